@@ -1,0 +1,76 @@
+# `make help` lists the targets. Everything is built with one profile and in one
+# folder outside the clone, so that the next clone starts warm.
+
+CACHE  ?= $(HOME)/.cache/glueless
+PYTHON ?= python3
+CARGO  ?= cargo
+
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+
+# The window that `make run` folds: the CDC files of the fixtures, by their names.
+WINDOW     := --start-date 2019-12-12 --end-date 2019-12-16
+LAKE_FILES := find lake -name _glueless -prune -o -type f
+
+# Named for what decides their content, so that a change makes a new one.
+fingerprint  = $(shell { $(1); } | cksum | cut -d ' ' -f 1)
+VENV        := $(CACHE)/venv-$(call fingerprint,$(PYTHON) --version 2>&1; cat tests/requirements.txt)
+BENCH_DATA  := $(CACHE)/bench/narrow-$(call fingerprint,cat benches/generate.rs)
+
+GLUELESS    := $(CARGO_TARGET_DIR)/release/glueless
+SHOW        := $(CARGO_TARGET_DIR)/release/examples/show
+TEST_PYTHON := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test check lint fixtures bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: build ## Fold the fixtures into lake/ and show the tables
+	$(GLUELESS) run sql/cust_loyalty $(WINDOW)
+	$(GLUELESS) run sql/cust_loyalty_by_day $(WINDOW)
+	@echo; echo "The files of the lake:"
+	@$(LAKE_FILES) -print | LC_ALL=C sort
+	@set -e; for table in $$($(LAKE_FILES) -name '*.parquet' -print | sed 's,/[^/]*=.*,,' | LC_ALL=C sort -u); do \
+		echo; echo "$$table:"; $(SHOW) $$table; \
+	done
+
+# An example is built along with the binary so that cargo counts the development
+# dependencies in, as it does for tests; without them some dependencies would
+# have other features and be built twice.
+build:
+	$(CARGO) build --release --bin glueless --example show
+
+test: $(VENV)/installed ## Run all tests
+	GLUELESS_TEST_PYTHON=$(TEST_PYTHON) $(CARGO) test --release
+
+check: lint test ## What CI runs: lint and test
+
+lint: ## Check the formatting and run clippy
+	$(CARGO) fmt --check
+	$(CARGO) clippy --release --all-targets -- -D warnings
+
+fixtures: ## Make fixtures/raw again, byte for byte
+	$(CARGO) run --release --example make_fixtures -- fixtures/raw
+
+bench: build $(BENCH_DATA)/made $(VENV)/installed ## Time the fold of 20M changes next to DuckDB
+	$(TEST_PYTHON) benches/measure.py --glueless $(GLUELESS) --raw $(BENCH_DATA)/raw --work $(CACHE)/bench/work
+
+clean: ## Remove lake/, the benchmark's data and our own build products
+	rm -rf lake $(CACHE)/bench
+	$(CARGO) clean --release --package glueless
+
+$(VENV)/installed:
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+		echo "error: $(PYTHON) cannot make a virtual environment" >&2; \
+		echo "hint: install Python 3 with its venv module (Debian, Ubuntu: apt-get install python3-venv)" >&2; \
+		exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(TEST_PYTHON) -m pip install --quiet --disable-pip-version-check --requirement tests/requirements.txt
+	touch $@
+
+$(BENCH_DATA)/made:
+	rm -rf $(BENCH_DATA)
+	$(CARGO) run --release --example generate_changes -- --case narrow --out $(BENCH_DATA)/raw
+	touch $@

@@ -1,0 +1,13 @@
+-- Purpose: the curated table of the narrow benchmark: its columns and their types.
+-- Grain: one row per live customer (keep = "latest"), its last change.
+-- Relation: latest, row by row.
+-- Parameters: none.
+
+SELECT
+    CAST(event_id AS BIGINT)               AS event_id,
+    CAST(event_ts AS TIMESTAMP(6))         AS event_ts,
+    CAST(cust_id AS VARCHAR)               AS cust_id,
+    CAST(business_op_code AS VARCHAR)      AS business_op_code,
+    CAST(cust_loyalty_category AS VARCHAR) AS cust_loyalty_category,
+    CAST(event_dt AS DATE)                 AS event_dt
+FROM latest

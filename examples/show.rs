@@ -1,0 +1,45 @@
+//! Prints a Hive-partitioned Parquet folder as a table: `show FOLDER`.
+//!
+//! It reads the folder as any reader would, with DataFusion's own listing, and knows nothing of
+//! glueless.
+
+use std::error::Error;
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::util::pretty::pretty_format_batches;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::datasource::listing::{
+    ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl,
+};
+use datafusion::prelude::{SessionContext, col};
+use std::sync::Arc;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let folder = std::env::args().nth(1).ok_or("usage: show FOLDER")?;
+    let context = SessionContext::new();
+    let url = ListingTableUrl::parse(format!("{folder}/"))?;
+    let options =
+        ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension(".parquet");
+    // Partition columns are named by the folders, and shown as the text they are.
+    let names = options.infer_partitions(&context.state(), &url).await?;
+    let partitions = names
+        .into_iter()
+        .map(|name| (name, DataType::Utf8))
+        .collect();
+    let options = options.with_table_partition_cols(partitions);
+    let schema = options.infer_schema(&context.state(), &url).await?;
+    let config = ListingTableConfig::new(url)
+        .with_listing_options(options)
+        .with_schema(schema);
+    let frame = context.read_table(Arc::new(ListingTable::try_new(config)?))?;
+    let order = frame
+        .schema()
+        .columns()
+        .into_iter()
+        .map(|column| col(column).sort(true, true));
+    let order = order.collect();
+    let batches = frame.sort(order)?.collect().await?;
+    println!("{}", pretty_format_batches(&batches)?);
+    Ok(())
+}

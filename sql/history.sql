@@ -1,0 +1,11 @@
+-- Purpose: the relation `history`, as the aggregates' queries see it.
+-- Grain: one row per key and day: that day's last change.
+-- Relation: versions (see src/versions.rs).
+-- Parameters, filled in before planning: columns, the key and partition columns under their own
+-- names; seq, the order of the fold as an integer.
+SELECT
+    {columns},
+    event_dt,
+    deleted,
+    {seq} AS seq
+FROM versions

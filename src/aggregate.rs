@@ -1,0 +1,362 @@
+//! Aggregates: tables per day, computed by SQL and replaced per day.
+//!
+//! A run recomputes the window's days and every day that changed since the table was last
+//! aggregated; a running table, where a day depends on all days before it, also every published
+//! day from its earliest changed day on. The queries read two relations:
+//!
+//! | relation | columns |
+//! |---|---|
+//! | `history` | key columns, `event_dt`, partition columns, `deleted`, `seq`; see `sql/history.sql` |
+//! | `curated` | the columns of the curated table, from the committed file list |
+//!
+//! and two parameters: `$start_date` and `$end_date` (DATE, the end excluded).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Date32Type, Field, Schema};
+use chrono::{Days, NaiveDate};
+use datafusion::catalog::TableProvider;
+use datafusion::common::{DataFusionError, ScalarValue};
+use datafusion::datasource::empty::EmptyTable;
+use datafusion::prelude::{DataFrame, SessionContext, col};
+use futures::{Stream, StreamExt};
+use tracing::info;
+
+use crate::config::{Aggregate, Pipeline};
+use crate::curated_sql::first_line;
+use crate::error::{Error, Result};
+use crate::file_table::{FileTable, ListedFile};
+use crate::layout::{parent, parse_partition_segment, partition_segment};
+use crate::publish::{self, Plan};
+use crate::state::{CURATED, Ledger, State, read_types, write_types};
+use crate::store::Folder;
+use crate::table_writer::TableWriter;
+use crate::versions::{VersionsLayout, seq_function};
+use crate::window::Window;
+
+/// Days closer than this are computed by one query.
+const GAP_DAYS_MAX: i64 = 366;
+/// The files of a day are small; one file each.
+const FILE_BYTES: u64 = 256 << 20;
+
+/// How one aggregate changes.
+#[derive(Debug)]
+pub struct Computed {
+    /// What is to be published.
+    pub plan: Plan,
+    /// How many days were computed.
+    pub days: u64,
+}
+
+/// Registers `history` and `curated`, as last committed. Returns whether there are any.
+///
+/// # Errors
+/// Internal, when the ledger cannot be understood.
+pub async fn register(
+    context: &SessionContext,
+    state: &State,
+    pipeline: &Pipeline,
+    curated: &Folder,
+) -> Result<bool> {
+    let ledger = &state.ledger;
+    let (Some((versions, layout)), Some(record)) = (state.versions()?, ledger.curate()) else {
+        return Ok(false);
+    };
+    let mut inputs: Vec<(usize, String)> = ledger.inputs.keys().cloned().collect();
+    inputs.sort_by(|a, b| file_order(a).cmp(&file_order(b)));
+    register_history(context, Arc::new(versions), &layout, inputs).await?;
+
+    let columns = read_types(&record.columns)?;
+    let is_partition = |name: &str| {
+        pipeline
+            .curated
+            .partition_by
+            .iter()
+            .any(|part| part == name)
+    };
+    let field = |(name, data_type): &(String, DataType)| Field::new(name, data_type.clone(), true);
+    let stored: Vec<Field> = columns
+        .iter()
+        .filter(|(name, _)| !is_partition(name))
+        .map(field)
+        .collect();
+    let mut partitions = Vec::new();
+    for part in &pipeline.curated.partition_by {
+        let column = columns.iter().find(|(name, _)| name == part);
+        let column =
+            column.ok_or_else(|| Error::internal(format!("`{part}` is not in the ledger")))?;
+        partitions.push(Arc::new(field(column)));
+    }
+    let files = ledger
+        .files(CURATED)
+        .iter()
+        .map(|file| {
+            let values = parent(&file.path)
+                .split('/')
+                .filter(|segment| !segment.is_empty());
+            let partition = values.zip(&partitions).map(|(segment, field)| {
+                let value = parse_partition_segment(segment).and_then(|(_, value)| value);
+                match value {
+                    Some(text) => Ok(ScalarValue::try_from_string(text, field.data_type())?),
+                    None => Ok(ScalarValue::try_from(field.data_type())?),
+                }
+            });
+            Ok(ListedFile {
+                path: curated.root_path(&file.path)?,
+                bytes: file.bytes,
+                partition: partition.collect::<Result<Vec<_>>>()?,
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let table = FileTable::new(curated, files, Arc::new(Schema::new(stored)), partitions)?;
+    context.register_table(CURATED, Arc::new(table))?;
+    Ok(true)
+}
+
+/// Registers `history` over versions; `inputs` are in the order of files.
+async fn register_history(
+    context: &SessionContext,
+    versions: Arc<dyn TableProvider>,
+    layout: &VersionsLayout,
+    inputs: Vec<(usize, String)>,
+) -> Result<()> {
+    context.register_udf(seq_function(inputs));
+    context.register_table("versions", versions)?;
+    let history = context.sql(&layout.history_sql()).await?.into_view();
+    context.register_table("history", history)?;
+    Ok(())
+}
+
+/// The order of files: base name, path, location.
+fn file_order((location, path): &(usize, String)) -> (&str, &str, usize) {
+    (crate::layout::base_name(path), path, *location)
+}
+
+/// Computes one aggregate's days into staging and plans their replacement.
+///
+/// # Errors
+/// Usage, when the query does not plan, or its result is not one row set per day.
+pub async fn compute(
+    context: &SessionContext,
+    ledger: &Ledger,
+    aggregate: &Aggregate,
+    window: &Window,
+    staging: &Folder,
+    run_id: &str,
+    commit: u64,
+) -> Result<Computed> {
+    let before = ledger.files(&aggregate.name);
+    let days = days_to_compute(ledger, aggregate, window);
+    let mut staged = Vec::new();
+    for (number, (first, last)) in ranges(&days).into_iter().enumerate() {
+        let end = last
+            .checked_add_days(Days::new(1))
+            .unwrap_or(NaiveDate::MAX);
+        let (schema, rows) = query(context, aggregate, first, end, &days).await?;
+        let writer = TableWriter {
+            staging,
+            prefix: format!("{run_id}/{}-{number}", aggregate.name),
+            partition_by: std::slice::from_ref(&aggregate.day),
+            file_bytes: FILE_BYTES,
+        };
+        staged.extend(writer.write(&schema, Box::pin(rows)).await?);
+    }
+    let folders: BTreeSet<String> = days
+        .iter()
+        .map(|day| partition_segment(&aggregate.day, Some(&day.to_string())))
+        .collect();
+    let plan = publish::plan(staged, before, |folder| folders.contains(folder), commit);
+    let shown = |day: Option<&NaiveDate>| day.map(NaiveDate::to_string).unwrap_or_default();
+    info!(
+        "aggregate {}: window {window}, qualifying dates {} ({} to {}), rows deleted {}, rows inserted {}",
+        aggregate.name,
+        days.len(),
+        shown(days.first()),
+        shown(days.last()),
+        plan.counts.rows_removed,
+        plan.counts.rows_written
+    );
+    Ok(Computed {
+        plan,
+        days: days.len() as u64,
+    })
+}
+
+/// The window's days, those that changed since the table was last aggregated, and for a running
+/// table the published ones from the earliest of these on.
+fn days_to_compute(ledger: &Ledger, aggregate: &Aggregate, window: &Window) -> BTreeSet<NaiveDate> {
+    let last = ledger
+        .runs
+        .iter()
+        .rposition(|run| run.tables.contains(&aggregate.name));
+    let since = ledger.runs.iter().skip(last.map_or(0, |last| last + 1));
+    let changed: BTreeSet<NaiveDate> = since
+        .filter_map(|run| run.curate.as_ref())
+        .flat_map(|curate| curate.days.iter().copied())
+        .collect();
+    let mut days: BTreeSet<NaiveDate> = window.days().collect();
+    if aggregate.running
+        && let Some(earliest) = changed.first()
+    {
+        let published = ledger.files(&aggregate.name).iter().filter_map(|file| {
+            parse_partition_segment(parent(&file.path)).and_then(|(_, day)| day?.parse().ok())
+        });
+        days.extend(published.filter(|day: &NaiveDate| day >= earliest));
+    }
+    days.extend(changed);
+    days
+}
+
+/// Ranges of days, first and last, in which no gap is wide.
+fn ranges(days: &BTreeSet<NaiveDate>) -> Vec<(NaiveDate, NaiveDate)> {
+    let mut ranges: Vec<(NaiveDate, NaiveDate)> = Vec::new();
+    for day in days {
+        match ranges.last_mut() {
+            Some((_, last)) if (*day - *last).num_days() <= GAP_DAYS_MAX => *last = *day,
+            _ => ranges.push((*day, *day)),
+        }
+    }
+    ranges
+}
+
+/// Plans every aggregate's query over tables of these shapes, without any rows, so that a query
+/// that cannot work is refused before anything is published.
+///
+/// # Errors
+/// Usage, when a query does not plan, or its day column is missing or no DATE.
+pub async fn check(
+    context: &SessionContext,
+    pipeline: &Pipeline,
+    layout: &VersionsLayout,
+    columns: &[Field],
+) -> Result<()> {
+    let versions = EmptyTable::new(layout.schema());
+    register_history(context, Arc::new(versions), layout, Vec::new()).await?;
+    let curated = EmptyTable::new(Arc::new(Schema::new(columns.to_vec())));
+    context.register_table(CURATED, Arc::new(curated))?;
+    for aggregate in &pipeline.aggregates {
+        let (first, end) = (NaiveDate::default(), NaiveDate::default() + Days::new(1));
+        planned(context, aggregate, first, end).await?;
+    }
+    Ok(())
+}
+
+/// Plans the query over `[first, end)`, its rows sorted by day.
+async fn planned(
+    context: &SessionContext,
+    aggregate: &Aggregate,
+    first: NaiveDate,
+    end: NaiveDate,
+) -> Result<DataFrame> {
+    let file = &aggregate.sql.file;
+    let refused = |error| refused(file, &error);
+    let date = |day: NaiveDate| ScalarValue::Date32(Some(Date32Type::from_naive_date(day)));
+    let parameters = vec![("start_date", date(first)), ("end_date", date(end))];
+    let frame = context.sql(&aggregate.sql.text).await.map_err(refused)?;
+    let frame = frame.with_param_values(parameters).map_err(refused)?;
+    let names: Vec<String> = frame
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .collect();
+    let day = frame
+        .schema()
+        .field_with_unqualified_name(&aggregate.day)
+        .map_err(|_| {
+            Error::usage(format!("{file} lacks the day column `{}`", aggregate.day)).hint(format!(
+                "select it, or mend `aggregate.day`; its columns: {}",
+                names.join(", ")
+            ))
+        })?;
+    if *day.data_type() != DataType::Date32 {
+        return Err(Error::usage(format!(
+            "{file}: the day column `{}` is {}, not DATE",
+            aggregate.day,
+            day.data_type()
+        ))
+        .hint(format!("write CAST({} AS DATE)", aggregate.day)));
+    }
+    let day = col(format!("\"{}\"", aggregate.day));
+    frame.sort(vec![day.sort(true, true)]).map_err(refused)
+}
+
+fn refused(file: &str, error: &DataFusionError) -> Error {
+    Error::usage(format!("{file} does not plan"))
+        .hint("it reads `history` and `curated`, with $start_date and $end_date")
+        .caused_by(first_line(error))
+}
+
+/// Runs the query over `[first, end)`; its rows come sorted by day, only those of `days`.
+async fn query(
+    context: &SessionContext,
+    aggregate: &Aggregate,
+    first: NaiveDate,
+    end: NaiveDate,
+    days: &BTreeSet<NaiveDate>,
+) -> Result<(Arc<Schema>, impl Stream<Item = Result<RecordBatch>> + use<>)> {
+    let file = &aggregate.sql.file;
+    let sorted = planned(context, aggregate, first, end).await?;
+    let rows = sorted
+        .execute_stream()
+        .await
+        .map_err(|error| refused(file, &error))?;
+    let schema = rows.schema();
+    let at = schema.index_of(&aggregate.day)?;
+    let wanted: BTreeSet<i32> = days
+        .iter()
+        .map(|day| Date32Type::from_naive_date(*day))
+        .collect();
+    let span = Date32Type::from_naive_date(first)..Date32Type::from_naive_date(end);
+    let outside = format!("{file} returns a day outside of [$start_date, $end_date)");
+    let file = file.clone();
+    let rows = rows.map(move |batch| {
+        let batch = batch.map_err(|error| Error::query(&file, error))?;
+        let days = batch.column(at).as_primitive::<Date32Type>();
+        if days
+            .iter()
+            .any(|day| day.is_none_or(|day| !span.contains(&day)))
+        {
+            return Err(Error::usage(outside.clone()).hint("restrict its days to the parameters"));
+        }
+        let chosen: BooleanArray = days
+            .values()
+            .iter()
+            .map(|day| Some(wanted.contains(day)))
+            .collect();
+        Ok(filter_record_batch(&batch, &chosen)?)
+    });
+    Ok((schema, rows))
+}
+
+/// A schema's columns, as the ledger keeps them.
+pub fn column_types(columns: &[Field]) -> Vec<(String, String)> {
+    write_types(
+        columns
+            .iter()
+            .map(|field| (field.name().as_str(), field.data_type())),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_far_apart_are_computed_apart() {
+        let day = |text: &str| text.parse::<NaiveDate>().expect("a day");
+        let days = ["2018-01-01", "2019-01-01", "2019-01-05", "2021-01-01"]
+            .map(day)
+            .into();
+        assert_eq!(
+            ranges(&days),
+            [
+                (day("2018-01-01"), day("2019-01-05")),
+                (day("2021-01-01"), day("2021-01-01"))
+            ]
+        );
+    }
+}

@@ -1,0 +1,89 @@
+//! The command line. Its help is the manual of the commands.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Folds the change log that a CDC tool leaves in object storage into curated tables, one date
+/// window at a time. Any set of windows, run in any order, any number of times, gives the same
+/// tables.
+#[derive(Debug, Parser)]
+#[command(name = "glueless", version, after_long_help = AFTER_HELP)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Logs go to stderr; the run report goes to stdout, as its last line.
+
+Exit codes:
+   0  done
+   2  wrong command line or pipeline
+  65  bad input data
+  69  storage not reachable: retry later
+  70  a fault of glueless
+  75  another run is publishing: retry later
+
+Examples:
+  glueless run sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13
+  glueless curate sql/cust_loyalty --start-date 2019-12-12T06:00:00Z --end-date 2019-12-12T07:00:00Z
+  glueless run sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13 \\
+      --set raw.url=s3://bucket/raw/cust_loyalty --set limits.memory=2GiB
+
+S3 is reached with the standard AWS settings: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,
+AWS_PROFILE, web identity and instance roles, AWS_REGION, and AWS_ENDPOINT_URL for other stores.";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Curate, then aggregate.
+    ///
+    /// Folds the window's changes into the curated table and recomputes the aggregates' days.
+    Run(Window),
+    /// The curated table only.
+    ///
+    /// Lists the raw files of the window, reduces their changes to the last one per key (or per
+    /// key and day), and replaces exactly the partitions of the curated table that change.
+    Curate(Window),
+    /// The aggregates only.
+    ///
+    /// Recomputes the window's days, and every day that changed since it was last aggregated,
+    /// from what was curated last.
+    Aggregate(Window),
+}
+
+/// A pipeline and a window of time.
+#[derive(Args, Debug)]
+pub struct Window {
+    /// The pipeline: the folder that holds its pipeline.toml, or the toml file itself.
+    pub pipeline: PathBuf,
+
+    /// The window's first instant, UTC: 2019-04-01, 2019-04-01T06:00:00Z or '2019-04-01 06:00:00'.
+    #[arg(long, alias = "startDate", value_name = "DATE")]
+    pub start_date: String,
+
+    /// The first instant after the window, UTC. It is not part of the window.
+    #[arg(long, alias = "endDate", value_name = "DATE")]
+    pub end_date: String,
+
+    /// Override a key of pipeline.toml, such as raw.url=s3://bucket/raw or
+    /// aggregate.NAME.url=/tables/daily. May be given many times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+
+    /// How the report is printed: json is one line, text a short table. Default: text on a
+    /// terminal, json otherwise.
+    #[arg(long, value_enum)]
+    pub output: Option<Output>,
+}
+
+/// How the report is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// One line of JSON.
+    Json,
+    /// A short table.
+    Text,
+}

@@ -1,0 +1,547 @@
+//! Reading changes: batches of one raw file become batches of the relation in [`crate::changes`].
+//!
+//! Pass one reads every row and checks it; pass two reads the winners' rows only, through a row
+//! selection, and leaves out whole row groups without any.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, Date32Array, Decimal128Array,
+    RecordBatch, new_null_array,
+};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::{CastOptions, cast, cast_with_options, filter_record_batch};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef};
+use arrow::record_batch::RecordBatchOptions;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::Result as DataFusionResult;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use parquet::arrow::arrow_reader::RowSelection;
+use parquet::file::statistics::Statistics;
+
+use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, OpenInput, POSITION, Roles, Unit};
+use crate::error::{Error, Result};
+use crate::parquet_file::{ParquetFile, Rows};
+use crate::position::{OrderEncoder, pack_column};
+use crate::times::{DAY_NS, day_of, nanoseconds, parse_time, times_ns};
+use crate::winners::Winners;
+
+/// The relation over [`Changes`], for DataFusion.
+#[derive(Debug)]
+pub struct ChangesTable {
+    pub(crate) changes: Arc<Changes>,
+    pub(crate) winners: Option<Arc<Winners>>,
+    pub(crate) schema: SchemaRef,
+    pub(crate) partitions: usize,
+}
+
+#[async_trait]
+impl TableProvider for ChangesTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let schema = Arc::new(self.schema.project(projection.unwrap_or(&all))?);
+        let reader = Arc::new(ChangeReader::new(
+            Arc::clone(&self.changes),
+            self.winners.clone(),
+            Arc::clone(&schema),
+        ));
+        let streams = self
+            .changes
+            .spread(self.partitions, self.winners.as_deref())
+            .into_iter()
+            .map(|units| {
+                let reader = Arc::clone(&reader);
+                Arc::new(ChangePartition { reader, units }) as Arc<dyn PartitionStream>
+            })
+            .collect();
+        Ok(Arc::new(StreamingTableExec::try_new(
+            schema,
+            streams,
+            None,
+            [],
+            false,
+            None,
+        )?))
+    }
+}
+
+struct ChangePartition {
+    reader: Arc<ChangeReader>,
+    units: Vec<Unit>,
+}
+
+impl fmt::Debug for ChangePartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} parts of files", self.units.len())
+    }
+}
+
+impl PartitionStream for ChangePartition {
+    fn schema(&self) -> &SchemaRef {
+        &self.reader.schema
+    }
+
+    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let reader = Arc::clone(&self.reader);
+        let batches = stream::iter(self.units.clone())
+            .map(move |unit| ChangeReader::read(Arc::clone(&reader), unit))
+            .flatten()
+            .map_err(Into::into);
+        Box::pin(RecordBatchStreamAdapter::new(
+            Arc::clone(&self.reader.schema),
+            batches,
+        ))
+    }
+}
+
+/// Where an output column comes from.
+enum Source {
+    Raw(usize),
+    EventDt,
+    Position,
+    Live,
+    Latest,
+}
+
+struct ChangeReader {
+    changes: Arc<Changes>,
+    winners: Option<Arc<Winners>>,
+    schema: SchemaRef,
+    sources: Vec<Source>,
+    roles: Roles,
+    /// The raw columns that are read: those asked for and those that the others are made of.
+    needed: Vec<usize>,
+    needs_times: bool,
+}
+
+impl ChangeReader {
+    fn new(changes: Arc<Changes>, winners: Option<Arc<Winners>>, schema: SchemaRef) -> Self {
+        let source = |name: &str| match name {
+            EVENT_DT => Source::EventDt,
+            POSITION => Source::Position,
+            LIVE => Source::Live,
+            LATEST => Source::Latest,
+            name => Source::Raw(changes.raw_schema().index_of(name).unwrap_or_default()),
+        };
+        let sources: Vec<Source> = schema
+            .fields()
+            .iter()
+            .map(|field| source(field.name()))
+            .collect();
+        let roles = changes.roles();
+        let mut needed = Vec::new();
+        for source in &sources {
+            match source {
+                Source::Raw(column) => needed.push(*column),
+                Source::EventDt => {
+                    needed.extend(
+                        [roles.op, roles.commit_time, roles.event_time]
+                            .iter()
+                            .flatten(),
+                    );
+                }
+                Source::Position => {
+                    needed.extend(roles.order.iter().flatten());
+                    needed.extend(roles.commit_time);
+                }
+                Source::Live => needed.extend(roles.op),
+                Source::Latest => {}
+            }
+        }
+        needed.sort_unstable();
+        needed.dedup();
+        let needs_times = sources
+            .iter()
+            .any(|source| matches!(source, Source::EventDt | Source::Position));
+        ChangeReader {
+            changes,
+            winners,
+            schema,
+            sources,
+            roles,
+            needed,
+            needs_times,
+        }
+    }
+
+    fn read(self: Arc<Self>, unit: Unit) -> BoxStream<'static, Result<RecordBatch>> {
+        let open = self.changes.file(unit.file);
+        let groups = self.groups_in_window(open, &unit.row_groups);
+        if groups.is_empty() {
+            return stream::empty().boxed();
+        }
+        let mut columns: Vec<usize> = self
+            .needed
+            .iter()
+            .filter_map(|raw| open.columns[*raw])
+            .collect();
+        columns.sort_unstable();
+        let selection = self.winners.as_ref().map(|winners| {
+            let masks = groups
+                .iter()
+                .map(|(_, first, rows)| winners.days(unit.file, *first, *rows));
+            RowSelection::from_boolean_buffer(concat(masks.collect()))
+        });
+        let rows = Rows {
+            row_groups: Some(groups.iter().map(|(group, _, _)| *group).collect()),
+            selection,
+        };
+        let batches = open.file.read(&columns, rows, self.changes.batch_rows());
+        batches
+            .map(move |batch| self.convert(unit.file, &columns, &batch?))
+            .boxed()
+    }
+
+    /// Leaves out the row groups that, by their statistics, lie outside of a window of rows.
+    fn groups_in_window(
+        &self,
+        open: &OpenInput,
+        groups: &[(usize, usize, usize)],
+    ) -> Vec<(usize, usize, usize)> {
+        let Some((low, high)) = self.row_window(open) else {
+            return groups.to_vec();
+        };
+        let column = self.roles.commit_time.and_then(|raw| open.columns[raw]);
+        let mut kept = Vec::new();
+        for group in groups {
+            let span = column.and_then(|column| commit_span(&open.file, group.0, column));
+            if span.is_some_and(|(first, last)| last < low || first >= high) {
+                self.changes.count(0, group.2);
+            } else {
+                kept.push(*group);
+            }
+        }
+        kept
+    }
+
+    /// The window that selects rows of a file in pass one, in nanoseconds.
+    fn row_window(&self, open: &OpenInput) -> Option<(i128, i128)> {
+        let window = self.changes.row_window()?;
+        let selects = self.winners.is_none() && !open.input.full_load;
+        selects.then(|| (instant_ns(window.start), instant_ns(window.end)))
+    }
+
+    /// Makes the output columns of one batch as it was read: `columns`, then the row number.
+    fn convert(&self, file: usize, columns: &[usize], read: &RecordBatch) -> Result<RecordBatch> {
+        let batch = Batch {
+            reader: self,
+            file,
+            columns,
+            read,
+        };
+        let live = batch.live()?;
+        let times = if self.needs_times {
+            batch.commit_times()?
+        } else {
+            Vec::new()
+        };
+        let arrays = self
+            .sources
+            .iter()
+            .map(|source| match source {
+                Source::Raw(column) => batch.raw(*column),
+                Source::EventDt => batch.event_days(&live, &times),
+                Source::Position => {
+                    batch.check_key()?;
+                    batch.positions(&times)
+                }
+                Source::Live => Ok(Arc::new(live.clone()) as ArrayRef),
+                Source::Latest => Ok(batch.latest()),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(read.num_rows()));
+        let converted =
+            RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)?;
+        if self.winners.is_some() {
+            return Ok(converted);
+        }
+        let inside = match self.row_window(self.changes.file(file)) {
+            None => converted,
+            Some((low, high)) => {
+                let is_inside =
+                    |time: &Option<i128>| time.is_some_and(|time| (low..high).contains(&time));
+                let inside = times
+                    .iter()
+                    .map(|time| Some(is_inside(time)))
+                    .collect::<BooleanArray>();
+                filter_record_batch(&converted, &inside)?
+            }
+        };
+        self.changes
+            .count(inside.num_rows(), read.num_rows() - inside.num_rows());
+        Ok(inside)
+    }
+}
+
+/// One batch of a file, as it was read.
+struct Batch<'a> {
+    reader: &'a ChangeReader,
+    file: usize,
+    columns: &'a [usize],
+    read: &'a RecordBatch,
+}
+
+impl Batch<'_> {
+    fn open(&self) -> &OpenInput {
+        self.reader.changes.file(self.file)
+    }
+
+    fn row_numbers(&self) -> &[i64] {
+        self.read
+            .column(self.columns.len())
+            .as_primitive::<Int64Type>()
+            .values()
+    }
+
+    /// A raw column in the type it has over all inputs; null where the file lacks it.
+    fn raw(&self, column: usize) -> Result<ArrayRef> {
+        let wanted = self.reader.changes.raw_schema().field(column);
+        let open = self.open();
+        let place = open.columns[column].and_then(|index| self.columns.binary_search(&index).ok());
+        let Some(place) = place else {
+            return Ok(new_null_array(wanted.data_type(), self.read.num_rows()));
+        };
+        let array = self.read.column(place);
+        if array.data_type() == wanted.data_type() {
+            return Ok(Arc::clone(array));
+        }
+        let checked = CastOptions {
+            safe: false,
+            ..Default::default()
+        };
+        cast_with_options(array, wanted.data_type(), &checked).map_err(|_| {
+            Error::data(format!(
+                "column `{}` of {} does not fit {}, its type in other files",
+                wanted.name(),
+                open.file.name,
+                wanted.data_type()
+            ))
+        })
+    }
+
+    fn bad(&self, row: usize, column: Option<usize>, why: &str, hint: &str) -> Error {
+        let schema = self.reader.changes.raw_schema();
+        let name = column.map_or("", |column| schema.field(column).name().as_str());
+        Error::data(format!(
+            "row {} of {}: column `{name}` {why}",
+            self.row_numbers()[row] + 1,
+            self.open().file.name
+        ))
+        .hint(hint)
+    }
+
+    fn live(&self) -> Result<BooleanArray> {
+        let Some(op) = self.reader.roles.op else {
+            return Ok(BooleanArray::from(vec![true; self.read.num_rows()]));
+        };
+        live_rows(&self.raw(op)?).map_err(|row| {
+            self.bad(
+                row,
+                Some(op),
+                "is none of I, U, D",
+                "check `raw.op` and the file",
+            )
+        })
+    }
+
+    /// The commit times in nanoseconds: none of a CDC row is null.
+    fn commit_times(&self) -> Result<Vec<Option<i128>>> {
+        let role = self.reader.roles.commit_time;
+        let times = match role {
+            None => vec![None; self.read.num_rows()],
+            Some(column) => times_ns(&self.raw(column)?, Tz::UTC).map_err(|row| {
+                let hint = "a commit time is yyyy-MM-dd HH:mm:ss[.ffffff] or a timestamp";
+                self.bad(row, role, "is not a time", hint)
+            })?,
+        };
+        match times.iter().position(Option::is_none) {
+            Some(row) if !self.open().input.full_load => {
+                let hint = "every change needs a commit time: check `raw.order_by`";
+                Err(self.bad(row, role, "is null", hint))
+            }
+            _ => Ok(times),
+        }
+    }
+
+    fn event_days(&self, live: &BooleanArray, commit_times: &[Option<i128>]) -> Result<ArrayRef> {
+        let roles = &self.reader.roles;
+        let Some(column) = roles
+            .event_time
+            .filter(|_| roles.event_time != roles.commit_time)
+        else {
+            let days = commit_times.iter().map(|time| time.map(day_of));
+            return Ok(Arc::new(days.collect::<Date32Array>()));
+        };
+        let zone = self.reader.changes.time_zone();
+        let times = times_ns(&self.raw(column)?, zone).map_err(|row| {
+            let hint = "an event time is yyyy-MM-dd HH:mm:ss[.ffffff], a date or a timestamp";
+            self.bad(row, Some(column), "is not a time", hint)
+        })?;
+        let each = times.iter().zip(commit_times).zip(live.values());
+        let days = each
+            .map(|((event, commit), live)| if live { *event } else { *commit })
+            .map(|time| time.map(day_of));
+        Ok(Arc::new(days.collect::<Date32Array>()))
+    }
+
+    fn positions(&self, commit_times: &[Option<i128>]) -> Result<ArrayRef> {
+        let roles = &self.reader.roles;
+        let cdc = !self.open().input.full_load;
+        let file = self.file as u32;
+        let rows = self.row_numbers().iter().map(|row| *row as u64);
+        if self.reader.changes.is_packed() {
+            let times = commit_times.iter().copied();
+            return pack_column(cdc, times, file, rows).map_err(|row| {
+                self.bad(
+                    row,
+                    roles.commit_time,
+                    "is a time out of range",
+                    "check the file",
+                )
+            });
+        }
+        let columns = roles
+            .order
+            .iter()
+            .flatten()
+            .map(|column| match Some(*column) == roles.commit_time {
+                // Times are equal when they are, however they are written.
+                true => Ok(Arc::new(Decimal128Array::from(commit_times.to_vec())) as ArrayRef),
+                false => self.raw(*column),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        OrderEncoder::encode(cdc, &columns, file, rows)
+    }
+
+    fn check_key(&self) -> Result<()> {
+        for column in &self.reader.roles.key {
+            let array = self.raw(*column)?;
+            if let Some(row) =
+                (0..array.len()).find(|row| array.null_count() > 0 && array.is_null(*row))
+            {
+                let hint = "a key column must not be null: check `key` and the file";
+                return Err(self.bad(row, Some(*column), "is null", hint));
+            }
+        }
+        Ok(())
+    }
+
+    fn latest(&self) -> ArrayRef {
+        let winners = self.reader.winners.as_ref();
+        let is_latest =
+            |row: &i64| winners.is_some_and(|winners| winners.is_latest(self.file, *row as usize));
+        let latest = self.row_numbers().iter().map(|row| Some(is_latest(row)));
+        Arc::new(latest.collect::<BooleanArray>())
+    }
+}
+
+fn instant_ns(instant: DateTime<Utc>) -> i128 {
+    i128::from(instant.timestamp()) * 1_000_000_000 + i128::from(instant.timestamp_subsec_nanos())
+}
+
+fn concat(masks: Vec<BooleanBuffer>) -> BooleanBuffer {
+    match <[_; 1]>::try_from(masks) {
+        Ok([only]) => only,
+        Err(masks) => {
+            let mut all = BooleanBufferBuilder::new(masks.iter().map(BooleanBuffer::len).sum());
+            masks.iter().for_each(|mask| all.append_buffer(mask));
+            all.finish()
+        }
+    }
+}
+
+/// Whether each operation leaves its key alive: I, U and null do, D does not, in either case.
+///
+/// # Errors
+/// The index of the first that is none of these.
+fn live_rows(ops: &ArrayRef) -> Result<BooleanArray, usize> {
+    let ops = match ops.data_type() {
+        DataType::Utf8View => Arc::clone(ops),
+        _ => cast(ops, &DataType::Utf8View).map_err(|_| 0usize)?,
+    };
+    let mut live = Vec::with_capacity(ops.len());
+    for (index, op) in ops.as_string_view().iter().enumerate() {
+        live.push(match op {
+            None | Some("I" | "U" | "i" | "u") => true,
+            Some("D" | "d") => false,
+            Some(_) => return Err(index),
+        });
+    }
+    Ok(BooleanArray::from(live))
+}
+
+/// Bounds of the commit times of a row group, by its statistics. Text sorts as its times do up to
+/// the zones that some of it may have, which shift it by less than a day.
+fn commit_span(file: &ParquetFile, group: usize, column: usize) -> Option<(i128, i128)> {
+    let descriptor = file.metadata().file_metadata().schema_descr();
+    let leaf = (0..descriptor.num_columns())
+        .find(|leaf| descriptor.get_column_root_idx(*leaf) == column)?;
+    let statistics = file.metadata().row_group(group).column(leaf).statistics()?;
+    if statistics.null_count_opt() != Some(0) {
+        return None;
+    }
+    match (statistics, file.schema().field(column).data_type()) {
+        (Statistics::Int64(values), DataType::Timestamp(unit, _)) => Some((
+            nanoseconds(*values.min_opt()?, *unit),
+            nanoseconds(*values.max_opt()?, *unit),
+        )),
+        (Statistics::ByteArray(values), DataType::Utf8View) => {
+            // A bound that was cut short still has its date, or is of no use.
+            let date =
+                |bytes: &[u8]| parse_time(std::str::from_utf8(bytes.get(..10)?).ok()?, Tz::UTC);
+            let (first, last) = (
+                date(values.min_opt()?.data())?,
+                date(values.max_opt()?.data())?,
+            );
+            Some((first - DAY_NS, last + 2 * DAY_NS))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::StringArray;
+
+    #[test]
+    fn operations_are_read_in_either_case_and_null_is_an_insert() {
+        let ops: ArrayRef = Arc::new(StringArray::from(vec![
+            Some("I"),
+            Some("u"),
+            Some("D"),
+            Some("d"),
+            None,
+        ]));
+        let live = live_rows(&ops).expect("operations");
+        assert_eq!(
+            live,
+            BooleanArray::from(vec![true, true, false, false, true])
+        );
+        let ops: ArrayRef = Arc::new(StringArray::from(vec!["I", "X"]));
+        assert_eq!(live_rows(&ops), Err(1));
+    }
+}

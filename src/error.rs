@@ -1,0 +1,328 @@
+//! Errors: a kind says what the operator does next, a message names the thing, a hint says how.
+//!
+//! Every error of the crate is one [`Error`]. It survives a trip through DataFusion, Arrow and
+//! Parquet (which box foreign errors) and is found again by [`Error::from`], so that a bad value
+//! met deep inside a query still reaches the user with its file, row and column.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use arrow::error::ArrowError;
+use datafusion::error::DataFusionError;
+use parquet::errors::ParquetError;
+
+/// What the operator does next; each kind has its own exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The command line or the pipeline is wrong: mend it. Exit code 2.
+    Usage,
+    /// The input data is wrong: mend or remove it. Exit code 65.
+    Data,
+    /// Storage cannot be reached, read or written: retry later. Exit code 69.
+    Storage,
+    /// A fault of this program: report it. Exit code 70.
+    Internal,
+    /// Another run is publishing: retry later. Exit code 75.
+    Busy,
+}
+
+impl Kind {
+    /// The process exit code, after BSD `sysexits.h` where it has one.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Kind::Usage => 2,
+            Kind::Data => 65,
+            Kind::Storage => 69,
+            Kind::Internal => 70,
+            Kind::Busy => 75,
+        }
+    }
+}
+
+/// One failure: what to do, what it is about, and what caused it.
+#[derive(Debug)]
+pub struct Error {
+    /// What the operator does next.
+    pub kind: Kind,
+    /// One line in lower case that names the file, row, column, key or date.
+    pub message: String,
+    /// The next step, where there is one.
+    pub hint: Option<String>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Error {
+            kind,
+            message: message.into(),
+            hint: None,
+            source: None,
+        }
+    }
+
+    /// A wrong command line or pipeline.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Kind::Usage, message)
+    }
+
+    /// Wrong input data.
+    pub fn data(message: impl Into<String>) -> Self {
+        Self::new(Kind::Data, message)
+    }
+
+    /// Storage that does not answer as it should.
+    pub fn storage(message: impl Into<String>) -> Self {
+        Self::new(Kind::Storage, message)
+    }
+
+    /// A fault of this program.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(Kind::Internal, message)
+    }
+
+    /// Another run is publishing.
+    pub fn busy(message: impl Into<String>) -> Self {
+        Self::new(Kind::Busy, message)
+    }
+
+    /// Adds the next step.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the cause, which is printed after the message.
+    pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// A query of the pipeline that failed on its rows. What the engine says of them holds their
+    /// values, and is therefore not repeated.
+    pub fn query(file: &str, error: DataFusionError) -> Self {
+        let failed = matches!(
+            error.find_root(),
+            DataFusionError::ArrowError(_, _) | DataFusionError::Execution(_)
+        );
+        let error = Error::from(error);
+        if error.kind != Kind::Internal || !failed {
+            return error;
+        }
+        Error::data(format!(
+            "{file} fails on a row: a value cannot be cast or computed"
+        ))
+        .hint("leave such rows out with WHERE, or use TRY_CAST")
+    }
+
+    /// A failed object-store request, with what was being done to which object.
+    pub fn store(doing: impl fmt::Display, error: object_store::Error) -> Self {
+        let hint = match &error {
+            object_store::Error::PermissionDenied { .. }
+            | object_store::Error::Unauthenticated { .. } => {
+                Some("check the permissions of that location")
+            }
+            _ => storage_hint(&error),
+        };
+        let failed = Self::storage(format!("cannot {doing}")).caused_by(error);
+        match hint {
+            Some(hint) => failed.hint(hint),
+            None => failed,
+        }
+    }
+}
+
+/// The next step after storage trouble, by the I/O error at its bottom.
+pub fn storage_hint(error: &(dyn StdError + 'static)) -> Option<&'static str> {
+    match root_io(error)?.kind() {
+        std::io::ErrorKind::PermissionDenied => Some("check the permissions of that location"),
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            Some("the disk is full: free some space and run again")
+        }
+        _ => None,
+    }
+}
+
+/// The I/O error at the bottom of a chain, if there is one: those above it only wrap it.
+fn root_io<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a std::io::Error> {
+    let mut found = None;
+    let mut next = Some(error);
+    while let Some(error) = next {
+        found = error.downcast_ref::<std::io::Error>().or(found);
+        next = error.source();
+    }
+    found
+}
+
+impl fmt::Display for Error {
+    /// The message and its causes on one line, none repeated.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.message)?;
+        let mut said = self.message.clone();
+        let mut next = self
+            .source
+            .as_deref()
+            .map(|source| source as &(dyn StdError + 'static));
+        while let Some(cause) = next {
+            let text = cause.to_string().replace('\n', " ");
+            if !said.contains(&text) {
+                write!(f, ": {text}")?;
+                said.push_str(&text);
+            }
+            next = cause.source();
+        }
+        Ok(())
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source
+            .as_deref()
+            .map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+impl From<DataFusionError> for Error {
+    fn from(error: DataFusionError) -> Self {
+        match error {
+            DataFusionError::External(inner) => match inner.downcast::<Error>() {
+                Ok(ours) => *ours,
+                Err(other) => from_foreign(other),
+            },
+            DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => {
+                Error::from(*inner)
+            }
+            DataFusionError::ArrowError(inner, _) => Error::from(*inner),
+            DataFusionError::ParquetError(inner) => Error::from(*inner),
+            DataFusionError::ObjectStore(inner) => Error::store("use the object store", *inner),
+            DataFusionError::Shared(inner) => match find_ours(inner.as_ref()) {
+                Some(ours) => ours,
+                None => from_foreign(Box::new(DataFusionError::Shared(inner))),
+            },
+            DataFusionError::ResourcesExhausted(message) => Error::usage(format!(
+                "the memory limit is too small for this run: {message}"
+            ))
+            .hint("raise `limits.memory`"),
+            other => from_foreign(Box::new(other)),
+        }
+    }
+}
+
+impl From<ArrowError> for Error {
+    fn from(error: ArrowError) -> Self {
+        match error {
+            ArrowError::ExternalError(inner) => match inner.downcast::<Error>() {
+                Ok(ours) => *ours,
+                Err(inner) => match inner.downcast::<DataFusionError>() {
+                    Ok(datafusion) => Error::from(*datafusion),
+                    Err(other) => from_foreign(other),
+                },
+            },
+            // The message shows the value, which may be nobody's business.
+            ArrowError::CastError(_) | ArrowError::ParseError(_) => {
+                Error::data("a query casts a value to a type that it does not fit")
+                    .hint("write TRY_CAST where null will do instead, or mend the value")
+            }
+            other => from_foreign(Box::new(other)),
+        }
+    }
+}
+
+impl From<ParquetError> for Error {
+    fn from(error: ParquetError) -> Self {
+        match error {
+            ParquetError::External(inner) => match inner.downcast::<Error>() {
+                Ok(ours) => *ours,
+                Err(inner) => match inner.downcast::<object_store::Error>() {
+                    Ok(store) => Error::store("use the object store", *store),
+                    Err(other) => from_foreign(other),
+                },
+            },
+            other => from_foreign(Box::new(other)),
+        }
+    }
+}
+
+impl From<Error> for DataFusionError {
+    fn from(error: Error) -> Self {
+        DataFusionError::External(Box::new(error))
+    }
+}
+
+/// An error of ours that cannot be moved out of a shared chain is told again.
+fn find_ours(error: &(dyn StdError + 'static)) -> Option<Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(ours) = error.downcast_ref::<Error>() {
+            let mut told = Error::new(ours.kind, ours.to_string());
+            told.hint = ours.hint.clone();
+            return Some(told);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// An error of another crate: storage trouble if an I/O error is its root, else a fault of ours.
+fn from_foreign(error: Box<dyn StdError + Send + Sync>) -> Error {
+    if let Some(ours) = find_ours(error.as_ref()) {
+        return ours;
+    }
+    match root_io(error.as_ref()).map(std::io::Error::kind) {
+        Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => {
+            Error::storage("the disk is full")
+                .hint("free some space (spilled data goes to `limits.spill_dir`) and run again")
+                .caused_by(error)
+        }
+        Some(_) => Error::storage("input or output failed").caused_by(error),
+        None => Error::internal("the query engine failed").caused_by(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_ours_survives_the_engine() {
+        let ours = Error::data("row 7 of a.parquet is bad").hint("mend it");
+        let boxed = DataFusionError::Context("while scanning".into(), Box::new(ours.into()));
+        let through_arrow = ArrowError::ExternalError(Box::new(boxed));
+        let back = Error::from(DataFusionError::ArrowError(Box::new(through_arrow), None));
+        assert_eq!(back.kind, Kind::Data);
+        assert_eq!(back.to_string(), "row 7 of a.parquet is bad");
+        assert_eq!(back.hint.as_deref(), Some("mend it"));
+    }
+
+    #[test]
+    fn a_shared_error_of_ours_is_told_again() {
+        let shared =
+            DataFusionError::Shared(std::sync::Arc::new(Error::data("row 7 is bad").into()));
+        let back = Error::from(shared);
+        assert_eq!(
+            (back.kind, back.to_string().as_str()),
+            (Kind::Data, "row 7 is bad")
+        );
+    }
+
+    #[test]
+    fn a_cause_is_chained_and_not_repeated() {
+        let inner = Error::storage("no route");
+        let outer = Error::storage("cannot list s3://b/raw").caused_by(inner);
+        assert_eq!(outer.to_string(), "cannot list s3://b/raw: no route");
+        let repeated = Error::data("cannot read a: no route").caused_by(Error::storage("no route"));
+        assert_eq!(repeated.to_string(), "cannot read a: no route");
+    }
+
+    #[test]
+    fn a_full_disk_is_storage_trouble() {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let error = Error::from(DataFusionError::IoError(full));
+        assert_eq!(error.kind, Kind::Storage);
+        assert!(error.to_string().contains("disk is full"), "{error}");
+    }
+}

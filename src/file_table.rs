@@ -1,0 +1,117 @@
+//! A relation over a list of Parquet files that we wrote: versions, ledger or a published table.
+//!
+//! The list comes from a commit, never from a listing. Partition columns that are not stored in
+//! the files are given per file.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{Result as DataFusionResult, ScalarValue};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use object_store::ObjectMeta;
+use object_store::path::Path;
+
+use crate::error::{Error, Result};
+use crate::store::Folder;
+
+/// One file of a [`FileTable`].
+#[derive(Clone, Debug)]
+pub struct ListedFile {
+    /// Its path below the store's root.
+    pub path: Path,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// The values of the partition columns.
+    pub partition: Vec<ScalarValue>,
+}
+
+/// The relation.
+#[derive(Debug)]
+pub struct FileTable {
+    store: ObjectStoreUrl,
+    files: Vec<ListedFile>,
+    schema: TableSchema,
+}
+
+impl FileTable {
+    /// A relation over files in a folder's store. `stored` are the columns in the files,
+    /// `partitions` those given per file; they come last.
+    ///
+    /// # Errors
+    /// Internal, when the store has no URL.
+    pub fn new(
+        folder: &Folder,
+        files: Vec<ListedFile>,
+        stored: SchemaRef,
+        partitions: Vec<arrow::datatypes::FieldRef>,
+    ) -> Result<Self> {
+        let url = folder.location.url();
+        let root = format!("{}://{}", url.scheme(), url.host_str().unwrap_or_default());
+        let store = ObjectStoreUrl::parse(&root)
+            .map_err(|error| Error::internal(format!("cannot use {root}")).caused_by(error))?;
+        Ok(FileTable {
+            store,
+            files,
+            schema: TableSchema::builder(stored)
+                .with_table_partition_cols(partitions)
+                .build(),
+        })
+    }
+}
+
+#[async_trait]
+impl TableProvider for FileTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(self.schema.table_schema())
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let parts = state.config().target_partitions().max(1);
+        let mut groups: Vec<(u64, Vec<PartitionedFile>)> = vec![(0, Vec::new()); parts];
+        for file in &self.files {
+            let meta = ObjectMeta {
+                location: file.path.clone(),
+                last_modified: chrono::DateTime::UNIX_EPOCH,
+                size: file.bytes,
+                e_tag: None,
+                version: None,
+            };
+            let listed =
+                PartitionedFile::new_from_meta(meta).with_partition_values(file.partition.clone());
+            if let Some(least) = groups.iter_mut().min_by_key(|group| group.0) {
+                least.0 += file.bytes;
+                least.1.push(listed);
+            }
+        }
+        let groups: Vec<FileGroup> = groups
+            .into_iter()
+            .filter(|(_, files)| !files.is_empty())
+            .map(|(_, files)| FileGroup::new(files))
+            .collect();
+        let source = Arc::new(ParquetSource::new(self.schema.clone()));
+        let config = FileScanConfigBuilder::new(self.store.clone(), source)
+            .with_file_groups(groups)
+            .with_projection_indices(projection.cloned())?
+            .with_limit(limit)
+            .build();
+        Ok(DataSourceExec::from_data_source(config))
+    }
+}

@@ -1,0 +1,456 @@
+//! Publish: exactly the planned partitions of a Hive-partitioned Parquet table are replaced.
+//!
+//! A plan is made from what was staged and from the table's files before (the ledger's list,
+//! never a listing). Carrying it out first brings every new file to its place, then removes the
+//! old ones. A partition that has one file before and after keeps the file's name, so that a
+//! reader sees the old or the new one; the files of other partitions carry the commit's number.
+//! Emptied partitions lose their folder. Carrying a plan out twice is the same as once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use serde::{Deserialize, Serialize};
+use tracing::{debug, warn};
+
+use crate::error::{Error, Result};
+use crate::layout::{
+    OWNER_MARKER, base_name, is_leftover, is_part_file_name, parent, part_file_name,
+};
+use crate::store::{Folder, parse_path};
+use crate::table_writer::StagedFile;
+
+/// How many files are moved or removed at once.
+const MOVES: usize = 16;
+
+/// A published file, as the ledger lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableFile {
+    /// Its path relative to the table's URL.
+    pub path: String,
+    /// Its rows.
+    pub rows: u64,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// How one table changes.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Staged paths, and where they go.
+    moves: Vec<(String, String)>,
+    /// Published files that go.
+    removes: Vec<String>,
+    /// The table's files afterwards, sorted by path.
+    pub files: Vec<TableFile>,
+    /// What changes, for the report.
+    pub counts: Counts,
+}
+
+/// How much a plan changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Rows that are written.
+    pub rows_written: u64,
+    /// Bytes that are written.
+    pub bytes_written: u64,
+    /// Partitions that are written.
+    pub partitions_written: u64,
+    /// Partitions that are left without rows.
+    pub partitions_removed: u64,
+    /// Rows of the replaced partitions before.
+    pub rows_removed: u64,
+}
+
+/// Plans the replacement of some partitions: `replaced` tells of each partition's folder whether
+/// it is. Staged files belong to replaced partitions.
+pub fn plan(
+    staged: Vec<StagedFile>,
+    before: &[TableFile],
+    replaced: impl Fn(&str) -> bool,
+    commit: u64,
+) -> Plan {
+    let mut plan = Plan::default();
+    let mut by_partition: BTreeMap<String, Vec<StagedFile>> = BTreeMap::new();
+    for file in staged {
+        by_partition
+            .entry(file.partition.clone())
+            .or_default()
+            .push(file);
+    }
+    for file in before {
+        if replaced(parent(&file.path)) {
+            plan.counts.rows_removed += file.rows;
+        } else {
+            plan.files.push(file.clone());
+        }
+    }
+    plan.counts.partitions_written = by_partition.len() as u64;
+    for (partition, files) in &by_partition {
+        let alone = files.len() == 1;
+        for (number, file) in files.iter().enumerate() {
+            let name = part_file_name((!alone).then_some(commit), number);
+            let path = if partition.is_empty() {
+                name
+            } else {
+                format!("{partition}/{name}")
+            };
+            plan.counts.rows_written += file.rows;
+            plan.counts.bytes_written += file.bytes;
+            plan.moves.push((file.staged.clone(), path.clone()));
+            plan.files.push(TableFile {
+                path,
+                rows: file.rows,
+                bytes: file.bytes,
+            });
+        }
+    }
+    plan.files.sort_by(|a, b| a.path.cmp(&b.path));
+    let after: BTreeSet<&str> = plan.files.iter().map(|file| file.path.as_str()).collect();
+    plan.removes = before
+        .iter()
+        .map(|file| file.path.clone())
+        .filter(|path| !after.contains(path.as_str()))
+        .collect();
+    let emptied: BTreeSet<&str> = before
+        .iter()
+        .map(|file| parent(&file.path))
+        .filter(|partition| replaced(partition) && !by_partition.contains_key(*partition))
+        .collect();
+    plan.counts.partitions_removed = emptied.len() as u64;
+    plan
+}
+
+/// Carries a plan out: new files appear, then old ones go.
+///
+/// # Errors
+/// Storage, when a file cannot be moved or removed. It is safe to carry the plan out again.
+pub async fn carry_out(table: &Folder, staging: &Folder, plan: &Plan) -> Result<()> {
+    let moves = plan.moves.iter().map(|(from, to)| async move {
+        let doing = || format!("move {} to {}", staging.describe(from), table.describe(to));
+        let (from, to) = (staging.root_path(from)?, table.root_path(to)?);
+        table
+            .root_store
+            .rename(&from, &to)
+            .await
+            .map_err(|error| Error::store(doing(), error))
+    });
+    stream::iter(moves)
+        .buffer_unordered(MOVES)
+        .try_collect::<()>()
+        .await?;
+    remove(table, plan.removes.clone()).await
+}
+
+/// Removes objects of a folder, those already gone included, and folders left empty.
+///
+/// # Errors
+/// Storage, when an object cannot be removed.
+pub async fn remove(folder: &Folder, paths: Vec<String>) -> Result<()> {
+    let removals = paths.iter().map(|path| async move {
+        // The local store hides the leftovers of a crash from deletes as well.
+        let hidden = folder.location.file_path();
+        if let Some(root) = hidden.filter(|_| is_leftover(base_name(path))) {
+            let removed = std::fs::remove_file(root.join(path));
+            return removed.or_else(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(
+                    Error::storage(format!("cannot remove {}", folder.describe(path)))
+                        .caused_by(error),
+                ),
+            });
+        }
+        match folder.store.delete(&parse_path(path)?).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(Error::store(
+                format!("remove {}", folder.describe(path)),
+                error,
+            )),
+        }
+    });
+    stream::iter(removals)
+        .buffer_unordered(MOVES)
+        .try_collect::<()>()
+        .await?;
+    if let Some(root) = folder.location.file_path() {
+        for path in &paths {
+            let mut emptied = root.join(parent(path));
+            // Removing fails, as it should, at the first folder that holds something.
+            while emptied != root
+                && emptied.starts_with(&root)
+                && std::fs::remove_dir(&emptied).is_ok()
+            {
+                debug!("removed the empty folder {}", emptied.display());
+                emptied.pop();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes files of ours that the ledger does not list, and what a crashed writer left. Files
+/// that are not ours are reported and left alone.
+///
+/// # Errors
+/// Storage, when the folder cannot be listed or a file not be removed.
+pub async fn sweep(table: &Folder, files: &[TableFile]) -> Result<()> {
+    let known: BTreeSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    let mut strays = Vec::new();
+    for path in list(table).await? {
+        let name = base_name(&path);
+        if known.contains(path.as_str()) || name == OWNER_MARKER {
+            continue;
+        }
+        let whole = name.split('#').next().unwrap_or_default();
+        if is_part_file_name(whole) && (whole == name || is_leftover(name)) {
+            debug!("removing the leftover {}", table.describe(&path));
+            strays.push(path);
+        } else {
+            warn!(
+                "not a file of this pipeline, left alone: {}",
+                table.describe(&path)
+            );
+        }
+    }
+    remove(table, strays).await?;
+    if let Some(root) = table.location.file_path() {
+        remove_empty_folders(&root);
+    }
+    Ok(())
+}
+
+/// Empties a staging folder: after a commit nothing in it is of use, of whatever run.
+///
+/// # Errors
+/// Storage, when it cannot be listed or a file not be removed.
+pub async fn clear(staging: &Folder) -> Result<()> {
+    let left = list(staging).await?;
+    remove(staging, left).await?;
+    if let Some(root) = staging.location.file_path() {
+        remove_empty_folders(&root);
+        let _ = std::fs::remove_dir(&root);
+    }
+    Ok(())
+}
+
+fn remove_empty_folders(folder: &std::path::Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_empty_folders(&entry.path());
+            // Fails, as it should, when the folder holds something.
+            let _ = std::fs::remove_dir(entry.path());
+        }
+    }
+}
+
+/// Every object of a folder, relative to it, crash leftovers of the local store included, sorted.
+///
+/// # Errors
+/// Storage, when the listing fails.
+pub async fn list(folder: &Folder) -> Result<Vec<String>> {
+    // The store hides the local leftovers `name#1`, so a local folder is walked itself.
+    if let Some(root) = folder.location.file_path() {
+        let mut found = Vec::new();
+        walk(&root, "", &mut found).map_err(|error| {
+            Error::storage(format!("cannot list {}", folder.location)).caused_by(error)
+        })?;
+        found.sort();
+        return Ok(found);
+    }
+    let mut found: Vec<String> = folder
+        .store
+        .list(None)
+        .map_ok(|object| object.location.to_string())
+        .try_collect()
+        .await
+        .map_err(|error| Error::store(format!("list {}", folder.location), error))?;
+    found.sort();
+    Ok(found)
+}
+
+fn walk(folder: &std::path::Path, prefix: &str, found: &mut Vec<String>) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        match entry.file_type()?.is_dir() {
+            true => walk(&entry.path(), &format!("{name}/"), found)?,
+            false => found.push(name),
+        }
+    }
+    Ok(())
+}
+
+/// Who writes a folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// `curated`, `state` or the aggregate's name.
+    pub table: String,
+    /// The pipeline's state folder.
+    pub state: String,
+}
+
+impl Owner {
+    /// Checks that a folder is this owner's, or free; changes nothing. Returns whether the
+    /// folder is already marked.
+    ///
+    /// # Errors
+    /// Usage, when the folder is another owner's, or holds files and has no owner.
+    pub async fn check(&self, folder: &Folder, setting: &str) -> Result<bool> {
+        if self.check_marker(folder, setting).await? {
+            return Ok(true);
+        }
+        match list(folder).await?.into_iter().next() {
+            None => Ok(false),
+            Some(stranger) => Err(Error::usage(format!(
+                "{} holds files that no run of this pipeline wrote, such as {stranger}",
+                folder.location
+            ))
+            .hint(format!(
+                "point `{setting}` at an empty folder, or take the files away"
+            ))),
+        }
+    }
+
+    /// Checks that a folder's marker, if it has one, is this owner's. Returns whether it has one.
+    ///
+    /// # Errors
+    /// Usage, when the folder is another owner's.
+    pub async fn check_marker(&self, folder: &Folder, setting: &str) -> Result<bool> {
+        match folder.read(OWNER_MARKER).await? {
+            Some(marker) => self.compare(folder, setting, &marker).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Marks a folder as this owner's.
+    ///
+    /// # Errors
+    /// Usage, when another owner was faster; storage, when the marker cannot be written.
+    pub async fn claim(&self, folder: &Folder, setting: &str) -> Result<()> {
+        let marker =
+            Bytes::from(serde_json::to_vec(self).map_err(|error| {
+                Error::internal("cannot write an owner marker").caused_by(error)
+            })?);
+        let path = parse_path(OWNER_MARKER)?;
+        match folder
+            .store
+            .put_opts(&path, PutPayload::from(marker), PutMode::Create.into())
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(object_store::Error::AlreadyExists { .. }) => {
+                self.check(folder, setting).await.map(|_| ())
+            }
+            Err(error) => Err(Error::store(
+                format!("write {}", folder.describe(OWNER_MARKER)),
+                error,
+            )),
+        }
+    }
+
+    fn compare(&self, folder: &Folder, setting: &str, marker: &[u8]) -> Result<()> {
+        let found: Owner = serde_json::from_slice(marker).map_err(|error| {
+            Error::usage(format!(
+                "{} is not an owner marker",
+                folder.describe(OWNER_MARKER)
+            ))
+            .caused_by(error)
+        })?;
+        if found == *self {
+            return Ok(());
+        }
+        let text = if found.pipeline == self.pipeline && found.table == self.table {
+            format!(
+                "{} belongs to a pipeline of the same name whose state is {}",
+                folder.location, found.state
+            )
+        } else {
+            format!(
+                "{} belongs to `{}` of the pipeline `{}`",
+                folder.location, found.table, found.pipeline
+            )
+        };
+        Err(Error::usage(text).hint(format!("give each its own `{setting}`")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn staged(partition: &str, rows: u64) -> StagedFile {
+        StagedFile {
+            partition: partition.into(),
+            staged: format!("s/{rows}"),
+            rows,
+            bytes: rows * 10,
+        }
+    }
+
+    fn file(path: &str, rows: u64) -> TableFile {
+        TableFile {
+            path: path.into(),
+            rows,
+            bytes: rows * 10,
+        }
+    }
+
+    #[test]
+    fn a_partition_of_one_file_keeps_its_name_and_others_carry_the_commit() {
+        let plan = plan(
+            vec![staged("d=1", 1), staged("d=2", 2), staged("d=2", 3)],
+            &[],
+            |_| true,
+            7,
+        );
+        let paths: Vec<&str> = plan.files.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(
+            paths,
+            [
+                "d=1/part-00000.snappy.parquet",
+                "d=2/part-c00000007-00000.snappy.parquet",
+                "d=2/part-c00000007-00001.snappy.parquet"
+            ]
+        );
+    }
+
+    #[test]
+    fn exactly_the_replaced_partitions_change_and_emptied_ones_go() {
+        let before = [
+            file("d=1/part-00000.snappy.parquet", 5),
+            file("d=2/part-00000.snappy.parquet", 6),
+            file("d=3/part-00000.snappy.parquet", 7),
+        ];
+        let plan = plan(
+            vec![staged("d=1", 1)],
+            &before,
+            |partition| partition != "d=3",
+            7,
+        );
+        assert_eq!(plan.removes, ["d=2/part-00000.snappy.parquet"]);
+        assert_eq!(
+            plan.files,
+            [file("d=1/part-00000.snappy.parquet", 1), before[2].clone()]
+        );
+        assert_eq!(
+            plan.counts,
+            Counts {
+                rows_written: 1,
+                bytes_written: 10,
+                partitions_written: 1,
+                partitions_removed: 1,
+                rows_removed: 11
+            }
+        );
+    }
+}

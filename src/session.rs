@@ -1,0 +1,77 @@
+//! The query engine: DataFusion, set to UTC, a memory limit and a folder to spill to.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use tokio::task::JoinHandle;
+
+use crate::error::{Error, Result};
+
+/// What one run may use; see [`crate::config::Limits`].
+#[derive(Clone, Debug)]
+pub struct Resources {
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// Where spilled data goes.
+    pub spill_dir: PathBuf,
+    /// How many threads.
+    pub threads: usize,
+}
+
+/// Rows per batch, everywhere.
+pub const BATCH_ROWS: usize = 8192;
+
+/// The part of the memory limit that operators may reserve; the rest is for what the engine does
+/// not count: batches in flight, decoders, encoders, the winners' bits.
+const POOL_PERCENT: u64 = 60;
+
+/// The memory, disk and caches that all sessions of a run share.
+///
+/// # Errors
+/// Storage, when the spill folder cannot be used.
+pub fn runtime(resources: &Resources) -> Result<Arc<RuntimeEnv>> {
+    let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![
+        resources.spill_dir.clone(),
+    ]));
+    let pool_bytes = usize::try_from(resources.memory_bytes / 100 * POOL_PERCENT)
+        .map_err(|_| Error::usage("`limits.memory` is too large for this machine"))?;
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(pool_bytes)))
+        .with_disk_manager_builder(disk)
+        .build_arc()?;
+    Ok(runtime)
+}
+
+/// A session on a shared runtime: nothing registered yet.
+pub fn session(runtime: &Arc<RuntimeEnv>, threads: usize) -> SessionContext {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(threads)
+        .with_batch_size(BATCH_ROWS)
+        .with_information_schema(false);
+    config.options_mut().execution.time_zone = Some("+00:00".into());
+    // Text literals and casts to VARCHAR give views, as the changes do.
+    config.options_mut().sql_parser.map_string_types_to_utf8view = true;
+    SessionContext::new_with_config_rt(config, Arc::clone(runtime))
+}
+
+/// Waits for a task; a panic in it becomes an error of ours, and it ends when nobody waits.
+///
+/// # Errors
+/// Those of the task; internal, when it panicked.
+pub async fn join<T>(task: JoinHandle<Result<T>>) -> Result<T> {
+    struct AbortOnDrop<T>(JoinHandle<T>);
+    impl<T> Drop for AbortOnDrop<T> {
+        fn drop(&mut self) {
+            self.0.abort();
+        }
+    }
+    let mut task = AbortOnDrop(task);
+    match (&mut task.0).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::internal("a task of the run ended abruptly").caused_by(error)),
+    }
+}

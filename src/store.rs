@@ -1,0 +1,313 @@
+//! Where things are: a URL or path from the pipeline becomes an object store and a prefix in it.
+//!
+//! Folders on this machine and S3 (any S3-compatible endpoint) are understood. The S3 client and
+//! its credentials (environment, profiles, web identity, instance roles) are those of
+//! `deltalake`, so that curated tables and the state beside them are reached in one way.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Component, Path as FilePath, PathBuf};
+use std::sync::Arc;
+
+use deltalake::aws::storage::S3ObjectStoreFactory;
+use deltalake::logstore::{ObjectStoreFactory, StorageConfig};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt};
+use url::Url;
+
+use crate::error::{Error, Result};
+
+/// A place named in a pipeline, checked but not opened: an absolute folder or an S3 prefix.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Location {
+    url: Url,
+}
+
+impl Location {
+    /// Reads a path, relative to `folder`, or a `file://` or `s3://` URL.
+    ///
+    /// # Errors
+    /// Usage, when the URL cannot be read or its scheme is neither `file` nor `s3`.
+    pub fn parse(text: &str, folder: &FilePath) -> Result<Self> {
+        let url = match text.split_once("://") {
+            None => folder_url(&folder.join(text))?,
+            Some(("file", _)) => {
+                let url = Url::parse(text).map_err(|error| {
+                    Error::usage(format!("`{text}` is not a URL")).caused_by(error)
+                })?;
+                let path = url.to_file_path().map_err(|()| {
+                    Error::usage(format!("`{text}` does not name a folder on this machine"))
+                        .hint("write file:///absolute/path")
+                })?;
+                folder_url(&path)?
+            }
+            Some(("s3", rest)) => {
+                let rest = rest.trim_matches('/');
+                if rest.is_empty() {
+                    return Err(Error::usage(format!("`{text}` names no bucket")));
+                }
+                // The prefix is percent-encoded once here; `prefix` undoes it.
+                let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+                let mut url = Url::parse(&format!("s3://{bucket}/")).map_err(|error| {
+                    Error::usage(format!("`{text}` is not a URL")).caused_by(error)
+                })?;
+                url.set_path(&encode(prefix));
+                url
+            }
+            Some((scheme, _)) => {
+                return Err(Error::usage(format!("`{text}`: unknown scheme `{scheme}`"))
+                    .hint("use a path, file:// or s3://"));
+            }
+        };
+        Ok(Location { url })
+    }
+
+    /// The location as a URL without a trailing slash.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// The folder beside this one: `../<name>`. None at a bucket's or filesystem's root.
+    pub fn sibling(&self, name: &str) -> Option<Self> {
+        let path = self.url.path().trim_end_matches('/');
+        let (parent, _) = path.rsplit_once('/')?;
+        if path.is_empty() {
+            return None;
+        }
+        let mut url = self.url.clone();
+        url.set_path(&format!("{parent}/{}", encode(name)));
+        Some(Location { url })
+    }
+
+    /// The folder `name` under this one.
+    pub fn join(&self, name: &str) -> Self {
+        let mut url = self.url.clone();
+        url.set_path(&format!(
+            "{}/{}",
+            self.url.path().trim_end_matches('/'),
+            encode(name)
+        ));
+        Location { url }
+    }
+
+    /// Whether one of the two lies in the other, or they are the same.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (a, b) = (slashed(&self.url), slashed(&other.url));
+        a.starts_with(&b) || b.starts_with(&a)
+    }
+
+    /// Whether renames and server-side copies between the two are possible.
+    pub fn same_store(&self, other: &Self) -> bool {
+        self.url.scheme() == other.url.scheme() && self.url.host_str() == other.url.host_str()
+    }
+
+    /// The folder on this machine, if it is one.
+    pub fn file_path(&self) -> Option<PathBuf> {
+        (self.url.scheme() == "file")
+            .then(|| self.url.to_file_path().ok())
+            .flatten()
+    }
+
+    /// The path inside the store.
+    fn prefix(&self) -> Result<Path> {
+        Path::from_url_path(self.url.path()).map_err(|error| {
+            Error::usage(format!("cannot use the location {self}")).caused_by(error)
+        })
+    }
+}
+
+impl fmt::Display for Location {
+    /// A plain path for a folder, the URL for anything else.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.file_path() {
+            Some(path) => write!(f, "{}", path.display()),
+            None => write!(f, "{}", self.url.as_str().trim_end_matches('/')),
+        }
+    }
+}
+
+fn slashed(url: &Url) -> String {
+    format!("{}/", url.as_str().trim_end_matches('/'))
+}
+
+/// Percent-encodes what a URL path would misread; the rest is left to the `url` crate.
+fn encode(path: &str) -> String {
+    path.replace('%', "%25")
+        .replace('?', "%3F")
+        .replace('#', "%23")
+}
+
+fn folder_url(path: &FilePath) -> Result<Url> {
+    let mut clean = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::CurDir => {}
+            other => clean.push(other),
+        }
+    }
+    Url::from_file_path(&clean)
+        .map_err(|()| Error::usage(format!("`{}` is not an absolute path", path.display())))
+}
+
+/// An opened [`Location`]: names inside it are relative to it.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    /// Where it is.
+    pub location: Location,
+    /// The store, rooted at the location.
+    pub store: Arc<dyn ObjectStore>,
+    /// The store, rooted at the bucket or filesystem.
+    pub root_store: Arc<dyn ObjectStore>,
+    /// The location's path below `root_store`.
+    pub prefix: Path,
+}
+
+impl Folder {
+    /// The object's full name for messages.
+    pub fn describe(&self, path: &str) -> String {
+        format!("{}/{path}", self.location)
+    }
+
+    /// The path below [`Folder::root_store`] of an object named relative to this folder.
+    ///
+    /// # Errors
+    /// Internal, when the name cannot be a path.
+    pub fn root_path(&self, path: &str) -> Result<Path> {
+        let joined = match self.prefix.as_ref() {
+            "" => path.to_string(),
+            prefix => format!("{prefix}/{path}"),
+        };
+        parse_path(&joined)
+    }
+
+    /// Reads a whole object; `None` when there is no such object.
+    ///
+    /// # Errors
+    /// Storage, when it cannot be read.
+    pub async fn read(&self, path: &str) -> Result<Option<bytes::Bytes>> {
+        let doing = || format!("read {}", self.describe(path));
+        match self.store.get(&parse_path(path)?).await {
+            Ok(found) => Ok(Some(
+                found.bytes().await.map_err(|e| Error::store(doing(), e))?,
+            )),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(Error::store(doing(), error)),
+        }
+    }
+}
+
+/// A path inside a store, taken as it is: percent signs and spaces stay what they are.
+///
+/// # Errors
+/// Internal, when the name cannot be a path.
+pub fn parse_path(path: &str) -> Result<Path> {
+    Path::parse(path)
+        .map_err(|error| Error::internal(format!("cannot use the name `{path}`")).caused_by(error))
+}
+
+/// Opens locations. It is handed the environment, and a place for tests to wrap the stores.
+#[derive(Clone, Debug, Default)]
+pub struct Stores {
+    environment: HashMap<String, String>,
+}
+
+impl Stores {
+    /// Uses the `AWS_*` variables among `environment`.
+    pub fn new(environment: impl IntoIterator<Item = (String, String)>) -> Self {
+        let environment = environment
+            .into_iter()
+            .filter(|(name, _)| name.starts_with("AWS_"))
+            .collect();
+        Stores { environment }
+    }
+
+    /// Opens a location. Nothing is requested yet, and no folder is made.
+    ///
+    /// # Errors
+    /// Usage or storage, when the store cannot be set up (no credentials, for one).
+    pub fn open(&self, location: &Location) -> Result<Folder> {
+        let root_store: Arc<dyn ObjectStore> = match location.url.scheme() {
+            "file" => Arc::new(LocalFileSystem::new().with_automatic_cleanup(false)),
+            _ => {
+                let mut options = self.environment.clone();
+                let endpoint = options
+                    .get("AWS_ENDPOINT_URL_S3")
+                    .or(options.get("AWS_ENDPOINT_URL"));
+                if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
+                    options.insert("AWS_ALLOW_HTTP".into(), "true".into());
+                }
+                let config = StorageConfig::parse_options(options)
+                    .map_err(|e| Error::usage("cannot read the AWS settings").caused_by(e))?;
+                let (store, _) = S3ObjectStoreFactory {}
+                    .parse_url_opts(&location.url, &config)
+                    .map_err(|e| Error::storage(format!("cannot open {location}")).caused_by(e))?;
+                store
+            }
+        };
+        let prefix = location.prefix()?;
+        let store: Arc<dyn ObjectStore> =
+            Arc::new(PrefixStore::new(Arc::clone(&root_store), prefix.clone()));
+        Ok(Folder {
+            location: location.clone(),
+            store,
+            root_store,
+            prefix,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Location {
+        Location::parse(text, FilePath::new("/base/sql")).expect("a location")
+    }
+
+    #[test]
+    fn a_relative_path_is_taken_from_the_pipelines_folder() {
+        assert_eq!(at("../lake/a b%20c").to_string(), "/base/lake/a b%20c");
+        assert_eq!(
+            at("../lake/a b%20c").prefix().expect("a prefix").as_ref(),
+            "base/lake/a b%20c"
+        );
+    }
+
+    #[test]
+    fn an_s3_prefix_keeps_percent_signs_and_spaces() {
+        let location = at("s3://bucket/raw/ä b%20c/");
+        assert_eq!(location.prefix().expect("a prefix").as_ref(), "raw/ä b%20c");
+    }
+
+    #[test]
+    fn overlapping_is_by_whole_names() {
+        assert!(at("s3://b/a").overlaps(&at("s3://b/a/c/")));
+        assert!(at("s3://b/a").overlaps(&at("s3://b/a")));
+        assert!(!at("s3://b/a").overlaps(&at("s3://b/ab")));
+        assert!(!at("s3://b/a").overlaps(&at("s3://c/a")));
+    }
+
+    #[test]
+    fn a_bucket_has_no_folder_beside_it() {
+        assert_eq!(at("s3://bucket").sibling("x"), None);
+        assert_eq!(
+            at("s3://bucket/a").sibling("x").map(|l| l.to_string()),
+            Some("s3://bucket/x".into())
+        );
+        assert_eq!(
+            at("/lake/a").sibling("x").map(|l| l.to_string()),
+            Some("/lake/x".into())
+        );
+    }
+
+    #[test]
+    fn other_schemes_are_refused() {
+        let error = Location::parse("gs://b/a", FilePath::new("/")).expect_err("unknown");
+        assert_eq!(error.to_string(), "`gs://b/a`: unknown scheme `gs`");
+    }
+}

@@ -1,0 +1,338 @@
+//! Versions: what the fold remembers of every key and day, without payload.
+//!
+//! | column | Arrow type | nullable | meaning |
+//! |---|---|---|---|
+//! | `key_0`, … | canonical | no | the key columns |
+//! | `event_dt` | Date32 | yes | the day |
+//! | `part_0`, … | canonical | yes | the partition columns of the row; null where there is none |
+//! | `deleted` | Boolean | no | whether the last change left no row: a D, or filtered out |
+//! | `cdc` | Boolean | no | whether the change came from a CDC file, not from a full load |
+//! | `time_us`, `time_ns` | Int64, Int32 | yes | the commit time: µs since 1970, and ns beyond |
+//! | `order_bytes` | Binary | yes | other orders than the commit time alone ([`OrderEncoder`](crate::position::OrderEncoder)) |
+//! | `location`, `file`, `row` | Int32, Utf8, Int64 | no | where the change is: raw URL, path, row |
+//!
+//! Order is stored as values, never as the positions of a run. Canonical types let a key that
+//! widens from int to bigint stay one key: integers are Int64, text Utf8, and so on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, DictionaryArray, Int32Array, Int64Array,
+    RecordBatch, StringArray, UInt32Array,
+};
+use arrow::compute::{cast, nullif};
+use arrow::datatypes::{
+    DataType, Decimal128Type, Field, Float64Type, Int32Type, Int64Type, Schema, SchemaRef,
+    TimeUnit, UInt32Type,
+};
+use datafusion::common::DataFusionError;
+use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
+
+use crate::changes::{LIVE, POSITION};
+use crate::curated_sql::{DAY, key_name};
+use crate::discover::Input;
+use crate::error::{Error, Result};
+use crate::position::{PACKED_TYPE, Position, order_bytes, pack, packed_array, unpack_order};
+
+/// The layout of a pipeline's versions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionsLayout {
+    /// The key columns: name and canonical type.
+    pub keys: Vec<(String, DataType)>,
+    /// The partition columns: name and canonical type.
+    pub partitions: Vec<(String, DataType)>,
+    /// Whether the only order column is the commit time.
+    pub packed: bool,
+}
+
+/// The type under which values of a type are remembered.
+pub fn canonical(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Int8
+        | DataType::Int16
+        | DataType::Int32
+        | DataType::UInt8
+        | DataType::UInt16
+        | DataType::UInt32 => DataType::Int64,
+        DataType::UInt64 => DataType::Decimal128(20, 0),
+        DataType::Float16 | DataType::Float32 => DataType::Float64,
+        DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => {
+            DataType::Decimal128(*precision, *scale)
+        }
+        DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        DataType::LargeBinary | DataType::BinaryView => DataType::Binary,
+        // Delta's plain timestamps are UTC microseconds; a zone-less one is taken as UTC.
+        DataType::Timestamp(_, _) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        other => other.clone(),
+    }
+}
+
+impl VersionsLayout {
+    /// The columns as they are stored.
+    pub fn schema(&self) -> SchemaRef {
+        let mut fields = Vec::new();
+        for (number, (_, data_type)) in self.keys.iter().enumerate() {
+            fields.push(Field::new(format!("key_{number}"), data_type.clone(), true));
+        }
+        fields.push(Field::new("event_dt", DataType::Date32, true));
+        for (number, (_, data_type)) in self.partitions.iter().enumerate() {
+            fields.push(Field::new(
+                format!("part_{number}"),
+                data_type.clone(),
+                true,
+            ));
+        }
+        for (name, data_type) in [
+            ("deleted", DataType::Boolean),
+            ("cdc", DataType::Boolean),
+            ("time_us", DataType::Int64),
+            ("time_ns", DataType::Int32),
+            ("order_bytes", DataType::Binary),
+            ("location", DataType::Int32),
+            ("file", DataType::Utf8),
+            ("row", DataType::Int64),
+        ] {
+            fields.push(Field::new(name, data_type, true));
+        }
+        Arc::new(Schema::new(fields))
+    }
+
+    /// The columns as they are written: as [`VersionsLayout::schema`], file names by dictionary.
+    pub fn written_schema(&self) -> SchemaRef {
+        let fields = self
+            .schema()
+            .fields()
+            .iter()
+            .map(|field| match field.name().as_str() {
+                "file" => {
+                    let names =
+                        DataType::Dictionary(Box::new(DataType::UInt32), Box::new(DataType::Utf8));
+                    Arc::new(Field::new("file", names, true))
+                }
+                _ => Arc::clone(field),
+            })
+            .collect::<Vec<_>>();
+        Arc::new(Schema::new(fields))
+    }
+
+    /// The versions of a batch of the rewritten `curated.sql`.
+    ///
+    /// # Errors
+    /// Data, when a value does not fit its canonical type.
+    pub fn versions(&self, batch: &RecordBatch, inputs: &[Input]) -> Result<RecordBatch> {
+        let column = |name: &str| {
+            batch
+                .column_by_name(name)
+                .ok_or_else(|| Error::internal(format!("the column `{name}` was lost")))
+        };
+        let mut columns: Vec<ArrayRef> = Vec::new();
+        for (number, (_, data_type)) in self.keys.iter().enumerate() {
+            let key = cast(column(&key_name(number))?, data_type)?;
+            columns.push(match key.as_primitive_opt::<Float64Type>() {
+                // Adding zero makes one key of the two zeros.
+                Some(floats) => Arc::new(floats.unary::<_, Float64Type>(|float| float + 0.0)),
+                None => key,
+            });
+        }
+        columns.push(Arc::clone(column(DAY)?));
+        let live = column(LIVE)?.as_boolean();
+        let deleted = arrow::compute::not(live)?;
+        for (name, data_type) in &self.partitions {
+            columns.push(nullif(&cast(column(name)?, data_type)?, &deleted)?);
+        }
+        columns.push(Arc::new(deleted));
+        let positions = column(POSITION)?;
+        if self.packed {
+            let packed = positions.as_primitive::<Decimal128Type>();
+            self.packed_columns(packed.values(), inputs, &mut columns)?;
+        } else {
+            let bytes = positions.as_binary::<i32>();
+            self.byte_columns(bytes, inputs, &mut columns)?;
+        }
+        Ok(RecordBatch::try_new(self.written_schema(), columns)?)
+    }
+
+    fn packed_columns(
+        &self,
+        positions: &[i128],
+        inputs: &[Input],
+        columns: &mut Vec<ArrayRef>,
+    ) -> Result<()> {
+        let orders: Vec<(bool, Option<i128>)> = positions
+            .iter()
+            .map(|position| unpack_order(*position))
+            .collect();
+        columns.push(Arc::new(
+            orders
+                .iter()
+                .map(|order| Some(order.0))
+                .collect::<BooleanArray>(),
+        ));
+        let us = orders
+            .iter()
+            .map(|order| order.1.map(|ns| ns.div_euclid(1000) as i64));
+        let ns = orders
+            .iter()
+            .map(|order| order.1.map(|ns| ns.rem_euclid(1000) as i32));
+        columns.push(Arc::new(us.collect::<Int64Array>()));
+        columns.push(Arc::new(ns.collect::<Int32Array>()));
+        columns.push(Arc::new(BinaryArray::new_null(positions.len())));
+        place_columns(
+            positions.iter().map(Position::file_and_row),
+            inputs,
+            columns,
+        )
+    }
+
+    fn byte_columns(
+        &self,
+        positions: &BinaryArray,
+        inputs: &[Input],
+        columns: &mut Vec<ArrayRef>,
+    ) -> Result<()> {
+        let rows = positions.len();
+        let cdc = positions
+            .iter()
+            .map(|position| position.map(|bytes| bytes.first() == Some(&1)));
+        columns.push(Arc::new(cdc.collect::<BooleanArray>()));
+        columns.push(Arc::new(Int64Array::new_null(rows)));
+        columns.push(Arc::new(Int32Array::new_null(rows)));
+        columns.push(Arc::new(BinaryArray::from_iter(
+            positions.iter().map(|position| position.map(order_bytes)),
+        )));
+        let places = (0..rows).map(|row| <Box<[u8]>>::read(positions, row).file_and_row());
+        place_columns(places, inputs, columns)
+    }
+
+    /// `sql/history.sql`, filled in.
+    pub fn history_sql(&self) -> String {
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        let mut columns = Vec::new();
+        let mut named: Vec<&str> = vec!["event_dt"];
+        let keys = self
+            .keys
+            .iter()
+            .enumerate()
+            .map(|(number, key)| (format!("key_{number}"), &key.0));
+        let partitions = self
+            .partitions
+            .iter()
+            .enumerate()
+            .map(|(number, part)| (format!("part_{number}"), &part.0));
+        for (stored, name) in keys.chain(partitions) {
+            if !named.contains(&name.as_str()) {
+                named.push(name);
+                columns.push(format!("{stored} AS {}", quoted(name)));
+            }
+        }
+        let mut seq = format!("{SEQ}(cdc, time_us, time_ns, location, file, row)");
+        if !self.packed {
+            // The frame is named because the default one cannot be had over bytes.
+            seq = format!(
+                "CAST(ROW_NUMBER() OVER (ORDER BY order_bytes, {seq} \
+                 ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS DECIMAL(38, 0))"
+            );
+        }
+        include_str!("../sql/history.sql")
+            .replace("{columns}", &columns.join(",\n    "))
+            .replace("{seq}", &seq)
+    }
+}
+
+fn place_columns(
+    places: impl Iterator<Item = (usize, usize)>,
+    inputs: &[Input],
+    columns: &mut Vec<ArrayRef>,
+) -> Result<()> {
+    let (mut locations, mut names, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+    let mut distinct: Vec<usize> = Vec::new();
+    for (file, row) in places {
+        // The rows of a batch come from one file, mostly.
+        let name = match distinct.iter().rposition(|known| *known == file) {
+            Some(name) => name,
+            None => {
+                distinct.push(file);
+                distinct.len() - 1
+            }
+        };
+        names.push(name as u32);
+        locations.push(inputs[file].location as i32);
+        rows.push(row as i64);
+    }
+    let paths =
+        StringArray::from_iter_values(distinct.iter().map(|file| inputs[*file].path.as_str()));
+    columns.push(Arc::new(Int32Array::from(locations)));
+    columns.push(Arc::new(DictionaryArray::<UInt32Type>::try_new(
+        UInt32Array::from(names),
+        Arc::new(paths),
+    )?));
+    columns.push(Arc::new(Int64Array::from(rows)));
+    Ok(())
+}
+
+const SEQ: &str = "seq";
+
+/// The SQL function `seq(cdc, time_us, time_ns, location, file, row)`: an integer whose order is
+/// the fold's. Files are numbered by their place among `files`, (location, path) in the order of
+/// changes.
+pub fn seq_function(files: impl IntoIterator<Item = (usize, String)>) -> ScalarUDF {
+    let places: HashMap<(i32, String), u32> = files
+        .into_iter()
+        .enumerate()
+        .map(|(place, (location, path))| ((location as i32, path), place as u32))
+        .collect();
+    let places = Arc::new(places);
+    let arguments = vec![
+        DataType::Boolean,
+        DataType::Int64,
+        DataType::Int32,
+        DataType::Int32,
+        DataType::Utf8,
+        DataType::Int64,
+    ];
+    let compute = move |values: &[ColumnarValue]| {
+        let columns = ColumnarValue::values_to_arrays(values)?;
+        let cdc = columns[0].as_boolean();
+        let time_us = columns[1].as_primitive::<Int64Type>();
+        let time_ns = columns[2].as_primitive::<Int32Type>();
+        let location = columns[3].as_primitive::<Int32Type>();
+        let file = columns[4].as_string::<i32>();
+        let row = columns[5].as_primitive::<Int64Type>();
+        let mut known: Option<(i32, &str, u32)> = None;
+        let mut packed = Vec::with_capacity(row.len());
+        for index in 0..row.len() {
+            let at = (location.value(index), file.value(index));
+            let place = match known {
+                Some((location, name, place)) if (location, name) == at => place,
+                _ => {
+                    let place = *places.get(&(at.0, at.1.to_string())).ok_or_else(|| {
+                        DataFusionError::from(Error::internal(format!(
+                            "versions name the input {}, which the ledger does not know",
+                            at.1
+                        )))
+                    })?;
+                    known = Some((at.0, at.1, place));
+                    place
+                }
+            };
+            let ns = time_us.is_valid(index).then(|| {
+                i128::from(time_us.value(index)) * 1000 + i128::from(time_ns.value(index))
+            });
+            let seq =
+                pack(cdc.value(index), ns, place, row.value(index) as u64).ok_or_else(|| {
+                    DataFusionError::from(Error::internal("versions hold a time out of range"))
+                })?;
+            // Without the tie's bit, which is 0 here, it has 38 digits at most.
+            packed.push(seq >> 1);
+        }
+        Ok(ColumnarValue::Array(packed_array(packed)))
+    };
+    create_udf(
+        SEQ,
+        arguments,
+        PACKED_TYPE,
+        Volatility::Immutable,
+        Arc::new(compute),
+    )
+}

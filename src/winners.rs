@@ -1,0 +1,108 @@
+//! Winners: which raw rows are last changes, as one bit per row.
+//!
+//! Bits, and not lists of positions, keep a run small: 100 million changes take 25 MB.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow::buffer::{BooleanBuffer, Buffer};
+
+/// The rows of last changes, one bit per raw row.
+#[derive(Debug)]
+pub struct Winners {
+    /// Per file the place of its first bit, and after the last file the end.
+    firsts: Vec<usize>,
+    days: BooleanBuffer,
+    latest: BooleanBuffer,
+}
+
+/// Winners while they are being found, by several threads at once.
+#[derive(Debug)]
+pub struct Marks {
+    firsts: Vec<usize>,
+    days: Bits,
+    latest: Bits,
+}
+
+impl Marks {
+    /// No winner yet among files of so many rows.
+    pub fn new(row_counts: impl Iterator<Item = u64>) -> Self {
+        let mut firsts = vec![0];
+        for rows in row_counts {
+            firsts.push(firsts[firsts.len() - 1] + rows as usize);
+        }
+        let bits = firsts[firsts.len() - 1];
+        Marks {
+            firsts,
+            days: Bits::new(bits),
+            latest: Bits::new(bits),
+        }
+    }
+
+    /// Marks the last change of a key and day.
+    #[inline]
+    pub fn mark_day(&self, file: usize, row: usize) {
+        self.days.set(self.firsts[file] + row);
+    }
+
+    /// Marks the last change of a key.
+    #[inline]
+    pub fn mark_latest(&self, file: usize, row: usize) {
+        self.latest.set(self.firsts[file] + row);
+    }
+
+    /// Ends the marking.
+    pub fn finish(self) -> Winners {
+        let bits = self.firsts[self.firsts.len() - 1];
+        Winners {
+            firsts: self.firsts,
+            days: self.days.finish(bits),
+            latest: self.latest.finish(bits),
+        }
+    }
+}
+
+impl Winners {
+    /// Which of a file's rows are the last change of a key and day.
+    pub fn days(&self, file: usize, first_row: usize, rows: usize) -> BooleanBuffer {
+        self.days.slice(self.firsts[file] + first_row, rows)
+    }
+
+    /// Whether any of a file's rows is the last change of a key and day.
+    pub fn any(&self, file: usize, rows: Range<usize>) -> bool {
+        self.days
+            .slice(self.firsts[file] + rows.start, rows.len())
+            .count_set_bits()
+            > 0
+    }
+
+    /// Whether a row is its key's last change.
+    #[inline]
+    pub fn is_latest(&self, file: usize, row: usize) -> bool {
+        self.latest.value(self.firsts[file] + row)
+    }
+}
+
+/// Bits that several threads set.
+#[derive(Debug)]
+struct Bits(Vec<AtomicU64>);
+
+impl Bits {
+    fn new(bits: usize) -> Self {
+        Bits((0..bits.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    #[inline]
+    fn set(&self, bit: usize) {
+        self.0[bit / 64].fetch_or(1 << (bit % 64), Ordering::Relaxed);
+    }
+
+    fn finish(self, bits: usize) -> BooleanBuffer {
+        let words: Vec<u64> = self
+            .0
+            .into_iter()
+            .map(|word| word.into_inner().to_le())
+            .collect();
+        BooleanBuffer::new(Buffer::from_vec(words), 0, bits)
+    }
+}

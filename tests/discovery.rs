@@ -1,0 +1,789 @@
+//! Which inputs a run reads: windows over names, folders, times of objects and of rows, at their
+//! edges, in several zones, on a local folder and on an S3 server.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
+use chrono::{DateTime, Duration, NaiveDate, NaiveDateTime, SubsecRound, Utc};
+use futures::TryStreamExt;
+use glueless::error::{Kind, Result};
+use glueless::pipeline::Task;
+use glueless::report::Report;
+use object_store::ObjectStore;
+use parquet::file::properties::WriterProperties;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+
+use crate::support::{Lab, Place, RUNTIME, batch, parquet};
+
+const PLACES: [Place; 2] = [Place::Local, Place::S3];
+
+/// A lab whose raw files are chosen by `window_by`, with more settings of `[raw]`.
+fn lab(place: Place, window_by: &str, settings: &str) -> Lab {
+    let toml = format!(
+        r#"
+name = "found"
+key = ["id"]
+[raw]
+url = "{{base}}/raw"
+window_by = "{window_by}"
+order_by = ["ts"]
+{settings}
+[curated]
+url = "{{base}}/lake/curated"
+"#
+    );
+    let sql = [("curated.sql", "SELECT id, ts, origin FROM latest")];
+    Lab::new(place, &toml, &sql)
+}
+
+/// A file of one row: its id, and a commit time that no window of a file depends on.
+fn one_row(id: i64) -> Vec<u8> {
+    file_of(&[(id, "2020-01-01 00:00:00")], "")
+}
+
+fn file_of(changes: &[(i64, &str)], origin: &str) -> Vec<u8> {
+    let ids = changes.iter().map(|change| change.0);
+    let times = changes.iter().map(|change| change.1);
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(Int64Array::from_iter_values(ids))),
+        ("ts", Arc::new(StringArray::from_iter_values(times))),
+        (
+            "origin",
+            Arc::new(StringArray::from(vec![origin; changes.len()])),
+        ),
+    ];
+    parquet(&batch(columns), None)
+}
+
+/// Writes files of one row, whose ids are their places in the list.
+fn put(lab: &Lab, paths: &[&str]) {
+    for (id, path) in paths.iter().enumerate() {
+        lab.put(&format!("raw/{path}"), one_row(id as i64));
+    }
+}
+
+/// The ids that a first run of a window reads: the lake is made anew for each window.
+fn found(lab: &Lab, start: &str, end: &str) -> (Report, BTreeSet<i64>) {
+    let lake = format!("lake-{}", uuid::Uuid::now_v7());
+    let set = format!("curated.url={}/{lake}/curated", lab.base);
+    let report = lab
+        .run_with(Task::Run, start, end, &[&set])
+        .unwrap_or_else(|error| panic!("{start} to {end}: {error}"));
+    let ids = ids(lab, &format!("{lake}/curated"));
+    (report, ids)
+}
+
+fn ids(lab: &Lab, table: &str) -> BTreeSet<i64> {
+    let rows = lab.table(table);
+    let ids = rows.iter().map(|row| row["id"].parse().expect("an id"));
+    ids.collect()
+}
+
+/// Asserts that a window reads exactly the files with these ids.
+fn assert_found(lab: &Lab, start: &str, end: &str, expected: &[i64]) {
+    let (report, ids) = found(lab, start, end);
+    let expected: BTreeSet<i64> = expected.iter().copied().collect();
+    assert_eq!(ids, expected, "{start} to {end}");
+    assert_eq!(report.files, expected.len() as u64, "{start} to {end}");
+}
+
+fn refused(result: Result<Report>) -> (u8, String, String) {
+    let error = result.expect_err("refused");
+    (
+        error.kind.exit_code(),
+        error.to_string(),
+        error.hint.unwrap_or_default(),
+    )
+}
+
+#[test]
+fn by_name_the_start_of_a_window_is_in_and_its_end_is_out() {
+    for place in PLACES {
+        let lab = lab(place, "name", "");
+        put(
+            &lab,
+            &[
+                "20211122-235959999.parquet",
+                "20211123-000000000.parquet",
+                "20211123-1015001234.parquet",
+                "20211123-101500-001.parquet",
+                "shop/orders/20211123-235959999.parquet",
+                "20211123-2359599999.PARQUET",
+                "20211124-000000000.parquet",
+            ],
+        );
+        assert_found(&lab, "2021-11-23", "2021-11-24", &[1, 2, 3, 4, 5]);
+        assert_found(&lab, "2021-11-22", "2021-11-23", &[0]);
+        assert_found(&lab, "2021-11-24", "2021-11-25", &[6]);
+        assert_found(&lab, "2021-11-23", "2021-11-23T00:00:00.001Z", &[1]);
+        assert_found(
+            &lab,
+            "2021-11-23T10:15:00.001Z",
+            "2021-11-23T10:15:00.123Z",
+            &[3],
+        );
+        assert_found(
+            &lab,
+            "2021-11-23T10:15:00.123Z",
+            "2021-11-23T10:15:00.124Z",
+            &[2],
+        );
+        let (report, ids) = found(&lab, "2021-11-25", "2021-11-26");
+        assert_eq!((report.files, ids.len()), (0, 0));
+        assert_eq!(report.note.as_deref(), Some("no inputs in the window"));
+    }
+}
+
+#[test]
+fn by_name_a_time_zone_shifts_names_and_the_repeated_hour_is_its_first() {
+    let lab = lab(Place::Local, "name", "time_zone = \"Europe/Berlin\"");
+    put(
+        &lab,
+        &[
+            "2021/10/30/20211030-235959999.parquet",
+            "2021/10/31/20211031-000000000.parquet",
+            "2021/10/31/20211031-015959999.parquet",
+            "2021/10/31/20211031-020000000.parquet",
+            "2021/10/31/20211031-025959999.parquet",
+            "2021/10/31/20211031-030000000.parquet",
+            "2021/10/31/20211031-235959999.parquet",
+            "2021/11/01/20211101-000000000.parquet",
+        ],
+    );
+    // The local day, of 25 hours.
+    let day = [1, 2, 3, 4, 5, 6];
+    assert_found(&lab, "2021-10-30T22:00:00Z", "2021-10-31T23:00:00Z", &day);
+    assert_found(&lab, "2021-10-30", "2021-10-30T22:00:00Z", &[0]);
+    assert_found(
+        &lab,
+        "2021-10-31T00:00:00Z",
+        "2021-10-31T01:00:00Z",
+        &[3, 4],
+    );
+    assert_eq!(
+        found(&lab, "2021-10-31T01:00:00Z", "2021-10-31T02:00:00Z")
+            .0
+            .files,
+        0
+    );
+    assert_found(&lab, "2021-10-31T02:00:00Z", "2021-10-31T03:00:00Z", &[5]);
+    assert_found(&lab, "2021-10-31T23:00:00Z", "2021-11-01", &[7]);
+    assert_found(&lab, "2021-10-31", "2021-11-01", &[3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn by_path_a_time_zone_shifts_folders_and_the_repeated_hour_is_both() {
+    let lab = lab(
+        Place::Local,
+        "path",
+        "time_zone = \"Europe/Berlin\"\nlookback = \"0\"",
+    );
+    put(
+        &lab,
+        &[
+            "2021/10/31/01/a.parquet",
+            "2021/10/31/02/b.parquet",
+            "2021/10/31/03/c.parquet",
+            "2021-10-31/d.parquet",
+            "2021-11-01/e.parquet",
+        ],
+    );
+    assert_found(&lab, "2021-10-30T23:00:00Z", "2021-10-31", &[0, 3]);
+    assert_found(
+        &lab,
+        "2021-10-31T00:00:00Z",
+        "2021-10-31T01:00:00Z",
+        &[1, 3],
+    );
+    assert_found(
+        &lab,
+        "2021-10-31T01:00:00Z",
+        "2021-10-31T02:00:00Z",
+        &[1, 3],
+    );
+    assert_found(
+        &lab,
+        "2021-10-31T02:00:00Z",
+        "2021-10-31T03:00:00Z",
+        &[2, 3],
+    );
+    assert_found(&lab, "2021-10-31T22:59:59Z", "2021-10-31T23:00:00Z", &[3]);
+    assert_found(&lab, "2021-10-31T23:00:00Z", "2021-10-31T23:00:01Z", &[4]);
+}
+
+/// Every form of date folder: its strftime pattern, and how long a folder of it lasts.
+const FORMS: [(&str, Lasts); 20] = [
+    ("%Y/%m/%d", Lasts::Day),
+    ("%Y_%m_%d", Lasts::Day),
+    ("%Y-%m-%d", Lasts::Day),
+    ("%Y%m%d", Lasts::Day),
+    ("%Y/%m/%d/%H", Lasts::Hour),
+    ("%Y_%m_%d_%H", Lasts::Hour),
+    ("%Y-%m-%d-%H", Lasts::Hour),
+    ("%Y%m%d%H", Lasts::Hour),
+    ("%Y/%m", Lasts::Month),
+    ("%Y_%m", Lasts::Month),
+    ("%Y-%m", Lasts::Month),
+    ("%Y%m", Lasts::Month),
+    ("%m/%Y/%d", Lasts::Day),
+    ("%m_%Y_%d", Lasts::Day),
+    ("%m-%Y-%d", Lasts::Day),
+    ("%m%Y%d", Lasts::Day),
+    ("%d/%m/%Y", Lasts::Day),
+    ("%d_%m_%Y", Lasts::Day),
+    ("%d-%m-%Y", Lasts::Day),
+    ("%d%m%Y", Lasts::Day),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lasts {
+    Hour,
+    Day,
+    Month,
+}
+
+impl Lasts {
+    /// Whether a folder that holds `time` overlaps `[start, end)`.
+    fn overlaps(self, time: NaiveDateTime, start: NaiveDateTime, end: NaiveDateTime) -> bool {
+        let same = match self {
+            Lasts::Hour => "%Y%m%d%H",
+            Lasts::Day => "%Y%m%d",
+            Lasts::Month => "%Y%m",
+        };
+        let name = |time: NaiveDateTime| time.format(same).to_string();
+        (name(start)..=name(end - Duration::milliseconds(1))).contains(&name(time))
+    }
+}
+
+fn time(text: &str) -> NaiveDateTime {
+    NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f").expect("a time")
+}
+
+/// Files of nine times in every form of date folder, each form under a folder of its own.
+fn files_in_every_form(place: Place, window_by: &str) -> (Lab, Vec<(i64, Lasts, NaiveDateTime)>) {
+    let lab = lab(place, window_by, "lookback = \"0\"");
+    let times = [
+        "2021-10-31T23:59:59.999",
+        "2021-11-01T00:00:00",
+        "2021-11-22T23:59:59.999",
+        "2021-11-23T00:00:00",
+        "2021-11-23T01:30:00",
+        "2021-11-23T23:59:59.999",
+        "2021-11-24T00:00:00",
+        "2021-12-01T00:00:00",
+        "2022-11-23T00:00:00",
+    ]
+    .map(time);
+    let mut files = Vec::new();
+    let mut objects = Vec::new();
+    for (number, (form, lasts)) in FORMS.into_iter().enumerate() {
+        for time in times {
+            let id = files.len() as i64;
+            let pattern = format!("raw/form{number}/{form}/%Y%m%d-%H%M%S%3f.parquet");
+            objects.push((time.format(&pattern).to_string(), one_row(id)));
+            files.push((id, lasts, time));
+        }
+    }
+    lab.put_all(objects);
+    (lab, files)
+}
+
+const FORM_WINDOWS: [(&str, &str); 5] = [
+    ("2021-11-23T00:00:00", "2021-11-24T00:00:00"),
+    ("2021-11-23T01:00:00", "2021-11-23T02:00:00"),
+    ("2021-11-24T00:00:00", "2021-11-24T00:00:01"),
+    ("2021-10-31T00:00:00", "2021-11-02T00:00:00"),
+    ("2021-11-01T00:00:00", "2021-12-01T00:00:00"),
+];
+
+#[test]
+fn by_name_every_form_of_date_folder_is_searched() {
+    for place in PLACES {
+        let (lab, files) = files_in_every_form(place, "name");
+        let windows = if place == Place::S3 {
+            &FORM_WINDOWS[..2]
+        } else {
+            &FORM_WINDOWS[..]
+        };
+        for (start, end) in windows {
+            let window = time(start)..time(end);
+            let chosen = files.iter().filter(|(_, _, at)| window.contains(at));
+            let expected: Vec<i64> = chosen.map(|file| file.0).collect();
+            assert_found(&lab, start, end, &expected);
+        }
+    }
+}
+
+#[test]
+fn by_path_every_form_of_date_folder_is_read_where_it_overlaps() {
+    for place in PLACES {
+        let (lab, files) = files_in_every_form(place, "path");
+        let windows = if place == Place::S3 {
+            &FORM_WINDOWS[..2]
+        } else {
+            &FORM_WINDOWS[..]
+        };
+        for (start, end) in windows {
+            let (from, to) = (time(start), time(end));
+            let chosen = files
+                .iter()
+                .filter(|(_, lasts, at)| lasts.overlaps(*at, from, to));
+            let expected: Vec<i64> = chosen.map(|file| file.0).collect();
+            assert_found(&lab, start, end, &expected);
+        }
+    }
+}
+
+#[test]
+fn a_folder_of_one_day_can_hold_names_of_the_next() {
+    let paths = [
+        "2021/11/23/20211124-000000100.parquet",
+        "2021/11/25/20211124-235959900.parquet",
+        "2021/11/24/20211124-120000000.parquet",
+        "2021/11/24/20211123-120000000.parquet",
+        "2021/11/24/20211201-120000000.parquet",
+    ];
+    for place in PLACES {
+        let by_name = lab(place, "name", "lookback = \"0\"");
+        put(&by_name, &paths);
+        assert_found(&by_name, "2021-11-24", "2021-11-25", &[0, 1, 2]);
+        assert_found(&by_name, "2021-11-23", "2021-11-24", &[3]);
+        let by_path = lab(place, "path", "lookback = \"0\"");
+        put(&by_path, &paths);
+        assert_found(&by_path, "2021-11-24", "2021-11-25", &[2, 3, 4]);
+        assert_found(&by_path, "2021-11-23", "2021-11-24", &[0]);
+    }
+}
+
+#[test]
+fn by_path_a_file_outside_of_all_date_folders_is_refused() {
+    for place in PLACES {
+        let lab = lab(place, "path", "");
+        put(&lab, &["2021/11/23/a.parquet", "shop/b.parquet"]);
+        let (code, message, hint) = refused(lab.run("2021-11-23", "2021-11-24"));
+        assert_eq!(code, 65);
+        assert!(
+            message.contains("raw/shop/b.parquet has no date in its folders"),
+            "{message}"
+        );
+        assert!(hint.contains("raw.window_by"), "{hint}");
+        assert_eq!(lab.list("lake"), [""; 0]);
+    }
+}
+
+#[test]
+fn by_name_a_file_without_a_time_in_its_name_is_refused() {
+    for place in PLACES {
+        for name in ["changes.parquet", "20211323-000000000.parquet"] {
+            let lab = lab(place, "name", "");
+            put(&lab, &["20211123-000000000.parquet", name]);
+            let (code, message, hint) = refused(lab.run("2021-11-23", "2021-11-24"));
+            assert_eq!(code, 65);
+            assert!(
+                message.contains(&format!("raw/{name} has no time in its name")),
+                "{message}"
+            );
+            assert!(hint.contains("raw.full_load"), "{hint}");
+            assert_eq!(lab.list("lake"), [""; 0]);
+        }
+    }
+}
+
+#[test]
+fn by_modified_the_time_of_a_local_file_decides_wherever_it_lies() {
+    let lab = lab(Place::Local, "modified", "");
+    let paths = [
+        "a.parquet",
+        "2001/01/01/20010101-000000000.parquet",
+        "b.parquet",
+        "c.parquet",
+        "x/y/d.parquet",
+    ];
+    put(&lab, &paths);
+    let times = [
+        "2021-11-22T23:59:59.999999999Z",
+        "2021-11-23T00:00:00Z",
+        "2021-11-23T12:00:00.5Z",
+        "2021-11-23T23:59:59.999999999Z",
+        "2021-11-24T00:00:00Z",
+    ];
+    for (path, time) in paths.iter().zip(times) {
+        let time: DateTime<Utc> = time.parse().expect("a time");
+        File::options()
+            .write(true)
+            .open(lab.folder.path().join("raw").join(path))
+            .and_then(|file| file.set_modified(time.into()))
+            .expect("set");
+    }
+    assert_found(&lab, "2021-11-23", "2021-11-24", &[1, 2, 3]);
+    assert_found(&lab, "2021-11-22", "2021-11-23", &[0]);
+    assert_found(&lab, "2021-11-24", "2021-11-25", &[4]);
+    assert_found(&lab, "2021-11-23", "2021-11-23T12:00:00Z", &[1]);
+    assert_found(&lab, "2021-11-23T12:00:00Z", "2021-11-23T12:00:01Z", &[2]);
+}
+
+#[test]
+fn by_modified_an_s3_object_is_chosen_by_its_last_modified() {
+    let lab = lab(Place::S3, "modified", "");
+    put(&lab, &["2001/01/01/a.parquet"]);
+    let raw = lab.open("raw");
+    let listed = async { raw.store.list(None).try_collect::<Vec<_>>().await };
+    let objects = RUNTIME.block_on(listed).expect("listed");
+    let modified = objects[0].last_modified.trunc_subsecs(0);
+    let text = |time: DateTime<Utc>| time.format("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let later = text(modified + Duration::seconds(1));
+    assert_found(&lab, &text(modified), &later, &[0]);
+    assert_eq!(
+        found(&lab, &text(modified - Duration::hours(1)), &text(modified))
+            .0
+            .files,
+        0
+    );
+    assert_eq!(
+        found(&lab, &later, &text(modified + Duration::hours(1)))
+            .0
+            .files,
+        0
+    );
+}
+
+#[test]
+fn by_commit_the_rows_of_the_window_are_folded_and_the_others_counted() {
+    for place in PLACES {
+        let lab = lab(place, "commit", "");
+        let rows = [
+            (0, "2021-11-22 23:59:59.999999"),
+            (1, "2021-11-23 00:00:00"),
+            (2, "2021-11-23 23:59:59.999999"),
+            (3, "2021-11-24 00:00:00.000000"),
+            (4, "2021-11-23T12:00:00Z"),
+            (5, "2021-11-24 01:00:00+02:00"),
+        ];
+        lab.put(
+            "raw/2001/01/01/20010101-000000000.parquet",
+            file_of(&rows, ""),
+        );
+        lab.put(
+            "raw/any.parquet",
+            file_of(&[(6, "2020-01-01 00:00:00")], ""),
+        );
+        lab.put(
+            "raw/LOAD01.parquet",
+            file_of(&[(7, "2020-01-01 00:00:00")], ""),
+        );
+        let (report, ids) = found(&lab, "2021-11-23", "2021-11-24");
+        assert_eq!(ids, BTreeSet::from([1, 2, 4, 5, 7]));
+        assert_eq!(
+            (report.files, report.rows_read, report.rows_outside),
+            (3, 8, 3)
+        );
+        let (report, ids) = found(&lab, "2021-11-24", "2021-11-25");
+        assert_eq!((report.rows_outside, ids), (6, BTreeSet::from([3, 7])));
+    }
+}
+
+/// A file of three row groups, days apart, where the data of one group is overwritten.
+fn file_with_a_damaged_group(times: ArrayRef, damaged: usize) -> Vec<u8> {
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(Int64Array::from_iter_values(0..6))),
+        ("ts", times),
+        ("origin", Arc::new(StringArray::from(vec!["x"; 6]))),
+    ];
+    let properties = WriterProperties::builder()
+        .set_max_row_group_row_count(Some(2))
+        .build();
+    let mut bytes = parquet(&batch(columns), Some(properties));
+    let reader = SerializedFileReader::new(bytes::Bytes::from(bytes.clone())).expect("Parquet");
+    assert_eq!(reader.num_row_groups(), 3);
+    for column in reader.metadata().row_group(damaged).columns() {
+        let (start, length) = column.byte_range();
+        bytes[start as usize..(start + length) as usize].fill(0xff);
+    }
+    bytes
+}
+
+#[test]
+fn by_commit_row_groups_outside_of_the_window_are_not_read() {
+    const DAY_US: i64 = 86_400_000_000;
+    let texts: ArrayRef = Arc::new(StringArray::from(vec![
+        "2021-11-20 00:00:00.000000",
+        "2021-11-20 23:59:59.999999",
+        "2021-11-23 00:00:00.000000",
+        "2021-11-23 23:59:59.999999",
+        "2021-11-26 00:00:00.000000",
+        "2021-11-26 12:00:00.000000",
+    ]));
+    let first = NaiveDate::from_ymd_opt(2021, 11, 20)
+        .and_then(|day| day.and_hms_opt(0, 0, 0))
+        .expect("a day")
+        .and_utc()
+        .timestamp_micros();
+    let timestamps: ArrayRef = Arc::new(TimestampMicrosecondArray::from_iter_values(
+        [
+            0,
+            DAY_US - 1,
+            3 * DAY_US,
+            4 * DAY_US - 1,
+            6 * DAY_US,
+            7 * DAY_US - 1,
+        ]
+        .map(|us| first + us),
+    ));
+    for place in PLACES {
+        for times in [&texts, &timestamps] {
+            let lab = lab(place, "commit", "");
+            lab.put(
+                "raw/a.parquet",
+                file_with_a_damaged_group(Arc::clone(times), 1),
+            );
+            for (start, end, expected) in [
+                ("2021-11-20", "2021-11-21", [0, 1]),
+                ("2021-11-26", "2021-11-27", [4, 5]),
+            ] {
+                let (report, ids) = found(&lab, start, end);
+                assert_eq!(ids, BTreeSet::from(expected));
+                assert_eq!(
+                    (report.rows_read, report.rows_outside, report.rows_latest),
+                    (6, 4, 2)
+                );
+            }
+            // The damage is real.
+            let (code, message, _) = refused(lab.run("2021-11-23", "2021-11-24"));
+            assert_eq!(code, 65);
+            assert!(
+                message.contains("raw/a.parquet is not a readable Parquet file"),
+                "{message}"
+            );
+        }
+    }
+}
+
+#[test]
+fn full_loads_are_read_by_every_run() {
+    for place in PLACES {
+        for window_by in ["name", "path"] {
+            let lab = lab(place, window_by, "");
+            put(
+                &lab,
+                &[
+                    "LOAD00000001.parquet",
+                    "2021/11/22/20211122-000000000.parquet",
+                    "2021/11/23/20211123-000000000.parquet",
+                ],
+            );
+            let first = lab.run("2021-11-22", "2021-11-23").expect("a run");
+            assert_eq!((first.files, first.late_files), (2, 0));
+            assert_eq!(ids(&lab, "lake/curated"), BTreeSet::from([0, 1]));
+            let again = lab.run("2021-11-22", "2021-11-23").expect("a run");
+            assert_eq!((again.files, again.rows_read), (2, 2));
+            let wider = lab.run("2021-11-22", "2021-11-24").expect("a run");
+            assert_eq!((wider.files, wider.late_files), (3, 0));
+            assert_eq!(ids(&lab, "lake/curated"), BTreeSet::from([0, 1, 2]));
+            // A full load alone is folded by the first run that finds it.
+            let alone = self::lab(place, window_by, "");
+            put(&alone, &["LOAD00000001.parquet"]);
+            assert_found(&alone, "2001-01-01", "2001-01-02", &[0]);
+        }
+    }
+}
+
+#[test]
+fn more_objects_than_one_listing_holds_are_all_found() {
+    for place in PLACES {
+        let lab = lab(place, "name", "lookback = \"0\"");
+        let name = |n: i64| {
+            let day = if n % 110 == 0 { 24 } else { 23 };
+            format!("raw/202111{day}-{:02}{:02}00000.parquet", n / 60, n % 60)
+        };
+        let objects = (0..1100).map(|id| (name(id), one_row(id)));
+        lab.put_all(objects.collect());
+        let all: BTreeSet<i64> = (0..1100).collect();
+        let (one_day, other): (Vec<i64>, Vec<i64>) = all.iter().partition(|id| *id % 110 != 0);
+        assert_found(&lab, "2021-11-24", "2021-11-25", &other);
+        if place == Place::Local {
+            assert_found(&lab, "2021-11-23", "2021-11-24", &one_day);
+        }
+        let (report, ids) = found(&lab, "2021-11-23", "2021-11-25");
+        assert_eq!((report.files, ids), (1100, all));
+    }
+}
+
+#[test]
+fn hidden_files_and_files_of_other_formats_are_left_alone() {
+    for place in PLACES {
+        for window_by in ["name", "commit"] {
+            let lab = lab(place, window_by, "");
+            put(&lab, &["20211123-000000000.parquet"]);
+            for name in [
+                "_SUCCESS",
+                ".20211123-000000000.parquet.crc",
+                ".hidden.parquet",
+                "_metadata.parquet",
+                "20211123-000000000.csv",
+                "20211123-000000000.parquet.gz",
+                "notes.txt",
+                "parquet",
+            ] {
+                lab.put(&format!("raw/{name}"), b"not Parquet".to_vec());
+            }
+            let report = lab.run("2019-01-01", "2022-01-01").expect("a run");
+            assert_eq!(report.files, 1);
+            assert_eq!(ids(&lab, "lake/curated"), BTreeSet::from([0]));
+        }
+    }
+}
+
+#[test]
+fn a_file_that_came_late_is_read_by_a_wider_window() {
+    for place in PLACES {
+        let lab = lab(place, "name", "");
+        put(
+            &lab,
+            &["20211101-000000000.parquet", "20211102-000000000.parquet"],
+        );
+        lab.run("2021-11-01", "2021-11-03").expect("a run");
+        lab.put("raw/20211102-120000000.parquet", one_row(2));
+        lab.put("raw/20211103-120000000.parquet", one_row(3));
+        let report = lab.run("2021-11-01", "2021-11-04").expect("a run");
+        assert_eq!((report.files, report.late_files), (4, 0));
+        assert_eq!(ids(&lab, "lake/curated"), BTreeSet::from([0, 1, 2, 3]));
+    }
+}
+
+#[test]
+fn a_late_file_within_the_lookback_is_found_and_counted() {
+    for place in PLACES {
+        let lab = lab(place, "name", "lookback = \"2d\"");
+        put(&lab, &["20211104-000000000.parquet"]);
+        lab.run("2021-11-01", "2021-11-05").expect("a run");
+        lab.put("raw/20211102-000000000.parquet", one_row(1));
+        lab.put("raw/20211101-235959999.parquet", one_row(2));
+        let report = lab.run("2021-11-04", "2021-11-06").expect("a run");
+        assert_eq!((report.files, report.late_files), (2, 1));
+        assert_eq!(ids(&lab, "lake/curated"), BTreeSet::from([0, 1]));
+    }
+}
+
+#[test]
+fn a_file_before_the_window_is_not_late_when_its_own_window_was_never_run() {
+    let lab = lab(Place::Local, "name", "lookback = \"30d\"");
+    put(
+        &lab,
+        &["20211104-000000000.parquet", "20211102-000000000.parquet"],
+    );
+    for _ in 0..2 {
+        let report = lab.run("2021-11-04", "2021-11-06").expect("a run");
+        assert_eq!((report.files, report.late_files), (1, 0));
+        assert_eq!(ids(&lab, "lake/curated"), BTreeSet::from([0]));
+    }
+}
+
+/// All that a lab wrote: names and contents.
+fn contents(lab: &Lab) -> Vec<(String, bytes::Bytes)> {
+    let lake = lab.open("lake");
+    let listed = async { lake.store.list(None).try_collect::<Vec<_>>().await };
+    let objects = RUNTIME.block_on(listed).expect("listed");
+    let mut contents: Vec<_> = objects
+        .into_iter()
+        .map(|object| object.location.to_string())
+        .map(|name| (name.clone(), lab.get(&format!("lake/{name}"))))
+        .collect();
+    contents.sort();
+    contents
+}
+
+#[test]
+fn a_window_that_misses_folded_inputs_is_refused_and_told_the_one_that_covers_them() {
+    for place in PLACES {
+        let lab = lab(place, "name", "");
+        put(
+            &lab,
+            &[
+                "b/20211101-120000000.parquet",
+                "a/20211102-120000000.parquet",
+                "20211103-120000000.parquet",
+            ],
+        );
+        lab.run("2021-11-01", "2021-11-03").expect("a run");
+        let before = contents(&lab);
+        let (code, message, hint) = refused(lab.run("2021-11-03", "2021-11-04"));
+        assert_eq!(code, 65);
+        assert!(
+            message.contains("20211102-120000000.parquet was folded by an earlier run"),
+            "{message}"
+        );
+        assert!(
+            hint.contains("--start-date 2021-11-01T00:00:00Z --end-date 2021-11-04T00:00:00Z"),
+            "{hint}"
+        );
+        assert_eq!(contents(&lab), before);
+        lab.run("2021-11-01", "2021-11-04")
+            .expect("the window of the hint");
+        assert_eq!(ids(&lab, "lake/curated"), BTreeSet::from([0, 1, 2]));
+    }
+}
+
+#[test]
+fn an_input_that_vanished_is_refused_and_nothing_changes() {
+    for place in PLACES {
+        let lab = lab(place, "name", "");
+        put(
+            &lab,
+            &["20211101-120000000.parquet", "20211102-120000000.parquet"],
+        );
+        lab.run("2021-11-01", "2021-11-03").expect("a run");
+        let before = contents(&lab);
+        lab.remove("raw/20211101-120000000.parquet");
+        let (code, message, hint) = refused(lab.run("2021-11-01", "2021-11-03"));
+        assert_eq!(code, 65);
+        assert!(message.contains("20211101-120000000.parquet"), "{message}");
+        assert!(hint.contains("put it back"), "{hint}");
+        assert_eq!(contents(&lab), before);
+        put(&lab, &["20211101-120000000.parquet"]);
+        lab.run("2021-11-01", "2021-11-03").expect("a run");
+        assert_eq!(ids(&lab, "lake/curated"), BTreeSet::from([0, 1]));
+    }
+}
+
+#[test]
+fn several_raw_urls_are_read_together_and_the_later_one_wins_a_tie() {
+    for place in PLACES {
+        let lab = lab(place, "name", "");
+        let set = format!("raw.url=[\"{0}/raw/b\", \"{0}/raw/a\"]", lab.base);
+        let same = [(1, "2021-11-01 00:00:00")];
+        let name = "20211101-120000000.parquet";
+        lab.put(&format!("raw/a/{name}"), file_of(&same, "a"));
+        lab.put(&format!("raw/b/{name}"), file_of(&same, "b"));
+        lab.put(
+            "raw/a/20211102-120000000.parquet",
+            file_of(&[(2, "2021-11-02 00:00:00")], "a"),
+        );
+        lab.put("raw/20211101-130000000.parquet", one_row(3));
+        for _ in 0..2 {
+            let report = lab
+                .run_with(Task::Run, "2021-11-01", "2021-11-03", &[&set])
+                .expect("a run");
+            assert_eq!((report.files, report.rows_read, report.ties), (3, 3, 1));
+            let rows = lab.table("lake/curated");
+            let told: Vec<(&str, &str)> = rows
+                .iter()
+                .map(|row| (row["id"].as_str(), row["origin"].as_str()))
+                .collect();
+            assert_eq!(told, [("1", "a"), ("2", "a")]);
+        }
+    }
+}
+
+#[test]
+fn a_raw_folder_that_does_not_exist_is_refused() {
+    for window_by in ["name", "modified", "commit"] {
+        let lab = lab(Place::Local, window_by, "");
+        let set = format!("raw.url={}/rwa", lab.base);
+        let refused = lab.run_with(Task::Run, "2021-11-01", "2021-11-03", &[&set]);
+        let error = refused.expect_err("refused");
+        assert_eq!(error.kind, Kind::Usage);
+        assert!(error.to_string().ends_with("rwa does not exist"), "{error}");
+    }
+}

@@ -1,0 +1,718 @@
+//! What a run leaves in the curated folder: partitions and their names, files and their order,
+//! what later runs and crashes do to them, and the same tables under a small memory limit.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow::array::{
+    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Int32Array, Int64Array, StringArray,
+    TimestampMicrosecondArray,
+};
+use futures::TryStreamExt;
+use glueless::pipeline::Task;
+use glueless::report::Report;
+use object_store::ObjectStore;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use crate::support::{Lab, Place, RUNTIME, Row, batch, parquet, python, rows};
+
+const PLACES: [Place; 2] = [Place::Local, Place::S3];
+
+const SQL: &str = "SELECT id, v, kind, event_dt FROM latest";
+
+fn lab(place: Place, keep: &str, partition_by: &str, sql: &str) -> Lab {
+    let toml = format!(
+        r#"
+name = "published"
+key = ["id"]
+keep = "{keep}"
+[raw]
+url = "{{base}}/raw"
+window_by = "name"
+order_by = ["ts"]
+[curated]
+url = "{{base}}/lake/curated"
+partition_by = {partition_by}
+"#
+    );
+    Lab::new(place, &toml, &[("curated.sql", sql)])
+}
+
+/// A change: operation, key, kind, value, day of January 2020.
+type Change<'a> = (&'a str, i64, Option<&'a str>, i64, u32);
+
+/// Writes the file of one day, with changes of any day.
+fn put(lab: &Lab, day: u32, changes: &[Change]) {
+    let column = |of: fn(&Change) -> i64| -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(changes.iter().map(of)))
+    };
+    let times = changes
+        .iter()
+        .map(|change| format!("2020-01-{:02} 12:00:00", change.4));
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        (
+            "Op",
+            Arc::new(StringArray::from_iter_values(
+                changes.iter().map(|change| change.0),
+            )),
+        ),
+        ("id", column(|change| change.1)),
+        (
+            "kind",
+            Arc::new(StringArray::from_iter(
+                changes.iter().map(|change| change.2),
+            )),
+        ),
+        ("v", column(|change| change.3)),
+        ("ts", Arc::new(StringArray::from_iter_values(times))),
+    ];
+    lab.put_raw(
+        &format!("202001{day:02}-000000000.parquet"),
+        &batch(columns),
+    );
+}
+
+fn run(lab: &Lab, end: &str, set: &[&str]) -> Report {
+    lab.run_with(Task::Run, "2020-01-01", end, set)
+        .unwrap_or_else(|error| panic!("{error}: {:?}", error.hint))
+}
+
+fn told<const N: usize>(rows: &[Row], columns: [&str; N]) -> Vec<[String; N]> {
+    rows.iter()
+        .map(|row| columns.map(|column| row.get(column).cloned().unwrap_or_default()))
+        .collect()
+}
+
+/// Names and contents of a table's files, hidden ones left out.
+fn contents(lab: &Lab) -> Vec<(String, bytes::Bytes)> {
+    let names = lab.list("lake/curated").into_iter();
+    names
+        .map(|name| (name.clone(), lab.get(&format!("lake/curated/{name}"))))
+        .collect()
+}
+
+/// What another engine reads of a local table: its columns, and its rows as text.
+fn read_with(engine: &str, table: &Path) -> (Vec<String>, Vec<Vec<Option<String>>>) {
+    let output = Command::new(python())
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/readers.py"))
+        .arg(engine)
+        .arg(table)
+        .output()
+        .expect("the reader runs");
+    assert!(
+        output.status.success(),
+        "{engine}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let read: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let text = |value: &serde_json::Value| value.as_str().map(str::to_string);
+    let list = |value: &serde_json::Value| value.as_array().expect("a list").clone();
+    let columns = list(&read["columns"]);
+    let names = columns
+        .iter()
+        .map(|column| text(&column[0]).expect("a name"));
+    let rows = list(&read["rows"]);
+    let rows = rows.iter().map(|row| list(row).iter().map(text).collect());
+    (names.collect(), rows.collect())
+}
+
+#[test]
+fn a_partition_value_is_escaped_as_hive_does_and_null_has_its_own_partition() {
+    let value = "A/B: c%d=";
+    for place in PLACES {
+        let lab = lab(place, "latest", r#"["event_dt", "kind"]"#, SQL);
+        put(
+            &lab,
+            1,
+            &[
+                ("I", 1, Some(value), 10, 1),
+                ("I", 2, None, 20, 1),
+                ("I", 3, Some(""), 30, 1),
+                ("I", 4, Some("é 日本"), 40, 2),
+                ("I", 5, Some("%41"), 50, 2),
+            ],
+        );
+        for _ in 0..2 {
+            let report = run(&lab, "2020-01-02", &[]);
+            assert_eq!((report.rows_written, report.partitions_written), (5, 4));
+            assert_eq!(
+                lab.list("lake/curated"),
+                [
+                    "event_dt=2020-01-01/kind=A%2FB%3A c%25d%3D/part-00000.snappy.parquet",
+                    "event_dt=2020-01-01/kind=__HIVE_DEFAULT_PARTITION__/part-00000.snappy.parquet",
+                    "event_dt=2020-01-02/kind=%2541/part-00000.snappy.parquet",
+                    "event_dt=2020-01-02/kind=é 日本/part-00000.snappy.parquet",
+                ]
+            );
+        }
+        if place == Place::Local {
+            // The names on disk are the objects' names.
+            let folder = lab.folder.path().join("lake/curated/event_dt=2020-01-01");
+            assert!(folder.join("kind=A%2FB%3A c%25d%3D").is_dir());
+            for engine in ["duckdb", "polars"] {
+                let (columns, rows) = read_with(engine, &lab.folder.path().join("lake/curated"));
+                assert_eq!(columns, ["id", "v", "event_dt", "kind"], "{engine}");
+                let day = |day| Some(format!("2020-01-0{day}"));
+                let some = |text: &str| Some(text.to_string());
+                assert_eq!(
+                    rows,
+                    [
+                        vec![some("1"), some("10"), day(1), some(value)],
+                        vec![some("2"), some("20"), day(1), None],
+                        vec![some("3"), some("30"), day(1), None],
+                        vec![some("4"), some("40"), day(2), some("é 日本")],
+                        vec![some("5"), some("50"), day(2), some("%41")],
+                    ],
+                    "{engine}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_type_partitions_and_other_engines_read_the_values() {
+    let decimals = Decimal128Array::from(vec![Some(-150), None, Some(5)])
+        .with_precision_and_scale(9, 2)
+        .expect("decimals");
+    // Per type: a column, the folder of its first row, and the value as other engines tell it.
+    let cases: Vec<(ArrayRef, &str, &str)> = vec![
+        (
+            Arc::new(StringArray::from(vec![Some("A/B: c%d="), None, Some("x")])),
+            "A%2FB%3A c%25d%3D",
+            "A/B: c%d=",
+        ),
+        (
+            Arc::new(Int32Array::from(vec![Some(-7), None, Some(0)])),
+            "-7",
+            "-7",
+        ),
+        (
+            Arc::new(Int64Array::from(vec![Some(i64::MIN), None, Some(0)])),
+            "-9223372036854775808",
+            "-9223372036854775808",
+        ),
+        (
+            Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)])),
+            "true",
+            "true",
+        ),
+        (Arc::new(decimals), "-1.50", "-1.5"),
+        (
+            Arc::new(Date32Array::from(vec![Some(-1), None, Some(0)])),
+            "1969-12-31",
+            "1969-12-31",
+        ),
+        (
+            Arc::new(TimestampMicrosecondArray::from(vec![
+                Some(1_500_000),
+                None,
+                Some(0),
+            ])),
+            "1970-01-01 00%3A00%3A01.500",
+            "1970-01-01 00:00:01.5",
+        ),
+        (
+            Arc::new(
+                TimestampMicrosecondArray::from(vec![Some(1_000_000), None, Some(0)])
+                    .with_timezone("UTC"),
+            ),
+            "1970-01-01 00%3A00%3A01",
+            "1970-01-01 00:00:01",
+        ),
+    ];
+    for place in PLACES {
+        for (column, folder, value) in &cases {
+            let name = column.data_type().to_string();
+            let lab = lab(place, "latest", r#"["p"]"#, "SELECT id, p FROM latest");
+            let columns: Vec<(&str, ArrayRef)> = vec![
+                ("id", Arc::new(Int64Array::from(vec![1, 2, 3]))),
+                ("p", Arc::clone(column)),
+                ("ts", Arc::new(StringArray::from(vec!["2020-01-01"; 3]))),
+            ];
+            lab.put_raw("20200101-000000000.parquet", &batch(columns));
+            run(&lab, "2020-01-02", &[]);
+            let files = lab.list("lake/curated");
+            assert_eq!(files.len(), 3, "{name}: {files:?}");
+            for expected in [folder, "__HIVE_DEFAULT_PARTITION__"] {
+                let path = format!("p={expected}/part-00000.snappy.parquet");
+                assert!(files.contains(&path), "{name}: {files:?}");
+            }
+            if place == Place::Local {
+                for engine in ["duckdb", "polars"] {
+                    let (_, rows) = read_with(engine, &lab.folder.path().join("lake/curated"));
+                    let ids: Vec<_> = rows.iter().map(|row| row[0].as_deref()).collect();
+                    assert_eq!(ids, [Some("1"), Some("2"), Some("3")], "{engine} {name}");
+                    assert_eq!(rows[1][1], None, "{engine} {name}");
+                    let read = rows[0][1].clone().expect("a value");
+                    // Not every engine tells a decimal or a fraction of a second by its type.
+                    let read = match read.split_once('.') {
+                        Some((_, fraction)) if !fraction.contains(':') => {
+                            read.trim_end_matches('0').to_string()
+                        }
+                        _ => read,
+                    };
+                    assert_eq!(read, *value, "{engine} {name}");
+                }
+            }
+            // The second run finds its partitions again.
+            let again = run(&lab, "2020-01-02", &[]);
+            assert_eq!(again.partitions_removed, 0, "{name}");
+            assert_eq!(lab.list("lake/curated"), files, "{name}");
+        }
+    }
+}
+
+#[test]
+fn rows_inside_a_file_are_sorted_by_key() {
+    for place in PLACES {
+        let lab = lab(place, "latest", r#"["event_dt"]"#, SQL);
+        let changes: Vec<Change> = (0..3000)
+            .map(|n| ("I", n * 7919 % 3001, None, n, 1 + (n % 2) as u32))
+            .collect();
+        put(&lab, 1, &changes[..1000]);
+        put(&lab, 2, &changes[1000..]);
+        run(&lab, "2020-01-03", &[]);
+        let files = contents(&lab);
+        assert_eq!(files.len(), 2);
+        for (_, bytes) in files {
+            let ids = ids_in_file_order(bytes);
+            assert_eq!(ids.len(), 1500);
+            assert!(ids.is_sorted(), "{ids:?}");
+        }
+    }
+}
+
+fn ids_in_file_order(bytes: bytes::Bytes) -> Vec<i64> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)
+        .expect("Parquet")
+        .build()
+        .expect("a reader");
+    reader
+        .flat_map(|batch| rows(&batch.expect("a batch")))
+        .map(|row| row["id"].parse().expect("an id"))
+        .collect()
+}
+
+#[test]
+fn a_large_partition_gets_several_files_and_one_again_without_a_trace() {
+    for place in PLACES {
+        let lab = lab(place, "latest", r#"["event_dt"]"#, SQL);
+        let many: Vec<Change> = (0..40_000).map(|n| ("I", n, None, n * 31, 1)).collect();
+        put(&lab, 1, &many);
+        put(&lab, 2, &[("I", 50_000, None, 1, 2)]);
+        let small = ["curated.file_bytes=50kB"];
+        run(&lab, "2020-01-03", &small);
+        let rows = lab.table("lake/curated");
+        assert_eq!(rows.len(), 40_001);
+        let names = |commit: &str, count: usize| -> Vec<String> {
+            (0..count)
+                .map(|n| format!("event_dt=2020-01-01/part-c{commit}-{n:05}.snappy.parquet"))
+                .chain(["event_dt=2020-01-02/part-00000.snappy.parquet".into()])
+                .collect()
+        };
+        let first = lab.list("lake/curated");
+        let parts = first.len() - 1;
+        assert!((3..10).contains(&parts), "{first:?}");
+        assert_eq!(first, names("00000001", parts));
+        let files = contents(&lab);
+        let ids = files[..parts]
+            .iter()
+            .flat_map(|file| ids_in_file_order(file.1.clone()));
+        assert!(ids.eq(0..40_000), "the files follow one another");
+
+        run(&lab, "2020-01-03", &small);
+        assert_eq!(lab.list("lake/curated"), names("00000002", parts));
+        run(&lab, "2020-01-03", &[]);
+        let one = [1, 2].map(|day| format!("event_dt=2020-01-0{day}/part-00000.snappy.parquet"));
+        assert_eq!(lab.list("lake/curated"), one);
+        assert_eq!(lab.table("lake/curated"), rows);
+        run(&lab, "2020-01-03", &small);
+        assert_eq!(lab.list("lake/curated"), names("00000004", parts));
+        assert_eq!(lab.table("lake/curated"), rows);
+    }
+}
+
+#[test]
+fn a_partition_left_without_rows_disappears_with_its_folder() {
+    for place in PLACES {
+        let lab = lab(place, "latest", r#"["event_dt", "kind"]"#, SQL);
+        put(
+            &lab,
+            1,
+            &[
+                ("I", 1, Some("a"), 1, 1),
+                ("I", 2, Some("b"), 1, 1),
+                ("I", 3, Some("c"), 1, 2),
+            ],
+        );
+        let report = run(&lab, "2020-01-02", &[]);
+        assert_eq!(
+            (report.partitions_written, report.partitions_removed),
+            (3, 0)
+        );
+        // One moves to another category, one to another day, one is deleted.
+        put(
+            &lab,
+            3,
+            &[
+                ("U", 1, Some("b"), 2, 1),
+                ("U", 2, Some("b"), 2, 3),
+                ("D", 3, None, 0, 3),
+            ],
+        );
+        let report = run(&lab, "2020-01-04", &[]);
+        assert_eq!(
+            (report.partitions_written, report.partitions_removed),
+            (2, 2)
+        );
+        assert_eq!(
+            lab.list("lake/curated"),
+            [
+                "event_dt=2020-01-01/kind=b/part-00000.snappy.parquet",
+                "event_dt=2020-01-03/kind=b/part-00000.snappy.parquet",
+            ]
+        );
+        assert_eq!(
+            told(&lab.table("lake/curated"), ["event_dt", "kind", "id"]),
+            [["2020-01-01", "b", "1"], ["2020-01-03", "b", "2"]]
+        );
+        if place == Place::Local {
+            let curated = lab.folder.path().join("lake/curated");
+            assert!(!curated.join("event_dt=2020-01-02").exists());
+            assert!(!curated.join("event_dt=2020-01-01/kind=a").exists());
+        }
+        // The table can lose all its rows.
+        put(&lab, 4, &[("D", 1, None, 0, 4), ("D", 2, None, 0, 4)]);
+        let report = run(&lab, "2020-01-05", &[]);
+        assert_eq!(
+            (report.partitions_written, report.partitions_removed),
+            (0, 2)
+        );
+        assert_eq!(lab.list("lake/curated"), [""; 0]);
+    }
+}
+
+/// Every object below the lake, hidden ones included.
+fn all_objects(lab: &Lab) -> Vec<String> {
+    let lake = lab.open("lake");
+    let listed = async { lake.store.list(None).try_collect::<Vec<_>>().await };
+    let objects = RUNTIME.block_on(listed).expect("listed");
+    let mut names: Vec<String> = objects
+        .into_iter()
+        .map(|object| object.location.to_string())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn leftovers_of_a_crashed_run_are_removed_and_foreign_files_are_not() {
+    for place in PLACES {
+        let lab = lab(place, "latest", r#"["event_dt"]"#, SQL);
+        put(&lab, 1, &[("I", 1, None, 1, 1), ("I", 2, None, 1, 2)]);
+        run(&lab, "2020-01-02", &[]);
+        let clean = contents(&lab);
+        let strays = [
+            "curated/event_dt=2020-01-01/part-c00000099-00000.snappy.parquet",
+            "curated/event_dt=2031-01-01/part-00000.snappy.parquet",
+            "curated/part-00003.snappy.parquet",
+            "_glueless/published/staging/older-run/curated/000000.parquet",
+            "_glueless/published/versions/kind=version/older-run-00000.parquet",
+        ];
+        let foreign = [
+            "curated/event_dt=2020-01-01/data.parquet",
+            "curated/event_dt=2020-01-01/part-1.parquet",
+            "curated/notes.txt",
+        ];
+        for name in strays.iter().chain(&foreign) {
+            lab.put(&format!("lake/{name}"), b"left".to_vec());
+        }
+        // What a crash of the local store leaves. Its own names cannot say so.
+        let leftover = "curated/event_dt=2020-01-01/part-00000.snappy.parquet#1";
+        let lake = lab.folder.path().join("lake");
+        match place {
+            Place::Local => std::fs::write(lake.join(leftover), b"left").expect("written"),
+            Place::S3 => lab.put(&format!("lake/{leftover}"), b"left".to_vec()),
+        }
+        run(&lab, "2020-01-02", &[]);
+        let left = all_objects(&lab);
+        for name in strays.iter().chain([&leftover]) {
+            assert!(
+                !left.iter().any(|other| other == name),
+                "{name} in {left:?}"
+            );
+            assert!(!lake.join(name).exists(), "{name}");
+        }
+        for name in foreign {
+            assert_eq!(lab.get(&format!("lake/{name}")), "left", "{name}");
+            lab.remove(&format!("lake/{name}"));
+        }
+        assert_eq!(contents(&lab), clean);
+        if place == Place::Local {
+            assert!(!lake.join("curated/event_dt=2031-01-01").exists());
+            assert!(!lake.join("_glueless/published/staging").exists());
+        }
+    }
+}
+
+#[test]
+fn running_twice_changes_no_file() {
+    for place in PLACES {
+        for keep in ["latest", "latest-per-day"] {
+            let lab = lab(place, keep, r#"["event_dt", "kind"]"#, SQL);
+            for day in 1..4 {
+                let changes: Vec<Change> = (0..50)
+                    .map(|n| {
+                        let op = if n % 7 == 0 { "D" } else { "U" };
+                        let kind = [None, Some("a"), Some("b/c")][(n as usize + day as usize) % 3];
+                        (op, n % 20, kind, n, day)
+                    })
+                    .collect();
+                put(&lab, day, &changes);
+            }
+            let first = run(&lab, "2020-01-04", &[]);
+            let before = contents(&lab);
+            assert!(before.len() >= 3);
+            for _ in 0..2 {
+                let again = run(&lab, "2020-01-04", &[]);
+                assert_eq!(contents(&lab), before);
+                assert_eq!(
+                    (again.rows_latest, again.rows_deleted, again.ties),
+                    (first.rows_latest, first.rows_deleted, first.ties)
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_table_without_partition_columns_is_one_file() {
+    for place in PLACES {
+        let lab = lab(place, "latest", "[]", SQL);
+        put(&lab, 1, &[("I", 2, Some("x"), 1, 1), ("I", 1, None, 1, 2)]);
+        for _ in 0..2 {
+            let report = run(&lab, "2020-01-02", &[]);
+            assert_eq!(
+                (report.partitions_written, report.partitions_removed),
+                (1, 0)
+            );
+            assert_eq!(lab.list("lake/curated"), ["part-00000.snappy.parquet"]);
+            assert_eq!(
+                told(&lab.table("lake/curated"), ["id", "kind", "event_dt"]),
+                [["2", "x", "2020-01-01"], ["1", "", "2020-01-02"]]
+            );
+        }
+        put(&lab, 2, &[("D", 1, None, 0, 3), ("D", 2, None, 0, 3)]);
+        run(&lab, "2020-01-03", &[]);
+        assert_eq!(lab.list("lake/curated"), [""; 0]);
+    }
+}
+
+/// Operation, id, kind, a number as text or not, and a divisor.
+type Note<'a> = (&'a str, i64, Option<&'a str>, &'a str, i64);
+
+#[test]
+fn rows_that_the_query_filters_out_leave_the_table_and_are_not_computed() {
+    for place in PLACES {
+        let lab = lab(
+            place,
+            "latest",
+            r#"["event_dt"]"#,
+            "WITH numbers AS (SELECT id, event_dt, note, 100 / v AS share FROM latest WHERE kind = 'num' AND v <> 0)
+             SELECT id, CAST(note AS INT) AS n, share, event_dt FROM numbers",
+        );
+        let put = |day: u32, changes: &[Note]| {
+            let text = |of: fn(&Note) -> Option<String>| -> ArrayRef {
+                Arc::new(StringArray::from_iter(changes.iter().map(of)))
+            };
+            let number = |of: fn(&Note) -> i64| -> ArrayRef {
+                Arc::new(Int64Array::from_iter_values(changes.iter().map(of)))
+            };
+            let times = vec![format!("2020-01-{day:02} 00:00:00"); changes.len()];
+            let columns = vec![
+                ("Op", text(|change| Some(change.0.to_string()))),
+                ("id", number(|change| change.1)),
+                ("kind", text(|change| change.2.map(str::to_string))),
+                ("note", text(|change| Some(change.3.to_string()))),
+                ("v", number(|change| change.4)),
+                ("ts", Arc::new(StringArray::from(times)) as ArrayRef),
+            ];
+            lab.put_raw(
+                &format!("202001{day:02}-000000000.parquet"),
+                &batch(columns),
+            );
+        };
+        put(
+            1,
+            &[
+                ("I", 1, Some("num"), "11", 5),
+                ("I", 2, Some("num"), "12", 4),
+                ("I", 3, Some("text"), "not a number", 0),
+                ("I", 4, None, "not a number", 0),
+                ("I", 5, Some("num"), "15", 1),
+                ("I", 6, Some("num"), "not a number", 0),
+            ],
+        );
+        let report = run(&lab, "2020-01-02", &[]);
+        assert_eq!((report.rows_latest, report.rows_deleted), (3, 3));
+        assert_eq!(
+            told(&lab.table("lake/curated"), ["id", "n", "share"]),
+            [["1", "11", "20"], ["2", "12", "25"], ["5", "15", "100"]]
+        );
+        // A row leaves the table when its last change is filtered out or deleted.
+        put(
+            2,
+            &[
+                ("U", 1, Some("text"), "not a number", 0),
+                ("D", 2, Some("num"), "not a number", 0),
+                ("U", 3, Some("num"), "13", 2),
+            ],
+        );
+        let report = run(&lab, "2020-01-03", &[]);
+        assert_eq!((report.rows_latest, report.rows_deleted), (2, 4));
+        assert_eq!(
+            told(&lab.table("lake/curated"), ["event_dt", "id", "n", "share"]),
+            [
+                ["2020-01-01", "5", "15", "100"],
+                ["2020-01-02", "3", "13", "50"]
+            ]
+        );
+        // A row that the table would hold is computed, and its failure stops the run.
+        put(3, &[("I", 7, Some("num"), "not a number", 1)]);
+        let before = contents(&lab);
+        let error = lab.run("2020-01-01", "2020-01-04").expect_err("refused");
+        assert_eq!(error.kind.exit_code(), 65);
+        assert_eq!(contents(&lab), before);
+    }
+}
+
+#[test]
+fn latest_per_day_keeps_earlier_days_and_a_delete_ends_its_own_day_only() {
+    for place in PLACES {
+        let lab = lab(place, "latest-per-day", r#"["event_dt"]"#, SQL);
+        put(
+            &lab,
+            1,
+            &[
+                ("I", 1, Some("a"), 1, 1),
+                ("U", 1, Some("b"), 2, 1),
+                ("I", 2, None, 1, 1),
+            ],
+        );
+        put(&lab, 2, &[("U", 1, Some("c"), 3, 2), ("U", 2, None, 2, 2)]);
+        run(&lab, "2020-01-03", &[]);
+        put(&lab, 3, &[("D", 1, None, 0, 2), ("D", 2, None, 0, 3)]);
+        let report = run(&lab, "2020-01-04", &[]);
+        assert_eq!((report.rows_latest, report.rows_deleted), (3, 2));
+        assert_eq!(
+            told(&lab.table("lake/curated"), ["event_dt", "id", "kind", "v"]),
+            [
+                ["2020-01-01", "1", "b", "2"],
+                ["2020-01-01", "2", "", "1"],
+                ["2020-01-02", "2", "", "2"],
+            ]
+        );
+    }
+}
+
+#[test]
+fn a_run_under_a_small_memory_limit_spills_and_gives_the_same_table() {
+    let lab = lab(
+        Place::Local,
+        "latest",
+        r#"["event_dt"]"#,
+        "SELECT id, note, v, event_dt FROM latest",
+    );
+    let rows = 400_000i64;
+    let keys = rows * 3 / 4;
+    let key = |n: i64| {
+        format!(
+            "customer-{:032x}",
+            (n as u128).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
+        )
+    };
+    for file in 0..2 {
+        let numbers = || (0..rows).filter(move |n| n % 2 == file);
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            (
+                "id",
+                Arc::new(StringArray::from_iter_values(
+                    numbers().map(|n| key(n % keys)),
+                )),
+            ),
+            (
+                "note",
+                Arc::new(StringArray::from_iter_values(
+                    numbers().map(|n| format!("{:0100}", n * 7919)),
+                )),
+            ),
+            ("v", Arc::new(Int64Array::from_iter_values(numbers()))),
+            (
+                "ts",
+                Arc::new(TimestampMicrosecondArray::from_iter_values(
+                    numbers().map(|n| 1_577_836_800_000_000 + n * 200_000),
+                )),
+            ),
+        ];
+        lab.put(
+            &format!("raw/2020010{}-000000000.parquet", file + 1),
+            parquet(&batch(columns), None),
+        );
+    }
+    let run = |memory: &str| {
+        let spill = tempfile::tempdir().expect("a folder");
+        let done = AtomicBool::new(false);
+        let (report, spilled) = std::thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                let mut most = 0;
+                while !done.load(Ordering::Relaxed) {
+                    most = most.max(bytes_below(spill.path()));
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                }
+                most
+            });
+            let memory = format!("limits.memory={memory}");
+            let spill_dir = spill.path().to_path_buf();
+            let report = lab.run_in(Task::Run, "2020-01-01", "2020-01-03", &[&memory], spill_dir);
+            done.store(true, Ordering::Relaxed);
+            (report, watcher.join().expect("watched"))
+        });
+        let report = report.unwrap_or_else(|error| panic!("{memory}: {error}"));
+        assert_eq!(
+            (report.rows_read, report.rows_latest),
+            (rows as u64, keys as u64)
+        );
+        assert_eq!(bytes_below(spill.path()), 0, "nothing is left behind");
+        let mut digest = Vec::new();
+        for (name, bytes) in contents(&lab) {
+            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).expect("Parquet");
+            for batch in reader.build().expect("a reader") {
+                let batch = batch.expect("a batch");
+                let (ids, v) = (batch.column(0).clone(), batch.column(2).clone());
+                digest.push((name.clone(), ids, v, batch.column(1).clone()));
+            }
+        }
+        (spilled, digest)
+    };
+    let (spilled, small) = run("120MB");
+    assert!(spilled > 1_000_000, "{spilled} bytes were spilled");
+    let (spilled, large) = run("1GB");
+    assert_eq!(spilled, 0);
+    assert!(small == large, "the tables differ");
+}
+
+fn bytes_below(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return 0;
+    };
+    entries
+        .flatten()
+        .map(|entry| match entry.file_type() {
+            Ok(kind) if kind.is_dir() => bytes_below(&entry.path()),
+            _ => entry.metadata().map_or(0, |metadata| metadata.len()),
+        })
+        .sum()
+}
