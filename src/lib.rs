@@ -53,8 +53,9 @@
 //!   ([`state::Ledger::check_complete`]), because it could not rebuild what it replaces.
 //! * **A run adds up, or publishes nothing.** Rows in the inputs' footers are compared with where
 //!   rows went, and rows in the staged files' footers with what was counted.
-//! * **Memory stays bounded.** Pass one spills, the sort of pass two spills, winners are bits, and
-//!   one output file is open at a time.
+//! * **Memory is limited, with a known fault.** Pass one and the sort of pass two spill, winners are
+//!   bits, and one output file is open at a time. Under a small limit the sorts can leave too little
+//!   to their merge, and the run is then refused; nothing is published.
 //!
 //! # Map of modules
 //!
