@@ -2,10 +2,11 @@
 -- Grain: one row per key and day: that day's last change.
 -- Relation: versions (see src/versions.rs).
 -- Parameters, filled in before planning: columns, the key and partition columns under their own
--- names; seq, the order of the fold as an integer.
+-- names; order, the order of the fold as the integer seq, for some pipelines behind bytes that come
+-- before it.
 SELECT
     {columns},
     event_dt,
     deleted,
-    {seq} AS seq
+    {order}
 FROM versions

@@ -16,13 +16,19 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Date32Type, Field, Schema};
+use arrow::datatypes::{DataType, Date32Type, Field, Schema, SchemaRef};
+use async_trait::async_trait;
 use chrono::{Days, NaiveDate};
-use datafusion::catalog::TableProvider;
-use datafusion::common::{DataFusionError, ScalarValue};
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{DataFusionError, Result as DataFusionResult, ScalarValue};
 use datafusion::datasource::empty::EmptyTable;
-use datafusion::prelude::{DataFrame, SessionContext, col};
-use futures::{Stream, StreamExt};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{Expr, LogicalPlan, TableType};
+use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
+use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::{DataFrame, SessionContext};
+use futures::{StreamExt, TryStreamExt};
 use tracing::info;
 
 use crate::config::{Aggregate, Pipeline};
@@ -30,11 +36,13 @@ use crate::curated_sql::first_line;
 use crate::error::{Error, Result};
 use crate::file_table::{FileTable, ListedFile};
 use crate::layout::{parent, parse_partition_segment, partition_segment};
+use crate::position::{PACKED_TYPE, packed_array};
 use crate::publish::{self, Plan};
+use crate::sorter::{Order, Readers, Sorted, Sorter};
 use crate::state::{CURATED, Ledger, State, read_types, write_types};
 use crate::store::Folder;
 use crate::table_writer::TableWriter;
-use crate::versions::{VersionsLayout, seq_function};
+use crate::versions::{ORDER_BYTES, SEQ, VersionsLayout, seq_function};
 use crate::window::Window;
 
 /// Days closer than this are computed by one query.
@@ -125,9 +133,109 @@ async fn register_history(
 ) -> Result<()> {
     context.register_udf(seq_function(inputs));
     context.register_table("versions", versions)?;
-    let history = context.sql(&layout.history_sql()).await?.into_view();
+    let history = context.sql(&layout.history_sql()).await?;
+    let history: Arc<dyn TableProvider> = match layout.packed {
+        true => history.into_view(),
+        false => Arc::new(Numbered::new(&history)?),
+    };
     context.register_table("history", history)?;
     Ok(())
+}
+
+/// A history that is ordered by bytes: it is sorted, and its rows are numbered.
+#[derive(Debug)]
+struct Numbered {
+    rows: LogicalPlan,
+    order: Arc<Order>,
+    schema: SchemaRef,
+}
+
+impl Numbered {
+    fn new(history: &DataFrame) -> Result<Self> {
+        let unsorted = Arc::clone(history.schema().inner());
+        let by = [unsorted.index_of(ORDER_BYTES)?, unsorted.index_of(SEQ)?];
+        let stored = (0..unsorted.fields().len()).filter(|column| !by.contains(column));
+        let stored: Vec<usize> = stored.collect();
+        let mut fields = unsorted.project(&stored)?.fields.to_vec();
+        fields.push(Arc::new(Field::new(SEQ, PACKED_TYPE, false)));
+        Ok(Numbered {
+            rows: history.logical_plan().clone(),
+            order: Arc::new(Order::new(unsorted, vec![], by.to_vec(), stored)?),
+            schema: Arc::new(Schema::new(fields)),
+        })
+    }
+}
+
+#[async_trait]
+impl TableProvider for Numbered {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let rows = Arc::new(NumberedRows {
+            rows: state.create_physical_plan(&self.rows).await?,
+            order: Arc::clone(&self.order),
+            schema: Arc::clone(&self.schema),
+        });
+        let schema = Arc::clone(&self.schema);
+        let plan = StreamingTableExec::try_new(schema, vec![rows], projection, [], false, limit)?;
+        Ok(Arc::new(plan))
+    }
+}
+
+#[derive(Debug)]
+struct NumberedRows {
+    rows: Arc<dyn ExecutionPlan>,
+    order: Arc<Order>,
+    schema: SchemaRef,
+}
+
+impl PartitionStream for NumberedRows {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let (schema, order) = (Arc::clone(&self.schema), Arc::clone(&self.order));
+        let plan = Arc::clone(&self.rows);
+        let mut numbered = RecordBatchReceiverStreamBuilder::new(Arc::clone(&schema), 2);
+        let sender = numbered.tx();
+        numbered.spawn(async move {
+            let mut sorter = Sorter::new(Arc::clone(&order), context.runtime_env());
+            let mut rows = execute_stream(plan, context)?;
+            while let Some(batch) = rows.try_next().await? {
+                sorter.push(&batch)?;
+            }
+            let sorted = Sorted::new(&order, vec![sorter.finish()]);
+            let mut readers = Readers::new();
+            let mut merge = sorted.rows("", &mut readers)?;
+            let mut next = 0;
+            while let Some(batch) = merge.next_batch()? {
+                let end = next + batch.num_rows() as i128;
+                let mut columns = batch.columns().to_vec();
+                columns.push(packed_array((next..end).collect()));
+                next = end;
+                let batch = RecordBatch::try_new(Arc::clone(&schema), columns)?;
+                if sender.send(Ok(batch)).await.is_err() {
+                    // Nobody wants the rest.
+                    break;
+                }
+            }
+            Ok(())
+        });
+        numbered.build()
+    }
 }
 
 /// The order of files: base name, path, location.
@@ -155,14 +263,13 @@ pub async fn compute(
         let end = last
             .checked_add_days(Days::new(1))
             .unwrap_or(NaiveDate::MAX);
-        let (schema, rows) = query(context, aggregate, first, end, &days).await?;
+        let sorted = query(context, aggregate, first, end, &days).await?;
         let writer = TableWriter {
-            staging,
+            staging: staging.clone(),
             prefix: format!("{run_id}/{}-{number}", aggregate.name),
-            partition_by: std::slice::from_ref(&aggregate.day),
             file_bytes: FILE_BYTES,
         };
-        staged.extend(writer.write(&schema, Box::pin(rows)).await?);
+        staged.extend(writer.write(sorted, 1).await?);
     }
     let folders: BTreeSet<String> = days
         .iter()
@@ -239,12 +346,14 @@ pub async fn check(
     context.register_table(CURATED, Arc::new(curated))?;
     for aggregate in &pipeline.aggregates {
         let (first, end) = (NaiveDate::default(), NaiveDate::default() + Days::new(1));
-        planned(context, aggregate, first, end).await?;
+        let frame = planned(context, aggregate, first, end).await?;
+        let refused = |error| refused(&aggregate.sql.file, &error);
+        frame.create_physical_plan().await.map_err(refused)?;
     }
     Ok(())
 }
 
-/// Plans the query over `[first, end)`, its rows sorted by day.
+/// Plans the query over `[first, end)`.
 async fn planned(
     context: &SessionContext,
     aggregate: &Aggregate,
@@ -280,8 +389,7 @@ async fn planned(
         ))
         .hint(format!("write CAST({} AS DATE)", aggregate.day)));
     }
-    let day = col(format!("\"{}\"", aggregate.day));
-    frame.sort(vec![day.sort(true, true)]).map_err(refused)
+    Ok(frame)
 }
 
 fn refused(file: &str, error: &DataFusionError) -> Error {
@@ -290,46 +398,49 @@ fn refused(file: &str, error: &DataFusionError) -> Error {
         .caused_by(first_line(error))
 }
 
-/// Runs the query over `[first, end)`; its rows come sorted by day, only those of `days`.
+/// Runs the query over `[first, end)`; only its rows of `days` are kept.
 async fn query(
     context: &SessionContext,
     aggregate: &Aggregate,
     first: NaiveDate,
     end: NaiveDate,
     days: &BTreeSet<NaiveDate>,
-) -> Result<(Arc<Schema>, impl Stream<Item = Result<RecordBatch>> + use<>)> {
+) -> Result<Sorted> {
     let file = &aggregate.sql.file;
-    let sorted = planned(context, aggregate, first, end).await?;
-    let rows = sorted
+    let frame = planned(context, aggregate, first, end).await?;
+    let mut rows = frame
         .execute_stream()
         .await
         .map_err(|error| refused(file, &error))?;
     let schema = rows.schema();
     let at = schema.index_of(&aggregate.day)?;
+    let stored = (0..schema.fields().len()).filter(|column| *column != at);
+    let order = Order::new(Arc::clone(&schema), vec![at], vec![], stored.collect())?;
+    let order = Arc::new(order);
+    let mut sorter = Sorter::new(Arc::clone(&order), context.runtime_env());
     let wanted: BTreeSet<i32> = days
         .iter()
         .map(|day| Date32Type::from_naive_date(*day))
         .collect();
     let span = Date32Type::from_naive_date(first)..Date32Type::from_naive_date(end);
-    let outside = format!("{file} returns a day outside of [$start_date, $end_date)");
-    let file = file.clone();
-    let rows = rows.map(move |batch| {
-        let batch = batch.map_err(|error| Error::query(&file, error))?;
+    while let Some(batch) = rows.next().await {
+        let batch = batch.map_err(|error| Error::query(file, error))?;
         let days = batch.column(at).as_primitive::<Date32Type>();
         if days
             .iter()
             .any(|day| day.is_none_or(|day| !span.contains(&day)))
         {
-            return Err(Error::usage(outside.clone()).hint("restrict its days to the parameters"));
+            let outside = format!("{file} returns a day outside of [$start_date, $end_date)");
+            return Err(Error::usage(outside).hint("restrict its days to the parameters"));
         }
         let chosen: BooleanArray = days
             .values()
             .iter()
             .map(|day| Some(wanted.contains(day)))
             .collect();
-        Ok(filter_record_batch(&batch, &chosen)?)
-    });
-    Ok((schema, rows))
+        sorter.push(&filter_record_batch(&batch, &chosen)?)?;
+    }
+    Ok(Sorted::new(&order, vec![sorter.finish()]))
 }
 
 /// A schema's columns, as the ledger keeps them.

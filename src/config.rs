@@ -289,17 +289,8 @@ impl Pipeline {
             set(&mut table, text)?;
         }
         refuse_unknown_keys(&table, &file)?;
-        let read: PipelineToml =
-            Value::Table(table)
-                .try_into()
-                .map_err(|error: toml::de::Error| {
-                    let told = error.message().replace('\n', " ");
-                    let wrong = Error::usage(format!("{}: {told}", file.display()));
-                    match told.starts_with("missing field") {
-                        true => wrong.hint(NEEDED_KEYS),
-                        false => wrong,
-                    }
-                })?;
+        let read: PipelineToml = serde_path_to_error::deserialize(Value::Table(table))
+            .map_err(|error| wrong_key(&file, &error))?;
         let folder = std::path::absolute(&file)
             .map_err(|error| Error::usage("cannot find the current folder").caused_by(error))?;
         let folder = folder.parent().unwrap_or(Path::new("/"));
@@ -317,6 +308,20 @@ impl Pipeline {
         }
         outputs
     }
+}
+
+/// A key that is missing or has a value it cannot have.
+fn wrong_key(file: &Path, error: &serde_path_to_error::Error<toml::de::Error>) -> Error {
+    let told = error.inner().message().replace('\n', " ");
+    let path = error.path().to_string();
+    let missing = told.strip_prefix("missing field `");
+    let (section, shown) = (path.trim_start_matches('.'), file.display());
+    match missing.and_then(|rest| rest.strip_suffix('`')) {
+        Some(key) if section.is_empty() => Error::usage(format!("{shown}: `{key}` is missing")),
+        Some(key) => Error::usage(format!("{shown}: `{section}.{key}` is missing")),
+        None => return Error::usage(format!("{shown}: `{section}`: {told}")),
+    }
+    .hint(NEEDED_KEYS)
 }
 
 fn check(read: PipelineToml, folder: &Path, file: &Path) -> Result<Pipeline> {
@@ -701,7 +706,7 @@ mod tests {
     fn a_missing_key_is_named() {
         let toml = GOOD.replace("order_by = [\"ts\"]", "");
         assert!(
-            refusal(&toml, &[]).contains("missing field `order_by`"),
+            refusal(&toml, &[]).contains("`raw.order_by` is missing"),
             "{}",
             refusal(&toml, &[])
         );

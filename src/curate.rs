@@ -2,31 +2,23 @@
 //!
 //! ```text
 //! winners' rows ─▶ curated.sql, made total ─┬─▶ versions (every last change per key and day)
-//!   (one stream per thread)                  └─▶ rows of the table ─▶ sort by partition and key ─▶ files
+//!   (one stream per thread)                  └─▶ rows of the table ─▶ sorter ─▶ files
 //! ```
 //!
-//! The streams of the first half feed the sort of the second through channels; the sort spills
-//! when it must, so memory stays under the limit whatever the number of rows.
+//! Each thread has a sorter of its own, which spills when it must, so memory stays under the
+//! limit whatever the number of rows.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
-use arrow::compute::{SortOptions, and, filter_record_batch};
-use arrow::datatypes::{DataType, Date32Type, Field, Schema, SchemaRef};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::expressions::col;
-use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
-use datafusion::physical_plan::sorts::sort::SortExec;
-use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use datafusion::physical_plan::{ExecutionPlan, execute_stream, execute_stream_partitioned};
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::compute::{and, filter_record_batch};
+use arrow::datatypes::{DataType, Date32Type, Field, Schema};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::execute_stream_partitioned;
 use datafusion::prelude::SessionContext;
-use futures::future::{try_join, try_join_all};
-use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::mpsc;
+use futures::TryStreamExt;
+use futures::future::try_join_all;
 
 use crate::changes::{Changes, LATEST, LIVE};
 use crate::config::{Keep, Pipeline};
@@ -34,14 +26,12 @@ use crate::curated_sql::{self, CuratedQuery, DAY};
 use crate::discover::Input;
 use crate::error::{Error, Result};
 use crate::session::join;
+use crate::sorter::{Order, Sorted, SortedPart, Sorter, compact};
 use crate::state::State;
 use crate::store::Folder;
 use crate::table_writer::{StagedFile, TableWriter, parquet_writer, write_error};
 use crate::versions::{VersionsLayout, canonical};
 use crate::winners::Winners;
-
-/// How many batches may wait between the two halves, per thread.
-const WAITING_BATCHES: usize = 2;
 
 /// What pass two made.
 #[derive(Debug)]
@@ -98,19 +88,13 @@ pub async fn curate(
     let table = changes.table(Some(winners), threads);
     let query = curated_sql::plan(context, pipeline, changes, table).await?;
     let layout = versions_layout(pipeline, changes, &query)?;
-    let schema: SchemaRef = Arc::new(Schema::new(query.columns.clone()));
+    let schema = Schema::new(query.columns.clone());
     let inputs: Arc<Vec<Input>> = Arc::new(changes.inputs().cloned().collect());
 
+    let order = Arc::new(order(pipeline, &schema)?);
     let plan = context.state().create_physical_plan(&query.plan).await?;
     let streams = execute_stream_partitioned(plan, context.task_ctx())?;
-    let mut tasks = Vec::new();
-    let mut receivers: Vec<Arc<dyn PartitionStream>> = Vec::new();
-    for (number, rows) in streams.into_iter().enumerate() {
-        let (sender, receiver) = mpsc::channel(WAITING_BATCHES);
-        receivers.push(Arc::new(Received {
-            schema: Arc::clone(&schema),
-            rows: Mutex::new(Some(receiver)),
-        }));
+    let halves = streams.into_iter().enumerate().map(|(number, rows)| {
         let half = FirstHalf {
             keep: pipeline.keep,
             visible: query.columns.len(),
@@ -120,27 +104,28 @@ pub async fn curate(
             path: State::version_path(places.run_id, number),
             sql_file: pipeline.curated.sql.file.clone(),
         };
-        tasks.push(join(tokio::spawn(half.run(rows, sender))));
-    }
-    let sorted = sort(pipeline, &schema, receivers)?;
-    let rows = execute_stream(sorted, context.task_ctx())?.map_err(Error::from);
-    let writer = TableWriter {
-        staging: places.staging,
-        prefix: format!("{}/curated", places.run_id),
-        partition_by: &pipeline.curated.partition_by,
-        file_bytes: pipeline.curated.file_bytes,
-    };
-    let (halves, staged) = try_join(try_join_all(tasks), writer.write(&schema, rows)).await?;
+        let sorter = Sorter::new(Arc::clone(&order), context.runtime_env());
+        join(tokio::spawn(half.run(rows, sorter)))
+    });
+    let halves = try_join_all(halves).await?;
 
     let mut counts = Counts::default();
     let mut versions = Vec::new();
-    for (counted, file) in halves {
+    let mut parts = Vec::new();
+    for (counted, file, part) in halves {
+        parts.push(part);
         counts.rows_latest += counted.rows_latest;
         counts.rows_deleted += counted.rows_deleted;
         counts.key_days += counted.key_days;
         counts.days.extend(counted.days);
         versions.extend(file);
     }
+    let writer = TableWriter {
+        staging: places.staging.clone(),
+        prefix: format!("{}/curated", places.run_id),
+        file_bytes: pipeline.curated.file_bytes,
+    };
+    let staged = writer.write(Sorted::new(&order, parts), threads).await?;
     Ok(Curated {
         staged,
         versions,
@@ -190,12 +175,11 @@ impl FirstHalf {
     async fn run(
         self,
         mut rows: SendableRecordBatchStream,
-        sender: mpsc::Sender<RecordBatch>,
-    ) -> Result<(Counts, Option<StagedFile>)> {
+        mut sorter: Sorter,
+    ) -> Result<(Counts, Option<StagedFile>, SortedPart)> {
         let mut counts = Counts::default();
         let mut writer = None;
         let failed = |error| write_error(&self.state, &self.path, error);
-        let visible: Vec<usize> = (0..self.visible).collect();
         while let Some(batch) = rows
             .try_next()
             .await
@@ -212,14 +196,16 @@ impl FirstHalf {
                 )?),
             };
             writer.write(&versions).await.map_err(failed)?;
-            let table_rows = filter_record_batch(&batch.project(&visible)?, &chosen)?;
-            if table_rows.num_rows() > 0 && sender.send(compact(&table_rows)?).await.is_err() {
-                // The other half failed, and says why itself.
-                break;
+            let day = batch.schema().index_of(DAY)?;
+            let columns: Vec<usize> = (0..self.visible).chain([day]).collect();
+            let table_rows = filter_record_batch(&batch.project(&columns)?, &chosen)?;
+            if table_rows.num_rows() > 0 {
+                sorter.push(&compact(&table_rows)?)?;
             }
         }
+        let part = sorter.finish();
         let Some(mut writer) = writer else {
-            return Ok((counts, None));
+            return Ok((counts, None, part));
         };
         let footer = writer.finish().await.map_err(failed)?;
         let file = StagedFile {
@@ -228,7 +214,7 @@ impl FirstHalf {
             bytes: writer.bytes_written() as u64,
             staged: self.path.clone(),
         };
-        Ok((counts, Some(file)))
+        Ok((counts, Some(file), part))
     }
 
     /// Counts a batch; returns which of its rows the table holds.
@@ -256,86 +242,19 @@ impl FirstHalf {
     }
 }
 
-/// Lets go of the pages that text views point into, of which most rows were not selected.
-fn compact(batch: &RecordBatch) -> Result<RecordBatch> {
-    let columns: Vec<ArrayRef> = batch
-        .columns()
-        .iter()
-        .map(|column| match column.data_type() {
-            DataType::Utf8View => Arc::new(column.as_string_view().gc()) as ArrayRef,
-            DataType::BinaryView => Arc::new(column.as_binary_view().gc()) as ArrayRef,
-            _ => Arc::clone(column),
-        })
+/// The table's rows by partition and key; a key with rows of several days in one partition has
+/// them in the order of days.
+fn order(pipeline: &Pipeline, schema: &Schema) -> Result<Order> {
+    let mut fields = schema.fields().to_vec();
+    fields.push(Arc::new(Field::new(DAY, DataType::Date32, true)));
+    let place = |name: &String| Ok(schema.index_of(name)?);
+    let parts = &pipeline.curated.partition_by;
+    let partition_by = parts.iter().map(place).collect::<Result<Vec<_>>>()?;
+    let keys = pipeline.key.iter().filter(|key| !parts.contains(key));
+    let mut sort_by = keys.map(place).collect::<Result<Vec<_>>>()?;
+    sort_by.push(fields.len() - 1);
+    let stored = (0..schema.fields().len())
+        .filter(|column| !partition_by.contains(column))
         .collect();
-    Ok(RecordBatch::try_new(batch.schema(), columns)?)
-}
-
-/// Sorts what is received by the partition columns, nulls first, then by key.
-fn sort(
-    pipeline: &Pipeline,
-    schema: &SchemaRef,
-    receivers: Vec<Arc<dyn PartitionStream>>,
-) -> Result<Arc<dyn ExecutionPlan>> {
-    let received =
-        StreamingTableExec::try_new(Arc::clone(schema), receivers, None, [], false, None)?;
-    let mut columns: Vec<&String> = pipeline.curated.partition_by.iter().collect();
-    columns.extend(
-        pipeline
-            .key
-            .iter()
-            .filter(|key| !pipeline.curated.partition_by.contains(key)),
-    );
-    let order = columns
-        .into_iter()
-        .map(|name| {
-            let options = SortOptions {
-                descending: false,
-                nulls_first: true,
-            };
-            Ok(PhysicalSortExpr::new(col(name, schema)?, options))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let order =
-        LexOrdering::new(order).ok_or_else(|| Error::internal("there is no key to sort by"))?;
-    let sorted = SortExec::new(order.clone(), Arc::new(received)).with_preserve_partitioning(true);
-    Ok(Arc::new(SortPreservingMergeExec::new(
-        order,
-        Arc::new(sorted),
-    )))
-}
-
-/// What one task of the first half sent.
-struct Received {
-    schema: SchemaRef,
-    rows: Mutex<Option<mpsc::Receiver<RecordBatch>>>,
-}
-
-impl fmt::Debug for Received {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("rows of the table")
-    }
-}
-
-impl PartitionStream for Received {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let receiver = self.rows.lock().ok().and_then(|mut rows| rows.take());
-        let rows = match receiver {
-            Some(receiver) => stream::unfold(receiver, |mut receiver| async {
-                receiver.recv().await.map(|batch| (Ok(batch), receiver))
-            })
-            .boxed(),
-            None => {
-                stream::once(async { Err(Error::internal("rows were asked for twice").into()) })
-                    .boxed()
-            }
-        };
-        Box::pin(RecordBatchStreamAdapter::new(
-            Arc::clone(&self.schema),
-            rows,
-        ))
-    }
+    Order::new(Arc::new(Schema::new(fields)), partition_by, sort_by, stored)
 }

@@ -115,6 +115,7 @@ pub async fn plan(
 /// The first line of an engine's message, without its back trace.
 pub fn first_line(error: &datafusion::error::DataFusionError) -> String {
     error
+        .find_root()
         .strip_backtrace()
         .lines()
         .next()

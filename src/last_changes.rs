@@ -111,10 +111,12 @@ impl<P: Position> AggregateUDFImpl for LastChanges<P> {
     }
 }
 
+/// The day of an entry of a group that has none yet.
+const NO_ENTRY: i32 = i32::MIN + 1;
 /// No further entry.
 const END: u32 = u32::MAX;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Entry<P> {
     position: P,
     day: i32,
@@ -124,7 +126,7 @@ struct Entry<P> {
 /// Per group its entries: one inline, further ones (for most keys none) linked behind it.
 #[derive(Debug)]
 struct LastPerDay<P> {
-    firsts: Vec<Option<Entry<P>>>,
+    firsts: Vec<Entry<P>>,
     others: Vec<Entry<P>>,
     heap_bytes: usize,
 }
@@ -140,17 +142,18 @@ impl<P: Position> LastPerDay<P> {
 
     #[inline]
     fn add(&mut self, group: usize, day: i32, position: P) -> Result<()> {
-        let Some(first) = &mut self.firsts[group] else {
+        let first = &mut self.firsts[group];
+        if first.day == day {
+            keep_later(&mut first.position, position);
+            return Ok(());
+        }
+        if first.day == NO_ENTRY {
             self.heap_bytes += position.heap_bytes();
-            self.firsts[group] = Some(Entry {
+            *first = Entry {
                 position,
                 day,
                 next: END,
-            });
-            return Ok(());
-        };
-        if first.day == day {
-            keep_later(&mut first.position, position);
+            };
             return Ok(());
         }
         let mut at = first.next;
@@ -184,6 +187,13 @@ impl<P: Position> LastPerDay<P> {
         Ok(())
     }
 
+    fn resize(&mut self, groups: usize) {
+        self.firsts.resize_with(groups, || Entry {
+            day: NO_ENTRY,
+            ..Default::default()
+        });
+    }
+
     /// Takes the first groups out and closes the gap.
     fn emit(&mut self, emit_to: EmitTo) -> ArrayRef {
         let taken = emit_to.take_needed(&mut self.firsts);
@@ -191,7 +201,7 @@ impl<P: Position> LastPerDay<P> {
         let mut bytes = Vec::new();
         for first in &taken {
             bytes.clear();
-            let mut next = first.as_ref();
+            let mut next = Some(first).filter(|first| first.day != NO_ENTRY);
             while let Some(entry) = next {
                 bytes.extend_from_slice(&entry.day.to_le_bytes());
                 entry.position.push(&mut bytes);
@@ -201,11 +211,11 @@ impl<P: Position> LastPerDay<P> {
         }
         let rest = std::mem::replace(self, LastPerDay::new());
         for mut first in rest.firsts {
-            if let Some(entry) = &mut first {
-                self.heap_bytes += entry.position.heap_bytes();
-                let mut at = entry.next;
+            if first.day != NO_ENTRY {
+                self.heap_bytes += first.position.heap_bytes();
+                let mut at = first.next;
                 if at != END {
-                    entry.next = self.others.len() as u32;
+                    first.next = self.others.len() as u32;
                 }
                 while let Some(old) = rest.others.get(at as usize) {
                     let mut moved = old.clone();
@@ -246,7 +256,7 @@ impl<P: Position> GroupsAccumulator for LastPerDay<P> {
         if filter.is_some() {
             return not_impl_err!("{NAME} takes no FILTER");
         }
-        self.firsts.resize(total_num_groups, None);
+        self.resize(total_num_groups);
         let days = values[0].as_primitive::<Date32Type>();
         for (index, group) in group_indices.iter().enumerate() {
             let day = if days.is_valid(index) {
@@ -265,7 +275,7 @@ impl<P: Position> GroupsAccumulator for LastPerDay<P> {
         group_indices: &[usize],
         total_num_groups: usize,
     ) -> Result<()> {
-        self.firsts.resize(total_num_groups, None);
+        self.resize(total_num_groups);
         let lists = values[0].as_binary::<i32>();
         for (index, group) in group_indices.iter().enumerate() {
             for (day, position) in entries(lists.value(index)) {
@@ -309,7 +319,7 @@ impl<P: Position> GroupsAccumulator for LastPerDay<P> {
     }
 
     fn size(&self) -> usize {
-        self.firsts.capacity() * size_of::<Option<Entry<P>>>()
+        self.firsts.capacity() * size_of::<Entry<P>>()
             + self.others.capacity() * size_of::<Entry<P>>()
             + self.heap_bytes
     }

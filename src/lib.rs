@@ -29,8 +29,8 @@
 //!    per raw row of it.
 //! 4. [`curate`](mod@curate) reads the winners' rows again, with all columns, through the checked
 //!    and rewritten `curated.sql` ([`curated_sql`]). Every winner becomes a row of [`versions`];
-//!    those that live become rows of the table, sorted by partition and key, written to staging
-//!    by [`table_writer`].
+//!    those that live become rows of the table, put in order by partition and key ([`sorter`])
+//!    and written to staging by [`table_writer`].
 //! 5. [`pipeline`] checks that the run adds up, [`state`] commits versions and ledger in one
 //!    Delta commit, and [`publish`] swaps exactly the planned partitions.
 //! 6. [`aggregate`] computes the tables per day from `history` (over versions) and `curated`
@@ -53,9 +53,8 @@
 //!   ([`state::Ledger::check_complete`]), because it could not rebuild what it replaces.
 //! * **A run adds up, or publishes nothing.** Rows in the inputs' footers are compared with where
 //!   rows went, and rows in the staged files' footers with what was counted.
-//! * **Memory is limited, with a known fault.** Pass one and the sort of pass two spill, winners are
-//!   bits, and one output file is open at a time. Under a small limit the sorts can leave too little
-//!   to their merge, and the run is then refused; nothing is published.
+//! * **Memory is limited.** Pass one and the [`sorter`] of pass two spill, winners are bits, and
+//!   each thread has one output file open at a time.
 //!
 //! # Map of modules
 //!
@@ -68,7 +67,7 @@
 //! | steps | [`discover`], [`fold`], [`curate`](mod@curate), [`aggregate`], [`publish`] |
 //! | relations | [`changes`], [`change_reader`], [`raw_columns`], [`curated_sql`], [`versions`], [`file_table`] |
 //! | memory between runs | [`state`] |
-//! | parts | [`last_changes`], [`winners`], [`position`], [`times`], [`parquet_file`], [`table_writer`], [`session`] |
+//! | parts | [`last_changes`], [`winners`], [`position`], [`times`], [`parquet_file`], [`sorter`], [`table_writer`], [`session`] |
 //! | ground | [`window`], [`layout`], [`store`], [`error`] |
 //!
 //! Only the program's `main` reads the command line, the environment and the clock; everything
@@ -94,6 +93,7 @@ pub mod publish;
 pub mod raw_columns;
 pub mod report;
 pub mod session;
+pub mod sorter;
 pub mod state;
 pub mod store;
 pub mod table_writer;

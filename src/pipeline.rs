@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use datafusion::execution::runtime_env::RuntimeEnv;
-use futures::future::join_all;
+use futures::FutureExt;
+use futures::future::{LocalBoxFuture, join_all};
 use tracing::{info, warn};
 
 use crate::aggregate::{self, column_types};
@@ -69,11 +70,15 @@ struct Output {
     is_marked: bool,
 }
 
-/// Does the run.
+/// Does the run. It is boxed to be compiled here, and not again in every program that calls it.
 ///
 /// # Errors
 /// See [`crate::error::Kind`]. Nothing that was published changes unless the run was committed.
-pub async fn run(request: &Request<'_>) -> Result<Report> {
+pub fn run<'a>(request: &'a Request<'_>) -> LocalBoxFuture<'a, Result<Report>> {
+    do_run(request).boxed_local()
+}
+
+async fn do_run(request: &Request<'_>) -> Result<Report> {
     let Request {
         pipeline, window, ..
     } = request;

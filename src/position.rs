@@ -69,7 +69,7 @@ pub fn unpack_order(position: i128) -> (bool, Option<i128>) {
 }
 
 /// One way to carry positions; the fold is written once over both.
-pub trait Position: Clone + Send + Sync + std::fmt::Debug + 'static {
+pub trait Position: Clone + Default + Send + Sync + std::fmt::Debug + 'static {
     /// The Arrow type of a column of positions.
     fn data_type() -> DataType;
     /// Whether `self` comes before `other`. Two changes are never equal: their rows differ.

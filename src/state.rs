@@ -27,7 +27,8 @@ use deltalake::kernel::{Action, Add, StructType, Transaction, new_metadata};
 use deltalake::logstore::{StorageConfig, default_logstore};
 use deltalake::operations::create::CreateBuilder;
 use deltalake::protocol::{DeltaOperation, SaveMode};
-use futures::TryStreamExt;
+use futures::future::LocalBoxFuture;
+use futures::{FutureExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
@@ -314,7 +315,14 @@ impl State {
     ///
     /// # Errors
     /// Storage, when it cannot be read; usage, when the pipeline is no longer what it was.
-    pub async fn open(stores: &Stores, pipeline: &Pipeline) -> Result<Self> {
+    pub fn open<'a>(
+        stores: &'a Stores,
+        pipeline: &'a Pipeline,
+    ) -> LocalBoxFuture<'a, Result<Self>> {
+        Self::do_open(stores, pipeline).boxed_local()
+    }
+
+    async fn do_open(stores: &Stores, pipeline: &Pipeline) -> Result<Self> {
         let folder = stores.open(&pipeline.state.join("versions"))?;
         let mut state = State {
             table: delta_table(&folder),

@@ -1,16 +1,14 @@
-//! The partition writer: a sorted stream of rows becomes Parquet files, one partition at a time.
+//! The partition writer: sorted partitions become Parquet files, in staging.
 //!
-//! Because the rows come sorted by partition, one file is open at a time, whatever the number of
-//! partitions: memory and file handles stay flat. The files go to staging; nothing a reader
-//! would see changes here.
+//! Each thread writes one partition, and one file, at a time, whatever the number of partitions:
+//! memory and file handles stay flat. Nothing a reader would see changes here.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
-use arrow::compute::partition;
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use futures::{Stream, StreamExt};
+use futures::future::try_join_all;
 use object_store::buffered::BufWriter;
 use parquet::arrow::AsyncArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -19,7 +17,12 @@ use parquet::file::properties::WriterProperties;
 
 use crate::error::{Error, Result};
 use crate::layout::partition_segment;
+use crate::session::join;
+use crate::sorter::{Merge, Readers, Sorted};
 use crate::store::Folder;
+
+/// A row group, which is in memory until it is whole, is not larger than this.
+const ROW_GROUP_BYTES: usize = 64 << 20;
 
 /// A file in staging.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,92 +37,82 @@ pub struct StagedFile {
     pub bytes: u64,
 }
 
-/// What to write and where.
-#[derive(Debug)]
-pub struct TableWriter<'a> {
+/// Where to write a table.
+#[derive(Clone, Debug)]
+pub struct TableWriter {
     /// The staging folder.
-    pub staging: &'a Folder,
+    pub staging: Folder,
     /// The files' folder in staging.
     pub prefix: String,
-    /// The partition columns, outermost first; they are not stored in the files.
-    pub partition_by: &'a [String],
     /// A partition gets another file once one has this size.
     pub file_bytes: u64,
 }
 
-impl TableWriter<'_> {
-    /// Writes a stream whose rows are sorted by the partition columns.
+impl TableWriter {
+    /// Writes every partition; the files come sorted by partition.
     ///
     /// # Errors
-    /// Those of the stream; storage, when staging cannot be written.
-    pub async fn write(
+    /// Storage, when staging cannot be written or spilled rows cannot be read.
+    pub async fn write(&self, sorted: Sorted, threads: usize) -> Result<Vec<StagedFile>> {
+        let partitions: Vec<(usize, String)> =
+            sorted.partitions().into_iter().enumerate().collect();
+        let shared = Arc::new((sorted, Mutex::new(partitions.into_iter())));
+        let tasks = (0..threads).map(|_| {
+            let (writer, shared) = (self.clone(), Arc::clone(&shared));
+            join(tokio::spawn(async move {
+                let (sorted, partitions) = &*shared;
+                let mut readers = Readers::new();
+                let mut files = Vec::new();
+                let next = || partitions.lock().ok()?.next();
+                while let Some((number, folder)) = next() {
+                    let rows = sorted.rows(&folder, &mut readers)?;
+                    let written = writer
+                        .write_partition(sorted, number, &folder, rows)
+                        .await?;
+                    files.push((number, written));
+                }
+                Ok(files)
+            }))
+        });
+        let mut files: Vec<(usize, Vec<StagedFile>)> =
+            try_join_all(tasks).await?.into_iter().flatten().collect();
+        files.sort_by_key(|(number, _)| *number);
+        Ok(files.into_iter().flat_map(|(_, files)| files).collect())
+    }
+
+    async fn write_partition(
         &self,
-        schema: &SchemaRef,
-        mut rows: impl Stream<Item = Result<RecordBatch>> + Unpin,
+        sorted: &Sorted,
+        number: usize,
+        folder: &str,
+        mut rows: Merge<'_>,
     ) -> Result<Vec<StagedFile>> {
-        let keys = self
-            .partition_by
-            .iter()
-            .map(|name| Ok(schema.index_of(name)?))
-            .collect::<Result<Vec<usize>>>()?;
-        let stored: Vec<usize> = (0..schema.fields().len())
-            .filter(|column| !keys.contains(column))
-            .collect();
-        let file_schema = Arc::new(Schema::new(
-            schema
-                .project(&stored)?
-                .fields()
-                .iter()
-                .map(|field| field.as_ref().clone())
-                .collect::<Vec<_>>(),
-        ));
         let mut files = Vec::new();
         let mut open: Option<OpenFile> = None;
-        while let Some(batch) = rows.next().await {
-            let batch = batch?;
-            let columns: Vec<ArrayRef> = keys
-                .iter()
-                .map(|key| Arc::clone(batch.column(*key)))
-                .collect();
-            let names: Vec<&str> = self.partition_by.iter().map(String::as_str).collect();
-            let payload = batch.project(&stored)?;
-            let whole = 0..batch.num_rows();
-            let ranges = match columns.is_empty() {
-                true => Vec::from([whole]),
-                false => partition(&columns)?.ranges(),
+        while let Some(batch) = rows.next_batch()? {
+            let file = match &mut open {
+                Some(file) => file,
+                None => {
+                    let staged = format!("{}/{number:06}-{:05}.parquet", self.prefix, files.len());
+                    let schema = Arc::clone(sorted.schema());
+                    open.insert(OpenFile {
+                        partition: folder.to_string(),
+                        writer: parquet_writer(&self.staging, &staged, schema)?,
+                        staged,
+                    })
+                }
             };
-            for range in ranges {
-                let folder = partition_folder(&names, &columns, range.start)?;
-                if let Some(other) = open.take_if(|file| file.partition != folder) {
-                    files.push(other.close(self.staging).await?);
-                }
-                let file = match &mut open {
-                    Some(file) => file,
-                    None => open.insert(self.open(folder, files.len(), &file_schema)?),
-                };
-                file.write(self.staging, &payload.slice(range.start, range.len()))
-                    .await?;
-                if file.bytes() >= self.file_bytes
-                    && let Some(full) = open.take()
-                {
-                    files.push(full.close(self.staging).await?);
-                }
+            file.write(&self.staging, &batch).await?;
+            if file.bytes() >= self.file_bytes
+                && let Some(full) = open.take()
+            {
+                files.push(full.close(&self.staging).await?);
             }
         }
         if let Some(last) = open {
-            files.push(last.close(self.staging).await?);
+            files.push(last.close(&self.staging).await?);
         }
         Ok(files)
-    }
-
-    fn open(&self, partition: String, number: usize, schema: &SchemaRef) -> Result<OpenFile> {
-        let staged = format!("{}/{number:06}.parquet", self.prefix);
-        let writer = parquet_writer(self.staging, &staged, Arc::clone(schema))?;
-        Ok(OpenFile {
-            partition,
-            staged,
-            writer,
-        })
     }
 }
 
@@ -135,6 +128,7 @@ pub fn parquet_writer(
 ) -> Result<AsyncArrowWriter<BufWriter>> {
     let properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
         .build();
     let options = ArrowWriterOptions::new()
         .with_properties(properties)
@@ -190,7 +184,10 @@ impl OpenFile {
 }
 
 /// The Hive folder of a row: `event_dt=2019-04-01/cust_loyalty_category=Basic`.
-fn partition_folder(names: &[&str], columns: &[ArrayRef], row: usize) -> Result<String> {
+///
+/// # Errors
+/// Internal, when a value has no text.
+pub fn partition_folder(names: &[&str], columns: &[ArrayRef], row: usize) -> Result<String> {
     let segments = names
         .iter()
         .zip(columns)

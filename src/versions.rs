@@ -88,7 +88,7 @@ impl VersionsLayout {
             ("cdc", DataType::Boolean),
             ("time_us", DataType::Int64),
             ("time_ns", DataType::Int32),
-            ("order_bytes", DataType::Binary),
+            (ORDER_BYTES, DataType::Binary),
             ("location", DataType::Int32),
             ("file", DataType::Utf8),
             ("row", DataType::Int64),
@@ -226,17 +226,15 @@ impl VersionsLayout {
                 columns.push(format!("{stored} AS {}", quoted(name)));
             }
         }
-        let mut seq = format!("{SEQ}(cdc, time_us, time_ns, location, file, row)");
-        if !self.packed {
-            // The frame is named because the default one cannot be had over bytes.
-            seq = format!(
-                "CAST(ROW_NUMBER() OVER (ORDER BY order_bytes, {seq} \
-                 ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS DECIMAL(38, 0))"
-            );
-        }
+        let seq = format!("{SEQ}(cdc, time_us, time_ns, location, file, row) AS seq");
+        // Bytes come first, and are turned into a number after the query.
+        let order = match self.packed {
+            true => seq,
+            false => format!("{ORDER_BYTES},\n    {seq}"),
+        };
         include_str!("../sql/history.sql")
             .replace("{columns}", &columns.join(",\n    "))
-            .replace("{seq}", &seq)
+            .replace("{order}", &order)
     }
 }
 
@@ -271,7 +269,10 @@ fn place_columns(
     Ok(())
 }
 
-const SEQ: &str = "seq";
+/// The column of versions with orders other than the commit time alone.
+pub const ORDER_BYTES: &str = "order_bytes";
+/// The order of the fold as an integer: a column of `history`, and the function that makes it.
+pub const SEQ: &str = "seq";
 
 /// The SQL function `seq(cdc, time_us, time_ns, location, file, row)`: an integer whose order is
 /// the fold's. Files are numbered by their place among `files`, (location, path) in the order of

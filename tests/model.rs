@@ -486,7 +486,6 @@ fn random_change_logs_fold_as_the_model_does_on_an_s3_server() {
 }
 
 #[test]
-#[ignore = "fails: the engine does not plan the status query's window over this history's `seq`"]
 fn several_order_columns_fold_as_the_model_does() {
     cases(Place::Local, 50, true);
 }

@@ -619,7 +619,6 @@ fn latest_per_day_keeps_earlier_days_and_a_delete_ends_its_own_day_only() {
 }
 
 #[test]
-#[ignore = "fails at times: under a small limit the sorts leave no memory to their merge"]
 fn a_run_under_a_small_memory_limit_spills_and_gives_the_same_table() {
     let lab = lab(
         Place::Local,
