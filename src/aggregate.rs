@@ -217,7 +217,7 @@ impl PartitionStream for NumberedRows {
             while let Some(batch) = rows.try_next().await? {
                 sorter.push(&batch)?;
             }
-            let sorted = Sorted::new(&order, vec![sorter.finish()]);
+            let sorted = Sorted::new(&order, vec![sorter]);
             let mut readers = Readers::new();
             let mut merge = sorted.rows("", &mut readers)?;
             let mut next = 0;
@@ -440,7 +440,7 @@ async fn query(
             .collect();
         sorter.push(&filter_record_batch(&batch, &chosen)?)?;
     }
-    Ok(Sorted::new(&order, vec![sorter.finish()]))
+    Ok(Sorted::new(&order, vec![sorter]))
 }
 
 /// A schema's columns, as the ledger keeps them.

@@ -166,6 +166,13 @@ impl Changes {
         self.files.iter().map(|file| &file.input)
     }
 
+    /// How much memory the inputs keep until the run ends: small files, and two bits per row for
+    /// the winners.
+    pub fn kept_bytes(&self) -> usize {
+        let files = self.files.iter().map(|file| file.file.kept_bytes());
+        files.sum::<usize>() + self.row_counts().sum::<u64>() as usize / 4
+    }
+
     /// How many rows pass one met that lie outside of a window of rows.
     pub fn rows_outside(&self) -> u64 {
         self.rows_outside.load(Ordering::Relaxed)

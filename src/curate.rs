@@ -26,7 +26,7 @@ use crate::curated_sql::{self, CuratedQuery, DAY};
 use crate::discover::Input;
 use crate::error::{Error, Result};
 use crate::session::join;
-use crate::sorter::{Order, Sorted, SortedPart, Sorter, compact};
+use crate::sorter::{Order, Sorted, Sorter, compact};
 use crate::state::State;
 use crate::store::Folder;
 use crate::table_writer::{StagedFile, TableWriter, parquet_writer, write_error};
@@ -111,9 +111,9 @@ pub async fn curate(
 
     let mut counts = Counts::default();
     let mut versions = Vec::new();
-    let mut parts = Vec::new();
-    for (counted, file, part) in halves {
-        parts.push(part);
+    let mut sorters = Vec::new();
+    for (counted, file, sorter) in halves {
+        sorters.push(sorter);
         counts.rows_latest += counted.rows_latest;
         counts.rows_deleted += counted.rows_deleted;
         counts.key_days += counted.key_days;
@@ -125,7 +125,7 @@ pub async fn curate(
         prefix: format!("{}/curated", places.run_id),
         file_bytes: pipeline.curated.file_bytes,
     };
-    let staged = writer.write(Sorted::new(&order, parts), threads).await?;
+    let staged = writer.write(Sorted::new(&order, sorters), threads).await?;
     Ok(Curated {
         staged,
         versions,
@@ -176,7 +176,7 @@ impl FirstHalf {
         self,
         mut rows: SendableRecordBatchStream,
         mut sorter: Sorter,
-    ) -> Result<(Counts, Option<StagedFile>, SortedPart)> {
+    ) -> Result<(Counts, Option<StagedFile>, Sorter)> {
         let mut counts = Counts::default();
         let mut writer = None;
         let failed = |error| write_error(&self.state, &self.path, error);
@@ -193,6 +193,7 @@ impl FirstHalf {
                     &self.state,
                     &self.path,
                     self.layout.written_schema(),
+                    &VersionsLayout::HARDLY_REPEATED,
                 )?),
             };
             writer.write(&versions).await.map_err(failed)?;
@@ -203,9 +204,8 @@ impl FirstHalf {
                 sorter.push(&compact(&table_rows)?)?;
             }
         }
-        let part = sorter.finish();
         let Some(mut writer) = writer else {
-            return Ok((counts, None, part));
+            return Ok((counts, None, sorter));
         };
         let footer = writer.finish().await.map_err(failed)?;
         let file = StagedFile {
@@ -214,7 +214,7 @@ impl FirstHalf {
             bytes: writer.bytes_written() as u64,
             staged: self.path.clone(),
         };
-        Ok((counts, Some(file), part))
+        Ok((counts, Some(file), sorter))
     }
 
     /// Counts a batch; returns which of its rows the table holds.

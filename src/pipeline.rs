@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::FutureExt;
 use futures::future::{LocalBoxFuture, join_all};
@@ -253,6 +254,8 @@ async fn curate_table(
     )
     .await?;
     let changes = Arc::new(changes);
+    let kept = MemoryConsumer::new("inputs").register(&runtime.memory_pool);
+    kept.grow(changes.kept_bytes());
     report.rows_read = changes.row_counts().sum();
     let context = session(runtime, threads);
     let folded = fold(&context, &changes, &pipeline.key, threads).await?;

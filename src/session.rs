@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use tokio::task::JoinHandle;
 
 use crate::error::{Error, Result};
+use crate::memory::FloorPool;
 
 /// What one run may use; see [`crate::config::Limits`].
 #[derive(Clone, Debug)]
@@ -25,9 +25,11 @@ pub struct Resources {
 /// Rows per batch, everywhere.
 pub const BATCH_ROWS: usize = 8192;
 
-/// The part of the memory limit that operators may reserve; the rest is for what the engine does
-/// not count: batches in flight, decoders, encoders, the winners' bits.
-const POOL_PERCENT: u64 = 60;
+/// What a run needs beside what the engine counts: the program, batches in flight, decoders,
+/// encoders.
+const UNCOUNTED_BYTES: u64 = 64 << 20;
+/// The part of the rest of the memory limit that may be reserved.
+const POOL_PERCENT: u64 = 80;
 
 /// The memory, disk and caches that all sessions of a run share.
 ///
@@ -37,10 +39,12 @@ pub fn runtime(resources: &Resources) -> Result<Arc<RuntimeEnv>> {
     let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![
         resources.spill_dir.clone(),
     ]));
-    let pool_bytes = usize::try_from(resources.memory_bytes / 100 * POOL_PERCENT)
+    let limit = resources.memory_bytes;
+    let counted = limit.saturating_sub(UNCOUNTED_BYTES).max(limit / 4);
+    let pool_bytes = usize::try_from(counted / 100 * POOL_PERCENT)
         .map_err(|_| Error::usage("`limits.memory` is too large for this machine"))?;
     let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(FairSpillPool::new(pool_bytes)))
+        .with_memory_pool(Arc::new(FloorPool::new(pool_bytes)))
         .with_disk_manager_builder(disk)
         .build_arc()?;
     Ok(runtime)

@@ -1,12 +1,12 @@
 //! The partition sorter: rows that come in any order leave partition by partition, sorted by key.
 //!
 //! ```text
-//! push ─▶ buffer (rows, keys as bytes, places per partition) ──finish──▶ sorted places ─┐
-//!            └─ memory refused ─▶ sorted run on disk ──────────────────────────────────┴─▶ merge, per partition
+//! push ─▶ buffer (rows, keys as bytes, places per partition) ─▶ sort, per partition ─┐
+//!            └─ memory refused ─▶ sorted run on disk ───────────────────────────────┴─▶ merge
 //! ```
 //!
 //! Every thread fills a sorter of its own; [`Sorted`] brings them together. Partitions are
-//! independent of each other from then on, so that threads can merge and write different ones at
+//! independent of each other from then on, so that threads can sort and write different ones at
 //! the same time. A sorter takes its memory from the engine's pool and writes what it holds to
 //! disk, as a sorted run, when the pool has no more. Merging holds one block per run and thread.
 //!
@@ -14,7 +14,7 @@
 
 use std::cmp::Ordering;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, btree_map};
 use std::fs::File;
 use std::io::{BufReader, BufWriter};
 use std::ops::Range;
@@ -118,7 +118,7 @@ impl Held {
     }
 }
 
-/// A row in memory: its batch, and its place in it.
+/// A row in memory: its batch, and its row there.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     batch: u32,
@@ -234,16 +234,16 @@ impl Sorter {
         number
     }
 
-    /// Sorts what is held.
-    fn sorted(&mut self) -> BTreeMap<String, Vec<Place>> {
-        let mut sorted = BTreeMap::new();
+    /// Takes the places of what is held, per partition.
+    fn take_places(&mut self) -> BTreeMap<String, Vec<Place>> {
+        let mut taken = BTreeMap::new();
         for (folder, number) in &self.folders {
             let places = std::mem::take(&mut self.places[*number]);
             if !places.is_empty() {
-                sorted.insert(folder.clone(), sort(&self.held, places));
+                taken.insert(folder.clone(), places);
             }
         }
-        sorted
+        taken
     }
 
     /// Writes what is held to disk.
@@ -251,22 +251,22 @@ impl Sorter {
         if self.held.is_empty() {
             return Ok(());
         }
-        let sorted = self.sorted();
+        let places = self.take_places();
         let file = self
             .runtime
             .disk_manager
             .create_tmp_file("rows of a table")?;
         let schema = run_schema(&self.order.stored_schema);
         let mut writer = FileWriter::try_new(BufWriter::new(open(&file, true)?), &schema)?;
-        let rows: usize = sorted.values().map(Vec::len).sum();
+        let rows: usize = places.values().map(Vec::len).sum();
         let rows_per_block =
             (BLOCK_BYTES * rows / self.reservation.size().max(1)).clamp(16, BATCH_ROWS);
         let batches: Vec<&RecordBatch> = self.held.iter().map(|held| &held.rows).collect();
         let mut blocks = BTreeMap::new();
         let mut count = 0;
-        for (folder, places) in sorted {
+        for (folder, places) in places {
             let first = count;
-            for part in places.chunks(rows_per_block) {
+            for part in sort(&self.held, places).chunks(rows_per_block) {
                 let chosen: Vec<(usize, usize)> = part
                     .iter()
                     .map(|place| (place.batch as usize, place.row as usize))
@@ -287,15 +287,6 @@ impl Sorter {
         self.held.clear();
         self.reservation.free();
         Ok(())
-    }
-
-    /// Ends the taking of rows, and sorts those in memory.
-    pub fn finish(mut self) -> SortedPart {
-        let places = self.sorted();
-        SortedPart {
-            sorter: self,
-            places,
-        }
     }
 }
 
@@ -362,34 +353,47 @@ fn open(file: &Arc<dyn SpillFile>, write: bool) -> Result<File> {
         })
 }
 
-/// What one sorter holds, sorted.
-pub struct SortedPart {
-    sorter: Sorter,
-    places: BTreeMap<String, Vec<Place>>,
-}
-
-/// What several sorters hold.
+/// What several sorters took, to be handed out by partition.
 pub struct Sorted {
-    parts: Vec<SortedPart>,
+    held: Vec<Held>,
+    places: BTreeMap<String, Vec<Place>>,
     runs: Vec<Run>,
     stored: SchemaRef,
+    /// Memory is held as long as the rows are.
+    _reservations: Vec<MemoryReservation>,
 }
 
 /// The runs on disk as one thread reads them; each is opened once.
 pub type Readers = HashMap<usize, FileReader<BufReader<File>>>;
 
 impl Sorted {
-    /// Brings the parts together.
-    pub fn new(order: &Order, mut parts: Vec<SortedPart>) -> Self {
-        let runs = parts
-            .iter_mut()
-            .flat_map(|part| std::mem::take(&mut part.sorter.runs))
-            .collect();
-        Sorted {
-            parts,
-            runs,
+    /// Brings the rows of sorters of one order together.
+    pub fn new(order: &Order, sorters: Vec<Sorter>) -> Self {
+        let mut sorted = Sorted {
+            held: Vec::new(),
+            places: BTreeMap::new(),
+            runs: Vec::new(),
             stored: Arc::clone(&order.stored_schema),
+            _reservations: Vec::new(),
+        };
+        for mut sorter in sorters {
+            let offset = sorted.held.len() as u32;
+            for (folder, mut places) in sorter.take_places() {
+                for place in &mut places {
+                    place.batch += offset;
+                }
+                match sorted.places.entry(folder) {
+                    btree_map::Entry::Vacant(none) => {
+                        none.insert(places);
+                    }
+                    btree_map::Entry::Occupied(some) => some.into_mut().append(&mut places),
+                }
+            }
+            sorted.held.append(&mut sorter.held);
+            sorted.runs.append(&mut sorter.runs);
+            sorted._reservations.push(sorter.reservation);
         }
+        sorted
     }
 
     /// The columns of the rows.
@@ -399,7 +403,7 @@ impl Sorted {
 
     /// The folders of the partitions, ascending.
     pub fn partitions(&self) -> Vec<String> {
-        let held = self.parts.iter().flat_map(|part| part.places.keys());
+        let held = self.places.keys();
         let spilled = self.runs.iter().flat_map(|run| run.blocks.keys());
         let mut folders: Vec<String> = held.chain(spilled).cloned().collect();
         folders.sort_unstable();
@@ -430,14 +434,13 @@ impl Sorted {
                 });
             }
         }
-        for part in &self.parts {
-            if let Some(places) = part.places.get(folder) {
-                cursors.push(Cursor::Memory {
-                    held: &part.sorter.held,
-                    slots: vec![NO_SLOT; part.sorter.held.len()],
-                    places,
-                });
-            }
+        if let Some(places) = self.places.get(folder) {
+            cursors.push(Cursor::Memory {
+                held: &self.held,
+                slots: vec![NO_SLOT; self.held.len()],
+                places: sort(&self.held, places.clone()),
+                at: 0,
+            });
         }
         let mut merge = Merge {
             heap: (0..cursors.len()).collect(),
@@ -482,7 +485,8 @@ const NO_SLOT: u32 = u32::MAX;
 enum Cursor<'a> {
     Memory {
         held: &'a [Held],
-        places: &'a [Place],
+        places: Vec<Place>,
+        at: usize,
         /// Per batch its slot.
         slots: Vec<u32>,
     },
@@ -498,8 +502,10 @@ impl Cursor<'_> {
     #[inline]
     fn key(&self) -> &[u8] {
         match self {
-            Cursor::Memory { held, places, .. } => {
-                let place = places[0];
+            Cursor::Memory {
+                held, places, at, ..
+            } => {
+                let place = places[*at];
                 held[place.batch as usize].key(place.row)
             }
             Cursor::Run { block, at, .. } => block.keys.value(*at),
@@ -555,17 +561,18 @@ impl Merge<'_> {
             Cursor::Memory {
                 held,
                 places,
+                at,
                 slots,
             } => {
-                let place = places[0];
+                let place = places[*at];
                 let slot = &mut slots[place.batch as usize];
                 if *slot == NO_SLOT {
                     *slot = self.slots.len() as u32;
                     self.slots.push(held[place.batch as usize].rows.clone());
                 }
                 self.picked.push((*slot as usize, place.row as usize));
-                *places = &places[1..];
-                Ok(!places.is_empty())
+                *at += 1;
+                Ok(*at < places.len())
             }
             Cursor::Run {
                 number,
@@ -672,7 +679,7 @@ mod tests {
             let order = Order::new(batch(&[]).schema(), vec![0], vec![1], vec![1, 2]);
             let order = Arc::new(order.expect("an order"));
             let mut expected: BTreeMap<String, Vec<(String, i64)>> = BTreeMap::new();
-            let mut sorted = Vec::new();
+            let mut sorters = Vec::new();
             for (rows, size) in &parts {
                 let mut sorter = Sorter::new(Arc::clone(&order), Arc::clone(&runtime));
                 for part in rows.chunks(*size) {
@@ -684,9 +691,9 @@ mod tests {
                     let folder = format!("p={}", part.unwrap_or("__HIVE_DEFAULT_PARTITION__"));
                     expected.entry(folder).or_default().push((key.clone(), *number));
                 }
-                sorted.push(sorter.finish());
+                sorters.push(sorter);
             }
-            let sorted = Sorted::new(&order, sorted);
+            let sorted = Sorted::new(&order, sorters);
             let mut readers = Readers::new();
             let mut found: BTreeMap<String, Vec<(String, i64)>> = BTreeMap::new();
             for folder in sorted.partitions() {

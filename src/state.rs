@@ -650,7 +650,7 @@ async fn write_records(folder: &Folder, path: &str, records: &[Record]) -> Resul
         Arc::clone(&schema),
         vec![Arc::new(StringArray::from(texts))],
     )?;
-    let mut writer = parquet_writer(folder, path, schema)?;
+    let mut writer = parquet_writer(folder, path, schema, &[])?;
     let written = async {
         writer.write(&batch).await?;
         writer.finish().await

@@ -97,7 +97,7 @@ impl TableWriter {
                     let schema = Arc::clone(sorted.schema());
                     open.insert(OpenFile {
                         partition: folder.to_string(),
-                        writer: parquet_writer(&self.staging, &staged, schema)?,
+                        writer: parquet_writer(&self.staging, &staged, schema, &[])?,
                         staged,
                     })
                 }
@@ -117,7 +117,7 @@ impl TableWriter {
 }
 
 /// A Parquet writer to an object of a folder: Snappy, no Arrow schema in the footer (readers
-/// then see plain Parquet types).
+/// then see plain Parquet types). For the columns `hardly_repeated` no dictionary is tried.
 ///
 /// # Errors
 /// Internal, when a type cannot be written.
@@ -125,13 +125,16 @@ pub fn parquet_writer(
     folder: &Folder,
     path: &str,
     schema: SchemaRef,
+    hardly_repeated: &[&str],
 ) -> Result<AsyncArrowWriter<BufWriter>> {
-    let properties = WriterProperties::builder()
+    let mut properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
-        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
-        .build();
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES));
+    for column in hardly_repeated {
+        properties = properties.set_column_dictionary_enabled((*column).into(), false);
+    }
     let options = ArrowWriterOptions::new()
-        .with_properties(properties)
+        .with_properties(properties.build())
         .with_skip_arrow_metadata(true);
     let output = BufWriter::new(Arc::clone(&folder.store), crate::store::parse_path(path)?);
     Ok(AsyncArrowWriter::try_new_with_options(

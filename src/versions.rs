@@ -69,6 +69,9 @@ pub fn canonical(data_type: &DataType) -> DataType {
 }
 
 impl VersionsLayout {
+    /// Columns whose values are mostly different.
+    pub const HARDLY_REPEATED: [&str; 4] = ["key_0", "time_us", ORDER_BYTES, "row"];
+
     /// The columns as they are stored.
     pub fn schema(&self) -> SchemaRef {
         let mut fields = Vec::new();
