@@ -12,7 +12,7 @@ use arrow::array::{
 };
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::{CastOptions, cast, cast_with_options, filter_record_batch};
-use arrow::datatypes::{DataType, Int64Type, SchemaRef};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatchOptions;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -31,17 +31,41 @@ use parquet::file::statistics::Statistics;
 use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, OpenInput, POSITION, Roles, Unit};
 use crate::error::{Error, Result};
 use crate::parquet_file::{ParquetFile, Rows};
-use crate::position::{OrderEncoder, pack_column};
+use crate::position::{OrderEncoder, PACKED_TYPE, Position, pack_column};
 use crate::times::{DAY_NS, day_of, nanoseconds, parse_time, times_ns};
 use crate::winners::Winners;
 
 /// The relation over [`Changes`], for DataFusion.
 #[derive(Debug)]
 pub struct ChangesTable {
-    pub(crate) changes: Arc<Changes>,
-    pub(crate) winners: Option<Arc<Winners>>,
-    pub(crate) schema: SchemaRef,
-    pub(crate) partitions: usize,
+    changes: Arc<Changes>,
+    winners: Option<Arc<Winners>>,
+    schema: SchemaRef,
+    partitions: usize,
+}
+
+impl ChangesTable {
+    /// All rows; with winners only their rows, and whether each is its key's last.
+    pub fn new(changes: &Arc<Changes>, winners: Option<Arc<Winners>>, partitions: usize) -> Self {
+        let mut fields = changes.raw_schema().fields().to_vec();
+        let position = if changes.is_packed() {
+            PACKED_TYPE
+        } else {
+            <Box<[u8]> as Position>::data_type()
+        };
+        fields.push(Arc::new(Field::new(EVENT_DT, DataType::Date32, true)));
+        fields.push(Arc::new(Field::new(POSITION, position, false)));
+        fields.push(Arc::new(Field::new(LIVE, DataType::Boolean, false)));
+        if winners.is_some() {
+            fields.push(Arc::new(Field::new(LATEST, DataType::Boolean, false)));
+        }
+        ChangesTable {
+            changes: Arc::clone(changes),
+            winners,
+            schema: Arc::new(Schema::new(fields)),
+            partitions,
+        }
+    }
 }
 
 #[async_trait]

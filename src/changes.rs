@@ -14,16 +14,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 use chrono_tz::Tz;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use crate::change_reader::ChangesTable;
 use crate::config::{Pipeline, Raw, WindowBy};
 use crate::discover::Input;
 use crate::error::{Error, Result};
 use crate::parquet_file::ParquetFile;
-use crate::position::{FILES_MAX, PACKED_TYPE, Position, ROWS_MAX};
+use crate::position::{FILES_MAX, ROWS_MAX};
 use crate::raw_columns::{RawColumns, find_column};
 use crate::store::{Folder, parse_path};
 use crate::times::is_time_type;
@@ -228,32 +227,6 @@ impl Changes {
     /// Whether positions are packed integers: the only order column is the commit time.
     pub fn is_packed(&self) -> bool {
         self.raw.order_by.len() == 1 && self.raw.order_by[0] == self.raw.commit_time
-    }
-
-    /// The relation; with winners only their rows, and whether each is its key's last.
-    pub fn table(
-        self: &Arc<Self>,
-        winners: Option<Arc<Winners>>,
-        partitions: usize,
-    ) -> ChangesTable {
-        let mut fields = self.raw_schema.fields().to_vec();
-        let position = if self.is_packed() {
-            PACKED_TYPE
-        } else {
-            <Box<[u8]> as Position>::data_type()
-        };
-        fields.push(Arc::new(Field::new(EVENT_DT, DataType::Date32, true)));
-        fields.push(Arc::new(Field::new(POSITION, position, false)));
-        fields.push(Arc::new(Field::new(LIVE, DataType::Boolean, false)));
-        if winners.is_some() {
-            fields.push(Arc::new(Field::new(LATEST, DataType::Boolean, false)));
-        }
-        ChangesTable {
-            changes: Arc::clone(self),
-            winners,
-            schema: Arc::new(Schema::new(fields)),
-            partitions,
-        }
     }
 
     fn check_columns(&self) -> Result<()> {

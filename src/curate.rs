@@ -20,6 +20,7 @@ use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use futures::future::try_join_all;
 
+use crate::change_reader::ChangesTable;
 use crate::changes::{Changes, LATEST, LIVE};
 use crate::config::{Keep, Pipeline};
 use crate::curated_sql::{self, CuratedQuery, DAY};
@@ -85,7 +86,7 @@ pub async fn curate(
     places: Places<'_>,
     threads: usize,
 ) -> Result<Curated> {
-    let table = changes.table(Some(winners), threads);
+    let table = ChangesTable::new(changes, Some(winners), threads);
     let query = curated_sql::plan(context, pipeline, changes, table).await?;
     let layout = versions_layout(pipeline, changes, &query)?;
     let schema = Schema::new(query.columns.clone());

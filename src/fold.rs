@@ -15,6 +15,7 @@ use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use futures::future::try_join_all;
 
+use crate::change_reader::ChangesTable;
 use crate::changes::Changes;
 use crate::error::{Error, Result};
 use crate::last_changes::{entries, keep_later, last_changes};
@@ -64,7 +65,10 @@ async fn fold_positions<P: Position>(
 ) -> Result<Fold> {
     context.register_udaf(last_changes::<P>());
     context.deregister_table("changes")?;
-    context.register_table("changes", Arc::new(changes.table(None, partitions)))?;
+    context.register_table(
+        "changes",
+        Arc::new(ChangesTable::new(changes, None, partitions)),
+    )?;
     let key_columns = key
         .iter()
         .map(|name| key_column(changes, name))

@@ -67,7 +67,7 @@
 //! | steps | [`discover`], [`fold`], [`curate`](mod@curate), [`aggregate`], [`publish`] |
 //! | relations | [`changes`], [`change_reader`], [`raw_columns`], [`curated_sql`], [`versions`], [`file_table`] |
 //! | memory between runs | [`state`] |
-//! | parts | [`last_changes`], [`winners`], [`position`], [`times`], [`parquet_file`], [`sorter`], [`table_writer`], [`session`], [`memory`] |
+//! | parts | [`last_changes`], [`winners`], [`position`], [`times`], [`parquet_file`], [`partition_name`], [`sorter`], [`table_writer`], [`session`], [`memory`] |
 //! | ground | [`window`], [`layout`], [`store`], [`error`] |
 //!
 //! Only the program's `main` reads the command line, the environment and the clock; everything
@@ -88,6 +88,7 @@ pub mod last_changes;
 pub mod layout;
 pub mod memory;
 pub mod parquet_file;
+pub mod partition_name;
 pub mod pipeline;
 pub mod position;
 pub mod publish;

@@ -31,8 +31,8 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnv;
 
 use crate::error::{Error, Result};
+use crate::partition_name::partition_folder;
 use crate::session::BATCH_ROWS;
-use crate::table_writer::partition_folder;
 
 /// Blocks of a run on disk are about this large.
 const BLOCK_BYTES: usize = 512 << 10;
