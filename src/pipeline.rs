@@ -6,15 +6,17 @@
 //!
 //! Up to the commit nothing that was published changes: files go to staging and to the state
 //! folder under the run's own id, and a failed run takes them away again. The commit remembers
-//! the run; publishing then swaps exactly the planned partitions.
+//! the run; publishing then swaps exactly the planned partitions. A run announces itself before
+//! its commit, so that the next command finishes the publishing of one that was interrupted.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::FutureExt;
-use futures::future::{LocalBoxFuture, join_all};
+use futures::future::LocalBoxFuture;
 use tracing::{info, warn};
 
 use crate::aggregate::{self, column_types};
@@ -94,6 +96,8 @@ async fn do_run(request: &Request<'_>) -> Result<Report> {
     let runtime = runtime(limit)?;
     let outputs = open_outputs(request).await?;
     let mut state = State::open(request.stores, pipeline).await?;
+    let announced = request.stores.open(&pipeline.state.join("publishing"))?;
+    finish_interrupted(&announced, &outputs, &state).await?;
     let mut report = Report {
         pipeline: pipeline.name.clone(),
         run_id: request.run_id.to_string(),
@@ -103,28 +107,76 @@ async fn do_run(request: &Request<'_>) -> Result<Report> {
     };
     let done = async {
         if request.task != Task::Aggregate {
-            curate_table(request, &runtime, &outputs, &mut state, &mut report).await?;
+            curate_table(
+                request,
+                &runtime,
+                &outputs,
+                &announced,
+                &mut state,
+                &mut report,
+            )
+            .await?;
         }
         if request.task != Task::Curate {
-            aggregate_tables(request, &runtime, &outputs, &mut state, &mut report).await?;
+            aggregate_tables(
+                request,
+                &runtime,
+                &outputs,
+                &announced,
+                &mut state,
+                &mut report,
+            )
+            .await?;
         }
         Ok(())
     }
     .await;
     if let Err(error) = done {
-        // The state is no staging: what was committed before the failure must stay.
-        let attempts = outputs
-            .iter()
-            .filter(|output| output.name != "state")
-            .map(|output| state::discard(&output.staging, request.run_id));
-        let mut cleaned = join_all(attempts).await;
-        cleaned.push(state.discard_versions(request.run_id).await);
+        let cleaned = clean_up(request.run_id, &announced, &outputs, &mut state).await;
         for left in cleaned.into_iter().filter_map(Result::err) {
             warn!("what the failed run wrote is left behind: {left}");
         }
         return Err(error);
     }
     Ok(report)
+}
+
+/// Takes away what a failed run wrote, except what it committed: the next command publishes that.
+async fn clean_up(
+    run_id: &str,
+    announced: &Folder,
+    outputs: &[Output],
+    state: &mut State,
+) -> Vec<Result<()>> {
+    let mut cleaned = vec![state.discard_versions(run_id).await];
+    let is_mine = |run: &Run| run.run_id.starts_with(run_id);
+    let committed: BTreeSet<&str> = match cleaned[0] {
+        // The ledger was read again.
+        Ok(()) => state.ledger.staged_paths().collect(),
+        // Whether the commit landed is not known.
+        Err(_) => return cleaned,
+    };
+    for output in outputs.iter().filter(|output| output.name != "state") {
+        cleaned.push(state::discard(&output.staging, run_id, &committed).await);
+    }
+    if !state.ledger.runs.iter().any(is_mine) {
+        cleaned.push(state::discard(announced, run_id, &BTreeSet::new()).await);
+    }
+    cleaned
+}
+
+/// Finishes what interrupted runs had committed and not yet published.
+async fn finish_interrupted(announced: &Folder, outputs: &[Output], state: &State) -> Result<()> {
+    let open = publish::list(announced).await?;
+    let is_open = |run: &&Run| open.contains(&run.run_id);
+    let runs: Vec<&Run> = state.ledger.runs.iter().filter(is_open).collect();
+    for name in runs.iter().flat_map(|run| &run.tables) {
+        warn!("an interrupted run had not published `{name}` yet: done now");
+        let table = output(outputs, name)?;
+        publish::finish(&table.folder, &table.staging, state.ledger.files(name)).await?;
+    }
+    let done = runs.iter().map(|run| run.run_id.clone()).collect();
+    publish::remove(announced, done).await
 }
 
 /// Opens the folders of all tables and checks that they are this pipeline's, or free.
@@ -205,6 +257,7 @@ async fn curate_table(
     request: &Request<'_>,
     runtime: &Arc<RuntimeEnv>,
     outputs: &[Output],
+    announced: &Folder,
     state: &mut State,
     report: &mut Report,
 ) -> Result<()> {
@@ -332,6 +385,7 @@ async fn curate_table(
         file: file.clone(),
     }));
     claim(outputs, &[CURATED.into()]).await?;
+    publish::announce(announced, run_id).await?;
     state
         .commit(
             run_id,
@@ -343,6 +397,7 @@ async fn curate_table(
     publish::carry_out(&table.folder, &table.staging, &plan).await?;
     publish::sweep(&table.folder, &plan.files).await?;
     publish::clear(&table.staging).await?;
+    publish::clear(announced).await?;
     info!(
         "published {} rows in {} partitions, {} partitions removed",
         report.rows_written, report.partitions_written, report.partitions_removed
@@ -405,6 +460,7 @@ async fn aggregate_tables(
     request: &Request<'_>,
     runtime: &Arc<RuntimeEnv>,
     outputs: &[Output],
+    announced: &Folder,
     state: &mut State,
     report: &mut Report,
 ) -> Result<()> {
@@ -461,9 +517,9 @@ async fn aggregate_tables(
         }));
     }
     claim(outputs, &names).await?;
-    state
-        .commit(&format!("{run_id}-aggregate"), &records, None, request.now)
-        .await?;
+    let run_id = format!("{run_id}-aggregate");
+    publish::announce(announced, &run_id).await?;
+    state.commit(&run_id, &records, None, request.now).await?;
     for (name, plan) in &plans {
         let table = output(outputs, name)?;
         publish::carry_out(&table.folder, &table.staging, plan).await?;
@@ -473,7 +529,7 @@ async fn aggregate_tables(
     for (name, _) in &plans {
         publish::clear(&output(outputs, name)?.staging).await?;
     }
-    Ok(())
+    publish::clear(announced).await
 }
 
 /// The URL under which the engine finds a folder's store.

@@ -4,7 +4,9 @@
 //! never a listing). Carrying it out first brings every new file to its place, then removes the
 //! old ones. A partition that has one file before and after keeps the file's name, so that a
 //! reader sees the old or the new one; the files of other partitions carry the commit's number.
-//! Emptied partitions lose their folder. Carrying a plan out twice is the same as once.
+//! Emptied partitions lose their folder. Carrying a plan out twice is the same as once, and the
+//! next command finishes one that was interrupted: an [`announce`]d run has its files in the
+//! ledger with their places in staging.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,16 +35,17 @@ pub struct TableFile {
     pub rows: u64,
     /// Its size in bytes.
     pub bytes: u64,
+    /// Where it waits in staging until the commit that made it is published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<String>,
 }
 
 /// How one table changes.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Staged paths, and where they go.
-    moves: Vec<(String, String)>,
     /// Published files that go.
     removes: Vec<String>,
-    /// The table's files afterwards, sorted by path.
+    /// The table's files afterwards, sorted by path; the new ones are still staged.
     pub files: Vec<TableFile>,
     /// What changes, for the report.
     pub counts: Counts,
@@ -83,7 +86,10 @@ pub fn plan(
         if replaced(parent(&file.path)) {
             plan.counts.rows_removed += file.rows;
         } else {
-            plan.files.push(file.clone());
+            plan.files.push(TableFile {
+                staged: None,
+                ..file.clone()
+            });
         }
     }
     plan.counts.partitions_written = by_partition.len() as u64;
@@ -98,11 +104,11 @@ pub fn plan(
             };
             plan.counts.rows_written += file.rows;
             plan.counts.bytes_written += file.bytes;
-            plan.moves.push((file.staged.clone(), path.clone()));
             plan.files.push(TableFile {
                 path,
                 rows: file.rows,
                 bytes: file.bytes,
+                staged: Some(file.staged.clone()),
             });
         }
     }
@@ -127,20 +133,42 @@ pub fn plan(
 /// # Errors
 /// Storage, when a file cannot be moved or removed. It is safe to carry the plan out again.
 pub async fn carry_out(table: &Folder, staging: &Folder, plan: &Plan) -> Result<()> {
-    let moves = plan.moves.iter().map(|(from, to)| async move {
-        let doing = || format!("move {} to {}", staging.describe(from), table.describe(to));
-        let (from, to) = (staging.root_path(from)?, table.root_path(to)?);
-        table
-            .root_store
-            .rename(&from, &to)
-            .await
-            .map_err(|error| Error::store(doing(), error))
+    move_staged(table, staging, &plan.files).await?;
+    remove(table, plan.removes.clone()).await
+}
+
+/// Finishes what a run that was interrupted had begun to publish: `files` are the table's, as
+/// that run committed them.
+///
+/// # Errors
+/// As [`carry_out`] and [`sweep`].
+pub async fn finish(table: &Folder, staging: &Folder, files: &[TableFile]) -> Result<()> {
+    move_staged(table, staging, files).await?;
+    sweep(table, files).await
+}
+
+/// Moves files from staging to their places; those already there stay.
+async fn move_staged(table: &Folder, staging: &Folder, files: &[TableFile]) -> Result<()> {
+    let moves = files.iter().filter_map(|file| {
+        let from = file.staged.as_ref()?;
+        Some(async move {
+            let to = &file.path;
+            let doing = || format!("move {} to {}", staging.describe(from), table.describe(to));
+            let (from, to) = (staging.root_path(from)?, table.root_path(to)?);
+            let store = &table.root_store;
+            match store.rename(&from, &to).await {
+                // It was moved before the interruption, or by another process.
+                Err(object_store::Error::NotFound { .. }) if store.head(&to).await.is_ok() => {
+                    Ok(())
+                }
+                moved => moved.map_err(|error| Error::store(doing(), error)),
+            }
+        })
     });
     stream::iter(moves)
         .buffer_unordered(MOVES)
         .try_collect::<()>()
-        .await?;
-    remove(table, plan.removes.clone()).await
+        .await
 }
 
 /// Removes objects of a folder, those already gone included, and folders left empty.
@@ -288,6 +316,21 @@ fn walk(folder: &std::path::Path, prefix: &str, found: &mut Vec<String>) -> std:
     Ok(())
 }
 
+/// Says, before its commit, that a run is going to publish.
+///
+/// # Errors
+/// Storage, when that cannot be written.
+pub async fn announce(announced: &Folder, run_id: &str) -> Result<()> {
+    let path = parse_path(run_id)?;
+    match announced.store.put(&path, PutPayload::new()).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::store(
+            format!("write {}", announced.describe(run_id)),
+            error,
+        )),
+    }
+}
+
 /// Who writes a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
@@ -402,6 +445,7 @@ mod tests {
             path: path.into(),
             rows,
             bytes: rows * 10,
+            staged: None,
         }
     }
 

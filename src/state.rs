@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <state>/_glueless.json                       whose state this is
+//! <state>/publishing/<run>                     a run that is about to commit and publish
 //! <state>/versions/_delta_log/…                one commit per run
 //! <state>/versions/kind=version/….parquet      versions: see crate::versions
 //! <state>/versions/kind=ledger/….parquet       the ledger: one JSON record per row
@@ -213,6 +214,12 @@ impl Ledger {
     /// A table's files, as last committed.
     pub fn files(&self, table: &str) -> &[TableFile] {
         self.tables.get(table).map_or(&[], Vec::as_slice)
+    }
+
+    /// Where the files of all tables were staged by the commits that made them.
+    pub fn staged_paths(&self) -> impl Iterator<Item = &str> {
+        let files = self.tables.values().flatten();
+        files.filter_map(|file| file.staged.as_deref())
     }
 
     /// Refuses a window that was run before and has lost its inputs since.
@@ -708,20 +715,14 @@ pub fn read_types(types: &[(String, String)]) -> Result<Vec<(String, DataType)>>
         .collect()
 }
 
-/// Removes what one run left in staging.
+/// Removes what one run left in a folder, except `committed`.
 ///
 /// # Errors
 /// Storage, when a file cannot be removed.
-pub async fn discard(folder: &Folder, run_id: &str) -> Result<()> {
-    let files = publish::list(folder).await?;
-    publish::remove(
-        folder,
-        files
-            .into_iter()
-            .filter(|path| path.contains(run_id))
-            .collect(),
-    )
-    .await
+pub async fn discard(folder: &Folder, run_id: &str, committed: &BTreeSet<&str>) -> Result<()> {
+    let files = publish::list(folder).await?.into_iter();
+    let mine = files.filter(|path| path.contains(run_id) && !committed.contains(path.as_str()));
+    publish::remove(folder, mine.collect()).await
 }
 
 #[cfg(test)]

@@ -210,10 +210,21 @@ pub fn parse_path(path: &str) -> Result<Path> {
         .map_err(|error| Error::internal(format!("cannot use the name `{path}`")).caused_by(error))
 }
 
-/// Opens locations. It is handed the environment, and a place for tests to wrap the stores.
-#[derive(Clone, Debug, Default)]
+/// Puts something between the program and a store.
+pub type Wrap = dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync;
+
+/// Opens locations. It is handed the environment.
+#[derive(Clone, Default)]
 pub struct Stores {
     environment: HashMap<String, String>,
+    wrap: Option<Arc<Wrap>>,
+}
+
+impl fmt::Debug for Stores {
+    /// Without the environment, which holds secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Stores")
+    }
 }
 
 impl Stores {
@@ -223,7 +234,16 @@ impl Stores {
             .into_iter()
             .filter(|(name, _)| name.starts_with("AWS_"))
             .collect();
-        Stores { environment }
+        Stores {
+            environment,
+            wrap: None,
+        }
+    }
+
+    /// Wraps every store, so that tests can count requests and let them fail.
+    pub fn wrapped(mut self, wrap: Arc<Wrap>) -> Self {
+        self.wrap = Some(wrap);
+        self
     }
 
     /// Opens a location. Nothing is requested yet, and no folder is made.
@@ -248,6 +268,10 @@ impl Stores {
                     .map_err(|e| Error::storage(format!("cannot open {location}")).caused_by(e))?;
                 store
             }
+        };
+        let root_store = match &self.wrap {
+            Some(wrap) => wrap(root_store),
+            None => root_store,
         };
         let prefix = location.prefix()?;
         let store: Arc<dyn ObjectStore> =

@@ -2,6 +2,7 @@
 
 mod cli;
 mod discovery;
+mod interruptions;
 mod model;
 mod publishing;
 mod raw_types;

@@ -183,6 +183,13 @@ impl Lab {
 
     /// The names of all objects below a folder, sorted, hidden ones left out.
     pub fn list(&self, name: &str) -> Vec<String> {
+        let mut names = self.list_all(name);
+        names.retain(|name| !name.split('/').any(|part| part.starts_with('_')));
+        names
+    }
+
+    /// The names of all objects below a folder, sorted.
+    pub fn list_all(&self, name: &str) -> Vec<String> {
         let folder = self.open(name);
         let listed = async { folder.store.list(None).try_collect::<Vec<_>>().await };
         let objects = RUNTIME.block_on(listed).unwrap_or_default();
@@ -190,7 +197,6 @@ impl Lab {
             .into_iter()
             .map(|object| object.location.to_string())
             .collect();
-        names.retain(|name| !name.split('/').any(|part| part.starts_with('_')));
         names.sort();
         names
     }
