@@ -41,7 +41,7 @@ use crate::publish::{self, Plan};
 use crate::sorter::{Order, Readers, Sorted, Sorter};
 use crate::state::{CURATED, Ledger, State, read_types, write_types};
 use crate::store::Folder;
-use crate::table_writer::TableWriter;
+use crate::table_writer::{TableWriter, check_columns};
 use crate::versions::{ORDER_BYTES, SEQ, VersionsLayout, seq_function};
 use crate::window::Window;
 
@@ -389,6 +389,8 @@ async fn planned(
         ))
         .hint(format!("write CAST({} AS DATE)", aggregate.day)));
     }
+    let columns = frame.schema().fields().iter().map(Arc::as_ref);
+    check_columns(file, columns, std::slice::from_ref(&aggregate.day))?;
     Ok(frame)
 }
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Folds the change log that a CDC tool leaves in object storage into curated tables, one date
-/// window at a time. Any set of windows, run in any order, any number of times, gives the same
-/// tables.
+/// window at a time. A run can be repeated, and its window be widened; a window that would leave
+/// out what was folded before is refused.
 #[derive(Debug, Parser)]
 #[command(name = "glueless", version, after_long_help = AFTER_HELP)]
 pub struct Arguments {
@@ -27,9 +27,9 @@ Exit codes:
   75  another run is publishing: retry later
 
 Examples:
-  glueless run sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13
+  glueless run sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-16
   glueless curate sql/cust_loyalty --start-date 2019-12-12T06:00:00Z --end-date 2019-12-12T07:00:00Z
-  glueless run sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13 \\
+  glueless run sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-16 \\
       --set raw.url=s3://bucket/raw/cust_loyalty --set limits.memory=2GiB
 
 S3 is reached with the standard AWS settings: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,

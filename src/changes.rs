@@ -38,6 +38,8 @@ pub const LIVE: &str = "__live";
 /// Whether a change is its key's last.
 pub const LATEST: &str = "__latest";
 
+/// From this likeness on (1 is the same) a name may be a slip for another.
+const LIKE: f64 = 0.85;
 /// How many files are opened, or fetched ahead, at once.
 const OPENS: usize = 16;
 /// A larger file is split into its row groups, so that every thread has work.
@@ -257,6 +259,9 @@ impl Changes {
                     .is_some_and(|column| file.columns[column].is_some())
             };
             if let Some((setting, name)) = needed.into_iter().find(|(_, name)| !is_in_file(name)) {
+                if self.raw_column(name).is_none() {
+                    return Err(self.unknown_column(setting, name));
+                }
                 let fields = file.file.schema().fields();
                 let names = fields[..fields.len() - 1]
                     .iter()
@@ -264,7 +269,7 @@ impl Changes {
                 let found = names.collect::<Vec<_>>().join(", ");
                 return Err(
                     Error::data(format!("column `{name}` missing in {}", file.file.name))
-                        .hint(format!("set `{setting}`; found: {found}")),
+                        .hint(format!("other files have it; found: {found}")),
                 );
             }
         }
@@ -286,6 +291,18 @@ impl Changes {
             }
         }
         Ok(())
+    }
+
+    fn unknown_column(&self, setting: &str, name: &str) -> Error {
+        let fields = self.raw_schema.fields().iter();
+        let names: Vec<&str> = fields.map(|field| field.name().as_str()).collect();
+        let like = |known: &&&str| strsim::jaro_winkler(known, name) > LIKE;
+        let meant = names.iter().find(like);
+        let meant = meant.map_or(String::new(), |known| format!("did you mean `{known}`? "));
+        Error::usage(format!(
+            "no raw file has the column `{name}`, which `{setting}` names"
+        ))
+        .hint(format!("{meant}found: {}", names.join(", ")))
     }
 
     /// The index of a raw column: by its name, or by its name in another case.

@@ -144,7 +144,7 @@ pub struct Sql {
 /// What a run may use.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// `limits.memory`: bytes, or with a unit (`900MB`, `4GiB`); default 60 % of the machine's
+    /// `limits.memory`: bytes, or with a unit (`900MB`, `4GiB`), at least 128 MB; default 60 % of the machine's
     /// or container's memory.
     pub memory_bytes: Option<u64>,
     /// `limits.spill_dir`: the folder for spilled data; default the system's temporary folder.
@@ -224,6 +224,9 @@ struct LimitsToml {
     spill_dir: Option<PathBuf>,
     threads: Option<usize>,
 }
+
+/// A run cannot do with less memory.
+pub const MEMORY_BYTES_MIN: u64 = 128_000_000;
 
 /// Every key of a pipeline, `*` standing for an aggregate's name or place.
 const KNOWN_KEYS: &[&str] = &[
@@ -319,7 +322,13 @@ fn wrong_key(file: &Path, error: &serde_path_to_error::Error<toml::de::Error>) -
     match missing.and_then(|rest| rest.strip_suffix('`')) {
         Some(key) if section.is_empty() => Error::usage(format!("{shown}: `{key}` is missing")),
         Some(key) => Error::usage(format!("{shown}: `{section}.{key}` is missing")),
-        None => return Error::usage(format!("{shown}: `{section}`: {told}")),
+        None => {
+            let wrong = Error::usage(format!("{shown}: `{section}`: {told}"));
+            return match told.contains("expected a sequence") {
+                true => wrong.hint("write a list: [\"a\", \"b\"]"),
+                false => wrong,
+            };
+        }
     }
     .hint(NEEDED_KEYS)
 }
@@ -450,9 +459,12 @@ fn check(read: PipelineToml, folder: &Path, file: &Path) -> Result<Pipeline> {
             .limits
             .memory
             .map(|value| {
-                bytes(&value).ok_or_else(|| {
-                    wrong("limits.memory", format!("is `{value}`")).hint("write 900MB or 4GiB")
-                })
+                bytes(&value)
+                    .filter(|bytes| *bytes >= MEMORY_BYTES_MIN)
+                    .ok_or_else(|| {
+                        wrong("limits.memory", format!("is `{value}`"))
+                            .hint("write 900MB or 4GiB; at least 128MB")
+                    })
             })
             .transpose()?,
         spill_dir: read.limits.spill_dir.map(|dir| folder.join(dir)),

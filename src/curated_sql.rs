@@ -31,6 +31,7 @@ use crate::change_reader::ChangesTable;
 use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, POSITION};
 use crate::config::{Pipeline, Sql};
 use crate::error::{Error, Result};
+use crate::table_writer;
 
 /// The name of the relation `curated.sql` reads.
 pub const LATEST_RELATION: &str = "latest";
@@ -232,18 +233,15 @@ fn check_columns(plan: &LogicalPlan, pipeline: &Pipeline, changes: &Changes) -> 
             .hint("partition by text, integer, boolean, decimal, date or timestamp"));
         }
     }
-    if names.iter().all(|name| {
-        pipeline
-            .curated
-            .partition_by
-            .iter()
-            .any(|column| column == name)
-    }) {
+    let day = names.iter().position(|name| *name == EVENT_DT);
+    if day.is_some_and(|day| origin(plan, day).as_deref() != Some(EVENT_DT)) {
         return Err(Error::usage(format!(
-            "{file} has no columns but partition columns"
-        )));
+            "{file} gives `{EVENT_DT}` another meaning than the change's day"
+        ))
+        .hint("select it as it is, and give the other value another name"));
     }
-    Ok(())
+    let columns = schema.fields().iter().map(Arc::as_ref);
+    table_writer::check_columns(file, columns, &pipeline.curated.partition_by)
 }
 
 fn is_partition_type(data_type: &DataType) -> bool {

@@ -170,7 +170,7 @@ async fn list(folder: &Folder, raw: &Raw, window: &Window) -> Result<Vec<ObjectM
     let failed = |error| Error::store(format!("list {}", folder.location), error);
     let missing = || {
         Error::usage(format!(
-            "the raw location {} does not exist",
+            "the raw location {} is not an existing folder",
             folder.location
         ))
         .hint("check `raw.url`")

@@ -108,9 +108,8 @@ impl Error {
             error.find_root(),
             DataFusionError::ArrowError(_, _) | DataFusionError::Execution(_)
         );
-        let error = Error::from(error);
-        if error.kind != Kind::Internal || !failed {
-            return error;
+        if !failed || find_ours(&error).is_some() {
+            return Error::from(error);
         }
         Error::data(format!(
             "{file} fails on a row: a value cannot be cast or computed"

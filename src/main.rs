@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use glueless::args::{Arguments, Command, Output, Window as WindowArguments};
-use glueless::config::{Limits, Pipeline};
+use glueless::config::{Limits, MEMORY_BYTES_MIN, Pipeline};
 use glueless::error::{Error, Result};
 use glueless::pipeline::{Request, Task, run};
 use glueless::report::Report;
@@ -115,7 +115,9 @@ fn resources(limits: &Limits) -> Resources {
     };
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Resources {
-        memory_bytes: limits.memory_bytes.unwrap_or_else(memory),
+        memory_bytes: limits
+            .memory_bytes
+            .unwrap_or_else(|| memory().max(MEMORY_BYTES_MIN)),
         spill_dir: limits.spill_dir.clone().unwrap_or_else(std::env::temp_dir),
         threads: limits.threads.unwrap_or_else(cores),
     }

@@ -34,7 +34,7 @@ const POOL_PERCENT: u64 = 80;
 /// The memory, disk and caches that all sessions of a run share.
 ///
 /// # Errors
-/// Storage, when the spill folder cannot be used.
+/// Usage, when the spill folder cannot be used.
 pub fn runtime(resources: &Resources) -> Result<Arc<RuntimeEnv>> {
     let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![
         resources.spill_dir.clone(),
@@ -46,7 +46,12 @@ pub fn runtime(resources: &Resources) -> Result<Arc<RuntimeEnv>> {
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(FloorPool::new(pool_bytes)))
         .with_disk_manager_builder(disk)
-        .build_arc()?;
+        .build_arc()
+        .map_err(|error| {
+            Error::usage(format!("cannot spill to {}", resources.spill_dir.display()))
+                .hint("set `limits.spill_dir` to a folder that can be written")
+                .caused_by(error)
+        })?;
     Ok(runtime)
 }
 

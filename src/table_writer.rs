@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use futures::future::try_join_all;
 use object_store::buffered::BufWriter;
 use parquet::arrow::AsyncArrowWriter;
@@ -138,6 +138,37 @@ pub fn parquet_writer(
     Ok(AsyncArrowWriter::try_new_with_options(
         output, schema, options,
     )?)
+}
+
+/// Checks that a table of these columns can be written.
+///
+/// # Errors
+/// Usage, naming `file` and the column that cannot be stored.
+pub fn check_columns<'a>(
+    file: &str,
+    columns: impl Iterator<Item = &'a Field>,
+    partition_by: &[String],
+) -> Result<()> {
+    let mut stored = 0;
+    for column in columns {
+        stored += usize::from(!partition_by.contains(column.name()));
+        if matches!(
+            column.data_type(),
+            DataType::Null | DataType::Interval(_) | DataType::Duration(_) | DataType::Union(_, _)
+        ) {
+            return Err(Error::usage(format!(
+                "{file}: the column `{}` has a type that Parquet tables do not have",
+                column.name()
+            ))
+            .hint("cast it: CAST(… AS …)"));
+        }
+    }
+    match stored {
+        0 => Err(Error::usage(format!(
+            "{file} has no columns but partition columns"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// A failed write of an object, with its name.

@@ -553,6 +553,34 @@ fn an_aggregate_whose_day_is_text_is_refused() {
 const OUTSIDE: &str = "SELECT DATE '2019-01-01' AS dt, COUNT(*) AS customers FROM history";
 
 #[test]
+fn a_table_that_parquet_cannot_hold_is_refused_before_anything_is_published() {
+    let refused = |file: &str, sql: &str| {
+        let lab = lab_after_a_good_run();
+        fs::write(lab.pipeline.join(file), sql).expect("written");
+        refusal(&lab, &elsewhere(&lab))
+    };
+    let days = "SELECT DISTINCT event_dt AS dt FROM history
+                WHERE event_dt >= $start_date AND event_dt < $end_date";
+    assert_snapshot!(refused("daily.sql", days), @"
+    exit 2
+    error: [folder]/pipeline/daily.sql has no columns but partition columns
+    ");
+    let null = CURATED.replace("CAST(note AS VARCHAR)", "NULL");
+    assert_snapshot!(refused("curated.sql", &null), @"
+    exit 2
+    error: [folder]/pipeline/curated.sql: the column `note` has a type that Parquet tables do not have
+    hint: cast it: CAST(… AS …)
+    ");
+    let other_day = CURATED.replace("CAST(event_dt AS DATE)", "CAST(event AS DATE)");
+    assert_ne!(other_day, CURATED);
+    assert_snapshot!(refused("curated.sql", &other_day), @"
+    exit 2
+    error: [folder]/pipeline/curated.sql gives `event_dt` another meaning than the change's day
+    hint: select it as it is, and give the other value another name
+    ");
+}
+
+#[test]
 fn an_aggregate_with_a_day_outside_of_its_parameters_is_refused() {
     let lab = lab_after_a_good_run();
     fs::write(lab.pipeline.join("daily.sql"), OUTSIDE).expect("written");
@@ -649,7 +677,7 @@ fn a_raw_location_that_does_not_exist_is_named() {
     assert!(told.iter().all(|one| *one == told[0]), "{told:#?}");
     assert_snapshot!(told[0], @"
     exit 2
-    error: the raw location [folder]/nowhere does not exist
+    error: the raw location [folder]/nowhere is not an existing folder
     hint: check `raw.url`
     ");
 }
@@ -807,14 +835,14 @@ fn a_missing_key_column_is_named_with_the_columns_that_are_there() {
     assert_snapshot!(refusal_of_columns(without(changes(1, 1), "id"), &[]), @"
     exit 65
     error: column `id` missing in [folder]/raw/20191213-130000000.parquet
-    hint: set `key`; found: Op, ts, event, category, note
+    hint: other files have it; found: Op, ts, event, category, note
     ");
     let lab = lab_after_a_good_run();
     let told = refusal(&lab, &set(elsewhere(&lab), &["key=[\"customer\"]"]));
     assert_snapshot!(told, @"
-    exit 65
-    error: column `customer` missing in [folder]/raw/20191212-120000000.parquet
-    hint: set `key`; found: Op, ts, event, id, category, note
+    exit 2
+    error: no raw file has the column `customer`, which `key` names
+    hint: found: Op, ts, event, id, category, note
     ");
 }
 
@@ -823,7 +851,7 @@ fn a_missing_commit_time_column_is_named_with_the_columns_that_are_there() {
     assert_snapshot!(refusal_of_columns(without(changes(1, 1), "ts"), &[]), @"
     exit 65
     error: column `ts` missing in [folder]/raw/20191213-130000000.parquet
-    hint: set `raw.order_by`; found: Op, event, id, category, note
+    hint: other files have it; found: Op, event, id, category, note
     ");
 }
 
@@ -897,7 +925,7 @@ fn a_cdc_file_without_the_configured_operation_column_is_named() {
     assert_snapshot!(refusal_of_columns(without(changes(1, 1), "Op"), &[]), @"
     exit 65
     error: column `Op` missing in [folder]/raw/20191213-130000000.parquet
-    hint: set `raw.op`; found: ts, event, id, category, note
+    hint: other files have it; found: ts, event, id, category, note
     ");
 }
 
@@ -918,8 +946,8 @@ fn a_value_that_does_not_fit_its_curated_type_is_refused_without_showing_it() {
     fs::write(lab.pipeline.join("curated.sql"), curated).expect("written");
     assert_snapshot!(refusal(&lab, &elsewhere(&lab)), @"
     exit 65
-    error: a query casts a value to a type that it does not fit
-    hint: write TRY_CAST where null will do instead, or mend the value
+    error: [folder]/pipeline/curated.sql fails on a row: a value cannot be cast or computed
+    hint: leave such rows out with WHERE, or use TRY_CAST
     ");
 }
 
@@ -1371,12 +1399,12 @@ fn set_overrides_keys_and_refuses_what_it_does_not_understand() {
     let lab = lab_after_a_good_run();
     let lowered = set(
         both_windows(&lab),
-        &["limits.threads=1", "limits.memory=64MB"],
+        &["limits.threads=1", "limits.memory=128MB"],
     );
     let output = run(&lab, &lowered);
     assert_eq!(output.code, 0, "{}", output.stderr);
     assert!(
-        output.stderr.contains("memory limit 64 MB, 1 threads"),
+        output.stderr.contains("memory limit 128 MB, 1 threads"),
         "{}",
         output.stderr
     );
@@ -1422,7 +1450,7 @@ fn set_overrides_keys_and_refuses_what_it_does_not_understand() {
     limits.memory=lots
     exit 2
     error: [folder]/pipeline/pipeline.toml: `limits.memory` is `"lots"`
-    hint: write 900MB or 4GiB
+    hint: write 900MB or 4GiB; at least 128MB
 
     a.b.c.d=1
     exit 2
@@ -1459,7 +1487,7 @@ fn help_is_the_manual() {
         output.stdout
     };
     assert_snapshot!(help(&["--help"]), @r"
-    Folds the change log that a CDC tool leaves in object storage into curated tables, one date window at a time. Any set of windows, run in any order, any number of times, gives the same tables
+    Folds the change log that a CDC tool leaves in object storage into curated tables, one date window at a time. A run can be repeated, and its window be widened; a window that would leave out what was folded before is refused
 
     Usage: glueless <COMMAND>
 
@@ -1487,9 +1515,9 @@ fn help_is_the_manual() {
       75  another run is publishing: retry later
 
     Examples:
-      glueless run sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13
+      glueless run sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-16
       glueless curate sql/cust_loyalty --start-date 2019-12-12T06:00:00Z --end-date 2019-12-12T07:00:00Z
-      glueless run sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13 \
+      glueless run sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-16 \
           --set raw.url=s3://bucket/raw/cust_loyalty --set limits.memory=2GiB
 
     S3 is reached with the standard AWS settings: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,

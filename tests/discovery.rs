@@ -784,6 +784,9 @@ fn a_raw_folder_that_does_not_exist_is_refused() {
         let refused = lab.run_with(Task::Run, "2021-11-01", "2021-11-03", &[&set]);
         let error = refused.expect_err("refused");
         assert_eq!(error.kind, Kind::Usage);
-        assert!(error.to_string().ends_with("rwa does not exist"), "{error}");
+        assert!(
+            error.to_string().ends_with("rwa is not an existing folder"),
+            "{error}"
+        );
     }
 }

@@ -697,7 +697,7 @@ fn a_run_under_a_small_memory_limit_spills_and_gives_the_same_table() {
         }
         (spilled, digest)
     };
-    let (spilled, small) = run("120MB");
+    let (spilled, small) = run("128MB");
     assert!(spilled > 1_000_000, "{spilled} bytes were spilled");
     let (spilled, large) = run("1GB");
     assert_eq!(spilled, 0);
