@@ -266,10 +266,26 @@ fn find_ours(error: &(dyn StdError + 'static)) -> Option<Error> {
     None
 }
 
+/// The object that a store did not find.
+fn missing_object<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(object_store::Error::NotFound { path, .. }) = error.downcast_ref() {
+            return Some(path);
+        }
+        next = error.source();
+    }
+    None
+}
+
 /// An error of another crate: storage trouble if an I/O error is its root, else a fault of ours.
 fn from_foreign(error: Box<dyn StdError + Send + Sync>) -> Error {
     if let Some(ours) = find_ours(error.as_ref()) {
         return ours;
+    }
+    if let Some(path) = missing_object(error.as_ref()) {
+        return Error::storage(format!("a file is missing: {path}"))
+            .hint("if a published table has lost it, curate its window again");
     }
     match root_io(error.as_ref()).map(std::io::Error::kind) {
         Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => {

@@ -28,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::fold::{Fold, fold};
 use crate::publish::{self, Owner};
 use crate::report::{AggregateReport, Report};
-use crate::session::{BATCH_ROWS, Resources, runtime, session};
+use crate::session::{BATCH_ROWS, Resources, SpillFolder, runtime, session};
 use crate::state::{self, CURATED, Curate, Identity, Record, Run, State, write_types};
 use crate::store::{Folder, Stores};
 use crate::window::Window;
@@ -93,7 +93,9 @@ async fn do_run(request: &Request<'_>) -> Result<Report> {
         limit.threads,
         limit.spill_dir.display()
     );
-    let runtime = runtime(limit)?;
+    // Dropped after what spills to it.
+    let spill = SpillFolder::create(&limit.spill_dir, request.run_id)?;
+    let runtime = runtime(limit, &spill)?;
     let outputs = open_outputs(request).await?;
     let mut state = State::open(request.stores, pipeline).await?;
     let announced = request.stores.open(&pipeline.state.join("publishing"))?;

@@ -257,7 +257,13 @@ pub async fn clear(staging: &Folder) -> Result<()> {
     remove(staging, left).await?;
     if let Some(root) = staging.location.file_path() {
         remove_empty_folders(&root);
-        let _ = std::fs::remove_dir(&root);
+        // The folder and the two it may be alone in, `_glueless/<name>`.
+        for folder in root.ancestors().take(3) {
+            // Fails, as it should, at the first that holds something.
+            if std::fs::remove_dir(folder).is_err() {
+                break;
+            }
+        }
     }
     Ok(())
 }
@@ -482,10 +488,11 @@ mod tests {
             7,
         );
         assert_eq!(plan.removes, ["d=2/part-00000.snappy.parquet"]);
-        assert_eq!(
-            plan.files,
-            [file("d=1/part-00000.snappy.parquet", 1), before[2].clone()]
-        );
+        let new = TableFile {
+            staged: Some("s/1".into()),
+            ..file("d=1/part-00000.snappy.parquet", 1)
+        };
+        assert_eq!(plan.files, [new, before[2].clone()]);
         assert_eq!(
             plan.counts,
             Counts {

@@ -627,7 +627,7 @@ impl Merge<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::{Resources, runtime};
+    use crate::session::{Resources, SpillFolder, runtime};
     use arrow::array::{Int64Array, StringViewArray};
     use arrow::datatypes::Int64Type;
     use proptest::prelude::*;
@@ -671,11 +671,13 @@ mod tests {
         ) {
             let spill = tempfile::tempdir().expect("a folder");
             let memory_bytes = if spills { 1_000 } else { 1 << 30 };
-            let runtime = runtime(&Resources {
+            let folder = SpillFolder::create(spill.path(), "sorter").expect("a folder");
+            let resources = Resources {
                 memory_bytes,
                 spill_dir: spill.path().into(),
                 threads: 1,
-            }).expect("a runtime");
+            };
+            let runtime = runtime(&resources, &folder).expect("a runtime");
             let order = Order::new(batch(&[]).schema(), vec![0], vec![1], vec![1, 2]);
             let order = Arc::new(order.expect("an order"));
             let mut expected: BTreeMap<String, Vec<(String, i64)>> = BTreeMap::new();
