@@ -51,6 +51,8 @@
 //! * **A failed run changes nothing.** Up to the commit all writing goes to staging and to files
 //!   that no commit names. A run that does not read everything folded before is refused
 //!   ([`state::Ledger::check_complete`]), because it could not rebuild what it replaces.
+//! * **An interrupted run is finished or undone.** The ledger keeps where a commit's files are
+//!   staged; the next command, whichever it is, publishes what was committed.
 //! * **A run adds up, or publishes nothing.** Rows in the inputs' footers are compared with where
 //!   rows went, and rows in the staged files' footers with what was counted.
 //! * **Memory is limited.** Pass one and the [`sorter`] of pass two spill, winners are bits, and

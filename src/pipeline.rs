@@ -26,7 +26,7 @@ use crate::curate::{self, Curated, Places};
 use crate::discover::{Input, Recorded, discover};
 use crate::error::{Error, Result};
 use crate::fold::{Fold, fold};
-use crate::publish::{self, Owner};
+use crate::publish::{self, Owner, Plan};
 use crate::report::{AggregateReport, Report};
 use crate::session::{BATCH_ROWS, Resources, SpillFolder, runtime, session};
 use crate::state::{self, CURATED, Curate, Identity, Record, Run, State, write_types};
@@ -173,8 +173,11 @@ async fn finish_interrupted(announced: &Folder, outputs: &[Output], state: &Stat
     let is_open = |run: &&Run| open.contains(&run.run_id);
     let runs: Vec<&Run> = state.ledger.runs.iter().filter(is_open).collect();
     for name in runs.iter().flat_map(|run| &run.tables) {
+        let Some(table) = outputs.iter().find(|output| output.name == *name) else {
+            warn!("an interrupted run had not published `{name}`, which is gone from the pipeline");
+            continue;
+        };
         warn!("an interrupted run had not published `{name}` yet: done now");
-        let table = output(outputs, name)?;
         publish::finish(&table.folder, &table.staging, state.ledger.files(name)).await?;
     }
     let done = runs.iter().map(|run| run.run_id.clone()).collect();
@@ -246,9 +249,10 @@ fn output<'a>(outputs: &'a [Output], name: &str) -> Result<&'a Output> {
 }
 
 /// Marks the folders a commit is about to write as this pipeline's.
-async fn claim(outputs: &[Output], names: &[String]) -> Result<()> {
+async fn claim(outputs: &[Output], plans: &[(String, Plan)]) -> Result<()> {
     for output in outputs {
-        if !output.is_marked && (output.name == "state" || names.contains(&output.name)) {
+        let is_written = plans.iter().any(|(name, _)| *name == output.name);
+        if !output.is_marked && (output.name == "state" || is_written) {
             output.owner.claim(&output.folder, &output.setting).await?;
         }
     }
@@ -386,20 +390,10 @@ async fn curate_table(
         table: CURATED.into(),
         file: file.clone(),
     }));
-    claim(outputs, &[CURATED.into()]).await?;
-    publish::announce(announced, run_id).await?;
-    state
-        .commit(
-            run_id,
-            &records,
-            Some((&curated.layout, &curated.versions)),
-            request.now,
-        )
-        .await?;
-    publish::carry_out(&table.folder, &table.staging, &plan).await?;
-    publish::sweep(&table.folder, &plan.files).await?;
-    publish::clear(&table.staging).await?;
-    publish::clear(announced).await?;
+    let versions = Some((&curated.layout, curated.versions.as_slice()));
+    let plans = [(CURATED.to_string(), plan)];
+    let commit = state.commit(run_id, &records, versions, request.now);
+    commit_and_publish(outputs, announced, run_id, &plans, commit).await?;
     info!(
         "published {} rows in {} partitions, {} partitions removed",
         report.rows_written, report.partitions_written, report.partitions_removed
@@ -518,17 +512,29 @@ async fn aggregate_tables(
             file,
         }));
     }
-    claim(outputs, &names).await?;
     let run_id = format!("{run_id}-aggregate");
-    publish::announce(announced, &run_id).await?;
-    state.commit(&run_id, &records, None, request.now).await?;
-    for (name, plan) in &plans {
+    let commit = state.commit(&run_id, &records, None, request.now);
+    commit_and_publish(outputs, announced, &run_id, &plans, commit).await
+}
+
+/// Announces a run, commits it, and carries out the plans of its tables.
+async fn commit_and_publish(
+    outputs: &[Output],
+    announced: &Folder,
+    run_id: &str,
+    plans: &[(String, Plan)],
+    commit: impl Future<Output = Result<()>>,
+) -> Result<()> {
+    claim(outputs, plans).await?;
+    publish::announce(announced, run_id).await?;
+    commit.await?;
+    for (name, plan) in plans {
         let table = output(outputs, name)?;
         publish::carry_out(&table.folder, &table.staging, plan).await?;
         publish::sweep(&table.folder, &plan.files).await?;
     }
     // Tables beside each other share their staging folder.
-    for (name, _) in &plans {
+    for (name, _) in plans {
         publish::clear(&output(outputs, name)?.staging).await?;
     }
     publish::clear(announced).await

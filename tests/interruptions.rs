@@ -1,6 +1,7 @@
 //! Interruptions: a run whose requests fail from the n-th on, for every n, as if its process had
-//! been killed there; and one whose n-th request alone fails. Nothing of it may be visible before its commit, all of it must be after the
-//! next command, and that run repeated must end where a clean one ends.
+//! been killed there; and one whose n-th request alone fails. Nothing of it may be visible before
+//! its commit, all of it must be after the next command, and that run repeated must end where a
+//! clean one ends.
 
 use std::fmt;
 use std::ops::Range;
@@ -268,4 +269,20 @@ fn a_run_with_one_failed_request_is_finished_or_undone() {
 #[test]
 fn a_run_cut_at_any_request_is_finished_or_undone_on_an_s3_server() {
     check(Place::S3, 5, false);
+}
+
+#[test]
+fn an_aggregate_that_is_gone_does_not_hold_up_what_was_interrupted() {
+    let lab = lab(Place::Local);
+    first_day(&lab);
+    let report = lab.run("2020-01-01", "2020-01-02").expect("a run");
+    let announced = format!("lake/_glueless/cut/publishing/{}-aggregate", report.run_id);
+    lab.put(&announced, Vec::new());
+    let toml = lab.pipeline.join("pipeline.toml");
+    let text = std::fs::read_to_string(&toml).expect("read");
+    let (without, _) = text.split_once("[[aggregate]]").expect("an aggregate");
+    std::fs::write(&toml, without).expect("written");
+    lab.run("2020-01-01", "2020-01-02").expect("a run");
+    let left = lab.list_all("lake/_glueless/cut/publishing");
+    assert!(left.is_empty(), "{left:?}");
 }
