@@ -21,10 +21,10 @@ SHOW        := $(CARGO_TARGET_DIR)/release/examples/show
 TEST_PYTHON := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check lint fixtures bench clean
+.PHONY: help run build test test-long check lint fixtures bench clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: build ## Fold the fixtures into lake/ and show the tables
 	$(GLUELESS) run sql/cust_loyalty $(WINDOW)
@@ -43,6 +43,9 @@ build:
 
 test: $(VENV)/installed ## Run all tests
 	GLUELESS_TEST_PYTHON=$(TEST_PYTHON) $(CARGO) test --release
+
+test-long: $(VENV)/installed ## Run the property tests with 20 times the cases
+	GLUELESS_TEST_PYTHON=$(TEST_PYTHON) GLUELESS_TEST_TIMES=20 $(CARGO) test --release --test main -- model::
 
 check: lint test ## What CI runs: lint and test
 

@@ -33,13 +33,15 @@ use tracing::info;
 
 use crate::config::{Aggregate, Pipeline};
 use crate::curated_sql::first_line;
+use crate::discover::file_order;
 use crate::error::{Error, Result};
 use crate::file_table::{FileTable, ListedFile};
 use crate::layout::{parent, parse_partition_segment, partition_segment};
+use crate::ledger::{CURATED, Ledger, read_types, write_types};
 use crate::position::{PACKED_TYPE, packed_array};
-use crate::publish::{self, Plan};
+use crate::publish::{self, Plan, TableFile};
 use crate::sorter::{Order, Readers, Sorted, Sorter};
-use crate::state::{CURATED, Ledger, State, read_types, write_types};
+use crate::state::State;
 use crate::store::Folder;
 use crate::table_writer::{TableWriter, check_columns};
 use crate::versions::{ORDER_BYTES, SEQ, VersionsLayout, seq_function};
@@ -70,7 +72,7 @@ pub async fn register(
     curated: &Folder,
 ) -> Result<bool> {
     let ledger = &state.ledger;
-    let (Some((versions, layout)), Some(record)) = (state.versions()?, ledger.curate()) else {
+    let (Some((versions, layout)), Some(record)) = (state.versions()?, &ledger.shape) else {
         return Ok(false);
     };
     let mut inputs: Vec<(usize, String)> = ledger.inputs.keys().cloned().collect();
@@ -100,7 +102,6 @@ pub async fn register(
     }
     let files = ledger
         .files(CURATED)
-        .iter()
         .map(|file| {
             let values = parent(&file.path)
                 .split('/')
@@ -238,11 +239,6 @@ impl PartitionStream for NumberedRows {
     }
 }
 
-/// The order of files: base name, path, location.
-fn file_order((location, path): &(usize, String)) -> (&str, &str, usize) {
-    (crate::layout::base_name(path), path, *location)
-}
-
 /// Computes one aggregate's days into staging and plans their replacement.
 ///
 /// # Errors
@@ -253,10 +249,10 @@ pub async fn compute(
     aggregate: &Aggregate,
     window: &Window,
     staging: &Folder,
-    run_id: &str,
+    attempt: &str,
     commit: u64,
 ) -> Result<Computed> {
-    let before = ledger.files(&aggregate.name);
+    let before: Vec<TableFile> = ledger.files(&aggregate.table()).cloned().collect();
     let days = days_to_compute(ledger, aggregate, window);
     let mut staged = Vec::new();
     for (number, (first, last)) in ranges(&days).into_iter().enumerate() {
@@ -266,16 +262,17 @@ pub async fn compute(
         let sorted = query(context, aggregate, first, end, &days).await?;
         let writer = TableWriter {
             staging: staging.clone(),
-            prefix: format!("{run_id}/{}-{number}", aggregate.name),
+            prefix: format!("{attempt}/{}-{number}", aggregate.name),
             file_bytes: FILE_BYTES,
         };
-        staged.extend(writer.write(sorted, 1).await?);
+        let written = writer.write(sorted, None, 1).await?;
+        staged.extend(written.into_iter().flat_map(|written| written.files));
     }
     let folders: BTreeSet<String> = days
         .iter()
         .map(|day| partition_segment(&aggregate.day, Some(&day.to_string())))
         .collect();
-    let plan = publish::plan(staged, before, |folder| folders.contains(folder), commit);
+    let plan = publish::plan(staged, &before, |folder| folders.contains(folder), commit);
     let shown = |day: Option<&NaiveDate>| day.map(NaiveDate::to_string).unwrap_or_default();
     info!(
         "aggregate {}: window {window}, qualifying dates {} ({} to {}), rows deleted {}, rows inserted {}",
@@ -298,17 +295,15 @@ fn days_to_compute(ledger: &Ledger, aggregate: &Aggregate, window: &Window) -> B
     let last = ledger
         .runs
         .iter()
-        .rposition(|run| run.tables.contains(&aggregate.name));
+        .rposition(|run| run.tables.contains(&aggregate.table()));
     let since = ledger.runs.iter().skip(last.map_or(0, |last| last + 1));
-    let changed: BTreeSet<NaiveDate> = since
-        .filter_map(|run| run.curate.as_ref())
-        .flat_map(|curate| curate.days.iter().copied())
-        .collect();
+    let changed: BTreeSet<NaiveDate> = since.flat_map(|run| run.days.iter().copied()).collect();
     let mut days: BTreeSet<NaiveDate> = window.days().collect();
+    let table = aggregate.table();
     if aggregate.running
         && let Some(earliest) = changed.first()
     {
-        let published = ledger.files(&aggregate.name).iter().filter_map(|file| {
+        let published = ledger.files(&table).filter_map(|file| {
             parse_partition_segment(parent(&file.path)).and_then(|(_, day)| day?.parse().ok())
         });
         days.extend(published.filter(|day: &NaiveDate| day >= earliest));

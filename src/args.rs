@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Folds the change log that a CDC tool leaves in object storage into curated tables, one date
-/// window at a time. A run can be repeated, and its window be widened; a window that would leave
-/// out what was folded before is refused.
+/// window at a time. Any windows, in any order, any number of times, give the same tables.
 #[derive(Debug, Parser)]
 #[command(name = "glueless", version, after_long_help = AFTER_HELP)]
 pub struct Arguments {
@@ -52,21 +51,31 @@ pub enum Command {
     /// Recomputes the window's days, and every day that changed since it was last aggregated,
     /// from what was curated last.
     Aggregate(Window),
+    /// Everything again, from raw.
+    ///
+    /// Folds every raw file that was folded so far, makes the curated table, what is remembered
+    /// and the aggregates anew beside the old ones, and switches. For a changed raw file or a
+    /// changed pipeline. Refused when one of these raw files is no longer there.
+    Rebuild(Rebuild),
 }
 
-/// A pipeline and a window of time.
+/// A pipeline.
 #[derive(Args, Debug)]
-pub struct Window {
+pub struct Rebuild {
+    /// Go on without the raw files that are no longer there. What only they said is lost.
+    #[arg(long)]
+    pub accept_missing: bool,
+
+    /// What all commands take.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// What all commands take.
+#[derive(Args, Debug)]
+pub struct Common {
     /// The pipeline: the folder that holds its pipeline.toml, or the toml file itself.
     pub pipeline: PathBuf,
-
-    /// The window's first instant, UTC: 2019-04-01, 2019-04-01T06:00:00Z or '2019-04-01 06:00:00'.
-    #[arg(long, alias = "startDate", value_name = "DATE")]
-    pub start_date: String,
-
-    /// The first instant after the window, UTC. It is not part of the window.
-    #[arg(long, alias = "endDate", value_name = "DATE")]
-    pub end_date: String,
 
     /// Override a key of pipeline.toml, such as raw.url=s3://bucket/raw or
     /// aggregate.NAME.url=/tables/daily. May be given many times.
@@ -77,6 +86,22 @@ pub struct Window {
     /// terminal, json otherwise.
     #[arg(long, value_enum)]
     pub output: Option<Output>,
+}
+
+/// A pipeline and a window of time.
+#[derive(Args, Debug)]
+pub struct Window {
+    /// The window's first instant, UTC: 2019-04-01, 2019-04-01T06:00:00Z or '2019-04-01 06:00:00'.
+    #[arg(long, alias = "startDate", value_name = "DATE")]
+    pub start_date: String,
+
+    /// The first instant after the window, UTC. It is not part of the window.
+    #[arg(long, alias = "endDate", value_name = "DATE")]
+    pub end_date: String,
+
+    /// What all commands take.
+    #[command(flatten)]
+    pub common: Common,
 }
 
 /// How the report is printed.

@@ -33,6 +33,7 @@ use crate::error::{Error, Result};
 use crate::parquet_file::{ParquetFile, Rows};
 use crate::position::{OrderEncoder, PACKED_TYPE, Position, pack_column};
 use crate::times::{DAY_NS, day_of, nanoseconds, parse_time, times_ns};
+use crate::window::Window;
 use crate::winners::Winners;
 
 /// The relation over [`Changes`], for DataFusion.
@@ -245,14 +246,18 @@ impl ChangeReader {
         open: &OpenInput,
         groups: &[(usize, usize, usize)],
     ) -> Vec<(usize, usize, usize)> {
-        let Some((low, high)) = self.row_window(open) else {
+        let Some(windows) = self.row_windows(open) else {
             return groups.to_vec();
         };
         let column = self.roles.commit_time.and_then(|raw| open.columns[raw]);
         let mut kept = Vec::new();
         for group in groups {
             let span = column.and_then(|column| commit_span(&open.file, group.0, column));
-            if span.is_some_and(|(first, last)| last < low || first >= high) {
+            let is_outside = |(first, last): (i128, i128)| {
+                let mut windows = windows.iter();
+                windows.all(|(low, high)| last < *low || first >= *high)
+            };
+            if span.is_some_and(is_outside) {
                 self.changes.count(0, group.2);
             } else {
                 kept.push(*group);
@@ -261,11 +266,15 @@ impl ChangeReader {
         kept
     }
 
-    /// The window that selects rows of a file in pass one, in nanoseconds.
-    fn row_window(&self, open: &OpenInput) -> Option<(i128, i128)> {
-        let window = self.changes.row_window()?;
-        let selects = self.winners.is_none() && !open.input.full_load;
-        selects.then(|| (instant_ns(window.start), instant_ns(window.end)))
+    /// The windows that select rows of a file in pass one, in nanoseconds.
+    fn row_windows(&self, open: &OpenInput) -> Option<Vec<(i128, i128)>> {
+        let windows = open
+            .input
+            .rows
+            .as_ref()
+            .filter(|_| self.winners.is_none())?;
+        let span = |window: &Window| (instant_ns(window.start), instant_ns(window.end));
+        Some(windows.iter().map(span).collect())
     }
 
     /// Makes the output columns of one batch as it was read: `columns`, then the row number.
@@ -302,11 +311,15 @@ impl ChangeReader {
         if self.winners.is_some() {
             return Ok(converted);
         }
-        let inside = match self.row_window(self.changes.file(file)) {
+        let inside = match self.row_windows(self.changes.file(file)) {
             None => converted,
-            Some((low, high)) => {
-                let is_inside =
-                    |time: &Option<i128>| time.is_some_and(|time| (low..high).contains(&time));
+            Some(windows) => {
+                let is_inside = |time: &Option<i128>| {
+                    let holds = |(low, high): &(i128, i128)| {
+                        time.is_some_and(|time| (*low..*high).contains(&time))
+                    };
+                    windows.iter().any(holds)
+                };
                 let inside = times
                     .iter()
                     .map(|time| Some(is_inside(time)))

@@ -18,15 +18,14 @@ use arrow::datatypes::{Schema, SchemaRef};
 use chrono_tz::Tz;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use crate::config::{Pipeline, Raw, WindowBy};
+use crate::config::{Pipeline, Raw};
 use crate::discover::Input;
 use crate::error::{Error, Result};
 use crate::parquet_file::ParquetFile;
-use crate::position::{FILES_MAX, ROWS_MAX};
+use crate::position::{FILES_MAX, OrderEncoder, ROWS_MAX};
 use crate::raw_columns::{RawColumns, find_column};
 use crate::store::{Folder, parse_path};
 use crate::times::is_time_type;
-use crate::window::Window;
 use crate::winners::Winners;
 
 /// The day of a change.
@@ -52,8 +51,6 @@ pub struct Changes {
     raw_schema: SchemaRef,
     key: Vec<String>,
     raw: Raw,
-    /// Rows are selected by commit time only when the window is one of rows.
-    row_window: Option<Window>,
     rows_outside: AtomicU64,
     rows_folded: AtomicU64,
     batch_rows: usize,
@@ -90,7 +87,6 @@ impl Changes {
         inputs: Vec<Input>,
         folders: &[Folder],
         pipeline: &Pipeline,
-        window: &Window,
         kept_bytes_max: usize,
         batch_rows: usize,
     ) -> Result<Self> {
@@ -143,7 +139,6 @@ impl Changes {
             raw_schema: Arc::new(Schema::new(union.fields)),
             key: pipeline.key.clone(),
             raw: pipeline.raw.clone(),
-            row_window: (pipeline.raw.window_by == WindowBy::Commit).then_some(*window),
             rows_outside: AtomicU64::new(0),
             rows_folded: AtomicU64::new(0),
             batch_rows,
@@ -211,10 +206,6 @@ impl Changes {
         self.batch_rows
     }
 
-    pub(crate) fn row_window(&self) -> Option<Window> {
-        self.row_window
-    }
-
     pub(crate) fn time_zone(&self) -> Tz {
         self.raw.time_zone
     }
@@ -224,6 +215,17 @@ impl Changes {
         self.rows_folded.fetch_add(inside as u64, Ordering::Relaxed);
         self.rows_outside
             .fetch_add(outside as u64, Ordering::Relaxed);
+    }
+
+    /// The kinds of the order columns, for those that the inputs have.
+    pub fn order_kinds(&self) -> Vec<(String, String)> {
+        let columns = self.raw.order_by.iter();
+        let kinds = columns.filter_map(|name| {
+            let data_type = self.raw_schema.field(self.raw_column(name)?).data_type();
+            let kind = OrderEncoder::kind(data_type, *name == self.raw.commit_time);
+            Some((name.clone(), kind))
+        });
+        kinds.collect()
     }
 
     /// Whether positions are packed integers: the only order column is the commit time.

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::error::{Error, Result};
+use crate::layout::fnv1a;
 use crate::store::Location;
 use crate::window::parse_duration;
 
@@ -130,6 +131,27 @@ pub struct Aggregate {
     pub day: String,
     /// `running`: whether a day depends on all days before it; default false.
     pub running: bool,
+}
+
+impl Aggregate {
+    /// The ledger's name for the table: another place, day column or query makes it another
+    /// table, all of whose days are computed.
+    pub fn table(&self) -> String {
+        let query = self.sql.fingerprint();
+        format!("{} by {} in {}, {query}", self.name, self.day, self.url)
+    }
+}
+
+impl Sql {
+    /// A hash of the query with its comments and white space folded, so that a remark does not
+    /// change a pipeline.
+    pub fn fingerprint(&self) -> String {
+        let lines = self.text.lines();
+        let code = lines.map(|line| line.split("--").next().unwrap_or_default());
+        let words = code.flat_map(str::split_whitespace);
+        let bytes = words.flat_map(|word| word.bytes().chain([b' ']));
+        format!("{:016x}", fnv1a(bytes))
+    }
 }
 
 /// A query and the file it was read from.
@@ -668,6 +690,20 @@ mod tests {
             .rsplit_once("pipeline.toml: ")
             .map_or(text.clone(), |(_, told)| told.into());
         format!("{told} / {}", error.hint.unwrap_or_default())
+    }
+
+    #[test]
+    fn a_remark_does_not_change_a_pipeline_and_code_does() {
+        let fingerprint = |text: &str| {
+            let (file, text) = ("a.sql".into(), text.into());
+            Sql { file, text }.fingerprint()
+        };
+        let plain = fingerprint("SELECT a\nFROM latest");
+        assert_eq!(
+            plain,
+            fingerprint("-- a remark\nSELECT a   FROM latest -- another\n")
+        );
+        assert_ne!(plain, fingerprint("SELECT b FROM latest"));
     }
 
     #[test]

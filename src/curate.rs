@@ -1,19 +1,22 @@
 //! Pass two: the payload of the last changes, through `curated.sql`, into staging.
 //!
 //! ```text
-//! winners' rows ─▶ curated.sql, made total ─┬─▶ versions (every last change per key and day)
-//!   (one stream per thread)                  └─▶ rows of the table ─▶ sorter ─▶ files
+//! winners ─▶ merge with versions ─▶ winners that hold ─▶ curated.sql, made total ─┬─▶ versions
+//!                  │                    (one stream per thread)                   └─▶ rows ─┐
+//!                  └─▶ rows that go (tombstones) ─────────────────────────────────▶ sorter ─┤
+//!                                                                                           ▼
+//!                                                published partitions ─▶ rebuild ─▶ files in staging
 //! ```
 //!
 //! Each thread has a sorter of its own, which spills when it must, so memory stays under the
 //! limit whatever the number of rows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{and, filter_record_batch};
-use arrow::datatypes::{DataType, Date32Type, Field, Schema};
+use arrow::datatypes::{DataType, Date32Type, Field, Float32Type, Float64Type, Schema, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::execute_stream_partitioned;
 use datafusion::prelude::SessionContext;
@@ -21,32 +24,50 @@ use futures::TryStreamExt;
 use futures::future::try_join_all;
 
 use crate::change_reader::ChangesTable;
-use crate::changes::{Changes, LATEST, LIVE};
+use crate::changes::{Changes, EVENT_DT, LATEST, LIVE};
 use crate::config::{Keep, Pipeline};
 use crate::curated_sql::{self, CuratedQuery, DAY};
 use crate::discover::Input;
 use crate::error::{Error, Result};
+use crate::fold::Fold;
+use crate::ledger::{CURATED, Ledger, Shape, read_types};
+use crate::merge::{Merge, Merged, Outputs, PRESENT, StoredVersions};
+use crate::raw_columns::widen;
+use crate::rebuild::{Earlier, conform};
 use crate::session::join;
 use crate::sorter::{Order, Sorted, Sorter, compact};
 use crate::state::State;
 use crate::store::Folder;
-use crate::table_writer::{StagedFile, TableWriter, parquet_writer, write_error};
+use crate::table_writer::{StagedFile, TableWriter, Written};
 use crate::versions::{VersionsLayout, canonical};
-use crate::winners::Winners;
+use crate::versions_writer::{DayCounts, VersionsFile, VersionsWriter, day_ranges};
+
+/// A file with versions that has fewer rows is put together with others once there are many.
+const SMALL_ROWS: u64 = 50_000;
+/// So many small files with versions may stand.
+const SMALL_FILES_MAX: usize = 16;
+/// More of them may stand where each run makes more: one per thread.
+const SMALL_RUNS_MAX: usize = 4;
 
 /// What pass two made.
 #[derive(Debug)]
 pub struct Curated {
     /// The table's files, in staging.
     pub staged: Vec<StagedFile>,
+    /// The partitions that were written, or left without rows.
+    pub partitions: BTreeSet<String>,
     /// The versions' files, in the state folder and not yet committed.
-    pub versions: Vec<StagedFile>,
+    pub versions: Vec<VersionsFile>,
+    /// The files with versions that these replace.
+    pub replaced_versions: Vec<String>,
     /// The versions' layout.
-    pub layout: VersionsLayout,
+    pub layout: Arc<VersionsLayout>,
     /// The table's columns.
     pub columns: Vec<Field>,
     /// What was counted on the way.
     pub counts: Counts,
+    /// Last changes of the window not later than what versions hold.
+    pub stale: u64,
 }
 
 /// What one stream counted; sums over all streams.
@@ -58,164 +79,444 @@ pub struct Counts {
     pub rows_deleted: u64,
     /// Last changes per key and day.
     pub key_days: u64,
-    /// The days with changes, as days since 1970.
+    /// The days whose rows change, as days since 1970.
     pub days: BTreeSet<i32>,
 }
 
-/// Where pass two writes to.
-#[derive(Clone, Copy, Debug)]
-pub struct Places<'a> {
+/// What pass two is made of.
+#[derive(Debug)]
+pub struct Curate<'a> {
+    /// The pipeline.
+    pub pipeline: &'a Pipeline,
+    /// The inputs.
+    pub changes: &'a Arc<Changes>,
+    /// Pass one's result.
+    pub folded: &'a Fold,
+    /// What earlier runs left; `None` to begin anew, and to replace all versions.
+    pub earlier: Option<&'a Ledger>,
+    /// The curated table.
+    pub table: &'a Folder,
     /// The staging folder of the curated table.
     pub staging: &'a Folder,
     /// The folder of the state's Delta table.
     pub state: &'a Folder,
-    /// The run's id, part of every name.
-    pub run_id: &'a str,
+    /// The committed files with versions, and their sizes.
+    pub stored: Vec<(String, u64)>,
+    /// The attempt's name, part of every path.
+    pub attempt: &'a str,
+    /// How many threads.
+    pub threads: usize,
 }
 
-/// Runs pass two.
-///
-/// # Errors
-/// Usage, when `curated.sql` is refused; data, when a row cannot be cast; storage, when staging
-/// or state cannot be written.
-pub async fn curate(
-    context: &SessionContext,
-    pipeline: &Pipeline,
-    changes: &Arc<Changes>,
-    winners: Arc<Winners>,
-    places: Places<'_>,
-    threads: usize,
-) -> Result<Curated> {
-    let table = ChangesTable::new(changes, Some(winners), threads);
-    let query = curated_sql::plan(context, pipeline, changes, table).await?;
-    let layout = versions_layout(pipeline, changes, &query)?;
-    let schema = Schema::new(query.columns.clone());
-    let inputs: Arc<Vec<Input>> = Arc::new(changes.inputs().cloned().collect());
+impl Curate<'_> {
+    /// Runs pass two.
+    ///
+    /// # Errors
+    /// Usage, when `curated.sql` is refused; data, when a row cannot be cast, or the table or the
+    /// versions are not as they were left; storage, when staging or state cannot be written.
+    pub async fn run(&self, context: &SessionContext) -> Result<Curated> {
+        let winners = Arc::clone(&self.folded.winners);
+        let table = ChangesTable::new(self.changes, Some(winners), self.threads);
+        let query = curated_sql::plan(context, self.pipeline, self.changes, table).await?;
+        let shape = self.earlier.and_then(|ledger| ledger.shape.as_ref());
+        let columns = self.columns(&query, shape)?;
+        let layout = Arc::new(self.versions_layout(&columns, shape)?);
+        let (order, schema) = self.order(&columns)?;
 
-    let order = Arc::new(order(pipeline, &schema)?);
-    let plan = context.state().create_physical_plan(&query.plan).await?;
-    let streams = execute_stream_partitioned(plan, context.task_ctx())?;
-    let halves = streams.into_iter().enumerate().map(|(number, rows)| {
-        let half = FirstHalf {
-            keep: pipeline.keep,
-            visible: query.columns.len(),
-            layout: layout.clone(),
-            inputs: Arc::clone(&inputs),
-            state: places.state.clone(),
-            path: State::version_path(places.run_id, number),
-            sql_file: pipeline.curated.sql.file.clone(),
+        let stored = self.stored_versions();
+        let mut days = self.folded.days.clone();
+        for file in stored.iter().filter(|file| file.rewritten) {
+            if let Some(counts) = self
+                .earlier
+                .and_then(|ledger| ledger.versions.get(&file.path))
+            {
+                days.add_all(counts);
+            }
+        }
+        let starts = Arc::new(day_ranges(&days));
+        let outputs: Outputs = (0..self.threads)
+            .map(|thread| {
+                let prefix = format!("{}-{thread:02}", State::versions_prefix(self.attempt));
+                let sorter = Sorter::new(Arc::clone(&order), context.runtime_env());
+                let versions = VersionsWriter::new(self.state, &layout, prefix, &starts);
+                (sorter, versions)
+            })
+            .collect();
+        let replaced_versions = match self.earlier {
+            Some(_) => {
+                let rewritten = stored.iter().filter(|file| file.rewritten);
+                rewritten.map(|file| file.path.clone()).collect()
+            }
+            None => self.stored.iter().map(|(path, _)| path.clone()).collect(),
         };
-        let sorter = Sorter::new(Arc::clone(&order), context.runtime_env());
-        join(tokio::spawn(half.run(rows, sorter)))
-    });
-    let halves = try_join_all(halves).await?;
+        let (query, merged, outputs) = match (stored.is_empty(), self.earlier) {
+            (false, Some(ledger)) => {
+                let merge = Merge {
+                    pipeline: self.pipeline,
+                    changes: self.changes,
+                    folded: self.folded,
+                    layout: &layout,
+                    state: self.state,
+                    stored,
+                    folded_inputs: ledger.inputs.keys().cloned().collect(),
+                    table_schema: Arc::clone(&schema),
+                };
+                let (merged, outputs) = merge.run(context, outputs).await?;
+                let winners = Some(Arc::clone(&merged.winners));
+                let table = ChangesTable::new(self.changes, winners, self.threads);
+                let query = curated_sql::plan(context, self.pipeline, self.changes, table).await?;
+                (query, Some(merged), outputs)
+            }
+            // Nothing that was there is touched.
+            _ => (query, None, outputs),
+        };
 
-    let mut counts = Counts::default();
-    let mut versions = Vec::new();
-    let mut sorters = Vec::new();
-    for (counted, file, sorter) in halves {
-        sorters.push(sorter);
-        counts.rows_latest += counted.rows_latest;
-        counts.rows_deleted += counted.rows_deleted;
-        counts.key_days += counted.key_days;
-        counts.days.extend(counted.days);
-        versions.extend(file);
+        let inputs: Arc<Vec<Input>> = Arc::new(self.changes.inputs().cloned().collect());
+        let plan = context.state().create_physical_plan(&query.plan).await?;
+        let mut streams = execute_stream_partitioned(plan, context.task_ctx())?.into_iter();
+        let halves = outputs.into_iter().map(|outputs| {
+            let half = FirstHalf {
+                keep: self.pipeline.keep,
+                schema: Arc::clone(&schema),
+                key: self.pipeline.key.clone(),
+                layout: Arc::clone(&layout),
+                inputs: Arc::clone(&inputs),
+                sql_file: self.pipeline.curated.sql.file.clone(),
+            };
+            join(tokio::spawn(half.run(streams.next(), outputs)))
+        });
+        let halves = try_join_all(halves).await?;
+        if streams.next().is_some() {
+            return Err(Error::internal("there are more streams than threads"));
+        }
+
+        let mut counts = Counts::default();
+        let mut versions = Vec::new();
+        let mut sorters = Vec::new();
+        for (counted, files, sorter) in halves {
+            sorters.push(sorter);
+            counts.rows_latest += counted.rows_latest;
+            counts.rows_deleted += counted.rows_deleted;
+            counts.key_days += counted.key_days;
+            counts.days.extend(counted.days);
+            versions.extend(files);
+        }
+        let writer = TableWriter {
+            staging: self.staging.clone(),
+            prefix: format!("{}/curated", self.attempt),
+            file_bytes: self.pipeline.curated.file_bytes,
+        };
+        let files = self
+            .earlier
+            .into_iter()
+            .flat_map(|ledger| ledger.files(CURATED));
+        let earlier = Arc::new(Earlier::new(self.table, files, &order)?);
+        let sorted = Sorted::new(&order, sorters);
+        let given = sorted.counts().clone();
+        let written = writer.write(sorted, Some(earlier), self.threads).await?;
+
+        let merged = merged.as_ref();
+        counts
+            .days
+            .extend(merged.iter().flat_map(|merged| &merged.days));
+        check_written(&written, &given, merged)?;
+        check_versions(&versions, &counts, merged)?;
+        if let Some(merged) = merged
+            && merged.key_days != counts.key_days
+        {
+            return Err(adds_up(
+                "winners that hold",
+                merged.key_days,
+                counts.key_days,
+            ));
+        }
+        Ok(Curated {
+            partitions: written.iter().map(|one| one.partition.clone()).collect(),
+            staged: written.into_iter().flat_map(|one| one.files).collect(),
+            versions,
+            replaced_versions,
+            layout,
+            columns,
+            stale: merged.map_or(0, |merged| merged.stale),
+            counts,
+        })
     }
-    let writer = TableWriter {
-        staging: places.staging.clone(),
-        prefix: format!("{}/curated", places.run_id),
-        file_bytes: pipeline.curated.file_bytes,
-    };
-    let staged = writer.write(Sorted::new(&order, sorters), threads).await?;
-    Ok(Curated {
-        staged,
-        versions,
-        layout,
-        columns: query.columns,
-        counts,
-    })
+
+    /// The table's columns: those of the query, in types that what was published widens to.
+    fn columns(&self, query: &CuratedQuery, shape: Option<&Shape>) -> Result<Vec<Field>> {
+        let Some(shape) = shape else {
+            return Ok(query.columns.clone());
+        };
+        let file = &self.pipeline.curated.sql.file;
+        let mut columns = Vec::new();
+        for (name, published) in read_types(&shape.columns)? {
+            let column = query.columns.iter().find(|column| *column.name() == name);
+            let data_type = match column {
+                // A raw column that no file of the window has.
+                None => published,
+                Some(column) if *column.data_type() == published => published,
+                Some(column) => {
+                    let found = column.data_type();
+                    let is_partition = self.pipeline.curated.partition_by.contains(&name);
+                    let widened = widen(&published, found).filter(|_| !is_partition);
+                    widened.ok_or_else(|| {
+                        Error::data(format!(
+                            "{file}: the column `{name}` was published as {published} and is {found} now"
+                        ))
+                        .hint("cast it in the query, or make the tables again: glueless rebuild")
+                    })?
+                }
+            };
+            columns.push(Field::new(name, data_type, true));
+        }
+        for column in &query.columns {
+            if !columns.iter().any(|known| known.name() == column.name()) {
+                columns.push(column.clone());
+            }
+        }
+        Ok(columns)
+    }
+
+    fn versions_layout(&self, columns: &[Field], shape: Option<&Shape>) -> Result<VersionsLayout> {
+        let lost = |name: &String| Error::internal(format!("the column `{name}` was lost"));
+        let raw = self.changes.raw_schema();
+        let keys = self.pipeline.key.iter().map(|name| {
+            let column = self.changes.raw_column(name).ok_or_else(|| lost(name))?;
+            let data_type = raw.field(column).data_type();
+            if data_type.is_nested()
+                || matches!(data_type, DataType::Time32(_) | DataType::Time64(_))
+            {
+                return Err(Error::usage(format!(
+                    "the key column `{name}` is {data_type}, which cannot be a key"
+                ))
+                .hint("a key is text, binary, a number, a boolean, a date or a timestamp"));
+            }
+            Ok((name.clone(), canonical(data_type)))
+        });
+        let partitions = self.pipeline.curated.partition_by.iter().map(|name| {
+            let field = columns.iter().find(|field| field.name() == name);
+            let data_type = canonical(field.ok_or_else(|| lost(name))?.data_type());
+            Ok((name.clone(), data_type))
+        });
+        let layout = VersionsLayout {
+            keys: keys.collect::<Result<_>>()?,
+            partitions: partitions.collect::<Result<_>>()?,
+            packed: self.changes.is_packed(),
+        };
+        let Some(shape) = shape else {
+            return Ok(layout);
+        };
+        let known = shape.layout()?;
+        let orders = self.changes.order_kinds();
+        let is_other = |(name, kind): &&(String, String)| {
+            let mut known = shape.orders.iter();
+            known.any(|(known, before)| known == name && before != kind)
+        };
+        if let Some((name, kind)) = orders.iter().find(is_other) {
+            return Err(Error::data(format!(
+                "the order column `{name}` is a {kind} now, and was something else in earlier runs"
+            ))
+            .hint("make the tables again from raw: glueless rebuild"));
+        }
+        if let Some(((name, found), (_, before))) = layout
+            .keys
+            .iter()
+            .zip(&known.keys)
+            .find(|(found, before)| found != before)
+        {
+            return Err(Error::data(format!(
+                "the key column `{name}` is {found} now, and was {before} in earlier runs"
+            ))
+            .hint("make the tables again from raw: glueless rebuild"));
+        }
+        match known == layout {
+            true => Ok(layout),
+            false => Err(Error::data("the versions are of another layout")
+                .hint("make the tables again from raw: glueless rebuild")),
+        }
+    }
+
+    /// The table's rows by partition and key, under `latest-per-day` also by day; last the flag of
+    /// a row that is there. Returns the order and the columns it takes.
+    fn order(&self, columns: &[Field]) -> Result<(Arc<Order>, SchemaRef)> {
+        let mut fields = columns.to_vec();
+        fields.push(Field::new(PRESENT, DataType::Boolean, false));
+        let schema = Arc::new(Schema::new(fields));
+        let place = |name: &str| Ok(schema.index_of(name)?);
+        let parts = &self.pipeline.curated.partition_by;
+        let is_stored = |name: &&str| !parts.iter().any(|part| part == name);
+        let keys = self.pipeline.key.iter().map(String::as_str);
+        let day = (self.pipeline.keep == Keep::LatestPerDay).then_some(EVENT_DT);
+        let mut sort_by = keys
+            .filter(is_stored)
+            .chain(day.filter(is_stored))
+            .map(place)
+            .collect::<Result<Vec<_>>>()?;
+        sort_by.push(columns.len());
+        let partition_by = parts
+            .iter()
+            .map(|part| place(part))
+            .collect::<Result<Vec<_>>>()?;
+        let stored = (0..schema.fields().len())
+            .filter(|column| !partition_by.contains(column))
+            .collect();
+        let order = Order::new(Arc::clone(&schema), partition_by, sort_by, stored)?;
+        Ok((Arc::new(order), schema))
+    }
+
+    /// The versions that the winners must meet. Files of their days are written again, and so are
+    /// small ones once there are too many.
+    fn stored_versions(&self) -> Vec<StoredVersions> {
+        let Some(ledger) = self.earlier else {
+            return Vec::new();
+        };
+        let rows = |path: &String| -> u64 {
+            let days = ledger
+                .versions
+                .get(path)
+                .into_iter()
+                .flat_map(DayCounts::iter);
+            days.map(|(_, rows)| rows).sum()
+        };
+        let is_small = |path: &String| rows(path) < SMALL_ROWS;
+        let small = self
+            .stored
+            .iter()
+            .filter(|(path, _)| is_small(path))
+            .count();
+        let small_max = SMALL_FILES_MAX.max(SMALL_RUNS_MAX * self.threads);
+        let stored = self.stored.iter().map(|(path, bytes)| {
+            let days = ledger.versions.get(path);
+            let touched = days.is_some_and(|days| days.meets(&self.folded.days));
+            StoredVersions {
+                rewritten: touched || (small > small_max && is_small(path)),
+                rows: rows(path),
+                path: path.clone(),
+                bytes: *bytes,
+            }
+        });
+        let is_met = |file: &StoredVersions| file.rewritten || self.pipeline.keep == Keep::Latest;
+        stored.filter(is_met).collect()
+    }
 }
 
-fn versions_layout(
-    pipeline: &Pipeline,
-    changes: &Changes,
-    query: &CuratedQuery,
-) -> Result<VersionsLayout> {
-    let lost = |name: &String| Error::internal(format!("the column `{name}` was lost"));
-    let raw = changes.raw_schema();
-    let keys = pipeline.key.iter().map(|name| {
-        let column = changes.raw_column(name).ok_or_else(|| lost(name))?;
-        Ok((name.clone(), canonical(raw.field(column).data_type())))
+/// A run that does not add up.
+pub fn adds_up(what: &str, one: u64, other: u64) -> Error {
+    Error::internal(format!(
+        "the run does not add up: {what} {one}, but {other}"
+    ))
+    .hint("nothing was published; did an input change during the run?")
+}
+
+/// For every partition: rows staged (by the footers) = rows before (by the footers) - rows that
+/// go (by the versions) + winners.
+fn check_written(
+    written: &[Written],
+    given: &BTreeMap<String, u64>,
+    merged: Option<&Merged>,
+) -> Result<()> {
+    for one in written {
+        let gone = merged.and_then(|merged| merged.gone.get(&one.partition));
+        let gone = gone.copied().unwrap_or_default();
+        let given = given.get(&one.partition).copied().unwrap_or_default();
+        let staged: u64 = one.files.iter().map(|file| file.rows).sum();
+        // Tombstones were given to the sorter as well.
+        if staged + 2 * gone != one.rows_before + given {
+            let expected = (one.rows_before + given).saturating_sub(2 * gone);
+            let what = format!("rows of the partition `{}`", one.partition);
+            return Err(adds_up(&what, staged, expected));
+        }
+    }
+    let written: BTreeSet<&String> = written.iter().map(|one| &one.partition).collect();
+    let gone = merged.into_iter().flat_map(|merged| merged.gone.keys());
+    match gone
+        .into_iter()
+        .find(|partition| !written.contains(partition))
+    {
+        Some(partition) => Err(adds_up(&format!("rows that go from `{partition}`"), 1, 0)),
+        None => Ok(()),
+    }
+}
+
+/// Versions written (by the footers) = those of rewritten files (by the footers) - replaced ones
+/// + winners.
+fn check_versions(
+    versions: &[VersionsFile],
+    counts: &Counts,
+    merged: Option<&Merged>,
+) -> Result<()> {
+    let written: u64 = versions.iter().map(|file| file.rows).sum();
+    let (before, replaced) = merged.map_or((0, 0), |merged| {
+        (merged.versions_before, merged.versions_replaced)
     });
-    let partitions = pipeline.curated.partition_by.iter().map(|name| {
-        let field = query.columns.iter().find(|field| field.name() == name);
-        Ok((
-            name.clone(),
-            canonical(field.ok_or_else(|| lost(name))?.data_type()),
-        ))
-    });
-    Ok(VersionsLayout {
-        keys: keys.collect::<Result<_>>()?,
-        partitions: partitions.collect::<Result<_>>()?,
-        packed: changes.is_packed(),
-    })
+    match written + replaced == before + counts.key_days {
+        true => Ok(()),
+        false => {
+            let expected = (before + counts.key_days).saturating_sub(replaced);
+            Err(adds_up("versions written", written, expected))
+        }
+    }
 }
 
 /// One stream of the first half.
 struct FirstHalf {
     keep: Keep,
-    visible: usize,
-    layout: VersionsLayout,
+    /// The rows that the sorter takes.
+    schema: SchemaRef,
+    key: Vec<String>,
+    layout: Arc<VersionsLayout>,
     inputs: Arc<Vec<Input>>,
-    state: Folder,
-    path: String,
     sql_file: String,
 }
 
 impl FirstHalf {
     async fn run(
         self,
-        mut rows: SendableRecordBatchStream,
-        mut sorter: Sorter,
-    ) -> Result<(Counts, Option<StagedFile>, Sorter)> {
+        rows: Option<SendableRecordBatchStream>,
+        (mut sorter, mut versions): (Sorter, VersionsWriter),
+    ) -> Result<(Counts, Vec<VersionsFile>, Sorter)> {
         let mut counts = Counts::default();
-        let mut writer = None;
-        let failed = |error| write_error(&self.state, &self.path, error);
-        while let Some(batch) = rows
-            .try_next()
-            .await
-            .map_err(|error| Error::query(&self.sql_file, error))?
-        {
-            let chosen = self.count(&batch, &mut counts)?;
-            let versions = self.layout.versions(&batch, &self.inputs)?;
-            let writer = match &mut writer {
-                Some(writer) => writer,
-                none => none.insert(parquet_writer(
-                    &self.state,
-                    &self.path,
-                    self.layout.written_schema(),
-                    &VersionsLayout::HARDLY_REPEATED,
-                )?),
-            };
-            writer.write(&versions).await.map_err(failed)?;
-            let day = batch.schema().index_of(DAY)?;
-            let columns: Vec<usize> = (0..self.visible).chain([day]).collect();
-            let table_rows = filter_record_batch(&batch.project(&columns)?, &chosen)?;
-            if table_rows.num_rows() > 0 {
-                sorter.push(&compact(&table_rows)?)?;
+        if let Some(mut rows) = rows {
+            let failed = |error| Error::query(&self.sql_file, error);
+            while let Some(batch) = rows.try_next().await.map_err(failed)? {
+                let chosen = self.count(&batch, &mut counts)?;
+                versions
+                    .write(&self.layout.versions(&batch, &self.inputs)?)
+                    .await?;
+                let table_rows = filter_record_batch(&batch, &chosen)?;
+                if table_rows.num_rows() > 0 {
+                    sorter.push(&self.table_rows(&table_rows)?)?;
+                }
             }
         }
-        let Some(mut writer) = writer else {
-            return Ok((counts, None, sorter));
-        };
-        let footer = writer.finish().await.map_err(failed)?;
-        let file = StagedFile {
-            partition: String::new(),
-            rows: footer.file_metadata().num_rows().max(0) as u64,
-            bytes: writer.bytes_written() as u64,
-            staged: self.path.clone(),
-        };
-        Ok((counts, Some(file), sorter))
+        Ok((counts, versions.finish().await?, sorter))
+    }
+
+    /// Rows as the sorter takes them.
+    fn table_rows(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        let present: ArrayRef = Arc::new(BooleanArray::from(vec![true; rows.num_rows()]));
+        let mut columns = Vec::new();
+        let mut fields = Vec::new();
+        for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
+            // One key is one key, also with either zero.
+            let column: ArrayRef = match field.data_type() {
+                DataType::Float64 if self.key.contains(field.name()) => {
+                    let floats = column.as_primitive::<Float64Type>();
+                    Arc::new(floats.unary::<_, Float64Type>(|float| float + 0.0))
+                }
+                DataType::Float32 if self.key.contains(field.name()) => {
+                    let floats = column.as_primitive::<Float32Type>();
+                    Arc::new(floats.unary::<_, Float32Type>(|float| float + 0.0))
+                }
+                _ => Arc::clone(column),
+            };
+            fields.push(Arc::clone(field));
+            columns.push(column);
+        }
+        fields.push(Arc::new(Field::new(PRESENT, DataType::Boolean, false)));
+        columns.push(present);
+        let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?;
+        compact(&conform(&rows, &self.schema)?)
     }
 
     /// Counts a batch; returns which of its rows the table holds.
@@ -241,21 +542,4 @@ impl FirstHalf {
         counts.rows_deleted += (candidates - chosen.true_count()) as u64;
         Ok(chosen)
     }
-}
-
-/// The table's rows by partition and key; a key with rows of several days in one partition has
-/// them in the order of days.
-fn order(pipeline: &Pipeline, schema: &Schema) -> Result<Order> {
-    let mut fields = schema.fields().to_vec();
-    fields.push(Arc::new(Field::new(DAY, DataType::Date32, true)));
-    let place = |name: &String| Ok(schema.index_of(name)?);
-    let parts = &pipeline.curated.partition_by;
-    let partition_by = parts.iter().map(place).collect::<Result<Vec<_>>>()?;
-    let keys = pipeline.key.iter().filter(|key| !parts.contains(key));
-    let mut sort_by = keys.map(place).collect::<Result<Vec<_>>>()?;
-    sort_by.push(fields.len() - 1);
-    let stored = (0..schema.fields().len())
-        .filter(|column| !partition_by.contains(column))
-        .collect();
-    Order::new(Arc::new(Schema::new(fields)), partition_by, sort_by, stored)
 }

@@ -29,7 +29,7 @@ use datafusion::prelude::SessionContext;
 
 use crate::change_reader::ChangesTable;
 use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, POSITION};
-use crate::config::{Pipeline, Sql};
+use crate::config::{Keep, Pipeline, Sql};
 use crate::error::{Error, Result};
 use crate::table_writer;
 
@@ -239,6 +239,12 @@ fn check_columns(plan: &LogicalPlan, pipeline: &Pipeline, changes: &Changes) -> 
             "{file} gives `{EVENT_DT}` another meaning than the change's day"
         ))
         .hint("select it as it is, and give the other value another name"));
+    }
+    if day.is_none() && pipeline.keep == Keep::LatestPerDay {
+        return Err(Error::usage(format!(
+            "{file} lacks the column `{EVENT_DT}`, without which rows of one key cannot be told apart"
+        ))
+        .hint("select it: under `latest-per-day` a key has a row per day"));
     }
     let columns = schema.fields().iter().map(Arc::as_ref);
     table_writer::check_columns(file, columns, &pipeline.curated.partition_by)

@@ -5,10 +5,13 @@
 //! flush); then every file is judged exactly. The result is sorted in the order of files, which
 //! is part of the order of changes: base name, then path.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Duration, Utc};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
+use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
 use crate::config::{Raw, WindowBy};
@@ -37,6 +40,8 @@ pub struct Input {
     pub full_load: bool,
     /// Whether it lies before the window, and was not there when its own window was run.
     pub late: bool,
+    /// The windows that select its rows by their commit time; `None` selects all.
+    pub rows: Option<Vec<Window>>,
 }
 
 impl Input {
@@ -46,18 +51,65 @@ impl Input {
     }
 }
 
-/// What earlier runs did, as far as discovery needs it.
-pub trait Recorded {
-    /// Whether an input was folded by an earlier run.
-    fn is_folded(&self, location: usize, path: &str) -> bool;
-    /// Whether an earlier run's window holds this span.
-    fn was_run(&self, span: &Window) -> bool;
+/// The order of files, which is part of the order of changes: base name, path, location.
+pub fn file_order((location, path): &(usize, String)) -> (&str, &str, usize) {
+    (layout::base_name(path), path, *location)
 }
 
-/// Lists the inputs of a window: those in it, late ones, and every full load.
+/// An input that an earlier run folded, as the ledger keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoldedInput {
+    /// Which of the raw URLs it lies under.
+    pub location: usize,
+    /// Its path relative to that URL.
+    pub path: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was last written.
+    pub modified: DateTime<Utc>,
+    /// The store's tag of its content.
+    pub e_tag: Option<String>,
+}
+
+impl From<&Input> for FoldedInput {
+    fn from(input: &Input) -> Self {
+        FoldedInput {
+            location: input.location,
+            path: input.path.clone(),
+            size: input.size,
+            modified: input.modified,
+            e_tag: input.e_tag.clone(),
+        }
+    }
+}
+
+impl FoldedInput {
+    /// Whether an object is still the one that was folded: by size and tag; in a local folder,
+    /// where a tag changes with a copy, by size and time.
+    fn is_same(&self, object: &ObjectMeta, local: bool) -> bool {
+        let same_content = match (&self.e_tag, &object.e_tag) {
+            (Some(folded), Some(found)) if !local => folded == found,
+            _ => self.modified == object.last_modified,
+        };
+        self.size == object.size && same_content
+    }
+}
+
+/// What earlier runs did, as far as discovery needs it.
+pub trait Recorded {
+    /// An input that was folded by an earlier run.
+    fn folded(&self, location: usize, path: &str) -> Option<&FoldedInput>;
+    /// All of them.
+    fn inputs(&self) -> Vec<&FoldedInput>;
+    /// The windows of earlier runs.
+    fn windows(&self) -> Vec<Window>;
+}
+
+/// Lists the inputs of a window: those in it, late ones, and every full load not yet folded.
 ///
 /// # Errors
-/// Usage, when a raw location does not exist; data, when a file has no time of the kind that
+/// Usage, when a raw location does not exist; data, when an input was folded and has changed
+/// since, or when a file has no time of the kind that
 /// `window_by` asks for; storage, when a listing fails.
 pub async fn discover(
     folders: &[Folder],
@@ -66,6 +118,7 @@ pub async fn discover(
     recorded: &dyn Recorded,
 ) -> Result<Vec<Input>> {
     let mut inputs = Vec::new();
+    let runs = recorded.windows();
     for (location, folder) in folders.iter().enumerate() {
         let mut others = 0;
         for object in list(folder, raw, window).await? {
@@ -80,11 +133,25 @@ pub async fn discover(
                 continue;
             }
             let full_load = raw.full_load.matches(base_name);
+            let folded = recorded.folded(location, &path);
             let choice = if full_load {
                 Some(false)
             } else {
-                choose(folder, raw, window, recorded, location, &path, &object)?
+                choose(folder, raw, window, &runs, &path, &object, folded.is_some())?
             };
+            if let Some(folded) = folded
+                && !folded.is_same(&object, folder.location.file_path().is_some())
+            {
+                return Err(Error::data(format!(
+                    "{} was folded by an earlier run and has changed since",
+                    folder.describe(&path)
+                ))
+                .hint("restore it, or make the tables again from raw: glueless rebuild"));
+            }
+            // A full load is folded once.
+            let choice = choice.filter(|_| !full_load || folded.is_none());
+            let by_rows = raw.window_by == WindowBy::Commit && !full_load;
+            let rows = by_rows.then(|| row_windows(raw, window, &runs, folded.is_some()));
             if let Some(late) = choice {
                 inputs.push(Input {
                     location,
@@ -93,6 +160,7 @@ pub async fn discover(
                     e_tag: object.e_tag,
                     full_load,
                     late,
+                    rows,
                     path,
                 });
             }
@@ -108,55 +176,141 @@ pub async fn discover(
     Ok(inputs)
 }
 
+/// The inputs that were folded so far, as they are now, and those that are gone.
+///
+/// # Errors
+/// Usage, when a raw location does not exist; storage, when a listing fails.
+pub async fn again<'a>(
+    folders: &[Folder],
+    raw: &Raw,
+    ledger: &'a dyn Recorded,
+) -> Result<(Vec<Input>, Vec<&'a FoldedInput>)> {
+    let mut inputs = Vec::new();
+    let windows = ledger.windows();
+    for (location, folder) in folders.iter().enumerate() {
+        for object in list_all(folder).await? {
+            let path = relative(&folder.prefix, &object.location);
+            if ledger.folded(location, &path).is_none() {
+                continue;
+            }
+            let full_load = raw.full_load.matches(layout::base_name(&path));
+            let by_rows = raw.window_by == WindowBy::Commit && !full_load;
+            inputs.push(Input {
+                location,
+                size: object.size,
+                modified: object.last_modified,
+                e_tag: object.e_tag,
+                full_load,
+                late: false,
+                rows: by_rows.then(|| windows.clone()),
+                path,
+            });
+        }
+    }
+    inputs.sort_by(|a, b| a.order().cmp(&b.order()));
+    let found: HashSet<(usize, &str)> = inputs
+        .iter()
+        .map(|input| (input.location, input.path.as_str()))
+        .collect();
+    let is_gone = |input: &&FoldedInput| !found.contains(&(input.location, &input.path));
+    let gone = ledger.inputs().into_iter().filter(is_gone).collect();
+    Ok((inputs, gone))
+}
+
+/// The span of time by which windows select a file; `None` where there is none, or rows are
+/// selected instead.
+fn span(raw: &Raw, path: &str, modified: DateTime<Utc>) -> Option<Window> {
+    let instant = |at: DateTime<Utc>| Window {
+        start: at,
+        end: at + Duration::nanoseconds(1),
+    };
+    match raw.window_by {
+        WindowBy::Commit => None,
+        WindowBy::Modified => Some(instant(modified)),
+        WindowBy::Name => {
+            layout::cdc_file_time(layout::base_name(path), raw.time_zone).map(instant)
+        }
+        WindowBy::Path => layout::folder_span(layout::parent(path), raw.time_zone),
+    }
+}
+
+/// The inputs of a window that were folded and are not there any more. Full loads are not looked
+/// at: what is not read again is not missed.
+pub fn vanished<'a>(
+    raw: &Raw,
+    window: &Window,
+    folded: impl Iterator<Item = &'a FoldedInput>,
+    found: &[Input],
+) -> Vec<&'a FoldedInput> {
+    let found: HashSet<(usize, &str)> = found
+        .iter()
+        .map(|input| (input.location, input.path.as_str()))
+        .collect();
+    let is_gone = |input: &&FoldedInput| {
+        let is_full_load = raw.full_load.matches(layout::base_name(&input.path));
+        let is_in_window = match span(raw, &input.path, input.modified) {
+            Some(span) => window.overlaps(&span),
+            // Any file can hold rows of the window.
+            None => raw.window_by == WindowBy::Commit,
+        };
+        is_in_window && !is_full_load && !found.contains(&(input.location, &input.path))
+    };
+    folded.filter(is_gone).collect()
+}
+
 /// Whether a CDC file is read, and if so whether it is late.
 fn choose(
     folder: &Folder,
     raw: &Raw,
     window: &Window,
-    recorded: &dyn Recorded,
-    location: usize,
+    runs: &[Window],
     path: &str,
     object: &ObjectMeta,
+    is_folded: bool,
 ) -> Result<Option<bool>> {
-    let no_time = |what: &str, hint: &str| {
-        Error::data(format!("{} has no {what}", folder.describe(path))).hint(hint)
-    };
-    let instant = |at: DateTime<Utc>| Window {
-        start: at,
-        end: at + Duration::nanoseconds(1),
-    };
-    let span = match raw.window_by {
+    let what = match raw.window_by {
         WindowBy::Commit => return Ok(Some(false)),
-        WindowBy::Modified => instant(object.last_modified),
-        WindowBy::Name => layout::cdc_file_time(layout::base_name(path), raw.time_zone)
-            .map(instant)
-            .ok_or_else(|| {
-                no_time(
-                    "time in its name (yyyyMMdd-HHmmssSSS)",
-                    "set `raw.full_load` if it is a full load, or another `raw.window_by`",
-                )
-            })?,
-        WindowBy::Path => {
-            layout::folder_span(layout::parent(path), raw.time_zone).ok_or_else(|| {
-                no_time(
-                    "date in its folders",
-                    "set `raw.full_load` if it is a full load, or another `raw.window_by`",
-                )
-            })?
-        }
+        WindowBy::Modified => "time",
+        WindowBy::Name => "time in its name (yyyyMMdd-HHmmssSSS)",
+        WindowBy::Path => "date in its folders",
     };
+    let span = span(raw, path, object.last_modified).ok_or_else(|| {
+        Error::data(format!("{} has no {what}", folder.describe(path)))
+            .hint("set `raw.full_load` if it is a full load, or another `raw.window_by`")
+    })?;
     if window.overlaps(&span) {
         return Ok(Some(false));
     }
-    let looked_back = Window {
-        start: earlier(window.start, raw.lookback),
-        end: window.start,
-    };
-    let is_late = looked_back.start < looked_back.end
-        && looked_back.overlaps(&span)
-        && recorded.was_run(&span)
-        && !recorded.is_folded(location, path);
+    let is_late = !is_folded
+        && looked_back(raw, window).is_some_and(|looked_back| looked_back.overlaps(&span))
+        && runs.iter().any(|run| run.overlaps(&span));
     Ok(is_late.then_some(true))
+}
+
+/// The span before the window in which late inputs are looked for.
+fn looked_back(raw: &Raw, window: &Window) -> Option<Window> {
+    let start = earlier(window.start, raw.lookback);
+    (start < window.start).then_some(Window {
+        start,
+        end: window.start,
+    })
+}
+
+/// The rows of a file that a run of row windows folds: those in the window, and of a file that no
+/// run has read also those of earlier windows.
+fn row_windows(raw: &Raw, window: &Window, runs: &[Window], is_folded: bool) -> Vec<Window> {
+    let mut windows = vec![*window];
+    if let (false, Some(looked_back)) = (is_folded, looked_back(raw, window)) {
+        let runs = runs.iter();
+        windows.extend(
+            runs.filter(|run| run.overlaps(&looked_back))
+                .map(|run| Window {
+                    start: run.start.max(looked_back.start),
+                    end: run.end.min(looked_back.end),
+                }),
+        );
+    }
+    windows
 }
 
 fn earlier(instant: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
@@ -165,31 +319,39 @@ fn earlier(instant: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
         .unwrap_or(DateTime::<Utc>::MIN_UTC)
 }
 
+fn missing(folder: &Folder) -> Error {
+    Error::usage(format!(
+        "the raw location {} is not an existing folder",
+        folder.location
+    ))
+    .hint("check `raw.url`")
+}
+
+/// Every object of a raw location.
+async fn list_all(folder: &Folder) -> Result<Vec<ObjectMeta>> {
+    let is_file = |path: std::path::PathBuf| !path.is_dir();
+    if folder.location.file_path().is_some_and(is_file) {
+        return Err(missing(folder));
+    }
+    let listed = folder.root_store.list(Some(&folder.prefix)).try_collect();
+    match listed.await {
+        Err(object_store::Error::NotFound { .. }) => Err(missing(folder)),
+        listed => listed.map_err(|error| Error::store(format!("list {}", folder.location), error)),
+    }
+}
+
 /// Every object that may belong to the window.
 async fn list(folder: &Folder, raw: &Raw, window: &Window) -> Result<Vec<ObjectMeta>> {
-    let failed = |error| Error::store(format!("list {}", folder.location), error);
-    let missing = || {
-        Error::usage(format!(
-            "the raw location {} is not an existing folder",
-            folder.location
-        ))
-        .hint("check `raw.url`")
-    };
-    if folder
-        .location
-        .file_path()
-        .is_some_and(|path| !path.is_dir())
-    {
-        return Err(missing());
-    }
-    let store = &folder.root_store;
     if matches!(raw.window_by, WindowBy::Modified | WindowBy::Commit) {
         // An object written in the window, or a row of it, can lie in a folder of any date.
-        return match store.list(Some(&folder.prefix)).try_collect().await {
-            Err(object_store::Error::NotFound { .. }) => Err(missing()),
-            listed => listed.map_err(failed),
-        };
+        return list_all(folder).await;
     }
+    let failed = |error| Error::store(format!("list {}", folder.location), error);
+    let is_file = |path: std::path::PathBuf| !path.is_dir();
+    if folder.location.file_path().is_some_and(is_file) {
+        return Err(missing(folder));
+    }
+    let store = &folder.root_store;
     let wanted = Window {
         start: earlier(window.start, raw.lookback),
         end: window.end,
@@ -221,7 +383,7 @@ async fn list(folder: &Folder, raw: &Raw, window: &Window) -> Result<Vec<ObjectM
         for listing in listings {
             let listing = match listing {
                 Err(object_store::Error::NotFound { .. }) if found.is_empty() => {
-                    return Err(missing());
+                    return Err(missing(folder));
                 }
                 listing => listing.map_err(failed)?,
             };

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{Result as DataFusionResult, ScalarValue};
+use datafusion::common::{DFSchema, Result as DataFusionResult, ScalarValue};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::execution::object_store::ObjectStoreUrl;
-use datafusion::logical_expr::{Expr, TableType};
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use object_store::ObjectMeta;
 use object_store::path::Path;
@@ -77,11 +78,19 @@ impl TableProvider for FileTable {
         TableType::Base
     }
 
+    /// Files and row groups are left out by their statistics; their rows are filtered above.
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
     async fn scan(
         &self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
+        filters: &[Expr],
         limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let parts = state.config().target_partitions().max(1);
@@ -106,7 +115,12 @@ impl TableProvider for FileTable {
             .filter(|(_, files)| !files.is_empty())
             .map(|(_, files)| FileGroup::new(files))
             .collect();
-        let source = Arc::new(ParquetSource::new(self.schema.clone()));
+        let mut source = ParquetSource::new(self.schema.clone());
+        if let Some(filter) = conjunction(filters.to_vec()) {
+            let schema = DFSchema::try_from(self.schema())?;
+            source = source.with_predicate(state.create_physical_expr(filter, &schema)?);
+        }
+        let source = Arc::new(source);
         let config = FileScanConfigBuilder::new(self.store.clone(), source)
             .with_file_groups(groups)
             .with_projection_indices(projection.cloned())?

@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::last_changes::{entries, keep_later, last_changes};
 use crate::position::Position;
 use crate::session::join;
+use crate::versions_writer::DayCounts;
 use crate::winners::{Marks, Winners};
 
 const SQL: &str = include_str!("../sql/fold.sql");
@@ -34,6 +35,8 @@ pub struct Fold {
     pub keys: u64,
     /// How many keys and days there are.
     pub key_days: u64,
+    /// Last changes per key and day, by day (days since 1970).
+    pub days: DayCounts,
     /// Last changes per key that only file or row decided.
     pub ties: u64,
     /// Last changes per key and day that only file or row decided.
@@ -80,14 +83,18 @@ async fn fold_positions<P: Position>(
     let tasks = streams.into_iter().map(|mut lists| {
         let shared = Arc::clone(&shared);
         join(tokio::spawn(async move {
+            let mut days = DayCounts::default();
             while let Some(batch) = lists.try_next().await? {
                 let (marks, counts) = &*shared;
-                mark::<P>(batch.column(0).as_binary(), marks, counts);
+                mark::<P>(batch.column(0).as_binary(), marks, counts, &mut days);
             }
-            Ok(())
+            Ok(days)
         }))
     });
-    try_join_all(tasks).await?;
+    let mut days = DayCounts::default();
+    for counted in try_join_all(tasks).await? {
+        days.add_all(&counted);
+    }
     context.deregister_table("changes")?;
 
     let (marks, counts) =
@@ -96,6 +103,7 @@ async fn fold_positions<P: Position>(
         winners: Arc::new(marks.finish()),
         keys: counts.keys.into_inner(),
         key_days: counts.key_days.into_inner(),
+        days,
         ties: counts.ties.into_inner(),
         day_ties: counts.day_ties.into_inner(),
     })
@@ -124,11 +132,12 @@ struct Counts {
 }
 
 /// Marks the winners of a batch of keys.
-fn mark<P: Position>(keys: &BinaryArray, marks: &Marks, counts: &Counts) {
+fn mark<P: Position>(keys: &BinaryArray, marks: &Marks, counts: &Counts, days: &mut DayCounts) {
     let (mut key_days, mut ties, mut day_ties) = (0, 0, 0);
     for key in keys.iter().flatten() {
         let mut last: Option<P> = None;
-        for (_, position) in entries::<P>(key) {
+        for (day, position) in entries::<P>(key) {
+            days.add(day, 1);
             let (file, row) = position.file_and_row();
             marks.mark_day(file, row);
             key_days += 1;

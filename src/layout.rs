@@ -466,38 +466,61 @@ pub fn parse_partition_segment(segment: &str) -> Option<(String, Option<String>)
     Some((unescape(column), value))
 }
 
-/// The name of a published file. `number` counts the files of one partition from 0; `commit` is
-/// the commit that made it.
+/// The name of a published file: the commit that first gave its partition a file of this name, and
+/// a number from 0.
 ///
-/// A partition's only file carries no commit: it keeps its name from commit to commit, so that the
-/// next one is swapped in by one step. Files of a partition with many carry theirs, so that new
-/// ones stand beside the old until these go.
+/// A partition with one file before and after a commit keeps its file's name, so that the next one
+/// is swapped in by one step. No other commit makes a name again that once was: what a process
+/// that slept removes when it wakes up is not what another one has published since.
 ///
 /// ```
 /// # use glueless::layout::part_file_name;
-/// assert_eq!(part_file_name(None, 0), "part-00000.snappy.parquet");
-/// assert_eq!(part_file_name(Some(12), 3), "part-c00000012-00003.snappy.parquet");
+/// assert_eq!(part_file_name(12, 3), "part-c00000012-00003.snappy.parquet");
 /// ```
-pub fn part_file_name(commit: Option<u64>, number: usize) -> String {
-    match commit {
-        None => format!("part-{number:05}.snappy.parquet"),
-        Some(commit) => format!("part-c{commit:08}-{number:05}.snappy.parquet"),
-    }
+pub fn part_file_name(commit: u64, number: usize) -> String {
+    format!("part-c{commit:08}-{number:05}.snappy.parquet")
 }
 
-/// Whether a base name is one that [`part_file_name`] makes.
-pub fn is_part_file_name(base_name: &str) -> bool {
-    let parts = || {
-        let middle = base_name
-            .strip_prefix("part-")?
-            .strip_suffix(".snappy.parquet")?;
-        let Some(middle) = middle.strip_prefix('c') else {
-            return Some((None, middle.parse().ok()?));
-        };
-        let (commit, number) = middle.split_once('-')?;
-        Some((Some(commit.parse().ok()?), number.parse().ok()?))
-    };
-    parts().is_some_and(|(commit, number)| part_file_name(commit, number) == base_name)
+/// The commit in a base name that [`part_file_name`] makes; `None` for any other.
+pub fn part_file_commit(base_name: &str) -> Option<u64> {
+    let middle = base_name
+        .strip_prefix("part-c")?
+        .strip_suffix(".snappy.parquet")?;
+    let (commit, number) = middle.split_once('-')?;
+    let (commit, number) = (commit.parse().ok()?, number.parse().ok()?);
+    (part_file_name(commit, number) == base_name).then_some(commit)
+}
+
+/// The name of a run's attempt at a commit: whatever it writes before the commit carries it. An
+/// attempt can become that commit only, so once there is one of that number, all others are dead.
+///
+/// ```
+/// # use glueless::layout::{attempt_commit, attempt_name};
+/// assert_eq!(attempt_name(12, "run-1"), "00000000000000000012-run-1");
+/// assert_eq!(attempt_commit("00000000000000000012-run-1"), Some(12));
+/// assert_eq!(attempt_commit("12-run-1"), None);
+/// ```
+pub fn attempt_name(commit: u64, run_id: &str) -> String {
+    format!("{commit:020}-{run_id}")
+}
+
+/// The name of the staging folder of a pipeline whose state is at a URL or path.
+pub fn staging_name(state: &str) -> String {
+    format!("{:016x}", fnv1a(state.bytes()))
+}
+
+/// FNV-1a, whose values never change: they are part of names and of what is remembered.
+pub fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// The commit of an attempt, from a name that begins with the attempt's.
+pub fn attempt_commit(name: &str) -> Option<u64> {
+    let (commit, _) = name.split_once('-')?;
+    let digits = commit.len() == 20 && commit.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| commit.parse().ok())?
 }
 
 /// Whether a base name is what a crash leaves of a file on a local disk: `<name>#1`, where
@@ -1121,25 +1144,21 @@ mod tests {
     #[test]
     fn a_part_file_is_known_by_its_name() {
         for (commit, number, name) in [
-            (None, 0, "part-00000.snappy.parquet"),
-            (None, 7, "part-00007.snappy.parquet"),
-            (None, 100_000, "part-100000.snappy.parquet"),
-            (Some(12), 3, "part-c00000012-00003.snappy.parquet"),
-            (Some(0), 0, "part-c00000000-00000.snappy.parquet"),
+            (12, 3, "part-c00000012-00003.snappy.parquet"),
+            (0, 0, "part-c00000000-00000.snappy.parquet"),
             (
-                Some(123_456_789),
+                123_456_789,
                 123_456,
                 "part-c123456789-123456.snappy.parquet",
             ),
         ] {
             assert_eq!(part_file_name(commit, number), name);
-            assert!(is_part_file_name(name), "{name}");
-            assert!(!is_part_file_name(&format!("{name}#1")), "{name}");
+            assert_eq!(part_file_commit(name), Some(commit), "{name}");
+            assert_eq!(part_file_commit(&format!("{name}#1")), None, "{name}");
         }
-        assert!(is_part_file_name(&part_file_name(
-            Some(u64::MAX),
-            usize::MAX
-        )));
+        for name in ["part-00000.snappy.parquet", "part-c12-3.snappy.parquet"] {
+            assert_eq!(part_file_commit(name), None, "{name}");
+        }
     }
 
     #[test]
@@ -1163,7 +1182,7 @@ mod tests {
             "xpart-00000.snappy.parquet",
             "d/part-00000.snappy.parquet",
         ] {
-            assert!(!is_part_file_name(name), "{name}");
+            assert_eq!(part_file_commit(name), None, "{name}");
         }
     }
 

@@ -7,33 +7,36 @@
 //! # Data flow
 //!
 //! ```text
-//!  window, ledger                 sql/fold.sql              curated.sql
-//!        │                             │                         │
-//!        ▼                             ▼                         ▼
-//!  discover ─▶ changes ─────────▶ fold (pass one) ──bits──▶ curate (pass two) ─▶ table_writer ─▶ staging
-//!  (sorted     (one relation,     (the place of each        (payload of the          │
-//!   inputs)     checked rows)      key's last changes)       winners only)           ▼
-//!                                                                │            check, commit (state)
-//!                                                                ▼                   │
-//!                                                            versions ─▶ state       ▼
-//!                                                                │                publish ─▶ curated table
-//!                                                                ▼                   │
-//!                                                   history ─▶ aggregate ◀── curated ┘ ─▶ tables per day
+//!  window, ledger          sql/fold.sql                                   curated.sql
+//!        │                      │                                             │
+//!        ▼                      ▼                                             ▼
+//!  discover ─▶ changes ─▶ fold (pass one) ──bits──▶ merge ──bits──▶ curate (pass two) ─▶ sorter
+//!  (sorted     (one       (the place of each        (losers drop     (payload of the       │
+//!   inputs)     relation)  key's last changes)       out; old rows    winners only)        ▼
+//!                                                    are found)           │             rebuild ◀─ published
+//!                                                      ▲                  ▼                │        partitions
+//!                                            versions ─┘◀───────────── versions            ▼
+//!                                                │                                      staging
+//!                                                ▼                                         ▼
+//!                                            history ─▶ aggregate ◀─ curated ◀─ publish ◀─ commit (state)
 //! ```
 //!
-//! 1. [`discover`] lists the raw files of the window and sorts them in the order of files.
+//! 1. [`discover`] lists the raw files of the window, and late ones that the ledger does not know,
+//!    and sorts them in the order of files.
 //! 2. [`changes`] opens them as one relation, adds each row's day and [`position`], and refuses
 //!    rows that cannot be folded, naming file, row and column.
 //! 3. [`fold`] runs `sql/fold.sql` over key and position only. The aggregate function
 //!    [`last_changes`] keeps, per key and day, the greatest position; [`winners`] keeps one bit
 //!    per raw row of it.
-//! 4. [`curate`](mod@curate) reads the winners' rows again, with all columns, through the checked
-//!    and rewritten `curated.sql` ([`curated_sql`]). Every winner becomes a row of [`versions`];
-//!    those that live become rows of the table, put in order by partition and key ([`sorter`])
-//!    and written to staging by [`table_writer`].
-//! 5. [`pipeline`] checks that the run adds up, [`state`] commits versions and ledger in one
+//! 4. [`merge`] compares the winners with the [`versions`] that earlier runs left. What is not
+//!    later drops out; of the rest, versions say which published rows go, and where these are.
+//! 5. [`curate`](mod@curate) reads the winners' rows again, with all columns, through the checked
+//!    and rewritten `curated.sql` ([`curated_sql`]). Every winner becomes a version; those that
+//!    live become rows of the table, put in order by partition and key ([`sorter`]), merged with
+//!    what their partitions held ([`rebuild`]) and written to staging by [`table_writer`].
+//! 6. [`pipeline`] checks that the run adds up, [`state`] commits versions and [`ledger`] in one
 //!    Delta commit, and [`publish`] swaps exactly the planned partitions.
-//! 6. [`aggregate`] computes the tables per day from `history` (over versions) and `curated`
+//! 7. [`aggregate`] computes the tables per day from `history` (over versions) and `curated`
 //!    (over the committed file list), and publishes them the same way.
 //!
 //! # What holds, and why
@@ -45,18 +48,33 @@
 //! * **Deletes hold.** A delete is a change like any other and wins like any other; where it is
 //!   last, versions say so and the table has no row. It needs no column but the key, because its
 //!   day is that of its commit time.
-//! * **Repeating a run gives the same tables.** Results depend on the inputs only; partitions are
-//!   replaced whole, a partition of one file under the same name, and files that the ledger does
-//!   not list are swept away.
+//! * **Windows do not matter.** A version is the order of the last change per key and day, as
+//!   values of the data. A winner replaces it only if it is later ([`merge`]), so what is published
+//!   is the greatest of all changes folded so far, in whatever order and how often they came. A
+//!   window run again meets its own versions, is not later, and changes nothing.
+//! * **Late data lose nothing and are not lost.** A partition is rebuilt from its own rows, less
+//!   those that versions say go, plus those that come ([`rebuild`]). Every run remembers its window,
+//!   an empty one too, and its inputs: what appears later in a window that was run is found.
+//! * **A row moves, it does not multiply.** A version says in which partition its row is. The row
+//!   goes in the same commit in which the new one comes.
 //! * **A failed run changes nothing.** Up to the commit all writing goes to staging and to files
-//!   that no commit names. A run that does not read everything folded before is refused
-//!   ([`state::Ledger::check_complete`]), because it could not rebuild what it replaces.
+//!   that no commit names.
 //! * **An interrupted run is finished or undone.** The ledger keeps where a commit's files are
-//!   staged; the next command, whichever it is, publishes what was committed.
+//!   staged; the next command, whichever it is, publishes what was committed. Whatever an attempt
+//!   writes carries the number of the commit it can become, so dead attempts are known and removed.
+//! * **Who sleeps undoes nothing.** Publishing can be repeated and done by several at once: a file
+//!   gets to its place only from staging, where it is taken from, and no name is used for two
+//!   things ([`publish`]).
+//! * **Two runs at once: one is first.** Both aim at one commit number, and nothing retries below
+//!   the run ([`state`]); the other one folds again on top of what the first one left.
 //! * **A run adds up, or publishes nothing.** Rows in the inputs' footers are compared with where
-//!   rows went, and rows in the staged files' footers with what was counted.
-//! * **Memory is limited.** Pass one and the [`sorter`] of pass two spill, winners are bits, and
-//!   each thread has one output file open at a time.
+//!   rows went; and for every partition, rows in the staged files' footers with those in the old
+//!   files' footers, less the rows that go by the versions, plus the winners.
+//! * **A damaged table or state is found out.** Listed files must be there in their size and with
+//!   their rows, in their order; a row that goes must have been there ([`rebuild`]).
+//! * **Memory is limited.** Pass one and the [`sorter`] spill, winners are bits, a Bloom filter
+//!   keeps versions of other keys out of the merge, partitions are rebuilt as streams, and each
+//!   thread has one output file open at a time, of versions a few.
 //!
 //! # Map of modules
 //!
@@ -66,9 +84,9 @@
 //! |---|---|
 //! | surface | `args`, [`report`], [`config`] |
 //! | the run | [`pipeline`] |
-//! | steps | [`discover`], [`fold`], [`curate`](mod@curate), [`aggregate`], [`publish`] |
-//! | relations | [`changes`], [`change_reader`], [`raw_columns`], [`curated_sql`], [`versions`], [`file_table`] |
-//! | memory between runs | [`state`] |
+//! | steps | [`discover`], [`fold`], [`merge`], [`curate`](mod@curate), [`rebuild`], [`aggregate`], [`publish`] |
+//! | relations | [`changes`], [`change_reader`], [`raw_columns`], [`curated_sql`], [`versions`], [`versions_writer`], [`file_table`] |
+//! | memory between runs | [`ledger`], [`state`] |
 //! | parts | [`last_changes`], [`winners`], [`position`], [`times`], [`parquet_file`], [`partition_name`], [`sorter`], [`table_writer`], [`session`], [`memory`] |
 //! | ground | [`window`], [`layout`], [`store`], [`error`] |
 //!
@@ -88,13 +106,16 @@ pub mod file_table;
 pub mod fold;
 pub mod last_changes;
 pub mod layout;
+pub mod ledger;
 pub mod memory;
+pub mod merge;
 pub mod parquet_file;
 pub mod partition_name;
 pub mod pipeline;
 pub mod position;
 pub mod publish;
 pub mod raw_columns;
+pub mod rebuild;
 pub mod report;
 pub mod session;
 pub mod sorter;
@@ -103,5 +124,6 @@ pub mod store;
 pub mod table_writer;
 pub mod times;
 pub mod versions;
+pub mod versions_writer;
 pub mod window;
 pub mod winners;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use glueless::args::{Arguments, Command, Output, Window as WindowArguments};
+use glueless::args::{Arguments, Command, Common, Output, Window as WindowArguments};
 use glueless::config::{Limits, MEMORY_BYTES_MIN, Pipeline};
 use glueless::error::{Error, Result};
 use glueless::pipeline::{Request, Task, run};
@@ -34,12 +34,16 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     tracing_subscriber::registry().with(lines).with(ours).init();
-    let (task, window) = match &arguments.command {
-        Command::Run(window) => (Task::Run, window),
-        Command::Curate(window) => (Task::Curate, window),
-        Command::Aggregate(window) => (Task::Aggregate, window),
+    let common = match &arguments.command {
+        Command::Run(window) | Command::Curate(window) | Command::Aggregate(window) => {
+            &window.common
+        }
+        Command::Rebuild(rebuild) => &rebuild.common,
     };
-    match execute(task, window).and_then(|report| print(&report, window.output)) {
+    let done = task(&arguments.command)
+        .and_then(|task| execute(task, common))
+        .and_then(|report| print(&report, common.output));
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -51,20 +55,34 @@ fn main() -> ExitCode {
     }
 }
 
+fn task(command: &Command) -> Result<Task> {
+    Ok(match command {
+        Command::Run(arguments) => Task::Run(window(arguments)?),
+        Command::Curate(arguments) => Task::Curate(window(arguments)?),
+        Command::Aggregate(arguments) => Task::Aggregate(window(arguments)?),
+        Command::Rebuild(arguments) => Task::Rebuild {
+            accept_missing: arguments.accept_missing,
+        },
+    })
+}
+
+fn window(arguments: &WindowArguments) -> Result<Window> {
+    let date =
+        |text: &str| parse_instant(text).map_err(|why| Error::usage(why).hint(ACCEPTED_DATES));
+    let (start, end) = (date(&arguments.start_date)?, date(&arguments.end_date)?);
+    Window::new(start, end).map_err(|why| {
+        Error::usage(why)
+            .hint("the end is not part of the window: 2019-04-01 to 2019-04-02 is one day")
+    })
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "the clock is read here and handed on"
 )]
-fn execute(task: Task, arguments: &WindowArguments) -> Result<Report> {
+fn execute(task: Task, arguments: &Common) -> Result<Report> {
     let started = Instant::now();
     let now = chrono::Utc::now();
-    let date =
-        |text: &str| parse_instant(text).map_err(|why| Error::usage(why).hint(ACCEPTED_DATES));
-    let (start, end) = (date(&arguments.start_date)?, date(&arguments.end_date)?);
-    let window = Window::new(start, end).map_err(|why| {
-        Error::usage(why)
-            .hint("the end is not part of the window: 2019-04-01 to 2019-04-02 is one day")
-    })?;
     let pipeline = Pipeline::read(&arguments.pipeline, &arguments.set)?;
     let resources = resources(&pipeline.limits);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -75,7 +93,6 @@ fn execute(task: Task, arguments: &WindowArguments) -> Result<Report> {
     let request = Request {
         task,
         pipeline: &pipeline,
-        window,
         run_id: &uuid::Uuid::now_v7().to_string(),
         now,
         stores: &Stores::new(std::env::vars()),

@@ -6,22 +6,30 @@ use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::DataType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layout::partition_segment;
+
+/// File systems have no longer names.
+const SEGMENT_BYTES_MAX: usize = 255;
 
 /// The Hive folder of a row: `event_dt=2019-04-01/cust_loyalty_category=Basic`.
 ///
 /// # Errors
-/// Internal, when a value has no text.
+/// Data, when a value is too long for a folder's name; internal, when it has no text.
 pub fn partition_folder(names: &[&str], columns: &[ArrayRef], row: usize) -> Result<String> {
     let segments = names
         .iter()
         .zip(columns)
         .map(|(name, column)| {
-            Ok(partition_segment(
-                name,
-                partition_value(column, row)?.as_deref(),
-            ))
+            let segment = partition_segment(name, partition_value(column, row)?.as_deref());
+            match segment.len() <= SEGMENT_BYTES_MAX {
+                true => Ok(segment),
+                false => Err(Error::data(format!(
+                    "a value of the partition column `{name}` makes a folder name of {} bytes; {SEGMENT_BYTES_MAX} are possible",
+                    segment.len()
+                ))
+                .hint("shorten it in curated.sql, or leave such rows out")),
+            }
         })
         .collect::<Result<Vec<_>>>()?;
     Ok(segments.join("/"))

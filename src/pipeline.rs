@@ -5,12 +5,18 @@
 //! ```
 //!
 //! Up to the commit nothing that was published changes: files go to staging and to the state
-//! folder under the run's own id, and a failed run takes them away again. The commit remembers
-//! the run; publishing then swaps exactly the planned partitions. A run announces itself before
-//! its commit, so that the next command finishes the publishing of one that was interrupted.
+//! folder under the attempt's own name, and a failed attempt takes them away again. The commit
+//! remembers the run; publishing then swaps exactly the planned partitions. An attempt announces
+//! itself before its commit, so that the next command finishes the publishing of one that was
+//! interrupted.
+//!
+//! Where another run commits first, the attempt is dead: it is taken away, and the run folds
+//! again on top of what the other one left, a few times.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use datafusion::execution::memory_pool::MemoryConsumer;
@@ -21,27 +27,40 @@ use tracing::{info, warn};
 
 use crate::aggregate::{self, column_types};
 use crate::changes::Changes;
-use crate::config::{Keep, Pipeline, WindowBy};
-use crate::curate::{self, Curated, Places};
-use crate::discover::{Input, Recorded, discover};
-use crate::error::{Error, Result};
+use crate::config::{Keep, Pipeline};
+use crate::curate::{Curate, Curated, adds_up};
+use crate::discover::{self, Input, Recorded};
+use crate::error::{Error, Kind, Result};
 use crate::fold::{Fold, fold};
-use crate::publish::{self, Owner, Plan};
+use crate::layout::{attempt_commit, attempt_name, base_name, part_file_commit, staging_name};
+use crate::ledger::{CURATED, Command, Identity, Ledger, Record, Run, Shape, write_types};
+use crate::publish::{self, Owner, Plan, TableFile};
 use crate::report::{AggregateReport, Report};
 use crate::session::{BATCH_ROWS, Resources, SpillFolder, runtime, session};
-use crate::state::{self, CURATED, Curate, Identity, Record, Run, State, write_types};
+use crate::state::{NewVersions, NotCommitted, State};
 use crate::store::{Folder, Stores};
+use crate::versions_writer::DayCounts;
 use crate::window::Window;
+
+/// How often a run tries to commit.
+const TRIES: u32 = 6;
+/// How long a run waits before it tries again; twice as long each time, more or less.
+const WAIT: Duration = Duration::from_millis(200);
 
 /// What a run is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Curate, then aggregate.
-    Run,
+    /// Curate a window, then aggregate.
+    Run(Window),
     /// The curated table only.
-    Curate,
+    Curate(Window),
     /// The aggregates only.
-    Aggregate,
+    Aggregate(Window),
+    /// Everything again, from the raw files that were folded so far.
+    Rebuild {
+        /// Whether to go on without those that are not there any more.
+        accept_missing: bool,
+    },
 }
 
 /// One run: everything it needs is handed to it.
@@ -51,8 +70,6 @@ pub struct Request<'a> {
     pub task: Task,
     /// The checked pipeline.
     pub pipeline: &'a Pipeline,
-    /// The window.
-    pub window: Window,
     /// Unique, and growing with time.
     pub run_id: &'a str,
     /// The time of the run, for file times.
@@ -82,10 +99,21 @@ pub fn run<'a>(request: &'a Request<'_>) -> LocalBoxFuture<'a, Result<Report>> {
 }
 
 async fn do_run(request: &Request<'_>) -> Result<Report> {
-    let Request {
-        pipeline, window, ..
-    } = request;
+    let Request { pipeline, task, .. } = request;
     let limit = request.resources;
+    let window = match task {
+        Task::Run(window) | Task::Curate(window) | Task::Aggregate(window) => *window,
+        Task::Rebuild { .. } => {
+            let state = State::open(request.stores, pipeline).await?;
+            let windows = state.ledger.folded_windows().into_iter();
+            let hull = windows.reduce(|hull, window| hull.hull(&window));
+            hull.filter(|_| state.ledger.shape.is_some())
+                .ok_or_else(|| {
+                    Error::usage("there is nothing to rebuild: no run has folded anything yet")
+                        .hint("fold a window first: glueless run")
+                })?
+        }
+    };
     info!(
         "pipeline {}: window {window}, memory limit {} MB, {} threads, spill to {}",
         pipeline.name,
@@ -95,11 +123,13 @@ async fn do_run(request: &Request<'_>) -> Result<Report> {
     );
     // Dropped after what spills to it.
     let spill = SpillFolder::create(&limit.spill_dir, request.run_id)?;
-    let runtime = runtime(limit, &spill)?;
-    let outputs = open_outputs(request).await?;
-    let mut state = State::open(request.stores, pipeline).await?;
-    let announced = request.stores.open(&pipeline.state.join("publishing"))?;
-    finish_interrupted(&announced, &outputs, &state).await?;
+    let job = Job {
+        request,
+        window,
+        runtime: runtime(limit, &spill)?,
+        outputs: open_outputs(request).await?,
+        announced: request.stores.open(&pipeline.state.join("publishing"))?,
+    };
     let mut report = Report {
         pipeline: pipeline.name.clone(),
         run_id: request.run_id.to_string(),
@@ -107,81 +137,521 @@ async fn do_run(request: &Request<'_>) -> Result<Report> {
         end: window.end,
         ..Default::default()
     };
-    let done = async {
-        if request.task != Task::Aggregate {
-            curate_table(
-                request,
-                &runtime,
-                &outputs,
-                &announced,
-                &mut state,
-                &mut report,
-            )
-            .await?;
-        }
-        if request.task != Task::Curate {
-            aggregate_tables(
-                request,
-                &runtime,
-                &outputs,
-                &announced,
-                &mut state,
-                &mut report,
-            )
-            .await?;
-        }
-        Ok(())
-    }
-    .await;
-    if let Err(error) = done {
-        let cleaned = clean_up(request.run_id, &announced, &outputs, &mut state).await;
-        for left in cleaned.into_iter().filter_map(Result::err) {
-            warn!("what the failed run wrote is left behind: {left}");
-        }
-        return Err(error);
+    let steps: &[Command] = match task {
+        Task::Run(_) => &[Command::Curate, Command::Aggregate],
+        Task::Curate(_) => &[Command::Curate],
+        Task::Aggregate(_) => &[Command::Aggregate],
+        Task::Rebuild { .. } => &[Command::Rebuild, Command::Aggregate],
+    };
+    for step in steps {
+        job.step(*step, &mut report).await?;
     }
     Ok(report)
 }
 
-/// Takes away what a failed run wrote, except what it committed: the next command publishes that.
-async fn clean_up(
-    run_id: &str,
-    announced: &Folder,
-    outputs: &[Output],
-    state: &mut State,
-) -> Vec<Result<()>> {
-    let mut cleaned = vec![state.discard_versions(run_id).await];
-    let is_mine = |run: &Run| run.run_id.starts_with(run_id);
-    let committed: BTreeSet<&str> = match cleaned[0] {
-        // The ledger was read again.
-        Ok(()) => state.ledger.staged_paths().collect(),
-        // Whether the commit landed is not known.
-        Err(_) => return cleaned,
-    };
-    for output in outputs.iter().filter(|output| output.name != "state") {
-        cleaned.push(state::discard(&output.staging, run_id, &committed).await);
-    }
-    if !state.ledger.runs.iter().any(is_mine) {
-        cleaned.push(state::discard(announced, run_id, &BTreeSet::new()).await);
-    }
-    cleaned
+/// A run, opened.
+struct Job<'a> {
+    request: &'a Request<'a>,
+    window: Window,
+    runtime: Arc<RuntimeEnv>,
+    outputs: Vec<Output>,
+    announced: Folder,
 }
 
-/// Finishes what interrupted runs had committed and not yet published.
-async fn finish_interrupted(announced: &Folder, outputs: &[Output], state: &State) -> Result<()> {
-    let open = publish::list(announced).await?;
-    let is_open = |run: &&Run| open.contains(&run.run_id);
-    let runs: Vec<&Run> = state.ledger.runs.iter().filter(is_open).collect();
-    for name in runs.iter().flat_map(|run| &run.tables) {
-        let Some(table) = outputs.iter().find(|output| output.name == *name) else {
-            warn!("an interrupted run had not published `{name}`, which is gone from the pipeline");
-            continue;
+/// One try at a commit.
+struct Attempt {
+    state: State,
+    /// The id under which the ledger knows it.
+    run_id: String,
+    /// The number of its commit.
+    commit: u64,
+    /// Its name, part of every path.
+    name: String,
+    report: Report,
+}
+
+impl Job<'_> {
+    /// Does one step of the run, again where another run was faster.
+    async fn step(&self, command: Command, report: &mut Report) -> Result<()> {
+        let Request {
+            pipeline, stores, ..
+        } = self.request;
+        let run_id = match command {
+            Command::Aggregate => format!("{}-aggregate", self.request.run_id),
+            _ => self.request.run_id.to_string(),
         };
-        warn!("an interrupted run had not published `{name}` yet: done now");
-        publish::finish(&table.folder, &table.staging, state.ledger.files(name)).await?;
+        let mut tries = 1;
+        loop {
+            let mut state = State::open(stores, pipeline).await?;
+            if command != Command::Rebuild {
+                check_identity(&state, pipeline)?;
+                state.check_known()?;
+            }
+            self.check_not_lost(&mut state).await?;
+            let last = state.last_commit();
+            if let Err(error) = self.finish_interrupted(&state).await {
+                // Another run may have finished it, and gone on.
+                let is_behind = state.refresh().await.is_ok() && state.last_commit() > last;
+                if !is_behind || tries == TRIES {
+                    return Err(error);
+                }
+                tries += 1;
+                continue;
+            }
+            let commit = state.next_commit();
+            let mut attempt = Attempt {
+                state,
+                name: attempt_name(commit, &run_id),
+                run_id: run_id.clone(),
+                commit,
+                report: report.clone(),
+            };
+            let done = match command {
+                Command::Aggregate => self.aggregate(&mut attempt).await,
+                _ => self.curate(command, &mut attempt).await,
+            };
+            let failed = match done {
+                Ok(()) => {
+                    *report = attempt.report;
+                    return Ok(());
+                }
+                Err(failed) if failed.in_doubt => return Err(failed.error),
+                Err(failed) => failed.error,
+            };
+            // What fails after another run's commit may fail because of it.
+            let refreshed = attempt.state.refresh().await;
+            let is_behind = refreshed.is_ok() && attempt.state.last_commit() >= commit;
+            self.discard(&attempt).await;
+            if !is_behind && failed.kind != Kind::Busy {
+                return Err(failed);
+            }
+            if tries == TRIES {
+                let busy = format!("other runs of this pipeline were faster {TRIES} times");
+                return Err(Error::busy(busy)
+                    .hint("nothing was changed: run again")
+                    .caused_by(failed));
+            }
+            info!("another run was faster: folding again on top of it");
+            std::thread::sleep(wait(&attempt.name, tries));
+            tries += 1;
+        }
     }
-    let done = runs.iter().map(|run| run.run_id.clone()).collect();
-    publish::remove(announced, done).await
+
+    /// Refuses to begin anew where tables of this pipeline are, whose state is gone: nothing would
+    /// be known of their rows.
+    async fn check_not_lost(&self, state: &mut State) -> Result<()> {
+        if state.last_commit() > 0 {
+            return Ok(());
+        }
+        for output in self.outputs.iter().filter(|output| output.name != "state") {
+            let files = publish::list(&output.folder).await?;
+            let mut files = files.iter().map(|path| base_name(path));
+            if !output.is_marked || !files.any(|name| part_file_commit(name).is_some()) {
+                continue;
+            }
+            // A first run may just have ended.
+            state.refresh().await?;
+            if state.last_commit() == 0 {
+                return Err(Error::usage(format!(
+                    "{} holds files of this pipeline, but its state {} is gone",
+                    output.folder.location, self.request.pipeline.state
+                ))
+                .hint("restore the state, or empty the folder to begin anew"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away what a dead attempt wrote.
+    async fn discard(&self, attempt: &Attempt) {
+        let mut discarded = vec![attempt.state.discard(&attempt.name).await];
+        for output in self.outputs.iter().filter(|output| output.name != "state") {
+            discarded.push(publish::discard(&output.staging, &attempt.name).await);
+        }
+        discarded.push(publish::discard(&self.announced, &attempt.name).await);
+        for left in discarded.into_iter().filter_map(Result::err) {
+            warn!("what the failed attempt wrote is left behind: {left}");
+        }
+    }
+
+    /// Finishes what interrupted runs had committed and not yet published.
+    async fn finish_interrupted(&self, state: &State) -> Result<()> {
+        let open = publish::list(&self.announced).await?;
+        let last = state.last_commit();
+        for name in &open {
+            let runs = state.ledger.runs.iter();
+            let mut runs = runs.filter(|run| attempt_name(run.commit, &run.run_id) == *name);
+            let Some(run) = runs.next() else {
+                continue;
+            };
+            for name in &run.tables {
+                let Ok(table) = self.output(name) else {
+                    warn!(
+                        "an interrupted run had not published `{name}`, which is gone from the pipeline"
+                    );
+                    continue;
+                };
+                warn!("an interrupted run had not published `{name}` yet: done now");
+                let attempt = format!("{}/", attempt_name(run.commit, &run.run_id));
+                let is_its = |file: &&TableFile| {
+                    let staged = file.staged.as_ref();
+                    staged.is_some_and(|staged| staged.starts_with(&attempt))
+                };
+                let files = || state.ledger.files(name);
+                let added = files().filter(is_its);
+                publish::finish(&table.folder, &table.staging, added, files(), last).await?;
+            }
+        }
+        // The others cannot commit any more, or have not yet.
+        let is_done = |name: &String| attempt_commit(name).is_some_and(|commit| commit <= last);
+        publish::remove(&self.announced, open.into_iter().filter(is_done).collect()).await
+    }
+
+    fn output(&self, name: &str) -> Result<&Output> {
+        let mut outputs = self.outputs.iter();
+        outputs
+            .find(|output| output.name == name)
+            .ok_or_else(|| Error::internal(format!("the table `{name}` was not opened")))
+    }
+
+    /// Marks the folders a commit is about to write as this pipeline's.
+    async fn claim(&self, plans: &[(String, Plan)]) -> Result<()> {
+        for output in &self.outputs {
+            let is_written = plans.iter().any(|(name, _)| *name == output.name);
+            if !output.is_marked && (output.name == "state" || is_written) {
+                output.owner.claim(&output.folder, &output.setting).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The inputs of the window; with a note of those that are gone.
+    async fn inputs(
+        &self,
+        command: Command,
+        folders: &[Folder],
+        ledger: &Ledger,
+        note: &mut Option<String>,
+    ) -> Result<Vec<Input>> {
+        let raw = &self.request.pipeline.raw;
+        if let Task::Rebuild { accept_missing } = self.request.task
+            && command == Command::Rebuild
+        {
+            let (inputs, gone) = discover::again(folders, raw, ledger).await?;
+            if inputs.is_empty() {
+                return Err(
+                    Error::data("no input is left to rebuild from").hint("put the raw files back")
+                );
+            }
+            let Some(first) = gone.first() else {
+                return Ok(inputs);
+            };
+            let told = format!(
+                "{} inputs that were folded are gone, such as {}",
+                gone.len(),
+                first.path
+            );
+            if !accept_missing {
+                return Err(Error::data(told)
+                    .hint("put them back, or rebuild without them: --accept-missing"));
+            }
+            warn!("{told}: what only they said is lost");
+            *note = Some(told);
+            return Ok(inputs);
+        }
+        let inputs = discover::discover(folders, raw, &self.window, ledger).await?;
+        let gone = discover::vanished(raw, &self.window, ledger.inputs.values(), &inputs);
+        if let Some(first) = gone.first() {
+            let told = format!(
+                "{} inputs of the window that were folded earlier are gone, such as {}: nothing of them is lost",
+                gone.len(),
+                first.path
+            );
+            warn!("{told}");
+            *note = Some(told);
+        }
+        Ok(inputs)
+    }
+
+    async fn curate(&self, command: Command, attempt: &mut Attempt) -> Result<(), NotCommitted> {
+        let pipeline = self.request.pipeline;
+        let threads = self.request.resources.threads;
+        let folders = pipeline
+            .raw
+            .urls
+            .iter()
+            .map(|url| self.request.stores.open(url))
+            .collect::<Result<Vec<_>>>()?;
+        let ledger = &attempt.state.ledger;
+        let report = &mut attempt.report;
+        let inputs = self
+            .inputs(command, &folders, ledger, &mut report.note)
+            .await?;
+        let is_rebuild = command == Command::Rebuild;
+        let is_new =
+            |input: &Input| is_rebuild || ledger.folded(input.location, &input.path).is_none();
+        if !inputs
+            .iter()
+            .any(|input| !input.full_load && !input.late || is_new(input))
+        {
+            info!("no inputs in the window {}", self.window);
+            report.note.get_or_insert("no inputs in the window".into());
+            // What appears in this window from now on is late.
+            return self
+                .commit_and_publish(attempt, Command::Curate, vec![], None, vec![], &[])
+                .await;
+        }
+        report.files = inputs.len() as u64;
+        report.late_files = inputs.iter().filter(|input| input.late).count() as u64;
+        report.bytes = inputs.iter().map(|input| input.size).sum();
+        info!(
+            "{} files, {} of them late, {} bytes",
+            report.files, report.late_files, report.bytes
+        );
+
+        let kept_bytes_max = (self.request.resources.memory_bytes / 8) as usize;
+        let changes = Changes::open(inputs, &folders, pipeline, kept_bytes_max, BATCH_ROWS).await?;
+        let changes = Arc::new(changes);
+        let kept = MemoryConsumer::new("inputs").register(&self.runtime.memory_pool);
+        kept.grow(changes.kept_bytes());
+        report.rows_read = changes.row_counts().sum();
+        let context = session(&self.runtime, threads);
+        let folded = fold(&context, &changes, &pipeline.key, threads).await?;
+        info!(
+            "pass one: {} rows, {} keys, {} keys and days",
+            report.rows_read, folded.keys, folded.key_days
+        );
+
+        let table = self.output(CURATED)?;
+        let curate = Curate {
+            pipeline,
+            changes: &changes,
+            folded: &folded,
+            earlier: (!is_rebuild).then_some(ledger),
+            table: &table.folder,
+            staging: &table.staging,
+            state: &attempt.state.folder,
+            stored: attempt.state.data_files("version")?,
+            attempt: &attempt.name,
+            threads,
+        };
+        let curated = curate.run(&context).await?;
+        fill_in(report, pipeline.keep, &folded, &changes, &curated);
+        check_conservation(report, &changes)?;
+
+        if !matches!(self.request.task, Task::Curate(_)) {
+            let context = session(&self.runtime, threads);
+            aggregate::check(&context, pipeline, &curated.layout, &curated.columns).await?;
+        }
+
+        let before: Vec<TableFile> = ledger.files(CURATED).cloned().collect();
+        let is_rebuilt = |partition: &str| is_rebuild || curated.partitions.contains(partition);
+        let plan = publish::plan(curated.staged.clone(), &before, is_rebuilt, attempt.commit);
+        report.rows_written = plan.counts.rows_written;
+        report.bytes_written = plan.counts.bytes_written;
+        report.partitions_written = plan.counts.partitions_written;
+        report.partitions_removed = plan.counts.partitions_removed;
+
+        let mut records = Vec::new();
+        let shape = shape(
+            pipeline,
+            &curated,
+            &changes,
+            ledger.shape.as_ref().filter(|_| !is_rebuild),
+        );
+        if is_rebuild || ledger.shape.as_ref() != Some(&shape) {
+            records.push(Record::Shape(Box::new(shape)));
+        }
+        let new = changes.inputs().filter(|input| is_new(input));
+        records.extend(new.map(|input| Record::Input(input.into())));
+        let versions = NewVersions {
+            layout: &curated.layout,
+            files: &curated.versions,
+            replaced: &curated.replaced_versions,
+        };
+        let mut days: BTreeSet<i32> = curated.counts.days.clone();
+        if is_rebuild {
+            let before = ledger.versions.values().flat_map(DayCounts::iter);
+            days.extend(before.filter_map(|(day, _)| day));
+        }
+        let days = days.iter().filter_map(|day| date(*day)).collect();
+        let plans = [(CURATED.to_string(), plan)];
+        self.commit_and_publish(attempt, command, records, Some(versions), days, &plans)
+            .await?;
+        let report = &attempt.report;
+        info!(
+            "published {} rows in {} partitions, {} partitions removed",
+            report.rows_written, report.partitions_written, report.partitions_removed
+        );
+        Ok(())
+    }
+
+    async fn aggregate(&self, attempt: &mut Attempt) -> Result<(), NotCommitted> {
+        let (pipeline, window) = (self.request.pipeline, &self.window);
+        if pipeline.aggregates.is_empty() {
+            return Ok(());
+        }
+        let state = &attempt.state;
+        let context = session(&self.runtime, self.request.resources.threads);
+        let curated = self.output(CURATED)?;
+        let store_url = object_store_root(&curated.folder);
+        context.register_object_store(&store_url, Arc::clone(&curated.folder.root_store));
+        let state_url = object_store_root(&state.folder);
+        context.register_object_store(&state_url, Arc::clone(&state.folder.root_store));
+        if !aggregate::register(&context, state, pipeline, &curated.folder).await? {
+            info!("nothing was curated yet: no aggregates");
+            let note = &mut attempt.report.note;
+            note.get_or_insert("nothing was curated yet".into());
+            return Ok(());
+        }
+        let mut plans = Vec::new();
+        for aggregate in &pipeline.aggregates {
+            let staging = &self.output(&aggregate.table())?.staging;
+            let computed = aggregate::compute(
+                &context,
+                &state.ledger,
+                aggregate,
+                window,
+                staging,
+                &attempt.name,
+                attempt.commit,
+            )
+            .await?;
+            attempt.report.aggregates.push(AggregateReport {
+                name: aggregate.name.clone(),
+                days: computed.days,
+                rows_removed: computed.plan.counts.rows_removed,
+                rows_inserted: computed.plan.counts.rows_written,
+            });
+            plans.push((aggregate.table(), computed.plan));
+        }
+        self.commit_and_publish(attempt, Command::Aggregate, vec![], None, vec![], &plans)
+            .await
+    }
+
+    /// Announces an attempt, commits it, and carries out the plans of its tables.
+    async fn commit_and_publish(
+        &self,
+        attempt: &mut Attempt,
+        command: Command,
+        mut records: Vec<Record>,
+        versions: Option<NewVersions<'_>>,
+        days: Vec<NaiveDate>,
+        plans: &[(String, Plan)],
+    ) -> Result<(), NotCommitted> {
+        let run = Run {
+            commit: attempt.commit,
+            run_id: attempt.run_id.clone(),
+            command,
+            start: self.window.start,
+            end: self.window.end,
+            tables: plans.iter().map(|(name, _)| name.clone()).collect(),
+            days,
+            counts: attempt.report.counts(),
+        };
+        records.insert(0, Record::Run(Box::new(run)));
+        for (name, plan) in plans {
+            records.extend(plan.removes.iter().map(|path| Record::Gone {
+                table: name.clone(),
+                path: path.clone(),
+            }));
+            records.extend(plan.added().map(|file| Record::File {
+                table: name.clone(),
+                file: file.clone(),
+            }));
+            let staged = plan.added().filter_map(|file| file.staged.clone());
+            let staged: Vec<String> = staged.collect();
+            self.output(name)?.staging.sync(&staged)?;
+        }
+        self.claim(plans).await?;
+        publish::announce(&self.announced, &attempt.name).await?;
+        let state = &mut attempt.state;
+        state
+            .commit(&attempt.run_id, records, versions, self.request.now)
+            .await?;
+        let published = self.publish(plans, attempt.commit).await;
+        let Err(error) = published else {
+            return Ok(());
+        };
+        // A run that slept finds that another one has published for it, and more since.
+        let state = &mut attempt.state;
+        if state.refresh().await.is_ok() && state.last_commit() > attempt.commit {
+            warn!("another run has published this one's files and gone on: {error}");
+            return Ok(());
+        }
+        Err(NotCommitted {
+            error,
+            in_doubt: true,
+        })
+    }
+
+    async fn publish(&self, plans: &[(String, Plan)], commit: u64) -> Result<()> {
+        for (name, plan) in plans {
+            let table = self.output(name)?;
+            publish::carry_out(&table.folder, &table.staging, plan).await?;
+            publish::sweep(&table.folder, plan.files.iter(), commit).await?;
+        }
+        // Tables beside each other share their staging folder.
+        for (name, _) in plans {
+            publish::clear(&self.output(name)?.staging, commit).await?;
+        }
+        publish::clear(&self.announced, commit).await
+    }
+}
+
+/// How long to wait before the next try: about twice as long each time, and not as long as others
+/// do that wait for the same.
+fn wait(attempt: &str, tries: u32) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    attempt.hash(&mut hasher);
+    let spread = 0.5 + (hasher.finish() % 1000) as f64 / 1000.0;
+    (WAIT * 2u32.pow(tries - 1)).mul_f64(spread)
+}
+
+/// Refuses a pipeline that is no longer what made its tables.
+fn check_identity(state: &State, pipeline: &Pipeline) -> Result<()> {
+    let Some(shape) = &state.ledger.shape else {
+        return Ok(());
+    };
+    let differences = shape.identity.differences(&Identity::of(pipeline));
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "the pipeline `{}` is no longer what made its tables: `{}` changed",
+        pipeline.name,
+        differences.join("`, `")
+    ))
+    .hint(format!(
+        "undo the change, make the tables again with `glueless rebuild`, or use another `name` and \
+         `curated.url`; the state is in {}",
+        pipeline.state
+    )))
+}
+
+fn shape(
+    pipeline: &Pipeline,
+    curated: &Curated,
+    changes: &Changes,
+    earlier: Option<&Shape>,
+) -> Shape {
+    let mut orders = earlier.map_or_else(Vec::new, |shape| shape.orders.clone());
+    for (name, kind) in changes.order_kinds() {
+        if !orders.iter().any(|(known, _)| *known == name) {
+            orders.push((name, kind));
+        }
+    }
+    let types = |columns: &[(String, arrow::datatypes::DataType)]| {
+        write_types(columns.iter().map(|(name, kind)| (name.as_str(), kind)))
+    };
+    Shape {
+        identity: Identity::of(pipeline),
+        columns: column_types(&curated.columns),
+        keys: types(&curated.layout.keys),
+        partitions: types(&curated.layout.partitions),
+        packed: curated.layout.packed,
+        orders,
+    }
 }
 
 /// Opens the folders of all tables and checks that they are this pipeline's, or free.
@@ -191,23 +661,28 @@ async fn open_outputs(request: &Request<'_>) -> Result<Vec<Output>> {
     } = request;
     let mut tables = vec![(
         CURATED.to_string(),
+        CURATED.to_string(),
         "curated.url".to_string(),
         &pipeline.curated.url,
     )];
     for aggregate in &pipeline.aggregates {
         let setting = format!("aggregate.{}.url", aggregate.name);
-        tables.push((aggregate.name.clone(), setting, &aggregate.url));
+        let name = aggregate.name.clone();
+        tables.push((aggregate.table(), name, setting, &aggregate.url));
     }
     let mut outputs = Vec::new();
-    for (name, setting, location) in tables {
+    for (name, owned_as, setting, location) in tables {
         // Files are renamed or copied from staging, which neither crosses a store.
         let beside = location
             .sibling("_glueless")
             .unwrap_or_else(|| location.join("_glueless"));
-        let staging = stores.open(&beside.join(&pipeline.name).join("staging"))?;
+        // Pipelines of one name can lie side by side with a state each.
+        let own = staging_name(&pipeline.state.to_string());
+        let staging = beside.join(&pipeline.name).join("staging").join(&own);
+        let staging = stores.open(&staging)?;
         let owner = Owner {
             pipeline: pipeline.name.clone(),
-            table: name.clone(),
+            table: owned_as,
             state: pipeline.state.to_string(),
         };
         let folder = stores.open(location)?;
@@ -241,166 +716,6 @@ async fn open_outputs(request: &Request<'_>) -> Result<Vec<Output>> {
     Ok(outputs)
 }
 
-fn output<'a>(outputs: &'a [Output], name: &str) -> Result<&'a Output> {
-    outputs
-        .iter()
-        .find(|output| output.name == name)
-        .ok_or_else(|| Error::internal(format!("the table `{name}` was not opened")))
-}
-
-/// Marks the folders a commit is about to write as this pipeline's.
-async fn claim(outputs: &[Output], plans: &[(String, Plan)]) -> Result<()> {
-    for output in outputs {
-        let is_written = plans.iter().any(|(name, _)| *name == output.name);
-        if !output.is_marked && (output.name == "state" || is_written) {
-            output.owner.claim(&output.folder, &output.setting).await?;
-        }
-    }
-    Ok(())
-}
-
-async fn curate_table(
-    request: &Request<'_>,
-    runtime: &Arc<RuntimeEnv>,
-    outputs: &[Output],
-    announced: &Folder,
-    state: &mut State,
-    report: &mut Report,
-) -> Result<()> {
-    let Request {
-        pipeline,
-        window,
-        run_id,
-        ..
-    } = request;
-    let threads = request.resources.threads;
-    let folders = pipeline
-        .raw
-        .urls
-        .iter()
-        .map(|url| request.stores.open(url))
-        .collect::<Result<Vec<_>>>()?;
-    let inputs = discover(&folders, &pipeline.raw, window, &state.ledger).await?;
-    let is_new = |input: &Input| !state.ledger.is_folded(input.location, &input.path);
-    if !inputs
-        .iter()
-        .any(|input| !input.full_load && !input.late || is_new(input))
-    {
-        // An empty window is fine, one that lost all the inputs it had is not.
-        state.ledger.check_not_lost(&inputs, window)?;
-        info!("no inputs in the window {window}");
-        report.note = Some("no inputs in the window".into());
-        return Ok(());
-    }
-    let by_rows = pipeline.raw.window_by == WindowBy::Commit;
-    state.ledger.check_complete(&inputs, window, by_rows)?;
-    report.files = inputs.len() as u64;
-    report.late_files = inputs.iter().filter(|input| input.late).count() as u64;
-    report.bytes = inputs.iter().map(|input| input.size).sum();
-    info!(
-        "{} files, {} of them late, {} bytes",
-        report.files, report.late_files, report.bytes
-    );
-
-    let kept_bytes_max = (request.resources.memory_bytes / 8) as usize;
-    let changes = Changes::open(
-        inputs,
-        &folders,
-        pipeline,
-        window,
-        kept_bytes_max,
-        BATCH_ROWS,
-    )
-    .await?;
-    let changes = Arc::new(changes);
-    let kept = MemoryConsumer::new("inputs").register(&runtime.memory_pool);
-    kept.grow(changes.kept_bytes());
-    report.rows_read = changes.row_counts().sum();
-    let context = session(runtime, threads);
-    let folded = fold(&context, &changes, &pipeline.key, threads).await?;
-    info!(
-        "pass one: {} rows, {} keys, {} keys and days",
-        report.rows_read, folded.keys, folded.key_days
-    );
-
-    let table = output(outputs, CURATED)?;
-    let places = Places {
-        staging: &table.staging,
-        state: &state.folder,
-        run_id,
-    };
-    let winners = Arc::clone(&folded.winners);
-    let curated = curate::curate(&context, pipeline, &changes, winners, places, threads).await?;
-    fill_in(report, pipeline.keep, &folded, &changes, &curated);
-    check_conservation(report, &folded, &changes, &curated)?;
-
-    if request.task == Task::Run {
-        let context = session(runtime, threads);
-        aggregate::check(&context, pipeline, &curated.layout, &curated.columns).await?;
-    }
-
-    let before = state.ledger.files(CURATED).to_vec();
-    // Until runs are merged with what earlier runs left, all partitions are rebuilt.
-    let plan = publish::plan(
-        curated.staged.clone(),
-        &before,
-        |_| true,
-        state.next_commit(),
-    );
-    report.rows_written = plan.counts.rows_written;
-    report.bytes_written = plan.counts.bytes_written;
-    report.partitions_written = plan.counts.partitions_written;
-    report.partitions_removed = plan.counts.partitions_removed;
-
-    let record = Curate {
-        identity: Identity::of(pipeline),
-        columns: column_types(&curated.columns),
-        keys: write_types(
-            curated
-                .layout
-                .keys
-                .iter()
-                .map(|(name, kind)| (name.as_str(), kind)),
-        ),
-        partitions: write_types(
-            curated
-                .layout
-                .partitions
-                .iter()
-                .map(|(name, kind)| (name.as_str(), kind)),
-        ),
-        packed: curated.layout.packed,
-        days: curated
-            .counts
-            .days
-            .iter()
-            .filter_map(|day| date(*day))
-            .collect(),
-    };
-    let mut records = vec![Record::Run(Box::new(Run {
-        run_id: run_id.to_string(),
-        command: "curate".into(),
-        start: window.start,
-        end: window.end,
-        tables: vec![CURATED.into()],
-        curate: Some(record),
-    }))];
-    records.extend(changes.inputs().map(|input| Record::Input(input.into())));
-    records.extend(plan.files.iter().map(|file| Record::File {
-        table: CURATED.into(),
-        file: file.clone(),
-    }));
-    let versions = Some((&curated.layout, curated.versions.as_slice()));
-    let plans = [(CURATED.to_string(), plan)];
-    let commit = state.commit(run_id, &records, versions, request.now);
-    commit_and_publish(outputs, announced, run_id, &plans, commit).await?;
-    info!(
-        "published {} rows in {} partitions, {} partitions removed",
-        report.rows_written, report.partitions_written, report.partitions_removed
-    );
-    Ok(())
-}
-
 fn date(day: i32) -> Option<NaiveDate> {
     NaiveDate::from_ymd_opt(1970, 1, 1)?.checked_add_signed(TimeDelta::days(day.into()))
 }
@@ -411,27 +726,21 @@ fn fill_in(report: &mut Report, keep: Keep, folded: &Fold, changes: &Changes, cu
         Keep::LatestPerDay => (folded.key_days, folded.day_ties),
     };
     report.rows_outside = changes.rows_outside();
-    report.rows_superseded = changes.rows_folded().saturating_sub(winners);
+    report.rows_stale = curated.stale;
+    report.rows_superseded = changes.rows_folded().saturating_sub(winners) + curated.stale;
     report.rows_latest = curated.counts.rows_latest;
     report.rows_deleted = curated.counts.rows_deleted;
     report.ties = ties;
 }
 
-/// The run must add up before anything is published: every row that was read went somewhere, and
-/// what the files' footers say was written is what was counted.
-fn check_conservation(
-    report: &Report,
-    folded: &Fold,
-    changes: &Changes,
-    curated: &Curated,
-) -> Result<()> {
+/// The run must add up before anything is published: every row that was read went somewhere. That
+/// what was written adds up, too, is checked where it is written ([`Curate::run`]).
+fn check_conservation(report: &Report, changes: &Changes) -> Result<()> {
     let went = report.rows_latest
         + report.rows_superseded
         + report.rows_deleted
         + report.rows_rejected
         + report.rows_outside;
-    let staged: u64 = curated.staged.iter().map(|file| file.rows).sum();
-    let remembered: u64 = curated.versions.iter().map(|file| file.rows).sum();
     let sums = [
         ("rows read", report.rows_read + report.key_moves, went),
         (
@@ -439,105 +748,11 @@ fn check_conservation(
             report.rows_read - report.rows_outside,
             changes.rows_folded(),
         ),
-        ("rows staged", staged, report.rows_latest),
-        ("versions written", remembered, folded.key_days),
-        ("keys and days", curated.counts.key_days, folded.key_days),
     ];
     match sums.into_iter().find(|(_, one, other)| one != other) {
         None => Ok(()),
-        Some((what, one, other)) => Err(Error::internal(format!(
-            "the run does not add up: {what} {one}, but {other}"
-        ))
-        .hint("nothing was published; did an input change during the run?")),
+        Some((what, one, other)) => Err(adds_up(what, one, other)),
     }
-}
-
-async fn aggregate_tables(
-    request: &Request<'_>,
-    runtime: &Arc<RuntimeEnv>,
-    outputs: &[Output],
-    announced: &Folder,
-    state: &mut State,
-    report: &mut Report,
-) -> Result<()> {
-    let Request {
-        pipeline,
-        window,
-        run_id,
-        ..
-    } = request;
-    if pipeline.aggregates.is_empty() {
-        return Ok(());
-    }
-    let context = session(runtime, request.resources.threads);
-    let curated = output(outputs, CURATED)?;
-    let store_url = object_store_root(&curated.folder);
-    context.register_object_store(&store_url, Arc::clone(&curated.folder.root_store));
-    let state_url = object_store_root(&state.folder);
-    context.register_object_store(&state_url, Arc::clone(&state.folder.root_store));
-    if !aggregate::register(&context, state, pipeline, &curated.folder).await? {
-        info!("nothing was curated yet: no aggregates");
-        report.note.get_or_insert("nothing was curated yet".into());
-        return Ok(());
-    }
-    let commit = state.next_commit();
-    let mut plans = Vec::new();
-    for aggregate in &pipeline.aggregates {
-        let staging = &output(outputs, &aggregate.name)?.staging;
-        let ledger = &state.ledger;
-        let computed =
-            aggregate::compute(&context, ledger, aggregate, window, staging, run_id, commit)
-                .await?;
-        report.aggregates.push(AggregateReport {
-            name: aggregate.name.clone(),
-            days: computed.days,
-            rows_removed: computed.plan.counts.rows_removed,
-            rows_inserted: computed.plan.counts.rows_written,
-        });
-        plans.push((aggregate.name.clone(), computed.plan));
-    }
-    let names: Vec<String> = plans.iter().map(|(name, _)| name.clone()).collect();
-    let mut records = vec![Record::Run(Box::new(Run {
-        run_id: format!("{run_id}-aggregate"),
-        command: "aggregate".into(),
-        start: window.start,
-        end: window.end,
-        tables: names.clone(),
-        curate: None,
-    }))];
-    for (name, plan) in &plans {
-        let listed = plan.files.iter().cloned();
-        records.extend(listed.map(|file| Record::File {
-            table: name.clone(),
-            file,
-        }));
-    }
-    let run_id = format!("{run_id}-aggregate");
-    let commit = state.commit(&run_id, &records, None, request.now);
-    commit_and_publish(outputs, announced, &run_id, &plans, commit).await
-}
-
-/// Announces a run, commits it, and carries out the plans of its tables.
-async fn commit_and_publish(
-    outputs: &[Output],
-    announced: &Folder,
-    run_id: &str,
-    plans: &[(String, Plan)],
-    commit: impl Future<Output = Result<()>>,
-) -> Result<()> {
-    claim(outputs, plans).await?;
-    publish::announce(announced, run_id).await?;
-    commit.await?;
-    for (name, plan) in plans {
-        let table = output(outputs, name)?;
-        publish::carry_out(&table.folder, &table.staging, plan).await?;
-        publish::sweep(&table.folder, &plan.files).await?;
-    }
-    // Tables beside each other share their staging folder.
-    for (name, _) in plans {
-        publish::clear(&output(outputs, name)?.staging).await?;
-    }
-    publish::clear(announced).await
 }
 
 /// The URL under which the engine finds a folder's store.

@@ -44,9 +44,12 @@ const TIME_OFFSET: i128 = 1 << 69;
 
 /// Packs the order of one change. `time_ns` is the commit time in nanoseconds since 1970 UTC.
 ///
-/// Returns `None` for a time beyond ±18,000 years.
+/// Returns `None` for a time beyond ±18,000 years, or more files than can be numbered.
 #[inline]
 pub fn pack(cdc: bool, time_ns: Option<i128>, file: u32, row: u64) -> Option<i128> {
+    if file as usize >= FILES_MAX {
+        return None;
+    }
     let time = match time_ns {
         None => 0,
         Some(ns) if (-TIME_OFFSET..TIME_OFFSET).contains(&ns) => {
@@ -261,6 +264,26 @@ impl OrderEncoder {
             built.append_value(&bytes);
         }
         Ok(std::sync::Arc::new(built.finish()))
+    }
+
+    /// What tells whether two columns' encoded values compare as the values do: the kind of value,
+    /// and for decimals the scale. `time` says that the column is read as a time.
+    pub fn kind(data_type: &DataType, time: bool) -> String {
+        match data_type {
+            _ if time => "time".into(),
+            DataType::Float16 | DataType::Float32 | DataType::Float64 => "float".into(),
+            DataType::Decimal32(_, scale)
+            | DataType::Decimal64(_, scale)
+            | DataType::Decimal128(_, scale)
+                if *scale != 0 =>
+            {
+                format!("decimal of scale {scale}")
+            }
+            DataType::Date32 => "date".into(),
+            DataType::Timestamp(_, _) => "time".into(),
+            other if other.is_numeric() || *other == DataType::Boolean => "integer".into(),
+            _ => "text".into(),
+        }
     }
 
     /// Brings a column to one of the few types that [`OrderEncoder::push`] writes.

@@ -2,29 +2,44 @@
 //!
 //! A plan is made from what was staged and from the table's files before (the ledger's list,
 //! never a listing). Carrying it out first brings every new file to its place, then removes the
-//! old ones. A partition that has one file before and after keeps the file's name, so that a
-//! reader sees the old or the new one; the files of other partitions carry the commit's number.
-//! Emptied partitions lose their folder. Carrying a plan out twice is the same as once, and the
-//! next command finishes one that was interrupted: an [`announce`]d run has its files in the
-//! ledger with their places in staging.
+//! old ones. Emptied partitions lose their folder.
+//!
+//! Anyone may carry out a plan, any number of times, at the same time: the next command finishes
+//! one that was interrupted ([`announce`]d runs have their files in the ledger, with their places
+//! in staging). What a process does that slept while others went on harms nothing:
+//!
+//! * A partition with one file before and after keeps the file's name, and the file is swapped in
+//!   one step, so that a reader sees the old or the new one. The step needs the file in staging,
+//!   which goes before anything newer is published: locally a rename takes it away, and on S3,
+//!   where a copy could not be made to depend on what it replaces, the tag of the file to be
+//!   replaced is read first, the staged file next, and the write holds only while the tag does.
+//!   (Every file names its attempt in its footer, so that no two have one tag.)
+//! * Every other file carries its commit's number, and a name that went does not come again, so
+//!   that a removal hits what it was meant for or nothing.
+//! * Only files of the same or an earlier commit are swept away.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion};
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
 use crate::error::{Error, Result};
 use crate::layout::{
-    OWNER_MARKER, base_name, is_leftover, is_part_file_name, parent, part_file_name,
+    OWNER_MARKER, attempt_commit, base_name, is_leftover, parent, part_file_commit, part_file_name,
 };
 use crate::store::{Folder, parse_path};
 use crate::table_writer::StagedFile;
 
 /// How many files are moved or removed at once.
 const MOVES: usize = 16;
+/// A larger file is swapped in alone.
+const LARGE_BYTES: u64 = 16 << 20;
+/// How often a swap is tried again that met another process's.
+const SWAPS: usize = 20;
 
 /// A published file, as the ledger lists it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,8 +58,8 @@ pub struct TableFile {
 /// How one table changes.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Published files that go.
-    removes: Vec<String>,
+    /// The paths of published files that go.
+    pub removes: Vec<String>,
     /// The table's files afterwards, sorted by path; the new ones are still staged.
     pub files: Vec<TableFile>,
     /// What changes, for the report.
@@ -82,8 +97,10 @@ pub fn plan(
             .or_default()
             .push(file);
     }
+    let mut old: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for file in before {
         if replaced(parent(&file.path)) {
+            old.entry(parent(&file.path)).or_default().push(&file.path);
             plan.counts.rows_removed += file.rows;
         } else {
             plan.files.push(TableFile {
@@ -94,13 +111,13 @@ pub fn plan(
     }
     plan.counts.partitions_written = by_partition.len() as u64;
     for (partition, files) in &by_partition {
-        let alone = files.len() == 1;
+        let replaced = old.get(partition.as_str()).map_or(&[][..], Vec::as_slice);
         for (number, file) in files.iter().enumerate() {
-            let name = part_file_name((!alone).then_some(commit), number);
-            let path = if partition.is_empty() {
-                name
-            } else {
-                format!("{partition}/{name}")
+            let name = part_file_name(commit, number);
+            let path = match replaced {
+                [only] if files.len() == 1 => only.to_string(),
+                _ if partition.is_empty() => name,
+                _ => format!("{partition}/{name}"),
             };
             plan.counts.rows_written += file.rows;
             plan.counts.bytes_written += file.bytes;
@@ -128,47 +145,119 @@ pub fn plan(
     plan
 }
 
+impl Plan {
+    /// The files that are new, or new under an old name.
+    pub fn added(&self) -> impl Iterator<Item = &TableFile> {
+        self.files.iter().filter(|file| file.staged.is_some())
+    }
+}
+
 /// Carries a plan out: new files appear, then old ones go.
 ///
 /// # Errors
 /// Storage, when a file cannot be moved or removed. It is safe to carry the plan out again.
 pub async fn carry_out(table: &Folder, staging: &Folder, plan: &Plan) -> Result<()> {
-    move_staged(table, staging, &plan.files).await?;
+    move_staged(table, staging, plan.added()).await?;
     remove(table, plan.removes.clone()).await
 }
 
-/// Finishes what a run that was interrupted had begun to publish: `files` are the table's, as
-/// that run committed them.
+/// Finishes what a commit that was interrupted had begun to publish: `added` are its new files,
+/// `files` all of the table's.
 ///
 /// # Errors
 /// As [`carry_out`] and [`sweep`].
-pub async fn finish(table: &Folder, staging: &Folder, files: &[TableFile]) -> Result<()> {
-    move_staged(table, staging, files).await?;
-    sweep(table, files).await
+pub async fn finish(
+    table: &Folder,
+    staging: &Folder,
+    added: impl Iterator<Item = &TableFile>,
+    files: impl Iterator<Item = &TableFile>,
+    commit: u64,
+) -> Result<()> {
+    move_staged(table, staging, added).await?;
+    sweep(table, files, commit).await
 }
 
 /// Moves files from staging to their places; those already there stay.
-async fn move_staged(table: &Folder, staging: &Folder, files: &[TableFile]) -> Result<()> {
-    let moves = files.iter().filter_map(|file| {
-        let from = file.staged.as_ref()?;
-        Some(async move {
-            let to = &file.path;
-            let doing = || format!("move {} to {}", staging.describe(from), table.describe(to));
-            let (from, to) = (staging.root_path(from)?, table.root_path(to)?);
-            let store = &table.root_store;
-            match store.rename(&from, &to).await {
-                // It was moved before the interruption, or by another process.
-                Err(object_store::Error::NotFound { .. }) if store.head(&to).await.is_ok() => {
-                    Ok(())
-                }
-                moved => moved.map_err(|error| Error::store(doing(), error)),
+async fn move_staged(
+    table: &Folder,
+    staging: &Folder,
+    files: impl Iterator<Item = &TableFile>,
+) -> Result<()> {
+    let files: Vec<&TableFile> = files.collect();
+    // Files that are swapped in go through memory: large ones one at a time.
+    let (large, small): (Vec<&TableFile>, Vec<&TableFile>) =
+        files.iter().partition(|file| file.bytes > LARGE_BYTES);
+    for (files, at_once) in [(small, MOVES), (large, 1)] {
+        let moves = files.into_iter().map(|file| async move {
+            let Some(from) = &file.staged else {
+                return Ok(());
+            };
+            let to = table.root_path(&file.path)?;
+            let moved = move_one(table, staging.root_path(from)?, to, file.bytes).await;
+            moved.map_err(|error| {
+                let (from, to) = (staging.describe(from), table.describe(&file.path));
+                Error::store(format!("move {from} to {to}"), error)
+            })
+        });
+        stream::iter(moves)
+            .buffer_unordered(at_once)
+            .try_collect::<()>()
+            .await?;
+    }
+    let moved: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
+    table.sync(&moved)
+}
+
+/// Moves a file of so many bytes.
+async fn move_one(table: &Folder, from: Path, to: Path, bytes: u64) -> object_store::Result<()> {
+    let store = &table.root_store;
+    let mut tries = 0;
+    loop {
+        // A local rename is one step by itself.
+        let replaced = match table.location.file_path() {
+            Some(_) => None,
+            None => match store.head(&to).await {
+                Err(object_store::Error::NotFound { .. }) => None,
+                found => Some(found?),
+            },
+        };
+        let moved = match replaced {
+            None => store.rename(&from, &to).await,
+            Some(replaced) => swap(table, &from, &to, replaced).await,
+        };
+        match moved {
+            // It was moved before an interruption, or by another process.
+            Err(object_store::Error::NotFound { .. })
+                if store.head(&to).await.is_ok_and(|there| there.size == bytes) =>
+            {
+                return Ok(());
             }
-        })
+            Err(object_store::Error::Precondition { .. }) if tries < SWAPS => tries += 1,
+            moved => return moved,
+        }
+    }
+}
+
+/// Replaces an object by a staged one, if it still is what it was.
+async fn swap(
+    table: &Folder,
+    from: &Path,
+    to: &Path,
+    replaced: ObjectMeta,
+) -> object_store::Result<()> {
+    let store = &table.root_store;
+    let staged = store.get(from).await?.bytes().await?;
+    let condition = PutMode::Update(UpdateVersion {
+        e_tag: replaced.e_tag,
+        version: replaced.version,
     });
-    stream::iter(moves)
-        .buffer_unordered(MOVES)
-        .try_collect::<()>()
-        .await
+    store
+        .put_opts(to, PutPayload::from(staged), condition.into())
+        .await?;
+    match store.delete(from).await {
+        Err(object_store::Error::NotFound { .. }) => Ok(()),
+        deleted => deleted,
+    }
 }
 
 /// Removes objects of a folder, those already gone included, and folders left empty.
@@ -217,13 +306,17 @@ pub async fn remove(folder: &Folder, paths: Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Removes files of ours that the ledger does not list, and what a crashed writer left. Files
-/// that are not ours are reported and left alone.
+/// Removes files of ours that a commit does not list, nor made a later one, and what a crashed
+/// writer left. Files that are not ours are reported and left alone.
 ///
 /// # Errors
 /// Storage, when the folder cannot be listed or a file not be removed.
-pub async fn sweep(table: &Folder, files: &[TableFile]) -> Result<()> {
-    let known: BTreeSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
+pub async fn sweep(
+    table: &Folder,
+    files: impl Iterator<Item = &TableFile>,
+    commit: u64,
+) -> Result<()> {
+    let known: BTreeSet<&str> = files.map(|file| file.path.as_str()).collect();
     let mut strays = Vec::new();
     for path in list(table).await? {
         let name = base_name(&path);
@@ -231,14 +324,21 @@ pub async fn sweep(table: &Folder, files: &[TableFile]) -> Result<()> {
             continue;
         }
         let whole = name.split('#').next().unwrap_or_default();
-        if is_part_file_name(whole) && (whole == name || is_leftover(name)) {
-            debug!("removing the leftover {}", table.describe(&path));
+        if whole == OWNER_MARKER && is_leftover(name) {
             strays.push(path);
-        } else {
-            warn!(
+            continue;
+        }
+        match part_file_commit(whole) {
+            Some(of) if whole == name || is_leftover(name) => {
+                if of <= commit {
+                    debug!("removing the leftover {}", table.describe(&path));
+                    strays.push(path);
+                }
+            }
+            _ => warn!(
                 "not a file of this pipeline, left alone: {}",
                 table.describe(&path)
-            );
+            ),
         }
     }
     remove(table, strays).await?;
@@ -248,17 +348,19 @@ pub async fn sweep(table: &Folder, files: &[TableFile]) -> Result<()> {
     Ok(())
 }
 
-/// Empties a staging folder: after a commit nothing in it is of use, of whatever run.
+/// Removes what attempts at commits up to this one left: none of them can land any more, and
+/// what landed was published.
 ///
 /// # Errors
-/// Storage, when it cannot be listed or a file not be removed.
-pub async fn clear(staging: &Folder) -> Result<()> {
-    let left = list(staging).await?;
-    remove(staging, left).await?;
+/// Storage, when the folder cannot be listed or a file not be removed.
+pub async fn clear(staging: &Folder, commit: u64) -> Result<()> {
+    let left = list(staging).await?.into_iter();
+    let is_dead = |path: &String| attempt_commit(path).is_some_and(|of| of <= commit);
+    remove(staging, left.filter(is_dead).collect()).await?;
     if let Some(root) = staging.location.file_path() {
         remove_empty_folders(&root);
-        // The folder and the two it may be alone in, `_glueless/<name>`.
-        for folder in root.ancestors().take(3) {
+        // The folder and those it may be alone in, `_glueless/<name>/staging`.
+        for folder in root.ancestors().take(4) {
             // Fails, as it should, at the first that holds something.
             if std::fs::remove_dir(folder).is_err() {
                 break;
@@ -266,6 +368,19 @@ pub async fn clear(staging: &Folder) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes what one attempt left in a folder.
+///
+/// # Errors
+/// Storage, when the folder cannot be listed or a file not be removed.
+pub async fn discard(folder: &Folder, attempt: &str) -> Result<()> {
+    let left = list(folder).await?.into_iter();
+    remove(
+        folder,
+        left.filter(|path| path.starts_with(attempt)).collect(),
+    )
+    .await
 }
 
 fn remove_empty_folders(folder: &std::path::Path) {
@@ -322,16 +437,16 @@ fn walk(folder: &std::path::Path, prefix: &str, found: &mut Vec<String>) -> std:
     Ok(())
 }
 
-/// Says, before its commit, that a run is going to publish.
+/// Says, before its commit, that an attempt is going to publish.
 ///
 /// # Errors
 /// Storage, when that cannot be written.
-pub async fn announce(announced: &Folder, run_id: &str) -> Result<()> {
-    let path = parse_path(run_id)?;
+pub async fn announce(announced: &Folder, attempt: &str) -> Result<()> {
+    let path = parse_path(attempt)?;
     match announced.store.put(&path, PutPayload::new()).await {
-        Ok(_) => Ok(()),
+        Ok(_) => announced.sync(&[attempt.to_string()]),
         Err(error) => Err(Error::store(
-            format!("write {}", announced.describe(run_id)),
+            format!("write {}", announced.describe(attempt)),
             error,
         )),
     }
@@ -355,10 +470,14 @@ impl Owner {
     /// # Errors
     /// Usage, when the folder is another owner's, or holds files and has no owner.
     pub async fn check(&self, folder: &Folder, setting: &str) -> Result<bool> {
+        // Listed first: another run may be making the marker.
+        let files = list(folder).await?.into_iter();
+        let is_marker = |path: &String| path.split('#').next() == Some(OWNER_MARKER);
+        let mut strangers = files.filter(|path| !is_marker(path));
         if self.check_marker(folder, setting).await? {
             return Ok(true);
         }
-        match list(folder).await?.into_iter().next() {
+        match strangers.next() {
             None => Ok(false),
             Some(stranger) => Err(Error::usage(format!(
                 "{} holds files that no run of this pipeline wrote, such as {stranger}",
@@ -459,7 +578,7 @@ mod tests {
     fn a_partition_of_one_file_keeps_its_name_and_others_carry_the_commit() {
         let plan = plan(
             vec![staged("d=1", 1), staged("d=2", 2), staged("d=2", 3)],
-            &[],
+            &[file("d=1/part-c00000003-00000.snappy.parquet", 5)],
             |_| true,
             7,
         );
@@ -467,7 +586,7 @@ mod tests {
         assert_eq!(
             paths,
             [
-                "d=1/part-00000.snappy.parquet",
+                "d=1/part-c00000003-00000.snappy.parquet",
                 "d=2/part-c00000007-00000.snappy.parquet",
                 "d=2/part-c00000007-00001.snappy.parquet"
             ]
@@ -477,9 +596,9 @@ mod tests {
     #[test]
     fn exactly_the_replaced_partitions_change_and_emptied_ones_go() {
         let before = [
-            file("d=1/part-00000.snappy.parquet", 5),
-            file("d=2/part-00000.snappy.parquet", 6),
-            file("d=3/part-00000.snappy.parquet", 7),
+            file("d=1/part-c00000003-00000.snappy.parquet", 5),
+            file("d=2/part-c00000003-00000.snappy.parquet", 6),
+            file("d=3/part-c00000003-00000.snappy.parquet", 7),
         ];
         let plan = plan(
             vec![staged("d=1", 1)],
@@ -487,10 +606,10 @@ mod tests {
             |partition| partition != "d=3",
             7,
         );
-        assert_eq!(plan.removes, ["d=2/part-00000.snappy.parquet"]);
+        assert_eq!(plan.removes, ["d=2/part-c00000003-00000.snappy.parquet"]);
         let new = TableFile {
             staged: Some("s/1".into()),
-            ..file("d=1/part-00000.snappy.parquet", 1)
+            ..file("d=1/part-c00000003-00000.snappy.parquet", 1)
         };
         assert_eq!(plan.files, [new, before[2].clone()]);
         assert_eq!(

@@ -80,7 +80,7 @@ pub fn find_column<'a>(
 }
 
 /// The narrowest type that holds both, losing nothing; `None` where there is none.
-fn widen(a: &DataType, b: &DataType) -> Option<DataType> {
+pub fn widen(a: &DataType, b: &DataType) -> Option<DataType> {
     use DataType::*;
     fn integer(data_type: &DataType) -> Option<(bool, u8)> {
         Some(match data_type {

@@ -20,7 +20,7 @@ use std::io::{BufReader, BufWriter};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BinaryArray, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, BinaryArray, BinaryBuilder, RecordBatch};
 use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::ipc::reader::FileReader;
@@ -80,6 +80,21 @@ impl Order {
         })
     }
 
+    /// The columns of a row that are kept.
+    pub fn stored_schema(&self) -> &SchemaRef {
+        &self.stored_schema
+    }
+
+    /// The kept columns by which rows are sorted, as places in [`Order::stored_schema`].
+    ///
+    /// # Errors
+    /// Internal, when one of them is not kept.
+    pub fn sorted_by(&self) -> Result<Vec<usize>> {
+        let place = |column: &usize| self.stored.iter().position(|stored| stored == column);
+        let places = self.sort_by.iter().map(place).collect::<Option<Vec<_>>>();
+        places.ok_or_else(|| Error::internal("rows are sorted by what is not kept"))
+    }
+
     fn columns(batch: &RecordBatch, columns: &[usize]) -> Vec<ArrayRef> {
         columns
             .iter()
@@ -137,6 +152,8 @@ pub struct Sorter {
     held: Vec<Held>,
     /// Per partition its rows.
     places: Vec<Vec<Place>>,
+    /// Per partition how many rows were taken.
+    counts: Vec<u64>,
     runs: Vec<Run>,
 }
 
@@ -161,6 +178,7 @@ impl Sorter {
             folders: BTreeMap::new(),
             held: Vec::new(),
             places: Vec::new(),
+            counts: Vec::new(),
             runs: Vec::new(),
         }
     }
@@ -187,6 +205,7 @@ impl Sorter {
                 let only = self.partition(String::new());
                 let places = (0..batch.num_rows() as u32).map(|row| Place { batch: number, row });
                 self.places[only].extend(places);
+                self.counts[only] += batch.num_rows() as u64;
             }
             None => {}
             Some(partitions) => self.part(batch, &partitions, number)?,
@@ -220,6 +239,7 @@ impl Sorter {
             last = Some((values, partition));
             let row = row as u32;
             self.places[partition].push(Place { batch: number, row });
+            self.counts[partition] += 1;
         }
         Ok(())
     }
@@ -230,6 +250,7 @@ impl Sorter {
         let number = *self.folders.entry(folder).or_insert(new);
         if number == new {
             self.places.push(Vec::new());
+            self.counts.push(0);
         }
         number
     }
@@ -357,6 +378,7 @@ fn open(file: &Arc<dyn SpillFile>, write: bool) -> Result<File> {
 pub struct Sorted {
     held: Vec<Held>,
     places: BTreeMap<String, Vec<Place>>,
+    counts: BTreeMap<String, u64>,
     runs: Vec<Run>,
     stored: SchemaRef,
     /// Memory is held as long as the rows are.
@@ -372,12 +394,16 @@ impl Sorted {
         let mut sorted = Sorted {
             held: Vec::new(),
             places: BTreeMap::new(),
+            counts: BTreeMap::new(),
             runs: Vec::new(),
             stored: Arc::clone(&order.stored_schema),
             _reservations: Vec::new(),
         };
         for mut sorter in sorters {
             let offset = sorted.held.len() as u32;
+            for (folder, number) in &sorter.folders {
+                *sorted.counts.entry(folder.clone()).or_default() += sorter.counts[*number];
+            }
             for (folder, mut places) in sorter.take_places() {
                 for place in &mut places {
                     place.batch += offset;
@@ -401,14 +427,14 @@ impl Sorted {
         &self.stored
     }
 
+    /// The folders of the partitions, ascending, and how many rows each was given.
+    pub fn counts(&self) -> &BTreeMap<String, u64> {
+        &self.counts
+    }
+
     /// The folders of the partitions, ascending.
     pub fn partitions(&self) -> Vec<String> {
-        let held = self.places.keys();
-        let spilled = self.runs.iter().flat_map(|run| run.blocks.keys());
-        let mut folders: Vec<String> = held.chain(spilled).cloned().collect();
-        folders.sort_unstable();
-        folders.dedup();
-        folders
+        self.counts.keys().cloned().collect()
     }
 
     /// The rows of one partition, sorted.
@@ -448,6 +474,7 @@ impl Sorted {
             readers,
             slots: Vec::new(),
             picked: Vec::with_capacity(BATCH_ROWS),
+            keys: None,
         };
         for at in (0..merge.heap.len()).rev() {
             merge.sift_down(at);
@@ -523,9 +550,17 @@ pub struct Merge<'a> {
     slots: Vec<RecordBatch>,
     /// Rows to be handed on: slot and row.
     picked: Vec<(usize, usize)>,
+    /// Their keys, where they are asked for.
+    keys: Option<BinaryBuilder>,
 }
 
 impl Merge<'_> {
+    /// Hands the keys on as well: bytes that compare as the rows do, in a last column.
+    pub fn with_keys(mut self) -> Self {
+        self.keys = Some(BinaryBuilder::new());
+        self
+    }
+
     /// The next rows; `None` at the end.
     ///
     /// # Errors
@@ -534,6 +569,9 @@ impl Merge<'_> {
         while self.picked.len() < BATCH_ROWS
             && let Some(top) = self.heap.first().copied()
         {
+            if let Some(keys) = &mut self.keys {
+                keys.append_value(self.cursors[top].key());
+            }
             if !self.pick(top)? {
                 self.heap.swap_remove(0);
             }
@@ -552,7 +590,15 @@ impl Merge<'_> {
                 Cursor::Run { block, .. } => block.slot = NO_SLOT,
             }
         }
-        Ok(Some(rows))
+        let Some(keys) = &mut self.keys else {
+            return Ok(Some(rows));
+        };
+        let mut columns = rows.columns().to_vec();
+        columns.push(Arc::new(keys.finish()));
+        Ok(Some(RecordBatch::try_new(
+            run_schema(&rows.schema()),
+            columns,
+        )?))
     }
 
     /// Picks a cursor's first row and moves it on. Returns whether it has more.

@@ -1,26 +1,27 @@
 //! State: what is remembered between runs, in one Delta table under the state folder.
 //!
 //! ```text
-//! <state>/_glueless.json                       whose state this is
-//! <state>/publishing/<run>                     a run that is about to commit and publish
-//! <state>/versions/_delta_log/…                one commit per run
-//! <state>/versions/kind=version/….parquet      versions: see crate::versions
-//! <state>/versions/kind=ledger/….parquet       the ledger: one JSON record per row
+//! <state>/_glueless.json                          whose state this is
+//! <state>/publishing/<attempt>                    an attempt that is about to commit and publish
+//! <state>/versions/_delta_log/…                   one commit per run
+//! <state>/versions/kind=version/<attempt>….parquet  versions: see crate::versions
+//! <state>/versions/kind=ledger/<attempt>.parquet  the ledger: one JSON record per row
 //! ```
 //!
-//! One commit carries a run's versions and its ledger records (the run, the inputs it folded, the
-//! files of the tables it publishes): both are remembered, or neither. Ledger records are rows of
-//! data files, because the log's own commit information does not outlive its cleanup.
+//! One commit carries a run's versions and its ledger records (see [`crate::ledger`]): both are
+//! remembered, or neither. Ledger records are rows of data files, because the log's own commit
+//! information does not outlive its cleanup.
 //!
-//! Until runs are merged with what earlier runs left, a run replaces all versions, and must
-//! therefore read every input that was folded before ([`Ledger::check_complete`]).
+//! Whoever commits first wins: every commit names the number it is to have
+//! ([`attempt_name`](crate::layout::attempt_name)), and nothing retries inside. What a loser wrote
+//! is dead from then on, and anyone may remove it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use deltalake::DeltaTable;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
@@ -29,283 +30,28 @@ use deltalake::logstore::{StorageConfig, default_logstore};
 use deltalake::operations::create::CreateBuilder;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use futures::future::LocalBoxFuture;
+use futures::stream::{self, StreamExt};
 use futures::{FutureExt, TryStreamExt};
-use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
 use crate::config::Pipeline;
-use crate::discover::{Input, Recorded};
 use crate::error::{Error, Result, storage_hint};
 use crate::file_table::{FileTable, ListedFile};
+use crate::layout::{attempt_commit, attempt_name, base_name};
+use crate::ledger::{Ledger, Record};
 use crate::parquet_file::{ParquetFile, Rows};
-use crate::publish::{self, TableFile};
+use crate::publish;
 use crate::session::BATCH_ROWS;
 use crate::store::{Folder, Stores, parse_path};
-use crate::table_writer::{StagedFile, parquet_writer, write_error};
+use crate::table_writer::{parquet_writer, write_error};
 use crate::versions::VersionsLayout;
-use crate::window::Window;
+use crate::versions_writer::VersionsFile;
 
-/// The ledger's name for the curated table.
-pub const CURATED: &str = "curated";
+/// The ledger is written out again, as one file, once it has so many.
+const LEDGER_FILES_MAX: usize = 32;
 
-/// What must not change while a pipeline keeps its state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    curated: String,
-    key: Vec<String>,
-    keep: String,
-    order_by: Vec<String>,
-    commit_time: String,
-    event_time: String,
-    time_zone: String,
-    partition_by: Vec<String>,
-    curated_sql: String,
-}
-
-impl Identity {
-    /// The identity of a pipeline as it is configured now.
-    pub fn of(pipeline: &Pipeline) -> Self {
-        Identity {
-            curated: pipeline.curated.url.to_string(),
-            key: pipeline.key.clone(),
-            keep: pipeline.keep.to_string(),
-            order_by: pipeline.raw.order_by.clone(),
-            commit_time: pipeline.raw.commit_time.clone(),
-            event_time: pipeline.raw.event_time.clone(),
-            time_zone: pipeline.raw.time_zone.to_string(),
-            partition_by: pipeline.curated.partition_by.clone(),
-            curated_sql: fingerprint(&pipeline.curated.sql.text),
-        }
-    }
-
-    /// The settings in which two identities differ.
-    fn differences(&self, other: &Self) -> Vec<&'static str> {
-        [
-            ("curated.url", self.curated != other.curated),
-            ("key", self.key != other.key),
-            ("keep", self.keep != other.keep),
-            ("raw.order_by", self.order_by != other.order_by),
-            ("raw.commit_time", self.commit_time != other.commit_time),
-            ("raw.event_time", self.event_time != other.event_time),
-            ("raw.time_zone", self.time_zone != other.time_zone),
-            (
-                "curated.partition_by",
-                self.partition_by != other.partition_by,
-            ),
-            ("curated.sql", self.curated_sql != other.curated_sql),
-        ]
-        .into_iter()
-        .filter_map(|(name, differs)| differs.then_some(name))
-        .collect()
-    }
-}
-
-/// FNV-1a over the query with its comments and white space folded, so that a remark does not
-/// change a pipeline.
-fn fingerprint(sql: &str) -> String {
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    let code = sql
-        .lines()
-        .map(|line| line.split("--").next().unwrap_or_default());
-    for word in code.flat_map(str::split_whitespace) {
-        for byte in word.bytes().chain([b' ']) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-    format!("{hash:016x}")
-}
-
-/// A row of the ledger.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "record", rename_all = "lowercase")]
-pub enum Record {
-    /// A run that was committed.
-    Run(Box<Run>),
-    /// An input that a run folded.
-    Input(FoldedInput),
-    /// A file of a table after a run.
-    File {
-        /// The table: [`CURATED`], or an aggregate's name.
-        table: String,
-        /// The file.
-        #[serde(flatten)]
-        file: TableFile,
-    },
-}
-
-/// A run, as the ledger keeps it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Run {
-    /// Unique, and growing with time.
-    pub run_id: String,
-    /// `curate` or `aggregate`.
-    pub command: String,
-    /// The window's start.
-    pub start: DateTime<Utc>,
-    /// The window's end.
-    pub end: DateTime<Utc>,
-    /// The tables whose files this commit lists.
-    pub tables: Vec<String>,
-    /// What a curate run was: absent from other runs.
-    pub curate: Option<Curate>,
-}
-
-/// What only a curate run records.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Curate {
-    /// The pipeline's identity.
-    pub identity: Identity,
-    /// The curated columns: name and Arrow type.
-    pub columns: Vec<(String, String)>,
-    /// The key columns in versions: name and Arrow type.
-    pub keys: Vec<(String, String)>,
-    /// The partition columns in versions: name and Arrow type.
-    pub partitions: Vec<(String, String)>,
-    /// Whether the only order column is the commit time.
-    pub packed: bool,
-    /// The days with changes, ascending.
-    pub days: Vec<NaiveDate>,
-}
-
-/// An input that was folded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FoldedInput {
-    /// Which of the raw URLs it lies under.
-    pub location: usize,
-    /// Its path relative to that URL.
-    pub path: String,
-    /// Its size in bytes.
-    pub size: u64,
-    /// When it was last written.
-    pub modified: DateTime<Utc>,
-    /// The store's tag of its content.
-    pub e_tag: Option<String>,
-}
-
-impl From<&Input> for FoldedInput {
-    fn from(input: &Input) -> Self {
-        FoldedInput {
-            location: input.location,
-            path: input.path.clone(),
-            size: input.size,
-            modified: input.modified,
-            e_tag: input.e_tag.clone(),
-        }
-    }
-}
-
-/// What all committed runs left.
-#[derive(Clone, Debug, Default)]
-pub struct Ledger {
-    /// The runs, in the order of their commits.
-    pub runs: Vec<Run>,
-    /// The inputs folded so far.
-    pub inputs: BTreeMap<(usize, String), FoldedInput>,
-    /// Per table its files, as last committed.
-    pub tables: BTreeMap<String, Vec<TableFile>>,
-}
-
-impl Ledger {
-    /// The last curate run's record.
-    pub fn curate(&self) -> Option<&Curate> {
-        self.runs.iter().rev().find_map(|run| run.curate.as_ref())
-    }
-
-    /// A table's files, as last committed.
-    pub fn files(&self, table: &str) -> &[TableFile] {
-        self.tables.get(table).map_or(&[], Vec::as_slice)
-    }
-
-    /// Where the files of all tables were staged by the commits that made them.
-    pub fn staged_paths(&self) -> impl Iterator<Item = &str> {
-        let files = self.tables.values().flatten();
-        files.filter_map(|file| file.staged.as_deref())
-    }
-
-    /// Refuses a window that was run before and has lost its inputs since.
-    ///
-    /// # Errors
-    /// Data, naming the first missing input.
-    pub fn check_not_lost(&self, inputs: &[Input], window: &Window) -> Result<()> {
-        let is_covered = |run: &&Run| {
-            let earlier = Window {
-                start: run.start,
-                end: run.end,
-            };
-            run.curate.is_some() && window.covers(&earlier)
-        };
-        match self.runs.iter().find(is_covered) {
-            Some(_) => self.check_complete(inputs, window, false),
-            None => Ok(()),
-        }
-    }
-
-    /// Refuses a run that does not read every input folded before, because it could not rebuild
-    /// what these left.
-    ///
-    /// # Errors
-    /// Data, naming the first missing input and the window that would cover it.
-    pub fn check_complete(&self, inputs: &[Input], window: &Window, by_rows: bool) -> Result<()> {
-        let curates = self.runs.iter().filter(|run| run.curate.is_some());
-        let hull = curates
-            .map(|run| Window {
-                start: run.start,
-                end: run.end,
-            })
-            .fold(*window, |hull, earlier| hull.hull(&earlier));
-        let day = |instant: DateTime<Utc>| instant.format("%Y-%m-%dT%H:%M:%SZ");
-        let wider = || {
-            format!(
-                "run the window that covers it: --start-date {} --end-date {}",
-                day(hull.start),
-                day(hull.end)
-            )
-        };
-        let chosen: BTreeSet<(usize, &str)> = inputs
-            .iter()
-            .map(|input| (input.location, input.path.as_str()))
-            .collect();
-        let missing = self
-            .inputs
-            .values()
-            .find(|input| !chosen.contains(&(input.location, input.path.as_str())));
-        match missing {
-            Some(input) => Err(Error::data(format!(
-                "{} was folded by an earlier run and is not read by this one",
-                input.path
-            ))
-            .hint(if hull == *window {
-                "it is no longer among the raw files: put it back".into()
-            } else {
-                wider()
-            })),
-            None if by_rows && hull != *window && !self.inputs.is_empty() => Err(Error::data(
-                format!("rows outside of {window} were folded by an earlier run"),
-            )
-            .hint(wider())),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Recorded for Ledger {
-    fn is_folded(&self, location: usize, path: &str) -> bool {
-        self.inputs.contains_key(&(location, path.to_string()))
-    }
-
-    fn was_run(&self, span: &Window) -> bool {
-        self.runs
-            .iter()
-            .filter(|run| run.curate.is_some())
-            .any(|run| {
-                Window {
-                    start: run.start,
-                    end: run.end,
-                }
-                .overlaps(span)
-            })
-    }
-}
+/// How many files of the ledger are read at once.
+const READS: usize = 16;
 
 /// The opened state of a pipeline.
 pub struct State {
@@ -315,13 +61,44 @@ pub struct State {
     pub ledger: Ledger,
     table: DeltaTable,
     exists: bool,
+    /// A file with versions that the ledger does not know.
+    unknown: Option<String>,
+}
+
+/// How versions change in a commit.
+#[derive(Debug)]
+pub struct NewVersions<'a> {
+    /// Their layout from here on.
+    pub layout: &'a VersionsLayout,
+    /// New files.
+    pub files: &'a [VersionsFile],
+    /// The paths of the files that go.
+    pub replaced: &'a [String],
+}
+
+/// How a commit went wrong.
+#[derive(Debug)]
+pub struct NotCommitted {
+    /// Why.
+    pub error: Error,
+    /// Whether it may still land: what was written for it must then stay.
+    pub in_doubt: bool,
+}
+
+impl From<Error> for NotCommitted {
+    fn from(error: Error) -> Self {
+        NotCommitted {
+            error,
+            in_doubt: false,
+        }
+    }
 }
 
 impl State {
     /// Opens the state and reads the ledger; nothing is created.
     ///
     /// # Errors
-    /// Storage, when it cannot be read; usage, when the pipeline is no longer what it was.
+    /// Storage, when it cannot be read.
     pub fn open<'a>(
         stores: &'a Stores,
         pipeline: &'a Pipeline,
@@ -335,33 +112,32 @@ impl State {
             table: delta_table(&folder),
             ledger: Ledger::default(),
             exists: false,
+            unknown: None,
             folder,
         };
         state.read().await?;
-        if let Some(curate) = state.ledger.curate() {
-            let differences = curate.identity.differences(&Identity::of(pipeline));
-            if !differences.is_empty() {
-                return Err(Error::usage(format!(
-                    "the pipeline `{}` is no longer what made its tables: `{}` changed",
-                    pipeline.name,
-                    differences.join("`, `")
-                ))
-                .hint(format!(
-                    "undo the change, or use another `name` and `curated.url`; the state is in {}",
-                    pipeline.state
-                )));
-            }
-        }
         Ok(state)
+    }
+
+    /// The number of the last commit; 0 before the first.
+    pub fn last_commit(&self) -> u64 {
+        match self.exists {
+            true => self.table.version().unwrap_or_default(),
+            false => 0,
+        }
     }
 
     /// The number the next commit will have.
     pub fn next_commit(&self) -> u64 {
-        if self.exists {
-            self.table.version().unwrap_or_default() + 1
-        } else {
-            1
-        }
+        self.last_commit() + 1
+    }
+
+    /// Reads what was committed since.
+    ///
+    /// # Errors
+    /// Storage, when it cannot be read.
+    pub fn refresh(&mut self) -> LocalBoxFuture<'_, Result<()>> {
+        self.read().boxed_local()
     }
 
     async fn read(&mut self) -> Result<()> {
@@ -376,32 +152,44 @@ impl State {
             .await
             .map_err(|error| Error::storage(doing()).caused_by(error))?;
         let mut ledger = Ledger::default();
-        for file in self.data_files("ledger")? {
-            for record in read_records(&self.folder, &file).await? {
-                match record {
-                    Record::Run(run) => {
-                        for table in &run.tables {
-                            ledger.tables.insert(table.clone(), Vec::new());
-                        }
-                        ledger.runs.push(*run);
-                    }
-                    Record::Input(input) => {
-                        ledger
-                            .inputs
-                            .insert((input.location, input.path.clone()), input);
-                    }
-                    Record::File { table, file } => {
-                        ledger.tables.entry(table).or_default().push(file);
-                    }
-                }
-            }
+        let files = self.data_files("ledger")?;
+        let mut files =
+            stream::iter(files.iter().map(|file| read_records(&self.folder, file))).buffered(READS);
+        while let Some(records) = files.try_next().await? {
+            records.into_iter().for_each(|record| ledger.replay(record));
         }
+        drop(files);
+        let versions: BTreeSet<String> = self
+            .data_files("version")?
+            .into_iter()
+            .map(|(path, _)| path)
+            .collect();
+        ledger.versions.retain(|path, _| versions.contains(path));
+        let mut versions = versions.into_iter();
+        self.unknown = versions.find(|path| !ledger.versions.contains_key(path));
         self.ledger = ledger;
         Ok(())
     }
 
+    /// Checks that the ledger knows all versions.
+    ///
+    /// # Errors
+    /// Data, naming a file that it does not know.
+    pub fn check_known(&self) -> Result<()> {
+        match &self.unknown {
+            None => Ok(()),
+            Some(path) => Err(
+                Error::data(format!("the ledger does not know the versions {path}"))
+                    .hint("the state is damaged: make it again with `glueless rebuild`"),
+            ),
+        }
+    }
+
     /// The committed data files of one kind: path and size, in the order of their commits.
-    fn data_files(&self, kind: &str) -> Result<Vec<(String, u64)>> {
+    pub fn data_files(&self, kind: &str) -> Result<Vec<(String, u64)>> {
+        if !self.exists {
+            return Ok(Vec::new());
+        }
         let prefix = format!("kind={kind}/");
         let snapshot = self.table.snapshot().map_err(delta_error)?;
         let mut files: Vec<(String, u64)> = snapshot
@@ -419,14 +207,10 @@ impl State {
     /// # Errors
     /// Internal, when the ledger names a type that is none.
     pub fn versions(&self) -> Result<Option<(FileTable, VersionsLayout)>> {
-        let Some(curate) = self.ledger.curate() else {
+        let Some(shape) = &self.ledger.shape else {
             return Ok(None);
         };
-        let layout = VersionsLayout {
-            keys: read_types(&curate.keys)?,
-            partitions: read_types(&curate.partitions)?,
-            packed: curate.packed,
-        };
+        let layout = shape.layout()?;
         let files = self
             .data_files("version")?
             .into_iter()
@@ -442,51 +226,53 @@ impl State {
         Ok(Some((table, layout)))
     }
 
-    /// The path of a new data file with versions.
-    pub fn version_path(run_id: &str, number: usize) -> String {
-        format!("kind=version/{run_id}-{number:05}.parquet")
+    /// What the paths of an attempt's files with versions begin with.
+    pub fn versions_prefix(attempt: &str) -> String {
+        format!("kind=version/{attempt}")
     }
 
-    /// Commits a run: its ledger records, and its versions, which replace all earlier ones.
+    /// Commits a run: its ledger records, and how its versions change.
     ///
     /// # Errors
     /// Busy, when another run committed since the state was opened; storage, when the commit
-    /// cannot be written. In both cases nothing is remembered of this run.
+    /// cannot be written. In both cases nothing is remembered of this run, unless it is in doubt.
     pub async fn commit(
         &mut self,
         run_id: &str,
-        records: &[Record],
-        versions: Option<(&VersionsLayout, &[StagedFile])>,
+        mut records: Vec<Record>,
+        versions: Option<NewVersions<'_>>,
         now: DateTime<Utc>,
-    ) -> Result<()> {
-        let layout = match versions {
-            Some((layout, _)) => layout.clone(),
-            None => self
-                .versions()?
-                .map(|(_, layout)| layout)
-                .ok_or_else(|| Error::internal("there is no state to add to"))?,
+    ) -> Result<(), NotCommitted> {
+        let number = self.next_commit();
+        let layout = match (&versions, &self.ledger.shape) {
+            (Some(versions), _) => versions.layout.clone(),
+            (None, Some(shape)) => shape.layout()?,
+            // A run that folded nothing: there are no versions yet.
+            (None, None) => VersionsLayout::default(),
         };
         let schema = delta_schema(&layout)?;
         if !self.exists {
             self.create(&schema).await?;
         }
-        let ledger = format!("kind=ledger/{:020}-{run_id}.parquet", self.next_commit());
-        let bytes = write_records(&self.folder, &ledger, records).await?;
-        let modified = now.timestamp_millis();
-        let mut actions = vec![add("ledger", &ledger, bytes, modified)];
-        let before: BTreeSet<String> = self.all_files()?;
         let snapshot = self.table.snapshot().map_err(delta_error)?;
-        if let Some((_, staged)) = versions {
-            for file in snapshot.log_data().iter() {
-                if file.path().starts_with("kind=version/") {
-                    actions.push(Action::Remove(file.remove_action(true)));
-                }
-            }
-            actions.extend(
-                staged
-                    .iter()
-                    .map(|file| add("version", &file.staged, file.bytes, modified)),
-            );
+        let removed = |gone: &dyn Fn(&str) -> bool| {
+            let files = snapshot.log_data();
+            let files = files.iter().filter(|file| gone(&file.path()));
+            files
+                .map(|file| Action::Remove(file.remove_action(true)))
+                .collect::<Vec<_>>()
+        };
+        let modified = now.timestamp_millis();
+        let mut actions = Vec::new();
+        if let Some(versions) = &versions {
+            records.extend(versions.files.iter().map(|file| Record::Versions {
+                path: file.path.clone(),
+                days: file.days.iter().collect(),
+            }));
+            let replaced: BTreeSet<&str> = versions.replaced.iter().map(String::as_str).collect();
+            actions.extend(removed(&|path| replaced.contains(path)));
+            let added = versions.files.iter();
+            actions.extend(added.map(|file| add("version", &file.path, file.bytes, modified)));
             if *snapshot.schema() != schema {
                 let metadata =
                     new_metadata(&schema, ["kind"], [("delta.checkpointInterval", "10")]);
@@ -496,6 +282,21 @@ impl State {
                 actions.push(Action::Metadata(metadata));
             }
         }
+        if self.data_files("ledger")?.len() >= LEDGER_FILES_MAX {
+            let mut ledger = self.ledger.clone();
+            records.into_iter().for_each(|record| ledger.replay(record));
+            records = ledger.records();
+            actions.extend(removed(&|path| path.starts_with("kind=ledger/")));
+        }
+        let path = format!("kind=ledger/{}.parquet", attempt_name(number, run_id));
+        let bytes = write_records(&self.folder, &path, &records).await?;
+        actions.push(add("ledger", &path, bytes, modified));
+        let mut written = vec![path];
+        if let Some(versions) = &versions {
+            written.extend(versions.files.iter().map(|file| file.path.clone()));
+        }
+        self.folder.sync(&written)?;
+        let used_before = self.all_files()?;
         let operation = DeltaOperation::Write {
             mode: SaveMode::Append,
             partition_by: Some(vec!["kind".into()]),
@@ -507,7 +308,7 @@ impl State {
             .with_max_retries(0)
             .with_application_transaction(Transaction {
                 app_id: "glueless".into(),
-                version: self.next_commit() as i64,
+                version: number as i64,
                 last_updated: None,
             });
         let prepared = CommitBuilder::from(properties)
@@ -521,50 +322,62 @@ impl State {
                 if let Err(error) = landed.await {
                     warn!("the commit landed, but its upkeep failed: {error}");
                 }
-                self.read().await?;
+                self.read().await.map_err(in_doubt)?;
             }
             Err(error) => {
                 // A lost reply can look like a failure: what counts is what was committed.
-                let number = self.next_commit();
-                self.read().await?;
-                if !self.ledger.runs.iter().any(|run| run.run_id == run_id) {
-                    if self.next_commit() == number {
-                        return Err(delta_error(error));
+                self.read().await.map_err(in_doubt)?;
+                if self.ledger.run(run_id).is_none() {
+                    if self.last_commit() < number {
+                        return Err(NotCommitted {
+                            error: delta_error(error),
+                            // A request that timed out may still arrive; a local one cannot.
+                            in_doubt: self.folder.location.file_path().is_none(),
+                        });
                     }
                     return Err(Error::busy("another run of this pipeline was faster")
                         .hint("run again: it starts from what the other run left")
-                        .caused_by(error));
+                        .caused_by(error)
+                        .into());
                 }
             }
         }
-        // Files that were no longer used before this commit: nobody reads them by now.
-        let mut used = before;
+        let commits = format!("_delta_log/{number:020}.json");
+        self.folder.sync(&[commits]).map_err(in_doubt)?;
+        if let Err(error) = self.remove_unused(number, used_before).await {
+            warn!("files that are no longer used are left behind: {error}");
+        }
+        Ok(())
+    }
+
+    /// Removes data files that no commit names: those that this one still replaces, which a
+    /// reader may be reading, stay until the next.
+    async fn remove_unused(&self, number: u64, used_before: BTreeSet<String>) -> Result<()> {
+        let mut used = used_before;
         used.extend(self.all_files()?);
-        let strays = publish::list(&self.folder).await?;
-        let strays = strays
-            .into_iter()
-            .filter(|path| path.starts_with("kind=") && !used.contains(path));
+        let strays = publish::list(&self.folder).await?.into_iter();
+        let strays = strays.filter(|path| {
+            let is_dead = attempt_commit(base_name(path)).is_some_and(|commit| commit <= number);
+            path.starts_with("kind=") && is_dead && !used.contains(path)
+        });
         publish::remove(&self.folder, strays.collect()).await
     }
 
-    /// Removes a failed run's versions, which were never committed.
+    /// Removes what an attempt wrote for a commit that did not land and cannot any more.
     ///
     /// # Errors
     /// Storage, when a file cannot be removed.
-    pub async fn discard_versions(&mut self, run_id: &str) -> Result<()> {
-        // The failure may have come after the commit landed.
-        self.read().await?;
-        let committed = if self.exists {
-            self.all_files()?
-        } else {
-            BTreeSet::new()
-        };
+    pub async fn discard(&self, attempt: &str) -> Result<()> {
         let files = publish::list(&self.folder).await?.into_iter();
-        let mine = files.filter(|path| path.contains(run_id) && !committed.contains(path));
+        let mine =
+            files.filter(|path| path.starts_with("kind=") && base_name(path).starts_with(attempt));
         publish::remove(&self.folder, mine.collect()).await
     }
 
     fn all_files(&self) -> Result<BTreeSet<String>> {
+        if !self.exists {
+            return Ok(BTreeSet::new());
+        }
         let snapshot = self.table.snapshot().map_err(delta_error)?;
         Ok(snapshot
             .log_data()
@@ -589,7 +402,8 @@ impl State {
         })?;
         self.exists = true;
         if self.table.version() != Some(0) {
-            return Err(Error::busy("another run of this pipeline was faster"));
+            return Err(Error::busy("another run of this pipeline was faster")
+                .hint("run again: it starts from what the other run left"));
         }
         Ok(())
     }
@@ -603,6 +417,13 @@ fn delta_table(folder: &Folder) -> DeltaTable {
         &StorageConfig::default(),
     );
     DeltaTable::new(log_store)
+}
+
+fn in_doubt(error: Error) -> NotCommitted {
+    NotCommitted {
+        error,
+        in_doubt: true,
+    }
 }
 
 fn delta_error(error: deltalake::DeltaTableError) -> Error {
@@ -688,156 +509,4 @@ async fn read_records(folder: &Folder, (path, bytes): &(String, u64)) -> Result<
         }
     }
     Ok(records)
-}
-
-/// Names and types, as the ledger keeps them.
-pub fn write_types<'a>(
-    types: impl Iterator<Item = (&'a str, &'a DataType)>,
-) -> Vec<(String, String)> {
-    types
-        .map(|(name, data_type)| (name.to_string(), data_type.to_string()))
-        .collect()
-}
-
-/// Names and types, as the ledger kept them.
-///
-/// # Errors
-/// Internal, when a type cannot be read.
-pub fn read_types(types: &[(String, String)]) -> Result<Vec<(String, DataType)>> {
-    types
-        .iter()
-        .map(|(name, text)| {
-            let data_type = text.parse().map_err(|error: arrow::error::ArrowError| {
-                Error::internal(format!("the ledger names the type `{text}`")).caused_by(error)
-            })?;
-            Ok((name.clone(), data_type))
-        })
-        .collect()
-}
-
-/// Removes what one run left in a folder, except `committed`.
-///
-/// # Errors
-/// Storage, when a file cannot be removed.
-pub async fn discard(folder: &Folder, run_id: &str, committed: &BTreeSet<&str>) -> Result<()> {
-    let files = publish::list(folder).await?.into_iter();
-    let mine = files.filter(|path| path.contains(run_id) && !committed.contains(path.as_str()));
-    publish::remove(folder, mine.collect()).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_remark_does_not_change_a_pipeline_and_code_does() {
-        let plain = fingerprint("SELECT a\nFROM latest");
-        assert_eq!(
-            plain,
-            fingerprint("-- a remark\nSELECT a   FROM latest -- another\n")
-        );
-        assert_ne!(plain, fingerprint("SELECT b FROM latest"));
-    }
-
-    fn input(path: &str) -> Input {
-        Input {
-            location: 0,
-            path: path.into(),
-            size: 1,
-            modified: DateTime::UNIX_EPOCH,
-            e_tag: None,
-            full_load: false,
-            late: false,
-        }
-    }
-
-    fn window(start: u32, end: u32) -> Window {
-        let day = |day| {
-            NaiveDate::from_ymd_opt(2020, 1, day)
-                .expect("a day")
-                .and_time(Default::default())
-                .and_utc()
-        };
-        Window {
-            start: day(start),
-            end: day(end),
-        }
-    }
-
-    fn ledger(window: &Window, inputs: &[&str]) -> Ledger {
-        let curate = Curate {
-            identity: Identity {
-                curated: String::new(),
-                key: vec![],
-                keep: String::new(),
-                order_by: vec![],
-                commit_time: String::new(),
-                event_time: String::new(),
-                time_zone: String::new(),
-                partition_by: vec![],
-                curated_sql: String::new(),
-            },
-            columns: vec![],
-            keys: vec![],
-            partitions: vec![],
-            packed: true,
-            days: vec![],
-        };
-        let run = Run {
-            run_id: "r".into(),
-            command: "curate".into(),
-            start: window.start,
-            end: window.end,
-            tables: vec![],
-            curate: Some(curate),
-        };
-        let inputs = inputs
-            .iter()
-            .map(|path| ((0, path.to_string()), FoldedInput::from(&input(path))))
-            .collect();
-        Ledger {
-            runs: vec![run],
-            inputs,
-            tables: BTreeMap::new(),
-        }
-    }
-
-    #[test]
-    fn a_run_that_misses_a_folded_input_is_told_the_window_that_covers_it() {
-        let ledger = ledger(&window(1, 2), &["a", "b"]);
-        let error = ledger
-            .check_complete(&[input("b"), input("c")], &window(2, 3), false)
-            .expect_err("refused");
-        assert_eq!(error.kind.exit_code(), 65);
-        assert!(error.to_string().starts_with("a was folded"), "{error}");
-        let hint = error.hint.expect("a hint");
-        assert!(
-            hint.ends_with("--start-date 2020-01-01T00:00:00Z --end-date 2020-01-03T00:00:00Z"),
-            "{hint}"
-        );
-        let gone = ledger
-            .check_complete(&[input("b")], &window(1, 3), false)
-            .expect_err("refused");
-        assert!(gone.hint.expect("a hint").contains("put it back"));
-        assert!(
-            ledger
-                .check_complete(&[input("a"), input("b"), input("c")], &window(2, 3), false)
-                .is_ok()
-        );
-    }
-
-    #[test]
-    fn a_window_of_rows_must_hold_the_earlier_ones() {
-        let ledger = ledger(&window(1, 3), &["a"]);
-        assert!(
-            ledger
-                .check_complete(&[input("a")], &window(2, 3), true)
-                .is_err()
-        );
-        assert!(
-            ledger
-                .check_complete(&[input("a")], &window(1, 4), true)
-                .is_ok()
-        );
-    }
 }

@@ -4,7 +4,7 @@
 //! its credentials (environment, profiles, web identity, instance roles) are those of
 //! `deltalake`, so that curated tables and the state beside them are reached in one way.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Component, Path as FilePath, PathBuf};
 use std::sync::Arc;
@@ -183,6 +183,36 @@ impl Folder {
             prefix => format!("{prefix}/{path}"),
         };
         parse_path(&joined)
+    }
+
+    /// Brings objects of a local folder, and the folders they are in, to the disk, so that a power
+    /// cut cannot take them. Those already gone, and remote objects, need nothing.
+    ///
+    /// # Errors
+    /// Storage, when the disk fails.
+    pub fn sync(&self, paths: &[String]) -> Result<()> {
+        let Some(root) = self.location.file_path() else {
+            return Ok(());
+        };
+        let sync =
+            |path: &FilePath| match std::fs::File::open(path).and_then(|file| file.sync_all()) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(Error::storage(format!("cannot sync {}", path.display())).caused_by(error))
+                }
+                _ => Ok(()),
+            };
+        let mut folders = BTreeSet::new();
+        for path in paths {
+            let path = root.join(path);
+            sync(&path)?;
+            let above = path.ancestors().skip(1);
+            folders.extend(
+                above
+                    .take_while(|folder| folder.starts_with(&root))
+                    .map(FilePath::to_path_buf),
+            );
+        }
+        folders.iter().try_for_each(|folder| sync(folder))
     }
 
     /// Reads a whole object; `None` when there is no such object.

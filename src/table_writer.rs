@@ -12,15 +12,19 @@ use object_store::buffered::BufWriter;
 use parquet::arrow::AsyncArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::Compression;
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 use crate::error::{Error, Result};
+use crate::rebuild::{Earlier, Rebuilt};
 use crate::session::join;
-use crate::sorter::{Merge, Readers, Sorted};
+use crate::sorter::{Readers, Sorted};
 use crate::store::Folder;
 
 /// A row group, which is in memory until it is whole, is not larger than this.
 const ROW_GROUP_BYTES: usize = 64 << 20;
+/// An upload's parts, of which one waits in memory: the least that S3 takes.
+const UPLOAD_BYTES: usize = 5 << 20;
 
 /// A file in staging.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,56 +50,70 @@ pub struct TableWriter {
     pub file_bytes: u64,
 }
 
+/// What became of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The partition, as a relative folder.
+    pub partition: String,
+    /// Its rows before, from the footers of its files.
+    pub rows_before: u64,
+    /// Its files; none where no row is left.
+    pub files: Vec<StagedFile>,
+}
+
 impl TableWriter {
-    /// Writes every partition; the files come sorted by partition.
+    /// Writes every partition, merged with what it held before; sorted by partition.
     ///
     /// # Errors
-    /// Storage, when staging cannot be written or spilled rows cannot be read.
-    pub async fn write(&self, sorted: Sorted, threads: usize) -> Result<Vec<StagedFile>> {
+    /// Storage, when staging cannot be written or rows cannot be read; data, when the partition
+    /// is not what was published.
+    pub async fn write(
+        &self,
+        sorted: Sorted,
+        earlier: Option<Arc<Earlier>>,
+        threads: usize,
+    ) -> Result<Vec<Written>> {
         let partitions: Vec<(usize, String)> =
             sorted.partitions().into_iter().enumerate().collect();
         let shared = Arc::new((sorted, Mutex::new(partitions.into_iter())));
         let tasks = (0..threads).map(|_| {
             let (writer, shared) = (self.clone(), Arc::clone(&shared));
+            let earlier = earlier.clone();
             join(tokio::spawn(async move {
                 let (sorted, partitions) = &*shared;
                 let mut readers = Readers::new();
-                let mut files = Vec::new();
+                let mut written = Vec::new();
                 let next = || partitions.lock().ok()?.next();
                 while let Some((number, folder)) = next() {
                     let rows = sorted.rows(&folder, &mut readers)?;
-                    let written = writer
-                        .write_partition(sorted, number, &folder, rows)
-                        .await?;
-                    files.push((number, written));
+                    let rows = Rebuilt::new(rows, &folder, earlier.as_deref()).await?;
+                    written.push((number, writer.write_partition(number, folder, rows).await?));
                 }
-                Ok(files)
+                Ok(written)
             }))
         });
-        let mut files: Vec<(usize, Vec<StagedFile>)> =
+        let mut written: Vec<(usize, Written)> =
             try_join_all(tasks).await?.into_iter().flatten().collect();
-        files.sort_by_key(|(number, _)| *number);
-        Ok(files.into_iter().flat_map(|(_, files)| files).collect())
+        written.sort_by_key(|(number, _)| *number);
+        Ok(written.into_iter().map(|(_, written)| written).collect())
     }
 
     async fn write_partition(
         &self,
-        sorted: &Sorted,
         number: usize,
-        folder: &str,
-        mut rows: Merge<'_>,
-    ) -> Result<Vec<StagedFile>> {
+        folder: String,
+        mut rows: Rebuilt<'_>,
+    ) -> Result<Written> {
         let mut files = Vec::new();
         let mut open: Option<OpenFile> = None;
-        while let Some(batch) = rows.next_batch()? {
+        while let Some(batch) = rows.next_batch().await? {
             let file = match &mut open {
                 Some(file) => file,
                 None => {
                     let staged = format!("{}/{number:06}-{:05}.parquet", self.prefix, files.len());
-                    let schema = Arc::clone(sorted.schema());
                     open.insert(OpenFile {
-                        partition: folder.to_string(),
-                        writer: parquet_writer(&self.staging, &staged, schema, &[])?,
+                        partition: folder.clone(),
+                        writer: parquet_writer(&self.staging, &staged, batch.schema(), &[])?,
                         staged,
                     })
                 }
@@ -110,7 +128,11 @@ impl TableWriter {
         if let Some(last) = open {
             files.push(last.close(&self.staging).await?);
         }
-        Ok(files)
+        Ok(Written {
+            partition: folder,
+            rows_before: rows.rows_before(),
+            files,
+        })
     }
 }
 
@@ -127,6 +149,11 @@ pub fn parquet_writer(
 ) -> Result<AsyncArrowWriter<BufWriter>> {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
+        // No two files are the same, whatever their rows: see `crate::publish`.
+        .set_key_value_metadata(Some(vec![KeyValue::new(
+            "glueless".into(),
+            path.to_string(),
+        )]))
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES));
     for column in hardly_repeated {
         properties = properties.set_column_dictionary_enabled((*column).into(), false);
@@ -134,7 +161,8 @@ pub fn parquet_writer(
     let options = ArrowWriterOptions::new()
         .with_properties(properties.build())
         .with_skip_arrow_metadata(true);
-    let output = BufWriter::new(Arc::clone(&folder.store), crate::store::parse_path(path)?);
+    let path = crate::store::parse_path(path)?;
+    let output = BufWriter::with_capacity(Arc::clone(&folder.store), path, UPLOAD_BYTES);
     Ok(AsyncArrowWriter::try_new_with_options(
         output, schema, options,
     )?)

@@ -36,7 +36,7 @@ use crate::error::{Error, Result};
 use crate::position::{PACKED_TYPE, Position, order_bytes, pack, packed_array, unpack_order};
 
 /// The layout of a pipeline's versions.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VersionsLayout {
     /// The key columns: name and canonical type.
     pub keys: Vec<(String, DataType)>,
@@ -57,9 +57,9 @@ pub fn canonical(data_type: &DataType) -> DataType {
         | DataType::UInt32 => DataType::Int64,
         DataType::UInt64 => DataType::Decimal128(20, 0),
         DataType::Float16 | DataType::Float32 => DataType::Float64,
-        DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => {
-            DataType::Decimal128(*precision, *scale)
-        }
+        DataType::Decimal32(_, scale)
+        | DataType::Decimal64(_, scale)
+        | DataType::Decimal128(_, scale) => DataType::Decimal128(38, *scale),
         DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
         DataType::LargeBinary | DataType::BinaryView => DataType::Binary,
         // Delta's plain timestamps are UTC microseconds; a zone-less one is taken as UTC.
@@ -130,82 +130,72 @@ impl VersionsLayout {
                 .ok_or_else(|| Error::internal(format!("the column `{name}` was lost")))
         };
         let mut columns: Vec<ArrayRef> = Vec::new();
-        for (number, (_, data_type)) in self.keys.iter().enumerate() {
-            let key = cast(column(&key_name(number))?, data_type)?;
-            columns.push(match key.as_primitive_opt::<Float64Type>() {
-                // Adding zero makes one key of the two zeros.
-                Some(floats) => Arc::new(floats.unary::<_, Float64Type>(|float| float + 0.0)),
-                None => key,
-            });
+        for (number, (name, data_type)) in self.keys.iter().enumerate() {
+            columns.push(canonical_column(
+                column(&key_name(number))?,
+                name,
+                data_type,
+            )?);
         }
         columns.push(Arc::clone(column(DAY)?));
         let live = column(LIVE)?.as_boolean();
         let deleted = arrow::compute::not(live)?;
         for (name, data_type) in &self.partitions {
-            columns.push(nullif(&cast(column(name)?, data_type)?, &deleted)?);
+            let values = canonical_column(column(name)?, name, data_type)?;
+            columns.push(nullif(&values, &deleted)?);
         }
         columns.push(Arc::new(deleted));
         let positions = column(POSITION)?;
-        if self.packed {
-            let packed = positions.as_primitive::<Decimal128Type>();
-            self.packed_columns(packed.values(), inputs, &mut columns)?;
-        } else {
-            let bytes = positions.as_binary::<i32>();
-            self.byte_columns(bytes, inputs, &mut columns)?;
-        }
+        columns.extend(self.order_columns(positions));
+        place_columns(self.places(positions).into_iter(), inputs, &mut columns)?;
         Ok(RecordBatch::try_new(self.written_schema(), columns)?)
     }
 
-    fn packed_columns(
-        &self,
-        positions: &[i128],
-        inputs: &[Input],
-        columns: &mut Vec<ArrayRef>,
-    ) -> Result<()> {
+    /// The order's values of positions: the columns `cdc`, `time_us`, `time_ns`, `order_bytes`.
+    pub fn order_columns(&self, positions: &ArrayRef) -> [ArrayRef; 4] {
+        let rows = positions.len();
+        if !self.packed {
+            let positions = positions.as_binary::<i32>();
+            let cdc = positions
+                .iter()
+                .map(|position| position.map(|bytes| bytes.first() == Some(&1)));
+            let bytes = positions.iter().map(|position| position.map(order_bytes));
+            return [
+                Arc::new(cdc.collect::<BooleanArray>()),
+                Arc::new(Int64Array::new_null(rows)),
+                Arc::new(Int32Array::new_null(rows)),
+                Arc::new(BinaryArray::from_iter(bytes)),
+            ];
+        }
+        let positions = positions.as_primitive::<Decimal128Type>().values();
         let orders: Vec<(bool, Option<i128>)> = positions
             .iter()
             .map(|position| unpack_order(*position))
             .collect();
-        columns.push(Arc::new(
-            orders
-                .iter()
-                .map(|order| Some(order.0))
-                .collect::<BooleanArray>(),
-        ));
+        let cdc = orders.iter().map(|order| Some(order.0));
         let us = orders
             .iter()
             .map(|order| order.1.map(|ns| ns.div_euclid(1000) as i64));
         let ns = orders
             .iter()
             .map(|order| order.1.map(|ns| ns.rem_euclid(1000) as i32));
-        columns.push(Arc::new(us.collect::<Int64Array>()));
-        columns.push(Arc::new(ns.collect::<Int32Array>()));
-        columns.push(Arc::new(BinaryArray::new_null(positions.len())));
-        place_columns(
-            positions.iter().map(Position::file_and_row),
-            inputs,
-            columns,
-        )
+        [
+            Arc::new(cdc.collect::<BooleanArray>()),
+            Arc::new(us.collect::<Int64Array>()),
+            Arc::new(ns.collect::<Int32Array>()),
+            Arc::new(BinaryArray::new_null(rows)),
+        ]
     }
 
-    fn byte_columns(
-        &self,
-        positions: &BinaryArray,
-        inputs: &[Input],
-        columns: &mut Vec<ArrayRef>,
-    ) -> Result<()> {
-        let rows = positions.len();
-        let cdc = positions
-            .iter()
-            .map(|position| position.map(|bytes| bytes.first() == Some(&1)));
-        columns.push(Arc::new(cdc.collect::<BooleanArray>()));
-        columns.push(Arc::new(Int64Array::new_null(rows)));
-        columns.push(Arc::new(Int32Array::new_null(rows)));
-        columns.push(Arc::new(BinaryArray::from_iter(
-            positions.iter().map(|position| position.map(order_bytes)),
-        )));
-        let places = (0..rows).map(|row| <Box<[u8]>>::read(positions, row).file_and_row());
-        place_columns(places, inputs, columns)
+    /// The files, by their number in the run, and rows of positions.
+    pub fn places(&self, positions: &ArrayRef) -> Vec<(usize, usize)> {
+        if self.packed {
+            let positions = positions.as_primitive::<Decimal128Type>().values();
+            return positions.iter().map(Position::file_and_row).collect();
+        }
+        (0..positions.len())
+            .map(|row| <Box<[u8]>>::read(positions, row).file_and_row())
+            .collect()
     }
 
     /// `sql/history.sql`, filled in.
@@ -239,6 +229,28 @@ impl VersionsLayout {
             .replace("{columns}", &columns.join(",\n    "))
             .replace("{order}", &order)
     }
+}
+
+/// Values in their canonical type. Adding zero makes one key of the two zeros of a float.
+///
+/// # Errors
+/// Data, when a value does not fit: a timestamp with parts of a microsecond.
+pub fn canonical_column(values: &ArrayRef, name: &str, data_type: &DataType) -> Result<ArrayRef> {
+    let cast_values = cast(values, data_type)?;
+    if let DataType::Timestamp(TimeUnit::Nanosecond, _) = values.data_type()
+        && cast(&cast_values, values.data_type())?.as_ref() != values.as_ref()
+    {
+        return Err(Error::data(format!(
+            "the column `{name}` has times with parts of a microsecond, which cannot be remembered"
+        ))
+        .hint(
+            "a key or partition column must be text, a number, a date or a time in microseconds",
+        ));
+    }
+    Ok(match cast_values.as_primitive_opt::<Float64Type>() {
+        Some(floats) => Arc::new(floats.unary::<_, Float64Type>(|float| float + 0.0)),
+        None => cast_values,
+    })
 }
 
 fn place_columns(
@@ -325,7 +337,9 @@ pub fn seq_function(files: impl IntoIterator<Item = (usize, String)>) -> ScalarU
             });
             let seq =
                 pack(cdc.value(index), ns, place, row.value(index) as u64).ok_or_else(|| {
-                    DataFusionError::from(Error::internal("versions hold a time out of range"))
+                    DataFusionError::from(Error::internal(
+                        "versions hold a time out of range, or name too many files",
+                    ))
                 })?;
             // Without the tie's bit, which is 0 here, it has 38 digits at most.
             packed.push(seq >> 1);

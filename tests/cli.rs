@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
 use assert_cmd::Command;
+use glueless::layout::staging_name;
 use insta::assert_snapshot;
 use serde_json::Value;
 
@@ -195,7 +196,7 @@ fn mask_run_ids(text: &str) -> String {
 fn told(output: &Output) -> String {
     let start = output.stderr.find("error:").unwrap_or_default();
     // Two threads write versions, and either can be the first to fail.
-    let error = output.stderr[start..].replace("[run]-00001.parquet", "[run]-00000.parquet");
+    let error = output.stderr[start..].replace("[run]-01-", "[run]-00-");
     format!("exit {}\n{}", output.code, error.trim_end())
 }
 
@@ -745,34 +746,34 @@ fn a_pipeline_that_is_no_longer_what_made_its_tables_is_refused() {
     key=["id", "category"]
     exit 2
     error: the pipeline `customers` is no longer what made its tables: `key` changed
-    hint: undo the change, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
+    hint: undo the change, make the tables again with `glueless rebuild`, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
 
     keep=latest-per-day
     exit 2
     error: the pipeline `customers` is no longer what made its tables: `keep` changed
-    hint: undo the change, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
+    hint: undo the change, make the tables again with `glueless rebuild`, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
 
     raw.event_time=ts
     exit 2
     error: the pipeline `customers` is no longer what made its tables: `raw.event_time` changed
-    hint: undo the change, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
+    hint: undo the change, make the tables again with `glueless rebuild`, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
 
     curated.partition_by=["event_dt"]
     exit 2
     error: the pipeline `customers` is no longer what made its tables: `curated.partition_by` changed
-    hint: undo the change, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
+    hint: undo the change, make the tables again with `glueless rebuild`, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
 
     curated.url=[folder]/lake/elsewhere
     exit 2
     error: the pipeline `customers` is no longer what made its tables: `curated.url` changed
-    hint: undo the change, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
+    hint: undo the change, make the tables again with `glueless rebuild`, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
     "#);
     let curated = format!("{CURATED} WHERE category <> 'Silver'");
     fs::write(lab.pipeline.join("curated.sql"), curated).expect("written");
     assert_snapshot!(refusal(&lab, &both_windows(&lab)), @"
     exit 2
     error: the pipeline `customers` is no longer what made its tables: `curated.sql` changed
-    hint: undo the change, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
+    hint: undo the change, make the tables again with `glueless rebuild`, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
     ");
 }
 
@@ -1023,7 +1024,7 @@ fn a_lake_without_write_permission_stays_as_it_is() {
     set_modes(folder, 0o755, 0o755);
     assert_snapshot!(told(&output), @"
     exit 69
-    error: cannot write [folder]/lake/_glueless/customers/versions/kind=version/[run]-00000.parquet: input or output failed: Generic LocalFileSystem error: Unable to open file [folder]/lake/_glueless/customers/versions/kind=version/[run]-00000.parquet#1: Permission denied (os error 13)
+    error: cannot write [folder]/lake/_glueless/customers/versions/kind=version/00000000000000000003-[run]-00-00.parquet: input or output failed: Generic LocalFileSystem error: Unable to open file [folder]/lake/_glueless/customers/versions/kind=version/00000000000000000003-[run]-00-00.parquet#1: Permission denied (os error 13)
     hint: check its permissions and free space
     ");
     assert_eq!(output.stdout, "");
@@ -1043,7 +1044,7 @@ fn a_lake_that_cannot_be_made_is_named() {
     set_modes(folder, 0o755, 0o755);
     assert_snapshot!(told(&output), @"
     exit 69
-    error: cannot write [folder]/lake/_glueless/others/versions/kind=version/[run]-00000.parquet: input or output failed: Generic LocalFileSystem error: Unable to create dir [folder]/lake/_glueless/others/versions/kind=version: Permission denied (os error 13)
+    error: cannot write [folder]/lake/_glueless/others/versions/kind=version/00000000000000000001-[run]-00-00.parquet: input or output failed: Generic LocalFileSystem error: Unable to create dir [folder]/lake/_glueless/others/versions/kind=version: Permission denied (os error 13)
     hint: check its permissions and free space
     ");
     assert_eq!(output.stdout, "");
@@ -1133,8 +1134,14 @@ fn a_full_disk_changes_nothing_wherever_it_is_met() {
     let of_table = failed.iter().find(|run| run[5].contains("/staging/"));
     let of_table = of_table.expect("a failed write")[5].trim_end();
     // Two threads write; either can be the first to find no room.
-    let of_table = of_table.replace("000001-00000", "000000-00000");
-    assert_snapshot!(mask_run_ids(&of_table), @"error: cannot write [folder]/lake/_glueless/customers/staging/[run]/curated/000000-00000.parquet: the disk is full: Generic LocalFileSystem error: Unable to copy data to file: No space left on device (os error 28) hint: free some space (spilled data goes to `limits.spill_dir`) and run again");
+    let of_table = ["000001", "000002", "000003"]
+        .iter()
+        .fold(of_table.to_string(), |told, number| {
+            told.replace(&format!("curated/{number}-"), "curated/000000-")
+        });
+    let own = staging_name(&format!("{}/lake/_glueless/customers", lab.base));
+    let of_table = of_table.replace(&own, "[own]");
+    assert_snapshot!(mask_run_ids(&of_table), @"error: cannot write [folder]/lake/_glueless/customers/staging/[own]/00000000000000000003-[run]/curated/000000-00000.parquet: the disk is full: Generic LocalFileSystem error: Unable to copy data to file: No space left on device (os error 28) hint: free some space (spilled data goes to `limits.spill_dir`) and run again");
 }
 
 // A window without inputs is no error.
@@ -1171,12 +1178,18 @@ fn a_first_window_without_inputs_makes_no_table() {
     let mut arguments = elsewhere(&lab);
     arguments[3] = "2018-01-01".into();
     arguments[5] = "2018-01-02".into();
-    let before = contents(&lab.folder.path().join("lake"));
+    // That the window was run is remembered; nothing else is written.
+    let tables = || {
+        let mut files = contents(&lab.folder.path().join("lake"));
+        files.retain(|path, _| !path.starts_with("_glueless/others/"));
+        files
+    };
+    let before = tables();
     let output = run(&lab, &arguments);
     assert_eq!(output.code, 0, "{}", output.stderr);
     let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
     assert_eq!(report["note"], "no inputs in the window");
-    assert_unchanged(&before, &contents(&lab.folder.path().join("lake")));
+    assert_unchanged(&before, &tables());
 }
 
 // The surface.
@@ -1307,7 +1320,7 @@ fn the_report_is_a_short_table_where_text_is_asked_for() {
       files      8 (0 late), 10 kB
       rows read  36: 12 latest, 22 superseded, 2 deleted, 0 rejected, 0 outside
       ties       2
-      curated    12 rows in 10 partitions, 0 removed, 12 kB
+      curated    12 rows in 10 partitions, 0 removed, 13 kB
       aggregate  cust_loyalty_daily: 7 days, 0 rows removed, 6 rows inserted
       aggregate  cust_loyalty_status: 7 days, 0 rows removed, 7 rows inserted
     ");
@@ -1345,8 +1358,8 @@ fn logs_go_to_stderr_and_say_what_each_aggregate_replaced() {
     ");
     let second = run_fixtures("cust_loyalty", folder.path(), &[]);
     assert_snapshot!(aggregates(&second), @"
-    aggregate cust_loyalty_daily: window [2019-12-12T00:00:00Z, 2019-12-16T00:00:00Z), qualifying dates 7 (2019-04-01 to 2019-12-15), rows deleted 6, rows inserted 6
-    aggregate cust_loyalty_status: window [2019-12-12T00:00:00Z, 2019-12-16T00:00:00Z), qualifying dates 7 (2019-04-01 to 2019-12-15), rows deleted 7, rows inserted 7
+    aggregate cust_loyalty_daily: window [2019-12-12T00:00:00Z, 2019-12-16T00:00:00Z), qualifying dates 4 (2019-12-12 to 2019-12-15), rows deleted 3, rows inserted 3
+    aggregate cust_loyalty_status: window [2019-12-12T00:00:00Z, 2019-12-16T00:00:00Z), qualifying dates 4 (2019-12-12 to 2019-12-15), rows deleted 4, rows inserted 4
     ");
 }
 
@@ -1367,7 +1380,7 @@ fn both_spellings_of_the_dates_and_dates_with_time_are_taken() {
             let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
             assert_eq!(report["start"], "2019-12-12T00:00:00Z");
             assert_eq!(report["end"], "2019-12-14T00:00:00Z");
-            assert_eq!(report["rows_latest"], 4);
+            assert_eq!(report["rows_read"], 6);
         }
     }
 }
@@ -1487,7 +1500,7 @@ fn help_is_the_manual() {
         output.stdout
     };
     assert_snapshot!(help(&["--help"]), @r"
-    Folds the change log that a CDC tool leaves in object storage into curated tables, one date window at a time. A run can be repeated, and its window be widened; a window that would leave out what was folded before is refused
+    Folds the change log that a CDC tool leaves in object storage into curated tables, one date window at a time. Any windows, in any order, any number of times, give the same tables
 
     Usage: glueless <COMMAND>
 
@@ -1495,6 +1508,7 @@ fn help_is_the_manual() {
       run        Curate, then aggregate
       curate     The curated table only
       aggregate  The aggregates only
+      rebuild    Everything again, from raw
       help       Print this message or the help of the given subcommand(s)
 
     Options:
@@ -1554,6 +1568,8 @@ fn help_is_the_manual() {
       -h, --help
               Print help (see a summary with '-h')
     ");
+    let rebuild = help(&["help", "rebuild"]);
+    assert!(rebuild.contains("--accept-missing"), "{rebuild}");
     assert_eq!(help(&["help", "run"]), help(&["run", "--help"]));
 }
 
@@ -1746,7 +1762,7 @@ fn the_known_sample_lies_in_its_partition_alone() {
         listed,
         [
             "cust_loyalty_category=Basic/",
-            "cust_loyalty_category=Basic/part-00000.snappy.parquet"
+            "cust_loyalty_category=Basic/part-c00000001-00000.snappy.parquet"
         ]
     );
     for engine in ENGINES {

@@ -561,7 +561,7 @@ fn by_commit_row_groups_outside_of_the_window_are_not_read() {
 }
 
 #[test]
-fn full_loads_are_read_by_every_run() {
+fn a_full_load_is_folded_once_by_the_first_run_that_finds_it() {
     for place in PLACES {
         for window_by in ["name", "path"] {
             let lab = lab(place, window_by, "");
@@ -577,9 +577,9 @@ fn full_loads_are_read_by_every_run() {
             assert_eq!((first.files, first.late_files), (2, 0));
             assert_eq!(ids(&lab, "lake/curated"), BTreeSet::from([0, 1]));
             let again = lab.run("2021-11-22", "2021-11-23").expect("a run");
-            assert_eq!((again.files, again.rows_read), (2, 2));
+            assert_eq!((again.files, again.rows_read), (1, 1));
             let wider = lab.run("2021-11-22", "2021-11-24").expect("a run");
-            assert_eq!((wider.files, wider.late_files), (3, 0));
+            assert_eq!((wider.files, wider.late_files), (2, 0));
             assert_eq!(ids(&lab, "lake/curated"), BTreeSet::from([0, 1, 2]));
             // A full load alone is folded by the first run that finds it.
             let alone = self::lab(place, window_by, "");
@@ -695,38 +695,7 @@ fn contents(lab: &Lab) -> Vec<(String, bytes::Bytes)> {
 }
 
 #[test]
-fn a_window_that_misses_folded_inputs_is_refused_and_told_the_one_that_covers_them() {
-    for place in PLACES {
-        let lab = lab(place, "name", "");
-        put(
-            &lab,
-            &[
-                "b/20211101-120000000.parquet",
-                "a/20211102-120000000.parquet",
-                "20211103-120000000.parquet",
-            ],
-        );
-        lab.run("2021-11-01", "2021-11-03").expect("a run");
-        let before = contents(&lab);
-        let (code, message, hint) = refused(lab.run("2021-11-03", "2021-11-04"));
-        assert_eq!(code, 65);
-        assert!(
-            message.contains("20211102-120000000.parquet was folded by an earlier run"),
-            "{message}"
-        );
-        assert!(
-            hint.contains("--start-date 2021-11-01T00:00:00Z --end-date 2021-11-04T00:00:00Z"),
-            "{hint}"
-        );
-        assert_eq!(contents(&lab), before);
-        lab.run("2021-11-01", "2021-11-04")
-            .expect("the window of the hint");
-        assert_eq!(ids(&lab, "lake/curated"), BTreeSet::from([0, 1, 2]));
-    }
-}
-
-#[test]
-fn an_input_that_vanished_is_refused_and_nothing_changes() {
+fn an_input_that_vanished_is_reported_and_nothing_of_it_is_lost() {
     for place in PLACES {
         let lab = lab(place, "name", "");
         put(
@@ -734,16 +703,65 @@ fn an_input_that_vanished_is_refused_and_nothing_changes() {
             &["20211101-120000000.parquet", "20211102-120000000.parquet"],
         );
         lab.run("2021-11-01", "2021-11-03").expect("a run");
-        let before = contents(&lab);
+        let before = lab.table("lake/curated");
         lab.remove("raw/20211101-120000000.parquet");
-        let (code, message, hint) = refused(lab.run("2021-11-01", "2021-11-03"));
-        assert_eq!(code, 65);
-        assert!(message.contains("20211101-120000000.parquet"), "{message}");
-        assert!(hint.contains("put it back"), "{hint}");
-        assert_eq!(contents(&lab), before);
-        put(&lab, &["20211101-120000000.parquet"]);
-        lab.run("2021-11-01", "2021-11-03").expect("a run");
-        assert_eq!(ids(&lab, "lake/curated"), BTreeSet::from([0, 1]));
+        for (start, noted) in [("2021-11-01", true), ("2021-11-02", false)] {
+            let report = lab.run(start, "2021-11-03").expect("a run");
+            let note = report.note.unwrap_or_default();
+            assert_eq!(note.contains("20211101-120000000.parquet"), noted, "{note}");
+            assert_eq!(lab.table("lake/curated"), before);
+        }
+    }
+}
+
+#[test]
+fn an_input_that_changed_since_it_was_folded_is_refused_and_nothing_changes() {
+    let path = "20211101-120000000.parquet";
+    for place in PLACES {
+        for (changed, window) in [
+            (path, ("2021-11-01", "2021-11-02")),
+            // A full load is looked at by every run.
+            ("LOAD00000001.parquet", ("2021-11-05", "2021-11-06")),
+        ] {
+            let lab = lab(place, "name", "");
+            put(&lab, &[path, "LOAD00000001.parquet"]);
+            lab.run("2021-11-01", "2021-11-02").expect("a run");
+            let before = (contents(&lab), lab.list_all("lake/_glueless"));
+            let kept = lab.get(&format!("raw/{changed}"));
+            lab.put(&format!("raw/{changed}"), one_row(99));
+            let (code, message, hint) = refused(lab.run(window.0, window.1));
+            assert_eq!(code, 65);
+            assert!(message.contains(changed), "{message}");
+            assert!(message.contains("has changed since"), "{message}");
+            assert!(hint.contains("glueless rebuild"), "{hint}");
+            assert_eq!((contents(&lab), lab.list_all("lake/_glueless")), before);
+            if place == Place::S3 {
+                // The same content again is the same input.
+                lab.put(&format!("raw/{changed}"), kept.to_vec());
+                lab.run(window.0, window.1).expect("a run");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_appears_in_a_window_that_was_empty_is_late() {
+    for place in PLACES {
+        for window_by in ["name", "commit"] {
+            let lab = lab(place, window_by, "");
+            put(&lab, &["20211101-120000000.parquet"]);
+            let report = lab.run("2021-11-02", "2021-11-03").expect("an empty run");
+            assert_eq!(report.rows_latest, 0, "{window_by}");
+            let late = file_of(&[(7, "2021-11-02 12:00:00")], "late");
+            lab.put("raw/20211102-120000000.parquet", late);
+            let report = lab.run("2021-11-03", "2021-11-04").expect("a run");
+            assert_eq!(report.rows_latest, 1, "{window_by}: {report:?}");
+            assert_eq!(
+                ids(&lab, "lake/curated"),
+                BTreeSet::from([7]),
+                "{window_by}"
+            );
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Random change logs against a small model: curated rows, `history` and aggregates, in both
-//! keep modes, for keys of several types, on a local folder and on an S3 server.
+//! keep modes, for keys of several types, on a local folder and on an S3 server; delivered late
+//! and folded by random windows of every kind, shuffled, overlapping and repeated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use arrow::array::{
 };
 use datafusion::prelude::SessionContext;
 use glueless::aggregate;
-use glueless::pipeline::Task;
+use glueless::report::Report;
 use glueless::state::State;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -23,7 +24,7 @@ key = {key}
 keep = "{keep}"
 [raw]
 url = "{base}/raw"
-window_by = "name"
+window_by = "{window_by}"
 order_by = {order}
 commit_time = "ts"
 event_time = "event"
@@ -93,13 +94,16 @@ fn change() -> impl Strategy<Value = Change> {
         })
 }
 
-fn files() -> impl Strategy<Value = Vec<File>> {
-    let file = (
+fn file() -> impl Strategy<Value = File> {
+    (
         prop::bool::weighted(0.2),
         0..3i64,
         prop::collection::vec(change(), 0..8),
-    );
-    prop::collection::vec(file, 1..5)
+    )
+}
+
+fn files() -> impl Strategy<Value = Vec<File>> {
+    prop::collection::vec(file(), 1..5)
 }
 
 fn name(number: usize, (full_load, day, _): &File) -> String {
@@ -178,9 +182,44 @@ impl Keys {
     }
 }
 
+/// What windows select.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum By {
+    Name,
+    Path,
+    Modified,
+    Commit,
+}
+
+impl By {
+    fn setting(self) -> &'static str {
+        match self {
+            By::Name => "name",
+            By::Path => "path",
+            By::Modified => "modified",
+            By::Commit => "commit",
+        }
+    }
+
+    /// A border of a window: days, or seconds of the first one.
+    fn instant(self, at: i64) -> String {
+        match self {
+            By::Commit => format!("2020-01-01T00:00:{at:02}Z"),
+            _ => format!("2020-01-{:02}", at + 1),
+        }
+    }
+
+    fn path(self, number: usize, file: &File) -> String {
+        match self {
+            By::Path if !file.0 => format!("2020/01/{:02}/{}", file.1 + 1, name(number, file)),
+            _ => name(number, file),
+        }
+    }
+}
+
 /// Writes a file; with several order columns the second one, `zero`, is always null.
-fn put(lab: &Lab, keys: Keys, several_orders: bool, number: usize, file: &File) {
-    let (full_load, _, changes) = file;
+fn put(lab: &Lab, by: By, keys: Keys, several_orders: bool, number: usize, file: &File) {
+    let (full_load, day, changes) = file;
     let mut columns: Vec<(&str, ArrayRef)> = Vec::new();
     if !full_load {
         columns.push((
@@ -209,7 +248,11 @@ fn put(lab: &Lab, keys: Keys, several_orders: bool, number: usize, file: &File) 
     if several_orders {
         columns.push(("zero", Arc::new(Int64Array::new_null(changes.len()))));
     }
-    lab.put_raw(&name(number, file), &batch(columns));
+    let path = by.path(number, file);
+    lab.put_raw(&path, &batch(columns));
+    if by == By::Modified {
+        lab.set_modified(&format!("raw/{path}"), (FIRST_DAY + day) * 86_400);
+    }
 }
 
 /// What the fold must come to: the last change per key and day, and per key. A change is its
@@ -222,13 +265,17 @@ struct Model {
     latest: BTreeMap<i64, (Option<i64>, Last)>,
 }
 
-fn model(files: &[File]) -> Model {
+/// Folds the files of some numbers, and of their changes those with some times.
+fn model(files: &[File], is_folded: &dyn Fn(usize, i64) -> bool) -> Model {
     let mut model = Model {
         days: BTreeMap::new(),
         latest: BTreeMap::new(),
     };
     for (number, file) in files.iter().enumerate() {
         for (row, change) in file.2.iter().enumerate() {
+            if !is_folded(number, change.time) {
+                continue;
+            }
             let live = file.0 || !matches!(change.op, Some("D" | "d"));
             let day = if live { change.event_day } else { Some(0) };
             let order = (!file.0, change.time, name(number, file), row);
@@ -266,70 +313,141 @@ fn tell(keys: Keys, row: &Row) -> Told {
     )
 }
 
-fn check(place: Place, keep: &str, keys: Keys, several_orders: bool, files: &[File]) {
-    let names: Vec<String> = keys
-        .names()
-        .iter()
-        .map(|name| format!("\"{name}\""))
-        .collect();
-    let toml = TOML
-        .replace("{keep}", keep)
-        .replace("{key}", &format!("[{}]", names.join(", ")))
-        .replace(
-            "{order}",
-            if several_orders {
-                r#"["ts", "zero"]"#
-            } else {
-                r#"["ts"]"#
-            },
-        );
-    let key_list = keys.names().join(", ");
-    let curated = format!("SELECT {key_list}, id, event_dt, cat FROM latest");
-    let status = STATUS.replace("{key}", &key_list);
-    let sql = [
-        ("curated.sql", curated.as_str()),
-        ("daily.sql", DAILY),
-        ("status.sql", status.as_str()),
-    ];
-    let lab = Lab::new(place, &toml, &sql);
-    for (number, file) in files.iter().enumerate() {
-        put(&lab, keys, several_orders, number, file);
+/// A change log, and how it is delivered and folded.
+#[derive(Clone, Debug)]
+struct Case {
+    keep: &'static str,
+    keys: Keys,
+    several_orders: bool,
+    by: By,
+    files: Vec<File>,
+    /// Per file: before which of the windows it is delivered.
+    deliveries: Vec<usize>,
+    windows: Vec<(i64, i64)>,
+}
+
+/// A window over everything.
+const EVERYTHING: (i64, i64) = (0, 6);
+
+impl Case {
+    fn lab(&self, place: Place) -> Lab {
+        let names: Vec<String> = self
+            .keys
+            .names()
+            .iter()
+            .map(|name| format!("\"{name}\""))
+            .collect();
+        let order = match self.several_orders {
+            true => r#"["ts", "zero"]"#,
+            false => r#"["ts"]"#,
+        };
+        let toml = TOML
+            .replace("{keep}", self.keep)
+            .replace("{key}", &format!("[{}]", names.join(", ")))
+            .replace("{order}", order)
+            .replace("{window_by}", self.by.setting());
+        let key_list = self.keys.names().join(", ");
+        let curated = format!("SELECT {key_list}, id, event_dt, cat FROM latest");
+        let status = STATUS.replace("{key}", &key_list);
+        let sql = [
+            ("curated.sql", curated.as_str()),
+            ("daily.sql", DAILY),
+            ("status.sql", status.as_str()),
+        ];
+        let lab = Lab::new(place, &toml, &sql);
+        std::fs::create_dir_all(lab.folder.path().join("raw")).expect("a folder");
+        lab
     }
-    let (start, end) = ("2020-01-01", "2020-01-05");
-    let report = lab.run(start, end).expect("a run");
-    let model = model(files);
 
-    let rows_read: usize = files.iter().map(|file| file.2.len()).sum();
-    assert_eq!(report.rows_read, rows_read as u64);
-    assert_eq!(
-        report.rows_read,
-        report.rows_latest + report.rows_superseded + report.rows_deleted
-    );
+    fn run(&self, lab: &Lab, (start, end): (i64, i64)) -> Report {
+        let report = lab.run(&self.by.instant(start), &self.by.instant(end));
+        report.expect("a run")
+    }
 
-    // The curated table.
-    let category = |last: &Last| last.2.map(str::to_string);
-    let expected: BTreeSet<Told> = match keep {
-        "latest" => model
-            .latest
-            .iter()
-            .filter(|(_, (_, last))| last.1)
-            .map(|(key, (day, last))| (*key, day.map(day_text), category(last), last.3.to_string()))
-            .collect(),
-        _ => model
-            .days
-            .iter()
-            .filter(|(_, last)| last.1)
-            .map(|((key, day), last)| (*key, day.map(day_text), category(last), last.3.to_string()))
-            .collect(),
-    };
-    let table = lab.table("lake/curated");
-    let told: BTreeSet<Told> = table.iter().map(|row| tell(keys, row)).collect();
-    assert_eq!(told.len(), table.len(), "a row stands twice");
-    assert_eq!(told, expected);
+    /// Delivers and folds, and compares with the model after each window.
+    fn check(&self, place: Place) {
+        let lab = self.lab(place);
+        // The rows that were folded: per file, the windows of rows that read it.
+        let mut read: Vec<Vec<(i64, i64)>> = vec![Vec::new(); self.files.len()];
+        let last = (self.windows.len(), EVERYTHING);
+        let windows = self.windows.iter().copied().enumerate().chain([last]);
+        for (step, window) in windows {
+            for (number, file) in self.files.iter().enumerate() {
+                let due = self
+                    .deliveries
+                    .get(number)
+                    .map_or(0, |at| at % (last.0 + 1));
+                if due == step {
+                    put(&lab, self.by, self.keys, self.several_orders, number, file);
+                }
+            }
+            self.run(&lab, window);
+            let folded = folded(&lab);
+            for (number, file) in self.files.iter().enumerate() {
+                if !folded.contains(&self.by.path(number, file)) {
+                    continue;
+                }
+                let is_new = read[number].is_empty();
+                match self.by {
+                    By::Commit if !file.0 => read[number].push(window),
+                    _ => read[number].push(EVERYTHING),
+                }
+                if is_new {
+                    // Late rows of a new file belong to the windows before.
+                    let before = self.windows[..step.min(self.windows.len())].iter();
+                    let before = before.filter(|before| before.0 < window.0);
+                    read[number].extend(before.map(|(start, end)| (*start, *end.min(&window.0))));
+                }
+            }
+            let is_folded = |number: usize, time: i64| {
+                let mut read = read[number].iter();
+                read.any(|(start, end)| (*start..*end).contains(&time))
+            };
+            self.compare(&lab, &model(&self.files, &is_folded));
+        }
+        // Again: the same tables and files, also by an old window. (Days without any change are
+        // in a running table once a window of them was aggregated.)
+        for window in &self.windows {
+            self.run(&lab, *window);
+        }
+        let tables = ["lake/curated", "lake/daily", "lake/status"];
+        let before = tables.map(|name| (lab.table(name), lab.list(name)));
+        for window in self.windows.first().into_iter().chain([&EVERYTHING]) {
+            let report = self.run(&lab, *window);
+            assert_eq!((report.rows_written, report.partitions_removed), (0, 0));
+            let after = tables.map(|name| (lab.table(name), lab.list(name)));
+            assert_eq!(after, before);
+        }
+    }
 
-    // History: one entry per key and day, and the order of `seq` is the fold's.
-    let history = history(&lab);
-    if rows_read > 0 {
+    fn compare(&self, lab: &Lab, model: &Model) {
+        let keys = self.keys;
+        // The curated table.
+        let category = |last: &Last| last.2.map(str::to_string);
+        let told = |key: &i64, day: Option<i64>, last: &Last| {
+            (*key, day.map(day_text), category(last), last.3.to_string())
+        };
+        let expected: BTreeSet<Told> = match self.keep {
+            "latest" => model
+                .latest
+                .iter()
+                .filter(|(_, (_, last))| last.1)
+                .map(|(key, (day, last))| told(key, *day, last))
+                .collect(),
+            _ => model
+                .days
+                .iter()
+                .filter(|(_, last)| last.1)
+                .map(|((key, day), last)| told(key, *day, last))
+                .collect(),
+        };
+        let table = lab.table("lake/curated");
+        let told: BTreeSet<Told> = table.iter().map(|row| tell(keys, row)).collect();
+        assert_eq!(told.len(), table.len(), "a row stands twice");
+        assert_eq!(told, expected);
+
+        // History: one entry per key and day, and the order of `seq` is the fold's.
+        let history = history(lab);
         let entries: BTreeSet<(i64, Option<String>, Option<String>, bool)> = history
             .iter()
             .map(|row| {
@@ -373,63 +491,47 @@ fn check(place: Place, keep: &str, keys: Keys, several_orders: bool, files: &[Fi
                 .windows(2)
                 .all(|pair| pair[0].0 < pair[1].0 && pair[0].1.0 < pair[1].1.0)
         );
-    }
 
-    // The aggregates.
-    let mut daily: BTreeMap<(String, Option<String>), u64> = BTreeMap::new();
-    for ((_, day), last) in &model.days {
-        if let (Some(day), true) = (day, last.1) {
-            *daily.entry((day_text(*day), category(last))).or_default() += 1;
-        }
-    }
-    let told: BTreeMap<(String, Option<String>), u64> = lab
-        .table("lake/daily")
-        .iter()
-        .map(|row| {
-            (
-                (row["dt"].clone(), row.get("cat").cloned()),
-                row["n"].parse().expect("a count"),
-            )
-        })
-        .collect();
-    assert_eq!(told, daily);
-    let mut status: BTreeMap<String, u64> = BTreeMap::new();
-    for day in 0..4 {
-        let mut last: BTreeMap<i64, &Last> = BTreeMap::new();
-        for ((key, event_day), change) in &model.days {
-            if event_day.is_some_and(|event_day| event_day <= day) {
-                let slot = last.entry(*key).or_insert(change);
-                *slot = (*slot).max(change);
+        // The aggregates.
+        let mut daily: BTreeMap<(String, Option<String>), u64> = BTreeMap::new();
+        for ((_, day), last) in &model.days {
+            if let (Some(day), true) = (day, last.1) {
+                *daily.entry((day_text(*day), category(last))).or_default() += 1;
             }
         }
-        let live = last.values().filter(|change| change.1).count() as u64;
-        if live > 0 {
-            status.insert(day_text(day), live);
+        let told: BTreeMap<(String, Option<String>), u64> = lab
+            .table("lake/daily")
+            .iter()
+            .map(|row| {
+                (
+                    (row["dt"].clone(), row.get("cat").cloned()),
+                    row["n"].parse().expect("a count"),
+                )
+            })
+            .collect();
+        assert_eq!(told, daily);
+        // A day of the running table is right where it was computed: in a window, or changed.
+        for row in lab.table("lake/status") {
+            let at: i64 = row["dt"][8..].parse::<i64>().expect("a day") - 1;
+            let mut last: BTreeMap<i64, &Last> = BTreeMap::new();
+            for ((key, event_day), change) in &model.days {
+                if event_day.is_some_and(|event_day| event_day <= at) {
+                    let slot = last.entry(*key).or_insert(change);
+                    *slot = (*slot).max(change);
+                }
+            }
+            let live = last.values().filter(|change| change.1).count();
+            assert_eq!(row["n"], live.to_string(), "{}", row["dt"]);
         }
     }
-    let told: BTreeMap<String, u64> = lab
-        .table("lake/status")
-        .iter()
-        .map(|row| (row["dt"].clone(), row["n"].parse().expect("a count")))
-        .collect();
-    if rows_read > 0 {
-        assert_eq!(told, status);
-    }
+}
 
-    // Again: the same tables, no extra files.
-    let files_before = (
-        lab.list("lake/curated"),
-        lab.list("lake/daily"),
-        lab.list("lake/status"),
-    );
-    lab.run(start, end).expect("a second run");
-    assert_eq!(lab.table("lake/curated"), table);
-    let files_after = (
-        lab.list("lake/curated"),
-        lab.list("lake/daily"),
-        lab.list("lake/status"),
-    );
-    assert_eq!(files_after, files_before);
+/// The paths of the inputs that the ledger knows.
+fn folded(lab: &Lab) -> BTreeSet<String> {
+    let pipeline = lab.read(&[]).expect("a pipeline");
+    let state = RUNTIME.block_on(State::open(&lab.stores, &pipeline));
+    let inputs = state.expect("a state").ledger.inputs;
+    inputs.into_keys().map(|(_, path)| path).collect()
 }
 
 fn history(lab: &Lab) -> Vec<Row> {
@@ -454,87 +556,105 @@ fn history(lab: &Lab) -> Vec<Row> {
     RUNTIME.block_on(read).expect("history")
 }
 
-fn cases(place: Place, count: u32, several_orders: bool) {
-    let keep = prop::sample::select(vec!["latest", "latest-per-day"]);
-    let keys = prop::sample::select(vec![
+fn keeps() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["latest", "latest-per-day"])
+}
+
+fn all_keys() -> impl Strategy<Value = Keys> {
+    prop::sample::select(vec![
         Keys::Integer,
         Keys::Text,
         Keys::Decimal,
         Keys::Float,
         Keys::Composite,
-    ]);
+    ])
+}
+
+fn run_cases(place: Place, count: u32, cases: impl Strategy<Value = Case>) {
     let mut runner = TestRunner::new(Config {
-        cases: count,
+        cases: cases_of(count),
         ..Config::default()
     });
     runner
-        .run(&(keep, keys, files()), |(keep, keys, files)| {
-            check(place, keep, keys, several_orders, &files);
+        .run(&cases, |case| {
+            case.check(place);
             Ok(())
         })
         .unwrap_or_else(|failure| panic!("{failure}"));
 }
 
+/// `make test-long` runs many times the cases.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long to test is not a matter of the program"
+)]
+fn cases_of(count: u32) -> u32 {
+    let times = std::env::var("GLUELESS_TEST_TIMES").map(|times| times.parse().expect("a number"));
+    count * times.unwrap_or(1)
+}
+
+fn at_once(several_orders: bool) -> impl Strategy<Value = Case> {
+    (keeps(), all_keys(), files()).prop_map(move |(keep, keys, files)| Case {
+        keep,
+        keys,
+        several_orders,
+        by: By::Name,
+        files,
+        deliveries: vec![],
+        windows: vec![],
+    })
+}
+
+fn by_windows(kinds: Vec<By>) -> impl Strategy<Value = Case> {
+    let window = (0..5i64, 1..4i64).prop_map(|(start, length)| (start, start + length));
+    (
+        (
+            keeps(),
+            all_keys(),
+            any::<bool>(),
+            prop::sample::select(kinds),
+        ),
+        prop::collection::vec(file(), 2..6),
+        prop::collection::vec(0..4usize, 6),
+        prop::collection::vec(window, 1..4),
+    )
+        .prop_map(
+            |((keep, keys, several_orders, by), files, deliveries, windows)| Case {
+                keep,
+                keys,
+                several_orders,
+                by,
+                files,
+                deliveries,
+                windows,
+            },
+        )
+}
+
 #[test]
 fn random_change_logs_fold_as_the_model_does_in_a_local_folder() {
-    cases(Place::Local, 150, false);
+    run_cases(Place::Local, 50, at_once(false));
 }
 
 #[test]
 fn random_change_logs_fold_as_the_model_does_on_an_s3_server() {
-    cases(Place::S3, 12, false);
+    run_cases(Place::S3, 6, at_once(false));
 }
 
 #[test]
 fn several_order_columns_fold_as_the_model_does() {
-    cases(Place::Local, 50, true);
+    run_cases(Place::Local, 20, at_once(true));
 }
 
 #[test]
-fn a_wider_window_ends_where_one_run_over_everything_ends() {
-    let files: Vec<File> = (0..3)
-        .map(|day| {
-            let changes = (0..4).map(|key| Change {
-                key,
-                op: Some("U"),
-                time: day,
-                event_day: Some(day),
-                cat: Some("a"),
-            });
-            (false, day, changes.collect())
-        })
-        .collect();
-    let toml = TOML
-        .replace("{keep}", "latest")
-        .replace("{key}", "[\"k1\"]")
-        .replace("{order}", "[\"ts\"]");
-    let status = STATUS.replace("{key}", "k1");
-    let sql = [
-        ("curated.sql", "SELECT k1, id, event_dt, cat FROM latest"),
-        ("daily.sql", DAILY),
-        ("status.sql", status.as_str()),
-    ];
-    let stepwise = Lab::new(Place::Local, &toml, &sql);
-    let at_once = Lab::new(Place::Local, &toml, &sql);
-    for (number, file) in files.iter().enumerate() {
-        put(&stepwise, Keys::Integer, false, number, file);
-        put(&at_once, Keys::Integer, false, number, file);
-    }
-    for end in ["2020-01-02", "2020-01-03", "2020-01-04"] {
-        stepwise.run("2020-01-01", end).expect("a run");
-    }
-    at_once.run("2020-01-01", "2020-01-04").expect("a run");
-    for table in ["lake/curated", "lake/daily", "lake/status"] {
-        assert_eq!(stepwise.table(table), at_once.table(table), "{table}");
-        assert_eq!(stepwise.list(table), at_once.list(table), "{table}");
-    }
-    // The window of the last day alone would lose the others: it is refused and changes nothing.
-    let error = stepwise
-        .run_with(Task::Run, "2020-01-03", "2020-01-04", &[])
-        .expect_err("refused");
-    assert_eq!(error.kind.exit_code(), 65);
-    assert_eq!(
-        stepwise.table("lake/curated"),
-        at_once.table("lake/curated")
-    );
+fn any_windows_in_any_order_fold_as_the_model_does_in_a_local_folder() {
+    let kinds = vec![By::Name, By::Path, By::Modified, By::Commit];
+    run_cases(Place::Local, 60, by_windows(kinds));
+}
+
+#[test]
+fn any_windows_in_any_order_fold_as_the_model_does_on_an_s3_server() {
+    // The server sets the times of its objects itself.
+    let kinds = vec![By::Name, By::Path, By::Commit];
+    run_cases(Place::S3, 4, by_windows(kinds));
 }

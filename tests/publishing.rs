@@ -11,6 +11,7 @@ use arrow::array::{
     TimestampMicrosecondArray,
 };
 use futures::TryStreamExt;
+use glueless::layout::staging_name;
 use glueless::pipeline::Task;
 use glueless::report::Report;
 use object_store::ObjectStore;
@@ -134,16 +135,16 @@ fn a_partition_value_is_escaped_as_hive_does_and_null_has_its_own_partition() {
                 ("I", 5, Some("%41"), 50, 2),
             ],
         );
-        for _ in 0..2 {
+        for written in [(5, 4), (0, 0)] {
             let report = run(&lab, "2020-01-02", &[]);
-            assert_eq!((report.rows_written, report.partitions_written), (5, 4));
+            assert_eq!((report.rows_written, report.partitions_written), written);
             assert_eq!(
                 lab.list("lake/curated"),
                 [
-                    "event_dt=2020-01-01/kind=A%2FB%3A c%25d%3D/part-00000.snappy.parquet",
-                    "event_dt=2020-01-01/kind=__HIVE_DEFAULT_PARTITION__/part-00000.snappy.parquet",
-                    "event_dt=2020-01-02/kind=%2541/part-00000.snappy.parquet",
-                    "event_dt=2020-01-02/kind=é 日本/part-00000.snappy.parquet",
+                    "event_dt=2020-01-01/kind=A%2FB%3A c%25d%3D/part-c00000001-00000.snappy.parquet",
+                    "event_dt=2020-01-01/kind=__HIVE_DEFAULT_PARTITION__/part-c00000001-00000.snappy.parquet",
+                    "event_dt=2020-01-02/kind=%2541/part-c00000001-00000.snappy.parquet",
+                    "event_dt=2020-01-02/kind=é 日本/part-c00000001-00000.snappy.parquet",
                 ]
             );
         }
@@ -237,7 +238,7 @@ fn every_type_partitions_and_other_engines_read_the_values() {
             let files = lab.list("lake/curated");
             assert_eq!(files.len(), 3, "{name}: {files:?}");
             for expected in [folder, "__HIVE_DEFAULT_PARTITION__"] {
-                let path = format!("p={expected}/part-00000.snappy.parquet");
+                let path = format!("p={expected}/part-c00000001-00000.snappy.parquet");
                 assert!(files.contains(&path), "{name}: {files:?}");
             }
             if place == Place::Local {
@@ -307,30 +308,45 @@ fn a_large_partition_gets_several_files_and_one_again_without_a_trace() {
         run(&lab, "2020-01-03", &small);
         let rows = lab.table("lake/curated");
         assert_eq!(rows.len(), 40_001);
-        let names = |commit: &str, count: usize| -> Vec<String> {
+        let names = |commits: [u64; 2], count: usize| -> Vec<String> {
             (0..count)
-                .map(|n| format!("event_dt=2020-01-01/part-c{commit}-{n:05}.snappy.parquet"))
-                .chain(["event_dt=2020-01-02/part-00000.snappy.parquet".into()])
+                .map(|n| {
+                    format!(
+                        "event_dt=2020-01-01/part-c{:08}-{n:05}.snappy.parquet",
+                        commits[0]
+                    )
+                })
+                .chain([format!(
+                    "event_dt=2020-01-02/part-c{:08}-00000.snappy.parquet",
+                    commits[1]
+                )])
                 .collect()
         };
         let first = lab.list("lake/curated");
         let parts = first.len() - 1;
         assert!((3..10).contains(&parts), "{first:?}");
-        assert_eq!(first, names("00000001", parts));
+        assert_eq!(first, names([1, 1], parts));
         let files = contents(&lab);
         let ids = files[..parts]
             .iter()
             .flat_map(|file| ids_in_file_order(file.1.clone()));
         assert!(ids.eq(0..40_000), "the files follow one another");
 
-        run(&lab, "2020-01-03", &small);
-        assert_eq!(lab.list("lake/curated"), names("00000002", parts));
-        run(&lab, "2020-01-03", &[]);
-        let one = [1, 2].map(|day| format!("event_dt=2020-01-0{day}/part-00000.snappy.parquet"));
-        assert_eq!(lab.list("lake/curated"), one);
+        // One change: the files of its partition are others, those of no other are.
+        put(&lab, 3, &[("U", 7, None, 0, 1)]);
+        run(&lab, "2020-01-04", &small);
+        assert_eq!(lab.list("lake/curated"), names([2, 1], parts));
+        put(
+            &lab,
+            4,
+            &[("U", 7, None, 7 * 31, 1), ("U", 50_000, None, 1, 2)],
+        );
+        run(&lab, "2020-01-05", &[]);
+        assert_eq!(lab.list("lake/curated"), names([3, 1], 1));
         assert_eq!(lab.table("lake/curated"), rows);
-        run(&lab, "2020-01-03", &small);
-        assert_eq!(lab.list("lake/curated"), names("00000004", parts));
+        put(&lab, 5, &[("U", 7, None, 7 * 31, 1)]);
+        run(&lab, "2020-01-06", &small);
+        assert_eq!(lab.list("lake/curated"), names([4, 1], parts));
         assert_eq!(lab.table("lake/curated"), rows);
     }
 }
@@ -371,8 +387,8 @@ fn a_partition_left_without_rows_disappears_with_its_folder() {
         assert_eq!(
             lab.list("lake/curated"),
             [
-                "event_dt=2020-01-01/kind=b/part-00000.snappy.parquet",
-                "event_dt=2020-01-03/kind=b/part-00000.snappy.parquet",
+                "event_dt=2020-01-01/kind=b/part-c00000001-00000.snappy.parquet",
+                "event_dt=2020-01-03/kind=b/part-c00000002-00000.snappy.parquet",
             ]
         );
         assert_eq!(
@@ -416,25 +432,39 @@ fn leftovers_of_a_crashed_run_are_removed_and_foreign_files_are_not() {
         run(&lab, "2020-01-02", &[]);
         let clean = contents(&lab);
         let strays = [
-            "curated/event_dt=2020-01-01/part-c00000099-00000.snappy.parquet",
-            "curated/event_dt=2031-01-01/part-00000.snappy.parquet",
-            "curated/part-00003.snappy.parquet",
-            "_glueless/published/staging/older-run/curated/000000.parquet",
-            "_glueless/published/versions/kind=version/older-run-00000.parquet",
+            "curated/event_dt=2020-01-01/part-c00000001-00007.snappy.parquet",
+            "curated/event_dt=2031-01-01/part-c00000001-00000.snappy.parquet",
+            "curated/part-c00000000-00003.snappy.parquet",
+            "_glueless/published/staging/{own}/00000000000000000002-older-run/curated/000000.parquet",
+            "_glueless/published/versions/kind=version/00000000000000000002-older-run-00.parquet",
+            "_glueless/published/publishing/00000000000000000002-older-run",
+        ];
+        // Another run may be about to make these.
+        let later = [
+            "curated/event_dt=2020-01-01/part-c00000003-00000.snappy.parquet",
+            "_glueless/published/staging/{own}/00000000000000000003-other-run/curated/000000.parquet",
+            "_glueless/published/versions/kind=version/00000000000000000003-other-run-00.parquet",
+            "_glueless/published/publishing/00000000000000000003-other-run",
         ];
         let foreign = [
             "curated/event_dt=2020-01-01/data.parquet",
             "curated/event_dt=2020-01-01/part-1.parquet",
+            "curated/part-00003.snappy.parquet",
             "curated/notes.txt",
         ];
-        for name in strays.iter().chain(&foreign) {
+        let own = staging_name(&format!("{}/lake/_glueless/published", lab.base));
+        let strays = strays.map(|name| name.replace("{own}", &own));
+        let later = later.map(|name| name.replace("{own}", &own));
+        let foreign = foreign.map(String::from);
+        for name in strays.iter().chain(&foreign).chain(&later) {
             lab.put(&format!("lake/{name}"), b"left".to_vec());
         }
         // What a crash of the local store leaves. Its own names cannot say so.
-        let leftover = "curated/event_dt=2020-01-01/part-00000.snappy.parquet#1";
+        let leftover = "curated/event_dt=2020-01-01/part-c00000001-00000.snappy.parquet#1";
+        let leftover = leftover.to_string();
         let lake = lab.folder.path().join("lake");
         match place {
-            Place::Local => std::fs::write(lake.join(leftover), b"left").expect("written"),
+            Place::Local => std::fs::write(lake.join(&leftover), b"left").expect("written"),
             Place::S3 => lab.put(&format!("lake/{leftover}"), b"left".to_vec()),
         }
         run(&lab, "2020-01-02", &[]);
@@ -446,14 +476,15 @@ fn leftovers_of_a_crashed_run_are_removed_and_foreign_files_are_not() {
             );
             assert!(!lake.join(name).exists(), "{name}");
         }
-        for name in foreign {
+        for name in foreign.iter().chain(&later) {
             assert_eq!(lab.get(&format!("lake/{name}")), "left", "{name}");
             lab.remove(&format!("lake/{name}"));
         }
         assert_eq!(contents(&lab), clean);
         if place == Place::Local {
             assert!(!lake.join("curated/event_dt=2031-01-01").exists());
-            assert!(!lake.join("_glueless/published/staging").exists());
+            let staging = lake.join("_glueless/published/staging").join(&own);
+            assert!(!staging.join("00000000000000000002-older-run").exists());
         }
     }
 }
@@ -474,14 +505,20 @@ fn running_twice_changes_no_file() {
                 put(&lab, day, &changes);
             }
             let first = run(&lab, "2020-01-04", &[]);
+            assert_eq!(first.rows_stale, 0);
             let before = contents(&lab);
             assert!(before.len() >= 3);
             for _ in 0..2 {
                 let again = run(&lab, "2020-01-04", &[]);
                 assert_eq!(contents(&lab), before);
+                assert_eq!((again.rows_written, again.partitions_removed), (0, 0));
                 assert_eq!(
-                    (again.rows_latest, again.rows_deleted, again.ties),
-                    (first.rows_latest, first.rows_deleted, first.ties)
+                    (again.rows_stale, again.rows_superseded, again.ties),
+                    (
+                        first.rows_latest + first.rows_deleted,
+                        first.rows_read,
+                        first.ties
+                    )
                 );
             }
         }
@@ -493,13 +530,16 @@ fn a_table_without_partition_columns_is_one_file() {
     for place in PLACES {
         let lab = lab(place, "latest", "[]", SQL);
         put(&lab, 1, &[("I", 2, Some("x"), 1, 1), ("I", 1, None, 1, 2)]);
-        for _ in 0..2 {
+        for written in [1, 0] {
             let report = run(&lab, "2020-01-02", &[]);
             assert_eq!(
                 (report.partitions_written, report.partitions_removed),
-                (1, 0)
+                (written, 0)
             );
-            assert_eq!(lab.list("lake/curated"), ["part-00000.snappy.parquet"]);
+            assert_eq!(
+                lab.list("lake/curated"),
+                ["part-c00000001-00000.snappy.parquet"]
+            );
             assert_eq!(
                 told(&lab.table("lake/curated"), ["id", "kind", "event_dt"]),
                 [["2", "x", "2020-01-01"], ["1", "", "2020-01-02"]]
@@ -572,7 +612,7 @@ fn rows_that_the_query_filters_out_leave_the_table_and_are_not_computed() {
             ],
         );
         let report = run(&lab, "2020-01-03", &[]);
-        assert_eq!((report.rows_latest, report.rows_deleted), (2, 4));
+        assert_eq!((report.rows_latest, report.rows_deleted), (1, 2));
         assert_eq!(
             told(&lab.table("lake/curated"), ["event_dt", "id", "n", "share"]),
             [
@@ -606,7 +646,7 @@ fn latest_per_day_keeps_earlier_days_and_a_delete_ends_its_own_day_only() {
         run(&lab, "2020-01-03", &[]);
         put(&lab, 3, &[("D", 1, None, 0, 2), ("D", 2, None, 0, 3)]);
         let report = run(&lab, "2020-01-04", &[]);
-        assert_eq!((report.rows_latest, report.rows_deleted), (3, 2));
+        assert_eq!((report.rows_latest, report.rows_deleted), (0, 2));
         assert_eq!(
             told(&lab.table("lake/curated"), ["event_dt", "id", "kind", "v"]),
             [
@@ -662,7 +702,7 @@ fn a_run_under_a_small_memory_limit_spills_and_gives_the_same_table() {
             parquet(&batch(columns), None),
         );
     }
-    let run = |memory: &str| {
+    let run = |lab: &Lab, memory: &str| {
         let spill = tempfile::tempdir().expect("a folder");
         let done = AtomicBool::new(false);
         let (report, spilled) = std::thread::scope(|scope| {
@@ -687,7 +727,7 @@ fn a_run_under_a_small_memory_limit_spills_and_gives_the_same_table() {
         );
         assert_eq!(bytes_below(spill.path()), 0, "nothing is left behind");
         let mut digest = Vec::new();
-        for (name, bytes) in contents(&lab) {
+        for (name, bytes) in contents(lab) {
             let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).expect("Parquet");
             for batch in reader.build().expect("a reader") {
                 let batch = batch.expect("a batch");
@@ -697,9 +737,12 @@ fn a_run_under_a_small_memory_limit_spills_and_gives_the_same_table() {
         }
         (spilled, digest)
     };
-    let (spilled, small) = run("128MB");
+    let (spilled, small) = run(&lab, "128MB");
     assert!(spilled > 1_000_000, "{spilled} bytes were spilled");
-    let (spilled, large) = run("1GB");
+    for path in lab.list_all("lake") {
+        lab.remove(&format!("lake/{path}"));
+    }
+    let (spilled, large) = run(&lab, "1GB");
     assert_eq!(spilled, 0);
     assert!(small == large, "the tables differ");
 }

@@ -181,6 +181,16 @@ impl Lab {
         self.put(&format!("raw/{path}"), parquet(batch, None));
     }
 
+    /// Sets when an object of a local lab was last written, in seconds since 1970.
+    pub fn set_modified(&self, path: &str, seconds: i64) {
+        let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds as u64);
+        let file = std::fs::File::options()
+            .write(true)
+            .open(format!("{}/{path}", self.base))
+            .expect("a file");
+        file.set_modified(at).expect("set");
+    }
+
     /// The names of all objects below a folder, sorted, hidden ones left out.
     pub fn list(&self, name: &str) -> Vec<String> {
         let mut names = self.list_all(name);
@@ -239,25 +249,40 @@ impl Lab {
     }
 
     /// Runs the pipeline in this process.
-    pub fn run_with(&self, task: Task, start: &str, end: &str, set: &[&str]) -> Result<Report> {
+    pub fn run_with(
+        &self,
+        task: fn(Window) -> Task,
+        start: &str,
+        end: &str,
+        set: &[&str],
+    ) -> Result<Report> {
         self.run_in(task, start, end, set, std::env::temp_dir())
     }
 
     /// Runs the pipeline in this process, with a folder of its own to spill to.
     pub fn run_in(
         &self,
-        task: Task,
+        task: fn(Window) -> Task,
         start: &str,
         end: &str,
         set: &[&str],
         spill_dir: PathBuf,
     ) -> Result<Report> {
-        let pipeline = self.read(set)?;
         let date = |text| parse_instant(text).expect("a date");
+        let window = Window::new(date(start), date(end)).expect("a window");
+        self.run_task(task(window), set, spill_dir)
+    }
+
+    /// Makes everything again.
+    pub fn rebuild(&self, accept_missing: bool, set: &[&str]) -> Result<Report> {
+        self.run_task(Task::Rebuild { accept_missing }, set, std::env::temp_dir())
+    }
+
+    fn run_task(&self, task: Task, set: &[&str], spill_dir: PathBuf) -> Result<Report> {
+        let pipeline = self.read(set)?;
         let request = Request {
             task,
             pipeline: &pipeline,
-            window: Window::new(date(start), date(end)).expect("a window"),
             run_id: &uuid::Uuid::now_v7().to_string(),
             now: chrono::DateTime::UNIX_EPOCH,
             stores: &self.stores,

@@ -1,0 +1,360 @@
+//! The ledger: what all committed runs did, as records that are replayed in order.
+//!
+//! Each commit appends records: the run, the inputs it folded for the first time, and how the
+//! files of tables and of versions changed. Replayed, they give a [`Ledger`]; written out again
+//! ([`Ledger::records`]), a ledger is as short as what it says.
+
+use std::collections::BTreeMap;
+
+use arrow::datatypes::DataType;
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Pipeline;
+use crate::discover::{FoldedInput, Recorded};
+use crate::error::{Error, Result};
+use crate::publish::TableFile;
+use crate::versions::VersionsLayout;
+use crate::versions_writer::DayCounts;
+use crate::window::Window;
+
+/// The ledger's name for the curated table.
+pub const CURATED: &str = "curated";
+
+/// What must not change while a pipeline keeps its state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    curated: String,
+    key: Vec<String>,
+    keep: String,
+    order_by: Vec<String>,
+    commit_time: String,
+    event_time: String,
+    time_zone: String,
+    partition_by: Vec<String>,
+    curated_sql: String,
+}
+
+impl Identity {
+    /// The identity of a pipeline as it is configured now.
+    pub fn of(pipeline: &Pipeline) -> Self {
+        Identity {
+            curated: pipeline.curated.url.to_string(),
+            key: pipeline.key.clone(),
+            keep: pipeline.keep.to_string(),
+            order_by: pipeline.raw.order_by.clone(),
+            commit_time: pipeline.raw.commit_time.clone(),
+            event_time: pipeline.raw.event_time.clone(),
+            time_zone: pipeline.raw.time_zone.to_string(),
+            partition_by: pipeline.curated.partition_by.clone(),
+            curated_sql: pipeline.curated.sql.fingerprint(),
+        }
+    }
+
+    /// The settings in which two identities differ.
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        [
+            ("curated.url", self.curated != other.curated),
+            ("key", self.key != other.key),
+            ("keep", self.keep != other.keep),
+            ("raw.order_by", self.order_by != other.order_by),
+            ("raw.commit_time", self.commit_time != other.commit_time),
+            ("raw.event_time", self.event_time != other.event_time),
+            ("raw.time_zone", self.time_zone != other.time_zone),
+            (
+                "curated.partition_by",
+                self.partition_by != other.partition_by,
+            ),
+            ("curated.sql", self.curated_sql != other.curated_sql),
+        ]
+        .into_iter()
+        .filter_map(|(name, differs)| differs.then_some(name))
+        .collect()
+    }
+}
+
+/// A row of the ledger.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "lowercase")]
+pub enum Record {
+    /// A run that was committed.
+    Run(Box<Run>),
+    /// What the pipeline's tables look like from here on.
+    Shape(Box<Shape>),
+    /// An input that a run folded.
+    Input(FoldedInput),
+    /// A file that a table has from here on, in the place of one of its path.
+    File {
+        /// The table: [`CURATED`], or an aggregate's name.
+        table: String,
+        /// The file.
+        #[serde(flatten)]
+        file: TableFile,
+    },
+    /// A file that a table had.
+    Gone {
+        /// The table.
+        table: String,
+        /// The file's path.
+        path: String,
+    },
+    /// A file with versions.
+    Versions {
+        /// Its path relative to the state's table.
+        path: String,
+        /// Its rows per day, as days since 1970.
+        days: Vec<(Option<i32>, u64)>,
+    },
+}
+
+/// A run, as the ledger keeps it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Run {
+    /// The number of its commit.
+    pub commit: u64,
+    /// Unique, and growing with time.
+    pub run_id: String,
+    /// What was done.
+    pub command: Command,
+    /// The window's start.
+    pub start: DateTime<Utc>,
+    /// The window's end.
+    pub end: DateTime<Utc>,
+    /// The tables that this commit changes.
+    pub tables: Vec<String>,
+    /// The days whose rows changed, ascending.
+    pub days: Vec<NaiveDate>,
+    /// What was counted, by the names of the report's fields.
+    pub counts: BTreeMap<String, u64>,
+}
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Command {
+    /// It folded changes into the curated table.
+    Curate,
+    /// It made everything again from raw.
+    Rebuild,
+    /// It computed aggregates.
+    Aggregate,
+}
+
+/// What a pipeline's tables look like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// The pipeline's identity.
+    pub identity: Identity,
+    /// The curated columns: name and Arrow type.
+    pub columns: Vec<(String, String)>,
+    /// The key columns in versions: name and Arrow type.
+    pub keys: Vec<(String, String)>,
+    /// The partition columns in versions: name and Arrow type.
+    pub partitions: Vec<(String, String)>,
+    /// Whether the only order column is the commit time.
+    pub packed: bool,
+    /// The order columns that were met so far, and the kinds of their values.
+    pub orders: Vec<(String, String)>,
+}
+
+impl Shape {
+    /// The layout of versions.
+    ///
+    /// # Errors
+    /// Internal, when a type cannot be read.
+    pub fn layout(&self) -> Result<VersionsLayout> {
+        Ok(VersionsLayout {
+            keys: read_types(&self.keys)?,
+            partitions: read_types(&self.partitions)?,
+            packed: self.packed,
+        })
+    }
+}
+
+/// What all committed runs left.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    /// The runs, in the order of their commits.
+    pub runs: Vec<Run>,
+    /// What the tables look like; `None` before the first run.
+    pub shape: Option<Shape>,
+    /// The inputs folded so far.
+    pub inputs: BTreeMap<(usize, String), FoldedInput>,
+    /// The files of versions, and their rows per day.
+    pub versions: BTreeMap<String, DayCounts>,
+    tables: BTreeMap<String, BTreeMap<String, TableFile>>,
+}
+
+impl Ledger {
+    /// Takes the next record.
+    pub fn replay(&mut self, record: Record) {
+        match record {
+            Record::Run(run) => {
+                if run.command == Command::Rebuild {
+                    self.inputs.clear();
+                    self.versions.clear();
+                }
+                self.runs.push(*run);
+            }
+            Record::Shape(shape) => self.shape = Some(*shape),
+            Record::Input(input) => {
+                let name = (input.location, input.path.clone());
+                self.inputs.insert(name, input);
+            }
+            Record::File { table, file } => {
+                let files = self.tables.entry(table).or_default();
+                files.insert(file.path.clone(), file);
+            }
+            Record::Gone { table, path } => {
+                if let Some(files) = self.tables.get_mut(&table) {
+                    files.remove(&path);
+                }
+            }
+            Record::Versions { path, days } => {
+                self.versions.insert(path, days.into_iter().collect());
+            }
+        }
+    }
+
+    /// The records that, replayed, give this ledger.
+    pub fn records(&self) -> Vec<Record> {
+        let mut records: Vec<Record> = Vec::new();
+        records.extend(
+            self.runs
+                .iter()
+                .cloned()
+                .map(|run| Record::Run(Box::new(run))),
+        );
+        let shape = self.shape.iter().cloned();
+        records.extend(shape.map(|shape| Record::Shape(Box::new(shape))));
+        records.extend(self.inputs.values().cloned().map(Record::Input));
+        for (table, files) in &self.tables {
+            records.extend(files.values().map(|file| Record::File {
+                table: table.clone(),
+                file: file.clone(),
+            }));
+        }
+        records.extend(self.versions.iter().map(|(path, days)| Record::Versions {
+            path: path.clone(),
+            days: days.iter().collect(),
+        }));
+        records
+    }
+
+    /// A table's files, as last committed, sorted by path.
+    pub fn files(&self, table: &str) -> impl Iterator<Item = &TableFile> {
+        self.tables
+            .get(table)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+    }
+
+    /// The run of an id, if it was committed.
+    pub fn run(&self, run_id: &str) -> Option<&Run> {
+        self.runs.iter().rev().find(|run| run.run_id == run_id)
+    }
+
+    /// The spans whose changes were folded, ascending; windows that touch are one.
+    pub fn folded_windows(&self) -> Vec<Window> {
+        let folds = self.runs.iter();
+        let folds = folds.filter(|run| run.command == Command::Curate);
+        let mut windows: Vec<Window> = folds
+            .map(|run| Window {
+                start: run.start,
+                end: run.end,
+            })
+            .collect();
+        windows.sort_by_key(|window| (window.start, window.end));
+        windows.dedup_by(|next, last| {
+            let touches = next.start <= last.end;
+            if touches {
+                last.end = last.end.max(next.end);
+            }
+            touches
+        });
+        windows
+    }
+}
+
+impl Recorded for Ledger {
+    fn folded(&self, location: usize, path: &str) -> Option<&FoldedInput> {
+        self.inputs.get(&(location, path.to_string()))
+    }
+
+    fn inputs(&self) -> Vec<&FoldedInput> {
+        self.inputs.values().collect()
+    }
+
+    fn windows(&self) -> Vec<Window> {
+        self.folded_windows()
+    }
+}
+
+/// Names and types, as the ledger keeps them.
+pub fn write_types<'a>(
+    types: impl Iterator<Item = (&'a str, &'a DataType)>,
+) -> Vec<(String, String)> {
+    types
+        .map(|(name, data_type)| (name.to_string(), data_type.to_string()))
+        .collect()
+}
+
+/// Names and types, as the ledger kept them.
+///
+/// # Errors
+/// Internal, when a type cannot be read.
+pub fn read_types(types: &[(String, String)]) -> Result<Vec<(String, DataType)>> {
+    types
+        .iter()
+        .map(|(name, text)| {
+            let data_type = text.parse().map_err(|error: arrow::error::ArrowError| {
+                Error::internal(format!("the ledger names the type `{text}`")).caused_by(error)
+            })?;
+            Ok((name.clone(), data_type))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_written_out_again_says_the_same() {
+        let file = |path: &str, rows| TableFile {
+            path: path.into(),
+            rows,
+            bytes: 1,
+            staged: None,
+        };
+        let in_table = |path, rows| Record::File {
+            table: CURATED.into(),
+            file: file(path, rows),
+        };
+        let mut ledger = Ledger::default();
+        for record in [
+            in_table("a", 1),
+            in_table("b", 2),
+            in_table("a", 3),
+            Record::Gone {
+                table: CURATED.into(),
+                path: "b".into(),
+            },
+            Record::Versions {
+                path: "v".into(),
+                days: vec![(None, 1), (Some(2), 3)],
+            },
+        ] {
+            ledger.replay(record);
+        }
+        let mut again = Ledger::default();
+        for record in ledger.records() {
+            let text = serde_json::to_string(&record).expect("written");
+            again.replay(serde_json::from_str(&text).expect("read"));
+        }
+        let files: Vec<&TableFile> = again.files(CURATED).collect();
+        assert_eq!(files, [&file("a", 3)]);
+        assert_eq!(again.versions, ledger.versions);
+        assert_eq!(again.files("other").count(), 0);
+    }
+}

@@ -1,0 +1,282 @@
+//! Versions on disk: files of contiguous days, so that a late change touches few of them.
+//!
+//! The days of a run are cut into ranges ([`day_ranges`]) of at least [`ROWS_PER_FILE`] rows, at
+//! the border between two days. Each thread writes one file per range; what a range's rows take
+//! until they are encoded is bounded.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::Date32Type;
+use object_store::buffered::BufWriter;
+use parquet::arrow::AsyncArrowWriter;
+
+use crate::error::{Error, Result};
+use crate::store::Folder;
+use crate::table_writer::{parquet_writer, write_error};
+use crate::versions::VersionsLayout;
+
+/// A file gets no further day once it has so many rows.
+pub const ROWS_PER_FILE: u64 = 100_000;
+/// One run cuts its days into no more ranges than this, because each has an open file.
+const RANGES_MAX: u64 = 16;
+/// Rows that wait to be encoded are written as row groups once they take so much.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+
+/// How many rows there are of each day (as days since 1970; `None` is no day).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DayCounts {
+    days: BTreeMap<Option<i32>, u64>,
+    /// The day met last: rows of one day come together, mostly.
+    last: Option<(Option<i32>, u64)>,
+}
+
+impl DayCounts {
+    /// Counts rows of one day.
+    #[inline]
+    pub fn add(&mut self, day: Option<i32>, rows: u64) {
+        match &mut self.last {
+            Some((last, count)) if *last == day => *count += rows,
+            _ => {
+                self.settle();
+                self.last = Some((day, rows));
+            }
+        }
+    }
+
+    /// Adds other counts.
+    pub fn add_all(&mut self, other: &DayCounts) {
+        for (day, rows) in other.iter() {
+            self.add(day, rows);
+        }
+        self.settle();
+    }
+
+    /// Counts the days of a batch of versions.
+    fn add_batch(&mut self, versions: &RecordBatch) -> Result<()> {
+        let days = versions
+            .column_by_name("event_dt")
+            .ok_or_else(|| Error::internal("versions without a day"))?;
+        for day in days.as_primitive::<Date32Type>() {
+            self.add(day, 1);
+        }
+        self.settle();
+        Ok(())
+    }
+
+    fn settle(&mut self) {
+        if let Some((day, rows)) = self.last.take() {
+            *self.days.entry(day).or_default() += rows;
+        }
+    }
+
+    /// The days and their rows, ascending, no day first.
+    pub fn iter(&self) -> impl Iterator<Item = (Option<i32>, u64)> {
+        let mut settled = self.clone();
+        settled.settle();
+        settled.days.into_iter()
+    }
+
+    /// Whether any of these days is among others, too.
+    pub fn meets(&self, other: &DayCounts) -> bool {
+        let (few, many) = match self.days.len() < other.days.len() {
+            true => (self, other),
+            false => (other, self),
+        };
+        few.iter().any(|(day, _)| many.days.contains_key(&day))
+    }
+}
+
+impl FromIterator<(Option<i32>, u64)> for DayCounts {
+    fn from_iter<I: IntoIterator<Item = (Option<i32>, u64)>>(days: I) -> Self {
+        let mut counts = DayCounts::default();
+        for (day, rows) in days {
+            counts.add(day, rows);
+        }
+        counts.settle();
+        counts
+    }
+}
+
+/// The first day of each range of days that one file holds.
+pub fn day_ranges(days: &DayCounts) -> Vec<Option<i32>> {
+    let rows: u64 = days.iter().map(|(_, rows)| rows).sum();
+    let rows_min = ROWS_PER_FILE.max(rows.div_ceil(RANGES_MAX));
+    let mut starts = Vec::new();
+    let mut in_range = rows_min;
+    for (day, rows) in days.iter() {
+        if in_range >= rows_min {
+            starts.push(day);
+            in_range = 0;
+        }
+        in_range += rows;
+    }
+    starts
+}
+
+/// A file with versions, not yet committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionsFile {
+    /// Its path relative to the state's table.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its rows, from its footer.
+    pub rows: u64,
+    /// Its rows by day.
+    pub days: DayCounts,
+}
+
+/// One thread's writer.
+pub struct VersionsWriter {
+    state: Folder,
+    layout: Arc<VersionsLayout>,
+    prefix: String,
+    starts: Arc<Vec<Option<i32>>>,
+    open: Vec<Option<OpenFile>>,
+}
+
+struct OpenFile {
+    path: String,
+    writer: AsyncArrowWriter<BufWriter>,
+    days: DayCounts,
+}
+
+impl VersionsWriter {
+    /// A writer of files `<prefix>-<range>.parquet`, for ranges that begin at `starts`.
+    pub fn new(
+        state: &Folder,
+        layout: &Arc<VersionsLayout>,
+        prefix: String,
+        starts: &Arc<Vec<Option<i32>>>,
+    ) -> Self {
+        VersionsWriter {
+            state: state.clone(),
+            layout: Arc::clone(layout),
+            prefix,
+            open: starts.iter().map(|_| None).collect(),
+            starts: Arc::clone(starts),
+        }
+    }
+
+    /// Writes rows of [`VersionsLayout::written_schema`].
+    ///
+    /// # Errors
+    /// Storage, when a file cannot be written.
+    pub async fn write(&mut self, versions: &RecordBatch) -> Result<()> {
+        if versions.num_rows() == 0 {
+            return Ok(());
+        }
+        if self.starts.len() == 1 {
+            return self.write_range(0, versions).await;
+        }
+        let days = versions
+            .column_by_name("event_dt")
+            .ok_or_else(|| Error::internal("versions without a day"))?
+            .as_primitive::<Date32Type>();
+        let range = |day: Option<i32>| {
+            let place = self.starts.partition_point(|start| *start <= day);
+            place.checked_sub(1)
+        };
+        let ranges: Vec<usize> = days
+            .iter()
+            .map(range)
+            .collect::<Option<_>>()
+            .ok_or_else(|| Error::internal("a version lies before every planned day"))?;
+        let mut met = ranges.clone();
+        met.sort_unstable();
+        met.dedup();
+        for range in met {
+            let inside: BooleanArray = ranges.iter().map(|of| Some(*of == range)).collect();
+            self.write_range(range, &filter_record_batch(versions, &inside)?)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn write_range(&mut self, range: usize, versions: &RecordBatch) -> Result<()> {
+        let file = match &mut self.open[range] {
+            Some(file) => file,
+            none => {
+                let path = format!("{}-{range:02}.parquet", self.prefix);
+                let schema = self.layout.written_schema();
+                let slow = &VersionsLayout::HARDLY_REPEATED;
+                none.insert(OpenFile {
+                    writer: parquet_writer(&self.state, &path, schema, slow)?,
+                    path,
+                    days: DayCounts::default(),
+                })
+            }
+        };
+        file.days.add_batch(versions)?;
+        let failed = |error| write_error(&self.state, &file.path, error);
+        file.writer.write(versions).await.map_err(failed)?;
+        if self.waiting_bytes() > WAITING_BYTES_MAX
+            && let Some(largest) = self
+                .open
+                .iter_mut()
+                .flatten()
+                .max_by_key(|file| file.writer.memory_size())
+        {
+            let failed = |error| write_error(&self.state, &largest.path, error);
+            largest.writer.flush().await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn waiting_bytes(&self) -> usize {
+        let files = self.open.iter().flatten();
+        files.map(|file| file.writer.memory_size()).sum()
+    }
+
+    /// Ends all files.
+    ///
+    /// # Errors
+    /// Storage, when a file cannot be written.
+    pub async fn finish(self) -> Result<Vec<VersionsFile>> {
+        let mut files = Vec::new();
+        for mut file in self.open.into_iter().flatten() {
+            let failed = |error| write_error(&self.state, &file.path, error);
+            let footer = file.writer.finish().await.map_err(failed)?;
+            files.push(VersionsFile {
+                rows: footer.file_metadata().num_rows().max(0) as u64,
+                bytes: file.writer.bytes_written() as u64,
+                path: file.path,
+                days: file.days,
+            });
+        }
+        Ok(files)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_cut_into_ranges_of_enough_rows_and_no_more_than_files_can_be_open() {
+        let ranges = |days: &[(i32, u64)]| {
+            let days: DayCounts = days.iter().map(|(day, rows)| (Some(*day), *rows)).collect();
+            day_ranges(&days)
+        };
+        assert_eq!(ranges(&[]), []);
+        assert_eq!(ranges(&[(1, 1), (2, 1)]), [Some(1)]);
+        assert_eq!(
+            ranges(&[(1, 99_999), (2, 1), (3, 200_000), (4, 1)]),
+            [Some(1), Some(3), Some(4)]
+        );
+        let year: Vec<(i32, u64)> = (0..365).map(|day| (day, 137_000)).collect();
+        assert_eq!(ranges(&year).len(), 16);
+    }
+
+    #[test]
+    fn days_meet_when_they_share_one() {
+        let days =
+            |days: &[Option<i32>]| -> DayCounts { days.iter().map(|day| (*day, 1)).collect() };
+        assert!(days(&[None, Some(3)]).meets(&days(&[Some(3), Some(4), Some(5)])));
+        assert!(days(&[None, Some(3)]).meets(&days(&[None])));
+        assert!(!days(&[None, Some(3)]).meets(&days(&[Some(4)])));
+    }
+}

@@ -1,0 +1,318 @@
+//! Several runs at once: processes that overlap, processes that are killed, and a run that sleeps
+//! at any of its requests while others finish. Whatever happens, the tables end where one run
+//! after the other ends.
+
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
+use futures::FutureExt;
+use futures::channel::oneshot;
+use futures::future::Shared;
+use glueless::pipeline::Task;
+
+use crate::interruptions::{Cut, Fault, NO_LIMIT};
+use crate::support::{Lab, Place, Row, batch, s3_environment};
+
+const TOML: &str = r#"
+name = "many"
+key = ["id"]
+keep = "{keep}"
+[raw]
+url = "{base}/raw"
+window_by = "name"
+order_by = ["ts"]
+event_time = "event"
+[curated]
+url = "{base}/lake/curated"
+partition_by = ["event_dt", "cat"]
+[[aggregate]]
+name = "daily"
+sql = "daily.sql"
+url = "{base}/lake/daily"
+day = "dt"
+"#;
+
+const DAILY: &str = "SELECT event_dt AS dt, COUNT(*) AS n FROM history
+WHERE NOT deleted AND event_dt >= $start_date AND event_dt < $end_date GROUP BY event_dt";
+
+const DAYS: i64 = 6;
+
+/// A lab with a file per day, whose changes touch the keys and days of the other files.
+fn lab(place: Place, keep: &str) -> Lab {
+    let sql = [
+        ("curated.sql", "SELECT id, cat, v, event_dt FROM latest"),
+        ("daily.sql", DAILY),
+    ];
+    let lab = Lab::new(place, &TOML.replace("{keep}", keep), &sql);
+    for day in 1..=DAYS {
+        put(&lab, day);
+    }
+    lab
+}
+
+fn put(lab: &Lab, day: i64) {
+    let rows = || (0..40i64).map(|row| (row, (row * 7 + day * 11) % 23));
+    let first = 1_577_836_800_000_000;
+    let day_us = 86_400_000_000;
+    let ops = rows().map(|(row, id)| if (row + id) % 9 == 0 { "D" } else { "U" });
+    let cats = rows().map(|(_, id)| ["a", "b", "c"][((id + day) % 3) as usize]);
+    let times = rows().map(|(row, _)| first + (day - 1) * day_us + row * 1_000_000);
+    let events = rows().map(|(_, id)| first + ((id + day) % 4) * day_us);
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("Op", Arc::new(StringArray::from_iter_values(ops))),
+        (
+            "id",
+            Arc::new(Int64Array::from_iter_values(rows().map(|row| row.1))),
+        ),
+        ("cat", Arc::new(StringArray::from_iter_values(cats))),
+        (
+            "v",
+            Arc::new(Int64Array::from_iter_values(
+                rows().map(|row| row.0 * 100 + day),
+            )),
+        ),
+        (
+            "ts",
+            Arc::new(TimestampMicrosecondArray::from_iter_values(times)),
+        ),
+        (
+            "event",
+            Arc::new(TimestampMicrosecondArray::from_iter_values(events)),
+        ),
+    ];
+    lab.put_raw(
+        &format!("202001{day:02}-000000000.parquet"),
+        &batch(columns),
+    );
+}
+
+fn date(day: i64) -> String {
+    format!("2020-01-{day:02}")
+}
+
+type Tables = (Vec<Row>, Vec<Row>);
+
+fn tables(lab: &Lab) -> Tables {
+    (lab.table("lake/curated"), lab.table("lake/daily"))
+}
+
+/// The tables after one run over everything.
+fn sequential(keep: &str) -> Tables {
+    let lab = lab(Place::Local, keep);
+    lab.run(&date(1), &date(DAYS + 1)).expect("a run");
+    tables(&lab)
+}
+
+/// Nothing but tables and state is left, and every partition is what the ledger says.
+fn assert_tidy(lab: &Lab) {
+    let left = lab.list_all("lake/_glueless/many");
+    let strays = left.iter().filter(|path| !path.starts_with("versions/"));
+    let strays: Vec<&String> = strays.filter(|path| *path != "_glueless.json").collect();
+    assert!(strays.is_empty(), "{strays:?}");
+}
+
+fn start(lab: &Lab, task: &str, (first, end): (i64, i64)) -> Child {
+    Command::new(assert_cmd::cargo::cargo_bin!("glueless"))
+        .arg(task)
+        .arg(&lab.pipeline)
+        .args(["--start-date", &date(first), "--end-date", &date(end)])
+        .args(["--set", "limits.memory=200MB"])
+        .envs(s3_environment_of(lab))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts")
+}
+
+fn s3_environment_of(lab: &Lab) -> Vec<(String, String)> {
+    match lab.base.starts_with("s3://") {
+        true => s3_environment(),
+        false => vec![],
+    }
+}
+
+/// Runs windows at once, each again until it is done.
+fn overlap(place: Place, keep: &str, windows: &[(i64, i64)]) {
+    let lab = lab(place, keep);
+    let limit = Instant::now() + Duration::from_secs(120);
+    std::thread::scope(|scope| {
+        for window in windows {
+            let lab = &lab;
+            scope.spawn(move || {
+                loop {
+                    let output = start(lab, "run", *window)
+                        .wait_with_output()
+                        .expect("waited");
+                    match output.status.code() {
+                        Some(0) => break,
+                        Some(75) => assert!(Instant::now() < limit, "{window:?} is never done"),
+                        code => panic!("{code:?}: {}", String::from_utf8_lossy(&output.stderr)),
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(tables(&lab), sequential(keep));
+    assert_tidy(&lab);
+}
+
+#[test]
+fn two_processes_at_once_end_where_one_after_the_other_does() {
+    for place in [Place::Local, Place::S3] {
+        overlap(place, "latest", &[(1, 5), (3, 7)]);
+    }
+}
+
+#[test]
+fn eight_processes_at_once_end_where_one_after_the_other_does() {
+    let windows = [
+        (1, 2),
+        (2, 3),
+        (3, 4),
+        (4, 5),
+        (5, 6),
+        (6, 7),
+        (1, 4),
+        (2, 7),
+    ];
+    overlap(Place::Local, "latest", &windows);
+    overlap(Place::Local, "latest-per-day", &windows);
+}
+
+#[test]
+fn four_processes_at_once_end_where_one_after_the_other_does_on_an_s3_server() {
+    let windows = [(1, 3), (2, 5), (4, 7), (1, 7)];
+    overlap(Place::S3, "latest", &windows);
+}
+
+#[test]
+fn runs_killed_at_any_moment_harm_nothing() {
+    for (place, kills) in [(Place::Local, 30), (Place::S3, 6)] {
+        for keep in ["latest", "latest-per-day"] {
+            let lab = lab(place, keep);
+            // How long a run takes here.
+            let begun = Instant::now();
+            assert!(start(&lab, "run", (1, 3)).wait().expect("waited").success());
+            let whole = begun.elapsed();
+            for kill in 0..kills {
+                let first = 1 + kill % DAYS;
+                let mut run = start(&lab, "run", (first, first + 1 + kill % 3));
+                // Spread over the run's time.
+                std::thread::sleep(whole * ((kill * 37) % 101) as u32 / 90);
+                run.kill().expect("killed");
+                run.wait().expect("waited");
+            }
+            let last = start(&lab, "run", (1, DAYS + 1)).wait_with_output();
+            let last = last.expect("waited");
+            let told = String::from_utf8_lossy(&last.stderr);
+            assert!(last.status.success(), "{told}");
+            assert_eq!(tables(&lab), sequential(keep));
+            assert_tidy(&lab);
+        }
+    }
+}
+
+/// A run sleeps at its n-th request, for every n; others finish meanwhile; it wakes up.
+fn sleep(place: Place, step: usize) {
+    let mut slept = 0;
+    for requests in (0..).step_by(step) {
+        let lab = lab(place, "latest");
+        lab.run(&date(1), &date(3)).expect("a run");
+        let (wake, woken) = oneshot::channel::<()>();
+        let woken: Shared<_> = woken.map(|_| ()).boxed().shared();
+        let (tell, told) = mpsc::channel();
+        let left = Arc::new(AtomicUsize::new(requests));
+        let shared = Arc::clone(&left);
+        let mut sleeper = Lab {
+            folder: tempfile::tempdir().expect("a folder"),
+            base: lab.base.clone(),
+            stores: lab.stores.clone(),
+            pipeline: lab.pipeline.clone(),
+        };
+        let asleep = tell.clone();
+        sleeper.stores = lab.stores.clone().wrapped(Arc::new(move |inner| {
+            Arc::new(Cut {
+                inner,
+                left: Arc::clone(&shared),
+                fault: Fault::Sleep,
+                sleep: Some((asleep.clone(), woken.clone())),
+            })
+        }));
+        let run = std::thread::spawn(move || {
+            let done = sleeper.run(&date(3), &date(5));
+            let _ = tell.send(false);
+            done
+        });
+        let is_asleep = told.recv().expect("told");
+        if is_asleep {
+            lab.run(&date(4), &date(DAYS + 1)).expect("a run");
+            lab.run(&date(2), &date(4)).expect("a run");
+            let before = tables(&lab);
+            wake.send(()).expect("it sleeps");
+            let done = run.join().expect("it ends");
+            // It may find that it came too late, or that all is done.
+            if let Err(error) = &done {
+                assert_eq!(error.kind.exit_code(), 75, "after {requests}: {error}");
+            }
+            assert_eq!(tables(&lab), before, "after {requests} requests");
+            slept += 1;
+        } else {
+            run.join().expect("it ends").expect("a run");
+        }
+        lab.run(&date(1), &date(DAYS + 1)).expect("a run");
+        assert_eq!(
+            tables(&lab),
+            sequential("latest"),
+            "after {requests} requests"
+        );
+        assert_tidy(&lab);
+        if !is_asleep {
+            assert!(left.load(Ordering::SeqCst) != NO_LIMIT);
+            break;
+        }
+    }
+    assert!(slept > 40 / step, "{slept} runs slept");
+}
+
+#[test]
+fn a_run_that_sleeps_at_any_request_undoes_nothing_when_it_wakes_up() {
+    sleep(Place::Local, 3);
+}
+
+#[test]
+fn a_run_that_sleeps_at_any_request_undoes_nothing_when_it_wakes_up_on_an_s3_server() {
+    sleep(Place::S3, 29);
+}
+
+#[test]
+fn a_run_that_never_gets_its_turn_says_so_and_changes_nothing() {
+    let lab = lab(Place::Local, "latest");
+    lab.run(&date(1), &date(2)).expect("a run");
+    let before = tables(&lab);
+    // Another run is always faster: at each try a commit is there already.
+    let mut busy = Lab {
+        folder: tempfile::tempdir().expect("a folder"),
+        base: lab.base.clone(),
+        stores: lab.stores.clone(),
+        pipeline: lab.pipeline.clone(),
+    };
+    busy.stores = lab.stores.clone().wrapped(Arc::new(|inner| {
+        Arc::new(Cut {
+            inner,
+            left: Arc::new(AtomicUsize::new(NO_LIMIT)),
+            fault: Fault::AlwaysLate,
+            sleep: None,
+        })
+    }));
+    let error = busy
+        .run_with(Task::Run, &date(2), &date(3), &[])
+        .expect_err("busy");
+    assert_eq!(error.kind.exit_code(), 75, "{error}");
+    assert_eq!(tables(&lab), before);
+    lab.run(&date(1), &date(DAYS + 1)).expect("a run");
+    assert_eq!(tables(&lab), sequential("latest"));
+}
