@@ -134,6 +134,15 @@ impl Error {
     }
 }
 
+/// Whether an error comes from an object that is not there.
+pub fn is_not_found(error: &(dyn StdError + 'static)) -> bool {
+    let is = |error: &(dyn StdError + 'static)| {
+        let of_store = error.downcast_ref::<object_store::Error>();
+        matches!(of_store, Some(object_store::Error::NotFound { .. }))
+    };
+    is(error) || error.source().is_some_and(is_not_found)
+}
+
 /// The next step after storage trouble, by the I/O error at its bottom.
 pub fn storage_hint(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     match root_io(error)?.kind() {
@@ -285,7 +294,7 @@ fn from_foreign(error: Box<dyn StdError + Send + Sync>) -> Error {
     }
     if let Some(path) = missing_object(error.as_ref()) {
         return Error::storage(format!("a file is missing: {path}"))
-            .hint("if a published table has lost it, curate its window again");
+            .hint("if a published table has lost it, make it again with `glueless rebuild`");
     }
     match root_io(error.as_ref()).map(std::io::Error::kind) {
         Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => {
@@ -294,6 +303,13 @@ fn from_foreign(error: Box<dyn StdError + Send + Sync>) -> Error {
                 .caused_by(error)
         }
         Some(_) => Error::storage("input or output failed").caused_by(error),
+        // The engine tells of a footer that it could not fetch in text, the cause included.
+        None if error
+            .to_string()
+            .contains("Failed to fetch metadata for file") =>
+        {
+            Error::storage("cannot read a file of a table or of its state").caused_by(error)
+        }
         None => Error::internal("the query engine failed").caused_by(error),
     }
 }
@@ -331,6 +347,14 @@ mod tests {
         assert_eq!(outer.to_string(), "cannot list s3://b/raw: no route");
         let repeated = Error::data("cannot read a: no route").caused_by(Error::storage("no route"));
         assert_eq!(repeated.to_string(), "cannot read a: no route");
+    }
+
+    #[test]
+    fn a_footer_that_cannot_be_fetched_is_storage_trouble() {
+        let text = "Failed to fetch metadata for file a: Object Store error: Generic error";
+        let engine = DataFusionError::ParquetError(Box::new(ParquetError::General(text.into())));
+        let shared = DataFusionError::Shared(std::sync::Arc::new(engine));
+        assert_eq!(Error::from(shared).kind, Kind::Storage);
     }
 
     #[test]

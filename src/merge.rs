@@ -43,7 +43,7 @@ use crate::change_reader::ChangesTable;
 use crate::changes::{Changes, EVENT_DT, POSITION};
 use crate::config::{Keep, Pipeline};
 use crate::discover::Input;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result, is_not_found};
 use crate::fold::Fold;
 use crate::parquet_file::{ParquetFile, Rows};
 use crate::partition_name::partition_folder;
@@ -521,11 +521,14 @@ impl LookUp<'_> {
         let store = Arc::clone(&self.state.store);
         let file = ParquetFile::open(store, path, stored.bytes, name.clone())
             .await
-            .map_err(|error| {
-                Error::data("versions that were committed cannot be read")
-                    .hint("restore the file, or make the state again with `glueless rebuild`")
-                    .caused_by(error)
-            })?;
+            .map_err(
+                |error| match error.kind == Kind::Data || is_not_found(&error) {
+                    true => Error::data("versions that were committed cannot be read")
+                        .hint("restore the file, or make the state again with `glueless rebuild`")
+                        .caused_by(error),
+                    false => error,
+                },
+            )?;
         let schema = layout.schema();
         let columns = schema
             .fields()

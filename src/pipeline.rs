@@ -287,11 +287,11 @@ impl Job<'_> {
             for name in &run.tables {
                 let Ok(table) = self.output(name) else {
                     warn!(
-                        "an interrupted run had not published `{name}`, which is gone from the pipeline"
+                        "an earlier run has not published `{name}`, which is gone from the pipeline"
                     );
                     continue;
                 };
-                warn!("an interrupted run had not published `{name}` yet: done now");
+                warn!("an earlier run has not published `{name}` yet: doing that first");
                 let attempt = format!("{}/", attempt_name(run.commit, &run.run_id));
                 let is_its = |file: &&TableFile| {
                     let staged = file.staged.as_ref();

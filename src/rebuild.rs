@@ -16,7 +16,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow::row::{RowConverter, Rows as RowKeys, SortField};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result, is_not_found};
 use crate::layout::parent;
 use crate::parquet_file::{ParquetFile, Rows};
 use crate::publish::TableFile;
@@ -102,7 +102,12 @@ impl Earlier {
             let file =
                 ParquetFile::open(store, parse_path(&listed.path)?, listed.bytes, name.clone())
                     .await
-                    .map_err(|error| changed().caused_by(error))?;
+                    .map_err(
+                        |error| match error.kind == Kind::Data || is_not_found(&error) {
+                            true => changed().caused_by(error),
+                            false => error,
+                        },
+                    )?;
             if file.row_count() != listed.rows {
                 return Err(changed());
             }

@@ -35,7 +35,7 @@ use futures::{FutureExt, TryStreamExt};
 use tracing::{debug, warn};
 
 use crate::config::Pipeline;
-use crate::error::{Error, Result, storage_hint};
+use crate::error::{Error, Result, is_not_found, storage_hint};
 use crate::file_table::{FileTable, ListedFile};
 use crate::layout::{attempt_commit, attempt_name, base_name};
 use crate::ledger::{Ledger, Record};
@@ -491,7 +491,14 @@ async fn write_records(folder: &Folder, path: &str, records: &[Record]) -> Resul
 
 async fn read_records(folder: &Folder, (path, bytes): &(String, u64)) -> Result<Vec<Record>> {
     let store = Arc::clone(&folder.store);
-    let file = ParquetFile::open(store, parse_path(path)?, *bytes, folder.describe(path)).await?;
+    let file = ParquetFile::open(store, parse_path(path)?, *bytes, folder.describe(path))
+        .await
+        .map_err(|error| match is_not_found(&error) {
+            true => Error::data("a part of the ledger is missing")
+                .hint("restore the state's folder, or empty it and the tables' to begin anew")
+                .caused_by(error),
+            false => error,
+        })?;
     let wanted = file.schema().index_of("record")?;
     let mut batches = file.read(&[wanted], Rows::default(), BATCH_ROWS);
     let mut records = Vec::new();

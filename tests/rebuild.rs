@@ -249,6 +249,25 @@ fn versions_that_someone_removed_are_missed_and_a_rebuild_makes_them_again() {
 }
 
 #[test]
+fn a_missing_part_of_the_ledger_is_named() {
+    for place in PLACES {
+        let lab = lab(place, "latest");
+        three_days(&lab);
+        let versions = lab.list_all("lake/_glueless/left/versions");
+        let mut ledger = versions
+            .into_iter()
+            .filter(|name| name.starts_with("kind=ledger"));
+        let path = format!(
+            "lake/_glueless/left/versions/{}",
+            ledger.next().expect("a file")
+        );
+        lab.remove(&path);
+        let error = lab.run(&day(1), &day(2)).expect_err("refused");
+        refused(error, 65, "ledger", "restore the state's folder");
+    }
+}
+
+#[test]
 fn a_rebuild_gives_the_same_tables_and_no_extra_files() {
     for place in PLACES {
         for keep in ["latest", "latest-per-day"] {
