@@ -33,8 +33,8 @@ use tracing::info;
 
 use crate::config::{Aggregate, Pipeline};
 use crate::curated_sql::first_line;
-use crate::discover::file_order;
 use crate::error::{Error, Result};
+use crate::file_numbers::FileNumbers;
 use crate::file_table::{FileTable, ListedFile};
 use crate::layout::{parent, parse_partition_segment, partition_segment};
 use crate::ledger::{CURATED, Ledger, read_types, write_types};
@@ -75,9 +75,8 @@ pub async fn register(
     let (Some((versions, layout)), Some(record)) = (state.versions()?, &ledger.shape) else {
         return Ok(false);
     };
-    let mut inputs: Vec<(usize, String)> = ledger.inputs.keys().cloned().collect();
-    inputs.sort_by(|a, b| file_order(a).cmp(&file_order(b)));
-    register_history(context, Arc::new(versions), &layout, inputs).await?;
+    let files = FileNumbers::new(ledger.inputs.keys().cloned());
+    register_history(context, Arc::new(versions), &layout, files).await?;
 
     let columns = read_types(&record.columns)?;
     let is_partition = |name: &str| {
@@ -125,14 +124,14 @@ pub async fn register(
     Ok(true)
 }
 
-/// Registers `history` over versions; `inputs` are in the order of files.
+/// Registers `history` over versions.
 async fn register_history(
     context: &SessionContext,
     versions: Arc<dyn TableProvider>,
     layout: &VersionsLayout,
-    inputs: Vec<(usize, String)>,
+    files: FileNumbers,
 ) -> Result<()> {
-    context.register_udf(seq_function(inputs));
+    context.register_udf(seq_function(files));
     context.register_table("versions", versions)?;
     let history = context.sql(&layout.history_sql()).await?;
     let history: Arc<dyn TableProvider> = match layout.packed {
@@ -336,7 +335,7 @@ pub async fn check(
     columns: &[Field],
 ) -> Result<()> {
     let versions = EmptyTable::new(layout.schema());
-    register_history(context, Arc::new(versions), layout, Vec::new()).await?;
+    register_history(context, Arc::new(versions), layout, FileNumbers::default()).await?;
     let curated = EmptyTable::new(Arc::new(Schema::new(columns.to_vec())));
     context.register_table(CURATED, Arc::new(curated))?;
     for aggregate in &pipeline.aggregates {

@@ -98,12 +98,12 @@ impl Changes {
             .hint("run smaller windows"));
         }
         let mut opened = stream::iter(inputs.into_iter().map(|input| {
-            let folder = &folders[input.location];
+            let folder = &folders[input.file.location];
             async move {
-                let path = parse_path(&input.path)?;
-                let name = folder.describe(&input.path);
+                let path = parse_path(&input.file.path)?;
+                let name = folder.describe(&input.file.path);
                 let store = Arc::clone(&folder.store);
-                let file = ParquetFile::open(store, path, input.size, name).await?;
+                let file = ParquetFile::open(store, path, input.file.size, name).await?;
                 Ok::<_, Error>((input, file))
             }
         }))

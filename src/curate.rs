@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{and, filter_record_batch};
-use arrow::datatypes::{DataType, Date32Type, Field, Float32Type, Float64Type, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Date32Type, Field, Schema, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::execute_stream_partitioned;
 use datafusion::prelude::SessionContext;
@@ -32,14 +32,15 @@ use crate::error::{Error, Result};
 use crate::fold::Fold;
 use crate::ledger::{CURATED, Ledger, Shape, read_types};
 use crate::merge::{Merge, Merged, Outputs, PRESENT, StoredVersions};
+use crate::parquet_file::conform;
 use crate::raw_columns::widen;
-use crate::rebuild::{Earlier, conform};
+use crate::rebuild::Earlier;
 use crate::session::join;
 use crate::sorter::{Order, Sorted, Sorter, compact};
 use crate::state::State;
 use crate::store::Folder;
 use crate::table_writer::{StagedFile, TableWriter, Written};
-use crate::versions::{VersionsLayout, canonical};
+use crate::versions::{VersionsLayout, canonical, with_one_zero};
 use crate::versions_writer::{DayCounts, VersionsFile, VersionsWriter, day_ranges};
 
 /// A file with versions that has fewer rows is put together with others once there are many.
@@ -218,15 +219,15 @@ impl Curate<'_> {
         let merged = merged.as_ref();
         counts
             .days
-            .extend(merged.iter().flat_map(|merged| &merged.days));
+            .extend(merged.iter().flat_map(|merged| &merged.counts.days));
         check_written(&written, &given, merged)?;
         check_versions(&versions, &counts, merged)?;
         if let Some(merged) = merged
-            && merged.key_days != counts.key_days
+            && merged.counts.key_days != counts.key_days
         {
             return Err(adds_up(
                 "winners that hold",
-                merged.key_days,
+                merged.counts.key_days,
                 counts.key_days,
             ));
         }
@@ -237,7 +238,7 @@ impl Curate<'_> {
             replaced_versions,
             layout,
             columns,
-            stale: merged.map_or(0, |merged| merged.stale),
+            stale: merged.map_or(0, |merged| merged.counts.stale),
             counts,
         })
     }
@@ -370,27 +371,16 @@ impl Curate<'_> {
         let Some(ledger) = self.earlier else {
             return Vec::new();
         };
-        let rows = |path: &String| -> u64 {
-            let days = ledger
-                .versions
-                .get(path)
-                .into_iter()
-                .flat_map(DayCounts::iter);
-            days.map(|(_, rows)| rows).sum()
-        };
-        let is_small = |path: &String| rows(path) < SMALL_ROWS;
-        let small = self
-            .stored
-            .iter()
-            .filter(|(path, _)| is_small(path))
-            .count();
-        let small_max = SMALL_FILES_MAX.max(SMALL_RUNS_MAX * self.threads);
+        let none = DayCounts::default();
+        let days = |path: &String| ledger.versions.get(path).unwrap_or(&none);
+        let is_small = |path: &String| days(path).rows() < SMALL_ROWS;
+        let small = self.stored.iter().filter(|(path, _)| is_small(path));
+        let too_many = small.count() > SMALL_FILES_MAX.max(SMALL_RUNS_MAX * self.threads);
         let stored = self.stored.iter().map(|(path, bytes)| {
-            let days = ledger.versions.get(path);
-            let touched = days.is_some_and(|days| days.meets(&self.folded.days));
+            let touched = days(path).meets(&self.folded.days);
             StoredVersions {
-                rewritten: touched || (small > small_max && is_small(path)),
-                rows: rows(path),
+                rewritten: touched || (too_many && is_small(path)),
+                rows: days(path).rows(),
                 path: path.clone(),
                 bytes: *bytes,
             }
@@ -416,7 +406,7 @@ fn check_written(
     merged: Option<&Merged>,
 ) -> Result<()> {
     for one in written {
-        let gone = merged.and_then(|merged| merged.gone.get(&one.partition));
+        let gone = merged.and_then(|merged| merged.counts.gone.get(&one.partition));
         let gone = gone.copied().unwrap_or_default();
         let given = given.get(&one.partition).copied().unwrap_or_default();
         let staged: u64 = one.files.iter().map(|file| file.rows).sum();
@@ -428,7 +418,9 @@ fn check_written(
         }
     }
     let written: BTreeSet<&String> = written.iter().map(|one| &one.partition).collect();
-    let gone = merged.into_iter().flat_map(|merged| merged.gone.keys());
+    let gone = merged
+        .into_iter()
+        .flat_map(|merged| merged.counts.gone.keys());
     match gone
         .into_iter()
         .find(|partition| !written.contains(partition))
@@ -447,7 +439,7 @@ fn check_versions(
 ) -> Result<()> {
     let written: u64 = versions.iter().map(|file| file.rows).sum();
     let (before, replaced) = merged.map_or((0, 0), |merged| {
-        (merged.versions_before, merged.versions_replaced)
+        (merged.versions_before, merged.counts.replaced)
     });
     match written + replaced == before + counts.key_days {
         true => Ok(()),
@@ -498,17 +490,10 @@ impl FirstHalf {
         let mut columns = Vec::new();
         let mut fields = Vec::new();
         for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
-            // One key is one key, also with either zero.
-            let column: ArrayRef = match field.data_type() {
-                DataType::Float64 if self.key.contains(field.name()) => {
-                    let floats = column.as_primitive::<Float64Type>();
-                    Arc::new(floats.unary::<_, Float64Type>(|float| float + 0.0))
-                }
-                DataType::Float32 if self.key.contains(field.name()) => {
-                    let floats = column.as_primitive::<Float32Type>();
-                    Arc::new(floats.unary::<_, Float32Type>(|float| float + 0.0))
-                }
-                _ => Arc::clone(column),
+            let is_key = self.key.contains(field.name());
+            let column = match is_key {
+                true => with_one_zero(column),
+                false => Arc::clone(column),
             };
             fields.push(Arc::clone(field));
             columns.push(column);

@@ -23,9 +23,9 @@ use crate::window::Window;
 /// How many folders are listed at once.
 const LISTINGS: usize = 16;
 
-/// One raw file that a run reads.
-#[derive(Clone, Debug)]
-pub struct Input {
+/// A raw file, as it is found and as the ledger keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RawFile {
     /// Which of the pipeline's raw URLs it lies under.
     pub location: usize,
     /// Its path relative to that URL.
@@ -36,6 +36,13 @@ pub struct Input {
     pub modified: DateTime<Utc>,
     /// The store's tag of its content, if it has one.
     pub e_tag: Option<String>,
+}
+
+/// One raw file that a run reads.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// The file.
+    pub file: RawFile,
     /// Whether it is a full load: before every change of a CDC file.
     pub full_load: bool,
     /// Whether it lies before the window, and was not there when its own window was run.
@@ -44,63 +51,54 @@ pub struct Input {
     pub rows: Option<Vec<Window>>,
 }
 
-impl Input {
-    /// What tells two files apart in the order of changes, and names one in the ledger.
-    pub fn order(&self) -> (&str, &str, usize) {
-        (layout::base_name(&self.path), &self.path, self.location)
-    }
-}
-
-/// The order of files, which is part of the order of changes: base name, path, location.
-pub fn file_order((location, path): &(usize, String)) -> (&str, &str, usize) {
-    (layout::base_name(path), path, *location)
-}
-
-/// An input that an earlier run folded, as the ledger keeps it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FoldedInput {
-    /// Which of the raw URLs it lies under.
-    pub location: usize,
-    /// Its path relative to that URL.
-    pub path: String,
-    /// Its size in bytes.
-    pub size: u64,
-    /// When it was last written.
-    pub modified: DateTime<Utc>,
-    /// The store's tag of its content.
-    pub e_tag: Option<String>,
-}
-
-impl From<&Input> for FoldedInput {
-    fn from(input: &Input) -> Self {
-        FoldedInput {
-            location: input.location,
-            path: input.path.clone(),
-            size: input.size,
-            modified: input.modified,
-            e_tag: input.e_tag.clone(),
+impl RawFile {
+    fn new(location: usize, folder: &Folder, object: ObjectMeta) -> Self {
+        RawFile {
+            location,
+            path: relative(&folder.prefix, &object.location),
+            size: object.size,
+            modified: object.last_modified,
+            e_tag: object.e_tag,
         }
     }
+
+    /// Whether a file is still the one that was folded: by size and tag; in a local folder, where
+    /// a tag changes with a copy, by size and time.
+    fn is_same(&self, found: &RawFile, local: bool) -> bool {
+        let same_content = match (&self.e_tag, &found.e_tag) {
+            (Some(folded), Some(found)) if !local => folded == found,
+            _ => self.modified == found.modified,
+        };
+        self.size == found.size && same_content
+    }
 }
 
-impl FoldedInput {
-    /// Whether an object is still the one that was folded: by size and tag; in a local folder,
-    /// where a tag changes with a copy, by size and time.
-    fn is_same(&self, object: &ObjectMeta, local: bool) -> bool {
-        let same_content = match (&self.e_tag, &object.e_tag) {
-            (Some(folded), Some(found)) if !local => folded == found,
-            _ => self.modified == object.last_modified,
-        };
-        self.size == object.size && same_content
+/// Sorts inputs in the order of files.
+fn sort(inputs: &mut [Input]) {
+    fn order(input: &Input) -> (&str, &str, usize) {
+        layout::file_order(input.file.location, &input.file.path)
     }
+    inputs.sort_by(|a, b| order(a).cmp(&order(b)));
+}
+
+/// Those of the folded files that are not among the inputs found.
+fn gone<'a>(
+    folded: impl Iterator<Item = &'a RawFile>,
+    found: &[Input],
+) -> impl Iterator<Item = &'a RawFile> {
+    let found: HashSet<(usize, &str)> = found
+        .iter()
+        .map(|input| (input.file.location, input.file.path.as_str()))
+        .collect();
+    folded.filter(move |file| !found.contains(&(file.location, file.path.as_str())))
 }
 
 /// What earlier runs did, as far as discovery needs it.
 pub trait Recorded {
     /// An input that was folded by an earlier run.
-    fn folded(&self, location: usize, path: &str) -> Option<&FoldedInput>;
+    fn folded(&self, location: usize, path: &str) -> Option<&RawFile>;
     /// All of them.
-    fn inputs(&self) -> Vec<&FoldedInput>;
+    fn inputs(&self) -> Vec<&RawFile>;
     /// The windows of earlier runs.
     fn windows(&self) -> Vec<Window>;
 }
@@ -122,29 +120,30 @@ pub async fn discover(
     for (location, folder) in folders.iter().enumerate() {
         let mut others = 0;
         for object in list(folder, raw, window).await? {
-            let path = relative(&folder.prefix, &object.location);
-            let base_name = layout::base_name(&path);
+            let file = RawFile::new(location, folder, object);
+            let path = &file.path;
+            let base_name = layout::base_name(path);
             if path.split('/').any(|part| part.starts_with(['_', '.'])) {
                 continue;
             }
             if !base_name.to_ascii_lowercase().ends_with(".parquet") {
                 others += 1;
-                debug!("not a Parquet file: {}", folder.describe(&path));
+                debug!("not a Parquet file: {}", folder.describe(path));
                 continue;
             }
             let full_load = raw.full_load.matches(base_name);
-            let folded = recorded.folded(location, &path);
+            let folded = recorded.folded(location, path);
             let choice = if full_load {
                 Some(false)
             } else {
-                choose(folder, raw, window, &runs, &path, &object, folded.is_some())?
+                choose(folder, raw, window, &runs, &file, folded.is_some())?
             };
             if let Some(folded) = folded
-                && !folded.is_same(&object, folder.location.file_path().is_some())
+                && !folded.is_same(&file, folder.location.file_path().is_some())
             {
                 return Err(Error::data(format!(
                     "{} was folded by an earlier run and has changed since",
-                    folder.describe(&path)
+                    folder.describe(path)
                 ))
                 .hint("restore it, or make the tables again from raw: glueless rebuild"));
             }
@@ -154,14 +153,10 @@ pub async fn discover(
             let rows = by_rows.then(|| row_windows(raw, window, &runs, folded.is_some()));
             if let Some(late) = choice {
                 inputs.push(Input {
-                    location,
-                    size: object.size,
-                    modified: object.last_modified,
-                    e_tag: object.e_tag,
+                    file,
                     full_load,
                     late,
                     rows,
-                    path,
                 });
             }
         }
@@ -172,7 +167,7 @@ pub async fn discover(
             );
         }
     }
-    inputs.sort_by(|a, b| a.order().cmp(&b.order()));
+    sort(&mut inputs);
     Ok(inputs)
 }
 
@@ -184,53 +179,44 @@ pub async fn again<'a>(
     folders: &[Folder],
     raw: &Raw,
     ledger: &'a dyn Recorded,
-) -> Result<(Vec<Input>, Vec<&'a FoldedInput>)> {
+) -> Result<(Vec<Input>, Vec<&'a RawFile>)> {
     let mut inputs = Vec::new();
     let windows = ledger.windows();
     for (location, folder) in folders.iter().enumerate() {
         for object in list_all(folder).await? {
-            let path = relative(&folder.prefix, &object.location);
-            if ledger.folded(location, &path).is_none() {
+            let file = RawFile::new(location, folder, object);
+            if ledger.folded(location, &file.path).is_none() {
                 continue;
             }
-            let full_load = raw.full_load.matches(layout::base_name(&path));
+            let full_load = raw.full_load.matches(layout::base_name(&file.path));
             let by_rows = raw.window_by == WindowBy::Commit && !full_load;
             inputs.push(Input {
-                location,
-                size: object.size,
-                modified: object.last_modified,
-                e_tag: object.e_tag,
+                file,
                 full_load,
                 late: false,
                 rows: by_rows.then(|| windows.clone()),
-                path,
             });
         }
     }
-    inputs.sort_by(|a, b| a.order().cmp(&b.order()));
-    let found: HashSet<(usize, &str)> = inputs
-        .iter()
-        .map(|input| (input.location, input.path.as_str()))
-        .collect();
-    let is_gone = |input: &&FoldedInput| !found.contains(&(input.location, &input.path));
-    let gone = ledger.inputs().into_iter().filter(is_gone).collect();
+    sort(&mut inputs);
+    let gone = gone(ledger.inputs().into_iter(), &inputs).collect();
     Ok((inputs, gone))
 }
 
 /// The span of time by which windows select a file; `None` where there is none, or rows are
 /// selected instead.
-fn span(raw: &Raw, path: &str, modified: DateTime<Utc>) -> Option<Window> {
+fn span(raw: &Raw, file: &RawFile) -> Option<Window> {
     let instant = |at: DateTime<Utc>| Window {
         start: at,
         end: at + Duration::nanoseconds(1),
     };
     match raw.window_by {
         WindowBy::Commit => None,
-        WindowBy::Modified => Some(instant(modified)),
+        WindowBy::Modified => Some(instant(file.modified)),
         WindowBy::Name => {
-            layout::cdc_file_time(layout::base_name(path), raw.time_zone).map(instant)
+            layout::cdc_file_time(layout::base_name(&file.path), raw.time_zone).map(instant)
         }
-        WindowBy::Path => layout::folder_span(layout::parent(path), raw.time_zone),
+        WindowBy::Path => layout::folder_span(layout::parent(&file.path), raw.time_zone),
     }
 }
 
@@ -239,23 +225,19 @@ fn span(raw: &Raw, path: &str, modified: DateTime<Utc>) -> Option<Window> {
 pub fn vanished<'a>(
     raw: &Raw,
     window: &Window,
-    folded: impl Iterator<Item = &'a FoldedInput>,
+    folded: impl Iterator<Item = &'a RawFile>,
     found: &[Input],
-) -> Vec<&'a FoldedInput> {
-    let found: HashSet<(usize, &str)> = found
-        .iter()
-        .map(|input| (input.location, input.path.as_str()))
-        .collect();
-    let is_gone = |input: &&FoldedInput| {
-        let is_full_load = raw.full_load.matches(layout::base_name(&input.path));
-        let is_in_window = match span(raw, &input.path, input.modified) {
+) -> Vec<&'a RawFile> {
+    let is_in_window = |file: &&RawFile| {
+        let is_full_load = raw.full_load.matches(layout::base_name(&file.path));
+        let is_in_window = match span(raw, file) {
             Some(span) => window.overlaps(&span),
             // Any file can hold rows of the window.
             None => raw.window_by == WindowBy::Commit,
         };
-        is_in_window && !is_full_load && !found.contains(&(input.location, &input.path))
+        is_in_window && !is_full_load
     };
-    folded.filter(is_gone).collect()
+    gone(folded.filter(is_in_window), found).collect()
 }
 
 /// Whether a CDC file is read, and if so whether it is late.
@@ -264,8 +246,7 @@ fn choose(
     raw: &Raw,
     window: &Window,
     runs: &[Window],
-    path: &str,
-    object: &ObjectMeta,
+    file: &RawFile,
     is_folded: bool,
 ) -> Result<Option<bool>> {
     let what = match raw.window_by {
@@ -274,8 +255,8 @@ fn choose(
         WindowBy::Name => "time in its name (yyyyMMdd-HHmmssSSS)",
         WindowBy::Path => "date in its folders",
     };
-    let span = span(raw, path, object.last_modified).ok_or_else(|| {
-        Error::data(format!("{} has no {what}", folder.describe(path)))
+    let span = span(raw, file).ok_or_else(|| {
+        Error::data(format!("{} has no {what}", folder.describe(&file.path)))
             .hint("set `raw.full_load` if it is a full load, or another `raw.window_by`")
     })?;
     if window.overlaps(&span) {
@@ -327,12 +308,17 @@ fn missing(folder: &Folder) -> Error {
     .hint("check `raw.url`")
 }
 
+/// Checks that a raw location on this machine is a folder; a remote one is found out when listed.
+fn check_exists(folder: &Folder) -> Result<()> {
+    match folder.location.file_path() {
+        Some(path) if !path.is_dir() => Err(missing(folder)),
+        _ => Ok(()),
+    }
+}
+
 /// Every object of a raw location.
 async fn list_all(folder: &Folder) -> Result<Vec<ObjectMeta>> {
-    let is_file = |path: std::path::PathBuf| !path.is_dir();
-    if folder.location.file_path().is_some_and(is_file) {
-        return Err(missing(folder));
-    }
+    check_exists(folder)?;
     let listed = folder.root_store.list(Some(&folder.prefix)).try_collect();
     match listed.await {
         Err(object_store::Error::NotFound { .. }) => Err(missing(folder)),
@@ -347,10 +333,7 @@ async fn list(folder: &Folder, raw: &Raw, window: &Window) -> Result<Vec<ObjectM
         return list_all(folder).await;
     }
     let failed = |error| Error::store(format!("list {}", folder.location), error);
-    let is_file = |path: std::path::PathBuf| !path.is_dir();
-    if folder.location.file_path().is_some_and(is_file) {
-        return Err(missing(folder));
-    }
+    check_exists(folder)?;
     let store = &folder.root_store;
     let wanted = Window {
         start: earlier(window.start, raw.lookback),

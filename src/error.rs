@@ -134,15 +134,6 @@ impl Error {
     }
 }
 
-/// Whether an error comes from an object that is not there.
-pub fn is_not_found(error: &(dyn StdError + 'static)) -> bool {
-    let is = |error: &(dyn StdError + 'static)| {
-        let of_store = error.downcast_ref::<object_store::Error>();
-        matches!(of_store, Some(object_store::Error::NotFound { .. }))
-    };
-    is(error) || error.source().is_some_and(is_not_found)
-}
-
 /// The next step after storage trouble, by the I/O error at its bottom.
 pub fn storage_hint(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     match root_io(error)?.kind() {
@@ -276,7 +267,7 @@ fn find_ours(error: &(dyn StdError + 'static)) -> Option<Error> {
 }
 
 /// The object that a store did not find.
-fn missing_object<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str> {
+pub fn missing_object<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(object_store::Error::NotFound { path, .. }) = error.downcast_ref() {

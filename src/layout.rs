@@ -533,6 +533,12 @@ pub fn is_leftover(base_name: &str) -> bool {
     })
 }
 
+/// The order of files, which is part of the order of changes: base name, path, location. It tells
+/// any two files apart.
+pub fn file_order(location: usize, path: &str) -> (&str, &str, usize) {
+    (base_name(path), path, location)
+}
+
 /// The last part of a path: the file's own name.
 pub fn base_name(path: &str) -> &str {
     path.rsplit_once('/').map_or(path, |(_, name)| name)

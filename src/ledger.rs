@@ -11,7 +11,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Pipeline;
-use crate::discover::{FoldedInput, Recorded};
+use crate::discover::{RawFile, Recorded};
 use crate::error::{Error, Result};
 use crate::publish::TableFile;
 use crate::versions::VersionsLayout;
@@ -82,7 +82,7 @@ pub enum Record {
     /// What the pipeline's tables look like from here on.
     Shape(Box<Shape>),
     /// An input that a run folded.
-    Input(FoldedInput),
+    Input(RawFile),
     /// A file that a table has from here on, in the place of one of its path.
     File {
         /// The table: [`CURATED`], or an aggregate's name.
@@ -179,7 +179,7 @@ pub struct Ledger {
     /// What the tables look like; `None` before the first run.
     pub shape: Option<Shape>,
     /// The inputs folded so far.
-    pub inputs: BTreeMap<(usize, String), FoldedInput>,
+    pub inputs: BTreeMap<(usize, String), RawFile>,
     /// The files of versions, and their rows per day.
     pub versions: BTreeMap<String, DayCounts>,
     tables: BTreeMap<String, BTreeMap<String, TableFile>>,
@@ -277,11 +277,11 @@ impl Ledger {
 }
 
 impl Recorded for Ledger {
-    fn folded(&self, location: usize, path: &str) -> Option<&FoldedInput> {
+    fn folded(&self, location: usize, path: &str) -> Option<&RawFile> {
         self.inputs.get(&(location, path.to_string()))
     }
 
-    fn inputs(&self) -> Vec<&FoldedInput> {
+    fn inputs(&self) -> Vec<&RawFile> {
         self.inputs.values().collect()
     }
 

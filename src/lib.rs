@@ -63,8 +63,8 @@
 //!   staged; the next command, whichever it is, publishes what was committed. Whatever an attempt
 //!   writes carries the number of the commit it can become, so dead attempts are known and removed.
 //! * **Who sleeps undoes nothing.** Publishing can be repeated and done by several at once: a file
-//!   gets to its place only from staging, where it is taken from, and no name is used for two
-//!   things ([`publish`]).
+//!   gets to its place only from staging, where it is taken from, and a name that went does not
+//!   come again ([`publish`]).
 //! * **Two runs at once: one is first.** Both aim at one commit number, and nothing retries below
 //!   the run ([`state`]); the other one folds again on top of what the first one left.
 //! * **A run adds up, or publishes nothing.** Rows in the inputs' footers are compared with where
@@ -87,7 +87,7 @@
 //! | steps | [`discover`], [`fold`], [`merge`], [`curate`](mod@curate), [`rebuild`], [`aggregate`], [`publish`] |
 //! | relations | [`changes`], [`change_reader`], [`raw_columns`], [`curated_sql`], [`versions`], [`versions_writer`], [`file_table`] |
 //! | memory between runs | [`ledger`], [`state`] |
-//! | parts | [`last_changes`], [`winners`], [`position`], [`times`], [`parquet_file`], [`partition_name`], [`sorter`], [`table_writer`], [`session`], [`memory`] |
+//! | parts | [`last_changes`], [`winners`], [`position`], [`file_numbers`], [`times`], [`parquet_file`], [`partition_name`], [`sorter`], [`table_writer`], [`session`], [`memory`] |
 //! | ground | [`window`], [`layout`], [`store`], [`error`] |
 //!
 //! Only the program's `main` reads the command line, the environment and the clock; everything
@@ -102,6 +102,7 @@ pub mod curate;
 pub mod curated_sql;
 pub mod discover;
 pub mod error;
+pub mod file_numbers;
 pub mod file_table;
 pub mod fold;
 pub mod last_changes;

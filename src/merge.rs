@@ -42,10 +42,10 @@ use futures::future::try_join_all;
 use crate::change_reader::ChangesTable;
 use crate::changes::{Changes, EVENT_DT, POSITION};
 use crate::config::{Keep, Pipeline};
-use crate::discover::Input;
-use crate::error::{Error, Kind, Result, is_not_found};
+use crate::error::{Error, Kind, Result, missing_object};
+use crate::file_numbers::FileNumbers;
 use crate::fold::Fold;
-use crate::parquet_file::{ParquetFile, Rows};
+use crate::parquet_file::{ParquetFile, Rows, conform};
 use crate::partition_name::partition_folder;
 use crate::session::{BATCH_ROWS, join};
 use crate::sorter::{Order, Readers, Sorted, Sorter};
@@ -106,34 +106,41 @@ pub struct Merge<'a> {
 pub struct Merged {
     /// The winners that hold.
     pub winners: Arc<Winners>,
-    /// How many of them there are, per key and day.
+    /// What was counted on the way.
+    pub counts: Counts,
+    /// Rows of the rewritten files before.
+    pub versions_before: u64,
+}
+
+/// What one thread counted; sums over all threads.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// The winners that hold, per key and day.
     pub key_days: u64,
-    /// How many are their key's last change.
-    pub keys: u64,
     /// Last changes of the window (per key, or per key and day) not later than what versions hold.
     pub stale: u64,
+    /// Versions that winners replaced.
+    pub replaced: u64,
     /// The days of the rows that go.
     pub days: BTreeSet<i32>,
     /// How many rows go, per partition.
     pub gone: BTreeMap<String, u64>,
-    /// Rows of the rewritten files before.
-    pub versions_before: u64,
-    /// Versions among them that winners replaced.
-    pub versions_replaced: u64,
+}
+
+impl Counts {
+    fn add(&mut self, other: Counts) {
+        self.key_days += other.key_days;
+        self.stale += other.stale;
+        self.replaced += other.replaced;
+        self.days.extend(other.days);
+        for (partition, rows) in other.gone {
+            *self.gone.entry(partition).or_default() += rows;
+        }
+    }
 }
 
 /// Each thread's outputs: the curated table's sorter, which takes tombstones, and the versions.
 pub type Outputs = Vec<(Sorter, VersionsWriter)>;
-
-#[derive(Default)]
-struct Counts {
-    key_days: u64,
-    keys: u64,
-    stale: u64,
-    replaced: u64,
-    days: BTreeSet<i32>,
-    gone: BTreeMap<String, u64>,
-}
 
 impl Merge<'_> {
     /// Merges. `outputs` are handed back, one per thread.
@@ -147,7 +154,7 @@ impl Merge<'_> {
         outputs: Outputs,
     ) -> Result<(Merged, Outputs)> {
         let threads = outputs.len();
-        let numbers = Arc::new(FileNumbers::new(self.folded_inputs.clone(), self.changes));
+        let files = Arc::new(Files::new(self.folded_inputs, self.changes)?);
         let stored_rows: u64 = self.stored.iter().map(|file| file.rows).sum();
         let parts = (self.folded.key_days + stored_rows).div_ceil(ROWS_PER_PART);
         let entries = Arc::new(Entries::new(self.layout, parts.clamp(1, PARTS_MAX) as u16)?);
@@ -172,12 +179,12 @@ impl Merge<'_> {
             .await?;
         let streams = execute_stream_partitioned(plan, context.task_ctx())?;
         let tasks = streams.into_iter().map(|mut rows| {
-            let (entries, numbers) = (Arc::clone(&entries), Arc::clone(&numbers));
+            let (entries, files) = (Arc::clone(&entries), Arc::clone(&files));
             let bloom = Arc::clone(&bloom);
             let mut sorter = Sorter::new(Arc::clone(&entries.order), context.runtime_env());
             join(tokio::spawn(async move {
                 while let Some(batch) = rows.try_next().await? {
-                    let (batch, hashes) = entries.of_winners(&batch, &numbers)?;
+                    let (batch, hashes) = entries.of_winners(&batch, &files)?;
                     hashes.iter().for_each(|hash| bloom.insert(*hash));
                     sorter.push(&batch)?;
                 }
@@ -187,9 +194,9 @@ impl Merge<'_> {
         let mut sorters = try_join_all(tasks).await?;
 
         // The versions.
-        let queue = Arc::new(Mutex::new(self.stored.clone().into_iter()));
+        let queue = Arc::new(Mutex::new(self.stored.into_iter()));
         let tasks = outputs.into_iter().map(|(table_rows, mut versions)| {
-            let (entries, numbers) = (Arc::clone(&entries), Arc::clone(&numbers));
+            let (entries, files) = (Arc::clone(&entries), Arc::clone(&files));
             let (bloom, queue) = (Arc::clone(&bloom), Arc::clone(&queue));
             let state = self.state.clone();
             let mut sorter = Sorter::new(Arc::clone(&entries.order), context.runtime_env());
@@ -199,7 +206,7 @@ impl Merge<'_> {
                 while let Some(file) = next() {
                     let look_up = LookUp {
                         entries: &entries,
-                        numbers: &numbers,
+                        files: &files,
                         bloom: &bloom,
                         state: &state,
                     };
@@ -223,7 +230,7 @@ impl Merge<'_> {
         let shared = Arc::new((sorted, marks, Mutex::new(parts.into_iter())));
         let job = Arc::new(Job {
             entries: Arc::clone(&entries),
-            numbers,
+            files,
             keep: self.pipeline.keep,
             partition_by: self.pipeline.curated.partition_by.clone(),
             key: self.pipeline.key.clone(),
@@ -255,93 +262,42 @@ impl Merge<'_> {
         let mut all = Counts::default();
         for (table_rows, versions, counts) in try_join_all(tasks).await? {
             outputs.push((table_rows, versions));
-            all.key_days += counts.key_days;
-            all.keys += counts.keys;
-            all.stale += counts.stale;
-            all.replaced += counts.replaced;
-            all.days.extend(counts.days);
-            for (partition, rows) in counts.gone {
-                *all.gone.entry(partition).or_default() += rows;
-            }
+            all.add(counts);
         }
         let (_, marks, _) =
             Arc::into_inner(shared).ok_or_else(|| Error::internal("the merge did not end"))?;
         let merged = Merged {
             winners: Arc::new(marks.finish()),
-            key_days: all.key_days,
-            keys: all.keys,
-            stale: all.stale,
-            days: all.days,
-            gone: all.gone,
+            counts: all,
             versions_before,
-            versions_replaced: all.replaced,
         };
         Ok((merged, outputs))
     }
 }
 
-/// The files of earlier runs and of this one, numbered in their order. Numbers hold for one run:
-/// what is remembered are names.
-struct FileNumbers {
-    files: Vec<(usize, String)>,
-    numbers: HashMap<(i32, String), u32>,
+/// The numbers of the files of earlier runs and of this one.
+struct Files {
+    numbers: FileNumbers,
     /// Per input of the run its number.
     of_run: Vec<u32>,
     /// Per number the input of the run.
     in_run: HashMap<u32, usize>,
 }
 
-impl FileNumbers {
-    fn new(mut files: Vec<(usize, String)>, changes: &Changes) -> Self {
-        let inputs: Vec<&Input> = changes.inputs().collect();
-        files.extend(
-            inputs
-                .iter()
-                .map(|input| (input.location, input.path.clone())),
-        );
-        files.sort_by(|a, b| crate::discover::file_order(a).cmp(&crate::discover::file_order(b)));
-        files.dedup();
-        let numbers: HashMap<(i32, String), u32> = files
-            .iter()
-            .zip(0..)
-            .map(|((location, path), number)| ((*location as i32, path.clone()), number))
-            .collect();
-        let of_run: Vec<u32> = inputs
-            .iter()
-            .filter_map(|input| numbers.get(&(input.location as i32, input.path.clone())))
-            .copied()
-            .collect();
+impl Files {
+    fn new(earlier: Vec<(usize, String)>, changes: &Changes) -> Result<Self> {
+        let inputs = || changes.inputs().map(|input| &input.file);
+        let of_run = inputs().map(|file| (file.location, file.path.clone()));
+        let numbers = FileNumbers::new(earlier.into_iter().chain(of_run));
+        let of_run: Vec<u32> = inputs()
+            .map(|file| numbers.number(file.location as i32, &file.path))
+            .collect::<Result<_>>()?;
         let in_run = of_run.iter().copied().zip(0..).collect();
-        FileNumbers {
-            files,
+        Ok(Files {
             numbers,
             of_run,
             in_run,
-        }
-    }
-
-    /// The numbers of files of a batch of versions.
-    fn of_versions(&self, locations: &Int32Array, paths: &StringArray) -> Result<UInt32Array> {
-        let mut known: Option<((i32, &str), u32)> = None;
-        let mut numbers = Vec::with_capacity(paths.len());
-        for (location, path) in locations.values().iter().zip(paths.iter()) {
-            let path = path.unwrap_or_default();
-            let number = match known {
-                Some((at, number)) if at == (*location, path) => number,
-                _ => *self
-                    .numbers
-                    .get(&(*location, path.to_string()))
-                    .ok_or_else(|| {
-                        Error::data(format!(
-                            "versions name the input {path}, which the ledger does not know"
-                        ))
-                        .hint("the state is damaged: make it again with `glueless rebuild`")
-                    })?,
-            };
-            known = Some(((*location, path), number));
-            numbers.push(number);
-        }
-        Ok(UInt32Array::from(numbers))
+        })
     }
 }
 
@@ -393,11 +349,7 @@ impl Entries {
     }
 
     /// The entries of a batch of winners (key columns, day, position), and their keys' hashes.
-    fn of_winners(
-        &self,
-        batch: &RecordBatch,
-        numbers: &FileNumbers,
-    ) -> Result<(RecordBatch, Vec<u64>)> {
+    fn of_winners(&self, batch: &RecordBatch, files: &Files) -> Result<(RecordBatch, Vec<u64>)> {
         let rows = batch.num_rows();
         let mut columns: Vec<ArrayRef> = Vec::new();
         for (number, (name, data_type)) in self.layout.keys.iter().enumerate() {
@@ -412,8 +364,8 @@ impl Entries {
         let positions = batch.column(self.keys + 1);
         columns.extend(self.layout.order_columns(positions));
         let places = self.layout.places(positions);
-        let files = places.iter().map(|(file, _)| numbers.of_run[*file]);
-        columns.push(Arc::new(UInt32Array::from_iter_values(files)));
+        let numbers = places.iter().map(|(file, _)| files.of_run[*file]);
+        columns.push(Arc::new(UInt32Array::from_iter_values(numbers)));
         let in_file = places.iter().map(|(_, row)| *row as i64);
         columns.push(Arc::new(Int64Array::from_iter_values(in_file)));
         columns.push(Arc::new(Int8Array::from(vec![WINNER; rows])));
@@ -430,14 +382,16 @@ impl Entries {
         batch: &RecordBatch,
         hashes: &[u64],
         origin: i8,
-        numbers: &FileNumbers,
+        files: &Files,
     ) -> Result<RecordBatch> {
         let column = |name: &str| {
             let lost = || Error::internal(format!("versions without `{name}`"));
             batch.column_by_name(name).ok_or_else(lost)
         };
         let locations = column("location")?.as_primitive::<Int32Type>();
-        let files = numbers.of_versions(locations, column("file")?.as_string())?;
+        let files = files
+            .numbers
+            .numbers(locations, column("file")?.as_string())?;
         let mut columns: Vec<ArrayRef> = Vec::new();
         for field in &self.schema.fields()[..self.schema.fields().len() - 2] {
             columns.push(match field.name().as_str() {
@@ -501,7 +455,7 @@ impl Bloom {
 /// Reads stored versions.
 struct LookUp<'a> {
     entries: &'a Entries,
-    numbers: &'a FileNumbers,
+    files: &'a Files,
     bloom: &'a Bloom,
     state: &'a Folder,
 }
@@ -521,16 +475,16 @@ impl LookUp<'_> {
         let store = Arc::clone(&self.state.store);
         let file = ParquetFile::open(store, path, stored.bytes, name.clone())
             .await
-            .map_err(
-                |error| match error.kind == Kind::Data || is_not_found(&error) {
+            .map_err(|error| {
+                match error.kind == Kind::Data || missing_object(&error).is_some() {
                     true => Error::data("versions that were committed cannot be read")
                         .hint("restore the file, or make the state again with `glueless rebuild`")
                         .caused_by(error),
                     false => error,
-                },
-            )?;
+                }
+            })?;
         let schema = layout.schema();
-        let columns = schema
+        let mut columns = schema
             .fields()
             .iter()
             .map(|field| file.schema().index_of(field.name()))
@@ -538,16 +492,13 @@ impl LookUp<'_> {
             .map_err(|error| {
                 Error::data(format!("{name} holds no versions of this layout")).caused_by(error)
             })?;
-        let mut sorted_columns = columns.clone();
-        sorted_columns.sort_unstable();
+        columns.sort_unstable();
+        let keys: Vec<usize> = (0..layout.keys.len()).collect();
+        let key_schema = Arc::new(schema.project(&keys)?);
         let origin = if stored.rewritten { REWRITTEN } else { KEPT };
-        let mut batches = file.read(&sorted_columns, Rows::default(), BATCH_ROWS);
+        let mut batches = file.read(&columns, Rows::default(), BATCH_ROWS);
         while let Some(read) = batches.try_next().await? {
-            let place = |column: &usize| sorted_columns.binary_search(column).unwrap_or_default();
-            let keys = (0..layout.keys.len())
-                .map(|key| cast(read.column(place(&columns[key])), &layout.keys[key].1))
-                .collect::<Result<Vec<_>, _>>()?;
-            let hashes = hash(&keys)?;
+            let hashes = hash(conform(&read, &key_schema)?.columns())?;
             let met: BooleanArray = hashes
                 .iter()
                 .map(|hash| Some(self.bloom.may_hold(*hash)))
@@ -556,16 +507,8 @@ impl LookUp<'_> {
             if count == 0 && !stored.rewritten {
                 continue;
             }
-            let cast_columns = |read: &RecordBatch| -> Result<RecordBatch> {
-                let arrays = columns
-                    .iter()
-                    .zip(schema.fields())
-                    .map(|(column, field)| cast(read.column(place(column)), field.data_type()))
-                    .collect::<Result<Vec<_>, _>>()?;
-                Ok(RecordBatch::try_new(Arc::clone(&schema), arrays)?)
-            };
             if count > 0 {
-                let chosen = cast_columns(&filter_record_batch(&read, &met)?)?;
+                let chosen = conform(&filter_record_batch(&read, &met)?, &schema)?;
                 let chosen_hashes: Vec<u64> = hashes
                     .iter()
                     .zip(met.values())
@@ -573,13 +516,15 @@ impl LookUp<'_> {
                     .collect();
                 let batch =
                     self.entries
-                        .of_versions(&chosen, &chosen_hashes, origin, self.numbers)?;
+                        .of_versions(&chosen, &chosen_hashes, origin, self.files)?;
                 sorter.push(&batch)?;
             }
             if stored.rewritten && count < read.num_rows() {
                 let others = arrow::compute::not(&met)?;
-                let others = cast_columns(&filter_record_batch(&read, &others)?)?;
-                versions.write(&written(&others, layout)?).await?;
+                let others = filter_record_batch(&read, &others)?;
+                versions
+                    .write(&conform(&others, &layout.written_schema())?)
+                    .await?;
             }
         }
         Ok(if stored.rewritten {
@@ -590,22 +535,10 @@ impl LookUp<'_> {
     }
 }
 
-/// Versions as they are written: file names by dictionary.
-fn written(versions: &RecordBatch, layout: &VersionsLayout) -> Result<RecordBatch> {
-    let schema = layout.written_schema();
-    let columns = schema
-        .fields()
-        .iter()
-        .zip(versions.columns())
-        .map(|(field, column)| cast(column, field.data_type()))
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(RecordBatch::try_new(schema, columns)?)
-}
-
 /// What the threads need to decide about keys.
 struct Job {
     entries: Arc<Entries>,
-    numbers: Arc<FileNumbers>,
+    files: Arc<Files>,
     keep: Keep,
     partition_by: Vec<String>,
     key: Vec<String>,
@@ -682,7 +615,7 @@ impl Job {
             _ => Some(b),
         };
         let place = |at: usize| -> Result<(usize, usize)> {
-            let file = self.numbers.in_run.get(&orders.file.value(at));
+            let file = self.files.in_run.get(&orders.file.value(at));
             let lost = || Error::internal("a winner of no input");
             Ok((*file.ok_or_else(lost)?, orders.row.value(at) as usize))
         };
@@ -743,7 +676,6 @@ impl Job {
                 Some(winner) => {
                     let (file, row) = place(winner)?;
                     marks.mark_latest(file, row);
-                    counts.keys += 1;
                     if self.keep == Keep::Latest
                         && let Some(stored) = last_stored.filter(|stored| is_row(*stored))
                     {
@@ -819,7 +751,7 @@ impl Job {
         }
         let mut names = vec![""; distinct.len()];
         for (number, place) in &distinct {
-            names[*place as usize] = self.numbers.files[*number as usize].1.as_str();
+            names[*place as usize] = self.files.numbers.file(*number).1;
         }
         let mut columns: Vec<ArrayRef> = Vec::new();
         for field in schema.fields() {
@@ -835,7 +767,7 @@ impl Job {
                     let locations = numbers
                         .values()
                         .iter()
-                        .map(|number| self.numbers.files[*number as usize].0 as i32);
+                        .map(|number| self.files.numbers.file(*number).0 as i32);
                     Arc::new(Int32Array::from_iter_values(locations))
                 }
                 name => Arc::clone(

@@ -388,8 +388,12 @@ impl Job<'_> {
             .inputs(command, &folders, ledger, &mut report.note)
             .await?;
         let is_rebuild = command == Command::Rebuild;
-        let is_new =
-            |input: &Input| is_rebuild || ledger.folded(input.location, &input.path).is_none();
+        let is_new = |input: &Input| {
+            is_rebuild
+                || ledger
+                    .folded(input.file.location, &input.file.path)
+                    .is_none()
+        };
         if !inputs
             .iter()
             .any(|input| !input.full_load && !input.late || is_new(input))
@@ -403,7 +407,7 @@ impl Job<'_> {
         }
         report.files = inputs.len() as u64;
         report.late_files = inputs.iter().filter(|input| input.late).count() as u64;
-        report.bytes = inputs.iter().map(|input| input.size).sum();
+        report.bytes = inputs.iter().map(|input| input.file.size).sum();
         info!(
             "{} files, {} of them late, {} bytes",
             report.files, report.late_files, report.bytes
@@ -463,7 +467,7 @@ impl Job<'_> {
             records.push(Record::Shape(Box::new(shape)));
         }
         let new = changes.inputs().filter(|input| is_new(input));
-        records.extend(new.map(|input| Record::Input(input.into())));
+        records.extend(new.map(|input| Record::Input(input.file.clone())));
         let versions = NewVersions {
             layout: &curated.layout,
             files: &curated.versions,

@@ -8,17 +8,15 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, RecordBatch, new_null_array,
-};
-use arrow::compute::{cast, interleave_record_batch};
+use arrow::array::{ArrayRef, AsArray, BinaryArray, BooleanArray, RecordBatch};
+use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::row::{RowConverter, Rows as RowKeys, SortField};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
-use crate::error::{Error, Kind, Result, is_not_found};
+use crate::error::{Error, Kind, Result, missing_object};
 use crate::layout::parent;
-use crate::parquet_file::{ParquetFile, Rows};
+use crate::parquet_file::{ParquetFile, Rows, conform};
 use crate::publish::TableFile;
 use crate::session::BATCH_ROWS;
 use crate::sorter::{Merge, Order};
@@ -102,12 +100,12 @@ impl Earlier {
             let file =
                 ParquetFile::open(store, parse_path(&listed.path)?, listed.bytes, name.clone())
                     .await
-                    .map_err(
-                        |error| match error.kind == Kind::Data || is_not_found(&error) {
+                    .map_err(|error| {
+                        match error.kind == Kind::Data || missing_object(&error).is_some() {
                             true => changed().caused_by(error),
                             false => error,
-                        },
-                    )?;
+                        }
+                    })?;
             if file.row_count() != listed.rows {
                 return Err(changed());
             }
@@ -125,22 +123,6 @@ impl Earlier {
         });
         Ok((rows, batches.boxed()))
     }
-}
-
-/// A batch with the columns and types of a schema; null where it lacks a column.
-///
-/// # Errors
-/// Data, when a value does not fit.
-pub fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let columns = schema.fields().iter().map(|field| {
-        Ok(match batch.column_by_name(field.name()) {
-            Some(column) if column.data_type() == field.data_type() => Arc::clone(column),
-            Some(column) => cast(column, field.data_type())?,
-            None => new_null_array(field.data_type(), batch.num_rows()),
-        })
-    });
-    let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
-    Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
 }
 
 /// The rows of one partition after the run, sorted.

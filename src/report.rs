@@ -84,28 +84,10 @@ impl Report {
 
     /// What the ledger keeps of a report.
     pub fn counts(&self) -> BTreeMap<String, u64> {
-        let counts = [
-            ("files", self.files),
-            ("late_files", self.late_files),
-            ("bytes", self.bytes),
-            ("rows_read", self.rows_read),
-            ("key_moves", self.key_moves),
-            ("rows_latest", self.rows_latest),
-            ("rows_superseded", self.rows_superseded),
-            ("rows_deleted", self.rows_deleted),
-            ("rows_rejected", self.rows_rejected),
-            ("rows_outside", self.rows_outside),
-            ("rows_stale", self.rows_stale),
-            ("ties", self.ties),
-            ("rows_written", self.rows_written),
-            ("partitions_written", self.partitions_written),
-            ("partitions_removed", self.partitions_removed),
-            ("bytes_written", self.bytes_written),
-        ];
-        let named = counts.into_iter().filter(|(_, count)| *count > 0);
-        named
-            .map(|(name, count)| (name.to_string(), count))
-            .collect()
+        let fields = serde_json::to_value(self).unwrap_or_default();
+        let fields = fields.as_object().into_iter().flatten();
+        let counts = fields.filter_map(|(name, value)| Some((name.clone(), value.as_u64()?)));
+        counts.filter(|(_, count)| *count > 0).collect()
     }
 
     /// A short table for a terminal.

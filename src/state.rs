@@ -35,7 +35,7 @@ use futures::{FutureExt, TryStreamExt};
 use tracing::{debug, warn};
 
 use crate::config::Pipeline;
-use crate::error::{Error, Result, is_not_found, storage_hint};
+use crate::error::{Error, Result, missing_object, storage_hint};
 use crate::file_table::{FileTable, ListedFile};
 use crate::layout::{attempt_commit, attempt_name, base_name};
 use crate::ledger::{Ledger, Record};
@@ -61,6 +61,8 @@ pub struct State {
     pub ledger: Ledger,
     table: DeltaTable,
     exists: bool,
+    /// The ledger's files that it was replayed from.
+    replayed: Vec<(String, u64)>,
     /// A file with versions that the ledger does not know.
     unknown: Option<String>,
 }
@@ -112,6 +114,7 @@ impl State {
             table: delta_table(&folder),
             ledger: Ledger::default(),
             exists: false,
+            replayed: Vec::new(),
             unknown: None,
             folder,
         };
@@ -151,14 +154,19 @@ impl State {
             .load()
             .await
             .map_err(|error| Error::storage(doing()).caused_by(error))?;
-        let mut ledger = Ledger::default();
         let files = self.data_files("ledger")?;
-        let mut files =
-            stream::iter(files.iter().map(|file| read_records(&self.folder, file))).buffered(READS);
-        while let Some(records) = files.try_next().await? {
+        // Files never change: those that were read need not be read again.
+        let (mut ledger, read) = match files.starts_with(&self.replayed) {
+            true => (self.ledger.clone(), self.replayed.len()),
+            false => (Ledger::default(), 0),
+        };
+        let new = files[read..].iter();
+        let mut new =
+            stream::iter(new.map(|file| read_records(&self.folder, file))).buffered(READS);
+        while let Some(records) = new.try_next().await? {
             records.into_iter().for_each(|record| ledger.replay(record));
         }
-        drop(files);
+        drop(new);
         let versions: BTreeSet<String> = self
             .data_files("version")?
             .into_iter()
@@ -168,6 +176,7 @@ impl State {
         let mut versions = versions.into_iter();
         self.unknown = versions.find(|path| !ledger.versions.contains_key(path));
         self.ledger = ledger;
+        self.replayed = files;
         Ok(())
     }
 
@@ -493,7 +502,7 @@ async fn read_records(folder: &Folder, (path, bytes): &(String, u64)) -> Result<
     let store = Arc::clone(&folder.store);
     let file = ParquetFile::open(store, parse_path(path)?, *bytes, folder.describe(path))
         .await
-        .map_err(|error| match is_not_found(&error) {
+        .map_err(|error| match missing_object(&error).is_some() {
             true => Error::data("a part of the ledger is missing")
                 .hint("restore the state's folder, or empty it and the tables' to begin anew")
                 .caused_by(error),

@@ -14,7 +14,6 @@
 //! Order is stored as values, never as the positions of a run. Canonical types let a key that
 //! widens from int to bigint stay one key: integers are Int64, text Utf8, and so on.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -23,8 +22,8 @@ use arrow::array::{
 };
 use arrow::compute::{cast, nullif};
 use arrow::datatypes::{
-    DataType, Decimal128Type, Field, Float64Type, Int32Type, Int64Type, Schema, SchemaRef,
-    TimeUnit, UInt32Type,
+    DataType, Decimal128Type, Field, Float32Type, Float64Type, Int32Type, Int64Type, Schema,
+    SchemaRef, TimeUnit, UInt32Type,
 };
 use datafusion::common::DataFusionError;
 use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
@@ -33,6 +32,7 @@ use crate::changes::{LIVE, POSITION};
 use crate::curated_sql::{DAY, key_name};
 use crate::discover::Input;
 use crate::error::{Error, Result};
+use crate::file_numbers::FileNumbers;
 use crate::position::{PACKED_TYPE, Position, order_bytes, pack, packed_array, unpack_order};
 
 /// The layout of a pipeline's versions.
@@ -231,7 +231,18 @@ impl VersionsLayout {
     }
 }
 
-/// Values in their canonical type. Adding zero makes one key of the two zeros of a float.
+/// Key values, with the two zeros of a float made one: adding zero does that.
+pub fn with_one_zero(values: &ArrayRef) -> ArrayRef {
+    if let Some(floats) = values.as_primitive_opt::<Float64Type>() {
+        return Arc::new(floats.unary::<_, Float64Type>(|float| float + 0.0));
+    }
+    match values.as_primitive_opt::<Float32Type>() {
+        Some(floats) => Arc::new(floats.unary::<_, Float32Type>(|float| float + 0.0)),
+        None => Arc::clone(values),
+    }
+}
+
+/// Values in their canonical type.
 ///
 /// # Errors
 /// Data, when a value does not fit: a timestamp with parts of a microsecond.
@@ -247,10 +258,7 @@ pub fn canonical_column(values: &ArrayRef, name: &str, data_type: &DataType) -> 
             "a key or partition column must be text, a number, a date or a time in microseconds",
         ));
     }
-    Ok(match cast_values.as_primitive_opt::<Float64Type>() {
-        Some(floats) => Arc::new(floats.unary::<_, Float64Type>(|float| float + 0.0)),
-        None => cast_values,
-    })
+    Ok(with_one_zero(&cast_values))
 }
 
 fn place_columns(
@@ -270,11 +278,11 @@ fn place_columns(
             }
         };
         names.push(name as u32);
-        locations.push(inputs[file].location as i32);
+        locations.push(inputs[file].file.location as i32);
         rows.push(row as i64);
     }
     let paths =
-        StringArray::from_iter_values(distinct.iter().map(|file| inputs[*file].path.as_str()));
+        StringArray::from_iter_values(distinct.iter().map(|file| inputs[*file].file.path.as_str()));
     columns.push(Arc::new(Int32Array::from(locations)));
     columns.push(Arc::new(DictionaryArray::<UInt32Type>::try_new(
         UInt32Array::from(names),
@@ -290,15 +298,8 @@ pub const ORDER_BYTES: &str = "order_bytes";
 pub const SEQ: &str = "seq";
 
 /// The SQL function `seq(cdc, time_us, time_ns, location, file, row)`: an integer whose order is
-/// the fold's. Files are numbered by their place among `files`, (location, path) in the order of
-/// changes.
-pub fn seq_function(files: impl IntoIterator<Item = (usize, String)>) -> ScalarUDF {
-    let places: HashMap<(i32, String), u32> = files
-        .into_iter()
-        .enumerate()
-        .map(|(place, (location, path))| ((location as i32, path), place as u32))
-        .collect();
-    let places = Arc::new(places);
+/// the fold's, by the numbers of files.
+pub fn seq_function(files: FileNumbers) -> ScalarUDF {
     let arguments = vec![
         DataType::Boolean,
         DataType::Int64,
@@ -312,31 +313,15 @@ pub fn seq_function(files: impl IntoIterator<Item = (usize, String)>) -> ScalarU
         let cdc = columns[0].as_boolean();
         let time_us = columns[1].as_primitive::<Int64Type>();
         let time_ns = columns[2].as_primitive::<Int32Type>();
-        let location = columns[3].as_primitive::<Int32Type>();
-        let file = columns[4].as_string::<i32>();
+        let files = files.numbers(columns[3].as_primitive(), columns[4].as_string())?;
         let row = columns[5].as_primitive::<Int64Type>();
-        let mut known: Option<(i32, &str, u32)> = None;
         let mut packed = Vec::with_capacity(row.len());
-        for index in 0..row.len() {
-            let at = (location.value(index), file.value(index));
-            let place = match known {
-                Some((location, name, place)) if (location, name) == at => place,
-                _ => {
-                    let place = *places.get(&(at.0, at.1.to_string())).ok_or_else(|| {
-                        DataFusionError::from(Error::internal(format!(
-                            "versions name the input {}, which the ledger does not know",
-                            at.1
-                        )))
-                    })?;
-                    known = Some((at.0, at.1, place));
-                    place
-                }
-            };
+        for (index, file) in files.values().iter().enumerate() {
             let ns = time_us.is_valid(index).then(|| {
                 i128::from(time_us.value(index)) * 1000 + i128::from(time_ns.value(index))
             });
             let seq =
-                pack(cdc.value(index), ns, place, row.value(index) as u64).ok_or_else(|| {
+                pack(cdc.value(index), ns, *file, row.value(index) as u64).ok_or_else(|| {
                     DataFusionError::from(Error::internal(
                         "versions hold a time out of range, or name too many files",
                     ))

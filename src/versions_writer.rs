@@ -7,9 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::array::{AsArray, BooleanArray, Date32Array, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::Date32Type;
 use object_store::buffered::BufWriter;
 use parquet::arrow::AsyncArrowWriter;
 
@@ -27,83 +26,65 @@ const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// How many rows there are of each day (as days since 1970; `None` is no day).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DayCounts {
-    days: BTreeMap<Option<i32>, u64>,
-    /// The day met last: rows of one day come together, mostly.
-    last: Option<(Option<i32>, u64)>,
-}
+pub struct DayCounts(BTreeMap<Option<i32>, u64>);
 
 impl DayCounts {
     /// Counts rows of one day.
     #[inline]
     pub fn add(&mut self, day: Option<i32>, rows: u64) {
-        match &mut self.last {
-            Some((last, count)) if *last == day => *count += rows,
-            _ => {
-                self.settle();
-                self.last = Some((day, rows));
-            }
-        }
+        *self.0.entry(day).or_default() += rows;
     }
 
     /// Adds other counts.
     pub fn add_all(&mut self, other: &DayCounts) {
-        for (day, rows) in other.iter() {
-            self.add(day, rows);
-        }
-        self.settle();
+        other.iter().for_each(|(day, rows)| self.add(day, rows));
     }
 
     /// Counts the days of a batch of versions.
     fn add_batch(&mut self, versions: &RecordBatch) -> Result<()> {
-        let days = versions
-            .column_by_name("event_dt")
-            .ok_or_else(|| Error::internal("versions without a day"))?;
-        for day in days.as_primitive::<Date32Type>() {
-            self.add(day, 1);
-        }
-        self.settle();
+        days_of(versions)?.iter().for_each(|day| self.add(day, 1));
         Ok(())
-    }
-
-    fn settle(&mut self) {
-        if let Some((day, rows)) = self.last.take() {
-            *self.days.entry(day).or_default() += rows;
-        }
     }
 
     /// The days and their rows, ascending, no day first.
     pub fn iter(&self) -> impl Iterator<Item = (Option<i32>, u64)> {
-        let mut settled = self.clone();
-        settled.settle();
-        settled.days.into_iter()
+        self.0.iter().map(|(day, rows)| (*day, *rows))
+    }
+
+    /// The rows of all days.
+    pub fn rows(&self) -> u64 {
+        self.0.values().sum()
     }
 
     /// Whether any of these days is among others, too.
     pub fn meets(&self, other: &DayCounts) -> bool {
-        let (few, many) = match self.days.len() < other.days.len() {
+        let (few, many) = match self.0.len() < other.0.len() {
             true => (self, other),
             false => (other, self),
         };
-        few.iter().any(|(day, _)| many.days.contains_key(&day))
+        few.0.keys().any(|day| many.0.contains_key(day))
     }
 }
 
 impl FromIterator<(Option<i32>, u64)> for DayCounts {
     fn from_iter<I: IntoIterator<Item = (Option<i32>, u64)>>(days: I) -> Self {
         let mut counts = DayCounts::default();
-        for (day, rows) in days {
-            counts.add(day, rows);
-        }
-        counts.settle();
+        days.into_iter()
+            .for_each(|(day, rows)| counts.add(day, rows));
         counts
     }
 }
 
+/// The days of a batch of versions.
+fn days_of(versions: &RecordBatch) -> Result<&Date32Array> {
+    let days = versions.column_by_name("event_dt");
+    let days = days.ok_or_else(|| Error::internal("versions without a day"))?;
+    Ok(days.as_primitive())
+}
+
 /// The first day of each range of days that one file holds.
 pub fn day_ranges(days: &DayCounts) -> Vec<Option<i32>> {
-    let rows: u64 = days.iter().map(|(_, rows)| rows).sum();
-    let rows_min = ROWS_PER_FILE.max(rows.div_ceil(RANGES_MAX));
+    let rows_min = ROWS_PER_FILE.max(days.rows().div_ceil(RANGES_MAX));
     let mut starts = Vec::new();
     let mut in_range = rows_min;
     for (day, rows) in days.iter() {
@@ -172,10 +153,7 @@ impl VersionsWriter {
         if self.starts.len() == 1 {
             return self.write_range(0, versions).await;
         }
-        let days = versions
-            .column_by_name("event_dt")
-            .ok_or_else(|| Error::internal("versions without a day"))?
-            .as_primitive::<Date32Type>();
+        let days = days_of(versions)?;
         let range = |day: Option<i32>| {
             let place = self.starts.partition_point(|start| *start <= day);
             place.checked_sub(1)

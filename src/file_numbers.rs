@@ -1,0 +1,73 @@
+//! File numbers: raw files by their place in the order of files.
+//!
+//! Versions name the file of a change. To compare orders, names are turned into numbers, which
+//! hold for one run only: what is remembered are names.
+
+use std::collections::HashMap;
+
+use arrow::array::{Array, Int32Array, StringArray, UInt32Array};
+
+use crate::error::{Error, Result};
+use crate::layout::file_order;
+
+/// The numbers of files, named by location and path.
+#[derive(Debug, Default)]
+pub struct FileNumbers {
+    files: Vec<(usize, String)>,
+    numbers: HashMap<(i32, String), u32>,
+}
+
+impl FileNumbers {
+    /// Numbers files, which may come in any order and more than once.
+    pub fn new(files: impl IntoIterator<Item = (usize, String)>) -> Self {
+        let mut files: Vec<(usize, String)> = files.into_iter().collect();
+        files.sort_by(|(a, x), (b, y)| file_order(*a, x).cmp(&file_order(*b, y)));
+        files.dedup();
+        let numbers = files
+            .iter()
+            .zip(0..)
+            .map(|((location, path), number)| ((*location as i32, path.clone()), number))
+            .collect();
+        FileNumbers { files, numbers }
+    }
+
+    /// The file of a number.
+    pub fn file(&self, number: u32) -> (usize, &str) {
+        let (location, path) = &self.files[number as usize];
+        (*location, path)
+    }
+
+    /// The number of a file.
+    ///
+    /// # Errors
+    /// Data, when there is no such file.
+    pub fn number(&self, location: i32, path: &str) -> Result<u32> {
+        let number = self.numbers.get(&(location, path.to_string()));
+        number.copied().ok_or_else(|| {
+            Error::data(format!(
+                "versions name the input {path}, which the ledger does not know"
+            ))
+            .hint("the state is damaged: make it again with `glueless rebuild`")
+        })
+    }
+
+    /// The numbers of the files of versions.
+    ///
+    /// # Errors
+    /// As [`FileNumbers::number`].
+    pub fn numbers(&self, locations: &Int32Array, paths: &StringArray) -> Result<UInt32Array> {
+        let mut known: Option<((i32, &str), u32)> = None;
+        let mut numbers = Vec::with_capacity(paths.len());
+        for (location, path) in locations.values().iter().zip(paths) {
+            let at = (*location, path.unwrap_or_default());
+            // The rows of a batch come from few files, mostly.
+            let number = match known {
+                Some((same, number)) if same == at => number,
+                _ => self.number(at.0, at.1)?,
+            };
+            known = Some((at, number));
+            numbers.push(number);
+        }
+        Ok(UInt32Array::from(numbers))
+    }
+}
