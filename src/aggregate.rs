@@ -39,7 +39,7 @@ use crate::file_table::{FileTable, ListedFile};
 use crate::layout::{parent, parse_partition_segment, partition_segment};
 use crate::ledger::{CURATED, Ledger, read_types, write_types};
 use crate::position::{PACKED_TYPE, packed_array};
-use crate::publish::{self, Plan, TableFile};
+use crate::publish::{self, Names, Plan, TableFile};
 use crate::sorter::{Order, Readers, Sorted, Sorter};
 use crate::state::State;
 use crate::store::Folder;
@@ -271,7 +271,8 @@ pub async fn compute(
         .iter()
         .map(|day| partition_segment(&aggregate.day, Some(&day.to_string())))
         .collect();
-    let plan = publish::plan(staged, &before, |folder| folders.contains(folder), commit);
+    let is_replaced = |folder: &str| folders.contains(folder);
+    let plan = publish::plan(staged, &before, is_replaced, commit, Names::Kept);
     let shown = |day: Option<&NaiveDate>| day.map(NaiveDate::to_string).unwrap_or_default();
     info!(
         "aggregate {}: window {window}, qualifying dates {} ({} to {}), rows deleted {}, rows inserted {}",

@@ -111,11 +111,35 @@ pub struct Curated {
     pub url: Location,
     /// `curated.partition_by`: its Hive partition columns, outermost first; default none.
     pub partition_by: Vec<String>,
+    /// `curated.format`: `parquet` (default) or `delta`.
+    pub format: Format,
+    /// `curated.retention`: how long a Delta table keeps files that were replaced, for those who
+    /// read an earlier version of it; default `7d`.
+    pub retention: chrono::Duration,
     /// `curated.file_bytes`: the size from which a partition gets another file, in bytes or with
     /// a unit; default `256MB`.
     pub file_bytes: u64,
     /// The text of `curated.sql`.
     pub sql: Sql,
+}
+
+/// What the curated table is to its readers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Parquet files in Hive folders.
+    Parquet,
+    /// A Delta table: a run's changes to all partitions are seen at once.
+    Delta,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Format::Parquet => "parquet",
+            Format::Delta => "delta",
+        })
+    }
 }
 
 /// One table per day.
@@ -221,7 +245,8 @@ struct CuratedToml {
     url: String,
     #[serde(default)]
     partition_by: Vec<String>,
-    format: Option<String>,
+    format: Option<Format>,
+    retention: Option<String>,
     file_bytes: Option<Value>,
 }
 
@@ -268,6 +293,7 @@ const KNOWN_KEYS: &[&str] = &[
     "curated.url",
     "curated.partition_by",
     "curated.format",
+    "curated.retention",
     "curated.file_bytes",
     "aggregate.name",
     "aggregate.sql",
@@ -376,15 +402,17 @@ fn check(read: PipelineToml, folder: &Path, file: &Path) -> Result<Pipeline> {
         .map_err(|name| wrong("raw.order_by", format!("names `{name}` twice")))?;
     no_repeats(&read.curated.partition_by)
         .map_err(|name| wrong("curated.partition_by", format!("names `{name}` twice")))?;
-    for (key, format) in [
-        ("raw.format", &read.raw.format),
-        ("curated.format", &read.curated.format),
-    ] {
-        if let Some(format) = format
-            && format != "parquet"
-        {
-            return Err(wrong(key, format!("is `{format}`")).hint("this version knows `parquet`"));
-        }
+    if let Some(format) = &read.raw.format
+        && format != "parquet"
+    {
+        let unknown = wrong("raw.format", format!("is `{format}`"));
+        return Err(unknown.hint("this version knows `parquet`"));
+    }
+    let format = read.curated.format.unwrap_or(Format::Parquet);
+    if read.curated.retention.is_some() && format != Format::Delta {
+        let unused = "is for Delta tables: in others, replaced files go at once";
+        return Err(wrong("curated.retention", unused.into())
+            .hint("leave it out, or write curated.format = \"delta\""));
     }
 
     let urls = match read.raw.url {
@@ -432,6 +460,10 @@ fn check(read: PipelineToml, folder: &Path, file: &Path) -> Result<Pipeline> {
     let curated = Curated {
         url: Location::parse(&read.curated.url, folder)?,
         partition_by: read.curated.partition_by,
+        format,
+        retention: parse_duration(read.curated.retention.as_deref().unwrap_or("7d")).map_err(
+            |why| wrong("curated.retention", why).hint("write a duration such as 7d or 6h"),
+        )?,
         file_bytes: match read.curated.file_bytes {
             None => 256 << 20,
             Some(value) => bytes(&value)

@@ -21,7 +21,6 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::execute_stream_partitioned;
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
-use futures::future::try_join_all;
 
 use crate::change_reader::ChangesTable;
 use crate::changes::{Changes, EVENT_DT, LATEST, LIVE};
@@ -35,7 +34,7 @@ use crate::merge::{Merge, Merged, Outputs, PRESENT, StoredVersions};
 use crate::parquet_file::conform;
 use crate::raw_columns::widen;
 use crate::rebuild::Earlier;
-use crate::session::join;
+use crate::session::{Work, join, join_all};
 use crate::sorter::{Order, Sorted, Sorter, compact};
 use crate::state::State;
 use crate::store::Folder;
@@ -69,6 +68,8 @@ pub struct Curated {
     pub counts: Counts,
     /// Last changes of the window not later than what versions hold.
     pub stale: u64,
+    /// Of the bytes of the table's files the part of the new rows, by their number.
+    pub bytes_changed: u64,
 }
 
 /// What one stream counted; sums over all streams.
@@ -174,7 +175,11 @@ impl Curate<'_> {
 
         let inputs: Arc<Vec<Input>> = Arc::new(self.changes.inputs().cloned().collect());
         let plan = context.state().create_physical_plan(&query.plan).await?;
-        let mut streams = execute_stream_partitioned(plan, context.task_ctx())?.into_iter();
+        let streams = execute_stream_partitioned(plan, context.task_ctx())?;
+        if streams.len() > self.threads {
+            return Err(Error::internal("there are more streams than threads"));
+        }
+        let streams = Arc::new(Work::new(streams));
         let halves = outputs.into_iter().map(|outputs| {
             let half = FirstHalf {
                 keep: self.pipeline.keep,
@@ -184,12 +189,12 @@ impl Curate<'_> {
                 inputs: Arc::clone(&inputs),
                 sql_file: self.pipeline.curated.sql.file.clone(),
             };
-            join(tokio::spawn(half.run(streams.next(), outputs)))
+            let streams = Arc::clone(&streams);
+            join(tokio::spawn(async move {
+                streams.part(half.run(&streams, outputs)).await
+            }))
         });
-        let halves = try_join_all(halves).await?;
-        if streams.next().is_some() {
-            return Err(Error::internal("there are more streams than threads"));
-        }
+        let halves = join_all(halves).await?;
 
         let mut counts = Counts::default();
         let mut versions = Vec::new();
@@ -220,7 +225,7 @@ impl Curate<'_> {
         counts
             .days
             .extend(merged.iter().flat_map(|merged| &merged.counts.days));
-        check_written(&written, &given, merged)?;
+        let bytes_changed = check_written(&written, &given, merged)?;
         check_versions(&versions, &counts, merged)?;
         if let Some(merged) = merged
             && merged.counts.key_days != counts.key_days
@@ -239,6 +244,7 @@ impl Curate<'_> {
             layout,
             columns,
             stale: merged.map_or(0, |merged| merged.counts.stale),
+            bytes_changed,
             counts,
         })
     }
@@ -399,12 +405,13 @@ pub fn adds_up(what: &str, one: u64, other: u64) -> Error {
 }
 
 /// For every partition: rows staged (by the footers) = rows before (by the footers) - rows that
-/// go (by the versions) + winners.
+/// go (by the versions) + winners. Returns the winners' part of the bytes.
 fn check_written(
     written: &[Written],
     given: &BTreeMap<String, u64>,
     merged: Option<&Merged>,
-) -> Result<()> {
+) -> Result<u64> {
+    let mut bytes_changed = 0;
     for one in written {
         let gone = merged.and_then(|merged| merged.counts.gone.get(&one.partition));
         let gone = gone.copied().unwrap_or_default();
@@ -416,6 +423,9 @@ fn check_written(
             let what = format!("rows of the partition `{}`", one.partition);
             return Err(adds_up(&what, staged, expected));
         }
+        let bytes: u64 = one.files.iter().map(|file| file.bytes).sum();
+        let part = u128::from(bytes) * u128::from(given - gone) / u128::from(staged.max(1));
+        bytes_changed += part as u64;
     }
     let written: BTreeSet<&String> = written.iter().map(|one| &one.partition).collect();
     let gone = merged
@@ -426,7 +436,7 @@ fn check_written(
         .find(|partition| !written.contains(partition))
     {
         Some(partition) => Err(adds_up(&format!("rows that go from `{partition}`"), 1, 0)),
-        None => Ok(()),
+        None => Ok(bytes_changed),
     }
 }
 
@@ -464,13 +474,16 @@ struct FirstHalf {
 impl FirstHalf {
     async fn run(
         self,
-        rows: Option<SendableRecordBatchStream>,
+        streams: &Work<SendableRecordBatchStream>,
         (mut sorter, mut versions): (Sorter, VersionsWriter),
     ) -> Result<(Counts, Vec<VersionsFile>, Sorter)> {
         let mut counts = Counts::default();
-        if let Some(mut rows) = rows {
+        if let Some(mut rows) = streams.next() {
             let failed = |error| Error::query(&self.sql_file, error);
             while let Some(batch) = rows.try_next().await.map_err(failed)? {
+                if streams.has_failed() {
+                    break;
+                }
                 let chosen = self.count(&batch, &mut counts)?;
                 versions
                     .write(&self.layout.versions(&batch, &self.inputs)?)

@@ -29,7 +29,8 @@ use datafusion::prelude::SessionContext;
 
 use crate::change_reader::ChangesTable;
 use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, POSITION};
-use crate::config::{Keep, Pipeline, Sql};
+use crate::config::{Format, Keep, Pipeline, Sql};
+use crate::delta_log::delta_columns;
 use crate::error::{Error, Result};
 use crate::table_writer;
 
@@ -83,6 +84,10 @@ pub async fn plan(
         .iter()
         .map(|field| field.as_ref().clone().with_nullable(true))
         .collect();
+    let columns = match pipeline.curated.format {
+        Format::Parquet => columns,
+        Format::Delta => delta_columns(&sql.file, columns)?,
+    };
 
     let keys = pipeline.key.len();
     let key_columns: Vec<Expr> = pipeline

@@ -25,6 +25,7 @@ pub const CURATED: &str = "curated";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     curated: String,
+    format: String,
     key: Vec<String>,
     keep: String,
     order_by: Vec<String>,
@@ -40,6 +41,7 @@ impl Identity {
     pub fn of(pipeline: &Pipeline) -> Self {
         Identity {
             curated: pipeline.curated.url.to_string(),
+            format: pipeline.curated.format.to_string(),
             key: pipeline.key.clone(),
             keep: pipeline.keep.to_string(),
             order_by: pipeline.raw.order_by.clone(),
@@ -55,6 +57,7 @@ impl Identity {
     pub fn differences(&self, other: &Self) -> Vec<&'static str> {
         [
             ("curated.url", self.curated != other.curated),
+            ("curated.format", self.format != other.format),
             ("key", self.key != other.key),
             ("keep", self.keep != other.keep),
             ("raw.order_by", self.order_by != other.order_by),

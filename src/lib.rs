@@ -35,7 +35,8 @@
 //!    live become rows of the table, put in order by partition and key ([`sorter`]), merged with
 //!    what their partitions held ([`rebuild`]) and written to staging by [`table_writer`].
 //! 6. [`pipeline`] checks that the run adds up, [`state`] commits versions and [`ledger`] in one
-//!    Delta commit, and [`publish`] swaps exactly the planned partitions.
+//!    Delta commit, and [`publish`] swaps exactly the planned partitions. Where the curated table
+//!    has a Delta log of its own, a commit to that one makes the switch ([`delta_table`]).
 //! 7. [`aggregate`] computes the tables per day from `history` (over versions) and `curated`
 //!    (over the committed file list), and publishes them the same way.
 //!
@@ -65,6 +66,9 @@
 //! * **Who sleeps undoes nothing.** Publishing can be repeated and done by several at once: a file
 //!   gets to its place only from staging, where it is taken from, and a name that went does not
 //!   come again ([`publish`]).
+//! * **A Delta table is what the state says, or is found not to be.** Its commit carries the number
+//!   of the state's, so that it is made once, whoever finishes it; before each run its log must
+//!   list the files that the ledger lists ([`delta_table`]).
 //! * **Two runs at once: one is first.** Both aim at one commit number, and nothing retries below
 //!   the run ([`state`]); the other one folds again on top of what the first one left.
 //! * **A run adds up, or publishes nothing.** Rows in the inputs' footers are compared with where
@@ -84,10 +88,10 @@
 //! |---|---|
 //! | surface | `args`, [`report`], [`config`] |
 //! | the run | [`pipeline`] |
-//! | steps | [`discover`], [`fold`], [`merge`], [`curate`](mod@curate), [`rebuild`], [`aggregate`], [`publish`] |
+//! | steps | [`discover`], [`fold`], [`merge`], [`curate`](mod@curate), [`rebuild`], [`aggregate`], [`publish`], [`delta_table`] |
 //! | relations | [`changes`], [`change_reader`], [`raw_columns`], [`curated_sql`], [`versions`], [`versions_writer`], [`file_table`] |
 //! | memory between runs | [`ledger`], [`state`] |
-//! | parts | [`last_changes`], [`winners`], [`position`], [`file_numbers`], [`times`], [`parquet_file`], [`partition_name`], [`sorter`], [`table_writer`], [`session`], [`memory`] |
+//! | parts | [`last_changes`], [`winners`], [`position`], [`file_numbers`], [`times`], [`parquet_file`], [`partition_name`], [`sorter`], [`table_writer`], [`delta_log`], [`session`], [`memory`] |
 //! | ground | [`window`], [`layout`], [`store`], [`error`] |
 //!
 //! Only the program's `main` reads the command line, the environment and the clock; everything
@@ -100,6 +104,8 @@ pub mod changes;
 pub mod config;
 pub mod curate;
 pub mod curated_sql;
+pub mod delta_log;
+pub mod delta_table;
 pub mod discover;
 pub mod error;
 pub mod file_numbers;

@@ -19,8 +19,8 @@
 
 use std::cmp::Ordering as Compared;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BooleanArray, DictionaryArray, Int8Array, Int32Array,
@@ -37,7 +37,6 @@ use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::physical_plan::execute_stream_partitioned;
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
-use futures::future::try_join_all;
 
 use crate::change_reader::ChangesTable;
 use crate::changes::{Changes, EVENT_DT, POSITION};
@@ -47,7 +46,7 @@ use crate::file_numbers::FileNumbers;
 use crate::fold::Fold;
 use crate::parquet_file::{ParquetFile, Rows, conform};
 use crate::partition_name::partition_folder;
-use crate::session::{BATCH_ROWS, join};
+use crate::session::{BATCH_ROWS, Work, join, join_all};
 use crate::sorter::{Order, Readers, Sorted, Sorter};
 use crate::store::{Folder, parse_path};
 use crate::versions::{ORDER_BYTES, VersionsLayout, canonical_column};
@@ -191,33 +190,35 @@ impl Merge<'_> {
                 Ok(sorter)
             }))
         });
-        let mut sorters = try_join_all(tasks).await?;
+        let mut sorters = join_all(tasks).await?;
 
         // The versions.
-        let queue = Arc::new(Mutex::new(self.stored.into_iter()));
+        let queue = Arc::new(Work::new(self.stored));
         let tasks = outputs.into_iter().map(|(table_rows, mut versions)| {
             let (entries, files) = (Arc::clone(&entries), Arc::clone(&files));
             let (bloom, queue) = (Arc::clone(&bloom), Arc::clone(&queue));
             let state = self.state.clone();
             let mut sorter = Sorter::new(Arc::clone(&entries.order), context.runtime_env());
             join(tokio::spawn(async move {
-                let mut before = 0;
-                let next = || queue.lock().ok()?.next();
-                while let Some(file) = next() {
-                    let look_up = LookUp {
-                        entries: &entries,
-                        files: &files,
-                        bloom: &bloom,
-                        state: &state,
-                    };
-                    before += look_up.read(&file, &mut sorter, &mut versions).await?;
-                }
-                Ok((table_rows, versions, sorter, before))
+                let look_up = async {
+                    let mut before = 0;
+                    while let Some(file) = queue.next() {
+                        let look_up = LookUp {
+                            entries: &entries,
+                            files: &files,
+                            bloom: &bloom,
+                            state: &state,
+                        };
+                        before += look_up.read(&file, &mut sorter, &mut versions).await?;
+                    }
+                    Ok((table_rows, versions, sorter, before))
+                };
+                queue.part(look_up).await
             }))
         });
         let mut outputs = Outputs::new();
         let mut versions_before = 0;
-        for (table_rows, versions, sorter, before) in try_join_all(tasks).await? {
+        for (table_rows, versions, sorter, before) in join_all(tasks).await? {
             sorters.push(sorter);
             versions_before += before;
             outputs.push((table_rows, versions));
@@ -227,7 +228,7 @@ impl Merge<'_> {
         let sorted = Sorted::new(&entries.order, sorters);
         let parts = sorted.partitions();
         let marks = Marks::new(self.changes.row_counts());
-        let shared = Arc::new((sorted, marks, Mutex::new(parts.into_iter())));
+        let shared = Arc::new((sorted, marks, Work::new(parts)));
         let job = Arc::new(Job {
             entries: Arc::clone(&entries),
             files,
@@ -241,26 +242,28 @@ impl Merge<'_> {
             let (shared, job) = (Arc::clone(&shared), Arc::clone(&job));
             join(tokio::spawn(async move {
                 let (sorted, marks, parts) = &*shared;
-                let mut readers = Readers::new();
-                let mut counts = Counts::default();
-                let next = || parts.lock().ok()?.next();
-                while let Some(part) = next() {
-                    let mut batches = Vec::new();
-                    let mut merge = sorted.rows(&part, &mut readers)?;
-                    while let Some(batch) = merge.next_batch()? {
-                        batches.push(batch);
+                let decide = async {
+                    let mut readers = Readers::new();
+                    let mut counts = Counts::default();
+                    while let Some(part) = parts.next() {
+                        let mut batches = Vec::new();
+                        let mut merge = sorted.rows(&part, &mut readers)?;
+                        while let Some(batch) = merge.next_batch()? {
+                            batches.push(batch);
+                        }
+                        drop(merge);
+                        let rows = concat_batches(sorted.schema(), &batches)?;
+                        let carried = job.decide(&rows, marks, &mut table_rows, &mut counts)?;
+                        versions.write(&carried).await?;
                     }
-                    drop(merge);
-                    let rows = concat_batches(sorted.schema(), &batches)?;
-                    let carried = job.decide(&rows, marks, &mut table_rows, &mut counts)?;
-                    versions.write(&carried).await?;
-                }
-                Ok((table_rows, versions, counts))
+                    Ok((table_rows, versions, counts))
+                };
+                parts.part(decide).await
             }))
         });
         let mut outputs = Outputs::new();
         let mut all = Counts::default();
-        for (table_rows, versions, counts) in try_join_all(tasks).await? {
+        for (table_rows, versions, counts) in join_all(tasks).await? {
             outputs.push((table_rows, versions));
             all.add(counts);
         }

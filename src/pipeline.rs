@@ -27,14 +27,15 @@ use tracing::{info, warn};
 
 use crate::aggregate::{self, column_types};
 use crate::changes::Changes;
-use crate::config::{Keep, Pipeline};
+use crate::config::{Format, Keep, Pipeline};
 use crate::curate::{Curate, Curated, adds_up};
+use crate::delta_table::{Committed, CuratedLog};
 use crate::discover::{self, Input, Recorded};
 use crate::error::{Error, Kind, Result};
 use crate::fold::{Fold, fold};
 use crate::layout::{attempt_commit, attempt_name, base_name, part_file_commit, staging_name};
 use crate::ledger::{CURATED, Command, Identity, Ledger, Record, Run, Shape, write_types};
-use crate::publish::{self, Owner, Plan, TableFile};
+use crate::publish::{self, Names, Owner, Plan, TableFile};
 use crate::report::{AggregateReport, Report};
 use crate::session::{BATCH_ROWS, Resources, SpillFolder, runtime, session};
 use crate::state::{NewVersions, NotCommitted, State};
@@ -183,9 +184,12 @@ impl Job<'_> {
         let mut tries = 1;
         loop {
             let mut state = State::open(stores, pipeline).await?;
-            if command != Command::Rebuild {
-                check_identity(&state, pipeline)?;
-                state.check_known()?;
+            match command {
+                Command::Rebuild => check_format(&state, pipeline)?,
+                _ => {
+                    check_identity(&state, pipeline)?;
+                    state.check_known()?;
+                }
             }
             self.check_not_lost(&mut state).await?;
             let last = state.last_commit();
@@ -206,9 +210,10 @@ impl Job<'_> {
                 commit,
                 report: report.clone(),
             };
-            let done = match command {
-                Command::Aggregate => self.aggregate(&mut attempt).await,
-                _ => self.curate(command, &mut attempt).await,
+            let done = match self.check_not_changed(command, &attempt.state).await {
+                Err(error) => Err(error.into()),
+                Ok(()) if command == Command::Aggregate => self.aggregate(&mut attempt).await,
+                Ok(()) => self.curate(command, &mut attempt).await,
             };
             let failed = match done {
                 Ok(()) => {
@@ -262,6 +267,14 @@ impl Job<'_> {
         Ok(())
     }
 
+    /// Refuses to go on where someone else wrote to the curated table's own log.
+    async fn check_not_changed(&self, command: Command, state: &State) -> Result<()> {
+        match self.curated_log(state) {
+            Some(log) if command != Command::Rebuild => log.check().await,
+            _ => Ok(()),
+        }
+    }
+
     /// Takes away what a dead attempt wrote.
     async fn discard(&self, attempt: &Attempt) {
         let mut discarded = vec![attempt.state.discard(&attempt.name).await];
@@ -284,23 +297,8 @@ impl Job<'_> {
             let Some(run) = runs.next() else {
                 continue;
             };
-            for name in &run.tables {
-                let Ok(table) = self.output(name) else {
-                    warn!(
-                        "an earlier run has not published `{name}`, which is gone from the pipeline"
-                    );
-                    continue;
-                };
-                warn!("an earlier run has not published `{name}` yet: doing that first");
-                let attempt = format!("{}/", attempt_name(run.commit, &run.run_id));
-                let is_its = |file: &&TableFile| {
-                    let staged = file.staged.as_ref();
-                    staged.is_some_and(|staged| staged.starts_with(&attempt))
-                };
-                let files = || state.ledger.files(name);
-                let added = files().filter(is_its);
-                publish::finish(&table.folder, &table.staging, added, files(), last).await?;
-            }
+            warn!("an earlier run has not published all that it made yet: doing that first");
+            self.publish(state, run).await?;
         }
         // The others cannot commit any more, or have not yet.
         let is_done = |name: &String| attempt_commit(name).is_some_and(|commit| commit <= last);
@@ -434,7 +432,7 @@ impl Job<'_> {
             earlier: (!is_rebuild).then_some(ledger),
             table: &table.folder,
             staging: &table.staging,
-            state: &attempt.state.folder,
+            state: attempt.state.folder(),
             stored: attempt.state.data_files("version")?,
             attempt: &attempt.name,
             threads,
@@ -450,9 +448,15 @@ impl Job<'_> {
 
         let before: Vec<TableFile> = ledger.files(CURATED).cloned().collect();
         let is_rebuilt = |partition: &str| is_rebuild || curated.partitions.contains(partition);
-        let plan = publish::plan(curated.staged.clone(), &before, is_rebuilt, attempt.commit);
+        let names = match pipeline.curated.format {
+            Format::Parquet => Names::Kept,
+            Format::Delta => Names::New,
+        };
+        let staged = curated.staged.clone();
+        let plan = publish::plan(staged, &before, is_rebuilt, attempt.commit, names);
         report.rows_written = plan.counts.rows_written;
         report.bytes_written = plan.counts.bytes_written;
+        report.bytes_changed = curated.bytes_changed;
         report.partitions_written = plan.counts.partitions_written;
         report.partitions_removed = plan.counts.partitions_removed;
 
@@ -500,8 +504,8 @@ impl Job<'_> {
         let curated = self.output(CURATED)?;
         let store_url = object_store_root(&curated.folder);
         context.register_object_store(&store_url, Arc::clone(&curated.folder.root_store));
-        let state_url = object_store_root(&state.folder);
-        context.register_object_store(&state_url, Arc::clone(&state.folder.root_store));
+        let state_url = object_store_root(state.folder());
+        context.register_object_store(&state_url, Arc::clone(&state.folder().root_store));
         if !aggregate::register(&context, state, pipeline, &curated.folder).await? {
             info!("nothing was curated yet: no aggregates");
             let note = &mut attempt.report.note;
@@ -573,7 +577,15 @@ impl Job<'_> {
         state
             .commit(&attempt.run_id, records, versions, self.request.now)
             .await?;
-        let published = self.publish(plans, attempt.commit).await;
+        let state = &attempt.state;
+        let published = match state.ledger.run(&attempt.run_id) {
+            Some(run) => self.publish(state, run).await,
+            None => Err(Error::internal("the run is not in the ledger")),
+        };
+        let published = match published {
+            Ok(()) => publish::clear(&self.announced, attempt.commit).await,
+            failed => failed,
+        };
         let Err(error) = published else {
             return Ok(());
         };
@@ -589,17 +601,56 @@ impl Job<'_> {
         })
     }
 
-    async fn publish(&self, plans: &[(String, Plan)], commit: u64) -> Result<()> {
-        for (name, plan) in plans {
-            let table = self.output(name)?;
-            publish::carry_out(&table.folder, &table.staging, plan).await?;
-            publish::sweep(&table.folder, plan.files.iter(), commit).await?;
+    /// Makes visible what a committed run made.
+    async fn publish(&self, state: &State, run: &Run) -> Result<()> {
+        let attempt = format!("{}/", attempt_name(run.commit, &run.run_id));
+        let is_its = |file: &&&TableFile| {
+            let staged = file.staged.as_ref();
+            staged.is_some_and(|staged| staged.starts_with(&attempt))
+        };
+        let mut stagings = Vec::new();
+        for name in &run.tables {
+            let Ok(Output {
+                folder, staging, ..
+            }) = self.output(name)
+            else {
+                warn!("a run has not published `{name}`, which is gone from the pipeline");
+                continue;
+            };
+            let files: Vec<&TableFile> = state.ledger.files(name).collect();
+            let added: Vec<&TableFile> = files.iter().filter(is_its).copied().collect();
+            match self.curated_log(state).filter(|_| name == CURATED) {
+                None => publish::publish(folder, staging, &added, &files, run.commit).await?,
+                Some(log) => {
+                    let committed = Committed {
+                        run_id: &run.run_id,
+                        number: run.commit,
+                        anew: run.command == Command::Rebuild,
+                    };
+                    log.publish(staging, &added, committed).await?;
+                }
+            }
+            stagings.push(staging);
         }
         // Tables beside each other share their staging folder.
-        for (name, _) in plans {
-            publish::clear(&self.output(name)?.staging, commit).await?;
+        for staging in stagings {
+            publish::clear(staging, run.commit).await?;
         }
-        publish::clear(&self.announced, commit).await
+        Ok(())
+    }
+
+    /// The curated table's own log, where it has one.
+    fn curated_log<'a>(&'a self, state: &'a State) -> Option<CuratedLog<'a>> {
+        let curated = &self.request.pipeline.curated;
+        Some(CuratedLog {
+            table: &self.output(CURATED).ok()?.folder,
+            shape: state.ledger.shape.as_ref()?,
+            partition_by: &curated.partition_by,
+            files: state.ledger.files(CURATED).collect(),
+            retention: curated.retention,
+            now: self.request.now,
+        })
+        .filter(|_| curated.format == Format::Delta)
     }
 }
 
@@ -631,6 +682,22 @@ fn check_identity(state: &State, pipeline: &Pipeline) -> Result<()> {
          `curated.url`; the state is in {}",
         pipeline.state
     )))
+}
+
+/// Refuses to make a table again in another format beside what it was.
+fn check_format(state: &State, pipeline: &Pipeline) -> Result<()> {
+    let Some(shape) = &state.ledger.shape else {
+        return Ok(());
+    };
+    let changed = shape.identity.differences(&Identity::of(pipeline));
+    match changed.contains(&"curated.format") && !changed.contains(&"curated.url") {
+        false => Ok(()),
+        true => Err(Error::usage(format!(
+            "{} cannot become a table of the format `{}`",
+            pipeline.curated.url, pipeline.curated.format
+        ))
+        .hint("give it another `curated.url` as well")),
+    }
 }
 
 fn shape(

@@ -1,10 +1,10 @@
 //! Publish: exactly the planned partitions of a Hive-partitioned Parquet table are replaced.
 //!
 //! A plan is made from what was staged and from the table's files before (the ledger's list,
-//! never a listing). Carrying it out first brings every new file to its place, then removes the
-//! old ones. Emptied partitions lose their folder.
+//! never a listing). Once it is committed, every new file is brought to its place, then the old
+//! ones are removed. Emptied partitions lose their folder.
 //!
-//! Anyone may carry out a plan, any number of times, at the same time: the next command finishes
+//! Anyone may publish a commit, any number of times, at the same time: the next command finishes
 //! one that was interrupted ([`announce`]d runs have their files in the ledger, with their places
 //! in staging). What a process does that slept while others went on harms nothing:
 //!
@@ -55,6 +55,15 @@ pub struct TableFile {
     pub staged: Option<String>,
 }
 
+/// Whether a partition with one file before and after keeps the file's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// It does, and the file is swapped in one step.
+    Kept,
+    /// Every file has a new name.
+    New,
+}
+
 /// How one table changes.
 #[derive(Debug, Default)]
 pub struct Plan {
@@ -88,6 +97,7 @@ pub fn plan(
     before: &[TableFile],
     replaced: impl Fn(&str) -> bool,
     commit: u64,
+    names: Names,
 ) -> Plan {
     let mut plan = Plan::default();
     let mut by_partition: BTreeMap<String, Vec<StagedFile>> = BTreeMap::new();
@@ -115,7 +125,7 @@ pub fn plan(
         for (number, file) in files.iter().enumerate() {
             let name = part_file_name(commit, number);
             let path = match replaced {
-                [only] if files.len() == 1 => only.to_string(),
+                [only] if files.len() == 1 && names == Names::Kept => only.to_string(),
                 _ if partition.is_empty() => name,
                 _ => format!("{partition}/{name}"),
             };
@@ -152,38 +162,28 @@ impl Plan {
     }
 }
 
-/// Carries a plan out: new files appear, then old ones go.
+/// Publishes a commit's new files, and removes those that the table has no longer: `files` are all
+/// that it has.
 ///
 /// # Errors
-/// Storage, when a file cannot be moved or removed. It is safe to carry the plan out again.
-pub async fn carry_out(table: &Folder, staging: &Folder, plan: &Plan) -> Result<()> {
-    move_staged(table, staging, plan.added()).await?;
-    remove(table, plan.removes.clone()).await
-}
-
-/// Finishes what a commit that was interrupted had begun to publish: `added` are its new files,
-/// `files` all of the table's.
-///
-/// # Errors
-/// As [`carry_out`] and [`sweep`].
-pub async fn finish(
+/// Storage, when a file cannot be moved or removed. It is safe to publish again.
+pub async fn publish(
     table: &Folder,
     staging: &Folder,
-    added: impl Iterator<Item = &TableFile>,
-    files: impl Iterator<Item = &TableFile>,
+    added: &[&TableFile],
+    files: &[&TableFile],
     commit: u64,
 ) -> Result<()> {
     move_staged(table, staging, added).await?;
-    sweep(table, files, commit).await
+    let known: BTreeSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    sweep(table, |path| known.contains(path), commit).await
 }
 
 /// Moves files from staging to their places; those already there stay.
-async fn move_staged(
-    table: &Folder,
-    staging: &Folder,
-    files: impl Iterator<Item = &TableFile>,
-) -> Result<()> {
-    let files: Vec<&TableFile> = files.collect();
+///
+/// # Errors
+/// Storage, when a file cannot be moved.
+pub async fn move_staged(table: &Folder, staging: &Folder, files: &[&TableFile]) -> Result<()> {
     // Files that are swapped in go through memory: large ones one at a time.
     let (large, small): (Vec<&TableFile>, Vec<&TableFile>) =
         files.iter().partition(|file| file.bytes > LARGE_BYTES);
@@ -306,21 +306,16 @@ pub async fn remove(folder: &Folder, paths: Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Removes files of ours that a commit does not list, nor made a later one, and what a crashed
-/// writer left. Files that are not ours are reported and left alone.
+/// Removes files of ours that are not used, nor made by a later commit than this one, and what a
+/// crashed writer left. Files that are not ours are reported and left alone.
 ///
 /// # Errors
 /// Storage, when the folder cannot be listed or a file not be removed.
-pub async fn sweep(
-    table: &Folder,
-    files: impl Iterator<Item = &TableFile>,
-    commit: u64,
-) -> Result<()> {
-    let known: BTreeSet<&str> = files.map(|file| file.path.as_str()).collect();
+pub async fn sweep(table: &Folder, is_used: impl Fn(&str) -> bool, commit: u64) -> Result<()> {
     let mut strays = Vec::new();
     for path in list(table).await? {
         let name = base_name(&path);
-        if known.contains(path.as_str()) || name == OWNER_MARKER {
+        if is_used(&path) || name == OWNER_MARKER {
             continue;
         }
         let whole = name.split('#').next().unwrap_or_default();
@@ -581,6 +576,7 @@ mod tests {
             &[file("d=1/part-c00000003-00000.snappy.parquet", 5)],
             |_| true,
             7,
+            Names::Kept,
         );
         let paths: Vec<&str> = plan.files.iter().map(|file| file.path.as_str()).collect();
         assert_eq!(
@@ -605,6 +601,7 @@ mod tests {
             &before,
             |partition| partition != "d=3",
             7,
+            Names::Kept,
         );
         assert_eq!(plan.removes, ["d=2/part-c00000003-00000.snappy.parquet"]);
         let new = TableFile {

@@ -47,8 +47,11 @@ pub struct Report {
     pub partitions_written: u64,
     /// Curated partitions that were left without rows.
     pub partitions_removed: u64,
-    /// Bytes written to the curated table.
+    /// Bytes written to the curated table: all of the partitions in which rows changed.
     pub bytes_written: u64,
+    /// The part of these bytes that is rows of this run, by the number of rows; the rest was there
+    /// before.
+    pub bytes_changed: u64,
     /// The aggregates, in the pipeline's order.
     pub aggregates: Vec<AggregateReport>,
     /// Wall time.
@@ -127,11 +130,12 @@ impl Report {
             (
                 "curated",
                 format!(
-                    "{} rows in {} partitions, {} removed, {}",
+                    "{} rows in {} partitions, {} removed, {} ({} changed)",
                     self.rows_written,
                     self.partitions_written,
                     self.partitions_removed,
-                    size(self.bytes_written)
+                    size(self.bytes_written),
+                    size(self.bytes_changed)
                 ),
             ),
         ];

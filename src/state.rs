@@ -22,20 +22,15 @@ use std::sync::Arc;
 use arrow::array::{AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use chrono::{DateTime, Utc};
-use deltalake::DeltaTable;
-use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
-use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
-use deltalake::kernel::{Action, Add, StructType, Transaction, new_metadata};
-use deltalake::logstore::{StorageConfig, default_logstore};
-use deltalake::operations::create::CreateBuilder;
-use deltalake::protocol::{DeltaOperation, SaveMode};
+use deltalake::kernel::Action;
 use futures::future::LocalBoxFuture;
 use futures::stream::{self, StreamExt};
 use futures::{FutureExt, TryStreamExt};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::config::Pipeline;
-use crate::error::{Error, Result, missing_object, storage_hint};
+use crate::delta_log::{DeltaLog, Description, add, delta_schema};
+use crate::error::{Error, Result, missing_object};
 use crate::file_table::{FileTable, ListedFile};
 use crate::layout::{attempt_commit, attempt_name, base_name};
 use crate::ledger::{Ledger, Record};
@@ -55,12 +50,9 @@ const READS: usize = 16;
 
 /// The opened state of a pipeline.
 pub struct State {
-    /// The folder of the Delta table.
-    pub folder: Folder,
     /// What was committed when the state was opened.
     pub ledger: Ledger,
-    table: DeltaTable,
-    exists: bool,
+    log: DeltaLog,
     /// The ledger's files that it was replayed from.
     replayed: Vec<(String, u64)>,
     /// A file with versions that the ledger does not know.
@@ -111,23 +103,23 @@ impl State {
     async fn do_open(stores: &Stores, pipeline: &Pipeline) -> Result<Self> {
         let folder = stores.open(&pipeline.state.join("versions"))?;
         let mut state = State {
-            table: delta_table(&folder),
+            log: DeltaLog::new(folder),
             ledger: Ledger::default(),
-            exists: false,
             replayed: Vec::new(),
             unknown: None,
-            folder,
         };
         state.read().await?;
         Ok(state)
     }
 
+    /// The folder of the Delta table.
+    pub fn folder(&self) -> &Folder {
+        &self.log.folder
+    }
+
     /// The number of the last commit; 0 before the first.
     pub fn last_commit(&self) -> u64 {
-        match self.exists {
-            true => self.table.version().unwrap_or_default(),
-            false => 0,
-        }
+        self.log.version().unwrap_or_default()
     }
 
     /// The number the next commit will have.
@@ -144,16 +136,7 @@ impl State {
     }
 
     async fn read(&mut self) -> Result<()> {
-        let doing = || format!("cannot read the state {}", self.folder.location);
-        let exists = self.table.verify_deltatable_existence().await;
-        self.exists = exists.map_err(|error| Error::storage(doing()).caused_by(error))?;
-        if !self.exists {
-            return Ok(());
-        }
-        self.table
-            .load()
-            .await
-            .map_err(|error| Error::storage(doing()).caused_by(error))?;
+        self.log.read().await?;
         let files = self.data_files("ledger")?;
         // Files never change: those that were read need not be read again.
         let (mut ledger, read) = match files.starts_with(&self.replayed) {
@@ -162,7 +145,7 @@ impl State {
         };
         let new = files[read..].iter();
         let mut new =
-            stream::iter(new.map(|file| read_records(&self.folder, file))).buffered(READS);
+            stream::iter(new.map(|file| read_records(&self.log.folder, file))).buffered(READS);
         while let Some(records) = new.try_next().await? {
             records.into_iter().for_each(|record| ledger.replay(record));
         }
@@ -196,19 +179,11 @@ impl State {
 
     /// The committed data files of one kind: path and size, in the order of their commits.
     pub fn data_files(&self, kind: &str) -> Result<Vec<(String, u64)>> {
-        if !self.exists {
-            return Ok(Vec::new());
-        }
         let prefix = format!("kind={kind}/");
-        let snapshot = self.table.snapshot().map_err(delta_error)?;
-        let mut files: Vec<(String, u64)> = snapshot
-            .log_data()
-            .iter()
-            .map(|file| (file.path().into_owned(), file.size().max(0) as u64))
+        let files = self.log.files()?.into_iter();
+        Ok(files
             .filter(|(path, _)| path.starts_with(&prefix))
-            .collect();
-        files.sort();
-        Ok(files)
+            .collect())
     }
 
     /// The committed versions as a relation, and their layout; `None` before the first run.
@@ -225,13 +200,13 @@ impl State {
             .into_iter()
             .map(|(path, bytes)| {
                 Ok(ListedFile {
-                    path: self.folder.root_path(&path)?,
+                    path: self.folder().root_path(&path)?,
                     bytes,
                     partition: Vec::new(),
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let table = FileTable::new(&self.folder, files, layout.schema(), Vec::new())?;
+        let table = FileTable::new(self.folder(), files, layout.schema(), Vec::new())?;
         Ok(Some((table, layout)))
     }
 
@@ -259,18 +234,15 @@ impl State {
             // A run that folded nothing: there are no versions yet.
             (None, None) => VersionsLayout::default(),
         };
-        let schema = delta_schema(&layout)?;
-        if !self.exists {
-            self.create(&schema).await?;
+        let description = describe(&layout)?;
+        if self.log.version().is_none() {
+            self.log.create(&description).await?;
+            if self.log.version() != Some(0) {
+                return Err(Error::busy("another run of this pipeline was faster")
+                    .hint("run again: it starts from what the other run left")
+                    .into());
+            }
         }
-        let snapshot = self.table.snapshot().map_err(delta_error)?;
-        let removed = |gone: &dyn Fn(&str) -> bool| {
-            let files = snapshot.log_data();
-            let files = files.iter().filter(|file| gone(&file.path()));
-            files
-                .map(|file| Action::Remove(file.remove_action(true)))
-                .collect::<Vec<_>>()
-        };
         let modified = now.timestamp_millis();
         let mut actions = Vec::new();
         if let Some(versions) = &versions {
@@ -279,80 +251,47 @@ impl State {
                 days: file.days.iter().collect(),
             }));
             let replaced: BTreeSet<&str> = versions.replaced.iter().map(String::as_str).collect();
-            actions.extend(removed(&|path| replaced.contains(path)));
+            let removes = self.log.removes(|path| replaced.contains(path))?;
+            actions.extend(removes.into_iter().map(Action::Remove));
             let added = versions.files.iter();
-            actions.extend(added.map(|file| add("version", &file.path, file.bytes, modified)));
-            if *snapshot.schema() != schema {
-                let metadata =
-                    new_metadata(&schema, ["kind"], [("delta.checkpointInterval", "10")]);
-                let metadata = metadata.map_err(|error| {
-                    Error::internal("cannot describe the state").caused_by(error)
-                })?;
-                actions.push(Action::Metadata(metadata));
-            }
+            actions.extend(added.map(|file| new_file("version", &file.path, file.bytes, modified)));
+            actions.extend(self.log.described(&description)?);
         }
         if self.data_files("ledger")?.len() >= LEDGER_FILES_MAX {
             let mut ledger = self.ledger.clone();
             records.into_iter().for_each(|record| ledger.replay(record));
             records = ledger.records();
-            actions.extend(removed(&|path| path.starts_with("kind=ledger/")));
+            let removes = self.log.removes(|path| path.starts_with("kind=ledger/"))?;
+            actions.extend(removes.into_iter().map(Action::Remove));
         }
         let path = format!("kind=ledger/{}.parquet", attempt_name(number, run_id));
-        let bytes = write_records(&self.folder, &path, &records).await?;
-        actions.push(add("ledger", &path, bytes, modified));
+        let bytes = write_records(self.folder(), &path, &records).await?;
+        actions.push(new_file("ledger", &path, bytes, modified));
         let mut written = vec![path];
         if let Some(versions) = &versions {
             written.extend(versions.files.iter().map(|file| file.path.clone()));
         }
-        self.folder.sync(&written)?;
+        self.folder().sync(&written)?;
         let used_before = self.all_files()?;
-        let operation = DeltaOperation::Write {
-            mode: SaveMode::Append,
-            partition_by: Some(vec!["kind".into()]),
-            predicate: None,
-        };
-        // Two plain appends from one version would both win; the shared application id makes
-        // them conflict.
-        let properties = CommitProperties::default()
-            .with_max_retries(0)
-            .with_application_transaction(Transaction {
-                app_id: "glueless".into(),
-                version: number as i64,
-                last_updated: None,
-            });
-        let prepared = CommitBuilder::from(properties)
-            .with_actions(actions)
-            .build(Some(snapshot), self.table.log_store(), operation)
-            .into_prepared_commit_future()
-            .await
-            .map_err(delta_error)?;
-        match prepared.await {
-            Ok(landed) => {
-                if let Err(error) = landed.await {
-                    warn!("the commit landed, but its upkeep failed: {error}");
-                }
-                self.read().await.map_err(in_doubt)?;
+        let committed = self.log.commit(actions, number, vec![]).await;
+        self.read().await.map_err(in_doubt)?;
+        // A lost reply can look like a failure: what counts is what was committed.
+        if let Err(error) = committed
+            && self.ledger.run(run_id).is_none()
+        {
+            if self.last_commit() < number {
+                return Err(NotCommitted {
+                    error: self.log.failed("commit to", error),
+                    // A request that timed out may still arrive; a local one cannot.
+                    in_doubt: self.folder().location.file_path().is_none(),
+                });
             }
-            Err(error) => {
-                // A lost reply can look like a failure: what counts is what was committed.
-                self.read().await.map_err(in_doubt)?;
-                if self.ledger.run(run_id).is_none() {
-                    if self.last_commit() < number {
-                        return Err(NotCommitted {
-                            error: delta_error(error),
-                            // A request that timed out may still arrive; a local one cannot.
-                            in_doubt: self.folder.location.file_path().is_none(),
-                        });
-                    }
-                    return Err(Error::busy("another run of this pipeline was faster")
-                        .hint("run again: it starts from what the other run left")
-                        .caused_by(error)
-                        .into());
-                }
-            }
+            return Err(Error::busy("another run of this pipeline was faster")
+                .hint("run again: it starts from what the other run left")
+                .caused_by(error)
+                .into());
         }
-        let commits = format!("_delta_log/{number:020}.json");
-        self.folder.sync(&[commits]).map_err(in_doubt)?;
+        self.log.sync(number).map_err(in_doubt)?;
         if let Err(error) = self.remove_unused(number, used_before).await {
             warn!("files that are no longer used are left behind: {error}");
         }
@@ -364,12 +303,12 @@ impl State {
     async fn remove_unused(&self, number: u64, used_before: BTreeSet<String>) -> Result<()> {
         let mut used = used_before;
         used.extend(self.all_files()?);
-        let strays = publish::list(&self.folder).await?.into_iter();
+        let strays = publish::list(self.folder()).await?.into_iter();
         let strays = strays.filter(|path| {
             let is_dead = attempt_commit(base_name(path)).is_some_and(|commit| commit <= number);
             path.starts_with("kind=") && is_dead && !used.contains(path)
         });
-        publish::remove(&self.folder, strays.collect()).await
+        publish::remove(self.folder(), strays.collect()).await
     }
 
     /// Removes what an attempt wrote for a commit that did not land and cannot any more.
@@ -377,55 +316,16 @@ impl State {
     /// # Errors
     /// Storage, when a file cannot be removed.
     pub async fn discard(&self, attempt: &str) -> Result<()> {
-        let files = publish::list(&self.folder).await?.into_iter();
+        let files = publish::list(self.folder()).await?.into_iter();
         let mine =
             files.filter(|path| path.starts_with("kind=") && base_name(path).starts_with(attempt));
-        publish::remove(&self.folder, mine.collect()).await
+        publish::remove(self.folder(), mine.collect()).await
     }
 
     fn all_files(&self) -> Result<BTreeSet<String>> {
-        if !self.exists {
-            return Ok(BTreeSet::new());
-        }
-        let snapshot = self.table.snapshot().map_err(delta_error)?;
-        Ok(snapshot
-            .log_data()
-            .iter()
-            .map(|file| file.path().into_owned())
-            .collect())
+        let files = self.log.files()?.into_iter();
+        Ok(files.map(|(path, _)| path).collect())
     }
-
-    async fn create(&mut self, schema: &StructType) -> Result<()> {
-        debug!("creating the state {}", self.folder.location);
-        let created = CreateBuilder::new()
-            .with_log_store(self.table.log_store())
-            .with_columns(schema.fields().cloned())
-            .with_partition_columns(["kind"])
-            .with_configuration([("delta.checkpointInterval", Some("10"))])
-            .with_save_mode(SaveMode::Ignore)
-            .await;
-        self.table = created.map_err(|error| {
-            Error::storage(format!("cannot create the state {}", self.folder.location))
-                .hint("check its permissions and free space")
-                .caused_by(error)
-        })?;
-        self.exists = true;
-        if self.table.version() != Some(0) {
-            return Err(Error::busy("another run of this pipeline was faster")
-                .hint("run again: it starts from what the other run left"));
-        }
-        Ok(())
-    }
-}
-
-fn delta_table(folder: &Folder) -> DeltaTable {
-    let log_store = default_logstore(
-        Arc::clone(&folder.store),
-        Arc::clone(&folder.root_store),
-        folder.location.url(),
-        &StorageConfig::default(),
-    );
-    DeltaTable::new(log_store)
 }
 
 fn in_doubt(error: Error) -> NotCommitted {
@@ -435,41 +335,21 @@ fn in_doubt(error: Error) -> NotCommitted {
     }
 }
 
-fn delta_error(error: deltalake::DeltaTableError) -> Error {
-    let hint = storage_hint(&error);
-    let failed = Error::storage("cannot use the state").caused_by(error);
-    match hint {
-        Some(hint) => failed.hint(hint),
-        None => failed,
-    }
-}
-
-fn delta_schema(layout: &VersionsLayout) -> Result<StructType> {
+fn describe(layout: &VersionsLayout) -> Result<Description> {
     let mut fields = vec![Field::new("kind", DataType::Utf8, true)];
-    fields.extend(
-        layout
-            .schema()
-            .fields()
-            .iter()
-            .map(|field| field.as_ref().clone()),
-    );
+    let stored = layout.schema();
+    fields.extend(stored.fields().iter().map(|field| field.as_ref().clone()));
     fields.push(Field::new("record", DataType::Utf8, true));
-    (&Schema::new(fields))
-        .try_into_kernel()
-        .map_err(|error: arrow::error::ArrowError| {
-            Error::internal("a type of the versions is none of Delta's").caused_by(error)
-        })
+    Ok(Description {
+        schema: delta_schema(fields)?,
+        partition_by: vec!["kind".into()],
+        configuration: vec![("delta.checkpointInterval", "10".into())],
+    })
 }
 
-fn add(kind: &str, path: &str, bytes: u64, modified: i64) -> Action {
-    Action::Add(Add {
-        path: path.into(),
-        partition_values: HashMap::from([("kind".to_string(), Some(kind.to_string()))]),
-        size: bytes as i64,
-        modification_time: modified,
-        data_change: true,
-        ..Default::default()
-    })
+fn new_file(kind: &str, path: &str, bytes: u64, modified: i64) -> Action {
+    let partition = HashMap::from([("kind".to_string(), Some(kind.to_string()))]);
+    add(path, partition, bytes, None, modified)
 }
 
 fn record_schema() -> Schema {

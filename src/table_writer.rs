@@ -3,11 +3,10 @@
 //! Each thread writes one partition, and one file, at a time, whatever the number of partitions:
 //! memory and file handles stay flat. Nothing a reader would see changes here.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, SchemaRef};
-use futures::future::try_join_all;
 use object_store::buffered::BufWriter;
 use parquet::arrow::AsyncArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -17,7 +16,7 @@ use parquet::file::properties::WriterProperties;
 
 use crate::error::{Error, Result};
 use crate::rebuild::{Earlier, Rebuilt};
-use crate::session::join;
+use crate::session::{Work, join, join_all};
 use crate::sorter::{Readers, Sorted};
 use crate::store::Folder;
 
@@ -75,25 +74,27 @@ impl TableWriter {
     ) -> Result<Vec<Written>> {
         let partitions: Vec<(usize, String)> =
             sorted.partitions().into_iter().enumerate().collect();
-        let shared = Arc::new((sorted, Mutex::new(partitions.into_iter())));
+        let shared = Arc::new((sorted, Work::new(partitions)));
         let tasks = (0..threads).map(|_| {
             let (writer, shared) = (self.clone(), Arc::clone(&shared));
             let earlier = earlier.clone();
             join(tokio::spawn(async move {
                 let (sorted, partitions) = &*shared;
-                let mut readers = Readers::new();
-                let mut written = Vec::new();
-                let next = || partitions.lock().ok()?.next();
-                while let Some((number, folder)) = next() {
-                    let rows = sorted.rows(&folder, &mut readers)?;
-                    let rows = Rebuilt::new(rows, &folder, earlier.as_deref()).await?;
-                    written.push((number, writer.write_partition(number, folder, rows).await?));
-                }
-                Ok(written)
+                let write = async {
+                    let mut readers = Readers::new();
+                    let mut written = Vec::new();
+                    while let Some((number, folder)) = partitions.next() {
+                        let rows = sorted.rows(&folder, &mut readers)?;
+                        let rows = Rebuilt::new(rows, &folder, earlier.as_deref()).await?;
+                        written.push((number, writer.write_partition(number, folder, rows).await?));
+                    }
+                    Ok(written)
+                };
+                partitions.part(write).await
             }))
         });
         let mut written: Vec<(usize, Written)> =
-            try_join_all(tasks).await?.into_iter().flatten().collect();
+            join_all(tasks).await?.into_iter().flatten().collect();
         written.sort_by_key(|(number, _)| *number);
         Ok(written.into_iter().map(|(_, written)| written).collect())
     }

@@ -14,7 +14,7 @@ use futures::channel::oneshot;
 use futures::future::Shared;
 use glueless::pipeline::Task;
 
-use crate::interruptions::{Cut, Fault, NO_LIMIT};
+use crate::faults::{Cut, Fault, NO_LIMIT};
 use crate::support::{Lab, Place, Row, batch, s3_environment};
 
 const TOML: &str = r#"
@@ -29,6 +29,7 @@ event_time = "event"
 [curated]
 url = "{base}/lake/curated"
 partition_by = ["event_dt", "cat"]
+format = "{format}"
 [[aggregate]]
 name = "daily"
 sql = "daily.sql"
@@ -41,13 +42,16 @@ WHERE NOT deleted AND event_dt >= $start_date AND event_dt < $end_date GROUP BY 
 
 const DAYS: i64 = 6;
 
+const FORMATS: [&str; 2] = ["parquet", "delta"];
+
 /// A lab with a file per day, whose changes touch the keys and days of the other files.
-fn lab(place: Place, keep: &str) -> Lab {
+fn lab(place: Place, keep: &str, format: &str) -> Lab {
     let sql = [
         ("curated.sql", "SELECT id, cat, v, event_dt FROM latest"),
         ("daily.sql", DAILY),
     ];
-    let lab = Lab::new(place, &TOML.replace("{keep}", keep), &sql);
+    let toml = TOML.replace("{keep}", keep).replace("{format}", format);
+    let lab = Lab::new(place, &toml, &sql);
     for day in 1..=DAYS {
         put(&lab, day);
     }
@@ -102,17 +106,9 @@ fn tables(lab: &Lab) -> Tables {
 
 /// The tables after one run over everything.
 fn sequential(keep: &str) -> Tables {
-    let lab = lab(Place::Local, keep);
+    let lab = lab(Place::Local, keep, "parquet");
     lab.run(&date(1), &date(DAYS + 1)).expect("a run");
     tables(&lab)
-}
-
-/// Nothing but tables and state is left, and every partition is what the ledger says.
-fn assert_tidy(lab: &Lab) {
-    let left = lab.list_all("lake/_glueless/many");
-    let strays = left.iter().filter(|path| !path.starts_with("versions/"));
-    let strays: Vec<&String> = strays.filter(|path| *path != "_glueless.json").collect();
-    assert!(strays.is_empty(), "{strays:?}");
 }
 
 fn start(lab: &Lab, task: &str, (first, end): (i64, i64)) -> Child {
@@ -136,8 +132,8 @@ fn s3_environment_of(lab: &Lab) -> Vec<(String, String)> {
 }
 
 /// Runs windows at once, each again until it is done.
-fn overlap(place: Place, keep: &str, windows: &[(i64, i64)]) {
-    let lab = lab(place, keep);
+fn overlap(place: Place, keep: &str, format: &str, windows: &[(i64, i64)]) {
+    let lab = lab(place, keep, format);
     let limit = Instant::now() + Duration::from_secs(120);
     std::thread::scope(|scope| {
         for window in windows {
@@ -157,13 +153,15 @@ fn overlap(place: Place, keep: &str, windows: &[(i64, i64)]) {
         }
     });
     assert_eq!(tables(&lab), sequential(keep));
-    assert_tidy(&lab);
+    lab.assert_tidy();
 }
 
 #[test]
 fn two_processes_at_once_end_where_one_after_the_other_does() {
     for place in [Place::Local, Place::S3] {
-        overlap(place, "latest", &[(1, 5), (3, 7)]);
+        for format in FORMATS {
+            overlap(place, "latest", format, &[(1, 5), (3, 7)]);
+        }
     }
 }
 
@@ -179,21 +177,28 @@ fn eight_processes_at_once_end_where_one_after_the_other_does() {
         (1, 4),
         (2, 7),
     ];
-    overlap(Place::Local, "latest", &windows);
-    overlap(Place::Local, "latest-per-day", &windows);
+    overlap(Place::Local, "latest", "parquet", &windows);
+    overlap(Place::Local, "latest", "delta", &windows);
+    overlap(Place::Local, "latest-per-day", "parquet", &windows);
 }
 
 #[test]
 fn four_processes_at_once_end_where_one_after_the_other_does_on_an_s3_server() {
     let windows = [(1, 3), (2, 5), (4, 7), (1, 7)];
-    overlap(Place::S3, "latest", &windows);
+    for format in FORMATS {
+        overlap(Place::S3, "latest", format, &windows);
+    }
 }
 
 #[test]
 fn runs_killed_at_any_moment_harm_nothing() {
     for (place, kills) in [(Place::Local, 30), (Place::S3, 6)] {
-        for keep in ["latest", "latest-per-day"] {
-            let lab = lab(place, keep);
+        for (keep, format) in [
+            ("latest", "parquet"),
+            ("latest", "delta"),
+            ("latest-per-day", "parquet"),
+        ] {
+            let lab = lab(place, keep, format);
             // How long a run takes here.
             let begun = Instant::now();
             assert!(start(&lab, "run", (1, 3)).wait().expect("waited").success());
@@ -211,37 +216,111 @@ fn runs_killed_at_any_moment_harm_nothing() {
             let told = String::from_utf8_lossy(&last.stderr);
             assert!(last.status.success(), "{told}");
             assert_eq!(tables(&lab), sequential(keep));
-            assert_tidy(&lab);
+            lab.assert_tidy();
         }
     }
 }
 
+/// Sends a signal to a process.
+fn signal(process: &Child, name: &str) {
+    let sent = Command::new("kill")
+        .args([name, &process.id().to_string()])
+        .status();
+    assert!(sent.expect("sent").success());
+}
+
+/// Writes the file of a day that changes a row in each of many partitions.
+fn put_wide(lab: &Lab, day: i64) {
+    let ids = || 1000..1600i64;
+    let first = 1_577_836_800_000_000;
+    let times = ids().map(|id| first + (day - 1) * 86_400_000_000 + id);
+    let ops = ids().map(|id| if (id + day) % 9 == 0 { "D" } else { "U" });
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("Op", Arc::new(StringArray::from_iter_values(ops))),
+        ("id", Arc::new(Int64Array::from_iter_values(ids()))),
+        (
+            "cat",
+            Arc::new(StringArray::from_iter_values(
+                ids().map(|id| id.to_string()),
+            )),
+        ),
+        (
+            "v",
+            Arc::new(Int64Array::from_iter_values(ids().map(|_| day))),
+        ),
+        (
+            "ts",
+            Arc::new(TimestampMicrosecondArray::from_iter_values(times)),
+        ),
+        (
+            "event",
+            Arc::new(TimestampMicrosecondArray::from_iter_values(
+                ids().map(|_| first),
+            )),
+        ),
+    ];
+    lab.put_raw(
+        &format!("202001{day:02}-000000000.parquet"),
+        &batch(columns),
+    );
+}
+
+#[test]
+fn a_process_frozen_while_it_publishes_undoes_nothing_when_it_wakes_up() {
+    for format in FORMATS {
+        let lab = lab(Place::Local, "latest", format);
+        lab.run(&date(1), &date(DAYS + 1)).expect("a run");
+        let log = lab
+            .folder
+            .path()
+            .join("lake/_glueless/many/versions/_delta_log");
+        let commits = || std::fs::read_dir(&log).expect("a log").count();
+        let (mut frozen, mut day) = (0, DAYS);
+        while frozen < 2 && day < 26 {
+            (1..=2).for_each(|later| put_wide(&lab, day + later));
+            let before = commits();
+            let mut run = start(&lab, "run", (day + 1, day + 2));
+            while commits() == before && run.try_wait().expect("waited").is_none() {}
+            signal(&run, "-STOP");
+            frozen += usize::from(!lab.list_all("lake/_glueless/many/staging").is_empty());
+            lab.run(&date(day + 2), &date(day + 3)).expect("a run");
+            let after = tables(&lab);
+            signal(&run, "-CONT");
+            let ended = run.wait_with_output().expect("waited");
+            let told = String::from_utf8_lossy(&ended.stderr);
+            assert!(ended.status.success(), "{told}");
+            assert_eq!(tables(&lab), after);
+            day += 2;
+        }
+        assert!(frozen > 0, "no process was frozen while it published");
+        lab.run(&date(1), &date(day + 1)).expect("a run");
+        let at_once = self::lab(Place::Local, "latest", "parquet");
+        (DAYS + 1..=day).for_each(|day| put_wide(&at_once, day));
+        at_once.run(&date(1), &date(day + 1)).expect("a run");
+        assert_eq!(tables(&lab), tables(&at_once));
+        lab.assert_tidy();
+    }
+}
+
 /// A run sleeps at its n-th request, for every n; others finish meanwhile; it wakes up.
-fn sleep(place: Place, step: usize) {
+fn sleep(place: Place, format: &str, step: usize) {
     let mut slept = 0;
     for requests in (0..).step_by(step) {
-        let lab = lab(place, "latest");
+        let lab = lab(place, "latest", format);
         lab.run(&date(1), &date(3)).expect("a run");
         let (wake, woken) = oneshot::channel::<()>();
         let woken: Shared<_> = woken.map(|_| ()).boxed().shared();
         let (tell, told) = mpsc::channel();
         let left = Arc::new(AtomicUsize::new(requests));
         let shared = Arc::clone(&left);
-        let mut sleeper = Lab {
-            folder: tempfile::tempdir().expect("a folder"),
-            base: lab.base.clone(),
-            stores: lab.stores.clone(),
-            pipeline: lab.pipeline.clone(),
-        };
         let asleep = tell.clone();
-        sleeper.stores = lab.stores.clone().wrapped(Arc::new(move |inner| {
+        let sleeper = lab.through(move |inner| {
             Arc::new(Cut {
-                inner,
                 left: Arc::clone(&shared),
-                fault: Fault::Sleep,
                 sleep: Some((asleep.clone(), woken.clone())),
+                ..Cut::new(inner, Fault::Sleep)
             })
-        }));
+        });
         let run = std::thread::spawn(move || {
             let done = sleeper.run(&date(3), &date(5));
             let _ = tell.send(false);
@@ -269,7 +348,7 @@ fn sleep(place: Place, step: usize) {
             sequential("latest"),
             "after {requests} requests"
         );
-        assert_tidy(&lab);
+        lab.assert_tidy();
         if !is_asleep {
             assert!(left.load(Ordering::SeqCst) != NO_LIMIT);
             break;
@@ -280,34 +359,23 @@ fn sleep(place: Place, step: usize) {
 
 #[test]
 fn a_run_that_sleeps_at_any_request_undoes_nothing_when_it_wakes_up() {
-    sleep(Place::Local, 3);
+    sleep(Place::Local, "parquet", 3);
+    sleep(Place::Local, "delta", 5);
 }
 
 #[test]
 fn a_run_that_sleeps_at_any_request_undoes_nothing_when_it_wakes_up_on_an_s3_server() {
-    sleep(Place::S3, 29);
+    sleep(Place::S3, "parquet", 29);
+    sleep(Place::S3, "delta", 43);
 }
 
 #[test]
 fn a_run_that_never_gets_its_turn_says_so_and_changes_nothing() {
-    let lab = lab(Place::Local, "latest");
+    let lab = lab(Place::Local, "latest", "parquet");
     lab.run(&date(1), &date(2)).expect("a run");
     let before = tables(&lab);
     // Another run is always faster: at each try a commit is there already.
-    let mut busy = Lab {
-        folder: tempfile::tempdir().expect("a folder"),
-        base: lab.base.clone(),
-        stores: lab.stores.clone(),
-        pipeline: lab.pipeline.clone(),
-    };
-    busy.stores = lab.stores.clone().wrapped(Arc::new(|inner| {
-        Arc::new(Cut {
-            inner,
-            left: Arc::new(AtomicUsize::new(NO_LIMIT)),
-            fault: Fault::AlwaysLate,
-            sleep: None,
-        })
-    }));
+    let busy = lab.through(|inner| Arc::new(Cut::new(inner, Fault::AlwaysLate)));
     let error = busy
         .run_with(Task::Run, &date(2), &date(3), &[])
         .expect_err("busy");

@@ -2,7 +2,9 @@
 
 mod cli;
 mod concurrency;
+mod delta;
 mod discovery;
+mod faults;
 mod interruptions;
 mod model;
 mod publishing;

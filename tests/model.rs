@@ -31,6 +31,7 @@ event_time = "event"
 [curated]
 url = "{base}/lake/curated"
 partition_by = ["event_dt", "cat"]
+format = "{format}"
 [[aggregate]]
 name = "daily"
 sql = "daily.sql"
@@ -317,6 +318,7 @@ fn tell(keys: Keys, row: &Row) -> Told {
 #[derive(Clone, Debug)]
 struct Case {
     keep: &'static str,
+    format: &'static str,
     keys: Keys,
     several_orders: bool,
     by: By,
@@ -343,6 +345,7 @@ impl Case {
         };
         let toml = TOML
             .replace("{keep}", self.keep)
+            .replace("{format}", self.format)
             .replace("{key}", &format!("[{}]", names.join(", ")))
             .replace("{order}", order)
             .replace("{window_by}", self.by.setting());
@@ -560,6 +563,10 @@ fn keeps() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec!["latest", "latest-per-day"])
 }
 
+fn formats() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["parquet", "delta"])
+}
+
 fn all_keys() -> impl Strategy<Value = Keys> {
     prop::sample::select(vec![
         Keys::Integer,
@@ -594,8 +601,9 @@ fn cases_of(count: u32) -> u32 {
 }
 
 fn at_once(several_orders: bool) -> impl Strategy<Value = Case> {
-    (keeps(), all_keys(), files()).prop_map(move |(keep, keys, files)| Case {
+    (keeps(), formats(), all_keys(), files()).prop_map(move |(keep, format, keys, files)| Case {
         keep,
+        format,
         keys,
         several_orders,
         by: By::Name,
@@ -610,6 +618,7 @@ fn by_windows(kinds: Vec<By>) -> impl Strategy<Value = Case> {
     (
         (
             keeps(),
+            formats(),
             all_keys(),
             any::<bool>(),
             prop::sample::select(kinds),
@@ -619,8 +628,9 @@ fn by_windows(kinds: Vec<By>) -> impl Strategy<Value = Case> {
         prop::collection::vec(window, 1..4),
     )
         .prop_map(
-            |((keep, keys, several_orders, by), files, deliveries, windows)| Case {
+            |((keep, format, keys, several_orders, by), files, deliveries, windows)| Case {
                 keep,
+                format,
                 keys,
                 several_orders,
                 by,

@@ -1,8 +1,8 @@
 //! What a run leaves in the curated folder: partitions and their names, files and their order,
 //! what later runs and crashes do to them, and the same tables under a small memory limit.
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,7 +17,8 @@ use glueless::report::Report;
 use object_store::ObjectStore;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use crate::support::{Lab, Place, RUNTIME, Row, batch, parquet, python, rows};
+use crate::faults::{Cut, Fault};
+use crate::support::{Lab, Place, RUNTIME, Row, batch, parquet, rows};
 
 const PLACES: [Place; 2] = [Place::Local, Place::S3];
 
@@ -94,31 +95,6 @@ fn contents(lab: &Lab) -> Vec<(String, bytes::Bytes)> {
         .collect()
 }
 
-/// What another engine reads of a local table: its columns, and its rows as text.
-fn read_with(engine: &str, table: &Path) -> (Vec<String>, Vec<Vec<Option<String>>>) {
-    let output = Command::new(python())
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/readers.py"))
-        .arg(engine)
-        .arg(table)
-        .output()
-        .expect("the reader runs");
-    assert!(
-        output.status.success(),
-        "{engine}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let read: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let text = |value: &serde_json::Value| value.as_str().map(str::to_string);
-    let list = |value: &serde_json::Value| value.as_array().expect("a list").clone();
-    let columns = list(&read["columns"]);
-    let names = columns
-        .iter()
-        .map(|column| text(&column[0]).expect("a name"));
-    let rows = list(&read["rows"]);
-    let rows = rows.iter().map(|row| list(row).iter().map(text).collect());
-    (names.collect(), rows.collect())
-}
-
 #[test]
 fn a_partition_value_is_escaped_as_hive_does_and_null_has_its_own_partition() {
     let value = "A/B: c%d=";
@@ -153,8 +129,10 @@ fn a_partition_value_is_escaped_as_hive_does_and_null_has_its_own_partition() {
             let folder = lab.folder.path().join("lake/curated/event_dt=2020-01-01");
             assert!(folder.join("kind=A%2FB%3A c%25d%3D").is_dir());
             for engine in ["duckdb", "polars"] {
-                let (columns, rows) = read_with(engine, &lab.folder.path().join("lake/curated"));
-                assert_eq!(columns, ["id", "v", "event_dt", "kind"], "{engine}");
+                let read = lab.read_with(engine, "lake/curated", None);
+                let (columns, rows) = read.expect("read");
+                let names: Vec<String> = columns.into_iter().map(|column| column.0).collect();
+                assert_eq!(names, ["id", "v", "event_dt", "kind"], "{engine}");
                 let day = |day| Some(format!("2020-01-0{day}"));
                 let some = |text: &str| Some(text.to_string());
                 assert_eq!(
@@ -243,7 +221,7 @@ fn every_type_partitions_and_other_engines_read_the_values() {
             }
             if place == Place::Local {
                 for engine in ["duckdb", "polars"] {
-                    let (_, rows) = read_with(engine, &lab.folder.path().join("lake/curated"));
+                    let (_, rows) = lab.read_with(engine, "lake/curated", None).expect("read");
                     let ids: Vec<_> = rows.iter().map(|row| row[0].as_deref()).collect();
                     assert_eq!(ids, [Some("1"), Some("2"), Some("3")], "{engine} {name}");
                     assert_eq!(rows[1][1], None, "{engine} {name}");
@@ -758,4 +736,80 @@ fn bytes_below(folder: &Path) -> u64 {
             _ => entry.metadata().map_or(0, |metadata| metadata.len()),
         })
         .sum()
+}
+
+/// A late change into old days costs what these days cost: of the table and of the versions, their
+/// files alone are read and written.
+#[test]
+fn a_run_that_touches_three_old_days_reads_and_writes_these_only() {
+    let lab = lab(Place::Local, "latest-per-day", r#"["event_dt"]"#, SQL);
+    for day in 1..=12 {
+        let keys: Vec<Change> = (0..10).map(|key| ("I", key, Some("a"), 1, day)).collect();
+        put(&lab, day, &keys);
+        let (start, end) = (
+            format!("2020-01-{day:02}"),
+            format!("2020-01-{:02}", day + 1),
+        );
+        lab.run_with(Task::Run, &start, &end, &[]).expect("a run");
+    }
+    let versions = lab.list("lake/_glueless/published/versions");
+    put(
+        &lab,
+        13,
+        &[
+            ("U", 3, Some("a"), 2, 2),
+            ("U", 4, Some("a"), 2, 5),
+            ("D", 5, None, 0, 9),
+        ],
+    );
+    let seen = Arc::default();
+    let through = Arc::clone(&seen);
+    let recorded = lab.through(move |inner| {
+        let seen = Arc::clone(&through);
+        Arc::new(Cut {
+            seen,
+            ..Cut::new(inner, Fault::None)
+        })
+    });
+    let report = recorded
+        .run_with(Task::Run, "2020-01-13", "2020-01-14", &[])
+        .expect("a run");
+    assert_eq!((report.rows_written, report.partitions_written), (29, 3));
+
+    let seen: std::sync::MutexGuard<Vec<(&str, String)>> = seen.lock().expect("no panic");
+    let of_verb = |verb: &str, of: &dyn Fn(&str) -> bool| -> BTreeSet<String> {
+        let paths = seen
+            .iter()
+            .filter(|(found, path)| *found == verb && of(path));
+        let names = paths.map(|(_, path)| path.rsplit_once("/lake/").map_or("", |path| path.1));
+        names.map(str::to_string).collect()
+    };
+    let day =
+        |day| format!("curated/event_dt=2020-01-{day:02}/part-c{day:08}-00000.snappy.parquet");
+    // A tenth of two of the days changed.
+    let tenth = |of: u32| lab.get(&format!("lake/{}", day(of))).len() as u64 / 10;
+    assert_eq!(report.bytes_changed, tenth(2) + tenth(5));
+    let touched: BTreeSet<String> = [2, 5, 9].map(day).into();
+    assert_eq!(
+        of_verb("GET", &|path| path.contains("/curated/")
+            && path.contains("part-")),
+        touched
+    );
+    let staged = of_verb("RENAME", &|path| path.contains("/staging/"));
+    assert_eq!(staged.len(), 3);
+    // The day's own commit made the day's versions.
+    let commit_of = |path: &String| -> u64 {
+        path.rsplit_once("/").expect("a name").1[..20]
+            .parse()
+            .expect("a commit")
+    };
+    let read = of_verb("GET", &|path| path.contains("kind=version"));
+    let read: BTreeSet<u64> = read.iter().map(commit_of).collect();
+    let all: BTreeSet<u64> = versions
+        .iter()
+        .filter(|path| path.starts_with("kind=version"))
+        .map(commit_of)
+        .collect();
+    assert_eq!(all.len(), 12);
+    assert_eq!(read, [2, 5, 9].into());
 }

@@ -1,11 +1,12 @@
-"""Reads a Hive-partitioned Parquet table with an engine that is not ours.
+"""Reads a table with an engine that is not ours.
 
-    python readers.py duckdb|polars PATH
+    python readers.py duckdb|polars|polars-delta|deltalake PATH [VERSION]
 
 PATH is the table's folder; Polars also takes `s3://bucket/prefix`, with the
 endpoint in AWS_ENDPOINT_URL and the credentials in the usual AWS_* variables.
 Every `*.parquet` file below PATH is read, with the partition columns taken
-from the path and typed by the engine.
+from the path and typed by the engine. The last two read a Delta table, its
+last version or the one that is named.
 
 Prints one line of JSON:
 
@@ -69,6 +70,27 @@ def read_with_polars(path):
     return columns, [[as_text(value) for value in row] for row in table.rows()]
 
 
+def read_with_polars_delta(path, version=None):
+    import polars
+
+    options = {"AWS_ALLOW_HTTP": "true"} if path.startswith("s3://") else None
+    table = polars.read_delta(path, version=version, storage_options=options)
+    columns = [(name, str(kind)) for name, kind in table.schema.items()]
+    return columns, [[as_text(value) for value in row] for row in table.rows()]
+
+
+def read_with_deltalake(path, version=None):
+    import deltalake
+    import polars
+
+    options = {"AWS_ALLOW_HTTP": "true"} if path.startswith("s3://") else None
+    opened = deltalake.DeltaTable(path, version=version, storage_options=options)
+    query = deltalake.QueryBuilder().register("t", opened).execute("SELECT * FROM t")
+    columns = [(field.name, str(field.type.type)) for field in opened.schema().fields]
+    table = polars.DataFrame(query.read_all()).select([name for name, _ in columns])
+    return columns, [[as_text(value) for value in row] for row in table.rows()]
+
+
 def parquet_files(path):
     pattern = os.path.join(glob.escape(path), "**", "*.parquet")
     return sorted(glob.glob(pattern, recursive=True))
@@ -94,14 +116,19 @@ def as_text(value):
     return str(value)
 
 
-READERS = {"duckdb": read_with_duckdb, "polars": read_with_polars}
+READERS = {
+    "duckdb": read_with_duckdb,
+    "polars": read_with_polars,
+    "polars-delta": read_with_polars_delta,
+    "deltalake": read_with_deltalake,
+}
 
 
 def main(arguments):
-    if len(arguments) != 2 or arguments[0] not in READERS:
+    if len(arguments) not in (2, 3) or arguments[0] not in READERS:
         sys.exit(__doc__)
-    engine, path = arguments
-    columns, rows = READERS[engine](path)
+    engine, path, *version = arguments
+    columns, rows = READERS[engine](path, *map(int, version))
     rows = sorted(rows, key=lambda row: [(value is not None, value or "") for value in row])
     json.dump({"columns": columns, "rows": rows}, sys.stdout)
     print()

@@ -1,7 +1,7 @@
 //! What the tests stand on: a place for raw files and tables (a local folder or an S3 server), a
 //! writer of raw Parquet, a runner, and a reader of tables that shares no code with the program.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -11,9 +11,9 @@ use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::datatypes::{Field, Schema};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use glueless::config::Pipeline;
-use glueless::error::Result;
 use glueless::pipeline::{Request, Task};
 use glueless::report::Report;
 use glueless::session::Resources;
@@ -98,6 +98,8 @@ pub struct Lab {
     pub base: String,
     pub stores: Stores,
     pub pipeline: PathBuf,
+    /// When runs think it is.
+    pub now: DateTime<Utc>,
 }
 
 impl Lab {
@@ -130,6 +132,21 @@ impl Lab {
             base,
             stores,
             pipeline,
+            now: DateTime::UNIX_EPOCH,
+        }
+    }
+
+    /// The same lab, reached in another way.
+    pub fn through(
+        &self,
+        wrap: impl Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync + 'static,
+    ) -> Self {
+        Lab {
+            folder: tempfile::tempdir().expect("a folder"),
+            base: self.base.clone(),
+            stores: self.stores.clone().wrapped(Arc::new(wrap)),
+            pipeline: self.pipeline.clone(),
+            now: self.now,
         }
     }
 
@@ -191,11 +208,68 @@ impl Lab {
         file.set_modified(at).expect("set");
     }
 
-    /// The names of all objects below a folder, sorted, hidden ones left out.
+    /// The names of a table's files, sorted: those of its Delta log if it has one, otherwise all
+    /// that are not hidden.
     pub fn list(&self, name: &str) -> Vec<String> {
-        let mut names = self.list_all(name);
-        names.retain(|name| !name.split('/').any(|part| part.starts_with('_')));
-        names
+        self.files(name).into_keys().collect()
+    }
+
+    /// A table's files, and the values of their partition columns.
+    fn files(&self, name: &str) -> BTreeMap<String, Row> {
+        if let Some((files, _)) = self.log_of(name) {
+            return files;
+        }
+        let mut files = BTreeMap::new();
+        for path in self.list_all(name) {
+            if path.split('/').any(|part| part.starts_with('_')) {
+                continue;
+            }
+            let parts = path.split('/').filter_map(|part| part.split_once('='));
+            let values = parts.filter(|(_, value)| *value != "__HIVE_DEFAULT_PARTITION__");
+            let values = values.map(|(column, value)| (decode(column), decode(value)));
+            files.insert(path.clone(), values.collect());
+        }
+        files
+    }
+
+    /// What a Delta table's log comes to: its files with the values of their partition columns,
+    /// and all that it ever had. As the protocol has it:
+    /// <https://github.com/delta-io/delta/blob/master/PROTOCOL.md>.
+    fn log_of(&self, name: &str) -> Option<(BTreeMap<String, Row>, BTreeSet<String>)> {
+        let (mut files, mut all) = (BTreeMap::new(), BTreeSet::new());
+        let commits = self.commits(name);
+        for action in commits.iter().flatten() {
+            let path =
+                |action: &serde_json::Value| decode(action["path"].as_str().expect("a path"));
+            if let Some(add) = action.get("add") {
+                let values = add["partitionValues"].as_object().expect("values").iter();
+                let values = values.filter_map(|(column, value)| {
+                    Some((column.clone(), value.as_str()?.to_string()))
+                });
+                files.insert(path(add), values.collect());
+                all.insert(path(add));
+            }
+            if let Some(remove) = action.get("remove") {
+                files.remove(&path(remove)).expect("a file of the table");
+            }
+        }
+        (!commits.is_empty()).then_some((files, all))
+    }
+
+    /// The actions of a Delta table's commits.
+    pub fn commits(&self, name: &str) -> Vec<Vec<serde_json::Value>> {
+        let names = self.list_all(name).into_iter();
+        let commits =
+            names.filter(|path| path.starts_with("_delta_log/0") && path.ends_with(".json"));
+        let read = |path: String| {
+            let text = self.get(&format!("{name}/{path}"));
+            let text = String::from_utf8(text.to_vec()).expect("text");
+            let actions = text
+                .lines()
+                .map(|line| serde_json::from_str(line).expect("JSON"));
+            actions.collect()
+        };
+        commits.map(read).collect()
     }
 
     /// The names of all objects below a folder, sorted.
@@ -221,18 +295,41 @@ impl Lab {
         RUNTIME.block_on(read).expect("read")
     }
 
-    /// Every row of a Hive-partitioned Parquet table, sorted.
+    /// Checks that of the runs nothing is left but tables, and what they remember: in a Delta
+    /// table, no file that its log does not know.
+    pub fn assert_tidy(&self) {
+        let left = self.list_all("lake/_glueless").into_iter();
+        let is_memory = |path: &str| {
+            let path = path.split_once('/').map(|(_, path)| path);
+            path.is_some_and(|path| path.starts_with("versions/") || path == "_glueless.json")
+        };
+        let strays: Vec<String> = left.filter(|path| !is_memory(path)).collect();
+        assert!(strays.is_empty(), "{strays:?}");
+        let known = self
+            .log_of("lake/curated")
+            .into_iter()
+            .flat_map(|log| log.1);
+        let known: BTreeSet<String> = known.collect();
+        let files = self.list_all("lake/curated").into_iter();
+        let mut files = files.filter(|path| path.contains("part-"));
+        let stray = files.find(|path| !known.is_empty() && !known.contains(path));
+        assert_eq!(stray, None);
+    }
+
+    /// What another engine reads of a table, or of a version of it.
+    pub fn read_with(
+        &self,
+        engine: &str,
+        name: &str,
+        version: Option<u64>,
+    ) -> Result<Foreign, String> {
+        read_with(engine, &format!("{}/{name}", self.base), version)
+    }
+
+    /// Every row of a table of either format, sorted.
     pub fn table(&self, name: &str) -> Vec<Row> {
         let mut rows = Vec::new();
-        for path in self.list(name) {
-            let mut constants = Row::new();
-            for part in path.split('/') {
-                if let Some((column, value)) = part.split_once('=')
-                    && value != "__HIVE_DEFAULT_PARTITION__"
-                {
-                    constants.insert(decode(column), decode(value));
-                }
-            }
+        for (path, constants) in self.files(name) {
             for mut row in rows_of(self.get(&format!("{name}/{path}"))) {
                 row.extend(constants.clone());
                 rows.push(row);
@@ -243,7 +340,7 @@ impl Lab {
     }
 
     /// The checked pipeline, with overrides.
-    pub fn read(&self, set: &[&str]) -> Result<Pipeline> {
+    pub fn read(&self, set: &[&str]) -> glueless::error::Result<Pipeline> {
         let set: Vec<String> = set.iter().map(|text| text.to_string()).collect();
         Pipeline::read(&self.pipeline, &set)
     }
@@ -255,7 +352,7 @@ impl Lab {
         start: &str,
         end: &str,
         set: &[&str],
-    ) -> Result<Report> {
+    ) -> glueless::error::Result<Report> {
         self.run_in(task, start, end, set, std::env::temp_dir())
     }
 
@@ -267,24 +364,29 @@ impl Lab {
         end: &str,
         set: &[&str],
         spill_dir: PathBuf,
-    ) -> Result<Report> {
+    ) -> glueless::error::Result<Report> {
         let date = |text| parse_instant(text).expect("a date");
         let window = Window::new(date(start), date(end)).expect("a window");
         self.run_task(task(window), set, spill_dir)
     }
 
     /// Makes everything again.
-    pub fn rebuild(&self, accept_missing: bool, set: &[&str]) -> Result<Report> {
+    pub fn rebuild(&self, accept_missing: bool, set: &[&str]) -> glueless::error::Result<Report> {
         self.run_task(Task::Rebuild { accept_missing }, set, std::env::temp_dir())
     }
 
-    fn run_task(&self, task: Task, set: &[&str], spill_dir: PathBuf) -> Result<Report> {
+    fn run_task(
+        &self,
+        task: Task,
+        set: &[&str],
+        spill_dir: PathBuf,
+    ) -> glueless::error::Result<Report> {
         let pipeline = self.read(set)?;
         let request = Request {
             task,
             pipeline: &pipeline,
             run_id: &uuid::Uuid::now_v7().to_string(),
-            now: chrono::DateTime::UNIX_EPOCH,
+            now: self.now,
             stores: &self.stores,
             resources: &Resources {
                 memory_bytes: pipeline.limits.memory_bytes.unwrap_or(1 << 30),
@@ -296,22 +398,49 @@ impl Lab {
     }
 
     /// Curates and aggregates.
-    pub fn run(&self, start: &str, end: &str) -> Result<Report> {
+    pub fn run(&self, start: &str, end: &str) -> glueless::error::Result<Report> {
         self.run_with(Task::Run, start, end, &[])
     }
 }
 
-/// Undoes the percent-encoding of a folder name.
+/// A table as another engine reads it: names and types of its columns, and its rows as text.
+pub type Foreign = (Vec<(String, String)>, Vec<Vec<Option<String>>>);
+
+/// What another engine reads of the table in a folder, or of a version of it.
+pub fn read_with(engine: &str, place: &str, version: Option<u64>) -> Result<Foreign, String> {
+    let output = Command::new(python())
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/readers.py"))
+        .args([engine, place])
+        .args(version.map(|version| version.to_string()))
+        .envs(
+            place
+                .starts_with("s3://")
+                .then(s3_environment)
+                .into_iter()
+                .flatten(),
+        )
+        .output()
+        .expect("the reader runs");
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into());
+    }
+    let read: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let read = |name: &str| read[name].clone();
+    let columns = serde_json::from_value(read("columns")).expect("columns");
+    Ok((columns, serde_json::from_value(read("rows")).expect("rows")))
+}
+
+/// Undoes percent-encoding.
 fn decode(text: &str) -> String {
-    let mut decoded = String::new();
+    let mut decoded = Vec::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('%') {
-        decoded.push_str(before);
-        let code = u8::from_str_radix(&after[..2], 16).expect("an escape");
-        decoded.push(char::from(code));
+        decoded.extend(before.bytes());
+        decoded.push(u8::from_str_radix(&after[..2], 16).expect("an escape"));
         rest = &after[2..];
     }
-    decoded + rest
+    decoded.extend(rest.bytes());
+    String::from_utf8(decoded).expect("text")
 }
 
 /// A batch as a Parquet file.

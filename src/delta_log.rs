@@ -1,0 +1,375 @@
+//! A Delta log: what the state and a curated table of `format = "delta"` have in common.
+//!
+//! Whoever commits first wins: a commit names the version it is to become, and nothing retries
+//! inside. Two plain appends from one version would both win; the transaction that every commit
+//! carries, with one application id and the number of the run's commit, makes them conflict, and
+//! tells afterwards whether a commit whose reply was lost has landed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
+use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
+use deltalake::kernel::{Action, Add, MetadataExt, Remove, StructType, Transaction, new_metadata};
+use deltalake::logstore::{StorageConfig, default_logstore};
+use deltalake::operations::create::CreateBuilder;
+use deltalake::protocol::{DeltaOperation, SaveMode};
+use deltalake::table::state::DeltaTableState;
+use deltalake::{DeltaTable, DeltaTableError};
+use futures::TryStreamExt;
+use tracing::{debug, warn};
+
+use crate::error::{Error, Result, storage_hint};
+use crate::store::Folder;
+
+/// The folder of the log's own files.
+pub const LOG_FOLDER: &str = "_delta_log/";
+
+const APPLICATION: &str = "glueless";
+
+/// What a table is, beside its files.
+#[derive(Debug)]
+pub struct Description {
+    /// Its columns.
+    pub schema: StructType,
+    /// Its partition columns.
+    pub partition_by: Vec<String>,
+    /// Its properties.
+    pub configuration: Vec<(&'static str, String)>,
+}
+
+/// A Delta log, as last read.
+pub struct DeltaLog {
+    /// The table's folder.
+    pub folder: Folder,
+    table: DeltaTable,
+    exists: bool,
+}
+
+impl DeltaLog {
+    /// The log of a folder, not read yet.
+    pub fn new(folder: Folder) -> Self {
+        let log_store = default_logstore(
+            Arc::clone(&folder.store),
+            Arc::clone(&folder.root_store),
+            folder.location.url(),
+            &StorageConfig::default(),
+        );
+        DeltaLog {
+            table: DeltaTable::new(log_store),
+            exists: false,
+            folder,
+        }
+    }
+
+    /// Reads what was committed.
+    ///
+    /// # Errors
+    /// Storage, when it cannot be read.
+    pub async fn read(&mut self) -> Result<()> {
+        let failed = |error| self.failed("read", error);
+        self.exists = self
+            .table
+            .verify_deltatable_existence()
+            .await
+            .map_err(failed)?;
+        if self.exists {
+            let loaded = self.table.load().await;
+            loaded.map_err(|error| self.failed("read", error))?;
+        }
+        Ok(())
+    }
+
+    /// The number of the last version; `None` where there is no log.
+    pub fn version(&self) -> Option<u64> {
+        self.table.version().filter(|_| self.exists)
+    }
+
+    /// What the log comes to; `None` where there is none.
+    ///
+    /// # Errors
+    /// Storage, when it was not read.
+    pub fn snapshot(&self) -> Result<Option<&DeltaTableState>> {
+        match self.exists {
+            true => Ok(Some(
+                self.table
+                    .snapshot()
+                    .map_err(|error| self.failed("use", error))?,
+            )),
+            false => Ok(None),
+        }
+    }
+
+    /// The data files: path and size, sorted by path.
+    ///
+    /// # Errors
+    /// Storage, when the log was not read.
+    pub fn files(&self) -> Result<Vec<(String, u64)>> {
+        let Some(snapshot) = self.snapshot()? else {
+            return Ok(Vec::new());
+        };
+        let files = snapshot.log_data();
+        let files = files
+            .iter()
+            .map(|file| (file.path().into_owned(), file.size().max(0) as u64));
+        let mut files: Vec<(String, u64)> = files.collect();
+        files.sort();
+        Ok(files)
+    }
+
+    /// What takes files out of the table.
+    ///
+    /// # Errors
+    /// Storage, when the log was not read.
+    pub fn removes(&self, goes: impl Fn(&str) -> bool) -> Result<Vec<Remove>> {
+        let Some(snapshot) = self.snapshot()? else {
+            return Ok(Vec::new());
+        };
+        let files = snapshot.log_data();
+        let files = files.iter().filter(|file| goes(&file.path()));
+        Ok(files.map(|file| file.remove_action(true)).collect())
+    }
+
+    /// The files that were taken out of the table later than a time, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// Storage, when they cannot be read.
+    pub async fn removed_since(&self, time: i64) -> Result<Vec<String>> {
+        let Some(snapshot) = self.snapshot()? else {
+            return Ok(Vec::new());
+        };
+        let log_store = self.table.log_store();
+        let removed = snapshot.all_tombstones(log_store.as_ref());
+        let removed = removed.try_filter_map(|removed| async move {
+            let is_later = removed.deletion_timestamp().is_some_and(|at| at > time);
+            Ok(is_later.then(|| removed.path().into_owned()))
+        });
+        let removed = removed.try_collect().await;
+        removed.map_err(|error| self.failed("read", error))
+    }
+
+    /// The number of the run's commit that was carried last.
+    ///
+    /// # Errors
+    /// Storage, when it cannot be read.
+    pub async fn last_transaction(&self) -> Result<Option<u64>> {
+        let Some(snapshot) = self.snapshot()? else {
+            return Ok(None);
+        };
+        let log_store = self.table.log_store();
+        let last = snapshot.transaction_version(log_store.as_ref(), APPLICATION);
+        let last = last.await.map_err(|error| self.failed("read", error))?;
+        Ok(last.map(|last| last.max(0) as u64))
+    }
+
+    /// Makes the log, with version 0 for an empty table; where another process is faster, its log
+    /// is the one.
+    ///
+    /// # Errors
+    /// Storage, when it cannot be written.
+    pub async fn create(&mut self, description: &Description) -> Result<()> {
+        debug!("creating the Delta table {}", self.folder.location);
+        let configuration = description.configuration.iter();
+        let created = CreateBuilder::new()
+            .with_log_store(self.table.log_store())
+            .with_columns(description.schema.fields().cloned())
+            .with_partition_columns(&description.partition_by)
+            .with_configuration(configuration.map(|(key, value)| (*key, Some(value.as_str()))))
+            .with_save_mode(SaveMode::Ignore)
+            .await;
+        self.table = created.map_err(|error| self.failed("create", error))?;
+        self.exists = true;
+        Ok(())
+    }
+
+    /// The action that makes the table what it should be; `None` where it is that already.
+    ///
+    /// # Errors
+    /// Internal, when it cannot be described.
+    pub fn described(&self, description: &Description) -> Result<Option<Action>> {
+        let Some(snapshot) = self.snapshot()? else {
+            return Ok(None);
+        };
+        let known = snapshot.metadata();
+        let Description {
+            schema,
+            partition_by,
+            configuration,
+        } = description;
+        let is_set = |(key, value): &(&str, String)| known.configuration().get(*key) == Some(value);
+        if *snapshot.schema() == *schema
+            && known.partition_columns() == partition_by
+            && configuration.iter().all(is_set)
+        {
+            return Ok(None);
+        }
+        // What others have set stays.
+        let mut all: HashMap<String, String> = known.configuration().clone();
+        let own = configuration.iter();
+        all.extend(own.map(|(key, value)| (key.to_string(), value.clone())));
+        let described = new_metadata(schema, partition_by, all)
+            .and_then(|metadata| metadata.with_table_id(known.id().to_string()));
+        described
+            .map(|metadata| Some(Action::Metadata(metadata)))
+            .map_err(|error| {
+                Error::internal(format!("cannot describe {}", self.folder.location))
+                    .caused_by(error)
+            })
+    }
+
+    /// Commits the next version, with the number of the run's commit and what else to tell of it.
+    ///
+    /// # Errors
+    /// The engine's. The commit may have landed all the same: read, and look for its transaction.
+    pub async fn commit(
+        &self,
+        actions: Vec<Action>,
+        number: u64,
+        told: Vec<(String, String)>,
+    ) -> Result<(), DeltaTableError> {
+        let snapshot = self.table.snapshot()?;
+        let operation = DeltaOperation::Write {
+            mode: SaveMode::Overwrite,
+            partition_by: Some(snapshot.metadata().partition_columns().to_vec()),
+            predicate: None,
+        };
+        let properties = CommitProperties::default()
+            .with_max_retries(0)
+            .with_metadata(told.into_iter().map(|(key, value)| (key, value.into())))
+            .with_application_transaction(Transaction {
+                app_id: APPLICATION.into(),
+                version: number as i64,
+                last_updated: None,
+            });
+        let prepared = CommitBuilder::from(properties)
+            .with_actions(actions)
+            .build(Some(snapshot), self.table.log_store(), operation)
+            .into_prepared_commit_future()
+            .await?;
+        if let Err(error) = prepared.await?.await {
+            warn!("the commit landed, but its upkeep failed: {error}");
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a version that was committed outlives a power cut.
+    ///
+    /// # Errors
+    /// Storage, when it cannot be written.
+    pub fn sync(&self, version: u64) -> Result<()> {
+        self.folder
+            .sync(&[format!("{LOG_FOLDER}{version:020}.json")])
+    }
+
+    /// A failure of the engine's, told.
+    pub fn failed(&self, doing: &str, error: DeltaTableError) -> Error {
+        let hint = storage_hint(&error).unwrap_or("check its permissions and free space");
+        Error::storage(format!(
+            "cannot {doing} the Delta table {}",
+            self.folder.location
+        ))
+        .hint(hint)
+        .caused_by(error)
+    }
+}
+
+/// The action that adds a file.
+pub fn add(
+    path: &str,
+    partition: HashMap<String, Option<String>>,
+    bytes: u64,
+    stats: Option<String>,
+    modified: i64,
+) -> Action {
+    Action::Add(Add {
+        path: path.into(),
+        partition_values: partition,
+        size: bytes as i64,
+        modification_time: modified,
+        data_change: true,
+        stats,
+        ..Default::default()
+    })
+}
+
+/// A schema in Delta's types.
+///
+/// # Errors
+/// Internal, when a type has no counterpart.
+pub fn delta_schema(fields: impl IntoIterator<Item = Field>) -> Result<StructType> {
+    let schema = Schema::new(fields.into_iter().collect::<Vec<_>>());
+    (&schema)
+        .try_into_kernel()
+        .map_err(|error: arrow::error::ArrowError| {
+            Error::internal("a column's type is none of Delta's").caused_by(error)
+        })
+}
+
+/// The type in which a Delta table holds a column of another one: the same, or one that holds all
+/// of its values. A time without a zone is one of UTC, because Delta's own type for it needs
+/// readers of a newer kind. `None` where there is no such type, and for nested ones.
+fn delta_type(data_type: &DataType) -> Option<DataType> {
+    Some(match data_type {
+        DataType::Boolean
+        | DataType::Int8
+        | DataType::Int16
+        | DataType::Int32
+        | DataType::Int64
+        | DataType::Float32
+        | DataType::Float64
+        | DataType::Utf8
+        | DataType::LargeUtf8
+        | DataType::Utf8View
+        | DataType::Binary
+        | DataType::LargeBinary
+        | DataType::BinaryView
+        | DataType::Date32
+        | DataType::Decimal128(_, _) => data_type.clone(),
+        DataType::UInt8 => DataType::Int16,
+        DataType::UInt16 => DataType::Int32,
+        DataType::UInt32 => DataType::Int64,
+        DataType::UInt64 => DataType::Decimal128(20, 0),
+        DataType::Float16 => DataType::Float32,
+        DataType::FixedSizeBinary(_) => DataType::Binary,
+        DataType::Date64 => DataType::Date32,
+        DataType::Timestamp(_, _) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => {
+            DataType::Decimal128(*precision, *scale)
+        }
+        DataType::Decimal256(precision, scale) if *precision <= 38 => {
+            DataType::Decimal128(*precision, *scale)
+        }
+        DataType::Dictionary(_, values) => delta_type(values)?,
+        _ => return None,
+    })
+}
+
+/// The columns of `curated.sql` in the types that a Delta table has.
+///
+/// # Errors
+/// Usage, naming `file` and the column that cannot be stored.
+pub fn delta_columns(file: &str, columns: Vec<Field>) -> Result<Vec<Field>> {
+    let to_delta = |column: Field| {
+        let refused = |why: &str, hint: &str| {
+            Err(Error::usage(format!("{file}: the column `{}` {why}", column.name())).hint(hint))
+        };
+        if column
+            .name()
+            .contains([' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '='])
+        {
+            return refused(
+                "has a name that Delta tables do not have",
+                "rename it: AS …",
+            );
+        }
+        match delta_type(column.data_type()) {
+            Some(found) => Ok(column.with_data_type(found)),
+            None => refused(
+                "has a type that Delta tables do not have",
+                "cast it: CAST(… AS …)",
+            ),
+        }
+    };
+    columns.into_iter().map(to_delta).collect()
+}

@@ -1,0 +1,245 @@
+//! A curated table of `format = "delta"`: a run's new files, and the going of the old ones, are one
+//! commit of the table's own log.
+//!
+//! ```text
+//! <curated.url>/_glueless.json                                  whose table this is
+//! <curated.url>/_delta_log/…                                    one commit per run
+//! <curated.url>/event_dt=2019-04-01/part-c00000012-00000.snappy.parquet
+//! ```
+//!
+//! The state is committed first, and says which files the table has ([`crate::ledger`]). To publish
+//! is to bring the new files to their places and to commit to this log what makes the table that.
+//! The commit carries the number of the state's: whoever is interrupted between the two is finished
+//! by the next command, and whoever comes late finds the number there and does nothing.
+//!
+//! No name comes again, and files that a commit replaced stay for `curated.retention`, for those
+//! who read them or an earlier version of the table.
+
+use std::collections::{BTreeSet, HashMap};
+
+use arrow::datatypes::{DataType, Field};
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use deltalake::kernel::{Action, Remove};
+
+use crate::delta_log::{DeltaLog, Description, LOG_FOLDER, add, delta_schema};
+use crate::error::{Error, Result};
+use crate::layout::{base_name, parent, parse_partition_segment, part_file_commit};
+use crate::ledger::{Shape, read_types};
+use crate::publish::{self, TableFile};
+use crate::store::Folder;
+
+/// How often a commit is tried again after someone else's.
+const TRIES: u32 = 5;
+/// Versions of the table are kept so long, or as long as its files.
+const LOG_RETENTION: TimeDelta = TimeDelta::days(30);
+
+/// A Delta table as the ledger has it.
+#[derive(Debug)]
+pub struct CuratedLog<'a> {
+    /// Its folder.
+    pub table: &'a Folder,
+    /// Its columns and their types.
+    pub shape: &'a Shape,
+    /// Its partition columns.
+    pub partition_by: &'a [String],
+    /// Its files.
+    pub files: Vec<&'a TableFile>,
+    /// How long replaced files are kept.
+    pub retention: TimeDelta,
+    /// The time of the run.
+    pub now: DateTime<Utc>,
+}
+
+/// A run whose files are to be published.
+#[derive(Clone, Copy, Debug)]
+pub struct Committed<'a> {
+    /// Its id.
+    pub run_id: &'a str,
+    /// The number of its commit of the state.
+    pub number: u64,
+    /// Whether the table begins anew, whatever others did to it.
+    pub anew: bool,
+}
+
+impl CuratedLog<'_> {
+    /// Checks that the table is as the runs of the pipeline left it.
+    ///
+    /// # Errors
+    /// Data, when someone else changed it; storage, when its log cannot be read.
+    pub async fn check(&self) -> Result<()> {
+        let mut log = DeltaLog::new(self.table.clone());
+        log.read().await?;
+        let changed = |how: String| {
+            let table = &self.table.location;
+            Err(Error::data(format!(
+                "the table {table} is not as it was published: {how}"
+            ))
+            .hint("someone else changed it: make it again with `glueless rebuild`"))
+        };
+        let Some(snapshot) = log.snapshot()? else {
+            return changed("its log is gone".into());
+        };
+        let known: BTreeSet<(&str, u64)> = self
+            .files
+            .iter()
+            .map(|file| (file.path.as_str(), file.bytes))
+            .collect();
+        let found = log.files()?;
+        let found: BTreeSet<(&str, u64)> = found
+            .iter()
+            .map(|(path, bytes)| (path.as_str(), *bytes))
+            .collect();
+        if let Some((path, _)) = known.difference(&found).next() {
+            return changed(format!("its log does not list {path}"));
+        }
+        if let Some((path, _)) = found.difference(&known).next() {
+            return changed(format!("its log lists {path}"));
+        }
+        let has_deletions =
+            |file: &deltalake::kernel::LogicalFileView| file.deletion_vector_descriptor().is_some();
+        if let Some(file) = snapshot.log_data().iter().find(has_deletions) {
+            return changed(format!("rows were deleted from {}", file.path()));
+        }
+        match *snapshot.schema() == self.description()?.schema {
+            true => Ok(()),
+            false => changed("its columns are others".into()),
+        }
+    }
+
+    /// Brings new files to their places and commits what makes the table what the ledger says.
+    ///
+    /// # Errors
+    /// Storage. It is safe to publish again.
+    pub async fn publish(
+        &self,
+        staging: &Folder,
+        added: &[&TableFile],
+        run: Committed<'_>,
+    ) -> Result<()> {
+        let mut log = DeltaLog::new(self.table.clone());
+        log.read().await?;
+        let mut tries = 0;
+        while log.last_transaction().await? < Some(run.number) {
+            if tries == 0 {
+                publish::move_staged(self.table, staging, added).await?;
+            }
+            let description = self.description()?;
+            if log.snapshot()?.is_none() {
+                log.create(&description).await?;
+                continue;
+            }
+            let actions = self.actions(&log, &description, added, run)?;
+            if actions.is_empty() {
+                break;
+            }
+            let next = log.version().map_or(0, |version| version + 1);
+            let told = vec![("glueless.run_id".to_string(), run.run_id.to_string())];
+            let committed = log.commit(actions, run.number, told).await;
+            // What counts is what was committed.
+            log.read().await?;
+            if let Err(error) = committed
+                && log.last_transaction().await? < Some(run.number)
+                && (log.version() < Some(next) || tries == TRIES)
+            {
+                return Err(log.failed("commit to", error));
+            }
+            tries += 1;
+        }
+        log.version().map_or(Ok(()), |version| log.sync(version))?;
+        self.sweep(&log, run.number).await
+    }
+
+    fn actions(
+        &self,
+        log: &DeltaLog,
+        description: &Description,
+        added: &[&TableFile],
+        run: Committed<'_>,
+    ) -> Result<Vec<Action>> {
+        let listed: BTreeSet<String> = log.files()?.into_iter().map(|(path, _)| path).collect();
+        let known: BTreeSet<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
+        let now = self.now.timestamp_millis();
+        let is_ours = |path: &str| part_file_commit(base_name(path)).is_some();
+        let removes = log.removes(|path| !known.contains(path) && (run.anew || is_ours(path)))?;
+        let mut actions: Vec<Action> = removes
+            .into_iter()
+            .map(|remove| {
+                let deletion_timestamp = Some(now);
+                Action::Remove(Remove {
+                    deletion_timestamp,
+                    ..remove
+                })
+            })
+            .collect();
+        for file in added.iter().filter(|file| !listed.contains(&file.path)) {
+            let stats = format!(r#"{{"numRecords":{}}}"#, file.rows);
+            let partition = self.partition_values(&file.path)?;
+            actions.push(add(&file.path, partition, file.bytes, Some(stats), now));
+        }
+        actions.extend(log.described(description)?);
+        Ok(actions)
+    }
+
+    fn fields(&self) -> Result<Vec<Field>> {
+        let columns = read_types(&self.shape.columns)?.into_iter();
+        Ok(columns
+            .map(|(name, data_type)| Field::new(name, data_type, true))
+            .collect())
+    }
+
+    fn description(&self) -> Result<Description> {
+        let interval = |span: TimeDelta| format!("interval {} seconds", span.num_seconds());
+        let log_retention = self.retention.max(LOG_RETENTION);
+        Ok(Description {
+            schema: delta_schema(self.fields()?)?,
+            partition_by: self.partition_by.to_vec(),
+            configuration: vec![
+                ("delta.checkpointInterval", "10".into()),
+                (
+                    "delta.deletedFileRetentionDuration",
+                    interval(self.retention),
+                ),
+                ("delta.logRetentionDuration", interval(log_retention)),
+            ],
+        })
+    }
+
+    /// The values of the partition columns in a file's path, as Delta writes them.
+    fn partition_values(&self, path: &str) -> Result<HashMap<String, Option<String>>> {
+        let segments = parent(path)
+            .split('/')
+            .filter(|segment| !segment.is_empty());
+        let values = segments.filter_map(parse_partition_segment);
+        let fields = self.fields()?;
+        values
+            .map(|(name, value)| {
+                let field = fields.iter().find(|field| *field.name() == name);
+                let is_time = field.is_some_and(|field| {
+                    field.data_type().is_temporal() && *field.data_type() != DataType::Date32
+                });
+                let value = match value {
+                    Some(text) if is_time => Some(time_value(&text)?),
+                    value => value,
+                };
+                Ok((name, value))
+            })
+            .collect()
+    }
+
+    /// Removes files of ours that neither the table has nor, for as long as they are kept, an
+    /// earlier version of it.
+    async fn sweep(&self, log: &DeltaLog, number: u64) -> Result<()> {
+        let mut used: BTreeSet<String> = log.files()?.into_iter().map(|(path, _)| path).collect();
+        let until = (self.now - self.retention).timestamp_millis();
+        used.extend(log.removed_since(until).await?);
+        let is_used = |path: &str| path.starts_with(LOG_FOLDER) || used.contains(path);
+        publish::sweep(self.table, is_used, number).await
+    }
+}
+
+/// A time as Delta writes it.
+fn time_value(text: &str) -> Result<String> {
+    let time = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f")
+        .map_err(|error| Error::internal("a partition's time cannot be read").caused_by(error))?;
+    Ok(time.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string())
+}

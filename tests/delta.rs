@@ -1,0 +1,396 @@
+//! Curated tables of `format = "delta"`: what other engines read of them, what each run commits,
+//! how long replaced files stay, and what happens where others write to them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BinaryArray, Decimal128Array, Float32Array, Int64Array, StringArray,
+    TimestampMicrosecondArray, TimestampNanosecondArray, UInt32Array, UInt64Array,
+};
+use chrono::{DateTime, TimeDelta};
+use glueless::error::Error;
+use glueless::pipeline::Task;
+use serde_json::Value;
+
+use crate::support::{Lab, Place, batch};
+
+const TOML: &str = r#"
+name = "logged"
+key = ["id"]
+[raw]
+url = "{base}/raw"
+window_by = "name"
+order_by = ["ts"]
+[curated]
+url = "{base}/lake/curated"
+partition_by = {partition_by}
+format = "delta"
+"#;
+
+fn lab(place: Place, partition_by: &str, sql: &str) -> Lab {
+    let toml = TOML.replace("{partition_by}", partition_by);
+    Lab::new(place, &toml, &[("curated.sql", sql)])
+}
+
+fn plain(place: Place) -> Lab {
+    lab(
+        place,
+        r#"["event_dt", "cat"]"#,
+        "SELECT id, cat, v, event_dt FROM latest",
+    )
+}
+
+/// The file of a day of January 2020: operation, key and category, with the day as value.
+fn put(lab: &Lab, day: i64, changes: &[(&str, i64, &str)]) {
+    let ops = changes.iter().map(|change| change.0);
+    let cats = changes.iter().map(|change| change.2);
+    let ids = changes.iter().map(|change| change.1);
+    let time = 1_577_836_800_000_000 + (day - 1) * 86_400_000_000;
+    let times = (0..changes.len() as i64).map(|row| time + row);
+    lab.put_raw(
+        &format!("202001{day:02}-000000000.parquet"),
+        &batch(vec![
+            (
+                "Op",
+                Arc::new(StringArray::from_iter_values(ops)) as ArrayRef,
+            ),
+            ("id", Arc::new(Int64Array::from_iter_values(ids))),
+            ("cat", Arc::new(StringArray::from_iter_values(cats))),
+            ("v", Arc::new(Int64Array::from(vec![day; changes.len()]))),
+            (
+                "ts",
+                Arc::new(TimestampMicrosecondArray::from_iter_values(times)),
+            ),
+        ]),
+    );
+}
+
+fn run(lab: &Lab, day: u32) {
+    let (start, end) = (
+        format!("2020-01-{day:02}"),
+        format!("2020-01-{:02}", day + 1),
+    );
+    lab.run(&start, &end)
+        .unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Two runs: the second one moves a row, deletes one and leaves others where they are.
+fn two_days(lab: &Lab) {
+    put(
+        lab,
+        1,
+        &[("I", 1, "a"), ("I", 2, "a"), ("I", 3, "b"), ("I", 4, "c")],
+    );
+    run(lab, 1);
+    put(lab, 2, &[("U", 1, "b"), ("D", 4, "c"), ("I", 5, "d")]);
+    run(lab, 2);
+}
+
+/// What two readers of Delta tables make of it, at a version; each row as `id cat v day`.
+fn read(lab: &Lab, version: Option<u64>) -> Vec<String> {
+    let read = ["polars-delta", "deltalake"].map(|engine| {
+        let (columns, rows) = lab
+            .read_with(engine, "lake/curated", version)
+            .expect("read");
+        let names: Vec<&str> = columns.iter().map(|column| column.0.as_str()).collect();
+        assert_eq!(names, ["id", "cat", "v", "event_dt"]);
+        rows
+    });
+    assert_eq!(read[0], read[1]);
+    let shown = |row: &Vec<Option<String>>| {
+        let cells = row.iter().map(|cell| cell.clone().unwrap_or("null".into()));
+        cells.collect::<Vec<_>>().join(" ")
+    };
+    read[0].iter().map(shown).collect()
+}
+
+const FIRST: [&str; 4] = [
+    "1 a 1 2020-01-01",
+    "2 a 1 2020-01-01",
+    "3 b 1 2020-01-01",
+    "4 c 1 2020-01-01",
+];
+const SECOND: [&str; 4] = [
+    "1 b 2 2020-01-02",
+    "2 a 1 2020-01-01",
+    "3 b 1 2020-01-01",
+    "5 d 2 2020-01-02",
+];
+
+/// The paths that a commit adds, or removes.
+fn paths(commit: &[Value], action: &str) -> Vec<String> {
+    let actions = commit.iter().filter_map(|line| line.get(action));
+    let paths = actions.map(|action| action["path"].as_str().expect("a path").to_string());
+    paths.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+#[test]
+fn a_run_is_one_commit_that_other_readers_see_and_touches_changed_partitions_only() {
+    for place in [Place::Local, Place::S3] {
+        let lab = plain(place);
+        two_days(&lab);
+        assert_eq!(read(&lab, None), SECOND);
+        assert_eq!(read(&lab, Some(1)), FIRST);
+
+        let commits = lab.commits("lake/curated");
+        assert_eq!(commits.len(), 3, "the table itself, and two runs");
+        assert_eq!(
+            paths(&commits[2], "remove"),
+            [
+                "event_dt=2020-01-01/cat=a/part-c00000001-00000.snappy.parquet",
+                "event_dt=2020-01-01/cat=c/part-c00000001-00000.snappy.parquet"
+            ]
+        );
+        assert_eq!(
+            paths(&commits[2], "add"),
+            [
+                "event_dt=2020-01-01/cat=a/part-c00000002-00000.snappy.parquet",
+                "event_dt=2020-01-02/cat=b/part-c00000002-00000.snappy.parquet",
+                "event_dt=2020-01-02/cat=d/part-c00000002-00000.snappy.parquet"
+            ]
+        );
+        // Nothing changed: nothing to commit.
+        let again = lab.run("2020-01-01", "2020-01-03").expect("a run");
+        assert_eq!(again.rows_written, 0);
+        assert_eq!(lab.commits("lake/curated").len(), 3);
+        lab.assert_tidy();
+    }
+}
+
+#[test]
+fn a_commit_names_its_run_and_tells_readers_how_many_rows_files_have() {
+    let lab = plain(Place::Local);
+    put(&lab, 1, &[("I", 1, "a"), ("I", 2, "a")]);
+    let report = lab.run("2020-01-01", "2020-01-02").expect("a run");
+    let commits = lab.commits("lake/curated");
+    let told = |action: &str| {
+        let mut lines = commits[1].iter();
+        lines.find_map(|line| line.get(action)).expect(action)
+    };
+    assert_eq!(
+        told("commitInfo")["glueless.run_id"],
+        report.run_id.as_str()
+    );
+    assert_eq!(told("add")["stats"], r#"{"numRecords":2}"#);
+}
+
+#[test]
+fn every_type_and_partition_value_reads_the_same_in_other_engines() {
+    let sql = "SELECT id, cat, at, small, large, amount, bytes, real, plain, event_dt FROM latest";
+    for place in [Place::Local, Place::S3] {
+        let lab = lab(place, r#"["cat", "at"]"#, sql);
+        let cats = vec![Some("A/B: c%d=é"), None, Some("%41"), Some("+ &")];
+        let at = vec![Some(1_500_000_000), None, Some(0), Some(-1_000)];
+        let changes = |op: &str, time: i64| {
+            batch(vec![
+                ("Op", Arc::new(StringArray::from(vec![op; 4])) as ArrayRef),
+                ("id", Arc::new(Int64Array::from(vec![1, 2, 3, 4]))),
+                ("cat", Arc::new(StringArray::from(cats.clone()))),
+                ("at", Arc::new(TimestampNanosecondArray::from(at.clone()))),
+                ("small", Arc::new(UInt32Array::from(vec![u32::MAX; 4]))),
+                ("large", Arc::new(UInt64Array::from(vec![u64::MAX; 4]))),
+                (
+                    "amount",
+                    Arc::new(
+                        Decimal128Array::from(vec![-150; 4])
+                            .with_precision_and_scale(9, 2)
+                            .expect("a decimal"),
+                    ),
+                ),
+                (
+                    "bytes",
+                    Arc::new(BinaryArray::from(vec![b"\x00\xff".as_slice(); 4])),
+                ),
+                ("real", Arc::new(Float32Array::from(vec![0.5; 4]))),
+                (
+                    "plain",
+                    Arc::new(TimestampMicrosecondArray::from(vec![1_000_001; 4])),
+                ),
+                (
+                    "ts",
+                    Arc::new(TimestampMicrosecondArray::from(vec![time; 4])),
+                ),
+            ])
+        };
+        let inserts = changes("I", 1_577_836_800_000_000);
+        lab.put_raw("20200101-000000000.parquet", &inserts);
+        run(&lab, 1);
+        // On S3, Polars does not find files whose partition value has a space.
+        let engines = match place {
+            Place::Local => vec!["deltalake", "polars-delta"],
+            Place::S3 => vec!["deltalake"],
+        };
+        for engine in engines {
+            let (columns, rows) = lab.read_with(engine, "lake/curated", None).expect("read");
+            if engine == "deltalake" {
+                let types: Vec<String> = columns
+                    .iter()
+                    .map(|(name, kind)| format!("{name} {kind}"))
+                    .collect();
+                assert_eq!(
+                    types.join(", "),
+                    "id long, cat string, at timestamp, small long, large decimal(20,0), amount decimal(9,2), bytes binary, real float, plain timestamp, event_dt date"
+                );
+            }
+            let shown = |row: Vec<Option<String>>| {
+                let cells = row.into_iter().map(|cell| cell.unwrap_or("null".into()));
+                cells.collect::<Vec<_>>().join(" | ")
+            };
+            let rows: Vec<String> = rows.into_iter().map(shown).collect();
+            let rest = "4294967295 | 18446744073709551615 | -1.50 | 00ff | 0.5 | 1970-01-01 00:00:01.000001+00 | 2020-01-01";
+            let expected = [
+                "1 | A/B: c%d=é | 1970-01-01 00:00:01.5+00",
+                "2 | null | null",
+                "3 | %41 | 1970-01-01 00:00:00+00",
+                "4 | + & | 1969-12-31 23:59:59.999999+00",
+            ];
+            assert_eq!(
+                rows,
+                expected.map(|row| format!("{row} | {rest}")),
+                "{engine}"
+            );
+        }
+        // The same values are found again when the partitions are rebuilt.
+        let deletes = changes("D", 1_577_836_900_000_000);
+        lab.put_raw("20200102-000000000.parquet", &deletes);
+        run(&lab, 2);
+        assert_eq!(lab.table("lake/curated"), []);
+    }
+}
+
+#[test]
+fn replaced_files_stay_for_the_retention_and_go_then() {
+    for place in [Place::Local, Place::S3] {
+        let mut lab = plain(place);
+        two_days(&lab);
+        let old = "event_dt=2020-01-01/cat=a/part-c00000001-00000.snappy.parquet".to_string();
+        let has_old = |lab: &Lab| lab.list_all("lake/curated").contains(&old);
+        for (days, stays) in [(6, true), (8, false)] {
+            lab.now = DateTime::UNIX_EPOCH + TimeDelta::days(days);
+            put(&lab, 10 + days, &[("I", 5, "d")]);
+            run(&lab, 10 + days as u32);
+            assert_eq!(has_old(&lab), stays, "after {days} days");
+            if stays {
+                assert_eq!(read(&lab, Some(1)), FIRST);
+            }
+        }
+        assert_eq!(read(&lab, Some(3)).len(), 4, "a version whose files stay");
+        assert!(lab.read_with("deltalake", "lake/curated", Some(1)).is_err());
+        lab.assert_tidy();
+    }
+}
+
+/// Writes a commit that is not ours.
+fn commit(lab: &Lab, version: usize, action: &str) {
+    let path = format!("lake/curated/_delta_log/{version:020}.json");
+    lab.put(&path, action.as_bytes().to_vec());
+}
+
+#[track_caller]
+fn refused(lab: &Lab, how: &str) {
+    let before = (lab.list_all("lake"), lab.commits("lake/curated"));
+    put(lab, 3, &[("I", 9, "a")]);
+    let refused = |error: Error| {
+        assert_eq!(error.kind.exit_code(), 65, "{error}");
+        assert!(error.to_string().contains(how), "{error}");
+        let hint = error.hint.unwrap_or_default();
+        assert!(hint.contains("glueless rebuild"), "{hint}");
+    };
+    refused(lab.run("2020-01-03", "2020-01-04").expect_err("refused"));
+    refused(
+        lab.run_with(Task::Aggregate, "2020-01-01", "2020-01-04", &[])
+            .expect_err("refused"),
+    );
+    assert_eq!((lab.list_all("lake"), lab.commits("lake/curated")), before);
+    lab.rebuild(false, &[]).expect("rebuilt");
+    assert_eq!(read(lab, None), SECOND);
+    run(lab, 3);
+    assert_eq!(read(lab, None).len(), 5);
+}
+
+#[test]
+fn what_others_wrote_to_the_table_is_found_and_a_rebuild_mends_it() {
+    let removed = r#"{"remove":{"path":"event_dt=2020-01-01/cat=b/part-c00000001-00000.snappy.parquet","dataChange":true,"deletionTimestamp":0}}"#;
+    let lab = plain(Place::Local);
+    two_days(&lab);
+    commit(&lab, 3, removed);
+    refused(
+        &lab,
+        "its log does not list event_dt=2020-01-01/cat=b/part-c00000001",
+    );
+
+    let added = r#"{"add":{"path":"part-0.parquet","partitionValues":{"event_dt":"2020-01-01","cat":"b"},"size":9,"modificationTime":0,"dataChange":true}}"#;
+    let lab = plain(Place::Local);
+    two_days(&lab);
+    commit(&lab, 3, added);
+    refused(&lab, "its log lists part-0.parquet");
+}
+
+#[test]
+fn a_log_that_is_gone_is_found_and_a_rebuild_makes_it_again() {
+    let lab = plain(Place::Local);
+    two_days(&lab);
+    std::fs::remove_dir_all(lab.folder.path().join("lake/curated/_delta_log")).expect("removed");
+    refused(&lab, "its log is gone");
+}
+
+#[test]
+fn a_commit_of_others_that_changes_no_file_does_no_harm() {
+    let lab = plain(Place::Local);
+    two_days(&lab);
+    let info = r#"{"commitInfo":{"timestamp":0,"operation":"OPTIMIZE"}}"#;
+    commit(&lab, 3, info);
+    put(&lab, 3, &[("I", 9, "a")]);
+    run(&lab, 3);
+    assert_eq!(read(&lab, None).len(), 5);
+}
+
+#[test]
+fn a_table_does_not_change_its_format_in_place() {
+    let lab = plain(Place::Local);
+    two_days(&lab);
+    let set = ["curated.format=parquet"];
+    let error = lab
+        .run_with(Task::Run, "2020-01-01", "2020-01-03", &set)
+        .expect_err("refused");
+    assert_eq!(error.kind.exit_code(), 2);
+    assert!(
+        error.to_string().contains("`curated.format` changed"),
+        "{error}"
+    );
+    let error = lab.rebuild(false, &set).expect_err("refused");
+    assert_eq!(error.kind.exit_code(), 2);
+    assert_eq!(
+        error.hint.as_deref(),
+        Some("give it another `curated.url` as well")
+    );
+    let other = format!("curated.url={}/lake/other", lab.base);
+    let state = format!("state.url={}/lake/_glueless/logged", lab.base);
+    lab.rebuild(false, &[set[0], &other, &state])
+        .expect("rebuilt");
+    assert_eq!(lab.table("lake/other"), lab.table("lake/curated"));
+}
+
+#[test]
+fn what_a_delta_table_cannot_hold_is_refused_before_anything_is_written() {
+    for (partition_by, sql, told) in [
+        (
+            "[]",
+            "SELECT id, CAST('12:00:00' AS TIME) AS clock FROM latest",
+            "the column `clock` has a type that Delta tables do not have",
+        ),
+        (
+            "[]",
+            "SELECT id, v AS \"my value\" FROM latest",
+            "the column `my value` has a name that Delta tables do not have",
+        ),
+    ] {
+        let lab = lab(Place::Local, partition_by, sql);
+        put(&lab, 1, &[("I", 1, "a")]);
+        let error = lab.run("2020-01-01", "2020-01-02").expect_err("refused");
+        assert_eq!(error.kind.exit_code(), 2, "{error}");
+        assert!(error.to_string().contains(told), "{error}");
+        assert!(lab.list_all("lake").is_empty());
+    }
+}
