@@ -17,7 +17,8 @@ VENV        := $(CACHE)/venv-$(call fingerprint,$(PYTHON) --version 2>&1; cat te
 BENCH_DATA  := $(CACHE)/bench/narrow-$(call fingerprint,cat benches/generate.rs)
 
 GLUELESS    := $(CARGO_TARGET_DIR)/release/glueless
-SHOW        := $(CARGO_TARGET_DIR)/release/examples/show
+EXAMPLES    := $(CARGO_TARGET_DIR)/release/examples
+SHOW        := $(EXAMPLES)/show
 TEST_PYTHON := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
@@ -56,8 +57,11 @@ lint: ## Check the formatting and run clippy
 fixtures: ## Make fixtures/raw again, byte for byte
 	$(CARGO) run --release --example make_fixtures -- fixtures/raw
 
-bench: build $(BENCH_DATA)/made $(VENV)/installed ## Time the fold of 20M changes next to DuckDB
+bench: build $(BENCH_DATA)/made $(VENV)/installed ## Time the fold next to DuckDB, and runs onto large tables
+	$(CARGO) build --release --example generate_changes --example copy_parquet
 	$(TEST_PYTHON) benches/measure.py --glueless $(GLUELESS) --raw $(BENCH_DATA)/raw --work $(CACHE)/bench/work
+	$(TEST_PYTHON) benches/onto_a_table.py --glueless $(GLUELESS) --generate $(EXAMPLES)/generate_changes \
+		--copy $(EXAMPLES)/copy_parquet --work $(BENCH_DATA)/tables
 
 clean: ## Remove lake/, the benchmark's data and our own build products
 	rm -rf lake $(CACHE)/bench

@@ -5,9 +5,9 @@
 //! cargo run --release --example generate_changes -- --case narrow --out DIR
 //! ```
 //!
-//! One capture day, cut into files of equal length that are named as AWS DMS
-//! names its CDC files, by the time they were closed. A file's rows depend on
-//! the case, the counts and the file's number only, never on the number of
+//! One capture day or several, cut into files of equal length that are named as
+//! AWS DMS names its CDC files, by the time they were closed. A file's rows
+//! depend on the arguments and the file's number only, never on the number of
 //! threads.
 //!
 //! The rows of case `narrow`:
@@ -17,8 +17,8 @@
 //! | `Op` | Utf8 | no | I, U, and D for about 3 in 100; a D carries the full row |
 //! | `TIMESTAMP` | Utf8 | no | commit time, microseconds; never goes back; shared by the 1 to 4 rows of a transaction |
 //! | `event_id` | Int64 | yes | the row's number over all files |
-//! | `event_ts` | Timestamp(µs) | yes | whole seconds, up to 30 before the commit; for about 1 in 100 a day earlier |
-//! | `cust_id` | Utf8 | yes | the key, drawn evenly: `C0001234567` |
+//! | `event_ts` | Timestamp(µs) | yes | whole seconds, up to 30 before the commit; for about 1 in 100 a day earlier (`--on-time`: of the commit's day) |
+//! | `cust_id` | Utf8 | yes | the key, drawn evenly: `C0001234567` (`--each-key-once`: one after the other) |
 //! | `business_op_code` | Utf8 | yes | REGN for I, UPGD or DNGD else |
 //! | `cust_loyalty_category` | Utf8 | yes | Basic, Silver, Gold or Platinum, drawn evenly |
 
@@ -36,18 +36,16 @@ use arrow::array::{
     ArrayRef, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use chrono::{Datelike, Days, NaiveDate};
 use clap::{Parser, ValueEnum};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 
-/// 2024-01-02T00:00:00Z, the start of the capture day, in microseconds.
-const DAY_START_US: i64 = 1_704_153_600_000_000;
+/// The first capture day, if none is named.
+const FIRST_DAY: NaiveDate = NaiveDate::from_ymd_opt(2024, 1, 2).expect("a date");
 const DAY_US: i64 = 86_400_000_000;
 const SECOND_US: i64 = 1_000_000;
-/// The capture day as text, for file names and for commit times.
-const DAY_IN_NAME: &str = "20240102";
-const DAY_IN_TEXT: &str = "2024-01-02";
 
 const ROWS_PER_BATCH: u64 = 16_384;
 const ROWS_PER_ROW_GROUP: usize = 100_000;
@@ -67,9 +65,21 @@ struct Arguments {
     /// Distinct keys to draw from, up to 10,000,000,000
     #[arg(long, default_value = "5000000")]
     keys: NonZeroU64,
-    /// Files, each one an equal part of the capture day
+    /// Files, each one an equal part of the capture days
     #[arg(long, default_value = "40")]
     files: NonZeroU64,
+    /// The first capture day
+    #[arg(long, default_value_t = FIRST_DAY)]
+    first_day: NaiveDate,
+    /// Capture days
+    #[arg(long, default_value = "1")]
+    days: NonZeroU64,
+    /// No event is of an earlier day than its commit
+    #[arg(long)]
+    on_time: bool,
+    /// The keys one after the other, instead of drawn
+    #[arg(long)]
+    each_key_once: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -112,7 +122,7 @@ fn write_files(arguments: &Arguments) -> Result<u64, Box<dyn Error>> {
                         let span = Span::new(number, arguments);
                         let path = arguments.out.join(span.name());
                         let written = match arguments.case {
-                            Case::Narrow => write_narrow(&path, &span, arguments.keys),
+                            Case::Narrow => write_narrow(&path, &span, arguments),
                         }
                         .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
                         bytes.fetch_add(written, Ordering::Relaxed);
@@ -130,10 +140,12 @@ fn write_files(arguments: &Arguments) -> Result<u64, Box<dyn Error>> {
 
 /// One file's part of the rows and of the capture day.
 struct Span {
-    number: u64,
+    /// What seeds its rows.
+    seed: u64,
+    first_day: NaiveDate,
     first_row: u64,
     rows: u64,
-    /// Microseconds since the start of the day; the end is exclusive.
+    /// Microseconds since the start of the first day; the end is exclusive.
     start_us: i64,
     end_us: i64,
 }
@@ -142,21 +154,26 @@ impl Span {
     fn new(number: u64, arguments: &Arguments) -> Self {
         let files = arguments.files.get();
         let first_row = share(arguments.rows, number, files);
+        let all_us = DAY_US as u64 * arguments.days.get();
+        let days_later = (arguments.first_day - FIRST_DAY).num_days() as u64;
         Span {
-            number,
+            seed: number.wrapping_add(days_later.wrapping_mul(1_000_000)),
+            first_day: arguments.first_day,
             first_row,
             rows: share(arguments.rows, number + 1, files) - first_row,
-            start_us: share(DAY_US as u64, number, files) as i64,
-            end_us: share(DAY_US as u64, number + 1, files) as i64,
+            start_us: share(all_us, number, files) as i64,
+            end_us: share(all_us, number + 1, files) as i64,
         }
     }
 
     /// `yyyyMMdd-HHmmssSSS.parquet`: the last millisecond of the span.
     fn name(&self) -> String {
-        let closed_ms = (self.end_us - 1) / 1_000;
+        let closed_us = self.end_us - 1;
+        let day = date(self.first_day, closed_us).format("%Y%m%d");
+        let closed_ms = closed_us % DAY_US / 1_000;
         let (seconds, ms) = (closed_ms / 1_000, closed_ms % 1_000);
         let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
-        format!("{DAY_IN_NAME}-{hour:02}{minute:02}{second:02}{ms:03}.parquet")
+        format!("{day}-{hour:02}{minute:02}{second:02}{ms:03}.parquet")
     }
 
     /// A time for the row at `offset` in this file; grows with the offset.
@@ -168,13 +185,18 @@ impl Span {
     }
 }
 
+/// The date so many microseconds after the start of a day.
+fn date(first_day: NaiveDate, after_us: i64) -> NaiveDate {
+    first_day + Days::new((after_us / DAY_US) as u64)
+}
+
 /// The start of part `number` of `parts` equal parts of `total`.
 fn share(total: u64, number: u64, parts: u64) -> u64 {
     (u128::from(total) * u128::from(number) / u128::from(parts)) as u64
 }
 
 /// The rows of case `narrow`, see the module's table.
-fn write_narrow(path: &Path, span: &Span, keys: NonZeroU64) -> Result<u64, Box<dyn Error>> {
+fn write_narrow(path: &Path, span: &Span, arguments: &Arguments) -> Result<u64, Box<dyn Error>> {
     let schema = narrow_schema();
     let properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
@@ -186,7 +208,7 @@ fn write_narrow(path: &Path, span: &Span, keys: NonZeroU64) -> Result<u64, Box<d
         .build();
     let file = BufWriter::new(File::create(path)?);
     let mut writer = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties))?;
-    let mut random = SplitMix64::for_file(span.number);
+    let mut random = SplitMix64::for_file(span.seed);
     let mut commit = Commit::default();
     let mut first = 0;
     while first < span.rows {
@@ -194,10 +216,11 @@ fn write_narrow(path: &Path, span: &Span, keys: NonZeroU64) -> Result<u64, Box<d
         let mut batch = NarrowBatch::default();
         for offset in first..first + rows {
             if commit.rows_left == 0 {
-                commit.begin(span.time_us(offset, &mut random), 1 + random.below(4));
+                let time_us = span.time_us(offset, &mut random);
+                commit.begin(span.first_day, time_us, 1 + random.below(4));
             }
             commit.rows_left -= 1;
-            batch.push(span.first_row + offset, &commit, keys.get(), &mut random);
+            batch.push(span.first_row + offset, &commit, arguments, &mut random);
         }
         writer.write(&batch.finish(&schema)?)?;
         first += rows;
@@ -234,7 +257,7 @@ struct NarrowBatch {
 }
 
 impl NarrowBatch {
-    fn push(&mut self, row: u64, commit: &Commit, keys: u64, random: &mut SplitMix64) {
+    fn push(&mut self, row: u64, commit: &Commit, arguments: &Arguments, random: &mut SplitMix64) {
         let (op, business_op_code) = match random.below(100) {
             0..3 => ("D", "DNGD"),
             3..28 => ("I", "REGN"),
@@ -243,16 +266,24 @@ impl NarrowBatch {
         };
         let days_late = i64::from(random.below(100) == 0);
         let seconds_late = 1 + random.below(30) as i64;
-        let event_us =
+        let mut event_us =
             commit.time_us / SECOND_US * SECOND_US - days_late * DAY_US - seconds_late * SECOND_US;
+        if arguments.on_time {
+            event_us = event_us.max(commit.time_us / DAY_US * DAY_US);
+        }
+        let first_day_us = (arguments.first_day - NaiveDate::default()).num_days() * DAY_US;
         let category = ["Basic", "Silver", "Gold", "Platinum"][random.below(4) as usize];
+        let drawn = random.below(arguments.keys.get());
+        let key = match arguments.each_key_once {
+            true => row % arguments.keys,
+            false => drawn,
+        };
 
         self.op.append_value(op);
         self.timestamp.append_value(&commit.text);
         self.event_id.append_value(row as i64);
-        self.event_ts.append_value(DAY_START_US + event_us);
-        self.cust_id
-            .append_value(key_text(random.below(keys)).as_str());
+        self.event_ts.append_value(first_day_us + event_us);
+        self.cust_id.append_value(key_text(key).as_str());
         self.business_op_code.append_value(business_op_code);
         self.cust_loyalty_category.append_value(category);
     }
@@ -274,7 +305,7 @@ impl NarrowBatch {
 /// The transaction that the next rows belong to.
 #[derive(Default)]
 struct Commit {
-    /// Microseconds since the start of the capture day.
+    /// Microseconds since the start of the first capture day.
     time_us: i64,
     /// The same as DMS writes it, `yyyy-MM-dd HH:mm:ss.SSSSSS`.
     text: String,
@@ -282,13 +313,16 @@ struct Commit {
 }
 
 impl Commit {
-    fn begin(&mut self, time_us: i64, rows: u64) {
+    fn begin(&mut self, first_day: NaiveDate, time_us: i64, rows: u64) {
         self.time_us = time_us;
         self.rows_left = rows;
-        let seconds = (time_us / SECOND_US) as u64;
+        let seconds = (time_us % DAY_US / SECOND_US) as u64;
+        let day = date(first_day, time_us);
         self.text.clear();
-        self.text.push_str(DAY_IN_TEXT);
+        push_digits(&mut self.text, day.year() as u64, 4);
         for (separator, number, digits) in [
+            ('-', day.month().into(), 2),
+            ('-', day.day().into(), 2),
             (' ', seconds / 3_600, 2),
             (':', seconds / 60 % 60, 2),
             (':', seconds % 60, 2),

@@ -218,19 +218,24 @@ def inspect(arguments):
 
 
 def print_conditions(arguments, raw):
-    version = subprocess.run(
-        [arguments.glueless, "--version"], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = arguments.duckdb_memory or "its default"
-    print(f"- date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC")
-    print(f"- machine: {processor()}, {processors()} processors, {memory / 2**30:.1f} GiB memory,")
-    print(f"  {platform.system()} {platform.release()}")
-    print(f"- versions: {version}; DuckDB {raw['duckdb']}, memory limit {limit}")
+    print_machine(arguments.glueless)
+    print(f"- peers: DuckDB {raw['duckdb']}, memory limit {limit}")
     print(f"- raw: {raw['rows']:,} changes in {raw['files']} files, {raw['bytes'] / 1e6:,.0f} MB,")
     print("  in the page cache")
     print(f"- turns: {arguments.runs}; medians, with the lowest and the highest in brackets")
     print(flush=True)
+
+
+def print_machine(glueless):
+    version = subprocess.run(
+        [glueless, "--version"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    print(f"- date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC")
+    print(f"- machine: {processor()}, {processors()} processors, {memory / 2**30:.1f} GiB memory,")
+    print(f"  {platform.system()} {platform.release()}")
+    print(f"- version: {version}")
 
 
 def processors():

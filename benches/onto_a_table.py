@@ -1,0 +1,153 @@
+"""Times glueless runs onto tables that are there already.
+
+    python onto_a_table.py --glueless BINARY --generate BINARY --copy BINARY --work DIR [--turns 3]
+
+Two cases, each made once under DIR and kept there:
+
+year    `keep = "latest-per-day"`: 365 daily runs of 137,000 changes each, 50
+        million in all. Then a day of as many changes of its own day is folded
+        onto that table, and onto an empty one.
+keys    `keep = "latest"`: one run of 50 million changes of as many keys, of
+        365 days. Then a day of 500,000 changes of random keys is folded onto
+        that table: every partition changes. Beside it, the least that this can
+        cost: the table's files and those with versions are read and written
+        again, once, on all processors (`copy_parquet.rs`).
+
+The contenders of a case take turns. Each turn of `year` folds another day;
+each turn of `keys` begins from the same table.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+
+from measure import PIPELINE, print_machine, spread, timed
+
+FIRST = datetime.date(2023, 1, 1)
+DAYS = 365
+YEAR_ROWS = 50_000_000
+DAY_ROWS = YEAR_ROWS // DAYS
+KEYS = 50_000_000
+CHANGES = 500_000
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("glueless", "generate", "copy", "work"):
+        parser.add_argument(f"--{name}", type=pathlib.Path, required=True)
+    parser.add_argument("--turns", type=int, default=3, help="turns per contender (default 3)")
+    arguments = parser.parse_args()
+    for name in ("glueless", "generate", "copy", "work"):
+        setattr(arguments, name, getattr(arguments, name).resolve())
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    print_machine(arguments.glueless)
+    print(f"- turns: {arguments.turns}; medians, with the lowest and the highest in brackets")
+    measured = year(arguments) | keys(arguments)
+    print("\n| what | wall s | CPU s | peak memory MB | bytes written | of them changed |")
+    print("|---|---|---|---|---|---|")
+    for name, runs in measured.items():
+        cells = [
+            name,
+            spread([run["seconds"] for run in runs], "{:.2f}"),
+            spread([run["cpu_seconds"] for run in runs], "{:.2f}"),
+            spread([run["peak_bytes"] / 1e6 for run in runs], "{:,.0f}"),
+            f"{runs[-1].get('bytes_written', 0):,}",
+            f"{runs[-1].get('bytes_changed', 0):,}",
+        ]
+        print("| " + " | ".join(cells) + " |")
+    ratio = lambda one, other: statistics.median(
+        a["seconds"] / b["seconds"] for a, b in zip(measured[one], measured[other])
+    )
+    print(f"\nyear: onto the table / onto an empty one: {ratio('year, table', 'year, empty'):.2f}")
+    print(f"keys: the run / the copy: {ratio('keys, run', 'keys, copy'):.2f}")
+
+
+def year(arguments):
+    """A new day onto a year of days, and onto nothing."""
+    base, raw = arguments.work / "year", arguments.work / "year-raw"
+    keep = "latest-per-day"
+    if not (base / "made").exists():
+        shutil.rmtree(base, ignore_errors=True)
+        shutil.rmtree(raw, ignore_errors=True)
+        generate(arguments, raw, YEAR_ROWS, FIRST, DAYS, "--on-time")
+        for day in range(DAYS):
+            fold(arguments, base, raw, keep, day, arguments.work / "log")
+        (base / "made").write_text("0")
+    measured = {"year, table": [], "year, empty": []}
+    # No day is folded twice, also by later measurements.
+    made = int((base / "made").read_text())
+    for turn in range(made, made + arguments.turns):
+        day = DAYS + turn
+        generate(arguments, raw, DAY_ROWS, FIRST + datetime.timedelta(day), 1, "--on-time")
+        empty = arguments.work / "empty"
+        shutil.rmtree(empty, ignore_errors=True)
+        contenders = {"year, table": base, "year, empty": empty}
+        for name in sorted(contenders, reverse=turn % 2 == 1):
+            os.sync()
+            run = fold(arguments, contenders[name], raw, keep, day, arguments.work / "log")
+            measured[name].append(run)
+            print(f"turn {turn}: {name}: {run['seconds']:.2f} s", file=sys.stderr)
+        (base / "made").write_text(str(turn + 1))
+    shutil.rmtree(empty)
+    return measured
+
+
+def keys(arguments):
+    """A day of changes onto many keys, and a copy of what it touches."""
+    base, raw = arguments.work / "keys", arguments.work / "keys-raw"
+    lake = arguments.work / "keys-lake"
+    if not (base / "made").exists():
+        shutil.rmtree(base, ignore_errors=True)
+        shutil.rmtree(raw, ignore_errors=True)
+        shutil.rmtree(lake, ignore_errors=True)
+        generate(arguments, raw, KEYS, FIRST, DAYS, "--on-time", "--each-key-once")
+        generate(arguments, raw, CHANGES, FIRST + datetime.timedelta(DAYS), 1, "--on-time")
+        fold(arguments, lake, raw, "latest", 0, arguments.work / "log", days=DAYS)
+        lake.rename(base)
+        (base / "made").touch()
+    measured = {"keys, run": [], "keys, copy": []}
+    for turn in range(arguments.turns):
+        shutil.rmtree(lake, ignore_errors=True)
+        # Files are replaced, never written to: links will do.
+        subprocess.run(["cp", "-al", base, lake], check=True)
+        os.sync()
+        run = fold(arguments, lake, raw, "latest", DAYS, arguments.work / "log")
+        measured["keys, run"].append(run)
+        copied = arguments.work / "copied"
+        shutil.rmtree(copied, ignore_errors=True)
+        files = [*(base / "curated").rglob("part-*.parquet"), *base.rglob("kind=version/*.parquet")]
+        os.sync()
+        copy = timed([arguments.copy, copied, *sorted(files)], arguments.work / "log")
+        measured["keys, copy"].append(copy)
+        print(f"turn {turn}: {run['seconds']:.2f} s, copy {copy['seconds']:.2f} s", file=sys.stderr)
+        shutil.rmtree(copied)
+    shutil.rmtree(lake)
+    return measured
+
+
+def generate(arguments, raw, rows, first_day, days, *options):
+    command = [arguments.generate, "--case", "narrow", "--out", raw, "--rows", rows]
+    command += ["--keys", KEYS, "--first-day", first_day, "--days", days, "--files", days]
+    subprocess.run([*map(str, command), *options], check=True, stdout=subprocess.DEVNULL)
+
+
+def fold(arguments, lake, raw, keep, day, log, days=1):
+    """Folds days; what a run's report and the system tell of it."""
+    start = FIRST + datetime.timedelta(day)
+    command = [arguments.glueless, "curate", PIPELINE, "--output", "json"]
+    command += ["--start-date", start, "--end-date", start + datetime.timedelta(days)]
+    command += ["--set", f"keep={keep}", "--set", f"raw.url={raw}"]
+    command += ["--set", f"curated.url={lake / 'curated'}"]
+    measure = timed(list(map(str, command)), log)
+    report = json.loads(log.read_text().splitlines()[-1])
+    return {**measure, **{name: report[name] for name in ("bytes_written", "bytes_changed")}}
+
+
+if __name__ == "__main__":
+    main()
