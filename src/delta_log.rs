@@ -68,12 +68,11 @@ impl DeltaLog {
     /// # Errors
     /// Storage, when it cannot be read.
     pub async fn read(&mut self) -> Result<()> {
-        let failed = |error| self.failed("read", error);
-        self.exists = self
-            .table
-            .verify_deltatable_existence()
-            .await
-            .map_err(failed)?;
+        // A log that was there stays there: to ask again would cost a listing.
+        if !self.exists {
+            let exists = self.table.verify_deltatable_existence().await;
+            self.exists = exists.map_err(|error| self.failed("read", error))?;
+        }
         if self.exists {
             let loaded = self.table.load().await;
             loaded.map_err(|error| self.failed("read", error))?;

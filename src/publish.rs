@@ -312,35 +312,26 @@ pub async fn remove(folder: &Folder, paths: Vec<String>) -> Result<()> {
 /// # Errors
 /// Storage, when the folder cannot be listed or a file not be removed.
 pub async fn sweep(table: &Folder, is_used: impl Fn(&str) -> bool, commit: u64) -> Result<()> {
-    let mut strays = Vec::new();
-    for path in list(table).await? {
-        let name = base_name(&path);
-        if is_used(&path) || name == OWNER_MARKER {
-            continue;
+    let found = list_in(table, true).await?;
+    let is_stray = |path: &String| {
+        let name = base_name(path);
+        if is_used(path) || name == OWNER_MARKER {
+            return false;
         }
         let whole = name.split('#').next().unwrap_or_default();
         if whole == OWNER_MARKER && is_leftover(name) {
-            strays.push(path);
-            continue;
+            return true;
         }
-        match part_file_commit(whole) {
-            Some(of) if whole == name || is_leftover(name) => {
-                if of <= commit {
-                    debug!("removing the leftover {}", table.describe(&path));
-                    strays.push(path);
-                }
-            }
-            _ => warn!(
-                "not a file of this pipeline, left alone: {}",
-                table.describe(&path)
-            ),
+        let made_by = part_file_commit(whole).filter(|_| whole == name || is_leftover(name));
+        let shown = table.describe(path);
+        match made_by {
+            Some(of) if of <= commit => debug!("removing the leftover {shown}"),
+            Some(_) => {}
+            None => warn!("not a file of this pipeline, left alone: {shown}"),
         }
-    }
-    remove(table, strays).await?;
-    if let Some(root) = table.location.file_path() {
-        remove_empty_folders(&root);
-    }
-    Ok(())
+        made_by.is_some_and(|of| of <= commit)
+    };
+    remove(table, found.into_iter().filter(is_stray).collect()).await
 }
 
 /// Removes what attempts at commits up to this one left: none of them can land any more, and
@@ -349,11 +340,10 @@ pub async fn sweep(table: &Folder, is_used: impl Fn(&str) -> bool, commit: u64) 
 /// # Errors
 /// Storage, when the folder cannot be listed or a file not be removed.
 pub async fn clear(staging: &Folder, commit: u64) -> Result<()> {
-    let left = list(staging).await?.into_iter();
+    let left = list_in(staging, true).await?.into_iter();
     let is_dead = |path: &String| attempt_commit(path).is_some_and(|of| of <= commit);
     remove(staging, left.filter(is_dead).collect()).await?;
     if let Some(root) = staging.location.file_path() {
-        remove_empty_folders(&root);
         // The folder and those it may be alone in, `_glueless/<name>/staging`.
         for folder in root.ancestors().take(4) {
             // Fails, as it should, at the first that holds something.
@@ -378,28 +368,20 @@ pub async fn discard(folder: &Folder, attempt: &str) -> Result<()> {
     .await
 }
 
-fn remove_empty_folders(folder: &std::path::Path) {
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_empty_folders(&entry.path());
-            // Fails, as it should, when the folder holds something.
-            let _ = std::fs::remove_dir(entry.path());
-        }
-    }
-}
-
 /// Every object of a folder, relative to it, crash leftovers of the local store included, sorted.
 ///
 /// # Errors
 /// Storage, when the listing fails.
 pub async fn list(folder: &Folder) -> Result<Vec<String>> {
+    list_in(folder, false).await
+}
+
+/// As [`list`]; where it is asked for, empty folders are removed on the way.
+async fn list_in(folder: &Folder, is_tidied: bool) -> Result<Vec<String>> {
     // The store hides the local leftovers `name#1`, so a local folder is walked itself.
     if let Some(root) = folder.location.file_path() {
         let mut found = Vec::new();
-        walk(&root, "", &mut found).map_err(|error| {
+        walk(&root, "", &mut found, is_tidied).map_err(|error| {
             Error::storage(format!("cannot list {}", folder.location)).caused_by(error)
         })?;
         found.sort();
@@ -416,7 +398,12 @@ pub async fn list(folder: &Folder) -> Result<Vec<String>> {
     Ok(found)
 }
 
-fn walk(folder: &std::path::Path, prefix: &str, found: &mut Vec<String>) -> std::io::Result<()> {
+fn walk(
+    folder: &std::path::Path,
+    prefix: &str,
+    found: &mut Vec<String>,
+    is_tidied: bool,
+) -> std::io::Result<()> {
     let entries = match std::fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
@@ -424,9 +411,15 @@ fn walk(folder: &std::path::Path, prefix: &str, found: &mut Vec<String>) -> std:
     for entry in entries {
         let entry = entry?;
         let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
-        match entry.file_type()?.is_dir() {
-            true => walk(&entry.path(), &format!("{name}/"), found)?,
-            false => found.push(name),
+        if !entry.file_type()?.is_dir() {
+            found.push(name);
+            continue;
+        }
+        let before = found.len();
+        walk(&entry.path(), &format!("{name}/"), found, is_tidied)?;
+        if is_tidied && found.len() == before {
+            // Fails, as it should, when another process has put something into it.
+            let _ = std::fs::remove_dir(entry.path());
         }
     }
     Ok(())
@@ -465,7 +458,10 @@ impl Owner {
     /// # Errors
     /// Usage, when the folder is another owner's, or holds files and has no owner.
     pub async fn check(&self, folder: &Folder, setting: &str) -> Result<bool> {
-        // Listed first: another run may be making the marker.
+        if self.check_marker(folder, setting).await? {
+            return Ok(true);
+        }
+        // Another run may be making the marker.
         let files = list(folder).await?.into_iter();
         let is_marker = |path: &String| path.split('#').next() == Some(OWNER_MARKER);
         let mut strangers = files.filter(|path| !is_marker(path));
