@@ -24,7 +24,7 @@ use futures::TryStreamExt;
 
 use crate::change_reader::ChangesTable;
 use crate::changes::{Changes, EVENT_DT, LATEST, LIVE};
-use crate::config::{Keep, Pipeline};
+use crate::config::{Format, Keep, Pipeline};
 use crate::curated_sql::{self, CuratedQuery, DAY};
 use crate::discover::Input;
 use crate::error::{Error, Result};
@@ -265,7 +265,10 @@ impl Curate<'_> {
                 Some(column) => {
                     let found = column.data_type();
                     let is_partition = self.pipeline.curated.partition_by.contains(&name);
-                    let widened = widen(&published, found).filter(|_| !is_partition);
+                    // Files of a Delta table that stay would have another type than the table.
+                    let is_delta = self.pipeline.curated.format == Format::Delta;
+                    let widened = widen(&published, found);
+                    let widened = widened.filter(|_| !is_partition && !is_delta);
                     widened.ok_or_else(|| {
                         Error::data(format!(
                             "{file}: the column `{name}` was published as {published} and is {found} now"

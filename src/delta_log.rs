@@ -5,12 +5,12 @@
 //! carries, with one application id and the number of the run's commit, makes them conflict, and
 //! tells afterwards whether a commit whose reply was lost has landed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
-use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
+use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, PROTOCOL};
 use deltalake::kernel::{Action, Add, MetadataExt, Remove, StructType, Transaction, new_metadata};
 use deltalake::logstore::{StorageConfig, default_logstore};
 use deltalake::operations::create::CreateBuilder;
@@ -176,10 +176,19 @@ impl DeltaLog {
             .with_partition_columns(&description.partition_by)
             .with_configuration(configuration.map(|(key, value)| (*key, Some(value.as_str()))))
             .with_save_mode(SaveMode::Ignore)
+            .with_commit_properties(CommitProperties::default().with_max_retries(0))
             .await;
-        self.table = created.map_err(|error| self.failed("create", error))?;
+        match created {
+            Ok(created) => self.table = created,
+            Err(error) => {
+                self.read().await?;
+                if !self.exists {
+                    return Err(self.failed("create", error));
+                }
+            }
+        }
         self.exists = true;
-        Ok(())
+        self.sync(0)
     }
 
     /// The action that makes the table what it should be; `None` where it is that already.
@@ -217,6 +226,23 @@ impl DeltaLog {
             })
     }
 
+    /// Checks that files can be put into the table and taken out of it.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn check_writable(&self) -> Result<(), DeltaTableError> {
+        if !self.exists {
+            return Ok(());
+        }
+        let removal = Action::Remove(Remove {
+            data_change: true,
+            ..Default::default()
+        });
+        let snapshot = self.table.snapshot()?;
+        PROTOCOL.can_commit(snapshot, &[removal], &operation(snapshot))?;
+        Ok(())
+    }
+
     /// Commits the next version, with the number of the run's commit and what else to tell of it.
     ///
     /// # Errors
@@ -228,11 +254,6 @@ impl DeltaLog {
         told: Vec<(String, String)>,
     ) -> Result<(), DeltaTableError> {
         let snapshot = self.table.snapshot()?;
-        let operation = DeltaOperation::Write {
-            mode: SaveMode::Overwrite,
-            partition_by: Some(snapshot.metadata().partition_columns().to_vec()),
-            predicate: None,
-        };
         let properties = CommitProperties::default()
             .with_max_retries(0)
             .with_metadata(told.into_iter().map(|(key, value)| (key, value.into())))
@@ -243,7 +264,7 @@ impl DeltaLog {
             });
         let prepared = CommitBuilder::from(properties)
             .with_actions(actions)
-            .build(Some(snapshot), self.table.log_store(), operation)
+            .build(Some(snapshot), self.table.log_store(), operation(snapshot))
             .into_prepared_commit_future()
             .await?;
         if let Err(error) = prepared.await?.await {
@@ -263,13 +284,22 @@ impl DeltaLog {
 
     /// A failure of the engine's, told.
     pub fn failed(&self, doing: &str, error: DeltaTableError) -> Error {
-        let hint = storage_hint(&error).unwrap_or("check its permissions and free space");
-        Error::storage(format!(
-            "cannot {doing} the Delta table {}",
-            self.folder.location
-        ))
-        .hint(hint)
-        .caused_by(error)
+        let hint = storage_hint(&error);
+        let hint =
+            hint.unwrap_or("check its permissions and free space, and that its log is whole");
+        let failed = format!("cannot {doing} the Delta table {}", self.folder.location);
+        // What follows are back traces.
+        let told = error.to_string();
+        let told = told.lines().next().unwrap_or_default().to_string();
+        Error::storage(failed).hint(hint).caused_by(told)
+    }
+}
+
+fn operation(snapshot: &DeltaTableState) -> DeltaOperation {
+    DeltaOperation::Write {
+        mode: SaveMode::Overwrite,
+        partition_by: Some(snapshot.metadata().partition_columns().to_vec()),
+        predicate: None,
     }
 }
 
@@ -349,6 +379,16 @@ fn delta_type(data_type: &DataType) -> Option<DataType> {
 /// # Errors
 /// Usage, naming `file` and the column that cannot be stored.
 pub fn delta_columns(file: &str, columns: Vec<Field>) -> Result<Vec<Field>> {
+    let mut names = BTreeSet::new();
+    for column in &columns {
+        if !names.insert(column.name().to_lowercase()) {
+            let name = column.name();
+            return Err(Error::usage(format!(
+                "{file}: another column has the name `{name}` but for its case, which is one name in a Delta table"
+            ))
+            .hint("rename it: AS …"));
+        }
+    }
     let to_delta = |column: Field| {
         let refused = |why: &str, hint: &str| {
             Err(Error::usage(format!("{file}: the column `{}` {why}", column.name())).hint(hint))
@@ -358,16 +398,19 @@ pub fn delta_columns(file: &str, columns: Vec<Field>) -> Result<Vec<Field>> {
             .contains([' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '='])
         {
             return refused(
-                "has a name that Delta tables do not have",
+                "has a space or one of ,;{}()= in its name, which Delta tables do not allow",
                 "rename it: AS …",
             );
         }
         match delta_type(column.data_type()) {
             Some(found) => Ok(column.with_data_type(found)),
-            None => refused(
-                "has a type that Delta tables do not have",
-                "cast it: CAST(… AS …)",
-            ),
+            None => {
+                let told = format!(
+                    "is {}, which cannot be stored in a Delta table",
+                    column.data_type()
+                );
+                refused(&told, "cast it, to text for one: CAST(… AS VARCHAR)")
+            }
         }
     };
     columns.into_iter().map(to_delta).collect()

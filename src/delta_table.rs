@@ -19,7 +19,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use arrow::datatypes::{DataType, Field};
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
-use deltalake::kernel::{Action, Remove};
+use deltalake::kernel::Action;
 
 use crate::delta_log::{DeltaLog, Description, LOG_FOLDER, add, delta_schema};
 use crate::error::{Error, Result};
@@ -40,8 +40,6 @@ pub struct CuratedLog<'a> {
     pub table: &'a Folder,
     /// Its columns and their types.
     pub shape: &'a Shape,
-    /// Its partition columns.
-    pub partition_by: &'a [String],
     /// Its files.
     pub files: Vec<&'a TableFile>,
     /// How long replaced files are kept.
@@ -61,23 +59,41 @@ pub struct Committed<'a> {
     pub anew: bool,
 }
 
+/// Opens the log of a table that is to be written to, if it has one.
+///
+/// # Errors
+/// Data, when it knows more than the state, or someone else has set it to be not writable by us;
+/// storage, when it cannot be read.
+pub async fn open(table: &Folder, last_commit: u64) -> Result<DeltaLog> {
+    let mut log = DeltaLog::new(table.clone());
+    log.read().await?;
+    let hint = format!(
+        "or remove {} and make the table again with `glueless rebuild`",
+        table.describe(LOG_FOLDER.trim_end_matches('/'))
+    );
+    let table = &table.location;
+    if log.last_transaction().await? > Some(last_commit) {
+        return Err(Error::data(format!(
+            "the log of {table} knows later runs than the pipeline's state"
+        ))
+        .hint(format!("restore the latest state, {hint}")));
+    }
+    log.check_writable().map_err(|error| {
+        let refused = format!("the table {table} is set to be what this program cannot write to");
+        let undo = format!("undo what someone else has set, {hint}");
+        Error::data(refused).hint(undo).caused_by(error)
+    })?;
+    Ok(log)
+}
+
 impl CuratedLog<'_> {
     /// Checks that the table is as the runs of the pipeline left it.
     ///
     /// # Errors
-    /// Data, when someone else changed it; storage, when its log cannot be read.
-    pub async fn check(&self) -> Result<()> {
-        let mut log = DeltaLog::new(self.table.clone());
-        log.read().await?;
-        let changed = |how: String| {
-            let table = &self.table.location;
-            Err(Error::data(format!(
-                "the table {table} is not as it was published: {how}"
-            ))
-            .hint("someone else changed it: make it again with `glueless rebuild`"))
-        };
+    /// Data, when someone else changed it.
+    pub fn check(&self, log: &DeltaLog) -> Result<()> {
         let Some(snapshot) = log.snapshot()? else {
-            return changed("its log is gone".into());
+            return self.changed("its log is gone");
         };
         let known: BTreeSet<(&str, u64)> = self
             .files
@@ -90,26 +106,33 @@ impl CuratedLog<'_> {
             .map(|(path, bytes)| (path.as_str(), *bytes))
             .collect();
         if let Some((path, _)) = known.difference(&found).next() {
-            return changed(format!("its log does not list {path}"));
+            return self.changed(&format!("its log does not list {path}"));
         }
         if let Some((path, _)) = found.difference(&known).next() {
-            return changed(format!("its log lists {path}"));
+            return self.changed(&format!("its log lists {path}"));
         }
         let has_deletions =
             |file: &deltalake::kernel::LogicalFileView| file.deletion_vector_descriptor().is_some();
         if let Some(file) = snapshot.log_data().iter().find(has_deletions) {
-            return changed(format!("rows were deleted from {}", file.path()));
+            return self.changed(&format!("rows were deleted from {}", file.path()));
         }
         match *snapshot.schema() == self.description()?.schema {
             true => Ok(()),
-            false => changed("its columns are others".into()),
+            false => self.changed("its columns are others"),
         }
+    }
+
+    fn changed(&self, how: &str) -> Result<()> {
+        let table = &self.table.location;
+        let changed = format!("the table {table} is not as it was published: {how}");
+        let hint = "someone else changed it: make it again with `glueless rebuild`";
+        Err(Error::data(changed).hint(hint))
     }
 
     /// Brings new files to their places and commits what makes the table what the ledger says.
     ///
     /// # Errors
-    /// Storage. It is safe to publish again.
+    /// Storage; data, when someone else changed the table. It is safe to publish again.
     pub async fn publish(
         &self,
         staging: &Folder,
@@ -118,6 +141,9 @@ impl CuratedLog<'_> {
     ) -> Result<()> {
         let mut log = DeltaLog::new(self.table.clone());
         log.read().await?;
+        if log.snapshot()?.is_none() && self.files.len() > added.len() {
+            return self.changed("its log is gone");
+        }
         let mut tries = 0;
         while log.last_transaction().await? < Some(run.number) {
             if tries == 0 {
@@ -146,6 +172,10 @@ impl CuratedLog<'_> {
             tries += 1;
         }
         log.version().map_or(Ok(()), |version| log.sync(version))?;
+        if log.last_transaction().await? == Some(run.number) {
+            // Someone else may have committed just before.
+            self.check(&log)?;
+        }
         self.sweep(&log, run.number).await
     }
 
@@ -161,16 +191,7 @@ impl CuratedLog<'_> {
         let now = self.now.timestamp_millis();
         let is_ours = |path: &str| part_file_commit(base_name(path)).is_some();
         let removes = log.removes(|path| !known.contains(path) && (run.anew || is_ours(path)))?;
-        let mut actions: Vec<Action> = removes
-            .into_iter()
-            .map(|remove| {
-                let deletion_timestamp = Some(now);
-                Action::Remove(Remove {
-                    deletion_timestamp,
-                    ..remove
-                })
-            })
-            .collect();
+        let mut actions: Vec<Action> = removes.into_iter().map(Action::Remove).collect();
         for file in added.iter().filter(|file| !listed.contains(&file.path)) {
             let stats = format!(r#"{{"numRecords":{}}}"#, file.rows);
             let partition = self.partition_values(&file.path)?;
@@ -192,7 +213,12 @@ impl CuratedLog<'_> {
         let log_retention = self.retention.max(LOG_RETENTION);
         Ok(Description {
             schema: delta_schema(self.fields()?)?,
-            partition_by: self.partition_by.to_vec(),
+            partition_by: self
+                .shape
+                .partitions
+                .iter()
+                .map(|part| part.0.clone())
+                .collect(),
             configuration: vec![
                 ("delta.checkpointInterval", "10".into()),
                 (
@@ -230,7 +256,9 @@ impl CuratedLog<'_> {
     /// earlier version of it.
     async fn sweep(&self, log: &DeltaLog, number: u64) -> Result<()> {
         let mut used: BTreeSet<String> = log.files()?.into_iter().map(|(path, _)| path).collect();
-        let until = (self.now - self.retention).timestamp_millis();
+        used.extend(self.files.iter().map(|file| file.path.clone()));
+        let until = self.now.checked_sub_signed(self.retention);
+        let until = until.map_or(i64::MIN, |until| until.timestamp_millis());
         used.extend(log.removed_since(until).await?);
         let is_used = |path: &str| path.starts_with(LOG_FOLDER) || used.contains(path);
         publish::sweep(self.table, is_used, number).await

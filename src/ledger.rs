@@ -10,7 +10,7 @@ use arrow::datatypes::DataType;
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::config::Pipeline;
+use crate::config::{Format, Pipeline};
 use crate::discover::{RawFile, Recorded};
 use crate::error::{Error, Result};
 use crate::publish::TableFile;
@@ -25,6 +25,7 @@ pub const CURATED: &str = "curated";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     curated: String,
+    #[serde(default = "parquet")]
     format: String,
     key: Vec<String>,
     keep: String,
@@ -36,7 +37,17 @@ pub struct Identity {
     curated_sql: String,
 }
 
+/// The only format there was at first.
+fn parquet() -> String {
+    Format::Parquet.to_string()
+}
+
 impl Identity {
+    /// Where the curated table is, and its format.
+    pub fn table(&self) -> (&str, &str) {
+        (&self.curated, &self.format)
+    }
+
     /// The identity of a pipeline as it is configured now.
     pub fn of(pipeline: &Pipeline) -> Self {
         Identity {

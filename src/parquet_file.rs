@@ -7,9 +7,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, new_null_array};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -186,12 +186,46 @@ pub fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let columns = schema.fields().iter().map(|field| {
         Ok(match batch.column_by_name(field.name()) {
             Some(column) if column.data_type() == field.data_type() => Arc::clone(column),
-            Some(column) => cast(column, field.data_type())?,
+            Some(column) => cast_exactly(column, field.data_type()).ok_or_else(|| {
+                let (name, data_type) = (field.name(), field.data_type());
+                Error::data(format!(
+                    "a value of the column `{name}` does not fit {data_type}"
+                ))
+                .hint("cast it in curated.sql")
+            })?,
             None => new_null_array(field.data_type(), batch.num_rows()),
         })
     });
     let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
     Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
+}
+
+/// Casts, where every value keeps its meaning: a time without a zone is one of UTC.
+fn cast_exactly(column: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
+    use DataType::Timestamp;
+    let strict = CastOptions {
+        safe: false,
+        ..Default::default()
+    };
+    let cast = |column: &ArrayRef, to: &DataType| cast_with_options(column, to, &strict).ok();
+    match (column.data_type(), to) {
+        (Timestamp(from, None), Timestamp(unit, Some(_))) if from != unit => {
+            // The engine's own way to a zone goes through dates, which not every time has.
+            cast_exactly(&cast_exactly(column, &Timestamp(*unit, None))?, to)
+        }
+        (Timestamp(TimeUnit::Microsecond, None), Timestamp(_, Some(zone))) => {
+            let times = column.as_primitive::<TimestampMicrosecondType>();
+            Some(Arc::new(times.clone().with_timezone(Arc::clone(zone))))
+        }
+        (Timestamp(TimeUnit::Nanosecond, _), Timestamp(unit, _))
+            if *unit != TimeUnit::Nanosecond =>
+        {
+            let times = cast(column, to)?;
+            let again = cast(&times, column.data_type())?;
+            (again.to_data() == column.to_data()).then_some(times)
+        }
+        _ => cast(column, to),
+    }
 }
 
 /// A file that cannot be read: storage trouble, or not (any more) a Parquet file.

@@ -29,7 +29,8 @@ use crate::aggregate::{self, column_types};
 use crate::changes::Changes;
 use crate::config::{Format, Keep, Pipeline};
 use crate::curate::{Curate, Curated, adds_up};
-use crate::delta_table::{Committed, CuratedLog};
+use crate::delta_log::LOG_FOLDER;
+use crate::delta_table::{self, Committed, CuratedLog};
 use crate::discover::{self, Input, Recorded};
 use crate::error::{Error, Kind, Result};
 use crate::fold::{Fold, fold};
@@ -196,11 +197,14 @@ impl Job<'_> {
             if let Err(error) = self.finish_interrupted(&state).await {
                 // Another run may have finished it, and gone on.
                 let is_behind = state.refresh().await.is_ok() && state.last_commit() > last;
-                if !is_behind || tries == TRIES {
+                if is_behind && tries < TRIES {
+                    tries += 1;
+                    continue;
+                }
+                if command != Command::Rebuild {
                     return Err(error);
                 }
-                tries += 1;
-                continue;
+                warn!("what an earlier run has not published is made again: {error}");
             }
             let commit = state.next_commit();
             let mut attempt = Attempt {
@@ -250,8 +254,10 @@ impl Job<'_> {
         }
         for output in self.outputs.iter().filter(|output| output.name != "state") {
             let files = publish::list(&output.folder).await?;
-            let mut files = files.iter().map(|path| base_name(path));
-            if !output.is_marked || !files.any(|name| part_file_commit(name).is_some()) {
+            let is_ours = |path: &String| {
+                path.starts_with(LOG_FOLDER) || part_file_commit(base_name(path)).is_some()
+            };
+            if !output.is_marked || !files.iter().any(is_ours) {
                 continue;
             }
             // A first run may just have ended.
@@ -269,8 +275,13 @@ impl Job<'_> {
 
     /// Refuses to go on where someone else wrote to the curated table's own log.
     async fn check_not_changed(&self, command: Command, state: &State) -> Result<()> {
+        if self.request.pipeline.curated.format != Format::Delta {
+            return Ok(());
+        }
+        let table = &self.output(CURATED)?.folder;
+        let log = delta_table::open(table, state.last_commit()).await?;
         match self.curated_log(state) {
-            Some(log) if command != Command::Rebuild => log.check().await,
+            Some(curated) if command != Command::Rebuild => curated.check(&log),
             _ => Ok(()),
         }
     }
@@ -608,6 +619,7 @@ impl Job<'_> {
             let staged = file.staged.as_ref();
             staged.is_some_and(|staged| staged.starts_with(&attempt))
         };
+        let now = Identity::of(self.request.pipeline);
         let mut stagings = Vec::new();
         for name in &run.tables {
             let Ok(Output {
@@ -617,6 +629,12 @@ impl Job<'_> {
                 warn!("a run has not published `{name}`, which is gone from the pipeline");
                 continue;
             };
+            let shape = state.ledger.shape.as_ref();
+            let made = shape.map(|shape| shape.identity.table());
+            if name == CURATED && made != Some(now.table()) {
+                warn!("a run has not published the curated table where it was before");
+                continue;
+            }
             let files: Vec<&TableFile> = state.ledger.files(name).collect();
             let added: Vec<&TableFile> = files.iter().filter(is_its).copied().collect();
             match self.curated_log(state).filter(|_| name == CURATED) {
@@ -645,7 +663,6 @@ impl Job<'_> {
         Some(CuratedLog {
             table: &self.output(CURATED).ok()?.folder,
             shape: state.ledger.shape.as_ref()?,
-            partition_by: &curated.partition_by,
             files: state.ledger.files(CURATED).collect(),
             retention: curated.retention,
             now: self.request.now,

@@ -34,6 +34,8 @@ pub enum Fault {
     AlwaysLate,
     /// No checkpoint of a Delta log can be written.
     NoCheckpoint,
+    /// Nothing can be brought to its place.
+    NoPublishing,
     /// None fails.
     None,
 }
@@ -91,7 +93,7 @@ impl Cut {
                 woken.await;
                 Ok(true)
             }
-            Fault::AlwaysLate | Fault::NoCheckpoint | Fault::None => Ok(true),
+            Fault::AlwaysLate | Fault::NoCheckpoint | Fault::NoPublishing | Fault::None => Ok(true),
         }
     }
 
@@ -224,6 +226,9 @@ impl ObjectStore for Cut {
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
         let through = self.request("RENAME", from).await?;
+        if self.fault == Fault::NoPublishing {
+            return Err(dead());
+        }
         let done = self.inner.rename_opts(from, to, options).await;
         self.reply(through, to, done)
     }
