@@ -9,14 +9,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use deltalake::DeltaTableError;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, PROTOCOL};
 use deltalake::kernel::{Action, Add, MetadataExt, Remove, StructType, Transaction, new_metadata};
-use deltalake::logstore::{StorageConfig, default_logstore};
+use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use deltalake::operations::create::CreateBuilder;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::table::state::DeltaTableState;
-use deltalake::{DeltaTable, DeltaTableError};
 use futures::TryStreamExt;
 use tracing::{debug, warn};
 
@@ -43,8 +43,9 @@ pub struct Description {
 pub struct DeltaLog {
     /// The table's folder.
     pub folder: Folder,
-    table: DeltaTable,
-    exists: bool,
+    log_store: LogStoreRef,
+    /// What it comes to; `None` where there is no log.
+    state: Option<DeltaTableState>,
 }
 
 impl DeltaLog {
@@ -57,8 +58,8 @@ impl DeltaLog {
             &StorageConfig::default(),
         );
         DeltaLog {
-            table: DeltaTable::new(log_store),
-            exists: false,
+            log_store,
+            state: None,
             folder,
         }
     }
@@ -68,44 +69,35 @@ impl DeltaLog {
     /// # Errors
     /// Storage, when it cannot be read.
     pub async fn read(&mut self) -> Result<()> {
-        // A log that was there stays there: to ask again would cost a listing.
-        if !self.exists {
-            let exists = self.table.verify_deltatable_existence().await;
-            self.exists = exists.map_err(|error| self.failed("read", error))?;
-        }
-        if self.exists {
-            let loaded = self.table.load().await;
-            loaded.map_err(|error| self.failed("read", error))?;
-        }
-        Ok(())
+        let log_store = Arc::clone(&self.log_store);
+        let read = async {
+            match &mut self.state {
+                // A log that was there stays there: to ask again would cost a listing.
+                Some(state) => state.update(log_store.as_ref(), None).await?,
+                None if log_store.is_delta_table_location().await? => {
+                    self.state = Some(DeltaTableState::try_new(log_store.as_ref(), None).await?);
+                }
+                None => {}
+            }
+            Ok(())
+        };
+        let read = read.await;
+        read.map_err(|error| self.failed("read", error))
     }
 
     /// The number of the last version; `None` where there is no log.
     pub fn version(&self) -> Option<u64> {
-        self.table.version().filter(|_| self.exists)
+        self.state.as_ref().map(DeltaTableState::version)
     }
 
     /// What the log comes to; `None` where there is none.
-    ///
-    /// # Errors
-    /// Storage, when it was not read.
-    pub fn snapshot(&self) -> Result<Option<&DeltaTableState>> {
-        match self.exists {
-            true => Ok(Some(
-                self.table
-                    .snapshot()
-                    .map_err(|error| self.failed("use", error))?,
-            )),
-            false => Ok(None),
-        }
+    pub fn snapshot(&self) -> Option<&DeltaTableState> {
+        self.state.as_ref()
     }
 
     /// The data files: path and size, sorted by path.
-    ///
-    /// # Errors
-    /// Storage, when the log was not read.
     pub fn files(&self) -> Result<Vec<(String, u64)>> {
-        let Some(snapshot) = self.snapshot()? else {
+        let Some(snapshot) = self.snapshot() else {
             return Ok(Vec::new());
         };
         let files = snapshot.log_data();
@@ -122,7 +114,7 @@ impl DeltaLog {
     /// # Errors
     /// Storage, when the log was not read.
     pub fn removes(&self, goes: impl Fn(&str) -> bool) -> Result<Vec<Remove>> {
-        let Some(snapshot) = self.snapshot()? else {
+        let Some(snapshot) = self.snapshot() else {
             return Ok(Vec::new());
         };
         let files = snapshot.log_data();
@@ -135,10 +127,10 @@ impl DeltaLog {
     /// # Errors
     /// Storage, when they cannot be read.
     pub async fn removed_since(&self, time: i64) -> Result<Vec<String>> {
-        let Some(snapshot) = self.snapshot()? else {
+        let Some(snapshot) = self.snapshot() else {
             return Ok(Vec::new());
         };
-        let log_store = self.table.log_store();
+        let log_store = Arc::clone(&self.log_store);
         let removed = snapshot.all_tombstones(log_store.as_ref());
         let removed = removed.try_filter_map(|removed| async move {
             let is_later = removed.deletion_timestamp().is_some_and(|at| at > time);
@@ -153,10 +145,10 @@ impl DeltaLog {
     /// # Errors
     /// Storage, when it cannot be read.
     pub async fn last_transaction(&self) -> Result<Option<u64>> {
-        let Some(snapshot) = self.snapshot()? else {
+        let Some(snapshot) = self.snapshot() else {
             return Ok(None);
         };
-        let log_store = self.table.log_store();
+        let log_store = Arc::clone(&self.log_store);
         let last = snapshot.transaction_version(log_store.as_ref(), APPLICATION);
         let last = last.await.map_err(|error| self.failed("read", error))?;
         Ok(last.map(|last| last.max(0) as u64))
@@ -171,7 +163,7 @@ impl DeltaLog {
         debug!("creating the Delta table {}", self.folder.location);
         let configuration = description.configuration.iter();
         let created = CreateBuilder::new()
-            .with_log_store(self.table.log_store())
+            .with_log_store(Arc::clone(&self.log_store))
             .with_columns(description.schema.fields().cloned())
             .with_partition_columns(&description.partition_by)
             .with_configuration(configuration.map(|(key, value)| (*key, Some(value.as_str()))))
@@ -179,15 +171,17 @@ impl DeltaLog {
             .with_commit_properties(CommitProperties::default().with_max_retries(0))
             .await;
         match created {
-            Ok(created) => self.table = created,
+            Ok(created) => {
+                let state = created.snapshot().cloned();
+                self.state = Some(state.map_err(|error| self.failed("create", error))?);
+            }
             Err(error) => {
                 self.read().await?;
-                if !self.exists {
+                if self.state.is_none() {
                     return Err(self.failed("create", error));
                 }
             }
         }
-        self.exists = true;
         self.sync(0)
     }
 
@@ -196,7 +190,7 @@ impl DeltaLog {
     /// # Errors
     /// Internal, when it cannot be described.
     pub fn described(&self, description: &Description) -> Result<Option<Action>> {
-        let Some(snapshot) = self.snapshot()? else {
+        let Some(snapshot) = self.snapshot() else {
             return Ok(None);
         };
         let known = snapshot.metadata();
@@ -231,29 +225,50 @@ impl DeltaLog {
     /// # Errors
     /// The engine's.
     pub fn check_writable(&self) -> Result<(), DeltaTableError> {
-        if !self.exists {
+        let Some(snapshot) = self.snapshot() else {
             return Ok(());
-        }
+        };
         let removal = Action::Remove(Remove {
             data_change: true,
             ..Default::default()
         });
-        let snapshot = self.table.snapshot()?;
         PROTOCOL.can_commit(snapshot, &[removal], &operation(snapshot))?;
         Ok(())
     }
 
     /// Commits the next version, with the number of the run's commit and what else to tell of it.
+    /// Afterwards the log is read.
     ///
     /// # Errors
-    /// The engine's. The commit may have landed all the same: read, and look for its transaction.
+    /// Storage, when the log cannot be read. Inside, the engine's failure to commit: the commit may
+    /// have landed all the same, look for its transaction.
     pub async fn commit(
+        &mut self,
+        actions: Vec<Action>,
+        number: u64,
+        told: Vec<(String, String)>,
+    ) -> Result<Result<(), DeltaTableError>> {
+        let committed = self.try_commit(actions, number, told).await;
+        let committed = match committed {
+            Ok(Some(state)) => {
+                self.state = Some(state);
+                return Ok(Ok(()));
+            }
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        self.read().await?;
+        Ok(committed)
+    }
+
+    /// What the log comes to with the commit, where its upkeep did not fail.
+    async fn try_commit(
         &self,
         actions: Vec<Action>,
         number: u64,
         told: Vec<(String, String)>,
-    ) -> Result<(), DeltaTableError> {
-        let snapshot = self.table.snapshot()?;
+    ) -> Result<Option<DeltaTableState>, DeltaTableError> {
+        let snapshot = self.state.as_ref().ok_or(DeltaTableError::NotInitialized)?;
         let properties = CommitProperties::default()
             .with_max_retries(0)
             .with_metadata(told.into_iter().map(|(key, value)| (key, value.into())))
@@ -264,13 +279,20 @@ impl DeltaLog {
             });
         let prepared = CommitBuilder::from(properties)
             .with_actions(actions)
-            .build(Some(snapshot), self.table.log_store(), operation(snapshot))
+            .build(
+                Some(snapshot),
+                Arc::clone(&self.log_store),
+                operation(snapshot),
+            )
             .into_prepared_commit_future()
             .await?;
-        if let Err(error) = prepared.await?.await {
-            warn!("the commit landed, but its upkeep failed: {error}");
+        match prepared.await?.await {
+            Ok(landed) => Ok(Some(landed.snapshot())),
+            Err(error) => {
+                warn!("the commit landed, but its upkeep failed: {error}");
+                Ok(None)
+            }
         }
-        Ok(())
     }
 
     /// Makes sure that a version that was committed outlives a power cut.

@@ -92,7 +92,7 @@ impl CuratedLog<'_> {
     /// # Errors
     /// Data, when someone else changed it.
     pub fn check(&self, log: &DeltaLog) -> Result<()> {
-        let Some(snapshot) = log.snapshot()? else {
+        let Some(snapshot) = log.snapshot() else {
             return self.changed("its log is gone");
         };
         let known: BTreeSet<(&str, u64)> = self
@@ -141,7 +141,7 @@ impl CuratedLog<'_> {
     ) -> Result<()> {
         let mut log = DeltaLog::new(self.table.clone());
         log.read().await?;
-        if log.snapshot()?.is_none() && self.files.len() > added.len() {
+        if log.snapshot().is_none() && self.files.len() > added.len() {
             return self.changed("its log is gone");
         }
         let mut tries = 0;
@@ -150,7 +150,7 @@ impl CuratedLog<'_> {
                 publish::move_staged(self.table, staging, added).await?;
             }
             let description = self.description()?;
-            if log.snapshot()?.is_none() {
+            if log.snapshot().is_none() {
                 log.create(&description).await?;
                 continue;
             }
@@ -160,9 +160,8 @@ impl CuratedLog<'_> {
             }
             let next = log.version().map_or(0, |version| version + 1);
             let told = vec![("glueless.run_id".to_string(), run.run_id.to_string())];
-            let committed = log.commit(actions, run.number, told).await;
+            let committed = log.commit(actions, run.number, told).await?;
             // What counts is what was committed.
-            log.read().await?;
             if let Err(error) = committed
                 && log.last_transaction().await? < Some(run.number)
                 && (log.version() < Some(next) || tries == TRIES)

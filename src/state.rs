@@ -44,6 +44,10 @@ use crate::versions_writer::VersionsFile;
 
 /// The ledger is written out again, as one file, once it has so many.
 const LEDGER_FILES_MAX: usize = 32;
+/// A ledger that is written out fast is written out sooner.
+const SMALL_LEDGER_FILES_MAX: usize = 8;
+/// From this size on, a ledger's file is not written out fast.
+const LARGE_LEDGER_BYTES: u64 = 1 << 20;
 
 /// How many files of the ledger are read at once.
 const READS: usize = 16;
@@ -137,6 +141,11 @@ impl State {
 
     async fn read(&mut self) -> Result<()> {
         self.log.read().await?;
+        self.replay().await
+    }
+
+    /// Replays the ledger's files that are new in the log.
+    async fn replay(&mut self) -> Result<()> {
         let files = self.data_files("ledger")?;
         // Files never change: those that were read need not be read again.
         let (mut ledger, read) = match files.starts_with(&self.replayed) {
@@ -257,7 +266,13 @@ impl State {
             actions.extend(added.map(|file| new_file("version", &file.path, file.bytes, modified)));
             actions.extend(self.log.described(&description)?);
         }
-        if self.data_files("ledger")?.len() >= LEDGER_FILES_MAX {
+        let parts = self.data_files("ledger")?;
+        let largest = parts.iter().map(|(_, bytes)| *bytes).max();
+        let parts_max = match largest.unwrap_or_default() {
+            0..LARGE_LEDGER_BYTES => SMALL_LEDGER_FILES_MAX,
+            _ => LEDGER_FILES_MAX,
+        };
+        if parts.len() >= parts_max {
             let mut ledger = self.ledger.clone();
             records.into_iter().for_each(|record| ledger.replay(record));
             records = ledger.records();
@@ -274,7 +289,8 @@ impl State {
         self.folder().sync(&written)?;
         let used_before = self.all_files()?;
         let committed = self.log.commit(actions, number, vec![]).await;
-        self.read().await.map_err(in_doubt)?;
+        let committed = committed.map_err(in_doubt)?;
+        self.replay().await.map_err(in_doubt)?;
         // A lost reply can look like a failure: what counts is what was committed.
         if let Err(error) = committed
             && self.ledger.run(run_id).is_none()
