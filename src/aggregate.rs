@@ -36,7 +36,7 @@ use crate::curated_sql::first_line;
 use crate::error::{Error, Result};
 use crate::file_numbers::FileNumbers;
 use crate::file_table::{FileTable, ListedFile};
-use crate::layout::{parent, parse_partition_segment, partition_segment};
+use crate::layout::{parent, parse_partition_segment, partition_segment, partition_values};
 use crate::ledger::{CURATED, Ledger, read_types, write_types};
 use crate::position::{PACKED_TYPE, packed_array};
 use crate::publish::{self, Names, Plan, TableFile};
@@ -102,15 +102,10 @@ pub async fn register(
     let files = ledger
         .files(CURATED)
         .map(|file| {
-            let values = parent(&file.path)
-                .split('/')
-                .filter(|segment| !segment.is_empty());
-            let partition = values.zip(&partitions).map(|(segment, field)| {
-                let value = parse_partition_segment(segment).and_then(|(_, value)| value);
-                match value {
-                    Some(text) => Ok(ScalarValue::try_from_string(text, field.data_type())?),
-                    None => Ok(ScalarValue::try_from(field.data_type())?),
-                }
+            let values = partition_values(&file.path).zip(&partitions);
+            let partition = values.map(|((_, value), field)| match value {
+                Some(text) => Ok(ScalarValue::try_from_string(text, field.data_type())?),
+                None => Ok(ScalarValue::try_from(field.data_type())?),
             });
             Ok(ListedFile {
                 path: curated.root_path(&file.path)?,

@@ -5,7 +5,7 @@
 //! carries, with one application id and the number of the run's commit, makes them conflict, and
 //! tells afterwards whether a commit whose reply was lost has landed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
@@ -95,31 +95,28 @@ impl DeltaLog {
         self.state.as_ref()
     }
 
-    /// The data files: path and size, sorted by path.
-    pub fn files(&self) -> Result<Vec<(String, u64)>> {
+    /// The data files: path and size.
+    pub fn files(&self) -> BTreeMap<String, u64> {
         let Some(snapshot) = self.snapshot() else {
-            return Ok(Vec::new());
+            return BTreeMap::new();
         };
         let files = snapshot.log_data();
-        let files = files
-            .iter()
-            .map(|file| (file.path().into_owned(), file.size().max(0) as u64));
-        let mut files: Vec<(String, u64)> = files.collect();
-        files.sort();
-        Ok(files)
+        let files = files.iter();
+        files
+            .map(|file| (file.path().into_owned(), file.size().max(0) as u64))
+            .collect()
     }
 
-    /// What takes files out of the table.
-    ///
-    /// # Errors
-    /// Storage, when the log was not read.
-    pub fn removes(&self, goes: impl Fn(&str) -> bool) -> Result<Vec<Remove>> {
+    /// The actions that take files out of the table.
+    pub fn removes(&self, goes: impl Fn(&str) -> bool) -> Vec<Action> {
         let Some(snapshot) = self.snapshot() else {
-            return Ok(Vec::new());
+            return Vec::new();
         };
         let files = snapshot.log_data();
         let files = files.iter().filter(|file| goes(&file.path()));
-        Ok(files.map(|file| file.remove_action(true)).collect())
+        files
+            .map(|file| Action::Remove(file.remove_action(true)))
+            .collect()
     }
 
     /// The files that were taken out of the table later than a time, in milliseconds since 1970.

@@ -23,7 +23,7 @@ use deltalake::kernel::Action;
 
 use crate::delta_log::{DeltaLog, Description, LOG_FOLDER, add, delta_schema};
 use crate::error::{Error, Result};
-use crate::layout::{base_name, parent, parse_partition_segment, part_file_commit};
+use crate::layout::{base_name, part_file_commit, partition_values};
 use crate::ledger::{Shape, read_types};
 use crate::publish::{self, TableFile};
 use crate::store::Folder;
@@ -100,7 +100,7 @@ impl CuratedLog<'_> {
             .iter()
             .map(|file| (file.path.as_str(), file.bytes))
             .collect();
-        let found = log.files()?;
+        let found = log.files();
         let found: BTreeSet<(&str, u64)> = found
             .iter()
             .map(|(path, bytes)| (path.as_str(), *bytes))
@@ -144,34 +144,36 @@ impl CuratedLog<'_> {
         if log.snapshot().is_none() && self.files.len() > added.len() {
             return self.changed("its log is gone");
         }
-        let mut tries = 0;
-        while log.last_transaction().await? < Some(run.number) {
-            if tries == 0 {
-                publish::move_staged(self.table, staging, added).await?;
-            }
-            let description = self.description()?;
+        let description = self.description()?;
+        let mut last = log.last_transaction().await?;
+        if last < Some(run.number) {
+            publish::move_staged(self.table, staging, added).await?;
             if log.snapshot().is_none() {
                 log.create(&description).await?;
-                continue;
+                last = log.last_transaction().await?;
             }
+        }
+        let mut tries = 0;
+        while last < Some(run.number) {
             let actions = self.actions(&log, &description, added, run)?;
             if actions.is_empty() {
                 break;
             }
-            let next = log.version().map_or(0, |version| version + 1);
+            let before = log.version();
             let told = vec![("glueless.run_id".to_string(), run.run_id.to_string())];
             let committed = log.commit(actions, run.number, told).await?;
             // What counts is what was committed.
+            last = log.last_transaction().await?;
             if let Err(error) = committed
-                && log.last_transaction().await? < Some(run.number)
-                && (log.version() < Some(next) || tries == TRIES)
+                && last < Some(run.number)
+                && (log.version() == before || tries == TRIES)
             {
                 return Err(log.failed("commit to", error));
             }
             tries += 1;
         }
         log.version().map_or(Ok(()), |version| log.sync(version))?;
-        if log.last_transaction().await? == Some(run.number) {
+        if last == Some(run.number) {
             // Someone else may have committed just before.
             self.check(&log)?;
         }
@@ -185,15 +187,15 @@ impl CuratedLog<'_> {
         added: &[&TableFile],
         run: Committed<'_>,
     ) -> Result<Vec<Action>> {
-        let listed: BTreeSet<String> = log.files()?.into_iter().map(|(path, _)| path).collect();
+        let listed = log.files();
         let known: BTreeSet<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
         let now = self.now.timestamp_millis();
         let is_ours = |path: &str| part_file_commit(base_name(path)).is_some();
-        let removes = log.removes(|path| !known.contains(path) && (run.anew || is_ours(path)))?;
-        let mut actions: Vec<Action> = removes.into_iter().map(Action::Remove).collect();
-        for file in added.iter().filter(|file| !listed.contains(&file.path)) {
+        let mut actions = log.removes(|path| !known.contains(path) && (run.anew || is_ours(path)));
+        let fields = self.fields()?;
+        for file in added.iter().filter(|file| !listed.contains_key(&file.path)) {
             let stats = format!(r#"{{"numRecords":{}}}"#, file.rows);
-            let partition = self.partition_values(&file.path)?;
+            let partition = delta_partition(&fields, &file.path)?;
             actions.push(add(&file.path, partition, file.bytes, Some(stats), now));
         }
         actions.extend(log.described(description)?);
@@ -229,32 +231,10 @@ impl CuratedLog<'_> {
         })
     }
 
-    /// The values of the partition columns in a file's path, as Delta writes them.
-    fn partition_values(&self, path: &str) -> Result<HashMap<String, Option<String>>> {
-        let segments = parent(path)
-            .split('/')
-            .filter(|segment| !segment.is_empty());
-        let values = segments.filter_map(parse_partition_segment);
-        let fields = self.fields()?;
-        values
-            .map(|(name, value)| {
-                let field = fields.iter().find(|field| *field.name() == name);
-                let is_time = field.is_some_and(|field| {
-                    field.data_type().is_temporal() && *field.data_type() != DataType::Date32
-                });
-                let value = match value {
-                    Some(text) if is_time => Some(time_value(&text)?),
-                    value => value,
-                };
-                Ok((name, value))
-            })
-            .collect()
-    }
-
     /// Removes files of ours that neither the table has nor, for as long as they are kept, an
     /// earlier version of it.
     async fn sweep(&self, log: &DeltaLog, number: u64) -> Result<()> {
-        let mut used: BTreeSet<String> = log.files()?.into_iter().map(|(path, _)| path).collect();
+        let mut used: BTreeSet<String> = log.files().into_keys().collect();
         used.extend(self.files.iter().map(|file| file.path.clone()));
         let until = self.now.checked_sub_signed(self.retention);
         let until = until.map_or(i64::MIN, |until| until.timestamp_millis());
@@ -262,6 +242,21 @@ impl CuratedLog<'_> {
         let is_used = |path: &str| path.starts_with(LOG_FOLDER) || used.contains(path);
         publish::sweep(self.table, is_used, number).await
     }
+}
+
+/// The values of the partition columns in a file's path, as Delta writes them.
+fn delta_partition(fields: &[Field], path: &str) -> Result<HashMap<String, Option<String>>> {
+    let is_time = |name: &str| {
+        let mut fields = fields.iter();
+        let field = fields.find(|field| field.name() == name);
+        field.is_some_and(|field| matches!(field.data_type(), DataType::Timestamp(_, _)))
+    };
+    partition_values(path)
+        .map(|(name, value)| match value {
+            Some(text) if is_time(&name) => Ok((name, Some(time_value(&text)?))),
+            value => Ok((name, value)),
+        })
+        .collect()
 }
 
 /// A time as Delta writes it.

@@ -444,7 +444,7 @@ impl Job<'_> {
             table: &table.folder,
             staging: &table.staging,
             state: attempt.state.folder(),
-            stored: attempt.state.data_files("version")?,
+            stored: attempt.state.data_files("version"),
             attempt: &attempt.name,
             threads,
         };
@@ -706,8 +706,9 @@ fn check_format(state: &State, pipeline: &Pipeline) -> Result<()> {
     let Some(shape) = &state.ledger.shape else {
         return Ok(());
     };
-    let changed = shape.identity.differences(&Identity::of(pipeline));
-    match changed.contains(&"curated.format") && !changed.contains(&"curated.url") {
+    let now = Identity::of(pipeline);
+    let ((url, format), (now_url, now_format)) = (shape.identity.table(), now.table());
+    match url == now_url && format != now_format {
         false => Ok(()),
         true => Err(Error::usage(format!(
             "{} cannot become a table of the format `{}`",

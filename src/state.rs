@@ -16,7 +16,7 @@
 //! ([`attempt_name`](crate::layout::attempt_name)), and nothing retries inside. What a loser wrote
 //! is dead from then on, and anyone may remove it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch, StringArray};
@@ -146,7 +146,7 @@ impl State {
 
     /// Replays the ledger's files that are new in the log.
     async fn replay(&mut self) -> Result<()> {
-        let files = self.data_files("ledger")?;
+        let files = self.data_files("ledger");
         // Files never change: those that were read need not be read again.
         let (mut ledger, read) = match files.starts_with(&self.replayed) {
             true => (self.ledger.clone(), self.replayed.len()),
@@ -160,7 +160,7 @@ impl State {
         }
         drop(new);
         let versions: BTreeSet<String> = self
-            .data_files("version")?
+            .data_files("version")
             .into_iter()
             .map(|(path, _)| path)
             .collect();
@@ -187,12 +187,12 @@ impl State {
     }
 
     /// The committed data files of one kind: path and size, in the order of their commits.
-    pub fn data_files(&self, kind: &str) -> Result<Vec<(String, u64)>> {
+    pub fn data_files(&self, kind: &str) -> Vec<(String, u64)> {
         let prefix = format!("kind={kind}/");
-        let files = self.log.files()?.into_iter();
-        Ok(files
+        let files = self.log.files().into_iter();
+        files
             .filter(|(path, _)| path.starts_with(&prefix))
-            .collect())
+            .collect()
     }
 
     /// The committed versions as a relation, and their layout; `None` before the first run.
@@ -205,7 +205,7 @@ impl State {
         };
         let layout = shape.layout()?;
         let files = self
-            .data_files("version")?
+            .data_files("version")
             .into_iter()
             .map(|(path, bytes)| {
                 Ok(ListedFile {
@@ -247,9 +247,7 @@ impl State {
         if self.log.version().is_none() {
             self.log.create(&description).await?;
             if self.log.version() != Some(0) {
-                return Err(Error::busy("another run of this pipeline was faster")
-                    .hint("run again: it starts from what the other run left")
-                    .into());
+                return Err(faster().into());
             }
         }
         let modified = now.timestamp_millis();
@@ -260,13 +258,12 @@ impl State {
                 days: file.days.iter().collect(),
             }));
             let replaced: BTreeSet<&str> = versions.replaced.iter().map(String::as_str).collect();
-            let removes = self.log.removes(|path| replaced.contains(path))?;
-            actions.extend(removes.into_iter().map(Action::Remove));
+            actions.extend(self.log.removes(|path| replaced.contains(path)));
             let added = versions.files.iter();
             actions.extend(added.map(|file| new_file("version", &file.path, file.bytes, modified)));
             actions.extend(self.log.described(&description)?);
         }
-        let parts = self.data_files("ledger")?;
+        let parts = self.data_files("ledger");
         let largest = parts.iter().map(|(_, bytes)| *bytes).max();
         let parts_max = match largest.unwrap_or_default() {
             0..LARGE_LEDGER_BYTES => SMALL_LEDGER_FILES_MAX,
@@ -276,8 +273,7 @@ impl State {
             let mut ledger = self.ledger.clone();
             records.into_iter().for_each(|record| ledger.replay(record));
             records = ledger.records();
-            let removes = self.log.removes(|path| path.starts_with("kind=ledger/"))?;
-            actions.extend(removes.into_iter().map(Action::Remove));
+            actions.extend(self.log.removes(|path| path.starts_with("kind=ledger/")));
         }
         let path = format!("kind=ledger/{}.parquet", attempt_name(number, run_id));
         let bytes = write_records(self.folder(), &path, &records).await?;
@@ -287,7 +283,7 @@ impl State {
             written.extend(versions.files.iter().map(|file| file.path.clone()));
         }
         self.folder().sync(&written)?;
-        let used_before = self.all_files()?;
+        let used_before = self.log.files();
         let committed = self.log.commit(actions, number, vec![]).await;
         let committed = committed.map_err(in_doubt)?;
         self.replay().await.map_err(in_doubt)?;
@@ -302,10 +298,7 @@ impl State {
                     in_doubt: self.folder().location.file_path().is_none(),
                 });
             }
-            return Err(Error::busy("another run of this pipeline was faster")
-                .hint("run again: it starts from what the other run left")
-                .caused_by(error)
-                .into());
+            return Err(faster().caused_by(error).into());
         }
         self.log.sync(number).map_err(in_doubt)?;
         if let Err(error) = self.remove_unused(number, used_before).await {
@@ -316,13 +309,13 @@ impl State {
 
     /// Removes data files that no commit names: those that this one still replaces, which a
     /// reader may be reading, stay until the next.
-    async fn remove_unused(&self, number: u64, used_before: BTreeSet<String>) -> Result<()> {
+    async fn remove_unused(&self, number: u64, used_before: BTreeMap<String, u64>) -> Result<()> {
         let mut used = used_before;
-        used.extend(self.all_files()?);
+        used.extend(self.log.files());
         let strays = publish::list(self.folder()).await?.into_iter();
         let strays = strays.filter(|path| {
             let is_dead = attempt_commit(base_name(path)).is_some_and(|commit| commit <= number);
-            path.starts_with("kind=") && is_dead && !used.contains(path)
+            path.starts_with("kind=") && is_dead && !used.contains_key(path)
         });
         publish::remove(self.folder(), strays.collect()).await
     }
@@ -337,11 +330,11 @@ impl State {
             files.filter(|path| path.starts_with("kind=") && base_name(path).starts_with(attempt));
         publish::remove(self.folder(), mine.collect()).await
     }
+}
 
-    fn all_files(&self) -> Result<BTreeSet<String>> {
-        let files = self.log.files()?.into_iter();
-        Ok(files.map(|(path, _)| path).collect())
-    }
+fn faster() -> Error {
+    Error::busy("another run of this pipeline was faster")
+        .hint("run again: it starts from what the other run left")
 }
 
 fn in_doubt(error: Error) -> NotCommitted {
