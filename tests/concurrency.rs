@@ -8,14 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::Shared;
 use glueless::pipeline::Task;
 
 use crate::faults::{Cut, Fault, NO_LIMIT};
-use crate::support::{Lab, Place, Row, batch, s3_environment};
+use crate::support::{Change, DAY_US, Lab, Place, Row, s3_environment};
 
 const TOML: &str = r#"
 name = "many"
@@ -59,39 +58,18 @@ fn lab(place: Place, keep: &str, format: &str) -> Lab {
 }
 
 fn put(lab: &Lab, day: i64) {
-    let rows = || (0..40i64).map(|row| (row, (row * 7 + day * 11) % 23));
-    let first = 1_577_836_800_000_000;
-    let day_us = 86_400_000_000;
-    let ops = rows().map(|(row, id)| if (row + id) % 9 == 0 { "D" } else { "U" });
-    let cats = rows().map(|(_, id)| ["a", "b", "c"][((id + day) % 3) as usize]);
-    let times = rows().map(|(row, _)| first + (day - 1) * day_us + row * 1_000_000);
-    let events = rows().map(|(_, id)| first + ((id + day) % 4) * day_us);
-    let columns: Vec<(&str, ArrayRef)> = vec![
-        ("Op", Arc::new(StringArray::from_iter_values(ops))),
-        (
-            "id",
-            Arc::new(Int64Array::from_iter_values(rows().map(|row| row.1))),
-        ),
-        ("cat", Arc::new(StringArray::from_iter_values(cats))),
-        (
-            "v",
-            Arc::new(Int64Array::from_iter_values(
-                rows().map(|row| row.0 * 100 + day),
-            )),
-        ),
-        (
-            "ts",
-            Arc::new(TimestampMicrosecondArray::from_iter_values(times)),
-        ),
-        (
-            "event",
-            Arc::new(TimestampMicrosecondArray::from_iter_values(events)),
-        ),
-    ];
-    lab.put_raw(
-        &format!("202001{day:02}-000000000.parquet"),
-        &batch(columns),
-    );
+    let changes = (0..40).map(|row| {
+        let id = (row * 7 + day * 11) % 23;
+        Change {
+            op: if (row + id) % 9 == 0 { "D" } else { "U" },
+            id,
+            cat: ["a", "b", "c"][((id + day) % 3) as usize],
+            v: row * 100 + day,
+            us: row * 1_000_000,
+            event_us: ((id + day) % 4) * DAY_US,
+        }
+    });
+    lab.put_changes(day, &changes.collect::<Vec<_>>());
 }
 
 fn date(day: i64) -> String {
@@ -231,38 +209,16 @@ fn signal(process: &Child, name: &str) {
 
 /// Writes the file of a day that changes a row in each of many partitions.
 fn put_wide(lab: &Lab, day: i64) {
-    let ids = || 1000..1600i64;
-    let first = 1_577_836_800_000_000;
-    let times = ids().map(|id| first + (day - 1) * 86_400_000_000 + id);
-    let ops = ids().map(|id| if (id + day) % 9 == 0 { "D" } else { "U" });
-    let columns: Vec<(&str, ArrayRef)> = vec![
-        ("Op", Arc::new(StringArray::from_iter_values(ops))),
-        ("id", Arc::new(Int64Array::from_iter_values(ids()))),
-        (
-            "cat",
-            Arc::new(StringArray::from_iter_values(
-                ids().map(|id| id.to_string()),
-            )),
-        ),
-        (
-            "v",
-            Arc::new(Int64Array::from_iter_values(ids().map(|_| day))),
-        ),
-        (
-            "ts",
-            Arc::new(TimestampMicrosecondArray::from_iter_values(times)),
-        ),
-        (
-            "event",
-            Arc::new(TimestampMicrosecondArray::from_iter_values(
-                ids().map(|_| first),
-            )),
-        ),
-    ];
-    lab.put_raw(
-        &format!("202001{day:02}-000000000.parquet"),
-        &batch(columns),
-    );
+    let cats: Vec<String> = (1000..1600).map(|id| id.to_string()).collect();
+    let changes = (1000..1600).zip(&cats).map(|(id, cat)| Change {
+        op: if (id + day) % 9 == 0 { "D" } else { "U" },
+        id,
+        cat,
+        v: day,
+        us: id,
+        event_us: 0,
+    });
+    lab.put_changes(day, &changes.collect::<Vec<_>>());
 }
 
 #[test]

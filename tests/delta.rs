@@ -11,13 +11,12 @@ use arrow::array::{
 };
 use arrow::datatypes::TimestampMicrosecondType;
 use chrono::{DateTime, TimeDelta, Utc};
-use glueless::error::Error;
 use glueless::pipeline::Task;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
 use crate::faults::{Cut, Fault};
-use crate::support::{Lab, Place, batch};
+use crate::support::{Lab, Place, assert_refused, batch};
 
 const TOML: &str = r#"
 name = "logged"
@@ -45,31 +44,6 @@ fn plain(place: Place) -> Lab {
     )
 }
 
-/// The file of a day of January 2020: operation, key and category, with the day as value.
-fn put(lab: &Lab, day: i64, changes: &[(&str, i64, &str)]) {
-    let ops = changes.iter().map(|change| change.0);
-    let cats = changes.iter().map(|change| change.2);
-    let ids = changes.iter().map(|change| change.1);
-    let time = 1_577_836_800_000_000 + (day - 1) * 86_400_000_000;
-    let times = (0..changes.len() as i64).map(|row| time + row);
-    lab.put_raw(
-        &format!("202001{day:02}-000000000.parquet"),
-        &batch(vec![
-            (
-                "Op",
-                Arc::new(StringArray::from_iter_values(ops)) as ArrayRef,
-            ),
-            ("id", Arc::new(Int64Array::from_iter_values(ids))),
-            ("cat", Arc::new(StringArray::from_iter_values(cats))),
-            ("v", Arc::new(Int64Array::from(vec![day; changes.len()]))),
-            (
-                "ts",
-                Arc::new(TimestampMicrosecondArray::from_iter_values(times)),
-            ),
-        ]),
-    );
-}
-
 fn run(lab: &Lab, day: u32) {
     let (start, end) = (
         format!("2020-01-{day:02}"),
@@ -81,13 +55,12 @@ fn run(lab: &Lab, day: u32) {
 
 /// Two runs: the second one moves a row, deletes one and leaves others where they are.
 fn two_days(lab: &Lab) {
-    put(
-        lab,
+    lab.put_day(
         1,
         &[("I", 1, "a"), ("I", 2, "a"), ("I", 3, "b"), ("I", 4, "c")],
     );
     run(lab, 1);
-    put(lab, 2, &[("U", 1, "b"), ("D", 4, "c"), ("I", 5, "d")]);
+    lab.put_day(2, &[("U", 1, "b"), ("D", 4, "c"), ("I", 5, "d")]);
     run(lab, 2);
 }
 
@@ -165,7 +138,7 @@ fn a_run_is_one_commit_that_other_readers_see_and_touches_changed_partitions_onl
 #[test]
 fn a_commit_names_its_run_and_tells_readers_how_many_rows_files_have() {
     let lab = plain(Place::Local);
-    put(&lab, 1, &[("I", 1, "a"), ("I", 2, "a")]);
+    lab.put_day(1, &[("I", 1, "a"), ("I", 2, "a")]);
     let report = lab.run("2020-01-01", "2020-01-02").expect("a run");
     let commits = lab.commits("lake/curated");
     let told = |action: &str| {
@@ -280,7 +253,7 @@ fn replaced_files_stay_for_the_retention_and_go_then() {
         let has_old = |lab: &Lab| lab.list_all("lake/curated").contains(&old);
         for (days, stays) in [(6, true), (8, false)] {
             lab.now = now() + TimeDelta::days(days);
-            put(&lab, 10 + days, &[("I", 5, "d")]);
+            lab.put_day(10 + days, &[("I", 5, "d")]);
             run(&lab, 10 + days as u32);
             assert_eq!(has_old(&lab), stays, "after {days} days");
             if stays {
@@ -301,13 +274,8 @@ fn commit(lab: &Lab, version: usize, action: &str) {
 #[track_caller]
 fn refused(lab: &Lab, how: &str) {
     let before = (lab.list_all("lake"), lab.commits("lake/curated"));
-    put(lab, 3, &[("I", 9, "a")]);
-    let refused = |error: Error| {
-        assert_eq!(error.kind.exit_code(), 65, "{error}");
-        assert!(error.to_string().contains(how), "{error}");
-        let hint = error.hint.unwrap_or_default();
-        assert!(hint.contains("glueless rebuild"), "{hint}");
-    };
+    lab.put_day(3, &[("I", 9, "a")]);
+    let refused = |error| assert_refused(error, 65, how, "glueless rebuild");
     refused(lab.run("2020-01-03", "2020-01-04").expect_err("refused"));
     refused(
         lab.run_with(Task::Aggregate, "2020-01-01", "2020-01-04", &[])
@@ -349,7 +317,7 @@ fn a_log_that_is_gone_is_found_and_a_rebuild_makes_it_again() {
 #[test]
 fn a_log_that_knows_more_than_the_state_is_found() {
     let lab = plain(Place::Local);
-    put(&lab, 1, &[("I", 1, "a")]);
+    lab.put_day(1, &[("I", 1, "a")]);
     run(&lab, 1);
     let lake = lab.folder.path().join("lake");
     let (state, saved) = (lake.join("_glueless"), lab.folder.path().join("saved"));
@@ -358,7 +326,7 @@ fn a_log_that_knows_more_than_the_state_is_found() {
         .args([&state, &saved])
         .status();
     assert!(copied.expect("copied").success());
-    put(&lab, 2, &[("I", 2, "a")]);
+    lab.put_day(2, &[("I", 2, "a")]);
     run(&lab, 2);
     let before = lab.table("lake/curated");
     std::fs::remove_dir_all(&state).expect("removed");
@@ -393,7 +361,7 @@ fn a_table_that_others_made_unwritable_is_refused_before_the_commit() {
         "\"configuration\":{\"delta.appendOnly\":\"true\",",
     );
     commit(&lab, 3, &appends);
-    put(&lab, 3, &[("I", 9, "a")]);
+    lab.put_day(3, &[("I", 9, "a")]);
     let state = lab.list_all("lake/_glueless");
     for error in [
         lab.run("2020-01-03", "2020-01-04").expect_err("refused"),
@@ -408,9 +376,9 @@ fn a_table_that_others_made_unwritable_is_refused_before_the_commit() {
 #[test]
 fn a_rebuild_with_other_partitions_finishes_what_was_interrupted_as_it_was_begun() {
     let lab = plain(Place::Local);
-    put(&lab, 1, &[("I", 1, "a"), ("I", 2, "b")]);
+    lab.put_day(1, &[("I", 1, "a"), ("I", 2, "b")]);
     run(&lab, 1);
-    put(&lab, 2, &[("U", 1, "b")]);
+    lab.put_day(2, &[("U", 1, "b")]);
     // The state's commit is the last thing that is done.
     let cut = lab.through(|inner| Arc::new(Cut::new(inner, Fault::NoPublishing)));
     cut.run("2020-01-02", "2020-01-03")
@@ -506,7 +474,7 @@ fn a_commit_of_others_that_changes_no_file_does_no_harm() {
     two_days(&lab);
     let info = r#"{"commitInfo":{"timestamp":0,"operation":"OPTIMIZE"}}"#;
     commit(&lab, 3, info);
-    put(&lab, 3, &[("I", 9, "a")]);
+    lab.put_day(3, &[("I", 9, "a")]);
     run(&lab, 3);
     assert_eq!(read(&lab, None).len(), 5);
 }
@@ -557,7 +525,7 @@ fn what_a_delta_table_cannot_hold_is_refused_before_anything_is_written() {
         ),
     ] {
         let lab = lab(Place::Local, partition_by, sql);
-        put(&lab, 1, &[("I", 1, "a")]);
+        lab.put_day(1, &[("I", 1, "a")]);
         let error = lab.run("2020-01-01", "2020-01-02").expect_err("refused");
         assert_eq!(error.kind.exit_code(), 2, "{error}");
         assert!(error.to_string().contains(told), "{error}");

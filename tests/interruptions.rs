@@ -6,12 +6,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
 use glueless::layout::attempt_name;
 use glueless::pipeline::Task;
 
 use crate::faults::{Cut, Fault, NO_LIMIT};
-use crate::support::{Lab, Place, Row, batch};
+use crate::support::{Lab, Place, Row};
 
 const TOML: &str = r#"
 name = "cut"
@@ -43,38 +42,8 @@ fn lab(place: Place, format: &str) -> Lab {
     Lab::new(place, &TOML.replace("{format}", format), &sql)
 }
 
-/// One file of a day: ids, each with a category and the day as its value.
-fn put(lab: &Lab, day: i64, changes: &[(&str, i64, &str)]) {
-    let column = |values: Vec<&str>| Arc::new(StringArray::from(values)) as ArrayRef;
-    let ids = changes.iter().map(|change| change.1);
-    let time = 1_577_836_800_000_000 + (day - 1) * 86_400_000_000;
-    let columns: Vec<(&str, ArrayRef)> = vec![
-        (
-            "Op",
-            column(changes.iter().map(|change| change.0).collect()),
-        ),
-        ("id", Arc::new(Int64Array::from_iter_values(ids))),
-        (
-            "cat",
-            column(changes.iter().map(|change| change.2).collect()),
-        ),
-        ("v", Arc::new(Int64Array::from(vec![day; changes.len()]))),
-        (
-            "ts",
-            Arc::new(TimestampMicrosecondArray::from_iter_values(
-                (0..changes.len() as i64).map(|row| time + row),
-            )),
-        ),
-    ];
-    lab.put_raw(
-        &format!("202001{day:02}-000000000.parquet"),
-        &batch(columns),
-    );
-}
-
 fn first_day(lab: &Lab) {
-    put(
-        lab,
+    lab.put_day(
         1,
         &[("I", 1, "a"), ("I", 2, "a"), ("I", 3, "b"), ("I", 4, "c")],
     );
@@ -82,7 +51,7 @@ fn first_day(lab: &Lab) {
 
 /// A row changes its partition, one is deleted and empties its partition, one is new.
 fn second_day(lab: &Lab) {
-    put(lab, 2, &[("U", 1, "b"), ("D", 4, "c"), ("I", 5, "d")]);
+    lab.put_day(2, &[("U", 1, "b"), ("D", 4, "c"), ("I", 5, "d")]);
 }
 
 type Tables = (Vec<Row>, Vec<String>, Vec<Row>, Vec<String>);
@@ -236,7 +205,7 @@ fn a_checkpoint_that_cannot_be_written_harms_nothing() {
         let faulty = lab.through(|inner| Arc::new(Cut::new(inner, Fault::NoCheckpoint)));
         for day in 1..13 {
             for (lab, through) in [(&clean, &clean), (&lab, &faulty)] {
-                put(lab, day, &[("U", day % 3, "a"), ("I", day, "b")]);
+                lab.put_day(day, &[("U", day % 3, "a"), ("I", day, "b")]);
                 let (start, end) = (
                     format!("2020-01-{day:02}"),
                     format!("2020-01-{:02}", day + 1),

@@ -10,15 +10,13 @@ use arrow::array::{
     ArrayRef, BooleanArray, Date32Array, Decimal128Array, Int32Array, Int64Array, StringArray,
     TimestampMicrosecondArray,
 };
-use futures::TryStreamExt;
 use glueless::layout::staging_name;
 use glueless::pipeline::Task;
 use glueless::report::Report;
-use object_store::ObjectStore;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::faults::{Cut, Fault};
-use crate::support::{Lab, Place, RUNTIME, Row, batch, parquet, rows};
+use crate::support::{Lab, Place, Row, batch, parquet, rows};
 
 const PLACES: [Place; 2] = [Place::Local, Place::S3];
 
@@ -390,18 +388,6 @@ fn a_partition_left_without_rows_disappears_with_its_folder() {
 }
 
 /// Every object below the lake, hidden ones included.
-fn all_objects(lab: &Lab) -> Vec<String> {
-    let lake = lab.open("lake");
-    let listed = async { lake.store.list(None).try_collect::<Vec<_>>().await };
-    let objects = RUNTIME.block_on(listed).expect("listed");
-    let mut names: Vec<String> = objects
-        .into_iter()
-        .map(|object| object.location.to_string())
-        .collect();
-    names.sort();
-    names
-}
-
 #[test]
 fn leftovers_of_a_crashed_run_are_removed_and_foreign_files_are_not() {
     for place in PLACES {
@@ -446,7 +432,7 @@ fn leftovers_of_a_crashed_run_are_removed_and_foreign_files_are_not() {
             Place::S3 => lab.put(&format!("lake/{leftover}"), b"left".to_vec()),
         }
         run(&lab, "2020-01-02", &[]);
-        let left = all_objects(&lab);
+        let left = lab.list_all("lake");
         for name in strays.iter().chain([&leftover]) {
             assert!(
                 !left.iter().any(|other| other == name),

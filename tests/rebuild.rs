@@ -6,10 +6,9 @@ use std::sync::Arc;
 use arrow::array::{
     ArrayRef, Decimal128Array, Int32Array, Int64Array, StringArray, Time64MicrosecondArray,
 };
-use glueless::error::Error;
 use glueless::pipeline::Task;
 
-use crate::support::{Lab, Place, Row, batch};
+use crate::support::{Lab, Place, Row, assert_refused, batch};
 
 const PLACES: [Place; 2] = [Place::Local, Place::S3];
 
@@ -77,21 +76,6 @@ fn tables(lab: &Lab) -> Tables {
     (lab.table("lake/curated"), lab.table("lake/daily"))
 }
 
-fn contents(lab: &Lab) -> BTreeMap<String, bytes::Bytes> {
-    let names = lab.list_all("lake").into_iter();
-    names
-        .map(|name| (name.clone(), lab.get(&format!("lake/{name}"))))
-        .collect()
-}
-
-fn refused(error: Error, code: u8, message: &str, hint: &str) {
-    let told = (error.kind.exit_code(), error.to_string());
-    assert_eq!(told.0, code, "{}", told.1);
-    assert!(told.1.contains(message), "{}", told.1);
-    let found = error.hint.unwrap_or_default();
-    assert!(found.contains(hint), "{found}");
-}
-
 /// Three days, one after the other.
 fn three_days(lab: &Lab) {
     put(lab, 1, &[("I", 1, 1), ("I", 2, 1), ("I", 3, 1)]);
@@ -107,13 +91,13 @@ fn a_late_change_into_one_old_day_rewrites_that_day_only() {
     for place in PLACES {
         let lab = lab(place, "latest-per-day");
         three_days(&lab);
-        let before = contents(&lab);
+        let before = lab.contents("lake");
         // Delivered on the fourth day, of the second.
         put(&lab, 4, &[("U", 4, 2), ("I", 9, 2)]);
         let report = lab.run(&day(4), &day(5)).expect("a run");
         assert_eq!((report.rows_written, report.partitions_written), (3, 1));
         assert_eq!((report.rows_latest, report.rows_stale), (2, 0));
-        let after = contents(&lab);
+        let after = lab.contents("lake");
         let is_changed = |name: &&String| before.get(*name) != after.get(*name);
         let curated = |names: Vec<&String>| -> Vec<String> {
             let curated = names
@@ -186,10 +170,10 @@ fn a_key_of_another_kind_is_refused_and_nothing_changes() {
         ))
     };
     put_ids(&lab, 4, &[("U", 1, 4)], text);
-    let before = contents(&lab);
+    let before = lab.contents("lake");
     let error = lab.run(&day(4), &day(5)).expect_err("refused");
-    refused(error, 65, "`id`", "glueless rebuild");
-    assert_eq!(contents(&lab), before);
+    assert_refused(error, 65, "`id`", "glueless rebuild");
+    assert_eq!(lab.contents("lake"), before);
 }
 
 #[test]
@@ -212,11 +196,11 @@ fn a_curated_file_that_someone_removed_or_replaced_is_found_and_named() {
                 true => lab.put(&format!("lake/curated/{file}"), other.to_vec()),
                 false => lab.remove(&format!("lake/curated/{file}")),
             }
-            let before = contents(&lab);
+            let before = lab.contents("lake");
             let error = lab.run(&day(4), &day(5)).expect_err("refused");
             let partition = "lake/curated/event_dt=2020-01-01";
-            refused(error, 65, partition, "glueless rebuild");
-            assert_eq!(contents(&lab), before);
+            assert_refused(error, 65, partition, "glueless rebuild");
+            assert_eq!(lab.contents("lake"), before);
         }
         lab.rebuild(false, &[]).expect("a rebuild");
         assert_eq!(tables(&lab), right);
@@ -238,10 +222,10 @@ fn versions_that_someone_removed_are_missed_and_a_rebuild_makes_them_again() {
         let path = format!("lake/_glueless/left/versions/{}", versions.expect("a file"));
         lab.remove(&path);
         put(&lab, 4, &[("U", 3, 4), ("U", 1, 4), ("U", 4, 4)]);
-        let before = contents(&lab);
+        let before = lab.contents("lake");
         let error = lab.run(&day(4), &day(5)).expect_err("refused");
-        refused(error, 65, "versions", "glueless rebuild");
-        assert_eq!(contents(&lab), before);
+        assert_refused(error, 65, "versions", "glueless rebuild");
+        assert_eq!(lab.contents("lake"), before);
         lab.rebuild(false, &[]).expect("a rebuild");
         assert_eq!(tables(&lab), right);
         lab.run(&day(4), &day(5)).expect("a run");
@@ -263,7 +247,7 @@ fn a_missing_part_of_the_ledger_is_named() {
         );
         lab.remove(&path);
         let error = lab.run(&day(1), &day(2)).expect_err("refused");
-        refused(error, 65, "ledger", "restore the state's folder");
+        assert_refused(error, 65, "ledger", "restore the state's folder");
     }
 }
 
@@ -273,7 +257,7 @@ fn a_rebuild_gives_the_same_tables_and_no_extra_files() {
         for keep in ["latest", "latest-per-day"] {
             let lab = lab(place, keep);
             let error = lab.rebuild(false, &[]).expect_err("refused");
-            refused(error, 2, "nothing to rebuild", "glueless run");
+            assert_refused(error, 2, "nothing to rebuild", "glueless run");
             three_days(&lab);
             // A file of a window that was never run is none of its business.
             put(&lab, 9, &[("U", 1, 9)]);
@@ -299,7 +283,7 @@ fn a_rebuild_takes_changed_inputs_and_a_changed_query() {
         three_days(&lab);
         put(&lab, 2, &[("U", 1, 2), ("I", 4, 2), ("I", 5, 2)]);
         let error = lab.run(&day(2), &day(3)).expect_err("refused");
-        refused(error, 65, "has changed since", "glueless rebuild");
+        assert_refused(error, 65, "has changed since", "glueless rebuild");
         lab.rebuild(false, &[]).expect("a rebuild");
         let ids = |lab: &Lab| -> Vec<String> {
             let mut ids: Vec<String> = lab
@@ -317,7 +301,7 @@ fn a_rebuild_takes_changed_inputs_and_a_changed_query() {
         let query = "SELECT id, v, v * 2 AS twice, event_dt FROM latest WHERE id <> 5";
         std::fs::write(sql, query).expect("written");
         let error = lab.run(&day(1), &day(2)).expect_err("refused");
-        refused(error, 2, "`curated.sql` changed", "glueless rebuild");
+        assert_refused(error, 2, "`curated.sql` changed", "glueless rebuild");
         lab.rebuild(false, &[]).expect("a rebuild");
         assert_eq!(ids(&lab), ["1", "3", "4"]);
         assert_eq!(lab.table("lake/curated")[0]["twice"], "2");
@@ -332,10 +316,10 @@ fn a_rebuild_without_an_input_is_refused_unless_that_is_accepted() {
         three_days(&lab);
         let right = tables(&lab);
         lab.remove("raw/20200102-000000000.parquet");
-        let before = contents(&lab);
+        let before = lab.contents("lake");
         let error = lab.rebuild(false, &[]).expect_err("refused");
-        refused(error, 65, "20200102-000000000.parquet", "--accept-missing");
-        assert_eq!(contents(&lab), before);
+        assert_refused(error, 65, "20200102-000000000.parquet", "--accept-missing");
+        assert_eq!(lab.contents("lake"), before);
         let report = lab.rebuild(true, &[]).expect("a rebuild");
         let note = report.note.expect("a note");
         assert!(note.contains("20200102-000000000.parquet"), "{note}");
@@ -419,9 +403,9 @@ fn an_order_column_of_another_kind_is_refused_between_runs() {
     put(3, decimal(450));
     run(1).expect("a run");
     run(2).expect("a wider integer is an integer");
-    let before = contents(&lab);
-    refused(run(3).expect_err("refused"), 65, "`s`", "glueless rebuild");
-    assert_eq!(contents(&lab), before);
+    let before = lab.contents("lake");
+    assert_refused(run(3).expect_err("refused"), 65, "`s`", "glueless rebuild");
+    assert_eq!(lab.contents("lake"), before);
     assert_eq!(lab.table("lake/curated")[0]["v"], "1");
 }
 
@@ -433,15 +417,15 @@ fn tables_whose_state_is_gone_are_not_begun_anew() {
         for name in lab.list_all("lake/_glueless") {
             lab.remove(&format!("lake/_glueless/{name}"));
         }
-        let before = contents(&lab);
+        let before = lab.contents("lake");
         for result in [lab.run(&day(3), &day(4)), lab.run(&day(1), &day(4))] {
-            refused(
+            assert_refused(
                 result.expect_err("refused"),
                 2,
                 "its state",
                 "restore the state",
             );
-            assert_eq!(contents(&lab), before);
+            assert_eq!(lab.contents("lake"), before);
         }
         for table in ["curated", "daily"] {
             for name in lab.list_all(&format!("lake/{table}")) {
@@ -471,12 +455,12 @@ fn a_partition_value_too_long_for_a_folder_is_refused_before_the_commit() {
     let set: Vec<&str> = set.into_iter().chain([state.as_str()]).collect();
     lab.run_with(Task::Run, &day(1), &day(2), &set)
         .expect("a run");
-    let before = contents(&lab);
+    let before = lab.contents("lake");
     let error = lab
         .run_with(Task::Run, &day(2), &day(3), &set)
         .expect_err("refused");
-    refused(error, 65, "`note`", "shorten it");
-    assert_eq!(contents(&lab), before);
+    assert_refused(error, 65, "`note`", "shorten it");
+    assert_eq!(lab.contents("lake"), before);
 }
 
 #[test]
@@ -507,7 +491,7 @@ fn a_changed_input_is_found_by_a_run_that_only_looks_back_over_it() {
         three_days(&lab);
         put(&lab, 2, &[("U", 1, 2), ("I", 4, 2), ("I", 5, 2)]);
         let error = lab.run(&day(3), &day(4)).expect_err("refused");
-        refused(error, 65, "has changed since", "glueless rebuild");
+        assert_refused(error, 65, "has changed since", "glueless rebuild");
     }
 }
 
@@ -518,5 +502,5 @@ fn a_key_that_is_a_time_of_day_is_refused() {
         Arc::new(Time64MicrosecondArray::from(ids))
     });
     let error = lab.run(&day(1), &day(2)).expect_err("refused");
-    refused(error, 2, "cannot be a key", "a date or a timestamp");
+    assert_refused(error, 2, "cannot be a key", "a date or a timestamp");
 }

@@ -7,13 +7,16 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::array::{
+    Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
 use arrow::datatypes::{Field, Schema};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use glueless::config::Pipeline;
+use glueless::error::Error;
 use glueless::pipeline::{Request, Task};
 use glueless::report::Report;
 use glueless::session::Resources;
@@ -90,6 +93,22 @@ pub fn s3_environment() -> Vec<(String, String)> {
 pub enum Place {
     Local,
     S3,
+}
+
+/// 2020-01-01, in microseconds since 1970.
+const FIRST_US: i64 = 1_577_836_800_000_000;
+pub const DAY_US: i64 = 86_400_000_000;
+
+/// A raw row.
+pub struct Change<'a> {
+    pub op: &'a str,
+    pub id: i64,
+    pub cat: &'a str,
+    pub v: i64,
+    /// When it was committed, in microseconds of its file's day.
+    pub us: i64,
+    /// When it happened, in microseconds since 2020-01-01.
+    pub event_us: i64,
 }
 
 /// A pipeline of a test, with its own raw folder and lake.
@@ -198,6 +217,49 @@ impl Lab {
         self.put(&format!("raw/{path}"), parquet(batch, None));
     }
 
+    /// Writes the file of a day of January 2020: operation, key and category, with the day as value.
+    pub fn put_day(&self, day: i64, changes: &[(&str, i64, &str)]) {
+        let rows = changes.iter().zip(0..);
+        let rows = rows.map(|((op, id, cat), row)| Change {
+            op,
+            id: *id,
+            cat,
+            v: day,
+            us: row,
+            event_us: 0,
+        });
+        self.put_changes(day, &rows.collect::<Vec<_>>());
+    }
+
+    /// Writes the file of a day of January 2020.
+    pub fn put_changes(&self, day: i64, changes: &[Change]) {
+        let text = |of: fn(&Change) -> String| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values(changes.iter().map(of)))
+        };
+        let number = |of: fn(&Change) -> i64| -> ArrayRef {
+            Arc::new(Int64Array::from_iter_values(changes.iter().map(of)))
+        };
+        let times = |since: i64, of: fn(&Change) -> i64| -> ArrayRef {
+            let times = changes.iter().map(|change| since + of(change));
+            Arc::new(TimestampMicrosecondArray::from_iter_values(times))
+        };
+        let columns = vec![
+            ("Op", text(|change| change.op.into())),
+            ("id", number(|change| change.id)),
+            ("cat", text(|change| change.cat.into())),
+            ("v", number(|change| change.v)),
+            (
+                "ts",
+                times(FIRST_US + (day - 1) * DAY_US, |change| change.us),
+            ),
+            ("event", times(FIRST_US, |change| change.event_us)),
+        ];
+        self.put_raw(
+            &format!("202001{day:02}-000000000.parquet"),
+            &batch(columns),
+        );
+    }
+
     /// Sets when an object of a local lab was last written, in seconds since 1970.
     pub fn set_modified(&self, path: &str, seconds: i64) {
         let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds as u64);
@@ -276,7 +338,7 @@ impl Lab {
     pub fn list_all(&self, name: &str) -> Vec<String> {
         let folder = self.open(name);
         let listed = async { folder.store.list(None).try_collect::<Vec<_>>().await };
-        let objects = RUNTIME.block_on(listed).unwrap_or_default();
+        let objects = RUNTIME.block_on(listed).expect("listed");
         let mut names: Vec<String> = objects
             .into_iter()
             .map(|object| object.location.to_string())
@@ -324,6 +386,14 @@ impl Lab {
         version: Option<u64>,
     ) -> Result<Foreign, String> {
         read_with(engine, &format!("{}/{name}", self.base), version)
+    }
+
+    /// The names and contents of all objects below a folder.
+    pub fn contents(&self, name: &str) -> BTreeMap<String, Bytes> {
+        let paths = self.list_all(name).into_iter();
+        paths
+            .map(|path| (path.clone(), self.get(&format!("{name}/{path}"))))
+            .collect()
     }
 
     /// Every row of a table of either format, sorted.
@@ -428,6 +498,16 @@ pub fn read_with(engine: &str, place: &str, version: Option<u64>) -> Result<Fore
     let read = |name: &str| read[name].clone();
     let columns = serde_json::from_value(read("columns")).expect("columns");
     Ok((columns, serde_json::from_value(read("rows")).expect("rows")))
+}
+
+/// Checks how a run was refused: its exit code, and parts of its message and of its hint.
+#[track_caller]
+pub fn assert_refused(error: Error, code: u8, message: &str, hint: &str) {
+    let told = error.to_string();
+    assert_eq!(error.kind.exit_code(), code, "{told}");
+    assert!(told.contains(message), "{told}");
+    let found = error.hint.unwrap_or_default();
+    assert!(found.contains(hint), "{found}");
 }
 
 /// Undoes percent-encoding.
