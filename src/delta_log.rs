@@ -27,6 +27,8 @@ use crate::store::Folder;
 pub const LOG_FOLDER: &str = "_delta_log/";
 
 const APPLICATION: &str = "glueless";
+/// Every so many versions the log gets a checkpoint, and what it no longer needs is removed.
+const UPKEEP_INTERVAL: u64 = 10;
 
 /// What a table is, beside its files.
 #[derive(Debug)]
@@ -39,6 +41,13 @@ pub struct Description {
     pub configuration: Vec<(&'static str, String)>,
 }
 
+impl Description {
+    /// How often the log is kept up.
+    pub fn upkeep() -> (&'static str, String) {
+        ("delta.checkpointInterval", UPKEEP_INTERVAL.to_string())
+    }
+}
+
 /// A Delta log, as last read.
 pub struct DeltaLog {
     /// The table's folder.
@@ -46,6 +55,8 @@ pub struct DeltaLog {
     log_store: LogStoreRef,
     /// What it comes to; `None` where there is no log.
     state: Option<DeltaTableState>,
+    /// The version that was committed since it was read.
+    committed: Option<u64>,
 }
 
 impl DeltaLog {
@@ -60,6 +71,7 @@ impl DeltaLog {
         DeltaLog {
             log_store,
             state: None,
+            committed: None,
             folder,
         }
     }
@@ -82,20 +94,23 @@ impl DeltaLog {
             Ok(())
         };
         let read = read.await;
-        read.map_err(|error| self.failed("read", error))
+        read.map_err(|error| self.failed("read", error))?;
+        self.committed = None;
+        Ok(())
     }
 
     /// The number of the last version; `None` where there is no log.
     pub fn version(&self) -> Option<u64> {
-        self.state.as_ref().map(DeltaTableState::version)
+        let read = self.state.as_ref().map(DeltaTableState::version);
+        self.committed.or(read)
     }
 
-    /// What the log comes to; `None` where there is none.
+    /// What the log came to when it was read; `None` where there was none.
     pub fn snapshot(&self) -> Option<&DeltaTableState> {
         self.state.as_ref()
     }
 
-    /// The data files: path and size.
+    /// The data files when the log was read: path and size.
     pub fn files(&self) -> BTreeMap<String, u64> {
         let Some(snapshot) = self.snapshot() else {
             return BTreeMap::new();
@@ -234,38 +249,21 @@ impl DeltaLog {
     }
 
     /// Commits the next version, with the number of the run's commit and what else to tell of it.
-    /// Afterwards the log is read.
+    /// What it comes to is not read.
     ///
     /// # Errors
-    /// Storage, when the log cannot be read. Inside, the engine's failure to commit: the commit may
-    /// have landed all the same, look for its transaction.
+    /// The engine's failure to commit: the commit may have landed all the same, read the log and
+    /// look for its transaction.
     pub async fn commit(
         &mut self,
         actions: Vec<Action>,
         number: u64,
         told: Vec<(String, String)>,
-    ) -> Result<Result<(), DeltaTableError>> {
-        let committed = self.try_commit(actions, number, told).await;
-        let committed = match committed {
-            Ok(Some(state)) => {
-                self.state = Some(state);
-                return Ok(Ok(()));
-            }
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
-        self.read().await?;
-        Ok(committed)
-    }
-
-    /// What the log comes to with the commit, where its upkeep did not fail.
-    async fn try_commit(
-        &self,
-        actions: Vec<Action>,
-        number: u64,
-        told: Vec<(String, String)>,
-    ) -> Result<Option<DeltaTableState>, DeltaTableError> {
+    ) -> Result<(), DeltaTableError> {
         let snapshot = self.state.as_ref().ok_or(DeltaTableError::NotInitialized)?;
+        let version = snapshot.version() + 1;
+        // As the engine counts: version 9 is the first with a checkpoint.
+        let is_kept_up = (version + 1).is_multiple_of(UPKEEP_INTERVAL);
         let properties = CommitProperties::default()
             .with_max_retries(0)
             .with_metadata(told.into_iter().map(|(key, value)| (key, value.into())))
@@ -283,13 +281,13 @@ impl DeltaLog {
             )
             .into_prepared_commit_future()
             .await?;
-        match prepared.await?.await {
-            Ok(landed) => Ok(Some(landed.snapshot())),
-            Err(error) => {
-                warn!("the commit landed, but its upkeep failed: {error}");
-                Ok(None)
-            }
+        let landed = prepared.await?;
+        self.committed = Some(version);
+        // The upkeep also reads the log again.
+        if is_kept_up && let Err(error) = landed.await {
+            warn!("the commit landed, but its upkeep failed: {error}");
         }
+        Ok(())
     }
 
     /// Makes sure that a version that was committed outlives a power cut.

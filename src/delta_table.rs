@@ -130,6 +130,7 @@ impl CuratedLog<'_> {
     }
 
     /// Brings new files to their places and commits what makes the table what the ledger says.
+    /// `found` is what the folder held before, as [`publish::list_tidied`] tells it.
     ///
     /// # Errors
     /// Storage; data, when someone else changed the table. It is safe to publish again.
@@ -138,6 +139,7 @@ impl CuratedLog<'_> {
         staging: &Folder,
         added: &[&TableFile],
         run: Committed<'_>,
+        found: Vec<String>,
     ) -> Result<()> {
         let mut log = DeltaLog::new(self.table.clone());
         log.read().await?;
@@ -161,7 +163,8 @@ impl CuratedLog<'_> {
             }
             let before = log.version();
             let told = vec![("glueless.run_id".to_string(), run.run_id.to_string())];
-            let committed = log.commit(actions, run.number, told).await?;
+            let committed = log.commit(actions, run.number, told).await;
+            log.read().await?;
             // What counts is what was committed.
             last = log.last_transaction().await?;
             if let Err(error) = committed
@@ -177,7 +180,7 @@ impl CuratedLog<'_> {
             // Someone else may have committed just before.
             self.check(&log)?;
         }
-        self.sweep(&log, run.number).await
+        self.sweep(&log, found, run.number).await
     }
 
     fn actions(
@@ -221,7 +224,7 @@ impl CuratedLog<'_> {
                 .map(|part| part.0.clone())
                 .collect(),
             configuration: vec![
-                ("delta.checkpointInterval", "10".into()),
+                Description::upkeep(),
                 (
                     "delta.deletedFileRetentionDuration",
                     interval(self.retention),
@@ -233,14 +236,14 @@ impl CuratedLog<'_> {
 
     /// Removes files of ours that neither the table has nor, for as long as they are kept, an
     /// earlier version of it.
-    async fn sweep(&self, log: &DeltaLog, number: u64) -> Result<()> {
+    async fn sweep(&self, log: &DeltaLog, found: Vec<String>, number: u64) -> Result<()> {
         let mut used: BTreeSet<String> = log.files().into_keys().collect();
         used.extend(self.files.iter().map(|file| file.path.clone()));
         let until = self.now.checked_sub_signed(self.retention);
         let until = until.map_or(i64::MIN, |until| until.timestamp_millis());
         used.extend(log.removed_since(until).await?);
         let is_used = |path: &str| path.starts_with(LOG_FOLDER) || used.contains(path);
-        publish::sweep(self.table, is_used, number).await
+        publish::sweep(self.table, found, is_used, number).await
     }
 }
 

@@ -89,7 +89,7 @@ impl Identity {
 
 /// A row of the ledger.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "record", rename_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
 pub enum Record {
     /// A run that was committed.
     Run(Box<Run>),
@@ -102,7 +102,6 @@ pub enum Record {
         /// The table: [`CURATED`], or an aggregate's name.
         table: String,
         /// The file.
-        #[serde(flatten)]
         file: TableFile,
     },
     /// A file that a table had.

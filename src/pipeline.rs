@@ -23,6 +23,7 @@ use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::aggregate::{self, column_types};
@@ -38,7 +39,7 @@ use crate::layout::{attempt_commit, attempt_name, base_name, part_file_commit, s
 use crate::ledger::{CURATED, Command, Identity, Ledger, Record, Run, Shape, write_types};
 use crate::publish::{self, Names, Owner, Plan, TableFile};
 use crate::report::{AggregateReport, Report};
-use crate::session::{BATCH_ROWS, Resources, SpillFolder, runtime, session};
+use crate::session::{BATCH_ROWS, Resources, SpillFolder, join, runtime, session};
 use crate::state::{NewVersions, NotCommitted, State};
 use crate::store::{Folder, Stores};
 use crate::versions_writer::DayCounts;
@@ -170,6 +171,8 @@ struct Attempt {
     /// Its name, part of every path.
     name: String,
     report: Report,
+    /// What the curated table's folder holds, looked up while the run folds.
+    found: Option<JoinHandle<Result<Vec<String>>>>,
 }
 
 impl Job<'_> {
@@ -213,6 +216,7 @@ impl Job<'_> {
                 run_id: run_id.clone(),
                 commit,
                 report: report.clone(),
+                found: None,
             };
             let done = match self.check_not_changed(command, &attempt.state).await {
                 Err(error) => Err(error.into()),
@@ -309,7 +313,7 @@ impl Job<'_> {
                 continue;
             };
             warn!("an earlier run has not published all that it made yet: doing that first");
-            self.publish(state, run).await?;
+            self.publish(state, run, None).await?;
         }
         // The others cannot commit any more, or have not yet.
         let is_done = |name: &String| attempt_commit(name).is_some_and(|commit| commit <= last);
@@ -422,6 +426,11 @@ impl Job<'_> {
             report.files, report.late_files, report.bytes
         );
 
+        let table = self.output(CURATED)?;
+        let folder = table.folder.clone();
+        let found = async move { publish::list_tidied(&folder).await };
+        attempt.found = Some(tokio::spawn(found));
+
         let kept_bytes_max = (self.request.resources.memory_bytes / 8) as usize;
         let changes = Changes::open(inputs, &folders, pipeline, kept_bytes_max, BATCH_ROWS).await?;
         let changes = Arc::new(changes);
@@ -435,7 +444,6 @@ impl Job<'_> {
             report.rows_read, folded.keys, folded.key_days
         );
 
-        let table = self.output(CURATED)?;
         let curate = Curate {
             pipeline,
             changes: &changes,
@@ -583,6 +591,10 @@ impl Job<'_> {
             self.output(name)?.staging.sync(&staged)?;
         }
         self.claim(plans).await?;
+        let found = match attempt.found.take() {
+            Some(found) => Some(join(found).await?),
+            None => None,
+        };
         publish::announce(&self.announced, &attempt.name).await?;
         let state = &mut attempt.state;
         state
@@ -590,7 +602,7 @@ impl Job<'_> {
             .await?;
         let state = &attempt.state;
         let published = match state.ledger.run(&attempt.run_id) {
-            Some(run) => self.publish(state, run).await,
+            Some(run) => self.publish(state, run, found).await,
             None => Err(Error::internal("the run is not in the ledger")),
         };
         let published = match published {
@@ -612,8 +624,14 @@ impl Job<'_> {
         })
     }
 
-    /// Makes visible what a committed run made.
-    async fn publish(&self, state: &State, run: &Run) -> Result<()> {
+    /// Makes visible what a committed run made. `found` is what the curated table's folder held
+    /// before, where that was looked up.
+    async fn publish(
+        &self,
+        state: &State,
+        run: &Run,
+        mut found: Option<Vec<String>>,
+    ) -> Result<()> {
         let attempt = format!("{}/", attempt_name(run.commit, &run.run_id));
         let is_its = |file: &&&TableFile| {
             let staged = file.staged.as_ref();
@@ -637,15 +655,21 @@ impl Job<'_> {
             }
             let files: Vec<&TableFile> = state.ledger.files(name).collect();
             let added: Vec<&TableFile> = files.iter().filter(is_its).copied().collect();
+            let found = match found.take_if(|_| name == CURATED) {
+                Some(found) => found,
+                None => publish::list_tidied(folder).await?,
+            };
             match self.curated_log(state).filter(|_| name == CURATED) {
-                None => publish::publish(folder, staging, &added, &files, run.commit).await?,
+                None => {
+                    publish::publish(folder, staging, &added, &files, run.commit, found).await?;
+                }
                 Some(log) => {
                     let committed = Committed {
                         run_id: &run.run_id,
                         number: run.commit,
                         anew: run.command == Command::Rebuild,
                     };
-                    log.publish(staging, &added, committed).await?;
+                    log.publish(staging, &added, committed, found).await?;
                 }
             }
             stagings.push(staging);

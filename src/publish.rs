@@ -163,7 +163,7 @@ impl Plan {
 }
 
 /// Publishes a commit's new files, and removes those that the table has no longer: `files` are all
-/// that it has.
+/// that it has. `found` is what the folder held before, as [`list_tidied`] tells it.
 ///
 /// # Errors
 /// Storage, when a file cannot be moved or removed. It is safe to publish again.
@@ -173,10 +173,11 @@ pub async fn publish(
     added: &[&TableFile],
     files: &[&TableFile],
     commit: u64,
+    found: Vec<String>,
 ) -> Result<()> {
     move_staged(table, staging, added).await?;
     let known: BTreeSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
-    sweep(table, |path| known.contains(path), commit).await
+    sweep(table, found, |path| known.contains(path), commit).await
 }
 
 /// Moves files from staging to their places; those already there stay.
@@ -306,13 +307,18 @@ pub async fn remove(folder: &Folder, paths: Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Removes files of ours that are not used, nor made by a later commit than this one, and what a
-/// crashed writer left. Files that are not ours are reported and left alone.
+/// Of what a folder held before a commit was published, removes files of ours that are not used,
+/// nor made by a later commit than this one, and what a crashed writer left. Files that are not
+/// ours are reported and left alone.
 ///
 /// # Errors
-/// Storage, when the folder cannot be listed or a file not be removed.
-pub async fn sweep(table: &Folder, is_used: impl Fn(&str) -> bool, commit: u64) -> Result<()> {
-    let found = list_in(table, true).await?;
+/// Storage, when a file cannot be removed.
+pub async fn sweep(
+    table: &Folder,
+    found: Vec<String>,
+    is_used: impl Fn(&str) -> bool,
+    commit: u64,
+) -> Result<()> {
     let is_stray = |path: &String| {
         let name = base_name(path);
         if is_used(path) || name == OWNER_MARKER {
@@ -340,7 +346,7 @@ pub async fn sweep(table: &Folder, is_used: impl Fn(&str) -> bool, commit: u64) 
 /// # Errors
 /// Storage, when the folder cannot be listed or a file not be removed.
 pub async fn clear(staging: &Folder, commit: u64) -> Result<()> {
-    let left = list_in(staging, true).await?.into_iter();
+    let left = list_tidied(staging).await?.into_iter();
     let is_dead = |path: &String| attempt_commit(path).is_some_and(|of| of <= commit);
     remove(staging, left.filter(is_dead).collect()).await?;
     if let Some(root) = staging.location.file_path() {
@@ -376,7 +382,14 @@ pub async fn list(folder: &Folder) -> Result<Vec<String>> {
     list_in(folder, false).await
 }
 
-/// As [`list`]; where it is asked for, empty folders are removed on the way.
+/// As [`list`]; empty folders are removed on the way.
+///
+/// # Errors
+/// Storage, when the listing fails.
+pub async fn list_tidied(folder: &Folder) -> Result<Vec<String>> {
+    list_in(folder, true).await
+}
+
 async fn list_in(folder: &Folder, is_tidied: bool) -> Result<Vec<String>> {
     // The store hides the local leftovers `name#1`, so a local folder is walked itself.
     if let Some(root) = folder.location.file_path() {

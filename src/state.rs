@@ -16,7 +16,7 @@
 //! ([`attempt_name`](crate::layout::attempt_name)), and nothing retries inside. What a loser wrote
 //! is dead from then on, and anyone may remove it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch, StringArray};
@@ -263,7 +263,14 @@ impl State {
             actions.extend(added.map(|file| new_file("version", &file.path, file.bytes, modified)));
             actions.extend(self.log.described(&description)?);
         }
-        let parts = self.data_files("ledger");
+        let mut parts = self.data_files("ledger");
+        let new = records.clone();
+        let remember = |ledger: &mut Ledger| {
+            for path in versions.iter().flat_map(|versions| versions.replaced) {
+                ledger.versions.remove(path);
+            }
+            new.iter().cloned().for_each(|record| ledger.replay(record));
+        };
         let largest = parts.iter().map(|(_, bytes)| *bytes).max();
         let parts_max = match largest.unwrap_or_default() {
             0..LARGE_LEDGER_BYTES => SMALL_LEDGER_FILES_MAX,
@@ -271,37 +278,43 @@ impl State {
         };
         if parts.len() >= parts_max {
             let mut ledger = self.ledger.clone();
-            records.into_iter().for_each(|record| ledger.replay(record));
+            remember(&mut ledger);
             records = ledger.records();
             actions.extend(self.log.removes(|path| path.starts_with("kind=ledger/")));
+            parts.clear();
         }
         let path = format!("kind=ledger/{}.parquet", attempt_name(number, run_id));
         let bytes = write_records(self.folder(), &path, &records).await?;
         actions.push(new_file("ledger", &path, bytes, modified));
+        parts.push((path.clone(), bytes));
         let mut written = vec![path];
         if let Some(versions) = &versions {
             written.extend(versions.files.iter().map(|file| file.path.clone()));
         }
         self.folder().sync(&written)?;
-        let used_before = self.log.files();
-        let committed = self.log.commit(actions, number, vec![]).await;
-        let committed = committed.map_err(in_doubt)?;
-        self.replay().await.map_err(in_doubt)?;
-        // A lost reply can look like a failure: what counts is what was committed.
-        if let Err(error) = committed
-            && self.ledger.run(run_id).is_none()
-        {
-            if self.last_commit() < number {
-                return Err(NotCommitted {
-                    error: self.log.failed("commit to", error),
-                    // A request that timed out may still arrive; a local one cannot.
-                    in_doubt: self.folder().location.file_path().is_none(),
-                });
+        let used = self.log.files().into_keys().chain(written).collect();
+        match self.log.commit(actions, number, vec![]).await {
+            Ok(()) => {
+                remember(&mut self.ledger);
+                self.replayed = parts;
             }
-            return Err(faster().caused_by(error).into());
+            Err(error) => {
+                self.read().await.map_err(in_doubt)?;
+                // A lost reply can look like a failure: what counts is what was committed.
+                if self.ledger.run(run_id).is_none() {
+                    if self.last_commit() < number {
+                        return Err(NotCommitted {
+                            error: self.log.failed("commit to", error),
+                            // A request that timed out may still arrive; a local one cannot.
+                            in_doubt: self.folder().location.file_path().is_none(),
+                        });
+                    }
+                    return Err(faster().caused_by(error).into());
+                }
+            }
         }
         self.log.sync(number).map_err(in_doubt)?;
-        if let Err(error) = self.remove_unused(number, used_before).await {
+        if let Err(error) = self.remove_unused(number, &used).await {
             warn!("files that are no longer used are left behind: {error}");
         }
         Ok(())
@@ -309,13 +322,11 @@ impl State {
 
     /// Removes data files that no commit names: those that this one still replaces, which a
     /// reader may be reading, stay until the next.
-    async fn remove_unused(&self, number: u64, used_before: BTreeMap<String, u64>) -> Result<()> {
-        let mut used = used_before;
-        used.extend(self.log.files());
+    async fn remove_unused(&self, number: u64, used: &BTreeSet<String>) -> Result<()> {
         let strays = publish::list(self.folder()).await?.into_iter();
         let strays = strays.filter(|path| {
             let is_dead = attempt_commit(base_name(path)).is_some_and(|commit| commit <= number);
-            path.starts_with("kind=") && is_dead && !used.contains_key(path)
+            path.starts_with("kind=") && is_dead && !used.contains(path)
         });
         publish::remove(self.folder(), strays.collect()).await
     }
@@ -352,7 +363,14 @@ fn describe(layout: &VersionsLayout) -> Result<Description> {
     Ok(Description {
         schema: delta_schema(fields)?,
         partition_by: vec!["kind".into()],
-        configuration: vec![("delta.checkpointInterval", "10".into())],
+        configuration: vec![
+            Description::upkeep(),
+            // Files that go are removed here, and not looked for in the log.
+            (
+                "delta.deletedFileRetentionDuration",
+                "interval 0 seconds".into(),
+            ),
+        ],
     })
 }
 
