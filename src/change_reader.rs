@@ -32,7 +32,7 @@ use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, OpenInput, POSITION, Roles
 use crate::error::{Error, Result};
 use crate::parquet_file::{ParquetFile, Rows};
 use crate::position::{OrderEncoder, PACKED_TYPE, Position, pack_column};
-use crate::times::{DAY_NS, day_of, nanoseconds, parse_time, times_ns};
+use crate::times::{DAY_NS, day_of, days_of, nanoseconds, parse_time, times_ns};
 use crate::window::Window;
 use crate::winners::Winners;
 
@@ -433,14 +433,18 @@ impl Batch<'_> {
             return Ok(Arc::new(days.collect::<Date32Array>()));
         };
         let zone = self.reader.changes.time_zone();
-        let times = times_ns(&self.raw(column)?, zone).map_err(|row| {
+        let events = days_of(&self.raw(column)?, zone).map_err(|row| {
             let hint = "an event time is yyyy-MM-dd HH:mm:ss[.ffffff], a date or a timestamp";
             self.bad(row, Some(column), "is not a time", hint)
         })?;
-        let each = times.iter().zip(commit_times).zip(live.values());
-        let days = each
-            .map(|((event, commit), live)| if live { *event } else { *commit })
-            .map(|time| time.map(day_of));
+        if live.true_count() == live.len() {
+            return Ok(Arc::new(events));
+        }
+        let each = events.iter().zip(commit_times).zip(live.values());
+        let days = each.map(|((event, commit), live)| match live {
+            true => event,
+            false => commit.map(day_of),
+        });
         Ok(Arc::new(days.collect::<Date32Array>()))
     }
 

@@ -1,16 +1,17 @@
 //! The fold: reduce changes to the last one per key, and per key and day.
 //!
 //! Pass one reads key, order, operation and event time only, runs `sql/fold.sql` in DataFusion
-//! (which spills when it must), and keeps of each last change nothing but its place: one bit per
-//! raw row for the last change of a key and day, one for the last change of a key. Pass two
-//! ([`crate::curate`]) then reads the payload of just these rows.
+//! with our own grouping ([`crate::key_table`], which spills when it must), and keeps of each last
+//! change nothing but its place: one bit per raw row for the last change of a key and day, one for
+//! the last change of a key. Pass two ([`crate::curate`]) then reads the payload of just these
+//! rows.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow::array::{Array, AsArray, BinaryArray};
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::DataType;
-use datafusion::physical_plan::execute_stream_partitioned;
+use datafusion::physical_plan::aggregates::AggregateExec;
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr, execute_stream_partitioned};
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use futures::future::try_join_all;
@@ -18,9 +19,10 @@ use futures::future::try_join_all;
 use crate::change_reader::ChangesTable;
 use crate::changes::Changes;
 use crate::error::{Error, Result};
-use crate::last_changes::{entries, keep_later, last_changes};
+use crate::key_table::{Adder, KeyTable};
+use crate::last_changes::{keep_later, last_changes};
 use crate::position::Position;
-use crate::session::join;
+use crate::session::{Work, join};
 use crate::versions_writer::DayCounts;
 use crate::winners::{Marks, Winners};
 
@@ -78,35 +80,96 @@ async fn fold_positions<P: Position>(
         .collect::<Result<Vec<_>>>()?;
     let sql = SQL.replace("{key}", &key_columns.join(", "));
     let plan = context.sql(&sql).await?.create_physical_plan().await?;
-    let shared = Arc::new((Marks::new(changes.row_counts()), Counts::default()));
-    let streams = execute_stream_partitioned(plan, context.task_ctx())?;
-    let tasks = streams.into_iter().map(|mut lists| {
-        let shared = Arc::clone(&shared);
+    context.deregister_table("changes")?;
+    let grouping = Arc::new(Grouping::of(&plan)?);
+    let table = Arc::new(KeyTable::<P>::new(context.runtime_env(), partitions));
+
+    let streams = execute_stream_partitioned(Arc::clone(&grouping.input), context.task_ctx())?;
+    let tasks = streams.into_iter().map(|mut rows| {
+        let (grouping, table) = (Arc::clone(&grouping), Arc::clone(&table));
         join(tokio::spawn(async move {
-            let mut days = DayCounts::default();
-            while let Some(batch) = lists.try_next().await? {
-                let (marks, counts) = &*shared;
-                mark::<P>(batch.column(0).as_binary(), marks, counts, &mut days);
+            let mut adder = Adder::new(&table);
+            while let Some(batch) = rows.try_next().await? {
+                grouping.add(&batch, &mut adder)?;
             }
-            Ok(days)
+            adder.finish()
         }))
     });
-    let mut days = DayCounts::default();
-    for counted in try_join_all(tasks).await? {
-        days.add_all(&counted);
-    }
-    context.deregister_table("changes")?;
+    try_join_all(tasks).await?;
 
-    let (marks, counts) =
-        Arc::into_inner(shared).ok_or_else(|| Error::internal("the fold did not end"))?;
+    let marks = Arc::new(Marks::new(changes.row_counts()));
+    let parts = Arc::new(Work::new((0..table.parts()).collect()));
+    let tasks = (0..partitions).map(|_| {
+        let (marks, parts, table) = (Arc::clone(&marks), Arc::clone(&parts), Arc::clone(&table));
+        join(tokio::spawn(async move {
+            let mut counts = Counts::default();
+            while let Some(part) = parts.next() {
+                table.finish(part, |key| counts.mark(key, &marks))?;
+            }
+            Ok(counts)
+        }))
+    });
+    let mut counts = Counts::default();
+    for counted in try_join_all(tasks).await? {
+        counts.keys += counted.keys;
+        counts.key_days += counted.key_days;
+        counts.ties += counted.ties;
+        counts.day_ties += counted.day_ties;
+        counts.days.add_all(&counted.days);
+    }
+    let marks = Arc::into_inner(marks).ok_or_else(|| Error::internal("the fold did not end"))?;
     Ok(Fold {
         winners: Arc::new(marks.finish()),
-        keys: counts.keys.into_inner(),
-        key_days: counts.key_days.into_inner(),
-        days,
-        ties: counts.ties.into_inner(),
-        day_ties: counts.day_ties.into_inner(),
+        keys: counts.keys,
+        key_days: counts.key_days,
+        days: counts.days,
+        ties: counts.ties,
+        day_ties: counts.day_ties,
     })
+}
+
+/// What the plan of `sql/fold.sql` groups, and by what.
+struct Grouping {
+    input: Arc<dyn ExecutionPlan>,
+    keys: Vec<Arc<dyn PhysicalExpr>>,
+    /// The arguments of `last_changes`: day and position.
+    arguments: Vec<Arc<dyn PhysicalExpr>>,
+}
+
+impl Grouping {
+    fn of(plan: &Arc<dyn ExecutionPlan>) -> Result<Self> {
+        let mut found = None;
+        let mut next = Some(plan);
+        while let Some(plan) = next {
+            // The innermost one meets the rows themselves.
+            found = plan.downcast_ref::<AggregateExec>().or(found);
+            next = plan.children().first().copied();
+        }
+        let unknown = || Error::internal("sql/fold.sql does not group changes");
+        let found = found.ok_or_else(unknown)?;
+        let keys = found.group_expr().expr().iter();
+        let function = found.aggr_expr().first().ok_or_else(unknown)?;
+        Ok(Grouping {
+            input: Arc::clone(found.input()),
+            keys: keys.map(|(key, _)| Arc::clone(key)).collect(),
+            arguments: function.expressions(),
+        })
+    }
+
+    fn add<P: Position>(&self, batch: &RecordBatch, adder: &mut Adder<P>) -> Result<()> {
+        let evaluate = |expression: &Arc<dyn PhysicalExpr>| {
+            let value = expression.evaluate(batch)?;
+            value.into_array(batch.num_rows())
+        };
+        let keys = self.keys.iter().map(evaluate);
+        let keys = keys.collect::<datafusion::common::Result<Vec<_>>>()?;
+        let [day, position] = &self.arguments[..] else {
+            return Err(Error::internal("last_changes takes a day and a position"));
+        };
+        let (days, positions) = (evaluate(day)?, evaluate(position)?);
+        let positions = P::read(&positions);
+        adder.add(&keys, days.as_primitive(), positions)
+    }
 }
 
 /// A key column in SQL. Adding zero makes one key of the two zeros of a floating-point column.
@@ -125,37 +188,38 @@ fn key_column(changes: &Changes, name: &str) -> Result<String> {
 
 #[derive(Debug, Default)]
 struct Counts {
-    keys: AtomicU64,
-    key_days: AtomicU64,
-    ties: AtomicU64,
-    day_ties: AtomicU64,
+    keys: u64,
+    key_days: u64,
+    ties: u64,
+    day_ties: u64,
+    days: DayCounts,
 }
 
-/// Marks the winners of a batch of keys.
-fn mark<P: Position>(keys: &BinaryArray, marks: &Marks, counts: &Counts, days: &mut DayCounts) {
-    let (mut key_days, mut ties, mut day_ties) = (0, 0, 0);
-    for key in keys.iter().flatten() {
+impl Counts {
+    /// Marks the winners of a key.
+    fn mark<P: Position>(
+        &mut self,
+        key: &mut dyn Iterator<Item = (Option<i32>, &P)>,
+        marks: &Marks,
+    ) {
         let mut last: Option<P> = None;
-        for (day, position) in entries::<P>(key) {
-            days.add(day, 1);
+        for (day, position) in key {
+            self.days.add(day, 1);
             let (file, row) = position.file_and_row();
             marks.mark_day(file, row);
-            key_days += 1;
-            day_ties += u64::from(position.is_tied());
+            self.key_days += 1;
+            self.day_ties += u64::from(position.is_tied());
             match &mut last {
-                None => last = Some(position),
+                None => last = Some(position.clone()),
                 // Two days' last changes can tie as well.
-                Some(last) => keep_later(last, position),
+                Some(last) => keep_later(last, position.clone()),
             }
         }
         if let Some(last) = last {
             let (file, row) = last.file_and_row();
             marks.mark_latest(file, row);
-            ties += u64::from(last.is_tied());
+            self.ties += u64::from(last.is_tied());
         }
+        self.keys += 1;
     }
-    counts.keys.fetch_add(keys.len() as u64, Ordering::Relaxed);
-    counts.key_days.fetch_add(key_days, Ordering::Relaxed);
-    counts.ties.fetch_add(ties, Ordering::Relaxed);
-    counts.day_ties.fetch_add(day_ties, Ordering::Relaxed);
 }

@@ -91,7 +91,7 @@
 //! | steps | [`discover`], [`fold`], [`merge`], [`curate`](mod@curate), [`rebuild`], [`aggregate`], [`publish`], [`delta_table`] |
 //! | relations | [`changes`], [`change_reader`], [`raw_columns`], [`curated_sql`], [`versions`], [`versions_writer`], [`file_table`] |
 //! | memory between runs | [`ledger`], [`state`] |
-//! | parts | [`last_changes`], [`winners`], [`position`], [`file_numbers`], [`times`], [`parquet_file`], [`partition_name`], [`sorter`], [`table_writer`], [`delta_log`], [`session`], [`memory`] |
+//! | parts | [`key_table`], [`last_changes`], [`winners`], [`position`], [`file_numbers`], [`times`], [`parquet_file`], [`partition_name`], [`sorter`], [`table_writer`], [`delta_log`], [`session`], [`memory`] |
 //! | ground | [`window`], [`layout`], [`store`], [`error`] |
 //!
 //! Only the program's `main` reads the command line, the environment and the clock; everything
@@ -111,6 +111,7 @@ pub mod error;
 pub mod file_numbers;
 pub mod file_table;
 pub mod fold;
+pub mod key_table;
 pub mod last_changes;
 pub mod layout;
 pub mod ledger;

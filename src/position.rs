@@ -87,8 +87,8 @@ pub trait Position: Clone + Default + Send + Sync + std::fmt::Debug + 'static {
     fn file_and_row(&self) -> (usize, usize);
     /// The bytes this position holds outside of itself, for memory accounting.
     fn heap_bytes(&self) -> usize;
-    /// Reads one from a column of [`Position::data_type`].
-    fn read(column: &dyn Array, index: usize) -> Self;
+    /// Reads a column of [`Position::data_type`].
+    fn read(column: &dyn Array) -> Vec<Self>;
     /// Appends it to bytes that [`Position::pull`] reads.
     fn push(&self, bytes: &mut Vec<u8>);
     /// Reads one from the front of bytes; returns the rest too. `None` at their end.
@@ -132,9 +132,8 @@ impl Position for i128 {
         0
     }
 
-    #[inline]
-    fn read(column: &dyn Array, index: usize) -> Self {
-        column.as_primitive::<Decimal128Type>().value(index)
+    fn read(column: &dyn Array) -> Vec<Self> {
+        column.as_primitive::<Decimal128Type>().values().to_vec()
     }
 
     #[inline]
@@ -184,8 +183,9 @@ impl Position for Box<[u8]> {
         self.len()
     }
 
-    fn read(column: &dyn Array, index: usize) -> Self {
-        column.as_binary::<i32>().value(index).into()
+    fn read(column: &dyn Array) -> Vec<Self> {
+        let positions = column.as_binary::<i32>().iter().flatten();
+        positions.map(Into::into).collect()
     }
 
     fn push(&self, bytes: &mut Vec<u8>) {
@@ -218,13 +218,12 @@ pub fn pack_column(
     cdc: bool,
     times_ns: impl Iterator<Item = Option<i128>>,
     file: u32,
-    rows: impl Iterator<Item = u64>,
+    rows: impl ExactSizeIterator<Item = u64>,
 ) -> Result<ArrayRef, usize> {
-    let values = times_ns
-        .zip(rows)
-        .enumerate()
-        .map(|(index, (time, row))| pack(cdc, time, file, row).ok_or(index))
-        .collect::<Result<Vec<i128>, usize>>()?;
+    let mut values = Vec::with_capacity(rows.len());
+    for (index, (time, row)) in times_ns.zip(rows).enumerate() {
+        values.push(pack(cdc, time, file, row).ok_or(index)?);
+    }
     Ok(packed_array(values))
 }
 
@@ -418,12 +417,13 @@ mod tests {
             let columns: Vec<ArrayRef> = vec![Arc::new(text), Arc::new(number), Arc::new(float)];
             let encoded = |cdc| OrderEncoder::encode(cdc, &columns, 7, 0..rows.len() as u64);
             let (load, cdc) = (encoded(false).expect("encoded"), encoded(true).expect("encoded"));
-            let at = |i: usize| <Box<[u8]>>::read(if rows[i].0 { &cdc } else { &load }, i);
+            let (cdc, load) = (<Box<[u8]>>::read(&cdc), <Box<[u8]>>::read(&load));
+            let at = |i: usize| if rows[i].0 { &cdc[i] } else { &load[i] };
             for i in 0..rows.len() {
                 prop_assert_eq!(at(i).file_and_row(), (7, i));
                 for j in 0..rows.len() {
-                    prop_assert_eq!(at(i).is_before(&at(j)), (&rows[i], i) < (&rows[j], j));
-                    prop_assert_eq!(at(i).same_order(&at(j)), rows[i] == rows[j]);
+                    prop_assert_eq!(at(i).is_before(at(j)), (&rows[i], i) < (&rows[j], j));
+                    prop_assert_eq!(at(i).same_order(at(j)), rows[i] == rows[j]);
                 }
             }
         }

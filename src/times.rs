@@ -2,7 +2,7 @@
 //!
 //! Nanoseconds are kept in 128 bits, because the year 9999 does not fit into 64.
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, Date32Array};
 use arrow::datatypes::{
     DataType, Date32Type, Date64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
     TimestampNanosecondType, TimestampSecondType,
@@ -109,95 +109,108 @@ pub fn times_ns(column: &ArrayRef, zone: Tz) -> Result<Vec<Option<i128>>, usize>
 }
 
 fn texts_ns<'a>(
-    texts: impl Iterator<Item = Option<&'a str>>,
+    texts: impl ExactSizeIterator<Item = Option<&'a str>>,
     zone: Tz,
 ) -> Result<Vec<Option<i128>>, usize> {
-    let mut parser = TimeParser {
-        zone,
-        date: *b"          ",
-        date_ns: 0,
-    };
-    texts
-        .enumerate()
-        .map(|(index, text)| match text {
-            None => Ok(None),
-            Some(text) => parser.parse(text).map(Some).ok_or(index),
-        })
-        .collect()
+    let mut parser = TimeParser::new(zone);
+    let mut times = Vec::with_capacity(texts.len());
+    for (index, text) in texts.enumerate() {
+        times.push(match text {
+            None => None,
+            Some(text) => Some(parser.parse(text).ok_or(index)?),
+        });
+    }
+    Ok(times)
+}
+
+/// The days of a column of times, as [`day_of`] tells them.
+///
+/// # Errors
+/// As [`times_ns`].
+pub fn days_of(column: &ArrayRef, zone: Tz) -> Result<Date32Array, usize> {
+    // No time of these needs to be known in nanoseconds.
+    macro_rules! by_unit {
+        ($kind:ty, $per_day:expr) => {
+            Ok(column
+                .as_primitive::<$kind>()
+                .unary(|value| value.div_euclid($per_day) as i32))
+        };
+    }
+    match column.data_type() {
+        DataType::Timestamp(unit, stored_zone) if stored_zone.is_some() || zone == Tz::UTC => {
+            match unit {
+                TimeUnit::Second => by_unit!(TimestampSecondType, 86_400),
+                TimeUnit::Millisecond => by_unit!(TimestampMillisecondType, 86_400_000),
+                TimeUnit::Microsecond => by_unit!(TimestampMicrosecondType, 86_400_000_000),
+                TimeUnit::Nanosecond => by_unit!(TimestampNanosecondType, 86_400_000_000_000),
+            }
+        }
+        _ => {
+            let times = times_ns(column, zone)?;
+            Ok(times.into_iter().map(|time| time.map(day_of)).collect())
+        }
+    }
 }
 
 /// Reads one time as text: `yyyy-MM-dd HH:mm:ss`, with up to nine digits of fraction, with `T`
 /// instead of the space, with a zone (`Z`, `+02`, `+02:00`) or without; or a date alone. A time
 /// without a zone is taken in `zone`. Returns nanoseconds since 1970 UTC.
 pub fn parse_time(text: &str, zone: Tz) -> Option<i128> {
-    TimeParser {
-        zone,
-        date: *b"          ",
-        date_ns: 0,
-    }
-    .parse(text)
+    TimeParser::new(zone).parse(text)
 }
 
-/// Remembers the date it read last: the rows of a file mostly share it.
+/// Remembers the second it read last: rows that follow each other mostly share it.
 struct TimeParser {
     zone: Tz,
-    date: [u8; 10],
-    date_ns: i128,
+    /// `yyyy-MM-dd HH:mm:ss`.
+    second: [u8; 19],
+    second_ns: i128,
 }
 
 impl TimeParser {
+    fn new(zone: Tz) -> Self {
+        TimeParser {
+            zone,
+            second: [b' '; 19],
+            second_ns: 0,
+        }
+    }
+
     fn parse(&mut self, text: &str) -> Option<i128> {
         let bytes = text.trim_ascii().as_bytes();
-        let date: &[u8; 10] = bytes.first_chunk()?;
-        if *date != self.date {
-            let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2] = *date else {
-                return None;
-            };
-            let year = number(&[y1, y2, y3, y4])?;
-            let day = NaiveDate::from_ymd_opt(
-                i32::try_from(year).ok()?,
-                number(&[m1, m2])?,
-                number(&[d1, d2])?,
-            )?;
-            self.date_ns = i128::from(day.and_time(chrono::NaiveTime::MIN).and_utc().timestamp())
-                * 1_000_000_000;
-            self.date = *date;
-        }
-        let mut rest = &bytes[10..];
-        if rest.is_empty() {
-            // A date is the same date in every zone.
-            return Some(self.date_ns);
-        }
-        let mut clock_ns = 0;
-        if let [b' ' | b'T', time @ ..] = rest {
-            let [h1, h2, b':', m1, m2, b':', s1, s2, after @ ..] = time else {
-                return None;
-            };
-            let (hour, minute, second) = (
-                number(&[*h1, *h2])?,
-                number(&[*m1, *m2])?,
-                number(&[*s1, *s2])?,
-            );
-            // A second of 60 is a leap second: the next minute's first.
-            if hour > 23 || minute > 59 || second > 60 {
-                return None;
+        if bytes.first_chunk() != Some(&self.second) {
+            if bytes.len() == 10 {
+                // A date is the same date in every zone.
+                return date_ns(bytes.first_chunk()?);
             }
-            clock_ns = u64::from(hour * 3600 + minute * 60 + second) * 1_000_000_000;
-            rest = after;
-            if let [b'.', fraction @ ..] = rest {
-                let digits = fraction
-                    .iter()
-                    .take_while(|byte| byte.is_ascii_digit())
-                    .count();
-                if !(1..=9).contains(&digits) {
-                    return None;
-                }
-                let scale = 10u64.pow(9 - digits as u32);
-                clock_ns += u64::from(number(&fraction[..digits])?) * scale;
-                rest = &fraction[digits..];
+            let Some(second) = bytes.first_chunk() else {
+                // A date with a zone.
+                return self.in_zone(date_ns(bytes.first_chunk()?)?, &bytes[10..]);
+            };
+            match second_ns(second) {
+                Some(ns) => (self.second, self.second_ns) = (*second, ns),
+                None => return self.in_zone(date_ns(bytes.first_chunk()?)?, &bytes[10..]),
             }
         }
-        let local = self.date_ns + i128::from(clock_ns);
+        let mut rest = &bytes[19..];
+        let mut local = self.second_ns;
+        if let [b'.', fraction @ ..] = rest {
+            let digits = fraction
+                .iter()
+                .take_while(|byte| byte.is_ascii_digit())
+                .count();
+            if !(1..=9).contains(&digits) {
+                return None;
+            }
+            let scale = 10u64.pow(9 - digits as u32);
+            local += i128::from(u64::from(number(&fraction[..digits])?) * scale);
+            rest = &fraction[digits..];
+        }
+        self.in_zone(local, rest)
+    }
+
+    /// A local time in the zone that `rest` tells.
+    fn in_zone(&self, local: i128, rest: &[u8]) -> Option<i128> {
         match rest {
             [] if self.zone == Tz::UTC => Some(local),
             [] => local_to_utc(local, self.zone),
@@ -218,6 +231,40 @@ impl TimeParser {
             _ => None,
         }
     }
+}
+
+/// The start of a date, `yyyy-MM-dd`, in nanoseconds since 1970.
+fn date_ns(date: &[u8; 10]) -> Option<i128> {
+    let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2] = *date else {
+        return None;
+    };
+    let year = number(&[y1, y2, y3, y4])?;
+    let day = NaiveDate::from_ymd_opt(
+        i32::try_from(year).ok()?,
+        number(&[m1, m2])?,
+        number(&[d1, d2])?,
+    )?;
+    let midnight = day.and_time(chrono::NaiveTime::MIN).and_utc();
+    Some(i128::from(midnight.timestamp()) * 1_000_000_000)
+}
+
+/// The start of a second, `yyyy-MM-dd HH:mm:ss`, in nanoseconds since 1970.
+fn second_ns(second: &[u8; 19]) -> Option<i128> {
+    let (date, clock) = second.split_first_chunk()?;
+    let [b' ' | b'T', h1, h2, b':', m1, m2, b':', s1, s2] = clock else {
+        return None;
+    };
+    let (hour, minute, second) = (
+        number(&[*h1, *h2])?,
+        number(&[*m1, *m2])?,
+        number(&[*s1, *s2])?,
+    );
+    // A second of 60 is a leap second: the next minute's first.
+    if hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    let seconds = i128::from(hour * 3600 + minute * 60 + second);
+    Some(date_ns(date)? + seconds * 1_000_000_000)
 }
 
 #[inline]
@@ -382,6 +429,30 @@ mod tests {
             Some("x"),
         ]));
         assert_eq!(times_ns(&column, Tz::UTC), Err(2));
+    }
+
+    #[test]
+    fn days_are_those_of_the_times() {
+        let zones: [Tz; 2] = [Tz::UTC, "Asia/Tokyo".parse().expect("a zone")];
+        let day_us = 86_400_000_000i64;
+        let us = vec![Some(-1), Some(0), None, Some(day_us - 1), Some(day_us)];
+        let us: ArrayRef = Arc::new(TimestampMicrosecondArray::from(us));
+        for unit in [
+            TimeUnit::Second,
+            TimeUnit::Millisecond,
+            TimeUnit::Microsecond,
+            TimeUnit::Nanosecond,
+        ] {
+            for stored in [None, Some("UTC".into())] {
+                let kind = DataType::Timestamp(unit, stored);
+                let column = arrow::compute::cast(&us, &kind).expect("cast");
+                for zone in zones {
+                    let times = times_ns(&column, zone).expect("times").into_iter();
+                    let days: Date32Array = times.map(|time| time.map(day_of)).collect();
+                    assert_eq!(days_of(&column, zone), Ok(days), "{kind} in {zone}");
+                }
+            }
+        }
     }
 
     proptest! {

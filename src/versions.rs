@@ -193,9 +193,8 @@ impl VersionsLayout {
             let positions = positions.as_primitive::<Decimal128Type>().values();
             return positions.iter().map(Position::file_and_row).collect();
         }
-        (0..positions.len())
-            .map(|row| <Box<[u8]>>::read(positions, row).file_and_row())
-            .collect()
+        let positions = <Box<[u8]>>::read(positions);
+        positions.iter().map(Position::file_and_row).collect()
     }
 
     /// `sql/history.sql`, filled in.
