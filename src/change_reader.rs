@@ -11,7 +11,7 @@ use arrow::array::{
     RecordBatch, new_null_array,
 };
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::{CastOptions, cast, cast_with_options, filter_record_batch};
+use arrow::compute::{BatchCoalescer, CastOptions, cast, cast_with_options, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatchOptions;
 use async_trait::async_trait;
@@ -24,7 +24,7 @@ use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use parquet::arrow::arrow_reader::RowSelection;
 use parquet::file::statistics::Statistics;
 
@@ -133,13 +133,41 @@ impl PartitionStream for ChangePartition {
         let reader = Arc::clone(&self.reader);
         let batches = stream::iter(self.units.clone())
             .map(move |unit| ChangeReader::read(Arc::clone(&reader), unit))
-            .flatten()
-            .map_err(Into::into);
+            .flatten();
+        let schema = &self.reader.schema;
+        let batches = coalesced(batches, schema, self.reader.changes.batch_rows());
         Box::pin(RecordBatchStreamAdapter::new(
-            Arc::clone(&self.reader.schema),
-            batches,
+            Arc::clone(schema),
+            batches.map_err(Into::into),
         ))
     }
+}
+
+/// Puts small batches together, in their order: small files, and files with few winners, would
+/// otherwise cost more in what follows than their rows do.
+fn coalesced(
+    batches: impl Stream<Item = Result<RecordBatch>> + Send + 'static,
+    schema: &SchemaRef,
+    rows: usize,
+) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
+    let coalescer = BatchCoalescer::new(Arc::clone(schema), rows)
+        .with_biggest_coalesce_batch_size(Some(rows / 2));
+    let state = (batches.boxed().fuse(), coalescer);
+    stream::try_unfold(state, |(mut batches, mut coalescer)| async move {
+        loop {
+            if let Some(whole) = coalescer.next_completed_batch() {
+                return Ok(Some((whole, (batches, coalescer))));
+            }
+            match batches.try_next().await? {
+                Some(batch) => coalescer.push_batch(batch)?,
+                None => {
+                    coalescer.finish_buffered_batch()?;
+                    let last = coalescer.next_completed_batch();
+                    return Ok(last.map(|last| (last, (batches, coalescer))));
+                }
+            }
+        }
+    })
 }
 
 /// Where an output column comes from.

@@ -108,9 +108,38 @@ impl<P: Position> Adder<P> {
         days: &PrimitiveArray<Date32Type>,
         positions: Vec<P>,
     ) -> Result<()> {
-        let keys = Keys::new(keys)?;
+        match Keys::new(keys)? {
+            Keys::Views(views, array) => {
+                let long = |row| match length_of(views[row]) {
+                    0..=INLINE_BYTES => &[],
+                    _ => match array.as_string_view_opt() {
+                        Some(texts) => texts.value(row).as_bytes(),
+                        None => array.as_binary_view().value(row),
+                    },
+                };
+                self.add_rows(|row| (views[row], long(row)), days, positions)
+            }
+            Keys::Encoded { ends, bytes } => {
+                let key = |row| {
+                    let start = if row == 0 { 0 } else { ends[row - 1] };
+                    let key = &bytes[start..ends[row]];
+                    let is_long = key.len() > INLINE_BYTES;
+                    (view_of(key), if is_long { key } else { &[] })
+                };
+                self.add_rows(key, days, positions)
+            }
+        }
+    }
+
+    /// Adds rows; `key` tells a row's view, and its bytes where that does not hold them.
+    fn add_rows<'a>(
+        &mut self,
+        key: impl Fn(usize) -> (u128, &'a [u8]),
+        days: &PrimitiveArray<Date32Type>,
+        positions: Vec<P>,
+    ) -> Result<()> {
         for (row, position) in positions.into_iter().enumerate() {
-            let (mut view, long) = (keys.view(row), keys.long(row));
+            let (mut view, long) = key(row);
             let hash = hash(view, long);
             let number = part_of(hash);
             let waiting = &mut self.waiting[number];
@@ -320,11 +349,14 @@ impl<P: Position> Part<P> {
         for (number, row) in numbers.iter_mut().zip(rows.iter()) {
             *number = self.slots[self.slot(row.hash)] as u32;
         }
-        let known = numbers.iter().filter_map(|number| {
-            let key = self.keys.get((*number as usize).checked_sub(1)?)?;
-            Some(key.view)
-        });
-        std::hint::black_box(known.fold(0, |fetched, view| fetched ^ view));
+        let mut fetched = 0;
+        for number in numbers {
+            // The number of none is 0, and no key has the greatest.
+            if let Some(key) = self.keys.get((number as usize).wrapping_sub(1)) {
+                fetched ^= key.view as u64 ^ key.last.fetch();
+            }
+        }
+        std::hint::black_box(fetched);
         for row in rows {
             let position = std::mem::take(&mut row.position);
             let long = long_bytes(row.view, long);
@@ -559,38 +591,6 @@ impl Keys {
             ends.push(bytes.len());
         }
         Ok(Keys::Encoded { ends, bytes })
-    }
-
-    fn encoded(ends: &[usize], row: usize) -> std::ops::Range<usize> {
-        let start = if row == 0 { 0 } else { ends[row - 1] };
-        start..ends[row]
-    }
-
-    #[inline]
-    fn view(&self, row: usize) -> u128 {
-        match self {
-            Keys::Views(views, _) => views[row],
-            Keys::Encoded { ends, bytes } => view_of(&bytes[Self::encoded(ends, row)]),
-        }
-    }
-
-    /// The bytes of a key that its view does not hold.
-    #[inline]
-    fn long(&self, row: usize) -> &[u8] {
-        match self {
-            Keys::Views(views, _) if length_of(views[row]) <= INLINE_BYTES => &[],
-            Keys::Views(_, array) => match array.as_string_view_opt() {
-                Some(texts) => texts.value(row).as_bytes(),
-                None => array.as_binary_view().value(row),
-            },
-            Keys::Encoded { ends, bytes } => {
-                let range = Self::encoded(ends, row);
-                match range.len() <= INLINE_BYTES {
-                    true => &[],
-                    false => &bytes[range],
-                }
-            }
-        }
     }
 }
 

@@ -114,6 +114,12 @@ impl<P: Position> LastChange<P> {
             next: END,
         }
     }
+
+    /// Brings it near, for what comes next.
+    #[inline]
+    pub fn fetch(&self) -> u64 {
+        self.day as u64
+    }
 }
 
 /// The last changes of keys' further days.

@@ -3,10 +3,12 @@
 //! Each thread writes one partition, and one file, at a time, whatever the number of partitions:
 //! memory and file handles stay flat. Nothing a reader would see changes here.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::row::{RowConverter, SortField};
 use object_store::buffered::BufWriter;
 use parquet::arrow::AsyncArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -16,7 +18,7 @@ use parquet::file::properties::WriterProperties;
 
 use crate::error::{Error, Result};
 use crate::rebuild::{Earlier, Rebuilt};
-use crate::session::{Work, join, join_all};
+use crate::session::{BATCH_ROWS, Work, join, join_all};
 use crate::sorter::{Readers, Sorted};
 use crate::store::Folder;
 
@@ -24,6 +26,9 @@ use crate::store::Folder;
 const ROW_GROUP_BYTES: usize = 64 << 20;
 /// An upload's parts, of which one waits in memory: the least that S3 takes.
 const UPLOAD_BYTES: usize = 5 << 20;
+
+/// A column with so many different values in a batch has more of them than a dictionary holds.
+const DISTINCT_PERCENT: usize = 97;
 
 /// A file in staging.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +52,8 @@ pub struct TableWriter {
     pub prefix: String,
     /// A partition gets another file once one has this size.
     pub file_bytes: u64,
+    /// The columns whose values hardly repeat, once a batch has told.
+    pub hardly_repeated: Arc<OnceLock<Vec<String>>>,
 }
 
 /// What became of a partition.
@@ -99,6 +106,27 @@ impl TableWriter {
         Ok(written.into_iter().map(|(_, written)| written).collect())
     }
 
+    /// The columns for which a dictionary would be given up after much work: in a whole batch
+    /// hardly a value occurs twice.
+    fn hardly_repeated(&self, batch: &RecordBatch) -> Result<Vec<&str>> {
+        if self.hardly_repeated.get().is_none() && batch.num_rows() >= BATCH_ROWS {
+            let mut found = Vec::new();
+            let schema = batch.schema();
+            let columns = schema.fields().iter().zip(batch.columns());
+            for (field, column) in columns.filter(|(field, _)| !field.data_type().is_nested()) {
+                let converter = RowConverter::new(vec![SortField::new(field.data_type().clone())])?;
+                let values = converter.convert_columns(&[Arc::clone(column)])?;
+                let distinct: HashSet<&[u8]> = values.iter().map(|row| row.data()).collect();
+                if distinct.len() * 100 >= batch.num_rows() * DISTINCT_PERCENT {
+                    found.push(field.name().clone());
+                }
+            }
+            self.hardly_repeated.get_or_init(|| found);
+        }
+        let known = self.hardly_repeated.get().into_iter().flatten();
+        Ok(known.map(String::as_str).collect())
+    }
+
     async fn write_partition(
         &self,
         number: usize,
@@ -112,9 +140,15 @@ impl TableWriter {
                 Some(file) => file,
                 None => {
                     let staged = format!("{}/{number:06}-{:05}.parquet", self.prefix, files.len());
+                    let hardly_repeated = self.hardly_repeated(&batch)?;
                     open.insert(OpenFile {
                         partition: folder.clone(),
-                        writer: parquet_writer(&self.staging, &staged, batch.schema(), &[])?,
+                        writer: parquet_writer(
+                            &self.staging,
+                            &staged,
+                            batch.schema(),
+                            &hardly_repeated,
+                        )?,
                         staged,
                     })
                 }
