@@ -14,7 +14,8 @@ LAKE_FILES := find lake -name _glueless -prune -o -type f
 # Named for what decides their content, so that a change makes a new one.
 fingerprint  = $(shell { $(1); } | cksum | cut -d ' ' -f 1)
 VENV        := $(CACHE)/venv-$(call fingerprint,$(PYTHON) --version 2>&1; cat tests/requirements.txt)
-BENCH_DATA  := $(CACHE)/bench/narrow-$(call fingerprint,cat benches/generate.rs)
+BENCH_VENV  := $(CACHE)/venv-$(call fingerprint,$(PYTHON) --version 2>&1; cat benches/requirements.txt)
+BENCH_DATA  := $(CACHE)/bench/$(call fingerprint,cat benches/generate.rs)
 
 GLUELESS    := $(CARGO_TARGET_DIR)/release/glueless
 EXAMPLES    := $(CARGO_TARGET_DIR)/release/examples
@@ -63,27 +64,26 @@ lint: sources ## Check the formatting and run clippy
 fixtures: sources ## Make fixtures/raw again, byte for byte
 	$(CARGO) run --release --example make_fixtures -- fixtures/raw
 
-bench: build $(BENCH_DATA)/made $(VENV)/installed ## Time the fold next to DuckDB, and runs onto large tables
+bench: build $(BENCH_VENV)/installed ## Time the fold next to its peers, and runs onto large tables
 	$(CARGO) build --release --example generate_changes --example copy_parquet
-	$(TEST_PYTHON) benches/measure.py --glueless $(GLUELESS) --raw $(BENCH_DATA)/raw --work $(CACHE)/bench/work
-	$(TEST_PYTHON) benches/onto_a_table.py --glueless $(GLUELESS) --generate $(EXAMPLES)/generate_changes \
+	$(BENCH_VENV)/bin/python benches/measure.py --glueless $(GLUELESS) --generate $(EXAMPLES)/generate_changes \
+		--copy $(EXAMPLES)/copy_parquet --work $(BENCH_DATA)
+	$(BENCH_VENV)/bin/python benches/onto_a_table.py --glueless $(GLUELESS) --generate $(EXAMPLES)/generate_changes \
 		--copy $(EXAMPLES)/copy_parquet --work $(BENCH_DATA)/tables
 
 clean: ## Remove lake/, the benchmark's data and our own build products
 	rm -rf lake $(CACHE)/bench
 	$(CARGO) clean --release --package glueless
 
-$(VENV)/installed:
+# `make test` and `make bench` have one each.
+$(VENV)/installed: REQUIREMENTS := tests/requirements.txt
+$(BENCH_VENV)/installed: REQUIREMENTS := benches/requirements.txt
+%/installed:
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
 		echo "error: $(PYTHON) cannot make a virtual environment" >&2; \
 		echo "hint: install Python 3 with its venv module (Debian, Ubuntu: apt-get install python3-venv)" >&2; \
 		exit 1; }
-	rm -rf $(VENV)
-	$(PYTHON) -m venv $(VENV)
-	$(TEST_PYTHON) -m pip install --quiet --disable-pip-version-check --requirement tests/requirements.txt
-	touch $@
-
-$(BENCH_DATA)/made:
-	rm -rf $(BENCH_DATA)
-	$(CARGO) run --release --example generate_changes -- --case narrow --out $(BENCH_DATA)/raw
+	rm -rf $*
+	$(PYTHON) -m venv $*
+	$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $(REQUIREMENTS)
 	touch $@

@@ -1,8 +1,9 @@
-//! The least that a rebuild of Parquet files can cost: reads them and writes the same rows again,
-//! as glueless writes them, on all processors. Nothing is compared, merged or remembered.
+//! The least that a job on Parquet files can cost: reads files and writes the same rows again, as
+//! glueless writes them, on all processors. Nothing is compared, merged or remembered. With
+//! `--read`, all files of another folder are read before, and nothing is done with their rows.
 //!
 //! ```text
-//! cargo run --release --example copy_parquet -- DIR FILE…
+//! cargo run --release --example copy_parquet -- [--read DIR] DIR FILE…
 //! ```
 
 use std::error::Error;
@@ -13,15 +14,41 @@ use std::thread;
 
 use arrow::record_batch::RecordBatchReader;
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
+    let mut arguments = std::env::args_os().skip(1).map(PathBuf::from).peekable();
+    if arguments
+        .next_if(|argument| argument.as_os_str() == "--read")
+        .is_some()
+    {
+        let entries = fs::read_dir(arguments.next().ok_or("name a folder to read")?)?;
+        let files = entries.map(|entry| entry.map(|entry| entry.path()));
+        let mut files = files.collect::<Result<Vec<_>, _>>()?;
+        files.retain(|file| {
+            file.extension()
+                .is_some_and(|extension| extension == "parquet")
+        });
+        each(&files, |_, file| {
+            reader(file)?.try_for_each(|batch| batch.map(drop))?;
+            Ok(())
+        })?;
+    }
     let folder = arguments.next().ok_or("name a folder and files")?;
     let files: Vec<PathBuf> = arguments.collect();
     fs::create_dir_all(&folder)?;
+    each(&files, |number, file| {
+        copy(file, &folder.join(format!("{number:06}.parquet")))
+    })
+}
+
+/// Does something with each file, on all processors.
+fn each(
+    files: &[PathBuf],
+    work: impl Fn(usize, &Path) -> Result<(), Box<dyn Error>> + Sync,
+) -> Result<(), Box<dyn Error>> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -33,7 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                         let Some(file) = files.get(number) else {
                             return Ok(());
                         };
-                        copy(file, &folder.join(format!("{number:06}.parquet")))
+                        work(number, file)
                             .map_err(|error| format!("{}: {error}", file.display()))?;
                     }
                 })
@@ -46,9 +73,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     })
 }
 
+fn reader(file: &Path) -> Result<ParquetRecordBatchReader, Box<dyn Error>> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(file)?)?;
+    Ok(reader.with_batch_size(8192).build()?)
+}
+
 fn copy(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(from)?)?;
-    let reader = reader.with_batch_size(8192).build()?;
+    let reader = reader(from)?;
     let properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
         .build();

@@ -21,6 +21,11 @@
 //! | `cust_id` | Utf8 | yes | the key, drawn evenly: `C0001234567` (`--each-key-once`: one after the other) |
 //! | `business_op_code` | Utf8 | yes | REGN for I, UPGD or DNGD else |
 //! | `cust_loyalty_category` | Utf8 | yes | Basic, Silver, Gold or Platinum, drawn evenly |
+//!
+//! The rows of case `wide`: `Op`, `TIMESTAMP`, `event_id`, `event_ts` and `cust_loyalty_category`
+//! as above, the key `order_id` (Int64, drawn evenly), and 17 columns, all nullable, drawn anew
+//! for each row: names, streets, mail addresses and comments of random letters, cities and codes
+//! out of a few, decimals, a double, counts, a time and two dates (about 1 in 10 null).
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -33,9 +38,10 @@ use std::thread;
 use std::time::Instant;
 
 use arrow::array::{
-    ArrayRef, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
+    ArrayRef, Date32Builder, Decimal128Builder, Float64Builder, Int32Builder, Int64Builder,
+    RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
 };
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use chrono::{Datelike, Days, NaiveDate};
 use clap::{Parser, ValueEnum};
 use parquet::arrow::ArrowWriter;
@@ -86,6 +92,8 @@ struct Arguments {
 enum Case {
     /// 7 columns, one text key
     Narrow,
+    /// 23 columns, a number as key
+    Wide,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -122,7 +130,8 @@ fn write_files(arguments: &Arguments) -> Result<u64, Box<dyn Error>> {
                         let span = Span::new(number, arguments);
                         let path = arguments.out.join(span.name());
                         let written = match arguments.case {
-                            Case::Narrow => write_narrow(&path, &span, arguments),
+                            Case::Narrow => write_file::<NarrowBatch>(&path, &span, arguments),
+                            Case::Wide => write_file::<WideBatch>(&path, &span, arguments),
                         }
                         .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
                         bytes.fetch_add(written, Ordering::Relaxed);
@@ -195,25 +204,38 @@ fn share(total: u64, number: u64, parts: u64) -> u64 {
     (u128::from(total) * u128::from(number) / u128::from(parts)) as u64
 }
 
-/// The rows of case `narrow`, see the module's table.
-fn write_narrow(path: &Path, span: &Span, arguments: &Arguments) -> Result<u64, Box<dyn Error>> {
-    let schema = narrow_schema();
-    let properties = WriterProperties::builder()
+/// Rows of one case, see the module's tables.
+trait Rows: Default {
+    /// Columns whose values are almost all new: a dictionary would only be in the way.
+    const NEW: &[&str];
+
+    fn schema() -> Schema;
+
+    fn push(&mut self, row: u64, commit: &Commit, arguments: &Arguments, random: &mut SplitMix64);
+
+    fn finish(self) -> Vec<ArrayRef>;
+}
+
+fn write_file<R: Rows>(
+    path: &Path,
+    span: &Span,
+    arguments: &Arguments,
+) -> Result<u64, Box<dyn Error>> {
+    let schema = Arc::new(R::schema());
+    let mut properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
-        .set_max_row_group_row_count(Some(ROWS_PER_ROW_GROUP))
-        // Almost every value is new: a dictionary would only be in the way.
-        .set_column_dictionary_enabled("TIMESTAMP".into(), false)
-        .set_column_dictionary_enabled("event_id".into(), false)
-        .set_column_dictionary_enabled("cust_id".into(), false)
-        .build();
+        .set_max_row_group_row_count(Some(ROWS_PER_ROW_GROUP));
+    for column in R::NEW {
+        properties = properties.set_column_dictionary_enabled((*column).into(), false);
+    }
     let file = BufWriter::new(File::create(path)?);
-    let mut writer = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties))?;
+    let mut writer = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties.build()))?;
     let mut random = SplitMix64::for_file(span.seed);
     let mut commit = Commit::default();
     let mut first = 0;
     while first < span.rows {
         let rows = ROWS_PER_BATCH.min(span.rows - first);
-        let mut batch = NarrowBatch::default();
+        let mut batch = R::default();
         for offset in first..first + rows {
             if commit.rows_left == 0 {
                 let time_us = span.time_us(offset, &mut random);
@@ -222,27 +244,21 @@ fn write_narrow(path: &Path, span: &Span, arguments: &Arguments) -> Result<u64, 
             commit.rows_left -= 1;
             batch.push(span.first_row + offset, &commit, arguments, &mut random);
         }
-        writer.write(&batch.finish(&schema)?)?;
+        writer.write(&RecordBatch::try_new(Arc::clone(&schema), batch.finish())?)?;
         first += rows;
     }
     let file = writer.into_inner()?.into_inner().map_err(io::Error::from)?;
     Ok(file.metadata()?.len())
 }
 
-fn narrow_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
-        Field::new("Op", DataType::Utf8, false),
-        Field::new("TIMESTAMP", DataType::Utf8, false),
-        Field::new("event_id", DataType::Int64, true),
-        Field::new(
-            "event_ts",
-            DataType::Timestamp(TimeUnit::Microsecond, None),
-            true,
-        ),
-        Field::new("cust_id", DataType::Utf8, true),
-        Field::new("business_op_code", DataType::Utf8, true),
-        Field::new("cust_loyalty_category", DataType::Utf8, true),
-    ]))
+const TIME: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
+
+fn schema_of(columns: &[(&str, DataType)]) -> Schema {
+    let fields = columns.iter().map(|(name, data_type)| {
+        let is_systems = ["Op", "TIMESTAMP"].contains(name);
+        Field::new(*name, data_type.clone(), !is_systems)
+    });
+    Schema::new(fields.collect::<Vec<_>>())
 }
 
 #[derive(Default)]
@@ -256,40 +272,73 @@ struct NarrowBatch {
     cust_loyalty_category: StringBuilder,
 }
 
-impl NarrowBatch {
+/// A change's operation and its code.
+fn operation(random: &mut SplitMix64) -> (&'static str, &'static str) {
+    match random.below(100) {
+        0..3 => ("D", "DNGD"),
+        3..28 => ("I", "REGN"),
+        28..70 => ("U", "UPGD"),
+        _ => ("U", "DNGD"),
+    }
+}
+
+/// A change's event time, in microseconds since 1970.
+fn event_us(commit: &Commit, arguments: &Arguments, random: &mut SplitMix64) -> i64 {
+    let days_late = i64::from(random.below(100) == 0);
+    let seconds_late = 1 + random.below(30) as i64;
+    let mut event_us =
+        commit.time_us / SECOND_US * SECOND_US - days_late * DAY_US - seconds_late * SECOND_US;
+    if arguments.on_time {
+        event_us = event_us.max(commit.time_us / DAY_US * DAY_US);
+    }
+    (arguments.first_day - NaiveDate::default()).num_days() * DAY_US + event_us
+}
+
+fn category(random: &mut SplitMix64) -> &'static str {
+    random.one_of(&["Basic", "Silver", "Gold", "Platinum"])
+}
+
+/// The number of a row's key.
+fn key(row: u64, arguments: &Arguments, random: &mut SplitMix64) -> u64 {
+    let drawn = random.below(arguments.keys.get());
+    match arguments.each_key_once {
+        true => row % arguments.keys,
+        false => drawn,
+    }
+}
+
+impl Rows for NarrowBatch {
+    const NEW: &[&str] = &["TIMESTAMP", "event_id", "cust_id"];
+
+    fn schema() -> Schema {
+        schema_of(&[
+            ("Op", DataType::Utf8),
+            ("TIMESTAMP", DataType::Utf8),
+            ("event_id", DataType::Int64),
+            ("event_ts", TIME),
+            ("cust_id", DataType::Utf8),
+            ("business_op_code", DataType::Utf8),
+            ("cust_loyalty_category", DataType::Utf8),
+        ])
+    }
+
     fn push(&mut self, row: u64, commit: &Commit, arguments: &Arguments, random: &mut SplitMix64) {
-        let (op, business_op_code) = match random.below(100) {
-            0..3 => ("D", "DNGD"),
-            3..28 => ("I", "REGN"),
-            28..70 => ("U", "UPGD"),
-            _ => ("U", "DNGD"),
-        };
-        let days_late = i64::from(random.below(100) == 0);
-        let seconds_late = 1 + random.below(30) as i64;
-        let mut event_us =
-            commit.time_us / SECOND_US * SECOND_US - days_late * DAY_US - seconds_late * SECOND_US;
-        if arguments.on_time {
-            event_us = event_us.max(commit.time_us / DAY_US * DAY_US);
-        }
-        let first_day_us = (arguments.first_day - NaiveDate::default()).num_days() * DAY_US;
-        let category = ["Basic", "Silver", "Gold", "Platinum"][random.below(4) as usize];
-        let drawn = random.below(arguments.keys.get());
-        let key = match arguments.each_key_once {
-            true => row % arguments.keys,
-            false => drawn,
-        };
+        let (op, business_op_code) = operation(random);
+        let event_us = event_us(commit, arguments, random);
+        let category = category(random);
+        let key = key(row, arguments, random);
 
         self.op.append_value(op);
         self.timestamp.append_value(&commit.text);
         self.event_id.append_value(row as i64);
-        self.event_ts.append_value(first_day_us + event_us);
+        self.event_ts.append_value(event_us);
         self.cust_id.append_value(key_text(key).as_str());
         self.business_op_code.append_value(business_op_code);
         self.cust_loyalty_category.append_value(category);
     }
 
-    fn finish(mut self, schema: &SchemaRef) -> Result<RecordBatch, Box<dyn Error>> {
-        let columns: Vec<ArrayRef> = vec![
+    fn finish(mut self) -> Vec<ArrayRef> {
+        vec![
             Arc::new(self.op.finish()),
             Arc::new(self.timestamp.finish()),
             Arc::new(self.event_id.finish()),
@@ -297,8 +346,151 @@ impl NarrowBatch {
             Arc::new(self.cust_id.finish()),
             Arc::new(self.business_op_code.finish()),
             Arc::new(self.cust_loyalty_category.finish()),
+        ]
+    }
+}
+
+/// The columns of case `wide` that are text.
+const WIDE_TEXTS: [&str; 8] = [
+    "customer_name",
+    "mail",
+    "street",
+    "comment",
+    "city",
+    "country",
+    "status",
+    "currency",
+];
+
+struct WideBatch {
+    op: StringBuilder,
+    timestamp: StringBuilder,
+    event_id: Int64Builder,
+    event_ts: TimestampMicrosecondBuilder,
+    order_id: Int64Builder,
+    cust_loyalty_category: StringBuilder,
+    texts: [StringBuilder; WIDE_TEXTS.len()],
+    decimals: [Decimal128Builder; 3],
+    weight: Float64Builder,
+    counts: [Int32Builder; 2],
+    created_ts: TimestampMicrosecondBuilder,
+    dates: [Date32Builder; 2],
+}
+
+impl Default for WideBatch {
+    fn default() -> Self {
+        let decimals = || Decimal128Builder::new().with_data_type(DataType::Decimal128(18, 2));
+        WideBatch {
+            op: Default::default(),
+            timestamp: Default::default(),
+            event_id: Default::default(),
+            event_ts: Default::default(),
+            order_id: Default::default(),
+            cust_loyalty_category: Default::default(),
+            texts: Default::default(),
+            decimals: std::array::from_fn(|_| decimals()),
+            weight: Default::default(),
+            counts: Default::default(),
+            created_ts: Default::default(),
+            dates: Default::default(),
+        }
+    }
+}
+
+impl Rows for WideBatch {
+    const NEW: &[&str] = &[
+        "TIMESTAMP",
+        "event_id",
+        "order_id",
+        "customer_name",
+        "mail",
+        "street",
+        "comment",
+        "amount",
+        "tax",
+        "discount",
+        "weight",
+        "created_ts",
+    ];
+
+    fn schema() -> Schema {
+        let mut columns = vec![
+            ("Op", DataType::Utf8),
+            ("TIMESTAMP", DataType::Utf8),
+            ("event_id", DataType::Int64),
+            ("event_ts", TIME),
+            ("order_id", DataType::Int64),
+            ("cust_loyalty_category", DataType::Utf8),
         ];
-        Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
+        columns.extend(WIDE_TEXTS.map(|name| (name, DataType::Utf8)));
+        let decimals = ["amount", "tax", "discount"];
+        columns.extend(decimals.map(|name| (name, DataType::Decimal128(18, 2))));
+        columns.push(("weight", DataType::Float64));
+        columns.extend(["quantity", "warehouse"].map(|name| (name, DataType::Int32)));
+        columns.push(("created_ts", TIME));
+        columns.extend(["due_date", "ship_date"].map(|name| (name, DataType::Date32)));
+        schema_of(&columns)
+    }
+
+    fn push(&mut self, row: u64, commit: &Commit, arguments: &Arguments, random: &mut SplitMix64) {
+        let event_us = event_us(commit, arguments, random);
+        self.op.append_value(operation(random).0);
+        self.timestamp.append_value(&commit.text);
+        self.event_id.append_value(row as i64);
+        self.event_ts.append_value(event_us);
+        self.order_id
+            .append_value(key(row, arguments, random) as i64);
+        self.cust_loyalty_category.append_value(category(random));
+        let [name, mail, street, comment, city, country, status, currency] = &mut self.texts;
+        name.append_value(random.letters(10, 20));
+        mail.append_value(format!("{}@example.com", random.letters(6, 12)));
+        street.append_value(format!("{} {}", random.letters(8, 16), random.below(200)));
+        comment.append_value(random.letters(30, 60));
+        city.append_value(format!("city {:03}", random.below(500)));
+        country.append_value(random.one_of(&["AT", "BE", "CH", "DE", "DK", "ES", "FR", "IT"]));
+        status.append_value(random.one_of(&["open", "paid", "sent", "done", "back"]));
+        currency.append_value(random.one_of(&["EUR", "CHF", "DKK"]));
+        for decimals in &mut self.decimals {
+            decimals.append_value(random.below(10_000_000).into());
+        }
+        self.weight.append_value(random.below(1 << 40) as f64 / 1e6);
+        for counts in &mut self.counts {
+            counts.append_value(random.below(100) as i32);
+        }
+        self.created_ts
+            .append_value(event_us - random.below(90 * DAY_US as u64) as i64);
+        for dates in &mut self.dates {
+            let day = (event_us / DAY_US) as i32 + random.below(30) as i32;
+            dates.append_option((random.below(10) > 0).then_some(day));
+        }
+    }
+
+    fn finish(mut self) -> Vec<ArrayRef> {
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::new(self.op.finish()),
+            Arc::new(self.timestamp.finish()),
+            Arc::new(self.event_id.finish()),
+            Arc::new(self.event_ts.finish()),
+            Arc::new(self.order_id.finish()),
+            Arc::new(self.cust_loyalty_category.finish()),
+        ];
+        columns.extend(
+            self.texts
+                .map(|mut texts| Arc::new(texts.finish()) as ArrayRef),
+        );
+        let decimals = self.decimals;
+        columns.extend(decimals.map(|mut column| Arc::new(column.finish()) as ArrayRef));
+        columns.push(Arc::new(self.weight.finish()));
+        columns.extend(
+            self.counts
+                .map(|mut column| Arc::new(column.finish()) as ArrayRef),
+        );
+        columns.push(Arc::new(self.created_ts.finish()));
+        columns.extend(
+            self.dates
+                .map(|mut column| Arc::new(column.finish()) as ArrayRef),
+        );
+        columns
     }
 }
 
@@ -366,6 +558,25 @@ impl SplitMix64 {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
+    }
+
+    fn one_of(&mut self, values: &[&'static str]) -> &'static str {
+        values[self.below(values.len() as u64) as usize]
+    }
+
+    /// Random small letters, at least and at most so many.
+    fn letters(&mut self, least: u64, most: u64) -> String {
+        let count = least + self.below(most - least + 1);
+        let mut letters = String::with_capacity(count as usize);
+        let mut bits = 0;
+        for number in 0..count {
+            if number % 12 == 0 {
+                bits = self.next_u64();
+            }
+            letters.push(char::from(b'a' + (bits % 26) as u8));
+            bits /= 26;
+        }
+        letters
     }
 
     /// Evenly from `0..end`.

@@ -1,20 +1,21 @@
-"""Times glueless next to DuckDB on one fold of the generated changes.
+"""Times glueless next to its peers on folds of generated changes.
 
-    python measure.py --glueless BINARY --raw DIR --work DIR [--runs 3]
+    python measure.py --glueless BINARY --generate BINARY --copy BINARY --work DIR [--cases narrow,tiny]
 
 Each contender reads the same raw files and writes the last change of every
-live customer to an empty folder, as Snappy Parquet partitioned by event_dt and
-cust_loyalty_category. The contenders take turns, so that a slow minute of the
-machine falls on all of them. Each run is a process of its own; its CPU time
-and its peak resident memory are the system's account of that process. After
-each run, outside its time, DuckDB reads the result back; results that differ
-in their number of rows or in the sum of their rows' hashes end the
-measurement with exit code 1.
+live key to an empty folder, as Snappy Parquet partitioned by event_dt and
+cust_loyalty_category (`peers.py`). The contenders take turns, so that a slow
+minute of the machine falls on all of them. Each run is a process of its own;
+its CPU time and its peak resident memory are the system's account of that
+process and its children. After each run, outside its time, DuckDB reads the
+result back; results that differ in their number of rows or in the sum of their
+rows' hashes end the measurement with exit code 1.
 
-The standard library and duckdb are all it needs.
+The raw files of a case are generated once, under DIR.
 """
 
 import argparse
+import collections
 import datetime
 import json
 import os
@@ -26,119 +27,160 @@ import subprocess
 import sys
 import time
 
-PIPELINE = pathlib.Path(__file__).parent / "pipelines" / "narrow"
+BENCHES = pathlib.Path(__file__).parent
 WINDOW = ["--start-date", "2024-01-02", "--end-date", "2024-01-03"]
 
-# One row per key: its last change by commit time, file and row number. For
-# `arg_max` the three are packed into one number, 40 bits for file and row, and
-# the payload is one struct: of the forms that keep nulls and take file and row
-# into account, the fastest we found.
-DUCKDB_JOBS = {
-    "row_number": """
-        SELECT event_id, event_ts, cust_id, business_op_code, cust_loyalty_category,
-               CAST(event_ts AS DATE) AS event_dt
-        FROM (
-            SELECT *, row_number() OVER (
-                PARTITION BY cust_id
-                ORDER BY "TIMESTAMP" DESC, filename DESC, file_row_number DESC
-            ) AS place
-            FROM read_parquet($raw, filename = true, file_row_number = true)
-        )
-        WHERE place = 1 AND Op <> 'D'
-    """,
-    "arg_max": """
-        SELECT last.event_id, last.event_ts, cust_id, last.business_op_code,
-               last.cust_loyalty_category, CAST(last.event_ts AS DATE) AS event_dt
-        FROM (
-            SELECT cust_id, arg_max(
-                struct_pack(Op, event_id, event_ts, business_op_code, cust_loyalty_category),
-                epoch_us(CAST("TIMESTAMP" AS TIMESTAMP)) * CAST(1099511627776 AS HUGEINT)
-                    + file_index * 16777216 + file_row_number
-            ) AS last
-            FROM read_parquet($raw, file_row_number = true)
-            GROUP BY cust_id
-        )
-        WHERE last.Op <> 'D'
-    """,
+Shape = collections.namedtuple("Shape", "key columns")
+SHAPES = {
+    "narrow": Shape(
+        "cust_id",
+        {
+            "event_id": "BIGINT",
+            "event_ts": "TIMESTAMP",
+            "business_op_code": "VARCHAR",
+            "cust_loyalty_category": "VARCHAR",
+        },
+    ),
+    "wide": Shape(
+        "order_id",
+        {
+            "event_id": "BIGINT",
+            "event_ts": "TIMESTAMP",
+            "cust_loyalty_category": "VARCHAR",
+            **dict.fromkeys(("customer_name", "mail", "street", "comment"), "VARCHAR"),
+            **dict.fromkeys(("city", "country", "status", "currency"), "VARCHAR"),
+            **dict.fromkeys(("amount", "tax", "discount"), "DECIMAL(18, 2)"),
+            "weight": "DOUBLE",
+            **dict.fromkeys(("quantity", "warehouse"), "INTEGER"),
+            "created_ts": "TIMESTAMP",
+            **dict.fromkeys(("due_date", "ship_date"), "DATE"),
+        },
+    ),
 }
 
-RESULT = """
-    SELECT count(*), sum(CAST(hash(
-        CAST(cust_id AS VARCHAR), CAST(event_id AS BIGINT), CAST(event_ts AS TIMESTAMP),
-        CAST(business_op_code AS VARCHAR), CAST(cust_loyalty_category AS VARCHAR),
-        CAST(event_dt AS DATE)
-    ) AS HUGEINT))
-    FROM read_parquet($files, hive_partitioning = true)
-"""
+# What a case is: its shape, and what the generator is told.
+CASES = {
+    "narrow": ("narrow", "--rows 20000000 --keys 5000000 --files 40"),
+    "wide": ("wide", "--rows 10000000 --keys 2000000 --files 40"),
+    "tiny": ("narrow", "--rows 1000000 --keys 250000 --files 20000"),
+    "hot": ("narrow", "--rows 20000000 --keys 20000 --files 40"),
+    "unique": ("narrow", "--rows 20000000 --keys 20000000 --files 40 --each-key-once"),
+}
+
+PEERS = {
+    "DuckDB row_number": "duckdb_row_number",
+    "DuckDB arg_max": "duckdb_arg_max",
+    "Polars streaming": "polars_streaming",
+    "DataFusion row_number": "datafusion_row_number",
+    "PySpark row_number": "pyspark_row_number",
+}
+# These are not in a hurry: they run in the first turn only.
+ONCE = ["DataFusion row_number", "PySpark row_number"]
 
 
 def main():
     arguments = parse_arguments()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    raw = inspect(arguments)
-    print_conditions(arguments, raw)
+    print_machine(arguments.glueless)
+    print(f"- peers: {peers()}, each with its default limits (Spark: 8 GB)")
+    print(f"- turns: {arguments.runs} ({' and '.join(ONCE)}: 1); medians, with the lowest and")
+    print("  the highest in brackets; the raw files are in the page cache", flush=True)
+    for case in arguments.cases:
+        measure(arguments, case)
 
-    contenders = {"glueless": lambda work: run_glueless(arguments, work)}
-    for job in DUCKDB_JOBS:
-        contenders[f"DuckDB {job}"] = lambda work, job=job: run_duckdb(arguments, work, job)
 
+def measure(arguments, case):
+    shape = CASES[case][0]
+    raw = make(arguments, case)
+    rows, files, size = inspect(raw)
+    print(f"\n### {case}: {rows:,} changes in {files:,} files, {size / 1e6:,.0f} MB\n", flush=True)
+    contenders = {
+        "glueless": lambda work: run_glueless(arguments, shape, raw, work),
+        **{
+            name: lambda work, peer=peer: run_peer(shape, raw, work, peer)
+            for name, peer in PEERS.items()
+            if name in arguments.peers
+        },
+    }
     measured = {name: [] for name in contenders}
     results = {}
     for turn in range(1, arguments.runs + 1):
         for name, run in contenders.items():
-            work = arguments.work / name.replace(" ", "-")
+            if turn > 1 and name in ONCE:
+                continue
+            work = arguments.work / "runs" / name.replace(" ", "-")
             shutil.rmtree(work, ignore_errors=True)
-            work.mkdir()
+            (work / "spill").mkdir(parents=True)
             os.sync()
-            measure = run(work)
-            measured[name].append(measure)
-            print(f"turn {turn}: {name}: {measure['seconds']:.2f} s", file=sys.stderr)
-            results[name, turn] = read_back(measure["table"])
+            run = run(work)
+            measured[name].append(run)
+            print(f"turn {turn}: {name}: {run['seconds']:.2f} s", file=sys.stderr)
+            results[name, turn] = read_back(SHAPES[shape], run["table"])
             if results[name, turn] != results["glueless", 1]:
                 sys.exit(f"error: the results differ, as (rows, hash): {results}")
-
-    print_table(measured, raw["rows"])
+    floor = {"floor": [run_floor(arguments, shape, raw) for _ in range(arguments.runs)]}
+    print_table(measured | floor, rows)
     rows, fingerprint = results["glueless", 1]
-    print(f"\nEvery run ended in the same {rows:,} rows (sum of hashes {fingerprint}).")
-    for name in contenders:
-        shutil.rmtree(arguments.work / name.replace(" ", "-"))
+    print(f"\nEvery run ended in the same {rows:,} rows (sum of hashes {fingerprint}).", flush=True)
+    shutil.rmtree(arguments.work / "runs")
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--glueless", type=pathlib.Path, required=True, help="the release binary")
-    parser.add_argument("--raw", type=pathlib.Path, required=True, help="the generated changes")
-    parser.add_argument("--work", type=pathlib.Path, required=True, help="a folder for the results")
+    parser.add_argument("--generate", type=pathlib.Path, required=True, help="generate_changes")
+    parser.add_argument("--copy", type=pathlib.Path, required=True, help="copy_parquet")
+    parser.add_argument("--work", type=pathlib.Path, required=True, help="a folder for all data")
     parser.add_argument("--runs", type=int, default=3, help="turns per contender (default 3)")
-    parser.add_argument(
-        "--duckdb-memory", help="DuckDB's memory limit, as 2GB (default: DuckDB's own default)"
-    )
+    names = lambda text: text.split(",")
+    parser.add_argument("--cases", type=names, default=list(CASES), help="some of the cases")
+    parser.add_argument("--peers", type=names, default=list(PEERS), help="some of the peers")
     arguments = parser.parse_args()
-    if not any(arguments.raw.glob("*.parquet")):
-        parser.error(f"no Parquet files in {arguments.raw}: `make bench` generates them")
-    for name in ("glueless", "raw", "work"):
+    for name in ("glueless", "generate", "copy", "work"):
         setattr(arguments, name, getattr(arguments, name).resolve())
     return arguments
 
 
-def run_glueless(arguments, work):
-    table = work / "curated" / "narrow"
-    command = [arguments.glueless, "curate", PIPELINE, *WINDOW]
-    command += ["--set", f"raw.url={arguments.raw}", "--set", f"curated.url={table}"]
+def make(arguments, case):
+    """The folder with the raw files of a case."""
+    raw = arguments.work / "raw" / case
+    if not (raw / "made").exists():
+        shutil.rmtree(raw, ignore_errors=True)
+        shape, options = CASES[case]
+        command = [arguments.generate, "--case", shape, "--out", raw, *options.split()]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        (raw / "made").touch()
+    return raw
+
+
+def run_glueless(arguments, shape, raw, work):
+    table = work / "curated" / shape
+    command = [arguments.glueless, "curate", BENCHES / "pipelines" / shape, *WINDOW]
+    command += ["--set", f"raw.url={raw}", "--set", f"curated.url={table}"]
     return {"table": table, **timed(command, work / "log")}
 
 
-def run_duckdb(arguments, work, job):
-    table = work / "narrow"
+def run_peer(shape, raw, work, peer):
+    table = work / "table"
     options = {
-        "job": job,
-        "raw": f"{arguments.raw}/*.parquet",
+        "raw": str(raw),
         "table": str(table),
         "spill": str(work / "spill"),
-        "memory": arguments.duckdb_memory,
+        "key": SHAPES[shape].key,
+        "columns": list(SHAPES[shape].columns),
     }
-    command = [sys.executable, __file__, "--duckdb-job", json.dumps(options)]
+    command = [sys.executable, BENCHES / "peers.py", peer, json.dumps(options)]
     return {"table": table, **timed(command, work / "log")}
+
+
+def run_floor(arguments, shape, raw):
+    """The least that the job can cost: all columns are read, and the table is written, once."""
+    work = arguments.work / "runs" / "floor"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    table = arguments.work / "runs" / "glueless" / "curated" / shape
+    command = [arguments.copy, "--read", raw, work / "table", *sorted(table.rglob("*.parquet"))]
+    return {"table": work / "table", **timed(command, work / "log")}
 
 
 def timed(command, log):
@@ -146,7 +188,7 @@ def timed(command, log):
     with open(log, "wb") as output:
         started = time.monotonic()
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            list(map(str, command)), stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - started
@@ -166,28 +208,11 @@ def timed(command, log):
 # child's peak memory starts from its parent's.
 
 
-def duckdb_job(options):
-    import duckdb
-
-    connection = duckdb.connect(config={"temp_directory": options["spill"]})
-    connection.execute("SET preserve_insertion_order = false")
-    if options["memory"]:
-        connection.execute(f"SET memory_limit = '{options['memory']}'")
-    connection.execute(
-        f"""
-        COPY ({DUCKDB_JOBS[options["job"]]}) TO '{options["table"]}' (
-            FORMAT parquet, COMPRESSION snappy, PARTITION_BY (event_dt, cust_loyalty_category)
-        )
-        """,
-        {"raw": options["raw"]},
-    )
-
-
 def duckdb_query(options):
     import duckdb
 
     row = duckdb.execute(options["query"], options["parameters"]).fetchone()
-    json.dump([duckdb.__version__, *map(int, row)], sys.stdout)
+    json.dump(list(map(int, row)), sys.stdout)
 
 
 def query(text, parameters):
@@ -195,36 +220,38 @@ def query(text, parameters):
     answer = subprocess.run(
         [sys.executable, __file__, "--duckdb-query", options], check=True, capture_output=True
     )
-    return json.loads(answer.stdout)
+    return tuple(json.loads(answer.stdout))
 
 
-def read_back(table):
-    _, rows, fingerprint = query(RESULT, {"files": f"{table}/**/*.parquet"})
-    return rows, fingerprint
+def read_back(shape, table):
+    columns = {shape.key: "VARCHAR", **shape.columns, "event_dt": "DATE"}
+    values = ", ".join(f'CAST("{name}" AS {kind})' for name, kind in columns.items())
+    return query(
+        f"""
+        SELECT count(*), sum(CAST(hash({values}) AS HUGEINT))
+        FROM read_parquet($files, hive_partitioning = true)
+        """,
+        {"files": f"{table}/**/*.parquet"},
+    )
 
 
-def inspect(arguments):
-    """The raw files' rows and bytes; reads them once, into the page cache."""
+def inspect(raw):
+    """The raw files' rows, number and bytes; reads them once, into the page cache."""
     size = 0
-    for path in sorted(arguments.raw.glob("*.parquet")):
+    for path in sorted(raw.glob("*.parquet")):
         with open(path, "rb") as file:
             while chunk := file.read(1 << 20):
                 size += len(chunk)
-    version, rows, files = query(
+    rows, files = query(
         "SELECT sum(num_rows), count(*) FROM parquet_file_metadata($files)",
-        {"files": f"{arguments.raw}/*.parquet"},
+        {"files": f"{raw}/*.parquet"},
     )
-    return {"rows": rows, "files": files, "bytes": size, "duckdb": version}
+    return rows, files, size
 
 
-def print_conditions(arguments, raw):
-    limit = arguments.duckdb_memory or "its default"
-    print_machine(arguments.glueless)
-    print(f"- peers: DuckDB {raw['duckdb']}, memory limit {limit}")
-    print(f"- raw: {raw['rows']:,} changes in {raw['files']} files, {raw['bytes'] / 1e6:,.0f} MB,")
-    print("  in the page cache")
-    print(f"- turns: {arguments.runs}; medians, with the lowest and the highest in brackets")
-    print(flush=True)
+def peers():
+    lines = (BENCHES / "requirements.txt").read_text().splitlines()
+    return ", ".join(line for line in lines if not line.startswith("#"))
 
 
 def print_machine(glueless):
@@ -280,9 +307,7 @@ def spread(values, layout):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--duckdb-job"]:
-        duckdb_job(json.loads(sys.argv[2]))
-    elif sys.argv[1:2] == ["--duckdb-query"]:
+    if sys.argv[1:2] == ["--duckdb-query"]:
         duckdb_query(json.loads(sys.argv[2]))
     else:
         main()
