@@ -22,7 +22,7 @@ use std::io::{BufReader, BufWriter, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray};
-use arrow::buffer::ScalarBuffer;
+use arrow::buffer::{Buffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Date32Type};
 use arrow::row::{RowConverter, SortField};
 use datafusion::execution::SpillFile;
@@ -118,6 +118,13 @@ impl<P: Position> Adder<P> {
                     },
                 };
                 self.add_rows(|row| (views[row], long(row)), days, positions)
+            }
+            Keys::Fixed { width, bytes } => {
+                let key = |row| {
+                    let key = &bytes[row * width..(row + 1) * width];
+                    (view_of(key), if width > INLINE_BYTES { key } else { &[] })
+                };
+                self.add_rows(key, days, positions)
             }
             Keys::Encoded { ends, bytes } => {
                 let key = |row| {
@@ -542,6 +549,8 @@ fn spilled_error(error: &std::io::Error) -> Error {
 enum Keys {
     /// One column of text or binary, as Arrow's views.
     Views(ScalarBuffer<u128>, ArrayRef),
+    /// One column of values of so many bytes.
+    Fixed { width: usize, bytes: Buffer },
     /// Any others: where each one's bytes end.
     Encoded { ends: Vec<usize>, bytes: Vec<u8> },
 }
@@ -554,6 +563,11 @@ impl Keys {
             }
             if let Some(binaries) = only.as_binary_view_opt() {
                 return Ok(Keys::Views(binaries.views().clone(), Arc::clone(only)));
+            }
+            if let Some(width) = only.data_type().primitive_width() {
+                let data = only.to_data();
+                let bytes = data.buffers()[0].slice(data.offset() * width);
+                return Ok(Keys::Fixed { width, bytes });
             }
         }
         let rows = columns.first().map_or(0, |column| column.len());

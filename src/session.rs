@@ -27,9 +27,10 @@ pub struct Resources {
 /// Rows per batch, everywhere.
 pub const BATCH_ROWS: usize = 8192;
 
-/// What a run needs beside what the engine counts: the program, batches in flight, decoders,
-/// encoders.
+/// What a run needs beside what the engine counts: the program, and what it hardly gives back.
 const UNCOUNTED_BYTES: u64 = 64 << 20;
+/// The same for each thread: batches in flight, decoders, a row group that is being written.
+const UNCOUNTED_BYTES_PER_THREAD: u64 = 48 << 20;
 /// The part of the rest of the memory limit that may be reserved.
 const POOL_PERCENT: u64 = 80;
 
@@ -112,7 +113,9 @@ pub fn runtime(resources: &Resources, spill: &SpillFolder) -> Result<Arc<Runtime
     let disk = DiskManagerBuilder::default()
         .with_mode(DiskManagerMode::Directories(vec![spill.folder.clone()]));
     let limit = resources.memory_bytes;
-    let counted = limit.saturating_sub(UNCOUNTED_BYTES).max(limit / 4);
+    let threads = resources.threads as u64;
+    let uncounted = UNCOUNTED_BYTES + UNCOUNTED_BYTES_PER_THREAD.saturating_mul(threads);
+    let counted = limit.saturating_sub(uncounted).max(limit / 4);
     let pool_bytes = usize::try_from(counted / 100 * POOL_PERCENT)
         .map_err(|_| Error::usage("`limits.memory` is too large for this machine"))?;
     let runtime = RuntimeEnvBuilder::new()

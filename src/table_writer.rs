@@ -23,7 +23,7 @@ use crate::sorter::{Readers, Sorted};
 use crate::store::Folder;
 
 /// A row group, which is in memory until it is whole, is not larger than this.
-const ROW_GROUP_BYTES: usize = 64 << 20;
+const ROW_GROUP_BYTES: usize = 32 << 20;
 /// An upload's parts, of which one waits in memory: the least that S3 takes.
 const UPLOAD_BYTES: usize = 5 << 20;
 
