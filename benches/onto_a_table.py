@@ -28,7 +28,7 @@ import subprocess
 import sys
 import time
 
-from measure import PIPELINE, print_machine, spread, timed
+from measure import BENCHES, print_machine, spread, timed
 
 FIRST = datetime.date(2023, 1, 1)
 DAYS = 365
@@ -150,7 +150,7 @@ def generate(arguments, raw, rows, first_day, days, *options):
 def fold(arguments, lake, raw, keep, day, log, days=1):
     """Folds days; what a run's report and the system tell of it."""
     start = FIRST + datetime.timedelta(day)
-    command = [arguments.glueless, "curate", PIPELINE, "--output", "json"]
+    command = [arguments.glueless, "curate", BENCHES / "pipelines" / "narrow", "--output", "json"]
     command += ["--start-date", start, "--end-date", start + datetime.timedelta(days)]
     command += ["--set", f"keep={keep}", "--set", f"raw.url={raw}"]
     command += ["--set", f"curated.url={lake / 'curated'}"]

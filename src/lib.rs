@@ -26,8 +26,8 @@
 //! 2. [`changes`] opens them as one relation, adds each row's day and [`position`], and refuses
 //!    rows that cannot be folded, naming file, row and column.
 //! 3. [`fold`] runs `sql/fold.sql` over key and position only. The aggregate function
-//!    [`last_changes`] keeps, per key and day, the greatest position; [`winners`] keeps one bit
-//!    per raw row of it.
+//!    [`last_changes`] keeps, per key and day, the greatest position, in a table of our own
+//!    ([`key_table`]); [`winners`] keeps one bit per raw row of it.
 //! 4. [`merge`] compares the winners with the [`versions`] that earlier runs left. What is not
 //!    later drops out; of the rest, versions say which published rows go, and where these are.
 //! 5. [`curate`](mod@curate) reads the winners' rows again, with all columns, through the checked
