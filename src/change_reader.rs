@@ -36,6 +36,9 @@ use crate::times::{DAY_NS, day_of, days_of, nanoseconds, parse_time, times_ns};
 use crate::window::Window;
 use crate::winners::Winners;
 
+/// Batches are not put together beyond so much data.
+const COALESCED_BYTES: usize = 16 << 20;
+
 /// The relation over [`Changes`], for DataFusion.
 #[derive(Debug)]
 pub struct ChangesTable {
@@ -152,22 +155,42 @@ fn coalesced(
 ) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
     let coalescer = BatchCoalescer::new(Arc::clone(schema), rows)
         .with_biggest_coalesce_batch_size(Some(rows / 2));
-    let state = (batches.boxed().fuse(), coalescer);
-    stream::try_unfold(state, |(mut batches, mut coalescer)| async move {
-        loop {
-            if let Some(whole) = coalescer.next_completed_batch() {
-                return Ok(Some((whole, (batches, coalescer))));
-            }
-            match batches.try_next().await? {
-                Some(batch) => coalescer.push_batch(batch)?,
-                None => {
-                    coalescer.finish_buffered_batch()?;
-                    let last = coalescer.next_completed_batch();
-                    return Ok(last.map(|last| (last, (batches, coalescer))));
+    let state = (batches.boxed().fuse(), coalescer, 0);
+    stream::try_unfold(
+        state,
+        |(mut batches, mut coalescer, mut bytes)| async move {
+            loop {
+                if let Some(whole) = coalescer.next_completed_batch() {
+                    return Ok(Some((whole, (batches, coalescer, 0))));
+                }
+                match batches.try_next().await? {
+                    Some(batch) => {
+                        bytes += data_bytes(&batch);
+                        coalescer.push_batch(batch)?;
+                        if bytes >= COALESCED_BYTES {
+                            coalescer.finish_buffered_batch()?;
+                        }
+                    }
+                    None => {
+                        coalescer.finish_buffered_batch()?;
+                        let last = coalescer.next_completed_batch();
+                        return Ok(last.map(|last| (last, (batches, coalescer, 0))));
+                    }
                 }
             }
-        }
-    })
+        },
+    )
+}
+
+/// What a batch's rows hold, without what they share with other rows.
+fn data_bytes(batch: &RecordBatch) -> usize {
+    let viewed = |views: &[u128]| views.iter().map(|view| 16 + *view as u32 as usize).sum();
+    let columns = batch.columns().iter().map(|column| {
+        let texts = column.as_string_view_opt().map(|texts| texts.views());
+        let views = texts.or(column.as_binary_view_opt().map(|binaries| binaries.views()));
+        views.map_or_else(|| column.get_array_memory_size(), |views| viewed(views))
+    });
+    columns.sum()
 }
 
 /// Where an output column comes from.

@@ -98,15 +98,19 @@ async fn fold_positions<P: Position>(
     try_join_all(tasks).await?;
 
     let marks = Arc::new(Marks::new(changes.row_counts()));
-    let parts = Arc::new(Work::new((0..table.parts()).collect()));
+    let (parts, share) = table.settle()?;
+    let parts = Arc::new(Work::new(parts));
     let tasks = (0..partitions).map(|_| {
         let (marks, parts, table) = (Arc::clone(&marks), Arc::clone(&parts), Arc::clone(&table));
         join(tokio::spawn(async move {
-            let mut counts = Counts::default();
-            while let Some(part) = parts.next() {
-                table.finish(part, |key| counts.mark(key, &marks))?;
-            }
-            Ok(counts)
+            let mark_parts = async {
+                let mut counts = Counts::default();
+                while let Some(part) = parts.next() {
+                    table.finish(part, share, |key| counts.mark(key, &marks))?;
+                }
+                Ok(counts)
+            };
+            parts.part(mark_parts).await
         }))
     });
     let mut counts = Counts::default();

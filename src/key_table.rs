@@ -45,8 +45,12 @@ const WAITING_ROWS_MAX: usize = 4096;
 const WAITING_PART: usize = 16;
 /// A key of so many bytes is kept inside its view.
 const INLINE_BYTES: usize = 12;
-/// What a key takes in memory beside its bytes and its changes, for the number of passes.
-const BYTES_PER_KEY: u64 = 64;
+/// What a key takes in memory beside its bytes: its entry, and its slots at the emptiest.
+const fn bytes_per_key<P>() -> usize {
+    size_of::<Key<P>>() * 5 / 4 + 4 * size_of::<u64>()
+}
+/// A pass over what was spilled takes at least so much memory.
+const PASS_BYTES_MIN: usize = 256;
 
 /// Keys and their last changes, filled by several threads at once.
 pub struct KeyTable<P> {
@@ -55,6 +59,9 @@ pub struct KeyTable<P> {
     runtime: Arc<RuntimeEnv>,
     /// So many rows of a thread wait for a part until it takes them.
     waiting_rows: usize,
+    /// The memory that all may take.
+    limit: usize,
+    threads: usize,
 }
 
 /// What one thread adds to a table.
@@ -70,6 +77,8 @@ struct Waiting<P> {
     rows: Vec<Row<P>>,
     /// The bytes of keys that are longer than what a view holds.
     long: Vec<u8>,
+    /// What the positions hold outside of themselves.
+    heap_bytes: usize,
 }
 
 struct Row<P> {
@@ -86,10 +95,12 @@ impl<P: Position> Adder<P> {
         let waiting = || Waiting {
             rows: Vec::new(),
             long: Vec::new(),
+            heap_bytes: 0,
         };
         let reserved = MemoryConsumer::new("changes on their way");
         let reserved = reserved.register(&table.runtime.memory_pool);
-        reserved.grow(PARTS * table.waiting_rows * size_of::<Row<P>>());
+        // Rows take one half of it, their bytes outside of them the other.
+        reserved.grow(2 * PARTS * table.waiting_bytes());
         Adder {
             table: Arc::clone(table),
             _reserved: reserved,
@@ -154,13 +165,16 @@ impl<P: Position> Adder<P> {
                 view = long_view(view, waiting.long.len());
                 waiting.long.extend_from_slice(long);
             }
+            waiting.heap_bytes += position.heap_bytes();
             waiting.rows.push(Row {
                 hash,
                 day: days.is_valid(row).then(|| days.value(row)),
                 view,
                 position,
             });
-            if waiting.rows.len() == self.table.waiting_rows {
+            let is_full = waiting.rows.len() == self.table.waiting_rows
+                || waiting.long.len() + waiting.heap_bytes >= self.table.waiting_bytes();
+            if is_full {
                 self.table.take(number, waiting)?;
             }
         }
@@ -187,7 +201,9 @@ impl<P: Position> KeyTable<P> {
             MemoryLimit::Finite(bytes) => bytes,
             _ => usize::MAX,
         };
-        let row_bytes = threads.max(1) * PARTS * size_of::<Row<P>>();
+        let row_bytes = threads
+            .max(1)
+            .saturating_mul(2 * PARTS * size_of::<Row<P>>());
         let waiting_rows = limit / WAITING_PART / row_bytes;
         let memory = MemoryConsumer::new("last changes")
             .with_can_spill(true)
@@ -197,12 +213,41 @@ impl<P: Position> KeyTable<P> {
             memory,
             runtime,
             waiting_rows: waiting_rows.clamp(TOGETHER, WAITING_ROWS_MAX),
+            limit,
+            threads,
         }
     }
 
-    /// How many parts there are, each to be finished once.
-    pub fn parts(&self) -> usize {
-        self.parts.len()
+    /// What the rows that wait for a part take.
+    fn waiting_bytes(&self) -> usize {
+        self.waiting_rows * size_of::<Row<P>>()
+    }
+
+    /// Ends the adding. Returns the parts, each to be finished once and in this order, and how
+    /// much memory one of them may take.
+    ///
+    /// # Errors
+    /// Storage, when the disk to spill to cannot be used.
+    pub fn settle(&self) -> Result<(Vec<usize>, usize)> {
+        let (mut held, mut spilled) = (Vec::new(), Vec::new());
+        for number in 0..PARTS {
+            let mut part = self.part(number);
+            if part.spilled.is_none() {
+                held.push(number);
+                continue;
+            }
+            part.spill(&self.runtime)?;
+            self.memory.shrink(part.reserved);
+            part.reserved = 0;
+            spilled.push(number);
+        }
+        let free = self
+            .limit
+            .saturating_sub(self.runtime.memory_pool.reserved());
+        let share = free.max(self.limit / 8) / self.threads.max(1) / 2;
+        // What is in memory goes first, and leaves more for the others.
+        held.append(&mut spilled);
+        Ok((held, share.max(PASS_BYTES_MIN)))
     }
 
     fn part(&self, number: usize) -> MutexGuard<'_, Part<P>> {
@@ -218,6 +263,7 @@ impl<P: Position> KeyTable<P> {
         }
         waiting.rows.clear();
         waiting.long.clear();
+        waiting.heap_bytes = 0;
         self.account(&mut part)
     }
 
@@ -238,37 +284,35 @@ impl<P: Position> KeyTable<P> {
     }
 
     /// Hands out the last changes of each key of a part, one per day and in no order, and lets go
-    /// of them.
+    /// of them. A part that was spilled is read in as many passes as keep each to `share` bytes.
     ///
     /// # Errors
     /// Storage, when what was spilled cannot be read.
     pub fn finish(
         &self,
         number: usize,
+        share: usize,
         mut each: impl FnMut(&mut dyn Iterator<Item = (Option<i32>, &P)>),
     ) -> Result<()> {
         let mut part = std::mem::replace(&mut *self.part(number), Part::new());
-        if part.spilled.is_none() {
+        let Some(Spilled {
+            file,
+            bytes,
+            keys,
+            later,
+        }) = part.spilled.take()
+        else {
             part.each(&mut each);
             self.memory.shrink(part.reserved);
             return Ok(());
-        }
-        part.spill(&self.runtime)?;
-        self.memory.shrink(part.reserved);
-        let Some(Spilled { file, bytes, keys }) = part.spilled.take() else {
-            return Ok(());
         };
-        let needed = bytes + keys * BYTES_PER_KEY;
-        let mut passes = 1;
-        let mut reserved = 0;
-        while passes < keys {
-            let part = (needed / passes) as usize;
-            if self.memory.try_grow(part).is_ok() {
-                reserved = part;
-                break;
-            }
-            passes *= 2;
-        }
+        // Lists of further days grow to twice their size.
+        let needed = bytes
+            + keys * bytes_per_key::<P>() as u64
+            + later * 2 * size_of::<LastChange<P>>() as u64;
+        let passes = needed.div_ceil(share as u64).max(1);
+        let reserved = (needed / passes) as usize;
+        self.memory.grow(reserved);
         for pass in 0..passes {
             let mut part = Part::<P>::new();
             let mut records = Records::open(&file)?;
@@ -325,6 +369,8 @@ struct Spilled {
     file: Arc<dyn SpillFile>,
     bytes: u64,
     keys: u64,
+    /// Changes of keys' further days.
+    later: u64,
 }
 
 impl<P: Position> Part<P> {
@@ -458,6 +504,7 @@ impl<P: Position> Part<P> {
                 file: runtime.disk_manager.create_tmp_file("last changes")?,
                 bytes: 0,
                 keys: 0,
+                later: 0,
             },
         };
         let path = spilled
@@ -489,6 +536,7 @@ impl<P: Position> Part<P> {
         }
         file.flush().map_err(failed)?;
         spilled.keys += self.keys.len() as u64;
+        spilled.later += self.later.len() as u64;
         *self = Part {
             reserved: self.reserved,
             spilled: Some(spilled),
@@ -751,7 +799,8 @@ mod tests {
             scope.spawn(|| add(1));
         });
         let mut found = Found::new();
-        for part in 0..table.parts() {
+        let (parts, share) = table.settle().expect("settled");
+        for part in parts {
             let each = |key: &mut dyn Iterator<Item = (Option<i32>, &i128)>| {
                 let told =
                     key.map(|(day, position)| (day, position.file_and_row().1, position.is_tied()));
@@ -759,7 +808,7 @@ mod tests {
                 told.sort();
                 found.push(told);
             };
-            table.finish(part, each).expect("finished");
+            table.finish(part, share, each).expect("finished");
         }
         assert_eq!(
             runtime.memory_pool.reserved(),

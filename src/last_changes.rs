@@ -190,6 +190,16 @@ impl<P: Position> LaterDays<P> {
         }
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
     /// The memory that it holds.
     pub fn bytes(&self) -> usize {
         self.changes.capacity() * size_of::<LastChange<P>>() + self.heap_bytes

@@ -114,7 +114,8 @@ pub fn runtime(resources: &Resources, spill: &SpillFolder) -> Result<Arc<Runtime
         .with_mode(DiskManagerMode::Directories(vec![spill.folder.clone()]));
     let limit = resources.memory_bytes;
     let threads = resources.threads as u64;
-    let uncounted = UNCOUNTED_BYTES + UNCOUNTED_BYTES_PER_THREAD.saturating_mul(threads);
+    let per_thread = UNCOUNTED_BYTES_PER_THREAD.saturating_mul(threads);
+    let uncounted = UNCOUNTED_BYTES.saturating_add(per_thread);
     let counted = limit.saturating_sub(uncounted).max(limit / 4);
     let pool_bytes = usize::try_from(counted / 100 * POOL_PERCENT)
         .map_err(|_| Error::usage("`limits.memory` is too large for this machine"))?;

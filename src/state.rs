@@ -425,7 +425,7 @@ async fn read_records(folder: &Folder, (path, bytes): &(String, u64)) -> Result<
                     "{} holds a record this version cannot read",
                     file.name
                 ))
-                .hint("it may be of a newer version of glueless")
+                .hint("it may be of another version of glueless")
                 .caused_by(error)
             })?;
             records.push(record);
