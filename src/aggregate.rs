@@ -258,7 +258,6 @@ pub async fn compute(
             staging: staging.clone(),
             prefix: format!("{attempt}/{}-{number}", aggregate.name),
             file_bytes: FILE_BYTES,
-            hardly_repeated: Arc::default(),
         };
         let written = writer.write(sorted, None, 1).await?;
         staged.extend(written.into_iter().flat_map(|written| written.files));

@@ -211,7 +211,6 @@ impl Curate<'_> {
             staging: self.staging.clone(),
             prefix: format!("{}/curated", self.attempt),
             file_bytes: self.pipeline.curated.file_bytes,
-            hardly_repeated: Arc::default(),
         };
         let files = self
             .earlier

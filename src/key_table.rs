@@ -19,6 +19,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray};
@@ -32,6 +33,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use crate::error::{Error, Result};
 use crate::last_changes::{LastChange, LaterDays, entries};
 use crate::position::Position;
+use crate::session::open_spilled;
 
 /// How many parts there are.
 const PARTS: usize = 64;
@@ -49,6 +51,8 @@ const INLINE_BYTES: usize = 12;
 const fn bytes_per_key<P>() -> usize {
     size_of::<Key<P>>() * 5 / 4 + 4 * size_of::<u64>()
 }
+/// Spilled data is read and written in pieces of this size.
+const BUFFER_BYTES: usize = 256 << 10;
 /// A pass over what was spilled takes at least so much memory.
 const PASS_BYTES_MIN: usize = 256;
 
@@ -131,18 +135,13 @@ impl<P: Position> Adder<P> {
                 self.add_rows(|row| (views[row], long(row)), days, positions)
             }
             Keys::Fixed { width, bytes } => {
-                let key = |row| {
-                    let key = &bytes[row * width..(row + 1) * width];
-                    (view_of(key), if width > INLINE_BYTES { key } else { &[] })
-                };
+                let key = |row| view_of(&bytes[row * width..(row + 1) * width]);
                 self.add_rows(key, days, positions)
             }
             Keys::Encoded { ends, bytes } => {
                 let key = |row| {
                     let start = if row == 0 { 0 } else { ends[row - 1] };
-                    let key = &bytes[start..ends[row]];
-                    let is_long = key.len() > INLINE_BYTES;
-                    (view_of(key), if is_long { key } else { &[] })
+                    view_of(&bytes[start..ends[row]])
                 };
                 self.add_rows(key, days, positions)
             }
@@ -236,9 +235,7 @@ impl<P: Position> KeyTable<P> {
                 held.push(number);
                 continue;
             }
-            part.spill(&self.runtime)?;
-            self.memory.shrink(part.reserved);
-            part.reserved = 0;
+            self.spill(&mut part)?;
             spilled.push(number);
         }
         let free = self
@@ -277,6 +274,11 @@ impl<P: Position> KeyTable<P> {
             part.reserved = bytes;
             return Ok(());
         }
+        self.spill(part)
+    }
+
+    /// Brings a part to disk, and gives its memory back.
+    fn spill(&self, part: &mut Part<P>) -> Result<()> {
         part.spill(&self.runtime)?;
         self.memory.shrink(part.reserved);
         part.reserved = 0;
@@ -317,12 +319,7 @@ impl<P: Position> KeyTable<P> {
             let mut part = Part::<P>::new();
             let mut records = Records::open(&file)?;
             while records.next()? {
-                let view = view_of(&records.key);
-                let long = if records.key.len() > INLINE_BYTES {
-                    &records.key[..]
-                } else {
-                    &[]
-                };
+                let (view, long) = view_of(&records.key);
                 let hash = hash(view, long);
                 // Neither the part's bits nor those that find a slot.
                 if (hash >> 40) % passes != pass {
@@ -507,17 +504,9 @@ impl<P: Position> Part<P> {
                 later: 0,
             },
         };
-        let path = spilled
-            .file
-            .path()
-            .ok_or_else(|| Error::internal("spilled data is not on a local disk"))?;
-        let failed = |error: std::io::Error| {
-            Error::storage(format!("cannot write the spilled data {}", path.display()))
-                .hint("free some space, or set `limits.spill_dir` to another disk")
-                .caused_by(error)
-        };
-        let file = File::options().append(true).open(path).map_err(failed)?;
-        let mut file = BufWriter::with_capacity(256 << 10, file);
+        let whole = Arc::clone(&spilled.file);
+        let failed = |error| spill_failed("write", &whole, error);
+        let mut file = BufWriter::with_capacity(BUFFER_BYTES, open_spilled(&whole, true)?);
         let mut changes = Vec::new();
         for key in &self.keys {
             let view = key.view.to_le_bytes();
@@ -536,7 +525,7 @@ impl<P: Position> Part<P> {
         }
         file.flush().map_err(failed)?;
         spilled.keys += self.keys.len() as u64;
-        spilled.later += self.later.len() as u64;
+        spilled.later += self.later.count() as u64;
         *self = Part {
             reserved: self.reserved,
             spilled: Some(spilled),
@@ -552,6 +541,7 @@ fn slot_value(hash: u64, number: usize) -> u64 {
 
 /// Reads what parts wrote.
 struct Records {
+    whole: Arc<dyn SpillFile>,
     file: BufReader<File>,
     key: Vec<u8>,
     changes: Vec<u8>,
@@ -559,12 +549,9 @@ struct Records {
 
 impl Records {
     fn open(file: &Arc<dyn SpillFile>) -> Result<Self> {
-        let path = file
-            .path()
-            .ok_or_else(|| Error::internal("spilled data is not on a local disk"))?;
-        let opened = File::open(path).map_err(|error| spilled_error(&error))?;
         Ok(Records {
-            file: BufReader::with_capacity(256 << 10, opened),
+            whole: Arc::clone(file),
+            file: BufReader::with_capacity(BUFFER_BYTES, open_spilled(file, false)?),
             key: Vec::new(),
             changes: Vec::new(),
         })
@@ -575,7 +562,7 @@ impl Records {
         let mut length = [0; 4];
         match self.file.read_exact(&mut length) {
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
-            read => read.map_err(|error| spilled_error(&error))?,
+            read => read.map_err(|error| spill_failed("read", &self.whole, error))?,
         }
         let mut read = || {
             self.key.resize(u32::from_le_bytes(length) as usize, 0);
@@ -584,13 +571,16 @@ impl Records {
             self.changes.resize(u32::from_le_bytes(length) as usize, 0);
             self.file.read_exact(&mut self.changes)
         };
-        read().map_err(|error| spilled_error(&error))?;
+        read().map_err(|error| spill_failed("read", &self.whole, error))?;
         Ok(true)
     }
 }
 
-fn spilled_error(error: &std::io::Error) -> Error {
-    Error::storage("cannot read spilled data").caused_by(error.to_string())
+fn spill_failed(doing: &str, file: &Arc<dyn SpillFile>, error: std::io::Error) -> Error {
+    let path = file.path().unwrap_or(Path::new("")).display();
+    Error::storage(format!("cannot {doing} the spilled data {path}"))
+        .hint("free some space, or set `limits.spill_dir` to another disk")
+        .caused_by(error)
 }
 
 /// The keys of a batch, as bytes: two are equal where all their columns are.
@@ -657,18 +647,18 @@ impl Keys {
 }
 
 /// A key's view, as Arrow has them: its length, then its bytes, or of a longer one the first four.
+/// With it the key's bytes, where the view does not hold them.
 /// <https://arrow.apache.org/docs/format/Columnar.html#variable-size-binary-view-layout>
 #[inline]
-fn view_of(key: &[u8]) -> u128 {
+fn view_of(key: &[u8]) -> (u128, &[u8]) {
     let mut view = [0; 16];
     view[..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
-    let kept = if key.len() <= INLINE_BYTES {
-        key.len()
-    } else {
-        4
+    let (kept, long): (_, &[u8]) = match key.len() {
+        0..=INLINE_BYTES => (key, &[]),
+        _ => (&key[..4], key),
     };
-    view[4..4 + kept].copy_from_slice(&key[..kept]);
-    u128::from_le_bytes(view)
+    view[4..4 + kept.len()].copy_from_slice(kept);
+    (u128::from_le_bytes(view), long)
 }
 
 fn length_of(view: u128) -> usize {

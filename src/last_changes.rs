@@ -191,13 +191,8 @@ impl<P: Position> LaterDays<P> {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.changes.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
     }
 
     /// The memory that it holds.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use datafusion::execution::SpillFile;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -136,6 +137,22 @@ pub fn session(runtime: &Arc<RuntimeEnv>, threads: usize) -> SessionContext {
     // Text literals and casts to VARCHAR give views, as the changes do.
     config.options_mut().sql_parser.map_string_types_to_utf8view = true;
     SessionContext::new_with_config_rt(config, Arc::clone(runtime))
+}
+
+/// Opens spilled data, to be read from its start or written on at its end.
+///
+/// # Errors
+/// Storage, when it cannot be opened.
+pub fn open_spilled(file: &Arc<dyn SpillFile>, write: bool) -> Result<File> {
+    let path = file
+        .path()
+        .ok_or_else(|| Error::internal("spilled data is not on a local disk"))?;
+    let opened = File::options().read(!write).append(write).open(path);
+    opened.map_err(|error| {
+        Error::storage(format!("cannot open the spilled data {}", path.display()))
+            .hint("check `limits.spill_dir` and its free space")
+            .caused_by(error)
+    })
 }
 
 /// Waits for a task; a panic in it becomes an error of ours, and it ends when nobody waits.

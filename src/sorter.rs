@@ -32,7 +32,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 
 use crate::error::{Error, Result};
 use crate::partition_name::partition_folder;
-use crate::session::BATCH_ROWS;
+use crate::session::{BATCH_ROWS, open_spilled};
 
 /// Blocks of a run on disk are about this large.
 const BLOCK_BYTES: usize = 512 << 10;
@@ -278,7 +278,7 @@ impl Sorter {
             .disk_manager
             .create_tmp_file("rows of a table")?;
         let schema = run_schema(&self.order.stored_schema);
-        let mut writer = FileWriter::try_new(BufWriter::new(open(&file, true)?), &schema)?;
+        let mut writer = FileWriter::try_new(BufWriter::new(open_spilled(&file, true)?), &schema)?;
         let rows: usize = places.values().map(Vec::len).sum();
         let rows_per_block =
             (BLOCK_BYTES * rows / self.reservation.size().max(1)).clamp(16, BATCH_ROWS);
@@ -360,20 +360,6 @@ fn run_schema(stored: &Schema) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-fn open(file: &Arc<dyn SpillFile>, write: bool) -> Result<File> {
-    let path = file
-        .path()
-        .ok_or_else(|| Error::internal("spilled data is not on a local disk"))?;
-    File::options()
-        .read(!write)
-        .write(write)
-        .open(path)
-        .map_err(|error| {
-            Error::storage(format!("cannot open the spilled data {}", path.display()))
-                .caused_by(error)
-        })
-}
-
 /// What several sorters took, to be handed out by partition.
 pub struct Sorted {
     held: Vec<Held>,
@@ -447,9 +433,10 @@ impl Sorted {
             if let Some(blocks) = run.blocks.get(folder) {
                 let reader = match readers.entry(number) {
                     Entry::Occupied(reader) => reader.into_mut(),
-                    Entry::Vacant(none) => {
-                        none.insert(FileReader::try_new_buffered(open(&run.file, false)?, None)?)
-                    }
+                    Entry::Vacant(none) => none.insert(FileReader::try_new_buffered(
+                        open_spilled(&run.file, false)?,
+                        None,
+                    )?),
                 };
                 let block = Block::read(reader, blocks.start)?;
                 cursors.push(Cursor::Run {

@@ -52,8 +52,6 @@ pub struct TableWriter {
     pub prefix: String,
     /// A partition gets another file once one has this size.
     pub file_bytes: u64,
-    /// The columns whose values hardly repeat, once a batch has told.
-    pub hardly_repeated: Arc<OnceLock<Vec<String>>>,
 }
 
 /// What became of a partition.
@@ -81,19 +79,25 @@ impl TableWriter {
     ) -> Result<Vec<Written>> {
         let partitions: Vec<(usize, String)> =
             sorted.partitions().into_iter().enumerate().collect();
-        let shared = Arc::new((sorted, Work::new(partitions)));
+        let hardly_repeated = OnceLock::new();
+        let shared = Arc::new((sorted, Work::new(partitions), hardly_repeated));
         let tasks = (0..threads).map(|_| {
             let (writer, shared) = (self.clone(), Arc::clone(&shared));
             let earlier = earlier.clone();
             join(tokio::spawn(async move {
-                let (sorted, partitions) = &*shared;
+                let (sorted, partitions, hardly_repeated) = &*shared;
                 let write = async {
                     let mut readers = Readers::new();
                     let mut written = Vec::new();
                     while let Some((number, folder)) = partitions.next() {
                         let rows = sorted.rows(&folder, &mut readers)?;
                         let rows = Rebuilt::new(rows, &folder, earlier.as_deref()).await?;
-                        written.push((number, writer.write_partition(number, folder, rows).await?));
+                        written.push((
+                            number,
+                            writer
+                                .write_partition(number, folder, rows, hardly_repeated)
+                                .await?,
+                        ));
                     }
                     Ok(written)
                 };
@@ -106,32 +110,12 @@ impl TableWriter {
         Ok(written.into_iter().map(|(_, written)| written).collect())
     }
 
-    /// The columns for which a dictionary would be given up after much work: in a whole batch
-    /// hardly a value occurs twice.
-    fn hardly_repeated(&self, batch: &RecordBatch) -> Result<Vec<&str>> {
-        if self.hardly_repeated.get().is_none() && batch.num_rows() >= BATCH_ROWS {
-            let mut found = Vec::new();
-            let schema = batch.schema();
-            let columns = schema.fields().iter().zip(batch.columns());
-            for (field, column) in columns.filter(|(field, _)| !field.data_type().is_nested()) {
-                let converter = RowConverter::new(vec![SortField::new(field.data_type().clone())])?;
-                let values = converter.convert_columns(&[Arc::clone(column)])?;
-                let distinct: HashSet<&[u8]> = values.iter().map(|row| row.data()).collect();
-                if distinct.len() * 100 >= batch.num_rows() * DISTINCT_PERCENT {
-                    found.push(field.name().clone());
-                }
-            }
-            self.hardly_repeated.get_or_init(|| found);
-        }
-        let known = self.hardly_repeated.get().into_iter().flatten();
-        Ok(known.map(String::as_str).collect())
-    }
-
     async fn write_partition(
         &self,
         number: usize,
         folder: String,
         mut rows: Rebuilt<'_>,
+        hardly_repeated: &OnceLock<Vec<String>>,
     ) -> Result<Written> {
         let mut files = Vec::new();
         let mut open: Option<OpenFile> = None;
@@ -140,15 +124,10 @@ impl TableWriter {
                 Some(file) => file,
                 None => {
                     let staged = format!("{}/{number:06}-{:05}.parquet", self.prefix, files.len());
-                    let hardly_repeated = self.hardly_repeated(&batch)?;
+                    let plain = hardly_repeated_columns(&batch, hardly_repeated)?;
                     open.insert(OpenFile {
                         partition: folder.clone(),
-                        writer: parquet_writer(
-                            &self.staging,
-                            &staged,
-                            batch.schema(),
-                            &hardly_repeated,
-                        )?,
+                        writer: parquet_writer(&self.staging, &staged, batch.schema(), &plain)?,
                         staged,
                     })
                 }
@@ -169,6 +148,30 @@ impl TableWriter {
             files,
         })
     }
+}
+
+/// The columns for which a dictionary would be given up after much work: in a whole batch
+/// hardly a value occurs twice. The first one that is whole tells for all.
+fn hardly_repeated_columns<'a>(
+    batch: &RecordBatch,
+    known: &'a OnceLock<Vec<String>>,
+) -> Result<Vec<&'a str>> {
+    if known.get().is_none() && batch.num_rows() >= BATCH_ROWS {
+        let mut found = Vec::new();
+        let schema = batch.schema();
+        let columns = schema.fields().iter().zip(batch.columns());
+        for (field, column) in columns.filter(|(field, _)| !field.data_type().is_nested()) {
+            let converter = RowConverter::new(vec![SortField::new(field.data_type().clone())])?;
+            let values = converter.convert_columns(&[Arc::clone(column)])?;
+            let distinct: HashSet<&[u8]> = values.iter().map(|row| row.data()).collect();
+            if distinct.len() * 100 >= batch.num_rows() * DISTINCT_PERCENT {
+                found.push(field.name().clone());
+            }
+        }
+        known.get_or_init(|| found);
+    }
+    let known = known.get().into_iter().flatten();
+    Ok(known.map(String::as_str).collect())
 }
 
 /// A Parquet writer to an object of a folder: Snappy, no Arrow schema in the footer (readers
