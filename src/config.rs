@@ -195,6 +195,9 @@ pub struct Limits {
     pub memory_bytes: Option<u64>,
     /// `limits.spill_dir`: the folder for spilled data; default the system's temporary folder.
     pub spill_dir: Option<PathBuf>,
+    /// `limits.spill_bytes_max`: how much spilled data there may be at a time, as `limits.memory`
+    /// is written; default as much as the disk holds.
+    pub spill_bytes_max: Option<u64>,
     /// `limits.threads`: default the number of cores.
     pub threads: Option<usize>,
 }
@@ -269,6 +272,7 @@ struct StateToml {
 struct LimitsToml {
     memory: Option<Value>,
     spill_dir: Option<PathBuf>,
+    spill_bytes_max: Option<Value>,
     threads: Option<usize>,
 }
 
@@ -303,6 +307,7 @@ const KNOWN_KEYS: &[&str] = &[
     "state.url",
     "limits.memory",
     "limits.spill_dir",
+    "limits.spill_bytes_max",
     "limits.threads",
 ];
 
@@ -522,6 +527,16 @@ fn check(read: PipelineToml, folder: &Path, file: &Path) -> Result<Pipeline> {
             })
             .transpose()?,
         spill_dir: read.limits.spill_dir.map(|dir| folder.join(dir)),
+        spill_bytes_max: read
+            .limits
+            .spill_bytes_max
+            .map(|value| {
+                bytes(&value).ok_or_else(|| {
+                    wrong("limits.spill_bytes_max", format!("is `{value}`"))
+                        .hint("write 900MB or 40GiB")
+                })
+            })
+            .transpose()?,
         threads: match read.limits.threads {
             Some(0) => return Err(wrong("limits.threads", "is 0".into())),
             threads => threads,
@@ -830,6 +845,7 @@ mod tests {
             ("raw.lookback=soon", "`raw.lookback`"),
             ("limits.memory=lots", "`limits.memory` is"),
             ("limits.threads=0", "`limits.threads` is 0"),
+            ("limits.spill_bytes_max=all", "`limits.spill_bytes_max` is"),
             ("raw.window_by=day", "unknown variant `day`"),
             ("raw.format=xml", "`raw.format` is `xml`"),
             ("curated.file_bytes=0", "`curated.file_bytes` is"),

@@ -278,10 +278,22 @@ pub fn missing_object<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str
     None
 }
 
+/// The refusal to spill more than `limits.spill_bytes_max`, which the engine tells in text.
+pub fn spilled_too_much(error: &dyn StdError) -> Option<Error> {
+    let told = error.to_string();
+    told.contains("max_temp_directory_size").then(|| {
+        Error::usage("the run needs more disk to spill to than `limits.spill_bytes_max` allows")
+            .hint("raise it, raise `limits.memory`, or run smaller windows")
+    })
+}
+
 /// An error of another crate: storage trouble if an I/O error is its root, else a fault of ours.
 fn from_foreign(error: Box<dyn StdError + Send + Sync>) -> Error {
     if let Some(ours) = find_ours(error.as_ref()) {
         return ours;
+    }
+    if let Some(too_much) = spilled_too_much(error.as_ref()) {
+        return too_much;
     }
     if let Some(path) = missing_object(error.as_ref()) {
         return Error::storage(format!("a file is missing: {path}"))

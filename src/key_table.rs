@@ -30,10 +30,10 @@ use datafusion::execution::SpillFile;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnv;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, spilled_too_much};
 use crate::last_changes::{LastChange, LaterDays, entries};
 use crate::position::Position;
-use crate::session::open_spilled;
+use crate::session::read_spilled;
 
 /// How many parts there are.
 const PARTS: usize = 64;
@@ -506,7 +506,7 @@ impl<P: Position> Part<P> {
         };
         let whole = Arc::clone(&spilled.file);
         let failed = |error| spill_failed("write", &whole, error);
-        let mut file = BufWriter::with_capacity(BUFFER_BYTES, open_spilled(&whole, true)?);
+        let mut file = BufWriter::with_capacity(BUFFER_BYTES, whole.open_writer()?);
         let mut changes = Vec::new();
         for key in &self.keys {
             let view = key.view.to_le_bytes();
@@ -551,7 +551,7 @@ impl Records {
     fn open(file: &Arc<dyn SpillFile>) -> Result<Self> {
         Ok(Records {
             whole: Arc::clone(file),
-            file: BufReader::with_capacity(BUFFER_BYTES, open_spilled(file, false)?),
+            file: BufReader::with_capacity(BUFFER_BYTES, read_spilled(file)?),
             key: Vec::new(),
             changes: Vec::new(),
         })
@@ -577,6 +577,9 @@ impl Records {
 }
 
 fn spill_failed(doing: &str, file: &Arc<dyn SpillFile>, error: std::io::Error) -> Error {
+    if let Some(too_much) = spilled_too_much(&error) {
+        return too_much;
+    }
     let path = file.path().unwrap_or(Path::new("")).display();
     Error::storage(format!("cannot {doing} the spilled data {path}"))
         .hint("free some space, or set `limits.spill_dir` to another disk")

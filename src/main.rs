@@ -136,6 +136,7 @@ fn resources(limits: &Limits) -> Resources {
             .memory_bytes
             .unwrap_or_else(|| memory().max(MEMORY_BYTES_MIN)),
         spill_dir: limits.spill_dir.clone().unwrap_or_else(std::env::temp_dir),
+        spill_bytes_max: limits.spill_bytes_max.unwrap_or(u64::MAX),
         threads: limits.threads.unwrap_or_else(cores),
     }
 }

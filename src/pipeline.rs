@@ -117,8 +117,12 @@ async fn do_run(request: &Request<'_>) -> Result<Report> {
                 })?
         }
     };
+    let spill_max = match limit.spill_bytes_max {
+        u64::MAX => String::new(),
+        bytes => format!(", at most {} MB", bytes / 1_000_000),
+    };
     info!(
-        "pipeline {}: window {window}, memory limit {} MB, {} threads, spill to {}",
+        "pipeline {}: window {window}, memory limit {} MB, {} threads, spill to {}{spill_max}",
         pipeline.name,
         limit.memory_bytes / 1_000_000,
         limit.threads,

@@ -21,6 +21,8 @@ pub struct Resources {
     pub memory_bytes: u64,
     /// Where spilled data goes.
     pub spill_dir: PathBuf,
+    /// How many bytes of it there may be at a time.
+    pub spill_bytes_max: u64,
     /// How many threads.
     pub threads: usize,
 }
@@ -112,7 +114,8 @@ impl Drop for SpillFolder {
 /// Usage, when the memory limit is none for this machine.
 pub fn runtime(resources: &Resources, spill: &SpillFolder) -> Result<Arc<RuntimeEnv>> {
     let disk = DiskManagerBuilder::default()
-        .with_mode(DiskManagerMode::Directories(vec![spill.folder.clone()]));
+        .with_mode(DiskManagerMode::Directories(vec![spill.folder.clone()]))
+        .with_max_temp_directory_size(resources.spill_bytes_max);
     let limit = resources.memory_bytes;
     let threads = resources.threads as u64;
     let per_thread = UNCOUNTED_BYTES_PER_THREAD.saturating_mul(threads);
@@ -139,16 +142,16 @@ pub fn session(runtime: &Arc<RuntimeEnv>, threads: usize) -> SessionContext {
     SessionContext::new_with_config_rt(config, Arc::clone(runtime))
 }
 
-/// Opens spilled data, to be read from its start or written on at its end.
+/// Opens spilled data, to be read from its start. It is written, and counted, by the engine's
+/// [`SpillFile::open_writer`].
 ///
 /// # Errors
 /// Storage, when it cannot be opened.
-pub fn open_spilled(file: &Arc<dyn SpillFile>, write: bool) -> Result<File> {
+pub fn read_spilled(file: &Arc<dyn SpillFile>) -> Result<File> {
     let path = file
         .path()
         .ok_or_else(|| Error::internal("spilled data is not on a local disk"))?;
-    let opened = File::options().read(!write).append(write).open(path);
-    opened.map_err(|error| {
+    File::open(path).map_err(|error| {
         Error::storage(format!("cannot open the spilled data {}", path.display()))
             .hint("check `limits.spill_dir` and its free space")
             .caused_by(error)

@@ -32,7 +32,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 
 use crate::error::{Error, Result};
 use crate::partition_name::partition_folder;
-use crate::session::{BATCH_ROWS, open_spilled};
+use crate::session::{BATCH_ROWS, read_spilled};
 
 /// Blocks of a run on disk are about this large.
 const BLOCK_BYTES: usize = 512 << 10;
@@ -278,7 +278,7 @@ impl Sorter {
             .disk_manager
             .create_tmp_file("rows of a table")?;
         let schema = run_schema(&self.order.stored_schema);
-        let mut writer = FileWriter::try_new(BufWriter::new(open_spilled(&file, true)?), &schema)?;
+        let mut writer = FileWriter::try_new(BufWriter::new(file.open_writer()?), &schema)?;
         let rows: usize = places.values().map(Vec::len).sum();
         let rows_per_block =
             (BLOCK_BYTES * rows / self.reservation.size().max(1)).clamp(16, BATCH_ROWS);
@@ -434,7 +434,7 @@ impl Sorted {
                 let reader = match readers.entry(number) {
                     Entry::Occupied(reader) => reader.into_mut(),
                     Entry::Vacant(none) => none.insert(FileReader::try_new_buffered(
-                        open_spilled(&run.file, false)?,
+                        read_spilled(&run.file)?,
                         None,
                     )?),
                 };
@@ -708,6 +708,7 @@ mod tests {
             let resources = Resources {
                 memory_bytes,
                 spill_dir: spill.path().into(),
+                spill_bytes_max: u64::MAX,
                 threads: 1,
             };
             let runtime = runtime(&resources, &folder).expect("a runtime");

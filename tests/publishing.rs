@@ -16,7 +16,7 @@ use glueless::report::Report;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::faults::{Cut, Fault};
-use crate::support::{Lab, Place, Row, batch, parquet, rows};
+use crate::support::{Lab, Place, Row, assert_refused, batch, parquet, rows};
 
 const PLACES: [Place; 2] = [Place::Local, Place::S3];
 
@@ -705,6 +705,25 @@ fn a_run_under_a_small_memory_limit_spills_and_gives_the_same_table() {
     assert!(spilled > 1_000_000, "{spilled} bytes were spilled");
     for path in lab.list_all("lake") {
         lab.remove(&format!("lake/{path}"));
+    }
+    // Pass one spills more than the first, the rows of the table more than the second.
+    for (most, twice) in [("500kB", 1_000_000), ("20MB", 40_000_000)] {
+        assert!(spilled > twice);
+        let set = [
+            "limits.memory=128MB",
+            &format!("limits.spill_bytes_max={most}"),
+        ];
+        let spill = tempfile::tempdir().expect("a folder");
+        let spill_dir = spill.path().to_path_buf();
+        let refused = lab.run_in(Task::Run, "2020-01-01", "2020-01-03", &set, spill_dir);
+        assert_refused(
+            refused.expect_err("too much"),
+            2,
+            "the run needs more disk to spill to than `limits.spill_bytes_max` allows",
+            "raise it, raise `limits.memory`, or run smaller windows",
+        );
+        assert_eq!(bytes_below(spill.path()), 0, "nothing is left behind");
+        assert_eq!(lab.list_all("lake/curated"), Vec::<String>::new());
     }
     let (spilled, large) = run(&lab, "1GB");
     assert_eq!(spilled, 0);

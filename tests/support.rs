@@ -461,6 +461,7 @@ impl Lab {
             resources: &Resources {
                 memory_bytes: pipeline.limits.memory_bytes.unwrap_or(1 << 30),
                 spill_dir,
+                spill_bytes_max: pipeline.limits.spill_bytes_max.unwrap_or(u64::MAX),
                 threads: 2,
             },
         };
