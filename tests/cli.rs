@@ -1782,3 +1782,55 @@ fn the_known_sample_lies_in_its_partition_alone() {
         );
     }
 }
+
+#[test]
+fn ten_thousand_partitions_need_few_open_files_and_little_memory() {
+    let files = [("curated.sql", CURATED), ("daily.sql", DAILY)];
+    let lab = Lab::new(Place::Local, TOML, &files);
+    let partitions = 10_000;
+    for day in 0..2 {
+        // Each partition gets two rows; on the second day one of them changes.
+        let ids = || (0..2 * partitions).filter(move |id| day == 0 || id % 2 == 0);
+        let second = 12 + day;
+        let times = ids().map(|id| format!("2019-12-{second} 12:00:00.{id:06}"));
+        let categories = ids().map(|id| format!("category {:05}", id / 2));
+        let ops = ids().map(|_| if day == 0 { "I" } else { "U" });
+        let columns: Columns = vec![
+            ("Op", Arc::new(StringArray::from_iter_values(ops))),
+            ("ts", Arc::new(StringArray::from_iter_values(times))),
+            (
+                "event",
+                Arc::new(TimestampMicrosecondArray::from_iter_values(
+                    ids().map(|_| FIRST_DAY_US),
+                )),
+            ),
+            ("id", Arc::new(Int64Array::from_iter_values(ids()))),
+            (
+                "category",
+                Arc::new(StringArray::from_iter_values(categories)),
+            ),
+            (
+                "note",
+                Arc::new(StringArray::from_iter_values(ids().map(|_| NOTE))),
+            ),
+        ];
+        lab.put_raw(
+            &format!("201912{second}-120000000.parquet"),
+            &batch(columns),
+        );
+        let window = [12 + day, 13 + day].map(|day| format!("2019-12-{day}"));
+        let [start, end] = &window;
+        let mut program = Command::new("/bin/sh");
+        program.args(["-c", r#"ulimit -n 64; exec "$0" "$@""#]);
+        program.arg(glueless());
+        let arguments = arguments("run", &lab.pipeline, start, end);
+        let arguments = set(arguments, &["limits.threads=2", "limits.memory=500MB"]);
+        let output = run_program(&lab.base, program, &arguments);
+        assert_eq!(output.code, 0, "{}", output.stderr);
+        let report: Value = serde_json::from_str(&output.stdout).expect("a report");
+        assert_eq!(report["partitions_written"], partitions, "{report}");
+        assert_eq!(report["rows_written"], 2 * partitions, "{report}");
+        let peak = report["peak_memory_bytes"].as_u64().expect("a number");
+        assert!(peak < 500_000_000, "{peak} bytes");
+    }
+}
