@@ -24,13 +24,14 @@ use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
+use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use parquet::arrow::arrow_reader::RowSelection;
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::statistics::Statistics;
 
 use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, OpenInput, POSITION, Roles, Unit};
 use crate::error::{Error, Result};
-use crate::parquet_file::{ParquetFile, Rows};
+use crate::parquet_pieces::{Piece, Rows, fetched_ahead};
 use crate::position::{OrderEncoder, PACKED_TYPE, Position, pack_column};
 use crate::times::{DAY_NS, day_of, days_of, nanoseconds, parse_time, times_ns};
 use crate::window::Window;
@@ -134,9 +135,7 @@ impl PartitionStream for ChangePartition {
 
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
         let reader = Arc::clone(&self.reader);
-        let batches = stream::iter(self.units.clone())
-            .map(move |unit| ChangeReader::read(Arc::clone(&reader), unit))
-            .flatten();
+        let batches = ChangeReader::read(reader, self.units.clone());
         let schema = &self.reader.schema;
         let batches = coalesced(batches, schema, self.reader.changes.batch_rows());
         Box::pin(RecordBatchStreamAdapter::new(
@@ -213,6 +212,9 @@ struct ChangeReader {
     needs_times: bool,
 }
 
+/// The number of a file, and those of its columns that are read.
+type Columns = (usize, Arc<[usize]>);
+
 impl ChangeReader {
     fn new(changes: Arc<Changes>, winners: Option<Arc<Winners>>, schema: SchemaRef) -> Self {
         let source = |name: &str| match name {
@@ -263,11 +265,26 @@ impl ChangeReader {
         }
     }
 
-    fn read(self: Arc<Self>, unit: Unit) -> BoxStream<'static, Result<RecordBatch>> {
+    fn read(
+        self: Arc<Self>,
+        units: Vec<Unit>,
+    ) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
+        let reader = Arc::clone(&self);
+        let pieces = units.into_iter().flat_map(move |unit| reader.pieces(&unit));
+        let batches = fetched_ahead(pieces).map_ok(move |(fetched, (file, columns))| {
+            let reader = Arc::clone(&self);
+            let batches = fetched.read(reader.changes.batch_rows());
+            stream::iter(batches.map(move |batch| reader.convert(file, &columns, &batch?)))
+        });
+        batches.try_flatten()
+    }
+
+    /// A unit's pieces.
+    fn pieces(&self, unit: &Unit) -> Vec<(Piece, Columns)> {
         let open = self.changes.file(unit.file);
         let groups = self.groups_in_window(open, &unit.row_groups);
         if groups.is_empty() {
-            return stream::empty().boxed();
+            return Vec::new();
         }
         let mut columns: Vec<usize> = self
             .needed
@@ -285,10 +302,11 @@ impl ChangeReader {
             row_groups: Some(groups.iter().map(|(group, _, _)| *group).collect()),
             selection,
         };
-        let batches = open.file.read(&columns, rows, self.changes.batch_rows());
-        batches
-            .map(move |batch| self.convert(unit.file, &columns, &batch?))
-            .boxed()
+        let pieces = open.file.pieces(&columns, rows).into_iter();
+        let columns: Arc<[usize]> = columns.into();
+        pieces
+            .map(|piece| (piece, (unit.file, Arc::clone(&columns))))
+            .collect()
     }
 
     /// Leaves out the row groups that, by their statistics, lie outside of a window of rows.
@@ -301,9 +319,15 @@ impl ChangeReader {
             return groups.to_vec();
         };
         let column = self.roles.commit_time.and_then(|raw| open.columns[raw]);
+        let metadata = open.file.decoded_metadata();
         let mut kept = Vec::new();
         for group in groups {
-            let span = column.and_then(|column| commit_span(&open.file, group.0, column));
+            let span = column
+                .zip(metadata.as_ref())
+                .and_then(|(column, metadata)| {
+                    let data_type = open.file.schema().field(column).data_type();
+                    commit_span(metadata, group.0, column, data_type)
+                });
             let is_outside = |(first, last): (i128, i128)| {
                 let mut windows = windows.iter();
                 windows.all(|(low, high)| last < *low || first >= *high)
@@ -587,15 +611,20 @@ fn live_rows(ops: &ArrayRef) -> Result<BooleanArray, usize> {
 
 /// Bounds of the commit times of a row group, by its statistics. Text sorts as its times do up to
 /// the zones that some of it may have, which shift it by less than a day.
-fn commit_span(file: &ParquetFile, group: usize, column: usize) -> Option<(i128, i128)> {
-    let descriptor = file.metadata().file_metadata().schema_descr();
+fn commit_span(
+    metadata: &ParquetMetaData,
+    group: usize,
+    column: usize,
+    data_type: &DataType,
+) -> Option<(i128, i128)> {
+    let descriptor = metadata.file_metadata().schema_descr();
     let leaf = (0..descriptor.num_columns())
         .find(|leaf| descriptor.get_column_root_idx(*leaf) == column)?;
-    let statistics = file.metadata().row_group(group).column(leaf).statistics()?;
+    let statistics = metadata.row_group(group).column(leaf).statistics()?;
     if statistics.null_count_opt() != Some(0) {
         return None;
     }
-    match (statistics, file.schema().field(column).data_type()) {
+    match (statistics, data_type) {
         (Statistics::Int64(values), DataType::Timestamp(unit, _)) => Some((
             nanoseconds(*values.min_opt()?, *unit),
             nanoseconds(*values.max_opt()?, *unit),

@@ -16,15 +16,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::datatypes::{Schema, SchemaRef};
 use chrono_tz::Tz;
-use futures::stream::{self, StreamExt, TryStreamExt};
 
 use crate::config::{Pipeline, Raw};
 use crate::discover::Input;
 use crate::error::{Error, Result};
+use crate::opening;
 use crate::parquet_file::ParquetFile;
 use crate::position::{FILES_MAX, OrderEncoder, ROWS_MAX};
 use crate::raw_columns::{RawColumns, find_column};
-use crate::store::{Folder, parse_path};
+use crate::store::Folder;
 use crate::times::is_time_type;
 use crate::winners::Winners;
 
@@ -39,8 +39,6 @@ pub const LATEST: &str = "__latest";
 
 /// From this likeness on (1 is the same) a name may be a slip for another.
 const LIKE: f64 = 0.85;
-/// How many files are opened, or fetched ahead, at once.
-const OPENS: usize = 16;
 /// A larger file is split into its row groups, so that every thread has work.
 const SPLIT_BYTES_MIN: u64 = 32 << 20;
 
@@ -97,26 +95,9 @@ impl Changes {
             ))
             .hint("run smaller windows"));
         }
-        let mut opened = stream::iter(inputs.into_iter().map(|input| {
-            let folder = &folders[input.file.location];
-            async move {
-                let path = parse_path(&input.file.path)?;
-                let name = folder.describe(&input.file.path);
-                let store = Arc::clone(&folder.store);
-                let file = ParquetFile::open(store, path, input.file.size, name).await?;
-                Ok::<_, Error>((input, file))
-            }
-        }))
-        .buffered(OPENS);
-        let mut kept_bytes = 0;
-        let mut files = Vec::new();
+        let mut files = Vec::with_capacity(inputs.len());
         let mut union = RawColumns::default();
-        while let Some((input, mut file)) = opened.try_next().await? {
-            kept_bytes += file.kept_bytes();
-            if kept_bytes > kept_bytes_max {
-                kept_bytes -= file.kept_bytes();
-                file = file.without_bytes();
-            }
+        for (input, file) in opening::open(inputs, folders, kept_bytes_max).await? {
             if file.row_count() >= ROWS_MAX {
                 return Err(Error::data(format!(
                     "{} has more than {ROWS_MAX} rows",
@@ -130,7 +111,6 @@ impl Changes {
                 columns: Vec::new(),
             });
         }
-        drop(opened);
         for file in &mut files {
             file.columns = union.columns_of(&file.file);
         }
@@ -325,20 +305,14 @@ impl Changes {
         for (index, file) in self.files.iter().enumerate() {
             let mut kept = Vec::new();
             let mut first_row = 0;
-            let groups = file.file.metadata().row_groups();
-            for (group, metadata) in groups.iter().enumerate() {
-                let rows = metadata.num_rows().max(0) as usize;
+            for (group, metadata) in file.file.row_groups().iter().enumerate() {
+                let rows = metadata.rows;
                 let chosen = match winners {
                     Some(winners) => winners.any(index, first_row..first_row + rows),
                     None => true,
                 };
                 if chosen {
-                    kept.push((
-                        group,
-                        first_row,
-                        rows,
-                        metadata.compressed_size().max(1) as u64,
-                    ));
+                    kept.push((group, first_row, rows, metadata.bytes));
                 }
                 first_row += rows;
             }

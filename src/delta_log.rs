@@ -55,6 +55,7 @@ pub struct DeltaLog {
     log_store: LogStoreRef,
     /// What it comes to; `None` where there is no log.
     state: Option<DeltaTableState>,
+    files: BTreeMap<String, u64>,
     /// The version that was committed since it was read.
     committed: Option<u64>,
 }
@@ -71,6 +72,7 @@ impl DeltaLog {
         DeltaLog {
             log_store,
             state: None,
+            files: BTreeMap::new(),
             committed: None,
             folder,
         }
@@ -96,6 +98,13 @@ impl DeltaLog {
         let read = read.await;
         read.map_err(|error| self.failed("read", error))?;
         self.committed = None;
+        self.files.clear();
+        if let Some(state) = &self.state {
+            let files = state.log_data();
+            let files = files.iter();
+            let files = files.map(|file| (file.path().into_owned(), file.size().max(0) as u64));
+            self.files.extend(files);
+        }
         Ok(())
     }
 
@@ -111,15 +120,8 @@ impl DeltaLog {
     }
 
     /// The data files when the log was read: path and size.
-    pub fn files(&self) -> BTreeMap<String, u64> {
-        let Some(snapshot) = self.snapshot() else {
-            return BTreeMap::new();
-        };
-        let files = snapshot.log_data();
-        let files = files.iter();
-        files
-            .map(|file| (file.path().into_owned(), file.size().max(0) as u64))
-            .collect()
+    pub fn files(&self) -> &BTreeMap<String, u64> {
+        &self.files
     }
 
     /// The actions that take files out of the table.

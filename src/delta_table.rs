@@ -100,8 +100,8 @@ impl CuratedLog<'_> {
             .iter()
             .map(|file| (file.path.as_str(), file.bytes))
             .collect();
-        let found = log.files();
-        let found: BTreeSet<(&str, u64)> = found
+        let found: BTreeSet<(&str, u64)> = log
+            .files()
             .iter()
             .map(|(path, bytes)| (path.as_str(), *bytes))
             .collect();
@@ -237,7 +237,7 @@ impl CuratedLog<'_> {
     /// Removes files of ours that neither the table has nor, for as long as they are kept, an
     /// earlier version of it.
     async fn sweep(&self, log: &DeltaLog, found: Vec<String>, number: u64) -> Result<()> {
-        let mut used: BTreeSet<String> = log.files().into_keys().collect();
+        let mut used: BTreeSet<String> = log.files().keys().cloned().collect();
         used.extend(self.files.iter().map(|file| file.path.clone()));
         let until = self.now.checked_sub_signed(self.retention);
         let until = until.map_or(i64::MIN, |until| until.timestamp_millis());

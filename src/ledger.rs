@@ -137,8 +137,9 @@ pub struct Run {
     pub tables: Vec<String>,
     /// The days whose rows changed, ascending.
     pub days: Vec<NaiveDate>,
-    /// What was counted, by the names of the report's fields.
-    pub counts: BTreeMap<String, u64>,
+    /// What was counted: [`Report::counts`](crate::report::Report::counts), not read until asked for,
+    /// because there are as many as there were runs.
+    pub counts: String,
 }
 
 /// What a run did.

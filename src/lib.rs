@@ -91,7 +91,7 @@
 //! | steps | [`discover`], [`fold`], [`merge`], [`curate`](mod@curate), [`rebuild`], [`aggregate`], [`publish`], [`delta_table`] |
 //! | relations | [`changes`], [`change_reader`], [`raw_columns`], [`curated_sql`], [`versions`], [`versions_writer`], [`file_table`] |
 //! | memory between runs | [`ledger`], [`state`] |
-//! | parts | [`key_table`], [`last_changes`], [`winners`], [`position`], [`file_numbers`], [`times`], [`parquet_file`], [`partition_name`], [`sorter`], [`table_writer`], [`delta_log`], [`session`], [`memory`] |
+//! | parts | [`key_table`], [`last_changes`], [`winners`], [`position`], [`file_numbers`], [`times`], [`parquet_file`], [`parquet_pieces`], [`opening`], [`partition_name`], [`sorter`], [`table_writer`], [`delta_log`], [`session`], [`memory`] |
 //! | ground | [`window`], [`layout`], [`store`], [`error`] |
 //!
 //! Only the program's `main` reads the command line, the environment and the clock; everything
@@ -117,7 +117,9 @@ pub mod layout;
 pub mod ledger;
 pub mod memory;
 pub mod merge;
+pub mod opening;
 pub mod parquet_file;
+pub mod parquet_pieces;
 pub mod partition_name;
 pub mod pipeline;
 pub mod position;

@@ -1,8 +1,9 @@
 //! One Parquet object: its footer read once, its rows read as often as needed.
 //!
 //! A small object is fetched whole, in one request; of a larger one only the footer and the
-//! needed column chunks are. Arrow types are taken from the Parquet schema alone, with text as
-//! views and INT96 as microseconds (nanoseconds would turn the year 9999 into 1816).
+//! needed column chunks are ([`crate::parquet_pieces`]). Arrow types are taken from the Parquet
+//! schema alone, with text as views and INT96 as microseconds (nanoseconds would turn the year 9999
+//! into 1816).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,18 +13,18 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use futures::{FutureExt, TryFutureExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
-};
-use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
-use parquet::arrow::{ProjectionMask, RowNumber};
+use parquet::arrow::RowNumber;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::basic::Type as PhysicalType;
 use parquet::errors::{ParquetError, Result as ParquetResult};
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{
+    ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader, ParquetStatisticsPolicy,
+};
+use parquet::schema::types::SchemaDescPtr;
 
 use crate::error::{Error, Kind, Result};
 
@@ -35,22 +36,39 @@ const FOOTER_BYTES_HINT: usize = 64 << 10;
 /// A Parquet object whose footer was read.
 #[derive(Clone, Debug)]
 pub struct ParquetFile {
-    reader: ObjectReader,
+    pub(crate) reader: ObjectReader,
     /// The name for messages.
     pub name: String,
-    size: u64,
-    metadata: ArrowReaderMetadata,
+    pub(crate) size: u64,
+    columns: Columns,
+    row_groups: Arc<[RowGroup]>,
+    /// `None` where it is decoded again each time that rows are read.
+    pub(crate) footer: Option<ArrowReaderMetadata>,
     /// The whole object, if it is small.
-    bytes: Option<Bytes>,
+    pub(crate) bytes: Option<Bytes>,
 }
 
-/// Which rows of a file to read.
-#[derive(Clone, Debug, Default)]
-pub struct Rows {
-    /// The row groups, ascending; `None` for all.
-    pub row_groups: Option<Vec<usize>>,
-    /// Which rows of these row groups; `None` for all.
-    pub selection: Option<RowSelection>,
+/// The columns of a file, in the Arrow types they are read in and as the footer has them.
+#[derive(Clone, Debug)]
+pub struct Columns {
+    schema: SchemaRef,
+    descriptor: SchemaDescPtr,
+}
+
+impl PartialEq for Columns {
+    fn eq(&self, other: &Self) -> bool {
+        self.schema == other.schema
+            && self.descriptor.root_schema() == other.descriptor.root_schema()
+    }
+}
+
+/// A row group.
+#[derive(Clone, Copy, Debug)]
+pub struct RowGroup {
+    /// Its rows.
+    pub rows: usize,
+    /// Its size in the file.
+    pub bytes: u64,
 }
 
 impl ParquetFile {
@@ -84,12 +102,23 @@ impl ParquetFile {
                 .map_err(failed)?;
             (metadata, None)
         };
-        let metadata = arrow_metadata(Arc::new(metadata)).map_err(failed)?;
+        check_places(&metadata, size).map_err(failed)?;
+        let footer = arrow_metadata(Arc::new(metadata), None).map_err(failed)?;
+        let metadata = footer.metadata();
+        let row_groups = metadata.row_groups().iter().map(|group| RowGroup {
+            rows: group.num_rows().max(0) as usize,
+            bytes: group.compressed_size().max(1) as u64,
+        });
         Ok(ParquetFile {
             reader,
             name,
             size,
-            metadata,
+            columns: Columns {
+                schema: Arc::clone(footer.schema()),
+                descriptor: metadata.file_metadata().schema_descr_ptr(),
+            },
+            row_groups: row_groups.collect(),
+            footer: Some(footer),
             bytes,
         })
     }
@@ -100,6 +129,34 @@ impl ParquetFile {
         self
     }
 
+    /// Forgets the footer of a small file, which takes more memory than the file, to be decoded
+    /// again when rows are read. Files of the same columns share what is kept of these: `known` are
+    /// those met last.
+    pub fn without_footer(mut self, known: &mut Option<Columns>) -> Self {
+        if !self.is_small() {
+            return self;
+        }
+        match known {
+            Some(known) if *known == self.columns => self.columns = known.clone(),
+            _ => *known = Some(self.columns.clone()),
+        }
+        self.footer = None;
+        self
+    }
+
+    /// Decodes the footer from the whole file.
+    pub(crate) fn decoded_footer(&self, whole: &Bytes) -> ParquetResult<ArrowReaderMetadata> {
+        let mut options = ParquetMetaDataOptions::new()
+            .with_column_stats_policy(ParquetStatisticsPolicy::SkipAll);
+        if self.bytes.is_some() {
+            options.set_schema(Arc::clone(&self.columns.descriptor));
+        }
+        let reader = ParquetMetaDataReader::new().with_metadata_options(Some(options));
+        let metadata = reader.parse_and_finish(whole)?;
+        check_places(&metadata, self.size)?;
+        arrow_metadata(Arc::new(metadata), Some(&self.columns.schema))
+    }
+
     /// How many bytes of the file are kept.
     pub fn kept_bytes(&self) -> usize {
         self.bytes.as_ref().map_or(0, Bytes::len)
@@ -107,75 +164,59 @@ impl ParquetFile {
 
     /// The file's columns; the last field is the row number.
     pub fn schema(&self) -> &SchemaRef {
-        self.metadata.schema()
+        &self.columns.schema
     }
 
-    /// The Parquet footer.
-    pub fn metadata(&self) -> &ParquetMetaData {
-        self.metadata.metadata()
+    /// The Parquet footer, where it is kept.
+    pub fn metadata(&self) -> Option<&Arc<ParquetMetaData>> {
+        self.footer.as_ref().map(ArrowReaderMetadata::metadata)
+    }
+
+    /// The Parquet footer, decoded again where it was not kept and the file was.
+    pub fn decoded_metadata(&self) -> Option<Arc<ParquetMetaData>> {
+        let decode = || {
+            let reader = ParquetMetaDataReader::new();
+            reader.parse_and_finish(self.bytes.as_ref()?).ok()
+        };
+        self.metadata().cloned().or_else(|| decode().map(Arc::new))
+    }
+
+    /// The row groups, in file order.
+    pub fn row_groups(&self) -> &[RowGroup] {
+        &self.row_groups
     }
 
     /// How many rows the file has.
     pub fn row_count(&self) -> u64 {
-        self.metadata().file_metadata().num_rows().max(0) as u64
+        self.row_groups.iter().map(|group| group.rows as u64).sum()
     }
 
-    /// Reads the given columns (indices into [`ParquetFile::schema`], ascending) of the given
-    /// rows, in file order; the row number comes last.
-    pub fn read(
-        &self,
-        columns: &[usize],
-        rows: Rows,
-        batch_rows: usize,
-    ) -> BoxStream<'static, Result<RecordBatch>> {
-        let mask = ProjectionMask::roots(self.metadata.parquet_schema(), columns.iter().copied());
-        let metadata = self.metadata.clone();
-        let name = self.name.clone();
-        let mut reader = self.reader.clone();
-        let small = self.size <= SMALL_BYTES_MAX;
-        let kept = self.bytes.clone();
-        let batches = async move {
-            let bytes = match kept {
-                None if small => Some(reader.get_whole().await?),
-                kept => kept,
-            };
-            let batches: BoxStream<'static, ParquetResult<RecordBatch>> = match bytes {
-                Some(bytes) => {
-                    let mut builder =
-                        ParquetRecordBatchReaderBuilder::new_with_metadata(bytes, metadata)
-                            .with_projection(mask)
-                            .with_batch_size(batch_rows);
-                    if let Some(row_groups) = rows.row_groups {
-                        builder = builder.with_row_groups(row_groups);
-                    }
-                    if let Some(selection) = rows.selection {
-                        builder = builder.with_row_selection(selection);
-                    }
-                    stream::iter(builder.build()?)
-                        .map_err(ParquetError::from)
-                        .boxed()
-                }
-                None => {
-                    let mut builder =
-                        ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata)
-                            .with_projection(mask)
-                            .with_batch_size(batch_rows);
-                    if let Some(row_groups) = rows.row_groups {
-                        builder = builder.with_row_groups(row_groups);
-                    }
-                    if let Some(selection) = rows.selection {
-                        builder = builder.with_row_selection(selection);
-                    }
-                    builder.build()?.boxed()
-                }
-            };
-            Ok::<_, ParquetError>(batches)
-        };
-        batches
-            .try_flatten_stream()
-            .map_err(move |error| read_error(&name, error))
-            .boxed()
+    /// Whether it is fetched whole.
+    pub(crate) fn is_small(&self) -> bool {
+        self.size <= SMALL_BYTES_MAX
     }
+}
+
+/// Checks that a footer places its columns inside of the object.
+fn check_places(metadata: &ParquetMetaData, size: u64) -> ParquetResult<()> {
+    let chunks = metadata
+        .row_groups()
+        .iter()
+        .flat_map(|group| group.columns());
+    for chunk in chunks {
+        let start = chunk
+            .dictionary_page_offset()
+            .unwrap_or(chunk.data_page_offset());
+        let end = start.checked_add(chunk.compressed_size());
+        let is_inside =
+            start >= 0 && chunk.compressed_size() >= 0 && end.is_some_and(|end| end as u64 <= size);
+        if !is_inside {
+            return Err(ParquetError::General(
+                "its footer places a column outside of it".into(),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// A batch with the columns and types of a schema; null where it lacks a column.
@@ -229,7 +270,7 @@ fn cast_exactly(column: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
 }
 
 /// A file that cannot be read: storage trouble, or not (any more) a Parquet file.
-fn read_error(name: &str, error: ParquetError) -> Error {
+pub(crate) fn read_error(name: &str, error: ParquetError) -> Error {
     let damaged = Error::data(format!("{name} is not a readable Parquet file"))
         .hint("it may be truncated or damaged: restore it from its source, or take it away");
     if !matches!(error, ParquetError::External(_)) {
@@ -242,31 +283,36 @@ fn read_error(name: &str, error: ParquetError) -> Error {
     damaged.caused_by(error)
 }
 
-/// Arrow types for a file: text and binary as views, INT96 in µs, and the row number.
-fn arrow_metadata(metadata: Arc<ParquetMetaData>) -> ParquetResult<ArrowReaderMetadata> {
+/// Arrow types for a file: text and binary as views, INT96 in µs, and the row number; `known`
+/// where they were found before.
+fn arrow_metadata(
+    metadata: Arc<ParquetMetaData>,
+    known: Option<&SchemaRef>,
+) -> ParquetResult<ArrowReaderMetadata> {
     let plain = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    let inferred = ArrowReaderMetadata::try_new(Arc::clone(&metadata), plain.clone())?;
-    let descriptor = metadata.file_metadata().schema_descr();
-    let fields: Vec<Field> = inferred
-        .schema()
-        .fields()
-        .iter()
-        .enumerate()
-        .map(|(root, field)| {
-            let is_int96 = descriptor.root_schema().get_fields()[root].is_primitive()
-                && descriptor.root_schema().get_fields()[root].get_physical_type()
-                    == PhysicalType::INT96;
-            let data_type = match field.data_type() {
-                DataType::Timestamp(_, zone) if is_int96 => {
-                    DataType::Timestamp(TimeUnit::Microsecond, zone.clone())
-                }
-                DataType::Utf8 => DataType::Utf8View,
-                DataType::Binary => DataType::BinaryView,
-                other => other.clone(),
-            };
-            Field::new(field.name(), data_type, field.is_nullable())
-        })
-        .collect();
+    let fields: Vec<Arc<Field>> = match known {
+        Some(known) => known.fields()[..known.fields().len() - 1].to_vec(),
+        None => {
+            let inferred = ArrowReaderMetadata::try_new(Arc::clone(&metadata), plain.clone())?;
+            let descriptor = metadata.file_metadata().schema_descr();
+            let columns = descriptor.root_schema().get_fields().iter();
+            let fields = inferred.schema().fields().iter().zip(columns);
+            let fields = fields.map(|(field, column)| {
+                let is_int96 =
+                    column.is_primitive() && column.get_physical_type() == PhysicalType::INT96;
+                let data_type = match field.data_type() {
+                    DataType::Timestamp(_, zone) if is_int96 => {
+                        DataType::Timestamp(TimeUnit::Microsecond, zone.clone())
+                    }
+                    DataType::Utf8 => DataType::Utf8View,
+                    DataType::Binary => DataType::BinaryView,
+                    other => other.clone(),
+                };
+                Arc::new(Field::new(field.name(), data_type, field.is_nullable()))
+            });
+            fields.collect()
+        }
+    };
     let row_number =
         Field::new("row number", DataType::Int64, false).with_extension_type(RowNumber);
     let options = plain
@@ -277,16 +323,9 @@ fn arrow_metadata(metadata: Arc<ParquetMetaData>) -> ParquetResult<ArrowReaderMe
 
 /// Fetches ranges of one object.
 #[derive(Clone, Debug)]
-struct ObjectReader {
-    store: Arc<dyn ObjectStore>,
-    path: Path,
-}
-
-impl ObjectReader {
-    async fn get_whole(&mut self) -> ParquetResult<Bytes> {
-        let found = self.store.get(&self.path).await?;
-        Ok(found.bytes().await?)
-    }
+pub(crate) struct ObjectReader {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) path: Path,
 }
 
 impl AsyncFileReader for ObjectReader {
@@ -295,13 +334,6 @@ impl AsyncFileReader for ObjectReader {
             .get_range(&self.path, range)
             .map_err(ParquetError::from)
             .boxed()
-    }
-
-    fn get_byte_ranges(
-        &mut self,
-        ranges: Vec<Range<u64>>,
-    ) -> BoxFuture<'_, ParquetResult<Vec<Bytes>>> {
-        async move { Ok(self.store.get_ranges(&self.path, &ranges).await?) }.boxed()
     }
 
     fn get_metadata<'a>(

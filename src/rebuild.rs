@@ -16,7 +16,8 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use crate::error::{Error, Kind, Result, missing_object};
 use crate::layout::parent;
-use crate::parquet_file::{ParquetFile, Rows, conform};
+use crate::parquet_file::{ParquetFile, conform};
+use crate::parquet_pieces::Rows;
 use crate::publish::TableFile;
 use crate::session::BATCH_ROWS;
 use crate::sorter::{Merge, Order};

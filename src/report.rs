@@ -1,6 +1,5 @@
 //! The run report: one line of JSON for machines, a short table for people.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use chrono::{DateTime, Utc};
@@ -85,12 +84,13 @@ impl Report {
         serde_json::to_string(self)
     }
 
-    /// What the ledger keeps of a report.
-    pub fn counts(&self) -> BTreeMap<String, u64> {
+    /// What the ledger keeps of a report: its numbers but 0, by their names, as JSON.
+    pub fn counts(&self) -> String {
         let fields = serde_json::to_value(self).unwrap_or_default();
         let fields = fields.as_object().into_iter().flatten();
-        let counts = fields.filter_map(|(name, value)| Some((name.clone(), value.as_u64()?)));
-        counts.filter(|(_, count)| *count > 0).collect()
+        let counts = fields.filter(|(_, value)| value.as_u64().is_some_and(|count| count > 0));
+        let counts: serde_json::Map<_, _> = counts.map(|(n, v)| (n.clone(), v.clone())).collect();
+        serde_json::Value::from(counts).to_string()
     }
 
     /// A short table for a terminal.

@@ -34,11 +34,12 @@ use crate::error::{Error, Result, missing_object};
 use crate::file_table::{FileTable, ListedFile};
 use crate::layout::{attempt_commit, attempt_name, base_name};
 use crate::ledger::{Ledger, Record};
-use crate::parquet_file::{ParquetFile, Rows};
+use crate::parquet_file::ParquetFile;
+use crate::parquet_pieces::Rows;
 use crate::publish;
 use crate::session::BATCH_ROWS;
 use crate::store::{Folder, Stores, parse_path};
-use crate::table_writer::{parquet_writer, write_error};
+use crate::table_writer::{parquet_properties, parquet_writer, write_error};
 use crate::versions::VersionsLayout;
 use crate::versions_writer::VersionsFile;
 
@@ -189,9 +190,10 @@ impl State {
     /// The committed data files of one kind: path and size, in the order of their commits.
     pub fn data_files(&self, kind: &str) -> Vec<(String, u64)> {
         let prefix = format!("kind={kind}/");
-        let files = self.log.files().into_iter();
+        let files = self.log.files().iter();
         files
             .filter(|(path, _)| path.starts_with(&prefix))
+            .map(|(path, bytes)| (path.clone(), *bytes))
             .collect()
     }
 
@@ -292,7 +294,7 @@ impl State {
             written.extend(versions.files.iter().map(|file| file.path.clone()));
         }
         self.folder().sync(&written)?;
-        let used = self.log.files().into_keys().chain(written).collect();
+        let used = self.log.files().keys().cloned().chain(written).collect();
         match self.log.commit(actions, number, vec![]).await {
             Ok(()) => {
                 remember(&mut self.ledger);
@@ -394,7 +396,8 @@ async fn write_records(folder: &Folder, path: &str, records: &[Record]) -> Resul
         Arc::clone(&schema),
         vec![Arc::new(StringArray::from(texts))],
     )?;
-    let mut writer = parquet_writer(folder, path, schema, &[])?;
+    let properties = parquet_properties(path, &[]);
+    let mut writer = parquet_writer(folder, path, schema, properties)?;
     let written = async {
         writer.write(&batch).await?;
         writer.finish().await

@@ -14,7 +14,7 @@ use parquet::arrow::AsyncArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::Compression;
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 
 use crate::error::{Error, Result};
 use crate::rebuild::{Earlier, Rebuilt};
@@ -125,9 +125,10 @@ impl TableWriter {
                 None => {
                     let staged = format!("{}/{number:06}-{:05}.parquet", self.prefix, files.len());
                     let plain = hardly_repeated_columns(&batch, hardly_repeated)?;
+                    let written = parquet_properties(&staged, &plain);
                     open.insert(OpenFile {
                         partition: folder.clone(),
-                        writer: parquet_writer(&self.staging, &staged, batch.schema(), &plain)?,
+                        writer: parquet_writer(&self.staging, &staged, batch.schema(), written)?,
                         staged,
                     })
                 }
@@ -174,17 +175,9 @@ fn hardly_repeated_columns<'a>(
     Ok(known.map(String::as_str).collect())
 }
 
-/// A Parquet writer to an object of a folder: Snappy, no Arrow schema in the footer (readers
-/// then see plain Parquet types). For the columns `hardly_repeated` no dictionary is tried.
-///
-/// # Errors
-/// Internal, when a type cannot be written.
-pub fn parquet_writer(
-    folder: &Folder,
-    path: &str,
-    schema: SchemaRef,
-    hardly_repeated: &[&str],
-) -> Result<AsyncArrowWriter<BufWriter>> {
+/// How a Parquet object is written: Snappy, and for the columns `hardly_repeated` no dictionary is
+/// tried.
+pub fn parquet_properties(path: &str, hardly_repeated: &[&str]) -> WriterPropertiesBuilder {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
         // No two files are the same, whatever their rows: see `crate::publish`.
@@ -196,6 +189,20 @@ pub fn parquet_writer(
     for column in hardly_repeated {
         properties = properties.set_column_dictionary_enabled((*column).into(), false);
     }
+    properties
+}
+
+/// A Parquet writer to an object of a folder, without an Arrow schema in the footer: readers then
+/// see plain Parquet types.
+///
+/// # Errors
+/// Internal, when a type cannot be written.
+pub fn parquet_writer(
+    folder: &Folder,
+    path: &str,
+    schema: SchemaRef,
+    properties: WriterPropertiesBuilder,
+) -> Result<AsyncArrowWriter<BufWriter>> {
     let options = ArrowWriterOptions::new()
         .with_properties(properties.build())
         .with_skip_arrow_metadata(true);

@@ -11,10 +11,12 @@ use arrow::array::{AsArray, BooleanArray, Date32Array, RecordBatch};
 use arrow::compute::filter_record_batch;
 use object_store::buffered::BufWriter;
 use parquet::arrow::AsyncArrowWriter;
+use parquet::basic::Encoding;
+use parquet::file::properties::EnabledStatistics;
 
 use crate::error::{Error, Result};
 use crate::store::Folder;
-use crate::table_writer::{parquet_writer, write_error};
+use crate::table_writer::{parquet_properties, parquet_writer, write_error};
 use crate::versions::VersionsLayout;
 
 /// A file gets no further day once it has so many rows.
@@ -180,9 +182,16 @@ impl VersionsWriter {
             none => {
                 let path = format!("{}-{range:02}.parquet", self.prefix);
                 let schema = self.layout.written_schema();
-                let slow = &VersionsLayout::HARDLY_REPEATED;
+                let mut properties = parquet_properties(&path, &VersionsLayout::HARDLY_REPEATED)
+                    // Days alone are asked for.
+                    .set_statistics_enabled(EnabledStatistics::None)
+                    .set_column_statistics_enabled("event_dt".into(), EnabledStatistics::Chunk);
+                for column in VersionsLayout::GROWING {
+                    properties = properties
+                        .set_column_encoding(column.into(), Encoding::DELTA_BINARY_PACKED);
+                }
                 none.insert(OpenFile {
-                    writer: parquet_writer(&self.state, &path, schema, slow)?,
+                    writer: parquet_writer(&self.state, &path, schema, properties)?,
                     path,
                     days: DayCounts::default(),
                 })
