@@ -15,6 +15,7 @@ LAKE_FILES := find lake -name _glueless -prune -o -type f
 fingerprint  = $(shell { $(1); } | cksum | cut -d ' ' -f 1)
 VENV        := $(CACHE)/venv-$(call fingerprint,$(PYTHON) --version 2>&1; cat tests/requirements.txt)
 BENCH_VENV  := $(CACHE)/venv-$(call fingerprint,$(PYTHON) --version 2>&1; cat benches/requirements.txt)
+FAR_STORE   := $(CACHE)/s3s-fs-0.14.1
 BENCH_DATA  := $(CACHE)/bench/$(call fingerprint,cat benches/generate.rs)
 
 GLUELESS    := $(CARGO_TARGET_DIR)/release/glueless
@@ -23,7 +24,7 @@ SHOW        := $(EXAMPLES)/show
 TEST_PYTHON := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-long check lint fixtures bench clean sources
+.PHONY: help run build test test-long check lint fixtures bench bench-scale bench-far bench-tools clean sources
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,12 +65,24 @@ lint: sources ## Check the formatting and run clippy
 fixtures: sources ## Make fixtures/raw again, byte for byte
 	$(CARGO) run --release --example make_fixtures -- fixtures/raw
 
-bench: build $(BENCH_VENV)/installed ## Time the fold next to its peers, and runs onto large tables
+BENCH := --glueless $(GLUELESS) --generate $(EXAMPLES)/generate_changes
+
+bench: bench-tools ## Time the fold next to its peers, and runs onto large tables
+	$(BENCH_VENV)/bin/python benches/measure.py $(BENCH) --copy $(EXAMPLES)/copy_parquet --work $(BENCH_DATA)
+	$(BENCH_VENV)/bin/python benches/onto_a_table.py $(BENCH) --copy $(EXAMPLES)/copy_parquet --work $(BENCH_DATA)/tables
+
+bench-scale: bench-tools ## Time the fold of 1, 2, 4 and 8 times as many changes, and draw it
+	$(BENCH_VENV)/bin/python benches/scale.py $(BENCH) --work $(BENCH_DATA)
+
+bench-far: bench-tools $(FAR_STORE)/bin/s3s-fs ## Time the fold on a store that answers slowly
+	$(BENCH_VENV)/bin/python benches/far_store.py $(BENCH) --server $(FAR_STORE)/bin/s3s-fs --work $(BENCH_DATA)
+
+bench-tools: build $(BENCH_VENV)/installed
 	$(CARGO) build --release --example generate_changes --example copy_parquet
-	$(BENCH_VENV)/bin/python benches/measure.py --glueless $(GLUELESS) --generate $(EXAMPLES)/generate_changes \
-		--copy $(EXAMPLES)/copy_parquet --work $(BENCH_DATA)
-	$(BENCH_VENV)/bin/python benches/onto_a_table.py --glueless $(GLUELESS) --generate $(EXAMPLES)/generate_changes \
-		--copy $(EXAMPLES)/copy_parquet --work $(BENCH_DATA)/tables
+
+# A server over a local folder.
+$(FAR_STORE)/bin/s3s-fs:
+	$(CARGO) install --quiet --locked --root $(FAR_STORE) --features binary s3s-fs@0.14.1
 
 clean: ## Remove lake/, the benchmark's data and our own build products
 	rm -rf lake $(CACHE)/bench

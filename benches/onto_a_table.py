@@ -2,7 +2,7 @@
 
     python onto_a_table.py --glueless BINARY --generate BINARY --copy BINARY --work DIR [--turns 3]
 
-Two cases, each made once under DIR and kept there:
+Three cases, each made once under DIR and kept there:
 
 year    `keep = "latest-per-day"`: 365 daily runs of 137,000 changes each, 50
         million in all, dated as if one a day. Then a day of as many changes of its own day is folded
@@ -12,6 +12,10 @@ keys    `keep = "latest"`: one run of 50 million changes of as many keys, of
         that table: every partition changes. Beside it, the least that this can
         cost: the table's files and those with versions are read and written
         again, once, on all processors (`copy_parquet.rs`).
+night   wide rows: one run of 10 million changes of 2 million keys, of 365 days.
+        Then a day of as many changes of the same keys is folded onto that
+        table, and onto an empty one, in both keep modes. Under `latest` nearly
+        every key moves to that day.
 
 The contenders of a case take turns. Each turn of `year` folds another day;
 each turn of `keys` begins from the same table.
@@ -36,6 +40,8 @@ YEAR_ROWS = 50_000_000
 DAY_ROWS = YEAR_ROWS // DAYS
 KEYS = 50_000_000
 CHANGES = 500_000
+NIGHT_ROWS = 10_000_000
+NIGHT_KEYS = 2_000_000
 
 
 def main():
@@ -50,6 +56,8 @@ def main():
     print_machine(arguments.glueless)
     print(f"- turns: {arguments.turns}; medians, with the lowest and the highest in brackets")
     measured = year(arguments) | keys(arguments)
+    for keep in ("latest", "latest-per-day"):
+        measured |= night(arguments, keep)
     print("\n| what | wall s | CPU s | peak memory MB | bytes written | of them changed |")
     print("|---|---|---|---|---|---|")
     for name, runs in measured.items():
@@ -67,6 +75,9 @@ def main():
     )
     print(f"\nyear: onto the table / onto an empty one: {ratio('year, table', 'year, empty'):.2f}")
     print(f"keys: the run / the copy: {ratio('keys, run', 'keys, copy'):.2f}")
+    for keep in ("latest", "latest-per-day"):
+        nights = ratio(f"night, {keep}, table", f"night, {keep}, empty")
+        print(f"night, {keep}: onto the table / onto an empty one: {nights:.2f}")
 
 
 def year(arguments):
@@ -141,16 +152,49 @@ def keys(arguments):
     return measured
 
 
-def generate(arguments, raw, rows, first_day, days, *options):
-    command = [arguments.generate, "--case", "narrow", "--out", raw, "--rows", rows]
-    command += ["--keys", KEYS, "--first-day", first_day, "--days", days, "--files", days]
+def night(arguments, keep):
+    """A day of changes of all keys onto a year of them, and onto nothing."""
+    base, raw = arguments.work / f"night-{keep}", arguments.work / "night-raw"
+    if not (raw / "made").exists():
+        shutil.rmtree(raw, ignore_errors=True)
+        of = {"case": "wide", "keys": NIGHT_KEYS}
+        generate(arguments, raw, NIGHT_ROWS, FIRST, DAYS, "--on-time", **of)
+        next_day = FIRST + datetime.timedelta(DAYS)
+        generate(arguments, raw, NIGHT_ROWS, next_day, 1, "--on-time", **of, files=40)
+        (raw / "made").touch()
+    log = arguments.work / "log"
+    # A table stays where it was made.
+    lake = arguments.work / "night-lake"
+    if not (base / "made").exists():
+        shutil.rmtree(base, ignore_errors=True)
+        shutil.rmtree(lake, ignore_errors=True)
+        fold(arguments, lake, raw, keep, 0, log, days=DAYS, shape="wide")
+        lake.rename(base)
+        (base / "made").touch()
+    measured = {f"night, {keep}, table": [], f"night, {keep}, empty": []}
+    for turn in range(arguments.turns):
+        for name in sorted(measured, reverse=turn % 2 == 1):
+            shutil.rmtree(lake, ignore_errors=True)
+            if name.endswith("table"):
+                subprocess.run(["cp", "-al", base, lake], check=True)
+            os.sync()
+            run = fold(arguments, lake, raw, keep, DAYS, log, shape="wide")
+            measured[name].append(run)
+            print(f"turn {turn}: {name}: {run['seconds']:.2f} s", file=sys.stderr)
+    shutil.rmtree(lake)
+    return measured
+
+
+def generate(arguments, raw, rows, first_day, days, *options, case="narrow", keys=KEYS, files=None):
+    command = [arguments.generate, "--case", case, "--out", raw, "--rows", rows, "--keys", keys]
+    command += ["--first-day", first_day, "--days", days, "--files", files or days]
     subprocess.run([*map(str, command), *options], check=True, stdout=subprocess.DEVNULL)
 
 
-def fold(arguments, lake, raw, keep, day, log, days=1):
+def fold(arguments, lake, raw, keep, day, log, days=1, shape="narrow"):
     """Folds days; what a run's report and the system tell of it."""
     start = FIRST + datetime.timedelta(day)
-    command = [arguments.glueless, "curate", BENCHES / "pipelines" / "narrow", "--output", "json"]
+    command = [arguments.glueless, "curate", BENCHES / "pipelines" / shape, "--output", "json"]
     command += ["--start-date", start, "--end-date", start + datetime.timedelta(days)]
     command += ["--set", f"keep={keep}", "--set", f"raw.url={raw}"]
     command += ["--set", f"curated.url={lake / 'curated'}"]

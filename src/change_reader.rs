@@ -7,10 +7,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, Date32Array, Decimal128Array,
-    RecordBatch, new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, Date32Array, Decimal128Array, RecordBatch,
+    new_null_array,
 };
-use arrow::buffer::BooleanBuffer;
 use arrow::compute::{BatchCoalescer, CastOptions, cast, cast_with_options, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatchOptions;
@@ -25,13 +24,12 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
-use parquet::arrow::arrow_reader::RowSelection;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::statistics::Statistics;
 
 use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, OpenInput, POSITION, Roles, Unit};
 use crate::error::{Error, Result};
-use crate::parquet_pieces::{Piece, Rows, fetched_ahead};
+use crate::parquet_pieces::{Piece, fetched_ahead};
 use crate::position::{OrderEncoder, PACKED_TYPE, Position, pack_column};
 use crate::times::{DAY_NS, day_of, days_of, nanoseconds, parse_time, times_ns};
 use crate::window::Window;
@@ -292,17 +290,12 @@ impl ChangeReader {
             .filter_map(|raw| open.columns[*raw])
             .collect();
         columns.sort_unstable();
-        let selection = self.winners.as_ref().map(|winners| {
-            let masks = groups
-                .iter()
-                .map(|(_, first, rows)| winners.days(unit.file, *first, *rows));
-            RowSelection::from_boolean_buffer(concat(masks.collect()))
+        let chosen = groups.iter().map(|(group, first, rows)| {
+            let winners = self.winners.as_ref();
+            let mask = winners.map(|winners| winners.days(unit.file, *first, *rows));
+            (*group, mask)
         });
-        let rows = Rows {
-            row_groups: Some(groups.iter().map(|(group, _, _)| *group).collect()),
-            selection,
-        };
-        let pieces = open.file.pieces(&columns, rows).into_iter();
+        let pieces = open.file.pieces(&columns, chosen).into_iter();
         let columns: Arc<[usize]> = columns.into();
         pieces
             .map(|piece| (piece, (unit.file, Arc::clone(&columns))))
@@ -576,17 +569,6 @@ impl Batch<'_> {
 
 fn instant_ns(instant: DateTime<Utc>) -> i128 {
     i128::from(instant.timestamp()) * 1_000_000_000 + i128::from(instant.timestamp_subsec_nanos())
-}
-
-fn concat(masks: Vec<BooleanBuffer>) -> BooleanBuffer {
-    match <[_; 1]>::try_from(masks) {
-        Ok([only]) => only,
-        Err(masks) => {
-            let mut all = BooleanBufferBuilder::new(masks.iter().map(BooleanBuffer::len).sum());
-            masks.iter().for_each(|mask| all.append_buffer(mask));
-            all.finish()
-        }
-    }
 }
 
 /// Whether each operation leaves its key alive: I, U and null do, D does not, in either case.

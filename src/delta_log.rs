@@ -55,6 +55,7 @@ pub struct DeltaLog {
     log_store: LogStoreRef,
     /// What it comes to; `None` where there is no log.
     state: Option<DeltaTableState>,
+    /// The data files in it: path and size.
     files: BTreeMap<String, u64>,
     /// The version that was committed since it was read.
     committed: Option<u64>,
@@ -98,6 +99,11 @@ impl DeltaLog {
         let read = read.await;
         read.map_err(|error| self.failed("read", error))?;
         self.committed = None;
+        self.list_files();
+        Ok(())
+    }
+
+    fn list_files(&mut self) {
         self.files.clear();
         if let Some(state) = &self.state {
             let files = state.log_data();
@@ -105,7 +111,6 @@ impl DeltaLog {
             let files = files.map(|file| (file.path().into_owned(), file.size().max(0) as u64));
             self.files.extend(files);
         }
-        Ok(())
     }
 
     /// The number of the last version; `None` where there is no log.
@@ -187,7 +192,9 @@ impl DeltaLog {
         match created {
             Ok(created) => {
                 let state = created.snapshot().cloned();
+                // Where another process was faster, its log may have files already.
                 self.state = Some(state.map_err(|error| self.failed("create", error))?);
+                self.list_files();
             }
             Err(error) => {
                 self.read().await?;
@@ -433,4 +440,38 @@ pub fn delta_columns(file: &str, columns: Vec<Field>) -> Result<Vec<Field>> {
         }
     };
     columns.into_iter().map(to_delta).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Location, Stores};
+
+    #[tokio::test]
+    async fn a_log_that_another_process_made_first_is_listed_with_its_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = || {
+            let location = Location::parse("table", folder.path()).expect("a location");
+            DeltaLog::new(Stores::default().open(&location).expect("a folder"))
+        };
+        let description = Description {
+            schema: delta_schema([Field::new("a", DataType::Int64, true)]).expect("a schema"),
+            partition_by: vec![],
+            configuration: vec![],
+        };
+        let (mut first, mut second) = (log(), log());
+        second.read().await.expect("nothing to read");
+        first.create(&description).await.expect("created");
+        let file = add("a.parquet", HashMap::new(), 7, None, 0);
+        first
+            .commit(vec![file], 1, vec![])
+            .await
+            .expect("committed");
+        second.create(&description).await.expect("it is there");
+        assert_eq!(second.version(), Some(1));
+        assert_eq!(
+            second.files(),
+            &BTreeMap::from([("a.parquet".to_string(), 7)])
+        );
+    }
 }

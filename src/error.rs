@@ -108,7 +108,8 @@ impl Error {
             error.find_root(),
             DataFusionError::ArrowError(_, _) | DataFusionError::Execution(_)
         );
-        if !failed || find_ours(&error).is_some() {
+        // Spilling fails in the same way, by the disk or by its limit.
+        if !failed || root_io(&error).is_some() || find_ours(&error).is_some() {
             return Error::from(error);
         }
         Error::data(format!(
@@ -279,8 +280,8 @@ pub fn missing_object<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str
 }
 
 /// The refusal to spill more than `limits.spill_bytes_max`, which the engine tells in text.
-pub fn spilled_too_much(error: &dyn StdError) -> Option<Error> {
-    let told = error.to_string();
+pub fn spilled_too_much(error: &(dyn StdError + 'static)) -> Option<Error> {
+    let told = root_io(error)?.to_string();
     told.contains("max_temp_directory_size").then(|| {
         Error::usage("the run needs more disk to spill to than `limits.spill_bytes_max` allows")
             .hint("raise it, raise `limits.memory`, or run smaller windows")
@@ -330,6 +331,31 @@ mod tests {
         assert_eq!(back.kind, Kind::Data);
         assert_eq!(back.to_string(), "row 7 of a.parquet is bad");
         assert_eq!(back.hint.as_deref(), Some("mend it"));
+    }
+
+    #[test]
+    fn a_query_that_cannot_spill_did_not_fail_on_a_row() {
+        let told = |io: std::io::Error| {
+            let arrow = ArrowError::IoError("cannot write".into(), io);
+            Error::query(
+                "daily.sql",
+                DataFusionError::ArrowError(Box::new(arrow), None),
+            )
+        };
+        let too_much = told(std::io::Error::other(
+            "… `datafusion.runtime.max_temp_directory_size`",
+        ));
+        assert_eq!(too_much.kind, Kind::Usage);
+        assert_eq!(
+            told(std::io::ErrorKind::StorageFull.into()).kind,
+            Kind::Storage
+        );
+        let cast = ArrowError::CastError("x".into());
+        let cast = Error::query(
+            "daily.sql",
+            DataFusionError::ArrowError(Box::new(cast), None),
+        );
+        assert_eq!(cast.kind, Kind::Data);
     }
 
     #[test]

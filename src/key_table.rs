@@ -93,14 +93,46 @@ struct Row<P> {
     position: P,
 }
 
-impl<P: Position> Adder<P> {
-    /// Adds nothing yet.
-    pub fn new(table: &Arc<KeyTable<P>>) -> Self {
-        let waiting = || Waiting {
+impl<P: Position> Waiting<P> {
+    fn new() -> Self {
+        Waiting {
             rows: Vec::new(),
             long: Vec::new(),
             heap_bytes: 0,
-        };
+        }
+    }
+
+    /// Takes a row; its key as [`view_of`] tells it.
+    #[inline]
+    fn push(&mut self, hash: u64, (mut view, long): (u128, &[u8]), day: Option<i32>, position: P) {
+        if !long.is_empty() {
+            view = long_view(view, self.long.len());
+            self.long.extend_from_slice(long);
+        }
+        self.heap_bytes += position.heap_bytes();
+        self.rows.push(Row {
+            hash,
+            day,
+            view,
+            position,
+        });
+    }
+
+    /// Hands the rows over to a part.
+    fn hand_over(&mut self, part: &mut Part<P>) -> Result<()> {
+        for rows in self.rows.chunks_mut(TOGETHER) {
+            part.add(rows, &self.long)?;
+        }
+        self.rows.clear();
+        self.long.clear();
+        self.heap_bytes = 0;
+        Ok(())
+    }
+}
+
+impl<P: Position> Adder<P> {
+    /// Adds nothing yet.
+    pub fn new(table: &Arc<KeyTable<P>>) -> Self {
         let reserved = MemoryConsumer::new("changes on their way");
         let reserved = reserved.register(&table.runtime.memory_pool);
         // Rows take one half of it, their bytes outside of them the other.
@@ -108,7 +140,7 @@ impl<P: Position> Adder<P> {
         Adder {
             table: Arc::clone(table),
             _reserved: reserved,
-            waiting: std::iter::repeat_with(waiting).take(PARTS).collect(),
+            waiting: std::iter::repeat_with(Waiting::new).take(PARTS).collect(),
         }
     }
 
@@ -156,21 +188,12 @@ impl<P: Position> Adder<P> {
         positions: Vec<P>,
     ) -> Result<()> {
         for (row, position) in positions.into_iter().enumerate() {
-            let (mut view, long) = key(row);
+            let (view, long) = key(row);
             let hash = hash(view, long);
             let number = part_of(hash);
             let waiting = &mut self.waiting[number];
-            if !long.is_empty() {
-                view = long_view(view, waiting.long.len());
-                waiting.long.extend_from_slice(long);
-            }
-            waiting.heap_bytes += position.heap_bytes();
-            waiting.rows.push(Row {
-                hash,
-                day: days.is_valid(row).then(|| days.value(row)),
-                view,
-                position,
-            });
+            let day = days.is_valid(row).then(|| days.value(row));
+            waiting.push(hash, (view, long), day, position);
             let is_full = waiting.rows.len() == self.table.waiting_rows
                 || waiting.long.len() + waiting.heap_bytes >= self.table.waiting_bytes();
             if is_full {
@@ -255,12 +278,7 @@ impl<P: Position> KeyTable<P> {
     /// Takes the rows that wait for a part.
     fn take(&self, number: usize, waiting: &mut Waiting<P>) -> Result<()> {
         let mut part = self.part(number);
-        for rows in waiting.rows.chunks_mut(TOGETHER) {
-            part.add(rows, &waiting.long)?;
-        }
-        waiting.rows.clear();
-        waiting.long.clear();
-        waiting.heap_bytes = 0;
+        waiting.hand_over(&mut part)?;
         self.account(&mut part)
     }
 
@@ -317,7 +335,9 @@ impl<P: Position> KeyTable<P> {
         self.memory.grow(reserved);
         for pass in 0..passes {
             let mut part = Part::<P>::new();
+            part.reserve((keys / passes) as usize);
             let mut records = Records::open(&file)?;
+            let mut waiting = Waiting::new();
             while records.next()? {
                 let (view, long) = view_of(&records.key);
                 let hash = hash(view, long);
@@ -325,11 +345,14 @@ impl<P: Position> KeyTable<P> {
                 if (hash >> 40) % passes != pass {
                     continue;
                 }
-                part.reserve(1);
                 for (day, position) in entries(&records.changes) {
-                    part.change(hash, view, long, day, position)?;
+                    waiting.push(hash, (view, long), day, position);
+                }
+                if waiting.rows.len() >= TOGETHER {
+                    waiting.hand_over(&mut part)?;
                 }
             }
+            waiting.hand_over(&mut part)?;
             part.each(&mut each);
         }
         self.memory.shrink(reserved);

@@ -89,9 +89,9 @@
 //! | surface | `args`, [`report`], [`config`] |
 //! | the run | [`pipeline`] |
 //! | steps | [`discover`], [`fold`], [`merge`], [`curate`](mod@curate), [`rebuild`], [`aggregate`], [`publish`], [`delta_table`] |
-//! | relations | [`changes`], [`change_reader`], [`raw_columns`], [`curated_sql`], [`versions`], [`versions_writer`], [`file_table`] |
+//! | relations | [`changes`], [`opening`], [`change_reader`], [`raw_columns`], [`curated_sql`], [`versions`], [`versions_writer`], [`file_table`] |
 //! | memory between runs | [`ledger`], [`state`] |
-//! | parts | [`key_table`], [`last_changes`], [`winners`], [`position`], [`file_numbers`], [`times`], [`parquet_file`], [`parquet_pieces`], [`opening`], [`partition_name`], [`sorter`], [`table_writer`], [`delta_log`], [`session`], [`memory`] |
+//! | parts | [`key_table`], [`last_changes`], [`winners`], [`position`], [`file_numbers`], [`times`], [`parquet_file`], [`parquet_pieces`], [`partition_name`], [`sorter`], [`table_writer`], [`delta_log`], [`session`], [`memory`] |
 //! | ground | [`window`], [`layout`], [`store`], [`error`] |
 //!
 //! Only the program's `main` reads the command line, the environment and the clock; everything

@@ -45,7 +45,6 @@ use crate::error::{Error, Kind, Result, missing_object};
 use crate::file_numbers::FileNumbers;
 use crate::fold::Fold;
 use crate::parquet_file::{ParquetFile, conform};
-use crate::parquet_pieces::Rows;
 use crate::partition_name::partition_folder;
 use crate::session::{BATCH_ROWS, Work, join, join_all};
 use crate::sorter::{Order, Readers, Sorted, Sorter};
@@ -500,7 +499,7 @@ impl LookUp<'_> {
         let keys: Vec<usize> = (0..layout.keys.len()).collect();
         let key_schema = Arc::new(schema.project(&keys)?);
         let origin = if stored.rewritten { REWRITTEN } else { KEPT };
-        let mut batches = file.read(&columns, Rows::default(), BATCH_ROWS);
+        let mut batches = file.read(&columns, BATCH_ROWS);
         while let Some(read) = batches.try_next().await? {
             let hashes = hash(conform(&read, &key_schema)?.columns())?;
             let met: BooleanArray = hashes

@@ -1,11 +1,11 @@
 //! Opening the inputs: many small files, as fast as storage gives them.
 //!
-//! Footers are decoded on all processors. Files on this machine are read by threads that wait for
-//! the disk themselves, because handing each of many small files from thread to thread costs more
-//! than reading it. Of the others many are asked for at the same time.
+//! Files on this machine are read by threads that wait for the disk themselves, because handing each
+//! of many small files from thread to thread costs more than reading it. Of the others many are
+//! asked for at the same time. Of several files that cannot be opened the first is told.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::channel::oneshot;
 use futures::executor::block_on;
@@ -46,6 +46,14 @@ pub async fn open(
     }
 }
 
+/// Keeps the failure of the input that comes first.
+fn keep_first(kept: &Mutex<Option<(usize, Error)>>, place: usize, error: Error) {
+    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    if kept.as_ref().is_none_or(|(first, _)| place < *first) {
+        *kept = Some((place, error));
+    }
+}
+
 struct Opener {
     folders: Vec<Folder>,
     kept_bytes_max: usize,
@@ -56,28 +64,43 @@ impl Opener {
     async fn open_here(self: Arc<Self>, inputs: Vec<Input>) -> Result<Vec<Opened>> {
         let threads = inputs.len().min(OPENS);
         let work = Arc::new(Work::new(inputs.into_iter().enumerate().collect()));
+        let failed: Arc<Mutex<Option<(usize, Error)>>> = Arc::default();
         let tasks = (0..threads).map(|_| {
-            let (opener, work) = (Arc::clone(&self), Arc::clone(&work));
+            let (opener, work, failed) = (self.clone(), Arc::clone(&work), Arc::clone(&failed));
             let (tell, told) = oneshot::channel();
-            std::thread::spawn(move || {
+            let open = move || {
                 let open = async {
                     let mut opened = Vec::new();
                     let mut known = None;
                     while let Some((place, input)) = work.next() {
-                        let (input, file) = opener.open_one(input).await?;
+                        let (input, file) = match opener.open_one(input).await {
+                            Ok(opened) => opened,
+                            Err(error) => {
+                                keep_first(&failed, place, error);
+                                return Err(Error::internal("a file cannot be opened"));
+                            }
+                        };
                         opened.push((place, (input, file.without_footer(&mut known))));
                     }
                     Ok(opened)
                 };
                 // Nobody may be waiting any more.
                 let _ = tell.send(block_on(work.part(open)));
-            });
+            };
+            let started = std::thread::Builder::new().spawn(open);
             async {
-                let ended = || Error::internal("a thread that opens files ended abruptly");
-                told.await.map_err(|_| ended())?
+                let failed =
+                    |why: &str| Error::internal(format!("a thread that opens files {why}"));
+                started.map_err(|error| failed("cannot be started").caused_by(error))?;
+                told.await.map_err(|_| failed("ended abruptly"))?
             }
         });
-        let mut opened: Vec<_> = join_all(tasks).await?.into_iter().flatten().collect();
+        let opened = join_all(tasks).await;
+        let failed = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((_, error)) = failed {
+            return Err(error);
+        }
+        let mut opened: Vec<_> = opened?.into_iter().flatten().collect();
         opened.sort_unstable_by_key(|(place, _)| *place);
         Ok(opened.into_iter().map(|(_, opened)| opened).collect())
     }

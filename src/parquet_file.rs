@@ -1,4 +1,4 @@
-//! One Parquet object: its footer read once, its rows read as often as needed.
+//! One Parquet object: its footer, and its rows, read as often as needed.
 //!
 //! A small object is fetched whole, in one request; of a larger one only the footer and the
 //! needed column chunks are ([`crate::parquet_pieces`]). Arrow types are taken from the Parquet
@@ -102,11 +102,11 @@ impl ParquetFile {
                 .map_err(failed)?;
             (metadata, None)
         };
-        check_places(&metadata, size).map_err(failed)?;
+        check_footer(&metadata, size).map_err(failed)?;
         let footer = arrow_metadata(Arc::new(metadata), None).map_err(failed)?;
         let metadata = footer.metadata();
         let row_groups = metadata.row_groups().iter().map(|group| RowGroup {
-            rows: group.num_rows().max(0) as usize,
+            rows: group.num_rows() as usize,
             bytes: group.compressed_size().max(1) as u64,
         });
         Ok(ParquetFile {
@@ -153,7 +153,12 @@ impl ParquetFile {
         }
         let reader = ParquetMetaDataReader::new().with_metadata_options(Some(options));
         let metadata = reader.parse_and_finish(whole)?;
-        check_places(&metadata, self.size)?;
+        check_footer(&metadata, self.size)?;
+        let groups = metadata.row_groups().iter();
+        let same = groups.map(|group| group.num_rows() as usize);
+        if !same.eq(self.row_groups.iter().map(|group| group.rows)) {
+            return Err(ParquetError::General("it changed during the run".into()));
+        }
         arrow_metadata(Arc::new(metadata), Some(&self.columns.schema))
     }
 
@@ -197,8 +202,18 @@ impl ParquetFile {
     }
 }
 
-/// Checks that a footer places its columns inside of the object.
-fn check_places(metadata: &ParquetMetaData, size: u64) -> ParquetResult<()> {
+/// Checks that a footer counts its rows right, and places its columns inside of the object.
+fn check_footer(metadata: &ParquetMetaData, size: u64) -> ParquetResult<()> {
+    let mut groups = metadata.row_groups().iter().map(|group| group.num_rows());
+    let rows = groups.try_fold(0i64, |sum, rows| match rows {
+        0.. => sum.checked_add(rows),
+        _ => None,
+    });
+    if rows != Some(metadata.file_metadata().num_rows()) {
+        return Err(ParquetError::General(
+            "its footer does not count its rows right".into(),
+        ));
+    }
     let chunks = metadata
         .row_groups()
         .iter()

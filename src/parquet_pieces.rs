@@ -5,17 +5,17 @@
 //! columns, rows ─▶ pieces ─▶ fetch (several at once, as many bytes as there is room for) ─▶ decode
 //! ```
 //!
-//! A piece is a small file, or row groups of a larger one. What decodes a piece does not wait for
-//! storage as long as the next ones come in the meantime.
+//! A piece is a small file, or row groups of a larger one. While one is decoded, the next ones come.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{BooleanBufferBuilder, RecordBatch};
+use arrow::array::RecordBatch;
+use arrow::buffer::BooleanBuffer;
 use bytes::buf::Reader;
 use bytes::{Buf, Bytes};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use object_store::ObjectStoreExt;
+use object_store::{OBJECT_STORE_COALESCE_DEFAULT, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
@@ -35,48 +35,34 @@ const AHEAD_BYTES: u64 = 16 << 20;
 /// ... and so many pieces.
 const AHEAD_PIECES: usize = 16;
 
-/// Which rows of a file to read.
-#[derive(Clone, Debug, Default)]
-pub struct Rows {
-    /// The row groups, ascending; `None` for all.
-    pub row_groups: Option<Vec<usize>>,
-    /// Which rows of these row groups; `None` for all.
-    pub selection: Option<RowSelection>,
-}
+/// A row group to be read, and which of its rows; `None` for all.
+pub type Chosen = (usize, Option<BooleanBuffer>);
 
 impl ParquetFile {
-    /// Cuts the given columns (indices into [`ParquetFile::schema`], ascending) of the given rows
-    /// into pieces, in file order.
-    pub fn pieces(&self, columns: &[usize], rows: Rows) -> Vec<Piece> {
+    /// Cuts the given columns (indices into [`ParquetFile::schema`], ascending) of row groups,
+    /// which ascend as well, into pieces.
+    pub fn pieces(&self, columns: &[usize], chosen: impl Iterator<Item = Chosen>) -> Vec<Piece> {
         let columns: Arc<[usize]> = columns.into();
-        let groups = self.row_groups();
-        let chosen = rows.row_groups.unwrap_or((0..groups.len()).collect());
-        let mut selection = rows.selection;
         let mut pieces: Vec<Piece> = Vec::new();
-        let mut in_piece = 0;
-        for number in chosen {
+        for (number, mask) in chosen {
+            if self.row_groups()[number].rows == 0 {
+                continue;
+            }
             let ranges = self.ranges(number, &columns);
-            let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-            let selected = selection.as_mut();
-            let selected = selected.map(|rest| rest.split_off(groups[number].rows));
-            match pieces.last_mut() {
-                Some(piece) if self.is_small() || in_piece + bytes <= PIECE_BYTES => {
-                    piece.row_groups.push(number);
-                    piece.ranges.extend(ranges);
-                    piece.selections.extend(selected);
-                    in_piece += bytes;
-                }
-                _ => {
-                    in_piece = bytes;
-                    pieces.push(Piece {
-                        file: self.clone(),
-                        columns: Arc::clone(&columns),
-                        row_groups: vec![number],
-                        selections: selected.into_iter().collect(),
-                        ranges,
-                    });
+            if let Some(piece) = pieces.last_mut() {
+                let joined = [&piece.ranges[..], &ranges].concat();
+                if self.is_small() || fetched_bytes(&joined) <= PIECE_BYTES {
+                    piece.row_groups.push((number, mask));
+                    piece.ranges = joined;
+                    continue;
                 }
             }
+            pieces.push(Piece {
+                file: self.clone(),
+                columns: Arc::clone(&columns),
+                row_groups: vec![(number, mask)],
+                ranges,
+            });
         }
         pieces
     }
@@ -94,19 +80,35 @@ impl ParquetFile {
         chunks.map(|(_, chunk)| range(chunk.byte_range())).collect()
     }
 
-    /// Reads the given columns of the given rows, as [`ParquetFile::pieces`] takes them; the row
-    /// number comes last.
+    /// Reads the given columns of all rows, in file order; the row number comes last.
     pub fn read(
         &self,
         columns: &[usize],
-        rows: Rows,
         batch_rows: usize,
     ) -> BoxStream<'static, Result<RecordBatch>> {
-        let pieces = self.pieces(columns, rows).into_iter();
+        let all = (0..self.row_groups().len()).map(|number| (number, None));
+        let pieces = self.pieces(columns, all).into_iter();
         let fetched = fetched_ahead(pieces.map(|piece| (piece, ())));
         let batches = fetched.map_ok(move |(fetched, ())| stream::iter(fetched.read(batch_rows)));
         batches.try_flatten().boxed()
     }
+}
+
+/// How many bytes fetching ranges takes: far stores are asked for what lies between them as well,
+/// where that is little.
+fn fetched_bytes(ranges: &[Range<u64>]) -> u64 {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_unstable_by_key(|range| range.start);
+    let (mut bytes, mut end) = (0, None);
+    for range in sorted {
+        let from = match end {
+            Some(end) if range.start <= end + OBJECT_STORE_COALESCE_DEFAULT => end,
+            _ => range.start,
+        };
+        bytes += range.end.saturating_sub(from);
+        end = end.max(Some(range.end));
+    }
+    bytes
 }
 
 /// Rows of a file that are fetched at once.
@@ -114,9 +116,7 @@ impl ParquetFile {
 pub struct Piece {
     file: ParquetFile,
     columns: Arc<[usize]>,
-    row_groups: Vec<usize>,
-    /// Which rows of each row group; empty for all.
-    selections: Vec<RowSelection>,
+    row_groups: Vec<Chosen>,
     /// Where the columns are.
     ranges: Vec<Range<u64>>,
 }
@@ -124,13 +124,10 @@ pub struct Piece {
 impl Piece {
     /// How many bytes fetching it takes.
     fn bytes(&self) -> u64 {
-        match self.file.is_small() {
-            true => self.file.size,
-            false => self
-                .ranges
-                .iter()
-                .map(|range| range.end - range.start)
-                .sum(),
+        match (&self.file.bytes, self.file.is_small()) {
+            (Some(_), _) => 0,
+            (None, true) => self.file.size,
+            (None, false) => fetched_bytes(&self.ranges),
         }
     }
 
@@ -140,8 +137,8 @@ impl Piece {
         let chunks = if let Some(bytes) = &self.file.bytes {
             vec![(0, bytes.clone())]
         } else if self.file.is_small() {
-            let whole = async { store.get(path).await?.bytes().await };
-            vec![(0, whole.await.map_err(ParquetError::from).map_err(failed)?)]
+            let whole = store.get_range(path, 0..self.file.size).await;
+            vec![(0, whole.map_err(ParquetError::from).map_err(failed)?)]
         } else {
             let fetched = store.get_ranges(path, &self.ranges).await;
             let fetched = fetched.map_err(ParquetError::from).map_err(failed)?;
@@ -158,23 +155,27 @@ impl Piece {
             _room: None,
         })
     }
-}
 
-impl Piece {
     fn reader(self, chunks: Chunks, batch_rows: usize) -> ParquetResult<ParquetRecordBatchReader> {
         let footer = match &self.file.footer {
             Some(footer) => footer.clone(),
             None => self.file.decoded_footer(&chunks.from(0)?)?,
         };
         let mask = ProjectionMask::roots(footer.parquet_schema(), self.columns.iter().copied());
+        let groups = self.row_groups.iter().map(|(group, _)| *group);
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(chunks, footer)
             .with_projection(mask)
             .with_batch_size(batch_rows)
-            .with_row_groups(self.row_groups);
-        match concat(self.selections) {
-            Some(selection) => builder.with_row_selection(selection).build(),
-            None => builder.build(),
+            .with_row_groups(groups.collect());
+        if self.row_groups.iter().all(|(_, mask)| mask.is_none()) {
+            return builder.build();
         }
+        let rows = |group: usize| self.file.row_groups()[group].rows;
+        let masks = self.row_groups.into_iter().map(|(group, mask)| {
+            let mask = mask.unwrap_or_else(|| BooleanBuffer::new_set(rows(group)));
+            RowSelection::from_boolean_buffer(mask)
+        });
+        builder.with_row_selection(masks.collect()).build()
     }
 }
 
@@ -183,19 +184,21 @@ pub fn fetched_ahead<T: Send + 'static>(
     pieces: impl Iterator<Item = (Piece, T)> + Send + 'static,
 ) -> BoxStream<'static, Result<(Fetched, T)>> {
     let room = Arc::new(Semaphore::new(AHEAD_BYTES as usize));
-    let fetched = stream::iter(pieces).map(move |(piece, with)| {
+    // One after the other: a large piece waits until those before it were read.
+    let with_room = stream::iter(pieces).then(move |(piece, with)| {
         let room = Arc::clone(&room);
         async move {
-            if piece.file.bytes.is_some() {
-                return Ok((piece.fetch().await?, with));
-            }
-            // Who asks first gets it first: a large piece waits until all before it were read.
-            let bytes = piece.bytes().clamp(1, AHEAD_BYTES) as u32;
-            let held = room.acquire_many_owned(bytes).await;
-            let mut fetched = join(tokio::spawn(piece.fetch())).await?;
-            fetched._room = held.ok();
-            Ok((fetched, with))
+            let bytes = piece.bytes().min(AHEAD_BYTES) as u32;
+            (piece, with, room.acquire_many_owned(bytes).await.ok())
         }
+    });
+    let fetched = with_room.map(|(piece, with, room)| async move {
+        let mut fetched = match piece.file.bytes {
+            Some(_) => piece.fetch().await?,
+            None => join(tokio::spawn(piece.fetch())).await?,
+        };
+        fetched._room = room;
+        Ok((fetched, with))
     });
     fetched.buffered(AHEAD_PIECES).boxed()
 }
@@ -227,26 +230,6 @@ impl Fetched {
             let _held = &room;
             batch.map_err(|error| read_error(&name, error))
         })
-    }
-}
-
-/// The rows that several selections select, one after the other; `None` for all.
-fn concat(selections: Vec<RowSelection>) -> Option<RowSelection> {
-    match <[_; 1]>::try_from(selections) {
-        Ok([only]) => Some(only),
-        Err(selections) if selections.is_empty() => None,
-        Err(selections) => {
-            let mut all = BooleanBufferBuilder::new(0);
-            for selection in &selections {
-                match selection.as_mask() {
-                    Some(mask) => all.append_buffer(mask),
-                    None => selection
-                        .iter()
-                        .for_each(|run| all.append_n(run.row_count, !run.skip)),
-                }
-            }
-            Some(RowSelection::from_boolean_buffer(all.finish()))
-        }
     }
 }
 
@@ -283,6 +266,9 @@ impl ChunkReader for Chunks {
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        if length == 0 {
+            return Ok(Bytes::new());
+        }
         let bytes = self.from(start)?;
         match bytes.len() < length {
             true => Err(ParquetError::EOF(format!(
@@ -290,5 +276,138 @@ impl ChunkReader for Chunks {
             ))),
             false => Ok(bytes.slice(..length)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
+    use arrow::datatypes::Int64Type;
+    use futures::executor::block_on;
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+    use object_store::{ObjectStore, PutPayload};
+    use parquet::arrow::ArrowWriter;
+    use parquet::basic::Compression;
+    use parquet::file::properties::WriterProperties;
+    use proptest::prelude::*;
+
+    /// A file of row groups of so many rows: `pad` makes it large or small, `n` counts.
+    fn file(groups: &[usize], pad_bytes: usize) -> ParquetFile {
+        let batch = |first: usize, rows: usize| {
+            let numbers = first..first + rows;
+            let pad = numbers.clone().map(|n| format!("{n:0pad_bytes$}"));
+            let columns: [(&str, ArrayRef); 2] = [
+                ("pad", Arc::new(StringArray::from_iter_values(pad))),
+                (
+                    "n",
+                    Arc::new(Int64Array::from_iter_values(numbers.map(|n| n as i64))),
+                ),
+            ];
+            RecordBatch::try_from_iter(columns).expect("a batch")
+        };
+        let properties = WriterProperties::builder()
+            .set_dictionary_enabled(false)
+            .set_compression(Compression::UNCOMPRESSED);
+        let mut bytes = Vec::new();
+        let schema = batch(0, 0).schema();
+        let mut writer =
+            ArrowWriter::try_new(&mut bytes, schema, Some(properties.build())).expect("a writer");
+        let mut first = 0;
+        for rows in groups {
+            writer.write(&batch(first, *rows)).expect("written");
+            writer.flush().expect("written");
+            first += rows;
+        }
+        writer.close().expect("written");
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let (path, size) = (Path::from("a.parquet"), bytes.len() as u64);
+        block_on(store.put(&path, PutPayload::from(bytes))).expect("put");
+        block_on(ParquetFile::open(store, path, size, "a.parquet".into())).expect("opened")
+    }
+
+    /// What `n` and the row number of the chosen rows are.
+    fn read(file: &ParquetFile, chosen: Vec<Chosen>) -> Vec<(i64, i64)> {
+        let pieces = file.pieces(&[1], chosen.into_iter()).into_iter();
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let fetched = fetched_ahead(pieces.map(|piece| (piece, ())));
+        let fetched: Vec<_> = runtime
+            .expect("a runtime")
+            .block_on(
+                fetched
+                    .map_ok(|(fetched, ())| fetched.read(7).collect())
+                    .try_collect(),
+            )
+            .expect("fetched");
+        let batches: Vec<Result<RecordBatch>> =
+            fetched.into_iter().flat_map(|b: Vec<_>| b).collect();
+        let values = |batch: RecordBatch| {
+            let column = |place: usize| batch.column(place).as_primitive::<Int64Type>().clone();
+            let (n, row) = (column(0), column(1));
+            (0..batch.num_rows())
+                .map(|at| (n.value(at), row.value(at)))
+                .collect::<Vec<_>>()
+        };
+        batches
+            .into_iter()
+            .flat_map(|batch| values(batch.expect("decoded")))
+            .collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn the_chosen_rows_are_read_of_small_and_large_files(
+            groups in prop::collection::vec(1usize..60, 1..6),
+            is_large in any::<bool>(),
+            forgets in (any::<bool>(), any::<bool>()),
+            chosen in prop::collection::vec(prop::option::of(prop::option::of(any::<u64>())), 6),
+        ) {
+            let mut opened = file(&groups, if is_large { 40_000 } else { 10 });
+            // A few rows of the padding do not make a large file.
+            let rows: usize = groups.iter().sum();
+            prop_assert_eq!(opened.is_small(), !is_large || rows * 40_000 < 1 << 20);
+            if forgets.0 {
+                opened = opened.without_footer(&mut None);
+            }
+            if forgets.1 {
+                opened = opened.without_bytes();
+            }
+            let (mut wanted, mut expected, mut first) = (Vec::new(), Vec::new(), 0);
+            for (number, (rows, choice)) in groups.iter().zip(&chosen).enumerate() {
+                if let Some(seed) = choice {
+                    let is_chosen = |row: usize| seed.is_none_or(|seed| seed >> (row % 64) & 1 == 1);
+                    let mask = BooleanBuffer::collect_bool(*rows, is_chosen);
+                    wanted.push((number, seed.map(|_| mask.clone())));
+                    let rows = (0..*rows).filter(|row| mask.value(*row));
+                    expected.extend(rows.map(|row| ((first + row) as i64, (first + row) as i64)));
+                }
+                first += rows;
+            }
+            prop_assert_eq!(read(&opened, wanted), expected);
+        }
+    }
+
+    #[test]
+    fn what_lies_between_ranges_counts_where_it_is_fetched_too() {
+        let gap = OBJECT_STORE_COALESCE_DEFAULT;
+        assert_eq!(fetched_bytes(&[]), 0);
+        assert_eq!(fetched_bytes(&[10..20, 0..10]), 20);
+        assert_eq!(fetched_bytes(&[0..10, 10 + gap..20 + gap]), 20 + gap);
+        assert_eq!(fetched_bytes(&[0..10, 11 + gap..21 + gap]), 20);
+    }
+
+    #[test]
+    fn row_groups_are_fetched_together_up_to_a_size() {
+        let large = file(&[30, 30, 30, 30, 30, 30], 40_000);
+        let sizes = |columns: &[usize]| -> Vec<usize> {
+            let all = (0..6).map(|number| (number, None));
+            let pieces = large.pieces(columns, all);
+            pieces.iter().map(|piece| piece.row_groups.len()).collect()
+        };
+        // 1.2 MB of padding in each group: what lies between two of them is not fetched.
+        assert_eq!(sizes(&[0, 1]), [3, 3]);
+        assert_eq!(sizes(&[1]), [6]);
     }
 }

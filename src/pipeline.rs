@@ -37,6 +37,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fold::{Fold, fold};
 use crate::layout::{attempt_commit, attempt_name, base_name, part_file_commit, staging_name};
 use crate::ledger::{CURATED, Command, Identity, Ledger, Record, Run, Shape, write_types};
+use crate::memory::give_back;
 use crate::publish::{self, Names, Owner, Plan, TableFile};
 use crate::report::{AggregateReport, Report};
 use crate::session::{BATCH_ROWS, Resources, SpillFolder, join, runtime, session};
@@ -119,7 +120,7 @@ async fn do_run(request: &Request<'_>) -> Result<Report> {
     };
     let spill_max = match limit.spill_bytes_max {
         u64::MAX => String::new(),
-        bytes => format!(", at most {} MB", bytes / 1_000_000),
+        bytes => format!(", at most {bytes} bytes"),
     };
     info!(
         "pipeline {}: window {window}, memory limit {} MB, {} threads, spill to {}{spill_max}",
@@ -448,6 +449,7 @@ impl Job<'_> {
             report.rows_read, folded.keys, folded.key_days
         );
 
+        give_back();
         let curate = Curate {
             pipeline,
             changes: &changes,

@@ -17,7 +17,6 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use crate::error::{Error, Kind, Result, missing_object};
 use crate::layout::parent;
 use crate::parquet_file::{ParquetFile, conform};
-use crate::parquet_pieces::Rows;
 use crate::publish::TableFile;
 use crate::session::BATCH_ROWS;
 use crate::sorter::{Merge, Order};
@@ -118,7 +117,7 @@ impl Earlier {
             let fields = file.schema().fields();
             let columns: Vec<usize> = (0..fields.len() - 1).collect();
             let schema = Arc::clone(&schema);
-            file.read(&columns, Rows::default(), BATCH_ROWS)
+            file.read(&columns, BATCH_ROWS)
                 .map(move |batch| conform(&batch?, &schema))
                 .boxed()
         });

@@ -32,7 +32,8 @@ pub const BATCH_ROWS: usize = 8192;
 
 /// What a run needs beside what the engine counts: the program, and what it hardly gives back.
 const UNCOUNTED_BYTES: u64 = 64 << 20;
-/// The same for each thread: batches in flight, decoders, a row group that is being written.
+/// The same for each thread: what is fetched ahead, batches in flight, decoders, a row group that is
+/// being written.
 const UNCOUNTED_BYTES_PER_THREAD: u64 = 48 << 20;
 /// The part of the rest of the memory limit that may be reserved.
 const POOL_PERCENT: u64 = 80;

@@ -35,7 +35,7 @@ use crate::partition_name::partition_folder;
 use crate::session::{BATCH_ROWS, read_spilled};
 
 /// Blocks of a run on disk are about this large.
-const BLOCK_BYTES: usize = 512 << 10;
+const BLOCK_BYTES: usize = 256 << 10;
 /// What sorting needs per row beside the row itself: its place, twice, and the start of its key.
 const BYTES_PER_ROW: usize = 24;
 

@@ -35,7 +35,6 @@ use crate::file_table::{FileTable, ListedFile};
 use crate::layout::{attempt_commit, attempt_name, base_name};
 use crate::ledger::{Ledger, Record};
 use crate::parquet_file::ParquetFile;
-use crate::parquet_pieces::Rows;
 use crate::publish;
 use crate::session::BATCH_ROWS;
 use crate::store::{Folder, Stores, parse_path};
@@ -419,7 +418,7 @@ async fn read_records(folder: &Folder, (path, bytes): &(String, u64)) -> Result<
             false => error,
         })?;
     let wanted = file.schema().index_of("record")?;
-    let mut batches = file.read(&[wanted], Rows::default(), BATCH_ROWS);
+    let mut batches = file.read(&[wanted], BATCH_ROWS);
     let mut records = Vec::new();
     while let Some(batch) = batches.try_next().await? {
         for text in batch.column(0).as_string_view().iter().flatten() {

@@ -24,7 +24,7 @@ pub const ROWS_PER_FILE: u64 = 100_000;
 /// One run cuts its days into no more ranges than this, because each has an open file.
 const RANGES_MAX: u64 = 16;
 /// Rows that wait to be encoded are written as row groups once they take so much.
-const WAITING_BYTES_MAX: usize = 64 << 20;
+const WAITING_BYTES_MAX: usize = 24 << 20;
 
 /// How many rows there are of each day (as days since 1970; `None` is no day).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,172 @@
+"""Times glueless on an S3 store that answers after 30 ms.
+
+    python far_store.py --glueless BINARY --generate BINARY --server BINARY --work DIR
+
+The cases narrow and tiny are folded from this machine's disk and from the
+store, in turns. The store is s3s-fs, a server over a local folder, behind a
+proxy that holds every answer back; both take processor time from the run. Raw
+files, table and state all lie in the store.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+from measure import BENCHES, CASES, WINDOW, make, print_machine, run_glueless, spread, timed
+
+DELAY_SECONDS = 0.030
+BUCKET = "far"
+PIECE_BYTES = 256 << 10
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("glueless", "generate", "server", "work"):
+        parser.add_argument(f"--{name}", type=pathlib.Path, required=True)
+    parser.add_argument("--runs", type=int, default=3, help="turns per case (default 3)")
+    arguments = parser.parse_args()
+    for name in ("glueless", "generate", "server", "work"):
+        setattr(arguments, name, getattr(arguments, name).resolve())
+    print_machine(arguments.glueless)
+    print(f"\n### far store: every answer after {DELAY_SECONDS * 1000:.0f} ms\n")
+    print("| case | local, wall s | far, wall s | far, peak memory MB | requests | far / local |")
+    print("|---|---|---|---|---|---|")
+    root = arguments.work / "far"
+    for case in ("narrow", "tiny"):
+        shape, options = CASES[case]
+        raw = make(arguments, case, shape, options)
+        local, far = [], []
+        for _ in range(arguments.runs):
+            shutil.rmtree(root, ignore_errors=True)
+            (root / BUCKET).mkdir(parents=True)
+            subprocess.run(["cp", "-al", raw, root / BUCKET / "raw"], check=True)
+            (root / BUCKET / "raw" / "made").unlink()
+            (root / "local").mkdir()
+            os.sync()
+            local.append(run_glueless(arguments, shape, raw, root / "local"))
+            shutil.rmtree(root / "local")
+            os.sync()
+            with store(arguments.server, root) as far_store:
+                run = run_far(arguments, shape, root / "log")
+                far.append({**run, "requests": far_store.requests})
+            print(f"{case}: {local[-1]['seconds']:.2f} s, far {far[-1]['seconds']:.2f} s", file=sys.stderr)
+        seconds = lambda runs: [run["seconds"] for run in runs]
+        ratio = statistics.median(f / l for f, l in zip(seconds(far), seconds(local)))
+        cells = [
+            case,
+            spread(seconds(local), "{:.2f}"),
+            spread(seconds(far), "{:.2f}"),
+            spread([run["peak_bytes"] / 1e6 for run in far], "{:,.0f}"),
+            f"{far[-1]['requests']:,}",
+            f"{ratio:.2f}",
+        ]
+        print("| " + " | ".join(cells) + " |", flush=True)
+    shutil.rmtree(root)
+
+
+def run_far(arguments, shape, log):
+    command = [arguments.glueless, "curate", BENCHES / "pipelines" / shape, *WINDOW]
+    command += ["--set", f"raw.url=s3://{BUCKET}/raw"]
+    command += ["--set", f"curated.url=s3://{BUCKET}/lake/curated"]
+    return timed(command, log)
+
+
+@contextlib.contextmanager
+def store(server, root):
+    """The store, and the environment that leads to it."""
+    ports = 8014, 8015
+    far_store = Far(*ports)
+    credentials = ["--access-key", "bench", "--secret-key", "bench-secret"]
+    command = [server, "--host", "127.0.0.1", "--port", str(ports[0]), *credentials, root]
+    log = open(root / "server.log", "wb")
+    process = subprocess.Popen(command, stdout=log, stderr=log)
+    os.environ |= {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports[1]}",
+        "AWS_ACCESS_KEY_ID": "bench",
+        "AWS_SECRET_ACCESS_KEY": "bench-secret",
+        "AWS_REGION": "us-east-1",
+    }
+    try:
+        with far_store:
+            yield far_store
+    finally:
+        process.terminate()
+        process.wait()
+
+
+class Far:
+    """A proxy that begins each answer so long after its request; it knows one request of a
+    connection from the next because none is sent before the answer to the last has come."""
+
+    def __init__(self, server_port, port):
+        self.server_port, self.port = server_port, port
+        self.requests = 0
+        self.loop = asyncio.new_event_loop()
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=self.loop.run_until_complete, args=[self.serve()])
+
+    def __enter__(self):
+        self.thread.start()
+        self.ready.wait()
+        return self
+
+    def __exit__(self, *_):
+        self.loop.call_soon_threadsafe(self.over.set)
+        self.thread.join()
+
+    async def serve(self):
+        self.over = asyncio.Event()
+        listener = await asyncio.start_server(self.connect, "127.0.0.1", self.port)
+        self.ready.set()
+        await self.over.wait()
+        listener.close()
+
+    async def connect(self, client, to_client):
+        for attempt in range(50):
+            with contextlib.suppress(ConnectionRefusedError):
+                server, to_server = await asyncio.open_connection("127.0.0.1", self.server_port)
+                break
+            await asyncio.sleep(0.1)
+        asked = asyncio.Queue()
+        await asyncio.gather(
+            self.forward_requests(client, to_server, asked),
+            self.forward_answers(server, to_client, asked),
+            return_exceptions=True,
+        )
+        for writer in (to_client, to_server):
+            writer.close()
+
+    async def forward_requests(self, client, to_server, asked):
+        try:
+            while piece := await client.read(PIECE_BYTES):
+                asked.put_nowait(time.monotonic())
+                to_server.write(piece)
+                await to_server.drain()
+        finally:
+            to_server.close()
+
+    async def forward_answers(self, server, to_client, asked):
+        try:
+            while piece := await server.read(PIECE_BYTES):
+                if not asked.empty():
+                    # A request can come in several pieces.
+                    self.requests += 1
+                    while not asked.empty():
+                        last = asked.get_nowait()
+                    await asyncio.sleep(max(0, last + DELAY_SECONDS - time.monotonic()))
+                to_client.write(piece)
+                await to_client.drain()
+        finally:
+            to_client.close()
+
+
+if __name__ == "__main__":
+    main()
