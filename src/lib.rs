@@ -23,8 +23,9 @@
 //!
 //! 1. [`discover`] lists the raw files of the window, and late ones that the ledger does not know,
 //!    and sorts them in the order of files.
-//! 2. [`changes`] opens them as one relation, adds each row's day and [`position`], and refuses
-//!    rows that cannot be folded, naming file, row and column.
+//! 2. [`changes`] opens them ([`opening`]) as one relation, adds each row's day and [`position`], and
+//!    refuses rows that cannot be folded, naming file, row and column. What is read is fetched ahead
+//!    of what decodes it, in pieces ([`parquet_pieces`]).
 //! 3. [`fold`] runs `sql/fold.sql` over key and position only. The aggregate function
 //!    [`last_changes`] keeps, per key and day, the greatest position, in a table of our own
 //!    ([`key_table`]); [`winners`] keeps one bit per raw row of it.
