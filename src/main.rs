@@ -9,6 +9,7 @@ use clap::Parser;
 use glueless::args::{Arguments, Command, Common, Output, Window as WindowArguments};
 use glueless::config::{Limits, MEMORY_BYTES_MIN, Pipeline};
 use glueless::error::{Error, Result};
+use glueless::memory::share_heaps;
 use glueless::pipeline::{Request, Task, run};
 use glueless::report::Report;
 use glueless::session::Resources;
@@ -85,6 +86,7 @@ fn execute(task: Task, arguments: &Common) -> Result<Report> {
     let now = chrono::Utc::now();
     let pipeline = Pipeline::read(&arguments.pipeline, &arguments.set)?;
     let resources = resources(&pipeline.limits);
+    share_heaps(resources.threads.max(2));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(resources.threads)
         .enable_all()

@@ -14,6 +14,18 @@ use datafusion::execution::memory_pool::{
     MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
 };
 
+/// Lets threads share their heaps, before there are any: glibc gives up to eight per processor one
+/// of their own, and what is freed in one is of no use to the others.
+pub fn share_heaps(heaps: usize) {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: no other thread runs yet.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, i32::try_from(heaps).unwrap_or(i32::MAX));
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    let _ = heaps;
+}
+
 /// Gives memory that was freed back to the system. Glibc keeps it otherwise, and what comes next may
 /// not fit into its holes.
 pub fn give_back() {
