@@ -27,7 +27,7 @@ TEST_PYTHON := $(VENV)/bin/python
 .PHONY: help run build test test-long check lint fixtures bench bench-scale bench-far bench-tools clean sources
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: build ## Fold the fixtures into lake/ and show the tables
 	$(GLUELESS) run sql/cust_loyalty $(WINDOW)

@@ -3,17 +3,16 @@
     python far_store.py --glueless BINARY --generate BINARY --server BINARY --work DIR
 
 The cases narrow and tiny are folded from this machine's disk, from the store
-without a delay, and with it, in turns. The store is s3s-fs, a server over a local folder, behind a
-proxy that holds every answer back; both take processor time from the run. The
-raw files lie in the store; the table and the state do not, because this server
-takes no uploads in parts under names as long as those in staging.
+without a delay, and with it, in turns. The store is s3s-fs, a server over a
+local folder, behind a proxy that holds every answer back; both take processor
+time from the run. The raw files lie in the store; the table and the state do
+not, because this server takes no uploads in parts under names as long as those
+in staging.
 """
 
-import argparse
 import asyncio
 import contextlib
 import os
-import pathlib
 import shutil
 import statistics
 import subprocess
@@ -21,7 +20,7 @@ import sys
 import threading
 import time
 
-from measure import CASES, make, print_machine, run_glueless, spread
+from measure import CASES, make, parser_of, print_machine, run_glueless, spread
 
 DELAY_SECONDS = 0.030
 BUCKET = "far"
@@ -29,13 +28,9 @@ PIECE_BYTES = 256 << 10
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("glueless", "generate", "server", "work"):
-        parser.add_argument(f"--{name}", type=pathlib.Path, required=True)
+    parser = parser_of(__doc__, "glueless", "generate", "server", "work")
     parser.add_argument("--runs", type=int, default=3, help="turns per case (default 3)")
     arguments = parser.parse_args()
-    for name in ("glueless", "generate", "server", "work"):
-        setattr(arguments, name, getattr(arguments, name).resolve())
     print_machine(arguments.glueless)
     print(f"\n### far store: every answer after {DELAY_SECONDS * 1000:.0f} ms\n")
     print("| case | local, wall s | near, wall s | far, wall s | far, peak memory MB | requests | far / local | far / near |")
@@ -128,11 +123,14 @@ class Far:
         listener.close()
 
     async def connect(self, client, to_client):
-        for attempt in range(50):
+        # The server may still be starting.
+        for _ in range(50):
             with contextlib.suppress(ConnectionRefusedError):
                 server, to_server = await asyncio.open_connection("127.0.0.1", self.server_port)
                 break
             await asyncio.sleep(0.1)
+        else:
+            return to_client.close()
         asked = asyncio.Queue()
         await asyncio.gather(
             self.forward_requests(client, to_server, asked),

@@ -59,7 +59,7 @@ SHAPES = {
     ),
 }
 
-# What a case is: its shape, and what the generator is told; then what the pipeline is.
+# What a case is: its shape, and what the generator is told; then settings of the pipeline.
 CASES = {
     "narrow": ("narrow", "--rows 20000000 --keys 5000000 --files 40"),
     "wide": ("wide", "--rows 10000000 --keys 2000000 --files 40"),
@@ -132,21 +132,32 @@ def measure(arguments, case):
     shutil.rmtree(arguments.work / "runs")
 
 
+PATHS = {
+    "glueless": "the release binary",
+    "generate": "generate_changes",
+    "copy": "copy_parquet",
+    "server": "s3s-fs",
+    "work": "a folder for all data",
+}
+
+
+def parser_of(manual, *paths):
+    """A parser of a program's arguments, of which some are paths that it needs."""
+    parser = argparse.ArgumentParser(description=manual.splitlines()[0])
+    resolved = lambda text: pathlib.Path(text).resolve()
+    for name in paths:
+        parser.add_argument(f"--{name}", type=resolved, required=True, help=PATHS[name])
+    return parser
+
+
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--glueless", type=pathlib.Path, required=True, help="the release binary")
-    parser.add_argument("--generate", type=pathlib.Path, required=True, help="generate_changes")
-    parser.add_argument("--copy", type=pathlib.Path, required=True, help="copy_parquet")
-    parser.add_argument("--work", type=pathlib.Path, required=True, help="a folder for all data")
+    parser = parser_of(__doc__, "glueless", "generate", "copy", "work")
     parser.add_argument("--runs", type=int, default=3, help="turns per contender (default 3)")
     names = lambda text: [name for name in text.split(",") if name]
     cases = [case for case in CASES if case not in BY_HAND]
     parser.add_argument("--cases", type=names, default=cases, help="some of the cases")
     parser.add_argument("--peers", type=names, default=list(PEERS), help="some of the peers")
-    arguments = parser.parse_args()
-    for name in ("glueless", "generate", "copy", "work"):
-        setattr(arguments, name, getattr(arguments, name).resolve())
-    return arguments
+    return parser.parse_args()
 
 
 def make(arguments, case, shape, options):

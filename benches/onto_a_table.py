@@ -21,18 +21,16 @@ The contenders of a case take turns. Each turn of `year` folds another day;
 each turn of `keys` begins from the same table.
 """
 
-import argparse
 import datetime
 import json
 import os
-import pathlib
 import shutil
 import statistics
 import subprocess
 import sys
 import time
 
-from measure import BENCHES, print_machine, spread, timed
+from measure import BENCHES, parser_of, print_machine, spread, timed
 
 FIRST = datetime.date(2023, 1, 1)
 DAYS = 365
@@ -45,13 +43,9 @@ NIGHT_KEYS = 2_000_000
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("glueless", "generate", "copy", "work"):
-        parser.add_argument(f"--{name}", type=pathlib.Path, required=True)
+    parser = parser_of(__doc__, "glueless", "generate", "copy", "work")
     parser.add_argument("--turns", type=int, default=3, help="turns per contender (default 3)")
     arguments = parser.parse_args()
-    for name in ("glueless", "generate", "copy", "work"):
-        setattr(arguments, name, getattr(arguments, name).resolve())
     arguments.work.mkdir(parents=True, exist_ok=True)
     print_machine(arguments.glueless)
     print(f"- turns: {arguments.turns}; medians, with the lowest and the highest in brackets")

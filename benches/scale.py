@@ -5,7 +5,6 @@
 Changes and keys grow together; the memory limit stays the same.
 """
 
-import argparse
 import os
 import pathlib
 import shutil
@@ -13,20 +12,16 @@ import statistics
 
 import matplotlib
 
-from measure import BENCHES, CASES, inspect, make, print_machine, run_glueless, spread
+from measure import BENCHES, inspect, make, parser_of, print_machine, run_glueless, spread
 
 TIMES = [1, 2, 4, 8]
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("glueless", "generate", "work"):
-        parser.add_argument(f"--{name}", type=pathlib.Path, required=True)
+    parser = parser_of(__doc__, "glueless", "generate", "work")
     parser.add_argument("--picture", type=pathlib.Path, default=BENCHES / "scale.svg")
     parser.add_argument("--runs", type=int, default=3, help="turns per size (default 3)")
     arguments = parser.parse_args()
-    for name in ("glueless", "generate", "work"):
-        setattr(arguments, name, getattr(arguments, name).resolve())
     print_machine(arguments.glueless)
     print("\n### scale: 1, 2, 4 and 8 times the case narrow\n")
     print("| changes | raw MB | wall s | CPU s | peak memory MB | wall, of one = 1 |")
