@@ -210,9 +210,6 @@ struct ChangeReader {
     needs_times: bool,
 }
 
-/// The number of a file, and those of its columns that are read.
-type Columns = (usize, Arc<[usize]>);
-
 impl ChangeReader {
     fn new(changes: Arc<Changes>, winners: Option<Arc<Winners>>, schema: SchemaRef) -> Self {
         let source = |name: &str| match name {
@@ -269,21 +266,20 @@ impl ChangeReader {
     ) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
         let reader = Arc::clone(&self);
         let pieces = units.into_iter().flat_map(move |unit| reader.pieces(&unit));
-        let batches = fetched_ahead(pieces).map_ok(move |(fetched, (file, columns))| {
-            let reader = Arc::clone(&self);
-            let batches = fetched.read(reader.changes.batch_rows());
-            stream::iter(batches.map(move |batch| reader.convert(file, &columns, &batch?)))
+        let batches = fetched_ahead(pieces).map(move |fetched| {
+            let (fetched, file) = fetched?;
+            let (reader, columns) = (Arc::clone(&self), Arc::clone(fetched.columns()));
+            let batches = fetched.read(reader.changes.batch_rows())?;
+            let converted = batches.map(move |batch| reader.convert(file, &columns, &batch?));
+            Ok::<_, Error>(stream::iter(converted))
         });
         batches.try_flatten()
     }
 
-    /// A unit's pieces.
-    fn pieces(&self, unit: &Unit) -> Vec<(Piece, Columns)> {
+    /// A unit's pieces, with the number of its file.
+    fn pieces(&self, unit: &Unit) -> Vec<(Piece, usize)> {
         let open = self.changes.file(unit.file);
         let groups = self.groups_in_window(open, &unit.row_groups);
-        if groups.is_empty() {
-            return Vec::new();
-        }
         let mut columns: Vec<usize> = self
             .needed
             .iter()
@@ -296,10 +292,7 @@ impl ChangeReader {
             (*group, mask)
         });
         let pieces = open.file.pieces(&columns, chosen).into_iter();
-        let columns: Arc<[usize]> = columns.into();
-        pieces
-            .map(|piece| (piece, (unit.file, Arc::clone(&columns))))
-            .collect()
+        pieces.map(|piece| (piece, unit.file)).collect()
     }
 
     /// Leaves out the row groups that, by their statistics, lie outside of a window of rows.

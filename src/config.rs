@@ -513,30 +513,27 @@ fn check(read: PipelineToml, folder: &Path, file: &Path) -> Result<Pipeline> {
                 .hint("Delta tables cannot be kept there: set `state.url`"),
         );
     }
+    let size = |key: &str, value: Option<Value>, least: u64, hint: &str| {
+        let read = |value: Value| {
+            let found = bytes(&value).filter(|bytes| *bytes >= least);
+            found.ok_or_else(|| wrong(key, format!("is `{value}`")).hint(hint))
+        };
+        value.map(read).transpose()
+    };
     let limits = Limits {
-        memory_bytes: read
-            .limits
-            .memory
-            .map(|value| {
-                bytes(&value)
-                    .filter(|bytes| *bytes >= MEMORY_BYTES_MIN)
-                    .ok_or_else(|| {
-                        wrong("limits.memory", format!("is `{value}`"))
-                            .hint("write 900MB or 4GiB; at least 128MB")
-                    })
-            })
-            .transpose()?,
+        memory_bytes: size(
+            "limits.memory",
+            read.limits.memory,
+            MEMORY_BYTES_MIN,
+            "write 900MB or 4GiB; at least 128MB",
+        )?,
         spill_dir: read.limits.spill_dir.map(|dir| folder.join(dir)),
-        spill_bytes_max: read
-            .limits
-            .spill_bytes_max
-            .map(|value| {
-                bytes(&value).ok_or_else(|| {
-                    wrong("limits.spill_bytes_max", format!("is `{value}`"))
-                        .hint("write 900MB or 40GiB")
-                })
-            })
-            .transpose()?,
+        spill_bytes_max: size(
+            "limits.spill_bytes_max",
+            read.limits.spill_bytes_max,
+            0,
+            "write 900MB or 40GiB",
+        )?,
         threads: match read.limits.threads {
             Some(0) => return Err(wrong("limits.threads", "is 0".into())),
             threads => threads,

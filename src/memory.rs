@@ -26,16 +26,6 @@ pub fn share_heaps(heaps: usize) {
     let _ = heaps;
 }
 
-/// Gives memory that was freed back to the system. Glibc keeps it otherwise, and what comes next may
-/// not fit into its holes.
-pub fn give_back() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: it has no conditions.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 /// A pool of memory with a floor for every consumer that can spill.
 #[derive(Debug)]
 pub struct FloorPool {

@@ -2,19 +2,19 @@
 //!
 //! Files on this machine are read by threads that wait for the disk themselves, because handing each
 //! of many small files from thread to thread costs more than reading it. Of the others many are
-//! asked for at the same time. Of several files that cannot be opened the first is told.
+//! asked for at the same time. Of several files that cannot be opened the first is told: it is taken
+//! before the others.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use futures::channel::oneshot;
 use futures::executor::block_on;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use crate::discover::Input;
 use crate::error::{Error, Result};
 use crate::parquet_file::{ParquetFile, SMALL_BYTES_MAX};
-use crate::session::{Work, join, join_all};
+use crate::session::{Work, join};
 use crate::store::{Folder, parse_path};
 
 /// How many files are opened at once ...
@@ -46,14 +46,6 @@ pub async fn open(
     }
 }
 
-/// Keeps the failure of the input that comes first.
-fn keep_first(kept: &Mutex<Option<(usize, Error)>>, place: usize, error: Error) {
-    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-    if kept.as_ref().is_none_or(|(first, _)| place < *first) {
-        *kept = Some((place, error));
-    }
-}
-
 struct Opener {
     folders: Vec<Folder>,
     kept_bytes_max: usize,
@@ -62,47 +54,42 @@ struct Opener {
 
 impl Opener {
     async fn open_here(self: Arc<Self>, inputs: Vec<Input>) -> Result<Vec<Opened>> {
-        let threads = inputs.len().min(OPENS);
-        let work = Arc::new(Work::new(inputs.into_iter().enumerate().collect()));
-        let failed: Arc<Mutex<Option<(usize, Error)>>> = Arc::default();
-        let tasks = (0..threads).map(|_| {
-            let (opener, work, failed) = (self.clone(), Arc::clone(&work), Arc::clone(&failed));
-            let (tell, told) = oneshot::channel();
-            let open = move || {
-                let open = async {
-                    let mut opened = Vec::new();
-                    let mut known = None;
-                    while let Some((place, input)) = work.next() {
-                        let (input, file) = match opener.open_one(input).await {
-                            Ok(opened) => opened,
-                            Err(error) => {
-                                keep_first(&failed, place, error);
-                                return Err(Error::internal("a file cannot be opened"));
-                            }
-                        };
-                        opened.push((place, (input, file.without_footer(&mut known))));
-                    }
-                    Ok(opened)
-                };
-                // Nobody may be waiting any more.
-                let _ = tell.send(block_on(work.part(open)));
-            };
-            let started = std::thread::Builder::new().spawn(open);
-            async {
-                let failed =
-                    |why: &str| Error::internal(format!("a thread that opens files {why}"));
-                started.map_err(|error| failed("cannot be started").caused_by(error))?;
-                told.await.map_err(|_| failed("ended abruptly"))?
+        join(tokio::task::spawn_blocking(move || {
+            let threads = inputs.len().min(OPENS);
+            let work = Work::new(inputs.into_iter().enumerate().collect());
+            let mut opened = std::thread::scope(|scope| {
+                let started = (0..threads).map(|_| {
+                    std::thread::Builder::new()
+                        .spawn_scoped(scope, || block_on(self.open_some(&work)))
+                });
+                let mut opened = Vec::new();
+                // All are started before the first is waited for.
+                for thread in started.collect::<Vec<_>>() {
+                    let failed = |how| Error::internal(format!("a thread that opens files {how}"));
+                    let thread = thread.map_err(|error| failed("cannot start").caused_by(error))?;
+                    opened.extend(thread.join().map_err(|_| failed("ended abruptly"))?);
+                }
+                Ok::<_, Error>(opened)
+            })?;
+            opened.sort_unstable_by_key(|(place, _)| *place);
+            opened.into_iter().map(|(_, opened)| opened).collect()
+        }))
+        .await
+    }
+
+    /// Opens inputs, with their places, until there is none left or one cannot be opened.
+    async fn open_some(&self, work: &Work<(usize, Input)>) -> Vec<(usize, Result<Opened>)> {
+        let (mut opened, mut known) = (Vec::new(), None);
+        while let Some((place, input)) = work.next() {
+            let one = self.open_one(input).await;
+            let one = one.map(|(input, file)| (input, file.without_footer(&mut known)));
+            let is_last = one.is_err();
+            opened.push((place, one));
+            if is_last {
+                break;
             }
-        });
-        let opened = join_all(tasks).await;
-        let failed = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((_, error)) = failed {
-            return Err(error);
         }
-        let mut opened: Vec<_> = opened?.into_iter().flatten().collect();
-        opened.sort_unstable_by_key(|(place, _)| *place);
-        Ok(opened.into_iter().map(|(_, opened)| opened).collect())
+        opened
     }
 
     async fn open_far(self: Arc<Self>, inputs: Vec<Input>) -> Result<Vec<Opened>> {
@@ -131,5 +118,65 @@ impl Opener {
         }
         self.kept_bytes.fetch_sub(bytes, Ordering::Relaxed);
         Ok((input, file.without_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discover::RawFile;
+    use crate::error::Kind;
+    use crate::store::{Location, Stores};
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use chrono::DateTime;
+    use parquet::arrow::ArrowWriter;
+
+    #[tokio::test]
+    async fn inputs_keep_their_order_and_the_first_bad_one_is_told() {
+        let raw = tempfile::tempdir().expect("a folder");
+        let location = Location::parse(".", raw.path()).expect("a location");
+        let folder = Stores::default().open(&location).expect("a folder");
+        let input = |number: usize| {
+            let column: ArrayRef = Arc::new(Int64Array::from(vec![0; number + 1]));
+            let batch = RecordBatch::try_from_iter([("a", column)]).expect("a batch");
+            let mut bytes = Vec::new();
+            let writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None);
+            let mut writer = writer.expect("a writer");
+            writer.write(&batch).expect("written");
+            writer.close().expect("written");
+            let path = format!("{number:02}.parquet");
+            std::fs::write(raw.path().join(&path), &bytes).expect("written");
+            let file = RawFile {
+                location: 0,
+                path,
+                size: bytes.len() as u64,
+                modified: DateTime::UNIX_EPOCH,
+                e_tag: None,
+            };
+            Input {
+                file,
+                full_load: false,
+                late: false,
+                rows: None,
+            }
+        };
+        let inputs: Vec<Input> = (0..40).map(input).collect();
+        let folders = [folder];
+        let kept_bytes_max = 10_000;
+        let opened = open(inputs.clone(), &folders, kept_bytes_max);
+        let opened = opened.await.expect("opened");
+        let rows: Vec<u64> = opened.iter().map(|(_, file)| file.row_count()).collect();
+        assert_eq!(rows, (1..=40).collect::<Vec<u64>>());
+        let kept: usize = opened.iter().map(|(_, file)| file.kept_bytes()).sum();
+        assert!(kept > 0 && kept <= kept_bytes_max, "{kept}");
+        for bad in [37, 21, 22] {
+            let file = &inputs[bad].file;
+            let nothing = vec![0; file.size as usize];
+            std::fs::write(raw.path().join(&file.path), nothing).expect("written");
+        }
+        let failed = open(inputs, &folders, kept_bytes_max).await;
+        let failed = failed.expect_err("three are damaged");
+        assert_eq!(failed.kind, Kind::Data);
+        assert!(failed.to_string().contains("21.parquet"), "{failed}");
     }
 }

@@ -359,3 +359,42 @@ impl AsyncFileReader for ObjectReader {
         async { Err(ParquetError::General("the footer was not read".into())) }.boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::Int64Array;
+    use parquet::arrow::ArrowWriter;
+    use parquet::file::metadata::FileMetaData;
+
+    #[test]
+    fn a_footer_that_counts_or_places_wrong_is_refused() {
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+        let batch = RecordBatch::try_from_iter([("a", column)]).expect("a batch");
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).expect("a writer");
+        writer.write(&batch).expect("written");
+        writer.close().expect("written");
+        let (size, bytes) = (bytes.len() as u64, Bytes::from(bytes));
+        let reader = ParquetMetaDataReader::new();
+        let footer = reader.parse_and_finish(&bytes).expect("a footer");
+        let told = |footer: &ParquetMetaData, size| {
+            check_footer(footer, size).map_err(|error| error.to_string())
+        };
+        assert_eq!(told(&footer, size), Ok(()));
+        let outside = told(&footer, 10).expect_err("the column is longer");
+        assert!(outside.contains("outside of it"), "{outside}");
+        let known = footer.file_metadata();
+        let counted = FileMetaData::new(
+            known.version(),
+            0,
+            None,
+            None,
+            known.schema_descr_ptr(),
+            None,
+        );
+        let groups = footer.row_groups().to_vec();
+        let wrong = told(&ParquetMetaData::new(counted, groups), size).expect_err("3 are not 0");
+        assert!(wrong.contains("count its rows"), "{wrong}");
+    }
+}

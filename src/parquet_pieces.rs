@@ -24,7 +24,7 @@ use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::reader::{ChunkReader, Length};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::parquet_file::{ObjectReader, ParquetFile, read_error};
 use crate::session::join;
 
@@ -51,7 +51,7 @@ impl ParquetFile {
             let ranges = self.ranges(number, &columns);
             if let Some(piece) = pieces.last_mut() {
                 let joined = [&piece.ranges[..], &ranges].concat();
-                if self.is_small() || fetched_bytes(&joined) <= PIECE_BYTES {
+                if fetched_bytes(&joined) <= PIECE_BYTES {
                     piece.row_groups.push((number, mask));
                     piece.ranges = joined;
                     continue;
@@ -67,7 +67,8 @@ impl ParquetFile {
         pieces
     }
 
-    /// Where columns of a row group lie in a file that is not small.
+    /// Where columns of a row group lie; nowhere by themselves in a small file, which is fetched
+    /// whole.
     fn ranges(&self, row_group: usize, columns: &[usize]) -> Vec<Range<u64>> {
         let Some(metadata) = self.metadata().filter(|_| !self.is_small()) else {
             return Vec::new();
@@ -89,7 +90,8 @@ impl ParquetFile {
         let all = (0..self.row_groups().len()).map(|number| (number, None));
         let pieces = self.pieces(columns, all).into_iter();
         let fetched = fetched_ahead(pieces.map(|piece| (piece, ())));
-        let batches = fetched.map_ok(move |(fetched, ())| stream::iter(fetched.read(batch_rows)));
+        let batches =
+            fetched.map(move |fetched| Ok::<_, Error>(stream::iter(fetched?.0.read(batch_rows)?)));
         batches.try_flatten().boxed()
     }
 }
@@ -131,7 +133,8 @@ impl Piece {
         }
     }
 
-    async fn fetch(self) -> Result<Fetched> {
+    /// Fetches it into some room, which is free again once it was read.
+    async fn fetch(self, room: Option<OwnedSemaphorePermit>) -> Result<Fetched> {
         let ObjectReader { store, path } = &self.file.reader;
         let failed = |error| read_error(&self.file.name, error);
         let chunks = if let Some(bytes) = &self.file.bytes {
@@ -152,7 +155,7 @@ impl Piece {
         Ok(Fetched {
             piece: self,
             chunks,
-            _room: None,
+            room,
         })
     }
 
@@ -193,11 +196,10 @@ pub fn fetched_ahead<T: Send + 'static>(
         }
     });
     let fetched = with_room.map(|(piece, with, room)| async move {
-        let mut fetched = match piece.file.bytes {
-            Some(_) => piece.fetch().await?,
-            None => join(tokio::spawn(piece.fetch())).await?,
+        let fetched = match piece.file.bytes {
+            Some(_) => piece.fetch(room).await?,
+            None => join(tokio::spawn(piece.fetch(room))).await?,
         };
-        fetched._room = room;
         Ok((fetched, with))
     });
     fetched.buffered(AHEAD_PIECES).boxed()
@@ -207,29 +209,31 @@ pub fn fetched_ahead<T: Send + 'static>(
 pub struct Fetched {
     piece: Piece,
     chunks: Chunks,
-    /// Makes room when it was read.
-    _room: Option<OwnedSemaphorePermit>,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl Fetched {
+    /// The columns that it has, as [`ParquetFile::pieces`] was given them.
+    pub fn columns(&self) -> &Arc<[usize]> {
+        &self.piece.columns
+    }
+
     /// Its rows, in file order, with the row number last.
-    pub fn read(self, batch_rows: usize) -> impl Iterator<Item = Result<RecordBatch>> + Send {
-        let Fetched {
-            piece,
-            chunks,
-            _room: room,
-        } = self;
-        let name = piece.file.name.clone();
-        let (reader, failed) = match piece.reader(chunks, batch_rows) {
-            Ok(reader) => (Some(reader), None),
-            Err(error) => (None, Some(Err(error))),
-        };
-        let batches = reader.into_iter().flatten();
-        let batches = batches.map(|batch| batch.map_err(ParquetError::from));
-        failed.into_iter().chain(batches).map(move |batch| {
+    ///
+    /// # Errors
+    /// Data, when it cannot be decoded.
+    pub fn read(
+        self,
+        batch_rows: usize,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send> {
+        let name = self.piece.file.name.clone();
+        let reader = self.piece.reader(self.chunks, batch_rows);
+        let reader = reader.map_err(|error| read_error(&name, error))?;
+        let room = self.room;
+        Ok(reader.map(move |batch| {
             let _held = &room;
-            batch.map_err(|error| read_error(&name, error))
-        })
+            batch.map_err(|error| read_error(&name, error.into()))
+        }))
     }
 }
 
@@ -282,8 +286,10 @@ impl ChunkReader for Chunks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
     use arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
     use arrow::datatypes::Int64Type;
+    use futures::FutureExt;
     use futures::executor::block_on;
     use object_store::memory::InMemory;
     use object_store::path::Path;
@@ -293,8 +299,8 @@ mod tests {
     use parquet::file::properties::WriterProperties;
     use proptest::prelude::*;
 
-    /// A file of row groups of so many rows: `pad` makes it large or small, `n` counts.
-    fn file(groups: &[usize], pad_bytes: usize) -> ParquetFile {
+    /// Row groups of so many rows: `pad` makes the file large or small, `n` counts.
+    fn contents(groups: &[usize], pad_bytes: usize) -> Vec<u8> {
         let batch = |first: usize, rows: usize| {
             let numbers = first..first + rows;
             let pad = numbers.clone().map(|n| format!("{n:0pad_bytes$}"));
@@ -321,27 +327,29 @@ mod tests {
             first += rows;
         }
         writer.close().expect("written");
+        bytes
+    }
+
+    fn put(store: &Arc<dyn ObjectStore>, bytes: Vec<u8>) {
+        block_on(store.put(&Path::from("a.parquet"), PutPayload::from(bytes))).expect("put");
+    }
+
+    /// A file of these contents.
+    fn file(groups: &[usize], pad_bytes: usize) -> ParquetFile {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let bytes = contents(groups, pad_bytes);
         let (path, size) = (Path::from("a.parquet"), bytes.len() as u64);
-        block_on(store.put(&path, PutPayload::from(bytes))).expect("put");
+        put(&store, bytes);
         block_on(ParquetFile::open(store, path, size, "a.parquet".into())).expect("opened")
     }
 
     /// What `n` and the row number of the chosen rows are.
-    fn read(file: &ParquetFile, chosen: Vec<Chosen>) -> Vec<(i64, i64)> {
+    fn read(file: &ParquetFile, chosen: Vec<Chosen>) -> Result<Vec<(i64, i64)>> {
         let pieces = file.pieces(&[1], chosen.into_iter()).into_iter();
-        let runtime = tokio::runtime::Builder::new_current_thread().build();
         let fetched = fetched_ahead(pieces.map(|piece| (piece, ())));
-        let fetched: Vec<_> = runtime
-            .expect("a runtime")
-            .block_on(
-                fetched
-                    .map_ok(|(fetched, ())| fetched.read(7).collect())
-                    .try_collect(),
-            )
-            .expect("fetched");
-        let batches: Vec<Result<RecordBatch>> =
-            fetched.into_iter().flat_map(|b: Vec<_>| b).collect();
+        let batches = fetched.map(|fetched| Ok::<_, Error>(stream::iter(fetched?.0.read(7)?)));
+        let batches: Result<Vec<RecordBatch>> =
+            runtime().block_on(batches.try_flatten().try_collect());
         let values = |batch: RecordBatch| {
             let column = |place: usize| batch.column(place).as_primitive::<Int64Type>().clone();
             let (n, row) = (column(0), column(1));
@@ -349,10 +357,12 @@ mod tests {
                 .map(|at| (n.value(at), row.value(at)))
                 .collect::<Vec<_>>()
         };
-        batches
-            .into_iter()
-            .flat_map(|batch| values(batch.expect("decoded")))
-            .collect()
+        Ok(batches?.into_iter().flat_map(values).collect())
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.expect("a runtime")
     }
 
     proptest! {
@@ -385,8 +395,47 @@ mod tests {
                 }
                 first += rows;
             }
-            prop_assert_eq!(read(&opened, wanted), expected);
+            prop_assert_eq!(read(&opened, wanted).expect("rows"), expected);
         }
+    }
+
+    #[test]
+    fn a_small_file_that_changed_since_it_was_opened_is_refused() {
+        let opened = file(&[6, 4], 10).without_footer(&mut None).without_bytes();
+        // Of the same size, columns and number of rows, in other row groups.
+        let other = contents(&[4, 6], 10);
+        assert_eq!(other.len() as u64, opened.size);
+        put(&opened.reader.store, other);
+        let refused = read(&opened, vec![(0, None), (1, None)]).expect_err("it changed");
+        assert_eq!(refused.kind, Kind::Data);
+        let told = refused.to_string();
+        assert!(
+            told.contains("a.parquet") && told.contains("changed during the run"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn no_more_is_fetched_than_there_is_room_for() {
+        let large = file(&[100; 8], 40_000);
+        let all = (0..8).map(|number| (number, None));
+        let pieces = large.pieces(&[0, 1], all);
+        assert_eq!(pieces.len(), 8);
+        runtime().block_on(async {
+            let mut fetched = fetched_ahead(pieces.into_iter().map(|piece| (piece, ())));
+            let (mut held, mut idle) = (Vec::new(), 0);
+            while idle < 100 {
+                match fetched.next().now_or_never() {
+                    Some(piece) => held.push(piece.expect("a piece").expect("fetched").0),
+                    None => idle += 1,
+                }
+                tokio::task::yield_now().await;
+            }
+            let bytes: u64 = held.iter().map(|held| held.piece.bytes()).sum();
+            assert!(bytes <= AHEAD_BYTES && held.len() == 4, "{bytes}");
+            held.clear();
+            assert_eq!(fetched.count().await, 4, "there is room for the rest");
+        });
     }
 
     #[test]

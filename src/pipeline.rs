@@ -37,7 +37,6 @@ use crate::error::{Error, Kind, Result};
 use crate::fold::{Fold, fold};
 use crate::layout::{attempt_commit, attempt_name, base_name, part_file_commit, staging_name};
 use crate::ledger::{CURATED, Command, Identity, Ledger, Record, Run, Shape, write_types};
-use crate::memory::give_back;
 use crate::publish::{self, Names, Owner, Plan, TableFile};
 use crate::report::{AggregateReport, Report};
 use crate::session::{BATCH_ROWS, Resources, SpillFolder, join, runtime, session};
@@ -449,7 +448,6 @@ impl Job<'_> {
             report.rows_read, folded.keys, folded.key_days
         );
 
-        give_back();
         let curate = Curate {
             pipeline,
             changes: &changes,

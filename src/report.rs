@@ -86,11 +86,11 @@ impl Report {
 
     /// What the ledger keeps of a report: its numbers but 0, by their names, as JSON.
     pub fn counts(&self) -> String {
-        let fields = serde_json::to_value(self).unwrap_or_default();
-        let fields = fields.as_object().into_iter().flatten();
-        let counts = fields.filter(|(_, value)| value.as_u64().is_some_and(|count| count > 0));
-        let counts: serde_json::Map<_, _> = counts.map(|(n, v)| (n.clone(), v.clone())).collect();
-        serde_json::Value::from(counts).to_string()
+        let mut fields = serde_json::to_value(self).unwrap_or_default();
+        if let Some(fields) = fields.as_object_mut() {
+            fields.retain(|_, value| value.as_u64().is_some_and(|count| count > 0));
+        }
+        fields.to_string()
     }
 
     /// A short table for a terminal.
