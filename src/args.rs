@@ -57,6 +57,12 @@ pub enum Command {
     /// and the aggregates anew beside the old ones, and switches. For a changed raw file or a
     /// changed pipeline. Refused when one of these raw files is no longer there.
     Rebuild(Rebuild),
+    /// What was put aside, again.
+    ///
+    /// Folds the raw files of which rows, or all, are in quarantine once more: after the pipeline
+    /// has changed, or this program. A file that was put aside as a whole may have been mended; one
+    /// that has changed since some of its rows were folded needs `rebuild`.
+    CatchUp(Common),
 }
 
 /// A pipeline.

@@ -1,17 +1,25 @@
 //! Reading changes: batches of one raw file become batches of the relation in [`crate::changes`].
 //!
 //! Pass one reads every row and checks it; pass two reads the winners' rows only, through a row
-//! selection, and leaves out whole row groups without any.
+//! selection, and leaves out whole row groups without any. A row that cannot be folded is found by
+//! halving its batch until it is alone, so that the others cost nothing more.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Date32Array, Decimal128Array, RecordBatch,
     new_null_array,
 };
-use arrow::compute::{BatchCoalescer, CastOptions, cast, cast_with_options, filter_record_batch};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::kernels::cmp::distinct;
+use arrow::compute::kernels::zip::zip;
+use arrow::compute::{
+    BatchCoalescer, cast, concat_batches, filter, filter_record_batch, is_not_null,
+};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatchOptions;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -28,10 +36,13 @@ use parquet::file::metadata::ParquetMetaData;
 use parquet::file::statistics::Statistics;
 
 use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, OpenInput, POSITION, Roles, Unit};
+use crate::column_type::cast_values;
 use crate::error::{Error, Result};
 use crate::parquet_pieces::{Piece, fetched_ahead};
 use crate::position::{OrderEncoder, PACKED_TYPE, Position, pack_column};
+use crate::quarantine::BadRow;
 use crate::times::{DAY_NS, day_of, days_of, nanoseconds, parse_time, times_ns};
+use crate::versions::with_one_zero;
 use crate::window::Window;
 use crate::winners::Winners;
 
@@ -42,14 +53,44 @@ const COALESCED_BYTES: usize = 16 << 20;
 #[derive(Debug)]
 pub struct ChangesTable {
     changes: Arc<Changes>,
-    winners: Option<Arc<Winners>>,
+    pass: Pass,
     schema: SchemaRef,
     partitions: usize,
+}
+
+/// Which rows are read, and what for.
+#[derive(Clone, Debug)]
+enum Pass {
+    /// All, which are checked and counted.
+    One,
+    /// Key moves only, each as a delete and as itself.
+    KeyMoves,
+    /// Winners.
+    Two(Arc<Winners>),
+}
+
+impl Pass {
+    fn winners(&self) -> Option<&Arc<Winners>> {
+        match self {
+            Pass::Two(winners) => Some(winners),
+            _ => None,
+        }
+    }
 }
 
 impl ChangesTable {
     /// All rows; with winners only their rows, and whether each is its key's last.
     pub fn new(changes: &Arc<Changes>, winners: Option<Arc<Winners>>, partitions: usize) -> Self {
+        let pass = winners.map_or(Pass::One, Pass::Two);
+        Self::of(changes, pass, partitions)
+    }
+
+    /// The rows whose key was another before, each twice: with that key, and as it is.
+    pub fn key_moves(changes: &Arc<Changes>, partitions: usize) -> Self {
+        Self::of(changes, Pass::KeyMoves, partitions)
+    }
+
+    fn of(changes: &Arc<Changes>, pass: Pass, partitions: usize) -> Self {
         let mut fields = changes.raw_schema().fields().to_vec();
         let position = if changes.is_packed() {
             PACKED_TYPE
@@ -59,12 +100,12 @@ impl ChangesTable {
         fields.push(Arc::new(Field::new(EVENT_DT, DataType::Date32, true)));
         fields.push(Arc::new(Field::new(POSITION, position, false)));
         fields.push(Arc::new(Field::new(LIVE, DataType::Boolean, false)));
-        if winners.is_some() {
+        if pass.winners().is_some() {
             fields.push(Arc::new(Field::new(LATEST, DataType::Boolean, false)));
         }
         ChangesTable {
             changes: Arc::clone(changes),
-            winners,
+            pass,
             schema: Arc::new(Schema::new(fields)),
             partitions,
         }
@@ -92,12 +133,12 @@ impl TableProvider for ChangesTable {
         let schema = Arc::new(self.schema.project(projection.unwrap_or(&all))?);
         let reader = Arc::new(ChangeReader::new(
             Arc::clone(&self.changes),
-            self.winners.clone(),
+            self.pass.clone(),
             Arc::clone(&schema),
         ));
         let streams = self
             .changes
-            .spread(self.partitions, self.winners.as_deref())
+            .spread(self.partitions, self.pass.winners().map(AsRef::as_ref))
             .into_iter()
             .map(|units| {
                 let reader = Arc::clone(&reader);
@@ -201,7 +242,7 @@ enum Source {
 
 struct ChangeReader {
     changes: Arc<Changes>,
-    winners: Option<Arc<Winners>>,
+    pass: Pass,
     schema: SchemaRef,
     sources: Vec<Source>,
     roles: Roles,
@@ -211,7 +252,7 @@ struct ChangeReader {
 }
 
 impl ChangeReader {
-    fn new(changes: Arc<Changes>, winners: Option<Arc<Winners>>, schema: SchemaRef) -> Self {
+    fn new(changes: Arc<Changes>, pass: Pass, schema: SchemaRef) -> Self {
         let source = |name: &str| match name {
             EVENT_DT => Source::EventDt,
             POSITION => Source::Position,
@@ -244,14 +285,25 @@ impl ChangeReader {
                 Source::Latest => {}
             }
         }
+        if !changes.before_images().is_empty() {
+            // The days of deletes are those of their commit times.
+            needed.extend(changes.before_images().iter().flatten());
+            needed.extend(&roles.key);
+            needed.extend([roles.op, roles.commit_time].iter().flatten());
+        }
+        if let Pass::One = pass {
+            // Whether an operation is one, and allowed, is seen in this pass.
+            needed.extend(roles.op);
+        }
         needed.sort_unstable();
         needed.dedup();
-        let needs_times = sources
-            .iter()
-            .any(|source| matches!(source, Source::EventDt | Source::Position));
+        let needs_times = !changes.before_images().is_empty()
+            || sources
+                .iter()
+                .any(|source| matches!(source, Source::EventDt | Source::Position));
         ChangeReader {
             changes,
-            winners,
+            pass,
             schema,
             sources,
             roles,
@@ -267,28 +319,52 @@ impl ChangeReader {
         let reader = Arc::clone(&self);
         let pieces = units.into_iter().flat_map(move |unit| reader.pieces(&unit));
         let batches = fetched_ahead(pieces).map(move |fetched| {
-            let (fetched, file) = fetched?;
+            let (fetched, file) = fetched.map_err(|(error, file)| self.of_input(file, error))?;
             let (reader, columns) = (Arc::clone(&self), Arc::clone(fetched.columns()));
-            let batches = fetched.read(reader.changes.batch_rows())?;
-            let converted = batches.map(move |batch| reader.convert(file, &columns, &batch?));
+            let batches = fetched.read(reader.changes.batch_rows());
+            let batches = batches.map_err(|error| self.of_input(file, error))?;
+            let converted = batches.map(move |batch| {
+                let batch = batch.map_err(|error| reader.of_input(file, error))?;
+                reader.convert(file, &columns, batch)
+            });
             Ok::<_, Error>(stream::iter(converted))
         });
         batches.try_flatten()
+    }
+
+    /// A file that cannot be read, by its number.
+    fn of_input(&self, file: usize, error: Error) -> Error {
+        let input = &self.changes.file(file).input.file;
+        error.of_input(input.location, &input.path)
     }
 
     /// A unit's pieces, with the number of its file.
     fn pieces(&self, unit: &Unit) -> Vec<(Piece, usize)> {
         let open = self.changes.file(unit.file);
         let groups = self.groups_in_window(open, &unit.row_groups);
+        let unsure = match self.pass {
+            Pass::One => &open.unsure[..],
+            _ => &[],
+        };
         let mut columns: Vec<usize> = self
             .needed
             .iter()
+            .chain(unsure)
             .filter_map(|raw| open.columns[*raw])
             .collect();
         columns.sort_unstable();
+        columns.dedup();
+        let places = self.changes.places_per_row();
         let chosen = groups.iter().map(|(group, first, rows)| {
-            let winners = self.winners.as_ref();
-            let mask = winners.map(|winners| winners.days(unit.file, *first, *rows));
+            let mask = self.pass.winners().map(|winners| {
+                let won = winners.days(unit.file, first * places, rows * places);
+                match places {
+                    1 => won,
+                    _ => BooleanBuffer::collect_bool(*rows, |row| {
+                        won.value(2 * row) || won.value(2 * row + 1)
+                    }),
+                }
+            });
             (*group, mask)
         });
         let pieces = open.file.pieces(&columns, chosen).into_iter();
@@ -304,6 +380,9 @@ impl ChangeReader {
         let Some(windows) = self.row_windows(open) else {
             return groups.to_vec();
         };
+        if !open.unread.is_empty() {
+            return groups.to_vec();
+        }
         let column = self.roles.commit_time.and_then(|raw| open.columns[raw]);
         let metadata = open.file.decoded_metadata();
         let mut kept = Vec::new();
@@ -329,68 +408,95 @@ impl ChangeReader {
 
     /// The windows that select rows of a file in pass one, in nanoseconds.
     fn row_windows(&self, open: &OpenInput) -> Option<Vec<(i128, i128)>> {
-        let windows = open
-            .input
-            .rows
-            .as_ref()
-            .filter(|_| self.winners.is_none())?;
+        let windows = open.input.rows.as_ref();
+        let windows = windows.filter(|_| matches!(self.pass, Pass::One))?;
         let span = |window: &Window| (instant_ns(window.start), instant_ns(window.end));
         Some(windows.iter().map(span).collect())
     }
 
-    /// Makes the output columns of one batch as it was read: `columns`, then the row number.
-    fn convert(&self, file: usize, columns: &[usize], read: &RecordBatch) -> Result<RecordBatch> {
+    /// Makes the output columns of one batch as it was read: `columns`, then the row number. Rows
+    /// that cannot be folded stop the run, or are put aside.
+    fn convert(&self, file: usize, columns: &[usize], read: RecordBatch) -> Result<RecordBatch> {
         let batch = Batch {
             reader: self,
             file,
             columns,
             read,
         };
-        let live = batch.live()?;
-        let times = if self.needs_times {
-            batch.commit_times()?
-        } else {
-            Vec::new()
-        };
-        let arrays = self
-            .sources
-            .iter()
-            .map(|source| match source {
-                Source::Raw(column) => batch.raw(*column),
-                Source::EventDt => batch.event_days(&live, &times),
-                Source::Position => {
-                    batch.check_key()?;
-                    batch.positions(&times)
+        let batch = batch.without_unread()?;
+        let made = match batch.make() {
+            Ok(made) => made,
+            Err(Refused::Row(_)) => {
+                let mut bad = Vec::new();
+                batch.find_bad(0..batch.read.num_rows(), &mut bad)?;
+                if let (false, Some(first)) = (self.changes.puts_aside(), bad.first()) {
+                    return Err(first.row.told(&batch.open().file.name));
                 }
-                Source::Live => Ok(Arc::new(live.clone()) as ArrayRef),
-                Source::Latest => Ok(batch.latest()),
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let options = RecordBatchOptions::new().with_row_count(Some(read.num_rows()));
-        let converted =
-            RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)?;
-        if self.winners.is_some() {
-            return Ok(converted);
-        }
-        let inside = match self.row_windows(self.changes.file(file)) {
-            None => converted,
-            Some(windows) => {
-                let is_inside = |time: &Option<i128>| {
-                    let holds = |(low, high): &(i128, i128)| {
-                        time.is_some_and(|time| (*low..*high).contains(&time))
-                    };
-                    windows.iter().any(holds)
-                };
-                let inside = times
-                    .iter()
-                    .map(|time| Some(is_inside(time)))
-                    .collect::<BooleanArray>();
-                filter_record_batch(&converted, &inside)?
+                let mut good = vec![true; batch.read.num_rows()];
+                bad.iter().for_each(|bad| good[bad.at] = false);
+                if matches!(self.pass, Pass::One) {
+                    let rows = bad.into_iter().map(|bad| bad.row).collect();
+                    let name = &batch.open().file.name;
+                    self.changes.bad_rows().put(file, name, rows)?;
+                }
+                let batch = batch.filtered(&BooleanArray::from(good))?;
+                batch
+                    .make()
+                    .map_err(|refused| refused.error(&batch.open().file.name))?
             }
+            Err(Refused::All(error)) => return Err(error),
         };
-        self.changes
-            .count(inside.num_rows(), read.num_rows() - inside.num_rows());
-        Ok(inside)
+        self.count(&made);
+        Ok(made.rows)
+    }
+
+    fn count(&self, made: &Made) {
+        if let Pass::One = self.pass {
+            self.changes.count(made.inside, made.outside);
+            self.changes.count_moves(made.key_moves);
+        }
+    }
+}
+
+/// What became of a batch.
+struct Made {
+    rows: RecordBatch,
+    inside: usize,
+    outside: usize,
+    key_moves: usize,
+}
+
+/// Why a batch cannot be folded.
+enum Refused {
+    /// For one row.
+    Row(Box<BadAt>),
+    All(Error),
+}
+
+impl Refused {
+    fn error(self, file: &str) -> Error {
+        match self {
+            Refused::Row(bad) => bad.row.told(file),
+            Refused::All(error) => error,
+        }
+    }
+}
+
+/// A bad row, and its place in the batch.
+struct BadAt {
+    at: usize,
+    row: BadRow,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Refused::All(error)
+    }
+}
+
+impl From<ArrowError> for Refused {
+    fn from(error: ArrowError) -> Self {
+        Refused::All(error.into())
     }
 }
 
@@ -399,12 +505,51 @@ struct Batch<'a> {
     reader: &'a ChangeReader,
     file: usize,
     columns: &'a [usize],
-    read: &'a RecordBatch,
+    read: RecordBatch,
 }
 
 impl Batch<'_> {
     fn open(&self) -> &OpenInput {
         self.reader.changes.file(self.file)
+    }
+
+    /// A part of it.
+    fn with(&self, read: RecordBatch) -> Self {
+        Batch { read, ..*self }
+    }
+
+    fn filtered(&self, kept: &BooleanArray) -> Result<Self> {
+        Ok(self.with(filter_record_batch(&self.read, kept)?))
+    }
+
+    /// Leaves out placeholders, which were put aside when the file was opened.
+    fn without_unread(self) -> Result<Self> {
+        let unread = &self.open().unread;
+        if unread.is_empty() {
+            return Ok(self);
+        }
+        let is_read = |row: &i64| Some(unread.binary_search(&(*row as u64)).is_err());
+        let read: BooleanArray = self.row_numbers().iter().map(is_read).collect();
+        self.filtered(&read)
+    }
+
+    /// Finds the bad rows among some that hold at least one, in their order.
+    fn find_bad(&self, rows: Range<usize>, bad: &mut Vec<BadAt>) -> Result<()> {
+        let part = self.with(self.read.slice(rows.start, rows.len()));
+        match part.make() {
+            Ok(_) => Ok(()),
+            Err(Refused::All(error)) => Err(error),
+            Err(Refused::Row(mut found)) if rows.len() == 1 => {
+                found.at = rows.start;
+                bad.push(*found);
+                Ok(())
+            }
+            Err(Refused::Row(_)) => {
+                let middle = rows.start + rows.len() / 2;
+                self.find_bad(rows.start..middle, bad)?;
+                self.find_bad(middle..rows.end, bad)
+            }
+        }
     }
 
     fn row_numbers(&self) -> &[i64] {
@@ -414,59 +559,237 @@ impl Batch<'_> {
             .values()
     }
 
+    /// Makes the output columns.
+    fn make(&self) -> Result<Made, Refused> {
+        let reader = self.reader;
+        let live = self.live()?;
+        let times = if reader.needs_times {
+            self.commit_times()?
+        } else {
+            Vec::new()
+        };
+        if let Pass::One = reader.pass {
+            for column in &self.open().unsure {
+                self.raw(*column)?;
+            }
+        }
+        let places = reader.changes.places_per_row() as u64;
+        let arrays = reader
+            .sources
+            .iter()
+            .map(|source| match source {
+                Source::Raw(column) => self.raw(*column),
+                Source::EventDt => self.event_days(&live, &times),
+                Source::Position => {
+                    self.check_key()?;
+                    self.positions(&times, places - 1)
+                }
+                Source::Live => Ok(Arc::new(live.clone()) as ArrayRef),
+                Source::Latest => Ok(self.latest(places - 1)),
+            })
+            .collect::<Result<Vec<_>, Refused>>()?;
+        let count = self.read.num_rows();
+        let options = RecordBatchOptions::new().with_row_count(Some(count));
+        let rows = RecordBatch::try_new_with_options(Arc::clone(&reader.schema), arrays, &options)?;
+        let moved = match reader.changes.before_images() {
+            [] => None,
+            images => Some(self.moved(images)?),
+        };
+        let inside = self.inside(&times);
+        let inside_count = inside.as_ref().map_or(count, BooleanArray::true_count);
+        let made = |rows, key_moves| Made {
+            rows,
+            inside: inside_count,
+            outside: count - inside_count,
+            key_moves,
+        };
+        let Some((moved, before)) = moved else {
+            let rows = match inside {
+                None => rows,
+                Some(inside) => filter_record_batch(&rows, &inside)?,
+            };
+            return Ok(made(rows, 0));
+        };
+        // Which rows are handed on as themselves, and which as deletes of the key before.
+        let numbers = self.row_numbers();
+        let is_inside = |at: usize| inside.as_ref().is_none_or(|inside| inside.value(at));
+        let all = 0..count;
+        let (as_rows, as_deletes): (BooleanArray, BooleanArray) = match &reader.pass {
+            Pass::One => {
+                let deletes = all.clone().map(|at| {
+                    let row = numbers[at] as u64;
+                    moved[at] && is_inside(at) && !reader.changes.is_exchange(self.file, row)
+                });
+                let deletes = deletes.map(Some).collect();
+                (all.map(|at| Some(is_inside(at))).collect(), deletes)
+            }
+            Pass::KeyMoves => {
+                let moved: BooleanArray = moved.iter().map(|moved| Some(*moved)).collect();
+                (moved.clone(), moved)
+            }
+            Pass::Two(winners) => {
+                let won = |at: usize, half: usize| {
+                    Some(winners.is_day(self.file, numbers[at] as usize * 2 + half))
+                };
+                let deletes = all.clone().map(|at| won(at, 0)).collect();
+                (all.map(|at| won(at, 1)).collect(), deletes)
+            }
+        };
+        let moves = match reader.pass {
+            Pass::One => (0..count).filter(|at| moved[*at] && is_inside(*at)).count(),
+            _ => 0,
+        };
+        let rows = filter_record_batch(&rows, &as_rows)?;
+        if as_deletes.true_count() == 0 {
+            return Ok(made(rows, moves));
+        }
+        let deletes = self.filtered(&as_deletes)?;
+        let before = before
+            .iter()
+            .map(|column| filter(column, &as_deletes))
+            .collect::<Result<Vec<_>, _>>()?;
+        let deletes = deletes.as_deletes(&before)?;
+        Ok(made(
+            concat_batches(&reader.schema, &[deletes, rows])?,
+            moves,
+        ))
+    }
+
+    /// Which rows the run selects; `None` for all.
+    fn inside(&self, times: &[Option<i128>]) -> Option<BooleanArray> {
+        let open = self.open();
+        if let (Some(only), Pass::One) = (&open.input.only, &self.reader.pass) {
+            let rows = self.row_numbers().iter();
+            let is_chosen = |row: &i64| Some(only.binary_search(&(*row as u64)).is_ok());
+            return Some(rows.map(is_chosen).collect());
+        }
+        let windows = self.reader.row_windows(open)?;
+        let is_inside = |time: &Option<i128>| {
+            let holds =
+                |(low, high): &(i128, i128)| time.is_some_and(|time| (*low..*high).contains(&time));
+            Some(windows.iter().any(holds))
+        };
+        Some(times.iter().map(is_inside).collect())
+    }
+
+    /// Which rows are updates of a row that had another key before, and these keys.
+    fn moved(&self, images: &[Option<usize>]) -> Result<(Vec<bool>, Vec<ArrayRef>), Refused> {
+        let mut moved = vec![false; self.read.num_rows()];
+        let mut before = Vec::new();
+        for (key, image) in self.reader.roles.key.iter().zip(images) {
+            let now = self.raw(*key)?;
+            let image = match image {
+                None => Arc::clone(&now),
+                Some(image) => {
+                    let found = self.raw(*image)?;
+                    let cast = cast_values(&found, now.data_type());
+                    cast.map_err(|at| {
+                        let why = format!("does not fit {}, the key's type", now.data_type());
+                        self.bad(at, Some(*image), &why, "check `raw.before_image_prefix`")
+                    })?
+                }
+            };
+            // Null stands for: as it is.
+            let image = zip(&is_not_null(&image)?, &image, &now)?;
+            let differs = distinct(&with_one_zero(&image), &with_one_zero(&now))?;
+            let differs = moved.iter_mut().zip(differs.values());
+            differs.for_each(|(moved, differs)| *moved |= differs);
+            before.push(image);
+        }
+        let updates = match self.reader.roles.op {
+            Some(op) => update_rows(&self.raw(op)?),
+            None => vec![false; moved.len()],
+        };
+        let each = moved.iter_mut().zip(updates);
+        each.for_each(|(moved, is_update)| *moved &= is_update);
+        Ok((moved, before))
+    }
+
+    /// The rows as deletes of other keys, at the places before their own.
+    fn as_deletes(&self, before: &[ArrayRef]) -> Result<RecordBatch, Refused> {
+        let reader = self.reader;
+        let count = self.read.num_rows();
+        let times = self.commit_times()?;
+        let arrays = reader.sources.iter().map(|source| {
+            Ok(match source {
+                Source::Raw(column) => {
+                    match reader.roles.key.iter().position(|key| key == column) {
+                        Some(key) => Arc::clone(&before[key]),
+                        None => self.raw(*column)?,
+                    }
+                }
+                Source::EventDt => {
+                    let days = times.iter().map(|time| time.map(day_of));
+                    Arc::new(days.collect::<Date32Array>())
+                }
+                Source::Position => self.positions(&times, 0)?,
+                Source::Live => Arc::new(BooleanArray::from(vec![false; count])),
+                Source::Latest => self.latest(0),
+            })
+        });
+        let arrays = arrays.collect::<Result<Vec<ArrayRef>, Refused>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(count));
+        let schema = Arc::clone(&reader.schema);
+        Ok(RecordBatch::try_new_with_options(schema, arrays, &options)?)
+    }
+
     /// A raw column in the type it has over all inputs; null where the file lacks it.
-    fn raw(&self, column: usize) -> Result<ArrayRef> {
-        let wanted = self.reader.changes.raw_schema().field(column);
+    fn raw(&self, column: usize) -> Result<ArrayRef, Refused> {
+        let wanted = self.reader.changes.raw_schema().field(column).data_type();
         let open = self.open();
         let place = open.columns[column].and_then(|index| self.columns.binary_search(&index).ok());
         let Some(place) = place else {
-            return Ok(new_null_array(wanted.data_type(), self.read.num_rows()));
+            return Ok(new_null_array(wanted, self.read.num_rows()));
         };
         let array = self.read.column(place);
-        if array.data_type() == wanted.data_type() {
-            return Ok(Arc::clone(array));
-        }
-        let checked = CastOptions {
-            safe: false,
-            ..Default::default()
-        };
-        cast_with_options(array, wanted.data_type(), &checked).map_err(|_| {
-            Error::data(format!(
-                "column `{}` of {} does not fit {}, its type in other files",
-                wanted.name(),
-                open.file.name,
-                wanted.data_type()
-            ))
+        cast_values(array, wanted).map_err(|at| {
+            let why = format!("does not fit {wanted}, its type");
+            let hint = "mend the value, or the column's type in `[raw.columns]`";
+            self.bad(at, Some(column), &why, hint)
         })
     }
 
-    fn bad(&self, row: usize, column: Option<usize>, why: &str, hint: &str) -> Error {
+    fn bad(&self, at: usize, column: Option<usize>, why: &str, hint: &'static str) -> Refused {
         let schema = self.reader.changes.raw_schema();
-        let name = column.map_or("", |column| schema.field(column).name().as_str());
-        Error::data(format!(
-            "row {} of {}: column `{name}` {why}",
-            self.row_numbers()[row] + 1,
-            self.open().file.name
-        ))
-        .hint(hint)
+        Refused::Row(Box::new(BadAt {
+            at,
+            row: BadRow {
+                row: self.row_numbers()[at] as u64,
+                line: None,
+                column: column.map(|column| schema.field(column).name().clone()),
+                reason: why.into(),
+                hint,
+                change: String::new(),
+            },
+        }))
     }
 
-    fn live(&self) -> Result<BooleanArray> {
+    fn live(&self) -> Result<BooleanArray, Refused> {
         let Some(op) = self.reader.roles.op else {
             return Ok(BooleanArray::from(vec![true; self.read.num_rows()]));
         };
-        live_rows(&self.raw(op)?).map_err(|row| {
+        let ops = self.raw(op)?;
+        let live = live_rows(&ops).map_err(|at| {
             self.bad(
-                row,
+                at,
                 Some(op),
                 "is none of I, U, D",
                 "check `raw.op` and the file",
             )
-        })
+        })?;
+        if self.reader.changes.is_keyless() && matches!(self.reader.pass, Pass::One) {
+            let updates = update_rows(&ops);
+            if let Some(at) = (0..live.len()).find(|at| updates[*at] || !live.value(*at)) {
+                let why = "is not I, in a table without a key";
+                let hint = "name the primary key in `key`: without it rows are only added";
+                return Err(self.bad(at, Some(op), why, hint));
+            }
+        }
+        Ok(live)
     }
 
     /// The commit times in nanoseconds: none of a CDC row is null.
-    fn commit_times(&self) -> Result<Vec<Option<i128>>> {
+    fn commit_times(&self) -> Result<Vec<Option<i128>>, Refused> {
         let role = self.reader.roles.commit_time;
         let times = match role {
             None => vec![None; self.read.num_rows()],
@@ -484,7 +807,11 @@ impl Batch<'_> {
         }
     }
 
-    fn event_days(&self, live: &BooleanArray, commit_times: &[Option<i128>]) -> Result<ArrayRef> {
+    fn event_days(
+        &self,
+        live: &BooleanArray,
+        commit_times: &[Option<i128>],
+    ) -> Result<ArrayRef, Refused> {
         let roles = &self.reader.roles;
         let Some(column) = roles
             .event_time
@@ -509,11 +836,14 @@ impl Batch<'_> {
         Ok(Arc::new(days.collect::<Date32Array>()))
     }
 
-    fn positions(&self, commit_times: &[Option<i128>]) -> Result<ArrayRef> {
+    /// The rows' places in the order of changes: of the places of a row the first, or the second.
+    fn positions(&self, commit_times: &[Option<i128>], place: u64) -> Result<ArrayRef, Refused> {
         let roles = &self.reader.roles;
         let cdc = !self.open().input.full_load;
         let file = self.file as u32;
-        let rows = self.row_numbers().iter().map(|row| *row as u64);
+        let places = self.reader.changes.places_per_row() as u64;
+        let rows = self.row_numbers().iter();
+        let rows = rows.map(|row| *row as u64 * places + place);
         if self.reader.changes.is_packed() {
             let times = commit_times.iter().copied();
             return pack_column(cdc, times, file, rows).map_err(|row| {
@@ -534,11 +864,11 @@ impl Batch<'_> {
                 true => Ok(Arc::new(Decimal128Array::from(commit_times.to_vec())) as ArrayRef),
                 false => self.raw(*column),
             })
-            .collect::<Result<Vec<_>>>()?;
-        OrderEncoder::encode(cdc, &columns, file, rows)
+            .collect::<Result<Vec<_>, Refused>>()?;
+        Ok(OrderEncoder::encode(cdc, &columns, file, rows)?)
     }
 
-    fn check_key(&self) -> Result<()> {
+    fn check_key(&self) -> Result<(), Refused> {
         for column in &self.reader.roles.key {
             let array = self.raw(*column)?;
             if let Some(row) =
@@ -551,10 +881,13 @@ impl Batch<'_> {
         Ok(())
     }
 
-    fn latest(&self) -> ArrayRef {
-        let winners = self.reader.winners.as_ref();
-        let is_latest =
-            |row: &i64| winners.is_some_and(|winners| winners.is_latest(self.file, *row as usize));
+    fn latest(&self, place: u64) -> ArrayRef {
+        let winners = self.reader.pass.winners();
+        let places = self.reader.changes.places_per_row();
+        let is_latest = |row: &i64| {
+            let place = *row as usize * places + place as usize;
+            winners.is_some_and(|winners| winners.is_latest(self.file, place))
+        };
         let latest = self.row_numbers().iter().map(|row| Some(is_latest(row)));
         Arc::new(latest.collect::<BooleanArray>())
     }
@@ -582,6 +915,15 @@ fn live_rows(ops: &ArrayRef) -> Result<BooleanArray, usize> {
         });
     }
     Ok(BooleanArray::from(live))
+}
+
+/// Whether each operation is U, in either case.
+fn update_rows(ops: &ArrayRef) -> Vec<bool> {
+    let Ok(ops) = cast(ops, &DataType::Utf8View) else {
+        return vec![false; ops.len()];
+    };
+    let ops = ops.as_string_view().iter();
+    ops.map(|op| matches!(op, Some("U" | "u"))).collect()
 }
 
 /// Bounds of the commit times of a row group, by its statistics. Text sorts as its times do up to

@@ -9,22 +9,30 @@
 //! | `__latest` | Boolean | no | whether this is its key's last change (pass two only) |
 //!
 //! Text is read as views. Every row is checked on the way: a null key, an operation that is none
-//! of I, U, D and a commit time that cannot be read stop the run with file, row and column.
+//! of I, U, D, a time that cannot be read and a value that does not fit its column's type stop the
+//! run with file, row and column, or are put aside ([`crate::quarantine`]).
+//!
+//! An update whose columns with the key before it ([`Raw::before_images`]) tell another key is two
+//! changes: a delete of that key, and right behind it the row itself. The rows of such a pipeline
+//! have two places each in the order of changes.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use chrono_tz::Tz;
 
-use crate::config::{Pipeline, Raw};
+use crate::column_type::always_fits;
+use crate::config::{OnBad, Pipeline, Raw};
 use crate::discover::Input;
 use crate::error::{Error, Result};
-use crate::opening;
+use crate::key_moves::Exchanges;
+use crate::opening::{Opened, Opening, Spilled};
 use crate::parquet_file::ParquetFile;
 use crate::position::{FILES_MAX, OrderEncoder, ROWS_MAX};
+use crate::quarantine::BadRows;
 use crate::raw_columns::{RawColumns, find_column};
-use crate::store::Folder;
+use crate::schema_changes::{SchemaChange, SchemaChanges};
 use crate::times::is_time_type;
 use crate::winners::Winners;
 
@@ -49,9 +57,19 @@ pub struct Changes {
     raw_schema: SchemaRef,
     key: Vec<String>,
     raw: Raw,
+    /// Per key column the one with its value before an update, where inputs have it.
+    before_images: Vec<Option<usize>>,
+    schema_changes: Vec<SchemaChange>,
+    newest: Vec<(String, DataType)>,
+    bad_rows: BadRows,
     rows_outside: AtomicU64,
     rows_folded: AtomicU64,
+    key_moves: AtomicU64,
+    /// Key moves whose deletes are none.
+    exchanges: OnceLock<Exchanges>,
     batch_rows: usize,
+    /// What the inputs' rows are in, where it is not the inputs.
+    _spilled: Spilled,
 }
 
 /// One opened input.
@@ -61,6 +79,10 @@ pub(crate) struct OpenInput {
     pub(crate) file: ParquetFile,
     /// Per raw column: its index in the file.
     pub(crate) columns: Vec<Option<usize>>,
+    /// The raw columns whose values in the file may not fit.
+    pub(crate) unsure: Vec<usize>,
+    /// The rows that are nothing but placeholders, ascending.
+    pub(crate) unread: Vec<u64>,
 }
 
 /// The raw columns that a change's system columns are made of. Only a run of full loads alone can
@@ -73,21 +95,29 @@ pub(crate) struct Roles {
     pub(crate) event_time: Option<usize>,
 }
 
+/// What earlier runs know of the raw columns.
+#[derive(Clone, Debug, Default)]
+pub struct KnownColumns {
+    /// All that they met, in the types they brought them to.
+    pub all: Vec<(String, DataType)>,
+    /// Those of the newest CDC file.
+    pub newest: Vec<(String, DataType)>,
+}
+
 impl Changes {
-    /// Opens the inputs, in their order, and brings their columns together.
-    ///
-    /// `kept_bytes_max` bounds what is kept of small files between the two passes.
+    /// Opens the inputs, in their order, and brings their columns together. Those that cannot be
+    /// read are handed back, where the pipeline puts such files aside.
     ///
     /// # Errors
     /// Data: a damaged file, a key or order column that is missing, a column whose types cannot
     /// be brought together, too many inputs or rows. Usage: a configured column no file has.
     pub async fn open(
         inputs: Vec<Input>,
-        folders: &[Folder],
+        opening: Opening<'_>,
         pipeline: &Pipeline,
-        kept_bytes_max: usize,
+        known: &KnownColumns,
         batch_rows: usize,
-    ) -> Result<Self> {
+    ) -> Result<(Self, Vec<(Input, Error)>)> {
         if inputs.len() > FILES_MAX {
             return Err(Error::usage(format!(
                 "the window has {} files; one run reads at most {FILES_MAX}",
@@ -95,36 +125,79 @@ impl Changes {
             ))
             .hint("run smaller windows"));
         }
-        let mut files = Vec::with_capacity(inputs.len());
-        let mut union = RawColumns::default();
-        for (input, file) in opening::open(inputs, folders, kept_bytes_max).await? {
-            if file.row_count() >= ROWS_MAX {
+        let raw = &pipeline.raw;
+        let (mut opened, mut bad_files) = (Vec::new(), Vec::new());
+        let mut all = opening.open(inputs).await?;
+        bad_files.append(&mut all.bad);
+        let columns = Needed::new(pipeline, &all.opened, known)?;
+        for one in all.opened {
+            match columns.check(&one) {
+                Err(error) if raw.on_bad_file == OnBad::Quarantine => {
+                    bad_files.push((one.input, error));
+                }
+                Err(error) => return Err(error),
+                Ok(()) => opened.push(one),
+            }
+        }
+        let rows_max = ROWS_MAX / places_per_row(raw);
+        let mut union = RawColumns::new(raw);
+        let mut schema_changes = SchemaChanges::new(known);
+        let bad_rows = BadRows::new(raw.max_bad_rows);
+        let mut files = Vec::with_capacity(opened.len());
+        for (number, one) in opened.into_iter().enumerate() {
+            let (input, file) = (one.input, one.file);
+            if file.row_count() >= rows_max {
                 return Err(Error::data(format!(
-                    "{} has more than {ROWS_MAX} rows",
+                    "{} has more than {rows_max} rows",
                     file.name
                 )));
             }
             union.add(&file)?;
+            schema_changes.meet(&file, input.full_load);
+            let mut unread: Vec<u64> = one.bad_rows.iter().map(|bad| bad.row).collect();
+            unread.sort_unstable();
+            bad_rows.put(number, &file.name, one.bad_rows)?;
             files.push(OpenInput {
                 input,
                 file,
                 columns: Vec::new(),
+                unsure: Vec::new(),
+                unread,
             });
+        }
+        if !files.is_empty() {
+            union.add_known(&known.all)?;
         }
         for file in &mut files {
             file.columns = union.columns_of(&file.file);
+            let fields = file.file.schema().fields();
+            let columns = file.columns.iter().zip(&union.fields).enumerate();
+            let unsure = columns.filter(|(_, (index, field))| {
+                index
+                    .is_some_and(|index| !always_fits(fields[index].data_type(), field.data_type()))
+            });
+            file.unsure = unsure.map(|(column, _)| column).collect();
         }
+        let names = raw.before_images(&pipeline.key);
+        let names = names.iter().map(|name| union.find(name));
         let changes = Changes {
+            before_images: names.collect(),
             files,
             raw_schema: Arc::new(Schema::new(union.fields)),
             key: pipeline.key.clone(),
-            raw: pipeline.raw.clone(),
+            raw: raw.clone(),
+            newest: schema_changes.newest,
+            schema_changes: schema_changes.met,
+            bad_rows,
             rows_outside: AtomicU64::new(0),
             rows_folded: AtomicU64::new(0),
+            key_moves: AtomicU64::new(0),
+            exchanges: OnceLock::new(),
             batch_rows,
+            _spilled: all.spilled,
         };
         changes.check_columns()?;
-        Ok(changes)
+        Ok((changes, bad_files))
     }
 
     /// The raw columns, as found.
@@ -137,6 +210,78 @@ impl Changes {
         self.files.iter().map(|file| file.file.row_count())
     }
 
+    /// How many places in the order of changes a row takes.
+    pub(crate) fn places_per_row(&self) -> usize {
+        places_per_row(&self.raw) as usize
+    }
+
+    /// How many places in the order of changes each input takes, in input order.
+    pub fn place_counts(&self) -> impl Iterator<Item = u64> + '_ {
+        let places = self.places_per_row() as u64;
+        self.row_counts().map(move |rows| rows * places)
+    }
+
+    /// Where a change is, for messages.
+    pub fn place_name(&self, file: usize, place: usize) -> String {
+        let row = place / self.places_per_row() + 1;
+        format!("row {row} of {}", self.files[file].file.name)
+    }
+
+    /// Whether there is no input.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// The rows that are put aside.
+    pub fn bad_rows(&self) -> &BadRows {
+        &self.bad_rows
+    }
+
+    /// Whether bad rows are put aside.
+    pub(crate) fn puts_aside(&self) -> bool {
+        self.raw.on_bad_row == OnBad::Quarantine
+    }
+
+    /// How the inputs' columns changed from file to file, and from what earlier runs met.
+    pub fn schema_changes(&self) -> &[SchemaChange] {
+        &self.schema_changes
+    }
+
+    /// The raw columns for the runs that follow.
+    pub fn known_columns(&self) -> KnownColumns {
+        let fields = self.raw_schema.fields().iter();
+        KnownColumns {
+            all: fields
+                .map(|field| (field.name().clone(), field.data_type().clone()))
+                .collect(),
+            newest: self.newest.clone(),
+        }
+    }
+
+    /// Whether the table has no key, so that every row is a change of its own.
+    pub fn is_keyless(&self) -> bool {
+        self.key.is_empty()
+    }
+
+    /// The columns with the key before an update, in the key's order; none where inputs have none.
+    pub(crate) fn before_images(&self) -> &[Option<usize>] {
+        match self.before_images.iter().any(Option::is_some) {
+            true => &self.before_images,
+            false => &[],
+        }
+    }
+
+    /// Whether a key move's delete is none.
+    pub(crate) fn is_exchange(&self, file: usize, row: u64) -> bool {
+        let exchanges = self.exchanges.get();
+        exchanges.is_some_and(|exchanges| exchanges.contains(file, row))
+    }
+
+    /// Says which key moves' deletes are none.
+    pub fn set_exchanges(&self, exchanges: Exchanges) {
+        let _ = self.exchanges.set(exchanges);
+    }
+
     /// The inputs, in their order.
     pub fn inputs(&self) -> impl Iterator<Item = &Input> + '_ {
         self.files.iter().map(|file| &file.input)
@@ -146,7 +291,7 @@ impl Changes {
     /// the winners.
     pub fn kept_bytes(&self) -> usize {
         let files = self.files.iter().map(|file| file.file.kept_bytes());
-        files.sum::<usize>() + self.row_counts().sum::<u64>() as usize / 4
+        files.sum::<usize>() + self.place_counts().sum::<u64>() as usize / 4
     }
 
     /// How many rows pass one met that lie outside of a window of rows.
@@ -190,6 +335,17 @@ impl Changes {
         self.raw.time_zone
     }
 
+    /// How many key moves pass one met.
+    pub fn key_moves(&self) -> u64 {
+        self.key_moves.load(Ordering::Relaxed)
+    }
+
+    /// Counts key moves of pass one, each of which is one more change.
+    pub(crate) fn count_moves(&self, moves: usize) {
+        self.key_moves.fetch_add(moves as u64, Ordering::Relaxed);
+        self.rows_folded.fetch_add(moves as u64, Ordering::Relaxed);
+    }
+
     /// Counts rows of pass one: inside and outside of a window of rows.
     pub(crate) fn count(&self, inside: usize, outside: usize) {
         self.rows_folded.fetch_add(inside as u64, Ordering::Relaxed);
@@ -222,39 +378,6 @@ impl Changes {
             ))
             .hint("rename the column where the changes are captured"));
         }
-        for file in &self.files {
-            let mut needed: Vec<(&str, &String)> =
-                self.key.iter().map(|name| ("key", name)).collect();
-            if !file.input.full_load {
-                needed.extend(self.raw.order_by.iter().map(|name| ("raw.order_by", name)));
-                needed.push(("raw.commit_time", &self.raw.commit_time));
-                if self.raw.op.required {
-                    needed.push(("raw.op", &self.raw.op.name));
-                }
-                // One file may lack it, not all of them.
-                if self.raw_column(&self.raw.event_time).is_none() {
-                    needed.push(("raw.event_time", &self.raw.event_time));
-                }
-            }
-            let is_in_file = |name: &str| {
-                self.raw_column(name)
-                    .is_some_and(|column| file.columns[column].is_some())
-            };
-            if let Some((setting, name)) = needed.into_iter().find(|(_, name)| !is_in_file(name)) {
-                if self.raw_column(name).is_none() {
-                    return Err(self.unknown_column(setting, name));
-                }
-                let fields = file.file.schema().fields();
-                let names = fields[..fields.len() - 1]
-                    .iter()
-                    .map(|field| field.name().as_str());
-                let found = names.collect::<Vec<_>>().join(", ");
-                return Err(
-                    Error::data(format!("column `{name}` missing in {}", file.file.name))
-                        .hint(format!("other files have it; found: {found}")),
-                );
-            }
-        }
         for name in [&self.raw.commit_time, &self.raw.event_time] {
             let Some(column) = self.raw_column(name) else {
                 continue;
@@ -273,18 +396,6 @@ impl Changes {
             }
         }
         Ok(())
-    }
-
-    fn unknown_column(&self, setting: &str, name: &str) -> Error {
-        let fields = self.raw_schema.fields().iter();
-        let names: Vec<&str> = fields.map(|field| field.name().as_str()).collect();
-        let like = |known: &&&str| strsim::jaro_winkler(known, name) > LIKE;
-        let meant = names.iter().find(like);
-        let meant = meant.map_or(String::new(), |known| format!("did you mean `{known}`? "));
-        Error::usage(format!(
-            "no raw file has the column `{name}`, which `{setting}` names"
-        ))
-        .hint(format!("{meant}found: {}", names.join(", ")))
     }
 
     /// The index of a raw column: by its name, or by its name in another case.
@@ -307,8 +418,11 @@ impl Changes {
             let mut first_row = 0;
             for (group, metadata) in file.file.row_groups().iter().enumerate() {
                 let rows = metadata.rows;
+                let places = self.places_per_row();
                 let chosen = match winners {
-                    Some(winners) => winners.any(index, first_row..first_row + rows),
+                    Some(winners) => {
+                        winners.any(index, first_row * places..(first_row + rows) * places)
+                    }
                     None => true,
                 };
                 if chosen {
@@ -351,6 +465,105 @@ impl Changes {
             })
             .collect()
     }
+}
+
+/// How many places in the order of changes a row takes: two where it may be a delete of another key
+/// first.
+fn places_per_row(raw: &Raw) -> u64 {
+    1 + u64::from(raw.before_image_prefix.is_some())
+}
+
+/// The names of a file's columns.
+fn names(file: &ParquetFile) -> impl Iterator<Item = &str> + Clone {
+    let fields = file.schema().fields();
+    let fields = fields[..fields.len() - 1].iter();
+    fields.map(|field| field.name().as_str())
+}
+
+/// The columns that a pipeline cannot do without.
+struct Needed<'a> {
+    full_load: Vec<(&'static str, &'a str)>,
+    cdc: Vec<(&'static str, &'a str)>,
+}
+
+impl<'a> Needed<'a> {
+    fn new(pipeline: &'a Pipeline, opened: &[Opened], known: &KnownColumns) -> Result<Self> {
+        let raw = &pipeline.raw;
+        let full_load: Vec<(&str, &str)> = pipeline
+            .key
+            .iter()
+            .map(|name| ("key", name.as_str()))
+            .collect();
+        let mut cdc = full_load.clone();
+        let order = raw.order_by.iter();
+        cdc.extend(order.map(|name| ("raw.order_by", name.as_str())));
+        cdc.push(("raw.commit_time", &raw.commit_time));
+        if raw.op.required {
+            cdc.push(("raw.op", &raw.op.name));
+        }
+        // Some files may lack these, not all of them.
+        let mut in_some = vec![("raw.event_time", raw.event_time.as_str())];
+        let images = raw.before_images(&pipeline.key);
+        in_some.extend(
+            images
+                .first()
+                .map(|name| ("raw.before_image_prefix", name.as_str())),
+        );
+        let has_cdc = opened.iter().any(|one| !one.input.full_load);
+        let of_cdc = cdc.iter().chain(&in_some).filter(|_| has_cdc);
+        let is_there = |name: &str| {
+            let mut files = opened.iter();
+            files.any(|one| find_column(names(&one.file), name).is_some())
+        };
+        let mut wanted = full_load
+            .iter()
+            .chain(of_cdc)
+            .filter(|_| !opened.is_empty());
+        if let Some((setting, name)) = wanted.find(|(_, name)| !is_there(name)) {
+            return Err(unknown_column(setting, name, opened));
+        }
+        let is_known = |name: &str| {
+            let mut known = known.all.iter();
+            known.any(|(known, _)| known.eq_ignore_ascii_case(name))
+        };
+        let mut fixed = raw.columns.iter().filter(|_| has_cdc);
+        match fixed.find(|(name, _)| !is_there(name) && !is_known(name)) {
+            Some((name, _)) => Err(unknown_column("raw.columns", name, opened)),
+            None => Ok(Needed { full_load, cdc }),
+        }
+    }
+
+    fn check(&self, opened: &Opened) -> Result<()> {
+        let needed = match opened.input.full_load {
+            true => &self.full_load,
+            false => &self.cdc,
+        };
+        let is_missing = |(_, name): &&(_, &str)| find_column(names(&opened.file), name).is_none();
+        let Some((_, name)) = needed.iter().find(is_missing) else {
+            return Ok(());
+        };
+        let found = names(&opened.file).collect::<Vec<_>>().join(", ");
+        Err(
+            Error::data(format!("column `{name}` missing in {}", opened.file.name))
+                .hint(format!("other files have it; found: {found}")),
+        )
+    }
+}
+
+fn unknown_column(setting: &str, name: &str, opened: &[Opened]) -> Error {
+    let mut found: Vec<&str> = Vec::new();
+    for column in opened.iter().flat_map(|one| names(&one.file)) {
+        if !found.contains(&column) {
+            found.push(column);
+        }
+    }
+    let like = |known: &&&str| strsim::jaro_winkler(known, name) > LIKE;
+    let meant = found.iter().find(like);
+    let meant = meant.map_or(String::new(), |known| format!("did you mean `{known}`? "));
+    Error::usage(format!(
+        "no raw file has the column `{name}`, which `{setting}` names"
+    ))
+    .hint(format!("{meant}found: {}", found.join(", ")))
 }
 
 /// Part of one input: its index, and row groups as (number, first row, rows).

@@ -6,7 +6,6 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use chrono_tz::Tz;
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -15,12 +14,17 @@ use crate::layout::fnv1a;
 use crate::store::Location;
 use crate::window::parse_duration;
 
+pub use raw::{CsvForm, OnBad, OnTie, OpColumn, Raw, RawFormat, WindowBy};
+
+mod raw;
+
 /// A pipeline: a folder of SQL and its `pipeline.toml`, checked.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
     /// `name`: the pipeline's own name, which also names its state folder.
     pub name: String,
-    /// `key`: the primary-key columns of the source table; at least one.
+    /// `key`: the primary-key columns of the source table; none where it has no key, and every
+    /// change is a row of its own.
     pub key: Vec<String>,
     /// `keep`: what the curated table holds; default `latest`.
     pub keep: Keep,
@@ -54,54 +58,6 @@ impl fmt::Display for Keep {
             Keep::LatestPerDay => "latest-per-day",
         })
     }
-}
-
-/// How a window selects inputs, or rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum WindowBy {
-    /// The object's LastModified.
-    Modified,
-    /// The time in the CDC file's name.
-    Name,
-    /// The date folders the object lies in.
-    Path,
-    /// The commit time of each row.
-    Commit,
-}
-
-/// The raw change files.
-#[derive(Clone, Debug)]
-pub struct Raw {
-    /// `raw.url`: a path relative to the toml file, `file://` or `s3://`; or a list of them.
-    pub urls: Vec<Location>,
-    /// `raw.window_by`: `modified` (default), `name`, `path` or `commit`.
-    pub window_by: WindowBy,
-    /// `raw.lookback`: how far before the window late inputs are looked for; default `2d`.
-    pub lookback: chrono::Duration,
-    /// `raw.op`: the column with I, U or D; default `Op`. When the key is set, a CDC input
-    /// without the column is refused; when it is not, such an input holds inserts.
-    pub op: OpColumn,
-    /// `raw.order_by`: the columns that order the changes, before file name, path and row.
-    pub order_by: Vec<String>,
-    /// `raw.commit_time`: the column with the commit time; default the first of `order_by`.
-    pub commit_time: String,
-    /// `raw.event_time`: the column that gives a change its day; default the commit time.
-    pub event_time: String,
-    /// `raw.time_zone`: the zone of times without one in names, folders and `event_time`;
-    /// default `UTC`.
-    pub time_zone: Tz,
-    /// `raw.full_load`: which file names are full loads, `*` and `?` allowed; default `LOAD*`.
-    pub full_load: glob::Pattern,
-}
-
-/// The operation column.
-#[derive(Clone, Debug)]
-pub struct OpColumn {
-    /// Its name.
-    pub name: String,
-    /// Whether the pipeline names it, so that it must be there.
-    pub required: bool,
 }
 
 /// The curated table.
@@ -208,7 +164,7 @@ struct PipelineToml {
     key: Vec<String>,
     #[serde(default = "latest")]
     keep: Keep,
-    raw: RawToml,
+    raw: raw::RawToml,
     curated: CuratedToml,
     #[serde(default)]
     aggregate: Vec<AggregateToml>,
@@ -220,27 +176,6 @@ struct PipelineToml {
 
 fn latest() -> Keep {
     Keep::Latest
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
-
-#[derive(Deserialize)]
-struct RawToml {
-    url: OneOrMany,
-    format: Option<String>,
-    window_by: Option<WindowBy>,
-    lookback: Option<String>,
-    op: Option<String>,
-    order_by: Vec<String>,
-    commit_time: Option<String>,
-    event_time: Option<String>,
-    time_zone: Option<String>,
-    full_load: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -294,6 +229,15 @@ const KNOWN_KEYS: &[&str] = &[
     "raw.event_time",
     "raw.time_zone",
     "raw.full_load",
+    "raw.columns",
+    "raw.csv_header",
+    "raw.csv_null",
+    "raw.csv_op_in_full_load",
+    "raw.before_image_prefix",
+    "raw.on_tie",
+    "raw.on_bad_row",
+    "raw.on_bad_file",
+    "raw.max_bad_rows",
     "curated.url",
     "curated.partition_by",
     "curated.format",
@@ -395,24 +339,9 @@ fn check(read: PipelineToml, folder: &Path, file: &Path) -> Result<Pipeline> {
         return Err(wrong("name", format!("is `{}`", read.name))
             .hint("use letters, digits, `_` and `-`: it names a folder"));
     }
-    if read.key.is_empty() {
-        return Err(wrong("key", "is empty".into()).hint("name the primary-key columns"));
-    }
     no_repeats(&read.key).map_err(|name| wrong("key", format!("names `{name}` twice")))?;
-    if read.raw.order_by.is_empty() {
-        return Err(wrong("raw.order_by", "is empty".into())
-            .hint("name the column with the commit time, such as [\"TIMESTAMP\"]"));
-    }
-    no_repeats(&read.raw.order_by)
-        .map_err(|name| wrong("raw.order_by", format!("names `{name}` twice")))?;
     no_repeats(&read.curated.partition_by)
         .map_err(|name| wrong("curated.partition_by", format!("names `{name}` twice")))?;
-    if let Some(format) = &read.raw.format
-        && format != "parquet"
-    {
-        let unknown = wrong("raw.format", format!("is `{format}`"));
-        return Err(unknown.hint("this version knows `parquet`"));
-    }
     let format = read.curated.format.unwrap_or(Format::Parquet);
     if read.curated.retention.is_some() && format != Format::Delta {
         let unused = "is for Delta tables: in others, replaced files go at once";
@@ -420,47 +349,7 @@ fn check(read: PipelineToml, folder: &Path, file: &Path) -> Result<Pipeline> {
             .hint("leave it out, or write curated.format = \"delta\""));
     }
 
-    let urls = match read.raw.url {
-        OneOrMany::One(url) => vec![url],
-        OneOrMany::Many(urls) => urls,
-    };
-    let urls = urls
-        .iter()
-        .map(|url| Location::parse(url, folder))
-        .collect::<Result<Vec<_>>>()
-        .and_then(|urls| match urls.is_empty() {
-            true => Err(wrong("raw.url", "is empty".into())),
-            false => Ok(urls),
-        })?;
-    let commit_time = read
-        .raw
-        .commit_time
-        .unwrap_or_else(|| read.raw.order_by[0].clone());
-    let raw = Raw {
-        urls,
-        window_by: read.raw.window_by.unwrap_or(WindowBy::Modified),
-        lookback: parse_duration(read.raw.lookback.as_deref().unwrap_or("2d"))
-            .map_err(|why| wrong("raw.lookback", why).hint("write a duration such as 2d or 6h"))?,
-        op: OpColumn {
-            required: read.raw.op.is_some(),
-            name: read.raw.op.unwrap_or_else(|| "Op".into()),
-        },
-        event_time: read.raw.event_time.unwrap_or_else(|| commit_time.clone()),
-        commit_time,
-        order_by: read.raw.order_by,
-        time_zone: match read.raw.time_zone {
-            None => Tz::UTC,
-            Some(zone) => zone.parse().map_err(|_| {
-                wrong("raw.time_zone", format!("is `{zone}`"))
-                    .hint("use a name of the IANA time zone database, such as Europe/Berlin")
-            })?,
-        },
-        full_load: {
-            let pattern = read.raw.full_load.as_deref().unwrap_or("LOAD*");
-            glob::Pattern::new(pattern)
-                .map_err(|e| wrong("raw.full_load", format!("is `{pattern}`")).caused_by(e))?
-        },
-    };
+    let raw = read.raw.check(&read.key, folder, &wrong)?;
 
     let curated = Curated {
         url: Location::parse(&read.curated.url, folder)?,
@@ -672,6 +561,8 @@ fn refuse_unknown_keys(table: &Table, file: &Path) -> Result<()> {
                     .is_some_and(|rest| rest.starts_with('.'))
             });
             match value {
+                // Its keys are columns.
+                Value::Table(_) if key == "raw.columns" => {}
                 Value::Table(inner) if is_section => walk(&key, inner, place)?,
                 Value::Array(many) if is_section => {
                     for inner in many.iter().filter_map(Value::as_table) {
@@ -767,7 +658,10 @@ mod tests {
             ),
             ("ts", "ts")
         );
-        assert!(pipeline.raw.full_load.matches("LOAD00000001.parquet"));
+        let is_full_load = |path: &str| pipeline.raw.is_full_load(0, path);
+        assert!(is_full_load("LOAD00000001.parquet"));
+        assert!(is_full_load("part/SEGMENT1_LOAD0000000A.parquet"));
+        assert!(!is_full_load("LOAD/20200101-000000000.parquet"));
         assert_eq!(pipeline.curated.file_bytes, 256 << 20);
         assert!(
             pipeline.state.to_string().ends_with("/lake/_glueless/p"),
@@ -825,6 +719,25 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_with_a_slash_is_matched_with_the_whole_url() {
+        let set = [
+            "raw.url=[\"a/full\", \"a/cdc\"]",
+            "raw.full_load=[\"LOAD*\", \"*/full/*\"]",
+        ];
+        let raw = read(GOOD, &set).expect("good").raw;
+        assert!(raw.is_full_load(0, "x/part-0.parquet") && raw.is_full_load(1, "LOAD1.parquet"));
+        assert!(!raw.is_full_load(1, "part-0.parquet"));
+    }
+
+    #[test]
+    fn columns_keep_their_order() {
+        let columns = "raw.columns={z = \"bigint\", a = \"decimal(10, 2)\", m = \"text\"}";
+        let raw = read(GOOD, &["raw.format=csv", columns]).expect("good").raw;
+        let names: Vec<&str> = raw.columns.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["z", "a", "m"]);
+    }
+
+    #[test]
     fn places_must_not_overlap() {
         assert!(refusal(GOOD, &["curated.url=raw/x"]).contains("overlaps `raw.url`"));
         assert!(
@@ -836,7 +749,6 @@ mod tests {
     #[test]
     fn wrong_values_are_named() {
         for (set, told) in [
-            ("key=[]", "`key` is empty"),
             ("key=[\"a\", \"a\"]", "`key` names `a` twice"),
             ("raw.time_zone=Mars", "`raw.time_zone` is `Mars`"),
             ("raw.lookback=soon", "`raw.lookback`"),
@@ -844,7 +756,19 @@ mod tests {
             ("limits.threads=0", "`limits.threads` is 0"),
             ("limits.spill_bytes_max=all", "`limits.spill_bytes_max` is"),
             ("raw.window_by=day", "unknown variant `day`"),
-            ("raw.format=xml", "`raw.format` is `xml`"),
+            ("raw.format=xml", "unknown variant `xml`"),
+            ("raw.format=csv", "`raw.columns` is missing"),
+            ("raw.csv_null=NULL", "`raw.csv_null` is for CSV"),
+            (
+                "raw.columns={id = \"bigint\", x = \"money\"}",
+                "`raw.columns.x` is `money`",
+            ),
+            ("raw.max_bad_rows=5", "`raw.max_bad_rows` has no use"),
+            ("raw.on_bad_row=drop", "unknown variant `drop`"),
+            (
+                "raw.before_image_prefix=",
+                "`raw.before_image_prefix` is empty",
+            ),
             ("curated.file_bytes=0", "`curated.file_bytes` is"),
         ] {
             let said = refusal(GOOD, &[set]);

@@ -24,11 +24,11 @@ use futures::TryStreamExt;
 
 use crate::change_reader::ChangesTable;
 use crate::changes::{Changes, EVENT_DT, LATEST, LIVE};
-use crate::config::{Format, Keep, Pipeline};
+use crate::config::{Format, Keep, OnTie, Pipeline};
 use crate::curated_sql::{self, CuratedQuery, DAY};
 use crate::discover::Input;
 use crate::error::{Error, Result};
-use crate::fold::Fold;
+use crate::fold::{Fold, tied};
 use crate::ledger::{CURATED, Ledger, Shape, read_types};
 use crate::merge::{Merge, Merged, Outputs, PRESENT, StoredVersions};
 use crate::parquet_file::conform;
@@ -164,6 +164,10 @@ impl Curate<'_> {
                     table_schema: Arc::clone(&schema),
                 };
                 let (merged, outputs) = merge.run(context, outputs).await?;
+                let fails = self.pipeline.raw.on_tie == OnTie::Fail;
+                if let Some((file, place)) = merged.counts.tie.filter(|_| fails) {
+                    return Err(tied(&self.changes.place_name(file, place)));
+                }
                 let winners = Some(Arc::clone(&merged.winners));
                 let table = ChangesTable::new(self.changes, winners, self.threads);
                 let query = curated_sql::plan(context, self.pipeline, self.changes, table).await?;
@@ -216,7 +220,8 @@ impl Curate<'_> {
             .earlier
             .into_iter()
             .flat_map(|ledger| ledger.files(CURATED));
-        let earlier = Arc::new(Earlier::new(self.table, files, &order)?);
+        let is_keyless = self.changes.is_keyless();
+        let earlier = Arc::new(Earlier::new(self.table, files, &order, is_keyless)?);
         let sorted = Sorted::new(&order, sorters);
         let given = sorted.counts().clone();
         let written = writer.write(sorted, Some(earlier), self.threads).await?;
@@ -346,8 +351,8 @@ impl Curate<'_> {
         }
     }
 
-    /// The table's rows by partition and key, under `latest-per-day` also by day; last the flag of
-    /// a row that is there. Returns the order and the columns it takes.
+    /// The table's rows by partition and key, under `latest-per-day` also by day, without a key by
+    /// all columns; last the flag of a row that is there. Returns the order and the columns it takes.
     fn order(&self, columns: &[Field]) -> Result<(Arc<Order>, SchemaRef)> {
         let mut fields = columns.to_vec();
         fields.push(Field::new(PRESENT, DataType::Boolean, false));
@@ -357,11 +362,21 @@ impl Curate<'_> {
         let is_stored = |name: &&str| !parts.iter().any(|part| part == name);
         let keys = self.pipeline.key.iter().map(String::as_str);
         let day = (self.pipeline.keep == Keep::LatestPerDay).then_some(EVENT_DT);
-        let mut sort_by = keys
-            .filter(is_stored)
-            .chain(day.filter(is_stored))
-            .map(place)
-            .collect::<Result<Vec<_>>>()?;
+        let mut sort_by = match self.changes.is_keyless() {
+            // Rows that are equal in all columns can stand for each other.
+            true => {
+                let names = columns.iter().map(|column| column.name().as_str());
+                names
+                    .filter(is_stored)
+                    .map(place)
+                    .collect::<Result<Vec<_>>>()?
+            }
+            false => keys
+                .filter(is_stored)
+                .chain(day.filter(is_stored))
+                .map(place)
+                .collect::<Result<Vec<_>>>()?,
+        };
         sort_by.push(columns.len());
         let partition_by = parts
             .iter()
@@ -377,7 +392,7 @@ impl Curate<'_> {
     /// The versions that the winners must meet. Files of their days are written again, and so are
     /// small ones once there are too many.
     fn stored_versions(&self) -> Vec<StoredVersions> {
-        let Some(ledger) = self.earlier else {
+        let Some(ledger) = self.earlier.filter(|_| !self.changes.is_keyless()) else {
             return Vec::new();
         };
         let none = DayCounts::default();

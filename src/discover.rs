@@ -14,7 +14,7 @@ use object_store::{ObjectMeta, ObjectStore};
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
-use crate::config::{Raw, WindowBy};
+use crate::config::{Pipeline, Raw, RawFormat, WindowBy};
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::store::Folder;
@@ -49,6 +49,8 @@ pub struct Input {
     pub late: bool,
     /// The windows that select its rows by their commit time; `None` selects all.
     pub rows: Option<Vec<Window>>,
+    /// The only rows that are folded, from 0 and ascending; `None` for no such choice.
+    pub only: Option<Vec<u64>>,
 }
 
 impl RawFile {
@@ -99,56 +101,62 @@ pub trait Recorded {
     fn folded(&self, location: usize, path: &str) -> Option<&RawFile>;
     /// All of them.
     fn inputs(&self) -> Vec<&RawFile>;
+    /// An input that was put aside as a whole by an earlier run.
+    fn put_aside(&self, location: usize, path: &str) -> Option<&RawFile>;
     /// The windows of earlier runs.
     fn windows(&self) -> Vec<Window>;
 }
 
-/// Lists the inputs of a window: those in it, late ones, and every full load not yet folded.
+/// Lists the inputs of a window: those in it, late ones, and every full load not yet folded. Inputs
+/// of a table without a key are folded once as well.
 ///
 /// # Errors
-/// Usage, when a raw location does not exist; data, when an input was folded and has changed
-/// since, or when a file has no time of the kind that
-/// `window_by` asks for; storage, when a listing fails.
+/// Usage, when a raw location does not exist, or holds files of the other format; data, when an
+/// input was folded and has changed since, or when a file has no time of the kind that `window_by`
+/// asks for; storage, when a listing fails.
 pub async fn discover(
     folders: &[Folder],
-    raw: &Raw,
+    pipeline: &Pipeline,
     window: &Window,
     recorded: &dyn Recorded,
 ) -> Result<Vec<Input>> {
+    let raw = &pipeline.raw;
     let mut inputs = Vec::new();
     let runs = recorded.windows();
     for (location, folder) in folders.iter().enumerate() {
+        let is_here = folder.location.file_path().is_some();
         let mut others = 0;
         for object in list(folder, raw, window).await? {
             let file = RawFile::new(location, folder, object);
             let path = &file.path;
-            let base_name = layout::base_name(path);
             if path.split('/').any(|part| part.starts_with(['_', '.'])) {
                 continue;
             }
-            if !base_name.to_ascii_lowercase().ends_with(".parquet") {
-                others += 1;
-                debug!("not a Parquet file: {}", folder.describe(path));
-                continue;
+            match RawFormat::of(path) {
+                Some(format) if format == raw.format => {}
+                Some(format) => return Err(other_format(folder, path, format, raw.format)),
+                None => {
+                    others += 1;
+                    debug!("neither Parquet nor CSV: {}", folder.describe(path));
+                    continue;
+                }
             }
-            let full_load = raw.full_load.matches(base_name);
+            let full_load = raw.is_full_load(location, path);
             let folded = recorded.folded(location, path);
+            let put_aside = recorded.put_aside(location, path);
+            // Nothing of a file that was put aside whole was folded: it may be mended.
+            let is_known =
+                folded.is_some() || put_aside.is_some_and(|before| before.is_same(&file, is_here));
             let choice = if full_load {
                 Some(false)
             } else {
-                choose(folder, raw, window, &runs, &file, folded.is_some())?
+                choose(folder, raw, window, &runs, &file, is_known)?
             };
-            if let Some(folded) = folded
-                && !folded.is_same(&file, folder.location.file_path().is_some())
-            {
-                return Err(Error::data(format!(
-                    "{} was folded by an earlier run and has changed since",
-                    folder.describe(path)
-                ))
-                .hint("restore it, or make the tables again from raw: glueless rebuild"));
+            if folded.is_some_and(|folded| !folded.is_same(&file, is_here)) {
+                return Err(changed(folder, path));
             }
-            // A full load is folded once.
-            let choice = choice.filter(|_| !full_load || folded.is_none());
+            let is_once = full_load || pipeline.key.is_empty();
+            let choice = choice.filter(|_| !is_once || folded.is_none());
             let by_rows = raw.window_by == WindowBy::Commit && !full_load;
             let rows = by_rows.then(|| row_windows(raw, window, &runs, folded.is_some()));
             if let Some(late) = choice {
@@ -157,12 +165,13 @@ pub async fn discover(
                     full_load,
                     late,
                     rows,
+                    only: None,
                 });
             }
         }
         if others > 0 {
             warn!(
-                "{others} files under {} are not named *.parquet and were left alone",
+                "{others} files under {} are not named as Parquet or CSV files and were left alone",
                 folder.location
             );
         }
@@ -171,7 +180,30 @@ pub async fn discover(
     Ok(inputs)
 }
 
-/// The inputs that were folded so far, as they are now, and those that are gone.
+fn changed(folder: &Folder, path: &str) -> Error {
+    Error::data(format!(
+        "{} was folded by an earlier run and has changed since",
+        folder.describe(path)
+    ))
+    .hint("restore it, or make the tables again from raw: glueless rebuild")
+}
+
+fn other_format(folder: &Folder, path: &str, found: RawFormat, wanted: RawFormat) -> Error {
+    let (found, wanted) = (found.name(), wanted.name());
+    Error::usage(format!(
+        "{} is not a file of the format `{wanted}`",
+        folder.describe(path)
+    ))
+    .hint(format!(
+        "write raw.format = \"{found}\"; where there are files of both, give each format a folder, a \
+         pipeline and a table"
+    ))
+}
+
+/// The inputs of earlier runs, as they are now, and those that are gone.
+pub type Again<'a> = (Vec<Input>, Vec<&'a RawFile>);
+
+/// The inputs that were folded or put aside so far.
 ///
 /// # Errors
 /// Usage, when a raw location does not exist; storage, when a listing fails.
@@ -179,27 +211,64 @@ pub async fn again<'a>(
     folders: &[Folder],
     raw: &Raw,
     ledger: &'a dyn Recorded,
-) -> Result<(Vec<Input>, Vec<&'a RawFile>)> {
+) -> Result<Again<'a>> {
+    let wanted = ledger.inputs();
+    find(folders, raw, ledger, wanted).await
+}
+
+/// The inputs of which something was put aside.
+///
+/// # Errors
+/// As [`again`]; data, when one of which the rest was folded has changed since.
+pub async fn catch_up<'a>(
+    folders: &[Folder],
+    raw: &Raw,
+    ledger: &'a dyn Recorded,
+    put_aside: Vec<&'a RawFile>,
+) -> Result<Again<'a>> {
+    let (inputs, gone) = find(folders, raw, ledger, put_aside).await?;
+    for Input { file, .. } in &inputs {
+        let folder = &folders[file.location];
+        let is_here = folder.location.file_path().is_some();
+        let folded = ledger.folded(file.location, &file.path);
+        if folded.is_some_and(|folded| !folded.is_same(file, is_here)) {
+            return Err(changed(folder, &file.path));
+        }
+    }
+    Ok((inputs, gone))
+}
+
+async fn find<'a>(
+    folders: &[Folder],
+    raw: &Raw,
+    ledger: &dyn Recorded,
+    wanted: Vec<&'a RawFile>,
+) -> Result<Again<'a>> {
     let mut inputs = Vec::new();
     let windows = ledger.windows();
+    let names: HashSet<(usize, &str)> = wanted
+        .iter()
+        .map(|file| (file.location, file.path.as_str()))
+        .collect();
     for (location, folder) in folders.iter().enumerate() {
         for object in list_all(folder).await? {
             let file = RawFile::new(location, folder, object);
-            if ledger.folded(location, &file.path).is_none() {
+            if !names.contains(&(location, file.path.as_str())) {
                 continue;
             }
-            let full_load = raw.full_load.matches(layout::base_name(&file.path));
+            let full_load = raw.is_full_load(location, &file.path);
             let by_rows = raw.window_by == WindowBy::Commit && !full_load;
             inputs.push(Input {
                 file,
                 full_load,
                 late: false,
                 rows: by_rows.then(|| windows.clone()),
+                only: None,
             });
         }
     }
     sort(&mut inputs);
-    let gone = gone(ledger.inputs().into_iter(), &inputs).collect();
+    let gone = gone(wanted.into_iter(), &inputs).collect();
     Ok((inputs, gone))
 }
 
@@ -229,7 +298,7 @@ pub fn vanished<'a>(
     found: &[Input],
 ) -> Vec<&'a RawFile> {
     let is_in_window = |file: &&RawFile| {
-        let is_full_load = raw.full_load.matches(layout::base_name(&file.path));
+        let is_full_load = raw.is_full_load(file.location, &file.path);
         let is_in_window = match span(raw, file) {
             Some(span) => window.overlaps(&span),
             // Any file can hold rows of the window.
@@ -247,7 +316,7 @@ fn choose(
     window: &Window,
     runs: &[Window],
     file: &RawFile,
-    is_folded: bool,
+    is_known: bool,
 ) -> Result<Option<bool>> {
     let what = match raw.window_by {
         WindowBy::Commit => return Ok(Some(false)),
@@ -262,7 +331,7 @@ fn choose(
     if window.overlaps(&span) {
         return Ok(Some(false));
     }
-    let is_late = !is_folded
+    let is_late = !is_known
         && looked_back(raw, window).is_some_and(|looked_back| looked_back.overlaps(&span))
         && runs.iter().any(|run| run.overlaps(&span));
     Ok(is_late.then_some(true))

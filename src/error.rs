@@ -48,6 +48,8 @@ pub struct Error {
     pub message: String,
     /// The next step, where there is one.
     pub hint: Option<String>,
+    /// The input that is bad as a whole, if one is: its raw location and path.
+    pub input: Option<Box<(usize, String)>>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -60,6 +62,7 @@ impl Error {
             kind,
             message: message.into(),
             hint: None,
+            input: None,
             source: None,
         }
     }
@@ -92,6 +95,14 @@ impl Error {
     /// Adds the next step.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Says which input is bad, where input is what is wrong.
+    pub fn of_input(mut self, location: usize, path: &str) -> Self {
+        if self.kind == Kind::Data {
+            self.input = Some(Box::new((location, path.to_string())));
+        }
         self
     }
 
@@ -260,6 +271,7 @@ fn find_ours(error: &(dyn StdError + 'static)) -> Option<Error> {
         if let Some(ours) = error.downcast_ref::<Error>() {
             let mut told = Error::new(ours.kind, ours.to_string());
             told.hint = ours.hint.clone();
+            told.input = ours.input.clone();
             return Some(told);
         }
         next = error.source();

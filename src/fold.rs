@@ -9,7 +9,8 @@
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Date32Type};
+use datafusion::catalog::TableProvider;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr, execute_stream_partitioned};
 use datafusion::prelude::SessionContext;
@@ -17,7 +18,8 @@ use futures::TryStreamExt;
 use futures::future::try_join_all;
 
 use crate::change_reader::ChangesTable;
-use crate::changes::Changes;
+use crate::changes::{Changes, EVENT_DT, POSITION};
+use crate::config::{Keep, OnTie, Pipeline};
 use crate::error::{Error, Result};
 use crate::key_table::{Adder, KeyTable};
 use crate::last_changes::{keep_later, last_changes};
@@ -43,6 +45,10 @@ pub struct Fold {
     pub ties: u64,
     /// Last changes per key and day that only file or row decided.
     pub day_ties: u64,
+    /// One of the last changes per key that only file or row decided.
+    pub tie: Option<(usize, usize)>,
+    /// One of those per key and day.
+    pub day_tie: Option<(usize, usize)>,
 }
 
 /// Runs pass one.
@@ -52,14 +58,62 @@ pub struct Fold {
 pub async fn fold(
     context: &SessionContext,
     changes: &Arc<Changes>,
-    key: &[String],
+    pipeline: &Pipeline,
     partitions: usize,
 ) -> Result<Fold> {
-    if changes.is_packed() {
-        fold_positions::<i128>(context, changes, key, partitions).await
-    } else {
-        fold_positions::<Box<[u8]>>(context, changes, key, partitions).await
+    let key = &pipeline.key;
+    let folded = match (changes.is_keyless(), changes.is_packed()) {
+        (true, true) => every_row::<i128>(context, changes, partitions).await?,
+        (true, false) => every_row::<Box<[u8]>>(context, changes, partitions).await?,
+        (false, true) => fold_positions::<i128>(context, changes, key, partitions).await?,
+        (false, false) => fold_positions::<Box<[u8]>>(context, changes, key, partitions).await?,
+    };
+    let tie = match pipeline.keep {
+        Keep::Latest => folded.tie,
+        Keep::LatestPerDay => folded.day_tie,
+    };
+    match tie.filter(|_| pipeline.raw.on_tie == OnTie::Fail) {
+        Some((file, place)) => Err(tied(&changes.place_name(file, place))),
+        None => Ok(folded),
     }
+}
+
+/// Two changes of a key between which only file and row decide, where that is not enough.
+pub fn tied(place: &str) -> Error {
+    Error::data(format!(
+        "{place} has the same order columns as another change of its key"
+    ))
+    .hint("add a column to `raw.order_by` that tells them apart, or write raw.on_tie = \"row\"")
+}
+
+/// Of a table without a key every row is a last change.
+async fn every_row<P: Position>(
+    context: &SessionContext,
+    changes: &Arc<Changes>,
+    partitions: usize,
+) -> Result<Fold> {
+    let table = ChangesTable::new(changes, None, partitions);
+    let schema = table.schema();
+    let columns = vec![schema.index_of(EVENT_DT)?, schema.index_of(POSITION)?];
+    let state = context.state();
+    let plan = table.scan(&state, Some(&columns), &[], None).await?;
+    let streams = execute_stream_partitioned(plan, context.task_ctx())?;
+    let marks = Arc::new(Marks::new(changes.place_counts()));
+    let tasks = streams.into_iter().map(|mut rows| {
+        let marks = Arc::clone(&marks);
+        join(tokio::spawn(async move {
+            let mut counts = Counts::default();
+            while let Some(batch) = rows.try_next().await? {
+                let days = batch.column(0).as_primitive::<Date32Type>().iter();
+                for (day, position) in days.zip(P::read(batch.column(1))) {
+                    counts.mark(&mut std::iter::once((day, &position)), &marks);
+                }
+            }
+            Ok(counts)
+        }))
+    });
+    let counts = try_join_all(tasks).await?;
+    Counts::sum(counts, marks)
 }
 
 async fn fold_positions<P: Position>(
@@ -97,7 +151,7 @@ async fn fold_positions<P: Position>(
     });
     try_join_all(tasks).await?;
 
-    let marks = Arc::new(Marks::new(changes.row_counts()));
+    let marks = Arc::new(Marks::new(changes.place_counts()));
     let (parts, share) = table.settle()?;
     let parts = Arc::new(Work::new(parts));
     let tasks = (0..partitions).map(|_| {
@@ -113,23 +167,8 @@ async fn fold_positions<P: Position>(
             parts.part(mark_parts).await
         }))
     });
-    let mut counts = Counts::default();
-    for counted in try_join_all(tasks).await? {
-        counts.keys += counted.keys;
-        counts.key_days += counted.key_days;
-        counts.ties += counted.ties;
-        counts.day_ties += counted.day_ties;
-        counts.days.add_all(&counted.days);
-    }
-    let marks = Arc::into_inner(marks).ok_or_else(|| Error::internal("the fold did not end"))?;
-    Ok(Fold {
-        winners: Arc::new(marks.finish()),
-        keys: counts.keys,
-        key_days: counts.key_days,
-        days: counts.days,
-        ties: counts.ties,
-        day_ties: counts.day_ties,
-    })
+    let counts = try_join_all(tasks).await?;
+    Counts::sum(counts, marks)
 }
 
 /// What the plan of `sql/fold.sql` groups, and by what.
@@ -197,9 +236,38 @@ struct Counts {
     ties: u64,
     day_ties: u64,
     days: DayCounts,
+    tie: Option<(usize, usize)>,
+    day_tie: Option<(usize, usize)>,
 }
 
 impl Counts {
+    /// The sum of what all threads counted, with the winners.
+    fn sum(counted: Vec<Counts>, marks: Arc<Marks>) -> Result<Fold> {
+        let marks =
+            Arc::into_inner(marks).ok_or_else(|| Error::internal("the fold did not end"))?;
+        let mut fold = Fold {
+            winners: Arc::new(marks.finish()),
+            keys: 0,
+            key_days: 0,
+            days: DayCounts::default(),
+            ties: 0,
+            day_ties: 0,
+            tie: None,
+            day_tie: None,
+        };
+        for counts in counted {
+            fold.keys += counts.keys;
+            fold.key_days += counts.key_days;
+            fold.ties += counts.ties;
+            fold.day_ties += counts.day_ties;
+            fold.days.add_all(&counts.days);
+            // The first one, so that the message does not depend on the threads.
+            fold.tie = fold.tie.into_iter().chain(counts.tie).min();
+            fold.day_tie = fold.day_tie.into_iter().chain(counts.day_tie).min();
+        }
+        Ok(fold)
+    }
+
     /// Marks the winners of a key.
     fn mark<P: Position>(
         &mut self,
@@ -212,7 +280,10 @@ impl Counts {
             let (file, row) = position.file_and_row();
             marks.mark_day(file, row);
             self.key_days += 1;
-            self.day_ties += u64::from(position.is_tied());
+            if position.is_tied() {
+                self.day_ties += 1;
+                self.day_tie = self.day_tie.into_iter().chain([(file, row)]).min();
+            }
             match &mut last {
                 None => last = Some(position.clone()),
                 // Two days' last changes can tie as well.
@@ -222,7 +293,10 @@ impl Counts {
         if let Some(last) = last {
             let (file, row) = last.file_and_row();
             marks.mark_latest(file, row);
-            self.ties += u64::from(last.is_tied());
+            if last.is_tied() {
+                self.ties += 1;
+                self.tie = self.tie.into_iter().chain([(file, row)]).min();
+            }
         }
         self.keys += 1;
     }

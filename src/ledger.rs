@@ -8,8 +8,12 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::DataType;
 use chrono::{DateTime, NaiveDate, Utc};
+use datafusion::sql::sqlparser::ast::{SetExpr, Statement};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::Parser;
 use serde::{Deserialize, Serialize};
 
+use crate::changes::KnownColumns;
 use crate::config::{Format, Pipeline};
 use crate::discover::{RawFile, Recorded};
 use crate::error::{Error, Result};
@@ -34,7 +38,12 @@ pub struct Identity {
     event_time: String,
     time_zone: String,
     partition_by: Vec<String>,
+    #[serde(default)]
+    before_image_prefix: Option<String>,
     curated_sql: String,
+    /// The columns of the query, and the rest of it.
+    #[serde(default)]
+    query: Query,
 }
 
 /// The only format there was at first.
@@ -60,7 +69,9 @@ impl Identity {
             event_time: pipeline.raw.event_time.clone(),
             time_zone: pipeline.raw.time_zone.to_string(),
             partition_by: pipeline.curated.partition_by.clone(),
+            before_image_prefix: pipeline.raw.before_image_prefix.clone(),
             curated_sql: pipeline.curated.sql.fingerprint(),
+            query: Query::of(&pipeline.curated.sql.text),
         }
     }
 
@@ -79,11 +90,58 @@ impl Identity {
                 "curated.partition_by",
                 self.partition_by != other.partition_by,
             ),
-            ("curated.sql", self.curated_sql != other.curated_sql),
+            (
+                "raw.before_image_prefix",
+                self.before_image_prefix != other.before_image_prefix,
+            ),
+            ("curated.sql", self.is_other_query(other)),
         ]
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))
         .collect()
+    }
+}
+
+impl Identity {
+    /// Whether the rows that are there are none of the other one's query. A Delta table can get
+    /// columns: they are null in rows that were there before.
+    fn is_other_query(&self, other: &Self) -> bool {
+        let is_grown =
+            other.format == Format::Delta.to_string() && other.query.adds_to(&self.query);
+        self.curated_sql != other.curated_sql && !is_grown
+    }
+}
+
+/// A query, taken apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Query {
+    /// What it selects.
+    columns: Vec<String>,
+    /// The rest of it; empty where it could not be taken apart.
+    rest: String,
+}
+
+impl Query {
+    fn of(sql: &str) -> Self {
+        let parsed = Parser::parse_sql(&GenericDialect {}, sql);
+        let Ok([Statement::Query(query)]) = parsed.as_deref() else {
+            return Query::default();
+        };
+        let mut query = query.clone();
+        let SetExpr::Select(select) = query.body.as_mut() else {
+            return Query::default();
+        };
+        let columns = std::mem::take(&mut select.projection);
+        Query {
+            columns: columns.iter().map(ToString::to_string).collect(),
+            rest: query.to_string(),
+        }
+    }
+
+    /// Whether it is another one with more columns.
+    fn adds_to(&self, other: &Self) -> bool {
+        let has = |column: &String| self.columns.contains(column);
+        !self.rest.is_empty() && self.rest == other.rest && other.columns.iter().all(has)
     }
 }
 
@@ -97,6 +155,15 @@ pub enum Record {
     Shape(Box<Shape>),
     /// An input that a run folded.
     Input(RawFile),
+    /// An input of which something was put aside, in the place of what was before.
+    PutAside(PutAside),
+    /// An input of which nothing is put aside any more.
+    Released {
+        /// Its raw location.
+        location: usize,
+        /// Its path.
+        path: String,
+    },
     /// A file that a table has from here on, in the place of one of its path.
     File {
         /// The table: [`CURATED`], or an aggregate's name.
@@ -152,6 +219,19 @@ pub enum Command {
     Rebuild,
     /// It computed aggregates.
     Aggregate,
+    /// It folded inputs again of which something had been put aside.
+    CatchUp,
+}
+
+/// What was put aside of an input.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutAside {
+    /// The input.
+    pub input: RawFile,
+    /// The rows, from 0; `None` for the whole input.
+    pub rows: Option<Vec<u64>>,
+    /// The file that tells of them, in the state's folder for these.
+    pub file: String,
 }
 
 /// What a pipeline's tables look like.
@@ -169,6 +249,12 @@ pub struct Shape {
     pub packed: bool,
     /// The order columns that were met so far, and the kinds of their values.
     pub orders: Vec<(String, String)>,
+    /// The raw columns that were met so far: name and Arrow type.
+    #[serde(default)]
+    pub raw: Vec<(String, String)>,
+    /// The raw columns of the newest CDC file.
+    #[serde(default)]
+    pub newest: Vec<(String, String)>,
 }
 
 impl Shape {
@@ -183,6 +269,17 @@ impl Shape {
             packed: self.packed,
         })
     }
+
+    /// The raw columns that were met so far.
+    ///
+    /// # Errors
+    /// Internal, when a type cannot be read.
+    pub fn known_columns(&self) -> Result<KnownColumns> {
+        Ok(KnownColumns {
+            all: read_types(&self.raw)?,
+            newest: read_types(&self.newest)?,
+        })
+    }
 }
 
 /// What all committed runs left.
@@ -194,6 +291,8 @@ pub struct Ledger {
     pub shape: Option<Shape>,
     /// The inputs folded so far.
     pub inputs: BTreeMap<(usize, String), RawFile>,
+    /// The inputs of which something is put aside.
+    pub put_aside: BTreeMap<(usize, String), PutAside>,
     /// The files of versions, and their rows per day.
     pub versions: BTreeMap<String, DayCounts>,
     tables: BTreeMap<String, BTreeMap<String, TableFile>>,
@@ -206,6 +305,7 @@ impl Ledger {
             Record::Run(run) => {
                 if run.command == Command::Rebuild {
                     self.inputs.clear();
+                    self.put_aside.clear();
                     self.versions.clear();
                 }
                 self.runs.push(*run);
@@ -214,6 +314,13 @@ impl Ledger {
             Record::Input(input) => {
                 let name = (input.location, input.path.clone());
                 self.inputs.insert(name, input);
+            }
+            Record::PutAside(aside) => {
+                let name = (aside.input.location, aside.input.path.clone());
+                self.put_aside.insert(name, aside);
+            }
+            Record::Released { location, path } => {
+                self.put_aside.remove(&(location, path));
             }
             Record::File { table, file } => {
                 let files = self.tables.entry(table).or_default();
@@ -242,6 +349,7 @@ impl Ledger {
         let shape = self.shape.iter().cloned();
         records.extend(shape.map(|shape| Record::Shape(Box::new(shape))));
         records.extend(self.inputs.values().cloned().map(Record::Input));
+        records.extend(self.put_aside.values().cloned().map(Record::PutAside));
         for (table, files) in &self.tables {
             records.extend(files.values().map(|file| Record::File {
                 table: table.clone(),
@@ -296,7 +404,14 @@ impl Recorded for Ledger {
     }
 
     fn inputs(&self) -> Vec<&RawFile> {
-        self.inputs.values().collect()
+        let whole = self.put_aside.values().filter(|aside| aside.rows.is_none());
+        let whole = whole.map(|aside| &aside.input);
+        self.inputs.values().chain(whole).collect()
+    }
+
+    fn put_aside(&self, location: usize, path: &str) -> Option<&RawFile> {
+        let aside = self.put_aside.get(&(location, path.to_string()))?;
+        aside.rows.is_none().then_some(&aside.input)
     }
 
     fn windows(&self) -> Vec<Window> {

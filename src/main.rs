@@ -40,6 +40,7 @@ fn main() -> ExitCode {
             &window.common
         }
         Command::Rebuild(rebuild) => &rebuild.common,
+        Command::CatchUp(common) => common,
     };
     let done = task(&arguments.command)
         .and_then(|task| execute(task, common))
@@ -64,6 +65,7 @@ fn task(command: &Command) -> Result<Task> {
         Command::Rebuild(arguments) => Task::Rebuild {
             accept_missing: arguments.accept_missing,
         },
+        Command::CatchUp(_) => Task::CatchUp,
     })
 }
 

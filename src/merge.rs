@@ -120,6 +120,9 @@ pub struct Counts {
     pub stale: u64,
     /// Versions that winners replaced.
     pub replaced: u64,
+    /// The first of the last changes between which, and what versions hold, only file or row
+    /// decided: its input and place.
+    pub tie: Option<(usize, usize)>,
     /// The days of the rows that go.
     pub days: BTreeSet<i32>,
     /// How many rows go, per partition.
@@ -127,10 +130,15 @@ pub struct Counts {
 }
 
 impl Counts {
+    fn tie(&mut self, place: (usize, usize)) {
+        self.tie = self.tie.into_iter().chain([place]).min();
+    }
+
     fn add(&mut self, other: Counts) {
         self.key_days += other.key_days;
         self.stale += other.stale;
         self.replaced += other.replaced;
+        self.tie = self.tie.into_iter().chain(other.tie).min();
         self.days.extend(other.days);
         for (partition, rows) in other.gone {
             *self.gone.entry(partition).or_default() += rows;
@@ -160,7 +168,7 @@ impl Merge<'_> {
         let bloom = Arc::new(Bloom::new(self.folded.keys));
         let memory =
             MemoryConsumer::new("keys of the window").register(&context.runtime_env().memory_pool);
-        memory.grow(bloom.bytes() + self.changes.row_counts().sum::<u64>() as usize / 4);
+        memory.grow(bloom.bytes() + self.changes.place_counts().sum::<u64>() as usize / 4);
 
         // The winners.
         let winners = Some(Arc::clone(&self.folded.winners));
@@ -227,7 +235,7 @@ impl Merge<'_> {
         // Both, key by key.
         let sorted = Sorted::new(&entries.order, sorters);
         let parts = sorted.partitions();
-        let marks = Marks::new(self.changes.row_counts());
+        let marks = Marks::new(self.changes.place_counts());
         let shared = Arc::new((sorted, marks, Work::new(parts)));
         let job = Arc::new(Job {
             entries: Arc::clone(&entries),
@@ -560,23 +568,29 @@ struct Orders<'a> {
 }
 
 impl Orders<'_> {
+    /// What the order columns say.
+    fn order(&self, at: usize) -> (bool, Option<i128>, Option<&[u8]>) {
+        let ns = |at: usize| {
+            i128::from(self.time_us.value(at)) * 1000 + i128::from(self.time_ns.value(at))
+        };
+        let time = self.time_us.is_valid(at).then(|| ns(at));
+        let bytes = self.bytes.is_valid(at).then(|| self.bytes.value(at));
+        (self.cdc.value(at), time, bytes)
+    }
+
+    fn place(&self, at: usize) -> (u32, i64) {
+        (self.file.value(at), self.row.value(at))
+    }
+
     /// The order of two changes; equal only for one and the same.
     fn compare(&self, a: usize, b: usize) -> Compared {
-        let key = |at: usize| {
-            let time = self
-                .time_us
-                .is_valid(at)
-                .then(|| (self.time_us.value(at), self.time_ns.value(at)));
-            let bytes = self.bytes.is_valid(at).then(|| self.bytes.value(at));
-            (
-                self.cdc.value(at),
-                time,
-                bytes,
-                self.file.value(at),
-                self.row.value(at),
-            )
-        };
+        let key = |at: usize| (self.order(at), self.place(at));
         key(a).cmp(&key(b))
+    }
+
+    /// Whether only file or row decide between two changes.
+    fn is_tie(&self, a: usize, b: usize) -> bool {
+        self.order(a) == self.order(b) && self.place(a) != self.place(b)
     }
 }
 
@@ -628,6 +642,8 @@ impl Job {
         while at < rows.num_rows() {
             let first = at;
             let (mut last_stored, mut last_winner, mut winners) = (None, None, 0);
+            // Of all winners of the key, those that do not hold included.
+            let mut latest = None;
             while at < rows.num_rows() && keys.row(at) == keys.row(first) {
                 // The entries of one day: one winner at most, one version at most.
                 let of_day = day(at);
@@ -645,6 +661,15 @@ impl Job {
                     at += 1;
                 }
                 winners += u64::from(winner.is_some());
+                if let Some(winner) = winner {
+                    latest = later(latest, winner);
+                }
+                if let (Some(winner), Some(stored), Keep::LatestPerDay) =
+                    (winner, stored, self.keep)
+                    && orders.is_tie(winner, stored)
+                {
+                    counts.tie(place(winner)?);
+                }
                 if let Some(stored) = stored {
                     last_stored = later(last_stored, stored);
                 }
@@ -671,6 +696,11 @@ impl Job {
                 } else if winner.is_some() && self.keep == Keep::LatestPerDay {
                     counts.stale += 1;
                 }
+            }
+            if let (Some(winner), Some(stored), Keep::Latest) = (latest, last_stored, self.keep)
+                && orders.is_tie(winner, stored)
+            {
+                counts.tie(place(winner)?);
             }
             let moved = last_winner.filter(|winner| {
                 last_stored.is_none_or(|stored| orders.compare(*winner, stored).is_gt())

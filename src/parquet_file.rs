@@ -82,11 +82,18 @@ impl ParquetFile {
         size: u64,
         name: String,
     ) -> Result<Self> {
+        let start = 0;
+        Self::open_in(ObjectReader { store, path, start }, size, name).await
+    }
+
+    /// Reads the footer of a file that is a part of an object.
+    ///
+    /// # Errors
+    /// As [`ParquetFile::open`].
+    pub(crate) async fn open_in(mut reader: ObjectReader, size: u64, name: String) -> Result<Self> {
         if size == 0 {
-            return Err(Error::data(format!("{name} is empty"))
-                .hint("restore it from its source, or take it away"));
+            return Err(empty(&name));
         }
-        let mut reader = ObjectReader { store, path };
         let failed = |error| read_error(&name, error);
         let (metadata, bytes) = if size <= SMALL_BYTES_MAX {
             let bytes = reader.get_bytes(0..size).await.map_err(failed)?;
@@ -200,6 +207,11 @@ impl ParquetFile {
     pub(crate) fn is_small(&self) -> bool {
         self.size <= SMALL_BYTES_MAX
     }
+}
+
+/// A file without anything in it.
+pub(crate) fn empty(name: &str) -> Error {
+    Error::data(format!("{name} is empty")).hint("restore it from its source, or take it away")
 }
 
 /// Checks that a footer counts its rows right, and places its columns inside of the object.
@@ -336,19 +348,33 @@ fn arrow_metadata(
     ArrowReaderMetadata::try_new(metadata, options)
 }
 
-/// Fetches ranges of one object.
+/// Fetches ranges of one object, or of a part of it.
 #[derive(Clone, Debug)]
 pub(crate) struct ObjectReader {
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) path: Path,
+    /// Where the part begins.
+    pub(crate) start: u64,
+}
+
+impl ObjectReader {
+    fn place(&self, range: &Range<u64>) -> Range<u64> {
+        self.start + range.start..self.start + range.end
+    }
+
+    pub(crate) async fn range(&self, range: Range<u64>) -> object_store::Result<Bytes> {
+        self.store.get_range(&self.path, self.place(&range)).await
+    }
+
+    pub(crate) async fn ranges(&self, ranges: &[Range<u64>]) -> object_store::Result<Vec<Bytes>> {
+        let ranges: Vec<Range<u64>> = ranges.iter().map(|range| self.place(range)).collect();
+        self.store.get_ranges(&self.path, &ranges).await
+    }
 }
 
 impl AsyncFileReader for ObjectReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
-        self.store
-            .get_range(&self.path, range)
-            .map_err(ParquetError::from)
-            .boxed()
+        self.range(range).map_err(ParquetError::from).boxed()
     }
 
     fn get_metadata<'a>(

@@ -15,7 +15,7 @@ use arrow::buffer::BooleanBuffer;
 use bytes::buf::Reader;
 use bytes::{Buf, Bytes};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use object_store::{OBJECT_STORE_COALESCE_DEFAULT, ObjectStoreExt};
+use object_store::OBJECT_STORE_COALESCE_DEFAULT;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
@@ -25,7 +25,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Result};
-use crate::parquet_file::{ObjectReader, ParquetFile, read_error};
+use crate::parquet_file::{ParquetFile, read_error};
 use crate::session::join;
 
 /// Row groups are fetched together up to so many bytes.
@@ -90,8 +90,10 @@ impl ParquetFile {
         let all = (0..self.row_groups().len()).map(|number| (number, None));
         let pieces = self.pieces(columns, all).into_iter();
         let fetched = fetched_ahead(pieces.map(|piece| (piece, ())));
-        let batches =
-            fetched.map(move |fetched| Ok::<_, Error>(stream::iter(fetched?.0.read(batch_rows)?)));
+        let batches = fetched.map(move |fetched| {
+            let (fetched, ()) = fetched.map_err(|(error, ())| error)?;
+            Ok::<_, Error>(stream::iter(fetched.read(batch_rows)?))
+        });
         batches.try_flatten().boxed()
     }
 }
@@ -135,15 +137,15 @@ impl Piece {
 
     /// Fetches it into some room, which is free again once it was read.
     async fn fetch(self, room: Option<OwnedSemaphorePermit>) -> Result<Fetched> {
-        let ObjectReader { store, path } = &self.file.reader;
+        let reader = &self.file.reader;
         let failed = |error| read_error(&self.file.name, error);
         let chunks = if let Some(bytes) = &self.file.bytes {
             vec![(0, bytes.clone())]
         } else if self.file.is_small() {
-            let whole = store.get_range(path, 0..self.file.size).await;
+            let whole = reader.range(0..self.file.size).await;
             vec![(0, whole.map_err(ParquetError::from).map_err(failed)?)]
         } else {
-            let fetched = store.get_ranges(path, &self.ranges).await;
+            let fetched = reader.ranges(&self.ranges).await;
             let fetched = fetched.map_err(ParquetError::from).map_err(failed)?;
             let starts = self.ranges.iter().map(|range| range.start);
             starts.zip(fetched).collect()
@@ -182,10 +184,11 @@ impl Piece {
     }
 }
 
-/// Fetches pieces ahead of what reads them, and hands them out in their order.
+/// Fetches pieces ahead of what reads them, and hands them out in their order, each with what came
+/// with it.
 pub fn fetched_ahead<T: Send + 'static>(
     pieces: impl Iterator<Item = (Piece, T)> + Send + 'static,
-) -> BoxStream<'static, Result<(Fetched, T)>> {
+) -> BoxStream<'static, Result<(Fetched, T), (Error, T)>> {
     let room = Arc::new(Semaphore::new(AHEAD_BYTES as usize));
     // One after the other: a large piece waits until those before it were read.
     let with_room = stream::iter(pieces).then(move |(piece, with)| {
@@ -197,10 +200,13 @@ pub fn fetched_ahead<T: Send + 'static>(
     });
     let fetched = with_room.map(|(piece, with, room)| async move {
         let fetched = match piece.file.bytes {
-            Some(_) => piece.fetch(room).await?,
-            None => join(tokio::spawn(piece.fetch(room))).await?,
+            Some(_) => piece.fetch(room).await,
+            None => join(tokio::spawn(piece.fetch(room))).await,
         };
-        Ok((fetched, with))
+        match fetched {
+            Ok(fetched) => Ok((fetched, with)),
+            Err(error) => Err((error, with)),
+        }
     });
     fetched.buffered(AHEAD_PIECES).boxed()
 }
@@ -293,7 +299,7 @@ mod tests {
     use futures::executor::block_on;
     use object_store::memory::InMemory;
     use object_store::path::Path;
-    use object_store::{ObjectStore, PutPayload};
+    use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
     use parquet::arrow::ArrowWriter;
     use parquet::basic::Compression;
     use parquet::file::properties::WriterProperties;
@@ -347,7 +353,10 @@ mod tests {
     fn read(file: &ParquetFile, chosen: Vec<Chosen>) -> Result<Vec<(i64, i64)>> {
         let pieces = file.pieces(&[1], chosen.into_iter()).into_iter();
         let fetched = fetched_ahead(pieces.map(|piece| (piece, ())));
-        let batches = fetched.map(|fetched| Ok::<_, Error>(stream::iter(fetched?.0.read(7)?)));
+        let batches = fetched.map(|fetched| {
+            let (fetched, ()) = fetched.map_err(|(error, ())| error)?;
+            Ok::<_, Error>(stream::iter(fetched.read(7)?))
+        });
         let batches: Result<Vec<RecordBatch>> =
             runtime().block_on(batches.try_flatten().try_collect());
         let values = |batch: RecordBatch| {

@@ -13,7 +13,7 @@
 //! Where another run commits first, the attempt is dead: it is taken away, and the run folds
 //! again on top of what the other one left, a few times.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,17 +27,20 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::aggregate::{self, column_types};
-use crate::changes::Changes;
-use crate::config::{Format, Keep, Pipeline};
+use crate::changes::{Changes, KnownColumns};
+use crate::config::{Format, Keep, OnBad, Pipeline};
 use crate::curate::{Curate, Curated, adds_up};
 use crate::delta_log::LOG_FOLDER;
 use crate::delta_table::{self, Committed, CuratedLog};
 use crate::discover::{self, Input, Recorded};
 use crate::error::{Error, Kind, Result};
 use crate::fold::{Fold, fold};
+use crate::key_moves::exchanges;
 use crate::layout::{attempt_commit, attempt_name, base_name, part_file_commit, staging_name};
-use crate::ledger::{CURATED, Command, Identity, Ledger, Record, Run, Shape, write_types};
+use crate::ledger::{self, CURATED, Command, Identity, Ledger, Record, Run, Shape, write_types};
+use crate::opening::Opening;
 use crate::publish::{self, Names, Owner, Plan, TableFile};
+use crate::quarantine::PutAside;
 use crate::report::{AggregateReport, Report};
 use crate::session::{BATCH_ROWS, Resources, SpillFolder, join, runtime, session};
 use crate::state::{NewVersions, NotCommitted, State};
@@ -59,6 +62,8 @@ pub enum Task {
     Curate(Window),
     /// The aggregates only.
     Aggregate(Window),
+    /// The inputs of which something was put aside.
+    CatchUp,
     /// Everything again, from the raw files that were folded so far.
     Rebuild {
         /// Whether to go on without those that are not there any more.
@@ -106,15 +111,20 @@ async fn do_run(request: &Request<'_>) -> Result<Report> {
     let limit = request.resources;
     let window = match task {
         Task::Run(window) | Task::Curate(window) | Task::Aggregate(window) => *window,
-        Task::Rebuild { .. } => {
+        Task::CatchUp | Task::Rebuild { .. } => {
             let state = State::open(request.stores, pipeline).await?;
             let windows = state.ledger.folded_windows().into_iter();
             let hull = windows.reduce(|hull, window| hull.hull(&window));
-            hull.filter(|_| state.ledger.shape.is_some())
-                .ok_or_else(|| {
-                    Error::usage("there is nothing to rebuild: no run has folded anything yet")
-                        .hint("fold a window first: glueless run")
-                })?
+            let (what, has_any) = match task {
+                Task::CatchUp => ("catch up with", true),
+                _ => ("rebuild", state.ledger.shape.is_some()),
+            };
+            hull.filter(|_| has_any).ok_or_else(|| {
+                Error::usage(format!(
+                    "there is nothing to {what}: no run has folded anything yet"
+                ))
+                .hint("fold a window first: glueless run")
+            })?
         }
     };
     let spill_max = match limit.spill_bytes_max {
@@ -136,6 +146,7 @@ async fn do_run(request: &Request<'_>) -> Result<Report> {
         runtime: runtime(limit, &spill)?,
         outputs: open_outputs(request).await?,
         announced: request.stores.open(&pipeline.state.join("publishing"))?,
+        quarantine: request.stores.open(&pipeline.state.join("quarantine"))?,
     };
     let mut report = Report {
         pipeline: pipeline.name.clone(),
@@ -148,6 +159,7 @@ async fn do_run(request: &Request<'_>) -> Result<Report> {
         Task::Run(_) => &[Command::Curate, Command::Aggregate],
         Task::Curate(_) => &[Command::Curate],
         Task::Aggregate(_) => &[Command::Aggregate],
+        Task::CatchUp => &[Command::CatchUp, Command::Aggregate],
         Task::Rebuild { .. } => &[Command::Rebuild, Command::Aggregate],
     };
     for step in steps {
@@ -163,6 +175,8 @@ struct Job<'a> {
     runtime: Arc<RuntimeEnv>,
     outputs: Vec<Output>,
     announced: Folder,
+    /// Where rows and files are put aside.
+    quarantine: Folder,
 }
 
 /// One try at a commit.
@@ -179,6 +193,9 @@ struct Attempt {
     found: Option<JoinHandle<Result<Vec<String>>>>,
 }
 
+/// Inputs that cannot be read, by raw location and path, and why.
+type BadInputs = BTreeMap<(usize, String), String>;
+
 impl Job<'_> {
     /// Does one step of the run, again where another run was faster.
     async fn step(&self, command: Command, report: &mut Report) -> Result<()> {
@@ -190,6 +207,7 @@ impl Job<'_> {
             _ => self.request.run_id.to_string(),
         };
         let mut tries = 1;
+        let mut bad = BadInputs::new();
         loop {
             let mut state = State::open(stores, pipeline).await?;
             match command {
@@ -225,7 +243,7 @@ impl Job<'_> {
             let done = match self.check_not_changed(command, &attempt.state).await {
                 Err(error) => Err(error.into()),
                 Ok(()) if command == Command::Aggregate => self.aggregate(&mut attempt).await,
-                Ok(()) => self.curate(command, &mut attempt).await,
+                Ok(()) => self.curate(command, &mut attempt, &bad).await,
             };
             let failed = match done {
                 Ok(()) => {
@@ -239,6 +257,14 @@ impl Job<'_> {
             let refreshed = attempt.state.refresh().await;
             let is_behind = refreshed.is_ok() && attempt.state.last_commit() >= commit;
             self.discard(&attempt).await;
+            let puts_aside = pipeline.raw.on_bad_file == OnBad::Quarantine;
+            if let Some(input) = failed.input.clone().filter(|_| puts_aside && !is_behind) {
+                // It was found to be bad when others had been folded already.
+                if bad.insert(*input, failed.to_string()).is_none() {
+                    continue;
+                }
+                return Err(Error::internal("an input that was put aside was read"));
+            }
             if !is_behind && failed.kind != Kind::Busy {
                 return Err(failed);
             }
@@ -300,7 +326,9 @@ impl Job<'_> {
         for output in self.outputs.iter().filter(|output| output.name != "state") {
             discarded.push(publish::discard(&output.staging, &attempt.name).await);
         }
-        discarded.push(publish::discard(&self.announced, &attempt.name).await);
+        for folder in [&self.announced, &self.quarantine] {
+            discarded.push(publish::discard(folder, &attempt.name).await);
+        }
         for left in discarded.into_iter().filter_map(Result::err) {
             warn!("what the failed attempt wrote is left behind: {left}");
         }
@@ -376,7 +404,11 @@ impl Job<'_> {
             *note = Some(told);
             return Ok(inputs);
         }
-        let inputs = discover::discover(folders, raw, &self.window, ledger).await?;
+        if command == Command::CatchUp {
+            return self.put_aside(folders, ledger, note).await;
+        }
+        let inputs =
+            discover::discover(folders, self.request.pipeline, &self.window, ledger).await?;
         let gone = discover::vanished(raw, &self.window, ledger.inputs.values(), &inputs);
         if let Some(first) = gone.first() {
             let told = format!(
@@ -390,7 +422,45 @@ impl Job<'_> {
         Ok(inputs)
     }
 
-    async fn curate(&self, command: Command, attempt: &mut Attempt) -> Result<(), NotCommitted> {
+    /// The inputs of which something was put aside; with a note of those that are gone.
+    async fn put_aside(
+        &self,
+        folders: &[Folder],
+        ledger: &Ledger,
+        note: &mut Option<String>,
+    ) -> Result<Vec<Input>> {
+        let Request { pipeline, .. } = self.request;
+        let aside = ledger
+            .put_aside
+            .values()
+            .map(|aside| &aside.input)
+            .collect();
+        let found = discover::catch_up(folders, &pipeline.raw, ledger, aside);
+        let (mut inputs, gone) = found.await?;
+        if let Some(first) = gone.first() {
+            let told = format!(
+                "{} inputs in quarantine are gone, such as {}",
+                gone.len(),
+                first.path
+            );
+            warn!("{told}");
+            *note = Some(told);
+        }
+        for input in inputs.iter_mut().filter(|_| pipeline.key.is_empty()) {
+            let name = (input.file.location, input.file.path.clone());
+            let aside = ledger.put_aside.get(&name);
+            // The others are rows of the table.
+            input.only = aside.and_then(|aside| aside.rows.clone());
+        }
+        Ok(inputs)
+    }
+
+    async fn curate(
+        &self,
+        command: Command,
+        attempt: &mut Attempt,
+        bad: &BadInputs,
+    ) -> Result<(), NotCommitted> {
         let pipeline = self.request.pipeline;
         let threads = self.request.resources.threads;
         let folders = pipeline
@@ -407,6 +477,7 @@ impl Job<'_> {
         let is_rebuild = command == Command::Rebuild;
         let is_new = |input: &Input| {
             is_rebuild
+                || command == Command::CatchUp
                 || ledger
                     .folded(input.file.location, &input.file.path)
                     .is_none()
@@ -415,6 +486,10 @@ impl Job<'_> {
             .iter()
             .any(|input| !input.full_load && !input.late || is_new(input))
         {
+            if command == Command::CatchUp {
+                report.note.get_or_insert("nothing is in quarantine".into());
+                return Ok(());
+            }
             info!("no inputs in the window {}", self.window);
             report.note.get_or_insert("no inputs in the window".into());
             // What appears in this window from now on is late.
@@ -430,19 +505,60 @@ impl Job<'_> {
             report.files, report.late_files, report.bytes
         );
 
+        let is_bad = |input: &Input| {
+            let reason = bad.get(&(input.file.location, input.file.path.clone()));
+            reason.map(|reason| (input.clone(), reason.clone()))
+        };
+        let mut bad_files: Vec<(Input, String)> = inputs.iter().filter_map(is_bad).collect();
+        let mut inputs = inputs;
+        inputs.retain(|input| is_bad(input).is_none());
         let table = self.output(CURATED)?;
         let folder = table.folder.clone();
         let found = async move { publish::list_tidied(&folder).await };
         attempt.found = Some(tokio::spawn(found));
 
         let kept_bytes_max = (self.request.resources.memory_bytes / 8) as usize;
-        let changes = Changes::open(inputs, &folders, pipeline, kept_bytes_max, BATCH_ROWS).await?;
-        let changes = Arc::new(changes);
+        let known = match ledger.shape.as_ref().filter(|_| !is_rebuild) {
+            Some(shape) => shape.known_columns()?,
+            None => KnownColumns::default(),
+        };
+        let opening = Opening {
+            folders: &folders,
+            raw: &pipeline.raw,
+            kept_bytes_max,
+            runtime: &self.runtime,
+            threads,
+        };
+        let opened = Changes::open(inputs, opening, pipeline, &known, BATCH_ROWS).await?;
+        let changes = Arc::new(opened.0);
+        bad_files.extend(
+            opened
+                .1
+                .into_iter()
+                .map(|(input, error)| (input, error.to_string())),
+        );
+        report.schema_changes = changes.schema_changes().to_vec();
+        for change in &report.schema_changes {
+            info!("schema change: {change}");
+        }
+        if changes.is_empty() {
+            let records = self
+                .put_aside_records(attempt, &changes, &bad_files, &folders)
+                .await?;
+            let note = "all inputs of the window are in quarantine";
+            attempt.report.note.get_or_insert(note.into());
+            return self
+                .commit_and_publish(attempt, command, records, None, vec![], &[])
+                .await;
+        }
         let kept = MemoryConsumer::new("inputs").register(&self.runtime.memory_pool);
         kept.grow(changes.kept_bytes());
         report.rows_read = changes.row_counts().sum();
         let context = session(&self.runtime, threads);
-        let folded = fold(&context, &changes, &pipeline.key, threads).await?;
+        if !changes.before_images().is_empty() {
+            changes.set_exchanges(exchanges(&context, &changes, threads).await?);
+        }
+        let folded = fold(&context, &changes, pipeline, threads).await?;
         info!(
             "pass one: {} rows, {} keys, {} keys and days",
             report.rows_read, folded.keys, folded.key_days
@@ -461,8 +577,14 @@ impl Job<'_> {
             threads,
         };
         let curated = curate.run(&context).await?;
-        fill_in(report, pipeline.keep, &folded, &changes, &curated);
-        check_conservation(report, &changes)?;
+        fill_in(
+            &mut attempt.report,
+            pipeline.keep,
+            &folded,
+            &changes,
+            &curated,
+        );
+        check_conservation(&attempt.report, &changes)?;
 
         if !matches!(self.request.task, Task::Curate(_)) {
             let context = session(&self.runtime, threads);
@@ -476,6 +598,7 @@ impl Job<'_> {
             Format::Delta => Names::New,
         };
         let staged = curated.staged.clone();
+        let report = &mut attempt.report;
         let plan = publish::plan(staged, &before, is_rebuilt, attempt.commit, names);
         report.rows_written = plan.counts.rows_written;
         report.bytes_written = plan.counts.bytes_written;
@@ -506,6 +629,8 @@ impl Job<'_> {
             days.extend(before.filter_map(|(day, _)| day));
         }
         let days = days.iter().filter_map(|day| date(*day)).collect();
+        let aside = self.put_aside_records(attempt, &changes, &bad_files, &folders);
+        records.extend(aside.await?);
         let plans = [(CURATED.to_string(), plan)];
         self.commit_and_publish(attempt, command, records, Some(versions), days, &plans)
             .await?;
@@ -515,6 +640,83 @@ impl Job<'_> {
             report.rows_written, report.partitions_written, report.partitions_removed
         );
         Ok(())
+    }
+
+    /// Puts aside what could not be folded; returns what the ledger is to know of it, and of inputs
+    /// that are whole now.
+    async fn put_aside_records(
+        &self,
+        attempt: &mut Attempt,
+        changes: &Changes,
+        bad_files: &[(Input, String)],
+        folders: &[Folder],
+    ) -> Result<Vec<Record>> {
+        let bad_rows = changes.bad_rows().sorted();
+        let file = format!("{}.parquet", attempt.name);
+        let mut records = Vec::new();
+        for (number, input) in changes.inputs().enumerate() {
+            let (location, path) = (input.file.location, input.file.path.clone());
+            if let Some(bad) = bad_rows.get(&number) {
+                records.push(Record::PutAside(ledger::PutAside {
+                    input: input.file.clone(),
+                    rows: Some(bad.iter().map(|bad| bad.row).collect()),
+                    file: file.clone(),
+                }));
+            } else if attempt
+                .state
+                .ledger
+                .put_aside
+                .contains_key(&(location, path.clone()))
+            {
+                records.push(Record::Released { location, path });
+            }
+        }
+        for (input, reason) in bad_files {
+            let name = folders[input.file.location].describe(&input.file.path);
+            warn!("in quarantine: {name}: {reason}");
+            records.push(Record::PutAside(ledger::PutAside {
+                input: input.file.clone(),
+                rows: None,
+                file: file.clone(),
+            }));
+        }
+        if bad_rows.is_empty() && bad_files.is_empty() {
+            return Ok(records);
+        }
+        let aside = PutAside {
+            changes,
+            files: bad_files,
+            folders,
+            run_id: &attempt.run_id,
+        };
+        aside.write(&self.quarantine, &file).await?;
+        let report = &mut attempt.report;
+        report.files_rejected = bad_files.len() as u64;
+        report.rows_rejected = changes.bad_rows().count();
+        report.quarantine = Some(self.quarantine.describe(&file));
+        warn!(
+            "{} rows and {} files are in quarantine: {}; what they say is missing in the table, and a \
+             delete among them leaves its key alive",
+            report.rows_rejected,
+            report.files_rejected,
+            self.quarantine.describe(&file)
+        );
+        Ok(records)
+    }
+
+    /// Removes what was put aside by earlier runs, and is not any more.
+    async fn tidy_quarantine(&self, ledger: &Ledger) -> Result<()> {
+        if ledger.put_aside.is_empty() && ledger.runs.len() <= 1 {
+            return Ok(());
+        }
+        let used: BTreeSet<&String> = ledger.put_aside.values().map(|aside| &aside.file).collect();
+        let found = publish::list(&self.quarantine).await?.into_iter();
+        let last = ledger.runs.last().map_or(0, |run| run.commit);
+        let is_unused = |path: &String| {
+            let is_done = attempt_commit(path).is_some_and(|commit| commit <= last);
+            is_done && !used.contains(path)
+        };
+        publish::remove(&self.quarantine, found.filter(is_unused).collect()).await
     }
 
     async fn aggregate(&self, attempt: &mut Attempt) -> Result<(), NotCommitted> {
@@ -605,6 +807,11 @@ impl Job<'_> {
             .commit(&attempt.run_id, records, versions, self.request.now)
             .await?;
         let state = &attempt.state;
+        if command != Command::Aggregate
+            && let Err(error) = self.tidy_quarantine(&state.ledger).await
+        {
+            warn!("files in quarantine that are no longer used are left behind: {error}");
+        }
         let published = match state.ledger.run(&attempt.run_id) {
             Some(run) => self.publish(state, run, found).await,
             None => Err(Error::internal("the run is not in the ledger")),
@@ -761,6 +968,7 @@ fn shape(
     let types = |columns: &[(String, arrow::datatypes::DataType)]| {
         write_types(columns.iter().map(|(name, kind)| (name.as_str(), kind)))
     };
+    let raw_columns = changes.known_columns();
     Shape {
         identity: Identity::of(pipeline),
         columns: column_types(&curated.columns),
@@ -768,6 +976,8 @@ fn shape(
         partitions: types(&curated.layout.partitions),
         packed: curated.layout.packed,
         orders,
+        raw: types(&raw_columns.all),
+        newest: types(&raw_columns.newest),
     }
 }
 
@@ -847,6 +1057,8 @@ fn fill_in(report: &mut Report, keep: Keep, folded: &Fold, changes: &Changes, cu
     report.rows_superseded = changes.rows_folded().saturating_sub(winners) + curated.stale;
     report.rows_latest = curated.counts.rows_latest;
     report.rows_deleted = curated.counts.rows_deleted;
+    report.rows_rejected = changes.bad_rows().count();
+    report.key_moves = changes.key_moves();
     report.ties = ties;
 }
 
@@ -862,8 +1074,8 @@ fn check_conservation(report: &Report, changes: &Changes) -> Result<()> {
         ("rows read", report.rows_read + report.key_moves, went),
         (
             "rows folded",
-            report.rows_read - report.rows_outside,
-            changes.rows_folded(),
+            report.rows_read + report.key_moves,
+            changes.rows_folded() + report.rows_outside + report.rows_rejected,
         ),
     ];
     match sums.into_iter().find(|(_, one, other)| one != other) {

@@ -12,7 +12,7 @@
 //! bit 125    1 when there is a commit time
 //! 124 … 55   commit time: nanoseconds since 1970 plus 2^69
 //!  54 … 33   file
-//!  32 …  1   row
+//!  32 …  1   row; twice the row, and 1 for the row itself, where a row can be two changes
 //!        0   tie: set by the fold when another change had the same order columns
 //! ```
 //!
@@ -83,6 +83,8 @@ pub trait Position: Clone + Default + Send + Sync + std::fmt::Debug + 'static {
     fn is_tied(&self) -> bool;
     /// Sets the tie.
     fn tie(&mut self);
+    /// Bytes that tell the order columns, and nothing of file and row.
+    fn order_bytes(&self) -> Vec<u8>;
     /// The file and the row in it.
     fn file_and_row(&self) -> (usize, usize);
     /// The bytes this position holds outside of itself, for memory accounting.
@@ -118,6 +120,10 @@ impl Position for i128 {
     #[inline]
     fn tie(&mut self) {
         *self |= 1;
+    }
+
+    fn order_bytes(&self) -> Vec<u8> {
+        (self >> TIME_SHIFT).to_le_bytes().into()
     }
 
     #[inline]
@@ -171,6 +177,10 @@ impl Position for Box<[u8]> {
         if let Some(tie) = self.last_mut() {
             *tie = 1;
         }
+    }
+
+    fn order_bytes(&self) -> Vec<u8> {
+        order_bytes(self).into()
     }
 
     fn file_and_row(&self) -> (usize, usize) {

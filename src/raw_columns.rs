@@ -1,23 +1,44 @@
 //! Raw columns: what the inputs of a run have, brought together by name.
 //!
 //! Files differ: columns come and go, change their place, their case, their type. A column of the
-//! union has a type that all its files widen to without loss; where there is none, the run stops.
+//! union has the type that the pipeline fixes, or one that all its files, and those of earlier runs,
+//! widen to without loss; where there is none, the run stops.
 
+use arrow::compute::can_cast_types;
 use arrow::datatypes::{DataType, Field, TimeUnit};
 
+use crate::config::Raw;
 use crate::error::{Error, Result};
 use crate::parquet_file::ParquetFile;
 
-/// The union of the inputs' columns, by name, each with a type all its inputs widen to.
-#[derive(Default)]
-pub struct RawColumns {
+/// The way out where types have nothing in common.
+const FIX: &str = "name its type in `[raw.columns]`, if all values can take it, or mend the files";
+
+/// The union of the inputs' columns, by name, each with a type all its inputs widen to, or that the
+/// pipeline fixes.
+pub struct RawColumns<'a> {
     /// The columns, all nullable.
     pub fields: Vec<Field>,
     /// Per field: the file that has its type.
     from: Vec<String>,
+    raw: &'a Raw,
 }
 
-impl RawColumns {
+impl<'a> RawColumns<'a> {
+    /// No columns yet.
+    pub fn new(raw: &'a Raw) -> Self {
+        RawColumns {
+            fields: Vec::new(),
+            from: Vec::new(),
+            raw,
+        }
+    }
+
+    /// The index of a column, by its name in any case.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        find_column(self.fields.iter().map(|field| field.name().as_str()), name)
+    }
+
     /// Adds a file's columns, in the order of the run's inputs.
     ///
     /// # Errors
@@ -25,22 +46,30 @@ impl RawColumns {
     pub fn add(&mut self, file: &ParquetFile) -> Result<()> {
         let fields = file.schema().fields();
         for field in &fields[..fields.len() - 1] {
-            match find_column(self.fields.iter().map(|f| f.name().as_str()), field.name()) {
+            let (name, data_type) = (field.name(), field.data_type());
+            let fixed = self.raw.fixed_type(name);
+            if let Some(fixed) = fixed.filter(|fixed| !can_cast_types(data_type, fixed)) {
+                return Err(Error::data(format!(
+                    "column `{name}` of {} is {data_type}, which cannot become {fixed}",
+                    file.name
+                ))
+                .hint("mend its type in `[raw.columns]`"));
+            }
+            match self.find(name) {
                 None => {
-                    self.fields.push(field.as_ref().clone().with_nullable(true));
+                    let data_type = fixed.unwrap_or(data_type).clone();
+                    self.fields.push(Field::new(name, data_type, true));
                     self.from.push(file.name.clone());
                 }
+                Some(_) if fixed.is_some() => {}
                 Some(index) => {
                     let known = self.fields[index].data_type();
-                    let widened = widen(known, field.data_type()).ok_or_else(|| {
+                    let widened = widen(known, data_type).ok_or_else(|| {
                         Error::data(format!(
-                            "column `{}` is {known} in {} and {} in {}",
-                            field.name(),
-                            self.from[index],
-                            field.data_type(),
-                            file.name
+                            "column `{name}` is {known} in {} and {data_type} in {}",
+                            self.from[index], file.name
                         ))
-                        .hint("these types cannot be brought together: mend one of the files")
+                        .hint(FIX)
                     })?;
                     if widened != *known {
                         self.from[index] = file.name.clone();
@@ -48,6 +77,33 @@ impl RawColumns {
                     }
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Adds the columns of earlier runs: one that no file has any more is null.
+    ///
+    /// # Errors
+    /// Data, when a column's types have no common type.
+    pub fn add_known(&mut self, known: &[(String, DataType)]) -> Result<()> {
+        for (name, data_type) in known {
+            let fixed = self.raw.fixed_type(name);
+            let data_type = fixed.unwrap_or(data_type);
+            let Some(index) = self.find(name) else {
+                self.fields.push(Field::new(name, data_type.clone(), true));
+                self.from.push(String::new());
+                continue;
+            };
+            let found = self.fields[index].data_type();
+            let widened = widen(found, data_type).ok_or_else(|| {
+                Error::data(format!(
+                    "column `{name}` is {found} in {}, and was {data_type} in earlier runs",
+                    self.from[index]
+                ))
+                .hint(format!("{FIX}, or make the tables again: glueless rebuild"))
+            })?;
+            // Queries know it by the name it had.
+            self.fields[index] = Field::new(name, widened, true);
         }
         Ok(())
     }

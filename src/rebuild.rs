@@ -35,11 +35,14 @@ pub struct Earlier {
     /// Those of them that rows are sorted by.
     sorted_by: Vec<usize>,
     present: usize,
+    /// Whether rows can be equal in all that they are sorted by.
+    is_keyless: bool,
 }
 
 impl Earlier {
     /// The table in a folder, whose files are listed. New rows come in an order whose last column,
-    /// kept and sorted by last, is the flag of a row that is there.
+    /// kept and sorted by last, is the flag of a row that is there. Those of a table without a key
+    /// can be equal.
     ///
     /// # Errors
     /// Internal, when rows are not sorted by their stored columns.
@@ -47,6 +50,7 @@ impl Earlier {
         table: &Folder,
         listed: impl Iterator<Item = &'a TableFile>,
         order: &Order,
+        is_keyless: bool,
     ) -> Result<Self> {
         let mut files: HashMap<String, Vec<TableFile>> = HashMap::new();
         for file in listed {
@@ -70,6 +74,7 @@ impl Earlier {
             schema: Arc::new(Schema::new(order.stored_schema().project(&stored)?.fields)),
             sorted_by,
             present,
+            is_keyless,
         })
     }
 
@@ -293,11 +298,11 @@ impl Before<'_> {
 
     /// The rows of the table were written sorted, and no key twice.
     fn check_sorted(&self, old: &Old) -> Result<()> {
-        let first = self
-            .last_key
-            .as_deref()
-            .is_none_or(|last| last < old.key(0));
-        let rest = (1..old.rows.num_rows()).all(|row| old.key(row - 1) < old.key(row));
+        let is_keyless = self.earlier.is_keyless;
+        let follows = |a: &[u8], b: &[u8]| a < b || (is_keyless && a == b);
+        let last = self.last_key.as_deref();
+        let first = last.is_none_or(|last| follows(last, old.key(0)));
+        let rest = (1..old.rows.num_rows()).all(|row| follows(old.key(row - 1), old.key(row)));
         match first && rest {
             true => Ok(()),
             false => Err(self.changed("its rows are not in the order they were written in")),
@@ -319,7 +324,11 @@ impl Before<'_> {
                 (None, None) => break,
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
-                (Some(old), Some(new)) => old.key(old.at).cmp(new.key()),
+                (Some(old), Some(new)) => match old.key(old.at).cmp(new.key()) {
+                    // No row goes: what was there comes first.
+                    Ordering::Equal if self.earlier.is_keyless => Ordering::Less,
+                    side => side,
+                },
             };
             match (side, &mut old, &mut incoming) {
                 (Ordering::Less, Some(old), _) => {

@@ -5,6 +5,8 @@ use std::fmt::Write;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use crate::schema_changes::SchemaChange;
+
 /// What a run did. Field names and meanings are part of the program's surface.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
@@ -34,6 +36,8 @@ pub struct Report {
     pub rows_deleted: u64,
     /// Rows that were put aside.
     pub rows_rejected: u64,
+    /// Inputs that were put aside.
+    pub files_rejected: u64,
     /// Rows outside of a window of rows.
     pub rows_outside: u64,
     /// Last changes of the window not later than what versions hold.
@@ -57,6 +61,13 @@ pub struct Report {
     pub seconds: f64,
     /// The process's greatest resident memory.
     pub peak_memory_bytes: u64,
+    /// How raw columns changed, from file to file and from what earlier runs met.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub schema_changes: Vec<SchemaChange>,
+    /// Where the rows and inputs are that were put aside, where some were. What they say is missing
+    /// in the table: a delete among them leaves its key alive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<String>,
     /// Why there was nothing to do, where there was nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -141,6 +152,21 @@ impl Report {
         ];
         for (name, value) in lines {
             let _ = writeln!(text, "  {name:<10} {value}");
+        }
+        for change in &self.schema_changes {
+            let _ = writeln!(text, "  {:<10} {change}", "schema");
+        }
+        if let Some(quarantine) = &self.quarantine {
+            let _ = writeln!(
+                text,
+                "  {:<10} {} rows and {} files in {quarantine}",
+                "quarantine", self.rows_rejected, self.files_rejected
+            );
+            let _ = writeln!(
+                text,
+                "  {:<10} what they say is missing in the table: a delete among them leaves its key alive",
+                ""
+            );
         }
         for aggregate in &self.aggregates {
             let _ = writeln!(

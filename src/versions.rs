@@ -217,7 +217,7 @@ impl VersionsLayout {
         for (stored, name) in keys.chain(partitions) {
             if !named.contains(&name.as_str()) {
                 named.push(name);
-                columns.push(format!("{stored} AS {}", quoted(name)));
+                columns.push(format!("{stored} AS {},", quoted(name)));
             }
         }
         let seq = format!("{SEQ}(cdc, time_us, time_ns, location, file, row) AS seq");
@@ -227,7 +227,7 @@ impl VersionsLayout {
             false => format!("{ORDER_BYTES},\n    {seq}"),
         };
         include_str!("../sql/history.sql")
-            .replace("{columns}", &columns.join(",\n    "))
+            .replace("{columns}", &columns.join("\n    "))
             .replace("{order}", &order)
     }
 }

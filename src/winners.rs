@@ -76,6 +76,12 @@ impl Winners {
             > 0
     }
 
+    /// Whether a row is the last change of a key and day.
+    #[inline]
+    pub fn is_day(&self, file: usize, row: usize) -> bool {
+        self.days.value(self.firsts[file] + row)
+    }
+
     /// Whether a row is its key's last change.
     #[inline]
     pub fn is_latest(&self, file: usize, row: usize) -> bool {

@@ -936,7 +936,7 @@ fn a_column_that_is_text_here_and_a_number_there_is_named_with_both_files() {
     assert_snapshot!(refusal_of_columns(columns, &[]), @"
     exit 65
     error: column `id` is Int64 in [folder]/raw/20191212-120000000.parquet and Utf8View in [folder]/raw/20191213-130000000.parquet
-    hint: these types cannot be brought together: mend one of the files
+    hint: name its type in `[raw.columns]`, if all values can take it, or mend the files
     ");
 }
 
@@ -1266,6 +1266,7 @@ fn the_report_is_one_line_of_json_with_every_field() {
       "bytes_written": null,
       "end": "2019-12-16T00:00:00Z",
       "files": 8,
+      "files_rejected": 0,
       "key_moves": 0,
       "late_files": 0,
       "partitions_removed": 0,
@@ -1518,6 +1519,7 @@ fn help_is_the_manual() {
       curate     The curated table only
       aggregate  The aggregates only
       rebuild    Everything again, from raw
+      catch-up   What was put aside, again
       help       Print this message or the help of the given subcommand(s)
 
     Options:

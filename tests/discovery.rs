@@ -621,7 +621,7 @@ fn hidden_files_and_files_of_other_formats_are_left_alone() {
                 ".20211123-000000000.parquet.crc",
                 ".hidden.parquet",
                 "_metadata.parquet",
-                "20211123-000000000.csv",
+                "20211123-000000000.json",
                 "20211123-000000000.parquet.gz",
                 "notes.txt",
                 "parquet",

@@ -363,7 +363,10 @@ impl Lab {
         let left = self.list_all("lake/_glueless").into_iter();
         let is_memory = |path: &str| {
             let path = path.split_once('/').map(|(_, path)| path);
-            path.is_some_and(|path| path.starts_with("versions/") || path == "_glueless.json")
+            path.is_some_and(|path| {
+                let kept = ["versions/", "quarantine/"];
+                kept.iter().any(|folder| path.starts_with(folder)) || path == "_glueless.json"
+            })
         };
         let strays: Vec<String> = left.filter(|path| !is_memory(path)).collect();
         assert!(strays.is_empty(), "{strays:?}");
@@ -443,6 +446,11 @@ impl Lab {
     /// Makes everything again.
     pub fn rebuild(&self, accept_missing: bool, set: &[&str]) -> glueless::error::Result<Report> {
         self.run_task(Task::Rebuild { accept_missing }, set, std::env::temp_dir())
+    }
+
+    /// Folds again what was put aside.
+    pub fn catch_up(&self, set: &[&str]) -> glueless::error::Result<Report> {
+        self.run_task(Task::CatchUp, set, std::env::temp_dir())
     }
 
     fn run_task(
@@ -535,6 +543,29 @@ pub fn parquet(
     writer.write(batch).expect("written");
     writer.close().expect("closed");
     bytes
+}
+
+/// Changes as Parquet: columns of text, but for those named `id`, `v` or `BI_id`, which are
+/// BIGINT; `-` is null.
+pub fn changes(columns: &[&str], rows: &[&[&str]]) -> Vec<u8> {
+    let column = |(number, name): (usize, &&str)| -> ArrayRef {
+        let values = rows
+            .iter()
+            .map(|row| Some(row[number]).filter(|value| *value != "-"));
+        match *name {
+            "id" | "v" | "BI_id" => {
+                let number = |value: &str| value.parse::<i64>().expect("a number");
+                Arc::new(
+                    values
+                        .map(|value| value.map(number))
+                        .collect::<Int64Array>(),
+                )
+            }
+            _ => Arc::new(values.collect::<StringArray>()),
+        }
+    };
+    let arrays = columns.iter().enumerate().map(column);
+    parquet(&batch(columns.iter().copied().zip(arrays).collect()), None)
 }
 
 /// A batch of nullable columns.

@@ -1,0 +1,337 @@
+//! `[raw]`: where the change files are, and what is in them.
+
+use std::path::Path;
+
+use arrow::datatypes::DataType;
+use chrono_tz::Tz;
+use serde::Deserialize;
+
+use super::no_repeats;
+use crate::column_type::{NAMES, parse_type};
+use crate::error::{Error, Result};
+use crate::layout::base_name;
+use crate::store::Location;
+use crate::window::parse_duration;
+
+/// How a window selects inputs, or rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WindowBy {
+    /// The object's LastModified.
+    Modified,
+    /// The time in the CDC file's name.
+    Name,
+    /// The date folders the object lies in.
+    Path,
+    /// The commit time of each row.
+    Commit,
+}
+
+/// What the change files are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RawFormat {
+    /// `*.parquet`.
+    #[default]
+    Parquet,
+    /// `*.csv`, `*.csv.gz` and `*.csv.zst`.
+    Csv,
+}
+
+impl RawFormat {
+    /// The format of a file of this name, in either case.
+    pub fn of(name: &str) -> Option<Self> {
+        let name = name.to_ascii_lowercase();
+        let is_csv = [".csv", ".csv.gz", ".csv.zst"]
+            .iter()
+            .any(|ending| name.ends_with(ending));
+        match name.ends_with(".parquet") {
+            true => Some(RawFormat::Parquet),
+            false => is_csv.then_some(RawFormat::Csv),
+        }
+    }
+
+    /// As the setting has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            RawFormat::Parquet => "parquet",
+            RawFormat::Csv => "csv",
+        }
+    }
+}
+
+/// How CSV files are written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CsvForm {
+    /// `raw.csv_header`: whether the first line names the columns; default false: they are those
+    /// of `raw.columns`, in that order.
+    pub header: bool,
+    /// `raw.csv_null`: the text, unquoted, of a null. Default: nothing at all.
+    pub null: Option<String>,
+    /// `raw.csv_op_in_full_load`: whether full loads without a header have the operation column
+    /// too; default false.
+    pub op_in_full_load: bool,
+}
+
+/// What happens to bad input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBad {
+    /// It stops the run.
+    #[default]
+    Fail,
+    /// It is put aside, and counted.
+    Quarantine,
+}
+
+/// What happens where equal order columns leave the decision to file and row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnTie {
+    /// The later row wins.
+    #[default]
+    Row,
+    /// The run stops.
+    Fail,
+}
+
+/// The raw change files.
+#[derive(Clone, Debug)]
+pub struct Raw {
+    /// `raw.url`: a path relative to the toml file, `file://` or `s3://`; or a list of them.
+    pub urls: Vec<Location>,
+    /// `raw.format`: `parquet` (default) or `csv`.
+    pub format: RawFormat,
+    /// `[raw.columns]`: columns and their types ([`crate::column_type`]). Of Parquet, those whose
+    /// type in the files is not the one to go by; of CSV without a header all, in their order.
+    pub columns: Vec<(String, DataType)>,
+    /// How CSV files are written.
+    pub csv: CsvForm,
+    /// `raw.window_by`: `modified` (default), `name`, `path` or `commit`.
+    pub window_by: WindowBy,
+    /// `raw.lookback`: how far before the window late inputs are looked for; default `2d`.
+    pub lookback: chrono::Duration,
+    /// `raw.op`: the column with I, U or D; default `Op`. When the key is set, a CDC input
+    /// without the column is refused; when it is not, such an input holds inserts.
+    pub op: OpColumn,
+    /// `raw.order_by`: the columns that order the changes, before file name, path and row.
+    pub order_by: Vec<String>,
+    /// `raw.on_tie`: what happens where these are equal; default `row`.
+    pub on_tie: OnTie,
+    /// `raw.commit_time`: the column with the commit time; default the first of `order_by`.
+    pub commit_time: String,
+    /// `raw.event_time`: the column that gives a change its day; default the commit time.
+    pub event_time: String,
+    /// `raw.time_zone`: the zone of times without one in names, folders and `event_time`;
+    /// default `UTC`.
+    pub time_zone: Tz,
+    /// `raw.full_load`: which files are full loads, `*` and `?` allowed, one or a list; default
+    /// `LOAD*` and `SEGMENT*_LOAD*`. See [`Raw::is_full_load`].
+    pub full_load: Vec<glob::Pattern>,
+    /// `raw.before_image_prefix`: what stands before a key column's name in the name of the column
+    /// with its value before an update; default none.
+    pub before_image_prefix: Option<String>,
+    /// `raw.on_bad_row`: `fail` (default) or `quarantine`.
+    pub on_bad_row: OnBad,
+    /// `raw.on_bad_file`: `fail` (default) or `quarantine`.
+    pub on_bad_file: OnBad,
+    /// `raw.max_bad_rows`: with more bad rows than these a run stops all the same; default 1000.
+    pub max_bad_rows: u64,
+}
+
+/// The operation column.
+#[derive(Clone, Debug)]
+pub struct OpColumn {
+    /// Its name.
+    pub name: String,
+    /// Whether the pipeline names it, so that it must be there.
+    pub required: bool,
+}
+
+impl Raw {
+    /// Whether a file, by its path below one of the raw URLs, is a full load: a pattern is matched
+    /// with its name; one with a slash, with its whole URL.
+    pub fn is_full_load(&self, location: usize, path: &str) -> bool {
+        let url = || format!("{}/{path}", self.urls[location]);
+        let matches = |pattern: &glob::Pattern| match pattern.as_str().contains('/') {
+            true => pattern.matches(&url()),
+            false => pattern.matches(base_name(path)),
+        };
+        self.full_load.iter().any(matches)
+    }
+
+    /// The type that `[raw.columns]` gives a column, by its name in any case.
+    pub fn fixed_type(&self, column: &str) -> Option<&DataType> {
+        let mut columns = self.columns.iter();
+        let found = columns.find(|(name, _)| name.eq_ignore_ascii_case(column));
+        found.map(|(_, data_type)| data_type)
+    }
+
+    /// The columns with the key before an update, in the key's order; none without a prefix.
+    pub fn before_images(&self, key: &[String]) -> Vec<String> {
+        let named = |prefix: &String| key.iter().map(|name| format!("{prefix}{name}")).collect();
+        self.before_image_prefix
+            .as_ref()
+            .map_or_else(Vec::new, named)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    fn all(self) -> Vec<String> {
+        match self {
+            OneOrMany::One(one) => vec![one],
+            OneOrMany::Many(many) => many,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct RawToml {
+    url: OneOrMany,
+    #[serde(default)]
+    format: RawFormat,
+    #[serde(default)]
+    columns: toml::Table,
+    csv_header: Option<bool>,
+    csv_null: Option<String>,
+    csv_op_in_full_load: Option<bool>,
+    window_by: Option<WindowBy>,
+    lookback: Option<String>,
+    op: Option<String>,
+    order_by: Vec<String>,
+    #[serde(default)]
+    on_tie: OnTie,
+    commit_time: Option<String>,
+    event_time: Option<String>,
+    time_zone: Option<String>,
+    full_load: Option<OneOrMany>,
+    before_image_prefix: Option<String>,
+    #[serde(default)]
+    on_bad_row: OnBad,
+    #[serde(default)]
+    on_bad_file: OnBad,
+    max_bad_rows: Option<u64>,
+}
+
+impl RawToml {
+    /// Checks the section; `wrong` makes the error for a key.
+    pub(super) fn check(
+        self,
+        key: &[String],
+        folder: &Path,
+        wrong: &dyn Fn(&str, String) -> Error,
+    ) -> Result<Raw> {
+        if self.order_by.is_empty() {
+            return Err(wrong("raw.order_by", "is empty".into())
+                .hint("name the column with the commit time, such as [\"TIMESTAMP\"]"));
+        }
+        no_repeats(&self.order_by)
+            .map_err(|name| wrong("raw.order_by", format!("names `{name}` twice")))?;
+        let urls = self.url.all();
+        let urls = urls.iter().map(|url| Location::parse(url, folder));
+        let urls = urls.collect::<Result<Vec<_>>>()?;
+        if urls.is_empty() {
+            return Err(wrong("raw.url", "is empty".into()));
+        }
+        if key.is_empty() && self.window_by == Some(WindowBy::Commit) {
+            return Err(wrong(
+                "raw.window_by",
+                "cannot be `commit` for a table without a key".into(),
+            )
+            .hint("a row of it is told from others by its file: let windows select files"));
+        }
+        if self.before_image_prefix.is_some() && key.is_empty() {
+            return Err(wrong(
+                "raw.before_image_prefix",
+                "is for tables with a key".into(),
+            ));
+        }
+        if self.before_image_prefix.as_deref() == Some("") {
+            return Err(wrong("raw.before_image_prefix", "is empty".into()));
+        }
+        if self.max_bad_rows.is_some() && self.on_bad_row == OnBad::Fail {
+            let unused = "has no use where the first bad row stops the run";
+            return Err(wrong("raw.max_bad_rows", unused.into())
+                .hint("leave it out, or write raw.on_bad_row = \"quarantine\""));
+        }
+        let columns = self.columns.iter().map(|(name, value)| {
+            let text = value.as_str().unwrap_or_default();
+            let unknown = || {
+                let shown = value.as_str().map_or(value.to_string(), String::from);
+                wrong(&format!("raw.columns.{name}"), format!("is `{shown}`"))
+                    .hint(format!("write {NAMES}"))
+            };
+            Ok((name.clone(), parse_type(text).ok_or_else(unknown)?))
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let csv = CsvForm {
+            header: self.csv_header.unwrap_or_default(),
+            null: self.csv_null,
+            op_in_full_load: self.csv_op_in_full_load.unwrap_or_default(),
+        };
+        match self.format {
+            RawFormat::Csv if columns.is_empty() && !csv.header => {
+                return Err(wrong("raw.columns", "is missing".into()).hint(
+                    "list the columns of the CSV files in their order, each with its type; or \
+                     write raw.csv_header = true",
+                ));
+            }
+            RawFormat::Parquet if csv != CsvForm::default() => {
+                let set = match csv {
+                    CsvForm { null: Some(_), .. } => "raw.csv_null",
+                    CsvForm { header: true, .. } => "raw.csv_header",
+                    _ => "raw.csv_op_in_full_load",
+                };
+                return Err(wrong(set, "is for CSV files".into())
+                    .hint("leave it out, or write raw.format = \"csv\""));
+            }
+            _ => {}
+        }
+        let commit_time = self.commit_time.unwrap_or_else(|| self.order_by[0].clone());
+        let patterns = self.full_load.map_or_else(
+            || vec!["LOAD*".into(), "SEGMENT*_LOAD*".into()],
+            OneOrMany::all,
+        );
+        let patterns = patterns.iter().map(|pattern| {
+            glob::Pattern::new(pattern)
+                .map_err(|error| wrong("raw.full_load", format!("is `{pattern}`")).caused_by(error))
+        });
+        Ok(Raw {
+            urls,
+            format: self.format,
+            columns,
+            csv,
+            window_by: self.window_by.unwrap_or(WindowBy::Modified),
+            lookback: parse_duration(self.lookback.as_deref().unwrap_or("2d")).map_err(|why| {
+                wrong("raw.lookback", why).hint("write a duration such as 2d or 6h")
+            })?,
+            op: OpColumn {
+                required: self.op.is_some(),
+                name: self.op.unwrap_or_else(|| "Op".into()),
+            },
+            event_time: self.event_time.unwrap_or_else(|| commit_time.clone()),
+            commit_time,
+            order_by: self.order_by,
+            on_tie: self.on_tie,
+            time_zone: match self.time_zone {
+                None => Tz::UTC,
+                Some(zone) => zone.parse().map_err(|_| {
+                    wrong("raw.time_zone", format!("is `{zone}`"))
+                        .hint("use a name of the IANA time zone database, such as Europe/Berlin")
+                })?,
+            },
+            full_load: patterns.collect::<Result<_>>()?,
+            before_image_prefix: self.before_image_prefix,
+            on_bad_row: self.on_bad_row,
+            on_bad_file: self.on_bad_file,
+            max_bad_rows: self.max_bad_rows.unwrap_or(1000),
+        })
+    }
+}

@@ -1,0 +1,841 @@
+//! CSV files: read once, checked, and turned into Parquet on the disk to spill to, so that all that
+//! follows meets nothing but Parquet.
+//!
+//! The form is RFC 4180 as AWS DMS writes it: lines end in LF or CRLF, a field with a comma, a quote
+//! or a line feed stands in quotes, a quote inside of these twice. A field that is empty and not
+//! quoted is null, or, where `raw.csv_null` is set, one that is this text and not quoted. An empty
+//! field of another type than text is null in either case unless `raw.csv_null` is set.
+//!
+//! A row keeps its number whatever is wrong with the rows before it: a bad one that is put aside
+//! leaves a row of nulls behind, which is not folded.
+
+use std::error::Error as StdError;
+use std::io::{ErrorKind, Read, Write};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringViewBuilder};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use csv_core::{ReadFieldResult, Reader};
+use flate2::read::MultiGzDecoder;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::Compression;
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+
+use crate::column_type::cast_values;
+use crate::config::{CsvForm, Raw};
+use crate::error::{Error, Result, spilled_too_much};
+use crate::quarantine::{BadRow, fields_json};
+use crate::session::BATCH_ROWS;
+
+/// A record may have so many bytes: one that has more has lost a quote.
+const RECORD_BYTES_MAX: usize = 32 << 20;
+/// So much is read at once, ...
+const BUFFER_BYTES: usize = 256 << 10;
+/// ... and so much text is turned into columns at once, or a full batch of rows.
+const BATCH_BYTES: usize = 4 << 20;
+/// A row group, which is in memory until it is whole, is not larger than this.
+const ROW_GROUP_BYTES: usize = 4 << 20;
+
+/// What the CSV files of a pipeline look like.
+#[derive(Clone, Debug)]
+pub struct Form {
+    /// The columns in their order; of files with a header, the types of some.
+    columns: Vec<(String, DataType)>,
+    csv: CsvForm,
+}
+
+impl Form {
+    /// The form of CDC files, or of full loads, which lack the operation column unless told
+    /// otherwise.
+    pub fn of(raw: &Raw, full_load: bool) -> Self {
+        let lacks_op = full_load && !raw.csv.header && !raw.csv.op_in_full_load;
+        let is_there = |(name, _): &&(String, DataType)| {
+            !(lacks_op && name.eq_ignore_ascii_case(&raw.op.name))
+        };
+        Form {
+            columns: raw.columns.iter().filter(is_there).cloned().collect(),
+            csv: raw.csv.clone(),
+        }
+    }
+}
+
+/// What reads an object's bytes, by the ending of its name decompressed.
+///
+/// # Errors
+/// Storage, when the decoder cannot be made.
+pub fn decompressed<'a>(name: &str, bytes: impl Read + 'a) -> Result<Box<dyn Read + 'a>> {
+    let lower = name.to_ascii_lowercase();
+    Ok(if lower.ends_with(".gz") {
+        Box::new(MultiGzDecoder::new(bytes))
+    } else if lower.ends_with(".zst") {
+        let decoder = zstd::Decoder::new(bytes);
+        Box::new(decoder.map_err(|error| unreadable(name, error))?)
+    } else {
+        Box::new(bytes)
+    })
+}
+
+/// Turns a CSV file into a Parquet file. Up to `bad_rows_max` bad rows are put aside; the next one
+/// stops it.
+///
+/// # Errors
+/// Data, naming the line and where it can the column; storage, when input or output fails.
+pub fn to_parquet(
+    name: &str,
+    input: impl Read,
+    form: &Form,
+    bad_rows_max: u64,
+    output: impl Write + Send,
+) -> Result<Vec<BadRow>> {
+    let mut records = Records::new(name, input);
+    let types = |column: &str| {
+        let mut types = form.columns.iter();
+        types.find(|(known, _)| known.eq_ignore_ascii_case(column))
+    };
+    let columns: Vec<(String, DataType)> = match form.csv.header {
+        false => form.columns.clone(),
+        true => {
+            let header = records.header()?;
+            let of_text = |column: String| {
+                let found = types(&column).map(|(_, data_type)| data_type.clone());
+                (column, found.unwrap_or(DataType::Utf8View))
+            };
+            header.into_iter().map(of_text).collect()
+        }
+    };
+    let fields = columns
+        .iter()
+        .map(|(column, data_type)| Field::new(column, data_type.clone(), true));
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let mut batch = Batch::new(name, schema, &form.csv, bad_rows_max);
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::SNAPPY)
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES));
+    let options = ArrowWriterOptions::new()
+        .with_properties(properties.build())
+        .with_skip_arrow_metadata(true);
+    let failed = |error: ParquetError| not_kept(&format!("what {name} holds"), error);
+    let writer = ArrowWriter::try_new_with_options(output, Arc::clone(&batch.schema), options);
+    let mut writer = writer.map_err(failed)?;
+    while let Some(line) = records.next()? {
+        batch.push(&mut records, line)?;
+        if batch.rows == BATCH_ROWS || batch.bytes >= BATCH_BYTES {
+            writer.write(&batch.finish()?).map_err(failed)?;
+        }
+    }
+    writer.write(&batch.finish()?).map_err(failed)?;
+    writer.close().map_err(failed)?;
+    Ok(batch.bad)
+}
+
+/// Rows on their way from text to columns.
+struct Batch<'a> {
+    name: &'a str,
+    schema: SchemaRef,
+    csv: &'a CsvForm,
+    texts: Vec<StringViewBuilder>,
+    /// Per row its line.
+    lines: Vec<u64>,
+    rows: usize,
+    bytes: usize,
+    rows_before: u64,
+    bad: Vec<BadRow>,
+    bad_max: u64,
+}
+
+impl<'a> Batch<'a> {
+    fn new(name: &'a str, schema: SchemaRef, csv: &'a CsvForm, bad_max: u64) -> Self {
+        let texts = schema.fields().iter().map(|_| StringViewBuilder::new());
+        Batch {
+            name,
+            texts: texts.collect(),
+            schema,
+            csv,
+            lines: Vec::new(),
+            rows: 0,
+            bytes: 0,
+            rows_before: 0,
+            bad: Vec::new(),
+            bad_max,
+        }
+    }
+
+    fn push(&mut self, record: &mut Records<impl Read>, line: u64) -> Result<()> {
+        let row = self.rows_before + self.rows as u64;
+        self.lines.push(line);
+        self.rows += 1;
+        self.bytes += record.bytes.len();
+        if let Some((column, reason, hint)) = self.wrong(record) {
+            for texts in &mut self.texts {
+                texts.append_null();
+            }
+            let texts = record.lossy();
+            let names = self.schema.fields().iter().map(|field| field.name());
+            let names = names.map(Some).chain(std::iter::repeat(None));
+            let change = fields_json(names.map(|name| name.map(String::as_str)).zip(texts));
+            return self.put_aside(BadRow {
+                row,
+                line: Some(line),
+                column,
+                reason,
+                hint,
+                change,
+            });
+        }
+        for (number, texts) in self.texts.iter_mut().enumerate() {
+            let text = record.text(number).unwrap_or_default();
+            let is_text = self.schema.field(number).data_type().is_string();
+            let is_null = match &self.csv.null {
+                Some(null) => !record.fields[number].quoted && text == null,
+                None => text.is_empty() && (!record.fields[number].quoted || !is_text),
+            };
+            match is_null {
+                true => texts.append_null(),
+                false => texts.append_value(text),
+            }
+        }
+        Ok(())
+    }
+
+    /// What is wrong with a record as such: column, reason and hint.
+    fn wrong(&self, record: &Records<impl Read>) -> Option<(Option<String>, String, &'static str)> {
+        let (found, expected) = (record.fields.len(), self.schema.fields().len());
+        let column = |number: usize| Some(self.schema.field(number).name().clone());
+        if record.is_cut_off {
+            return Some((
+                None,
+                "is cut off: the file does not end with a line feed".into(),
+                "restore the file from its source; if it is whole, end its last line",
+            ));
+        }
+        if let Some(number) = record.fields.iter().position(|field| field.malformed) {
+            let place = number.min(expected.saturating_sub(1));
+            return Some((
+                column(place),
+                "has a quote where none belongs".into(),
+                "inside of a quoted field a quote stands twice: \"a \"\"b\"\" c\"",
+            ));
+        }
+        if found != expected {
+            return Some((
+                None,
+                format!("has {found} fields where {expected} are expected"),
+                "check `raw.columns`, `raw.csv_op_in_full_load` and the file",
+            ));
+        }
+        let number = (0..found).find(|number| record.text(*number).is_none())?;
+        Some((
+            column(number),
+            "is not UTF-8".into(),
+            "mend the file: text is read as UTF-8",
+        ))
+    }
+
+    fn put_aside(&mut self, bad: BadRow) -> Result<()> {
+        if self.bad.len() as u64 >= self.bad_max {
+            return Err(bad.told(self.name));
+        }
+        self.bad.push(bad);
+        Ok(())
+    }
+
+    /// The rows so far, in the columns' types; a row with a value of another type is put aside.
+    fn finish(&mut self) -> Result<RecordBatch> {
+        let texts = self.texts.iter_mut();
+        let mut texts: Vec<ArrayRef> = texts.map(|texts| Arc::new(texts.finish()) as _).collect();
+        loop {
+            let each = texts.iter().zip(self.schema.fields());
+            let cast = each.map(|(texts, field)| cast_values(texts, field.data_type()));
+            let cast: Vec<Result<ArrayRef, usize>> = cast.collect();
+            let wrong = cast.iter().enumerate();
+            let wrong = wrong.filter_map(|(column, cast)| Some((*cast.as_ref().err()?, column)));
+            let Some((row, column)) = wrong.min() else {
+                let columns = cast.into_iter().flatten().collect();
+                let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
+                self.rows_before += self.rows as u64;
+                (self.rows, self.bytes) = (0, 0);
+                self.lines.clear();
+                return Ok(rows);
+            };
+            let field = self.schema.field(column);
+            let values = texts.iter().map(|texts| {
+                let texts = texts.as_string_view();
+                texts.is_valid(row).then(|| texts.value(row).to_string())
+            });
+            let names = self.schema.fields().iter();
+            let names = names.map(|field| Some(field.name().as_str()));
+            let bad = BadRow {
+                row: self.rows_before + row as u64,
+                line: Some(self.lines[row]),
+                column: Some(field.name().clone()),
+                reason: format!("is not of its type, {}", field.data_type()),
+                hint: "mend the value, or the column's type in `[raw.columns]`",
+                change: fields_json(names.zip(values)),
+            };
+            self.put_aside(bad)?;
+            for texts in &mut texts {
+                let keep = (0..texts.len()).map(|at| Some(at == row));
+                let gone = keep.collect::<arrow::array::BooleanArray>();
+                *texts = arrow::compute::nullif(texts, &gone)?;
+            }
+        }
+    }
+}
+
+/// One field of a record.
+struct FieldEnd {
+    /// Where its text ends.
+    end: usize,
+    quoted: bool,
+    /// Whether its quotes are not as they should be.
+    malformed: bool,
+}
+
+/// The records of a file.
+struct Records<'a, R> {
+    name: &'a str,
+    input: R,
+    reader: Box<Reader>,
+    buffer: Vec<u8>,
+    /// What of the buffer was not read yet.
+    start: usize,
+    end: usize,
+    is_begun: bool,
+    /// The line that is read next, from 1.
+    line: u64,
+    /// The text of the record's fields.
+    bytes: Vec<u8>,
+    fields: Vec<FieldEnd>,
+    /// Whether the record ended with the file.
+    is_cut_off: bool,
+}
+
+impl<'a, R: Read> Records<'a, R> {
+    fn new(name: &'a str, input: R) -> Self {
+        Records {
+            name,
+            input,
+            reader: Box::new(Reader::new()),
+            buffer: vec![0; BUFFER_BYTES],
+            start: 0,
+            end: 0,
+            is_begun: false,
+            line: 1,
+            bytes: Vec::new(),
+            fields: Vec::new(),
+            is_cut_off: false,
+        }
+    }
+
+    /// The names in the first line.
+    fn header(&mut self) -> Result<Vec<String>> {
+        let name = self.name;
+        let wrong = |why: &str| {
+            Error::data(format!("{name} {why}"))
+                .hint("the first line names the columns: check `raw.csv_header` and the file")
+        };
+        if self.next()?.is_none() {
+            return Err(wrong("has no header"));
+        }
+        if self.is_cut_off {
+            return Err(wrong("has a header that is cut off"));
+        }
+        let names = (0..self.fields.len()).map(|number| self.text(number));
+        let names: Option<Vec<&str>> = names.collect();
+        let names = names.ok_or_else(|| wrong("has a header that is not UTF-8"))?;
+        let is_twice = |(at, one): (usize, &&str)| {
+            let mut before = names[..at].iter();
+            one.is_empty() || before.any(|other| other.eq_ignore_ascii_case(one))
+        };
+        match names.iter().enumerate().any(is_twice) {
+            true => Err(wrong(
+                "has a header with a name that is empty or stands twice",
+            )),
+            false => Ok(names.into_iter().map(String::from).collect()),
+        }
+    }
+
+    /// Makes sure that there is something to read; false at the end of the file.
+    fn fill(&mut self) -> Result<bool> {
+        while self.start == self.end {
+            self.start = 0;
+            self.end = match self.input.read(&mut self.buffer) {
+                Ok(0) => {
+                    self.end = 0;
+                    return Ok(false);
+                }
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(unreadable(self.name, error)),
+            };
+        }
+        Ok(true)
+    }
+
+    /// Reads the next record; returns the line that it begins in.
+    fn next(&mut self) -> Result<Option<u64>> {
+        self.bytes.clear();
+        self.fields.clear();
+        self.is_cut_off = false;
+        if !std::mem::replace(&mut self.is_begun, true) {
+            self.skip_mark()?;
+        }
+        // Line ends before a record: of the one before, or of lines without anything.
+        loop {
+            if !self.fill()? {
+                return Ok(None);
+            }
+            match self.buffer[self.start] {
+                b'\n' => self.line += 1,
+                b'\r' => {}
+                _ => break,
+            }
+            self.start += 1;
+        }
+        let line = self.line;
+        while !self.field(line)? {}
+        Ok(Some(line))
+    }
+
+    /// Skips a byte-order mark, before anything was read.
+    fn skip_mark(&mut self) -> Result<()> {
+        const MARK: &[u8] = b"\xEF\xBB\xBF";
+        while self.end < MARK.len() {
+            match self.input.read(&mut self.buffer[self.end..]) {
+                Ok(0) => break,
+                Ok(bytes) => self.end += bytes,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(unreadable(self.name, error)),
+            }
+        }
+        if self.buffer[..self.end].starts_with(MARK) {
+            self.start = MARK.len();
+        }
+        Ok(())
+    }
+
+    /// Reads a field; whether it was the record's last.
+    fn field(&mut self, line: u64) -> Result<bool> {
+        let first = self.bytes.len();
+        let (mut raw_bytes, mut quotes, mut tail) = (0, 0, [0; 2]);
+        let quoted = self.fill()? && self.buffer[self.start] == b'"';
+        let mut output = [0; 4096];
+        loop {
+            let is_more = self.fill()?;
+            let input = &self.buffer[self.start..self.end];
+            let (result, read, written) = self.reader.read_field(input, &mut output);
+            for byte in &input[..read] {
+                tail = [tail[1], *byte];
+                quotes += usize::from(*byte == b'"');
+                self.line += u64::from(*byte == b'\n');
+            }
+            raw_bytes += read;
+            self.start += read;
+            self.bytes.extend_from_slice(&output[..written]);
+            if self.bytes.len() > RECORD_BYTES_MAX {
+                let mega = RECORD_BYTES_MAX >> 20;
+                return Err(Error::data(format!(
+                    "line {line} of {} has more than {mega} MB",
+                    self.name
+                ))
+                .hint("a quote may be missing there: take the file away, or mend it"));
+            }
+            let is_last = match result {
+                ReadFieldResult::InputEmpty | ReadFieldResult::OutputFull if is_more => continue,
+                ReadFieldResult::Field { record_end } if is_more => record_end,
+                // The file ended inside of it.
+                _ => {
+                    self.is_cut_off = true;
+                    true
+                }
+            };
+            let text_bytes = self.bytes.len() - first;
+            // The field, and the comma or line end behind it.
+            let around = 1 + 2 + quotes.max(2).div_ceil(2) - 1;
+            let is_closed = tail[0] == b'"' && quotes % 2 == 0 && raw_bytes == text_bytes + around;
+            self.fields.push(FieldEnd {
+                end: self.bytes.len(),
+                quoted,
+                malformed: quoted && !self.is_cut_off && !is_closed,
+            });
+            return Ok(is_last);
+        }
+    }
+
+    fn raw(&self, number: usize) -> &[u8] {
+        let start = number
+            .checked_sub(1)
+            .map_or(0, |before| self.fields[before].end);
+        &self.bytes[start..self.fields[number].end]
+    }
+
+    /// A field's text; `None` where it is not UTF-8.
+    fn text(&self, number: usize) -> Option<&str> {
+        std::str::from_utf8(self.raw(number)).ok()
+    }
+
+    /// All fields, for people.
+    fn lossy(&self) -> Vec<Option<String>> {
+        let fields = (0..self.fields.len()).map(|number| self.raw(number));
+        let texts = fields.map(|raw| Some(String::from_utf8_lossy(raw).into_owned()));
+        texts.collect()
+    }
+}
+
+/// Rows that cannot be kept on the disk to spill to.
+pub fn not_kept(what: &str, error: impl StdError + Send + Sync + 'static) -> Error {
+    spilled_too_much(&error).unwrap_or_else(|| {
+        Error::storage(format!("cannot keep {what}"))
+            .hint("check `limits.spill_dir` and its free space")
+            .caused_by(error)
+    })
+}
+
+/// A file that cannot be decompressed, or fetched.
+fn unreadable(name: &str, error: std::io::Error) -> Error {
+    if let Some(ours) = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<Error>())
+    {
+        let mut told = Error::storage(format!("cannot read {name}"));
+        told.hint.clone_from(&ours.hint);
+        return told.caused_by(error);
+    }
+    Error::data(format!("{name} cannot be decompressed"))
+        .hint("it may be truncated or damaged: restore it from its source, or take it away")
+        .caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::column_type::parse_type;
+    use crate::error::Kind;
+    use arrow::util::display::{ArrayFormatter, FormatOptions};
+    use bytes::Bytes;
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    use proptest::prelude::*;
+
+    type Rows = Vec<Vec<Option<String>>>;
+
+    fn form(columns: &[(&str, &str)], csv: CsvForm) -> Form {
+        let typed = columns.iter();
+        let typed = typed.map(|(name, text)| (name.to_string(), parse_type(text).expect("a type")));
+        Form {
+            columns: typed.collect(),
+            csv,
+        }
+    }
+
+    fn texts(form_columns: usize) -> Form {
+        let names: Vec<String> = (0..form_columns)
+            .map(|number| format!("c{number}"))
+            .collect();
+        let columns: Vec<(&str, &str)> = names
+            .iter()
+            .map(|name| (name.as_str(), "VARCHAR"))
+            .collect();
+        form(&columns, CsvForm::default())
+    }
+
+    /// Hands out a few bytes at a time.
+    struct Slow<'a>(&'a [u8], usize);
+
+    impl Read for Slow<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let bytes = self.1.min(self.0.len()).min(buffer.len());
+            buffer[..bytes].copy_from_slice(&self.0[..bytes]);
+            self.0 = &self.0[bytes..];
+            Ok(bytes)
+        }
+    }
+
+    fn read_from(input: impl Read, form: &Form, bad_max: u64) -> Result<(Rows, Vec<BadRow>)> {
+        let mut bytes = Vec::new();
+        let bad = to_parquet("a.csv", input, form, bad_max, &mut bytes)?;
+        let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes));
+        let mut rows = Rows::new();
+        for batch in reader.expect("Parquet").build().expect("a reader") {
+            let batch = batch.expect("a batch");
+            for row in 0..batch.num_rows() {
+                let columns = batch.columns().iter();
+                let values = columns.map(|column| {
+                    let shown = ArrayFormatter::try_new(column, &FormatOptions::default());
+                    let shown = shown.expect("a format");
+                    column.is_valid(row).then(|| shown.value(row).to_string())
+                });
+                rows.push(values.collect());
+            }
+        }
+        Ok((rows, bad))
+    }
+
+    fn read(text: &str, form: &Form) -> Rows {
+        read_from(text.as_bytes(), form, 0).expect("rows").0
+    }
+
+    fn refused(text: &[u8], form: &Form) -> String {
+        let error = read_from(text, form, 0).expect_err("bad");
+        assert_eq!(error.kind, Kind::Data);
+        assert!(error.hint.is_some());
+        error.to_string()
+    }
+
+    fn some(values: &[&str]) -> Vec<Option<String>> {
+        let null = |value: &&str| (*value != "-").then(|| value.to_string());
+        values.iter().map(null).collect()
+    }
+
+    #[test]
+    fn an_empty_field_is_null_and_a_quoted_one_is_text() {
+        let rows = read("a,,\"\"\n\"x,\"\"y\"\"\n z\",b,\n", &texts(3));
+        assert_eq!(
+            rows,
+            [some(&["a", "-", ""]), some(&["x,\"y\"\n z", "b", "-"])]
+        );
+        let typed = form(&[("n", "BIGINT"), ("t", "VARCHAR")], CsvForm::default());
+        assert_eq!(
+            read("\"7\",\n\"\",x\n", &typed),
+            [some(&["7", "-"]), some(&["-", "x"])]
+        );
+    }
+
+    #[test]
+    fn a_text_for_null_leaves_empty_text_as_it_is() {
+        let mut form = texts(3);
+        form.csv.null = Some("NULL".into());
+        assert_eq!(read("NULL,,\"NULL\"\n", &form), [some(&["-", "", "NULL"])]);
+    }
+
+    #[test]
+    fn values_take_the_types_of_their_columns() {
+        let columns = [
+            ("op", "VARCHAR"),
+            ("id", "BIGINT"),
+            ("amount", "DECIMAL(10, 2)"),
+            ("day", "DATE"),
+            ("ts", "TIMESTAMP"),
+            ("on", "BOOLEAN"),
+        ];
+        let form = form(&columns, CsvForm::default());
+        let rows = read(
+            "I,7,1.5,2020-02-29,2020-02-29 12:00:00.123456,true\n",
+            &form,
+        );
+        let expected = [
+            "I",
+            "7",
+            "1.50",
+            "2020-02-29",
+            "2020-02-29T12:00:00.123456",
+            "true",
+        ];
+        assert_eq!(rows, [some(&expected)]);
+        assert_eq!(
+            refused(
+                b"I,7,1.5,2020-02-29,2020-02-29 12:00:00,true\nI,8,1.234,x,,\n",
+                &form
+            ),
+            "line 2 of a.csv: column `amount` is not of its type, Decimal128(10, 2)"
+        );
+    }
+
+    #[test]
+    fn line_ends_of_both_kinds_empty_lines_and_a_mark_are_read() {
+        let rows = [some(&["a", "b"]), some(&["c", "-"])];
+        for text in [
+            "a,b\nc,\n",
+            "a,b\r\nc,\r\n",
+            "\u{feff}a,b\n\n\nc,\n",
+            "\"a\",\"b\"\r\n\"c\",\r\n",
+        ] {
+            assert_eq!(read(text, &texts(2)), rows, "{text:?}");
+            let slow = read_from(Slow(text.as_bytes(), 1), &texts(2), 0).expect("rows");
+            assert_eq!(slow.0, rows, "{text:?}");
+        }
+        assert_eq!(read("", &texts(2)), Rows::new());
+    }
+
+    #[test]
+    fn bad_lines_are_told_by_their_number() {
+        let form = texts(2);
+        assert_eq!(
+            refused(b"a,\"b\n\nb\"\nc\n", &form),
+            "line 4 of a.csv has 1 fields where 2 are expected"
+        );
+        assert_eq!(
+            refused(b"a,b\n\nc,d,e\n", &form),
+            "line 3 of a.csv has 3 fields where 2 are expected"
+        );
+        let cut_off = "is cut off: the file does not end with a line feed";
+        for text in [
+            "a,b\nc,d",
+            "a,b\nc",
+            "a,b\nc,",
+            "a,b\nc,\"d\n\n",
+            "a,b\nc,\"d\"",
+        ] {
+            assert_eq!(
+                refused(text.as_bytes(), &form),
+                format!("line 2 of a.csv {cut_off}")
+            );
+        }
+        for text in ["a,b\n\"c\"x,d\n", "a,b\n\"c\" ,d\n", "a,b\n\"c\"d\"e\",d\n"] {
+            assert_eq!(
+                refused(text.as_bytes(), &form),
+                "line 2 of a.csv: column `c0` has a quote where none belongs",
+                "{text:?}"
+            );
+        }
+        assert_eq!(
+            refused(b"a,b\nc,\xFF\n", &form),
+            "line 2 of a.csv: column `c1` is not UTF-8"
+        );
+        assert_eq!(read("a\"b,c\n", &form), [some(&["a\"b", "c"])]);
+    }
+
+    #[test]
+    fn rows_keep_their_numbers_when_bad_ones_are_put_aside() {
+        let form = form(&[("id", "INTEGER"), ("v", "VARCHAR")], CsvForm::default());
+        let text = "1,a\nx,b\n3\n\n4,d\n5,e,f\n99999999999,g\n";
+        let (rows, bad) = read_from(text.as_bytes(), &form, 10).expect("rows");
+        let null = some(&["-", "-"]);
+        let expected = [
+            some(&["1", "a"]),
+            null.clone(),
+            null.clone(),
+            some(&["4", "d"]),
+            null.clone(),
+            null,
+        ];
+        assert_eq!(rows, expected);
+        let mut told: Vec<(u64, Option<u64>, &str)> = bad
+            .iter()
+            .map(|bad| (bad.row, bad.line, bad.change.as_str()))
+            .collect();
+        told.sort();
+        assert_eq!(
+            told,
+            [
+                (1, Some(2), r#"{"id":"x","v":"b"}"#),
+                (2, Some(3), r#"{"id":"3"}"#),
+                (4, Some(6), r#"{"id":"5","v":"e","field 3":"f"}"#),
+                (5, Some(7), r#"{"id":"99999999999","v":"g"}"#),
+            ]
+        );
+        assert!(
+            read_from(text.as_bytes(), &form, 3).is_err(),
+            "one too many"
+        );
+    }
+
+    #[test]
+    fn a_header_names_the_columns_and_some_have_types() {
+        let csv = CsvForm {
+            header: true,
+            ..Default::default()
+        };
+        let form = form(&[("ID", "BIGINT")], csv);
+        assert_eq!(read("v,id\nx,7\n", &form), [some(&["x", "7"])]);
+        assert_eq!(read("v,id\n", &form), Rows::new());
+        for (text, told) in [
+            ("", "a.csv has no header"),
+            ("v,id", "a.csv has a header that is cut off"),
+            (
+                "v,V\n",
+                "a.csv has a header with a name that is empty or stands twice",
+            ),
+            (
+                "v,\n",
+                "a.csv has a header with a name that is empty or stands twice",
+            ),
+        ] {
+            assert_eq!(refused(text.as_bytes(), &form), told);
+        }
+    }
+
+    #[test]
+    fn a_record_without_an_end_does_not_fill_the_memory() {
+        let endless = b"a,\"".chain(std::io::repeat(b'x').take(1 << 40));
+        let error = read_from(endless, &texts(2), 10).expect_err("too long");
+        assert!(
+            error
+                .to_string()
+                .starts_with("line 1 of a.csv has more than 32 MB"),
+            "{error}"
+        );
+    }
+
+    fn gzipped(bytes: &[u8]) -> Vec<u8> {
+        let mut writer = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+        writer.write_all(bytes).expect("written");
+        writer.finish().expect("written")
+    }
+
+    #[test]
+    fn compressed_files_are_read_and_told_when_cut_off() {
+        let text = (0..5000).map(|row| format!("{row},{}\n", row * 7919 % 104_729));
+        let text = text.collect::<String>().into_bytes();
+        let halves = text.split_at(text.len() / 2);
+        let many = [gzipped(halves.0), gzipped(halves.1)].concat();
+        let zst = zstd::encode_all(&text[..], 1).expect("compressed");
+        let rows = read_from(&text[..], &texts(2), 0).expect("rows").0;
+        assert_eq!(rows.len(), 5000);
+        for (name, bytes) in [("a.csv", text), ("a.csv.GZ", many), ("a.csv.zst", zst)] {
+            let whole = decompressed(name, &bytes[..]).expect("a decoder");
+            assert_eq!(
+                read_from(whole, &texts(2), 0).expect("rows").0,
+                rows,
+                "{name}"
+            );
+            for length in [bytes.len() - 1, bytes.len() / 2 + 3, 5] {
+                let part = decompressed(name, &bytes[..length]).expect("a decoder");
+                let error = read_from(part, &texts(2), 0).expect_err("cut off");
+                assert_eq!(error.kind, Kind::Data, "{name} {length}: {error}");
+            }
+        }
+    }
+
+    fn field() -> impl Strategy<Value = Option<String>> {
+        prop::option::of("[a,\"\n\rä ]{0,6}")
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read(
+            rows in prop::collection::vec(prop::collection::vec(field(), 3), 0..20),
+            step in 1usize..9,
+            crlf in any::<bool>(),
+        ) {
+            let written = |field: &Option<String>| match field {
+                None => String::new(),
+                Some(text) => format!("\"{}\"", text.replace('"', "\"\"")),
+            };
+            let end = if crlf { "\r\n" } else { "\n" };
+            let lines = rows.iter().map(|row| {
+                row.iter().map(written).collect::<Vec<_>>().join(",") + end
+            });
+            let text: String = lines.collect();
+            let read = read_from(Slow(text.as_bytes(), step), &texts(3), 0);
+            prop_assert_eq!(read.expect("rows").0, rows);
+        }
+
+        #[test]
+        fn no_bytes_make_it_stumble(
+            bytes in prop::collection::vec(prop::sample::select(b"a,\"\"\n\n\r\xFF1".to_vec()), 0..60),
+            step in 1usize..9,
+        ) {
+            let form = form(&[("a", "BIGINT"), ("b", "VARCHAR")], CsvForm::default());
+            let whole = read_from(&bytes[..], &form, 100).expect("rows");
+            let slow = read_from(Slow(&bytes, step), &form, 100).expect("rows");
+            prop_assert_eq!(&whole.0, &slow.0);
+            let rows = whole.1.iter().map(|bad| bad.row).collect::<std::collections::BTreeSet<_>>();
+            prop_assert_eq!(rows.len(), whole.1.len(), "each row is bad once");
+            for name in ["a.csv.gz", "a.csv.zst"] {
+                let _ = read_from(decompressed(name, &bytes[..]).expect("a decoder"), &form, 100);
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Key moves: updates that change a row's key, and which of their deletes are none.
+//!
+//! An update from key A to key B is a delete of A and, right behind it, the row as B. That is right
+//! for one row that moves on within a transaction (A to B, B to C: only C is left), and for two that
+//! change places by way of a third key. It is not for rows that change places directly, as a
+//! database allows that checks keys when a statement or a transaction ends: after A to B and B to A,
+//! the second delete would take away the row that has just come.
+//!
+//! ```text
+//! A ─▶ B, B ─▶ C           one row moves on:              deletes of A and B
+//! A ─▶ T, B ─▶ A, T ─▶ B   two rows, by way of T:         deletes of A, B and T
+//! A ─▶ B, B ─▶ A           back where it began:           two rows that change places, no delete
+//! ```
+//!
+//! So rows are followed through their transaction, the changes with the same order columns. One
+//! that would come back to the key that it left is taken for as many rows as it has keys: each
+//! key gets a row from another one, and none is deleted. Only moves are looked at, and only those of
+//! one run's inputs: a transaction whose changes lie in files of different windows is not seen
+//! whole.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::row::{RowConverter, SortField};
+use datafusion::catalog::TableProvider;
+use datafusion::execution::memory_pool::MemoryConsumer;
+use datafusion::physical_plan::execute_stream_partitioned;
+use datafusion::prelude::SessionContext;
+use futures::TryStreamExt;
+use std::sync::Arc;
+
+use crate::change_reader::ChangesTable;
+use crate::changes::{Changes, POSITION};
+use crate::error::{Error, Result};
+use crate::position::Position;
+use crate::session::{join, join_all};
+
+/// The key moves whose deletes are none: the numbers of their inputs and rows.
+#[derive(Debug, Default)]
+pub struct Exchanges {
+    moves: HashSet<(u32, u64)>,
+}
+
+impl Exchanges {
+    /// Whether a key move is one.
+    pub fn contains(&self, file: usize, row: u64) -> bool {
+        self.moves.contains(&(file as u32, row))
+    }
+}
+
+/// A key at a transaction, or rather a hash of both: 128 bits, so that two are not mistaken for one.
+type Node = u128;
+
+/// One update, or half of one while the other half is still to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    file: u32,
+    /// Twice the row, and 1 for the row itself.
+    place: u64,
+    node: Node,
+}
+
+/// Finds the exchanges among a run's key moves.
+///
+/// # Errors
+/// Data, for a row that cannot be folded; usage, when the moves do not fit into the memory limit.
+pub async fn exchanges(
+    context: &SessionContext,
+    changes: &Arc<Changes>,
+    partitions: usize,
+) -> Result<Exchanges> {
+    match changes.is_packed() {
+        true => find::<i128>(context, changes, partitions).await,
+        false => find::<Box<[u8]>>(context, changes, partitions).await,
+    }
+}
+
+async fn find<P: Position>(
+    context: &SessionContext,
+    changes: &Arc<Changes>,
+    partitions: usize,
+) -> Result<Exchanges> {
+    let memory = MemoryConsumer::new("key moves").register(&context.runtime_env().memory_pool);
+    let memory = Arc::new(memory);
+    let table = ChangesTable::key_moves(changes, partitions);
+    let mut columns = changes.roles().key;
+    let keys = columns.len();
+    columns.push(table.schema().index_of(POSITION)?);
+    let state = context.state();
+    let plan = table.scan(&state, Some(&columns), &[], None).await?;
+    let streams = execute_stream_partitioned(plan, context.task_ctx())?;
+    let tasks = streams.into_iter().map(|mut rows| {
+        let memory = Arc::clone(&memory);
+        join(tokio::spawn(async move {
+            let mut places = Vec::new();
+            while let Some(batch) = rows.try_next().await? {
+                // The map and the set come on top of the list.
+                let bytes = batch.num_rows() * 3 * size_of::<Place>();
+                memory.try_grow(bytes).map_err(|_| {
+                    let told = "the memory limit is too small for this run's key moves";
+                    Error::usage(told).hint("raise `limits.memory`, or run smaller windows")
+                })?;
+                add::<P>(&batch, keys, &mut places)?;
+            }
+            Ok(places)
+        }))
+    });
+    let places = join_all(tasks).await?.concat();
+    Ok(of_places(places))
+}
+
+fn add<P: Position>(batch: &RecordBatch, keys: usize, places: &mut Vec<Place>) -> Result<()> {
+    let columns: &[ArrayRef] = &batch.columns()[..keys];
+    let fields = columns
+        .iter()
+        .map(|column| SortField::new(column.data_type().clone()));
+    let rows = RowConverter::new(fields.collect())?.convert_columns(columns)?;
+    for (position, key) in P::read(batch.column(keys)).iter().zip(&rows) {
+        let half = |salt: u8| {
+            let mut hasher = DefaultHasher::new();
+            (salt, position.order_bytes(), key.data()).hash(&mut hasher);
+            u128::from(hasher.finish())
+        };
+        let (file, place) = position.file_and_row();
+        places.push(Place {
+            file: file as u32,
+            place: place as u64,
+            node: half(0) << 64 | half(1),
+        });
+    }
+    Ok(())
+}
+
+/// A row on its way through a transaction.
+struct Path {
+    start: Node,
+    moves: Vec<(u32, u64)>,
+}
+
+fn of_places(mut places: Vec<Place>) -> Exchanges {
+    places.sort_unstable();
+    let mut here: HashMap<Node, Path> = HashMap::new();
+    let mut found = Exchanges::default();
+    for halves in places.chunk_by(|a, b| (a.file, a.place / 2) == (b.file, b.place / 2)) {
+        let [from, to] = halves else {
+            continue;
+        };
+        let mut path = here.remove(&from.node).unwrap_or_else(|| Path {
+            start: from.node,
+            moves: Vec::new(),
+        });
+        path.moves.push((from.file, from.place / 2));
+        match path.start == to.node {
+            true => found.moves.extend(path.moves),
+            false => {
+                here.insert(to.node, path);
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rows whose deletes are none, of moves from key to key in one transaction.
+    fn exchanged(moves: &[(u128, u128)]) -> Vec<u64> {
+        let places = moves.iter().zip(0u64..).flat_map(|((from, to), row)| {
+            [(0, *from), (1, *to)].map(|(half, node)| Place {
+                file: 3,
+                place: row * 2 + half,
+                node,
+            })
+        });
+        let mut places: Vec<Place> = places.collect();
+        places.reverse();
+        let found = of_places(places);
+        let mut rows: Vec<u64> = found.moves.iter().map(|(_, row)| *row).collect();
+        rows.sort_unstable();
+        rows
+    }
+
+    #[test]
+    fn rows_that_change_places_are_told_from_rows_that_move_on() {
+        const NONE: [u64; 0] = [];
+        let (a, b, c, t) = (1, 2, 3, 9);
+        assert_eq!(exchanged(&[(a, b), (b, c)]), NONE);
+        assert_eq!(exchanged(&[(b, c), (a, b)]), NONE);
+        assert_eq!(exchanged(&[(a, t), (b, a), (t, b)]), NONE);
+        assert_eq!(exchanged(&[(a, b), (b, a)]), [0, 1]);
+        assert_eq!(exchanged(&[(a, b), (b, c), (c, a)]), [0, 1, 2]);
+        assert_eq!(exchanged(&[(a, b), (5, 6), (b, a), (6, 7)]), [0, 2]);
+    }
+}

@@ -1,0 +1,510 @@
+//! Bad rows and bad files, put aside where the pipeline says so, and folded again later.
+
+use arrow::array::ArrayRef;
+use glueless::pipeline::Task;
+use glueless::report::Report;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use std::sync::Arc;
+
+use crate::support::{Lab, Place, Row, assert_refused, batch, changes, parquet, read_with, rows};
+
+const TOML: &str = r#"
+name = "aside"
+key = ["id"]
+[raw]
+url = "{base}/raw"
+window_by = "{window_by}"
+op = "Op"
+order_by = ["ts"]
+event_time = "event"
+on_bad_row = "quarantine"
+on_bad_file = "quarantine"
+[raw.columns]
+n = "INTEGER"
+[curated]
+url = "{base}/lake/curated"
+partition_by = ["event_dt"]
+"#;
+
+const SQL: &str = "SELECT CAST(id AS BIGINT) AS id, CAST(n AS BIGINT) AS n, event_dt FROM latest";
+const COLUMNS: [&str; 5] = ["Op", "id", "n", "event", "ts"];
+const START: &str = "2020-01-01";
+const END: &str = "2020-02-01";
+const AT: &str = "2020-01-01 00:00:00";
+
+fn lab(place: Place, window_by: &str) -> Lab {
+    Lab::new(
+        place,
+        &TOML.replace("{window_by}", window_by),
+        &[("curated.sql", SQL)],
+    )
+}
+
+fn told(lab: &Lab) -> Vec<String> {
+    let rows = lab.table("lake/curated").into_iter();
+    let mut told: Vec<String> = rows
+        .map(|row| format!("{} {}", row["id"], row.get("n").map_or("-", |n| n)))
+        .collect();
+    told.sort();
+    told
+}
+
+/// What is in quarantine: row, column, reason and change, as the report says where.
+fn aside(lab: &Lab, report: &Report) -> Vec<[String; 5]> {
+    let place = report.quarantine.as_ref().expect("a place");
+    let path = place.rsplit_once("/lake/").expect("below the lake").1;
+    let file = lab.get(&format!("lake/{path}"));
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet");
+    let batches = reader.build().expect("a reader");
+    let found = batches.flat_map(|batch| rows(&batch.expect("a batch")));
+    let text = |row: &Row, name: &str| row.get(name).cloned().unwrap_or_default();
+    found
+        .map(|row| {
+            let file = text(&row, "file");
+            let file = file.rsplit_once('/').expect("a folder").1.to_string();
+            [
+                file,
+                text(&row, "row"),
+                text(&row, "column"),
+                text(&row, "reason"),
+                text(&row, "change"),
+            ]
+        })
+        .collect()
+}
+
+/// A row of every kind that is bad, among good ones.
+fn bad_rows() -> Vec<u8> {
+    changes(
+        &COLUMNS,
+        &[
+            &["I", "1", "1", AT, AT],
+            &["I", "-", "2", AT, AT],
+            &["X", "3", "3", AT, AT],
+            &["I", "4", "4", AT, "-"],
+            &["I", "5", "5", AT, "soon"],
+            &["I", "6", "6", "never", AT],
+            &["I", "7", "5000000000", AT, AT],
+            &["I", "8", "8", AT, AT],
+            &["D", "1", "-", "never", "2020-01-02 00:00:00"],
+        ],
+    )
+}
+
+#[test]
+fn bad_rows_are_put_aside_with_place_and_reason() {
+    for place in [Place::Local, Place::S3] {
+        let lab = lab(place, "name");
+        lab.put("raw/20200101-000000000.parquet", bad_rows());
+        let report = lab.run(START, END).expect("a run");
+        assert_eq!(
+            told(&lab),
+            ["1 1", "8 8"],
+            "the bad delete leaves its key alive"
+        );
+        let sum = report.rows_latest + report.rows_superseded + report.rows_deleted;
+        assert_eq!((report.rows_rejected, report.rows_read), (7, sum + 7));
+        let found = aside(&lab, &report);
+        let found: Vec<[&str; 4]> = found
+            .iter()
+            .map(|[_, row, column, reason, _]| [row, column, reason].map(String::as_str))
+            .map(|[row, column, reason]| ["20200101-000000000.parquet", row, column, reason])
+            .collect();
+        let file = "20200101-000000000.parquet";
+        assert_eq!(
+            found,
+            [
+                [file, "2", "id", "is null"],
+                [file, "3", "Op", "is none of I, U, D"],
+                [file, "4", "ts", "is null"],
+                [file, "5", "ts", "is not a time"],
+                [file, "6", "event", "is not a time"],
+                [file, "7", "n", "does not fit Int32, its type"],
+                [file, "9", "event", "is not a time"],
+            ]
+        );
+        assert_eq!(
+            aside(&lab, &report)[5][4],
+            r#"{"Op":"I","id":"7","n":"5000000000","event":"2020-01-01 00:00:00","ts":"2020-01-01 00:00:00"}"#
+        );
+        // Once more is no more.
+        let again = lab.run(START, END).expect("a run");
+        assert_eq!(aside(&lab, &again).len(), 7);
+        assert_eq!(lab.list_all("lake/_glueless/aside/quarantine").len(), 1);
+        lab.assert_tidy();
+        if place == Place::Local {
+            let folder = format!("{}/lake/_glueless/aside/quarantine", lab.base);
+            assert_eq!(read_with("duckdb", &folder, None).expect("read").1.len(), 7);
+        }
+    }
+}
+
+#[test]
+fn catching_up_folds_what_can_be_read_now() {
+    for window_by in ["name", "commit"] {
+        let lab = lab(Place::Local, window_by);
+        lab.put("raw/20200101-000000000.parquet", bad_rows());
+        let later = changes(&COLUMNS, &[&["U", "8", "80", AT, "2020-01-03 00:00:00"]]);
+        lab.put("raw/20200103-000000000.parquet", later);
+        lab.run(START, END).expect("a run");
+        let wider = ["raw.columns={n = \"bigint\"}", "raw.event_time=ts"];
+        let failed = lab.catch_up(&wider).expect_err("another table");
+        assert_refused(failed, 2, "`raw.event_time` changed", "rebuild");
+        let report = lab.catch_up(&wider[..1]).expect("caught up");
+        assert_eq!(told(&lab), ["1 1", "7 5000000000", "8 80"], "{window_by}");
+        assert_eq!((report.files, report.rows_rejected), (1, 6));
+        let report = lab.rebuild(false, &wider).expect("rebuilt");
+        assert_eq!(told(&lab), ["6 6", "7 5000000000", "8 80"]);
+        assert_eq!(report.rows_rejected, 4);
+    }
+}
+
+#[test]
+fn nothing_in_quarantine_is_said() {
+    let lab = lab(Place::Local, "name");
+    let failed = lab.catch_up(&[]).expect_err("no run yet");
+    assert_refused(failed, 2, "nothing to catch up with", "glueless run");
+    lab.put(
+        "raw/20200101-000000000.parquet",
+        changes(&COLUMNS, &[&["I", "1", "1", AT, AT]]),
+    );
+    lab.run(START, END).expect("a run");
+    let report = lab.catch_up(&[]).expect("nothing to do");
+    assert_eq!(report.note.as_deref(), Some("nothing is in quarantine"));
+    assert!(report.quarantine.is_none());
+}
+
+#[test]
+fn too_many_bad_rows_stop_the_run() {
+    let lab = lab(Place::Local, "name");
+    lab.put("raw/20200101-000000000.parquet", bad_rows());
+    let failed = lab.run_with(Task::Run, START, END, &["raw.max_bad_rows=6"]);
+    assert_refused(
+        failed.expect_err("refused"),
+        65,
+        "more than 6 rows are bad, such as: row 2 of",
+        "raw.max_bad_rows",
+    );
+    assert!(lab.list("lake/curated").is_empty());
+    lab.run_with(Task::Run, START, END, &["raw.max_bad_rows=7"])
+        .expect("a run");
+    // Strictness is no part of what the table is.
+    let failed = lab.run_with(Task::Run, START, END, &["raw.on_bad_row=fail"]);
+    assert_refused(
+        failed.expect_err("refused"),
+        65,
+        "row 2 of",
+        "a key column must not be null",
+    );
+}
+
+#[test]
+fn many_bad_rows_of_large_batches_are_found() {
+    let lab = lab(Place::Local, "name");
+    let rows: Vec<[String; 5]> = (0..30_000)
+        .map(|row| {
+            let n = if row % 17 == 3 {
+                "5000000000".into()
+            } else {
+                row.to_string()
+            };
+            ["I".into(), row.to_string(), n, AT.into(), AT.into()]
+        })
+        .collect();
+    let rows: Vec<Vec<&str>> = rows
+        .iter()
+        .map(|row| row.iter().map(String::as_str).collect())
+        .collect();
+    let rows: Vec<&[&str]> = rows.iter().map(|row| &row[..]).collect();
+    lab.put("raw/20200101-000000000.parquet", changes(&COLUMNS, &rows));
+    let set = ["raw.max_bad_rows=100000"];
+    let report = lab.run_with(Task::Run, START, END, &set).expect("a run");
+    let bad = (0..30_000).filter(|row| row % 17 == 3).count();
+    assert_eq!(
+        (report.rows_rejected as usize, report.rows_latest as usize),
+        (bad, 30_000 - bad)
+    );
+    let found = aside(&lab, &report);
+    assert_eq!((found.len(), found[1][1].as_str()), (bad, "21"));
+}
+
+fn good(id: &str, n: &str) -> Vec<u8> {
+    changes(&COLUMNS, &[&["I", id, n, AT, AT]])
+}
+
+#[test]
+fn files_that_cannot_be_read_are_put_aside_and_may_be_mended() {
+    let lab = lab(Place::Local, "name");
+    let file = |day: u32| format!("raw/202001{day:02}-000000000.parquet");
+    lab.put(&file(1), good("1", "1"));
+    lab.put(&file(2), good("2", "2")[..100].to_vec());
+    lab.put(&file(3), vec![]);
+    let no_key = changes(&["Op", "n", "event", "ts"], &[&["I", "1", AT, AT]]);
+    lab.put(&file(4), no_key);
+    // Its footer is whole, its pages are not: that is found when the others are folded already.
+    let mut pages = good("5", "5");
+    pages[4..40].fill(0xFF);
+    lab.put(&file(5), pages);
+    lab.put(&file(6), good("6", "6"));
+    let report = lab.run(START, END).expect("a run");
+    assert_eq!(told(&lab), ["1 1", "6 6"]);
+    assert_eq!(
+        (report.files_rejected, report.rows_rejected, report.files),
+        (4, 0, 6)
+    );
+    let found = aside(&lab, &report);
+    let names: Vec<&str> = found.iter().map(|line| line[0].as_str()).collect();
+    assert_eq!(names.len(), 4, "{names:?}");
+    assert!(
+        found
+            .iter()
+            .all(|line| line[1].is_empty() && !line[3].is_empty()),
+        "{found:?}"
+    );
+    let failed = lab.run_with(Task::Run, START, END, &["raw.on_bad_file=fail"]);
+    assert_refused(
+        failed.expect_err("refused"),
+        65,
+        "20200102-000000000.parquet",
+        "",
+    );
+    // Nothing of them was folded: a mended one is taken by the next run that finds it.
+    lab.put(&file(2), good("2", "2"));
+    let report = lab.run("2020-01-07", "2020-01-08").expect("a run");
+    assert_eq!(report.late_files, 0, "more than two days back");
+    let report = lab.run_with(Task::Run, "2020-01-07", "2020-01-08", &["raw.lookback=30d"]);
+    assert_eq!(report.expect("a run").late_files, 1);
+    lab.put(&file(5), good("5", "5"));
+    let report = lab.catch_up(&[]).expect("caught up");
+    assert_eq!((report.files_rejected, report.rows_latest), (2, 1));
+    assert_eq!(told(&lab), ["1 1", "2 2", "5 5", "6 6"]);
+    let report = lab.rebuild(false, &[]).expect("rebuilt");
+    assert_eq!((report.files_rejected, told(&lab).len()), (2, 4));
+    lab.assert_tidy();
+}
+
+#[test]
+fn a_run_of_nothing_but_bad_files_remembers_them() {
+    let lab = lab(Place::Local, "name");
+    lab.put("raw/20200101-000000000.parquet", vec![1; 100]);
+    let report = lab.run(START, END).expect("a run");
+    assert_eq!(report.files_rejected, 1);
+    assert!(report.note.expect("a note").contains("in quarantine"));
+    lab.put("raw/20200101-000000000.parquet", good("1", "1"));
+    lab.catch_up(&[]).expect("caught up");
+    assert_eq!(told(&lab), ["1 1"]);
+}
+
+#[test]
+fn a_file_that_was_folded_in_part_needs_a_rebuild_when_it_changes() {
+    let lab = lab(Place::Local, "name");
+    lab.put("raw/20200101-000000000.parquet", bad_rows());
+    lab.run(START, END).expect("a run");
+    lab.put("raw/20200101-000000000.parquet", good("1", "7"));
+    let failed = lab.catch_up(&[]).expect_err("changed");
+    assert_refused(failed, 65, "has changed since", "glueless rebuild");
+    lab.rebuild(false, &[]).expect("rebuilt");
+    assert_eq!(told(&lab), ["1 7"]);
+    assert!(lab.list_all("lake/_glueless/aside/quarantine").is_empty());
+}
+
+#[test]
+fn a_failed_run_leaves_nothing_in_quarantine() {
+    let lab = lab(Place::Local, "name");
+    lab.put("raw/20200101-000000000.parquet", bad_rows());
+    let sql =
+        "SELECT CAST(id AS BIGINT) AS id, CAST('x' || id AS BIGINT) AS n, event_dt FROM latest";
+    std::fs::write(lab.pipeline.join("curated.sql"), sql).expect("written");
+    lab.run(START, END).expect_err("a cast fails");
+    assert!(
+        lab.list_all("lake").is_empty(),
+        "{:?}",
+        lab.list_all("lake")
+    );
+}
+
+#[test]
+fn bad_lines_of_csv_are_put_aside_with_their_number() {
+    let toml = TOML
+        .replace("{window_by}", "name")
+        .replace("op = ", "format = \"csv\"\nop = ")
+        .replace(
+            "n = \"INTEGER\"",
+            "Op = \"TEXT\"\nid = \"BIGINT\"\nn = \"INTEGER\"\nevent = \"TEXT\"\nts = \"TEXT\"",
+        );
+    let lab = Lab::new(Place::Local, &toml, &[("curated.sql", SQL)]);
+    let text = format!(
+        "I,1,1,{AT},{AT}\nI,2,x,{AT},{AT}\nI,3\nX,4,4,{AT},{AT}\n\"I\"x,5,5,{AT},{AT}\nI,6,6,{AT},{AT}\nI,7"
+    );
+    lab.put("raw/20200101-000000000.csv", text.into());
+    let report = lab.run(START, END).expect("a run");
+    assert_eq!(told(&lab), ["1 1", "6 6"]);
+    assert_eq!((report.rows_read, report.rows_rejected), (7, 5));
+    let found = aside(&lab, &report);
+    let found: Vec<[&str; 3]> = found
+        .iter()
+        .map(|line| [&line[1], &line[2], &line[3]].map(String::as_str))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ["2", "n", "is not of its type, Int32"],
+            ["3", "", "has 2 fields where 5 are expected"],
+            ["4", "Op", "is none of I, U, D"],
+            ["5", "Op", "has a quote where none belongs"],
+            [
+                "7",
+                "",
+                "is cut off: the file does not end with a line feed"
+            ],
+        ]
+    );
+    lab.put(
+        "raw/20200102-000000000.csv.gz",
+        vec![0x1f, 0x8b, 8, 0, 0, 0],
+    );
+    let report = lab.run(START, END).expect("a run");
+    assert_eq!((report.files_rejected, report.rows_latest), (1, 0));
+}
+
+/// How the bytes of a file are changed; places are parts of its length.
+#[derive(Clone, Debug)]
+struct Damage {
+    length: f64,
+    flips: Vec<(f64, u8)>,
+    /// Where a part of another file comes in, and which.
+    splice: Option<[f64; 3]>,
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    let place = 0.0..1.0;
+    let damage = (
+        prop_oneof![3 => Just(1.0), 1 => place.clone()],
+        prop::collection::vec((place.clone(), any::<u8>()), 0..6),
+        prop::option::of(prop::array::uniform3(place)),
+    );
+    damage.prop_map(|(length, flips, splice)| Damage {
+        length,
+        flips,
+        splice,
+    })
+}
+
+fn damaged(good: &[u8], other: &[u8], damage: &Damage) -> Vec<u8> {
+    let place = |part: f64, bytes: &[u8]| (part * bytes.len() as f64) as usize;
+    let mut bytes = good.to_vec();
+    if let Some([at, from, to]) = &damage.splice {
+        let (from, to) = (place(from.min(*to), other), place(from.max(*to), other));
+        let at = place(*at, &bytes);
+        bytes.splice(
+            at..(at + to - from).min(bytes.len()),
+            other[from..to].iter().copied(),
+        );
+    }
+    for (at, byte) in &damage.flips {
+        let at = place(*at, &bytes);
+        if let Some(byte_there) = bytes.get_mut(at) {
+            *byte_there = *byte;
+        }
+    }
+    bytes.truncate(place(damage.length, &bytes));
+    bytes
+}
+
+#[test]
+fn no_bytes_of_a_raw_file_make_a_run_stumble() {
+    // Nothing is computed by a query: what its bytes say must do.
+    let many = |step: usize| {
+        let rows: Vec<[String; 5]> = (0..400)
+            .map(|row| {
+                let n = (row * step % 97).to_string();
+                [
+                    "U".into(),
+                    (row % 50).to_string(),
+                    n,
+                    AT.into(),
+                    format!("2020-01-01 00:00:{:02}", row % 60),
+                ]
+            })
+            .collect();
+        let rows: Vec<Vec<&str>> = rows
+            .iter()
+            .map(|row| row.iter().map(String::as_str).collect())
+            .collect();
+        let rows: Vec<&[&str]> = rows.iter().map(|row| &row[..]).collect();
+        changes(&COLUMNS, &rows)
+    };
+    let parquets = [many(7), many(31)];
+    let csv = |files: [&str; 2]| files.map(|text| text.as_bytes().to_vec());
+    let csvs = csv([
+        "I,1,1,2020-01-01 00:00:00,2020-01-01 00:00:00\nU,2,\"2\",,2020-01-01 00:00:00\nD,1,,,2020-01-02 00:00:00\n",
+        "I,\"3\",3,2020-01-01 00:00:00,2020-01-01 00:00:00\n\"U\",2,\"2\n\",,2020-01-01 00:00:00\n",
+    ]);
+    let toml = TOML.replace("{window_by}", "name");
+    let of_csv = toml.replace("op = ", "format = \"csv\"\nop = ").replace(
+        "n = \"INTEGER\"",
+        "Op = \"TEXT\"\nid = \"BIGINT\"\nn = \"INTEGER\"\nevent = \"TEXT\"\nts = \"TEXT\"",
+    );
+    let config = Config {
+        cases: 150,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let input = (damage(), any::<bool>(), any::<bool>());
+    TestRunner::new(config)
+        .run(&input, |(damage, is_csv, puts_aside)| {
+            let (files, toml, ending) = match is_csv {
+                true => (&csvs, &of_csv, "csv"),
+                false => (&parquets, &toml, "parquet"),
+            };
+            let lab = Lab::new(Place::Local, toml, &[("curated.sql", SQL)]);
+            let bytes = damaged(&files[0], &files[1], &damage);
+            lab.put(&format!("raw/20200101-000000000.{ending}"), bytes.clone());
+            let how = if puts_aside { "quarantine" } else { "fail" };
+            let set = [
+                format!("raw.on_bad_file={how}"),
+                format!("raw.on_bad_row={how}"),
+            ];
+            let set: Vec<&str> = set.iter().map(String::as_str).collect();
+            match lab.run_with(Task::Curate, START, END, &set) {
+                Ok(report) => {
+                    if bytes == files[0] {
+                        prop_assert_eq!(report.rows_rejected + report.files_rejected, 0);
+                    }
+                }
+                Err(error) => {
+                    // A file that is another one by its columns is a usage error.
+                    let code = error.kind.exit_code();
+                    prop_assert!(code == 65 || code == 2, "{}: {}", code, error);
+                    prop_assert!(bytes != files[0], "{}", error);
+                    prop_assert!(lab.list("lake/curated").is_empty());
+                }
+            }
+            Ok(())
+        })
+        .expect("no run stumbles");
+}
+
+#[test]
+fn unusual_columns_are_shown_in_quarantine() {
+    let lab = lab(Place::Local, "name");
+    let null: ArrayRef = Arc::new(arrow::array::Int64Array::from(vec![None::<i64>]));
+    let bytes: ArrayRef = Arc::new(arrow::array::BinaryArray::from(vec![&b"\xFF\x00"[..]]));
+    let text = |value: &str| -> ArrayRef { Arc::new(arrow::array::StringArray::from(vec![value])) };
+    let columns = vec![
+        ("Op", text("I")),
+        ("id", null),
+        ("n", text("1")),
+        ("raw", bytes),
+        ("event", text(AT)),
+        ("ts", text(AT)),
+    ];
+    lab.put(
+        "raw/20200101-000000000.parquet",
+        parquet(&batch(columns), None),
+    );
+    let report = lab.run(START, END).expect("a run");
+    assert!(aside(&lab, &report)[0][4].contains(r#""raw":"ff00""#));
+}
