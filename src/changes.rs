@@ -129,7 +129,7 @@ impl Changes {
         let (mut opened, mut bad_files) = (Vec::new(), Vec::new());
         let mut all = opening.open(inputs).await?;
         bad_files.append(&mut all.bad);
-        let columns = Needed::new(pipeline, &all.opened, known)?;
+        let columns = Needed::new(pipeline, &all.opened)?;
         for one in all.opened {
             match columns.check(&one) {
                 Err(error) if raw.on_bad_file == OnBad::Quarantine => {
@@ -140,7 +140,7 @@ impl Changes {
             }
         }
         let rows_max = ROWS_MAX / places_per_row(raw);
-        let mut union = RawColumns::new(raw);
+        let mut union = RawColumns::new(pipeline);
         let mut schema_changes = SchemaChanges::new(known);
         let bad_rows = BadRows::new(raw.max_bad_rows);
         let mut files = Vec::with_capacity(opened.len());
@@ -167,6 +167,7 @@ impl Changes {
         }
         if !files.is_empty() {
             union.add_known(&known.all)?;
+            union.add_declared();
         }
         for file in &mut files {
             file.columns = union.columns_of(&file.file);
@@ -487,7 +488,7 @@ struct Needed<'a> {
 }
 
 impl<'a> Needed<'a> {
-    fn new(pipeline: &'a Pipeline, opened: &[Opened], known: &KnownColumns) -> Result<Self> {
+    fn new(pipeline: &'a Pipeline, opened: &[Opened]) -> Result<Self> {
         let raw = &pipeline.raw;
         let full_load: Vec<(&str, &str)> = pipeline
             .key
@@ -522,15 +523,7 @@ impl<'a> Needed<'a> {
         if let Some((setting, name)) = wanted.find(|(_, name)| !is_there(name)) {
             return Err(unknown_column(setting, name, opened));
         }
-        let is_known = |name: &str| {
-            let mut known = known.all.iter();
-            known.any(|(known, _)| known.eq_ignore_ascii_case(name))
-        };
-        let mut fixed = raw.columns.iter().filter(|_| has_cdc);
-        match fixed.find(|(name, _)| !is_there(name) && !is_known(name)) {
-            Some((name, _)) => Err(unknown_column("raw.columns", name, opened)),
-            None => Ok(Needed { full_load, cdc }),
-        }
+        Ok(Needed { full_load, cdc })
     }
 
     fn check(&self, opened: &Opened) -> Result<()> {

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -123,6 +125,23 @@ impl Aggregate {
 }
 
 impl Sql {
+    /// The names in the query, as the engine takes them: as they are in quotes, otherwise in lower
+    /// case.
+    pub fn names(&self) -> Vec<String> {
+        let tokens = Tokenizer::new(&GenericDialect {}, &self.text).tokenize();
+        let name = |token| match token {
+            Token::Word(word) if word.quote_style.is_some() => Some(word.value),
+            Token::Word(word) => Some(word.value.to_lowercase()),
+            _ => None,
+        };
+        // One that cannot be taken apart is refused when it is planned.
+        tokens
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(name)
+            .collect()
+    }
+
     /// A hash of the query with its comments and white space folded, so that a remark does not
     /// change a pipeline.
     pub fn fingerprint(&self) -> String {

@@ -73,7 +73,10 @@ pub async fn plan(
     context.deregister_table(LATEST_RELATION)?;
     let parsed = parsed.map_err(|error| {
         Error::usage(format!("{} does not plan", sql.file))
-            .hint("it reads the relation `latest`: the raw columns and `event_dt`")
+            .hint(
+                "it reads the relation `latest`: the raw columns and `event_dt`; a column that no \
+                 file of the window has is declared in `[raw.columns]`",
+            )
             .caused_by(first_line(&error))
     })?;
     check_row_wise(&parsed, sql)?;

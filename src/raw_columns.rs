@@ -7,7 +7,7 @@
 use arrow::compute::can_cast_types;
 use arrow::datatypes::{DataType, Field, TimeUnit};
 
-use crate::config::Raw;
+use crate::config::{Pipeline, Raw};
 use crate::error::{Error, Result};
 use crate::parquet_file::ParquetFile;
 
@@ -22,16 +22,26 @@ pub struct RawColumns<'a> {
     /// Per field: the file that has its type.
     from: Vec<String>,
     raw: &'a Raw,
+    /// The names that queries know columns by.
+    names: Vec<String>,
 }
 
 impl<'a> RawColumns<'a> {
-    /// No columns yet.
-    pub fn new(raw: &'a Raw) -> Self {
+    /// No columns yet. A column has the name that `curated.sql` knows it by, in whatever case the
+    /// files have it.
+    pub fn new(pipeline: &'a Pipeline) -> Self {
         RawColumns {
             fields: Vec::new(),
             from: Vec::new(),
-            raw,
+            raw: &pipeline.raw,
+            names: pipeline.curated.sql.names(),
         }
+    }
+
+    fn name_of(&self, column: &str) -> String {
+        let names = self.names.iter().map(String::as_str);
+        let known = find_column(names, column).map(|place| &self.names[place]);
+        known.map_or_else(|| column.to_string(), String::clone)
     }
 
     /// The index of a column, by its name in any case.
@@ -58,6 +68,7 @@ impl<'a> RawColumns<'a> {
             match self.find(name) {
                 None => {
                     let data_type = fixed.unwrap_or(data_type).clone();
+                    let name = self.name_of(name);
                     self.fields.push(Field::new(name, data_type, true));
                     self.from.push(file.name.clone());
                 }
@@ -106,6 +117,17 @@ impl<'a> RawColumns<'a> {
             self.fields[index] = Field::new(name, widened, true);
         }
         Ok(())
+    }
+
+    /// Adds the columns that the pipeline declares and no file has: they are null.
+    pub fn add_declared(&mut self) {
+        for (name, data_type) in &self.raw.columns {
+            if self.find(name).is_none() {
+                let name = self.name_of(name);
+                self.fields.push(Field::new(name, data_type.clone(), true));
+                self.from.push(String::new());
+            }
+        }
     }
 
     /// Per column of the union: its index in a file.

@@ -343,27 +343,27 @@ fn a_query_that_does_not_plan_is_refused_with_the_reason() {
     SELECT id, categori, event_dt FROM latest
     exit 2
     error: [folder]/pipeline/curated.sql does not plan: Schema error: No field named categori. Did you mean 'latest.category'?
-    hint: it reads the relation `latest`: the raw columns and `event_dt`
+    hint: it reads the relation `latest`: the raw columns and `event_dt`; a column that no file of the window has is declared in `[raw.columns]`
 
     SELECT id, category, event_dt FROM changes
     exit 2
     error: [folder]/pipeline/curated.sql does not plan: Error during planning: table 'datafusion.public.changes' not found
-    hint: it reads the relation `latest`: the raw columns and `event_dt`
+    hint: it reads the relation `latest`: the raw columns and `event_dt`; a column that no file of the window has is declared in `[raw.columns]`
 
     SELECT id category event_dt FROM latest
     exit 2
     error: [folder]/pipeline/curated.sql does not plan: SQL error: ParserError("Expected: end of statement, found: event_dt at Line: 1, Column: 20")
-    hint: it reads the relation `latest`: the raw columns and `event_dt`
+    hint: it reads the relation `latest`: the raw columns and `event_dt`; a column that no file of the window has is declared in `[raw.columns]`
 
     SELECT id, no_such(category) AS category, event_dt FROM latest
     exit 2
     error: [folder]/pipeline/curated.sql does not plan: Error during planning: Invalid function 'no_such'.
-    hint: it reads the relation `latest`: the raw columns and `event_dt`
+    hint: it reads the relation `latest`: the raw columns and `event_dt`; a column that no file of the window has is declared in `[raw.columns]`
 
 
     exit 2
     error: [folder]/pipeline/curated.sql does not plan: Error during planning: No SQL statements were provided in the query string
-    hint: it reads the relation `latest`: the raw columns and `event_dt`
+    hint: it reads the relation `latest`: the raw columns and `event_dt`; a column that no file of the window has is declared in `[raw.columns]`
     "#);
 }
 

@@ -10,6 +10,7 @@ mod key_moves;
 mod model;
 mod publishing;
 mod quarantine;
+mod raw_guide;
 mod raw_shapes;
 mod raw_types;
 mod rebuild;

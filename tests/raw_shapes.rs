@@ -471,12 +471,17 @@ fn types_that_have_nothing_in_common_stop_the_run_unless_one_is_fixed() {
         "column `v` does not fit Int64",
         "mend the value",
     );
-    let failed = lab.run_with(Task::Run, START, END, &["raw.columns={vv = \"bigint\"}"]);
-    assert_refused(
-        failed.expect_err("refused"),
-        2,
-        "the column `vv`, which `raw.columns` names",
-        "found: id",
+    // One that is declared needs no file that has it.
+    let declared = "raw.columns={v = \"varchar\", vv = \"bigint\"}";
+    let sql = "SELECT CAST(id AS BIGINT) AS id, vv AS v FROM latest";
+    std::fs::write(lab.pipeline.join("curated.sql"), sql).expect("written");
+    let elsewhere = format!("curated.url={}/other/curated", lab.base);
+    lab.run_with(Task::Run, START, END, &[declared, &elsewhere])
+        .expect("a run");
+    assert!(
+        lab.table("other/curated")
+            .iter()
+            .all(|row| !row.contains_key("v"))
     );
 }
 
