@@ -24,8 +24,10 @@
 //! 1. [`discover`] lists the raw files of the window, and late ones that the ledger does not know,
 //!    and sorts them in the order of files.
 //! 2. [`changes`] opens them ([`opening`]) as one relation, adds each row's day and [`position`], and
-//!    refuses rows that cannot be folded, naming file, row and column. What is read is fetched ahead
-//!    of what decodes it, in pieces ([`parquet_pieces`]).
+//!    refuses rows that cannot be folded, naming file, row and column, or puts them aside
+//!    ([`quarantine`]). CSV files become Parquet first ([`csv_file`]); an update that moves a row to
+//!    another key becomes two changes ([`key_moves`]). What is read is fetched ahead of what decodes
+//!    it, in pieces ([`parquet_pieces`]).
 //! 3. [`fold`] runs `sql/fold.sql` over key and position only. The aggregate function
 //!    [`last_changes`] keeps, per key and day, the greatest position, in a table of our own
 //!    ([`key_table`]); [`winners`] keeps one bit per raw row of it.
@@ -59,6 +61,10 @@
 //!   an empty one too, and its inputs: what appears later in a window that was run is found.
 //! * **A row moves, it does not multiply.** A version says in which partition its row is. The row
 //!   goes in the same commit in which the new one comes.
+//! * **Nothing is dropped in silence.** A row or file that cannot be read stops the run, or is
+//!   counted, and kept with its place and the reason; what was put aside is in the ledger, and
+//!   folded again on request. A value takes another type only if it stays what it is
+//!   ([`column_type`]).
 //! * **A failed run changes nothing.** Up to the commit all writing goes to staging and to files
 //!   that no commit names.
 //! * **An interrupted run is finished or undone.** The ledger keeps where a commit's files are
@@ -90,9 +96,9 @@
 //! | surface | `args`, [`report`], [`config`] |
 //! | the run | [`pipeline`] |
 //! | steps | [`discover`], [`fold`], [`merge`], [`curate`](mod@curate), [`rebuild`], [`aggregate`], [`publish`], [`delta_table`] |
-//! | relations | [`changes`], [`opening`], [`change_reader`], [`raw_columns`], [`curated_sql`], [`versions`], [`versions_writer`], [`file_table`] |
+//! | relations | [`changes`], [`opening`], [`change_reader`], [`raw_columns`], [`schema_changes`], [`key_moves`], [`quarantine`], [`curated_sql`], [`versions`], [`versions_writer`], [`file_table`] |
 //! | memory between runs | [`ledger`], [`state`] |
-//! | parts | [`key_table`], [`last_changes`], [`winners`], [`position`], [`file_numbers`], [`times`], [`parquet_file`], [`parquet_pieces`], [`partition_name`], [`sorter`], [`table_writer`], [`delta_log`], [`session`], [`memory`] |
+//! | parts | [`key_table`], [`last_changes`], [`winners`], [`position`], [`file_numbers`], [`times`], [`column_type`], [`csv_file`], [`parquet_file`], [`parquet_pieces`], [`partition_name`], [`sorter`], [`table_writer`], [`delta_log`], [`session`], [`memory`] |
 //! | ground | [`window`], [`layout`], [`store`], [`error`] |
 //!
 //! Only the program's `main` reads the command line, the environment and the clock; everything

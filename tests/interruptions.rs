@@ -20,6 +20,8 @@ keep = "latest"
 url = "{base}/raw"
 window_by = "name"
 order_by = ["ts"]
+on_bad_row = "quarantine"
+on_bad_file = "quarantine"
 [curated]
 url = "{base}/lake/curated"
 partition_by = ["event_dt", "cat"]
@@ -45,16 +47,26 @@ fn lab(place: Place, format: &str) -> Lab {
 fn first_day(lab: &Lab) {
     lab.put_day(
         1,
-        &[("I", 1, "a"), ("I", 2, "a"), ("I", 3, "b"), ("I", 4, "c")],
+        &[
+            ("I", 1, "a"),
+            ("I", 2, "a"),
+            ("X", 2, "b"),
+            ("I", 3, "b"),
+            ("I", 4, "c"),
+        ],
     );
 }
 
-/// A row changes its partition, one is deleted and empties its partition, one is new.
+/// A row changes its partition, one is deleted and empties its partition, one is new, and one and a
+/// file are bad.
 fn second_day(lab: &Lab) {
-    lab.put_day(2, &[("U", 1, "b"), ("D", 4, "c"), ("I", 5, "d")]);
+    let changes = [("U", 1, "b"), ("D", 4, "c"), ("Y", 4, "c"), ("I", 5, "d")];
+    lab.put_day(2, &changes);
+    lab.put("raw/20200102-120000000.parquet", b"cut off".to_vec());
 }
 
-type Tables = (Vec<Row>, Vec<String>, Vec<Row>, Vec<String>);
+/// The tables' rows and files, and what is in quarantine.
+type Tables = (Vec<Row>, Vec<String>, Vec<Row>, Vec<String>, Vec<Row>);
 
 fn tables(lab: &Lab) -> Tables {
     // The commit in a name may be another one after a fault.
@@ -71,7 +83,19 @@ fn tables(lab: &Lab) -> Tables {
         files("lake/curated"),
         lab.table("lake/daily"),
         files("lake/daily"),
+        in_quarantine(lab),
     )
+}
+
+/// All that is in quarantine, but for the runs and the labs that it came from.
+fn in_quarantine(lab: &Lab) -> Vec<Row> {
+    let mut rows = lab.table("lake/_glueless/cut/quarantine");
+    for row in &mut rows {
+        row.remove("run_id");
+        row.retain(|_, value| !value.contains(&lab.base));
+    }
+    rows.sort();
+    rows
 }
 
 /// At every moment a partition, which here has one file at most, is what it was or what it will
