@@ -241,7 +241,7 @@ pub async fn compute(
     context: &SessionContext,
     ledger: &Ledger,
     aggregate: &Aggregate,
-    window: &Window,
+    window: Option<&Window>,
     staging: &Folder,
     attempt: &str,
     commit: u64,
@@ -270,8 +270,11 @@ pub async fn compute(
     let plan = publish::plan(staged, &before, is_replaced, commit, Names::Kept);
     let shown = |day: Option<&NaiveDate>| day.map(NaiveDate::to_string).unwrap_or_default();
     info!(
-        "aggregate {}: window {window}, qualifying dates {} ({} to {}), rows deleted {}, rows inserted {}",
+        "aggregate {}: {}, qualifying dates {} ({} to {}), rows deleted {}, rows inserted {}",
         aggregate.name,
+        window.map_or("days that changed".into(), |window| format!(
+            "window {window}"
+        )),
         days.len(),
         shown(days.first()),
         shown(days.last()),
@@ -286,14 +289,18 @@ pub async fn compute(
 
 /// The window's days, those that changed since the table was last aggregated, and for a running
 /// table the published ones from the earliest of these on.
-fn days_to_compute(ledger: &Ledger, aggregate: &Aggregate, window: &Window) -> BTreeSet<NaiveDate> {
+fn days_to_compute(
+    ledger: &Ledger,
+    aggregate: &Aggregate,
+    window: Option<&Window>,
+) -> BTreeSet<NaiveDate> {
     let last = ledger
         .runs
         .iter()
         .rposition(|run| run.tables.contains(&aggregate.table()));
     let since = ledger.runs.iter().skip(last.map_or(0, |last| last + 1));
     let changed: BTreeSet<NaiveDate> = since.flat_map(|run| run.days.iter().copied()).collect();
-    let mut days: BTreeSet<NaiveDate> = window.days().collect();
+    let mut days: BTreeSet<NaiveDate> = window.into_iter().flat_map(Window::days).collect();
     let table = aggregate.table();
     if aggregate.running
         && let Some(earliest) = changed.first()

@@ -423,6 +423,9 @@ impl ChangeReader {
             columns,
             read,
         };
+        let all = batch.read.num_rows();
+        let batch = batch.chosen()?;
+        let not_chosen = all - batch.read.num_rows();
         let batch = batch.without_unread()?;
         let made = match batch.make() {
             Ok(made) => made,
@@ -435,9 +438,10 @@ impl ChangeReader {
                 let mut good = vec![true; batch.read.num_rows()];
                 bad.iter().for_each(|bad| good[bad.at] = false);
                 if matches!(self.pass, Pass::One) {
-                    let rows = bad.into_iter().map(|bad| bad.row).collect();
-                    let name = &batch.open().file.name;
-                    self.changes.bad_rows().put(file, name, rows)?;
+                    let rows: Vec<BadRow> = bad.into_iter().map(|bad| bad.row).collect();
+                    let (bad_rows, name) = (self.changes.bad_rows(), &batch.open().file.name);
+                    rows.iter().try_for_each(|bad| bad_rows.admit(name, bad))?;
+                    bad_rows.put(file, rows);
                 }
                 let batch = batch.filtered(&BooleanArray::from(good))?;
                 batch
@@ -446,15 +450,11 @@ impl ChangeReader {
             }
             Err(Refused::All(error)) => return Err(error),
         };
-        self.count(&made);
-        Ok(made.rows)
-    }
-
-    fn count(&self, made: &Made) {
         if let Pass::One = self.pass {
-            self.changes.count(made.inside, made.outside);
+            self.changes.count(made.inside, made.outside + not_chosen);
             self.changes.count_moves(made.key_moves);
         }
+        Ok(made.rows)
     }
 }
 
@@ -520,6 +520,17 @@ impl Batch<'_> {
 
     fn filtered(&self, kept: &BooleanArray) -> Result<Self> {
         Ok(self.with(filter_record_batch(&self.read, kept)?))
+    }
+
+    /// Leaves out what the run has not chosen.
+    fn chosen(self) -> Result<Self> {
+        let Some(only) = &self.open().input.only else {
+            return Ok(self);
+        };
+        let rows = self.row_numbers().iter();
+        let is_chosen = |row: &i64| Some(only.binary_search(&(*row as u64)).is_ok());
+        let chosen: BooleanArray = rows.map(is_chosen).collect();
+        self.filtered(&chosen)
     }
 
     /// Leaves out placeholders, which were put aside when the file was opened.
@@ -655,14 +666,9 @@ impl Batch<'_> {
         ))
     }
 
-    /// Which rows the run selects; `None` for all.
+    /// Which rows lie in a window of rows; `None` for all.
     fn inside(&self, times: &[Option<i128>]) -> Option<BooleanArray> {
         let open = self.open();
-        if let (Some(only), Pass::One) = (&open.input.only, &self.reader.pass) {
-            let rows = self.row_numbers().iter();
-            let is_chosen = |row: &i64| Some(only.binary_search(&(*row as u64)).is_ok());
-            return Some(rows.map(is_chosen).collect());
-        }
         let windows = self.reader.row_windows(open)?;
         let is_inside = |time: &Option<i128>| {
             let holds =

@@ -21,18 +21,20 @@ use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use chrono_tz::Tz;
+use futures::TryStreamExt;
 
 use crate::column_type::always_fits;
 use crate::config::{OnBad, Pipeline, Raw};
-use crate::discover::Input;
-use crate::error::{Error, Result};
+use crate::discover::{Input, RawFile};
+use crate::error::{Error, Kind, Result};
 use crate::key_moves::Exchanges;
 use crate::opening::{Opened, Opening, Spilled};
 use crate::parquet_file::ParquetFile;
 use crate::position::{FILES_MAX, OrderEncoder, ROWS_MAX};
-use crate::quarantine::BadRows;
+use crate::quarantine::{BadRow, BadRows};
 use crate::raw_columns::{RawColumns, find_column};
 use crate::schema_changes::{SchemaChange, SchemaChanges};
+use crate::session::{Work, join, join_all};
 use crate::times::is_time_type;
 use crate::winners::Winners;
 
@@ -60,8 +62,8 @@ pub struct Changes {
     /// Per key column the one with its value before an update, where inputs have it.
     before_images: Vec<Option<usize>>,
     schema_changes: Vec<SchemaChange>,
-    newest: Vec<(String, DataType)>,
-    bad_rows: BadRows,
+    newest: Newest,
+    bad_rows: Arc<BadRows>,
     rows_outside: AtomicU64,
     rows_folded: AtomicU64,
     key_moves: AtomicU64,
@@ -81,7 +83,7 @@ pub(crate) struct OpenInput {
     pub(crate) columns: Vec<Option<usize>>,
     /// The raw columns whose values in the file may not fit.
     pub(crate) unsure: Vec<usize>,
-    /// The rows that are nothing but placeholders, ascending.
+    /// The rows that are nothing but placeholders, ascending; of a choice of rows, those in it.
     pub(crate) unread: Vec<u64>,
 }
 
@@ -100,8 +102,17 @@ pub(crate) struct Roles {
 pub struct KnownColumns {
     /// All that they met, in the types they brought them to.
     pub all: Vec<(String, DataType)>,
-    /// Those of the newest CDC file.
-    pub newest: Vec<(String, DataType)>,
+    /// The newest CDC file.
+    pub newest: Newest,
+}
+
+/// The last CDC file in the order of files.
+#[derive(Clone, Debug, Default)]
+pub struct Newest {
+    /// Its raw location and path; nothing before there was one.
+    pub file: (usize, String),
+    /// Its columns.
+    pub columns: Vec<(String, DataType)>,
 }
 
 impl Changes {
@@ -129,7 +140,7 @@ impl Changes {
         let (mut opened, mut bad_files) = (Vec::new(), Vec::new());
         let mut all = opening.open(inputs).await?;
         bad_files.append(&mut all.bad);
-        let columns = Needed::new(pipeline, &all.opened)?;
+        let columns = Needed::new(pipeline, &all.opened, known)?;
         for one in all.opened {
             match columns.check(&one) {
                 Err(error) if raw.on_bad_file == OnBad::Quarantine => {
@@ -142,9 +153,13 @@ impl Changes {
         let rows_max = ROWS_MAX / places_per_row(raw);
         let mut union = RawColumns::new(pipeline);
         let mut schema_changes = SchemaChanges::new(known);
-        let bad_rows = BadRows::new(raw.max_bad_rows);
+        let bad_rows = Arc::clone(opening.bad_rows);
         let mut files = Vec::with_capacity(opened.len());
-        for (number, one) in opened.into_iter().enumerate() {
+        for (number, mut one) in opened.into_iter().enumerate() {
+            if let Some(only) = &one.input.only {
+                let is_chosen = |bad: &BadRow| only.binary_search(&bad.row).is_ok();
+                one.bad_rows.retain(is_chosen);
+            }
             let (input, file) = (one.input, one.file);
             if file.row_count() >= rows_max {
                 return Err(Error::data(format!(
@@ -153,10 +168,10 @@ impl Changes {
                 )));
             }
             union.add(&file)?;
-            schema_changes.meet(&file, input.full_load);
+            schema_changes.meet(&file, &input);
             let mut unread: Vec<u64> = one.bad_rows.iter().map(|bad| bad.row).collect();
             unread.sort_unstable();
-            bad_rows.put(number, &file.name, one.bad_rows)?;
+            bad_rows.put(number, one.bad_rows);
             files.push(OpenInput {
                 input,
                 file,
@@ -272,6 +287,22 @@ impl Changes {
         }
     }
 
+    /// The column with the key before an update that should be there, and is in no CDC file.
+    pub fn missing_before_image(&self) -> Option<String> {
+        let mut names = self.raw.before_images(&self.key).into_iter();
+        let is_missing = |name: &String| {
+            let column = self.raw_column(name);
+            let mut cdc = self
+                .files
+                .iter()
+                .filter(|file| !file.input.full_load)
+                .peekable();
+            cdc.peek().is_some()
+                && cdc.all(|file| column.is_none_or(|column| file.columns[column].is_none()))
+        };
+        names.find(is_missing)
+    }
+
     /// Whether a key move's delete is none.
     pub(crate) fn is_exchange(&self, file: usize, row: u64) -> bool {
         let exchanges = self.exchanges.get();
@@ -352,6 +383,38 @@ impl Changes {
         self.rows_folded.fetch_add(inside as u64, Ordering::Relaxed);
         self.rows_outside
             .fetch_add(outside as u64, Ordering::Relaxed);
+    }
+
+    /// The inputs whose rows cannot be read, and why: all of all inputs are decoded.
+    ///
+    /// # Errors
+    /// Storage, when an input cannot be fetched.
+    pub async fn damaged(self: &Arc<Self>, threads: usize) -> Result<Vec<(RawFile, Error)>> {
+        let files = Arc::new(Work::new((0..self.files.len()).collect()));
+        let tasks = (0..threads.max(1)).map(|_| {
+            let (changes, files) = (Arc::clone(self), Arc::clone(&files));
+            join(tokio::spawn(async move {
+                let mut damaged = Vec::new();
+                while let Some(number) = files.next() {
+                    let OpenInput { input, file, .. } = &changes.files[number];
+                    let columns: Vec<usize> = (0..file.schema().fields().len() - 1).collect();
+                    let mut rows = file.read(&columns, changes.batch_rows);
+                    loop {
+                        match rows.try_next().await {
+                            Ok(Some(_)) => {}
+                            Ok(None) => break,
+                            Err(error) if error.kind == Kind::Data => {
+                                damaged.push((input.file.clone(), error));
+                                break;
+                            }
+                            Err(error) => return Err(error),
+                        }
+                    }
+                }
+                Ok(damaged)
+            }))
+        });
+        Ok(join_all(tasks).await?.into_iter().flatten().collect())
     }
 
     /// The kinds of the order columns, for those that the inputs have.
@@ -488,7 +551,7 @@ struct Needed<'a> {
 }
 
 impl<'a> Needed<'a> {
-    fn new(pipeline: &'a Pipeline, opened: &[Opened]) -> Result<Self> {
+    fn new(pipeline: &'a Pipeline, opened: &[Opened], known: &KnownColumns) -> Result<Self> {
         let raw = &pipeline.raw;
         let full_load: Vec<(&str, &str)> = pipeline
             .key
@@ -502,25 +565,22 @@ impl<'a> Needed<'a> {
         if raw.op.required {
             cdc.push(("raw.op", &raw.op.name));
         }
-        // Some files may lack these, not all of them.
-        let mut in_some = vec![("raw.event_time", raw.event_time.as_str())];
-        let images = raw.before_images(&pipeline.key);
-        in_some.extend(
-            images
-                .first()
-                .map(|name| ("raw.before_image_prefix", name.as_str())),
-        );
         let has_cdc = opened.iter().any(|one| !one.input.full_load);
-        let of_cdc = cdc.iter().chain(&in_some).filter(|_| has_cdc);
         let is_there = |name: &str| {
             let mut files = opened.iter();
+            let mut known = known.all.iter();
             files.any(|one| find_column(names(&one.file), name).is_some())
+                || known.any(|(known, _)| known.eq_ignore_ascii_case(name))
         };
-        let mut wanted = full_load
-            .iter()
-            .chain(of_cdc)
-            .filter(|_| !opened.is_empty());
-        if let Some((setting, name)) = wanted.find(|(_, name)| !is_there(name)) {
+        // Single files may lack it.
+        let event_time = ("raw.event_time", raw.event_time.as_str());
+        let of_cdc = cdc.iter().copied().chain([event_time]);
+        let of_cdc = of_cdc.filter(|_| has_cdc);
+        let wanted = full_load.iter().copied().chain(of_cdc);
+        let missing = wanted
+            .filter(|_| !opened.is_empty())
+            .find(|(_, name)| !is_there(name));
+        if let Some((setting, name)) = missing {
             return Err(unknown_column(setting, name, opened));
         }
         Ok(Needed { full_load, cdc })

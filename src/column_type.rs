@@ -9,6 +9,7 @@
 //! | `VARCHAR` | Utf8View |
 //! | `DATE` | Date32 |
 //! | `TIMESTAMP(n)`, n digits of a second, 6 where it is left out | Timestamp without a zone: ms, µs or ns |
+//! | `TIMESTAMP(n) WITH TIME ZONE` | the same in UTC |
 //!
 //! A value takes another type only if it stays what it is: no digit, no fraction of a second and no
 //! time of day is dropped, and nothing becomes null.
@@ -21,18 +22,28 @@ use arrow::array::{
 };
 use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{ArrowPrimitiveType, DataType, TimeUnit};
+use arrow::datatypes::{
+    ArrowPrimitiveType, ArrowTimestampType, DataType, TimeUnit, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType,
+};
 use chrono_tz::Tz;
 
 use crate::times::{DAY_NS, times_ns};
 
 /// What the types are called, for hints.
 pub const NAMES: &str = "BOOLEAN, TINYINT, SMALLINT, INTEGER, BIGINT (each also UNSIGNED), REAL, \
-                         DOUBLE, DECIMAL(p, s), VARCHAR, DATE or TIMESTAMP(n)";
+                         DOUBLE, DECIMAL(p, s), VARCHAR, DATE, TIMESTAMP(n) or TIMESTAMP(n) WITH \
+                         TIME ZONE";
 
 /// The type of a name, in either case; `None` where there is none.
 pub fn parse_type(text: &str) -> Option<DataType> {
     let upper = text.trim().to_ascii_uppercase();
+    if let Some(plain) = upper.strip_suffix("WITH TIME ZONE") {
+        let DataType::Timestamp(unit, None) = parse_type(plain)? else {
+            return None;
+        };
+        return Some(DataType::Timestamp(unit, Some("UTC".into())));
+    }
     let (name, parameters) = match upper.split_once('(') {
         None => (upper.as_str(), vec![]),
         Some((name, rest)) => {
@@ -92,8 +103,16 @@ pub fn cast_values(values: &ArrayRef, to: &DataType) -> Result<ArrayRef, usize> 
         return Ok(Arc::clone(values));
     }
     match to {
-        DataType::Timestamp(_, None) | DataType::Date32 if from.is_string() => {
+        DataType::Timestamp(_, _) | DataType::Date32 if from.is_string() => {
             let times = times_ns(values, Tz::UTC)?;
+            if !matches!(to, DataType::Timestamp(_, Some(_))) {
+                let text = cast_values(values, &DataType::Utf8View)?;
+                let mut texts = text.as_string_view().iter();
+                // What is left out of it would be lost.
+                if let Some(at) = texts.position(|text| text.is_some_and(has_zone)) {
+                    return Err(at);
+                }
+            }
             return times_of(&times, to);
         }
         DataType::Decimal128(_, scale) if from.is_string() => {
@@ -130,6 +149,12 @@ fn first_value(values: &ArrayRef) -> usize {
     rows.find(|row| values.is_valid(*row)).unwrap_or_default()
 }
 
+/// Whether a time as text says in which zone it is.
+fn has_zone(text: &str) -> bool {
+    let behind_date = text.trim_ascii().get(10..).unwrap_or_default();
+    behind_date.contains(['Z', '+', '-'])
+}
+
 /// Whether text is a plain decimal number without digits beyond a scale.
 fn has_digits(text: &str, scale: i8) -> bool {
     let number = text.trim_start_matches(['+', '-']);
@@ -158,6 +183,14 @@ fn times_of(times: &[Option<i128>], to: &DataType) -> Result<ArrayRef, usize> {
         };
         times.iter().enumerate().map(one).collect()
     }
+    if let DataType::Timestamp(unit, Some(zone)) = to {
+        let plain = times_of(times, &DataType::Timestamp(*unit, None))?;
+        return match unit {
+            TimeUnit::Nanosecond => Ok(with_zone::<TimestampNanosecondType>(&plain, zone)),
+            TimeUnit::Microsecond => Ok(with_zone::<TimestampMicrosecondType>(&plain, zone)),
+            _ => Ok(with_zone::<TimestampMillisecondType>(&plain, zone)),
+        };
+    }
     Ok(match to {
         DataType::Date32 => Arc::new(Date32Array::from(units(times, DAY_NS)?)),
         DataType::Timestamp(TimeUnit::Nanosecond, _) => {
@@ -168,6 +201,11 @@ fn times_of(times: &[Option<i128>], to: &DataType) -> Result<ArrayRef, usize> {
         }
         _ => Arc::new(TimestampMillisecondArray::from(units(times, 1_000_000)?)),
     })
+}
+
+fn with_zone<T: ArrowTimestampType>(times: &ArrayRef, zone: &Arc<str>) -> ArrayRef {
+    let times = times.as_primitive::<T>().clone();
+    Arc::new(times.with_timezone(Arc::clone(zone)))
 }
 
 #[cfg(test)]
@@ -230,7 +268,13 @@ mod tests {
                 "2020-01-01 00:00:00.0000001",
                 "TIMESTAMP",
             ),
-            ("2020-01-01T00:00:00Z", "1", "TIMESTAMP"),
+            ("2020-01-01T00:00:00", "2020-01-01T00:00:00Z", "TIMESTAMP"),
+            ("2020-01-01", "2020-01-01 00:00:00-05", "TIMESTAMP(3)"),
+            (
+                "2020-01-01T00:00:00-05:00",
+                "1",
+                "timestamp (9) with time zone",
+            ),
             ("true", "2", "BOOLEAN"),
         ] {
             let cast = of_text(&[Some(good), None], name).unwrap_or_else(|_| panic!("{good}"));

@@ -251,6 +251,7 @@ const KNOWN_KEYS: &[&str] = &[
     "raw.columns",
     "raw.csv_header",
     "raw.csv_null",
+    "raw.csv_quoted",
     "raw.csv_op_in_full_load",
     "raw.before_image_prefix",
     "raw.on_tie",
@@ -549,6 +550,16 @@ fn set(table: &mut Table, text: &str) -> Result<()> {
                 .ok_or_else(|| unknown(name))?;
             found.insert((*last).into(), value);
         }
+        ["raw", "columns", column] => {
+            let mut inner = table;
+            for name in ["raw", "columns"] {
+                let entry = inner.entry(name);
+                let entry = entry.or_insert_with(|| Value::Table(Table::new()));
+                let wrong = || unknown_key(key, "--set");
+                inner = entry.as_table_mut().ok_or_else(wrong)?;
+            }
+            inner.insert((*column).into(), value);
+        }
         [section, last] => {
             let entry = table
                 .entry(*section)
@@ -726,6 +737,7 @@ mod tests {
                 "key=[\"a\", \"b\"]",
                 "limits.memory=900MB",
                 "aggregate.daily.url=/d",
+                "raw.columns.v=bigint",
                 "keep=latest-per-day",
             ],
         )
@@ -735,6 +747,7 @@ mod tests {
         assert_eq!(pipeline.limits.memory_bytes, Some(900_000_000));
         assert_eq!(pipeline.aggregates[0].url.to_string(), "/d");
         assert_eq!(pipeline.keep, Keep::LatestPerDay);
+        assert_eq!(pipeline.raw.columns[0].0, "v");
     }
 
     #[test]

@@ -9,13 +9,15 @@
 //! A row keeps its number whatever is wrong with the rows before it: a bad one that is put aside
 //! leaves a row of nulls behind, which is not folded.
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::io::{ErrorKind, Read, Write};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringViewBuilder};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringViewBuilder};
+use arrow::compute::nullif;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use csv_core::{ReadFieldResult, Reader};
+use csv_core::{ReadFieldResult, Reader, ReaderBuilder, Terminator};
 use flate2::read::MultiGzDecoder;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -26,11 +28,13 @@ use parquet::file::properties::WriterProperties;
 use crate::column_type::cast_values;
 use crate::config::{CsvForm, Raw};
 use crate::error::{Error, Result, spilled_too_much};
-use crate::quarantine::{BadRow, fields_json};
+use crate::quarantine::{BadRow, BadRows, fields_json};
 use crate::session::BATCH_ROWS;
 
 /// A record may have so many bytes: one that has more has lost a quote.
 const RECORD_BYTES_MAX: usize = 32 << 20;
+/// A header may name so many columns.
+const HEADER_FIELDS_MAX: usize = 1 << 16;
 /// So much is read at once, ...
 const BUFFER_BYTES: usize = 256 << 10;
 /// ... and so much text is turned into columns at once, or a full batch of rows.
@@ -77,8 +81,8 @@ pub fn decompressed<'a>(name: &str, bytes: impl Read + 'a) -> Result<Box<dyn Rea
     })
 }
 
-/// Turns a CSV file into a Parquet file. Up to `bad_rows_max` bad rows are put aside; the next one
-/// stops it.
+/// Turns a CSV file into a Parquet file. Bad rows are put aside as far as `bad_rows` admits them; the
+/// next one stops it.
 ///
 /// # Errors
 /// Data, naming the line and where it can the column; storage, when input or output fails.
@@ -86,10 +90,10 @@ pub fn to_parquet(
     name: &str,
     input: impl Read,
     form: &Form,
-    bad_rows_max: u64,
+    bad_rows: &BadRows,
     output: impl Write + Send,
 ) -> Result<Vec<BadRow>> {
-    let mut records = Records::new(name, input);
+    let mut records = Records::new(name, input, form.csv.unquoted);
     let types = |column: &str| {
         let mut types = form.columns.iter();
         types.find(|(known, _)| known.eq_ignore_ascii_case(column))
@@ -109,7 +113,8 @@ pub fn to_parquet(
         .iter()
         .map(|(column, data_type)| Field::new(column, data_type.clone(), true));
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-    let mut batch = Batch::new(name, schema, &form.csv, bad_rows_max);
+    records.fields_max = columns.len();
+    let mut batch = Batch::new(name, schema, &form.csv, bad_rows);
     let properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES));
@@ -142,11 +147,11 @@ struct Batch<'a> {
     bytes: usize,
     rows_before: u64,
     bad: Vec<BadRow>,
-    bad_max: u64,
+    bad_rows: &'a BadRows,
 }
 
 impl<'a> Batch<'a> {
-    fn new(name: &'a str, schema: SchemaRef, csv: &'a CsvForm, bad_max: u64) -> Self {
+    fn new(name: &'a str, schema: SchemaRef, csv: &'a CsvForm, bad_rows: &'a BadRows) -> Self {
         let texts = schema.fields().iter().map(|_| StringViewBuilder::new());
         Batch {
             name,
@@ -158,7 +163,7 @@ impl<'a> Batch<'a> {
             bytes: 0,
             rows_before: 0,
             bad: Vec::new(),
-            bad_max,
+            bad_rows,
         }
     }
 
@@ -167,7 +172,10 @@ impl<'a> Batch<'a> {
         self.lines.push(line);
         self.rows += 1;
         self.bytes += record.bytes.len();
-        if let Some((column, reason, hint)) = self.wrong(record) {
+        if let Some((column, mut reason, hint)) = self.wrong(record) {
+            if record.last_line > line && !record.is_cut_off {
+                reason = format!("{reason} (it ends in line {})", record.last_line);
+            }
             for texts in &mut self.texts {
                 texts.append_null();
             }
@@ -201,7 +209,7 @@ impl<'a> Batch<'a> {
 
     /// What is wrong with a record as such: column, reason and hint.
     fn wrong(&self, record: &Records<impl Read>) -> Option<(Option<String>, String, &'static str)> {
-        let (found, expected) = (record.fields.len(), self.schema.fields().len());
+        let (found, expected) = (record.fields_found, self.schema.fields().len());
         let column = |number: usize| Some(self.schema.field(number).name().clone());
         if record.is_cut_off {
             return Some((
@@ -234,9 +242,7 @@ impl<'a> Batch<'a> {
     }
 
     fn put_aside(&mut self, bad: BadRow) -> Result<()> {
-        if self.bad.len() as u64 >= self.bad_max {
-            return Err(bad.told(self.name));
-        }
+        self.bad_rows.admit(self.name, &bad)?;
         self.bad.push(bad);
         Ok(())
     }
@@ -245,43 +251,65 @@ impl<'a> Batch<'a> {
     fn finish(&mut self) -> Result<RecordBatch> {
         let texts = self.texts.iter_mut();
         let mut texts: Vec<ArrayRef> = texts.map(|texts| Arc::new(texts.finish()) as _).collect();
-        loop {
-            let each = texts.iter().zip(self.schema.fields());
-            let cast = each.map(|(texts, field)| cast_values(texts, field.data_type()));
-            let cast: Vec<Result<ArrayRef, usize>> = cast.collect();
-            let wrong = cast.iter().enumerate();
-            let wrong = wrong.filter_map(|(column, cast)| Some((*cast.as_ref().err()?, column)));
-            let Some((row, column)) = wrong.min() else {
-                let columns = cast.into_iter().flatten().collect();
-                let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
-                self.rows_before += self.rows as u64;
-                (self.rows, self.bytes) = (0, 0);
-                self.lines.clear();
-                return Ok(rows);
-            };
-            let field = self.schema.field(column);
+        // Per bad row the first of its columns that is wrong.
+        let mut wrong: BTreeMap<usize, usize> = BTreeMap::new();
+        let fields = self.schema.fields().clone();
+        for (column, (texts, field)) in texts.iter().zip(&fields).enumerate() {
+            for row in misfits(texts, field.data_type(), 0) {
+                wrong.entry(row).or_insert(column);
+            }
+        }
+        for (row, column) in &wrong {
             let values = texts.iter().map(|texts| {
                 let texts = texts.as_string_view();
-                texts.is_valid(row).then(|| texts.value(row).to_string())
+                texts.is_valid(*row).then(|| texts.value(*row).to_string())
             });
-            let names = self.schema.fields().iter();
-            let names = names.map(|field| Some(field.name().as_str()));
+            let names = fields.iter().map(|field| Some(field.name().as_str()));
+            let field = &fields[*column];
             let bad = BadRow {
-                row: self.rows_before + row as u64,
-                line: Some(self.lines[row]),
+                row: self.rows_before + *row as u64,
+                line: Some(self.lines[*row]),
                 column: Some(field.name().clone()),
                 reason: format!("is not of its type, {}", field.data_type()),
                 hint: "mend the value, or the column's type in `[raw.columns]`",
                 change: fields_json(names.zip(values)),
             };
             self.put_aside(bad)?;
+        }
+        if !wrong.is_empty() {
+            let is_wrong = (0..self.rows).map(|row| Some(wrong.contains_key(&row)));
+            let is_wrong: BooleanArray = is_wrong.collect();
             for texts in &mut texts {
-                let keep = (0..texts.len()).map(|at| Some(at == row));
-                let gone = keep.collect::<arrow::array::BooleanArray>();
-                *texts = arrow::compute::nullif(texts, &gone)?;
+                *texts = nullif(texts, &is_wrong)?;
             }
         }
+        let columns = texts.iter().zip(&fields).map(|(texts, field)| {
+            let cast = cast_values(texts, field.data_type());
+            cast.map_err(|_| Error::internal("a value of CSV fits and does not"))
+        });
+        let columns = columns.collect::<Result<_>>()?;
+        let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
+        self.rows_before += self.rows as u64;
+        (self.rows, self.bytes) = (0, 0);
+        self.lines.clear();
+        Ok(rows)
     }
+}
+
+/// The rows of a column whose values do not fit a type; the first one has the number `first`. Halves
+/// without one are done with at once.
+fn misfits(values: &ArrayRef, to: &DataType, first: usize) -> Vec<usize> {
+    if cast_values(values, to).is_ok() {
+        return Vec::new();
+    }
+    if values.len() == 1 {
+        return vec![first];
+    }
+    let middle = values.len() / 2;
+    let mut found = misfits(&values.slice(0, middle), to, first);
+    let rest = values.slice(middle, values.len() - middle);
+    found.append(&mut misfits(&rest, to, first + middle));
+    found
 }
 
 /// One field of a record.
@@ -305,26 +333,43 @@ struct Records<'a, R> {
     is_begun: bool,
     /// The line that is read next, from 1.
     line: u64,
+    /// Whether quotes are text as any other.
+    unquoted: bool,
+    /// The line that the record ends in.
+    last_line: u64,
     /// The text of the record's fields.
     bytes: Vec<u8>,
     fields: Vec<FieldEnd>,
+    /// How many fields the record has: no more than one beyond `fields_max` is kept.
+    fields_found: usize,
+    fields_max: usize,
+    /// How many bytes of the file the record has.
+    raw_bytes: usize,
     /// Whether the record ended with the file.
     is_cut_off: bool,
 }
 
 impl<'a, R: Read> Records<'a, R> {
-    fn new(name: &'a str, input: R) -> Self {
+    fn new(name: &'a str, input: R, unquoted: bool) -> Self {
+        let mut reader = ReaderBuilder::new();
+        // A carriage return before it is taken away here: elsewhere it is text.
+        reader.terminator(Terminator::Any(b'\n')).quoting(!unquoted);
         Records {
             name,
             input,
-            reader: Box::new(Reader::new()),
+            reader: Box::new(reader.build()),
             buffer: vec![0; BUFFER_BYTES],
             start: 0,
             end: 0,
             is_begun: false,
             line: 1,
+            unquoted,
+            last_line: 1,
             bytes: Vec::new(),
             fields: Vec::new(),
+            fields_found: 0,
+            fields_max: HEADER_FIELDS_MAX,
+            raw_bytes: 0,
             is_cut_off: false,
         }
     }
@@ -341,6 +386,9 @@ impl<'a, R: Read> Records<'a, R> {
         }
         if self.is_cut_off {
             return Err(wrong("has a header that is cut off"));
+        }
+        if self.fields_found > HEADER_FIELDS_MAX {
+            return Err(wrong("has a header with too many names"));
         }
         let names = (0..self.fields.len()).map(|number| self.text(number));
         let names: Option<Vec<&str>> = names.collect();
@@ -376,27 +424,32 @@ impl<'a, R: Read> Records<'a, R> {
 
     /// Reads the next record; returns the line that it begins in.
     fn next(&mut self) -> Result<Option<u64>> {
-        self.bytes.clear();
-        self.fields.clear();
-        self.is_cut_off = false;
         if !std::mem::replace(&mut self.is_begun, true) {
             self.skip_mark()?;
         }
-        // Line ends before a record: of the one before, or of lines without anything.
         loop {
-            if !self.fill()? {
-                return Ok(None);
+            self.bytes.clear();
+            self.fields.clear();
+            (self.fields_found, self.raw_bytes, self.is_cut_off) = (0, 0, false);
+            // Lines without anything.
+            loop {
+                if !self.fill()? {
+                    return Ok(None);
+                }
+                if self.buffer[self.start] != b'\n' {
+                    break;
+                }
+                self.line += 1;
+                self.start += 1;
             }
-            match self.buffer[self.start] {
-                b'\n' => self.line += 1,
-                b'\r' => {}
-                _ => break,
+            let line = self.line;
+            while !self.field(line)? {}
+            self.last_line = self.line - u64::from(!self.is_cut_off);
+            let is_empty = self.fields_found == 1 && self.bytes.is_empty();
+            if self.is_cut_off || !is_empty || self.fields[0].quoted {
+                return Ok(Some(line));
             }
-            self.start += 1;
         }
-        let line = self.line;
-        while !self.field(line)? {}
-        Ok(Some(line))
     }
 
     /// Skips a byte-order mark, before anything was read.
@@ -419,22 +472,26 @@ impl<'a, R: Read> Records<'a, R> {
     /// Reads a field; whether it was the record's last.
     fn field(&mut self, line: u64) -> Result<bool> {
         let first = self.bytes.len();
-        let (mut raw_bytes, mut quotes, mut tail) = (0, 0, [0; 2]);
-        let quoted = self.fill()? && self.buffer[self.start] == b'"';
+        let (mut raw_bytes, mut text_bytes, mut quotes, mut tail) = (0, 0, 0, [0; 3]);
+        let quoted = self.fill()? && self.buffer[self.start] == b'"' && !self.unquoted;
+        let is_kept = self.fields_found <= self.fields_max;
         let mut output = [0; 4096];
         loop {
             let is_more = self.fill()?;
             let input = &self.buffer[self.start..self.end];
             let (result, read, written) = self.reader.read_field(input, &mut output);
             for byte in &input[..read] {
-                tail = [tail[1], *byte];
+                tail = [tail[1], tail[2], *byte];
                 quotes += usize::from(*byte == b'"');
                 self.line += u64::from(*byte == b'\n');
             }
             raw_bytes += read;
+            text_bytes += written;
             self.start += read;
-            self.bytes.extend_from_slice(&output[..written]);
-            if self.bytes.len() > RECORD_BYTES_MAX {
+            if is_kept {
+                self.bytes.extend_from_slice(&output[..written]);
+            }
+            if self.raw_bytes + raw_bytes > RECORD_BYTES_MAX {
                 let mega = RECORD_BYTES_MAX >> 20;
                 return Err(Error::data(format!(
                     "line {line} of {} has more than {mega} MB",
@@ -451,10 +508,22 @@ impl<'a, R: Read> Records<'a, R> {
                     true
                 }
             };
-            let text_bytes = self.bytes.len() - first;
-            // The field, and the comma or line end behind it.
+            self.raw_bytes += raw_bytes;
+            self.fields_found += 1;
+            if !is_kept {
+                return Ok(is_last);
+            }
+            let has_return = is_last && !self.is_cut_off && tail[1] == b'\r';
+            if has_return {
+                self.bytes
+                    .truncate(self.bytes.len().saturating_sub(1).max(first));
+                (raw_bytes, text_bytes) = (raw_bytes - 1, text_bytes.saturating_sub(1));
+            }
+            // The outer quotes, one of each pair inside, and the comma or line end behind.
             let around = 1 + 2 + quotes.max(2).div_ceil(2) - 1;
-            let is_closed = tail[0] == b'"' && quotes % 2 == 0 && raw_bytes == text_bytes + around;
+            let before_end = tail[1 - usize::from(has_return)];
+            let is_closed =
+                before_end == b'"' && quotes % 2 == 0 && raw_bytes == text_bytes + around;
             self.fields.push(FieldEnd {
                 end: self.bytes.len(),
                 quoted,
@@ -554,7 +623,7 @@ mod tests {
 
     fn read_from(input: impl Read, form: &Form, bad_max: u64) -> Result<(Rows, Vec<BadRow>)> {
         let mut bytes = Vec::new();
-        let bad = to_parquet("a.csv", input, form, bad_max, &mut bytes)?;
+        let bad = to_parquet("a.csv", input, form, &BadRows::new(bad_max), &mut bytes)?;
         let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes));
         let mut rows = Rows::new();
         for batch in reader.expect("Parquet").build().expect("a reader") {
@@ -754,6 +823,44 @@ mod tests {
         ] {
             assert_eq!(refused(text.as_bytes(), &form), told);
         }
+    }
+
+    #[test]
+    fn a_carriage_return_is_text_but_at_the_end_of_a_line() {
+        let rows = read("a\rb,\"c\r\nd\"\r\n\r,e\r\n\r\n", &texts(2));
+        assert_eq!(rows, [some(&["a\rb", "c\r\nd"]), some(&["\r", "e"])]);
+    }
+
+    #[test]
+    fn quotes_are_text_where_the_pipeline_says_so() {
+        let mut form = texts(2);
+        form.csv.unquoted = true;
+        assert_eq!(
+            read("\"a\" b,\"\n5\" x,\n", &form),
+            [some(&["\"a\" b", "\""]), some(&["5\" x", "-"])]
+        );
+    }
+
+    #[test]
+    fn a_bad_line_says_how_far_it_reaches() {
+        let told = refused(b"1,\"5 inch\n2,x\n3,\"y\n", &texts(2));
+        assert_eq!(
+            told,
+            "line 1 of a.csv: column `c1` has a quote where none belongs (it ends in line 3)"
+        );
+    }
+
+    #[test]
+    fn a_line_of_many_fields_does_not_fill_the_memory() {
+        let commas = std::io::repeat(b',').take(20 << 20).chain(&b"\n1,2\n"[..]);
+        let (rows, bad) = read_from(commas, &texts(2), 10).expect("rows");
+        assert_eq!(rows[1], some(&["1", "2"]));
+        assert!(
+            bad[0].reason.contains("has 20971521 fields"),
+            "{}",
+            bad[0].reason
+        );
+        assert!(bad[0].change.len() < 100);
     }
 
     #[test]

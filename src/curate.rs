@@ -392,16 +392,18 @@ impl Curate<'_> {
     /// The versions that the winners must meet. Files of their days are written again, and so are
     /// small ones once there are too many.
     fn stored_versions(&self) -> Vec<StoredVersions> {
-        let Some(ledger) = self.earlier.filter(|_| !self.changes.is_keyless()) else {
+        let Some(ledger) = self.earlier else {
             return Vec::new();
         };
+        let is_keyless = self.changes.is_keyless();
         let none = DayCounts::default();
         let days = |path: &String| ledger.versions.get(path).unwrap_or(&none);
         let is_small = |path: &String| days(path).rows() < SMALL_ROWS;
         let small = self.stored.iter().filter(|(path, _)| is_small(path));
         let too_many = small.count() > SMALL_FILES_MAX.max(SMALL_RUNS_MAX * self.threads);
         let stored = self.stored.iter().map(|(path, bytes)| {
-            let touched = days(path).meets(&self.folded.days);
+            // Without a key no version meets another.
+            let touched = !is_keyless && days(path).meets(&self.folded.days);
             StoredVersions {
                 rewritten: touched || (too_many && is_small(path)),
                 rows: days(path).rows(),
@@ -409,7 +411,8 @@ impl Curate<'_> {
                 bytes: *bytes,
             }
         });
-        let is_met = |file: &StoredVersions| file.rewritten || self.pipeline.keep == Keep::Latest;
+        let is_looked_up = self.pipeline.keep == Keep::Latest && !is_keyless;
+        let is_met = |file: &StoredVersions| file.rewritten || is_looked_up;
         stored.filter(is_met).collect()
     }
 }

@@ -103,6 +103,8 @@ pub trait Recorded {
     fn inputs(&self) -> Vec<&RawFile>;
     /// An input that was put aside as a whole by an earlier run.
     fn put_aside(&self, location: usize, path: &str) -> Option<&RawFile>;
+    /// Whether anything of an input is put aside.
+    fn is_put_aside(&self, location: usize, path: &str) -> bool;
     /// The windows of earlier runs.
     fn windows(&self) -> Vec<Window>;
 }
@@ -158,7 +160,11 @@ pub async fn discover(
             let is_once = full_load || pipeline.key.is_empty();
             let choice = choice.filter(|_| !is_once || folded.is_none());
             let by_rows = raw.window_by == WindowBy::Commit && !full_load;
-            let rows = by_rows.then(|| row_windows(raw, window, &runs, folded.is_some()));
+            let rows = by_rows.then(|| match recorded.is_put_aside(location, path) {
+                // What can be read now is folded, and what still cannot is met.
+                true => runs.iter().chain([window]).copied().collect(),
+                false => row_windows(raw, window, &runs, folded.is_some()),
+            });
             if let Some(late) = choice {
                 inputs.push(Input {
                     file,

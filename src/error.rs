@@ -50,6 +50,8 @@ pub struct Error {
     pub hint: Option<String>,
     /// The input that is bad as a whole, if one is: its raw location and path.
     pub input: Option<Box<(usize, String)>>,
+    /// Whether single rows are bad, and not a file as a whole.
+    pub is_of_rows: bool,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -63,6 +65,7 @@ impl Error {
             message: message.into(),
             hint: None,
             input: None,
+            is_of_rows: false,
             source: None,
         }
     }
@@ -95,6 +98,12 @@ impl Error {
     /// Adds the next step.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Says that single rows are bad.
+    pub fn of_rows(mut self) -> Self {
+        self.is_of_rows = true;
         self
     }
 
@@ -272,6 +281,7 @@ fn find_ours(error: &(dyn StdError + 'static)) -> Option<Error> {
             let mut told = Error::new(ours.kind, ours.to_string());
             told.hint = ours.hint.clone();
             told.input = ours.input.clone();
+            told.is_of_rows = ours.is_of_rows;
             return Some(told);
         }
         next = error.source();

@@ -12,29 +12,33 @@
 //! A ─▶ B, B ─▶ A           back where it began:           two rows that change places, no delete
 //! ```
 //!
-//! So rows are followed through their transaction, the changes with the same order columns. One
-//! that would come back to the key that it left is taken for as many rows as it has keys: each
+//! So rows are followed through their transaction, the changes with the same commit time. One that
+//! would come back to the key that it left is taken for as many rows as it has keys: each
 //! key gets a row from another one, and none is deleted. Only moves are looked at, and only those of
 //! one run's inputs: a transaction whose changes lie in files of different windows is not seen
 //! whole.
 
+use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::row::{RowConverter, SortField};
+use chrono_tz::Tz;
 use datafusion::catalog::TableProvider;
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::physical_plan::execute_stream_partitioned;
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
-use std::sync::Arc;
+use tracing::info;
 
 use crate::change_reader::ChangesTable;
 use crate::changes::{Changes, POSITION};
 use crate::error::{Error, Result};
 use crate::position::Position;
 use crate::session::{join, join_all};
+use crate::times::times_ns;
 
 /// The key moves whose deletes are none: the numbers of their inputs and rows.
 #[derive(Debug, Default)]
@@ -52,12 +56,11 @@ impl Exchanges {
 /// A key at a transaction, or rather a hash of both: 128 bits, so that two are not mistaken for one.
 type Node = u128;
 
-/// One update, or half of one while the other half is still to come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    file: u32,
-    /// Twice the row, and 1 for the row itself.
-    place: u64,
+/// One half of an update: the key that it leaves, or the one that it comes to.
+#[derive(Clone, Debug)]
+struct Half<P> {
+    /// The first place of its row, or the second.
+    position: P,
     node: Node,
 }
 
@@ -84,50 +87,66 @@ async fn find<P: Position>(
     let memory = MemoryConsumer::new("key moves").register(&context.runtime_env().memory_pool);
     let memory = Arc::new(memory);
     let table = ChangesTable::key_moves(changes, partitions);
-    let mut columns = changes.roles().key;
+    let roles = changes.roles();
+    let mut columns = roles.key;
     let keys = columns.len();
     columns.push(table.schema().index_of(POSITION)?);
+    let lost = || Error::internal("the commit time was lost");
+    columns.push(roles.commit_time.ok_or_else(lost)?);
     let state = context.state();
     let plan = table.scan(&state, Some(&columns), &[], None).await?;
     let streams = execute_stream_partitioned(plan, context.task_ctx())?;
     let tasks = streams.into_iter().map(|mut rows| {
         let memory = Arc::clone(&memory);
         join(tokio::spawn(async move {
-            let mut places = Vec::new();
+            let mut halves = Vec::new();
             while let Some(batch) = rows.try_next().await? {
+                let before = halves.len();
+                add::<P>(&batch, keys, &mut halves)?;
+                let heap = halves[before..]
+                    .iter()
+                    .map(|half| half.position.heap_bytes());
                 // The map and the set come on top of the list.
-                let bytes = batch.num_rows() * 3 * size_of::<Place>();
+                let bytes = batch.num_rows() * 3 * size_of::<Half<P>>() + heap.sum::<usize>();
                 memory.try_grow(bytes).map_err(|_| {
                     let told = "the memory limit is too small for this run's key moves";
                     Error::usage(told).hint("raise `limits.memory`, or run smaller windows")
                 })?;
-                add::<P>(&batch, keys, &mut places)?;
             }
-            Ok(places)
+            Ok(halves)
         }))
     });
-    let places = join_all(tasks).await?.concat();
-    Ok(of_places(places))
+    let mut halves = Vec::new();
+    for some in join_all(tasks).await? {
+        halves.extend(some);
+    }
+    let found = of_halves(halves);
+    if !found.moves.is_empty() {
+        info!(
+            "{} updates of keys go in a circle at one commit time: taken for rows that change places",
+            found.moves.len()
+        );
+    }
+    Ok(found)
 }
 
-fn add<P: Position>(batch: &RecordBatch, keys: usize, places: &mut Vec<Place>) -> Result<()> {
+fn add<P: Position>(batch: &RecordBatch, keys: usize, halves: &mut Vec<Half<P>>) -> Result<()> {
     let columns: &[ArrayRef] = &batch.columns()[..keys];
     let fields = columns
         .iter()
         .map(|column| SortField::new(column.data_type().clone()));
     let rows = RowConverter::new(fields.collect())?.convert_columns(columns)?;
-    for (position, key) in P::read(batch.column(keys)).iter().zip(&rows) {
-        let half = |salt: u8| {
+    let times = times_ns(batch.column(keys + 1), Tz::UTC);
+    let times = times.map_err(|_| Error::internal("a commit time was lost"))?;
+    let positions = P::read(batch.column(keys));
+    for ((position, key), time) in positions.into_iter().zip(&rows).zip(times) {
+        let part = |salt: u8| {
             let mut hasher = DefaultHasher::new();
-            (salt, position.order_bytes(), key.data()).hash(&mut hasher);
+            (salt, time, key.data()).hash(&mut hasher);
             u128::from(hasher.finish())
         };
-        let (file, place) = position.file_and_row();
-        places.push(Place {
-            file: file as u32,
-            place: place as u64,
-            node: half(0) << 64 | half(1),
-        });
+        let node = part(0) << 64 | part(1);
+        halves.push(Half { position, node });
     }
     Ok(())
 }
@@ -138,19 +157,26 @@ struct Path {
     moves: Vec<(u32, u64)>,
 }
 
-fn of_places(mut places: Vec<Place>) -> Exchanges {
-    places.sort_unstable();
+fn of_halves<P: Position>(mut halves: Vec<Half<P>>) -> Exchanges {
+    halves.sort_unstable_by(|a, b| match a.position.is_before(&b.position) {
+        true => Ordering::Less,
+        false => Ordering::Greater,
+    });
+    let row = |half: &Half<P>| {
+        let (file, place) = half.position.file_and_row();
+        (file as u32, place as u64 / 2)
+    };
     let mut here: HashMap<Node, Path> = HashMap::new();
     let mut found = Exchanges::default();
-    for halves in places.chunk_by(|a, b| (a.file, a.place / 2) == (b.file, b.place / 2)) {
-        let [from, to] = halves else {
+    for pair in halves.chunk_by(|a, b| row(a) == row(b)) {
+        let [from, to] = pair else {
             continue;
         };
         let mut path = here.remove(&from.node).unwrap_or_else(|| Path {
             start: from.node,
             moves: Vec::new(),
         });
-        path.moves.push((from.file, from.place / 2));
+        path.moves.push(row(from));
         match path.start == to.node {
             true => found.moves.extend(path.moves),
             false => {
@@ -164,19 +190,19 @@ fn of_places(mut places: Vec<Place>) -> Exchanges {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::position::pack;
 
     /// The rows whose deletes are none, of moves from key to key in one transaction.
     fn exchanged(moves: &[(u128, u128)]) -> Vec<u64> {
-        let places = moves.iter().zip(0u64..).flat_map(|((from, to), row)| {
-            [(0, *from), (1, *to)].map(|(half, node)| Place {
-                file: 3,
-                place: row * 2 + half,
+        let halves = moves.iter().zip(0u64..).flat_map(|((from, to), row)| {
+            [(0, *from), (1, *to)].map(|(half, node)| Half {
+                position: pack(true, Some(7), 3, row * 2 + half).expect("in range"),
                 node,
             })
         });
-        let mut places: Vec<Place> = places.collect();
-        places.reverse();
-        let found = of_places(places);
+        let mut halves: Vec<Half<i128>> = halves.collect();
+        halves.reverse();
+        let found = of_halves(halves);
         let mut rows: Vec<u64> = found.moves.iter().map(|(_, row)| *row).collect();
         rows.sort_unstable();
         rows

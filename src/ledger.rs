@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use serde::{Deserialize, Serialize};
 
-use crate::changes::KnownColumns;
+use crate::changes::{KnownColumns, Newest};
 use crate::config::{Format, Pipeline};
 use crate::discover::{RawFile, Recorded};
 use crate::error::{Error, Result};
@@ -252,9 +252,9 @@ pub struct Shape {
     /// The raw columns that were met so far: name and Arrow type.
     #[serde(default)]
     pub raw: Vec<(String, String)>,
-    /// The raw columns of the newest CDC file.
+    /// The newest CDC file, and its raw columns.
     #[serde(default)]
-    pub newest: Vec<(String, String)>,
+    pub newest: ((usize, String), Vec<(String, String)>),
 }
 
 impl Shape {
@@ -277,7 +277,10 @@ impl Shape {
     pub fn known_columns(&self) -> Result<KnownColumns> {
         Ok(KnownColumns {
             all: read_types(&self.raw)?,
-            newest: read_types(&self.newest)?,
+            newest: Newest {
+                file: self.newest.0.clone(),
+                columns: read_types(&self.newest.1)?,
+            },
         })
     }
 }
@@ -412,6 +415,10 @@ impl Recorded for Ledger {
     fn put_aside(&self, location: usize, path: &str) -> Option<&RawFile> {
         let aside = self.put_aside.get(&(location, path.to_string()))?;
         aside.rows.is_none().then_some(&aside.input)
+    }
+
+    fn is_put_aside(&self, location: usize, path: &str) -> bool {
+        self.put_aside.contains_key(&(location, path.to_string()))
     }
 
     fn windows(&self) -> Vec<Window> {

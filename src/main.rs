@@ -10,6 +10,7 @@ use glueless::args::{Arguments, Command, Common, Output, Window as WindowArgumen
 use glueless::config::{Limits, MEMORY_BYTES_MIN, Pipeline};
 use glueless::error::{Error, Result};
 use glueless::memory::share_heaps;
+use glueless::parquet_file::is_decoding;
 use glueless::pipeline::{Request, Task, run};
 use glueless::report::Report;
 use glueless::session::Resources;
@@ -26,6 +27,13 @@ const MEMORY_PERCENT: u64 = 60;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // That of a decoder becomes an error, which is told.
+        if !is_decoding() {
+            told(panic);
+        }
+    }));
     // What the libraries have to say below an error is said by us, in our words.
     let ours = Targets::new()
         .with_target("glueless", LevelFilter::INFO)

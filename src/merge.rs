@@ -156,15 +156,21 @@ impl Merge<'_> {
     /// Data, when versions are missing or are not what was committed; storage, when they cannot
     /// be read or written.
     pub async fn run(
-        self,
+        mut self,
         context: &SessionContext,
         outputs: Outputs,
     ) -> Result<(Merged, Outputs)> {
         let threads = outputs.len();
-        let files = Arc::new(Files::new(self.folded_inputs, self.changes)?);
+        let files = Arc::new(Files::new(
+            std::mem::take(&mut self.folded_inputs),
+            self.changes,
+        )?);
         let stored_rows: u64 = self.stored.iter().map(|file| file.rows).sum();
         let parts = (self.folded.key_days + stored_rows).div_ceil(ROWS_PER_PART);
         let entries = Arc::new(Entries::new(self.layout, parts.clamp(1, PARTS_MAX) as u16)?);
+        if self.pipeline.key.is_empty() {
+            return self.put_together(&files, &entries, outputs).await;
+        }
         let bloom = Arc::new(Bloom::new(self.folded.keys));
         let memory =
             MemoryConsumer::new("keys of the window").register(&context.runtime_env().memory_pool);
@@ -280,6 +286,37 @@ impl Merge<'_> {
         let merged = Merged {
             winners: Arc::new(marks.finish()),
             counts: all,
+            versions_before,
+        };
+        Ok((merged, outputs))
+    }
+}
+
+impl Merge<'_> {
+    /// Without a key, versions that are written again stay as they are, and every winner holds.
+    async fn put_together(
+        self,
+        files: &Files,
+        entries: &Entries,
+        mut outputs: Outputs,
+    ) -> Result<(Merged, Outputs)> {
+        let look_up = LookUp {
+            entries,
+            files,
+            bloom: &Bloom::new(0),
+            state: self.state,
+        };
+        let mut versions_before = 0;
+        for (file, place) in self.stored.iter().zip((0..outputs.len()).cycle()) {
+            let (table_rows, versions) = &mut outputs[place];
+            versions_before += look_up.read(file, table_rows, versions).await?;
+        }
+        let merged = Merged {
+            winners: Arc::clone(&self.folded.winners),
+            counts: Counts {
+                key_days: self.folded.key_days,
+                ..Counts::default()
+            },
             versions_before,
         };
         Ok((merged, outputs))
@@ -509,7 +546,10 @@ impl LookUp<'_> {
         let origin = if stored.rewritten { REWRITTEN } else { KEPT };
         let mut batches = file.read(&columns, BATCH_ROWS);
         while let Some(read) = batches.try_next().await? {
-            let hashes = hash(conform(&read, &key_schema)?.columns())?;
+            let hashes = match layout.keys.is_empty() {
+                true => vec![0; read.num_rows()],
+                false => hash(conform(&read, &key_schema)?.columns())?,
+            };
             let met: BooleanArray = hashes
                 .iter()
                 .map(|hash| Some(self.bloom.may_hold(*hash)))

@@ -29,7 +29,7 @@ use crate::csv_file::{Form, decompressed, not_kept, to_parquet};
 use crate::discover::Input;
 use crate::error::{Error, Kind, Result};
 use crate::parquet_file::{Columns, ObjectReader, ParquetFile, SMALL_BYTES_MAX, empty};
-use crate::quarantine::BadRow;
+use crate::quarantine::{BadRow, BadRows};
 use crate::session::{Work, join};
 use crate::store::{Folder, parse_path};
 
@@ -85,6 +85,8 @@ pub struct Opening<'a> {
     pub runtime: &'a Arc<RuntimeEnv>,
     /// How many CSV files are read at once.
     pub threads: usize,
+    /// Who admits bad rows of CSV files.
+    pub bad_rows: &'a Arc<BadRows>,
 }
 
 type OneOpened = Result<Opened, Box<(Input, Error)>>;
@@ -96,10 +98,6 @@ impl Opening<'_> {
     /// Data, for a file that is none, unless such files are put aside; storage, when one cannot be
     /// read.
     pub async fn open(&self, inputs: Vec<Input>) -> Result<OpenedInputs> {
-        let bad_rows_max = match self.raw.on_bad_row {
-            OnBad::Fail => 0,
-            OnBad::Quarantine => self.raw.max_bad_rows,
-        };
         let opener = Arc::new(Opener {
             folders: self.folders.to_vec(),
             kept_bytes_max: self.kept_bytes_max,
@@ -107,7 +105,7 @@ impl Opening<'_> {
             forms: [false, true].map(|full_load| Form::of(self.raw, full_load)),
             format: self.raw.format,
             goes_on: self.raw.on_bad_file == OnBad::Quarantine,
-            bad_rows_max,
+            bad_rows: Arc::clone(self.bad_rows),
             spills: Spills {
                 runtime: Arc::clone(self.runtime),
                 free: Mutex::default(),
@@ -157,13 +155,13 @@ struct Opener {
     /// Of CDC files, and of full loads.
     forms: [Form; 2],
     goes_on: bool,
-    bad_rows_max: u64,
+    bad_rows: Arc<BadRows>,
     spills: Spills,
 }
 
 impl Opener {
     fn goes_on_after(&self, error: &Error) -> bool {
-        self.goes_on && error.kind == Kind::Data
+        self.goes_on && error.kind == Kind::Data && !error.is_of_rows
     }
 
     async fn open_here(
@@ -275,7 +273,7 @@ impl Opener {
             let form = &self.forms[usize::from(input.full_load)];
             let mut spill = self.spills.take()?;
             let start = spill.written;
-            let bad = to_parquet(&name, text, form, self.bad_rows_max, &mut spill);
+            let bad = to_parquet(&name, text, form, &self.bad_rows, &mut spill);
             // What a file left that cannot be read stays unused.
             let part = spill.reader(start);
             self.spills.put_back(spill);
@@ -463,6 +461,7 @@ mod tests {
             kept_bytes_max,
             runtime: &runtime,
             threads: 2,
+            bad_rows: &Arc::new(BadRows::new(0)),
         };
         let opened = opening.open(inputs.clone()).await.expect("opened").opened;
         let rows: Vec<u64> = opened.iter().map(|one| one.file.row_count()).collect();

@@ -5,7 +5,9 @@
 //! schema alone, with text as views and INT96 as microseconds (nanoseconds would turn the year 9999
 //! into 1816).
 
+use std::cell::Cell;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, new_null_array};
@@ -97,20 +99,18 @@ impl ParquetFile {
         let failed = |error| read_error(&name, error);
         let (metadata, bytes) = if size <= SMALL_BYTES_MAX {
             let bytes = reader.get_bytes(0..size).await.map_err(failed)?;
-            let metadata = ParquetMetaDataReader::new()
-                .parse_and_finish(&bytes)
-                .map_err(failed)?;
-            (metadata, Some(bytes))
+            let parse = || ParquetMetaDataReader::new().parse_and_finish(&bytes);
+            (guarded(parse).map_err(failed)?, Some(bytes))
         } else {
-            let metadata = ParquetMetaDataReader::new()
+            let load = ParquetMetaDataReader::new()
                 .with_prefetch_hint(Some(FOOTER_BYTES_HINT))
-                .load_and_finish(&mut reader, size)
-                .await
-                .map_err(failed)?;
-            (metadata, None)
+                .load_and_finish(&mut reader, size);
+            let loaded = AssertUnwindSafe(load).catch_unwind().await;
+            let metadata = loaded.unwrap_or_else(|_| Err(makes_no_sense()));
+            (metadata.map_err(failed)?, None)
         };
         check_footer(&metadata, size).map_err(failed)?;
-        let footer = arrow_metadata(Arc::new(metadata), None).map_err(failed)?;
+        let footer = guarded(|| arrow_metadata(Arc::new(metadata), None)).map_err(failed)?;
         let metadata = footer.metadata();
         let row_groups = metadata.row_groups().iter().map(|group| RowGroup {
             rows: group.num_rows() as usize,
@@ -159,7 +159,7 @@ impl ParquetFile {
             options.set_schema(Arc::clone(&self.columns.descriptor));
         }
         let reader = ParquetMetaDataReader::new().with_metadata_options(Some(options));
-        let metadata = reader.parse_and_finish(whole)?;
+        let metadata = guarded(|| reader.parse_and_finish(whole))?;
         check_footer(&metadata, self.size)?;
         let groups = metadata.row_groups().iter();
         let same = groups.map(|group| group.num_rows() as usize);
@@ -187,8 +187,8 @@ impl ParquetFile {
     /// The Parquet footer, decoded again where it was not kept and the file was.
     pub fn decoded_metadata(&self) -> Option<Arc<ParquetMetaData>> {
         let decode = || {
-            let reader = ParquetMetaDataReader::new();
-            reader.parse_and_finish(self.bytes.as_ref()?).ok()
+            let bytes = self.bytes.as_ref()?;
+            guarded(|| ParquetMetaDataReader::new().parse_and_finish(bytes)).ok()
         };
         self.metadata().cloned().or_else(|| decode().map(Arc::new))
     }
@@ -207,6 +207,31 @@ impl ParquetFile {
     pub(crate) fn is_small(&self) -> bool {
         self.size <= SMALL_BYTES_MAX
     }
+}
+
+thread_local! {
+    static IS_DECODING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread decodes bytes that may be damaged: the decoders check most of them, and panic
+/// at some.
+pub fn is_decoding() -> bool {
+    IS_DECODING.get()
+}
+
+/// Decodes; a panic of the decoder becomes an error.
+///
+/// # Errors
+/// Those of the decoder.
+pub(crate) fn guarded<T>(decode: impl FnOnce() -> ParquetResult<T>) -> ParquetResult<T> {
+    IS_DECODING.set(true);
+    let decoded = catch_unwind(AssertUnwindSafe(decode));
+    IS_DECODING.set(false);
+    decoded.unwrap_or_else(|_| Err(makes_no_sense()))
+}
+
+fn makes_no_sense() -> ParquetError {
+    ParquetError::General("its bytes make no sense to the decoder".into())
 }
 
 /// A file without anything in it.

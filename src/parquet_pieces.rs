@@ -25,7 +25,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Result};
-use crate::parquet_file::{ParquetFile, read_error};
+use crate::parquet_file::{ParquetFile, guarded, read_error};
 use crate::session::join;
 
 /// Row groups are fetched together up to so many bytes.
@@ -233,12 +233,17 @@ impl Fetched {
         batch_rows: usize,
     ) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send> {
         let name = self.piece.file.name.clone();
-        let reader = self.piece.reader(self.chunks, batch_rows);
-        let reader = reader.map_err(|error| read_error(&name, error))?;
+        let reader = guarded(|| self.piece.reader(self.chunks, batch_rows));
+        let mut reader = Some(reader.map_err(|error| read_error(&name, error))?);
         let room = self.room;
-        Ok(reader.map(move |batch| {
+        Ok(std::iter::from_fn(move || {
             let _held = &room;
-            batch.map_err(|error| read_error(&name, error.into()))
+            let next = reader.as_mut()?;
+            let batch = guarded(|| next.next().transpose().map_err(ParquetError::from));
+            if batch.is_err() {
+                reader = None;
+            }
+            batch.map_err(|error| read_error(&name, error)).transpose()
         }))
     }
 }

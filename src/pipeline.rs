@@ -40,7 +40,7 @@ use crate::layout::{attempt_commit, attempt_name, base_name, part_file_commit, s
 use crate::ledger::{self, CURATED, Command, Identity, Ledger, Record, Run, Shape, write_types};
 use crate::opening::Opening;
 use crate::publish::{self, Names, Owner, Plan, TableFile};
-use crate::quarantine::PutAside;
+use crate::quarantine::{BadRows, PutAside};
 use crate::report::{AggregateReport, Report};
 use crate::session::{BATCH_ROWS, Resources, SpillFolder, join, runtime, session};
 use crate::state::{NewVersions, NotCommitted, State};
@@ -163,7 +163,10 @@ async fn do_run(request: &Request<'_>) -> Result<Report> {
         Task::Rebuild { .. } => &[Command::Rebuild, Command::Aggregate],
     };
     for step in steps {
-        job.step(*step, &mut report).await?;
+        let has_nothing = matches!(task, Task::CatchUp) && report.files == 0;
+        if *step != Command::Aggregate || !has_nothing {
+            job.step(*step, &mut report).await?;
+        }
     }
     Ok(report)
 }
@@ -243,7 +246,7 @@ impl Job<'_> {
             let done = match self.check_not_changed(command, &attempt.state).await {
                 Err(error) => Err(error.into()),
                 Ok(()) if command == Command::Aggregate => self.aggregate(&mut attempt).await,
-                Ok(()) => self.curate(command, &mut attempt, &bad).await,
+                Ok(()) => self.curate(command, &mut attempt, &mut bad).await,
             };
             let failed = match done {
                 Ok(()) => {
@@ -409,7 +412,11 @@ impl Job<'_> {
         }
         let inputs =
             discover::discover(folders, self.request.pipeline, &self.window, ledger).await?;
-        let gone = discover::vanished(raw, &self.window, ledger.inputs.values(), &inputs);
+        let mut gone = discover::vanished(raw, &self.window, ledger.inputs.values(), &inputs);
+        if self.request.pipeline.key.is_empty() {
+            // What was folded is not read again, and not missed.
+            gone.clear();
+        }
         if let Some(first) = gone.first() {
             let told = format!(
                 "{} inputs of the window that were folded earlier are gone, such as {}: nothing of them is lost",
@@ -455,11 +462,61 @@ impl Job<'_> {
         Ok(inputs)
     }
 
+    /// Opens inputs; returns also those that cannot be read, and why. `bad` are those that turned
+    /// out so when others had been folded already.
+    async fn open(
+        &self,
+        inputs: &[Input],
+        folders: &[Folder],
+        known: &KnownColumns,
+        bad: &mut BadInputs,
+    ) -> Result<(Arc<Changes>, Vec<(Input, String)>)> {
+        let pipeline = self.request.pipeline;
+        let resources = self.request.resources;
+        loop {
+            let bad_rows = Arc::new(BadRows::new(match pipeline.raw.on_bad_row {
+                OnBad::Fail => 0,
+                OnBad::Quarantine => pipeline.raw.max_bad_rows,
+            }));
+            let opening = Opening {
+                folders,
+                raw: &pipeline.raw,
+                kept_bytes_max: (resources.memory_bytes / 8) as usize,
+                runtime: &self.runtime,
+                threads: resources.threads,
+                bad_rows: &bad_rows,
+            };
+            let (mut good, mut bad_files) = (Vec::new(), Vec::new());
+            for input in inputs {
+                match bad.get(&(input.file.location, input.file.path.clone())) {
+                    Some(reason) => bad_files.push((input.clone(), reason.clone())),
+                    None => good.push(input.clone()),
+                }
+            }
+            let opened = Changes::open(good, opening, pipeline, known, BATCH_ROWS).await?;
+            let (changes, unopened) = opened;
+            let changes = Arc::new(changes);
+            let unopened = unopened.into_iter();
+            bad_files.extend(unopened.map(|(input, error)| (input, error.to_string())));
+            if bad.is_empty() {
+                return Ok((changes, bad_files));
+            }
+            // Where one was damaged, others may be: they are found together.
+            let damaged = changes.damaged(resources.threads).await?;
+            if damaged.is_empty() {
+                return Ok((changes, bad_files));
+            }
+            for (input, error) in damaged {
+                bad.insert((input.location, input.path), error.to_string());
+            }
+        }
+    }
+
     async fn curate(
         &self,
         command: Command,
         attempt: &mut Attempt,
-        bad: &BadInputs,
+        bad: &mut BadInputs,
     ) -> Result<(), NotCommitted> {
         let pipeline = self.request.pipeline;
         let threads = self.request.resources.threads;
@@ -505,41 +562,42 @@ impl Job<'_> {
             report.files, report.late_files, report.bytes
         );
 
-        let is_bad = |input: &Input| {
-            let reason = bad.get(&(input.file.location, input.file.path.clone()));
-            reason.map(|reason| (input.clone(), reason.clone()))
-        };
-        let mut bad_files: Vec<(Input, String)> = inputs.iter().filter_map(is_bad).collect();
-        let mut inputs = inputs;
-        inputs.retain(|input| is_bad(input).is_none());
         let table = self.output(CURATED)?;
         let folder = table.folder.clone();
         let found = async move { publish::list_tidied(&folder).await };
         attempt.found = Some(tokio::spawn(found));
 
-        let kept_bytes_max = (self.request.resources.memory_bytes / 8) as usize;
         let known = match ledger.shape.as_ref().filter(|_| !is_rebuild) {
             Some(shape) => shape.known_columns()?,
             None => KnownColumns::default(),
         };
-        let opening = Opening {
-            folders: &folders,
-            raw: &pipeline.raw,
-            kept_bytes_max,
-            runtime: &self.runtime,
-            threads,
+        let (changes, bad_files) = self.open(&inputs, &folders, &known, bad).await?;
+        let was_folded = |(input, _): &&(Input, String)| {
+            let folded = ledger.folded(input.file.location, &input.file.path);
+            folded.is_some() && !is_rebuild
         };
-        let opened = Changes::open(inputs, opening, pipeline, &known, BATCH_ROWS).await?;
-        let changes = Arc::new(opened.0);
-        bad_files.extend(
-            opened
-                .1
-                .into_iter()
-                .map(|(input, error)| (input, error.to_string())),
-        );
+        if let Some((_, reason)) = bad_files.iter().find(was_folded) {
+            return Err(Error::data(format!(
+                "an input that was folded cannot be read any more: {reason}"
+            ))
+            .hint("restore it, undo the change of the pipeline, or make the tables again: glueless rebuild")
+            .into());
+        }
         report.schema_changes = changes.schema_changes().to_vec();
         for change in &report.schema_changes {
             info!("schema change: {change}");
+        }
+        if let Some(column) = changes.missing_before_image() {
+            let told =
+                format!("no CDC file has the column `{column}`: updates of the key cannot be seen");
+            warn!("{told}");
+            report.note.get_or_insert(told);
+        }
+        if changes.is_empty() && is_rebuild {
+            let told = "no input can be read any more";
+            return Err(Error::data(format!("{told}, such as {}", bad_files[0].1))
+                .hint("nothing was changed: mend the raw files")
+                .into());
         }
         if changes.is_empty() {
             let records = self
@@ -651,55 +709,54 @@ impl Job<'_> {
         bad_files: &[(Input, String)],
         folders: &[Folder],
     ) -> Result<Vec<Record>> {
-        let bad_rows = changes.bad_rows().sorted();
-        let file = format!("{}.parquet", attempt.name);
+        let mut bad_rows = changes.bad_rows().sorted();
         let mut records = Vec::new();
+        let aside = PutAside {
+            changes,
+            folder: &self.quarantine,
+            run_id: &attempt.run_id,
+        };
+        let mut files = 0;
+        let mut next_file = || {
+            files += 1;
+            format!("{}-{files:05}.parquet", attempt.name)
+        };
         for (number, input) in changes.inputs().enumerate() {
             let (location, path) = (input.file.location, input.file.path.clone());
-            if let Some(bad) = bad_rows.get(&number) {
+            if let Some(bad) = bad_rows.remove(&number) {
+                let file = next_file();
                 records.push(Record::PutAside(ledger::PutAside {
                     input: input.file.clone(),
                     rows: Some(bad.iter().map(|bad| bad.row).collect()),
                     file: file.clone(),
                 }));
-            } else if attempt
-                .state
-                .ledger
-                .put_aside
-                .contains_key(&(location, path.clone()))
-            {
+                aside.rows(&file, number, bad).await?;
+            } else if attempt.state.ledger.is_put_aside(location, &path) {
                 records.push(Record::Released { location, path });
             }
         }
         for (input, reason) in bad_files {
             let name = folders[input.file.location].describe(&input.file.path);
             warn!("in quarantine: {name}: {reason}");
+            let file = next_file();
+            aside.file(&file, &name, reason).await?;
             records.push(Record::PutAside(ledger::PutAside {
                 input: input.file.clone(),
                 rows: None,
-                file: file.clone(),
+                file,
             }));
         }
-        if bad_rows.is_empty() && bad_files.is_empty() {
+        if files == 0 {
             return Ok(records);
         }
-        let aside = PutAside {
-            changes,
-            files: bad_files,
-            folders,
-            run_id: &attempt.run_id,
-        };
-        aside.write(&self.quarantine, &file).await?;
         let report = &mut attempt.report;
         report.files_rejected = bad_files.len() as u64;
         report.rows_rejected = changes.bad_rows().count();
-        report.quarantine = Some(self.quarantine.describe(&file));
+        report.quarantine = Some(self.quarantine.location.to_string());
         warn!(
             "{} rows and {} files are in quarantine: {}; what they say is missing in the table, and a \
              delete among them leaves its key alive",
-            report.rows_rejected,
-            report.files_rejected,
-            self.quarantine.describe(&file)
+            report.rows_rejected, report.files_rejected, self.quarantine.location
         );
         Ok(records)
     }
@@ -720,7 +777,9 @@ impl Job<'_> {
     }
 
     async fn aggregate(&self, attempt: &mut Attempt) -> Result<(), NotCommitted> {
-        let (pipeline, window) = (self.request.pipeline, &self.window);
+        let pipeline = self.request.pipeline;
+        // Of all windows that there were, only what has changed is of interest.
+        let window = Some(&self.window).filter(|_| self.request.task != Task::CatchUp);
         if pipeline.aggregates.is_empty() {
             return Ok(());
         }
@@ -977,7 +1036,10 @@ fn shape(
         packed: curated.layout.packed,
         orders,
         raw: types(&raw_columns.all),
-        newest: types(&raw_columns.newest),
+        newest: (
+            raw_columns.newest.file.clone(),
+            types(&raw_columns.newest.columns),
+        ),
     }
 }
 

@@ -83,8 +83,6 @@ pub trait Position: Clone + Default + Send + Sync + std::fmt::Debug + 'static {
     fn is_tied(&self) -> bool;
     /// Sets the tie.
     fn tie(&mut self);
-    /// Bytes that tell the order columns, and nothing of file and row.
-    fn order_bytes(&self) -> Vec<u8>;
     /// The file and the row in it.
     fn file_and_row(&self) -> (usize, usize);
     /// The bytes this position holds outside of itself, for memory accounting.
@@ -120,10 +118,6 @@ impl Position for i128 {
     #[inline]
     fn tie(&mut self) {
         *self |= 1;
-    }
-
-    fn order_bytes(&self) -> Vec<u8> {
-        (self >> TIME_SHIFT).to_le_bytes().into()
     }
 
     #[inline]
@@ -177,10 +171,6 @@ impl Position for Box<[u8]> {
         if let Some(tie) = self.last_mut() {
             *tie = 1;
         }
-    }
-
-    fn order_bytes(&self) -> Vec<u8> {
-        order_bytes(self).into()
     }
 
     fn file_and_row(&self) -> (usize, usize) {

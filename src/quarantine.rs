@@ -1,7 +1,7 @@
 //! Quarantine: rows and files that cannot be folded, put aside where the pipeline says so.
 //!
-//! What a run puts aside is one Parquet file below the state folder, written before the commit that
-//! names it:
+//! What a run puts aside of a raw file is one Parquet file below the state folder, written before
+//! the commit that names it:
 //!
 //! | column | Arrow type | nullable | meaning |
 //! |---|---|---|---|
@@ -13,11 +13,11 @@
 //! | `change` | Utf8 | yes | the row, as JSON: columns by name, values as text, null left out |
 //! | `run_id` | Utf8 | no | the run that put it aside |
 //!
-//! A raw file that is read again takes the place of what was put aside of it before.
+//! What is put aside of a raw file that is read again takes the place of what was before.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::buffer::BooleanBuffer;
@@ -27,7 +27,6 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use serde_json::Value;
 
 use crate::changes::Changes;
-use crate::discover::Input;
 use crate::error::{Error, Result};
 use crate::parquet_pieces::fetched_ahead;
 use crate::session::BATCH_ROWS;
@@ -67,6 +66,7 @@ impl BadRow {
             None => format!("{place} {reason}"),
         })
         .hint(self.hint)
+        .of_rows()
     }
 }
 
@@ -84,7 +84,8 @@ pub fn fields_json<'a>(fields: impl Iterator<Item = (Option<&'a str>, Option<Str
 #[derive(Debug)]
 pub struct BadRows {
     max: u64,
-    count: AtomicU64,
+    admitted: AtomicU64,
+    bytes: AtomicUsize,
     rows: Mutex<BTreeMap<usize, Vec<BadRow>>>,
 }
 
@@ -93,124 +94,151 @@ impl BadRows {
     pub fn new(max: u64) -> Self {
         BadRows {
             max,
-            count: AtomicU64::new(0),
+            admitted: AtomicU64::new(0),
+            bytes: AtomicUsize::new(0),
             rows: Mutex::default(),
         }
     }
 
-    /// Takes bad rows of an input of this name.
+    /// Whether there is room for a bad row of a file of this name.
     ///
     /// # Errors
-    /// Data, when there are too many.
-    pub fn put(&self, input: usize, name: &str, bad: Vec<BadRow>) -> Result<()> {
-        let Some(first) = bad.first() else {
-            return Ok(());
-        };
-        let before = self.count.fetch_add(bad.len() as u64, Ordering::Relaxed);
-        if before + bad.len() as u64 > self.max {
-            let one = first.told(name);
-            let hint = "mend the files or the pipeline, or raise `raw.max_bad_rows`";
-            return Err(
-                Error::data(format!("more than {} rows are bad, such as", self.max))
-                    .hint(hint)
-                    .caused_by(one),
-            );
+    /// Data, when there is none, or bad rows are not put aside at all.
+    pub fn admit(&self, name: &str, bad: &BadRow) -> Result<()> {
+        let one = bad.told(name);
+        if self.max == 0 {
+            return Err(one);
         }
-        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        rows.entry(input).or_default().extend(bad);
-        Ok(())
+        if self.admitted.fetch_add(1, Ordering::Relaxed) >= self.max {
+            let hint = "mend the files or the pipeline, or raise `raw.max_bad_rows`";
+            let told = format!("more than {} rows are bad, such as", self.max);
+            return Err(Error::data(told).hint(hint).caused_by(one).of_rows());
+        }
+        self.grow(name, bad, bad.change.len())
+    }
+
+    /// Whether there is room for more of the rows that were admitted.
+    ///
+    /// # Errors
+    /// Data, when there is none.
+    pub fn grow(&self, name: &str, bad: &BadRow, bytes: usize) -> Result<()> {
+        match self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= BYTES_MAX {
+            true => Ok(()),
+            false => {
+                let mega = BYTES_MAX >> 20;
+                let told = format!("the bad rows of the run have more than {mega} MB, such as");
+                let hint = "mend the files or the pipeline, or run smaller windows";
+                let one = bad.told(name);
+                Err(Error::data(told).hint(hint).caused_by(one).of_rows())
+            }
+        }
+    }
+
+    /// Takes bad rows of an input that were admitted.
+    pub fn put(&self, input: usize, bad: Vec<BadRow>) {
+        if !bad.is_empty() {
+            self.locked().entry(input).or_default().extend(bad);
+        }
     }
 
     /// How many there are.
     pub fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
+        self.locked().values().map(|rows| rows.len() as u64).sum()
     }
 
     /// All of them, by input, in the order of their rows.
     pub fn sorted(&self) -> BTreeMap<usize, Vec<BadRow>> {
-        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut rows = rows.clone();
+        let mut rows = self.locked().clone();
         for rows in rows.values_mut() {
             rows.sort_by_key(|bad| bad.row);
         }
         rows
     }
-}
 
-/// A line of the file: the raw file, the row unless it is the whole file, and the reason.
-type Line = (String, Option<BadRow>, String);
+    fn locked(&self) -> MutexGuard<'_, BTreeMap<usize, Vec<BadRow>>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// What a run puts aside.
 pub struct PutAside<'a> {
     /// The opened inputs, and their bad rows.
     pub changes: &'a Changes,
-    /// The files that cannot be read at all, and why.
-    pub files: &'a [(Input, String)],
-    /// The raw folders.
-    pub folders: &'a [Folder],
+    /// Where it goes.
+    pub folder: &'a Folder,
     /// The run.
     pub run_id: &'a str,
 }
 
 impl PutAside<'_> {
-    /// Writes what is put aside to a file.
+    /// Writes the bad rows of an input to a file.
     ///
     /// # Errors
-    /// Data, when it is too much; storage, when it cannot be read or written.
-    pub async fn write(&self, folder: &Folder, path: &str) -> Result<()> {
-        let mut rows: Vec<Line> = Vec::new();
-        for (input, reason) in self.files {
-            let name = self.folders[input.file.location].describe(&input.file.path);
-            rows.push((name, None, reason.clone()));
-        }
-        let mut bytes = 0;
-        for (input, mut bad) in self.changes.bad_rows().sorted() {
-            self.read(input, &mut bad).await?;
-            bytes += bad.iter().map(|bad| bad.change.len()).sum::<usize>();
-            if bytes > BYTES_MAX {
-                let mega = BYTES_MAX >> 20;
-                return Err(Error::data(format!(
-                    "the bad rows of the run have more than {mega} MB, such as"
-                ))
-                .hint("mend the files, or run smaller windows")
-                .caused_by(bad[0].told(&self.changes.file(input).file.name)));
-            }
-            let name = &self.changes.file(input).file.name;
-            let told = |bad: BadRow| (name.clone(), Some(bad.clone()), bad.reason);
-            rows.extend(bad.into_iter().map(told));
-        }
-        let text = |of: fn(&Line) -> Option<String>| -> ArrayRef {
-            Arc::new(rows.iter().map(of).collect::<StringArray>())
+    /// Data, when they are too much; storage, when they cannot be read or the file be written.
+    pub async fn rows(&self, path: &str, input: usize, mut bad: Vec<BadRow>) -> Result<()> {
+        let known: usize = bad.iter().map(|bad| bad.change.len()).sum();
+        self.read(input, &mut bad).await?;
+        let name = &self.changes.file(input).file.name;
+        let bytes: usize = bad.iter().map(|bad| bad.change.len()).sum();
+        self.changes.bad_rows().grow(name, &bad[0], bytes - known)?;
+        self.write(path, name, bad.iter().map(Some), None).await
+    }
+
+    /// Writes to a file that an input of this name cannot be read, and why.
+    ///
+    /// # Errors
+    /// Storage, when the file cannot be written.
+    pub async fn file(&self, path: &str, name: &str, reason: &str) -> Result<()> {
+        self.write(path, name, std::iter::once(None), Some(reason))
+            .await
+    }
+
+    async fn write<'b>(
+        &self,
+        path: &str,
+        name: &str,
+        bad: impl Iterator<Item = Option<&'b BadRow>>,
+        reason: Option<&str>,
+    ) -> Result<()> {
+        let bad: Vec<Option<&BadRow>> = bad.collect();
+        let text = |of: fn(&BadRow) -> Option<&str>| -> ArrayRef {
+            let texts = bad.iter().map(|bad| bad.and_then(of));
+            Arc::new(texts.collect::<StringArray>())
         };
         let number = |of: fn(&BadRow) -> Option<u64>| -> ArrayRef {
-            let numbers = rows.iter().map(|(_, bad, _)| bad.as_ref().and_then(of));
-            let numbers = numbers.map(|number| number.map(|number| number as i64));
+            let numbers = bad.iter().map(|bad| Some(bad.and_then(of)? as i64));
             Arc::new(numbers.collect::<Int64Array>())
         };
-        let run_ids = rows.iter().map(|_| Some(self.run_id));
-        let columns = vec![
-            ("file", text(|row| Some(row.0.clone()))),
-            ("row", number(|bad| Some(bad.row + 1))),
-            ("line", number(|bad| bad.line)),
-            ("column", text(|row| row.1.as_ref()?.column.clone())),
-            ("reason", text(|row| Some(row.2.clone()))),
-            ("change", text(|row| Some(row.1.as_ref()?.change.clone()))),
-            ("run_id", Arc::new(run_ids.collect::<StringArray>())),
+        let same =
+            |value: &str| -> ArrayRef { Arc::new(StringArray::from(vec![value; bad.len()])) };
+        let reasons = match reason {
+            Some(reason) => same(reason),
+            None => text(|bad| Some(&bad.reason)),
+        };
+        let columns = [
+            ("file", same(name), false),
+            ("row", number(|bad| Some(bad.row + 1)), true),
+            ("line", number(|bad| bad.line), true),
+            ("column", text(|bad| bad.column.as_deref()), true),
+            ("reason", reasons, false),
+            ("change", text(|bad| Some(&bad.change)), true),
+            ("run_id", same(self.run_id), false),
         ];
-        let fields = columns
-            .iter()
-            .map(|(name, column)| Field::new(*name, column.data_type().clone(), true));
+        let fields = columns.iter().map(|(name, column, nullable)| {
+            Field::new(*name, column.data_type().clone(), *nullable)
+        });
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        let columns = columns.into_iter().map(|(_, column)| column).collect();
+        let columns = columns.into_iter().map(|(_, column, _)| column).collect();
         let batch = RecordBatch::try_new(Arc::clone(&schema), columns)?;
-        let mut writer = parquet_writer(folder, path, schema, parquet_properties(path, &[]))?;
+        let properties = parquet_properties(path, &[]);
+        let mut writer = parquet_writer(self.folder, path, schema, properties)?;
         let written = async {
             writer.write(&batch).await?;
             writer.finish().await
         };
-        let failed = |error| write_error(folder, path, error);
+        let failed = |error| write_error(self.folder, path, error);
         written.await.map_err(failed)?;
-        folder.sync(&[path.to_string()])
+        self.folder.sync(&[path.to_string()])
     }
 
     /// Reads the bad rows of an input whole.
@@ -283,21 +311,39 @@ mod tests {
     #[test]
     fn bad_rows_are_sorted_and_limited() {
         let rows = BadRows::new(3);
-        rows.put(1, "b", vec![bad(7)]).expect("room");
-        rows.put(1, "b", vec![bad(2)]).expect("room");
-        rows.put(0, "a", vec![bad(5)]).expect("room");
+        for (input, row) in [(1, 7), (1, 2), (0, 5)] {
+            rows.admit("a", &bad(row)).expect("room");
+            rows.put(input, vec![bad(row)]);
+        }
         let sorted: Vec<(usize, u64)> = rows
             .sorted()
             .into_iter()
             .flat_map(|(input, rows)| rows.into_iter().map(move |bad| (input, bad.row)))
             .collect();
         assert_eq!(sorted, [(0, 5), (1, 2), (1, 7)]);
-        let error = rows.put(0, "a", vec![bad(6)]).expect_err("one too many");
-        assert_eq!(error.kind, Kind::Data);
+        assert_eq!(rows.count(), 3);
+        let error = rows.admit("a", &bad(6)).expect_err("one too many");
+        assert_eq!((error.kind, error.is_of_rows), (Kind::Data, true));
         assert_eq!(
             error.to_string(),
             "more than 3 rows are bad, such as: row 7 of a: column `id` is null"
         );
+        let error = BadRows::new(0)
+            .admit("a", &bad(6))
+            .expect_err("none is put aside");
+        assert_eq!(error.to_string(), "row 7 of a: column `id` is null");
+    }
+
+    #[test]
+    fn bad_rows_are_limited_in_bytes() {
+        let rows = BadRows::new(1 << 40);
+        let large = BadRow {
+            change: "x".repeat(1 << 20),
+            ..bad(0)
+        };
+        (0..64).for_each(|_| rows.admit("a", &large).expect("room"));
+        let error = rows.admit("a", &large).expect_err("too much");
+        assert!(error.to_string().contains("more than 64 MB"), "{error}");
     }
 
     #[test]

@@ -55,6 +55,17 @@ impl<'a> RawColumns<'a> {
     /// Data, naming both files, the column and both types, when these have no common type.
     pub fn add(&mut self, file: &ParquetFile) -> Result<()> {
         let fields = file.schema().fields();
+        let names = fields[..fields.len() - 1].iter().map(|field| field.name());
+        for (place, name) in names.clone().enumerate() {
+            let mut before = names.clone().take(place);
+            if let Some(other) = before.find(|other| other.eq_ignore_ascii_case(name)) {
+                return Err(Error::data(format!(
+                    "columns `{other}` and `{name}` of {} differ in nothing but case",
+                    file.name
+                ))
+                .hint("rename one of them where the changes are captured"));
+            }
+        }
         for field in &fields[..fields.len() - 1] {
             let (name, data_type) = (field.name(), field.data_type());
             let fixed = self.raw.fixed_type(name);

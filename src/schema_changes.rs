@@ -10,7 +10,9 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, SchemaRef};
 use serde::Serialize;
 
-use crate::changes::KnownColumns;
+use crate::changes::{KnownColumns, Newest};
+use crate::discover::Input;
+use crate::layout::file_order;
 use crate::parquet_file::ParquetFile;
 use crate::raw_columns::find_column;
 
@@ -54,8 +56,10 @@ type Columns = Vec<(String, DataType)>;
 pub struct SchemaChanges {
     /// The changes met so far.
     pub met: Vec<SchemaChange>,
-    /// The columns of the newest CDC file.
-    pub newest: Columns,
+    /// The newest CDC file that was met, of all runs, and its columns.
+    pub newest: Newest,
+    /// The last CDC file's columns.
+    cdc: Columns,
     full_load: Columns,
     /// The last file's columns, of CDC files and of full loads.
     last: [Option<SchemaRef>; 2],
@@ -67,14 +71,26 @@ impl SchemaChanges {
         SchemaChanges {
             met: Vec::new(),
             newest: known.newest.clone(),
+            cdc: Vec::new(),
             full_load: Vec::new(),
             last: [None, None],
         }
     }
 
     /// The next file, in the order of files.
-    pub fn meet(&mut self, file: &ParquetFile, full_load: bool) {
-        let schema = file.schema();
+    pub fn meet(&mut self, file: &ParquetFile, input: &Input) {
+        let (schema, full_load) = (file.schema(), input.full_load);
+        let place = file_order(input.file.location, &input.file.path);
+        let (known_location, known_path) = &self.newest.file;
+        let is_newest = place >= file_order(*known_location, known_path);
+        let is_first = self.last[0].is_none();
+        if !full_load && is_newest {
+            if is_first {
+                // It comes behind what earlier runs met.
+                self.cdc = self.newest.columns.clone();
+            }
+            self.newest.file = (input.file.location, input.file.path.clone());
+        }
         let last = &mut self.last[usize::from(full_load)];
         if last.as_ref().is_some_and(|last| Arc::ptr_eq(last, schema)) {
             return;
@@ -86,7 +102,7 @@ impl SchemaChanges {
         let columns: Columns = columns.collect();
         let before = match full_load {
             true => &mut self.full_load,
-            false => &mut self.newest,
+            false => &mut self.cdc,
         };
         for change in changes(before, &columns, &file.name) {
             let is_same = |known: &SchemaChange| {
@@ -98,6 +114,9 @@ impl SchemaChanges {
             }
         }
         *before = columns;
+        if !full_load && is_newest {
+            self.newest.columns.clone_from(&self.cdc);
+        }
     }
 }
 

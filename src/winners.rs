@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::buffer::{BooleanBuffer, Buffer};
 
-/// The rows of last changes, one bit per raw row.
+/// The places of last changes, one bit for each.
 #[derive(Debug)]
 pub struct Winners {
     /// Per file the place of its first bit, and after the last file the end.

@@ -3,12 +3,11 @@
 use arrow::array::ArrayRef;
 use glueless::pipeline::Task;
 use glueless::report::Report;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::sync::Arc;
 
-use crate::support::{Lab, Place, Row, assert_refused, batch, changes, parquet, read_with, rows};
+use crate::support::{Lab, Place, Row, assert_refused, batch, changes, parquet, read_with};
 
 const TOML: &str = r#"
 name = "aside"
@@ -51,28 +50,26 @@ fn told(lab: &Lab) -> Vec<String> {
     told
 }
 
-/// What is in quarantine: row, column, reason and change, as the report says where.
+/// What is in quarantine: file, row, column, reason and change.
 fn aside(lab: &Lab, report: &Report) -> Vec<[String; 5]> {
     let place = report.quarantine.as_ref().expect("a place");
-    let path = place.rsplit_once("/lake/").expect("below the lake").1;
-    let file = lab.get(&format!("lake/{path}"));
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet");
-    let batches = reader.build().expect("a reader");
-    let found = batches.flat_map(|batch| rows(&batch.expect("a batch")));
+    assert!(
+        place.ends_with("/lake/_glueless/aside/quarantine"),
+        "{place}"
+    );
     let text = |row: &Row, name: &str| row.get(name).cloned().unwrap_or_default();
-    found
+    let found = lab.table("lake/_glueless/aside/quarantine").into_iter();
+    let mut found: Vec<[String; 5]> = found
         .map(|row| {
             let file = text(&row, "file");
             let file = file.rsplit_once('/').expect("a folder").1.to_string();
-            [
-                file,
-                text(&row, "row"),
-                text(&row, "column"),
-                text(&row, "reason"),
-                text(&row, "change"),
-            ]
+            let [row_number, column, reason, change] =
+                ["row", "column", "reason", "change"].map(|name| text(&row, name));
+            [file, row_number, column, reason, change]
         })
-        .collect()
+        .collect();
+    found.sort_by_key(|line| (line[0].clone(), line[1].parse::<u64>().unwrap_or_default()));
+    found
 }
 
 /// A row of every kind that is bad, among good ones.
@@ -184,7 +181,7 @@ fn too_many_bad_rows_stop_the_run() {
     assert_refused(
         failed.expect_err("refused"),
         65,
-        "more than 6 rows are bad, such as: row 2 of",
+        "more than 6 rows are bad, such as: row ",
         "raw.max_bad_rows",
     );
     assert!(lab.list("lake/curated").is_empty());
@@ -327,13 +324,7 @@ fn a_failed_run_leaves_nothing_in_quarantine() {
 
 #[test]
 fn bad_lines_of_csv_are_put_aside_with_their_number() {
-    let toml = TOML
-        .replace("{window_by}", "name")
-        .replace("op = ", "format = \"csv\"\nop = ")
-        .replace(
-            "n = \"INTEGER\"",
-            "Op = \"TEXT\"\nid = \"BIGINT\"\nn = \"INTEGER\"\nevent = \"TEXT\"\nts = \"TEXT\"",
-        );
+    let toml = csv_toml();
     let lab = Lab::new(Place::Local, &toml, &[("curated.sql", SQL)]);
     let text = format!(
         "I,1,1,{AT},{AT}\nI,2,x,{AT},{AT}\nI,3\nX,4,4,{AT},{AT}\n\"I\"x,5,5,{AT},{AT}\nI,6,6,{AT},{AT}\nI,7"
@@ -367,6 +358,140 @@ fn bad_lines_of_csv_are_put_aside_with_their_number() {
     );
     let report = lab.run(START, END).expect("a run");
     assert_eq!((report.files_rejected, report.rows_latest), (1, 0));
+}
+
+/// Of rows with their own commit times, some bad: the window of one day of January.
+fn run_day(lab: &Lab, day: u32, set: &[&str]) -> Report {
+    let (start, end) = (
+        format!("2020-01-{day:02}"),
+        format!("2020-01-{:02}", day + 1),
+    );
+    lab.run_with(Task::Run, &start, &end, set).expect("a run")
+}
+
+#[test]
+fn windows_of_rows_release_nothing_that_they_did_not_fold() {
+    let wider = ["raw.columns={n = \"bigint\"}"];
+    let days = |n: &str| {
+        let third = "2020-01-03 00:00:00";
+        changes(
+            &COLUMNS,
+            &[
+                &["I", "1", n, AT, AT],
+                &["I", "2", "2", AT, AT],
+                &["I", "3", "3", third, third],
+            ],
+        )
+    };
+    let rows = lab(Place::Local, "commit");
+    rows.put("raw/a.parquet", days("5000000000"));
+    assert_eq!(run_day(&rows, 1, &[]).rows_rejected, 1);
+    // The bad row is on another day, and stays in quarantine.
+    assert_eq!(run_day(&rows, 3, &[]).rows_rejected, 1);
+    assert_eq!(aside(&rows, &run_day(&rows, 4, &[])).len(), 1);
+    // Once it can be read, any run over the file folds it.
+    run_day(&rows, 20, &wider);
+    assert_eq!(told(&rows), ["1 5000000000", "2 2", "3 3"]);
+    assert!(rows.list_all("lake/_glueless/aside/quarantine").is_empty());
+
+    // A file that was bad as a whole, and is mended.
+    let whole = lab(Place::Local, "commit");
+    whole.put("raw/a.parquet", days("1")[..200].to_vec());
+    assert_eq!(run_day(&whole, 1, &[]).files_rejected, 1);
+    whole.put("raw/a.parquet", days("1"));
+    run_day(&whole, 20, &[]);
+    assert_eq!(told(&whole), ["1 1", "2 2"], "the days that were run");
+}
+
+#[test]
+fn a_rebuild_from_nothing_but_bad_files_changes_nothing() {
+    let lab = lab(Place::Local, "name");
+    lab.put("raw/20200101-000000000.parquet", good("1", "1"));
+    lab.run(START, END).expect("a run");
+    let before = lab.contents("lake");
+    lab.put("raw/20200101-000000000.parquet", vec![1; 50]);
+    let failed = lab.rebuild(false, &[]).expect_err("refused");
+    assert_refused(
+        failed,
+        65,
+        "no input can be read any more",
+        "nothing was changed",
+    );
+    assert_eq!(lab.contents("lake"), before);
+}
+
+#[test]
+fn an_input_that_was_folded_does_not_become_a_bad_file() {
+    let lab = Lab::new(Place::Local, &csv_toml(), &[("curated.sql", SQL)]);
+    let text = format!("I,1,x,{AT},{AT}\nI,2,2,{AT},{AT}\n");
+    lab.put("raw/20200101-000000000.csv", text.into());
+    lab.run(START, END).expect("a run");
+    let other = ["raw.csv_header=true"];
+    let failed = lab
+        .run_with(Task::Run, START, END, &other)
+        .expect_err("refused");
+    assert_refused(
+        failed,
+        65,
+        "an input that was folded cannot be read any more",
+        "rebuild",
+    );
+}
+
+#[test]
+fn bad_rows_are_no_bad_files() {
+    let lab = Lab::new(Place::Local, &csv_toml(), &[("curated.sql", SQL)]);
+    let text = format!("I,1,x,{AT},{AT}\nI,2,y,{AT},{AT}\n");
+    lab.put("raw/20200101-000000000.csv", text.into());
+    let failed = lab.run_with(Task::Run, START, END, &["raw.on_bad_row=fail"]);
+    assert_refused(
+        failed.expect_err("refused"),
+        65,
+        "line 1 of",
+        "mend the value",
+    );
+    let failed = lab.run_with(Task::Run, START, END, &["raw.max_bad_rows=1"]);
+    assert_refused(
+        failed.expect_err("refused"),
+        65,
+        "more than 1 rows are bad",
+        "max_bad_rows",
+    );
+}
+
+#[test]
+fn many_files_with_damaged_pages_are_found_together() {
+    let lab = lab(Place::Local, "name");
+    for day in 1..=20 {
+        let mut bytes = good(&day.to_string(), "1");
+        if day % 2 == 0 {
+            bytes[4..40].fill(0xFF);
+        }
+        lab.put(&format!("raw/202001{day:02}-000000000.parquet"), bytes);
+    }
+    let report = lab.run(START, END).expect("a run");
+    assert_eq!((report.files_rejected, report.rows_latest), (10, 10));
+}
+
+#[test]
+fn a_file_read_again_leaves_nothing_of_itself_behind() {
+    let lab = lab(Place::Local, "name");
+    lab.put("raw/20200101-000000000.parquet", bad_rows());
+    lab.put("raw/20200102-000000000.parquet", bad_rows());
+    assert_eq!(run_day(&lab, 1, &[]).rows_rejected, 7);
+    let report = lab.run(START, END).expect("a run");
+    assert_eq!(aside(&lab, &report).len(), 14);
+    let report = run_day(&lab, 2, &[]);
+    assert_eq!((report.rows_rejected, aside(&lab, &report).len()), (7, 14));
+}
+
+/// The pipeline over CSV files of the same columns.
+fn csv_toml() -> String {
+    let columns =
+        "Op = \"TEXT\"\nid = \"BIGINT\"\nn = \"INTEGER\"\nevent = \"TEXT\"\nts = \"TEXT\"";
+    TOML.replace("{window_by}", "name")
+        .replace("op = ", "format = \"csv\"\nop = ")
+        .replace("n = \"INTEGER\"", columns)
 }
 
 /// How the bytes of a file are changed; places are parts of its length.
@@ -443,10 +568,7 @@ fn no_bytes_of_a_raw_file_make_a_run_stumble() {
         "I,\"3\",3,2020-01-01 00:00:00,2020-01-01 00:00:00\n\"U\",2,\"2\n\",,2020-01-01 00:00:00\n",
     ]);
     let toml = TOML.replace("{window_by}", "name");
-    let of_csv = toml.replace("op = ", "format = \"csv\"\nop = ").replace(
-        "n = \"INTEGER\"",
-        "Op = \"TEXT\"\nid = \"BIGINT\"\nn = \"INTEGER\"\nevent = \"TEXT\"\nts = \"TEXT\"",
-    );
+    let of_csv = csv_toml();
     let config = Config {
         cases: 150,
         failure_persistence: None,

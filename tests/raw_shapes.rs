@@ -6,6 +6,8 @@ use std::io::Write;
 use glueless::error::Result;
 use glueless::pipeline::Task;
 use glueless::report::Report;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::{Lab, Place, Row, assert_refused, changes, read_with};
 
@@ -326,6 +328,173 @@ fn a_table_without_a_key_gets_each_row_once() {
         assert_eq!(told(&lab, &columns), of_day(&held));
         lab.assert_tidy();
     }
+}
+
+#[test]
+fn catching_up_without_a_key_takes_no_row_twice() {
+    let lab = keyless("");
+    let at = "2020-01-05 00:00:00";
+    let rows: [&[&str]; 2] = [
+        &["I", "1000", "x", at, at],
+        &["I", "6000000000", "y", at, at],
+    ];
+    let columns = ["Op", "v", "note", "event", "ts"];
+    lab.put("raw/20200103-000000000.parquet", changes(&columns, &rows));
+    lab.run(START, END).expect("a run");
+    let before = told(&lab, &["v", "note"]);
+    // Rows of the table that could not be read now are not looked at.
+    for columns in [
+        "raw.columns={v = \"tinyint\"}",
+        "raw.columns={v = \"integer\"}",
+    ] {
+        lab.catch_up(&[columns]).expect("caught up");
+        assert_eq!(told(&lab, &["v", "note"]), before);
+    }
+    let report = lab
+        .catch_up(&["raw.columns={v = \"bigint\"}"])
+        .expect("caught up");
+    assert_eq!(report.rows_latest, 2);
+    assert_eq!(told(&lab, &["v"]).len(), before.len() + 2);
+    // Nothing is missed of what is not read again.
+    let again = lab.run(START, END).expect("a run");
+    assert_eq!(again.note.as_deref(), Some("no inputs in the window"));
+}
+
+#[test]
+fn versions_of_a_table_without_a_key_are_put_together() {
+    let lab = keyless("");
+    let at = "2020-01-05 00:00:00";
+    for hour in 0..24 {
+        let rows = changes(
+            &["Op", "v", "note", "event", "ts"],
+            &[&["I", "1", "x", at, at]],
+        );
+        lab.put(&format!("raw/20200110-{hour:02}0000000.parquet"), rows);
+        let start = format!("2020-01-10T{hour:02}:00:00Z");
+        let end = format!("2020-01-10T{hour:02}:30:00Z");
+        lab.run(&start, &end).expect("a run");
+    }
+    let versions = lab.list_all("lake/_glueless/shapes/versions");
+    let versions = versions
+        .iter()
+        .filter(|path| path.starts_with("kind=version/"));
+    assert!(versions.count() < 24);
+    let daily: Vec<String> = lab
+        .table("lake/daily")
+        .iter()
+        .map(|row| format!("{} {}", row["dt"], row["n"]))
+        .collect();
+    assert_eq!(daily, ["2020-01-05 24", "2020-01-06 1"]);
+    assert_eq!(told(&lab, &["v"]).len(), 25);
+}
+
+#[test]
+fn columns_that_differ_in_case_alone_are_refused() {
+    let lab = lab(KEY, URL, "", SQL);
+    let columns = ["id", "v", "note", "Note", "ts"];
+    let file = changes(&columns, &[&["1", "1", "a", "b", "2020-01-01 00:00:00"]]);
+    let failed = days(&lab, &[file], true).expect_err("refused");
+    assert_refused(
+        failed,
+        65,
+        "columns `note` and `Note` of",
+        "rename one of them",
+    );
+}
+
+#[test]
+fn times_with_a_zone_keep_their_instant() {
+    let raw = format!(
+        "{URL}\ntime_zone = \"America/New_York\"\nevent_time = \"event\"\nformat = \"csv\"
+[raw.columns]
+id = \"BIGINT\"
+v = \"BIGINT\"
+event = \"TIMESTAMP WITH TIME ZONE\"
+ts = \"TIMESTAMP\"
+Op = \"VARCHAR\""
+    );
+    let sql = "SELECT CAST(id AS BIGINT) AS id, event_dt FROM latest";
+    let lab = lab(KEY, &raw, "", sql);
+    let text = "1,1,2020-01-01 23:30:00Z,2020-01-01 00:00:00,I
+2,1,2020-01-01 23:30:00-05:00,2020-01-01 00:00:00,I
+";
+    lab.put("raw/20200101-000000000.csv", text.into());
+    lab.run(START, END).expect("a run");
+    assert_eq!(
+        told(&lab, &["id", "event_dt"]),
+        ["1 2020-01-01", "2 2020-01-02"]
+    );
+    let set = ["raw.columns.event=timestamp"];
+    let failed = lab
+        .run_with(Task::Run, START, END, &set)
+        .expect_err("a zone is lost");
+    assert_refused(
+        failed,
+        65,
+        "column `event` is not of its type",
+        "[raw.columns]",
+    );
+}
+
+#[test]
+fn csv_and_parquet_of_the_same_changes_give_the_same_table() {
+    let text = prop::option::of("[a,\"\n ]{0,4}");
+    let change = (
+        "[IUD]",
+        0i64..6,
+        prop::option::of(any::<i64>()),
+        text,
+        0u32..3,
+    );
+    let files = prop::collection::vec(prop::collection::vec(change, 0..8), 1..5);
+    let config = Config {
+        cases: 40,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    TestRunner::new(config)
+        .run(&files, |files| {
+            let sql = "SELECT CAST(id AS BIGINT) AS id, CAST(v AS BIGINT) AS v, note FROM latest";
+            let csv = lab(KEY, &format!("{URL}{COLUMNS}"), "", sql);
+            let parquet = lab(KEY, URL, "", sql);
+            for (number, rows) in files.iter().enumerate() {
+                let name = format!("raw/20200101-00000000{number}");
+                let cells: Vec<[String; 5]> = rows
+                    .iter()
+                    .map(|(op, id, v, note, second)| {
+                        let v = v.map_or("-".into(), |v| v.to_string());
+                        let note = note.clone().unwrap_or("-".into());
+                        let ts = format!("2020-01-01 00:00:0{second}");
+                        [op.clone(), id.to_string(), v, note, ts]
+                    })
+                    .collect();
+                let quoted = |cell: &String| match cell.as_str() {
+                    "-" => String::new(),
+                    text => format!("\"{}\"", text.replace('"', "\"\"")),
+                };
+                let lines = cells
+                    .iter()
+                    .map(|row| row.iter().map(quoted).collect::<Vec<_>>().join(",") + "\n");
+                let mut text: String = lines.collect();
+                if text.is_empty() {
+                    // A file without anything in it is none.
+                    text = "\n".into();
+                }
+                csv.put(&format!("{name}.csv"), text.into());
+                let rows: Vec<Vec<&str>> = cells
+                    .iter()
+                    .map(|row| row.iter().map(String::as_str).collect())
+                    .collect();
+                let rows: Vec<&[&str]> = rows.iter().map(|row| &row[..]).collect();
+                let bytes = changes(&["Op", "id", "v", "note", "ts"], &rows);
+                parquet.put(&format!("{name}.parquet"), bytes);
+            }
+            let reports = [&csv, &parquet].map(|lab| lab.run(START, END).expect("a run"));
+            prop_assert_eq!(reports[0].rows_read, reports[1].rows_read);
+            prop_assert_eq!(csv.table("lake/curated"), parquet.table("lake/curated"));
+            Ok(())
+        })
+        .expect("the tables are the same");
 }
 
 #[test]

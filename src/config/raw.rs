@@ -68,6 +68,8 @@ pub struct CsvForm {
     pub header: bool,
     /// `raw.csv_null`: the text, unquoted, of a null. Default: nothing at all.
     pub null: Option<String>,
+    /// `raw.csv_quoted = false`: quotes are text as any other; default true.
+    pub unquoted: bool,
     /// `raw.csv_op_in_full_load`: whether full loads without a header have the operation column
     /// too; default false.
     pub op_in_full_load: bool,
@@ -201,6 +203,7 @@ pub(super) struct RawToml {
     columns: toml::Table,
     csv_header: Option<bool>,
     csv_null: Option<String>,
+    csv_quoted: Option<bool>,
     csv_op_in_full_load: Option<bool>,
     window_by: Option<WindowBy>,
     lookback: Option<String>,
@@ -274,6 +277,7 @@ impl RawToml {
         let csv = CsvForm {
             header: self.csv_header.unwrap_or_default(),
             null: self.csv_null,
+            unquoted: !self.csv_quoted.unwrap_or(true),
             op_in_full_load: self.csv_op_in_full_load.unwrap_or_default(),
         };
         match self.format {
@@ -287,6 +291,7 @@ impl RawToml {
                 let set = match csv {
                     CsvForm { null: Some(_), .. } => "raw.csv_null",
                     CsvForm { header: true, .. } => "raw.csv_header",
+                    CsvForm { unquoted: true, .. } => "raw.csv_quoted",
                     _ => "raw.csv_op_in_full_load",
                 };
                 return Err(wrong(set, "is for CSV files".into())
