@@ -327,6 +327,8 @@ struct Records<'a, R> {
     input: R,
     reader: Box<Reader>,
     buffer: Vec<u8>,
+    /// What the reader writes to.
+    output: Vec<u8>,
     /// What of the buffer was not read yet.
     start: usize,
     end: usize,
@@ -359,6 +361,7 @@ impl<'a, R: Read> Records<'a, R> {
             input,
             reader: Box::new(reader.build()),
             buffer: vec![0; BUFFER_BYTES],
+            output: vec![0; 4096],
             start: 0,
             end: 0,
             is_begun: false,
@@ -475,21 +478,26 @@ impl<'a, R: Read> Records<'a, R> {
         let (mut raw_bytes, mut text_bytes, mut quotes, mut tail) = (0, 0, 0, [0; 3]);
         let quoted = self.fill()? && self.buffer[self.start] == b'"' && !self.unquoted;
         let is_kept = self.fields_found <= self.fields_max;
-        let mut output = [0; 4096];
         loop {
             let is_more = self.fill()?;
             let input = &self.buffer[self.start..self.end];
-            let (result, read, written) = self.reader.read_field(input, &mut output);
-            for byte in &input[..read] {
+            let (result, read, written) = self.reader.read_field(input, &mut self.output);
+            let input = &input[..read];
+            for byte in &input[read.saturating_sub(tail.len())..] {
                 tail = [tail[1], tail[2], *byte];
-                quotes += usize::from(*byte == b'"');
-                self.line += u64::from(*byte == b'\n');
+            }
+            // Elsewhere a line feed ends the line, and a quote is text.
+            if quoted {
+                quotes += input.iter().filter(|byte| **byte == b'"').count();
+                self.line += input.iter().filter(|byte| **byte == b'\n').count() as u64;
+            } else if input.last() == Some(&b'\n') {
+                self.line += 1;
             }
             raw_bytes += read;
             text_bytes += written;
             self.start += read;
             if is_kept {
-                self.bytes.extend_from_slice(&output[..written]);
+                self.bytes.extend_from_slice(&self.output[..written]);
             }
             if self.raw_bytes + raw_bytes > RECORD_BYTES_MAX {
                 let mega = RECORD_BYTES_MAX >> 20;

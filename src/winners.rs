@@ -1,4 +1,5 @@
-//! Winners: which raw rows are last changes, as one bit per row.
+//! Winners: which raw rows are last changes, as one bit per row, or two where a row can be two
+//! changes.
 //!
 //! Bits, and not lists of positions, keep a run small: 100 million changes take 25 MB.
 
