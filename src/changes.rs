@@ -16,24 +16,24 @@
 //! changes: a delete of that key, and right behind it the row itself. The rows of such a pipeline
 //! have two places each in the order of changes.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 use chrono_tz::Tz;
 use futures::TryStreamExt;
 
+use crate::bad_rows::{BadRow, BadRows};
 use crate::column_type::always_fits;
 use crate::config::{OnBad, Pipeline, Raw};
 use crate::discover::{Input, RawFile};
 use crate::error::{Error, Kind, Result};
-use crate::key_moves::Exchanges;
 use crate::opening::{Opened, Opening, Spilled};
 use crate::parquet_file::ParquetFile;
 use crate::position::{FILES_MAX, OrderEncoder, ROWS_MAX};
-use crate::quarantine::{BadRow, BadRows};
 use crate::raw_columns::{RawColumns, find_column};
-use crate::schema_changes::{SchemaChange, SchemaChanges};
+use crate::schema_changes::{KnownColumns, Newest, SchemaChange, SchemaChanges};
 use crate::session::{Work, join, join_all};
 use crate::times::is_time_type;
 use crate::winners::Winners;
@@ -74,6 +74,9 @@ pub struct Changes {
     _spilled: Spilled,
 }
 
+/// The key moves whose deletes are none ([`crate::key_moves`]): the numbers of their inputs and rows.
+pub type Exchanges = HashSet<(u32, u64)>;
+
 /// One opened input.
 #[derive(Debug)]
 pub(crate) struct OpenInput {
@@ -95,24 +98,6 @@ pub(crate) struct Roles {
     pub(crate) order: Vec<Option<usize>>,
     pub(crate) commit_time: Option<usize>,
     pub(crate) event_time: Option<usize>,
-}
-
-/// What earlier runs know of the raw columns.
-#[derive(Clone, Debug, Default)]
-pub struct KnownColumns {
-    /// All that they met, in the types they brought them to.
-    pub all: Vec<(String, DataType)>,
-    /// The newest CDC file.
-    pub newest: Newest,
-}
-
-/// The last CDC file in the order of files.
-#[derive(Clone, Debug, Default)]
-pub struct Newest {
-    /// Its raw location and path; nothing before there was one.
-    pub file: (usize, String),
-    /// Its columns.
-    pub columns: Vec<(String, DataType)>,
 }
 
 impl Changes {
@@ -306,7 +291,7 @@ impl Changes {
     /// Whether a key move's delete is none.
     pub(crate) fn is_exchange(&self, file: usize, row: u64) -> bool {
         let exchanges = self.exchanges.get();
-        exchanges.is_some_and(|exchanges| exchanges.contains(file, row))
+        exchanges.is_some_and(|exchanges| exchanges.contains(&(file as u32, row)))
     }
 
     /// Says which key moves' deletes are none.

@@ -1,23 +1,21 @@
 //! CSV files: read once, checked, and turned into Parquet on the disk to spill to, so that all that
 //! follows meets nothing but Parquet.
 //!
-//! The form is RFC 4180 as AWS DMS writes it: lines end in LF or CRLF, a field with a comma, a quote
-//! or a line feed stands in quotes, a quote inside of these twice. A field that is empty and not
-//! quoted is null, or, where `raw.csv_null` is set, one that is this text and not quoted. An empty
-//! field of another type than text is null in either case unless `raw.csv_null` is set.
+//! A field that is empty and not quoted is null, or, where `raw.csv_null` is set, one that is this
+//! text and not quoted. An empty field of another type than text is null in either case unless
+//! `raw.csv_null` is set.
 //!
 //! A row keeps its number whatever is wrong with the rows before it: a bad one that is put aside
 //! leaves a row of nulls behind, which is not folded.
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringViewBuilder};
 use arrow::compute::nullif;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use csv_core::{ReadFieldResult, Reader, ReaderBuilder, Terminator};
 use flate2::read::MultiGzDecoder;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -25,19 +23,14 @@ use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 
+use crate::bad_rows::{BadRow, BadRows, fields_json};
 use crate::column_type::cast_values;
 use crate::config::{CsvForm, Raw};
+use crate::csv_records::{Records, unreadable};
 use crate::error::{Error, Result, spilled_too_much};
-use crate::quarantine::{BadRow, BadRows, fields_json};
 use crate::session::BATCH_ROWS;
 
-/// A record may have so many bytes: one that has more has lost a quote.
-const RECORD_BYTES_MAX: usize = 32 << 20;
-/// A header may name so many columns.
-const HEADER_FIELDS_MAX: usize = 1 << 16;
-/// So much is read at once, ...
-const BUFFER_BYTES: usize = 256 << 10;
-/// ... and so much text is turned into columns at once, or a full batch of rows.
+/// So much text is turned into columns at once, or a full batch of rows.
 const BATCH_BYTES: usize = 4 << 20;
 /// A row group, which is in memory until it is whole, is not larger than this.
 const ROW_GROUP_BYTES: usize = 4 << 20;
@@ -124,7 +117,7 @@ pub fn to_parquet(
     let failed = |error: ParquetError| not_kept(&format!("what {name} holds"), error);
     let writer = ArrowWriter::try_new_with_options(output, Arc::clone(&batch.schema), options);
     let mut writer = writer.map_err(failed)?;
-    while let Some(line) = records.next()? {
+    while let Some(line) = records.next_record()? {
         batch.push(&mut records, line)?;
         if batch.rows == BATCH_ROWS || batch.bytes >= BATCH_BYTES {
             writer.write(&batch.finish()?).map_err(failed)?;
@@ -171,7 +164,7 @@ impl<'a> Batch<'a> {
         let row = self.rows_before + self.rows as u64;
         self.lines.push(line);
         self.rows += 1;
-        self.bytes += record.bytes.len();
+        self.bytes += record.text_bytes();
         if let Some((column, mut reason, hint)) = self.wrong(record) {
             if record.last_line > line && !record.is_cut_off {
                 reason = format!("{reason} (it ends in line {})", record.last_line);
@@ -312,255 +305,6 @@ fn misfits(values: &ArrayRef, to: &DataType, first: usize) -> Vec<usize> {
     found
 }
 
-/// One field of a record.
-struct FieldEnd {
-    /// Where its text ends.
-    end: usize,
-    quoted: bool,
-    /// Whether its quotes are not as they should be.
-    malformed: bool,
-}
-
-/// The records of a file.
-struct Records<'a, R> {
-    name: &'a str,
-    input: R,
-    reader: Box<Reader>,
-    buffer: Vec<u8>,
-    /// What the reader writes to.
-    output: Vec<u8>,
-    /// What of the buffer was not read yet.
-    start: usize,
-    end: usize,
-    is_begun: bool,
-    /// The line that is read next, from 1.
-    line: u64,
-    /// Whether quotes are text as any other.
-    unquoted: bool,
-    /// The line that the record ends in.
-    last_line: u64,
-    /// The text of the record's fields.
-    bytes: Vec<u8>,
-    fields: Vec<FieldEnd>,
-    /// How many fields the record has: no more than one beyond `fields_max` is kept.
-    fields_found: usize,
-    fields_max: usize,
-    /// How many bytes of the file the record has.
-    raw_bytes: usize,
-    /// Whether the record ended with the file.
-    is_cut_off: bool,
-}
-
-impl<'a, R: Read> Records<'a, R> {
-    fn new(name: &'a str, input: R, unquoted: bool) -> Self {
-        let mut reader = ReaderBuilder::new();
-        // A carriage return before it is taken away here: elsewhere it is text.
-        reader.terminator(Terminator::Any(b'\n')).quoting(!unquoted);
-        Records {
-            name,
-            input,
-            reader: Box::new(reader.build()),
-            buffer: vec![0; BUFFER_BYTES],
-            output: vec![0; 4096],
-            start: 0,
-            end: 0,
-            is_begun: false,
-            line: 1,
-            unquoted,
-            last_line: 1,
-            bytes: Vec::new(),
-            fields: Vec::new(),
-            fields_found: 0,
-            fields_max: HEADER_FIELDS_MAX,
-            raw_bytes: 0,
-            is_cut_off: false,
-        }
-    }
-
-    /// The names in the first line.
-    fn header(&mut self) -> Result<Vec<String>> {
-        let name = self.name;
-        let wrong = |why: &str| {
-            Error::data(format!("{name} {why}"))
-                .hint("the first line names the columns: check `raw.csv_header` and the file")
-        };
-        if self.next()?.is_none() {
-            return Err(wrong("has no header"));
-        }
-        if self.is_cut_off {
-            return Err(wrong("has a header that is cut off"));
-        }
-        if self.fields_found > HEADER_FIELDS_MAX {
-            return Err(wrong("has a header with too many names"));
-        }
-        let names = (0..self.fields.len()).map(|number| self.text(number));
-        let names: Option<Vec<&str>> = names.collect();
-        let names = names.ok_or_else(|| wrong("has a header that is not UTF-8"))?;
-        let is_twice = |(at, one): (usize, &&str)| {
-            let mut before = names[..at].iter();
-            one.is_empty() || before.any(|other| other.eq_ignore_ascii_case(one))
-        };
-        match names.iter().enumerate().any(is_twice) {
-            true => Err(wrong(
-                "has a header with a name that is empty or stands twice",
-            )),
-            false => Ok(names.into_iter().map(String::from).collect()),
-        }
-    }
-
-    /// Makes sure that there is something to read; false at the end of the file.
-    fn fill(&mut self) -> Result<bool> {
-        while self.start == self.end {
-            self.start = 0;
-            self.end = match self.input.read(&mut self.buffer) {
-                Ok(0) => {
-                    self.end = 0;
-                    return Ok(false);
-                }
-                Ok(bytes) => bytes,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(unreadable(self.name, error)),
-            };
-        }
-        Ok(true)
-    }
-
-    /// Reads the next record; returns the line that it begins in.
-    fn next(&mut self) -> Result<Option<u64>> {
-        if !std::mem::replace(&mut self.is_begun, true) {
-            self.skip_mark()?;
-        }
-        loop {
-            self.bytes.clear();
-            self.fields.clear();
-            (self.fields_found, self.raw_bytes, self.is_cut_off) = (0, 0, false);
-            // Lines without anything.
-            loop {
-                if !self.fill()? {
-                    return Ok(None);
-                }
-                if self.buffer[self.start] != b'\n' {
-                    break;
-                }
-                self.line += 1;
-                self.start += 1;
-            }
-            let line = self.line;
-            while !self.field(line)? {}
-            self.last_line = self.line - u64::from(!self.is_cut_off);
-            let is_empty = self.fields_found == 1 && self.bytes.is_empty();
-            if self.is_cut_off || !is_empty || self.fields[0].quoted {
-                return Ok(Some(line));
-            }
-        }
-    }
-
-    /// Skips a byte-order mark, before anything was read.
-    fn skip_mark(&mut self) -> Result<()> {
-        const MARK: &[u8] = b"\xEF\xBB\xBF";
-        while self.end < MARK.len() {
-            match self.input.read(&mut self.buffer[self.end..]) {
-                Ok(0) => break,
-                Ok(bytes) => self.end += bytes,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(unreadable(self.name, error)),
-            }
-        }
-        if self.buffer[..self.end].starts_with(MARK) {
-            self.start = MARK.len();
-        }
-        Ok(())
-    }
-
-    /// Reads a field; whether it was the record's last.
-    fn field(&mut self, line: u64) -> Result<bool> {
-        let first = self.bytes.len();
-        let (mut raw_bytes, mut text_bytes, mut quotes, mut tail) = (0, 0, 0, [0; 3]);
-        let quoted = self.fill()? && self.buffer[self.start] == b'"' && !self.unquoted;
-        let is_kept = self.fields_found <= self.fields_max;
-        loop {
-            let is_more = self.fill()?;
-            let input = &self.buffer[self.start..self.end];
-            let (result, read, written) = self.reader.read_field(input, &mut self.output);
-            let input = &input[..read];
-            for byte in &input[read.saturating_sub(tail.len())..] {
-                tail = [tail[1], tail[2], *byte];
-            }
-            // Elsewhere a line feed ends the line, and a quote is text.
-            if quoted {
-                quotes += input.iter().filter(|byte| **byte == b'"').count();
-                self.line += input.iter().filter(|byte| **byte == b'\n').count() as u64;
-            } else if input.last() == Some(&b'\n') {
-                self.line += 1;
-            }
-            raw_bytes += read;
-            text_bytes += written;
-            self.start += read;
-            if is_kept {
-                self.bytes.extend_from_slice(&self.output[..written]);
-            }
-            if self.raw_bytes + raw_bytes > RECORD_BYTES_MAX {
-                let mega = RECORD_BYTES_MAX >> 20;
-                return Err(Error::data(format!(
-                    "line {line} of {} has more than {mega} MB",
-                    self.name
-                ))
-                .hint("a quote may be missing there: take the file away, or mend it"));
-            }
-            let is_last = match result {
-                ReadFieldResult::InputEmpty | ReadFieldResult::OutputFull if is_more => continue,
-                ReadFieldResult::Field { record_end } if is_more => record_end,
-                // The file ended inside of it.
-                _ => {
-                    self.is_cut_off = true;
-                    true
-                }
-            };
-            self.raw_bytes += raw_bytes;
-            self.fields_found += 1;
-            if !is_kept {
-                return Ok(is_last);
-            }
-            let has_return = is_last && !self.is_cut_off && tail[1] == b'\r';
-            if has_return {
-                self.bytes
-                    .truncate(self.bytes.len().saturating_sub(1).max(first));
-                (raw_bytes, text_bytes) = (raw_bytes - 1, text_bytes.saturating_sub(1));
-            }
-            // The outer quotes, one of each pair inside, and the comma or line end behind.
-            let around = 1 + 2 + quotes.max(2).div_ceil(2) - 1;
-            let before_end = tail[1 - usize::from(has_return)];
-            let is_closed =
-                before_end == b'"' && quotes % 2 == 0 && raw_bytes == text_bytes + around;
-            self.fields.push(FieldEnd {
-                end: self.bytes.len(),
-                quoted,
-                malformed: quoted && !self.is_cut_off && !is_closed,
-            });
-            return Ok(is_last);
-        }
-    }
-
-    fn raw(&self, number: usize) -> &[u8] {
-        let start = number
-            .checked_sub(1)
-            .map_or(0, |before| self.fields[before].end);
-        &self.bytes[start..self.fields[number].end]
-    }
-
-    /// A field's text; `None` where it is not UTF-8.
-    fn text(&self, number: usize) -> Option<&str> {
-        std::str::from_utf8(self.raw(number)).ok()
-    }
-
-    /// All fields, for people.
-    fn lossy(&self) -> Vec<Option<String>> {
-        let fields = (0..self.fields.len()).map(|number| self.raw(number));
-        let texts = fields.map(|raw| Some(String::from_utf8_lossy(raw).into_owned()));
-        texts.collect()
-    }
-}
-
 /// Rows that cannot be kept on the disk to spill to.
 pub fn not_kept(what: &str, error: impl StdError + Send + Sync + 'static) -> Error {
     spilled_too_much(&error).unwrap_or_else(|| {
@@ -568,21 +312,6 @@ pub fn not_kept(what: &str, error: impl StdError + Send + Sync + 'static) -> Err
             .hint("check `limits.spill_dir` and its free space")
             .caused_by(error)
     })
-}
-
-/// A file that cannot be decompressed, or fetched.
-fn unreadable(name: &str, error: std::io::Error) -> Error {
-    if let Some(ours) = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<Error>())
-    {
-        let mut told = Error::storage(format!("cannot read {name}"));
-        told.hint.clone_from(&ours.hint);
-        return told.caused_by(error);
-    }
-    Error::data(format!("{name} cannot be decompressed"))
-        .hint("it may be truncated or damaged: restore it from its source, or take it away")
-        .caused_by(error)
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use futures::TryStreamExt;
 
 use crate::change_reader::ChangesTable;
 use crate::changes::{Changes, EVENT_DT, LATEST, LIVE};
+use crate::column_type::widen;
 use crate::config::{Format, Keep, OnTie, Pipeline};
 use crate::curated_sql::{self, CuratedQuery, DAY};
 use crate::discover::Input;
@@ -32,7 +33,6 @@ use crate::fold::{Fold, tied};
 use crate::ledger::{CURATED, Ledger, Shape, read_types};
 use crate::merge::{Merge, Merged, Outputs, PRESENT, StoredVersions};
 use crate::parquet_file::conform;
-use crate::raw_columns::widen;
 use crate::rebuild::Earlier;
 use crate::session::{Work, join, join_all};
 use crate::sorter::{Order, Sorted, Sorter, compact};

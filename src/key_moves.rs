@@ -19,7 +19,7 @@
 //! whole.
 
 use std::cmp::Ordering;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -34,24 +34,11 @@ use futures::TryStreamExt;
 use tracing::info;
 
 use crate::change_reader::ChangesTable;
-use crate::changes::{Changes, POSITION};
+use crate::changes::{Changes, Exchanges, POSITION};
 use crate::error::{Error, Result};
 use crate::position::Position;
 use crate::session::{join, join_all};
 use crate::times::times_ns;
-
-/// The key moves whose deletes are none: the numbers of their inputs and rows.
-#[derive(Debug, Default)]
-pub struct Exchanges {
-    moves: HashSet<(u32, u64)>,
-}
-
-impl Exchanges {
-    /// Whether a key move is one.
-    pub fn contains(&self, file: usize, row: u64) -> bool {
-        self.moves.contains(&(file as u32, row))
-    }
-}
 
 /// A key at a transaction, or rather a hash of both: 128 bits, so that two are not mistaken for one.
 type Node = u128;
@@ -121,10 +108,10 @@ async fn find<P: Position>(
         halves.extend(some);
     }
     let found = of_halves(halves);
-    if !found.moves.is_empty() {
+    if !found.is_empty() {
         info!(
             "{} updates of keys go in a circle at one commit time: taken for rows that change places",
-            found.moves.len()
+            found.len()
         );
     }
     Ok(found)
@@ -167,7 +154,7 @@ fn of_halves<P: Position>(mut halves: Vec<Half<P>>) -> Exchanges {
         (file as u32, place as u64 / 2)
     };
     let mut here: HashMap<Node, Path> = HashMap::new();
-    let mut found = Exchanges::default();
+    let mut found = Exchanges::new();
     for pair in halves.chunk_by(|a, b| row(a) == row(b)) {
         let [from, to] = pair else {
             continue;
@@ -178,7 +165,7 @@ fn of_halves<P: Position>(mut halves: Vec<Half<P>>) -> Exchanges {
         });
         path.moves.push(row(from));
         match path.start == to.node {
-            true => found.moves.extend(path.moves),
+            true => found.extend(path.moves),
             false => {
                 here.insert(to.node, path);
             }
@@ -203,7 +190,7 @@ mod tests {
         let mut halves: Vec<Half<i128>> = halves.collect();
         halves.reverse();
         let found = of_halves(halves);
-        let mut rows: Vec<u64> = found.moves.iter().map(|(_, row)| *row).collect();
+        let mut rows: Vec<u64> = found.iter().map(|(_, row)| *row).collect();
         rows.sort_unstable();
         rows
     }

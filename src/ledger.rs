@@ -13,11 +13,11 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use serde::{Deserialize, Serialize};
 
-use crate::changes::{KnownColumns, Newest};
 use crate::config::{Format, Pipeline};
 use crate::discover::{RawFile, Recorded};
 use crate::error::{Error, Result};
 use crate::publish::TableFile;
+use crate::schema_changes::{KnownColumns, Newest};
 use crate::versions::VersionsLayout;
 use crate::versions_writer::DayCounts;
 use crate::window::Window;

@@ -98,7 +98,7 @@
 //! | steps | [`discover`], [`fold`], [`merge`], [`curate`](mod@curate), [`rebuild`], [`aggregate`], [`publish`], [`delta_table`] |
 //! | relations | [`changes`], [`opening`], [`change_reader`], [`raw_columns`], [`schema_changes`], [`key_moves`], [`quarantine`], [`curated_sql`], [`versions`], [`versions_writer`], [`file_table`] |
 //! | memory between runs | [`ledger`], [`state`] |
-//! | parts | [`key_table`], [`last_changes`], [`winners`], [`position`], [`file_numbers`], [`times`], [`column_type`], [`csv_file`], [`parquet_file`], [`parquet_pieces`], [`partition_name`], [`sorter`], [`table_writer`], [`delta_log`], [`session`], [`memory`] |
+//! | parts | [`key_table`], [`last_changes`], [`winners`], [`position`], [`file_numbers`], [`times`], [`column_type`], [`bad_rows`], [`csv_file`], [`csv_records`], [`parquet_file`], [`parquet_pieces`], [`partition_name`], [`sorter`], [`table_writer`], [`delta_log`], [`session`], [`memory`] |
 //! | ground | [`window`], [`layout`], [`store`], [`error`] |
 //!
 //! Only the program's `main` reads the command line, the environment and the clock; everything
@@ -106,11 +106,13 @@
 
 pub mod aggregate;
 pub mod args;
+pub mod bad_rows;
 pub mod change_reader;
 pub mod changes;
 pub mod column_type;
 pub mod config;
 pub mod csv_file;
+pub mod csv_records;
 pub mod curate;
 pub mod curated_sql;
 pub mod delta_log;

@@ -24,12 +24,12 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::runtime::Handle;
 
+use crate::bad_rows::{BadRow, BadRows};
 use crate::config::{OnBad, Raw, RawFormat};
 use crate::csv_file::{Form, decompressed, not_kept, to_parquet};
 use crate::discover::Input;
 use crate::error::{Error, Kind, Result};
 use crate::parquet_file::{Columns, ObjectReader, ParquetFile, SMALL_BYTES_MAX, empty};
-use crate::quarantine::{BadRow, BadRows};
 use crate::session::{Work, join};
 use crate::store::{Folder, parse_path};
 

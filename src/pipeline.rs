@@ -13,7 +13,7 @@
 //! Where another run commits first, the attempt is dead: it is taken away, and the run folds
 //! again on top of what the other one left, a few times.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::aggregate::{self, column_types};
-use crate::changes::{Changes, KnownColumns};
+use crate::changes::Changes;
 use crate::config::{Format, Keep, OnBad, Pipeline};
 use crate::curate::{Curate, Curated, adds_up};
 use crate::delta_log::LOG_FOLDER;
@@ -37,16 +37,18 @@ use crate::error::{Error, Kind, Result};
 use crate::fold::{Fold, fold};
 use crate::key_moves::exchanges;
 use crate::layout::{attempt_commit, attempt_name, base_name, part_file_commit, staging_name};
-use crate::ledger::{self, CURATED, Command, Identity, Ledger, Record, Run, Shape, write_types};
-use crate::opening::Opening;
+use crate::ledger::{CURATED, Command, Identity, Ledger, Record, Run, Shape, write_types};
 use crate::publish::{self, Names, Owner, Plan, TableFile};
-use crate::quarantine::{BadRows, PutAside};
 use crate::report::{AggregateReport, Report};
-use crate::session::{BATCH_ROWS, Resources, SpillFolder, join, runtime, session};
+use crate::schema_changes::KnownColumns;
+use crate::session::{Resources, SpillFolder, join, runtime, session};
 use crate::state::{NewVersions, NotCommitted, State};
 use crate::store::{Folder, Stores};
 use crate::versions_writer::DayCounts;
 use crate::window::Window;
+use bad_input::BadInputs;
+
+mod bad_input;
 
 /// How often a run tries to commit.
 const TRIES: u32 = 6;
@@ -195,9 +197,6 @@ struct Attempt {
     /// What the curated table's folder holds, looked up while the run folds.
     found: Option<JoinHandle<Result<Vec<String>>>>,
 }
-
-/// Inputs that cannot be read, by raw location and path, and why.
-type BadInputs = BTreeMap<(usize, String), String>;
 
 impl Job<'_> {
     /// Does one step of the run, again where another run was faster.
@@ -429,89 +428,6 @@ impl Job<'_> {
         Ok(inputs)
     }
 
-    /// The inputs of which something was put aside; with a note of those that are gone.
-    async fn put_aside(
-        &self,
-        folders: &[Folder],
-        ledger: &Ledger,
-        note: &mut Option<String>,
-    ) -> Result<Vec<Input>> {
-        let Request { pipeline, .. } = self.request;
-        let aside = ledger
-            .put_aside
-            .values()
-            .map(|aside| &aside.input)
-            .collect();
-        let found = discover::catch_up(folders, &pipeline.raw, ledger, aside);
-        let (mut inputs, gone) = found.await?;
-        if let Some(first) = gone.first() {
-            let told = format!(
-                "{} inputs in quarantine are gone, such as {}",
-                gone.len(),
-                first.path
-            );
-            warn!("{told}");
-            *note = Some(told);
-        }
-        for input in inputs.iter_mut().filter(|_| pipeline.key.is_empty()) {
-            let name = (input.file.location, input.file.path.clone());
-            let aside = ledger.put_aside.get(&name);
-            // The others are rows of the table.
-            input.only = aside.and_then(|aside| aside.rows.clone());
-        }
-        Ok(inputs)
-    }
-
-    /// Opens inputs; returns also those that cannot be read, and why. `bad` are those that turned
-    /// out so when others had been folded already.
-    async fn open(
-        &self,
-        inputs: &[Input],
-        folders: &[Folder],
-        known: &KnownColumns,
-        bad: &mut BadInputs,
-    ) -> Result<(Arc<Changes>, Vec<(Input, String)>)> {
-        let pipeline = self.request.pipeline;
-        let resources = self.request.resources;
-        loop {
-            let bad_rows = Arc::new(BadRows::new(match pipeline.raw.on_bad_row {
-                OnBad::Fail => 0,
-                OnBad::Quarantine => pipeline.raw.max_bad_rows,
-            }));
-            let opening = Opening {
-                folders,
-                raw: &pipeline.raw,
-                kept_bytes_max: (resources.memory_bytes / 8) as usize,
-                runtime: &self.runtime,
-                threads: resources.threads,
-                bad_rows: &bad_rows,
-            };
-            let (mut good, mut bad_files) = (Vec::new(), Vec::new());
-            for input in inputs {
-                match bad.get(&(input.file.location, input.file.path.clone())) {
-                    Some(reason) => bad_files.push((input.clone(), reason.clone())),
-                    None => good.push(input.clone()),
-                }
-            }
-            let opened = Changes::open(good, opening, pipeline, known, BATCH_ROWS).await?;
-            let (changes, unopened) = opened;
-            let changes = Arc::new(changes);
-            let unopened = unopened.into_iter();
-            bad_files.extend(unopened.map(|(input, error)| (input, error.to_string())));
-            if bad.is_empty() {
-                return Ok((changes, bad_files));
-            }
-            // Where one was damaged, others may be: they are found together.
-            let damaged = changes.damaged(resources.threads).await?;
-            if damaged.is_empty() {
-                return Ok((changes, bad_files));
-            }
-            for (input, error) in damaged {
-                bad.insert((input.location, input.path), error.to_string());
-            }
-        }
-    }
-
     async fn curate(
         &self,
         command: Command,
@@ -698,82 +614,6 @@ impl Job<'_> {
             report.rows_written, report.partitions_written, report.partitions_removed
         );
         Ok(())
-    }
-
-    /// Puts aside what could not be folded; returns what the ledger is to know of it, and of inputs
-    /// that are whole now.
-    async fn put_aside_records(
-        &self,
-        attempt: &mut Attempt,
-        changes: &Changes,
-        bad_files: &[(Input, String)],
-        folders: &[Folder],
-    ) -> Result<Vec<Record>> {
-        let mut bad_rows = changes.bad_rows().sorted();
-        let mut records = Vec::new();
-        let aside = PutAside {
-            changes,
-            folder: &self.quarantine,
-            run_id: &attempt.run_id,
-        };
-        let mut files = 0;
-        let mut next_file = || {
-            files += 1;
-            format!("{}-{files:05}.parquet", attempt.name)
-        };
-        for (number, input) in changes.inputs().enumerate() {
-            let (location, path) = (input.file.location, input.file.path.clone());
-            if let Some(bad) = bad_rows.remove(&number) {
-                let file = next_file();
-                records.push(Record::PutAside(ledger::PutAside {
-                    input: input.file.clone(),
-                    rows: Some(bad.iter().map(|bad| bad.row).collect()),
-                    file: file.clone(),
-                }));
-                aside.rows(&file, number, bad).await?;
-            } else if attempt.state.ledger.is_put_aside(location, &path) {
-                records.push(Record::Released { location, path });
-            }
-        }
-        for (input, reason) in bad_files {
-            let name = folders[input.file.location].describe(&input.file.path);
-            warn!("in quarantine: {name}: {reason}");
-            let file = next_file();
-            aside.file(&file, &name, reason).await?;
-            records.push(Record::PutAside(ledger::PutAside {
-                input: input.file.clone(),
-                rows: None,
-                file,
-            }));
-        }
-        if files == 0 {
-            return Ok(records);
-        }
-        let report = &mut attempt.report;
-        report.files_rejected = bad_files.len() as u64;
-        report.rows_rejected = changes.bad_rows().count();
-        report.quarantine = Some(self.quarantine.location.to_string());
-        warn!(
-            "{} rows and {} files are in quarantine: {}; what they say is missing in the table, and a \
-             delete among them leaves its key alive",
-            report.rows_rejected, report.files_rejected, self.quarantine.location
-        );
-        Ok(records)
-    }
-
-    /// Removes what was put aside by earlier runs, and is not any more.
-    async fn tidy_quarantine(&self, ledger: &Ledger) -> Result<()> {
-        if ledger.put_aside.is_empty() && ledger.runs.len() <= 1 {
-            return Ok(());
-        }
-        let used: BTreeSet<&String> = ledger.put_aside.values().map(|aside| &aside.file).collect();
-        let found = publish::list(&self.quarantine).await?.into_iter();
-        let last = ledger.runs.last().map_or(0, |run| run.commit);
-        let is_unused = |path: &String| {
-            let is_done = attempt_commit(path).is_some_and(|commit| commit <= last);
-            is_done && !used.contains(path)
-        };
-        publish::remove(&self.quarantine, found.filter(is_unused).collect()).await
     }
 
     async fn aggregate(&self, attempt: &mut Attempt) -> Result<(), NotCommitted> {

@@ -5,8 +5,9 @@
 //! widen to without loss; where there is none, the run stops.
 
 use arrow::compute::can_cast_types;
-use arrow::datatypes::{DataType, Field, TimeUnit};
+use arrow::datatypes::{DataType, Field};
 
+use crate::column_type::widen;
 use crate::config::{Pipeline, Raw};
 use crate::error::{Error, Result};
 use crate::parquet_file::ParquetFile;
@@ -166,125 +167,4 @@ pub fn find_column<'a>(
             .clone()
             .position(|name| name.eq_ignore_ascii_case(wanted))
     })
-}
-
-/// The narrowest type that holds both, losing nothing; `None` where there is none.
-pub fn widen(a: &DataType, b: &DataType) -> Option<DataType> {
-    use DataType::*;
-    fn integer(data_type: &DataType) -> Option<(bool, u8)> {
-        Some(match data_type {
-            Int8 => (true, 8),
-            Int16 => (true, 16),
-            Int32 => (true, 32),
-            Int64 => (true, 64),
-            UInt8 => (false, 8),
-            UInt16 => (false, 16),
-            UInt32 => (false, 32),
-            UInt64 => (false, 64),
-            _ => return None,
-        })
-    }
-    fn decimal(data_type: &DataType) -> Option<(u8, i8)> {
-        match data_type {
-            Decimal32(p, s) | Decimal64(p, s) | Decimal128(p, s) => Some((*p, *s)),
-            other => match integer(other)? {
-                (_, 8) => Some((3, 0)),
-                (_, 16) => Some((5, 0)),
-                (_, 32) => Some((10, 0)),
-                (true, _) => Some((19, 0)),
-                (false, _) => Some((20, 0)),
-            },
-        }
-    }
-    if a == b {
-        return Some(a.clone());
-    }
-    if let (Some((a_signed, a_bits)), Some((b_signed, b_bits))) = (integer(a), integer(b)) {
-        if a_signed == b_signed {
-            return Some(if a_bits > b_bits {
-                a.clone()
-            } else {
-                b.clone()
-            });
-        }
-        let (signed, unsigned) = if a_signed {
-            (a_bits, b_bits)
-        } else {
-            (b_bits, a_bits)
-        };
-        return Some(match signed.max(unsigned.saturating_mul(2)) {
-            16 => Int16,
-            32 => Int32,
-            64 => Int64,
-            _ => Decimal128(20, 0),
-        });
-    }
-    match (a, b) {
-        (Float32, Float64) | (Float64, Float32) => Some(Float64),
-        (Date32, Timestamp(unit, zone)) | (Timestamp(unit, zone), Date32) => {
-            Some(Timestamp(*unit, zone.clone()))
-        }
-        (Timestamp(a_unit, a_zone), Timestamp(b_unit, b_zone)) => {
-            let rank = |unit: &TimeUnit| *unit as u8;
-            let unit = if rank(a_unit) > rank(b_unit) {
-                a_unit
-            } else {
-                b_unit
-            };
-            (a_zone == b_zone).then(|| Timestamp(*unit, a_zone.clone()))
-        }
-        _ => {
-            let ((a_precision, a_scale), (b_precision, b_scale)) = (decimal(a)?, decimal(b)?);
-            let scale = a_scale.max(b_scale);
-            let whole = (a_precision as i8 - a_scale).max(b_precision as i8 - b_scale);
-            let precision = u8::try_from(whole + scale).ok()?;
-            (precision <= 38).then_some(Decimal128(precision, scale))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn types_widen_without_loss_or_not_at_all() {
-        use DataType::*;
-        let utc = || Some("UTC".into());
-        for (a, b, both) in [
-            (Int32, Int64, Some(Int64)),
-            (UInt8, Int8, Some(Int16)),
-            (UInt32, Int8, Some(Int64)),
-            (UInt64, Int8, Some(Decimal128(20, 0))),
-            (Float32, Float64, Some(Float64)),
-            (
-                Decimal128(10, 2),
-                Decimal128(12, 4),
-                Some(Decimal128(12, 4)),
-            ),
-            (Decimal128(10, 2), Decimal128(9, 4), Some(Decimal128(12, 4))),
-            (Decimal128(10, 2), Int64, Some(Decimal128(21, 2))),
-            (Decimal128(38, 0), Decimal128(38, 10), None),
-            (
-                Date32,
-                Timestamp(TimeUnit::Millisecond, None),
-                Some(Timestamp(TimeUnit::Millisecond, None)),
-            ),
-            (
-                Timestamp(TimeUnit::Millisecond, utc()),
-                Timestamp(TimeUnit::Microsecond, utc()),
-                Some(Timestamp(TimeUnit::Microsecond, utc())),
-            ),
-            (
-                Timestamp(TimeUnit::Millisecond, utc()),
-                Timestamp(TimeUnit::Millisecond, None),
-                None,
-            ),
-            (Utf8View, Int64, None),
-            (Float64, Int64, None),
-        ] {
-            assert_eq!(widen(&a, &b), both, "{a} and {b}");
-            assert_eq!(widen(&b, &a), both, "{b} and {a}");
-        }
-    }
 }

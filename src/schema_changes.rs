@@ -10,11 +10,28 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, SchemaRef};
 use serde::Serialize;
 
-use crate::changes::{KnownColumns, Newest};
 use crate::discover::Input;
 use crate::layout::file_order;
 use crate::parquet_file::ParquetFile;
 use crate::raw_columns::find_column;
+
+/// What earlier runs know of the raw columns.
+#[derive(Clone, Debug, Default)]
+pub struct KnownColumns {
+    /// All that they met, in the types they brought them to.
+    pub all: Vec<(String, DataType)>,
+    /// The newest CDC file.
+    pub newest: Newest,
+}
+
+/// The last CDC file in the order of files.
+#[derive(Clone, Debug, Default)]
+pub struct Newest {
+    /// Its raw location and path; nothing before there was one.
+    pub file: (usize, String),
+    /// Its columns.
+    pub columns: Vec<(String, DataType)>,
+}
 
 /// How a column changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
