@@ -68,7 +68,8 @@ pub enum Command {
 /// A pipeline.
 #[derive(Args, Debug)]
 pub struct Rebuild {
-    /// Go on without the raw files that are no longer there. What only they said is lost.
+    /// Go on without the raw files, and rows, that are no longer there or can no longer be read. What
+    /// only they said is lost.
     #[arg(long)]
     pub accept_missing: bool,
 

@@ -18,6 +18,8 @@ pub struct BadRow {
     pub row: u64,
     /// Of CSV, the line it begins in, from 1.
     pub line: Option<u64>,
+    /// How many lines it takes; 1 where it has none.
+    pub lines: u64,
     /// The column that is wrong, where it is one.
     pub column: Option<String>,
     /// What is wrong: what follows the name of the column, or of the row.
@@ -84,7 +86,9 @@ impl BadRows {
         if self.max == 0 {
             return Err(one);
         }
-        if self.admitted.fetch_add(1, Ordering::Relaxed) >= self.max {
+        // A quote that is not closed makes one row of many lines.
+        let lines = bad.lines;
+        if self.admitted.fetch_add(lines, Ordering::Relaxed) + lines > self.max {
             let hint = "mend the files or the pipeline, or raise `raw.max_bad_rows`";
             let told = format!("more than {} rows are bad, such as", self.max);
             return Err(Error::data(told).hint(hint).caused_by(one).of_rows());
@@ -144,6 +148,7 @@ mod tests {
         BadRow {
             row,
             line: None,
+            lines: 1,
             column: Some("id".into()),
             reason: "is null".into(),
             hint: "check",

@@ -166,7 +166,7 @@ impl<'a> Batch<'a> {
         self.rows += 1;
         self.bytes += record.text_bytes();
         if let Some((column, mut reason, hint)) = self.wrong(record) {
-            if record.last_line > line && !record.is_cut_off {
+            if record.last_line > line && (!record.is_cut_off || record.is_open()) {
                 reason = format!("{reason} (it ends in line {})", record.last_line);
             }
             for texts in &mut self.texts {
@@ -179,6 +179,7 @@ impl<'a> Batch<'a> {
             return self.put_aside(BadRow {
                 row,
                 line: Some(line),
+                lines: record.last_line.max(line) - line + 1,
                 column,
                 reason,
                 hint,
@@ -204,6 +205,13 @@ impl<'a> Batch<'a> {
     fn wrong(&self, record: &Records<impl Read>) -> Option<(Option<String>, String, &'static str)> {
         let (found, expected) = (record.fields_found, self.schema.fields().len());
         let column = |number: usize| Some(self.schema.field(number).name().clone());
+        if record.is_cut_off && record.is_open() {
+            return Some((
+                None,
+                "has a quote that is not closed".into(),
+                "mend the file; where quotes are text as any other, write raw.csv_quoted = false",
+            ));
+        }
         if record.is_cut_off {
             return Some((
                 None,
@@ -262,6 +270,7 @@ impl<'a> Batch<'a> {
             let bad = BadRow {
                 row: self.rows_before + *row as u64,
                 line: Some(self.lines[*row]),
+                lines: 1,
                 column: Some(field.name().clone()),
                 reason: format!("is not of its type, {}", field.data_type()),
                 hint: "mend the value, or the column's type in `[raw.columns]`",
@@ -476,18 +485,16 @@ mod tests {
             "line 3 of a.csv has 3 fields where 2 are expected"
         );
         let cut_off = "is cut off: the file does not end with a line feed";
-        for text in [
-            "a,b\nc,d",
-            "a,b\nc",
-            "a,b\nc,",
-            "a,b\nc,\"d\n\n",
-            "a,b\nc,\"d\"",
-        ] {
+        for text in ["a,b\nc,d", "a,b\nc", "a,b\nc,", "a,b\nc,\"d\""] {
             assert_eq!(
                 refused(text.as_bytes(), &form),
                 format!("line 2 of a.csv {cut_off}")
             );
         }
+        assert_eq!(
+            refused(b"a,b\nc,\"d\n\n", &form),
+            "line 2 of a.csv has a quote that is not closed (it ends in line 3)"
+        );
         for text in ["a,b\n\"c\"x,d\n", "a,b\n\"c\" ,d\n", "a,b\n\"c\"d\"e\",d\n"] {
             assert_eq!(
                 refused(text.as_bytes(), &form),
@@ -585,6 +592,14 @@ mod tests {
             told,
             "line 1 of a.csv: column `c1` has a quote where none belongs (it ends in line 3)"
         );
+    }
+
+    #[test]
+    fn a_row_of_many_lines_counts_as_so_many_bad_ones() {
+        let text = b"1,\"open\n2,x\n3,y\n";
+        assert!(read_from(&text[..], &texts(2), 2).is_err());
+        let (rows, bad) = read_from(&text[..], &texts(2), 3).expect("rows");
+        assert_eq!((rows.len(), bad[0].lines), (1, 3));
     }
 
     #[test]

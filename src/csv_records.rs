@@ -27,6 +27,8 @@ pub struct Field {
     pub quoted: bool,
     /// Whether its quotes are not as they should be.
     pub malformed: bool,
+    /// Whether it has as many quotes that open as that close.
+    closed: bool,
 }
 
 /// The records of a file, one at a time.
@@ -165,7 +167,8 @@ impl<'a, R: Read> Records<'a, R> {
             }
             let line = self.line;
             while !self.field(line)? {}
-            self.last_line = self.line - u64::from(!self.is_cut_off);
+            // The line feed that ends it was read, but in a quote that is not closed.
+            self.last_line = self.line - u64::from(!self.is_cut_off || self.is_open());
             let is_empty = self.fields_found == 1 && self.bytes.is_empty();
             if self.is_cut_off || !is_empty || self.fields[0].quoted {
                 return Ok(Some(line));
@@ -254,6 +257,7 @@ impl<'a, R: Read> Records<'a, R> {
                 end: self.bytes.len(),
                 quoted,
                 malformed: quoted && !self.is_cut_off && !is_closed,
+                closed: quotes % 2 == 0,
             });
             return Ok(is_last);
         }
@@ -269,6 +273,12 @@ impl<'a, R: Read> Records<'a, R> {
     /// A field's text; `None` where it is not UTF-8.
     pub fn text(&self, number: usize) -> Option<&str> {
         std::str::from_utf8(self.raw(number)).ok()
+    }
+
+    /// Whether the file ended inside of a quoted field.
+    pub fn is_open(&self) -> bool {
+        let last = self.fields.last();
+        self.is_cut_off && last.is_some_and(|field| field.quoted && !field.closed)
     }
 
     /// How much text is kept of the record, in bytes.

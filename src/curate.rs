@@ -49,6 +49,10 @@ const SMALL_FILES_MAX: usize = 16;
 /// More of them may stand where each run makes more: one per thread.
 const SMALL_RUNS_MAX: usize = 4;
 
+/// The way out where a column that is remembered has become something else.
+const ONE_TYPE: &str = "give it one type in `[raw.columns]`, if all values can take it, and make the \
+                        tables again: glueless rebuild";
+
 /// What pass two made.
 #[derive(Debug)]
 pub struct Curated {
@@ -331,7 +335,7 @@ impl Curate<'_> {
             return Err(Error::data(format!(
                 "the order column `{name}` is a {kind} now, and was something else in earlier runs"
             ))
-            .hint("make the tables again from raw: glueless rebuild"));
+            .hint(ONE_TYPE));
         }
         if let Some(((name, found), (_, before))) = layout
             .keys
@@ -342,7 +346,7 @@ impl Curate<'_> {
             return Err(Error::data(format!(
                 "the key column `{name}` is {found} now, and was {before} in earlier runs"
             ))
-            .hint("make the tables again from raw: glueless rebuild"));
+            .hint(ONE_TYPE));
         }
         match known == layout {
             true => Ok(layout),

@@ -219,10 +219,16 @@ fn check_columns(plan: &LogicalPlan, pipeline: &Pipeline, changes: &Changes) -> 
             .raw_column(key)
             .map(|column| changes.raw_schema().field(column).name());
         if origin.is_none() || origin.as_ref() != raw {
-            return Err(Error::usage(format!(
-                "{file} does not pass the key column `{key}` through"
-            ))
-            .hint(format!("select it under its own name; {}", listed())));
+            let told = format!("{file} does not pass the key column `{key}` through");
+            let found = changes.raw_column(key);
+            return Err(Error::usage(told).hint(match found {
+                Some(column) if names.contains(&key.as_str()) => format!(
+                    "it is {}: select it as it is, or cast it so that different keys stay \
+                     different; `[raw.columns]` can give it another type",
+                    changes.raw_schema().field(column).data_type()
+                ),
+                _ => format!("select it under its own name; {}", listed()),
+            }));
         }
     }
     for column in &pipeline.curated.partition_by {

@@ -66,7 +66,7 @@ impl RawFile {
 
     /// Whether a file is still the one that was folded: by size and tag; in a local folder, where
     /// a tag changes with a copy, by size and time.
-    fn is_same(&self, found: &RawFile, local: bool) -> bool {
+    pub(crate) fn is_same(&self, found: &RawFile, local: bool) -> bool {
         let same_content = match (&self.e_tag, &found.e_tag) {
             (Some(folded), Some(found)) if !local => folded == found,
             _ => self.modified == found.modified,
@@ -127,7 +127,7 @@ pub async fn discover(
     let runs = recorded.windows();
     for (location, folder) in folders.iter().enumerate() {
         let is_here = folder.location.file_path().is_some();
-        let mut others = 0;
+        let (mut others, mut other) = (0, String::new());
         for object in list(folder, raw, window).await? {
             let file = RawFile::new(location, folder, object);
             let path = &file.path;
@@ -140,6 +140,7 @@ pub async fn discover(
                 None => {
                     others += 1;
                     debug!("neither Parquet nor CSV: {}", folder.describe(path));
+                    other.clone_from(path);
                     continue;
                 }
             }
@@ -177,7 +178,8 @@ pub async fn discover(
         }
         if others > 0 {
             warn!(
-                "{others} files under {} are not named as Parquet or CSV files and were left alone",
+                "{others} files under {}, such as {other}, are not named as Parquet or CSV files and \
+                 were left alone",
                 folder.location
             );
         }

@@ -32,7 +32,7 @@ use crate::config::{Format, Keep, OnBad, Pipeline};
 use crate::curate::{Curate, Curated, adds_up};
 use crate::delta_log::LOG_FOLDER;
 use crate::delta_table::{self, Committed, CuratedLog};
-use crate::discover::{self, Input, Recorded};
+use crate::discover::{self, Input, RawFile, Recorded};
 use crate::error::{Error, Kind, Result};
 use crate::fold::{Fold, fold};
 use crate::key_moves::exchanges;
@@ -390,6 +390,9 @@ impl Job<'_> {
                     Error::data("no input is left to rebuild from").hint("put the raw files back")
                 );
             }
+            // Of one that was put aside as a whole, nothing is lost.
+            let was_folded = |file: &&&RawFile| ledger.folded(file.location, &file.path).is_some();
+            let gone: Vec<&RawFile> = gone.iter().filter(was_folded).copied().collect();
             let Some(first) = gone.first() else {
                 return Ok(inputs);
             };
@@ -461,7 +464,13 @@ impl Job<'_> {
         {
             if command == Command::CatchUp {
                 report.note.get_or_insert("nothing is in quarantine".into());
-                return Ok(());
+                let released = self.released(&ledger.put_aside, &inputs);
+                if released.is_empty() {
+                    return Ok(());
+                }
+                return self
+                    .commit_and_publish(attempt, command, released, None, vec![], &[])
+                    .await;
             }
             info!("no inputs in the window {}", self.window);
             report.note.get_or_insert("no inputs in the window".into());
@@ -488,20 +497,25 @@ impl Job<'_> {
             None => KnownColumns::default(),
         };
         let (changes, bad_files) = self.open(&inputs, &folders, &known, bad).await?;
+        let accepts_missing = is_rebuild
+            && self.request.task
+                == (Task::Rebuild {
+                    accept_missing: true,
+                });
         let was_folded = |(input, _): &&(Input, String)| {
             let folded = ledger.folded(input.file.location, &input.file.path);
-            folded.is_some() && !is_rebuild
+            folded.is_some() && !accepts_missing
         };
         if let Some((_, reason)) = bad_files.iter().find(was_folded) {
-            return Err(Error::data(format!(
-                "an input that was folded cannot be read any more: {reason}"
-            ))
-            .hint("restore it, undo the change of the pipeline, or make the tables again: glueless rebuild")
-            .into());
+            let told = "an input that was folded cannot be read any more";
+            return Err(lost(format!("{told}: {reason}"), is_rebuild).into());
         }
         report.schema_changes = changes.schema_changes().to_vec();
         for change in &report.schema_changes {
             info!("schema change: {change}");
+        }
+        for told in changes.missing() {
+            warn!("{told}");
         }
         if let Some(column) = changes.missing_before_image() {
             let told =
@@ -533,6 +547,9 @@ impl Job<'_> {
             changes.set_exchanges(exchanges(&context, &changes, threads).await?);
         }
         let folded = fold(&context, &changes, pipeline, threads).await?;
+        if !accepts_missing {
+            self.check_still_read(&changes, ledger, &folders, is_rebuild)?;
+        }
         info!(
             "pass one: {} rows, {} keys, {} keys and days",
             report.rows_read, folded.keys, folded.key_days
@@ -603,6 +620,12 @@ impl Job<'_> {
             days.extend(before.filter_map(|(day, _)| day));
         }
         let days = days.iter().filter_map(|day| date(*day)).collect();
+        if command == Command::CatchUp {
+            let found: Vec<Input> = changes.inputs().cloned().collect();
+            let bad = bad_files.iter().map(|(input, _)| input.clone());
+            let found: Vec<Input> = found.into_iter().chain(bad).collect();
+            records.extend(self.released(&attempt.state.ledger.put_aside, &found));
+        }
         let aside = self.put_aside_records(attempt, &changes, &bad_files, &folders);
         records.extend(aside.await?);
         let plans = [(CURATED.to_string(), plan)];
@@ -803,6 +826,19 @@ impl Job<'_> {
         })
         .filter(|_| curated.format == Format::Delta)
     }
+}
+
+/// What an earlier run has folded, and this one cannot.
+fn lost(told: String, is_rebuild: bool) -> Error {
+    Error::data(told).hint(match is_rebuild {
+        true => {
+            "undo the change of the file or of the pipeline, or go on without it: --accept-missing"
+        }
+        false => {
+            "undo the change of the file or of the pipeline; `glueless rebuild --accept-missing` \
+             makes the tables again without it"
+        }
+    })
 }
 
 /// How long to wait before the next try: about twice as long each time, and not as long as others

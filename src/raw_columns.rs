@@ -123,7 +123,10 @@ impl<'a> RawColumns<'a> {
                     "column `{name}` is {found} in {}, and was {data_type} in earlier runs",
                     self.from[index]
                 ))
-                .hint(format!("{FIX}, or make the tables again: glueless rebuild"))
+                .hint(
+                    "name its type in `[raw.columns]`, if all values can take it, and make the \
+                     tables again: glueless rebuild",
+                )
             })?;
             // Queries know it by the name it had.
             self.fields[index] = Field::new(name, widened, true);

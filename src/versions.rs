@@ -55,7 +55,7 @@ pub fn canonical(data_type: &DataType) -> DataType {
         | DataType::UInt8
         | DataType::UInt16
         | DataType::UInt32 => DataType::Int64,
-        DataType::UInt64 => DataType::Decimal128(20, 0),
+        DataType::UInt64 => DataType::Decimal128(38, 0),
         DataType::Float16 | DataType::Float32 => DataType::Float64,
         DataType::Decimal32(_, scale)
         | DataType::Decimal64(_, scale)

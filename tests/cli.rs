@@ -494,17 +494,17 @@ fn a_curated_query_that_does_not_pass_the_key_through_is_refused() {
     SELECT id + 1 AS id, note, category, event_dt FROM latest
     exit 2
     error: [folder]/pipeline/curated.sql does not pass the key column `id` through
-    hint: select it under its own name; its columns: id, note, category, event_dt
+    hint: it is Int64: select it as it is, or cast it so that different keys stay different; `[raw.columns]` can give it another type
 
     SELECT CAST(id AS INT) AS id, note, category, event_dt FROM latest
     exit 2
     error: [folder]/pipeline/curated.sql does not pass the key column `id` through
-    hint: select it under its own name; its columns: id, note, category, event_dt
+    hint: it is Int64: select it as it is, or cast it so that different keys stay different; `[raw.columns]` can give it another type
 
     SELECT note AS id, category, event_dt FROM latest
     exit 2
     error: [folder]/pipeline/curated.sql does not pass the key column `id` through
-    hint: select it under its own name; its columns: id, category, event_dt
+    hint: it is Int64: select it as it is, or cast it so that different keys stay different; `[raw.columns]` can give it another type
     ");
 }
 

@@ -414,6 +414,13 @@ fn a_rebuild_from_nothing_but_bad_files_changes_nothing() {
     assert_refused(
         failed,
         65,
+        "an input that was folded cannot be read any more",
+        "--accept-missing",
+    );
+    let failed = lab.rebuild(true, &[]).expect_err("refused");
+    assert_refused(
+        failed,
+        65,
         "no input can be read any more",
         "nothing was changed",
     );
@@ -436,6 +443,42 @@ fn an_input_that_was_folded_does_not_become_a_bad_file() {
         "an input that was folded cannot be read any more",
         "rebuild",
     );
+}
+
+#[test]
+fn rows_that_were_folded_do_not_become_bad_rows() {
+    let lab = lab(Place::Local, "name");
+    lab.put("raw/20200101-000000000.parquet", bad_rows());
+    lab.put("raw/20200102-000000000.parquet", good("2", "1000"));
+    lab.run(START, END).expect("a run");
+    let before = lab.contents("lake");
+    let narrower = ["raw.columns.n=tinyint"];
+    let told = "a row that was folded cannot be read any more: row 1 of";
+    let failed = lab.run_with(Task::Run, START, END, &narrower);
+    assert_refused(failed.expect_err("refused"), 65, told, "undo the change");
+    let failed = lab.rebuild(false, &narrower).expect_err("refused");
+    assert_refused(failed, 65, told, "--accept-missing");
+    assert_eq!(lab.contents("lake"), before);
+    let report = lab.rebuild(true, &narrower).expect("rebuilt");
+    assert_eq!((report.rows_rejected, report.rows_latest), (8, 2));
+}
+
+#[test]
+fn a_bad_file_may_be_taken_away() {
+    let lab = lab(Place::Local, "name");
+    lab.put("raw/20200101-000000000.parquet", good("1", "1"));
+    lab.put("raw/20200102-000000000.parquet", vec![1; 50]);
+    lab.put("raw/20200103-000000000.parquet", vec![1; 50]);
+    lab.run(START, END).expect("a run");
+    lab.remove("raw/20200102-000000000.parquet");
+    let report = lab.rebuild(false, &[]).expect("nothing of it was folded");
+    assert_eq!((report.files_rejected, told(&lab).len()), (1, 1));
+    lab.remove("raw/20200103-000000000.parquet");
+    let report = lab.catch_up(&[]).expect("caught up");
+    assert!(report.note.expect("a note").contains("are gone"));
+    let report = lab.catch_up(&[]).expect("caught up");
+    assert_eq!(report.note.as_deref(), Some("nothing is in quarantine"));
+    assert!(lab.list_all("lake/_glueless/aside/quarantine").is_empty());
 }
 
 #[test]

@@ -333,6 +333,7 @@ impl Batch<'_> {
             row: BadRow {
                 row: self.row_numbers()[at] as u64,
                 line: None,
+                lines: 1,
                 column: column.map(|column| schema.field(column).name().clone()),
                 reason: why.into(),
                 hint,

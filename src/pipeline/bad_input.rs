@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use super::{Attempt, Job, Request};
-use crate::bad_rows::BadRows;
+use super::{Attempt, Job, Request, lost};
+use crate::bad_rows::{BadRow, BadRows};
 use crate::changes::Changes;
 use crate::config::OnBad;
 use crate::discover::{self, Input, Recorded};
@@ -55,6 +55,61 @@ impl Job<'_> {
             input.only = aside.and_then(|aside| aside.rows.clone());
         }
         Ok(inputs)
+    }
+
+    /// What the ledger is to know of files that were put aside as a whole, and were taken away.
+    pub(super) fn released(
+        &self,
+        put_aside: &BTreeMap<(usize, String), ledger::PutAside>,
+        found: &[Input],
+    ) -> Vec<Record> {
+        let is_there = |aside: &ledger::PutAside| {
+            let is_it = |input: &Input| {
+                input.file.location == aside.input.location && input.file.path == aside.input.path
+            };
+            found.iter().any(is_it)
+        };
+        let gone = put_aside.values();
+        let gone = gone.filter(|aside| aside.rows.is_none() && !is_there(aside));
+        gone.map(|aside| Record::Released {
+            location: aside.input.location,
+            path: aside.input.path.clone(),
+        })
+        .collect()
+    }
+
+    /// Refuses rows as bad that an earlier run has folded: they would stay in the table, or be lost
+    /// by a rebuild.
+    pub(super) fn check_still_read(
+        &self,
+        changes: &Changes,
+        ledger: &Ledger,
+        folders: &[Folder],
+        is_rebuild: bool,
+    ) -> Result<()> {
+        let bad_rows = changes.bad_rows().sorted();
+        for (number, input) in changes.inputs().enumerate() {
+            // Windows of rows leave rows out that can be bad.
+            let is_whole = input.rows.is_none() && input.only.is_none();
+            let Some(bad) = bad_rows.get(&number).filter(|_| is_whole) else {
+                continue;
+            };
+            let (location, path) = (input.file.location, &input.file.path);
+            let is_here = folders[location].location.file_path().is_some();
+            let folded = ledger.folded(location, path);
+            if !folded.is_some_and(|folded| folded.is_same(&input.file, is_here)) {
+                continue;
+            }
+            let aside = ledger.put_aside.get(&(location, path.clone()));
+            let known = aside.and_then(|aside| aside.rows.as_deref());
+            let is_new = |bad: &&BadRow| known.is_none_or(|known| !known.contains(&bad.row));
+            if let Some(first) = bad.iter().find(is_new) {
+                let why = first.told(&folders[location].describe(path));
+                let told = "a row that was folded cannot be read any more";
+                return Err(lost(format!("{told}: {why}"), is_rebuild));
+            }
+        }
+        Ok(())
     }
 
     /// Opens inputs; returns also those that cannot be read, and why. `bad` are those that turned
@@ -161,8 +216,8 @@ impl Job<'_> {
         report.rows_rejected = changes.bad_rows().count();
         report.quarantine = Some(self.quarantine.location.to_string());
         warn!(
-            "{} rows and {} files are in quarantine: {}; what they say is missing in the table, and a \
-             delete among them leaves its key alive",
+            "{} rows and {} files of this run went to quarantine: {}; what they say is missing in the \
+             table, and a delete among them leaves its key alive",
             report.rows_rejected, report.files_rejected, self.quarantine.location
         );
         Ok(records)
