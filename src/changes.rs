@@ -20,7 +20,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use chrono_tz::Tz;
 use futures::TryStreamExt;
 
@@ -169,15 +169,30 @@ impl Changes {
             union.add_known(&known.all)?;
             union.add_declared();
         }
+        // Many files share their columns.
+        let mut last: Option<(SchemaRef, Vec<Option<usize>>, Vec<usize>)> = None;
         for file in &mut files {
-            file.columns = union.columns_of(&file.file);
-            let fields = file.file.schema().fields();
-            let columns = file.columns.iter().zip(&union.fields).enumerate();
-            let unsure = columns.filter(|(_, (index, field))| {
-                index
-                    .is_some_and(|index| !always_fits(fields[index].data_type(), field.data_type()))
-            });
-            file.unsure = unsure.map(|(column, _)| column).collect();
+            let schema = file.file.schema();
+            let is_last = |(last, ..): &(SchemaRef, _, _)| Arc::ptr_eq(last, schema);
+            let (_, columns, unsure) = match last.take_if(|last| is_last(last)) {
+                Some(last) => last,
+                None => {
+                    let columns = union.columns_of(&file.file);
+                    let fits = |index: usize, field: &Field| {
+                        always_fits(schema.field(index).data_type(), field.data_type())
+                    };
+                    let each = columns.iter().zip(&union.fields).enumerate();
+                    let unsure = each.filter(|(_, (index, field))| {
+                        index.is_some_and(|index| !fits(index, field))
+                    });
+                    let unsure = unsure.map(|(column, _)| column).collect();
+                    (Arc::clone(schema), columns, unsure)
+                }
+            };
+            let schema = Arc::clone(schema);
+            file.columns.clone_from(&columns);
+            file.unsure.clone_from(&unsure);
+            last = Some((schema, columns, unsure));
         }
         let names = raw.before_images(&pipeline.key);
         let names = names.iter().map(|name| union.find(name));

@@ -496,7 +496,7 @@ impl Job<'_> {
             Some(shape) => shape.known_columns()?,
             None => KnownColumns::default(),
         };
-        let (changes, bad_files) = self.open(&inputs, &folders, &known, bad).await?;
+        let (changes, bad_files) = self.open(&inputs, &folders, &known, ledger, bad).await?;
         let accepts_missing = is_rebuild
             && self.request.task
                 == (Task::Rebuild {
@@ -504,7 +504,8 @@ impl Job<'_> {
                 });
         let was_folded = |(input, _): &&(Input, String)| {
             let folded = ledger.folded(input.file.location, &input.file.path);
-            folded.is_some() && !accepts_missing
+            // Windows of rows may have left out what is bad of it.
+            folded.is_some() && !accepts_missing && (is_rebuild || input.rows.is_none())
         };
         if let Some((_, reason)) = bad_files.iter().find(was_folded) {
             let told = "an input that was folded cannot be read any more";
@@ -530,9 +531,13 @@ impl Job<'_> {
                 .into());
         }
         if changes.is_empty() {
-            let records = self
+            let mut records = self
                 .put_aside_records(attempt, &changes, &bad_files, &folders)
                 .await?;
+            if command == Command::CatchUp {
+                let put_aside = &attempt.state.ledger.put_aside;
+                records.extend(self.released(put_aside, &inputs));
+            }
             let note = "all inputs of the window are in quarantine";
             attempt.report.note.get_or_insert(note.into());
             return self
@@ -621,10 +626,8 @@ impl Job<'_> {
         }
         let days = days.iter().filter_map(|day| date(*day)).collect();
         if command == Command::CatchUp {
-            let found: Vec<Input> = changes.inputs().cloned().collect();
-            let bad = bad_files.iter().map(|(input, _)| input.clone());
-            let found: Vec<Input> = found.into_iter().chain(bad).collect();
-            records.extend(self.released(&attempt.state.ledger.put_aside, &found));
+            let put_aside = &attempt.state.ledger.put_aside;
+            records.extend(self.released(put_aside, &inputs));
         }
         let aside = self.put_aside_records(attempt, &changes, &bad_files, &folders);
         records.extend(aside.await?);

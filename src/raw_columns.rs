@@ -4,8 +4,10 @@
 //! union has the type that the pipeline fixes, or one that all its files, and those of earlier runs,
 //! widen to without loss; where there is none, the run stops.
 
+use std::sync::Arc;
+
 use arrow::compute::can_cast_types;
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 
 use crate::column_type::widen;
 use crate::config::{Pipeline, Raw};
@@ -25,6 +27,8 @@ pub struct RawColumns<'a> {
     raw: &'a Raw,
     /// The names that queries know columns by.
     names: Vec<String>,
+    /// The columns that were added last: many files share them.
+    last: Option<SchemaRef>,
 }
 
 impl<'a> RawColumns<'a> {
@@ -36,6 +40,7 @@ impl<'a> RawColumns<'a> {
             from: Vec::new(),
             raw: &pipeline.raw,
             names: pipeline.curated.sql.names(),
+            last: None,
         }
     }
 
@@ -55,7 +60,16 @@ impl<'a> RawColumns<'a> {
     /// # Errors
     /// Data, naming both files, the column and both types, when these have no common type.
     pub fn add(&mut self, file: &ParquetFile) -> Result<()> {
-        let fields = file.schema().fields();
+        let schema = file.schema();
+        if self
+            .last
+            .as_ref()
+            .is_some_and(|last| Arc::ptr_eq(last, schema))
+        {
+            return Ok(());
+        }
+        self.last = Some(Arc::clone(schema));
+        let fields = schema.fields();
         let names = fields[..fields.len() - 1].iter().map(|field| field.name());
         for (place, name) in names.clone().enumerate() {
             let mut before = names.clone().take(place);

@@ -110,6 +110,9 @@ impl SchemaChanges {
         }
         let last = &mut self.last[usize::from(full_load)];
         if last.as_ref().is_some_and(|last| Arc::ptr_eq(last, schema)) {
+            if !full_load && is_newest {
+                self.newest.columns.clone_from(&self.cdc);
+            }
             return;
         }
         *last = Some(Arc::clone(schema));

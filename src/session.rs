@@ -94,8 +94,10 @@ impl SpillFolder {
 /// Removes a spill folder and its lock, if no process holds it. What cannot be removed is another
 /// user's, and stays.
 fn remove_if_left(lock_path: &Path) {
-    let lock = File::open(lock_path);
-    if lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
+    // A run that is just about to lock it waits until both are gone.
+    if let Ok(lock) = File::open(lock_path)
+        && lock.try_lock().is_ok()
+    {
         let _ = std::fs::remove_dir_all(lock_path.with_extension(""));
         let _ = std::fs::remove_file(lock_path);
     }

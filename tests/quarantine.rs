@@ -503,6 +503,46 @@ fn bad_rows_are_no_bad_files() {
 }
 
 #[test]
+fn damage_that_is_not_needed_is_no_damage() {
+    let lab = lab(Place::Local, "name");
+    // A column that curated.sql does not take, damaged in a file that is folded.
+    let columns = ["Op", "id", "n", "event", "ts", "other"];
+    let mut unneeded = changes(
+        &columns,
+        &[&["I", "1", "1", AT, AT, "some long text to damage"]],
+    );
+    let place = unneeded
+        .windows(9)
+        .position(|bytes| bytes == b"some long")
+        .expect("the text");
+    // The end of its page's header, before the length of the text.
+    unneeded[place - 12..place - 4].fill(0xFF);
+    lab.put("raw/20200101-000000000.parquet", unneeded);
+    lab.run("2020-01-01", "2020-01-02").expect("a run");
+    assert_eq!(told(&lab), ["1 1"]);
+    let mut needed = good("2", "2");
+    needed[4..40].fill(0xFF);
+    lab.put("raw/20200102-000000000.parquet", needed);
+    let report = lab.run(START, END).expect("a run");
+    assert_eq!(
+        (report.files_rejected, told(&lab)),
+        (1, vec!["1 1".to_string()])
+    );
+    // It is damaged, for a query that takes the column.
+    let sql = "SELECT CAST(id AS BIGINT) AS id, other, event_dt FROM latest";
+    std::fs::write(lab.pipeline.join("curated.sql"), sql).expect("written");
+    let elsewhere = format!("curated.url={}/elsewhere/curated", lab.base);
+    let set = [elsewhere.as_str(), "raw.on_bad_file=fail"];
+    let failed = lab.run_with(Task::Run, "2020-01-01", "2020-01-02", &set);
+    assert_refused(
+        failed.expect_err("damaged"),
+        65,
+        "20200101-000000000.parquet",
+        "",
+    );
+}
+
+#[test]
 fn many_files_with_damaged_pages_are_found_together() {
     let lab = lab(Place::Local, "name");
     for day in 1..=20 {

@@ -105,8 +105,10 @@ impl Job<'_> {
             let is_new = |bad: &&BadRow| known.is_none_or(|known| !known.contains(&bad.row));
             if let Some(first) = bad.iter().find(is_new) {
                 let why = first.told(&folders[location].describe(path));
-                let told = "a row that was folded cannot be read any more";
-                return Err(lost(format!("{told}: {why}"), is_rebuild));
+                let told = format!("a row that was folded cannot be read any more: {why}");
+                let lost = lost(told, is_rebuild);
+                let hint = lost.hint.clone().unwrap_or_default();
+                return Err(lost.hint(format!("{}; or {hint}", first.hint)));
             }
         }
         Ok(())
@@ -119,6 +121,7 @@ impl Job<'_> {
         inputs: &[Input],
         folders: &[Folder],
         known: &KnownColumns,
+        ledger: &Ledger,
         bad: &mut BadInputs,
     ) -> Result<(Arc<Changes>, Vec<(Input, String)>)> {
         let pipeline = self.request.pipeline;
@@ -152,7 +155,9 @@ impl Job<'_> {
                 return Ok((changes, bad_files));
             }
             // Where one was damaged, others may be: they are found together.
-            let damaged = changes.damaged(resources.threads).await?;
+            let mut damaged = changes.damaged(resources.threads).await?;
+            // One that was folded may be so where it is not needed.
+            damaged.retain(|(input, _)| ledger.folded(input.location, &input.path).is_none());
             if damaged.is_empty() {
                 return Ok((changes, bad_files));
             }
