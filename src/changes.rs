@@ -289,27 +289,15 @@ impl Changes {
 
     /// Columns that the pipeline names and no input has, as far as that may be a slip: what to warn of.
     pub fn missing(&self) -> Vec<String> {
-        let is_nowhere = |name: &str, cdc: bool| {
-            let column = self.raw_column(name);
-            let files = || {
-                self.files
-                    .iter()
-                    .filter(|file| !cdc || !file.input.full_load)
-            };
-            let mut with = files();
-            let has =
-                |file: &OpenInput| column.is_some_and(|column| file.columns[column].is_some());
-            files().next().is_some() && !with.any(has)
-        };
         let mut told = Vec::new();
-        if is_nowhere(&self.raw.op.name, true) {
+        if self.is_nowhere(&self.raw.op.name, true) {
             let op = &self.raw.op.name;
             told.push(format!(
                 "no CDC file has the column `{op}`: all changes count as inserts; `raw.op` names it"
             ));
         }
         for (name, _) in &self.raw.columns {
-            if is_nowhere(name, false) && *name != self.raw.op.name {
+            if self.is_nowhere(name, false) && *name != self.raw.op.name {
                 told.push(format!(
                     "no file has the column `{name}`, which `[raw.columns]` declares: it is null"
                 ));
@@ -321,17 +309,18 @@ impl Changes {
     /// The column with the key before an update that should be there, and is in no CDC file.
     pub fn missing_before_image(&self) -> Option<String> {
         let mut names = self.raw.before_images(&self.key).into_iter();
-        let is_missing = |name: &String| {
-            let column = self.raw_column(name);
-            let mut cdc = self
-                .files
-                .iter()
-                .filter(|file| !file.input.full_load)
-                .peekable();
-            cdc.peek().is_some()
-                && cdc.all(|file| column.is_none_or(|column| file.columns[column].is_none()))
-        };
-        names.find(is_missing)
+        names.find(|name| self.is_nowhere(name, true))
+    }
+
+    /// Whether there are inputs, or CDC files, and none of them has a column.
+    fn is_nowhere(&self, name: &str, cdc: bool) -> bool {
+        let column = self.raw_column(name);
+        let files = self.files.iter();
+        let mut files = files
+            .filter(|file| !cdc || !file.input.full_load)
+            .peekable();
+        let lacks = |file: &OpenInput| column.is_none_or(|column| file.columns[column].is_none());
+        files.peek().is_some() && files.all(lacks)
     }
 
     /// Whether a key move's delete is none.

@@ -84,7 +84,7 @@ fn sort(inputs: &mut [Input]) {
 }
 
 /// Those of the folded files that are not among the inputs found.
-fn gone<'a>(
+pub(crate) fn gone<'a>(
     folded: impl Iterator<Item = &'a RawFile>,
     found: &[Input],
 ) -> impl Iterator<Item = &'a RawFile> {

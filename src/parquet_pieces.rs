@@ -88,7 +88,18 @@ impl ParquetFile {
         batch_rows: usize,
     ) -> BoxStream<'static, Result<RecordBatch>> {
         let all = (0..self.row_groups().len()).map(|number| (number, None));
-        let pieces = self.pieces(columns, all).into_iter();
+        self.read_chosen(columns, all, batch_rows)
+    }
+
+    /// Reads the given columns of row groups, or of some of their rows, as [`ParquetFile::pieces`]
+    /// takes them; the row number comes last.
+    pub fn read_chosen(
+        &self,
+        columns: &[usize],
+        chosen: impl Iterator<Item = Chosen>,
+        batch_rows: usize,
+    ) -> BoxStream<'static, Result<RecordBatch>> {
+        let pieces = self.pieces(columns, chosen).into_iter();
         let fetched = fetched_ahead(pieces.map(|piece| (piece, ())));
         let batches = fetched.map(move |fetched| {
             let (fetched, ()) = fetched.map_err(|(error, ())| error)?;
@@ -356,14 +367,8 @@ mod tests {
 
     /// What `n` and the row number of the chosen rows are.
     fn read(file: &ParquetFile, chosen: Vec<Chosen>) -> Result<Vec<(i64, i64)>> {
-        let pieces = file.pieces(&[1], chosen.into_iter()).into_iter();
-        let fetched = fetched_ahead(pieces.map(|piece| (piece, ())));
-        let batches = fetched.map(|fetched| {
-            let (fetched, ()) = fetched.map_err(|(error, ())| error)?;
-            Ok::<_, Error>(stream::iter(fetched.read(7)?))
-        });
-        let batches: Result<Vec<RecordBatch>> =
-            runtime().block_on(batches.try_flatten().try_collect());
+        let batches = file.read_chosen(&[1], chosen.into_iter(), 7);
+        let batches: Result<Vec<RecordBatch>> = runtime().block_on(batches.try_collect());
         let values = |batch: RecordBatch| {
             let column = |place: usize| batch.column(place).as_primitive::<Int64Type>().clone();
             let (n, row) = (column(0), column(1));

@@ -46,7 +46,7 @@ use crate::state::{NewVersions, NotCommitted, State};
 use crate::store::{Folder, Stores};
 use crate::versions_writer::DayCounts;
 use crate::window::Window;
-use bad_input::BadInputs;
+use bad_input::{BadInputs, released};
 
 mod bad_input;
 
@@ -464,7 +464,7 @@ impl Job<'_> {
         {
             if command == Command::CatchUp {
                 report.note.get_or_insert("nothing is in quarantine".into());
-                let released = self.released(&ledger.put_aside, &inputs);
+                let released = released(ledger, &inputs);
                 if released.is_empty() {
                     return Ok(());
                 }
@@ -531,13 +531,9 @@ impl Job<'_> {
                 .into());
         }
         if changes.is_empty() {
-            let mut records = self
-                .put_aside_records(attempt, &changes, &bad_files, &folders)
-                .await?;
-            if command == Command::CatchUp {
-                let put_aside = &attempt.state.ledger.put_aside;
-                records.extend(self.released(put_aside, &inputs));
-            }
+            let aside =
+                self.put_aside_records(command, attempt, &changes, &inputs, &bad_files, &folders);
+            let records = aside.await?;
             let note = "all inputs of the window are in quarantine";
             attempt.report.note.get_or_insert(note.into());
             return self
@@ -625,11 +621,8 @@ impl Job<'_> {
             days.extend(before.filter_map(|(day, _)| day));
         }
         let days = days.iter().filter_map(|day| date(*day)).collect();
-        if command == Command::CatchUp {
-            let put_aside = &attempt.state.ledger.put_aside;
-            records.extend(self.released(put_aside, &inputs));
-        }
-        let aside = self.put_aside_records(attempt, &changes, &bad_files, &folders);
+        let aside =
+            self.put_aside_records(command, attempt, &changes, &inputs, &bad_files, &folders);
         records.extend(aside.await?);
         let plans = [(CURATED.to_string(), plan)];
         self.commit_and_publish(attempt, command, records, Some(versions), days, &plans)

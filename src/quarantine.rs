@@ -22,12 +22,11 @@ use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::{Field, Schema};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 
 use crate::bad_rows::{BadRow, fields_json};
 use crate::changes::Changes;
-use crate::error::{Error, Result};
-use crate::parquet_pieces::fetched_ahead;
+use crate::error::Result;
 use crate::session::BATCH_ROWS;
 use crate::store::Folder;
 use crate::table_writer::{parquet_properties, parquet_writer, write_error};
@@ -134,13 +133,7 @@ impl PutAside<'_> {
             first = rows.end;
         }
         let columns: Vec<usize> = (0..file.schema().fields().len() - 1).collect();
-        let pieces = file.pieces(&columns, chosen.into_iter()).into_iter();
-        let fetched = fetched_ahead(pieces.map(|piece| (piece, ())));
-        let batches = fetched.map(|fetched| {
-            let (fetched, ()) = fetched.map_err(|(error, ())| error)?;
-            Ok::<_, Error>(stream::iter(fetched.read(BATCH_ROWS)?))
-        });
-        let mut batches = std::pin::pin!(batches.try_flatten());
+        let mut batches = file.read_chosen(&columns, chosen.into_iter(), BATCH_ROWS);
         let mut places = wanted.values();
         let format = FormatOptions::default();
         while let Some(batch) = batches.try_next().await? {

@@ -7,7 +7,7 @@ use glueless::report::Report;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::support::{Lab, Place, assert_refused, changes};
+use crate::support::{Lab, Place, assert_refused, changes, changes_of};
 
 const TOML: &str = r#"
 name = "moves"
@@ -378,12 +378,7 @@ fn any_windows_end_in_the_table_of_the_database() {
                 files.entry(name).or_default().extend(changes);
             }
             for (name, rows) in &files {
-                let rows: Vec<Vec<&str>> = rows
-                    .iter()
-                    .map(|row| row.iter().map(String::as_str).collect())
-                    .collect();
-                let rows: Vec<&[&str]> = rows.iter().map(|row| &row[..]).collect();
-                lab.put(&format!("raw/{name}.parquet"), changes(&COLUMNS, &rows));
+                lab.put(&format!("raw/{name}.parquet"), changes_of(&COLUMNS, rows));
             }
             for (day, days) in windows {
                 let (start, end) = (

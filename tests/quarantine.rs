@@ -7,7 +7,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::sync::Arc;
 
-use crate::support::{Lab, Place, Row, assert_refused, batch, changes, parquet, read_with};
+use crate::support::{
+    Lab, Place, Row, assert_refused, batch, changes, changes_of, parquet, read_with,
+};
 
 const TOML: &str = r#"
 name = "aside"
@@ -210,12 +212,10 @@ fn many_bad_rows_of_large_batches_are_found() {
             ["I".into(), row.to_string(), n, AT.into(), AT.into()]
         })
         .collect();
-    let rows: Vec<Vec<&str>> = rows
-        .iter()
-        .map(|row| row.iter().map(String::as_str).collect())
-        .collect();
-    let rows: Vec<&[&str]> = rows.iter().map(|row| &row[..]).collect();
-    lab.put("raw/20200101-000000000.parquet", changes(&COLUMNS, &rows));
+    lab.put(
+        "raw/20200101-000000000.parquet",
+        changes_of(&COLUMNS, &rows),
+    );
     let set = ["raw.max_bad_rows=100000"];
     let report = lab.run_with(Task::Run, START, END, &set).expect("a run");
     let bad = (0..30_000).filter(|row| row % 17 == 3).count();
@@ -637,12 +637,7 @@ fn no_bytes_of_a_raw_file_make_a_run_stumble() {
                 ]
             })
             .collect();
-        let rows: Vec<Vec<&str>> = rows
-            .iter()
-            .map(|row| row.iter().map(String::as_str).collect())
-            .collect();
-        let rows: Vec<&[&str]> = rows.iter().map(|row| &row[..]).collect();
-        changes(&COLUMNS, &rows)
+        changes_of(&COLUMNS, &rows)
     };
     let parquets = [many(7), many(31)];
     let csv = |files: [&str; 2]| files.map(|text| text.as_bytes().to_vec());

@@ -9,7 +9,7 @@ use glueless::report::Report;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::support::{Lab, Place, Row, assert_refused, changes, read_with};
+use crate::support::{Lab, Place, Row, assert_refused, changes, changes_of, read_with};
 
 const START: &str = "2020-01-01";
 const END: &str = "2020-02-01";
@@ -481,12 +481,7 @@ fn csv_and_parquet_of_the_same_changes_give_the_same_table() {
                     text = "\n".into();
                 }
                 csv.put(&format!("{name}.csv"), text.into());
-                let rows: Vec<Vec<&str>> = cells
-                    .iter()
-                    .map(|row| row.iter().map(String::as_str).collect())
-                    .collect();
-                let rows: Vec<&[&str]> = rows.iter().map(|row| &row[..]).collect();
-                let bytes = changes(&["Op", "id", "v", "note", "ts"], &rows);
+                let bytes = changes_of(&["Op", "id", "v", "note", "ts"], &cells);
                 parquet.put(&format!("{name}.parquet"), bytes);
             }
             let reports = [&csv, &parquet].map(|lab| lab.run(START, END).expect("a run"));

@@ -568,6 +568,16 @@ pub fn changes(columns: &[&str], rows: &[&[&str]]) -> Vec<u8> {
     parquet(&batch(columns.iter().copied().zip(arrays).collect()), None)
 }
 
+/// Changes as Parquet, of cells that were made: see [`changes`].
+pub fn changes_of<const N: usize>(columns: &[&str; N], rows: &[[String; N]]) -> Vec<u8> {
+    let rows: Vec<[&str; N]> = rows
+        .iter()
+        .map(|row| row.each_ref().map(String::as_str))
+        .collect();
+    let rows: Vec<&[&str]> = rows.iter().map(|row| &row[..]).collect();
+    changes(columns, &rows)
+}
+
 /// A batch of nullable columns.
 pub fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
     let field =

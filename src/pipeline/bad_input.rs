@@ -12,7 +12,7 @@ use crate::config::OnBad;
 use crate::discover::{self, Input, Recorded};
 use crate::error::Result;
 use crate::layout::attempt_commit;
-use crate::ledger::{self, Ledger, Record};
+use crate::ledger::{self, Command, Ledger, Record};
 use crate::opening::Opening;
 use crate::publish;
 use crate::quarantine::PutAside;
@@ -55,27 +55,6 @@ impl Job<'_> {
             input.only = aside.and_then(|aside| aside.rows.clone());
         }
         Ok(inputs)
-    }
-
-    /// What the ledger is to know of files that were put aside as a whole, and were taken away.
-    pub(super) fn released(
-        &self,
-        put_aside: &BTreeMap<(usize, String), ledger::PutAside>,
-        found: &[Input],
-    ) -> Vec<Record> {
-        let is_there = |aside: &ledger::PutAside| {
-            let is_it = |input: &Input| {
-                input.file.location == aside.input.location && input.file.path == aside.input.path
-            };
-            found.iter().any(is_it)
-        };
-        let gone = put_aside.values();
-        let gone = gone.filter(|aside| aside.rows.is_none() && !is_there(aside));
-        gone.map(|aside| Record::Released {
-            location: aside.input.location,
-            path: aside.input.path.clone(),
-        })
-        .collect()
     }
 
     /// Refuses rows as bad that an earlier run has folded: they would stay in the table, or be lost
@@ -171,13 +150,18 @@ impl Job<'_> {
     /// that are whole now.
     pub(super) async fn put_aside_records(
         &self,
+        command: Command,
         attempt: &mut Attempt,
         changes: &Changes,
+        inputs: &[Input],
         bad_files: &[(Input, String)],
         folders: &[Folder],
     ) -> Result<Vec<Record>> {
         let mut bad_rows = changes.bad_rows().sorted();
-        let mut records = Vec::new();
+        let mut records = match command {
+            Command::CatchUp => released(&attempt.state.ledger, inputs),
+            _ => Vec::new(),
+        };
         let aside = PutAside {
             changes,
             folder: &self.quarantine,
@@ -242,4 +226,17 @@ impl Job<'_> {
         };
         publish::remove(&self.quarantine, found.filter(is_unused).collect()).await
     }
+}
+
+/// What the ledger is to know of files that were put aside as a whole, and were taken away: those
+/// that are not among the inputs found.
+pub(super) fn released(ledger: &Ledger, found: &[Input]) -> Vec<Record> {
+    let whole = ledger.put_aside.values();
+    let whole = whole.filter(|aside| aside.rows.is_none());
+    let gone = discover::gone(whole.map(|aside| &aside.input), found);
+    gone.map(|file| Record::Released {
+        location: file.location,
+        path: file.path.clone(),
+    })
+    .collect()
 }
