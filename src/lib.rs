@@ -30,7 +30,8 @@
 //!    it, in pieces ([`parquet_pieces`]).
 //! 3. [`fold`] runs `sql/fold.sql` over key and position only. The aggregate function
 //!    [`last_changes`] keeps, per key and day, the greatest position, in a table of our own
-//!    ([`key_table`]); [`winners`] keeps one bit per raw row of it.
+//!    ([`key_table`]); [`winners`] keeps one bit per raw row of it, two where a row can be two
+//!    changes. A table without a key has nothing to fold: every row wins.
 //! 4. [`merge`] compares the winners with the [`versions`] that earlier runs left. What is not
 //!    later drops out; of the rest, versions say which published rows go, and where these are.
 //! 5. [`curate`](mod@curate) reads the winners' rows again, with all columns, through the checked
@@ -55,7 +56,9 @@
 //! * **Windows do not matter.** A version is the order of the last change per key and day, as
 //!   values of the data. A winner replaces it only if it is later ([`merge`]), so what is published
 //!   is the greatest of all changes folded so far, in whatever order and how often they came. A
-//!   window run again meets its own versions, is not later, and changes nothing.
+//!   window run again meets its own versions, is not later, and changes nothing. A row of a table
+//!   without a key is known by its file, which is folded once. One thing needs the changes of a
+//!   transaction in one run: telling rows that change places from one that moves ([`key_moves`]).
 //! * **Late data lose nothing and are not lost.** A partition is rebuilt from its own rows, less
 //!   those that versions say go, plus those that come ([`rebuild`]). Every run remembers its window,
 //!   an empty one too, and its inputs: what appears later in a window that was run is found.
