@@ -15,6 +15,7 @@ LAKE_FILES := find lake -name _glueless -prune -o -type f
 fingerprint  = $(shell { $(1); } | cksum | cut -d ' ' -f 1)
 VENV        := $(CACHE)/venv-$(call fingerprint,$(PYTHON) --version 2>&1; cat tests/requirements.txt)
 BENCH_VENV  := $(CACHE)/venv-$(call fingerprint,$(PYTHON) --version 2>&1; cat benches/requirements.txt)
+AIRFLOW_VENV := $(CACHE)/venv-$(call fingerprint,$(PYTHON) --version 2>&1; cat tests/airflow-requirements.txt)
 FAR_STORE   := $(CACHE)/s3s-fs-0.14.1
 BENCH_DATA  := $(CACHE)/bench/$(call fingerprint,cat benches/generate.rs)
 
@@ -24,7 +25,7 @@ SHOW        := $(EXAMPLES)/show
 TEST_PYTHON := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-long check lint fixtures bench bench-scale bench-far bench-tools clean sources
+.PHONY: help run build test test-long test-airflow check lint fixtures bench bench-scale bench-far bench-tools clean sources
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +56,9 @@ test: sources $(VENV)/installed ## Run all tests
 
 test-long: sources $(VENV)/installed ## Run the property tests with 20 times the cases
 	GLUELESS_TEST_PYTHON=$(TEST_PYTHON) GLUELESS_TEST_TIMES=20 $(CARGO) test --release --test main -- model::
+
+test-airflow: build $(AIRFLOW_VENV)/installed ## Run the DAG of examples/airflow in a real Airflow
+	$(AIRFLOW_VENV)/bin/python tests/airflow_dag.py --glueless $(GLUELESS)
 
 check: lint test ## What CI runs: lint and test
 
@@ -88,8 +92,9 @@ clean: ## Remove lake/, the benchmark's data and our own build products
 	rm -rf lake $(CACHE)/bench
 	$(CARGO) clean --release --package glueless
 
-# `make test` and `make bench` have one each.
+# `make test`, `make bench` and `make test-airflow` have one each.
 $(VENV)/installed: REQUIREMENTS := tests/requirements.txt
+$(AIRFLOW_VENV)/installed: REQUIREMENTS := tests/airflow-requirements.txt
 $(BENCH_VENV)/installed: REQUIREMENTS := benches/requirements.txt
 %/installed:
 	@$(PYTHON) -c 'import ensurepip, venv' || { \

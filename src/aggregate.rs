@@ -1,8 +1,8 @@
 //! Aggregates: tables per day, computed by SQL and replaced per day.
 //!
 //! A run recomputes the window's days and every day that changed since the table was last
-//! aggregated; a running table, where a day depends on all days before it, also every published
-//! day from its earliest changed day on. The queries read two relations:
+//! aggregated; a running table, where a day depends on all days before it, also every day that was
+//! computed before, from its earliest changed day on. The queries read two relations:
 //!
 //! | relation | columns |
 //! |---|---|
@@ -35,8 +35,8 @@ use crate::config::{Aggregate, Pipeline};
 use crate::curated_sql::first_line;
 use crate::error::{Error, Result};
 use crate::file_numbers::FileNumbers;
-use crate::file_table::{FileTable, ListedFile};
-use crate::layout::{parent, parse_partition_segment, partition_segment, partition_values};
+use crate::file_table::{FileTable, PartitionFile};
+use crate::layout::{parent, parse_partition_segment, partition_segment};
 use crate::ledger::{CURATED, Ledger, read_types, write_types};
 use crate::position::{PACKED_TYPE, packed_array};
 use crate::publish::{self, Names, Plan, TableFile};
@@ -75,48 +75,49 @@ pub async fn register(
     let (Some((versions, layout)), Some(record)) = (state.versions()?, &ledger.shape) else {
         return Ok(false);
     };
-    let files = FileNumbers::new(ledger.inputs.keys().cloned());
-    register_history(context, Arc::new(versions), &layout, files).await?;
-
+    let numbers = FileNumbers::new(ledger.inputs.keys().cloned());
     let columns = read_types(&record.columns)?;
-    let is_partition = |name: &str| {
-        pipeline
-            .curated
-            .partition_by
-            .iter()
-            .any(|part| part == name)
-    };
-    let field = |(name, data_type): &(String, DataType)| Field::new(name, data_type.clone(), true);
-    let stored: Vec<Field> = columns
-        .iter()
-        .filter(|(name, _)| !is_partition(name))
-        .map(field)
-        .collect();
-    let mut partitions = Vec::new();
-    for part in &pipeline.curated.partition_by {
-        let column = columns.iter().find(|(name, _)| name == part);
-        let column =
-            column.ok_or_else(|| Error::internal(format!("`{part}` is not in the ledger")))?;
-        partitions.push(Arc::new(field(column)));
-    }
-    let files = ledger
-        .files(CURATED)
-        .map(|file| {
-            let values = partition_values(&file.path).zip(&partitions);
-            let partition = values.map(|((_, value), field)| match value {
-                Some(text) => Ok(ScalarValue::try_from_string(text, field.data_type())?),
-                None => Ok(ScalarValue::try_from(field.data_type())?),
-            });
-            Ok(ListedFile {
-                path: curated.root_path(&file.path)?,
-                bytes: file.bytes,
-                partition: partition.collect::<Result<Vec<_>>>()?,
-            })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let table = FileTable::new(curated, files, Arc::new(Schema::new(stored)), partitions)?;
-    context.register_table(CURATED, Arc::new(table))?;
+    let files = ledger.files(CURATED).map(|file| PartitionFile {
+        path: &file.path,
+        partition: parent(&file.path),
+        bytes: file.bytes,
+    });
+    let partition_by = &pipeline.curated.partition_by;
+    let table = FileTable::of_partitions(curated, files, &columns, partition_by)?;
+    register_tables(context, versions, &layout, numbers, table).await?;
     Ok(true)
+}
+
+/// Registers `history` over versions, and `curated`.
+///
+/// # Errors
+/// The engine's.
+pub async fn register_tables(
+    context: &SessionContext,
+    versions: FileTable,
+    layout: &VersionsLayout,
+    numbers: FileNumbers,
+    curated: FileTable,
+) -> Result<()> {
+    register_history(context, Arc::new(versions), layout, numbers).await?;
+    context.register_table(CURATED, Arc::new(curated))?;
+    Ok(())
+}
+
+/// The columns of an aggregate: name and type.
+///
+/// # Errors
+/// Usage, when its query does not plan.
+pub async fn columns(
+    context: &SessionContext,
+    aggregate: &Aggregate,
+) -> Result<Vec<(String, DataType)>> {
+    let (first, end) = (NaiveDate::default(), NaiveDate::default() + Days::new(1));
+    let frame = planned(context, aggregate, first, end).await?;
+    let fields = frame.schema().fields().iter();
+    Ok(fields
+        .map(|field| (field.name().clone(), field.data_type().clone()))
+        .collect())
 }
 
 /// Registers `history` over versions.
@@ -241,13 +242,13 @@ pub async fn compute(
     context: &SessionContext,
     ledger: &Ledger,
     aggregate: &Aggregate,
-    window: Option<&Window>,
+    windows: &[Window],
     staging: &Folder,
     attempt: &str,
     commit: u64,
 ) -> Result<Computed> {
     let before: Vec<TableFile> = ledger.files(&aggregate.table()).cloned().collect();
-    let days = days_to_compute(ledger, aggregate, window);
+    let days = days_to_compute(ledger, aggregate, windows);
     let mut staged = Vec::new();
     for (number, (first, last)) in ranges(&days).into_iter().enumerate() {
         let end = last
@@ -272,9 +273,11 @@ pub async fn compute(
     info!(
         "aggregate {}: {}, qualifying dates {} ({} to {}), rows deleted {}, rows inserted {}",
         aggregate.name,
-        window.map_or("days that changed".into(), |window| format!(
-            "window {window}"
-        )),
+        match windows {
+            [] => "days that changed".into(),
+            [window] => format!("window {window}"),
+            gaps => format!("{} gaps", gaps.len()),
+        },
         days.len(),
         shown(days.first()),
         shown(days.last()),
@@ -287,12 +290,12 @@ pub async fn compute(
     })
 }
 
-/// The window's days, those that changed since the table was last aggregated, and for a running
-/// table the published ones from the earliest of these on.
+/// The windows' days, those that changed since the table was last aggregated, and for a running
+/// table all that were computed before, from the earliest of these on.
 fn days_to_compute(
     ledger: &Ledger,
     aggregate: &Aggregate,
-    window: Option<&Window>,
+    windows: &[Window],
 ) -> BTreeSet<NaiveDate> {
     let last = ledger
         .runs
@@ -300,7 +303,7 @@ fn days_to_compute(
         .rposition(|run| run.tables.contains(&aggregate.table()));
     let since = ledger.runs.iter().skip(last.map_or(0, |last| last + 1));
     let changed: BTreeSet<NaiveDate> = since.flat_map(|run| run.days.iter().copied()).collect();
-    let mut days: BTreeSet<NaiveDate> = window.into_iter().flat_map(Window::days).collect();
+    let mut days: BTreeSet<NaiveDate> = windows.iter().flat_map(Window::days).collect();
     let table = aggregate.table();
     if aggregate.running
         && let Some(earliest) = changed.first()
@@ -308,7 +311,12 @@ fn days_to_compute(
         let published = ledger.files(&table).filter_map(|file| {
             parse_partition_segment(parent(&file.path)).and_then(|(_, day)| day?.parse().ok())
         });
-        days.extend(published.filter(|day: &NaiveDate| day >= earliest));
+        // A day that came out empty is not published, and may not be empty any more.
+        let computed = ledger.windows_aggregated(&table).into_iter();
+        let computed = computed.flat_map(|window| window.days());
+        let met = ledger.runs.iter().flat_map(|run| run.days.iter().copied());
+        let all = published.chain(computed).chain(met);
+        days.extend(all.filter(|day: &NaiveDate| day >= earliest));
     }
     days.extend(changed);
     days

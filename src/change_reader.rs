@@ -34,8 +34,10 @@ use crate::times::{DAY_NS, nanoseconds, parse_time};
 use crate::window::Window;
 use crate::winners::Winners;
 use batch::{Batch, Refused};
+pub use find_key::find_key;
 
 mod batch;
+mod find_key;
 
 /// Batches are not put together beyond so much data.
 const COALESCED_BYTES: usize = 16 << 20;
@@ -56,6 +58,8 @@ enum Pass {
     One,
     /// Key moves only, each as a delete and as itself.
     KeyMoves,
+    /// Those of one key: nothing is made of them.
+    Find,
     /// Winners.
     Two(Arc<Winners>),
 }
@@ -444,6 +448,7 @@ impl ChangeReader {
         if let Pass::One = self.pass {
             self.changes.count(made.inside, made.outside + not_chosen);
             self.changes.count_moves(made.key_moves);
+            self.changes.meet_time(made.newest);
         }
         Ok(made.rows)
     }

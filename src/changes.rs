@@ -17,10 +17,11 @@
 //! have two places each in the order of changes.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
+use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use futures::TryStreamExt;
 
@@ -67,6 +68,8 @@ pub struct Changes {
     rows_outside: AtomicU64,
     rows_folded: AtomicU64,
     key_moves: AtomicU64,
+    /// The newest commit time of pass one, in microseconds since 1970.
+    newest_us: AtomicI64,
     /// Key moves whose deletes are none.
     exchanges: OnceLock<Exchanges>,
     batch_rows: usize,
@@ -208,6 +211,7 @@ impl Changes {
             rows_outside: AtomicU64::new(0),
             rows_folded: AtomicU64::new(0),
             key_moves: AtomicU64::new(0),
+            newest_us: AtomicI64::new(i64::MIN),
             exchanges: OnceLock::new(),
             batch_rows,
             _spilled: all.spilled,
@@ -396,6 +400,18 @@ impl Changes {
     pub(crate) fn count_moves(&self, moves: usize) {
         self.key_moves.fetch_add(moves as u64, Ordering::Relaxed);
         self.rows_folded.fetch_add(moves as u64, Ordering::Relaxed);
+    }
+
+    /// The newest commit time of the CDC changes that pass one handed to the fold.
+    pub fn newest_commit_time(&self) -> Option<DateTime<Utc>> {
+        DateTime::from_timestamp_micros(self.newest_us.load(Ordering::Relaxed))
+    }
+
+    /// Meets commit times of pass one, in nanoseconds since 1970.
+    pub(crate) fn meet_time(&self, ns: Option<i128>) {
+        if let Some(us) = ns.and_then(|ns| i64::try_from(ns.div_euclid(1000)).ok()) {
+            self.newest_us.fetch_max(us, Ordering::Relaxed);
+        }
     }
 
     /// Counts rows of pass one: inside and outside of a window of rows.

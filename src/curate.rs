@@ -108,6 +108,8 @@ pub struct Curate<'a> {
     pub state: &'a Folder,
     /// The committed files with versions, and their sizes.
     pub stored: Vec<(String, u64)>,
+    /// The folder that new files with versions are written to.
+    pub versions: &'a Folder,
     /// The attempt's name, part of every path.
     pub attempt: &'a str,
     /// How many threads.
@@ -144,7 +146,7 @@ impl Curate<'_> {
             .map(|thread| {
                 let prefix = format!("{}-{thread:02}", State::versions_prefix(self.attempt));
                 let sorter = Sorter::new(Arc::clone(&order), context.runtime_env());
-                let versions = VersionsWriter::new(self.state, &layout, prefix, &starts);
+                let versions = VersionsWriter::new(self.versions, &layout, prefix, &starts);
                 (sorter, versions)
             })
             .collect();

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
-use deltalake::DeltaTableError;
+use datafusion::prelude::{DataFrame, SessionContext};
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, PROTOCOL};
 use deltalake::kernel::{Action, Add, MetadataExt, Remove, StructType, Transaction, new_metadata};
@@ -17,6 +17,7 @@ use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use deltalake::operations::create::CreateBuilder;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::table::state::DeltaTableState;
+use deltalake::{DeltaTable, DeltaTableError};
 use futures::TryStreamExt;
 use tracing::{debug, warn};
 
@@ -122,6 +123,19 @@ impl DeltaLog {
     /// What the log came to when it was read; `None` where there was none.
     pub fn snapshot(&self) -> Option<&DeltaTableState> {
         self.state.as_ref()
+    }
+
+    /// The rows of the table as it is now, for a reader.
+    ///
+    /// # Errors
+    /// Storage, when it cannot be read, or is a table that the engine cannot read.
+    pub async fn rows(&self, context: &SessionContext) -> Result<DataFrame> {
+        let mut table = DeltaTable::new(Arc::clone(&self.log_store));
+        let loaded = table.load().await;
+        loaded.map_err(|error| self.failed("read", error))?;
+        let registered = table.update_datafusion_session(&context.state());
+        registered.map_err(|error| self.failed("read", error))?;
+        Ok(context.read_table(table.table_provider().await?)?)
     }
 
     /// The data files when the log was read: path and size.

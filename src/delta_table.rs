@@ -23,7 +23,7 @@ use deltalake::kernel::Action;
 
 use crate::delta_log::{DeltaLog, Description, LOG_FOLDER, add, delta_schema};
 use crate::error::{Error, Result};
-use crate::layout::{base_name, part_file_commit, partition_values};
+use crate::layout::{base_name, parent, part_file_commit, partition_values};
 use crate::ledger::{Shape, read_types};
 use crate::publish::{self, TableFile};
 use crate::store::Folder;
@@ -254,7 +254,7 @@ fn delta_partition(fields: &[Field], path: &str) -> Result<HashMap<String, Optio
         let field = fields.find(|field| field.name() == name);
         field.is_some_and(|field| matches!(field.data_type(), DataType::Timestamp(_, _)))
     };
-    partition_values(path)
+    partition_values(parent(path))
         .map(|(name, value)| match value {
             Some(text) if is_time(&name) => Ok((name, Some(time_value(&text)?))),
             value => Ok((name, value)),

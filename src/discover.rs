@@ -36,6 +36,16 @@ pub struct RawFile {
     pub modified: DateTime<Utc>,
     /// The store's tag of its content, if it has one.
     pub e_tag: Option<String>,
+    /// The number of the commit that folded it; 0 for none.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub commit: u64,
+    /// The windows that selected its rows then, where rows are selected.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<Window>,
+}
+
+fn is_none(commit: &u64) -> bool {
+    *commit == 0
 }
 
 /// One raw file that a run reads.
@@ -61,6 +71,8 @@ impl RawFile {
             size: object.size,
             modified: object.last_modified,
             e_tag: object.e_tag,
+            commit: 0,
+            rows: Vec::new(),
         }
     }
 
@@ -73,6 +85,37 @@ impl RawFile {
         };
         self.size == found.size && same_content
     }
+}
+
+/// The spans of time of those inputs of a window that no run has met; `None` for one that can hold
+/// rows of any window. A full load belongs to the window's start: the first run takes it.
+///
+/// # Errors
+/// As [`discover`].
+pub async fn new_spans(
+    folders: &[Folder],
+    pipeline: &Pipeline,
+    window: &Window,
+    recorded: &dyn Recorded,
+) -> Result<Vec<Option<Window>>> {
+    let raw = &pipeline.raw;
+    let inputs = discover(folders, pipeline, window, recorded).await?;
+    let is_new = |input: &&Input| {
+        let (location, path) = (input.file.location, &input.file.path);
+        let is_here = folders[location].location.file_path().is_some();
+        let put_aside = recorded.put_aside(location, path);
+        let is_aside = put_aside.is_some_and(|before| before.is_same(&input.file, is_here));
+        recorded.folded(location, path).is_none() && !is_aside
+    };
+    let new = inputs.iter().filter(is_new);
+    let spans = new.map(|input| match input.full_load {
+        true => Some(Window {
+            start: window.start,
+            end: window.start + Duration::nanoseconds(1),
+        }),
+        false => span(raw, &input.file),
+    });
+    Ok(spans.collect())
 }
 
 /// Sorts inputs in the order of files.
@@ -107,6 +150,8 @@ pub trait Recorded {
     fn is_put_aside(&self, location: usize, path: &str) -> bool;
     /// The windows of earlier runs.
     fn windows(&self) -> Vec<Window>;
+    /// The windows whose rows of an input were folded, where windows select rows.
+    fn rows_read(&self, location: usize, path: &str) -> Vec<Window>;
 }
 
 /// Lists the inputs of a window: those in it, late ones, and every full load not yet folded. Inputs
@@ -127,23 +172,9 @@ pub async fn discover(
     let runs = recorded.windows();
     for (location, folder) in folders.iter().enumerate() {
         let is_here = folder.location.file_path().is_some();
-        let (mut others, mut other) = (0, String::new());
-        for object in list(folder, raw, window).await? {
-            let file = RawFile::new(location, folder, object);
+        let listed = list(folder, raw, window).await?.into_iter();
+        for file in raw_files(location, folder, raw, listed)? {
             let path = &file.path;
-            if path.split('/').any(|part| part.starts_with(['_', '.'])) {
-                continue;
-            }
-            match RawFormat::of(path) {
-                Some(format) if format == raw.format => {}
-                Some(format) => return Err(other_format(folder, path, format, raw.format)),
-                None => {
-                    others += 1;
-                    debug!("neither Parquet nor CSV: {}", folder.describe(path));
-                    other.clone_from(path);
-                    continue;
-                }
-            }
             let full_load = raw.is_full_load(location, path);
             let folded = recorded.folded(location, path);
             let put_aside = recorded.put_aside(location, path);
@@ -176,16 +207,44 @@ pub async fn discover(
                 });
             }
         }
-        if others > 0 {
-            warn!(
-                "{others} files under {}, such as {other}, are not named as Parquet or CSV files and \
-                 were left alone",
-                folder.location
-            );
-        }
     }
     sort(&mut inputs);
     Ok(inputs)
+}
+
+/// The raw files among the objects of a location.
+fn raw_files(
+    location: usize,
+    folder: &Folder,
+    raw: &Raw,
+    objects: impl Iterator<Item = ObjectMeta>,
+) -> Result<Vec<RawFile>> {
+    let (mut others, mut other) = (0, String::new());
+    let mut files = Vec::new();
+    for object in objects {
+        let file = RawFile::new(location, folder, object);
+        let path = &file.path;
+        if path.split('/').any(|part| part.starts_with(['_', '.'])) {
+            continue;
+        }
+        match RawFormat::of(path) {
+            Some(format) if format == raw.format => files.push(file),
+            Some(format) => return Err(other_format(folder, path, format, raw.format)),
+            None => {
+                others += 1;
+                debug!("neither Parquet nor CSV: {}", folder.describe(path));
+                other.clone_from(path);
+            }
+        }
+    }
+    if others > 0 {
+        warn!(
+            "{others} files under {}, such as {other}, are not named as Parquet or CSV files and \
+             were left alone",
+            folder.location
+        );
+    }
+    Ok(files)
 }
 
 fn changed(folder: &Folder, path: &str) -> Error {
@@ -211,7 +270,30 @@ fn other_format(folder: &Folder, path: &str, found: RawFormat, wanted: RawFormat
 /// The inputs of earlier runs, as they are now, and those that are gone.
 pub type Again<'a> = (Vec<Input>, Vec<&'a RawFile>);
 
-/// The inputs that were folded or put aside so far.
+/// Every raw file there is, folded or not.
+///
+/// # Errors
+/// Usage, when a raw location does not exist, or holds files of the other format; storage, when a
+/// listing fails.
+pub async fn every(folders: &[Folder], raw: &Raw) -> Result<Vec<Input>> {
+    let mut inputs = Vec::new();
+    for (location, folder) in folders.iter().enumerate() {
+        let listed = list_all(folder).await?.into_iter();
+        let files = raw_files(location, folder, raw, listed)?.into_iter();
+        inputs.extend(files.map(|file| Input {
+            full_load: raw.is_full_load(location, &file.path),
+            file,
+            late: false,
+            rows: None,
+            only: None,
+        }));
+    }
+    sort(&mut inputs);
+    Ok(inputs)
+}
+
+/// The inputs that were folded or put aside so far. Of windows of rows all select rows of all of
+/// them; with `was_read` only those that did.
 ///
 /// # Errors
 /// Usage, when a raw location does not exist; storage, when a listing fails.
@@ -219,39 +301,9 @@ pub async fn again<'a>(
     folders: &[Folder],
     raw: &Raw,
     ledger: &'a dyn Recorded,
+    was_read: bool,
 ) -> Result<Again<'a>> {
     let wanted = ledger.inputs();
-    find(folders, raw, ledger, wanted).await
-}
-
-/// The inputs of which something was put aside.
-///
-/// # Errors
-/// As [`again`]; data, when one of which the rest was folded has changed since.
-pub async fn catch_up<'a>(
-    folders: &[Folder],
-    raw: &Raw,
-    ledger: &'a dyn Recorded,
-    put_aside: Vec<&'a RawFile>,
-) -> Result<Again<'a>> {
-    let (inputs, gone) = find(folders, raw, ledger, put_aside).await?;
-    for Input { file, .. } in &inputs {
-        let folder = &folders[file.location];
-        let is_here = folder.location.file_path().is_some();
-        let folded = ledger.folded(file.location, &file.path);
-        if folded.is_some_and(|folded| !folded.is_same(file, is_here)) {
-            return Err(changed(folder, &file.path));
-        }
-    }
-    Ok((inputs, gone))
-}
-
-async fn find<'a>(
-    folders: &[Folder],
-    raw: &Raw,
-    ledger: &dyn Recorded,
-    wanted: Vec<&'a RawFile>,
-) -> Result<Again<'a>> {
     let mut inputs = Vec::new();
     let windows = ledger.windows();
     let names: HashSet<(usize, &str)> = wanted
@@ -266,17 +318,81 @@ async fn find<'a>(
             }
             let full_load = raw.is_full_load(location, &file.path);
             let by_rows = raw.window_by == WindowBy::Commit && !full_load;
+            let rows = by_rows.then(|| match was_read {
+                true => ledger.rows_read(location, &file.path),
+                false => windows.clone(),
+            });
             inputs.push(Input {
                 file,
                 full_load,
                 late: false,
-                rows: by_rows.then(|| windows.clone()),
+                rows,
                 only: None,
             });
         }
     }
     sort(&mut inputs);
     let gone = gone(wanted.into_iter(), &inputs).collect();
+    Ok((inputs, gone))
+}
+
+/// The inputs of which something was never folded, in the span of all windows that were run: those
+/// that were put aside, those that no run has found, and rows between windows of rows. `put_aside`
+/// are the first ones as they were; those that are gone are told.
+///
+/// # Errors
+/// As [`discover`].
+pub async fn catch_up<'a>(
+    folders: &[Folder],
+    pipeline: &Pipeline,
+    recorded: &dyn Recorded,
+    put_aside: Vec<&'a RawFile>,
+) -> Result<Again<'a>> {
+    let raw = &pipeline.raw;
+    let runs = recorded.windows();
+    let Some(span_of_all) = runs.iter().copied().reduce(|hull, run| hull.hull(&run)) else {
+        return Ok((Vec::new(), put_aside));
+    };
+    let mut inputs = Vec::new();
+    for (location, folder) in folders.iter().enumerate() {
+        let is_here = folder.location.file_path().is_some();
+        let listed = list_all(folder).await?.into_iter();
+        for file in raw_files(location, folder, raw, listed)? {
+            let full_load = raw.is_full_load(location, &file.path);
+            let folded = recorded.folded(location, &file.path);
+            let is_aside = recorded.is_put_aside(location, &file.path);
+            let by_rows = raw.window_by == WindowBy::Commit && !full_load;
+            let (is_wanted, late) = match full_load || by_rows {
+                true => (folded.is_none() || is_aside, folded.is_none() && !full_load),
+                false => {
+                    let span = span_or_refuse(folder, raw, &file)?;
+                    let was_run = runs.iter().any(|run| run.overlaps(&span));
+                    let is_new = folded.is_none() && span_of_all.overlaps(&span);
+                    (is_new || is_aside, is_new && was_run)
+                }
+            };
+            let rows = match is_wanted {
+                true => vec![span_of_all],
+                false if by_rows => span_of_all.without(&recorded.rows_read(location, &file.path)),
+                false => Vec::new(),
+            };
+            if rows.is_empty() {
+                continue;
+            }
+            if folded.is_some_and(|folded| !folded.is_same(&file, is_here)) {
+                return Err(changed(folder, &file.path));
+            }
+            inputs.push(Input {
+                file,
+                full_load,
+                late: late && !is_aside,
+                rows: by_rows.then_some(rows),
+                only: None,
+            });
+        }
+    }
+    sort(&mut inputs);
+    let gone = gone(put_aside.into_iter(), &inputs).collect();
     Ok((inputs, gone))
 }
 
@@ -295,6 +411,19 @@ fn span(raw: &Raw, file: &RawFile) -> Option<Window> {
         }
         WindowBy::Path => layout::folder_span(layout::parent(&file.path), raw.time_zone),
     }
+}
+
+/// The span of time by which windows select a file.
+fn span_or_refuse(folder: &Folder, raw: &Raw, file: &RawFile) -> Result<Window> {
+    let what = match raw.window_by {
+        WindowBy::Commit | WindowBy::Modified => "time",
+        WindowBy::Name => "time in its name (yyyyMMdd-HHmmssSSS)",
+        WindowBy::Path => "date in its folders",
+    };
+    span(raw, file).ok_or_else(|| {
+        Error::data(format!("{} has no {what}", folder.describe(&file.path)))
+            .hint("set `raw.full_load` if it is a full load, or another `raw.window_by`")
+    })
 }
 
 /// The inputs of a window that were folded and are not there any more. Full loads are not looked
@@ -326,16 +455,10 @@ fn choose(
     file: &RawFile,
     is_known: bool,
 ) -> Result<Option<bool>> {
-    let what = match raw.window_by {
-        WindowBy::Commit => return Ok(Some(false)),
-        WindowBy::Modified => "time",
-        WindowBy::Name => "time in its name (yyyyMMdd-HHmmssSSS)",
-        WindowBy::Path => "date in its folders",
-    };
-    let span = span(raw, file).ok_or_else(|| {
-        Error::data(format!("{} has no {what}", folder.describe(&file.path)))
-            .hint("set `raw.full_load` if it is a full load, or another `raw.window_by`")
-    })?;
+    if raw.window_by == WindowBy::Commit {
+        return Ok(Some(false));
+    }
+    let span = span_or_refuse(folder, raw, file)?;
     if window.overlaps(&span) {
         return Ok(Some(false));
     }

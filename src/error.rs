@@ -39,6 +39,16 @@ impl Kind {
     }
 }
 
+/// The exit code of a backfill that Ctrl-C stopped.
+pub const INTERRUPTED: u8 = 130;
+
+/// The worst of some exit codes: what someone must mend outranks what can be retried.
+pub fn worst(codes: impl IntoIterator<Item = u8>) -> u8 {
+    const FROM_BEST: [u8; 8] = [0, 1, INTERRUPTED, 75, 69, 65, 2, 70];
+    let rank = |code: &u8| FROM_BEST.iter().position(|known| known == code);
+    codes.into_iter().max_by_key(rank).unwrap_or(0)
+}
+
 /// One failure: what to do, what it is about, and what caused it.
 #[derive(Debug)]
 pub struct Error {

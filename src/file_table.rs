@@ -3,9 +3,10 @@
 //! The list comes from a commit, never from a listing. Partition columns that are not stored in
 //! the files are given per file.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DFSchema, Result as DataFusionResult, ScalarValue};
@@ -21,6 +22,7 @@ use object_store::ObjectMeta;
 use object_store::path::Path;
 
 use crate::error::{Error, Result};
+use crate::layout::partition_values;
 use crate::store::Folder;
 
 /// One file of a [`FileTable`].
@@ -65,6 +67,65 @@ impl FileTable {
                 .with_table_partition_cols(partitions)
                 .build(),
         })
+    }
+}
+
+/// One file of a partition.
+#[derive(Clone, Copy, Debug)]
+pub struct PartitionFile<'a> {
+    /// Its path relative to the table's folder.
+    pub path: &'a str,
+    /// The partition, as a relative folder.
+    pub partition: &'a str,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+impl FileTable {
+    /// A relation over files of partitions whose columns are in the names of their folders. The
+    /// stored columns come first, as listed, then those of the partitions.
+    ///
+    /// # Errors
+    /// Internal, when a partition column is not listed, or a folder's name is none of its type.
+    pub fn of_partitions<'a>(
+        folder: &Folder,
+        files: impl Iterator<Item = PartitionFile<'a>>,
+        columns: &[(String, DataType)],
+        partition_by: &[String],
+    ) -> Result<Self> {
+        let field = |(name, kind): &(String, DataType)| Field::new(name, kind.clone(), true);
+        let stored = columns
+            .iter()
+            .filter(|(name, _)| !partition_by.contains(name));
+        let stored: Vec<Field> = stored.map(field).collect();
+        let mut partitions = Vec::new();
+        for part in partition_by {
+            let column = columns.iter().find(|(name, _)| name == part);
+            let column =
+                column.ok_or_else(|| Error::internal(format!("`{part}` is not in the ledger")))?;
+            partitions.push(Arc::new(field(column)));
+        }
+        let files = files
+            .map(|file| {
+                let values: BTreeMap<String, Option<String>> =
+                    partition_values(file.partition).collect();
+                let partition = partitions
+                    .iter()
+                    .map(|field| match values.get(field.name()) {
+                        Some(Some(text)) => Ok(ScalarValue::try_from_string(
+                            text.clone(),
+                            field.data_type(),
+                        )?),
+                        _ => Ok(ScalarValue::try_from(field.data_type())?),
+                    });
+                Ok(ListedFile {
+                    path: folder.root_path(file.path)?,
+                    bytes: file.bytes,
+                    partition: partition.collect::<Result<Vec<_>>>()?,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        FileTable::new(folder, files, Arc::new(Schema::new(stored)), partitions)
     }
 }
 

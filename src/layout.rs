@@ -466,9 +466,9 @@ pub fn parse_partition_segment(segment: &str) -> Option<(String, Option<String>)
     Some((unescape(column), value))
 }
 
-/// The columns and values of the partition that a file of a table lies in, outermost first.
-pub fn partition_values(path: &str) -> impl Iterator<Item = (String, Option<String>)> {
-    parent(path).split('/').filter_map(parse_partition_segment)
+/// The columns and values of a partition, by its folder, outermost first.
+pub fn partition_values(folder: &str) -> impl Iterator<Item = (String, Option<String>)> {
+    folder.split('/').filter_map(parse_partition_segment)
 }
 
 /// The name of a published file: the commit that first gave its partition a file of this name, and

@@ -22,6 +22,9 @@ use crate::versions::VersionsLayout;
 use crate::versions_writer::DayCounts;
 use crate::window::Window;
 
+/// The number of the ledger's form. A version of this program reads those up to its own.
+pub const FORMAT: u32 = 1;
+
 /// The ledger's name for the curated table.
 pub const CURATED: &str = "curated";
 
@@ -149,6 +152,8 @@ impl Query {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Record {
+    /// The form of the records that follow; each file begins with it.
+    Format(u32),
     /// A run that was committed.
     Run(Box<Run>),
     /// What the pipeline's tables look like from here on.
@@ -204,9 +209,32 @@ pub struct Run {
     pub tables: Vec<String>,
     /// The days whose rows changed, ascending.
     pub days: Vec<NaiveDate>,
+    /// The windows whose days it aggregated, changed or not, where it is not its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aggregated: Option<Vec<Window>>,
+    /// When it began.
+    pub at: DateTime<Utc>,
+    /// How long it took until its commit, in seconds.
+    pub seconds: f64,
+    /// The newest commit time among all changes folded so far, in microseconds since 1970.
+    pub newest_us: Option<i64>,
     /// What was counted: [`Report::counts`](crate::report::Report::counts), not read until asked for,
     /// because there are as many as there were runs.
     pub counts: String,
+}
+
+impl Run {
+    /// Its window.
+    pub fn window(&self) -> Window {
+        let (start, end) = (self.start, self.end);
+        Window { start, end }
+    }
+
+    /// The window whose changes it folded, if it is one that folds a window's.
+    pub fn folded(&self) -> Option<Window> {
+        let is_of_window = matches!(self.command, Command::Curate | Command::CatchUp);
+        is_of_window.then_some(self.window())
+    }
 }
 
 /// What a run did.
@@ -219,7 +247,7 @@ pub enum Command {
     Rebuild,
     /// It computed aggregates.
     Aggregate,
-    /// It folded inputs again of which something had been put aside.
+    /// It folded what had never been folded: what was late, between windows, or put aside.
     CatchUp,
 }
 
@@ -305,6 +333,7 @@ impl Ledger {
     /// Takes the next record.
     pub fn replay(&mut self, record: Record) {
         match record {
+            Record::Format(_) => {}
             Record::Run(run) => {
                 if run.command == Command::Rebuild {
                     self.inputs.clear();
@@ -381,23 +410,37 @@ impl Ledger {
 
     /// The spans whose changes were folded, ascending; windows that touch are one.
     pub fn folded_windows(&self) -> Vec<Window> {
-        let folds = self.runs.iter();
-        let folds = folds.filter(|run| run.command == Command::Curate);
-        let mut windows: Vec<Window> = folds
-            .map(|run| Window {
-                start: run.start,
-                end: run.end,
-            })
-            .collect();
-        windows.sort_by_key(|window| (window.start, window.end));
-        windows.dedup_by(|next, last| {
-            let touches = next.start <= last.end;
-            if touches {
-                last.end = last.end.max(next.end);
-            }
-            touches
+        Window::union(self.runs.iter().filter_map(Run::folded).collect())
+    }
+}
+
+impl Ledger {
+    /// The newest commit time among the changes that were folded.
+    pub fn newest_commit_time(&self) -> Option<DateTime<Utc>> {
+        let last = self.runs.last()?.newest_us?;
+        DateTime::from_timestamp_micros(last)
+    }
+
+    /// The windows for whose days an aggregate was computed, by its table.
+    pub fn windows_aggregated(&self, table: &String) -> Vec<Window> {
+        let runs = self.runs.iter().filter(|run| run.tables.contains(table));
+        let windows = runs.flat_map(|run| match &run.aggregated {
+            Some(windows) => windows.clone(),
+            None => vec![run.window()],
         });
-        windows
+        windows.collect()
+    }
+
+    /// Whether an aggregate was computed since the last change, by its table.
+    pub fn is_aggregated(&self, table: &String) -> bool {
+        let mut runs = self.runs.iter().rev();
+        let last = runs.find(|run| run.tables.contains(table) || !run.days.is_empty());
+        last.is_some_and(|run| run.tables.contains(table))
+    }
+
+    /// What lies between the spans whose changes were folded, ascending.
+    pub fn gaps(&self) -> Vec<Window> {
+        Window::gaps(&self.folded_windows())
     }
 }
 
@@ -423,6 +466,15 @@ impl Recorded for Ledger {
 
     fn windows(&self) -> Vec<Window> {
         self.folded_windows()
+    }
+
+    fn rows_read(&self, location: usize, path: &str) -> Vec<Window> {
+        let Some(file) = self.folded(location, path) else {
+            return Vec::new();
+        };
+        let later = self.runs.iter().filter(|run| run.commit > file.commit);
+        let later = later.filter_map(Run::folded);
+        Window::union(file.rows.iter().copied().chain(later).collect())
     }
 }
 

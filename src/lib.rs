@@ -38,11 +38,21 @@
 //!    and rewritten `curated.sql` ([`curated_sql`]). Every winner becomes a version; those that
 //!    live become rows of the table, put in order by partition and key ([`sorter`]), merged with
 //!    what their partitions held ([`rebuild`]) and written to staging by [`table_writer`].
-//! 6. [`pipeline`] checks that the run adds up, [`state`] commits versions and [`ledger`] in one
+//! 6. [`stage`] holds these steps together and checks that the run adds up. [`pipeline`] hands it
+//!    inputs and folders; [`state`] commits versions and [`ledger`] in one
 //!    Delta commit, and [`publish`] swaps exactly the planned partitions. Where the curated table
 //!    has a Delta log of its own, a commit to that one makes the switch ([`delta_table`]).
 //! 7. [`aggregate`] computes the tables per day from `history` (over versions) and `curated`
 //!    (over the committed file list), and publishes them the same way.
+//!
+//! # Questions
+//!
+//! Questions touch nothing, and are answered by the steps that a run is made of. [`pipeline::plan`]
+//! discovers as a run does, and with a fold stages into a folder that is gone afterwards;
+//! [`pipeline::verify`] stages all inputs onto nothing in the same way, and compares the [`digest`]s
+//! of both tables; [`pipeline::explain_key`] scans the key's columns, and reads the rest of the
+//! key's own rows as pass two reads winners; [`history::history`] reads the ledger. What is told of
+//! runs beside their reports is in [`logging`] and [`metrics`].
 //!
 //! # What holds, and why
 //!
@@ -61,7 +71,8 @@
 //!   transaction in one run: telling rows that change places from one that moves ([`key_moves`]).
 //! * **Late data lose nothing and are not lost.** A partition is rebuilt from its own rows, less
 //!   those that versions say go, plus those that come ([`rebuild`]). Every run remembers its window,
-//!   an empty one too, and its inputs: what appears later in a window that was run is found.
+//!   an empty one too, and its inputs: what appears later in a window that was run is found, by the
+//!   next runs as far as they look back, and by catching up however far.
 //! * **A row moves, it does not multiply.** A version says in which partition its row is. The row
 //!   goes in the same commit in which the new one comes.
 //! * **Nothing is dropped in silence.** A row or file that cannot be read stops the run, or is
@@ -96,12 +107,12 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | surface | `args`, [`report`], [`config`] |
-//! | the run | [`pipeline`] |
-//! | steps | [`discover`], [`fold`], [`merge`], [`curate`](mod@curate), [`rebuild`], [`aggregate`], [`publish`], [`delta_table`] |
+//! | surface | `args`, [`report`], [`config`], [`logging`], [`metrics`], [`table_text`] |
+//! | runs and questions | [`backfill`], [`pipeline`], [`history`] |
+//! | steps | [`stage`], [`discover`], [`fold`], [`merge`], [`curate`](mod@curate), [`rebuild`], [`aggregate`], [`publish`], [`delta_table`] |
 //! | relations | [`changes`], [`opening`], [`change_reader`], [`raw_columns`], [`schema_changes`], [`key_moves`], [`quarantine`], [`curated_sql`], [`versions`], [`versions_writer`], [`file_table`] |
 //! | memory between runs | [`ledger`], [`state`] |
-//! | parts | [`key_table`], [`last_changes`], [`winners`], [`position`], [`file_numbers`], [`times`], [`column_type`], [`bad_rows`], [`csv_file`], [`csv_records`], [`parquet_file`], [`parquet_pieces`], [`partition_name`], [`sorter`], [`table_writer`], [`delta_log`], [`session`], [`memory`] |
+//! | parts | [`key_table`], [`last_changes`], [`winners`], [`position`], [`file_numbers`], [`times`], [`column_type`], [`bad_rows`], [`csv_file`], [`csv_records`], [`parquet_file`], [`parquet_pieces`], [`partition_name`], [`sorter`], [`table_writer`], [`delta_log`], [`digest`], [`session`], [`memory`] |
 //! | ground | [`window`], [`layout`], [`store`], [`error`] |
 //!
 //! Only the program's `main` reads the command line, the environment and the clock; everything
@@ -109,6 +120,7 @@
 
 pub mod aggregate;
 pub mod args;
+pub mod backfill;
 pub mod bad_rows;
 pub mod change_reader;
 pub mod changes;
@@ -120,18 +132,22 @@ pub mod curate;
 pub mod curated_sql;
 pub mod delta_log;
 pub mod delta_table;
+pub mod digest;
 pub mod discover;
 pub mod error;
 pub mod file_numbers;
 pub mod file_table;
 pub mod fold;
+pub mod history;
 pub mod key_moves;
 pub mod key_table;
 pub mod last_changes;
 pub mod layout;
 pub mod ledger;
+pub mod logging;
 pub mod memory;
 pub mod merge;
+pub mod metrics;
 pub mod opening;
 pub mod parquet_file;
 pub mod parquet_pieces;
@@ -146,8 +162,10 @@ pub mod report;
 pub mod schema_changes;
 pub mod session;
 pub mod sorter;
+pub mod stage;
 pub mod state;
 pub mod store;
+pub mod table_text;
 pub mod table_writer;
 pub mod times;
 pub mod versions;

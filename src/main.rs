@@ -1,26 +1,29 @@
 //! The program: reads the command line, the environment and the clock, calls the library, prints
-//! the report or the error and its hint.
+//! the answer or the error and its hint.
 
 use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use chrono::{DateTime, Utc};
 use clap::Parser;
-use glueless::args::{Arguments, Command, Common, Output, Window as WindowArguments};
+use futures::future::LocalBoxFuture;
+use glueless::args::{Arguments, Command, Common, Dates, Many, One, Output};
 use glueless::config::{Limits, MEMORY_BYTES_MIN, Pipeline};
 use glueless::error::{Error, Result};
+use glueless::history::history;
+use glueless::logging::Log;
 use glueless::memory::share_heaps;
+use glueless::metrics::{MetricsFile, Outcome};
 use glueless::parquet_file::is_decoding;
-use glueless::pipeline::{Request, Task, run};
-use glueless::report::Report;
+use glueless::pipeline::{Compared, Request, Task, explain_key, plan, run, verify};
+use glueless::report::{Answer, Meter, PipelineResult, Report, Results};
 use glueless::session::Resources;
 use glueless::store::Stores;
 use glueless::window::{ACCEPTED_DATES, Window, parse_instant};
+use indicatif::ProgressBar;
 use nix::sys::resource::{UsageWho, getrusage};
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 /// The part of the machine's or container's memory that a run may use by default.
 const MEMORY_PERCENT: u64 = 60;
@@ -34,102 +37,282 @@ fn main() -> ExitCode {
             told(panic);
         }
     }));
-    // What the libraries have to say below an error is said by us, in our words.
-    let ours = Targets::new()
-        .with_target("glueless", LevelFilter::INFO)
-        .with_default(LevelFilter::ERROR);
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    tracing_subscriber::registry().with(lines).with(ours).init();
-    let common = match &arguments.command {
-        Command::Run(window) | Command::Curate(window) | Command::Aggregate(window) => {
-            &window.common
-        }
-        Command::Rebuild(rebuild) => &rebuild.common,
-        Command::CatchUp(common) => common,
+    let bar = ProgressBar::hidden();
+    let program = Program {
+        log: Log::start(&arguments.logging, bar.clone()),
+        bar,
+        stores: stores(),
     };
-    let done = task(&arguments.command)
-        .and_then(|task| execute(task, common))
-        .and_then(|report| print(&report, common.output));
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    match program.execute(&arguments.command) {
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("error: {error}");
-            if let Some(hint) = &error.hint {
-                eprintln!("hint: {hint}");
-            }
+            program.log.failed(&error);
             ExitCode::from(error.kind.exit_code())
         }
     }
 }
 
-fn task(command: &Command) -> Result<Task> {
-    Ok(match command {
-        Command::Run(arguments) => Task::Run(window(arguments)?),
-        Command::Curate(arguments) => Task::Curate(window(arguments)?),
-        Command::Aggregate(arguments) => Task::Aggregate(window(arguments)?),
-        Command::Rebuild(arguments) => Task::Rebuild {
-            accept_missing: arguments.accept_missing,
-        },
-        Command::CatchUp(_) => Task::CatchUp,
-    })
+#[path = "main/backfilling.rs"]
+mod backfilling;
+
+struct Program {
+    log: Log,
+    bar: ProgressBar,
+    stores: Stores,
 }
 
-fn window(arguments: &WindowArguments) -> Result<Window> {
-    let date =
-        |text: &str| parse_instant(text).map_err(|why| Error::usage(why).hint(ACCEPTED_DATES));
-    let (start, end) = (date(&arguments.start_date)?, date(&arguments.end_date)?);
-    Window::new(start, end).map_err(|why| {
+impl Program {
+    /// Does what was asked for, and prints the answer. Returns the exit code.
+    fn execute(&self, command: &Command) -> Result<u8> {
+        match command {
+            Command::Run(asked) => self.run(&asked.many, Task::Run(window(&asked.dates)?)),
+            Command::Curate(asked) => self.run(&asked.many, Task::Curate(window(&asked.dates)?)),
+            Command::Aggregate(asked) => {
+                self.run(&asked.many, Task::Aggregate(window(&asked.dates)?))
+            }
+            Command::CatchUp(many) => self.run(many, Task::CatchUp),
+            Command::Rebuild(asked) => {
+                let accept_missing = asked.accept_missing;
+                self.run(&asked.many, Task::Rebuild { accept_missing })
+            }
+            Command::Backfill(asked) => self.backfill(asked),
+            Command::Plan(asked) => {
+                let window = window(&asked.dates)?;
+                self.ask(&asked.one, |request| plan(request, window, asked.fold))
+            }
+            Command::Runs(one) => self.ask(one, |request| Box::pin(history(request))),
+            Command::Verify(asked) => {
+                let days = match (&asked.start_date, &asked.end_date) {
+                    (Some(start), Some(end)) => Some(days(start, end)?),
+                    _ => None,
+                };
+                let against = asked.against.clone();
+                self.ask(&asked.one, |request| {
+                    verify(request, Compared { days, against })
+                })
+            }
+            Command::ExplainKey(asked) => {
+                let one = One {
+                    pipeline: asked.pipeline.clone(),
+                    common: Common {
+                        set: asked.common.set.clone(),
+                        output: asked.common.output,
+                    },
+                };
+                let key = asked.key.clone();
+                self.ask(&one, |request| explain_key(request, key))
+            }
+        }
+    }
+
+    /// Asks a question about one pipeline.
+    fn ask<A: Answer>(
+        &self,
+        one: &One,
+        question: impl for<'a> FnOnce(&'a Request<'_>) -> LocalBoxFuture<'a, Result<A>>,
+    ) -> Result<u8> {
+        let started = Instant::now();
+        let pipeline = Pipeline::read(&one.pipeline, &one.common.set)?;
+        let resources = resources(&pipeline.limits);
+        let request = self.request(&pipeline, &resources, started);
+        let answer = runtime(&resources)?.block_on(question(&request))?;
+        print(&answer, one.common.output)?;
+        Ok(answer.exit_code())
+    }
+
+    /// Runs one pipeline, or several one after the other.
+    fn run(&self, many: &Many, task: Task) -> Result<u8> {
+        let metrics = metrics_file(many)?;
+        let run = |path: &Path| self.run_one(path, &many.common.set, task, metrics.as_ref());
+        self.each(many, run)
+    }
+
+    /// Does the same with one pipeline, or with several one after the other, and prints what became
+    /// of them.
+    fn each<A: Answer>(&self, many: &Many, ask: impl Fn(&Path) -> Result<A>) -> Result<u8> {
+        let output = many.common.output;
+        if let [path] = &many.pipelines[..] {
+            let answer = ask(path)?;
+            print(&answer, output)?;
+            return Ok(answer.exit_code());
+        }
+        let mut results = Vec::new();
+        for path in pipelines(many)? {
+            let ended = ask(path);
+            if let Err(error) = &ended {
+                self.log.failed(error);
+            }
+            results.push(PipelineResult::new(base_name(path), ended));
+        }
+        let results = Results::new(results);
+        print(&results, output)?;
+        Ok(results.exit_code())
+    }
+
+    fn run_one(
+        &self,
+        path: &Path,
+        set: &[String],
+        task: Task,
+        metrics: Option<&MetricsFile>,
+    ) -> Result<Report> {
+        let (started, began) = (Instant::now(), now());
+        let mut name = base_name(path);
+        let ended = Pipeline::read(path, set).and_then(|pipeline| {
+            name.clone_from(&pipeline.name);
+            let resources = resources(&pipeline.limits);
+            let request = self.request(&pipeline, &resources, started);
+            runtime(&resources)?.block_on(run(&request, task))
+        });
+        tell(metrics, &name, began, &ended);
+        ended
+    }
+
+    /// What a run that begins now is handed.
+    fn request<'a>(
+        &'a self,
+        pipeline: &'a Pipeline,
+        resources: &'a Resources,
+        started: Instant,
+    ) -> Request<'a> {
+        let run_id = uuid::Uuid::now_v7().to_string();
+        self.log.begin(&run_id, &pipeline.name);
+        share_heaps(resources.threads.max(2));
+        Request {
+            pipeline,
+            run_id,
+            now: now(),
+            stores: &self.stores,
+            resources,
+            meter: Meter {
+                started,
+                peak_memory_bytes,
+            },
+        }
+    }
+}
+
+fn window(dates: &Dates) -> Result<Window> {
+    let window = Window::new(date(&dates.start_date)?, date(&dates.end_date)?);
+    window.map_err(|why| {
         Error::usage(why)
             .hint("the end is not part of the window: 2019-04-01 to 2019-04-02 is one day")
     })
+}
+
+fn date(text: &str) -> Result<DateTime<Utc>> {
+    parse_instant(text).map_err(|why| Error::usage(why).hint(ACCEPTED_DATES))
+}
+
+/// Whole days.
+fn days(start: &str, end: &str) -> Result<Window> {
+    let window = window(&Dates {
+        start_date: start.into(),
+        end_date: end.into(),
+    })?;
+    let is_day = |instant: DateTime<Utc>| instant.time() == chrono::NaiveTime::MIN;
+    match is_day(window.start) && is_day(window.end) {
+        true => Ok(window),
+        false => Err(Error::usage("only whole days can be compared").hint("write 2019-04-01")),
+    }
+}
+
+/// The pipelines among several paths.
+fn pipelines(many: &Many) -> Result<Vec<&Path>> {
+    let is_toml = |path: &PathBuf| {
+        path.extension()
+            .is_some_and(|extension| extension == "toml")
+    };
+    let paths = many.pipelines.iter();
+    let paths: Vec<&Path> = paths
+        .filter(|path| is_toml(path) || !path.is_file())
+        .map(PathBuf::as_path)
+        .collect();
+    match paths.is_empty() {
+        false => Ok(paths),
+        true => Err(Error::usage("none of the paths is a pipeline")
+            .hint("name folders that hold a pipeline.toml each")),
+    }
+}
+
+/// A pipeline's name, as far as its path tells it.
+fn base_name(path: &Path) -> String {
+    let folder = match path.extension() {
+        Some(extension) if extension == "toml" => path.parent().unwrap_or(path),
+        _ => path,
+    };
+    let name = folder.file_name().unwrap_or(folder.as_os_str());
+    name.to_string_lossy().into_owned()
+}
+
+fn metrics_file(many: &Many) -> Result<Option<MetricsFile>> {
+    many.metrics_file
+        .as_deref()
+        .map(MetricsFile::open)
+        .transpose()
+}
+
+fn tell(
+    metrics: Option<&MetricsFile>,
+    pipeline: &str,
+    started: DateTime<Utc>,
+    ended: &Result<Report>,
+) {
+    let Some(metrics) = metrics else {
+        return;
+    };
+    let told = metrics.tell(&Outcome {
+        pipeline,
+        started,
+        ended: now(),
+        exit_code: ended
+            .as_ref()
+            .map_or_else(|error| error.kind.exit_code(), |_| 0),
+        report: ended.as_ref().ok(),
+    });
+    if let Err(error) = told {
+        tracing::warn!("{error}");
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the environment is read here and handed on"
+)]
+fn stores() -> Stores {
+    Stores::new(std::env::vars())
 }
 
 #[expect(
     clippy::disallowed_methods,
     reason = "the clock is read here and handed on"
 )]
-fn execute(task: Task, arguments: &Common) -> Result<Report> {
-    let started = Instant::now();
-    let now = chrono::Utc::now();
-    let pipeline = Pipeline::read(&arguments.pipeline, &arguments.set)?;
-    let resources = resources(&pipeline.limits);
-    share_heaps(resources.threads.max(2));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+fn now() -> DateTime<Utc> {
+    Utc::now()
+}
+
+fn runtime(resources: &Resources) -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(resources.threads)
         .enable_all()
         .build()
-        .map_err(|error| Error::internal("cannot start the runtime").caused_by(error))?;
-    let request = Request {
-        task,
-        pipeline: &pipeline,
-        run_id: &uuid::Uuid::now_v7().to_string(),
-        now,
-        stores: &Stores::new(std::env::vars()),
-        resources: &resources,
-    };
-    let mut report = runtime.block_on(run(&request))?;
-    report.seconds = started.elapsed().as_secs_f64();
-    report.peak_memory_bytes = peak_memory_bytes();
-    Ok(report)
+        .map_err(|error| Error::internal("cannot start the runtime").caused_by(error))
 }
 
-fn print(report: &Report, output: Option<Output>) -> Result<()> {
+fn print(answer: &impl Answer, output: Option<Output>) -> Result<()> {
     let mut stdout = std::io::stdout();
     let text = output == Some(Output::Text) || (output.is_none() && stdout.is_terminal());
-    let report = match text {
-        true => report.text(),
-        false => report
+    let answer = match text {
+        true => answer.text(),
+        false => answer
             .json()
             .map(|line| line + "\n")
-            .map_err(|error| Error::internal("cannot write the report").caused_by(error))?,
+            .map_err(|error| Error::internal("cannot write the answer").caused_by(error))?,
     };
     stdout
-        .write_all(report.as_bytes())
+        .write_all(answer.as_bytes())
         .and_then(|()| stdout.flush())
-        .map_err(|error| Error::storage("cannot write the report to stdout").caused_by(error))
+        .map_err(|error| Error::storage("cannot write the answer to stdout").caused_by(error))
 }
 
 /// What the pipeline allows, and otherwise what the machine or container has.

@@ -430,6 +430,8 @@ mod tests {
                 size: bytes.len() as u64,
                 modified: DateTime::UNIX_EPOCH,
                 e_tag: None,
+                commit: 0,
+                rows: vec![],
             };
             Input {
                 file,

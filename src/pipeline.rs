@@ -19,7 +19,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -28,27 +27,33 @@ use tracing::{info, warn};
 
 use crate::aggregate::{self, column_types};
 use crate::changes::Changes;
-use crate::config::{Format, Keep, OnBad, Pipeline};
-use crate::curate::{Curate, Curated, adds_up};
+use crate::config::{Format, OnBad, Pipeline};
+use crate::curate::Curated;
 use crate::delta_log::LOG_FOLDER;
-use crate::delta_table::{self, Committed, CuratedLog};
 use crate::discover::{self, Input, RawFile, Recorded};
 use crate::error::{Error, Kind, Result};
-use crate::fold::{Fold, fold};
-use crate::key_moves::exchanges;
-use crate::layout::{attempt_commit, attempt_name, base_name, part_file_commit, staging_name};
-use crate::ledger::{CURATED, Command, Identity, Ledger, Record, Run, Shape, write_types};
-use crate::publish::{self, Names, Owner, Plan, TableFile};
-use crate::report::{AggregateReport, Report};
-use crate::schema_changes::KnownColumns;
-use crate::session::{Resources, SpillFolder, join, runtime, session};
+use crate::layout::{attempt_name, base_name, part_file_commit, staging_name};
+use crate::ledger::{CURATED, Command, Identity, Ledger, Record, Shape, write_types};
+use crate::publish::{self, Names, Owner, TableFile};
+use crate::report::{AggregateReport, Meter, Report};
+use crate::session::{Resources, SpillFolder, runtime, session};
+use crate::stage::{BadInputs, Onto, Stage, Staged};
 use crate::state::{NewVersions, NotCommitted, State};
 use crate::store::{Folder, Stores};
 use crate::versions_writer::DayCounts;
 use crate::window::Window;
-use bad_input::{BadInputs, released};
+
+pub use explain_key::{Explained, explain_key};
+pub use plan::{Estimate, Planned, PlannedFold, plan};
+pub use verify::{Compared, Verified, verify};
 
 mod bad_input;
+mod catch_up;
+mod dry_fold;
+mod explain_key;
+mod plan;
+mod publishing;
+mod verify;
 
 /// How often a run tries to commit.
 const TRIES: u32 = 6;
@@ -76,18 +81,18 @@ pub enum Task {
 /// One run: everything it needs is handed to it.
 #[derive(Debug)]
 pub struct Request<'a> {
-    /// What to do.
-    pub task: Task,
     /// The checked pipeline.
     pub pipeline: &'a Pipeline,
     /// Unique, and growing with time.
-    pub run_id: &'a str,
+    pub run_id: String,
     /// The time of the run, for file times.
     pub now: DateTime<Utc>,
     /// Opens locations.
     pub stores: &'a Stores,
     /// What the run may use.
     pub resources: &'a Resources,
+    /// What measures it.
+    pub meter: Meter,
 }
 
 /// A table that the pipeline writes.
@@ -100,56 +105,36 @@ struct Output {
     is_marked: bool,
 }
 
-/// Does the run. It is boxed to be compiled here, and not again in every program that calls it.
+/// Does a run. It is boxed to be compiled here, and not again in every program that calls it.
 ///
 /// # Errors
 /// See [`crate::error::Kind`]. Nothing that was published changes unless the run was committed.
-pub fn run<'a>(request: &'a Request<'_>) -> LocalBoxFuture<'a, Result<Report>> {
-    do_run(request).boxed_local()
+pub fn run<'a>(request: &'a Request<'_>, task: Task) -> LocalBoxFuture<'a, Result<Report>> {
+    do_run(request, task).boxed_local()
 }
 
-async fn do_run(request: &Request<'_>) -> Result<Report> {
-    let Request { pipeline, task, .. } = request;
-    let limit = request.resources;
-    let window = match task {
-        Task::Run(window) | Task::Curate(window) | Task::Aggregate(window) => *window,
-        Task::CatchUp | Task::Rebuild { .. } => {
+async fn do_run(request: &Request<'_>, task: Task) -> Result<Report> {
+    let pipeline = request.pipeline;
+    let (window, aggregated) = match task {
+        Task::Run(window) | Task::Curate(window) | Task::Aggregate(window) => {
+            (window, vec![window])
+        }
+        Task::CatchUp => {
             let state = State::open(request.stores, pipeline).await?;
-            let windows = state.ledger.folded_windows().into_iter();
-            let hull = windows.reduce(|hull, window| hull.hull(&window));
-            let (what, has_any) = match task {
-                Task::CatchUp => ("catch up with", true),
-                _ => ("rebuild", state.ledger.shape.is_some()),
-            };
-            hull.filter(|_| has_any).ok_or_else(|| {
-                Error::usage(format!(
-                    "there is nothing to {what}: no run has folded anything yet"
-                ))
-                .hint("fold a window first: glueless run")
-            })?
+            let hull = hull_of(&state, "catch up with")?;
+            // Of all windows that there were, only what has changed is of interest.
+            (hull, state.ledger.gaps())
+        }
+        Task::Rebuild { .. } => {
+            let state = State::open(request.stores, pipeline).await?;
+            if state.ledger.shape.is_none() {
+                return Err(nothing_folded("rebuild"));
+            }
+            let hull = hull_of(&state, "rebuild")?;
+            (hull, vec![hull])
         }
     };
-    let spill_max = match limit.spill_bytes_max {
-        u64::MAX => String::new(),
-        bytes => format!(", at most {bytes} bytes"),
-    };
-    info!(
-        "pipeline {}: window {window}, memory limit {} MB, {} threads, spill to {}{spill_max}",
-        pipeline.name,
-        limit.memory_bytes / 1_000_000,
-        limit.threads,
-        limit.spill_dir.display()
-    );
-    // Dropped after what spills to it.
-    let spill = SpillFolder::create(&limit.spill_dir, request.run_id)?;
-    let job = Job {
-        request,
-        window,
-        runtime: runtime(limit, &spill)?,
-        outputs: open_outputs(request).await?,
-        announced: request.stores.open(&pipeline.state.join("publishing"))?,
-        quarantine: request.stores.open(&pipeline.state.join("quarantine"))?,
-    };
+    let job = Job::open(request, task, window, aggregated).await?;
     let mut report = Report {
         pipeline: pipeline.name.clone(),
         run_id: request.run_id.to_string(),
@@ -165,23 +150,43 @@ async fn do_run(request: &Request<'_>) -> Result<Report> {
         Task::Rebuild { .. } => &[Command::Rebuild, Command::Aggregate],
     };
     for step in steps {
-        let has_nothing = matches!(task, Task::CatchUp) && report.files == 0;
+        let has_nothing = task == Task::CatchUp && report.files == 0 && job.aggregated.is_empty();
         if *step != Command::Aggregate || !has_nothing {
             job.step(*step, &mut report).await?;
         }
     }
+    request.meter.measure(&mut report);
     Ok(report)
+}
+
+/// The span of all windows that were run.
+fn hull_of(state: &State, what: &str) -> Result<Window> {
+    let windows = state.ledger.folded_windows().into_iter();
+    let hull = windows.reduce(|hull, window| hull.hull(&window));
+    hull.ok_or_else(|| nothing_folded(what))
+}
+
+fn nothing_folded(what: &str) -> Error {
+    Error::usage(format!(
+        "there is nothing to {what}: no run has folded anything yet"
+    ))
+    .hint("fold a window first: glueless run")
 }
 
 /// A run, opened.
 struct Job<'a> {
     request: &'a Request<'a>,
+    task: Task,
     window: Window,
+    /// The windows whose days are aggregated, changed or not.
+    aggregated: Vec<Window>,
     runtime: Arc<RuntimeEnv>,
     outputs: Vec<Output>,
     announced: Folder,
     /// Where rows and files are put aside.
     quarantine: Folder,
+    /// Dropped after what spills to it.
+    spill: SpillFolder,
 }
 
 /// One try at a commit.
@@ -198,7 +203,45 @@ struct Attempt {
     found: Option<JoinHandle<Result<Vec<String>>>>,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    async fn open(
+        request: &'a Request<'a>,
+        task: Task,
+        window: Window,
+        aggregated: Vec<Window>,
+    ) -> Result<Self> {
+        let (pipeline, limit) = (request.pipeline, request.resources);
+        let spill_max = match limit.spill_bytes_max {
+            u64::MAX => String::new(),
+            bytes => format!(", at most {bytes} bytes"),
+        };
+        info!(
+            "pipeline {}: window {window}, memory limit {} MB, {} threads, spill to {}{spill_max}",
+            pipeline.name,
+            limit.memory_bytes / 1_000_000,
+            limit.threads,
+            limit.spill_dir.display()
+        );
+        let spill = SpillFolder::create(&limit.spill_dir, &request.run_id)?;
+        Ok(Job {
+            request,
+            task,
+            window,
+            aggregated,
+            runtime: runtime(limit, &spill)?,
+            outputs: open_outputs(request).await?,
+            announced: request.stores.open(&pipeline.state.join("publishing"))?,
+            quarantine: request.stores.open(&pipeline.state.join("quarantine"))?,
+            spill,
+        })
+    }
+
+    /// The raw folders.
+    fn raw(&self) -> Result<Vec<Folder>> {
+        let urls = self.request.pipeline.raw.urls.iter();
+        urls.map(|url| self.request.stores.open(url)).collect()
+    }
+
     /// Does one step of the run, again where another run was faster.
     async fn step(&self, command: Command, report: &mut Report) -> Result<()> {
         let Request {
@@ -234,6 +277,9 @@ impl Job<'_> {
                 warn!("what an earlier run has not published is made again: {error}");
             }
             let commit = state.next_commit();
+            if command != Command::Rebuild {
+                report.newest_commit_time = state.ledger.newest_commit_time();
+            }
             let mut attempt = Attempt {
                 state,
                 name: attempt_name(commit, &run_id),
@@ -309,67 +355,11 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Refuses to go on where someone else wrote to the curated table's own log.
-    async fn check_not_changed(&self, command: Command, state: &State) -> Result<()> {
-        if self.request.pipeline.curated.format != Format::Delta {
-            return Ok(());
-        }
-        let table = &self.output(CURATED)?.folder;
-        let log = delta_table::open(table, state.last_commit()).await?;
-        match self.curated_log(state) {
-            Some(curated) if command != Command::Rebuild => curated.check(&log),
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes away what a dead attempt wrote.
-    async fn discard(&self, attempt: &Attempt) {
-        let mut discarded = vec![attempt.state.discard(&attempt.name).await];
-        for output in self.outputs.iter().filter(|output| output.name != "state") {
-            discarded.push(publish::discard(&output.staging, &attempt.name).await);
-        }
-        for folder in [&self.announced, &self.quarantine] {
-            discarded.push(publish::discard(folder, &attempt.name).await);
-        }
-        for left in discarded.into_iter().filter_map(Result::err) {
-            warn!("what the failed attempt wrote is left behind: {left}");
-        }
-    }
-
-    /// Finishes what interrupted runs had committed and not yet published.
-    async fn finish_interrupted(&self, state: &State) -> Result<()> {
-        let open = publish::list(&self.announced).await?;
-        let last = state.last_commit();
-        for name in &open {
-            let runs = state.ledger.runs.iter();
-            let mut runs = runs.filter(|run| attempt_name(run.commit, &run.run_id) == *name);
-            let Some(run) = runs.next() else {
-                continue;
-            };
-            warn!("an earlier run has not published all that it made yet: doing that first");
-            self.publish(state, run, None).await?;
-        }
-        // The others cannot commit any more, or have not yet.
-        let is_done = |name: &String| attempt_commit(name).is_some_and(|commit| commit <= last);
-        publish::remove(&self.announced, open.into_iter().filter(is_done).collect()).await
-    }
-
     fn output(&self, name: &str) -> Result<&Output> {
         let mut outputs = self.outputs.iter();
         outputs
             .find(|output| output.name == name)
             .ok_or_else(|| Error::internal(format!("the table `{name}` was not opened")))
-    }
-
-    /// Marks the folders a commit is about to write as this pipeline's.
-    async fn claim(&self, plans: &[(String, Plan)]) -> Result<()> {
-        for output in &self.outputs {
-            let is_written = plans.iter().any(|(name, _)| *name == output.name);
-            if !output.is_marked && (output.name == "state" || is_written) {
-                output.owner.claim(&output.folder, &output.setting).await?;
-            }
-        }
-        Ok(())
     }
 
     /// The inputs of the window; with a note of those that are gone.
@@ -381,10 +371,10 @@ impl Job<'_> {
         note: &mut Option<String>,
     ) -> Result<Vec<Input>> {
         let raw = &self.request.pipeline.raw;
-        if let Task::Rebuild { accept_missing } = self.request.task
+        if let Task::Rebuild { accept_missing } = self.task
             && command == Command::Rebuild
         {
-            let (inputs, gone) = discover::again(folders, raw, ledger).await?;
+            let (inputs, gone) = discover::again(folders, raw, ledger, false).await?;
             if inputs.is_empty() {
                 return Err(
                     Error::data("no input is left to rebuild from").hint("put the raw files back")
@@ -410,7 +400,7 @@ impl Job<'_> {
             return Ok(inputs);
         }
         if command == Command::CatchUp {
-            return self.put_aside(folders, ledger, note).await;
+            return self.catch_up_inputs(folders, ledger, note).await;
         }
         let inputs =
             discover::discover(folders, self.request.pipeline, &self.window, ledger).await?;
@@ -439,12 +429,7 @@ impl Job<'_> {
     ) -> Result<(), NotCommitted> {
         let pipeline = self.request.pipeline;
         let threads = self.request.resources.threads;
-        let folders = pipeline
-            .raw
-            .urls
-            .iter()
-            .map(|url| self.request.stores.open(url))
-            .collect::<Result<Vec<_>>>()?;
+        let folders = self.raw()?;
         let ledger = &attempt.state.ledger;
         let report = &mut attempt.report;
         let inputs = self
@@ -452,26 +437,17 @@ impl Job<'_> {
             .await?;
         let is_rebuild = command == Command::Rebuild;
         let is_new = |input: &Input| {
-            is_rebuild
-                || command == Command::CatchUp
-                || ledger
-                    .folded(input.file.location, &input.file.path)
-                    .is_none()
+            let folded = ledger.folded(input.file.location, &input.file.path);
+            is_rebuild || folded.is_none()
         };
-        if !inputs
+        if command == Command::CatchUp {
+            if inputs.is_empty() {
+                return self.catch_up_with_nothing(attempt).await;
+            }
+        } else if !inputs
             .iter()
             .any(|input| !input.full_load && !input.late || is_new(input))
         {
-            if command == Command::CatchUp {
-                report.note.get_or_insert("nothing is in quarantine".into());
-                let released = released(ledger, &inputs);
-                if released.is_empty() {
-                    return Ok(());
-                }
-                return self
-                    .commit_and_publish(attempt, command, released, None, vec![], &[])
-                    .await;
-            }
             info!("no inputs in the window {}", self.window);
             report.note.get_or_insert("no inputs in the window".into());
             // What appears in this window from now on is late.
@@ -479,58 +455,33 @@ impl Job<'_> {
                 .commit_and_publish(attempt, Command::Curate, vec![], None, vec![], &[])
                 .await;
         }
-        report.files = inputs.len() as u64;
-        report.late_files = inputs.iter().filter(|input| input.late).count() as u64;
-        report.bytes = inputs.iter().map(|input| input.file.size).sum();
-        info!(
-            "{} files, {} of them late, {} bytes",
-            report.files, report.late_files, report.bytes
-        );
-
         let table = self.output(CURATED)?;
         let folder = table.folder.clone();
         let found = async move { publish::list_tidied(&folder).await };
         attempt.found = Some(tokio::spawn(found));
-
-        let known = match ledger.shape.as_ref().filter(|_| !is_rebuild) {
-            Some(shape) => shape.known_columns()?,
-            None => KnownColumns::default(),
+        let stage = Stage {
+            pipeline,
+            resources: self.request.resources,
+            runtime: &self.runtime,
+            raw: &folders,
+            ledger,
+            onto: match self.task {
+                Task::Rebuild { accept_missing } => Onto::Nothing { accept_missing },
+                _ => Onto::Table,
+            },
+            table: &table.folder,
+            staging: &table.staging,
+            state: attempt.state.folder(),
+            stored: attempt.state.data_files("version"),
+            versions: attempt.state.folder(),
+            attempt: &attempt.name,
         };
-        let (changes, bad_files) = self.open(&inputs, &folders, &known, ledger, bad).await?;
-        let accepts_missing = is_rebuild
-            && self.request.task
-                == (Task::Rebuild {
-                    accept_missing: true,
-                });
-        let was_folded = |(input, _): &&(Input, String)| {
-            let folded = ledger.folded(input.file.location, &input.file.path);
-            // Windows of rows may have left out what is bad of it.
-            folded.is_some() && !accepts_missing && (is_rebuild || input.rows.is_none())
-        };
-        if let Some((_, reason)) = bad_files.iter().find(was_folded) {
-            let told = "an input that was folded cannot be read any more";
-            return Err(lost(format!("{told}: {reason}"), is_rebuild).into());
-        }
-        report.schema_changes = changes.schema_changes().to_vec();
-        for change in &report.schema_changes {
-            info!("schema change: {change}");
-        }
-        for told in changes.missing() {
-            warn!("{told}");
-        }
-        if let Some(column) = changes.missing_before_image() {
-            let told =
-                format!("no CDC file has the column `{column}`: updates of the key cannot be seen");
-            warn!("{told}");
-            report.note.get_or_insert(told);
-        }
-        if changes.is_empty() && is_rebuild {
-            let told = "no input can be read any more";
-            return Err(Error::data(format!("{told}, such as {}", bad_files[0].1))
-                .hint("nothing was changed: mend the raw files")
-                .into());
-        }
-        if changes.is_empty() {
+        let Staged {
+            changes,
+            bad_files,
+            curated,
+        } = stage.run(&inputs, bad, report).await?;
+        let Some(curated) = curated else {
             let aside =
                 self.put_aside_records(command, attempt, &changes, &inputs, &bad_files, &folders);
             let records = aside.await?;
@@ -539,46 +490,9 @@ impl Job<'_> {
             return self
                 .commit_and_publish(attempt, command, records, None, vec![], &[])
                 .await;
-        }
-        let kept = MemoryConsumer::new("inputs").register(&self.runtime.memory_pool);
-        kept.grow(changes.kept_bytes());
-        report.rows_read = changes.row_counts().sum();
-        let context = session(&self.runtime, threads);
-        if !changes.before_images().is_empty() {
-            changes.set_exchanges(exchanges(&context, &changes, threads).await?);
-        }
-        let folded = fold(&context, &changes, pipeline, threads).await?;
-        if !accepts_missing {
-            self.check_still_read(&changes, ledger, &folders, is_rebuild)?;
-        }
-        info!(
-            "pass one: {} rows, {} keys, {} keys and days",
-            report.rows_read, folded.keys, folded.key_days
-        );
-
-        let curate = Curate {
-            pipeline,
-            changes: &changes,
-            folded: &folded,
-            earlier: (!is_rebuild).then_some(ledger),
-            table: &table.folder,
-            staging: &table.staging,
-            state: attempt.state.folder(),
-            stored: attempt.state.data_files("version"),
-            attempt: &attempt.name,
-            threads,
         };
-        let curated = curate.run(&context).await?;
-        fill_in(
-            &mut attempt.report,
-            pipeline.keep,
-            &folded,
-            &changes,
-            &curated,
-        );
-        check_conservation(&attempt.report, &changes)?;
 
-        if !matches!(self.request.task, Task::Curate(_)) {
+        if !matches!(self.task, Task::Curate(_)) {
             let context = session(&self.runtime, threads);
             aggregate::check(&context, pipeline, &curated.layout, &curated.columns).await?;
         }
@@ -594,7 +508,6 @@ impl Job<'_> {
         let plan = publish::plan(staged, &before, is_rebuilt, attempt.commit, names);
         report.rows_written = plan.counts.rows_written;
         report.bytes_written = plan.counts.bytes_written;
-        report.bytes_changed = curated.bytes_changed;
         report.partitions_written = plan.counts.partitions_written;
         report.partitions_removed = plan.counts.partitions_removed;
 
@@ -608,8 +521,21 @@ impl Job<'_> {
         if is_rebuild || ledger.shape.as_ref() != Some(&shape) {
             records.push(Record::Shape(Box::new(shape)));
         }
-        let new = changes.inputs().filter(|input| is_new(input));
-        records.extend(new.map(|input| Record::Input(input.file.clone())));
+        // What windows of rows left out of a file in quarantine may have been read, too.
+        let is_more = |input: &Input| {
+            let (location, path) = (input.file.location, &input.file.path);
+            input.rows.is_some() && ledger.is_put_aside(location, path)
+        };
+        let new = changes
+            .inputs()
+            .filter(|input| is_new(input) || is_more(input));
+        records.extend(new.map(|input| {
+            Record::Input(RawFile {
+                commit: attempt.commit,
+                rows: input.rows.clone().unwrap_or_default(),
+                ..input.file.clone()
+            })
+        }));
         let versions = NewVersions {
             layout: &curated.layout,
             files: &curated.versions,
@@ -637,8 +563,6 @@ impl Job<'_> {
 
     async fn aggregate(&self, attempt: &mut Attempt) -> Result<(), NotCommitted> {
         let pipeline = self.request.pipeline;
-        // Of all windows that there were, only what has changed is of interest.
-        let window = Some(&self.window).filter(|_| self.request.task != Task::CatchUp);
         if pipeline.aggregates.is_empty() {
             return Ok(());
         }
@@ -662,7 +586,7 @@ impl Job<'_> {
                 &context,
                 &state.ledger,
                 aggregate,
-                window,
+                &self.aggregated,
                 staging,
                 &attempt.name,
                 attempt.commit,
@@ -679,162 +603,6 @@ impl Job<'_> {
         self.commit_and_publish(attempt, Command::Aggregate, vec![], None, vec![], &plans)
             .await
     }
-
-    /// Announces an attempt, commits it, and carries out the plans of its tables.
-    async fn commit_and_publish(
-        &self,
-        attempt: &mut Attempt,
-        command: Command,
-        mut records: Vec<Record>,
-        versions: Option<NewVersions<'_>>,
-        days: Vec<NaiveDate>,
-        plans: &[(String, Plan)],
-    ) -> Result<(), NotCommitted> {
-        let run = Run {
-            commit: attempt.commit,
-            run_id: attempt.run_id.clone(),
-            command,
-            start: self.window.start,
-            end: self.window.end,
-            tables: plans.iter().map(|(name, _)| name.clone()).collect(),
-            days,
-            counts: attempt.report.counts(),
-        };
-        records.insert(0, Record::Run(Box::new(run)));
-        for (name, plan) in plans {
-            records.extend(plan.removes.iter().map(|path| Record::Gone {
-                table: name.clone(),
-                path: path.clone(),
-            }));
-            records.extend(plan.added().map(|file| Record::File {
-                table: name.clone(),
-                file: file.clone(),
-            }));
-            let staged = plan.added().filter_map(|file| file.staged.clone());
-            let staged: Vec<String> = staged.collect();
-            self.output(name)?.staging.sync(&staged)?;
-        }
-        self.claim(plans).await?;
-        let found = match attempt.found.take() {
-            Some(found) => Some(join(found).await?),
-            None => None,
-        };
-        publish::announce(&self.announced, &attempt.name).await?;
-        let state = &mut attempt.state;
-        state
-            .commit(&attempt.run_id, records, versions, self.request.now)
-            .await?;
-        let state = &attempt.state;
-        if command != Command::Aggregate
-            && let Err(error) = self.tidy_quarantine(&state.ledger).await
-        {
-            warn!("files in quarantine that are no longer used are left behind: {error}");
-        }
-        let published = match state.ledger.run(&attempt.run_id) {
-            Some(run) => self.publish(state, run, found).await,
-            None => Err(Error::internal("the run is not in the ledger")),
-        };
-        let published = match published {
-            Ok(()) => publish::clear(&self.announced, attempt.commit).await,
-            failed => failed,
-        };
-        let Err(error) = published else {
-            return Ok(());
-        };
-        // A run that slept finds that another one has published for it, and more since.
-        let state = &mut attempt.state;
-        if state.refresh().await.is_ok() && state.last_commit() > attempt.commit {
-            warn!("another run has published this one's files and gone on: {error}");
-            return Ok(());
-        }
-        Err(NotCommitted {
-            error,
-            in_doubt: true,
-        })
-    }
-
-    /// Makes visible what a committed run made. `found` is what the curated table's folder held
-    /// before, where that was looked up.
-    async fn publish(
-        &self,
-        state: &State,
-        run: &Run,
-        mut found: Option<Vec<String>>,
-    ) -> Result<()> {
-        let attempt = format!("{}/", attempt_name(run.commit, &run.run_id));
-        let is_its = |file: &&&TableFile| {
-            let staged = file.staged.as_ref();
-            staged.is_some_and(|staged| staged.starts_with(&attempt))
-        };
-        let now = Identity::of(self.request.pipeline);
-        let mut stagings = Vec::new();
-        for name in &run.tables {
-            let Ok(Output {
-                folder, staging, ..
-            }) = self.output(name)
-            else {
-                warn!("a run has not published `{name}`, which is gone from the pipeline");
-                continue;
-            };
-            let shape = state.ledger.shape.as_ref();
-            let made = shape.map(|shape| shape.identity.table());
-            if name == CURATED && made != Some(now.table()) {
-                warn!("a run has not published the curated table where it was before");
-                continue;
-            }
-            let files: Vec<&TableFile> = state.ledger.files(name).collect();
-            let added: Vec<&TableFile> = files.iter().filter(is_its).copied().collect();
-            let found = match found.take_if(|_| name == CURATED) {
-                Some(found) => found,
-                None => publish::list_tidied(folder).await?,
-            };
-            match self.curated_log(state).filter(|_| name == CURATED) {
-                None => {
-                    publish::publish(folder, staging, &added, &files, run.commit, found).await?;
-                }
-                Some(log) => {
-                    let committed = Committed {
-                        run_id: &run.run_id,
-                        number: run.commit,
-                        anew: run.command == Command::Rebuild,
-                    };
-                    log.publish(staging, &added, committed, found).await?;
-                }
-            }
-            stagings.push(staging);
-        }
-        // Tables beside each other share their staging folder.
-        for staging in stagings {
-            publish::clear(staging, run.commit).await?;
-        }
-        Ok(())
-    }
-
-    /// The curated table's own log, where it has one.
-    fn curated_log<'a>(&'a self, state: &'a State) -> Option<CuratedLog<'a>> {
-        let curated = &self.request.pipeline.curated;
-        Some(CuratedLog {
-            table: &self.output(CURATED).ok()?.folder,
-            shape: state.ledger.shape.as_ref()?,
-            files: state.ledger.files(CURATED).collect(),
-            retention: curated.retention,
-            now: self.request.now,
-        })
-        .filter(|_| curated.format == Format::Delta)
-    }
-}
-
-/// What an earlier run has folded, and this one cannot.
-fn lost(told: String, is_rebuild: bool) -> Error {
-    Error::data(told).hint(match is_rebuild {
-        true => {
-            "undo the change of the file or of the pipeline, or go on without it: --accept-missing"
-        }
-        false => {
-            "undo the change of the file or of the pipeline; `glueless rebuild --accept-missing` \
-             makes the tables again without it"
-        }
-    })
 }
 
 /// How long to wait before the next try: about twice as long each time, and not as long as others
@@ -979,43 +747,6 @@ async fn open_outputs(request: &Request<'_>) -> Result<Vec<Output>> {
 
 fn date(day: i32) -> Option<NaiveDate> {
     NaiveDate::from_ymd_opt(1970, 1, 1)?.checked_add_signed(TimeDelta::days(day.into()))
-}
-
-fn fill_in(report: &mut Report, keep: Keep, folded: &Fold, changes: &Changes, curated: &Curated) {
-    let (winners, ties) = match keep {
-        Keep::Latest => (folded.keys, folded.ties),
-        Keep::LatestPerDay => (folded.key_days, folded.day_ties),
-    };
-    report.rows_outside = changes.rows_outside();
-    report.rows_stale = curated.stale;
-    report.rows_superseded = changes.rows_folded().saturating_sub(winners) + curated.stale;
-    report.rows_latest = curated.counts.rows_latest;
-    report.rows_deleted = curated.counts.rows_deleted;
-    report.rows_rejected = changes.bad_rows().count();
-    report.key_moves = changes.key_moves();
-    report.ties = ties;
-}
-
-/// The run must add up before anything is published: every row that was read went somewhere. That
-/// what was written adds up, too, is checked where it is written ([`Curate::run`]).
-fn check_conservation(report: &Report, changes: &Changes) -> Result<()> {
-    let went = report.rows_latest
-        + report.rows_superseded
-        + report.rows_deleted
-        + report.rows_rejected
-        + report.rows_outside;
-    let sums = [
-        ("rows read", report.rows_read + report.key_moves, went),
-        (
-            "rows folded",
-            report.rows_read + report.key_moves,
-            changes.rows_folded() + report.rows_outside + report.rows_rejected,
-        ),
-    ];
-    match sums.into_iter().find(|(_, one, other)| one != other) {
-        None => Ok(()),
-        Some((what, one, other)) => Err(adds_up(what, one, other)),
-    }
 }
 
 /// The URL under which the engine finds a folder's store.

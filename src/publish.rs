@@ -382,6 +382,17 @@ pub async fn list(folder: &Folder) -> Result<Vec<String>> {
     list_in(folder, false).await
 }
 
+/// The objects of a folder, relative to it, and their sizes.
+///
+/// # Errors
+/// Storage, when the listing fails.
+pub async fn sizes(folder: &Folder) -> Result<BTreeMap<String, u64>> {
+    let objects = folder.store.list(None);
+    let sizes = objects.map_ok(|object| (object.location.to_string(), object.size));
+    let sizes = sizes.try_collect().await;
+    sizes.map_err(|error| Error::store(format!("list {}", folder.location), error))
+}
+
 /// As [`list`]; empty folders are removed on the way.
 ///
 /// # Errors

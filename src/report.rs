@@ -1,11 +1,36 @@
 //! The run report: one line of JSON for machines, a short table for people.
 
 use std::fmt::Write;
+use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use crate::error::{Result, worst};
 use crate::schema_changes::SchemaChange;
+use crate::table_text::Table;
+
+/// What measures a run: its clock, and the process's memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Meter {
+    /// When it began.
+    pub started: Instant,
+    /// The process's greatest resident memory so far.
+    pub peak_memory_bytes: fn() -> u64,
+}
+
+impl Meter {
+    /// How long it has taken so far.
+    pub fn seconds(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+
+    /// Fills in what was measured.
+    pub fn measure(&self, report: &mut Report) {
+        report.seconds = self.seconds();
+        report.peak_memory_bytes = (self.peak_memory_bytes)();
+    }
+}
 
 /// What a run did. Field names and meanings are part of the program's surface.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -61,6 +86,12 @@ pub struct Report {
     pub seconds: f64,
     /// The process's greatest resident memory.
     pub peak_memory_bytes: u64,
+    /// The newest commit time among all changes that were folded so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub newest_commit_time: Option<DateTime<Utc>>,
+    /// Raw files of which something is in quarantine after the run.
+    #[serde(skip_serializing_if = "is_none")]
+    pub files_in_quarantine: u64,
     /// How raw columns changed, from file to file and from what earlier runs met.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub schema_changes: Vec<SchemaChange>,
@@ -86,15 +117,30 @@ pub struct AggregateReport {
     pub rows_inserted: u64,
 }
 
-impl Report {
+fn is_none(count: &u64) -> bool {
+    *count == 0
+}
+
+/// What a command answers on stdout.
+pub trait Answer: Serialize {
+    /// A short table for a terminal.
+    fn text(&self) -> String;
+
+    /// The exit code of a command that has its answer.
+    fn exit_code(&self) -> u8 {
+        0
+    }
+
     /// One line of JSON.
     ///
     /// # Errors
     /// None that happen: every field can be written.
-    pub fn json(&self) -> serde_json::Result<String> {
+    fn json(&self) -> serde_json::Result<String> {
         serde_json::to_string(self)
     }
+}
 
+impl Report {
     /// What the ledger keeps of a report: its numbers but 0, by their names, as JSON.
     pub fn counts(&self) -> String {
         let mut fields = serde_json::to_value(self).unwrap_or_default();
@@ -103,9 +149,10 @@ impl Report {
         }
         fields.to_string()
     }
+}
 
-    /// A short table for a terminal.
-    pub fn text(&self) -> String {
+impl Answer for Report {
+    fn text(&self) -> String {
         let mut text = format!(
             "{}  {} to {}\n",
             self.pipeline,
@@ -190,7 +237,86 @@ impl Report {
     }
 }
 
-fn size(bytes: u64) -> String {
+/// What became of several pipelines.
+#[derive(Clone, Debug, Serialize)]
+pub struct Results<R> {
+    /// The worst exit code.
+    pub exit_code: u8,
+    /// Each pipeline's, in their order.
+    pub results: Vec<PipelineResult<R>>,
+}
+
+/// What became of one of several pipelines.
+#[derive(Clone, Debug, Serialize)]
+pub struct PipelineResult<R> {
+    /// The pipeline's folder.
+    pub pipeline: String,
+    /// Its exit code.
+    pub exit_code: u8,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What helps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// Its report, if it did not fail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<R>,
+}
+
+impl<R: Answer> PipelineResult<R> {
+    /// What became of a pipeline.
+    pub fn new(pipeline: String, ended: Result<R>) -> Self {
+        let failed = ended.as_ref().err();
+        PipelineResult {
+            pipeline,
+            exit_code: match &ended {
+                Ok(answer) => answer.exit_code(),
+                Err(error) => error.kind.exit_code(),
+            },
+            error: failed.map(ToString::to_string),
+            hint: failed.and_then(|error| error.hint.clone()),
+            report: ended.ok(),
+        }
+    }
+}
+
+impl<R> Results<R> {
+    /// The results of several pipelines.
+    pub fn new(results: Vec<PipelineResult<R>>) -> Self {
+        Results {
+            exit_code: worst(results.iter().map(|result| result.exit_code)),
+            results,
+        }
+    }
+}
+
+impl<R: Answer> Answer for Results<R> {
+    /// A line for each pipeline, and what each of them says.
+    fn text(&self) -> String {
+        let mut table = Table::new(&["pipeline", "exit code", "error"]);
+        let mut texts = String::new();
+        for result in &self.results {
+            table.row([
+                result.pipeline.clone(),
+                result.exit_code.to_string(),
+                result.error.clone().unwrap_or_default(),
+            ]);
+            if let Some(report) = &result.report {
+                texts.push_str(&report.text());
+                texts.push('\n');
+            }
+        }
+        texts + &table.text()
+    }
+
+    fn exit_code(&self) -> u8 {
+        self.exit_code
+    }
+}
+
+/// A size as people read it.
+pub fn size(bytes: u64) -> String {
     match bytes {
         0..10_000 => format!("{bytes} B"),
         10_000..10_000_000 => format!("{} kB", bytes / 1_000),

@@ -62,6 +62,11 @@ impl SpillFolder {
         })
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.folder
+    }
+
     fn try_create(spill_dir: &Path, run_id: &str) -> std::io::Result<Self> {
         std::fs::create_dir_all(spill_dir)?;
         for entry in std::fs::read_dir(spill_dir)?.flatten() {

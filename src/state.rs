@@ -33,7 +33,7 @@ use crate::delta_log::{DeltaLog, Description, add, delta_schema};
 use crate::error::{Error, Result, missing_object};
 use crate::file_table::{FileTable, ListedFile};
 use crate::layout::{attempt_commit, attempt_name, base_name};
-use crate::ledger::{Ledger, Record};
+use crate::ledger::{FORMAT, Ledger, Record};
 use crate::parquet_file::ParquetFile;
 use crate::publish;
 use crate::session::BATCH_ROWS;
@@ -385,8 +385,9 @@ fn record_schema() -> Schema {
 }
 
 async fn write_records(folder: &Folder, path: &str, records: &[Record]) -> Result<u64> {
-    let texts = records
-        .iter()
+    let format = Record::Format(FORMAT);
+    let texts = std::iter::once(&format)
+        .chain(records)
         .map(serde_json::to_string)
         .collect::<Result<Vec<String>, _>>()
         .map_err(|error| Error::internal("cannot write the ledger").caused_by(error))?;
@@ -430,7 +431,17 @@ async fn read_records(folder: &Folder, (path, bytes): &(String, u64)) -> Result<
                 .hint("it may be of another version of glueless")
                 .caused_by(error)
             })?;
-            records.push(record);
+            match record {
+                Record::Format(format) if format > FORMAT => {
+                    return Err(Error::usage(format!(
+                        "{} was written by a newer version of glueless: its form is {format}, and \
+                         this version reads {FORMAT}",
+                        folder.location
+                    ))
+                    .hint("use that version, or a newer one"));
+                }
+                record => records.push(record),
+            }
         }
     }
     Ok(records)

@@ -9,6 +9,7 @@
 use std::fmt;
 
 use chrono::{DateTime, Duration, NaiveDate, NaiveTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
 
 /// What [`parse_instant`] accepts, as the hint that follows its error.
 pub const ACCEPTED_DATES: &str = "write 2019-04-01, 2019-04-01T06:00:00Z or '2019-04-01 06:00:00' (all UTC), or name an offset: 2019-04-01T06:00:00+02:00";
@@ -16,7 +17,7 @@ pub const ACCEPTED_DATES: &str = "write 2019-04-01, 2019-04-01T06:00:00Z or '201
 /// The instants from `start` to just before `end`, UTC.
 ///
 /// Windows made by [`Window::new`] hold at least one instant, and every method keeps that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
     /// The first instant in the window.
     pub start: DateTime<Utc>,
@@ -88,6 +89,42 @@ impl Window {
             .date_naive()
             .iter_days()
             .take_while(move |day| day.and_time(NaiveTime::MIN).and_utc() < end)
+    }
+
+    /// The spans that windows cover, ascending; windows that touch are one.
+    pub fn union(mut windows: Vec<Window>) -> Vec<Window> {
+        windows.sort_by_key(|window| (window.start, window.end));
+        windows.dedup_by(|next, last| {
+            let touches = next.start <= last.end;
+            if touches {
+                last.end = last.end.max(next.end);
+            }
+            touches
+        });
+        windows
+    }
+
+    /// What lies between windows that are ascending and do not touch.
+    pub fn gaps(windows: &[Window]) -> Vec<Window> {
+        let pairs = windows.windows(2);
+        pairs
+            .map(|pair| Window {
+                start: pair[0].end,
+                end: pair[1].start,
+            })
+            .collect()
+    }
+
+    /// The parts of the window that none of some windows covers, ascending.
+    pub fn without(&self, windows: &[Window]) -> Vec<Window> {
+        let ends = [self.start, self.end].map(|at| Window { start: at, end: at });
+        let inside = windows.iter().filter(|window| window.overlaps(self));
+        let inside = inside.map(|window| Window {
+            start: window.start.max(self.start),
+            end: window.end.min(self.end),
+        });
+        let covered = Window::union(inside.chain(ends).collect());
+        Window::gaps(&covered)
     }
 
     /// The smallest window that covers both.
@@ -294,6 +331,19 @@ mod tests {
         assert!(day.contains(at("2019-04-01T23:59:59.999999999Z")));
         assert!(!day.contains(at("2019-04-02")));
         assert!(!day.contains(at("2019-03-31T23:59:59.999999999Z")));
+    }
+
+    #[test]
+    fn what_windows_leave_of_another_is_between_and_beside_them() {
+        let day = |first, end| window(&format!("2020-01-{first:02}"), &format!("2020-01-{end:02}"));
+        let runs = [day(3, 5), day(1, 2), day(4, 6), day(9, 20)];
+        assert_eq!(day(1, 10).without(&runs), [day(2, 3), day(6, 9)]);
+        assert_eq!(day(3, 6).without(&runs), []);
+        assert_eq!(day(5, 8).without(&[]), [day(5, 8)]);
+        assert_eq!(
+            Window::gaps(&Window::union(runs.to_vec())),
+            [day(2, 3), day(6, 9)]
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command as Process;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use glueless::layout::staging_name;
 use insta::assert_snapshot;
 use serde_json::Value;
 
-use crate::support::{self, Lab, Place, batch, parquet};
+use crate::support::{self, Lab, Place, batch, glueless, parquet};
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -148,10 +148,6 @@ struct Output {
     code: i32,
     stdout: String,
     stderr: String,
-}
-
-fn glueless() -> PathBuf {
-    assert_cmd::cargo::cargo_bin!("glueless").to_path_buf()
 }
 
 fn run(lab: &Lab, arguments: &[String]) -> Output {
@@ -661,7 +657,7 @@ fn a_window_without_an_end_is_refused() {
     error: the following required arguments were not provided:
       --end-date <DATE>
 
-    Usage: glueless run --start-date <DATE> --end-date <DATE> <PIPELINE>
+    Usage: glueless run --start-date <DATE> --end-date <DATE> <PIPELINE>...
 
     For more information, try '--help'.
     ");
@@ -1269,6 +1265,7 @@ fn the_report_is_one_line_of_json_with_every_field() {
       "files_rejected": 0,
       "key_moves": 0,
       "late_files": 0,
+      "newest_commit_time": "2019-12-15T23:15:00Z",
       "partitions_removed": 0,
       "partitions_written": 10,
       "peak_memory_bytes": null,
@@ -1512,37 +1509,64 @@ fn help_is_the_manual() {
     assert_snapshot!(help(&["--help"]), @r"
     Folds the change log that a CDC tool leaves in object storage into curated tables, one date window at a time. Any windows, in any order, any number of times, give the same tables
 
-    Usage: glueless <COMMAND>
+    Usage: glueless [OPTIONS] <COMMAND>
 
     Commands:
-      run        Curate, then aggregate
-      curate     The curated table only
-      aggregate  The aggregates only
-      rebuild    Everything again, from raw
-      catch-up   What was put aside, again
-      help       Print this message or the help of the given subcommand(s)
+      run          Curate, then aggregate
+      curate       The curated table only
+      aggregate    The aggregates only
+      backfill     Window after window
+      catch-up     What was never folded
+      rebuild      Everything again, from raw
+      plan         What a run would do
+      runs         What was done
+      verify       Whether the table is right
+      explain-key  The changes of one key
+      help         Print this message or the help of the given subcommand(s)
 
     Options:
+      -v, --verbose...
+              Log more: the files that are read, the partitions that are replaced
+
+      -q, --quiet
+              Log nothing but the error of a command that fails
+
+          --log-format <FORMAT>
+              How log lines look. Both name the run
+
+              Possible values:
+              - text: Time, level, run and message
+              - json: One object of JSON per line
+              
+              [default: text]
+
       -h, --help
               Print help (see a summary with '-h')
 
       -V, --version
               Print version
 
-    Logs go to stderr; the run report goes to stdout, as its last line.
+    Logs go to stderr; what a command tells goes to stdout, as its last line.
 
     Exit codes:
        0  done
+       1  verify found a difference
        2  wrong command line or pipeline
       65  bad input data
       69  storage not reachable: retry later
       70  a fault of glueless
       75  another run is publishing: retry later
+     130  a backfill that Ctrl-C stopped
 
-    Examples:
-      glueless run sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-16
-      glueless curate sql/cust_loyalty --start-date 2019-12-12T06:00:00Z --end-date 2019-12-12T07:00:00Z
-      glueless run sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-16 \
+    A day's work:
+      glueless plan        sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13   what will happen
+      glueless run         sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13
+      glueless backfill    sql/cust_loyalty --start-date 2019-12-01 --end-date 2020-01-01   a month, day by day
+      glueless runs        sql/cust_loyalty                                                 what happened
+      glueless verify      sql/cust_loyalty                                                 is the table right?
+      glueless explain-key sql/cust_loyalty Cust100                                         why is this row so?
+
+      glueless run sql/cust_loyalty --start-date 2019-12-12T06:00:00Z --end-date 2019-12-12T07:00:00Z \
           --set raw.url=s3://bucket/raw/cust_loyalty --set limits.memory=2GiB
 
     S3 is reached with the standard AWS settings: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,
@@ -1551,13 +1575,13 @@ fn help_is_the_manual() {
     assert_snapshot!(help(&["help", "run"]), @"
     Curate, then aggregate.
 
-    Folds the window's changes into the curated table and recomputes the aggregates' days.
+    Folds the window's changes into the curated table and recomputes the aggregates' days. Of several pipelines each is run, whatever becomes of the others; the exit code is the worst.
 
-    Usage: glueless run [OPTIONS] --start-date <DATE> --end-date <DATE> <PIPELINE>
+    Usage: glueless run [OPTIONS] --start-date <DATE> --end-date <DATE> <PIPELINE>...
 
     Arguments:
-      <PIPELINE>
-              The pipeline: the folder that holds its pipeline.toml, or the toml file itself
+      <PIPELINE>...
+              The pipelines: folders that hold a pipeline.toml each, or the toml files themselves. Of several paths, those that are neither are left out: sql/* will do
 
     Options:
           --start-date <DATE>
@@ -1570,11 +1594,29 @@ fn help_is_the_manual() {
               Override a key of pipeline.toml, such as raw.url=s3://bucket/raw or aggregate.NAME.url=/tables/daily. May be given many times
 
           --output <OUTPUT>
-              How the report is printed: json is one line, text a short table. Default: text on a terminal, json otherwise
+              How the answer is printed: json is one line, text a short table. Default: text on a terminal, json otherwise
 
               Possible values:
               - json: One line of JSON
               - text: A short table
+
+          --metrics-file <FILE>
+              Write what Prometheus is to know of each pipeline's last run to this file, for the node exporter's textfile collector (a name that ends in .prom). It is replaced in one step; what other runs wrote of other pipelines stays
+
+      -v, --verbose...
+              Log more: the files that are read, the partitions that are replaced
+
+      -q, --quiet
+              Log nothing but the error of a command that fails
+
+          --log-format <FORMAT>
+              How log lines look. Both name the run
+
+              Possible values:
+              - text: Time, level, run and message
+              - json: One object of JSON per line
+              
+              [default: text]
 
       -h, --help
               Print help (see a summary with '-h')
@@ -1835,4 +1877,210 @@ fn ten_thousand_partitions_need_few_open_files_and_little_memory() {
         let peak = report["peak_memory_bytes"].as_u64().expect("a number");
         assert!(peak < 500_000_000, "{peak} bytes");
     }
+}
+
+/// The lines of a log in JSON.
+fn json_lines(log: &str) -> Vec<Value> {
+    let lines = log.lines();
+    lines
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect()
+}
+
+fn with_flags(arguments: Vec<String>, flags: &[&str]) -> Vec<String> {
+    arguments
+        .into_iter()
+        .chain(flags.iter().map(ToString::to_string))
+        .collect()
+}
+
+#[test]
+fn every_line_of_a_log_names_its_run() {
+    let lab = lab_after_a_good_run();
+    let output = Command::new(glueless())
+        .args(with_flags(
+            both_windows(&lab),
+            &["-v", "--log-format", "json"],
+        ))
+        .env_clear()
+        .output()
+        .expect("it starts");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
+    let log = String::from_utf8(output.stderr).expect("text");
+    let lines = json_lines(&log);
+    assert!(lines.len() > 5, "{log}");
+    for line in &lines {
+        assert_eq!(line["run_id"], report["run_id"]);
+        assert_eq!(line["pipeline"], "customers");
+        assert!(line["time"].as_str().expect("a time").ends_with('Z'));
+        assert!(!line["message"].as_str().expect("a message").is_empty());
+    }
+    let levels: Vec<&str> = lines
+        .iter()
+        .filter_map(|line| line["level"].as_str())
+        .collect();
+    assert!(
+        levels.contains(&"INFO") && levels.contains(&"DEBUG"),
+        "{levels:?}"
+    );
+
+    let text = run(&lab, &both_windows(&lab)).stderr;
+    assert!(
+        text.lines().all(|line| line.contains("INFO [run] ")),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_failure_is_a_line_of_json_too() {
+    let lab = lab_after_a_good_run();
+    let bad = with(changes(2, 5), "Op", text([Some("I"), Some("X"), Some("I")]));
+    lab.put_raw("20191213-130000000.parquet", &batch(bad));
+    let output = run(
+        &lab,
+        &with_flags(both_windows(&lab), &["--log-format", "json"]),
+    );
+    let lines = json_lines(&output.stderr);
+    let last = lines.last().expect("a line");
+    assert_eq!((output.code, last["level"].as_str()), (65, Some("ERROR")));
+    assert_eq!(
+        (last["run_id"].as_str(), last["exit_code"].as_str()),
+        (Some("[run]"), Some("65"))
+    );
+    let message = last["message"].as_str().expect("a message");
+    assert!(message.contains("20191213-130000000.parquet"), "{message}");
+    assert!(last["hint"].is_string());
+}
+
+#[test]
+fn a_quiet_run_says_nothing_but_why_it_failed() {
+    let lab = lab_after_a_good_run();
+    let output = run(&lab, &with_flags(both_windows(&lab), &["--quiet"]));
+    assert_eq!((output.code, output.stderr.as_str()), (0, ""));
+    let output = run(
+        &lab,
+        &with_flags(set(both_windows(&lab), &["raw.op=nope"]), &["-q"]),
+    );
+    assert_eq!(output.code, 2);
+    assert!(
+        output.stderr.starts_with("error: ") && output.stderr.lines().count() == 2,
+        "{}",
+        output.stderr
+    );
+}
+
+#[test]
+fn the_longest_log_holds_no_secret_and_no_value_of_a_row() {
+    let lab = lab_after_a_good_run();
+    let aside = set(
+        both_windows(&lab),
+        &["raw.on_bad_row=quarantine", "raw.on_bad_file=quarantine"],
+    );
+    let bad = with(
+        changes(1, 5),
+        "Op",
+        text([Some("I"), Some(NOTE), Some("I")]),
+    );
+    lab.put_raw("20191213-130000000.parquet", &batch(bad));
+    let key = (FIRST_ID + 1).to_string();
+    let pipeline = lab.pipeline.display().to_string();
+    let verify = ["verify".to_string(), pipeline.clone()].to_vec();
+    let explain = ["explain-key".to_string(), pipeline, key].to_vec();
+    let options = ["raw.on_bad_row=quarantine", "raw.on_bad_file=quarantine"];
+    for arguments in [aside, set(verify, &options), set(explain, &options)] {
+        for format in ["text", "json"] {
+            let flags = ["-vv", "--log-format", format];
+            let output = run(&lab, &with_flags(arguments.clone(), &flags));
+            assert_eq!(output.code, 0, "{}", output.stderr);
+            assert!(!output.stderr.contains(SECRET) && !output.stderr.contains(NOTE));
+            // A key's values stand in an answer, where they were asked for, and in no log.
+            assert!(
+                !output.stderr.contains(&FIRST_ID.to_string()),
+                "{}",
+                output.stderr
+            );
+        }
+    }
+}
+
+#[test]
+fn questions_before_the_first_run_are_answered_plainly() {
+    let files = [("curated.sql", CURATED), ("daily.sql", DAILY)];
+    let lab = Lab::new(Place::Local, TOML, &files);
+    lab.put_raw("20191212-120000000.parquet", &batch(changes(0, 0)));
+    let pipeline = lab.pipeline.display().to_string();
+    let ask = |more: &[&str]| {
+        let arguments: Vec<String> = more[..1]
+            .iter()
+            .chain([&pipeline.as_str()])
+            .chain(&more[1..])
+            .map(ToString::to_string)
+            .collect();
+        run(&lab, &with_flags(arguments, &["-q"]))
+    };
+    let runs = ask(&["runs", "--output", "text"]);
+    assert_eq!(
+        (runs.code, runs.stdout.as_str()),
+        (0, "customers: no run has committed anything yet\n")
+    );
+    assert_snapshot!(told(&ask(&["verify"])), @"
+    exit 2
+    error: there is nothing to verify: no run has folded anything yet
+    hint: fold a window first: glueless run
+    ");
+    assert_snapshot!(told(&ask(&["explain-key", "1"])), @"
+    exit 2
+    error: there is nothing to explain: no run has folded anything yet
+    hint: fold a window first: glueless run
+    ");
+    assert_snapshot!(told(&ask(&["catch-up"])), @"
+    exit 2
+    error: there is nothing to catch up with: no run has folded anything yet
+    hint: fold a window first: glueless run
+    ");
+    assert!(lab.list_all("lake").is_empty());
+}
+
+#[test]
+fn keys_that_are_none_are_refused_and_unknown_ones_are_told() {
+    let lab = lab_after_a_good_run();
+    let pipeline = lab.pipeline.display().to_string();
+    let ask = |key: &[&str]| {
+        let arguments = ["explain-key", &pipeline]
+            .into_iter()
+            .chain(key.iter().copied());
+        run(&lab, &arguments.map(String::from).collect::<Vec<_>>())
+    };
+    assert_snapshot!(told(&ask(&["1", "2"])), @"
+    exit 2
+    error: the key has 1 columns, and 2 values were given
+    hint: give a value for each of: id
+    ");
+    assert_snapshot!(told(&ask(&["one"])), @"
+    exit 2
+    error: `one` is not a value of the key column `id`
+    hint: its type is Int64
+    ");
+    let unknown = ask(&["-7", "--output", "text"]);
+    assert_snapshot!(unknown.stdout, @"
+    customers  id -7: 0 changes among 6 rows of 2 files
+    no change has this key
+    ");
+    assert_eq!(unknown.code, 0);
+}
+
+#[test]
+fn a_metrics_file_that_cannot_be_written_is_refused_before_the_run() {
+    let lab = lab_after_a_good_run();
+    let before = lab.contents("lake");
+    let output = run(
+        &lab,
+        &with_flags(both_windows(&lab), &["--metrics-file", "/nowhere/a.prom"]),
+    );
+    assert_snapshot!(told(&output), @"
+    exit 2
+    error: cannot write /nowhere/a.prom: No such file or directory (os error 2)
+    hint: name a file in a folder that can be written: --metrics-file
+    ");
+    assert_eq!(lab.contents("lake"), before);
 }

@@ -1,13 +1,17 @@
 //! The integration tests, one binary, because linking the query engine is slow.
 
+mod backfill;
 mod cli;
 mod concurrency;
+mod cron;
 mod delta;
 mod discovery;
+mod explain;
 mod faults;
 mod interruptions;
 mod key_moves;
 mod model;
+mod operator;
 mod publishing;
 mod quarantine;
 mod raw_guide;

@@ -9,9 +9,11 @@ use arrow::array::{
     ArrayRef, Decimal128Array, Float64Array, Int32Array, Int64Array, StringArray,
     TimestampMicrosecondArray,
 };
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::prelude::SessionContext;
 use glueless::aggregate;
-use glueless::report::Report;
+use glueless::pipeline::{Task, explain_key};
+use glueless::report::{Answer, Report};
 use glueless::state::State;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -162,6 +164,17 @@ impl Keys {
             }
         };
         vec![("k1", column)]
+    }
+
+    /// The values of a key, as text.
+    fn values(self, key: i64) -> Vec<String> {
+        let columns = self.columns(&[key]).into_iter();
+        let format = FormatOptions::default();
+        let text = |(_, column): (&str, ArrayRef)| {
+            let shown = ArrayFormatter::try_new(&column, &format).expect("shown");
+            shown.value(0).to_string()
+        };
+        columns.map(text).collect()
     }
 
     /// Which key number a row of the table has.
@@ -375,15 +388,7 @@ impl Case {
         let last = (self.windows.len(), EVERYTHING);
         let windows = self.windows.iter().copied().enumerate().chain([last]);
         for (step, window) in windows {
-            for (number, file) in self.files.iter().enumerate() {
-                let due = self
-                    .deliveries
-                    .get(number)
-                    .map_or(0, |at| at % (last.0 + 1));
-                if due == step {
-                    put(&lab, self.by, self.keys, self.several_orders, number, file);
-                }
-            }
+            self.deliver(&lab, step, last.0);
             self.run(&lab, window);
             let folded = folded(&lab);
             for (number, file) in self.files.iter().enumerate() {
@@ -421,6 +426,143 @@ impl Case {
             let after = tables.map(|name| (lab.table(name), lab.list(name)));
             assert_eq!(after, before);
         }
+    }
+
+    /// Delivers the files that are due at a step, of so many.
+    fn deliver(&self, lab: &Lab, step: usize, steps: usize) {
+        for (number, file) in self.files.iter().enumerate() {
+            let due = self.deliveries.get(number).map_or(0, |at| at % (steps + 1));
+            if due == step {
+                put(lab, self.by, self.keys, self.several_orders, number, file);
+            }
+        }
+    }
+
+    /// Folds some windows, with nothing looked for before them, and catches up: that comes to one
+    /// run over all of their span.
+    fn check_catch_up(&self, place: Place) {
+        let lab = self.lab(place);
+        let steps = self.windows.len();
+        let short = ["raw.lookback=0d"];
+        for (step, (start, end)) in self.windows.iter().enumerate() {
+            self.deliver(&lab, step, steps);
+            let (start, end) = (self.by.instant(*start), self.by.instant(*end));
+            lab.run_with(Task::Run, &start, &end, &short)
+                .expect("a run");
+        }
+        self.deliver(&lab, steps, steps);
+        lab.catch_up(&[]).expect("caught up");
+        let starts = self.windows.iter().map(|window| window.0).min();
+        let ends = self.windows.iter().map(|window| window.1).max();
+        let span = starts.unwrap_or(0)..ends.unwrap_or(0);
+        let is_folded = |number: usize, time: i64| {
+            let (full_load, day, _) = &self.files[number];
+            let at = if self.by == By::Commit { time } else { *day };
+            *full_load || span.contains(&at)
+        };
+        self.compare(&lab, &model(&self.files, &is_folded));
+        let again = lab.catch_up(&[]).expect("nothing to do");
+        assert_eq!((again.files, again.rows_written), (0, 0));
+        self.check_verified(&lab);
+    }
+
+    /// Plans each run, and asks afterwards about the table and its keys.
+    fn check_questions(&self, place: Place) {
+        let lab = self.lab(place);
+        let steps = self.windows.len();
+        for (step, (start, end)) in self.windows.iter().chain([&EVERYTHING]).enumerate() {
+            self.deliver(&lab, step, steps);
+            let before = lab.contents("lake");
+            let (start, end) = (self.by.instant(*start), self.by.instant(*end));
+            let planned = lab.plan(&start, &end, true).expect("a plan");
+            assert_eq!(lab.contents("lake"), before, "a plan touches nothing");
+            let report = lab.run(&start, &end).expect("a run");
+            assert_eq!(
+                (planned.files, planned.late_files, planned.bytes),
+                (report.files, report.late_files, report.bytes)
+            );
+            let Some(fold) = planned.fold else {
+                assert_eq!(report.files, 0);
+                continue;
+            };
+            assert_eq!(
+                [
+                    fold.rows_read,
+                    fold.rows_latest,
+                    fold.rows_superseded,
+                    fold.rows_deleted
+                ],
+                [
+                    report.rows_read,
+                    report.rows_latest,
+                    report.rows_superseded,
+                    report.rows_deleted
+                ]
+            );
+            assert_eq!(
+                [
+                    fold.rows_written,
+                    fold.partitions_written.len() as u64,
+                    fold.partitions_removed.len() as u64
+                ],
+                [
+                    report.rows_written,
+                    report.partitions_written,
+                    report.partitions_removed
+                ]
+            );
+        }
+        self.check_verified(&lab);
+        let model = model(&self.files, &|_, _| true);
+        for key in 0..4 {
+            self.check_explained(&lab, &model, key);
+        }
+    }
+
+    fn check_verified(&self, lab: &Lab) {
+        match lab.verify() {
+            Ok(found) => assert!(found.is_equal, "{}", found.text()),
+            // Of empty windows there is nothing to compare.
+            Err(error) => assert!(error.to_string().contains("nothing to verify"), "{error}"),
+        }
+    }
+
+    fn check_explained(&self, lab: &Lab, model: &Model, key: i64) {
+        let values = self.keys.values(key);
+        let explained = lab.ask(&[], |request| explain_key(request, values));
+        let explained = explained.expect("explained");
+        let all = self.files.iter().flat_map(|file| &file.2);
+        let count = all.filter(|change| change.key == key).count();
+        assert_eq!(explained.changes.len(), count);
+        let place = |file: &str, row: u64| {
+            let name = file.rsplit('/').next().unwrap_or_default().to_string();
+            (name, row as usize - 1)
+        };
+        let wins = explained.changes.iter().filter(|change| change.wins);
+        let wins: BTreeSet<_> = wins.map(|change| place(&change.file, change.row)).collect();
+        let rows = explained.rows_now.iter();
+        let rows: BTreeSet<_> = rows
+            .map(|row| {
+                assert!(row.place.is_some(), "the row is in the table");
+                place(&row.change_file, row.change_row)
+            })
+            .collect();
+        let last: Vec<&Last> = match self.keep {
+            "latest" => model
+                .latest
+                .get(&key)
+                .map(|(_, last)| last)
+                .into_iter()
+                .collect(),
+            _ => {
+                let days = model.days.iter().filter(|((one, _), _)| *one == key);
+                days.map(|(_, last)| last).collect()
+            }
+        };
+        let place = |last: &&Last| (last.0.2.clone(), last.0.3);
+        assert_eq!(wins, last.iter().map(place).collect());
+        let live = last.iter().filter(|last| last.1);
+        assert_eq!(rows, live.map(place).collect());
     }
 
     fn compare(&self, lab: &Lab, model: &Model) {
@@ -578,13 +720,17 @@ fn all_keys() -> impl Strategy<Value = Keys> {
 }
 
 fn run_cases(place: Place, count: u32, cases: impl Strategy<Value = Case>) {
+    check_cases(count, cases, |case| case.check(place));
+}
+
+fn check_cases(count: u32, cases: impl Strategy<Value = Case>, check: impl Fn(&Case)) {
     let mut runner = TestRunner::new(Config {
         cases: cases_of(count),
         ..Config::default()
     });
     runner
         .run(&cases, |case| {
-            case.check(place);
+            check(&case);
             Ok(())
         })
         .unwrap_or_else(|failure| panic!("{failure}"));
@@ -660,6 +806,24 @@ fn several_order_columns_fold_as_the_model_does() {
 fn any_windows_in_any_order_fold_as_the_model_does_in_a_local_folder() {
     let kinds = vec![By::Name, By::Path, By::Modified, By::Commit];
     run_cases(Place::Local, 60, by_windows(kinds));
+}
+
+#[test]
+fn catching_up_comes_to_one_run_over_the_span_of_all_windows() {
+    let kinds = vec![By::Name, By::Path, By::Modified, By::Commit];
+    let check = |case: &Case| case.check_catch_up(Place::Local);
+    check_cases(25, by_windows(kinds), check);
+    let check = |case: &Case| case.check_catch_up(Place::S3);
+    check_cases(2, by_windows(vec![By::Name, By::Path, By::Commit]), check);
+}
+
+#[test]
+fn plans_come_true_and_questions_are_answered_as_the_model_answers_them() {
+    let kinds = vec![By::Name, By::Path, By::Modified, By::Commit];
+    let check = |case: &Case| case.check_questions(Place::Local);
+    check_cases(25, by_windows(kinds), check);
+    let check = |case: &Case| case.check_questions(Place::S3);
+    check_cases(2, by_windows(vec![By::Name, By::Path, By::Commit]), check);
 }
 
 #[test]

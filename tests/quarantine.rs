@@ -171,7 +171,8 @@ fn nothing_in_quarantine_is_said() {
     );
     lab.run(START, END).expect("a run");
     let report = lab.catch_up(&[]).expect("nothing to do");
-    assert_eq!(report.note.as_deref(), Some("nothing is in quarantine"));
+    let note = report.note.expect("a note");
+    assert!(note.ends_with("nothing is in quarantine"), "{note}");
     assert!(report.quarantine.is_none());
 }
 
@@ -477,7 +478,8 @@ fn a_bad_file_may_be_taken_away() {
     let report = lab.catch_up(&[]).expect("caught up");
     assert!(report.note.expect("a note").contains("are gone"));
     let report = lab.catch_up(&[]).expect("caught up");
-    assert_eq!(report.note.as_deref(), Some("nothing is in quarantine"));
+    let note = report.note.expect("a note");
+    assert!(note.ends_with("nothing is in quarantine"), "{note}");
     assert!(lab.list_all("lake/_glueless/aside/quarantine").is_empty());
 }
 

@@ -14,11 +14,12 @@ use arrow::datatypes::{Field, Schema};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use futures::future::LocalBoxFuture;
 use futures::{StreamExt, TryStreamExt, stream};
 use glueless::config::Pipeline;
 use glueless::error::Error;
-use glueless::pipeline::{Request, Task};
-use glueless::report::Report;
+use glueless::pipeline::{Compared, Planned, Request, Task, Verified, plan, run, verify};
+use glueless::report::{Meter, Report};
 use glueless::session::Resources;
 use glueless::store::{Folder, Location, Stores, parse_path};
 use glueless::window::{Window, parse_instant};
@@ -94,6 +95,20 @@ pub enum Place {
     Local,
     S3,
 }
+
+/// The program.
+pub fn glueless() -> PathBuf {
+    assert_cmd::cargo::cargo_bin!("glueless").to_path_buf()
+}
+
+/// A window, by its dates.
+pub fn window(start: &str, end: &str) -> Window {
+    let date = |text| parse_instant(text).expect("a date");
+    Window::new(date(start), date(end)).expect("a window")
+}
+
+/// An answer that is being made.
+pub type Asked<'a, A> = LocalBoxFuture<'a, glueless::error::Result<A>>;
 
 /// 2020-01-01, in microseconds since 1970.
 const FIRST_US: i64 = 1_577_836_800_000_000;
@@ -438,9 +453,7 @@ impl Lab {
         set: &[&str],
         spill_dir: PathBuf,
     ) -> glueless::error::Result<Report> {
-        let date = |text| parse_instant(text).expect("a date");
-        let window = Window::new(date(start), date(end)).expect("a window");
-        self.run_task(task(window), set, spill_dir)
+        self.run_task(task(window(start, end)), set, spill_dir)
     }
 
     /// Makes everything again.
@@ -459,11 +472,46 @@ impl Lab {
         set: &[&str],
         spill_dir: PathBuf,
     ) -> glueless::error::Result<Report> {
+        self.ask_in(set, spill_dir, |request| run(request, task))
+    }
+
+    /// Asks a question about the pipeline in this process.
+    pub fn ask<A>(
+        &self,
+        set: &[&str],
+        question: impl for<'a> FnOnce(&'a Request<'_>) -> Asked<'a, A>,
+    ) -> glueless::error::Result<A> {
+        let spill_dir = tempfile::tempdir().expect("a folder");
+        let answer = self.ask_in(set, spill_dir.path().to_path_buf(), question);
+        let left = std::fs::read_dir(spill_dir.path()).expect("listed");
+        assert_eq!(
+            left.count(),
+            0,
+            "something is left in the folder to spill to"
+        );
+        answer
+    }
+
+    /// What a run of a window would do.
+    pub fn plan(&self, start: &str, end: &str, folds: bool) -> glueless::error::Result<Planned> {
+        self.ask(&[], |request| plan(request, window(start, end), folds))
+    }
+
+    /// Compares the curated table with raw.
+    pub fn verify(&self) -> glueless::error::Result<Verified> {
+        self.ask(&[], |request| verify(request, Compared::default()))
+    }
+
+    fn ask_in<A>(
+        &self,
+        set: &[&str],
+        spill_dir: PathBuf,
+        question: impl for<'a> FnOnce(&'a Request<'_>) -> Asked<'a, A>,
+    ) -> glueless::error::Result<A> {
         let pipeline = self.read(set)?;
         let request = Request {
-            task,
             pipeline: &pipeline,
-            run_id: &uuid::Uuid::now_v7().to_string(),
+            run_id: uuid::Uuid::now_v7().to_string(),
             now: self.now,
             stores: &self.stores,
             resources: &Resources {
@@ -472,8 +520,12 @@ impl Lab {
                 spill_bytes_max: pipeline.limits.spill_bytes_max.unwrap_or(u64::MAX),
                 threads: 2,
             },
+            meter: Meter {
+                started: std::time::Instant::now(),
+                peak_memory_bytes: || 0,
+            },
         };
-        RUNTIME.block_on(glueless::pipeline::run(&request))
+        RUNTIME.block_on(question(&request))
     }
 
     /// Curates and aggregates.

@@ -33,6 +33,8 @@ pub(super) struct Made {
     /// ... and how many do not.
     pub(super) outside: usize,
     pub(super) key_moves: usize,
+    /// The newest commit time of CDC changes among the rows inside, in nanoseconds.
+    pub(super) newest: Option<i128>,
 }
 
 /// Why a batch cannot be folded.
@@ -117,8 +119,7 @@ impl Batch<'_> {
 
     /// Finds the bad rows among some that hold at least one, in their order.
     pub(super) fn find_bad(&self, rows: Range<usize>, bad: &mut Vec<BadAt>) -> Result<()> {
-        let part = self.with(self.read.slice(rows.start, rows.len()));
-        match part.make() {
+        match self.part(rows.clone()).make() {
             Ok(_) => Ok(()),
             Err(Refused::All(error)) => Err(error),
             Err(Refused::Row(mut found)) if rows.len() == 1 => {
@@ -134,7 +135,12 @@ impl Batch<'_> {
         }
     }
 
-    fn row_numbers(&self) -> &[i64] {
+    /// Some of its rows.
+    pub(super) fn part(&self, rows: Range<usize>) -> Self {
+        self.with(self.read.slice(rows.start, rows.len()))
+    }
+
+    pub(super) fn row_numbers(&self) -> &[i64] {
         self.read
             .column(self.columns.len())
             .as_primitive::<Int64Type>()
@@ -179,11 +185,16 @@ impl Batch<'_> {
         };
         let inside = self.inside(&times);
         let inside_count = inside.as_ref().map_or(count, BooleanArray::true_count);
+        let newest = match reader.pass {
+            Pass::One if !self.open().input.full_load => newest(&times, inside.as_ref()),
+            _ => None,
+        };
         let made = |rows, key_moves| Made {
             rows,
             inside: inside_count,
             outside: count - inside_count,
             key_moves,
+            newest,
         };
         let Some((moved, before)) = moved else {
             let rows = match inside {
@@ -205,7 +216,7 @@ impl Batch<'_> {
                 let deletes = deletes.map(Some).collect();
                 (all.map(|at| Some(is_inside(at))).collect(), deletes)
             }
-            Pass::KeyMoves => {
+            Pass::KeyMoves | Pass::Find => {
                 let moved: BooleanArray = moved.iter().map(|moved| Some(*moved)).collect();
                 (moved.clone(), moved)
             }
@@ -250,7 +261,10 @@ impl Batch<'_> {
     }
 
     /// Which rows are updates of a row that had another key before, and these keys.
-    fn moved(&self, images: &[Option<usize>]) -> Result<(Vec<bool>, Vec<ArrayRef>), Refused> {
+    pub(super) fn moved(
+        &self,
+        images: &[Option<usize>],
+    ) -> Result<(Vec<bool>, Vec<ArrayRef>), Refused> {
         let mut moved = vec![false; self.read.num_rows()];
         let mut before = Vec::new();
         for (key, image) in self.reader.roles.key.iter().zip(images) {
@@ -311,7 +325,7 @@ impl Batch<'_> {
     }
 
     /// A raw column in the type it has over all inputs; null where the file lacks it.
-    fn raw(&self, column: usize) -> Result<ArrayRef, Refused> {
+    pub(super) fn raw(&self, column: usize) -> Result<ArrayRef, Refused> {
         let wanted = self.reader.changes.raw_schema().field(column).data_type();
         let open = self.open();
         let place = open.columns[column].and_then(|index| self.columns.binary_search(&index).ok());
@@ -468,6 +482,20 @@ impl Batch<'_> {
         };
         let latest = self.row_numbers().iter().map(|row| Some(is_latest(row)));
         Arc::new(latest.collect::<BooleanArray>())
+    }
+}
+
+/// The latest of some times, of those inside where not all are.
+fn newest(times: &[Option<i128>], inside: Option<&BooleanArray>) -> Option<i128> {
+    match inside {
+        None => times.iter().copied().max().flatten(),
+        Some(inside) => {
+            let inside = times
+                .iter()
+                .zip(inside.values())
+                .filter(|(_, inside)| *inside);
+            inside.map(|(time, _)| *time).max().flatten()
+        }
     }
 }
 

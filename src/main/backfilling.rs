@@ -1,0 +1,124 @@
+//! Backfills at a terminal: a progress bar, and Ctrl-C.
+
+use std::cell::Cell;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use glueless::args;
+use glueless::backfill::{Backfill, Backfilled, Watch, backfill};
+use glueless::config::Pipeline;
+use glueless::error::{Error, INTERRUPTED, Result};
+use glueless::logging::Log;
+use glueless::metrics::MetricsFile;
+use glueless::pipeline::Request;
+use glueless::report::Report;
+use glueless::session::Resources;
+use glueless::window::{Window, parse_duration};
+use indicatif::{ProgressDrawTarget, ProgressStyle};
+
+use super::{Program, metrics_file, resources, runtime, tell, window};
+
+impl Program {
+    pub(super) fn backfill(&self, asked: &args::Backfill) -> Result<u8> {
+        let step = parse_duration(&asked.step)
+            .map_err(|why| Error::usage(format!("--step: {why}")).hint("write --step 1d"))?;
+        let backfill = Backfill {
+            span: window(&asked.dates)?,
+            step,
+            redo: asked.redo,
+            fail_fast: asked.fail_fast,
+        };
+        backfill.windows()?;
+        let metrics = metrics_file(&asked.many)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let set = &asked.many.common.set;
+        self.each(&asked.many, |path| {
+            self.backfill_one(path, set, &backfill, metrics.as_ref(), &stop)
+        })
+    }
+
+    fn backfill_one(
+        &self,
+        path: &Path,
+        set: &[String],
+        asked: &Backfill,
+        metrics: Option<&MetricsFile>,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<Backfilled> {
+        let pipeline = Pipeline::read(path, set)?;
+        let resources = resources(&pipeline.limits);
+        let runtime = runtime(&resources)?;
+        runtime.spawn(stop_on_interrupt(Arc::clone(stop), self.log.clone()));
+        let watcher = Watcher {
+            program: self,
+            pipeline: &pipeline,
+            resources: &resources,
+            metrics,
+            stop,
+            rows: Cell::new(0),
+            started: Instant::now(),
+        };
+        if std::io::stderr().is_terminal() {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        let answer = runtime.block_on(backfill(asked, &pipeline, &watcher));
+        self.bar.finish_and_clear();
+        answer
+    }
+}
+
+/// Looks on while windows are run.
+struct Watcher<'a> {
+    program: &'a Program,
+    pipeline: &'a Pipeline,
+    resources: &'a Resources,
+    metrics: Option<&'a MetricsFile>,
+    stop: &'a AtomicBool,
+    /// Rows read so far.
+    rows: Cell<u64>,
+    started: Instant,
+}
+
+impl<'a> Watch<'a> for Watcher<'a> {
+    fn begin(&self, window: &Window, done: usize, all: usize) -> Request<'a> {
+        let bar = &self.program.bar;
+        let style = "{bar:30} {pos} of {len} windows, {msg}, {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            bar.set_style(style);
+        }
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+        let seconds = self.started.elapsed().as_secs_f64().max(0.001);
+        let rows_per_second = self.rows.get() as f64 / seconds;
+        let start = window.start.format("%Y-%m-%d %H:%M");
+        bar.set_message(format!("at {start}, {rows_per_second:.0} rows/s"));
+        let program = self.program;
+        program.request(self.pipeline, self.resources, Instant::now())
+    }
+
+    fn end(&self, request: &Request<'a>, ended: &Result<Report>) {
+        match ended {
+            Ok(report) => self.rows.set(self.rows.get() + report.rows_read),
+            Err(error) => self.program.log.failed(error),
+        }
+        tell(self.metrics, &self.pipeline.name, request.now, ended);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// Stops a backfill after the window that is running; at once when asked again, which breaks
+/// nothing: the next command finishes or undoes what was being published.
+async fn stop_on_interrupt(stop: Arc<AtomicBool>, log: Log) {
+    while tokio::signal::ctrl_c().await.is_ok() {
+        if stop.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED.into());
+        }
+        log.tell("stopping after this window; Ctrl-C again stops at once");
+    }
+}

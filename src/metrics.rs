@@ -1,0 +1,274 @@
+//! What Prometheus is to know of the last run of each pipeline: a file for the node exporter's
+//! textfile collector.
+//!
+//! The format is Prometheus' text format (version 0.0.4). A file is replaced in one step, by a
+//! rename, as the collector asks for. A run that fails leaves the numbers of the last run that
+//! succeeded as they are, and tells its exit code; lines of other pipelines stay.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+
+use crate::error::{Error, Result};
+use crate::report::Report;
+
+/// The metrics, all of them gauges: name, help. Each has the label `pipeline`.
+const METRICS: [(&str, &str); 14] = [
+    (
+        "glueless_last_run_timestamp_seconds",
+        "When the last run began.",
+    ),
+    (
+        "glueless_last_run_exit_code",
+        "Exit code of the last run; 0 for success.",
+    ),
+    (
+        "glueless_last_success_timestamp_seconds",
+        "When the last successful run began.",
+    ),
+    (
+        "glueless_duration_seconds",
+        "Wall time of the last successful run.",
+    ),
+    (
+        "glueless_peak_memory_bytes",
+        "Greatest resident memory of the last successful run.",
+    ),
+    (
+        "glueless_files",
+        "Raw files that the last successful run read.",
+    ),
+    (
+        "glueless_late_files",
+        "Those of them that appeared after their own window was run.",
+    ),
+    (
+        "glueless_rows_read",
+        "Changes that the last successful run read.",
+    ),
+    (
+        "glueless_rows_written",
+        "Rows that it wrote to the curated table.",
+    ),
+    (
+        "glueless_rejected_rows",
+        "Rows that it put into quarantine.",
+    ),
+    (
+        "glueless_rejected_files",
+        "Files that it put into quarantine.",
+    ),
+    (
+        "glueless_quarantined_files",
+        "Raw files of which something is in quarantine now.",
+    ),
+    (
+        "glueless_newest_commit_timestamp_seconds",
+        "Newest commit time of all changes folded so far.",
+    ),
+    (
+        "glueless_lag_seconds",
+        "From that time to the end of the last successful run.",
+    ),
+];
+
+/// What became of a run.
+#[derive(Debug)]
+pub struct Outcome<'a> {
+    /// The pipeline's name.
+    pub pipeline: &'a str,
+    /// When the run began.
+    pub started: DateTime<Utc>,
+    /// When it ended.
+    pub ended: DateTime<Utc>,
+    /// Its exit code.
+    pub exit_code: u8,
+    /// Its report, if it succeeded.
+    pub report: Option<&'a Report>,
+}
+
+/// A metrics file.
+#[derive(Clone, Debug)]
+pub struct MetricsFile {
+    path: PathBuf,
+}
+
+impl MetricsFile {
+    /// A file that can be written, as far as can be seen.
+    ///
+    /// # Errors
+    /// Usage, when its folder cannot be written.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = MetricsFile { path: path.into() };
+        let beside = file.beside();
+        let tried = File::create(&beside).and_then(|_| std::fs::remove_file(&beside));
+        tried.map_err(|error| {
+            Error::usage(format!("cannot write {}", path.display()))
+                .hint("name a file in a folder that can be written: --metrics-file")
+                .caused_by(error)
+        })?;
+        Ok(file)
+    }
+
+    /// A name beside it that no collector reads.
+    fn beside(&self) -> PathBuf {
+        let mut name = self.path.file_name().unwrap_or_default().to_os_string();
+        name.push(format!(".{}.new", std::process::id()));
+        self.path.with_file_name(name)
+    }
+
+    /// Tells of a run.
+    ///
+    /// # Errors
+    /// Storage, when the file cannot be replaced.
+    pub fn tell(&self, outcome: &Outcome<'_>) -> Result<()> {
+        let before = std::fs::read_to_string(&self.path).unwrap_or_default();
+        let text = render(&before, outcome);
+        let beside = self.beside();
+        let written = File::create(&beside)
+            .and_then(|mut file| {
+                file.write_all(text.as_bytes())
+                    .and_then(|()| file.sync_all())
+            })
+            .and_then(|()| std::fs::rename(&beside, &self.path));
+        written.map_err(|error| {
+            let _ = std::fs::remove_file(&beside);
+            Error::storage(format!("cannot write {}", self.path.display())).caused_by(error)
+        })
+    }
+}
+
+/// The file after a run, from the file before it.
+fn render(before: &str, outcome: &Outcome<'_>) -> String {
+    let mut values: BTreeMap<(&str, String), String> = BTreeMap::new();
+    for line in before.lines() {
+        let known = METRICS.iter().find_map(|(name, _)| {
+            let rest = line.strip_prefix(name)?.strip_prefix('{')?;
+            let (labels, value) = rest.rsplit_once("} ")?;
+            Some(((*name, labels.to_string()), value.to_string()))
+        });
+        values.extend(known);
+    }
+    let labels = format!("pipeline=\"{}\"", escaped(outcome.pipeline));
+    let mut set = |name, value: f64| {
+        values.insert((name, labels.clone()), value.to_string());
+    };
+    let started = seconds(outcome.started);
+    set("glueless_last_run_timestamp_seconds", started);
+    set("glueless_last_run_exit_code", outcome.exit_code.into());
+    if let Some(report) = outcome.report {
+        set("glueless_last_success_timestamp_seconds", started);
+        set("glueless_duration_seconds", report.seconds);
+        for (name, count) in [
+            ("glueless_peak_memory_bytes", report.peak_memory_bytes),
+            ("glueless_files", report.files),
+            ("glueless_late_files", report.late_files),
+            ("glueless_rows_read", report.rows_read),
+            ("glueless_rows_written", report.rows_written),
+            ("glueless_rejected_rows", report.rows_rejected),
+            ("glueless_rejected_files", report.files_rejected),
+            ("glueless_quarantined_files", report.files_in_quarantine),
+        ] {
+            set(name, count as f64);
+        }
+        if let Some(newest) = report.newest_commit_time {
+            set("glueless_newest_commit_timestamp_seconds", seconds(newest));
+            let lag = seconds(outcome.ended) - seconds(newest);
+            set("glueless_lag_seconds", (lag * 1000.0).round() / 1000.0);
+        }
+    }
+    let mut text = String::new();
+    for (name, help) in METRICS {
+        let mut lines = values
+            .iter()
+            .filter(|((known, _), _)| *known == name)
+            .peekable();
+        if lines.peek().is_some() {
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        }
+        for ((_, labels), value) in lines {
+            let _ = writeln!(text, "{name}{{{labels}}} {value}");
+        }
+    }
+    text
+}
+
+fn seconds(instant: DateTime<Utc>) -> f64 {
+    instant.timestamp_millis() as f64 / 1000.0
+}
+
+/// A label's value, escaped as the format asks for.
+fn escaped(value: &str) -> String {
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+    value.replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome<'a>(pipeline: &'a str, report: Option<&'a Report>) -> Outcome<'a> {
+        Outcome {
+            pipeline,
+            started: DateTime::from_timestamp(1_000, 0).expect("a time"),
+            ended: DateTime::from_timestamp(1_010, 500_000_000).expect("a time"),
+            exit_code: if report.is_some() { 0 } else { 69 },
+            report,
+        }
+    }
+
+    #[test]
+    fn a_failed_run_keeps_what_the_last_success_said() {
+        let report = Report {
+            rows_read: 36,
+            seconds: 1.5,
+            newest_commit_time: DateTime::from_timestamp(950, 0),
+            ..Default::default()
+        };
+        let first = render("", &outcome("a", Some(&report)));
+        assert!(
+            first.contains("glueless_rows_read{pipeline=\"a\"} 36\n"),
+            "{first}"
+        );
+        assert!(
+            first.contains("glueless_lag_seconds{pipeline=\"a\"} 60.5\n"),
+            "{first}"
+        );
+        let failed = render(&first, &outcome("a", None));
+        assert!(
+            failed.contains("glueless_last_run_exit_code{pipeline=\"a\"} 69\n"),
+            "{failed}"
+        );
+        let kept: Vec<&str> = first
+            .lines()
+            .filter(|line| line.contains("success"))
+            .collect();
+        assert!(kept.iter().all(|line| failed.contains(line)), "{failed}");
+        assert!(
+            failed.contains("glueless_rows_read{pipeline=\"a\"} 36\n"),
+            "{failed}"
+        );
+    }
+
+    #[test]
+    fn pipelines_share_a_file_and_each_metric_is_described_once() {
+        let report = Report::default();
+        let one = render("", &outcome("a \"b\" \\ c", Some(&report)));
+        let both = render(&one, &outcome("z", Some(&report)));
+        let help = both.matches("# HELP glueless_rows_read ").count();
+        assert_eq!(help, 1, "{both}");
+        assert!(
+            both.contains("glueless_files{pipeline=\"a \\\"b\\\" \\\\ c\"} 0\n"),
+            "{both}"
+        );
+        assert!(
+            both.contains("glueless_files{pipeline=\"z\"} 0\n"),
+            "{both}"
+        );
+        assert_eq!(render(&both, &outcome("z", Some(&report))), both);
+    }
+}

@@ -1,0 +1,83 @@
+//! A fold that is not committed: what a run would write goes to the disk to spill to, and is gone
+//! with the command.
+
+use super::Job;
+use crate::config::OnBad;
+use crate::discover::Input;
+use crate::error::Result;
+use crate::layout::attempt_name;
+use crate::ledger::CURATED;
+use crate::report::Report;
+use crate::stage::{BadInputs, Onto, Stage, Staged};
+use crate::state::State;
+use crate::store::{Folder, Location};
+
+/// What a dry fold made, and where it is.
+pub(super) struct DryFold {
+    pub(super) staged: Staged,
+    /// The staged files.
+    pub(super) staging: Folder,
+    /// The new versions.
+    pub(super) versions: Folder,
+}
+
+impl Job<'_> {
+    /// A folder that is gone with the command.
+    fn dry_folder(&self, name: &str) -> Result<Folder> {
+        let path = self.spill.path().join(name);
+        let location = Location::parse(&path.to_string_lossy(), self.spill.path())?;
+        self.request.stores.open(&location)
+    }
+
+    /// Folds inputs without a commit.
+    pub(super) async fn dry_fold(
+        &self,
+        state: &State,
+        inputs: &[Input],
+        onto: Onto,
+        report: &mut Report,
+    ) -> Result<DryFold> {
+        let pipeline = self.request.pipeline;
+        let raw = self.raw()?;
+        let puts_aside = pipeline.raw.on_bad_file == OnBad::Quarantine;
+        let mut bad = BadInputs::new();
+        let mut tries = 0;
+        loop {
+            // What a try left that came upon a bad input is in nobody's way.
+            let staging = self.dry_folder(&format!("staging-{tries}"))?;
+            let versions = self.dry_folder(&format!("versions-{tries}"))?;
+            let stage = Stage {
+                pipeline,
+                resources: self.request.resources,
+                runtime: &self.runtime,
+                raw: &raw,
+                ledger: &state.ledger,
+                onto,
+                table: &self.output(CURATED)?.folder,
+                staging: &staging,
+                state: state.folder(),
+                stored: state.data_files("version"),
+                versions: &versions,
+                attempt: &attempt_name(state.next_commit(), &self.request.run_id),
+            };
+            let failed = match stage.run(inputs, &mut bad, report).await {
+                Ok(staged) => {
+                    return Ok(DryFold {
+                        staged,
+                        staging,
+                        versions,
+                    });
+                }
+                Err(failed) => failed,
+            };
+            let known = bad.len();
+            if let Some(input) = failed.input.clone().filter(|_| puts_aside) {
+                bad.insert(*input, failed.to_string());
+            }
+            if bad.len() == known {
+                return Err(failed);
+            }
+            tries += 1;
+        }
+    }
+}

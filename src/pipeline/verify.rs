@@ -1,0 +1,673 @@
+//! Verify: whether the curated table is what raw says, or what another table says. Nothing is
+//! touched.
+//!
+//! All inputs that were folded so far are folded again from nothing, into files on the disk to
+//! spill to; then both tables are read, and their counts and hashes compared by partition. Where a
+//! partition differs, its rows are joined by their keys to name the first one that does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Date32Type};
+use chrono::NaiveDate;
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{Expr, cast, ident, lit};
+use datafusion::prelude::{DataFrame, SessionContext};
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use serde::Serialize;
+use tracing::{info, warn};
+
+use super::{Job, Request, Task, check_identity, date, hull_of, object_store_root};
+use crate::changes::EVENT_DT;
+use crate::config::{Format, Pipeline};
+use crate::curate::Curated;
+use crate::curated_sql::first_line;
+use crate::delta_log::DeltaLog;
+use crate::digest::{Digest, Digests, Parts, digest};
+use crate::discover::{self, Input, Recorded};
+use crate::error::{Error, Result};
+use crate::file_table::{FileTable, PartitionFile};
+use crate::layout::{base_name, parent, partition_values};
+use crate::ledger::{CURATED, Command, read_types};
+use crate::parquet_file::ParquetFile;
+use crate::publish;
+use crate::report::Report;
+use crate::session::session;
+use crate::stage::Onto;
+use crate::state::State;
+use crate::store::{Folder, Location, parse_path};
+use crate::versions_writer::DayCounts;
+use crate::window::Window;
+
+use keys::Keys;
+
+mod aggregates;
+mod answer;
+mod keys;
+
+/// How many files of another table are opened at once.
+const OPENS: usize = 16;
+
+/// What is compared.
+#[derive(Clone, Debug, Default)]
+pub struct Compared {
+    /// Only these days.
+    pub days: Option<Window>,
+    /// With another table, a path or URL, instead of raw.
+    pub against: Option<String>,
+}
+
+/// What a comparison found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Verified {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// What the table was compared with: `raw`, or another table.
+    pub against: String,
+    /// The days that were compared; all, where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub days: Option<Window>,
+    /// Whether no difference was found.
+    pub is_equal: bool,
+    /// Inputs that were folded again.
+    pub files: u64,
+    /// Rows in them.
+    pub rows_read: u64,
+    /// Rows that the table should have: those of raw, folded, or of the other table.
+    pub rows_expected: u64,
+    /// Rows that it has.
+    pub rows_found: u64,
+    /// Partitions that were compared.
+    pub partitions: u64,
+    /// Those that differ, sorted.
+    pub partitions_different: Vec<PartitionDifference>,
+    /// Days with another number of rows.
+    pub days_different: Vec<DayDifference>,
+    /// Days of which the state remembers another number of keys than raw has.
+    pub state_days_different: Vec<DayDifference>,
+    /// Files that were published and are not there.
+    pub files_missing: Vec<String>,
+    /// Files that were published and cannot be read any more.
+    pub files_damaged: Vec<String>,
+    /// Files in the table's folder that no run of this pipeline wrote.
+    pub files_unknown: Vec<String>,
+    /// Columns that only one of the two has.
+    pub columns_missing: Vec<String>,
+    /// The aggregates, in the pipeline's order; none against another table.
+    pub aggregates: Vec<VerifiedAggregate>,
+    /// The first key that differs, in the first partition that does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_difference: Option<KeyDifference>,
+    /// What else is to be known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// Wall time.
+    pub seconds: f64,
+    /// The process's greatest resident memory.
+    pub peak_memory_bytes: u64,
+}
+
+/// A partition that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PartitionDifference {
+    /// Its folder; empty for an unpartitioned table.
+    pub partition: String,
+    /// Rows it should have.
+    pub rows_expected: u64,
+    /// Rows it has.
+    pub rows_found: u64,
+    /// The hash it should have.
+    pub hash_expected: String,
+    /// The hash it has.
+    pub hash_found: String,
+}
+
+/// What was found of an aggregate.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct VerifiedAggregate {
+    /// Its name.
+    pub name: String,
+    /// Days that were compared.
+    pub days: u64,
+    /// Those that differ, as folders.
+    pub days_different: Vec<PartitionDifference>,
+    /// Files that were published and are not there.
+    pub files_missing: Vec<String>,
+    /// Why it was not compared, or not all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// A day that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DayDifference {
+    /// The day; none for rows without one.
+    pub day: Option<NaiveDate>,
+    /// Rows it should have.
+    pub rows_expected: u64,
+    /// Rows it has.
+    pub rows_found: u64,
+}
+
+/// A key that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeyDifference {
+    /// The partition.
+    pub partition: String,
+    /// The key columns, and their values as text.
+    pub key: Vec<(String, String)>,
+    /// What is wrong with its row.
+    pub why: String,
+}
+
+/// Compares the curated table.
+///
+/// # Errors
+/// Usage, when nothing was folded yet, or the other table cannot be compared; data, when an input
+/// that was folded is gone or has changed; busy, when another run publishes meanwhile.
+pub fn verify<'a>(
+    request: &'a Request<'_>,
+    compared: Compared,
+) -> LocalBoxFuture<'a, Result<Verified>> {
+    async move { do_verify(request, &compared).await }.boxed_local()
+}
+
+/// One of the two tables.
+struct Side {
+    /// All its rows, with the columns of the published table, then others.
+    rows: DataFrame,
+    /// Published columns that it lacks.
+    missing: Vec<String>,
+}
+
+async fn do_verify(request: &Request<'_>, compared: &Compared) -> Result<Verified> {
+    let pipeline = request.pipeline;
+    let mut state = State::open(request.stores, pipeline).await?;
+    let hull = hull_of(&state, "verify")?;
+    let task = Task::Rebuild {
+        accept_missing: false,
+    };
+    let job = Job::open(request, task, hull, vec![]).await?;
+    check_identity(&state, pipeline)?;
+    state.check_known()?;
+    job.check_not_lost(&mut state).await?;
+    if job.is_publishing(&state).await? {
+        return Err(Error::busy("a run is publishing, or was interrupted")
+            .hint("verify again after it; any run of the pipeline finishes what was interrupted"));
+    }
+    job.check_not_changed(Command::Curate, &state).await?;
+    let Some(shape) = &state.ledger.shape else {
+        return Err(super::nothing_folded("verify"));
+    };
+    let columns = read_types(&shape.columns)?;
+    let mut verified = Verified {
+        pipeline: pipeline.name.clone(),
+        against: compared.against.clone().unwrap_or_else(|| "raw".into()),
+        days: compared.days,
+        ..Default::default()
+    };
+    let sizes = check_files(&job, &state, &mut verified).await?;
+
+    let context = session(&job.runtime, request.resources.threads);
+    // Sorts spill, and hash joins do not.
+    context
+        .state_ref()
+        .write()
+        .config_mut()
+        .options_mut()
+        .optimizer
+        .prefer_hash_join = false;
+    let found = published(&job, &state, &context, &columns, &sizes)?;
+    let expected = match &compared.against {
+        Some(against) => other_table(&job, &context, against, &columns).await?,
+        None => {
+            let folded = folded_again(&job, &state, &mut verified).await?;
+            let days = compared.days;
+            verified.aggregates = job.verify_aggregates(&state, &folded, days).await?;
+            again(&job, &context, &columns, &folded, &mut verified)?
+        }
+    };
+    verified
+        .columns_missing
+        .extend(expected.missing.iter().cloned());
+    compare(
+        &context,
+        pipeline,
+        &columns,
+        compared,
+        &expected,
+        &found,
+        &mut verified,
+    )
+    .await?;
+
+    let last = state.last_commit();
+    state.refresh().await?;
+    if state.last_commit() != last {
+        return Err(Error::busy("another run published during the comparison").hint("verify again"));
+    }
+    if compared.days.is_some() && verified.partitions == 0 {
+        let told = "neither has rows of these days: nothing was compared";
+        verified.notes.push(told.into());
+    }
+    if !state.ledger.put_aside.is_empty() {
+        verified.notes.push(format!(
+            "{} files, or rows of them, are in quarantine: what they say is in no table",
+            state.ledger.put_aside.len()
+        ));
+    }
+    verified.is_equal = verified.partitions_different.is_empty()
+        && verified.days_different.is_empty()
+        && verified.state_days_different.is_empty()
+        && verified.files_missing.is_empty()
+        && verified.files_damaged.is_empty()
+        && verified.files_unknown.is_empty()
+        && verified.columns_missing.is_empty()
+        && verified.aggregates.iter().all(VerifiedAggregate::is_equal);
+    verified.seconds = request.meter.seconds();
+    verified.peak_memory_bytes = (request.meter.peak_memory_bytes)();
+    match verified.is_equal {
+        true => info!("no difference in {} partitions", verified.partitions),
+        false => warn!(
+            "{} of {} partitions differ",
+            verified.partitions_different.len(),
+            verified.partitions
+        ),
+    }
+    Ok(verified)
+}
+
+/// Looks for published files that are gone or damaged, and for files that readers would take for
+/// published. Returns the others' sizes.
+async fn check_files(
+    job: &Job<'_>,
+    state: &State,
+    verified: &mut Verified,
+) -> Result<BTreeMap<String, u64>> {
+    let folder = &job.output(CURATED)?.folder;
+    let mut there = publish::sizes(folder).await?;
+    let files = state.ledger.files(CURATED);
+    let known: BTreeSet<&str> = files.map(|file| file.path.as_str()).collect();
+    let missing = known.iter().filter(|path| !there.contains_key(**path));
+    verified.files_missing = missing.map(ToString::to_string).collect();
+    if job.request.pipeline.curated.format == Format::Parquet {
+        let is_read = |path: &&String| !path.split('/').any(|part| part.starts_with(['_', '.']));
+        let unknown = there.keys().filter(is_read);
+        let unknown = unknown.filter(|path| !known.contains(path.as_str()));
+        verified.files_unknown = unknown.cloned().collect();
+    }
+    for file in state.ledger.files(CURATED) {
+        let is_other = there
+            .get(&file.path)
+            .is_some_and(|bytes| *bytes != file.bytes);
+        if is_other && open(folder, &file.path).await.is_err() {
+            there.remove(&file.path);
+            verified.files_damaged.push(file.path.clone());
+        }
+    }
+    Ok(there)
+}
+
+/// The table as it was published, less the files that are gone or damaged.
+fn published(
+    job: &Job<'_>,
+    state: &State,
+    context: &SessionContext,
+    columns: &[(String, DataType)],
+    sizes: &BTreeMap<String, u64>,
+) -> Result<Side> {
+    let folder = &job.output(CURATED)?.folder;
+    let files = state.ledger.files(CURATED);
+    let files = files.filter_map(|file| {
+        Some(PartitionFile {
+            path: &file.path,
+            partition: parent(&file.path),
+            bytes: *sizes.get(&file.path)?,
+        })
+    });
+    let partition_by = &job.request.pipeline.curated.partition_by;
+    let table = FileTable::of_partitions(folder, files, columns, partition_by)?;
+    side(context, folder, Arc::new(table), columns)
+}
+
+/// What raw gives, folded again.
+struct Again {
+    curated: Curated,
+    staging: Folder,
+    versions: Folder,
+}
+
+async fn folded_again(job: &Job<'_>, state: &State, verified: &mut Verified) -> Result<Again> {
+    let inputs = inputs(job, state).await?;
+    let onto = Onto::Nothing {
+        accept_missing: false,
+    };
+    let mut report = Report::default();
+    let folded = job.dry_fold(state, &inputs, onto, &mut report).await?;
+    verified.files = report.files;
+    verified.rows_read = report.rows_read;
+    let Some(curated) = folded.staged.curated else {
+        return Err(Error::internal("nothing was folded again"));
+    };
+    let mut remembered = DayCounts::default();
+    let files = curated.versions.iter();
+    files.for_each(|file| remembered.add_all(&file.days));
+    let mut known = DayCounts::default();
+    let files = state.ledger.versions.values();
+    files.for_each(|days| known.add_all(days));
+    let counts = |days: &DayCounts| days.iter().collect();
+    verified.state_days_different = day_differences(&counts(&remembered), &counts(&known));
+    Ok(Again {
+        curated,
+        staging: folded.staging,
+        versions: folded.versions,
+    })
+}
+
+/// The table as raw gives it.
+fn again(
+    job: &Job<'_>,
+    context: &SessionContext,
+    columns: &[(String, DataType)],
+    folded: &Again,
+    verified: &mut Verified,
+) -> Result<Side> {
+    let made = folded.columns();
+    let is_new = |(name, _): &&(String, DataType)| !columns.iter().any(|(known, _)| known == name);
+    let new = made.iter().filter(is_new).map(|(name, _)| name.clone());
+    verified.columns_missing.extend(new);
+    let table = Arc::new(folded.table(job.request.pipeline)?);
+    let mut side = side(context, &folded.staging, table, columns)?;
+    // What no raw file has any more is null there.
+    side.missing.clear();
+    Ok(side)
+}
+
+impl Again {
+    /// The columns of the curated table.
+    fn columns(&self) -> Vec<(String, DataType)> {
+        let columns = self.curated.columns.iter();
+        columns
+            .map(|field| (field.name().clone(), field.data_type().clone()))
+            .collect()
+    }
+
+    /// The curated table.
+    fn table(&self, pipeline: &Pipeline) -> Result<FileTable> {
+        let files = self.curated.staged.iter().map(|file| PartitionFile {
+            path: &file.staged,
+            partition: &file.partition,
+            bytes: file.bytes,
+        });
+        let partition_by = &pipeline.curated.partition_by;
+        FileTable::of_partitions(&self.staging, files, &self.columns(), partition_by)
+    }
+}
+
+/// The inputs that were folded, as they were.
+async fn inputs(job: &Job<'_>, state: &State) -> Result<Vec<Input>> {
+    let ledger = &state.ledger;
+    let folders = job.raw()?;
+    let (inputs, gone) = discover::again(&folders, &job.request.pipeline.raw, ledger, true).await?;
+    let was_folded = |location: usize, path: &str| ledger.folded(location, path).is_some();
+    let gone: Vec<_> = gone
+        .iter()
+        .filter(|file| was_folded(file.location, &file.path))
+        .collect();
+    if let Some(first) = gone.first() {
+        let name = folders[first.location].describe(&first.path);
+        return Err(Error::data(format!(
+            "{} inputs that were folded are gone, such as {name}",
+            gone.len()
+        ))
+        .hint("put them back: without them the table cannot be made again to compare with"));
+    }
+    for Input { file, .. } in &inputs {
+        let folder = &folders[file.location];
+        let is_here = folder.location.file_path().is_some();
+        let folded = ledger.folded(file.location, &file.path);
+        if folded.is_some_and(|folded| !folded.is_same(file, is_here)) {
+            return Err(Error::data(format!(
+                "{} has changed since it was folded",
+                folder.describe(&file.path)
+            ))
+            .hint("restore it, or make the tables again from raw: glueless rebuild"));
+        }
+    }
+    let folded = inputs.into_iter();
+    let folded = folded.filter(|input| was_folded(input.file.location, &input.file.path));
+    Ok(folded.collect())
+}
+
+/// Another table: a Delta table, or a folder of Parquet files.
+async fn other_table(
+    job: &Job<'_>,
+    context: &SessionContext,
+    url: &str,
+    columns: &[(String, DataType)],
+) -> Result<Side> {
+    let location = Location::parse(url, Path::new("."))?;
+    let folder = job.request.stores.open(&location)?;
+    let unusable = |why: String| {
+        Error::usage(format!("cannot compare with {location}: {why}"))
+            .hint("--against names a Delta table, or a folder of Parquet files")
+    };
+    let paths = publish::list(&folder).await?;
+    if paths
+        .iter()
+        .any(|path| path.starts_with(crate::delta_log::LOG_FOLDER))
+    {
+        let log = DeltaLog::new(folder.clone());
+        let rows = log
+            .rows(context)
+            .await
+            .map_err(|error| unusable(error.to_string()))?;
+        return aligned(rows, columns);
+    }
+    let is_data = |path: &&String| {
+        let is_hidden = path.split('/').any(|part| part.starts_with(['_', '.']));
+        !is_hidden && base_name(path).ends_with(".parquet")
+    };
+    let mut paths: Vec<String> = paths.iter().filter(is_data).cloned().collect();
+    paths.sort();
+    let Some(first) = paths.first() else {
+        return Err(unusable("there are no Parquet files".into()));
+    };
+    let parts = |path: &str| -> Vec<String> {
+        let named = partition_values(parent(path)).map(|(name, _)| name);
+        named
+            .filter(|part| columns.iter().any(|(name, _)| name == part))
+            .collect()
+    };
+    let partition_by = parts(first);
+    if let Some(other) = paths.iter().find(|path| parts(path) != partition_by) {
+        return Err(unusable(format!(
+            "{first} and {other} have other partition columns"
+        )));
+    }
+    let mut found: BTreeMap<String, DataType> = BTreeMap::new();
+    let mut sizes = Vec::new();
+    let opened = paths.iter().map(|path| open(&folder, path));
+    let mut opened = stream::iter(opened).buffered(OPENS);
+    while let Some((bytes, file)) = opened.try_next().await? {
+        sizes.push(bytes);
+        let fields = file.schema().fields();
+        for field in &fields[..fields.len() - 1] {
+            found
+                .entry(field.name().clone())
+                .or_insert_with(|| field.data_type().clone());
+        }
+    }
+    drop(opened);
+    let is_there =
+        |(name, _): &&(String, DataType)| partition_by.contains(name) || found.contains_key(name);
+    let known: Vec<(String, DataType)> = columns.iter().filter(is_there).cloned().collect();
+    let files = paths.iter().zip(&sizes).map(|(path, bytes)| PartitionFile {
+        path,
+        partition: parent(path),
+        bytes: *bytes,
+    });
+    let table = FileTable::of_partitions(&folder, files, &known, &partition_by)?;
+    side(context, &folder, Arc::new(table), columns)
+}
+
+async fn open(folder: &Folder, path: &str) -> Result<(u64, ParquetFile)> {
+    let failed = |error| Error::store(format!("read {}", folder.describe(path)), error);
+    let store_path = parse_path(path)?;
+    let bytes = object_store::ObjectStoreExt::head(&folder.store, &store_path);
+    let bytes = bytes.await.map_err(failed)?.size;
+    let store = Arc::clone(&folder.store);
+    let file = ParquetFile::open(store, store_path, bytes, folder.describe(path)).await?;
+    Ok((bytes, file))
+}
+
+/// A table in a folder, with the columns of the published table.
+fn side(
+    context: &SessionContext,
+    folder: &Folder,
+    table: Arc<FileTable>,
+    columns: &[(String, DataType)],
+) -> Result<Side> {
+    let root = object_store_root(folder);
+    context.register_object_store(&root, Arc::clone(&folder.root_store));
+    aligned(context.read_table(table)?, columns)
+}
+
+/// Rows with the columns of the published table, in its types; those that are missing are null.
+fn aligned(rows: DataFrame, columns: &[(String, DataType)]) -> Result<Side> {
+    let mut missing = Vec::new();
+    let mut chosen: Vec<Expr> = Vec::new();
+    for (name, kind) in columns {
+        let found = rows.schema().field_with_unqualified_name(name).ok();
+        let column = match found {
+            Some(field) if field.data_type() == kind => ident(name),
+            Some(_) => cast(ident(name), kind.clone()),
+            None => {
+                missing.push(name.clone());
+                lit(ScalarValue::try_from(kind)?)
+            }
+        };
+        chosen.push(column.alias(name));
+    }
+    let rows = rows.select(chosen).map_err(|error| {
+        Error::usage(format!(
+            "the tables cannot be compared: {}",
+            first_line(&error)
+        ))
+    })?;
+    Ok(Side { rows, missing })
+}
+
+/// Compares two tables by their digests, and names the first key that differs.
+async fn compare(
+    context: &SessionContext,
+    pipeline: &Pipeline,
+    columns: &[(String, DataType)],
+    compared: &Compared,
+    expected: &Side,
+    found: &Side,
+    verified: &mut Verified,
+) -> Result<()> {
+    let place = |name: &str| columns.iter().position(|(column, _)| column == name);
+    let has_days = |at: &usize| columns[*at].1 == DataType::Date32;
+    let parts = Parts {
+        partition_by: pipeline
+            .curated
+            .partition_by
+            .iter()
+            .filter_map(|name| place(name))
+            .collect(),
+        day: place(EVENT_DT).filter(has_days),
+    };
+    let only_days = match compared.days {
+        None => None,
+        Some(_) if parts.day.is_none() => {
+            return Err(Error::usage(format!(
+                "the table has no DATE column `{EVENT_DT}`: its days cannot be told"
+            ))
+            .hint("compare the whole table: leave the dates out"));
+        }
+        Some(days) => {
+            let day = |instant: chrono::DateTime<chrono::Utc>| {
+                lit(ScalarValue::Date32(Some(Date32Type::from_naive_date(
+                    instant.date_naive(),
+                ))))
+            };
+            Some(
+                ident(EVENT_DT)
+                    .gt_eq(day(days.start))
+                    .and(ident(EVENT_DT).lt(day(days.end))),
+            )
+        }
+    };
+    let chosen = |side: &Side| match &only_days {
+        Some(days) => side.rows.clone().filter(days.clone()),
+        None => Ok(side.rows.clone()),
+    };
+    let (expected, found) = (chosen(expected)?, chosen(found)?);
+    let one = digest(expected.clone().execute_stream_partitioned().await?, &parts).await?;
+    let other = digest(found.clone().execute_stream_partitioned().await?, &parts).await?;
+    let rows = |digests: &Digests| digests.partitions.values().map(|digest| digest.rows).sum();
+    verified.rows_expected = rows(&one);
+    verified.rows_found = rows(&other);
+    let names = one.partitions.keys().chain(other.partitions.keys());
+    verified.partitions = names.collect::<BTreeSet<_>>().len() as u64;
+    verified.partitions_different = partition_differences(&one, &other);
+    verified.days_different = day_differences(&one.days, &other.days);
+    if let Some(first) = verified.partitions_different.first() {
+        let partition = first.partition.clone();
+        let keys = Keys {
+            pipeline,
+            columns,
+            partition: &partition,
+        };
+        match keys.first_difference(context, expected, found).await {
+            Ok(difference) => verified.first_difference = difference,
+            Err(error) => verified
+                .notes
+                .push(format!("the key that differs was not found: {error}")),
+        }
+    }
+    Ok(())
+}
+
+/// The partitions that differ, sorted.
+fn partition_differences(expected: &Digests, found: &Digests) -> Vec<PartitionDifference> {
+    let names = expected.partitions.keys().chain(found.partitions.keys());
+    let names: BTreeSet<&String> = names.collect();
+    let mut differences = Vec::new();
+    for name in names {
+        let of = |digests: &Digests| -> Digest {
+            digests.partitions.get(name).copied().unwrap_or_default()
+        };
+        let (expected, found) = (of(expected), of(found));
+        if expected != found {
+            differences.push(PartitionDifference {
+                partition: name.clone(),
+                rows_expected: expected.rows,
+                rows_found: found.rows,
+                hash_expected: format!("{:016x}", expected.hash),
+                hash_found: format!("{:016x}", found.hash),
+            });
+        }
+    }
+    differences
+}
+
+fn day_differences(
+    expected: &BTreeMap<Option<i32>, u64>,
+    found: &BTreeMap<Option<i32>, u64>,
+) -> Vec<DayDifference> {
+    let days: BTreeSet<&Option<i32>> = expected.keys().chain(found.keys()).collect();
+    let rows = |counts: &BTreeMap<Option<i32>, u64>, day| counts.get(day).copied().unwrap_or(0);
+    let each = days.into_iter().map(|day| DayDifference {
+        day: day.and_then(date),
+        rows_expected: rows(expected, day),
+        rows_found: rows(found, day),
+    });
+    each.filter(|day| day.rows_expected != day.rows_found)
+        .collect()
+}

@@ -1,0 +1,186 @@
+//! Of a partition that differs, the first key whose rows do.
+
+use std::collections::BTreeMap;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Int64Type};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{ident, lit};
+use datafusion::prelude::{DataFrame, SessionContext};
+
+use super::KeyDifference;
+use crate::changes::EVENT_DT;
+use crate::config::{Keep, Pipeline};
+use crate::error::Result;
+use crate::layout::partition_values;
+
+/// The keys of a partition that differs.
+pub(super) struct Keys<'a> {
+    pub(super) pipeline: &'a Pipeline,
+    pub(super) columns: &'a [(String, DataType)],
+    pub(super) partition: &'a str,
+}
+
+impl Keys<'_> {
+    /// What tells rows apart: the key, under `latest-per-day` the day too; without a key all columns.
+    fn key(&self) -> Vec<&str> {
+        let all = self.columns.iter().map(|(name, _)| name.as_str());
+        if self.pipeline.key.is_empty() {
+            return all.collect();
+        }
+        let mut key: Vec<&str> = self.pipeline.key.iter().map(String::as_str).collect();
+        let has_day = self.columns.iter().any(|(name, _)| name == EVENT_DT);
+        if self.pipeline.keep == Keep::LatestPerDay && has_day && !key.contains(&EVENT_DT) {
+            key.push(EVENT_DT);
+        }
+        key
+    }
+
+    /// The rows of the partition.
+    fn chosen(&self, rows: DataFrame) -> Result<DataFrame> {
+        let values: BTreeMap<String, Option<String>> = partition_values(self.partition).collect();
+        let mut rows = rows;
+        for part in &self.pipeline.curated.partition_by {
+            let Some((_, kind)) = self.columns.iter().find(|(name, _)| name == part) else {
+                continue;
+            };
+            let is_it = match values.get(part).cloned().flatten() {
+                Some(text) => ident(part).eq(lit(ScalarValue::try_from_string(text, kind)?)),
+                None if matches!(
+                    kind,
+                    DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8
+                ) =>
+                {
+                    ident(part).is_null().or(ident(part).eq(lit("")))
+                }
+                None => ident(part).is_null(),
+            };
+            rows = rows.filter(is_it)?;
+        }
+        Ok(rows)
+    }
+
+    /// The first key, in the key's order, whose row is missing, too much, or another.
+    pub(super) async fn first_difference(
+        &self,
+        context: &SessionContext,
+        expected: DataFrame,
+        found: DataFrame,
+    ) -> Result<Option<KeyDifference>> {
+        for (name, rows) in [("expected", expected), ("found", found)] {
+            context.register_table(name, self.chosen(rows)?.into_view())?;
+        }
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        let key = self.key();
+        let listed: Vec<String> = key.iter().map(|name| quoted(name)).collect();
+        let counted = |side: &str| {
+            let key = listed.join(", ");
+            format!("SELECT {key}, count(*) AS \"rows of it\" FROM {side} GROUP BY {key}")
+        };
+        let shown = |side: &str| {
+            let columns = listed
+                .iter()
+                .enumerate()
+                .map(|(at, name)| format!("{side}.{name} AS k{at}"));
+            columns.collect::<Vec<_>>().join(", ")
+        };
+        let same = listed
+            .iter()
+            .map(|name| format!("(e.{name} IS NOT DISTINCT FROM f.{name})"));
+        let same = same.collect::<Vec<_>>().join(" AND ");
+        let keys: Vec<String> = (0..key.len()).map(|at| format!("k{at}")).collect();
+        // By counts first: a key that is there twice joins with itself.
+        let counts = format!(
+            "SELECT {}, \"rows of it\" AS here, CAST(0 AS BIGINT) AS there FROM ({}) e \
+             UNION ALL SELECT {}, CAST(0 AS BIGINT), \"rows of it\" FROM ({}) f",
+            shown("e"),
+            counted("expected"),
+            shown("f"),
+            counted("found"),
+        );
+        let keys = keys.join(", ");
+        let by_count = format!(
+            "SELECT {keys}, sum(here) AS expected, sum(there) AS found FROM ({counts}) \
+             GROUP BY {keys} HAVING sum(here) <> sum(there) ORDER BY {keys} LIMIT 1"
+        );
+        let mut difference = self
+            .row(context, &by_count, &key, |row, at| {
+                let count = |name: &str| {
+                    let counts = row.column_by_name(name)?.as_primitive_opt::<Int64Type>()?;
+                    Some(counts.value(at))
+                };
+                match (count("expected"), count("found")) {
+                    (Some(0), _) => "it has a row that is not expected".into(),
+                    (_, Some(0)) => "its row is missing".into(),
+                    (Some(expected), Some(found)) => {
+                        format!("it has {found} rows, and {expected} are expected")
+                    }
+                    _ => "its rows differ".into(),
+                }
+            })
+            .await?;
+        let others: Vec<&String> = self.columns.iter().map(|(name, _)| name).collect();
+        let others: Vec<&&String> = others
+            .iter()
+            .filter(|name| !key.contains(&name.as_str()))
+            .collect();
+        if difference.is_none() && !others.is_empty() {
+            let differs: Vec<String> = others
+                .iter()
+                .map(|name| format!("(e.{0} IS DISTINCT FROM f.{0})", quoted(name)))
+                .collect();
+            let flags = differs
+                .iter()
+                .enumerate()
+                .map(|(at, differs)| format!("{differs} AS d{at}"));
+            let by_values = format!(
+                "SELECT {}, {} FROM expected e JOIN found f ON {same} WHERE {} ORDER BY {keys} LIMIT 1",
+                shown("e"),
+                flags.collect::<Vec<_>>().join(", "),
+                differs.join(" OR ")
+            );
+            difference = self
+                .row(context, &by_values, &key, |row, at| {
+                    let differ = others.iter().enumerate().filter(|(number, _)| {
+                        let flags = row.column_by_name(&format!("d{number}"));
+                        flags.is_some_and(|flags| flags.as_boolean().value(at))
+                    });
+                    let names: Vec<String> = differ.map(|(_, name)| format!("`{name}`")).collect();
+                    format!("its row differs in {}", names.join(", "))
+                })
+                .await?;
+        }
+        Ok(difference)
+    }
+
+    /// The first row of a query, told.
+    async fn row(
+        &self,
+        context: &SessionContext,
+        query: &str,
+        key: &[&str],
+        why: impl Fn(&RecordBatch, usize) -> String,
+    ) -> Result<Option<KeyDifference>> {
+        let batches = context.sql(query).await?.collect().await?;
+        let Some(row) = batches.iter().find(|batch| batch.num_rows() > 0) else {
+            return Ok(None);
+        };
+        let format = FormatOptions::default().with_null("null");
+        let values = key.iter().enumerate().map(|(at, name)| {
+            let column = row.column(at);
+            let shown = ArrayFormatter::try_new(column, &format)?;
+            Ok((name.to_string(), shown.value(0).try_to_string()?))
+        });
+        // Without a key nothing but values tells rows apart, which are nobody's business.
+        let key = match self.pipeline.key.is_empty() {
+            true => Vec::new(),
+            false => values.collect::<Result<Vec<_>>>()?,
+        };
+        Ok(Some(KeyDifference {
+            partition: self.partition.into(),
+            key,
+            why: why(row, 0),
+        }))
+    }
+}
