@@ -39,9 +39,9 @@ pub struct RawFile {
     /// The number of the commit that folded it; 0 for none.
     #[serde(default, skip_serializing_if = "is_none")]
     pub commit: u64,
-    /// The windows that selected its rows then, where rows are selected.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rows: Vec<Window>,
+    /// The windows that selected its rows then; `None` for all rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<Vec<Window>>,
 }
 
 fn is_none(commit: &u64) -> bool {
@@ -72,7 +72,7 @@ impl RawFile {
             modified: object.last_modified,
             e_tag: object.e_tag,
             commit: 0,
-            rows: Vec::new(),
+            rows: None,
         }
     }
 
@@ -150,8 +150,8 @@ pub trait Recorded {
     fn is_put_aside(&self, location: usize, path: &str) -> bool;
     /// The windows of earlier runs.
     fn windows(&self) -> Vec<Window>;
-    /// The windows whose rows of an input were folded, where windows select rows.
-    fn rows_read(&self, location: usize, path: &str) -> Vec<Window>;
+    /// The windows whose rows of an input were folded; `None` for all rows.
+    fn rows_read(&self, location: usize, path: &str) -> Option<Vec<Window>>;
 }
 
 /// Lists the inputs of a window: those in it, late ones, and every full load not yet folded. Inputs
@@ -318,10 +318,10 @@ pub async fn again<'a>(
             }
             let full_load = raw.is_full_load(location, &file.path);
             let by_rows = raw.window_by == WindowBy::Commit && !full_load;
-            let rows = by_rows.then(|| match was_read {
+            let rows = match was_read {
                 true => ledger.rows_read(location, &file.path),
-                false => windows.clone(),
-            });
+                false => by_rows.then(|| windows.clone()),
+            };
             inputs.push(Input {
                 file,
                 full_load,
@@ -371,10 +371,11 @@ pub async fn catch_up<'a>(
                     (is_new || is_aside, is_new && was_run)
                 }
             };
-            let rows = match is_wanted {
-                true => vec![span_of_all],
-                false if by_rows => span_of_all.without(&recorded.rows_read(location, &file.path)),
-                false => Vec::new(),
+            let read = recorded.rows_read(location, &file.path);
+            let rows = match (is_wanted, read) {
+                (true, _) => vec![span_of_all],
+                (false, Some(read)) if by_rows => span_of_all.without(&read),
+                (false, _) => Vec::new(),
             };
             if rows.is_empty() {
                 continue;

@@ -468,13 +468,12 @@ impl Recorded for Ledger {
         self.folded_windows()
     }
 
-    fn rows_read(&self, location: usize, path: &str) -> Vec<Window> {
-        let Some(file) = self.folded(location, path) else {
-            return Vec::new();
-        };
+    fn rows_read(&self, location: usize, path: &str) -> Option<Vec<Window>> {
+        let file = self.folded(location, path)?;
+        let first = file.rows.as_ref()?;
         let later = self.runs.iter().filter(|run| run.commit > file.commit);
         let later = later.filter_map(Run::folded);
-        Window::union(file.rows.iter().copied().chain(later).collect())
+        Some(Window::union(first.iter().copied().chain(later).collect()))
     }
 }
 

@@ -431,7 +431,7 @@ mod tests {
                 modified: DateTime::UNIX_EPOCH,
                 e_tag: None,
                 commit: 0,
-                rows: vec![],
+                rows: None,
             };
             Input {
                 file,

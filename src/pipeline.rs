@@ -532,7 +532,7 @@ impl<'a> Job<'a> {
         records.extend(new.map(|input| {
             Record::Input(RawFile {
                 commit: attempt.commit,
-                rows: input.rows.clone().unwrap_or_default(),
+                rows: input.rows.clone(),
                 ..input.file.clone()
             })
         }));

@@ -832,3 +832,20 @@ fn a_running_day_that_was_empty_is_computed_again_when_an_earlier_one_changes() 
     assert_eq!(days, ["01", "02", "03", "05"]);
     assert!(lab.verify().expect("compared").is_equal);
 }
+
+#[test]
+fn a_table_whose_windows_became_windows_of_rows_is_still_the_same() {
+    let lab = lab(1..=3);
+    run_days(&lab, 1, 3);
+    let by_rows = ["raw.window_by=commit"];
+    let found = lab
+        .ask(&by_rows, |request| verify(request, Compared::default()))
+        .expect("compared");
+    assert!(found.is_equal, "{}", found.text());
+    lab.run_with(Task::Run, "2020-01-03", "2020-01-04", &by_rows)
+        .expect("a run");
+    let found = lab
+        .ask(&by_rows, |request| verify(request, Compared::default()))
+        .expect("compared");
+    assert!(found.is_equal && found.rows_found == 4, "{}", found.text());
+}

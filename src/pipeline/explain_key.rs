@@ -26,7 +26,7 @@ use crate::bad_rows::BadRows;
 use crate::change_reader::{ChangesTable, find_key};
 use crate::changes::{Changes, EVENT_DT, LIVE, POSITION};
 use crate::column_type::cast_values;
-use crate::config::{Keep, OnBad, Pipeline, WindowBy};
+use crate::config::{Keep, OnBad, Pipeline};
 use crate::discover::{self, Input, Recorded};
 use crate::error::{Error, Result};
 use crate::key_moves::exchanges;
@@ -354,7 +354,7 @@ impl Found {
                 .flatten()?;
             DateTime::from_timestamp_micros(i64::try_from(ns.div_euclid(1000)).ok()?)
         });
-        let run = input.and_then(|input| folded_by(state, raw.window_by, input, commit_time));
+        let run = input.and_then(|input| folded_by(state, input, commit_time));
         KeyChange {
             file: input.map_or(String::new(), |input| {
                 folders[input.file.location].describe(&input.file.path)
@@ -374,18 +374,17 @@ impl Found {
 /// The run that folded a change.
 fn folded_by<'a>(
     state: &'a State,
-    window_by: WindowBy,
     input: &Input,
     commit_time: Option<DateTime<Utc>>,
 ) -> Option<&'a Run> {
     let ledger = &state.ledger;
     let file = ledger.folded(input.file.location, &input.file.path)?;
     let by = |commit: u64| ledger.runs.iter().find(|run| run.commit == commit);
-    if window_by != WindowBy::Commit || input.full_load {
+    let Some(rows) = &file.rows else {
         return by(file.commit);
-    }
+    };
     let time = commit_time?;
-    if file.rows.iter().any(|window| window.contains(time)) {
+    if rows.iter().any(|window| window.contains(time)) {
         return by(file.commit);
     }
     let mut later = ledger.runs.iter().filter(|run| run.commit > file.commit);
