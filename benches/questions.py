@@ -1,0 +1,121 @@
+"""Times the questions about a table of 20 million changes, next to the same by hand in DuckDB.
+
+    python questions.py --glueless BINARY --generate BINARY --work DIR [--turns 3]
+
+The case narrow is folded once. Then the contenders take turns:
+
+explain-key     every change of one key, which one wins, the run that folded it,
+                and its row in the table
+DuckDB lookup   the key's changes, from all raw files, and its row
+verify          all changes folded again and compared with the table, by
+                partition
+DuckDB EXCEPT   the same: `arg_max` over all changes in its fastest form, and
+                what either side has and the other has not
+curate          the fold itself, into an empty lake, to compare with
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+
+from measure import BENCHES, CASES, SHAPES, WINDOW, make, parser_of, print_machine, spread, timed
+
+COLUMNS = ", ".join(SHAPES["narrow"].columns)
+# The rows that the table should have: `arg_max` as in `peers.py`.
+FOLDED = f"""
+CREATE TABLE folded AS SELECT cust_id, UNNEST(last) FROM (
+    SELECT cust_id, arg_max(
+        struct_pack(Op, {COLUMNS}),
+        epoch_us(CAST("TIMESTAMP" AS TIMESTAMP)) * CAST(1099511627776 AS HUGEINT)
+            + file_index * 16777216 + file_row_number
+    ) AS last
+    FROM {{}} GROUP BY cust_id
+)
+"""
+
+
+def main():
+    parser = parser_of(__doc__, "glueless", "generate", "work")
+    parser.add_argument("--turns", type=int, default=3, help="turns per contender (default 3)")
+    arguments = parser.parse_args()
+    print_machine(arguments.glueless)
+    print(f"- turns: {arguments.turns}; medians, with the lowest and the highest in brackets\n")
+    raw = make(arguments, "narrow", *CASES["narrow"][:2])
+    work = arguments.work / "runs" / "questions"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    pipeline = BENCHES / "pipelines" / "narrow"
+
+    def settings(lake):
+        return ["--set", f"raw.url={raw}", "--set", f"curated.url={work / lake / 'curated'}"]
+
+    def glueless(*command, lake="lake"):
+        return timed([arguments.glueless, *command, *settings(lake)], work / "log")
+
+    def duckdb(question):
+        options = {"raw": str(raw), "table": str(work / "lake/curated"), "question": question}
+        return timed([sys.executable, __file__, "--duckdb", json.dumps(options)], work / "log")
+
+    def curate():
+        shutil.rmtree(work / "other", ignore_errors=True)
+        return glueless("curate", pipeline, *WINDOW, lake="other")
+
+    glueless("curate", pipeline, *WINDOW)
+    key = subprocess.run(
+        [sys.executable, __file__, "--duckdb", json.dumps({"raw": str(raw), "question": "any key"})],
+        check=True, capture_output=True, text=True,
+    ).stdout.strip()
+    contenders = {
+        "explain-key": lambda: glueless("explain-key", pipeline, key),
+        "DuckDB lookup": lambda: duckdb(key),
+        "verify": lambda: glueless("verify", pipeline),
+        "DuckDB EXCEPT": lambda: duckdb("verify"),
+        "curate": curate,
+    }
+    measured = {name: [] for name in contenders}
+    for _ in range(arguments.turns):
+        for name, run in contenders.items():
+            measured[name].append(run())
+    print("| contender | wall s | CPU s | peak memory MB |")
+    print("|---|---|---|---|")
+    for name, runs in measured.items():
+        cells = [
+            name,
+            spread([run["seconds"] for run in runs], "{:.2f}"),
+            spread([run["cpu_seconds"] for run in runs], "{:.2f}"),
+            spread([run["peak_bytes"] / 1e6 for run in runs], "{:,.0f}"),
+        ]
+        print("| " + " | ".join(cells) + " |")
+    shutil.rmtree(work)
+
+
+def by_hand(options):
+    """Runs in a process of its own."""
+    import duckdb
+
+    raw = f"read_parquet('{options['raw']}/*.parquet', file_row_number = true)"
+    question = options["question"]
+    if question == "any key":
+        print(duckdb.sql(f"SELECT min(cust_id) FROM {raw}").fetchone()[0])
+        return
+    table = f"read_parquet('{options['table']}/**/*.parquet', hive_partitioning = true)"
+    if question != "verify":
+        changes = duckdb.execute(f"SELECT * FROM {raw} WHERE cust_id = ? ORDER BY \"TIMESTAMP\"", [question]).fetchall()
+        rows = duckdb.execute(f"SELECT * FROM {table} WHERE cust_id = ?", [question]).fetchall()
+        print(len(changes), len(rows))
+        return
+    duckdb.sql(FOLDED.format(raw))
+    expected = f"SELECT cust_id, {COLUMNS} FROM folded WHERE Op <> 'D'"
+    found = f"SELECT cust_id, {COLUMNS} FROM {table}"
+    for one, other in [(expected, found), (found, expected)]:
+        count = duckdb.sql(f"SELECT count(*) FROM ({one} EXCEPT {other})").fetchone()[0]
+        if count:
+            sys.exit(f"error: {count} rows differ")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--duckdb"]:
+        by_hand(json.loads(sys.argv[2]))
+    else:
+        main()
