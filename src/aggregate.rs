@@ -57,8 +57,29 @@ const FILE_BYTES: u64 = 256 << 20;
 pub struct Computed {
     /// What is to be published.
     pub plan: Plan,
-    /// How many days were computed.
-    pub days: u64,
+    /// The days that were computed.
+    pub days: BTreeSet<NaiveDate>,
+}
+
+impl Computed {
+    /// Tells of it in the log.
+    pub fn tell(&self, aggregate: &Aggregate, windows: &[Window]) {
+        let shown = |day: Option<&NaiveDate>| day.map(NaiveDate::to_string).unwrap_or_default();
+        info!(
+            "aggregate {}: {}, qualifying dates {} ({} to {}), rows deleted {}, rows inserted {}",
+            aggregate.name,
+            match windows {
+                [] => "days that changed".into(),
+                [window] => format!("window {window}"),
+                gaps => format!("{} gaps", gaps.len()),
+            },
+            self.days.len(),
+            shown(self.days.first()),
+            shown(self.days.last()),
+            self.plan.counts.rows_removed,
+            self.plan.counts.rows_written
+        );
+    }
 }
 
 /// Registers `history` and `curated`, as last committed. Returns whether there are any.
@@ -269,25 +290,7 @@ pub async fn compute(
         .collect();
     let is_replaced = |folder: &str| folders.contains(folder);
     let plan = publish::plan(staged, &before, is_replaced, commit, Names::Kept);
-    let shown = |day: Option<&NaiveDate>| day.map(NaiveDate::to_string).unwrap_or_default();
-    info!(
-        "aggregate {}: {}, qualifying dates {} ({} to {}), rows deleted {}, rows inserted {}",
-        aggregate.name,
-        match windows {
-            [] => "days that changed".into(),
-            [window] => format!("window {window}"),
-            gaps => format!("{} gaps", gaps.len()),
-        },
-        days.len(),
-        shown(days.first()),
-        shown(days.last()),
-        plan.counts.rows_removed,
-        plan.counts.rows_written
-    );
-    Ok(Computed {
-        plan,
-        days: days.len() as u64,
-    })
+    Ok(Computed { plan, days })
 }
 
 /// The windows' days, those that changed since the table was last aggregated, and for a running

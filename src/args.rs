@@ -99,8 +99,9 @@ pub enum Command {
     /// Folds all raw files that were folded so far again, from nothing, beside the table, and
     /// compares: rows, rows per day, and a hash per partition that does not depend on the order of
     /// rows. The first key that differs is named. Exit code 1 on a difference. Nothing is touched.
-    /// Needs disk to spill to for another copy of the table. Refused when one of the raw files is
-    /// no longer there, or has changed.
+    /// The aggregates are compared too. Needs disk in `limits.spill_dir` for another copy of the
+    /// table, beside `limits.spill_bytes_max`. Refused when one of the raw files is no longer there, or
+    /// has changed.
     Verify(Verify),
     /// The changes of one key.
     ///
@@ -112,7 +113,7 @@ pub enum Command {
 /// What is logged.
 #[derive(Args, Debug)]
 pub struct Logging {
-    /// Log more: the files that are read, the partitions that are replaced.
+    /// Log more: the files that are read, and what each step makes of them.
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
 
@@ -181,7 +182,7 @@ pub struct One {
 #[derive(Args, Debug)]
 pub struct Many {
     /// The pipelines: folders that hold a pipeline.toml each, or the toml files themselves. Of
-    /// several paths, those that are neither are left out: sql/* will do.
+    /// several paths, files and folders that are neither are left out: sql/* will do.
     #[arg(required = true, value_name = "PIPELINE")]
     pub pipelines: Vec<PathBuf>,
 
@@ -257,7 +258,8 @@ pub struct Plan {
     pub dates: Dates,
 
     /// Also fold, beside the table: how many rows would win, and which days and partitions would be
-    /// replaced. Takes as long as the run, and as much disk to spill to as it would write.
+    /// replaced. Takes as long as the run, and in `limits.spill_dir` as much disk as it would write,
+    /// beside `limits.spill_bytes_max`.
     #[arg(long)]
     pub fold: bool,
 
@@ -270,15 +272,16 @@ pub struct Plan {
 #[derive(Args, Debug)]
 pub struct Verify {
     /// Compare only days from here on: 2019-04-01, UTC.
-    #[arg(long, alias = "startDate", value_name = "DATE", requires = "end_date")]
+    #[arg(long, alias = "startDate", value_name = "DATE")]
     pub start_date: Option<String>,
 
     /// Compare only days before this one.
-    #[arg(long, alias = "endDate", value_name = "DATE", requires = "start_date")]
+    #[arg(long, alias = "endDate", value_name = "DATE")]
     pub end_date: Option<String>,
 
-    /// Compare the published table with this Parquet or Delta table instead, a path or URL: rows,
-    /// rows per day, and hashes, by the values of its partition columns and wherever its files lie.
+    /// Compare the published table with this Parquet or Delta table instead, the path or URL of its
+    /// folder: rows, rows per day, and hashes, by the values of its partition columns and wherever its
+    /// files lie.
     #[arg(long, value_name = "URL")]
     pub against: Option<String>,
 
@@ -293,7 +296,7 @@ pub struct ExplainKey {
     /// The pipeline: the folder that holds its pipeline.toml, or the toml file itself.
     pub pipeline: PathBuf,
 
-    /// The key: the values of its columns, in their order.
+    /// The key: the values of its columns, in their order; behind --, where one begins with a dash.
     #[arg(required = true, value_name = "VALUE", allow_negative_numbers = true)]
     pub key: Vec<String>,
 

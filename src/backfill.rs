@@ -8,11 +8,12 @@ use std::fmt::Write;
 
 use chrono::{DateTime, Duration, Utc};
 use serde::Serialize;
+use tracing::warn;
 
-use crate::config::Pipeline;
+use crate::config::{Aggregate, Pipeline};
 use crate::discover;
 use crate::error::{Error, INTERRUPTED, Kind, Result, worst};
-use crate::pipeline::{Request, Task, run};
+use crate::pipeline::{Request, Task, finish, run};
 use crate::report::{Answer, Report};
 use crate::state::State;
 use crate::table_text::{Table, day_or_instant};
@@ -239,21 +240,23 @@ pub async fn backfill<'a>(
 async fn done_windows(request: &Request<'_>, windows: &[Window]) -> Vec<bool> {
     match find_done(request, windows).await {
         Ok(done) => done,
-        Err(_) => vec![false; windows.len()],
+        Err(error) => {
+            warn!("all windows are run, because it cannot be told which are done: {error}");
+            vec![false; windows.len()]
+        }
     }
 }
 
 async fn find_done(request: &Request<'_>, windows: &[Window]) -> Result<Vec<bool>> {
     let pipeline = request.pipeline;
+    // A window whose run was committed is done only once it is published.
+    finish(request).await?;
     let state = State::open(request.stores, pipeline).await?;
     let ledger = &state.ledger;
-    let folded = ledger.folded_windows();
-    let tables = pipeline.aggregates.iter().map(|one| one.table());
-    let tables = tables.map(|table| match ledger.is_aggregated(&table) {
-        true => Window::union(ledger.windows_aggregated(&table)),
-        false => Vec::new(),
-    });
-    let all: Vec<Vec<Window>> = tables.chain([folded]).collect();
+    let tables: Vec<String> = pipeline.aggregates.iter().map(Aggregate::table).collect();
+    let aggregated = tables.iter().map(|table| ledger.windows_aggregated(table));
+    let mut all: Vec<Vec<Window>> = aggregated.map(Window::union).collect();
+    all.push(ledger.folded_windows());
     let was_run = |window: &Window| {
         let is_in = |runs: &Vec<Window>| runs.iter().any(|run| run.covers(window));
         all.iter().all(is_in)
@@ -266,9 +269,8 @@ async fn find_done(request: &Request<'_>, windows: &[Window]) -> Result<Vec<bool
         return Ok(done);
     }
     let urls = pipeline.raw.urls.iter();
-    let folders = urls
-        .map(|url| request.stores.open(url))
-        .collect::<Result<Vec<_>>>()?;
+    let folders = urls.map(|url| request.stores.open(url));
+    let folders = folders.collect::<Result<Vec<_>>>()?;
     let hull = first.hull(last);
     for span in discover::new_spans(&folders, pipeline, &hull, ledger).await? {
         match span {
@@ -279,6 +281,11 @@ async fn find_done(request: &Request<'_>, windows: &[Window]) -> Result<Vec<bool
             // It can hold rows of any window.
             None => done.fill(false),
         }
+    }
+    // Any run brings aggregates up to date.
+    let is_behind = tables.iter().any(|table| !ledger.is_aggregated(table));
+    if is_behind && done.iter().all(|done| *done) {
+        done[windows.len() - 1] = false;
     }
     Ok(done)
 }

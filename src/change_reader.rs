@@ -273,6 +273,8 @@ impl ChangeReader {
                     );
                 }
                 Source::Position => {
+                    // That no key is null is checked along with it.
+                    needed.extend(&roles.key);
                     needed.extend(roles.order.iter().flatten());
                     needed.extend(roles.commit_time);
                 }

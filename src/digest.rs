@@ -5,15 +5,17 @@
 //! rows' hashes. The partition columns are in the partition's name, as Hive writes it, and not in
 //! the hash: there an empty text and a null are one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::{Date32Type, SchemaRef};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, new_null_array};
+use arrow::datatypes::{DataType, Date32Type, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 
+use crate::column_type::cast_values;
 use crate::error::Result;
 use crate::partition_name::partition_folder;
 use crate::session::{join, join_all};
@@ -34,6 +36,8 @@ pub struct Digests {
     pub partitions: BTreeMap<String, Digest>,
     /// Rows by day, as days since 1970, where the table has a day column.
     pub days: BTreeMap<Option<i32>, u64>,
+    /// The columns with values that do not fit their types; they count as nulls.
+    pub unfit: BTreeSet<usize>,
 }
 
 /// How rows are taken apart: columns are places in their schema.
@@ -43,6 +47,8 @@ pub struct Parts {
     pub partition_by: Vec<usize>,
     /// The column with the day, a DATE.
     pub day: Option<usize>,
+    /// The types in which values are compared.
+    pub types: Vec<DataType>,
 }
 
 /// Reads streams of rows of one schema.
@@ -67,6 +73,7 @@ pub async fn digest(streams: Vec<SendableRecordBatchStream>, parts: &Parts) -> R
             sum.rows += digest.rows;
             sum.hash = sum.hash.wrapping_add(digest.hash);
         }
+        all.unfit.extend(digests.unfit);
         for (day, rows) in digests.days {
             *all.days.entry(day).or_default() += rows;
         }
@@ -92,10 +99,8 @@ impl Digester {
             .filter(|at| !parts.partition_by.contains(at))
             .collect();
         let converter = |columns: &[usize]| {
-            let types = columns
-                .iter()
-                .map(|column| schema.field(*column).data_type());
-            RowConverter::new(types.cloned().map(SortField::new).collect())
+            let types = columns.iter().map(|column| parts.types[*column].clone());
+            RowConverter::new(types.map(SortField::new).collect())
         };
         let names = parts.partition_by.iter();
         Ok(Digester {
@@ -112,11 +117,16 @@ impl Digester {
     }
 
     fn add(&mut self, batch: &RecordBatch) -> Result<()> {
+        let mut fitting: Vec<ArrayRef> = Vec::new();
+        for (at, (column, kind)) in batch.columns().iter().zip(&self.parts.types).enumerate() {
+            fitting.push(cast_values(column, kind).unwrap_or_else(|_| {
+                self.digests.unfit.insert(at);
+                new_null_array(kind, batch.num_rows())
+            }));
+        }
         let columns = |places: &[usize]| -> Vec<ArrayRef> {
-            places
-                .iter()
-                .map(|place| batch.column(*place).clone())
-                .collect()
+            let chosen = places.iter().map(|place| Arc::clone(&fitting[*place]));
+            chosen.collect()
         };
         let count = batch.num_rows();
         let stored = columns(&self.stored);
@@ -179,7 +189,7 @@ impl Digester {
             put(&mut self.digests, &self.met, at, sum);
         }
         if let Some(day) = self.parts.day {
-            for day in batch.column(day).as_primitive::<Date32Type>().iter() {
+            for day in fitting[day].as_primitive::<Date32Type>().iter() {
                 *self.digests.days.entry(day).or_default() += 1;
             }
         }
@@ -192,7 +202,6 @@ mod tests {
     use super::*;
     use arrow::array::{Date32Array, Int64Array, StringArray};
     use arrow::datatypes::{DataType, Field, Schema};
-    use std::sync::Arc;
 
     fn digests(rows: &[(i64, &str, Option<i32>)]) -> Digests {
         let schema = Arc::new(Schema::new(vec![
@@ -209,6 +218,11 @@ mod tests {
         let parts = Parts {
             partition_by: vec![1],
             day: Some(2),
+            types: schema
+                .fields()
+                .iter()
+                .map(|field| field.data_type().clone())
+                .collect(),
         };
         let mut digester = Digester::new(schema, parts).expect("a digester");
         // In two batches, so that partitions are met again.
@@ -218,6 +232,23 @@ mod tests {
             .add(&batch.slice(half, rows.len() - half))
             .expect("added");
         digester.digests
+    }
+
+    #[test]
+    fn values_that_do_not_fit_are_told_by_their_column() {
+        let values: ArrayRef = Arc::new(arrow::array::Float64Array::from(vec![1.0, 1.5]));
+        let schema = Arc::new(Schema::new(vec![Field::new("v", DataType::Float64, true)]));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![values]).expect("a batch");
+        let parts = Parts {
+            partition_by: vec![],
+            day: None,
+            types: vec![DataType::Int64],
+        };
+        let mut digester = Digester::new(schema, parts).expect("a digester");
+        digester.add(&batch.slice(0, 1)).expect("added");
+        assert!(digester.digests.unfit.is_empty());
+        digester.add(&batch).expect("added");
+        assert_eq!(digester.digests.unfit, BTreeSet::from([0]));
     }
 
     #[test]

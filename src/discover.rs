@@ -42,10 +42,18 @@ pub struct RawFile {
     /// The windows that selected its rows then; `None` for all rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<Vec<Window>>,
+    /// Whether it was not there when the last run looked, so that later ones have read none of its
+    /// rows.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_absent: bool,
 }
 
 fn is_none(commit: &u64) -> bool {
     *commit == 0
+}
+
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// One raw file that a run reads.
@@ -73,6 +81,7 @@ impl RawFile {
             e_tag: object.e_tag,
             commit: 0,
             rows: None,
+            is_absent: false,
         }
     }
 
@@ -87,8 +96,9 @@ impl RawFile {
     }
 }
 
-/// The spans of time of those inputs of a window that no run has met; `None` for one that can hold
-/// rows of any window. A full load belongs to the window's start: the first run takes it.
+/// The spans of time of a window in which inputs, or rows of them, were never folded; `None` for an
+/// input that can hold rows of any window. A full load belongs to the window's start: the first run
+/// takes it.
 ///
 /// # Errors
 /// As [`discover`].
@@ -99,23 +109,26 @@ pub async fn new_spans(
     recorded: &dyn Recorded,
 ) -> Result<Vec<Option<Window>>> {
     let raw = &pipeline.raw;
-    let inputs = discover(folders, pipeline, window, recorded).await?;
-    let is_new = |input: &&Input| {
+    let mut spans = Vec::new();
+    for input in discover(folders, pipeline, window, recorded).await? {
         let (location, path) = (input.file.location, &input.file.path);
         let is_here = folders[location].location.file_path().is_some();
         let put_aside = recorded.put_aside(location, path);
         let is_aside = put_aside.is_some_and(|before| before.is_same(&input.file, is_here));
-        recorded.folded(location, path).is_none() && !is_aside
-    };
-    let new = inputs.iter().filter(is_new);
-    let spans = new.map(|input| match input.full_load {
-        true => Some(Window {
-            start: window.start,
-            end: window.start + Duration::nanoseconds(1),
-        }),
-        false => span(raw, &input.file),
-    });
-    Ok(spans.collect())
+        if recorded.folded(location, path).is_some() {
+            let read = recorded.rows_read(location, path);
+            let unread = read.map(|read| window.without(&read));
+            spans.extend(unread.into_iter().flatten().map(Some));
+        } else if input.full_load {
+            spans.push(Some(Window {
+                start: window.start,
+                end: window.start + Duration::nanoseconds(1),
+            }));
+        } else if !is_aside {
+            spans.push(span(raw, &input.file));
+        }
+    }
+    Ok(spans)
 }
 
 /// Sorts inputs in the order of files.
@@ -195,7 +208,13 @@ pub async fn discover(
             let rows = by_rows.then(|| match recorded.is_put_aside(location, path) {
                 // What can be read now is folded, and what still cannot is met.
                 true => runs.iter().chain([window]).copied().collect(),
-                false => row_windows(raw, window, &runs, folded.is_some()),
+                false => {
+                    let read = match folded {
+                        Some(_) => recorded.rows_read(location, path),
+                        None => Some(Vec::new()),
+                    };
+                    row_windows(raw, window, &runs, read.as_deref())
+                }
             });
             if let Some(late) = choice {
                 inputs.push(Input {
@@ -247,12 +266,16 @@ fn raw_files(
     Ok(files)
 }
 
-fn changed(folder: &Folder, path: &str) -> Error {
+/// The refusal of a file that is not what was folded.
+pub(crate) fn changed(folder: &Folder, path: &str) -> Error {
     Error::data(format!(
         "{} was folded by an earlier run and has changed since",
         folder.describe(path)
     ))
-    .hint("restore it, or make the tables again from raw: glueless rebuild")
+    .hint(
+        "restore it (on this machine with its time, as cp -p does), or make the tables again from \
+         raw: glueless rebuild",
+    )
 }
 
 fn other_format(folder: &Folder, path: &str, found: RawFormat, wanted: RawFormat) -> Error {
@@ -336,24 +359,35 @@ pub async fn again<'a>(
     Ok((inputs, gone))
 }
 
+/// What was never folded.
+#[derive(Debug, Default)]
+pub struct CatchUp<'a> {
+    /// The inputs.
+    pub inputs: Vec<Input>,
+    /// Inputs that were put aside and are gone.
+    pub gone: Vec<&'a RawFile>,
+    /// Inputs that were folded and are not there.
+    pub absent: Vec<&'a RawFile>,
+}
+
 /// The inputs of which something was never folded, in the span of all windows that were run: those
 /// that were put aside, those that no run has found, and rows between windows of rows. `put_aside`
-/// are the first ones as they were; those that are gone are told.
+/// are the first ones as they were.
 ///
 /// # Errors
 /// As [`discover`].
 pub async fn catch_up<'a>(
     folders: &[Folder],
     pipeline: &Pipeline,
-    recorded: &dyn Recorded,
+    recorded: &'a dyn Recorded,
     put_aside: Vec<&'a RawFile>,
-) -> Result<Again<'a>> {
+) -> Result<CatchUp<'a>> {
     let raw = &pipeline.raw;
     let runs = recorded.windows();
     let Some(span_of_all) = runs.iter().copied().reduce(|hull, run| hull.hull(&run)) else {
-        return Ok((Vec::new(), put_aside));
+        return Ok(CatchUp::default());
     };
-    let mut inputs = Vec::new();
+    let (mut inputs, mut seen) = (Vec::new(), HashSet::new());
     for (location, folder) in folders.iter().enumerate() {
         let is_here = folder.location.file_path().is_some();
         let listed = list_all(folder).await?.into_iter();
@@ -362,16 +396,21 @@ pub async fn catch_up<'a>(
             let folded = recorded.folded(location, &file.path);
             let is_aside = recorded.is_put_aside(location, &file.path);
             let by_rows = raw.window_by == WindowBy::Commit && !full_load;
+            let read = recorded.rows_read(location, &file.path);
+            // Of what windows of rows have read, files of a window are read whole.
+            let is_unread = folded.is_none() || (read.is_some() && !by_rows);
             let (is_wanted, late) = match full_load || by_rows {
-                true => (folded.is_none() || is_aside, folded.is_none() && !full_load),
+                true => (is_unread || is_aside, folded.is_none() && !full_load),
                 false => {
                     let span = span_or_refuse(folder, raw, &file)?;
                     let was_run = runs.iter().any(|run| run.overlaps(&span));
-                    let is_new = folded.is_none() && span_of_all.overlaps(&span);
+                    let is_new = is_unread && span_of_all.overlaps(&span);
                     (is_new || is_aside, is_new && was_run)
                 }
             };
-            let read = recorded.rows_read(location, &file.path);
+            if folded.is_some() {
+                seen.insert((location, file.path.clone()));
+            }
             let rows = match (is_wanted, read) {
                 (true, _) => vec![span_of_all],
                 (false, Some(read)) if by_rows => span_of_all.without(&read),
@@ -394,7 +433,17 @@ pub async fn catch_up<'a>(
     }
     sort(&mut inputs);
     let gone = gone(put_aside.into_iter(), &inputs).collect();
-    Ok((inputs, gone))
+    let absent = recorded.inputs().into_iter();
+    let is_absent = |file: &&RawFile| {
+        let is_folded = recorded.folded(file.location, &file.path).is_some();
+        is_folded && !seen.contains(&(file.location, file.path.clone()))
+    };
+    let absent = absent.filter(is_absent).collect();
+    Ok(CatchUp {
+        inputs,
+        gone,
+        absent,
+    })
 }
 
 /// The span of time by which windows select a file; `None` where there is none, or rows are
@@ -478,19 +527,22 @@ fn looked_back(raw: &Raw, window: &Window) -> Option<Window> {
     })
 }
 
-/// The rows of a file that a run of row windows folds: those in the window, and of a file that no
-/// run has read also those of earlier windows.
-fn row_windows(raw: &Raw, window: &Window, runs: &[Window], is_folded: bool) -> Vec<Window> {
+/// The rows of a file that a run of row windows folds: those in the window, and those of earlier
+/// windows that no run has read; `read` are the windows whose rows were, `None` for all.
+fn row_windows(
+    raw: &Raw,
+    window: &Window,
+    runs: &[Window],
+    read: Option<&[Window]>,
+) -> Vec<Window> {
     let mut windows = vec![*window];
-    if let (false, Some(looked_back)) = (is_folded, looked_back(raw, window)) {
-        let runs = runs.iter();
-        windows.extend(
-            runs.filter(|run| run.overlaps(&looked_back))
-                .map(|run| Window {
-                    start: run.start.max(looked_back.start),
-                    end: run.end.min(looked_back.end),
-                }),
-        );
+    if let (Some(read), Some(looked_back)) = (read, looked_back(raw, window)) {
+        let late = runs.iter().filter(|run| run.overlaps(&looked_back));
+        let late = late.map(|run| Window {
+            start: run.start.max(looked_back.start),
+            end: run.end.min(looked_back.end),
+        });
+        windows.extend(late.flat_map(|late| late.without(read)));
     }
     windows
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::layout::attempt_name;
 use crate::ledger::{Command, Ledger, Run};
-use crate::pipeline::Request;
+use crate::pipeline::{Request, check_not_lost};
 use crate::publish;
 use crate::report::Answer;
 use crate::state::State;
@@ -72,7 +72,10 @@ pub struct PastRun {
 /// Usage, when the state is of a newer version; storage, when it cannot be read.
 pub async fn history(request: &Request<'_>) -> Result<History> {
     let pipeline = request.pipeline;
-    let state = State::open(request.stores, pipeline).await?;
+    let mut state = State::open(request.stores, pipeline).await?;
+    if state.ledger.runs.is_empty() {
+        check_not_lost(request, &mut state).await?;
+    }
     let announced = request.stores.open(&pipeline.state.join("publishing"))?;
     let open = publish::list(&announced).await?;
     let is_open = |run: &Run| open.contains(&attempt_name(run.commit, &run.run_id));
@@ -90,13 +93,11 @@ fn past_runs(ledger: &Ledger, is_open: impl Fn(&Run) -> bool) -> Vec<PastRun> {
     for run in &ledger.runs {
         let status = if is_open(run) { "publishing" } else { "done" };
         let whole = run.run_id.strip_suffix("-aggregate");
-        let first = past
-            .iter_mut()
-            .rev()
-            .find(|past| Some(past.run_id.as_str()) == whole);
+        let is_its = |past: &&mut PastRun| Some(past.run_id.as_str()) == whole;
+        let first = whole.and_then(|_| past.iter_mut().rev().find(is_its));
         if let Some(first) = first {
             first.seconds = run.seconds;
-            first.peak_memory_bytes = first.peak_memory_bytes.max(count(run, "peak_memory_bytes"));
+            first.peak_memory_bytes = first.peak_memory_bytes.max(run.count("peak_memory_bytes"));
             if first.command == "curate" {
                 first.command = "run";
             }
@@ -117,25 +118,19 @@ fn past_runs(ledger: &Ledger, is_open: impl Fn(&Run) -> bool) -> Vec<PastRun> {
             end: run.end,
             at: run.at,
             seconds: run.seconds,
-            files: count(run, "files"),
-            late_files: count(run, "late_files"),
-            bytes: count(run, "bytes"),
-            rows_read: count(run, "rows_read"),
-            rows_written: count(run, "rows_written"),
-            rows_rejected: count(run, "rows_rejected"),
-            partitions: count(run, "partitions_written") + count(run, "partitions_removed"),
-            peak_memory_bytes: count(run, "peak_memory_bytes"),
+            files: run.count("files"),
+            late_files: run.count("late_files"),
+            bytes: run.count("bytes"),
+            rows_read: run.count("rows_read"),
+            rows_written: run.count("rows_written"),
+            rows_rejected: run.count("rows_rejected"),
+            partitions: run.count("partitions_written") + run.count("partitions_removed"),
+            peak_memory_bytes: run.count("peak_memory_bytes"),
             days: run.days.len() as u64,
             status,
         });
     }
     past
-}
-
-/// What a run counted under a name of the report.
-pub fn count(run: &Run, name: &str) -> u64 {
-    let counts: serde_json::Value = serde_json::from_str(&run.counts).unwrap_or_default();
-    counts[name].as_u64().unwrap_or_default()
 }
 
 impl Answer for History {

@@ -429,25 +429,32 @@ fn escape(text: &str) -> String {
 
 /// Undoes the escaping of [`partition_segment`] as Hive's `FileUtils.unescapePathName` does: `%`
 /// and two hex digits are the character of that code, up to U+00FF; any other `%` stands for
-/// itself.
+/// itself. Codes in a row that are UTF-8 are taken for it: other engines write letters so.
 pub fn unescape(text: &str) -> String {
+    let code = |text: &str| -> Option<u8> {
+        let digits = text.strip_prefix('%')?.get(..2)?;
+        let are_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        are_hex
+            .then(|| u8::from_str_radix(digits, 16).ok())
+            .flatten()
+    };
     let mut unescaped = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some((before, after)) = rest.split_once('%') {
-        unescaped.push_str(before);
-        let code = after
-            .get(..2)
-            .filter(|code| code.bytes().all(|byte| byte.is_ascii_hexdigit()))
-            .and_then(|code| u8::from_str_radix(code, 16).ok());
-        match code {
-            Some(code) => {
-                unescaped.push(char::from(code));
-                rest = after.get(2..).unwrap_or_default();
-            }
-            None => {
+    while let Some(at) = rest.find('%') {
+        unescaped.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let mut codes = Vec::new();
+        while let Some(code) = code(rest) {
+            codes.push(code);
+            rest = &rest[3..];
+        }
+        match (codes.is_empty(), std::str::from_utf8(&codes)) {
+            (true, _) => {
                 unescaped.push('%');
-                rest = after;
+                rest = &rest[1..];
             }
+            (false, Ok(letters)) => unescaped.push_str(letters),
+            (false, Err(_)) => unescaped.extend(codes.into_iter().map(char::from)),
         }
     }
     unescaped.push_str(rest);
@@ -1143,7 +1150,8 @@ mod tests {
             ("%%41", "%A"),
             ("%41%42", "AB"),
             ("%2f%2F", "//"),
-            ("%2541", "%41"),
+            ("%E9", "é"),
+            ("open%2Fodd %C3%A9", "open/odd é"),
             ("%é1", "%é1"),
             ("%E9", "é"),
             ("", ""),

@@ -209,6 +209,9 @@ pub struct Run {
     pub tables: Vec<String>,
     /// The days whose rows changed, ascending.
     pub days: Vec<NaiveDate>,
+    /// Whether its window selected rows, of all inputs that were there.
+    #[serde(default)]
+    pub by_rows: bool,
     /// The windows whose days it aggregated, changed or not, where it is not its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aggregated: Option<Vec<Window>>,
@@ -228,6 +231,12 @@ impl Run {
     pub fn window(&self) -> Window {
         let (start, end) = (self.start, self.end);
         Window { start, end }
+    }
+
+    /// What it counted under a name of the report.
+    pub fn count(&self, name: &str) -> u64 {
+        let counts: serde_json::Value = serde_json::from_str(&self.counts).unwrap_or_default();
+        counts[name].as_u64().unwrap_or_default()
     }
 
     /// The window whose changes it folded, if it is one that folds a window's.
@@ -280,6 +289,9 @@ pub struct Shape {
     /// The raw columns that were met so far: name and Arrow type.
     #[serde(default)]
     pub raw: Vec<(String, String)>,
+    /// The curated columns that came when there were rows already: they are null in these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grown: Vec<String>,
     /// The newest CDC file, and its raw columns.
     #[serde(default)]
     pub newest: ((usize, String), Vec<(String, String)>),
@@ -472,6 +484,7 @@ impl Recorded for Ledger {
         let file = self.folded(location, path)?;
         let first = file.rows.as_ref()?;
         let later = self.runs.iter().filter(|run| run.commit > file.commit);
+        let later = later.filter(|run| run.by_rows && !file.is_absent);
         let later = later.filter_map(Run::folded);
         Some(Window::union(first.iter().copied().chain(later).collect()))
     }

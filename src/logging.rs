@@ -77,14 +77,23 @@ impl Log {
 
     /// Tells why a command failed: `error: …` and `hint: …`, or a line of JSON.
     pub fn failed(&self, error: &Error) {
+        self.tell_failed("", error);
+    }
+
+    /// Tells why it failed for one of several pipelines.
+    pub fn failed_of(&self, pipeline: &str, error: &Error) {
+        self.tell_failed(&format!("{pipeline}: "), error);
+    }
+
+    fn tell_failed(&self, of: &str, error: &Error) {
         let hint = error.hint.as_deref();
         let told = match (self.format, hint) {
-            (LogFormat::Text, None) => format!("error: {error}\n"),
-            (LogFormat::Text, Some(hint)) => format!("error: {error}\nhint: {hint}\n"),
+            (LogFormat::Text, None) => format!("error: {of}{error}\n"),
+            (LogFormat::Text, Some(hint)) => format!("error: {of}{error}\nhint: {hint}\n"),
             (LogFormat::Json, hint) => {
-                let mut fields = vec![("message", error.to_string())];
-                fields.extend(hint.map(|hint| ("hint", hint.to_string())));
-                fields.push(("exit_code", error.kind.exit_code().to_string()));
+                let mut fields = vec![("message", Value::from(error.to_string()))];
+                fields.extend(hint.map(|hint| ("hint", Value::from(hint))));
+                fields.push(("exit_code", Value::from(error.kind.exit_code())));
                 self.json("ERROR", fields.into_iter())
             }
         };
@@ -97,20 +106,21 @@ impl Log {
         tracing::warn!("{message}");
     }
 
-    fn json<'a>(&self, level: &str, fields: impl Iterator<Item = (&'a str, String)>) -> String {
+    fn json<'a>(&self, level: &str, fields: impl Iterator<Item = (&'a str, Value)>) -> String {
         let mut time = String::new();
         let _ = SystemTime.format_time(&mut Writer::new(&mut time));
         let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
         let own = [
-            ("time", time),
-            ("level", level.to_string()),
-            ("run_id", marks.run_id.clone()),
-            ("pipeline", marks.pipeline.clone()),
+            ("time", time.as_str()),
+            ("level", level),
+            ("run_id", &marks.run_id),
+            ("pipeline", &marks.pipeline),
         ];
-        let all = own.into_iter().chain(fields);
-        let all = all.filter(|(_, value)| !value.is_empty());
-        let object: Map<String, Value> = all
-            .map(|(name, value)| (name.to_string(), Value::String(value)))
+        let own = own.into_iter().filter(|(_, value)| !value.is_empty());
+        let own = own.map(|(name, value)| (name, Value::from(value)));
+        let object: Map<String, Value> = own
+            .chain(fields)
+            .map(|(name, value)| (name.to_string(), value))
             .collect();
         Value::Object(object).to_string() + "\n"
     }
@@ -142,7 +152,7 @@ where
         event.record(&mut message);
         let level = event.metadata().level();
         if self.format == LogFormat::Json {
-            let fields = std::iter::once(("message", message.0));
+            let fields = std::iter::once(("message", Value::from(message.0)));
             return line.write_str(&self.json(level.as_str(), fields));
         }
         SystemTime.format_time(&mut line)?;

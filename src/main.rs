@@ -82,11 +82,8 @@ impl Program {
             }
             Command::Runs(one) => self.ask(one, |request| Box::pin(history(request))),
             Command::Verify(asked) => {
-                let days = match (&asked.start_date, &asked.end_date) {
-                    (Some(start), Some(end)) => Some(days(start, end)?),
-                    _ => None,
-                };
-                let against = asked.against.clone();
+                let days = days(asked.start_date.as_deref(), asked.end_date.as_deref())?;
+                let against = asked.against.as_deref().map(absolute).transpose()?;
                 self.ask(&asked.one, |request| {
                     verify(request, Compared { days, against })
                 })
@@ -138,11 +135,11 @@ impl Program {
         }
         let mut results = Vec::new();
         for path in pipelines(many)? {
-            let ended = ask(path);
+            let (name, ended) = (base_name(path), ask(path));
             if let Err(error) = &ended {
-                self.log.failed(error);
+                self.log.failed_of(&name, error);
             }
-            results.push(PipelineResult::new(base_name(path), ended));
+            results.push(PipelineResult::new(name, ended));
         }
         let results = Results::new(results);
         print(&results, output)?;
@@ -157,14 +154,16 @@ impl Program {
         metrics: Option<&MetricsFile>,
     ) -> Result<Report> {
         let (started, began) = (Instant::now(), now());
-        let mut name = base_name(path);
+        let alias = base_name(path);
+        let mut name = alias.clone();
+        self.log.begin("", &alias);
         let ended = Pipeline::read(path, set).and_then(|pipeline| {
             name.clone_from(&pipeline.name);
             let resources = resources(&pipeline.limits);
             let request = self.request(&pipeline, &resources, started);
             runtime(&resources)?.block_on(run(&request, task))
         });
-        tell(metrics, &name, began, &ended);
+        tell(metrics, [&name, &alias], began, ended.as_ref());
         ended
     }
 
@@ -204,30 +203,45 @@ fn date(text: &str) -> Result<DateTime<Utc>> {
     parse_instant(text).map_err(|why| Error::usage(why).hint(ACCEPTED_DATES))
 }
 
-/// Whole days.
-fn days(start: &str, end: &str) -> Result<Window> {
-    let window = window(&Dates {
-        start_date: start.into(),
-        end_date: end.into(),
-    })?;
-    let is_day = |instant: DateTime<Utc>| instant.time() == chrono::NaiveTime::MIN;
-    match is_day(window.start) && is_day(window.end) {
-        true => Ok(window),
-        false => Err(Error::usage("only whole days can be compared").hint("write 2019-04-01")),
+/// Whole days; `None` for all.
+fn days(start: Option<&str>, end: Option<&str>) -> Result<Option<Window>> {
+    if (start, end) == (None, None) {
+        return Ok(None);
     }
+    let ends = [start, end].map(|text| text.map(date).transpose());
+    let [start, end] = ends;
+    let (start, end) = (start?, end?);
+    let is_day = |instant: &DateTime<Utc>| instant.time() == chrono::NaiveTime::MIN;
+    if !start.iter().chain(&end).all(is_day) {
+        return Err(Error::usage("only whole days can be compared").hint("write 2019-04-01"));
+    }
+    let first = start.unwrap_or(DateTime::<Utc>::MIN_UTC);
+    let window = Window::new(first, end.unwrap_or(DateTime::<Utc>::MAX_UTC));
+    window.map(Some).map_err(Error::usage)
+}
+
+/// A URL as it is, and a path from the folder that the program was started in.
+fn absolute(text: &str) -> Result<String> {
+    if text.contains("://") {
+        return Ok(text.into());
+    }
+    let path = std::path::absolute(text)
+        .map_err(|error| Error::usage(format!("`{text}` is not a path")).caused_by(error))?;
+    Ok(path.to_string_lossy().into_owned())
 }
 
 /// The pipelines among several paths.
 fn pipelines(many: &Many) -> Result<Vec<&Path>> {
-    let is_toml = |path: &PathBuf| {
-        path.extension()
-            .is_some_and(|extension| extension == "toml")
+    // A path that does not exist is a slip, and told.
+    let is_none = |path: &&Path| match path.is_dir() {
+        true => !path.join("pipeline.toml").exists(),
+        false => path.exists() && path.extension().is_none_or(|extension| extension != "toml"),
     };
-    let paths = many.pipelines.iter();
-    let paths: Vec<&Path> = paths
-        .filter(|path| is_toml(path) || !path.is_file())
-        .map(PathBuf::as_path)
-        .collect();
+    let paths = many.pipelines.iter().map(PathBuf::as_path);
+    let (others, paths): (Vec<&Path>, Vec<&Path>) = paths.partition(is_none);
+    for other in others {
+        tracing::warn!("{} is no pipeline, and was left out", other.display());
+    }
     match paths.is_empty() {
         false => Ok(paths),
         true => Err(Error::usage("none of the paths is a pipeline")
@@ -254,21 +268,20 @@ fn metrics_file(many: &Many) -> Result<Option<MetricsFile>> {
 
 fn tell(
     metrics: Option<&MetricsFile>,
-    pipeline: &str,
+    [pipeline, alias]: [&str; 2],
     started: DateTime<Utc>,
-    ended: &Result<Report>,
+    ended: Result<&Report, &Error>,
 ) {
     let Some(metrics) = metrics else {
         return;
     };
     let told = metrics.tell(&Outcome {
         pipeline,
+        alias,
         started,
         ended: now(),
-        exit_code: ended
-            .as_ref()
-            .map_or_else(|error| error.kind.exit_code(), |_| 0),
-        report: ended.as_ref().ok(),
+        exit_code: ended.map_or_else(|error| error.kind.exit_code(), |_| 0),
+        report: ended.ok(),
     });
     if let Err(error) = told {
         tracing::warn!("{error}");

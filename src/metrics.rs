@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -79,8 +79,10 @@ const METRICS: [(&str, &str); 14] = [
 /// What became of a run.
 #[derive(Debug)]
 pub struct Outcome<'a> {
-    /// The pipeline's name.
+    /// The pipeline's name, or what stands for it where that cannot be read.
     pub pipeline: &'a str,
+    /// What stood for it where it could not be read.
+    pub alias: &'a str,
     /// When the run began.
     pub started: DateTime<Utc>,
     /// When it ended.
@@ -104,6 +106,10 @@ impl MetricsFile {
     /// Usage, when its folder cannot be written.
     pub fn open(path: &Path) -> Result<Self> {
         let file = MetricsFile { path: path.into() };
+        if path.is_dir() {
+            return Err(Error::usage(format!("{} is a folder", path.display()))
+                .hint("name a file: --metrics-file FOLDER/glueless.prom"));
+        }
         let beside = file.beside();
         let tried = File::create(&beside).and_then(|_| std::fs::remove_file(&beside));
         tried.map_err(|error| {
@@ -124,21 +130,29 @@ impl MetricsFile {
     /// Tells of a run.
     ///
     /// # Errors
-    /// Storage, when the file cannot be replaced.
+    /// Storage, when the file cannot be read or replaced.
     pub fn tell(&self, outcome: &Outcome<'_>) -> Result<()> {
-        let before = std::fs::read_to_string(&self.path).unwrap_or_default();
-        let text = render(&before, outcome);
-        let beside = self.beside();
-        let written = File::create(&beside)
-            .and_then(|mut file| {
-                file.write_all(text.as_bytes())
-                    .and_then(|()| file.sync_all())
-            })
-            .and_then(|()| std::fs::rename(&beside, &self.path));
-        written.map_err(|error| {
-            let _ = std::fs::remove_file(&beside);
+        self.try_tell(outcome).map_err(|error| {
+            let _ = std::fs::remove_file(self.beside());
             Error::storage(format!("cannot write {}", self.path.display())).caused_by(error)
         })
+    }
+
+    fn try_tell(&self, outcome: &Outcome<'_>) -> io::Result<()> {
+        // Others write their lines into the same file.
+        let mut name = self.path.file_name().unwrap_or_default().to_os_string();
+        name.push(".lock");
+        let lock = File::create(self.path.with_file_name(name))?;
+        lock.lock()?;
+        let before = match std::fs::read_to_string(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            before => before?,
+        };
+        let beside = self.beside();
+        let mut file = File::create(&beside)?;
+        file.write_all(render(&before, outcome).as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&beside, &self.path)
     }
 }
 
@@ -154,6 +168,10 @@ fn render(before: &str, outcome: &Outcome<'_>) -> String {
         values.extend(known);
     }
     let labels = format!("pipeline=\"{}\"", escaped(outcome.pipeline));
+    if outcome.alias != outcome.pipeline {
+        let alias = format!("pipeline=\"{}\"", escaped(outcome.alias));
+        values.retain(|(_, labels), _| *labels != alias);
+    }
     let mut set = |name, value: f64| {
         values.insert((name, labels.clone()), value.to_string());
     };
@@ -214,6 +232,7 @@ mod tests {
     fn outcome<'a>(pipeline: &'a str, report: Option<&'a Report>) -> Outcome<'a> {
         Outcome {
             pipeline,
+            alias: "folder",
             started: DateTime::from_timestamp(1_000, 0).expect("a time"),
             ended: DateTime::from_timestamp(1_010, 500_000_000).expect("a time"),
             exit_code: if report.is_some() { 0 } else { 69 },
@@ -252,6 +271,39 @@ mod tests {
             failed.contains("glueless_rows_read{pipeline=\"a\"} 36\n"),
             "{failed}"
         );
+    }
+
+    #[test]
+    fn a_pipeline_whose_name_can_be_read_again_has_one_name() {
+        let unread = render("", &outcome("folder", None));
+        assert!(unread.contains("pipeline=\"folder\""), "{unread}");
+        let read = render(&unread, &outcome("name", Some(&Report::default())));
+        assert!(
+            !read.contains("folder") && read.contains("pipeline=\"name\""),
+            "{read}"
+        );
+    }
+
+    #[test]
+    fn lines_that_are_written_at_once_are_all_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = MetricsFile::open(&folder.path().join("m.prom")).expect("a file");
+        let report = Report::default();
+        let names: Vec<String> = (0..8).map(|number| format!("pipeline {number}")).collect();
+        std::thread::scope(|scope| {
+            for name in &names {
+                let (file, report) = (&file, &report);
+                scope.spawn(move || file.tell(&outcome(name, Some(report))).expect("told"));
+            }
+        });
+        let text = std::fs::read_to_string(folder.path().join("m.prom")).expect("read");
+        let lines = text
+            .lines()
+            .filter(|line| line.starts_with("glueless_files{"));
+        assert_eq!(lines.count(), names.len(), "{text}");
+        // What cannot be read is not thrown away.
+        std::fs::write(folder.path().join("m.prom"), [0xff]).expect("written");
+        assert!(file.tell(&outcome("a", Some(&report))).is_err());
     }
 
     #[test]

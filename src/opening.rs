@@ -432,6 +432,7 @@ mod tests {
                 e_tag: None,
                 commit: 0,
                 rows: None,
+                is_absent: false,
             };
             Input {
                 file,

@@ -18,6 +18,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::datatypes::Field;
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::FutureExt;
@@ -27,10 +28,10 @@ use tracing::{info, warn};
 
 use crate::aggregate::{self, column_types};
 use crate::changes::Changes;
-use crate::config::{Format, OnBad, Pipeline};
+use crate::config::{Aggregate, Format, OnBad, Pipeline};
 use crate::curate::Curated;
 use crate::delta_log::LOG_FOLDER;
-use crate::discover::{self, Input, RawFile, Recorded};
+use crate::discover::{Input, Recorded};
 use crate::error::{Error, Kind, Result};
 use crate::layout::{attempt_name, base_name, part_file_commit, staging_name};
 use crate::ledger::{CURATED, Command, Identity, Ledger, Record, Shape, write_types};
@@ -43,6 +44,8 @@ use crate::store::{Folder, Stores};
 use crate::versions_writer::DayCounts;
 use crate::window::Window;
 
+use inputs::input_record;
+
 pub use explain_key::{Explained, explain_key};
 pub use plan::{Estimate, Planned, PlannedFold, plan};
 pub use verify::{Compared, Verified, verify};
@@ -51,6 +54,7 @@ mod bad_input;
 mod catch_up;
 mod dry_fold;
 mod explain_key;
+mod inputs;
 mod plan;
 mod publishing;
 mod verify;
@@ -69,7 +73,7 @@ pub enum Task {
     Curate(Window),
     /// The aggregates only.
     Aggregate(Window),
-    /// The inputs of which something was put aside.
+    /// What was never folded: late inputs, what lies between windows, and what was put aside.
     CatchUp,
     /// Everything again, from the raw files that were folded so far.
     Rebuild {
@@ -115,26 +119,35 @@ pub fn run<'a>(request: &'a Request<'_>, task: Task) -> LocalBoxFuture<'a, Resul
 
 async fn do_run(request: &Request<'_>, task: Task) -> Result<Report> {
     let pipeline = request.pipeline;
-    let (window, aggregated) = match task {
-        Task::Run(window) | Task::Curate(window) | Task::Aggregate(window) => {
-            (window, vec![window])
-        }
-        Task::CatchUp => {
+    let window = match task {
+        Task::Run(window) | Task::Curate(window) | Task::Aggregate(window) => window,
+        Task::CatchUp | Task::Rebuild { .. } => {
             let state = State::open(request.stores, pipeline).await?;
-            let hull = hull_of(&state, "catch up with")?;
-            // Of all windows that there were, only what has changed is of interest.
-            (hull, state.ledger.gaps())
-        }
-        Task::Rebuild { .. } => {
-            let state = State::open(request.stores, pipeline).await?;
-            if state.ledger.shape.is_none() {
-                return Err(nothing_folded("rebuild"));
+            let is_rebuild = task != Task::CatchUp;
+            let what = if is_rebuild {
+                "rebuild"
+            } else {
+                "catch up with"
+            };
+            if is_rebuild && state.ledger.shape.is_none() {
+                return Err(nothing_folded(what));
             }
-            let hull = hull_of(&state, "rebuild")?;
-            (hull, vec![hull])
+            hull_of(&state, what)?
         }
     };
-    let job = Job::open(request, task, window, aggregated).await?;
+    let limit = request.resources;
+    let spill_max = match limit.spill_bytes_max {
+        u64::MAX => String::new(),
+        bytes => format!(", at most {bytes} bytes"),
+    };
+    info!(
+        "pipeline {}: window {window}, memory limit {} MB, {} threads, spill to {}{spill_max}",
+        pipeline.name,
+        limit.memory_bytes / 1_000_000,
+        limit.threads,
+        limit.spill_dir.display()
+    );
+    let job = Job::open(request, Some(task), window).await?;
     let mut report = Report {
         pipeline: pipeline.name.clone(),
         run_id: request.run_id.to_string(),
@@ -150,10 +163,7 @@ async fn do_run(request: &Request<'_>, task: Task) -> Result<Report> {
         Task::Rebuild { .. } => &[Command::Rebuild, Command::Aggregate],
     };
     for step in steps {
-        let has_nothing = task == Task::CatchUp && report.files == 0 && job.aggregated.is_empty();
-        if *step != Command::Aggregate || !has_nothing {
-            job.step(*step, &mut report).await?;
-        }
+        job.step(*step, &mut report).await?;
     }
     request.meter.measure(&mut report);
     Ok(report)
@@ -173,13 +183,46 @@ fn nothing_folded(what: &str) -> Error {
     .hint("fold a window first: glueless run")
 }
 
+/// Refuses where tables of the pipeline are, whose state is gone.
+///
+/// # Errors
+/// Usage, naming the state.
+pub(crate) async fn check_not_lost(request: &Request<'_>, state: &mut State) -> Result<()> {
+    let never = Window {
+        start: DateTime::UNIX_EPOCH,
+        end: DateTime::UNIX_EPOCH,
+    };
+    let job = Job::open(request, None, never).await?;
+    job.check_not_lost(state).await
+}
+
+/// Finishes what an interrupted run of the pipeline has committed and not published.
+///
+/// # Errors
+/// Those of publishing.
+pub fn finish<'a>(request: &'a Request<'_>) -> LocalBoxFuture<'a, Result<()>> {
+    async move {
+        let state = State::open(request.stores, request.pipeline).await?;
+        let windows = state.ledger.folded_windows();
+        let Some(window) = windows.last() else {
+            return Ok(());
+        };
+        check_identity(&state, request.pipeline)?;
+        let job = Job::open(request, None, *window).await?;
+        match job.is_publishing(&state).await? {
+            true => job.finish_interrupted(&state).await,
+            false => Ok(()),
+        }
+    }
+    .boxed_local()
+}
+
 /// A run, opened.
 struct Job<'a> {
     request: &'a Request<'a>,
-    task: Task,
+    /// What is to be done; nothing, where only a question is asked.
+    task: Option<Task>,
     window: Window,
-    /// The windows whose days are aggregated, changed or not.
-    aggregated: Vec<Window>,
     runtime: Arc<RuntimeEnv>,
     outputs: Vec<Output>,
     announced: Folder,
@@ -199,35 +242,20 @@ struct Attempt {
     /// Its name, part of every path.
     name: String,
     report: Report,
+    /// The windows whose days it aggregates, where they are not its own.
+    aggregated: Option<Vec<Window>>,
     /// What the curated table's folder holds, looked up while the run folds.
     found: Option<JoinHandle<Result<Vec<String>>>>,
 }
 
 impl<'a> Job<'a> {
-    async fn open(
-        request: &'a Request<'a>,
-        task: Task,
-        window: Window,
-        aggregated: Vec<Window>,
-    ) -> Result<Self> {
+    async fn open(request: &'a Request<'a>, task: Option<Task>, window: Window) -> Result<Self> {
         let (pipeline, limit) = (request.pipeline, request.resources);
-        let spill_max = match limit.spill_bytes_max {
-            u64::MAX => String::new(),
-            bytes => format!(", at most {bytes} bytes"),
-        };
-        info!(
-            "pipeline {}: window {window}, memory limit {} MB, {} threads, spill to {}{spill_max}",
-            pipeline.name,
-            limit.memory_bytes / 1_000_000,
-            limit.threads,
-            limit.spill_dir.display()
-        );
         let spill = SpillFolder::create(&limit.spill_dir, &request.run_id)?;
         Ok(Job {
             request,
             task,
             window,
-            aggregated,
             runtime: runtime(limit, &spill)?,
             outputs: open_outputs(request).await?,
             announced: request.stores.open(&pipeline.state.join("publishing"))?,
@@ -277,6 +305,7 @@ impl<'a> Job<'a> {
                 warn!("what an earlier run has not published is made again: {error}");
             }
             let commit = state.next_commit();
+            report.files_in_quarantine = state.ledger.put_aside.len() as u64;
             if command != Command::Rebuild {
                 report.newest_commit_time = state.ledger.newest_commit_time();
             }
@@ -286,6 +315,7 @@ impl<'a> Job<'a> {
                 run_id: run_id.clone(),
                 commit,
                 report: report.clone(),
+                aggregated: None,
                 found: None,
             };
             let done = match self.check_not_changed(command, &attempt.state).await {
@@ -362,65 +392,6 @@ impl<'a> Job<'a> {
             .ok_or_else(|| Error::internal(format!("the table `{name}` was not opened")))
     }
 
-    /// The inputs of the window; with a note of those that are gone.
-    async fn inputs(
-        &self,
-        command: Command,
-        folders: &[Folder],
-        ledger: &Ledger,
-        note: &mut Option<String>,
-    ) -> Result<Vec<Input>> {
-        let raw = &self.request.pipeline.raw;
-        if let Task::Rebuild { accept_missing } = self.task
-            && command == Command::Rebuild
-        {
-            let (inputs, gone) = discover::again(folders, raw, ledger, false).await?;
-            if inputs.is_empty() {
-                return Err(
-                    Error::data("no input is left to rebuild from").hint("put the raw files back")
-                );
-            }
-            // Of one that was put aside as a whole, nothing is lost.
-            let was_folded = |file: &&&RawFile| ledger.folded(file.location, &file.path).is_some();
-            let gone: Vec<&RawFile> = gone.iter().filter(was_folded).copied().collect();
-            let Some(first) = gone.first() else {
-                return Ok(inputs);
-            };
-            let told = format!(
-                "{} inputs that were folded are gone, such as {}",
-                gone.len(),
-                first.path
-            );
-            if !accept_missing {
-                return Err(Error::data(told)
-                    .hint("put them back, or rebuild without them: --accept-missing"));
-            }
-            warn!("{told}: what only they said is lost");
-            *note = Some(told);
-            return Ok(inputs);
-        }
-        if command == Command::CatchUp {
-            return self.catch_up_inputs(folders, ledger, note).await;
-        }
-        let inputs =
-            discover::discover(folders, self.request.pipeline, &self.window, ledger).await?;
-        let mut gone = discover::vanished(raw, &self.window, ledger.inputs.values(), &inputs);
-        if self.request.pipeline.key.is_empty() {
-            // What was folded is not read again, and not missed.
-            gone.clear();
-        }
-        if let Some(first) = gone.first() {
-            let told = format!(
-                "{} inputs of the window that were folded earlier are gone, such as {}: nothing of them is lost",
-                gone.len(),
-                first.path
-            );
-            warn!("{told}");
-            *note = Some(told);
-        }
-        Ok(inputs)
-    }
-
     async fn curate(
         &self,
         command: Command,
@@ -432,9 +403,9 @@ impl<'a> Job<'a> {
         let folders = self.raw()?;
         let ledger = &attempt.state.ledger;
         let report = &mut attempt.report;
-        let inputs = self
-            .inputs(command, &folders, ledger, &mut report.note)
-            .await?;
+        let found = self.inputs(command, &folders, ledger).await?;
+        let (inputs, absent) = (found.inputs, found.absent);
+        report.note = found.note;
         let is_rebuild = command == Command::Rebuild;
         let is_new = |input: &Input| {
             let folded = ledger.folded(input.file.location, &input.file.path);
@@ -442,7 +413,7 @@ impl<'a> Job<'a> {
         };
         if command == Command::CatchUp {
             if inputs.is_empty() {
-                return self.catch_up_with_nothing(attempt).await;
+                return self.catch_up_with_nothing(attempt, absent).await;
             }
         } else if !inputs
             .iter()
@@ -452,7 +423,7 @@ impl<'a> Job<'a> {
             report.note.get_or_insert("no inputs in the window".into());
             // What appears in this window from now on is late.
             return self
-                .commit_and_publish(attempt, Command::Curate, vec![], None, vec![], &[])
+                .commit_and_publish(attempt, Command::Curate, absent, None, vec![], &[])
                 .await;
         }
         let table = self.output(CURATED)?;
@@ -466,7 +437,7 @@ impl<'a> Job<'a> {
             raw: &folders,
             ledger,
             onto: match self.task {
-                Task::Rebuild { accept_missing } => Onto::Nothing { accept_missing },
+                Some(Task::Rebuild { accept_missing }) => Onto::Nothing { accept_missing },
                 _ => Onto::Table,
             },
             table: &table.folder,
@@ -475,6 +446,7 @@ impl<'a> Job<'a> {
             stored: attempt.state.data_files("version"),
             versions: attempt.state.folder(),
             attempt: &attempt.name,
+            is_dry: false,
         };
         let Staged {
             changes,
@@ -492,7 +464,7 @@ impl<'a> Job<'a> {
                 .await;
         };
 
-        if !matches!(self.task, Task::Curate(_)) {
+        if !matches!(self.task, Some(Task::Curate(_))) {
             let context = session(&self.runtime, threads);
             aggregate::check(&context, pipeline, &curated.layout, &curated.columns).await?;
         }
@@ -521,21 +493,13 @@ impl<'a> Job<'a> {
         if is_rebuild || ledger.shape.as_ref() != Some(&shape) {
             records.push(Record::Shape(Box::new(shape)));
         }
-        // What windows of rows left out of a file in quarantine may have been read, too.
-        let is_more = |input: &Input| {
-            let (location, path) = (input.file.location, &input.file.path);
-            input.rows.is_some() && ledger.is_put_aside(location, path)
-        };
-        let new = changes
-            .inputs()
-            .filter(|input| is_new(input) || is_more(input));
-        records.extend(new.map(|input| {
-            Record::Input(RawFile {
-                commit: attempt.commit,
-                rows: input.rows.clone(),
-                ..input.file.clone()
-            })
-        }));
+        records.extend(absent);
+        let commit = attempt.commit;
+        let folded = changes.inputs();
+        records.extend(
+            folded
+                .filter_map(|input| input_record(ledger, input, commit, is_rebuild, &self.window)),
+        );
         let versions = NewVersions {
             layout: &curated.layout,
             files: &curated.versions,
@@ -567,6 +531,17 @@ impl<'a> Job<'a> {
             return Ok(());
         }
         let state = &attempt.state;
+        let windows = match self.task {
+            Some(Task::CatchUp) => windows_to_catch_up(&state.ledger, pipeline),
+            _ => vec![self.window],
+        };
+        let mut tables = pipeline.aggregates.iter().map(Aggregate::table);
+        if windows.is_empty() && tables.all(|table| state.ledger.is_aggregated(&table)) {
+            return Ok(());
+        }
+        if windows != [self.window] {
+            attempt.aggregated = Some(windows.clone());
+        }
         let context = session(&self.runtime, self.request.resources.threads);
         let curated = self.output(CURATED)?;
         let store_url = object_store_root(&curated.folder);
@@ -586,15 +561,16 @@ impl<'a> Job<'a> {
                 &context,
                 &state.ledger,
                 aggregate,
-                &self.aggregated,
+                &windows,
                 staging,
                 &attempt.name,
                 attempt.commit,
             )
             .await?;
+            computed.tell(aggregate, &windows);
             attempt.report.aggregates.push(AggregateReport {
                 name: aggregate.name.clone(),
-                days: computed.days,
+                days: computed.days.len() as u64,
                 rows_removed: computed.plan.counts.rows_removed,
                 rows_inserted: computed.plan.counts.rows_written,
             });
@@ -603,6 +579,18 @@ impl<'a> Job<'a> {
         self.commit_and_publish(attempt, Command::Aggregate, vec![], None, vec![], &plans)
             .await
     }
+}
+
+/// The windows that were folded, and for whose days an aggregate was never computed.
+fn windows_to_catch_up(ledger: &Ledger, pipeline: &Pipeline) -> Vec<Window> {
+    let folded = ledger.folded_windows();
+    let tables = pipeline.aggregates.iter().map(Aggregate::table);
+    let missing = tables.flat_map(|table| {
+        let computed = Window::union(ledger.windows_aggregated(&table));
+        let missing = folded.iter().flat_map(|window| window.without(&computed));
+        missing.collect::<Vec<_>>()
+    });
+    Window::union(missing.collect())
 }
 
 /// How long to wait before the next try: about twice as long each time, and not as long as others
@@ -676,11 +664,22 @@ fn shape(
         packed: curated.layout.packed,
         orders,
         raw: types(&raw_columns.all),
+        grown: grown(pipeline, &curated.columns, earlier),
         newest: (
             raw_columns.newest.file.clone(),
             types(&raw_columns.newest.columns),
         ),
     }
+}
+
+/// The columns that a Delta table got when it had rows already: they are null in these.
+fn grown(pipeline: &Pipeline, columns: &[Field], earlier: Option<&Shape>) -> Vec<String> {
+    let Some(earlier) = earlier.filter(|_| pipeline.curated.format == Format::Delta) else {
+        return Vec::new();
+    };
+    let is_new = |name: &&String| !earlier.columns.iter().any(|(known, _)| known == *name);
+    let new = columns.iter().map(|field| field.name()).filter(is_new);
+    earlier.grown.iter().chain(new).cloned().collect()
 }
 
 /// Opens the folders of all tables and checks that they are this pipeline's, or free.

@@ -299,7 +299,7 @@ pub async fn remove(folder: &Folder, paths: Vec<String>) -> Result<()> {
                 && emptied.starts_with(&root)
                 && std::fs::remove_dir(&emptied).is_ok()
             {
-                debug!("removed the empty folder {}", emptied.display());
+                debug!("removed an empty folder");
                 emptied.pop();
             }
         }
@@ -331,7 +331,7 @@ pub async fn sweep(
         let made_by = part_file_commit(whole).filter(|_| whole == name || is_leftover(name));
         let shown = table.describe(path);
         match made_by {
-            Some(of) if of <= commit => debug!("removing the leftover {shown}"),
+            Some(of) if of <= commit => debug!("removing the leftover {name}"),
             Some(_) => {}
             None => warn!("not a file of this pipeline, left alone: {shown}"),
         }

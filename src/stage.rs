@@ -65,6 +65,8 @@ pub struct Stage<'a> {
     pub versions: &'a Folder,
     /// A name for all that is written, part of every path.
     pub attempt: &'a str,
+    /// Whether nothing of it will be committed: any number of rows may then be bad.
+    pub is_dry: bool,
 }
 
 /// What was staged.
@@ -200,9 +202,10 @@ impl Stage<'_> {
     ) -> Result<(Arc<Changes>, Vec<(Input, String)>)> {
         let (pipeline, resources) = (self.pipeline, self.resources);
         loop {
-            let bad_rows = Arc::new(BadRows::new(match pipeline.raw.on_bad_row {
-                OnBad::Fail => 0,
-                OnBad::Quarantine => pipeline.raw.max_bad_rows,
+            let bad_rows = Arc::new(BadRows::new(match (pipeline.raw.on_bad_row, self.is_dry) {
+                (OnBad::Fail, _) => 0,
+                (OnBad::Quarantine, true) => u64::MAX,
+                (OnBad::Quarantine, false) => pipeline.raw.max_bad_rows + self.known_bad(inputs),
             }));
             let opening = Opening {
                 folders: self.raw,
@@ -238,6 +241,15 @@ impl Stage<'_> {
                 bad.insert((input.location, input.path), error.to_string());
             }
         }
+    }
+
+    /// How many rows of some inputs are in quarantine already: they count as bad no more than once.
+    fn known_bad(&self, inputs: &[Input]) -> u64 {
+        let aside = inputs.iter().filter_map(|input| {
+            let name = (input.file.location, input.file.path.clone());
+            self.ledger.put_aside.get(&name)?.rows.as_ref()
+        });
+        aside.map(|rows| rows.len() as u64).sum()
     }
 
     /// Refuses to go on without an input that was folded.

@@ -30,7 +30,7 @@ use tracing::warn;
 
 use crate::config::Pipeline;
 use crate::delta_log::{DeltaLog, Description, add, delta_schema};
-use crate::error::{Error, Result, missing_object};
+use crate::error::{Error, Kind, Result, missing_object};
 use crate::file_table::{FileTable, ListedFile};
 use crate::layout::{attempt_commit, attempt_name, base_name};
 use crate::ledger::{FORMAT, Ledger, Record};
@@ -412,11 +412,15 @@ async fn read_records(folder: &Folder, (path, bytes): &(String, u64)) -> Result<
     let store = Arc::clone(&folder.store);
     let file = ParquetFile::open(store, parse_path(path)?, *bytes, folder.describe(path))
         .await
-        .map_err(|error| match missing_object(&error).is_some() {
-            true => Error::data("a part of the ledger is missing")
+        .map_err(|error| {
+            let told = match (missing_object(&error).is_some(), error.kind) {
+                (true, _) => "a part of the ledger is missing",
+                (false, Kind::Data) => "a part of the ledger is damaged",
+                _ => return error,
+            };
+            Error::data(told)
                 .hint("restore the state's folder, or empty it and the tables' to begin anew")
-                .caused_by(error),
-            false => error,
+                .caused_by(error)
         })?;
     let wanted = file.schema().index_of("record")?;
     let mut batches = file.read(&[wanted], BATCH_ROWS);
@@ -428,7 +432,10 @@ async fn read_records(folder: &Folder, (path, bytes): &(String, u64)) -> Result<
                     "{} holds a record this version cannot read",
                     file.name
                 ))
-                .hint("it may be of another version of glueless")
+                .hint(
+                    "it may be of another version of glueless: use that one, or empty the state's \
+                     folder and the tables' to begin anew",
+                )
                 .caused_by(error)
             })?;
             match record {

@@ -48,6 +48,14 @@ impl Location {
                 if rest.is_empty() {
                     return Err(Error::usage(format!("`{text}` names no bucket")));
                 }
+                if rest
+                    .split('/')
+                    .next()
+                    .is_some_and(|bucket| bucket.contains('@'))
+                {
+                    return Err(Error::usage("an s3:// URL holds credentials")
+                        .hint("leave them out: they come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"));
+                }
                 // The prefix is percent-encoded once here; `prefix` undoes it.
                 let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
                 let mut url = Url::parse(&format!("s3://{bucket}/")).map_err(|error| {
@@ -288,6 +296,12 @@ impl Stores {
                 let endpoint = options
                     .get("AWS_ENDPOINT_URL_S3")
                     .or(options.get("AWS_ENDPOINT_URL"));
+                let parsed = endpoint.and_then(|endpoint| Url::parse(endpoint).ok());
+                if parsed.is_some_and(|url| !url.username().is_empty() || url.password().is_some())
+                {
+                    return Err(Error::usage("AWS_ENDPOINT_URL holds credentials")
+                        .hint("leave them out: they come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"));
+                }
                 if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
                     options.insert("AWS_ALLOW_HTTP".into(), "true".into());
                 }

@@ -64,6 +64,11 @@ impl Marks {
 }
 
 impl Winners {
+    /// How many last changes of keys and days there are.
+    pub fn count(&self) -> usize {
+        self.days.count_set_bits()
+    }
+
     /// Which of a file's rows are the last change of a key and day.
     pub fn days(&self, file: usize, first_row: usize, rows: usize) -> BooleanBuffer {
         self.days.slice(self.firsts[file] + first_row, rows)

@@ -245,6 +245,7 @@ fn several_pipelines_are_run_whatever_becomes_of_each() {
         std::fs::write(folder.join("pipeline.toml"), toml).expect("written");
     }
     std::fs::write(pipelines.join("fold.sql"), "SELECT 1").expect("written");
+    std::fs::create_dir(pipelines.join("notes")).expect("a folder");
     let line = "\"$0\" run \"$1\"/* --start-date 2020-01-01 --end-date 2020-01-03 --metrics-file \"$1/m.prom\" \"$2\" \"$3\"";
     let run = |output: [&str; 2]| {
         let mut command = Command::new("/bin/sh");
@@ -289,4 +290,48 @@ fn several_pipelines_are_run_whatever_becomes_of_each() {
     let text = run(["--output", "text"]);
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
     assert!(text.contains("pipeline  exit code  error"), "{text}");
+}
+
+#[test]
+fn a_path_that_does_not_exist_is_no_pipeline_that_is_left_out() {
+    let lab = lab(1..=1);
+    let missing = lab.folder.path().join("missing");
+    let mut run = command(&lab, "run", "2020-01-01", "2020-01-02", &[]);
+    let (code, answer, log) = told(run.arg(&missing).output().expect("it starts"));
+    assert_eq!(code, 2, "{log}");
+    let codes: Vec<u64> = answer["results"]
+        .as_array()
+        .expect("results")
+        .iter()
+        .map(|one| one["exit_code"].as_u64().expect("a code"))
+        .collect();
+    assert_eq!(codes, [0, 2]);
+    assert!(log.contains("error: missing: "), "{log}");
+}
+
+#[test]
+fn credentials_in_urls_are_refused_and_not_repeated() {
+    let lab = lab(1..=1);
+    for (set, variable) in [
+        ("raw.url=s3://somebody:hunter2@bucket/x", None),
+        (
+            "raw.url=s3://bucket/x",
+            Some("http://somebody:hunter2@127.0.0.1:1"),
+        ),
+    ] {
+        let mut run = command(
+            &lab,
+            "run",
+            "2020-01-01",
+            "2020-01-02",
+            &["--set", set, "-v"],
+        );
+        run.envs(variable.map(|value| ("AWS_ENDPOINT_URL", value)));
+        let (code, _, log) = told(run.output().expect("it starts"));
+        assert_eq!(code, 2, "{log}");
+        assert!(
+            log.contains("holds credentials") && !log.contains("hunter2"),
+            "{log}"
+        );
+    }
 }

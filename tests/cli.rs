@@ -1526,7 +1526,7 @@ fn help_is_the_manual() {
 
     Options:
       -v, --verbose...
-              Log more: the files that are read, the partitions that are replaced
+              Log more: the files that are read, and what each step makes of them
 
       -q, --quiet
               Log nothing but the error of a command that fails
@@ -1581,7 +1581,7 @@ fn help_is_the_manual() {
 
     Arguments:
       <PIPELINE>...
-              The pipelines: folders that hold a pipeline.toml each, or the toml files themselves. Of several paths, those that are neither are left out: sql/* will do
+              The pipelines: folders that hold a pipeline.toml each, or the toml files themselves. Of several paths, files and folders that are neither are left out: sql/* will do
 
     Options:
           --start-date <DATE>
@@ -1604,7 +1604,7 @@ fn help_is_the_manual() {
               Write what Prometheus is to know of each pipeline's last run to this file, for the node exporter's textfile collector (a name that ends in .prom). It is replaced in one step; what other runs wrote of other pipelines stays
 
       -v, --verbose...
-              Log more: the files that are read, the partitions that are replaced
+              Log more: the files that are read, and what each step makes of them
 
       -q, --quiet
               Log nothing but the error of a command that fails
@@ -1944,8 +1944,8 @@ fn a_failure_is_a_line_of_json_too() {
     let last = lines.last().expect("a line");
     assert_eq!((output.code, last["level"].as_str()), (65, Some("ERROR")));
     assert_eq!(
-        (last["run_id"].as_str(), last["exit_code"].as_str()),
-        (Some("[run]"), Some("65"))
+        (last["run_id"].as_str(), last["exit_code"].as_u64()),
+        (Some("[run]"), Some(65))
     );
     let message = last["message"].as_str().expect("a message");
     assert!(message.contains("20191213-130000000.parquet"), "{message}");

@@ -2,17 +2,19 @@
 //! never folded.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
-use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Field, Schema};
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use glueless::history::{History, history};
-use glueless::pipeline::{Compared, Task, Verified, verify};
+use glueless::pipeline::{Compared, Task, Verified, explain_key, verify};
 use glueless::report::Answer;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use crate::faults::{Cut, Fault};
 use crate::support::{Lab, Place, assert_refused, parquet, window};
 
 const TOML: &str = r#"
@@ -479,7 +481,7 @@ fn verify_refuses_where_raw_is_not_what_was_folded() {
     assert_refused(
         lab.verify().expect_err("changed"),
         65,
-        "20200101-000000000.parquet has changed since it was folded",
+        "20200101-000000000.parquet was folded by an earlier run and has changed since",
         "restore it",
     );
     let fresh = lab_of(Place::Local, "latest", "parquet");
@@ -848,4 +850,459 @@ fn a_table_whose_windows_became_windows_of_rows_is_still_the_same() {
         .ask(&by_rows, |request| verify(request, Compared::default()))
         .expect("compared");
     assert!(found.is_equal && found.rows_found == 4, "{}", found.text());
+}
+
+/// The lab, whose requests fail from some number on; and how many it had left at the end.
+fn cut(lab: &Lab, requests: usize) -> (Lab, Arc<AtomicUsize>) {
+    let left = Arc::new(AtomicUsize::new(requests));
+    let shared = Arc::clone(&left);
+    let cut = lab.through(move |inner| {
+        let left = Arc::clone(&shared);
+        Arc::new(Cut {
+            left,
+            ..Cut::new(inner, Fault::AllDead)
+        })
+    });
+    (cut, left)
+}
+
+fn tables_of(lab: &Lab) -> Vec<Vec<crate::support::Row>> {
+    TABLES.iter().map(|table| lab.table(table)).collect()
+}
+
+#[test]
+fn catching_up_that_was_cut_at_any_request_is_completed_by_the_next() {
+    let made = |format: &str| {
+        let lab = lab_of(Place::Local, "latest", format);
+        for day in [1, 9] {
+            put(&lab, day);
+        }
+        run_short(&lab, 1, 2);
+        run_short(&lab, 9, 10);
+        put(&lab, 4);
+        lab
+    };
+    for format in ["parquet", "delta"] {
+        let clean = made(format);
+        clean.catch_up(&[]).expect("caught up");
+        let expected = tables_of(&clean);
+        // The days of the gap are in the running table.
+        assert_eq!(expected[2].len(), 9);
+        let mut failed = 0;
+        for requests in (0..).step_by(5) {
+            let lab = made(format);
+            let (cut, left) = cut(&lab, requests);
+            failed += usize::from(cut.catch_up(&[]).is_err());
+            lab.catch_up(&[]).expect("caught up");
+            assert_eq!(tables_of(&lab), expected, "{format}, cut after {requests}");
+            assert!(lab.verify().expect("compared").is_equal);
+            if left.load(std::sync::atomic::Ordering::SeqCst) > 0 {
+                break;
+            }
+        }
+        assert!(failed > 5, "{failed}");
+    }
+}
+
+#[test]
+fn a_backfill_after_a_run_that_was_cut_at_any_request_ends_with_its_window_published() {
+    for format in ["parquet", "delta"] {
+        let made = || {
+            let lab = lab_of(Place::Local, "latest", format);
+            (1..=3).for_each(|day| put(&lab, day));
+            run_days(&lab, 1, 2);
+            lab
+        };
+        let clean = made();
+        run_days(&clean, 2, 3);
+        let expected = tables_of(&clean);
+        for requests in (0..).step_by(7) {
+            let lab = made();
+            let (cut, left) = cut(&lab, requests);
+            let failed = cut.run("2020-01-02", "2020-01-03").is_err();
+            // Questions do not send anybody into a rebuild.
+            let planned = lab.plan("2020-01-02", "2020-01-03", false).expect("a plan");
+            assert!(planned.estimate.is_some());
+            let done = lab.backfill("2020-01-01", "2020-01-03").expect("done");
+            assert_eq!(done.exit_code, 0);
+            assert_eq!(tables_of(&lab), expected, "{format}, cut after {requests}");
+            lab.assert_tidy();
+            if !failed && left.load(std::sync::atomic::Ordering::SeqCst) > 0 {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_run_is_told_by_questions() {
+    let lab = lab_of(Place::Local, "latest", "delta");
+    (1..=2).for_each(|day| put(&lab, day));
+    run_days(&lab, 1, 2);
+    let stuck = lab.through(|inner| Arc::new(Cut::new(inner, Fault::NoPublishing)));
+    stuck
+        .run("2020-01-02", "2020-01-03")
+        .expect_err("nothing is published");
+    let planned = lab.plan("2020-01-02", "2020-01-03", false).expect("a plan");
+    assert!(
+        planned.notes[0].contains("was interrupted"),
+        "{:?}",
+        planned.notes
+    );
+    assert_eq!(past(&lab).runs[1].status, "publishing");
+    assert_refused(
+        lab.verify().expect_err("busy"),
+        75,
+        "was interrupted",
+        "verify again",
+    );
+    let explained = lab.ask(&[], |request| explain_key(request, vec!["102".into()]));
+    let notes = explained.expect("explained").notes;
+    assert!(
+        notes.iter().any(|note| note.contains("was interrupted")),
+        "{notes:?}"
+    );
+}
+
+/// Windows of rows, and a file of some rows: their days.
+fn lab_of_rows() -> Lab {
+    let toml = TOML
+        .replace("{keep}", "latest")
+        .replace("{format}", "parquet");
+    let toml = toml.replace(r#"window_by = "name""#, r#"window_by = "commit""#);
+    Lab::new(Place::Local, &toml, &SQL)
+}
+
+fn put_rows(lab: &Lab, name: &str, days: &[i64]) {
+    let rows = days.iter().map(|day| crate::support::Change {
+        op: "I",
+        id: 1000 + day,
+        cat: "a",
+        v: *day,
+        us: (day - 1) * crate::support::DAY_US,
+        event_us: 0,
+    });
+    lab.put_changes(1, &rows.collect::<Vec<_>>());
+    let bytes = lab.get("raw/20200101-000000000.parquet").to_vec();
+    lab.remove("raw/20200101-000000000.parquet");
+    lab.put(&format!("raw/{name}.parquet"), bytes);
+    lab.set_modified(&format!("raw/{name}.parquet"), 5);
+}
+
+#[test]
+fn rows_of_old_windows_in_a_file_that_came_later_are_not_taken_for_done() {
+    for way in ["backfill", "catch-up"] {
+        let lab = lab_of_rows();
+        put_rows(&lab, "a", &[1, 2, 3, 9]);
+        lab.backfill("2020-01-01", "2020-01-10").expect("done");
+        put_rows(&lab, "b", &[2, 10]);
+        // What lies so far back, a run does not look for.
+        run_short(&lab, 10, 11);
+        assert_eq!(lab.table("lake/curated").len(), 5);
+        assert!(lab.verify().expect("compared").is_equal);
+        match way {
+            "backfill" => {
+                put_rows(&lab, "c", &[4]);
+                run_short(&lab, 11, 12);
+                let done = lab.backfill("2020-01-01", "2020-01-12").expect("done");
+                assert_eq!((done.exit_code, done.windows_skipped), (0, 1), "{done:?}");
+                let again = lab.backfill("2020-01-01", "2020-01-12").expect("done");
+                assert_eq!(again.windows_skipped, 11);
+            }
+            _ => assert_eq!(lab.catch_up(&[]).expect("caught up").rows_latest, 1),
+        }
+        assert!(
+            lab.table("lake/curated")
+                .iter()
+                .any(|row| row["v"] == "2" && row["id"] == "1002")
+        );
+        assert!(lab.verify().expect("compared").is_equal);
+    }
+}
+
+#[test]
+fn a_file_that_was_away_has_not_been_read_by_the_runs_meanwhile() {
+    let lab = lab_of_rows();
+    put_rows(&lab, "a", &[1, 2]);
+    run_short(&lab, 1, 2);
+    let bytes = lab.get("raw/a.parquet").to_vec();
+    lab.remove("raw/a.parquet");
+    put_rows(&lab, "b", &[2]);
+    let report = lab.run_with(Task::Run, "2020-01-02", "2020-01-03", &["raw.lookback=0d"]);
+    assert!(
+        report
+            .expect("a run")
+            .note
+            .expect("a note")
+            .contains("this run folds none")
+    );
+    lab.put("raw/a.parquet", bytes);
+    lab.set_modified("raw/a.parquet", 5);
+    assert!(lab.verify().expect("compared").is_equal);
+    let explained = lab.ask(&[], |request| explain_key(request, vec!["1002".into()]));
+    let changes = explained.expect("explained").changes;
+    let folded: Vec<bool> = changes
+        .iter()
+        .map(|change| change.run_id.is_some())
+        .collect();
+    assert_eq!(folded, [false, true]);
+    let report = lab.catch_up(&[]).expect("caught up");
+    assert_eq!(
+        (report.files, report.rows_read - report.rows_outside),
+        // Of the other one, the first day was not read yet.
+        (2, 1)
+    );
+    assert!(lab.verify().expect("compared").is_equal);
+    assert!(lab.catch_up(&[]).expect("nothing").note.is_some());
+}
+
+#[test]
+fn windows_of_files_after_windows_of_rows_read_files_whole() {
+    let lab = lab_of_rows();
+    put_rows(&lab, "20200101-100000000", &[1, 2]);
+    run_short(&lab, 1, 2);
+    let by_name = ["raw.window_by=name"];
+    let verified = || {
+        lab.ask(&by_name, |request| verify(request, Compared::default()))
+            .expect("compared")
+    };
+    assert!(verified().is_equal, "{}", verified().text());
+    lab.catch_up(&by_name).expect("caught up");
+    assert_eq!(lab.table("lake/curated").len(), 2);
+    assert!(verified().is_equal, "{}", verified().text());
+    assert_eq!(lab.catch_up(&by_name).expect("nothing").files, 0);
+}
+
+#[test]
+fn values_that_do_not_fit_are_a_difference_and_more_columns_are_a_note() {
+    let (lab, _) = lab_to_tamper_with();
+    let ids = [1.0, 2.0, 3.0, 4.0, 9.0];
+    let numbers = |more: f64| -> ArrayRef {
+        Arc::new(Float64Array::from(
+            ids.map(|id| if id == 9.0 { 2.0 } else { 1.0 } + more)
+                .to_vec(),
+        ))
+    };
+    let texts = |of: fn(f64) -> &'static str| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(ids.map(of)))
+    };
+    let copy = |v: ArrayRef| {
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("id", Arc::new(Float64Array::from(ids.to_vec()))),
+            ("v", v),
+            ("event_dt", texts(|_| "2020-01-01")),
+            ("cat", texts(|id| if id == 9.0 { "b" } else { "a" })),
+            ("more", texts(|_| "x")),
+        ];
+        lab.put(
+            "copy/a.parquet",
+            parquet(&crate::support::batch(columns), None),
+        );
+        against(&lab, &format!("{}/copy", lab.base)).expect("compared")
+    };
+    let found = copy(numbers(0.0));
+    assert!(found.is_equal, "{}", found.text());
+    assert_eq!(found.notes, ["only there, and not compared: `more`"]);
+    let found = copy(numbers(0.5));
+    assert!(!found.is_equal);
+    assert_eq!(found.columns_unfit, ["v"]);
+    let found = copy(texts(|_| "x2"));
+    assert_eq!(found.columns_unfit, ["v"]);
+    assert!(found.text().contains("unfit"), "{}", found.text());
+}
+
+#[test]
+fn a_file_that_was_damaged_in_place_is_named() {
+    let (lab, path) = lab_to_tamper_with();
+    let mut bytes = lab.get(&path).to_vec();
+    bytes[4..60].fill(0xff);
+    lab.put(&path, bytes);
+    let found = lab.verify().expect("compared");
+    assert_eq!(found.files_damaged.len(), 1, "{}", found.text());
+    assert_eq!((found.exit_code(), found.rows_found), (1, 1));
+    // Cut short, it has another size.
+    let bytes = lab.get(&path).to_vec();
+    lab.put(&path, bytes[..bytes.len() / 2].to_vec());
+    let found = lab.verify().expect("compared");
+    assert_eq!((found.exit_code(), found.files_damaged.len()), (1, 1));
+}
+
+#[test]
+fn a_foreign_file_of_an_aggregate_is_a_difference() {
+    let (lab, _) = lab_to_tamper_with();
+    let path = lab.list("lake/daily")[0].clone();
+    let copy = path.replace("part-", "other-");
+    lab.put(
+        &format!("lake/daily/{copy}"),
+        lab.get(&format!("lake/daily/{path}")).to_vec(),
+    );
+    let found = lab.verify().expect("compared");
+    assert!(!found.is_equal);
+    assert_eq!(found.aggregates[0].files_unknown, [copy]);
+}
+
+#[test]
+fn columns_that_a_delta_table_got_later_are_not_compared() {
+    let lab = lab_of(Place::Local, "latest", "delta");
+    put(&lab, 1);
+    run_days(&lab, 1, 2);
+    let sql = "SELECT id, v, event_dt, cat, v + 1 AS w FROM latest";
+    std::fs::write(lab.pipeline.join("curated.sql"), sql).expect("written");
+    put(&lab, 2);
+    run_days(&lab, 2, 3);
+    let found = lab.verify().expect("compared");
+    assert!(found.is_equal, "{}", found.text());
+    assert!(
+        found.notes[0].contains("not compared: `w`"),
+        "{:?}",
+        found.notes
+    );
+    lab.rebuild(false, &[]).expect("rebuilt");
+    let found = lab.verify().expect("compared");
+    assert!(found.is_equal && found.notes.is_empty(), "{}", found.text());
+}
+
+#[test]
+fn rows_in_quarantine_do_not_count_as_bad_again() {
+    let toml = TOML
+        .replace("{keep}", "latest")
+        .replace("{format}", "parquet");
+    let toml = toml.replace(
+        "[curated]",
+        "on_bad_row = \"quarantine\"\nmax_bad_rows = 2\n[curated]",
+    );
+    let lab = Lab::new(Place::Local, &toml, &SQL);
+    lab.put_day(1, &[("I", 1, "a"), ("X", 2, "a"), ("X", 3, "a")]);
+    lab.put_day(2, &[("I", 4, "a"), ("X", 5, "a")]);
+    run_days(&lab, 1, 2);
+    run_days(&lab, 2, 3);
+    assert!(lab.verify().expect("compared").is_equal);
+    let planned = lab.plan("2020-01-01", "2020-01-03", true).expect("a plan");
+    assert_eq!(planned.fold.expect("folded").rows_rejected, 3);
+    put(&lab, 1);
+    lab.remove("raw/20200101-000000000.parquet");
+    lab.put_day(1, &[("I", 1, "a"), ("X", 2, "a"), ("X", 3, "a")]);
+    let error = lab.catch_up(&[]).expect_err("another file");
+    assert_refused(error, 65, "has changed since", "rebuild");
+}
+
+#[test]
+fn a_row_in_quarantine_wins_nothing_and_one_that_cannot_be_read_is_told() {
+    let toml = TOML
+        .replace("{keep}", "latest")
+        .replace("{format}", "parquet");
+    let toml = toml.replace("[curated]", "on_bad_row = \"quarantine\"\n[curated]");
+    let lab = Lab::new(Place::Local, &toml, &SQL);
+    lab.put_day(1, &[("I", 1, "a"), ("X", 1, "b"), ("I", 2, "a")]);
+    run_days(&lab, 1, 2);
+    let explained = lab
+        .ask(&[], |request| explain_key(request, vec!["1".into()]))
+        .expect("explained");
+    assert_eq!(
+        (explained.changes.len(), explained.changes[0].wins),
+        (1, true)
+    );
+    assert!(
+        explained.notes[0].contains("1 changes of this key cannot be read"),
+        "{:?}",
+        explained.notes
+    );
+}
+
+#[test]
+fn a_run_looks_back_for_rows_that_no_run_has_read_in_files_it_knows() {
+    let lab = lab_of_rows();
+    put_rows(&lab, "a", &[1, 2, 3, 4]);
+    lab.backfill("2020-01-01", "2020-01-04").expect("done");
+    put_rows(&lab, "b", &[2, 3, 9]);
+    // Another window meets the file first.
+    run_short(&lab, 9, 10);
+    assert_eq!(lab.table("lake/curated").len(), 4);
+    lab.run_with(Task::Run, "2020-01-04", "2020-01-05", &["raw.lookback=2d"])
+        .expect("a run");
+    let values = |id: &str| {
+        lab.table("lake/curated")
+            .iter()
+            .filter(|row| row["id"] == id)
+            .count()
+    };
+    assert_eq!((values("1002"), values("1003"), values("1004")), (1, 1, 1));
+    let found = lab.verify().expect("compared");
+    assert!(found.is_equal, "{}", found.text());
+    let folded = lab.catch_up(&[]).expect("caught up");
+    assert_eq!(
+        folded.rows_latest, 0,
+        "only what lies between the windows was left"
+    );
+    assert!(lab.verify().expect("compared").is_equal);
+}
+
+#[test]
+fn a_folded_file_that_is_gone_is_told_by_explain_key() {
+    let lab = lab(1..=2);
+    run_days(&lab, 1, 3);
+    lab.remove("raw/20200102-000000000.parquet");
+    let explained = lab
+        .ask(&[], |request| explain_key(request, vec!["1".into()]))
+        .expect("explained");
+    assert!(
+        explained.notes[0].contains("1 inputs that were folded are gone"),
+        "{:?}",
+        explained.notes
+    );
+}
+
+#[test]
+fn a_state_that_is_gone_or_damaged_is_told() {
+    let (lab, _) = lab_to_tamper_with();
+    let state = "lake/_glueless/many/versions";
+    let versions = lab
+        .list_all(state)
+        .into_iter()
+        .find(|path| path.starts_with("kind=version"));
+    let path = format!("{state}/{}", versions.expect("versions"));
+    let bytes = lab.get(&path).to_vec();
+    lab.put(&path, bytes[..bytes.len() / 2].to_vec());
+    let found = lab.verify().expect("compared");
+    assert_eq!((found.exit_code(), found.state_files_damaged.len()), (1, 1));
+    lab.put(&path, bytes);
+    assert!(lab.verify().expect("compared").is_equal);
+    for path in lab.list_all("lake/_glueless") {
+        lab.remove(&format!("lake/_glueless/{path}"));
+    }
+    assert_refused(
+        lab.verify().expect_err("gone"),
+        2,
+        "its state",
+        "restore the state",
+    );
+    let gone = lab
+        .ask(&[], |request| history(request).boxed_local())
+        .expect_err("gone");
+    assert_refused(gone, 2, "its state", "restore the state");
+}
+
+#[test]
+fn a_pipeline_that_has_met_no_input_yet_has_the_right_table() {
+    let lab = lab([5].into_iter());
+    run_days(&lab, 1, 2);
+    let found = lab.verify().expect("compared");
+    assert!(found.is_equal);
+    assert_eq!(
+        found.notes,
+        ["no run has found an input yet: there is no table"]
+    );
+}
+
+#[test]
+fn a_damaged_file_of_an_aggregate_is_named() {
+    let (lab, _) = lab_to_tamper_with();
+    let path = format!("lake/daily/{}", lab.list("lake/daily")[0]);
+    let bytes = lab.get(&path).to_vec();
+    lab.put(&path, bytes[..bytes.len() / 2].to_vec());
+    let found = lab.verify().expect("compared");
+    assert_eq!(
+        (found.exit_code(), found.aggregates[0].files_damaged.len()),
+        (1, 1)
+    );
 }

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::future::LocalBoxFuture;
 use futures::{StreamExt, TryStreamExt, stream};
+use glueless::backfill::{Backfill, Backfilled, Watch, backfill};
 use glueless::config::Pipeline;
 use glueless::error::Error;
 use glueless::pipeline::{Compared, Planned, Request, Task, Verified, plan, run, verify};
@@ -497,6 +498,25 @@ impl Lab {
         self.ask(&[], |request| plan(request, window(start, end), folds))
     }
 
+    /// Runs the days of a span, one after the other.
+    pub fn backfill(&self, start: &str, end: &str) -> glueless::error::Result<Backfilled> {
+        let spill_dir = tempfile::tempdir().expect("a folder");
+        let pipeline = self.read(&[])?;
+        let resources = self.resources(&pipeline, spill_dir.path().to_path_buf());
+        let watcher = Watcher {
+            lab: self,
+            pipeline: &pipeline,
+            resources: &resources,
+        };
+        let asked = Backfill {
+            span: window(start, end),
+            step: chrono::Duration::days(1),
+            redo: false,
+            fail_fast: false,
+        };
+        RUNTIME.block_on(backfill(&asked, &pipeline, &watcher))
+    }
+
     /// Compares the curated table with raw.
     pub fn verify(&self) -> glueless::error::Result<Verified> {
         self.ask(&[], |request| verify(request, Compared::default()))
@@ -509,28 +529,56 @@ impl Lab {
         question: impl for<'a> FnOnce(&'a Request<'_>) -> Asked<'a, A>,
     ) -> glueless::error::Result<A> {
         let pipeline = self.read(set)?;
-        let request = Request {
-            pipeline: &pipeline,
+        let resources = self.resources(&pipeline, spill_dir);
+        let request = self.request(&pipeline, &resources);
+        RUNTIME.block_on(question(&request))
+    }
+
+    fn resources(&self, pipeline: &Pipeline, spill_dir: PathBuf) -> Resources {
+        Resources {
+            memory_bytes: pipeline.limits.memory_bytes.unwrap_or(1 << 30),
+            spill_dir,
+            spill_bytes_max: pipeline.limits.spill_bytes_max.unwrap_or(u64::MAX),
+            threads: 2,
+        }
+    }
+
+    fn request<'a>(&'a self, pipeline: &'a Pipeline, resources: &'a Resources) -> Request<'a> {
+        Request {
+            pipeline,
             run_id: uuid::Uuid::now_v7().to_string(),
             now: self.now,
             stores: &self.stores,
-            resources: &Resources {
-                memory_bytes: pipeline.limits.memory_bytes.unwrap_or(1 << 30),
-                spill_dir,
-                spill_bytes_max: pipeline.limits.spill_bytes_max.unwrap_or(u64::MAX),
-                threads: 2,
-            },
+            resources,
             meter: Meter {
                 started: std::time::Instant::now(),
                 peak_memory_bytes: || 0,
             },
-        };
-        RUNTIME.block_on(question(&request))
+        }
     }
 
     /// Curates and aggregates.
     pub fn run(&self, start: &str, end: &str) -> glueless::error::Result<Report> {
         self.run_with(Task::Run, start, end, &[])
+    }
+}
+
+/// Looks on at nothing.
+struct Watcher<'a> {
+    lab: &'a Lab,
+    pipeline: &'a Pipeline,
+    resources: &'a Resources,
+}
+
+impl<'a> Watch<'a> for Watcher<'a> {
+    fn begin(&self, _window: &Window, _done: usize, _all: usize) -> Request<'a> {
+        self.lab.request(self.pipeline, self.resources)
+    }
+
+    fn end(&self, _request: &Request<'a>, _ended: &glueless::error::Result<Report>) {}
+
+    fn is_stopped(&self) -> bool {
+        false
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use glueless::args;
 use glueless::backfill::{Backfill, Backfilled, Watch, backfill};
@@ -19,7 +19,7 @@ use glueless::session::Resources;
 use glueless::window::{Window, parse_duration};
 use indicatif::{ProgressDrawTarget, ProgressStyle};
 
-use super::{Program, metrics_file, resources, runtime, tell, window};
+use super::{Program, base_name, metrics_file, now, resources, runtime, tell, window};
 
 impl Program {
     pub(super) fn backfill(&self, asked: &args::Backfill) -> Result<u8> {
@@ -48,7 +48,11 @@ impl Program {
         metrics: Option<&MetricsFile>,
         stop: &Arc<AtomicBool>,
     ) -> Result<Backfilled> {
-        let pipeline = Pipeline::read(path, set)?;
+        let alias = base_name(path);
+        self.log.begin("", &alias);
+        let pipeline = Pipeline::read(path, set).inspect_err(|error| {
+            tell(metrics, [&alias, &alias], now(), Err(error));
+        })?;
         let resources = resources(&pipeline.limits);
         let runtime = runtime(&resources)?;
         runtime.spawn(stop_on_interrupt(Arc::clone(stop), self.log.clone()));
@@ -57,12 +61,15 @@ impl Program {
             pipeline: &pipeline,
             resources: &resources,
             metrics,
+            alias: &alias,
             stop,
             rows: Cell::new(0),
             started: Instant::now(),
         };
         if std::io::stderr().is_terminal() {
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
+            // The time that is left goes down within a window too.
+            self.bar.enable_steady_tick(Duration::from_secs(1));
         }
         let answer = runtime.block_on(backfill(asked, &pipeline, &watcher));
         self.bar.finish_and_clear();
@@ -76,6 +83,7 @@ struct Watcher<'a> {
     pipeline: &'a Pipeline,
     resources: &'a Resources,
     metrics: Option<&'a MetricsFile>,
+    alias: &'a str,
     stop: &'a AtomicBool,
     /// Rows read so far.
     rows: Cell<u64>,
@@ -85,16 +93,16 @@ struct Watcher<'a> {
 impl<'a> Watch<'a> for Watcher<'a> {
     fn begin(&self, window: &Window, done: usize, all: usize) -> Request<'a> {
         let bar = &self.program.bar;
-        let style = "{bar:30} {pos} of {len} windows, {msg}, {eta} left";
-        if let Ok(style) = ProgressStyle::with_template(style) {
-            bar.set_style(style);
-        }
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
         let seconds = self.started.elapsed().as_secs_f64().max(0.001);
         let rows_per_second = self.rows.get() as f64 / seconds;
         let start = window.start.format("%Y-%m-%d %H:%M");
         bar.set_message(format!("at {start}, {rows_per_second:.0} rows/s"));
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+        let style = "{bar:30} {pos} of {len} windows, {msg}, {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            bar.set_style(style);
+        }
         let program = self.program;
         program.request(self.pipeline, self.resources, Instant::now())
     }
@@ -104,7 +112,8 @@ impl<'a> Watch<'a> for Watcher<'a> {
             Ok(report) => self.rows.set(self.rows.get() + report.rows_read),
             Err(error) => self.program.log.failed(error),
         }
-        tell(self.metrics, &self.pipeline.name, request.now, ended);
+        let names = [self.pipeline.name.as_str(), self.alias];
+        tell(self.metrics, names, request.now, ended.as_ref());
     }
 
     fn is_stopped(&self) -> bool {

@@ -6,6 +6,7 @@
 
 use tracing::{info, warn};
 
+use super::inputs::{Inputs, absent_records};
 use super::{Attempt, Job};
 use crate::discover::{self, Input};
 use crate::error::Result;
@@ -14,48 +15,57 @@ use crate::state::NotCommitted;
 use crate::store::Folder;
 
 impl Job<'_> {
-    /// The inputs that were never folded; with a note of those in quarantine that are gone.
+    /// The inputs that were never folded.
     pub(super) async fn catch_up_inputs(
         &self,
         folders: &[Folder],
         ledger: &Ledger,
-        note: &mut Option<String>,
-    ) -> Result<Vec<Input>> {
+    ) -> Result<Inputs> {
         let pipeline = self.request.pipeline;
         let put_aside = ledger.put_aside.values().map(|aside| &aside.input);
-        let found = discover::catch_up(folders, pipeline, ledger, put_aside.collect());
-        let (mut inputs, gone) = found.await?;
-        if let Some(first) = gone.first() {
-            let told = format!(
+        let found = discover::catch_up(folders, pipeline, ledger, put_aside.collect()).await?;
+        let note = found.gone.first().map(|first| {
+            format!(
                 "{} inputs in quarantine are gone, such as {}",
-                gone.len(),
+                found.gone.len(),
                 first.path
-            );
-            warn!("{told}");
-            *note = Some(told);
+            )
+        });
+        if let Some(note) = &note {
+            warn!("{note}");
         }
+        let mut inputs = found.inputs;
         for input in inputs.iter_mut().filter(|_| pipeline.key.is_empty()) {
             let name = (input.file.location, input.file.path.clone());
             let aside = ledger.put_aside.get(&name);
             // The others are rows of the table.
             input.only = aside.and_then(|aside| aside.rows.clone());
         }
-        Ok(inputs)
+        Ok(Inputs {
+            inputs,
+            absent: absent_records(ledger, found.absent.into_iter()),
+            note,
+        })
     }
 
     /// Remembers that there is nothing in gaps and quarantine any more, where there was something.
     pub(super) async fn catch_up_with_nothing(
         &self,
         attempt: &mut Attempt,
+        absent: Vec<Record>,
     ) -> Result<(), NotCommitted> {
         let ledger = &attempt.state.ledger;
-        let told = "every input was folded, and nothing is in quarantine";
+        let mut told = "every input was folded".to_string();
+        if ledger.put_aside.is_empty() {
+            told += ", and nothing is in quarantine";
+        }
         info!("nothing to catch up with: {told}");
-        attempt.report.note.get_or_insert(told.into());
-        let records = released(ledger, &[]);
+        attempt.report.note.get_or_insert(told);
+        let mut records = released(ledger, &[]);
         if records.is_empty() && ledger.gaps().is_empty() {
             return Ok(());
         }
+        records.extend(absent);
         self.commit_and_publish(attempt, Command::CatchUp, records, None, vec![], &[])
             .await
     }

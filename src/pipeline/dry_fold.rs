@@ -43,7 +43,6 @@ impl Job<'_> {
         let mut bad = BadInputs::new();
         let mut tries = 0;
         loop {
-            // What a try left that came upon a bad input is in nobody's way.
             let staging = self.dry_folder(&format!("staging-{tries}"))?;
             let versions = self.dry_folder(&format!("versions-{tries}"))?;
             let stage = Stage {
@@ -59,6 +58,7 @@ impl Job<'_> {
                 stored: state.data_files("version"),
                 versions: &versions,
                 attempt: &attempt_name(state.next_commit(), &self.request.run_id),
+                is_dry: true,
             };
             let failed = match stage.run(inputs, &mut bad, report).await {
                 Ok(staged) => {
@@ -76,6 +76,9 @@ impl Job<'_> {
             }
             if bad.len() == known {
                 return Err(failed);
+            }
+            for name in [format!("staging-{tries}"), format!("versions-{tries}")] {
+                let _ = std::fs::remove_dir_all(self.spill.path().join(name));
             }
             tries += 1;
         }

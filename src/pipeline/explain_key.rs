@@ -4,16 +4,17 @@
 //! Of all raw files only the key's columns are read, and the other columns of the key's own rows.
 //! What the table has comes from versions, as everything that is published does.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
-use arrow::compute::{cast, concat_batches};
+use arrow::compute::cast;
 use arrow::datatypes::{Date32Type, Int32Type, Int64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use chrono::{DateTime, NaiveDate, Utc};
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::{ident, lit};
+use datafusion::logical_expr::{Expr, ident, lit};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream_partitioned};
 use datafusion::prelude::SessionContext;
 use futures::FutureExt;
@@ -21,7 +22,8 @@ use futures::TryStreamExt;
 use futures::future::LocalBoxFuture;
 use serde::Serialize;
 
-use super::{Job, Request, Task, check_identity, date, hull_of, object_store_root};
+use super::inputs::told;
+use super::{Job, Request, check_identity, check_not_lost, date, hull_of, object_store_root};
 use crate::bad_rows::BadRows;
 use crate::change_reader::{ChangesTable, find_key};
 use crate::changes::{Changes, EVENT_DT, LIVE, POSITION};
@@ -43,6 +45,11 @@ use crate::store::{Folder, parse_path};
 use crate::table_text::Table;
 use crate::times::times_ns;
 use crate::versions::{canonical_column, with_one_zero};
+use crate::window::Window;
+use crate::winners::Winners;
+
+/// So many changes of a key are listed: the last ones.
+const CHANGES_MAX: usize = 10_000;
 
 /// What is known of a key.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -55,7 +62,8 @@ pub struct Explained {
     pub files: u64,
     /// Rows in them.
     pub rows: u64,
-    /// The key's changes, in the fold's order: the last one of those that were folded wins.
+    /// The key's changes, in the fold's order, of very many the last ones: the last one of those that
+    /// were folded wins.
     pub changes: Vec<KeyChange>,
     /// Its rows in the curated table: one under `latest`, one per day under `latest-per-day`.
     pub rows_now: Vec<RowNow>,
@@ -124,20 +132,27 @@ async fn explain(request: &Request<'_>, key: &[String]) -> Result<Explained> {
     let pipeline = request.pipeline;
     check_key(pipeline, key)?;
     let threads = request.resources.threads;
-    let state = State::open(request.stores, pipeline).await?;
+    let mut state = State::open(request.stores, pipeline).await?;
+    check_not_lost(request, &mut state).await?;
     let hull = hull_of(&state, "explain")?;
-    let job = Job::open(request, Task::CatchUp, hull, vec![]).await?;
+    let job = Job::open(request, None, hull).await?;
     check_identity(&state, pipeline)?;
     state.check_known()?;
     let folders = job.raw()?;
     let inputs = discover::every(&folders, &pipeline.raw).await?;
+    let gone: Vec<_> = discover::gone(state.ledger.inputs.values(), &inputs).collect();
     let mut explained = Explained {
         pipeline: pipeline.name.clone(),
         ..Default::default()
     };
+    if let Some(told) = told(&gone, &folders) {
+        let told = format!("{told}: changes in them are not listed, and may be later ones");
+        explained.notes.push(told);
+    }
     let bad_rows = Arc::new(BadRows::new(match pipeline.raw.on_bad_row {
         OnBad::Fail => 0,
-        OnBad::Quarantine => pipeline.raw.max_bad_rows,
+        // Nothing is put aside here.
+        OnBad::Quarantine => u64::MAX,
     }));
     let opening = Opening {
         folders: &folders,
@@ -171,12 +186,32 @@ async fn explain(request: &Request<'_>, key: &[String]) -> Result<Explained> {
     if !changes.before_images().is_empty() {
         changes.set_exchanges(exchanges(&context, &changes, threads).await?);
     }
-    let found = found(&context, &changes, &values, threads).await?;
-    for one in &found {
-        let change = one.told(&state, &changes, &folders, pipeline);
-        explained.changes.push(change);
+    let teller = Teller {
+        state: &state,
+        changes: &changes,
+        folders: &folders,
+        pipeline,
+    };
+    let places = find_key(&changes, &values, threads).await?;
+    let count = places.count();
+    let (mut found, met) = teller.last_changes(&context, places, threads).await?;
+    if count > met {
+        explained.notes.push(format!(
+            "{} changes of this key cannot be read, and are in quarantine or will be",
+            count - met
+        ));
     }
-    tell_winners(pipeline.keep, &found, &mut explained.changes);
+    if met > found.len() {
+        explained.notes.push(format!(
+            "{} changes before these are not listed",
+            met - found.len()
+        ));
+    }
+    tell_winners(pipeline.keep, &mut found);
+    explained.changes = found.into_iter().map(|found| found.told).collect();
+    explained
+        .notes
+        .extend(teller.changed_files(&explained.changes));
     if explained.changes.is_empty() {
         explained.notes.push("no change has this key".into());
     } else if explained
@@ -188,7 +223,19 @@ async fn explain(request: &Request<'_>, key: &[String]) -> Result<Explained> {
             "changes without a run were not folded: run their window, or glueless catch-up".into(),
         );
     }
-    rows_now(&job, &state, &context, &folders, &values, &mut explained).await?;
+    let last = state.last_commit();
+    let told = rows_now(&job, &state, &context, &folders, &values, &mut explained).await;
+    let mut now = State::open(request.stores, pipeline).await?;
+    now.refresh().await?;
+    if now.last_commit() != last {
+        return Err(Error::busy("another run published meanwhile").hint("ask again"));
+    }
+    told?;
+    if job.is_publishing(&state).await? {
+        explained.notes.push(
+            "a run is publishing, or was interrupted: rows may not be in their places yet".into(),
+        );
+    }
     check_winners(pipeline.keep, &mut explained);
     explained.seconds = request.meter.seconds();
     Ok(explained)
@@ -207,7 +254,7 @@ fn check_key(pipeline: &Pipeline, key: &[String]) -> Result<()> {
             key.len()
         ))
         .hint(format!(
-            "give a value for each of: {}",
+            "give a value for each of: {} (behind --, where one begins with a dash)",
             pipeline.key.join(", ")
         )));
     }
@@ -237,11 +284,7 @@ fn key_values(pipeline: &Pipeline, changes: &Changes, key: &[String]) -> Result<
 /// A change of the key, as it was found.
 struct Found {
     file: usize,
-    place: usize,
-    /// Where it stands in the order of changes, in bytes that sort as it does.
-    position: Rank,
-    columns: RecordBatch,
-    at: usize,
+    told: KeyChange,
 }
 
 /// Positions of either kind, which sort as they should.
@@ -251,115 +294,122 @@ enum Rank {
     Bytes(Box<[u8]>),
 }
 
-/// The key's changes, in the order of changes.
-async fn found(
-    context: &SessionContext,
-    changes: &Arc<Changes>,
-    key: &[ArrayRef],
-    threads: usize,
-) -> Result<Vec<Found>> {
-    let places = find_key(changes, key, threads).await?;
-    let table = ChangesTable::new(changes, Some(Arc::new(places)), threads);
-    let rows = context.read_table(Arc::new(table))?;
-    let plan: Arc<dyn ExecutionPlan> = rows.create_physical_plan().await?;
-    let schema = plan.schema();
-    let mut batches = Vec::new();
-    for mut stream in execute_stream_partitioned(plan, context.task_ctx())? {
-        while let Some(batch) = stream.try_next().await? {
-            batches.push(batch);
+impl Rank {
+    fn read(positions: &ArrayRef, is_packed: bool) -> Vec<Self> {
+        match is_packed {
+            true => <i128>::read(positions)
+                .into_iter()
+                .map(Rank::Packed)
+                .collect(),
+            false => <Box<[u8]>>::read(positions)
+                .into_iter()
+                .map(Rank::Bytes)
+                .collect(),
         }
     }
-    let all = concat_batches(&schema, &batches)?;
-    let positions = all.column(schema.index_of(POSITION)?);
-    let places: Vec<(usize, usize)> = match changes.is_packed() {
-        true => <i128>::read(positions)
-            .iter()
-            .map(Position::file_and_row)
-            .collect(),
-        false => <Box<[u8]>>::read(positions)
-            .iter()
-            .map(Position::file_and_row)
-            .collect(),
-    };
-    let sorted: Vec<Rank> = match changes.is_packed() {
-        true => <i128>::read(positions)
-            .into_iter()
-            .map(Rank::Packed)
-            .collect(),
-        false => <Box<[u8]>>::read(positions)
-            .into_iter()
-            .map(Rank::Bytes)
-            .collect(),
-    };
-    let each = places.into_iter().zip(sorted).enumerate();
-    let found = each.map(|(at, ((file, place), position))| Found {
-        file,
-        place,
-        position,
-        columns: all.clone(),
-        at,
-    });
-    let mut found: Vec<Found> = found.collect();
-    found.sort_by(|one, other| one.position.cmp(&other.position));
-    Ok(found)
+
+    fn file_and_row(&self) -> (usize, usize) {
+        match self {
+            Rank::Packed(position) => position.file_and_row(),
+            Rank::Bytes(position) => position.file_and_row(),
+        }
+    }
 }
 
-impl Found {
-    fn value(&self, name: &str) -> String {
-        let column = self.columns.column_by_name(name);
-        column.map_or(String::new(), |column| shown(column, self.at))
+/// Tells of changes.
+struct Teller<'a> {
+    state: &'a State,
+    changes: &'a Arc<Changes>,
+    folders: &'a [Folder],
+    pipeline: &'a Pipeline,
+}
+
+impl Teller<'_> {
+    /// The last changes among those at some places, in the order of changes, and how many there are.
+    async fn last_changes(
+        &self,
+        context: &SessionContext,
+        places: Winners,
+        threads: usize,
+    ) -> Result<(Vec<Found>, usize)> {
+        let raw = &self.pipeline.raw;
+        let table = ChangesTable::new(self.changes, Some(Arc::new(places)), threads);
+        let mut columns: Vec<String> = [POSITION, EVENT_DT, LIVE].map(String::from).to_vec();
+        let named = raw.order_by.iter().chain([&raw.op.name, &raw.commit_time]);
+        for name in named.filter_map(|name| self.name(name)) {
+            if !columns.contains(&name) {
+                columns.push(name);
+            }
+        }
+        let columns: Vec<Expr> = columns.iter().map(ident).collect();
+        let rows = context.read_table(Arc::new(table))?.select(columns)?;
+        let plan: Arc<dyn ExecutionPlan> = rows.create_physical_plan().await?;
+        let mut last: BTreeMap<Rank, Found> = BTreeMap::new();
+        let mut met = 0;
+        for mut stream in execute_stream_partitioned(plan, context.task_ctx())? {
+            while let Some(batch) = stream.try_next().await? {
+                let positions = batch.column(batch.schema().index_of(POSITION)?);
+                let ranks = Rank::read(positions, self.changes.is_packed());
+                met += ranks.len();
+                for (at, rank) in ranks.into_iter().enumerate() {
+                    let is_full = last.len() == CHANGES_MAX;
+                    if is_full
+                        && last
+                            .first_key_value()
+                            .is_some_and(|(first, _)| rank < *first)
+                    {
+                        continue;
+                    }
+                    let (file, place) = rank.file_and_row();
+                    let told = self.told(&batch, at, file, place);
+                    last.insert(rank, Found { file, told });
+                    if is_full {
+                        last.pop_first();
+                    }
+                }
+            }
+        }
+        Ok((last.into_values().collect(), met))
     }
 
-    fn told(
-        &self,
-        state: &State,
-        changes: &Changes,
-        folders: &[Folder],
-        pipeline: &Pipeline,
-    ) -> KeyChange {
-        let raw = &pipeline.raw;
-        let places = changes.places_per_row();
-        let input = changes.inputs().nth(self.file);
-        let name = |column: &String| {
-            let found = changes.raw_column(column);
-            found.map(|at| changes.raw_schema().field(at).name().clone())
-        };
+    /// The name of a raw column as the relation has it.
+    fn name(&self, column: &str) -> Option<String> {
+        let at = self.changes.raw_column(column)?;
+        Some(self.changes.raw_schema().field(at).name().clone())
+    }
+
+    fn told(&self, batch: &RecordBatch, at: usize, file: usize, place: usize) -> KeyChange {
+        let raw = &self.pipeline.raw;
+        let places = self.changes.places_per_row();
+        let input = self.changes.inputs().nth(file);
+        let column = |name: &str| batch.column_by_name(name);
+        let value = |name: &str| column(name).map_or(String::new(), |column| shown(column, at));
         let order = raw.order_by.iter();
-        let order = order.filter_map(|column| Some((column.clone(), self.value(&name(column)?))));
-        let is_live = self
-            .columns
-            .column_by_name(LIVE)
-            .is_some_and(|live| live.as_boolean().value(self.at));
-        let op = match (places, self.place % places) {
+        let order = order.filter_map(|name| Some((name.clone(), value(&self.name(name)?))));
+        let is_live = column(LIVE).is_some_and(|live| live.as_boolean().value(at));
+        let op = match (places, place % places) {
             (2, 0) => "moved away".into(),
-            _ => match name(&raw.op.name).map(|op| self.value(&op)) {
+            _ => match self.name(&raw.op.name).map(|op| value(&op)) {
                 Some(op) if !op.is_empty() => op,
                 _ if is_live => "I".into(),
                 _ => "D".into(),
             },
         };
-        let days = self
-            .columns
-            .column_by_name(EVENT_DT)
-            .map(|days| days.as_primitive::<Date32Type>());
-        let day = days
-            .filter(|days| days.is_valid(self.at))
-            .and_then(|days| date(days.value(self.at)));
-        let commit_time = name(&raw.commit_time).and_then(|column| {
-            let times = self.columns.column_by_name(&column)?.slice(self.at, 1);
-            let ns = times_ns(&times, chrono_tz::Tz::UTC)
-                .ok()?
-                .first()
-                .copied()
-                .flatten()?;
+        let days = column(EVENT_DT).map(|days| days.as_primitive::<Date32Type>());
+        let day = days.filter(|days| days.is_valid(at));
+        let day = day.and_then(|days| date(days.value(at)));
+        let commit_time = self.name(&raw.commit_time).and_then(|name| {
+            let times = times_ns(&column(&name)?.slice(at, 1), chrono_tz::Tz::UTC).ok()?;
+            let ns = times.first().copied().flatten()?;
             DateTime::from_timestamp_micros(i64::try_from(ns.div_euclid(1000)).ok()?)
         });
-        let run = input.and_then(|input| folded_by(state, input, commit_time));
+        let row = place / places;
+        let run = input.and_then(|input| self.folded_by(input, row as u64, commit_time));
         KeyChange {
             file: input.map_or(String::new(), |input| {
-                folders[input.file.location].describe(&input.file.path)
+                self.folders[input.file.location].describe(&input.file.path)
             }),
-            row: (self.place / places) as u64 + 1,
+            row: row as u64 + 1,
             op,
             full_load: input.is_some_and(|input| input.full_load),
             order: order.collect(),
@@ -369,54 +419,87 @@ impl Found {
             why: None,
         }
     }
-}
 
-/// The run that folded a change.
-fn folded_by<'a>(
-    state: &'a State,
-    input: &Input,
-    commit_time: Option<DateTime<Utc>>,
-) -> Option<&'a Run> {
-    let ledger = &state.ledger;
-    let file = ledger.folded(input.file.location, &input.file.path)?;
-    let by = |commit: u64| ledger.runs.iter().find(|run| run.commit == commit);
-    let Some(rows) = &file.rows else {
-        return by(file.commit);
-    };
-    let time = commit_time?;
-    if rows.iter().any(|window| window.contains(time)) {
-        return by(file.commit);
+    /// The run that folded a row.
+    fn folded_by(
+        &self,
+        input: &Input,
+        row: u64,
+        commit_time: Option<DateTime<Utc>>,
+    ) -> Option<&Run> {
+        let ledger = &self.state.ledger;
+        let (location, path) = (input.file.location, &input.file.path);
+        let file = ledger.folded(location, path)?;
+        let aside = ledger.put_aside.get(&(location, path.clone()));
+        let aside = aside.and_then(|aside| aside.rows.as_ref());
+        if aside.is_some_and(|rows| rows.contains(&row)) {
+            return None;
+        }
+        let by = |commit: u64| ledger.runs.iter().find(|run| run.commit == commit);
+        let Some(rows) = &file.rows else {
+            return by(file.commit);
+        };
+        let time = commit_time?;
+        let folds = |window: Window| window.contains(time);
+        let mut later = ledger.runs.iter().filter(|run| run.commit > file.commit);
+        // What the first run of the file read is told by its rows, as is what later ones read
+        // beside their windows.
+        let first = by(file.commit).filter(|run| run.folded().is_some_and(folds));
+        let later =
+            later.find(|run| run.by_rows && !file.is_absent && run.folded().is_some_and(folds));
+        let known = rows.iter().any(|window| window.contains(time));
+        first
+            .or(later)
+            .or_else(|| by(file.commit).filter(|_| known))
     }
-    let mut later = ledger.runs.iter().filter(|run| run.commit > file.commit);
-    later.find(|run| run.folded().is_some_and(|window| window.contains(time)))
+
+    /// Notes on files that are not any more what was folded.
+    fn changed_files(&self, changes: &[KeyChange]) -> Vec<String> {
+        let files: BTreeSet<&String> = changes.iter().map(|change| &change.file).collect();
+        let changed = self.changes.inputs().filter_map(|input| {
+            let folder = &self.folders[input.file.location];
+            let name = folder.describe(&input.file.path);
+            let is_here = folder.location.file_path().is_some();
+            let folded = self
+                .state
+                .ledger
+                .folded(input.file.location, &input.file.path)?;
+            let is_told = files.contains(&name) && !folded.is_same(&input.file, is_here);
+            is_told.then(|| format!("{name} has changed since it was folded: its rows were others"))
+        });
+        changed.collect()
+    }
 }
 
 /// Marks the winners among the changes that were folded, and says why they win.
-fn tell_winners(keep: Keep, found: &[Found], changes: &mut [KeyChange]) {
-    let mut earlier: Vec<usize> = Vec::new();
-    for at in 0..changes.len() {
-        if changes[at].run_id.is_none() {
+fn tell_winners(keep: Keep, found: &mut [Found]) {
+    // The last one so far, of the key or of each day.
+    let mut last: BTreeMap<Option<NaiveDate>, usize> = BTreeMap::new();
+    for at in 0..found.len() {
+        if found[at].told.run_id.is_none() {
             continue;
         }
-        let is_rival =
-            |other: &usize| keep == Keep::Latest || changes[*other].day == changes[at].day;
-        let before = earlier.iter().rev().copied().find(is_rival);
+        let of = match keep {
+            Keep::Latest => None,
+            Keep::LatestPerDay => found[at].told.day,
+        };
+        let before = last.insert(of, at);
         let why = match before {
             None => "it is the only one".to_string(),
-            Some(before) => why(&changes[before], &changes[at], &found[before], &found[at]),
+            Some(before) => why(&found[before], &found[at]),
         };
         if let Some(before) = before {
-            changes[before].wins = false;
-            changes[before].why = None;
+            found[before].told.wins = false;
+            found[before].told.why = None;
         }
-        changes[at].wins = true;
-        changes[at].why = Some(why);
-        earlier.push(at);
+        found[at].told.wins = true;
+        found[at].told.why = Some(why);
     }
 }
 
 /// Why a change comes after another.
-fn why(before: &KeyChange, after: &KeyChange, one: &Found, other: &Found) -> String {
+fn why(one: &Found, other: &Found) -> String {
+    let (before, after) = (&one.told, &other.told);
     if before.full_load && !after.full_load {
         return "a change of CDC comes after every full load".into();
     }
@@ -608,12 +691,19 @@ fn shown(column: &ArrayRef, at: usize) -> String {
     value.unwrap_or_default()
 }
 
+/// A value for a terminal, which control characters could do something to.
+fn printable(value: &str) -> String {
+    let escaped = value.chars().map(|c| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    });
+    escaped.collect()
+}
+
 impl Answer for Explained {
     fn text(&self) -> String {
-        let key = self
-            .key
-            .iter()
-            .map(|(name, value)| format!("{name} {value}"));
+        let key = self.key.iter();
+        let key = key.map(|(name, value)| format!("{name} {}", printable(value)));
         let mut text = format!(
             "{}  {}: {} changes among {} rows of {} files\n",
             self.pipeline,
@@ -647,7 +737,7 @@ impl Answer for Explained {
                     },
                     change.op.clone(),
                 ];
-                cells.extend(change.order.iter().map(|(_, value)| value.clone()));
+                cells.extend(change.order.iter().map(|(_, value)| printable(value)));
                 cells.push(change.day.map_or(String::new(), |day| day.to_string()));
                 cells.push(change.row.to_string());
                 cells.push(name(&change.file));

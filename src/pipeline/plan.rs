@@ -8,10 +8,10 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use serde::Serialize;
 
-use super::{Job, Request, Task, check_identity, date};
+use super::{Job, Request, check_identity, date};
 use crate::discover::Recorded;
 use crate::error::Result;
-use crate::history::count;
+use crate::layout::parent;
 use crate::ledger::{CURATED, Command, Ledger};
 use crate::publish::{self, Names, TableFile};
 use crate::report::{Answer, Report, size};
@@ -110,17 +110,18 @@ pub fn plan<'a>(
 
 async fn do_plan(request: &Request<'_>, window: Window, folds: bool) -> Result<Planned> {
     let pipeline = request.pipeline;
-    let job = Job::open(request, Task::Run(window), window, vec![window]).await?;
+    let job = Job::open(request, None, window).await?;
     let mut state = State::open(request.stores, pipeline).await?;
     check_identity(&state, pipeline)?;
     state.check_known()?;
     job.check_not_lost(&mut state).await?;
-    job.check_not_changed(Command::Curate, &state).await?;
+    let is_publishing = job.is_publishing(&state).await?;
+    if !is_publishing {
+        job.check_not_changed(Command::Curate, &state).await?;
+    }
     let ledger = &state.ledger;
-    let mut note = None;
-    let inputs = job
-        .inputs(Command::Curate, &job.raw()?, ledger, &mut note)
-        .await?;
+    let found = job.inputs(Command::Curate, &job.raw()?, ledger).await?;
+    let inputs = found.inputs;
     let mut planned = Planned {
         pipeline: pipeline.name.clone(),
         start: window.start,
@@ -129,7 +130,7 @@ async fn do_plan(request: &Request<'_>, window: Window, folds: bool) -> Result<P
         bytes: inputs.iter().map(|input| input.file.size).sum(),
         windows_run: parts_run(ledger, &window),
         days_published: days_with_rows(ledger, &window),
-        notes: note.into_iter().collect(),
+        notes: found.note.into_iter().collect(),
         ..Default::default()
     };
     for input in &inputs {
@@ -141,7 +142,7 @@ async fn do_plan(request: &Request<'_>, window: Window, folds: bool) -> Result<P
         }
     }
     planned.estimate = estimate(ledger, planned.bytes);
-    if job.is_publishing(&state).await? {
+    if is_publishing {
         planned.notes.push(
             "another run is publishing, or was interrupted: the run would finish that first".into(),
         );
@@ -173,20 +174,14 @@ async fn fold_planned(
     let Some(curated) = staged.curated else {
         return Ok(planned);
     };
-    let written: BTreeSet<&String> = curated.staged.iter().map(|file| &file.partition).collect();
-    planned.partitions_written = written.into_iter().cloned().collect();
     let before: Vec<TableFile> = state.ledger.files(CURATED).cloned().collect();
-    let had_rows = |partition: &&String| {
-        let prefix = match partition.is_empty() {
-            true => String::new(),
-            false => format!("{partition}/"),
-        };
-        let mut before = before.iter();
-        before.any(|file| file.path.starts_with(&prefix))
-    };
-    let emptied = curated.partitions.iter().filter(had_rows);
-    let emptied = emptied.filter(|partition| !planned.partitions_written.contains(partition));
+    let had_rows: BTreeSet<&str> = before.iter().map(|file| parent(&file.path)).collect();
+    let written: BTreeSet<&String> = curated.staged.iter().map(|file| &file.partition).collect();
+    let emptied = curated.partitions.iter();
+    let emptied = emptied.filter(|partition| had_rows.contains(partition.as_str()));
+    let emptied = emptied.filter(|partition| !written.contains(partition));
     planned.partitions_removed = emptied.cloned().collect();
+    planned.partitions_written = written.into_iter().cloned().collect();
     planned.days = curated
         .counts
         .days
@@ -229,7 +224,7 @@ fn days_with_rows(ledger: &Ledger, window: &Window) -> Vec<NaiveDate> {
 fn estimate(ledger: &Ledger, bytes: u64) -> Option<Estimate> {
     let folds = ledger.runs.iter().rev();
     let folds = folds.filter(|run| run.command != Command::Aggregate);
-    let sized = folds.map(|run| (run, count(run, "bytes")));
+    let sized = folds.map(|run| (run, run.count("bytes")));
     let sized = sized.filter(|(_, read)| *read > 0 && bytes > 0);
     let distance = |read: u64| (read as f64 / bytes as f64).ln().abs();
     let (run, read) = sized.min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)))?;
@@ -238,7 +233,7 @@ fn estimate(ledger: &Ledger, bytes: u64) -> Option<Estimate> {
     let more = (bytes as f64 / read as f64).max(1.0);
     Some(Estimate {
         seconds: seconds * more,
-        peak_memory_bytes: count(run, "peak_memory_bytes"),
+        peak_memory_bytes: run.count("peak_memory_bytes"),
         run_id: run.run_id.clone(),
         bytes: read,
     })
@@ -291,6 +286,7 @@ impl Answer for Planned {
                     size(estimate.bytes)
                 ),
             ),
+            None if self.bytes == 0 => line("estimate", "none: there is nothing to read".into()),
             None => line("estimate", "none: no earlier run read anything".into()),
         }
         if let Some(fold) = &self.fold {

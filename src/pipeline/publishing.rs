@@ -5,7 +5,7 @@ use chrono::NaiveDate;
 use tracing::{debug, warn};
 
 use super::{Attempt, Job, Output};
-use crate::config::Format;
+use crate::config::{Format, WindowBy};
 use crate::delta_table::{self, Committed, CuratedLog};
 use crate::error::{Error, Result};
 use crate::layout::{attempt_commit, attempt_name};
@@ -99,8 +99,8 @@ impl Job<'_> {
             end: self.window.end,
             tables: plans.iter().map(|(name, _)| name.clone()).collect(),
             days,
-            aggregated: (command == Command::Aggregate && self.aggregated != [self.window])
-                .then(|| self.aggregated.clone()),
+            by_rows: self.request.pipeline.raw.window_by == WindowBy::Commit,
+            aggregated: attempt.aggregated.take(),
             at: self.request.now,
             seconds: attempt.report.seconds,
             newest_us: newest.map(|newest| newest.timestamp_micros()),

@@ -10,9 +10,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Date32Type};
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::{Expr, cast, ident, lit};
+use datafusion::logical_expr::{Expr, ident, lit, try_cast};
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -20,22 +20,24 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 use tracing::{info, warn};
 
-use super::{Job, Request, Task, check_identity, date, hull_of, object_store_root};
+use super::inputs::told;
+use super::{Job, Request, check_identity, check_not_lost, date, hull_of, object_store_root};
 use crate::changes::EVENT_DT;
+use crate::column_type::widen;
 use crate::config::{Format, Pipeline};
 use crate::curate::Curated;
-use crate::curated_sql::first_line;
-use crate::delta_log::DeltaLog;
+use crate::delta_log::{DeltaLog, LOG_FOLDER};
 use crate::digest::{Digest, Digests, Parts, digest};
 use crate::discover::{self, Input, Recorded};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::file_table::{FileTable, PartitionFile};
 use crate::layout::{base_name, parent, partition_values};
 use crate::ledger::{CURATED, Command, read_types};
 use crate::parquet_file::ParquetFile;
 use crate::publish;
+use crate::raw_columns::find_column;
 use crate::report::Report;
-use crate::session::session;
+use crate::session::{BATCH_ROWS, session};
 use crate::stage::Onto;
 use crate::state::State;
 use crate::store::{Folder, Location, parse_path};
@@ -92,10 +94,14 @@ pub struct Verified {
     pub files_missing: Vec<String>,
     /// Files that were published and cannot be read any more.
     pub files_damaged: Vec<String>,
+    /// Files of the state with versions that are gone or damaged: the next run may be refused.
+    pub state_files_damaged: Vec<String>,
     /// Files in the table's folder that no run of this pipeline wrote.
     pub files_unknown: Vec<String>,
-    /// Columns that only one of the two has.
+    /// Columns of the table that the other side lacks, and new ones that folding again gives.
     pub columns_missing: Vec<String>,
+    /// Columns of which values do not fit the table's types.
+    pub columns_unfit: Vec<String>,
     /// The aggregates, in the pipeline's order; none against another table.
     pub aggregates: Vec<VerifiedAggregate>,
     /// The first key that differs, in the first partition that does.
@@ -136,6 +142,12 @@ pub struct VerifiedAggregate {
     pub days_different: Vec<PartitionDifference>,
     /// Files that were published and are not there.
     pub files_missing: Vec<String>,
+    /// Files that were published and cannot be read any more.
+    pub files_damaged: Vec<String>,
+    /// Files in its folder that no run of this pipeline wrote.
+    pub files_unknown: Vec<String>,
+    /// Whether it was compared at all: not where the last changes are not in it yet.
+    pub is_compared: bool,
     /// Why it was not compared, or not all of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -186,73 +198,24 @@ struct Side {
 async fn do_verify(request: &Request<'_>, compared: &Compared) -> Result<Verified> {
     let pipeline = request.pipeline;
     let mut state = State::open(request.stores, pipeline).await?;
+    check_not_lost(request, &mut state).await?;
     let hull = hull_of(&state, "verify")?;
-    let task = Task::Rebuild {
-        accept_missing: false,
-    };
-    let job = Job::open(request, task, hull, vec![]).await?;
+    let job = Job::open(request, None, hull).await?;
     check_identity(&state, pipeline)?;
     state.check_known()?;
-    job.check_not_lost(&mut state).await?;
     if job.is_publishing(&state).await? {
         return Err(Error::busy("a run is publishing, or was interrupted")
             .hint("verify again after it; any run of the pipeline finishes what was interrupted"));
     }
     job.check_not_changed(Command::Curate, &state).await?;
-    let Some(shape) = &state.ledger.shape else {
-        return Err(super::nothing_folded("verify"));
-    };
-    let columns = read_types(&shape.columns)?;
-    let mut verified = Verified {
-        pipeline: pipeline.name.clone(),
-        against: compared.against.clone().unwrap_or_else(|| "raw".into()),
-        days: compared.days,
-        ..Default::default()
-    };
-    let sizes = check_files(&job, &state, &mut verified).await?;
-
-    let context = session(&job.runtime, request.resources.threads);
-    // Sorts spill, and hash joins do not.
-    context
-        .state_ref()
-        .write()
-        .config_mut()
-        .options_mut()
-        .optimizer
-        .prefer_hash_join = false;
-    let found = published(&job, &state, &context, &columns, &sizes)?;
-    let expected = match &compared.against {
-        Some(against) => other_table(&job, &context, against, &columns).await?,
-        None => {
-            let folded = folded_again(&job, &state, &mut verified).await?;
-            let days = compared.days;
-            verified.aggregates = job.verify_aggregates(&state, &folded, days).await?;
-            again(&job, &context, &columns, &folded, &mut verified)?
-        }
-    };
-    verified
-        .columns_missing
-        .extend(expected.missing.iter().cloned());
-    compare(
-        &context,
-        pipeline,
-        &columns,
-        compared,
-        &expected,
-        &found,
-        &mut verified,
-    )
-    .await?;
-
+    let verified = job.verify(&state, compared).await;
+    // A run that publishes meanwhile takes files away.
     let last = state.last_commit();
     state.refresh().await?;
     if state.last_commit() != last {
         return Err(Error::busy("another run published during the comparison").hint("verify again"));
     }
-    if compared.days.is_some() && verified.partitions == 0 {
-        let told = "neither has rows of these days: nothing was compared";
-        verified.notes.push(told.into());
-    }
+    let mut verified = verified?;
     if !state.ledger.put_aside.is_empty() {
         verified.notes.push(format!(
             "{} files, or rows of them, are in quarantine: what they say is in no table",
@@ -264,8 +227,10 @@ async fn do_verify(request: &Request<'_>, compared: &Compared) -> Result<Verifie
         && verified.state_days_different.is_empty()
         && verified.files_missing.is_empty()
         && verified.files_damaged.is_empty()
+        && verified.state_files_damaged.is_empty()
         && verified.files_unknown.is_empty()
         && verified.columns_missing.is_empty()
+        && verified.columns_unfit.is_empty()
         && verified.aggregates.iter().all(VerifiedAggregate::is_equal);
     verified.seconds = request.meter.seconds();
     verified.peak_memory_bytes = (request.meter.peak_memory_bytes)();
@@ -278,6 +243,115 @@ async fn do_verify(request: &Request<'_>, compared: &Compared) -> Result<Verifie
         ),
     }
     Ok(verified)
+}
+
+impl Job<'_> {
+    async fn verify(&self, state: &State, compared: &Compared) -> Result<Verified> {
+        let pipeline = self.request.pipeline;
+        let mut verified = Verified {
+            pipeline: pipeline.name.clone(),
+            against: compared.against.clone().unwrap_or_else(|| "raw".into()),
+            days: compared.days,
+            ..Default::default()
+        };
+        let Some(shape) = &state.ledger.shape else {
+            verified
+                .notes
+                .push("no run has found an input yet: there is no table".into());
+            return Ok(verified);
+        };
+        let mut columns = read_types(&shape.columns)?;
+        if compared.against.is_none() && !shape.grown.is_empty() {
+            columns.retain(|(name, _)| !shape.grown.contains(name));
+            verified.notes.push(format!(
+                "not compared: `{}`, which rows of earlier runs do not have",
+                shape.grown.join("`, `")
+            ));
+        }
+        let mut sizes = check_files(self, state, &mut verified).await?;
+        let there = publish::sizes(state.folder()).await?;
+        let stored = state.data_files("version").into_iter();
+        let damaged = stored.filter(|(path, bytes)| there.get(path) != Some(bytes));
+        verified.state_files_damaged = damaged.map(|(path, _)| path).collect();
+        let context = session(&self.runtime, self.request.resources.threads);
+        {
+            // Sorts spill, and hash joins do not.
+            let session = context.state_ref();
+            let mut session = session.write();
+            let options = session.config_mut().options_mut();
+            options.optimizer.prefer_hash_join = false;
+        }
+        let expected = match &compared.against {
+            Some(against) => other_table(self, &context, against, &columns, &mut verified).await?,
+            None => {
+                let folded = folded_again(self, state, &mut verified).await?;
+                let days = compared.days;
+                verified.aggregates = self.verify_aggregates(state, &folded, days).await?;
+                again(
+                    self,
+                    &context,
+                    &columns,
+                    &shape.grown,
+                    &folded,
+                    &mut verified,
+                )?
+            }
+        };
+        verified
+            .columns_missing
+            .extend(expected.missing.iter().cloned());
+        let comparison = Comparison {
+            context: &context,
+            pipeline,
+            columns: &columns,
+            days: compared.days,
+            expected: &expected,
+        };
+        let found = published(self, state, &context, &columns, &sizes)?;
+        if let Err(error) = comparison.compare(&found, &mut verified).await {
+            let folder = &self.output(CURATED)?.folder;
+            let files = state.ledger.files(CURATED).map(|file| &file.path);
+            let files = files.filter(|path| sizes.contains_key(*path));
+            let damaged = damaged_files(folder, files).await?;
+            if damaged.is_empty() {
+                return Err(error);
+            }
+            sizes.retain(|path, _| !damaged.contains(path));
+            verified.files_damaged.extend(damaged);
+            let found = published(self, state, &context, &columns, &sizes)?;
+            comparison.compare(&found, &mut verified).await?;
+        }
+        if compared.days.is_some() && verified.partitions == 0 {
+            let told = "neither has rows of these days: nothing was compared";
+            verified.notes.push(told.into());
+        }
+        Ok(verified)
+    }
+}
+
+/// Of listed files of a folder, those whose rows cannot be read.
+async fn damaged_files<'a>(
+    folder: &Folder,
+    listed: impl Iterator<Item = &'a String>,
+) -> Result<Vec<String>> {
+    let mut damaged = Vec::new();
+    for path in listed {
+        let read = async {
+            let (_, file) = open(folder, path).await?;
+            let columns: Vec<usize> = (0..file.schema().fields().len() - 1).collect();
+            let mut rows = file.read(&columns, BATCH_ROWS);
+            while rows.try_next().await?.is_some() {}
+            Ok(())
+        };
+        match read.await {
+            Ok(()) => {}
+            Err(Error {
+                kind: Kind::Data, ..
+            }) => damaged.push(path.clone()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(damaged)
 }
 
 /// Looks for published files that are gone or damaged, and for files that readers would take for
@@ -297,6 +371,7 @@ async fn check_files(
         let is_read = |path: &&String| !path.split('/').any(|part| part.starts_with(['_', '.']));
         let unknown = there.keys().filter(is_read);
         let unknown = unknown.filter(|path| !known.contains(path.as_str()));
+        let unknown = unknown.filter(|path| is_of_days(path, verified.days));
         verified.files_unknown = unknown.cloned().collect();
     }
     for file in state.ledger.files(CURATED) {
@@ -309,6 +384,17 @@ async fn check_files(
         }
     }
     Ok(there)
+}
+
+/// Whether a file may hold rows of some days, by the day in its path if there is one.
+fn is_of_days(path: &str, days: Option<Window>) -> bool {
+    let mut values = partition_values(parent(path));
+    let day = values.find(|(name, _)| name == EVENT_DT);
+    let day = day.and_then(|(_, value)| value?.parse::<NaiveDate>().ok());
+    match (day, days) {
+        (Some(day), Some(days)) => days.contains(day.and_time(NaiveTime::MIN).and_utc()),
+        _ => true,
+    }
 }
 
 /// The table as it was published, less the files that are gone or damaged.
@@ -372,11 +458,14 @@ fn again(
     job: &Job<'_>,
     context: &SessionContext,
     columns: &[(String, DataType)],
+    grown: &[String],
     folded: &Again,
     verified: &mut Verified,
 ) -> Result<Side> {
     let made = folded.columns();
-    let is_new = |(name, _): &&(String, DataType)| !columns.iter().any(|(known, _)| known == name);
+    let is_new = |(name, _): &&(String, DataType)| {
+        !columns.iter().any(|(known, _)| known == name) && !grown.contains(name)
+    };
     let new = made.iter().filter(is_new).map(|(name, _)| name.clone());
     verified.columns_missing.extend(new);
     let table = Arc::new(folded.table(job.request.pipeline)?);
@@ -413,28 +502,20 @@ async fn inputs(job: &Job<'_>, state: &State) -> Result<Vec<Input>> {
     let folders = job.raw()?;
     let (inputs, gone) = discover::again(&folders, &job.request.pipeline.raw, ledger, true).await?;
     let was_folded = |location: usize, path: &str| ledger.folded(location, path).is_some();
+    let gone = gone.into_iter();
     let gone: Vec<_> = gone
-        .iter()
         .filter(|file| was_folded(file.location, &file.path))
         .collect();
-    if let Some(first) = gone.first() {
-        let name = folders[first.location].describe(&first.path);
-        return Err(Error::data(format!(
-            "{} inputs that were folded are gone, such as {name}",
-            gone.len()
-        ))
-        .hint("put them back: without them the table cannot be made again to compare with"));
+    if let Some(told) = told(&gone, &folders) {
+        return Err(Error::data(told)
+            .hint("put them back: without them the table cannot be made again to compare with"));
     }
     for Input { file, .. } in &inputs {
         let folder = &folders[file.location];
         let is_here = folder.location.file_path().is_some();
         let folded = ledger.folded(file.location, &file.path);
         if folded.is_some_and(|folded| !folded.is_same(file, is_here)) {
-            return Err(Error::data(format!(
-                "{} has changed since it was folded",
-                folder.describe(&file.path)
-            ))
-            .hint("restore it, or make the tables again from raw: glueless rebuild"));
+            return Err(discover::changed(folder, &file.path));
         }
     }
     let folded = inputs.into_iter();
@@ -448,6 +529,7 @@ async fn other_table(
     context: &SessionContext,
     url: &str,
     columns: &[(String, DataType)],
+    verified: &mut Verified,
 ) -> Result<Side> {
     let location = Location::parse(url, Path::new("."))?;
     let folder = job.request.stores.open(&location)?;
@@ -455,63 +537,97 @@ async fn other_table(
         Error::usage(format!("cannot compare with {location}: {why}"))
             .hint("--against names a Delta table, or a folder of Parquet files")
     };
-    let paths = publish::list(&folder).await?;
-    if paths
-        .iter()
-        .any(|path| path.starts_with(crate::delta_log::LOG_FOLDER))
-    {
-        let log = DeltaLog::new(folder.clone());
-        let rows = log
-            .rows(context)
-            .await
-            .map_err(|error| unusable(error.to_string()))?;
-        return aligned(rows, columns);
+    if location.file_path().is_some_and(|path| !path.is_dir()) {
+        return Err(unusable("it is no folder".into()));
     }
-    let is_data = |path: &&String| {
+    let paths = publish::list(&folder).await?;
+    let rows = if paths.iter().any(|path| path.starts_with(LOG_FOLDER)) {
+        let log = DeltaLog::new(folder.clone());
+        let rows = log.rows(context).await;
+        rows.map_err(|error| unusable(error.to_string()))?
+    } else {
+        let table = parquet_table(&folder, paths, columns).await?;
+        let table = table.map_err(unusable)?;
+        let root = object_store_root(&folder);
+        context.register_object_store(&root, Arc::clone(&folder.root_store));
+        context.read_table(Arc::new(table))?
+    };
+    let fields = rows.schema().fields().iter();
+    let is_known = |name: &&String| {
+        let mut columns = columns.iter();
+        columns.any(|(known, _)| known.eq_ignore_ascii_case(name))
+    };
+    let more: Vec<&String> = fields
+        .map(|field| field.name())
+        .filter(|name| !is_known(name))
+        .collect();
+    if !more.is_empty() {
+        let more: Vec<&str> = more.iter().map(|name| name.as_str()).collect();
+        let told = format!("only there, and not compared: `{}`", more.join("`, `"));
+        verified.notes.push(told);
+    }
+    aligned(rows, columns)
+}
+
+/// A folder of Parquet files as a table, in its own types; or why it is none.
+async fn parquet_table(
+    folder: &Folder,
+    paths: Vec<String>,
+    columns: &[(String, DataType)],
+) -> Result<Result<FileTable, String>> {
+    let is_data = |path: &String| {
         let is_hidden = path.split('/').any(|part| part.starts_with(['_', '.']));
         !is_hidden && base_name(path).ends_with(".parquet")
     };
-    let mut paths: Vec<String> = paths.iter().filter(is_data).cloned().collect();
+    let mut paths: Vec<String> = paths.into_iter().filter(is_data).collect();
     paths.sort();
     let Some(first) = paths.first() else {
-        return Err(unusable("there are no Parquet files".into()));
+        return Ok(Err("there are no Parquet files".into()));
     };
     let parts = |path: &str| -> Vec<String> {
         let named = partition_values(parent(path)).map(|(name, _)| name);
-        named
-            .filter(|part| columns.iter().any(|(name, _)| name == part))
-            .collect()
+        let is_known = |part: &String| columns.iter().any(|(name, _)| name == part);
+        named.filter(is_known).collect()
     };
     let partition_by = parts(first);
     if let Some(other) = paths.iter().find(|path| parts(path) != partition_by) {
-        return Err(unusable(format!(
+        return Ok(Err(format!(
             "{first} and {other} have other partition columns"
         )));
     }
-    let mut found: BTreeMap<String, DataType> = BTreeMap::new();
+    let mut found: Vec<(String, DataType)> = Vec::new();
     let mut sizes = Vec::new();
-    let opened = paths.iter().map(|path| open(&folder, path));
+    let opened = paths.iter().map(|path| open(folder, path));
     let mut opened = stream::iter(opened).buffered(OPENS);
     while let Some((bytes, file)) = opened.try_next().await? {
         sizes.push(bytes);
         let fields = file.schema().fields();
         for field in &fields[..fields.len() - 1] {
-            found
-                .entry(field.name().clone())
-                .or_insert_with(|| field.data_type().clone());
+            let kind = field.data_type();
+            match found.iter_mut().find(|(name, _)| name == field.name()) {
+                None => found.push((field.name().clone(), kind.clone())),
+                Some((_, known)) if known == kind => {}
+                Some((name, known)) => match widen(known, kind) {
+                    Some(wider) => *known = wider,
+                    None => return Ok(Err(format!("its column `{name}` is {known} and {kind}"))),
+                },
+            }
         }
     }
     drop(opened);
-    let is_there =
-        |(name, _): &&(String, DataType)| partition_by.contains(name) || found.contains_key(name);
-    let known: Vec<(String, DataType)> = columns.iter().filter(is_there).cloned().collect();
+    found.retain(|(name, _)| !partition_by.contains(name));
+    // What they are is seen by their values.
+    found.extend(
+        partition_by
+            .iter()
+            .map(|name| (name.clone(), DataType::Utf8)),
+    );
     let files = paths.iter().zip(&sizes).map(|(path, bytes)| PartitionFile {
         path,
         partition: parent(path),
         bytes: *bytes,
     });
-    let table = FileTable::of_partitions(&folder, files, &known, &partition_by)?;
-    side(context, &folder, Arc::new(table), columns)
+    FileTable::of_partitions(folder, files, &found, &partition_by).map(Ok)
 }
 
 async fn open(folder: &Folder, path: &str) -> Result<(u64, ParquetFile)> {
@@ -536,15 +652,17 @@ fn side(
     aligned(context.read_table(table)?, columns)
 }
 
-/// Rows with the columns of the published table, in its types; those that are missing are null.
+/// Rows with the columns of the published table, in their own types; those that are missing are
+/// null.
 fn aligned(rows: DataFrame, columns: &[(String, DataType)]) -> Result<Side> {
     let mut missing = Vec::new();
     let mut chosen: Vec<Expr> = Vec::new();
     for (name, kind) in columns {
-        let found = rows.schema().field_with_unqualified_name(name).ok();
+        let fields = rows.schema().fields().iter().map(|field| field.name());
+        let found = find_column(fields.clone().map(String::as_str), name);
+        let found = found.and_then(|at| fields.clone().nth(at));
         let column = match found {
-            Some(field) if field.data_type() == kind => ident(name),
-            Some(_) => cast(ident(name), kind.clone()),
+            Some(found) => ident(found),
             None => {
                 missing.push(name.clone());
                 lit(ScalarValue::try_from(kind)?)
@@ -552,86 +670,91 @@ fn aligned(rows: DataFrame, columns: &[(String, DataType)]) -> Result<Side> {
         };
         chosen.push(column.alias(name));
     }
-    let rows = rows.select(chosen).map_err(|error| {
-        Error::usage(format!(
-            "the tables cannot be compared: {}",
-            first_line(&error)
-        ))
-    })?;
-    Ok(Side { rows, missing })
+    Ok(Side {
+        rows: rows.select(chosen)?,
+        missing,
+    })
 }
 
-/// Compares two tables by their digests, and names the first key that differs.
-async fn compare(
-    context: &SessionContext,
-    pipeline: &Pipeline,
-    columns: &[(String, DataType)],
-    compared: &Compared,
-    expected: &Side,
-    found: &Side,
-    verified: &mut Verified,
-) -> Result<()> {
-    let place = |name: &str| columns.iter().position(|(column, _)| column == name);
-    let has_days = |at: &usize| columns[*at].1 == DataType::Date32;
-    let parts = Parts {
-        partition_by: pipeline
-            .curated
-            .partition_by
-            .iter()
-            .filter_map(|name| place(name))
-            .collect(),
-        day: place(EVENT_DT).filter(has_days),
-    };
-    let only_days = match compared.days {
-        None => None,
-        Some(_) if parts.day.is_none() => {
+/// Two tables, compared by their digests.
+struct Comparison<'a> {
+    context: &'a SessionContext,
+    pipeline: &'a Pipeline,
+    columns: &'a [(String, DataType)],
+    days: Option<Window>,
+    expected: &'a Side,
+}
+
+impl Comparison<'_> {
+    /// Compares with what was published, and names the first key that differs.
+    async fn compare(&self, found: &Side, verified: &mut Verified) -> Result<()> {
+        let place = |name: &str| self.columns.iter().position(|(column, _)| column == name);
+        let has_days = |at: &usize| self.columns[*at].1 == DataType::Date32;
+        let partition_by = self.pipeline.curated.partition_by.iter();
+        let parts = Parts {
+            partition_by: partition_by.filter_map(|name| place(name)).collect(),
+            day: place(EVENT_DT).filter(has_days),
+            types: self.columns.iter().map(|(_, kind)| kind.clone()).collect(),
+        };
+        if self.days.is_some() && parts.day.is_none() {
             return Err(Error::usage(format!(
                 "the table has no DATE column `{EVENT_DT}`: its days cannot be told"
             ))
             .hint("compare the whole table: leave the dates out"));
         }
-        Some(days) => {
-            let day = |instant: chrono::DateTime<chrono::Utc>| {
-                lit(ScalarValue::Date32(Some(Date32Type::from_naive_date(
-                    instant.date_naive(),
-                ))))
+        let (expected, found) = (self.chosen(self.expected)?, self.chosen(found)?);
+        let one = digest(expected.clone().execute_stream_partitioned().await?, &parts).await?;
+        let other = digest(found.clone().execute_stream_partitioned().await?, &parts).await?;
+        let rows = |digests: &Digests| digests.partitions.values().map(|digest| digest.rows).sum();
+        verified.rows_expected = rows(&one);
+        verified.rows_found = rows(&other);
+        let names = one.partitions.keys().chain(other.partitions.keys());
+        verified.partitions = names.collect::<BTreeSet<_>>().len() as u64;
+        verified.partitions_different = partition_differences(&one, &other);
+        verified.days_different = day_differences(&one.days, &other.days);
+        let unfit = one.unfit.union(&other.unfit);
+        verified.columns_unfit = unfit.map(|at| self.columns[*at].0.clone()).collect();
+        if let Some(first) = verified.partitions_different.first() {
+            let partition = first.partition.clone();
+            let keys = Keys {
+                pipeline: self.pipeline,
+                columns: self.columns,
+                partition: &partition,
             };
-            Some(
-                ident(EVENT_DT)
-                    .gt_eq(day(days.start))
-                    .and(ident(EVENT_DT).lt(day(days.end))),
-            )
+            match keys.first_difference(self.context, expected, found).await {
+                Ok(difference) => verified.first_difference = difference,
+                Err(error) => verified
+                    .notes
+                    .push(format!("the key that differs was not found: {error}")),
+            }
         }
-    };
-    let chosen = |side: &Side| match &only_days {
-        Some(days) => side.rows.clone().filter(days.clone()),
-        None => Ok(side.rows.clone()),
-    };
-    let (expected, found) = (chosen(expected)?, chosen(found)?);
-    let one = digest(expected.clone().execute_stream_partitioned().await?, &parts).await?;
-    let other = digest(found.clone().execute_stream_partitioned().await?, &parts).await?;
-    let rows = |digests: &Digests| digests.partitions.values().map(|digest| digest.rows).sum();
-    verified.rows_expected = rows(&one);
-    verified.rows_found = rows(&other);
-    let names = one.partitions.keys().chain(other.partitions.keys());
-    verified.partitions = names.collect::<BTreeSet<_>>().len() as u64;
-    verified.partitions_different = partition_differences(&one, &other);
-    verified.days_different = day_differences(&one.days, &other.days);
-    if let Some(first) = verified.partitions_different.first() {
-        let partition = first.partition.clone();
-        let keys = Keys {
-            pipeline,
-            columns,
-            partition: &partition,
-        };
-        match keys.first_difference(context, expected, found).await {
-            Ok(difference) => verified.first_difference = difference,
-            Err(error) => verified
-                .notes
-                .push(format!("the key that differs was not found: {error}")),
-        }
+        Ok(())
     }
-    Ok(())
+
+    /// The rows of the days that are compared.
+    fn chosen(&self, side: &Side) -> Result<DataFrame> {
+        let rows = side.rows.clone();
+        let Some(days) = self.days else {
+            return Ok(rows);
+        };
+        let date = |instant: DateTime<Utc>| {
+            let day = Date32Type::from_naive_date(instant.date_naive());
+            lit(ScalarValue::Date32(Some(day)))
+        };
+        let kind = rows
+            .schema()
+            .field_with_unqualified_name(EVENT_DT)?
+            .data_type();
+        let day = match kind {
+            DataType::Date32 => ident(EVENT_DT),
+            _ => try_cast(ident(EVENT_DT), DataType::Date32),
+        };
+        let is_in = day
+            .clone()
+            .gt_eq(date(days.start))
+            .and(day.lt(date(days.end)));
+        Ok(rows.filter(is_in)?)
+    }
 }
 
 /// The partitions that differ, sorted.

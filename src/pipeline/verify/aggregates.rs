@@ -1,18 +1,22 @@
 //! Aggregates, computed again from what raw gives, for all days that they were ever computed for.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
+use chrono::{NaiveDate, NaiveTime};
 use datafusion::prelude::SessionContext;
 
-use super::{Again, Job, PartitionDifference, VerifiedAggregate, partition_differences};
+use super::{
+    Again, Job, PartitionDifference, VerifiedAggregate, damaged_files, partition_differences,
+};
 use crate::aggregate;
 use crate::config::Aggregate;
 use crate::digest::{Digests, Parts, digest};
 use crate::error::Result;
 use crate::file_numbers::FileNumbers;
 use crate::file_table::{FileTable, ListedFile, PartitionFile};
-use crate::layout::{attempt_name, parent, partition_segment};
+use crate::layout::{attempt_name, parent, parse_partition_segment};
 use crate::ledger::{Command, Ledger};
 use crate::pipeline::object_store_root;
 use crate::publish;
@@ -24,7 +28,12 @@ use crate::window::Window;
 impl VerifiedAggregate {
     /// Whether no difference was found.
     pub fn is_equal(&self) -> bool {
-        self.days_different.is_empty() && self.files_missing.is_empty()
+        let files = [
+            &self.files_missing,
+            &self.files_damaged,
+            &self.files_unknown,
+        ];
+        self.days_different.is_empty() && files.iter().all(|files| files.is_empty())
     }
 }
 
@@ -86,6 +95,7 @@ impl Job<'_> {
             verified.note = Some(why.into());
             return Ok(verified);
         }
+        verified.is_compared = true;
         let windows = ledger.windows_aggregated(&table);
         // Nothing is known of earlier computations: all days are computed.
         let mut anew = Ledger::clone(ledger);
@@ -106,23 +116,46 @@ impl Job<'_> {
         let expected = digested(context, staging, expected, &columns, &one.day).await?;
 
         let folder = &self.output(&table)?.folder;
-        let there = publish::sizes(folder).await?;
+        let mut there = publish::sizes(folder).await?;
         let missing = ledger.files(&table);
         let missing = missing.filter(|file| !there.contains_key(&file.path));
         verified.files_missing = missing.map(|file| file.path.clone()).collect();
-        let found = ledger.files(&table).filter_map(|file| {
-            Some(PartitionFile {
-                path: &file.path,
-                partition: parent(&file.path),
-                bytes: *there.get(&file.path)?,
-            })
-        });
-        let found = digested(context, folder, found, &columns, &one.day).await?;
-        let is_asked = |partition: &str| {
-            days.is_none_or(|days| {
-                let mut days = days.days();
-                days.any(|day| partition_segment(&one.day, Some(&day.to_string())) == partition)
-            })
+        let is_asked = |folder: &str| {
+            let day = parse_partition_segment(folder).and_then(|(_, day)| day?.parse().ok());
+            let instant = |day: NaiveDate| day.and_time(NaiveTime::MIN).and_utc();
+            let is_in = |days: Window| day.is_some_and(|day| days.contains(instant(day)));
+            days.is_none_or(is_in)
+        };
+        let known: BTreeSet<&String> = ledger.files(&table).map(|file| &file.path).collect();
+        let is_read = |path: &&String| !path.split('/').any(|part| part.starts_with(['_', '.']));
+        let unknown = there.keys().filter(is_read);
+        let unknown = unknown.filter(|path| !known.contains(path) && is_asked(parent(path)));
+        verified.files_unknown = unknown.cloned().collect();
+        let read = |there: &BTreeMap<String, u64>| {
+            let files = ledger.files(&table).filter_map(|file| {
+                Some(PartitionFile {
+                    path: &file.path,
+                    partition: parent(&file.path),
+                    bytes: *there.get(&file.path)?,
+                })
+            });
+            files.collect::<Vec<_>>()
+        };
+        let files = read(&there).into_iter();
+        let found = match digested(context, folder, files, &columns, &one.day).await {
+            Ok(found) => found,
+            Err(error) => {
+                let files = ledger.files(&table).map(|file| &file.path);
+                let files = files.filter(|path| there.contains_key(*path));
+                let damaged = damaged_files(folder, files).await?;
+                if damaged.is_empty() {
+                    return Err(error);
+                }
+                there.retain(|path, _| !damaged.contains(path));
+                verified.files_damaged = damaged;
+                let files = read(&there).into_iter();
+                digested(context, folder, files, &columns, &one.day).await?
+            }
         };
         let differences = partition_differences(&expected, &found).into_iter();
         let is_its = |difference: &PartitionDifference| is_asked(&difference.partition);
@@ -155,10 +188,13 @@ async fn digested<'a>(
     let exact: Vec<(String, DataType)> = exact.cloned().collect();
     let table = FileTable::of_partitions(folder, files, &exact, &[day.to_string()])?;
     let rows = context.read_table(Arc::new(table))?;
+    let fields = rows.schema().fields().iter();
+    let exact_types = fields.map(|field| field.data_type().clone()).collect();
     let parts = Parts {
         // The partition column comes last.
         partition_by: vec![exact.len() - 1],
         day: None,
+        types: exact_types,
     };
     digest(rows.execute_stream_partitioned().await?, &parts).await
 }

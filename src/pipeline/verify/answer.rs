@@ -44,8 +44,10 @@ impl Answer for Verified {
         for (name, paths) in [
             ("missing", &self.files_missing),
             ("damaged", &self.files_damaged),
+            ("state", &self.state_files_damaged),
             ("unknown", &self.files_unknown),
-            ("column", &self.columns_missing),
+            ("no column", &self.columns_missing),
+            ("unfit", &self.columns_unfit),
         ] {
             for path in paths.iter().take(SHOWN) {
                 line(name, path.clone());
@@ -73,6 +75,12 @@ impl Answer for Verified {
             }
             for path in &one.files_missing {
                 let _ = write!(told, "; {path} is missing");
+            }
+            for path in &one.files_damaged {
+                let _ = write!(told, "; {path} is damaged");
+            }
+            for path in &one.files_unknown {
+                let _ = write!(told, "; {path} is unknown");
             }
             if let Some(note) = &one.note {
                 let _ = write!(told, "; {note}");
@@ -108,6 +116,9 @@ impl Answer for Verified {
                 ]);
             }
             text.push_str(&table.text());
+            if differ > SHOWN {
+                let _ = writeln!(text, "and {} more", differ - SHOWN);
+            }
         }
         for (what, days) in [
             ("rows", &self.days_different),

@@ -6,7 +6,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::{ident, lit};
+use datafusion::logical_expr::{ident, lit, try_cast};
 use datafusion::prelude::{DataFrame, SessionContext};
 
 use super::KeyDifference;
@@ -69,6 +69,11 @@ impl Keys<'_> {
         found: DataFrame,
     ) -> Result<Option<KeyDifference>> {
         for (name, rows) in [("expected", expected), ("found", found)] {
+            let columns = self.columns.iter();
+            let columns =
+                columns.map(|(name, kind)| try_cast(ident(name), kind.clone()).alias(name));
+            let rows = rows.select(columns.collect::<Vec<_>>())?;
+            context.deregister_table(name)?;
             context.register_table(name, self.chosen(rows)?.into_view())?;
         }
         let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
