@@ -408,8 +408,39 @@ fn refused(file: &str, error: &DataFusionError) -> Error {
         .caused_by(first_line(error))
 }
 
+/// What the engine's repartitioning panics with, when what comes before it runs out of memory.
+pub const STARVED: &str = "partition not used yet";
+
 /// Runs the query over `[first, end)`; only its rows of `days` are kept.
 async fn query(
+    context: &SessionContext,
+    aggregate: &Aggregate,
+    first: NaiveDate,
+    end: NaiveDate,
+    days: &BTreeSet<NaiveDate>,
+) -> Result<Sorted> {
+    match try_query(context, aggregate, first, end, days).await {
+        Err(error) if error.to_string().contains(STARVED) => {
+            // One thread needs less memory than several, and repartitions nothing.
+            info!("aggregate {}: again, by one thread", aggregate.name);
+            let several = set_partitions(context, 1);
+            let queried = try_query(context, aggregate, first, end, days).await;
+            set_partitions(context, several);
+            queried
+        }
+        queried => queried,
+    }
+}
+
+/// Sets how many partitions plans have from now on; returns how many they had.
+fn set_partitions(context: &SessionContext, partitions: usize) -> usize {
+    let state = context.state_ref();
+    let mut state = state.write();
+    let execution = &mut state.config_mut().options_mut().execution;
+    std::mem::replace(&mut execution.target_partitions, partitions)
+}
+
+async fn try_query(
     context: &SessionContext,
     aggregate: &Aggregate,
     first: NaiveDate,

@@ -9,6 +9,7 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use clap::Parser;
 use futures::future::LocalBoxFuture;
+use glueless::aggregate::STARVED;
 use glueless::args::{Arguments, Command, Common, Dates, Many, One, Output};
 use glueless::config::{Limits, MEMORY_BYTES_MIN, Pipeline};
 use glueless::error::{Error, Result};
@@ -32,8 +33,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let told = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        // That of a decoder becomes an error, which is told.
-        if !is_decoding() {
+        // That of a decoder becomes an error, which is told; one of the engine is tried again.
+        let starved = panic.payload_as_str() == Some(STARVED);
+        if !is_decoding() && !starved {
             told(panic);
         }
     }));

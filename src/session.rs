@@ -144,12 +144,6 @@ pub fn session(runtime: &Arc<RuntimeEnv>, threads: usize) -> SessionContext {
         .with_target_partitions(threads)
         .with_batch_size(BATCH_ROWS)
         .with_information_schema(false);
-    // A nested loop join that does not fit into memory runs its inputs again, which the engine's
-    // round robin cannot: it panics. Our files are spread over the threads anyway.
-    config
-        .options_mut()
-        .optimizer
-        .enable_round_robin_repartition = false;
     config.options_mut().execution.time_zone = Some("+00:00".into());
     // Text literals and casts to VARCHAR give views, as the changes do.
     config.options_mut().sql_parser.map_string_types_to_utf8view = true;

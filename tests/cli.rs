@@ -2054,7 +2054,7 @@ fn keys_that_are_none_are_refused_and_unknown_ones_are_told() {
     assert_snapshot!(told(&ask(&["1", "2"])), @"
     exit 2
     error: the key has 1 columns, and 2 values were given
-    hint: give a value for each of: id
+    hint: give a value for each of: id (behind --, where one begins with a dash)
     ");
     assert_snapshot!(told(&ask(&["one"])), @"
     exit 2

@@ -636,12 +636,7 @@ fn another_table_is_compared_by_its_values_wherever_its_files_lie() {
     assert_eq!(found.columns_missing, ["v"]);
     assert_eq!(found.exit_code(), 1);
     let error = against(&lab, &format!("{}/nowhere", lab.base)).expect_err("nothing there");
-    assert_refused(
-        error,
-        2,
-        "there are no Parquet files",
-        "--against names a Delta table",
-    );
+    assert_refused(error, 2, "it is no folder", "--against names a Delta table");
 }
 
 #[test]
@@ -1304,5 +1299,39 @@ fn a_damaged_file_of_an_aggregate_is_named() {
     assert_eq!(
         (found.exit_code(), found.aggregates[0].files_damaged.len()),
         (1, 1)
+    );
+}
+
+#[test]
+fn a_running_aggregate_that_several_threads_have_no_memory_for_is_computed_by_one() {
+    let toml = TOML
+        .replace("{keep}", "latest")
+        .replace("{format}", "parquet");
+    let toml = toml.replace("[curated]", "[limits]\nmemory = \"128MB\"\n[curated]");
+    let status = include_str!("../sql/cust_loyalty/status.sql");
+    let status = status
+        .replace("cust_id", "id")
+        .replace("cust_loyalty_category", "cat");
+    let sql = [SQL[0], SQL[1], ("status.sql", status.as_str())];
+    let lab = Lab::new(Place::Local, &toml, &sql);
+    const KEYS: i64 = 60_000;
+    for day in 1..=12 {
+        let rows = (0..KEYS).map(|id| crate::support::Change {
+            op: "U",
+            id,
+            cat: if id % 2 == 0 { "Basic" } else { "Gold" },
+            v: day,
+            us: id,
+            event_us: (day - 1) * crate::support::DAY_US,
+        });
+        lab.put_changes(day, &rows.collect::<Vec<_>>());
+    }
+    lab.run("2020-01-01", "2020-01-13").expect("a run");
+    let rows = lab.table("lake/status");
+    assert_eq!(rows.len(), 12);
+    let half = (KEYS / 2).to_string();
+    assert!(
+        rows.iter()
+            .all(|row| row["basic"] == half && row["gold"] == half)
     );
 }

@@ -145,7 +145,7 @@ async fn explain(request: &Request<'_>, key: &[String]) -> Result<Explained> {
         pipeline: pipeline.name.clone(),
         ..Default::default()
     };
-    if let Some(told) = told(&gone, &folders) {
+    if let Some(told) = told(&gone) {
         let told = format!("{told}: changes in them are not listed, and may be later ones");
         explained.notes.push(told);
     }

@@ -57,7 +57,7 @@ impl Job<'_> {
             inputs,
             ..Default::default()
         };
-        if let Some(told) = told(&gone, folders) {
+        if let Some(told) = told(&gone) {
             if !accept_missing {
                 return Err(Error::data(told)
                     .hint("put them back, or rebuild without them: --accept-missing"));
@@ -78,7 +78,7 @@ impl Job<'_> {
             gone.clear();
         }
         let absent = absent_records(ledger, gone.iter().copied());
-        let note = told(&gone, folders).map(|told| match raw.window_by {
+        let note = told(&gone).map(|told| match raw.window_by {
             WindowBy::Commit => format!("{told}: of their rows, this run folds none"),
             _ => format!("{told}: nothing of them is lost"),
         });
@@ -94,12 +94,11 @@ impl Job<'_> {
 }
 
 /// Names files that are gone, where some are.
-pub(super) fn told(gone: &[&RawFile], folders: &[Folder]) -> Option<String> {
-    let first = gone.first()?;
-    let name = folders[first.location].describe(&first.path);
+pub(super) fn told(gone: &[&RawFile]) -> Option<String> {
+    let first = &gone.first()?.path;
     let count = gone.len();
     Some(format!(
-        "{count} inputs that were folded are gone, such as {name}"
+        "{count} inputs that were folded are gone, such as {first}"
     ))
 }
 

@@ -506,7 +506,7 @@ async fn inputs(job: &Job<'_>, state: &State) -> Result<Vec<Input>> {
     let gone: Vec<_> = gone
         .filter(|file| was_folded(file.location, &file.path))
         .collect();
-    if let Some(told) = told(&gone, &folders) {
+    if let Some(told) = told(&gone) {
         return Err(Error::data(told)
             .hint("put them back: without them the table cannot be made again to compare with"));
     }
