@@ -6,7 +6,6 @@
 //! partition differs, its rows are joined by their keys to name the first one that does.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Date32Type};
@@ -15,43 +14,35 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, ident, lit, try_cast};
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::FutureExt;
+use futures::TryStreamExt;
 use futures::future::LocalBoxFuture;
-use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 use tracing::{info, warn};
 
-use super::inputs::told;
 use super::{Job, Request, check_identity, check_not_lost, date, hull_of, object_store_root};
 use crate::changes::EVENT_DT;
-use crate::column_type::widen;
 use crate::config::{Format, Pipeline};
-use crate::curate::Curated;
-use crate::delta_log::{DeltaLog, LOG_FOLDER};
 use crate::digest::{Digest, Digests, Parts, digest};
-use crate::discover::{self, Input, Recorded};
 use crate::error::{Error, Kind, Result};
 use crate::file_table::{FileTable, PartitionFile};
-use crate::layout::{base_name, parent, partition_values};
+use crate::layout::{parent, partition_values};
 use crate::ledger::{CURATED, Command, read_types};
-use crate::parquet_file::ParquetFile;
 use crate::publish;
 use crate::raw_columns::find_column;
-use crate::report::Report;
 use crate::session::{BATCH_ROWS, session};
-use crate::stage::Onto;
 use crate::state::State;
-use crate::store::{Folder, Location, parse_path};
-use crate::versions_writer::DayCounts;
+use crate::store::Folder;
 use crate::window::Window;
 
+use again::{Again, again, folded_again};
 use keys::Keys;
+use other_table::{open, other_table};
 
+mod again;
 mod aggregates;
 mod answer;
 mod keys;
-
-/// How many files of another table are opened at once.
-const OPENS: usize = 16;
+mod other_table;
 
 /// What is compared.
 #[derive(Clone, Debug, Default)]
@@ -417,227 +408,6 @@ fn published(
     let partition_by = &job.request.pipeline.curated.partition_by;
     let table = FileTable::of_partitions(folder, files, columns, partition_by)?;
     side(context, folder, Arc::new(table), columns)
-}
-
-/// What raw gives, folded again.
-struct Again {
-    curated: Curated,
-    staging: Folder,
-    versions: Folder,
-}
-
-async fn folded_again(job: &Job<'_>, state: &State, verified: &mut Verified) -> Result<Again> {
-    let inputs = inputs(job, state).await?;
-    let onto = Onto::Nothing {
-        accept_missing: false,
-    };
-    let mut report = Report::default();
-    let folded = job.dry_fold(state, &inputs, onto, &mut report).await?;
-    verified.files = report.files;
-    verified.rows_read = report.rows_read;
-    let Some(curated) = folded.staged.curated else {
-        return Err(Error::internal("nothing was folded again"));
-    };
-    let mut remembered = DayCounts::default();
-    let files = curated.versions.iter();
-    files.for_each(|file| remembered.add_all(&file.days));
-    let mut known = DayCounts::default();
-    let files = state.ledger.versions.values();
-    files.for_each(|days| known.add_all(days));
-    let counts = |days: &DayCounts| days.iter().collect();
-    verified.state_days_different = day_differences(&counts(&remembered), &counts(&known));
-    Ok(Again {
-        curated,
-        staging: folded.staging,
-        versions: folded.versions,
-    })
-}
-
-/// The table as raw gives it.
-fn again(
-    job: &Job<'_>,
-    context: &SessionContext,
-    columns: &[(String, DataType)],
-    grown: &[String],
-    folded: &Again,
-    verified: &mut Verified,
-) -> Result<Side> {
-    let made = folded.columns();
-    let is_new = |(name, _): &&(String, DataType)| {
-        !columns.iter().any(|(known, _)| known == name) && !grown.contains(name)
-    };
-    let new = made.iter().filter(is_new).map(|(name, _)| name.clone());
-    verified.columns_missing.extend(new);
-    let table = Arc::new(folded.table(job.request.pipeline)?);
-    let mut side = side(context, &folded.staging, table, columns)?;
-    // What no raw file has any more is null there.
-    side.missing.clear();
-    Ok(side)
-}
-
-impl Again {
-    /// The columns of the curated table.
-    fn columns(&self) -> Vec<(String, DataType)> {
-        let columns = self.curated.columns.iter();
-        columns
-            .map(|field| (field.name().clone(), field.data_type().clone()))
-            .collect()
-    }
-
-    /// The curated table.
-    fn table(&self, pipeline: &Pipeline) -> Result<FileTable> {
-        let files = self.curated.staged.iter().map(|file| PartitionFile {
-            path: &file.staged,
-            partition: &file.partition,
-            bytes: file.bytes,
-        });
-        let partition_by = &pipeline.curated.partition_by;
-        FileTable::of_partitions(&self.staging, files, &self.columns(), partition_by)
-    }
-}
-
-/// The inputs that were folded, as they were.
-async fn inputs(job: &Job<'_>, state: &State) -> Result<Vec<Input>> {
-    let ledger = &state.ledger;
-    let folders = job.raw()?;
-    let (inputs, gone) = discover::again(&folders, &job.request.pipeline.raw, ledger, true).await?;
-    let was_folded = |location: usize, path: &str| ledger.folded(location, path).is_some();
-    let gone = gone.into_iter();
-    let gone: Vec<_> = gone
-        .filter(|file| was_folded(file.location, &file.path))
-        .collect();
-    if let Some(told) = told(&gone) {
-        return Err(Error::data(told)
-            .hint("put them back: without them the table cannot be made again to compare with"));
-    }
-    for Input { file, .. } in &inputs {
-        let folder = &folders[file.location];
-        let is_here = folder.location.file_path().is_some();
-        let folded = ledger.folded(file.location, &file.path);
-        if folded.is_some_and(|folded| !folded.is_same(file, is_here)) {
-            return Err(discover::changed(folder, &file.path));
-        }
-    }
-    let folded = inputs.into_iter();
-    let folded = folded.filter(|input| was_folded(input.file.location, &input.file.path));
-    Ok(folded.collect())
-}
-
-/// Another table: a Delta table, or a folder of Parquet files.
-async fn other_table(
-    job: &Job<'_>,
-    context: &SessionContext,
-    url: &str,
-    columns: &[(String, DataType)],
-    verified: &mut Verified,
-) -> Result<Side> {
-    let location = Location::parse(url, Path::new("."))?;
-    let folder = job.request.stores.open(&location)?;
-    let unusable = |why: String| {
-        Error::usage(format!("cannot compare with {location}: {why}"))
-            .hint("--against names a Delta table, or a folder of Parquet files")
-    };
-    if location.file_path().is_some_and(|path| !path.is_dir()) {
-        return Err(unusable("it is no folder".into()));
-    }
-    let paths = publish::list(&folder).await?;
-    let rows = if paths.iter().any(|path| path.starts_with(LOG_FOLDER)) {
-        let log = DeltaLog::new(folder.clone());
-        let rows = log.rows(context).await;
-        rows.map_err(|error| unusable(error.to_string()))?
-    } else {
-        let table = parquet_table(&folder, paths, columns).await?;
-        let table = table.map_err(unusable)?;
-        let root = object_store_root(&folder);
-        context.register_object_store(&root, Arc::clone(&folder.root_store));
-        context.read_table(Arc::new(table))?
-    };
-    let fields = rows.schema().fields().iter();
-    let is_known = |name: &&String| {
-        let mut columns = columns.iter();
-        columns.any(|(known, _)| known.eq_ignore_ascii_case(name))
-    };
-    let more: Vec<&String> = fields
-        .map(|field| field.name())
-        .filter(|name| !is_known(name))
-        .collect();
-    if !more.is_empty() {
-        let more: Vec<&str> = more.iter().map(|name| name.as_str()).collect();
-        let told = format!("only there, and not compared: `{}`", more.join("`, `"));
-        verified.notes.push(told);
-    }
-    aligned(rows, columns)
-}
-
-/// A folder of Parquet files as a table, in its own types; or why it is none.
-async fn parquet_table(
-    folder: &Folder,
-    paths: Vec<String>,
-    columns: &[(String, DataType)],
-) -> Result<Result<FileTable, String>> {
-    let is_data = |path: &String| {
-        let is_hidden = path.split('/').any(|part| part.starts_with(['_', '.']));
-        !is_hidden && base_name(path).ends_with(".parquet")
-    };
-    let mut paths: Vec<String> = paths.into_iter().filter(is_data).collect();
-    paths.sort();
-    let Some(first) = paths.first() else {
-        return Ok(Err("there are no Parquet files".into()));
-    };
-    let parts = |path: &str| -> Vec<String> {
-        let named = partition_values(parent(path)).map(|(name, _)| name);
-        let is_known = |part: &String| columns.iter().any(|(name, _)| name == part);
-        named.filter(is_known).collect()
-    };
-    let partition_by = parts(first);
-    if let Some(other) = paths.iter().find(|path| parts(path) != partition_by) {
-        return Ok(Err(format!(
-            "{first} and {other} have other partition columns"
-        )));
-    }
-    let mut found: Vec<(String, DataType)> = Vec::new();
-    let mut sizes = Vec::new();
-    let opened = paths.iter().map(|path| open(folder, path));
-    let mut opened = stream::iter(opened).buffered(OPENS);
-    while let Some((bytes, file)) = opened.try_next().await? {
-        sizes.push(bytes);
-        let fields = file.schema().fields();
-        for field in &fields[..fields.len() - 1] {
-            let kind = field.data_type();
-            match found.iter_mut().find(|(name, _)| name == field.name()) {
-                None => found.push((field.name().clone(), kind.clone())),
-                Some((_, known)) if known == kind => {}
-                Some((name, known)) => match widen(known, kind) {
-                    Some(wider) => *known = wider,
-                    None => return Ok(Err(format!("its column `{name}` is {known} and {kind}"))),
-                },
-            }
-        }
-    }
-    drop(opened);
-    found.retain(|(name, _)| !partition_by.contains(name));
-    // What they are is seen by their values.
-    found.extend(
-        partition_by
-            .iter()
-            .map(|name| (name.clone(), DataType::Utf8)),
-    );
-    let files = paths.iter().zip(&sizes).map(|(path, bytes)| PartitionFile {
-        path,
-        partition: parent(path),
-        bytes: *bytes,
-    });
-    FileTable::of_partitions(folder, files, &found, &partition_by).map(Ok)
-}
-
-async fn open(folder: &Folder, path: &str) -> Result<(u64, ParquetFile)> {
-    let failed = |error| Error::store(format!("read {}", folder.describe(path)), error);
-    let store_path = parse_path(path)?;
-    let bytes = object_store::ObjectStoreExt::head(&folder.store, &store_path);
-    let bytes = bytes.await.map_err(failed)?.size;
-    let store = Arc::clone(&folder.store);
-    let file = ParquetFile::open(store, store_path, bytes, folder.describe(path)).await?;
-    Ok((bytes, file))
 }
 
 /// A table in a folder, with the columns of the published table.
