@@ -66,10 +66,9 @@ impl Program {
             rows: Cell::new(0),
             started: Instant::now(),
         };
-        if std::io::stderr().is_terminal() {
-            self.bar.set_draw_target(ProgressDrawTarget::stderr());
-            // The time that is left goes down within a window too.
-            self.bar.enable_steady_tick(Duration::from_secs(1));
+        let style = "{bar:30} {pos} of {len} windows, {msg}, {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            self.bar.set_style(style);
         }
         let answer = runtime.block_on(backfill(asked, &pipeline, &watcher));
         self.bar.finish_and_clear();
@@ -99,9 +98,10 @@ impl<'a> Watch<'a> for Watcher<'a> {
         bar.set_message(format!("at {start}, {rows_per_second:.0} rows/s"));
         bar.set_length(all as u64);
         bar.set_position(done as u64);
-        let style = "{bar:30} {pos} of {len} windows, {msg}, {eta} left";
-        if let Ok(style) = ProgressStyle::with_template(style) {
-            bar.set_style(style);
+        if done == 0 && std::io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+            // The time that is left goes down within a window too.
+            bar.enable_steady_tick(Duration::from_secs(1));
         }
         let program = self.program;
         program.request(self.pipeline, self.resources, Instant::now())
