@@ -326,16 +326,23 @@ def print_table(measured, rows):
         size = sum(file.stat().st_size for file in files)
         median = statistics.median(run["seconds"] for run in runs)
         cells = [
-            name,
-            spread([run["seconds"] for run in runs], "{:.2f}"),
-            spread([run["cpu_seconds"] for run in runs], "{:.2f}"),
-            spread([run["peak_bytes"] / 1e6 for run in runs], "{:,.0f}"),
+            *timed_cells(name, runs),
             f"{rows / median:,.0f}",
             f"{size / 1e6:,.1f}",
             f"{len(files):,}",
             f"{median / reference:.2f}",
         ]
         print("| " + " | ".join(cells) + " |")
+
+
+def timed_cells(name, runs):
+    """The first columns of every table: name, wall, CPU, peak memory."""
+    return [
+        name,
+        spread([run["seconds"] for run in runs], "{:.2f}"),
+        spread([run["cpu_seconds"] for run in runs], "{:.2f}"),
+        spread([run["peak_bytes"] / 1e6 for run in runs], "{:,.0f}"),
+    ]
 
 
 def spread(values, layout):

@@ -30,7 +30,7 @@ import subprocess
 import sys
 import time
 
-from measure import BENCHES, parser_of, print_machine, spread, timed
+from measure import BENCHES, parser_of, print_machine, timed, timed_cells
 
 FIRST = datetime.date(2023, 1, 1)
 DAYS = 365
@@ -56,10 +56,7 @@ def main():
     print("|---|---|---|---|---|---|")
     for name, runs in measured.items():
         cells = [
-            name,
-            spread([run["seconds"] for run in runs], "{:.2f}"),
-            spread([run["cpu_seconds"] for run in runs], "{:.2f}"),
-            spread([run["peak_bytes"] / 1e6 for run in runs], "{:,.0f}"),
+            *timed_cells(name, runs),
             f"{runs[-1].get('bytes_written', 0):,}",
             f"{runs[-1].get('bytes_changed', 0):,}",
         ]

@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 
-from measure import BENCHES, CASES, SHAPES, WINDOW, make, parser_of, print_machine, spread, timed
+from measure import BENCHES, CASES, SHAPES, WINDOW, make, parser_of, print_machine, timed, timed_cells
 
 COLUMNS = ", ".join(SHAPES["narrow"].columns)
 # The rows that the table should have: `arg_max` as in `peers.py`.
@@ -80,12 +80,7 @@ def main():
     print("| contender | wall s | CPU s | peak memory MB |")
     print("|---|---|---|---|")
     for name, runs in measured.items():
-        cells = [
-            name,
-            spread([run["seconds"] for run in runs], "{:.2f}"),
-            spread([run["cpu_seconds"] for run in runs], "{:.2f}"),
-            spread([run["peak_bytes"] / 1e6 for run in runs], "{:,.0f}"),
-        ]
+        cells = timed_cells(name, runs)
         print("| " + " | ".join(cells) + " |")
     shutil.rmtree(work)
 

@@ -293,16 +293,13 @@ pub struct Verify {
 /// One key.
 #[derive(Args, Debug)]
 pub struct ExplainKey {
-    /// The pipeline: the folder that holds its pipeline.toml, or the toml file itself.
-    pub pipeline: PathBuf,
+    /// The pipeline.
+    #[command(flatten)]
+    pub one: One,
 
     /// The key: the values of its columns, in their order; behind --, where one begins with a dash.
     #[arg(required = true, value_name = "VALUE", allow_negative_numbers = true)]
     pub key: Vec<String>,
-
-    /// What all commands take.
-    #[command(flatten)]
-    pub common: Common,
 }
 
 /// How an answer is printed.

@@ -268,9 +268,7 @@ async fn find_done(request: &Request<'_>, windows: &[Window]) -> Result<Vec<bool
     if !done.contains(&true) {
         return Ok(done);
     }
-    let urls = pipeline.raw.urls.iter();
-    let folders = urls.map(|url| request.stores.open(url));
-    let folders = folders.collect::<Result<Vec<_>>>()?;
+    let folders = request.raw()?;
     let hull = first.hull(last);
     for span in discover::new_spans(&folders, pipeline, &hull, ledger).await? {
         match span {

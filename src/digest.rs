@@ -63,15 +63,13 @@ pub async fn digest(streams: Vec<SendableRecordBatchStream>, parts: &Parts) -> R
             while let Some(batch) = rows.try_next().await? {
                 digester.add(&batch)?;
             }
-            Ok(digester.digests)
+            Ok(digester.finish())
         }))
     });
     let mut all = Digests::default();
     for digests in join_all(tasks).await? {
         for (partition, digest) in digests.partitions {
-            let sum = all.partitions.entry(partition).or_default();
-            sum.rows += digest.rows;
-            sum.hash = sum.hash.wrapping_add(digest.hash);
+            all.partitions.entry(partition).or_default().add(digest);
         }
         all.unfit.extend(digests.unfit);
         for (day, rows) in digests.days {
@@ -81,14 +79,22 @@ pub async fn digest(streams: Vec<SendableRecordBatchStream>, parts: &Parts) -> R
     Ok(all)
 }
 
+impl Digest {
+    fn add(&mut self, other: Digest) {
+        self.rows += other.rows;
+        self.hash = self.hash.wrapping_add(other.hash);
+    }
+}
+
 struct Digester {
     parts: Parts,
     names: Vec<String>,
     stored: Vec<usize>,
     rows: RowConverter,
     partitions: RowConverter,
-    /// Partitions met, by their columns in row format.
-    met: HashMap<Box<[u8]>, String>,
+    /// Partitions met, by their columns in row format: name and rows.
+    met: HashMap<Box<[u8]>, (String, Digest)>,
+    /// All but the partitions.
     digests: Digests,
 }
 
@@ -141,52 +147,29 @@ impl Digester {
         };
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
         // Rows of a partition come together, mostly.
-        let mut last: Option<(usize, Digest)> = None;
-        let put =
-            |digests: &mut Digests, met: &HashMap<Box<[u8]>, String>, at: usize, sum: Digest| {
-                let key: &[u8] = if values.is_empty() {
-                    &[]
-                } else {
-                    partitions.row(at).data()
-                };
-                if let Some(name) = met.get(key) {
-                    let digest = digests.partitions.entry(name.clone()).or_default();
-                    digest.rows += sum.rows;
-                    digest.hash = digest.hash.wrapping_add(sum.hash);
-                }
-            };
+        let mut current = None;
         for row in 0..count {
+            let is_same =
+                |other: usize| values.is_empty() || partitions.row(other) == partitions.row(row);
+            if row == 0 || !is_same(row - 1) {
+                let key = match values.is_empty() {
+                    true => &[],
+                    false => partitions.row(row).data(),
+                };
+                if !self.met.contains_key(key) {
+                    let name = partition_folder(&names, &values, row)?;
+                    self.met.insert(key.into(), (name, Digest::default()));
+                }
+                current = self.met.get_mut(key);
+            }
             let mut hasher = DefaultHasher::new();
             if !stored.is_empty() {
                 hasher.write(rows.row(row).data());
             }
             let hash = hasher.finish();
-            let is_last =
-                |at: usize| values.is_empty() || partitions.row(at) == partitions.row(row);
-            match &mut last {
-                Some((at, sum)) if is_last(*at) => {
-                    sum.rows += 1;
-                    sum.hash = sum.hash.wrapping_add(hash);
-                }
-                last => {
-                    if let Some((at, sum)) = last.take() {
-                        put(&mut self.digests, &self.met, at, sum);
-                    }
-                    let key: &[u8] = if values.is_empty() {
-                        &[]
-                    } else {
-                        partitions.row(row).data()
-                    };
-                    if !self.met.contains_key(key) {
-                        let name = partition_folder(&names, &values, row)?;
-                        self.met.insert(key.into(), name);
-                    }
-                    *last = Some((row, Digest { rows: 1, hash }));
-                }
+            if let Some((_, digest)) = &mut current {
+                digest.add(Digest { rows: 1, hash });
             }
-        }
-        if let Some((at, sum)) = last {
-            put(&mut self.digests, &self.met, at, sum);
         }
         if let Some(day) = self.parts.day {
             for day in fitting[day].as_primitive::<Date32Type>().iter() {
@@ -194,6 +177,15 @@ impl Digester {
             }
         }
         Ok(())
+    }
+
+    /// What all rows come to.
+    fn finish(mut self) -> Digests {
+        for (name, digest) in self.met.into_values() {
+            // An empty text and a null have one name.
+            self.digests.partitions.entry(name).or_default().add(digest);
+        }
+        self.digests
     }
 }
 
@@ -231,7 +223,7 @@ mod tests {
         digester
             .add(&batch.slice(half, rows.len() - half))
             .expect("added");
-        digester.digests
+        digester.finish()
     }
 
     #[test]

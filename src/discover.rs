@@ -243,7 +243,7 @@ fn raw_files(
     for object in objects {
         let file = RawFile::new(location, folder, object);
         let path = &file.path;
-        if path.split('/').any(|part| part.starts_with(['_', '.'])) {
+        if layout::is_hidden(path) {
             continue;
         }
         match RawFormat::of(path) {
@@ -537,11 +537,7 @@ fn row_windows(
 ) -> Vec<Window> {
     let mut windows = vec![*window];
     if let (Some(read), Some(looked_back)) = (read, looked_back(raw, window)) {
-        let late = runs.iter().filter(|run| run.overlaps(&looked_back));
-        let late = late.map(|run| Window {
-            start: run.start.max(looked_back.start),
-            end: run.end.min(looked_back.end),
-        });
+        let late = runs.iter().filter_map(|run| run.common(&looked_back));
         windows.extend(late.flat_map(|late| late.without(read)));
     }
     windows

@@ -22,7 +22,7 @@ use object_store::ObjectMeta;
 use object_store::path::Path;
 
 use crate::error::{Error, Result};
-use crate::layout::partition_values;
+use crate::layout::{parent, partition_values};
 use crate::store::Folder;
 
 /// One file of a [`FileTable`].
@@ -79,6 +79,17 @@ pub struct PartitionFile<'a> {
     pub partition: &'a str,
     /// Its size in bytes.
     pub bytes: u64,
+}
+
+impl<'a> PartitionFile<'a> {
+    /// A file that lies in its partition's folder.
+    pub fn new(path: &'a str, bytes: u64) -> Self {
+        PartitionFile {
+            path,
+            partition: parent(path),
+            bytes,
+        }
+    }
 }
 
 impl FileTable {

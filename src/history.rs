@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::layout::attempt_name;
+use crate::layout::{attempt_name, run_id_of_aggregate};
 use crate::ledger::{Command, Ledger, Run};
 use crate::pipeline::{Request, check_not_lost};
 use crate::publish;
@@ -92,7 +92,7 @@ fn past_runs(ledger: &Ledger, is_open: impl Fn(&Run) -> bool) -> Vec<PastRun> {
     let mut past: Vec<PastRun> = Vec::new();
     for run in &ledger.runs {
         let status = if is_open(run) { "publishing" } else { "done" };
-        let whole = run.run_id.strip_suffix("-aggregate");
+        let whole = run_id_of_aggregate(&run.run_id);
         let is_its = |past: &&mut PastRun| Some(past.run_id.as_str()) == whole;
         let first = whole.and_then(|_| past.iter_mut().rev().find(is_its));
         if let Some(first) = first {

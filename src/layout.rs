@@ -478,6 +478,24 @@ pub fn partition_values(folder: &str) -> impl Iterator<Item = (String, Option<St
     folder.split('/').filter_map(parse_partition_segment)
 }
 
+/// What the id of a run ends with as the ledger knows its second commit, the aggregates'.
+const AGGREGATE: &str = "-aggregate";
+
+/// The id of a run for the commit of its aggregates.
+pub fn aggregate_run_id(run_id: &str) -> String {
+    format!("{run_id}{AGGREGATE}")
+}
+
+/// The id of the run whose aggregates a commit of this id made, if it is one.
+pub fn run_id_of_aggregate(run_id: &str) -> Option<&str> {
+    run_id.strip_suffix(AGGREGATE)
+}
+
+/// Whether readers leave a path out: a part of it begins with `_` or `.`, as Hive and Spark have it.
+pub fn is_hidden(path: &str) -> bool {
+    path.split('/').any(|part| part.starts_with(['_', '.']))
+}
+
 /// The name of a published file: the commit that first gave its partition a file of this name, and
 /// a number from 0.
 ///

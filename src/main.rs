@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use clap::Parser;
 use futures::future::LocalBoxFuture;
 use glueless::aggregate::STARVED;
-use glueless::args::{Arguments, Command, Common, Dates, Many, One, Output};
+use glueless::args::{Arguments, Command, Dates, Many, One, Output};
 use glueless::config::{Limits, MEMORY_BYTES_MIN, Pipeline};
 use glueless::error::{Error, Result};
 use glueless::history::history;
@@ -91,15 +91,8 @@ impl Program {
                 })
             }
             Command::ExplainKey(asked) => {
-                let one = One {
-                    pipeline: asked.pipeline.clone(),
-                    common: Common {
-                        set: asked.common.set.clone(),
-                        output: asked.common.output,
-                    },
-                };
                 let key = asked.key.clone();
-                self.ask(&one, |request| explain_key(request, key))
+                self.ask(&asked.one, |request| explain_key(request, key))
             }
         }
     }

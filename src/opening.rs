@@ -30,7 +30,7 @@ use crate::csv_file::{Form, decompressed, not_kept, to_parquet};
 use crate::discover::Input;
 use crate::error::{Error, Kind, Result};
 use crate::parquet_file::{Columns, ObjectReader, ParquetFile, SMALL_BYTES_MAX, empty};
-use crate::session::{Work, join};
+use crate::session::{Resources, Work, join};
 use crate::store::{Folder, parse_path};
 
 /// How many files are opened at once ...
@@ -91,7 +91,25 @@ pub struct Opening<'a> {
 
 type OneOpened = Result<Opened, Box<(Input, Error)>>;
 
-impl Opening<'_> {
+impl<'a> Opening<'a> {
+    /// How a run that has these resources opens inputs: small files may keep an eighth of its memory.
+    pub fn new(
+        folders: &'a [Folder],
+        raw: &'a Raw,
+        resources: &Resources,
+        runtime: &'a Arc<RuntimeEnv>,
+        bad_rows: &'a Arc<BadRows>,
+    ) -> Self {
+        Opening {
+            folders,
+            raw,
+            kept_bytes_max: (resources.memory_bytes / 8) as usize,
+            runtime,
+            threads: resources.threads,
+            bad_rows,
+        }
+    }
+
     /// Opens inputs.
     ///
     /// # Errors

@@ -33,7 +33,7 @@ use crate::curate::Curated;
 use crate::delta_log::LOG_FOLDER;
 use crate::discover::{Input, Recorded};
 use crate::error::{Error, Kind, Result};
-use crate::layout::{attempt_name, base_name, part_file_commit, staging_name};
+use crate::layout::{aggregate_run_id, attempt_name, base_name, part_file_commit, staging_name};
 use crate::ledger::{CURATED, Command, Identity, Ledger, Record, Shape, write_types};
 use crate::publish::{self, Names, Owner, TableFile};
 use crate::report::{AggregateReport, Meter, Report};
@@ -97,6 +97,14 @@ pub struct Request<'a> {
     pub resources: &'a Resources,
     /// What measures it.
     pub meter: Meter,
+}
+
+impl Request<'_> {
+    /// The raw folders.
+    pub(crate) fn raw(&self) -> Result<Vec<Folder>> {
+        let urls = self.pipeline.raw.urls.iter();
+        urls.map(|url| self.stores.open(url)).collect()
+    }
 }
 
 /// A table that the pipeline writes.
@@ -169,6 +177,12 @@ async fn do_run(request: &Request<'_>, task: Task) -> Result<Report> {
     Ok(report)
 }
 
+/// The window of a question that is not about one.
+const NO_WINDOW: Window = Window {
+    start: DateTime::UNIX_EPOCH,
+    end: DateTime::UNIX_EPOCH,
+};
+
 /// The span of all windows that were run.
 fn hull_of(state: &State, what: &str) -> Result<Window> {
     let windows = state.ledger.folded_windows().into_iter();
@@ -188,11 +202,7 @@ fn nothing_folded(what: &str) -> Error {
 /// # Errors
 /// Usage, naming the state.
 pub(crate) async fn check_not_lost(request: &Request<'_>, state: &mut State) -> Result<()> {
-    let never = Window {
-        start: DateTime::UNIX_EPOCH,
-        end: DateTime::UNIX_EPOCH,
-    };
-    let job = Job::open(request, None, never).await?;
+    let job = Job::open(request, None, NO_WINDOW).await?;
     job.check_not_lost(state).await
 }
 
@@ -203,12 +213,11 @@ pub(crate) async fn check_not_lost(request: &Request<'_>, state: &mut State) -> 
 pub fn finish<'a>(request: &'a Request<'_>) -> LocalBoxFuture<'a, Result<()>> {
     async move {
         let state = State::open(request.stores, request.pipeline).await?;
-        let windows = state.ledger.folded_windows();
-        let Some(window) = windows.last() else {
+        if state.last_commit() == 0 {
             return Ok(());
-        };
+        }
         check_identity(&state, request.pipeline)?;
-        let job = Job::open(request, None, *window).await?;
+        let job = Job::open(request, None, NO_WINDOW).await?;
         match job.is_publishing(&state).await? {
             true => job.finish_interrupted(&state).await,
             false => Ok(()),
@@ -264,10 +273,14 @@ impl<'a> Job<'a> {
         })
     }
 
-    /// The raw folders.
-    fn raw(&self) -> Result<Vec<Folder>> {
-        let urls = self.request.pipeline.raw.urls.iter();
-        urls.map(|url| self.request.stores.open(url)).collect()
+    /// Opens the pipeline for a question, and what its runs have left.
+    async fn ask(request: &'a Request<'a>, window: Window) -> Result<(Self, State)> {
+        let mut state = State::open(request.stores, request.pipeline).await?;
+        let job = Job::open(request, None, window).await?;
+        check_identity(&state, request.pipeline)?;
+        state.check_known()?;
+        job.check_not_lost(&mut state).await?;
+        Ok((job, state))
     }
 
     /// Does one step of the run, again where another run was faster.
@@ -276,7 +289,7 @@ impl<'a> Job<'a> {
             pipeline, stores, ..
         } = self.request;
         let run_id = match command {
-            Command::Aggregate => format!("{}-aggregate", self.request.run_id),
+            Command::Aggregate => aggregate_run_id(&self.request.run_id),
             _ => self.request.run_id.to_string(),
         };
         let mut tries = 1;
@@ -400,7 +413,7 @@ impl<'a> Job<'a> {
     ) -> Result<(), NotCommitted> {
         let pipeline = self.request.pipeline;
         let threads = self.request.resources.threads;
-        let folders = self.raw()?;
+        let folders = self.request.raw()?;
         let ledger = &attempt.state.ledger;
         let report = &mut attempt.report;
         let found = self.inputs(command, &folders, ledger).await?;

@@ -114,9 +114,12 @@ impl Stage<'_> {
             report.files, report.late_files, report.bytes
         );
         for Input { file, late, .. } in inputs {
-            let late = if *late { ", late" } else { "" };
-            let name = self.raw[file.location].describe(&file.path);
-            debug!("reads {name}: {} bytes{late}", file.size);
+            debug!(
+                "reads {}: {} bytes{}",
+                self.raw[file.location].describe(&file.path),
+                file.size,
+                if *late { ", late" } else { "" }
+            );
         }
         let known = match self.ledger.shape.as_ref().filter(|_| !self.is_anew()) {
             Some(shape) => shape.known_columns()?,
@@ -207,14 +210,7 @@ impl Stage<'_> {
                 (OnBad::Quarantine, true) => u64::MAX,
                 (OnBad::Quarantine, false) => pipeline.raw.max_bad_rows + self.known_bad(inputs),
             }));
-            let opening = Opening {
-                folders: self.raw,
-                raw: &pipeline.raw,
-                kept_bytes_max: (resources.memory_bytes / 8) as usize,
-                runtime: self.runtime,
-                threads: resources.threads,
-                bad_rows: &bad_rows,
-            };
+            let opening = Opening::new(self.raw, &pipeline.raw, resources, self.runtime, &bad_rows);
             let (mut good, mut bad_files) = (Vec::new(), Vec::new());
             for input in inputs {
                 match bad.get(&(input.file.location, input.file.path.clone())) {

@@ -81,6 +81,15 @@ impl Window {
         }
     }
 
+    /// A day, UTC.
+    pub fn day(day: NaiveDate) -> Window {
+        let start = day.and_time(NaiveTime::MIN).and_utc();
+        Window {
+            start,
+            end: start + Duration::days(1),
+        }
+    }
+
     /// Every UTC day with an instant in the window, ascending. An end at midnight does not touch
     /// the day that begins there.
     pub fn days(&self) -> impl Iterator<Item = NaiveDate> + use<> {
@@ -118,13 +127,18 @@ impl Window {
     /// The parts of the window that none of some windows covers, ascending.
     pub fn without(&self, windows: &[Window]) -> Vec<Window> {
         let ends = [self.start, self.end].map(|at| Window { start: at, end: at });
-        let inside = windows.iter().filter(|window| window.overlaps(self));
-        let inside = inside.map(|window| Window {
-            start: window.start.max(self.start),
-            end: window.end.min(self.end),
-        });
+        let inside = windows.iter().filter_map(|window| window.common(self));
         let covered = Window::union(inside.chain(ends).collect());
         Window::gaps(&covered)
+    }
+
+    /// The instants in both windows, if there are any.
+    pub fn common(&self, other: &Window) -> Option<Window> {
+        let common = Window {
+            start: self.start.max(other.start),
+            end: self.end.min(other.end),
+        };
+        self.overlaps(other).then_some(common)
     }
 
     /// The smallest window that covers both.

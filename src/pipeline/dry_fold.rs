@@ -38,7 +38,7 @@ impl Job<'_> {
         report: &mut Report,
     ) -> Result<DryFold> {
         let pipeline = self.request.pipeline;
-        let raw = self.raw()?;
+        let raw = self.request.raw()?;
         let puts_aside = pipeline.raw.on_bad_file == OnBad::Quarantine;
         let mut bad = BadInputs::new();
         let mut tries = 0;

@@ -14,7 +14,7 @@ use futures::future::LocalBoxFuture;
 use serde::Serialize;
 
 use super::inputs::told;
-use super::{Job, Request, check_identity, check_not_lost, hull_of};
+use super::{Job, NO_WINDOW, Request, hull_of};
 use crate::bad_rows::BadRows;
 use crate::change_reader::find_key;
 use crate::changes::Changes;
@@ -25,7 +25,6 @@ use crate::error::{Error, Result};
 use crate::key_moves::exchanges;
 use crate::opening::Opening;
 use crate::session::{BATCH_ROWS, session};
-use crate::state::State;
 use crate::versions::with_one_zero;
 use changes::{Teller, tell_winners};
 use rows::rows_now;
@@ -115,13 +114,9 @@ async fn explain(request: &Request<'_>, key: &[String]) -> Result<Explained> {
     let pipeline = request.pipeline;
     check_key(pipeline, key)?;
     let threads = request.resources.threads;
-    let mut state = State::open(request.stores, pipeline).await?;
-    check_not_lost(request, &mut state).await?;
-    let hull = hull_of(&state, "explain")?;
-    let job = Job::open(request, None, hull).await?;
-    check_identity(&state, pipeline)?;
-    state.check_known()?;
-    let folders = job.raw()?;
+    let (job, mut state) = Job::ask(request, NO_WINDOW).await?;
+    hull_of(&state, "explain")?;
+    let folders = request.raw()?;
     let inputs = discover::every(&folders, &pipeline.raw).await?;
     let gone: Vec<_> = discover::gone(state.ledger.inputs.values(), &inputs).collect();
     let mut explained = Explained {
@@ -137,14 +132,8 @@ async fn explain(request: &Request<'_>, key: &[String]) -> Result<Explained> {
         // Nothing is put aside here.
         OnBad::Quarantine => u64::MAX,
     }));
-    let opening = Opening {
-        folders: &folders,
-        raw: &pipeline.raw,
-        kept_bytes_max: (request.resources.memory_bytes / 8) as usize,
-        runtime: &job.runtime,
-        threads,
-        bad_rows: &bad_rows,
-    };
+    let resources = request.resources;
+    let opening = Opening::new(&folders, &pipeline.raw, resources, &job.runtime, &bad_rows);
     let known = match &state.ledger.shape {
         Some(shape) => shape.known_columns()?,
         None => Default::default(),
@@ -208,9 +197,8 @@ async fn explain(request: &Request<'_>, key: &[String]) -> Result<Explained> {
     }
     let last = state.last_commit();
     let told = rows_now(&job, &state, &context, &folders, &values, &mut explained).await;
-    let mut now = State::open(request.stores, pipeline).await?;
-    now.refresh().await?;
-    if now.last_commit() != last {
+    state.refresh().await?;
+    if state.last_commit() != last {
         return Err(Error::busy("another run published meanwhile").hint("ask again"));
     }
     told?;

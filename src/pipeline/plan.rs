@@ -8,10 +8,10 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use serde::Serialize;
 
-use super::{Job, Request, check_identity, date};
+use super::{Job, Request, date};
 use crate::discover::Recorded;
 use crate::error::Result;
-use crate::layout::parent;
+use crate::layout::{aggregate_run_id, parent};
 use crate::ledger::{CURATED, Command, Ledger};
 use crate::publish::{self, Names, TableFile};
 use crate::report::{Answer, Report, size};
@@ -110,17 +110,13 @@ pub fn plan<'a>(
 
 async fn do_plan(request: &Request<'_>, window: Window, folds: bool) -> Result<Planned> {
     let pipeline = request.pipeline;
-    let job = Job::open(request, None, window).await?;
-    let mut state = State::open(request.stores, pipeline).await?;
-    check_identity(&state, pipeline)?;
-    state.check_known()?;
-    job.check_not_lost(&mut state).await?;
+    let (job, state) = Job::ask(request, window).await?;
     let is_publishing = job.is_publishing(&state).await?;
     if !is_publishing {
         job.check_not_changed(Command::Curate, &state).await?;
     }
     let ledger = &state.ledger;
-    let found = job.inputs(Command::Curate, &job.raw()?, ledger).await?;
+    let found = job.inputs(Command::Curate, &request.raw()?, ledger).await?;
     let inputs = found.inputs;
     let mut planned = Planned {
         pipeline: pipeline.name.clone(),
@@ -199,25 +195,16 @@ async fn fold_planned(
 /// The parts of a window that were run.
 fn parts_run(ledger: &Ledger, window: &Window) -> Vec<Window> {
     let runs = ledger.folded_windows().into_iter();
-    let parts = runs.filter(|run| run.overlaps(window)).map(|run| Window {
-        start: run.start.max(window.start),
-        end: run.end.min(window.end),
-    });
-    parts.collect()
+    runs.filter_map(|run| run.common(window)).collect()
 }
 
 fn days_with_rows(ledger: &Ledger, window: &Window) -> Vec<NaiveDate> {
     let counts = ledger.versions.values().flat_map(|counts| counts.iter());
-    let days = counts.filter_map(|(day, _)| date(day?));
-    let in_window = days.filter(|day| {
-        let span = Window {
-            start: day.and_time(chrono::NaiveTime::MIN).and_utc(),
-            end: day.and_time(chrono::NaiveTime::MIN).and_utc() + chrono::Duration::days(1),
-        };
-        window.overlaps(&span)
-    });
-    let sorted: BTreeSet<NaiveDate> = in_window.collect();
-    sorted.into_iter().collect()
+    let known: BTreeSet<NaiveDate> = counts.filter_map(|(day, _)| date(day?)).collect();
+    let known = known.into_iter();
+    known
+        .filter(|day| window.overlaps(&Window::day(*day)))
+        .collect()
 }
 
 /// By the run that read most nearly as many bytes; of several, the newest.
@@ -228,7 +215,7 @@ fn estimate(ledger: &Ledger, bytes: u64) -> Option<Estimate> {
     let sized = sized.filter(|(_, read)| *read > 0 && bytes > 0);
     let distance = |read: u64| (read as f64 / bytes as f64).ln().abs();
     let (run, read) = sized.min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)))?;
-    let aggregated = ledger.run(&format!("{}-aggregate", run.run_id));
+    let aggregated = ledger.run(&aggregate_run_id(&run.run_id));
     let seconds = aggregated.map_or(run.seconds, |aggregated| aggregated.seconds);
     let more = (bytes as f64 / read as f64).max(1.0);
     Some(Estimate {

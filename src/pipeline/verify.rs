@@ -14,33 +14,34 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, ident, lit, try_cast};
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::FutureExt;
-use futures::TryStreamExt;
 use futures::future::LocalBoxFuture;
 use serde::Serialize;
 use tracing::{info, warn};
 
-use super::{Job, Request, check_identity, check_not_lost, date, hull_of, object_store_root};
+use super::{Job, NO_WINDOW, Request, date, hull_of, object_store_root};
 use crate::changes::EVENT_DT;
 use crate::config::{Format, Pipeline};
 use crate::digest::{Digest, Digests, Parts, digest};
-use crate::error::{Error, Kind, Result};
-use crate::file_table::{FileTable, PartitionFile};
+use crate::error::{Error, Result};
+use crate::file_table::FileTable;
 use crate::layout::{parent, partition_values};
 use crate::ledger::{CURATED, Command, read_types};
 use crate::publish;
 use crate::raw_columns::find_column;
-use crate::session::{BATCH_ROWS, session};
+use crate::session::session;
 use crate::state::State;
 use crate::store::Folder;
 use crate::window::Window;
 
 use again::{Again, again, folded_again};
+use files::Files;
 use keys::Keys;
-use other_table::{open, other_table};
+use other_table::other_table;
 
 mod again;
 mod aggregates;
 mod answer;
+mod files;
 mod keys;
 mod other_table;
 
@@ -187,13 +188,8 @@ struct Side {
 }
 
 async fn do_verify(request: &Request<'_>, compared: &Compared) -> Result<Verified> {
-    let pipeline = request.pipeline;
-    let mut state = State::open(request.stores, pipeline).await?;
-    check_not_lost(request, &mut state).await?;
-    let hull = hull_of(&state, "verify")?;
-    let job = Job::open(request, None, hull).await?;
-    check_identity(&state, pipeline)?;
-    state.check_known()?;
+    let (job, mut state) = Job::ask(request, NO_WINDOW).await?;
+    hull_of(&state, "verify")?;
     if job.is_publishing(&state).await? {
         return Err(Error::busy("a run is publishing, or was interrupted")
             .hint("verify again after it; any run of the pipeline finishes what was interrupted"));
@@ -259,7 +255,11 @@ impl Job<'_> {
                 shape.grown.join("`, `")
             ));
         }
-        let mut sizes = check_files(self, state, &mut verified).await?;
+        let is_parquet = pipeline.curated.format == Format::Parquet;
+        // What a Delta log does not list, its readers do not see.
+        let is_asked = |path: &str| is_parquet && is_of_days(path, compared.days);
+        let folder = &self.output(CURATED)?.folder;
+        let mut files = Files::find(folder, state.ledger.files(CURATED), is_asked).await?;
         let there = publish::sizes(state.folder()).await?;
         let stored = state.data_files("version").into_iter();
         let damaged = stored.filter(|(path, bytes)| there.get(path) != Some(bytes));
@@ -298,83 +298,26 @@ impl Job<'_> {
             days: compared.days,
             expected: &expected,
         };
-        let found = published(self, state, &context, &columns, &sizes)?;
-        if let Err(error) = comparison.compare(&found, &mut verified).await {
-            let folder = &self.output(CURATED)?.folder;
-            let files = state.ledger.files(CURATED).map(|file| &file.path);
-            let files = files.filter(|path| sizes.contains_key(*path));
-            let damaged = damaged_files(folder, files).await?;
-            if damaged.is_empty() {
+        let partition_by = &pipeline.curated.partition_by;
+        let found = |files: &Files<'_>| {
+            let table = FileTable::of_partitions(folder, files.readable(), &columns, partition_by)?;
+            side(&context, folder, Arc::new(table), &columns)
+        };
+        if let Err(error) = comparison.compare(&found(&files)?, &mut verified).await {
+            if !files.leave_out_damaged().await? {
                 return Err(error);
             }
-            sizes.retain(|path, _| !damaged.contains(path));
-            verified.files_damaged.extend(damaged);
-            let found = published(self, state, &context, &columns, &sizes)?;
-            comparison.compare(&found, &mut verified).await?;
+            comparison.compare(&found(&files)?, &mut verified).await?;
         }
+        verified.files_missing = files.missing;
+        verified.files_damaged = files.damaged;
+        verified.files_unknown = files.unknown;
         if compared.days.is_some() && verified.partitions == 0 {
             let told = "neither has rows of these days: nothing was compared";
             verified.notes.push(told.into());
         }
         Ok(verified)
     }
-}
-
-/// Of listed files of a folder, those whose rows cannot be read.
-async fn damaged_files<'a>(
-    folder: &Folder,
-    listed: impl Iterator<Item = &'a String>,
-) -> Result<Vec<String>> {
-    let mut damaged = Vec::new();
-    for path in listed {
-        let read = async {
-            let (_, file) = open(folder, path).await?;
-            let columns: Vec<usize> = (0..file.schema().fields().len() - 1).collect();
-            let mut rows = file.read(&columns, BATCH_ROWS);
-            while rows.try_next().await?.is_some() {}
-            Ok(())
-        };
-        match read.await {
-            Ok(()) => {}
-            Err(Error {
-                kind: Kind::Data, ..
-            }) => damaged.push(path.clone()),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(damaged)
-}
-
-/// Looks for published files that are gone or damaged, and for files that readers would take for
-/// published. Returns the others' sizes.
-async fn check_files(
-    job: &Job<'_>,
-    state: &State,
-    verified: &mut Verified,
-) -> Result<BTreeMap<String, u64>> {
-    let folder = &job.output(CURATED)?.folder;
-    let mut there = publish::sizes(folder).await?;
-    let files = state.ledger.files(CURATED);
-    let known: BTreeSet<&str> = files.map(|file| file.path.as_str()).collect();
-    let missing = known.iter().filter(|path| !there.contains_key(**path));
-    verified.files_missing = missing.map(ToString::to_string).collect();
-    if job.request.pipeline.curated.format == Format::Parquet {
-        let is_read = |path: &&String| !path.split('/').any(|part| part.starts_with(['_', '.']));
-        let unknown = there.keys().filter(is_read);
-        let unknown = unknown.filter(|path| !known.contains(path.as_str()));
-        let unknown = unknown.filter(|path| is_of_days(path, verified.days));
-        verified.files_unknown = unknown.cloned().collect();
-    }
-    for file in state.ledger.files(CURATED) {
-        let is_other = there
-            .get(&file.path)
-            .is_some_and(|bytes| *bytes != file.bytes);
-        if is_other && open(folder, &file.path).await.is_err() {
-            there.remove(&file.path);
-            verified.files_damaged.push(file.path.clone());
-        }
-    }
-    Ok(there)
 }
 
 /// Whether a file may hold rows of some days, by the day in its path if there is one.
@@ -386,28 +329,6 @@ fn is_of_days(path: &str, days: Option<Window>) -> bool {
         (Some(day), Some(days)) => days.contains(day.and_time(NaiveTime::MIN).and_utc()),
         _ => true,
     }
-}
-
-/// The table as it was published, less the files that are gone or damaged.
-fn published(
-    job: &Job<'_>,
-    state: &State,
-    context: &SessionContext,
-    columns: &[(String, DataType)],
-    sizes: &BTreeMap<String, u64>,
-) -> Result<Side> {
-    let folder = &job.output(CURATED)?.folder;
-    let files = state.ledger.files(CURATED);
-    let files = files.filter_map(|file| {
-        Some(PartitionFile {
-            path: &file.path,
-            partition: parent(&file.path),
-            bytes: *sizes.get(&file.path)?,
-        })
-    });
-    let partition_by = &job.request.pipeline.curated.partition_by;
-    let table = FileTable::of_partitions(folder, files, columns, partition_by)?;
-    side(context, folder, Arc::new(table), columns)
 }
 
 /// A table in a folder, with the columns of the published table.

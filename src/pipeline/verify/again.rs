@@ -102,7 +102,7 @@ impl Again {
 /// The inputs that were folded, as they were.
 async fn inputs(job: &Job<'_>, state: &State) -> Result<Vec<Input>> {
     let ledger = &state.ledger;
-    let folders = job.raw()?;
+    let folders = job.request.raw()?;
     let (inputs, gone) = discover::again(&folders, &job.request.pipeline.raw, ledger, true).await?;
     let was_folded = |location: usize, path: &str| ledger.folded(location, path).is_some();
     let gone = gone.into_iter();

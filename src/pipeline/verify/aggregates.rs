@@ -1,15 +1,13 @@
 //! Aggregates, computed again from what raw gives, for all days that they were ever computed for.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use chrono::{NaiveDate, NaiveTime};
 use datafusion::prelude::SessionContext;
 
-use super::{
-    Again, Job, PartitionDifference, VerifiedAggregate, damaged_files, partition_differences,
-};
+use super::files::Files;
+use super::{Again, Job, PartitionDifference, VerifiedAggregate, partition_differences};
 use crate::aggregate;
 use crate::config::Aggregate;
 use crate::digest::{Digests, Parts, digest};
@@ -19,7 +17,6 @@ use crate::file_table::{FileTable, ListedFile, PartitionFile};
 use crate::layout::{attempt_name, parent, parse_partition_segment};
 use crate::ledger::{Command, Ledger};
 use crate::pipeline::object_store_root;
-use crate::publish;
 use crate::session::session;
 use crate::state::State;
 use crate::store::Folder;
@@ -116,47 +113,23 @@ impl Job<'_> {
         let expected = digested(context, staging, expected, &columns, &one.day).await?;
 
         let folder = &self.output(&table)?.folder;
-        let mut there = publish::sizes(folder).await?;
-        let missing = ledger.files(&table);
-        let missing = missing.filter(|file| !there.contains_key(&file.path));
-        verified.files_missing = missing.map(|file| file.path.clone()).collect();
         let is_asked = |folder: &str| {
             let day = parse_partition_segment(folder).and_then(|(_, day)| day?.parse().ok());
             let instant = |day: NaiveDate| day.and_time(NaiveTime::MIN).and_utc();
             let is_in = |days: Window| day.is_some_and(|day| days.contains(instant(day)));
             days.is_none_or(is_in)
         };
-        let known: BTreeSet<&String> = ledger.files(&table).map(|file| &file.path).collect();
-        let is_read = |path: &&String| !path.split('/').any(|part| part.starts_with(['_', '.']));
-        let unknown = there.keys().filter(is_read);
-        let unknown = unknown.filter(|path| !known.contains(path) && is_asked(parent(path)));
-        verified.files_unknown = unknown.cloned().collect();
-        let read = |there: &BTreeMap<String, u64>| {
-            let files = ledger.files(&table).filter_map(|file| {
-                Some(PartitionFile {
-                    path: &file.path,
-                    partition: parent(&file.path),
-                    bytes: *there.get(&file.path)?,
-                })
-            });
-            files.collect::<Vec<_>>()
-        };
-        let files = read(&there).into_iter();
-        let found = match digested(context, folder, files, &columns, &one.day).await {
+        let is_asked_file = |path: &str| is_asked(parent(path));
+        let mut files = Files::find(folder, ledger.files(&table), is_asked_file).await?;
+        let read = digested(context, folder, files.readable(), &columns, &one.day).await;
+        let found = match read {
             Ok(found) => found,
-            Err(error) => {
-                let files = ledger.files(&table).map(|file| &file.path);
-                let files = files.filter(|path| there.contains_key(*path));
-                let damaged = damaged_files(folder, files).await?;
-                if damaged.is_empty() {
-                    return Err(error);
-                }
-                there.retain(|path, _| !damaged.contains(path));
-                verified.files_damaged = damaged;
-                let files = read(&there).into_iter();
-                digested(context, folder, files, &columns, &one.day).await?
-            }
+            Err(error) if !files.leave_out_damaged().await? => return Err(error),
+            Err(_) => digested(context, folder, files.readable(), &columns, &one.day).await?,
         };
+        verified.files_missing = files.missing;
+        verified.files_damaged = files.damaged;
+        verified.files_unknown = files.unknown;
         let differences = partition_differences(&expected, &found).into_iter();
         let is_its = |difference: &PartitionDifference| is_asked(&difference.partition);
         verified.days_different = differences.filter(is_its).collect();

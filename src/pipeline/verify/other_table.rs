@@ -12,7 +12,7 @@ use crate::column_type::widen;
 use crate::delta_log::{DeltaLog, LOG_FOLDER};
 use crate::error::{Error, Result};
 use crate::file_table::{FileTable, PartitionFile};
-use crate::layout::{base_name, parent, partition_values};
+use crate::layout::{base_name, is_hidden, parent, partition_values};
 use crate::parquet_file::ParquetFile;
 use crate::pipeline::object_store_root;
 use crate::publish;
@@ -73,10 +73,7 @@ async fn parquet_table(
     paths: Vec<String>,
     columns: &[(String, DataType)],
 ) -> Result<Result<FileTable, String>> {
-    let is_data = |path: &String| {
-        let is_hidden = path.split('/').any(|part| part.starts_with(['_', '.']));
-        !is_hidden && base_name(path).ends_with(".parquet")
-    };
+    let is_data = |path: &String| !is_hidden(path) && base_name(path).ends_with(".parquet");
     let mut paths: Vec<String> = paths.into_iter().filter(is_data).collect();
     paths.sort();
     let Some(first) = paths.first() else {
@@ -120,11 +117,8 @@ async fn parquet_table(
             .iter()
             .map(|name| (name.clone(), DataType::Utf8)),
     );
-    let files = paths.iter().zip(&sizes).map(|(path, bytes)| PartitionFile {
-        path,
-        partition: parent(path),
-        bytes: *bytes,
-    });
+    let files = paths.iter().zip(&sizes);
+    let files = files.map(|(path, bytes)| PartitionFile::new(path, *bytes));
     FileTable::of_partitions(folder, files, &found, &partition_by).map(Ok)
 }
 
