@@ -4,13 +4,13 @@
 //! |---|---|---|---|
 //! | the raw columns | as found, widened over all inputs | yes | found by name; null where an input lacks it |
 //! | `event_dt` | Date32 | yes | the day: of the event time for I and U, of the commit time for D |
-//! | `__position` | see [`crate::position`] | no | the place in the order of changes |
+//! | `__position` | see [`crate::changes::position`] | no | the place in the order of changes |
 //! | `__live` | Boolean | no | whether the operation is I or U |
 //! | `__latest` | Boolean | no | whether this is its key's last change (pass two only) |
 //!
 //! Text is read as views. Every row is checked on the way: a null key, an operation that is none
 //! of I, U, D, a time that cannot be read and a value that does not fit its column's type stop the
-//! run with file, row and column, or are put aside ([`crate::quarantine`]).
+//! run with file, row and column, or are put aside ([`crate::state::quarantine`]).
 //!
 //! An update whose columns with the key before it ([`Raw::before_images`]) tell another key is two
 //! changes: a delete of that key, and right behind it the row itself. The rows of such a pipeline
@@ -25,19 +25,25 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use futures::TryStreamExt;
 
-use crate::bad_rows::{BadRow, BadRows};
-use crate::column_type::always_fits;
+use crate::changes::position::{FILES_MAX, OrderEncoder, ROWS_MAX};
+use crate::changes::winners::Winners;
 use crate::config::{OnBad, Pipeline, Raw};
-use crate::discover::{Input, RawFile};
+use crate::engine::tasks::{Work, join, join_all};
 use crate::error::{Error, Kind, Result};
-use crate::opening::{Opened, Opening, Spilled};
-use crate::parquet_file::ParquetFile;
-use crate::position::{FILES_MAX, OrderEncoder, ROWS_MAX};
-use crate::raw_columns::{RawColumns, find_column};
-use crate::schema_changes::{KnownColumns, Newest, SchemaChange, SchemaChanges};
-use crate::session::{Work, join, join_all};
-use crate::times::is_time_type;
-use crate::winners::Winners;
+use crate::parquet_io::open::ParquetFile;
+use crate::raw::bad_rows::{BadRow, BadRows};
+use crate::raw::columns::{RawColumns, find_column};
+use crate::raw::discover::{Input, RawFile};
+use crate::raw::open::{Opened, Opening, Spilled};
+use crate::raw::schema_changes::{KnownColumns, Newest, SchemaChange, SchemaChanges};
+use crate::types::column_type::always_fits;
+use crate::types::times::is_time_type;
+
+pub mod file_order;
+pub mod key_moves;
+pub mod position;
+pub mod reader;
+pub mod winners;
 
 /// The day of a change.
 pub const EVENT_DT: &str = "event_dt";
@@ -77,7 +83,7 @@ pub struct Changes {
     _spilled: Spilled,
 }
 
-/// The key moves whose deletes are none ([`crate::key_moves`]): the numbers of their inputs and rows.
+/// The key moves whose deletes are none ([`crate::changes::key_moves`]): the numbers of their inputs and rows.
 pub type Exchanges = HashSet<(u32, u64)>;
 
 /// One opened input.

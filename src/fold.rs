@@ -1,7 +1,7 @@
 //! The fold: reduce changes to the last one per key, and per key and day.
 //!
 //! Pass one reads key, order, operation and event time only, runs `sql/fold.sql` in DataFusion
-//! with our own grouping ([`crate::key_table`], which spills when it must), and keeps of each last
+//! with our own grouping ([`crate::fold::key_table`], which spills when it must), and keeps of each last
 //! change nothing but its place: one bit per raw row for the last change of a key and day, one for
 //! the last change of a key. Pass two ([`crate::curate`]) then reads the payload of just these
 //! rows.
@@ -17,16 +17,19 @@ use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use futures::future::try_join_all;
 
-use crate::change_reader::ChangesTable;
+use crate::changes::position::Position;
+use crate::changes::reader::ChangesTable;
+use crate::changes::winners::{Marks, Winners};
 use crate::changes::{Changes, EVENT_DT, POSITION};
 use crate::config::{Keep, OnTie, Pipeline};
+use crate::engine::tasks::{Work, join};
 use crate::error::{Error, Result};
-use crate::key_table::{Adder, KeyTable};
-use crate::last_changes::{keep_later, last_changes};
-use crate::position::Position;
-use crate::session::{Work, join};
-use crate::versions_writer::DayCounts;
-use crate::winners::{Marks, Winners};
+use crate::fold::key_table::{Adder, KeyTable};
+use crate::fold::last_changes::{keep_later, last_changes};
+use crate::types::day_counts::DayCounts;
+
+pub mod key_table;
+pub mod last_changes;
 
 const SQL: &str = include_str!("../sql/fold.sql");
 

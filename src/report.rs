@@ -7,8 +7,10 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::error::{Result, worst};
-use crate::schema_changes::SchemaChange;
-use crate::table_text::Table;
+use crate::raw::schema_changes::SchemaChange;
+use crate::report::text_table::Table;
+
+pub mod text_table;
 
 /// What measures a run: its clock, and the process's memory.
 #[derive(Clone, Copy, Debug)]

@@ -4,11 +4,11 @@
 //! <state>/_glueless.json                          whose state this is
 //! <state>/publishing/<attempt>                    an attempt that is about to commit and publish
 //! <state>/versions/_delta_log/…                   one commit per run
-//! <state>/versions/kind=version/<attempt>….parquet  versions: see crate::versions
+//! <state>/versions/kind=version/<attempt>….parquet  versions: see crate::state::versions
 //! <state>/versions/kind=ledger/<attempt>.parquet  the ledger: one JSON record per row
 //! ```
 //!
-//! One commit carries a run's versions and its ledger records (see [`crate::ledger`]): both are
+//! One commit carries a run's versions and its ledger records (see [`crate::state::ledger`]): both are
 //! remembered, or neither. Ledger records are rows of data files, because the log's own commit
 //! information does not outlive its cleanup.
 //!
@@ -29,18 +29,26 @@ use futures::{FutureExt, TryStreamExt};
 use tracing::warn;
 
 use crate::config::Pipeline;
-use crate::delta_log::{DeltaLog, Description, add, delta_schema};
+use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Kind, Result, missing_object};
-use crate::file_table::{FileTable, ListedFile};
 use crate::layout::{attempt_commit, attempt_name, base_name};
-use crate::ledger::{FORMAT, Ledger, Record};
-use crate::parquet_file::ParquetFile;
-use crate::publish;
-use crate::session::BATCH_ROWS;
+use crate::parquet_io::open::ParquetFile;
+use crate::state::ledger::{FORMAT, Ledger, Record};
+use crate::state::versions::VersionsLayout;
+use crate::state::versions_writer::VersionsFile;
+use crate::store::listing::list;
+use crate::store::remove::remove;
 use crate::store::{Folder, Stores, parse_path};
-use crate::table_writer::{parquet_properties, parquet_writer, write_error};
-use crate::versions::VersionsLayout;
-use crate::versions_writer::VersionsFile;
+use crate::table::delta_log::{DeltaLog, Description, add, delta_schema};
+use crate::table::files::{FileTable, ListedFile};
+use crate::table::writer::{parquet_properties, parquet_writer, write_error};
+
+pub mod contract;
+pub mod identity;
+pub mod ledger;
+pub mod quarantine;
+pub mod versions;
+pub mod versions_writer;
 
 /// The ledger is written out again, as one file, once it has so many.
 const LEDGER_FILES_MAX: usize = 32;
@@ -324,12 +332,12 @@ impl State {
     /// Removes data files that no commit names: those that this one still replaces, which a
     /// reader may be reading, stay until the next.
     async fn remove_unused(&self, number: u64, used: &BTreeSet<String>) -> Result<()> {
-        let strays = publish::list(self.folder()).await?.into_iter();
+        let strays = list(self.folder()).await?.into_iter();
         let strays = strays.filter(|path| {
             let is_dead = attempt_commit(base_name(path)).is_some_and(|commit| commit <= number);
             path.starts_with("kind=") && is_dead && !used.contains(path)
         });
-        publish::remove(self.folder(), strays.collect()).await
+        remove(self.folder(), strays.collect()).await
     }
 
     /// Removes what an attempt wrote for a commit that did not land and cannot any more.
@@ -337,10 +345,10 @@ impl State {
     /// # Errors
     /// Storage, when a file cannot be removed.
     pub async fn discard(&self, attempt: &str) -> Result<()> {
-        let files = publish::list(self.folder()).await?.into_iter();
+        let files = list(self.folder()).await?.into_iter();
         let mine =
             files.filter(|path| path.starts_with("kind=") && base_name(path).starts_with(attempt));
-        publish::remove(self.folder(), mine.collect()).await
+        remove(self.folder(), mine.collect()).await
     }
 }
 

@@ -19,6 +19,9 @@ use url::Url;
 
 use crate::error::{Error, Result};
 
+pub mod listing;
+pub mod remove;
+
 /// A place named in a pipeline, checked but not opened: an absolute folder or an S3 prefix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Location {

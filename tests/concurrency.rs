@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::Shared;
-use glueless::pipeline::Task;
+use glueless::commands::Task;
 
 use crate::faults::{Cut, Fault, NO_LIMIT};
 use crate::support::{Change, DAY_US, Lab, Place, Row, s3_environment};

@@ -11,7 +11,7 @@ use arrow::array::{
 };
 use arrow::datatypes::TimestampMicrosecondType;
 use chrono::{DateTime, TimeDelta, Utc};
-use glueless::pipeline::Task;
+use glueless::commands::Task;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 

@@ -2,7 +2,7 @@
 //! each, and where its row is.
 
 use arrow::array::AsArray;
-use glueless::pipeline::{Explained, Task, explain_key};
+use glueless::commands::{Explained, Task, explain_key};
 use glueless::report::Answer;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 

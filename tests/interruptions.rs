@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use glueless::commands::Task;
 use glueless::layout::attempt_name;
-use glueless::pipeline::Task;
 
 use crate::faults::{Cut, Fault, NO_LIMIT};
 use crate::support::{Lab, Place, Row};

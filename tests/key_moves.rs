@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use glueless::pipeline::Task;
+use glueless::commands::Task;
 use glueless::report::Report;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};

@@ -12,7 +12,7 @@ use arrow::array::{
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::prelude::SessionContext;
 use glueless::aggregate;
-use glueless::pipeline::{Task, explain_key};
+use glueless::commands::{Task, explain_key};
 use glueless::report::{Answer, Report};
 use glueless::state::State;
 use proptest::prelude::*;

@@ -9,8 +9,8 @@ use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Field, Schema};
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
-use glueless::history::{History, history};
-use glueless::pipeline::{Compared, Task, Verified, explain_key, verify};
+use glueless::commands::runs::{History, history};
+use glueless::commands::{Compared, Task, Verified, explain_key, verify};
 use glueless::report::Answer;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -161,7 +161,7 @@ fn a_plan_is_refused_where_the_run_would_be() {
     run_days(&lab, 1, 2);
     let error = lab
         .ask(&["raw.order_by=[\"v\"]"], |request| {
-            glueless::pipeline::plan(request, window("2020-01-01", "2020-01-02"), false)
+            glueless::commands::plan(request, window("2020-01-01", "2020-01-02"), false)
         })
         .expect_err("another pipeline");
     assert_refused(

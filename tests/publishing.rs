@@ -10,8 +10,8 @@ use arrow::array::{
     ArrayRef, BooleanArray, Date32Array, Decimal128Array, Int32Array, Int64Array, StringArray,
     TimestampMicrosecondArray,
 };
+use glueless::commands::Task;
 use glueless::layout::staging_name;
-use glueless::pipeline::Task;
 use glueless::report::Report;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 

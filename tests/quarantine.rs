@@ -1,7 +1,7 @@
 //! Bad rows and bad files, put aside where the pipeline says so, and folded again later.
 
 use arrow::array::ArrayRef;
-use glueless::pipeline::Task;
+use glueless::commands::Task;
 use glueless::report::Report;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};

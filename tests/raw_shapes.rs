@@ -3,8 +3,8 @@
 
 use std::io::Write;
 
+use glueless::commands::Task;
 use glueless::error::Result;
-use glueless::pipeline::Task;
 use glueless::report::Report;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};

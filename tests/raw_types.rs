@@ -11,8 +11,8 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema};
 use chrono::NaiveDateTime;
+use glueless::commands::Task;
 use glueless::error::{Error, Result};
-use glueless::pipeline::Task;
 use glueless::report::Report;
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 use parquet::data_type::{Int32Type, Int64Type, Int96, Int96Type};

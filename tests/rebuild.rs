@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{
     ArrayRef, Decimal128Array, Int32Array, Int64Array, StringArray, Time64MicrosecondArray,
 };
-use glueless::pipeline::Task;
+use glueless::commands::Task;
 
 use crate::support::{Lab, Place, Row, assert_refused, batch};
 

@@ -6,11 +6,11 @@ use arrow::datatypes::DataType;
 use chrono_tz::Tz;
 use serde::Deserialize;
 
-use super::no_repeats;
-use crate::column_type::{NAMES, parse_type};
+use crate::config::values::no_repeats;
 use crate::error::{Error, Result};
 use crate::layout::base_name;
 use crate::store::Location;
+use crate::types::column_type::{NAMES, parse_type};
 use crate::window::parse_duration;
 
 /// How a window selects inputs, or rows.
@@ -104,7 +104,7 @@ pub struct Raw {
     pub urls: Vec<Location>,
     /// `raw.format`: `parquet` (default) or `csv`.
     pub format: RawFormat,
-    /// `[raw.columns]`: columns and their types ([`crate::column_type`]). Of Parquet, those whose
+    /// `[raw.columns]`: columns and their types ([`crate::types::column_type`]). Of Parquet, those whose
     /// type in the files is not the one to go by; of CSV without a header all, in their order.
     pub columns: Vec<(String, DataType)>,
     /// How CSV files are written.

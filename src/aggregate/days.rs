@@ -1,0 +1,77 @@
+//! The days that an aggregate is computed for.
+
+use std::collections::BTreeSet;
+
+use chrono::NaiveDate;
+
+use crate::config::Aggregate;
+use crate::layout::{parent, parse_partition_segment};
+use crate::state::ledger::Ledger;
+use crate::window::Window;
+
+/// Days closer than this are computed by one query.
+pub(super) const GAP_DAYS_MAX: i64 = 366;
+
+/// The windows' days, those that changed since the table was last aggregated, and for a running
+/// table all that were computed before, from the earliest of these on.
+pub(super) fn days_to_compute(
+    ledger: &Ledger,
+    aggregate: &Aggregate,
+    windows: &[Window],
+) -> BTreeSet<NaiveDate> {
+    let last = ledger
+        .runs
+        .iter()
+        .rposition(|run| run.tables.contains(&aggregate.table()));
+    let since = ledger.runs.iter().skip(last.map_or(0, |last| last + 1));
+    let changed: BTreeSet<NaiveDate> = since.flat_map(|run| run.days.iter().copied()).collect();
+    let mut days: BTreeSet<NaiveDate> = windows.iter().flat_map(Window::days).collect();
+    let table = aggregate.table();
+    if aggregate.running
+        && let Some(earliest) = changed.first()
+    {
+        let published = ledger.files(&table).filter_map(|file| {
+            parse_partition_segment(parent(&file.path)).and_then(|(_, day)| day?.parse().ok())
+        });
+        // A day that came out empty is not published, and may not be empty any more.
+        let computed = ledger.windows_aggregated(&table).into_iter();
+        let computed = computed.flat_map(|window| window.days());
+        let met = ledger.runs.iter().flat_map(|run| run.days.iter().copied());
+        let all = published.chain(computed).chain(met);
+        days.extend(all.filter(|day: &NaiveDate| day >= earliest));
+    }
+    days.extend(changed);
+    days
+}
+
+/// Ranges of days, first and last, in which no gap is wide.
+pub(super) fn ranges(days: &BTreeSet<NaiveDate>) -> Vec<(NaiveDate, NaiveDate)> {
+    let mut ranges: Vec<(NaiveDate, NaiveDate)> = Vec::new();
+    for day in days {
+        match ranges.last_mut() {
+            Some((_, last)) if (*day - *last).num_days() <= GAP_DAYS_MAX => *last = *day,
+            _ => ranges.push((*day, *day)),
+        }
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_far_apart_are_computed_apart() {
+        let day = |text: &str| text.parse::<NaiveDate>().expect("a day");
+        let days = ["2018-01-01", "2019-01-01", "2019-01-05", "2021-01-01"]
+            .map(day)
+            .into();
+        assert_eq!(
+            ranges(&days),
+            [
+                (day("2018-01-01"), day("2019-01-05")),
+                (day("2021-01-01"), day("2021-01-01"))
+            ]
+        );
+    }
+}

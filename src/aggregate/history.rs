@@ -1,0 +1,136 @@
+//! The relation `history`, over versions.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::Result as DataFusionResult;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{Expr, LogicalPlan, TableType};
+use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
+use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::{DataFrame, SessionContext};
+use futures::TryStreamExt;
+
+use crate::changes::file_order::FileNumbers;
+use crate::changes::position::{PACKED_TYPE, packed_array};
+use crate::error::Result;
+use crate::state::versions::{ORDER_BYTES, SEQ, VersionsLayout, seq_function};
+use crate::table::sorter::{Order, Readers, Sorted, Sorter};
+
+/// Registers `history` over versions.
+pub(super) async fn register_history(
+    context: &SessionContext,
+    versions: Arc<dyn TableProvider>,
+    layout: &VersionsLayout,
+    files: FileNumbers,
+) -> Result<()> {
+    context.register_udf(seq_function(files));
+    context.register_table("versions", versions)?;
+    let history = context.sql(&layout.history_sql()).await?;
+    let history: Arc<dyn TableProvider> = match layout.packed {
+        true => history.into_view(),
+        false => Arc::new(Numbered::new(&history)?),
+    };
+    context.register_table("history", history)?;
+    Ok(())
+}
+
+/// A history that is ordered by bytes: it is sorted, and its rows are numbered.
+#[derive(Debug)]
+pub(super) struct Numbered {
+    pub(super) rows: LogicalPlan,
+    pub(super) order: Arc<Order>,
+    pub(super) schema: SchemaRef,
+}
+
+impl Numbered {
+    pub(super) fn new(history: &DataFrame) -> Result<Self> {
+        let unsorted = Arc::clone(history.schema().inner());
+        let by = [unsorted.index_of(ORDER_BYTES)?, unsorted.index_of(SEQ)?];
+        let stored = (0..unsorted.fields().len()).filter(|column| !by.contains(column));
+        let stored: Vec<usize> = stored.collect();
+        let mut fields = unsorted.project(&stored)?.fields.to_vec();
+        fields.push(Arc::new(Field::new(SEQ, PACKED_TYPE, false)));
+        Ok(Numbered {
+            rows: history.logical_plan().clone(),
+            order: Arc::new(Order::new(unsorted, vec![], by.to_vec(), stored)?),
+            schema: Arc::new(Schema::new(fields)),
+        })
+    }
+}
+
+#[async_trait]
+impl TableProvider for Numbered {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let rows = Arc::new(NumberedRows {
+            rows: state.create_physical_plan(&self.rows).await?,
+            order: Arc::clone(&self.order),
+            schema: Arc::clone(&self.schema),
+        });
+        let schema = Arc::clone(&self.schema);
+        let plan = StreamingTableExec::try_new(schema, vec![rows], projection, [], false, limit)?;
+        Ok(Arc::new(plan))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct NumberedRows {
+    pub(super) rows: Arc<dyn ExecutionPlan>,
+    pub(super) order: Arc<Order>,
+    pub(super) schema: SchemaRef,
+}
+
+impl PartitionStream for NumberedRows {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let (schema, order) = (Arc::clone(&self.schema), Arc::clone(&self.order));
+        let plan = Arc::clone(&self.rows);
+        let mut numbered = RecordBatchReceiverStreamBuilder::new(Arc::clone(&schema), 2);
+        let sender = numbered.tx();
+        numbered.spawn(async move {
+            let mut sorter = Sorter::new(Arc::clone(&order), context.runtime_env());
+            let mut rows = execute_stream(plan, context)?;
+            while let Some(batch) = rows.try_next().await? {
+                sorter.push(&batch)?;
+            }
+            let sorted = Sorted::new(&order, vec![sorter]);
+            let mut readers = Readers::new();
+            let mut merge = sorted.rows("", &mut readers)?;
+            let mut next = 0;
+            while let Some(batch) = merge.next_batch()? {
+                let end = next + batch.num_rows() as i128;
+                let mut columns = batch.columns().to_vec();
+                columns.push(packed_array((next..end).collect()));
+                next = end;
+                let batch = RecordBatch::try_new(Arc::clone(&schema), columns)?;
+                if sender.send(Ok(batch)).await.is_err() {
+                    // Nobody wants the rest.
+                    break;
+                }
+            }
+            Ok(())
+        });
+        numbered.build()
+    }
+}

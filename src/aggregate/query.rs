@@ -1,0 +1,140 @@
+//! Running an aggregate's query over a range of days.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{AsArray, BooleanArray};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Date32Type};
+use chrono::NaiveDate;
+use datafusion::common::{DataFusionError, ScalarValue};
+use datafusion::prelude::{DataFrame, SessionContext};
+use futures::stream::StreamExt;
+use tracing::info;
+
+use crate::config::Aggregate;
+use crate::curate::curated_sql::first_line;
+use crate::engine::workarounds::STARVED;
+use crate::error::{Error, Result};
+use crate::table::sorter::{Order, Sorted, Sorter};
+use crate::table::writer::check_columns;
+
+/// Plans the query over `[first, end)`.
+pub(super) async fn planned(
+    context: &SessionContext,
+    aggregate: &Aggregate,
+    first: NaiveDate,
+    end: NaiveDate,
+) -> Result<DataFrame> {
+    let file = &aggregate.sql.file;
+    let refused = |error| refused(file, &error);
+    let date = |day: NaiveDate| ScalarValue::Date32(Some(Date32Type::from_naive_date(day)));
+    let parameters = vec![("start_date", date(first)), ("end_date", date(end))];
+    let frame = context.sql(&aggregate.sql.text).await.map_err(refused)?;
+    let frame = frame.with_param_values(parameters).map_err(refused)?;
+    let names: Vec<String> = frame
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .collect();
+    let day = frame
+        .schema()
+        .field_with_unqualified_name(&aggregate.day)
+        .map_err(|_| {
+            Error::usage(format!("{file} lacks the day column `{}`", aggregate.day)).hint(format!(
+                "select it, or mend `aggregate.day`; its columns: {}",
+                names.join(", ")
+            ))
+        })?;
+    if *day.data_type() != DataType::Date32 {
+        return Err(Error::usage(format!(
+            "{file}: the day column `{}` is {}, not DATE",
+            aggregate.day,
+            day.data_type()
+        ))
+        .hint(format!("write CAST({} AS DATE)", aggregate.day)));
+    }
+    let columns = frame.schema().fields().iter().map(Arc::as_ref);
+    check_columns(file, columns, std::slice::from_ref(&aggregate.day))?;
+    Ok(frame)
+}
+
+pub(super) fn refused(file: &str, error: &DataFusionError) -> Error {
+    Error::usage(format!("{file} does not plan"))
+        .hint("it reads `history` and `curated`, with $start_date and $end_date")
+        .caused_by(first_line(error))
+}
+
+/// Runs the query over `[first, end)`; only its rows of `days` are kept.
+pub(super) async fn query(
+    context: &SessionContext,
+    aggregate: &Aggregate,
+    first: NaiveDate,
+    end: NaiveDate,
+    days: &BTreeSet<NaiveDate>,
+) -> Result<Sorted> {
+    match try_query(context, aggregate, first, end, days).await {
+        Err(error) if error.to_string().contains(STARVED) => {
+            // One thread needs less memory than several, and repartitions nothing.
+            info!("aggregate {}: again, by one thread", aggregate.name);
+            let several = set_partitions(context, 1);
+            let queried = try_query(context, aggregate, first, end, days).await;
+            set_partitions(context, several);
+            queried
+        }
+        queried => queried,
+    }
+}
+
+/// Sets how many partitions plans have from now on; returns how many they had.
+pub(super) fn set_partitions(context: &SessionContext, partitions: usize) -> usize {
+    let state = context.state_ref();
+    let mut state = state.write();
+    let execution = &mut state.config_mut().options_mut().execution;
+    std::mem::replace(&mut execution.target_partitions, partitions)
+}
+
+pub(super) async fn try_query(
+    context: &SessionContext,
+    aggregate: &Aggregate,
+    first: NaiveDate,
+    end: NaiveDate,
+    days: &BTreeSet<NaiveDate>,
+) -> Result<Sorted> {
+    let file = &aggregate.sql.file;
+    let frame = planned(context, aggregate, first, end).await?;
+    let mut rows = frame
+        .execute_stream()
+        .await
+        .map_err(|error| refused(file, &error))?;
+    let schema = rows.schema();
+    let at = schema.index_of(&aggregate.day)?;
+    let stored = (0..schema.fields().len()).filter(|column| *column != at);
+    let order = Order::new(Arc::clone(&schema), vec![at], vec![], stored.collect())?;
+    let order = Arc::new(order);
+    let mut sorter = Sorter::new(Arc::clone(&order), context.runtime_env());
+    let wanted: BTreeSet<i32> = days
+        .iter()
+        .map(|day| Date32Type::from_naive_date(*day))
+        .collect();
+    let span = Date32Type::from_naive_date(first)..Date32Type::from_naive_date(end);
+    while let Some(batch) = rows.next().await {
+        let batch = batch.map_err(|error| Error::query(file, error))?;
+        let days = batch.column(at).as_primitive::<Date32Type>();
+        if days
+            .iter()
+            .any(|day| day.is_none_or(|day| !span.contains(&day)))
+        {
+            let outside = format!("{file} returns a day outside of [$start_date, $end_date)");
+            return Err(Error::usage(outside).hint("restrict its days to the parameters"));
+        }
+        let chosen: BooleanArray = days
+            .values()
+            .iter()
+            .map(|day| Some(wanted.contains(day)))
+            .collect();
+        sorter.push(&filter_record_batch(&batch, &chosen)?)?;
+    }
+    Ok(Sorted::new(&order, vec![sorter]))
+}

@@ -1,0 +1,553 @@
+//! One batch of a raw file: checked row by row, and made into the relation's columns.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Date32Array, Decimal128Array, RecordBatch,
+    new_null_array,
+};
+use arrow::compute::kernels::cmp::distinct;
+use arrow::compute::kernels::zip::zip;
+use arrow::compute::{cast, concat_batches, filter, filter_record_batch, is_not_null};
+use arrow::datatypes::{DataType, Int64Type};
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatchOptions;
+use chrono_tz::Tz;
+
+use super::{ChangeReader, Pass, Source};
+use crate::changes::OpenInput;
+use crate::changes::position::{OrderEncoder, pack_column};
+use crate::error::{Error, Result};
+use crate::raw::bad_rows::BadRow;
+use crate::types::column_type::cast_values;
+use crate::types::key::with_one_zero;
+use crate::types::times::{day_of, days_of, times_ns};
+
+/// What became of a batch.
+pub(super) struct Made {
+    /// The output columns.
+    pub(super) rows: RecordBatch,
+    /// How many rows of the batch lie in a window of rows ...
+    pub(super) inside: usize,
+    /// ... and how many do not.
+    pub(super) outside: usize,
+    pub(super) key_moves: usize,
+    /// The newest commit time of CDC changes among the rows inside, in nanoseconds.
+    pub(super) newest: Option<i128>,
+}
+
+/// Why a batch cannot be folded.
+pub(super) enum Refused {
+    /// For one row.
+    Row(Box<BadAt>),
+    All(Error),
+}
+
+impl Refused {
+    pub(super) fn error(self, file: &str) -> Error {
+        match self {
+            Refused::Row(bad) => bad.row.told(file),
+            Refused::All(error) => error,
+        }
+    }
+}
+
+/// A bad row, and its place in the batch.
+pub(super) struct BadAt {
+    pub(super) at: usize,
+    pub(super) row: BadRow,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Refused::All(error)
+    }
+}
+
+impl From<ArrowError> for Refused {
+    fn from(error: ArrowError) -> Self {
+        Refused::All(error.into())
+    }
+}
+
+/// One batch of a file, as it was read.
+pub(super) struct Batch<'a> {
+    pub(super) reader: &'a ChangeReader,
+    /// The number of the file.
+    pub(super) file: usize,
+    /// The columns of the file that were read; the row number follows them.
+    pub(super) columns: &'a [usize],
+    pub(super) read: RecordBatch,
+}
+
+impl Batch<'_> {
+    pub(super) fn open(&self) -> &OpenInput {
+        self.reader.changes.file(self.file)
+    }
+
+    /// A part of it.
+    fn with(&self, read: RecordBatch) -> Self {
+        Batch { read, ..*self }
+    }
+
+    pub(super) fn filtered(&self, kept: &BooleanArray) -> Result<Self> {
+        Ok(self.with(filter_record_batch(&self.read, kept)?))
+    }
+
+    /// Leaves out what the run has not chosen.
+    pub(super) fn chosen(self) -> Result<Self> {
+        let Some(only) = &self.open().input.only else {
+            return Ok(self);
+        };
+        let rows = self.row_numbers().iter();
+        let is_chosen = |row: &i64| Some(only.binary_search(&(*row as u64)).is_ok());
+        let chosen: BooleanArray = rows.map(is_chosen).collect();
+        self.filtered(&chosen)
+    }
+
+    /// Leaves out placeholders, which were put aside when the file was opened.
+    pub(super) fn without_unread(self) -> Result<Self> {
+        let unread = &self.open().unread;
+        if unread.is_empty() {
+            return Ok(self);
+        }
+        let is_read = |row: &i64| Some(unread.binary_search(&(*row as u64)).is_err());
+        let read: BooleanArray = self.row_numbers().iter().map(is_read).collect();
+        self.filtered(&read)
+    }
+
+    /// Finds the bad rows among some that hold at least one, in their order.
+    pub(super) fn find_bad(&self, rows: Range<usize>, bad: &mut Vec<BadAt>) -> Result<()> {
+        match self.part(rows.clone()).make() {
+            Ok(_) => Ok(()),
+            Err(Refused::All(error)) => Err(error),
+            Err(Refused::Row(mut found)) if rows.len() == 1 => {
+                found.at = rows.start;
+                bad.push(*found);
+                Ok(())
+            }
+            Err(Refused::Row(_)) => {
+                let middle = rows.start + rows.len() / 2;
+                self.find_bad(rows.start..middle, bad)?;
+                self.find_bad(middle..rows.end, bad)
+            }
+        }
+    }
+
+    /// Some of its rows.
+    pub(super) fn part(&self, rows: Range<usize>) -> Self {
+        self.with(self.read.slice(rows.start, rows.len()))
+    }
+
+    pub(super) fn row_numbers(&self) -> &[i64] {
+        self.read
+            .column(self.columns.len())
+            .as_primitive::<Int64Type>()
+            .values()
+    }
+
+    /// Makes the output columns.
+    pub(super) fn make(&self) -> Result<Made, Refused> {
+        let reader = self.reader;
+        let live = self.live()?;
+        let times = if reader.needs_times {
+            self.commit_times()?
+        } else {
+            Vec::new()
+        };
+        if let Pass::One = reader.pass {
+            for column in &self.open().unsure {
+                self.raw(*column)?;
+            }
+        }
+        let places = reader.changes.places_per_row() as u64;
+        let arrays = reader
+            .sources
+            .iter()
+            .map(|source| match source {
+                Source::Raw(column) => self.raw(*column),
+                Source::EventDt => self.event_days(&live, &times),
+                Source::Position => {
+                    self.check_key()?;
+                    self.positions(&times, places - 1)
+                }
+                Source::Live => Ok(Arc::new(live.clone()) as ArrayRef),
+                Source::Latest => Ok(self.latest(places - 1)),
+            })
+            .collect::<Result<Vec<_>, Refused>>()?;
+        let count = self.read.num_rows();
+        let options = RecordBatchOptions::new().with_row_count(Some(count));
+        let rows = RecordBatch::try_new_with_options(Arc::clone(&reader.schema), arrays, &options)?;
+        let moved = match reader.changes.before_images() {
+            [] => None,
+            images => Some(self.moved(images)?),
+        };
+        let inside = self.inside(&times);
+        let inside_count = inside.as_ref().map_or(count, BooleanArray::true_count);
+        let newest = match reader.pass {
+            Pass::One if !self.open().input.full_load => newest(&times, inside.as_ref()),
+            _ => None,
+        };
+        let made = |rows, key_moves| Made {
+            rows,
+            inside: inside_count,
+            outside: count - inside_count,
+            key_moves,
+            newest,
+        };
+        let Some((moved, before)) = moved else {
+            let rows = match inside {
+                None => rows,
+                Some(inside) => filter_record_batch(&rows, &inside)?,
+            };
+            return Ok(made(rows, 0));
+        };
+        // Which rows are handed on as themselves, and which as deletes of the key before.
+        let numbers = self.row_numbers();
+        let is_inside = |at: usize| inside.as_ref().is_none_or(|inside| inside.value(at));
+        let all = 0..count;
+        let (as_rows, as_deletes): (BooleanArray, BooleanArray) = match &reader.pass {
+            Pass::One => {
+                let deletes = all.clone().map(|at| {
+                    let row = numbers[at] as u64;
+                    moved[at] && is_inside(at) && !reader.changes.is_exchange(self.file, row)
+                });
+                let deletes = deletes.map(Some).collect();
+                (all.map(|at| Some(is_inside(at))).collect(), deletes)
+            }
+            Pass::KeyMoves | Pass::Find => {
+                let moved: BooleanArray = moved.iter().map(|moved| Some(*moved)).collect();
+                (moved.clone(), moved)
+            }
+            Pass::Two(winners) => {
+                let won = |at: usize, half: usize| {
+                    Some(winners.is_day(self.file, numbers[at] as usize * 2 + half))
+                };
+                let deletes = all.clone().map(|at| won(at, 0)).collect();
+                (all.map(|at| won(at, 1)).collect(), deletes)
+            }
+        };
+        let moves = match reader.pass {
+            Pass::One => (0..count).filter(|at| moved[*at] && is_inside(*at)).count(),
+            _ => 0,
+        };
+        let rows = filter_record_batch(&rows, &as_rows)?;
+        if as_deletes.true_count() == 0 {
+            return Ok(made(rows, moves));
+        }
+        let deletes = self.filtered(&as_deletes)?;
+        let before = before
+            .iter()
+            .map(|column| filter(column, &as_deletes))
+            .collect::<Result<Vec<_>, _>>()?;
+        let deletes = deletes.as_deletes(&before)?;
+        Ok(made(
+            concat_batches(&reader.schema, &[deletes, rows])?,
+            moves,
+        ))
+    }
+
+    /// Which rows lie in a window of rows; `None` for all.
+    fn inside(&self, times: &[Option<i128>]) -> Option<BooleanArray> {
+        let open = self.open();
+        let windows = self.reader.row_windows(open)?;
+        let is_inside = |time: &Option<i128>| {
+            let holds =
+                |(low, high): &(i128, i128)| time.is_some_and(|time| (*low..*high).contains(&time));
+            Some(windows.iter().any(holds))
+        };
+        Some(times.iter().map(is_inside).collect())
+    }
+
+    /// Which rows are updates of a row that had another key before, and these keys.
+    pub(super) fn moved(
+        &self,
+        images: &[Option<usize>],
+    ) -> Result<(Vec<bool>, Vec<ArrayRef>), Refused> {
+        let mut moved = vec![false; self.read.num_rows()];
+        let mut before = Vec::new();
+        for (key, image) in self.reader.roles.key.iter().zip(images) {
+            let now = self.raw(*key)?;
+            let image = match image {
+                None => Arc::clone(&now),
+                Some(image) => {
+                    let found = self.raw(*image)?;
+                    let cast = cast_values(&found, now.data_type());
+                    cast.map_err(|at| {
+                        let why = format!("does not fit {}, the key's type", now.data_type());
+                        self.bad(at, Some(*image), &why, "check `raw.before_image_prefix`")
+                    })?
+                }
+            };
+            // Null stands for: as it is.
+            let image = zip(&is_not_null(&image)?, &image, &now)?;
+            let differs = distinct(&with_one_zero(&image), &with_one_zero(&now))?;
+            let differs = moved.iter_mut().zip(differs.values());
+            differs.for_each(|(moved, differs)| *moved |= differs);
+            before.push(image);
+        }
+        let updates = match self.reader.roles.op {
+            Some(op) => update_rows(&self.raw(op)?),
+            None => vec![false; moved.len()],
+        };
+        let each = moved.iter_mut().zip(updates);
+        each.for_each(|(moved, is_update)| *moved &= is_update);
+        Ok((moved, before))
+    }
+
+    /// The rows as deletes of other keys, at the places before their own.
+    fn as_deletes(&self, before: &[ArrayRef]) -> Result<RecordBatch, Refused> {
+        let reader = self.reader;
+        let count = self.read.num_rows();
+        let times = self.commit_times()?;
+        let arrays = reader.sources.iter().map(|source| {
+            Ok(match source {
+                Source::Raw(column) => {
+                    match reader.roles.key.iter().position(|key| key == column) {
+                        Some(key) => Arc::clone(&before[key]),
+                        None => self.raw(*column)?,
+                    }
+                }
+                Source::EventDt => {
+                    let days = times.iter().map(|time| time.map(day_of));
+                    Arc::new(days.collect::<Date32Array>())
+                }
+                Source::Position => self.positions(&times, 0)?,
+                Source::Live => Arc::new(BooleanArray::from(vec![false; count])),
+                Source::Latest => self.latest(0),
+            })
+        });
+        let arrays = arrays.collect::<Result<Vec<ArrayRef>, Refused>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(count));
+        let schema = Arc::clone(&reader.schema);
+        Ok(RecordBatch::try_new_with_options(schema, arrays, &options)?)
+    }
+
+    /// A raw column in the type it has over all inputs; null where the file lacks it.
+    pub(super) fn raw(&self, column: usize) -> Result<ArrayRef, Refused> {
+        let wanted = self.reader.changes.raw_schema().field(column).data_type();
+        let open = self.open();
+        let place = open.columns[column].and_then(|index| self.columns.binary_search(&index).ok());
+        let Some(place) = place else {
+            return Ok(new_null_array(wanted, self.read.num_rows()));
+        };
+        let array = self.read.column(place);
+        cast_values(array, wanted).map_err(|at| {
+            let why = format!("does not fit {wanted}, its type");
+            let hint = "mend the value, or the column's type in `[raw.columns]`";
+            self.bad(at, Some(column), &why, hint)
+        })
+    }
+
+    fn bad(&self, at: usize, column: Option<usize>, why: &str, hint: &'static str) -> Refused {
+        let schema = self.reader.changes.raw_schema();
+        Refused::Row(Box::new(BadAt {
+            at,
+            row: BadRow {
+                row: self.row_numbers()[at] as u64,
+                line: None,
+                lines: 1,
+                column: column.map(|column| schema.field(column).name().clone()),
+                reason: why.into(),
+                hint,
+                change: String::new(),
+            },
+        }))
+    }
+
+    fn live(&self) -> Result<BooleanArray, Refused> {
+        let Some(op) = self.reader.roles.op else {
+            return Ok(BooleanArray::from(vec![true; self.read.num_rows()]));
+        };
+        let ops = self.raw(op)?;
+        let live = live_rows(&ops).map_err(|at| {
+            self.bad(
+                at,
+                Some(op),
+                "is none of I, U, D",
+                "check `raw.op` and the file",
+            )
+        })?;
+        if self.reader.changes.is_keyless() && matches!(self.reader.pass, Pass::One) {
+            let updates = update_rows(&ops);
+            if let Some(at) = (0..live.len()).find(|at| updates[*at] || !live.value(*at)) {
+                let why = "is not I, in a table without a key";
+                let hint = "name the primary key in `key`: without it rows are only added";
+                return Err(self.bad(at, Some(op), why, hint));
+            }
+        }
+        Ok(live)
+    }
+
+    /// The commit times in nanoseconds: none of a CDC row is null.
+    fn commit_times(&self) -> Result<Vec<Option<i128>>, Refused> {
+        let role = self.reader.roles.commit_time;
+        let times = match role {
+            None => vec![None; self.read.num_rows()],
+            Some(column) => times_ns(&self.raw(column)?, Tz::UTC).map_err(|row| {
+                let hint = "a commit time is yyyy-MM-dd HH:mm:ss[.ffffff] or a timestamp";
+                self.bad(row, role, "is not a time", hint)
+            })?,
+        };
+        match times.iter().position(Option::is_none) {
+            Some(row) if !self.open().input.full_load => {
+                let hint = "every change needs a commit time: check `raw.order_by`";
+                Err(self.bad(row, role, "is null", hint))
+            }
+            _ => Ok(times),
+        }
+    }
+
+    fn event_days(
+        &self,
+        live: &BooleanArray,
+        commit_times: &[Option<i128>],
+    ) -> Result<ArrayRef, Refused> {
+        let roles = &self.reader.roles;
+        let Some(column) = roles
+            .event_time
+            .filter(|_| roles.event_time != roles.commit_time)
+        else {
+            let days = commit_times.iter().map(|time| time.map(day_of));
+            return Ok(Arc::new(days.collect::<Date32Array>()));
+        };
+        let zone = self.reader.changes.time_zone();
+        let events = days_of(&self.raw(column)?, zone).map_err(|row| {
+            let hint = "an event time is yyyy-MM-dd HH:mm:ss[.ffffff], a date or a timestamp";
+            self.bad(row, Some(column), "is not a time", hint)
+        })?;
+        if live.true_count() == live.len() {
+            return Ok(Arc::new(events));
+        }
+        let each = events.iter().zip(commit_times).zip(live.values());
+        let days = each.map(|((event, commit), live)| match live {
+            true => event,
+            false => commit.map(day_of),
+        });
+        Ok(Arc::new(days.collect::<Date32Array>()))
+    }
+
+    /// The rows' places in the order of changes: of the places of a row the first, or the second.
+    fn positions(&self, commit_times: &[Option<i128>], place: u64) -> Result<ArrayRef, Refused> {
+        let roles = &self.reader.roles;
+        let cdc = !self.open().input.full_load;
+        let file = self.file as u32;
+        let places = self.reader.changes.places_per_row() as u64;
+        let rows = self.row_numbers().iter();
+        let rows = rows.map(|row| *row as u64 * places + place);
+        if self.reader.changes.is_packed() {
+            let times = commit_times.iter().copied();
+            return pack_column(cdc, times, file, rows).map_err(|row| {
+                self.bad(
+                    row,
+                    roles.commit_time,
+                    "is a time out of range",
+                    "check the file",
+                )
+            });
+        }
+        let columns = roles
+            .order
+            .iter()
+            .flatten()
+            .map(|column| match Some(*column) == roles.commit_time {
+                // Times are equal when they are, however they are written.
+                true => Ok(Arc::new(Decimal128Array::from(commit_times.to_vec())) as ArrayRef),
+                false => self.raw(*column),
+            })
+            .collect::<Result<Vec<_>, Refused>>()?;
+        Ok(OrderEncoder::encode(cdc, &columns, file, rows)?)
+    }
+
+    fn check_key(&self) -> Result<(), Refused> {
+        for column in &self.reader.roles.key {
+            let array = self.raw(*column)?;
+            if let Some(row) =
+                (0..array.len()).find(|row| array.null_count() > 0 && array.is_null(*row))
+            {
+                let hint = "a key column must not be null: check `key` and the file";
+                return Err(self.bad(row, Some(*column), "is null", hint));
+            }
+        }
+        Ok(())
+    }
+
+    fn latest(&self, place: u64) -> ArrayRef {
+        let winners = self.reader.pass.winners();
+        let places = self.reader.changes.places_per_row();
+        let is_latest = |row: &i64| {
+            let place = *row as usize * places + place as usize;
+            winners.is_some_and(|winners| winners.is_latest(self.file, place))
+        };
+        let latest = self.row_numbers().iter().map(|row| Some(is_latest(row)));
+        Arc::new(latest.collect::<BooleanArray>())
+    }
+}
+
+/// The latest of some times, of those inside where not all are.
+fn newest(times: &[Option<i128>], inside: Option<&BooleanArray>) -> Option<i128> {
+    match inside {
+        None => times.iter().copied().max().flatten(),
+        Some(inside) => {
+            let inside = times
+                .iter()
+                .zip(inside.values())
+                .filter(|(_, inside)| *inside);
+            inside.map(|(time, _)| *time).max().flatten()
+        }
+    }
+}
+
+/// Whether each operation leaves its key alive: I, U and null do, D does not, in either case.
+///
+/// # Errors
+/// The index of the first that is none of these.
+fn live_rows(ops: &ArrayRef) -> Result<BooleanArray, usize> {
+    let ops = match ops.data_type() {
+        DataType::Utf8View => Arc::clone(ops),
+        _ => cast(ops, &DataType::Utf8View).map_err(|_| 0usize)?,
+    };
+    let mut live = Vec::with_capacity(ops.len());
+    for (index, op) in ops.as_string_view().iter().enumerate() {
+        live.push(match op {
+            None | Some("I" | "U" | "i" | "u") => true,
+            Some("D" | "d") => false,
+            Some(_) => return Err(index),
+        });
+    }
+    Ok(BooleanArray::from(live))
+}
+
+/// Whether each operation is U, in either case.
+fn update_rows(ops: &ArrayRef) -> Vec<bool> {
+    let Ok(ops) = cast(ops, &DataType::Utf8View) else {
+        return vec![false; ops.len()];
+    };
+    let ops = ops.as_string_view().iter();
+    ops.map(|op| matches!(op, Some("U" | "u"))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::StringArray;
+
+    #[test]
+    fn operations_are_read_in_either_case_and_null_is_an_insert() {
+        let ops: ArrayRef = Arc::new(StringArray::from(vec![
+            Some("I"),
+            Some("u"),
+            Some("D"),
+            Some("d"),
+            None,
+        ]));
+        let live = live_rows(&ops).expect("operations");
+        assert_eq!(
+            live,
+            BooleanArray::from(vec![true, true, false, false, true])
+        );
+        let ops: ArrayRef = Arc::new(StringArray::from(vec!["I", "X"]));
+        assert_eq!(live_rows(&ops), Err(1));
+    }
+}

@@ -1,0 +1,135 @@
+//! The changes of one key: only the columns of keys are read.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Scalar};
+use arrow::compute::kernels::cmp::not_distinct;
+use arrow::datatypes::Schema;
+use futures::TryStreamExt;
+
+use super::batch::{Batch, Refused};
+use super::{ChangeReader, Pass};
+use crate::changes::winners::{Marks, Winners};
+use crate::changes::{Changes, Unit};
+use crate::engine::tasks::{join, join_all};
+use crate::error::{Error, Result};
+use crate::parquet_io::fetch::fetched_ahead;
+use crate::types::key::with_one_zero;
+
+/// Finds the places of a key's changes: rows that have it, and updates that had it before. `key` is
+/// one value for each key column, in the column's type. A row whose key cannot be read has none.
+///
+/// # Errors
+/// Data, when an input is damaged; storage, when one cannot be read.
+pub async fn find_key(changes: &Arc<Changes>, key: &[ArrayRef], threads: usize) -> Result<Winners> {
+    let schema = changes.raw_schema();
+    let roles = changes.roles();
+    let fields = roles
+        .key
+        .iter()
+        .map(|column| Arc::clone(&schema.fields()[*column]));
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let reader = ChangeReader::new(Arc::clone(changes), Pass::Find, schema);
+    let finder = Arc::new(Finder {
+        reader,
+        key: key.iter().map(with_one_zero).map(Scalar::new).collect(),
+        marks: Marks::new(changes.place_counts()),
+    });
+    let tasks = changes.spread(threads, None).into_iter().map(|units| {
+        let finder = Arc::clone(&finder);
+        join(tokio::spawn(async move { finder.find(units).await }))
+    });
+    join_all(tasks).await?;
+    let finder = Arc::into_inner(finder);
+    let marks = finder.map(|finder| finder.marks);
+    marks
+        .map(Marks::finish)
+        .ok_or_else(|| Error::internal("a task still looks for a key"))
+}
+
+struct Finder {
+    reader: ChangeReader,
+    key: Vec<Scalar<ArrayRef>>,
+    marks: Marks,
+}
+
+impl Finder {
+    async fn find(&self, units: Vec<Unit>) -> Result<()> {
+        let pieces = units.into_iter().flat_map(|unit| self.reader.pieces(&unit));
+        let pieces: Vec<_> = pieces.collect();
+        let mut fetched = std::pin::pin!(fetched_ahead(pieces.into_iter()));
+        let of_input = |file: usize, error| self.reader.of_input(file, error);
+        let rows = self.reader.changes.batch_rows();
+        while let Some(one) = fetched
+            .try_next()
+            .await
+            .map_err(|(error, file)| of_input(file, error))?
+        {
+            let (fetched, file) = one;
+            let columns = Arc::clone(fetched.columns());
+            for read in fetched.read(rows).map_err(|error| of_input(file, error))? {
+                let batch = Batch {
+                    reader: &self.reader,
+                    file,
+                    columns: &columns,
+                    read: read.map_err(|error| of_input(file, error))?,
+                };
+                self.mark(&batch.without_unread()?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks the rows of a batch that have the key.
+    fn mark(&self, batch: &Batch<'_>) -> Result<()> {
+        let count = batch.read.num_rows();
+        match self.try_mark(batch) {
+            Ok(()) => Ok(()),
+            Err(Refused::All(error)) => Err(error),
+            Err(Refused::Row(_)) if count <= 1 => Ok(()),
+            Err(Refused::Row(_)) => {
+                self.mark(&batch.part(0..count / 2))?;
+                self.mark(&batch.part(count / 2..count))
+            }
+        }
+    }
+
+    fn try_mark(&self, batch: &Batch<'_>) -> Result<(), Refused> {
+        let changes = &self.reader.changes;
+        let places = changes.places_per_row();
+        let is_it = |columns: &[ArrayRef]| -> Result<Vec<bool>, Refused> {
+            let mut all = vec![true; batch.read.num_rows()];
+            for (column, wanted) in columns.iter().zip(&self.key) {
+                let same = not_distinct(&with_one_zero(column), wanted)?;
+                let each = all.iter_mut().zip(same.values());
+                each.for_each(|(all, same)| *all &= same);
+            }
+            Ok(all)
+        };
+        let now = self
+            .reader
+            .roles
+            .key
+            .iter()
+            .map(|column| batch.raw(*column));
+        let now = is_it(&now.collect::<Result<Vec<_>, _>>()?)?;
+        let rows = batch.row_numbers();
+        let mark = |at: usize, half: usize| {
+            self.marks
+                .mark_day(batch.file, rows[at] as usize * places + half);
+        };
+        (0..now.len())
+            .filter(|at| now[*at])
+            .for_each(|at| mark(at, places - 1));
+        if !changes.before_images().is_empty() {
+            let (moved, before) = batch.moved(changes.before_images())?;
+            let before = is_it(&before)?;
+            let left = |at: &usize| {
+                let is_exchange = changes.is_exchange(batch.file, rows[*at] as u64);
+                moved[*at] && before[*at] && !is_exchange
+            };
+            (0..now.len()).filter(left).for_each(|at| mark(at, 0));
+        }
+        Ok(())
+    }
+}

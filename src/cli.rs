@@ -1,0 +1,7 @@
+//! The command line: arguments, logs, metrics, and the program that binds them.
+
+pub mod args;
+pub mod logging;
+pub mod metrics;
+pub mod program;
+mod resources;

@@ -1,0 +1,174 @@
+//! Log lines: to stderr, with the run's id in each of them, as text or as JSON.
+//!
+//! ```text
+//! 2026-11-26T00:01:00.123456Z  INFO 01a1fa60-25aa-7463-a1e3-6498377c6a36 8 files, 0 of them late
+//! {"time":"2026-11-26T00:01:00.123456Z","level":"INFO","run_id":"01a1fa60-…","pipeline":"cust_loyalty","message":"8 files, 0 of them late"}
+//! ```
+//!
+//! What libraries have to say below an error is said by us, in our words.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use indicatif::ProgressBar;
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::cli::args::{LogFormat, Logging};
+use crate::error::Error;
+
+/// What the lines of a run are marked with.
+#[derive(Clone, Debug, Default)]
+struct Marks {
+    run_id: String,
+    pipeline: String,
+}
+
+/// The log of a process. Runs follow each other in it.
+#[derive(Clone, Debug)]
+pub struct Log {
+    marks: Arc<RwLock<Marks>>,
+    format: LogFormat,
+    /// A progress bar that lines must not tear.
+    bar: ProgressBar,
+}
+
+impl Log {
+    /// Starts to log. `bar` may be hidden.
+    pub fn start(logging: &Logging, bar: ProgressBar) -> Self {
+        let log = Log {
+            marks: Arc::default(),
+            format: logging.log_format,
+            bar,
+        };
+        let level = match (logging.quiet, logging.verbose) {
+            (true, _) => LevelFilter::OFF,
+            (false, 0) => LevelFilter::INFO,
+            (false, _) => LevelFilter::DEBUG,
+        };
+        let ours = Targets::new()
+            .with_target("glueless", level)
+            .with_default(level.min(LevelFilter::ERROR));
+        let writer = log.clone();
+        let lines = tracing_subscriber::fmt::layer()
+            .with_writer(move || writer.clone())
+            .event_format(log.clone());
+        tracing_subscriber::registry().with(lines).with(ours).init();
+        log
+    }
+
+    /// Marks the lines that follow.
+    pub fn begin(&self, run_id: &str, pipeline: &str) {
+        *self.marks.write().unwrap_or_else(PoisonError::into_inner) = Marks {
+            run_id: run_id.into(),
+            pipeline: pipeline.into(),
+        };
+    }
+
+    /// Tells why a command failed: `error: …` and `hint: …`, or a line of JSON.
+    pub fn failed(&self, error: &Error) {
+        self.tell_failed("", error);
+    }
+
+    /// Tells why it failed for one of several pipelines.
+    pub fn failed_of(&self, pipeline: &str, error: &Error) {
+        self.tell_failed(&format!("{pipeline}: "), error);
+    }
+
+    fn tell_failed(&self, of: &str, error: &Error) {
+        let hint = error.hint.as_deref();
+        let told = match (self.format, hint) {
+            (LogFormat::Text, None) => format!("error: {of}{error}\n"),
+            (LogFormat::Text, Some(hint)) => format!("error: {of}{error}\nhint: {hint}\n"),
+            (LogFormat::Json, hint) => {
+                let mut fields = vec![("message", Value::from(error.to_string()))];
+                fields.extend(hint.map(|hint| ("hint", Value::from(hint))));
+                fields.push(("exit_code", Value::from(error.kind.exit_code())));
+                self.json("ERROR", fields.into_iter())
+            }
+        };
+        // Where stderr is gone, the exit code is left.
+        let _ = self.clone().write_all(told.as_bytes());
+    }
+
+    /// Says something to who started a command, unless it is to be quiet.
+    pub fn tell(&self, message: &str) {
+        tracing::warn!("{message}");
+    }
+
+    fn json<'a>(&self, level: &str, fields: impl Iterator<Item = (&'a str, Value)>) -> String {
+        let mut time = String::new();
+        let _ = SystemTime.format_time(&mut Writer::new(&mut time));
+        let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
+        let own = [
+            ("time", time.as_str()),
+            ("level", level),
+            ("run_id", &marks.run_id),
+            ("pipeline", &marks.pipeline),
+        ];
+        let own = own.into_iter().filter(|(_, value)| !value.is_empty());
+        let own = own.map(|(name, value)| (name, Value::from(value)));
+        let object: Map<String, Value> = own
+            .chain(fields)
+            .map(|(name, value)| (name.to_string(), value))
+            .collect();
+        Value::Object(object).to_string() + "\n"
+    }
+}
+
+impl Write for Log {
+    /// Writes a line above the progress bar.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.bar.suspend(|| io::stderr().write(line))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for Log
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _context: &FmtContext<'_, S, N>,
+        mut line: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut message = Message::default();
+        event.record(&mut message);
+        let level = event.metadata().level();
+        if self.format == LogFormat::Json {
+            let fields = std::iter::once(("message", Value::from(message.0)));
+            return line.write_str(&self.json(level.as_str(), fields));
+        }
+        SystemTime.format_time(&mut line)?;
+        let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
+        writeln!(line, " {level:>5} {} {}", marks.run_id, message.0)
+    }
+}
+
+/// An event's message: our events have nothing else.
+#[derive(Default)]
+struct Message(String);
+
+impl Visit for Message {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            self.0 = format!("{value:?}");
+        }
+    }
+}

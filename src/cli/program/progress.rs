@@ -1,0 +1,134 @@
+//! Backfills at a terminal: a progress bar, and Ctrl-C.
+
+use std::cell::Cell;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressDrawTarget, ProgressStyle};
+
+use super::{Program, base_name, metrics_file, runtime, tell, window};
+use crate::cli::args;
+use crate::cli::logging::Log;
+use crate::cli::metrics::MetricsFile;
+use crate::cli::resources::{now, resources};
+use crate::commands::Request;
+use crate::commands::backfill::{Backfill, Backfilled, Watch, backfill};
+use crate::config::Pipeline;
+use crate::engine::resources::Resources;
+use crate::error::{Error, INTERRUPTED, Result};
+use crate::report::Report;
+use crate::window::{Window, parse_duration};
+
+impl Program {
+    pub(super) fn backfill(&self, asked: &args::Backfill) -> Result<u8> {
+        let step = parse_duration(&asked.step)
+            .map_err(|why| Error::usage(format!("--step: {why}")).hint("write --step 1d"))?;
+        let backfill = Backfill {
+            span: window(&asked.dates)?,
+            step,
+            redo: asked.redo,
+            fail_fast: asked.fail_fast,
+        };
+        backfill.windows()?;
+        let metrics = metrics_file(&asked.many)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let set = &asked.many.common.set;
+        self.each(&asked.many, |path| {
+            self.backfill_one(path, set, &backfill, metrics.as_ref(), &stop)
+        })
+    }
+
+    fn backfill_one(
+        &self,
+        path: &Path,
+        set: &[String],
+        asked: &Backfill,
+        metrics: Option<&MetricsFile>,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<Backfilled> {
+        let alias = base_name(path);
+        self.log.begin("", &alias);
+        let pipeline = Pipeline::read(path, set).inspect_err(|error| {
+            tell(metrics, [&alias, &alias], now(), Err(error));
+        })?;
+        let resources = resources(&pipeline.limits);
+        let runtime = runtime(&resources)?;
+        runtime.spawn(stop_on_interrupt(Arc::clone(stop), self.log.clone()));
+        let watcher = Watcher {
+            program: self,
+            pipeline: &pipeline,
+            resources: &resources,
+            metrics,
+            alias: &alias,
+            stop,
+            rows: Cell::new(0),
+            started: Instant::now(),
+        };
+        let style = "{bar:30} {pos} of {len} windows, {msg}, {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            self.bar.set_style(style);
+        }
+        let answer = runtime.block_on(backfill(asked, &pipeline, &watcher));
+        self.bar.finish_and_clear();
+        answer
+    }
+}
+
+/// Looks on while windows are run.
+struct Watcher<'a> {
+    program: &'a Program,
+    pipeline: &'a Pipeline,
+    resources: &'a Resources,
+    metrics: Option<&'a MetricsFile>,
+    alias: &'a str,
+    stop: &'a AtomicBool,
+    /// Rows read so far.
+    rows: Cell<u64>,
+    started: Instant,
+}
+
+impl<'a> Watch<'a> for Watcher<'a> {
+    fn begin(&self, window: &Window, done: usize, all: usize) -> Request<'a> {
+        let bar = &self.program.bar;
+        let seconds = self.started.elapsed().as_secs_f64().max(0.001);
+        let rows_per_second = self.rows.get() as f64 / seconds;
+        let start = window.start.format("%Y-%m-%d %H:%M");
+        bar.set_message(format!("at {start}, {rows_per_second:.0} rows/s"));
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+        if done == 0 && std::io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+            // The time that is left goes down within a window too.
+            bar.enable_steady_tick(Duration::from_secs(1));
+        }
+        let program = self.program;
+        program.request(self.pipeline, self.resources, Instant::now())
+    }
+
+    fn end(&self, request: &Request<'a>, ended: &Result<Report>) {
+        match ended {
+            Ok(report) => self.rows.set(self.rows.get() + report.rows_read),
+            Err(error) => self.program.log.failed(error),
+        }
+        let names = [self.pipeline.name.as_str(), self.alias];
+        tell(self.metrics, names, request.now, ended.as_ref());
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// Stops a backfill after the window that is running; at once when asked again, which breaks
+/// nothing: the next command finishes or undoes what was being published.
+async fn stop_on_interrupt(stop: Arc<AtomicBool>, log: Log) {
+    while tokio::signal::ctrl_c().await.is_ok() {
+        if stop.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED.into());
+        }
+        log.tell("stopping after this window; Ctrl-C again stops at once");
+    }
+}

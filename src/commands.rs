@@ -1,0 +1,19 @@
+//! The commands of the program, one file for each.
+
+pub mod backfill;
+mod catch_up;
+mod dry_fold;
+mod explain_key;
+mod open_pipeline;
+mod plan;
+mod run;
+pub mod runs;
+mod task;
+mod verify;
+
+pub use explain_key::{Explained, explain_key};
+pub use open_pipeline::Request;
+pub use plan::{Estimate, Planned, PlannedFold, plan};
+pub use run::{finish, run};
+pub use task::Task;
+pub use verify::{Compared, Verified, verify};

@@ -1,0 +1,379 @@
+//! Backfill: a span of time, window after window.
+//!
+//! Any windows in any order give the same tables, so a window that fails keeps no other from being
+//! run, and a backfill that was interrupted is resumed by starting it again: windows that the
+//! ledger knows, and of which no new file has appeared, are skipped.
+
+use std::fmt::Write;
+
+use chrono::{DateTime, Duration, Utc};
+use serde::Serialize;
+use tracing::warn;
+
+use crate::commands::open_pipeline::Request;
+use crate::commands::run::{finish, run};
+use crate::commands::task::Task;
+use crate::config::{Aggregate, Pipeline};
+use crate::error::{Error, INTERRUPTED, Kind, Result, worst};
+use crate::raw::discover;
+use crate::report::text_table::{Table, day_or_instant};
+use crate::report::{Answer, Report};
+use crate::state::State;
+use crate::window::Window;
+
+/// What to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Backfill {
+    /// The span.
+    pub span: Window,
+    /// How long a window is; the last one ends with the span.
+    pub step: Duration,
+    /// Whether windows are run that were run before.
+    pub redo: bool,
+    /// Whether to stop at the first window that fails.
+    pub fail_fast: bool,
+}
+
+/// Who starts runs, and looks on.
+pub trait Watch<'a> {
+    /// What a run that begins now is handed. `done` of `all` windows are behind it.
+    fn begin(&self, window: &Window, done: usize, all: usize) -> Request<'a>;
+    /// A run has ended.
+    fn end(&self, request: &Request<'a>, ended: &Result<Report>);
+    /// Whether no further run is to be started.
+    fn is_stopped(&self) -> bool;
+}
+
+/// What a backfill did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Backfilled {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The span's start.
+    pub start: DateTime<Utc>,
+    /// The span's end, excluded.
+    pub end: DateTime<Utc>,
+    /// How many windows there are.
+    pub windows: u64,
+    /// Those that were run.
+    pub windows_done: u64,
+    /// Those that had been run before.
+    pub windows_skipped: u64,
+    /// Those that failed.
+    pub windows_failed: u64,
+    /// Those that were not come to.
+    pub windows_left: u64,
+    /// Inputs read.
+    pub files: u64,
+    /// Inputs among them that appeared after their own window was run.
+    pub late_files: u64,
+    /// Rows in the inputs.
+    pub rows_read: u64,
+    /// Rows written to the curated table.
+    pub rows_written: u64,
+    /// Rows that were put aside.
+    pub rows_rejected: u64,
+    /// Inputs that were put aside.
+    pub files_rejected: u64,
+    /// Wall time of the runs.
+    pub seconds: f64,
+    /// The worst exit code of the windows.
+    pub exit_code: u8,
+    /// What became of each window, in their order.
+    pub results: Vec<WindowResult>,
+}
+
+/// What became of a window.
+#[derive(Clone, Debug, Serialize)]
+pub struct WindowResult {
+    /// The window's start.
+    pub start: DateTime<Utc>,
+    /// The window's end, excluded.
+    pub end: DateTime<Utc>,
+    /// `done`, `skipped`, `failed`, or `left` where it was not come to.
+    pub status: &'static str,
+    /// Its run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<String>,
+    /// Inputs read.
+    pub files: u64,
+    /// Rows in the inputs.
+    pub rows_read: u64,
+    /// Rows written to the curated table.
+    pub rows_written: u64,
+    /// Wall time.
+    pub seconds: f64,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What helps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Backfill {
+    /// The windows, in their order.
+    ///
+    /// # Errors
+    /// Usage, when a window would hold nothing, or there are too many.
+    pub fn windows(&self) -> Result<Vec<Window>> {
+        const WINDOWS_MAX: i64 = 100_000;
+        if self.step <= Duration::zero() {
+            return Err(Error::usage("a step must be longer than nothing").hint("write --step 1d"));
+        }
+        let length = self.span.end - self.span.start;
+        if length.num_seconds() / self.step.num_seconds().max(1) > WINDOWS_MAX {
+            return Err(
+                Error::usage(format!("these are more than {WINDOWS_MAX} windows"))
+                    .hint("take a longer --step"),
+            );
+        }
+        let mut windows = Vec::new();
+        let mut start = self.span.start;
+        while start < self.span.end {
+            let end = start.checked_add_signed(self.step);
+            let end = end.map_or(self.span.end, |end| end.min(self.span.end));
+            windows.push(Window { start, end });
+            start = end;
+        }
+        Ok(windows)
+    }
+}
+
+/// Runs the windows of a span.
+///
+/// # Errors
+/// Usage, when there are no windows. What fails in a window is in the answer.
+pub async fn backfill<'a>(
+    asked: &Backfill,
+    pipeline: &Pipeline,
+    watch: &dyn Watch<'a>,
+) -> Result<Backfilled> {
+    let windows = asked.windows()?;
+    let mut all = Backfilled {
+        pipeline: pipeline.name.clone(),
+        start: asked.span.start,
+        end: asked.span.end,
+        windows: windows.len() as u64,
+        windows_done: 0,
+        windows_skipped: 0,
+        windows_failed: 0,
+        windows_left: 0,
+        files: 0,
+        late_files: 0,
+        rows_read: 0,
+        rows_written: 0,
+        rows_rejected: 0,
+        files_rejected: 0,
+        seconds: 0.0,
+        exit_code: 0,
+        results: Vec::with_capacity(windows.len()),
+    };
+    let mut is_done = vec![false; windows.len()];
+    let mut is_over = false;
+    for (number, window) in windows.iter().enumerate() {
+        let mut result = WindowResult {
+            start: window.start,
+            end: window.end,
+            status: "left",
+            run_id: None,
+            files: 0,
+            rows_read: 0,
+            rows_written: 0,
+            seconds: 0.0,
+            error: None,
+            hint: None,
+        };
+        if watch.is_stopped() && !is_over {
+            is_over = true;
+            all.exit_code = worst([all.exit_code, INTERRUPTED]);
+        }
+        if is_over {
+            all.windows_left += 1;
+            all.results.push(result);
+            continue;
+        }
+        let request = watch.begin(window, number, windows.len());
+        if number == 0 && !asked.redo {
+            is_done = done_windows(&request, &windows).await;
+        }
+        if is_done[number] {
+            result.status = "skipped";
+            all.windows_skipped += 1;
+            all.results.push(result);
+            continue;
+        }
+        result.run_id = Some(request.run_id.clone());
+        let ended = run(&request, Task::Run(*window)).await;
+        watch.end(&request, &ended);
+        result.seconds = request.meter.seconds();
+        all.seconds += result.seconds;
+        match ended {
+            Ok(report) => {
+                result.status = "done";
+                result.files = report.files;
+                result.rows_read = report.rows_read;
+                result.rows_written = report.rows_written;
+                all.windows_done += 1;
+                all.files += report.files;
+                all.late_files += report.late_files;
+                all.rows_read += report.rows_read;
+                all.rows_written += report.rows_written;
+                all.rows_rejected += report.rows_rejected;
+                all.files_rejected += report.files_rejected;
+            }
+            Err(error) => {
+                result.status = "failed";
+                result.error = Some(error.to_string());
+                result.hint.clone_from(&error.hint);
+                all.windows_failed += 1;
+                all.exit_code = worst([all.exit_code, error.kind.exit_code()]);
+                // What is wrong with the pipeline is wrong in every window.
+                is_over = asked.fail_fast || error.kind == Kind::Usage;
+            }
+        }
+        all.results.push(result);
+    }
+    Ok(all)
+}
+
+/// Which windows need not be run: they were, and nothing new has appeared in them since. Where that
+/// cannot be found out, each window's own run tells why.
+async fn done_windows(request: &Request<'_>, windows: &[Window]) -> Vec<bool> {
+    match find_done(request, windows).await {
+        Ok(done) => done,
+        Err(error) => {
+            warn!("all windows are run, because it cannot be told which are done: {error}");
+            vec![false; windows.len()]
+        }
+    }
+}
+
+async fn find_done(request: &Request<'_>, windows: &[Window]) -> Result<Vec<bool>> {
+    let pipeline = request.pipeline;
+    // A window whose run was committed is done only once it is published.
+    finish(request).await?;
+    let state = State::open(request.stores, pipeline).await?;
+    let ledger = &state.ledger;
+    let tables: Vec<String> = pipeline.aggregates.iter().map(Aggregate::table).collect();
+    let aggregated = tables.iter().map(|table| ledger.windows_aggregated(table));
+    let mut all: Vec<Vec<Window>> = aggregated.map(Window::union).collect();
+    all.push(ledger.folded_windows());
+    let was_run = |window: &Window| {
+        let is_in = |runs: &Vec<Window>| runs.iter().any(|run| run.covers(window));
+        all.iter().all(is_in)
+    };
+    let mut done: Vec<bool> = windows.iter().map(was_run).collect();
+    let (Some(first), Some(last)) = (windows.first(), windows.last()) else {
+        return Ok(done);
+    };
+    if !done.contains(&true) {
+        return Ok(done);
+    }
+    let folders = request.raw()?;
+    let hull = first.hull(last);
+    for span in discover::new_spans(&folders, pipeline, &hull, ledger).await? {
+        match span {
+            Some(span) => {
+                let each = windows.iter().zip(&mut done);
+                each.for_each(|(window, done)| *done &= !window.overlaps(&span));
+            }
+            // It can hold rows of any window.
+            None => done.fill(false),
+        }
+    }
+    // Any run brings aggregates up to date.
+    let is_behind = tables.iter().any(|table| !ledger.is_aggregated(table));
+    if is_behind && done.iter().all(|done| *done) {
+        done[windows.len() - 1] = false;
+    }
+    Ok(done)
+}
+
+impl Answer for Backfilled {
+    fn text(&self) -> String {
+        let mut text = format!(
+            "{}  {} to {}: {} windows, {} done, {} skipped, {} failed, {} left\n",
+            self.pipeline,
+            day_or_instant(self.start),
+            day_or_instant(self.end),
+            self.windows,
+            self.windows_done,
+            self.windows_skipped,
+            self.windows_failed,
+            self.windows_left
+        );
+        let mut table = Table::new(&[
+            "start",
+            "end",
+            "status",
+            "files",
+            "rows read",
+            "rows written",
+            "seconds",
+        ]);
+        for result in &self.results {
+            table.row([
+                day_or_instant(result.start),
+                day_or_instant(result.end),
+                result.status.into(),
+                result.files.to_string(),
+                result.rows_read.to_string(),
+                result.rows_written.to_string(),
+                format!("{:.1}", result.seconds),
+            ]);
+        }
+        text.push_str(&table.text());
+        for result in &self.results {
+            if let Some(error) = &result.error {
+                let _ = writeln!(text, "{}: {error}", day_or_instant(result.start));
+            }
+        }
+        if self.windows_left > 0 {
+            text.push_str("start it again to go on: windows that are done are skipped\n");
+        }
+        text
+    }
+
+    fn exit_code(&self) -> u8 {
+        self.exit_code
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::window::parse_instant;
+
+    fn asked(start: &str, end: &str, step: Duration) -> Backfill {
+        let date = |text| parse_instant(text).expect("a date");
+        Backfill {
+            span: Window::new(date(start), date(end)).expect("a window"),
+            step,
+            redo: false,
+            fail_fast: false,
+        }
+    }
+
+    #[test]
+    fn the_last_window_ends_with_the_span() {
+        let windows = asked("2020-01-01", "2020-01-02T12:00:00Z", Duration::days(1));
+        let windows = windows.windows().expect("windows");
+        let shown: Vec<String> = windows.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "[2020-01-01T00:00:00Z, 2020-01-02T00:00:00Z)",
+                "[2020-01-02T00:00:00Z, 2020-01-02T12:00:00Z)"
+            ]
+        );
+    }
+
+    #[test]
+    fn steps_that_lead_nowhere_are_refused() {
+        let none = asked("2020-01-01", "2020-01-02", Duration::zero());
+        assert!(none.windows().is_err());
+        let seconds = asked("2000-01-01", "2020-01-02", Duration::seconds(1));
+        assert!(seconds.windows().is_err());
+    }
+}

@@ -1,0 +1,86 @@
+//! What is known of a key, as text.
+
+use std::fmt::Write;
+
+use super::Explained;
+use crate::layout::parent;
+use crate::report::Answer;
+use crate::report::text_table::Table;
+
+/// A value for a terminal, which control characters could do something to.
+fn printable(value: &str) -> String {
+    let escaped = value.chars().map(|c| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    });
+    escaped.collect()
+}
+
+impl Answer for Explained {
+    fn text(&self) -> String {
+        let key = self.key.iter();
+        let key = key.map(|(name, value)| format!("{name} {}", printable(value)));
+        let mut text = format!(
+            "{}  {}: {} changes among {} rows of {} files\n",
+            self.pipeline,
+            key.collect::<Vec<_>>().join(", "),
+            self.changes.len(),
+            self.rows,
+            self.files
+        );
+        // Long paths are told once, where they are one.
+        let mut folders = self.changes.iter().map(|change| parent(&change.file));
+        let folder = folders.next().unwrap_or_default();
+        let folder = match folders.all(|other| other == folder) && !folder.is_empty() {
+            true => format!("{folder}/"),
+            false => String::new(),
+        };
+        let name = |file: &str| file.strip_prefix(&folder).unwrap_or(file).to_string();
+        if !folder.is_empty() {
+            let _ = writeln!(text, "in {folder}");
+        }
+        if let Some(first) = self.changes.first() {
+            let mut header = vec!["", "op"];
+            header.extend(first.order.iter().map(|(name, _)| name.as_str()));
+            header.extend(["day", "row", "file", "run"]);
+            let mut table = Table::new(&header);
+            for change in &self.changes {
+                let mut cells = vec![
+                    if change.wins {
+                        "wins".into()
+                    } else {
+                        String::new()
+                    },
+                    change.op.clone(),
+                ];
+                cells.extend(change.order.iter().map(|(_, value)| printable(value)));
+                cells.push(change.day.map_or(String::new(), |day| day.to_string()));
+                cells.push(change.row.to_string());
+                cells.push(name(&change.file));
+                cells.push(change.run_id.clone().unwrap_or_else(|| "not folded".into()));
+                table.row(cells);
+            }
+            text.push_str(&table.text());
+        }
+        for change in self.changes.iter().filter(|change| change.wins) {
+            let why = change.why.as_deref().unwrap_or_default();
+            let _ = writeln!(
+                text,
+                "wins: row {} of {}: {why}",
+                change.row,
+                name(&change.file)
+            );
+        }
+        for row in &self.rows_now {
+            let place = match &row.place {
+                Some((path, at)) => format!("row {at} of {path}"),
+                None => format!("not found in {}", row.partition),
+            };
+            let _ = writeln!(text, "now: {place}");
+        }
+        for note in &self.notes {
+            let _ = writeln!(text, "{note}");
+        }
+        text
+    }
+}

@@ -1,0 +1,168 @@
+//! A key's rows in the curated table, by the versions of the key.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Date32Array, Scalar};
+use arrow::compute::cast;
+use arrow::compute::kernels::cmp::not_distinct;
+use arrow::datatypes::{DataType, Date32Type, Int32Type, Int64Type};
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{ident, lit};
+use datafusion::prelude::SessionContext;
+use futures::TryStreamExt;
+
+use super::{Explained, Job, RowNow};
+use crate::changes::EVENT_DT;
+use crate::commands::open_pipeline::{date, object_store_root};
+use crate::config::Keep;
+use crate::engine::session::BATCH_ROWS;
+use crate::error::{Error, Result, missing_object};
+use crate::layout::parent;
+use crate::parquet_io::open::ParquetFile;
+use crate::state::State;
+use crate::state::contract::read_types;
+use crate::state::ledger::CURATED;
+use crate::store::{Folder, parse_path};
+use crate::table::partition_names::partition_folder;
+use crate::types::key::canonical_column;
+
+/// Finds the key's rows in the curated table.
+pub(super) async fn rows_now(
+    job: &Job<'_>,
+    state: &State,
+    context: &SessionContext,
+    folders: &[Folder],
+    key: &[ArrayRef],
+    explained: &mut Explained,
+) -> Result<()> {
+    let pipeline = job.request.pipeline;
+    let (Some((versions, layout)), Some(shape)) = (state.versions()?, &state.ledger.shape) else {
+        return Ok(());
+    };
+    let root = object_store_root(state.folder());
+    context.register_object_store(&root, Arc::clone(&state.folder().root_store));
+    let mut rows = context.read_table(Arc::new(versions))?;
+    for (number, (value, (name, kind))) in key.iter().zip(&layout.keys).enumerate() {
+        let value = canonical_column(value, name, kind)?;
+        let value = ScalarValue::try_from_array(&value, 0)?;
+        rows = rows.filter(ident(format!("key_{number}")).eq(lit(value)))?;
+    }
+    let batches = rows.collect().await?;
+    let columns = read_types(&shape.columns)?;
+    let places = 1 + usize::from(pipeline.raw.before_image_prefix.is_some());
+    let wanted = explained.changes.iter().filter(|change| change.wins);
+    let wanted: Vec<(String, u64)> = wanted
+        .map(|change| (change.file.clone(), change.row))
+        .collect();
+    for batch in &batches {
+        let column =
+            |name: &str| Ok::<_, Error>(batch.column(batch.schema().index_of(name)?).clone());
+        let deleted = column("deleted")?;
+        let (days, locations) = (column("event_dt")?, column("location")?);
+        let (files, row_numbers) = (cast(&column("file")?, &DataType::Utf8)?, column("row")?);
+        let mut parts: Vec<ArrayRef> = Vec::new();
+        for (number, (name, _)) in layout.partitions.iter().enumerate() {
+            let kind = columns.iter().find(|(column, _)| column == name);
+            let kind =
+                kind.ok_or_else(|| Error::internal(format!("`{name}` is not in the ledger")))?;
+            parts.push(cast(&column(&format!("part_{number}"))?, &kind.1)?);
+        }
+        let names: Vec<&str> = layout
+            .partitions
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        for at in 0..batch.num_rows() {
+            if deleted.as_boolean().value(at) {
+                continue;
+            }
+            let location = locations.as_primitive::<Int32Type>().value(at) as usize;
+            let path = files.as_string::<i32>().value(at);
+            let change_file = folders
+                .get(location)
+                .map_or(path.to_string(), |folder| folder.describe(path));
+            let change_row =
+                row_numbers.as_primitive::<Int64Type>().value(at) as u64 / places as u64 + 1;
+            // Under `latest` versions of earlier days tell what was, and have no row.
+            let is_row = pipeline.keep == Keep::LatestPerDay
+                || wanted.contains(&(change_file.clone(), change_row));
+            if !is_row {
+                continue;
+            }
+            let days = days.as_primitive::<Date32Type>();
+            explained.rows_now.push(RowNow {
+                day: days.is_valid(at).then(|| days.value(at)).and_then(date),
+                partition: partition_folder(&names, &parts, at)?,
+                place: None,
+                change_file,
+                change_row,
+            });
+        }
+    }
+    explained.rows_now.sort_by_key(|row| row.day);
+    for row in &mut explained.rows_now {
+        row.place = place_of(job, state, key, row).await?;
+        if row.place.is_none() {
+            explained.notes.push(format!(
+                "the row that should be in {} was not found there: glueless verify tells more",
+                row.partition
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Where in a partition's files a row is.
+async fn place_of(
+    job: &Job<'_>,
+    state: &State,
+    key: &[ArrayRef],
+    wanted: &RowNow,
+) -> Result<Option<(String, u64)>> {
+    let pipeline = job.request.pipeline;
+    let folder = &job.output(CURATED)?.folder;
+    let files = state.ledger.files(CURATED);
+    for listed in files.filter(|file| parent(&file.path) == wanted.partition) {
+        let path = parse_path(&listed.path)?;
+        let name = folder.describe(&listed.path);
+        let opened = ParquetFile::open(Arc::clone(&folder.store), path, listed.bytes, name).await;
+        let file = match opened {
+            // The note says that the row was not found.
+            Err(error) if missing_object(&error).is_some() => continue,
+            opened => opened?,
+        };
+        let place = |name: &str| file.schema().index_of(name).ok();
+        let mut columns: Vec<(usize, ArrayRef)> = Vec::new();
+        for (name, value) in pipeline.key.iter().zip(key) {
+            columns.extend(place(name).map(|column| (column, value.clone())));
+        }
+        let per_day = pipeline.keep == Keep::LatestPerDay;
+        if let (Some(column), true) = (place(EVENT_DT), per_day) {
+            let day: ArrayRef = Arc::new(Date32Array::from(vec![
+                wanted.day.map(Date32Type::from_naive_date),
+            ]));
+            columns.push((column, day));
+        }
+        columns.sort_by_key(|(column, _)| *column);
+        columns.dedup_by_key(|(column, _)| *column);
+        let read: Vec<usize> = columns.iter().map(|(column, _)| *column).collect();
+        let mut batches = file.read(&read, BATCH_ROWS);
+        while let Some(batch) = batches.try_next().await? {
+            let mut is_it = vec![true; batch.num_rows()];
+            for (at, (_, value)) in columns.iter().enumerate() {
+                let value = cast(value, batch.column(at).data_type())?;
+                let value = Scalar::new(value);
+                let same = not_distinct(batch.column(at), &value)?;
+                let each = is_it.iter_mut().zip(same.values());
+                each.for_each(|(is_it, same)| *is_it &= same);
+            }
+            if let Some(at) = is_it.iter().position(|is_it| *is_it) {
+                let rows = batch
+                    .column(batch.num_columns() - 1)
+                    .as_primitive::<Int64Type>();
+                return Ok(Some((listed.path.clone(), rows.value(at) as u64 + 1)));
+            }
+        }
+    }
+    Ok(None)
+}

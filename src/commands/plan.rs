@@ -1,0 +1,332 @@
+//! Plan: what a run of a window would read and replace. Nothing is touched.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use serde::Serialize;
+
+use crate::commands::open_pipeline::{Job, Request, date};
+use crate::curate::stage::Onto;
+use crate::error::Result;
+use crate::layout::{aggregate_run_id, parent};
+use crate::publish::{self, Names};
+use crate::raw::discover::Recorded;
+use crate::report::text_table::day_or_instant;
+use crate::report::{Answer, Report, size};
+use crate::state::State;
+use crate::state::ledger::{CURATED, Command, Ledger};
+use crate::table::TableFile;
+use crate::window::Window;
+
+/// What a run would do.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Planned {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The window's start.
+    pub start: DateTime<Utc>,
+    /// The window's end, excluded.
+    pub end: DateTime<Utc>,
+    /// Inputs it would read.
+    pub files: u64,
+    /// Inputs among them that appeared after their own window was run.
+    pub late_files: u64,
+    /// Inputs among them that earlier runs have folded: they change nothing.
+    pub folded_files: u64,
+    /// The inputs' size.
+    pub bytes: u64,
+    /// The late inputs, in the order of files.
+    pub late: Vec<String>,
+    /// The parts of the window that were run before.
+    pub windows_run: Vec<Window>,
+    /// The days of the window that have rows in the state, published or deleted ones.
+    pub days_published: Vec<NaiveDate>,
+    /// What it would take, if it is like an earlier run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
+    /// What folding gives, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fold: Option<PlannedFold>,
+    /// What else is to be known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// What a run would take, by the earlier run that read most nearly as many bytes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Estimate {
+    /// Wall time: that run's, and as many times more as there are more bytes.
+    pub seconds: f64,
+    /// Memory: that run's, which was bounded by its limit.
+    pub peak_memory_bytes: u64,
+    /// That run.
+    pub run_id: String,
+    /// What it read.
+    pub bytes: u64,
+}
+
+/// What folding the inputs gives.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PlannedFold {
+    /// Rows in the inputs.
+    pub rows_read: u64,
+    /// Last changes that would be rows of the curated table.
+    pub rows_latest: u64,
+    /// Changes that a later one replaces.
+    pub rows_superseded: u64,
+    /// Last changes that leave no row.
+    pub rows_deleted: u64,
+    /// Rows that would be put aside.
+    pub rows_rejected: u64,
+    /// Inputs that would be put aside.
+    pub files_rejected: u64,
+    /// Last changes not later than what earlier runs left.
+    pub rows_stale: u64,
+    /// Rows that would be written, those that are only copied included.
+    pub rows_written: u64,
+    /// Their size.
+    pub bytes_written: u64,
+    /// The days whose rows would change.
+    pub days: Vec<NaiveDate>,
+    /// The partitions that would be written, as folders; one without a name is the whole table.
+    pub partitions_written: Vec<String>,
+    /// The partitions that would be left without rows.
+    pub partitions_removed: Vec<String>,
+}
+
+/// Plans a run of a window; with `folds` the inputs are also folded, on the disk to spill to.
+///
+/// # Errors
+/// Those that the run would meet, as far as it is planned.
+pub fn plan<'a>(
+    request: &'a Request<'_>,
+    window: Window,
+    folds: bool,
+) -> LocalBoxFuture<'a, Result<Planned>> {
+    do_plan(request, window, folds).boxed_local()
+}
+
+async fn do_plan(request: &Request<'_>, window: Window, folds: bool) -> Result<Planned> {
+    let pipeline = request.pipeline;
+    let (job, state) = Job::ask(request, window).await?;
+    let is_publishing = job.is_publishing(&state).await?;
+    if !is_publishing {
+        job.check_not_changed(Command::Curate, &state).await?;
+    }
+    let ledger = &state.ledger;
+    let found = job.inputs(Command::Curate, &request.raw()?, ledger).await?;
+    let inputs = found.inputs;
+    let mut planned = Planned {
+        pipeline: pipeline.name.clone(),
+        start: window.start,
+        end: window.end,
+        files: inputs.len() as u64,
+        bytes: inputs.iter().map(|input| input.file.size).sum(),
+        windows_run: parts_run(ledger, &window),
+        days_published: days_with_rows(ledger, &window),
+        notes: found.note.into_iter().collect(),
+        ..Default::default()
+    };
+    for input in &inputs {
+        let (location, path) = (input.file.location, &input.file.path);
+        planned.folded_files += u64::from(ledger.folded(location, path).is_some());
+        if input.late {
+            planned.late_files += 1;
+            planned.late.push(path.clone());
+        }
+    }
+    planned.estimate = estimate(ledger, planned.bytes);
+    if is_publishing {
+        planned.notes.push(
+            "another run is publishing, or was interrupted: the run would finish that first".into(),
+        );
+    }
+    if folds && !inputs.is_empty() {
+        planned.fold = Some(fold_planned(&job, &state, &inputs).await?);
+    }
+    Ok(planned)
+}
+
+async fn fold_planned(
+    job: &Job<'_>,
+    state: &State,
+    inputs: &[crate::raw::discover::Input],
+) -> Result<PlannedFold> {
+    let mut report = Report::default();
+    let folded = job.dry_fold(state, inputs, Onto::Table, &mut report);
+    let staged = folded.await?.staged;
+    let mut planned = PlannedFold {
+        rows_read: report.rows_read,
+        rows_latest: report.rows_latest,
+        rows_superseded: report.rows_superseded,
+        rows_deleted: report.rows_deleted,
+        rows_rejected: report.rows_rejected,
+        files_rejected: staged.bad_files.len() as u64,
+        rows_stale: report.rows_stale,
+        ..Default::default()
+    };
+    let Some(curated) = staged.curated else {
+        return Ok(planned);
+    };
+    let before: Vec<TableFile> = state.ledger.files(CURATED).cloned().collect();
+    let had_rows: BTreeSet<&str> = before.iter().map(|file| parent(&file.path)).collect();
+    let written: BTreeSet<&String> = curated.staged.iter().map(|file| &file.partition).collect();
+    let emptied = curated.partitions.iter();
+    let emptied = emptied.filter(|partition| had_rows.contains(partition.as_str()));
+    let emptied = emptied.filter(|partition| !written.contains(partition));
+    planned.partitions_removed = emptied.cloned().collect();
+    planned.partitions_written = written.into_iter().cloned().collect();
+    planned.days = curated
+        .counts
+        .days
+        .iter()
+        .filter_map(|day| date(*day))
+        .collect();
+    let replaced = |partition: &str| curated.partitions.contains(partition);
+    let commit = state.next_commit();
+    let plan = publish::plan(curated.staged, &before, replaced, commit, Names::Kept);
+    planned.rows_written = plan.counts.rows_written;
+    planned.bytes_written = plan.counts.bytes_written;
+    Ok(planned)
+}
+
+/// The parts of a window that were run.
+fn parts_run(ledger: &Ledger, window: &Window) -> Vec<Window> {
+    let runs = ledger.folded_windows().into_iter();
+    runs.filter_map(|run| run.common(window)).collect()
+}
+
+fn days_with_rows(ledger: &Ledger, window: &Window) -> Vec<NaiveDate> {
+    let counts = ledger.versions.values().flat_map(|counts| counts.iter());
+    let known: BTreeSet<NaiveDate> = counts.filter_map(|(day, _)| date(day?)).collect();
+    let known = known.into_iter();
+    known
+        .filter(|day| window.overlaps(&Window::day(*day)))
+        .collect()
+}
+
+/// By the run that read most nearly as many bytes; of several, the newest.
+fn estimate(ledger: &Ledger, bytes: u64) -> Option<Estimate> {
+    let folds = ledger.runs.iter().rev();
+    let folds = folds.filter(|run| run.command != Command::Aggregate);
+    let sized = folds.map(|run| (run, run.count("bytes")));
+    let sized = sized.filter(|(_, read)| *read > 0 && bytes > 0);
+    let distance = |read: u64| (read as f64 / bytes as f64).ln().abs();
+    let (run, read) = sized.min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)))?;
+    let aggregated = ledger.run(&aggregate_run_id(&run.run_id));
+    let seconds = aggregated.map_or(run.seconds, |aggregated| aggregated.seconds);
+    let more = (bytes as f64 / read as f64).max(1.0);
+    Some(Estimate {
+        seconds: seconds * more,
+        peak_memory_bytes: run.count("peak_memory_bytes"),
+        run_id: run.run_id.clone(),
+        bytes: read,
+    })
+}
+
+impl Answer for Planned {
+    fn text(&self) -> String {
+        const SHOWN: usize = 10;
+        let mut text = format!(
+            "{}  {} to {}\n",
+            self.pipeline,
+            day_or_instant(self.start),
+            day_or_instant(self.end)
+        );
+        let mut line = |name: &str, value: String| {
+            let _ = writeln!(text, "  {name:<10} {value}");
+        };
+        line(
+            "would read",
+            format!(
+                "{} files, {}; {} of them late, {} folded before",
+                self.files,
+                size(self.bytes),
+                self.late_files,
+                self.folded_files
+            ),
+        );
+        for path in self.late.iter().take(SHOWN) {
+            line("late", path.clone());
+        }
+        if self.late.len() > SHOWN {
+            line("late", format!("and {} more", self.late.len() - SHOWN));
+        }
+        for part in &self.windows_run {
+            let (start, end) = (day_or_instant(part.start), day_or_instant(part.end));
+            line("run before", format!("{start} to {end}"));
+        }
+        line(
+            "published",
+            listed(&self.days_published, SHOWN, "none of the window's days"),
+        );
+        match &self.estimate {
+            Some(estimate) => line(
+                "estimate",
+                format!(
+                    "{:.1} s, {}, by run {}, which read {}",
+                    estimate.seconds,
+                    size(estimate.peak_memory_bytes),
+                    estimate.run_id,
+                    size(estimate.bytes)
+                ),
+            ),
+            None if self.bytes == 0 => line("estimate", "none: there is nothing to read".into()),
+            None => line("estimate", "none: no earlier run read anything".into()),
+        }
+        if let Some(fold) = &self.fold {
+            line(
+                "fold",
+                format!(
+                    "{} rows: {} latest, {} superseded ({} of them stale), {} deleted, {} rejected",
+                    fold.rows_read,
+                    fold.rows_latest,
+                    fold.rows_superseded,
+                    fold.rows_stale,
+                    fold.rows_deleted,
+                    fold.rows_rejected
+                ),
+            );
+            line(
+                "would write",
+                format!(
+                    "{} rows in {} partitions, {}; {} partitions would go",
+                    fold.rows_written,
+                    fold.partitions_written.len(),
+                    size(fold.bytes_written),
+                    fold.partitions_removed.len()
+                ),
+            );
+            line("days", listed(&fold.days, SHOWN, "none"));
+            for partition in fold.partitions_written.iter().take(SHOWN) {
+                line("replace", partition.clone());
+            }
+            if fold.partitions_written.len() > SHOWN {
+                let more = fold.partitions_written.len() - SHOWN;
+                line("replace", format!("and {more} more"));
+            }
+            for partition in fold.partitions_removed.iter().take(SHOWN) {
+                line("remove", partition.clone());
+            }
+        }
+        for note in &self.notes {
+            line("note", note.clone());
+        }
+        text
+    }
+}
+
+/// The first of some days, and how many more there are.
+fn listed(days: &[NaiveDate], shown: usize, none: &str) -> String {
+    if days.is_empty() {
+        return none.into();
+    }
+    let first: Vec<String> = days.iter().take(shown).map(NaiveDate::to_string).collect();
+    match days.len() > shown {
+        true => format!("{} and {} more", first.join(", "), days.len() - shown),
+        false => first.join(", "),
+    }
+}

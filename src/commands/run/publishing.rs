@@ -1,0 +1,239 @@
+//! Commit and publish: an attempt becomes a run, and what a run made becomes visible; also for runs
+//! that were interrupted.
+
+use chrono::NaiveDate;
+use tracing::{debug, warn};
+
+use crate::commands::open_pipeline::{Job, Output};
+use crate::commands::run::Attempt;
+use crate::config::{Format, WindowBy};
+use crate::engine::tasks::join;
+use crate::error::{Error, Result};
+use crate::layout::{attempt_commit, attempt_name};
+use crate::publish::announcement::announce;
+use crate::publish::delta::{self, Committed, CuratedLog};
+use crate::publish::{self, Plan};
+use crate::state::identity::Identity;
+use crate::state::ledger::{CURATED, Command, Record, Run};
+use crate::state::{NewVersions, NotCommitted, State};
+use crate::store::listing::{list, list_tidied};
+use crate::store::remove::remove;
+use crate::table::TableFile;
+
+impl Job<'_> {
+    /// Refuses to go on where someone else wrote to the curated table's own log.
+    pub(crate) async fn check_not_changed(&self, command: Command, state: &State) -> Result<()> {
+        if self.request.pipeline.curated.format != Format::Delta {
+            return Ok(());
+        }
+        let table = &self.output(CURATED)?.folder;
+        let log = delta::open(table, state.last_commit()).await?;
+        match self.curated_log(state) {
+            Some(curated) if command != Command::Rebuild => curated.check(&log),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes away what a dead attempt wrote.
+    pub(crate) async fn discard(&self, attempt: &Attempt) {
+        let mut discarded = vec![attempt.state.discard(&attempt.name).await];
+        for output in self.outputs.iter().filter(|output| output.name != "state") {
+            discarded.push(publish::discard(&output.staging, &attempt.name).await);
+        }
+        for folder in [&self.announced, &self.quarantine] {
+            discarded.push(publish::discard(folder, &attempt.name).await);
+        }
+        for left in discarded.into_iter().filter_map(Result::err) {
+            warn!("what the failed attempt wrote is left behind: {left}");
+        }
+    }
+
+    /// Finishes what interrupted runs had committed and not yet published.
+    pub(crate) async fn finish_interrupted(&self, state: &State) -> Result<()> {
+        let open = list(&self.announced).await?;
+        let last = state.last_commit();
+        for name in &open {
+            let runs = state.ledger.runs.iter();
+            let mut runs = runs.filter(|run| attempt_name(run.commit, &run.run_id) == *name);
+            let Some(run) = runs.next() else {
+                continue;
+            };
+            warn!("an earlier run has not published all that it made yet: doing that first");
+            self.publish(state, run, None).await?;
+        }
+        // The others cannot commit any more, or have not yet.
+        let is_done = |name: &String| attempt_commit(name).is_some_and(|commit| commit <= last);
+        remove(&self.announced, open.into_iter().filter(is_done).collect()).await
+    }
+
+    /// Whether something that was committed is not all in its place.
+    pub(crate) async fn is_publishing(&self, state: &State) -> Result<bool> {
+        let open = list(&self.announced).await?;
+        let last = state.last_commit();
+        let mut commits = open.iter().filter_map(|name| attempt_commit(name));
+        Ok(commits.any(|commit| commit <= last))
+    }
+
+    /// Marks the folders a commit is about to write as this pipeline's.
+    pub(crate) async fn claim(&self, plans: &[(String, Plan)]) -> Result<()> {
+        for output in &self.outputs {
+            let is_written = plans.iter().any(|(name, _)| *name == output.name);
+            if !output.is_marked && (output.name == "state" || is_written) {
+                output.owner.claim(&output.folder, &output.setting).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Announces an attempt, commits it, and carries out the plans of its tables.
+    pub(crate) async fn commit_and_publish(
+        &self,
+        attempt: &mut Attempt,
+        command: Command,
+        mut records: Vec<Record>,
+        versions: Option<NewVersions<'_>>,
+        days: Vec<NaiveDate>,
+        plans: &[(String, Plan)],
+    ) -> Result<(), NotCommitted> {
+        self.request.meter.measure(&mut attempt.report);
+        let newest = attempt.report.newest_commit_time;
+        let run = Run {
+            commit: attempt.commit,
+            run_id: attempt.run_id.clone(),
+            command,
+            start: self.window.start,
+            end: self.window.end,
+            tables: plans.iter().map(|(name, _)| name.clone()).collect(),
+            days,
+            by_rows: self.request.pipeline.raw.window_by == WindowBy::Commit,
+            aggregated: attempt.aggregated.take(),
+            at: self.request.now,
+            seconds: attempt.report.seconds,
+            newest_us: newest.map(|newest| newest.timestamp_micros()),
+            counts: attempt.report.counts(),
+        };
+        records.insert(0, Record::Run(Box::new(run)));
+        for (name, plan) in plans {
+            records.extend(plan.removes.iter().map(|path| Record::Gone {
+                table: name.clone(),
+                path: path.clone(),
+            }));
+            records.extend(plan.added().map(|file| Record::File {
+                table: name.clone(),
+                file: file.clone(),
+            }));
+            let staged = plan.added().filter_map(|file| file.staged.clone());
+            let staged: Vec<String> = staged.collect();
+            self.output(name)?.staging.sync(&staged)?;
+        }
+        self.claim(plans).await?;
+        let found = match attempt.found.take() {
+            Some(found) => Some(join(found).await?),
+            None => None,
+        };
+        announce(&self.announced, &attempt.name).await?;
+        let state = &mut attempt.state;
+        state
+            .commit(&attempt.run_id, records, versions, self.request.now)
+            .await?;
+        debug!("committed as {}", attempt.commit);
+        let state = &attempt.state;
+        attempt.report.files_in_quarantine = state.ledger.put_aside.len() as u64;
+        if command != Command::Aggregate
+            && let Err(error) = self.tidy_quarantine(&state.ledger).await
+        {
+            warn!("files in quarantine that are no longer used are left behind: {error}");
+        }
+        let published = match state.ledger.run(&attempt.run_id) {
+            Some(run) => self.publish(state, run, found).await,
+            None => Err(Error::internal("the run is not in the ledger")),
+        };
+        let published = match published {
+            Ok(()) => publish::clear(&self.announced, attempt.commit).await,
+            failed => failed,
+        };
+        let Err(error) = published else {
+            return Ok(());
+        };
+        // A run that slept finds that another one has published for it, and more since.
+        let state = &mut attempt.state;
+        if state.refresh().await.is_ok() && state.last_commit() > attempt.commit {
+            warn!("another run has published this one's files and gone on: {error}");
+            return Ok(());
+        }
+        Err(NotCommitted {
+            error,
+            in_doubt: true,
+        })
+    }
+
+    /// Makes visible what a committed run made. `found` is what the curated table's folder held
+    /// before, where that was looked up.
+    pub(crate) async fn publish(
+        &self,
+        state: &State,
+        run: &Run,
+        mut found: Option<Vec<String>>,
+    ) -> Result<()> {
+        let attempt = format!("{}/", attempt_name(run.commit, &run.run_id));
+        let is_its = |file: &&&TableFile| {
+            let staged = file.staged.as_ref();
+            staged.is_some_and(|staged| staged.starts_with(&attempt))
+        };
+        let now = Identity::of(self.request.pipeline);
+        let mut stagings = Vec::new();
+        for name in &run.tables {
+            let Ok(Output {
+                folder, staging, ..
+            }) = self.output(name)
+            else {
+                warn!("a run has not published `{name}`, which is gone from the pipeline");
+                continue;
+            };
+            let shape = state.ledger.shape.as_ref();
+            let made = shape.map(|shape| shape.identity.table());
+            if name == CURATED && made != Some(now.table()) {
+                warn!("a run has not published the curated table where it was before");
+                continue;
+            }
+            let files: Vec<&TableFile> = state.ledger.files(name).collect();
+            let added: Vec<&TableFile> = files.iter().filter(is_its).copied().collect();
+            let found = match found.take_if(|_| name == CURATED) {
+                Some(found) => found,
+                None => list_tidied(folder).await?,
+            };
+            match self.curated_log(state).filter(|_| name == CURATED) {
+                None => {
+                    publish::publish(folder, staging, &added, &files, run.commit, found).await?;
+                }
+                Some(log) => {
+                    let committed = Committed {
+                        run_id: &run.run_id,
+                        number: run.commit,
+                        anew: run.command == Command::Rebuild,
+                    };
+                    log.publish(staging, &added, committed, found).await?;
+                }
+            }
+            stagings.push(staging);
+        }
+        // Tables beside each other share their staging folder.
+        for staging in stagings {
+            publish::clear(staging, run.commit).await?;
+        }
+        Ok(())
+    }
+
+    /// The curated table's own log, where it has one.
+    fn curated_log<'a>(&'a self, state: &'a State) -> Option<CuratedLog<'a>> {
+        let curated = &self.request.pipeline.curated;
+        Some(CuratedLog {
+            table: &self.output(CURATED).ok()?.folder,
+            shape: state.ledger.shape.as_ref()?,
+            files: state.ledger.files(CURATED).collect(),
+            retention: curated.retention,
+            now: self.request.now,
+        })
+        .filter(|_| curated.format == Format::Delta)
+    }
+}

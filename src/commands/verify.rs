@@ -1,0 +1,488 @@
+//! Verify: whether the curated table is what raw says, or what another table says. Nothing is
+//! touched.
+//!
+//! All inputs that were folded so far are folded again from nothing, into files on the disk to
+//! spill to; then both tables are read, and their counts and hashes compared by partition. Where a
+//! partition differs, its rows are joined by their keys to name the first one that does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Date32Type};
+use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{Expr, ident, lit, try_cast};
+use datafusion::prelude::{DataFrame, SessionContext};
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use serde::Serialize;
+use tracing::{info, warn};
+
+use crate::changes::EVENT_DT;
+use crate::commands::open_pipeline::{Job, NO_WINDOW, Request, date, hull_of, object_store_root};
+use crate::config::{Format, Pipeline};
+use crate::engine::session::session;
+use crate::error::{Error, Result};
+use crate::layout::{parent, partition_values};
+use crate::raw::columns::find_column;
+use crate::state::State;
+use crate::state::contract::read_types;
+use crate::state::ledger::{CURATED, Command};
+use crate::store::Folder;
+use crate::store::listing::sizes;
+use crate::table::digest::{Digest, Digests, Parts, digest};
+use crate::table::files::FileTable;
+use crate::window::Window;
+
+use files::Files;
+use from_empty::{Again, again, folded_again};
+use keys::Keys;
+use other_table::other_table;
+
+mod aggregates;
+mod answer;
+mod files;
+mod from_empty;
+mod keys;
+mod other_table;
+
+/// What is compared.
+#[derive(Clone, Debug, Default)]
+pub struct Compared {
+    /// Only these days.
+    pub days: Option<Window>,
+    /// With another table, a path or URL, instead of raw.
+    pub against: Option<String>,
+}
+
+/// What a comparison found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Verified {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// What the table was compared with: `raw`, or another table.
+    pub against: String,
+    /// The days that were compared; all, where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub days: Option<Window>,
+    /// Whether no difference was found.
+    pub is_equal: bool,
+    /// Inputs that were folded again.
+    pub files: u64,
+    /// Rows in them.
+    pub rows_read: u64,
+    /// Rows that the table should have: those of raw, folded, or of the other table.
+    pub rows_expected: u64,
+    /// Rows that it has.
+    pub rows_found: u64,
+    /// Partitions that were compared.
+    pub partitions: u64,
+    /// Those that differ, sorted.
+    pub partitions_different: Vec<PartitionDifference>,
+    /// Days with another number of rows.
+    pub days_different: Vec<DayDifference>,
+    /// Days of which the state remembers another number of keys than raw has.
+    pub state_days_different: Vec<DayDifference>,
+    /// Files that were published and are not there.
+    pub files_missing: Vec<String>,
+    /// Files that were published and cannot be read any more.
+    pub files_damaged: Vec<String>,
+    /// Files of the state with versions that are gone or damaged: the next run may be refused.
+    pub state_files_damaged: Vec<String>,
+    /// Files in the table's folder that no run of this pipeline wrote.
+    pub files_unknown: Vec<String>,
+    /// Columns of the table that the other side lacks, and new ones that folding again gives.
+    pub columns_missing: Vec<String>,
+    /// Columns of which values do not fit the table's types.
+    pub columns_unfit: Vec<String>,
+    /// The aggregates, in the pipeline's order; none against another table.
+    pub aggregates: Vec<VerifiedAggregate>,
+    /// The first key that differs, in the first partition that does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_difference: Option<KeyDifference>,
+    /// What else is to be known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// Wall time.
+    pub seconds: f64,
+    /// The process's greatest resident memory.
+    pub peak_memory_bytes: u64,
+}
+
+/// A partition that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PartitionDifference {
+    /// Its folder; empty for an unpartitioned table.
+    pub partition: String,
+    /// Rows it should have.
+    pub rows_expected: u64,
+    /// Rows it has.
+    pub rows_found: u64,
+    /// The hash it should have.
+    pub hash_expected: String,
+    /// The hash it has.
+    pub hash_found: String,
+}
+
+/// What was found of an aggregate.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct VerifiedAggregate {
+    /// Its name.
+    pub name: String,
+    /// Days that were compared.
+    pub days: u64,
+    /// Those that differ, as folders.
+    pub days_different: Vec<PartitionDifference>,
+    /// Files that were published and are not there.
+    pub files_missing: Vec<String>,
+    /// Files that were published and cannot be read any more.
+    pub files_damaged: Vec<String>,
+    /// Files in its folder that no run of this pipeline wrote.
+    pub files_unknown: Vec<String>,
+    /// Whether it was compared at all: not where the last changes are not in it yet.
+    pub is_compared: bool,
+    /// Why it was not compared, or not all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// A day that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DayDifference {
+    /// The day; none for rows without one.
+    pub day: Option<NaiveDate>,
+    /// Rows it should have.
+    pub rows_expected: u64,
+    /// Rows it has.
+    pub rows_found: u64,
+}
+
+/// A key that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeyDifference {
+    /// The partition.
+    pub partition: String,
+    /// The key columns, and their values as text.
+    pub key: Vec<(String, String)>,
+    /// What is wrong with its row.
+    pub why: String,
+}
+
+/// Compares the curated table.
+///
+/// # Errors
+/// Usage, when nothing was folded yet, or the other table cannot be compared; data, when an input
+/// that was folded is gone or has changed; busy, when another run publishes meanwhile.
+pub fn verify<'a>(
+    request: &'a Request<'_>,
+    compared: Compared,
+) -> LocalBoxFuture<'a, Result<Verified>> {
+    async move { do_verify(request, &compared).await }.boxed_local()
+}
+
+/// One of the two tables.
+struct Side {
+    /// All its rows, with the columns of the published table, then others.
+    rows: DataFrame,
+    /// Published columns that it lacks.
+    missing: Vec<String>,
+}
+
+async fn do_verify(request: &Request<'_>, compared: &Compared) -> Result<Verified> {
+    let (job, mut state) = Job::ask(request, NO_WINDOW).await?;
+    hull_of(&state, "verify")?;
+    if job.is_publishing(&state).await? {
+        return Err(Error::busy("a run is publishing, or was interrupted")
+            .hint("verify again after it; any run of the pipeline finishes what was interrupted"));
+    }
+    job.check_not_changed(Command::Curate, &state).await?;
+    let verified = job.verify(&state, compared).await;
+    // A run that publishes meanwhile takes files away.
+    let last = state.last_commit();
+    state.refresh().await?;
+    if state.last_commit() != last {
+        return Err(Error::busy("another run published during the comparison").hint("verify again"));
+    }
+    let mut verified = verified?;
+    if !state.ledger.put_aside.is_empty() {
+        verified.notes.push(format!(
+            "{} files, or rows of them, are in quarantine: what they say is in no table",
+            state.ledger.put_aside.len()
+        ));
+    }
+    verified.is_equal = verified.partitions_different.is_empty()
+        && verified.days_different.is_empty()
+        && verified.state_days_different.is_empty()
+        && verified.files_missing.is_empty()
+        && verified.files_damaged.is_empty()
+        && verified.state_files_damaged.is_empty()
+        && verified.files_unknown.is_empty()
+        && verified.columns_missing.is_empty()
+        && verified.columns_unfit.is_empty()
+        && verified.aggregates.iter().all(VerifiedAggregate::is_equal);
+    verified.seconds = request.meter.seconds();
+    verified.peak_memory_bytes = (request.meter.peak_memory_bytes)();
+    match verified.is_equal {
+        true => info!("no difference in {} partitions", verified.partitions),
+        false => warn!(
+            "{} of {} partitions differ",
+            verified.partitions_different.len(),
+            verified.partitions
+        ),
+    }
+    Ok(verified)
+}
+
+impl Job<'_> {
+    async fn verify(&self, state: &State, compared: &Compared) -> Result<Verified> {
+        let pipeline = self.request.pipeline;
+        let mut verified = Verified {
+            pipeline: pipeline.name.clone(),
+            against: compared.against.clone().unwrap_or_else(|| "raw".into()),
+            days: compared.days,
+            ..Default::default()
+        };
+        let Some(shape) = &state.ledger.shape else {
+            verified
+                .notes
+                .push("no run has found an input yet: there is no table".into());
+            return Ok(verified);
+        };
+        let mut columns = read_types(&shape.columns)?;
+        if compared.against.is_none() && !shape.grown.is_empty() {
+            columns.retain(|(name, _)| !shape.grown.contains(name));
+            verified.notes.push(format!(
+                "not compared: `{}`, which rows of earlier runs do not have",
+                shape.grown.join("`, `")
+            ));
+        }
+        let is_parquet = pipeline.curated.format == Format::Parquet;
+        // What a Delta log does not list, its readers do not see.
+        let is_asked = |path: &str| is_parquet && is_of_days(path, compared.days);
+        let folder = &self.output(CURATED)?.folder;
+        let mut files = Files::find(folder, state.ledger.files(CURATED), is_asked).await?;
+        let there = sizes(state.folder()).await?;
+        let stored = state.data_files("version").into_iter();
+        let damaged = stored.filter(|(path, bytes)| there.get(path) != Some(bytes));
+        verified.state_files_damaged = damaged.map(|(path, _)| path).collect();
+        let context = session(&self.runtime, self.request.resources.threads);
+        {
+            // Sorts spill, and hash joins do not.
+            let session = context.state_ref();
+            let mut session = session.write();
+            let options = session.config_mut().options_mut();
+            options.optimizer.prefer_hash_join = false;
+        }
+        let expected = match &compared.against {
+            Some(against) => other_table(self, &context, against, &columns, &mut verified).await?,
+            None => {
+                let folded = folded_again(self, state, &mut verified).await?;
+                let days = compared.days;
+                verified.aggregates = self.verify_aggregates(state, &folded, days).await?;
+                again(
+                    self,
+                    &context,
+                    &columns,
+                    &shape.grown,
+                    &folded,
+                    &mut verified,
+                )?
+            }
+        };
+        verified
+            .columns_missing
+            .extend(expected.missing.iter().cloned());
+        let comparison = Comparison {
+            context: &context,
+            pipeline,
+            columns: &columns,
+            days: compared.days,
+            expected: &expected,
+        };
+        let partition_by = &pipeline.curated.partition_by;
+        let found = |files: &Files<'_>| {
+            let table = FileTable::of_partitions(folder, files.readable(), &columns, partition_by)?;
+            side(&context, folder, Arc::new(table), &columns)
+        };
+        if let Err(error) = comparison.compare(&found(&files)?, &mut verified).await {
+            if !files.leave_out_damaged().await? {
+                return Err(error);
+            }
+            comparison.compare(&found(&files)?, &mut verified).await?;
+        }
+        verified.files_missing = files.missing;
+        verified.files_damaged = files.damaged;
+        verified.files_unknown = files.unknown;
+        if compared.days.is_some() && verified.partitions == 0 {
+            let told = "neither has rows of these days: nothing was compared";
+            verified.notes.push(told.into());
+        }
+        Ok(verified)
+    }
+}
+
+/// Whether a file may hold rows of some days, by the day in its path if there is one.
+fn is_of_days(path: &str, days: Option<Window>) -> bool {
+    let mut values = partition_values(parent(path));
+    let day = values.find(|(name, _)| name == EVENT_DT);
+    let day = day.and_then(|(_, value)| value?.parse::<NaiveDate>().ok());
+    match (day, days) {
+        (Some(day), Some(days)) => days.contains(day.and_time(NaiveTime::MIN).and_utc()),
+        _ => true,
+    }
+}
+
+/// A table in a folder, with the columns of the published table.
+fn side(
+    context: &SessionContext,
+    folder: &Folder,
+    table: Arc<FileTable>,
+    columns: &[(String, DataType)],
+) -> Result<Side> {
+    let root = object_store_root(folder);
+    context.register_object_store(&root, Arc::clone(&folder.root_store));
+    aligned(context.read_table(table)?, columns)
+}
+
+/// Rows with the columns of the published table, in their own types; those that are missing are
+/// null.
+fn aligned(rows: DataFrame, columns: &[(String, DataType)]) -> Result<Side> {
+    let mut missing = Vec::new();
+    let mut chosen: Vec<Expr> = Vec::new();
+    for (name, kind) in columns {
+        let fields = rows.schema().fields().iter().map(|field| field.name());
+        let found = find_column(fields.clone().map(String::as_str), name);
+        let found = found.and_then(|at| fields.clone().nth(at));
+        let column = match found {
+            Some(found) => ident(found),
+            None => {
+                missing.push(name.clone());
+                lit(ScalarValue::try_from(kind)?)
+            }
+        };
+        chosen.push(column.alias(name));
+    }
+    Ok(Side {
+        rows: rows.select(chosen)?,
+        missing,
+    })
+}
+
+/// Two tables, compared by their digests.
+struct Comparison<'a> {
+    context: &'a SessionContext,
+    pipeline: &'a Pipeline,
+    columns: &'a [(String, DataType)],
+    days: Option<Window>,
+    expected: &'a Side,
+}
+
+impl Comparison<'_> {
+    /// Compares with what was published, and names the first key that differs.
+    async fn compare(&self, found: &Side, verified: &mut Verified) -> Result<()> {
+        let place = |name: &str| self.columns.iter().position(|(column, _)| column == name);
+        let has_days = |at: &usize| self.columns[*at].1 == DataType::Date32;
+        let partition_by = self.pipeline.curated.partition_by.iter();
+        let parts = Parts {
+            partition_by: partition_by.filter_map(|name| place(name)).collect(),
+            day: place(EVENT_DT).filter(has_days),
+            types: self.columns.iter().map(|(_, kind)| kind.clone()).collect(),
+        };
+        if self.days.is_some() && parts.day.is_none() {
+            return Err(Error::usage(format!(
+                "the table has no DATE column `{EVENT_DT}`: its days cannot be told"
+            ))
+            .hint("compare the whole table: leave the dates out"));
+        }
+        let (expected, found) = (self.chosen(self.expected)?, self.chosen(found)?);
+        let one = digest(expected.clone().execute_stream_partitioned().await?, &parts).await?;
+        let other = digest(found.clone().execute_stream_partitioned().await?, &parts).await?;
+        let rows = |digests: &Digests| digests.partitions.values().map(|digest| digest.rows).sum();
+        verified.rows_expected = rows(&one);
+        verified.rows_found = rows(&other);
+        let names = one.partitions.keys().chain(other.partitions.keys());
+        verified.partitions = names.collect::<BTreeSet<_>>().len() as u64;
+        verified.partitions_different = partition_differences(&one, &other);
+        verified.days_different = day_differences(&one.days, &other.days);
+        let unfit = one.unfit.union(&other.unfit);
+        verified.columns_unfit = unfit.map(|at| self.columns[*at].0.clone()).collect();
+        if let Some(first) = verified.partitions_different.first() {
+            let partition = first.partition.clone();
+            let keys = Keys {
+                pipeline: self.pipeline,
+                columns: self.columns,
+                partition: &partition,
+            };
+            match keys.first_difference(self.context, expected, found).await {
+                Ok(difference) => verified.first_difference = difference,
+                Err(error) => verified
+                    .notes
+                    .push(format!("the key that differs was not found: {error}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of the days that are compared.
+    fn chosen(&self, side: &Side) -> Result<DataFrame> {
+        let rows = side.rows.clone();
+        let Some(days) = self.days else {
+            return Ok(rows);
+        };
+        let date = |instant: DateTime<Utc>| {
+            let day = Date32Type::from_naive_date(instant.date_naive());
+            lit(ScalarValue::Date32(Some(day)))
+        };
+        let kind = rows
+            .schema()
+            .field_with_unqualified_name(EVENT_DT)?
+            .data_type();
+        let day = match kind {
+            DataType::Date32 => ident(EVENT_DT),
+            _ => try_cast(ident(EVENT_DT), DataType::Date32),
+        };
+        let is_in = day
+            .clone()
+            .gt_eq(date(days.start))
+            .and(day.lt(date(days.end)));
+        Ok(rows.filter(is_in)?)
+    }
+}
+
+/// The partitions that differ, sorted.
+fn partition_differences(expected: &Digests, found: &Digests) -> Vec<PartitionDifference> {
+    let names = expected.partitions.keys().chain(found.partitions.keys());
+    let names: BTreeSet<&String> = names.collect();
+    let mut differences = Vec::new();
+    for name in names {
+        let of = |digests: &Digests| -> Digest {
+            digests.partitions.get(name).copied().unwrap_or_default()
+        };
+        let (expected, found) = (of(expected), of(found));
+        if expected != found {
+            differences.push(PartitionDifference {
+                partition: name.clone(),
+                rows_expected: expected.rows,
+                rows_found: found.rows,
+                hash_expected: format!("{:016x}", expected.hash),
+                hash_found: format!("{:016x}", found.hash),
+            });
+        }
+    }
+    differences
+}
+
+fn day_differences(
+    expected: &BTreeMap<Option<i32>, u64>,
+    found: &BTreeMap<Option<i32>, u64>,
+) -> Vec<DayDifference> {
+    let days: BTreeSet<&Option<i32>> = expected.keys().chain(found.keys()).collect();
+    let rows = |counts: &BTreeMap<Option<i32>, u64>, day| counts.get(day).copied().unwrap_or(0);
+    let each = days.into_iter().map(|day| DayDifference {
+        day: day.and_then(date),
+        rows_expected: rows(expected, day),
+        rows_found: rows(found, day),
+    });
+    each.filter(|day| day.rows_expected != day.rows_found)
+        .collect()
+}

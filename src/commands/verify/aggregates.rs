@@ -1,0 +1,173 @@
+//! Aggregates, computed again from what raw gives, for all days that they were ever computed for.
+
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use chrono::{NaiveDate, NaiveTime};
+use datafusion::prelude::SessionContext;
+
+use super::files::Files;
+use super::{Again, Job, PartitionDifference, VerifiedAggregate, partition_differences};
+use crate::aggregate;
+use crate::changes::file_order::FileNumbers;
+use crate::commands::open_pipeline::object_store_root;
+use crate::config::Aggregate;
+use crate::engine::session::session;
+use crate::error::Result;
+use crate::layout::{attempt_name, parent, parse_partition_segment};
+use crate::state::State;
+use crate::state::ledger::{Command, Ledger};
+use crate::store::Folder;
+use crate::table::digest::{Digests, Parts, digest};
+use crate::table::files::{FileTable, ListedFile, PartitionFile};
+use crate::window::Window;
+
+impl VerifiedAggregate {
+    /// Whether no difference was found.
+    pub fn is_equal(&self) -> bool {
+        let files = [
+            &self.files_missing,
+            &self.files_damaged,
+            &self.files_unknown,
+        ];
+        self.days_different.is_empty() && files.iter().all(|files| files.is_empty())
+    }
+}
+
+impl Job<'_> {
+    /// Compares the pipeline's aggregates, on some days or on all.
+    pub(super) async fn verify_aggregates(
+        &self,
+        state: &State,
+        folded: &Again,
+        days: Option<Window>,
+    ) -> Result<Vec<VerifiedAggregate>> {
+        let pipeline = self.request.pipeline;
+        if pipeline.aggregates.is_empty() {
+            return Ok(Vec::new());
+        }
+        let context = session(&self.runtime, self.request.resources.threads);
+        for folder in [&folded.staging, &folded.versions] {
+            let root = object_store_root(folder);
+            context.register_object_store(&root, Arc::clone(&folder.root_store));
+        }
+        let versions = folded.curated.versions.iter().map(|file| {
+            Ok(ListedFile {
+                path: folded.versions.root_path(&file.path)?,
+                bytes: file.bytes,
+                partition: Vec::new(),
+            })
+        });
+        let versions = versions.collect::<Result<Vec<_>>>()?;
+        let layout = &folded.curated.layout;
+        let versions = FileTable::new(&folded.versions, versions, layout.schema(), Vec::new())?;
+        let numbers = FileNumbers::new(state.ledger.inputs.keys().cloned());
+        let curated = folded.table(pipeline)?;
+        aggregate::register_tables(&context, versions, layout, numbers, curated).await?;
+        let mut verified = Vec::new();
+        for one in &pipeline.aggregates {
+            let compared = self.verify_aggregate(&context, state, folded, one, days);
+            verified.push(compared.await?);
+        }
+        Ok(verified)
+    }
+
+    async fn verify_aggregate(
+        &self,
+        context: &SessionContext,
+        state: &State,
+        folded: &Again,
+        one: &Aggregate,
+        days: Option<Window>,
+    ) -> Result<VerifiedAggregate> {
+        let ledger = &state.ledger;
+        let table = one.table();
+        let mut verified = VerifiedAggregate {
+            name: one.name.clone(),
+            ..Default::default()
+        };
+        if !ledger.is_aggregated(&table) {
+            let why =
+                "not compared: the last changes are not in it yet, `glueless aggregate` helps";
+            verified.note = Some(why.into());
+            return Ok(verified);
+        }
+        verified.is_compared = true;
+        let windows = ledger.windows_aggregated(&table);
+        // Nothing is known of earlier computations: all days are computed.
+        let mut anew = Ledger::clone(ledger);
+        anew.runs.retain(|run| run.command != Command::Aggregate);
+        let commit = state.next_commit();
+        let name = attempt_name(commit, &self.request.run_id);
+        let staging = &folded.staging;
+        let computed = aggregate::compute(context, &anew, one, &windows, staging, &name, commit);
+        let computed = computed.await?;
+        let columns = aggregate::columns(context, one).await?;
+        let expected = computed.plan.added().filter_map(|file| {
+            Some(PartitionFile {
+                path: file.staged.as_deref()?,
+                partition: parent(&file.path),
+                bytes: file.bytes,
+            })
+        });
+        let expected = digested(context, staging, expected, &columns, &one.day).await?;
+
+        let folder = &self.output(&table)?.folder;
+        let is_asked = |folder: &str| {
+            let day = parse_partition_segment(folder).and_then(|(_, day)| day?.parse().ok());
+            let instant = |day: NaiveDate| day.and_time(NaiveTime::MIN).and_utc();
+            let is_in = |days: Window| day.is_some_and(|day| days.contains(instant(day)));
+            days.is_none_or(is_in)
+        };
+        let is_asked_file = |path: &str| is_asked(parent(path));
+        let mut files = Files::find(folder, ledger.files(&table), is_asked_file).await?;
+        let read = digested(context, folder, files.readable(), &columns, &one.day).await;
+        let found = match read {
+            Ok(found) => found,
+            Err(error) if !files.leave_out_damaged().await? => return Err(error),
+            Err(_) => digested(context, folder, files.readable(), &columns, &one.day).await?,
+        };
+        verified.files_missing = files.missing;
+        verified.files_damaged = files.damaged;
+        verified.files_unknown = files.unknown;
+        let differences = partition_differences(&expected, &found).into_iter();
+        let is_its = |difference: &PartitionDifference| is_asked(&difference.partition);
+        verified.days_different = differences.filter(is_its).collect();
+        let days = expected.partitions.keys();
+        verified.days = days.filter(|day| is_asked(day)).count() as u64;
+        let floats = columns.iter().filter(|(_, kind)| kind.is_floating());
+        let floats: Vec<String> = floats.map(|(name, _)| format!("`{name}`")).collect();
+        if !floats.is_empty() {
+            verified.note = Some(format!(
+                "not compared: {}, because sums of floats depend on the order of rows",
+                floats.join(", ")
+            ));
+        }
+        Ok(verified)
+    }
+}
+
+/// What the rows of an aggregate's files come to, without floats.
+async fn digested<'a>(
+    context: &SessionContext,
+    folder: &Folder,
+    files: impl Iterator<Item = PartitionFile<'a>>,
+    columns: &[(String, DataType)],
+    day: &str,
+) -> Result<Digests> {
+    let root = object_store_root(folder);
+    context.register_object_store(&root, Arc::clone(&folder.root_store));
+    let exact = columns.iter().filter(|(_, kind)| !kind.is_floating());
+    let exact: Vec<(String, DataType)> = exact.cloned().collect();
+    let table = FileTable::of_partitions(folder, files, &exact, &[day.to_string()])?;
+    let rows = context.read_table(Arc::new(table))?;
+    let fields = rows.schema().fields().iter();
+    let exact_types = fields.map(|field| field.data_type().clone()).collect();
+    let parts = Parts {
+        // The partition column comes last.
+        partition_by: vec![exact.len() - 1],
+        day: None,
+        types: exact_types,
+    };
+    digest(rows.execute_stream_partitioned().await?, &parts).await
+}

@@ -1,0 +1,147 @@
+//! What a comparison found, as text.
+
+use std::fmt::Write;
+
+use super::Verified;
+use crate::report::text_table::{Table, day_or_instant};
+use crate::report::{Answer, size};
+
+impl Answer for Verified {
+    fn text(&self) -> String {
+        const SHOWN: usize = 10;
+        let mut text = match self.is_equal {
+            true => format!("{}: no difference from {}\n", self.pipeline, self.against),
+            false => format!("{}: DIFFERENT from {}\n", self.pipeline, self.against),
+        };
+        let mut line = |name: &str, value: String| {
+            let _ = writeln!(text, "  {name:<10} {value}");
+        };
+        if let Some(days) = &self.days {
+            line(
+                "days",
+                format!(
+                    "{} to {}",
+                    day_or_instant(days.start),
+                    day_or_instant(days.end)
+                ),
+            );
+        }
+        if self.files > 0 {
+            line(
+                "folded",
+                format!("{} files, {} rows", self.files, self.rows_read),
+            );
+        }
+        line(
+            "rows",
+            format!("{} expected, {} found", self.rows_expected, self.rows_found),
+        );
+        let differ = self.partitions_different.len();
+        line(
+            "partitions",
+            format!("{}, {differ} of them differ", self.partitions),
+        );
+        for (name, paths) in [
+            ("missing", &self.files_missing),
+            ("damaged", &self.files_damaged),
+            ("state", &self.state_files_damaged),
+            ("unknown", &self.files_unknown),
+            ("no column", &self.columns_missing),
+            ("unfit", &self.columns_unfit),
+        ] {
+            for path in paths.iter().take(SHOWN) {
+                line(name, path.clone());
+            }
+            if paths.len() > SHOWN {
+                line(name, format!("and {} more", paths.len() - SHOWN));
+            }
+        }
+        if let Some(first) = &self.first_difference {
+            let key = first
+                .key
+                .iter()
+                .map(|(name, value)| format!("{name} {value}"));
+            let key = key.collect::<Vec<_>>().join(", ");
+            line(
+                "first key",
+                format!("{key} in {}: {}", first.partition, first.why),
+            );
+        }
+        for one in &self.aggregates {
+            let differ = one.days_different.len();
+            let mut told = format!("{}: {} days, {differ} of them differ", one.name, one.days);
+            if let Some(first) = one.days_different.first() {
+                let _ = write!(told, ", such as {}", first.partition);
+            }
+            for path in &one.files_missing {
+                let _ = write!(told, "; {path} is missing");
+            }
+            for path in &one.files_damaged {
+                let _ = write!(told, "; {path} is damaged");
+            }
+            for path in &one.files_unknown {
+                let _ = write!(told, "; {path} is unknown");
+            }
+            if let Some(note) = &one.note {
+                let _ = write!(told, "; {note}");
+            }
+            line("aggregate", told);
+        }
+        for note in &self.notes {
+            line("note", note.clone());
+        }
+        line(
+            "took",
+            format!(
+                "{:.2} s, {} peak",
+                self.seconds,
+                size(self.peak_memory_bytes)
+            ),
+        );
+        if differ > 0 {
+            let mut table = Table::new(&[
+                "partition",
+                "expected",
+                "found",
+                "hash expected",
+                "hash found",
+            ]);
+            for one in self.partitions_different.iter().take(SHOWN) {
+                table.row([
+                    one.partition.clone(),
+                    one.rows_expected.to_string(),
+                    one.rows_found.to_string(),
+                    one.hash_expected.clone(),
+                    one.hash_found.clone(),
+                ]);
+            }
+            text.push_str(&table.text());
+            if differ > SHOWN {
+                let _ = writeln!(text, "and {} more", differ - SHOWN);
+            }
+        }
+        for (what, days) in [
+            ("rows", &self.days_different),
+            ("state", &self.state_days_different),
+        ] {
+            if days.is_empty() {
+                continue;
+            }
+            let mut table =
+                Table::new(&["day", &format!("{what} expected"), &format!("{what} found")]);
+            for day in days.iter().take(SHOWN) {
+                table.row([
+                    day.day.map_or("none".into(), |day| day.to_string()),
+                    day.rows_expected.to_string(),
+                    day.rows_found.to_string(),
+                ]);
+            }
+            text.push_str(&table.text());
+        }
+        text
+    }
+
+    fn exit_code(&self) -> u8 {
+        u8::from(!self.is_equal)
+    }
+}

@@ -1,0 +1,86 @@
+//! The file `pipeline.toml` as it is written.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Value;
+
+use crate::config::{Format, Keep, raw};
+use crate::error::Error;
+
+#[derive(Deserialize)]
+pub(super) struct PipelineToml {
+    pub(super) name: String,
+    pub(super) key: Vec<String>,
+    #[serde(default = "latest")]
+    pub(super) keep: Keep,
+    pub(super) raw: raw::RawToml,
+    pub(super) curated: CuratedToml,
+    #[serde(default)]
+    pub(super) aggregate: Vec<AggregateToml>,
+    #[serde(default)]
+    pub(super) state: StateToml,
+    #[serde(default)]
+    pub(super) limits: LimitsToml,
+}
+
+pub(super) fn latest() -> Keep {
+    Keep::Latest
+}
+
+#[derive(Deserialize)]
+pub(super) struct CuratedToml {
+    pub(super) url: String,
+    #[serde(default)]
+    pub(super) partition_by: Vec<String>,
+    pub(super) format: Option<Format>,
+    pub(super) retention: Option<String>,
+    pub(super) file_bytes: Option<Value>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct AggregateToml {
+    pub(super) name: String,
+    pub(super) sql: String,
+    pub(super) url: String,
+    pub(super) day: String,
+    #[serde(default)]
+    pub(super) running: bool,
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct StateToml {
+    pub(super) url: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct LimitsToml {
+    pub(super) memory: Option<Value>,
+    pub(super) spill_dir: Option<PathBuf>,
+    pub(super) spill_bytes_max: Option<Value>,
+    pub(super) threads: Option<usize>,
+}
+
+/// The hint where one of them is missing.
+pub(super) const NEEDED_KEYS: &str = "a pipeline has at least name, key, raw.url, raw.order_by and \
+                           curated.url; an aggregate name, sql, url and day";
+
+/// A key that is missing or has a value it cannot have.
+pub(super) fn wrong_key(file: &Path, error: &serde_path_to_error::Error<toml::de::Error>) -> Error {
+    let told = error.inner().message().replace('\n', " ");
+    let path = error.path().to_string();
+    let missing = told.strip_prefix("missing field `");
+    let (section, shown) = (path.trim_start_matches('.'), file.display());
+    match missing.and_then(|rest| rest.strip_suffix('`')) {
+        Some(key) if section.is_empty() => Error::usage(format!("{shown}: `{key}` is missing")),
+        Some(key) => Error::usage(format!("{shown}: `{section}.{key}` is missing")),
+        None => {
+            let wrong = Error::usage(format!("{shown}: `{section}`: {told}"));
+            return match told.contains("expected a sequence") {
+                true => wrong.hint("write a list: [\"a\", \"b\"]"),
+                false => wrong,
+            };
+        }
+    }
+    .hint(NEEDED_KEYS)
+}

@@ -1,0 +1,90 @@
+//! The keys that a pipeline may have; others are refused.
+
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use crate::error::{Error, Result};
+
+/// Every key of a pipeline, `*` standing for an aggregate's name or place.
+pub(super) const KNOWN_KEYS: &[&str] = &[
+    "name",
+    "key",
+    "keep",
+    "raw.url",
+    "raw.format",
+    "raw.window_by",
+    "raw.lookback",
+    "raw.op",
+    "raw.order_by",
+    "raw.commit_time",
+    "raw.event_time",
+    "raw.time_zone",
+    "raw.full_load",
+    "raw.columns",
+    "raw.csv_header",
+    "raw.csv_null",
+    "raw.csv_quoted",
+    "raw.csv_op_in_full_load",
+    "raw.before_image_prefix",
+    "raw.on_tie",
+    "raw.on_bad_row",
+    "raw.on_bad_file",
+    "raw.max_bad_rows",
+    "curated.url",
+    "curated.partition_by",
+    "curated.format",
+    "curated.retention",
+    "curated.file_bytes",
+    "aggregate.name",
+    "aggregate.sql",
+    "aggregate.url",
+    "aggregate.day",
+    "aggregate.running",
+    "state.url",
+    "limits.memory",
+    "limits.spill_dir",
+    "limits.spill_bytes_max",
+    "limits.threads",
+];
+
+pub(super) fn refuse_unknown_keys(table: &Table, file: &Path) -> Result<()> {
+    fn walk(prefix: &str, table: &Table, place: &str) -> Result<()> {
+        for (name, value) in table {
+            let key = if prefix.is_empty() {
+                name.clone()
+            } else {
+                format!("{prefix}.{name}")
+            };
+            let is_section = KNOWN_KEYS.iter().any(|known| {
+                known
+                    .strip_prefix(key.as_str())
+                    .is_some_and(|rest| rest.starts_with('.'))
+            });
+            match value {
+                // Its keys are columns.
+                Value::Table(_) if key == "raw.columns" => {}
+                Value::Table(inner) if is_section => walk(&key, inner, place)?,
+                Value::Array(many) if is_section => {
+                    for inner in many.iter().filter_map(Value::as_table) {
+                        walk(&key, inner, place)?;
+                    }
+                }
+                _ if KNOWN_KEYS.contains(&key.as_str()) || is_section => {}
+                _ => return Err(unknown_key(&key, place)),
+            }
+        }
+        Ok(())
+    }
+    walk("", table, &file.display().to_string())
+}
+
+pub(super) fn unknown_key(key: &str, place: &str) -> Error {
+    let nearest = KNOWN_KEYS
+        .iter()
+        .chain(["raw", "curated", "aggregate", "state", "limits"].iter())
+        .min_by_key(|known| strsim::damerau_levenshtein(known, key))
+        .copied()
+        .unwrap_or_default();
+    Error::usage(format!("{place}: unknown key `{key}`")).hint(format!("did you mean `{nearest}`?"))
+}

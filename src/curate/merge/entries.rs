@@ -1,0 +1,166 @@
+//! The rows that a merge sorts: winners and versions, in one layout.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, AsArray, Int8Array, Int64Array, RecordBatch, UInt16Array, UInt32Array, new_null_array,
+};
+use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
+use datafusion::common::hash_utils::{RandomState, create_hashes};
+
+use crate::changes::Changes;
+use crate::changes::file_order::FileNumbers;
+use crate::error::{Error, Result};
+use crate::state::versions::VersionsLayout;
+use crate::table::sorter::Order;
+use crate::types::key::canonical_column;
+
+/// Where a row of the sorter comes from.
+pub(super) const WINNER: i8 = 0;
+
+/// A version that is only looked up: its file stays.
+pub(super) const KEPT: i8 = 1;
+
+/// A version whose file is written again.
+pub(super) const REWRITTEN: i8 = 2;
+
+/// The numbers of the files of earlier runs and of this one.
+pub(super) struct Files {
+    pub(super) numbers: FileNumbers,
+    /// Per input of the run its number.
+    pub(super) of_run: Vec<u32>,
+    /// Per number the input of the run.
+    pub(super) in_run: HashMap<u32, usize>,
+}
+
+impl Files {
+    pub(super) fn new(earlier: Vec<(usize, String)>, changes: &Changes) -> Result<Self> {
+        let inputs = || changes.inputs().map(|input| &input.file);
+        let of_run = inputs().map(|file| (file.location, file.path.clone()));
+        let numbers = FileNumbers::new(earlier.into_iter().chain(of_run));
+        let of_run: Vec<u32> = inputs()
+            .map(|file| numbers.number(file.location as i32, &file.path))
+            .collect::<Result<_>>()?;
+        let in_run = of_run.iter().copied().zip(0..).collect();
+        Ok(Files {
+            numbers,
+            of_run,
+            in_run,
+        })
+    }
+}
+
+/// The rows that are sorted: versions, with their file by its number, and where they come from.
+pub(super) struct Entries {
+    pub(super) layout: Arc<VersionsLayout>,
+    pub(super) order: Arc<Order>,
+    pub(super) schema: SchemaRef,
+    pub(super) keys: usize,
+    pub(super) parts: u16,
+}
+
+impl Entries {
+    pub(super) fn new(layout: &Arc<VersionsLayout>, parts: u16) -> Result<Self> {
+        let mut fields: Vec<Field> = Vec::new();
+        for field in layout.schema().fields() {
+            match field.name().as_str() {
+                "location" => {}
+                "file" => fields.push(Field::new("file", DataType::UInt32, true)),
+                _ => fields.push(field.as_ref().clone()),
+            }
+        }
+        fields.push(Field::new("origin", DataType::Int8, false));
+        fields.push(Field::new("part", DataType::UInt16, false));
+        let part = fields.len() - 1;
+        let schema = Arc::new(Schema::new(fields));
+        let keys = layout.keys.len();
+        // By key, then by day.
+        let sort_by = (0..=keys).collect();
+        let order = Order::new(
+            Arc::clone(&schema),
+            vec![part],
+            sort_by,
+            (0..part).collect(),
+        )?;
+        Ok(Entries {
+            layout: Arc::clone(layout),
+            order: Arc::new(order),
+            schema,
+            keys,
+            parts,
+        })
+    }
+
+    pub(super) fn parts_of(&self, hashes: &[u64]) -> ArrayRef {
+        // Another half of the hash than the Bloom filter's first probe.
+        let part = |hash: &u64| ((hash >> 40) % u64::from(self.parts)) as u16;
+        Arc::new(UInt16Array::from_iter_values(hashes.iter().map(part)))
+    }
+
+    /// The entries of a batch of winners (key columns, day, position), and their keys' hashes.
+    pub(super) fn of_winners(
+        &self,
+        batch: &RecordBatch,
+        files: &Files,
+    ) -> Result<(RecordBatch, Vec<u64>)> {
+        let rows = batch.num_rows();
+        let mut columns: Vec<ArrayRef> = Vec::new();
+        for (number, (name, data_type)) in self.layout.keys.iter().enumerate() {
+            columns.push(canonical_column(batch.column(number), name, data_type)?);
+        }
+        let hashes = hash(&columns)?;
+        columns.push(Arc::clone(batch.column(self.keys)));
+        for (_, data_type) in &self.layout.partitions {
+            columns.push(new_null_array(data_type, rows));
+        }
+        columns.push(new_null_array(&DataType::Boolean, rows));
+        let positions = batch.column(self.keys + 1);
+        columns.extend(self.layout.order_columns(positions));
+        let places = self.layout.places(positions);
+        let numbers = places.iter().map(|(file, _)| files.of_run[*file]);
+        columns.push(Arc::new(UInt32Array::from_iter_values(numbers)));
+        let in_file = places.iter().map(|(_, row)| *row as i64);
+        columns.push(Arc::new(Int64Array::from_iter_values(in_file)));
+        columns.push(Arc::new(Int8Array::from(vec![WINNER; rows])));
+        columns.push(self.parts_of(&hashes));
+        Ok((
+            RecordBatch::try_new(Arc::clone(&self.schema), columns)?,
+            hashes,
+        ))
+    }
+
+    /// The entries of a batch of versions.
+    pub(super) fn of_versions(
+        &self,
+        batch: &RecordBatch,
+        hashes: &[u64],
+        origin: i8,
+        files: &Files,
+    ) -> Result<RecordBatch> {
+        let column = |name: &str| {
+            let lost = || Error::internal(format!("versions without `{name}`"));
+            batch.column_by_name(name).ok_or_else(lost)
+        };
+        let locations = column("location")?.as_primitive::<Int32Type>();
+        let files = files
+            .numbers
+            .numbers(locations, column("file")?.as_string())?;
+        let mut columns: Vec<ArrayRef> = Vec::new();
+        for field in &self.schema.fields()[..self.schema.fields().len() - 2] {
+            columns.push(match field.name().as_str() {
+                "file" => Arc::new(files.clone()),
+                name => Arc::clone(column(name)?),
+            });
+        }
+        columns.push(Arc::new(Int8Array::from(vec![origin; batch.num_rows()])));
+        columns.push(self.parts_of(hashes));
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+}
+
+pub(super) fn hash(keys: &[ArrayRef]) -> Result<Vec<u64>> {
+    let mut hashes = vec![0; keys[0].len()];
+    create_hashes(keys, &RandomState::default(), &mut hashes)?;
+    Ok(hashes)
+}

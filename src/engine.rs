@@ -1,0 +1,9 @@
+//! The query engine: sessions, memory, the disk to spill to, and tasks.
+
+pub mod heaps;
+pub mod memory_pool;
+pub mod resources;
+pub mod session;
+pub mod spill;
+pub mod tasks;
+pub mod workarounds;

@@ -1,0 +1,152 @@
+//! The memory that a run may reserve, and who gets how much of it.
+//!
+//! A consumer that can spill may take whatever is free, down to a floor that is kept for each of
+//! the others. The engine's own fair pool gives every consumer an equal part instead, most of
+//! which lies idle: the tables of the fold need nearly everything, what feeds them hardly
+//! anything. A consumer that cannot spill may take all that is free, floors included.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use datafusion::common::{DataFusionError, Result};
+use datafusion::execution::memory_pool::{
+    MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
+};
+
+/// A pool of memory with a floor for every consumer that can spill.
+#[derive(Debug)]
+pub struct FloorPool {
+    limit: usize,
+    reserved: Mutex<Reserved>,
+}
+
+#[derive(Debug, Default)]
+struct Reserved {
+    total: usize,
+    /// What each consumer that can spill has, by its id.
+    spillers: HashMap<usize, usize>,
+}
+
+impl FloorPool {
+    /// A pool of `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        FloorPool {
+            limit,
+            reserved: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Reserved> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a consumer may still take. All floors together are half of the pool.
+    fn free(&self, reserved: &Reserved, consumer: &MemoryConsumer) -> usize {
+        let mut taken = reserved.total;
+        if consumer.can_spill() {
+            let floor = self.limit / (2 * reserved.spillers.len().max(1));
+            let others = reserved.spillers.iter();
+            taken += others
+                .filter(|(id, _)| **id != consumer.id())
+                .map(|(_, used)| floor.saturating_sub(*used))
+                .sum::<usize>();
+        }
+        self.limit.saturating_sub(taken)
+    }
+
+    fn add(reserved: &mut Reserved, consumer: &MemoryConsumer, bytes: usize) {
+        reserved.total += bytes;
+        if consumer.can_spill() {
+            *reserved.spillers.entry(consumer.id()).or_default() += bytes;
+        }
+    }
+}
+
+impl fmt::Display for FloorPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} bytes reserved", self.reserved(), self.limit)
+    }
+}
+
+impl MemoryPool for FloorPool {
+    fn name(&self) -> &str {
+        "floor"
+    }
+
+    fn register(&self, consumer: &MemoryConsumer) {
+        Self::add(&mut self.lock(), consumer, 0);
+    }
+
+    fn unregister(&self, consumer: &MemoryConsumer) {
+        self.lock().spillers.remove(&consumer.id());
+    }
+
+    fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        Self::add(&mut self.lock(), reservation.consumer(), additional);
+    }
+
+    fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+        let mut reserved = self.lock();
+        reserved.total = reserved.total.saturating_sub(shrink);
+        if let Some(used) = reserved.spillers.get_mut(&reservation.consumer().id()) {
+            *used = used.saturating_sub(shrink);
+        }
+    }
+
+    fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
+        let mut reserved = self.lock();
+        let consumer = reservation.consumer();
+        let free = self.free(&reserved, consumer);
+        if additional > free {
+            return Err(DataFusionError::ResourcesExhausted(format!(
+                "{} has {} bytes and needs {additional} more; {free} of {} are free",
+                consumer.name(),
+                reservation.size(),
+                self.limit
+            )));
+        }
+        Self::add(&mut reserved, consumer, additional);
+        Ok(())
+    }
+
+    fn reserved(&self) -> usize {
+        self.lock().total
+    }
+
+    fn memory_limit(&self) -> MemoryLimit {
+        MemoryLimit::Finite(self.limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_spiller_takes_what_is_free_but_the_floors_of_the_others() {
+        let pool: Arc<dyn MemoryPool> = Arc::new(FloorPool::new(1_000));
+        let spiller = |name: &str| {
+            MemoryConsumer::new(name)
+                .with_can_spill(true)
+                .register(&pool)
+        };
+        let (table, reader) = (spiller("table"), spiller("reader"));
+        assert!(table.try_grow(751).is_err(), "the reader's floor is 250");
+        assert!(table.try_grow(750).is_ok());
+        assert!(reader.try_grow(250).is_ok());
+        assert!(reader.try_grow(1).is_err());
+        table.free();
+        assert!(reader.try_grow(500).is_ok());
+        assert!(reader.try_grow(1).is_err(), "the table's floor is 250");
+        let merge = MemoryConsumer::new("merge").register(&pool);
+        assert!(merge.try_grow(250).is_ok(), "floors are for spillers only");
+        assert!(table.try_grow(1).is_err());
+        drop(reader);
+        assert!(table.try_grow(750).is_ok(), "who is gone has no floor");
+        assert_eq!(pool.reserved(), 1_000);
+        drop((table, merge));
+        assert_eq!(pool.reserved(), 0);
+    }
+}

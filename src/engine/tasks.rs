@@ -1,0 +1,72 @@
+//! Tasks: waiting for them, and sharing work among them.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::task::JoinHandle;
+
+use crate::error::{Error, Result};
+
+/// Waits for a task; a panic in it becomes an error of ours, and it ends when nobody waits.
+///
+/// # Errors
+/// Those of the task; internal, when it panicked.
+pub async fn join<T>(task: JoinHandle<Result<T>>) -> Result<T> {
+    struct AbortOnDrop<T>(JoinHandle<T>);
+    impl<T> Drop for AbortOnDrop<T> {
+        fn drop(&mut self) {
+            self.0.abort();
+        }
+    }
+    let mut task = AbortOnDrop(task);
+    match (&mut task.0).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::internal("a task of the run ended abruptly").caused_by(error)),
+    }
+}
+
+/// Waits for all tasks: when the first failure is told, none of them writes any more.
+///
+/// # Errors
+/// The first one of the tasks.
+pub async fn join_all<T>(tasks: impl Iterator<Item: Future<Output = Result<T>>>) -> Result<Vec<T>> {
+    futures::future::join_all(tasks).await.into_iter().collect()
+}
+
+/// Work that several tasks share, piece by piece. Once one of them has failed, there is no more.
+#[derive(Debug)]
+pub struct Work<P> {
+    pieces: Mutex<std::vec::IntoIter<P>>,
+    has_failed: AtomicBool,
+}
+
+impl<P> Work<P> {
+    /// Work to be shared.
+    pub fn new(pieces: Vec<P>) -> Self {
+        Work {
+            pieces: Mutex::new(pieces.into_iter()),
+            has_failed: AtomicBool::new(false),
+        }
+    }
+
+    /// The next piece.
+    pub fn next(&self) -> Option<P> {
+        let mut pieces = self.pieces.lock().ok()?;
+        pieces.next().filter(|_| !self.has_failed())
+    }
+
+    /// Whether a task has failed.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Relaxed)
+    }
+
+    /// A task that does a part of the work.
+    ///
+    /// # Errors
+    /// The task's.
+    pub async fn part<T>(&self, task: impl Future<Output = Result<T>>) -> Result<T> {
+        let done = task.await;
+        self.has_failed.fetch_or(done.is_err(), Ordering::Relaxed);
+        done
+    }
+}

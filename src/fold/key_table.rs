@@ -1,0 +1,488 @@
+//! The fold's table: of each key, its last changes per day.
+//!
+//! The engine's own grouping would meet every key at least twice (once per thread, and again where
+//! the threads' results come together) and take each through Arrow arrays in between. This table
+//! meets it once, in parts by the key's hash that all threads fill:
+//!
+//! ```text
+//! batch ─▶ hash ─▶ rows of part 0 ─▶ part 0 ─▶ slots ─▶ keys, last changes ─┐
+//!                  rows of part 1    part 1                                 ├─▶ finish, part by part
+//!                     ⋮ (a thread's)   ⋮       memory refused ─▶ file ──────┘
+//! ```
+//!
+//! A thread hands rows over by the thousand, so that what a part needs is in the processor's caches
+//! for most of them.
+//!
+//! A part that gets no more memory goes to a file of its own and begins anew. When all changes
+//! are in, such a part is read again, in as many passes as its keys need memory; passes and parts
+//! are cut by the same hash, so that a key is whole in one of them.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray};
+use arrow::datatypes::Date32Type;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation};
+use datafusion::execution::runtime_env::RuntimeEnv;
+
+use crate::changes::position::Position;
+use crate::error::Result;
+use crate::fold::key_table::key_bytes::{INLINE_BYTES, Keys, hash, length_of, long_view, view_of};
+use crate::fold::key_table::shard::{Key, PARTS, Part, Row, TOGETHER, part_of};
+use crate::fold::key_table::spill::{Records, Spilled};
+use crate::fold::last_changes::{LastChange, entries};
+
+mod key_bytes;
+mod shard;
+mod spill;
+
+/// At most so many rows of a thread wait for a part until it takes them.
+const WAITING_ROWS_MAX: usize = 4096;
+/// All rows that wait take at most this part of the memory.
+const WAITING_PART: usize = 16;
+/// What a key takes in memory beside its bytes: its entry, and its slots at the emptiest.
+const fn bytes_per_key<P>() -> usize {
+    size_of::<Key<P>>() * 5 / 4 + 4 * size_of::<u64>()
+}
+/// A pass over what was spilled takes at least so much memory.
+const PASS_BYTES_MIN: usize = 256;
+
+/// Keys and their last changes, filled by several threads at once.
+pub struct KeyTable<P> {
+    parts: Vec<Mutex<Part<P>>>,
+    memory: MemoryReservation,
+    runtime: Arc<RuntimeEnv>,
+    /// So many rows of a thread wait for a part until it takes them.
+    waiting_rows: usize,
+    /// The memory that all may take.
+    limit: usize,
+    threads: usize,
+}
+
+/// What one thread adds to a table.
+pub struct Adder<P> {
+    table: Arc<KeyTable<P>>,
+    /// Per part the rows that wait for it.
+    waiting: Vec<Waiting<P>>,
+    /// Their memory.
+    _reserved: MemoryReservation,
+}
+
+struct Waiting<P> {
+    rows: Vec<Row<P>>,
+    /// The bytes of keys that are longer than what a view holds.
+    long: Vec<u8>,
+    /// What the positions hold outside of themselves.
+    heap_bytes: usize,
+}
+
+impl<P: Position> Waiting<P> {
+    fn new() -> Self {
+        Waiting {
+            rows: Vec::new(),
+            long: Vec::new(),
+            heap_bytes: 0,
+        }
+    }
+
+    /// Takes a row; its key as [`view_of`] tells it.
+    #[inline]
+    fn push(&mut self, hash: u64, (mut view, long): (u128, &[u8]), day: Option<i32>, position: P) {
+        if !long.is_empty() {
+            view = long_view(view, self.long.len());
+            self.long.extend_from_slice(long);
+        }
+        self.heap_bytes += position.heap_bytes();
+        self.rows.push(Row {
+            hash,
+            day,
+            view,
+            position,
+        });
+    }
+
+    /// Hands the rows over to a part.
+    fn hand_over(&mut self, part: &mut Part<P>) -> Result<()> {
+        for rows in self.rows.chunks_mut(TOGETHER) {
+            part.add(rows, &self.long)?;
+        }
+        self.rows.clear();
+        self.long.clear();
+        self.heap_bytes = 0;
+        Ok(())
+    }
+}
+
+impl<P: Position> Adder<P> {
+    /// Adds nothing yet.
+    pub fn new(table: &Arc<KeyTable<P>>) -> Self {
+        let reserved = MemoryConsumer::new("changes on their way");
+        let reserved = reserved.register(&table.runtime.memory_pool);
+        // Rows take one half of it, their bytes outside of them the other.
+        reserved.grow(2 * PARTS * table.waiting_bytes());
+        Adder {
+            table: Arc::clone(table),
+            _reserved: reserved,
+            waiting: std::iter::repeat_with(Waiting::new).take(PARTS).collect(),
+        }
+    }
+
+    /// Adds changes: their keys, none of them null, days and positions.
+    ///
+    /// # Errors
+    /// Storage, when the disk to spill to cannot be used; internal, when the columns cannot be
+    /// keys.
+    pub fn add(
+        &mut self,
+        keys: &[ArrayRef],
+        days: &PrimitiveArray<Date32Type>,
+        positions: Vec<P>,
+    ) -> Result<()> {
+        match Keys::new(keys)? {
+            Keys::Views(views, array) => {
+                let long = |row| match length_of(views[row]) {
+                    0..=INLINE_BYTES => &[],
+                    _ => match array.as_string_view_opt() {
+                        Some(texts) => texts.value(row).as_bytes(),
+                        None => array.as_binary_view().value(row),
+                    },
+                };
+                self.add_rows(|row| (views[row], long(row)), days, positions)
+            }
+            Keys::Fixed { width, bytes } => {
+                let key = |row| view_of(&bytes[row * width..(row + 1) * width]);
+                self.add_rows(key, days, positions)
+            }
+            Keys::Encoded { ends, bytes } => {
+                let key = |row| {
+                    let start = if row == 0 { 0 } else { ends[row - 1] };
+                    view_of(&bytes[start..ends[row]])
+                };
+                self.add_rows(key, days, positions)
+            }
+        }
+    }
+
+    /// Adds rows; `key` tells a row's view, and its bytes where that does not hold them.
+    fn add_rows<'a>(
+        &mut self,
+        key: impl Fn(usize) -> (u128, &'a [u8]),
+        days: &PrimitiveArray<Date32Type>,
+        positions: Vec<P>,
+    ) -> Result<()> {
+        for (row, position) in positions.into_iter().enumerate() {
+            let (view, long) = key(row);
+            let hash = hash(view, long);
+            let number = part_of(hash);
+            let waiting = &mut self.waiting[number];
+            let day = days.is_valid(row).then(|| days.value(row));
+            waiting.push(hash, (view, long), day, position);
+            let is_full = waiting.rows.len() == self.table.waiting_rows
+                || waiting.long.len() + waiting.heap_bytes >= self.table.waiting_bytes();
+            if is_full {
+                self.table.take(number, waiting)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what still waits.
+    ///
+    /// # Errors
+    /// As [`Adder::add`].
+    pub fn finish(mut self) -> Result<()> {
+        for (number, waiting) in self.waiting.iter_mut().enumerate() {
+            self.table.take(number, waiting)?;
+        }
+        Ok(())
+    }
+}
+
+impl<P: Position> KeyTable<P> {
+    /// An empty table that takes memory from the pool of `runtime`, and disk from it, for so many
+    /// threads that add to it.
+    pub fn new(runtime: Arc<RuntimeEnv>, threads: usize) -> Self {
+        let limit = match runtime.memory_pool.memory_limit() {
+            MemoryLimit::Finite(bytes) => bytes,
+            _ => usize::MAX,
+        };
+        let row_bytes = threads
+            .max(1)
+            .saturating_mul(2 * PARTS * size_of::<Row<P>>());
+        let waiting_rows = limit / WAITING_PART / row_bytes;
+        let memory = MemoryConsumer::new("last changes")
+            .with_can_spill(true)
+            .register(&runtime.memory_pool);
+        KeyTable {
+            parts: (0..PARTS).map(|_| Mutex::new(Part::new())).collect(),
+            memory,
+            runtime,
+            waiting_rows: waiting_rows.clamp(TOGETHER, WAITING_ROWS_MAX),
+            limit,
+            threads,
+        }
+    }
+
+    /// What the rows that wait for a part take.
+    fn waiting_bytes(&self) -> usize {
+        self.waiting_rows * size_of::<Row<P>>()
+    }
+
+    /// Ends the adding. Returns the parts, each to be finished once and in this order, and how
+    /// much memory one of them may take.
+    ///
+    /// # Errors
+    /// Storage, when the disk to spill to cannot be used.
+    pub fn settle(&self) -> Result<(Vec<usize>, usize)> {
+        let (mut held, mut spilled) = (Vec::new(), Vec::new());
+        for number in 0..PARTS {
+            let mut part = self.part(number);
+            if part.spilled.is_none() {
+                held.push(number);
+                continue;
+            }
+            self.spill(&mut part)?;
+            spilled.push(number);
+        }
+        let free = self
+            .limit
+            .saturating_sub(self.runtime.memory_pool.reserved());
+        let share = free.max(self.limit / 8) / self.threads.max(1) / 2;
+        // What is in memory goes first, and leaves more for the others.
+        held.append(&mut spilled);
+        Ok((held, share.max(PASS_BYTES_MIN)))
+    }
+
+    fn part(&self, number: usize) -> MutexGuard<'_, Part<P>> {
+        let part = &self.parts[number];
+        part.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the rows that wait for a part.
+    fn take(&self, number: usize, waiting: &mut Waiting<P>) -> Result<()> {
+        let mut part = self.part(number);
+        waiting.hand_over(&mut part)?;
+        self.account(&mut part)
+    }
+
+    /// Takes the memory that a part has grown by, or brings it to disk.
+    fn account(&self, part: &mut Part<P>) -> Result<()> {
+        let bytes = part.bytes();
+        if bytes <= part.reserved {
+            return Ok(());
+        }
+        if self.memory.try_grow(bytes - part.reserved).is_ok() {
+            part.reserved = bytes;
+            return Ok(());
+        }
+        self.spill(part)
+    }
+
+    /// Brings a part to disk, and gives its memory back.
+    fn spill(&self, part: &mut Part<P>) -> Result<()> {
+        part.spill(&self.runtime)?;
+        self.memory.shrink(part.reserved);
+        part.reserved = 0;
+        Ok(())
+    }
+
+    /// Hands out the last changes of each key of a part, one per day and in no order, and lets go
+    /// of them. A part that was spilled is read in as many passes as keep each to `share` bytes.
+    ///
+    /// # Errors
+    /// Storage, when what was spilled cannot be read.
+    pub fn finish(
+        &self,
+        number: usize,
+        share: usize,
+        mut each: impl FnMut(&mut dyn Iterator<Item = (Option<i32>, &P)>),
+    ) -> Result<()> {
+        let mut part = std::mem::replace(&mut *self.part(number), Part::new());
+        let Some(Spilled {
+            file,
+            bytes,
+            keys,
+            later,
+        }) = part.spilled.take()
+        else {
+            part.each(&mut each);
+            self.memory.shrink(part.reserved);
+            return Ok(());
+        };
+        // Lists of further days grow to twice their size.
+        let needed = bytes
+            + keys * bytes_per_key::<P>() as u64
+            + later * 2 * size_of::<LastChange<P>>() as u64;
+        let passes = needed.div_ceil(share as u64).max(1);
+        let reserved = (needed / passes) as usize;
+        self.memory.grow(reserved);
+        for pass in 0..passes {
+            let mut part = Part::<P>::new();
+            part.reserve((keys / passes) as usize);
+            let mut records = Records::open(&file)?;
+            let mut waiting = Waiting::new();
+            while records.next()? {
+                let (view, long) = view_of(&records.key);
+                let hash = hash(view, long);
+                // Neither the part's bits nor those that find a slot.
+                if (hash >> 40) % passes != pass {
+                    continue;
+                }
+                for (day, position) in entries(&records.changes) {
+                    waiting.push(hash, (view, long), day, position);
+                }
+                if waiting.rows.len() >= TOGETHER {
+                    waiting.hand_over(&mut part)?;
+                }
+            }
+            waiting.hand_over(&mut part)?;
+            part.each(&mut each);
+        }
+        self.memory.shrink(reserved);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::changes::position::pack;
+    use crate::engine::memory_pool::FloorPool;
+    use arrow::array::{
+        BooleanArray, Date32Array, Float64Array, Int32Array, StringArray, StringViewArray,
+    };
+    use arrow::compute::cast;
+    use arrow::datatypes::DataType;
+    use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    /// A change: the number of its key, its day and its time. Its place is its row.
+    type Row = (u32, Option<i32>, i64);
+    /// Per day the time of the last change, its row, and whether another one had its time.
+    type Days = BTreeMap<Option<i32>, (i64, usize, bool)>;
+    /// Per key its entries: day, row that won, whether another one had its time.
+    type Found = Vec<Vec<(Option<i32>, usize, bool)>>;
+
+    fn model(rows: &[Row]) -> Found {
+        let mut keys: BTreeMap<u32, Days> = BTreeMap::new();
+        for (row, (key, day, time)) in rows.iter().enumerate() {
+            let best = keys.entry(*key).or_default().entry(*day);
+            best.and_modify(|best| {
+                *best = match time.cmp(&best.0) {
+                    std::cmp::Ordering::Less => *best,
+                    std::cmp::Ordering::Equal => (*time, row, true),
+                    std::cmp::Ordering::Greater => (*time, row, false),
+                }
+            })
+            .or_insert((*time, row, false));
+        }
+        let days = |days: Days| {
+            let days = days.into_iter();
+            days.map(|(day, (_, row, tied))| (day, row, tied)).collect()
+        };
+        let mut found: Found = keys.into_values().map(days).collect();
+        found.sort();
+        found
+    }
+
+    /// What a table of so much memory makes of the rows, taken in batches by two threads.
+    fn found(
+        rows: &[Row],
+        batch: usize,
+        memory: usize,
+        key: impl Fn(u32) -> Vec<ArrayRef> + Sync,
+    ) -> Found {
+        let pool = Arc::new(FloorPool::new(memory));
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool);
+        let runtime = runtime.build_arc().expect("a runtime");
+        let table = Arc::new(KeyTable::<i128>::new(Arc::clone(&runtime), 2));
+        let batches: Vec<(usize, &[Row])> = rows.chunks(batch).enumerate().collect();
+        let add = |every: usize| {
+            let mut adder = Adder::new(&table);
+            for (number, rows) in batches.iter().skip(every).step_by(2) {
+                let columns: Vec<Vec<ArrayRef>> = rows.iter().map(|row| key(row.0)).collect();
+                let keys: Vec<ArrayRef> = (0..columns[0].len())
+                    .map(|place| {
+                        let values: Vec<&dyn Array> =
+                            columns.iter().map(|row| row[place].as_ref()).collect();
+                        arrow::compute::concat(&values).expect("a column")
+                    })
+                    .collect();
+                let days = Date32Array::from_iter(rows.iter().map(|row| row.1));
+                let positions = rows.iter().enumerate().map(|(at, row)| {
+                    let place = (number * batch + at) as u64;
+                    pack(true, Some(row.2.into()), 0, place).expect("packs")
+                });
+                adder.add(&keys, &days, positions.collect()).expect("added");
+            }
+            adder.finish().expect("added");
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| add(0));
+            scope.spawn(|| add(1));
+        });
+        let mut found = Found::new();
+        let (parts, share) = table.settle().expect("settled");
+        for part in parts {
+            let each = |key: &mut dyn Iterator<Item = (Option<i32>, &i128)>| {
+                let told =
+                    key.map(|(day, position)| (day, position.file_and_row().1, position.is_tied()));
+                let mut told: Vec<_> = told.collect();
+                told.sort();
+                found.push(told);
+            };
+            table.finish(part, share, each).expect("finished");
+        }
+        assert_eq!(
+            runtime.memory_pool.reserved(),
+            0,
+            "all memory is given back"
+        );
+        found.sort();
+        found
+    }
+
+    fn rows(keys: u32, count: usize) -> impl Strategy<Value = Vec<Row>> {
+        let row = (0..keys, prop::option::of(0..3i32), 0..3i64);
+        prop::collection::vec(row, 1..count)
+    }
+
+    /// Keys as text of up to 12 bytes and of more, as number, and as several columns.
+    fn key_of_kind(kind: usize, key: u32) -> Vec<ArrayRef> {
+        let text = |text: String| Arc::new(StringViewArray::from(vec![text])) as ArrayRef;
+        match kind {
+            0 => vec![text(format!("{key}"))],
+            // Around the bytes that a view holds, alike at their beginning.
+            1 => vec![text(format!("{}{key}", "k".repeat(key as usize % 24)))],
+            2 => vec![
+                cast(&text(format!("a key of text {key}")), &DataType::BinaryView).expect("cast"),
+            ],
+            3 => vec![Arc::new(Int32Array::from(vec![key as i32 - 5]))],
+            4 => vec![Arc::new(Float64Array::from(vec![f64::from(key) / 7.0]))],
+            // Columns that together are alike: "1" and "23", "12" and "3".
+            5 => vec![
+                text(format!("{}", key / 10)),
+                text(format!("{}", key % 10)),
+                Arc::new(Int32Array::from(vec![(key % 3) as i32])),
+            ],
+            _ => vec![
+                Arc::new(BooleanArray::from(vec![key.is_multiple_of(2)])),
+                Arc::new(StringArray::from(vec![format!("{}", key / 2)])),
+            ],
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn winners_and_ties_are_the_models(rows in rows(40, 300), kind in 0..7usize, batch in 1..100usize) {
+            let found = found(&rows, batch, 1 << 30, |key| key_of_kind(kind, key));
+            prop_assert_eq!(found, model(&rows));
+        }
+
+        #[test]
+        fn winners_and_ties_are_the_models_when_all_is_spilled(rows in rows(400, 1000), kind in 0..3usize, memory in 0..200_000usize) {
+            let found = found(&rows, 50, memory, |key| key_of_kind(kind, key));
+            prop_assert_eq!(found, model(&rows));
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! A shard: the keys whose hashes have the same low bits.
+
+use std::io::{BufWriter, Write};
+use std::sync::Arc;
+
+use datafusion::execution::runtime_env::RuntimeEnv;
+
+use crate::changes::position::Position;
+use crate::error::{Error, Result};
+use crate::fold::key_table::key_bytes::{hash, length_of, long_bytes, long_view};
+use crate::fold::key_table::spill::{BUFFER_BYTES, Spilled, spill_failed};
+use crate::fold::last_changes::{LastChange, LaterDays};
+
+/// How many parts there are.
+pub(super) const PARTS: usize = 64;
+
+/// The bits of a hash that tell the part.
+pub(super) const PART_BITS: u32 = PARTS.trailing_zeros();
+
+/// So many rows are looked up together: what they wait for is fetched at the same time.
+pub(super) const TOGETHER: usize = 64;
+
+pub(super) struct Row<P> {
+    pub(super) hash: u64,
+    pub(super) day: Option<i32>,
+    /// Of a long key, its place in `long` is behind the prefix.
+    pub(super) view: u128,
+    pub(super) position: P,
+}
+
+pub(super) fn part_of(hash: u64) -> usize {
+    (hash & (PARTS as u64 - 1)) as usize
+}
+
+/// The keys of one part, numbered as they come.
+pub(super) struct Part<P> {
+    /// Open addressing: the upper half of a key's hash and, lower, its number plus one; 0 is free.
+    pub(super) slots: Vec<u64>,
+    pub(super) keys: Vec<Key<P>>,
+    /// The bytes of keys that are longer than what a view holds.
+    pub(super) long: Vec<u8>,
+    pub(super) later: LaterDays<P>,
+    pub(super) heap_bytes: usize,
+    /// How much memory was taken for it.
+    pub(super) reserved: usize,
+    pub(super) spilled: Option<Spilled>,
+}
+
+pub(super) struct Key<P> {
+    /// See [`view_of`]; of a long key, its place in `long` is behind the prefix.
+    pub(super) view: u128,
+    pub(super) last: LastChange<P>,
+}
+
+impl<P: Position> Part<P> {
+    pub(super) fn new() -> Self {
+        Part {
+            slots: Vec::new(),
+            keys: Vec::new(),
+            long: Vec::new(),
+            later: LaterDays::default(),
+            heap_bytes: 0,
+            reserved: 0,
+            spilled: None,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<u64>()
+            + self.keys.capacity() * size_of::<Key<P>>()
+            + self.long.capacity()
+            + self.heap_bytes
+            + self.later.bytes()
+    }
+
+    /// Adds some rows; `long` has the bytes of long keys.
+    pub(super) fn add(&mut self, rows: &mut [Row<P>], long: &[u8]) -> Result<()> {
+        self.reserve(rows.len());
+        // The memory that the rows need is fetched for all of them at once, step by step.
+        let mut numbers = [0; TOGETHER];
+        for (number, row) in numbers.iter_mut().zip(rows.iter()) {
+            *number = self.slots[self.slot(row.hash)] as u32;
+        }
+        let mut fetched = 0;
+        for number in numbers {
+            // The number of none is 0, and no key has the greatest.
+            if let Some(key) = self.keys.get((number as usize).wrapping_sub(1)) {
+                fetched ^= key.view as u64 ^ key.last.fetch();
+            }
+        }
+        std::hint::black_box(fetched);
+        for row in rows {
+            let position = std::mem::take(&mut row.position);
+            let long = long_bytes(row.view, long);
+            self.change(row.hash, row.view, long, row.day, position)?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn slot(&self, hash: u64) -> usize {
+        (hash >> PART_BITS) as usize & (self.slots.len() - 1)
+    }
+
+    /// Makes room for so many new keys.
+    pub(super) fn reserve(&mut self, new: usize) {
+        let needed = self.keys.len() + new;
+        if needed * 10 > self.slots.len() * 7 {
+            let slots = (needed * 2).next_power_of_two();
+            self.slots = Vec::new();
+            self.slots.resize(slots, 0);
+            for (number, key) in self.keys.iter().enumerate() {
+                let hash = hash(key.view, long_bytes(key.view, &self.long));
+                let mut at = self.slot(hash);
+                while self.slots[at] != 0 {
+                    at = (at + 1) & (self.slots.len() - 1);
+                }
+                self.slots[at] = slot_value(hash, number);
+            }
+        }
+        if self.keys.capacity() < needed {
+            // All parts grow at the same time: twice the size would be half idle.
+            self.keys.reserve_exact(new.max(self.keys.len() / 4));
+        }
+    }
+
+    /// Adds a change of a key, which may be new; there is [room](Part::reserve) for it.
+    #[inline]
+    pub(super) fn change(
+        &mut self,
+        hash: u64,
+        view: u128,
+        long: &[u8],
+        day: Option<i32>,
+        position: P,
+    ) -> Result<()> {
+        let mut at = self.slot(hash);
+        loop {
+            let slot = self.slots[at];
+            if slot == 0 {
+                break;
+            }
+            if slot >> 32 == hash >> 32 {
+                let key = &mut self.keys[slot as u32 as usize - 1];
+                let is_same = match long {
+                    [] => key.view == view,
+                    _ => key.view as u64 == view as u64 && long_bytes(key.view, &self.long) == long,
+                };
+                if is_same {
+                    return self.later.add(&mut key.last, day, position);
+                }
+            }
+            at = (at + 1) & (self.slots.len() - 1);
+        }
+        let number = self.keys.len();
+        if number >= u32::MAX as usize {
+            return Err(Error::usage("too many keys for one run").hint("run smaller windows"));
+        }
+        self.slots[at] = slot_value(hash, number);
+        self.heap_bytes += position.heap_bytes();
+        self.keys.push(Key {
+            view: match long {
+                [] => view,
+                _ => long_view(view, self.long.len()),
+            },
+            last: LastChange::first(day, position),
+        });
+        self.long.extend_from_slice(long);
+        Ok(())
+    }
+
+    pub(super) fn each(&self, mut each: impl FnMut(&mut dyn Iterator<Item = (Option<i32>, &P)>)) {
+        for key in &self.keys {
+            each(&mut self.later.of(&key.last));
+        }
+    }
+
+    /// Appends all keys to the part's file and begins anew.
+    pub(super) fn spill(&mut self, runtime: &RuntimeEnv) -> Result<()> {
+        let mut spilled = match self.spilled.take() {
+            Some(spilled) => spilled,
+            None => Spilled {
+                file: runtime.disk_manager.create_tmp_file("last changes")?,
+                bytes: 0,
+                keys: 0,
+                later: 0,
+            },
+        };
+        let whole = Arc::clone(&spilled.file);
+        let failed = |error| spill_failed("write", &whole, error);
+        let mut file = BufWriter::with_capacity(BUFFER_BYTES, whole.open_writer()?);
+        let mut changes = Vec::new();
+        for key in &self.keys {
+            let view = key.view.to_le_bytes();
+            let bytes = match long_bytes(key.view, &self.long) {
+                [] => &view[4..4 + length_of(key.view)],
+                long => long,
+            };
+            changes.clear();
+            self.later.push(&key.last, &mut changes);
+            for bytes in [bytes, &changes[..]] {
+                file.write_all(&(bytes.len() as u32).to_le_bytes())
+                    .and_then(|()| file.write_all(bytes))
+                    .map_err(failed)?;
+                spilled.bytes += bytes.len() as u64;
+            }
+        }
+        file.flush().map_err(failed)?;
+        spilled.keys += self.keys.len() as u64;
+        spilled.later += self.later.count() as u64;
+        *self = Part {
+            reserved: self.reserved,
+            spilled: Some(spilled),
+            ..Part::new()
+        };
+        Ok(())
+    }
+}
+
+pub(super) fn slot_value(hash: u64, number: usize) -> u64 {
+    hash >> 32 << 32 | (number as u64 + 1)
+}

@@ -1,0 +1,865 @@
+//! Names of raw files and their date folders, as AWS DMS and its like write them.
+//!
+//! DMS writes one of five sequences with one of four delimiters (user guide, "Using date-based
+//! folder partitioning"; settings `DatePartitionSequence` and `DatePartitionDelimiter`):
+//!
+//! | sequence | `SLASH` | `UNDERSCORE`, `DASH` | `NONE` |
+//! |---|---|---|---|
+//! | `YYYYMMDD` | `2021/11/23` | `2021_11_23` | `20211123` |
+//! | `YYYYMMDDHH` | `2021/11/23/01` | `2021_11_23_01` | `2021112301` |
+//! | `YYYYMM` | `2021/11` | `2021_11` | `202111` |
+//! | `MMYYYYDD` | `11/2021/23` | `11_2021_23` | `11202123` |
+//! | `DDMMYYYY` | `23/11/2021` | `23_11_2021` | `23112021` |
+//!
+//! Which one it is need not be configured, because years from 1900 to 2199 give it away. With a
+//! delimiter the place of the four digits tells the sequences apart. Without one, 6 digits can only
+//! be `YYYYMM` and 10 only `YYYYMMDDHH`. Of the forms with 8 digits, write `c` for a century (19,
+//! 20 or 21, and no month): `YYYYMMDD` has a `c` in digits 1–2, `MMYYYYDD` a month there and a `c`
+//! in 3–4, `DDMMYYYY` a month in 3–4 and a `c` in 5–6, where `YYYYMMDD` has a month. So no two of
+//! them share a text; a test below tries every date.
+//!
+//! Hive folders count too: a whole date under any name (`dt=2021-11-23`), an `hour=01` below it,
+//! and `year=2021/month=11/day=23` with or without leading zeros.
+//!
+//! A path is read from its top: the longest date that starts at a folder is taken. A date further
+//! down counts where it narrows what stands above it (`2021/11/20211123`) and is otherwise only a
+//! number (`2021/11/23/store=190001`). So what [`folder_may_hold`] says of a folder stays true of
+//! every folder below it, and a listing pruned by it loses nothing. The price: a folder above the
+//! dates whose name reads as part of one is taken for it (a table named `2021`, or one named `11`
+//! directly above a year).
+
+use chrono::{
+    DateTime, Days, Duration, Months, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeZone, Utc,
+};
+use chrono_tz::{GapInfo, Tz};
+
+use crate::layout::is_leftover;
+use crate::window::Window;
+
+/// What part of a date a run of digits stands for, coarsest first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Unit {
+    Year,
+    Month,
+    Day,
+    Hour,
+}
+
+use Unit::{Day, Hour, Month, Year};
+
+/// The sequences of DMS's date folders; one that begins another stands after it.
+const SEQUENCES: [&[Unit]; 5] = [
+    &[Year, Month, Day, Hour],
+    &[Year, Month, Day],
+    &[Month, Year, Day],
+    &[Day, Month, Year],
+    &[Year, Month],
+];
+
+/// The beginnings of those sequences that already say which time it is.
+const BEGINNINGS: [&[Unit]; 2] = [&[Month, Year], &[Year]];
+
+impl Unit {
+    /// The width of the unit in a date folder, in digits.
+    fn width(self) -> usize {
+        if self == Year { 4 } else { 2 }
+    }
+
+    /// The names of Hive partition columns that hold this unit alone.
+    fn column_names(self) -> &'static [&'static str] {
+        match self {
+            Year => &["year", "yyyy", "y"],
+            Month => &["month", "mm", "m"],
+            Day => &["day", "dd", "d"],
+            Hour => &["hour", "hh", "h"],
+        }
+    }
+}
+
+/// One folder of a path, or one piece of a folder's name: `2021`, or `year=2021` split in two.
+struct Folder<'a> {
+    column: Option<&'a str>,
+    text: &'a str,
+}
+
+impl<'a> Folder<'a> {
+    fn new(segment: &'a str) -> Self {
+        match segment.split_once('=') {
+            Some((column, text)) => Folder {
+                column: Some(column),
+                text,
+            },
+            None => Folder::plain(segment),
+        }
+    }
+
+    fn plain(text: &'a str) -> Self {
+        Folder { column: None, text }
+    }
+
+    /// The number here, if it can be a `unit`: with the width of DMS, or under the unit's name
+    /// also as an engine writes an integer, without leading zeros.
+    fn value(&self, unit: Unit) -> Option<u32> {
+        let shaped = match self.column {
+            None => self.text.len() == unit.width(),
+            Some(column) => {
+                let mut names = unit.column_names().iter();
+                names.any(|name| name.eq_ignore_ascii_case(column))
+                    && self.text.len() <= unit.width()
+            }
+        };
+        shaped.then(|| number(self.text)).flatten()
+    }
+
+    /// The date that stands in this folder alone, and whole.
+    fn date(&self) -> Option<LocalSpan> {
+        let separator = ['-', '_']
+            .into_iter()
+            .find(|&separator| self.text.contains(separator));
+        let Some(separator) = separator else {
+            return SEQUENCES
+                .iter()
+                .find_map(|units| undelimited(self.text, units));
+        };
+        let pieces: Vec<_> = self.text.split(separator).map(Folder::plain).collect();
+        let (date, taken) = longest(&pieces, &SEQUENCES)?;
+        (taken == pieces.len()).then_some(date)
+    }
+}
+
+/// The number `text` stands for, if it is digits and nothing else.
+fn number(text: &str) -> Option<u32> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}
+
+/// A span of local time `[start, end)`: a year, month, day or hour.
+#[derive(Clone, Copy)]
+struct LocalSpan {
+    start: NaiveDateTime,
+    end: NaiveDateTime,
+}
+
+impl LocalSpan {
+    /// The span of the finest of `units`, whose numbers are `values`.
+    fn new(units: &[Unit], values: &[u32]) -> Option<Self> {
+        let value = |unit| {
+            let place = units.iter().position(|&held| held == unit)?;
+            values.get(place).copied()
+        };
+        let year = i32::try_from(value(Year)?).ok()?;
+        if !(1900..=2199).contains(&year) {
+            return None;
+        }
+        let first_day =
+            NaiveDate::from_ymd_opt(year, value(Month).unwrap_or(1), value(Day).unwrap_or(1))?;
+        let start = first_day.and_hms_opt(value(Hour).unwrap_or(0), 0, 0)?;
+        let end = match units.iter().max()? {
+            Year => start.checked_add_months(Months::new(12)),
+            Month => start.checked_add_months(Months::new(1)),
+            Day => start.checked_add_days(Days::new(1)),
+            Hour => start.checked_add_signed(Duration::hours(1)),
+        };
+        end.map(|end| LocalSpan { start, end })
+    }
+
+    fn covers(&self, other: &LocalSpan) -> bool {
+        self.start <= other.start && other.end <= self.end
+    }
+
+    /// The hour of this span, if it is a day.
+    fn hour(&self, hour: u32) -> Option<Self> {
+        if self.end - self.start != Duration::days(1) {
+            return None;
+        }
+        let start = self.start.date().and_hms_opt(hour, 0, 0)?;
+        let end = start + Duration::hours(1);
+        Some(LocalSpan { start, end })
+    }
+
+    /// The smallest window that holds every instant whose local time in `zone` is in the span. A
+    /// span that the clocks jumped over as a whole moves forward by the jump, and with it the files
+    /// named in it ([`cdc_file_time`]).
+    fn in_zone(self, zone: Tz) -> Option<Window> {
+        let tick = Duration::nanoseconds(1);
+        let start = match zone.from_local_datetime(&self.start).earliest() {
+            Some(start) => start.to_utc(),
+            None => end_of_gap(self.start, zone)?,
+        };
+        // Not the first instant at `self.end`: where clocks are set back at that very time, the
+        // span comes twice and ends the second time.
+        let last = self.end - tick;
+        let end = match zone.from_local_datetime(&last).latest() {
+            Some(last) => last.to_utc() + tick,
+            None => end_of_gap(last, zone)?,
+        };
+        if start < end {
+            return Window::new(start, end).ok();
+        }
+        let start = instant(self.start, zone)?;
+        Window::new(start, start + (self.end - self.start)).ok()
+    }
+}
+
+/// The instant at which it is `local` in `zone`: the earlier of two, and where there is none, later
+/// by as much as the clocks jump.
+fn instant(local: NaiveDateTime, zone: Tz) -> Option<DateTime<Utc>> {
+    if let Some(instant) = zone.from_local_datetime(&local).earliest() {
+        return Some(instant.to_utc());
+    }
+    let (_, before) = GapInfo::new(&local, &zone)?.begin?;
+    Some((local - before.fix()).and_utc())
+}
+
+/// The instant at which the clocks of `zone` jump over `local`.
+fn end_of_gap(local: NaiveDateTime, zone: Tz) -> Option<DateTime<Utc>> {
+    Some(GapInfo::new(&local, &zone)?.end?.to_utc())
+}
+
+/// The date that starts with the first of `folders`, by the first of `sequences` that fits, and how
+/// many folders it takes. Plain and Hive folders do not mix in one date.
+fn longest(folders: &[Folder], sequences: &[&[Unit]]) -> Option<(LocalSpan, usize)> {
+    sequences.iter().find_map(|units| {
+        let run = folders.get(..units.len())?;
+        let hive = run.iter().filter(|folder| folder.column.is_some()).count();
+        if hive != 0 && hive != run.len() {
+            return None;
+        }
+        let values: Option<Vec<u32>> = run
+            .iter()
+            .zip(*units)
+            .map(|(folder, &unit)| folder.value(unit))
+            .collect();
+        Some((LocalSpan::new(units, &values?)?, units.len()))
+    })
+}
+
+/// The date `text` stands for, if it is exactly the digits of `units`.
+fn undelimited(text: &str, units: &[Unit]) -> Option<LocalSpan> {
+    let mut rest = text;
+    let mut values = Vec::with_capacity(units.len());
+    for unit in units {
+        let (piece, behind) = rest.split_at_checked(unit.width())?;
+        values.push(number(piece)?);
+        rest = behind;
+    }
+    rest.is_empty().then(|| LocalSpan::new(units, &values))?
+}
+
+/// The dates in a path from its top down, none in another; each says whether it is a whole folder
+/// name of DMS or only the beginning of one.
+fn dates(relative_dir: &str) -> Vec<(LocalSpan, bool)> {
+    let segments = relative_dir
+        .split('/')
+        .filter(|segment| !segment.is_empty());
+    let folders: Vec<_> = segments.map(Folder::new).collect();
+    let mut dates = Vec::new();
+    let mut rest = folders.as_slice();
+    while let [first, below @ ..] = rest {
+        let taken = if let Some(date) = first.date() {
+            let named = below.first().filter(|folder| folder.column.is_some());
+            let hour = named
+                .and_then(|folder| folder.value(Hour))
+                .and_then(|hour| date.hour(hour));
+            dates.push((hour.unwrap_or(date), true));
+            1 + usize::from(hour.is_some())
+        } else if let Some((date, taken)) = longest(rest, &SEQUENCES) {
+            dates.push((date, true));
+            taken
+        } else if let Some((date, taken)) = longest(rest, &BEGINNINGS) {
+            dates.push((date, false));
+            taken
+        } else {
+            1
+        };
+        rest = rest.get(taken..).unwrap_or_default();
+    }
+    dates
+}
+
+/// The last of `dates` that narrows those before it.
+fn narrowest(dates: impl Iterator<Item = LocalSpan>) -> Option<LocalSpan> {
+    dates.reduce(|held, next| if held.covers(&next) { next } else { held })
+}
+
+/// The span of time that the deepest date folder in a relative directory path stands for: the day,
+/// month or hour in `zone`, local midnight to local midnight, so that a day can have 23 or 25
+/// hours. None where no folder is a date.
+///
+/// The forms, and what counts where there are several dates, are in the [module's head](self).
+///
+/// ```
+/// # use glueless::layout::folder_span;
+/// let day = folder_span("shop/orders/2021/11/23", chrono_tz::UTC).unwrap();
+/// assert_eq!(day.to_string(), "[2021-11-23T00:00:00Z, 2021-11-24T00:00:00Z)");
+/// assert_eq!(folder_span("shop/orders/20211123", chrono_tz::UTC), Some(day));
+/// assert_eq!(folder_span("shop/orders/2021/13/23", chrono_tz::UTC), None);
+/// ```
+pub fn folder_span(relative_dir: &str, zone: Tz) -> Option<Window> {
+    let whole = dates(relative_dir).into_iter().filter(|(_, whole)| *whole);
+    narrowest(whole.map(|(date, _)| date))?.in_zone(zone)
+}
+
+/// The widest span of time that objects under a relative directory path can stand for, to prune a
+/// listing on the way down: as [`folder_span`], and where only the beginning of a date is there,
+/// the year or the month it has settled. None where nothing is settled: do not prune.
+///
+/// ```
+/// # use glueless::layout::folder_may_hold;
+/// let may_hold = |dir| folder_may_hold(dir, chrono_tz::UTC).map(|window| window.to_string());
+/// let year = "[2021-01-01T00:00:00Z, 2022-01-01T00:00:00Z)";
+/// assert_eq!(may_hold("shop/orders/2021").as_deref(), Some(year));
+/// assert_eq!(may_hold("shop/orders/23/11"), None);
+/// ```
+pub fn folder_may_hold(relative_dir: &str, zone: Tz) -> Option<Window> {
+    let dates = dates(relative_dir).into_iter();
+    narrowest(dates.map(|(date, _)| date))?.in_zone(zone)
+}
+
+/// The time in the name of a CDC file, UTC: `yyyyMMdd-HHmmssSSS` and any extension
+/// (`20211017-194324349.csv.gz`), with a fraction of three or four digits, or with three behind a
+/// second dash (`20240115-101530-001.parquet`).
+///
+/// The name is in local time of `zone`: a time that comes twice when clocks are set back is the
+/// earlier one, a time that they jump over is moved forward by the jump. Names can therefore go
+/// backwards at the end of summer time, as they do in DMS.
+///
+/// None for every other name: full-load files, leftovers, dates that do not exist, years outside
+/// 1900 to 2199.
+///
+/// ```
+/// # use glueless::layout::cdc_file_time;
+/// let time = cdc_file_time("20211017-194324349.csv", chrono_tz::UTC).unwrap();
+/// assert_eq!(time.to_rfc3339(), "2021-10-17T19:43:24.349+00:00");
+/// assert_eq!(cdc_file_time("LOAD00000001.csv", chrono_tz::UTC), None);
+/// ```
+pub fn cdc_file_time(base_name: &str, zone: Tz) -> Option<DateTime<Utc>> {
+    let (stem, extension) = base_name.split_once('.')?;
+    if extension.is_empty() || is_leftover(base_name) {
+        return None;
+    }
+    let (date, time) = stem.split_once('-')?;
+    let day = undelimited(date, &[Year, Month, Day])?.start.date();
+    let (clock, fraction) = match time.split_once('-') {
+        Some((clock, fraction)) if fraction.len() == 3 => (clock, fraction),
+        Some(_) => return None,
+        None => time.split_at_checked(6)?,
+    };
+    let fraction_nanos = match fraction.len() {
+        3 => 1_000_000,
+        4 => 100_000,
+        _ => return None,
+    };
+    let clock = NaiveTime::from_hms_nano_opt(
+        clock.get(..2).and_then(number)?,
+        clock.get(2..4).and_then(number)?,
+        clock
+            .get(4..)
+            .filter(|second| second.len() == 2)
+            .and_then(number)?,
+        number(fraction)? * fraction_nanos,
+    )?;
+    instant(day.and_time(clock), zone)
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::Datelike;
+    use chrono_tz::{
+        America::{Havana, New_York, Sao_Paulo, St_Johns, Toronto},
+        Antarctica::Troll,
+        Australia::Lord_Howe,
+        Europe::Berlin,
+        Pacific::Apia,
+        UTC,
+    };
+
+    use super::*;
+
+    fn span(dir: &str, zone: Tz) -> Option<String> {
+        folder_span(dir, zone).map(|window| window.to_string())
+    }
+
+    fn may_hold(dir: &str) -> Option<String> {
+        folder_may_hold(dir, UTC).map(|window| window.to_string())
+    }
+
+    fn time(name: &str, zone: Tz) -> Option<String> {
+        cdc_file_time(name, zone).map(|time| time.to_rfc3339())
+    }
+
+    fn hours(dir: &str, zone: Tz) -> i64 {
+        let window = folder_span(dir, zone).unwrap();
+        (window.end - window.start).num_hours()
+    }
+
+    const HOUR: &str = "[2021-11-23T01:00:00Z, 2021-11-23T02:00:00Z)";
+    const DAY: &str = "[2021-11-23T00:00:00Z, 2021-11-24T00:00:00Z)";
+    const MONTH: &str = "[2021-11-01T00:00:00Z, 2021-12-01T00:00:00Z)";
+    const YEAR: &str = "[2021-01-01T00:00:00Z, 2022-01-01T00:00:00Z)";
+
+    /// Every form of DMS's date folders, with what it stands for.
+    const FORMS: [(&str, &str); 20] = [
+        ("2021/11/23", DAY),
+        ("2021_11_23", DAY),
+        ("2021-11-23", DAY),
+        ("20211123", DAY),
+        ("2021/11/23/01", HOUR),
+        ("2021_11_23_01", HOUR),
+        ("2021-11-23-01", HOUR),
+        ("2021112301", HOUR),
+        ("2021/11", MONTH),
+        ("2021_11", MONTH),
+        ("2021-11", MONTH),
+        ("202111", MONTH),
+        ("11/2021/23", DAY),
+        ("11_2021_23", DAY),
+        ("11-2021-23", DAY),
+        ("11202123", DAY),
+        ("23/11/2021", DAY),
+        ("23_11_2021", DAY),
+        ("23-11-2021", DAY),
+        ("23112021", DAY),
+    ];
+
+    const HIVE_FORMS: [(&str, &str); 11] = [
+        ("dt=2021-11-23", DAY),
+        ("event_date=20211123", DAY),
+        ("month=2021-11", MONTH),
+        ("day=2021_11_23", DAY),
+        ("year=2021/month=11", MONTH),
+        ("year=2021/month=11/day=23", DAY),
+        ("year=2021/month=11/day=23/hour=1", HOUR),
+        ("YEAR=2021/Month=11/DAY=23/hour=01", HOUR),
+        ("y=2021/m=11/d=23/h=01", HOUR),
+        ("dt=2021-11-23/hour=01", HOUR),
+        ("2021-11-23/hh=1", HOUR),
+    ];
+
+    const ABOVE: [&str; 7] = ["", "orders/", "a/b/", "LOAD/", "v2=x/", "77/", "13/45/"];
+    const BELOW: [&str; 6] = ["", "/SEGMENT1", "/orders", "/x=1", "/99", "/store=190001"];
+
+    #[test]
+    fn every_date_folder_is_read_wherever_it_stands() {
+        for (form, meant) in FORMS.into_iter().chain(HIVE_FORMS) {
+            for above in ABOVE {
+                for below in BELOW {
+                    let dir = format!("{above}{form}{below}");
+                    assert_eq!(span(&dir, UTC).as_deref(), Some(meant), "{dir}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_prefix_of_a_path_may_hold_what_the_path_stands_for() {
+        for (form, meant) in FORMS.into_iter().chain(HIVE_FORMS) {
+            for above in ABOVE {
+                for below in BELOW {
+                    let dir = format!("{above}{form}{below}");
+                    let span = folder_span(&dir, Berlin).unwrap();
+                    for (end, _) in format!("{dir}/").match_indices('/') {
+                        let prefix = &dir[..end];
+                        let held = folder_may_hold(prefix, Berlin);
+                        assert!(
+                            held.is_none_or(|held| held.covers(&span)),
+                            "{prefix} of {dir}"
+                        );
+                    }
+                    assert_eq!(may_hold(&dir).as_deref(), Some(meant), "{dir}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_date_folder_without_delimiters_never_reads_two_ways() {
+        let forms: [&[Unit]; 3] = [
+            &[Year, Month, Day],
+            &[Month, Year, Day],
+            &[Day, Month, Year],
+        ];
+        let first = NaiveDate::from_ymd_opt(1900, 1, 1).unwrap();
+        let mut count = 0;
+        for date in first.iter_days().take_while(|date| date.year() < 2200) {
+            let (y, m, d) = (date.year(), date.month(), date.day());
+            for text in [
+                format!("{y}{m:02}{d:02}"),
+                format!("{m:02}{y}{d:02}"),
+                format!("{d:02}{m:02}{y}"),
+            ] {
+                let readings: Vec<_> = forms
+                    .iter()
+                    .filter_map(|units| undelimited(&text, units))
+                    .map(|span| span.start)
+                    .collect();
+                assert_eq!(readings, [date.and_time(NaiveTime::MIN)], "{text}");
+                count += 1;
+            }
+        }
+        assert_eq!(count, 3 * 109_573);
+    }
+
+    #[test]
+    fn what_is_no_date_stands_for_no_time() {
+        for dir in [
+            "",
+            "/",
+            "orders",
+            "shop/orders",
+            "2021",
+            "year=2021",
+            "11/2021",
+            "23",
+            "23/11",
+            "2021/13",
+            "2021/00/10",
+            "2021/1/5",
+            "20211323",
+            "20210229",
+            "2021022924",
+            "2021112324",
+            "1899/12/31",
+            "2200-01-01",
+            "2021-11-23_01",
+            "2021-11_23",
+            "2021-11-23-",
+            "x2021-11-23",
+            "2021-11-23T01",
+            "2021-1-5",
+            "+021-11-23",
+            "2021112",
+            "20211123011",
+            "month=11/day=23",
+            "store=2021/shelf=11/slot=23",
+            "year=2021/region=eu/month=11",
+            "year=2021/11/23",
+            "2021/month=11",
+            "year=/month=/day=",
+            "ä021/11",
+        ] {
+            assert_eq!(span(dir, UTC), None, "{dir}");
+        }
+    }
+
+    #[test]
+    fn slashes_at_the_ends_or_doubled_do_not_matter() {
+        assert_eq!(span("/2021//11/23/", UTC).as_deref(), Some(DAY));
+    }
+
+    #[test]
+    fn a_deeper_date_counts_only_where_it_narrows_the_one_above() {
+        assert_eq!(span("2021/11/20211123", UTC).as_deref(), Some(DAY));
+        assert_eq!(
+            span("2021/2021-11/23112021/2021112301", UTC).as_deref(),
+            Some(HOUR)
+        );
+        assert_eq!(span("2021/11/23/1999-01-01", UTC).as_deref(), Some(DAY));
+        assert_eq!(span("2021/11/23/2021", UTC).as_deref(), Some(DAY));
+        assert_eq!(span("2021-11-23/2021-11", UTC).as_deref(), Some(DAY));
+        assert_eq!(span("month=2021-11/hour=01", UTC).as_deref(), Some(MONTH));
+    }
+
+    #[test]
+    fn an_hour_below_a_whole_date_needs_its_name() {
+        assert_eq!(span("2021-11-23/01", UTC).as_deref(), Some(DAY));
+        assert_eq!(span("2021-11-23/hour=24", UTC).as_deref(), Some(DAY));
+        assert_eq!(span("2021-11-23/bucket=01", UTC).as_deref(), Some(DAY));
+    }
+
+    #[test]
+    fn a_partial_date_prunes_as_soon_as_it_is_settled() {
+        for (dir, held) in [
+            ("2021", Some(YEAR)),
+            ("year=2021", Some(YEAR)),
+            ("shop/orders/2021", Some(YEAR)),
+            ("2021/orders", Some(YEAR)),
+            ("2021/13", Some(YEAR)),
+            ("2021/11", Some(MONTH)),
+            ("11/2021", Some(MONTH)),
+            ("month=11/year=2021", Some(MONTH)),
+            ("orders/11/2021", Some(MONTH)),
+            ("13/2021", Some(YEAR)),
+            ("", None),
+            ("23", None),
+            ("11", None),
+            ("23/11", None),
+            ("month=11", None),
+            ("orders/2", None),
+            ("shop", None),
+            ("1899", None),
+            ("2200", None),
+            ("02021", None),
+        ] {
+            assert_eq!(may_hold(dir).as_deref(), held, "{dir}");
+        }
+    }
+
+    #[test]
+    fn months_and_years_end_where_the_next_begin() {
+        assert_eq!(
+            span("2020/02", UTC).as_deref(),
+            Some("[2020-02-01T00:00:00Z, 2020-03-01T00:00:00Z)")
+        );
+        assert_eq!(
+            span("202112", UTC).as_deref(),
+            Some("[2021-12-01T00:00:00Z, 2022-01-01T00:00:00Z)")
+        );
+        assert_eq!(
+            span("2021/12/31/23", UTC).as_deref(),
+            Some("[2021-12-31T23:00:00Z, 2022-01-01T00:00:00Z)")
+        );
+        assert_eq!(
+            span("2199-12-31", UTC).as_deref(),
+            Some("[2199-12-31T00:00:00Z, 2200-01-01T00:00:00Z)")
+        );
+        assert!(span("2020/02/29", UTC).is_some());
+        assert!(span("1900/01/01", UTC).is_some());
+    }
+
+    #[test]
+    fn a_day_runs_from_local_midnight_to_local_midnight() {
+        assert_eq!(
+            span("2021/11/23", Berlin).as_deref(),
+            Some("[2021-11-22T23:00:00Z, 2021-11-23T23:00:00Z)")
+        );
+        assert_eq!(hours("2021/03/28", Berlin), 23);
+        assert_eq!(hours("2021/10/31", Berlin), 25);
+        assert_eq!(hours("2021/03", Berlin), 31 * 24 - 1);
+        // Lord Howe's clocks move by half an hour.
+        let window = folder_span("2021/04/04", Lord_Howe).unwrap();
+        assert_eq!((window.end - window.start).num_minutes(), 24 * 60 + 30);
+    }
+
+    #[test]
+    fn an_hour_that_comes_twice_holds_both() {
+        assert_eq!(
+            span("2021/11/07/01", New_York).as_deref(),
+            Some("[2021-11-07T05:00:00Z, 2021-11-07T07:00:00Z)")
+        );
+        assert_eq!(hours("2021/11/07/00", New_York), 1);
+        assert_eq!(hours("2021/11/07/02", New_York), 1);
+        // Troll's clocks are set back by two hours, from 03:00 to 01:00.
+        assert_eq!(hours("2021/10/31/01", Troll), 3);
+        assert_eq!(hours("2021/10/31/02", Troll), 3);
+        assert_eq!(hours("2021/10/31/03", Troll), 1);
+    }
+
+    #[test]
+    fn a_midnight_that_comes_twice_begins_the_day_the_first_time() {
+        assert_eq!(
+            span("2021/11/07", Havana).as_deref(),
+            Some("[2021-11-07T04:00:00Z, 2021-11-08T05:00:00Z)")
+        );
+        assert_eq!(hours("2021/11/06", Havana), 24);
+        // St John's clocks went from 00:01 back to 23:01: the day before came back for 59 minutes.
+        assert_eq!(
+            span("2006/10/28", St_Johns).as_deref(),
+            Some("[2006-10-28T02:30:00Z, 2006-10-29T03:30:00Z)")
+        );
+        assert_eq!(
+            span("2006/10/29", St_Johns).as_deref(),
+            Some("[2006-10-29T02:30:00Z, 2006-10-30T03:30:00Z)")
+        );
+    }
+
+    #[test]
+    fn a_day_whose_midnight_is_jumped_over_begins_at_the_jump() {
+        assert_eq!(
+            span("2018/11/04", Sao_Paulo).as_deref(),
+            Some("[2018-11-04T03:00:00Z, 2018-11-05T02:00:00Z)")
+        );
+        assert_eq!(hours("2018/11/03", Sao_Paulo), 24);
+        // Toronto's clocks jumped from 23:30 to 00:30.
+        assert_eq!(
+            span("1919/03/30", Toronto).as_deref(),
+            Some("[1919-03-30T05:00:00Z, 1919-03-31T04:30:00Z)")
+        );
+        assert_eq!(
+            span("1919/03/31", Toronto).as_deref(),
+            Some("[1919-03-31T04:30:00Z, 1919-04-01T04:00:00Z)")
+        );
+    }
+
+    #[test]
+    fn a_span_that_was_jumped_over_holds_the_files_named_in_it() {
+        let hour = folder_span("2021/03/28/02", Berlin).unwrap();
+        assert_eq!(
+            hour.to_string(),
+            "[2021-03-28T01:00:00Z, 2021-03-28T02:00:00Z)"
+        );
+        for name in ["20210328-020000000.csv", "20210328-025959999.csv"] {
+            assert!(
+                hour.contains(cdc_file_time(name, Berlin).unwrap()),
+                "{name}"
+            );
+        }
+        // Samoa left out a day.
+        let day = folder_span("2011/12/30", Apia).unwrap();
+        assert_eq!(
+            day.to_string(),
+            "[2011-12-30T10:00:00Z, 2011-12-31T10:00:00Z)"
+        );
+        assert!(day.contains(cdc_file_time("20111230-120000000.csv", Apia).unwrap()));
+    }
+
+    #[test]
+    fn a_year_of_files_is_in_the_folders_named_for_their_time() {
+        for (zone, year) in [
+            (Berlin, 2021),
+            (New_York, 2021),
+            (Havana, 2021),
+            (Lord_Howe, 2021),
+            (Troll, 2021),
+            (Sao_Paulo, 2018),
+            (Apia, 2011),
+        ] {
+            let first = NaiveDate::from_ymd_opt(year, 1, 1).unwrap();
+            for date in first.iter_days().take_while(|date| date.year() == year) {
+                let day_dir = date.format("%Y/%m/%d").to_string();
+                let day = folder_span(&day_dir, zone).unwrap();
+                for hour in 0..24 {
+                    let hour_span = folder_span(&format!("{day_dir}/{hour:02}"), zone).unwrap();
+                    assert!(day.covers(&hour_span), "{zone} {day_dir}/{hour:02}");
+                    for clock in ["0000000", "3000000", "5959999"] {
+                        let name = format!("{}-{hour:02}{clock}.csv", date.format("%Y%m%d"));
+                        let time = cdc_file_time(&name, zone).unwrap();
+                        assert!(hour_span.contains(time), "{zone} {name}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_time_of_a_cdc_file_is_read_in_all_its_forms() {
+        for (name, meant) in [
+            ("20211017-194324349.csv", "2021-10-17T19:43:24.349+00:00"),
+            ("20211017-194324349.csv.gz", "2021-10-17T19:43:24.349+00:00"),
+            (
+                "20211017-194324349.parquet",
+                "2021-10-17T19:43:24.349+00:00",
+            ),
+            (
+                "20211017-1943243491.parquet",
+                "2021-10-17T19:43:24.349100+00:00",
+            ),
+            (
+                "20240115-101530-001.parquet",
+                "2024-01-15T10:15:30.001+00:00",
+            ),
+            (
+                "20240115-101530-001.csv.gz",
+                "2024-01-15T10:15:30.001+00:00",
+            ),
+            ("20190401-000000000.parquet", "2019-04-01T00:00:00+00:00"),
+            ("20190401-0000000000.parquet", "2019-04-01T00:00:00+00:00"),
+            (
+                "20190331-235959999.parquet",
+                "2019-03-31T23:59:59.999+00:00",
+            ),
+            (
+                "20190331-2359599999.parquet",
+                "2019-03-31T23:59:59.999900+00:00",
+            ),
+            ("20200229-120000000.x", "2020-02-29T12:00:00+00:00"),
+        ] {
+            assert_eq!(time(name, UTC).as_deref(), Some(meant), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_other_name_has_no_time() {
+        for name in [
+            "",
+            "LOAD00000001.parquet",
+            "LOAD0000000A.csv.gz",
+            "SEGMENT1_LOAD00000001.csv",
+            "20211017-194324349",
+            "20211017-194324349.",
+            "20211017-194324349.csv#1",
+            "20211017-19432434.csv",
+            "20211017-19432434912.csv",
+            "20211017-194324.csv",
+            "20211017-194324-34.csv",
+            "20211017-194324-3491.csv",
+            "20211017-1943-24349.csv",
+            "20211017-19432-349.csv",
+            "20211017-1943024-349.csv",
+            "20211017-194324-349-1.csv",
+            "20211017--194324349.csv",
+            "20211017_194324349.csv",
+            "20211017194324349.csv",
+            "2021-10-17-194324349.csv",
+            "20210229-194324349.csv",
+            "20211317-194324349.csv",
+            "20211017-240000000.csv",
+            "20211017-196024349.csv",
+            "20211017-194360349.csv",
+            "20211017-+94324349.csv",
+            "20211017-19432434x.csv",
+            "18991017-194324349.csv",
+            "x20211017-194324349.csv",
+            "20211017-1943é4349.csv",
+            ".csv",
+        ] {
+            assert_eq!(time(name, UTC), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_time_of_a_cdc_file_is_local() {
+        for (name, zone, meant) in [
+            (
+                "20211123-003000000.csv",
+                Berlin,
+                "2021-11-22T23:30:00+00:00",
+            ),
+            // 02:30 comes twice: the earlier.
+            (
+                "20211031-023000000.csv",
+                Berlin,
+                "2021-10-31T00:30:00+00:00",
+            ),
+            (
+                "20211031-015959999.csv",
+                Berlin,
+                "2021-10-30T23:59:59.999+00:00",
+            ),
+            (
+                "20211031-030000000.csv",
+                Berlin,
+                "2021-10-31T02:00:00+00:00",
+            ),
+            // 02:30 does not exist: 03:30.
+            (
+                "20210328-015959999.csv",
+                Berlin,
+                "2021-03-28T00:59:59.999+00:00",
+            ),
+            (
+                "20210328-020000000.csv",
+                Berlin,
+                "2021-03-28T01:00:00+00:00",
+            ),
+            (
+                "20210328-023000000.csv",
+                Berlin,
+                "2021-03-28T01:30:00+00:00",
+            ),
+            (
+                "20210328-030000000.csv",
+                Berlin,
+                "2021-03-28T01:00:00+00:00",
+            ),
+            (
+                "20211003-021500000.csv",
+                Lord_Howe,
+                "2021-10-02T15:45:00+00:00",
+            ),
+            ("20111230-120000000.csv", Apia, "2011-12-30T22:00:00+00:00"),
+        ] {
+            assert_eq!(time(name, zone).as_deref(), Some(meant), "{name}");
+        }
+    }
+}

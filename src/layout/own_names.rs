@@ -1,0 +1,160 @@
+//! Names of our own files: published files, attempts, the owner marker.
+
+/// The name of the file that tells which pipeline a published folder belongs to. Readers of a
+/// table pass over names that begin with `_`.
+pub const OWNER_MARKER: &str = "_glueless.json";
+
+/// What the id of a run ends with as the ledger knows its second commit, the aggregates'.
+const AGGREGATE: &str = "-aggregate";
+
+/// The id of a run for the commit of its aggregates.
+pub fn aggregate_run_id(run_id: &str) -> String {
+    format!("{run_id}{AGGREGATE}")
+}
+
+/// The id of the run whose aggregates a commit of this id made, if it is one.
+pub fn run_id_of_aggregate(run_id: &str) -> Option<&str> {
+    run_id.strip_suffix(AGGREGATE)
+}
+
+/// The name of a published file: the commit that first gave its partition a file of this name, and
+/// a number from 0.
+///
+/// A partition with one file before and after a commit keeps its file's name, so that the next one
+/// is swapped in by one step. No other commit makes a name again that once was: what a process
+/// that slept removes when it wakes up is not what another one has published since.
+///
+/// ```
+/// # use glueless::layout::part_file_name;
+/// assert_eq!(part_file_name(12, 3), "part-c00000012-00003.snappy.parquet");
+/// ```
+pub fn part_file_name(commit: u64, number: usize) -> String {
+    format!("part-c{commit:08}-{number:05}.snappy.parquet")
+}
+
+/// The commit in a base name that [`part_file_name`] makes; `None` for any other.
+pub fn part_file_commit(base_name: &str) -> Option<u64> {
+    let middle = base_name
+        .strip_prefix("part-c")?
+        .strip_suffix(".snappy.parquet")?;
+    let (commit, number) = middle.split_once('-')?;
+    let (commit, number) = (commit.parse().ok()?, number.parse().ok()?);
+    (part_file_name(commit, number) == base_name).then_some(commit)
+}
+
+/// The name of a run's attempt at a commit: whatever it writes before the commit carries it. An
+/// attempt can become that commit only, so once there is one of that number, all others are dead.
+///
+/// ```
+/// # use glueless::layout::{attempt_commit, attempt_name};
+/// assert_eq!(attempt_name(12, "run-1"), "00000000000000000012-run-1");
+/// assert_eq!(attempt_commit("00000000000000000012-run-1"), Some(12));
+/// assert_eq!(attempt_commit("12-run-1"), None);
+/// ```
+pub fn attempt_name(commit: u64, run_id: &str) -> String {
+    format!("{commit:020}-{run_id}")
+}
+
+/// The name of the staging folder of a pipeline whose state is at a URL or path.
+pub fn staging_name(state: &str) -> String {
+    format!("{:016x}", fnv1a(state.bytes()))
+}
+
+/// FNV-1a, whose values never change: they are part of names and of what is remembered.
+pub fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// The commit of an attempt, from a name that begins with the attempt's.
+pub fn attempt_commit(name: &str) -> Option<u64> {
+    let (commit, _) = name.split_once('-')?;
+    let digits = commit.len() == 20 && commit.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| commit.parse().ok())?
+}
+
+/// Whether a base name is what a crash leaves of a file on a local disk: `<name>#1`, where
+/// object_store's `LocalFileSystem` writes a file before it gives it its name. Its listings pass
+/// over them.
+pub fn is_leftover(base_name: &str) -> bool {
+    base_name.rsplit_once('#').is_some_and(|(name, number)| {
+        let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+        !name.is_empty() && !number.is_empty() && digits
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_file_is_known_by_its_name() {
+        for (commit, number, name) in [
+            (12, 3, "part-c00000012-00003.snappy.parquet"),
+            (0, 0, "part-c00000000-00000.snappy.parquet"),
+            (
+                123_456_789,
+                123_456,
+                "part-c123456789-123456.snappy.parquet",
+            ),
+        ] {
+            assert_eq!(part_file_name(commit, number), name);
+            assert_eq!(part_file_commit(name), Some(commit), "{name}");
+            assert_eq!(part_file_commit(&format!("{name}#1")), None, "{name}");
+        }
+        for name in ["part-00000.snappy.parquet", "part-c12-3.snappy.parquet"] {
+            assert_eq!(part_file_commit(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn files_of_others_are_not_ours() {
+        for name in [
+            "",
+            OWNER_MARKER,
+            "part-.snappy.parquet",
+            "part-0000.snappy.parquet",
+            "part-000000.snappy.parquet",
+            "part-+0001.snappy.parquet",
+            "part-00000.parquet",
+            "part-00000.snappy.parquet.crc",
+            "part-00000-3b1c.c000.snappy.parquet",
+            "part-c00000012.snappy.parquet",
+            "part-c0000012-00003.snappy.parquet",
+            "part-c00000012-3.snappy.parquet",
+            "part-c000000012-00003.snappy.parquet",
+            "part-c99999999999999999999-00003.snappy.parquet",
+            "Part-00000.snappy.parquet",
+            "xpart-00000.snappy.parquet",
+            "d/part-00000.snappy.parquet",
+        ] {
+            assert_eq!(part_file_commit(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_leftover_ends_in_a_hash_and_a_number() {
+        for name in [
+            "part-00000.snappy.parquet#1",
+            "part-00000.snappy.parquet#12",
+            "_glueless.json#1",
+            "a#b#1",
+        ] {
+            assert!(is_leftover(name), "{name}");
+        }
+        for name in [
+            "",
+            "#1",
+            "a#",
+            "a#x",
+            "a#1x",
+            "a",
+            "a#1.parquet",
+            "a%231",
+            "a#+1",
+        ] {
+            assert!(!is_leftover(name), "{name}");
+        }
+    }
+}

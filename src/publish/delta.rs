@@ -1,0 +1,271 @@
+//! A curated table of `format = "delta"`: a run's new files, and the going of the old ones, are one
+//! commit of the table's own log.
+//!
+//! ```text
+//! <curated.url>/_glueless.json                                  whose table this is
+//! <curated.url>/_delta_log/…                                    one commit per run
+//! <curated.url>/event_dt=2019-04-01/part-c00000012-00000.snappy.parquet
+//! ```
+//!
+//! The state is committed first, and says which files the table has ([`crate::state::ledger`]). To publish
+//! is to bring the new files to their places and to commit to this log what makes the table that.
+//! The commit carries the number of the state's: whoever is interrupted between the two is finished
+//! by the next command, and whoever comes late finds the number there and does nothing.
+//!
+//! No name comes again, and files that a commit replaced stay for `curated.retention`, for those
+//! who read them or an earlier version of the table.
+
+use std::collections::{BTreeSet, HashMap};
+
+use arrow::datatypes::{DataType, Field};
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use deltalake::kernel::Action;
+
+use crate::error::{Error, Result};
+use crate::layout::{base_name, parent, part_file_commit, partition_values};
+use crate::publish;
+use crate::state::contract::{Shape, read_types};
+use crate::store::Folder;
+use crate::table::TableFile;
+use crate::table::delta_log::{DeltaLog, Description, LOG_FOLDER, add, delta_schema};
+
+/// How often a commit is tried again after someone else's.
+const TRIES: u32 = 5;
+/// Versions of the table are kept so long, or as long as its files.
+const LOG_RETENTION: TimeDelta = TimeDelta::days(30);
+
+/// A Delta table as the ledger has it.
+#[derive(Debug)]
+pub struct CuratedLog<'a> {
+    /// Its folder.
+    pub table: &'a Folder,
+    /// Its columns and their types.
+    pub shape: &'a Shape,
+    /// Its files.
+    pub files: Vec<&'a TableFile>,
+    /// How long replaced files are kept.
+    pub retention: TimeDelta,
+    /// The time of the run.
+    pub now: DateTime<Utc>,
+}
+
+/// A run whose files are to be published.
+#[derive(Clone, Copy, Debug)]
+pub struct Committed<'a> {
+    /// Its id.
+    pub run_id: &'a str,
+    /// The number of its commit of the state.
+    pub number: u64,
+    /// Whether the table begins anew, whatever others did to it.
+    pub anew: bool,
+}
+
+/// Opens the log of a table that is to be written to, if it has one.
+///
+/// # Errors
+/// Data, when it knows more than the state, or someone else has set it to be not writable by us;
+/// storage, when it cannot be read.
+pub async fn open(table: &Folder, last_commit: u64) -> Result<DeltaLog> {
+    let mut log = DeltaLog::new(table.clone());
+    log.read().await?;
+    let hint = format!(
+        "or remove {} and make the table again with `glueless rebuild`",
+        table.describe(LOG_FOLDER.trim_end_matches('/'))
+    );
+    let table = &table.location;
+    if log.last_transaction().await? > Some(last_commit) {
+        return Err(Error::data(format!(
+            "the log of {table} knows later runs than the pipeline's state"
+        ))
+        .hint(format!("restore the latest state, {hint}")));
+    }
+    log.check_writable().map_err(|error| {
+        let refused = format!("the table {table} is set to be what this program cannot write to");
+        let undo = format!("undo what someone else has set, {hint}");
+        Error::data(refused).hint(undo).caused_by(error)
+    })?;
+    Ok(log)
+}
+
+impl CuratedLog<'_> {
+    /// Checks that the table is as the runs of the pipeline left it.
+    ///
+    /// # Errors
+    /// Data, when someone else changed it.
+    pub fn check(&self, log: &DeltaLog) -> Result<()> {
+        let Some(snapshot) = log.snapshot() else {
+            return self.changed("its log is gone");
+        };
+        let known: BTreeSet<(&str, u64)> = self
+            .files
+            .iter()
+            .map(|file| (file.path.as_str(), file.bytes))
+            .collect();
+        let found: BTreeSet<(&str, u64)> = log
+            .files()
+            .iter()
+            .map(|(path, bytes)| (path.as_str(), *bytes))
+            .collect();
+        if let Some((path, _)) = known.difference(&found).next() {
+            return self.changed(&format!("its log does not list {path}"));
+        }
+        if let Some((path, _)) = found.difference(&known).next() {
+            return self.changed(&format!("its log lists {path}"));
+        }
+        let has_deletions =
+            |file: &deltalake::kernel::LogicalFileView| file.deletion_vector_descriptor().is_some();
+        if let Some(file) = snapshot.log_data().iter().find(has_deletions) {
+            return self.changed(&format!("rows were deleted from {}", file.path()));
+        }
+        match *snapshot.schema() == self.description()?.schema {
+            true => Ok(()),
+            false => self.changed("its columns are others"),
+        }
+    }
+
+    fn changed(&self, how: &str) -> Result<()> {
+        let table = &self.table.location;
+        let changed = format!("the table {table} is not as it was published: {how}");
+        let hint = "someone else changed it: make it again with `glueless rebuild`";
+        Err(Error::data(changed).hint(hint))
+    }
+
+    /// Brings new files to their places and commits what makes the table what the ledger says.
+    /// `found` is what the folder held before, as [`list_tidied`] tells it.
+    ///
+    /// # Errors
+    /// Storage; data, when someone else changed the table. It is safe to publish again.
+    pub async fn publish(
+        &self,
+        staging: &Folder,
+        added: &[&TableFile],
+        run: Committed<'_>,
+        found: Vec<String>,
+    ) -> Result<()> {
+        let mut log = DeltaLog::new(self.table.clone());
+        log.read().await?;
+        if log.snapshot().is_none() && self.files.len() > added.len() {
+            return self.changed("its log is gone");
+        }
+        let description = self.description()?;
+        let mut last = log.last_transaction().await?;
+        if last < Some(run.number) {
+            publish::move_staged(self.table, staging, added).await?;
+            if log.snapshot().is_none() {
+                log.create(&description).await?;
+                last = log.last_transaction().await?;
+            }
+        }
+        let mut tries = 0;
+        while last < Some(run.number) {
+            let actions = self.actions(&log, &description, added, run)?;
+            if actions.is_empty() {
+                break;
+            }
+            let before = log.version();
+            let told = vec![("glueless.run_id".to_string(), run.run_id.to_string())];
+            let committed = log.commit(actions, run.number, told).await;
+            log.read().await?;
+            // What counts is what was committed.
+            last = log.last_transaction().await?;
+            if let Err(error) = committed
+                && last < Some(run.number)
+                && (log.version() == before || tries == TRIES)
+            {
+                return Err(log.failed("commit to", error));
+            }
+            tries += 1;
+        }
+        log.version().map_or(Ok(()), |version| log.sync(version))?;
+        if last == Some(run.number) {
+            // Someone else may have committed just before.
+            self.check(&log)?;
+        }
+        self.sweep(&log, found, run.number).await
+    }
+
+    fn actions(
+        &self,
+        log: &DeltaLog,
+        description: &Description,
+        added: &[&TableFile],
+        run: Committed<'_>,
+    ) -> Result<Vec<Action>> {
+        let listed = log.files();
+        let known: BTreeSet<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
+        let now = self.now.timestamp_millis();
+        let is_ours = |path: &str| part_file_commit(base_name(path)).is_some();
+        let mut actions = log.removes(|path| !known.contains(path) && (run.anew || is_ours(path)));
+        let fields = self.fields()?;
+        for file in added.iter().filter(|file| !listed.contains_key(&file.path)) {
+            let stats = format!(r#"{{"numRecords":{}}}"#, file.rows);
+            let partition = delta_partition(&fields, &file.path)?;
+            actions.push(add(&file.path, partition, file.bytes, Some(stats), now));
+        }
+        actions.extend(log.described(description)?);
+        Ok(actions)
+    }
+
+    fn fields(&self) -> Result<Vec<Field>> {
+        let columns = read_types(&self.shape.columns)?.into_iter();
+        Ok(columns
+            .map(|(name, data_type)| Field::new(name, data_type, true))
+            .collect())
+    }
+
+    fn description(&self) -> Result<Description> {
+        let interval = |span: TimeDelta| format!("interval {} seconds", span.num_seconds());
+        let log_retention = self.retention.max(LOG_RETENTION);
+        Ok(Description {
+            schema: delta_schema(self.fields()?)?,
+            partition_by: self
+                .shape
+                .partitions
+                .iter()
+                .map(|part| part.0.clone())
+                .collect(),
+            configuration: vec![
+                Description::upkeep(),
+                (
+                    "delta.deletedFileRetentionDuration",
+                    interval(self.retention),
+                ),
+                ("delta.logRetentionDuration", interval(log_retention)),
+            ],
+        })
+    }
+
+    /// Removes files of ours that neither the table has nor, for as long as they are kept, an
+    /// earlier version of it.
+    async fn sweep(&self, log: &DeltaLog, found: Vec<String>, number: u64) -> Result<()> {
+        let mut used: BTreeSet<String> = log.files().keys().cloned().collect();
+        used.extend(self.files.iter().map(|file| file.path.clone()));
+        let until = self.now.checked_sub_signed(self.retention);
+        let until = until.map_or(i64::MIN, |until| until.timestamp_millis());
+        used.extend(log.removed_since(until).await?);
+        let is_used = |path: &str| path.starts_with(LOG_FOLDER) || used.contains(path);
+        publish::sweep(self.table, found, is_used, number).await
+    }
+}
+
+/// The values of the partition columns in a file's path, as Delta writes them.
+fn delta_partition(fields: &[Field], path: &str) -> Result<HashMap<String, Option<String>>> {
+    let is_time = |name: &str| {
+        let mut fields = fields.iter();
+        let field = fields.find(|field| field.name() == name);
+        field.is_some_and(|field| matches!(field.data_type(), DataType::Timestamp(_, _)))
+    };
+    partition_values(parent(path))
+        .map(|(name, value)| match value {
+            Some(text) if is_time(&name) => Ok((name, Some(time_value(&text)?))),
+            value => Ok((name, value)),
+        })
+        .collect()
+}
+
+/// A time as Delta writes it.
+fn time_value(text: &str) -> Result<String> {
+    let time = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f")
+        .map_err(|error| Error::internal("a partition's time cannot be read").caused_by(error))?;
+    Ok(time.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string())
+}

@@ -1,0 +1,187 @@
+//! Raw columns: what the inputs of a run have, brought together by name.
+//!
+//! Files differ: columns come and go, change their place, their case, their type. A column of the
+//! union has the type that the pipeline fixes, or one that all its files, and those of earlier runs,
+//! widen to without loss; where there is none, the run stops.
+
+use std::sync::Arc;
+
+use arrow::compute::can_cast_types;
+use arrow::datatypes::{DataType, Field, SchemaRef};
+
+use crate::config::{Pipeline, Raw};
+use crate::error::{Error, Result};
+use crate::parquet_io::open::ParquetFile;
+use crate::types::column_type::widen;
+
+/// The way out where types have nothing in common.
+const FIX: &str = "name its type in `[raw.columns]`, if all values can take it, or mend the files";
+
+/// The union of the inputs' columns, by name, each with a type all its inputs widen to, or that the
+/// pipeline fixes.
+pub struct RawColumns<'a> {
+    /// The columns, all nullable.
+    pub fields: Vec<Field>,
+    /// Per field: the file that has its type.
+    from: Vec<String>,
+    raw: &'a Raw,
+    /// The names that queries know columns by.
+    names: Vec<String>,
+    /// The columns that were added last: many files share them.
+    last: Option<SchemaRef>,
+}
+
+impl<'a> RawColumns<'a> {
+    /// No columns yet. A column has the name that `curated.sql` knows it by, in whatever case the
+    /// files have it.
+    pub fn new(pipeline: &'a Pipeline) -> Self {
+        RawColumns {
+            fields: Vec::new(),
+            from: Vec::new(),
+            raw: &pipeline.raw,
+            names: pipeline.curated.sql.names(),
+            last: None,
+        }
+    }
+
+    fn name_of(&self, column: &str) -> String {
+        let names = self.names.iter().map(String::as_str);
+        let known = find_column(names, column).map(|place| &self.names[place]);
+        known.map_or_else(|| column.to_string(), String::clone)
+    }
+
+    /// The index of a column, by its name in any case.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        find_column(self.fields.iter().map(|field| field.name().as_str()), name)
+    }
+
+    /// Adds a file's columns, in the order of the run's inputs.
+    ///
+    /// # Errors
+    /// Data, naming both files, the column and both types, when these have no common type.
+    pub fn add(&mut self, file: &ParquetFile) -> Result<()> {
+        let schema = file.schema();
+        if self
+            .last
+            .as_ref()
+            .is_some_and(|last| Arc::ptr_eq(last, schema))
+        {
+            return Ok(());
+        }
+        self.last = Some(Arc::clone(schema));
+        let fields = schema.fields();
+        let names = fields[..fields.len() - 1].iter().map(|field| field.name());
+        for (place, name) in names.clone().enumerate() {
+            let mut before = names.clone().take(place);
+            if let Some(other) = before.find(|other| other.eq_ignore_ascii_case(name)) {
+                return Err(Error::data(format!(
+                    "columns `{other}` and `{name}` of {} differ in nothing but case",
+                    file.name
+                ))
+                .hint("rename one of them where the changes are captured"));
+            }
+        }
+        for field in &fields[..fields.len() - 1] {
+            let (name, data_type) = (field.name(), field.data_type());
+            let fixed = self.raw.fixed_type(name);
+            if let Some(fixed) = fixed.filter(|fixed| !can_cast_types(data_type, fixed)) {
+                return Err(Error::data(format!(
+                    "column `{name}` of {} is {data_type}, which cannot become {fixed}",
+                    file.name
+                ))
+                .hint("mend its type in `[raw.columns]`"));
+            }
+            match self.find(name) {
+                None => {
+                    let data_type = fixed.unwrap_or(data_type).clone();
+                    let name = self.name_of(name);
+                    self.fields.push(Field::new(name, data_type, true));
+                    self.from.push(file.name.clone());
+                }
+                Some(_) if fixed.is_some() => {}
+                Some(index) => {
+                    let known = self.fields[index].data_type();
+                    let widened = widen(known, data_type).ok_or_else(|| {
+                        Error::data(format!(
+                            "column `{name}` is {known} in {} and {data_type} in {}",
+                            self.from[index], file.name
+                        ))
+                        .hint(FIX)
+                    })?;
+                    if widened != *known {
+                        self.from[index] = file.name.clone();
+                        self.fields[index] = Field::new(self.fields[index].name(), widened, true);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the columns of earlier runs: one that no file has any more is null.
+    ///
+    /// # Errors
+    /// Data, when a column's types have no common type.
+    pub fn add_known(&mut self, known: &[(String, DataType)]) -> Result<()> {
+        for (name, data_type) in known {
+            let fixed = self.raw.fixed_type(name);
+            let data_type = fixed.unwrap_or(data_type);
+            let Some(index) = self.find(name) else {
+                self.fields.push(Field::new(name, data_type.clone(), true));
+                self.from.push(String::new());
+                continue;
+            };
+            let found = self.fields[index].data_type();
+            let widened = widen(found, data_type).ok_or_else(|| {
+                Error::data(format!(
+                    "column `{name}` is {found} in {}, and was {data_type} in earlier runs",
+                    self.from[index]
+                ))
+                .hint(
+                    "name its type in `[raw.columns]`, if all values can take it, and make the \
+                     tables again: glueless rebuild",
+                )
+            })?;
+            // Queries know it by the name it had.
+            self.fields[index] = Field::new(name, widened, true);
+        }
+        Ok(())
+    }
+
+    /// Adds the columns that the pipeline declares and no file has: they are null.
+    pub fn add_declared(&mut self) {
+        for (name, data_type) in &self.raw.columns {
+            if self.find(name).is_none() {
+                let name = self.name_of(name);
+                self.fields.push(Field::new(name, data_type.clone(), true));
+                self.from.push(String::new());
+            }
+        }
+    }
+
+    /// Per column of the union: its index in a file.
+    pub fn columns_of(&self, file: &ParquetFile) -> Vec<Option<usize>> {
+        let fields = file.schema().fields();
+        let names = || {
+            fields[..fields.len() - 1]
+                .iter()
+                .map(|field| field.name().as_str())
+        };
+        self.fields
+            .iter()
+            .map(|field| find_column(names(), field.name()))
+            .collect()
+    }
+}
+
+/// The index of a name: as it is, else in another case.
+pub fn find_column<'a>(
+    names: impl Iterator<Item = &'a str> + Clone,
+    wanted: &str,
+) -> Option<usize> {
+    names.clone().position(|name| name == wanted).or_else(|| {
+        names
+            .clone()
+            .position(|name| name.eq_ignore_ascii_case(wanted))
+    })
+}

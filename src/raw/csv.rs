@@ -1,0 +1,702 @@
+//! CSV files: read once, checked, and turned into Parquet on the disk to spill to, so that all that
+//! follows meets nothing but Parquet.
+//!
+//! A field that is empty and not quoted is null, or, where `raw.csv_null` is set, one that is this
+//! text and not quoted. An empty field of another type than text is null in either case unless
+//! `raw.csv_null` is set.
+//!
+//! A row keeps its number whatever is wrong with the rows before it: a bad one that is put aside
+//! leaves a row of nulls behind, which is not folded.
+
+use std::collections::BTreeMap;
+use std::error::Error as StdError;
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringViewBuilder};
+use arrow::compute::nullif;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use flate2::read::MultiGzDecoder;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::Compression;
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+
+use crate::config::{CsvForm, Raw};
+use crate::engine::session::BATCH_ROWS;
+use crate::error::{Error, Result, spilled_too_much};
+use crate::raw::bad_rows::{BadRow, BadRows, fields_json};
+use crate::raw::csv::records::{Records, unreadable};
+use crate::types::column_type::cast_values;
+
+pub mod records;
+
+/// So much text is turned into columns at once, or a full batch of rows.
+const BATCH_BYTES: usize = 4 << 20;
+/// A row group, which is in memory until it is whole, is not larger than this.
+const ROW_GROUP_BYTES: usize = 4 << 20;
+
+/// What the CSV files of a pipeline look like.
+#[derive(Clone, Debug)]
+pub struct Form {
+    /// The columns in their order; of files with a header, the types of some.
+    columns: Vec<(String, DataType)>,
+    csv: CsvForm,
+}
+
+impl Form {
+    /// The form of CDC files, or of full loads, which lack the operation column unless told
+    /// otherwise.
+    pub fn of(raw: &Raw, full_load: bool) -> Self {
+        let lacks_op = full_load && !raw.csv.header && !raw.csv.op_in_full_load;
+        let is_there = |(name, _): &&(String, DataType)| {
+            !(lacks_op && name.eq_ignore_ascii_case(&raw.op.name))
+        };
+        Form {
+            columns: raw.columns.iter().filter(is_there).cloned().collect(),
+            csv: raw.csv.clone(),
+        }
+    }
+}
+
+/// What reads an object's bytes, by the ending of its name decompressed.
+///
+/// # Errors
+/// Storage, when the decoder cannot be made.
+pub fn decompressed<'a>(name: &str, bytes: impl Read + 'a) -> Result<Box<dyn Read + 'a>> {
+    let lower = name.to_ascii_lowercase();
+    Ok(if lower.ends_with(".gz") {
+        Box::new(MultiGzDecoder::new(bytes))
+    } else if lower.ends_with(".zst") {
+        let decoder = zstd::Decoder::new(bytes);
+        Box::new(decoder.map_err(|error| unreadable(name, error))?)
+    } else {
+        Box::new(bytes)
+    })
+}
+
+/// Turns a CSV file into a Parquet file. Bad rows are put aside as far as `bad_rows` admits them; the
+/// next one stops it.
+///
+/// # Errors
+/// Data, naming the line and where it can the column; storage, when input or output fails.
+pub fn to_parquet(
+    name: &str,
+    input: impl Read,
+    form: &Form,
+    bad_rows: &BadRows,
+    output: impl Write + Send,
+) -> Result<Vec<BadRow>> {
+    let mut records = Records::new(name, input, form.csv.unquoted);
+    let types = |column: &str| {
+        let mut types = form.columns.iter();
+        types.find(|(known, _)| known.eq_ignore_ascii_case(column))
+    };
+    let columns: Vec<(String, DataType)> = match form.csv.header {
+        false => form.columns.clone(),
+        true => {
+            let header = records.header()?;
+            let of_text = |column: String| {
+                let found = types(&column).map(|(_, data_type)| data_type.clone());
+                (column, found.unwrap_or(DataType::Utf8View))
+            };
+            header.into_iter().map(of_text).collect()
+        }
+    };
+    let fields = columns
+        .iter()
+        .map(|(column, data_type)| Field::new(column, data_type.clone(), true));
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    records.fields_max = columns.len();
+    let mut batch = Batch::new(name, schema, &form.csv, bad_rows);
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::SNAPPY)
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES));
+    let options = ArrowWriterOptions::new()
+        .with_properties(properties.build())
+        .with_skip_arrow_metadata(true);
+    let failed = |error: ParquetError| not_kept(&format!("what {name} holds"), error);
+    let writer = ArrowWriter::try_new_with_options(output, Arc::clone(&batch.schema), options);
+    let mut writer = writer.map_err(failed)?;
+    while let Some(line) = records.next_record()? {
+        batch.push(&mut records, line)?;
+        if batch.rows == BATCH_ROWS || batch.bytes >= BATCH_BYTES {
+            writer.write(&batch.finish()?).map_err(failed)?;
+        }
+    }
+    writer.write(&batch.finish()?).map_err(failed)?;
+    writer.close().map_err(failed)?;
+    Ok(batch.bad)
+}
+
+/// Rows on their way from text to columns.
+struct Batch<'a> {
+    name: &'a str,
+    schema: SchemaRef,
+    csv: &'a CsvForm,
+    texts: Vec<StringViewBuilder>,
+    /// Per row its line.
+    lines: Vec<u64>,
+    rows: usize,
+    bytes: usize,
+    rows_before: u64,
+    bad: Vec<BadRow>,
+    bad_rows: &'a BadRows,
+}
+
+impl<'a> Batch<'a> {
+    fn new(name: &'a str, schema: SchemaRef, csv: &'a CsvForm, bad_rows: &'a BadRows) -> Self {
+        let texts = schema.fields().iter().map(|_| StringViewBuilder::new());
+        Batch {
+            name,
+            texts: texts.collect(),
+            schema,
+            csv,
+            lines: Vec::new(),
+            rows: 0,
+            bytes: 0,
+            rows_before: 0,
+            bad: Vec::new(),
+            bad_rows,
+        }
+    }
+
+    fn push(&mut self, record: &mut Records<impl Read>, line: u64) -> Result<()> {
+        let row = self.rows_before + self.rows as u64;
+        self.lines.push(line);
+        self.rows += 1;
+        self.bytes += record.text_bytes();
+        if let Some((column, mut reason, hint)) = self.wrong(record) {
+            if record.last_line > line && (!record.is_cut_off || record.is_open()) {
+                reason = format!("{reason} (it ends in line {})", record.last_line);
+            }
+            for texts in &mut self.texts {
+                texts.append_null();
+            }
+            let texts = record.lossy();
+            let names = self.schema.fields().iter().map(|field| field.name());
+            let names = names.map(Some).chain(std::iter::repeat(None));
+            let change = fields_json(names.map(|name| name.map(String::as_str)).zip(texts));
+            return self.put_aside(BadRow {
+                row,
+                line: Some(line),
+                lines: record.last_line.max(line) - line + 1,
+                column,
+                reason,
+                hint,
+                change,
+            });
+        }
+        for (number, texts) in self.texts.iter_mut().enumerate() {
+            let text = record.text(number).unwrap_or_default();
+            let is_text = self.schema.field(number).data_type().is_string();
+            let is_null = match &self.csv.null {
+                Some(null) => !record.fields[number].quoted && text == null,
+                None => text.is_empty() && (!record.fields[number].quoted || !is_text),
+            };
+            match is_null {
+                true => texts.append_null(),
+                false => texts.append_value(text),
+            }
+        }
+        Ok(())
+    }
+
+    /// What is wrong with a record as such: column, reason and hint.
+    fn wrong(&self, record: &Records<impl Read>) -> Option<(Option<String>, String, &'static str)> {
+        let (found, expected) = (record.fields_found, self.schema.fields().len());
+        let column = |number: usize| Some(self.schema.field(number).name().clone());
+        if record.is_cut_off && record.is_open() {
+            return Some((
+                None,
+                "has a quote that is not closed".into(),
+                "mend the file; where quotes are text as any other, write raw.csv_quoted = false",
+            ));
+        }
+        if record.is_cut_off {
+            return Some((
+                None,
+                "is cut off: the file does not end with a line feed".into(),
+                "restore the file from its source; if it is whole, end its last line",
+            ));
+        }
+        if let Some(number) = record.fields.iter().position(|field| field.malformed) {
+            let place = number.min(expected.saturating_sub(1));
+            return Some((
+                column(place),
+                "has a quote where none belongs".into(),
+                "inside of a quoted field a quote stands twice: \"a \"\"b\"\" c\"",
+            ));
+        }
+        if found != expected {
+            return Some((
+                None,
+                format!("has {found} fields where {expected} are expected"),
+                "check `raw.columns`, `raw.csv_op_in_full_load` and the file",
+            ));
+        }
+        let number = (0..found).find(|number| record.text(*number).is_none())?;
+        Some((
+            column(number),
+            "is not UTF-8".into(),
+            "mend the file: text is read as UTF-8",
+        ))
+    }
+
+    fn put_aside(&mut self, bad: BadRow) -> Result<()> {
+        self.bad_rows.admit(self.name, &bad)?;
+        self.bad.push(bad);
+        Ok(())
+    }
+
+    /// The rows so far, in the columns' types; a row with a value of another type is put aside.
+    fn finish(&mut self) -> Result<RecordBatch> {
+        let texts = self.texts.iter_mut();
+        let mut texts: Vec<ArrayRef> = texts.map(|texts| Arc::new(texts.finish()) as _).collect();
+        // Per bad row the first of its columns that is wrong.
+        let mut wrong: BTreeMap<usize, usize> = BTreeMap::new();
+        let fields = self.schema.fields().clone();
+        for (column, (texts, field)) in texts.iter().zip(&fields).enumerate() {
+            for row in misfits(texts, field.data_type(), 0) {
+                wrong.entry(row).or_insert(column);
+            }
+        }
+        for (row, column) in &wrong {
+            let values = texts.iter().map(|texts| {
+                let texts = texts.as_string_view();
+                texts.is_valid(*row).then(|| texts.value(*row).to_string())
+            });
+            let names = fields.iter().map(|field| Some(field.name().as_str()));
+            let field = &fields[*column];
+            let bad = BadRow {
+                row: self.rows_before + *row as u64,
+                line: Some(self.lines[*row]),
+                lines: 1,
+                column: Some(field.name().clone()),
+                reason: format!("is not of its type, {}", field.data_type()),
+                hint: "mend the value, or the column's type in `[raw.columns]`",
+                change: fields_json(names.zip(values)),
+            };
+            self.put_aside(bad)?;
+        }
+        if !wrong.is_empty() {
+            let is_wrong = (0..self.rows).map(|row| Some(wrong.contains_key(&row)));
+            let is_wrong: BooleanArray = is_wrong.collect();
+            for texts in &mut texts {
+                *texts = nullif(texts, &is_wrong)?;
+            }
+        }
+        let columns = texts.iter().zip(&fields).map(|(texts, field)| {
+            let cast = cast_values(texts, field.data_type());
+            cast.map_err(|_| Error::internal("a value of CSV fits and does not"))
+        });
+        let columns = columns.collect::<Result<_>>()?;
+        let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
+        self.rows_before += self.rows as u64;
+        (self.rows, self.bytes) = (0, 0);
+        self.lines.clear();
+        Ok(rows)
+    }
+}
+
+/// The rows of a column whose values do not fit a type; the first one has the number `first`. Halves
+/// without one are done with at once.
+fn misfits(values: &ArrayRef, to: &DataType, first: usize) -> Vec<usize> {
+    if cast_values(values, to).is_ok() {
+        return Vec::new();
+    }
+    if values.len() == 1 {
+        return vec![first];
+    }
+    let middle = values.len() / 2;
+    let mut found = misfits(&values.slice(0, middle), to, first);
+    let rest = values.slice(middle, values.len() - middle);
+    found.append(&mut misfits(&rest, to, first + middle));
+    found
+}
+
+/// Rows that cannot be kept on the disk to spill to.
+pub fn not_kept(what: &str, error: impl StdError + Send + Sync + 'static) -> Error {
+    spilled_too_much(&error).unwrap_or_else(|| {
+        Error::storage(format!("cannot keep {what}"))
+            .hint("check `limits.spill_dir` and its free space")
+            .caused_by(error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::types::column_type::parse_type;
+    use arrow::util::display::{ArrayFormatter, FormatOptions};
+    use bytes::Bytes;
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    use proptest::prelude::*;
+
+    type Rows = Vec<Vec<Option<String>>>;
+
+    fn form(columns: &[(&str, &str)], csv: CsvForm) -> Form {
+        let typed = columns.iter();
+        let typed = typed.map(|(name, text)| (name.to_string(), parse_type(text).expect("a type")));
+        Form {
+            columns: typed.collect(),
+            csv,
+        }
+    }
+
+    fn texts(form_columns: usize) -> Form {
+        let names: Vec<String> = (0..form_columns)
+            .map(|number| format!("c{number}"))
+            .collect();
+        let columns: Vec<(&str, &str)> = names
+            .iter()
+            .map(|name| (name.as_str(), "VARCHAR"))
+            .collect();
+        form(&columns, CsvForm::default())
+    }
+
+    /// Hands out a few bytes at a time.
+    struct Slow<'a>(&'a [u8], usize);
+
+    impl Read for Slow<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let bytes = self.1.min(self.0.len()).min(buffer.len());
+            buffer[..bytes].copy_from_slice(&self.0[..bytes]);
+            self.0 = &self.0[bytes..];
+            Ok(bytes)
+        }
+    }
+
+    fn read_from(input: impl Read, form: &Form, bad_max: u64) -> Result<(Rows, Vec<BadRow>)> {
+        let mut bytes = Vec::new();
+        let bad = to_parquet("a.csv", input, form, &BadRows::new(bad_max), &mut bytes)?;
+        let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes));
+        let mut rows = Rows::new();
+        for batch in reader.expect("Parquet").build().expect("a reader") {
+            let batch = batch.expect("a batch");
+            for row in 0..batch.num_rows() {
+                let columns = batch.columns().iter();
+                let values = columns.map(|column| {
+                    let shown = ArrayFormatter::try_new(column, &FormatOptions::default());
+                    let shown = shown.expect("a format");
+                    column.is_valid(row).then(|| shown.value(row).to_string())
+                });
+                rows.push(values.collect());
+            }
+        }
+        Ok((rows, bad))
+    }
+
+    fn read(text: &str, form: &Form) -> Rows {
+        read_from(text.as_bytes(), form, 0).expect("rows").0
+    }
+
+    fn refused(text: &[u8], form: &Form) -> String {
+        let error = read_from(text, form, 0).expect_err("bad");
+        assert_eq!(error.kind, Kind::Data);
+        assert!(error.hint.is_some());
+        error.to_string()
+    }
+
+    fn some(values: &[&str]) -> Vec<Option<String>> {
+        let null = |value: &&str| (*value != "-").then(|| value.to_string());
+        values.iter().map(null).collect()
+    }
+
+    #[test]
+    fn an_empty_field_is_null_and_a_quoted_one_is_text() {
+        let rows = read("a,,\"\"\n\"x,\"\"y\"\"\n z\",b,\n", &texts(3));
+        assert_eq!(
+            rows,
+            [some(&["a", "-", ""]), some(&["x,\"y\"\n z", "b", "-"])]
+        );
+        let typed = form(&[("n", "BIGINT"), ("t", "VARCHAR")], CsvForm::default());
+        assert_eq!(
+            read("\"7\",\n\"\",x\n", &typed),
+            [some(&["7", "-"]), some(&["-", "x"])]
+        );
+    }
+
+    #[test]
+    fn a_text_for_null_leaves_empty_text_as_it_is() {
+        let mut form = texts(3);
+        form.csv.null = Some("NULL".into());
+        assert_eq!(read("NULL,,\"NULL\"\n", &form), [some(&["-", "", "NULL"])]);
+    }
+
+    #[test]
+    fn values_take_the_types_of_their_columns() {
+        let columns = [
+            ("op", "VARCHAR"),
+            ("id", "BIGINT"),
+            ("amount", "DECIMAL(10, 2)"),
+            ("day", "DATE"),
+            ("ts", "TIMESTAMP"),
+            ("on", "BOOLEAN"),
+        ];
+        let form = form(&columns, CsvForm::default());
+        let rows = read(
+            "I,7,1.5,2020-02-29,2020-02-29 12:00:00.123456,true\n",
+            &form,
+        );
+        let expected = [
+            "I",
+            "7",
+            "1.50",
+            "2020-02-29",
+            "2020-02-29T12:00:00.123456",
+            "true",
+        ];
+        assert_eq!(rows, [some(&expected)]);
+        assert_eq!(
+            refused(
+                b"I,7,1.5,2020-02-29,2020-02-29 12:00:00,true\nI,8,1.234,x,,\n",
+                &form
+            ),
+            "line 2 of a.csv: column `amount` is not of its type, Decimal128(10, 2)"
+        );
+    }
+
+    #[test]
+    fn line_ends_of_both_kinds_empty_lines_and_a_mark_are_read() {
+        let rows = [some(&["a", "b"]), some(&["c", "-"])];
+        for text in [
+            "a,b\nc,\n",
+            "a,b\r\nc,\r\n",
+            "\u{feff}a,b\n\n\nc,\n",
+            "\"a\",\"b\"\r\n\"c\",\r\n",
+        ] {
+            assert_eq!(read(text, &texts(2)), rows, "{text:?}");
+            let slow = read_from(Slow(text.as_bytes(), 1), &texts(2), 0).expect("rows");
+            assert_eq!(slow.0, rows, "{text:?}");
+        }
+        assert_eq!(read("", &texts(2)), Rows::new());
+    }
+
+    #[test]
+    fn bad_lines_are_told_by_their_number() {
+        let form = texts(2);
+        assert_eq!(
+            refused(b"a,\"b\n\nb\"\nc\n", &form),
+            "line 4 of a.csv has 1 fields where 2 are expected"
+        );
+        assert_eq!(
+            refused(b"a,b\n\nc,d,e\n", &form),
+            "line 3 of a.csv has 3 fields where 2 are expected"
+        );
+        let cut_off = "is cut off: the file does not end with a line feed";
+        for text in ["a,b\nc,d", "a,b\nc", "a,b\nc,", "a,b\nc,\"d\""] {
+            assert_eq!(
+                refused(text.as_bytes(), &form),
+                format!("line 2 of a.csv {cut_off}")
+            );
+        }
+        assert_eq!(
+            refused(b"a,b\nc,\"d\n\n", &form),
+            "line 2 of a.csv has a quote that is not closed (it ends in line 3)"
+        );
+        for text in ["a,b\n\"c\"x,d\n", "a,b\n\"c\" ,d\n", "a,b\n\"c\"d\"e\",d\n"] {
+            assert_eq!(
+                refused(text.as_bytes(), &form),
+                "line 2 of a.csv: column `c0` has a quote where none belongs",
+                "{text:?}"
+            );
+        }
+        assert_eq!(
+            refused(b"a,b\nc,\xFF\n", &form),
+            "line 2 of a.csv: column `c1` is not UTF-8"
+        );
+        assert_eq!(read("a\"b,c\n", &form), [some(&["a\"b", "c"])]);
+    }
+
+    #[test]
+    fn rows_keep_their_numbers_when_bad_ones_are_put_aside() {
+        let form = form(&[("id", "INTEGER"), ("v", "VARCHAR")], CsvForm::default());
+        let text = "1,a\nx,b\n3\n\n4,d\n5,e,f\n99999999999,g\n";
+        let (rows, bad) = read_from(text.as_bytes(), &form, 10).expect("rows");
+        let null = some(&["-", "-"]);
+        let expected = [
+            some(&["1", "a"]),
+            null.clone(),
+            null.clone(),
+            some(&["4", "d"]),
+            null.clone(),
+            null,
+        ];
+        assert_eq!(rows, expected);
+        let mut told: Vec<(u64, Option<u64>, &str)> = bad
+            .iter()
+            .map(|bad| (bad.row, bad.line, bad.change.as_str()))
+            .collect();
+        told.sort();
+        assert_eq!(
+            told,
+            [
+                (1, Some(2), r#"{"id":"x","v":"b"}"#),
+                (2, Some(3), r#"{"id":"3"}"#),
+                (4, Some(6), r#"{"id":"5","v":"e","field 3":"f"}"#),
+                (5, Some(7), r#"{"id":"99999999999","v":"g"}"#),
+            ]
+        );
+        assert!(
+            read_from(text.as_bytes(), &form, 3).is_err(),
+            "one too many"
+        );
+    }
+
+    #[test]
+    fn a_header_names_the_columns_and_some_have_types() {
+        let csv = CsvForm {
+            header: true,
+            ..Default::default()
+        };
+        let form = form(&[("ID", "BIGINT")], csv);
+        assert_eq!(read("v,id\nx,7\n", &form), [some(&["x", "7"])]);
+        assert_eq!(read("v,id\n", &form), Rows::new());
+        for (text, told) in [
+            ("", "a.csv has no header"),
+            ("v,id", "a.csv has a header that is cut off"),
+            (
+                "v,V\n",
+                "a.csv has a header with a name that is empty or stands twice",
+            ),
+            (
+                "v,\n",
+                "a.csv has a header with a name that is empty or stands twice",
+            ),
+        ] {
+            assert_eq!(refused(text.as_bytes(), &form), told);
+        }
+    }
+
+    #[test]
+    fn a_carriage_return_is_text_but_at_the_end_of_a_line() {
+        let rows = read("a\rb,\"c\r\nd\"\r\n\r,e\r\n\r\n", &texts(2));
+        assert_eq!(rows, [some(&["a\rb", "c\r\nd"]), some(&["\r", "e"])]);
+    }
+
+    #[test]
+    fn quotes_are_text_where_the_pipeline_says_so() {
+        let mut form = texts(2);
+        form.csv.unquoted = true;
+        assert_eq!(
+            read("\"a\" b,\"\n5\" x,\n", &form),
+            [some(&["\"a\" b", "\""]), some(&["5\" x", "-"])]
+        );
+    }
+
+    #[test]
+    fn a_bad_line_says_how_far_it_reaches() {
+        let told = refused(b"1,\"5 inch\n2,x\n3,\"y\n", &texts(2));
+        assert_eq!(
+            told,
+            "line 1 of a.csv: column `c1` has a quote where none belongs (it ends in line 3)"
+        );
+    }
+
+    #[test]
+    fn a_row_of_many_lines_counts_as_so_many_bad_ones() {
+        let text = b"1,\"open\n2,x\n3,y\n";
+        assert!(read_from(&text[..], &texts(2), 2).is_err());
+        let (rows, bad) = read_from(&text[..], &texts(2), 3).expect("rows");
+        assert_eq!((rows.len(), bad[0].lines), (1, 3));
+    }
+
+    #[test]
+    fn a_line_of_many_fields_does_not_fill_the_memory() {
+        let commas = std::io::repeat(b',').take(20 << 20).chain(&b"\n1,2\n"[..]);
+        let (rows, bad) = read_from(commas, &texts(2), 10).expect("rows");
+        assert_eq!(rows[1], some(&["1", "2"]));
+        assert!(
+            bad[0].reason.contains("has 20971521 fields"),
+            "{}",
+            bad[0].reason
+        );
+        assert!(bad[0].change.len() < 100);
+    }
+
+    #[test]
+    fn a_record_without_an_end_does_not_fill_the_memory() {
+        let endless = b"a,\"".chain(std::io::repeat(b'x').take(1 << 40));
+        let error = read_from(endless, &texts(2), 10).expect_err("too long");
+        assert!(
+            error
+                .to_string()
+                .starts_with("line 1 of a.csv has more than 32 MB"),
+            "{error}"
+        );
+    }
+
+    fn gzipped(bytes: &[u8]) -> Vec<u8> {
+        let mut writer = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+        writer.write_all(bytes).expect("written");
+        writer.finish().expect("written")
+    }
+
+    #[test]
+    fn compressed_files_are_read_and_told_when_cut_off() {
+        let text = (0..5000).map(|row| format!("{row},{}\n", row * 7919 % 104_729));
+        let text = text.collect::<String>().into_bytes();
+        let halves = text.split_at(text.len() / 2);
+        let many = [gzipped(halves.0), gzipped(halves.1)].concat();
+        let zst = zstd::encode_all(&text[..], 1).expect("compressed");
+        let rows = read_from(&text[..], &texts(2), 0).expect("rows").0;
+        assert_eq!(rows.len(), 5000);
+        for (name, bytes) in [("a.csv", text), ("a.csv.GZ", many), ("a.csv.zst", zst)] {
+            let whole = decompressed(name, &bytes[..]).expect("a decoder");
+            assert_eq!(
+                read_from(whole, &texts(2), 0).expect("rows").0,
+                rows,
+                "{name}"
+            );
+            for length in [bytes.len() - 1, bytes.len() / 2 + 3, 5] {
+                let part = decompressed(name, &bytes[..length]).expect("a decoder");
+                let error = read_from(part, &texts(2), 0).expect_err("cut off");
+                assert_eq!(error.kind, Kind::Data, "{name} {length}: {error}");
+            }
+        }
+    }
+
+    fn field() -> impl Strategy<Value = Option<String>> {
+        prop::option::of("[a,\"\n\rä ]{0,6}")
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read(
+            rows in prop::collection::vec(prop::collection::vec(field(), 3), 0..20),
+            step in 1usize..9,
+            crlf in any::<bool>(),
+        ) {
+            let written = |field: &Option<String>| match field {
+                None => String::new(),
+                Some(text) => format!("\"{}\"", text.replace('"', "\"\"")),
+            };
+            let end = if crlf { "\r\n" } else { "\n" };
+            let lines = rows.iter().map(|row| {
+                row.iter().map(written).collect::<Vec<_>>().join(",") + end
+            });
+            let text: String = lines.collect();
+            let read = read_from(Slow(text.as_bytes(), step), &texts(3), 0);
+            prop_assert_eq!(read.expect("rows").0, rows);
+        }
+
+        #[test]
+        fn no_bytes_make_it_stumble(
+            bytes in prop::collection::vec(prop::sample::select(b"a,\"\"\n\n\r\xFF1".to_vec()), 0..60),
+            step in 1usize..9,
+        ) {
+            let form = form(&[("a", "BIGINT"), ("b", "VARCHAR")], CsvForm::default());
+            let whole = read_from(&bytes[..], &form, 100).expect("rows");
+            let slow = read_from(Slow(&bytes, step), &form, 100).expect("rows");
+            prop_assert_eq!(&whole.0, &slow.0);
+            let rows = whole.1.iter().map(|bad| bad.row).collect::<std::collections::BTreeSet<_>>();
+            prop_assert_eq!(rows.len(), whole.1.len(), "each row is bad once");
+            for name in ["a.csv.gz", "a.csv.zst"] {
+                let _ = read_from(decompressed(name, &bytes[..]).expect("a decoder"), &form, 100);
+            }
+        }
+    }
+}

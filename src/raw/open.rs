@@ -1,0 +1,517 @@
+//! Opening the inputs: many small files, as fast as storage gives them.
+//!
+//! Files on this machine are read by threads that wait for the disk themselves, because handing each
+//! of many small files from thread to thread costs more than reading it. Of the others many are
+//! asked for at the same time. Of several files that cannot be opened the first is told: it is taken
+//! before the others.
+//!
+//! CSV files are turned into Parquet here ([`crate::raw::csv`]), in a few files on the disk to spill
+//! to that are shared by many of them.
+
+use std::fmt;
+use std::io::{self, BufWriter, Read, Write};
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{Buf, Bytes};
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{SpillFile, SpillWriter};
+use futures::executor::block_on;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use tokio::runtime::Handle;
+
+use crate::config::{OnBad, Raw, RawFormat};
+use crate::engine::resources::Resources;
+use crate::engine::tasks::{Work, join};
+use crate::error::{Error, Kind, Result};
+use crate::parquet_io::open::{Columns, ObjectReader, ParquetFile, SMALL_BYTES_MAX, empty};
+use crate::raw::bad_rows::{BadRow, BadRows};
+use crate::raw::csv::{Form, decompressed, not_kept, to_parquet};
+use crate::raw::discover::Input;
+use crate::store::{Folder, parse_path};
+
+/// How many files are opened at once ...
+const OPENS: usize = 16;
+/// ... and how many that are not on this machine, as far as memory goes.
+const FAR_OPENS: usize = 64;
+/// So many bytes of a CSV file are fetched at once.
+const FETCHED_BYTES: u64 = 4 << 20;
+
+/// An input, opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// The input.
+    pub input: Input,
+    /// Its rows.
+    pub file: ParquetFile,
+    /// Those of them that are nothing but placeholders: they could not be read.
+    pub bad_rows: Vec<BadRow>,
+}
+
+/// What became of the inputs.
+#[derive(Debug, Default)]
+pub struct OpenedInputs {
+    /// Those that are open, in their order.
+    pub opened: Vec<Opened>,
+    /// Those that cannot be read, where these do not stop the run, and why.
+    pub bad: Vec<(Input, Error)>,
+    /// What the opened ones need until they are let go.
+    pub spilled: Spilled,
+}
+
+/// Files on the disk to spill to; they go with this.
+#[derive(Default)]
+pub struct Spilled(Vec<Arc<dyn SpillFile>>);
+
+impl fmt::Debug for Spilled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} spilled files", self.0.len())
+    }
+}
+
+/// How inputs are opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening<'a> {
+    /// The raw folders.
+    pub folders: &'a [Folder],
+    /// What the files are.
+    pub raw: &'a Raw,
+    /// Of small files as many bytes are kept as this allows.
+    pub kept_bytes_max: usize,
+    /// Where there is disk to spill to.
+    pub runtime: &'a Arc<RuntimeEnv>,
+    /// How many CSV files are read at once.
+    pub threads: usize,
+    /// Who admits bad rows of CSV files.
+    pub bad_rows: &'a Arc<BadRows>,
+}
+
+type OneOpened = Result<Opened, Box<(Input, Error)>>;
+
+impl<'a> Opening<'a> {
+    /// How a run that has these resources opens inputs: small files may keep an eighth of its memory.
+    pub fn new(
+        folders: &'a [Folder],
+        raw: &'a Raw,
+        resources: &Resources,
+        runtime: &'a Arc<RuntimeEnv>,
+        bad_rows: &'a Arc<BadRows>,
+    ) -> Self {
+        Opening {
+            folders,
+            raw,
+            kept_bytes_max: (resources.memory_bytes / 8) as usize,
+            runtime,
+            threads: resources.threads,
+            bad_rows,
+        }
+    }
+
+    /// Opens inputs.
+    ///
+    /// # Errors
+    /// Data, for a file that is none, unless such files are put aside; storage, when one cannot be
+    /// read.
+    pub async fn open(&self, inputs: Vec<Input>) -> Result<OpenedInputs> {
+        let opener = Arc::new(Opener {
+            folders: self.folders.to_vec(),
+            kept_bytes_max: self.kept_bytes_max,
+            kept_bytes: AtomicUsize::new(0),
+            forms: [false, true].map(|full_load| Form::of(self.raw, full_load)),
+            format: self.raw.format,
+            goes_on: self.raw.on_bad_file == OnBad::Quarantine,
+            bad_rows: Arc::clone(self.bad_rows),
+            spills: Spills {
+                runtime: Arc::clone(self.runtime),
+                free: Mutex::default(),
+            },
+        });
+        let at_once = |opens: usize| match self.raw.format {
+            RawFormat::Parquet => opens,
+            RawFormat::Csv => self.threads.max(1),
+        };
+        let is_here = |folder: &Folder| folder.location.file_path().is_some();
+        let each = match self.folders.iter().all(is_here) {
+            true => {
+                Arc::clone(&opener)
+                    .open_here(inputs, at_once(OPENS))
+                    .await?
+            }
+            false => {
+                let in_memory = self.kept_bytes_max / SMALL_BYTES_MAX as usize;
+                let opens = at_once(in_memory.clamp(OPENS, FAR_OPENS));
+                Arc::clone(&opener).open_far(inputs, opens).await?
+            }
+        };
+        let mut all = OpenedInputs::default();
+        for one in each {
+            match one.map_err(|failed| *failed) {
+                Ok(opened) => all.opened.push(opened),
+                Err((input, error)) if opener.goes_on_after(&error) => all.bad.push((input, error)),
+                Err((_, error)) => return Err(error),
+            }
+        }
+        let mut spills = opener
+            .spills
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.spilled = Spilled(spills.drain(..).map(|spill| spill.file).collect());
+        drop(spills);
+        Ok(all)
+    }
+}
+
+struct Opener {
+    folders: Vec<Folder>,
+    kept_bytes_max: usize,
+    kept_bytes: AtomicUsize,
+    format: RawFormat,
+    /// Of CDC files, and of full loads.
+    forms: [Form; 2],
+    goes_on: bool,
+    bad_rows: Arc<BadRows>,
+    spills: Spills,
+}
+
+impl Opener {
+    fn goes_on_after(&self, error: &Error) -> bool {
+        self.goes_on && error.kind == Kind::Data && !error.is_of_rows
+    }
+
+    async fn open_here(
+        self: Arc<Self>,
+        inputs: Vec<Input>,
+        opens: usize,
+    ) -> Result<Vec<OneOpened>> {
+        join(tokio::task::spawn_blocking(move || {
+            let threads = inputs.len().min(opens);
+            let work = Work::new(inputs.into_iter().enumerate().collect());
+            let mut opened = std::thread::scope(|scope| {
+                let started = (0..threads).map(|_| {
+                    std::thread::Builder::new().spawn_scoped(scope, || self.open_some(&work))
+                });
+                let mut opened = Vec::new();
+                // All are started before the first is waited for.
+                for thread in started.collect::<Vec<_>>() {
+                    let failed = |how| Error::internal(format!("a thread that opens files {how}"));
+                    let thread = thread.map_err(|error| failed("cannot start").caused_by(error))?;
+                    opened.extend(thread.join().map_err(|_| failed("ended abruptly"))?);
+                }
+                Ok::<_, Error>(opened)
+            })?;
+            opened.sort_unstable_by_key(|(place, _)| *place);
+            Ok(opened.into_iter().map(|(_, opened)| opened).collect())
+        }))
+        .await
+    }
+
+    /// Opens inputs, with their places, until there is none left or one stops the run.
+    fn open_some(&self, work: &Work<(usize, Input)>) -> Vec<(usize, OneOpened)> {
+        let (mut opened, mut known) = (Vec::new(), None);
+        while let Some((place, input)) = work.next() {
+            let one = match self.format {
+                RawFormat::Parquet => block_on(self.open_parquet(input)),
+                RawFormat::Csv => self.open_csv(input, None),
+            };
+            let one = one.map(|one| one.without_footer(&mut known));
+            let is_last = self.stops(&one);
+            opened.push((place, one));
+            if is_last {
+                break;
+            }
+        }
+        opened
+    }
+
+    async fn open_far(self: Arc<Self>, inputs: Vec<Input>, opens: usize) -> Result<Vec<OneOpened>> {
+        let tasks = stream::iter(inputs).map(|input| {
+            let opener = Arc::clone(&self);
+            join(match self.format {
+                RawFormat::Parquet => {
+                    tokio::spawn(async move { Ok(opener.open_parquet(input).await) })
+                }
+                RawFormat::Csv => {
+                    let handle = Some(Handle::current());
+                    tokio::task::spawn_blocking(move || Ok(opener.open_csv(input, handle)))
+                }
+            })
+        });
+        let mut tasks = tasks.buffered(opens);
+        let (mut opened, mut known) = (Vec::new(), None);
+        while let Some(one) = tasks.try_next().await? {
+            let one = one.map(|one| one.without_footer(&mut known));
+            let is_last = self.stops(&one);
+            opened.push(one);
+            if is_last {
+                break;
+            }
+        }
+        Ok(opened)
+    }
+
+    fn stops(&self, opened: &OneOpened) -> bool {
+        let failed = opened.as_ref().err();
+        failed.is_some_and(|failed| !self.goes_on_after(&failed.1))
+    }
+
+    async fn open_parquet(&self, input: Input) -> OneOpened {
+        let opened = async {
+            let folder = &self.folders[input.file.location];
+            let path = parse_path(&input.file.path)?;
+            let name = folder.describe(&input.file.path);
+            ParquetFile::open(Arc::clone(&folder.store), path, input.file.size, name).await
+        };
+        match opened.await {
+            Ok(file) => Ok(self.opened(input, file, Vec::new())),
+            Err(error) => Err(Box::new((input, error))),
+        }
+    }
+
+    /// Turns a CSV file into a part of a spilled file, and opens that. Storage that needs the
+    /// runtime is waited for through `handle`.
+    fn open_csv(&self, input: Input, handle: Option<Handle>) -> OneOpened {
+        let opened = || {
+            let folder = &self.folders[input.file.location];
+            let name = folder.describe(&input.file.path);
+            if input.file.size == 0 {
+                return Err(empty(&name));
+            }
+            let object = ObjectRead {
+                store: Arc::clone(&folder.store),
+                path: parse_path(&input.file.path)?,
+                rest: 0..input.file.size,
+                fetched: Bytes::new(),
+                handle,
+            };
+            let text = decompressed(&input.file.path, object)?;
+            let form = &self.forms[usize::from(input.full_load)];
+            let mut spill = self.spills.take()?;
+            let start = spill.written;
+            let bad = to_parquet(&name, text, form, &self.bad_rows, &mut spill);
+            // What a file left that cannot be read stays unused.
+            let part = spill.reader(start);
+            self.spills.put_back(spill);
+            let (bad, (reader, size)) = (bad?, part?);
+            Ok((block_on(ParquetFile::open_in(reader, size, name))?, bad))
+        };
+        match opened() {
+            Ok((file, bad)) => Ok(self.opened(input, file, bad)),
+            Err(error) => Err(Box::new((input, error))),
+        }
+    }
+
+    fn opened(&self, input: Input, mut file: ParquetFile, bad_rows: Vec<BadRow>) -> Opened {
+        let bytes = file.kept_bytes();
+        if self.kept_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.kept_bytes_max {
+            self.kept_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            file = file.without_bytes();
+        }
+        Opened {
+            input,
+            file,
+            bad_rows,
+        }
+    }
+}
+
+impl Opened {
+    fn without_footer(mut self, known: &mut Option<Columns>) -> Self {
+        self.file = self.file.without_footer(known);
+        self
+    }
+}
+
+/// Reads an object from its start to its end.
+struct ObjectRead {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    rest: Range<u64>,
+    fetched: Bytes,
+    handle: Option<Handle>,
+}
+
+impl Read for ObjectRead {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.fetched.is_empty() && !self.rest.is_empty() {
+            let end = self.rest.end.min(self.rest.start + FETCHED_BYTES);
+            let fetch = self.store.get_range(&self.path, self.rest.start..end);
+            let fetched = match &self.handle {
+                Some(handle) => handle.block_on(fetch),
+                None => block_on(fetch),
+            };
+            let failed = |error| Error::store(format!("read {}", self.path), error);
+            self.fetched = fetched.map_err(|error| io::Error::other(failed(error)))?;
+            self.rest.start = end;
+        }
+        (&mut self.fetched).reader().read(buffer)
+    }
+}
+
+/// Files on the disk to spill to, each of which one thread at a time appends to.
+struct Spills {
+    runtime: Arc<RuntimeEnv>,
+    free: Mutex<Vec<Spill>>,
+}
+
+struct Spill {
+    file: Arc<dyn SpillFile>,
+    writer: BufWriter<Box<dyn SpillWriter>>,
+    written: u64,
+}
+
+impl Spills {
+    fn take(&self) -> Result<Spill> {
+        let free = self
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        if let Some(spill) = free {
+            return Ok(spill);
+        }
+        let file = self.runtime.disk_manager.create_tmp_file("CSV files")?;
+        Ok(Spill {
+            writer: BufWriter::new(file.open_writer()?),
+            written: 0,
+            file,
+        })
+    }
+
+    fn put_back(&self, spill: Spill) {
+        self.free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(spill);
+    }
+}
+
+impl Spill {
+    /// What was written since a place in the file, and its size.
+    fn reader(&mut self, start: u64) -> Result<(ObjectReader, u64)> {
+        let failed = |error| not_kept("what a CSV file holds", error);
+        self.writer.flush().map_err(failed)?;
+        let path = self.file.path().map(Path::from_absolute_path);
+        let lost = || Error::internal("spilled data is not on a local disk");
+        let path = path
+            .ok_or_else(lost)?
+            .map_err(|error| lost().caused_by(error))?;
+        let store = Arc::new(LocalFileSystem::new());
+        Ok((ObjectReader { store, path, start }, self.written - start))
+    }
+}
+
+impl Write for Spill {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.writer.write(bytes)?;
+        self.written += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Pipeline;
+    use crate::error::Kind;
+    use crate::raw::discover::RawFile;
+    use crate::store::{Location, Stores};
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use chrono::DateTime;
+    use parquet::arrow::ArrowWriter;
+
+    #[tokio::test]
+    async fn inputs_keep_their_order_and_the_first_bad_one_is_told() {
+        let raw = tempfile::tempdir().expect("a folder");
+        let location = Location::parse(".", raw.path()).expect("a location");
+        let folder = Stores::default().open(&location).expect("a folder");
+        let input = |number: usize| {
+            let column: ArrayRef = Arc::new(Int64Array::from(vec![0; number + 1]));
+            let batch = RecordBatch::try_from_iter([("a", column)]).expect("a batch");
+            let mut bytes = Vec::new();
+            let writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None);
+            let mut writer = writer.expect("a writer");
+            writer.write(&batch).expect("written");
+            writer.close().expect("written");
+            let path = format!("{number:02}.parquet");
+            std::fs::write(raw.path().join(&path), &bytes).expect("written");
+            let file = RawFile {
+                location: 0,
+                path,
+                size: bytes.len() as u64,
+                modified: DateTime::UNIX_EPOCH,
+                e_tag: None,
+                commit: 0,
+                rows: None,
+                is_absent: false,
+            };
+            Input {
+                file,
+                full_load: false,
+                late: false,
+                rows: None,
+                only: None,
+            }
+        };
+        let inputs: Vec<Input> = (0..40).map(input).collect();
+        let folders = [folder];
+        let toml = "name = \"p\"\nkey = [\"a\"]\n[raw]\nurl = \".\"\norder_by = [\"a\"]\n\
+                    [curated]\nurl = \"t\"";
+        let pipeline = tempfile::tempdir().expect("a folder");
+        std::fs::write(pipeline.path().join("pipeline.toml"), toml).expect("written");
+        std::fs::write(pipeline.path().join("curated.sql"), "SELECT a").expect("written");
+        let read = |set: &str| {
+            let set = [format!("raw.on_bad_file={set}"), "raw.url=raw".into()];
+            Pipeline::read(pipeline.path(), &set)
+                .expect("a pipeline")
+                .raw
+        };
+        let (fails, goes_on) = (read("fail"), read("quarantine"));
+        let kept_bytes_max = 10_000;
+        let runtime = Arc::new(RuntimeEnv::default());
+        let opening = Opening {
+            folders: &folders,
+            raw: &fails,
+            kept_bytes_max,
+            runtime: &runtime,
+            threads: 2,
+            bad_rows: &Arc::new(BadRows::new(0)),
+        };
+        let opened = opening.open(inputs.clone()).await.expect("opened").opened;
+        let rows: Vec<u64> = opened.iter().map(|one| one.file.row_count()).collect();
+        assert_eq!(rows, (1..=40).collect::<Vec<u64>>());
+        let kept: usize = opened.iter().map(|one| one.file.kept_bytes()).sum();
+        assert!(kept > 0 && kept <= kept_bytes_max, "{kept}");
+        for bad in [37, 21, 22] {
+            let file = &inputs[bad].file;
+            let nothing = vec![0; file.size as usize];
+            std::fs::write(raw.path().join(&file.path), nothing).expect("written");
+        }
+        let failed = opening
+            .open(inputs.clone())
+            .await
+            .expect_err("three are damaged");
+        assert_eq!(failed.kind, Kind::Data);
+        assert!(failed.to_string().contains("21.parquet"), "{failed}");
+        let opening = Opening {
+            raw: &goes_on,
+            ..opening
+        };
+        let opened = opening.open(inputs).await.expect("the others are opened");
+        let bad: Vec<&str> = opened
+            .bad
+            .iter()
+            .map(|(input, _)| input.file.path.as_str())
+            .collect();
+        assert_eq!(bad, ["21.parquet", "22.parquet", "37.parquet"]);
+        assert_eq!(opened.opened.len(), 37);
+    }
+}

@@ -1,0 +1,88 @@
+//! What a pipeline's tables look like: their columns and types, as the ledger keeps them.
+
+use arrow::datatypes::DataType;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::raw::schema_changes::{KnownColumns, Newest};
+use crate::state::identity::Identity;
+use crate::state::versions::VersionsLayout;
+
+/// What a pipeline's tables look like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// The pipeline's identity.
+    pub identity: Identity,
+    /// The curated columns: name and Arrow type.
+    pub columns: Vec<(String, String)>,
+    /// The key columns in versions: name and Arrow type.
+    pub keys: Vec<(String, String)>,
+    /// The partition columns in versions: name and Arrow type.
+    pub partitions: Vec<(String, String)>,
+    /// Whether the only order column is the commit time.
+    pub packed: bool,
+    /// The order columns that were met so far, and the kinds of their values.
+    pub orders: Vec<(String, String)>,
+    /// The raw columns that were met so far: name and Arrow type.
+    #[serde(default)]
+    pub raw: Vec<(String, String)>,
+    /// The curated columns that came when there were rows already: they are null in these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grown: Vec<String>,
+    /// The newest CDC file, and its raw columns.
+    #[serde(default)]
+    pub newest: ((usize, String), Vec<(String, String)>),
+}
+
+impl Shape {
+    /// The layout of versions.
+    ///
+    /// # Errors
+    /// Internal, when a type cannot be read.
+    pub fn layout(&self) -> Result<VersionsLayout> {
+        Ok(VersionsLayout {
+            keys: read_types(&self.keys)?,
+            partitions: read_types(&self.partitions)?,
+            packed: self.packed,
+        })
+    }
+
+    /// The raw columns that were met so far.
+    ///
+    /// # Errors
+    /// Internal, when a type cannot be read.
+    pub fn known_columns(&self) -> Result<KnownColumns> {
+        Ok(KnownColumns {
+            all: read_types(&self.raw)?,
+            newest: Newest {
+                file: self.newest.0.clone(),
+                columns: read_types(&self.newest.1)?,
+            },
+        })
+    }
+}
+
+/// Names and types, as the ledger keeps them.
+pub fn write_types<'a>(
+    types: impl Iterator<Item = (&'a str, &'a DataType)>,
+) -> Vec<(String, String)> {
+    types
+        .map(|(name, data_type)| (name.to_string(), data_type.to_string()))
+        .collect()
+}
+
+/// Names and types, as the ledger kept them.
+///
+/// # Errors
+/// Internal, when a type cannot be read.
+pub fn read_types(types: &[(String, String)]) -> Result<Vec<(String, DataType)>> {
+    types
+        .iter()
+        .map(|(name, text)| {
+            let data_type = text.parse().map_err(|error: arrow::error::ArrowError| {
+                Error::internal(format!("the ledger names the type `{text}`")).caused_by(error)
+            })?;
+            Ok((name.clone(), data_type))
+        })
+        .collect()
+}

@@ -1,0 +1,128 @@
+//! What must not change while a pipeline keeps its state.
+
+use datafusion::sql::sqlparser::ast::{SetExpr, Statement};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::Parser;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Format, Pipeline};
+
+/// What must not change while a pipeline keeps its state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    curated: String,
+    #[serde(default = "parquet")]
+    format: String,
+    key: Vec<String>,
+    keep: String,
+    order_by: Vec<String>,
+    commit_time: String,
+    event_time: String,
+    time_zone: String,
+    partition_by: Vec<String>,
+    #[serde(default)]
+    before_image_prefix: Option<String>,
+    curated_sql: String,
+    /// The columns of the query, and the rest of it.
+    #[serde(default)]
+    query: Query,
+}
+
+/// The only format there was at first.
+fn parquet() -> String {
+    Format::Parquet.to_string()
+}
+
+impl Identity {
+    /// Where the curated table is, and its format.
+    pub fn table(&self) -> (&str, &str) {
+        (&self.curated, &self.format)
+    }
+
+    /// The identity of a pipeline as it is configured now.
+    pub fn of(pipeline: &Pipeline) -> Self {
+        Identity {
+            curated: pipeline.curated.url.to_string(),
+            format: pipeline.curated.format.to_string(),
+            key: pipeline.key.clone(),
+            keep: pipeline.keep.to_string(),
+            order_by: pipeline.raw.order_by.clone(),
+            commit_time: pipeline.raw.commit_time.clone(),
+            event_time: pipeline.raw.event_time.clone(),
+            time_zone: pipeline.raw.time_zone.to_string(),
+            partition_by: pipeline.curated.partition_by.clone(),
+            before_image_prefix: pipeline.raw.before_image_prefix.clone(),
+            curated_sql: pipeline.curated.sql.fingerprint(),
+            query: Query::of(&pipeline.curated.sql.text),
+        }
+    }
+
+    /// The settings in which two identities differ.
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        [
+            ("curated.url", self.curated != other.curated),
+            ("curated.format", self.format != other.format),
+            ("key", self.key != other.key),
+            ("keep", self.keep != other.keep),
+            ("raw.order_by", self.order_by != other.order_by),
+            ("raw.commit_time", self.commit_time != other.commit_time),
+            ("raw.event_time", self.event_time != other.event_time),
+            ("raw.time_zone", self.time_zone != other.time_zone),
+            (
+                "curated.partition_by",
+                self.partition_by != other.partition_by,
+            ),
+            (
+                "raw.before_image_prefix",
+                self.before_image_prefix != other.before_image_prefix,
+            ),
+            ("curated.sql", self.is_other_query(other)),
+        ]
+        .into_iter()
+        .filter_map(|(name, differs)| differs.then_some(name))
+        .collect()
+    }
+}
+
+impl Identity {
+    /// Whether the rows that are there are none of the other one's query. A Delta table can get
+    /// columns: they are null in rows that were there before.
+    fn is_other_query(&self, other: &Self) -> bool {
+        let is_grown =
+            other.format == Format::Delta.to_string() && other.query.adds_to(&self.query);
+        self.curated_sql != other.curated_sql && !is_grown
+    }
+}
+
+/// A query, taken apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Query {
+    /// What it selects.
+    columns: Vec<String>,
+    /// The rest of it; empty where it could not be taken apart.
+    rest: String,
+}
+
+impl Query {
+    fn of(sql: &str) -> Self {
+        let parsed = Parser::parse_sql(&GenericDialect {}, sql);
+        let Ok([Statement::Query(query)]) = parsed.as_deref() else {
+            return Query::default();
+        };
+        let mut query = query.clone();
+        let SetExpr::Select(select) = query.body.as_mut() else {
+            return Query::default();
+        };
+        let columns = std::mem::take(&mut select.projection);
+        Query {
+            columns: columns.iter().map(ToString::to_string).collect(),
+            rest: query.to_string(),
+        }
+    }
+
+    /// Whether it is another one with more columns.
+    fn adds_to(&self, other: &Self) -> bool {
+        let has = |column: &String| self.columns.contains(column);
+        !self.rest.is_empty() && self.rest == other.rest && other.columns.iter().all(has)
+    }
+}

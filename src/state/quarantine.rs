@@ -1,0 +1,158 @@
+//! Quarantine: rows and files that cannot be folded, put aside where the pipeline says so.
+//!
+//! What a run puts aside of a raw file is one Parquet file below the state folder, written before
+//! the commit that names it:
+//!
+//! | column | Arrow type | nullable | meaning |
+//! |---|---|---|---|
+//! | `file` | Utf8 | no | the raw file, as a URL |
+//! | `row` | Int64 | yes | the row in it, from 1; null for the whole file |
+//! | `line` | Int64 | yes | of CSV, the line the row begins in, from 1 |
+//! | `column` | Utf8 | yes | the column that is wrong, where it is one |
+//! | `reason` | Utf8 | no | what is wrong |
+//! | `change` | Utf8 | yes | the row, as JSON: columns by name, values as text, null left out |
+//! | `run_id` | Utf8 | no | the run that put it aside |
+//!
+//! What is put aside of a raw file that is read again takes the place of what was before.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::buffer::BooleanBuffer;
+use arrow::datatypes::{Field, Schema};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use futures::TryStreamExt;
+
+use crate::changes::Changes;
+use crate::engine::session::BATCH_ROWS;
+use crate::error::Result;
+use crate::raw::bad_rows::{BadRow, fields_json};
+use crate::store::Folder;
+use crate::table::writer::{parquet_properties, parquet_writer, write_error};
+
+/// What a run puts aside.
+pub struct PutAside<'a> {
+    /// The opened inputs, and their bad rows.
+    pub changes: &'a Changes,
+    /// Where it goes.
+    pub folder: &'a Folder,
+    /// The run.
+    pub run_id: &'a str,
+}
+
+impl PutAside<'_> {
+    /// Writes the bad rows of an input to a file.
+    ///
+    /// # Errors
+    /// Data, when they are too much; storage, when they cannot be read or the file be written.
+    pub async fn rows(&self, path: &str, input: usize, mut bad: Vec<BadRow>) -> Result<()> {
+        let known: usize = bad.iter().map(|bad| bad.change.len()).sum();
+        self.read(input, &mut bad).await?;
+        let name = &self.changes.file(input).file.name;
+        let bytes: usize = bad.iter().map(|bad| bad.change.len()).sum();
+        self.changes.bad_rows().grow(name, &bad[0], bytes - known)?;
+        self.write(path, name, bad.iter().map(Some), None).await
+    }
+
+    /// Writes to a file that an input of this name cannot be read, and why.
+    ///
+    /// # Errors
+    /// Storage, when the file cannot be written.
+    pub async fn file(&self, path: &str, name: &str, reason: &str) -> Result<()> {
+        self.write(path, name, std::iter::once(None), Some(reason))
+            .await
+    }
+
+    async fn write<'b>(
+        &self,
+        path: &str,
+        name: &str,
+        bad: impl Iterator<Item = Option<&'b BadRow>>,
+        reason: Option<&str>,
+    ) -> Result<()> {
+        let bad: Vec<Option<&BadRow>> = bad.collect();
+        let text = |of: fn(&BadRow) -> Option<&str>| -> ArrayRef {
+            let texts = bad.iter().map(|bad| bad.and_then(of));
+            Arc::new(texts.collect::<StringArray>())
+        };
+        let number = |of: fn(&BadRow) -> Option<u64>| -> ArrayRef {
+            let numbers = bad.iter().map(|bad| Some(bad.and_then(of)? as i64));
+            Arc::new(numbers.collect::<Int64Array>())
+        };
+        let same =
+            |value: &str| -> ArrayRef { Arc::new(StringArray::from(vec![value; bad.len()])) };
+        let reasons = match reason {
+            Some(reason) => same(reason),
+            None => text(|bad| Some(&bad.reason)),
+        };
+        let columns = [
+            ("file", same(name), false),
+            ("row", number(|bad| Some(bad.row + 1)), true),
+            ("line", number(|bad| bad.line), true),
+            ("column", text(|bad| bad.column.as_deref()), true),
+            ("reason", reasons, false),
+            ("change", text(|bad| Some(&bad.change)), true),
+            ("run_id", same(self.run_id), false),
+        ];
+        let fields = columns.iter().map(|(name, column, nullable)| {
+            Field::new(*name, column.data_type().clone(), *nullable)
+        });
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let columns = columns.into_iter().map(|(_, column, _)| column).collect();
+        let batch = RecordBatch::try_new(Arc::clone(&schema), columns)?;
+        let properties = parquet_properties(path, &[]);
+        let mut writer = parquet_writer(self.folder, path, schema, properties)?;
+        let written = async {
+            writer.write(&batch).await?;
+            writer.finish().await
+        };
+        let failed = |error| write_error(self.folder, path, error);
+        written.await.map_err(failed)?;
+        self.folder.sync(&[path.to_string()])
+    }
+
+    /// Reads the bad rows of an input whole.
+    async fn read(&self, input: usize, bad: &mut [BadRow]) -> Result<()> {
+        let file = &self.changes.file(input).file;
+        let mut wanted: BTreeMap<u64, usize> = BTreeMap::new();
+        for (place, bad) in bad.iter().enumerate() {
+            if bad.change.is_empty() {
+                wanted.insert(bad.row, place);
+            }
+        }
+        let mut first = 0u64;
+        let mut chosen = Vec::new();
+        for (number, group) in file.row_groups().iter().enumerate() {
+            let rows = first..first + group.rows as u64;
+            if wanted.range(rows.clone()).next().is_some() {
+                let is_wanted = |row: usize| wanted.contains_key(&(first + row as u64));
+                let mask = BooleanBuffer::collect_bool(group.rows, is_wanted);
+                chosen.push((number, Some(mask)));
+            }
+            first = rows.end;
+        }
+        let columns: Vec<usize> = (0..file.schema().fields().len() - 1).collect();
+        let mut batches = file.read_chosen(&columns, chosen.into_iter(), BATCH_ROWS);
+        let mut places = wanted.values();
+        let format = FormatOptions::default();
+        while let Some(batch) = batches.try_next().await? {
+            let columns = &batch.columns()[..batch.num_columns() - 1];
+            let schema = batch.schema();
+            let shown = columns.iter().map(|column| -> Result<_> {
+                let shown = ArrayFormatter::try_new(column, &format)?;
+                Ok((column, shown))
+            });
+            let shown = shown.collect::<Result<Vec<_>>>()?;
+            for (row, place) in (0..batch.num_rows()).zip(&mut places) {
+                let fields = schema.fields().iter().zip(&shown);
+                let fields = fields.map(|(field, (column, shown))| {
+                    let value = column.is_valid(row).then(|| shown.value(row).to_string());
+                    (Some(field.name().as_str()), value)
+                });
+                bad[*place].change = fields_json(fields);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,299 @@
+//! Versions: what the fold remembers of every key and day, without payload.
+//!
+//! | column | Arrow type | nullable | meaning |
+//! |---|---|---|---|
+//! | `key_0`, … | canonical | no | the key columns |
+//! | `event_dt` | Date32 | yes | the day |
+//! | `part_0`, … | canonical | yes | the partition columns of the row; null where there is none |
+//! | `deleted` | Boolean | no | whether the last change left no row: a D, or filtered out |
+//! | `cdc` | Boolean | no | whether the change came from a CDC file, not from a full load |
+//! | `time_us`, `time_ns` | Int64, Int32 | yes | the commit time: µs since 1970, and ns beyond |
+//! | `order_bytes` | Binary | yes | other orders than the commit time alone ([`OrderEncoder`](crate::changes::position::OrderEncoder)) |
+//! | `location`, `file`, `row` | Int32, Utf8, Int64 | no | where the change is: raw URL, path, row |
+//!
+//! Order is stored as values, never as the positions of a run. Canonical types let a key that
+//! widens from int to bigint stay one key: integers are Int64, text Utf8, and so on.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, DictionaryArray, Int32Array, Int64Array,
+    RecordBatch, StringArray, UInt32Array,
+};
+use arrow::compute::nullif;
+use arrow::datatypes::{
+    DataType, Decimal128Type, Field, Int32Type, Int64Type, Schema, SchemaRef, UInt32Type,
+};
+use datafusion::common::DataFusionError;
+use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
+
+use crate::changes::file_order::FileNumbers;
+use crate::changes::position::{
+    PACKED_TYPE, Position, order_bytes, pack, packed_array, unpack_order,
+};
+use crate::changes::{LIVE, POSITION};
+use crate::error::{Error, Result};
+use crate::raw::discover::Input;
+use crate::types::key::canonical_column;
+
+/// The layout of a pipeline's versions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VersionsLayout {
+    /// The key columns: name and canonical type.
+    pub keys: Vec<(String, DataType)>,
+    /// The partition columns: name and canonical type.
+    pub partitions: Vec<(String, DataType)>,
+    /// Whether the only order column is the commit time.
+    pub packed: bool,
+}
+
+impl VersionsLayout {
+    /// Columns whose values are mostly different.
+    pub const HARDLY_REPEATED: [&str; 4] = ["key_0", "time_us", ORDER_BYTES, "row"];
+    /// Numbers that grow from row to row, mostly: their differences are small.
+    pub const GROWING: [&str; 2] = ["time_us", "row"];
+
+    /// The columns as they are stored.
+    pub fn schema(&self) -> SchemaRef {
+        let mut fields = Vec::new();
+        for (number, (_, data_type)) in self.keys.iter().enumerate() {
+            fields.push(Field::new(format!("key_{number}"), data_type.clone(), true));
+        }
+        fields.push(Field::new("event_dt", DataType::Date32, true));
+        for (number, (_, data_type)) in self.partitions.iter().enumerate() {
+            fields.push(Field::new(
+                format!("part_{number}"),
+                data_type.clone(),
+                true,
+            ));
+        }
+        for (name, data_type) in [
+            ("deleted", DataType::Boolean),
+            ("cdc", DataType::Boolean),
+            ("time_us", DataType::Int64),
+            ("time_ns", DataType::Int32),
+            (ORDER_BYTES, DataType::Binary),
+            ("location", DataType::Int32),
+            ("file", DataType::Utf8),
+            ("row", DataType::Int64),
+        ] {
+            fields.push(Field::new(name, data_type, true));
+        }
+        Arc::new(Schema::new(fields))
+    }
+
+    /// The columns as they are written: as [`VersionsLayout::schema`], file names by dictionary.
+    pub fn written_schema(&self) -> SchemaRef {
+        let fields = self
+            .schema()
+            .fields()
+            .iter()
+            .map(|field| match field.name().as_str() {
+                "file" => {
+                    let names =
+                        DataType::Dictionary(Box::new(DataType::UInt32), Box::new(DataType::Utf8));
+                    Arc::new(Field::new("file", names, true))
+                }
+                _ => Arc::clone(field),
+            })
+            .collect::<Vec<_>>();
+        Arc::new(Schema::new(fields))
+    }
+
+    /// The versions of a batch of the rewritten `curated.sql`.
+    ///
+    /// # Errors
+    /// Data, when a value does not fit its canonical type.
+    pub fn versions(&self, batch: &RecordBatch, inputs: &[Input]) -> Result<RecordBatch> {
+        let column = |name: &str| {
+            batch
+                .column_by_name(name)
+                .ok_or_else(|| Error::internal(format!("the column `{name}` was lost")))
+        };
+        let mut columns: Vec<ArrayRef> = Vec::new();
+        for (number, (name, data_type)) in self.keys.iter().enumerate() {
+            columns.push(canonical_column(
+                column(&key_name(number))?,
+                name,
+                data_type,
+            )?);
+        }
+        columns.push(Arc::clone(column(DAY)?));
+        let live = column(LIVE)?.as_boolean();
+        let deleted = arrow::compute::not(live)?;
+        for (name, data_type) in &self.partitions {
+            let values = canonical_column(column(name)?, name, data_type)?;
+            columns.push(nullif(&values, &deleted)?);
+        }
+        columns.push(Arc::new(deleted));
+        let positions = column(POSITION)?;
+        columns.extend(self.order_columns(positions));
+        place_columns(self.places(positions).into_iter(), inputs, &mut columns)?;
+        Ok(RecordBatch::try_new(self.written_schema(), columns)?)
+    }
+
+    /// The order's values of positions: the columns `cdc`, `time_us`, `time_ns`, `order_bytes`.
+    pub fn order_columns(&self, positions: &ArrayRef) -> [ArrayRef; 4] {
+        let rows = positions.len();
+        if !self.packed {
+            let positions = positions.as_binary::<i32>();
+            let cdc = positions
+                .iter()
+                .map(|position| position.map(|bytes| bytes.first() == Some(&1)));
+            let bytes = positions.iter().map(|position| position.map(order_bytes));
+            return [
+                Arc::new(cdc.collect::<BooleanArray>()),
+                Arc::new(Int64Array::new_null(rows)),
+                Arc::new(Int32Array::new_null(rows)),
+                Arc::new(BinaryArray::from_iter(bytes)),
+            ];
+        }
+        let positions = positions.as_primitive::<Decimal128Type>().values();
+        let orders: Vec<(bool, Option<i128>)> = positions
+            .iter()
+            .map(|position| unpack_order(*position))
+            .collect();
+        let cdc = orders.iter().map(|order| Some(order.0));
+        let us = orders
+            .iter()
+            .map(|order| order.1.map(|ns| ns.div_euclid(1000) as i64));
+        let ns = orders
+            .iter()
+            .map(|order| order.1.map(|ns| ns.rem_euclid(1000) as i32));
+        [
+            Arc::new(cdc.collect::<BooleanArray>()),
+            Arc::new(us.collect::<Int64Array>()),
+            Arc::new(ns.collect::<Int32Array>()),
+            Arc::new(BinaryArray::new_null(rows)),
+        ]
+    }
+
+    /// The files, by their number in the run, and rows of positions.
+    pub fn places(&self, positions: &ArrayRef) -> Vec<(usize, usize)> {
+        if self.packed {
+            let positions = positions.as_primitive::<Decimal128Type>().values();
+            return positions.iter().map(Position::file_and_row).collect();
+        }
+        let positions = <Box<[u8]>>::read(positions);
+        positions.iter().map(Position::file_and_row).collect()
+    }
+
+    /// `sql/history.sql`, filled in.
+    pub fn history_sql(&self) -> String {
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        let mut columns = Vec::new();
+        let mut named: Vec<&str> = vec!["event_dt"];
+        let keys = self
+            .keys
+            .iter()
+            .enumerate()
+            .map(|(number, key)| (format!("key_{number}"), &key.0));
+        let partitions = self
+            .partitions
+            .iter()
+            .enumerate()
+            .map(|(number, part)| (format!("part_{number}"), &part.0));
+        for (stored, name) in keys.chain(partitions) {
+            if !named.contains(&name.as_str()) {
+                named.push(name);
+                columns.push(format!("{stored} AS {},", quoted(name)));
+            }
+        }
+        let seq = format!("{SEQ}(cdc, time_us, time_ns, location, file, row) AS seq");
+        // Bytes come first, and are turned into a number after the query.
+        let order = match self.packed {
+            true => seq,
+            false => format!("{ORDER_BYTES},\n    {seq}"),
+        };
+        include_str!("../../sql/history.sql")
+            .replace("{columns}", &columns.join("\n    "))
+            .replace("{order}", &order)
+    }
+}
+
+fn place_columns(
+    places: impl Iterator<Item = (usize, usize)>,
+    inputs: &[Input],
+    columns: &mut Vec<ArrayRef>,
+) -> Result<()> {
+    let (mut locations, mut names, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+    let mut distinct: Vec<usize> = Vec::new();
+    for (file, row) in places {
+        // The rows of a batch come from one file, mostly.
+        let name = match distinct.iter().rposition(|known| *known == file) {
+            Some(name) => name,
+            None => {
+                distinct.push(file);
+                distinct.len() - 1
+            }
+        };
+        names.push(name as u32);
+        locations.push(inputs[file].file.location as i32);
+        rows.push(row as i64);
+    }
+    let paths =
+        StringArray::from_iter_values(distinct.iter().map(|file| inputs[*file].file.path.as_str()));
+    columns.push(Arc::new(Int32Array::from(locations)));
+    columns.push(Arc::new(DictionaryArray::<UInt32Type>::try_new(
+        UInt32Array::from(names),
+        Arc::new(paths),
+    )?));
+    columns.push(Arc::new(Int64Array::from(rows)));
+    Ok(())
+}
+
+/// The column of versions with orders other than the commit time alone.
+pub const ORDER_BYTES: &str = "order_bytes";
+/// The order of the fold as an integer: a column of `history`, and the function that makes it.
+pub const SEQ: &str = "seq";
+
+/// The SQL function `seq(cdc, time_us, time_ns, location, file, row)`: an integer whose order is
+/// the fold's, by the numbers of files.
+pub fn seq_function(files: FileNumbers) -> ScalarUDF {
+    let arguments = vec![
+        DataType::Boolean,
+        DataType::Int64,
+        DataType::Int32,
+        DataType::Int32,
+        DataType::Utf8,
+        DataType::Int64,
+    ];
+    let compute = move |values: &[ColumnarValue]| {
+        let columns = ColumnarValue::values_to_arrays(values)?;
+        let cdc = columns[0].as_boolean();
+        let time_us = columns[1].as_primitive::<Int64Type>();
+        let time_ns = columns[2].as_primitive::<Int32Type>();
+        let files = files.numbers(columns[3].as_primitive(), columns[4].as_string())?;
+        let row = columns[5].as_primitive::<Int64Type>();
+        let mut packed = Vec::with_capacity(row.len());
+        for (index, file) in files.values().iter().enumerate() {
+            let ns = time_us.is_valid(index).then(|| {
+                i128::from(time_us.value(index)) * 1000 + i128::from(time_ns.value(index))
+            });
+            let seq =
+                pack(cdc.value(index), ns, *file, row.value(index) as u64).ok_or_else(|| {
+                    DataFusionError::from(Error::internal(
+                        "versions hold a time out of range, or name too many files",
+                    ))
+                })?;
+            // Without the tie's bit, which is 0 here, it has 38 digits at most.
+            packed.push(seq >> 1);
+        }
+        Ok(ColumnarValue::Array(packed_array(packed)))
+    };
+    create_udf(
+        SEQ,
+        arguments,
+        PACKED_TYPE,
+        Volatility::Immutable,
+        Arc::new(compute),
+    )
+}
+
+/// The change's day in the rewritten query.
+pub const DAY: &str = "__day";
+
+/// The name of a key column in the rewritten query.
+pub fn key_name(number: usize) -> String {
+    format!("__key_{number}")
+}

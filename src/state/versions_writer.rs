@@ -1,0 +1,220 @@
+//! Versions on disk: files of contiguous days, so that a late change touches few of them.
+//!
+//! The days of a run are cut into ranges ([`day_ranges`]) of at least [`ROWS_PER_FILE`] rows, at
+//! the border between two days. Each thread writes one file per range; what a range's rows take
+//! until they are encoded is bounded.
+
+use std::sync::Arc;
+
+use arrow::array::{AsArray, BooleanArray, Date32Array, RecordBatch};
+use arrow::compute::filter_record_batch;
+use object_store::buffered::BufWriter;
+use parquet::arrow::AsyncArrowWriter;
+use parquet::basic::Encoding;
+use parquet::file::properties::EnabledStatistics;
+
+use crate::error::{Error, Result};
+use crate::state::versions::VersionsLayout;
+use crate::store::Folder;
+use crate::table::writer::{parquet_properties, parquet_writer, write_error};
+use crate::types::day_counts::DayCounts;
+
+/// A file gets no further day once it has so many rows.
+pub const ROWS_PER_FILE: u64 = 100_000;
+/// One run cuts its days into no more ranges than this, because each has an open file.
+const RANGES_MAX: u64 = 16;
+/// Rows that wait to be encoded are written as row groups once they take so much.
+const WAITING_BYTES_MAX: usize = 24 << 20;
+
+/// The days of a batch of versions.
+fn days_of(versions: &RecordBatch) -> Result<&Date32Array> {
+    let days = versions.column_by_name("event_dt");
+    let days = days.ok_or_else(|| Error::internal("versions without a day"))?;
+    Ok(days.as_primitive())
+}
+
+/// The first day of each range of days that one file holds.
+pub fn day_ranges(days: &DayCounts) -> Vec<Option<i32>> {
+    let rows_min = ROWS_PER_FILE.max(days.rows().div_ceil(RANGES_MAX));
+    let mut starts = Vec::new();
+    let mut in_range = rows_min;
+    for (day, rows) in days.iter() {
+        if in_range >= rows_min {
+            starts.push(day);
+            in_range = 0;
+        }
+        in_range += rows;
+    }
+    starts
+}
+
+/// A file with versions, not yet committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionsFile {
+    /// Its path relative to the state's table.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its rows, from its footer.
+    pub rows: u64,
+    /// Its rows by day.
+    pub days: DayCounts,
+}
+
+/// One thread's writer.
+pub struct VersionsWriter {
+    state: Folder,
+    layout: Arc<VersionsLayout>,
+    prefix: String,
+    starts: Arc<Vec<Option<i32>>>,
+    open: Vec<Option<OpenFile>>,
+}
+
+struct OpenFile {
+    path: String,
+    writer: AsyncArrowWriter<BufWriter>,
+    days: DayCounts,
+}
+
+impl VersionsWriter {
+    /// A writer of files `<prefix>-<range>.parquet`, for ranges that begin at `starts`.
+    pub fn new(
+        state: &Folder,
+        layout: &Arc<VersionsLayout>,
+        prefix: String,
+        starts: &Arc<Vec<Option<i32>>>,
+    ) -> Self {
+        VersionsWriter {
+            state: state.clone(),
+            layout: Arc::clone(layout),
+            prefix,
+            open: starts.iter().map(|_| None).collect(),
+            starts: Arc::clone(starts),
+        }
+    }
+
+    /// Writes rows of [`VersionsLayout::written_schema`].
+    ///
+    /// # Errors
+    /// Storage, when a file cannot be written.
+    pub async fn write(&mut self, versions: &RecordBatch) -> Result<()> {
+        if versions.num_rows() == 0 {
+            return Ok(());
+        }
+        if self.starts.len() == 1 {
+            return self.write_range(0, versions).await;
+        }
+        let days = days_of(versions)?;
+        let range = |day: Option<i32>| {
+            let place = self.starts.partition_point(|start| *start <= day);
+            place.checked_sub(1)
+        };
+        let ranges: Vec<usize> = days
+            .iter()
+            .map(range)
+            .collect::<Option<_>>()
+            .ok_or_else(|| Error::internal("a version lies before every planned day"))?;
+        let mut met = ranges.clone();
+        met.sort_unstable();
+        met.dedup();
+        for range in met {
+            let inside: BooleanArray = ranges.iter().map(|of| Some(*of == range)).collect();
+            self.write_range(range, &filter_record_batch(versions, &inside)?)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn write_range(&mut self, range: usize, versions: &RecordBatch) -> Result<()> {
+        let file = match &mut self.open[range] {
+            Some(file) => file,
+            none => {
+                let path = format!("{}-{range:02}.parquet", self.prefix);
+                let schema = self.layout.written_schema();
+                let mut properties = parquet_properties(&path, &VersionsLayout::HARDLY_REPEATED)
+                    // Days alone are asked for.
+                    .set_statistics_enabled(EnabledStatistics::None)
+                    .set_column_statistics_enabled("event_dt".into(), EnabledStatistics::Chunk);
+                for column in VersionsLayout::GROWING {
+                    properties = properties
+                        .set_column_encoding(column.into(), Encoding::DELTA_BINARY_PACKED);
+                }
+                none.insert(OpenFile {
+                    writer: parquet_writer(&self.state, &path, schema, properties)?,
+                    path,
+                    days: DayCounts::default(),
+                })
+            }
+        };
+        for day in days_of(versions)? {
+            file.days.add(day, 1);
+        }
+        let failed = |error| write_error(&self.state, &file.path, error);
+        file.writer.write(versions).await.map_err(failed)?;
+        if self.waiting_bytes() > WAITING_BYTES_MAX
+            && let Some(largest) = self
+                .open
+                .iter_mut()
+                .flatten()
+                .max_by_key(|file| file.writer.memory_size())
+        {
+            let failed = |error| write_error(&self.state, &largest.path, error);
+            largest.writer.flush().await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn waiting_bytes(&self) -> usize {
+        let files = self.open.iter().flatten();
+        files.map(|file| file.writer.memory_size()).sum()
+    }
+
+    /// Ends all files.
+    ///
+    /// # Errors
+    /// Storage, when a file cannot be written.
+    pub async fn finish(self) -> Result<Vec<VersionsFile>> {
+        let mut files = Vec::new();
+        for mut file in self.open.into_iter().flatten() {
+            let failed = |error| write_error(&self.state, &file.path, error);
+            let footer = file.writer.finish().await.map_err(failed)?;
+            files.push(VersionsFile {
+                rows: footer.file_metadata().num_rows().max(0) as u64,
+                bytes: file.writer.bytes_written() as u64,
+                path: file.path,
+                days: file.days,
+            });
+        }
+        Ok(files)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_cut_into_ranges_of_enough_rows_and_no_more_than_files_can_be_open() {
+        let ranges = |days: &[(i32, u64)]| {
+            let days: DayCounts = days.iter().map(|(day, rows)| (Some(*day), *rows)).collect();
+            day_ranges(&days)
+        };
+        assert_eq!(ranges(&[]), []);
+        assert_eq!(ranges(&[(1, 1), (2, 1)]), [Some(1)]);
+        assert_eq!(
+            ranges(&[(1, 99_999), (2, 1), (3, 200_000), (4, 1)]),
+            [Some(1), Some(3), Some(4)]
+        );
+        let year: Vec<(i32, u64)> = (0..365).map(|day| (day, 137_000)).collect();
+        assert_eq!(ranges(&year).len(), 16);
+    }
+
+    #[test]
+    fn days_meet_when_they_share_one() {
+        let days =
+            |days: &[Option<i32>]| -> DayCounts { days.iter().map(|day| (*day, 1)).collect() };
+        assert!(days(&[None, Some(3)]).meets(&days(&[Some(3), Some(4), Some(5)])));
+        assert!(days(&[None, Some(3)]).meets(&days(&[None])));
+        assert!(!days(&[None, Some(3)]).meets(&days(&[Some(4)])));
+    }
+}

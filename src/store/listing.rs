@@ -1,0 +1,83 @@
+//! Listing a folder, leftovers of a crash included.
+
+use std::collections::BTreeMap;
+
+use futures::TryStreamExt;
+
+use crate::error::{Error, Result};
+use crate::store::Folder;
+
+/// Every object of a folder, relative to it, crash leftovers of the local store included, sorted.
+///
+/// # Errors
+/// Storage, when the listing fails.
+pub async fn list(folder: &Folder) -> Result<Vec<String>> {
+    list_in(folder, false).await
+}
+
+/// The objects of a folder, relative to it, and their sizes.
+///
+/// # Errors
+/// Storage, when the listing fails.
+pub async fn sizes(folder: &Folder) -> Result<BTreeMap<String, u64>> {
+    let objects = folder.store.list(None);
+    let sizes = objects.map_ok(|object| (object.location.to_string(), object.size));
+    let sizes = sizes.try_collect().await;
+    sizes.map_err(|error| Error::store(format!("list {}", folder.location), error))
+}
+
+/// As [`list`]; empty folders are removed on the way.
+///
+/// # Errors
+/// Storage, when the listing fails.
+pub async fn list_tidied(folder: &Folder) -> Result<Vec<String>> {
+    list_in(folder, true).await
+}
+
+async fn list_in(folder: &Folder, is_tidied: bool) -> Result<Vec<String>> {
+    // The store hides the local leftovers `name#1`, so a local folder is walked itself.
+    if let Some(root) = folder.location.file_path() {
+        let mut found = Vec::new();
+        walk(&root, "", &mut found, is_tidied).map_err(|error| {
+            Error::storage(format!("cannot list {}", folder.location)).caused_by(error)
+        })?;
+        found.sort();
+        return Ok(found);
+    }
+    let mut found: Vec<String> = folder
+        .store
+        .list(None)
+        .map_ok(|object| object.location.to_string())
+        .try_collect()
+        .await
+        .map_err(|error| Error::store(format!("list {}", folder.location), error))?;
+    found.sort();
+    Ok(found)
+}
+
+fn walk(
+    folder: &std::path::Path,
+    prefix: &str,
+    found: &mut Vec<String>,
+    is_tidied: bool,
+) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if !entry.file_type()?.is_dir() {
+            found.push(name);
+            continue;
+        }
+        let before = found.len();
+        walk(&entry.path(), &format!("{name}/"), found, is_tidied)?;
+        if is_tidied && found.len() == before {
+            // Fails, as it should, when another process has put something into it.
+            let _ = std::fs::remove_dir(entry.path());
+        }
+    }
+    Ok(())
+}

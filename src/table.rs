@@ -1,0 +1,25 @@
+//! The files of published tables: naming, reading, writing and rebuilding them.
+
+use serde::{Deserialize, Serialize};
+
+pub mod delta_log;
+pub mod digest;
+pub mod files;
+pub mod partition_names;
+pub mod rebuild;
+pub mod sorter;
+pub mod writer;
+
+/// A published file, as the ledger lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableFile {
+    /// Its path relative to the table's URL.
+    pub path: String,
+    /// Its rows.
+    pub rows: u64,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Where it waits in staging until the commit that made it is published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<String>,
+}

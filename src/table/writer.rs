@@ -1,0 +1,290 @@
+//! The partition writer: sorted partitions become Parquet files, in staging.
+//!
+//! Each thread writes one partition, and one file, at a time, whatever the number of partitions:
+//! memory and file handles stay flat. Nothing a reader would see changes here.
+
+use std::collections::HashSet;
+use std::sync::{Arc, OnceLock};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::row::{RowConverter, SortField};
+use object_store::buffered::BufWriter;
+use parquet::arrow::AsyncArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::Compression;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
+
+use crate::engine::session::BATCH_ROWS;
+use crate::engine::tasks::{Work, join, join_all};
+use crate::error::{Error, Result};
+use crate::store::Folder;
+use crate::table::rebuild::{Earlier, Rebuilt};
+use crate::table::sorter::{Readers, Sorted};
+
+/// A row group, which is in memory until it is whole, is not larger than this.
+const ROW_GROUP_BYTES: usize = 32 << 20;
+/// An upload's parts, of which one waits in memory: the least that S3 takes.
+const UPLOAD_BYTES: usize = 5 << 20;
+
+/// A column with so many different values in a batch has more of them than a dictionary holds.
+const DISTINCT_PERCENT: usize = 97;
+
+/// A file in staging.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StagedFile {
+    /// The partition it belongs to, as a relative folder; empty for an unpartitioned table.
+    pub partition: String,
+    /// Its path relative to the staging folder.
+    pub staged: String,
+    /// Its rows, from its footer.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Where to write a table.
+#[derive(Clone, Debug)]
+pub struct TableWriter {
+    /// The staging folder.
+    pub staging: Folder,
+    /// The files' folder in staging.
+    pub prefix: String,
+    /// A partition gets another file once one has this size.
+    pub file_bytes: u64,
+}
+
+/// What became of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The partition, as a relative folder.
+    pub partition: String,
+    /// Its rows before, from the footers of its files.
+    pub rows_before: u64,
+    /// Its files; none where no row is left.
+    pub files: Vec<StagedFile>,
+}
+
+impl TableWriter {
+    /// Writes every partition, merged with what it held before; sorted by partition.
+    ///
+    /// # Errors
+    /// Storage, when staging cannot be written or rows cannot be read; data, when the partition
+    /// is not what was published.
+    pub async fn write(
+        &self,
+        sorted: Sorted,
+        earlier: Option<Arc<Earlier>>,
+        threads: usize,
+    ) -> Result<Vec<Written>> {
+        let partitions: Vec<(usize, String)> =
+            sorted.partitions().into_iter().enumerate().collect();
+        let hardly_repeated = OnceLock::new();
+        let shared = Arc::new((sorted, Work::new(partitions), hardly_repeated));
+        let tasks = (0..threads).map(|_| {
+            let (writer, shared) = (self.clone(), Arc::clone(&shared));
+            let earlier = earlier.clone();
+            join(tokio::spawn(async move {
+                let (sorted, partitions, hardly_repeated) = &*shared;
+                let write = async {
+                    let mut readers = Readers::new();
+                    let mut written = Vec::new();
+                    while let Some((number, folder)) = partitions.next() {
+                        let rows = sorted.rows(&folder, &mut readers)?;
+                        let rows = Rebuilt::new(rows, &folder, earlier.as_deref()).await?;
+                        written.push((
+                            number,
+                            writer
+                                .write_partition(number, folder, rows, hardly_repeated)
+                                .await?,
+                        ));
+                    }
+                    Ok(written)
+                };
+                partitions.part(write).await
+            }))
+        });
+        let mut written: Vec<(usize, Written)> =
+            join_all(tasks).await?.into_iter().flatten().collect();
+        written.sort_by_key(|(number, _)| *number);
+        Ok(written.into_iter().map(|(_, written)| written).collect())
+    }
+
+    async fn write_partition(
+        &self,
+        number: usize,
+        folder: String,
+        mut rows: Rebuilt<'_>,
+        hardly_repeated: &OnceLock<Vec<String>>,
+    ) -> Result<Written> {
+        let mut files = Vec::new();
+        let mut open: Option<OpenFile> = None;
+        while let Some(batch) = rows.next_batch().await? {
+            let file = match &mut open {
+                Some(file) => file,
+                None => {
+                    let staged = format!("{}/{number:06}-{:05}.parquet", self.prefix, files.len());
+                    let plain = hardly_repeated_columns(&batch, hardly_repeated)?;
+                    let written = parquet_properties(&staged, &plain);
+                    open.insert(OpenFile {
+                        partition: folder.clone(),
+                        writer: parquet_writer(&self.staging, &staged, batch.schema(), written)?,
+                        staged,
+                    })
+                }
+            };
+            file.write(&self.staging, &batch).await?;
+            if file.bytes() >= self.file_bytes
+                && let Some(full) = open.take()
+            {
+                files.push(full.close(&self.staging).await?);
+            }
+        }
+        if let Some(last) = open {
+            files.push(last.close(&self.staging).await?);
+        }
+        Ok(Written {
+            partition: folder,
+            rows_before: rows.rows_before(),
+            files,
+        })
+    }
+}
+
+/// The columns for which a dictionary would be given up after much work: in a whole batch
+/// hardly a value occurs twice. The first one that is whole tells for all.
+fn hardly_repeated_columns<'a>(
+    batch: &RecordBatch,
+    known: &'a OnceLock<Vec<String>>,
+) -> Result<Vec<&'a str>> {
+    if known.get().is_none() && batch.num_rows() >= BATCH_ROWS {
+        let mut found = Vec::new();
+        let schema = batch.schema();
+        let columns = schema.fields().iter().zip(batch.columns());
+        for (field, column) in columns.filter(|(field, _)| !field.data_type().is_nested()) {
+            let converter = RowConverter::new(vec![SortField::new(field.data_type().clone())])?;
+            let values = converter.convert_columns(&[Arc::clone(column)])?;
+            let distinct: HashSet<&[u8]> = values.iter().map(|row| row.data()).collect();
+            if distinct.len() * 100 >= batch.num_rows() * DISTINCT_PERCENT {
+                found.push(field.name().clone());
+            }
+        }
+        known.get_or_init(|| found);
+    }
+    let known = known.get().into_iter().flatten();
+    Ok(known.map(String::as_str).collect())
+}
+
+/// How a Parquet object is written: Snappy, and for the columns `hardly_repeated` no dictionary is
+/// tried.
+pub fn parquet_properties(path: &str, hardly_repeated: &[&str]) -> WriterPropertiesBuilder {
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::SNAPPY)
+        // No two files are the same, whatever their rows: see `crate::publish`.
+        .set_key_value_metadata(Some(vec![KeyValue::new(
+            "glueless".into(),
+            path.to_string(),
+        )]))
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES));
+    for column in hardly_repeated {
+        properties = properties.set_column_dictionary_enabled((*column).into(), false);
+    }
+    properties
+}
+
+/// A Parquet writer to an object of a folder, without an Arrow schema in the footer: readers then
+/// see plain Parquet types.
+///
+/// # Errors
+/// Internal, when a type cannot be written.
+pub fn parquet_writer(
+    folder: &Folder,
+    path: &str,
+    schema: SchemaRef,
+    properties: WriterPropertiesBuilder,
+) -> Result<AsyncArrowWriter<BufWriter>> {
+    let options = ArrowWriterOptions::new()
+        .with_properties(properties.build())
+        .with_skip_arrow_metadata(true);
+    let path = crate::store::parse_path(path)?;
+    let output = BufWriter::with_capacity(Arc::clone(&folder.store), path, UPLOAD_BYTES);
+    Ok(AsyncArrowWriter::try_new_with_options(
+        output, schema, options,
+    )?)
+}
+
+/// Checks that a table of these columns can be written.
+///
+/// # Errors
+/// Usage, naming `file` and the column that cannot be stored.
+pub fn check_columns<'a>(
+    file: &str,
+    columns: impl Iterator<Item = &'a Field>,
+    partition_by: &[String],
+) -> Result<()> {
+    let mut stored = 0;
+    for column in columns {
+        stored += usize::from(!partition_by.contains(column.name()));
+        if matches!(
+            column.data_type(),
+            DataType::Null | DataType::Interval(_) | DataType::Duration(_) | DataType::Union(_, _)
+        ) {
+            return Err(Error::usage(format!(
+                "{file}: the column `{}` has a type that Parquet tables do not have",
+                column.name()
+            ))
+            .hint("cast it: CAST(… AS …)"));
+        }
+    }
+    match stored {
+        0 => Err(Error::usage(format!(
+            "{file} has no columns but partition columns"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A failed write of an object, with its name.
+pub fn write_error(folder: &Folder, path: &str, error: parquet::errors::ParquetError) -> Error {
+    let cause = Error::from(error);
+    let failed = Error::storage(format!("cannot write {}", folder.describe(path)));
+    let hint = cause
+        .hint
+        .clone()
+        .unwrap_or_else(|| "check its permissions and free space".into());
+    failed.hint(hint).caused_by(cause)
+}
+
+struct OpenFile {
+    partition: String,
+    staged: String,
+    writer: AsyncArrowWriter<BufWriter>,
+}
+
+impl OpenFile {
+    async fn write(&mut self, staging: &Folder, rows: &RecordBatch) -> Result<()> {
+        self.writer
+            .write(rows)
+            .await
+            .map_err(|error| write_error(staging, &self.staged, error))
+    }
+
+    fn bytes(&self) -> u64 {
+        (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
+    }
+
+    async fn close(mut self, staging: &Folder) -> Result<StagedFile> {
+        let footer = self
+            .writer
+            .finish()
+            .await
+            .map_err(|error| write_error(staging, &self.staged, error))?;
+        Ok(StagedFile {
+            rows: footer.file_metadata().num_rows().max(0) as u64,
+            bytes: self.writer.bytes_written() as u64,
+            partition: self.partition,
+            staged: self.staged,
+        })
+    }
+}

@@ -1,0 +1,460 @@
+//! Types of raw columns as `[raw.columns]` names them, and values in another type than theirs.
+//!
+//! | names | Arrow type |
+//! |---|---|
+//! | `BOOLEAN` | Boolean |
+//! | `TINYINT`, `SMALLINT`, `INTEGER`, `BIGINT`, each also `UNSIGNED` | Int8 … Int64, UInt8 … UInt64 |
+//! | `REAL`, `DOUBLE` | Float32, Float64 |
+//! | `DECIMAL(p, s)`, up to 38 digits | Decimal128 |
+//! | `VARCHAR` | Utf8View |
+//! | `DATE` | Date32 |
+//! | `TIMESTAMP(n)`, n digits of a second, 6 where it is left out | Timestamp without a zone: ms, µs or ns |
+//! | `TIMESTAMP(n) WITH TIME ZONE` | the same in UTC |
+//!
+//! Types of several files are brought together in one that loses nothing ([`widen`]). A value takes
+//! another type only if it stays what it is: no digit, no fraction of a second and no
+//! time of day is dropped, and nothing becomes null.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, Date32Array, PrimitiveArray, TimestampMicrosecondArray,
+    TimestampMillisecondArray, TimestampNanosecondArray,
+};
+use arrow::compute::kernels::cmp::distinct;
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{
+    ArrowPrimitiveType, ArrowTimestampType, DataType, TimeUnit, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType,
+};
+use chrono_tz::Tz;
+
+use crate::types::times::{DAY_NS, times_ns};
+
+/// What the types are called, for hints.
+pub const NAMES: &str = "BOOLEAN, TINYINT, SMALLINT, INTEGER, BIGINT (each also UNSIGNED), REAL, \
+                         DOUBLE, DECIMAL(p, s), VARCHAR, DATE, TIMESTAMP(n) or TIMESTAMP(n) WITH \
+                         TIME ZONE";
+
+/// The type of a name, in either case; `None` where there is none.
+pub fn parse_type(text: &str) -> Option<DataType> {
+    let upper = text.trim().to_ascii_uppercase();
+    if let Some(plain) = upper.strip_suffix("WITH TIME ZONE") {
+        let DataType::Timestamp(unit, None) = parse_type(plain)? else {
+            return None;
+        };
+        return Some(DataType::Timestamp(unit, Some("UTC".into())));
+    }
+    let (name, parameters) = match upper.split_once('(') {
+        None => (upper.as_str(), vec![]),
+        Some((name, rest)) => {
+            let numbers = rest.strip_suffix(')')?.split(',');
+            let numbers: Result<Vec<u8>, _> = numbers.map(|one| one.trim().parse()).collect();
+            (name.trim_end(), numbers.ok()?)
+        }
+    };
+    let name = name.split_whitespace().collect::<Vec<_>>().join(" ");
+    Some(match (name.as_str(), &parameters[..]) {
+        ("BOOLEAN" | "BOOL", []) => DataType::Boolean,
+        ("TINYINT", []) => DataType::Int8,
+        ("SMALLINT", []) => DataType::Int16,
+        ("INTEGER" | "INT", []) => DataType::Int32,
+        ("BIGINT", []) => DataType::Int64,
+        ("TINYINT UNSIGNED", []) => DataType::UInt8,
+        ("SMALLINT UNSIGNED", []) => DataType::UInt16,
+        ("INTEGER UNSIGNED" | "INT UNSIGNED", []) => DataType::UInt32,
+        ("BIGINT UNSIGNED", []) => DataType::UInt64,
+        ("REAL", []) => DataType::Float32,
+        ("DOUBLE" | "DOUBLE PRECISION", []) => DataType::Float64,
+        ("DECIMAL" | "NUMERIC", [precision @ 1..=38]) => DataType::Decimal128(*precision, 0),
+        ("DECIMAL" | "NUMERIC", [precision @ 1..=38, scale]) if scale <= precision => {
+            DataType::Decimal128(*precision, *scale as i8)
+        }
+        ("VARCHAR" | "TEXT" | "CHAR" | "STRING", [] | [_]) => DataType::Utf8View,
+        ("DATE", []) => DataType::Date32,
+        ("TIMESTAMP", []) => DataType::Timestamp(TimeUnit::Microsecond, None),
+        ("TIMESTAMP", [0..=3]) => DataType::Timestamp(TimeUnit::Millisecond, None),
+        ("TIMESTAMP", [4..=6]) => DataType::Timestamp(TimeUnit::Microsecond, None),
+        ("TIMESTAMP", [7..=9]) => DataType::Timestamp(TimeUnit::Nanosecond, None),
+        _ => return None,
+    })
+}
+
+/// The narrowest type that holds both, losing nothing; `None` where there is none.
+pub fn widen(a: &DataType, b: &DataType) -> Option<DataType> {
+    use DataType::*;
+    fn integer(data_type: &DataType) -> Option<(bool, u8)> {
+        Some(match data_type {
+            Int8 => (true, 8),
+            Int16 => (true, 16),
+            Int32 => (true, 32),
+            Int64 => (true, 64),
+            UInt8 => (false, 8),
+            UInt16 => (false, 16),
+            UInt32 => (false, 32),
+            UInt64 => (false, 64),
+            _ => return None,
+        })
+    }
+    fn decimal(data_type: &DataType) -> Option<(u8, i8)> {
+        match data_type {
+            Decimal32(p, s) | Decimal64(p, s) | Decimal128(p, s) => Some((*p, *s)),
+            other => match integer(other)? {
+                (_, 8) => Some((3, 0)),
+                (_, 16) => Some((5, 0)),
+                (_, 32) => Some((10, 0)),
+                (true, _) => Some((19, 0)),
+                (false, _) => Some((20, 0)),
+            },
+        }
+    }
+    if a == b {
+        return Some(a.clone());
+    }
+    if let (Some((a_signed, a_bits)), Some((b_signed, b_bits))) = (integer(a), integer(b)) {
+        if a_signed == b_signed {
+            return Some(if a_bits > b_bits {
+                a.clone()
+            } else {
+                b.clone()
+            });
+        }
+        let (signed, unsigned) = if a_signed {
+            (a_bits, b_bits)
+        } else {
+            (b_bits, a_bits)
+        };
+        return Some(match signed.max(unsigned.saturating_mul(2)) {
+            16 => Int16,
+            32 => Int32,
+            64 => Int64,
+            _ => Decimal128(20, 0),
+        });
+    }
+    match (a, b) {
+        (Float32, Float64) | (Float64, Float32) => Some(Float64),
+        (Date32, Timestamp(unit, zone)) | (Timestamp(unit, zone), Date32) => {
+            Some(Timestamp(*unit, zone.clone()))
+        }
+        (Timestamp(a_unit, a_zone), Timestamp(b_unit, b_zone)) => {
+            let rank = |unit: &TimeUnit| *unit as u8;
+            let unit = if rank(a_unit) > rank(b_unit) {
+                a_unit
+            } else {
+                b_unit
+            };
+            (a_zone == b_zone).then(|| Timestamp(*unit, a_zone.clone()))
+        }
+        _ => {
+            let ((a_precision, a_scale), (b_precision, b_scale)) = (decimal(a)?, decimal(b)?);
+            let scale = a_scale.max(b_scale);
+            let whole = (a_precision as i8 - a_scale).max(b_precision as i8 - b_scale);
+            let precision = u8::try_from(whole + scale).ok()?;
+            (precision <= 38).then_some(Decimal128(precision, scale))
+        }
+    }
+}
+
+/// Whether every value of one type is one of another, so that none needs to be looked at.
+pub fn always_fits(from: &DataType, to: &DataType) -> bool {
+    let is_number = |data_type: &DataType| {
+        data_type.is_integer() || matches!(data_type, DataType::Decimal128(_, _))
+    };
+    from == to
+        || (from.is_string() && to.is_string())
+        || matches!((from, to), (DataType::Float32, DataType::Float64))
+        // The types of several files are brought together without loss.
+        || (is_number(from)
+            && is_number(to)
+            && widen(from, to).as_ref() == Some(to))
+}
+
+/// Values in another type. Text that is empty is not a number.
+///
+/// # Errors
+/// The index of the first value that does not fit.
+pub fn cast_values(values: &ArrayRef, to: &DataType) -> Result<ArrayRef, usize> {
+    let from = values.data_type();
+    if from == to {
+        return Ok(Arc::clone(values));
+    }
+    match to {
+        DataType::Timestamp(_, _) | DataType::Date32 if from.is_string() => {
+            let times = times_ns(values, Tz::UTC)?;
+            if !matches!(to, DataType::Timestamp(_, Some(_))) {
+                let text = cast_values(values, &DataType::Utf8View)?;
+                let mut texts = text.as_string_view().iter();
+                // What is left out of it would be lost.
+                if let Some(at) = texts.position(|text| text.is_some_and(has_zone)) {
+                    return Err(at);
+                }
+            }
+            return times_of(&times, to);
+        }
+        DataType::Decimal128(_, scale) if from.is_string() => {
+            let text = cast_values(values, &DataType::Utf8View)?;
+            let texts = text.as_string_view().iter();
+            let fits = |text: Option<&str>| text.is_none_or(|text| has_digits(text, *scale));
+            if let Some(at) = texts.clone().position(|text| !fits(text)) {
+                return Err(at);
+            }
+        }
+        _ => {}
+    }
+    let lenient = CastOptions::default();
+    let cast = cast_with_options(values, to, &lenient).map_err(|_| first_value(values))?;
+    if cast.null_count() != values.null_count() {
+        let mut rows = 0..values.len();
+        return Err(rows
+            .find(|row| cast.is_null(*row) != values.is_null(*row))
+            .unwrap_or_default());
+    }
+    if from.is_string() || to.is_string() || always_fits(from, to) {
+        return Ok(cast);
+    }
+    let back = cast_with_options(&cast, from, &lenient).map_err(|_| first_value(values))?;
+    let differs = distinct(&back, values).map_err(|_| first_value(values))?;
+    match differs.values().set_indices().next() {
+        Some(at) => Err(at),
+        None => Ok(cast),
+    }
+}
+
+fn first_value(values: &ArrayRef) -> usize {
+    let mut rows = 0..values.len();
+    rows.find(|row| values.is_valid(*row)).unwrap_or_default()
+}
+
+/// Whether a time as text says in which zone it is.
+fn has_zone(text: &str) -> bool {
+    let behind_date = text.trim_ascii().get(10..).unwrap_or_default();
+    behind_date.contains(['Z', '+', '-'])
+}
+
+/// Whether text is a plain decimal number without digits beyond a scale.
+fn has_digits(text: &str, scale: i8) -> bool {
+    let number = text.trim_start_matches(['+', '-']);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    text.len() - number.len() <= 1
+        && !(whole.is_empty() && fraction.is_empty())
+        && are_digits(whole)
+        && are_digits(fraction)
+        && fraction.trim_end_matches('0').len() <= usize::try_from(scale).unwrap_or_default()
+}
+
+/// Times, in nanoseconds since 1970, as a column of timestamps or dates.
+fn times_of(times: &[Option<i128>], to: &DataType) -> Result<ArrayRef, usize> {
+    fn units<T: ArrowPrimitiveType>(
+        times: &[Option<i128>],
+        unit_ns: i128,
+    ) -> Result<PrimitiveArray<T>, usize>
+    where
+        T::Native: TryFrom<i128>,
+    {
+        let one = |(at, time): (usize, &Option<i128>)| match time {
+            None => Ok(None),
+            Some(ns) if ns % unit_ns != 0 => Err(at),
+            Some(ns) => T::Native::try_from(ns / unit_ns).map(Some).map_err(|_| at),
+        };
+        times.iter().enumerate().map(one).collect()
+    }
+    if let DataType::Timestamp(unit, Some(zone)) = to {
+        let plain = times_of(times, &DataType::Timestamp(*unit, None))?;
+        return match unit {
+            TimeUnit::Nanosecond => Ok(with_zone::<TimestampNanosecondType>(&plain, zone)),
+            TimeUnit::Microsecond => Ok(with_zone::<TimestampMicrosecondType>(&plain, zone)),
+            _ => Ok(with_zone::<TimestampMillisecondType>(&plain, zone)),
+        };
+    }
+    Ok(match to {
+        DataType::Date32 => Arc::new(Date32Array::from(units(times, DAY_NS)?)),
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => {
+            Arc::new(TimestampNanosecondArray::from(units(times, 1)?))
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            Arc::new(TimestampMicrosecondArray::from(units(times, 1_000)?))
+        }
+        _ => Arc::new(TimestampMillisecondArray::from(units(times, 1_000_000)?)),
+    })
+}
+
+fn with_zone<T: ArrowTimestampType>(times: &ArrayRef, zone: &Arc<str>) -> ArrayRef {
+    let times = times.as_primitive::<T>().clone();
+    Arc::new(times.with_timezone(Arc::clone(zone)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Float64Array, Int64Array, StringArray, UInt64Array};
+    use arrow::compute::cast;
+
+    #[test]
+    fn types_are_read_as_sql_writes_them() {
+        for (text, data_type) in [
+            ("bigint", DataType::Int64),
+            ("Int  Unsigned", DataType::UInt32),
+            ("decimal(12,2)", DataType::Decimal128(12, 2)),
+            ("NUMERIC ( 38 )", DataType::Decimal128(38, 0)),
+            ("varchar(20)", DataType::Utf8View),
+            (
+                "timestamp",
+                DataType::Timestamp(TimeUnit::Microsecond, None),
+            ),
+            (
+                "TIMESTAMP(3)",
+                DataType::Timestamp(TimeUnit::Millisecond, None),
+            ),
+        ] {
+            assert_eq!(parse_type(text), Some(data_type), "{text}");
+        }
+        for text in [
+            "",
+            "decimal",
+            "decimal(39, 0)",
+            "decimal(3, 4)",
+            "float",
+            "date(3)",
+            "int)",
+        ] {
+            assert_eq!(parse_type(text), None, "{text}");
+        }
+    }
+
+    fn of_text(texts: &[Option<&str>], name: &str) -> Result<ArrayRef, usize> {
+        let texts: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
+        cast_values(&texts, &parse_type(name).expect("a type"))
+    }
+
+    #[test]
+    fn text_becomes_what_it_says_or_nothing() {
+        for (good, bad, name) in [
+            ("-12", "1.5", "INTEGER"),
+            ("7", "", "BIGINT"),
+            ("255", "256", "TINYINT UNSIGNED"),
+            ("-1.50", "1.505", "DECIMAL(10, 2)"),
+            ("12.3", "1e3", "DECIMAL(10, 2)"),
+            ("99999999.99", "100000000", "DECIMAL(10, 2)"),
+            ("1e3", "x", "DOUBLE"),
+            ("2020-02-29", "2021-02-29", "DATE"),
+            ("2020-02-29 00:00:00", "2020-02-29 00:00:01", "DATE"),
+            (
+                "9999-12-31 23:59:59.999999",
+                "2020-01-01 00:00:00.0000001",
+                "TIMESTAMP",
+            ),
+            ("2020-01-01T00:00:00", "2020-01-01T00:00:00Z", "TIMESTAMP"),
+            ("2020-01-01", "2020-01-01 00:00:00-05", "TIMESTAMP(3)"),
+            (
+                "2020-01-01T00:00:00-05:00",
+                "1",
+                "timestamp (9) with time zone",
+            ),
+            ("true", "2", "BOOLEAN"),
+        ] {
+            let cast = of_text(&[Some(good), None], name).unwrap_or_else(|_| panic!("{good}"));
+            assert!(cast.is_valid(0) && cast.is_null(1), "{good} as {name}");
+            assert_eq!(
+                of_text(&[None, Some(good), Some(bad)], name).err(),
+                Some(2),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn numbers_and_times_keep_their_value_or_are_refused() {
+        let of = |values: ArrayRef, name: &str| {
+            cast_values(&values, &parse_type(name).expect("a type")).map(|cast| cast.len())
+        };
+        assert_eq!(
+            of(Arc::new(Float64Array::from(vec![1.0, 1.5])), "BIGINT"),
+            Err(1)
+        );
+        assert_eq!(
+            of(Arc::new(Float64Array::from(vec![1.0, f64::NAN])), "DOUBLE"),
+            Ok(2)
+        );
+        assert_eq!(
+            of(Arc::new(Int64Array::from(vec![1, 1 << 40])), "INTEGER"),
+            Err(1)
+        );
+        assert_eq!(
+            of(Arc::new(UInt64Array::from(vec![u64::MAX])), "BIGINT"),
+            Err(0)
+        );
+        assert_eq!(
+            of(Arc::new(UInt64Array::from(vec![u64::MAX])), "DECIMAL(20)"),
+            Ok(1)
+        );
+        let us: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![0, 1]));
+        assert_eq!(of(Arc::clone(&us), "DATE"), Err(1));
+        assert_eq!(of(Arc::clone(&us), "TIMESTAMP(3)"), Err(1));
+        assert_eq!(of(us, "TIMESTAMP(9)"), Ok(2));
+        let late: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![
+            253_402_300_799_000_000,
+        ]));
+        assert_eq!(
+            of(late, "TIMESTAMP(9)"),
+            Err(0),
+            "the year 9999 has no nanoseconds"
+        );
+        assert_eq!(of(Arc::new(Int64Array::from(vec![12])), "VARCHAR"), Ok(1));
+    }
+
+    #[test]
+    fn what_always_fits_needs_no_look() {
+        let small: ArrayRef = Arc::new(Int64Array::from(vec![i64::MIN, i64::MAX]));
+        let wide = DataType::Decimal128(21, 2);
+        assert!(always_fits(&DataType::Int64, &wide));
+        assert_eq!(
+            cast_values(&small, &wide).expect("fits").as_ref(),
+            cast(&small, &wide).expect("fits").as_ref()
+        );
+        assert!(!always_fits(&DataType::Int64, &DataType::Int32));
+        assert!(!always_fits(&DataType::Int64, &DataType::Decimal128(20, 2)));
+        assert!(!always_fits(&DataType::Utf8View, &DataType::Int64));
+    }
+
+    #[test]
+    fn types_widen_without_loss_or_not_at_all() {
+        use DataType::*;
+        let utc = || Some("UTC".into());
+        for (a, b, both) in [
+            (Int32, Int64, Some(Int64)),
+            (UInt8, Int8, Some(Int16)),
+            (UInt32, Int8, Some(Int64)),
+            (UInt64, Int8, Some(Decimal128(20, 0))),
+            (Float32, Float64, Some(Float64)),
+            (
+                Decimal128(10, 2),
+                Decimal128(12, 4),
+                Some(Decimal128(12, 4)),
+            ),
+            (Decimal128(10, 2), Decimal128(9, 4), Some(Decimal128(12, 4))),
+            (Decimal128(10, 2), Int64, Some(Decimal128(21, 2))),
+            (Decimal128(38, 0), Decimal128(38, 10), None),
+            (
+                Date32,
+                Timestamp(TimeUnit::Millisecond, None),
+                Some(Timestamp(TimeUnit::Millisecond, None)),
+            ),
+            (
+                Timestamp(TimeUnit::Millisecond, utc()),
+                Timestamp(TimeUnit::Microsecond, utc()),
+                Some(Timestamp(TimeUnit::Microsecond, utc())),
+            ),
+            (
+                Timestamp(TimeUnit::Millisecond, utc()),
+                Timestamp(TimeUnit::Millisecond, None),
+                None,
+            ),
+            (Utf8View, Int64, None),
+            (Float64, Int64, None),
+        ] {
+            assert_eq!(widen(&a, &b), both, "{a} and {b}");
+            assert_eq!(widen(&b, &a), both, "{b} and {a}");
+        }
+    }
+}
