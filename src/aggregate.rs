@@ -86,7 +86,7 @@ pub async fn register(
     curated: &Folder,
 ) -> Result<bool> {
     let ledger = &state.ledger;
-    let (Some((versions, layout)), Some(record)) = (state.versions()?, &ledger.shape) else {
+    let (Some((versions, layout)), Some(record)) = (state.versions()?, &ledger.contract) else {
         return Ok(false);
     };
     let numbers = FileNumbers::new(ledger.inputs.keys().cloned());

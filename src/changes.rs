@@ -26,7 +26,7 @@ use chrono_tz::Tz;
 use futures::TryStreamExt;
 
 use crate::changes::position::{FILES_MAX, OrderEncoder, ROWS_MAX};
-use crate::changes::winners::Winners;
+use crate::changes::row_bitmap::Winners;
 use crate::config::{OnBad, Pipeline, Raw};
 use crate::engine::tasks::{Work, join, join_all};
 use crate::error::{Error, Kind, Result};
@@ -43,7 +43,7 @@ pub mod file_order;
 pub mod key_moves;
 pub mod position;
 pub mod reader;
-pub mod winners;
+pub mod row_bitmap;
 
 /// The day of a change.
 pub const EVENT_DT: &str = "event_dt";
@@ -77,14 +77,14 @@ pub struct Changes {
     /// The newest commit time of pass one, in microseconds since 1970.
     newest_us: AtomicI64,
     /// Key moves whose deletes are none.
-    exchanges: OnceLock<Exchanges>,
+    key_swaps: OnceLock<KeySwaps>,
     batch_rows: usize,
     /// What the inputs' rows are in, where it is not the inputs.
     _spilled: Spilled,
 }
 
 /// The key moves whose deletes are none ([`crate::changes::key_moves`]): the numbers of their inputs and rows.
-pub type Exchanges = HashSet<(u32, u64)>;
+pub type KeySwaps = HashSet<(u32, u64)>;
 
 /// One opened input.
 #[derive(Debug)]
@@ -144,7 +144,7 @@ impl Changes {
                 Ok(()) => opened.push(one),
             }
         }
-        let rows_max = ROWS_MAX / places_per_row(raw);
+        let rows_max = ROWS_MAX / ordinals_per_row(raw);
         let mut union = RawColumns::new(pipeline);
         let mut schema_changes = SchemaChanges::new(known);
         let bad_rows = Arc::clone(opening.bad_rows);
@@ -218,7 +218,7 @@ impl Changes {
             rows_folded: AtomicU64::new(0),
             key_moves: AtomicU64::new(0),
             newest_us: AtomicI64::new(i64::MIN),
-            exchanges: OnceLock::new(),
+            key_swaps: OnceLock::new(),
             batch_rows,
             _spilled: all.spilled,
         };
@@ -237,19 +237,19 @@ impl Changes {
     }
 
     /// How many places in the order of changes a row takes.
-    pub(crate) fn places_per_row(&self) -> usize {
-        places_per_row(&self.raw) as usize
+    pub(crate) fn ordinals_per_row(&self) -> usize {
+        ordinals_per_row(&self.raw) as usize
     }
 
     /// How many places in the order of changes each input takes, in input order.
-    pub fn place_counts(&self) -> impl Iterator<Item = u64> + '_ {
-        let places = self.places_per_row() as u64;
+    pub fn ordinal_counts(&self) -> impl Iterator<Item = u64> + '_ {
+        let places = self.ordinals_per_row() as u64;
         self.row_counts().map(move |rows| rows * places)
     }
 
     /// Where a change is, for messages.
-    pub fn place_name(&self, file: usize, place: usize) -> String {
-        let row = place / self.places_per_row() + 1;
+    pub fn ordinal_name(&self, file: usize, place: usize) -> String {
+        let row = place / self.ordinals_per_row() + 1;
         format!("row {row} of {}", self.files[file].file.name)
     }
 
@@ -334,14 +334,14 @@ impl Changes {
     }
 
     /// Whether a key move's delete is none.
-    pub(crate) fn is_exchange(&self, file: usize, row: u64) -> bool {
-        let exchanges = self.exchanges.get();
-        exchanges.is_some_and(|exchanges| exchanges.contains(&(file as u32, row)))
+    pub(crate) fn is_key_swap(&self, file: usize, row: u64) -> bool {
+        let key_swaps = self.key_swaps.get();
+        key_swaps.is_some_and(|key_swaps| key_swaps.contains(&(file as u32, row)))
     }
 
     /// Says which key moves' deletes are none.
-    pub fn set_exchanges(&self, exchanges: Exchanges) {
-        let _ = self.exchanges.set(exchanges);
+    pub fn set_key_swaps(&self, key_swaps: KeySwaps) {
+        let _ = self.key_swaps.set(key_swaps);
     }
 
     /// The inputs, in their order.
@@ -353,7 +353,7 @@ impl Changes {
     /// the winners.
     pub fn kept_bytes(&self) -> usize {
         let files = self.files.iter().map(|file| file.file.kept_bytes());
-        files.sum::<usize>() + self.place_counts().sum::<u64>() as usize / 4
+        files.sum::<usize>() + self.ordinal_counts().sum::<u64>() as usize / 4
     }
 
     /// How many rows pass one met that lie outside of a window of rows.
@@ -524,7 +524,7 @@ impl Changes {
             let mut first_row = 0;
             for (group, metadata) in file.file.row_groups().iter().enumerate() {
                 let rows = metadata.rows;
-                let places = self.places_per_row();
+                let places = self.ordinals_per_row();
                 let chosen = match winners {
                     Some(winners) => {
                         winners.any(index, first_row * places..(first_row + rows) * places)
@@ -575,7 +575,7 @@ impl Changes {
 
 /// How many places in the order of changes a row takes: two where it may be a delete of another key
 /// first.
-fn places_per_row(raw: &Raw) -> u64 {
+fn ordinals_per_row(raw: &Raw) -> u64 {
     1 + u64::from(raw.before_image_prefix.is_some())
 }
 

@@ -12,7 +12,7 @@ mod task;
 mod verify;
 
 pub use explain_key::{Explained, explain_key};
-pub use open_pipeline::Request;
+pub use open_pipeline::RunContext;
 pub use plan::{Estimate, Planned, PlannedFold, plan};
 pub use run::{finish, run};
 pub use task::Task;

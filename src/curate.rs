@@ -104,9 +104,9 @@ impl Curate<'_> {
         let winners = Arc::clone(&self.folded.winners);
         let table = ChangesTable::new(self.changes, Some(winners), self.threads);
         let query = curated_sql::plan(context, self.pipeline, self.changes, table).await?;
-        let shape = self.earlier.and_then(|ledger| ledger.shape.as_ref());
-        let columns = self.columns(&query, shape)?;
-        let layout = Arc::new(self.versions_layout(&columns, shape)?);
+        let contract = self.earlier.and_then(|ledger| ledger.contract.as_ref());
+        let columns = self.columns(&query, contract)?;
+        let layout = Arc::new(self.versions_layout(&columns, contract)?);
         let (order, schema) = self.order(&columns)?;
 
         let stored = self.stored_versions();
@@ -150,7 +150,7 @@ impl Curate<'_> {
                 let (merged, outputs) = merge.run(context, outputs).await?;
                 let fails = self.pipeline.raw.on_tie == OnTie::Fail;
                 if let Some((file, place)) = merged.counts.tie.filter(|_| fails) {
-                    return Err(tied(&self.changes.place_name(file, place)));
+                    return Err(tied(&self.changes.ordinal_name(file, place)));
                 }
                 let winners = Some(Arc::clone(&merged.winners));
                 let table = ChangesTable::new(self.changes, winners, self.threads);

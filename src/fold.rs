@@ -19,12 +19,12 @@ use futures::future::try_join_all;
 
 use crate::changes::position::Position;
 use crate::changes::reader::ChangesTable;
-use crate::changes::winners::{Marks, Winners};
+use crate::changes::row_bitmap::{RowBitmap, Winners};
 use crate::changes::{Changes, EVENT_DT, POSITION};
 use crate::config::{Keep, OnTie, Pipeline};
 use crate::engine::tasks::{Work, join};
 use crate::error::{Error, Result};
-use crate::fold::key_table::{Adder, KeyTable};
+use crate::fold::key_table::{Inserter, KeyTable};
 use crate::fold::last_changes::{keep_later, last_changes};
 use crate::types::day_counts::DayCounts;
 
@@ -76,7 +76,7 @@ pub async fn fold(
         Keep::LatestPerDay => folded.day_tie,
     };
     match tie.filter(|_| pipeline.raw.on_tie == OnTie::Fail) {
-        Some((file, place)) => Err(tied(&changes.place_name(file, place))),
+        Some((file, place)) => Err(tied(&changes.ordinal_name(file, place))),
         None => Ok(folded),
     }
 }
@@ -101,22 +101,22 @@ async fn every_row<P: Position>(
     let state = context.state();
     let plan = table.scan(&state, Some(&columns), &[], None).await?;
     let streams = execute_stream_partitioned(plan, context.task_ctx())?;
-    let marks = Arc::new(Marks::new(changes.place_counts()));
+    let bitmap = Arc::new(RowBitmap::new(changes.ordinal_counts()));
     let tasks = streams.into_iter().map(|mut rows| {
-        let marks = Arc::clone(&marks);
+        let bitmap = Arc::clone(&bitmap);
         join(tokio::spawn(async move {
             let mut counts = Counts::default();
             while let Some(batch) = rows.try_next().await? {
                 let days = batch.column(0).as_primitive::<Date32Type>().iter();
                 for (day, position) in days.zip(P::read(batch.column(1))) {
-                    counts.mark(&mut std::iter::once((day, &position)), &marks);
+                    counts.mark(&mut std::iter::once((day, &position)), &bitmap);
                 }
             }
             Ok(counts)
         }))
     });
     let counts = try_join_all(tasks).await?;
-    Counts::sum(counts, marks)
+    Counts::sum(counts, bitmap)
 }
 
 async fn fold_positions<P: Position>(
@@ -145,33 +145,34 @@ async fn fold_positions<P: Position>(
     let tasks = streams.into_iter().map(|mut rows| {
         let (grouping, table) = (Arc::clone(&grouping), Arc::clone(&table));
         join(tokio::spawn(async move {
-            let mut adder = Adder::new(&table);
+            let mut inserter = Inserter::new(&table);
             while let Some(batch) = rows.try_next().await? {
-                grouping.add(&batch, &mut adder)?;
+                grouping.add(&batch, &mut inserter)?;
             }
-            adder.finish()
+            inserter.finish()
         }))
     });
     try_join_all(tasks).await?;
 
-    let marks = Arc::new(Marks::new(changes.place_counts()));
-    let (parts, share) = table.settle()?;
-    let parts = Arc::new(Work::new(parts));
+    let bitmap = Arc::new(RowBitmap::new(changes.ordinal_counts()));
+    let (shards, share) = table.seal()?;
+    let shards = Arc::new(Work::new(shards));
     let tasks = (0..partitions).map(|_| {
-        let (marks, parts, table) = (Arc::clone(&marks), Arc::clone(&parts), Arc::clone(&table));
+        let (bitmap, shards, table) =
+            (Arc::clone(&bitmap), Arc::clone(&shards), Arc::clone(&table));
         join(tokio::spawn(async move {
             let mark_parts = async {
                 let mut counts = Counts::default();
-                while let Some(part) = parts.next() {
-                    table.finish(part, share, |key| counts.mark(key, &marks))?;
+                while let Some(shard) = shards.next() {
+                    table.finish(shard, share, |key| counts.mark(key, &bitmap))?;
                 }
                 Ok(counts)
             };
-            parts.part(mark_parts).await
+            shards.part(mark_parts).await
         }))
     });
     let counts = try_join_all(tasks).await?;
-    Counts::sum(counts, marks)
+    Counts::sum(counts, bitmap)
 }
 
 /// What the plan of `sql/fold.sql` groups, and by what.
@@ -202,7 +203,7 @@ impl Grouping {
         })
     }
 
-    fn add<P: Position>(&self, batch: &RecordBatch, adder: &mut Adder<P>) -> Result<()> {
+    fn add<P: Position>(&self, batch: &RecordBatch, inserter: &mut Inserter<P>) -> Result<()> {
         let evaluate = |expression: &Arc<dyn PhysicalExpr>| {
             let value = expression.evaluate(batch)?;
             value.into_array(batch.num_rows())
@@ -214,7 +215,7 @@ impl Grouping {
         };
         let (days, positions) = (evaluate(day)?, evaluate(position)?);
         let positions = P::read(&positions);
-        adder.add(&keys, days.as_primitive(), positions)
+        inserter.add(&keys, days.as_primitive(), positions)
     }
 }
 
@@ -245,11 +246,11 @@ struct Counts {
 
 impl Counts {
     /// The sum of what all threads counted, with the winners.
-    fn sum(counted: Vec<Counts>, marks: Arc<Marks>) -> Result<Fold> {
-        let marks =
-            Arc::into_inner(marks).ok_or_else(|| Error::internal("the fold did not end"))?;
+    fn sum(counted: Vec<Counts>, bitmap: Arc<RowBitmap>) -> Result<Fold> {
+        let bitmap =
+            Arc::into_inner(bitmap).ok_or_else(|| Error::internal("the fold did not end"))?;
         let mut fold = Fold {
-            winners: Arc::new(marks.finish()),
+            winners: Arc::new(bitmap.finish()),
             keys: 0,
             key_days: 0,
             days: DayCounts::default(),
@@ -271,17 +272,17 @@ impl Counts {
         Ok(fold)
     }
 
-    /// Marks the winners of a key.
+    /// RowBitmap the winners of a key.
     fn mark<P: Position>(
         &mut self,
         key: &mut dyn Iterator<Item = (Option<i32>, &P)>,
-        marks: &Marks,
+        bitmap: &RowBitmap,
     ) {
         let mut last: Option<P> = None;
         for (day, position) in key {
             self.days.add(day, 1);
             let (file, row) = position.file_and_row();
-            marks.mark_day(file, row);
+            bitmap.set_day(file, row);
             self.key_days += 1;
             if position.is_tied() {
                 self.day_ties += 1;
@@ -295,7 +296,7 @@ impl Counts {
         }
         if let Some(last) = last {
             let (file, row) = last.file_and_row();
-            marks.mark_latest(file, row);
+            bitmap.set_latest(file, row);
             if last.is_tied() {
                 self.ties += 1;
                 self.tie = self.tie.into_iter().chain([(file, row)]).min();

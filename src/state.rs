@@ -209,10 +209,10 @@ impl State {
     /// # Errors
     /// Internal, when the ledger names a type that is none.
     pub fn versions(&self) -> Result<Option<(FileTable, VersionsLayout)>> {
-        let Some(shape) = &self.ledger.shape else {
+        let Some(contract) = &self.ledger.contract else {
             return Ok(None);
         };
-        let layout = shape.layout()?;
+        let layout = contract.layout()?;
         let files = self
             .data_files("version")
             .into_iter()
@@ -246,9 +246,9 @@ impl State {
         now: DateTime<Utc>,
     ) -> Result<(), NotCommitted> {
         let number = self.next_commit();
-        let layout = match (&versions, &self.ledger.shape) {
+        let layout = match (&versions, &self.ledger.contract) {
             (Some(versions), _) => versions.layout.clone(),
-            (None, Some(shape)) => shape.layout()?,
+            (None, Some(contract)) => contract.layout()?,
             // A run that folded nothing: there are no versions yet.
             (None, None) => VersionsLayout::default(),
         };
@@ -373,7 +373,7 @@ fn describe(layout: &VersionsLayout) -> Result<Description> {
         schema: delta_schema(fields)?,
         partition_by: vec!["kind".into()],
         configuration: vec![
-            Description::upkeep(),
+            Description::checkpoint(),
             // Files that go are removed here, and not looked for in the log.
             (
                 "delta.deletedFileRetentionDuration",

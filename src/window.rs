@@ -142,7 +142,7 @@ impl Window {
     }
 
     /// The smallest window that covers both.
-    pub fn hull(&self, other: &Window) -> Window {
+    pub fn span(&self, other: &Window) -> Window {
         Window {
             start: self.start.min(other.start),
             end: self.end.max(other.end),
@@ -433,9 +433,9 @@ mod tests {
             window("2019-04-05", "2019-04-06"),
         );
         let both = window("2019-04-01", "2019-04-06");
-        assert_eq!(early.hull(&late), both);
-        assert_eq!(late.hull(&early), both);
-        assert_eq!(both.hull(&early), both);
+        assert_eq!(early.span(&late), both);
+        assert_eq!(late.span(&early), both);
+        assert_eq!(both.span(&early), both);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 use futures::future::LocalBoxFuture;
 use futures::{StreamExt, TryStreamExt, stream};
 use glueless::commands::backfill::{Backfill, Backfilled, Watch, backfill};
-use glueless::commands::{Compared, Planned, Request, Task, Verified, plan, run, verify};
+use glueless::commands::{Compared, Planned, RunContext, Task, Verified, plan, run, verify};
 use glueless::config::Pipeline;
 use glueless::engine::resources::Resources;
 use glueless::error::Error;
@@ -480,7 +480,7 @@ impl Lab {
     pub fn ask<A>(
         &self,
         set: &[&str],
-        question: impl for<'a> FnOnce(&'a Request<'_>) -> Asked<'a, A>,
+        question: impl for<'a> FnOnce(&'a RunContext<'_>) -> Asked<'a, A>,
     ) -> glueless::error::Result<A> {
         let spill_dir = tempfile::tempdir().expect("a folder");
         let answer = self.ask_in(set, spill_dir.path().to_path_buf(), question);
@@ -526,7 +526,7 @@ impl Lab {
         &self,
         set: &[&str],
         spill_dir: PathBuf,
-        question: impl for<'a> FnOnce(&'a Request<'_>) -> Asked<'a, A>,
+        question: impl for<'a> FnOnce(&'a RunContext<'_>) -> Asked<'a, A>,
     ) -> glueless::error::Result<A> {
         let pipeline = self.read(set)?;
         let resources = self.resources(&pipeline, spill_dir);
@@ -543,8 +543,8 @@ impl Lab {
         }
     }
 
-    fn request<'a>(&'a self, pipeline: &'a Pipeline, resources: &'a Resources) -> Request<'a> {
-        Request {
+    fn request<'a>(&'a self, pipeline: &'a Pipeline, resources: &'a Resources) -> RunContext<'a> {
+        RunContext {
             pipeline,
             run_id: uuid::Uuid::now_v7().to_string(),
             now: self.now,
@@ -571,11 +571,11 @@ struct Watcher<'a> {
 }
 
 impl<'a> Watch<'a> for Watcher<'a> {
-    fn begin(&self, _window: &Window, _done: usize, _all: usize) -> Request<'a> {
+    fn begin(&self, _window: &Window, _done: usize, _all: usize) -> RunContext<'a> {
         self.lab.request(self.pipeline, self.resources)
     }
 
-    fn end(&self, _request: &Request<'a>, _ended: &glueless::error::Result<Report>) {}
+    fn end(&self, _request: &RunContext<'a>, _ended: &glueless::error::Result<Report>) {}
 
     fn is_stopped(&self) -> bool {
         false

@@ -14,7 +14,7 @@ use tracing::info;
 
 use crate::config::Aggregate;
 use crate::curate::curated_sql::first_line;
-use crate::engine::workarounds::STARVED;
+use crate::engine::workarounds::OUT_OF_MEMORY_PANIC;
 use crate::error::{Error, Result};
 use crate::table::sorter::{Order, Sorted, Sorter};
 use crate::table::writer::check_columns;
@@ -75,7 +75,7 @@ pub(super) async fn query(
     days: &BTreeSet<NaiveDate>,
 ) -> Result<Sorted> {
     match try_query(context, aggregate, first, end, days).await {
-        Err(error) if error.to_string().contains(STARVED) => {
+        Err(error) if error.to_string().contains(OUT_OF_MEMORY_PANIC) => {
             // One thread needs less memory than several, and repartitions nothing.
             info!("aggregate {}: again, by one thread", aggregate.name);
             let several = set_partitions(context, 1);

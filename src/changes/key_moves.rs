@@ -35,7 +35,7 @@ use tracing::info;
 
 use crate::changes::position::Position;
 use crate::changes::reader::ChangesTable;
-use crate::changes::{Changes, Exchanges, POSITION};
+use crate::changes::{Changes, KeySwaps, POSITION};
 use crate::engine::tasks::{join, join_all};
 use crate::error::{Error, Result};
 use crate::types::times::times_ns;
@@ -51,15 +51,15 @@ struct Half<P> {
     node: Node,
 }
 
-/// Finds the exchanges among a run's key moves.
+/// Finds the key_swaps among a run's key moves.
 ///
 /// # Errors
 /// Data, for a row that cannot be folded; usage, when the moves do not fit into the memory limit.
-pub async fn exchanges(
+pub async fn key_swaps(
     context: &SessionContext,
     changes: &Arc<Changes>,
     partitions: usize,
-) -> Result<Exchanges> {
+) -> Result<KeySwaps> {
     match changes.is_packed() {
         true => find::<i128>(context, changes, partitions).await,
         false => find::<Box<[u8]>>(context, changes, partitions).await,
@@ -70,7 +70,7 @@ async fn find<P: Position>(
     context: &SessionContext,
     changes: &Arc<Changes>,
     partitions: usize,
-) -> Result<Exchanges> {
+) -> Result<KeySwaps> {
     let memory = MemoryConsumer::new("key moves").register(&context.runtime_env().memory_pool);
     let memory = Arc::new(memory);
     let table = ChangesTable::key_moves(changes, partitions);
@@ -144,7 +144,7 @@ struct Path {
     moves: Vec<(u32, u64)>,
 }
 
-fn of_halves<P: Position>(mut halves: Vec<Half<P>>) -> Exchanges {
+fn of_halves<P: Position>(mut halves: Vec<Half<P>>) -> KeySwaps {
     halves.sort_unstable_by(|a, b| match a.position.is_before(&b.position) {
         true => Ordering::Less,
         false => Ordering::Greater,
@@ -154,7 +154,7 @@ fn of_halves<P: Position>(mut halves: Vec<Half<P>>) -> Exchanges {
         (file as u32, place as u64 / 2)
     };
     let mut here: HashMap<Node, Path> = HashMap::new();
-    let mut found = Exchanges::new();
+    let mut found = KeySwaps::new();
     for pair in halves.chunk_by(|a, b| row(a) == row(b)) {
         let [from, to] = pair else {
             continue;

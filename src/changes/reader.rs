@@ -26,10 +26,10 @@ use parquet::file::metadata::ParquetMetaData;
 use parquet::file::statistics::Statistics;
 
 use crate::changes::position::{PACKED_TYPE, Position};
-use crate::changes::winners::Winners;
+use crate::changes::row_bitmap::Winners;
 use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, OpenInput, POSITION, Roles, Unit};
 use crate::error::{Error, Result};
-use crate::parquet_io::fetch::{Piece, fetched_ahead};
+use crate::parquet_io::fetch::{FetchUnit, fetched_ahead};
 use crate::raw::bad_rows::BadRow;
 use crate::types::times::{DAY_NS, nanoseconds, parse_time};
 use crate::window::Window;
@@ -316,7 +316,9 @@ impl ChangeReader {
         units: Vec<Unit>,
     ) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
         let reader = Arc::clone(&self);
-        let pieces = units.into_iter().flat_map(move |unit| reader.pieces(&unit));
+        let pieces = units
+            .into_iter()
+            .flat_map(move |unit| reader.fetch_units(&unit));
         let batches = fetched_ahead(pieces).map(move |fetched| {
             let (fetched, file) = fetched.map_err(|(error, file)| self.of_input(file, error))?;
             let (reader, columns) = (Arc::clone(&self), Arc::clone(fetched.columns()));
@@ -338,7 +340,7 @@ impl ChangeReader {
     }
 
     /// A unit's pieces, with the number of its file.
-    fn pieces(&self, unit: &Unit) -> Vec<(Piece, usize)> {
+    fn fetch_units(&self, unit: &Unit) -> Vec<(FetchUnit, usize)> {
         let open = self.changes.file(unit.file);
         let groups = self.groups_in_window(open, &unit.row_groups);
         let unsure = match self.pass {
@@ -353,7 +355,7 @@ impl ChangeReader {
             .collect();
         columns.sort_unstable();
         columns.dedup();
-        let places = self.changes.places_per_row();
+        let places = self.changes.ordinals_per_row();
         let chosen = groups.iter().map(|(group, first, rows)| {
             let mask = self.pass.winners().map(|winners| {
                 let won = winners.days(unit.file, first * places, rows * places);
@@ -366,7 +368,7 @@ impl ChangeReader {
             });
             (*group, mask)
         });
-        let pieces = open.file.pieces(&columns, chosen).into_iter();
+        let pieces = open.file.fetch_units(&columns, chosen).into_iter();
         pieces.map(|piece| (piece, unit.file)).collect()
     }
 

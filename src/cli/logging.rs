@@ -29,7 +29,7 @@ use crate::error::Error;
 
 /// What the lines of a run are marked with.
 #[derive(Clone, Debug, Default)]
-struct Marks {
+struct LineMarks {
     run_id: String,
     pipeline: String,
 }
@@ -37,7 +37,7 @@ struct Marks {
 /// The log of a process. Runs follow each other in it.
 #[derive(Clone, Debug)]
 pub struct Log {
-    marks: Arc<RwLock<Marks>>,
+    marks: Arc<RwLock<LineMarks>>,
     format: LogFormat,
     /// A progress bar that lines must not tear.
     bar: ProgressBar,
@@ -67,9 +67,9 @@ impl Log {
         log
     }
 
-    /// Marks the lines that follow.
+    /// LineMarks the lines that follow.
     pub fn begin(&self, run_id: &str, pipeline: &str) {
-        *self.marks.write().unwrap_or_else(PoisonError::into_inner) = Marks {
+        *self.marks.write().unwrap_or_else(PoisonError::into_inner) = LineMarks {
             run_id: run_id.into(),
             pipeline: pipeline.into(),
         };

@@ -14,7 +14,7 @@ use crate::cli::logging::Log;
 use crate::cli::metrics::{MetricsFile, Outcome};
 use crate::cli::resources::{now, peak_memory_bytes, resources, stores};
 use crate::commands::runs::history;
-use crate::commands::{Compared, Request, Task, explain_key, plan, run, verify};
+use crate::commands::{Compared, RunContext, Task, explain_key, plan, run, verify};
 use crate::config::Pipeline;
 use crate::engine::heaps::share_heaps;
 use crate::engine::resources::Resources;
@@ -66,19 +66,21 @@ impl Program {
             Command::Backfill(asked) => self.backfill(asked),
             Command::Plan(asked) => {
                 let window = window(&asked.dates)?;
-                self.ask(&asked.one, |request| plan(request, window, asked.fold))
+                self.ask(&asked.one, |run_context| {
+                    plan(run_context, window, asked.fold)
+                })
             }
-            Command::Runs(one) => self.ask(one, |request| Box::pin(history(request))),
+            Command::Runs(one) => self.ask(one, |run_context| Box::pin(history(run_context))),
             Command::Verify(asked) => {
                 let days = days(asked.start_date.as_deref(), asked.end_date.as_deref())?;
                 let against = asked.against.as_deref().map(absolute).transpose()?;
-                self.ask(&asked.one, |request| {
-                    verify(request, Compared { days, against })
+                self.ask(&asked.one, |run_context| {
+                    verify(run_context, Compared { days, against })
                 })
             }
             Command::ExplainKey(asked) => {
                 let key = asked.key.clone();
-                self.ask(&asked.one, |request| explain_key(request, key))
+                self.ask(&asked.one, |run_context| explain_key(run_context, key))
             }
         }
     }
@@ -87,13 +89,13 @@ impl Program {
     fn ask<A: Answer>(
         &self,
         one: &One,
-        question: impl for<'a> FnOnce(&'a Request<'_>) -> LocalBoxFuture<'a, Result<A>>,
+        question: impl for<'a> FnOnce(&'a RunContext<'_>) -> LocalBoxFuture<'a, Result<A>>,
     ) -> Result<u8> {
         let started = Instant::now();
         let pipeline = Pipeline::read(&one.pipeline, &one.common.set)?;
         let resources = resources(&pipeline.limits);
-        let request = self.request(&pipeline, &resources, started);
-        let answer = runtime(&resources)?.block_on(question(&request))?;
+        let run_context = self.run_context(&pipeline, &resources, started);
+        let answer = runtime(&resources)?.block_on(question(&run_context))?;
         print(&answer, one.common.output)?;
         Ok(answer.exit_code())
     }
@@ -141,24 +143,24 @@ impl Program {
         let ended = Pipeline::read(path, set).and_then(|pipeline| {
             name.clone_from(&pipeline.name);
             let resources = resources(&pipeline.limits);
-            let request = self.request(&pipeline, &resources, started);
-            runtime(&resources)?.block_on(run(&request, task))
+            let run_context = self.run_context(&pipeline, &resources, started);
+            runtime(&resources)?.block_on(run(&run_context, task))
         });
         tell(metrics, [&name, &alias], began, ended.as_ref());
         ended
     }
 
     /// What a run that begins now is handed.
-    fn request<'a>(
+    fn run_context<'a>(
         &'a self,
         pipeline: &'a Pipeline,
         resources: &'a Resources,
         started: Instant,
-    ) -> Request<'a> {
+    ) -> RunContext<'a> {
         let run_id = uuid::Uuid::now_v7().to_string();
         self.log.begin(&run_id, &pipeline.name);
         share_heaps(resources.threads.max(2));
-        Request {
+        RunContext {
             pipeline,
             run_id,
             now: now(),

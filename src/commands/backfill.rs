@@ -10,7 +10,7 @@ use chrono::{DateTime, Duration, Utc};
 use serde::Serialize;
 use tracing::warn;
 
-use crate::commands::open_pipeline::Request;
+use crate::commands::open_pipeline::RunContext;
 use crate::commands::run::{finish, run};
 use crate::commands::task::Task;
 use crate::config::{Aggregate, Pipeline};
@@ -37,9 +37,9 @@ pub struct Backfill {
 /// Who starts runs, and looks on.
 pub trait Watch<'a> {
     /// What a run that begins now is handed. `done` of `all` windows are behind it.
-    fn begin(&self, window: &Window, done: usize, all: usize) -> Request<'a>;
+    fn begin(&self, window: &Window, done: usize, all: usize) -> RunContext<'a>;
     /// A run has ended.
-    fn end(&self, request: &Request<'a>, ended: &Result<Report>);
+    fn end(&self, run_context: &RunContext<'a>, ended: &Result<Report>);
     /// Whether no further run is to be started.
     fn is_stopped(&self) -> bool;
 }
@@ -193,9 +193,9 @@ pub async fn backfill<'a>(
             all.results.push(result);
             continue;
         }
-        let request = watch.begin(window, number, windows.len());
+        let run_context = watch.begin(window, number, windows.len());
         if number == 0 && !asked.redo {
-            is_done = done_windows(&request, &windows).await;
+            is_done = done_windows(&run_context, &windows).await;
         }
         if is_done[number] {
             result.status = "skipped";
@@ -203,10 +203,10 @@ pub async fn backfill<'a>(
             all.results.push(result);
             continue;
         }
-        result.run_id = Some(request.run_id.clone());
-        let ended = run(&request, Task::Run(*window)).await;
-        watch.end(&request, &ended);
-        result.seconds = request.meter.seconds();
+        result.run_id = Some(run_context.run_id.clone());
+        let ended = run(&run_context, Task::Run(*window)).await;
+        watch.end(&run_context, &ended);
+        result.seconds = run_context.meter.seconds();
         all.seconds += result.seconds;
         match ended {
             Ok(report) => {
@@ -239,8 +239,8 @@ pub async fn backfill<'a>(
 
 /// Which windows need not be run: they were, and nothing new has appeared in them since. Where that
 /// cannot be found out, each window's own run tells why.
-async fn done_windows(request: &Request<'_>, windows: &[Window]) -> Vec<bool> {
-    match find_done(request, windows).await {
+async fn done_windows(run_context: &RunContext<'_>, windows: &[Window]) -> Vec<bool> {
+    match find_done(run_context, windows).await {
         Ok(done) => done,
         Err(error) => {
             warn!("all windows are run, because it cannot be told which are done: {error}");
@@ -249,11 +249,11 @@ async fn done_windows(request: &Request<'_>, windows: &[Window]) -> Vec<bool> {
     }
 }
 
-async fn find_done(request: &Request<'_>, windows: &[Window]) -> Result<Vec<bool>> {
-    let pipeline = request.pipeline;
+async fn find_done(run_context: &RunContext<'_>, windows: &[Window]) -> Result<Vec<bool>> {
+    let pipeline = run_context.pipeline;
     // A window whose run was committed is done only once it is published.
-    finish(request).await?;
-    let state = State::open(request.stores, pipeline).await?;
+    finish(run_context).await?;
+    let state = State::open(run_context.stores, pipeline).await?;
     let ledger = &state.ledger;
     let tables: Vec<String> = pipeline.aggregates.iter().map(Aggregate::table).collect();
     let aggregated = tables.iter().map(|table| ledger.windows_aggregated(table));
@@ -270,9 +270,9 @@ async fn find_done(request: &Request<'_>, windows: &[Window]) -> Result<Vec<bool
     if !done.contains(&true) {
         return Ok(done);
     }
-    let folders = request.raw()?;
-    let hull = first.hull(last);
-    for span in discover::new_spans(&folders, pipeline, &hull, ledger).await? {
+    let folders = run_context.raw()?;
+    let span = first.span(last);
+    for span in discover::new_spans(&folders, pipeline, &span, ledger).await? {
         match span {
             Some(span) => {
                 let each = windows.iter().zip(&mut done);

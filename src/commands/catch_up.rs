@@ -6,7 +6,7 @@
 
 use tracing::{info, warn};
 
-use crate::commands::open_pipeline::Job;
+use crate::commands::open_pipeline::OpenPipeline;
 use crate::commands::run::Attempt;
 use crate::commands::run::inputs::{Inputs, absent_records};
 use crate::error::Result;
@@ -15,16 +15,16 @@ use crate::state::NotCommitted;
 use crate::state::ledger::{Command, Ledger, Record};
 use crate::store::Folder;
 
-impl Job<'_> {
+impl OpenPipeline<'_> {
     /// The inputs that were never folded.
     pub(super) async fn catch_up_inputs(
         &self,
         folders: &[Folder],
         ledger: &Ledger,
     ) -> Result<Inputs> {
-        let pipeline = self.request.pipeline;
-        let put_aside = ledger.put_aside.values().map(|aside| &aside.input);
-        let found = discover::catch_up(folders, pipeline, ledger, put_aside.collect()).await?;
+        let pipeline = self.run_context.pipeline;
+        let quarantined = ledger.quarantined.values().map(|aside| &aside.input);
+        let found = discover::catch_up(folders, pipeline, ledger, quarantined.collect()).await?;
         let note = found.gone.first().map(|first| {
             format!(
                 "{} inputs in quarantine are gone, such as {}",
@@ -38,7 +38,7 @@ impl Job<'_> {
         let mut inputs = found.inputs;
         for input in inputs.iter_mut().filter(|_| pipeline.key.is_empty()) {
             let name = (input.file.location, input.file.path.clone());
-            let aside = ledger.put_aside.get(&name);
+            let aside = ledger.quarantined.get(&name);
             // The others are rows of the table.
             input.only = aside.and_then(|aside| aside.rows.clone());
         }
@@ -57,7 +57,7 @@ impl Job<'_> {
     ) -> Result<(), NotCommitted> {
         let ledger = &attempt.state.ledger;
         let mut told = "every input was folded".to_string();
-        if ledger.put_aside.is_empty() {
+        if ledger.quarantined.is_empty() {
             told += ", and nothing is in quarantine";
         }
         info!("nothing to catch up with: {told}");
@@ -75,7 +75,7 @@ impl Job<'_> {
 /// What the ledger is to know of files that were put aside as a whole, and were taken away: those
 /// that are not among the inputs found.
 pub(super) fn released(ledger: &Ledger, found: &[Input]) -> Vec<Record> {
-    let whole = ledger.put_aside.values();
+    let whole = ledger.quarantined.values();
     let whole = whole.filter(|aside| aside.rows.is_none());
     let gone = discover::gone(whole.map(|aside| &aside.input), found);
     gone.map(|file| Record::Released {

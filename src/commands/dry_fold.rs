@@ -1,7 +1,7 @@
 //! A fold that is not committed: what a run would write goes to the disk to spill to, and is gone
 //! with the command.
 
-use crate::commands::open_pipeline::Job;
+use crate::commands::open_pipeline::OpenPipeline;
 use crate::config::OnBad;
 use crate::curate::stage::{BadInputs, Onto, Stage, Staged};
 use crate::error::Result;
@@ -21,12 +21,12 @@ pub(super) struct DryFold {
     pub(super) versions: Folder,
 }
 
-impl Job<'_> {
+impl OpenPipeline<'_> {
     /// A folder that is gone with the command.
     fn dry_folder(&self, name: &str) -> Result<Folder> {
         let path = self.spill.path().join(name);
         let location = Location::parse(&path.to_string_lossy(), self.spill.path())?;
-        self.request.stores.open(&location)
+        self.run_context.stores.open(&location)
     }
 
     /// Folds inputs without a commit.
@@ -37,8 +37,8 @@ impl Job<'_> {
         onto: Onto,
         report: &mut Report,
     ) -> Result<DryFold> {
-        let pipeline = self.request.pipeline;
-        let raw = self.request.raw()?;
+        let pipeline = self.run_context.pipeline;
+        let raw = self.run_context.raw()?;
         let puts_aside = pipeline.raw.on_bad_file == OnBad::Quarantine;
         let mut bad = BadInputs::new();
         let mut tries = 0;
@@ -47,7 +47,7 @@ impl Job<'_> {
             let versions = self.dry_folder(&format!("versions-{tries}"))?;
             let stage = Stage {
                 pipeline,
-                resources: self.request.resources,
+                resources: self.run_context.resources,
                 runtime: &self.runtime,
                 raw: &raw,
                 ledger: &state.ledger,
@@ -57,7 +57,7 @@ impl Job<'_> {
                 state: state.folder(),
                 stored: state.data_files("version"),
                 versions: &versions,
-                attempt: &attempt_name(state.next_commit(), &self.request.run_id),
+                attempt: &attempt_name(state.next_commit(), &self.run_context.run_id),
                 is_dry: true,
             };
             let failed = match stage.run(inputs, &mut bad, report).await {

@@ -14,9 +14,9 @@ use futures::future::LocalBoxFuture;
 use serde::Serialize;
 
 use crate::changes::Changes;
-use crate::changes::key_moves::exchanges;
+use crate::changes::key_moves::key_swaps;
 use crate::changes::reader::find_key;
-use crate::commands::open_pipeline::{Job, NO_WINDOW, Request, hull_of};
+use crate::commands::open_pipeline::{NO_WINDOW, OpenPipeline, RunContext, span_of};
 use crate::commands::run::inputs::told;
 use crate::config::{Keep, OnBad, Pipeline};
 use crate::engine::session::{BATCH_ROWS, session};
@@ -25,7 +25,7 @@ use crate::raw::bad_rows::BadRows;
 use crate::raw::discover;
 use crate::raw::open::Opening;
 use crate::types::column_type::cast_values;
-use crate::types::key::with_one_zero;
+use crate::types::key::normalize_zeros;
 
 use changes::{Teller, tell_winners};
 use rows::rows_now;
@@ -105,19 +105,19 @@ pub struct RowNow {
 /// Usage, when the pipeline has no such key, or no run has folded anything; data and storage, when a
 /// raw file cannot be read.
 pub fn explain_key<'a>(
-    request: &'a Request<'_>,
+    run_context: &'a RunContext<'_>,
     key: Vec<String>,
 ) -> LocalBoxFuture<'a, Result<Explained>> {
-    async move { explain(request, &key).await }.boxed_local()
+    async move { explain(run_context, &key).await }.boxed_local()
 }
 
-async fn explain(request: &Request<'_>, key: &[String]) -> Result<Explained> {
-    let pipeline = request.pipeline;
+async fn explain(run_context: &RunContext<'_>, key: &[String]) -> Result<Explained> {
+    let pipeline = run_context.pipeline;
     check_key(pipeline, key)?;
-    let threads = request.resources.threads;
-    let (job, mut state) = Job::ask(request, NO_WINDOW).await?;
-    hull_of(&state, "explain")?;
-    let folders = request.raw()?;
+    let threads = run_context.resources.threads;
+    let (open, mut state) = OpenPipeline::ask(run_context, NO_WINDOW).await?;
+    span_of(&state, "explain")?;
+    let folders = run_context.raw()?;
     let inputs = discover::every(&folders, &pipeline.raw).await?;
     let gone: Vec<_> = discover::gone(state.ledger.inputs.values(), &inputs).collect();
     let mut explained = Explained {
@@ -133,10 +133,10 @@ async fn explain(request: &Request<'_>, key: &[String]) -> Result<Explained> {
         // Nothing is put aside here.
         OnBad::Quarantine => u64::MAX,
     }));
-    let resources = request.resources;
-    let opening = Opening::new(&folders, &pipeline.raw, resources, &job.runtime, &bad_rows);
-    let known = match &state.ledger.shape {
-        Some(shape) => shape.known_columns()?,
+    let resources = run_context.resources;
+    let opening = Opening::new(&folders, &pipeline.raw, resources, &open.runtime, &bad_rows);
+    let known = match &state.ledger.contract {
+        Some(contract) => contract.known_columns()?,
         None => Default::default(),
     };
     let opened = Changes::open(inputs, opening, pipeline, &known, BATCH_ROWS).await?;
@@ -155,9 +155,9 @@ async fn explain(request: &Request<'_>, key: &[String]) -> Result<Explained> {
         .zip(values.iter().map(|value| shown(value, 0)))
         .collect();
 
-    let context = session(&job.runtime, threads);
+    let context = session(&open.runtime, threads);
     if !changes.before_images().is_empty() {
-        changes.set_exchanges(exchanges(&context, &changes, threads).await?);
+        changes.set_key_swaps(key_swaps(&context, &changes, threads).await?);
     }
     let teller = Teller {
         state: &state,
@@ -197,19 +197,19 @@ async fn explain(request: &Request<'_>, key: &[String]) -> Result<Explained> {
         );
     }
     let last = state.last_commit();
-    let told = rows_now(&job, &state, &context, &folders, &values, &mut explained).await;
+    let told = rows_now(&open, &state, &context, &folders, &values, &mut explained).await;
     state.refresh().await?;
     if state.last_commit() != last {
         return Err(Error::busy("another run published meanwhile").hint("ask again"));
     }
     told?;
-    if job.is_publishing(&state).await? {
+    if open.is_publishing(&state).await? {
         explained.notes.push(
             "a run is publishing, or was interrupted: rows may not be in their places yet".into(),
         );
     }
     check_winners(pipeline.keep, &mut explained);
-    explained.seconds = request.meter.seconds();
+    explained.seconds = run_context.meter.seconds();
     Ok(explained)
 }
 
@@ -248,7 +248,7 @@ fn key_values(pipeline: &Pipeline, changes: &Changes, key: &[String]) -> Result<
                 ))
                 .hint(format!("its type is {kind}"))
             })?;
-            Ok(with_one_zero(&value))
+            Ok(normalize_zeros(&value))
         })
         .collect()
 }

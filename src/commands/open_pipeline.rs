@@ -24,7 +24,7 @@ use crate::window::Window;
 
 /// One run: everything it needs is handed to it.
 #[derive(Debug)]
-pub struct Request<'a> {
+pub struct RunContext<'a> {
     /// The checked pipeline.
     pub pipeline: &'a Pipeline,
     /// Unique, and growing with time.
@@ -39,7 +39,7 @@ pub struct Request<'a> {
     pub meter: Meter,
 }
 
-impl Request<'_> {
+impl RunContext<'_> {
     /// The raw folders.
     pub(crate) fn raw(&self) -> Result<Vec<Folder>> {
         let urls = self.pipeline.raw.urls.iter();
@@ -64,10 +64,10 @@ pub(super) const NO_WINDOW: Window = Window {
 };
 
 /// The span of all windows that were run.
-pub(super) fn hull_of(state: &State, what: &str) -> Result<Window> {
+pub(super) fn span_of(state: &State, what: &str) -> Result<Window> {
     let windows = state.ledger.folded_windows().into_iter();
-    let hull = windows.reduce(|hull, window| hull.hull(&window));
-    hull.ok_or_else(|| nothing_folded(what))
+    let span = windows.reduce(|span, window| span.span(&window));
+    span.ok_or_else(|| nothing_folded(what))
 }
 
 pub(super) fn nothing_folded(what: &str) -> Error {
@@ -81,14 +81,14 @@ pub(super) fn nothing_folded(what: &str) -> Error {
 ///
 /// # Errors
 /// Usage, naming the state.
-pub(crate) async fn check_not_lost(request: &Request<'_>, state: &mut State) -> Result<()> {
-    let job = Job::open(request, None, NO_WINDOW).await?;
-    job.check_not_lost(state).await
+pub(crate) async fn check_not_lost(run_context: &RunContext<'_>, state: &mut State) -> Result<()> {
+    let open = OpenPipeline::open(run_context, None, NO_WINDOW).await?;
+    open.check_not_lost(state).await
 }
 
 /// A run, opened.
-pub(super) struct Job<'a> {
-    pub(super) request: &'a Request<'a>,
+pub(super) struct OpenPipeline<'a> {
+    pub(super) run_context: &'a RunContext<'a>,
     /// What is to be done; nothing, where only a question is asked.
     pub(super) task: Option<Task>,
     pub(super) window: Window,
@@ -101,34 +101,41 @@ pub(super) struct Job<'a> {
     pub(super) spill: SpillFolder,
 }
 
-impl<'a> Job<'a> {
+impl<'a> OpenPipeline<'a> {
     pub(super) async fn open(
-        request: &'a Request<'a>,
+        run_context: &'a RunContext<'a>,
         task: Option<Task>,
         window: Window,
     ) -> Result<Self> {
-        let (pipeline, limit) = (request.pipeline, request.resources);
-        let spill = SpillFolder::create(&limit.spill_dir, &request.run_id)?;
-        Ok(Job {
-            request,
+        let (pipeline, limit) = (run_context.pipeline, run_context.resources);
+        let spill = SpillFolder::create(&limit.spill_dir, &run_context.run_id)?;
+        Ok(OpenPipeline {
+            run_context,
             task,
             window,
             runtime: runtime(limit, &spill)?,
-            outputs: open_outputs(request).await?,
-            announced: request.stores.open(&pipeline.state.join("publishing"))?,
-            quarantine: request.stores.open(&pipeline.state.join("quarantine"))?,
+            outputs: open_outputs(run_context).await?,
+            announced: run_context
+                .stores
+                .open(&pipeline.state.join("publishing"))?,
+            quarantine: run_context
+                .stores
+                .open(&pipeline.state.join("quarantine"))?,
             spill,
         })
     }
 
     /// Opens the pipeline for a question, and what its runs have left.
-    pub(super) async fn ask(request: &'a Request<'a>, window: Window) -> Result<(Self, State)> {
-        let mut state = State::open(request.stores, request.pipeline).await?;
-        let job = Job::open(request, None, window).await?;
-        check_identity(&state, request.pipeline)?;
+    pub(super) async fn ask(
+        run_context: &'a RunContext<'a>,
+        window: Window,
+    ) -> Result<(Self, State)> {
+        let mut state = State::open(run_context.stores, run_context.pipeline).await?;
+        let open = OpenPipeline::open(run_context, None, window).await?;
+        check_identity(&state, run_context.pipeline)?;
         state.check_known()?;
-        job.check_not_lost(&mut state).await?;
-        Ok((job, state))
+        open.check_not_lost(&mut state).await?;
+        Ok((open, state))
     }
 
     /// Refuses to begin anew where tables of this pipeline are, whose state is gone: nothing would
@@ -150,7 +157,7 @@ impl<'a> Job<'a> {
             if state.last_commit() == 0 {
                 return Err(Error::usage(format!(
                     "{} holds files of this pipeline, but its state {} is gone",
-                    output.folder.location, self.request.pipeline.state
+                    output.folder.location, self.run_context.pipeline.state
                 ))
                 .hint("restore the state, or empty the folder to begin anew"));
             }
@@ -168,10 +175,10 @@ impl<'a> Job<'a> {
 
 /// Refuses a pipeline that is no longer what made its tables.
 pub(super) fn check_identity(state: &State, pipeline: &Pipeline) -> Result<()> {
-    let Some(shape) = &state.ledger.shape else {
+    let Some(contract) = &state.ledger.contract else {
         return Ok(());
     };
-    let differences = shape.identity.differences(&Identity::of(pipeline));
+    let differences = contract.identity.differences(&Identity::of(pipeline));
     if differences.is_empty() {
         return Ok(());
     }
@@ -189,11 +196,11 @@ pub(super) fn check_identity(state: &State, pipeline: &Pipeline) -> Result<()> {
 
 /// Refuses to make a table again in another format beside what it was.
 pub(super) fn check_format(state: &State, pipeline: &Pipeline) -> Result<()> {
-    let Some(shape) = &state.ledger.shape else {
+    let Some(contract) = &state.ledger.contract else {
         return Ok(());
     };
     let now = Identity::of(pipeline);
-    let ((url, format), (now_url, now_format)) = (shape.identity.table(), now.table());
+    let ((url, format), (now_url, now_format)) = (contract.identity.table(), now.table());
     match url == now_url && format != now_format {
         false => Ok(()),
         true => Err(Error::usage(format!(
@@ -205,10 +212,10 @@ pub(super) fn check_format(state: &State, pipeline: &Pipeline) -> Result<()> {
 }
 
 /// Opens the folders of all tables and checks that they are this pipeline's, or free.
-async fn open_outputs(request: &Request<'_>) -> Result<Vec<Output>> {
-    let Request {
+async fn open_outputs(run_context: &RunContext<'_>) -> Result<Vec<Output>> {
+    let RunContext {
         pipeline, stores, ..
-    } = request;
+    } = run_context;
     let mut tables = vec![(
         CURATED.to_string(),
         CURATED.to_string(),

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use serde::Serialize;
 
-use crate::commands::open_pipeline::{Job, Request, date};
+use crate::commands::open_pipeline::{OpenPipeline, RunContext, date};
 use crate::curate::stage::Onto;
 use crate::error::Result;
 use crate::layout::{aggregate_run_id, parent};
@@ -102,22 +102,24 @@ pub struct PlannedFold {
 /// # Errors
 /// Those that the run would meet, as far as it is planned.
 pub fn plan<'a>(
-    request: &'a Request<'_>,
+    run_context: &'a RunContext<'_>,
     window: Window,
     folds: bool,
 ) -> LocalBoxFuture<'a, Result<Planned>> {
-    do_plan(request, window, folds).boxed_local()
+    do_plan(run_context, window, folds).boxed_local()
 }
 
-async fn do_plan(request: &Request<'_>, window: Window, folds: bool) -> Result<Planned> {
-    let pipeline = request.pipeline;
-    let (job, state) = Job::ask(request, window).await?;
-    let is_publishing = job.is_publishing(&state).await?;
+async fn do_plan(run_context: &RunContext<'_>, window: Window, folds: bool) -> Result<Planned> {
+    let pipeline = run_context.pipeline;
+    let (open, state) = OpenPipeline::ask(run_context, window).await?;
+    let is_publishing = open.is_publishing(&state).await?;
     if !is_publishing {
-        job.check_not_changed(Command::Curate, &state).await?;
+        open.check_not_changed(Command::Curate, &state).await?;
     }
     let ledger = &state.ledger;
-    let found = job.inputs(Command::Curate, &request.raw()?, ledger).await?;
+    let found = open
+        .inputs(Command::Curate, &run_context.raw()?, ledger)
+        .await?;
     let inputs = found.inputs;
     let mut planned = Planned {
         pipeline: pipeline.name.clone(),
@@ -145,18 +147,18 @@ async fn do_plan(request: &Request<'_>, window: Window, folds: bool) -> Result<P
         );
     }
     if folds && !inputs.is_empty() {
-        planned.fold = Some(fold_planned(&job, &state, &inputs).await?);
+        planned.fold = Some(fold_planned(&open, &state, &inputs).await?);
     }
     Ok(planned)
 }
 
 async fn fold_planned(
-    job: &Job<'_>,
+    open: &OpenPipeline<'_>,
     state: &State,
     inputs: &[crate::raw::discover::Input],
 ) -> Result<PlannedFold> {
     let mut report = Report::default();
-    let folded = job.dry_fold(state, inputs, Onto::Table, &mut report);
+    let folded = open.dry_fold(state, inputs, Onto::Table, &mut report);
     let staged = folded.await?.staged;
     let mut planned = PlannedFold {
         rows_read: report.rows_read,

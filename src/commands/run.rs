@@ -27,8 +27,8 @@ use tracing::{info, warn};
 use crate::aggregate::{self, column_types};
 use crate::changes::Changes;
 use crate::commands::open_pipeline::{
-    Job, NO_WINDOW, Request, check_format, check_identity, date, hull_of, nothing_folded,
-    object_store_root,
+    NO_WINDOW, OpenPipeline, RunContext, check_format, check_identity, date, nothing_folded,
+    object_store_root, span_of,
 };
 use crate::commands::task::Task;
 use crate::config::{Aggregate, Format, OnBad, Pipeline};
@@ -40,11 +40,11 @@ use crate::layout::{aggregate_run_id, attempt_name};
 use crate::publish::{self, Names};
 use crate::raw::discover::{Input, Recorded};
 use crate::report::{AggregateReport, Report};
-use crate::state::contract::{Shape, write_types};
+use crate::state::contract::{TableContract, write_types};
 use crate::state::identity::Identity;
 use crate::state::ledger::{CURATED, Command, Ledger, Record};
 use crate::state::{NewVersions, NotCommitted, State};
-use crate::store::listing::list_tidied;
+use crate::store::listing::list_and_prune;
 use crate::table::TableFile;
 use crate::types::day_counts::DayCounts;
 use crate::window::Window;
@@ -64,29 +64,29 @@ const WAIT: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// See [`crate::error::Kind`]. Nothing that was published changes unless the run was committed.
-pub fn run<'a>(request: &'a Request<'_>, task: Task) -> LocalBoxFuture<'a, Result<Report>> {
-    do_run(request, task).boxed_local()
+pub fn run<'a>(run_context: &'a RunContext<'_>, task: Task) -> LocalBoxFuture<'a, Result<Report>> {
+    do_run(run_context, task).boxed_local()
 }
 
-async fn do_run(request: &Request<'_>, task: Task) -> Result<Report> {
-    let pipeline = request.pipeline;
+async fn do_run(run_context: &RunContext<'_>, task: Task) -> Result<Report> {
+    let pipeline = run_context.pipeline;
     let window = match task {
         Task::Run(window) | Task::Curate(window) | Task::Aggregate(window) => window,
         Task::CatchUp | Task::Rebuild { .. } => {
-            let state = State::open(request.stores, pipeline).await?;
+            let state = State::open(run_context.stores, pipeline).await?;
             let is_rebuild = task != Task::CatchUp;
             let what = if is_rebuild {
                 "rebuild"
             } else {
                 "catch up with"
             };
-            if is_rebuild && state.ledger.shape.is_none() {
+            if is_rebuild && state.ledger.contract.is_none() {
                 return Err(nothing_folded(what));
             }
-            hull_of(&state, what)?
+            span_of(&state, what)?
         }
     };
-    let limit = request.resources;
+    let limit = run_context.resources;
     let spill_max = match limit.spill_bytes_max {
         u64::MAX => String::new(),
         bytes => format!(", at most {bytes} bytes"),
@@ -98,10 +98,10 @@ async fn do_run(request: &Request<'_>, task: Task) -> Result<Report> {
         limit.threads,
         limit.spill_dir.display()
     );
-    let job = Job::open(request, Some(task), window).await?;
+    let open = OpenPipeline::open(run_context, Some(task), window).await?;
     let mut report = Report {
         pipeline: pipeline.name.clone(),
-        run_id: request.run_id.to_string(),
+        run_id: run_context.run_id.to_string(),
         start: window.start,
         end: window.end,
         ..Default::default()
@@ -114,9 +114,9 @@ async fn do_run(request: &Request<'_>, task: Task) -> Result<Report> {
         Task::Rebuild { .. } => &[Command::Rebuild, Command::Aggregate],
     };
     for step in steps {
-        job.step(*step, &mut report).await?;
+        open.step(*step, &mut report).await?;
     }
-    request.meter.measure(&mut report);
+    run_context.meter.measure(&mut report);
     Ok(report)
 }
 
@@ -124,16 +124,16 @@ async fn do_run(request: &Request<'_>, task: Task) -> Result<Report> {
 ///
 /// # Errors
 /// Those of publishing.
-pub fn finish<'a>(request: &'a Request<'_>) -> LocalBoxFuture<'a, Result<()>> {
+pub fn finish<'a>(run_context: &'a RunContext<'_>) -> LocalBoxFuture<'a, Result<()>> {
     async move {
-        let state = State::open(request.stores, request.pipeline).await?;
+        let state = State::open(run_context.stores, run_context.pipeline).await?;
         if state.last_commit() == 0 {
             return Ok(());
         }
-        check_identity(&state, request.pipeline)?;
-        let job = Job::open(request, None, NO_WINDOW).await?;
-        match job.is_publishing(&state).await? {
-            true => job.finish_interrupted(&state).await,
+        check_identity(&state, run_context.pipeline)?;
+        let open = OpenPipeline::open(run_context, None, NO_WINDOW).await?;
+        match open.is_publishing(&state).await? {
+            true => open.finish_interrupted(&state).await,
             false => Ok(()),
         }
     }
@@ -156,15 +156,15 @@ pub(super) struct Attempt {
     pub(super) found: Option<JoinHandle<Result<Vec<String>>>>,
 }
 
-impl Job<'_> {
+impl OpenPipeline<'_> {
     /// Does one step of the run, again where another run was faster.
     async fn step(&self, command: Command, report: &mut Report) -> Result<()> {
-        let Request {
+        let RunContext {
             pipeline, stores, ..
-        } = self.request;
+        } = self.run_context;
         let run_id = match command {
-            Command::Aggregate => aggregate_run_id(&self.request.run_id),
-            _ => self.request.run_id.to_string(),
+            Command::Aggregate => aggregate_run_id(&self.run_context.run_id),
+            _ => self.run_context.run_id.to_string(),
         };
         let mut tries = 1;
         let mut bad = BadInputs::new();
@@ -192,7 +192,7 @@ impl Job<'_> {
                 warn!("what an earlier run has not published is made again: {error}");
             }
             let commit = state.next_commit();
-            report.files_in_quarantine = state.ledger.put_aside.len() as u64;
+            report.files_in_quarantine = state.ledger.quarantined.len() as u64;
             if command != Command::Rebuild {
                 report.newest_commit_time = state.ledger.newest_commit_time();
             }
@@ -251,9 +251,9 @@ impl Job<'_> {
         attempt: &mut Attempt,
         bad: &mut BadInputs,
     ) -> Result<(), NotCommitted> {
-        let pipeline = self.request.pipeline;
-        let threads = self.request.resources.threads;
-        let folders = self.request.raw()?;
+        let pipeline = self.run_context.pipeline;
+        let threads = self.run_context.resources.threads;
+        let folders = self.run_context.raw()?;
         let ledger = &attempt.state.ledger;
         let report = &mut attempt.report;
         let found = self.inputs(command, &folders, ledger).await?;
@@ -281,16 +281,16 @@ impl Job<'_> {
         }
         let table = self.output(CURATED)?;
         let folder = table.folder.clone();
-        let found = async move { list_tidied(&folder).await };
+        let found = async move { list_and_prune(&folder).await };
         attempt.found = Some(tokio::spawn(found));
         let stage = Stage {
             pipeline,
-            resources: self.request.resources,
+            resources: self.run_context.resources,
             runtime: &self.runtime,
             raw: &folders,
             ledger,
             onto: match self.task {
-                Some(Task::Rebuild { accept_missing }) => Onto::Nothing { accept_missing },
+                Some(Task::Rebuild { accept_missing }) => Onto::Empty { accept_missing },
                 _ => Onto::Table,
             },
             table: &table.folder,
@@ -308,7 +308,7 @@ impl Job<'_> {
         } = stage.run(&inputs, bad, report).await?;
         let Some(curated) = curated else {
             let aside =
-                self.put_aside_records(command, attempt, &changes, &inputs, &bad_files, &folders);
+                self.quarantine_records(command, attempt, &changes, &inputs, &bad_files, &folders);
             let records = aside.await?;
             let note = "all inputs of the window are in quarantine";
             attempt.report.note.get_or_insert(note.into());
@@ -337,14 +337,14 @@ impl Job<'_> {
         report.partitions_removed = plan.counts.partitions_removed;
 
         let mut records = Vec::new();
-        let shape = shape(
+        let contract = contract(
             pipeline,
             &curated,
             &changes,
-            ledger.shape.as_ref().filter(|_| !is_rebuild),
+            ledger.contract.as_ref().filter(|_| !is_rebuild),
         );
-        if is_rebuild || ledger.shape.as_ref() != Some(&shape) {
-            records.push(Record::Shape(Box::new(shape)));
+        if is_rebuild || ledger.contract.as_ref() != Some(&contract) {
+            records.push(Record::Contract(Box::new(contract)));
         }
         records.extend(absent);
         let commit = attempt.commit;
@@ -365,7 +365,7 @@ impl Job<'_> {
         }
         let days = days.iter().filter_map(|day| date(*day)).collect();
         let aside =
-            self.put_aside_records(command, attempt, &changes, &inputs, &bad_files, &folders);
+            self.quarantine_records(command, attempt, &changes, &inputs, &bad_files, &folders);
         records.extend(aside.await?);
         let plans = [(CURATED.to_string(), plan)];
         self.commit_and_publish(attempt, command, records, Some(versions), days, &plans)
@@ -379,7 +379,7 @@ impl Job<'_> {
     }
 
     async fn aggregate(&self, attempt: &mut Attempt) -> Result<(), NotCommitted> {
-        let pipeline = self.request.pipeline;
+        let pipeline = self.run_context.pipeline;
         if pipeline.aggregates.is_empty() {
             return Ok(());
         }
@@ -395,7 +395,7 @@ impl Job<'_> {
         if windows != [self.window] {
             attempt.aggregated = Some(windows.clone());
         }
-        let context = session(&self.runtime, self.request.resources.threads);
+        let context = session(&self.runtime, self.run_context.resources.threads);
         let curated = self.output(CURATED)?;
         let store_url = object_store_root(&curated.folder);
         context.register_object_store(&store_url, Arc::clone(&curated.folder.root_store));
@@ -455,13 +455,13 @@ fn wait(attempt: &str, tries: u32) -> Duration {
     (WAIT * 2u32.pow(tries - 1)).mul_f64(spread)
 }
 
-fn shape(
+fn contract(
     pipeline: &Pipeline,
     curated: &Curated,
     changes: &Changes,
-    earlier: Option<&Shape>,
-) -> Shape {
-    let mut orders = earlier.map_or_else(Vec::new, |shape| shape.orders.clone());
+    earlier: Option<&TableContract>,
+) -> TableContract {
+    let mut orders = earlier.map_or_else(Vec::new, |contract| contract.orders.clone());
     for (name, kind) in changes.order_kinds() {
         if !orders.iter().any(|(known, _)| *known == name) {
             orders.push((name, kind));
@@ -471,7 +471,7 @@ fn shape(
         write_types(columns.iter().map(|(name, kind)| (name.as_str(), kind)))
     };
     let raw_columns = changes.known_columns();
-    Shape {
+    TableContract {
         identity: Identity::of(pipeline),
         columns: column_types(&curated.columns),
         keys: types(&curated.layout.keys),
@@ -488,7 +488,7 @@ fn shape(
 }
 
 /// The columns that a Delta table got when it had rows already: they are null in these.
-fn grown(pipeline: &Pipeline, columns: &[Field], earlier: Option<&Shape>) -> Vec<String> {
+fn grown(pipeline: &Pipeline, columns: &[Field], earlier: Option<&TableContract>) -> Vec<String> {
     let Some(earlier) = earlier.filter(|_| pipeline.curated.format == Format::Delta) else {
         return Vec::new();
     };

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
-use crate::commands::open_pipeline::{Request, check_not_lost};
+use crate::commands::open_pipeline::{RunContext, check_not_lost};
 use crate::error::Result;
 use crate::layout::{attempt_name, run_id_of_aggregate};
 use crate::report::Answer;
@@ -70,20 +70,22 @@ pub struct PastRun {
 ///
 /// # Errors
 /// Usage, when the state is of a newer version; storage, when it cannot be read.
-pub async fn history(request: &Request<'_>) -> Result<History> {
-    let pipeline = request.pipeline;
-    let mut state = State::open(request.stores, pipeline).await?;
+pub async fn history(run_context: &RunContext<'_>) -> Result<History> {
+    let pipeline = run_context.pipeline;
+    let mut state = State::open(run_context.stores, pipeline).await?;
     if state.ledger.runs.is_empty() {
-        check_not_lost(request, &mut state).await?;
+        check_not_lost(run_context, &mut state).await?;
     }
-    let announced = request.stores.open(&pipeline.state.join("publishing"))?;
+    let announced = run_context
+        .stores
+        .open(&pipeline.state.join("publishing"))?;
     let open = list(&announced).await?;
     let is_open = |run: &Run| open.contains(&attempt_name(run.commit, &run.run_id));
     Ok(History {
         pipeline: pipeline.name.clone(),
         runs: past_runs(&state.ledger, is_open),
         gaps: state.ledger.gaps(),
-        files_in_quarantine: state.ledger.put_aside.len() as u64,
+        files_in_quarantine: state.ledger.quarantined.len() as u64,
     })
 }
 

@@ -19,7 +19,9 @@ use serde::Serialize;
 use tracing::{info, warn};
 
 use crate::changes::EVENT_DT;
-use crate::commands::open_pipeline::{Job, NO_WINDOW, Request, date, hull_of, object_store_root};
+use crate::commands::open_pipeline::{
+    NO_WINDOW, OpenPipeline, RunContext, date, object_store_root, span_of,
+};
 use crate::config::{Format, Pipeline};
 use crate::engine::session::session;
 use crate::error::{Error, Result};
@@ -174,10 +176,10 @@ pub struct KeyDifference {
 /// Usage, when nothing was folded yet, or the other table cannot be compared; data, when an input
 /// that was folded is gone or has changed; busy, when another run publishes meanwhile.
 pub fn verify<'a>(
-    request: &'a Request<'_>,
+    run_context: &'a RunContext<'_>,
     compared: Compared,
 ) -> LocalBoxFuture<'a, Result<Verified>> {
-    async move { do_verify(request, &compared).await }.boxed_local()
+    async move { do_verify(run_context, &compared).await }.boxed_local()
 }
 
 /// One of the two tables.
@@ -188,15 +190,15 @@ struct Side {
     missing: Vec<String>,
 }
 
-async fn do_verify(request: &Request<'_>, compared: &Compared) -> Result<Verified> {
-    let (job, mut state) = Job::ask(request, NO_WINDOW).await?;
-    hull_of(&state, "verify")?;
-    if job.is_publishing(&state).await? {
+async fn do_verify(run_context: &RunContext<'_>, compared: &Compared) -> Result<Verified> {
+    let (open, mut state) = OpenPipeline::ask(run_context, NO_WINDOW).await?;
+    span_of(&state, "verify")?;
+    if open.is_publishing(&state).await? {
         return Err(Error::busy("a run is publishing, or was interrupted")
             .hint("verify again after it; any run of the pipeline finishes what was interrupted"));
     }
-    job.check_not_changed(Command::Curate, &state).await?;
-    let verified = job.verify(&state, compared).await;
+    open.check_not_changed(Command::Curate, &state).await?;
+    let verified = open.verify(&state, compared).await;
     // A run that publishes meanwhile takes files away.
     let last = state.last_commit();
     state.refresh().await?;
@@ -204,10 +206,10 @@ async fn do_verify(request: &Request<'_>, compared: &Compared) -> Result<Verifie
         return Err(Error::busy("another run published during the comparison").hint("verify again"));
     }
     let mut verified = verified?;
-    if !state.ledger.put_aside.is_empty() {
+    if !state.ledger.quarantined.is_empty() {
         verified.notes.push(format!(
             "{} files, or rows of them, are in quarantine: what they say is in no table",
-            state.ledger.put_aside.len()
+            state.ledger.quarantined.len()
         ));
     }
     verified.is_equal = verified.partitions_different.is_empty()
@@ -220,8 +222,8 @@ async fn do_verify(request: &Request<'_>, compared: &Compared) -> Result<Verifie
         && verified.columns_missing.is_empty()
         && verified.columns_unfit.is_empty()
         && verified.aggregates.iter().all(VerifiedAggregate::is_equal);
-    verified.seconds = request.meter.seconds();
-    verified.peak_memory_bytes = (request.meter.peak_memory_bytes)();
+    verified.seconds = run_context.meter.seconds();
+    verified.peak_memory_bytes = (run_context.meter.peak_memory_bytes)();
     match verified.is_equal {
         true => info!("no difference in {} partitions", verified.partitions),
         false => warn!(
@@ -233,27 +235,27 @@ async fn do_verify(request: &Request<'_>, compared: &Compared) -> Result<Verifie
     Ok(verified)
 }
 
-impl Job<'_> {
+impl OpenPipeline<'_> {
     async fn verify(&self, state: &State, compared: &Compared) -> Result<Verified> {
-        let pipeline = self.request.pipeline;
+        let pipeline = self.run_context.pipeline;
         let mut verified = Verified {
             pipeline: pipeline.name.clone(),
             against: compared.against.clone().unwrap_or_else(|| "raw".into()),
             days: compared.days,
             ..Default::default()
         };
-        let Some(shape) = &state.ledger.shape else {
+        let Some(contract) = &state.ledger.contract else {
             verified
                 .notes
                 .push("no run has found an input yet: there is no table".into());
             return Ok(verified);
         };
-        let mut columns = read_types(&shape.columns)?;
-        if compared.against.is_none() && !shape.grown.is_empty() {
-            columns.retain(|(name, _)| !shape.grown.contains(name));
+        let mut columns = read_types(&contract.columns)?;
+        if compared.against.is_none() && !contract.grown.is_empty() {
+            columns.retain(|(name, _)| !contract.grown.contains(name));
             verified.notes.push(format!(
                 "not compared: `{}`, which rows of earlier runs do not have",
-                shape.grown.join("`, `")
+                contract.grown.join("`, `")
             ));
         }
         let is_parquet = pipeline.curated.format == Format::Parquet;
@@ -265,7 +267,7 @@ impl Job<'_> {
         let stored = state.data_files("version").into_iter();
         let damaged = stored.filter(|(path, bytes)| there.get(path) != Some(bytes));
         verified.state_files_damaged = damaged.map(|(path, _)| path).collect();
-        let context = session(&self.runtime, self.request.resources.threads);
+        let context = session(&self.runtime, self.run_context.resources.threads);
         {
             // Sorts spill, and hash joins do not.
             let session = context.state_ref();
@@ -283,7 +285,7 @@ impl Job<'_> {
                     self,
                     &context,
                     &columns,
-                    &shape.grown,
+                    &contract.grown,
                     &folded,
                     &mut verified,
                 )?

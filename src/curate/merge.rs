@@ -29,11 +29,11 @@ use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 
 use crate::changes::reader::ChangesTable;
-use crate::changes::winners::{Marks, Winners};
+use crate::changes::row_bitmap::{RowBitmap, Winners};
 use crate::changes::{Changes, EVENT_DT, POSITION};
 use crate::config::Pipeline;
 use crate::curate::merge::bloom::Bloom;
-use crate::curate::merge::decide::Job;
+use crate::curate::merge::decide::Decider;
 use crate::curate::merge::entries::{Entries, Files};
 use crate::curate::merge::version_reader::LookUp;
 use crate::engine::tasks::{Work, join, join_all};
@@ -161,7 +161,7 @@ impl Merge<'_> {
         let bloom = Arc::new(Bloom::new(self.folded.keys));
         let memory =
             MemoryConsumer::new("keys of the window").register(&context.runtime_env().memory_pool);
-        memory.grow(bloom.bytes() + self.changes.place_counts().sum::<u64>() as usize / 4);
+        memory.grow(bloom.bytes() + self.changes.ordinal_counts().sum::<u64>() as usize / 4);
 
         // The winners.
         let winners = Some(Arc::clone(&self.folded.winners));
@@ -228,9 +228,9 @@ impl Merge<'_> {
         // Both, key by key.
         let sorted = Sorted::new(&entries.order, sorters);
         let parts = sorted.partitions();
-        let marks = Marks::new(self.changes.place_counts());
-        let shared = Arc::new((sorted, marks, Work::new(parts)));
-        let job = Arc::new(Job {
+        let bitmap = RowBitmap::new(self.changes.ordinal_counts());
+        let shared = Arc::new((sorted, bitmap, Work::new(parts)));
+        let decider = Arc::new(Decider {
             entries: Arc::clone(&entries),
             files,
             keep: self.pipeline.keep,
@@ -240,9 +240,9 @@ impl Merge<'_> {
             table_schema: Arc::clone(&self.table_schema),
         });
         let tasks = outputs.into_iter().map(|(mut table_rows, mut versions)| {
-            let (shared, job) = (Arc::clone(&shared), Arc::clone(&job));
+            let (shared, decider) = (Arc::clone(&shared), Arc::clone(&decider));
             join(tokio::spawn(async move {
-                let (sorted, marks, parts) = &*shared;
+                let (sorted, bitmap, parts) = &*shared;
                 let decide = async {
                     let mut readers = Readers::new();
                     let mut counts = Counts::default();
@@ -254,7 +254,8 @@ impl Merge<'_> {
                         }
                         drop(merge);
                         let rows = concat_batches(sorted.schema(), &batches)?;
-                        let carried = job.decide(&rows, marks, &mut table_rows, &mut counts)?;
+                        let carried =
+                            decider.decide(&rows, bitmap, &mut table_rows, &mut counts)?;
                         versions.write(&carried).await?;
                     }
                     Ok((table_rows, versions, counts))
@@ -268,10 +269,10 @@ impl Merge<'_> {
             outputs.push((table_rows, versions));
             all.add(counts);
         }
-        let (_, marks, _) =
+        let (_, bitmap, _) =
             Arc::into_inner(shared).ok_or_else(|| Error::internal("the merge did not end"))?;
         let merged = Merged {
-            winners: Arc::new(marks.finish()),
+            winners: Arc::new(bitmap.finish()),
             counts: all,
             versions_before,
         };

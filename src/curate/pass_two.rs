@@ -19,7 +19,7 @@ use crate::raw::discover::Input;
 use crate::state::versions::{DAY, VersionsLayout};
 use crate::state::versions_writer::{VersionsFile, VersionsWriter};
 use crate::table::sorter::{Sorter, compact};
-use crate::types::key::with_one_zero;
+use crate::types::key::normalize_zeros;
 
 /// What one stream counted; sums over all streams.
 #[derive(Clone, Debug, Default)]
@@ -79,7 +79,7 @@ impl FirstHalf {
         for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
             let is_key = self.key.contains(field.name());
             let column = match is_key {
-                true => with_one_zero(column),
+                true => normalize_zeros(column),
                 false => Arc::clone(column),
             };
             fields.push(Arc::clone(field));

@@ -9,7 +9,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use tracing::{debug, info, warn};
 
 use crate::changes::Changes;
-use crate::changes::key_moves::exchanges;
+use crate::changes::key_moves::key_swaps;
 use crate::config::{Keep, OnBad, Pipeline};
 use crate::curate::{Curate, Curated, adds_up};
 use crate::engine::resources::Resources;
@@ -33,7 +33,7 @@ pub enum Onto {
     /// What earlier runs left.
     Table,
     /// Nothing: a table beside it begins anew.
-    Nothing {
+    Empty {
         /// Whether to go on without what was folded and cannot be read any more.
         accept_missing: bool,
     },
@@ -82,12 +82,12 @@ pub struct Staged {
 }
 
 impl Stage<'_> {
-    fn is_anew(&self) -> bool {
+    fn is_from_empty(&self) -> bool {
         self.onto != Onto::Table
     }
 
     fn accepts_missing(&self) -> bool {
-        let accepts = Onto::Nothing {
+        let accepts = Onto::Empty {
             accept_missing: true,
         };
         self.onto == accepts
@@ -122,8 +122,13 @@ impl Stage<'_> {
                 if *late { ", late" } else { "" }
             );
         }
-        let known = match self.ledger.shape.as_ref().filter(|_| !self.is_anew()) {
-            Some(shape) => shape.known_columns()?,
+        let known = match self
+            .ledger
+            .contract
+            .as_ref()
+            .filter(|_| !self.is_from_empty())
+        {
+            Some(contract) => contract.known_columns()?,
             None => KnownColumns::default(),
         };
         let (changes, bad_files) = self.open(inputs, &known, bad).await?;
@@ -141,7 +146,7 @@ impl Stage<'_> {
             warn!("{told}");
             report.note.get_or_insert(told);
         }
-        if changes.is_empty() && self.is_anew() {
+        if changes.is_empty() && self.is_from_empty() {
             let told = "no input can be read any more";
             return Err(Error::data(format!("{told}, such as {}", bad_files[0].1))
                 .hint("nothing was changed: mend the raw files"));
@@ -158,7 +163,7 @@ impl Stage<'_> {
         report.rows_read = changes.row_counts().sum();
         let context = session(self.runtime, threads);
         if !changes.before_images().is_empty() {
-            changes.set_exchanges(exchanges(&context, &changes, threads).await?);
+            changes.set_key_swaps(key_swaps(&context, &changes, threads).await?);
         }
         let folded = fold(&context, &changes, pipeline, threads).await?;
         if !self.accepts_missing() {
@@ -172,7 +177,7 @@ impl Stage<'_> {
             pipeline,
             changes: &changes,
             folded: &folded,
-            earlier: (!self.is_anew()).then_some(self.ledger),
+            earlier: (!self.is_from_empty()).then_some(self.ledger),
             table: self.table,
             staging: self.staging,
             state: self.state,
@@ -244,7 +249,7 @@ impl Stage<'_> {
     fn known_bad(&self, inputs: &[Input]) -> u64 {
         let aside = inputs.iter().filter_map(|input| {
             let name = (input.file.location, input.file.path.clone());
-            self.ledger.put_aside.get(&name)?.rows.as_ref()
+            self.ledger.quarantined.get(&name)?.rows.as_ref()
         });
         aside.map(|rows| rows.len() as u64).sum()
     }
@@ -254,14 +259,14 @@ impl Stage<'_> {
         let was_folded = |(input, _): &&(Input, String)| {
             let folded = self.ledger.folded(input.file.location, &input.file.path);
             // Windows of rows may have left out what is bad of it.
-            let is_whole = self.is_anew() || input.rows.is_none();
+            let is_whole = self.is_from_empty() || input.rows.is_none();
             folded.is_some() && !self.accepts_missing() && is_whole
         };
         match bad_files.iter().find(was_folded) {
             None => Ok(()),
             Some((_, reason)) => {
                 let told = "an input that was folded cannot be read any more";
-                Err(lost(format!("{told}: {reason}"), self.is_anew()))
+                Err(lost(format!("{told}: {reason}"), self.is_from_empty()))
             }
         }
     }
@@ -283,13 +288,13 @@ impl Stage<'_> {
             if !folded.is_some_and(|folded| folded.is_same(&input.file, is_here)) {
                 continue;
             }
-            let aside = ledger.put_aside.get(&(location, path.clone()));
+            let aside = ledger.quarantined.get(&(location, path.clone()));
             let known = aside.and_then(|aside| aside.rows.as_deref());
             let is_new = |bad: &&BadRow| known.is_none_or(|known| !known.contains(&bad.row));
             if let Some(first) = bad.iter().find(is_new) {
                 let why = first.told(&self.raw[location].describe(path));
                 let told = format!("a row that was folded cannot be read any more: {why}");
-                let lost = lost(told, self.is_anew());
+                let lost = lost(told, self.is_from_empty());
                 let hint = lost.hint.clone().unwrap_or_default();
                 return Err(lost.hint(format!("{}; or {hint}", first.hint)));
             }
@@ -299,8 +304,8 @@ impl Stage<'_> {
 }
 
 /// What an earlier run has folded, and this one cannot.
-fn lost(told: String, is_anew: bool) -> Error {
-    Error::data(told).hint(match is_anew {
+fn lost(told: String, is_from_empty: bool) -> Error {
+    Error::data(told).hint(match is_from_empty {
         true => {
             "undo the change of the file or of the pipeline, or go on without it: \
              glueless rebuild --accept-missing"

@@ -10,7 +10,7 @@ use crate::curate::Curate;
 use crate::curate::curated_sql::CuratedQuery;
 use crate::curate::merge::{PRESENT, StoredVersions};
 use crate::error::{Error, Result};
-use crate::state::contract::{Shape, read_types};
+use crate::state::contract::{TableContract, read_types};
 use crate::state::versions::VersionsLayout;
 use crate::table::sorter::Order;
 use crate::types::column_type::widen;
@@ -22,14 +22,14 @@ impl Curate<'_> {
     pub(super) fn columns(
         &self,
         query: &CuratedQuery,
-        shape: Option<&Shape>,
+        contract: Option<&TableContract>,
     ) -> Result<Vec<Field>> {
-        let Some(shape) = shape else {
+        let Some(contract) = contract else {
             return Ok(query.columns.clone());
         };
         let file = &self.pipeline.curated.sql.file;
         let mut columns = Vec::new();
-        for (name, published) in read_types(&shape.columns)? {
+        for (name, published) in read_types(&contract.columns)? {
             let column = query.columns.iter().find(|column| *column.name() == name);
             let data_type = match column {
                 // A raw column that no file of the window has.
@@ -63,7 +63,7 @@ impl Curate<'_> {
     pub(super) fn versions_layout(
         &self,
         columns: &[Field],
-        shape: Option<&Shape>,
+        contract: Option<&TableContract>,
     ) -> Result<VersionsLayout> {
         let lost = |name: &String| Error::internal(format!("the column `{name}` was lost"));
         let raw = self.changes.raw_schema();
@@ -90,13 +90,13 @@ impl Curate<'_> {
             partitions: partitions.collect::<Result<_>>()?,
             packed: self.changes.is_packed(),
         };
-        let Some(shape) = shape else {
+        let Some(contract) = contract else {
             return Ok(layout);
         };
-        let known = shape.layout()?;
+        let known = contract.layout()?;
         let orders = self.changes.order_kinds();
         let is_other = |(name, kind): &&(String, String)| {
-            let mut known = shape.orders.iter();
+            let mut known = contract.orders.iter();
             known.any(|(known, before)| known == name && before != kind)
         };
         if let Some((name, kind)) = orders.iter().find(is_other) {

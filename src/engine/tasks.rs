@@ -36,23 +36,23 @@ pub async fn join_all<T>(tasks: impl Iterator<Item: Future<Output = Result<T>>>)
 /// Work that several tasks share, piece by piece. Once one of them has failed, there is no more.
 #[derive(Debug)]
 pub struct Work<P> {
-    pieces: Mutex<std::vec::IntoIter<P>>,
+    items: Mutex<std::vec::IntoIter<P>>,
     has_failed: AtomicBool,
 }
 
 impl<P> Work<P> {
     /// Work to be shared.
-    pub fn new(pieces: Vec<P>) -> Self {
+    pub fn new(items: Vec<P>) -> Self {
         Work {
-            pieces: Mutex::new(pieces.into_iter()),
+            items: Mutex::new(items.into_iter()),
             has_failed: AtomicBool::new(false),
         }
     }
 
     /// The next piece.
     pub fn next(&self) -> Option<P> {
-        let mut pieces = self.pieces.lock().ok()?;
-        pieces.next().filter(|_| !self.has_failed())
+        let mut items = self.items.lock().ok()?;
+        items.next().filter(|_| !self.has_failed())
     }
 
     /// Whether a task has failed.

@@ -2,19 +2,19 @@
 //!
 //! The engine's own grouping would meet every key at least twice (once per thread, and again where
 //! the threads' results come together) and take each through Arrow arrays in between. This table
-//! meets it once, in parts by the key's hash that all threads fill:
+//! meets it once, in shards by the key's hash that all threads fill:
 //!
 //! ```text
-//! batch ─▶ hash ─▶ rows of part 0 ─▶ part 0 ─▶ slots ─▶ keys, last changes ─┐
-//!                  rows of part 1    part 1                                 ├─▶ finish, part by part
+//! batch ─▶ hash ─▶ rows of shard 0 ─▶ shard 0 ─▶ slots ─▶ keys, last changes ─┐
+//!                  rows of shard 1    shard 1                                 ├─▶ finish, shard by shard
 //!                     ⋮ (a thread's)   ⋮       memory refused ─▶ file ──────┘
 //! ```
 //!
-//! A thread hands rows over by the thousand, so that what a part needs is in the processor's caches
+//! A thread hands rows over by the thousand, so that what a shard needs is in the processor's caches
 //! for most of them.
 //!
-//! A part that gets no more memory goes to a file of its own and begins anew. When all changes
-//! are in, such a part is read again, in as many passes as its keys need memory; passes and parts
+//! A shard that gets no more memory goes to a file of its own and begins anew. When all changes
+//! are in, such a shard is read again, in as many passes as its keys need memory; passes and shards
 //! are cut by the same hash, so that a key is whole in one of them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,7 +27,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use crate::changes::position::Position;
 use crate::error::Result;
 use crate::fold::key_table::key_bytes::{INLINE_BYTES, Keys, hash, length_of, long_view, view_of};
-use crate::fold::key_table::shard::{Key, PARTS, Part, Row, TOGETHER, part_of};
+use crate::fold::key_table::shard::{Key, Row, SHARDS, Shard, TOGETHER, shard_of};
 use crate::fold::key_table::spill::{Records, Spilled};
 use crate::fold::last_changes::{LastChange, entries};
 
@@ -35,10 +35,10 @@ mod key_bytes;
 mod shard;
 mod spill;
 
-/// At most so many rows of a thread wait for a part until it takes them.
-const WAITING_ROWS_MAX: usize = 4096;
-/// All rows that wait take at most this part of the memory.
-const WAITING_PART: usize = 16;
+/// At most so many rows of a thread wait for a shard until it takes them.
+const PENDING_ROWS_MAX: usize = 4096;
+/// All rows that wait take at most this shard of the memory.
+const PENDING_PART: usize = 16;
 /// What a key takes in memory beside its bytes: its entry, and its slots at the emptiest.
 const fn bytes_per_key<P>() -> usize {
     size_of::<Key<P>>() * 5 / 4 + 4 * size_of::<u64>()
@@ -48,26 +48,26 @@ const PASS_BYTES_MIN: usize = 256;
 
 /// Keys and their last changes, filled by several threads at once.
 pub struct KeyTable<P> {
-    parts: Vec<Mutex<Part<P>>>,
+    shards: Vec<Mutex<Shard<P>>>,
     memory: MemoryReservation,
     runtime: Arc<RuntimeEnv>,
-    /// So many rows of a thread wait for a part until it takes them.
-    waiting_rows: usize,
+    /// So many rows of a thread wait for a shard until it takes them.
+    pending_rows: usize,
     /// The memory that all may take.
     limit: usize,
     threads: usize,
 }
 
 /// What one thread adds to a table.
-pub struct Adder<P> {
+pub struct Inserter<P> {
     table: Arc<KeyTable<P>>,
-    /// Per part the rows that wait for it.
-    waiting: Vec<Waiting<P>>,
+    /// Per shard the rows that wait for it.
+    pending: Vec<PendingRows<P>>,
     /// Their memory.
     _reserved: MemoryReservation,
 }
 
-struct Waiting<P> {
+struct PendingRows<P> {
     rows: Vec<Row<P>>,
     /// The bytes of keys that are longer than what a view holds.
     long: Vec<u8>,
@@ -75,9 +75,9 @@ struct Waiting<P> {
     heap_bytes: usize,
 }
 
-impl<P: Position> Waiting<P> {
+impl<P: Position> PendingRows<P> {
     fn new() -> Self {
-        Waiting {
+        PendingRows {
             rows: Vec::new(),
             long: Vec::new(),
             heap_bytes: 0,
@@ -100,10 +100,10 @@ impl<P: Position> Waiting<P> {
         });
     }
 
-    /// Hands the rows over to a part.
-    fn hand_over(&mut self, part: &mut Part<P>) -> Result<()> {
+    /// Hands the rows over to a shard.
+    fn hand_over(&mut self, shard: &mut Shard<P>) -> Result<()> {
         for rows in self.rows.chunks_mut(TOGETHER) {
-            part.add(rows, &self.long)?;
+            shard.add(rows, &self.long)?;
         }
         self.rows.clear();
         self.long.clear();
@@ -112,17 +112,19 @@ impl<P: Position> Waiting<P> {
     }
 }
 
-impl<P: Position> Adder<P> {
+impl<P: Position> Inserter<P> {
     /// Adds nothing yet.
     pub fn new(table: &Arc<KeyTable<P>>) -> Self {
         let reserved = MemoryConsumer::new("changes on their way");
         let reserved = reserved.register(&table.runtime.memory_pool);
         // Rows take one half of it, their bytes outside of them the other.
-        reserved.grow(2 * PARTS * table.waiting_bytes());
-        Adder {
+        reserved.grow(2 * SHARDS * table.pending_bytes());
+        Inserter {
             table: Arc::clone(table),
             _reserved: reserved,
-            waiting: std::iter::repeat_with(Waiting::new).take(PARTS).collect(),
+            pending: std::iter::repeat_with(PendingRows::new)
+                .take(SHARDS)
+                .collect(),
         }
     }
 
@@ -172,14 +174,14 @@ impl<P: Position> Adder<P> {
         for (row, position) in positions.into_iter().enumerate() {
             let (view, long) = key(row);
             let hash = hash(view, long);
-            let number = part_of(hash);
-            let waiting = &mut self.waiting[number];
+            let number = shard_of(hash);
+            let pending = &mut self.pending[number];
             let day = days.is_valid(row).then(|| days.value(row));
-            waiting.push(hash, (view, long), day, position);
-            let is_full = waiting.rows.len() == self.table.waiting_rows
-                || waiting.long.len() + waiting.heap_bytes >= self.table.waiting_bytes();
+            pending.push(hash, (view, long), day, position);
+            let is_full = pending.rows.len() == self.table.pending_rows
+                || pending.long.len() + pending.heap_bytes >= self.table.pending_bytes();
             if is_full {
-                self.table.take(number, waiting)?;
+                self.table.take(number, pending)?;
             }
         }
         Ok(())
@@ -188,10 +190,10 @@ impl<P: Position> Adder<P> {
     /// Adds what still waits.
     ///
     /// # Errors
-    /// As [`Adder::add`].
+    /// As [`Inserter::add`].
     pub fn finish(mut self) -> Result<()> {
-        for (number, waiting) in self.waiting.iter_mut().enumerate() {
-            self.table.take(number, waiting)?;
+        for (number, pending) in self.pending.iter_mut().enumerate() {
+            self.table.take(number, pending)?;
         }
         Ok(())
     }
@@ -207,40 +209,40 @@ impl<P: Position> KeyTable<P> {
         };
         let row_bytes = threads
             .max(1)
-            .saturating_mul(2 * PARTS * size_of::<Row<P>>());
-        let waiting_rows = limit / WAITING_PART / row_bytes;
+            .saturating_mul(2 * SHARDS * size_of::<Row<P>>());
+        let pending_rows = limit / PENDING_PART / row_bytes;
         let memory = MemoryConsumer::new("last changes")
             .with_can_spill(true)
             .register(&runtime.memory_pool);
         KeyTable {
-            parts: (0..PARTS).map(|_| Mutex::new(Part::new())).collect(),
+            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect(),
             memory,
             runtime,
-            waiting_rows: waiting_rows.clamp(TOGETHER, WAITING_ROWS_MAX),
+            pending_rows: pending_rows.clamp(TOGETHER, PENDING_ROWS_MAX),
             limit,
             threads,
         }
     }
 
-    /// What the rows that wait for a part take.
-    fn waiting_bytes(&self) -> usize {
-        self.waiting_rows * size_of::<Row<P>>()
+    /// What the rows that wait for a shard take.
+    fn pending_bytes(&self) -> usize {
+        self.pending_rows * size_of::<Row<P>>()
     }
 
-    /// Ends the adding. Returns the parts, each to be finished once and in this order, and how
+    /// Ends the adding. Returns the shards, each to be finished once and in this order, and how
     /// much memory one of them may take.
     ///
     /// # Errors
     /// Storage, when the disk to spill to cannot be used.
-    pub fn settle(&self) -> Result<(Vec<usize>, usize)> {
+    pub fn seal(&self) -> Result<(Vec<usize>, usize)> {
         let (mut held, mut spilled) = (Vec::new(), Vec::new());
-        for number in 0..PARTS {
-            let mut part = self.part(number);
-            if part.spilled.is_none() {
+        for number in 0..SHARDS {
+            let mut shard = self.shard(number);
+            if shard.spilled.is_none() {
                 held.push(number);
                 continue;
             }
-            self.spill(&mut part)?;
+            self.spill(&mut shard)?;
             spilled.push(number);
         }
         let free = self
@@ -252,41 +254,41 @@ impl<P: Position> KeyTable<P> {
         Ok((held, share.max(PASS_BYTES_MIN)))
     }
 
-    fn part(&self, number: usize) -> MutexGuard<'_, Part<P>> {
-        let part = &self.parts[number];
-        part.lock().unwrap_or_else(PoisonError::into_inner)
+    fn shard(&self, number: usize) -> MutexGuard<'_, Shard<P>> {
+        let shard = &self.shards[number];
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the rows that wait for a part.
-    fn take(&self, number: usize, waiting: &mut Waiting<P>) -> Result<()> {
-        let mut part = self.part(number);
-        waiting.hand_over(&mut part)?;
-        self.account(&mut part)
+    /// Takes the rows that wait for a shard.
+    fn take(&self, number: usize, pending: &mut PendingRows<P>) -> Result<()> {
+        let mut shard = self.shard(number);
+        pending.hand_over(&mut shard)?;
+        self.account(&mut shard)
     }
 
-    /// Takes the memory that a part has grown by, or brings it to disk.
-    fn account(&self, part: &mut Part<P>) -> Result<()> {
-        let bytes = part.bytes();
-        if bytes <= part.reserved {
+    /// Takes the memory that a shard has grown by, or brings it to disk.
+    fn account(&self, shard: &mut Shard<P>) -> Result<()> {
+        let bytes = shard.bytes();
+        if bytes <= shard.reserved {
             return Ok(());
         }
-        if self.memory.try_grow(bytes - part.reserved).is_ok() {
-            part.reserved = bytes;
+        if self.memory.try_grow(bytes - shard.reserved).is_ok() {
+            shard.reserved = bytes;
             return Ok(());
         }
-        self.spill(part)
+        self.spill(shard)
     }
 
-    /// Brings a part to disk, and gives its memory back.
-    fn spill(&self, part: &mut Part<P>) -> Result<()> {
-        part.spill(&self.runtime)?;
-        self.memory.shrink(part.reserved);
-        part.reserved = 0;
+    /// Brings a shard to disk, and gives its memory back.
+    fn spill(&self, shard: &mut Shard<P>) -> Result<()> {
+        shard.spill(&self.runtime)?;
+        self.memory.shrink(shard.reserved);
+        shard.reserved = 0;
         Ok(())
     }
 
-    /// Hands out the last changes of each key of a part, one per day and in no order, and lets go
-    /// of them. A part that was spilled is read in as many passes as keep each to `share` bytes.
+    /// Hands out the last changes of each key of a shard, one per day and in no order, and lets go
+    /// of them. A shard that was spilled is read in as many passes as keep each to `share` bytes.
     ///
     /// # Errors
     /// Storage, when what was spilled cannot be read.
@@ -296,16 +298,16 @@ impl<P: Position> KeyTable<P> {
         share: usize,
         mut each: impl FnMut(&mut dyn Iterator<Item = (Option<i32>, &P)>),
     ) -> Result<()> {
-        let mut part = std::mem::replace(&mut *self.part(number), Part::new());
+        let mut shard = std::mem::replace(&mut *self.shard(number), Shard::new());
         let Some(Spilled {
             file,
             bytes,
             keys,
             later,
-        }) = part.spilled.take()
+        }) = shard.spilled.take()
         else {
-            part.each(&mut each);
-            self.memory.shrink(part.reserved);
+            shard.each(&mut each);
+            self.memory.shrink(shard.reserved);
             return Ok(());
         };
         // Lists of further days grow to twice their size.
@@ -316,26 +318,26 @@ impl<P: Position> KeyTable<P> {
         let reserved = (needed / passes) as usize;
         self.memory.grow(reserved);
         for pass in 0..passes {
-            let mut part = Part::<P>::new();
-            part.reserve((keys / passes) as usize);
+            let mut shard = Shard::<P>::new();
+            shard.reserve((keys / passes) as usize);
             let mut records = Records::open(&file)?;
-            let mut waiting = Waiting::new();
+            let mut pending = PendingRows::new();
             while records.next()? {
                 let (view, long) = view_of(&records.key);
                 let hash = hash(view, long);
-                // Neither the part's bits nor those that find a slot.
+                // Neither the shard's bits nor those that find a slot.
                 if (hash >> 40) % passes != pass {
                     continue;
                 }
                 for (day, position) in entries(&records.changes) {
-                    waiting.push(hash, (view, long), day, position);
+                    pending.push(hash, (view, long), day, position);
                 }
-                if waiting.rows.len() >= TOGETHER {
-                    waiting.hand_over(&mut part)?;
+                if pending.rows.len() >= TOGETHER {
+                    pending.hand_over(&mut shard)?;
                 }
             }
-            waiting.hand_over(&mut part)?;
-            part.each(&mut each);
+            pending.hand_over(&mut shard)?;
+            shard.each(&mut each);
         }
         self.memory.shrink(reserved);
         Ok(())
@@ -398,7 +400,7 @@ mod tests {
         let table = Arc::new(KeyTable::<i128>::new(Arc::clone(&runtime), 2));
         let batches: Vec<(usize, &[Row])> = rows.chunks(batch).enumerate().collect();
         let add = |every: usize| {
-            let mut adder = Adder::new(&table);
+            let mut inserter = Inserter::new(&table);
             for (number, rows) in batches.iter().skip(every).step_by(2) {
                 let columns: Vec<Vec<ArrayRef>> = rows.iter().map(|row| key(row.0)).collect();
                 let keys: Vec<ArrayRef> = (0..columns[0].len())
@@ -413,17 +415,19 @@ mod tests {
                     let place = (number * batch + at) as u64;
                     pack(true, Some(row.2.into()), 0, place).expect("packs")
                 });
-                adder.add(&keys, &days, positions.collect()).expect("added");
+                inserter
+                    .add(&keys, &days, positions.collect())
+                    .expect("added");
             }
-            adder.finish().expect("added");
+            inserter.finish().expect("added");
         };
         std::thread::scope(|scope| {
             scope.spawn(|| add(0));
             scope.spawn(|| add(1));
         });
         let mut found = Found::new();
-        let (parts, share) = table.settle().expect("settled");
-        for part in parts {
+        let (shards, share) = table.seal().expect("settled");
+        for shard in shards {
             let each = |key: &mut dyn Iterator<Item = (Option<i32>, &i128)>| {
                 let told =
                     key.map(|(day, position)| (day, position.file_and_row().1, position.is_tied()));
@@ -431,7 +435,7 @@ mod tests {
                 told.sort();
                 found.push(told);
             };
-            table.finish(part, share, each).expect("finished");
+            table.finish(shard, share, each).expect("finished");
         }
         assert_eq!(
             runtime.memory_pool.reserved(),

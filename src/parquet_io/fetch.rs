@@ -41,9 +41,13 @@ pub type Chosen = (usize, Option<BooleanBuffer>);
 impl ParquetFile {
     /// Cuts the given columns (indices into [`ParquetFile::schema`], ascending) of row groups,
     /// which ascend as well, into pieces.
-    pub fn pieces(&self, columns: &[usize], chosen: impl Iterator<Item = Chosen>) -> Vec<Piece> {
+    pub fn fetch_units(
+        &self,
+        columns: &[usize],
+        chosen: impl Iterator<Item = Chosen>,
+    ) -> Vec<FetchUnit> {
         let columns: Arc<[usize]> = columns.into();
-        let mut pieces: Vec<Piece> = Vec::new();
+        let mut pieces: Vec<FetchUnit> = Vec::new();
         for (number, mask) in chosen {
             if self.row_groups()[number].rows == 0 {
                 continue;
@@ -57,7 +61,7 @@ impl ParquetFile {
                     continue;
                 }
             }
-            pieces.push(Piece {
+            pieces.push(FetchUnit {
                 file: self.clone(),
                 columns: Arc::clone(&columns),
                 row_groups: vec![(number, mask)],
@@ -99,7 +103,7 @@ impl ParquetFile {
         chosen: impl Iterator<Item = Chosen>,
         batch_rows: usize,
     ) -> BoxStream<'static, Result<RecordBatch>> {
-        let pieces = self.pieces(columns, chosen).into_iter();
+        let pieces = self.fetch_units(columns, chosen).into_iter();
         let fetched = fetched_ahead(pieces.map(|piece| (piece, ())));
         let batches = fetched.map(move |fetched| {
             let (fetched, ()) = fetched.map_err(|(error, ())| error)?;
@@ -128,7 +132,7 @@ fn fetched_bytes(ranges: &[Range<u64>]) -> u64 {
 
 /// Rows of a file that are fetched at once.
 #[derive(Debug)]
-pub struct Piece {
+pub struct FetchUnit {
     file: ParquetFile,
     columns: Arc<[usize]>,
     row_groups: Vec<Chosen>,
@@ -136,7 +140,7 @@ pub struct Piece {
     ranges: Vec<Range<u64>>,
 }
 
-impl Piece {
+impl FetchUnit {
     /// How many bytes fetching it takes.
     fn bytes(&self) -> u64 {
         match (&self.file.bytes, self.file.is_small()) {
@@ -198,7 +202,7 @@ impl Piece {
 /// Fetches pieces ahead of what reads them, and hands them out in their order, each with what came
 /// with it.
 pub fn fetched_ahead<T: Send + 'static>(
-    pieces: impl Iterator<Item = (Piece, T)> + Send + 'static,
+    pieces: impl Iterator<Item = (FetchUnit, T)> + Send + 'static,
 ) -> BoxStream<'static, Result<(Fetched, T), (Error, T)>> {
     let room = Arc::new(Semaphore::new(AHEAD_BYTES as usize));
     // One after the other: a large piece waits until those before it were read.
@@ -224,7 +228,7 @@ pub fn fetched_ahead<T: Send + 'static>(
 
 /// A piece, fetched.
 pub struct Fetched {
-    piece: Piece,
+    piece: FetchUnit,
     chunks: Chunks,
     room: Option<OwnedSemaphorePermit>,
 }
@@ -438,7 +442,7 @@ mod tests {
     fn no_more_is_fetched_than_there_is_room_for() {
         let large = file(&[100; 8], 40_000);
         let all = (0..8).map(|number| (number, None));
-        let pieces = large.pieces(&[0, 1], all);
+        let pieces = large.fetch_units(&[0, 1], all);
         assert_eq!(pieces.len(), 8);
         runtime().block_on(async {
             let mut fetched = fetched_ahead(pieces.into_iter().map(|piece| (piece, ())));
@@ -471,7 +475,7 @@ mod tests {
         let large = file(&[30, 30, 30, 30, 30, 30], 40_000);
         let sizes = |columns: &[usize]| -> Vec<usize> {
             let all = (0..6).map(|number| (number, None));
-            let pieces = large.pieces(columns, all);
+            let pieces = large.fetch_units(columns, all);
             pieces.iter().map(|piece| piece.row_groups.len()).collect()
         };
         // 1.2 MB of padding in each group: what lies between two of them is not fetched.

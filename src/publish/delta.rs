@@ -24,7 +24,7 @@ use deltalake::kernel::Action;
 use crate::error::{Error, Result};
 use crate::layout::{base_name, parent, part_file_commit, partition_values};
 use crate::publish;
-use crate::state::contract::{Shape, read_types};
+use crate::state::contract::{TableContract, read_types};
 use crate::store::Folder;
 use crate::table::TableFile;
 use crate::table::delta_log::{DeltaLog, Description, LOG_FOLDER, add, delta_schema};
@@ -40,7 +40,7 @@ pub struct CuratedLog<'a> {
     /// Its folder.
     pub table: &'a Folder,
     /// Its columns and their types.
-    pub shape: &'a Shape,
+    pub contract: &'a TableContract,
     /// Its files.
     pub files: Vec<&'a TableFile>,
     /// How long replaced files are kept.
@@ -131,7 +131,7 @@ impl CuratedLog<'_> {
     }
 
     /// Brings new files to their places and commits what makes the table what the ledger says.
-    /// `found` is what the folder held before, as [`list_tidied`] tells it.
+    /// `found` is what the folder held before, as [`list_and_prune`] tells it.
     ///
     /// # Errors
     /// Storage; data, when someone else changed the table. It is safe to publish again.
@@ -207,7 +207,7 @@ impl CuratedLog<'_> {
     }
 
     fn fields(&self) -> Result<Vec<Field>> {
-        let columns = read_types(&self.shape.columns)?.into_iter();
+        let columns = read_types(&self.contract.columns)?.into_iter();
         Ok(columns
             .map(|(name, data_type)| Field::new(name, data_type, true))
             .collect())
@@ -219,13 +219,13 @@ impl CuratedLog<'_> {
         Ok(Description {
             schema: delta_schema(self.fields()?)?,
             partition_by: self
-                .shape
+                .contract
                 .partitions
                 .iter()
                 .map(|part| part.0.clone())
                 .collect(),
             configuration: vec![
-                Description::upkeep(),
+                Description::checkpoint(),
                 (
                     "delta.deletedFileRetentionDuration",
                     interval(self.retention),

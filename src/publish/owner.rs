@@ -60,7 +60,7 @@ impl Owner {
         }
     }
 
-    /// Marks a folder as this owner's.
+    /// RowBitmap a folder as this owner's.
     ///
     /// # Errors
     /// Usage, when another owner was faster; storage, when the marker cannot be written.

@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 use crate::error::{Error, Result};
 use crate::layout::{OWNER_MARKER, attempt_commit, base_name, is_leftover, part_file_commit};
 use crate::store::Folder;
-use crate::store::listing::{list, list_tidied};
+use crate::store::listing::{list, list_and_prune};
 use crate::store::remove::remove;
 use crate::table::TableFile;
 
@@ -25,7 +25,7 @@ const LARGE_BYTES: u64 = 16 << 20;
 const SWAPS: usize = 20;
 
 /// Publishes a commit's new files, and removes those that the table has no longer: `files` are all
-/// that it has. `found` is what the folder held before, as [`list_tidied`] tells it.
+/// that it has. `found` is what the folder held before, as [`list_and_prune`] tells it.
 ///
 /// # Errors
 /// Storage, when a file cannot be moved or removed. It is safe to publish again.
@@ -162,7 +162,7 @@ pub async fn sweep(
 /// # Errors
 /// Storage, when the folder cannot be listed or a file not be removed.
 pub async fn clear(staging: &Folder, commit: u64) -> Result<()> {
-    let left = list_tidied(staging).await?.into_iter();
+    let left = list_and_prune(staging).await?.into_iter();
     let is_dead = |path: &String| attempt_commit(path).is_some_and(|of| of <= commit);
     remove(staging, left.filter(is_dead).collect()).await?;
     if let Some(root) = staging.location.file_path() {

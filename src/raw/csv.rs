@@ -178,7 +178,7 @@ impl<'a> Batch<'a> {
             let names = self.schema.fields().iter().map(|field| field.name());
             let names = names.map(Some).chain(std::iter::repeat(None));
             let change = fields_json(names.map(|name| name.map(String::as_str)).zip(texts));
-            return self.put_aside(BadRow {
+            return self.quarantined(BadRow {
                 row,
                 line: Some(line),
                 lines: record.last_line.max(line) - line + 1,
@@ -244,7 +244,7 @@ impl<'a> Batch<'a> {
         ))
     }
 
-    fn put_aside(&mut self, bad: BadRow) -> Result<()> {
+    fn quarantined(&mut self, bad: BadRow) -> Result<()> {
         self.bad_rows.admit(self.name, &bad)?;
         self.bad.push(bad);
         Ok(())
@@ -278,7 +278,7 @@ impl<'a> Batch<'a> {
                 hint: "mend the value, or the column's type in `[raw.columns]`",
                 change: fields_json(names.zip(values)),
             };
-            self.put_aside(bad)?;
+            self.quarantined(bad)?;
         }
         if !wrong.is_empty() {
             let is_wrong = (0..self.rows).map(|row| Some(wrong.contains_key(&row)));

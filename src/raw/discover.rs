@@ -113,8 +113,8 @@ pub async fn new_spans(
     for input in discover(folders, pipeline, window, recorded).await? {
         let (location, path) = (input.file.location, &input.file.path);
         let is_here = folders[location].location.file_path().is_some();
-        let put_aside = recorded.put_aside(location, path);
-        let is_aside = put_aside.is_some_and(|before| before.is_same(&input.file, is_here));
+        let quarantined = recorded.quarantined(location, path);
+        let is_aside = quarantined.is_some_and(|before| before.is_same(&input.file, is_here));
         if recorded.folded(location, path).is_some() {
             let read = recorded.rows_read(location, path);
             let unread = read.map(|read| window.without(&read));
@@ -158,9 +158,9 @@ pub trait Recorded {
     /// All of them.
     fn inputs(&self) -> Vec<&RawFile>;
     /// An input that was put aside as a whole by an earlier run.
-    fn put_aside(&self, location: usize, path: &str) -> Option<&RawFile>;
+    fn quarantined(&self, location: usize, path: &str) -> Option<&RawFile>;
     /// Whether anything of an input is put aside.
-    fn is_put_aside(&self, location: usize, path: &str) -> bool;
+    fn is_quarantined(&self, location: usize, path: &str) -> bool;
     /// The windows of earlier runs.
     fn windows(&self) -> Vec<Window>;
     /// The windows whose rows of an input were folded; `None` for all rows.
@@ -190,10 +190,10 @@ pub async fn discover(
             let path = &file.path;
             let full_load = raw.is_full_load(location, path);
             let folded = recorded.folded(location, path);
-            let put_aside = recorded.put_aside(location, path);
+            let quarantined = recorded.quarantined(location, path);
             // Nothing of a file that was put aside whole was folded: it may be mended.
-            let is_known =
-                folded.is_some() || put_aside.is_some_and(|before| before.is_same(&file, is_here));
+            let is_known = folded.is_some()
+                || quarantined.is_some_and(|before| before.is_same(&file, is_here));
             let choice = if full_load {
                 Some(false)
             } else {
@@ -205,7 +205,7 @@ pub async fn discover(
             let is_once = full_load || pipeline.key.is_empty();
             let choice = choice.filter(|_| !is_once || folded.is_none());
             let by_rows = raw.window_by == WindowBy::Commit && !full_load;
-            let rows = by_rows.then(|| match recorded.is_put_aside(location, path) {
+            let rows = by_rows.then(|| match recorded.is_quarantined(location, path) {
                 // What can be read now is folded, and what still cannot is met.
                 true => runs.iter().chain([window]).copied().collect(),
                 false => {
@@ -371,7 +371,7 @@ pub struct CatchUp<'a> {
 }
 
 /// The inputs of which something was never folded, in the span of all windows that were run: those
-/// that were put aside, those that no run has found, and rows between windows of rows. `put_aside`
+/// that were put aside, those that no run has found, and rows between windows of rows. `quarantined`
 /// are the first ones as they were.
 ///
 /// # Errors
@@ -380,11 +380,11 @@ pub async fn catch_up<'a>(
     folders: &[Folder],
     pipeline: &Pipeline,
     recorded: &'a dyn Recorded,
-    put_aside: Vec<&'a RawFile>,
+    quarantined: Vec<&'a RawFile>,
 ) -> Result<CatchUp<'a>> {
     let raw = &pipeline.raw;
     let runs = recorded.windows();
-    let Some(span_of_all) = runs.iter().copied().reduce(|hull, run| hull.hull(&run)) else {
+    let Some(span_of_all) = runs.iter().copied().reduce(|span, run| span.span(&run)) else {
         return Ok(CatchUp::default());
     };
     let (mut inputs, mut seen) = (Vec::new(), HashSet::new());
@@ -394,7 +394,7 @@ pub async fn catch_up<'a>(
         for file in raw_files(location, folder, raw, listed)? {
             let full_load = raw.is_full_load(location, &file.path);
             let folded = recorded.folded(location, &file.path);
-            let is_aside = recorded.is_put_aside(location, &file.path);
+            let is_aside = recorded.is_quarantined(location, &file.path);
             let by_rows = raw.window_by == WindowBy::Commit && !full_load;
             let read = recorded.rows_read(location, &file.path);
             // Of what windows of rows have read, files of a window are read whole.
@@ -432,7 +432,7 @@ pub async fn catch_up<'a>(
         }
     }
     sort(&mut inputs);
-    let gone = gone(put_aside.into_iter(), &inputs).collect();
+    let gone = gone(quarantined.into_iter(), &inputs).collect();
     let absent = recorded.inputs().into_iter();
     let is_absent = |file: &&RawFile| {
         let is_folded = recorded.folded(file.location, &file.path).is_some();

@@ -10,7 +10,7 @@ use crate::state::versions::VersionsLayout;
 
 /// What a pipeline's tables look like.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shape {
+pub struct TableContract {
     /// The pipeline's identity.
     pub identity: Identity,
     /// The curated columns: name and Arrow type.
@@ -34,7 +34,7 @@ pub struct Shape {
     pub newest: ((usize, String), Vec<(String, String)>),
 }
 
-impl Shape {
+impl TableContract {
     /// The layout of versions.
     ///
     /// # Errors

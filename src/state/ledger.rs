@@ -10,7 +10,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::raw::discover::{RawFile, Recorded};
-use crate::state::contract::Shape;
+use crate::state::contract::TableContract;
 use crate::table::TableFile;
 use crate::types::day_counts::DayCounts;
 use crate::window::Window;
@@ -30,11 +30,13 @@ pub enum Record {
     /// A run that was committed.
     Run(Box<Run>),
     /// What the pipeline's tables look like from here on.
-    Shape(Box<Shape>),
+    #[serde(rename = "shape")]
+    Contract(Box<TableContract>),
     /// An input that a run folded.
     Input(RawFile),
     /// An input of which something was put aside, in the place of what was before.
-    PutAside(PutAside),
+    #[serde(rename = "putaside")]
+    Quarantined(Quarantined),
     /// An input of which nothing is put aside any more.
     Released {
         /// Its raw location.
@@ -50,7 +52,8 @@ pub enum Record {
         file: TableFile,
     },
     /// A file that a table had.
-    Gone {
+    #[serde(rename = "gone")]
+    Removed {
         /// The table.
         table: String,
         /// The file's path.
@@ -135,7 +138,7 @@ pub enum Command {
 
 /// What was put aside of an input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PutAside {
+pub struct Quarantined {
     /// The input.
     pub input: RawFile,
     /// The rows, from 0; `None` for the whole input.
@@ -150,11 +153,11 @@ pub struct Ledger {
     /// The runs, in the order of their commits.
     pub runs: Vec<Run>,
     /// What the tables look like; `None` before the first run.
-    pub shape: Option<Shape>,
+    pub contract: Option<TableContract>,
     /// The inputs folded so far.
     pub inputs: BTreeMap<(usize, String), RawFile>,
     /// The inputs of which something is put aside.
-    pub put_aside: BTreeMap<(usize, String), PutAside>,
+    pub quarantined: BTreeMap<(usize, String), Quarantined>,
     /// The files of versions, and their rows per day.
     pub versions: BTreeMap<String, DayCounts>,
     tables: BTreeMap<String, BTreeMap<String, TableFile>>,
@@ -168,28 +171,28 @@ impl Ledger {
             Record::Run(run) => {
                 if run.command == Command::Rebuild {
                     self.inputs.clear();
-                    self.put_aside.clear();
+                    self.quarantined.clear();
                     self.versions.clear();
                 }
                 self.runs.push(*run);
             }
-            Record::Shape(shape) => self.shape = Some(*shape),
+            Record::Contract(contract) => self.contract = Some(*contract),
             Record::Input(input) => {
                 let name = (input.location, input.path.clone());
                 self.inputs.insert(name, input);
             }
-            Record::PutAside(aside) => {
+            Record::Quarantined(aside) => {
                 let name = (aside.input.location, aside.input.path.clone());
-                self.put_aside.insert(name, aside);
+                self.quarantined.insert(name, aside);
             }
             Record::Released { location, path } => {
-                self.put_aside.remove(&(location, path));
+                self.quarantined.remove(&(location, path));
             }
             Record::File { table, file } => {
                 let files = self.tables.entry(table).or_default();
                 files.insert(file.path.clone(), file);
             }
-            Record::Gone { table, path } => {
+            Record::Removed { table, path } => {
                 if let Some(files) = self.tables.get_mut(&table) {
                     files.remove(&path);
                 }
@@ -209,10 +212,10 @@ impl Ledger {
                 .cloned()
                 .map(|run| Record::Run(Box::new(run))),
         );
-        let shape = self.shape.iter().cloned();
-        records.extend(shape.map(|shape| Record::Shape(Box::new(shape))));
+        let contract = self.contract.iter().cloned();
+        records.extend(contract.map(|contract| Record::Contract(Box::new(contract))));
         records.extend(self.inputs.values().cloned().map(Record::Input));
-        records.extend(self.put_aside.values().cloned().map(Record::PutAside));
+        records.extend(self.quarantined.values().cloned().map(Record::Quarantined));
         for (table, files) in &self.tables {
             records.extend(files.values().map(|file| Record::File {
                 table: table.clone(),
@@ -281,18 +284,21 @@ impl Recorded for Ledger {
     }
 
     fn inputs(&self) -> Vec<&RawFile> {
-        let whole = self.put_aside.values().filter(|aside| aside.rows.is_none());
+        let whole = self
+            .quarantined
+            .values()
+            .filter(|aside| aside.rows.is_none());
         let whole = whole.map(|aside| &aside.input);
         self.inputs.values().chain(whole).collect()
     }
 
-    fn put_aside(&self, location: usize, path: &str) -> Option<&RawFile> {
-        let aside = self.put_aside.get(&(location, path.to_string()))?;
+    fn quarantined(&self, location: usize, path: &str) -> Option<&RawFile> {
+        let aside = self.quarantined.get(&(location, path.to_string()))?;
         aside.rows.is_none().then_some(&aside.input)
     }
 
-    fn is_put_aside(&self, location: usize, path: &str) -> bool {
-        self.put_aside.contains_key(&(location, path.to_string()))
+    fn is_quarantined(&self, location: usize, path: &str) -> bool {
+        self.quarantined.contains_key(&(location, path.to_string()))
     }
 
     fn windows(&self) -> Vec<Window> {
@@ -330,7 +336,7 @@ mod tests {
             in_table("a", 1),
             in_table("b", 2),
             in_table("a", 3),
-            Record::Gone {
+            Record::Removed {
                 table: CURATED.into(),
                 path: "b".into(),
             },

@@ -32,7 +32,7 @@ use crate::store::Folder;
 use crate::table::writer::{parquet_properties, parquet_writer, write_error};
 
 /// What a run puts aside.
-pub struct PutAside<'a> {
+pub struct QuarantineWriter<'a> {
     /// The opened inputs, and their bad rows.
     pub changes: &'a Changes,
     /// Where it goes.
@@ -41,7 +41,7 @@ pub struct PutAside<'a> {
     pub run_id: &'a str,
 }
 
-impl PutAside<'_> {
+impl QuarantineWriter<'_> {
     /// Writes the bad rows of an input to a file.
     ///
     /// # Errors

@@ -30,15 +30,15 @@ pub async fn sizes(folder: &Folder) -> Result<BTreeMap<String, u64>> {
 ///
 /// # Errors
 /// Storage, when the listing fails.
-pub async fn list_tidied(folder: &Folder) -> Result<Vec<String>> {
+pub async fn list_and_prune(folder: &Folder) -> Result<Vec<String>> {
     list_in(folder, true).await
 }
 
-async fn list_in(folder: &Folder, is_tidied: bool) -> Result<Vec<String>> {
+async fn list_in(folder: &Folder, prunes: bool) -> Result<Vec<String>> {
     // The store hides the local leftovers `name#1`, so a local folder is walked itself.
     if let Some(root) = folder.location.file_path() {
         let mut found = Vec::new();
-        walk(&root, "", &mut found, is_tidied).map_err(|error| {
+        walk(&root, "", &mut found, prunes).map_err(|error| {
             Error::storage(format!("cannot list {}", folder.location)).caused_by(error)
         })?;
         found.sort();
@@ -59,7 +59,7 @@ fn walk(
     folder: &std::path::Path,
     prefix: &str,
     found: &mut Vec<String>,
-    is_tidied: bool,
+    prunes: bool,
 ) -> std::io::Result<()> {
     let entries = match std::fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -73,8 +73,8 @@ fn walk(
             continue;
         }
         let before = found.len();
-        walk(&entry.path(), &format!("{name}/"), found, is_tidied)?;
-        if is_tidied && found.len() == before {
+        walk(&entry.path(), &format!("{name}/"), found, prunes)?;
+        if prunes && found.len() == before {
             // Fails, as it should, when another process has put something into it.
             let _ = std::fs::remove_dir(entry.path());
         }

@@ -29,7 +29,7 @@ pub const LOG_FOLDER: &str = "_delta_log/";
 
 const APPLICATION: &str = "glueless";
 /// Every so many versions the log gets a checkpoint, and what it no longer needs is removed.
-const UPKEEP_INTERVAL: u64 = 10;
+const CHECKPOINT_INTERVAL: u64 = 10;
 
 /// What a table is, beside its files.
 #[derive(Debug)]
@@ -44,8 +44,8 @@ pub struct Description {
 
 impl Description {
     /// How often the log is kept up.
-    pub fn upkeep() -> (&'static str, String) {
-        ("delta.checkpointInterval", UPKEEP_INTERVAL.to_string())
+    pub fn checkpoint() -> (&'static str, String) {
+        ("delta.checkpointInterval", CHECKPOINT_INTERVAL.to_string())
     }
 }
 
@@ -286,7 +286,7 @@ impl DeltaLog {
         let snapshot = self.state.as_ref().ok_or(DeltaTableError::NotInitialized)?;
         let version = snapshot.version() + 1;
         // As the engine counts: version 9 is the first with a checkpoint.
-        let is_kept_up = (version + 1).is_multiple_of(UPKEEP_INTERVAL);
+        let is_kept_up = (version + 1).is_multiple_of(CHECKPOINT_INTERVAL);
         let properties = CommitProperties::default()
             .with_max_retries(0)
             .with_metadata(told.into_iter().map(|(key, value)| (key, value.into())))
@@ -306,9 +306,9 @@ impl DeltaLog {
             .await?;
         let landed = prepared.await?;
         self.committed = Some(version);
-        // The upkeep also reads the log again.
+        // The checkpoint also reads the log again.
         if is_kept_up && let Err(error) = landed.await {
-            warn!("the commit landed, but its upkeep failed: {error}");
+            warn!("the commit landed, but its checkpoint failed: {error}");
         }
         Ok(())
     }

@@ -31,7 +31,7 @@ pub fn canonical(data_type: &DataType) -> DataType {
 }
 
 /// Key values, with the two zeros of a float made one: adding zero does that.
-pub fn with_one_zero(values: &ArrayRef) -> ArrayRef {
+pub fn normalize_zeros(values: &ArrayRef) -> ArrayRef {
     if let Some(floats) = values.as_primitive_opt::<Float64Type>() {
         return Arc::new(floats.unary::<_, Float64Type>(|float| float + 0.0));
     }
@@ -57,5 +57,5 @@ pub fn canonical_column(values: &ArrayRef, name: &str, data_type: &DataType) -> 
             "a key or partition column must be text, a number, a date or a time in microseconds",
         ));
     }
-    Ok(with_one_zero(&cast_values))
+    Ok(normalize_zeros(&cast_values))
 }

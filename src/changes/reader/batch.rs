@@ -21,7 +21,7 @@ use crate::changes::position::{OrderEncoder, pack_column};
 use crate::error::{Error, Result};
 use crate::raw::bad_rows::BadRow;
 use crate::types::column_type::cast_values;
-use crate::types::key::with_one_zero;
+use crate::types::key::normalize_zeros;
 use crate::types::times::{day_of, days_of, times_ns};
 
 /// What became of a batch.
@@ -161,7 +161,7 @@ impl Batch<'_> {
                 self.raw(*column)?;
             }
         }
-        let places = reader.changes.places_per_row() as u64;
+        let places = reader.changes.ordinals_per_row() as u64;
         let arrays = reader
             .sources
             .iter()
@@ -211,7 +211,7 @@ impl Batch<'_> {
             Pass::One => {
                 let deletes = all.clone().map(|at| {
                     let row = numbers[at] as u64;
-                    moved[at] && is_inside(at) && !reader.changes.is_exchange(self.file, row)
+                    moved[at] && is_inside(at) && !reader.changes.is_key_swap(self.file, row)
                 });
                 let deletes = deletes.map(Some).collect();
                 (all.map(|at| Some(is_inside(at))).collect(), deletes)
@@ -282,7 +282,7 @@ impl Batch<'_> {
             };
             // Null stands for: as it is.
             let image = zip(&is_not_null(&image)?, &image, &now)?;
-            let differs = distinct(&with_one_zero(&image), &with_one_zero(&now))?;
+            let differs = distinct(&normalize_zeros(&image), &normalize_zeros(&now))?;
             let differs = moved.iter_mut().zip(differs.values());
             differs.for_each(|(moved, differs)| *moved |= differs);
             before.push(image);
@@ -433,7 +433,7 @@ impl Batch<'_> {
         let roles = &self.reader.roles;
         let cdc = !self.open().input.full_load;
         let file = self.file as u32;
-        let places = self.reader.changes.places_per_row() as u64;
+        let places = self.reader.changes.ordinals_per_row() as u64;
         let rows = self.row_numbers().iter();
         let rows = rows.map(|row| *row as u64 * places + place);
         if self.reader.changes.is_packed() {
@@ -475,7 +475,7 @@ impl Batch<'_> {
 
     fn latest(&self, place: u64) -> ArrayRef {
         let winners = self.reader.pass.winners();
-        let places = self.reader.changes.places_per_row();
+        let places = self.reader.changes.ordinals_per_row();
         let is_latest = |row: &i64| {
             let place = *row as usize * places + place as usize;
             winners.is_some_and(|winners| winners.is_latest(self.file, place))

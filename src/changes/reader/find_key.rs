@@ -9,12 +9,12 @@ use futures::TryStreamExt;
 
 use super::batch::{Batch, Refused};
 use super::{ChangeReader, Pass};
-use crate::changes::winners::{Marks, Winners};
+use crate::changes::row_bitmap::{RowBitmap, Winners};
 use crate::changes::{Changes, Unit};
 use crate::engine::tasks::{join, join_all};
 use crate::error::{Error, Result};
 use crate::parquet_io::fetch::fetched_ahead;
-use crate::types::key::with_one_zero;
+use crate::types::key::normalize_zeros;
 
 /// Finds the places of a key's changes: rows that have it, and updates that had it before. `key` is
 /// one value for each key column, in the column's type. A row whose key cannot be read has none.
@@ -32,8 +32,8 @@ pub async fn find_key(changes: &Arc<Changes>, key: &[ArrayRef], threads: usize) 
     let reader = ChangeReader::new(Arc::clone(changes), Pass::Find, schema);
     let finder = Arc::new(Finder {
         reader,
-        key: key.iter().map(with_one_zero).map(Scalar::new).collect(),
-        marks: Marks::new(changes.place_counts()),
+        key: key.iter().map(normalize_zeros).map(Scalar::new).collect(),
+        bitmap: RowBitmap::new(changes.ordinal_counts()),
     });
     let tasks = changes.spread(threads, None).into_iter().map(|units| {
         let finder = Arc::clone(&finder);
@@ -41,21 +41,23 @@ pub async fn find_key(changes: &Arc<Changes>, key: &[ArrayRef], threads: usize) 
     });
     join_all(tasks).await?;
     let finder = Arc::into_inner(finder);
-    let marks = finder.map(|finder| finder.marks);
-    marks
-        .map(Marks::finish)
+    let bitmap = finder.map(|finder| finder.bitmap);
+    bitmap
+        .map(RowBitmap::finish)
         .ok_or_else(|| Error::internal("a task still looks for a key"))
 }
 
 struct Finder {
     reader: ChangeReader,
     key: Vec<Scalar<ArrayRef>>,
-    marks: Marks,
+    bitmap: RowBitmap,
 }
 
 impl Finder {
     async fn find(&self, units: Vec<Unit>) -> Result<()> {
-        let pieces = units.into_iter().flat_map(|unit| self.reader.pieces(&unit));
+        let pieces = units
+            .into_iter()
+            .flat_map(|unit| self.reader.fetch_units(&unit));
         let pieces: Vec<_> = pieces.collect();
         let mut fetched = std::pin::pin!(fetched_ahead(pieces.into_iter()));
         let of_input = |file: usize, error| self.reader.of_input(file, error);
@@ -80,7 +82,7 @@ impl Finder {
         Ok(())
     }
 
-    /// Marks the rows of a batch that have the key.
+    /// RowBitmap the rows of a batch that have the key.
     fn mark(&self, batch: &Batch<'_>) -> Result<()> {
         let count = batch.read.num_rows();
         match self.try_mark(batch) {
@@ -96,11 +98,11 @@ impl Finder {
 
     fn try_mark(&self, batch: &Batch<'_>) -> Result<(), Refused> {
         let changes = &self.reader.changes;
-        let places = changes.places_per_row();
+        let places = changes.ordinals_per_row();
         let is_it = |columns: &[ArrayRef]| -> Result<Vec<bool>, Refused> {
             let mut all = vec![true; batch.read.num_rows()];
             for (column, wanted) in columns.iter().zip(&self.key) {
-                let same = not_distinct(&with_one_zero(column), wanted)?;
+                let same = not_distinct(&normalize_zeros(column), wanted)?;
                 let each = all.iter_mut().zip(same.values());
                 each.for_each(|(all, same)| *all &= same);
             }
@@ -115,8 +117,8 @@ impl Finder {
         let now = is_it(&now.collect::<Result<Vec<_>, _>>()?)?;
         let rows = batch.row_numbers();
         let mark = |at: usize, half: usize| {
-            self.marks
-                .mark_day(batch.file, rows[at] as usize * places + half);
+            self.bitmap
+                .set_day(batch.file, rows[at] as usize * places + half);
         };
         (0..now.len())
             .filter(|at| now[*at])
@@ -125,8 +127,8 @@ impl Finder {
             let (moved, before) = batch.moved(changes.before_images())?;
             let before = is_it(&before)?;
             let left = |at: &usize| {
-                let is_exchange = changes.is_exchange(batch.file, rows[*at] as u64);
-                moved[*at] && before[*at] && !is_exchange
+                let is_key_swap = changes.is_key_swap(batch.file, rows[*at] as u64);
+                moved[*at] && before[*at] && !is_key_swap
             };
             (0..now.len()).filter(left).for_each(|at| mark(at, 0));
         }

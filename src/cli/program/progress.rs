@@ -14,7 +14,7 @@ use crate::cli::args;
 use crate::cli::logging::Log;
 use crate::cli::metrics::MetricsFile;
 use crate::cli::resources::{now, resources};
-use crate::commands::Request;
+use crate::commands::RunContext;
 use crate::commands::backfill::{Backfill, Backfilled, Watch, backfill};
 use crate::config::Pipeline;
 use crate::engine::resources::Resources;
@@ -91,7 +91,7 @@ struct Watcher<'a> {
 }
 
 impl<'a> Watch<'a> for Watcher<'a> {
-    fn begin(&self, window: &Window, done: usize, all: usize) -> Request<'a> {
+    fn begin(&self, window: &Window, done: usize, all: usize) -> RunContext<'a> {
         let bar = &self.program.bar;
         let seconds = self.started.elapsed().as_secs_f64().max(0.001);
         let rows_per_second = self.rows.get() as f64 / seconds;
@@ -105,16 +105,16 @@ impl<'a> Watch<'a> for Watcher<'a> {
             bar.enable_steady_tick(Duration::from_secs(1));
         }
         let program = self.program;
-        program.request(self.pipeline, self.resources, Instant::now())
+        program.run_context(self.pipeline, self.resources, Instant::now())
     }
 
-    fn end(&self, request: &Request<'a>, ended: &Result<Report>) {
+    fn end(&self, run_context: &RunContext<'a>, ended: &Result<Report>) {
         match ended {
             Ok(report) => self.rows.set(self.rows.get() + report.rows_read),
             Err(error) => self.program.log.failed(error),
         }
         let names = [self.pipeline.name.as_str(), self.alias];
-        tell(self.metrics, names, request.now, ended.as_ref());
+        tell(self.metrics, names, run_context.now, ended.as_ref());
     }
 
     fn is_stopped(&self) -> bool {

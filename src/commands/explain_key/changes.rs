@@ -14,7 +14,7 @@ use futures::TryStreamExt;
 use super::{KeyChange, shown};
 use crate::changes::position::Position;
 use crate::changes::reader::ChangesTable;
-use crate::changes::winners::Winners;
+use crate::changes::row_bitmap::Winners;
 use crate::changes::{Changes, EVENT_DT, LIVE, POSITION};
 use crate::commands::open_pipeline::date;
 use crate::config::{Keep, Pipeline};
@@ -128,7 +128,7 @@ impl Teller<'_> {
 
     fn told(&self, batch: &RecordBatch, at: usize, file: usize, place: usize) -> KeyChange {
         let raw = &self.pipeline.raw;
-        let places = self.changes.places_per_row();
+        let places = self.changes.ordinals_per_row();
         let input = self.changes.inputs().nth(file);
         let column = |name: &str| batch.column_by_name(name);
         let value = |name: &str| column(name).map_or(String::new(), |column| shown(column, at));
@@ -178,7 +178,7 @@ impl Teller<'_> {
         let ledger = &self.state.ledger;
         let (location, path) = (input.file.location, &input.file.path);
         let file = ledger.folded(location, path)?;
-        let aside = ledger.put_aside.get(&(location, path.clone()));
+        let aside = ledger.quarantined.get(&(location, path.clone()));
         let aside = aside.and_then(|aside| aside.rows.as_ref());
         if aside.is_some_and(|rows| rows.contains(&row)) {
             return None;
@@ -219,7 +219,7 @@ impl Teller<'_> {
     }
 }
 
-/// Marks the winners among the changes that were folded, and says why they win.
+/// RowBitmap the winners among the changes that were folded, and says why they win.
 pub(super) fn tell_winners(keep: Keep, found: &mut [Found]) {
     // The last one so far, of the key or of each day.
     let mut last: BTreeMap<Option<NaiveDate>, usize> = BTreeMap::new();

@@ -11,7 +11,7 @@ use datafusion::logical_expr::{ident, lit};
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 
-use super::{Explained, Job, RowNow};
+use super::{Explained, OpenPipeline, RowNow};
 use crate::changes::EVENT_DT;
 use crate::commands::open_pipeline::{date, object_store_root};
 use crate::config::Keep;
@@ -28,15 +28,16 @@ use crate::types::key::canonical_column;
 
 /// Finds the key's rows in the curated table.
 pub(super) async fn rows_now(
-    job: &Job<'_>,
+    open: &OpenPipeline<'_>,
     state: &State,
     context: &SessionContext,
     folders: &[Folder],
     key: &[ArrayRef],
     explained: &mut Explained,
 ) -> Result<()> {
-    let pipeline = job.request.pipeline;
-    let (Some((versions, layout)), Some(shape)) = (state.versions()?, &state.ledger.shape) else {
+    let pipeline = open.run_context.pipeline;
+    let (Some((versions, layout)), Some(contract)) = (state.versions()?, &state.ledger.contract)
+    else {
         return Ok(());
     };
     let root = object_store_root(state.folder());
@@ -48,7 +49,7 @@ pub(super) async fn rows_now(
         rows = rows.filter(ident(format!("key_{number}")).eq(lit(value)))?;
     }
     let batches = rows.collect().await?;
-    let columns = read_types(&shape.columns)?;
+    let columns = read_types(&contract.columns)?;
     let places = 1 + usize::from(pipeline.raw.before_image_prefix.is_some());
     let wanted = explained.changes.iter().filter(|change| change.wins);
     let wanted: Vec<(String, u64)> = wanted
@@ -101,7 +102,7 @@ pub(super) async fn rows_now(
     }
     explained.rows_now.sort_by_key(|row| row.day);
     for row in &mut explained.rows_now {
-        row.place = place_of(job, state, key, row).await?;
+        row.place = place_of(open, state, key, row).await?;
         if row.place.is_none() {
             explained.notes.push(format!(
                 "the row that should be in {} was not found there: glueless verify tells more",
@@ -114,13 +115,13 @@ pub(super) async fn rows_now(
 
 /// Where in a partition's files a row is.
 async fn place_of(
-    job: &Job<'_>,
+    open: &OpenPipeline<'_>,
     state: &State,
     key: &[ArrayRef],
     wanted: &RowNow,
 ) -> Result<Option<(String, u64)>> {
-    let pipeline = job.request.pipeline;
-    let folder = &job.output(CURATED)?.folder;
+    let pipeline = open.run_context.pipeline;
+    let folder = &open.output(CURATED)?.folder;
     let files = state.ledger.files(CURATED);
     for listed in files.filter(|file| parent(&file.path) == wanted.partition) {
         let path = parse_path(&listed.path)?;

@@ -6,21 +6,21 @@ use tracing::warn;
 
 use crate::changes::Changes;
 use crate::commands::catch_up::released;
-use crate::commands::open_pipeline::Job;
+use crate::commands::open_pipeline::OpenPipeline;
 use crate::commands::run::Attempt;
 use crate::error::Result;
 use crate::layout::attempt_commit;
 use crate::raw::discover::{Input, Recorded};
 use crate::state::ledger::{self, Command, Ledger, Record};
-use crate::state::quarantine::PutAside;
+use crate::state::quarantine::QuarantineWriter;
 use crate::store::Folder;
 use crate::store::listing::list;
 use crate::store::remove::remove;
 
-impl Job<'_> {
+impl OpenPipeline<'_> {
     /// Puts aside what could not be folded; returns what the ledger is to know of it, and of inputs
     /// that are whole now.
-    pub(crate) async fn put_aside_records(
+    pub(crate) async fn quarantine_records(
         &self,
         command: Command,
         attempt: &mut Attempt,
@@ -34,7 +34,7 @@ impl Job<'_> {
             Command::CatchUp => released(&attempt.state.ledger, inputs),
             _ => Vec::new(),
         };
-        let aside = PutAside {
+        let aside = QuarantineWriter {
             changes,
             folder: &self.quarantine,
             run_id: &attempt.run_id,
@@ -48,13 +48,13 @@ impl Job<'_> {
             let (location, path) = (input.file.location, input.file.path.clone());
             if let Some(bad) = bad_rows.remove(&number) {
                 let file = next_file();
-                records.push(Record::PutAside(ledger::PutAside {
+                records.push(Record::Quarantined(ledger::Quarantined {
                     input: input.file.clone(),
                     rows: Some(bad.iter().map(|bad| bad.row).collect()),
                     file: file.clone(),
                 }));
                 aside.rows(&file, number, bad).await?;
-            } else if attempt.state.ledger.is_put_aside(location, &path) {
+            } else if attempt.state.ledger.is_quarantined(location, &path) {
                 records.push(Record::Released { location, path });
             }
         }
@@ -63,7 +63,7 @@ impl Job<'_> {
             warn!("in quarantine: {name}: {reason}");
             let file = next_file();
             aside.file(&file, &name, reason).await?;
-            records.push(Record::PutAside(ledger::PutAside {
+            records.push(Record::Quarantined(ledger::Quarantined {
                 input: input.file.clone(),
                 rows: None,
                 file,
@@ -85,11 +85,15 @@ impl Job<'_> {
     }
 
     /// Removes what was put aside by earlier runs, and is not any more.
-    pub(crate) async fn tidy_quarantine(&self, ledger: &Ledger) -> Result<()> {
-        if ledger.put_aside.is_empty() && ledger.runs.len() <= 1 {
+    pub(crate) async fn prune_quarantine(&self, ledger: &Ledger) -> Result<()> {
+        if ledger.quarantined.is_empty() && ledger.runs.len() <= 1 {
             return Ok(());
         }
-        let used: BTreeSet<&String> = ledger.put_aside.values().map(|aside| &aside.file).collect();
+        let used: BTreeSet<&String> = ledger
+            .quarantined
+            .values()
+            .map(|aside| &aside.file)
+            .collect();
         let found = list(&self.quarantine).await?.into_iter();
         let last = ledger.runs.last().map_or(0, |run| run.commit);
         let is_unused = |path: &String| {

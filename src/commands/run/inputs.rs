@@ -2,7 +2,7 @@
 
 use tracing::warn;
 
-use crate::commands::open_pipeline::Job;
+use crate::commands::open_pipeline::OpenPipeline;
 use crate::commands::task::Task;
 use crate::config::WindowBy;
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ pub(crate) struct Inputs {
     pub(crate) note: Option<String>,
 }
 
-impl Job<'_> {
+impl OpenPipeline<'_> {
     /// The inputs of a run.
     pub(crate) async fn inputs(
         &self,
@@ -44,7 +44,7 @@ impl Job<'_> {
         ledger: &Ledger,
         accept_missing: bool,
     ) -> Result<Inputs> {
-        let raw = &self.request.pipeline.raw;
+        let raw = &self.run_context.pipeline.raw;
         let (inputs, gone) = discover::again(folders, raw, ledger, false).await?;
         if inputs.is_empty() {
             return Err(
@@ -70,7 +70,7 @@ impl Job<'_> {
     }
 
     async fn window_inputs(&self, folders: &[Folder], ledger: &Ledger) -> Result<Inputs> {
-        let pipeline = self.request.pipeline;
+        let pipeline = self.run_context.pipeline;
         let raw = &pipeline.raw;
         let inputs = discover::discover(folders, pipeline, &self.window, ledger).await?;
         let mut gone = discover::vanished(raw, &self.window, ledger.inputs.values(), &inputs);
@@ -143,7 +143,7 @@ pub(crate) fn input_record(
     // Those of the run's window are known by the run, but for what it read beside its window.
     let is_beside = |rows: &Vec<Window>| rows.iter().any(|rows| !window.covers(rows));
     let is_more = before.is_absent
-        || ledger.is_put_aside(location, path)
+        || ledger.is_quarantined(location, path)
         || input.rows.as_ref().is_none_or(is_beside);
     let rows = input
         .rows

@@ -4,7 +4,7 @@
 use chrono::NaiveDate;
 use tracing::{debug, warn};
 
-use crate::commands::open_pipeline::{Job, Output};
+use crate::commands::open_pipeline::{OpenPipeline, Output};
 use crate::commands::run::Attempt;
 use crate::config::{Format, WindowBy};
 use crate::engine::tasks::join;
@@ -16,14 +16,14 @@ use crate::publish::{self, Plan};
 use crate::state::identity::Identity;
 use crate::state::ledger::{CURATED, Command, Record, Run};
 use crate::state::{NewVersions, NotCommitted, State};
-use crate::store::listing::{list, list_tidied};
+use crate::store::listing::{list, list_and_prune};
 use crate::store::remove::remove;
 use crate::table::TableFile;
 
-impl Job<'_> {
+impl OpenPipeline<'_> {
     /// Refuses to go on where someone else wrote to the curated table's own log.
     pub(crate) async fn check_not_changed(&self, command: Command, state: &State) -> Result<()> {
-        if self.request.pipeline.curated.format != Format::Delta {
+        if self.run_context.pipeline.curated.format != Format::Delta {
             return Ok(());
         }
         let table = &self.output(CURATED)?.folder;
@@ -74,7 +74,7 @@ impl Job<'_> {
         Ok(commits.any(|commit| commit <= last))
     }
 
-    /// Marks the folders a commit is about to write as this pipeline's.
+    /// RowBitmap the folders a commit is about to write as this pipeline's.
     pub(crate) async fn claim(&self, plans: &[(String, Plan)]) -> Result<()> {
         for output in &self.outputs {
             let is_written = plans.iter().any(|(name, _)| *name == output.name);
@@ -95,7 +95,7 @@ impl Job<'_> {
         days: Vec<NaiveDate>,
         plans: &[(String, Plan)],
     ) -> Result<(), NotCommitted> {
-        self.request.meter.measure(&mut attempt.report);
+        self.run_context.meter.measure(&mut attempt.report);
         let newest = attempt.report.newest_commit_time;
         let run = Run {
             commit: attempt.commit,
@@ -105,16 +105,16 @@ impl Job<'_> {
             end: self.window.end,
             tables: plans.iter().map(|(name, _)| name.clone()).collect(),
             days,
-            by_rows: self.request.pipeline.raw.window_by == WindowBy::Commit,
+            by_rows: self.run_context.pipeline.raw.window_by == WindowBy::Commit,
             aggregated: attempt.aggregated.take(),
-            at: self.request.now,
+            at: self.run_context.now,
             seconds: attempt.report.seconds,
             newest_us: newest.map(|newest| newest.timestamp_micros()),
             counts: attempt.report.counts(),
         };
         records.insert(0, Record::Run(Box::new(run)));
         for (name, plan) in plans {
-            records.extend(plan.removes.iter().map(|path| Record::Gone {
+            records.extend(plan.removes.iter().map(|path| Record::Removed {
                 table: name.clone(),
                 path: path.clone(),
             }));
@@ -134,13 +134,13 @@ impl Job<'_> {
         announce(&self.announced, &attempt.name).await?;
         let state = &mut attempt.state;
         state
-            .commit(&attempt.run_id, records, versions, self.request.now)
+            .commit(&attempt.run_id, records, versions, self.run_context.now)
             .await?;
         debug!("committed as {}", attempt.commit);
         let state = &attempt.state;
-        attempt.report.files_in_quarantine = state.ledger.put_aside.len() as u64;
+        attempt.report.files_in_quarantine = state.ledger.quarantined.len() as u64;
         if command != Command::Aggregate
-            && let Err(error) = self.tidy_quarantine(&state.ledger).await
+            && let Err(error) = self.prune_quarantine(&state.ledger).await
         {
             warn!("files in quarantine that are no longer used are left behind: {error}");
         }
@@ -180,7 +180,7 @@ impl Job<'_> {
             let staged = file.staged.as_ref();
             staged.is_some_and(|staged| staged.starts_with(&attempt))
         };
-        let now = Identity::of(self.request.pipeline);
+        let now = Identity::of(self.run_context.pipeline);
         let mut stagings = Vec::new();
         for name in &run.tables {
             let Ok(Output {
@@ -190,8 +190,8 @@ impl Job<'_> {
                 warn!("a run has not published `{name}`, which is gone from the pipeline");
                 continue;
             };
-            let shape = state.ledger.shape.as_ref();
-            let made = shape.map(|shape| shape.identity.table());
+            let contract = state.ledger.contract.as_ref();
+            let made = contract.map(|contract| contract.identity.table());
             if name == CURATED && made != Some(now.table()) {
                 warn!("a run has not published the curated table where it was before");
                 continue;
@@ -200,7 +200,7 @@ impl Job<'_> {
             let added: Vec<&TableFile> = files.iter().filter(is_its).copied().collect();
             let found = match found.take_if(|_| name == CURATED) {
                 Some(found) => found,
-                None => list_tidied(folder).await?,
+                None => list_and_prune(folder).await?,
             };
             match self.curated_log(state).filter(|_| name == CURATED) {
                 None => {
@@ -226,13 +226,13 @@ impl Job<'_> {
 
     /// The curated table's own log, where it has one.
     fn curated_log<'a>(&'a self, state: &'a State) -> Option<CuratedLog<'a>> {
-        let curated = &self.request.pipeline.curated;
+        let curated = &self.run_context.pipeline.curated;
         Some(CuratedLog {
             table: &self.output(CURATED).ok()?.folder,
-            shape: state.ledger.shape.as_ref()?,
+            contract: state.ledger.contract.as_ref()?,
             files: state.ledger.files(CURATED).collect(),
             retention: curated.retention,
-            now: self.request.now,
+            now: self.run_context.now,
         })
         .filter(|_| curated.format == Format::Delta)
     }

@@ -7,7 +7,7 @@ use chrono::{NaiveDate, NaiveTime};
 use datafusion::prelude::SessionContext;
 
 use super::files::Files;
-use super::{Again, Job, PartitionDifference, VerifiedAggregate, partition_differences};
+use super::{Again, OpenPipeline, PartitionDifference, VerifiedAggregate, partition_differences};
 use crate::aggregate;
 use crate::changes::file_order::FileNumbers;
 use crate::commands::open_pipeline::object_store_root;
@@ -34,7 +34,7 @@ impl VerifiedAggregate {
     }
 }
 
-impl Job<'_> {
+impl OpenPipeline<'_> {
     /// Compares the pipeline's aggregates, on some days or on all.
     pub(super) async fn verify_aggregates(
         &self,
@@ -42,11 +42,11 @@ impl Job<'_> {
         folded: &Again,
         days: Option<Window>,
     ) -> Result<Vec<VerifiedAggregate>> {
-        let pipeline = self.request.pipeline;
+        let pipeline = self.run_context.pipeline;
         if pipeline.aggregates.is_empty() {
             return Ok(Vec::new());
         }
-        let context = session(&self.runtime, self.request.resources.threads);
+        let context = session(&self.runtime, self.run_context.resources.threads);
         for folder in [&folded.staging, &folded.versions] {
             let root = object_store_root(folder);
             context.register_object_store(&root, Arc::clone(&folder.root_store));
@@ -98,7 +98,7 @@ impl Job<'_> {
         let mut anew = Ledger::clone(ledger);
         anew.runs.retain(|run| run.command != Command::Aggregate);
         let commit = state.next_commit();
-        let name = attempt_name(commit, &self.request.run_id);
+        let name = attempt_name(commit, &self.run_context.run_id);
         let staging = &folded.staging;
         let computed = aggregate::compute(context, &anew, one, &windows, staging, &name, commit);
         let computed = computed.await?;

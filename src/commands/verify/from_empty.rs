@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::DataType;
 use datafusion::prelude::SessionContext;
 
-use super::{Job, Side, Verified, day_differences, side};
+use super::{OpenPipeline, Side, Verified, day_differences, side};
 use crate::commands::run::inputs::told;
 use crate::config::Pipeline;
 use crate::curate::Curated;
@@ -26,16 +26,16 @@ pub(super) struct Again {
 }
 
 pub(super) async fn folded_again(
-    job: &Job<'_>,
+    open: &OpenPipeline<'_>,
     state: &State,
     verified: &mut Verified,
 ) -> Result<Again> {
-    let inputs = inputs(job, state).await?;
-    let onto = Onto::Nothing {
+    let inputs = inputs(open, state).await?;
+    let onto = Onto::Empty {
         accept_missing: false,
     };
     let mut report = Report::default();
-    let folded = job.dry_fold(state, &inputs, onto, &mut report).await?;
+    let folded = open.dry_fold(state, &inputs, onto, &mut report).await?;
     verified.files = report.files;
     verified.rows_read = report.rows_read;
     let Some(curated) = folded.staged.curated else {
@@ -58,7 +58,7 @@ pub(super) async fn folded_again(
 
 /// The table as raw gives it.
 pub(super) fn again(
-    job: &Job<'_>,
+    open: &OpenPipeline<'_>,
     context: &SessionContext,
     columns: &[(String, DataType)],
     grown: &[String],
@@ -71,7 +71,7 @@ pub(super) fn again(
     };
     let new = made.iter().filter(is_new).map(|(name, _)| name.clone());
     verified.columns_missing.extend(new);
-    let table = Arc::new(folded.table(job.request.pipeline)?);
+    let table = Arc::new(folded.table(open.run_context.pipeline)?);
     let mut side = side(context, &folded.staging, table, columns)?;
     // What no raw file has any more is null there.
     side.missing.clear();
@@ -100,10 +100,11 @@ impl Again {
 }
 
 /// The inputs that were folded, as they were.
-async fn inputs(job: &Job<'_>, state: &State) -> Result<Vec<Input>> {
+async fn inputs(open: &OpenPipeline<'_>, state: &State) -> Result<Vec<Input>> {
     let ledger = &state.ledger;
-    let folders = job.request.raw()?;
-    let (inputs, gone) = discover::again(&folders, &job.request.pipeline.raw, ledger, true).await?;
+    let folders = open.run_context.raw()?;
+    let (inputs, gone) =
+        discover::again(&folders, &open.run_context.pipeline.raw, ledger, true).await?;
     let was_folded = |location: usize, path: &str| ledger.folded(location, path).is_some();
     let gone = gone.into_iter();
     let gone: Vec<_> = gone

@@ -7,7 +7,7 @@ use arrow::datatypes::DataType;
 use datafusion::prelude::SessionContext;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::{Job, Side, Verified, aligned};
+use super::{OpenPipeline, Side, Verified, aligned};
 use crate::commands::open_pipeline::object_store_root;
 use crate::error::{Error, Result};
 use crate::layout::{base_name, is_hidden, parent, partition_values};
@@ -23,14 +23,14 @@ const OPENS: usize = 16;
 
 /// Another table: a Delta table, or a folder of Parquet files.
 pub(super) async fn other_table(
-    job: &Job<'_>,
+    open: &OpenPipeline<'_>,
     context: &SessionContext,
     url: &str,
     columns: &[(String, DataType)],
     verified: &mut Verified,
 ) -> Result<Side> {
     let location = Location::parse(url, Path::new("."))?;
-    let folder = job.request.stores.open(&location)?;
+    let folder = open.run_context.stores.open(&location)?;
     let unusable = |why: String| {
         Error::usage(format!("cannot compare with {location}: {why}"))
             .hint("--against names a Delta table, or a folder of Parquet files")

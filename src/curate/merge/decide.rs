@@ -13,7 +13,7 @@ use arrow::datatypes::{Date32Type, Int8Type, SchemaRef, UInt32Type};
 use arrow::row::{RowConverter, SortField};
 
 use crate::changes::EVENT_DT;
-use crate::changes::winners::Marks;
+use crate::changes::row_bitmap::RowBitmap;
 use crate::config::Keep;
 use crate::curate::merge::entries::{Entries, Files, REWRITTEN, WINNER};
 use crate::curate::merge::{Counts, PRESENT};
@@ -23,7 +23,7 @@ use crate::table::partition_names::partition_folder;
 use crate::table::sorter::Sorter;
 
 /// What the threads need to decide about keys.
-pub(super) struct Job {
+pub(super) struct Decider {
     pub(super) entries: Arc<Entries>,
     pub(super) files: Arc<Files>,
     pub(super) keep: Keep,
@@ -70,12 +70,12 @@ impl Orders<'_> {
     }
 }
 
-impl Job {
+impl Decider {
     /// Decides about all keys of a part; returns the versions that are written again.
     pub(super) fn decide(
         &self,
         rows: &RecordBatch,
-        marks: &Marks,
+        bitmap: &RowBitmap,
         table_rows: &mut Sorter,
         counts: &mut Counts,
     ) -> Result<RecordBatch> {
@@ -166,7 +166,7 @@ impl Job {
                 }
                 if let Some(winner) = holds {
                     let (file, row) = place(winner)?;
-                    marks.mark_day(file, row);
+                    bitmap.set_day(file, row);
                     counts.key_days += 1;
                     last_winner = later(last_winner, winner);
                 } else if winner.is_some() && self.keep == Keep::LatestPerDay {
@@ -184,7 +184,7 @@ impl Job {
             match moved {
                 Some(winner) => {
                     let (file, row) = place(winner)?;
-                    marks.mark_latest(file, row);
+                    bitmap.set_latest(file, row);
                     if self.keep == Keep::Latest
                         && let Some(stored) = last_stored.filter(|stored| is_row(*stored))
                     {

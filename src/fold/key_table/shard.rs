@@ -11,11 +11,11 @@ use crate::fold::key_table::key_bytes::{hash, length_of, long_bytes, long_view};
 use crate::fold::key_table::spill::{BUFFER_BYTES, Spilled, spill_failed};
 use crate::fold::last_changes::{LastChange, LaterDays};
 
-/// How many parts there are.
-pub(super) const PARTS: usize = 64;
+/// How many shards there are.
+pub(super) const SHARDS: usize = 64;
 
-/// The bits of a hash that tell the part.
-pub(super) const PART_BITS: u32 = PARTS.trailing_zeros();
+/// The bits of a hash that tell the shard.
+pub(super) const SHARD_BITS: u32 = SHARDS.trailing_zeros();
 
 /// So many rows are looked up together: what they wait for is fetched at the same time.
 pub(super) const TOGETHER: usize = 64;
@@ -28,12 +28,12 @@ pub(super) struct Row<P> {
     pub(super) position: P,
 }
 
-pub(super) fn part_of(hash: u64) -> usize {
-    (hash & (PARTS as u64 - 1)) as usize
+pub(super) fn shard_of(hash: u64) -> usize {
+    (hash & (SHARDS as u64 - 1)) as usize
 }
 
-/// The keys of one part, numbered as they come.
-pub(super) struct Part<P> {
+/// The keys of one shard, numbered as they come.
+pub(super) struct Shard<P> {
     /// Open addressing: the upper half of a key's hash and, lower, its number plus one; 0 is free.
     pub(super) slots: Vec<u64>,
     pub(super) keys: Vec<Key<P>>,
@@ -52,9 +52,9 @@ pub(super) struct Key<P> {
     pub(super) last: LastChange<P>,
 }
 
-impl<P: Position> Part<P> {
+impl<P: Position> Shard<P> {
     pub(super) fn new() -> Self {
-        Part {
+        Shard {
             slots: Vec::new(),
             keys: Vec::new(),
             long: Vec::new(),
@@ -99,7 +99,7 @@ impl<P: Position> Part<P> {
 
     #[inline]
     pub(super) fn slot(&self, hash: u64) -> usize {
-        (hash >> PART_BITS) as usize & (self.slots.len() - 1)
+        (hash >> SHARD_BITS) as usize & (self.slots.len() - 1)
     }
 
     /// Makes room for so many new keys.
@@ -119,12 +119,12 @@ impl<P: Position> Part<P> {
             }
         }
         if self.keys.capacity() < needed {
-            // All parts grow at the same time: twice the size would be half idle.
+            // All shards grow at the same time: twice the size would be half idle.
             self.keys.reserve_exact(new.max(self.keys.len() / 4));
         }
     }
 
-    /// Adds a change of a key, which may be new; there is [room](Part::reserve) for it.
+    /// Adds a change of a key, which may be new; there is [room](Shard::reserve) for it.
     #[inline]
     pub(super) fn change(
         &mut self,
@@ -175,7 +175,7 @@ impl<P: Position> Part<P> {
         }
     }
 
-    /// Appends all keys to the part's file and begins anew.
+    /// Appends all keys to the shard's file and begins anew.
     pub(super) fn spill(&mut self, runtime: &RuntimeEnv) -> Result<()> {
         let mut spilled = match self.spilled.take() {
             Some(spilled) => spilled,
@@ -208,10 +208,10 @@ impl<P: Position> Part<P> {
         file.flush().map_err(failed)?;
         spilled.keys += self.keys.len() as u64;
         spilled.later += self.later.count() as u64;
-        *self = Part {
+        *self = Shard {
             reserved: self.reserved,
             spilled: Some(spilled),
-            ..Part::new()
+            ..Shard::new()
         };
         Ok(())
     }

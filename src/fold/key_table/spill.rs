@@ -13,7 +13,7 @@ use crate::error::{Error, Result, spilled_too_much};
 /// Spilled data is read and written in pieces of this size.
 pub(super) const BUFFER_BYTES: usize = 256 << 10;
 
-/// The earlier contents of a part.
+/// The earlier contents of a shard.
 pub(super) struct Spilled {
     pub(super) file: Arc<dyn SpillFile>,
     pub(super) bytes: u64,
@@ -22,7 +22,7 @@ pub(super) struct Spilled {
     pub(super) later: u64,
 }
 
-/// Reads what parts wrote.
+/// Reads what shards wrote.
 pub(super) struct Records {
     pub(super) whole: Arc<dyn SpillFile>,
     pub(super) file: BufReader<File>,

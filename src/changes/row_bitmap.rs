@@ -19,13 +19,13 @@ pub struct Winners {
 
 /// Winners while they are being found, by several threads at once.
 #[derive(Debug)]
-pub struct Marks {
+pub struct RowBitmap {
     firsts: Vec<usize>,
     days: Bits,
     latest: Bits,
 }
 
-impl Marks {
+impl RowBitmap {
     /// No winner yet among files of so many rows.
     pub fn new(row_counts: impl Iterator<Item = u64>) -> Self {
         let mut firsts = vec![0];
@@ -33,22 +33,22 @@ impl Marks {
             firsts.push(firsts[firsts.len() - 1] + rows as usize);
         }
         let bits = firsts[firsts.len() - 1];
-        Marks {
+        RowBitmap {
             firsts,
             days: Bits::new(bits),
             latest: Bits::new(bits),
         }
     }
 
-    /// Marks the last change of a key and day.
+    /// RowBitmap the last change of a key and day.
     #[inline]
-    pub fn mark_day(&self, file: usize, row: usize) {
+    pub fn set_day(&self, file: usize, row: usize) {
         self.days.set(self.firsts[file] + row);
     }
 
-    /// Marks the last change of a key.
+    /// RowBitmap the last change of a key.
     #[inline]
-    pub fn mark_latest(&self, file: usize, row: usize) {
+    pub fn set_latest(&self, file: usize, row: usize) {
         self.latest.set(self.firsts[file] + row);
     }
 
