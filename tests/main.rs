@@ -6,6 +6,7 @@ mod concurrency;
 mod cron;
 mod delta;
 mod discovery;
+mod docs;
 mod explain;
 mod faults;
 mod interruptions;
