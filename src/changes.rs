@@ -17,18 +17,17 @@
 //! have two places each in the order of changes.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use futures::TryStreamExt;
 
+use crate::changes::pass_one::PassOne;
 use crate::changes::position::{FILES_MAX, OrderEncoder, ROWS_MAX};
 use crate::changes::row_bitmap::Winners;
 use crate::config::{OnBad, Pipeline, Raw};
-use crate::engine::tasks::{Work, join, join_all};
+use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Kind, Result};
 use crate::parquet_io::open::ParquetFile;
 use crate::raw::bad_rows::{BadRow, BadRows};
@@ -41,6 +40,7 @@ use crate::types::times::is_time_type;
 
 pub mod file_order;
 pub mod key_moves;
+pub mod pass_one;
 pub mod position;
 pub mod reader;
 pub mod row_bitmap;
@@ -70,12 +70,8 @@ pub struct Changes {
     before_images: Vec<Option<usize>>,
     schema_changes: Vec<SchemaChange>,
     newest: Newest,
+    /// The rows that were found to be bad when the inputs were opened.
     bad_rows: Arc<BadRows>,
-    rows_outside: AtomicU64,
-    rows_folded: AtomicU64,
-    key_moves: AtomicU64,
-    /// The newest commit time of pass one, in microseconds since 1970.
-    newest_us: AtomicI64,
     /// Key moves whose deletes are none.
     key_swaps: OnceLock<KeySwaps>,
     batch_rows: usize,
@@ -214,10 +210,6 @@ impl Changes {
             newest: schema_changes.newest,
             schema_changes: schema_changes.met,
             bad_rows,
-            rows_outside: AtomicU64::new(0),
-            rows_folded: AtomicU64::new(0),
-            key_moves: AtomicU64::new(0),
-            newest_us: AtomicI64::new(i64::MIN),
             key_swaps: OnceLock::new(),
             batch_rows,
             _spilled: all.spilled,
@@ -258,9 +250,9 @@ impl Changes {
         self.files.is_empty()
     }
 
-    /// The rows that are put aside.
-    pub fn bad_rows(&self) -> &BadRows {
-        &self.bad_rows
+    /// The counts of a scan of all rows that begins now.
+    pub(crate) fn pass_one(&self) -> Arc<PassOne> {
+        Arc::new(PassOne::new(self.bad_rows.copied()))
     }
 
     /// Whether bad rows are put aside.
@@ -356,16 +348,6 @@ impl Changes {
         files.sum::<usize>() + self.ordinal_counts().sum::<u64>() as usize / 4
     }
 
-    /// How many rows pass one met that lie outside of a window of rows.
-    pub fn rows_outside(&self) -> u64 {
-        self.rows_outside.load(Ordering::Relaxed)
-    }
-
-    /// How many rows pass one handed to the fold.
-    pub fn rows_folded(&self) -> u64 {
-        self.rows_folded.load(Ordering::Relaxed)
-    }
-
     pub(crate) fn roles(&self) -> Roles {
         Roles {
             key: self
@@ -397,36 +379,6 @@ impl Changes {
         self.raw.time_zone
     }
 
-    /// How many key moves pass one met.
-    pub fn key_moves(&self) -> u64 {
-        self.key_moves.load(Ordering::Relaxed)
-    }
-
-    /// Counts key moves of pass one, each of which is one more change.
-    pub(crate) fn count_moves(&self, moves: usize) {
-        self.key_moves.fetch_add(moves as u64, Ordering::Relaxed);
-        self.rows_folded.fetch_add(moves as u64, Ordering::Relaxed);
-    }
-
-    /// The newest commit time of the CDC changes that pass one handed to the fold.
-    pub fn newest_commit_time(&self) -> Option<DateTime<Utc>> {
-        DateTime::from_timestamp_micros(self.newest_us.load(Ordering::Relaxed))
-    }
-
-    /// Meets commit times of pass one, in nanoseconds since 1970.
-    pub(crate) fn meet_time(&self, ns: Option<i128>) {
-        if let Some(us) = ns.and_then(|ns| i64::try_from(ns.div_euclid(1000)).ok()) {
-            self.newest_us.fetch_max(us, Ordering::Relaxed);
-        }
-    }
-
-    /// Counts rows of pass one: inside and outside of a window of rows.
-    pub(crate) fn count(&self, inside: usize, outside: usize) {
-        self.rows_folded.fetch_add(inside as u64, Ordering::Relaxed);
-        self.rows_outside
-            .fetch_add(outside as u64, Ordering::Relaxed);
-    }
-
     /// The inputs whose rows cannot be read, and why: all of all inputs are decoded.
     ///
     /// # Errors
@@ -435,7 +387,7 @@ impl Changes {
         let files = Arc::new(Work::new((0..self.files.len()).collect()));
         let tasks = (0..threads.max(1)).map(|_| {
             let (changes, files) = (Arc::clone(self), Arc::clone(&files));
-            join(tokio::spawn(async move {
+            spawn(async move {
                 let mut damaged = Vec::new();
                 while let Some(number) = files.next() {
                     let OpenInput { input, file, .. } = &changes.files[number];
@@ -454,7 +406,7 @@ impl Changes {
                     }
                 }
                 Ok(damaged)
-            }))
+            })
         });
         Ok(join_all(tasks).await?.into_iter().flatten().collect())
     }

@@ -24,7 +24,7 @@ use crate::config::{OnTie, Pipeline};
 use crate::curate::conservation::{adds_up, check_versions, check_written};
 use crate::curate::merge::{Merge, Outputs};
 use crate::curate::pass_two::{Counts, FirstHalf};
-use crate::engine::tasks::{Work, join, join_all};
+use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
 use crate::fold::{Fold, tied};
 use crate::raw::discover::Input;
@@ -102,7 +102,7 @@ impl Curate<'_> {
     /// versions are not as they were left; storage, when staging or state cannot be written.
     pub async fn run(&self, context: &SessionContext) -> Result<Curated> {
         let winners = Arc::clone(&self.folded.winners);
-        let table = ChangesTable::new(self.changes, Some(winners), self.threads);
+        let table = ChangesTable::pass_two(self.changes, winners, self.threads);
         let query = curated_sql::plan(context, self.pipeline, self.changes, table).await?;
         let contract = self.earlier.and_then(|ledger| ledger.contract.as_ref());
         let columns = self.columns(&query, contract)?;
@@ -152,8 +152,8 @@ impl Curate<'_> {
                 if let Some((file, place)) = merged.counts.tie.filter(|_| fails) {
                     return Err(tied(&self.changes.ordinal_name(file, place)));
                 }
-                let winners = Some(Arc::clone(&merged.winners));
-                let table = ChangesTable::new(self.changes, winners, self.threads);
+                let winners = Arc::clone(&merged.winners);
+                let table = ChangesTable::pass_two(self.changes, winners, self.threads);
                 let query = curated_sql::plan(context, self.pipeline, self.changes, table).await?;
                 (query, Some(merged), outputs)
             }
@@ -178,9 +178,7 @@ impl Curate<'_> {
                 sql_file: self.pipeline.curated.sql.file.clone(),
             };
             let streams = Arc::clone(&streams);
-            join(tokio::spawn(async move {
-                streams.part(half.run(&streams, outputs)).await
-            }))
+            spawn(async move { streams.part(half.run(&streams, outputs)).await })
         });
         let halves = join_all(halves).await?;
 

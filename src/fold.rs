@@ -8,28 +8,33 @@
 
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Date32Type};
 use datafusion::catalog::TableProvider;
-use datafusion::physical_plan::aggregates::AggregateExec;
-use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr, execute_stream_partitioned};
+use datafusion::execution::SessionStateBuilder;
+use datafusion::physical_plan::display::DisplayableExecutionPlan;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream_partitioned};
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use futures::future::try_join_all;
+use tracing::trace;
 
+use crate::changes::pass_one::PassOne;
 use crate::changes::position::Position;
 use crate::changes::reader::ChangesTable;
 use crate::changes::row_bitmap::{RowBitmap, Winners};
 use crate::changes::{Changes, EVENT_DT, POSITION};
 use crate::config::{Keep, OnTie, Pipeline};
-use crate::engine::tasks::{Work, join};
+use crate::engine::tasks::spawn;
 use crate::error::{Error, Result};
-use crate::fold::key_table::{Inserter, KeyTable};
-use crate::fold::last_changes::{keep_later, last_changes};
+use crate::fold::exec::FoldRule;
+use crate::fold::key_table::keep_later;
+use crate::fold::last_changes::{Keys, last_changes};
 use crate::types::day_counts::DayCounts;
 
-pub mod key_table;
-pub mod last_changes;
+mod exec;
+mod key_table;
+mod last_changes;
 
 const SQL: &str = include_str!("../sql/fold.sql");
 
@@ -38,6 +43,8 @@ const SQL: &str = include_str!("../sql/fold.sql");
 pub struct Fold {
     /// Where the last changes are.
     pub winners: Arc<Winners>,
+    /// What was counted while reading.
+    pub pass_one: Arc<PassOne>,
     /// How many keys there are.
     pub keys: u64,
     /// How many keys and days there are.
@@ -95,7 +102,8 @@ async fn every_row<P: Position>(
     changes: &Arc<Changes>,
     partitions: usize,
 ) -> Result<Fold> {
-    let table = ChangesTable::new(changes, None, partitions);
+    let pass_one = changes.pass_one();
+    let table = ChangesTable::pass_one(changes, &pass_one, partitions);
     let schema = table.schema();
     let columns = vec![schema.index_of(EVENT_DT)?, schema.index_of(POSITION)?];
     let state = context.state();
@@ -104,19 +112,19 @@ async fn every_row<P: Position>(
     let bitmap = Arc::new(RowBitmap::new(changes.ordinal_counts()));
     let tasks = streams.into_iter().map(|mut rows| {
         let bitmap = Arc::clone(&bitmap);
-        join(tokio::spawn(async move {
+        spawn(async move {
             let mut counts = Counts::default();
             while let Some(batch) = rows.try_next().await? {
                 let days = batch.column(0).as_primitive::<Date32Type>().iter();
                 for (day, position) in days.zip(P::read(batch.column(1))) {
-                    counts.mark(&mut std::iter::once((day, &position)), &bitmap);
+                    counts.mark(std::iter::once((day, &position)), &bitmap);
                 }
             }
             Ok(counts)
-        }))
+        })
     });
     let counts = try_join_all(tasks).await?;
-    Counts::sum(counts, bitmap)
+    Counts::sum(counts, bitmap, pass_one)
 }
 
 async fn fold_positions<P: Position>(
@@ -125,97 +133,56 @@ async fn fold_positions<P: Position>(
     key: &[String],
     partitions: usize,
 ) -> Result<Fold> {
-    context.register_udaf(last_changes::<P>());
-    context.deregister_table("changes")?;
-    context.register_table(
-        "changes",
-        Arc::new(ChangesTable::new(changes, None, partitions)),
-    )?;
+    let pass_one = changes.pass_one();
+    let table = ChangesTable::pass_one(changes, &pass_one, partitions);
+    let context = fold_session(context);
+    context.register_table("changes", Arc::new(table))?;
     let key_columns = key
         .iter()
         .map(|name| key_column(changes, name))
         .collect::<Result<Vec<_>>>()?;
     let sql = SQL.replace("{key}", &key_columns.join(", "));
     let plan = context.sql(&sql).await?.create_physical_plan().await?;
-    context.deregister_table("changes")?;
-    let grouping = Arc::new(Grouping::of(&plan)?);
-    let table = Arc::new(KeyTable::<P>::new(context.runtime_env(), partitions));
-
-    let streams = execute_stream_partitioned(Arc::clone(&grouping.input), context.task_ctx())?;
-    let tasks = streams.into_iter().map(|mut rows| {
-        let (grouping, table) = (Arc::clone(&grouping), Arc::clone(&table));
-        join(tokio::spawn(async move {
-            let mut inserter = Inserter::new(&table);
-            while let Some(batch) = rows.try_next().await? {
-                grouping.add(&batch, &mut inserter)?;
-            }
-            inserter.finish()
-        }))
-    });
-    try_join_all(tasks).await?;
 
     let bitmap = Arc::new(RowBitmap::new(changes.ordinal_counts()));
-    let (shards, share) = table.seal()?;
-    let shards = Arc::new(Work::new(shards));
-    let tasks = (0..partitions).map(|_| {
-        let (bitmap, shards, table) =
-            (Arc::clone(&bitmap), Arc::clone(&shards), Arc::clone(&table));
-        join(tokio::spawn(async move {
-            let mark_parts = async {
-                let mut counts = Counts::default();
-                while let Some(shard) = shards.next() {
-                    table.finish(shard, share, |key| counts.mark(key, &bitmap))?;
-                }
-                Ok(counts)
-            };
-            shards.part(mark_parts).await
-        }))
+    let streams = execute_stream_partitioned(Arc::clone(&plan), context.task_ctx())?;
+    let tasks = streams.into_iter().map(|mut rows| {
+        let bitmap = Arc::clone(&bitmap);
+        spawn(async move {
+            let mut counts = Counts::default();
+            while let Some(batch) = rows.try_next().await? {
+                let keys = Keys::<P>::read(batch.column(0));
+                keys.iter().for_each(|key| counts.mark(key, &bitmap));
+            }
+            Ok(counts)
+        })
     });
     let counts = try_join_all(tasks).await?;
-    Counts::sum(counts, bitmap)
+    log_plan(plan.as_ref());
+    Counts::sum(counts, bitmap, pass_one)
 }
 
-/// What the plan of `sql/fold.sql` groups, and by what.
-struct Grouping {
-    input: Arc<dyn ExecutionPlan>,
-    keys: Vec<Arc<dyn PhysicalExpr>>,
-    /// The arguments of `last_changes`: day and position.
-    arguments: Vec<Arc<dyn PhysicalExpr>>,
+/// The session in which [`SQL`] is planned: with the function `last_changes` and the node that
+/// computes it.
+fn fold_session(context: &SessionContext) -> SessionContext {
+    let state = context.state();
+    let mut rules = state.physical_optimizers().to_vec();
+    rules.insert(0, Arc::new(FoldRule));
+    let state = SessionStateBuilder::new_from_existing(state).with_physical_optimizer_rules(rules);
+    let context = SessionContext::new_with_state(state.build());
+    context.register_udaf(last_changes());
+    context
 }
 
-impl Grouping {
-    fn of(plan: &Arc<dyn ExecutionPlan>) -> Result<Self> {
-        let mut found = None;
-        let mut next = Some(plan);
-        while let Some(plan) = next {
-            // The innermost one meets the rows themselves.
-            found = plan.downcast_ref::<AggregateExec>().or(found);
-            next = plan.children().first().copied();
-        }
-        let unknown = || Error::internal("sql/fold.sql does not group changes");
-        let found = found.ok_or_else(unknown)?;
-        let keys = found.group_expr().expr().iter();
-        let function = found.aggr_expr().first().ok_or_else(unknown)?;
-        Ok(Grouping {
-            input: Arc::clone(found.input()),
-            keys: keys.map(|(key, _)| Arc::clone(key)).collect(),
-            arguments: function.expressions(),
-        })
-    }
-
-    fn add<P: Position>(&self, batch: &RecordBatch, inserter: &mut Inserter<P>) -> Result<()> {
-        let evaluate = |expression: &Arc<dyn PhysicalExpr>| {
-            let value = expression.evaluate(batch)?;
-            value.into_array(batch.num_rows())
-        };
-        let keys = self.keys.iter().map(evaluate);
-        let keys = keys.collect::<datafusion::common::Result<Vec<_>>>()?;
-        let [day, position] = &self.arguments[..] else {
-            return Err(Error::internal("last_changes takes a day and a position"));
-        };
-        let (days, positions) = (evaluate(day)?, evaluate(position)?);
-        let positions = P::read(&positions);
-        inserter.add(&keys, days.as_primitive(), positions)
+/// Logs a plan that was executed, as `EXPLAIN ANALYZE` shows it.
+fn log_plan(plan: &dyn ExecutionPlan) {
+    if tracing::enabled!(tracing::Level::TRACE) {
+        let shown = DisplayableExecutionPlan::with_metrics(plan)
+            .indent(false)
+            .to_string();
+        shown
+            .lines()
+            .for_each(|line| trace!("plan of pass one: {line}"));
     }
 }
 
@@ -246,11 +213,12 @@ struct Counts {
 
 impl Counts {
     /// The sum of what all threads counted, with the winners.
-    fn sum(counted: Vec<Counts>, bitmap: Arc<RowBitmap>) -> Result<Fold> {
+    fn sum(counted: Vec<Counts>, bitmap: Arc<RowBitmap>, pass_one: Arc<PassOne>) -> Result<Fold> {
         let bitmap =
             Arc::into_inner(bitmap).ok_or_else(|| Error::internal("the fold did not end"))?;
         let mut fold = Fold {
             winners: Arc::new(bitmap.finish()),
+            pass_one,
             keys: 0,
             key_days: 0,
             days: DayCounts::default(),
@@ -273,9 +241,9 @@ impl Counts {
     }
 
     /// RowBitmap the winners of a key.
-    fn mark<P: Position>(
+    fn mark<'a, P: Position>(
         &mut self,
-        key: &mut dyn Iterator<Item = (Option<i32>, &P)>,
+        key: impl Iterator<Item = (Option<i32>, &'a P)>,
         bitmap: &RowBitmap,
     ) {
         let mut last: Option<P> = None;

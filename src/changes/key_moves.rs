@@ -36,7 +36,7 @@ use tracing::info;
 use crate::changes::position::Position;
 use crate::changes::reader::ChangesTable;
 use crate::changes::{Changes, KeySwaps, POSITION};
-use crate::engine::tasks::{join, join_all};
+use crate::engine::tasks::{join_all, spawn};
 use crate::error::{Error, Result};
 use crate::types::times::times_ns;
 
@@ -85,7 +85,7 @@ async fn find<P: Position>(
     let streams = execute_stream_partitioned(plan, context.task_ctx())?;
     let tasks = streams.into_iter().map(|mut rows| {
         let memory = Arc::clone(&memory);
-        join(tokio::spawn(async move {
+        spawn(async move {
             let mut halves = Vec::new();
             while let Some(batch) = rows.try_next().await? {
                 let before = halves.len();
@@ -101,7 +101,7 @@ async fn find<P: Position>(
                 })?;
             }
             Ok(halves)
-        }))
+        })
     });
     let mut halves = Vec::new();
     for some in join_all(tasks).await? {

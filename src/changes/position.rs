@@ -19,6 +19,8 @@
 //! Any other order (several columns, text sequences) is a byte string that compares the same way
 //! ([`OrderEncoder`]), ending in file (4 bytes), row (8 bytes) and tie (1 byte).
 
+use std::sync::Arc;
+
 use arrow::array::{Array, ArrayRef, AsArray, BinaryBuilder, Decimal128Array};
 use arrow::compute::cast;
 use arrow::datatypes::{
@@ -89,6 +91,12 @@ pub trait Position: Clone + Default + Send + Sync + std::fmt::Debug + 'static {
     fn heap_bytes(&self) -> usize;
     /// Reads a column of [`Position::data_type`].
     fn read(column: &dyn Array) -> Vec<Self>;
+    /// Builds a column of [`Position::data_type`].
+    type Builder: Default + Send;
+    /// Appends it to a column.
+    fn append_to(&self, column: &mut Self::Builder);
+    /// The column.
+    fn build(column: Self::Builder) -> ArrayRef;
     /// Appends it to bytes that [`Position::pull`] reads.
     fn push(&self, bytes: &mut Vec<u8>);
     /// Reads one from the front of bytes; returns the rest too. `None` at their end.
@@ -134,6 +142,17 @@ impl Position for i128 {
 
     fn read(column: &dyn Array) -> Vec<Self> {
         column.as_primitive::<Decimal128Type>().values().to_vec()
+    }
+
+    type Builder = Vec<i128>;
+
+    #[inline]
+    fn append_to(&self, column: &mut Vec<i128>) {
+        column.push(*self);
+    }
+
+    fn build(column: Vec<i128>) -> ArrayRef {
+        packed_array(column)
     }
 
     #[inline]
@@ -188,6 +207,16 @@ impl Position for Box<[u8]> {
         positions.map(Into::into).collect()
     }
 
+    type Builder = BinaryBuilder;
+
+    fn append_to(&self, column: &mut BinaryBuilder) {
+        column.append_value(self);
+    }
+
+    fn build(mut column: BinaryBuilder) -> ArrayRef {
+        Arc::new(column.finish())
+    }
+
     fn push(&self, bytes: &mut Vec<u8>) {
         bytes.extend_from_slice(&(self.len() as u32).to_le_bytes());
         bytes.extend_from_slice(self);
@@ -207,7 +236,7 @@ pub fn order_bytes(position: &[u8]) -> &[u8] {
 
 /// A column of packed positions.
 pub fn packed_array(positions: Vec<i128>) -> ArrayRef {
-    std::sync::Arc::new(Decimal128Array::from(positions).with_data_type(PACKED_TYPE))
+    Arc::new(Decimal128Array::from(positions).with_data_type(PACKED_TYPE))
 }
 
 /// A column of packed positions for rows `rows` of one file.
@@ -262,7 +291,7 @@ impl OrderEncoder {
             bytes.push(0);
             built.append_value(&bytes);
         }
-        Ok(std::sync::Arc::new(built.finish()))
+        Ok(Arc::new(built.finish()))
     }
 
     /// What tells whether two columns' encoded values compare as the values do: the kind of value,
@@ -304,7 +333,7 @@ impl OrderEncoder {
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Binary,
             DataType::Binary | DataType::LargeBinary | DataType::BinaryView => DataType::Binary,
             DataType::Date32 => DataType::Date32,
-            DataType::Timestamp(_, _) => return Ok(std::sync::Arc::clone(column)),
+            DataType::Timestamp(_, _) => return Ok(Arc::clone(column)),
             other => {
                 return Err(Error::data(format!(
                     "an order column of type {other} has no order"

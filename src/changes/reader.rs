@@ -25,6 +25,7 @@ use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::statistics::Statistics;
 
+use crate::changes::pass_one::PassOne;
 use crate::changes::position::{PACKED_TYPE, Position};
 use crate::changes::row_bitmap::Winners;
 use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, OpenInput, POSITION, Roles, Unit};
@@ -57,7 +58,7 @@ pub struct ChangesTable {
 #[derive(Clone, Debug)]
 enum Pass {
     /// All, which are checked and counted.
-    One,
+    One(Arc<PassOne>),
     /// Key moves only, each as a delete and as itself.
     KeyMoves,
     /// Those of one key: nothing is made of them.
@@ -76,10 +77,14 @@ impl Pass {
 }
 
 impl ChangesTable {
-    /// All rows; with winners only their rows, and whether each is its key's last.
-    pub fn new(changes: &Arc<Changes>, winners: Option<Arc<Winners>>, partitions: usize) -> Self {
-        let pass = winners.map_or(Pass::One, Pass::Two);
-        Self::of(changes, pass, partitions)
+    /// All rows, which a scan checks and counts.
+    pub fn pass_one(changes: &Arc<Changes>, counts: &Arc<PassOne>, partitions: usize) -> Self {
+        Self::of(changes, Pass::One(Arc::clone(counts)), partitions)
+    }
+
+    /// The rows of the winners, and whether each is its key's last.
+    pub fn pass_two(changes: &Arc<Changes>, winners: Arc<Winners>, partitions: usize) -> Self {
+        Self::of(changes, Pass::Two(winners), partitions)
     }
 
     /// The rows whose key was another before, each twice: with that key, and as it is.
@@ -290,7 +295,7 @@ impl ChangeReader {
             needed.extend(&roles.key);
             needed.extend([roles.op, roles.commit_time].iter().flatten());
         }
-        if let Pass::One = pass {
+        if let Pass::One(_) = pass {
             // Whether an operation is one, and allowed, is seen in this pass.
             needed.extend(roles.op);
         }
@@ -344,7 +349,7 @@ impl ChangeReader {
         let open = self.changes.file(unit.file);
         let groups = self.groups_in_window(open, &unit.row_groups);
         let unsure = match self.pass {
-            Pass::One => &open.unsure[..],
+            Pass::One(_) => &open.unsure[..],
             _ => &[],
         };
         let mut columns: Vec<usize> = self
@@ -399,7 +404,9 @@ impl ChangeReader {
                 windows.all(|(low, high)| last < *low || first >= *high)
             };
             if span.is_some_and(is_outside) {
-                self.changes.count(0, group.2);
+                if let Pass::One(counts) = &self.pass {
+                    counts.count_rows(0, group.2);
+                }
             } else {
                 kept.push(*group);
             }
@@ -410,7 +417,7 @@ impl ChangeReader {
     /// The windows that select rows of a file in pass one, in nanoseconds.
     fn row_windows(&self, open: &OpenInput) -> Option<Vec<(i128, i128)>> {
         let windows = open.input.rows.as_ref();
-        let windows = windows.filter(|_| matches!(self.pass, Pass::One))?;
+        let windows = windows.filter(|_| matches!(self.pass, Pass::One(_)))?;
         let span = |window: &Window| (instant_ns(window.start), instant_ns(window.end));
         Some(windows.iter().map(span).collect())
     }
@@ -438,9 +445,9 @@ impl ChangeReader {
                 }
                 let mut good = vec![true; batch.read.num_rows()];
                 bad.iter().for_each(|bad| good[bad.at] = false);
-                if matches!(self.pass, Pass::One) {
+                if let Pass::One(counts) = &self.pass {
                     let rows: Vec<BadRow> = bad.into_iter().map(|bad| bad.row).collect();
-                    let (bad_rows, name) = (self.changes.bad_rows(), &batch.open().file.name);
+                    let (bad_rows, name) = (counts.bad_rows(), &batch.open().file.name);
                     rows.iter().try_for_each(|bad| bad_rows.admit(name, bad))?;
                     bad_rows.put(file, rows);
                 }
@@ -451,10 +458,10 @@ impl ChangeReader {
             }
             Err(Refused::All(error)) => return Err(error),
         };
-        if let Pass::One = self.pass {
-            self.changes.count(made.inside, made.outside + not_chosen);
-            self.changes.count_moves(made.key_moves);
-            self.changes.meet_time(made.newest);
+        if let Pass::One(counts) = &self.pass {
+            counts.count_rows(made.inside, made.outside + not_chosen);
+            counts.count_key_moves(made.key_moves);
+            counts.observe_commit_time(made.newest);
         }
         Ok(made.rows)
     }

@@ -54,7 +54,8 @@ impl Log {
         let level = match (logging.quiet, logging.verbose) {
             (true, _) => LevelFilter::OFF,
             (false, 0) => LevelFilter::INFO,
-            (false, _) => LevelFilter::DEBUG,
+            (false, 1) => LevelFilter::DEBUG,
+            (false, _) => LevelFilter::TRACE,
         };
         let ours = Targets::new()
             .with_target("glueless", level)

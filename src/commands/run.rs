@@ -20,8 +20,7 @@ use std::time::Duration;
 
 use arrow::datatypes::Field;
 use futures::FutureExt;
-use futures::future::LocalBoxFuture;
-use tokio::task::JoinHandle;
+use futures::future::{BoxFuture, LocalBoxFuture};
 use tracing::{info, warn};
 
 use crate::aggregate::{self, column_types};
@@ -33,8 +32,9 @@ use crate::commands::open_pipeline::{
 use crate::commands::task::Task;
 use crate::config::{Aggregate, Format, OnBad, Pipeline};
 use crate::curate::Curated;
-use crate::curate::stage::{BadInputs, Onto, Stage, Staged};
+use crate::curate::stage::{BadInputs, Onto, Stage};
 use crate::engine::session::session;
+use crate::engine::tasks::spawn;
 use crate::error::{Error, Kind, Result};
 use crate::layout::{aggregate_run_id, attempt_name};
 use crate::publish::{self, Names};
@@ -153,7 +153,7 @@ pub(super) struct Attempt {
     /// The windows whose days it aggregates, where they are not its own.
     pub(super) aggregated: Option<Vec<Window>>,
     /// What the curated table's folder holds, looked up while the run folds.
-    pub(super) found: Option<JoinHandle<Result<Vec<String>>>>,
+    pub(super) found: Option<BoxFuture<'static, Result<Vec<String>>>>,
 }
 
 impl OpenPipeline<'_> {
@@ -282,7 +282,7 @@ impl OpenPipeline<'_> {
         let table = self.output(CURATED)?;
         let folder = table.folder.clone();
         let found = async move { list_and_prune(&folder).await };
-        attempt.found = Some(tokio::spawn(found));
+        attempt.found = Some(spawn(found).boxed());
         let stage = Stage {
             pipeline,
             resources: self.run_context.resources,
@@ -301,15 +301,11 @@ impl OpenPipeline<'_> {
             attempt: &attempt.name,
             is_dry: false,
         };
-        let Staged {
-            changes,
-            bad_files,
-            curated,
-        } = stage.run(&inputs, bad, report).await?;
-        let Some(curated) = curated else {
-            let aside =
-                self.quarantine_records(command, attempt, &changes, &inputs, &bad_files, &folders);
-            let records = aside.await?;
+        let mut staged = stage.run(&inputs, bad, report).await?;
+        let Some(curated) = staged.curated.take() else {
+            let records = self
+                .quarantine_records(command, attempt, &staged, &inputs, &folders)
+                .await?;
             let note = "all inputs of the window are in quarantine";
             attempt.report.note.get_or_insert(note.into());
             return self
@@ -328,9 +324,9 @@ impl OpenPipeline<'_> {
             Format::Parquet => Names::Kept,
             Format::Delta => Names::New,
         };
-        let staged = curated.staged.clone();
+        let new_files = curated.staged.clone();
         let report = &mut attempt.report;
-        let plan = publish::plan(staged, &before, is_rebuilt, attempt.commit, names);
+        let plan = publish::plan(new_files, &before, is_rebuilt, attempt.commit, names);
         report.rows_written = plan.counts.rows_written;
         report.bytes_written = plan.counts.bytes_written;
         report.partitions_written = plan.counts.partitions_written;
@@ -340,7 +336,7 @@ impl OpenPipeline<'_> {
         let contract = contract(
             pipeline,
             &curated,
-            &changes,
+            &staged.changes,
             ledger.contract.as_ref().filter(|_| !is_rebuild),
         );
         if is_rebuild || ledger.contract.as_ref() != Some(&contract) {
@@ -348,7 +344,7 @@ impl OpenPipeline<'_> {
         }
         records.extend(absent);
         let commit = attempt.commit;
-        let folded = changes.inputs();
+        let folded = staged.changes.inputs();
         records.extend(
             folded
                 .filter_map(|input| input_record(ledger, input, commit, is_rebuild, &self.window)),
@@ -364,9 +360,10 @@ impl OpenPipeline<'_> {
             days.extend(before.filter_map(|(day, _)| day));
         }
         let days = days.iter().filter_map(|day| date(*day)).collect();
-        let aside =
-            self.quarantine_records(command, attempt, &changes, &inputs, &bad_files, &folders);
-        records.extend(aside.await?);
+        records.extend(
+            self.quarantine_records(command, attempt, &staged, &inputs, &folders)
+                .await?,
+        );
         let plans = [(CURATED.to_string(), plan)];
         self.commit_and_publish(attempt, command, records, Some(versions), days, &plans)
             .await?;

@@ -36,7 +36,7 @@ use crate::curate::merge::bloom::Bloom;
 use crate::curate::merge::decide::Decider;
 use crate::curate::merge::entries::{Entries, Files};
 use crate::curate::merge::version_reader::LookUp;
-use crate::engine::tasks::{Work, join, join_all};
+use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
 use crate::fold::Fold;
 use crate::state::versions::VersionsLayout;
@@ -164,8 +164,8 @@ impl Merge<'_> {
         memory.grow(bloom.bytes() + self.changes.ordinal_counts().sum::<u64>() as usize / 4);
 
         // The winners.
-        let winners = Some(Arc::clone(&self.folded.winners));
-        let table = ChangesTable::new(self.changes, winners, threads);
+        let winners = Arc::clone(&self.folded.winners);
+        let table = ChangesTable::pass_two(self.changes, winners, threads);
         let schema = table.schema();
         let mut projection = Vec::new();
         for name in &self.pipeline.key {
@@ -182,14 +182,14 @@ impl Merge<'_> {
             let (entries, files) = (Arc::clone(&entries), Arc::clone(&files));
             let bloom = Arc::clone(&bloom);
             let mut sorter = Sorter::new(Arc::clone(&entries.order), context.runtime_env());
-            join(tokio::spawn(async move {
+            spawn(async move {
                 while let Some(batch) = rows.try_next().await? {
                     let (batch, hashes) = entries.of_winners(&batch, &files)?;
                     hashes.iter().for_each(|hash| bloom.insert(*hash));
                     sorter.push(&batch)?;
                 }
                 Ok(sorter)
-            }))
+            })
         });
         let mut sorters = join_all(tasks).await?;
 
@@ -200,7 +200,7 @@ impl Merge<'_> {
             let (bloom, queue) = (Arc::clone(&bloom), Arc::clone(&queue));
             let state = self.state.clone();
             let mut sorter = Sorter::new(Arc::clone(&entries.order), context.runtime_env());
-            join(tokio::spawn(async move {
+            spawn(async move {
                 let look_up = async {
                     let mut before = 0;
                     while let Some(file) = queue.next() {
@@ -215,7 +215,7 @@ impl Merge<'_> {
                     Ok((table_rows, versions, sorter, before))
                 };
                 queue.part(look_up).await
-            }))
+            })
         });
         let mut outputs = Outputs::new();
         let mut versions_before = 0;
@@ -241,7 +241,7 @@ impl Merge<'_> {
         });
         let tasks = outputs.into_iter().map(|(mut table_rows, mut versions)| {
             let (shared, decider) = (Arc::clone(&shared), Arc::clone(&decider));
-            join(tokio::spawn(async move {
+            spawn(async move {
                 let (sorted, bitmap, parts) = &*shared;
                 let decide = async {
                     let mut readers = Readers::new();
@@ -261,7 +261,7 @@ impl Merge<'_> {
                     Ok((table_rows, versions, counts))
                 };
                 parts.part(decide).await
-            }))
+            })
         });
         let mut outputs = Outputs::new();
         let mut all = Counts::default();

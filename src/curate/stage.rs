@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 
 use crate::changes::Changes;
 use crate::changes::key_moves::key_swaps;
+use crate::changes::pass_one::PassOne;
 use crate::config::{Keep, OnBad, Pipeline};
 use crate::curate::{Curate, Curated, adds_up};
 use crate::engine::resources::Resources;
@@ -77,6 +78,8 @@ pub struct Staged {
     pub changes: Arc<Changes>,
     /// The others, and why.
     pub bad_files: Vec<(Input, String)>,
+    /// The rows that could not be folded.
+    pub bad_rows: Arc<BadRows>,
     /// The files; `None` where no input could be opened.
     pub curated: Option<Curated>,
 }
@@ -155,6 +158,7 @@ impl Stage<'_> {
             return Ok(Staged {
                 changes,
                 bad_files,
+                bad_rows: Arc::new(BadRows::new(0)),
                 curated: None,
             });
         }
@@ -167,7 +171,7 @@ impl Stage<'_> {
         }
         let folded = fold(&context, &changes, pipeline, threads).await?;
         if !self.accepts_missing() {
-            self.check_still_read(&changes)?;
+            self.check_still_read(&changes, &folded.pass_one)?;
         }
         info!(
             "pass one: {} rows, {} keys, {} keys and days",
@@ -193,11 +197,12 @@ impl Stage<'_> {
             curated.partitions.len(),
             curated.versions.len()
         );
-        fill_in(report, pipeline.keep, &folded, &changes, &curated);
-        check_conservation(report, &changes)?;
+        fill_in(report, pipeline.keep, &folded, &curated);
+        check_conservation(report, &folded.pass_one)?;
         Ok(Staged {
             changes,
             bad_files,
+            bad_rows: Arc::clone(folded.pass_one.bad_rows()),
             curated: Some(curated),
         })
     }
@@ -273,9 +278,9 @@ impl Stage<'_> {
 
     /// Refuses rows as bad that an earlier run has folded: they would stay in the table, or be lost
     /// by a rebuild.
-    fn check_still_read(&self, changes: &Changes) -> Result<()> {
+    fn check_still_read(&self, changes: &Changes, pass_one: &PassOne) -> Result<()> {
         let ledger = self.ledger;
-        let bad_rows = changes.bad_rows().sorted();
+        let bad_rows = pass_one.bad_rows().sorted();
         for (number, input) in changes.inputs().enumerate() {
             // Windows of rows leave rows out that can be bad.
             let is_whole = input.rows.is_none() && input.only.is_none();
@@ -317,26 +322,27 @@ fn lost(told: String, is_from_empty: bool) -> Error {
     })
 }
 
-fn fill_in(report: &mut Report, keep: Keep, folded: &Fold, changes: &Changes, curated: &Curated) {
+fn fill_in(report: &mut Report, keep: Keep, folded: &Fold, curated: &Curated) {
+    let pass_one = &folded.pass_one;
     let (winners, ties) = match keep {
         Keep::Latest => (folded.keys, folded.ties),
         Keep::LatestPerDay => (folded.key_days, folded.day_ties),
     };
-    report.rows_outside = changes.rows_outside();
+    report.rows_outside = pass_one.rows_outside();
     report.rows_stale = curated.stale;
-    report.rows_superseded = changes.rows_folded().saturating_sub(winners) + curated.stale;
+    report.rows_superseded = pass_one.rows_folded().saturating_sub(winners) + curated.stale;
     report.rows_latest = curated.counts.rows_latest;
     report.rows_deleted = curated.counts.rows_deleted;
-    report.rows_rejected = changes.bad_rows().count();
-    report.key_moves = changes.key_moves();
+    report.rows_rejected = pass_one.bad_rows().count();
+    report.key_moves = pass_one.key_moves();
     report.ties = ties;
     report.bytes_changed = curated.bytes_changed;
-    report.newest_commit_time = report.newest_commit_time.max(changes.newest_commit_time());
+    report.newest_commit_time = report.newest_commit_time.max(pass_one.newest_commit_time());
 }
 
 /// The run must add up before anything is published: every row that was read went somewhere. That
 /// what was written adds up, too, is checked where it is written ([`Curate::run`]).
-fn check_conservation(report: &Report, changes: &Changes) -> Result<()> {
+fn check_conservation(report: &Report, pass_one: &PassOne) -> Result<()> {
     let went = report.rows_latest
         + report.rows_superseded
         + report.rows_deleted
@@ -347,7 +353,7 @@ fn check_conservation(report: &Report, changes: &Changes) -> Result<()> {
         (
             "rows folded",
             report.rows_read + report.key_moves,
-            changes.rows_folded() + report.rows_outside + report.rows_rejected,
+            pass_one.rows_folded() + report.rows_outside + report.rows_rejected,
         ),
     ];
     match sums.into_iter().find(|(_, one, other)| one != other) {

@@ -3,26 +3,36 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::task::JoinHandle;
+use datafusion::common::runtime::SpawnedTask;
 
 use crate::error::{Error, Result};
 
-/// Waits for a task; a panic in it becomes an error of ours, and it ends when nobody waits.
+/// Spawns a task. It is aborted when the returned future is dropped; a panic in it becomes an
+/// error.
 ///
 /// # Errors
 /// Those of the task; internal, when it panicked.
-pub async fn join<T>(task: JoinHandle<Result<T>>) -> Result<T> {
-    struct AbortOnDrop<T>(JoinHandle<T>);
-    impl<T> Drop for AbortOnDrop<T> {
-        fn drop(&mut self) {
-            self.0.abort();
-        }
-    }
-    let mut task = AbortOnDrop(task);
-    match (&mut task.0).await {
-        Ok(result) => result,
-        Err(error) => Err(Error::internal("a task of the run ended abruptly").caused_by(error)),
-    }
+pub fn spawn<T: Send + 'static>(
+    task: impl Future<Output = Result<T>> + Send + 'static,
+) -> impl Future<Output = Result<T>> + Send {
+    join(SpawnedTask::spawn(task))
+}
+
+/// Spawns a task that blocks its thread; otherwise as [`spawn`]. Once it has started, it is not
+/// aborted.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_blocking<T: Send + 'static>(
+    task: impl FnOnce() -> Result<T> + Send + 'static,
+) -> impl Future<Output = Result<T>> + Send {
+    join(SpawnedTask::spawn_blocking(task))
+}
+
+async fn join<T: 'static>(task: SpawnedTask<Result<T>>) -> Result<T> {
+    task.await.unwrap_or_else(|error| {
+        Err(Error::internal("a task of the run ended abruptly").caused_by(error))
+    })
 }
 
 /// Waits for all tasks: when the first failure is told, none of them writes any more.

@@ -23,34 +23,35 @@ use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray};
 use arrow::datatypes::Date32Type;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, Gauge, MetricBuilder};
 
 use crate::changes::position::Position;
 use crate::error::Result;
 use crate::fold::key_table::key_bytes::{INLINE_BYTES, Keys, hash, length_of, long_view, view_of};
-use crate::fold::key_table::shard::{Key, Row, SHARDS, Shard, TOGETHER, shard_of};
-use crate::fold::key_table::spill::{Records, Spilled};
-use crate::fold::last_changes::{LastChange, entries};
+use crate::fold::key_table::shard::{Row, SHARDS, Shard, TOGETHER, shard_of};
 
+mod days;
 mod key_bytes;
+mod sealed;
 mod shard;
 mod spill;
+
+pub(super) use days::keep_later;
+pub(super) use sealed::SealedShard;
 
 /// At most so many rows of a thread wait for a shard until it takes them.
 const PENDING_ROWS_MAX: usize = 4096;
 /// All rows that wait take at most this shard of the memory.
 const PENDING_PART: usize = 16;
-/// What a key takes in memory beside its bytes: its entry, and its slots at the emptiest.
-const fn bytes_per_key<P>() -> usize {
-    size_of::<Key<P>>() * 5 / 4 + 4 * size_of::<u64>()
-}
 /// A pass over what was spilled takes at least so much memory.
 const PASS_BYTES_MIN: usize = 256;
 
 /// Keys and their last changes, filled by several threads at once.
-pub struct KeyTable<P> {
+pub(super) struct KeyTable<P> {
     shards: Vec<Mutex<Shard<P>>>,
     memory: MemoryReservation,
     runtime: Arc<RuntimeEnv>,
+    metrics: Metrics,
     /// So many rows of a thread wait for a shard until it takes them.
     pending_rows: usize,
     /// The memory that all may take.
@@ -58,8 +59,16 @@ pub struct KeyTable<P> {
     threads: usize,
 }
 
+/// What a plan shows of a table.
+struct Metrics {
+    spilled_bytes: Count,
+    /// Keys that were spilled.
+    spilled_rows: Count,
+    peak_mem_used: Gauge,
+}
+
 /// What one thread adds to a table.
-pub struct Inserter<P> {
+pub(super) struct Inserter<P> {
     table: Arc<KeyTable<P>>,
     /// Per shard the rows that wait for it.
     pending: Vec<PendingRows<P>>,
@@ -133,7 +142,7 @@ impl<P: Position> Inserter<P> {
     /// # Errors
     /// Storage, when the disk to spill to cannot be used; internal, when the columns cannot be
     /// keys.
-    pub fn add(
+    pub(super) fn insert(
         &mut self,
         keys: &[ArrayRef],
         days: &PrimitiveArray<Date32Type>,
@@ -202,7 +211,11 @@ impl<P: Position> Inserter<P> {
 impl<P: Position> KeyTable<P> {
     /// An empty table that takes memory from the pool of `runtime`, and disk from it, for so many
     /// threads that add to it.
-    pub fn new(runtime: Arc<RuntimeEnv>, threads: usize) -> Self {
+    pub(super) fn new(
+        runtime: Arc<RuntimeEnv>,
+        threads: usize,
+        metrics: &ExecutionPlanMetricsSet,
+    ) -> Self {
         let limit = match runtime.memory_pool.memory_limit() {
             MemoryLimit::Finite(bytes) => bytes,
             _ => usize::MAX,
@@ -218,6 +231,11 @@ impl<P: Position> KeyTable<P> {
             shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect(),
             memory,
             runtime,
+            metrics: Metrics {
+                spilled_bytes: MetricBuilder::new(metrics).global_counter("spilled_bytes"),
+                spilled_rows: MetricBuilder::new(metrics).global_counter("spilled_rows"),
+                peak_mem_used: MetricBuilder::new(metrics).global_gauge("peak_mem_used"),
+            },
             pending_rows: pending_rows.clamp(TOGETHER, PENDING_ROWS_MAX),
             limit,
             threads,
@@ -234,7 +252,7 @@ impl<P: Position> KeyTable<P> {
     ///
     /// # Errors
     /// Storage, when the disk to spill to cannot be used.
-    pub fn seal(&self) -> Result<(Vec<usize>, usize)> {
+    pub(super) fn seal(&self) -> Result<(Vec<usize>, usize)> {
         let (mut held, mut spilled) = (Vec::new(), Vec::new());
         for number in 0..SHARDS {
             let mut shard = self.shard(number);
@@ -274,6 +292,7 @@ impl<P: Position> KeyTable<P> {
         }
         if self.memory.try_grow(bytes - shard.reserved).is_ok() {
             shard.reserved = bytes;
+            self.metrics.peak_mem_used.set_max(self.memory.size());
             return Ok(());
         }
         self.spill(shard)
@@ -281,66 +300,29 @@ impl<P: Position> KeyTable<P> {
 
     /// Brings a shard to disk, and gives its memory back.
     fn spill(&self, shard: &mut Shard<P>) -> Result<()> {
-        shard.spill(&self.runtime)?;
+        let (bytes, keys) = shard.spill(&self.runtime)?;
+        self.metrics.spilled_bytes.add(bytes);
+        self.metrics.spilled_rows.add(keys);
         self.memory.shrink(shard.reserved);
         shard.reserved = 0;
         Ok(())
     }
 
-    /// Hands out the last changes of each key of a shard, one per day and in no order, and lets go
-    /// of them. A shard that was spilled is read in as many passes as keep each to `share` bytes.
-    ///
-    /// # Errors
-    /// Storage, when what was spilled cannot be read.
-    pub fn finish(
-        &self,
-        number: usize,
-        share: usize,
-        mut each: impl FnMut(&mut dyn Iterator<Item = (Option<i32>, &P)>),
-    ) -> Result<()> {
-        let mut shard = std::mem::replace(&mut *self.shard(number), Shard::new());
-        let Some(Spilled {
-            file,
-            bytes,
-            keys,
-            later,
-        }) = shard.spilled.take()
-        else {
-            shard.each(&mut each);
-            self.memory.shrink(shard.reserved);
-            return Ok(());
-        };
-        // Lists of further days grow to twice their size.
-        let needed = bytes
-            + keys * bytes_per_key::<P>() as u64
-            + later * 2 * size_of::<LastChange<P>>() as u64;
-        let passes = needed.div_ceil(share as u64).max(1);
-        let reserved = (needed / passes) as usize;
-        self.memory.grow(reserved);
-        for pass in 0..passes {
-            let mut shard = Shard::<P>::new();
-            shard.reserve((keys / passes) as usize);
-            let mut records = Records::open(&file)?;
-            let mut pending = PendingRows::new();
-            while records.next()? {
-                let (view, long) = view_of(&records.key);
-                let hash = hash(view, long);
-                // Neither the shard's bits nor those that find a slot.
-                if (hash >> 40) % passes != pass {
-                    continue;
-                }
-                for (day, position) in entries(&records.changes) {
-                    pending.push(hash, (view, long), day, position);
-                }
-                if pending.rows.len() >= TOGETHER {
-                    pending.hand_over(&mut shard)?;
-                }
-            }
-            pending.hand_over(&mut shard)?;
-            shard.each(&mut each);
-        }
-        self.memory.shrink(reserved);
-        Ok(())
+    /// Takes memory that is needed whether the pool has it or not.
+    fn reserve(&self, bytes: usize) {
+        self.memory.grow(bytes);
+        self.metrics.peak_mem_used.set_max(self.memory.size());
+    }
+
+    fn release(&self, bytes: usize) {
+        self.memory.shrink(bytes);
+    }
+
+    /// Opens a shard of a sealed table, to be read once. A shard that was spilled is read in as
+    /// many passes as keep each to `share` bytes.
+    pub(super) fn open(self: &Arc<Self>, number: usize, share: usize) -> SealedShard<P> {
+        let shard = std::mem::replace(&mut *self.shard(number), Shard::new());
+        SealedShard::new(Arc::clone(self), shard, share)
     }
 }
 
@@ -397,7 +379,11 @@ mod tests {
         let pool = Arc::new(FloorPool::new(memory));
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool);
         let runtime = runtime.build_arc().expect("a runtime");
-        let table = Arc::new(KeyTable::<i128>::new(Arc::clone(&runtime), 2));
+        let table = Arc::new(KeyTable::<i128>::new(
+            Arc::clone(&runtime),
+            2,
+            &Default::default(),
+        ));
         let batches: Vec<(usize, &[Row])> = rows.chunks(batch).enumerate().collect();
         let add = |every: usize| {
             let mut inserter = Inserter::new(&table);
@@ -416,7 +402,7 @@ mod tests {
                     pack(true, Some(row.2.into()), 0, place).expect("packs")
                 });
                 inserter
-                    .add(&keys, &days, positions.collect())
+                    .insert(&keys, &days, positions.collect())
                     .expect("added");
             }
             inserter.finish().expect("added");
@@ -428,14 +414,15 @@ mod tests {
         let mut found = Found::new();
         let (shards, share) = table.seal().expect("settled");
         for shard in shards {
-            let each = |key: &mut dyn Iterator<Item = (Option<i32>, &i128)>| {
+            let mut each = |key: &mut dyn Iterator<Item = (Option<i32>, &i128)>| {
                 let told =
                     key.map(|(day, position)| (day, position.file_and_row().1, position.is_tied()));
                 let mut told: Vec<_> = told.collect();
                 told.sort();
                 found.push(told);
             };
-            table.finish(shard, share, each).expect("finished");
+            let mut shard = table.open(shard, share);
+            while shard.next_keys(3, &mut each).expect("read") {}
         }
         assert_eq!(
             runtime.memory_pool.reserved(),

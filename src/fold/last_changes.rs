@@ -1,61 +1,49 @@
 //! The aggregate function of the fold: `last_changes(event_dt, position)`.
 //!
 //! Grouped by key, it keeps for each day the position of the last change, and whether another
-//! change had the same order columns (a tie, decided by file and row). One pass thus answers both
-//! questions of the fold: the last change per key and day, and, as the greatest of these, the
-//! last change per key. A plain `max` could not count ties, and grouping by key and day would
-//! need a second grouping by key.
+//! change had the same order columns (a tie, decided by file and row; a bit of the position). One
+//! pass thus answers both questions of the fold: the last change per key and day, and, as the
+//! greatest of these, the last change per key. A plain `max` could not count ties, and grouping by
+//! key and day would need a second grouping by key.
 //!
-//! The engine plans the query with it; [`crate::fold::key_table`] carries it out.
+//! The engine plans the query with it; [`FoldExec`](crate::fold::exec) computes it.
 
-use std::hash::{Hash, Hasher};
-use std::marker::PhantomData;
+use std::sync::Arc;
 
-use arrow::datatypes::DataType;
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanBufferBuilder, Date32Array, ListArray, PrimitiveArray,
+    StructArray,
+};
+use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::datatypes::{DataType, Date32Type, Field, FieldRef, Fields};
 use datafusion::common::not_impl_err;
 use datafusion::logical_expr::function::AccumulatorArgs;
 use datafusion::logical_expr::{
-    Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility,
+    Accumulator, AggregateUDF, AggregateUDFImpl, Signature, TypeSignature, Volatility,
 };
 
-use crate::changes::position::Position;
-use crate::error::{Error, Result};
+use crate::changes::position::{PACKED_TYPE, Position};
 
 /// The function's name in SQL.
-pub const NAME: &str = "last_changes";
+pub(super) const NAME: &str = "last_changes";
 
-/// The aggregate over positions of one kind.
-pub fn last_changes<P: Position>() -> AggregateUDF {
-    AggregateUDF::from(LastChanges::<P> {
-        signature: Signature::exact(
-            vec![DataType::Date32, P::data_type()],
+/// The aggregate function, for positions of either kind.
+pub(super) fn last_changes() -> AggregateUDF {
+    let of = |position| TypeSignature::Exact(vec![DataType::Date32, position]);
+    AggregateUDF::from(LastChanges {
+        signature: Signature::one_of(
+            vec![of(PACKED_TYPE), of(<Box<[u8]> as Position>::data_type())],
             Volatility::Immutable,
         ),
-        kind: PhantomData,
     })
 }
 
-#[derive(Debug)]
-struct LastChanges<P> {
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct LastChanges {
     signature: Signature,
-    kind: PhantomData<P>,
 }
 
-impl<P: Position> PartialEq for LastChanges<P> {
-    fn eq(&self, other: &Self) -> bool {
-        self.signature == other.signature
-    }
-}
-
-impl<P: Position> Eq for LastChanges<P> {}
-
-impl<P: Position> Hash for LastChanges<P> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.signature.hash(state);
-    }
-}
-
-impl<P: Position> AggregateUDFImpl for LastChanges<P> {
+impl AggregateUDFImpl for LastChanges {
     fn name(&self) -> &str {
         NAME
     }
@@ -64,151 +52,110 @@ impl<P: Position> AggregateUDFImpl for LastChanges<P> {
         &self.signature
     }
 
-    fn return_type(&self, _arguments: &[DataType]) -> datafusion::common::Result<DataType> {
-        Ok(DataType::Binary)
+    fn return_type(&self, arguments: &[DataType]) -> datafusion::common::Result<DataType> {
+        Ok(DataType::List(days_field(arguments[1].clone())))
     }
 
     fn accumulator(
         &self,
         _args: AccumulatorArgs,
     ) -> datafusion::common::Result<Box<dyn Accumulator>> {
-        not_impl_err!("{NAME} is carried out by the fold")
+        not_impl_err!("{NAME} is computed by FoldExec, which this plan lacks")
     }
 }
 
-/// The entries that [`LaterDays::push`] wrote: day and position.
-pub fn entries<P: Position>(mut bytes: &[u8]) -> impl Iterator<Item = (Option<i32>, P)> {
-    std::iter::from_fn(move || {
-        let (day, rest) = bytes.split_first_chunk()?;
-        let (position, rest) = P::pull(rest)?;
-        bytes = rest;
-        Some((known_day(i32::from_le_bytes(*day)), position))
-    })
+/// What the function's lists hold: one entry per day.
+fn days_field(position: DataType) -> FieldRef {
+    let fields = [
+        Field::new("event_dt", DataType::Date32, true),
+        Field::new("position", position, false),
+    ];
+    Arc::new(Field::new_list_field(
+        DataType::Struct(Fields::from_iter(fields)),
+        false,
+    ))
 }
 
-/// Stands for a change without a day.
-const NO_DAY: i32 = i32::MIN;
-/// No further entry.
-const END: u32 = u32::MAX;
-
-fn known_day(day: i32) -> Option<i32> {
-    Some(day).filter(|day| *day != NO_DAY)
+/// Builds a column of the function's results: one list per key.
+pub(super) struct KeysBuilder<P: Position> {
+    offsets: Vec<i32>,
+    days: Vec<i32>,
+    has_day: BooleanBufferBuilder,
+    positions: P::Builder,
 }
 
-/// The last change of a key and day. A key has one itself; those of further days, which most keys
-/// do not have, are linked behind it in [`LaterDays`].
-#[derive(Clone, Debug)]
-pub struct LastChange<P> {
-    position: P,
-    day: i32,
-    next: u32,
-}
+impl<P: Position> KeysBuilder<P> {
+    /// A builder with room for so many keys.
+    pub(super) fn with_capacity(keys: usize) -> Self {
+        let mut offsets = Vec::with_capacity(keys + 1);
+        offsets.push(0);
+        KeysBuilder {
+            offsets,
+            days: Vec::with_capacity(keys),
+            has_day: BooleanBufferBuilder::new(keys),
+            positions: P::Builder::default(),
+        }
+    }
 
-impl<P: Position> LastChange<P> {
-    /// The first change of a key.
+    /// How many keys were added.
+    pub(super) fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Adds a key: per day the position of its last change.
     #[inline]
-    pub fn first(day: Option<i32>, position: P) -> Self {
-        LastChange {
-            position,
-            day: day.unwrap_or(NO_DAY),
-            next: END,
+    pub(super) fn push<'a>(&mut self, key: impl Iterator<Item = (Option<i32>, &'a P)>) {
+        for (day, position) in key {
+            self.days.push(day.unwrap_or_default());
+            self.has_day.append(day.is_some());
+            position.append_to(&mut self.positions);
         }
+        self.offsets.push(self.days.len() as i32);
     }
 
-    /// Brings it near, for what comes next.
-    #[inline]
-    pub fn fetch(&self) -> u64 {
-        self.day as u64
+    /// The column.
+    pub(super) fn finish(mut self) -> ArrayRef {
+        let nulls = NullBuffer::new(self.has_day.finish());
+        let nulls = Some(nulls).filter(|nulls| nulls.null_count() > 0);
+        let days = Date32Array::new(ScalarBuffer::from(self.days), nulls);
+        let item = days_field(P::data_type());
+        let DataType::Struct(fields) = item.data_type() else {
+            unreachable!("a day is a struct");
+        };
+        let columns = vec![Arc::new(days) as ArrayRef, P::build(self.positions)];
+        let entries = StructArray::new(fields.clone(), columns, None);
+        let offsets = OffsetBuffer::new(ScalarBuffer::from(self.offsets));
+        Arc::new(ListArray::new(item, offsets, Arc::new(entries), None))
     }
 }
 
-/// The last changes of keys' further days.
-#[derive(Debug, Default)]
-pub struct LaterDays<P> {
-    changes: Vec<LastChange<P>>,
-    heap_bytes: usize,
+/// A column of the function's results, to be read.
+pub(super) struct Keys<'a, P> {
+    offsets: &'a [i32],
+    days: &'a PrimitiveArray<Date32Type>,
+    positions: Vec<P>,
 }
 
-impl<P: Position> LaterDays<P> {
-    /// Adds a change to those of a key.
-    ///
-    /// # Errors
-    /// Usage, when there are too many.
-    #[inline]
-    pub fn add(&mut self, first: &mut LastChange<P>, day: Option<i32>, position: P) -> Result<()> {
-        let day = day.unwrap_or(NO_DAY);
-        if first.day == day {
-            keep_later(&mut first.position, position);
-            return Ok(());
+impl<'a, P: Position> Keys<'a, P> {
+    /// Reads a column of positions of this kind.
+    pub(super) fn read(column: &'a dyn Array) -> Self {
+        let lists = column.as_list::<i32>();
+        let entries = lists.values().as_struct();
+        Keys {
+            offsets: lists.value_offsets(),
+            days: entries.column(0).as_primitive(),
+            positions: P::read(entries.column(1)),
         }
-        let mut at = first.next;
-        while at != END && self.changes[at as usize].day != day {
-            at = self.changes[at as usize].next;
-        }
-        if at == END {
-            let new = u32::try_from(self.changes.len()).ok();
-            let Some(new) = new.filter(|new| *new != END) else {
-                return Err(
-                    Error::usage("too many keys and days for one run").hint("run smaller windows")
-                );
-            };
-            self.heap_bytes += position.heap_bytes();
-            // Changes come mostly in the order of time: the newest day goes in front.
-            let newest = LastChange {
-                position,
-                day,
-                next: new,
-            };
-            self.changes.push(std::mem::replace(first, newest));
-        } else {
-            let other = &mut self.changes[at as usize];
-            keep_later(&mut other.position, position);
-            std::mem::swap(&mut first.position, &mut other.position);
-            std::mem::swap(&mut first.day, &mut other.day);
-        }
-        Ok(())
     }
 
-    /// A key's changes, in no order.
-    pub fn of<'a>(
-        &'a self,
-        first: &'a LastChange<P>,
-    ) -> impl Iterator<Item = (Option<i32>, &'a P)> {
-        let mut next = Some(first);
-        std::iter::from_fn(move || {
-            let change = next?;
-            next = self.changes.get(change.next as usize);
-            Some((known_day(change.day), &change.position))
+    /// The keys: per day the position of the last change.
+    pub(super) fn iter(&self) -> impl Iterator<Item = impl Iterator<Item = (Option<i32>, &P)>> {
+        self.offsets.windows(2).map(|ends| {
+            let entries = ends[0] as usize..ends[1] as usize;
+            entries.map(|at| {
+                let day = self.days.is_valid(at).then(|| self.days.value(at));
+                (day, &self.positions[at])
+            })
         })
-    }
-
-    /// Appends a key's changes to bytes that [`entries`] reads.
-    pub fn push(&self, first: &LastChange<P>, bytes: &mut Vec<u8>) {
-        for (day, position) in self.of(first) {
-            bytes.extend_from_slice(&day.unwrap_or(NO_DAY).to_le_bytes());
-            position.push(bytes);
-        }
-    }
-
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.changes.len()
-    }
-
-    /// The memory that it holds.
-    pub fn bytes(&self) -> usize {
-        self.changes.capacity() * size_of::<LastChange<P>>() + self.heap_bytes
-    }
-}
-
-/// Keeps the later of two changes, tied if only file and row decide.
-#[inline]
-pub fn keep_later<P: Position>(kept: &mut P, position: P) {
-    let tied = kept.same_order(&position);
-    if kept.is_before(&position) {
-        *kept = position;
-    }
-    if tied {
-        kept.tie();
     }
 }

@@ -24,7 +24,7 @@ use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::reader::{ChunkReader, Length};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::engine::tasks::join;
+use crate::engine::tasks::spawn;
 use crate::error::{Error, Result};
 use crate::parquet_io::open::{ParquetFile, guarded, read_error};
 
@@ -216,7 +216,7 @@ pub fn fetched_ahead<T: Send + 'static>(
     let fetched = with_room.map(|(piece, with, room)| async move {
         let fetched = match piece.file.bytes {
             Some(_) => piece.fetch(room).await,
-            None => join(tokio::spawn(piece.fetch(room))).await,
+            None => spawn(piece.fetch(room)).await,
         };
         match fetched {
             Ok(fetched) => Ok((fetched, with)),

@@ -77,6 +77,16 @@ impl BadRows {
         }
     }
 
+    /// Those found so far, to go on with separately.
+    pub fn copied(&self) -> Self {
+        BadRows {
+            max: self.max,
+            admitted: AtomicU64::new(self.admitted.load(Ordering::Relaxed)),
+            bytes: AtomicUsize::new(self.bytes.load(Ordering::Relaxed)),
+            rows: Mutex::new(self.locked().clone()),
+        }
+    }
+
     /// Whether there is room for a bad row of a file of this name.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::{Buf, Bytes};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SpillFile, SpillWriter};
+use futures::FutureExt;
 use futures::executor::block_on;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
@@ -26,7 +27,7 @@ use tokio::runtime::Handle;
 
 use crate::config::{OnBad, Raw, RawFormat};
 use crate::engine::resources::Resources;
-use crate::engine::tasks::{Work, join};
+use crate::engine::tasks::{Work, spawn, spawn_blocking};
 use crate::error::{Error, Kind, Result};
 use crate::parquet_io::open::{Columns, ObjectReader, ParquetFile, SMALL_BYTES_MAX, empty};
 use crate::raw::bad_rows::{BadRow, BadRows};
@@ -188,7 +189,7 @@ impl Opener {
         inputs: Vec<Input>,
         opens: usize,
     ) -> Result<Vec<OneOpened>> {
-        join(tokio::task::spawn_blocking(move || {
+        spawn_blocking(move || {
             let threads = inputs.len().min(opens);
             let work = Work::new(inputs.into_iter().enumerate().collect());
             let mut opened = std::thread::scope(|scope| {
@@ -206,7 +207,7 @@ impl Opener {
             })?;
             opened.sort_unstable_by_key(|(place, _)| *place);
             Ok(opened.into_iter().map(|(_, opened)| opened).collect())
-        }))
+        })
         .await
     }
 
@@ -231,15 +232,15 @@ impl Opener {
     async fn open_far(self: Arc<Self>, inputs: Vec<Input>, opens: usize) -> Result<Vec<OneOpened>> {
         let tasks = stream::iter(inputs).map(|input| {
             let opener = Arc::clone(&self);
-            join(match self.format {
+            match self.format {
                 RawFormat::Parquet => {
-                    tokio::spawn(async move { Ok(opener.open_parquet(input).await) })
+                    spawn(async move { Ok(opener.open_parquet(input).await) }).boxed()
                 }
                 RawFormat::Csv => {
                     let handle = Some(Handle::current());
-                    tokio::task::spawn_blocking(move || Ok(opener.open_csv(input, handle)))
+                    spawn_blocking(move || Ok(opener.open_csv(input, handle))).boxed()
                 }
-            })
+            }
         });
         let mut tasks = tasks.buffered(opens);
         let (mut opened, mut known) = (Vec::new(), None);

@@ -27,14 +27,16 @@ use futures::TryStreamExt;
 use crate::changes::Changes;
 use crate::engine::session::BATCH_ROWS;
 use crate::error::Result;
-use crate::raw::bad_rows::{BadRow, fields_json};
+use crate::raw::bad_rows::{BadRow, BadRows, fields_json};
 use crate::store::Folder;
 use crate::table::writer::{parquet_properties, parquet_writer, write_error};
 
 /// What a run puts aside.
 pub struct QuarantineWriter<'a> {
-    /// The opened inputs, and their bad rows.
+    /// The opened inputs.
     pub changes: &'a Changes,
+    /// Their bad rows.
+    pub bad_rows: &'a BadRows,
     /// Where it goes.
     pub folder: &'a Folder,
     /// The run.
@@ -51,7 +53,7 @@ impl QuarantineWriter<'_> {
         self.read(input, &mut bad).await?;
         let name = &self.changes.file(input).file.name;
         let bytes: usize = bad.iter().map(|bad| bad.change.len()).sum();
-        self.changes.bad_rows().grow(name, &bad[0], bytes - known)?;
+        self.bad_rows.grow(name, &bad[0], bytes - known)?;
         self.write(path, name, bad.iter().map(Some), None).await
     }
 

@@ -15,7 +15,7 @@ use arrow::row::{RowConverter, SortField};
 use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 
-use crate::engine::tasks::{join, join_all};
+use crate::engine::tasks::{join_all, spawn};
 use crate::error::Result;
 use crate::table::partition_names::partition_folder;
 use crate::types::column_type::cast_values;
@@ -58,13 +58,13 @@ pub struct Parts {
 pub async fn digest(streams: Vec<SendableRecordBatchStream>, parts: &Parts) -> Result<Digests> {
     let tasks = streams.into_iter().map(|mut rows| {
         let parts = parts.clone();
-        join(tokio::spawn(async move {
+        spawn(async move {
             let mut digester = Digester::new(rows.schema(), parts)?;
             while let Some(batch) = rows.try_next().await? {
                 digester.add(&batch)?;
             }
             Ok(digester.finish())
-        }))
+        })
     });
     let mut all = Digests::default();
     for digests in join_all(tasks).await? {

@@ -17,7 +17,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 
 use crate::engine::session::BATCH_ROWS;
-use crate::engine::tasks::{Work, join, join_all};
+use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
 use crate::store::Folder;
 use crate::table::rebuild::{Earlier, Rebuilt};
@@ -85,7 +85,7 @@ impl TableWriter {
         let tasks = (0..threads).map(|_| {
             let (writer, shared) = (self.clone(), Arc::clone(&shared));
             let earlier = earlier.clone();
-            join(tokio::spawn(async move {
+            spawn(async move {
                 let (sorted, partitions, hardly_repeated) = &*shared;
                 let write = async {
                     let mut readers = Readers::new();
@@ -103,7 +103,7 @@ impl TableWriter {
                     Ok(written)
                 };
                 partitions.part(write).await
-            }))
+            })
         });
         let mut written: Vec<(usize, Written)> =
             join_all(tasks).await?.into_iter().flatten().collect();

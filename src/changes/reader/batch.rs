@@ -156,7 +156,7 @@ impl Batch<'_> {
         } else {
             Vec::new()
         };
-        if let Pass::One = reader.pass {
+        if let Pass::One(_) = &reader.pass {
             for column in &self.open().unsure {
                 self.raw(*column)?;
             }
@@ -185,8 +185,8 @@ impl Batch<'_> {
         };
         let inside = self.inside(&times);
         let inside_count = inside.as_ref().map_or(count, BooleanArray::true_count);
-        let newest = match reader.pass {
-            Pass::One if !self.open().input.full_load => newest(&times, inside.as_ref()),
+        let newest = match &reader.pass {
+            Pass::One(_) if !self.open().input.full_load => newest(&times, inside.as_ref()),
             _ => None,
         };
         let made = |rows, key_moves| Made {
@@ -208,7 +208,7 @@ impl Batch<'_> {
         let is_inside = |at: usize| inside.as_ref().is_none_or(|inside| inside.value(at));
         let all = 0..count;
         let (as_rows, as_deletes): (BooleanArray, BooleanArray) = match &reader.pass {
-            Pass::One => {
+            Pass::One(_) => {
                 let deletes = all.clone().map(|at| {
                     let row = numbers[at] as u64;
                     moved[at] && is_inside(at) && !reader.changes.is_key_swap(self.file, row)
@@ -228,8 +228,8 @@ impl Batch<'_> {
                 (all.map(|at| won(at, 1)).collect(), deletes)
             }
         };
-        let moves = match reader.pass {
-            Pass::One => (0..count).filter(|at| moved[*at] && is_inside(*at)).count(),
+        let moves = match &reader.pass {
+            Pass::One(_) => (0..count).filter(|at| moved[*at] && is_inside(*at)).count(),
             _ => 0,
         };
         let rows = filter_record_batch(&rows, &as_rows)?;
@@ -369,7 +369,7 @@ impl Batch<'_> {
                 "check `raw.op` and the file",
             )
         })?;
-        if self.reader.changes.is_keyless() && matches!(self.reader.pass, Pass::One) {
+        if self.reader.changes.is_keyless() && matches!(self.reader.pass, Pass::One(_)) {
             let updates = update_rows(&ops);
             if let Some(at) = (0..live.len()).find(|at| updates[*at] || !live.value(*at)) {
                 let why = "is not I, in a table without a key";

@@ -11,7 +11,7 @@ use super::batch::{Batch, Refused};
 use super::{ChangeReader, Pass};
 use crate::changes::row_bitmap::{RowBitmap, Winners};
 use crate::changes::{Changes, Unit};
-use crate::engine::tasks::{join, join_all};
+use crate::engine::tasks::{join_all, spawn};
 use crate::error::{Error, Result};
 use crate::parquet_io::fetch::fetched_ahead;
 use crate::types::key::normalize_zeros;
@@ -37,7 +37,7 @@ pub async fn find_key(changes: &Arc<Changes>, key: &[ArrayRef], threads: usize) 
     });
     let tasks = changes.spread(threads, None).into_iter().map(|units| {
         let finder = Arc::clone(&finder);
-        join(tokio::spawn(async move { finder.find(units).await }))
+        spawn(async move { finder.find(units).await })
     });
     join_all(tasks).await?;
     let finder = Arc::into_inner(finder);

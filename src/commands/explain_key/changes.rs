@@ -81,7 +81,7 @@ impl Teller<'_> {
         threads: usize,
     ) -> Result<(Vec<Found>, usize)> {
         let raw = &self.pipeline.raw;
-        let table = ChangesTable::new(self.changes, Some(Arc::new(places)), threads);
+        let table = ChangesTable::pass_two(self.changes, Arc::new(places), threads);
         let mut columns: Vec<String> = [POSITION, EVENT_DT, LIVE].map(String::from).to_vec();
         let named = raw.order_by.iter().chain([&raw.op.name, &raw.commit_time]);
         for name in named.filter_map(|name| self.name(name)) {

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use tracing::warn;
 
-use crate::changes::Changes;
 use crate::commands::catch_up::released;
 use crate::commands::open_pipeline::OpenPipeline;
 use crate::commands::run::Attempt;
+use crate::curate::stage::Staged;
 use crate::error::Result;
 use crate::layout::attempt_commit;
 use crate::raw::discover::{Input, Recorded};
@@ -24,18 +24,24 @@ impl OpenPipeline<'_> {
         &self,
         command: Command,
         attempt: &mut Attempt,
-        changes: &Changes,
+        staged: &Staged,
         inputs: &[Input],
-        bad_files: &[(Input, String)],
         folders: &[Folder],
     ) -> Result<Vec<Record>> {
-        let mut bad_rows = changes.bad_rows().sorted();
+        let Staged {
+            changes,
+            bad_files,
+            bad_rows,
+            ..
+        } = staged;
+        let mut bad_rows_of = bad_rows.sorted();
         let mut records = match command {
             Command::CatchUp => released(&attempt.state.ledger, inputs),
             _ => Vec::new(),
         };
         let aside = QuarantineWriter {
             changes,
+            bad_rows,
             folder: &self.quarantine,
             run_id: &attempt.run_id,
         };
@@ -46,7 +52,7 @@ impl OpenPipeline<'_> {
         };
         for (number, input) in changes.inputs().enumerate() {
             let (location, path) = (input.file.location, input.file.path.clone());
-            if let Some(bad) = bad_rows.remove(&number) {
+            if let Some(bad) = bad_rows_of.remove(&number) {
                 let file = next_file();
                 records.push(Record::Quarantined(ledger::Quarantined {
                     input: input.file.clone(),
@@ -74,7 +80,7 @@ impl OpenPipeline<'_> {
         }
         let report = &mut attempt.report;
         report.files_rejected = bad_files.len() as u64;
-        report.rows_rejected = changes.bad_rows().count();
+        report.rows_rejected = bad_rows.count();
         report.quarantine = Some(self.quarantine.location.to_string());
         warn!(
             "{} rows and {} files of this run went to quarantine: {}; what they say is missing in the \

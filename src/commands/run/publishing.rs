@@ -7,7 +7,6 @@ use tracing::{debug, warn};
 use crate::commands::open_pipeline::{OpenPipeline, Output};
 use crate::commands::run::Attempt;
 use crate::config::{Format, WindowBy};
-use crate::engine::tasks::join;
 use crate::error::{Error, Result};
 use crate::layout::{attempt_commit, attempt_name};
 use crate::publish::announcement::announce;
@@ -128,7 +127,7 @@ impl OpenPipeline<'_> {
         }
         self.claim(plans).await?;
         let found = match attempt.found.take() {
-            Some(found) => Some(join(found).await?),
+            Some(found) => Some(found.await?),
             None => None,
         };
         announce(&self.announced, &attempt.name).await?;

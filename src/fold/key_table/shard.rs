@@ -7,9 +7,9 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 
 use crate::changes::position::Position;
 use crate::error::{Error, Result};
+use crate::fold::key_table::days::{LastChange, LaterDays};
 use crate::fold::key_table::key_bytes::{hash, length_of, long_bytes, long_view};
 use crate::fold::key_table::spill::{BUFFER_BYTES, Spilled, spill_failed};
-use crate::fold::last_changes::{LastChange, LaterDays};
 
 /// How many shards there are.
 pub(super) const SHARDS: usize = 64;
@@ -169,14 +169,9 @@ impl<P: Position> Shard<P> {
         Ok(())
     }
 
-    pub(super) fn each(&self, mut each: impl FnMut(&mut dyn Iterator<Item = (Option<i32>, &P)>)) {
-        for key in &self.keys {
-            each(&mut self.later.of(&key.last));
-        }
-    }
-
-    /// Appends all keys to the shard's file and begins anew.
-    pub(super) fn spill(&mut self, runtime: &RuntimeEnv) -> Result<()> {
+    /// Appends all keys to the shard's file, and empties the shard. Returns how many bytes and keys
+    /// were appended.
+    pub(super) fn spill(&mut self, runtime: &RuntimeEnv) -> Result<(usize, usize)> {
         let mut spilled = match self.spilled.take() {
             Some(spilled) => spilled,
             None => Spilled {
@@ -190,6 +185,7 @@ impl<P: Position> Shard<P> {
         let failed = |error| spill_failed("write", &whole, error);
         let mut file = BufWriter::with_capacity(BUFFER_BYTES, whole.open_writer()?);
         let mut changes = Vec::new();
+        let (mut appended, keys) = (0, self.keys.len());
         for key in &self.keys {
             let view = key.view.to_le_bytes();
             let bytes = match long_bytes(key.view, &self.long) {
@@ -202,18 +198,19 @@ impl<P: Position> Shard<P> {
                 file.write_all(&(bytes.len() as u32).to_le_bytes())
                     .and_then(|()| file.write_all(bytes))
                     .map_err(failed)?;
-                spilled.bytes += bytes.len() as u64;
+                appended += bytes.len();
             }
         }
         file.flush().map_err(failed)?;
-        spilled.keys += self.keys.len() as u64;
+        spilled.bytes += appended as u64;
+        spilled.keys += keys as u64;
         spilled.later += self.later.count() as u64;
         *self = Shard {
             reserved: self.reserved,
             spilled: Some(spilled),
             ..Shard::new()
         };
-        Ok(())
+        Ok((appended, keys))
     }
 }
 

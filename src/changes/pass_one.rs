@@ -1,0 +1,77 @@
+//! What pass one counts while it reads: one for each scan, so that the relation can be scanned again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use chrono::{DateTime, Utc};
+
+use crate::raw::bad_rows::BadRows;
+
+/// The counts of one scan of all changes. They are complete when the scan has ended.
+#[derive(Debug)]
+pub struct PassOne {
+    rows_outside: AtomicU64,
+    rows_folded: AtomicU64,
+    key_moves: AtomicU64,
+    /// In microseconds since 1970.
+    newest_commit_time_us: AtomicI64,
+    bad_rows: Arc<BadRows>,
+}
+
+impl PassOne {
+    /// Nothing counted yet but the rows that were found to be bad before the scan.
+    pub(super) fn new(bad_rows: BadRows) -> Self {
+        PassOne {
+            rows_outside: AtomicU64::new(0),
+            rows_folded: AtomicU64::new(0),
+            key_moves: AtomicU64::new(0),
+            newest_commit_time_us: AtomicI64::new(i64::MIN),
+            bad_rows: Arc::new(bad_rows),
+        }
+    }
+
+    /// How many rows lie outside of a window of rows.
+    pub fn rows_outside(&self) -> u64 {
+        self.rows_outside.load(Ordering::Relaxed)
+    }
+
+    /// How many changes were handed to the fold.
+    pub fn rows_folded(&self) -> u64 {
+        self.rows_folded.load(Ordering::Relaxed)
+    }
+
+    /// How many updates moved a row to another key, each of which is one more change.
+    pub fn key_moves(&self) -> u64 {
+        self.key_moves.load(Ordering::Relaxed)
+    }
+
+    /// The newest commit time of the CDC changes that were handed to the fold.
+    pub fn newest_commit_time(&self) -> Option<DateTime<Utc>> {
+        DateTime::from_timestamp_micros(self.newest_commit_time_us.load(Ordering::Relaxed))
+    }
+
+    /// The rows that cannot be folded.
+    pub fn bad_rows(&self) -> &Arc<BadRows> {
+        &self.bad_rows
+    }
+
+    /// Counts the rows of a batch, inside and outside of a window of rows.
+    pub(super) fn count_rows(&self, inside: usize, outside: usize) {
+        self.rows_folded.fetch_add(inside as u64, Ordering::Relaxed);
+        self.rows_outside
+            .fetch_add(outside as u64, Ordering::Relaxed);
+    }
+
+    /// Counts key moves.
+    pub(super) fn count_key_moves(&self, moves: usize) {
+        self.key_moves.fetch_add(moves as u64, Ordering::Relaxed);
+        self.rows_folded.fetch_add(moves as u64, Ordering::Relaxed);
+    }
+
+    /// Observes a commit time, in nanoseconds since 1970.
+    pub(super) fn observe_commit_time(&self, ns: Option<i128>) {
+        if let Some(us) = ns.and_then(|ns| i64::try_from(ns.div_euclid(1000)).ok()) {
+            self.newest_commit_time_us.fetch_max(us, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! The node of a plan that finds the last changes: `FoldExec`.
+//!
+//! [`FoldRule`] puts it in the place of the engine's own grouping where a query asks for
+//! [`last_changes`](crate::fold::last_changes) by key, which is what `sql/fold.sql` does:
+//!
+//! ```text
+//! ProjectionExec: last_changes                         FoldExec: key=[…], …
+//!   AggregateExec: Final, last_changes(…)      ─▶        <changes>
+//!     AggregateExec: Partial, last_changes(…)
+//!       <changes>
+//! ```
+//!
+//! All partitions of the input fill one [`KeyTable`]. When the last of them has ended, the
+//! partitions of the output share the table's shards: a row of the output is one key, in no order.
+//!
+//! | column | Arrow type | nullable | meaning |
+//! |---|---|---|---|
+//! | as the query names it | List(Struct(`event_dt` Date32, `position`)) | no | per day of the key, in no order, the position of the last change |
+//!
+//! `EXPLAIN` shows the node. Its metrics: `input_rows`, `output_rows` (keys), `spilled_bytes`,
+//! `spilled_rows` (keys), `peak_mem_used`, `elapsed_compute`.
+
+use futures::TryFutureExt;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{DataFusionError, Result as EngineResult};
+use datafusion::config::ConfigOptions;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::EquivalenceProperties;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
+use datafusion::physical_plan::execution_plan::{
+    Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions,
+    apply_expression_roots,
+};
+use datafusion::physical_plan::metrics::{
+    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet,
+};
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
+};
+use futures::future::{BoxFuture, Shared, try_join_all};
+use futures::{FutureExt, TryStreamExt, stream};
+
+use crate::changes::position::{PACKED_TYPE, Position};
+use crate::engine::session::BATCH_ROWS;
+use crate::engine::tasks::{Work, spawn};
+use crate::error::Result;
+use crate::fold::key_table::{Inserter, KeyTable, SealedShard};
+use crate::fold::last_changes::{self, KeysBuilder};
+
+/// Puts [`FoldExec`] into a plan. It must run before the rules of the engine, which put other
+/// nodes between the two halves of a grouping.
+#[derive(Debug)]
+pub struct FoldRule;
+
+impl PhysicalOptimizerRule for FoldRule {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _config: &ConfigOptions,
+    ) -> EngineResult<Arc<dyn ExecutionPlan>> {
+        let replaced = plan.transform_down(|node| {
+            Ok(match grouping(&node) {
+                Some(fold) => Transformed::yes(fold?),
+                None => Transformed::no(node),
+            })
+        });
+        Ok(replaced?.data)
+    }
+
+    fn name(&self) -> &str {
+        "fold"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+/// The node for a projection of nothing but the last changes of each key; `None` for another one.
+fn grouping(node: &Arc<dyn ExecutionPlan>) -> Option<EngineResult<Arc<dyn ExecutionPlan>>> {
+    let projection = node.downcast_ref::<ProjectionExec>()?;
+    let grouped = projection.input().downcast_ref::<AggregateExec>()?;
+    let ([function], [chosen]) = (grouped.aggr_expr(), projection.expr()) else {
+        return None;
+    };
+    let column = chosen.expr.downcast_ref::<Column>()?;
+    let keys = grouped.group_expr().expr().len();
+    if function.fun().name() != last_changes::NAME || column.index() != keys {
+        return None;
+    }
+    // The half that reads the rows.
+    let rows = match grouped.mode() {
+        AggregateMode::Single | AggregateMode::SinglePartitioned => grouped,
+        _ => grouped.input().downcast_ref::<AggregateExec>()?,
+    };
+    let keys = rows.group_expr().expr().iter();
+    let keys = keys.map(|(key, _)| Arc::clone(key)).collect();
+    let [day, position] = &rows.aggr_expr().first()?.expressions()[..] else {
+        return None;
+    };
+    let arguments = [Arc::clone(day), Arc::clone(position)];
+    let (input, schema) = (Arc::clone(rows.input()), node.schema());
+    let data_type = arguments[1].data_type(&input.schema());
+    Some(data_type.map(|data_type| -> Arc<dyn ExecutionPlan> {
+        match data_type == PACKED_TYPE {
+            true => Arc::new(FoldExec::<i128>::new(input, keys, arguments, schema)),
+            false => Arc::new(FoldExec::<Box<[u8]>>::new(input, keys, arguments, schema)),
+        }
+    }))
+}
+
+/// Finds the last change per key and day; see the [module](self).
+struct FoldExec<P> {
+    input: Arc<dyn ExecutionPlan>,
+    keys: Vec<Arc<dyn PhysicalExpr>>,
+    /// Day and position.
+    arguments: [Arc<dyn PhysicalExpr>; 2],
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+    /// The table of one execution: its first partition starts to fill it.
+    filled: Mutex<Option<Filled<P>>>,
+}
+
+/// A table that is being filled; for all partitions of the output.
+type Filled<P> = Shared<BoxFuture<'static, EngineResult<Arc<Sealed<P>>, Arc<DataFusionError>>>>;
+
+/// A filled table.
+struct Sealed<P> {
+    table: Arc<KeyTable<P>>,
+    shards: Work<usize>,
+    /// The memory that one shard may take, in bytes.
+    share: usize,
+}
+
+impl<P: Position> FoldExec<P> {
+    fn new(
+        input: Arc<dyn ExecutionPlan>,
+        keys: Vec<Arc<dyn PhysicalExpr>>,
+        arguments: [Arc<dyn PhysicalExpr>; 2],
+        schema: SchemaRef,
+    ) -> Self {
+        let partitions = input.properties().partitioning.partition_count();
+        FoldExec {
+            input,
+            keys,
+            arguments,
+            properties: Arc::new(PlanProperties::new(
+                EquivalenceProperties::new(schema),
+                Partitioning::UnknownPartitioning(partitions),
+                EmissionType::Final,
+                Boundedness::Bounded,
+            )),
+            metrics: ExecutionPlanMetricsSet::new(),
+            filled: Mutex::new(None),
+        }
+    }
+
+    /// The table, filled by all partitions of the input; they start when it is first waited for.
+    fn filled(&self, context: &Arc<TaskContext>) -> Filled<P> {
+        let mut filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
+        let filled = filled.get_or_insert_with(|| {
+            let partitions = self.input.properties().partitioning.partition_count();
+            let fill = Fill {
+                input: Arc::clone(&self.input),
+                keys: self.keys.clone(),
+                arguments: self.arguments.clone(),
+                input_rows: MetricBuilder::new(&self.metrics).global_counter("input_rows"),
+                table: Arc::new(KeyTable::<P>::new(
+                    context.runtime_env(),
+                    partitions,
+                    &self.metrics,
+                )),
+            };
+            let fill = Arc::new(fill).run(Arc::clone(context), partitions);
+            let fill = fill.map(|filled| {
+                filled
+                    .map(Arc::new)
+                    .map_err(|error| Arc::new(DataFusionError::from(error)))
+            });
+            fill.boxed().shared()
+        });
+        filled.clone()
+    }
+}
+
+/// Filling a table.
+struct Fill<P> {
+    input: Arc<dyn ExecutionPlan>,
+    keys: Vec<Arc<dyn PhysicalExpr>>,
+    arguments: [Arc<dyn PhysicalExpr>; 2],
+    input_rows: Count,
+    table: Arc<KeyTable<P>>,
+}
+
+impl<P: Position> Fill<P> {
+    async fn run(
+        self: Arc<Self>,
+        context: Arc<TaskContext>,
+        partitions: usize,
+    ) -> Result<Sealed<P>> {
+        let tasks = (0..partitions).map(|partition| {
+            let (fill, context) = (Arc::clone(&self), Arc::clone(&context));
+            spawn(async move {
+                let mut rows = fill.input.execute(partition, context)?;
+                let mut inserter = Inserter::new(&fill.table);
+                while let Some(batch) = rows.try_next().await? {
+                    fill.insert(&batch, &mut inserter)?;
+                }
+                inserter.finish()
+            })
+        });
+        try_join_all(tasks).await?;
+        let (shards, share) = self.table.seal()?;
+        Ok(Sealed {
+            table: Arc::clone(&self.table),
+            shards: Work::new(shards),
+            share,
+        })
+    }
+
+    fn insert(&self, batch: &RecordBatch, inserter: &mut Inserter<P>) -> Result<()> {
+        let evaluate = |expression: &Arc<dyn PhysicalExpr>| {
+            let value = expression.evaluate(batch)?;
+            value.into_array(batch.num_rows())
+        };
+        let keys = self.keys.iter().map(evaluate);
+        let keys = keys.collect::<EngineResult<Vec<_>>>()?;
+        let [days, positions] = &self.arguments;
+        let (days, positions) = (evaluate(days)?, evaluate(positions)?);
+        self.input_rows.add(batch.num_rows());
+        inserter.insert(&keys, days.as_primitive(), P::read(&positions))
+    }
+}
+
+/// The rows of one output partition: the keys of the shards that it takes.
+struct Output<P: Position> {
+    sealed: Arc<Sealed<P>>,
+    shard: Option<SealedShard<P>>,
+    schema: SchemaRef,
+    metrics: BaselineMetrics,
+}
+
+impl<P: Position> Output<P> {
+    /// The next rows; `None` at the end.
+    fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
+        let timer = self.metrics.elapsed_compute().clone();
+        let _timer = timer.timer();
+        let mut keys = KeysBuilder::<P>::with_capacity(BATCH_ROWS);
+        while keys.len() < BATCH_ROWS {
+            let mut shard = match self.shard.take() {
+                Some(shard) => shard,
+                None => match self.sealed.shards.next() {
+                    Some(number) => self.sealed.table.open(number, self.sealed.share),
+                    None => break,
+                },
+            };
+            if shard.next_keys(BATCH_ROWS - keys.len(), |key| keys.push(key))? {
+                self.shard = Some(shard);
+            }
+        }
+        if keys.len() == 0 {
+            return Ok(None);
+        }
+        self.metrics.record_output(keys.len());
+        let column = keys.finish();
+        Ok(Some(RecordBatch::try_new(
+            Arc::clone(&self.schema),
+            vec![column],
+        )?))
+    }
+}
+
+impl<P: Position> ExecutionPlan for FoldExec<P> {
+    fn name(&self) -> &str {
+        "FoldExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    /// Its threads share one table: rows may come in any partition.
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn apply_expressions(
+        &self,
+        visit: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> EngineResult<TreeNodeRecursion>,
+    ) -> EngineResult<TreeNodeRecursion> {
+        apply_expression_roots(self.keys.iter().chain(&self.arguments), visit)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        _options: ReplaceChildrenOptions,
+    ) -> EngineResult<Arc<dyn ExecutionPlan>> {
+        let input = children.swap_remove(0);
+        let (keys, arguments) = (self.keys.clone(), self.arguments.clone());
+        Ok(Arc::new(FoldExec::<P>::new(
+            input,
+            keys,
+            arguments,
+            self.schema(),
+        )))
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> EngineResult<Arc<dyn ExecutionPlan>> {
+        let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+        self.replace_children(children, options)
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> EngineResult<SendableRecordBatchStream> {
+        let filled = self.filled(&context);
+        let schema = self.schema();
+        let metrics = BaselineMetrics::new(&self.metrics, partition);
+        let output_schema = Arc::clone(&schema);
+        let rows = filled.map(|filled| match filled {
+            Err(error) => Err(DataFusionError::Shared(error)),
+            Ok(sealed) => {
+                let output = Output {
+                    sealed,
+                    shard: None,
+                    schema: output_schema,
+                    metrics,
+                };
+                Ok(stream::try_unfold(output, |mut output| async move {
+                    let batch = output.next_batch()?;
+                    Ok(batch.map(|batch| (batch, output)))
+                }))
+            }
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(
+            schema,
+            rows.try_flatten_stream(),
+        )))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}
+
+impl<P> DisplayAs for FoldExec<P> {
+    fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys: Vec<String> = self.keys.iter().map(ToString::to_string).collect();
+        let [day, position] = &self.arguments;
+        write!(
+            f,
+            "FoldExec: key=[{}], day={day}, position={position}",
+            keys.join(", ")
+        )
+    }
+}
+
+impl<P> fmt::Debug for FoldExec<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fmt_as(DisplayFormatType::Default, f)
+    }
+}

@@ -1,0 +1,145 @@
+//! The last change per day of one key.
+//!
+//! A key's newest day is kept with the key; those of further days, which most keys do not have, are
+//! linked behind it.
+
+use crate::changes::position::Position;
+use crate::error::{Error, Result};
+
+/// The entries that [`LaterDays::push`] wrote: day and position.
+pub fn entries<P: Position>(mut bytes: &[u8]) -> impl Iterator<Item = (Option<i32>, P)> {
+    std::iter::from_fn(move || {
+        let (day, rest) = bytes.split_first_chunk()?;
+        let (position, rest) = P::pull(rest)?;
+        bytes = rest;
+        Some((known_day(i32::from_le_bytes(*day)), position))
+    })
+}
+
+/// Stands for a change without a day.
+const NO_DAY: i32 = i32::MIN;
+
+/// No further entry.
+const END: u32 = u32::MAX;
+
+fn known_day(day: i32) -> Option<i32> {
+    Some(day).filter(|day| *day != NO_DAY)
+}
+
+/// The last change of a key and day. A key has one itself; those of further days, which most keys
+/// do not have, are linked behind it in [`LaterDays`].
+#[derive(Clone, Debug)]
+pub struct LastChange<P> {
+    position: P,
+    day: i32,
+    next: u32,
+}
+
+impl<P: Position> LastChange<P> {
+    /// The first change of a key.
+    #[inline]
+    pub fn first(day: Option<i32>, position: P) -> Self {
+        LastChange {
+            position,
+            day: day.unwrap_or(NO_DAY),
+            next: END,
+        }
+    }
+
+    /// Brings it near, for what comes next.
+    #[inline]
+    pub fn fetch(&self) -> u64 {
+        self.day as u64
+    }
+}
+
+/// The last changes of keys' further days.
+#[derive(Debug, Default)]
+pub struct LaterDays<P> {
+    changes: Vec<LastChange<P>>,
+    heap_bytes: usize,
+}
+
+impl<P: Position> LaterDays<P> {
+    /// Adds a change to those of a key.
+    ///
+    /// # Errors
+    /// Usage, when there are too many.
+    #[inline]
+    pub fn add(&mut self, first: &mut LastChange<P>, day: Option<i32>, position: P) -> Result<()> {
+        let day = day.unwrap_or(NO_DAY);
+        if first.day == day {
+            keep_later(&mut first.position, position);
+            return Ok(());
+        }
+        let mut at = first.next;
+        while at != END && self.changes[at as usize].day != day {
+            at = self.changes[at as usize].next;
+        }
+        if at == END {
+            let new = u32::try_from(self.changes.len()).ok();
+            let Some(new) = new.filter(|new| *new != END) else {
+                return Err(
+                    Error::usage("too many keys and days for one run").hint("run smaller windows")
+                );
+            };
+            self.heap_bytes += position.heap_bytes();
+            // Changes come mostly in the order of time: the newest day goes in front.
+            let newest = LastChange {
+                position,
+                day,
+                next: new,
+            };
+            self.changes.push(std::mem::replace(first, newest));
+        } else {
+            let other = &mut self.changes[at as usize];
+            keep_later(&mut other.position, position);
+            std::mem::swap(&mut first.position, &mut other.position);
+            std::mem::swap(&mut first.day, &mut other.day);
+        }
+        Ok(())
+    }
+
+    /// A key's changes, in no order.
+    pub fn of<'a>(
+        &'a self,
+        first: &'a LastChange<P>,
+    ) -> impl Iterator<Item = (Option<i32>, &'a P)> {
+        let mut next = Some(first);
+        std::iter::from_fn(move || {
+            let change = next?;
+            next = self.changes.get(change.next as usize);
+            Some((known_day(change.day), &change.position))
+        })
+    }
+
+    /// Appends a key's changes to bytes that [`entries`] reads.
+    pub fn push(&self, first: &LastChange<P>, bytes: &mut Vec<u8>) {
+        for (day, position) in self.of(first) {
+            bytes.extend_from_slice(&day.unwrap_or(NO_DAY).to_le_bytes());
+            position.push(bytes);
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// The memory that it holds.
+    pub fn bytes(&self) -> usize {
+        self.changes.capacity() * size_of::<LastChange<P>>() + self.heap_bytes
+    }
+}
+
+/// Keeps the later of two changes, tied if only file and row decide.
+#[inline]
+pub fn keep_later<P: Position>(kept: &mut P, position: P) {
+    let tied = kept.same_order(&position);
+    if kept.is_before(&position) {
+        *kept = position;
+    }
+    if tied {
+        kept.tie();
+    }
+}
