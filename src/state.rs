@@ -30,7 +30,7 @@ use tracing::warn;
 
 use crate::config::Pipeline;
 use crate::engine::session::BATCH_ROWS;
-use crate::error::{Error, Kind, Result, missing_object};
+use crate::error::{Error, Result, missing_object};
 use crate::layout::{attempt_commit, attempt_name, base_name};
 use crate::parquet_io::open::ParquetFile;
 use crate::state::ledger::{FORMAT, Ledger, Record};
@@ -56,6 +56,9 @@ const LEDGER_FILES_MAX: usize = 32;
 const SMALL_LEDGER_FILES_MAX: usize = 8;
 /// From this size on, a ledger's file is not written out fast.
 const LARGE_LEDGER_BYTES: u64 = 1 << 20;
+
+/// The way out where a file of the state is not what was committed.
+const RESTORE: &str = "restore this file of the state's folder from a backup; nothing was changed";
 
 /// How many files of the ledger are read at once.
 const READS: usize = 16;
@@ -147,9 +150,26 @@ impl State {
         self.read().boxed_local()
     }
 
+    /// Reads the log, and the files of the ledger that it names. A commit meanwhile may replace
+    /// these files, and the one after it removes them: the log is then read again. Only a file
+    /// that the newest commit names is missing.
     async fn read(&mut self) -> Result<()> {
         self.log.read().await?;
-        self.replay().await
+        loop {
+            let commit = self.log.version();
+            let Err(error) = self.replay().await else {
+                return Ok(());
+            };
+            self.log.read().await?;
+            if missing_object(&error).is_none() {
+                return Err(error);
+            }
+            if self.log.version() == commit {
+                return Err(Error::data("a file of the ledger is missing")
+                    .hint(RESTORE)
+                    .caused_by(error));
+            }
+        }
     }
 
     /// Replays the ledger's files that are new in the log.
@@ -418,18 +438,7 @@ async fn write_records(folder: &Folder, path: &str, records: &[Record]) -> Resul
 
 async fn read_records(folder: &Folder, (path, bytes): &(String, u64)) -> Result<Vec<Record>> {
     let store = Arc::clone(&folder.store);
-    let file = ParquetFile::open(store, parse_path(path)?, *bytes, folder.describe(path))
-        .await
-        .map_err(|error| {
-            let told = match (missing_object(&error).is_some(), error.kind) {
-                (true, _) => "a part of the ledger is missing",
-                (false, Kind::Data) => "a part of the ledger is damaged",
-                _ => return error,
-            };
-            Error::data(told)
-                .hint("restore the state's folder, or empty it and the tables' to begin anew")
-                .caused_by(error)
-        })?;
+    let file = ParquetFile::open(store, parse_path(path)?, *bytes, folder.describe(path)).await?;
     let wanted = file.schema().index_of("record")?;
     let mut batches = file.read(&[wanted], BATCH_ROWS);
     let mut records = Vec::new();
@@ -440,10 +449,7 @@ async fn read_records(folder: &Folder, (path, bytes): &(String, u64)) -> Result<
                     "{} holds a record this version cannot read",
                     file.name
                 ))
-                .hint(
-                    "it may be of another version of glueless: use that one, or empty the state's \
-                     folder and the tables' to begin anew",
-                )
+                .hint("use the version of glueless that wrote it")
                 .caused_by(error)
             })?;
             match record {

@@ -6,23 +6,23 @@
 
 use tracing::{info, warn};
 
-use crate::commands::open_pipeline::OpenPipeline;
-use crate::commands::run::Attempt;
+use crate::commands::run::Run;
+use crate::commands::run::attempt::Attempt;
 use crate::commands::run::inputs::{Inputs, absent_records};
 use crate::error::Result;
 use crate::raw::discover::{self, Input};
 use crate::state::NotCommitted;
-use crate::state::ledger::{Command, Ledger, Record};
+use crate::state::ledger::{Ledger, Record, Step};
 use crate::store::Folder;
 
-impl OpenPipeline<'_> {
+impl Run<'_> {
     /// The inputs that were never folded.
     pub(super) async fn catch_up_inputs(
         &self,
         folders: &[Folder],
         ledger: &Ledger,
     ) -> Result<Inputs> {
-        let pipeline = self.run_context.pipeline;
+        let pipeline = self.open.run_context.pipeline;
         let quarantined = ledger.quarantined.values().map(|aside| &aside.input);
         let found = discover::catch_up(folders, pipeline, ledger, quarantined.collect()).await?;
         let note = found.gone.first().map(|first| {
@@ -67,7 +67,7 @@ impl OpenPipeline<'_> {
             return Ok(());
         }
         records.extend(absent);
-        self.commit_and_publish(attempt, Command::CatchUp, records, None, vec![], &[])
+        self.commit_and_publish(attempt, Step::CatchUp, records, None, vec![], &[])
             .await
     }
 }

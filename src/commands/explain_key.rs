@@ -4,6 +4,7 @@
 //! Of all raw files only the key's columns are read, and the other columns of the key's own rows.
 //! What the table has comes from versions, as everything that is published does.
 
+use crate::state::State;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringArray};
@@ -16,7 +17,8 @@ use serde::Serialize;
 use crate::changes::Changes;
 use crate::changes::key_moves::key_swaps;
 use crate::changes::reader::find_key;
-use crate::commands::open_pipeline::{NO_WINDOW, OpenPipeline, RunContext, span_of};
+use crate::commands::one_commit::of_one_commit;
+use crate::commands::open_pipeline::{OpenPipeline, RunContext, span_of};
 use crate::commands::run::inputs::told;
 use crate::config::{Keep, OnBad, Pipeline};
 use crate::engine::session::{BATCH_ROWS, session};
@@ -108,15 +110,21 @@ pub fn explain_key<'a>(
     run_context: &'a RunContext<'_>,
     key: Vec<String>,
 ) -> LocalBoxFuture<'a, Result<Explained>> {
-    async move { explain(run_context, &key).await }.boxed_local()
+    async move {
+        check_key(run_context.pipeline, &key)?;
+        of_one_commit(run_context, async |open, state| {
+            explain(open, state, &key).await
+        })
+        .await
+    }
+    .boxed_local()
 }
 
-async fn explain(run_context: &RunContext<'_>, key: &[String]) -> Result<Explained> {
+async fn explain(open: &OpenPipeline<'_>, state: &State, key: &[String]) -> Result<Explained> {
+    let run_context = open.run_context;
     let pipeline = run_context.pipeline;
-    check_key(pipeline, key)?;
     let threads = run_context.resources.threads;
-    let (open, mut state) = OpenPipeline::ask(run_context, NO_WINDOW).await?;
-    span_of(&state, "explain")?;
+    span_of(state, "explain")?;
     let folders = run_context.raw()?;
     let inputs = discover::every(&folders, &pipeline.raw).await?;
     let gone: Vec<_> = discover::gone(state.ledger.inputs.values(), &inputs).collect();
@@ -160,7 +168,7 @@ async fn explain(run_context: &RunContext<'_>, key: &[String]) -> Result<Explain
         changes.set_key_swaps(key_swaps(&context, &changes, threads).await?);
     }
     let teller = Teller {
-        state: &state,
+        state,
         changes: &changes,
         folders: &folders,
         pipeline,
@@ -196,14 +204,8 @@ async fn explain(run_context: &RunContext<'_>, key: &[String]) -> Result<Explain
             "changes without a run were not folded: run their window, or glueless catch-up".into(),
         );
     }
-    let last = state.last_commit();
-    let told = rows_now(&open, &state, &context, &folders, &values, &mut explained).await;
-    state.refresh().await?;
-    if state.last_commit() != last {
-        return Err(Error::busy("another run published meanwhile").hint("ask again"));
-    }
-    told?;
-    if open.is_publishing(&state).await? {
+    rows_now(open, state, &context, &folders, &values, &mut explained).await?;
+    if open.is_publishing(state).await? {
         explained.notes.push(
             "a run is publishing, or was interrupted: rows may not be in their places yet".into(),
         );

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use datafusion::execution::runtime_env::RuntimeEnv;
 
-use crate::commands::task::Task;
 use crate::config::Pipeline;
 use crate::engine::resources::Resources;
 use crate::engine::session::runtime;
@@ -57,12 +56,6 @@ pub(super) struct Output {
     pub(super) is_marked: bool,
 }
 
-/// The window of a question that is not about one.
-pub(super) const NO_WINDOW: Window = Window {
-    start: DateTime::UNIX_EPOCH,
-    end: DateTime::UNIX_EPOCH,
-};
-
 /// The span of all windows that were run.
 pub(super) fn span_of(state: &State, what: &str) -> Result<Window> {
     let windows = state.ledger.folded_windows().into_iter();
@@ -82,16 +75,13 @@ pub(super) fn nothing_folded(what: &str) -> Error {
 /// # Errors
 /// Usage, naming the state.
 pub(crate) async fn check_not_lost(run_context: &RunContext<'_>, state: &mut State) -> Result<()> {
-    let open = OpenPipeline::open(run_context, None, NO_WINDOW).await?;
+    let open = OpenPipeline::open(run_context).await?;
     open.check_not_lost(state).await
 }
 
 /// A run, opened.
 pub(super) struct OpenPipeline<'a> {
     pub(super) run_context: &'a RunContext<'a>,
-    /// What is to be done; nothing, where only a question is asked.
-    pub(super) task: Option<Task>,
-    pub(super) window: Window,
     pub(super) runtime: Arc<RuntimeEnv>,
     pub(super) outputs: Vec<Output>,
     pub(super) announced: Folder,
@@ -102,17 +92,11 @@ pub(super) struct OpenPipeline<'a> {
 }
 
 impl<'a> OpenPipeline<'a> {
-    pub(super) async fn open(
-        run_context: &'a RunContext<'a>,
-        task: Option<Task>,
-        window: Window,
-    ) -> Result<Self> {
+    pub(super) async fn open(run_context: &'a RunContext<'a>) -> Result<Self> {
         let (pipeline, limit) = (run_context.pipeline, run_context.resources);
         let spill = SpillFolder::create(&limit.spill_dir, &run_context.run_id)?;
         Ok(OpenPipeline {
             run_context,
-            task,
-            window,
             runtime: runtime(limit, &spill)?,
             outputs: open_outputs(run_context).await?,
             announced: run_context
@@ -125,13 +109,10 @@ impl<'a> OpenPipeline<'a> {
         })
     }
 
-    /// Opens the pipeline for a question, and what its runs have left.
-    pub(super) async fn ask(
-        run_context: &'a RunContext<'a>,
-        window: Window,
-    ) -> Result<(Self, State)> {
+    /// Opens the pipeline for a question, with its state.
+    pub(super) async fn open_read_only(run_context: &'a RunContext<'a>) -> Result<(Self, State)> {
         let mut state = State::open(run_context.stores, run_context.pipeline).await?;
-        let open = OpenPipeline::open(run_context, None, window).await?;
+        let open = OpenPipeline::open(run_context).await?;
         check_identity(&state, run_context.pipeline)?;
         state.check_known()?;
         open.check_not_lost(&mut state).await?;

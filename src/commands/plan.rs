@@ -8,7 +8,9 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use serde::Serialize;
 
+use crate::commands::one_commit::of_one_commit;
 use crate::commands::open_pipeline::{OpenPipeline, RunContext, date};
+use crate::commands::run::inputs::window_inputs;
 use crate::curate::stage::Onto;
 use crate::error::Result;
 use crate::layout::{aggregate_run_id, parent};
@@ -17,7 +19,7 @@ use crate::raw::discover::Recorded;
 use crate::report::text_table::day_or_instant;
 use crate::report::{Answer, Report, size};
 use crate::state::State;
-use crate::state::ledger::{CURATED, Command, Ledger};
+use crate::state::ledger::{CURATED, Ledger, Step};
 use crate::table::TableFile;
 use crate::window::Window;
 
@@ -106,23 +108,28 @@ pub fn plan<'a>(
     window: Window,
     folds: bool,
 ) -> LocalBoxFuture<'a, Result<Planned>> {
-    do_plan(run_context, window, folds).boxed_local()
+    of_one_commit(run_context, async move |open, state| {
+        plan_window(open, state, window, folds).await
+    })
+    .boxed_local()
 }
 
-async fn do_plan(run_context: &RunContext<'_>, window: Window, folds: bool) -> Result<Planned> {
-    let pipeline = run_context.pipeline;
-    let (open, state) = OpenPipeline::ask(run_context, window).await?;
-    let is_publishing = open.is_publishing(&state).await?;
+async fn plan_window(
+    open: &OpenPipeline<'_>,
+    state: &State,
+    window: Window,
+    folds: bool,
+) -> Result<Planned> {
+    let run_context = open.run_context;
+    let is_publishing = open.is_publishing(state).await?;
     if !is_publishing {
-        open.check_not_changed(Command::Curate, &state).await?;
+        open.check_not_changed(Step::Curate, state).await?;
     }
     let ledger = &state.ledger;
-    let found = open
-        .inputs(Command::Curate, &run_context.raw()?, ledger)
-        .await?;
+    let found = window_inputs(run_context, &run_context.raw()?, ledger, &window).await?;
     let inputs = found.inputs;
     let mut planned = Planned {
-        pipeline: pipeline.name.clone(),
+        pipeline: run_context.pipeline.name.clone(),
         start: window.start,
         end: window.end,
         files: inputs.len() as u64,
@@ -147,7 +154,7 @@ async fn do_plan(run_context: &RunContext<'_>, window: Window, folds: bool) -> R
         );
     }
     if folds && !inputs.is_empty() {
-        planned.fold = Some(fold_planned(&open, &state, &inputs).await?);
+        planned.fold = Some(fold_planned(open, state, &inputs).await?);
     }
     Ok(planned)
 }
@@ -213,7 +220,7 @@ fn days_with_rows(ledger: &Ledger, window: &Window) -> Vec<NaiveDate> {
 /// By the run that read most nearly as many bytes; of several, the newest.
 fn estimate(ledger: &Ledger, bytes: u64) -> Option<Estimate> {
     let folds = ledger.runs.iter().rev();
-    let folds = folds.filter(|run| run.command != Command::Aggregate);
+    let folds = folds.filter(|run| run.command != Step::Aggregate);
     let sized = folds.map(|run| (run, run.count("bytes")));
     let sized = sized.filter(|(_, read)| *read > 0 && bytes > 0);
     let distance = |read: u64| (read as f64 / bytes as f64).ln().abs();

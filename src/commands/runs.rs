@@ -11,7 +11,7 @@ use crate::layout::{attempt_name, run_id_of_aggregate};
 use crate::report::Answer;
 use crate::report::text_table::{Table, day_or_instant};
 use crate::state::State;
-use crate::state::ledger::{Command, Ledger, Run};
+use crate::state::ledger::{Ledger, Run, Step};
 use crate::store::listing::list;
 use crate::window::Window;
 
@@ -111,10 +111,10 @@ fn past_runs(ledger: &Ledger, is_open: impl Fn(&Run) -> bool) -> Vec<PastRun> {
         past.push(PastRun {
             run_id: whole.unwrap_or(&run.run_id).to_string(),
             command: match run.command {
-                Command::Curate => "curate",
-                Command::Rebuild => "rebuild",
-                Command::Aggregate => "aggregate",
-                Command::CatchUp => "catch-up",
+                Step::Curate => "curate",
+                Step::Rebuild => "rebuild",
+                Step::Aggregate => "aggregate",
+                Step::CatchUp => "catch-up",
             },
             start: run.start,
             end: run.end,

@@ -19,9 +19,8 @@ use serde::Serialize;
 use tracing::{info, warn};
 
 use crate::changes::EVENT_DT;
-use crate::commands::open_pipeline::{
-    NO_WINDOW, OpenPipeline, RunContext, date, object_store_root, span_of,
-};
+use crate::commands::one_commit::of_one_commit;
+use crate::commands::open_pipeline::{OpenPipeline, RunContext, date, object_store_root, span_of};
 use crate::config::{Format, Pipeline};
 use crate::engine::session::session;
 use crate::error::{Error, Result};
@@ -29,7 +28,7 @@ use crate::layout::{parent, partition_values};
 use crate::raw::columns::find_column;
 use crate::state::State;
 use crate::state::contract::read_types;
-use crate::state::ledger::{CURATED, Command};
+use crate::state::ledger::{CURATED, Step};
 use crate::store::Folder;
 use crate::store::listing::sizes;
 use crate::table::digest::{Digest, Digests, Parts, digest};
@@ -191,27 +190,17 @@ struct Side {
 }
 
 async fn do_verify(run_context: &RunContext<'_>, compared: &Compared) -> Result<Verified> {
-    let (open, mut state) = OpenPipeline::ask(run_context, NO_WINDOW).await?;
-    span_of(&state, "verify")?;
-    if open.is_publishing(&state).await? {
-        return Err(Error::busy("a run is publishing, or was interrupted")
-            .hint("verify again after it; any run of the pipeline finishes what was interrupted"));
-    }
-    open.check_not_changed(Command::Curate, &state).await?;
-    let verified = open.verify(&state, compared).await;
-    // A run that publishes meanwhile takes files away.
-    let last = state.last_commit();
-    state.refresh().await?;
-    if state.last_commit() != last {
-        return Err(Error::busy("another run published during the comparison").hint("verify again"));
-    }
-    let mut verified = verified?;
-    if !state.ledger.quarantined.is_empty() {
-        verified.notes.push(format!(
-            "{} files, or rows of them, are in quarantine: what they say is in no table",
-            state.ledger.quarantined.len()
-        ));
-    }
+    let mut verified = of_one_commit(run_context, async |open, state| {
+        span_of(state, "verify")?;
+        if open.is_publishing(state).await? {
+            return Err(Error::busy("a run is publishing, or was interrupted").hint(
+                "verify again after it; any run of the pipeline finishes what was interrupted",
+            ));
+        }
+        open.check_not_changed(Step::Curate, state).await?;
+        open.verify(state, compared).await
+    })
+    .await?;
     verified.is_equal = verified.partitions_different.is_empty()
         && verified.days_different.is_empty()
         && verified.state_days_different.is_empty()
@@ -315,6 +304,12 @@ impl OpenPipeline<'_> {
         verified.files_missing = files.missing;
         verified.files_damaged = files.damaged;
         verified.files_unknown = files.unknown;
+        if !state.ledger.quarantined.is_empty() {
+            verified.notes.push(format!(
+                "{} files, or rows of them, are in quarantine: what they say is in no table",
+                state.ledger.quarantined.len()
+            ));
+        }
         if compared.days.is_some() && verified.partitions == 0 {
             let told = "neither has rows of these days: nothing was compared";
             verified.notes.push(told.into());

@@ -76,7 +76,7 @@ pub struct Run {
     /// Unique, and growing with time.
     pub run_id: String,
     /// What was done.
-    pub command: Command,
+    pub command: Step,
     /// The window's start.
     pub start: DateTime<Utc>,
     /// The window's end.
@@ -117,7 +117,7 @@ impl Run {
 
     /// The window whose changes it folded, if it is one that folds a window's.
     pub fn folded(&self) -> Option<Window> {
-        let is_of_window = matches!(self.command, Command::Curate | Command::CatchUp);
+        let is_of_window = matches!(self.command, Step::Curate | Step::CatchUp);
         is_of_window.then_some(self.window())
     }
 }
@@ -125,7 +125,7 @@ impl Run {
 /// What a run did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Command {
+pub enum Step {
     /// It folded changes into the curated table.
     Curate,
     /// It made everything again from raw.
@@ -169,7 +169,7 @@ impl Ledger {
         match record {
             Record::Format(_) => {}
             Record::Run(run) => {
-                if run.command == Command::Rebuild {
+                if run.command == Step::Rebuild {
                     self.inputs.clear();
                     self.quarantined.clear();
                     self.versions.clear();

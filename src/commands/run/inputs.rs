@@ -2,12 +2,13 @@
 
 use tracing::warn;
 
-use crate::commands::open_pipeline::OpenPipeline;
+use crate::commands::open_pipeline::RunContext;
+use crate::commands::run::Run;
 use crate::commands::task::Task;
 use crate::config::WindowBy;
 use crate::error::{Error, Result};
 use crate::raw::discover::{self, Input, RawFile, Recorded};
-use crate::state::ledger::{Command, Ledger, Record};
+use crate::state::ledger::{Ledger, Record};
 use crate::store::Folder;
 use crate::window::Window;
 
@@ -21,20 +22,17 @@ pub(crate) struct Inputs {
     pub(crate) note: Option<String>,
 }
 
-impl OpenPipeline<'_> {
+impl Run<'_> {
     /// The inputs of a run.
-    pub(crate) async fn inputs(
-        &self,
-        command: Command,
-        folders: &[Folder],
-        ledger: &Ledger,
-    ) -> Result<Inputs> {
-        match (command, self.task) {
-            (Command::Rebuild, Some(Task::Rebuild { accept_missing })) => {
+    pub(super) async fn inputs(&self, folders: &[Folder], ledger: &Ledger) -> Result<Inputs> {
+        match self.task {
+            Task::Rebuild { accept_missing } => {
                 self.rebuild_inputs(folders, ledger, accept_missing).await
             }
-            (Command::CatchUp, _) => self.catch_up_inputs(folders, ledger).await,
-            _ => self.window_inputs(folders, ledger).await,
+            Task::CatchUp => self.catch_up_inputs(folders, ledger).await,
+            Task::Run(_) | Task::Curate(_) | Task::Aggregate(_) => {
+                window_inputs(self.open.run_context, folders, ledger, &self.window).await
+            }
         }
     }
 
@@ -44,7 +42,7 @@ impl OpenPipeline<'_> {
         ledger: &Ledger,
         accept_missing: bool,
     ) -> Result<Inputs> {
-        let raw = &self.run_context.pipeline.raw;
+        let raw = &self.open.run_context.pipeline.raw;
         let (inputs, gone) = discover::again(folders, raw, ledger, false).await?;
         if inputs.is_empty() {
             return Err(
@@ -68,30 +66,36 @@ impl OpenPipeline<'_> {
         }
         Ok(found)
     }
+}
 
-    async fn window_inputs(&self, folders: &[Folder], ledger: &Ledger) -> Result<Inputs> {
-        let pipeline = self.run_context.pipeline;
-        let raw = &pipeline.raw;
-        let inputs = discover::discover(folders, pipeline, &self.window, ledger).await?;
-        let mut gone = discover::vanished(raw, &self.window, ledger.inputs.values(), &inputs);
-        if pipeline.key.is_empty() {
-            // What was folded is not read again, and not missed.
-            gone.clear();
-        }
-        let absent = absent_records(ledger, gone.iter().copied());
-        let note = told(&gone).map(|told| match raw.window_by {
-            WindowBy::Commit => format!("{told}: of their rows, this run folds none"),
-            _ => format!("{told}: nothing of them is lost"),
-        });
-        if let Some(note) = &note {
-            warn!("{note}");
-        }
-        Ok(Inputs {
-            inputs,
-            absent,
-            note,
-        })
+/// The inputs of a window.
+pub(crate) async fn window_inputs(
+    run_context: &RunContext<'_>,
+    folders: &[Folder],
+    ledger: &Ledger,
+    window: &Window,
+) -> Result<Inputs> {
+    let pipeline = run_context.pipeline;
+    let raw = &pipeline.raw;
+    let inputs = discover::discover(folders, pipeline, window, ledger).await?;
+    let mut gone = discover::vanished(raw, window, ledger.inputs.values(), &inputs);
+    if pipeline.key.is_empty() {
+        // What was folded is not read again, and not missed.
+        gone.clear();
     }
+    let absent = absent_records(ledger, gone.iter().copied());
+    let note = told(&gone).map(|told| match raw.window_by {
+        WindowBy::Commit => format!("{told}: of their rows, this run folds none"),
+        _ => format!("{told}: nothing of them is lost"),
+    });
+    if let Some(note) = &note {
+        warn!("{note}");
+    }
+    Ok(Inputs {
+        inputs,
+        absent,
+        note,
+    })
 }
 
 /// Names files that are gone, where some are.

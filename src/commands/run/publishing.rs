@@ -5,7 +5,8 @@ use chrono::NaiveDate;
 use tracing::{debug, warn};
 
 use crate::commands::open_pipeline::{OpenPipeline, Output};
-use crate::commands::run::Attempt;
+use crate::commands::run::Run;
+use crate::commands::run::attempt::Attempt;
 use crate::config::{Format, WindowBy};
 use crate::error::{Error, Result};
 use crate::layout::{attempt_commit, attempt_name};
@@ -13,37 +14,131 @@ use crate::publish::announcement::announce;
 use crate::publish::delta::{self, Committed, CuratedLog};
 use crate::publish::{self, Plan};
 use crate::state::identity::Identity;
-use crate::state::ledger::{CURATED, Command, Record, Run};
+use crate::state::ledger::{self, CURATED, Record, Step};
 use crate::state::{NewVersions, NotCommitted, State};
 use crate::store::listing::{list, list_and_prune};
 use crate::store::remove::remove;
 use crate::table::TableFile;
 
+impl Run<'_> {
+    /// Takes away what a dead attempt wrote.
+    pub(crate) async fn discard(&self, attempt: &Attempt) {
+        let mut discarded = vec![attempt.state.discard(&attempt.name).await];
+        for output in self
+            .open
+            .outputs
+            .iter()
+            .filter(|output| output.name != "state")
+        {
+            discarded.push(publish::discard(&output.staging, &attempt.name).await);
+        }
+        for folder in [&self.open.announced, &self.open.quarantine] {
+            discarded.push(publish::discard(folder, &attempt.name).await);
+        }
+        for left in discarded.into_iter().filter_map(Result::err) {
+            warn!("what the failed attempt wrote is left behind: {left}");
+        }
+    }
+
+    /// Announces an attempt, commits it, and carries out the plans of its tables.
+    pub(crate) async fn commit_and_publish(
+        &self,
+        attempt: &mut Attempt,
+        step: Step,
+        mut records: Vec<Record>,
+        versions: Option<NewVersions<'_>>,
+        days: Vec<NaiveDate>,
+        plans: &[(String, Plan)],
+    ) -> Result<(), NotCommitted> {
+        self.open.run_context.meter.measure(&mut attempt.report);
+        let newest = attempt.report.newest_commit_time;
+        let run = ledger::Run {
+            commit: attempt.commit,
+            run_id: attempt.run_id.clone(),
+            command: step,
+            start: self.window.start,
+            end: self.window.end,
+            tables: plans.iter().map(|(name, _)| name.clone()).collect(),
+            days,
+            by_rows: self.open.run_context.pipeline.raw.window_by == WindowBy::Commit,
+            aggregated: attempt.aggregated.take(),
+            at: self.open.run_context.now,
+            seconds: attempt.report.seconds,
+            newest_us: newest.map(|newest| newest.timestamp_micros()),
+            counts: attempt.report.counts(),
+        };
+        records.insert(0, Record::Run(Box::new(run)));
+        for (name, plan) in plans {
+            records.extend(plan.removes.iter().map(|path| Record::Removed {
+                table: name.clone(),
+                path: path.clone(),
+            }));
+            records.extend(plan.added().map(|file| Record::File {
+                table: name.clone(),
+                file: file.clone(),
+            }));
+            let staged = plan.added().filter_map(|file| file.staged.clone());
+            let staged: Vec<String> = staged.collect();
+            self.open.output(name)?.staging.sync(&staged)?;
+        }
+        self.open.claim(plans).await?;
+        let listing = match attempt.listing.take() {
+            Some(listing) => Some(listing.await?),
+            None => None,
+        };
+        announce(&self.open.announced, &attempt.name).await?;
+        let state = &mut attempt.state;
+        state
+            .commit(
+                &attempt.run_id,
+                records,
+                versions,
+                self.open.run_context.now,
+            )
+            .await?;
+        debug!("committed as {}", attempt.commit);
+        let state = &attempt.state;
+        attempt.report.files_in_quarantine = state.ledger.quarantined.len() as u64;
+        if step != Step::Aggregate
+            && let Err(error) = self.prune_quarantine(&state.ledger).await
+        {
+            warn!("files in quarantine that are no longer used are left behind: {error}");
+        }
+        let published = match state.ledger.run(&attempt.run_id) {
+            Some(run) => self.open.publish(state, run, listing).await,
+            None => Err(Error::internal("the run is not in the ledger")),
+        };
+        let published = match published {
+            Ok(()) => publish::clear(&self.open.announced, attempt.commit).await,
+            failed => failed,
+        };
+        let Err(error) = published else {
+            return Ok(());
+        };
+        // A run that slept finds that another one has published for it, and more since.
+        let state = &mut attempt.state;
+        if state.refresh().await.is_ok() && state.last_commit() > attempt.commit {
+            warn!("another run has published this one's files and gone on: {error}");
+            return Ok(());
+        }
+        Err(NotCommitted {
+            error,
+            in_doubt: true,
+        })
+    }
+}
+
 impl OpenPipeline<'_> {
     /// Refuses to go on where someone else wrote to the curated table's own log.
-    pub(crate) async fn check_not_changed(&self, command: Command, state: &State) -> Result<()> {
+    pub(crate) async fn check_not_changed(&self, command: Step, state: &State) -> Result<()> {
         if self.run_context.pipeline.curated.format != Format::Delta {
             return Ok(());
         }
         let table = &self.output(CURATED)?.folder;
         let log = delta::open(table, state.last_commit()).await?;
         match self.curated_log(state) {
-            Some(curated) if command != Command::Rebuild => curated.check(&log),
+            Some(curated) if command != Step::Rebuild => curated.check(&log),
             _ => Ok(()),
-        }
-    }
-
-    /// Takes away what a dead attempt wrote.
-    pub(crate) async fn discard(&self, attempt: &Attempt) {
-        let mut discarded = vec![attempt.state.discard(&attempt.name).await];
-        for output in self.outputs.iter().filter(|output| output.name != "state") {
-            discarded.push(publish::discard(&output.staging, &attempt.name).await);
-        }
-        for folder in [&self.announced, &self.quarantine] {
-            discarded.push(publish::discard(folder, &attempt.name).await);
-        }
-        for left in discarded.into_iter().filter_map(Result::err) {
-            warn!("what the failed attempt wrote is left behind: {left}");
         }
     }
 
@@ -84,94 +179,12 @@ impl OpenPipeline<'_> {
         Ok(())
     }
 
-    /// Announces an attempt, commits it, and carries out the plans of its tables.
-    pub(crate) async fn commit_and_publish(
-        &self,
-        attempt: &mut Attempt,
-        command: Command,
-        mut records: Vec<Record>,
-        versions: Option<NewVersions<'_>>,
-        days: Vec<NaiveDate>,
-        plans: &[(String, Plan)],
-    ) -> Result<(), NotCommitted> {
-        self.run_context.meter.measure(&mut attempt.report);
-        let newest = attempt.report.newest_commit_time;
-        let run = Run {
-            commit: attempt.commit,
-            run_id: attempt.run_id.clone(),
-            command,
-            start: self.window.start,
-            end: self.window.end,
-            tables: plans.iter().map(|(name, _)| name.clone()).collect(),
-            days,
-            by_rows: self.run_context.pipeline.raw.window_by == WindowBy::Commit,
-            aggregated: attempt.aggregated.take(),
-            at: self.run_context.now,
-            seconds: attempt.report.seconds,
-            newest_us: newest.map(|newest| newest.timestamp_micros()),
-            counts: attempt.report.counts(),
-        };
-        records.insert(0, Record::Run(Box::new(run)));
-        for (name, plan) in plans {
-            records.extend(plan.removes.iter().map(|path| Record::Removed {
-                table: name.clone(),
-                path: path.clone(),
-            }));
-            records.extend(plan.added().map(|file| Record::File {
-                table: name.clone(),
-                file: file.clone(),
-            }));
-            let staged = plan.added().filter_map(|file| file.staged.clone());
-            let staged: Vec<String> = staged.collect();
-            self.output(name)?.staging.sync(&staged)?;
-        }
-        self.claim(plans).await?;
-        let found = match attempt.found.take() {
-            Some(found) => Some(found.await?),
-            None => None,
-        };
-        announce(&self.announced, &attempt.name).await?;
-        let state = &mut attempt.state;
-        state
-            .commit(&attempt.run_id, records, versions, self.run_context.now)
-            .await?;
-        debug!("committed as {}", attempt.commit);
-        let state = &attempt.state;
-        attempt.report.files_in_quarantine = state.ledger.quarantined.len() as u64;
-        if command != Command::Aggregate
-            && let Err(error) = self.prune_quarantine(&state.ledger).await
-        {
-            warn!("files in quarantine that are no longer used are left behind: {error}");
-        }
-        let published = match state.ledger.run(&attempt.run_id) {
-            Some(run) => self.publish(state, run, found).await,
-            None => Err(Error::internal("the run is not in the ledger")),
-        };
-        let published = match published {
-            Ok(()) => publish::clear(&self.announced, attempt.commit).await,
-            failed => failed,
-        };
-        let Err(error) = published else {
-            return Ok(());
-        };
-        // A run that slept finds that another one has published for it, and more since.
-        let state = &mut attempt.state;
-        if state.refresh().await.is_ok() && state.last_commit() > attempt.commit {
-            warn!("another run has published this one's files and gone on: {error}");
-            return Ok(());
-        }
-        Err(NotCommitted {
-            error,
-            in_doubt: true,
-        })
-    }
-
     /// Makes visible what a committed run made. `found` is what the curated table's folder held
     /// before, where that was looked up.
     pub(crate) async fn publish(
         &self,
         state: &State,
-        run: &Run,
+        run: &ledger::Run,
         mut found: Option<Vec<String>>,
     ) -> Result<()> {
         let attempt = format!("{}/", attempt_name(run.commit, &run.run_id));
@@ -209,7 +222,7 @@ impl OpenPipeline<'_> {
                     let committed = Committed {
                         run_id: &run.run_id,
                         number: run.commit,
-                        anew: run.command == Command::Rebuild,
+                        anew: run.command == Step::Rebuild,
                     };
                     log.publish(staging, &added, committed, found).await?;
                 }

@@ -16,7 +16,7 @@ use crate::engine::session::session;
 use crate::error::Result;
 use crate::layout::{attempt_name, parent, parse_partition_segment};
 use crate::state::State;
-use crate::state::ledger::{Command, Ledger};
+use crate::state::ledger::{Ledger, Step};
 use crate::store::Folder;
 use crate::table::digest::{Digests, Parts, digest};
 use crate::table::files::{FileTable, ListedFile, PartitionFile};
@@ -96,7 +96,7 @@ impl OpenPipeline<'_> {
         let windows = ledger.windows_aggregated(&table);
         // Nothing is known of earlier computations: all days are computed.
         let mut anew = Ledger::clone(ledger);
-        anew.runs.retain(|run| run.command != Command::Aggregate);
+        anew.runs.retain(|run| run.command != Step::Aggregate);
         let commit = state.next_commit();
         let name = attempt_name(commit, &self.run_context.run_id);
         let staging = &folded.staging;

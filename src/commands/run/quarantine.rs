@@ -5,24 +5,24 @@ use std::collections::BTreeSet;
 use tracing::warn;
 
 use crate::commands::catch_up::released;
-use crate::commands::open_pipeline::OpenPipeline;
-use crate::commands::run::Attempt;
+use crate::commands::run::Run;
+use crate::commands::run::attempt::Attempt;
 use crate::curate::stage::Staged;
 use crate::error::Result;
 use crate::layout::attempt_commit;
 use crate::raw::discover::{Input, Recorded};
-use crate::state::ledger::{self, Command, Ledger, Record};
+use crate::state::ledger::{self, Ledger, Record, Step};
 use crate::state::quarantine::QuarantineWriter;
 use crate::store::Folder;
 use crate::store::listing::list;
 use crate::store::remove::remove;
 
-impl OpenPipeline<'_> {
+impl Run<'_> {
     /// Puts aside what could not be folded; returns what the ledger is to know of it, and of inputs
     /// that are whole now.
     pub(crate) async fn quarantine_records(
         &self,
-        command: Command,
+        step: Step,
         attempt: &mut Attempt,
         staged: &Staged,
         inputs: &[Input],
@@ -35,14 +35,14 @@ impl OpenPipeline<'_> {
             ..
         } = staged;
         let mut bad_rows_of = bad_rows.sorted();
-        let mut records = match command {
-            Command::CatchUp => released(&attempt.state.ledger, inputs),
+        let mut records = match step {
+            Step::CatchUp => released(&attempt.state.ledger, inputs),
             _ => Vec::new(),
         };
         let aside = QuarantineWriter {
             changes,
             bad_rows,
-            folder: &self.quarantine,
+            folder: &self.open.quarantine,
             run_id: &attempt.run_id,
         };
         let mut files = 0;
@@ -81,11 +81,11 @@ impl OpenPipeline<'_> {
         let report = &mut attempt.report;
         report.files_rejected = bad_files.len() as u64;
         report.rows_rejected = bad_rows.count();
-        report.quarantine = Some(self.quarantine.location.to_string());
+        report.quarantine = Some(self.open.quarantine.location.to_string());
         warn!(
             "{} rows and {} files of this run went to quarantine: {}; what they say is missing in the \
              table, and a delete among them leaves its key alive",
-            report.rows_rejected, report.files_rejected, self.quarantine.location
+            report.rows_rejected, report.files_rejected, self.open.quarantine.location
         );
         Ok(records)
     }
@@ -100,12 +100,12 @@ impl OpenPipeline<'_> {
             .values()
             .map(|aside| &aside.file)
             .collect();
-        let found = list(&self.quarantine).await?.into_iter();
+        let found = list(&self.open.quarantine).await?.into_iter();
         let last = ledger.runs.last().map_or(0, |run| run.commit);
         let is_unused = |path: &String| {
             let is_done = attempt_commit(path).is_some_and(|commit| commit <= last);
             is_done && !used.contains(path)
         };
-        remove(&self.quarantine, found.filter(is_unused).collect()).await
+        remove(&self.open.quarantine, found.filter(is_unused).collect()).await
     }
 }

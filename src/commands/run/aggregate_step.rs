@@ -1,0 +1,87 @@
+//! The step that computes the aggregates.
+
+use std::sync::Arc;
+
+use tracing::info;
+
+use crate::aggregate;
+use crate::commands::open_pipeline::object_store_root;
+use crate::commands::run::Run;
+use crate::commands::run::attempt::Attempt;
+use crate::commands::task::Task;
+use crate::config::{Aggregate, Pipeline};
+use crate::engine::session::session;
+use crate::report::AggregateReport;
+use crate::state::NotCommitted;
+use crate::state::ledger::{CURATED, Ledger, Step};
+use crate::window::Window;
+
+impl Run<'_> {
+    /// Computes the aggregates of the windows, and of the days that changed.
+    pub(super) async fn aggregate(&self, attempt: &mut Attempt) -> Result<(), NotCommitted> {
+        let pipeline = self.open.run_context.pipeline;
+        if pipeline.aggregates.is_empty() {
+            return Ok(());
+        }
+        let state = &attempt.state;
+        let windows = match self.task {
+            Task::CatchUp => windows_to_catch_up(&state.ledger, pipeline),
+            _ => vec![self.window],
+        };
+        let mut tables = pipeline.aggregates.iter().map(Aggregate::table);
+        if windows.is_empty() && tables.all(|table| state.ledger.is_aggregated(&table)) {
+            return Ok(());
+        }
+        if windows != [self.window] {
+            attempt.aggregated = Some(windows.clone());
+        }
+        let context = session(&self.open.runtime, self.open.run_context.resources.threads);
+        let curated = self.open.output(CURATED)?;
+        let store_url = object_store_root(&curated.folder);
+        context.register_object_store(&store_url, Arc::clone(&curated.folder.root_store));
+        let state_url = object_store_root(state.folder());
+        context.register_object_store(&state_url, Arc::clone(&state.folder().root_store));
+        if !aggregate::register(&context, state, pipeline, &curated.folder).await? {
+            info!("nothing was curated yet: no aggregates");
+            let note = &mut attempt.report.note;
+            note.get_or_insert("nothing was curated yet".into());
+            return Ok(());
+        }
+        let mut plans = Vec::new();
+        for aggregate in &pipeline.aggregates {
+            let staging = &self.open.output(&aggregate.table())?.staging;
+            let computed = aggregate::compute(
+                &context,
+                &state.ledger,
+                aggregate,
+                &windows,
+                staging,
+                &attempt.name,
+                attempt.commit,
+            )
+            .await?;
+            computed.tell(aggregate, &windows);
+            attempt.report.aggregates.push(AggregateReport {
+                name: aggregate.name.clone(),
+                days: computed.days.len() as u64,
+                rows_removed: computed.plan.counts.rows_removed,
+                rows_inserted: computed.plan.counts.rows_written,
+            });
+            plans.push((aggregate.table(), computed.plan));
+        }
+        self.commit_and_publish(attempt, Step::Aggregate, vec![], None, vec![], &plans)
+            .await
+    }
+}
+
+/// The windows that were folded, and for whose days an aggregate was never computed.
+fn windows_to_catch_up(ledger: &Ledger, pipeline: &Pipeline) -> Vec<Window> {
+    let folded = ledger.folded_windows();
+    let tables = pipeline.aggregates.iter().map(Aggregate::table);
+    let missing = tables.flat_map(|table| {
+        let computed = Window::union(ledger.windows_aggregated(&table));
+        let missing = folded.iter().flat_map(|window| window.without(&computed));
+        missing.collect::<Vec<_>>()
+    });
+    Window::union(missing.collect())
+}

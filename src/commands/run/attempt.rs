@@ -1,0 +1,157 @@
+//! One try of a step at its commit.
+
+use futures::future::BoxFuture;
+use tracing::warn;
+
+use crate::commands::open_pipeline::{check_format, check_identity};
+use crate::commands::run::Run;
+use crate::config::OnBad;
+use crate::curate::stage::BadInputs;
+use crate::error::{Error, Kind, Result};
+use crate::layout::{aggregate_run_id, attempt_name};
+use crate::report::Report;
+use crate::state::ledger::Step;
+use crate::state::{NotCommitted, State};
+use crate::window::Window;
+
+/// One try at a commit.
+pub(in crate::commands) struct Attempt {
+    pub(in crate::commands) state: State,
+    /// The run's id in the ledger.
+    pub(super) run_id: String,
+    /// The number of its commit.
+    pub(super) commit: u64,
+    /// Its name, part of every path.
+    pub(super) name: String,
+    pub(in crate::commands) report: Report,
+    /// The windows whose days it aggregates, where they are not the run's own.
+    pub(super) aggregated: Option<Vec<Window>>,
+    /// The listing of the curated table's folder, started in the background.
+    pub(super) listing: Option<BoxFuture<'static, Result<Vec<String>>>>,
+}
+
+/// How a try at a commit ended.
+pub(super) enum Outcome {
+    /// It was committed, and published or left to be published. Its report.
+    Committed(Box<Report>),
+    /// It may have been committed: what it wrote stays, and the next command finishes or discards
+    /// it.
+    InDoubt(Error),
+    /// An input turned out to be bad, is quarantined from now on, and the step can be tried
+    /// without it.
+    BadInput,
+    /// Another run committed first: the step can be tried on top of it.
+    Outrun(Error),
+    /// It cannot be done.
+    Failed(Error),
+}
+
+impl Run<'_> {
+    /// Tries a step once. What a try wrote that was not committed is removed.
+    pub(super) async fn try_step(
+        &self,
+        step: Step,
+        report: &mut Report,
+        bad: &mut BadInputs,
+    ) -> Outcome {
+        let mut state = match self.open_state(step).await {
+            Ok(state) => state,
+            Err(error) => return Outcome::Failed(error),
+        };
+        let last = state.last_commit();
+        if let Err(error) = self.open.finish_interrupted(&state).await {
+            // Another run may have finished it, and gone on.
+            if state.refresh().await.is_ok() && state.last_commit() > last {
+                return Outcome::Outrun(error);
+            }
+            if step != Step::Rebuild {
+                return Outcome::Failed(error);
+            }
+            warn!("files that an earlier run has not published are made again: {error}");
+        }
+        report.files_in_quarantine = state.ledger.quarantined.len() as u64;
+        if step != Step::Rebuild {
+            report.newest_commit_time = state.ledger.newest_commit_time();
+        }
+        let mut attempt = self.attempt(step, state, report);
+        match self.commit(step, &mut attempt, bad).await {
+            Ok(()) => Outcome::Committed(Box::new(attempt.report)),
+            Err(failed) if failed.in_doubt => Outcome::InDoubt(failed.error),
+            Err(failed) => self.not_committed(attempt, failed.error, bad).await,
+        }
+    }
+
+    async fn open_state(&self, step: Step) -> Result<State> {
+        let run_context = self.open.run_context;
+        let mut state = State::open(run_context.stores, run_context.pipeline).await?;
+        if step == Step::Rebuild {
+            check_format(&state, run_context.pipeline)?;
+        } else {
+            check_identity(&state, run_context.pipeline)?;
+            state.check_known()?;
+        }
+        self.open.check_not_lost(&mut state).await?;
+        Ok(state)
+    }
+
+    fn attempt(&self, step: Step, state: State, report: &Report) -> Attempt {
+        let run_id = &self.open.run_context.run_id;
+        let run_id = if step == Step::Aggregate {
+            aggregate_run_id(run_id)
+        } else {
+            run_id.clone()
+        };
+        let commit = state.next_commit();
+        Attempt {
+            state,
+            name: attempt_name(commit, &run_id),
+            run_id,
+            commit,
+            report: report.clone(),
+            aggregated: None,
+            listing: None,
+        }
+    }
+
+    async fn commit(
+        &self,
+        step: Step,
+        attempt: &mut Attempt,
+        bad: &mut BadInputs,
+    ) -> Result<(), NotCommitted> {
+        self.open.check_not_changed(step, &attempt.state).await?;
+        if step == Step::Aggregate {
+            self.aggregate(attempt).await
+        } else {
+            self.fold(step, attempt, bad).await
+        }
+    }
+
+    /// Why a step was not committed, and what it wrote is removed.
+    async fn not_committed(
+        &self,
+        mut attempt: Attempt,
+        error: Error,
+        bad: &mut BadInputs,
+    ) -> Outcome {
+        // What fails after another run's commit may fail because of it.
+        let is_behind =
+            attempt.state.refresh().await.is_ok() && attempt.state.last_commit() >= attempt.commit;
+        self.discard(&attempt).await;
+        if is_behind {
+            return Outcome::Outrun(error);
+        }
+        let quarantines = self.open.run_context.pipeline.raw.on_bad_file == OnBad::Quarantine;
+        if let Some(input) = error.input.clone().filter(|_| quarantines) {
+            // It was found to be bad when others had been folded already.
+            return match bad.insert(*input, error.to_string()) {
+                None => Outcome::BadInput,
+                Some(_) => Outcome::Failed(Error::internal("a quarantined input was read")),
+            };
+        }
+        match error.kind {
+            Kind::Busy => Outcome::Outrun(error),
+            _ => Outcome::Failed(error),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The contract of a pipeline's tables after a run: their columns and types.
+
+use arrow::datatypes::Field;
+
+use crate::aggregate::column_types;
+use crate::changes::Changes;
+use crate::config::{Format, Pipeline};
+use crate::curate::Curated;
+use crate::state::contract::{TableContract, write_types};
+use crate::state::identity::Identity;
+
+/// The contract after a run; `earlier` is the one before.
+pub(super) fn contract(
+    pipeline: &Pipeline,
+    curated: &Curated,
+    changes: &Changes,
+    earlier: Option<&TableContract>,
+) -> TableContract {
+    let mut orders = earlier.map_or_else(Vec::new, |contract| contract.orders.clone());
+    for (name, kind) in changes.order_kinds() {
+        if !orders.iter().any(|(known, _)| *known == name) {
+            orders.push((name, kind));
+        }
+    }
+    let types = |columns: &[(String, arrow::datatypes::DataType)]| {
+        write_types(columns.iter().map(|(name, kind)| (name.as_str(), kind)))
+    };
+    let raw_columns = changes.known_columns();
+    TableContract {
+        identity: Identity::of(pipeline),
+        columns: column_types(&curated.columns),
+        keys: types(&curated.layout.keys),
+        partitions: types(&curated.layout.partitions),
+        packed: curated.layout.packed,
+        orders,
+        raw: types(&raw_columns.all),
+        grown: grown(pipeline, &curated.columns, earlier),
+        newest: (
+            raw_columns.newest.file.clone(),
+            types(&raw_columns.newest.columns),
+        ),
+    }
+}
+
+/// The columns that a Delta table got when it had rows already: they are null in these.
+fn grown(pipeline: &Pipeline, columns: &[Field], earlier: Option<&TableContract>) -> Vec<String> {
+    let Some(earlier) = earlier.filter(|_| pipeline.curated.format == Format::Delta) else {
+        return Vec::new();
+    };
+    let is_new = |name: &&String| !earlier.columns.iter().any(|(known, _)| known == *name);
+    let new = columns.iter().map(|field| field.name()).filter(is_new);
+    earlier.grown.iter().chain(new).cloned().collect()
+}

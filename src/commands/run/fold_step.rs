@@ -1,0 +1,163 @@
+//! The step that folds inputs into the curated table.
+
+use std::collections::BTreeSet;
+
+use futures::FutureExt;
+use tracing::info;
+
+use crate::aggregate;
+use crate::commands::open_pipeline::date;
+use crate::commands::run::Run;
+use crate::commands::run::attempt::Attempt;
+use crate::commands::run::contract::contract;
+use crate::commands::run::inputs::input_record;
+use crate::commands::task::Task;
+use crate::config::Format;
+use crate::curate::stage::{BadInputs, Onto, Stage};
+use crate::engine::session::session;
+use crate::engine::tasks::spawn;
+use crate::publish::{self, Names};
+use crate::raw::discover::{Input, Recorded};
+use crate::state::ledger::{CURATED, Record, Step};
+use crate::state::{NewVersions, NotCommitted};
+use crate::store::listing::list_and_prune;
+use crate::table::TableFile;
+use crate::types::day_counts::DayCounts;
+
+impl Run<'_> {
+    /// What the inputs are folded onto.
+    fn onto(&self) -> Onto {
+        match self.task {
+            Task::Rebuild { accept_missing } => Onto::Empty { accept_missing },
+            _ => Onto::Table,
+        }
+    }
+
+    /// Folds inputs into the curated table.
+    pub(super) async fn fold(
+        &self,
+        step: Step,
+        attempt: &mut Attempt,
+        bad: &mut BadInputs,
+    ) -> Result<(), NotCommitted> {
+        let pipeline = self.open.run_context.pipeline;
+        let threads = self.open.run_context.resources.threads;
+        let folders = self.open.run_context.raw()?;
+        let ledger = &attempt.state.ledger;
+        let report = &mut attempt.report;
+        let found = self.inputs(&folders, ledger).await?;
+        let (inputs, absent) = (found.inputs, found.absent);
+        report.note = found.note;
+        let is_rebuild = step == Step::Rebuild;
+        let is_new = |input: &Input| {
+            let folded = ledger.folded(input.file.location, &input.file.path);
+            is_rebuild || folded.is_none()
+        };
+        if step == Step::CatchUp {
+            if inputs.is_empty() {
+                return self.catch_up_with_nothing(attempt, absent).await;
+            }
+        } else if !inputs
+            .iter()
+            .any(|input| !input.full_load && !input.late || is_new(input))
+        {
+            info!("no inputs in the window {}", self.window);
+            report.note.get_or_insert("no inputs in the window".into());
+            // What appears in this window from now on is late.
+            return self
+                .commit_and_publish(attempt, Step::Curate, absent, None, vec![], &[])
+                .await;
+        }
+        let table = self.open.output(CURATED)?;
+        let folder = table.folder.clone();
+        let listing = async move { list_and_prune(&folder).await };
+        attempt.listing = Some(spawn(listing).boxed());
+        let stage = Stage {
+            pipeline,
+            resources: self.open.run_context.resources,
+            runtime: &self.open.runtime,
+            raw: &folders,
+            ledger,
+            onto: self.onto(),
+            table: &table.folder,
+            staging: &table.staging,
+            state: attempt.state.folder(),
+            stored: attempt.state.data_files("version"),
+            versions: attempt.state.folder(),
+            attempt: &attempt.name,
+            is_dry: false,
+        };
+        let mut staged = stage.run(&inputs, bad, report).await?;
+        let Some(curated) = staged.curated.take() else {
+            let records = self
+                .quarantine_records(step, attempt, &staged, &inputs, &folders)
+                .await?;
+            let note = "all inputs of the window are in quarantine";
+            attempt.report.note.get_or_insert(note.into());
+            return self
+                .commit_and_publish(attempt, step, records, None, vec![], &[])
+                .await;
+        };
+
+        if self.task.aggregates() {
+            let context = session(&self.open.runtime, threads);
+            aggregate::check(&context, pipeline, &curated.layout, &curated.columns).await?;
+        }
+
+        let before: Vec<TableFile> = ledger.files(CURATED).cloned().collect();
+        let is_rebuilt = |partition: &str| is_rebuild || curated.partitions.contains(partition);
+        let names = match pipeline.curated.format {
+            Format::Parquet => Names::Kept,
+            Format::Delta => Names::New,
+        };
+        let new_files = curated.staged.clone();
+        let report = &mut attempt.report;
+        let plan = publish::plan(new_files, &before, is_rebuilt, attempt.commit, names);
+        report.rows_written = plan.counts.rows_written;
+        report.bytes_written = plan.counts.bytes_written;
+        report.partitions_written = plan.counts.partitions_written;
+        report.partitions_removed = plan.counts.partitions_removed;
+
+        let mut records = Vec::new();
+        let contract = contract(
+            pipeline,
+            &curated,
+            &staged.changes,
+            ledger.contract.as_ref().filter(|_| !is_rebuild),
+        );
+        if is_rebuild || ledger.contract.as_ref() != Some(&contract) {
+            records.push(Record::Contract(Box::new(contract)));
+        }
+        records.extend(absent);
+        let commit = attempt.commit;
+        let folded = staged.changes.inputs();
+        records.extend(
+            folded
+                .filter_map(|input| input_record(ledger, input, commit, is_rebuild, &self.window)),
+        );
+        let versions = NewVersions {
+            layout: &curated.layout,
+            files: &curated.versions,
+            replaced: &curated.replaced_versions,
+        };
+        let mut days: BTreeSet<i32> = curated.counts.days.clone();
+        if is_rebuild {
+            let before = ledger.versions.values().flat_map(DayCounts::iter);
+            days.extend(before.filter_map(|(day, _)| day));
+        }
+        let days = days.iter().filter_map(|day| date(*day)).collect();
+        records.extend(
+            self.quarantine_records(step, attempt, &staged, &inputs, &folders)
+                .await?,
+        );
+        let plans = [(CURATED.to_string(), plan)];
+        self.commit_and_publish(attempt, step, records, Some(versions), days, &plans)
+            .await?;
+        let report = &attempt.report;
+        info!(
+            "published {} rows in {} partitions, {} partitions removed",
+            report.rows_written, report.partitions_written, report.partitions_removed
+        );
+        Ok(())
+    }
+}
