@@ -1,56 +1,33 @@
-//! Several runs at once: processes that overlap, processes that are killed, and a run that sleeps
-//! at any of its requests while others finish. Whatever happens, the tables end where one run
-//! after the other ends.
+//! Several runs at once: processes that overlap, processes that are killed, and a run that sleeps at
+//! any of its requests while others finish. Whatever happens, the tables must be those of the same
+//! runs one after the other.
 
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::Child;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::Shared;
-use glueless::commands::Task;
 
-use crate::faults::{Cut, Fault, NO_LIMIT};
-use crate::support::{Change, DAY_US, Lab, Place, Row, s3_environment};
-
-const TOML: &str = r#"
-name = "many"
-key = ["id"]
-keep = "{keep}"
-[raw]
-url = "{base}/raw"
-window_by = "name"
-order_by = ["ts"]
-event_time = "event"
-[curated]
-url = "{base}/lake/curated"
-partition_by = ["event_dt", "cat"]
-format = "{format}"
-[[aggregate]]
-name = "daily"
-sql = "daily.sql"
-url = "{base}/lake/daily"
-day = "dt"
-"#;
-
-const DAILY: &str = "SELECT event_dt AS dt, COUNT(*) AS n FROM history
-WHERE NOT deleted AND event_dt >= $start_date AND event_dt < $end_date GROUP BY event_dt";
+use crate::support::{
+    COUNT_PER_DAY, Change, DAY_US, Fault, Lab, Output, PLACES, Place, Row, STATE, day, raw_file,
+    send_signal,
+};
 
 const DAYS: i64 = 6;
 
 const FORMATS: [&str; 2] = ["parquet", "delta"];
 
-/// A lab with a file per day, whose changes touch the keys and days of the other files.
+/// A lab with a file for each day. The files change the same keys and days.
 fn lab(place: Place, keep: &str, format: &str) -> Lab {
-    let sql = [
-        ("curated.sql", "SELECT id, cat, v, event_dt FROM latest"),
-        ("daily.sql", DAILY),
-    ];
-    let toml = TOML.replace("{keep}", keep).replace("{format}", format);
-    let lab = Lab::new(place, &toml, &sql);
+    let lab = Lab::builder()
+        .place(place)
+        .keep(keep)
+        .format(format)
+        .set("raw.event_time", "event")
+        .aggregate("daily", COUNT_PER_DAY)
+        .build();
     for day in 1..=DAYS {
         put(&lab, day);
     }
@@ -69,47 +46,32 @@ fn put(lab: &Lab, day: i64) {
             event_us: ((id + day) % 4) * DAY_US,
         }
     });
-    lab.put_changes(day, &changes.collect::<Vec<_>>());
+    lab.put_changes(&raw_file(day), day, &changes.collect::<Vec<_>>());
 }
 
-fn date(day: i64) -> String {
-    format!("2020-01-{day:02}")
-}
-
-type Tables = (Vec<Row>, Vec<Row>);
-
-fn tables(lab: &Lab) -> Tables {
-    (lab.table("lake/curated"), lab.table("lake/daily"))
+fn tables(lab: &Lab) -> [Vec<Row>; 2] {
+    lab.tables(["lake/curated", "lake/daily"])
 }
 
 /// The tables after one run over everything.
-fn sequential(keep: &str) -> Tables {
+fn tables_of_one_run(keep: &str) -> [Vec<Row>; 2] {
     let lab = lab(Place::Local, keep, "parquet");
-    lab.run(&date(1), &date(DAYS + 1)).expect("a run");
+    lab.run_days(1, DAYS + 1);
     tables(&lab)
 }
 
-fn start(lab: &Lab, task: &str, (first, end): (i64, i64)) -> Child {
-    Command::new(assert_cmd::cargo::cargo_bin!("glueless"))
-        .arg(task)
-        .arg(&lab.pipeline)
-        .args(["--start-date", &date(first), "--end-date", &date(end)])
-        .args(["--set", "limits.memory=200MB"])
-        .envs(s3_environment_of(lab))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it starts")
+/// Starts a process that runs some days.
+fn start(lab: &Lab, (first, end): (i64, i64)) -> Child {
+    let program = lab.program_for("run", &day(first), &day(end));
+    program.set(&["limits.memory=200MB"]).start()
 }
 
-fn s3_environment_of(lab: &Lab) -> Vec<(String, String)> {
-    match lab.base.starts_with("s3://") {
-        true => s3_environment(),
-        false => vec![],
-    }
+/// Waits for the end of a process.
+fn end_of(process: Child) -> Output {
+    process.wait_with_output().expect("it ends").into()
 }
 
-/// Runs windows at once, each again until it is done.
+/// Runs windows at once, and repeats each of them until it is done.
 fn overlap(place: Place, keep: &str, format: &str, windows: &[(i64, i64)]) {
     let lab = lab(place, keep, format);
     let limit = Instant::now() + Duration::from_secs(120);
@@ -118,25 +80,23 @@ fn overlap(place: Place, keep: &str, format: &str, windows: &[(i64, i64)]) {
             let lab = &lab;
             scope.spawn(move || {
                 loop {
-                    let output = start(lab, "run", *window)
-                        .wait_with_output()
-                        .expect("waited");
-                    match output.status.code() {
-                        Some(0) => break,
-                        Some(75) => assert!(Instant::now() < limit, "{window:?} is never done"),
-                        code => panic!("{code:?}: {}", String::from_utf8_lossy(&output.stderr)),
+                    let output = end_of(start(lab, *window));
+                    match output.code {
+                        0 => break,
+                        75 => assert!(Instant::now() < limit, "{window:?} is never done"),
+                        code => panic!("{code}: {}", output.stderr),
                     }
                 }
             });
         }
     });
-    assert_eq!(tables(&lab), sequential(keep));
+    assert_eq!(tables(&lab), tables_of_one_run(keep));
     lab.assert_tidy();
 }
 
 #[test]
 fn two_processes_at_once_end_where_one_after_the_other_does() {
-    for place in [Place::Local, Place::S3] {
+    for place in PLACES {
         for format in FORMATS {
             overlap(place, "latest", format, &[(1, 5), (3, 7)]);
         }
@@ -177,37 +137,28 @@ fn runs_killed_at_any_moment_harm_nothing() {
             ("latest-per-day", "parquet"),
         ] {
             let lab = lab(place, keep, format);
-            // How long a run takes here.
+            // The time that a run takes here.
             let begun = Instant::now();
-            assert!(start(&lab, "run", (1, 3)).wait().expect("waited").success());
+            let output = end_of(start(&lab, (1, 3)));
+            assert_eq!(output.code, 0, "{}", output.stderr);
             let whole = begun.elapsed();
             for kill in 0..kills {
                 let first = 1 + kill % DAYS;
-                let mut run = start(&lab, "run", (first, first + 1 + kill % 3));
-                // Spread over the run's time.
+                let mut run = start(&lab, (first, first + 1 + kill % 3));
+                // The kills are spread over that time.
                 std::thread::sleep(whole * ((kill * 37) % 101) as u32 / 90);
                 run.kill().expect("killed");
-                run.wait().expect("waited");
+                run.wait().expect("it ends");
             }
-            let last = start(&lab, "run", (1, DAYS + 1)).wait_with_output();
-            let last = last.expect("waited");
-            let told = String::from_utf8_lossy(&last.stderr);
-            assert!(last.status.success(), "{told}");
-            assert_eq!(tables(&lab), sequential(keep));
+            let last = end_of(start(&lab, (1, DAYS + 1)));
+            assert_eq!(last.code, 0, "{}", last.stderr);
+            assert_eq!(tables(&lab), tables_of_one_run(keep));
             lab.assert_tidy();
         }
     }
 }
 
-/// Sends a signal to a process.
-fn signal(process: &Child, name: &str) {
-    let sent = Command::new("kill")
-        .args([name, &process.id().to_string()])
-        .status();
-    assert!(sent.expect("sent").success());
-}
-
-/// Writes the file of a day that changes a row in each of many partitions.
+/// Writes a file of a day that changes a row in each of many partitions.
 fn put_wide(lab: &Lab, day: i64) {
     let cats: Vec<String> = (1000..1600).map(|id| id.to_string()).collect();
     let changes = (1000..1600).zip(&cats).map(|(id, cat)| Change {
@@ -218,78 +169,68 @@ fn put_wide(lab: &Lab, day: i64) {
         us: id,
         event_us: 0,
     });
-    lab.put_changes(day, &changes.collect::<Vec<_>>());
+    lab.put_changes(&raw_file(day), day, &changes.collect::<Vec<_>>());
 }
 
 #[test]
 fn a_process_frozen_while_it_publishes_undoes_nothing_when_it_wakes_up() {
     for format in FORMATS {
         let lab = lab(Place::Local, "latest", format);
-        lab.run(&date(1), &date(DAYS + 1)).expect("a run");
+        lab.run_days(1, DAYS + 1);
         let log = lab
             .folder
             .path()
-            .join("lake/_glueless/many/versions/_delta_log");
+            .join(format!("{STATE}/versions/_delta_log"));
         let commits = || std::fs::read_dir(&log).expect("a log").count();
         let (mut frozen, mut day) = (0, DAYS);
         while frozen < 2 && day < 26 {
             (1..=2).for_each(|later| put_wide(&lab, day + later));
             let before = commits();
-            let mut run = start(&lab, "run", (day + 1, day + 2));
-            while commits() == before && run.try_wait().expect("waited").is_none() {}
-            signal(&run, "-STOP");
-            frozen += usize::from(!lab.list_all("lake/_glueless/many/staging").is_empty());
-            lab.run(&date(day + 2), &date(day + 3)).expect("a run");
+            let mut run = start(&lab, (day + 1, day + 2));
+            while commits() == before && run.try_wait().expect("watched").is_none() {}
+            send_signal(&run, "-STOP");
+            frozen += usize::from(!lab.list_all(&format!("{STATE}/staging")).is_empty());
+            lab.run_days(day + 2, day + 3);
             let after = tables(&lab);
-            signal(&run, "-CONT");
-            let ended = run.wait_with_output().expect("waited");
-            let told = String::from_utf8_lossy(&ended.stderr);
-            assert!(ended.status.success(), "{told}");
+            send_signal(&run, "-CONT");
+            let ended = end_of(run);
+            assert_eq!(ended.code, 0, "{}", ended.stderr);
             assert_eq!(tables(&lab), after);
             day += 2;
         }
         assert!(frozen > 0, "no process was frozen while it published");
-        lab.run(&date(1), &date(day + 1)).expect("a run");
+        lab.run_days(1, day + 1);
         let at_once = self::lab(Place::Local, "latest", "parquet");
         (DAYS + 1..=day).for_each(|day| put_wide(&at_once, day));
-        at_once.run(&date(1), &date(day + 1)).expect("a run");
+        at_once.run_days(1, day + 1);
         assert_eq!(tables(&lab), tables(&at_once));
         lab.assert_tidy();
     }
 }
 
-/// A run sleeps at its n-th request, for every n; others finish meanwhile; it wakes up.
+/// A run falls asleep at its n-th request, for every n; other runs finish; it wakes up.
 fn sleep(place: Place, format: &str, step: usize) {
     let mut slept = 0;
     for requests in (0..).step_by(step) {
         let lab = lab(place, "latest", format);
-        lab.run(&date(1), &date(3)).expect("a run");
+        lab.run_days(1, 3);
         let (wake, woken) = oneshot::channel::<()>();
         let woken: Shared<_> = woken.map(|_| ()).boxed().shared();
-        let (tell, told) = mpsc::channel();
-        let left = Arc::new(AtomicUsize::new(requests));
-        let shared = Arc::clone(&left);
-        let asleep = tell.clone();
-        let sleeper = lab.through(move |inner| {
-            Arc::new(Cut {
-                left: Arc::clone(&shared),
-                sleep: Some((asleep.clone(), woken.clone())),
-                ..Cut::new(inner, Fault::Sleep)
-            })
-        });
+        let (asleep, falls_asleep) = mpsc::channel();
+        let (sleeper, requests_left) = lab.sleeping_after(requests, (asleep.clone(), woken));
         let run = std::thread::spawn(move || {
-            let done = sleeper.run(&date(3), &date(5));
-            let _ = tell.send(false);
+            let done = sleeper.run(&day(3), &day(5));
+            let _ = asleep.send(false);
             done
         });
-        let is_asleep = told.recv().expect("told");
+        let is_asleep = falls_asleep.recv().expect("received");
         if is_asleep {
-            lab.run(&date(4), &date(DAYS + 1)).expect("a run");
-            lab.run(&date(2), &date(4)).expect("a run");
+            lab.run_days(4, DAYS + 1);
+            lab.run_days(2, 4);
             let before = tables(&lab);
             wake.send(()).expect("it sleeps");
             let done = run.join().expect("it ends");
-            // It may find that it came too late, or that all is done.
+            // It may be refused because it is too late, or find that nothing is left to do.
             if let Err(error) = &done {
                 assert_eq!(error.kind.exit_code(), 75, "after {requests}: {error}");
             }
@@ -298,15 +239,15 @@ fn sleep(place: Place, format: &str, step: usize) {
         } else {
             run.join().expect("it ends").expect("a run");
         }
-        lab.run(&date(1), &date(DAYS + 1)).expect("a run");
+        lab.run_days(1, DAYS + 1);
         assert_eq!(
             tables(&lab),
-            sequential("latest"),
+            tables_of_one_run("latest"),
             "after {requests} requests"
         );
         lab.assert_tidy();
         if !is_asleep {
-            assert!(left.load(Ordering::SeqCst) != NO_LIMIT);
+            assert!(requests_left.left().is_some());
             break;
         }
     }
@@ -328,15 +269,13 @@ fn a_run_that_sleeps_at_any_request_undoes_nothing_when_it_wakes_up_on_an_s3_ser
 #[test]
 fn a_run_that_never_gets_its_turn_says_so_and_changes_nothing() {
     let lab = lab(Place::Local, "latest", "parquet");
-    lab.run(&date(1), &date(2)).expect("a run");
+    lab.run_days(1, 2);
     let before = tables(&lab);
-    // Another run is always faster: at each try a commit is there already.
-    let busy = lab.through(|inner| Arc::new(Cut::new(inner, Fault::AlwaysLate)));
-    let error = busy
-        .run_with(Task::Run, &date(2), &date(3), &[])
-        .expect_err("busy");
+    // Another run is always faster: its commit exists already at each try.
+    let busy = lab.with_fault(Fault::AlwaysLate);
+    let error = busy.run(&day(2), &day(3)).expect_err("busy");
     assert_eq!(error.kind.exit_code(), 75, "{error}");
     assert_eq!(tables(&lab), before);
-    lab.run(&date(1), &date(DAYS + 1)).expect("a run");
-    assert_eq!(tables(&lab), sequential("latest"));
+    lab.run_days(1, DAYS + 1);
+    assert_eq!(tables(&lab), tables_of_one_run("latest"));
 }

@@ -1,30 +1,17 @@
 //! The lines of `examples/cron/crontab`, run by the shell as cron does.
 
-use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::support::{Lab, Place, glueless};
+use crate::support::{Lab, Output, Program, glueless, json_lines, raw_file};
 
 const CRONTAB: &str = include_str!("../examples/cron/crontab");
 
-const TOML: &str = r#"
-name = "nightly"
-key = ["id"]
-[raw]
-url = "{base}/raw"
-order_by = ["ts"]
-event_time = "event"
-[curated]
-url = "{base}/lake/curated"
-partition_by = ["event_dt"]
-"#;
-
 type Pairs = Vec<(String, String)>;
 
-/// What cron makes of a crontab: variables, and schedules with their commands.
+/// The crontab as cron reads it: variables, and schedules with their commands.
 fn parsed() -> (Pairs, Pairs) {
     let lines = CRONTAB.lines().map(str::trim);
     let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -35,7 +22,7 @@ fn parsed() -> (Pairs, Pairs) {
         match (line.split_once('='), fields.next()) {
             (Some((name, value)), None) => variables.push((name.into(), value.into())),
             (_, Some(command)) => {
-                // A bare percent sign would end the command.
+                // A percent sign without a backslash would end the command.
                 assert!(!command.replace("\\%", "").contains('%'), "{command}");
                 commands.push((schedule.join(" "), command.trim().replace("\\%", "%")));
             }
@@ -64,11 +51,13 @@ struct Cron {
 
 impl Cron {
     fn new() -> Self {
-        let lab = Lab::new(
-            Place::Local,
-            TOML,
-            &[("curated.sql", "SELECT id, v, event_dt FROM latest")],
-        );
+        let lab = Lab::builder()
+            .set("name", "nightly")
+            .window_by("modified")
+            .set("raw.event_time", "event")
+            .partition_by(&["event_dt"])
+            .curated_sql("SELECT id, v, event_dt FROM latest")
+            .build();
         let (mut variables, commands) = parsed();
         let schedules: Vec<&str> = commands
             .iter()
@@ -100,37 +89,29 @@ impl Cron {
 
     fn put(&self, number: i64) {
         self.lab.put_day(number, &[("I", number, "a")]);
-        self.lab.set_modified(
-            &format!("raw/202001{number:02}-000000000.parquet"),
-            yesterday(),
-        );
+        self.lab.set_modified(&raw_file(number), yesterday());
     }
 
     fn run(&self, line: usize) -> Output {
-        let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", &self.commands[line]]).env_clear();
-        shell.envs(self.variables.iter().cloned());
-        shell.output().expect("it starts")
+        let variables = self.variables.iter();
+        Program::shell(&self.commands[line])
+            .envs(variables.map(|(name, value)| (name, value)))
+            .run()
     }
 
     /// Runs a line that succeeds: cron has nothing to mail.
     fn run_in_silence(&self, line: usize) {
         let output = self.run(line);
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{told}");
-        assert_eq!((output.stdout.len(), told.as_ref()), (0, ""));
+        assert_eq!(output.code, 0, "{}", output.stderr);
+        assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("", ""));
     }
 
     fn reports(&self) -> Vec<Value> {
-        let text = self.lab.get("reports.jsonl");
-        let text = String::from_utf8(text.to_vec()).expect("text");
-        text.lines()
-            .map(|line| serde_json::from_str(line).expect("JSON"))
-            .collect()
+        json_lines(&self.lab.get_text("reports.jsonl"))
     }
 
     fn metric(&self, name: &str) -> Option<f64> {
-        let text = String::from_utf8(self.lab.get("glueless.prom").to_vec()).expect("text");
+        let text = self.lab.get_text("glueless.prom");
         let line = format!("{name}{{pipeline=\"nightly\"}} ");
         text.lines()
             .find_map(|text| text.strip_prefix(&line)?.parse().ok())
@@ -176,19 +157,17 @@ fn a_night_that_fails_is_mailed_and_told_to_prometheus() {
     let cron = Cron::new();
     cron.put(1);
     cron.run_in_silence(0);
-    cron.lab
-        .put("raw/20200102-000000000.parquet", b"not Parquet".to_vec());
-    cron.lab
-        .set_modified("raw/20200102-000000000.parquet", yesterday());
+    cron.lab.put(&raw_file(2), "not Parquet");
+    cron.lab.set_modified(&raw_file(2), yesterday());
     let output = cron.run(1);
-    assert_eq!(output.status.code(), Some(65));
-    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.code, 65);
+    let message = output.stderr;
     assert!(
-        told.starts_with("error: ") && told.contains("20200102-000000000.parquet"),
-        "{told}"
+        message.starts_with("error: ") && message.contains("20200102-000000000.parquet"),
+        "{message}"
     );
     assert_eq!(cron.metric("glueless_last_run_exit_code"), Some(65.0));
-    // What the last success said stays.
+    // What the last successful run reported stays.
     assert_eq!(cron.metric("glueless_files"), Some(1.0));
     assert_eq!(cron.lab.table("lake/curated").len(), 1);
 }

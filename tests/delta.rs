@@ -1,70 +1,43 @@
 //! Curated tables of `format = "delta"`: what other engines read of them, what each run commits,
-//! how long replaced files stay, and what happens where others write to them.
+//! how long replaced files stay, and what happens where other programs write to them.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, BinaryArray, Decimal128Array, Float32Array, Int32Array, Int64Array,
-    StringArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
-    UInt32Array, UInt64Array,
+    ArrayRef, AsArray, BinaryArray, Decimal128Array, Float32Array, Int32Array,
+    TimestampMillisecondArray, TimestampNanosecondArray, UInt32Array, UInt64Array,
 };
 use arrow::datatypes::TimestampMicrosecondType;
 use chrono::{DateTime, TimeDelta, Utc};
-use glueless::commands::Task;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
-use crate::faults::{Cut, Fault};
-use crate::support::{Lab, Place, assert_refused, batch};
+use crate::support::{
+    DAY_US, FIRST_DAY_US, Fault, Lab, LabBuilder, PLACES, Place, STATE, Task, assert_refused,
+    batches_of, integers, optional_texts, raw_file, row_as_text, texts, timestamps,
+};
 
-const TOML: &str = r#"
-name = "logged"
-key = ["id"]
-[raw]
-url = "{base}/raw"
-window_by = "name"
-order_by = ["ts"]
-[curated]
-url = "{base}/lake/curated"
-partition_by = {partition_by}
-format = "delta"
-"#;
-
-fn lab(place: Place, partition_by: &str, sql: &str) -> Lab {
-    let toml = TOML.replace("{partition_by}", partition_by);
-    Lab::new(place, &toml, &[("curated.sql", sql)])
+fn delta() -> LabBuilder {
+    Lab::builder().format("delta")
 }
 
-fn plain(place: Place) -> Lab {
-    lab(
-        place,
-        r#"["event_dt", "cat"]"#,
-        "SELECT id, cat, v, event_dt FROM latest",
-    )
+fn lab(place: Place) -> Lab {
+    delta().place(place).build()
 }
 
-fn run(lab: &Lab, day: u32) {
-    let (start, end) = (
-        format!("2020-01-{day:02}"),
-        format!("2020-01-{:02}", day + 1),
-    );
-    lab.run(&start, &end)
-        .unwrap_or_else(|error| panic!("{error}"));
-}
-
-/// Two runs: the second one moves a row, deletes one and leaves others where they are.
+/// Two runs. The second one moves a row, deletes one, adds one, and leaves the others where they are.
 fn two_days(lab: &Lab) {
     lab.put_day(
         1,
         &[("I", 1, "a"), ("I", 2, "a"), ("I", 3, "b"), ("I", 4, "c")],
     );
-    run(lab, 1);
+    lab.run_days(1, 2);
     lab.put_day(2, &[("U", 1, "b"), ("D", 4, "c"), ("I", 5, "d")]);
-    run(lab, 2);
+    lab.run_days(2, 3);
 }
 
-/// What two readers of Delta tables make of it, at a version; each row as `id cat v day`.
+/// What two readers of Delta tables read, at a version; each row as `id cat v day`.
 fn read(lab: &Lab, version: Option<u64>) -> Vec<String> {
     let read = ["polars-delta", "deltalake"].map(|engine| {
         let (columns, rows) = lab
@@ -75,11 +48,7 @@ fn read(lab: &Lab, version: Option<u64>) -> Vec<String> {
         rows
     });
     assert_eq!(read[0], read[1]);
-    let shown = |row: &Vec<Option<String>>| {
-        let cells = row.iter().map(|cell| cell.clone().unwrap_or("null".into()));
-        cells.collect::<Vec<_>>().join(" ")
-    };
-    read[0].iter().map(shown).collect()
+    read[0].iter().map(|row| row_as_text(row, " ")).collect()
 }
 
 const FIRST: [&str; 4] = [
@@ -104,8 +73,8 @@ fn paths(commit: &[Value], action: &str) -> Vec<String> {
 
 #[test]
 fn a_run_is_one_commit_that_other_readers_see_and_touches_changed_partitions_only() {
-    for place in [Place::Local, Place::S3] {
-        let lab = plain(place);
+    for place in PLACES {
+        let lab = lab(place);
         two_days(&lab);
         assert_eq!(read(&lab, None), SECOND);
         assert_eq!(read(&lab, Some(1)), FIRST);
@@ -127,7 +96,7 @@ fn a_run_is_one_commit_that_other_readers_see_and_touches_changed_partitions_onl
                 "event_dt=2020-01-02/cat=d/part-c00000002-00000.snappy.parquet"
             ]
         );
-        // Nothing changed: nothing to commit.
+        // Where nothing changed, nothing is committed.
         let again = lab.run("2020-01-01", "2020-01-03").expect("a run");
         assert_eq!(again.rows_written, 0);
         assert_eq!(lab.commits("lake/curated").len(), 3);
@@ -137,62 +106,54 @@ fn a_run_is_one_commit_that_other_readers_see_and_touches_changed_partitions_onl
 
 #[test]
 fn a_commit_names_its_run_and_tells_readers_how_many_rows_files_have() {
-    let lab = plain(Place::Local);
+    let lab = lab(Place::Local);
     lab.put_day(1, &[("I", 1, "a"), ("I", 2, "a")]);
     let report = lab.run("2020-01-01", "2020-01-02").expect("a run");
     let commits = lab.commits("lake/curated");
-    let told = |action: &str| {
-        let mut lines = commits[1].iter();
-        lines.find_map(|line| line.get(action)).expect(action)
+    let found = |action: &str| {
+        let mut actions = commits[1].iter();
+        actions.find_map(|line| line.get(action)).expect(action)
     };
     assert_eq!(
-        told("commitInfo")["glueless.run_id"],
+        found("commitInfo")["glueless.run_id"],
         report.run_id.as_str()
     );
-    assert_eq!(told("add")["stats"], r#"{"numRecords":2}"#);
+    assert_eq!(found("add")["stats"], r#"{"numRecords":2}"#);
 }
 
 #[test]
 fn every_type_and_partition_value_reads_the_same_in_other_engines() {
     let sql = "SELECT id, cat, at, small, large, amount, bytes, real, plain, event_dt FROM latest";
-    for place in [Place::Local, Place::S3] {
-        let lab = lab(place, r#"["cat", "at"]"#, sql);
-        let cats = vec![Some("A/B: c%d=é"), None, Some("%41"), Some("+ &")];
-        let at = vec![Some(1_500_000_000), None, Some(0), Some(-1_000)];
-        let changes = |op: &str, time: i64| {
-            batch(vec![
-                ("Op", Arc::new(StringArray::from(vec![op; 4])) as ArrayRef),
-                ("id", Arc::new(Int64Array::from(vec![1, 2, 3, 4]))),
-                ("cat", Arc::new(StringArray::from(cats.clone()))),
-                ("at", Arc::new(TimestampNanosecondArray::from(at.clone()))),
+    for place in PLACES {
+        let lab = delta()
+            .place(place)
+            .partition_by(&["cat", "at"])
+            .curated_sql(sql)
+            .build();
+        let cats = [Some("A/B: c%d=é"), None, Some("%41"), Some("+ &")];
+        let at = [Some(1_500_000_000), None, Some(0), Some(-1_000)];
+        let amounts = Decimal128Array::from(vec![-150; 4]).with_precision_and_scale(9, 2);
+        let amounts = Arc::new(amounts.expect("decimals"));
+        let columns = |op: &str, time_us: i64| -> Vec<(&str, ArrayRef)> {
+            vec![
+                ("Op", texts([op; 4])),
+                ("id", integers([1, 2, 3, 4])),
+                ("cat", optional_texts(cats)),
+                ("at", Arc::new(TimestampNanosecondArray::from(at.to_vec()))),
                 ("small", Arc::new(UInt32Array::from(vec![u32::MAX; 4]))),
                 ("large", Arc::new(UInt64Array::from(vec![u64::MAX; 4]))),
-                (
-                    "amount",
-                    Arc::new(
-                        Decimal128Array::from(vec![-150; 4])
-                            .with_precision_and_scale(9, 2)
-                            .expect("a decimal"),
-                    ),
-                ),
+                ("amount", Arc::clone(&amounts) as ArrayRef),
                 (
                     "bytes",
                     Arc::new(BinaryArray::from(vec![b"\x00\xff".as_slice(); 4])),
                 ),
                 ("real", Arc::new(Float32Array::from(vec![0.5; 4]))),
-                (
-                    "plain",
-                    Arc::new(TimestampMicrosecondArray::from(vec![1_000_001; 4])),
-                ),
-                (
-                    "ts",
-                    Arc::new(TimestampMicrosecondArray::from(vec![time; 4])),
-                ),
-            ])
+                ("plain", timestamps([1_000_001; 4])),
+                ("ts", timestamps([time_us; 4])),
+            ]
         };
-        let inserts = changes("I", 1_577_836_800_000_000);
-        lab.put_raw("20200101-000000000.parquet", &inserts);
-        run(&lab, 1);
+        lab.put_columns(&raw_file(1), columns("I", FIRST_DAY_US));
+        lab.run_days(1, 2);
         // On S3, Polars does not find files whose partition value has a space.
         let engines = match place {
             Place::Local => vec!["deltalake", "polars-delta"],
@@ -210,11 +171,7 @@ fn every_type_and_partition_value_reads_the_same_in_other_engines() {
                     "id long, cat string, at timestamp, small long, large decimal(20,0), amount decimal(9,2), bytes binary, real float, plain timestamp, event_dt date"
                 );
             }
-            let shown = |row: Vec<Option<String>>| {
-                let cells = row.into_iter().map(|cell| cell.unwrap_or("null".into()));
-                cells.collect::<Vec<_>>().join(" | ")
-            };
-            let rows: Vec<String> = rows.into_iter().map(shown).collect();
+            let rows: Vec<String> = rows.iter().map(|row| row_as_text(row, " | ")).collect();
             let rest = "4294967295 | 18446744073709551615 | -1.50 | 00ff | 0.5 | 1970-01-01 00:00:01.000001+00 | 2020-01-01";
             let expected = [
                 "1 | A/B: c%d=é | 1970-01-01 00:00:01.5+00",
@@ -229,9 +186,9 @@ fn every_type_and_partition_value_reads_the_same_in_other_engines() {
             );
         }
         // The same values are found again when the partitions are rebuilt.
-        let deletes = changes("D", 1_577_836_900_000_000);
-        lab.put_raw("20200102-000000000.parquet", &deletes);
-        run(&lab, 2);
+        let later_us = FIRST_DAY_US + 100_000_000;
+        lab.put_columns(&raw_file(2), columns("D", later_us));
+        lab.run_days(2, 3);
         assert_eq!(lab.table("lake/curated"), []);
     }
 }
@@ -246,15 +203,15 @@ fn now() -> DateTime<Utc> {
 
 #[test]
 fn replaced_files_stay_for_the_retention_and_go_then() {
-    for place in [Place::Local, Place::S3] {
-        let mut lab = plain(place);
+    for place in PLACES {
+        let mut lab = lab(place);
         two_days(&lab);
         let old = "event_dt=2020-01-01/cat=a/part-c00000001-00000.snappy.parquet".to_string();
         let has_old = |lab: &Lab| lab.list_all("lake/curated").contains(&old);
         for (days, stays) in [(6, true), (8, false)] {
             lab.now = now() + TimeDelta::days(days);
             lab.put_day(10 + days, &[("I", 5, "d")]);
-            run(&lab, 10 + days as u32);
+            lab.run_days(10 + days, 11 + days);
             assert_eq!(has_old(&lab), stays, "after {days} days");
             if stays {
                 assert_eq!(read(&lab, Some(1)), FIRST);
@@ -265,17 +222,18 @@ fn replaced_files_stay_for_the_retention_and_go_then() {
     }
 }
 
-/// Writes a commit that is not ours.
+/// Writes a commit as another program would.
 fn commit(lab: &Lab, version: usize, action: &str) {
     let path = format!("lake/curated/_delta_log/{version:020}.json");
     lab.put(&path, action.as_bytes().to_vec());
 }
 
+/// Checks that runs are refused with a message, change nothing, and succeed after a rebuild.
 #[track_caller]
-fn refused(lab: &Lab, how: &str) {
+fn assert_refused_until_rebuilt(lab: &Lab, message: &str) {
     let before = (lab.list_all("lake"), lab.commits("lake/curated"));
     lab.put_day(3, &[("I", 9, "a")]);
-    let refused = |error| assert_refused(error, 65, how, "glueless rebuild");
+    let refused = |error| assert_refused(error, 65, message, "glueless rebuild");
     refused(lab.run("2020-01-03", "2020-01-04").expect_err("refused"));
     refused(
         lab.run_with(Task::Aggregate, "2020-01-01", "2020-01-04", &[])
@@ -284,50 +242,47 @@ fn refused(lab: &Lab, how: &str) {
     assert_eq!((lab.list_all("lake"), lab.commits("lake/curated")), before);
     lab.rebuild(false, &[]).expect("rebuilt");
     assert_eq!(read(lab, None), SECOND);
-    run(lab, 3);
+    lab.run_days(3, 4);
     assert_eq!(read(lab, None).len(), 5);
 }
 
 #[test]
 fn what_others_wrote_to_the_table_is_found_and_a_rebuild_mends_it() {
     let removed = r#"{"remove":{"path":"event_dt=2020-01-01/cat=b/part-c00000001-00000.snappy.parquet","dataChange":true,"deletionTimestamp":0}}"#;
-    let lab = plain(Place::Local);
+    let lab = lab(Place::Local);
     two_days(&lab);
     commit(&lab, 3, removed);
-    refused(
+    assert_refused_until_rebuilt(
         &lab,
         "its log does not list event_dt=2020-01-01/cat=b/part-c00000001",
     );
 
     let added = r#"{"add":{"path":"part-0.parquet","partitionValues":{"event_dt":"2020-01-01","cat":"b"},"size":9,"modificationTime":0,"dataChange":true}}"#;
-    let lab = plain(Place::Local);
+    let lab = self::lab(Place::Local);
     two_days(&lab);
     commit(&lab, 3, added);
-    refused(&lab, "its log lists part-0.parquet");
+    assert_refused_until_rebuilt(&lab, "its log lists part-0.parquet");
 }
 
 #[test]
 fn a_log_that_is_gone_is_found_and_a_rebuild_makes_it_again() {
-    let lab = plain(Place::Local);
+    let lab = lab(Place::Local);
     two_days(&lab);
     std::fs::remove_dir_all(lab.folder.path().join("lake/curated/_delta_log")).expect("removed");
-    refused(&lab, "its log is gone");
+    assert_refused_until_rebuilt(&lab, "its log is gone");
 }
 
 #[test]
 fn a_log_that_knows_more_than_the_state_is_found() {
-    let lab = plain(Place::Local);
+    let lab = lab(Place::Local);
     lab.put_day(1, &[("I", 1, "a")]);
-    run(&lab, 1);
+    lab.run_days(1, 2);
     let lake = lab.folder.path().join("lake");
     let (state, saved) = (lake.join("_glueless"), lab.folder.path().join("saved"));
-    let copied = std::process::Command::new("cp")
-        .arg("-a")
-        .args([&state, &saved])
-        .status();
+    let copied = Command::new("cp").arg("-a").args([&state, &saved]).status();
     assert!(copied.expect("copied").success());
     lab.put_day(2, &[("I", 2, "a")]);
-    run(&lab, 2);
+    lab.run_days(2, 3);
     let before = lab.table("lake/curated");
     std::fs::remove_dir_all(&state).expect("removed");
     std::fs::rename(&saved, &state).expect("restored");
@@ -336,23 +291,23 @@ fn a_log_that_knows_more_than_the_state_is_found() {
         lab.rebuild(false, &[]).expect_err("refused"),
     ] {
         assert_eq!(error.kind.exit_code(), 65);
-        let told = error.to_string();
+        let message = error.to_string();
         assert!(
-            told.contains("knows later runs than the pipeline's state"),
-            "{told}"
+            message.contains("knows later runs than the pipeline's state"),
+            "{message}"
         );
     }
     assert_eq!(lab.table("lake/curated"), before);
-    // As the hint says.
+    // The hint says to do this.
     std::fs::remove_dir_all(lake.join("curated/_delta_log")).expect("removed");
     lab.rebuild(false, &[]).expect("rebuilt");
-    run(&lab, 2);
+    lab.run_days(2, 3);
     assert_eq!(lab.table("lake/curated"), before);
 }
 
 #[test]
 fn a_table_that_others_made_unwritable_is_refused_before_the_commit() {
-    let lab = plain(Place::Local);
+    let lab = lab(Place::Local);
     two_days(&lab);
     let mut metadata = lab.commits("lake/curated")[0].clone();
     metadata.retain(|action| action.get("metaData").is_some());
@@ -375,13 +330,14 @@ fn a_table_that_others_made_unwritable_is_refused_before_the_commit() {
 
 #[test]
 fn a_rebuild_with_other_partitions_finishes_what_was_interrupted_as_it_was_begun() {
-    let lab = plain(Place::Local);
+    let lab = lab(Place::Local);
     lab.put_day(1, &[("I", 1, "a"), ("I", 2, "b")]);
-    run(&lab, 1);
+    lab.run_days(1, 2);
     lab.put_day(2, &[("U", 1, "b")]);
-    // The state's commit is the last thing that is done.
-    let cut = lab.through(|inner| Arc::new(Cut::new(inner, Fault::NoPublishing)));
-    cut.run("2020-01-02", "2020-01-03")
+    // The run commits its state, and nothing after that.
+    let interrupted = lab.with_fault(Fault::NoPublishing);
+    interrupted
+        .run("2020-01-02", "2020-01-03")
         .expect_err("interrupted");
     lab.rebuild(false, &["curated.partition_by=[\"cat\"]"])
         .expect("rebuilt");
@@ -400,98 +356,83 @@ fn a_rebuild_with_other_partitions_finishes_what_was_interrupted_as_it_was_begun
 
 #[test]
 fn a_time_that_would_lose_its_value_is_refused() {
-    let far = TimestampMicrosecondArray::from(vec![i64::MAX]);
     let fine = TimestampNanosecondArray::from(vec![-1]);
     let wide = TimestampMillisecondArray::from(vec![i64::MAX]);
     let times: [(ArrayRef, Option<&str>); 3] = [
-        (Arc::new(far), None),
+        (timestamps([i64::MAX]), None),
         (Arc::new(fine), Some("does not fit")),
         (Arc::new(wide), Some("does not fit")),
     ];
     for (at, refused) in times {
-        let lab = lab(Place::Local, "[]", "SELECT id, at FROM latest");
-        let ts = TimestampMicrosecondArray::from(vec![1_577_836_800_000_000]);
-        lab.put_raw(
-            "20200101-000000000.parquet",
-            &batch(vec![
-                ("id", Arc::new(Int64Array::from(vec![1])) as ArrayRef),
-                ("at", at),
-                ("ts", Arc::new(ts)),
-            ]),
-        );
+        let lab = delta()
+            .partition_by(&[])
+            .curated_sql("SELECT id, at FROM latest")
+            .build();
+        let columns = vec![
+            ("id", integers([1])),
+            ("at", at),
+            ("ts", timestamps([FIRST_DAY_US])),
+        ];
+        lab.put_columns(&raw_file(1), columns);
         let done = lab.run("2020-01-01", "2020-01-02");
         match refused {
             None => {
                 done.expect("a run");
                 let files = lab.list("lake/curated");
                 let file = lab.get(&format!("lake/curated/{}", files[0]));
-                let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet");
-                let mut batches = reader.build().expect("a reader");
-                let batch = batches.next().expect("a batch").expect("a batch");
-                let at = batch.column_by_name("at").expect("a column");
+                let batches = batches_of(file);
+                let at = batches[0].column_by_name("at").expect("a column");
                 let at = at.as_primitive::<TimestampMicrosecondType>();
                 assert_eq!(at.iter().collect::<Vec<_>>(), [Some(i64::MAX)]);
             }
-            Some(told) => {
-                let error = done.expect_err("refused");
-                assert_eq!(error.kind.exit_code(), 65, "{error}");
-                assert!(error.to_string().contains(told), "{error}");
-            }
+            Some(message) => assert_refused(done.expect_err("refused"), 65, message, ""),
         }
     }
 }
 
 #[test]
 fn a_column_that_widens_is_refused_because_old_files_stay() {
-    let lab = lab(Place::Local, "[]", "SELECT id, v, event_dt FROM latest");
-    let narrow = |value: ArrayRef, day: i64| {
-        let time = 1_577_836_800_000_000 + (day - 1) * 86_400_000_000;
-        lab.put_raw(
-            &format!("202001{day:02}-000000000.parquet"),
-            &batch(vec![
-                ("id", Arc::new(Int64Array::from(vec![day])) as ArrayRef),
-                ("v", value),
-                ("ts", Arc::new(TimestampMicrosecondArray::from(vec![time]))),
-            ]),
-        );
+    let lab = delta()
+        .partition_by(&[])
+        .curated_sql("SELECT id, v, event_dt FROM latest")
+        .build();
+    let put = |value: ArrayRef, day: i64| {
+        let time_us = FIRST_DAY_US + (day - 1) * DAY_US;
+        let columns = vec![
+            ("id", integers([day])),
+            ("v", value),
+            ("ts", timestamps([time_us])),
+        ];
+        lab.put_columns(&raw_file(day), columns);
     };
-    narrow(Arc::new(Int32Array::from(vec![1])), 1);
-    run(&lab, 1);
-    narrow(Arc::new(Int64Array::from(vec![2])), 2);
+    put(Arc::new(Int32Array::from(vec![1])), 1);
+    lab.run_days(1, 2);
+    put(integers([2]), 2);
     let error = lab.run("2020-01-02", "2020-01-03").expect_err("refused");
-    assert_eq!(error.kind.exit_code(), 65);
-    assert!(
-        error
-            .to_string()
-            .contains("was published as Int32 and is Int64 now"),
-        "{error}"
-    );
+    let message = "was published as Int32 and is Int64 now";
+    assert_refused(error, 65, message, "");
 }
 
 #[test]
 fn a_commit_of_others_that_changes_no_file_does_no_harm() {
-    let lab = plain(Place::Local);
+    let lab = lab(Place::Local);
     two_days(&lab);
     let info = r#"{"commitInfo":{"timestamp":0,"operation":"OPTIMIZE"}}"#;
     commit(&lab, 3, info);
     lab.put_day(3, &[("I", 9, "a")]);
-    run(&lab, 3);
+    lab.run_days(3, 4);
     assert_eq!(read(&lab, None).len(), 5);
 }
 
 #[test]
 fn a_table_does_not_change_its_format_in_place() {
-    let lab = plain(Place::Local);
+    let lab = lab(Place::Local);
     two_days(&lab);
     let set = ["curated.format=parquet"];
     let error = lab
         .run_with(Task::Run, "2020-01-01", "2020-01-03", &set)
         .expect_err("refused");
-    assert_eq!(error.kind.exit_code(), 2);
-    assert!(
-        error.to_string().contains("`curated.format` changed"),
-        "{error}"
-    );
+    assert_refused(error, 2, "`curated.format` changed", "");
     let error = lab.rebuild(false, &set).expect_err("refused");
     assert_eq!(error.kind.exit_code(), 2);
     assert_eq!(
@@ -499,7 +440,7 @@ fn a_table_does_not_change_its_format_in_place() {
         Some("give it another `curated.url` as well")
     );
     let other = format!("curated.url={}/lake/other", lab.base);
-    let state = format!("state.url={}/lake/_glueless/logged", lab.base);
+    let state = format!("state.url={}/{STATE}", lab.base);
     lab.rebuild(false, &[set[0], &other, &state])
         .expect("rebuilt");
     assert_eq!(lab.table("lake/other"), lab.table("lake/curated"));
@@ -507,28 +448,24 @@ fn a_table_does_not_change_its_format_in_place() {
 
 #[test]
 fn what_a_delta_table_cannot_hold_is_refused_before_anything_is_written() {
-    for (partition_by, sql, told) in [
+    for (sql, message) in [
         (
-            "[]",
             "SELECT id, CAST('12:00:00' AS TIME) AS clock FROM latest",
             "the column `clock` is Time64(ns), which cannot be stored in a Delta table",
         ),
         (
-            "[]",
             "SELECT id, v, upper(cat) AS \"V\" FROM latest",
             "another column has the name `V` but for its case",
         ),
         (
-            "[]",
             "SELECT id, v AS \"my value\" FROM latest",
             "the column `my value` has a space or one of ,;{}()= in its name",
         ),
     ] {
-        let lab = lab(Place::Local, partition_by, sql);
+        let lab = delta().partition_by(&[]).curated_sql(sql).build();
         lab.put_day(1, &[("I", 1, "a")]);
         let error = lab.run("2020-01-01", "2020-01-02").expect_err("refused");
-        assert_eq!(error.kind.exit_code(), 2, "{error}");
-        assert!(error.to_string().contains(told), "{error}");
+        assert_refused(error, 2, message, "");
         assert!(lab.list_all("lake").is_empty());
     }
 }

@@ -1,47 +1,24 @@
-//! Interruptions: a run whose requests fail from the n-th on, for every n, as if its process had
-//! been killed there; one whose n-th request alone fails; and one whose n-th request is done and
-//! its reply lost, or taken for another's. Nothing of it may be visible before its commit, all of
-//! it must be after the next command, and that run repeated must end where a clean one ends.
+//! Interruptions of a run at its n-th request, for every n. The n-th request and all later ones fail,
+//! as if the process had been killed; or the n-th request alone fails; or it is done, but its reply
+//! is lost, or says that somebody else has done it.
+//!
+//! Before its commit, nothing of the run may be visible; after the next command, all of it must be
+//! visible or nothing; and when the run is repeated, the tables must be those of a run without a
+//! fault.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use glueless::commands::Task;
-use glueless::layout::attempt_name;
-
-use crate::faults::{Cut, Fault, NO_LIMIT};
-use crate::support::{Lab, Place, Row};
-
-const TOML: &str = r#"
-name = "cut"
-key = ["id"]
-keep = "latest"
-[raw]
-url = "{base}/raw"
-window_by = "name"
-order_by = ["ts"]
-on_bad_row = "quarantine"
-on_bad_file = "quarantine"
-[curated]
-url = "{base}/lake/curated"
-partition_by = ["event_dt", "cat"]
-format = "{format}"
-[[aggregate]]
-name = "daily"
-sql = "daily.sql"
-url = "{base}/lake/daily"
-day = "dt"
-"#;
+use crate::support::{Fault, Lab, Place, Row, STATE, Task, attempt_name};
 
 const DAILY: &str = "SELECT event_dt AS dt, cat, COUNT(*) AS n FROM curated
 WHERE event_dt >= $start_date AND event_dt < $end_date GROUP BY event_dt, cat";
 
 fn lab(place: Place, format: &str) -> Lab {
-    let sql = [
-        ("curated.sql", "SELECT id, cat, v, event_dt FROM latest"),
-        ("daily.sql", DAILY),
-    ];
-    Lab::new(place, &TOML.replace("{format}", format), &sql)
+    Lab::builder()
+        .place(place)
+        .format(format)
+        .set("raw.on_bad_row", "quarantine")
+        .set("raw.on_bad_file", "quarantine")
+        .aggregate("daily", DAILY)
+        .build()
 }
 
 fn first_day(lab: &Lab) {
@@ -57,19 +34,19 @@ fn first_day(lab: &Lab) {
     );
 }
 
-/// A row changes its partition, one is deleted and empties its partition, one is new, and one and a
-/// file are bad.
+/// One row moves to another partition, one is deleted and leaves its partition empty, one is new,
+/// one is bad; and one file is bad.
 fn second_day(lab: &Lab) {
     let changes = [("U", 1, "b"), ("D", 4, "c"), ("Y", 4, "c"), ("I", 5, "d")];
     lab.put_day(2, &changes);
-    lab.put("raw/20200102-120000000.parquet", b"cut off".to_vec());
+    lab.put("raw/20200102-120000000.parquet", "cut off");
 }
 
 /// The tables' rows and files, and what is in quarantine.
 type Tables = (Vec<Row>, Vec<String>, Vec<Row>, Vec<String>, Vec<Row>);
 
 fn tables(lab: &Lab) -> Tables {
-    // The commit in a name may be another one after a fault.
+    // After a fault the number of the commit in a name may be another one.
     let files = |table: &str| -> Vec<String> {
         let names = lab.list(table).into_iter();
         let names = names.map(|name| match name.split_once("part-c") {
@@ -87,9 +64,9 @@ fn tables(lab: &Lab) -> Tables {
     )
 }
 
-/// All that is in quarantine, but for the runs and the labs that it came from.
+/// All that is in quarantine, without the run and the lab that it came from.
 fn in_quarantine(lab: &Lab) -> Vec<Row> {
-    let mut rows = lab.table("lake/_glueless/cut/quarantine");
+    let mut rows = lab.table(&format!("{STATE}/quarantine"));
     for row in &mut rows {
         row.remove("run_id");
         row.retain(|_, value| !value.contains(&lab.base));
@@ -98,8 +75,8 @@ fn in_quarantine(lab: &Lab) -> Vec<Row> {
     rows
 }
 
-/// At every moment a partition, which here has one file at most, is what it was or what it will
-/// be; a Delta table is that as a whole.
+/// Checks that each partition, which here has one file at most, has its old rows or its new ones; a
+/// Delta table must have its old rows or its new ones as a whole.
 fn assert_old_or_new(lab: &Lab, format: &str, before: &[Row], after: &[Row]) {
     let found = lab.table("lake/curated");
     if format == "delta" {
@@ -122,10 +99,10 @@ fn assert_old_or_new(lab: &Lab, format: &str, before: &[Row], after: &[Row]) {
 fn check(place: Place, format: &str, step: usize, fault: Fault) {
     let clean = lab(place, format);
     first_day(&clean);
-    clean.run("2020-01-01", "2020-01-02").expect("a run");
+    clean.run_days(1, 2);
     let before = tables(&clean);
     second_day(&clean);
-    clean.run("2020-01-02", "2020-01-03").expect("a run");
+    clean.run_days(2, 3);
     let after = tables(&clean);
     assert_ne!(before, after);
 
@@ -133,19 +110,11 @@ fn check(place: Place, format: &str, step: usize, fault: Fault) {
     for requests in (0..).step_by(step) {
         let lab = lab(place, format);
         first_day(&lab);
-        lab.run("2020-01-01", "2020-01-02").expect("a run");
+        lab.run_days(1, 2);
         second_day(&lab);
-        let left = Arc::new(AtomicUsize::new(requests));
-        let shared = Arc::clone(&left);
-        let faulty = lab.through(move |inner| {
-            let left = Arc::clone(&shared);
-            Arc::new(Cut {
-                left,
-                ..Cut::new(inner, fault)
-            })
-        });
-        let cut = faulty.run("2020-01-02", "2020-01-03");
-        if let Err(error) = &cut {
+        let (faulty, seen) = lab.failing_after(requests, fault);
+        let faulty_run = faulty.run("2020-01-02", "2020-01-03");
+        if let Err(error) = &faulty_run {
             let code = error.kind.exit_code();
             assert!(
                 [69, 75].contains(&code),
@@ -153,9 +122,9 @@ fn check(place: Place, format: &str, step: usize, fault: Fault) {
             );
         }
         assert_old_or_new(&lab, format, &before.0, &after.0);
-        let enough = cut.is_ok() && !matches!(left.load(Ordering::SeqCst), 0 | NO_LIMIT);
+        let enough = faulty_run.is_ok() && seen.left().is_some_and(|left| left > 0);
 
-        // The next command, whatever it is, finishes or undoes.
+        // The next command finishes or undoes the run, whatever command it is.
         lab.run_with(Task::Aggregate, "2020-01-01", "2020-01-02", &[])
             .unwrap_or_else(|error| panic!("after {requests} requests: {error}"));
         let curated = |tables: Tables| (tables.0, tables.1);
@@ -173,12 +142,12 @@ fn check(place: Place, format: &str, step: usize, fault: Fault) {
         if enough {
             break;
         }
-        failed += usize::from(cut.is_err());
+        failed += usize::from(faulty_run.is_err());
     }
-    // A lost reply can go unnoticed.
+    // A run may succeed although a reply was lost.
     let lost = matches!(fault, Fault::ReplyLost | Fault::ReplyExists);
-    assert!(lost || failed > 10 / step, "{failed} runs were cut");
-    assert!(published > 1, "some were cut after their commit");
+    assert!(lost || failed > 10 / step, "{failed} runs failed");
+    assert!(published > 1, "some failed after their commit");
 }
 
 #[test]
@@ -226,15 +195,11 @@ fn a_checkpoint_that_cannot_be_written_harms_nothing() {
     for format in ["parquet", "delta"] {
         let clean = lab(Place::Local, format);
         let lab = lab(Place::Local, format);
-        let faulty = lab.through(|inner| Arc::new(Cut::new(inner, Fault::NoCheckpoint)));
+        let faulty = lab.with_fault(Fault::NoCheckpoint);
         for day in 1..13 {
-            for (lab, through) in [(&clean, &clean), (&lab, &faulty)] {
+            for lab in [&clean, &faulty] {
                 lab.put_day(day, &[("U", day % 3, "a"), ("I", day, "b")]);
-                let (start, end) = (
-                    format!("2020-01-{day:02}"),
-                    format!("2020-01-{:02}", day + 1),
-                );
-                through.run(&start, &end).expect("a run");
+                lab.run_days(day, day + 1);
             }
         }
         assert_eq!(tables(&lab), tables(&clean));
@@ -250,15 +215,15 @@ fn a_checkpoint_that_cannot_be_written_harms_nothing() {
 fn an_aggregate_that_is_gone_does_not_hold_up_what_was_interrupted() {
     let lab = lab(Place::Local, "parquet");
     first_day(&lab);
-    let report = lab.run("2020-01-01", "2020-01-02").expect("a run");
+    let report = lab.run_days(1, 2);
     let announced = attempt_name(2, &format!("{}-aggregate", report.run_id));
-    let announced = format!("lake/_glueless/cut/publishing/{announced}");
-    lab.put(&announced, Vec::new());
-    let toml = lab.pipeline.join("pipeline.toml");
-    let text = std::fs::read_to_string(&toml).expect("read");
-    let (without, _) = text.split_once("[[aggregate]]").expect("an aggregate");
-    std::fs::write(&toml, without).expect("written");
-    lab.run("2020-01-01", "2020-01-02").expect("a run");
-    let left = lab.list_all("lake/_glueless/cut/publishing");
+    let announced = format!("{STATE}/publishing/{announced}");
+    lab.put(&announced, "");
+    // The pipeline without its aggregate.
+    let toml = lab.get_text("pipeline/pipeline.toml");
+    let (toml, _) = toml.split_once("[[aggregate]]").expect("an aggregate");
+    lab.write_file("pipeline.toml", toml);
+    lab.run_days(1, 2);
+    let left = lab.list_all(&format!("{STATE}/publishing"));
     assert!(left.is_empty(), "{left:?}");
 }

@@ -2,35 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use glueless::commands::Task;
-use glueless::report::Report;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::support::{Lab, Place, assert_refused, changes, changes_of};
-
-const TOML: &str = r#"
-name = "moves"
-key = ["id"]
-keep = "{keep}"
-[raw]
-url = "{base}/raw"
-window_by = "{window_by}"
-order_by = ["ts"]
-before_image_prefix = "BI_"
-[curated]
-url = "{base}/lake/curated"
-partition_by = ["event_dt"]
-"#;
+use crate::support::{
+    Lab, LabBuilder, Report, Task, assert_refused, cells, day, file_of_rows, raw_file,
+};
 
 const SQL: &str = "SELECT CAST(id AS BIGINT) AS id, CAST(v AS BIGINT) AS v, event_dt FROM latest";
 const COLUMNS: [&str; 5] = ["Op", "id", "BI_id", "v", "ts"];
 
-fn lab(keep: &str, window_by: &str) -> Lab {
-    let toml = TOML
-        .replace("{keep}", keep)
-        .replace("{window_by}", window_by);
-    Lab::new(Place::Local, &toml, &[("curated.sql", SQL)])
+fn builder() -> LabBuilder {
+    Lab::builder()
+        .set("raw.before_image_prefix", "BI_")
+        .partition_by(&["event_dt"])
+        .curated_sql(SQL)
+}
+
+fn lab() -> Lab {
+    builder().build()
 }
 
 fn rows(lab: &Lab) -> Vec<(i64, i64)> {
@@ -43,26 +33,17 @@ fn rows(lab: &Lab) -> Vec<(i64, i64)> {
     rows
 }
 
-/// Folds files of changes, in one run or each in its own.
-fn fold(files: &[&[&[&str]]], at_once: bool) -> (Lab, Vec<Report>) {
-    let lab = lab("latest", "name");
+/// Folds files of changes, all in one run or each in a run of its own.
+fn fold(files: &[&[[&str; 5]]], at_once: bool) -> (Lab, Vec<Report>) {
+    let lab = lab();
     for (day, rows) in (1..).zip(files) {
-        lab.put(
-            &format!("raw/202001{day:02}-000000000.parquet"),
-            changes(&COLUMNS, rows),
-        );
+        lab.put(&raw_file(day), file_of_rows(&COLUMNS, rows));
     }
-    let reports = match at_once {
-        true => vec![lab.run("2020-01-01", "2020-02-01").expect("a run")],
-        false => (1..=files.len())
-            .map(|day| {
-                let (start, end) = (
-                    format!("2020-01-{day:02}"),
-                    format!("2020-01-{:02}", day + 1),
-                );
-                lab.run(&start, &end).expect("a run")
-            })
-            .collect(),
+    let reports = if at_once {
+        vec![lab.run("2020-01-01", "2020-02-01").expect("a run")]
+    } else {
+        let days = 1..=files.len() as i64;
+        days.map(|day| lab.run_days(day, day + 1)).collect()
     };
     (lab, reports)
 }
@@ -73,12 +54,12 @@ const T3: &str = "2020-01-03 00:00:00";
 
 #[test]
 fn a_row_that_gets_another_key_leaves_the_old_one() {
-    let first: &[&[&str]] = &[&["I", "1", "-", "10", T1], &["I", "2", "-", "20", T1]];
-    // An update that keeps its key has it in both columns, or nothing in the one before.
-    let second: &[&[&str]] = &[
-        &["U", "3", "1", "11", T2],
-        &["U", "2", "2", "21", T2],
-        &["U", "2", "-", "22", T2],
+    let first: &[[&str; 5]] = &[["I", "1", "-", "10", T1], ["I", "2", "-", "20", T1]];
+    // An update that keeps its key has it in both columns, or null in `BI_id`.
+    let second: &[[&str; 5]] = &[
+        ["U", "3", "1", "11", T2],
+        ["U", "2", "2", "21", T2],
+        ["U", "2", "-", "22", T2],
     ];
     for at_once in [true, false] {
         let (lab, reports) = fold(&[first, second], at_once);
@@ -100,42 +81,42 @@ fn a_row_that_gets_another_key_leaves_the_old_one() {
 
 #[test]
 fn the_old_key_can_be_used_again() {
-    let first: &[&[&str]] = &[&["I", "1", "-", "10", T1]];
-    let second: &[&[&str]] = &[&["U", "2", "1", "11", T2]];
-    let third: &[&[&str]] = &[&["I", "1", "-", "30", T3]];
+    let first: &[[&str; 5]] = &[["I", "1", "-", "10", T1]];
+    let second: &[[&str; 5]] = &[["U", "2", "1", "11", T2]];
+    let third: &[[&str; 5]] = &[["I", "1", "-", "30", T3]];
     for at_once in [true, false] {
         let (lab, _) = fold(&[first, second, third], at_once);
         assert_eq!(rows(&lab), [(1, 30), (2, 11)]);
     }
     let lab = fold(&[first, second, third], false).0;
-    // An old window once more does not delete it.
+    // Another run of an old window does not delete it.
     lab.run("2020-01-02", "2020-01-03").expect("a run");
     assert_eq!(rows(&lab), [(1, 30), (2, 11)]);
 }
 
 #[test]
 fn chains_and_swaps_in_one_transaction_end_where_the_database_did() {
-    let two: &[&[&str]] = &[&["I", "1", "-", "10", T1], &["I", "2", "-", "20", T1]];
-    let one: &[&[&str]] = &[&["I", "1", "-", "10", T1]];
-    let three: &[&[&str]] = &[
-        &["I", "1", "-", "10", T1],
-        &["I", "2", "-", "20", T1],
-        &["I", "3", "-", "30", T1],
+    let two: &[[&str; 5]] = &[["I", "1", "-", "10", T1], ["I", "2", "-", "20", T1]];
+    let one: &[[&str; 5]] = &[["I", "1", "-", "10", T1]];
+    let three: &[[&str; 5]] = &[
+        ["I", "1", "-", "10", T1],
+        ["I", "2", "-", "20", T1],
+        ["I", "3", "-", "30", T1],
     ];
-    let chain: &[&[&str]] = &[&["U", "2", "1", "11", T2], &["U", "3", "2", "12", T2]];
-    let shift: &[&[&str]] = &[&["U", "3", "2", "21", T2], &["U", "2", "1", "11", T2]];
-    let by_way: &[&[&str]] = &[
-        &["U", "9", "1", "11", T2],
-        &["U", "1", "2", "21", T2],
-        &["U", "2", "9", "12", T2],
+    let chain: &[[&str; 5]] = &[["U", "2", "1", "11", T2], ["U", "3", "2", "12", T2]];
+    let shift: &[[&str; 5]] = &[["U", "3", "2", "21", T2], ["U", "2", "1", "11", T2]];
+    let by_way: &[[&str; 5]] = &[
+        ["U", "9", "1", "11", T2],
+        ["U", "1", "2", "21", T2],
+        ["U", "2", "9", "12", T2],
     ];
-    let swap: &[&[&str]] = &[&["U", "2", "1", "11", T2], &["U", "1", "2", "21", T2]];
-    let round: &[&[&str]] = &[
-        &["U", "2", "1", "11", T2],
-        &["U", "3", "2", "21", T2],
-        &["U", "1", "3", "31", T2],
+    let swap: &[[&str; 5]] = &[["U", "2", "1", "11", T2], ["U", "1", "2", "21", T2]];
+    let round: &[[&str; 5]] = &[
+        ["U", "2", "1", "11", T2],
+        ["U", "3", "2", "21", T2],
+        ["U", "1", "3", "31", T2],
     ];
-    let deleted: &[&[&str]] = &[&["U", "2", "1", "11", T2], &["D", "2", "-", "-", T2]];
+    let deleted: &[[&str; 5]] = &[["U", "2", "1", "11", T2], ["D", "2", "-", "-", T2]];
     for (name, before, moves, expected, count) in [
         ("a chain", one, chain, vec![(3, 12)], 2),
         ("a shift", two, shift, vec![(2, 11), (3, 21)], 2),
@@ -168,22 +149,22 @@ fn chains_and_swaps_in_one_transaction_end_where_the_database_did() {
 #[test]
 fn a_sequence_orders_the_moves_of_a_transaction_and_the_commit_time_tells_it() {
     let columns = ["Op", "id", "BI_id", "v", "seq", "ts"];
-    let swap: &[&[&str]] = &[
-        &["I", "1", "-", "10", "1", T1],
-        &["I", "2", "-", "20", "2", T1],
-        // In the file the second half of the swap comes first.
-        &["U", "1", "2", "21", "4", T2],
-        &["U", "2", "1", "11", "3", T2],
+    let swap: &[[&str; 6]] = &[
+        ["I", "1", "-", "10", "1", T1],
+        ["I", "2", "-", "20", "2", T1],
+        // The file has the second half of the swap before the first.
+        ["U", "1", "2", "21", "4", T2],
+        ["U", "2", "1", "11", "3", T2],
     ];
-    let chain: &[&[&str]] = &[
-        &["I", "1", "-", "10", "1", T1],
-        &["U", "3", "2", "12", "4", T2],
-        &["U", "2", "1", "11", "3", T2],
+    let chain: &[[&str; 6]] = &[
+        ["I", "1", "-", "10", "1", T1],
+        ["U", "3", "2", "12", "4", T2],
+        ["U", "2", "1", "11", "3", T2],
     ];
     for order in ["[\"seq\"]", "[\"ts\", \"seq\"]"] {
         for (log, expected) in [(swap, vec![(1, 21), (2, 11)]), (chain, vec![(3, 12)])] {
-            let lab = lab("latest", "name");
-            lab.put("raw/20200101-000000000.parquet", changes(&columns, log));
+            let lab = lab();
+            lab.put(&raw_file(1), file_of_rows(&columns, log));
             let set = [format!("raw.order_by={order}"), "raw.commit_time=ts".into()];
             let set: Vec<&str> = set.iter().map(String::as_str).collect();
             let (start, end) = ("2020-01-01", "2020-02-01");
@@ -195,52 +176,45 @@ fn a_sequence_orders_the_moves_of_a_transaction_and_the_commit_time_tells_it() {
 
 #[test]
 fn days_keep_the_rows_of_keys_that_moved_later() {
-    let first: &[&[&str]] = &[&["I", "1", "-", "10", T1], &["I", "2", "-", "20", T1]];
-    let second: &[&[&str]] = &[&["U", "3", "1", "11", T2], &["U", "2", "2", "21", T2]];
+    let first: &[[&str; 5]] = &[["I", "1", "-", "10", T1], ["I", "2", "-", "20", T1]];
+    let second: &[[&str; 5]] = &[["U", "3", "1", "11", T2], ["U", "2", "2", "21", T2]];
     let backwards = [("2020-01-02", "2020-02-01"), ("2020-01-01", "2020-01-02")];
     for windows in [&[("2020-01-01", "2020-02-01")][..], &backwards] {
-        let lab = lab("latest-per-day", "name");
-        lab.put("raw/20200101-000000000.parquet", changes(&COLUMNS, first));
-        lab.put("raw/20200102-000000000.parquet", changes(&COLUMNS, second));
+        let lab = builder().keep("latest-per-day").build();
+        lab.put(&raw_file(1), file_of_rows(&COLUMNS, first));
+        lab.put(&raw_file(2), file_of_rows(&COLUMNS, second));
         for (start, end) in windows {
             lab.run(start, end).expect("a run");
         }
-        let rows = lab.table("lake/curated");
-        let mut told: Vec<[&str; 3]> = rows
-            .iter()
-            .map(|row| ["event_dt", "id", "v"].map(|name| row[name].as_str()))
-            .collect();
-        told.sort();
         let expected = [
             ["2020-01-01", "1", "10"],
             ["2020-01-01", "2", "20"],
             ["2020-01-02", "2", "21"],
             ["2020-01-02", "3", "11"],
         ];
-        assert_eq!(told, expected);
+        let rows = lab.table("lake/curated");
+        assert_eq!(cells(&rows, ["event_dt", "id", "v"]), expected);
     }
 }
 
 #[test]
 fn files_without_the_key_before_are_folded_and_told() {
-    let lab = lab("latest", "name");
-    let load = changes(&["id", "v", "ts"], &[&["1", "0", T3]]);
+    let lab = lab();
+    let load = file_of_rows(&["id", "v", "ts"], &[["1", "0", T3]]);
     lab.put("raw/LOAD1.parquet", load);
     let report = lab.run("2020-01-01", "2020-01-02").expect("a run");
     assert_eq!(report.note, None, "full loads have no key before");
-    let without = changes(&["Op", "id", "v", "ts"], &[&["U", "1", "1", T1]]);
-    lab.put("raw/20200101-000000000.parquet", without);
+    let without = file_of_rows(&["Op", "id", "v", "ts"], &[["U", "1", "1", T1]]);
+    lab.put(&raw_file(1), without);
     let report = lab.run("2020-01-01", "2020-01-02").expect("a run");
     assert!(report.note.expect("a note").contains("`BI_id`"));
-    let moves = changes(&COLUMNS, &[&["U", "2", "1", "2", T2]]);
-    lab.put("raw/20200102-000000000.parquet", moves);
+    let moves = file_of_rows(&COLUMNS, &[["U", "2", "1", "2", T2]]);
+    lab.put(&raw_file(2), moves);
     let report = lab.run("2020-01-01", "2020-01-03").expect("a run");
     assert_eq!(report.note, None);
     assert_eq!(rows(&lab), [(2, 2)]);
-    // The setting is part of what the table is.
-    let toml = lab.pipeline.join("pipeline.toml");
-    let text = std::fs::read_to_string(&toml).expect("read");
-    std::fs::write(toml, text.replace("before_image_prefix = \"BI_\"", "")).expect("written");
+    // The setting belongs to the identity of the table.
+    lab.edit_pipeline("before_image_prefix = \"BI_\"", "");
     let failed = lab.run("2020-01-01", "2020-01-03").expect_err("refused");
     assert_refused(
         failed,
@@ -272,16 +246,17 @@ fn step() -> impl Strategy<Value = Step> {
 
 type Raw = Vec<[String; 5]>;
 
-/// The database: its rows, and its log as one list of changes per transaction.
+/// Plays the steps on a database: its rows at the end, and its log as one list of changes for each
+/// transaction.
 fn play(steps: &[Vec<Step>]) -> (BTreeMap<i64, i64>, Vec<Raw>) {
     let (mut table, mut log, mut next) = (BTreeMap::new(), Vec::new(), 0);
     for (number, steps) in steps.iter().enumerate() {
         let ts = format!("2020-01-{:02} 00:00:{:02}", 1 + number / 3, number % 3);
         let mut changes = Raw::new();
-        // One that changes places with another is moved by nothing else in its transaction.
+        // In a transaction with a swap nothing else happens.
         let swaps = steps.iter().any(|step| matches!(step, Step::Swap(..)));
         for step in &steps[..if swaps { 1 } else { steps.len() }] {
-            let mut tell = |op: &str, id: i64, before: Option<i64>, v: i64| {
+            let mut record = |op: &str, id: i64, before: Option<i64>, v: i64| {
                 let before = before.map_or("-".into(), |before: i64| before.to_string());
                 changes.push([op.into(), id.to_string(), before, v.to_string(), ts.clone()]);
             };
@@ -293,27 +268,27 @@ fn play(steps: &[Vec<Step>]) -> (BTreeMap<i64, i64>, Vec<Raw>) {
                     } else {
                         "I"
                     };
-                    tell(op, id, None, next);
+                    record(op, id, None, next);
                 }
-                Step::Delete(id) if table.remove(&id).is_some() => tell("D", id, None, 0),
-                // Keys are checked at once: a move goes where nothing is.
+                Step::Delete(id) if table.remove(&id).is_some() => record("D", id, None, 0),
+                // The database refuses a move to a key that exists.
                 Step::Move(from, to)
                     if !table.contains_key(&to) && table.remove(&from).is_some() =>
                 {
                     table.insert(to, next);
-                    tell("U", to, Some(from), next);
+                    record("U", to, Some(from), next);
                 }
                 Step::Swap(a, b) if a != b && table.contains_key(&a) && table.contains_key(&b) => {
                     table.insert(b, next);
-                    tell("U", b, Some(a), next);
+                    record("U", b, Some(a), next);
                     next += 1;
                     table.insert(a, next);
-                    tell("U", a, Some(b), next);
+                    record("U", a, Some(b), next);
                 }
                 _ => {}
             }
         }
-        // A row that comes back to the key it left would be taken for several that change places.
+        // A row that returns to its first key looks like several rows that swap their keys.
         if comes_back(&changes) && !swaps {
             return (table_before(&log), log);
         }
@@ -336,7 +311,7 @@ fn comes_back(changes: &Raw) -> bool {
     false
 }
 
-/// The table after a log whose swaps stand alone.
+/// The table after a log, where each swap is a transaction of its own.
 fn table_before(log: &[Raw]) -> BTreeMap<i64, i64> {
     let mut table = BTreeMap::new();
     for changes in log {
@@ -369,8 +344,10 @@ fn any_windows_end_in_the_table_of_the_database() {
     TestRunner::new(config)
         .run(&input, |(steps, windows, by_row, per_file)| {
             let (table, log) = play(&steps);
-            let lab = lab("latest", if by_row { "commit" } else { "name" });
-            // A file holds one transaction, or those of a day.
+            let lab = builder()
+                .window_by(if by_row { "commit" } else { "name" })
+                .build();
+            // A file holds one transaction, or all transactions of a day.
             let mut files: BTreeMap<String, Raw> = BTreeMap::new();
             for (number, changes) in log.into_iter().enumerate() {
                 let second = if per_file { number % 3 } else { 0 };
@@ -378,14 +355,10 @@ fn any_windows_end_in_the_table_of_the_database() {
                 files.entry(name).or_default().extend(changes);
             }
             for (name, rows) in &files {
-                lab.put(&format!("raw/{name}.parquet"), changes_of(&COLUMNS, rows));
+                lab.put(&format!("raw/{name}.parquet"), file_of_rows(&COLUMNS, rows));
             }
-            for (day, days) in windows {
-                let (start, end) = (
-                    format!("2020-01-{day:02}"),
-                    format!("2020-01-{:02}", day + days),
-                );
-                lab.run_with(Task::Curate, &start, &end, &[])
+            for (first, days) in windows {
+                lab.run_with(Task::Curate, &day(first), &day(first + days), &[])
                     .expect("a run");
             }
             lab.run_with(Task::Curate, "2020-01-01", "2020-02-01", &[])

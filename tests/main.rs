@@ -8,7 +8,6 @@ mod delta;
 mod discovery;
 mod docs;
 mod explain;
-mod faults;
 mod interruptions;
 mod key_moves;
 mod model;

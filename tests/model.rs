@@ -1,63 +1,28 @@
-//! Random change logs against a small model: curated rows, `history` and aggregates, in both
-//! keep modes, for keys of several types, on a local folder and on an S3 server; delivered late
-//! and folded by random windows of every kind, shuffled, overlapping and repeated.
+//! Random change logs against a small model. The curated rows, `history` and the aggregates must be
+//! those of the model, in both keep modes, for keys of several types, in a local folder and on an S3
+//! server, whatever is delivered late, and whatever windows fold it: of every kind, shuffled,
+//! overlapping and repeated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Decimal128Array, Float64Array, Int32Array, Int64Array, StringArray,
-    TimestampMicrosecondArray,
+    ArrayRef, Decimal128Array, Float64Array, Int32Array, Int64Array, TimestampMicrosecondArray,
 };
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use datafusion::prelude::SessionContext;
-use glueless::aggregate;
-use glueless::commands::{Task, explain_key};
-use glueless::report::{Answer, Report};
-use glueless::state::State;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::support::{Lab, Place, RUNTIME, Row, batch, rows};
-
-const TOML: &str = r#"
-name = "model"
-key = {key}
-keep = "{keep}"
-[raw]
-url = "{base}/raw"
-window_by = "{window_by}"
-order_by = {order}
-commit_time = "ts"
-event_time = "event"
-[curated]
-url = "{base}/lake/curated"
-partition_by = ["event_dt", "cat"]
-format = "{format}"
-[[aggregate]]
-name = "daily"
-sql = "daily.sql"
-url = "{base}/lake/daily"
-day = "dt"
-[[aggregate]]
-name = "status"
-sql = "status.sql"
-url = "{base}/lake/status"
-day = "dt"
-running = true
-"#;
+use crate::support::{
+    Answer, DAY_US, Lab, Place, Report, Row, Task, count_of_each_day_so_far, integers,
+    optional_texts, texts,
+};
 
 const DAILY: &str = "SELECT event_dt AS dt, cat, COUNT(*) AS n FROM history
 WHERE NOT deleted AND event_dt >= $start_date AND event_dt < $end_date GROUP BY event_dt, cat";
 
-const STATUS: &str = "WITH days AS (SELECT UNNEST(RANGE(CAST($start_date AS DATE), CAST($end_date AS DATE), INTERVAL '1 day')) AS day),
-seen AS (SELECT CAST(days.day AS DATE) AS dt, h.*, ROW_NUMBER() OVER (PARTITION BY days.day, {key} ORDER BY seq DESC) AS place
-         FROM days JOIN history h ON h.event_dt <= days.day)
-SELECT dt, COUNT(*) AS n FROM seen WHERE place = 1 AND NOT deleted GROUP BY dt";
-
 /// The days of the tests: 2020-01-01 is day 0.
 const FIRST_DAY: i64 = 18_262;
-const DAY_US: i64 = 86_400_000_000;
 
 #[derive(Clone, Debug)]
 struct Change {
@@ -110,13 +75,14 @@ fn files() -> impl Strategy<Value = Vec<File>> {
 }
 
 fn name(number: usize, (full_load, day, _): &File) -> String {
-    match full_load {
-        true => format!("LOAD{number:08X}.parquet"),
-        false => format!("202001{:02}-00000000{number}.parquet", day + 1),
+    if *full_load {
+        format!("LOAD{number:08X}.parquet")
+    } else {
+        format!("202001{:02}-00000000{number}.parquet", day + 1)
     }
 }
 
-/// The types a key can have: each gives the columns of key number n.
+/// The types that a key can have.
 #[derive(Clone, Copy, Debug)]
 enum Keys {
     Integer,
@@ -140,13 +106,13 @@ impl Keys {
             Keys::Integer => Arc::new(Int32Array::from_iter_values(
                 keys.iter().map(|n| *n as i32 - 1),
             )),
-            Keys::Text => Arc::new(StringArray::from_iter_values(keys.iter().map(text))),
+            Keys::Text => texts(keys.iter().map(text)),
             Keys::Decimal => Arc::new(
                 Decimal128Array::from_iter_values(keys.iter().map(|n| i128::from(*n) * 50 - 50))
                     .with_precision_and_scale(28, 2)
                     .expect("a decimal"),
             ),
-            // Key 0 is written as either zero.
+            // Key 0 is written as 0.0 or as -0.0.
             Keys::Float => Arc::new(Float64Array::from_iter_values(keys.iter().enumerate().map(
                 |(row, n)| {
                     if *n == 0 && row % 2 == 1 {
@@ -157,10 +123,9 @@ impl Keys {
                 },
             ))),
             Keys::Composite => {
-                let first = Int64Array::from_iter_values(keys.iter().map(|n| n % 2));
-                let second =
-                    StringArray::from_iter_values(keys.iter().map(|n| format!("{}", n / 2)));
-                return vec![("k1", Arc::new(first)), ("k2", Arc::new(second))];
+                let first = integers(keys.iter().map(|n| n % 2));
+                let second = texts(keys.iter().map(|n| format!("{}", n / 2)));
+                return vec![("k1", first), ("k2", second)];
             }
         };
         vec![("k1", column)]
@@ -177,7 +142,7 @@ impl Keys {
         columns.map(text).collect()
     }
 
-    /// Which key number a row of the table has.
+    /// The number of the key of a row.
     fn number(self, row: &Row) -> i64 {
         let text = |name: &str| row.get(name).cloned().unwrap_or_default();
         match self {
@@ -215,7 +180,7 @@ impl By {
         }
     }
 
-    /// A border of a window: days, or seconds of the first one.
+    /// The start or end of a window: a number of days, or of seconds of the first day.
     fn instant(self, at: i64) -> String {
         match self {
             By::Commit => format!("2020-01-01T00:00:{at:02}Z"),
@@ -231,20 +196,17 @@ impl By {
     }
 }
 
-/// Writes a file; with several order columns the second one, `zero`, is always null.
+/// Writes a file. Where there are several order columns, the second one, `zero`, is always null.
 fn put(lab: &Lab, by: By, keys: Keys, several_orders: bool, number: usize, file: &File) {
     let (full_load, day, changes) = file;
     let mut columns: Vec<(&str, ArrayRef)> = Vec::new();
     if !full_load {
-        columns.push((
-            "Op",
-            Arc::new(StringArray::from_iter(changes.iter().map(|c| c.op))),
-        ));
+        columns.push(("Op", optional_texts(changes.iter().map(|c| c.op))));
     }
     let times = changes
         .iter()
         .map(|c| format!("2020-01-01 00:00:{:02}.000000", c.time));
-    columns.push(("ts", Arc::new(StringArray::from_iter_values(times))));
+    columns.push(("ts", texts(times)));
     let days = changes
         .iter()
         .map(|c| Some((FIRST_DAY + c.event_day?) * DAY_US));
@@ -253,24 +215,21 @@ fn put(lab: &Lab, by: By, keys: Keys, several_orders: bool, number: usize, file:
         Arc::new(TimestampMicrosecondArray::from_iter(days).with_timezone("UTC")),
     ));
     columns.extend(keys.columns(&changes.iter().map(|c| c.key).collect::<Vec<_>>()));
-    columns.push((
-        "cat",
-        Arc::new(StringArray::from_iter(changes.iter().map(|c| c.cat))),
-    ));
+    columns.push(("cat", optional_texts(changes.iter().map(|c| c.cat))));
     let ids = (0..changes.len()).map(|row| (number * 100 + row) as i64);
-    columns.push(("id", Arc::new(Int64Array::from_iter_values(ids))));
+    columns.push(("id", integers(ids)));
     if several_orders {
         columns.push(("zero", Arc::new(Int64Array::new_null(changes.len()))));
     }
-    let path = by.path(number, file);
-    lab.put_raw(&path, &batch(columns));
+    let path = format!("raw/{}", by.path(number, file));
+    lab.put_columns(&path, columns);
     if by == By::Modified {
-        lab.set_modified(&format!("raw/{path}"), (FIRST_DAY + day) * 86_400);
+        lab.set_modified(&path, (FIRST_DAY + day) * 86_400);
     }
 }
 
-/// What the fold must come to: the last change per key and day, and per key. A change is its
-/// order, whether it lives, its category and id.
+/// The result that the fold must have: the last change of each key and day, and of each key. A
+/// change is its order, whether its row is alive, its category and its id.
 type Order = (bool, i64, String, usize);
 type Last = (Order, bool, Option<&'static str>, i64);
 
@@ -279,7 +238,8 @@ struct Model {
     latest: BTreeMap<i64, (Option<i64>, Last)>,
 }
 
-/// Folds the files of some numbers, and of their changes those with some times.
+/// Folds those changes for which `is_folded` holds: it gets the number of the file and the time of
+/// the change.
 fn model(files: &[File], is_folded: &dyn Fn(usize, i64) -> bool) -> Model {
     let mut model = Model {
         days: BTreeMap::new(),
@@ -316,9 +276,9 @@ fn day_text(day: i64) -> String {
 }
 
 /// A row as key, day, category and id.
-type Told = (i64, Option<String>, Option<String>, String);
+type CuratedRow = (i64, Option<String>, Option<String>, String);
 
-fn tell(keys: Keys, row: &Row) -> Told {
+fn curated_row(keys: Keys, row: &Row) -> CuratedRow {
     (
         keys.number(row),
         row.get("event_dt").cloned(),
@@ -336,7 +296,7 @@ struct Case {
     several_orders: bool,
     by: By,
     files: Vec<File>,
-    /// Per file: before which of the windows it is delivered.
+    /// For each file, the window before which it is delivered.
     deliveries: Vec<usize>,
     windows: Vec<(i64, i64)>,
 }
@@ -346,33 +306,26 @@ const EVERYTHING: (i64, i64) = (0, 6);
 
 impl Case {
     fn lab(&self, place: Place) -> Lab {
-        let names: Vec<String> = self
-            .keys
-            .names()
-            .iter()
-            .map(|name| format!("\"{name}\""))
-            .collect();
-        let order = match self.several_orders {
-            true => r#"["ts", "zero"]"#,
-            false => r#"["ts"]"#,
+        let key = self.keys.names();
+        let key_list = key.join(", ");
+        let order: &[&str] = if self.several_orders {
+            &["ts", "zero"]
+        } else {
+            &["ts"]
         };
-        let toml = TOML
-            .replace("{keep}", self.keep)
-            .replace("{format}", self.format)
-            .replace("{key}", &format!("[{}]", names.join(", ")))
-            .replace("{order}", order)
-            .replace("{window_by}", self.by.setting());
-        let key_list = self.keys.names().join(", ");
-        let curated = format!("SELECT {key_list}, id, event_dt, cat FROM latest");
-        let status = STATUS.replace("{key}", &key_list);
-        let sql = [
-            ("curated.sql", curated.as_str()),
-            ("daily.sql", DAILY),
-            ("status.sql", status.as_str()),
-        ];
-        let lab = Lab::new(place, &toml, &sql);
-        std::fs::create_dir_all(lab.folder.path().join("raw")).expect("a folder");
-        lab
+        Lab::builder()
+            .place(place)
+            .set("key", key.to_vec())
+            .keep(self.keep)
+            .window_by(self.by.setting())
+            .set("raw.order_by", order.to_vec())
+            .set("raw.commit_time", "ts")
+            .set("raw.event_time", "event")
+            .format(self.format)
+            .curated_sql(format!("SELECT {key_list}, id, event_dt, cat FROM latest"))
+            .aggregate("daily", DAILY)
+            .running_aggregate("status", count_of_each_day_so_far(&key_list))
+            .build()
     }
 
     fn run(&self, lab: &Lab, (start, end): (i64, i64)) -> Report {
@@ -383,14 +336,14 @@ impl Case {
     /// Delivers and folds, and compares with the model after each window.
     fn check(&self, place: Place) {
         let lab = self.lab(place);
-        // The rows that were folded: per file, the windows of rows that read it.
+        // For each file, the windows of rows in which it was read.
         let mut read: Vec<Vec<(i64, i64)>> = vec![Vec::new(); self.files.len()];
         let last = (self.windows.len(), EVERYTHING);
         let windows = self.windows.iter().copied().enumerate().chain([last]);
         for (step, window) in windows {
             self.deliver(&lab, step, last.0);
             self.run(&lab, window);
-            let folded = folded(&lab);
+            let folded = lab.folded_inputs();
             for (number, file) in self.files.iter().enumerate() {
                 if !folded.contains(&self.by.path(number, file)) {
                     continue;
@@ -401,7 +354,7 @@ impl Case {
                     _ => read[number].push(EVERYTHING),
                 }
                 if is_new {
-                    // Late rows of a new file belong to the windows before.
+                    // The rows of a new file also belong to the windows that were run before.
                     let before = self.windows[..step.min(self.windows.len())].iter();
                     let before = before.filter(|before| before.0 < window.0);
                     read[number].extend(before.map(|(start, end)| (*start, *end.min(&window.0))));
@@ -413,8 +366,9 @@ impl Case {
             };
             self.compare(&lab, &model(&self.files, &is_folded));
         }
-        // Again: the same tables and files, also by an old window. (Days without any change are
-        // in a running table once a window of them was aggregated.)
+        // Runs that are repeated change no table and no file, not even those of an old window. (A
+        // running table has a day without changes once a window with it was aggregated, so that
+        // all windows are run before.)
         for window in &self.windows {
             self.run(&lab, *window);
         }
@@ -428,7 +382,7 @@ impl Case {
         }
     }
 
-    /// Delivers the files that are due at a step, of so many.
+    /// Delivers the files that are due at a step.
     fn deliver(&self, lab: &Lab, step: usize, steps: usize) {
         for (number, file) in self.files.iter().enumerate() {
             let due = self.deliveries.get(number).map_or(0, |at| at % (steps + 1));
@@ -438,8 +392,8 @@ impl Case {
         }
     }
 
-    /// Folds some windows, with nothing looked for before them, and catches up: that comes to one
-    /// run over all of their span.
+    /// Folds some windows, without looking for late files, and catches up: the result must be that
+    /// of one run over the whole span.
     fn check_catch_up(&self, place: Place) {
         let lab = self.lab(place);
         let steps = self.windows.len();
@@ -466,7 +420,7 @@ impl Case {
         self.check_verified(&lab);
     }
 
-    /// Plans each run, and asks afterwards about the table and its keys.
+    /// Plans each run, and afterwards verifies the table and explains its keys.
     fn check_questions(&self, place: Place) {
         let lab = self.lab(place);
         let steps = self.windows.len();
@@ -522,15 +476,15 @@ impl Case {
     fn check_verified(&self, lab: &Lab) {
         match lab.verify() {
             Ok(found) => assert!(found.is_equal, "{}", found.text()),
-            // Of empty windows there is nothing to compare.
+            // Where all windows were empty there is nothing to compare.
             Err(error) => assert!(error.to_string().contains("nothing to verify"), "{error}"),
         }
     }
 
     fn check_explained(&self, lab: &Lab, model: &Model, key: i64) {
         let values = self.keys.values(key);
-        let explained = lab.ask(&[], |request| explain_key(request, values));
-        let explained = explained.expect("explained");
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        let explained = lab.explain(&values);
         let all = self.files.iter().flat_map(|file| &file.2);
         let count = all.filter(|change| change.key == key).count();
         assert_eq!(explained.changes.len(), count);
@@ -569,30 +523,30 @@ impl Case {
         let keys = self.keys;
         // The curated table.
         let category = |last: &Last| last.2.map(str::to_string);
-        let told = |key: &i64, day: Option<i64>, last: &Last| {
+        let expected_row = |key: &i64, day: Option<i64>, last: &Last| {
             (*key, day.map(day_text), category(last), last.3.to_string())
         };
-        let expected: BTreeSet<Told> = match self.keep {
+        let expected: BTreeSet<CuratedRow> = match self.keep {
             "latest" => model
                 .latest
                 .iter()
                 .filter(|(_, (_, last))| last.1)
-                .map(|(key, (day, last))| told(key, *day, last))
+                .map(|(key, (day, last))| expected_row(key, *day, last))
                 .collect(),
             _ => model
                 .days
                 .iter()
                 .filter(|(_, last)| last.1)
-                .map(|((key, day), last)| told(key, *day, last))
+                .map(|((key, day), last)| expected_row(key, *day, last))
                 .collect(),
         };
         let table = lab.table("lake/curated");
-        let told: BTreeSet<Told> = table.iter().map(|row| tell(keys, row)).collect();
-        assert_eq!(told.len(), table.len(), "a row stands twice");
-        assert_eq!(told, expected);
+        let found: BTreeSet<CuratedRow> = table.iter().map(|row| curated_row(keys, row)).collect();
+        assert_eq!(found.len(), table.len(), "a row stands twice");
+        assert_eq!(found, expected);
 
-        // History: one entry per key and day, and the order of `seq` is the fold's.
-        let history = history(lab);
+        // History: one entry for each key and day, and `seq` orders them as the fold does.
+        let history = lab.history_relation();
         let entries: BTreeSet<(i64, Option<String>, Option<String>, bool)> = history
             .iter()
             .map(|row| {
@@ -644,7 +598,7 @@ impl Case {
                 *daily.entry((day_text(*day), category(last))).or_default() += 1;
             }
         }
-        let told: BTreeMap<(String, Option<String>), u64> = lab
+        let found: BTreeMap<(String, Option<String>), u64> = lab
             .table("lake/daily")
             .iter()
             .map(|row| {
@@ -654,8 +608,8 @@ impl Case {
                 )
             })
             .collect();
-        assert_eq!(told, daily);
-        // A day of the running table is right where it was computed: in a window, or changed.
+        assert_eq!(found, daily);
+        // The running table has the days of the windows, and those after a change.
         for row in lab.table("lake/status") {
             let at: i64 = row["dt"][8..].parse::<i64>().expect("a day") - 1;
             let mut last: BTreeMap<i64, &Last> = BTreeMap::new();
@@ -669,36 +623,6 @@ impl Case {
             assert_eq!(row["n"], live.to_string(), "{}", row["dt"]);
         }
     }
-}
-
-/// The paths of the inputs that the ledger knows.
-fn folded(lab: &Lab) -> BTreeSet<String> {
-    let pipeline = lab.read(&[]).expect("a pipeline");
-    let state = RUNTIME.block_on(State::open(&lab.stores, &pipeline));
-    let inputs = state.expect("a state").ledger.inputs;
-    inputs.into_keys().map(|(_, path)| path).collect()
-}
-
-fn history(lab: &Lab) -> Vec<Row> {
-    let pipeline = lab.read(&[]).expect("a pipeline");
-    let read = async {
-        let state = State::open(&lab.stores, &pipeline).await?;
-        let curated = lab.stores.open(&pipeline.curated.url)?;
-        let context = SessionContext::new();
-        let mut root = curated.location.url().clone();
-        root.set_path("");
-        context.register_object_store(&root, Arc::clone(&curated.root_store));
-        if !aggregate::register(&context, &state, &pipeline, &curated).await? {
-            return Ok(Vec::new());
-        }
-        let batches = context
-            .sql("SELECT * FROM history")
-            .await?
-            .collect()
-            .await?;
-        Ok::<_, glueless::error::Error>(batches.iter().flat_map(rows).collect())
-    };
-    RUNTIME.block_on(read).expect("history")
 }
 
 fn keeps() -> impl Strategy<Value = &'static str> {
@@ -736,7 +660,7 @@ fn check_cases(count: u32, cases: impl Strategy<Value = Case>, check: impl Fn(&C
         .unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-/// `make test-long` runs many times the cases.
+/// The number of cases, which `make test-long` multiplies.
 #[expect(
     clippy::disallowed_methods,
     reason = "how long to test is not a matter of the program"

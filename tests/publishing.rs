@@ -1,103 +1,71 @@
-//! What a run leaves in the curated folder: partitions and their names, files and their order,
-//! what later runs and crashes do to them, and the same tables under a small memory limit.
+//! What a run leaves in the curated folder: partitions and their names, files and their order, what
+//! later runs and crashes do to them, and that a small memory limit gives the same tables.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Int32Array, Int64Array, StringArray,
+    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Int32Array, Int64Array,
     TimestampMicrosecondArray,
 };
-use glueless::commands::Task;
-use glueless::layout::staging_name;
-use glueless::report::Report;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use bytes::Bytes;
 
-use crate::faults::{Cut, Fault};
-use crate::support::{Lab, Place, Row, assert_refused, batch, parquet, rows};
-
-const PLACES: [Place; 2] = [Place::Local, Place::S3];
+use crate::support::{
+    FIRST_DAY_US, Lab, LabBuilder, PLACES, Place, Report, STATE, assert_refused, batches_of, cells,
+    day, integers, optional_texts, raw_file, rows_of, staging_name, texts, timestamps,
+};
 
 const SQL: &str = "SELECT id, v, kind, event_dt FROM latest";
 
-fn lab(place: Place, keep: &str, partition_by: &str, sql: &str) -> Lab {
-    let toml = format!(
-        r#"
-name = "published"
-key = ["id"]
-keep = "{keep}"
-[raw]
-url = "{{base}}/raw"
-window_by = "name"
-order_by = ["ts"]
-[curated]
-url = "{{base}}/lake/curated"
-partition_by = {partition_by}
-"#
-    );
-    Lab::new(place, &toml, &[("curated.sql", sql)])
+/// A table with a partition for each day.
+fn by_day(place: Place) -> LabBuilder {
+    Lab::builder()
+        .place(place)
+        .partition_by(&["event_dt"])
+        .curated_sql(SQL)
+}
+
+/// A table with a partition for each day and kind.
+fn by_day_and_kind(place: Place) -> LabBuilder {
+    by_day(place).partition_by(&["event_dt", "kind"])
 }
 
 /// A change: operation, key, kind, value, day of January 2020.
-type Change<'a> = (&'a str, i64, Option<&'a str>, i64, u32);
+type Change<'a> = (&'a str, i64, Option<&'a str>, i64, i64);
 
 /// Writes the file of one day, with changes of any day.
-fn put(lab: &Lab, day: u32, changes: &[Change]) {
-    let column = |of: fn(&Change) -> i64| -> ArrayRef {
-        Arc::new(Int64Array::from_iter_values(changes.iter().map(of)))
-    };
-    let times = changes
-        .iter()
-        .map(|change| format!("2020-01-{:02} 12:00:00", change.4));
-    let columns: Vec<(&str, ArrayRef)> = vec![
+fn put(lab: &Lab, file_day: i64, changes: &[Change]) {
+    let changes = || changes.iter();
+    let columns = vec![
+        ("Op", texts(changes().map(|change| change.0))),
+        ("id", integers(changes().map(|change| change.1))),
+        ("kind", optional_texts(changes().map(|change| change.2))),
+        ("v", integers(changes().map(|change| change.3))),
         (
-            "Op",
-            Arc::new(StringArray::from_iter_values(
-                changes.iter().map(|change| change.0),
-            )),
+            "ts",
+            texts(changes().map(|change| format!("{} 12:00:00", day(change.4)))),
         ),
-        ("id", column(|change| change.1)),
-        (
-            "kind",
-            Arc::new(StringArray::from_iter(
-                changes.iter().map(|change| change.2),
-            )),
-        ),
-        ("v", column(|change| change.3)),
-        ("ts", Arc::new(StringArray::from_iter_values(times))),
     ];
-    lab.put_raw(
-        &format!("202001{day:02}-000000000.parquet"),
-        &batch(columns),
-    );
+    lab.put_columns(&raw_file(file_day), columns);
 }
 
-fn run(lab: &Lab, end: &str, set: &[&str]) -> Report {
-    lab.run_with(Task::Run, "2020-01-01", end, set)
-        .unwrap_or_else(|error| panic!("{error}: {:?}", error.hint))
+/// A run of the days up to the end.
+fn run(lab: &Lab, end: i64, set: &[&str]) -> Report {
+    lab.run_days_with(1, end, set)
 }
 
-fn told<const N: usize>(rows: &[Row], columns: [&str; N]) -> Vec<[String; N]> {
-    rows.iter()
-        .map(|row| columns.map(|column| row.get(column).cloned().unwrap_or_default()))
-        .collect()
-}
-
-/// Names and contents of a table's files, hidden ones left out.
-fn contents(lab: &Lab) -> Vec<(String, bytes::Bytes)> {
-    let names = lab.list("lake/curated").into_iter();
-    names
-        .map(|name| (name.clone(), lab.get(&format!("lake/curated/{name}"))))
-        .collect()
+/// The files of the curated table.
+fn files(lab: &Lab) -> BTreeMap<String, Bytes> {
+    lab.file_contents("lake/curated")
 }
 
 #[test]
 fn a_partition_value_is_escaped_as_hive_does_and_null_has_its_own_partition() {
     let value = "A/B: c%d=";
     for place in PLACES {
-        let lab = lab(place, "latest", r#"["event_dt", "kind"]"#, SQL);
+        let lab = by_day_and_kind(place).build();
         put(
             &lab,
             1,
@@ -110,7 +78,7 @@ fn a_partition_value_is_escaped_as_hive_does_and_null_has_its_own_partition() {
             ],
         );
         for written in [(5, 4), (0, 0)] {
-            let report = run(&lab, "2020-01-02", &[]);
+            let report = run(&lab, 2, &[]);
             assert_eq!((report.rows_written, report.partitions_written), written);
             assert_eq!(
                 lab.list("lake/curated"),
@@ -154,10 +122,10 @@ fn every_type_partitions_and_other_engines_read_the_values() {
     let decimals = Decimal128Array::from(vec![Some(-150), None, Some(5)])
         .with_precision_and_scale(9, 2)
         .expect("decimals");
-    // Per type: a column, the folder of its first row, and the value as other engines tell it.
+    // Per type: a column, the folder of its first row, and the value as other engines show it.
     let cases: Vec<(ArrayRef, &str, &str)> = vec![
         (
-            Arc::new(StringArray::from(vec![Some("A/B: c%d="), None, Some("x")])),
+            optional_texts([Some("A/B: c%d="), None, Some("x")]),
             "A%2FB%3A c%25d%3D",
             "A/B: c%d=",
         ),
@@ -203,14 +171,17 @@ fn every_type_partitions_and_other_engines_read_the_values() {
     for place in PLACES {
         for (column, folder, value) in &cases {
             let name = column.data_type().to_string();
-            let lab = lab(place, "latest", r#"["p"]"#, "SELECT id, p FROM latest");
-            let columns: Vec<(&str, ArrayRef)> = vec![
-                ("id", Arc::new(Int64Array::from(vec![1, 2, 3]))),
+            let lab = by_day(place)
+                .partition_by(&["p"])
+                .curated_sql("SELECT id, p FROM latest")
+                .build();
+            let columns = vec![
+                ("id", integers([1, 2, 3])),
                 ("p", Arc::clone(column)),
-                ("ts", Arc::new(StringArray::from(vec!["2020-01-01"; 3]))),
+                ("ts", texts(["2020-01-01"; 3])),
             ];
-            lab.put_raw("20200101-000000000.parquet", &batch(columns));
-            run(&lab, "2020-01-02", &[]);
+            lab.put_columns(&raw_file(1), columns);
+            run(&lab, 2, &[]);
             let files = lab.list("lake/curated");
             assert_eq!(files.len(), 3, "{name}: {files:?}");
             for expected in [folder, "__HIVE_DEFAULT_PARTITION__"] {
@@ -224,7 +195,7 @@ fn every_type_partitions_and_other_engines_read_the_values() {
                     assert_eq!(ids, [Some("1"), Some("2"), Some("3")], "{engine} {name}");
                     assert_eq!(rows[1][1], None, "{engine} {name}");
                     let read = rows[0][1].clone().expect("a value");
-                    // Not every engine tells a decimal or a fraction of a second by its type.
+                    // Engines take the type from the folder's name, and may drop zeros at the end of a fraction.
                     let read = match read.split_once('.') {
                         Some((_, fraction)) if !fraction.contains(':') => {
                             read.trim_end_matches('0').to_string()
@@ -235,7 +206,7 @@ fn every_type_partitions_and_other_engines_read_the_values() {
                 }
             }
             // The second run finds its partitions again.
-            let again = run(&lab, "2020-01-02", &[]);
+            let again = run(&lab, 2, &[]);
             assert_eq!(again.partitions_removed, 0, "{name}");
             assert_eq!(lab.list("lake/curated"), files, "{name}");
         }
@@ -245,16 +216,16 @@ fn every_type_partitions_and_other_engines_read_the_values() {
 #[test]
 fn rows_inside_a_file_are_sorted_by_key() {
     for place in PLACES {
-        let lab = lab(place, "latest", r#"["event_dt"]"#, SQL);
+        let lab = by_day(place).build();
         let changes: Vec<Change> = (0..3000)
-            .map(|n| ("I", n * 7919 % 3001, None, n, 1 + (n % 2) as u32))
+            .map(|n| ("I", n * 7919 % 3001, None, n, 1 + n % 2))
             .collect();
         put(&lab, 1, &changes[..1000]);
         put(&lab, 2, &changes[1000..]);
-        run(&lab, "2020-01-03", &[]);
-        let files = contents(&lab);
+        run(&lab, 3, &[]);
+        let files = files(&lab);
         assert_eq!(files.len(), 2);
-        for (_, bytes) in files {
+        for bytes in files.into_values() {
             let ids = ids_in_file_order(bytes);
             assert_eq!(ids.len(), 1500);
             assert!(ids.is_sorted(), "{ids:?}");
@@ -262,26 +233,20 @@ fn rows_inside_a_file_are_sorted_by_key() {
     }
 }
 
-fn ids_in_file_order(bytes: bytes::Bytes) -> Vec<i64> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)
-        .expect("Parquet")
-        .build()
-        .expect("a reader");
-    reader
-        .flat_map(|batch| rows(&batch.expect("a batch")))
-        .map(|row| row["id"].parse().expect("an id"))
-        .collect()
+fn ids_in_file_order(bytes: Bytes) -> Vec<i64> {
+    let rows = rows_of(bytes).into_iter();
+    rows.map(|row| row["id"].parse().expect("an id")).collect()
 }
 
 #[test]
 fn a_large_partition_gets_several_files_and_one_again_without_a_trace() {
     for place in PLACES {
-        let lab = lab(place, "latest", r#"["event_dt"]"#, SQL);
+        let lab = by_day(place).build();
         let many: Vec<Change> = (0..40_000).map(|n| ("I", n, None, n * 31, 1)).collect();
         put(&lab, 1, &many);
         put(&lab, 2, &[("I", 50_000, None, 1, 2)]);
         let small = ["curated.file_bytes=50kB"];
-        run(&lab, "2020-01-03", &small);
+        run(&lab, 3, &small);
         let rows = lab.table("lake/curated");
         assert_eq!(rows.len(), 40_001);
         let names = |commits: [u64; 2], count: usize| -> Vec<String> {
@@ -302,26 +267,24 @@ fn a_large_partition_gets_several_files_and_one_again_without_a_trace() {
         let parts = first.len() - 1;
         assert!((3..10).contains(&parts), "{first:?}");
         assert_eq!(first, names([1, 1], parts));
-        let files = contents(&lab);
-        let ids = files[..parts]
-            .iter()
-            .flat_map(|file| ids_in_file_order(file.1.clone()));
+        let files = files(&lab).into_values().take(parts);
+        let ids = files.flat_map(ids_in_file_order);
         assert!(ids.eq(0..40_000), "the files follow one another");
 
-        // One change: the files of its partition are others, those of no other are.
+        // One change replaces the files of its partition, and no others.
         put(&lab, 3, &[("U", 7, None, 0, 1)]);
-        run(&lab, "2020-01-04", &small);
+        run(&lab, 4, &small);
         assert_eq!(lab.list("lake/curated"), names([2, 1], parts));
         put(
             &lab,
             4,
             &[("U", 7, None, 7 * 31, 1), ("U", 50_000, None, 1, 2)],
         );
-        run(&lab, "2020-01-05", &[]);
+        run(&lab, 5, &[]);
         assert_eq!(lab.list("lake/curated"), names([3, 1], 1));
         assert_eq!(lab.table("lake/curated"), rows);
         put(&lab, 5, &[("U", 7, None, 7 * 31, 1)]);
-        run(&lab, "2020-01-06", &small);
+        run(&lab, 6, &small);
         assert_eq!(lab.list("lake/curated"), names([4, 1], parts));
         assert_eq!(lab.table("lake/curated"), rows);
     }
@@ -330,7 +293,7 @@ fn a_large_partition_gets_several_files_and_one_again_without_a_trace() {
 #[test]
 fn a_partition_left_without_rows_disappears_with_its_folder() {
     for place in PLACES {
-        let lab = lab(place, "latest", r#"["event_dt", "kind"]"#, SQL);
+        let lab = by_day_and_kind(place).build();
         put(
             &lab,
             1,
@@ -340,12 +303,12 @@ fn a_partition_left_without_rows_disappears_with_its_folder() {
                 ("I", 3, Some("c"), 1, 2),
             ],
         );
-        let report = run(&lab, "2020-01-02", &[]);
+        let report = run(&lab, 2, &[]);
         assert_eq!(
             (report.partitions_written, report.partitions_removed),
             (3, 0)
         );
-        // One moves to another category, one to another day, one is deleted.
+        // One row moves to another kind, one to another day, and one is deleted.
         put(
             &lab,
             3,
@@ -355,7 +318,7 @@ fn a_partition_left_without_rows_disappears_with_its_folder() {
                 ("D", 3, None, 0, 3),
             ],
         );
-        let report = run(&lab, "2020-01-04", &[]);
+        let report = run(&lab, 4, &[]);
         assert_eq!(
             (report.partitions_written, report.partitions_removed),
             (2, 2)
@@ -368,7 +331,7 @@ fn a_partition_left_without_rows_disappears_with_its_folder() {
             ]
         );
         assert_eq!(
-            told(&lab.table("lake/curated"), ["event_dt", "kind", "id"]),
+            cells(&lab.table("lake/curated"), ["event_dt", "kind", "id"]),
             [["2020-01-01", "b", "1"], ["2020-01-03", "b", "2"]]
         );
         if place == Place::Local {
@@ -378,7 +341,7 @@ fn a_partition_left_without_rows_disappears_with_its_folder() {
         }
         // The table can lose all its rows.
         put(&lab, 4, &[("D", 1, None, 0, 4), ("D", 2, None, 0, 4)]);
-        let report = run(&lab, "2020-01-05", &[]);
+        let report = run(&lab, 5, &[]);
         assert_eq!(
             (report.partitions_written, report.partitions_removed),
             (0, 2)
@@ -387,28 +350,27 @@ fn a_partition_left_without_rows_disappears_with_its_folder() {
     }
 }
 
-/// Every object below the lake, hidden ones included.
 #[test]
 fn leftovers_of_a_crashed_run_are_removed_and_foreign_files_are_not() {
     for place in PLACES {
-        let lab = lab(place, "latest", r#"["event_dt"]"#, SQL);
+        let lab = by_day(place).build();
         put(&lab, 1, &[("I", 1, None, 1, 1), ("I", 2, None, 1, 2)]);
-        run(&lab, "2020-01-02", &[]);
-        let clean = contents(&lab);
+        run(&lab, 2, &[]);
+        let clean = files(&lab);
         let strays = [
             "curated/event_dt=2020-01-01/part-c00000001-00007.snappy.parquet",
             "curated/event_dt=2031-01-01/part-c00000001-00000.snappy.parquet",
             "curated/part-c00000000-00003.snappy.parquet",
-            "_glueless/published/staging/{own}/00000000000000000002-older-run/curated/000000.parquet",
-            "_glueless/published/versions/kind=version/00000000000000000002-older-run-00.parquet",
-            "_glueless/published/publishing/00000000000000000002-older-run",
+            "_glueless/lab/staging/{own}/00000000000000000002-older-run/curated/000000.parquet",
+            "_glueless/lab/versions/kind=version/00000000000000000002-older-run-00.parquet",
+            "_glueless/lab/publishing/00000000000000000002-older-run",
         ];
         // Another run may be about to make these.
         let later = [
             "curated/event_dt=2020-01-01/part-c00000003-00000.snappy.parquet",
-            "_glueless/published/staging/{own}/00000000000000000003-other-run/curated/000000.parquet",
-            "_glueless/published/versions/kind=version/00000000000000000003-other-run-00.parquet",
-            "_glueless/published/publishing/00000000000000000003-other-run",
+            "_glueless/lab/staging/{own}/00000000000000000003-other-run/curated/000000.parquet",
+            "_glueless/lab/versions/kind=version/00000000000000000003-other-run-00.parquet",
+            "_glueless/lab/publishing/00000000000000000003-other-run",
         ];
         let foreign = [
             "curated/event_dt=2020-01-01/data.parquet",
@@ -416,22 +378,22 @@ fn leftovers_of_a_crashed_run_are_removed_and_foreign_files_are_not() {
             "curated/part-00003.snappy.parquet",
             "curated/notes.txt",
         ];
-        let own = staging_name(&format!("{}/lake/_glueless/published", lab.base));
+        let own = staging_name(&format!("{}/{STATE}", lab.base));
         let strays = strays.map(|name| name.replace("{own}", &own));
         let later = later.map(|name| name.replace("{own}", &own));
         let foreign = foreign.map(String::from);
         for name in strays.iter().chain(&foreign).chain(&later) {
-            lab.put(&format!("lake/{name}"), b"left".to_vec());
+            lab.put(&format!("lake/{name}"), "left");
         }
-        // What a crash of the local store leaves. Its own names cannot say so.
+        // What a crash of the local store leaves. An object of that store cannot have such a name.
         let leftover = "curated/event_dt=2020-01-01/part-c00000001-00000.snappy.parquet#1";
         let leftover = leftover.to_string();
         let lake = lab.folder.path().join("lake");
         match place {
             Place::Local => std::fs::write(lake.join(&leftover), b"left").expect("written"),
-            Place::S3 => lab.put(&format!("lake/{leftover}"), b"left".to_vec()),
+            Place::S3 => lab.put(&format!("lake/{leftover}"), "left"),
         }
-        run(&lab, "2020-01-02", &[]);
+        run(&lab, 2, &[]);
         let left = lab.list_all("lake");
         for name in strays.iter().chain([&leftover]) {
             assert!(
@@ -444,10 +406,10 @@ fn leftovers_of_a_crashed_run_are_removed_and_foreign_files_are_not() {
             assert_eq!(lab.get(&format!("lake/{name}")), "left", "{name}");
             lab.remove(&format!("lake/{name}"));
         }
-        assert_eq!(contents(&lab), clean);
+        assert_eq!(files(&lab), clean);
         if place == Place::Local {
             assert!(!lake.join("curated/event_dt=2031-01-01").exists());
-            let staging = lake.join("_glueless/published/staging").join(&own);
+            let staging = lake.join("_glueless/lab/staging").join(&own);
             assert!(!staging.join("00000000000000000002-older-run").exists());
         }
     }
@@ -457,24 +419,24 @@ fn leftovers_of_a_crashed_run_are_removed_and_foreign_files_are_not() {
 fn running_twice_changes_no_file() {
     for place in PLACES {
         for keep in ["latest", "latest-per-day"] {
-            let lab = lab(place, keep, r#"["event_dt", "kind"]"#, SQL);
+            let lab = by_day_and_kind(place).keep(keep).build();
             for day in 1..4 {
                 let changes: Vec<Change> = (0..50)
                     .map(|n| {
                         let op = if n % 7 == 0 { "D" } else { "U" };
-                        let kind = [None, Some("a"), Some("b/c")][(n as usize + day as usize) % 3];
+                        let kind = [None, Some("a"), Some("b/c")][((n + day) % 3) as usize];
                         (op, n % 20, kind, n, day)
                     })
                     .collect();
                 put(&lab, day, &changes);
             }
-            let first = run(&lab, "2020-01-04", &[]);
+            let first = run(&lab, 4, &[]);
             assert_eq!(first.rows_stale, 0);
-            let before = contents(&lab);
+            let before = files(&lab);
             assert!(before.len() >= 3);
             for _ in 0..2 {
-                let again = run(&lab, "2020-01-04", &[]);
-                assert_eq!(contents(&lab), before);
+                let again = run(&lab, 4, &[]);
+                assert_eq!(files(&lab), before);
                 assert_eq!((again.rows_written, again.partitions_removed), (0, 0));
                 assert_eq!(
                     (again.rows_stale, again.rows_superseded, again.ties),
@@ -492,10 +454,10 @@ fn running_twice_changes_no_file() {
 #[test]
 fn a_table_without_partition_columns_is_one_file() {
     for place in PLACES {
-        let lab = lab(place, "latest", "[]", SQL);
+        let lab = by_day(place).partition_by(&[]).build();
         put(&lab, 1, &[("I", 2, Some("x"), 1, 1), ("I", 1, None, 1, 2)]);
         for written in [1, 0] {
-            let report = run(&lab, "2020-01-02", &[]);
+            let report = run(&lab, 2, &[]);
             assert_eq!(
                 (report.partitions_written, report.partitions_removed),
                 (written, 0)
@@ -505,49 +467,40 @@ fn a_table_without_partition_columns_is_one_file() {
                 ["part-c00000001-00000.snappy.parquet"]
             );
             assert_eq!(
-                told(&lab.table("lake/curated"), ["id", "kind", "event_dt"]),
-                [["2", "x", "2020-01-01"], ["1", "", "2020-01-02"]]
+                cells(&lab.table("lake/curated"), ["id", "kind", "event_dt"]),
+                [["1", "-", "2020-01-02"], ["2", "x", "2020-01-01"]]
             );
         }
         put(&lab, 2, &[("D", 1, None, 0, 3), ("D", 2, None, 0, 3)]);
-        run(&lab, "2020-01-03", &[]);
+        run(&lab, 3, &[]);
         assert_eq!(lab.list("lake/curated"), [""; 0]);
     }
 }
 
-/// Operation, id, kind, a number as text or not, and a divisor.
+/// A change: operation, key, kind, a text that may be a number, and a divisor.
 type Note<'a> = (&'a str, i64, Option<&'a str>, &'a str, i64);
 
 #[test]
 fn rows_that_the_query_filters_out_leave_the_table_and_are_not_computed() {
     for place in PLACES {
-        let lab = lab(
-            place,
-            "latest",
-            r#"["event_dt"]"#,
-            "WITH numbers AS (SELECT id, event_dt, note, 100 / v AS share FROM latest WHERE kind = 'num' AND v <> 0)
-             SELECT id, CAST(note AS INT) AS n, share, event_dt FROM numbers",
-        );
-        let put = |day: u32, changes: &[Note]| {
-            let text = |of: fn(&Note) -> Option<String>| -> ArrayRef {
-                Arc::new(StringArray::from_iter(changes.iter().map(of)))
-            };
-            let number = |of: fn(&Note) -> i64| -> ArrayRef {
-                Arc::new(Int64Array::from_iter_values(changes.iter().map(of)))
-            };
-            let times = vec![format!("2020-01-{day:02} 00:00:00"); changes.len()];
+        let lab = by_day(place)
+            .curated_sql(
+                "WITH numbers AS (SELECT id, event_dt, note, 100 / v AS share FROM latest WHERE kind = 'num' AND v <> 0)
+                 SELECT id, CAST(note AS INT) AS n, share, event_dt FROM numbers",
+            )
+            .build();
+        let put = |file_day: i64, changes: &[Note]| {
+            let changes = || changes.iter();
+            let time = format!("{} 00:00:00", day(file_day));
             let columns = vec![
-                ("Op", text(|change| Some(change.0.to_string()))),
-                ("id", number(|change| change.1)),
-                ("kind", text(|change| change.2.map(str::to_string))),
-                ("note", text(|change| Some(change.3.to_string()))),
-                ("v", number(|change| change.4)),
-                ("ts", Arc::new(StringArray::from(times)) as ArrayRef),
+                ("Op", texts(changes().map(|change| change.0))),
+                ("id", integers(changes().map(|change| change.1))),
+                ("kind", optional_texts(changes().map(|change| change.2))),
+                ("note", texts(changes().map(|change| change.3))),
+                ("v", integers(changes().map(|change| change.4))),
+                ("ts", texts(changes().map(|_| &time))),
             ];
-            lab.put_raw(
-                &format!("202001{day:02}-000000000.parquet"),
-                &batch(columns),
-            );
+            lab.put_columns(&raw_file(file_day), columns);
         };
         put(
             1,
@@ -560,10 +513,10 @@ fn rows_that_the_query_filters_out_leave_the_table_and_are_not_computed() {
                 ("I", 6, Some("num"), "not a number", 0),
             ],
         );
-        let report = run(&lab, "2020-01-02", &[]);
+        let report = run(&lab, 2, &[]);
         assert_eq!((report.rows_latest, report.rows_deleted), (3, 3));
         assert_eq!(
-            told(&lab.table("lake/curated"), ["id", "n", "share"]),
+            cells(&lab.table("lake/curated"), ["id", "n", "share"]),
             [["1", "11", "20"], ["2", "12", "25"], ["5", "15", "100"]]
         );
         // A row leaves the table when its last change is filtered out or deleted.
@@ -575,10 +528,10 @@ fn rows_that_the_query_filters_out_leave_the_table_and_are_not_computed() {
                 ("U", 3, Some("num"), "13", 2),
             ],
         );
-        let report = run(&lab, "2020-01-03", &[]);
+        let report = run(&lab, 3, &[]);
         assert_eq!((report.rows_latest, report.rows_deleted), (1, 2));
         assert_eq!(
-            told(&lab.table("lake/curated"), ["event_dt", "id", "n", "share"]),
+            cells(&lab.table("lake/curated"), ["event_dt", "id", "n", "share"]),
             [
                 ["2020-01-01", "5", "15", "100"],
                 ["2020-01-02", "3", "13", "50"]
@@ -586,17 +539,17 @@ fn rows_that_the_query_filters_out_leave_the_table_and_are_not_computed() {
         );
         // A row that the table would hold is computed, and its failure stops the run.
         put(3, &[("I", 7, Some("num"), "not a number", 1)]);
-        let before = contents(&lab);
+        let before = files(&lab);
         let error = lab.run("2020-01-01", "2020-01-04").expect_err("refused");
         assert_eq!(error.kind.exit_code(), 65);
-        assert_eq!(contents(&lab), before);
+        assert_eq!(files(&lab), before);
     }
 }
 
 #[test]
 fn latest_per_day_keeps_earlier_days_and_a_delete_ends_its_own_day_only() {
     for place in PLACES {
-        let lab = lab(place, "latest-per-day", r#"["event_dt"]"#, SQL);
+        let lab = by_day(place).keep("latest-per-day").build();
         put(
             &lab,
             1,
@@ -607,16 +560,16 @@ fn latest_per_day_keeps_earlier_days_and_a_delete_ends_its_own_day_only() {
             ],
         );
         put(&lab, 2, &[("U", 1, Some("c"), 3, 2), ("U", 2, None, 2, 2)]);
-        run(&lab, "2020-01-03", &[]);
+        run(&lab, 3, &[]);
         put(&lab, 3, &[("D", 1, None, 0, 2), ("D", 2, None, 0, 3)]);
-        let report = run(&lab, "2020-01-04", &[]);
+        let report = run(&lab, 4, &[]);
         assert_eq!((report.rows_latest, report.rows_deleted), (0, 2));
         assert_eq!(
-            told(&lab.table("lake/curated"), ["event_dt", "id", "kind", "v"]),
+            cells(&lab.table("lake/curated"), ["event_dt", "id", "kind", "v"]),
             [
                 ["2020-01-01", "1", "b", "2"],
-                ["2020-01-01", "2", "", "1"],
-                ["2020-01-02", "2", "", "2"],
+                ["2020-01-01", "2", "-", "1"],
+                ["2020-01-02", "2", "-", "2"],
             ]
         );
     }
@@ -624,12 +577,9 @@ fn latest_per_day_keeps_earlier_days_and_a_delete_ends_its_own_day_only() {
 
 #[test]
 fn a_run_under_a_small_memory_limit_spills_and_gives_the_same_table() {
-    let lab = lab(
-        Place::Local,
-        "latest",
-        r#"["event_dt"]"#,
-        "SELECT id, note, v, event_dt FROM latest",
-    );
+    let lab = by_day(Place::Local)
+        .curated_sql("SELECT id, note, v, event_dt FROM latest")
+        .build();
     let rows = 400_000i64;
     let keys = rows * 3 / 4;
     let key = |n: i64| {
@@ -640,31 +590,19 @@ fn a_run_under_a_small_memory_limit_spills_and_gives_the_same_table() {
     };
     for file in 0..2 {
         let numbers = || (0..rows).filter(move |n| n % 2 == file);
-        let columns: Vec<(&str, ArrayRef)> = vec![
-            (
-                "id",
-                Arc::new(StringArray::from_iter_values(
-                    numbers().map(|n| key(n % keys)),
-                )),
-            ),
+        let columns = vec![
+            ("id", texts(numbers().map(|n| key(n % keys)))),
             (
                 "note",
-                Arc::new(StringArray::from_iter_values(
-                    numbers().map(|n| format!("{:0100}", n * 7919)),
-                )),
+                texts(numbers().map(|n| format!("{:0100}", n * 7919))),
             ),
-            ("v", Arc::new(Int64Array::from_iter_values(numbers()))),
+            ("v", integers(numbers())),
             (
                 "ts",
-                Arc::new(TimestampMicrosecondArray::from_iter_values(
-                    numbers().map(|n| 1_577_836_800_000_000 + n * 200_000),
-                )),
+                timestamps(numbers().map(|n| FIRST_DAY_US + n * 200_000)),
             ),
         ];
-        lab.put(
-            &format!("raw/2020010{}-000000000.parquet", file + 1),
-            parquet(&batch(columns), None),
-        );
+        lab.put_columns(&raw_file(file + 1), columns);
     }
     let run = |lab: &Lab, memory: &str| {
         let spill = tempfile::tempdir().expect("a folder");
@@ -680,7 +618,7 @@ fn a_run_under_a_small_memory_limit_spills_and_gives_the_same_table() {
             });
             let memory = format!("limits.memory={memory}");
             let spill_dir = spill.path().to_path_buf();
-            let report = lab.run_in(Task::Run, "2020-01-01", "2020-01-03", &[&memory], spill_dir);
+            let report = lab.run_spilling_to(spill_dir, &day(1), &day(3), &[&memory]);
             done.store(true, Ordering::Relaxed);
             (report, watcher.join().expect("watched"))
         });
@@ -691,10 +629,8 @@ fn a_run_under_a_small_memory_limit_spills_and_gives_the_same_table() {
         );
         assert_eq!(bytes_below(spill.path()), 0, "nothing is left behind");
         let mut digest = Vec::new();
-        for (name, bytes) in contents(lab) {
-            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).expect("Parquet");
-            for batch in reader.build().expect("a reader") {
-                let batch = batch.expect("a batch");
+        for (name, bytes) in files(lab) {
+            for batch in batches_of(bytes) {
                 let (ids, v) = (batch.column(0).clone(), batch.column(2).clone());
                 digest.push((name.clone(), ids, v, batch.column(1).clone()));
             }
@@ -703,10 +639,8 @@ fn a_run_under_a_small_memory_limit_spills_and_gives_the_same_table() {
     };
     let (spilled, small) = run(&lab, "128MB");
     assert!(spilled > 1_000_000, "{spilled} bytes were spilled");
-    for path in lab.list_all("lake") {
-        lab.remove(&format!("lake/{path}"));
-    }
-    // Pass one spills more than the first, the rows of the table more than the second.
+    lab.remove_all("lake");
+    // Pass one spills more than the first limit, the rows of the table more than the second.
     for (most, twice) in [("500kB", 1_000_000), ("20MB", 40_000_000)] {
         assert!(spilled > twice);
         let set = [
@@ -715,7 +649,7 @@ fn a_run_under_a_small_memory_limit_spills_and_gives_the_same_table() {
         ];
         let spill = tempfile::tempdir().expect("a folder");
         let spill_dir = spill.path().to_path_buf();
-        let refused = lab.run_in(Task::Run, "2020-01-01", "2020-01-03", &set, spill_dir);
+        let refused = lab.run_spilling_to(spill_dir, &day(1), &day(3), &set);
         assert_refused(
             refused.expect_err("too much"),
             2,
@@ -743,21 +677,17 @@ fn bytes_below(folder: &Path) -> u64 {
         .sum()
 }
 
-/// A late change into old days costs what these days cost: of the table and of the versions, their
-/// files alone are read and written.
+/// A late change to old days costs what these days cost: only their files, of the table and of the
+/// versions, are read and written.
 #[test]
 fn a_run_that_touches_three_old_days_reads_and_writes_these_only() {
-    let lab = lab(Place::Local, "latest-per-day", r#"["event_dt"]"#, SQL);
+    let lab = by_day(Place::Local).keep("latest-per-day").build();
     for day in 1..=12 {
         let keys: Vec<Change> = (0..10).map(|key| ("I", key, Some("a"), 1, day)).collect();
         put(&lab, day, &keys);
-        let (start, end) = (
-            format!("2020-01-{day:02}"),
-            format!("2020-01-{:02}", day + 1),
-        );
-        lab.run_with(Task::Run, &start, &end, &[]).expect("a run");
+        lab.run_days(day, day + 1);
     }
-    let versions = lab.list("lake/_glueless/published/versions");
+    let versions = lab.list(&format!("{STATE}/versions"));
     put(
         &lab,
         13,
@@ -767,21 +697,11 @@ fn a_run_that_touches_three_old_days_reads_and_writes_these_only() {
             ("D", 5, None, 0, 9),
         ],
     );
-    let seen = Arc::default();
-    let through = Arc::clone(&seen);
-    let recorded = lab.through(move |inner| {
-        let seen = Arc::clone(&through);
-        Arc::new(Cut {
-            seen,
-            ..Cut::new(inner, Fault::None)
-        })
-    });
-    let report = recorded
-        .run_with(Task::Run, "2020-01-13", "2020-01-14", &[])
-        .expect("a run");
+    let (recorded, requests) = lab.recorded();
+    let report = recorded.run_days(13, 14);
     assert_eq!((report.rows_written, report.partitions_written), (29, 3));
 
-    let seen: std::sync::MutexGuard<Vec<(&str, String)>> = seen.lock().expect("no panic");
+    let seen = requests.seen();
     let of_verb = |verb: &str, of: &dyn Fn(&str) -> bool| -> BTreeSet<String> {
         let paths = seen
             .iter()
@@ -789,12 +709,12 @@ fn a_run_that_touches_three_old_days_reads_and_writes_these_only() {
         let names = paths.map(|(_, path)| path.rsplit_once("/lake/").map_or("", |path| path.1));
         names.map(str::to_string).collect()
     };
-    let day =
+    let file_of_day =
         |day| format!("curated/event_dt=2020-01-{day:02}/part-c{day:08}-00000.snappy.parquet");
-    // A tenth of two of the days changed.
-    let tenth = |of: u32| lab.get(&format!("lake/{}", day(of))).len() as u64 / 10;
+    // In two of the days a tenth of the rows changed.
+    let tenth = |day: u32| lab.get(&format!("lake/{}", file_of_day(day))).len() as u64 / 10;
     assert_eq!(report.bytes_changed, tenth(2) + tenth(5));
-    let touched: BTreeSet<String> = [2, 5, 9].map(day).into();
+    let touched: BTreeSet<String> = [2, 5, 9].map(file_of_day).into();
     assert_eq!(
         of_verb("GET", &|path| path.contains("/curated/")
             && path.contains("part-")),
@@ -802,7 +722,7 @@ fn a_run_that_touches_three_old_days_reads_and_writes_these_only() {
     );
     let staged = of_verb("RENAME", &|path| path.contains("/staging/"));
     assert_eq!(staged.len(), 3);
-    // The day's own commit made the day's versions.
+    // The versions of a day were written by the commit of that day.
     let commit_of = |path: &String| -> u64 {
         path.rsplit_once("/").expect("a name").1[..20]
             .parse()

@@ -1,5 +1,5 @@
-//! The guide to raw folders: each of its pipelines is run on the fixtures it names, and gives the
-//! rows that stand below it.
+//! The guide to raw folders: each of its pipelines is run on the fixtures that it names, and must
+//! give the rows that the guide shows below it.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ fn block(text: &str, kind: &str) -> Option<String> {
     Some(rest.split_once("```").expect("its end").0.to_string())
 }
 
-/// The tables below the query: lines of cells, the heads first.
+/// The tables below the query: lines of cells, the header first.
 fn tables(text: &str) -> Vec<Vec<Vec<String>>> {
     let (_, text) = text.rsplit_once("```\n").expect("a query");
     let mut tables = vec![Vec::new()];
@@ -46,7 +46,7 @@ fn tables(text: &str) -> Vec<Vec<Vec<String>>> {
     tables
 }
 
-fn cells(row: &Row, columns: &[String]) -> Vec<String> {
+fn values(row: &Row, columns: &[String]) -> Vec<String> {
     let value = |name: &String| {
         row.get(name)
             .map_or(String::new(), |text| text.replace('\n', " "))
@@ -71,7 +71,7 @@ fn every_pipeline_of_the_guide_gives_the_rows_that_stand_below_it() {
             .rev()
             .find_map(|line| line.split_once("/lake/"));
         let table = table.expect("a table").1.trim_end_matches('"').to_string();
-        // At once, and day by day from the last day on.
+        // In one run, and in two of which the later days come first.
         let days = [("2024-01-03", "2024-02-01"), ("2024-01-01", "2024-01-03")];
         for windows in [&[("2024-01-01", "2024-02-01")][..], &days] {
             let lab = Lab::new(Place::Local, &toml, &[("curated.sql", &sql)]);
@@ -80,24 +80,24 @@ fn every_pipeline_of_the_guide_gives_the_rows_that_stand_below_it() {
                     .unwrap_or_else(|error| panic!("{title}: {error}"));
             }
             let tables = tables(text);
-            let (columns, expected) = tables[0].split_first().expect("a head");
+            let (columns, expected) = tables[0].split_first().expect("a header");
             let found = lab.table(&format!("lake/{table}"));
-            let mut found: Vec<_> = found.iter().map(|row| cells(row, columns)).collect();
+            let mut found: Vec<_> = found.iter().map(|row| values(row, columns)).collect();
             let mut expected = expected.to_vec();
             found.sort();
             expected.sort();
             assert_eq!(found, expected, "{title}");
         }
         let report = lab.run("2024-01-01", "2024-02-01").expect("a run");
-        if let Some(place) = &report.quarantine {
-            let path = place.rsplit_once("/lake/").expect("below the lake").1;
+        if let Some(folder) = &report.quarantine {
+            let path = folder.rsplit_once("/lake/").expect("below the lake").1;
             let mut found = lab.table(&format!("lake/{path}"));
             found.sort_by_key(|row| row.get("row").cloned());
             let tables = tables(text);
-            let (columns, expected) = tables[1].split_first().expect("a head");
+            let (columns, expected) = tables[1].split_first().expect("a header");
             assert_eq!(found.len(), expected.len());
             for (row, expected) in found.iter().zip(expected) {
-                for (found, expected) in cells(row, columns).iter().zip(expected) {
+                for (found, expected) in values(row, columns).iter().zip(expected) {
                     assert!(found.contains(expected), "{title}: {row:?}");
                 }
             }

@@ -1,65 +1,38 @@
-//! What raw files may look like: types of times, keys and other columns, columns that come and
-//! go, names of objects, and the ways Parquet can be written.
+//! What raw files may contain: types of times, keys and other columns, columns that only some files
+//! have, unusual names of objects, and the variants of Parquet.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BinaryArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int8Array,
-    Int16Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    Int16Array, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray,
     TimestampMillisecondArray, TimestampNanosecondArray, UInt32Array,
 };
 use arrow::datatypes::{DataType, Field, Schema};
 use chrono::NaiveDateTime;
-use glueless::commands::Task;
-use glueless::error::{Error, Result};
-use glueless::report::Report;
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 use parquet::data_type::{Int32Type, Int64Type, Int96, Int96Type};
 use parquet::file::properties::{WriterProperties, WriterVersion};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
-use crate::support::{Lab, Place, Row, batch, parquet};
+use crate::support::{
+    DAY_US, Error, Lab, LabBuilder, PLACES, Place, Report, Result, Row, Task, batch, cells,
+    file_of_columns, integers, optional_texts, parquet, texts, timestamps,
+};
 
-/// How a test's pipeline differs from the plain one.
-struct Settings {
-    key: &'static str,
-    raw: &'static str,
-    sql: &'static str,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings {
-            key: r#"["id"]"#,
-            raw: "order_by = [\"ts\"]",
-            sql: "SELECT id, v, event_dt FROM latest",
-        }
-    }
-}
-
-fn lab(place: Place, settings: &Settings) -> Lab {
-    let toml = format!(
-        r#"
-name = "types"
-key = {}
-[raw]
-url = "{{base}}/raw"
-window_by = "commit"
-{}
-[curated]
-url = "{{base}}/lake/curated"
-partition_by = ["event_dt"]
-"#,
-        settings.key, settings.raw
-    );
-    Lab::new(place, &toml, &[("curated.sql", settings.sql)])
+/// A pipeline of the table (id, v) whose windows select rows.
+fn builder() -> LabBuilder {
+    Lab::builder()
+        .window_by("commit")
+        .partition_by(&["event_dt"])
+        .curated_sql("SELECT id, v, event_dt FROM latest")
 }
 
 /// Folds files of these contents, in this order, and returns the table.
-fn fold(settings: &Settings, files: &[Vec<u8>]) -> Result<(Lab, Report, Vec<Row>)> {
-    let lab = lab(Place::Local, settings);
+fn fold(builder: &LabBuilder, files: &[Vec<u8>]) -> Result<(Lab, Report, Vec<Row>)> {
+    let lab = builder.build();
     for (number, file) in files.iter().enumerate() {
         lab.put(&format!("raw/20200101-{number:09}.parquet"), file.clone());
     }
@@ -68,34 +41,8 @@ fn fold(settings: &Settings, files: &[Vec<u8>]) -> Result<(Lab, Report, Vec<Row>
     Ok((lab, report, rows))
 }
 
-fn folded(settings: &Settings, files: &[Vec<u8>]) -> Vec<Row> {
-    fold(settings, files).expect("a run").2
-}
-
-fn file(columns: Vec<(&str, ArrayRef)>) -> Vec<u8> {
-    parquet(&batch(columns), None)
-}
-
-fn ints(values: &[i64]) -> ArrayRef {
-    Arc::new(Int64Array::from(values.to_vec()))
-}
-
-fn texts(values: &[&str]) -> ArrayRef {
-    Arc::new(StringArray::from(values.to_vec()))
-}
-
-fn maybe_texts(values: &[Option<&str>]) -> ArrayRef {
-    Arc::new(StringArray::from(values.to_vec()))
-}
-
-/// Chosen columns of a table, null as an empty text.
-fn told<const N: usize>(rows: &[Row], columns: [&str; N]) -> Vec<[String; N]> {
-    let mut told: Vec<[String; N]> = rows
-        .iter()
-        .map(|row| columns.map(|column| row.get(column).cloned().unwrap_or_default()))
-        .collect();
-    told.sort();
-    told
+fn folded(builder: &LabBuilder, files: &[Vec<u8>]) -> Vec<Row> {
+    fold(builder, files).expect("a run").2
 }
 
 fn us(text: &str) -> i64 {
@@ -142,7 +89,6 @@ fn int96_file(changes: &[(i32, i64, &str)]) -> Vec<u8> {
 
 /// Nanoseconds of the day, and the Julian day, whose number is 2,440,588 on 1970-01-01.
 fn int96(us: i64) -> Int96 {
-    const DAY_US: i64 = 86_400_000_000;
     let day = us.div_euclid(DAY_US) + 2_440_588;
     let ns = us.rem_euclid(DAY_US) * 1000;
     let mut value = Int96::new();
@@ -159,10 +105,10 @@ fn a_commit_time_orders_the_same_in_every_type() {
     let micros = TimestampMicrosecondArray::from(vec![later_us, earlier_us]);
     let ns = TimestampNanosecondArray::from(vec![later_us * 1000, earlier_us * 1000]);
     let times: Vec<ArrayRef> = vec![
-        texts(&["2020-01-02 00:00:00.000000", "2020-01-01 23:59:59.999000"]),
-        texts(&["2020-01-02 00:00:00", "2020-01-01 23:59:59"]),
-        texts(&["2020-01-02 00:00:00", "2020-01-01 23:59:59.999999999"]),
-        texts(&["2020-01-02T00:00:00Z", "2020-01-02T00:59:59+01:00"]),
+        texts(["2020-01-02 00:00:00.000000", "2020-01-01 23:59:59.999000"]),
+        texts(["2020-01-02 00:00:00", "2020-01-01 23:59:59"]),
+        texts(["2020-01-02 00:00:00", "2020-01-01 23:59:59.999999999"]),
+        texts(["2020-01-02T00:00:00Z", "2020-01-02T00:59:59+01:00"]),
         Arc::new(ms.clone()),
         Arc::new(ms.with_timezone("UTC")),
         Arc::new(micros.clone()),
@@ -175,8 +121,12 @@ fn a_commit_time_orders_the_same_in_every_type() {
         .into_iter()
         .map(|ts| {
             let name = format!("{:?}", ts.data_type());
-            let columns = vec![("id", ints(&[1, 1])), ("v", ints(&[10, 20])), ("ts", ts)];
-            (name, file(columns))
+            let columns = vec![
+                ("id", integers([1, 1])),
+                ("v", integers([10, 20])),
+                ("ts", ts),
+            ];
+            (name, file_of_columns(columns))
         })
         .collect();
     files.push((
@@ -184,9 +134,9 @@ fn a_commit_time_orders_the_same_in_every_type() {
         int96_file(&[(1, 10, later), (1, 20, earlier)]),
     ));
     for (name, bytes) in files {
-        let (_, report, rows) = fold(&Settings::default(), &[bytes]).expect("a run");
+        let (_, report, rows) = fold(&builder(), &[bytes]).expect("a run");
         assert_eq!(
-            told(&rows, ["id", "v", "event_dt"]),
+            cells(&rows, ["id", "v", "event_dt"]),
             [["1", "10", "2020-01-02"]],
             "{name}"
         );
@@ -196,15 +146,19 @@ fn a_commit_time_orders_the_same_in_every_type() {
 
 #[test]
 fn nanoseconds_decide_where_microseconds_are_equal() {
-    let texts = texts(&[
+    let texts = texts([
         "2020-01-01 00:00:00.000000002",
         "2020-01-01 00:00:00.000000001",
     ]);
     let ns: ArrayRef = Arc::new(TimestampNanosecondArray::from(vec![2, 1]));
     for ts in [texts, ns] {
-        let columns = vec![("id", ints(&[1, 1])), ("v", ints(&[10, 20])), ("ts", ts)];
-        let rows = folded(&Settings::default(), &[file(columns)]);
-        assert_eq!(told(&rows, ["v"]), [["10"]]);
+        let columns = vec![
+            ("id", integers([1, 1])),
+            ("v", integers([10, 20])),
+            ("ts", ts),
+        ];
+        let rows = folded(&builder(), &[file_of_columns(columns)]);
+        assert_eq!(cells(&rows, ["v"]), [["10"]]);
     }
 }
 
@@ -218,13 +172,10 @@ fn int96_times_of_the_year_9999_and_before_1970_survive() {
         (3, 10, "1816-03-30 05:56:08.066278"),
         (3, 20, "1816-03-30 05:56:08.066277"),
     ]);
-    let settings = Settings {
-        sql: "SELECT id, v, ts, event_dt FROM latest",
-        ..Default::default()
-    };
-    let (lab, _, rows) = fold(&settings, &[bytes]).expect("a run");
+    let builder = builder().curated_sql("SELECT id, v, ts, event_dt FROM latest");
+    let (lab, _, rows) = fold(&builder, &[bytes]).expect("a run");
     assert_eq!(
-        told(&rows, ["id", "v", "ts", "event_dt"]),
+        cells(&rows, ["id", "v", "ts", "event_dt"]),
         [
             ["1", "10", "9999-12-31 23:59:59.999999", "9999-12-31"],
             ["2", "10", "1969-12-31 23:59:59.999999", "1969-12-31"],
@@ -255,13 +206,13 @@ fn the_ends_of_time_are_ordinary_times() {
         }
     }
     let columns = vec![
-        ("id", ints(&columns.0)),
-        ("v", ints(&columns.1)),
-        ("ts", texts(&columns.2)),
+        ("id", integers(columns.0)),
+        ("v", integers(columns.1)),
+        ("ts", texts(columns.2)),
     ];
-    let rows = folded(&Settings::default(), &[file(columns)]);
+    let rows = folded(&builder(), &[file_of_columns(columns)]);
     assert_eq!(
-        told(&rows, ["id", "v", "event_dt"]),
+        cells(&rows, ["id", "v", "event_dt"]),
         [
             ["0", "10", "0001-01-02"],
             ["1", "10", "1960-03-01"],
@@ -273,27 +224,26 @@ fn the_ends_of_time_are_ordinary_times() {
 
 #[test]
 fn event_times_without_a_zone_are_of_the_pipelines_and_days_are_utc() {
-    let settings = Settings {
-        raw: "order_by = [\"ts\"]\nevent_time = \"event\"\ntime_zone = \"Europe/Berlin\"",
-        ..Default::default()
-    };
+    let builder = builder()
+        .set("raw.event_time", "event")
+        .set("raw.time_zone", "Europe/Berlin");
     let events = [
         "2020-01-02 00:30:00",
         "2020-07-02 01:59:59",
         "2020-07-02 02:00:00",
     ];
     let as_us: Vec<i64> = events.iter().map(|event| us(event)).collect();
-    let local: ArrayRef = Arc::new(TimestampMicrosecondArray::from(as_us.clone()));
-    for event in [texts(&events), local] {
+    let local = timestamps(as_us.clone());
+    for event in [texts(events), local] {
         let columns = vec![
-            ("id", ints(&[1, 2, 3])),
-            ("v", ints(&[0, 0, 0])),
-            ("ts", texts(&["2020-12-31 23:30:00"; 3])),
+            ("id", integers([1, 2, 3])),
+            ("v", integers([0, 0, 0])),
+            ("ts", texts(["2020-12-31 23:30:00"; 3])),
             ("event", event),
         ];
-        let rows = folded(&settings, &[file(columns)]);
+        let rows = folded(&builder, &[file_of_columns(columns)]);
         assert_eq!(
-            told(&rows, ["id", "event_dt"]),
+            cells(&rows, ["id", "event_dt"]),
             [
                 ["1", "2020-01-01"],
                 ["2", "2020-07-01"],
@@ -301,23 +251,23 @@ fn event_times_without_a_zone_are_of_the_pipelines_and_days_are_utc() {
             ]
         );
     }
-    // With a zone, theirs holds.
+    // Event times with a zone keep it.
     let zoned: ArrayRef = Arc::new(TimestampMicrosecondArray::from(as_us).with_timezone("UTC"));
-    let with_zones = texts(&[
+    let with_zones = texts([
         "2020-01-02 00:30:00Z",
         "2020-07-02 01:59:59+00:00",
         "2020-07-01 23:00:00-03:00",
     ]);
     for event in [zoned, with_zones] {
         let columns = vec![
-            ("id", ints(&[1, 2, 3])),
-            ("v", ints(&[0, 0, 0])),
-            ("ts", texts(&["2020-12-31 23:30:00"; 3])),
+            ("id", integers([1, 2, 3])),
+            ("v", integers([0, 0, 0])),
+            ("ts", texts(["2020-12-31 23:30:00"; 3])),
             ("event", event),
         ];
-        let rows = folded(&settings, &[file(columns)]);
+        let rows = folded(&builder, &[file_of_columns(columns)]);
         assert_eq!(
-            told(&rows, ["id", "event_dt"]),
+            cells(&rows, ["id", "event_dt"]),
             [
                 ["1", "2020-01-02"],
                 ["2", "2020-07-02"],
@@ -327,45 +277,41 @@ fn event_times_without_a_zone_are_of_the_pipelines_and_days_are_utc() {
     }
     // A delete's day is that of its commit time, which is UTC whatever the zone.
     let columns = vec![
-        ("Op", texts(&["I", "D"])),
-        ("id", ints(&[1, 2])),
-        ("v", ints(&[0, 0])),
-        ("ts", texts(&["2020-01-01 23:30:00"; 2])),
-        ("event", texts(&["2020-01-01 12:00:00"; 2])),
+        ("Op", texts(["I", "D"])),
+        ("id", integers([1, 2])),
+        ("v", integers([0, 0])),
+        ("ts", texts(["2020-01-01 23:30:00"; 2])),
+        ("event", texts(["2020-01-01 12:00:00"; 2])),
     ];
-    let (_, report, _) = fold(&settings, &[file(columns)]).expect("a run");
+    let (_, report, _) = fold(&builder, &[file_of_columns(columns)]).expect("a run");
     assert_eq!((report.rows_latest, report.rows_deleted), (1, 1));
 }
 
 #[test]
 fn an_operation_may_be_missing_null_or_in_lower_case() {
     let second = "2020-01-01 00:00:01";
-    let without = file(vec![
-        ("id", ints(&[1, 2, 3, 4, 5])),
-        ("v", ints(&[1; 5])),
-        ("ts", texts(&["2020-01-01 00:00:00"; 5])),
+    let without = file_of_columns(vec![
+        ("id", integers([1, 2, 3, 4, 5])),
+        ("v", integers([1; 5])),
+        ("ts", texts(["2020-01-01 00:00:00"; 5])),
     ]);
-    let with = file(vec![
+    let with = file_of_columns(vec![
         (
             "Op",
-            maybe_texts(&[Some("u"), Some("d"), None, Some("D"), Some("i")]),
+            optional_texts([Some("u"), Some("d"), None, Some("D"), Some("i")]),
         ),
-        ("id", ints(&[1, 2, 3, 4, 6])),
-        ("v", ints(&[2; 5])),
-        ("ts", texts(&[second; 5])),
+        ("id", integers([1, 2, 3, 4, 6])),
+        ("v", integers([2; 5])),
+        ("ts", texts([second; 5])),
     ]);
-    let settings = Settings::default();
-    let rows = folded(&settings, &[without.clone(), with]);
+    let rows = folded(&builder(), &[without.clone(), with]);
     assert_eq!(
-        told(&rows, ["id", "v"]),
+        cells(&rows, ["id", "v"]),
         [["1", "2"], ["3", "2"], ["5", "1"], ["6", "2"]]
     );
-    // A pipeline that names the column must find it in every file that is no full load.
-    let named = Settings {
-        raw: "order_by = [\"ts\"]\nop = \"Op\"",
-        ..Default::default()
-    };
-    let error = fold(&named, &[without]).map(|_| ()).expect_err("refused");
+    // Where the pipeline names the column, every file but a full load must have it.
+    let named = builder().set("raw.op", "Op");
+    let error = refused(&named, &[without]);
     assert_eq!(error.kind.exit_code(), 2);
     assert_eq!(
         error.to_string(),
@@ -377,12 +323,12 @@ fn an_operation_may_be_missing_null_or_in_lower_case() {
 #[test]
 fn an_unknown_operation_is_refused_with_its_place() {
     let columns = vec![
-        ("op", texts(&["I", "X"])),
-        ("id", ints(&[1, 2])),
-        ("v", ints(&[0, 0])),
-        ("ts", texts(&["2020-01-01 00:00:00"; 2])),
+        ("op", texts(["I", "X"])),
+        ("id", integers([1, 2])),
+        ("v", integers([0, 0])),
+        ("ts", texts(["2020-01-01 00:00:00"; 2])),
     ];
-    let error = refused(&[file(columns)]);
+    let error = refused(&builder(), &[file_of_columns(columns)]);
     assert_eq!(error.kind.exit_code(), 65);
     let message = error.to_string();
     assert!(
@@ -391,35 +337,33 @@ fn an_unknown_operation_is_refused_with_its_place() {
     );
 }
 
-fn refused(files: &[Vec<u8>]) -> Error {
-    fold(&Settings::default(), files)
-        .map(|_| ())
-        .expect_err("refused")
+fn refused(builder: &LabBuilder, files: &[Vec<u8>]) -> Error {
+    fold(builder, files).map(|_| ()).expect_err("refused")
 }
 
 #[test]
 fn null_keys_and_null_or_bad_commit_times_are_refused_with_their_place() {
     let good = "2020-01-01 00:00:00";
     let null_key: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None]));
-    for (id, ts, told) in [
-        (null_key, texts(&[good, good]), "column `id` is null"),
+    for (id, ts, expected) in [
+        (null_key, texts([good, good]), "column `id` is null"),
         (
-            ints(&[1, 2]),
-            maybe_texts(&[Some(good), None]),
+            integers([1, 2]),
+            optional_texts([Some(good), None]),
             "column `ts` is null",
         ),
         (
-            ints(&[1, 2]),
-            texts(&[good, "soon"]),
+            integers([1, 2]),
+            texts([good, "soon"]),
             "column `ts` is not a time",
         ),
     ] {
-        let columns = vec![("id", id), ("v", ints(&[0, 0])), ("ts", ts)];
-        let error = refused(&[file(columns)]);
+        let columns = vec![("id", id), ("v", integers([0, 0])), ("ts", ts)];
+        let error = refused(&builder(), &[file_of_columns(columns)]);
         assert_eq!(error.kind.exit_code(), 65);
         let message = error.to_string();
         assert!(
-            message.starts_with("row 2 of ") && message.ends_with(told),
+            message.starts_with("row 2 of ") && message.ends_with(expected),
             "{message}"
         );
     }
@@ -427,47 +371,41 @@ fn null_keys_and_null_or_bad_commit_times_are_refused_with_their_place() {
 
 #[test]
 fn columns_are_found_by_name_in_any_order_and_case() {
-    let first = file(vec![
-        ("id", ints(&[1, 2])),
-        ("v", ints(&[1, 1])),
-        ("note", texts(&["old", "old"])),
-        ("ts", texts(&["2020-01-01 00:00:00"; 2])),
+    let first = file_of_columns(vec![
+        ("id", integers([1, 2])),
+        ("v", integers([1, 1])),
+        ("note", texts(["old", "old"])),
+        ("ts", texts(["2020-01-01 00:00:00"; 2])),
     ]);
-    let second = file(vec![
-        ("TS", texts(&["2020-01-02 00:00:00"; 2])),
-        ("OP", texts(&["U", "I"])),
-        ("V", ints(&[2, 2])),
-        ("extra", texts(&["e", "f"])),
-        ("Id", ints(&[2, 3])),
+    let second = file_of_columns(vec![
+        ("TS", texts(["2020-01-02 00:00:00"; 2])),
+        ("OP", texts(["U", "I"])),
+        ("V", integers([2, 2])),
+        ("extra", texts(["e", "f"])),
+        ("Id", integers([2, 3])),
     ]);
-    let settings = Settings {
-        sql: "SELECT id, v, note, extra, event_dt FROM latest",
-        ..Default::default()
-    };
-    let rows = folded(&settings, &[first, second]);
+    let builder = builder().curated_sql("SELECT id, v, note, extra, event_dt FROM latest");
+    let rows = folded(&builder, &[first, second]);
     assert_eq!(
-        told(&rows, ["id", "v", "note", "extra"]),
+        cells(&rows, ["id", "v", "note", "extra"]),
         [
-            ["1", "1", "old", ""],
-            ["2", "2", "", "e"],
-            ["3", "2", "", "f"]
+            ["1", "1", "old", "-"],
+            ["2", "2", "-", "e"],
+            ["3", "2", "-", "f"]
         ]
     );
 }
 
 #[test]
 fn a_key_in_another_case_is_passed_through_by_its_alias() {
-    let settings = Settings {
-        sql: "SELECT \"ID\" AS id, v, event_dt FROM latest",
-        ..Default::default()
-    };
+    let builder = builder().curated_sql("SELECT \"ID\" AS id, v, event_dt FROM latest");
     let columns = vec![
-        ("ID", ints(&[1, 1])),
-        ("v", ints(&[1, 2])),
-        ("ts", texts(&["2020-01-01 00:00:00"; 2])),
+        ("ID", integers([1, 1])),
+        ("v", integers([1, 2])),
+        ("ts", texts(["2020-01-01 00:00:00"; 2])),
     ];
-    let rows = folded(&settings, &[file(columns)]);
-    assert_eq!(told(&rows, ["id", "v"]), [["1", "2"]]);
+    let rows = folded(&builder, &[file_of_columns(columns)]);
+    assert_eq!(cells(&rows, ["id", "v"]), [["1", "2"]]);
 }
 
 #[test]
@@ -476,35 +414,32 @@ fn numbers_widen_over_files_and_a_key_that_widens_stays_one_key() {
         let array = Decimal128Array::from(values).with_precision_and_scale(precision, scale);
         Arc::new(array.expect("decimals"))
     };
-    let first = file(vec![
+    let first = file_of_columns(vec![
         ("id", Arc::new(Int32Array::from(vec![1, 2]))),
         ("v", Arc::new(Int8Array::from(vec![-1, -2]))),
         ("amount", decimals(vec![150, 250], 10, 2)),
         ("ratio", Arc::new(Float32Array::from(vec![0.5, 0.25]))),
-        ("ts", texts(&["2020-01-01 00:00:00"; 2])),
+        ("ts", texts(["2020-01-01 00:00:00"; 2])),
     ]);
-    let second = file(vec![
-        ("id", ints(&[2, 1 << 40])),
+    let second = file_of_columns(vec![
+        ("id", integers([2, 1 << 40])),
         ("v", Arc::new(UInt32Array::from(vec![u32::MAX, 7]))),
         ("amount", decimals(vec![12_345, 1], 12, 4)),
         ("ratio", Arc::new(Float64Array::from(vec![0.1, 1e300]))),
-        ("ts", texts(&["2020-01-02 00:00:00"; 2])),
+        ("ts", texts(["2020-01-02 00:00:00"; 2])),
     ]);
-    let third = file(vec![
+    let third = file_of_columns(vec![
         ("id", Arc::new(Int16Array::from(vec![3]))),
         ("v", Arc::new(Int16Array::from(vec![3]))),
-        ("amount", ints(&[3])),
+        ("amount", integers([3])),
         ("ratio", Arc::new(Float32Array::from(vec![3.0]))),
-        ("ts", texts(&["2020-01-03 00:00:00"])),
+        ("ts", texts(["2020-01-03 00:00:00"])),
     ]);
-    let settings = Settings {
-        sql: "SELECT id, v, amount, ratio, event_dt FROM latest",
-        ..Default::default()
-    };
-    let (_, report, rows) = fold(&settings, &[first.clone(), second, third]).expect("a run");
+    let builder = builder().curated_sql("SELECT id, v, amount, ratio, event_dt FROM latest");
+    let (_, report, rows) = fold(&builder, &[first.clone(), second, third]).expect("a run");
     assert_eq!(report.rows_superseded, 1);
     assert_eq!(
-        told(&rows, ["id", "v", "amount", "ratio"]),
+        cells(&rows, ["id", "v", "amount", "ratio"]),
         [
             ["1", "-1", "1.5000", "0.5"],
             ["1099511627776", "7", "0.0001", "1e300"],
@@ -512,33 +447,33 @@ fn numbers_widen_over_files_and_a_key_that_widens_stays_one_key() {
             ["3", "3", "3.0000", "3.0"],
         ]
     );
-    // The key stays one key when the wider type comes with a later run.
-    let lab = lab(Place::Local, &settings);
+    // It also stays one key when the wider type comes in a later run.
+    let lab = builder.build();
     lab.put("raw/20200101-000000000.parquet", first);
     lab.run("2020-01-01", "2020-01-02").expect("a run");
-    let wide = file(vec![
-        ("id", ints(&[2])),
-        ("v", ints(&[9])),
+    let wide = file_of_columns(vec![
+        ("id", integers([2])),
+        ("v", integers([9])),
         ("amount", decimals(vec![1], 10, 2)),
         ("ratio", Arc::new(Float64Array::from(vec![2.0]))),
-        ("ts", texts(&["2020-01-02 00:00:00"])),
+        ("ts", texts(["2020-01-02 00:00:00"])),
     ]);
     lab.put("raw/20200102-000000000.parquet", wide);
     lab.run("2020-01-01", "2020-01-03").expect("a run");
     let rows = lab.table("lake/curated");
-    assert_eq!(told(&rows, ["id", "v"]), [["1", "-1"], ["2", "9"]]);
+    assert_eq!(cells(&rows, ["id", "v"]), [["1", "-1"], ["2", "9"]]);
 }
 
 #[test]
 fn types_that_do_not_widen_are_refused_with_both_files() {
     let of = |v: ArrayRef| {
-        file(vec![
-            ("id", ints(&[1])),
+        file_of_columns(vec![
+            ("id", integers([1])),
             ("v", v),
-            ("ts", texts(&["2020-01-01 00:00:00"])),
+            ("ts", texts(["2020-01-01 00:00:00"])),
         ])
     };
-    let error = refused(&[of(ints(&[1])), of(texts(&["1"]))]);
+    let error = refused(&builder(), &[of(integers([1])), of(texts(["1"]))]);
     assert_eq!(error.kind.exit_code(), 65);
     let message = error.to_string();
     for part in [
@@ -552,32 +487,29 @@ fn types_that_do_not_widen_are_refused_with_both_files() {
 
 #[test]
 fn a_delete_needs_nothing_but_its_key() {
-    let settings = Settings {
-        raw: "order_by = [\"ts\"]\nevent_time = \"event\"",
-        ..Default::default()
-    };
-    let first = file(vec![
-        ("Op", texts(&["I", "I"])),
-        ("id", ints(&[1, 2])),
-        ("v", ints(&[1, 1])),
-        ("event", texts(&["2019-01-01 00:00:00"; 2])),
-        ("ts", texts(&["2020-01-01 00:00:00"; 2])),
+    let builder = builder().set("raw.event_time", "event");
+    let first = file_of_columns(vec![
+        ("Op", texts(["I", "I"])),
+        ("id", integers([1, 2])),
+        ("v", integers([1, 1])),
+        ("event", texts(["2019-01-01 00:00:00"; 2])),
+        ("ts", texts(["2020-01-01 00:00:00"; 2])),
     ]);
-    let null_columns = file(vec![
-        ("Op", texts(&["D"])),
-        ("id", ints(&[1])),
-        ("v", Arc::new(Int64Array::from(vec![None]))),
-        ("event", maybe_texts(&[None])),
-        ("ts", texts(&["2020-01-02 00:00:00"])),
+    let null_columns = file_of_columns(vec![
+        ("Op", texts(["D"])),
+        ("id", integers([1])),
+        ("v", Arc::new(Int64Array::new_null(1))),
+        ("event", optional_texts([None::<&str>])),
+        ("ts", texts(["2020-01-02 00:00:00"])),
     ]);
-    let no_columns = file(vec![
-        ("Op", texts(&["D"])),
-        ("id", ints(&[1])),
-        ("ts", texts(&["2020-01-02 00:00:00"])),
+    let no_columns = file_of_columns(vec![
+        ("Op", texts(["D"])),
+        ("id", integers([1])),
+        ("ts", texts(["2020-01-02 00:00:00"])),
     ]);
     for delete in [null_columns, no_columns] {
-        let (_, report, rows) = fold(&settings, &[first.clone(), delete]).expect("a run");
-        assert_eq!(told(&rows, ["id", "event_dt"]), [["2", "2019-01-01"]]);
+        let (_, report, rows) = fold(&builder, &[first.clone(), delete]).expect("a run");
+        assert_eq!(cells(&rows, ["id", "event_dt"]), [["2", "2019-01-01"]]);
         assert_eq!(
             (
                 report.rows_latest,
@@ -591,14 +523,11 @@ fn a_delete_needs_nothing_but_its_key() {
 
 #[test]
 fn object_names_are_taken_as_they_are() {
-    for place in [Place::Local, Place::S3] {
-        let lab = lab(
-            place,
-            &Settings {
-                sql: "SELECT id, v, event_dt FROM latest",
-                ..Default::default()
-            },
-        );
+    for place in PLACES {
+        let lab = builder()
+            .place(place)
+            .curated_sql("SELECT id, v, event_dt FROM latest")
+            .build();
         let names = [
             "a b.parquet",
             "a%20b.parquet",
@@ -613,11 +542,11 @@ fn object_names_are_taken_as_they_are() {
         ];
         for (id, name) in names.iter().enumerate() {
             let columns = vec![
-                ("id", ints(&[id as i64])),
-                ("v", ints(&[0])),
-                ("ts", texts(&["2020-01-01 00:00:00"])),
+                ("id", integers([id as i64])),
+                ("v", integers([0])),
+                ("ts", texts(["2020-01-01 00:00:00"])),
             ];
-            lab.put(&format!("raw/{name}"), file(columns));
+            lab.put(&format!("raw/{name}"), file_of_columns(columns));
         }
         for _ in 0..2 {
             let report = lab.run("2020-01-01", "2020-01-02").expect("a run");
@@ -625,26 +554,26 @@ fn object_names_are_taken_as_they_are() {
         }
         let rows = lab.table("lake/curated");
         let expected: Vec<[String; 1]> = (0..names.len()).map(|id| [id.to_string()]).collect();
-        assert_eq!(told(&rows, ["id"]), expected);
-        // The ledger knows them by these names.
+        assert_eq!(cells(&rows, ["id"]), expected);
+        // The ledger lists the files by the same names.
         lab.remove("raw/a%20b.parquet");
         let report = lab.run("2020-01-01", "2020-01-02").expect("a run");
         let note = report.note.expect("a note");
         assert!(note.contains("such as a%20b.parquet"), "{note}");
-        assert_eq!(told(&lab.table("lake/curated"), ["id"]), expected);
+        assert_eq!(cells(&lab.table("lake/curated"), ["id"]), expected);
     }
 }
 
 #[test]
 fn locations_with_spaces_and_percent_signs_are_taken_as_they_are() {
-    for place in [Place::Local, Place::S3] {
-        let lab = lab(place, &Settings::default());
+    for place in PLACES {
+        let lab = builder().place(place).build();
         let columns = vec![
-            ("id", ints(&[1])),
-            ("v", ints(&[1])),
-            ("ts", texts(&["2020-01-01 00:00:00"])),
+            ("id", integers([1])),
+            ("v", integers([1])),
+            ("ts", texts(["2020-01-01 00:00:00"])),
         ];
-        lab.put("r %20ä/x.parquet", file(columns));
+        lab.put("r %20ä/x.parquet", file_of_columns(columns));
         let raw = format!("raw.url={}/r %20ä", lab.base);
         let curated = format!("curated.url={}/l %20ä/c %d", lab.base);
         let state = format!("state.url={}/s ä/+", lab.base);
@@ -657,7 +586,7 @@ fn locations_with_spaces_and_percent_signs_are_taken_as_they_are() {
             )
             .expect("a run");
             let rows = lab.table("l %20ä/c %d");
-            assert_eq!(told(&rows, ["id", "v"]), [["1", "1"]]);
+            assert_eq!(cells(&rows, ["id", "v"]), [["1", "1"]]);
         }
     }
 }
@@ -670,28 +599,28 @@ fn required_columns_are_read() {
         Field::new("ts", DataType::Utf8, false),
     ]);
     let arrays = vec![
-        ints(&[1, 1]),
-        ints(&[1, 2]),
-        texts(&["2020-01-01 00:00:00", "2020-01-01 00:00:01"]),
+        integers([1, 1]),
+        integers([1, 2]),
+        texts(["2020-01-01 00:00:00", "2020-01-01 00:00:01"]),
     ];
     let required = RecordBatch::try_new(Arc::new(schema), arrays).expect("a batch");
     // A delete without the columns that another file requires.
-    let delete = file(vec![
-        ("Op", texts(&["D", "I"])),
-        ("id", ints(&[3, 4])),
-        ("ts", texts(&["2020-01-01 00:00:02"; 2])),
+    let delete = file_of_columns(vec![
+        ("Op", texts(["D", "I"])),
+        ("id", integers([3, 4])),
+        ("ts", texts(["2020-01-01 00:00:02"; 2])),
     ]);
-    let rows = folded(&Settings::default(), &[parquet(&required, None), delete]);
-    assert_eq!(told(&rows, ["id", "v"]), [["1", "2"], ["4", ""]]);
+    let rows = folded(&builder(), &[parquet(&required, None), delete]);
+    assert_eq!(cells(&rows, ["id", "v"]), [["1", "2"], ["4", "-"]]);
 }
 
 #[test]
 fn every_page_version_compression_and_encoding_is_read() {
     let columns = || {
         vec![
-            ("id", ints(&(0..3000).map(|n| n % 1000).collect::<Vec<_>>())),
-            ("v", ints(&(0..3000).collect::<Vec<_>>())),
-            ("ts", texts(&["2020-01-01 00:00:00"; 3000])),
+            ("id", integers((0..3000).map(|n| n % 1000))),
+            ("v", integers(0..3000)),
+            ("ts", texts(["2020-01-01 00:00:00"; 3000])),
         ]
     };
     let expected: Vec<[String; 2]> = {
@@ -721,9 +650,9 @@ fn every_page_version_compression_and_encoding_is_read() {
                     .set_max_row_group_row_count(Some(1700))
                     .build();
                 let bytes = parquet(&batch(columns()), Some(properties));
-                let rows = folded(&Settings::default(), &[bytes]);
+                let rows = folded(&builder(), &[bytes]);
                 assert_eq!(
-                    told(&rows, ["id", "v"]),
+                    cells(&rows, ["id", "v"]),
                     expected,
                     "{version:?} {compression} dictionary {dictionary}"
                 );
@@ -735,30 +664,27 @@ fn every_page_version_compression_and_encoding_is_read() {
 #[test]
 fn files_without_rows_are_folded() {
     let empty = |typed: bool| {
-        let mut columns = vec![("id", ints(&[])), ("v", ints(&[]))];
-        columns.push(("ts", texts(&[])));
+        let mut columns = vec![("id", integers([])), ("v", integers([]))];
+        columns.push(("ts", texts([""; 0])));
         if typed {
-            columns.push(("w", ints(&[])));
+            columns.push(("w", integers([])));
         }
-        file(columns)
+        file_of_columns(columns)
     };
-    let (lab, report, rows) = fold(&Settings::default(), &[empty(false)]).expect("a run");
+    let (lab, report, rows) = fold(&builder(), &[empty(false)]).expect("a run");
     assert_eq!((report.files, report.rows_read, rows.len()), (1, 0, 0));
     assert_eq!(lab.list("lake/curated"), [""; 0]);
-    let one = file(vec![
-        ("id", ints(&[1])),
-        ("v", ints(&[1])),
-        ("ts", texts(&["2020-01-01 00:00:00"])),
+    let one = file_of_columns(vec![
+        ("id", integers([1])),
+        ("v", integers([1])),
+        ("ts", texts(["2020-01-01 00:00:00"])),
     ]);
-    let settings = Settings {
-        sql: "SELECT id, v, w, event_dt FROM latest",
-        ..Default::default()
-    };
-    let rows = folded(&settings, &[empty(true), one, empty(false)]);
-    assert_eq!(told(&rows, ["id", "v", "w"]), [["1", "1", ""]]);
+    let builder = builder().curated_sql("SELECT id, v, w, event_dt FROM latest");
+    let rows = folded(&builder, &[empty(true), one, empty(false)]);
+    assert_eq!(cells(&rows, ["id", "v", "w"]), [["1", "1", "-"]]);
 }
 
-/// Bytes that do not compress, the same every time.
+/// Random bytes, which do not compress, and are the same in every run.
 struct Noise(u64);
 
 impl Noise {
@@ -774,7 +700,7 @@ impl Noise {
     }
 }
 
-/// Per key its last row and payload.
+/// The last row and payload of each key.
 type Payloads = BTreeMap<i64, (i64, Vec<u8>)>;
 
 /// A file of changes with a payload that does not compress; every key changes several times.
@@ -789,7 +715,8 @@ fn large_file(
     let mut payloads = Vec::new();
     let mut expected = BTreeMap::new();
     for row in 0..rows {
-        // Keys come in stretches and far apart, so that selections are of both kinds.
+        // Some keys follow one another and others are far apart, so that both ways of reading selected
+        // rows are used.
         let id = if row % 100 < 50 {
             row % keys
         } else {
@@ -800,15 +727,13 @@ fn large_file(
         ids.push(id);
         payloads.push(payload);
     }
-    let values: Vec<i64> = (0..rows).collect();
-    let times: Vec<i64> = (0..rows)
-        .map(|row| us("2020-01-01 00:00:00") + row / 3)
-        .collect();
-    let columns: Vec<(&str, ArrayRef)> = vec![
-        ("id", ints(&ids)),
-        ("v", ints(&values)),
-        ("payload", Arc::new(BinaryArray::from_iter_values(payloads))),
-        ("ts", Arc::new(TimestampMicrosecondArray::from(times))),
+    let start_us = us("2020-01-01 00:00:00");
+    let payloads: ArrayRef = Arc::new(BinaryArray::from_iter_values(payloads));
+    let columns = vec![
+        ("id", integers(ids)),
+        ("v", integers(0..rows)),
+        ("payload", payloads),
+        ("ts", timestamps((0..rows).map(|row| start_us + row / 3))),
     ];
     let properties = WriterProperties::builder()
         .set_max_row_group_row_count(Some(group_rows))
@@ -816,14 +741,11 @@ fn large_file(
     (parquet(&batch(columns), Some(properties)), expected)
 }
 
-fn check_large(place: Place, bytes: Vec<u8>, expected: &BTreeMap<i64, (i64, Vec<u8>)>) {
-    let lab = lab(
-        place,
-        &Settings {
-            sql: "SELECT id, v, payload, event_dt FROM latest",
-            ..Default::default()
-        },
-    );
+fn check_large(place: Place, bytes: Vec<u8>, expected: &Payloads) {
+    let lab = builder()
+        .place(place)
+        .curated_sql("SELECT id, v, payload, event_dt FROM latest")
+        .build();
     lab.put("raw/x.parquet", bytes);
     let report = lab.run("2020-01-01", "2020-01-02").expect("a run");
     assert_eq!(report.rows_latest, expected.len() as u64);
@@ -840,7 +762,7 @@ fn check_large(place: Place, bytes: Vec<u8>, expected: &BTreeMap<i64, (i64, Vec<
 
 #[test]
 fn a_file_of_many_row_groups_is_read_in_ranges() {
-    for place in [Place::Local, Place::S3] {
+    for place in PLACES {
         let (bytes, expected) = large_file(10_000, 3000, 200, 1000);
         assert!(bytes.len() > 1 << 20);
         check_large(place, bytes, &expected);
@@ -856,20 +778,18 @@ fn a_large_file_is_split_and_no_row_is_mistaken_for_another() {
 
 #[test]
 fn composite_keys_are_told_apart_by_all_their_columns() {
-    let settings = Settings {
-        key: r#"["a", "b"]"#,
-        sql: "SELECT a, b, v, event_dt FROM latest",
-        ..Default::default()
-    };
+    let builder = builder()
+        .set("key", vec!["a", "b"])
+        .curated_sql("SELECT a, b, v, event_dt FROM latest");
     let columns = vec![
-        ("a", texts(&["x", "x", "xy", "x", ""])),
-        ("b", texts(&["y", "", "", "y", "xy"])),
-        ("v", ints(&[1, 2, 3, 4, 5])),
-        ("ts", texts(&["2020-01-01 00:00:00"; 5])),
+        ("a", texts(["x", "x", "xy", "x", ""])),
+        ("b", texts(["y", "", "", "y", "xy"])),
+        ("v", integers([1, 2, 3, 4, 5])),
+        ("ts", texts(["2020-01-01 00:00:00"; 5])),
     ];
-    let rows = folded(&settings, &[file(columns)]);
+    let rows = folded(&builder, &[file_of_columns(columns)]);
     assert_eq!(
-        told(&rows, ["a", "b", "v"]),
+        cells(&rows, ["a", "b", "v"]),
         [
             ["", "xy", "5"],
             ["x", "", "2"],
@@ -894,7 +814,7 @@ fn keys_of_every_type_are_compared_by_value() {
             &["1.5", "-1.5"],
         ),
         (Arc::new(decimals), &["1.00", "10.00", "-1.00"]),
-        (texts(&["a", "A", "a", "a "]), &["a", "A", "a "]),
+        (texts(["a", "A", "a", "a "]), &["a", "A", "a "]),
         (
             Arc::new(Date32Array::from(vec![0, 1, 0, -1])),
             &["1970-01-01", "1970-01-02", "1969-12-31"],
@@ -912,10 +832,10 @@ fn keys_of_every_type_are_compared_by_value() {
         let name = id.data_type().to_string();
         let columns = vec![
             ("id", id),
-            ("v", ints(&[1, 2, 3, 4])),
-            ("ts", texts(&["2020-01-01 00:00:00"; 4])),
+            ("v", integers([1, 2, 3, 4])),
+            ("ts", texts(["2020-01-01 00:00:00"; 4])),
         ];
-        let (_, report, rows) = fold(&Settings::default(), &[file(columns)]).expect("a run");
+        let (_, report, rows) = fold(&builder(), &[file_of_columns(columns)]).expect("a run");
         assert_eq!(report.rows_latest, 3, "{name}");
         let mut values: Vec<&str> = rows.iter().map(|row| row["v"].as_str()).collect();
         values.sort();
@@ -933,44 +853,46 @@ fn sequence(number: u64) -> String {
 
 #[test]
 fn a_change_sequence_orders_and_the_commit_time_is_another_column() {
-    let settings = Settings {
-        raw: "order_by = [\"seq\"]\ncommit_time = \"ts\"",
-        ..Default::default()
-    };
+    let builder = builder()
+        .set("raw.order_by", vec!["seq"])
+        .set("raw.commit_time", "ts");
     // The sequence contradicts the commit time and the order of rows.
     let sequences = [sequence(20), sequence(3), sequence(1)];
-    let sequences: Vec<&str> = sequences.iter().map(String::as_str).collect();
     let columns = vec![
-        ("Op", texts(&["U", "D", "I"])),
-        ("id", ints(&[1, 1, 1])),
-        ("v", ints(&[1, 2, 3])),
-        ("seq", texts(&sequences)),
+        ("Op", texts(["U", "D", "I"])),
+        ("id", integers([1, 1, 1])),
+        ("v", integers([1, 2, 3])),
+        ("seq", texts(sequences)),
         (
             "ts",
-            texts(&[
+            texts([
                 "2020-01-01 00:00:00",
                 "2020-01-01 00:00:01",
                 "2020-01-01 00:00:02",
             ]),
         ),
     ];
-    let cdc = file(columns);
-    let times = || texts(&["2020-06-01 00:00:00"; 2]);
+    let cdc = file_of_columns(columns);
+    let times = || texts(["2020-06-01 00:00:00"; 2]);
     let loads = [
-        vec![("seq", maybe_texts(&[None, Some("")]))],
-        vec![("seq", texts(&["99999999999999999999999999999999999"; 2]))],
+        vec![("seq", optional_texts([None, Some("")]))],
+        vec![("seq", texts(["99999999999999999999999999999999999"; 2]))],
         vec![],
     ];
     for mut load in loads {
-        load.extend([("id", ints(&[1, 2])), ("v", ints(&[0, 0])), ("ts", times())]);
-        let lab = lab(Place::Local, &settings);
-        lab.put("raw/LOAD00000001.parquet", file(load));
+        load.extend([
+            ("id", integers([1, 2])),
+            ("v", integers([0, 0])),
+            ("ts", times()),
+        ]);
+        let lab = builder.build();
+        lab.put("raw/LOAD00000001.parquet", file_of_columns(load));
         lab.put("raw/20200101-000000000.parquet", cdc.clone());
         let report = lab.run("2020-01-01", "2020-01-02").expect("a run");
         assert_eq!(report.ties, 0);
         let rows = lab.table("lake/curated");
         assert_eq!(
-            told(&rows, ["id", "v", "event_dt"]),
+            cells(&rows, ["id", "v", "event_dt"]),
             [["1", "1", "2020-01-01"], ["2", "0", "2020-06-01"]]
         );
     }
@@ -978,18 +900,15 @@ fn a_change_sequence_orders_and_the_commit_time_is_another_column() {
 
 #[test]
 fn later_order_columns_decide_where_earlier_ones_are_equal_and_null_is_first() {
-    let settings = Settings {
-        raw: "order_by = [\"ts\", \"lsn\", \"n\"]",
-        ..Default::default()
-    };
+    let builder = builder().set("raw.order_by", vec!["ts", "lsn", "n"]);
     let time = "2020-01-01 00:00:00.000000";
     let columns = vec![
-        ("id", ints(&[1, 1, 1, 2, 2, 3, 3, 4, 4])),
-        ("v", ints(&[1, 2, 3, 4, 5, 6, 7, 8, 9])),
-        ("ts", texts(&[time; 9])),
+        ("id", integers([1, 1, 1, 2, 2, 3, 3, 4, 4])),
+        ("v", integers([1, 2, 3, 4, 5, 6, 7, 8, 9])),
+        ("ts", texts([time; 9])),
         (
             "lsn",
-            maybe_texts(&[
+            optional_texts([
                 Some("b"),
                 Some("a"),
                 None,
@@ -1016,9 +935,9 @@ fn later_order_columns_decide_where_earlier_ones_are_equal_and_null_is_first() {
             ])),
         ),
     ];
-    let (_, report, rows) = fold(&settings, &[file(columns)]).expect("a run");
+    let (_, report, rows) = fold(&builder, &[file_of_columns(columns)]).expect("a run");
     assert_eq!(
-        told(&rows, ["id", "v"]),
+        cells(&rows, ["id", "v"]),
         [["1", "1"], ["2", "4"], ["3", "6"], ["4", "9"]]
     );
     assert_eq!(report.ties, 1);
@@ -1026,35 +945,38 @@ fn later_order_columns_decide_where_earlier_ones_are_equal_and_null_is_first() {
 
 #[test]
 fn equal_times_written_differently_are_equal_among_several_order_columns() {
-    let settings = Settings {
-        raw: "order_by = [\"ts\", \"n\"]",
-        ..Default::default()
-    };
+    let builder = builder().set("raw.order_by", vec!["ts", "n"]);
     let columns = vec![
-        ("id", ints(&[1, 1])),
-        ("v", ints(&[1, 2])),
+        ("id", integers([1, 1])),
+        ("v", integers([1, 2])),
         (
             "ts",
-            texts(&["2020-01-01 00:00:00", "2020-01-01 00:00:00.000000"]),
+            texts(["2020-01-01 00:00:00", "2020-01-01 00:00:00.000000"]),
         ),
-        ("n", ints(&[2, 1])),
+        ("n", integers([2, 1])),
     ];
-    let rows = folded(&settings, &[file(columns)]);
-    assert_eq!(told(&rows, ["id", "v"]), [["1", "1"]]);
+    let rows = folded(&builder, &[file_of_columns(columns)]);
+    assert_eq!(cells(&rows, ["id", "v"]), [["1", "1"]]);
 }
 
 #[test]
 fn timestamps_of_different_units_are_one_column() {
-    let of = |v: i64, ts: ArrayRef| file(vec![("id", ints(&[1])), ("v", ints(&[v])), ("ts", ts)]);
+    let of = |v: i64, ts: ArrayRef| {
+        file_of_columns(vec![
+            ("id", integers([1])),
+            ("v", integers([v])),
+            ("ts", ts),
+        ])
+    };
     let at = us("2020-01-01 00:00:00.001");
     let files = [
         of(
             1,
             Arc::new(TimestampMillisecondArray::from(vec![at / 1000 + 1])),
         ),
-        of(2, Arc::new(TimestampMicrosecondArray::from(vec![at]))),
+        of(2, timestamps([at])),
         of(3, Arc::new(Date32Array::from(vec![18_262]))),
     ];
-    let rows = folded(&Settings::default(), &files);
-    assert_eq!(told(&rows, ["v"]), [["1"]]);
+    let rows = folded(&builder(), &files);
+    assert_eq!(cells(&rows, ["v"]), [["1"]]);
 }

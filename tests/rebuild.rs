@@ -1,88 +1,62 @@
-//! What runs leave to each other: what they touch, what they refuse, and `rebuild`.
+//! Runs after runs: what a later run changes, what it refuses, and `rebuild`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, Decimal128Array, Int32Array, Int64Array, StringArray, Time64MicrosecondArray,
+use arrow::array::{ArrayRef, Decimal128Array, Int32Array, Time64MicrosecondArray};
+use bytes::Bytes;
+
+use crate::support::{
+    Lab, PLACES, Place, Row, STATE, Task, assert_refused, day, integers, raw_file, texts,
 };
-use glueless::commands::Task;
-
-use crate::support::{Lab, Place, Row, assert_refused, batch};
-
-const PLACES: [Place; 2] = [Place::Local, Place::S3];
-
-const TOML: &str = r#"
-name = "left"
-key = ["id"]
-keep = "{keep}"
-[raw]
-url = "{base}/raw"
-window_by = "name"
-order_by = ["ts"]
-[curated]
-url = "{base}/lake/curated"
-partition_by = ["event_dt"]
-[[aggregate]]
-name = "daily"
-sql = "daily.sql"
-url = "{base}/lake/daily"
-day = "dt"
-"#;
 
 const DAILY: &str = "SELECT event_dt AS dt, COUNT(*) AS n FROM curated
 WHERE event_dt >= $start_date AND event_dt < $end_date GROUP BY event_dt";
 
 fn lab(place: Place, keep: &str) -> Lab {
-    let sql = [
-        ("curated.sql", "SELECT id, v, event_dt FROM latest"),
-        ("daily.sql", DAILY),
-    ];
-    Lab::new(place, &TOML.replace("{keep}", keep), &sql)
+    Lab::builder()
+        .place(place)
+        .keep(keep)
+        .partition_by(&["event_dt"])
+        .curated_sql("SELECT id, v, event_dt FROM latest")
+        .aggregate("daily", DAILY)
+        .build()
 }
 
-/// A file in whose name is a day: changes of ids, each with the day of its commit.
-fn put(lab: &Lab, day: u32, changes: &[(&str, i64, u32)]) {
-    put_ids(lab, day, changes, |ids| Arc::new(Int64Array::from(ids)));
+/// A change: operation, key, and the day of its commit.
+type Change<'a> = (&'a str, i64, i64);
+
+/// Writes the file of one day, with changes of any day.
+fn put(lab: &Lab, file_day: i64, changes: &[Change]) {
+    put_ids(lab, file_day, changes, |ids| integers(ids));
 }
 
-fn put_ids(lab: &Lab, day: u32, changes: &[(&str, i64, u32)], ids: impl Fn(Vec<i64>) -> ArrayRef) {
-    let ops = changes.iter().map(|change| change.0);
-    let times = changes
-        .iter()
-        .map(|change| format!("2020-01-{:02} 12:00:00", change.2));
-    let columns: Vec<(&str, ArrayRef)> = vec![
-        ("Op", Arc::new(StringArray::from_iter_values(ops))),
-        ("id", ids(changes.iter().map(|change| change.1).collect())),
+/// The same, with keys of any type.
+fn put_ids(lab: &Lab, file_day: i64, changes: &[Change], ids: impl Fn(Vec<i64>) -> ArrayRef) {
+    let changes = || changes.iter();
+    let columns = vec![
+        ("Op", texts(changes().map(|change| change.0))),
+        ("id", ids(changes().map(|change| change.1).collect())),
+        ("v", integers(changes().map(|_| file_day))),
         (
-            "v",
-            Arc::new(Int64Array::from(vec![i64::from(day); changes.len()])),
+            "ts",
+            texts(changes().map(|change| format!("{} 12:00:00", day(change.2)))),
         ),
-        ("ts", Arc::new(StringArray::from_iter_values(times))),
     ];
-    lab.put_raw(
-        &format!("202001{day:02}-000000000.parquet"),
-        &batch(columns),
-    );
+    lab.put_columns(&raw_file(file_day), columns);
 }
 
-fn day(day: u32) -> String {
-    format!("2020-01-{day:02}")
+fn tables(lab: &Lab) -> [Vec<Row>; 2] {
+    lab.tables(["lake/curated", "lake/daily"])
 }
 
-type Tables = (Vec<Row>, Vec<Row>);
-
-fn tables(lab: &Lab) -> Tables {
-    (lab.table("lake/curated"), lab.table("lake/daily"))
-}
-
-/// Three days, one after the other.
+/// Writes and runs three days, one after the other.
 fn three_days(lab: &Lab) {
     put(lab, 1, &[("I", 1, 1), ("I", 2, 1), ("I", 3, 1)]);
     put(lab, 2, &[("U", 1, 2), ("I", 4, 2)]);
     put(lab, 3, &[("U", 4, 3), ("D", 2, 3)]);
     for first in 1..4 {
-        lab.run(&day(first), &day(first + 1)).expect("a run");
+        lab.run_days(first, first + 1);
     }
 }
 
@@ -92,9 +66,9 @@ fn a_late_change_into_one_old_day_rewrites_that_day_only() {
         let lab = lab(place, "latest-per-day");
         three_days(&lab);
         let before = lab.contents("lake");
-        // Delivered on the fourth day, of the second.
+        // A file of the fourth day with changes of the second.
         put(&lab, 4, &[("U", 4, 2), ("I", 9, 2)]);
-        let report = lab.run(&day(4), &day(5)).expect("a run");
+        let report = lab.run_days(4, 5);
         assert_eq!((report.rows_written, report.partitions_written), (3, 1));
         assert_eq!((report.rows_latest, report.rows_stale), (2, 0));
         let after = lab.contents("lake");
@@ -112,23 +86,21 @@ fn a_late_change_into_one_old_day_rewrites_that_day_only() {
             curated(before.keys().collect()),
             curated(after.keys().collect())
         );
-        let ids: Vec<(String, String)> = lab
-            .table("lake/curated")
-            .iter()
-            .filter(|row| row["event_dt"] == day(2))
-            .map(|row| (row["id"].clone(), row["v"].clone()))
-            .collect();
-        let expected = [("1", "2"), ("4", "4"), ("9", "4")];
-        assert_eq!(ids, expected.map(|(id, v)| (id.into(), v.into())));
-        // The other days' versions stay where they are.
-        let versions = |contents: &BTreeMap<String, bytes::Bytes>| {
+        let mut rows = lab.lines("lake/curated", ["event_dt", "id", "v"]);
+        rows.retain(|row| row.starts_with(&day(2)));
+        assert_eq!(
+            rows,
+            ["1 2", "4 4", "9 4"].map(|row| format!("{} {row}", day(2)))
+        );
+        // The files with the other days' versions are not rewritten.
+        let versions = |contents: &BTreeMap<String, Bytes>| {
             let names = contents.keys().filter(|name| name.contains("kind=version"));
             names.cloned().collect::<Vec<_>>()
         };
-        let kept = versions(&before)
+        let unchanged = versions(&before)
             .into_iter()
             .filter(|name| after.contains_key(name));
-        assert!(kept.count() >= 2);
+        assert!(unchanged.count() >= 2);
     }
 }
 
@@ -143,19 +115,15 @@ fn a_key_that_widens_from_int_to_bigint_stays_one_key() {
                 ))
             };
             put_ids(&lab, 1, &[("I", 1, 1), ("I", 2, 1)], narrow);
-            lab.run(&day(1), &day(2)).expect("a run");
+            lab.run_days(1, 2);
             put(&lab, 2, &[("U", 1, 1), ("D", 2, 1), ("I", 1 << 40, 1)]);
-            lab.run(&day(2), &day(3)).expect("a run");
-            // Narrow again.
+            lab.run_days(2, 3);
+            // The narrow type comes once more.
             put_ids(&lab, 3, &[("U", 1, 1)], narrow);
-            lab.run(&day(3), &day(4)).expect("a run");
-            let ids: Vec<(String, String)> = lab
-                .table("lake/curated")
-                .iter()
-                .map(|row| (row["id"].clone(), row["v"].clone()))
-                .collect();
-            let wide = (1i64 << 40).to_string();
-            assert_eq!(ids, [("1".into(), "3".into()), (wide, "2".into())]);
+            lab.run_days(3, 4);
+            let wide = format!("{} 2", 1_i64 << 40);
+            let expected = ["1 3".to_string(), wide];
+            assert_eq!(lab.lines("lake/curated", ["id", "v"]), expected);
         }
     }
 }
@@ -164,12 +132,9 @@ fn a_key_that_widens_from_int_to_bigint_stays_one_key() {
 fn a_key_of_another_kind_is_refused_and_nothing_changes() {
     let lab = lab(Place::Local, "latest");
     three_days(&lab);
-    let text = |ids: Vec<i64>| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(
-            ids.iter().map(i64::to_string),
-        ))
-    };
-    put_ids(&lab, 4, &[("U", 1, 4)], text);
+    put_ids(&lab, 4, &[("U", 1, 4)], |ids| {
+        texts(ids.iter().map(i64::to_string))
+    });
     let before = lab.contents("lake");
     let error = lab.run(&day(4), &day(5)).expect_err("refused");
     assert_refused(error, 65, "`id`", "glueless rebuild");
@@ -189,12 +154,14 @@ fn a_curated_file_that_someone_removed_or_replaced_is_found_and_named() {
         let file = file.expect("a file");
         let other = lab.list("lake/curated").into_iter().next_back();
         let other = lab.get(&format!("lake/curated/{}", other.expect("a file")));
-        // It holds key 3, which changes now.
+        // The missing or replaced file holds key 3, which changes now.
         put(&lab, 4, &[("U", 3, 4)]);
         for replace in [true, false] {
-            match replace {
-                true => lab.put(&format!("lake/curated/{file}"), other.to_vec()),
-                false => lab.remove(&format!("lake/curated/{file}")),
+            let path = format!("lake/curated/{file}");
+            if replace {
+                lab.put(&path, other.clone());
+            } else {
+                lab.remove(&path);
             }
             let before = lab.contents("lake");
             let error = lab.run(&day(4), &day(5)).expect_err("refused");
@@ -204,7 +171,7 @@ fn a_curated_file_that_someone_removed_or_replaced_is_found_and_named() {
         }
         lab.rebuild(false, &[]).expect("a rebuild");
         assert_eq!(tables(&lab), right);
-        lab.run(&day(4), &day(5)).expect("a run");
+        lab.run_days(4, 5);
         assert_ne!(tables(&lab), right);
     }
 }
@@ -215,11 +182,11 @@ fn versions_that_someone_removed_are_missed_and_a_rebuild_makes_them_again() {
         let lab = lab(place, "latest");
         three_days(&lab);
         let right = tables(&lab);
-        let versions = lab.list_all("lake/_glueless/left/versions");
+        let versions = lab.list_all(&format!("{STATE}/versions"));
         let versions = versions
             .into_iter()
             .find(|name| name.starts_with("kind=version"));
-        let path = format!("lake/_glueless/left/versions/{}", versions.expect("a file"));
+        let path = format!("{STATE}/versions/{}", versions.expect("a file"));
         lab.remove(&path);
         put(&lab, 4, &[("U", 3, 4), ("U", 1, 4), ("U", 4, 4)]);
         let before = lab.contents("lake");
@@ -228,7 +195,7 @@ fn versions_that_someone_removed_are_missed_and_a_rebuild_makes_them_again() {
         assert_eq!(lab.contents("lake"), before);
         lab.rebuild(false, &[]).expect("a rebuild");
         assert_eq!(tables(&lab), right);
-        lab.run(&day(4), &day(5)).expect("a run");
+        lab.run_days(4, 5);
     }
 }
 
@@ -237,14 +204,11 @@ fn a_missing_part_of_the_ledger_is_named() {
     for place in PLACES {
         let lab = lab(place, "latest");
         three_days(&lab);
-        let versions = lab.list_all("lake/_glueless/left/versions");
+        let versions = lab.list_all(&format!("{STATE}/versions"));
         let mut ledger = versions
             .into_iter()
             .filter(|name| name.starts_with("kind=ledger"));
-        let path = format!(
-            "lake/_glueless/left/versions/{}",
-            ledger.next().expect("a file")
-        );
+        let path = format!("{STATE}/versions/{}", ledger.next().expect("a file"));
         lab.remove(&path);
         let error = lab.run(&day(1), &day(2)).expect_err("refused");
         assert_refused(error, 65, "ledger", "restore the state's folder");
@@ -259,7 +223,7 @@ fn a_rebuild_gives_the_same_tables_and_no_extra_files() {
             let error = lab.rebuild(false, &[]).expect_err("refused");
             assert_refused(error, 2, "nothing to rebuild", "glueless run");
             three_days(&lab);
-            // A file of a window that was never run is none of its business.
+            // The rebuild ignores a file of a window that was never run.
             put(&lab, 9, &[("U", 1, 9)]);
             let right = tables(&lab);
             let files = |lab: &Lab| lab.list("lake/curated").len();
@@ -267,10 +231,10 @@ fn a_rebuild_gives_the_same_tables_and_no_extra_files() {
             let report = lab.rebuild(false, &[]).expect("a rebuild");
             assert_eq!((report.files, report.rows_read), (3, 7));
             assert_eq!((tables(&lab), files(&lab)), (right.clone(), before));
-            // And runs go on from there.
-            let again = lab.run(&day(1), &day(4)).expect("a run");
+            // Later runs continue from there.
+            let again = lab.run_days(1, 4);
             assert_eq!(again.rows_written, 0);
-            lab.run(&day(9), &day(10)).expect("a run");
+            lab.run_days(9, 10);
             assert_ne!(tables(&lab), right);
         }
     }
@@ -285,27 +249,18 @@ fn a_rebuild_takes_changed_inputs_and_a_changed_query() {
         let error = lab.run(&day(2), &day(3)).expect_err("refused");
         assert_refused(error, 65, "has changed since", "glueless rebuild");
         lab.rebuild(false, &[]).expect("a rebuild");
-        let ids = |lab: &Lab| -> Vec<String> {
-            let mut ids: Vec<String> = lab
-                .table("lake/curated")
-                .iter()
-                .map(|row| row["id"].clone())
-                .collect();
-            ids.sort();
-            ids
-        };
+        let ids = |lab: &Lab| lab.lines("lake/curated", ["id"]);
         assert_eq!(ids(&lab), ["1", "3", "4", "5"]);
-        lab.run(&day(2), &day(3)).expect("a run");
+        lab.run_days(2, 3);
 
-        let sql = lab.pipeline.join("curated.sql");
         let query = "SELECT id, v, v * 2 AS twice, event_dt FROM latest WHERE id <> 5";
-        std::fs::write(sql, query).expect("written");
+        lab.write_file("curated.sql", query);
         let error = lab.run(&day(1), &day(2)).expect_err("refused");
         assert_refused(error, 2, "`curated.sql` changed", "glueless rebuild");
         lab.rebuild(false, &[]).expect("a rebuild");
         assert_eq!(ids(&lab), ["1", "3", "4"]);
         assert_eq!(lab.table("lake/curated")[0]["twice"], "2");
-        lab.run(&day(1), &day(2)).expect("a run");
+        lab.run_days(1, 2);
     }
 }
 
@@ -315,7 +270,7 @@ fn a_rebuild_without_an_input_is_refused_unless_that_is_accepted() {
         let lab = lab(place, "latest");
         three_days(&lab);
         let right = tables(&lab);
-        lab.remove("raw/20200102-000000000.parquet");
+        lab.remove(&raw_file(2));
         let before = lab.contents("lake");
         let error = lab.rebuild(false, &[]).expect_err("refused");
         assert_refused(error, 65, "20200102-000000000.parquet", "--accept-missing");
@@ -323,12 +278,7 @@ fn a_rebuild_without_an_input_is_refused_unless_that_is_accepted() {
         let report = lab.rebuild(true, &[]).expect("a rebuild");
         let note = report.note.expect("a note");
         assert!(note.contains("20200102-000000000.parquet"), "{note}");
-        let ids: Vec<String> = lab
-            .table("lake/curated")
-            .iter()
-            .map(|row| row["id"].clone())
-            .collect();
-        assert_eq!(ids, ["1", "3", "4"]);
+        assert_eq!(lab.lines("lake/curated", ["id"]), ["1", "3", "4"]);
         assert_ne!(tables(&lab), right);
     }
 }
@@ -336,70 +286,54 @@ fn a_rebuild_without_an_input_is_refused_unless_that_is_accepted() {
 #[test]
 fn many_runs_leave_few_files_of_state() {
     let lab = lab(Place::Local, "latest-per-day");
-    for hour in 0..80u32 {
+    let at = |hour: i64| format!("{}T{:02}:00:00Z", day(1 + hour / 24), hour % 24);
+    for hour in 0..80 {
         let name = format!("202001{:02}-{:02}0000000.parquet", 1 + hour / 24, hour % 24);
-        let time = format!("2020-01-{:02} {:02}:00:00", 1 + hour / 24, hour % 24);
-        let columns: Vec<(&str, ArrayRef)> = vec![
-            ("Op", Arc::new(StringArray::from(vec!["U"; 3]))),
-            (
-                "id",
-                Arc::new(Int64Array::from_iter_values(
-                    (0..3).map(|n| i64::from(hour % 7) + n),
-                )),
-            ),
-            ("v", Arc::new(Int64Array::from(vec![i64::from(hour); 3]))),
-            ("ts", Arc::new(StringArray::from(vec![time; 3]))),
+        let time = format!("{} {:02}:00:00", day(1 + hour / 24), hour % 24);
+        let columns = vec![
+            ("Op", texts(["U"; 3])),
+            ("id", integers((0..3).map(|n| hour % 7 + n))),
+            ("v", integers([hour; 3])),
+            ("ts", texts([&time; 3])),
         ];
-        lab.put_raw(&name, &batch(columns));
-        let at = |hour: u32| format!("2020-01-{:02}T{:02}:00:00Z", 1 + hour / 24, hour % 24);
+        lab.put_columns(&format!("raw/{name}"), columns);
         lab.run_with(Task::Curate, &at(hour), &at(hour + 1), &[])
             .expect("a run");
     }
-    let state = lab.list_all("lake/_glueless/left/versions");
+    let state = lab.list_all(&format!("{STATE}/versions"));
     let count = |part: &str| state.iter().filter(|name| name.contains(part)).count();
     assert!(count("kind=version/") <= 40, "{state:?}");
     assert!(count("kind=ledger/") <= 66, "{state:?}");
     assert_eq!(lab.list("lake/curated").len(), 4);
     let fresh = self::lab(Place::Local, "latest-per-day");
-    for name in lab.list_all("raw") {
-        fresh.put(
-            &format!("raw/{name}"),
-            lab.get(&format!("raw/{name}")).to_vec(),
-        );
-    }
-    fresh.run(&day(1), &day(5)).expect("a run");
+    fresh.copy_raw(&lab);
+    fresh.run_days(1, 5);
     assert_eq!(lab.table("lake/curated"), fresh.table("lake/curated"));
 }
 
 #[test]
 fn an_order_column_of_another_kind_is_refused_between_runs() {
     let lab = lab(Place::Local, "latest");
-    let put = |day: u32, s: ArrayRef| {
-        let columns: Vec<(&str, ArrayRef)> = vec![
-            ("Op", Arc::new(StringArray::from(vec!["U"]))),
-            ("id", Arc::new(Int64Array::from(vec![1]))),
-            ("v", Arc::new(Int64Array::from(vec![i64::from(day)]))),
-            (
-                "ts",
-                Arc::new(StringArray::from(vec!["2020-01-01 00:00:00"])),
-            ),
+    let put = |day: i64, s: ArrayRef| {
+        let columns = vec![
+            ("Op", texts(["U"])),
+            ("id", integers([1])),
+            ("v", integers([day])),
+            ("ts", texts(["2020-01-01 00:00:00"])),
             ("s", s),
         ];
-        lab.put_raw(
-            &format!("202001{day:02}-000000000.parquet"),
-            &batch(columns),
-        );
+        lab.put_columns(&raw_file(day), columns);
     };
     let decimal = |value: i128| -> ArrayRef {
         let decimals = Decimal128Array::from(vec![value]);
         Arc::new(decimals.with_precision_and_scale(10, 2).expect("a decimal"))
     };
-    let run = |first: u32| {
+    let run = |first: i64| {
         let set = ["raw.order_by=[\"ts\", \"s\"]", "raw.commit_time=ts"];
         lab.run_with(Task::Run, &day(first), &day(first + 1), &set)
     };
     put(1, Arc::new(Int32Array::from(vec![5])));
-    put(2, Arc::new(Int64Array::from(vec![4])));
+    put(2, integers([4]));
     put(3, decimal(450));
     run(1).expect("a run");
     run(2).expect("a wider integer is an integer");
@@ -414,9 +348,7 @@ fn tables_whose_state_is_gone_are_not_begun_anew() {
     for place in PLACES {
         let lab = lab(place, "latest");
         three_days(&lab);
-        for name in lab.list_all("lake/_glueless") {
-            lab.remove(&format!("lake/_glueless/{name}"));
-        }
+        lab.remove_all("lake/_glueless");
         let before = lab.contents("lake");
         for result in [lab.run(&day(3), &day(4)), lab.run(&day(1), &day(4))] {
             assert_refused(
@@ -428,11 +360,9 @@ fn tables_whose_state_is_gone_are_not_begun_anew() {
             assert_eq!(lab.contents("lake"), before);
         }
         for table in ["curated", "daily"] {
-            for name in lab.list_all(&format!("lake/{table}")) {
-                lab.remove(&format!("lake/{table}/{name}"));
-            }
+            lab.remove_all(&format!("lake/{table}"));
         }
-        lab.run(&day(1), &day(4)).expect("a new beginning");
+        lab.run_days(1, 4);
         assert_eq!(lab.table("lake/curated").len(), 3);
     }
 }
@@ -449,12 +379,11 @@ fn a_partition_value_too_long_for_a_folder_is_refused_before_the_commit() {
     let set = set.map(|text| text.replace("{base}", &lab.base));
     let set: Vec<&str> = set.iter().map(String::as_str).collect();
     let sql = "SELECT id, v, event_dt, repeat('é', CASE WHEN id = 4 THEN 200 ELSE 2 END) AS note FROM latest";
-    std::fs::write(lab.pipeline.join("curated.sql"), sql).expect("written");
-    // The state of this table lies elsewhere as well.
+    lab.write_file("curated.sql", sql);
+    // This table has a state of its own.
     let state = format!("state.url={}/lake/other_state", lab.base);
     let set: Vec<&str> = set.into_iter().chain([state.as_str()]).collect();
-    lab.run_with(Task::Run, &day(1), &day(2), &set)
-        .expect("a run");
+    lab.run_days_with(1, 2, &set);
     let before = lab.contents("lake");
     let error = lab
         .run_with(Task::Run, &day(2), &day(3), &set)
@@ -473,7 +402,7 @@ fn an_aggregate_that_moved_or_changed_is_computed_for_all_days() {
         .expect("a run");
     assert_eq!(lab.table("lake/moved"), right);
     let doubled = DAILY.replace("COUNT(*)", "2 * COUNT(*)");
-    std::fs::write(lab.pipeline.join("daily.sql"), doubled).expect("written");
+    lab.write_file("daily.sql", &doubled);
     lab.run_with(Task::Aggregate, &day(3), &day(4), &[&set])
         .expect("a run");
     let moved = lab.table("lake/moved");

@@ -1,4 +1,4 @@
-//! A store that keeps a list of its requests, of which one may fail, get lost or sleep.
+//! A store that keeps a list of its requests, of which one may fail, lose its reply or sleep.
 
 use std::fmt;
 use std::ops::Range;
@@ -17,79 +17,132 @@ use object_store::{
     ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
 };
 
+use super::lab::Lab;
+
 /// How a request fails.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
-    /// It and all that follow are not done.
+    /// It is not done, nor is any later one.
     AllDead,
-    /// It alone is not done.
+    /// It is not done; later ones are.
     OneDead,
-    /// It is done, and its reply lost.
+    /// It is done, and its reply is lost.
     ReplyLost,
-    /// It is done, its reply lost, and a second try meets what the first one did.
+    /// It is done and its reply is lost; a second try finds what the first one wrote.
     ReplyExists,
     /// It waits until it is woken.
     Sleep,
-    /// Another process has always just made what a commit makes.
+    /// No commit succeeds: another process has always written that commit just before.
     AlwaysLate,
     /// No checkpoint of a Delta log can be written.
     NoCheckpoint,
-    /// Nothing can be brought to its place.
+    /// No file can be moved into its table.
     NoPublishing,
     /// None fails.
     None,
 }
 
-/// Lets the first requests through, and fails the next one.
+/// Where the start of a sleep is reported, and what ends it.
+pub type Sleep = (Sender<bool>, Shared<BoxFuture<'static, ()>>);
+
+/// What a faulty store was asked to do.
 #[derive(Clone, Debug)]
-pub struct Cut {
-    pub inner: Arc<dyn ObjectStore>,
-    pub left: Arc<AtomicUsize>,
-    pub fault: Fault,
-    /// Whom to tell of the sleep, and what ends it.
-    pub sleep: Option<(Sender<bool>, Shared<BoxFuture<'static, ()>>)>,
-    /// What was asked for: verb and path.
-    pub seen: Arc<Mutex<Vec<(&'static str, String)>>>,
+pub struct Requests {
+    left: Arc<AtomicUsize>,
+    seen: Arc<Mutex<Vec<(&'static str, String)>>>,
 }
 
-pub const NO_LIMIT: usize = usize::MAX;
+/// The limit of a store that lets every request through.
+const NO_LIMIT: usize = usize::MAX;
 
-impl Cut {
-    /// A store that lets everything through but what the fault itself says.
-    pub fn new(inner: Arc<dyn ObjectStore>, fault: Fault) -> Self {
-        Cut {
-            inner,
-            left: Arc::new(AtomicUsize::new(NO_LIMIT)),
-            fault,
-            sleep: None,
+impl Requests {
+    fn new(limit: usize) -> Self {
+        Requests {
+            left: Arc::new(AtomicUsize::new(limit)),
             seen: Arc::default(),
         }
     }
 
-    /// Whether the request goes through; where it does not, and a lost reply is not asked for, it
-    /// is not done.
+    /// How many more requests go through before one fails; none once requests go through again.
+    pub fn left(&self) -> Option<usize> {
+        let left = self.left.load(Ordering::SeqCst);
+        (left != NO_LIMIT).then_some(left)
+    }
+
+    /// The requests so far: their verbs and paths.
+    pub fn seen(&self) -> Vec<(&'static str, String)> {
+        self.seen.lock().expect("no panic").clone()
+    }
+}
+
+impl Lab {
+    /// The same lab, where requests fail as the fault itself says, at any time.
+    pub fn with_fault(&self, fault: Fault) -> Self {
+        self.faulty(fault, NO_LIMIT, None).0
+    }
+
+    /// The same lab, where so many requests go through, and the next one fails.
+    pub fn failing_after(&self, requests: usize, fault: Fault) -> (Self, Requests) {
+        self.faulty(fault, requests, None)
+    }
+
+    /// The same lab, where so many requests go through, and the next one sleeps.
+    pub fn sleeping_after(&self, requests: usize, sleep: Sleep) -> (Self, Requests) {
+        self.faulty(Fault::Sleep, requests, Some(sleep))
+    }
+
+    /// The same lab, with a list of its requests.
+    pub fn recorded(&self) -> (Self, Requests) {
+        self.faulty(Fault::None, NO_LIMIT, None)
+    }
+
+    fn faulty(&self, fault: Fault, limit: usize, sleep: Option<Sleep>) -> (Self, Requests) {
+        let requests = Requests::new(limit);
+        let shared = requests.clone();
+        let lab = self.through(move |inner| {
+            Arc::new(FaultyStore {
+                inner,
+                requests: shared.clone(),
+                fault,
+                sleep: sleep.clone(),
+            })
+        });
+        (lab, requests)
+    }
+}
+
+/// A store some of whose requests fail.
+#[derive(Clone, Debug)]
+struct FaultyStore {
+    inner: Arc<dyn ObjectStore>,
+    requests: Requests,
+    fault: Fault,
+    sleep: Option<Sleep>,
+}
+
+impl FaultyStore {
+    /// Counts a request, and fails where it is not done. Otherwise: whether its reply arrives.
     async fn request(&self, verb: &'static str, at: &Path) -> Result<bool> {
-        let asked = (verb, at.to_string());
-        self.seen.lock().expect("no panic").push(asked);
+        let Requests { left, seen } = &self.requests;
+        let request = (verb, at.to_string());
+        seen.lock().expect("no panic").push(request);
         let take = |left: usize| match left {
             NO_LIMIT => Some(NO_LIMIT),
             left => left.checked_sub(1),
         };
-        let taken = self
-            .left
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take);
+        let taken = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take);
         if taken.is_ok() {
             return Ok(true);
         }
         if self.fault != Fault::AllDead {
-            self.left.store(NO_LIMIT, Ordering::SeqCst);
+            left.store(NO_LIMIT, Ordering::SeqCst);
         }
         match self.fault {
             Fault::AllDead | Fault::OneDead => Err(dead()),
             Fault::ReplyLost | Fault::ReplyExists => Ok(false),
             Fault::Sleep => {
                 let (asleep, woken) = self.sleep.clone().expect("a sleep");
-                asleep.send(true).expect("told");
+                asleep.send(true).expect("received");
                 woken.await;
                 Ok(true)
             }
@@ -98,13 +151,13 @@ impl Cut {
     }
 
     fn check_checkpoint(&self, at: &Path) -> Result<()> {
-        match self.fault == Fault::NoCheckpoint && at.as_ref().contains("checkpoint") {
-            true => Err(dead()),
-            false => Ok(()),
+        if self.fault == Fault::NoCheckpoint && at.as_ref().contains("checkpoint") {
+            return Err(dead());
         }
+        Ok(())
     }
 
-    /// The reply of a request that was done.
+    /// The reply to a request that was done.
     fn reply<T>(&self, through: bool, at: &Path, done: Result<T>) -> Result<T> {
         match (through, self.fault) {
             (false, Fault::ReplyExists) => Err(exists(at)),
@@ -123,19 +176,19 @@ fn exists(at: &Path) -> Error {
 
 fn dead() -> Error {
     Error::Generic {
-        store: "cut",
+        store: "faulty",
         source: "the line is dead".into(),
     }
 }
 
-impl fmt::Display for Cut {
+impl fmt::Display for FaultyStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cut {}", self.inner)
+        write!(f, "faulty {}", self.inner)
     }
 }
 
 #[async_trait]
-impl ObjectStore for Cut {
+impl ObjectStore for FaultyStore {
     async fn put_opts(&self, at: &Path, bytes: PutPayload, o: PutOptions) -> Result<PutResult> {
         let through = self.request("PUT", at).await?;
         self.check_checkpoint(at)?;
@@ -161,7 +214,7 @@ impl ObjectStore for Cut {
     }
 
     async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
-        // Commits are read ahead: nobody may wait for one that sleeps.
+        // Commits are read ahead, and nobody may wait for a request that sleeps.
         if self.fault == Fault::Sleep && at.as_ref().contains("_delta_log") {
             return self.inner.get_opts(at, options).await;
         }
@@ -180,12 +233,12 @@ impl ObjectStore for Cut {
         &self,
         paths: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        let cut = self.clone();
+        let faulty = self.clone();
         let deleted = async move {
-            match cut.request("DELETE", &Path::default()).await {
-                Ok(true) => cut.inner.delete_stream(paths),
+            match faulty.request("DELETE", &Path::default()).await {
+                Ok(true) => faulty.inner.delete_stream(paths),
                 Ok(false) => {
-                    let done = cut.inner.delete_stream(paths);
+                    let done = faulty.inner.delete_stream(paths);
                     done.map(|_| Err(dead())).boxed()
                 }
                 Err(error) => stream::once(async { Err(error) }).boxed(),
@@ -195,13 +248,13 @@ impl ObjectStore for Cut {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        let (cut, prefix) = (self.clone(), prefix.cloned());
+        let (faulty, prefix) = (self.clone(), prefix.cloned());
         let listed = async move {
-            match cut
+            match faulty
                 .request("LIST", &prefix.clone().unwrap_or_default())
                 .await
             {
-                Ok(true) => cut.inner.list(prefix.as_ref()),
+                Ok(true) => faulty.inner.list(prefix.as_ref()),
                 _ => stream::once(async { Err(dead()) }).boxed(),
             }
         };

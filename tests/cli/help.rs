@@ -1,0 +1,254 @@
+//! The arguments: the help, dates, paths of pipelines, overrides, and the halves of a run.
+
+use insta::assert_snapshot;
+
+use crate::support::Program;
+
+use super::{both_windows, lab_after_a_good_run, refusal, run, run_in};
+
+#[test]
+fn both_spellings_of_the_dates_and_dates_with_time_are_taken() {
+    let lab = lab_after_a_good_run();
+    for (start, end) in [
+        ("2019-12-12", "2019-12-14"),
+        ("2019-12-12T00:00:00Z", "2019-12-14T00:00:00Z"),
+        ("2019-12-12 00:00:00", "2019-12-14 00:00:00"),
+        ("2019-12-12T02:00:00+02:00", "2019-12-13 19:00:00-05:00"),
+    ] {
+        for names in [["--start-date", "--end-date"], ["--startDate", "--endDate"]] {
+            let arguments = [names[0], start, names[1], end];
+            let output = run(&lab, lab.program("curate").args(arguments));
+            assert_eq!(output.code, 0, "{arguments:?} {}", output.stderr);
+            let report = output.json();
+            assert_eq!(report["start"], "2019-12-12T00:00:00Z");
+            assert_eq!(report["end"], "2019-12-14T00:00:00Z");
+            assert_eq!(report["rows_read"], 6);
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_window_is_not_part_of_it() {
+    let lab = lab_after_a_good_run();
+    let files = |end: &str| {
+        let output = run(&lab, lab.program_for("curate", "2019-12-12", end));
+        output.assert_success();
+        let report = output.json();
+        report["files"].as_u64().expect("a number")
+    };
+    assert_eq!(files("2019-12-13T12:00:00Z"), 1);
+    assert_eq!(files("2019-12-13T12:00:00.001Z"), 2);
+}
+
+#[test]
+fn a_pipeline_is_named_by_its_folder_or_its_file() {
+    let lab = lab_after_a_good_run();
+    let file = lab.pipeline.join("pipeline.toml");
+    let program = Program::glueless().arg("run").arg(&file);
+    let program = program.args(["--start-date", "2019-12-12", "--end-date", "2019-12-14"]);
+    let output = run(&lab, program);
+    output.assert_success();
+    assert_eq!(lab.table("lake/curated").len(), 4);
+}
+
+#[test]
+fn set_overrides_keys_and_refuses_what_it_does_not_understand() {
+    let lab = lab_after_a_good_run();
+    let lowered = both_windows(&lab).set(&["limits.threads=1", "limits.memory=128MB"]);
+    let output = run(&lab, lowered);
+    output.assert_success();
+    assert!(
+        output.stderr.contains("memory limit 128 MB, 1 threads"),
+        "{}",
+        output.stderr
+    );
+    let messages = [
+        "raw.window_by",
+        "raw.window_by=day",
+        "aggregate.weekly.url=/tmp",
+        "aggregate.daily.urls=/tmp",
+        "curated.url=gs://bucket/curated",
+        "limits.memory=lots",
+        "a.b.c.d=1",
+    ]
+    .map(|text| format!("{text}\n{}", refusal(&lab, both_windows(&lab).set(&[text]))));
+    assert_snapshot!(messages.join("\n\n"), @r#"
+    raw.window_by
+    exit 2
+    error: `--set raw.window_by` has no `=`
+    hint: write --set key=value
+
+    raw.window_by=day
+    exit 2
+    error: [folder]/pipeline/pipeline.toml: `raw.window_by`: unknown variant `day`, expected one of `modified`, `name`, `path`, `commit`
+
+    aggregate.weekly.url=/tmp
+    exit 2
+    error: `--set aggregate.weekly.url`: there is no aggregate named `weekly`
+
+    aggregate.daily.urls=/tmp
+    exit 2
+    error: [folder]/pipeline/pipeline.toml: unknown key `aggregate.urls`
+    hint: did you mean `aggregate.url`?
+
+    curated.url=gs://bucket/curated
+    exit 2
+    error: `gs://bucket/curated`: unknown scheme `gs`
+    hint: use a path, file:// or s3://
+
+    limits.memory=lots
+    exit 2
+    error: [folder]/pipeline/pipeline.toml: `limits.memory` is `"lots"`
+    hint: write 900MB or 4GiB; at least 128MB
+
+    a.b.c.d=1
+    exit 2
+    error: --set: unknown key `a.b.c.d`
+    hint: did you mean `raw.url`?
+    "#);
+}
+
+#[test]
+fn curate_and_aggregate_each_do_their_half() {
+    let lab = lab_after_a_good_run();
+    let half = |command: &str| {
+        let output = run(&lab, lab.program_for(command, "2019-12-12", "2019-12-14"));
+        output.assert_success();
+        (
+            lab.table("lake/curated").len(),
+            lab.table("lake/daily").len(),
+        )
+    };
+    assert_eq!(half("aggregate"), (3, 1));
+    assert_eq!(half("curate"), (4, 1));
+    assert_eq!(half("aggregate"), (4, 2));
+}
+
+#[test]
+fn help_is_the_manual() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let help = |arguments: &[&str]| {
+        let folder = folder.path().display().to_string();
+        let output = run_in(&folder, Program::glueless().args(arguments));
+        assert_eq!((output.code, output.stderr.as_str()), (0, ""));
+        output.stdout
+    };
+    assert_snapshot!(help(&["--help"]), @r"
+    Folds the change log that a CDC tool leaves in object storage into curated tables, one date window at a time. Any windows, in any order, any number of times, give the same tables
+
+    Usage: glueless [OPTIONS] <COMMAND>
+
+    Commands:
+      run          Curate, then aggregate
+      curate       The curated table only
+      aggregate    The aggregates only
+      backfill     Window after window
+      catch-up     What was never folded
+      rebuild      Everything again, from raw
+      plan         What a run would do
+      runs         What was done
+      verify       Whether the table is right
+      explain-key  The changes of one key
+      help         Print this message or the help of the given subcommand(s)
+
+    Options:
+      -v, --verbose...
+              Log more: the files that are read, and what each step makes of them
+
+      -q, --quiet
+              Log nothing but the error of a command that fails
+
+          --log-format <FORMAT>
+              How log lines look. Both name the run
+
+              Possible values:
+              - text: Time, level, run and message
+              - json: One object of JSON per line
+              
+              [default: text]
+
+      -h, --help
+              Print help (see a summary with '-h')
+
+      -V, --version
+              Print version
+
+    Logs go to stderr; what a command tells goes to stdout, as its last line.
+
+    Exit codes:
+       0  done
+       1  verify found a difference
+       2  wrong command line or pipeline
+      65  bad input data
+      69  storage not reachable: retry later
+      70  a fault of glueless
+      75  another run is publishing: retry later
+     130  a backfill that Ctrl-C stopped
+
+    A day's work:
+      glueless plan        sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13   what will happen
+      glueless run         sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13
+      glueless backfill    sql/cust_loyalty --start-date 2019-12-01 --end-date 2020-01-01   a month, day by day
+      glueless runs        sql/cust_loyalty                                                 what happened
+      glueless verify      sql/cust_loyalty                                                 is the table right?
+      glueless explain-key sql/cust_loyalty Cust100                                         why is this row so?
+
+      glueless run sql/cust_loyalty --start-date 2019-12-12T06:00:00Z --end-date 2019-12-12T07:00:00Z \
+          --set raw.url=s3://bucket/raw/cust_loyalty --set limits.memory=2GiB
+
+    S3 is reached with the standard AWS settings: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,
+    AWS_PROFILE, web identity and instance roles, AWS_REGION, and AWS_ENDPOINT_URL for other stores.
+    ");
+    assert_snapshot!(help(&["help", "run"]), @"
+    Curate, then aggregate.
+
+    Folds the window's changes into the curated table and recomputes the aggregates' days. Of several pipelines each is run, whatever becomes of the others; the exit code is the worst.
+
+    Usage: glueless run [OPTIONS] --start-date <DATE> --end-date <DATE> <PIPELINE>...
+
+    Arguments:
+      <PIPELINE>...
+              The pipelines: folders that hold a pipeline.toml each, or the toml files themselves. Of several paths, files and folders that are neither are left out: sql/* will do
+
+    Options:
+          --start-date <DATE>
+              The window's first instant, UTC: 2019-04-01, 2019-04-01T06:00:00Z or '2019-04-01 06:00:00'
+
+          --end-date <DATE>
+              The first instant after the window, UTC. It is not part of the window
+
+          --set <KEY=VALUE>
+              Override a key of pipeline.toml, such as raw.url=s3://bucket/raw or aggregate.NAME.url=/tables/daily. May be given many times
+
+          --output <OUTPUT>
+              How the answer is printed: json is one line, text a short table. Default: text on a terminal, json otherwise
+
+              Possible values:
+              - json: One line of JSON
+              - text: A short table
+
+          --metrics-file <FILE>
+              Write what Prometheus is to know of each pipeline's last run to this file, for the node exporter's textfile collector (a name that ends in .prom). It is replaced in one step; what other runs wrote of other pipelines stays
+
+      -v, --verbose...
+              Log more: the files that are read, and what each step makes of them
+
+      -q, --quiet
+              Log nothing but the error of a command that fails
+
+          --log-format <FORMAT>
+              How log lines look. Both name the run
+
+              Possible values:
+              - text: Time, level, run and message
+              - json: One object of JSON per line
+              
+              [default: text]
+
+      -h, --help
+              Print help (see a summary with '-h')
+    ");
+    let rebuild = help(&["help", "rebuild"]);
+    assert!(rebuild.contains("--accept-missing"), "{rebuild}");
+    assert_eq!(help(&["help", "run"]), help(&["run", "--help"]));
+}

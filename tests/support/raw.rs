@@ -1,0 +1,146 @@
+//! Raw files: columns of values, rows of text, and the changes of a day.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use arrow::datatypes::{Field, Schema};
+use parquet::arrow::ArrowWriter;
+use parquet::file::properties::WriterProperties;
+
+use super::lab::Lab;
+
+/// 2020-01-01, in microseconds since 1970.
+pub const FIRST_DAY_US: i64 = 1_577_836_800_000_000;
+pub const DAY_US: i64 = 86_400_000_000;
+
+/// A day of January 2020.
+pub fn day(day: i64) -> String {
+    format!("2020-01-{day:02}")
+}
+
+/// The path of the raw file of a day of January 2020.
+pub fn raw_file(day: i64) -> String {
+    format!("raw/202001{day:02}-000000000.parquet")
+}
+
+/// The columns of a file: names and values.
+pub type Columns = Vec<(&'static str, ArrayRef)>;
+
+/// A column of text.
+pub fn texts<T: AsRef<str>>(values: impl IntoIterator<Item = T>) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(values))
+}
+
+/// A column of text and nulls.
+pub fn optional_texts<T: AsRef<str>>(values: impl IntoIterator<Item = Option<T>>) -> ArrayRef {
+    Arc::new(StringArray::from_iter(values))
+}
+
+/// A column of BIGINT.
+pub fn integers(values: impl IntoIterator<Item = i64>) -> ArrayRef {
+    Arc::new(Int64Array::from_iter_values(values))
+}
+
+/// A column of timestamps, from microseconds since 1970.
+pub fn timestamps(values: impl IntoIterator<Item = i64>) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from_iter_values(values))
+}
+
+/// A batch of nullable columns.
+pub fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+    let field =
+        |(name, array): &(&str, ArrayRef)| Field::new(*name, array.data_type().clone(), true);
+    let schema = Schema::new(columns.iter().map(field).collect::<Vec<_>>());
+    let arrays = columns.into_iter().map(|(_, array)| array).collect();
+    RecordBatch::try_new(Arc::new(schema), arrays).expect("a batch")
+}
+
+/// A batch as a Parquet file.
+pub fn parquet(batch: &RecordBatch, properties: Option<WriterProperties>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut writer =
+        ArrowWriter::try_new(&mut bytes, batch.schema(), properties).expect("a writer");
+    writer.write(batch).expect("written");
+    writer.close().expect("closed");
+    bytes
+}
+
+/// Columns as a Parquet file.
+pub fn file_of_columns(columns: Vec<(&str, ArrayRef)>) -> Vec<u8> {
+    parquet(&batch(columns), None)
+}
+
+/// Rows of text as a Parquet file. The columns `id`, `v` and `BI_id` are BIGINT, all others are text;
+/// `-` is null.
+pub fn file_of_rows<R: AsRef<[T]>, T: AsRef<str>>(columns: &[&str], rows: &[R]) -> Vec<u8> {
+    let column = |(number, name): (usize, &&str)| -> ArrayRef {
+        let values = rows.iter().map(|row| row.as_ref()[number].as_ref());
+        let values = values.map(|value| Some(value).filter(|value| *value != "-"));
+        match *name {
+            "id" | "v" | "BI_id" => {
+                let number = |value: &str| value.parse::<i64>().expect("a number");
+                let numbers = values.map(|value| value.map(number));
+                Arc::new(numbers.collect::<Int64Array>())
+            }
+            _ => optional_texts(values),
+        }
+    };
+    let arrays = columns.iter().enumerate().map(column);
+    file_of_columns(columns.iter().copied().zip(arrays).collect())
+}
+
+/// A raw row.
+pub struct Change<'a> {
+    pub op: &'a str,
+    pub id: i64,
+    pub cat: &'a str,
+    pub v: i64,
+    /// When it was committed, in microseconds since the start of the day that its file is given.
+    pub us: i64,
+    /// When it happened, in microseconds since 2020-01-01.
+    pub event_us: i64,
+}
+
+impl Lab {
+    /// Writes one raw Parquet file of columns.
+    pub fn put_columns(&self, path: &str, columns: Vec<(&str, ArrayRef)>) {
+        self.put(path, file_of_columns(columns));
+    }
+
+    /// Writes the file of a day of January 2020: operation, key and category, with the day as value.
+    pub fn put_day(&self, day: i64, changes: &[(&str, i64, &str)]) {
+        let rows = changes.iter().zip(0..);
+        let rows = rows.map(|((op, id, cat), row)| Change {
+            op,
+            id: *id,
+            cat,
+            v: day,
+            us: row,
+            event_us: 0,
+        });
+        self.put_changes(&raw_file(day), day, &rows.collect::<Vec<_>>());
+    }
+
+    /// Writes a file whose commit times are counted from a day of January 2020.
+    pub fn put_changes(&self, path: &str, day: i64, changes: &[Change]) {
+        let changes = || changes.iter();
+        let start_us = FIRST_DAY_US + (day - 1) * DAY_US;
+        let columns = vec![
+            ("Op", texts(changes().map(|change| change.op))),
+            ("id", integers(changes().map(|change| change.id))),
+            ("cat", texts(changes().map(|change| change.cat))),
+            ("v", integers(changes().map(|change| change.v))),
+            (
+                "ts",
+                timestamps(changes().map(|change| start_us + change.us)),
+            ),
+            (
+                "event",
+                timestamps(changes().map(|change| FIRST_DAY_US + change.event_us)),
+            ),
+        ];
+        self.put_columns(path, columns);
+    }
+}
