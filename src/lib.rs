@@ -119,21 +119,21 @@
 //! else is handed them.
 
 pub mod aggregate;
-pub mod changes;
+mod changes;
 pub mod cli;
 pub mod commands;
 pub mod config;
-pub mod curate;
+mod curate;
 pub mod engine;
 pub mod error;
-pub mod fold;
+mod fold;
 pub mod layout;
-pub mod parquet_io;
-pub mod publish;
-pub mod raw;
+mod parquet_io;
+mod publish;
+mod raw;
 pub mod report;
 pub mod state;
 pub mod store;
-pub mod table;
-pub mod types;
+mod table;
+mod types;
 pub mod window;

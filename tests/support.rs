@@ -32,10 +32,10 @@ use std::sync::LazyLock;
 
 pub use builder::{COUNT_PER_DAY, LabBuilder, count_of_each_day_so_far};
 pub use faults::Fault;
-pub use glueless::error::{Error, Kind, Result};
 pub use glueless::commands::runs::History;
-pub use glueless::layout::{attempt_name, staging_name};
 pub use glueless::commands::{Compared, Explained, Task, Verified};
+pub use glueless::error::{Error, Kind, Result};
+pub use glueless::layout::{attempt_name, staging_name};
 pub use glueless::report::{Answer, Report};
 pub use lab::{Lab, PLACES, Place, STATE};
 pub use program::{Output, Program, glueless, mask_run_ids, send_signal};

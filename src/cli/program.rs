@@ -18,12 +18,26 @@ use crate::commands::{Compared, RunContext, Task, explain_key, plan, run, verify
 use crate::config::Pipeline;
 use crate::engine::heaps::share_heaps;
 use crate::engine::resources::Resources;
+use crate::engine::workarounds::OUT_OF_MEMORY_PANIC;
 use crate::error::{Error, Result};
+use crate::parquet_io::open::is_decoding;
 use crate::report::{Answer, Meter, PipelineResult, Report, Results};
 use crate::store::Stores;
 use crate::window::{ACCEPTED_DATES, Window, parse_instant};
 
 mod progress;
+
+/// Keeps panics that are handled from being printed: that of a decoder becomes an error, which is
+/// reported, and one of the engine is tried again.
+pub fn hide_expected_panics() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let out_of_memory = panic.payload_as_str() == Some(OUT_OF_MEMORY_PANIC);
+        if !is_decoding() && !out_of_memory {
+            print(panic);
+        }
+    }));
+}
 
 /// The program of one process.
 pub struct Program {

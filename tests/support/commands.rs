@@ -9,14 +9,14 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use glueless::aggregate;
 use glueless::commands::backfill::{Backfill, Backfilled, Watch, backfill};
-use glueless::config::Pipeline;
-use glueless::error::Result;
 use glueless::commands::runs::{History, history};
 use glueless::commands::{
     Compared, Explained, Planned, RunContext, Task, Verified, explain_key, plan, run, verify,
 };
-use glueless::report::{Answer, Meter, Report};
+use glueless::config::Pipeline;
 use glueless::engine::resources::Resources;
+use glueless::error::Result;
+use glueless::report::{Answer, Meter, Report};
 use glueless::state::State;
 use glueless::window::Window;
 
