@@ -25,4 +25,4 @@ mod parquet;
 mod plan;
 
 pub use parquet::{clear, discard, move_staged, publish, sweep};
-pub use plan::{Counts, Names, Plan, plan};
+pub use plan::{Names, Plan, plan};

@@ -255,7 +255,7 @@ impl Merge<'_> {
                         drop(merge);
                         let rows = concat_batches(sorted.schema(), &batches)?;
                         let carried =
-                            decider.decide(&rows, bitmap, &mut table_rows, &mut counts)?;
+                            decider.decide_all(&rows, bitmap, &mut table_rows, &mut counts)?;
                         versions.write(&carried).await?;
                     }
                     Ok((table_rows, versions, counts))

@@ -33,6 +33,162 @@ pub(super) struct Decider {
     pub(super) table_schema: SchemaRef,
 }
 
+/// One entry of a key: a winner, or a version.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// The row of the entry.
+    at: usize,
+    day: Option<i32>,
+    origin: Origin,
+    /// Whether it left a row in the table.
+    has_row: bool,
+}
+
+/// Where an entry comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Winner,
+    /// A version that is only looked up: its file stays.
+    LookedUp,
+    /// A version whose file is written again.
+    Rewritten,
+}
+
+/// How the changes of entries are ordered.
+trait ChangeOrder {
+    /// The order of two changes; equal only for one and the same.
+    fn compare(&self, a: usize, b: usize) -> Compared;
+    /// Whether only file or row decide between two changes.
+    fn is_tie(&self, a: usize, b: usize) -> bool;
+
+    fn is_later(&self, a: usize, b: usize) -> bool {
+        self.compare(a, b).is_gt()
+    }
+
+    fn later(&self, a: Option<usize>, b: usize) -> Option<usize> {
+        Some(a.filter(|a| !self.is_later(b, *a)).unwrap_or(b))
+    }
+}
+
+/// What becomes of the entries of one key, by their rows.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Decision {
+    /// The winners that hold: they are later than the version of their day.
+    held: Vec<usize>,
+    /// Of these the one that is later than every version of the key.
+    latest: Option<usize>,
+    /// The versions whose rows are removed from the table.
+    removed: Vec<usize>,
+    /// The versions that stay and whose file is written again.
+    carried: Vec<usize>,
+    /// How many versions winners replaced.
+    replaced: u64,
+    /// How many last changes of the run are not later than the versions: of the key, or under
+    /// `latest-per-day` of the key and day.
+    stale: u64,
+    /// The winners between which and a version only file or row decided.
+    tied: Vec<usize>,
+}
+
+impl Decision {
+    fn clear(&mut self) {
+        self.held.clear();
+        self.latest = None;
+        self.removed.clear();
+        self.carried.clear();
+        self.replaced = 0;
+        self.stale = 0;
+        self.tied.clear();
+    }
+}
+
+/// Decides about the entries of one key, which are sorted by day: of each day one winner at most,
+/// and one version at most.
+///
+/// # Errors
+/// Data, when the versions hold a key and day twice.
+fn decide(
+    keep: Keep,
+    entries: &[Entry],
+    order: &impl ChangeOrder,
+    decision: &mut Decision,
+) -> Result<()> {
+    decision.clear();
+    let (mut last_version, mut last_winner, mut last_held) = (None, None, None);
+    let mut last_version_has_row = false;
+    for of_day in entries.chunk_by(|a, b| a.day == b.day) {
+        let (winner, version) = winner_and_version(of_day)?;
+        if let Some(version) = version
+            && last_version.is_none_or(|last| order.is_later(version.at, last))
+        {
+            last_version = Some(version.at);
+            last_version_has_row = version.has_row;
+        }
+        let Some(winner) = winner else {
+            let carried = version.filter(|version| version.origin == Origin::Rewritten);
+            decision.carried.extend(carried.map(|version| version.at));
+            continue;
+        };
+        last_winner = order.later(last_winner, winner.at);
+        let Some(version) = version else {
+            decision.held.push(winner.at);
+            last_held = order.later(last_held, winner.at);
+            continue;
+        };
+        if keep == Keep::LatestPerDay && order.is_tie(winner.at, version.at) {
+            decision.tied.push(winner.at);
+        }
+        if order.is_later(winner.at, version.at) {
+            decision.held.push(winner.at);
+            last_held = order.later(last_held, winner.at);
+            decision.replaced += 1;
+            if keep == Keep::LatestPerDay && version.has_row {
+                decision.removed.push(version.at);
+            }
+        } else {
+            decision.stale += u64::from(keep == Keep::LatestPerDay);
+            if version.origin == Origin::Rewritten {
+                decision.carried.push(version.at);
+            }
+        }
+    }
+    decision.latest =
+        last_held.filter(|held| last_version.is_none_or(|version| order.is_later(*held, version)));
+    if keep == Keep::LatestPerDay {
+        return Ok(());
+    }
+    if let (Some(winner), Some(version)) = (last_winner, last_version)
+        && order.is_tie(winner, version)
+    {
+        decision.tied.push(winner);
+    }
+    if decision.latest.is_some() {
+        decision
+            .removed
+            .extend(last_version.filter(|_| last_version_has_row));
+    } else if last_winner.is_some() {
+        decision.stale += 1;
+    }
+    Ok(())
+}
+
+/// The winner and the version among the entries of one key and day.
+fn winner_and_version(entries: &[Entry]) -> Result<(Option<Entry>, Option<Entry>)> {
+    let (mut winner, mut version) = (None, None);
+    for entry in entries {
+        let slot = if entry.origin == Origin::Winner {
+            &mut winner
+        } else {
+            &mut version
+        };
+        if slot.replace(*entry).is_some() {
+            return Err(Error::data("versions hold a key and day twice")
+                .hint("the state is damaged: make it again with `glueless rebuild`"));
+        }
+    }
+    Ok((winner, version))
+}
+
 /// The columns of entries that orders are compared by.
 pub(super) struct Orders<'a> {
     pub(super) cdc: &'a BooleanArray,
@@ -57,25 +213,26 @@ impl Orders<'_> {
     pub(super) fn place(&self, at: usize) -> (u32, i64) {
         (self.file.value(at), self.row.value(at))
     }
+}
 
-    /// The order of two changes; equal only for one and the same.
-    pub(super) fn compare(&self, a: usize, b: usize) -> Compared {
+impl ChangeOrder for Orders<'_> {
+    fn compare(&self, a: usize, b: usize) -> Compared {
         let key = |at: usize| (self.order(at), self.place(at));
         key(a).cmp(&key(b))
     }
 
-    /// Whether only file or row decide between two changes.
-    pub(super) fn is_tie(&self, a: usize, b: usize) -> bool {
+    fn is_tie(&self, a: usize, b: usize) -> bool {
         self.order(a) == self.order(b) && self.place(a) != self.place(b)
     }
 }
 
 impl Decider {
-    /// Decides about all keys of a part; returns the versions that are written again.
-    pub(super) fn decide(
+    /// Decides about all keys of a part of the sorted entries; returns the versions that stay and
+    /// are written again.
+    pub(super) fn decide_all(
         &self,
         rows: &RecordBatch,
-        bitmap: &RowBitmap,
+        winners: &RowBitmap,
         table_rows: &mut Sorter,
         counts: &mut Counts,
     ) -> Result<RecordBatch> {
@@ -94,119 +251,67 @@ impl Decider {
         let origin = column("origin")?.as_primitive::<Int8Type>();
         let deleted = column("deleted")?.as_boolean();
         let days = column("event_dt")?.as_primitive::<Date32Type>();
+        let entry = |at: usize| Entry {
+            at,
+            day: days.is_valid(at).then(|| days.value(at)),
+            origin: match origin.value(at) {
+                WINNER => Origin::Winner,
+                REWRITTEN => Origin::Rewritten,
+                _ => Origin::LookedUp,
+            },
+            has_row: deleted.is_valid(at) && !deleted.value(at),
+        };
+        let ordinal = |at: usize| -> Result<(usize, usize)> {
+            let file = self.files.in_run.get(&orders.file.value(at));
+            let lost = || Error::internal("a winner of no input");
+            Ok((*file.ok_or_else(lost)?, orders.row.value(at) as usize))
+        };
         let keys = &rows.columns()[..self.entries.keys];
         let fields = keys
             .iter()
             .map(|key| SortField::new(key.data_type().clone()));
         let keys = RowConverter::new(fields.collect())?.convert_columns(keys)?;
 
-        let is_winner = |at: usize| origin.value(at) == WINNER;
-        let is_row = |at: usize| deleted.is_valid(at) && !deleted.value(at);
-        let day = |at: usize| days.is_valid(at).then(|| days.value(at));
-        let later = |a: Option<usize>, b: usize| match a {
-            Some(a) if orders.compare(a, b).is_ge() => Some(a),
-            _ => Some(b),
-        };
-        let place = |at: usize| -> Result<(usize, usize)> {
-            let file = self.files.in_run.get(&orders.file.value(at));
-            let lost = || Error::internal("a winner of no input");
-            Ok((*file.ok_or_else(lost)?, orders.row.value(at) as usize))
-        };
-        let mut carried: Vec<u32> = Vec::new();
-        let mut gone: Vec<u32> = Vec::new();
+        let (mut carried, mut removed): (Vec<u32>, Vec<u32>) = Default::default();
+        let (mut entries, mut decision) = (Vec::new(), Decision::default());
         let mut at = 0;
         while at < rows.num_rows() {
             let first = at;
-            let (mut last_stored, mut last_winner, mut winners) = (None, None, 0);
-            // Of all winners of the key, those that do not hold included.
-            let mut latest = None;
+            entries.clear();
             while at < rows.num_rows() && keys.row(at) == keys.row(first) {
-                // The entries of one day: one winner at most, one version at most.
-                let of_day = day(at);
-                let (mut winner, mut stored) = (None, None);
-                while at < rows.num_rows() && keys.row(at) == keys.row(first) && day(at) == of_day {
-                    let slot = if is_winner(at) {
-                        &mut winner
-                    } else {
-                        &mut stored
-                    };
-                    if slot.replace(at).is_some() {
-                        return Err(Error::data("versions hold a key and day twice")
-                            .hint("the state is damaged: make it again with `glueless rebuild`"));
-                    }
-                    at += 1;
-                }
-                winners += u64::from(winner.is_some());
-                if let Some(winner) = winner {
-                    latest = later(latest, winner);
-                }
-                if let (Some(winner), Some(stored), Keep::LatestPerDay) =
-                    (winner, stored, self.keep)
-                    && orders.is_tie(winner, stored)
-                {
-                    counts.tie(place(winner)?);
-                }
-                if let Some(stored) = stored {
-                    last_stored = later(last_stored, stored);
-                }
-                let holds = winner.filter(|winner| {
-                    stored.is_none_or(|stored| orders.compare(*winner, stored).is_gt())
-                });
-                match (holds, stored) {
-                    (Some(_), Some(stored)) => {
-                        counts.replaced += 1;
-                        if self.keep == Keep::LatestPerDay && is_row(stored) {
-                            gone.push(stored as u32);
-                        }
-                    }
-                    (None, Some(stored)) if origin.value(stored) == REWRITTEN => {
-                        carried.push(stored as u32);
-                    }
-                    _ => {}
-                }
-                if let Some(winner) = holds {
-                    let (file, row) = place(winner)?;
-                    bitmap.set_day(file, row);
-                    counts.key_days += 1;
-                    last_winner = later(last_winner, winner);
-                } else if winner.is_some() && self.keep == Keep::LatestPerDay {
-                    counts.stale += 1;
-                }
+                entries.push(entry(at));
+                at += 1;
             }
-            if let (Some(winner), Some(stored), Keep::Latest) = (latest, last_stored, self.keep)
-                && orders.is_tie(winner, stored)
-            {
-                counts.tie(place(winner)?);
+            decide(self.keep, &entries, &orders, &mut decision)?;
+            for held in &decision.held {
+                let (file, row) = ordinal(*held)?;
+                winners.set_day(file, row);
             }
-            let moved = last_winner.filter(|winner| {
-                last_stored.is_none_or(|stored| orders.compare(*winner, stored).is_gt())
-            });
-            match moved {
-                Some(winner) => {
-                    let (file, row) = place(winner)?;
-                    bitmap.set_latest(file, row);
-                    if self.keep == Keep::Latest
-                        && let Some(stored) = last_stored.filter(|stored| is_row(*stored))
-                    {
-                        gone.push(stored as u32);
-                    }
-                }
-                None if winners > 0 && self.keep == Keep::Latest => counts.stale += 1,
-                None => {}
+            if let Some(latest) = decision.latest {
+                let (file, row) = ordinal(latest)?;
+                winners.set_latest(file, row);
             }
+            for tied in &decision.tied {
+                counts.tie(ordinal(*tied)?);
+            }
+            counts.key_days += decision.held.len() as u64;
+            counts.replaced += decision.replaced;
+            counts.stale += decision.stale;
+            carried.extend(decision.carried.iter().map(|at| *at as u32));
+            removed.extend(decision.removed.iter().map(|at| *at as u32));
         }
-        if !gone.is_empty() {
-            let gone = take_record_batch(rows, &UInt32Array::from(gone))?;
-            self.push_gone(&gone, table_rows, counts)?;
+        if !removed.is_empty() {
+            let removed = take_record_batch(rows, &UInt32Array::from(removed))?;
+            self.push_removed(&removed, table_rows, counts)?;
         }
         self.carried(&take_record_batch(rows, &UInt32Array::from(carried))?)
     }
 
-    /// Hands the rows that go to the table's sorter, as tombstones: keys, day and partition, and
-    /// null for the rest, which includes the flag that a row is there.
-    pub(super) fn push_gone(
+    /// Pushes the rows that are removed to the table's sorter, as tombstones: keys, day and
+    /// partition, null for the rest, and false for the flag that a row is there.
+    pub(super) fn push_removed(
         &self,
-        gone: &RecordBatch,
+        removed: &RecordBatch,
         table_rows: &mut Sorter,
         counts: &mut Counts,
     ) -> Result<()> {
@@ -224,11 +329,11 @@ impl Decider {
                 (None, None) => None,
             };
             columns.push(match place {
-                Some(place) => cast(gone.column(place), field.data_type())?,
+                Some(place) => cast(removed.column(place), field.data_type())?,
                 None if field.name() == PRESENT => {
-                    Arc::new(BooleanArray::from(vec![false; gone.num_rows()]))
+                    Arc::new(BooleanArray::from(vec![false; removed.num_rows()]))
                 }
-                None => new_null_array(field.data_type(), gone.num_rows()),
+                None => new_null_array(field.data_type(), removed.num_rows()),
             });
         }
         let batch = RecordBatch::try_new(Arc::clone(&self.table_schema), columns)?;
@@ -241,7 +346,7 @@ impl Decider {
             let folder = partition_folder(&names, &parts, row)?;
             *counts.gone.entry(folder).or_default() += 1;
         }
-        let days = gone.column(keys).as_primitive::<Date32Type>();
+        let days = removed.column(keys).as_primitive::<Date32Type>();
         counts.days.extend(days.iter().flatten());
         table_rows.push(&batch)
     }
@@ -287,5 +392,210 @@ impl Decider {
             });
         }
         Ok(RecordBatch::try_new(schema, columns)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use Origin::{LookedUp, Rewritten, Winner};
+
+    /// Orders of entries: the order columns, and the row.
+    struct Given(Vec<(i32, i32)>);
+
+    impl ChangeOrder for Given {
+        fn compare(&self, a: usize, b: usize) -> Compared {
+            self.0[a].cmp(&self.0[b])
+        }
+
+        fn is_tie(&self, a: usize, b: usize) -> bool {
+            self.0[a].0 == self.0[b].0 && self.0[a].1 != self.0[b].1
+        }
+    }
+
+    /// Per entry: day, origin, whether it has a row, order columns, row.
+    type Case = (i32, Origin, bool, i32, i32);
+
+    fn decided(keep: Keep, cases: &[Case]) -> Result<Decision> {
+        let order = Given(cases.iter().map(|case| (case.3, case.4)).collect());
+        let entries = cases
+            .iter()
+            .enumerate()
+            .map(|(at, (day, origin, has_row, ..))| Entry {
+                at,
+                day: (*day > 0).then_some(*day),
+                origin: *origin,
+                has_row: *has_row,
+            });
+        let entries: Vec<Entry> = entries.collect();
+        let mut decision = Decision::default();
+        decide(keep, &entries, &order, &mut decision)?;
+        Ok(decision)
+    }
+
+    #[test]
+    fn what_becomes_of_a_key_is_decided_by_a_table_of_cases() {
+        const NEW: Case = (1, Winner, true, 5, 1);
+        let none = Decision::default;
+        let cases: Vec<(&str, &[Case], Decision, Decision)> = vec![
+            (
+                "a new key",
+                &[NEW],
+                Decision {
+                    held: vec![0],
+                    latest: Some(0),
+                    ..none()
+                },
+                Decision {
+                    held: vec![0],
+                    latest: Some(0),
+                    ..none()
+                },
+            ),
+            (
+                "a later change of the same day",
+                &[NEW, (1, Rewritten, true, 4, 1)],
+                Decision {
+                    held: vec![0],
+                    latest: Some(0),
+                    removed: vec![1],
+                    replaced: 1,
+                    ..none()
+                },
+                Decision {
+                    held: vec![0],
+                    latest: Some(0),
+                    removed: vec![1],
+                    replaced: 1,
+                    ..none()
+                },
+            ),
+            (
+                "a later change after a delete",
+                &[NEW, (1, Rewritten, false, 4, 1)],
+                Decision {
+                    held: vec![0],
+                    latest: Some(0),
+                    replaced: 1,
+                    ..none()
+                },
+                Decision {
+                    held: vec![0],
+                    latest: Some(0),
+                    replaced: 1,
+                    ..none()
+                },
+            ),
+            (
+                "the same change again",
+                &[NEW, (1, Rewritten, true, 5, 1)],
+                Decision {
+                    carried: vec![1],
+                    stale: 1,
+                    ..none()
+                },
+                Decision {
+                    carried: vec![1],
+                    stale: 1,
+                    ..none()
+                },
+            ),
+            (
+                "a tie that the row decides for the winner",
+                &[(1, Winner, true, 5, 2), (1, Rewritten, true, 5, 1)],
+                Decision {
+                    held: vec![0],
+                    latest: Some(0),
+                    removed: vec![1],
+                    replaced: 1,
+                    tied: vec![0],
+                    ..none()
+                },
+                Decision {
+                    held: vec![0],
+                    latest: Some(0),
+                    removed: vec![1],
+                    replaced: 1,
+                    tied: vec![0],
+                    ..none()
+                },
+            ),
+            (
+                "a late change of an old day",
+                &[NEW, (2, LookedUp, true, 9, 1)],
+                Decision {
+                    held: vec![0],
+                    stale: 1,
+                    ..none()
+                },
+                Decision {
+                    held: vec![0],
+                    ..none()
+                },
+            ),
+            (
+                "a row that moves to a later day",
+                &[(1, LookedUp, true, 4, 1), (2, Winner, true, 5, 1)],
+                Decision {
+                    held: vec![1],
+                    latest: Some(1),
+                    removed: vec![0],
+                    ..none()
+                },
+                Decision {
+                    held: vec![1],
+                    latest: Some(1),
+                    ..none()
+                },
+            ),
+            (
+                "a day without a winner, in a file that is written again",
+                &[
+                    (0, Rewritten, true, 4, 1),
+                    (1, LookedUp, true, 3, 1),
+                    (2, Winner, false, 5, 1),
+                ],
+                Decision {
+                    held: vec![2],
+                    latest: Some(2),
+                    removed: vec![0],
+                    carried: vec![0],
+                    ..none()
+                },
+                Decision {
+                    held: vec![2],
+                    latest: Some(2),
+                    carried: vec![0],
+                    ..none()
+                },
+            ),
+            (
+                "versions of a key that has no winner",
+                &[(1, Rewritten, true, 4, 1), (2, LookedUp, true, 5, 1)],
+                Decision {
+                    carried: vec![0],
+                    ..none()
+                },
+                Decision {
+                    carried: vec![0],
+                    ..none()
+                },
+            ),
+        ];
+        for (name, entries, latest, per_day) in cases {
+            assert_eq!(
+                decided(Keep::Latest, entries).expect(name),
+                latest,
+                "{name}"
+            );
+            assert_eq!(
+                decided(Keep::LatestPerDay, entries).expect(name),
+                per_day,
+                "{name}"
+            );
+        }
+        let twice = [(1, LookedUp, true, 4, 1), (1, Rewritten, true, 5, 1)];
+        assert!(decided(Keep::Latest, &twice).is_err());
     }
 }
