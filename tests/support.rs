@@ -44,6 +44,7 @@ pub use raw::{
     optional_texts, parquet, raw_file, texts, timestamps,
 };
 pub use readers::{read_with, row_as_text};
+pub use s3::environment_of;
 pub use tables::{Row, batches_of, cells, json_lines, rows_of};
 
 use glueless::window::{Window, parse_instant};

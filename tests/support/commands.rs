@@ -138,9 +138,13 @@ impl Lab {
     /// The changes of a key, and where its row is.
     #[track_caller]
     pub fn explain(&self, key: &[&str]) -> Explained {
+        self.try_explain(key).expect("explained")
+    }
+
+    /// The changes of a key, and where its row is, if it can be answered.
+    pub fn try_explain(&self, key: &[&str]) -> Result<Explained> {
         let key = key.iter().map(ToString::to_string).collect();
-        let explained = self.question(&[], |context| explain_key(context, key));
-        explained.expect("explained")
+        self.question(&[], |context| explain_key(context, key))
     }
 
     /// Runs a command that only reads: nothing may be left in the folder to spill to.

@@ -1,0 +1,130 @@
+//! States that earlier versions wrote: every later version reads them, or says which one does.
+//!
+//! `fixtures/states/<version>` holds the objects of small lakes with their states, as that version
+//! wrote them to an S3 bucket, and the pipelines they are of. Their raw files are the fixtures'.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::support::{Lab, Place, Program, environment_of};
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
+
+/// All files below a folder, by their paths relative to it.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    fn walk(folder: &Path, top: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                walk(&path, top, found);
+            } else {
+                let name = path
+                    .strip_prefix(top)
+                    .expect("below")
+                    .to_string_lossy()
+                    .into_owned();
+                found.insert(name, fs::read(&path).expect("a file"));
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    walk(folder, folder, &mut found);
+    found
+}
+
+/// Writes a version's lakes to the S3 server, where they were: tables name their URLs.
+fn restore(version: &Path) -> Lab {
+    let lab = Lab::builder().place(Place::S3).build();
+    let lab = Lab {
+        base: format!("s3://lab/states/{}", name_of(version)),
+        ..lab
+    };
+    let mut objects = files(&version.join("objects"));
+    for raw in ["cust_loyalty", "bad"] {
+        let raw_files = files(&Path::new(FIXTURES).join("raw").join(raw));
+        let raw_files = raw_files.into_iter();
+        objects.extend(raw_files.map(|(path, bytes)| (format!("raw/{raw}/{path}"), bytes)));
+    }
+    lab.put_all(
+        objects
+            .into_iter()
+            .map(|(path, bytes)| (path, bytes.into()))
+            .collect(),
+    );
+    lab
+}
+
+fn name_of(folder: &Path) -> String {
+    folder
+        .file_name()
+        .expect("a name")
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// What a command answers; it must succeed.
+#[track_caller]
+fn answer(command: &str, pipeline: &Path, arguments: &[&str]) -> Value {
+    let program = Program::glueless()
+        .envs(environment_of("s3://lab"))
+        .args(["--quiet", command])
+        .arg(pipeline)
+        .args(["--output", "json"])
+        .args(arguments);
+    program.succeed().json()
+}
+
+#[test]
+fn the_state_of_every_earlier_version_is_read_run_onto_and_verified() {
+    let mut versions: Vec<PathBuf> = fs::read_dir(Path::new(FIXTURES).join("states"))
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    versions.sort();
+    assert!(!versions.is_empty());
+    for version in versions {
+        let lab = restore(&version);
+        let pipelines = version.join("pipelines");
+        for name in ["latest", "by_day"] {
+            let pipeline = pipelines.join(name);
+            let before = answer("runs", &pipeline, &[]);
+            assert_eq!(
+                before["runs"].as_array().expect("runs").len(),
+                8,
+                "{before}"
+            );
+            assert!(answer("verify", &pipeline, &[])["is_equal"] == true);
+            let window = ["--start-date", "2019-12-15", "--end-date", "2019-12-16"];
+            let report = answer("run", &pipeline, &window);
+            assert_eq!(report["files"], 3, "{report}");
+            let verified = answer("verify", &pipeline, &[]);
+            assert!(verified["is_equal"] == true, "{verified}");
+            let explained = answer("explain-key", &pipeline, &["Cust105"]);
+            assert_eq!(
+                explained["changes"].as_array().expect("changes").len(),
+                5,
+                "{explained}"
+            );
+        }
+        let expected = fs::read_to_string(Path::new(FIXTURES).join("expected/curated_latest.csv"));
+        let expected = expected.expect("a file");
+        let mut ids: Vec<&str> = expected
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split(',').next())
+            .collect();
+        ids.sort_unstable();
+        assert_eq!(lab.lines("lake/latest", ["event_id"]), ids);
+
+        let quarantine = pipelines.join("quarantine");
+        let report = answer("catch-up", &quarantine, &[]);
+        assert_eq!(report["files_in_quarantine"], 2, "{report}");
+        assert_eq!(lab.lines("lake/quarantine", ["id", "v"]), ["1 1"]);
+        assert!(answer("verify", &quarantine, &[])["is_equal"] == true);
+        answer("rebuild", &pipelines.join("latest"), &[]);
+        assert_eq!(lab.lines("lake/latest", ["event_id"]), ids);
+    }
+}
