@@ -179,7 +179,7 @@ impl Curate<'_> {
             };
             let streams = Arc::clone(&streams);
             join(tokio::spawn(async move {
-                streams.part(half.run(&streams, outputs)).await
+                streams.run(half.run(&streams, outputs)).await
             }))
         });
         let halves = join_all(halves).await?;

@@ -168,7 +168,7 @@ async fn fold_positions<P: Position>(
                 }
                 Ok(counts)
             };
-            shards.part(mark_parts).await
+            shards.run(mark_parts).await
         }))
     });
     let counts = try_join_all(tasks).await?;

@@ -102,7 +102,7 @@ impl TableWriter {
                     }
                     Ok(written)
                 };
-                partitions.part(write).await
+                partitions.run(write).await
             }))
         });
         let mut written: Vec<(usize, Written)> =
