@@ -77,7 +77,7 @@ impl OpenPipeline<'_> {
 pub(super) fn released(ledger: &Ledger, found: &[Input]) -> Vec<Record> {
     let whole = ledger.quarantined.values();
     let whole = whole.filter(|aside| aside.rows.is_none());
-    let gone = discover::gone(whole.map(|aside| &aside.input), found);
+    let gone = discover::missing_files(whole.map(|aside| &aside.input), found);
     gone.map(|file| Record::Released {
         location: file.location,
         path: file.path.clone(),

@@ -118,8 +118,8 @@ async fn explain(run_context: &RunContext<'_>, key: &[String]) -> Result<Explain
     let (open, mut state) = OpenPipeline::ask(run_context, NO_WINDOW).await?;
     span_of(&state, "explain")?;
     let folders = run_context.raw()?;
-    let inputs = discover::every(&folders, &pipeline.raw).await?;
-    let gone: Vec<_> = discover::gone(state.ledger.inputs.values(), &inputs).collect();
+    let inputs = discover::discover_all(&folders, &pipeline.raw).await?;
+    let gone: Vec<_> = discover::missing_files(state.ledger.inputs.values(), &inputs).collect();
     let mut explained = Explained {
         pipeline: pipeline.name.clone(),
         ..Default::default()

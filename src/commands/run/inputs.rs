@@ -45,7 +45,7 @@ impl OpenPipeline<'_> {
         accept_missing: bool,
     ) -> Result<Inputs> {
         let raw = &self.run_context.pipeline.raw;
-        let (inputs, gone) = discover::again(folders, raw, ledger, false).await?;
+        let (inputs, gone) = discover::rediscover(folders, raw, ledger, false).await?;
         if inputs.is_empty() {
             return Err(
                 Error::data("no input is left to rebuild from").hint("put the raw files back")
@@ -73,7 +73,8 @@ impl OpenPipeline<'_> {
         let pipeline = self.run_context.pipeline;
         let raw = &pipeline.raw;
         let inputs = discover::discover(folders, pipeline, &self.window, ledger).await?;
-        let mut gone = discover::vanished(raw, &self.window, ledger.inputs.values(), &inputs);
+        let mut gone =
+            discover::missing_in_window(raw, &self.window, ledger.inputs.values(), &inputs);
         if pipeline.key.is_empty() {
             // What was folded is not read again, and not missed.
             gone.clear();
