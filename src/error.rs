@@ -1,8 +1,8 @@
 //! Errors: a kind says what the operator does next, a message names the thing, a hint says how.
 //!
 //! Every error of the crate is an [`Error`]. DataFusion, Arrow and Parquet box foreign errors;
-//! [`Error::from`] unboxes them, so that a bad value found deep inside a query still reaches the user
-//! with its file, row and column.
+//! [`Error::from`] unboxes them, so that a bad value found deep inside a query still reaches the
+//! user with its file, row and column.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -255,7 +255,7 @@ impl From<ArrowError> for Error {
             // The message contains the value, which may be confidential.
             ArrowError::CastError(_) | ArrowError::ParseError(_) => {
                 Error::data("a query casts a value to a type that it does not fit")
-                    .hint("use TRY_CAST where null is acceptable, or fix the value")
+                    .hint("use TRY_CAST where null is acceptable, or correct the value")
             }
             other => from_foreign(Box::new(other)),
         }

@@ -3,10 +3,10 @@
 //! There are three kinds of names, each read and written only here:
 //!
 //! - **raw**: the times in the names of CDC files ([`cdc_file_time`]) and in date folders
-//!   ([`folder_span`], [`folder_may_hold`]), as AWS DMS and similar tools write
-//!   them;
+//!   ([`folder_span`], [`folder_may_hold`]), written by AWS DMS and similar tools;
 //! - **partitions**: `column=value` folders, escaped as Hive escapes them ([`partition_segment`]);
-//! - **published**: the names of our own files ([`part_file_name`]) and of the owner marker.
+//! - **published**: the names of the files that glueless writes ([`part_file_name`]) and of the
+//!   owner marker.
 //!
 //! Paths are relative and separated by `/`, without a leading or trailing one.
 
@@ -21,8 +21,8 @@ pub use own_names::{
     part_file_commit, part_file_name, run_id_of_aggregate, staging_name,
 };
 
-/// The order of files, which is part of the order of changes: base name, path, location. No two files
-/// are equal in it.
+/// The order of files, which is part of the order of changes: base name, path, location. No two
+/// files are equal in it.
 pub fn file_order(location: usize, path: &str) -> (&str, &str, usize) {
     (base_name(path), path, location)
 }

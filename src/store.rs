@@ -1,8 +1,8 @@
 //! Locations: a URL or path of the pipeline becomes an object store and a prefix in it.
 //!
-//! Local folders and S3 (any S3-compatible endpoint) are supported. The S3 client and its credentials
-//! (environment, profiles, web identity, instance roles) are those of `deltalake`, so that curated
-//! tables and the state beside them are accessed in the same way.
+//! Local folders and S3 (any S3-compatible endpoint) are supported. The S3 client and its
+//! credentials (environment, profiles, web identity, instance roles) are those of `deltalake`, so
+//! that curated tables and the state beside them are accessed in the same way.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -143,7 +143,8 @@ fn slashed(url: &Url) -> String {
     format!("{}/", url.as_str().trim_end_matches('/'))
 }
 
-/// Percent-encodes the characters that a URL path treats specially; the `url` crate encodes the rest.
+/// Percent-encodes the characters that a URL path treats specially; the `url` crate encodes the
+/// rest.
 fn encode(path: &str) -> String {
     path.replace('%', "%25")
         .replace('?', "%3F")
@@ -196,8 +197,8 @@ impl Folder {
         parse_path(&joined)
     }
 
-    /// Syncs objects of a local folder, and their folders, to the disk, so that they survive a power
-    /// failure. Missing and remote objects are skipped.
+    /// Syncs objects of a local folder, and their folders, to the disk, so that they survive a
+    /// power failure. Missing and remote objects are skipped.
     ///
     /// # Errors
     /// Storage, when the disk fails.

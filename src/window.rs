@@ -90,8 +90,8 @@ impl Window {
         }
     }
 
-    /// Every UTC day with an instant in the window, ascending. If the window ends at midnight, the day
-    /// that begins there is not included.
+    /// Every UTC day with an instant in the window, ascending. If the window ends at midnight, the
+    /// day that begins there is not included.
     pub fn days(&self) -> impl Iterator<Item = NaiveDate> + use<> {
         let end = self.end;
         self.start
@@ -127,13 +127,15 @@ impl Window {
     /// The parts of this window that none of `windows` covers, ascending.
     pub fn without(&self, windows: &[Window]) -> Vec<Window> {
         let ends = [self.start, self.end].map(|at| Window { start: at, end: at });
-        let inside = windows.iter().filter_map(|window| window.common(self));
+        let inside = windows
+            .iter()
+            .filter_map(|window| window.intersection(self));
         let covered = Window::union(inside.chain(ends).collect());
         Window::gaps(&covered)
     }
 
     /// The intersection of two windows, if they overlap.
-    pub fn common(&self, other: &Window) -> Option<Window> {
+    pub fn intersection(&self, other: &Window) -> Option<Window> {
         let common = Window {
             start: self.start.max(other.start),
             end: self.end.min(other.end),
@@ -150,7 +152,8 @@ impl Window {
     }
 }
 
-/// Formats as `[2019-04-01T00:00:00Z, 2019-04-02T00:00:00Z)`, with a fraction only if it is not zero.
+/// Formats as `[2019-04-01T00:00:00Z, 2019-04-02T00:00:00Z)`, with a fraction only if it is not
+/// zero.
 impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[{}, {})", rfc3339(self.start), rfc3339(self.end))
@@ -255,8 +258,8 @@ fn number(text: &str, width: usize) -> Option<u32> {
 ///
 /// # Errors
 ///
-/// One lower-case line that names `text`: not a duration (with the accepted format), negative, or too
-/// long for chrono.
+/// One lower-case line that names `text`: not a duration (with the accepted format), negative, or
+/// too long for chrono.
 ///
 /// ```
 /// # use glueless::window::parse_duration;

@@ -25,10 +25,10 @@ impl OpenPipeline<'_> {
         let pipeline = self.run_context.pipeline;
         let quarantined = ledger.quarantined.values().map(|aside| &aside.input);
         let found = discover::catch_up(folders, pipeline, ledger, quarantined.collect()).await?;
-        let note = found.gone.first().map(|first| {
+        let note = found.missing_quarantined.first().map(|first| {
             format!(
                 "{} inputs in quarantine are gone, such as {}",
-                found.gone.len(),
+                found.missing_quarantined.len(),
                 first.path
             )
         });
@@ -44,7 +44,7 @@ impl OpenPipeline<'_> {
         }
         Ok(Inputs {
             inputs,
-            absent: absent_records(ledger, found.absent.into_iter()),
+            absent: absent_records(ledger, found.missing_folded.into_iter()),
             note,
         })
     }

@@ -1,7 +1,7 @@
 //! The allocator's heaps.
 
-/// Limits the number of allocator heaps; call it before any thread starts. By default glibc creates up
-/// to eight heaps per processor, and memory freed in one heap is not reused by others.
+/// Limits the number of allocator heaps; call it before any thread starts. By default glibc creates
+/// up to eight heaps per processor, and memory freed in one heap is not reused by others.
 pub fn share_heaps(heaps: usize) {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: no other thread is running yet.

@@ -1,9 +1,9 @@
 //! The memory pool of a run.
 //!
-//! A consumer that can spill may reserve all free memory except a floor for each other consumer that
-//! can spill. The engine's fair pool gives every consumer an equal share instead, most of which stays
-//! unused: the tables of the fold need nearly all memory, the operators that feed them hardly any. A
-//! consumer that cannot spill may reserve all free memory, including the floors.
+//! A consumer that can spill may reserve all free memory except a floor for each other consumer
+//! that can spill. The engine's fair pool gives every consumer an equal share instead, most of
+//! which stays unused: the tables of the fold need nearly all memory, the operators that feed them
+//! hardly any. A consumer that cannot spill may reserve all free memory, including the floors.
 
 use std::collections::HashMap;
 use std::fmt;

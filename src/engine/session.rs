@@ -16,8 +16,8 @@ pub const BATCH_ROWS: usize = 8192;
 
 /// Memory that the engine does not count: the program, and freed memory that the allocator retains.
 const UNCOUNTED_BYTES: u64 = 64 << 20;
-/// Memory per thread that the engine does not count: bytes fetched ahead, batches in flight, decoders,
-/// the row group being written.
+/// Memory per thread that the engine does not count: bytes fetched ahead, batches in flight,
+/// decoders, the row group being written.
 const UNCOUNTED_BYTES_PER_THREAD: u64 = 48 << 20;
 /// The share of the remaining memory that the pool may reserve.
 const POOL_PERCENT: u64 = 80;

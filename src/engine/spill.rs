@@ -20,7 +20,8 @@ pub struct SpillFolder {
 const SPILL_PREFIX: &str = "glueless-";
 
 impl SpillFolder {
-    /// Creates the folder in `spill_dir`, which is created if missing, and removes those of killed runs.
+    /// Creates the folder in `spill_dir`, which is created if missing, and removes those of killed
+    /// runs.
     ///
     /// # Errors
     /// Usage, when `spill_dir` cannot be used.
@@ -66,8 +67,8 @@ impl SpillFolder {
     }
 }
 
-/// Removes a spill folder and its lock file, unless a process holds the lock. Folders that cannot be
-/// removed belong to another user and stay.
+/// Removes a spill folder and its lock file, unless a process holds the lock. Folders that cannot
+/// be removed belong to another user and stay.
 fn remove_if_unlocked(lock_path: &Path) {
     // A run that is about to lock it waits until both are removed.
     if let Ok(lock) = File::open(lock_path)
@@ -86,8 +87,8 @@ impl Drop for SpillFolder {
     }
 }
 
-/// Opens spilled data for reading from its start. The engine's [`SpillFile::open_writer`] writes and
-/// counts it.
+/// Opens spilled data for reading from its start. The engine's [`SpillFile::open_writer`] writes
+/// and counts it.
 ///
 /// # Errors
 /// Storage, when it cannot be opened.

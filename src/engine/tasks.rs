@@ -34,7 +34,8 @@ pub async fn join_all<T>(tasks: impl Iterator<Item: Future<Output = Result<T>>>)
     futures::future::join_all(tasks).await.into_iter().collect()
 }
 
-/// A queue of work items that several tasks share. Once a task has failed, it returns no more items.
+/// A queue of work items that several tasks share. Once a task has failed, it returns no more
+/// items.
 #[derive(Debug)]
 pub struct Work<P> {
     items: Mutex<std::vec::IntoIter<P>>,

@@ -14,19 +14,19 @@
 //! The sequence need not be configured, because years from 1900 to 2199 identify it. With a
 //! delimiter the position of the four digits distinguishes the sequences. Without one, 6 digits can
 //! only be `YYYYMM` and 10 only `YYYYMMDDHH`. Of the sequences with 8 digits, let `c` be a century
-//! (19, 20 or 21, none of them a month): `YYYYMMDD` has a `c` in digits 1–2, `MMYYYYDD` a month there
-//! and a `c` in 3–4, `DDMMYYYY` a month in 3–4 and a `c` in 5–6, where `YYYYMMDD` has a month. So no
-//! text matches two of them; a test below tries every date.
+//! (19, 20 or 21, none of them a month): `YYYYMMDD` has a `c` in digits 1–2, `MMYYYYDD` a month
+//! there and a `c` in 3–4, `DDMMYYYY` a month in 3–4 and a `c` in 5–6, where `YYYYMMDD` has a
+//! month. So no text matches two of them; a test below tries every date.
 //!
 //! Hive folders count too: a whole date under any name (`dt=2021-11-23`), an `hour=01` below it,
 //! and `year=2021/month=11/day=23` with or without leading zeros.
 //!
 //! A path is read from its top; at each folder the longest date that starts there is used. A date
-//! further down counts only if it narrows the one above it (`2021/11/20211123`); otherwise it is just
-//! a number (`2021/11/23/store=190001`). So the span that [`folder_may_hold`] returns for a folder
-//! holds for every folder below it, and a listing pruned by it misses nothing. The drawback: a folder
-//! above the dates whose name looks like part of a date is read as one (a table named `2021`, or one
-//! named `11` directly above a year).
+//! further down counts only if it narrows the one above it (`2021/11/20211123`); otherwise it is
+//! just a number (`2021/11/23/store=190001`). So the span that [`folder_may_hold`] returns for a
+//! folder holds for every folder below it, and a listing pruned by it misses nothing. The drawback:
+//! a folder above the dates whose name looks like part of a date is read as one (a table named
+//! `2021`, or one named `11` directly above a year).
 
 use chrono::{
     DateTime, Days, Duration, Months, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeZone, Utc,
@@ -97,8 +97,8 @@ impl<'a> Folder<'a> {
         Folder { column: None, text }
     }
 
-    /// The number in the folder, if it can be a `unit`: as wide as in DMS, or, under the unit's column
-    /// name, also without leading zeros, as engines write integers.
+    /// The number in the folder, if it can be a `unit`: as wide as in DMS, or, under the unit's
+    /// column name, also without leading zeros, as engines write integers.
     fn value(&self, unit: Unit) -> Option<u32> {
         let has_width = match self.column {
             None => self.text.len() == unit.width(),
@@ -177,17 +177,17 @@ impl LocalSpan {
         Some(LocalSpan { start, end })
     }
 
-    /// The smallest window of all instants whose local time in `zone` is in the span. A span that lies
-    /// wholly in a gap of the local time moves forward by the gap, like the times of files named in it
-    /// ([`cdc_file_time`]).
+    /// The smallest window of all instants whose local time in `zone` is in the span. A span that
+    /// lies wholly in a gap of the local time moves forward by the gap, like the times of files
+    /// named in it ([`cdc_file_time`]).
     fn in_zone(self, zone: Tz) -> Option<Window> {
         let tick = Duration::nanoseconds(1);
         let start = match zone.from_local_datetime(&self.start).earliest() {
             Some(start) => start.to_utc(),
             None => end_of_gap(self.start, zone)?,
         };
-        // Not the first instant at `self.end`: if clocks are set back at exactly that time, the span
-        // occurs twice and ends the second time.
+        // Not the first instant at `self.end`: if clocks are set back at exactly that time, the
+        // span occurs twice and ends the second time.
         let last = self.end - tick;
         let end = match zone.from_local_datetime(&last).latest() {
             Some(last) => last.to_utc() + tick,
@@ -201,7 +201,8 @@ impl LocalSpan {
     }
 }
 
-/// The instant of a local time in `zone`: the earlier of two, and in a gap moved forward by the gap.
+/// The instant of a local time in `zone`: the earlier of two, and in a gap moved forward by the
+/// gap.
 fn instant(local: NaiveDateTime, zone: Tz) -> Option<DateTime<Utc>> {
     if let Some(instant) = zone.from_local_datetime(&local).earliest() {
         return Some(instant.to_utc());
@@ -215,8 +216,8 @@ fn end_of_gap(local: NaiveDateTime, zone: Tz) -> Option<DateTime<Utc>> {
     Some(GapInfo::new(&local, &zone)?.end?.to_utc())
 }
 
-/// The date that starts with the first of `folders`, by the first of `sequences` that matches, and the
-/// number of folders it uses. Plain and Hive folders are not mixed in one date.
+/// The date that starts with the first of `folders`, by the first of `sequences` that matches, and
+/// the number of folders it uses. Plain and Hive folders are not mixed in one date.
 fn longest(folders: &[Folder], sequences: &[&[Unit]]) -> Option<(LocalSpan, usize)> {
     sequences.iter().find_map(|units| {
         let run = folders.get(..units.len())?;
@@ -245,8 +246,8 @@ fn undelimited(text: &str, units: &[Unit]) -> Option<LocalSpan> {
     rest.is_empty().then(|| LocalSpan::new(units, &values))?
 }
 
-/// The dates in a path from its top down, without overlaps; each with a flag whether it is a complete
-/// date folder of DMS or only a prefix of one.
+/// The dates in a path from its top down, without overlaps; each with a flag whether it is a
+/// complete date folder of DMS or only a prefix of one.
 fn dates(relative_dir: &str) -> Vec<(LocalSpan, bool)> {
     let segments = relative_dir
         .split('/')
@@ -298,9 +299,9 @@ pub fn folder_span(relative_dir: &str, zone: Tz) -> Option<Window> {
     narrowest(whole.map(|(date, _)| date))?.in_zone(zone)
 }
 
-/// The widest span of objects under a relative directory path, for pruning a listing on the way down:
-/// as [`folder_span`], and for an incomplete date its year or month. None if the path determines no
-/// span: do not prune.
+/// The widest span of objects under a relative directory path, for pruning a listing on the way
+/// down: as [`folder_span`], and for an incomplete date its year or month. None if the path
+/// determines no span: do not prune.
 ///
 /// ```
 /// # use glueless::layout::folder_may_hold;
@@ -318,9 +319,9 @@ pub fn folder_may_hold(relative_dir: &str, zone: Tz) -> Option<Window> {
 /// (`20211017-194324349.csv.gz`), with a fraction of three or four digits, or of three after a
 /// second dash (`20240115-101530-001.parquet`).
 ///
-/// The name is in the local time of `zone`: a time that occurs twice when clocks are set back is the
-/// earlier instant, a time in a gap is moved forward by the gap. Names can therefore go backwards at
-/// the end of summer time, as they do in DMS.
+/// The name is in the local time of `zone`: a time that occurs twice when clocks are set back is
+/// the earlier instant, a time in a gap is moved forward by the gap. Names can therefore go
+/// backwards at the end of summer time, as they do in DMS.
 ///
 /// None for every other name: full-load files, leftovers of a crash, dates that do not exist, years
 /// outside 1900 to 2199.

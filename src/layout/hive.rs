@@ -21,8 +21,8 @@ pub fn partition_segment(column: &str, value: Option<&str>) -> String {
 }
 
 /// Escapes text for a partition folder as Hive's `FileUtils.escapePathName` does: `%` and two
-/// upper-case hex digits for every character of its `charToEscape`. Other characters stay, including
-/// spaces and letters outside ASCII.
+/// upper-case hex digits for every character of its `charToEscape`. Other characters stay,
+/// including spaces and letters outside ASCII.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {

@@ -21,8 +21,8 @@ pub fn run_id_of_aggregate(run_id: &str) -> Option<&str> {
 /// a number from 0.
 ///
 /// A partition with one file before and after a commit keeps the file's name, so that the new file
-/// replaces the old one in one step. No other commit reuses a name: a frozen process that wakes up and
-/// removes its files cannot remove files that others have published since.
+/// replaces the old one in one step. No other commit reuses a name: a frozen process that wakes up
+/// and removes its files cannot remove files that others have published since.
 ///
 /// ```
 /// # use glueless::layout::part_file_name;
@@ -42,9 +42,9 @@ pub fn part_file_commit(base_name: &str) -> Option<u64> {
     (part_file_name(commit, number) == base_name).then_some(commit)
 }
 
-/// The name of a run's attempt at a commit, part of the name of every file written before the commit.
-/// An attempt can only become that commit: once a commit of that number exists, all other attempts at
-/// it are dead.
+/// The name of a run's attempt at a commit, part of the name of every file written before the
+/// commit. An attempt can only become that commit: once a commit of that number exists, all other
+/// attempts at it are dead.
 ///
 /// ```
 /// # use glueless::layout::{attempt_commit, attempt_name};

@@ -39,8 +39,8 @@ const AHEAD_UNITS_MAX: usize = 16;
 pub type SelectedRows = (usize, Option<BooleanBuffer>);
 
 impl ParquetFile {
-    /// Splits the given columns (indices into [`ParquetFile::schema`], ascending) of row groups, also
-    /// ascending, into fetch units.
+    /// Splits the given columns (indices into [`ParquetFile::schema`], ascending) of row groups,
+    /// also ascending, into fetch units.
     pub fn fetch_units(
         &self,
         columns: &[usize],
@@ -160,9 +160,9 @@ impl FetchUnit {
             vec![(0, whole.map_err(ParquetError::from).map_err(failed)?)]
         } else {
             let fetched = reader.ranges(&self.ranges).await;
-            let fetched = fetched.map_err(ParquetError::from).map_err(failed)?;
+            let chunks = fetched.map_err(ParquetError::from).map_err(failed)?;
             let starts = self.ranges.iter().map(|range| range.start);
-            starts.zip(fetched).collect()
+            starts.zip(chunks).collect()
         };
         let chunks = Chunks {
             file_bytes: self.file.size,
@@ -274,7 +274,7 @@ impl Chunks {
         let contains =
             |(first, bytes): &&(u64, Bytes)| (*first..*first + bytes.len() as u64).contains(&start);
         let (first, bytes) = self.chunks.iter().find(contains).ok_or_else(|| {
-            ParquetError::EOF(format!("byte {start} lies outside of the needed columns"))
+            ParquetError::EOF(format!("byte {start} is outside the needed columns"))
         })?;
         Ok(bytes.slice((start - first) as usize..))
     }
@@ -323,7 +323,8 @@ mod tests {
     use parquet::file::properties::WriterProperties;
     use proptest::prelude::*;
 
-    /// The bytes of a file with row groups of these sizes: `pad` makes it large or small, `n` counts.
+    /// The bytes of a file with row groups of these sizes: `pad` makes it large or small, `n`
+    /// counts.
     fn contents(groups: &[usize], pad_bytes: usize) -> Vec<u8> {
         let batch = |first: usize, rows: usize| {
             let numbers = first..first + rows;
@@ -372,7 +373,7 @@ mod tests {
         let batches = file.read_selected(&[1], selected.into_iter(), 7);
         let batches: Result<Vec<RecordBatch>> = runtime().block_on(batches.try_collect());
         let values = |batch: RecordBatch| {
-            let column = |place: usize| batch.column(place).as_primitive::<Int64Type>().clone();
+            let column = |index: usize| batch.column(index).as_primitive::<Int64Type>().clone();
             let (n, row) = (column(0), column(1));
             (0..batch.num_rows())
                 .map(|at| (n.value(at), row.value(at)))
@@ -429,10 +430,10 @@ mod tests {
         put(&opened.reader.store, other);
         let refused = read(&opened, vec![(0, None), (1, None)]).expect_err("it changed");
         assert_eq!(refused.kind, Kind::Data);
-        let told = refused.to_string();
+        let message = refused.to_string();
         assert!(
-            told.contains("a.parquet") && told.contains("changed during the run"),
-            "{told}"
+            message.contains("a.parquet") && message.contains("changed during the run"),
+            "{message}"
         );
     }
 

@@ -1,8 +1,8 @@
 //! A Parquet object: its footer, and its rows, which can be read several times.
 //!
 //! A small object is fetched whole, in one request; of a larger one only the footer and the needed
-//! column chunks ([`crate::parquet_io::fetch`]). Arrow types come from the Parquet schema alone, with
-//! text as views and INT96 as microseconds (nanoseconds would turn the year 9999 into 1816).
+//! column chunks ([`crate::parquet_io::fetch`]). Arrow types come from the Parquet schema alone,
+//! with text as views and INT96 as microseconds (nanoseconds would turn the year 9999 into 1816).
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -161,8 +161,8 @@ impl ParquetFile {
         let metadata = catch_panics(|| reader.parse_and_finish(whole))?;
         check_footer(&metadata, self.size)?;
         let groups = metadata.row_groups().iter();
-        let same = groups.map(|group| group.num_rows() as usize);
-        if !same.eq(self.row_groups.iter().map(|group| group.rows)) {
+        let rows = groups.map(|group| group.num_rows() as usize);
+        if !rows.eq(self.row_groups.iter().map(|group| group.rows)) {
             return Err(ParquetError::General("it changed during the run".into()));
         }
         arrow_metadata(Arc::new(metadata), Some(&self.columns.schema))
@@ -236,7 +236,7 @@ fn undecodable() -> ParquetError {
 /// The error for an empty file.
 pub(crate) fn empty_file(name: &str) -> Error {
     Error::data(format!("{name} is empty"))
-        .hint("restore it from its source, or move it out of the raw folder")
+        .hint("restore it from its source, or, if it is a raw file, move it out of the raw folder")
 }
 
 /// Checks that the row counts of a footer add up and that its columns are inside the object.
@@ -321,10 +321,13 @@ fn cast_exactly(column: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
     }
 }
 
-/// The error for a file that cannot be read: a storage failure, or not (or no longer) a Parquet file.
+/// The error for a file that cannot be read: a storage failure, or not (or no longer) a Parquet
+/// file.
 pub(crate) fn read_error(name: &str, error: ParquetError) -> Error {
-    let damaged = Error::data(format!("{name} is not a readable Parquet file"))
-        .hint("it may be truncated or damaged: restore it from its source, or move it out of the raw folder");
+    let damaged = Error::data(format!("{name} is not a readable Parquet file")).hint(
+        "it may be truncated or damaged: restore it from its source, or, if it is a raw \
+             file, move it out of the raw folder",
+    );
     if !matches!(error, ParquetError::External(_)) {
         return damaged.caused_by(error);
     }
@@ -436,7 +439,7 @@ mod tests {
         };
         assert_eq!(checked(&footer, size), Ok(()));
         let outside = checked(&footer, 10).expect_err("the column is longer");
-        assert!(outside.contains("outside of it"), "{outside}");
+        assert!(outside.contains("outside the file"), "{outside}");
         let known = footer.file_metadata();
         let counted = FileMetaData::new(
             known.version(),
@@ -448,6 +451,6 @@ mod tests {
         );
         let groups = footer.row_groups().to_vec();
         let wrong = checked(&ParquetMetaData::new(counted, groups), size).expect_err("3 are not 0");
-        assert!(wrong.contains("count its rows"), "{wrong}");
+        assert!(wrong.contains("wrong row counts"), "{wrong}");
     }
 }

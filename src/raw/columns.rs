@@ -147,7 +147,8 @@ impl<'a> RawColumns<'a> {
         Ok(())
     }
 
-    /// Adds the columns that the pipeline declares and that are in none of the files: they are null.
+    /// Adds the columns that the pipeline declares and that are in none of the files: they are
+    /// null.
     pub fn add_declared(&mut self) {
         for (name, data_type) in &self.raw.columns {
             if self.find(name).is_none() {

@@ -46,8 +46,8 @@ pub struct Form {
 }
 
 impl Form {
-    /// The format of CDC files, or of full loads, which lack the operation column unless the pipeline
-    /// says that they have it.
+    /// The format of CDC files, or of full loads, which lack the operation column unless the
+    /// pipeline says that they have it.
     pub fn of(raw: &Raw, full_load: bool) -> Self {
         let lacks_op = full_load && !raw.csv.header && !raw.csv.op_in_full_load;
         let is_present = |(name, _): &&(String, DataType)| {
@@ -116,8 +116,8 @@ pub fn to_parquet(
         .with_properties(properties.build())
         .with_skip_arrow_metadata(true);
     let failed = |error: ParquetError| spill_failed(&format!("the rows of {name}"), error);
-    let writer = ArrowWriter::try_new_with_options(output, Arc::clone(&batch.schema), options);
-    let mut writer = writer.map_err(failed)?;
+    let mut writer = ArrowWriter::try_new_with_options(output, Arc::clone(&batch.schema), options)
+        .map_err(failed)?;
     while let Some(line) = records.next_record()? {
         batch.push(&mut records, line)?;
         if batch.rows == BATCH_ROWS || batch.bytes >= BATCH_BYTES {
@@ -253,8 +253,8 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// The rows read so far, in the columns' types; a row with a value that does not fit its type is
-    /// quarantined.
+    /// The rows read so far, in the columns' types; a row with a value that does not fit its type
+    /// is quarantined.
     fn finish(&mut self) -> Result<RecordBatch> {
         let texts = self.texts.iter_mut();
         let mut texts: Vec<ArrayRef> = texts.map(|texts| Arc::new(texts.finish()) as _).collect();
@@ -279,23 +279,24 @@ impl<'a> Batch<'a> {
                 lines: 1,
                 column: Some(field.name().clone()),
                 reason: format!("does not fit its type, {}", field.data_type()),
-                hint: "fix the value, or the column's type in `[raw.columns]`",
+                hint: "correct the value, or the column's type in `[raw.columns]`",
                 change: fields_json(names.zip(values)),
             };
             self.quarantine(bad)?;
         }
         if !wrong.is_empty() {
-            let is_wrong = (0..self.rows).map(|row| Some(wrong.contains_key(&row)));
-            let is_wrong: BooleanArray = is_wrong.collect();
+            let is_wrong: BooleanArray = (0..self.rows)
+                .map(|row| Some(wrong.contains_key(&row)))
+                .collect();
             for texts in &mut texts {
                 *texts = nullif(texts, &is_wrong)?;
             }
         }
-        let columns = texts.iter().zip(&fields).map(|(texts, field)| {
+        let casts = texts.iter().zip(&fields).map(|(texts, field)| {
             let cast = cast_values(texts, field.data_type());
             cast.map_err(|_| Error::internal("a CSV value that fits its type cannot be cast"))
         });
-        let columns = columns.collect::<Result<_>>()?;
+        let columns = casts.collect::<Result<_>>()?;
         let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
         self.rows_before += self.rows as u64;
         (self.rows, self.bytes) = (0, 0);
@@ -342,10 +343,12 @@ mod tests {
     type Rows = Vec<Vec<Option<String>>>;
 
     fn form(columns: &[(&str, &str)], csv: CsvForm) -> Form {
-        let typed = columns.iter();
-        let typed = typed.map(|(name, text)| (name.to_string(), parse_type(text).expect("a type")));
+        let typed = |(name, text): &(&str, &str)| {
+            let data_type = parse_type(text).expect("a type");
+            (name.to_string(), data_type)
+        };
         Form {
-            columns: typed.collect(),
+            columns: columns.iter().map(typed).collect(),
             csv,
         }
     }
@@ -666,7 +669,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_is_read(
+        fn written_rows_are_read_back(
             rows in prop::collection::vec(prop::collection::vec(field(), 3), 0..20),
             step in 1usize..9,
             crlf in any::<bool>(),

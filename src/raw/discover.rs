@@ -1,9 +1,9 @@
-//! Discovery: selects the raw files that a run reads, from its window and the ledger.
+//! Discovery: selects the raw files that a run reads, by its window and the ledger.
 //!
-//! Where windows select files by the dates in names or folders, the listing is pruned by date folders
-//! (one day wider on each side, because the dates of a folder and of a name can differ by a time zone
-//! or a flush); then every file is checked exactly. The result is sorted in the order of files, which
-//! is part of the order of changes: base name, then path.
+//! Where windows select files by the dates in names or folders, the listing is pruned by date
+//! folders (one day wider on each side, because the dates of a folder and of a name can differ by a
+//! time zone or a flush); then every file is checked exactly. The result is sorted in the order of
+//! files, which is part of the order of changes: base name, then path.
 
 use std::collections::HashSet;
 
@@ -42,7 +42,8 @@ pub struct RawFile {
     /// The windows that selected its rows in that commit; `None` for all rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<Vec<Window>>,
-    /// Whether it was missing when a run last looked, so that later runs have read none of its rows.
+    /// Whether it was missing when a run last looked, so that later runs have read none of its
+    /// rows.
     #[serde(default, skip_serializing_if = "is_false")]
     pub is_absent: bool,
 }
@@ -84,8 +85,8 @@ impl RawFile {
         }
     }
 
-    /// Whether a file is still the one that was folded: compared by size and ETag; in a local folder,
-    /// where the ETag changes with a copy, by size and modified time.
+    /// Whether a file is still the one that was folded: compared by size and ETag; in a local
+    /// folder, where the ETag changes with a copy, by size and modified time.
     pub(crate) fn is_same(&self, found: &RawFile, is_local: bool) -> bool {
         let same_content = match (&self.e_tag, &found.e_tag) {
             (Some(folded), Some(found)) if !is_local => folded == found,
@@ -96,8 +97,8 @@ impl RawFile {
 }
 
 /// The spans of a window in which inputs, or rows of inputs, were never folded; `None` for an input
-/// that can have rows of any window. A full load counts at the window's start, because the first run
-/// folds it.
+/// that can have rows of any window. A full load counts at the window's start, because the first
+/// run folds it.
 ///
 /// # Errors
 /// As [`discover`].
@@ -171,9 +172,9 @@ pub trait Recorded {
 /// of a table without a key are folded only once as well.
 ///
 /// # Errors
-/// Usage, when a raw location does not exist or has files of another format; data, when an input has
-/// changed since it was folded, or when a file lacks the time that `window_by` selects by; storage,
-/// when a listing fails.
+/// Usage, when a raw location does not exist or has files of another format; data, when an input
+/// has changed since it was folded, or when a file lacks the time that `window_by` selects by;
+/// storage, when a listing fails.
 pub async fn discover(
     folders: &[Folder],
     pipeline: &Pipeline,
@@ -296,8 +297,8 @@ pub type Rediscovered<'a> = (Vec<Input>, Vec<&'a RawFile>);
 /// Lists every raw file, folded or not.
 ///
 /// # Errors
-/// Usage, when a raw location does not exist or has files of another format; storage, when a listing
-/// fails.
+/// Usage, when a raw location does not exist or has files of another format; storage, when a
+/// listing fails.
 pub async fn discover_all(folders: &[Folder], raw: &Raw) -> Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for (location, folder) in folders.iter().enumerate() {
@@ -366,14 +367,14 @@ pub struct CatchUp<'a> {
     /// The inputs to fold.
     pub inputs: Vec<Input>,
     /// Inputs that were quarantined and are missing.
-    pub gone: Vec<&'a RawFile>,
+    pub missing_quarantined: Vec<&'a RawFile>,
     /// Inputs that were folded and are missing.
-    pub absent: Vec<&'a RawFile>,
+    pub missing_folded: Vec<&'a RawFile>,
 }
 
-/// Lists the inputs with rows that were never folded, in the span of all windows that were run: those
-/// that were quarantined, those that no run has found, and those with rows between the windows that
-/// selected rows. `quarantined` are the quarantined inputs as recorded.
+/// Lists the inputs with rows that were never folded, in the span of all windows that were run:
+/// those that were quarantined, those that no run has found, and those with rows between the
+/// windows that selected rows. `quarantined` are the quarantined inputs as recorded.
 ///
 /// # Errors
 /// As [`discover`].
@@ -433,16 +434,16 @@ pub async fn catch_up<'a>(
         }
     }
     sort(&mut inputs);
-    let gone = missing_files(quarantined.into_iter(), &inputs).collect();
-    let is_absent = |file: &&RawFile| {
+    let missing_quarantined = missing_files(quarantined.into_iter(), &inputs).collect();
+    let is_missing = |file: &&RawFile| {
         let is_folded = recorded.folded(file.location, &file.path).is_some();
         is_folded && !seen.contains(&(file.location, file.path.clone()))
     };
-    let absent = recorded.inputs().into_iter().filter(is_absent).collect();
+    let missing_folded = recorded.inputs().into_iter().filter(is_missing).collect();
     Ok(CatchUp {
         inputs,
-        gone,
-        absent,
+        missing_quarantined,
+        missing_folded,
     })
 }
 
@@ -526,8 +527,8 @@ fn lookback_span(raw: &Raw, window: &Window) -> Option<Window> {
     })
 }
 
-/// The windows of rows that a run folds of a file: the run's window, and the parts of earlier windows
-/// that no run has read. `read` are the windows whose rows were read; `None` for all.
+/// The windows of rows that a run folds of a file: the run's window, and the parts of earlier
+/// windows that no run has read. `read` are the windows whose rows were read; `None` for all.
 fn row_windows(
     raw: &Raw,
     window: &Window,
@@ -536,7 +537,7 @@ fn row_windows(
 ) -> Vec<Window> {
     let mut windows = vec![*window];
     if let (Some(read), Some(lookback)) = (read, lookback_span(raw, window)) {
-        let late = runs.iter().filter_map(|run| run.common(&lookback));
+        let late = runs.iter().filter_map(|run| run.intersection(&lookback));
         windows.extend(late.flat_map(|late| late.without(read)));
     }
     windows

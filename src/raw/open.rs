@@ -1,8 +1,8 @@
 //! Opening inputs: many small files, as fast as storage delivers them.
 //!
 //! Local files are read by threads that block on the disk, because passing each of many small files
-//! between threads costs more than reading it. Remote files are fetched concurrently. If several files
-//! cannot be opened, the error names the first of them, because files are opened in order.
+//! between threads costs more than reading it. Remote files are fetched concurrently. If several
+//! files cannot be opened, the error names the first of them, because files are opened in order.
 //!
 //! CSV files are converted to Parquet here ([`crate::raw::csv`]), into a few spill files that many
 //! inputs share.
@@ -92,8 +92,8 @@ pub struct Opening<'a> {
 type OneOpened = Result<Opened, Box<(Input, Error)>>;
 
 impl<'a> Opening<'a> {
-    /// The settings for a run with these resources: small files are cached in up to an eighth of its
-    /// memory.
+    /// The settings for a run with these resources: small files are cached in up to an eighth of
+    /// its memory.
     pub fn new(
         folders: &'a [Folder],
         raw: &'a Raw,
@@ -274,8 +274,8 @@ impl Opener {
         }
     }
 
-    /// Converts a CSV file to a range of a spill file and opens that. Storage that needs the runtime
-    /// is awaited through `handle`.
+    /// Converts a CSV file to a range of a spill file and opens that. Storage that needs the
+    /// runtime is awaited through `handle`.
     fn open_csv(&self, input: Input, handle: Option<Handle>) -> OneOpened {
         let opened = || {
             let folder = &self.folders[input.file.location];

@@ -1,8 +1,8 @@
 //! Schema changes: how raw columns change from file to file, and from run to run.
 //!
-//! CDC files are compared in the order of files, the first with the newest CDC file of earlier runs;
-//! full loads are compared with each other. A change seen in several files is reported once, for the
-//! first of them.
+//! CDC files are compared in the order of files, the first with the newest CDC file of earlier
+//! runs; full loads are compared with each other. A change seen in several files is reported once,
+//! for the first of them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ type Columns = Vec<(String, DataType)>;
 
 /// Compares the columns of files, one after the other.
 pub struct SchemaChanges {
-    /// The changes seen so far.
+    /// The changes observed so far.
     pub seen: Vec<SchemaChange>,
     /// The newest CDC file of all runs, and its columns.
     pub newest: Newest,

@@ -7,8 +7,8 @@ use futures::TryStreamExt;
 use crate::error::{Error, Result};
 use crate::store::Folder;
 
-/// Lists every object of a folder, relative to it and sorted, including crash leftovers of the local
-/// store.
+/// Lists every object of a folder, relative to it and sorted, including crash leftovers of the
+/// local store.
 ///
 /// # Errors
 /// Storage, when the listing fails.
@@ -22,9 +22,11 @@ pub async fn list(folder: &Folder) -> Result<Vec<String>> {
 /// Storage, when the listing fails.
 pub async fn sizes(folder: &Folder) -> Result<BTreeMap<String, u64>> {
     let objects = folder.store.list(None);
-    let sizes = objects.map_ok(|object| (object.location.to_string(), object.size));
-    let sizes = sizes.try_collect().await;
-    sizes.map_err(|error| Error::store(format!("list {}", folder.location), error))
+    objects
+        .map_ok(|object| (object.location.to_string(), object.size))
+        .try_collect()
+        .await
+        .map_err(|error| Error::store(format!("list {}", folder.location), error))
 }
 
 /// As [`list`], and removes empty folders.

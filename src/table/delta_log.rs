@@ -1,9 +1,9 @@
 //! A Delta log, as used by the state and by curated tables of `format = "delta"`.
 //!
-//! The first commit of a version wins: a commit names the version it is to become and is not retried
-//! internally. Two plain appends to one version would both succeed; a transaction in every commit,
-//! with a fixed application id and the number of the run's commit, makes them conflict. It also shows
-//! later whether a commit whose reply was lost has succeeded.
+//! The first commit of a version wins: a commit names the version it is to become and is not
+//! retried internally. Two plain appends to one version would both succeed; a transaction in every
+//! commit, with a fixed application id and the number of the run's commit, makes them conflict. It
+//! also shows later whether a commit whose reply was lost has succeeded.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -97,8 +97,8 @@ impl DeltaLog {
             }
             Ok(())
         };
-        let read = read.await;
-        read.map_err(|error| self.failed("read", error))?;
+        let result: Result<(), DeltaTableError> = read.await;
+        result.map_err(|error| self.failed("read", error))?;
         self.committed = None;
         self.list_files();
         Ok(())
@@ -107,10 +107,11 @@ impl DeltaLog {
     fn list_files(&mut self) {
         self.files.clear();
         if let Some(state) = &self.state {
-            let files = state.log_data();
-            let files = files.iter();
-            let files = files.map(|file| (file.path().into_owned(), file.size().max(0) as u64));
-            self.files.extend(files);
+            let data = state.log_data();
+            self.files.extend(
+                data.iter()
+                    .map(|file| (file.path().into_owned(), file.size().max(0) as u64)),
+            );
         }
     }
 
@@ -148,9 +149,9 @@ impl DeltaLog {
         let Some(snapshot) = self.snapshot() else {
             return Vec::new();
         };
-        let files = snapshot.log_data();
-        let files = files.iter().filter(|file| is_removed(&file.path()));
-        files
+        let data = snapshot.log_data();
+        let removed = data.iter().filter(|file| is_removed(&file.path()));
+        removed
             .map(|file| Action::Remove(file.remove_action(true)))
             .collect()
     }
@@ -164,13 +165,13 @@ impl DeltaLog {
             return Ok(Vec::new());
         };
         let log_store = Arc::clone(&self.log_store);
-        let removed = snapshot.all_tombstones(log_store.as_ref());
-        let removed = removed.try_filter_map(|removed| async move {
+        let tombstones = snapshot.all_tombstones(log_store.as_ref());
+        let later = tombstones.try_filter_map(|removed| async move {
             let is_later = removed.deletion_timestamp().is_some_and(|at| at > time);
             Ok(is_later.then(|| removed.path().into_owned()))
         });
-        let removed = removed.try_collect().await;
-        removed.map_err(|error| self.failed("read", error))
+        let paths = later.try_collect().await;
+        paths.map_err(|error| self.failed("read", error))
     }
 
     /// The number of the run's commit in the last transaction.
@@ -182,8 +183,8 @@ impl DeltaLog {
             return Ok(None);
         };
         let log_store = Arc::clone(&self.log_store);
-        let last = snapshot.transaction_version(log_store.as_ref(), APPLICATION);
-        let last = last.await.map_err(|error| self.failed("read", error))?;
+        let version = snapshot.transaction_version(log_store.as_ref(), APPLICATION);
+        let last = version.await.map_err(|error| self.failed("read", error))?;
         Ok(last.map(|last| last.max(0) as u64))
     }
 
@@ -271,8 +272,8 @@ impl DeltaLog {
         Ok(())
     }
 
-    /// Commits the next version, with the number of the run's commit and further commit information.
-    /// The new state is not read.
+    /// Commits the next version, with the number of the run's commit and further commit
+    /// information. The new state is not read.
     ///
     /// # Errors
     /// The engine's. The commit may have succeeded nevertheless: read the log and look for its
@@ -380,8 +381,8 @@ pub fn delta_schema(fields: impl IntoIterator<Item = Field>) -> Result<StructTyp
 }
 
 /// The type that a Delta table stores a type as: the same, or one that represents all its values. A
-/// time without a zone is one of UTC, because Delta's type for it needs newer readers. `None` if there
-/// is no such type, and for nested types.
+/// time without a zone is one of UTC, because Delta's type for it needs newer readers. `None` if
+/// there is no such type, and for nested types.
 fn delta_type(data_type: &DataType) -> Option<DataType> {
     Some(match data_type {
         DataType::Boolean

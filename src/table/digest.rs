@@ -1,9 +1,9 @@
-//! Row counts and hashes of a table that do not depend on row order: two tables with the same rows have
-//! the same digests, however the rows are distributed over files.
+//! Row counts and hashes of a table that do not depend on row order: two tables with the same rows
+//! have the same digests, however the rows are distributed over files.
 //!
 //! A row's hash is SipHash over its columns in arrow's row format; a partition's is the sum of its
-//! rows' hashes. The partition columns are not in the hash but in the partition's name, as Hive writes
-//! it, where an empty text and a null are the same.
+//! rows' hashes. The partition columns are not in the hash but in the partition's name, as Hive
+//! writes it, where an empty text and a null are the same.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hasher};

@@ -1,4 +1,5 @@
-//! A relation over a list of Parquet files that glueless wrote: versions, ledger or a published table.
+//! A relation over a list of Parquet files that glueless wrote: versions, ledger or a published
+//! table.
 //!
 //! The list comes from a commit, never from a listing of a folder. The values of partition columns,
 //! which are not stored in the files, are given per file.
@@ -97,8 +98,8 @@ impl FileTable {
     /// stored columns come first, as listed, then those of the partitions.
     ///
     /// # Errors
-    /// Internal, when a partition column is not in `columns`, or a value in a folder name does not fit
-    /// the column's type.
+    /// Internal, when a partition column is not in `columns`, or a value in a folder name does not
+    /// fit the column's type.
     pub fn of_partitions<'a>(
         folder: &Folder,
         files: impl Iterator<Item = PartitionFile<'a>>,
@@ -106,10 +107,11 @@ impl FileTable {
         partition_by: &[String],
     ) -> Result<Self> {
         let field = |(name, kind): &(String, DataType)| Field::new(name, kind.clone(), true);
-        let stored = columns
+        let stored: Vec<Field> = columns
             .iter()
-            .filter(|(name, _)| !partition_by.contains(name));
-        let stored: Vec<Field> = stored.map(field).collect();
+            .filter(|(name, _)| !partition_by.contains(name))
+            .map(field)
+            .collect();
         let mut partitions = Vec::new();
         for part in partition_by {
             let column = columns.iter().find(|(name, _)| name == part);
@@ -151,7 +153,8 @@ impl TableProvider for FileTable {
         TableType::Base
     }
 
-    /// Files and row groups are pruned by their statistics; a filter above the scan filters the rows.
+    /// Files and row groups are pruned by their statistics; a filter above the scan filters the
+    /// rows.
     fn supports_filters_pushdown(
         &self,
         filters: &[&Expr],

@@ -1,8 +1,8 @@
 //! Rebuilding a partition: its existing rows, minus removed rows, plus new ones.
 //!
 //! Both sides are sorted by the same columns, so they are merged as streams: the existing rows are
-//! read once, batch by batch, whatever the partition's size. A tombstone must match an existing row,
-//! and a new row must not: so a table that another program has changed is an error.
+//! read once, batch by batch, whatever the partition's size. A tombstone must match an existing
+//! row, and a new row must not: so a table that another program has changed is an error.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -41,9 +41,9 @@ pub struct PublishedTable {
 }
 
 impl PublishedTable {
-    /// The table in a folder, with its files. The last stored column of new rows, also the last that
-    /// they are sorted by, is the flag whether the row is present. Rows of a table without a key can be
-    /// equal.
+    /// The table in a folder, with its files. The last stored column of new rows, also the last
+    /// that they are sorted by, is the flag whether the row is present. Rows of a table without a
+    /// key can be equal.
     ///
     /// # Errors
     /// Internal, when rows are not sorted by their stored columns.

@@ -6,9 +6,9 @@
 //! ```
 //!
 //! Every thread fills its own sorter; [`Sorted`] combines them. From then on partitions are
-//! independent, so that threads can sort and write different ones concurrently. A sorter reserves its
-//! memory from the engine's pool and writes its buffered rows to disk, as a sorted run, when the pool
-//! is exhausted. Merging buffers one block per run and thread.
+//! independent, so that threads can sort and write different ones concurrently. A sorter reserves
+//! its memory from the engine's pool and writes its buffered rows to disk, as a sorted run, when
+//! the pool is exhausted. Merging buffers one block per run and thread.
 //!
 //! Equal keys keep the order in which one sorter received them.
 
@@ -38,8 +38,8 @@ pub use merge::{Merge, Sorted};
 
 /// The approximate size of a block of a run on disk.
 const BLOCK_BYTES: usize = 256 << 10;
-/// The memory that sorting needs per row besides the row: its reference, twice, and the start of its
-/// key.
+/// The memory that sorting needs per row besides the row: its reference, twice, and the start of
+/// its key.
 const BYTES_PER_ROW: usize = 24;
 
 /// The partition, sort and stored columns of a sorter, as indices into `schema`.
@@ -55,8 +55,8 @@ pub struct Order {
 }
 
 impl Order {
-    /// Rows of `schema`, grouped by the columns `partition_by` and sorted by `sort_by` (ascending, nulls
-    /// first). The columns `stored` are output.
+    /// Rows of `schema`, grouped by the columns `partition_by` and sorted by `sort_by` (ascending,
+    /// nulls first). The columns `stored` are output.
     ///
     /// # Errors
     /// Internal, when a column cannot be compared.
@@ -324,7 +324,8 @@ impl Sorter {
     }
 }
 
-/// Sorts rows by their keys: first by the eight bytes after the prefix common to all, then by the rest.
+/// Sorts rows by their keys: first by the eight bytes after the prefix common to all, then by the
+/// rest.
 fn sort(buffered: &[BufferedBatch], row_refs: Vec<RowRef>) -> Vec<RowRef> {
     let key = |row_ref: &RowRef| buffered[row_ref.batch as usize].key(row_ref.row);
     let Some(first) = row_refs.first().map(key) else {

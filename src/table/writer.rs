@@ -1,7 +1,7 @@
 //! The partition writer: writes sorted partitions to Parquet files in staging.
 //!
-//! Each thread writes one partition, and one file, at a time, so that memory and file handles do not
-//! grow with the number of partitions. Nothing that readers see is changed here.
+//! Each thread writes one partition, and one file, at a time, so that memory and file handles do
+//! not grow with the number of partitions. Nothing that readers see is changed here.
 
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
@@ -152,8 +152,8 @@ impl TableWriter {
     }
 }
 
-/// The columns whose values hardly repeat, so that the writer would build a dictionary only to abandon
-/// it. The first full batch decides for the whole table.
+/// The columns whose values hardly repeat, so that the writer would build a dictionary only to
+/// abandon it. The first full batch decides for the whole table.
 fn hardly_repeated_columns<'a>(
     batch: &RecordBatch,
     known: &'a OnceLock<Vec<String>>,
@@ -193,8 +193,8 @@ pub fn parquet_properties(path: &str, hardly_repeated: &[&str]) -> WriterPropert
     properties
 }
 
-/// A Parquet writer to an object of a folder, without an Arrow schema in the footer, so that readers
-/// see plain Parquet types.
+/// A Parquet writer to an object of a folder, without an Arrow schema in the footer, so that
+/// readers see plain Parquet types.
 ///
 /// # Errors
 /// Internal, when a type cannot be written.

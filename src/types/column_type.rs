@@ -11,9 +11,9 @@
 //! | `TIMESTAMP(n)`, n digits of a second, 6 where it is left out | Timestamp without a zone: ms, µs or ns |
 //! | `TIMESTAMP(n) WITH TIME ZONE` | the same in UTC |
 //!
-//! The types of several files widen to one without loss ([`widen`]). A value is cast only if it stays
-//! the same: no digit, no fraction of a second and no time of day is dropped, and nothing becomes
-//! null.
+//! The types of several files widen to one without loss ([`widen`]). A value is cast only if it
+//! stays the same: no digit, no fraction of a second and no time of day is dropped, and nothing
+//! becomes null.
 
 use std::sync::Arc;
 
@@ -49,8 +49,8 @@ pub fn parse_type(text: &str) -> Option<DataType> {
         None => (upper.as_str(), vec![]),
         Some((name, rest)) => {
             let numbers = rest.strip_suffix(')')?.split(',');
-            let numbers: Result<Vec<u8>, _> = numbers.map(|one| one.trim().parse()).collect();
-            (name.trim_end(), numbers.ok()?)
+            let parsed: Result<Vec<u8>, _> = numbers.map(|one| one.trim().parse()).collect();
+            (name.trim_end(), parsed.ok()?)
         }
     };
     let name = name.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -152,9 +152,9 @@ pub fn days_of(column: &ArrayRef, zone: Tz) -> Result<Date32Array, usize> {
     }
 }
 
-/// Parses a time: `yyyy-MM-dd HH:mm:ss`, with up to nine digits of fraction, with `T` instead of the
-/// space, with a zone (`Z`, `+02`, `+02:00`) or without; or a date alone. A time without a zone is
-/// local time of `zone`. Returns nanoseconds since 1970 UTC.
+/// Parses a time: `yyyy-MM-dd HH:mm:ss`, with up to nine digits of fraction, with `T` instead of
+/// the space, with a zone (`Z`, `+02`, `+02:00`) or without; or a date alone. A time without a zone
+/// is local time of `zone`. Returns nanoseconds since 1970 UTC.
 pub fn parse_time(text: &str, zone: Tz) -> Option<i128> {
     TimeParser::new(zone).parse(text)
 }
@@ -275,8 +275,8 @@ fn number(digits: &[u8]) -> Option<u32> {
     })
 }
 
-/// Converts a local time, in nanoseconds since 1970 on the local clock, to UTC. An ambiguous time is
-/// the earlier instant; a time in a gap is moved forward by the gap.
+/// Converts a local time, in nanoseconds since 1970 on the local clock, to UTC. An ambiguous time
+/// is the earlier instant; a time in a gap is moved forward by the gap.
 fn local_to_utc(local_ns: i128, zone: Tz) -> Option<i128> {
     let seconds = i64::try_from(local_ns.div_euclid(1_000_000_000)).ok()?;
     let fraction = local_ns.rem_euclid(1_000_000_000);

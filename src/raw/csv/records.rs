@@ -1,10 +1,10 @@
 //! CSV records: fields as text, and the state of their quotes.
 //!
-//! The format is RFC 4180 as AWS DMS writes it: lines end in LF or CRLF; a field with a comma, a quote
-//! or a line feed is quoted, and a quote inside it is doubled. Violations are reported per field, and
-//! reading continues normally with the next line.
-//! `csv_core` splits the fields; it does not distinguish an empty field from a quoted one and accepts
-//! misplaced quotes, so quotes are checked here.
+//! The format is RFC 4180 as AWS DMS writes it: lines end in LF or CRLF; a field with a comma, a
+//! quote or a line feed is quoted, and a quote inside it is doubled. Violations are reported per
+//! field, and reading continues normally with the next line. `csv_core` splits the fields; it does
+//! not distinguish an empty field from a quoted one and accepts misplaced quotes, so quotes are
+//! checked here.
 
 use std::io::{ErrorKind, Read};
 
@@ -166,7 +166,8 @@ impl<'a, R: Read> Records<'a, R> {
             }
             let line = self.line;
             while !self.read_field(line)? {}
-            // The line feed that ends the record was read, unless the file ended or a quote is open.
+            // The line feed that ends the record was read, unless the file ended or a quote is
+            // open.
             self.last_line = self.line - u64::from(!self.is_cut_off || self.is_open());
             let is_empty = self.fields_found == 1 && self.bytes.is_empty();
             if self.is_cut_off || !is_empty || self.fields[0].is_quoted {
@@ -306,6 +307,9 @@ pub fn unreadable(name: &str, error: std::io::Error) -> Error {
         return failed.caused_by(error);
     }
     Error::data(format!("{name} cannot be decompressed"))
-        .hint("it may be truncated or damaged: restore it from its source, or move it out of the raw folder")
+        .hint(
+            "it may be truncated or damaged: restore it from its source, or, if it is a raw \
+             file, move it out of the raw folder",
+        )
         .caused_by(error)
 }
