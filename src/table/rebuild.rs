@@ -141,8 +141,8 @@ pub struct Rebuilt<'a> {
 
 /// The existing rows of a partition.
 enum Existing<'a> {
-    /// The table is written from empty: new rows have no flag.
-    NoTable,
+    /// Not read: new rows, which have no flag, replace the whole partition.
+    Replaced,
     /// The partition is not in the table: all rows must be new.
     NoPartition(&'a PublishedTable, String),
     Rows(Box<MergeState<'a>>),
@@ -183,7 +183,8 @@ impl Incoming {
 }
 
 impl<'a> Rebuilt<'a> {
-    /// Merges new rows with the existing rows of a partition, if there are any.
+    /// Merges new rows with the existing rows of a partition, if there are any; without `table` new
+    /// rows replace the partition.
     ///
     /// # Errors
     /// Data, when a file is missing or is not the one that was published.
@@ -195,7 +196,7 @@ impl<'a> Rebuilt<'a> {
         let Some(table) = table else {
             return Ok(Rebuilt {
                 new,
-                existing: Existing::NoTable,
+                existing: Existing::Replaced,
                 rows_before: 0,
             });
         };
@@ -238,7 +239,7 @@ impl<'a> Rebuilt<'a> {
     /// read.
     pub async fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
         let merge = match &mut self.existing {
-            Existing::NoTable => return self.new.next_batch(),
+            Existing::Replaced => return self.new.next_batch(),
             Existing::NoPartition(table, folder) => {
                 let Some(rows) = self.new.next_batch()? else {
                     return Ok(None);

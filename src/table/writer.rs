@@ -67,7 +67,8 @@ pub struct Written {
 }
 
 impl TableWriter {
-    /// Writes every partition, merged with its existing rows. The result is sorted by partition.
+    /// Writes every partition, merged with its existing rows in `table`, if given. The result is sorted
+    /// by partition.
     ///
     /// # Errors
     /// Storage, when staging cannot be written or rows cannot be read; data, when the partition
