@@ -158,7 +158,7 @@ impl Changes {
                 )));
             }
             union.add(&file)?;
-            schema_changes.meet(&file, &input);
+            schema_changes.observe(&file, &input);
             let mut unread: Vec<u64> = one.bad_rows.iter().map(|bad| bad.row).collect();
             unread.sort_unstable();
             bad_rows.put(number, one.bad_rows);
@@ -208,7 +208,7 @@ impl Changes {
             key: pipeline.key.clone(),
             raw: raw.clone(),
             newest: schema_changes.newest,
-            schema_changes: schema_changes.met,
+            schema_changes: schema_changes.seen,
             bad_rows,
             key_swaps: OnceLock::new(),
             batch_rows,
@@ -344,7 +344,7 @@ impl Changes {
     /// How much memory the inputs keep until the run ends: small files, and two bits per row for
     /// the winners.
     pub fn kept_bytes(&self) -> usize {
-        let files = self.files.iter().map(|file| file.file.kept_bytes());
+        let files = self.files.iter().map(|file| file.file.cached_bytes());
         files.sum::<usize>() + self.ordinal_counts().sum::<u64>() as usize / 4
     }
 

@@ -33,7 +33,7 @@ use crate::state::ledger::{CURATED, Ledger};
 use crate::state::versions::VersionsLayout;
 use crate::state::versions_writer::{VersionsFile, VersionsWriter, day_ranges};
 use crate::store::Folder;
-use crate::table::rebuild::Earlier;
+use crate::table::rebuild::PublishedTable;
 use crate::table::sorter::{Sorted, Sorter};
 use crate::table::writer::{StagedFile, TableWriter};
 
@@ -178,7 +178,7 @@ impl Curate<'_> {
                 sql_file: self.pipeline.curated.sql.file.clone(),
             };
             let streams = Arc::clone(&streams);
-            spawn(async move { streams.part(half.run(&streams, outputs)).await })
+            spawn(async move { streams.run(half.run(&streams, outputs)).await })
         });
         let halves = join_all(halves).await?;
 
@@ -203,7 +203,7 @@ impl Curate<'_> {
             .into_iter()
             .flat_map(|ledger| ledger.files(CURATED));
         let is_keyless = self.changes.is_keyless();
-        let earlier = Arc::new(Earlier::new(self.table, files, &order, is_keyless)?);
+        let earlier = Arc::new(PublishedTable::new(self.table, files, &order, is_keyless)?);
         let sorted = Sorted::new(&order, sorters);
         let given = sorted.counts().clone();
         let written = writer.write(sorted, Some(earlier), self.threads).await?;

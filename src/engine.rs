@@ -1,4 +1,4 @@
-//! The query engine: sessions, memory, the disk to spill to, and tasks.
+//! The query engine: sessions, memory, spill folders and tasks.
 
 pub mod heaps;
 pub mod memory_pool;

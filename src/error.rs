@@ -1,8 +1,8 @@
 //! Errors: a kind says what the operator does next, a message names the thing, a hint says how.
 //!
-//! Every error of the crate is one [`Error`]. It survives a trip through DataFusion, Arrow and
-//! Parquet (which box foreign errors) and is found again by [`Error::from`], so that a bad value
-//! met deep inside a query still reaches the user with its file, row and column.
+//! Every error of the crate is an [`Error`]. DataFusion, Arrow and Parquet box foreign errors;
+//! [`Error::from`] unboxes them, so that a bad value found deep inside a query still reaches the
+//! user with its file, row and column.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -14,13 +14,13 @@ use parquet::errors::ParquetError;
 /// What the operator does next; each kind has its own exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The command line or the pipeline is wrong: mend it. Exit code 2.
+    /// The command line or the pipeline is wrong: fix it. Exit code 2.
     Usage,
-    /// The input data is wrong: mend or remove it. Exit code 65.
+    /// The input data is wrong: fix it or move it away. Exit code 65.
     Data,
     /// Storage cannot be reached, read or written: retry later. Exit code 69.
     Storage,
-    /// A fault of this program: report it. Exit code 70.
+    /// A bug of this program: report it. Exit code 70.
     Internal,
     /// Another run is publishing: retry later. Exit code 75.
     Busy,
@@ -42,30 +42,30 @@ impl Kind {
 /// The exit code of a backfill that Ctrl-C stopped.
 pub const INTERRUPTED: u8 = 130;
 
-/// The worst of some exit codes: what someone must mend outranks what can be retried.
+/// The worst of some exit codes: failures that need a fix outrank those that can be retried.
 pub fn worst(codes: impl IntoIterator<Item = u8>) -> u8 {
     const FROM_BEST: [u8; 8] = [0, 1, INTERRUPTED, 75, 69, 65, 2, 70];
     let rank = |code: &u8| FROM_BEST.iter().position(|known| known == code);
     codes.into_iter().max_by_key(rank).unwrap_or(0)
 }
 
-/// One failure: what to do, what it is about, and what caused it.
+/// A failure: the kind, the message, the hint and the cause.
 #[derive(Debug)]
 pub struct Error {
     /// What the operator does next.
     pub kind: Kind,
     /// One line in lower case that names the file, row, column, key or date.
     pub message: String,
-    /// The next step, where there is one.
+    /// The next step, if there is one.
     pub hint: Option<String>,
-    /// The input that is bad as a whole, if one is: its raw location and path.
+    /// The raw location and path of the input, if an input is bad as a whole.
     pub input: Option<Box<(usize, String)>>,
-    /// Whether single rows are bad, and not a file as a whole.
+    /// Whether single rows are bad, not a file as a whole.
     pub is_of_rows: bool,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// The crate's result.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
@@ -90,12 +90,12 @@ impl Error {
         Self::new(Kind::Data, message)
     }
 
-    /// Storage that does not answer as it should.
+    /// A storage failure.
     pub fn storage(message: impl Into<String>) -> Self {
         Self::new(Kind::Storage, message)
     }
 
-    /// A fault of this program.
+    /// A bug of this program.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(Kind::Internal, message)
     }
@@ -111,13 +111,13 @@ impl Error {
         self
     }
 
-    /// Says that single rows are bad.
+    /// Marks the error as one of single rows.
     pub fn of_rows(mut self) -> Self {
         self.is_of_rows = true;
         self
     }
 
-    /// Says which input is bad, where input is what is wrong.
+    /// Names the bad input, if the error is one of input data.
     pub fn of_input(mut self, location: usize, path: &str) -> Self {
         if self.kind == Kind::Data {
             self.input = Some(Box::new((location, path.to_string())));
@@ -131,24 +131,24 @@ impl Error {
         self
     }
 
-    /// A query of the pipeline that failed on its rows. What the engine says of them holds their
-    /// values, and is therefore not repeated.
+    /// The error for a pipeline query that failed on its rows. The engine's message contains row
+    /// values and is therefore not repeated.
     pub fn query(file: &str, error: DataFusionError) -> Self {
         let failed = matches!(
             error.find_root(),
             DataFusionError::ArrowError(_, _) | DataFusionError::Execution(_)
         );
-        // Spilling fails in the same way, by the disk or by its limit.
+        // A failure to spill has the same variants, but an I/O error or ours inside.
         if !failed || root_io(&error).is_some() || find_ours(&error).is_some() {
             return Error::from(error);
         }
         Error::data(format!(
             "{file} fails on a row: a value cannot be cast or computed"
         ))
-        .hint("leave such rows out with WHERE, or use TRY_CAST")
+        .hint("exclude such rows with WHERE, or use TRY_CAST")
     }
 
-    /// A failed object-store request, with what was being done to which object.
+    /// The error for a failed object-store request; `doing` names the action and the object.
     pub fn store(doing: impl fmt::Display, error: object_store::Error) -> Self {
         let hint = match &error {
             object_store::Error::PermissionDenied { .. }
@@ -165,7 +165,7 @@ impl Error {
     }
 }
 
-/// The next step after storage trouble, by the I/O error at its bottom.
+/// The hint for a storage failure, by its root I/O error.
 pub fn storage_hint(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     match root_io(error)?.kind() {
         std::io::ErrorKind::PermissionDenied => Some("check the permissions of that location"),
@@ -176,7 +176,7 @@ pub fn storage_hint(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     }
 }
 
-/// The I/O error at the bottom of a chain, if there is one: those above it only wrap it.
+/// The innermost I/O error of a chain: outer ones only wrap it.
 fn root_io<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a std::io::Error> {
     let mut found = None;
     let mut next = Some(error);
@@ -188,19 +188,19 @@ fn root_io<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a std::io::Error
 }
 
 impl fmt::Display for Error {
-    /// The message and its causes on one line, none repeated.
+    /// The message and its causes on one line, without repetitions.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.message)?;
-        let mut said = self.message.clone();
+        let mut written = self.message.clone();
         let mut next = self
             .source
             .as_deref()
             .map(|source| source as &(dyn StdError + 'static));
         while let Some(cause) = next {
             let text = cause.to_string().replace('\n', " ");
-            if !said.contains(&text) {
+            if !written.contains(&text) {
                 write!(f, ": {text}")?;
-                said.push_str(&text);
+                written.push_str(&text);
             }
             next = cause.source();
         }
@@ -252,10 +252,10 @@ impl From<ArrowError> for Error {
                     Err(other) => from_foreign(other),
                 },
             },
-            // The message shows the value, which may be nobody's business.
+            // The message contains the value, which may be confidential.
             ArrowError::CastError(_) | ArrowError::ParseError(_) => {
                 Error::data("a query casts a value to a type that it does not fit")
-                    .hint("write TRY_CAST where null will do instead, or mend the value")
+                    .hint("use TRY_CAST where null is acceptable, or correct the value")
             }
             other => from_foreign(Box::new(other)),
         }
@@ -283,23 +283,23 @@ impl From<Error> for DataFusionError {
     }
 }
 
-/// An error of ours that cannot be moved out of a shared chain is told again.
+/// A copy of the first error of this crate in a chain that it cannot be moved out of.
 fn find_ours(error: &(dyn StdError + 'static)) -> Option<Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(ours) = error.downcast_ref::<Error>() {
-            let mut told = Error::new(ours.kind, ours.to_string());
-            told.hint = ours.hint.clone();
-            told.input = ours.input.clone();
-            told.is_of_rows = ours.is_of_rows;
-            return Some(told);
+            let mut copy = Error::new(ours.kind, ours.to_string());
+            copy.hint = ours.hint.clone();
+            copy.input = ours.input.clone();
+            copy.is_of_rows = ours.is_of_rows;
+            return Some(copy);
         }
         next = error.source();
     }
     None
 }
 
-/// The object that a store did not find.
+/// The path of the object that a store did not find, if that is the failure.
 pub fn missing_object<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -311,16 +311,16 @@ pub fn missing_object<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str
     None
 }
 
-/// The refusal to spill more than `limits.spill_bytes_max`, which the engine tells in text.
+/// The error for spilling more than `limits.spill_bytes_max`, recognized by the engine's message.
 pub fn spilled_too_much(error: &(dyn StdError + 'static)) -> Option<Error> {
-    let told = root_io(error)?.to_string();
-    told.contains("max_temp_directory_size").then(|| {
-        Error::usage("the run needs more disk to spill to than `limits.spill_bytes_max` allows")
+    let message = root_io(error)?.to_string();
+    message.contains("max_temp_directory_size").then(|| {
+        Error::usage("the run needs more spill space than `limits.spill_bytes_max` allows")
             .hint("raise it, raise `limits.memory`, or run smaller windows")
     })
 }
 
-/// An error of another crate: storage trouble if an I/O error is its root, else a fault of ours.
+/// Converts an error of another crate: storage if its root is an I/O error, else internal.
 fn from_foreign(error: Box<dyn StdError + Send + Sync>) -> Error {
     if let Some(ours) = find_ours(error.as_ref()) {
         return ours;
@@ -330,7 +330,7 @@ fn from_foreign(error: Box<dyn StdError + Send + Sync>) -> Error {
     }
     if let Some(path) = missing_object(error.as_ref()) {
         return Error::storage(format!("a file is missing: {path}"))
-            .hint("if a published table has lost it, make it again with `glueless rebuild`");
+            .hint("if it belongs to a published table, rebuild the table with `glueless rebuild`");
     }
     match root_io(error.as_ref()).map(std::io::Error::kind) {
         Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => {
@@ -339,7 +339,7 @@ fn from_foreign(error: Box<dyn StdError + Send + Sync>) -> Error {
                 .caused_by(error)
         }
         Some(_) => Error::storage("input or output failed").caused_by(error),
-        // The engine tells of a footer that it could not fetch in text, the cause included.
+        // The engine reports a footer that it could not fetch as text only, the cause included.
         None if error
             .to_string()
             .contains("Failed to fetch metadata for file") =>
@@ -356,30 +356,30 @@ mod tests {
 
     #[test]
     fn an_error_of_ours_survives_the_engine() {
-        let ours = Error::data("row 7 of a.parquet is bad").hint("mend it");
+        let ours = Error::data("row 7 of a.parquet is bad").hint("fix it");
         let boxed = DataFusionError::Context("while scanning".into(), Box::new(ours.into()));
         let through_arrow = ArrowError::ExternalError(Box::new(boxed));
         let back = Error::from(DataFusionError::ArrowError(Box::new(through_arrow), None));
         assert_eq!(back.kind, Kind::Data);
         assert_eq!(back.to_string(), "row 7 of a.parquet is bad");
-        assert_eq!(back.hint.as_deref(), Some("mend it"));
+        assert_eq!(back.hint.as_deref(), Some("fix it"));
     }
 
     #[test]
     fn a_query_that_cannot_spill_did_not_fail_on_a_row() {
-        let told = |io: std::io::Error| {
+        let query_error = |io: std::io::Error| {
             let arrow = ArrowError::IoError("cannot write".into(), io);
             Error::query(
                 "daily.sql",
                 DataFusionError::ArrowError(Box::new(arrow), None),
             )
         };
-        let too_much = told(std::io::Error::other(
+        let too_much = query_error(std::io::Error::other(
             "… `datafusion.runtime.max_temp_directory_size`",
         ));
         assert_eq!(too_much.kind, Kind::Usage);
         assert_eq!(
-            told(std::io::ErrorKind::StorageFull.into()).kind,
+            query_error(std::io::ErrorKind::StorageFull.into()).kind,
             Kind::Storage
         );
         let cast = ArrowError::CastError("x".into());
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_error_of_ours_is_told_again() {
+    fn a_shared_error_of_ours_is_copied() {
         let shared =
             DataFusionError::Shared(std::sync::Arc::new(Error::data("row 7 is bad").into()));
         let back = Error::from(shared);
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_footer_that_cannot_be_fetched_is_storage_trouble() {
+    fn a_footer_that_cannot_be_fetched_is_a_storage_error() {
         let text = "Failed to fetch metadata for file a: Object Store error: Generic error";
         let engine = DataFusionError::ParquetError(Box::new(ParquetError::General(text.into())));
         let shared = DataFusionError::Shared(std::sync::Arc::new(engine));
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_storage_trouble() {
+    fn a_full_disk_is_a_storage_error() {
         let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
         let error = Error::from(DataFusionError::IoError(full));
         assert_eq!(error.kind, Kind::Storage);

@@ -1,13 +1,14 @@
-//! The only place that makes or parses object names.
+//! Object names: the only module that formats or parses them.
 //!
-//! Names come in three kinds, and each is read and written here and nowhere else:
+//! There are three kinds of names, each read and written only here:
 //!
 //! - **raw**: the times in the names of CDC files ([`cdc_file_time`]) and in date folders
-//!   ([`folder_span`], [`folder_may_hold`]), as AWS DMS and its like write them;
+//!   ([`folder_span`], [`folder_may_hold`]), written by AWS DMS and similar tools;
 //! - **partitions**: `column=value` folders, escaped as Hive escapes them ([`partition_segment`]);
-//! - **published**: the names of our own files ([`part_file_name`]) and of the owner marker.
+//! - **published**: the names of the files that glueless writes ([`part_file_name`]) and of the
+//!   owner marker.
 //!
-//! Paths are relative, parted by `/`, without one at either end.
+//! Paths are relative and separated by `/`, without a leading or trailing one.
 
 mod date_folders;
 mod hive;
@@ -20,18 +21,18 @@ pub use own_names::{
     part_file_commit, part_file_name, run_id_of_aggregate, staging_name,
 };
 
-/// The order of files, which is part of the order of changes: base name, path, location. It tells
-/// any two files apart.
+/// The order of files, which is part of the order of changes: base name, path, location. No two
+/// files are equal in it.
 pub fn file_order(location: usize, path: &str) -> (&str, &str, usize) {
     (base_name(path), path, location)
 }
 
-/// The last part of a path: the file's own name.
+/// The last segment of a path: the file name.
 pub fn base_name(path: &str) -> &str {
     path.rsplit_once('/').map_or(path, |(_, name)| name)
 }
 
-/// The directory of a path, without a `/` at its end; empty where there is none.
+/// The folder of a path, without a trailing `/`; empty if there is none.
 pub fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }

@@ -1,4 +1,4 @@
-//! One Parquet object: opening it, and fetching its bytes ahead of decoding.
+//! Parquet objects: opening them, and fetching their bytes ahead of decoding.
 
 pub mod fetch;
 pub mod open;

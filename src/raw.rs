@@ -1,4 +1,4 @@
-//! The raw files: finding, opening and checking them.
+//! Raw files: discovery, opening, and checks of their rows and columns.
 
 pub mod bad_rows;
 pub mod columns;

@@ -287,10 +287,10 @@ impl State {
                 days: file.days.iter().collect(),
             }));
             let replaced: BTreeSet<&str> = versions.replaced.iter().map(String::as_str).collect();
-            actions.extend(self.log.removes(|path| replaced.contains(path)));
+            actions.extend(self.log.remove_actions(|path| replaced.contains(path)));
             let added = versions.files.iter();
             actions.extend(added.map(|file| new_file("version", &file.path, file.bytes, modified)));
-            actions.extend(self.log.described(&description)?);
+            actions.extend(self.log.metadata_action(&description)?);
         }
         let mut parts = self.data_files("ledger");
         let new = records.clone();
@@ -309,7 +309,10 @@ impl State {
             let mut ledger = self.ledger.clone();
             remember(&mut ledger);
             records = ledger.records();
-            actions.extend(self.log.removes(|path| path.starts_with("kind=ledger/")));
+            actions.extend(
+                self.log
+                    .remove_actions(|path| path.starts_with("kind=ledger/")),
+            );
             parts.clear();
         }
         let path = format!("kind=ledger/{}.parquet", attempt_name(number, run_id));

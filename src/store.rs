@@ -1,8 +1,8 @@
-//! Where things are: a URL or path from the pipeline becomes an object store and a prefix in it.
+//! Locations: a URL or path of the pipeline becomes an object store and a prefix in it.
 //!
-//! Folders on this machine and S3 (any S3-compatible endpoint) are understood. The S3 client and
-//! its credentials (environment, profiles, web identity, instance roles) are those of
-//! `deltalake`, so that curated tables and the state beside them are reached in one way.
+//! Local folders and S3 (any S3-compatible endpoint) are supported. The S3 client and its
+//! credentials (environment, profiles, web identity, instance roles) are those of `deltalake`, so
+//! that curated tables and the state beside them are accessed in the same way.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -22,17 +22,17 @@ use crate::error::{Error, Result};
 pub mod listing;
 pub mod remove;
 
-/// A place named in a pipeline, checked but not opened: an absolute folder or an S3 prefix.
+/// A location named in a pipeline, checked but not opened: an absolute local path or an S3 prefix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Location {
     url: Url,
 }
 
 impl Location {
-    /// Reads a path, relative to `folder`, or a `file://` or `s3://` URL.
+    /// Parses a path, relative to `folder`, or a `file://` or `s3://` URL.
     ///
     /// # Errors
-    /// Usage, when the URL cannot be read or its scheme is neither `file` nor `s3`.
+    /// Usage, when the URL cannot be parsed or its scheme is neither `file` nor `s3`.
     pub fn parse(text: &str, folder: &FilePath) -> Result<Self> {
         let url = match text.split_once("://") {
             None => folder_url(&folder.join(text))?,
@@ -80,7 +80,7 @@ impl Location {
         &self.url
     }
 
-    /// The folder beside this one: `../<name>`. None at a bucket's or filesystem's root.
+    /// The sibling folder `../<name>`. None at the root of a bucket or file system.
     pub fn sibling(&self, name: &str) -> Option<Self> {
         let path = self.url.path().trim_end_matches('/');
         let (parent, _) = path.rsplit_once('/')?;
@@ -103,7 +103,7 @@ impl Location {
         Location { url }
     }
 
-    /// Whether one of the two lies in the other, or they are the same.
+    /// Whether one location contains the other, or they are the same.
     pub fn overlaps(&self, other: &Self) -> bool {
         let (a, b) = (slashed(&self.url), slashed(&other.url));
         a.starts_with(&b) || b.starts_with(&a)
@@ -114,7 +114,7 @@ impl Location {
         self.url.scheme() == other.url.scheme() && self.url.host_str() == other.url.host_str()
     }
 
-    /// The folder on this machine, if it is one.
+    /// The local path, if the location is local.
     pub fn file_path(&self) -> Option<PathBuf> {
         (self.url.scheme() == "file")
             .then(|| self.url.to_file_path().ok())
@@ -130,7 +130,7 @@ impl Location {
 }
 
 impl fmt::Display for Location {
-    /// A plain path for a folder, the URL for anything else.
+    /// The path of a local location, else the URL.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.file_path() {
             Some(path) => write!(f, "{}", path.display()),
@@ -143,7 +143,8 @@ fn slashed(url: &Url) -> String {
     format!("{}/", url.as_str().trim_end_matches('/'))
 }
 
-/// Percent-encodes what a URL path would misread; the rest is left to the `url` crate.
+/// Percent-encodes the characters that a URL path treats specially; the `url` crate encodes the
+/// rest.
 fn encode(path: &str) -> String {
     path.replace('%', "%25")
         .replace('?', "%3F")
@@ -165,10 +166,10 @@ fn folder_url(path: &FilePath) -> Result<Url> {
         .map_err(|()| Error::usage(format!("`{}` is not an absolute path", path.display())))
 }
 
-/// An opened [`Location`]: names inside it are relative to it.
+/// An opened [`Location`]: object names are relative to it.
 #[derive(Clone, Debug)]
 pub struct Folder {
-    /// Where it is.
+    /// The location.
     pub location: Location,
     /// The store, rooted at the location.
     pub store: Arc<dyn ObjectStore>,
@@ -179,7 +180,7 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// The object's full name for messages.
+    /// The full name of an object, for messages.
     pub fn describe(&self, path: &str) -> String {
         format!("{}/{path}", self.location)
     }
@@ -196,8 +197,8 @@ impl Folder {
         parse_path(&joined)
     }
 
-    /// Brings objects of a local folder, and the folders they are in, to the disk, so that a power
-    /// cut cannot take them. Those already gone, and remote objects, need nothing.
+    /// Syncs objects of a local folder, and their folders, to the disk, so that they survive a
+    /// power failure. Missing and remote objects are skipped.
     ///
     /// # Errors
     /// Storage, when the disk fails.
@@ -226,7 +227,7 @@ impl Folder {
         folders.iter().try_for_each(|folder| sync(folder))
     }
 
-    /// Reads a whole object; `None` when there is no such object.
+    /// Reads a whole object; `None` if it does not exist.
     ///
     /// # Errors
     /// Storage, when it cannot be read.
@@ -242,7 +243,7 @@ impl Folder {
     }
 }
 
-/// A path inside a store, taken as it is: percent signs and spaces stay what they are.
+/// Parses a path inside a store literally: percent signs and spaces are not decoded.
 ///
 /// # Errors
 /// Internal, when the name cannot be a path.
@@ -251,10 +252,10 @@ pub fn parse_path(path: &str) -> Result<Path> {
         .map_err(|error| Error::internal(format!("cannot use the name `{path}`")).caused_by(error))
 }
 
-/// Puts something between the program and a store.
+/// A function that wraps a store.
 pub type Wrap = dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync;
 
-/// Opens locations. It is handed the environment.
+/// Opens locations, with settings from a given environment.
 #[derive(Clone, Default)]
 pub struct Stores {
     environment: HashMap<String, String>,
@@ -262,14 +263,14 @@ pub struct Stores {
 }
 
 impl fmt::Debug for Stores {
-    /// Without the environment, which holds secrets.
+    /// Omits the environment, which contains secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Stores")
     }
 }
 
 impl Stores {
-    /// Uses the `AWS_*` variables among `environment`.
+    /// Uses the `AWS_*` variables in `environment`.
     pub fn new(environment: impl IntoIterator<Item = (String, String)>) -> Self {
         let environment = environment
             .into_iter()
@@ -281,16 +282,16 @@ impl Stores {
         }
     }
 
-    /// Wraps every store, so that tests can count requests and let them fail.
+    /// Wraps every store, so that tests can count requests and inject failures.
     pub fn wrapped(mut self, wrap: Arc<Wrap>) -> Self {
         self.wrap = Some(wrap);
         self
     }
 
-    /// Opens a location. Nothing is requested yet, and no folder is made.
+    /// Opens a location, without any request and without creating a folder.
     ///
     /// # Errors
-    /// Usage or storage, when the store cannot be set up (no credentials, for one).
+    /// Usage or storage, when the store cannot be set up (for example without credentials).
     pub fn open(&self, location: &Location) -> Result<Folder> {
         let root_store: Arc<dyn ObjectStore> = match location.url.scheme() {
             "file" => Arc::new(LocalFileSystem::new().with_automatic_cleanup(false)),
@@ -341,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relative_path_is_taken_from_the_pipelines_folder() {
+    fn a_relative_path_is_resolved_in_the_pipelines_folder() {
         assert_eq!(at("../lake/a b%20c").to_string(), "/base/lake/a b%20c");
         assert_eq!(
             at("../lake/a b%20c").prefix().expect("a prefix").as_ref(),
@@ -364,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_has_no_folder_beside_it() {
+    fn a_bucket_has_no_sibling() {
         assert_eq!(at("s3://bucket").sibling("x"), None);
         assert_eq!(
             at("s3://bucket/a").sibling("x").map(|l| l.to_string()),

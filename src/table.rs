@@ -1,4 +1,4 @@
-//! The files of published tables: naming, reading, writing and rebuilding them.
+//! Files of published tables: naming, reading, writing and rebuilding them.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,11 +15,11 @@ pub mod writer;
 pub struct TableFile {
     /// Its path relative to the table's URL.
     pub path: String,
-    /// Its rows.
+    /// The number of its rows.
     pub rows: u64,
     /// Its size in bytes.
     pub bytes: u64,
-    /// Where it waits in staging until the commit that made it is published.
+    /// Its path in staging, until the commit that wrote it is published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub staged: Option<String>,
 }

@@ -1,8 +1,8 @@
-//! Half-open windows of time, and the dates and durations people write.
+//! Half-open windows of time, and parsing of dates and durations.
 //!
-//! A window `[start, end)` holds its start and not its end, so windows that meet neither overlap
-//! nor leave a gap: a year of daily windows covers exactly the year. Everything is UTC here; local
-//! times end where they come in ([`crate::layout`] and the event time of a pipeline).
+//! A window `[start, end)` contains its start but not its end, so adjacent windows neither overlap
+//! nor leave a gap: a year of daily windows covers exactly the year. Everything here is UTC; local
+//! times are converted where they are read ([`crate::layout`] and the event time of a pipeline).
 //!
 //! Pure: no clock, no environment, no I/O.
 
@@ -11,12 +11,12 @@ use std::fmt;
 use chrono::{DateTime, Duration, NaiveDate, NaiveTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
-/// What [`parse_instant`] accepts, as the hint that follows its error.
+/// The formats that [`parse_instant`] accepts, as a hint for its error.
 pub const ACCEPTED_DATES: &str = "write 2019-04-01, 2019-04-01T06:00:00Z or '2019-04-01 06:00:00' (all UTC), or name an offset: 2019-04-01T06:00:00+02:00";
 
 /// The instants from `start` to just before `end`, UTC.
 ///
-/// Windows made by [`Window::new`] hold at least one instant, and every method keeps that.
+/// Windows from [`Window::new`] contain at least one instant, and every method preserves that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
     /// The first instant in the window.
@@ -30,7 +30,7 @@ impl Window {
     ///
     /// # Errors
     ///
-    /// One line naming both ends where `start >= end`: such a window holds nothing.
+    /// One line naming both ends if `start >= end`: such a window is empty.
     ///
     /// ```
     /// # use glueless::window::{Window, parse_instant};
@@ -44,7 +44,7 @@ impl Window {
             return Ok(Window { start, end });
         }
         Err(format!(
-            "start {} is not before end {}: the end is exclusive, so the window holds nothing",
+            "start {} is not before end {}: the end is exclusive, so the window is empty",
             rfc3339(start),
             rfc3339(end)
         ))
@@ -55,7 +55,7 @@ impl Window {
         self.start <= instant && instant < self.end
     }
 
-    /// Whether some instant is in both windows. Windows that only meet do not overlap.
+    /// Whether some instant is in both windows. Adjacent windows do not overlap.
     pub fn overlaps(&self, other: &Window) -> bool {
         self.start < other.end && other.start < self.end
     }
@@ -65,8 +65,8 @@ impl Window {
         self.start <= other.start && other.end <= self.end
     }
 
-    /// The window with `duration` more on both sides, up to the first and last instant chrono can
-    /// tell. A negative duration adds nothing: a window never shrinks.
+    /// The window extended by `duration` on both sides, up to chrono's first and last instant. A
+    /// negative duration adds nothing: a window never shrinks.
     pub fn widened_by(&self, duration: Duration) -> Window {
         let duration = duration.max(Duration::zero());
         Window {
@@ -81,7 +81,7 @@ impl Window {
         }
     }
 
-    /// A day, UTC.
+    /// The window of a day, UTC.
     pub fn day(day: NaiveDate) -> Window {
         let start = day.and_time(NaiveTime::MIN).and_utc();
         Window {
@@ -90,8 +90,8 @@ impl Window {
         }
     }
 
-    /// Every UTC day with an instant in the window, ascending. An end at midnight does not touch
-    /// the day that begins there.
+    /// Every UTC day with an instant in the window, ascending. If the window ends at midnight, the
+    /// day that begins there is not included.
     pub fn days(&self) -> impl Iterator<Item = NaiveDate> + use<> {
         let end = self.end;
         self.start
@@ -100,7 +100,7 @@ impl Window {
             .take_while(move |day| day.and_time(NaiveTime::MIN).and_utc() < end)
     }
 
-    /// The spans that windows cover, ascending; windows that touch are one.
+    /// The union of windows, ascending; overlapping and adjacent ones are merged.
     pub fn union(mut windows: Vec<Window>) -> Vec<Window> {
         windows.sort_by_key(|window| (window.start, window.end));
         windows.dedup_by(|next, last| {
@@ -113,7 +113,7 @@ impl Window {
         windows
     }
 
-    /// What lies between windows that are ascending and do not touch.
+    /// The gaps between ascending windows that neither overlap nor touch.
     pub fn gaps(windows: &[Window]) -> Vec<Window> {
         let pairs = windows.windows(2);
         pairs
@@ -124,16 +124,18 @@ impl Window {
             .collect()
     }
 
-    /// The parts of the window that none of some windows covers, ascending.
+    /// The parts of this window that none of `windows` covers, ascending.
     pub fn without(&self, windows: &[Window]) -> Vec<Window> {
         let ends = [self.start, self.end].map(|at| Window { start: at, end: at });
-        let inside = windows.iter().filter_map(|window| window.common(self));
+        let inside = windows
+            .iter()
+            .filter_map(|window| window.intersection(self));
         let covered = Window::union(inside.chain(ends).collect());
         Window::gaps(&covered)
     }
 
-    /// The instants in both windows, if there are any.
-    pub fn common(&self, other: &Window) -> Option<Window> {
+    /// The intersection of two windows, if they overlap.
+    pub fn intersection(&self, other: &Window) -> Option<Window> {
         let common = Window {
             start: self.start.max(other.start),
             end: self.end.min(other.end),
@@ -150,27 +152,28 @@ impl Window {
     }
 }
 
-/// Writes `[2019-04-01T00:00:00Z, 2019-04-02T00:00:00Z)`, with a fraction only where there is one.
+/// Formats as `[2019-04-01T00:00:00Z, 2019-04-02T00:00:00Z)`, with a fraction only if it is not
+/// zero.
 impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[{}, {})", rfc3339(self.start), rfc3339(self.end))
     }
 }
 
-/// An instant as people write it: `2019-04-01T06:00:00Z`.
+/// An instant in RFC 3339: `2019-04-01T06:00:00Z`.
 fn rfc3339(instant: DateTime<Utc>) -> String {
     instant.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
-/// Reads a date or a time: `2019-04-01` (its midnight), `2019-04-01T06:00:00` or
-/// `2019-04-01 06:00:00`, with a fraction of up to nine digits, and `Z`, an offset such as `+02:00`
-/// or nothing behind. Without an offset it is UTC.
+/// Parses a date or a time: `2019-04-01` (its midnight), `2019-04-01T06:00:00` or
+/// `2019-04-01 06:00:00`, with an optional fraction of up to nine digits and an optional `Z` or
+/// offset such as `+02:00`. Without an offset it is UTC.
 ///
-/// Every field has its full width: chrono alone would take `19-04-01` for the year 19.
+/// Every field must have its full width: chrono alone would take `19-04-01` for the year 19.
 ///
 /// # Errors
 ///
-/// One lower-case line that names `text`; [`ACCEPTED_DATES`] is the hint that goes with it.
+/// One lower-case line that names `text`; [`ACCEPTED_DATES`] is the hint for it.
 ///
 /// ```
 /// # use glueless::window::parse_instant;
@@ -198,7 +201,7 @@ fn instant(text: &str) -> Option<DateTime<Utc>> {
     Some(local.checked_sub_signed(offset(zone)?)?.and_utc())
 }
 
-/// The nanoseconds of a leading `.123`, and what follows it.
+/// The nanoseconds of a leading `.123`, and the text after it.
 fn fraction(text: &str) -> Option<(u32, &str)> {
     let Some(text) = text.strip_prefix('.') else {
         return Some((0, text));
@@ -213,7 +216,7 @@ fn fraction(text: &str) -> Option<(u32, &str)> {
     Some((format!("{digits:0<9}").parse().ok()?, rest))
 }
 
-/// How far a zone as written is ahead of UTC: nothing, `Z`, `+02:00`, `+0200` or `+02`.
+/// The offset from UTC of a zone written as nothing, `Z`, `+02:00`, `+0200` or `+02`.
 fn offset(zone: &str) -> Option<Duration> {
     if matches!(zone, "" | "Z" | "z") {
         return Some(Duration::zero());
@@ -234,7 +237,7 @@ fn offset(zone: &str) -> Option<Duration> {
     (hours < 24 && minutes < 60).then(|| Duration::minutes(sign * i64::from(hours * 60 + minutes)))
 }
 
-/// The numbers of `text`, parted by `separator`, each exactly so many digits wide.
+/// The numbers in `text`, separated by `separator`, each exactly as wide as `widths` says.
 fn fields<const N: usize>(text: &str, separator: char, widths: [usize; N]) -> Option<[u32; N]> {
     let mut pieces = text.split(separator);
     let mut numbers = [0; N];
@@ -244,19 +247,19 @@ fn fields<const N: usize>(text: &str, separator: char, widths: [usize; N]) -> Op
     pieces.next().is_none().then_some(numbers)
 }
 
-/// The number `text` stands for if it is exactly `width` digits.
+/// Parses `text` if it is exactly `width` digits.
 fn number(text: &str, width: usize) -> Option<u32> {
-    let shaped = text.len() == width && text.bytes().all(|byte| byte.is_ascii_digit());
-    shaped.then(|| text.parse().ok()).flatten()
+    let is_valid = text.len() == width && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_valid.then(|| text.parse().ok()).flatten()
 }
 
-/// Reads a length of time: a whole number and `w`, `d`, `h`, `m` (minutes) or `s`, such as `2d`;
-/// a plain `0` too. Days are 24 hours.
+/// Parses a duration: a whole number and `w`, `d`, `h`, `m` (minutes) or `s`, such as `2d`; also a
+/// plain `0`. Days are 24 hours.
 ///
 /// # Errors
 ///
-/// One lower-case line that names `text`: not a duration (and what is one), negative, or longer
-/// than chrono can count.
+/// One lower-case line that names `text`: not a duration (with the accepted format), negative, or
+/// too long for chrono.
 ///
 /// ```
 /// # use glueless::window::parse_duration;
@@ -327,12 +330,12 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_holds_nothing_is_refused_plainly() {
+    fn an_empty_window_is_refused_with_both_ends() {
         let (first, second) = (at("2019-04-01"), at("2019-04-02"));
         assert_eq!(
             Window::new(second, first).unwrap_err(),
             "start 2019-04-02T00:00:00Z is not before end 2019-04-01T00:00:00Z: \
-             the end is exclusive, so the window holds nothing"
+             the end is exclusive, so the window is empty"
         );
         assert!(Window::new(first, first).is_err());
         assert!(Window::new(first, first + Duration::nanoseconds(1)).is_ok());
@@ -348,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn what_windows_leave_of_another_is_between_and_beside_them() {
+    fn without_leaves_the_parts_between_and_beside_the_windows() {
         let day = |first, end| window(&format!("2020-01-{first:02}"), &format!("2020-01-{end:02}"));
         let runs = [day(3, 5), day(1, 2), day(4, 6), day(9, 20)];
         assert_eq!(day(1, 10).without(&runs), [day(2, 3), day(6, 9)]);
@@ -361,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_that_meet_do_not_overlap() {
+    fn adjacent_windows_do_not_overlap() {
         let day = window("2019-04-01", "2019-04-02");
         assert!(!day.overlaps(&window("2019-04-02", "2019-04-03")));
         assert!(!day.overlaps(&window("2019-03-31", "2019-04-01")));
@@ -427,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hull_spans_the_gap_between_two_windows() {
+    fn a_span_covers_the_gap_between_two_windows() {
         let (early, late) = (
             window("2019-04-01", "2019-04-02"),
             window("2019-04-05", "2019-04-06"),

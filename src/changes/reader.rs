@@ -30,7 +30,7 @@ use crate::changes::position::{PACKED_TYPE, Position};
 use crate::changes::row_bitmap::Winners;
 use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, OpenInput, POSITION, Roles, Unit};
 use crate::error::{Error, Result};
-use crate::parquet_io::fetch::{FetchUnit, fetched_ahead};
+use crate::parquet_io::fetch::{FetchUnit, fetch_ahead};
 use crate::raw::bad_rows::BadRow;
 use crate::types::times::{DAY_NS, nanoseconds, parse_time};
 use crate::window::Window;
@@ -324,7 +324,7 @@ impl ChangeReader {
         let pieces = units
             .into_iter()
             .flat_map(move |unit| reader.fetch_units(&unit));
-        let batches = fetched_ahead(pieces).map(move |fetched| {
+        let batches = fetch_ahead(pieces).map(move |fetched| {
             let (fetched, file) = fetched.map_err(|(error, file)| self.of_input(file, error))?;
             let (reader, columns) = (Arc::clone(&self), Arc::clone(fetched.columns()));
             let batches = fetched.read(reader.changes.batch_rows());
@@ -441,7 +441,7 @@ impl ChangeReader {
                 let mut bad = Vec::new();
                 batch.find_bad(0..batch.read.num_rows(), &mut bad)?;
                 if let (false, Some(first)) = (self.changes.puts_aside(), bad.first()) {
-                    return Err(first.row.told(&batch.open().file.name));
+                    return Err(first.row.to_error(&batch.open().file.name));
                 }
                 let mut good = vec![true; batch.read.num_rows()];
                 bad.iter().for_each(|bad| good[bad.at] = false);

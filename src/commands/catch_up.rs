@@ -25,10 +25,10 @@ impl Run<'_> {
         let pipeline = self.open.run_context.pipeline;
         let quarantined = ledger.quarantined.values().map(|aside| &aside.input);
         let found = discover::catch_up(folders, pipeline, ledger, quarantined.collect()).await?;
-        let note = found.gone.first().map(|first| {
+        let note = found.missing_quarantined.first().map(|first| {
             format!(
                 "{} inputs in quarantine are gone, such as {}",
-                found.gone.len(),
+                found.missing_quarantined.len(),
                 first.path
             )
         });
@@ -44,7 +44,7 @@ impl Run<'_> {
         }
         Ok(Inputs {
             inputs,
-            absent: absent_records(ledger, found.absent.into_iter()),
+            absent: absent_records(ledger, found.missing_folded.into_iter()),
             note,
         })
     }
@@ -77,7 +77,7 @@ impl Run<'_> {
 pub(super) fn released(ledger: &Ledger, found: &[Input]) -> Vec<Record> {
     let whole = ledger.quarantined.values();
     let whole = whole.filter(|aside| aside.rows.is_none());
-    let gone = discover::gone(whole.map(|aside| &aside.input), found);
+    let gone = discover::missing_files(whole.map(|aside| &aside.input), found);
     gone.map(|file| Record::Released {
         location: file.location,
         path: file.path.clone(),

@@ -126,8 +126,8 @@ async fn explain(open: &OpenPipeline<'_>, state: &State, key: &[String]) -> Resu
     let threads = run_context.resources.threads;
     span_of(state, "explain")?;
     let folders = run_context.raw()?;
-    let inputs = discover::every(&folders, &pipeline.raw).await?;
-    let gone: Vec<_> = discover::gone(state.ledger.inputs.values(), &inputs).collect();
+    let inputs = discover::discover_all(&folders, &pipeline.raw).await?;
+    let gone: Vec<_> = discover::missing_files(state.ledger.inputs.values(), &inputs).collect();
     let mut explained = Explained {
         pipeline: pipeline.name.clone(),
         ..Default::default()

@@ -205,7 +205,7 @@ async fn fold_planned(
 /// The parts of a window that were run.
 fn parts_run(ledger: &Ledger, window: &Window) -> Vec<Window> {
     let runs = ledger.folded_windows().into_iter();
-    runs.filter_map(|run| run.common(window)).collect()
+    runs.filter_map(|run| run.intersection(window)).collect()
 }
 
 fn days_with_rows(ledger: &Ledger, window: &Window) -> Vec<NaiveDate> {

@@ -31,7 +31,7 @@ use crate::state::contract::read_types;
 use crate::state::ledger::{CURATED, Step};
 use crate::store::Folder;
 use crate::store::listing::sizes;
-use crate::table::digest::{Digest, Digests, Parts, digest};
+use crate::table::digest::{Digest, DigestColumns, Digests, digest};
 use crate::table::files::FileTable;
 use crate::window::Window;
 
@@ -380,7 +380,7 @@ impl Comparison<'_> {
         let place = |name: &str| self.columns.iter().position(|(column, _)| column == name);
         let has_days = |at: &usize| self.columns[*at].1 == DataType::Date32;
         let partition_by = self.pipeline.curated.partition_by.iter();
-        let parts = Parts {
+        let parts = DigestColumns {
             partition_by: partition_by.filter_map(|name| place(name)).collect(),
             day: place(EVENT_DT).filter(has_days),
             types: self.columns.iter().map(|(_, kind)| kind.clone()).collect(),

@@ -214,7 +214,7 @@ impl Merge<'_> {
                     }
                     Ok((table_rows, versions, sorter, before))
                 };
-                queue.part(look_up).await
+                queue.run(look_up).await
             })
         });
         let mut outputs = Outputs::new();
@@ -260,7 +260,7 @@ impl Merge<'_> {
                     }
                     Ok((table_rows, versions, counts))
                 };
-                parts.part(decide).await
+                parts.run(decide).await
             })
         });
         let mut outputs = Outputs::new();

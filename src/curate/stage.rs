@@ -297,7 +297,7 @@ impl Stage<'_> {
             let known = aside.and_then(|aside| aside.rows.as_deref());
             let is_new = |bad: &&BadRow| known.is_none_or(|known| !known.contains(&bad.row));
             if let Some(first) = bad.iter().find(is_new) {
-                let why = first.told(&self.raw[location].describe(path));
+                let why = first.to_error(&self.raw[location].describe(path));
                 let told = format!("a row that was folded cannot be read any more: {why}");
                 let lost = lost(told, self.is_from_empty());
                 let hint = lost.hint.clone().unwrap_or_default();

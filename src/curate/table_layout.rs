@@ -175,7 +175,7 @@ impl Curate<'_> {
         let too_many = small.count() > SMALL_FILES_MAX.max(SMALL_RUNS_MAX * self.threads);
         let stored = self.stored.iter().map(|(path, bytes)| {
             // Without a key no version meets another.
-            let touched = !is_keyless && days(path).meets(&self.folded.days);
+            let touched = !is_keyless && days(path).overlaps(&self.folded.days);
             StoredVersions {
                 rewritten: touched || (too_many && is_small(path)),
                 rows: days(path).rows(),

@@ -1,10 +1,10 @@
 //! The allocator's heaps.
 
-/// Lets threads share their heaps, before there are any: glibc gives up to eight per processor one
-/// of their own, and what is freed in one is of no use to the others.
+/// Limits the number of allocator heaps; call it before any thread starts. By default glibc creates
+/// up to eight heaps per processor, and memory freed in one heap is not reused by others.
 pub fn share_heaps(heaps: usize) {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: no other thread runs yet.
+    // SAFETY: no other thread is running yet.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, i32::try_from(heaps).unwrap_or(i32::MAX));
     }

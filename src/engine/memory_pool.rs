@@ -1,9 +1,9 @@
-//! The memory that a run may reserve, and who gets how much of it.
+//! The memory pool of a run.
 //!
-//! A consumer that can spill may take whatever is free, down to a floor that is kept for each of
-//! the others. The engine's own fair pool gives every consumer an equal part instead, most of
-//! which lies idle: the tables of the fold need nearly everything, what feeds them hardly
-//! anything. A consumer that cannot spill may take all that is free, floors included.
+//! A consumer that can spill may reserve all free memory except a floor for each other consumer
+//! that can spill. The engine's fair pool gives every consumer an equal share instead, most of
+//! which stays unused: the tables of the fold need nearly all memory, the operators that feed them
+//! hardly any. A consumer that cannot spill may reserve all free memory, including the floors.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,7 +24,7 @@ pub struct FloorPool {
 #[derive(Debug, Default)]
 struct Reserved {
     total: usize,
-    /// What each consumer that can spill has, by its id.
+    /// The bytes reserved by each consumer that can spill, by its id.
     spillers: HashMap<usize, usize>,
 }
 
@@ -41,7 +41,7 @@ impl FloorPool {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a consumer may still take. All floors together are half of the pool.
+    /// The bytes that a consumer may still reserve. All floors together are half of the pool.
     fn free(&self, reserved: &Reserved, consumer: &MemoryConsumer) -> usize {
         let mut taken = reserved.total;
         if consumer.can_spill() {
@@ -125,7 +125,7 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn a_spiller_takes_what_is_free_but_the_floors_of_the_others() {
+    fn a_spiller_may_reserve_all_but_the_floors_of_others() {
         let pool: Arc<dyn MemoryPool> = Arc::new(FloorPool::new(1_000));
         let spiller = |name: &str| {
             MemoryConsumer::new(name)
@@ -144,7 +144,10 @@ mod tests {
         assert!(merge.try_grow(250).is_ok(), "floors are for spillers only");
         assert!(table.try_grow(1).is_err());
         drop(reader);
-        assert!(table.try_grow(750).is_ok(), "who is gone has no floor");
+        assert!(
+            table.try_grow(750).is_ok(),
+            "a dropped consumer has no floor"
+        );
         assert_eq!(pool.reserved(), 1_000);
         drop((table, merge));
         assert_eq!(pool.reserved(), 0);

@@ -1,16 +1,16 @@
-//! What a run may use of the machine.
+//! The resources that a run may use.
 
 use std::path::PathBuf;
 
-/// What one run may use; see [`crate::config::Limits`].
+/// The limits of one run; see [`crate::config::Limits`].
 #[derive(Clone, Debug)]
 pub struct Resources {
-    /// Bytes of memory.
+    /// The memory limit.
     pub memory_bytes: u64,
-    /// Where spilled data goes.
+    /// The folder for spilled data.
     pub spill_dir: PathBuf,
-    /// How many bytes of it there may be at a time.
+    /// The limit of spilled data at any time.
     pub spill_bytes_max: u64,
-    /// How many threads.
+    /// The number of threads.
     pub threads: usize,
 }

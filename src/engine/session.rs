@@ -1,4 +1,4 @@
-//! The query engine: DataFusion, set to UTC, a memory limit and a folder to spill to.
+//! Sessions of the query engine: DataFusion in UTC, with a memory limit and a spill folder.
 
 use std::sync::Arc;
 
@@ -11,21 +11,21 @@ use crate::engine::resources::Resources;
 use crate::engine::spill::SpillFolder;
 use crate::error::{Error, Result};
 
-/// Rows per batch, everywhere.
+/// The number of rows per batch, in all modules.
 pub const BATCH_ROWS: usize = 8192;
 
-/// What a run needs beside what the engine counts: the program, and what it hardly gives back.
+/// Memory that the engine does not count: the program, and freed memory that the allocator retains.
 const UNCOUNTED_BYTES: u64 = 64 << 20;
-/// The same for each thread: what is fetched ahead, batches in flight, decoders, a row group that is
-/// being written.
+/// Memory per thread that the engine does not count: bytes fetched ahead, batches in flight,
+/// decoders, the row group being written.
 const UNCOUNTED_BYTES_PER_THREAD: u64 = 48 << 20;
-/// The part of the rest of the memory limit that may be reserved.
+/// The share of the remaining memory that the pool may reserve.
 const POOL_PERCENT: u64 = 80;
 
-/// The memory, disk and caches that all sessions of a run share.
+/// Creates the memory pool, spill disk and caches that all sessions of a run share.
 ///
 /// # Errors
-/// Usage, when the memory limit is none for this machine.
+/// Usage, when the memory limit is too large for this machine.
 pub fn runtime(resources: &Resources, spill: &SpillFolder) -> Result<Arc<RuntimeEnv>> {
     let disk = DiskManagerBuilder::default()
         .with_mode(DiskManagerMode::Directories(vec![
@@ -46,14 +46,14 @@ pub fn runtime(resources: &Resources, spill: &SpillFolder) -> Result<Arc<Runtime
     Ok(runtime)
 }
 
-/// A session on a shared runtime: nothing registered yet.
+/// Creates a session on a shared runtime, without any tables.
 pub fn session(runtime: &Arc<RuntimeEnv>, threads: usize) -> SessionContext {
     let mut config = SessionConfig::new()
         .with_target_partitions(threads)
         .with_batch_size(BATCH_ROWS)
         .with_information_schema(false);
     config.options_mut().execution.time_zone = Some("+00:00".into());
-    // Text literals and casts to VARCHAR give views, as the changes do.
+    // Text literals and casts to VARCHAR are views, as text columns of changes are.
     config.options_mut().sql_parser.map_string_types_to_utf8view = true;
     SessionContext::new_with_config_rt(config, Arc::clone(runtime))
 }

@@ -1,4 +1,4 @@
-//! The disk to spill to: a folder of its own for each run.
+//! Spill folders: each run has its own.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use datafusion::execution::SpillFile;
 
 use crate::error::{Error, Result};
 
-/// A run's own folder for spilled data. It goes when the run ends; what a killed run left goes
-/// when the next one starts, told by a lock that ended with its process.
+/// A run's folder for spilled data. It is removed when the run ends. The folder of a killed run is
+/// removed when the next run starts: its lock was released with its process.
 #[derive(Debug)]
 pub struct SpillFolder {
     folder: PathBuf,
@@ -20,19 +20,20 @@ pub struct SpillFolder {
 const SPILL_PREFIX: &str = "glueless-";
 
 impl SpillFolder {
-    /// Makes the folder in `spill_dir`, which is made if it is missing, and clears up there.
+    /// Creates the folder in `spill_dir`, which is created if missing, and removes those of killed
+    /// runs.
     ///
     /// # Errors
     /// Usage, when `spill_dir` cannot be used.
     pub fn create(spill_dir: &Path, run_id: &str) -> Result<Self> {
         Self::try_create(spill_dir, run_id).map_err(|error| {
             Error::usage(format!("cannot spill to {}", spill_dir.display()))
-                .hint("set `limits.spill_dir` to a folder that can be written")
+                .hint("set `limits.spill_dir` to a writable folder")
                 .caused_by(error)
         })
     }
 
-    /// Where it is.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.folder
     }
@@ -50,7 +51,7 @@ impl SpillFolder {
                     .extension()
                     .is_some_and(|extension| extension == "lock")
             {
-                remove_if_left(&path);
+                remove_if_unlocked(&path);
             }
         }
         let folder = spill_dir.join(format!("{SPILL_PREFIX}{run_id}"));
@@ -66,10 +67,10 @@ impl SpillFolder {
     }
 }
 
-/// Removes a spill folder and its lock, if no process holds it. What cannot be removed is another
-/// user's, and stays.
-fn remove_if_left(lock_path: &Path) {
-    // A run that is just about to lock it waits until both are gone.
+/// Removes a spill folder and its lock file, unless a process holds the lock. Folders that cannot
+/// be removed belong to another user and stay.
+fn remove_if_unlocked(lock_path: &Path) {
+    // A run that is about to lock it waits until both are removed.
     if let Ok(lock) = File::open(lock_path)
         && lock.try_lock().is_ok()
     {
@@ -80,14 +81,14 @@ fn remove_if_left(lock_path: &Path) {
 
 impl Drop for SpillFolder {
     fn drop(&mut self) {
-        // What stays is removed by the next run.
+        // The next run removes what could not be removed here.
         let _ = std::fs::remove_dir_all(&self.folder);
         let _ = std::fs::remove_file(&self.lock_path);
     }
 }
 
-/// Opens spilled data, to be read from its start. It is written, and counted, by the engine's
-/// [`SpillFile::open_writer`].
+/// Opens spilled data for reading from its start. The engine's [`SpillFile::open_writer`] writes
+/// and counts it.
 ///
 /// # Errors
 /// Storage, when it cannot be opened.
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_killed_run_spilled_goes_and_what_a_living_one_spilled_stays() {
+    fn the_folder_of_a_killed_run_is_removed_and_that_of_a_running_one_stays() {
         let spill_dir = tempfile::tempdir().expect("a folder");
         let at = |name: &str| spill_dir.path().join(name);
         let living = SpillFolder::create(spill_dir.path(), "living").expect("made");

@@ -1,4 +1,4 @@
-//! Tasks: waiting for them, and sharing work among them.
+//! Tasks: awaiting them, and distributing work among them.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +35,7 @@ async fn join<T: 'static>(task: SpawnedTask<Result<T>>) -> Result<T> {
     })
 }
 
-/// Waits for all tasks: when the first failure is told, none of them writes any more.
+/// Awaits all tasks, even after a failure, so that none still writes when the error is returned.
 ///
 /// # Errors
 /// The first one of the tasks.
@@ -43,7 +43,8 @@ pub async fn join_all<T>(tasks: impl Iterator<Item: Future<Output = Result<T>>>)
     futures::future::join_all(tasks).await.into_iter().collect()
 }
 
-/// Work that several tasks share, piece by piece. Once one of them has failed, there is no more.
+/// A queue of work items that several tasks share. Once a task has failed, it returns no more
+/// items.
 #[derive(Debug)]
 pub struct Work<P> {
     items: Mutex<std::vec::IntoIter<P>>,
@@ -51,7 +52,7 @@ pub struct Work<P> {
 }
 
 impl<P> Work<P> {
-    /// Work to be shared.
+    /// A queue of these items.
     pub fn new(items: Vec<P>) -> Self {
         Work {
             items: Mutex::new(items.into_iter()),
@@ -59,7 +60,7 @@ impl<P> Work<P> {
         }
     }
 
-    /// The next piece.
+    /// The next item.
     pub fn next(&self) -> Option<P> {
         let mut items = self.items.lock().ok()?;
         items.next().filter(|_| !self.has_failed())
@@ -70,11 +71,11 @@ impl<P> Work<P> {
         self.has_failed.load(Ordering::Relaxed)
     }
 
-    /// A task that does a part of the work.
+    /// Awaits a task that takes items, and records its failure.
     ///
     /// # Errors
     /// The task's.
-    pub async fn part<T>(&self, task: impl Future<Output = Result<T>>) -> Result<T> {
+    pub async fn run<T>(&self, task: impl Future<Output = Result<T>>) -> Result<T> {
         let done = task.await;
         self.has_failed.fetch_or(done.is_err(), Ordering::Relaxed);
         done

@@ -1,4 +1,4 @@
-//! Workarounds for faults of the engine, and the texts by which they are known.
+//! Workarounds for bugs of the engine, and the texts that identify them.
 
-/// What the engine's repartitioning panics with, when what comes before it runs out of memory.
+/// The panic message of the engine's repartitioning when its input runs out of memory.
 pub const OUT_OF_MEMORY_PANIC: &str = "partition not used yet";

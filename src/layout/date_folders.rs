@@ -1,4 +1,4 @@
-//! Names of raw files and their date folders, as AWS DMS and its like write them.
+//! Names of raw files and their date folders, as AWS DMS and similar tools write them.
 //!
 //! DMS writes one of five sequences with one of four delimiters (user guide, "Using date-based
 //! folder partitioning"; settings `DatePartitionSequence` and `DatePartitionDelimiter`):
@@ -11,22 +11,22 @@
 //! | `MMYYYYDD` | `11/2021/23` | `11_2021_23` | `11202123` |
 //! | `DDMMYYYY` | `23/11/2021` | `23_11_2021` | `23112021` |
 //!
-//! Which one it is need not be configured, because years from 1900 to 2199 give it away. With a
-//! delimiter the place of the four digits tells the sequences apart. Without one, 6 digits can only
-//! be `YYYYMM` and 10 only `YYYYMMDDHH`. Of the forms with 8 digits, write `c` for a century (19,
-//! 20 or 21, and no month): `YYYYMMDD` has a `c` in digits 1–2, `MMYYYYDD` a month there and a `c`
-//! in 3–4, `DDMMYYYY` a month in 3–4 and a `c` in 5–6, where `YYYYMMDD` has a month. So no two of
-//! them share a text; a test below tries every date.
+//! The sequence need not be configured, because years from 1900 to 2199 identify it. With a
+//! delimiter the position of the four digits distinguishes the sequences. Without one, 6 digits can
+//! only be `YYYYMM` and 10 only `YYYYMMDDHH`. Of the sequences with 8 digits, let `c` be a century
+//! (19, 20 or 21, none of them a month): `YYYYMMDD` has a `c` in digits 1–2, `MMYYYYDD` a month
+//! there and a `c` in 3–4, `DDMMYYYY` a month in 3–4 and a `c` in 5–6, where `YYYYMMDD` has a
+//! month. So no text matches two of them; a test below tries every date.
 //!
 //! Hive folders count too: a whole date under any name (`dt=2021-11-23`), an `hour=01` below it,
 //! and `year=2021/month=11/day=23` with or without leading zeros.
 //!
-//! A path is read from its top: the longest date that starts at a folder is taken. A date further
-//! down counts where it narrows what stands above it (`2021/11/20211123`) and is otherwise only a
-//! number (`2021/11/23/store=190001`). So what [`folder_may_hold`] says of a folder stays true of
-//! every folder below it, and a listing pruned by it loses nothing. The price: a folder above the
-//! dates whose name reads as part of one is taken for it (a table named `2021`, or one named `11`
-//! directly above a year).
+//! A path is read from its top; at each folder the longest date that starts there is used. A date
+//! further down counts only if it narrows the one above it (`2021/11/20211123`); otherwise it is
+//! just a number (`2021/11/23/store=190001`). So the span that [`folder_may_hold`] returns for a
+//! folder holds for every folder below it, and a listing pruned by it misses nothing. The drawback:
+//! a folder above the dates whose name looks like part of a date is read as one (a table named
+//! `2021`, or one named `11` directly above a year).
 
 use chrono::{
     DateTime, Days, Duration, Months, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeZone, Utc,
@@ -36,7 +36,7 @@ use chrono_tz::{GapInfo, Tz};
 use crate::layout::is_leftover;
 use crate::window::Window;
 
-/// What part of a date a run of digits stands for, coarsest first.
+/// The part of a date that some digits stand for, coarsest first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Unit {
     Year,
@@ -47,7 +47,7 @@ enum Unit {
 
 use Unit::{Day, Hour, Month, Year};
 
-/// The sequences of DMS's date folders; one that begins another stands after it.
+/// The sequences of DMS's date folders; a prefix of another sequence comes after it.
 const SEQUENCES: [&[Unit]; 5] = [
     &[Year, Month, Day, Hour],
     &[Year, Month, Day],
@@ -56,8 +56,8 @@ const SEQUENCES: [&[Unit]; 5] = [
     &[Year, Month],
 ];
 
-/// The beginnings of those sequences that already say which time it is.
-const BEGINNINGS: [&[Unit]; 2] = [&[Month, Year], &[Year]];
+/// The incomplete sequences that already determine a span.
+const PREFIXES: [&[Unit]; 2] = [&[Month, Year], &[Year]];
 
 impl Unit {
     /// The width of the unit in a date folder, in digits.
@@ -65,7 +65,7 @@ impl Unit {
         if self == Year { 4 } else { 2 }
     }
 
-    /// The names of Hive partition columns that hold this unit alone.
+    /// The names of Hive partition columns of this unit alone.
     fn column_names(self) -> &'static [&'static str] {
         match self {
             Year => &["year", "yyyy", "y"],
@@ -76,7 +76,7 @@ impl Unit {
     }
 }
 
-/// One folder of a path, or one piece of a folder's name: `2021`, or `year=2021` split in two.
+/// A folder of a path, or a part of a folder's name: `2021`, or `year=2021` split at the `=`.
 struct Folder<'a> {
     column: Option<&'a str>,
     text: &'a str,
@@ -97,10 +97,10 @@ impl<'a> Folder<'a> {
         Folder { column: None, text }
     }
 
-    /// The number here, if it can be a `unit`: with the width of DMS, or under the unit's name
-    /// also as an engine writes an integer, without leading zeros.
+    /// The number in the folder, if it can be a `unit`: as wide as in DMS, or, under the unit's
+    /// column name, also without leading zeros, as engines write integers.
     fn value(&self, unit: Unit) -> Option<u32> {
-        let shaped = match self.column {
+        let has_width = match self.column {
             None => self.text.len() == unit.width(),
             Some(column) => {
                 let mut names = unit.column_names().iter();
@@ -108,10 +108,10 @@ impl<'a> Folder<'a> {
                     && self.text.len() <= unit.width()
             }
         };
-        shaped.then(|| number(self.text)).flatten()
+        has_width.then(|| number(self.text)).flatten()
     }
 
-    /// The date that stands in this folder alone, and whole.
+    /// The date, if this folder's name alone is a complete one.
     fn date(&self) -> Option<LocalSpan> {
         let separator = ['-', '_']
             .into_iter()
@@ -127,7 +127,7 @@ impl<'a> Folder<'a> {
     }
 }
 
-/// The number `text` stands for, if it is digits and nothing else.
+/// Parses `text`, if it is only digits.
 fn number(text: &str) -> Option<u32> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
@@ -144,8 +144,8 @@ impl LocalSpan {
     /// The span of the finest of `units`, whose numbers are `values`.
     fn new(units: &[Unit], values: &[u32]) -> Option<Self> {
         let value = |unit| {
-            let place = units.iter().position(|&held| held == unit)?;
-            values.get(place).copied()
+            let index = units.iter().position(|&other| other == unit)?;
+            values.get(index).copied()
         };
         let year = i32::try_from(value(Year)?).ok()?;
         if !(1900..=2199).contains(&year) {
@@ -167,7 +167,7 @@ impl LocalSpan {
         self.start <= other.start && other.end <= self.end
     }
 
-    /// The hour of this span, if it is a day.
+    /// The span of an hour of this span, if it is a day.
     fn hour(&self, hour: u32) -> Option<Self> {
         if self.end - self.start != Duration::days(1) {
             return None;
@@ -177,8 +177,8 @@ impl LocalSpan {
         Some(LocalSpan { start, end })
     }
 
-    /// The smallest window that holds every instant whose local time in `zone` is in the span. A
-    /// span that the clocks jumped over as a whole moves forward by the jump, and with it the files
+    /// The smallest window of all instants whose local time in `zone` is in the span. A span that
+    /// lies wholly in a gap of the local time moves forward by the gap, like the times of files
     /// named in it ([`cdc_file_time`]).
     fn in_zone(self, zone: Tz) -> Option<Window> {
         let tick = Duration::nanoseconds(1);
@@ -186,8 +186,8 @@ impl LocalSpan {
             Some(start) => start.to_utc(),
             None => end_of_gap(self.start, zone)?,
         };
-        // Not the first instant at `self.end`: where clocks are set back at that very time, the
-        // span comes twice and ends the second time.
+        // Not the first instant at `self.end`: if clocks are set back at exactly that time, the
+        // span occurs twice and ends the second time.
         let last = self.end - tick;
         let end = match zone.from_local_datetime(&last).latest() {
             Some(last) => last.to_utc() + tick,
@@ -201,8 +201,8 @@ impl LocalSpan {
     }
 }
 
-/// The instant at which it is `local` in `zone`: the earlier of two, and where there is none, later
-/// by as much as the clocks jump.
+/// The instant of a local time in `zone`: the earlier of two, and in a gap moved forward by the
+/// gap.
 fn instant(local: NaiveDateTime, zone: Tz) -> Option<DateTime<Utc>> {
     if let Some(instant) = zone.from_local_datetime(&local).earliest() {
         return Some(instant.to_utc());
@@ -211,13 +211,13 @@ fn instant(local: NaiveDateTime, zone: Tz) -> Option<DateTime<Utc>> {
     Some((local - before.fix()).and_utc())
 }
 
-/// The instant at which the clocks of `zone` jump over `local`.
+/// The end of the gap in the local time of `zone` that `local` is in.
 fn end_of_gap(local: NaiveDateTime, zone: Tz) -> Option<DateTime<Utc>> {
     Some(GapInfo::new(&local, &zone)?.end?.to_utc())
 }
 
-/// The date that starts with the first of `folders`, by the first of `sequences` that fits, and how
-/// many folders it takes. Plain and Hive folders do not mix in one date.
+/// The date that starts with the first of `folders`, by the first of `sequences` that matches, and
+/// the number of folders it uses. Plain and Hive folders are not mixed in one date.
 fn longest(folders: &[Folder], sequences: &[&[Unit]]) -> Option<(LocalSpan, usize)> {
     sequences.iter().find_map(|units| {
         let run = folders.get(..units.len())?;
@@ -234,20 +234,20 @@ fn longest(folders: &[Folder], sequences: &[&[Unit]]) -> Option<(LocalSpan, usiz
     })
 }
 
-/// The date `text` stands for, if it is exactly the digits of `units`.
+/// The date in `text`, if it is exactly the digits of `units`.
 fn undelimited(text: &str, units: &[Unit]) -> Option<LocalSpan> {
     let mut rest = text;
     let mut values = Vec::with_capacity(units.len());
     for unit in units {
-        let (piece, behind) = rest.split_at_checked(unit.width())?;
-        values.push(number(piece)?);
-        rest = behind;
+        let (digits, remaining) = rest.split_at_checked(unit.width())?;
+        values.push(number(digits)?);
+        rest = remaining;
     }
     rest.is_empty().then(|| LocalSpan::new(units, &values))?
 }
 
-/// The dates in a path from its top down, none in another; each says whether it is a whole folder
-/// name of DMS or only the beginning of one.
+/// The dates in a path from its top down, without overlaps; each with a flag whether it is a
+/// complete date folder of DMS or only a prefix of one.
 fn dates(relative_dir: &str) -> Vec<(LocalSpan, bool)> {
     let segments = relative_dir
         .split('/')
@@ -257,8 +257,8 @@ fn dates(relative_dir: &str) -> Vec<(LocalSpan, bool)> {
     let mut rest = folders.as_slice();
     while let [first, below @ ..] = rest {
         let taken = if let Some(date) = first.date() {
-            let named = below.first().filter(|folder| folder.column.is_some());
-            let hour = named
+            let hive_folder = below.first().filter(|folder| folder.column.is_some());
+            let hour = hive_folder
                 .and_then(|folder| folder.value(Hour))
                 .and_then(|hour| date.hour(hour));
             dates.push((hour.unwrap_or(date), true));
@@ -266,7 +266,7 @@ fn dates(relative_dir: &str) -> Vec<(LocalSpan, bool)> {
         } else if let Some((date, taken)) = longest(rest, &SEQUENCES) {
             dates.push((date, true));
             taken
-        } else if let Some((date, taken)) = longest(rest, &BEGINNINGS) {
+        } else if let Some((date, taken)) = longest(rest, &PREFIXES) {
             dates.push((date, false));
             taken
         } else {
@@ -277,16 +277,15 @@ fn dates(relative_dir: &str) -> Vec<(LocalSpan, bool)> {
     dates
 }
 
-/// The last of `dates` that narrows those before it.
+/// The last of `dates` that is within those before it.
 fn narrowest(dates: impl Iterator<Item = LocalSpan>) -> Option<LocalSpan> {
-    dates.reduce(|held, next| if held.covers(&next) { next } else { held })
+    dates.reduce(|last, next| if last.covers(&next) { next } else { last })
 }
 
-/// The span of time that the deepest date folder in a relative directory path stands for: the day,
-/// month or hour in `zone`, local midnight to local midnight, so that a day can have 23 or 25
-/// hours. None where no folder is a date.
+/// The span of the deepest date folder in a relative directory path: a day, month or hour in the
+/// local time of `zone`, so that a day can have 23 or 25 hours. None if no folder is a date.
 ///
-/// The forms, and what counts where there are several dates, are in the [module's head](self).
+/// The [module docs](self) list the formats and the rules for several dates.
 ///
 /// ```
 /// # use glueless::layout::folder_span;
@@ -300,9 +299,9 @@ pub fn folder_span(relative_dir: &str, zone: Tz) -> Option<Window> {
     narrowest(whole.map(|(date, _)| date))?.in_zone(zone)
 }
 
-/// The widest span of time that objects under a relative directory path can stand for, to prune a
-/// listing on the way down: as [`folder_span`], and where only the beginning of a date is there,
-/// the year or the month it has settled. None where nothing is settled: do not prune.
+/// The widest span of objects under a relative directory path, for pruning a listing on the way
+/// down: as [`folder_span`], and for an incomplete date its year or month. None if the path
+/// determines no span: do not prune.
 ///
 /// ```
 /// # use glueless::layout::folder_may_hold;
@@ -317,15 +316,15 @@ pub fn folder_may_hold(relative_dir: &str, zone: Tz) -> Option<Window> {
 }
 
 /// The time in the name of a CDC file, UTC: `yyyyMMdd-HHmmssSSS` and any extension
-/// (`20211017-194324349.csv.gz`), with a fraction of three or four digits, or with three behind a
+/// (`20211017-194324349.csv.gz`), with a fraction of three or four digits, or of three after a
 /// second dash (`20240115-101530-001.parquet`).
 ///
-/// The name is in local time of `zone`: a time that comes twice when clocks are set back is the
-/// earlier one, a time that they jump over is moved forward by the jump. Names can therefore go
+/// The name is in the local time of `zone`: a time that occurs twice when clocks are set back is
+/// the earlier instant, a time in a gap is moved forward by the gap. Names can therefore go
 /// backwards at the end of summer time, as they do in DMS.
 ///
-/// None for every other name: full-load files, leftovers, dates that do not exist, years outside
-/// 1900 to 2199.
+/// None for every other name: full-load files, leftovers of a crash, dates that do not exist, years
+/// outside 1900 to 2199.
 ///
 /// ```
 /// # use glueless::layout::cdc_file_time;
@@ -398,7 +397,7 @@ mod tests {
     const MONTH: &str = "[2021-11-01T00:00:00Z, 2021-12-01T00:00:00Z)";
     const YEAR: &str = "[2021-01-01T00:00:00Z, 2022-01-01T00:00:00Z)";
 
-    /// Every form of DMS's date folders, with what it stands for.
+    /// Every format of DMS's date folders, with its span.
     const FORMS: [(&str, &str); 20] = [
         ("2021/11/23", DAY),
         ("2021_11_23", DAY),
@@ -452,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn every_prefix_of_a_path_may_hold_what_the_path_stands_for() {
+    fn every_prefix_of_a_path_covers_the_span_of_the_path() {
         for (form, meant) in FORMS.into_iter().chain(HIVE_FORMS) {
             for above in ABOVE {
                 for below in BELOW {
@@ -460,9 +459,9 @@ mod tests {
                     let span = folder_span(&dir, Berlin).unwrap();
                     for (end, _) in format!("{dir}/").match_indices('/') {
                         let prefix = &dir[..end];
-                        let held = folder_may_hold(prefix, Berlin);
+                        let prefix_span = folder_may_hold(prefix, Berlin);
                         assert!(
-                            held.is_none_or(|held| held.covers(&span)),
+                            prefix_span.is_none_or(|prefix_span| prefix_span.covers(&span)),
                             "{prefix} of {dir}"
                         );
                     }
@@ -501,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_date_stands_for_no_time() {
+    fn folders_that_are_no_date_have_no_span() {
         for dir in [
             "",
             "/",
@@ -568,8 +567,8 @@ mod tests {
     }
 
     #[test]
-    fn a_partial_date_prunes_as_soon_as_it_is_settled() {
-        for (dir, held) in [
+    fn a_partial_date_prunes_as_soon_as_it_determines_a_span() {
+        for (dir, expected) in [
             ("2021", Some(YEAR)),
             ("year=2021", Some(YEAR)),
             ("shop/orders/2021", Some(YEAR)),
@@ -591,7 +590,7 @@ mod tests {
             ("2200", None),
             ("02021", None),
         ] {
-            assert_eq!(may_hold(dir).as_deref(), held, "{dir}");
+            assert_eq!(may_hold(dir).as_deref(), expected, "{dir}");
         }
     }
 
@@ -632,7 +631,7 @@ mod tests {
     }
 
     #[test]
-    fn an_hour_that_comes_twice_holds_both() {
+    fn an_hour_that_occurs_twice_spans_both() {
         assert_eq!(
             span("2021/11/07/01", New_York).as_deref(),
             Some("[2021-11-07T05:00:00Z, 2021-11-07T07:00:00Z)")
@@ -646,13 +645,13 @@ mod tests {
     }
 
     #[test]
-    fn a_midnight_that_comes_twice_begins_the_day_the_first_time() {
+    fn a_day_begins_at_the_first_of_two_midnights() {
         assert_eq!(
             span("2021/11/07", Havana).as_deref(),
             Some("[2021-11-07T04:00:00Z, 2021-11-08T05:00:00Z)")
         );
         assert_eq!(hours("2021/11/06", Havana), 24);
-        // St John's clocks went from 00:01 back to 23:01: the day before came back for 59 minutes.
+        // St John's clocks went from 00:01 back to 23:01: the day before continued for 59 minutes.
         assert_eq!(
             span("2006/10/28", St_Johns).as_deref(),
             Some("[2006-10-28T02:30:00Z, 2006-10-29T03:30:00Z)")
@@ -664,7 +663,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_whose_midnight_is_jumped_over_begins_at_the_jump() {
+    fn a_day_whose_midnight_is_in_a_gap_begins_at_the_gap() {
         assert_eq!(
             span("2018/11/04", Sao_Paulo).as_deref(),
             Some("[2018-11-04T03:00:00Z, 2018-11-05T02:00:00Z)")
@@ -682,7 +681,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_that_was_jumped_over_holds_the_files_named_in_it() {
+    fn a_span_in_a_gap_covers_the_files_named_in_it() {
         let hour = folder_span("2021/03/28/02", Berlin).unwrap();
         assert_eq!(
             hour.to_string(),
@@ -815,7 +814,7 @@ mod tests {
                 Berlin,
                 "2021-11-22T23:30:00+00:00",
             ),
-            // 02:30 comes twice: the earlier.
+            // 02:30 occurs twice: the earlier instant.
             (
                 "20211031-023000000.csv",
                 Berlin,

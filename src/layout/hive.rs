@@ -1,6 +1,6 @@
-//! Names of partitions: `column=value` folders, escaped as Hive escapes them.
+//! Partition names: `column=value` folders, escaped as in Hive.
 
-/// The value of a partition for null and for the empty string (Hive's
+/// The partition value that stands for null and for the empty string (Hive's
 /// `hive.exec.default.partition.name`, Spark's `DEFAULT_PARTITION_NAME`).
 const DEFAULT_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
 
@@ -21,8 +21,8 @@ pub fn partition_segment(column: &str, value: Option<&str>) -> String {
 }
 
 /// Escapes text for a partition folder as Hive's `FileUtils.escapePathName` does: `%` and two
-/// upper-case hex digits for every character of its `charToEscape`. All else stays, spaces and
-/// letters outside ASCII among it.
+/// upper-case hex digits for every character of its `charToEscape`. Other characters stay,
+/// including spaces and letters outside ASCII.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -52,8 +52,8 @@ fn escape(text: &str) -> String {
 }
 
 /// Undoes the escaping of [`partition_segment`] as Hive's `FileUtils.unescapePathName` does: `%`
-/// and two hex digits are the character of that code, up to U+00FF; any other `%` stands for
-/// itself. Codes in a row that are UTF-8 are taken for it: other engines write letters so.
+/// and two hex digits are the character of that code, up to U+00FF; any other `%` is literal.
+/// Adjacent codes that form UTF-8 are decoded as UTF-8, because other engines write letters so.
 pub fn unescape(text: &str) -> String {
     let code = |text: &str| -> Option<u8> {
         let digits = text.strip_prefix('%')?.get(..2)?;
@@ -86,8 +86,8 @@ pub fn unescape(text: &str) -> String {
 }
 
 /// The column and value of a Hive partition's folder, unescaped; the value is None for
-/// `__HIVE_DEFAULT_PARTITION__`. None where `segment` is no `column=value`, or half of one is
-/// missing.
+/// `__HIVE_DEFAULT_PARTITION__`. None if `segment` is not `column=value`, or one side of it is
+/// empty.
 pub fn parse_partition_segment(segment: &str) -> Option<(String, Option<String>)> {
     let (column, value) = segment.split_once('=')?;
     if column.is_empty() || value.is_empty() {
@@ -102,7 +102,7 @@ pub fn partition_values(folder: &str) -> impl Iterator<Item = (String, Option<St
     folder.split('/').filter_map(parse_partition_segment)
 }
 
-/// Whether readers leave a path out: a part of it begins with `_` or `.`, as Hive and Spark have it.
+/// Whether readers ignore a path: a segment of it begins with `_` or `.`, as in Hive and Spark.
 pub fn is_hidden(path: &str) -> bool {
     path.split('/').any(|part| part.starts_with(['_', '.']))
 }
@@ -142,10 +142,10 @@ mod tests {
         let listed = "\"#%'*/:=?\\{[]^\x7f";
         for code in 0..=0x17f_u32 {
             let character = char::from_u32(code).unwrap();
-            let kept =
+            let is_literal =
                 partition_segment("c", Some(&character.to_string())) == format!("c={character}");
             let escaped = code < 0x20 || listed.contains(character);
-            assert_eq!(kept, !escaped, "{character:?}");
+            assert_eq!(is_literal, !escaped, "{character:?}");
         }
     }
 
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn every_column_and_value_comes_back() {
+    fn every_column_and_value_survives_a_round_trip() {
         let characters: Vec<char> = (0..=0x2ff).filter_map(char::from_u32).collect();
         let all: String = characters.iter().collect();
         let pairs = characters
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_half_a_partition_is_none() {
+    fn half_a_partition_segment_is_none() {
         for segment in ["", "c", "=", "c=", "=v", "2021-11-23"] {
             assert_eq!(parse_partition_segment(segment), None, "{segment}");
         }
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_percent_sign_that_escapes_nothing_stands_for_itself() {
+    fn a_percent_sign_without_a_code_is_literal() {
         for (text, meant) in [
             ("100%", "100%"),
             ("%", "%"),

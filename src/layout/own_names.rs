@@ -1,10 +1,10 @@
-//! Names of our own files: published files, attempts, the owner marker.
+//! Names of the files that glueless writes: published files, attempts, the owner marker.
 
-/// The name of the file that tells which pipeline a published folder belongs to. Readers of a
-/// table pass over names that begin with `_`.
+/// The name of the file that says which pipeline owns a published folder. Readers of a table ignore
+/// names that begin with `_`.
 pub const OWNER_MARKER: &str = "_glueless.json";
 
-/// What the id of a run ends with as the ledger knows its second commit, the aggregates'.
+/// The suffix of a run's id in the ledger for the run's second commit, that of the aggregates.
 const AGGREGATE: &str = "-aggregate";
 
 /// The id of a run for the commit of its aggregates.
@@ -12,7 +12,7 @@ pub fn aggregate_run_id(run_id: &str) -> String {
     format!("{run_id}{AGGREGATE}")
 }
 
-/// The id of the run whose aggregates a commit of this id made, if it is one.
+/// The id of the run, if `run_id` is that of a commit of aggregates.
 pub fn run_id_of_aggregate(run_id: &str) -> Option<&str> {
     run_id.strip_suffix(AGGREGATE)
 }
@@ -20,9 +20,9 @@ pub fn run_id_of_aggregate(run_id: &str) -> Option<&str> {
 /// The name of a published file: the commit that first gave its partition a file of this name, and
 /// a number from 0.
 ///
-/// A partition with one file before and after a commit keeps its file's name, so that the next one
-/// is swapped in by one step. No other commit makes a name again that once was: what a process
-/// that slept removes when it wakes up is not what another one has published since.
+/// A partition with one file before and after a commit keeps the file's name, so that the new file
+/// replaces the old one in one step. No other commit reuses a name: a frozen process that wakes up
+/// and removes its files cannot remove files that others have published since.
 ///
 /// ```
 /// # use glueless::layout::part_file_name;
@@ -32,7 +32,7 @@ pub fn part_file_name(commit: u64, number: usize) -> String {
     format!("part-c{commit:08}-{number:05}.snappy.parquet")
 }
 
-/// The commit in a base name that [`part_file_name`] makes; `None` for any other.
+/// The commit in a base name made by [`part_file_name`]; `None` for any other name.
 pub fn part_file_commit(base_name: &str) -> Option<u64> {
     let middle = base_name
         .strip_prefix("part-c")?
@@ -42,8 +42,9 @@ pub fn part_file_commit(base_name: &str) -> Option<u64> {
     (part_file_name(commit, number) == base_name).then_some(commit)
 }
 
-/// The name of a run's attempt at a commit: whatever it writes before the commit carries it. An
-/// attempt can become that commit only, so once there is one of that number, all others are dead.
+/// The name of a run's attempt at a commit, part of the name of every file written before the
+/// commit. An attempt can only become that commit: once a commit of that number exists, all other
+/// attempts at it are dead.
 ///
 /// ```
 /// # use glueless::layout::{attempt_commit, attempt_name};
@@ -60,23 +61,22 @@ pub fn staging_name(state: &str) -> String {
     format!("{:016x}", fnv1a(state.bytes()))
 }
 
-/// FNV-1a, whose values never change: they are part of names and of what is remembered.
+/// FNV-1a, a hash that must never change: its values are part of names and of the state.
 pub fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
-/// The commit of an attempt, from a name that begins with the attempt's.
+/// The commit of an attempt, from a name that begins with the attempt's name.
 pub fn attempt_commit(name: &str) -> Option<u64> {
     let (commit, _) = name.split_once('-')?;
     let digits = commit.len() == 20 && commit.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| commit.parse().ok())?
 }
 
-/// Whether a base name is what a crash leaves of a file on a local disk: `<name>#1`, where
-/// object_store's `LocalFileSystem` writes a file before it gives it its name. Its listings pass
-/// over them.
+/// Whether a base name is a leftover of a crash on a local disk: `<name>#1`, the name under which
+/// object_store's `LocalFileSystem` writes a file before renaming it. Its listings skip such files.
 pub fn is_leftover(base_name: &str) -> bool {
     base_name.rsplit_once('#').is_some_and(|(name, number)| {
         let digits = number.bytes().all(|byte| byte.is_ascii_digit());

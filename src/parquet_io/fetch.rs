@@ -1,11 +1,11 @@
-//! Pieces of Parquet files: the rows and columns that are fetched at once, and ahead of what
-//! decodes them.
+//! Fetch units of Parquet files: the rows and columns that are fetched together, ahead of decoding.
 //!
 //! ```text
-//! columns, rows ─▶ pieces ─▶ fetch (several at once, as many bytes as there is room for) ─▶ decode
+//! columns, rows ─▶ fetch units ─▶ fetch (concurrent, within a limit of bytes) ─▶ decode
 //! ```
 //!
-//! A piece is a small file, or row groups of a larger one. While one is decoded, the next ones come.
+//! A fetch unit is a small file, or some row groups of a larger one. While one is decoded, the next
+//! ones are fetched.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,53 +26,52 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::engine::tasks::spawn;
 use crate::error::{Error, Result};
-use crate::parquet_io::open::{ParquetFile, guarded, read_error};
+use crate::parquet_io::open::{ParquetFile, catch_panics, read_error};
 
-/// Row groups are fetched together up to so many bytes.
-const PIECE_BYTES: u64 = 4 << 20;
-/// So many bytes are fetched ahead, ...
-const AHEAD_BYTES: u64 = 16 << 20;
-/// ... and so many pieces.
-const AHEAD_PIECES: usize = 16;
+/// The size up to which row groups are fetched together.
+const FETCH_UNIT_BYTES_MAX: u64 = 4 << 20;
+/// The limit of bytes fetched ahead.
+const AHEAD_BYTES_MAX: u64 = 16 << 20;
+/// The limit of fetch units fetched ahead.
+const AHEAD_UNITS_MAX: usize = 16;
 
-/// A row group to be read, and which of its rows; `None` for all.
-pub type Chosen = (usize, Option<BooleanBuffer>);
+/// A row group to read, and a bitmap of its rows; `None` for all rows.
+pub type SelectedRows = (usize, Option<BooleanBuffer>);
 
 impl ParquetFile {
-    /// Cuts the given columns (indices into [`ParquetFile::schema`], ascending) of row groups,
-    /// which ascend as well, into pieces.
+    /// Splits the given columns (indices into [`ParquetFile::schema`], ascending) of row groups,
+    /// also ascending, into fetch units.
     pub fn fetch_units(
         &self,
         columns: &[usize],
-        chosen: impl Iterator<Item = Chosen>,
+        selected: impl Iterator<Item = SelectedRows>,
     ) -> Vec<FetchUnit> {
         let columns: Arc<[usize]> = columns.into();
-        let mut pieces: Vec<FetchUnit> = Vec::new();
-        for (number, mask) in chosen {
+        let mut units: Vec<FetchUnit> = Vec::new();
+        for (number, mask) in selected {
             if self.row_groups()[number].rows == 0 {
                 continue;
             }
             let ranges = self.ranges(number, &columns);
-            if let Some(piece) = pieces.last_mut() {
-                let joined = [&piece.ranges[..], &ranges].concat();
-                if fetched_bytes(&joined) <= PIECE_BYTES {
-                    piece.row_groups.push((number, mask));
-                    piece.ranges = joined;
+            if let Some(unit) = units.last_mut() {
+                let joined = [&unit.ranges[..], &ranges].concat();
+                if fetched_bytes(&joined) <= FETCH_UNIT_BYTES_MAX {
+                    unit.row_groups.push((number, mask));
+                    unit.ranges = joined;
                     continue;
                 }
             }
-            pieces.push(FetchUnit {
+            units.push(FetchUnit {
                 file: self.clone(),
                 columns: Arc::clone(&columns),
                 row_groups: vec![(number, mask)],
                 ranges,
             });
         }
-        pieces
+        units
     }
 
-    /// Where columns of a row group lie; nowhere by themselves in a small file, which is fetched
-    /// whole.
+    /// The byte ranges of columns of a row group; none for a small file, which is fetched whole.
     fn ranges(&self, row_group: usize, columns: &[usize]) -> Vec<Range<u64>> {
         let Some(metadata) = self.metadata().filter(|_| !self.is_small()) else {
             return Vec::new();
@@ -85,26 +84,26 @@ impl ParquetFile {
         chunks.map(|(_, chunk)| range(chunk.byte_range())).collect()
     }
 
-    /// Reads the given columns of all rows, in file order; the row number comes last.
+    /// Reads the given columns of all rows, in file order; the last column is the row number.
     pub fn read(
         &self,
         columns: &[usize],
         batch_rows: usize,
     ) -> BoxStream<'static, Result<RecordBatch>> {
         let all = (0..self.row_groups().len()).map(|number| (number, None));
-        self.read_chosen(columns, all, batch_rows)
+        self.read_selected(columns, all, batch_rows)
     }
 
-    /// Reads the given columns of row groups, or of some of their rows, as [`ParquetFile::pieces`]
-    /// takes them; the row number comes last.
-    pub fn read_chosen(
+    /// Reads the given columns of row groups or of some of their rows, in the order that
+    /// [`ParquetFile::fetch_units`] requires; the last column is the row number.
+    pub fn read_selected(
         &self,
         columns: &[usize],
-        chosen: impl Iterator<Item = Chosen>,
+        selected: impl Iterator<Item = SelectedRows>,
         batch_rows: usize,
     ) -> BoxStream<'static, Result<RecordBatch>> {
-        let pieces = self.fetch_units(columns, chosen).into_iter();
-        let fetched = fetched_ahead(pieces.map(|piece| (piece, ())));
+        let units = self.fetch_units(columns, selected).into_iter();
+        let fetched = fetch_ahead(units.map(|unit| (unit, ())));
         let batches = fetched.map(move |fetched| {
             let (fetched, ()) = fetched.map_err(|(error, ())| error)?;
             Ok::<_, Error>(stream::iter(fetched.read(batch_rows)?))
@@ -113,8 +112,8 @@ impl ParquetFile {
     }
 }
 
-/// How many bytes fetching ranges takes: far stores are asked for what lies between them as well,
-/// where that is little.
+/// The number of bytes that fetching ranges transfers: remote stores also fetch small gaps between
+/// them.
 fn fetched_bytes(ranges: &[Range<u64>]) -> u64 {
     let mut sorted = ranges.to_vec();
     sorted.sort_unstable_by_key(|range| range.start);
@@ -130,18 +129,18 @@ fn fetched_bytes(ranges: &[Range<u64>]) -> u64 {
     bytes
 }
 
-/// Rows of a file that are fetched at once.
+/// Rows and columns of a file that are fetched together.
 #[derive(Debug)]
 pub struct FetchUnit {
     file: ParquetFile,
     columns: Arc<[usize]>,
-    row_groups: Vec<Chosen>,
-    /// Where the columns are.
+    row_groups: Vec<SelectedRows>,
+    /// The byte ranges of the columns.
     ranges: Vec<Range<u64>>,
 }
 
 impl FetchUnit {
-    /// How many bytes fetching it takes.
+    /// The number of bytes to fetch.
     fn bytes(&self) -> u64 {
         match (&self.file.bytes, self.file.is_small()) {
             (Some(_), _) => 0,
@@ -150,7 +149,7 @@ impl FetchUnit {
         }
     }
 
-    /// Fetches it into some room, which is free again once it was read.
+    /// Fetches the unit; `room` is released once its rows have been read.
     async fn fetch(self, room: Option<OwnedSemaphorePermit>) -> Result<Fetched> {
         let reader = &self.file.reader;
         let failed = |error| read_error(&self.file.name, error);
@@ -161,16 +160,16 @@ impl FetchUnit {
             vec![(0, whole.map_err(ParquetError::from).map_err(failed)?)]
         } else {
             let fetched = reader.ranges(&self.ranges).await;
-            let fetched = fetched.map_err(ParquetError::from).map_err(failed)?;
+            let chunks = fetched.map_err(ParquetError::from).map_err(failed)?;
             let starts = self.ranges.iter().map(|range| range.start);
-            starts.zip(fetched).collect()
+            starts.zip(chunks).collect()
         };
         let chunks = Chunks {
             file_bytes: self.file.size,
             chunks: chunks.into(),
         };
         Ok(Fetched {
-            piece: self,
+            unit: self,
             chunks,
             room,
         })
@@ -199,47 +198,46 @@ impl FetchUnit {
     }
 }
 
-/// Fetches pieces ahead of what reads them, and hands them out in their order, each with what came
-/// with it.
-pub fn fetched_ahead<T: Send + 'static>(
-    pieces: impl Iterator<Item = (FetchUnit, T)> + Send + 'static,
+/// Fetches units ahead of their reader and returns them in order, each with its attached value.
+pub fn fetch_ahead<T: Send + 'static>(
+    units: impl Iterator<Item = (FetchUnit, T)> + Send + 'static,
 ) -> BoxStream<'static, Result<(Fetched, T), (Error, T)>> {
-    let room = Arc::new(Semaphore::new(AHEAD_BYTES as usize));
-    // One after the other: a large piece waits until those before it were read.
-    let with_room = stream::iter(pieces).then(move |(piece, with)| {
+    let room = Arc::new(Semaphore::new(AHEAD_BYTES_MAX as usize));
+    // In order: a large unit waits until the units before it have been read.
+    let with_room = stream::iter(units).then(move |(unit, with)| {
         let room = Arc::clone(&room);
         async move {
-            let bytes = piece.bytes().min(AHEAD_BYTES) as u32;
-            (piece, with, room.acquire_many_owned(bytes).await.ok())
+            let bytes = unit.bytes().min(AHEAD_BYTES_MAX) as u32;
+            (unit, with, room.acquire_many_owned(bytes).await.ok())
         }
     });
-    let fetched = with_room.map(|(piece, with, room)| async move {
-        let fetched = match piece.file.bytes {
-            Some(_) => piece.fetch(room).await,
-            None => spawn(piece.fetch(room)).await,
+    let fetched = with_room.map(|(unit, with, room)| async move {
+        let fetched = match unit.file.bytes {
+            Some(_) => unit.fetch(room).await,
+            None => spawn(unit.fetch(room)).await,
         };
         match fetched {
             Ok(fetched) => Ok((fetched, with)),
             Err(error) => Err((error, with)),
         }
     });
-    fetched.buffered(AHEAD_PIECES).boxed()
+    fetched.buffered(AHEAD_UNITS_MAX).boxed()
 }
 
-/// A piece, fetched.
+/// A fetched unit.
 pub struct Fetched {
-    piece: FetchUnit,
+    unit: FetchUnit,
     chunks: Chunks,
     room: Option<OwnedSemaphorePermit>,
 }
 
 impl Fetched {
-    /// The columns that it has, as [`ParquetFile::pieces`] was given them.
+    /// Its columns, as given to [`ParquetFile::fetch_units`].
     pub fn columns(&self) -> &Arc<[usize]> {
-        &self.piece.columns
+        &self.unit.columns
     }
 
-    /// Its rows, in file order, with the row number last.
+    /// Decodes the rows, in file order; the last column is the row number.
     ///
     /// # Errors
     /// Data, when it cannot be decoded.
@@ -247,14 +245,14 @@ impl Fetched {
         self,
         batch_rows: usize,
     ) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send> {
-        let name = self.piece.file.name.clone();
-        let reader = guarded(|| self.piece.reader(self.chunks, batch_rows));
+        let name = self.unit.file.name.clone();
+        let reader = catch_panics(|| self.unit.reader(self.chunks, batch_rows));
         let mut reader = Some(reader.map_err(|error| read_error(&name, error))?);
         let room = self.room;
         Ok(std::iter::from_fn(move || {
-            let _held = &room;
+            let _room = &room;
             let next = reader.as_mut()?;
-            let batch = guarded(|| next.next().transpose().map_err(ParquetError::from));
+            let batch = catch_panics(|| next.next().transpose().map_err(ParquetError::from));
             if batch.is_err() {
                 reader = None;
             }
@@ -263,7 +261,7 @@ impl Fetched {
     }
 }
 
-/// What was fetched of an object, and where it lies in it.
+/// The fetched bytes of an object, with their offsets.
 #[derive(Clone, Debug)]
 struct Chunks {
     file_bytes: u64,
@@ -271,12 +269,12 @@ struct Chunks {
 }
 
 impl Chunks {
-    /// What was fetched from a place on.
+    /// The fetched bytes from the offset `start` on.
     fn from(&self, start: u64) -> ParquetResult<Bytes> {
-        let holds =
+        let contains =
             |(first, bytes): &&(u64, Bytes)| (*first..*first + bytes.len() as u64).contains(&start);
-        let (first, bytes) = self.chunks.iter().find(holds).ok_or_else(|| {
-            ParquetError::EOF(format!("byte {start} lies outside of the needed columns"))
+        let (first, bytes) = self.chunks.iter().find(contains).ok_or_else(|| {
+            ParquetError::EOF(format!("byte {start} is outside the needed columns"))
         })?;
         Ok(bytes.slice((start - first) as usize..))
     }
@@ -300,12 +298,12 @@ impl ChunkReader for Chunks {
             return Ok(Bytes::new());
         }
         let bytes = self.from(start)?;
-        match bytes.len() < length {
-            true => Err(ParquetError::EOF(format!(
+        if bytes.len() < length {
+            return Err(ParquetError::EOF(format!(
                 "{length} bytes at {start} reach beyond their column"
-            ))),
-            false => Ok(bytes.slice(..length)),
+            )));
         }
+        Ok(bytes.slice(..length))
     }
 }
 
@@ -325,7 +323,8 @@ mod tests {
     use parquet::file::properties::WriterProperties;
     use proptest::prelude::*;
 
-    /// Row groups of so many rows: `pad` makes the file large or small, `n` counts.
+    /// The bytes of a file with row groups of these sizes: `pad` makes it large or small, `n`
+    /// counts.
     fn contents(groups: &[usize], pad_bytes: usize) -> Vec<u8> {
         let batch = |first: usize, rows: usize| {
             let numbers = first..first + rows;
@@ -369,12 +368,12 @@ mod tests {
         block_on(ParquetFile::open(store, path, size, "a.parquet".into())).expect("opened")
     }
 
-    /// What `n` and the row number of the chosen rows are.
-    fn read(file: &ParquetFile, chosen: Vec<Chosen>) -> Result<Vec<(i64, i64)>> {
-        let batches = file.read_chosen(&[1], chosen.into_iter(), 7);
+    /// The values of `n` and of the row number of the selected rows.
+    fn read(file: &ParquetFile, selected: Vec<SelectedRows>) -> Result<Vec<(i64, i64)>> {
+        let batches = file.read_selected(&[1], selected.into_iter(), 7);
         let batches: Result<Vec<RecordBatch>> = runtime().block_on(batches.try_collect());
         let values = |batch: RecordBatch| {
-            let column = |place: usize| batch.column(place).as_primitive::<Int64Type>().clone();
+            let column = |index: usize| batch.column(index).as_primitive::<Int64Type>().clone();
             let (n, row) = (column(0), column(1));
             (0..batch.num_rows())
                 .map(|at| (n.value(at), row.value(at)))
@@ -391,11 +390,11 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
-        fn the_chosen_rows_are_read_of_small_and_large_files(
+        fn the_selected_rows_are_read_of_small_and_large_files(
             groups in prop::collection::vec(1usize..60, 1..6),
             is_large in any::<bool>(),
             forgets in (any::<bool>(), any::<bool>()),
-            chosen in prop::collection::vec(prop::option::of(prop::option::of(any::<u64>())), 6),
+            selected in prop::collection::vec(prop::option::of(prop::option::of(any::<u64>())), 6),
         ) {
             let mut opened = file(&groups, if is_large { 40_000 } else { 10 });
             // A few rows of the padding do not make a large file.
@@ -408,7 +407,7 @@ mod tests {
                 opened = opened.without_bytes();
             }
             let (mut wanted, mut expected, mut first) = (Vec::new(), Vec::new(), 0);
-            for (number, (rows, choice)) in groups.iter().zip(&chosen).enumerate() {
+            for (number, (rows, choice)) in groups.iter().zip(&selected).enumerate() {
                 if let Some(seed) = choice {
                     let is_chosen = |row: usize| seed.is_none_or(|seed| seed >> (row % 64) & 1 == 1);
                     let mask = BooleanBuffer::collect_bool(*rows, is_chosen);
@@ -431,38 +430,44 @@ mod tests {
         put(&opened.reader.store, other);
         let refused = read(&opened, vec![(0, None), (1, None)]).expect_err("it changed");
         assert_eq!(refused.kind, Kind::Data);
-        let told = refused.to_string();
+        let message = refused.to_string();
         assert!(
-            told.contains("a.parquet") && told.contains("changed during the run"),
-            "{told}"
+            message.contains("a.parquet") && message.contains("changed during the run"),
+            "{message}"
         );
     }
 
     #[test]
-    fn no_more_is_fetched_than_there_is_room_for() {
+    fn no_more_is_fetched_ahead_than_the_limit() {
         let large = file(&[100; 8], 40_000);
         let all = (0..8).map(|number| (number, None));
-        let pieces = large.fetch_units(&[0, 1], all);
-        assert_eq!(pieces.len(), 8);
+        let units = large.fetch_units(&[0, 1], all);
+        assert_eq!(units.len(), 8);
         runtime().block_on(async {
-            let mut fetched = fetched_ahead(pieces.into_iter().map(|piece| (piece, ())));
-            let (mut held, mut idle) = (Vec::new(), 0);
+            let mut fetched = fetch_ahead(units.into_iter().map(|unit| (unit, ())));
+            let (mut fetched_units, mut idle) = (Vec::new(), 0);
             while idle < 100 {
                 match fetched.next().now_or_never() {
-                    Some(piece) => held.push(piece.expect("a piece").expect("fetched").0),
+                    Some(unit) => fetched_units.push(unit.expect("a unit").expect("fetched").0),
                     None => idle += 1,
                 }
                 tokio::task::yield_now().await;
             }
-            let bytes: u64 = held.iter().map(|held| held.piece.bytes()).sum();
-            assert!(bytes <= AHEAD_BYTES && held.len() == 4, "{bytes}");
-            held.clear();
+            let bytes: u64 = fetched_units
+                .iter()
+                .map(|fetched| fetched.unit.bytes())
+                .sum();
+            assert!(
+                bytes <= AHEAD_BYTES_MAX && fetched_units.len() == 4,
+                "{bytes}"
+            );
+            fetched_units.clear();
             assert_eq!(fetched.count().await, 4, "there is room for the rest");
         });
     }
 
     #[test]
-    fn what_lies_between_ranges_counts_where_it_is_fetched_too() {
+    fn gaps_between_ranges_count_if_they_are_fetched() {
         let gap = OBJECT_STORE_COALESCE_DEFAULT;
         assert_eq!(fetched_bytes(&[]), 0);
         assert_eq!(fetched_bytes(&[10..20, 0..10]), 20);
@@ -475,10 +480,10 @@ mod tests {
         let large = file(&[30, 30, 30, 30, 30, 30], 40_000);
         let sizes = |columns: &[usize]| -> Vec<usize> {
             let all = (0..6).map(|number| (number, None));
-            let pieces = large.fetch_units(columns, all);
-            pieces.iter().map(|piece| piece.row_groups.len()).collect()
+            let units = large.fetch_units(columns, all);
+            units.iter().map(|unit| unit.row_groups.len()).collect()
         };
-        // 1.2 MB of padding in each group: what lies between two of them is not fetched.
+        // 1.2 MB of padding in each group: the gap between two of them is not fetched.
         assert_eq!(sizes(&[0, 1]), [3, 3]);
         assert_eq!(sizes(&[1]), [6]);
     }

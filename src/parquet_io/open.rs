@@ -1,9 +1,8 @@
-//! One Parquet object: its footer, and its rows, read as often as needed.
+//! A Parquet object: its footer, and its rows, which can be read several times.
 //!
-//! A small object is fetched whole, in one request; of a larger one only the footer and the
-//! needed column chunks are ([`crate::parquet_io::fetch`]). Arrow types are taken from the Parquet
-//! schema alone, with text as views and INT96 as microseconds (nanoseconds would turn the year 9999
-//! into 1816).
+//! A small object is fetched whole, in one request; of a larger one only the footer and the needed
+//! column chunks ([`crate::parquet_io::fetch`]). Arrow types come from the Parquet schema alone,
+//! with text as views and INT96 as microseconds (nanoseconds would turn the year 9999 into 1816).
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -32,10 +31,10 @@ use crate::error::{Error, Kind, Result};
 
 /// Objects up to this size are fetched whole.
 pub const SMALL_BYTES_MAX: u64 = 1 << 20;
-/// How much of an object's end is fetched in the hope that it holds the whole footer.
+/// The size of the first fetch at an object's end, which usually contains the whole footer.
 const FOOTER_BYTES_HINT: usize = 64 << 10;
 
-/// A Parquet object whose footer was read.
+/// A Parquet object whose footer has been read.
 #[derive(Clone, Debug)]
 pub struct ParquetFile {
     pub(crate) reader: ObjectReader,
@@ -44,13 +43,13 @@ pub struct ParquetFile {
     pub(crate) size: u64,
     columns: Columns,
     row_groups: Arc<[RowGroup]>,
-    /// `None` where it is decoded again each time that rows are read.
+    /// The footer; `None` if it is decoded each time rows are read.
     pub(crate) footer: Option<ArrowReaderMetadata>,
-    /// The whole object, if it is small.
+    /// The whole object, if it is small and cached.
     pub(crate) bytes: Option<Bytes>,
 }
 
-/// The columns of a file, in the Arrow types they are read in and as the footer has them.
+/// The columns of a file, in Arrow types and as in the footer.
 #[derive(Clone, Debug)]
 pub struct Columns {
     schema: SchemaRef,
@@ -64,20 +63,20 @@ impl PartialEq for Columns {
     }
 }
 
-/// A row group.
+/// The size of a row group.
 #[derive(Clone, Copy, Debug)]
 pub struct RowGroup {
-    /// Its rows.
+    /// The number of its rows.
     pub rows: usize,
-    /// Its size in the file.
+    /// Its compressed size in bytes.
     pub bytes: u64,
 }
 
 impl ParquetFile {
-    /// Reads the footer.
+    /// Opens an object and reads its footer.
     ///
     /// # Errors
-    /// Data, when it is not a whole Parquet file; storage, when it cannot be fetched.
+    /// Data, when it is not a complete Parquet file; storage, when it cannot be fetched.
     pub async fn open(
         store: Arc<dyn ObjectStore>,
         path: Path,
@@ -88,29 +87,29 @@ impl ParquetFile {
         Self::open_in(ObjectReader { store, path, start }, size, name).await
     }
 
-    /// Reads the footer of a file that is a part of an object.
+    /// Opens a file that is a part of an object, and reads its footer.
     ///
     /// # Errors
     /// As [`ParquetFile::open`].
     pub(crate) async fn open_in(mut reader: ObjectReader, size: u64, name: String) -> Result<Self> {
         if size == 0 {
-            return Err(empty(&name));
+            return Err(empty_file(&name));
         }
         let failed = |error| read_error(&name, error);
         let (metadata, bytes) = if size <= SMALL_BYTES_MAX {
             let bytes = reader.get_bytes(0..size).await.map_err(failed)?;
             let parse = || ParquetMetaDataReader::new().parse_and_finish(&bytes);
-            (guarded(parse).map_err(failed)?, Some(bytes))
+            (catch_panics(parse).map_err(failed)?, Some(bytes))
         } else {
             let load = ParquetMetaDataReader::new()
                 .with_prefetch_hint(Some(FOOTER_BYTES_HINT))
                 .load_and_finish(&mut reader, size);
             let loaded = AssertUnwindSafe(load).catch_unwind().await;
-            let metadata = loaded.unwrap_or_else(|_| Err(makes_no_sense()));
+            let metadata = loaded.unwrap_or_else(|_| Err(undecodable()));
             (metadata.map_err(failed)?, None)
         };
         check_footer(&metadata, size).map_err(failed)?;
-        let footer = guarded(|| arrow_metadata(Arc::new(metadata), None)).map_err(failed)?;
+        let footer = catch_panics(|| arrow_metadata(Arc::new(metadata), None)).map_err(failed)?;
         let metadata = footer.metadata();
         let row_groups = metadata.row_groups().iter().map(|group| RowGroup {
             rows: group.num_rows() as usize,
@@ -130,15 +129,15 @@ impl ParquetFile {
         })
     }
 
-    /// Forgets the bytes of a small file, to be fetched again when rows are read.
+    /// Drops the cached bytes of a small file, which are fetched again when rows are read.
     pub fn without_bytes(mut self) -> Self {
         self.bytes = None;
         self
     }
 
-    /// Forgets the footer of a small file, which takes more memory than the file, to be decoded
-    /// again when rows are read. Files of the same columns share what is kept of these: `known` are
-    /// those met last.
+    /// Drops the footer of a small file, which takes more memory than the file; it is decoded again
+    /// when rows are read. Adjacent files of equal columns share them: `known` are the columns seen
+    /// last.
     pub fn without_footer(mut self, known: &mut Option<Columns>) -> Self {
         if !self.is_small() {
             return self;
@@ -159,18 +158,18 @@ impl ParquetFile {
             options.set_schema(Arc::clone(&self.columns.descriptor));
         }
         let reader = ParquetMetaDataReader::new().with_metadata_options(Some(options));
-        let metadata = guarded(|| reader.parse_and_finish(whole))?;
+        let metadata = catch_panics(|| reader.parse_and_finish(whole))?;
         check_footer(&metadata, self.size)?;
         let groups = metadata.row_groups().iter();
-        let same = groups.map(|group| group.num_rows() as usize);
-        if !same.eq(self.row_groups.iter().map(|group| group.rows)) {
+        let rows = groups.map(|group| group.num_rows() as usize);
+        if !rows.eq(self.row_groups.iter().map(|group| group.rows)) {
             return Err(ParquetError::General("it changed during the run".into()));
         }
         arrow_metadata(Arc::new(metadata), Some(&self.columns.schema))
     }
 
-    /// How many bytes of the file are kept.
-    pub fn kept_bytes(&self) -> usize {
+    /// The number of cached bytes of the file.
+    pub fn cached_bytes(&self) -> usize {
         self.bytes.as_ref().map_or(0, Bytes::len)
     }
 
@@ -179,16 +178,16 @@ impl ParquetFile {
         &self.columns.schema
     }
 
-    /// The Parquet footer, where it is kept.
+    /// The Parquet footer, if it is cached.
     pub fn metadata(&self) -> Option<&Arc<ParquetMetaData>> {
         self.footer.as_ref().map(ArrowReaderMetadata::metadata)
     }
 
-    /// The Parquet footer, decoded again where it was not kept and the file was.
+    /// The Parquet footer, decoded from the cached file if only that is cached.
     pub fn decoded_metadata(&self) -> Option<Arc<ParquetMetaData>> {
         let decode = || {
             let bytes = self.bytes.as_ref()?;
-            guarded(|| ParquetMetaDataReader::new().parse_and_finish(bytes)).ok()
+            catch_panics(|| ParquetMetaDataReader::new().parse_and_finish(bytes)).ok()
         };
         self.metadata().cloned().or_else(|| decode().map(Arc::new))
     }
@@ -198,12 +197,12 @@ impl ParquetFile {
         &self.row_groups
     }
 
-    /// How many rows the file has.
+    /// The number of rows of the file.
     pub fn row_count(&self) -> u64 {
         self.row_groups.iter().map(|group| group.rows as u64).sum()
     }
 
-    /// Whether it is fetched whole.
+    /// Whether the file is fetched whole.
     pub(crate) fn is_small(&self) -> bool {
         self.size <= SMALL_BYTES_MAX
     }
@@ -213,33 +212,34 @@ thread_local! {
     static IS_DECODING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread decodes bytes that may be damaged: the decoders check most of them, and panic
-/// at some.
+/// Whether this thread is decoding bytes that may be damaged: the decoders report most damage as
+/// errors, and panic at some.
 pub fn is_decoding() -> bool {
     IS_DECODING.get()
 }
 
-/// Decodes; a panic of the decoder becomes an error.
+/// Runs a decoder and turns its panics into errors.
 ///
 /// # Errors
 /// Those of the decoder.
-pub(crate) fn guarded<T>(decode: impl FnOnce() -> ParquetResult<T>) -> ParquetResult<T> {
+pub(crate) fn catch_panics<T>(decode: impl FnOnce() -> ParquetResult<T>) -> ParquetResult<T> {
     IS_DECODING.set(true);
     let decoded = catch_unwind(AssertUnwindSafe(decode));
     IS_DECODING.set(false);
-    decoded.unwrap_or_else(|_| Err(makes_no_sense()))
+    decoded.unwrap_or_else(|_| Err(undecodable()))
 }
 
-fn makes_no_sense() -> ParquetError {
-    ParquetError::General("its bytes make no sense to the decoder".into())
+fn undecodable() -> ParquetError {
+    ParquetError::General("the decoder cannot read its bytes".into())
 }
 
-/// A file without anything in it.
-pub(crate) fn empty(name: &str) -> Error {
-    Error::data(format!("{name} is empty")).hint("restore it from its source, or take it away")
+/// The error for an empty file.
+pub(crate) fn empty_file(name: &str) -> Error {
+    Error::data(format!("{name} is empty"))
+        .hint("restore it from its source, or, if it is a raw file, move it out of the raw folder")
 }
 
-/// Checks that a footer counts its rows right, and places its columns inside of the object.
+/// Checks that the row counts of a footer add up and that its columns are inside the object.
 fn check_footer(metadata: &ParquetMetaData, size: u64) -> ParquetResult<()> {
     let mut groups = metadata.row_groups().iter().map(|group| group.num_rows());
     let rows = groups.try_fold(0i64, |sum, rows| match rows {
@@ -248,7 +248,7 @@ fn check_footer(metadata: &ParquetMetaData, size: u64) -> ParquetResult<()> {
     });
     if rows != Some(metadata.file_metadata().num_rows()) {
         return Err(ParquetError::General(
-            "its footer does not count its rows right".into(),
+            "its footer has wrong row counts".into(),
         ));
     }
     let chunks = metadata
@@ -264,14 +264,14 @@ fn check_footer(metadata: &ParquetMetaData, size: u64) -> ParquetResult<()> {
             start >= 0 && chunk.compressed_size() >= 0 && end.is_some_and(|end| end as u64 <= size);
         if !is_inside {
             return Err(ParquetError::General(
-                "its footer places a column outside of it".into(),
+                "its footer places a column outside the file".into(),
             ));
         }
     }
     Ok(())
 }
 
-/// A batch with the columns and types of a schema; null where it lacks a column.
+/// Converts a batch to the columns and types of a schema; missing columns are null.
 ///
 /// # Errors
 /// Data, when a value does not fit.
@@ -293,7 +293,7 @@ pub fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
 }
 
-/// Casts, where every value keeps its meaning: a time without a zone is one of UTC.
+/// Casts a column if every value keeps its meaning: a time without a zone is one of UTC.
 fn cast_exactly(column: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
     use DataType::Timestamp;
     let strict = CastOptions {
@@ -303,7 +303,7 @@ fn cast_exactly(column: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
     let cast = |column: &ArrayRef, to: &DataType| cast_with_options(column, to, &strict).ok();
     match (column.data_type(), to) {
         (Timestamp(from, None), Timestamp(unit, Some(_))) if from != unit => {
-            // The engine's own way to a zone goes through dates, which not every time has.
+            // The engine's cast to a zone goes through dates, which not every time has.
             cast_exactly(&cast_exactly(column, &Timestamp(*unit, None))?, to)
         }
         (Timestamp(TimeUnit::Microsecond, None), Timestamp(_, Some(zone))) => {
@@ -314,17 +314,20 @@ fn cast_exactly(column: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
             if *unit != TimeUnit::Nanosecond =>
         {
             let times = cast(column, to)?;
-            let again = cast(&times, column.data_type())?;
-            (again.to_data() == column.to_data()).then_some(times)
+            let back = cast(&times, column.data_type())?;
+            (back.to_data() == column.to_data()).then_some(times)
         }
         _ => cast(column, to),
     }
 }
 
-/// A file that cannot be read: storage trouble, or not (any more) a Parquet file.
+/// The error for a file that cannot be read: a storage failure, or not (or no longer) a Parquet
+/// file.
 pub(crate) fn read_error(name: &str, error: ParquetError) -> Error {
-    let damaged = Error::data(format!("{name} is not a readable Parquet file"))
-        .hint("it may be truncated or damaged: restore it from its source, or take it away");
+    let damaged = Error::data(format!("{name} is not a readable Parquet file")).hint(
+        "it may be truncated or damaged: restore it from its source, or, if it is a raw \
+             file, move it out of the raw folder",
+    );
     if !matches!(error, ParquetError::External(_)) {
         return damaged.caused_by(error);
     }
@@ -335,8 +338,8 @@ pub(crate) fn read_error(name: &str, error: ParquetError) -> Error {
     damaged.caused_by(error)
 }
 
-/// Arrow types for a file: text and binary as views, INT96 in µs, and the row number; `known`
-/// where they were found before.
+/// The Arrow types of a file: text and binary as views, INT96 in µs, and the row number; `known` if
+/// they were derived before.
 fn arrow_metadata(
     metadata: Arc<ParquetMetaData>,
     known: Option<&SchemaRef>,
@@ -378,21 +381,23 @@ fn arrow_metadata(
 pub(crate) struct ObjectReader {
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) path: Path,
-    /// Where the part begins.
+    /// The offset of the part in the object.
     pub(crate) start: u64,
 }
 
 impl ObjectReader {
-    fn place(&self, range: &Range<u64>) -> Range<u64> {
+    fn absolute(&self, range: &Range<u64>) -> Range<u64> {
         self.start + range.start..self.start + range.end
     }
 
     pub(crate) async fn range(&self, range: Range<u64>) -> object_store::Result<Bytes> {
-        self.store.get_range(&self.path, self.place(&range)).await
+        self.store
+            .get_range(&self.path, self.absolute(&range))
+            .await
     }
 
     pub(crate) async fn ranges(&self, ranges: &[Range<u64>]) -> object_store::Result<Vec<Bytes>> {
-        let ranges: Vec<Range<u64>> = ranges.iter().map(|range| self.place(range)).collect();
+        let ranges: Vec<Range<u64>> = ranges.iter().map(|range| self.absolute(range)).collect();
         self.store.get_ranges(&self.path, &ranges).await
     }
 }
@@ -406,7 +411,7 @@ impl AsyncFileReader for ObjectReader {
         &'a mut self,
         _options: Option<&'a ArrowReaderOptions>,
     ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
-        // The footer is always handed over by `ParquetFile`.
+        // `ParquetFile` always passes the footer to the reader.
         async { Err(ParquetError::General("the footer was not read".into())) }.boxed()
     }
 }
@@ -419,7 +424,7 @@ mod tests {
     use parquet::file::metadata::FileMetaData;
 
     #[test]
-    fn a_footer_that_counts_or_places_wrong_is_refused() {
+    fn a_footer_with_wrong_counts_or_offsets_is_refused() {
         let column: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
         let batch = RecordBatch::try_from_iter([("a", column)]).expect("a batch");
         let mut bytes = Vec::new();
@@ -429,12 +434,12 @@ mod tests {
         let (size, bytes) = (bytes.len() as u64, Bytes::from(bytes));
         let reader = ParquetMetaDataReader::new();
         let footer = reader.parse_and_finish(&bytes).expect("a footer");
-        let told = |footer: &ParquetMetaData, size| {
+        let checked = |footer: &ParquetMetaData, size| {
             check_footer(footer, size).map_err(|error| error.to_string())
         };
-        assert_eq!(told(&footer, size), Ok(()));
-        let outside = told(&footer, 10).expect_err("the column is longer");
-        assert!(outside.contains("outside of it"), "{outside}");
+        assert_eq!(checked(&footer, size), Ok(()));
+        let outside = checked(&footer, 10).expect_err("the column is longer");
+        assert!(outside.contains("outside the file"), "{outside}");
         let known = footer.file_metadata();
         let counted = FileMetaData::new(
             known.version(),
@@ -445,7 +450,7 @@ mod tests {
             None,
         );
         let groups = footer.row_groups().to_vec();
-        let wrong = told(&ParquetMetaData::new(counted, groups), size).expect_err("3 are not 0");
-        assert!(wrong.contains("count its rows"), "{wrong}");
+        let wrong = checked(&ParquetMetaData::new(counted, groups), size).expect_err("3 are not 0");
+        assert!(wrong.contains("wrong row counts"), "{wrong}");
     }
 }

@@ -195,14 +195,15 @@ impl CuratedLog<'_> {
         let known: BTreeSet<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
         let now = self.now.timestamp_millis();
         let is_ours = |path: &str| part_file_commit(base_name(path)).is_some();
-        let mut actions = log.removes(|path| !known.contains(path) && (run.anew || is_ours(path)));
+        let mut actions =
+            log.remove_actions(|path| !known.contains(path) && (run.anew || is_ours(path)));
         let fields = self.fields()?;
         for file in added.iter().filter(|file| !listed.contains_key(&file.path)) {
             let stats = format!(r#"{{"numRecords":{}}}"#, file.rows);
             let partition = delta_partition(&fields, &file.path)?;
             actions.push(add(&file.path, partition, file.bytes, Some(stats), now));
         }
-        actions.extend(log.described(description)?);
+        actions.extend(log.metadata_action(description)?);
         Ok(actions)
     }
 

@@ -1,4 +1,4 @@
-//! Bad rows: those of a run that cannot be folded, as far as they are put aside and not refused.
+//! Bad rows: the rows of a run that cannot be folded and are quarantined instead of refused.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -8,46 +8,46 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-/// The rows that a run puts aside have at most so many bytes.
+/// The size limit of all rows that a run quarantines.
 const BYTES_MAX: usize = 64 << 20;
 
 /// A row that cannot be folded.
 #[derive(Clone, Debug)]
 pub struct BadRow {
-    /// The row, from 0.
+    /// The row's number in its file, from 0.
     pub row: u64,
-    /// Of CSV, the line it begins in, from 1.
+    /// The line it begins in, from 1; for CSV only.
     pub line: Option<u64>,
-    /// How many lines it takes; 1 where it has none.
+    /// The number of lines it spans; 1 for formats without lines.
     pub lines: u64,
-    /// The column that is wrong, where it is one.
+    /// The faulty column, if a single column is at fault.
     pub column: Option<String>,
-    /// What is wrong: what follows the name of the column, or of the row.
+    /// What is wrong, as the rest of a sentence that begins with the column or the row.
     pub reason: String,
-    /// What to do.
+    /// The next step for the user.
     pub hint: &'static str,
-    /// The row, as JSON; empty where it is still to be read.
+    /// The row as JSON; empty until it has been read.
     pub change: String,
 }
 
 impl BadRow {
-    /// The error that stops a run.
-    pub fn told(&self, file: &str) -> Error {
-        let place = match self.line {
+    /// The error that stops a run at this row.
+    pub fn to_error(&self, file: &str) -> Error {
+        let row = match self.line {
             Some(line) => format!("line {line} of {file}"),
             None => format!("row {} of {file}", self.row + 1),
         };
         let reason = &self.reason;
         Error::data(match &self.column {
-            Some(column) => format!("{place}: column `{column}` {reason}"),
-            None => format!("{place} {reason}"),
+            Some(column) => format!("{row}: column `{column}` {reason}"),
+            None => format!("{row} {reason}"),
         })
         .hint(self.hint)
         .of_rows()
     }
 }
 
-/// A row as JSON: its fields by name, those without a value left out.
+/// A row as a JSON object of its fields by name, without the null ones.
 pub fn fields_json<'a>(fields: impl Iterator<Item = (Option<&'a str>, Option<String>)>) -> String {
     let fields = fields.enumerate().filter_map(|(number, (name, value))| {
         let name = name.map_or_else(|| format!("field {}", number + 1), String::from);
@@ -57,7 +57,7 @@ pub fn fields_json<'a>(fields: impl Iterator<Item = (Option<&'a str>, Option<Str
     format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
 }
 
-/// The bad rows of a run, by the number of their input.
+/// The bad rows of a run, by the index of their input.
 #[derive(Debug)]
 pub struct BadRows {
     max: u64,
@@ -67,7 +67,7 @@ pub struct BadRows {
 }
 
 impl BadRows {
-    /// None yet, and `max` at most.
+    /// An empty collection of at most `max` rows.
     pub fn new(max: u64) -> Self {
         BadRows {
             max,
@@ -87,55 +87,53 @@ impl BadRows {
         }
     }
 
-    /// Whether there is room for a bad row of a file of this name.
+    /// Reserves room for a bad row of the file `name`.
     ///
     /// # Errors
-    /// Data, when there is none, or bad rows are not put aside at all.
+    /// Data, when a limit is reached, or when the pipeline does not quarantine rows.
     pub fn admit(&self, name: &str, bad: &BadRow) -> Result<()> {
-        let one = bad.told(name);
+        let error = bad.to_error(name);
         if self.max == 0 {
-            return Err(one);
+            return Err(error);
         }
-        // A quote that is not closed makes one row of many lines.
+        // An unclosed quote turns many lines into one row.
         let lines = bad.lines;
         if self.admitted.fetch_add(lines, Ordering::Relaxed) + lines > self.max {
-            let hint = "mend the files or the pipeline, or raise `raw.max_bad_rows`";
-            let told = format!("more than {} rows are bad, such as", self.max);
-            return Err(Error::data(told).hint(hint).caused_by(one).of_rows());
+            let hint = "fix the files or the pipeline, or raise `raw.max_bad_rows`";
+            let message = format!("more than {} rows are bad, such as", self.max);
+            return Err(Error::data(message).hint(hint).caused_by(error).of_rows());
         }
         self.grow(name, bad, bad.change.len())
     }
 
-    /// Whether there is room for more of the rows that were admitted.
+    /// Reserves `bytes` more for a row that was admitted.
     ///
     /// # Errors
-    /// Data, when there is none.
+    /// Data, when the size limit is reached.
     pub fn grow(&self, name: &str, bad: &BadRow, bytes: usize) -> Result<()> {
-        match self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= BYTES_MAX {
-            true => Ok(()),
-            false => {
-                let mega = BYTES_MAX >> 20;
-                let told = format!("the bad rows of the run have more than {mega} MB, such as");
-                let hint = "mend the files or the pipeline, or run smaller windows";
-                let one = bad.told(name);
-                Err(Error::data(told).hint(hint).caused_by(one).of_rows())
-            }
+        if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= BYTES_MAX {
+            return Ok(());
         }
+        let mega = BYTES_MAX >> 20;
+        let message = format!("the bad rows of the run have more than {mega} MB, such as");
+        let hint = "fix the files or the pipeline, or run smaller windows";
+        let first = bad.to_error(name);
+        Err(Error::data(message).hint(hint).caused_by(first).of_rows())
     }
 
-    /// Takes bad rows of an input that were admitted.
+    /// Adds admitted bad rows of an input.
     pub fn put(&self, input: usize, bad: Vec<BadRow>) {
         if !bad.is_empty() {
             self.locked().entry(input).or_default().extend(bad);
         }
     }
 
-    /// How many there are.
+    /// The number of bad rows.
     pub fn count(&self) -> u64 {
         self.locked().values().map(|rows| rows.len() as u64).sum()
     }
 
-    /// All of them, by input, in the order of their rows.
+    /// All bad rows by input, sorted by row number.
     pub fn sorted(&self) -> BTreeMap<usize, Vec<BadRow>> {
         let mut rows = self.locked().clone();
         for rows in rows.values_mut() {
@@ -188,7 +186,7 @@ mod tests {
         );
         let error = BadRows::new(0)
             .admit("a", &bad(6))
-            .expect_err("none is put aside");
+            .expect_err("rows are not quarantined");
         assert_eq!(error.to_string(), "row 7 of a: column `id` is null");
     }
 
@@ -205,15 +203,15 @@ mod tests {
     }
 
     #[test]
-    fn a_row_is_told_by_line_where_it_has_one() {
-        let told = BadRow {
+    fn an_error_names_the_line_of_a_csv_row() {
+        let row = BadRow {
             line: Some(9),
             column: None,
             reason: "has 2 fields".into(),
             ..bad(6)
         };
         assert_eq!(
-            told.told("a.csv").to_string(),
+            row.to_error("a.csv").to_string(),
             "line 9 of a.csv has 2 fields"
         );
     }

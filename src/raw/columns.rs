@@ -1,8 +1,8 @@
-//! Raw columns: what the inputs of a run have, brought together by name.
+//! Raw columns: the union of the columns of a run's inputs, by name.
 //!
-//! Files differ: columns come and go, change their place, their case, their type. A column of the
-//! union has the type that the pipeline fixes, or one that all its files, and those of earlier runs,
-//! widen to without loss; where there is none, the run stops.
+//! Columns can be added, dropped, moved, renamed in case or retyped from file to file. A column of
+//! the union has the type that the pipeline sets, or the type that all its files, and those of
+//! earlier runs, widen to without loss; without such a type the run stops.
 
 use std::sync::Arc;
 
@@ -14,39 +14,38 @@ use crate::error::{Error, Result};
 use crate::parquet_io::open::ParquetFile;
 use crate::types::column_type::widen;
 
-/// The way out where types have nothing in common.
-const FIX: &str = "name its type in `[raw.columns]`, if all values can take it, or mend the files";
+/// The hint where types have no common type.
+const FIX: &str = "set its type in `[raw.columns]`, if all values fit it, or fix the files";
 
-/// The union of the inputs' columns, by name, each with a type all its inputs widen to, or that the
-/// pipeline fixes.
+/// The union of the inputs' columns by name, each with the type that all inputs widen to, or that
+/// the pipeline sets.
 pub struct RawColumns<'a> {
     /// The columns, all nullable.
     pub fields: Vec<Field>,
-    /// Per field: the file that has its type.
-    from: Vec<String>,
+    /// Per field, the file that its type comes from; empty where no file has it.
+    source_files: Vec<String>,
     raw: &'a Raw,
-    /// The names that queries know columns by.
+    /// The column names as `curated.sql` writes them.
     names: Vec<String>,
-    /// The columns that were added last: many files share them.
-    last: Option<SchemaRef>,
+    /// The schema that was added last: many files share it.
+    last_schema: Option<SchemaRef>,
 }
 
 impl<'a> RawColumns<'a> {
-    /// No columns yet. A column has the name that `curated.sql` knows it by, in whatever case the
-    /// files have it.
+    /// An empty union. A column is named as in `curated.sql`, whatever its case in the files.
     pub fn new(pipeline: &'a Pipeline) -> Self {
         RawColumns {
             fields: Vec::new(),
-            from: Vec::new(),
+            source_files: Vec::new(),
             raw: &pipeline.raw,
             names: pipeline.curated.sql.names(),
-            last: None,
+            last_schema: None,
         }
     }
 
     fn name_of(&self, column: &str) -> String {
         let names = self.names.iter().map(String::as_str);
-        let known = find_column(names, column).map(|place| &self.names[place]);
+        let known = find_column(names, column).map(|index| &self.names[index]);
         known.map_or_else(|| column.to_string(), String::clone)
     }
 
@@ -62,20 +61,20 @@ impl<'a> RawColumns<'a> {
     pub fn add(&mut self, file: &ParquetFile) -> Result<()> {
         let schema = file.schema();
         if self
-            .last
+            .last_schema
             .as_ref()
             .is_some_and(|last| Arc::ptr_eq(last, schema))
         {
             return Ok(());
         }
-        self.last = Some(Arc::clone(schema));
+        self.last_schema = Some(Arc::clone(schema));
         let fields = schema.fields();
         let names = fields[..fields.len() - 1].iter().map(|field| field.name());
-        for (place, name) in names.clone().enumerate() {
-            let mut before = names.clone().take(place);
+        for (index, name) in names.clone().enumerate() {
+            let mut before = names.clone().take(index);
             if let Some(other) = before.find(|other| other.eq_ignore_ascii_case(name)) {
                 return Err(Error::data(format!(
-                    "columns `{other}` and `{name}` of {} differ in nothing but case",
+                    "columns `{other}` and `{name}` of {} differ only in case",
                     file.name
                 ))
                 .hint("rename one of them where the changes are captured"));
@@ -89,14 +88,14 @@ impl<'a> RawColumns<'a> {
                     "column `{name}` of {} is {data_type}, which cannot become {fixed}",
                     file.name
                 ))
-                .hint("mend its type in `[raw.columns]`"));
+                .hint("correct its type in `[raw.columns]`"));
             }
             match self.find(name) {
                 None => {
                     let data_type = fixed.unwrap_or(data_type).clone();
                     let name = self.name_of(name);
                     self.fields.push(Field::new(name, data_type, true));
-                    self.from.push(file.name.clone());
+                    self.source_files.push(file.name.clone());
                 }
                 Some(_) if fixed.is_some() => {}
                 Some(index) => {
@@ -104,12 +103,12 @@ impl<'a> RawColumns<'a> {
                     let widened = widen(known, data_type).ok_or_else(|| {
                         Error::data(format!(
                             "column `{name}` is {known} in {} and {data_type} in {}",
-                            self.from[index], file.name
+                            self.source_files[index], file.name
                         ))
                         .hint(FIX)
                     })?;
                     if widened != *known {
-                        self.from[index] = file.name.clone();
+                        self.source_files[index] = file.name.clone();
                         self.fields[index] = Field::new(self.fields[index].name(), widened, true);
                     }
                 }
@@ -118,7 +117,7 @@ impl<'a> RawColumns<'a> {
         Ok(())
     }
 
-    /// Adds the columns of earlier runs: one that no file has any more is null.
+    /// Adds the columns of earlier runs; those in none of the files are null.
     ///
     /// # Errors
     /// Data, when a column's types have no common type.
@@ -128,38 +127,39 @@ impl<'a> RawColumns<'a> {
             let data_type = fixed.unwrap_or(data_type);
             let Some(index) = self.find(name) else {
                 self.fields.push(Field::new(name, data_type.clone(), true));
-                self.from.push(String::new());
+                self.source_files.push(String::new());
                 continue;
             };
             let found = self.fields[index].data_type();
             let widened = widen(found, data_type).ok_or_else(|| {
                 Error::data(format!(
                     "column `{name}` is {found} in {}, and was {data_type} in earlier runs",
-                    self.from[index]
+                    self.source_files[index]
                 ))
                 .hint(
-                    "name its type in `[raw.columns]`, if all values can take it, and make the \
-                     tables again: glueless rebuild",
+                    "set its type in `[raw.columns]`, if all values fit it, and rebuild the \
+                     tables: glueless rebuild",
                 )
             })?;
-            // Queries know it by the name it had.
+            // Queries use the name it had in earlier runs.
             self.fields[index] = Field::new(name, widened, true);
         }
         Ok(())
     }
 
-    /// Adds the columns that the pipeline declares and no file has: they are null.
+    /// Adds the columns that the pipeline declares and that are in none of the files: they are
+    /// null.
     pub fn add_declared(&mut self) {
         for (name, data_type) in &self.raw.columns {
             if self.find(name).is_none() {
                 let name = self.name_of(name);
                 self.fields.push(Field::new(name, data_type.clone(), true));
-                self.from.push(String::new());
+                self.source_files.push(String::new());
             }
         }
     }
 
-    /// Per column of the union: its index in a file.
+    /// Per column of the union, its index in a file.
     pub fn columns_of(&self, file: &ParquetFile) -> Vec<Option<usize>> {
         let fields = file.schema().fields();
         let names = || {
@@ -174,7 +174,7 @@ impl<'a> RawColumns<'a> {
     }
 }
 
-/// The index of a name: as it is, else in another case.
+/// The index of a name: an exact match, else one in another case.
 pub fn find_column<'a>(
     names: impl Iterator<Item = &'a str> + Clone,
     wanted: &str,

@@ -1,12 +1,12 @@
-//! CSV files: read once, checked, and turned into Parquet on the disk to spill to, so that all that
-//! follows meets nothing but Parquet.
+//! CSV files: read once, checked, and converted to Parquet in the spill folder, so that later steps
+//! read Parquet only.
 //!
-//! A field that is empty and not quoted is null, or, where `raw.csv_null` is set, one that is this
-//! text and not quoted. An empty field of another type than text is null in either case unless
-//! `raw.csv_null` is set.
+//! An empty unquoted field is null; where `raw.csv_null` is set, an unquoted field of that text is
+//! null instead. Unless `raw.csv_null` is set, an empty field of a type other than text is null
+//! whether quoted or not.
 //!
-//! A row keeps its number whatever is wrong with the rows before it: a bad one that is put aside
-//! leaves a row of nulls behind, which is not folded.
+//! Bad rows do not change the numbers of the rows after them: a quarantined row is replaced by a
+//! row of nulls, which is not folded.
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
@@ -32,38 +32,38 @@ use crate::types::column_type::cast_values;
 
 pub mod records;
 
-/// So much text is turned into columns at once, or a full batch of rows.
+/// The text that is converted to columns at once, unless a batch of rows is full before.
 const BATCH_BYTES: usize = 4 << 20;
-/// A row group, which is in memory until it is whole, is not larger than this.
+/// The size limit of a row group, which is in memory until it is complete.
 const ROW_GROUP_BYTES: usize = 4 << 20;
 
-/// What the CSV files of a pipeline look like.
+/// The format of a pipeline's CSV files.
 #[derive(Clone, Debug)]
 pub struct Form {
-    /// The columns in their order; of files with a header, the types of some.
+    /// All columns in order; for files with a header, the columns whose types are declared.
     columns: Vec<(String, DataType)>,
     csv: CsvForm,
 }
 
 impl Form {
-    /// The form of CDC files, or of full loads, which lack the operation column unless told
-    /// otherwise.
+    /// The format of CDC files, or of full loads, which lack the operation column unless the
+    /// pipeline says that they have it.
     pub fn of(raw: &Raw, full_load: bool) -> Self {
         let lacks_op = full_load && !raw.csv.header && !raw.csv.op_in_full_load;
-        let is_there = |(name, _): &&(String, DataType)| {
+        let is_present = |(name, _): &&(String, DataType)| {
             !(lacks_op && name.eq_ignore_ascii_case(&raw.op.name))
         };
         Form {
-            columns: raw.columns.iter().filter(is_there).cloned().collect(),
+            columns: raw.columns.iter().filter(is_present).cloned().collect(),
             csv: raw.csv.clone(),
         }
     }
 }
 
-/// What reads an object's bytes, by the ending of its name decompressed.
+/// A reader of an object's content, decompressed as the extension of its name says.
 ///
 /// # Errors
-/// Storage, when the decoder cannot be made.
+/// Storage, when the decoder cannot be created.
 pub fn decompressed<'a>(name: &str, bytes: impl Read + 'a) -> Result<Box<dyn Read + 'a>> {
     let lower = name.to_ascii_lowercase();
     Ok(if lower.ends_with(".gz") {
@@ -76,11 +76,11 @@ pub fn decompressed<'a>(name: &str, bytes: impl Read + 'a) -> Result<Box<dyn Rea
     })
 }
 
-/// Turns a CSV file into a Parquet file. Bad rows are put aside as far as `bad_rows` admits them; the
-/// next one stops it.
+/// Converts a CSV file to a Parquet file. Bad rows are quarantined until `bad_rows` is full; the
+/// next one is an error.
 ///
 /// # Errors
-/// Data, naming the line and where it can the column; storage, when input or output fails.
+/// Data, naming the line and, if known, the column; storage, when input or output fails.
 pub fn to_parquet(
     name: &str,
     input: impl Read,
@@ -93,16 +93,15 @@ pub fn to_parquet(
         let mut types = form.columns.iter();
         types.find(|(known, _)| known.eq_ignore_ascii_case(column))
     };
-    let columns: Vec<(String, DataType)> = match form.csv.header {
-        false => form.columns.clone(),
-        true => {
-            let header = records.header()?;
-            let of_text = |column: String| {
-                let found = types(&column).map(|(_, data_type)| data_type.clone());
-                (column, found.unwrap_or(DataType::Utf8View))
-            };
-            header.into_iter().map(of_text).collect()
-        }
+    let columns: Vec<(String, DataType)> = if form.csv.header {
+        let declared_or_text = |column: String| {
+            let declared = types(&column).map(|(_, data_type)| data_type.clone());
+            (column, declared.unwrap_or(DataType::Utf8View))
+        };
+        let header = records.header()?;
+        header.into_iter().map(declared_or_text).collect()
+    } else {
+        form.columns.clone()
     };
     let fields = columns
         .iter()
@@ -116,9 +115,9 @@ pub fn to_parquet(
     let options = ArrowWriterOptions::new()
         .with_properties(properties.build())
         .with_skip_arrow_metadata(true);
-    let failed = |error: ParquetError| not_kept(&format!("what {name} holds"), error);
-    let writer = ArrowWriter::try_new_with_options(output, Arc::clone(&batch.schema), options);
-    let mut writer = writer.map_err(failed)?;
+    let failed = |error: ParquetError| spill_failed(&format!("the rows of {name}"), error);
+    let mut writer = ArrowWriter::try_new_with_options(output, Arc::clone(&batch.schema), options)
+        .map_err(failed)?;
     while let Some(line) = records.next_record()? {
         batch.push(&mut records, line)?;
         if batch.rows == BATCH_ROWS || batch.bytes >= BATCH_BYTES {
@@ -130,13 +129,13 @@ pub fn to_parquet(
     Ok(batch.bad)
 }
 
-/// Rows on their way from text to columns.
+/// Rows that are being converted from text to columns.
 struct Batch<'a> {
     name: &'a str,
     schema: SchemaRef,
     csv: &'a CsvForm,
     texts: Vec<StringViewBuilder>,
-    /// Per row its line.
+    /// The line of each row.
     lines: Vec<u64>,
     rows: usize,
     bytes: usize,
@@ -167,18 +166,18 @@ impl<'a> Batch<'a> {
         self.lines.push(line);
         self.rows += 1;
         self.bytes += record.text_bytes();
-        if let Some((column, mut reason, hint)) = self.wrong(record) {
+        if let Some((column, mut reason, hint)) = self.find_fault(record) {
             if record.last_line > line && (!record.is_cut_off || record.is_open()) {
                 reason = format!("{reason} (it ends in line {})", record.last_line);
             }
             for texts in &mut self.texts {
                 texts.append_null();
             }
-            let texts = record.lossy();
+            let texts = record.lossy_texts();
             let names = self.schema.fields().iter().map(|field| field.name());
             let names = names.map(Some).chain(std::iter::repeat(None));
             let change = fields_json(names.map(|name| name.map(String::as_str)).zip(texts));
-            return self.quarantined(BadRow {
+            return self.quarantine(BadRow {
                 row,
                 line: Some(line),
                 lines: record.last_line.max(line) - line + 1,
@@ -192,41 +191,45 @@ impl<'a> Batch<'a> {
             let text = record.text(number).unwrap_or_default();
             let is_text = self.schema.field(number).data_type().is_string();
             let is_null = match &self.csv.null {
-                Some(null) => !record.fields[number].quoted && text == null,
-                None => text.is_empty() && (!record.fields[number].quoted || !is_text),
+                Some(null) => !record.fields[number].is_quoted && text == null,
+                None => text.is_empty() && (!record.fields[number].is_quoted || !is_text),
             };
-            match is_null {
-                true => texts.append_null(),
-                false => texts.append_value(text),
+            if is_null {
+                texts.append_null();
+            } else {
+                texts.append_value(text);
             }
         }
         Ok(())
     }
 
-    /// What is wrong with a record as such: column, reason and hint.
-    fn wrong(&self, record: &Records<impl Read>) -> Option<(Option<String>, String, &'static str)> {
+    /// The fault of a record before its values are cast: column, reason and hint.
+    fn find_fault(
+        &self,
+        record: &Records<impl Read>,
+    ) -> Option<(Option<String>, String, &'static str)> {
         let (found, expected) = (record.fields_found, self.schema.fields().len());
         let column = |number: usize| Some(self.schema.field(number).name().clone());
         if record.is_cut_off && record.is_open() {
             return Some((
                 None,
                 "has a quote that is not closed".into(),
-                "mend the file; where quotes are text as any other, write raw.csv_quoted = false",
+                "fix the file; if quotes are ordinary text, set raw.csv_quoted = false",
             ));
         }
         if record.is_cut_off {
             return Some((
                 None,
                 "is cut off: the file does not end with a line feed".into(),
-                "restore the file from its source; if it is whole, end its last line",
+                "restore the file from its source; if it is complete, end its last line with a line feed",
             ));
         }
-        if let Some(number) = record.fields.iter().position(|field| field.malformed) {
-            let place = number.min(expected.saturating_sub(1));
+        if let Some(number) = record.fields.iter().position(|field| field.is_malformed) {
+            let known = number.min(expected.saturating_sub(1));
             return Some((
-                column(place),
-                "has a quote where none belongs".into(),
-                "inside of a quoted field a quote stands twice: \"a \"\"b\"\" c\"",
+                column(known),
+                "has an unexpected quote".into(),
+                "write a quote inside a quoted field twice: \"a \"\"b\"\" c\"",
             ));
         }
         if found != expected {
@@ -240,25 +243,26 @@ impl<'a> Batch<'a> {
         Some((
             column(number),
             "is not UTF-8".into(),
-            "mend the file: text is read as UTF-8",
+            "fix the file: text must be UTF-8",
         ))
     }
 
-    fn quarantined(&mut self, bad: BadRow) -> Result<()> {
+    fn quarantine(&mut self, bad: BadRow) -> Result<()> {
         self.bad_rows.admit(self.name, &bad)?;
         self.bad.push(bad);
         Ok(())
     }
 
-    /// The rows so far, in the columns' types; a row with a value of another type is put aside.
+    /// The rows read so far, in the columns' types; a row with a value that does not fit its type
+    /// is quarantined.
     fn finish(&mut self) -> Result<RecordBatch> {
         let texts = self.texts.iter_mut();
         let mut texts: Vec<ArrayRef> = texts.map(|texts| Arc::new(texts.finish()) as _).collect();
-        // Per bad row the first of its columns that is wrong.
+        // The first faulty column of each bad row.
         let mut wrong: BTreeMap<usize, usize> = BTreeMap::new();
         let fields = self.schema.fields().clone();
         for (column, (texts, field)) in texts.iter().zip(&fields).enumerate() {
-            for row in misfits(texts, field.data_type(), 0) {
+            for row in unfit_rows(texts, field.data_type(), 0) {
                 wrong.entry(row).or_insert(column);
             }
         }
@@ -274,24 +278,25 @@ impl<'a> Batch<'a> {
                 line: Some(self.lines[*row]),
                 lines: 1,
                 column: Some(field.name().clone()),
-                reason: format!("is not of its type, {}", field.data_type()),
-                hint: "mend the value, or the column's type in `[raw.columns]`",
+                reason: format!("does not fit its type, {}", field.data_type()),
+                hint: "correct the value, or the column's type in `[raw.columns]`",
                 change: fields_json(names.zip(values)),
             };
-            self.quarantined(bad)?;
+            self.quarantine(bad)?;
         }
         if !wrong.is_empty() {
-            let is_wrong = (0..self.rows).map(|row| Some(wrong.contains_key(&row)));
-            let is_wrong: BooleanArray = is_wrong.collect();
+            let is_wrong: BooleanArray = (0..self.rows)
+                .map(|row| Some(wrong.contains_key(&row)))
+                .collect();
             for texts in &mut texts {
                 *texts = nullif(texts, &is_wrong)?;
             }
         }
-        let columns = texts.iter().zip(&fields).map(|(texts, field)| {
+        let casts = texts.iter().zip(&fields).map(|(texts, field)| {
             let cast = cast_values(texts, field.data_type());
-            cast.map_err(|_| Error::internal("a value of CSV fits and does not"))
+            cast.map_err(|_| Error::internal("a CSV value that fits its type cannot be cast"))
         });
-        let columns = columns.collect::<Result<_>>()?;
+        let columns = casts.collect::<Result<_>>()?;
         let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
         self.rows_before += self.rows as u64;
         (self.rows, self.bytes) = (0, 0);
@@ -300,9 +305,9 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// The rows of a column whose values do not fit a type; the first one has the number `first`. Halves
-/// without one are done with at once.
-fn misfits(values: &ArrayRef, to: &DataType, first: usize) -> Vec<usize> {
+/// The rows of a column whose values do not fit a type; its first row has the number `first`. The
+/// search is binary: halves without such a value are cast once.
+fn unfit_rows(values: &ArrayRef, to: &DataType, first: usize) -> Vec<usize> {
     if cast_values(values, to).is_ok() {
         return Vec::new();
     }
@@ -310,16 +315,16 @@ fn misfits(values: &ArrayRef, to: &DataType, first: usize) -> Vec<usize> {
         return vec![first];
     }
     let middle = values.len() / 2;
-    let mut found = misfits(&values.slice(0, middle), to, first);
+    let mut found = unfit_rows(&values.slice(0, middle), to, first);
     let rest = values.slice(middle, values.len() - middle);
-    found.append(&mut misfits(&rest, to, first + middle));
+    found.append(&mut unfit_rows(&rest, to, first + middle));
     found
 }
 
-/// Rows that cannot be kept on the disk to spill to.
-pub fn not_kept(what: &str, error: impl StdError + Send + Sync + 'static) -> Error {
+/// The error for rows that cannot be written to the spill folder.
+pub fn spill_failed(what: &str, error: impl StdError + Send + Sync + 'static) -> Error {
     spilled_too_much(&error).unwrap_or_else(|| {
-        Error::storage(format!("cannot keep {what}"))
+        Error::storage(format!("cannot spill {what}"))
             .hint("check `limits.spill_dir` and its free space")
             .caused_by(error)
     })
@@ -338,10 +343,12 @@ mod tests {
     type Rows = Vec<Vec<Option<String>>>;
 
     fn form(columns: &[(&str, &str)], csv: CsvForm) -> Form {
-        let typed = columns.iter();
-        let typed = typed.map(|(name, text)| (name.to_string(), parse_type(text).expect("a type")));
+        let typed = |(name, text): &(&str, &str)| {
+            let data_type = parse_type(text).expect("a type");
+            (name.to_string(), data_type)
+        };
         Form {
-            columns: typed.collect(),
+            columns: columns.iter().map(typed).collect(),
             csv,
         }
     }
@@ -357,7 +364,7 @@ mod tests {
         form(&columns, CsvForm::default())
     }
 
-    /// Hands out a few bytes at a time.
+    /// A reader that returns a few bytes at a time.
     struct Slow<'a>(&'a [u8], usize);
 
     impl Read for Slow<'_> {
@@ -455,12 +462,12 @@ mod tests {
                 b"I,7,1.5,2020-02-29,2020-02-29 12:00:00,true\nI,8,1.234,x,,\n",
                 &form
             ),
-            "line 2 of a.csv: column `amount` is not of its type, Decimal128(10, 2)"
+            "line 2 of a.csv: column `amount` does not fit its type, Decimal128(10, 2)"
         );
     }
 
     #[test]
-    fn line_ends_of_both_kinds_empty_lines_and_a_mark_are_read() {
+    fn line_ends_of_both_kinds_empty_lines_and_a_byte_order_mark_are_read() {
         let rows = [some(&["a", "b"]), some(&["c", "-"])];
         for text in [
             "a,b\nc,\n",
@@ -476,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_lines_are_told_by_their_number() {
+    fn errors_name_the_line() {
         let form = texts(2);
         assert_eq!(
             refused(b"a,\"b\n\nb\"\nc\n", &form),
@@ -500,7 +507,7 @@ mod tests {
         for text in ["a,b\n\"c\"x,d\n", "a,b\n\"c\" ,d\n", "a,b\n\"c\"d\"e\",d\n"] {
             assert_eq!(
                 refused(text.as_bytes(), &form),
-                "line 2 of a.csv: column `c0` has a quote where none belongs",
+                "line 2 of a.csv: column `c0` has an unexpected quote",
                 "{text:?}"
             );
         }
@@ -512,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_keep_their_numbers_when_bad_ones_are_put_aside() {
+    fn rows_keep_their_numbers_when_bad_ones_are_quarantined() {
         let form = form(&[("id", "INTEGER"), ("v", "VARCHAR")], CsvForm::default());
         let text = "1,a\nx,b\n3\n\n4,d\n5,e,f\n99999999999,g\n";
         let (rows, bad) = read_from(text.as_bytes(), &form, 10).expect("rows");
@@ -526,13 +533,13 @@ mod tests {
             null,
         ];
         assert_eq!(rows, expected);
-        let mut told: Vec<(u64, Option<u64>, &str)> = bad
+        let mut reported: Vec<(u64, Option<u64>, &str)> = bad
             .iter()
             .map(|bad| (bad.row, bad.line, bad.change.as_str()))
             .collect();
-        told.sort();
+        reported.sort();
         assert_eq!(
-            told,
+            reported,
             [
                 (1, Some(2), r#"{"id":"x","v":"b"}"#),
                 (2, Some(3), r#"{"id":"3"}"#),
@@ -555,19 +562,16 @@ mod tests {
         let form = form(&[("ID", "BIGINT")], csv);
         assert_eq!(read("v,id\nx,7\n", &form), [some(&["x", "7"])]);
         assert_eq!(read("v,id\n", &form), Rows::new());
-        for (text, told) in [
+        for (text, message) in [
             ("", "a.csv has no header"),
             ("v,id", "a.csv has a header that is cut off"),
             (
                 "v,V\n",
-                "a.csv has a header with a name that is empty or stands twice",
+                "a.csv has a header with an empty or duplicate name",
             ),
-            (
-                "v,\n",
-                "a.csv has a header with a name that is empty or stands twice",
-            ),
+            ("v,\n", "a.csv has a header with an empty or duplicate name"),
         ] {
-            assert_eq!(refused(text.as_bytes(), &form), told);
+            assert_eq!(refused(text.as_bytes(), &form), message);
         }
     }
 
@@ -588,16 +592,16 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_says_how_far_it_reaches() {
-        let told = refused(b"1,\"5 inch\n2,x\n3,\"y\n", &texts(2));
+    fn an_error_of_a_multi_line_row_names_its_last_line() {
+        let message = refused(b"1,\"5 inch\n2,x\n3,\"y\n", &texts(2));
         assert_eq!(
-            told,
-            "line 1 of a.csv: column `c1` has a quote where none belongs (it ends in line 3)"
+            message,
+            "line 1 of a.csv: column `c1` has an unexpected quote (it ends in line 3)"
         );
     }
 
     #[test]
-    fn a_row_of_many_lines_counts_as_so_many_bad_ones() {
+    fn a_bad_row_counts_once_per_line() {
         let text = b"1,\"open\n2,x\n3,y\n";
         assert!(read_from(&text[..], &texts(2), 2).is_err());
         let (rows, bad) = read_from(&text[..], &texts(2), 3).expect("rows");
@@ -636,7 +640,7 @@ mod tests {
     }
 
     #[test]
-    fn compressed_files_are_read_and_told_when_cut_off() {
+    fn compressed_files_are_read_and_cut_off_ones_refused() {
         let text = (0..5000).map(|row| format!("{row},{}\n", row * 7919 % 104_729));
         let text = text.collect::<String>().into_bytes();
         let halves = text.split_at(text.len() / 2);
@@ -665,7 +669,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_is_read(
+        fn written_rows_are_read_back(
             rows in prop::collection::vec(prop::collection::vec(field(), 3), 0..20),
             step in 1usize..9,
             crlf in any::<bool>(),
@@ -684,7 +688,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_stumble(
+        fn arbitrary_bytes_do_not_panic(
             bytes in prop::collection::vec(prop::sample::select(b"a,\"\"\n\n\r\xFF1".to_vec()), 0..60),
             step in 1usize..9,
         ) {

@@ -1,9 +1,9 @@
-//! Discovery: a window and the ledger decide which raw files a run reads.
+//! Discovery: selects the raw files that a run reads, by its window and the ledger.
 //!
-//! The listing is narrowed by date folders where the window is about dates in names or folders
-//! (one day wider on each side, because a folder's date and a name's can differ by a zone or a
-//! flush); then every file is judged exactly. The result is sorted in the order of files, which
-//! is part of the order of changes: base name, then path.
+//! Where windows select files by the dates in names or folders, the listing is pruned by date
+//! folders (one day wider on each side, because the dates of a folder and of a name can differ by a
+//! time zone or a flush); then every file is checked exactly. The result is sorted in the order of
+//! files, which is part of the order of changes: base name, then path.
 
 use std::collections::HashSet;
 
@@ -20,13 +20,13 @@ use crate::layout;
 use crate::store::Folder;
 use crate::window::Window;
 
-/// How many folders are listed at once.
-const LISTINGS: usize = 16;
+/// The number of folders listed concurrently.
+const CONCURRENT_LISTINGS: usize = 16;
 
-/// A raw file, as it is found and as the ledger keeps it.
+/// A raw file, as listed and as recorded in the ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RawFile {
-    /// Which of the pipeline's raw URLs it lies under.
+    /// The index of the pipeline's raw URL that it is under.
     pub location: usize,
     /// Its path relative to that URL.
     pub path: String,
@@ -34,15 +34,15 @@ pub struct RawFile {
     pub size: u64,
     /// When it was last written.
     pub modified: DateTime<Utc>,
-    /// The store's tag of its content, if it has one.
+    /// Its ETag, if the store has one.
     pub e_tag: Option<String>,
-    /// The number of the commit that folded it; 0 for none.
+    /// The number of the commit that folded it; 0 if none has.
     #[serde(default, skip_serializing_if = "is_none")]
     pub commit: u64,
-    /// The windows that selected its rows then; `None` for all rows.
+    /// The windows that selected its rows in that commit; `None` for all rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<Vec<Window>>,
-    /// Whether it was not there when the last run looked, so that later ones have read none of its
+    /// Whether it was missing when a run last looked, so that later runs have read none of its
     /// rows.
     #[serde(default, skip_serializing_if = "is_false")]
     pub is_absent: bool,
@@ -61,13 +61,13 @@ fn is_false(flag: &bool) -> bool {
 pub struct Input {
     /// The file.
     pub file: RawFile,
-    /// Whether it is a full load: before every change of a CDC file.
+    /// Whether it is a full load, whose rows come before every change of a CDC file.
     pub full_load: bool,
-    /// Whether it lies before the window, and was not there when its own window was run.
+    /// Whether it is before the window and was missing when its own window was run.
     pub late: bool,
-    /// The windows that select its rows by their commit time; `None` selects all.
+    /// The windows that select its rows by their commit time; `None` for all rows.
     pub rows: Option<Vec<Window>>,
-    /// The only rows that are folded, from 0 and ascending; `None` for no such choice.
+    /// The numbers of the rows to fold, from 0 and ascending; `None` for all rows.
     pub only: Option<Vec<u64>>,
 }
 
@@ -85,20 +85,20 @@ impl RawFile {
         }
     }
 
-    /// Whether a file is still the one that was folded: by size and tag; in a local folder, where
-    /// a tag changes with a copy, by size and time.
-    pub(crate) fn is_same(&self, found: &RawFile, local: bool) -> bool {
+    /// Whether a file is still the one that was folded: compared by size and ETag; in a local
+    /// folder, where the ETag changes with a copy, by size and modified time.
+    pub(crate) fn is_same(&self, found: &RawFile, is_local: bool) -> bool {
         let same_content = match (&self.e_tag, &found.e_tag) {
-            (Some(folded), Some(found)) if !local => folded == found,
+            (Some(folded), Some(found)) if !is_local => folded == found,
             _ => self.modified == found.modified,
         };
         self.size == found.size && same_content
     }
 }
 
-/// The spans of time of a window in which inputs, or rows of them, were never folded; `None` for an
-/// input that can hold rows of any window. A full load belongs to the window's start: the first run
-/// takes it.
+/// The spans of a window in which inputs, or rows of inputs, were never folded; `None` for an input
+/// that can have rows of any window. A full load counts at the window's start, because the first
+/// run folds it.
 ///
 /// # Errors
 /// As [`discover`].
@@ -112,9 +112,10 @@ pub async fn new_spans(
     let mut spans = Vec::new();
     for input in discover(folders, pipeline, window, recorded).await? {
         let (location, path) = (input.file.location, &input.file.path);
-        let is_here = folders[location].location.file_path().is_some();
+        let is_local = folders[location].location.file_path().is_some();
         let quarantined = recorded.quarantined(location, path);
-        let is_aside = quarantined.is_some_and(|before| before.is_same(&input.file, is_here));
+        let is_same_quarantined =
+            quarantined.is_some_and(|before| before.is_same(&input.file, is_local));
         if recorded.folded(location, path).is_some() {
             let read = recorded.rows_read(location, path);
             let unread = read.map(|read| window.without(&read));
@@ -124,7 +125,7 @@ pub async fn new_spans(
                 start: window.start,
                 end: window.start + Duration::nanoseconds(1),
             }));
-        } else if !is_aside {
+        } else if !is_same_quarantined {
             spans.push(span(raw, &input.file));
         }
     }
@@ -139,8 +140,8 @@ fn sort(inputs: &mut [Input]) {
     inputs.sort_by(|a, b| order(a).cmp(&order(b)));
 }
 
-/// Those of the folded files that are not among the inputs found.
-pub(crate) fn gone<'a>(
+/// The folded files that are not among the inputs found.
+pub(crate) fn missing_files<'a>(
     folded: impl Iterator<Item = &'a RawFile>,
     found: &[Input],
 ) -> impl Iterator<Item = &'a RawFile> {
@@ -151,29 +152,29 @@ pub(crate) fn gone<'a>(
     folded.filter(move |file| !found.contains(&(file.location, file.path.as_str())))
 }
 
-/// What earlier runs did, as far as discovery needs it.
+/// The record of earlier runs, as discovery needs it.
 pub trait Recorded {
-    /// An input that was folded by an earlier run.
+    /// The input of this path, if an earlier run folded it.
     fn folded(&self, location: usize, path: &str) -> Option<&RawFile>;
-    /// All of them.
+    /// All folded inputs.
     fn inputs(&self) -> Vec<&RawFile>;
-    /// An input that was put aside as a whole by an earlier run.
+    /// The input of this path, if an earlier run quarantined it as a whole.
     fn quarantined(&self, location: usize, path: &str) -> Option<&RawFile>;
-    /// Whether anything of an input is put aside.
+    /// Whether an input or any of its rows is quarantined.
     fn is_quarantined(&self, location: usize, path: &str) -> bool;
     /// The windows of earlier runs.
     fn windows(&self) -> Vec<Window>;
-    /// The windows whose rows of an input were folded; `None` for all rows.
+    /// The windows whose rows of an input were folded; `None` if all rows were.
     fn rows_read(&self, location: usize, path: &str) -> Option<Vec<Window>>;
 }
 
 /// Lists the inputs of a window: those in it, late ones, and every full load not yet folded. Inputs
-/// of a table without a key are folded once as well.
+/// of a table without a key are folded only once as well.
 ///
 /// # Errors
-/// Usage, when a raw location does not exist, or holds files of the other format; data, when an
-/// input was folded and has changed since, or when a file has no time of the kind that `window_by`
-/// asks for; storage, when a listing fails.
+/// Usage, when a raw location does not exist or has files of another format; data, when an input
+/// has changed since it was folded, or when a file lacks the time that `window_by` selects by;
+/// storage, when a listing fails.
 pub async fn discover(
     folders: &[Folder],
     pipeline: &Pipeline,
@@ -184,37 +185,37 @@ pub async fn discover(
     let mut inputs = Vec::new();
     let runs = recorded.windows();
     for (location, folder) in folders.iter().enumerate() {
-        let is_here = folder.location.file_path().is_some();
+        let is_local = folder.location.file_path().is_some();
         let listed = list(folder, raw, window).await?.into_iter();
         for file in raw_files(location, folder, raw, listed)? {
             let path = &file.path;
             let full_load = raw.is_full_load(location, path);
             let folded = recorded.folded(location, path);
             let quarantined = recorded.quarantined(location, path);
-            // Nothing of a file that was put aside whole was folded: it may be mended.
+            // No row of a file quarantined as a whole was folded: the file may have been replaced.
             let is_known = folded.is_some()
-                || quarantined.is_some_and(|before| before.is_same(&file, is_here));
+                || quarantined.is_some_and(|before| before.is_same(&file, is_local));
             let choice = if full_load {
                 Some(false)
             } else {
-                choose(folder, raw, window, &runs, &file, is_known)?
+                late_if_selected(folder, raw, window, &runs, &file, is_known)?
             };
-            if folded.is_some_and(|folded| !folded.is_same(&file, is_here)) {
+            if folded.is_some_and(|folded| !folded.is_same(&file, is_local)) {
                 return Err(changed(folder, path));
             }
             let is_once = full_load || pipeline.key.is_empty();
             let choice = choice.filter(|_| !is_once || folded.is_none());
             let by_rows = raw.window_by == WindowBy::Commit && !full_load;
-            let rows = by_rows.then(|| match recorded.is_quarantined(location, path) {
-                // What can be read now is folded, and what still cannot is met.
-                true => runs.iter().chain([window]).copied().collect(),
-                false => {
-                    let read = match folded {
-                        Some(_) => recorded.rows_read(location, path),
-                        None => Some(Vec::new()),
-                    };
-                    row_windows(raw, window, &runs, read.as_deref())
+            let rows = by_rows.then(|| {
+                if recorded.is_quarantined(location, path) {
+                    // Read all rows again: fold those that are readable now, find those still bad.
+                    return runs.iter().chain([window]).copied().collect();
                 }
+                let read = match folded {
+                    Some(_) => recorded.rows_read(location, path),
+                    None => Some(Vec::new()),
+                };
+                row_windows(raw, window, &runs, read.as_deref())
             });
             if let Some(late) = choice {
                 inputs.push(Input {
@@ -238,7 +239,7 @@ fn raw_files(
     raw: &Raw,
     objects: impl Iterator<Item = ObjectMeta>,
 ) -> Result<Vec<RawFile>> {
-    let (mut others, mut other) = (0, String::new());
+    let (mut ignored, mut example) = (0, String::new());
     let mut files = Vec::new();
     for object in objects {
         let file = RawFile::new(location, folder, object);
@@ -250,30 +251,30 @@ fn raw_files(
             Some(format) if format == raw.format => files.push(file),
             Some(format) => return Err(other_format(folder, path, format, raw.format)),
             None => {
-                others += 1;
+                ignored += 1;
                 debug!("neither Parquet nor CSV: {}", folder.describe(path));
-                other.clone_from(path);
+                example.clone_from(path);
             }
         }
     }
-    if others > 0 {
+    if ignored > 0 {
         warn!(
-            "{others} files under {}, such as {other}, are not named as Parquet or CSV files and \
-             were left alone",
+            "{ignored} files under {}, such as {example}, are not named as Parquet or CSV files and \
+             were ignored",
             folder.location
         );
     }
     Ok(files)
 }
 
-/// The refusal of a file that is not what was folded.
+/// The error for a file that has changed since it was folded.
 pub(crate) fn changed(folder: &Folder, path: &str) -> Error {
     Error::data(format!(
         "{} was folded by an earlier run and has changed since",
         folder.describe(path)
     ))
     .hint(
-        "restore it (on this machine with its time, as cp -p does), or make the tables again from \
+        "restore it (if local, with its modified time, as cp -p does), or rebuild the tables from \
          raw: glueless rebuild",
     )
 }
@@ -285,20 +286,20 @@ fn other_format(folder: &Folder, path: &str, found: RawFormat, wanted: RawFormat
         folder.describe(path)
     ))
     .hint(format!(
-        "write raw.format = \"{found}\"; where there are files of both, give each format a folder, a \
-         pipeline and a table"
+        "set raw.format = \"{found}\"; if there are files of both formats, give each a folder, a \
+         pipeline and a table of its own"
     ))
 }
 
-/// The inputs of earlier runs, as they are now, and those that are gone.
-pub type Again<'a> = (Vec<Input>, Vec<&'a RawFile>);
+/// The inputs of earlier runs, re-discovered, and those that are missing.
+pub type Rediscovered<'a> = (Vec<Input>, Vec<&'a RawFile>);
 
-/// Every raw file there is, folded or not.
+/// Lists every raw file, folded or not.
 ///
 /// # Errors
-/// Usage, when a raw location does not exist, or holds files of the other format; storage, when a
+/// Usage, when a raw location does not exist or has files of another format; storage, when a
 /// listing fails.
-pub async fn every(folders: &[Folder], raw: &Raw) -> Result<Vec<Input>> {
+pub async fn discover_all(folders: &[Folder], raw: &Raw) -> Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for (location, folder) in folders.iter().enumerate() {
         let listed = list_all(folder).await?.into_iter();
@@ -315,17 +316,17 @@ pub async fn every(folders: &[Folder], raw: &Raw) -> Result<Vec<Input>> {
     Ok(inputs)
 }
 
-/// The inputs that were folded or put aside so far. Of windows of rows all select rows of all of
-/// them; with `was_read` only those that did.
+/// Lists the inputs that earlier runs folded or quarantined. Where windows select rows, all windows
+/// of earlier runs select rows of each input, or with `was_read` only those whose rows were read.
 ///
 /// # Errors
 /// Usage, when a raw location does not exist; storage, when a listing fails.
-pub async fn again<'a>(
+pub async fn rediscover<'a>(
     folders: &[Folder],
     raw: &Raw,
     ledger: &'a dyn Recorded,
     was_read: bool,
-) -> Result<Again<'a>> {
+) -> Result<Rediscovered<'a>> {
     let wanted = ledger.inputs();
     let mut inputs = Vec::new();
     let windows = ledger.windows();
@@ -341,9 +342,10 @@ pub async fn again<'a>(
             }
             let full_load = raw.is_full_load(location, &file.path);
             let by_rows = raw.window_by == WindowBy::Commit && !full_load;
-            let rows = match was_read {
-                true => ledger.rows_read(location, &file.path),
-                false => by_rows.then(|| windows.clone()),
+            let rows = if was_read {
+                ledger.rows_read(location, &file.path)
+            } else {
+                by_rows.then(|| windows.clone())
             };
             inputs.push(Input {
                 file,
@@ -355,24 +357,24 @@ pub async fn again<'a>(
         }
     }
     sort(&mut inputs);
-    let gone = gone(wanted.into_iter(), &inputs).collect();
-    Ok((inputs, gone))
+    let missing = missing_files(wanted.into_iter(), &inputs).collect();
+    Ok((inputs, missing))
 }
 
-/// What was never folded.
+/// The inputs, or rows of inputs, that were never folded.
 #[derive(Debug, Default)]
 pub struct CatchUp<'a> {
-    /// The inputs.
+    /// The inputs to fold.
     pub inputs: Vec<Input>,
-    /// Inputs that were put aside and are gone.
-    pub gone: Vec<&'a RawFile>,
-    /// Inputs that were folded and are not there.
-    pub absent: Vec<&'a RawFile>,
+    /// Inputs that were quarantined and are missing.
+    pub missing_quarantined: Vec<&'a RawFile>,
+    /// Inputs that were folded and are missing.
+    pub missing_folded: Vec<&'a RawFile>,
 }
 
-/// The inputs of which something was never folded, in the span of all windows that were run: those
-/// that were put aside, those that no run has found, and rows between windows of rows. `quarantined`
-/// are the first ones as they were.
+/// Lists the inputs with rows that were never folded, in the span of all windows that were run:
+/// those that were quarantined, those that no run has found, and those with rows between the
+/// windows that selected rows. `quarantined` are the quarantined inputs as recorded.
 ///
 /// # Errors
 /// As [`discover`].
@@ -389,24 +391,24 @@ pub async fn catch_up<'a>(
     };
     let (mut inputs, mut seen) = (Vec::new(), HashSet::new());
     for (location, folder) in folders.iter().enumerate() {
-        let is_here = folder.location.file_path().is_some();
+        let is_local = folder.location.file_path().is_some();
         let listed = list_all(folder).await?.into_iter();
         for file in raw_files(location, folder, raw, listed)? {
             let full_load = raw.is_full_load(location, &file.path);
             let folded = recorded.folded(location, &file.path);
-            let is_aside = recorded.is_quarantined(location, &file.path);
+            let is_quarantined = recorded.is_quarantined(location, &file.path);
             let by_rows = raw.window_by == WindowBy::Commit && !full_load;
             let read = recorded.rows_read(location, &file.path);
-            // Of what windows of rows have read, files of a window are read whole.
+            // A file of which windows selected rows is read whole if windows now select files.
             let is_unread = folded.is_none() || (read.is_some() && !by_rows);
-            let (is_wanted, late) = match full_load || by_rows {
-                true => (is_unread || is_aside, folded.is_none() && !full_load),
-                false => {
-                    let span = span_or_refuse(folder, raw, &file)?;
-                    let was_run = runs.iter().any(|run| run.overlaps(&span));
-                    let is_new = is_unread && span_of_all.overlaps(&span);
-                    (is_new || is_aside, is_new && was_run)
-                }
+            let (is_wanted, late) = if full_load || by_rows {
+                let is_wanted = is_unread || is_quarantined;
+                (is_wanted, folded.is_none() && !full_load)
+            } else {
+                let span = span_or_error(folder, raw, &file)?;
+                let was_run = runs.iter().any(|run| run.overlaps(&span));
+                let is_new = is_unread && span_of_all.overlaps(&span);
+                (is_new || is_quarantined, is_new && was_run)
             };
             if folded.is_some() {
                 seen.insert((location, file.path.clone()));
@@ -419,35 +421,33 @@ pub async fn catch_up<'a>(
             if rows.is_empty() {
                 continue;
             }
-            if folded.is_some_and(|folded| !folded.is_same(&file, is_here)) {
+            if folded.is_some_and(|folded| !folded.is_same(&file, is_local)) {
                 return Err(changed(folder, &file.path));
             }
             inputs.push(Input {
                 file,
                 full_load,
-                late: late && !is_aside,
+                late: late && !is_quarantined,
                 rows: by_rows.then_some(rows),
                 only: None,
             });
         }
     }
     sort(&mut inputs);
-    let gone = gone(quarantined.into_iter(), &inputs).collect();
-    let absent = recorded.inputs().into_iter();
-    let is_absent = |file: &&RawFile| {
+    let missing_quarantined = missing_files(quarantined.into_iter(), &inputs).collect();
+    let is_missing = |file: &&RawFile| {
         let is_folded = recorded.folded(file.location, &file.path).is_some();
         is_folded && !seen.contains(&(file.location, file.path.clone()))
     };
-    let absent = absent.filter(is_absent).collect();
+    let missing_folded = recorded.inputs().into_iter().filter(is_missing).collect();
     Ok(CatchUp {
         inputs,
-        gone,
-        absent,
+        missing_quarantined,
+        missing_folded,
     })
 }
 
-/// The span of time by which windows select a file; `None` where there is none, or rows are
-/// selected instead.
+/// The span by which windows select a file; `None` if the file has none, or if windows select rows.
 fn span(raw: &Raw, file: &RawFile) -> Option<Window> {
     let instant = |at: DateTime<Utc>| Window {
         start: at,
@@ -463,8 +463,8 @@ fn span(raw: &Raw, file: &RawFile) -> Option<Window> {
     }
 }
 
-/// The span of time by which windows select a file.
-fn span_or_refuse(folder: &Folder, raw: &Raw, file: &RawFile) -> Result<Window> {
+/// The span by which windows select a file, or an error if the file has none.
+fn span_or_error(folder: &Folder, raw: &Raw, file: &RawFile) -> Result<Window> {
     let what = match raw.window_by {
         WindowBy::Commit | WindowBy::Modified => "time",
         WindowBy::Name => "time in its name (yyyyMMdd-HHmmssSSS)",
@@ -476,9 +476,9 @@ fn span_or_refuse(folder: &Folder, raw: &Raw, file: &RawFile) -> Result<Window> 
     })
 }
 
-/// The inputs of a window that were folded and are not there any more. Full loads are not looked
-/// at: what is not read again is not missed.
-pub fn vanished<'a>(
+/// The inputs of a window that were folded and are now missing, full loads excepted: they are not
+/// read again.
+pub fn missing_in_window<'a>(
     raw: &Raw,
     window: &Window,
     folded: impl Iterator<Item = &'a RawFile>,
@@ -488,16 +488,16 @@ pub fn vanished<'a>(
         let is_full_load = raw.is_full_load(file.location, &file.path);
         let is_in_window = match span(raw, file) {
             Some(span) => window.overlaps(&span),
-            // Any file can hold rows of the window.
+            // Any file can have rows of the window.
             None => raw.window_by == WindowBy::Commit,
         };
         is_in_window && !is_full_load
     };
-    gone(folded.filter(is_in_window), found).collect()
+    missing_files(folded.filter(is_in_window), found).collect()
 }
 
-/// Whether a CDC file is read, and if so whether it is late.
-fn choose(
+/// Whether a CDC file is late; `None` if it is not selected.
+fn late_if_selected(
     folder: &Folder,
     raw: &Raw,
     window: &Window,
@@ -508,18 +508,18 @@ fn choose(
     if raw.window_by == WindowBy::Commit {
         return Ok(Some(false));
     }
-    let span = span_or_refuse(folder, raw, file)?;
+    let span = span_or_error(folder, raw, file)?;
     if window.overlaps(&span) {
         return Ok(Some(false));
     }
     let is_late = !is_known
-        && looked_back(raw, window).is_some_and(|looked_back| looked_back.overlaps(&span))
+        && lookback_span(raw, window).is_some_and(|lookback| lookback.overlaps(&span))
         && runs.iter().any(|run| run.overlaps(&span));
     Ok(is_late.then_some(true))
 }
 
-/// The span before the window in which late inputs are looked for.
-fn looked_back(raw: &Raw, window: &Window) -> Option<Window> {
+/// The span before the window in which late inputs are searched.
+fn lookback_span(raw: &Raw, window: &Window) -> Option<Window> {
     let start = earlier(window.start, raw.lookback);
     (start < window.start).then_some(Window {
         start,
@@ -527,8 +527,8 @@ fn looked_back(raw: &Raw, window: &Window) -> Option<Window> {
     })
 }
 
-/// The rows of a file that a run of row windows folds: those in the window, and those of earlier
-/// windows that no run has read; `read` are the windows whose rows were, `None` for all.
+/// The windows of rows that a run folds of a file: the run's window, and the parts of earlier
+/// windows that no run has read. `read` are the windows whose rows were read; `None` for all.
 fn row_windows(
     raw: &Raw,
     window: &Window,
@@ -536,8 +536,8 @@ fn row_windows(
     read: Option<&[Window]>,
 ) -> Vec<Window> {
     let mut windows = vec![*window];
-    if let (Some(read), Some(looked_back)) = (read, looked_back(raw, window)) {
-        let late = runs.iter().filter_map(|run| run.common(&looked_back));
+    if let (Some(read), Some(lookback)) = (read, lookback_span(raw, window)) {
+        let late = runs.iter().filter_map(|run| run.intersection(&lookback));
         windows.extend(late.flat_map(|late| late.without(read)));
     }
     windows
@@ -549,7 +549,7 @@ fn earlier(instant: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
         .unwrap_or(DateTime::<Utc>::MIN_UTC)
 }
 
-fn missing(folder: &Folder) -> Error {
+fn missing_folder(folder: &Folder) -> Error {
     Error::usage(format!(
         "the raw location {} is not an existing folder",
         folder.location
@@ -557,28 +557,28 @@ fn missing(folder: &Folder) -> Error {
     .hint("check `raw.url`")
 }
 
-/// Checks that a raw location on this machine is a folder; a remote one is found out when listed.
+/// Checks that a local raw location is a folder; a missing remote one is an error of the listing.
 fn check_exists(folder: &Folder) -> Result<()> {
     match folder.location.file_path() {
-        Some(path) if !path.is_dir() => Err(missing(folder)),
+        Some(path) if !path.is_dir() => Err(missing_folder(folder)),
         _ => Ok(()),
     }
 }
 
-/// Every object of a raw location.
+/// Lists every object of a raw location.
 async fn list_all(folder: &Folder) -> Result<Vec<ObjectMeta>> {
     check_exists(folder)?;
     let listed = folder.root_store.list(Some(&folder.prefix)).try_collect();
     match listed.await {
-        Err(object_store::Error::NotFound { .. }) => Err(missing(folder)),
+        Err(object_store::Error::NotFound { .. }) => Err(missing_folder(folder)),
         listed => listed.map_err(|error| Error::store(format!("list {}", folder.location), error)),
     }
 }
 
-/// Every object that may belong to the window.
+/// Lists every object that may belong to the window.
 async fn list(folder: &Folder, raw: &Raw, window: &Window) -> Result<Vec<ObjectMeta>> {
     if matches!(raw.window_by, WindowBy::Modified | WindowBy::Commit) {
-        // An object written in the window, or a row of it, can lie in a folder of any date.
+        // An object or row of the window can be in a folder of any date.
         return list_all(folder).await;
     }
     let failed = |error| Error::store(format!("list {}", folder.location), error);
@@ -608,14 +608,14 @@ async fn list(folder: &Folder, raw: &Raw, window: &Window) -> Result<Vec<ObjectM
                 }
             }
         }))
-        .buffered(LISTINGS)
+        .buffered(CONCURRENT_LISTINGS)
         .collect()
         .await;
         level = Vec::new();
         for listing in listings {
             let listing = match listing {
                 Err(object_store::Error::NotFound { .. }) if found.is_empty() => {
-                    return Err(missing(folder));
+                    return Err(missing_folder(folder));
                 }
                 listing => listing.map_err(failed)?,
             };

@@ -1,12 +1,11 @@
-//! Opening the inputs: many small files, as fast as storage gives them.
+//! Opening inputs: many small files, as fast as storage delivers them.
 //!
-//! Files on this machine are read by threads that wait for the disk themselves, because handing each
-//! of many small files from thread to thread costs more than reading it. Of the others many are
-//! asked for at the same time. Of several files that cannot be opened the first is told: it is taken
-//! before the others.
+//! Local files are read by threads that block on the disk, because passing each of many small files
+//! between threads costs more than reading it. Remote files are fetched concurrently. If several
+//! files cannot be opened, the error names the first of them, because files are opened in order.
 //!
-//! CSV files are turned into Parquet here ([`crate::raw::csv`]), in a few files on the disk to spill
-//! to that are shared by many of them.
+//! CSV files are converted to Parquet here ([`crate::raw::csv`]), into a few spill files that many
+//! inputs share.
 
 use std::fmt;
 use std::io::{self, BufWriter, Read, Write};
@@ -29,42 +28,42 @@ use crate::config::{OnBad, Raw, RawFormat};
 use crate::engine::resources::Resources;
 use crate::engine::tasks::{Work, spawn, spawn_blocking};
 use crate::error::{Error, Kind, Result};
-use crate::parquet_io::open::{Columns, ObjectReader, ParquetFile, SMALL_BYTES_MAX, empty};
+use crate::parquet_io::open::{Columns, ObjectReader, ParquetFile, SMALL_BYTES_MAX, empty_file};
 use crate::raw::bad_rows::{BadRow, BadRows};
-use crate::raw::csv::{Form, decompressed, not_kept, to_parquet};
+use crate::raw::csv::{Form, decompressed, spill_failed, to_parquet};
 use crate::raw::discover::Input;
 use crate::store::{Folder, parse_path};
 
-/// How many files are opened at once ...
+/// The number of local files opened concurrently, and the least number of remote ones.
 const OPENS: usize = 16;
-/// ... and how many that are not on this machine, as far as memory goes.
-const FAR_OPENS: usize = 64;
-/// So many bytes of a CSV file are fetched at once.
+/// The largest number of remote files opened concurrently, as memory allows.
+const REMOTE_OPENS_MAX: usize = 64;
+/// The size of one fetch of a CSV file.
 const FETCHED_BYTES: u64 = 4 << 20;
 
-/// An input, opened.
+/// An opened input.
 #[derive(Debug)]
 pub struct Opened {
     /// The input.
     pub input: Input,
-    /// Its rows.
+    /// Its rows as a Parquet file.
     pub file: ParquetFile,
-    /// Those of them that are nothing but placeholders: they could not be read.
+    /// The rows that could not be read; placeholders in `file`.
     pub bad_rows: Vec<BadRow>,
 }
 
-/// What became of the inputs.
+/// The result of opening inputs.
 #[derive(Debug, Default)]
 pub struct OpenedInputs {
-    /// Those that are open, in their order.
+    /// The opened inputs, in order.
     pub opened: Vec<Opened>,
-    /// Those that cannot be read, where these do not stop the run, and why.
+    /// The inputs that cannot be read, with their errors, if the pipeline quarantines them.
     pub bad: Vec<(Input, Error)>,
-    /// What the opened ones need until they are let go.
+    /// The spill files that the opened inputs read from.
     pub spilled: Spilled,
 }
 
-/// Files on the disk to spill to; they go with this.
+/// Spill files, removed when this is dropped.
 #[derive(Default)]
 pub struct Spilled(Vec<Arc<dyn SpillFile>>);
 
@@ -74,27 +73,28 @@ impl fmt::Debug for Spilled {
     }
 }
 
-/// How inputs are opened.
+/// The settings and resources for opening inputs.
 #[derive(Clone, Copy, Debug)]
 pub struct Opening<'a> {
     /// The raw folders.
     pub folders: &'a [Folder],
-    /// What the files are.
+    /// The raw settings of the pipeline.
     pub raw: &'a Raw,
-    /// Of small files as many bytes are kept as this allows.
-    pub kept_bytes_max: usize,
-    /// Where there is disk to spill to.
+    /// The limit of the bytes of small files that are cached.
+    pub cached_bytes_max: usize,
+    /// The engine's runtime, with the spill disk.
     pub runtime: &'a Arc<RuntimeEnv>,
-    /// How many CSV files are read at once.
+    /// The number of CSV files read concurrently.
     pub threads: usize,
-    /// Who admits bad rows of CSV files.
+    /// The bad rows of the run, with their limits.
     pub bad_rows: &'a Arc<BadRows>,
 }
 
 type OneOpened = Result<Opened, Box<(Input, Error)>>;
 
 impl<'a> Opening<'a> {
-    /// How a run that has these resources opens inputs: small files may keep an eighth of its memory.
+    /// The settings for a run with these resources: small files are cached in up to an eighth of
+    /// its memory.
     pub fn new(
         folders: &'a [Folder],
         raw: &'a Raw,
@@ -105,7 +105,7 @@ impl<'a> Opening<'a> {
         Opening {
             folders,
             raw,
-            kept_bytes_max: (resources.memory_bytes / 8) as usize,
+            cached_bytes_max: (resources.memory_bytes / 8) as usize,
             runtime,
             threads: resources.threads,
             bad_rows,
@@ -115,44 +115,40 @@ impl<'a> Opening<'a> {
     /// Opens inputs.
     ///
     /// # Errors
-    /// Data, for a file that is none, unless such files are put aside; storage, when one cannot be
-    /// read.
+    /// Data, for a damaged file, unless the pipeline quarantines such files; storage, when a file
+    /// cannot be read.
     pub async fn open(&self, inputs: Vec<Input>) -> Result<OpenedInputs> {
         let opener = Arc::new(Opener {
             folders: self.folders.to_vec(),
-            kept_bytes_max: self.kept_bytes_max,
-            kept_bytes: AtomicUsize::new(0),
+            cached_bytes_max: self.cached_bytes_max,
+            cached_bytes: AtomicUsize::new(0),
             forms: [false, true].map(|full_load| Form::of(self.raw, full_load)),
             format: self.raw.format,
-            goes_on: self.raw.on_bad_file == OnBad::Quarantine,
+            quarantines_files: self.raw.on_bad_file == OnBad::Quarantine,
             bad_rows: Arc::clone(self.bad_rows),
             spills: Spills {
                 runtime: Arc::clone(self.runtime),
                 free: Mutex::default(),
             },
         });
-        let at_once = |opens: usize| match self.raw.format {
+        let concurrency = |opens: usize| match self.raw.format {
             RawFormat::Parquet => opens,
             RawFormat::Csv => self.threads.max(1),
         };
-        let is_here = |folder: &Folder| folder.location.file_path().is_some();
-        let each = match self.folders.iter().all(is_here) {
-            true => {
-                Arc::clone(&opener)
-                    .open_here(inputs, at_once(OPENS))
-                    .await?
-            }
-            false => {
-                let in_memory = self.kept_bytes_max / SMALL_BYTES_MAX as usize;
-                let opens = at_once(in_memory.clamp(OPENS, FAR_OPENS));
-                Arc::clone(&opener).open_far(inputs, opens).await?
-            }
+        let is_local = |folder: &Folder| folder.location.file_path().is_some();
+        let each = if self.folders.iter().all(is_local) {
+            let opens = concurrency(OPENS);
+            Arc::clone(&opener).open_local(inputs, opens).await?
+        } else {
+            let in_memory = self.cached_bytes_max / SMALL_BYTES_MAX as usize;
+            let opens = concurrency(in_memory.clamp(OPENS, REMOTE_OPENS_MAX));
+            Arc::clone(&opener).open_remote(inputs, opens).await?
         };
         let mut all = OpenedInputs::default();
         for one in each {
             match one.map_err(|failed| *failed) {
                 Ok(opened) => all.opened.push(opened),
-                Err((input, error)) if opener.goes_on_after(&error) => all.bad.push((input, error)),
+                Err((input, error)) if opener.quarantines(&error) => all.bad.push((input, error)),
                 Err((_, error)) => return Err(error),
             }
         }
@@ -169,22 +165,23 @@ impl<'a> Opening<'a> {
 
 struct Opener {
     folders: Vec<Folder>,
-    kept_bytes_max: usize,
-    kept_bytes: AtomicUsize,
+    cached_bytes_max: usize,
+    cached_bytes: AtomicUsize,
     format: RawFormat,
-    /// Of CDC files, and of full loads.
+    /// The format of CDC files, and of full loads.
     forms: [Form; 2],
-    goes_on: bool,
+    quarantines_files: bool,
     bad_rows: Arc<BadRows>,
     spills: Spills,
 }
 
 impl Opener {
-    fn goes_on_after(&self, error: &Error) -> bool {
-        self.goes_on && error.kind == Kind::Data && !error.is_of_rows
+    /// Whether a file with this error is quarantined instead of stopping the run.
+    fn quarantines(&self, error: &Error) -> bool {
+        self.quarantines_files && error.kind == Kind::Data && !error.is_of_rows
     }
 
-    async fn open_here(
+    async fn open_local(
         self: Arc<Self>,
         inputs: Vec<Input>,
         opens: usize,
@@ -197,7 +194,7 @@ impl Opener {
                     std::thread::Builder::new().spawn_scoped(scope, || self.open_some(&work))
                 });
                 let mut opened = Vec::new();
-                // All are started before the first is waited for.
+                // Start all threads before joining the first.
                 for thread in started.collect::<Vec<_>>() {
                     let failed = |how| Error::internal(format!("a thread that opens files {how}"));
                     let thread = thread.map_err(|error| failed("cannot start").caused_by(error))?;
@@ -205,23 +202,23 @@ impl Opener {
                 }
                 Ok::<_, Error>(opened)
             })?;
-            opened.sort_unstable_by_key(|(place, _)| *place);
+            opened.sort_unstable_by_key(|(index, _)| *index);
             Ok(opened.into_iter().map(|(_, opened)| opened).collect())
         })
         .await
     }
 
-    /// Opens inputs, with their places, until there is none left or one stops the run.
+    /// Opens inputs, with their indices, until none is left or one stops the run.
     fn open_some(&self, work: &Work<(usize, Input)>) -> Vec<(usize, OneOpened)> {
         let (mut opened, mut known) = (Vec::new(), None);
-        while let Some((place, input)) = work.next() {
+        while let Some((index, input)) = work.next() {
             let one = match self.format {
                 RawFormat::Parquet => block_on(self.open_parquet(input)),
                 RawFormat::Csv => self.open_csv(input, None),
             };
             let one = one.map(|one| one.without_footer(&mut known));
-            let is_last = self.stops(&one);
-            opened.push((place, one));
+            let is_last = self.stops_at(&one);
+            opened.push((index, one));
             if is_last {
                 break;
             }
@@ -229,7 +226,11 @@ impl Opener {
         opened
     }
 
-    async fn open_far(self: Arc<Self>, inputs: Vec<Input>, opens: usize) -> Result<Vec<OneOpened>> {
+    async fn open_remote(
+        self: Arc<Self>,
+        inputs: Vec<Input>,
+        opens: usize,
+    ) -> Result<Vec<OneOpened>> {
         let tasks = stream::iter(inputs).map(|input| {
             let opener = Arc::clone(&self);
             match self.format {
@@ -246,7 +247,7 @@ impl Opener {
         let (mut opened, mut known) = (Vec::new(), None);
         while let Some(one) = tasks.try_next().await? {
             let one = one.map(|one| one.without_footer(&mut known));
-            let is_last = self.stops(&one);
+            let is_last = self.stops_at(&one);
             opened.push(one);
             if is_last {
                 break;
@@ -255,9 +256,10 @@ impl Opener {
         Ok(opened)
     }
 
-    fn stops(&self, opened: &OneOpened) -> bool {
+    /// Whether the run stops at this input.
+    fn stops_at(&self, opened: &OneOpened) -> bool {
         let failed = opened.as_ref().err();
-        failed.is_some_and(|failed| !self.goes_on_after(&failed.1))
+        failed.is_some_and(|failed| !self.quarantines(&failed.1))
     }
 
     async fn open_parquet(&self, input: Input) -> OneOpened {
@@ -273,14 +275,14 @@ impl Opener {
         }
     }
 
-    /// Turns a CSV file into a part of a spilled file, and opens that. Storage that needs the
-    /// runtime is waited for through `handle`.
+    /// Converts a CSV file to a range of a spill file and opens that. Storage that needs the
+    /// runtime is awaited through `handle`.
     fn open_csv(&self, input: Input, handle: Option<Handle>) -> OneOpened {
         let opened = || {
             let folder = &self.folders[input.file.location];
             let name = folder.describe(&input.file.path);
             if input.file.size == 0 {
-                return Err(empty(&name));
+                return Err(empty_file(&name));
             }
             let object = ObjectRead {
                 store: Arc::clone(&folder.store),
@@ -294,7 +296,7 @@ impl Opener {
             let mut spill = self.spills.take()?;
             let start = spill.written;
             let bad = to_parquet(&name, text, form, &self.bad_rows, &mut spill);
-            // What a file left that cannot be read stays unused.
+            // The bytes of a file that failed stay unused.
             let part = spill.reader(start);
             self.spills.put_back(spill);
             let (bad, (reader, size)) = (bad?, part?);
@@ -307,9 +309,9 @@ impl Opener {
     }
 
     fn opened(&self, input: Input, mut file: ParquetFile, bad_rows: Vec<BadRow>) -> Opened {
-        let bytes = file.kept_bytes();
-        if self.kept_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.kept_bytes_max {
-            self.kept_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let bytes = file.cached_bytes();
+        if self.cached_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.cached_bytes_max {
+            self.cached_bytes.fetch_sub(bytes, Ordering::Relaxed);
             file = file.without_bytes();
         }
         Opened {
@@ -327,7 +329,7 @@ impl Opened {
     }
 }
 
-/// Reads an object from its start to its end.
+/// A reader of a whole object, fetched range by range.
 struct ObjectRead {
     store: Arc<dyn ObjectStore>,
     path: Path,
@@ -353,7 +355,7 @@ impl Read for ObjectRead {
     }
 }
 
-/// Files on the disk to spill to, each of which one thread at a time appends to.
+/// Spill files; one thread at a time appends to each.
 struct Spills {
     runtime: Arc<RuntimeEnv>,
     free: Mutex<Vec<Spill>>,
@@ -392,9 +394,9 @@ impl Spills {
 }
 
 impl Spill {
-    /// What was written since a place in the file, and its size.
+    /// A reader of the bytes written since the offset `start`, and their size.
     fn reader(&mut self, start: u64) -> Result<(ObjectReader, u64)> {
-        let failed = |error| not_kept("what a CSV file holds", error);
+        let failed = |error| spill_failed("the rows of a CSV file", error);
         self.writer.flush().map_err(failed)?;
         let path = self.file.path().map(Path::from_absolute_path);
         let lost = || Error::internal("spilled data is not on a local disk");
@@ -430,7 +432,7 @@ mod tests {
     use parquet::arrow::ArrowWriter;
 
     #[tokio::test]
-    async fn inputs_keep_their_order_and_the_first_bad_one_is_told() {
+    async fn inputs_keep_their_order_and_the_error_names_the_first_bad_one() {
         let raw = tempfile::tempdir().expect("a folder");
         let location = Location::parse(".", raw.path()).expect("a location");
         let folder = Stores::default().open(&location).expect("a folder");
@@ -475,13 +477,13 @@ mod tests {
                 .expect("a pipeline")
                 .raw
         };
-        let (fails, goes_on) = (read("fail"), read("quarantine"));
-        let kept_bytes_max = 10_000;
+        let (fails, quarantines) = (read("fail"), read("quarantine"));
+        let cached_bytes_max = 10_000;
         let runtime = Arc::new(RuntimeEnv::default());
         let opening = Opening {
             folders: &folders,
             raw: &fails,
-            kept_bytes_max,
+            cached_bytes_max,
             runtime: &runtime,
             threads: 2,
             bad_rows: &Arc::new(BadRows::new(0)),
@@ -489,8 +491,8 @@ mod tests {
         let opened = opening.open(inputs.clone()).await.expect("opened").opened;
         let rows: Vec<u64> = opened.iter().map(|one| one.file.row_count()).collect();
         assert_eq!(rows, (1..=40).collect::<Vec<u64>>());
-        let kept: usize = opened.iter().map(|one| one.file.kept_bytes()).sum();
-        assert!(kept > 0 && kept <= kept_bytes_max, "{kept}");
+        let cached: usize = opened.iter().map(|one| one.file.cached_bytes()).sum();
+        assert!(cached > 0 && cached <= cached_bytes_max, "{cached}");
         for bad in [37, 21, 22] {
             let file = &inputs[bad].file;
             let nothing = vec![0; file.size as usize];
@@ -503,7 +505,7 @@ mod tests {
         assert_eq!(failed.kind, Kind::Data);
         assert!(failed.to_string().contains("21.parquet"), "{failed}");
         let opening = Opening {
-            raw: &goes_on,
+            raw: &quarantines,
             ..opening
         };
         let opened = opening.open(inputs).await.expect("the others are opened");

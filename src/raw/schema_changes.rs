@@ -1,8 +1,8 @@
 //! Schema changes: how raw columns change from file to file, and from run to run.
 //!
-//! CDC files are compared with each other in their order, and the first of them with the newest of
-//! earlier runs; full loads with each other. A change that several files show is told once, with
-//! the first of them.
+//! CDC files are compared in the order of files, the first with the newest CDC file of earlier
+//! runs; full loads are compared with each other. A change seen in several files is reported once,
+//! for the first of them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::parquet_io::open::ParquetFile;
 use crate::raw::columns::find_column;
 use crate::raw::discover::Input;
 
-/// What earlier runs know of the raw columns.
+/// The raw columns of earlier runs.
 #[derive(Clone, Debug, Default)]
 pub struct KnownColumns {
-    /// All that they met, in the types they brought them to.
+    /// All columns seen, in the types they were widened to.
     pub all: Vec<(String, DataType)>,
     /// The newest CDC file.
     pub newest: Newest,
@@ -27,7 +27,7 @@ pub struct KnownColumns {
 /// The last CDC file in the order of files.
 #[derive(Clone, Debug, Default)]
 pub struct Newest {
-    /// Its raw location and path; nothing before there was one.
+    /// Its raw location and path; an empty path if there is none yet.
     pub file: (usize, String),
     /// Its columns.
     pub columns: Vec<(String, DataType)>,
@@ -38,15 +38,15 @@ pub struct Newest {
 pub struct SchemaChange {
     /// The column, as the file has it.
     pub column: String,
-    /// `added`, `dropped`, `moved` to another place, `renamed` in its case or `retyped`.
+    /// `added`, `dropped`, `moved` to another position, `renamed` in its case, or `retyped`.
     pub change: &'static str,
-    /// What it was, of a type or a name.
+    /// The type or name before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
-    /// What it is, of a type or a name.
+    /// The type or name after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
-    /// The file that shows it.
+    /// The first file with the change.
     pub file: String,
 }
 
@@ -69,46 +69,47 @@ impl fmt::Display for SchemaChange {
 
 type Columns = Vec<(String, DataType)>;
 
-/// Compares files, one after the other.
+/// Compares the columns of files, one after the other.
 pub struct SchemaChanges {
-    /// The changes met so far.
-    pub met: Vec<SchemaChange>,
-    /// The newest CDC file that was met, of all runs, and its columns.
+    /// The changes observed so far.
+    pub seen: Vec<SchemaChange>,
+    /// The newest CDC file of all runs, and its columns.
     pub newest: Newest,
-    /// The last CDC file's columns.
+    /// The columns of the last CDC file.
     cdc: Columns,
+    /// The columns of the last full load.
     full_load: Columns,
-    /// The last file's columns, of CDC files and of full loads.
-    last: [Option<SchemaRef>; 2],
+    /// The schema of the last CDC file and of the last full load.
+    last_schemas: [Option<SchemaRef>; 2],
 }
 
 impl SchemaChanges {
-    /// Begins with what earlier runs met.
+    /// Starts from the columns of earlier runs.
     pub fn new(known: &KnownColumns) -> Self {
         SchemaChanges {
-            met: Vec::new(),
+            seen: Vec::new(),
             newest: known.newest.clone(),
             cdc: Vec::new(),
             full_load: Vec::new(),
-            last: [None, None],
+            last_schemas: [None, None],
         }
     }
 
-    /// The next file, in the order of files.
-    pub fn meet(&mut self, file: &ParquetFile, input: &Input) {
+    /// Compares the next file, in the order of files.
+    pub fn observe(&mut self, file: &ParquetFile, input: &Input) {
         let (schema, full_load) = (file.schema(), input.full_load);
-        let place = file_order(input.file.location, &input.file.path);
+        let order = file_order(input.file.location, &input.file.path);
         let (known_location, known_path) = &self.newest.file;
-        let is_newest = place >= file_order(*known_location, known_path);
-        let is_first = self.last[0].is_none();
+        let is_newest = order >= file_order(*known_location, known_path);
+        let is_first = self.last_schemas[0].is_none();
         if !full_load && is_newest {
             if is_first {
-                // It comes behind what earlier runs met.
+                // It follows the newest file of earlier runs.
                 self.cdc = self.newest.columns.clone();
             }
             self.newest.file = (input.file.location, input.file.path.clone());
         }
-        let last = &mut self.last[usize::from(full_load)];
+        let last = &mut self.last_schemas[usize::from(full_load)];
         if last.as_ref().is_some_and(|last| Arc::ptr_eq(last, schema)) {
             if !full_load && is_newest {
                 self.newest.columns.clone_from(&self.cdc);
@@ -117,20 +118,22 @@ impl SchemaChanges {
         }
         *last = Some(Arc::clone(schema));
         let fields = schema.fields();
-        let fields = fields[..fields.len() - 1].iter();
-        let columns = fields.map(|field| (field.name().clone(), field.data_type().clone()));
-        let columns: Columns = columns.collect();
-        let before = match full_load {
-            true => &mut self.full_load,
-            false => &mut self.cdc,
+        let columns: Columns = fields[..fields.len() - 1]
+            .iter()
+            .map(|field| (field.name().clone(), field.data_type().clone()))
+            .collect();
+        let before = if full_load {
+            &mut self.full_load
+        } else {
+            &mut self.cdc
         };
         for change in changes(before, &columns, &file.name) {
             let is_same = |known: &SchemaChange| {
-                let told = (&known.column, known.change, &known.from, &known.to);
-                told == (&change.column, change.change, &change.from, &change.to)
+                let known_change = (&known.column, known.change, &known.from, &known.to);
+                known_change == (&change.column, change.change, &change.from, &change.to)
             };
-            if !self.met.iter().any(is_same) {
-                self.met.push(change);
+            if !self.seen.iter().any(is_same) {
+                self.seen.push(change);
             }
         }
         *before = columns;
@@ -145,7 +148,7 @@ fn changes(before: &Columns, after: &Columns, file: &str) -> Vec<SchemaChange> {
     if before.is_empty() {
         return found;
     }
-    let mut tell = |column: &str, change, from: Option<String>, to: Option<String>| {
+    let mut report = |column: &str, change, from: Option<String>, to: Option<String>| {
         found.push(SchemaChange {
             column: column.into(),
             change,
@@ -154,31 +157,32 @@ fn changes(before: &Columns, after: &Columns, file: &str) -> Vec<SchemaChange> {
             file: file.into(),
         });
     };
-    let place = |columns: &Columns, name: &str| {
+    let find = |columns: &Columns, name: &str| {
         find_column(columns.iter().map(|(name, _)| name.as_str()), name)
     };
-    let mut last_place = None;
+    let mut last_position = None;
     for (name, data_type) in after {
-        let Some(at) = place(before, name) else {
-            tell(name, "added", None, None);
+        let Some(at) = find(before, name) else {
+            report(name, "added", None, None);
             continue;
         };
         let (known, known_type) = &before[at];
         if known != name {
-            tell(name, "renamed", Some(known.clone()), Some(name.clone()));
+            report(name, "renamed", Some(known.clone()), Some(name.clone()));
         }
         if known_type != data_type {
             let (from, to) = (known_type.to_string(), data_type.to_string());
-            tell(name, "retyped", Some(from), Some(to));
+            report(name, "retyped", Some(from), Some(to));
         }
-        match last_place > Some(at) {
-            true => tell(name, "moved", None, None),
-            false => last_place = Some(at),
+        if last_position > Some(at) {
+            report(name, "moved", None, None);
+        } else {
+            last_position = Some(at);
         }
     }
     for (name, _) in before {
-        if place(after, name).is_none() {
-            tell(name, "dropped", None, None);
+        if find(after, name).is_none() {
+            report(name, "dropped", None, None);
         }
     }
     found
@@ -189,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_of_change_is_told() {
+    fn every_kind_of_change_is_reported() {
         let columns = |columns: &[(&str, DataType)]| -> Columns {
             let owned = columns.iter().cloned();
             owned
@@ -208,10 +212,10 @@ mod tests {
             ("a", DataType::Utf8View),
             ("new", DataType::Date32),
         ]);
-        let told = changes(&before, &after, "f");
-        let told: Vec<String> = told.iter().map(SchemaChange::to_string).collect();
+        let found = changes(&before, &after, "f");
+        let texts: Vec<String> = found.iter().map(SchemaChange::to_string).collect();
         assert_eq!(
-            told,
+            texts,
             [
                 "`ID` renamed from id to ID in f",
                 "`ID` retyped from Int32 to Int64 in f",
@@ -221,10 +225,6 @@ mod tests {
             ]
         );
         assert_eq!(changes(&after, &after, "f"), []);
-        assert_eq!(
-            changes(&Vec::new(), &after, "f"),
-            [],
-            "there was nothing before"
-        );
+        assert_eq!(changes(&Vec::new(), &after, "f"), [], "no columns before");
     }
 }

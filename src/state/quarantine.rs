@@ -135,7 +135,7 @@ impl QuarantineWriter<'_> {
             first = rows.end;
         }
         let columns: Vec<usize> = (0..file.schema().fields().len() - 1).collect();
-        let mut batches = file.read_chosen(&columns, chosen.into_iter(), BATCH_ROWS);
+        let mut batches = file.read_selected(&columns, chosen.into_iter(), BATCH_ROWS);
         let mut places = wanted.values();
         let format = FormatOptions::default();
         while let Some(batch) = batches.try_next().await? {

@@ -213,8 +213,8 @@ mod tests {
     fn days_meet_when_they_share_one() {
         let days =
             |days: &[Option<i32>]| -> DayCounts { days.iter().map(|day| (*day, 1)).collect() };
-        assert!(days(&[None, Some(3)]).meets(&days(&[Some(3), Some(4), Some(5)])));
-        assert!(days(&[None, Some(3)]).meets(&days(&[None])));
-        assert!(!days(&[None, Some(3)]).meets(&days(&[Some(4)])));
+        assert!(days(&[None, Some(3)]).overlaps(&days(&[Some(3), Some(4), Some(5)])));
+        assert!(days(&[None, Some(3)]).overlaps(&days(&[None])));
+        assert!(!days(&[None, Some(3)]).overlaps(&days(&[Some(4)])));
     }
 }

@@ -1,4 +1,4 @@
-//! Listing a folder, leftovers of a crash included.
+//! Listing a folder, including leftovers of a crash.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,8 @@ use futures::TryStreamExt;
 use crate::error::{Error, Result};
 use crate::store::Folder;
 
-/// Every object of a folder, relative to it, crash leftovers of the local store included, sorted.
+/// Lists every object of a folder, relative to it and sorted, including crash leftovers of the
+/// local store.
 ///
 /// # Errors
 /// Storage, when the listing fails.
@@ -15,18 +16,20 @@ pub async fn list(folder: &Folder) -> Result<Vec<String>> {
     list_in(folder, false).await
 }
 
-/// The objects of a folder, relative to it, and their sizes.
+/// Lists the objects of a folder, relative to it, with their sizes.
 ///
 /// # Errors
 /// Storage, when the listing fails.
 pub async fn sizes(folder: &Folder) -> Result<BTreeMap<String, u64>> {
     let objects = folder.store.list(None);
-    let sizes = objects.map_ok(|object| (object.location.to_string(), object.size));
-    let sizes = sizes.try_collect().await;
-    sizes.map_err(|error| Error::store(format!("list {}", folder.location), error))
+    objects
+        .map_ok(|object| (object.location.to_string(), object.size))
+        .try_collect()
+        .await
+        .map_err(|error| Error::store(format!("list {}", folder.location), error))
 }
 
-/// As [`list`]; empty folders are removed on the way.
+/// As [`list`], and removes empty folders.
 ///
 /// # Errors
 /// Storage, when the listing fails.
@@ -35,7 +38,7 @@ pub async fn list_and_prune(folder: &Folder) -> Result<Vec<String>> {
 }
 
 async fn list_in(folder: &Folder, prunes: bool) -> Result<Vec<String>> {
-    // The store hides the local leftovers `name#1`, so a local folder is walked itself.
+    // The local store hides leftovers named `name#1`, so a local folder is walked directly.
     if let Some(root) = folder.location.file_path() {
         let mut found = Vec::new();
         walk(&root, "", &mut found, prunes).map_err(|error| {
@@ -75,7 +78,7 @@ fn walk(
         let before = found.len();
         walk(&entry.path(), &format!("{name}/"), found, prunes)?;
         if prunes && found.len() == before {
-            // Fails, as it should, when another process has put something into it.
+            // Fails, as intended, if another process has added something to it.
             let _ = std::fs::remove_dir(entry.path());
         }
     }

@@ -1,9 +1,9 @@
-//! A Delta log: what the state and a curated table of `format = "delta"` have in common.
+//! A Delta log, as used by the state and by curated tables of `format = "delta"`.
 //!
-//! Whoever commits first wins: a commit names the version it is to become, and nothing retries
-//! inside. Two plain appends from one version would both win; the transaction that every commit
-//! carries, with one application id and the number of the run's commit, makes them conflict, and
-//! tells afterwards whether a commit whose reply was lost has landed.
+//! The first commit of a version wins: a commit names the version it is to become and is not
+//! retried internally. Two plain appends to one version would both succeed; a transaction in every
+//! commit, with a fixed application id and the number of the run's commit, makes them conflict. It
+//! also shows later whether a commit whose reply was lost has succeeded.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -24,14 +24,14 @@ use tracing::{debug, warn};
 use crate::error::{Error, Result, storage_hint};
 use crate::store::Folder;
 
-/// The folder of the log's own files.
+/// The folder of the log's files.
 pub const LOG_FOLDER: &str = "_delta_log/";
 
 const APPLICATION: &str = "glueless";
-/// Every so many versions the log gets a checkpoint, and what it no longer needs is removed.
+/// The number of versions between checkpoints, at which expired log files are removed as well.
 const CHECKPOINT_INTERVAL: u64 = 10;
 
-/// What a table is, beside its files.
+/// The metadata of a table.
 #[derive(Debug)]
 pub struct Description {
     /// Its columns.
@@ -43,27 +43,27 @@ pub struct Description {
 }
 
 impl Description {
-    /// How often the log is kept up.
+    /// The property that sets the checkpoint interval.
     pub fn checkpoint() -> (&'static str, String) {
         ("delta.checkpointInterval", CHECKPOINT_INTERVAL.to_string())
     }
 }
 
-/// A Delta log, as last read.
+/// A Delta log and its last state read.
 pub struct DeltaLog {
     /// The table's folder.
     pub folder: Folder,
     log_store: LogStoreRef,
-    /// What it comes to; `None` where there is no log.
+    /// The state as last read; `None` if there is no log.
     state: Option<DeltaTableState>,
-    /// The data files in it: path and size.
+    /// The table's data files: path and size.
     files: BTreeMap<String, u64>,
-    /// The version that was committed since it was read.
+    /// The version committed since the state was read.
     committed: Option<u64>,
 }
 
 impl DeltaLog {
-    /// The log of a folder, not read yet.
+    /// The log of a folder, without reading it.
     pub fn new(folder: Folder) -> Self {
         let log_store = default_logstore(
             Arc::clone(&folder.store),
@@ -80,7 +80,7 @@ impl DeltaLog {
         }
     }
 
-    /// Reads what was committed.
+    /// Reads the latest committed state.
     ///
     /// # Errors
     /// Storage, when it cannot be read.
@@ -88,7 +88,7 @@ impl DeltaLog {
         let log_store = Arc::clone(&self.log_store);
         let read = async {
             match &mut self.state {
-                // A log that was there stays there: to ask again would cost a listing.
+                // A log that existed still exists: checking would cost a listing.
                 Some(state) => state.update(log_store.as_ref(), None).await?,
                 None if log_store.is_delta_table_location().await? => {
                     self.state = Some(DeltaTableState::try_new(log_store.as_ref(), None).await?);
@@ -97,8 +97,8 @@ impl DeltaLog {
             }
             Ok(())
         };
-        let read = read.await;
-        read.map_err(|error| self.failed("read", error))?;
+        let result: Result<(), DeltaTableError> = read.await;
+        result.map_err(|error| self.failed("read", error))?;
         self.committed = None;
         self.list_files();
         Ok(())
@@ -107,28 +107,29 @@ impl DeltaLog {
     fn list_files(&mut self) {
         self.files.clear();
         if let Some(state) = &self.state {
-            let files = state.log_data();
-            let files = files.iter();
-            let files = files.map(|file| (file.path().into_owned(), file.size().max(0) as u64));
-            self.files.extend(files);
+            let data = state.log_data();
+            self.files.extend(
+                data.iter()
+                    .map(|file| (file.path().into_owned(), file.size().max(0) as u64)),
+            );
         }
     }
 
-    /// The number of the last version; `None` where there is no log.
+    /// The last version; `None` if there is no log.
     pub fn version(&self) -> Option<u64> {
         let read = self.state.as_ref().map(DeltaTableState::version);
         self.committed.or(read)
     }
 
-    /// What the log came to when it was read; `None` where there was none.
+    /// The state as last read; `None` if there was no log.
     pub fn snapshot(&self) -> Option<&DeltaTableState> {
         self.state.as_ref()
     }
 
-    /// The rows of the table as it is now, for a reader.
+    /// The rows of the table's latest version, as a reader sees them.
     ///
     /// # Errors
-    /// Storage, when it cannot be read, or is a table that the engine cannot read.
+    /// Storage, when the table cannot be read, or the engine does not support it.
     pub async fn rows(&self, context: &SessionContext) -> Result<DataFrame> {
         let mut table = DeltaTable::new(Arc::clone(&self.log_store));
         let loaded = table.load().await;
@@ -138,24 +139,24 @@ impl DeltaLog {
         Ok(context.read_table(table.table_provider().await?)?)
     }
 
-    /// The data files when the log was read: path and size.
+    /// The table's data files as last read: path and size.
     pub fn files(&self) -> &BTreeMap<String, u64> {
         &self.files
     }
 
-    /// The actions that take files out of the table.
-    pub fn removes(&self, goes: impl Fn(&str) -> bool) -> Vec<Action> {
+    /// The actions that remove files from the table.
+    pub fn remove_actions(&self, is_removed: impl Fn(&str) -> bool) -> Vec<Action> {
         let Some(snapshot) = self.snapshot() else {
             return Vec::new();
         };
-        let files = snapshot.log_data();
-        let files = files.iter().filter(|file| goes(&file.path()));
-        files
+        let data = snapshot.log_data();
+        let removed = data.iter().filter(|file| is_removed(&file.path()));
+        removed
             .map(|file| Action::Remove(file.remove_action(true)))
             .collect()
     }
 
-    /// The files that were taken out of the table later than a time, in milliseconds since 1970.
+    /// The files removed from the table after a time, in milliseconds since 1970.
     ///
     /// # Errors
     /// Storage, when they cannot be read.
@@ -164,16 +165,16 @@ impl DeltaLog {
             return Ok(Vec::new());
         };
         let log_store = Arc::clone(&self.log_store);
-        let removed = snapshot.all_tombstones(log_store.as_ref());
-        let removed = removed.try_filter_map(|removed| async move {
+        let tombstones = snapshot.all_tombstones(log_store.as_ref());
+        let later = tombstones.try_filter_map(|removed| async move {
             let is_later = removed.deletion_timestamp().is_some_and(|at| at > time);
             Ok(is_later.then(|| removed.path().into_owned()))
         });
-        let removed = removed.try_collect().await;
-        removed.map_err(|error| self.failed("read", error))
+        let paths = later.try_collect().await;
+        paths.map_err(|error| self.failed("read", error))
     }
 
-    /// The number of the run's commit that was carried last.
+    /// The number of the run's commit in the last transaction.
     ///
     /// # Errors
     /// Storage, when it cannot be read.
@@ -182,13 +183,13 @@ impl DeltaLog {
             return Ok(None);
         };
         let log_store = Arc::clone(&self.log_store);
-        let last = snapshot.transaction_version(log_store.as_ref(), APPLICATION);
-        let last = last.await.map_err(|error| self.failed("read", error))?;
+        let version = snapshot.transaction_version(log_store.as_ref(), APPLICATION);
+        let last = version.await.map_err(|error| self.failed("read", error))?;
         Ok(last.map(|last| last.max(0) as u64))
     }
 
-    /// Makes the log, with version 0 for an empty table; where another process is faster, its log
-    /// is the one.
+    /// Creates the log, with version 0 for an empty table. If another process is faster, its log is
+    /// used.
     ///
     /// # Errors
     /// Storage, when it cannot be written.
@@ -206,7 +207,7 @@ impl DeltaLog {
         match created {
             Ok(created) => {
                 let state = created.snapshot().cloned();
-                // Where another process was faster, its log may have files already.
+                // If another process was faster, its log may have files already.
                 self.state = Some(state.map_err(|error| self.failed("create", error))?);
                 self.list_files();
             }
@@ -220,11 +221,11 @@ impl DeltaLog {
         self.sync(0)
     }
 
-    /// The action that makes the table what it should be; `None` where it is that already.
+    /// The action that updates the table's metadata; `None` if it is up to date.
     ///
     /// # Errors
-    /// Internal, when it cannot be described.
-    pub fn described(&self, description: &Description) -> Result<Option<Action>> {
+    /// Internal, when the metadata cannot be built.
+    pub fn metadata_action(&self, description: &Description) -> Result<Option<Action>> {
         let Some(snapshot) = self.snapshot() else {
             return Ok(None);
         };
@@ -241,7 +242,7 @@ impl DeltaLog {
         {
             return Ok(None);
         }
-        // What others have set stays.
+        // Keep the properties that others have set.
         let mut all: HashMap<String, String> = known.configuration().clone();
         let own = configuration.iter();
         all.extend(own.map(|(key, value)| (key.to_string(), value.clone())));
@@ -255,10 +256,10 @@ impl DeltaLog {
             })
     }
 
-    /// Checks that files can be put into the table and taken out of it.
+    /// Checks that files can be added to the table and removed from it.
     ///
     /// # Errors
-    /// The engine's.
+    /// The engine's, if its writer does not support the table.
     pub fn check_writable(&self) -> Result<(), DeltaTableError> {
         let Some(snapshot) = self.snapshot() else {
             return Ok(());
@@ -271,25 +272,29 @@ impl DeltaLog {
         Ok(())
     }
 
-    /// Commits the next version, with the number of the run's commit and what else to tell of it.
-    /// What it comes to is not read.
+    /// Commits the next version, with the number of the run's commit and further commit
+    /// information. The new state is not read.
     ///
     /// # Errors
-    /// The engine's failure to commit: the commit may have landed all the same, read the log and
-    /// look for its transaction.
+    /// The engine's. The commit may have succeeded nevertheless: read the log and look for its
+    /// transaction.
     pub async fn commit(
         &mut self,
         actions: Vec<Action>,
         number: u64,
-        told: Vec<(String, String)>,
+        commit_info: Vec<(String, String)>,
     ) -> Result<(), DeltaTableError> {
         let snapshot = self.state.as_ref().ok_or(DeltaTableError::NotInitialized)?;
         let version = snapshot.version() + 1;
         // As the engine counts: version 9 is the first with a checkpoint.
-        let is_kept_up = (version + 1).is_multiple_of(CHECKPOINT_INTERVAL);
+        let has_checkpoint = (version + 1).is_multiple_of(CHECKPOINT_INTERVAL);
         let properties = CommitProperties::default()
             .with_max_retries(0)
-            .with_metadata(told.into_iter().map(|(key, value)| (key, value.into())))
+            .with_metadata(
+                commit_info
+                    .into_iter()
+                    .map(|(key, value)| (key, value.into())),
+            )
             .with_application_transaction(Transaction {
                 app_id: APPLICATION.into(),
                 version: number as i64,
@@ -304,16 +309,16 @@ impl DeltaLog {
             )
             .into_prepared_commit_future()
             .await?;
-        let landed = prepared.await?;
+        let committed = prepared.await?;
         self.committed = Some(version);
         // The checkpoint also reads the log again.
-        if is_kept_up && let Err(error) = landed.await {
-            warn!("the commit landed, but its checkpoint failed: {error}");
+        if has_checkpoint && let Err(error) = committed.await {
+            warn!("the commit succeeded, but its checkpoint failed: {error}");
         }
         Ok(())
     }
 
-    /// Makes sure that a version that was committed outlives a power cut.
+    /// Syncs a committed version to the disk, so that it survives a power failure.
     ///
     /// # Errors
     /// Storage, when it cannot be written.
@@ -322,16 +327,16 @@ impl DeltaLog {
             .sync(&[format!("{LOG_FOLDER}{version:020}.json")])
     }
 
-    /// A failure of the engine's, told.
+    /// The error for a failure of the engine.
     pub fn failed(&self, doing: &str, error: DeltaTableError) -> Error {
         let hint = storage_hint(&error);
         let hint =
-            hint.unwrap_or("check its permissions and free space, and that its log is whole");
+            hint.unwrap_or("check its permissions and free space, and that its log is complete");
         let failed = format!("cannot {doing} the Delta table {}", self.folder.location);
-        // What follows are back traces.
-        let told = error.to_string();
-        let told = told.lines().next().unwrap_or_default().to_string();
-        Error::storage(failed).hint(hint).caused_by(told)
+        // The lines after the first are back traces.
+        let text = error.to_string();
+        let first_line = text.lines().next().unwrap_or_default().to_string();
+        Error::storage(failed).hint(hint).caused_by(first_line)
     }
 }
 
@@ -362,7 +367,7 @@ pub fn add(
     })
 }
 
-/// A schema in Delta's types.
+/// Converts a schema to Delta's types.
 ///
 /// # Errors
 /// Internal, when a type has no counterpart.
@@ -371,13 +376,13 @@ pub fn delta_schema(fields: impl IntoIterator<Item = Field>) -> Result<StructTyp
     (&schema)
         .try_into_kernel()
         .map_err(|error: arrow::error::ArrowError| {
-            Error::internal("a column's type is none of Delta's").caused_by(error)
+            Error::internal("Delta has no type for a column").caused_by(error)
         })
 }
 
-/// The type in which a Delta table holds a column of another one: the same, or one that holds all
-/// of its values. A time without a zone is one of UTC, because Delta's own type for it needs
-/// readers of a newer kind. `None` where there is no such type, and for nested ones.
+/// The type that a Delta table stores a type as: the same, or one that represents all its values. A
+/// time without a zone is one of UTC, because Delta's type for it needs newer readers. `None` if
+/// there is no such type, and for nested types.
 fn delta_type(data_type: &DataType) -> Option<DataType> {
     Some(match data_type {
         DataType::Boolean
@@ -414,7 +419,7 @@ fn delta_type(data_type: &DataType) -> Option<DataType> {
     })
 }
 
-/// The columns of `curated.sql` in the types that a Delta table has.
+/// The columns of `curated.sql` in types that Delta tables support.
 ///
 /// # Errors
 /// Usage, naming `file` and the column that cannot be stored.
@@ -424,7 +429,7 @@ pub fn delta_columns(file: &str, columns: Vec<Field>) -> Result<Vec<Field>> {
         if !names.insert(column.name().to_lowercase()) {
             let name = column.name();
             return Err(Error::usage(format!(
-                "{file}: another column has the name `{name}` but for its case, which is one name in a Delta table"
+                "{file}: two columns are named `{name}` except for case, which Delta tables ignore"
             ))
             .hint("rename it: AS …"));
         }
@@ -445,11 +450,11 @@ pub fn delta_columns(file: &str, columns: Vec<Field>) -> Result<Vec<Field>> {
         match delta_type(column.data_type()) {
             Some(found) => Ok(column.with_data_type(found)),
             None => {
-                let told = format!(
+                let reason = format!(
                     "is {}, which cannot be stored in a Delta table",
                     column.data_type()
                 );
-                refused(&told, "cast it, to text for one: CAST(… AS VARCHAR)")
+                refused(&reason, "cast it, for example to text: CAST(… AS VARCHAR)")
             }
         }
     };
@@ -462,7 +467,7 @@ mod tests {
     use crate::store::{Location, Stores};
 
     #[tokio::test]
-    async fn a_log_that_another_process_made_first_is_listed_with_its_files() {
+    async fn a_log_that_another_process_created_first_is_used_with_its_files() {
         let folder = tempfile::tempdir().expect("a folder");
         let log = || {
             let location = Location::parse("table", folder.path()).expect("a location");
@@ -481,7 +486,7 @@ mod tests {
             .commit(vec![file], 1, vec![])
             .await
             .expect("committed");
-        second.create(&description).await.expect("it is there");
+        second.create(&description).await.expect("it exists");
         assert_eq!(second.version(), Some(1));
         assert_eq!(
             second.files(),

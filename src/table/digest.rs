@@ -1,9 +1,9 @@
-//! Counts and hashes of a table's rows that do not depend on their order: two tables with the same
-//! rows have the same digests, wherever their rows and files lie.
+//! Row counts and hashes of a table that do not depend on row order: two tables with the same rows
+//! have the same digests, however the rows are distributed over files.
 //!
 //! A row's hash is SipHash over its columns in arrow's row format; a partition's is the sum of its
-//! rows' hashes. The partition columns are in the partition's name, as Hive writes it, and not in
-//! the hash: there an empty text and a null are one.
+//! rows' hashes. The partition columns are not in the hash but in the partition's name, as Hive
+//! writes it, where an empty text and a null are the same.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hasher};
@@ -20,46 +20,49 @@ use crate::error::Result;
 use crate::table::partition_names::partition_folder;
 use crate::types::column_type::cast_values;
 
-/// What a partition's rows come to.
+/// The digest of a partition's rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Digest {
-    /// How many there are.
+    /// The number of rows.
     pub rows: u64,
-    /// The sum of their hashes.
+    /// The sum of the rows' hashes.
     pub hash: u64,
 }
 
-/// What a table's rows come to.
+/// The digests of a table's rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Digests {
-    /// By partition, as a relative folder; that of an unpartitioned table is empty.
+    /// The digest of each partition, by relative folder; empty for an unpartitioned table.
     pub partitions: BTreeMap<String, Digest>,
-    /// Rows by day, as days since 1970, where the table has a day column.
+    /// The number of rows of each day, as days since 1970, if the table has a day column.
     pub days: BTreeMap<Option<i32>, u64>,
-    /// The columns with values that do not fit their types; they count as nulls.
+    /// The columns with values that do not fit their types; such values count as nulls.
     pub unfit: BTreeSet<usize>,
 }
 
-/// How rows are taken apart: columns are places in their schema.
+/// The columns of a digest, as indices into the rows' schema.
 #[derive(Clone, Debug)]
-pub struct Parts {
+pub struct DigestColumns {
     /// The partition columns, outermost first.
     pub partition_by: Vec<usize>,
-    /// The column with the day, a DATE.
+    /// The day column, a DATE.
     pub day: Option<usize>,
     /// The types in which values are compared.
     pub types: Vec<DataType>,
 }
 
-/// Reads streams of rows of one schema.
+/// Computes the digests of streams of rows of one schema.
 ///
 /// # Errors
-/// Those of the streams; data, when a partition value is too long for a folder's name.
-pub async fn digest(streams: Vec<SendableRecordBatchStream>, parts: &Parts) -> Result<Digests> {
+/// Those of the streams; data, when a partition value is too long for a folder name.
+pub async fn digest(
+    streams: Vec<SendableRecordBatchStream>,
+    digest_columns: &DigestColumns,
+) -> Result<Digests> {
     let tasks = streams.into_iter().map(|mut rows| {
-        let parts = parts.clone();
+        let digest_columns = digest_columns.clone();
         spawn(async move {
-            let mut digester = Digester::new(rows.schema(), parts)?;
+            let mut digester = Digester::new(rows.schema(), digest_columns)?;
             while let Some(batch) = rows.try_next().await? {
                 digester.add(&batch)?;
             }
@@ -87,80 +90,90 @@ impl Digest {
 }
 
 struct Digester {
-    parts: Parts,
+    digest_columns: DigestColumns,
     names: Vec<String>,
     stored: Vec<usize>,
     rows: RowConverter,
     partitions: RowConverter,
-    /// Partitions met, by their columns in row format: name and rows.
-    met: HashMap<Box<[u8]>, (String, Digest)>,
-    /// All but the partitions.
+    /// The partitions seen, by their columns in row format: name and digest.
+    seen: HashMap<Box<[u8]>, (String, Digest)>,
+    /// The digests, complete except for the partitions.
     digests: Digests,
 }
 
 impl Digester {
-    fn new(schema: SchemaRef, parts: Parts) -> Result<Self> {
+    fn new(schema: SchemaRef, digest_columns: DigestColumns) -> Result<Self> {
         let columns = 0..schema.fields().len();
         let stored: Vec<usize> = columns
-            .filter(|at| !parts.partition_by.contains(at))
+            .filter(|at| !digest_columns.partition_by.contains(at))
             .collect();
         let converter = |columns: &[usize]| {
-            let types = columns.iter().map(|column| parts.types[*column].clone());
+            let types = columns
+                .iter()
+                .map(|column| digest_columns.types[*column].clone());
             RowConverter::new(types.map(SortField::new).collect())
         };
-        let names = parts.partition_by.iter();
+        let names = digest_columns.partition_by.iter();
         Ok(Digester {
             rows: converter(&stored)?,
-            partitions: converter(&parts.partition_by)?,
+            partitions: converter(&digest_columns.partition_by)?,
             names: names
                 .map(|column| schema.field(*column).name().clone())
                 .collect(),
             stored,
-            parts,
-            met: HashMap::new(),
+            digest_columns,
+            seen: HashMap::new(),
             digests: Digests::default(),
         })
     }
 
     fn add(&mut self, batch: &RecordBatch) -> Result<()> {
         let mut fitting: Vec<ArrayRef> = Vec::new();
-        for (at, (column, kind)) in batch.columns().iter().zip(&self.parts.types).enumerate() {
+        for (at, (column, kind)) in batch
+            .columns()
+            .iter()
+            .zip(&self.digest_columns.types)
+            .enumerate()
+        {
             fitting.push(cast_values(column, kind).unwrap_or_else(|_| {
                 self.digests.unfit.insert(at);
                 new_null_array(kind, batch.num_rows())
             }));
         }
-        let columns = |places: &[usize]| -> Vec<ArrayRef> {
-            let chosen = places.iter().map(|place| Arc::clone(&fitting[*place]));
-            chosen.collect()
+        let columns = |indices: &[usize]| -> Vec<ArrayRef> {
+            let selected = indices.iter().map(|index| Arc::clone(&fitting[*index]));
+            selected.collect()
         };
         let count = batch.num_rows();
         let stored = columns(&self.stored);
-        let rows = match stored.is_empty() {
-            true => self.rows.empty_rows(0, 0),
-            false => self.rows.convert_columns(&stored)?,
+        let rows = if stored.is_empty() {
+            self.rows.empty_rows(0, 0)
+        } else {
+            self.rows.convert_columns(&stored)?
         };
-        let values = columns(&self.parts.partition_by);
-        let partitions = match values.is_empty() {
-            true => self.partitions.empty_rows(0, 0),
-            false => self.partitions.convert_columns(&values)?,
+        let values = columns(&self.digest_columns.partition_by);
+        let partitions = if values.is_empty() {
+            self.partitions.empty_rows(0, 0)
+        } else {
+            self.partitions.convert_columns(&values)?
         };
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
-        // Rows of a partition come together, mostly.
+        // Rows of a partition are mostly adjacent.
         let mut current = None;
         for row in 0..count {
             let is_same =
                 |other: usize| values.is_empty() || partitions.row(other) == partitions.row(row);
             if row == 0 || !is_same(row - 1) {
-                let key = match values.is_empty() {
-                    true => &[],
-                    false => partitions.row(row).data(),
+                let key = if values.is_empty() {
+                    &[]
+                } else {
+                    partitions.row(row).data()
                 };
-                if !self.met.contains_key(key) {
+                if !self.seen.contains_key(key) {
                     let name = partition_folder(&names, &values, row)?;
-                    self.met.insert(key.into(), (name, Digest::default()));
+                    self.seen.insert(key.into(), (name, Digest::default()));
                 }
-                current = self.met.get_mut(key);
+                current = self.seen.get_mut(key);
             }
             let mut hasher = DefaultHasher::new();
             if !stored.is_empty() {
@@ -171,7 +184,7 @@ impl Digester {
                 digest.add(Digest { rows: 1, hash });
             }
         }
-        if let Some(day) = self.parts.day {
+        if let Some(day) = self.digest_columns.day {
             for day in fitting[day].as_primitive::<Date32Type>().iter() {
                 *self.digests.days.entry(day).or_default() += 1;
             }
@@ -179,10 +192,10 @@ impl Digester {
         Ok(())
     }
 
-    /// What all rows come to.
+    /// The digests of all rows.
     fn finish(mut self) -> Digests {
-        for (name, digest) in self.met.into_values() {
-            // An empty text and a null have one name.
+        for (name, digest) in self.seen.into_values() {
+            // An empty text and a null have the same name.
             self.digests.partitions.entry(name).or_default().add(digest);
         }
         self.digests
@@ -207,7 +220,7 @@ mod tests {
             Arc::new(rows.iter().map(|row| row.2).collect::<Date32Array>()),
         ];
         let batch = RecordBatch::try_new(Arc::clone(&schema), columns).expect("a batch");
-        let parts = Parts {
+        let digest_columns = DigestColumns {
             partition_by: vec![1],
             day: Some(2),
             types: schema
@@ -216,8 +229,8 @@ mod tests {
                 .map(|field| field.data_type().clone())
                 .collect(),
         };
-        let mut digester = Digester::new(schema, parts).expect("a digester");
-        // In two batches, so that partitions are met again.
+        let mut digester = Digester::new(schema, digest_columns).expect("a digester");
+        // In two batches, so that partitions occur in both.
         let half = rows.len() / 2;
         digester.add(&batch.slice(0, half)).expect("added");
         digester
@@ -227,16 +240,16 @@ mod tests {
     }
 
     #[test]
-    fn values_that_do_not_fit_are_told_by_their_column() {
+    fn columns_with_values_that_do_not_fit_are_reported() {
         let values: ArrayRef = Arc::new(arrow::array::Float64Array::from(vec![1.0, 1.5]));
         let schema = Arc::new(Schema::new(vec![Field::new("v", DataType::Float64, true)]));
         let batch = RecordBatch::try_new(Arc::clone(&schema), vec![values]).expect("a batch");
-        let parts = Parts {
+        let digest_columns = DigestColumns {
             partition_by: vec![],
             day: None,
             types: vec![DataType::Int64],
         };
-        let mut digester = Digester::new(schema, parts).expect("a digester");
+        let mut digester = Digester::new(schema, digest_columns).expect("a digester");
         digester.add(&batch.slice(0, 1)).expect("added");
         assert!(digester.digests.unfit.is_empty());
         digester.add(&batch).expect("added");

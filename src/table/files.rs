@@ -1,7 +1,8 @@
-//! A relation over a list of Parquet files that we wrote: versions, ledger or a published table.
+//! A relation over a list of Parquet files that glueless wrote: versions, ledger or a published
+//! table.
 //!
-//! The list comes from a commit, never from a listing. Partition columns that are not stored in
-//! the files are given per file.
+//! The list comes from a commit, never from a listing of a folder. The values of partition columns,
+//! which are not stored in the files, are given per file.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ pub struct ListedFile {
     pub partition: Vec<ScalarValue>,
 }
 
-/// The relation.
+/// A relation over Parquet files.
 #[derive(Debug)]
 pub struct FileTable {
     store: ObjectStoreUrl,
@@ -82,7 +83,7 @@ pub struct PartitionFile<'a> {
 }
 
 impl<'a> PartitionFile<'a> {
-    /// A file that lies in its partition's folder.
+    /// A file in its partition's folder.
     pub fn new(path: &'a str, bytes: u64) -> Self {
         PartitionFile {
             path,
@@ -97,7 +98,8 @@ impl FileTable {
     /// stored columns come first, as listed, then those of the partitions.
     ///
     /// # Errors
-    /// Internal, when a partition column is not listed, or a folder's name is none of its type.
+    /// Internal, when a partition column is not in `columns`, or a value in a folder name does not
+    /// fit the column's type.
     pub fn of_partitions<'a>(
         folder: &Folder,
         files: impl Iterator<Item = PartitionFile<'a>>,
@@ -105,10 +107,11 @@ impl FileTable {
         partition_by: &[String],
     ) -> Result<Self> {
         let field = |(name, kind): &(String, DataType)| Field::new(name, kind.clone(), true);
-        let stored = columns
+        let stored: Vec<Field> = columns
             .iter()
-            .filter(|(name, _)| !partition_by.contains(name));
-        let stored: Vec<Field> = stored.map(field).collect();
+            .filter(|(name, _)| !partition_by.contains(name))
+            .map(field)
+            .collect();
         let mut partitions = Vec::new();
         for part in partition_by {
             let column = columns.iter().find(|(name, _)| name == part);
@@ -150,7 +153,8 @@ impl TableProvider for FileTable {
         TableType::Base
     }
 
-    /// Files and row groups are left out by their statistics; their rows are filtered above.
+    /// Files and row groups are pruned by their statistics; a filter above the scan filters the
+    /// rows.
     fn supports_filters_pushdown(
         &self,
         filters: &[&Expr],

@@ -1,4 +1,4 @@
-//! Partition names: the values of a row's partition columns as Hive folders.
+//! Partition names: the values of partition columns as Hive folders.
 
 use std::sync::Arc;
 
@@ -9,34 +9,34 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use crate::error::{Error, Result};
 use crate::layout::partition_segment;
 
-/// File systems have no longer names.
+/// The longest name that file systems allow.
 const SEGMENT_BYTES_MAX: usize = 255;
 
 /// The Hive folder of a row: `event_dt=2019-04-01/cust_loyalty_category=Basic`.
 ///
 /// # Errors
-/// Data, when a value is too long for a folder's name; internal, when it has no text.
+/// Data, when a value is too long for a folder name; internal, when it cannot be formatted.
 pub fn partition_folder(names: &[&str], columns: &[ArrayRef], row: usize) -> Result<String> {
     let segments = names
         .iter()
         .zip(columns)
         .map(|(name, column)| {
             let segment = partition_segment(name, partition_value(column, row)?.as_deref());
-            match segment.len() <= SEGMENT_BYTES_MAX {
-                true => Ok(segment),
-                false => Err(Error::data(format!(
-                    "a value of the partition column `{name}` makes a folder name of {} bytes; {SEGMENT_BYTES_MAX} are possible",
+            if segment.len() > SEGMENT_BYTES_MAX {
+                return Err(Error::data(format!(
+                    "a value of the partition column `{name}` makes a folder name of {} bytes; the maximum is {SEGMENT_BYTES_MAX}",
                     segment.len()
                 ))
-                .hint("shorten it in curated.sql, or leave such rows out")),
+                .hint("shorten it in curated.sql, or exclude such rows"));
             }
+            Ok(segment)
         })
         .collect::<Result<Vec<_>>>()?;
     Ok(segments.join("/"))
 }
 
-/// A value as Hive writes it in a folder name, before escaping: timestamps with a space between
-/// date and time, in UTC and without a zone.
+/// A partition value as in Hive's folder names, before escaping: timestamps in UTC, with a space
+/// between date and time and without a zone.
 fn partition_value(column: &ArrayRef, row: usize) -> Result<Option<String>> {
     if column.is_null(row) {
         return Ok(None);

@@ -1,8 +1,8 @@
-//! Rebuilding a partition: the rows it had, less those that go, plus those that come.
+//! Rebuilding a partition: its existing rows, minus removed rows, plus new ones.
 //!
-//! Both sides come sorted by the same columns, so they are merged as streams: what a partition
-//! holds is read once, batch by batch, whatever its size. A tombstone must meet its row and a new
-//! row must not meet one: a table that someone else changed is found out, and not papered over.
+//! Both sides are sorted by the same columns, so they are merged as streams: the existing rows are
+//! read once, batch by batch, whatever the partition's size. A tombstone must match an existing
+//! row, and a new row must not: so a table that another program has changed is an error.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -22,27 +22,28 @@ use crate::store::{Folder, parse_path};
 use crate::table::TableFile;
 use crate::table::sorter::{Merge, Order};
 
-/// How a sorted key ends: the flag of a row that is there takes two bytes.
+/// The size of the last part of a sorted key: the flag whether the row is present.
 const FLAG_BYTES: usize = 2;
 
-/// A published table, for the partitions that are rebuilt.
+/// A published table whose partitions are rebuilt.
 #[derive(Debug)]
-pub struct Earlier {
+pub struct PublishedTable {
     table: Folder,
     files: HashMap<String, Vec<TableFile>>,
     /// The stored columns.
     schema: SchemaRef,
-    /// Those of them that rows are sorted by.
+    /// The indices of the stored columns that rows are sorted by.
     sorted_by: Vec<usize>,
+    /// The index of the flag whether a row is present.
     present: usize,
-    /// Whether rows can be equal in all that they are sorted by.
+    /// Whether rows can be equal in all columns that they are sorted by.
     is_keyless: bool,
 }
 
-impl Earlier {
-    /// The table in a folder, whose files are listed. New rows come in an order whose last column,
-    /// kept and sorted by last, is the flag of a row that is there. Those of a table without a key
-    /// can be equal.
+impl PublishedTable {
+    /// The table in a folder, with its files. The last stored column of new rows, also the last
+    /// that they are sorted by, is the flag whether the row is present. Rows of a table without a
+    /// key can be equal.
     ///
     /// # Errors
     /// Internal, when rows are not sorted by their stored columns.
@@ -68,7 +69,7 @@ impl Earlier {
         let stored: Vec<usize> = (0..fields.len())
             .filter(|field| *field != present)
             .collect();
-        Ok(Earlier {
+        Ok(PublishedTable {
             table: table.clone(),
             files,
             schema: Arc::new(Schema::new(order.stored_schema().project(&stored)?.fields)),
@@ -78,7 +79,7 @@ impl Earlier {
         })
     }
 
-    /// The table's columns of sorted rows, and the flag of those that are there.
+    /// Splits sorted rows into the table's columns and the flag whether each row is present.
     fn without_flag(&self, mut rows: RecordBatch) -> Result<(RecordBatch, BooleanArray)> {
         let present = rows.remove_column(self.present).as_boolean().clone();
         let rows = RecordBatch::try_new(Arc::clone(&self.schema), rows.columns().to_vec())?;
@@ -88,10 +89,10 @@ impl Earlier {
     fn changed(&self, folder: &str, how: &str) -> Error {
         let partition = self.table.describe(folder);
         Error::data(format!("{partition} is not as it was published: {how}"))
-            .hint("someone else changed the table: make it again with `glueless rebuild`")
+            .hint("another program changed the table: rebuild it with `glueless rebuild`")
     }
 
-    /// Opens a partition's files.
+    /// Opens a partition's files: the number of their rows, and the rows.
     async fn open(&self, folder: &str) -> Result<(u64, BoxStream<'static, Result<RecordBatch>>)> {
         let mut rows = 0;
         let mut opened = Vec::new();
@@ -99,16 +100,17 @@ impl Earlier {
             let name = self.table.describe(&listed.path);
             let changed = || {
                 Error::data(format!("{name} is not the file that was published"))
-                    .hint("someone else changed the table: make it again with `glueless rebuild`")
+                    .hint("another program changed the table: rebuild it with `glueless rebuild`")
             };
             let store = Arc::clone(&self.table.store);
             let file =
                 ParquetFile::open(store, parse_path(&listed.path)?, listed.bytes, name.clone())
                     .await
                     .map_err(|error| {
-                        match error.kind == Kind::Data || missing_object(&error).is_some() {
-                            true => changed().caused_by(error),
-                            false => error,
+                        if error.kind == Kind::Data || missing_object(&error).is_some() {
+                            changed().caused_by(error)
+                        } else {
+                            error
                         }
                     })?;
             if file.row_count() != listed.rows {
@@ -133,39 +135,39 @@ impl Earlier {
 /// The rows of one partition after the run, sorted.
 pub struct Rebuilt<'a> {
     new: Merge<'a>,
-    before: Held<'a>,
+    existing: Existing<'a>,
     rows_before: u64,
 }
 
-/// What a partition held.
-enum Held<'a> {
-    /// Nothing, and its rows have no flag.
-    Unknown,
-    /// Nothing: all rows are new.
-    Nothing(&'a Earlier, String),
-    Rows(Box<Before<'a>>),
+/// The existing rows of a partition.
+enum Existing<'a> {
+    /// Not read: new rows, which have no flag, replace the whole partition.
+    Replaced,
+    /// The partition is not in the table: all rows must be new.
+    NoPartition(&'a PublishedTable, String),
+    Rows(Box<MergeState<'a>>),
 }
 
-/// What a partition held, and what is merged with it.
-struct Before<'a> {
-    earlier: &'a Earlier,
+/// The existing rows of a partition and the rows to merge with them.
+struct MergeState<'a> {
+    table: &'a PublishedTable,
     folder: String,
     converter: RowConverter,
     batches: BoxStream<'static, Result<RecordBatch>>,
     old: Option<Old>,
     incoming: Option<Incoming>,
-    /// The last key of the batch before.
+    /// The last key of the previous batch.
     last_key: Option<Vec<u8>>,
 }
 
-/// Rows that were there, and how far they are merged.
+/// A batch of existing rows, merged up to `at`.
 struct Old {
     rows: RecordBatch,
     keys: RowKeys,
     at: usize,
 }
 
-/// Rows that come, and tombstones.
+/// A batch of new rows and tombstones, merged up to `at`.
 struct Incoming {
     rows: RecordBatch,
     present: BooleanArray,
@@ -181,46 +183,51 @@ impl Incoming {
 }
 
 impl<'a> Rebuilt<'a> {
-    /// Merges new rows with those that a partition held, if it held any.
+    /// Merges new rows with the existing rows of a partition, if there are any; without `table` new
+    /// rows replace the partition.
     ///
     /// # Errors
     /// Data, when a file is missing or is not the one that was published.
-    pub async fn new(new: Merge<'a>, folder: &str, earlier: Option<&'a Earlier>) -> Result<Self> {
-        let Some(earlier) = earlier else {
+    pub async fn new(
+        new: Merge<'a>,
+        folder: &str,
+        table: Option<&'a PublishedTable>,
+    ) -> Result<Self> {
+        let Some(table) = table else {
             return Ok(Rebuilt {
                 new,
-                before: Held::Unknown,
+                existing: Existing::Replaced,
                 rows_before: 0,
             });
         };
-        if !earlier.files.contains_key(folder) {
+        if !table.files.contains_key(folder) {
             return Ok(Rebuilt {
                 new,
-                before: Held::Nothing(earlier, folder.to_string()),
+                existing: Existing::NoPartition(table, folder.to_string()),
                 rows_before: 0,
             });
         }
-        let (rows_before, batches) = earlier.open(folder).await?;
-        let fields = earlier
+        let (rows_before, batches) = table.open(folder).await?;
+        let fields = table
             .sorted_by
             .iter()
-            .map(|column| SortField::new(earlier.schema.field(*column).data_type().clone()));
+            .map(|column| SortField::new(table.schema.field(*column).data_type().clone()));
         Ok(Rebuilt {
             new: new.with_keys(),
             rows_before,
-            before: Held::Rows(Box::new(Before {
+            existing: Existing::Rows(Box::new(MergeState {
                 folder: folder.to_string(),
                 converter: RowConverter::new(fields.collect())?,
                 batches,
                 old: None,
                 incoming: None,
                 last_key: None,
-                earlier,
+                table,
             })),
         })
     }
 
-    /// How many rows the partition held.
+    /// The number of existing rows of the partition.
     pub fn rows_before(&self) -> u64 {
         self.rows_before
     }
@@ -228,43 +235,43 @@ impl<'a> Rebuilt<'a> {
     /// The next rows; `None` at the end.
     ///
     /// # Errors
-    /// Data, when the partition does not hold what was published; storage, when rows cannot be
+    /// Data, when the partition is not as it was published; storage, when rows cannot be
     /// read.
     pub async fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
-        let before = match &mut self.before {
-            Held::Unknown => return self.new.next_batch(),
-            Held::Nothing(earlier, folder) => {
+        let merge = match &mut self.existing {
+            Existing::Replaced => return self.new.next_batch(),
+            Existing::NoPartition(table, folder) => {
                 let Some(rows) = self.new.next_batch()? else {
                     return Ok(None);
                 };
-                let (rows, present) = earlier.without_flag(rows)?;
-                return match present.true_count() == rows.num_rows() {
-                    true => Ok(Some(rows)),
-                    false => Err(earlier.changed(folder, "a row is missing")),
-                };
+                let (rows, present) = table.without_flag(rows)?;
+                if present.true_count() < rows.num_rows() {
+                    return Err(table.changed(folder, "a row is missing"));
+                }
+                return Ok(Some(rows));
             }
-            Held::Rows(before) => before,
+            Existing::Rows(merge) => merge,
         };
         loop {
-            before.fill(&mut self.new).await?;
-            if before.old.is_none() && before.incoming.is_none() {
+            merge.fill(&mut self.new).await?;
+            if merge.old.is_none() && merge.incoming.is_none() {
                 return Ok(None);
             }
-            if let Some(rows) = before.merge()? {
+            if let Some(rows) = merge.merge()? {
                 return Ok(Some(rows));
             }
         }
     }
 }
 
-impl Before<'_> {
-    /// Gets the next batch of each side that has none.
+impl MergeState<'_> {
+    /// Reads the next batch of each side whose batch is used up.
     async fn fill(&mut self, new: &mut Merge<'_>) -> Result<()> {
         if self.incoming.is_none()
             && let Some(mut rows) = new.next_batch()?
         {
             let keys = rows.remove_column(rows.num_columns() - 1);
-            let (rows, present) = self.earlier.without_flag(rows)?;
+            let (rows, present) = self.table.without_flag(rows)?;
             self.incoming = Some(Incoming {
                 keys: keys.as_binary().clone(),
                 present,
@@ -279,14 +286,15 @@ impl Before<'_> {
                 continue;
             }
             let columns: Vec<ArrayRef> = self
-                .earlier
+                .table
                 .sorted_by
                 .iter()
                 .map(|column| Arc::clone(rows.column(*column)))
                 .collect();
-            let keys = match columns.is_empty() {
-                true => self.converter.empty_rows(0, 0),
-                false => self.converter.convert_columns(&columns)?,
+            let keys = if columns.is_empty() {
+                self.converter.empty_rows(0, 0)
+            } else {
+                self.converter.convert_columns(&columns)?
             };
             let old = Old { rows, keys, at: 0 };
             self.check_sorted(&old)?;
@@ -296,24 +304,24 @@ impl Before<'_> {
         Ok(())
     }
 
-    /// The rows of the table were written sorted, and no key twice.
+    /// Checks that existing rows are sorted as they were written, without duplicate keys.
     fn check_sorted(&self, old: &Old) -> Result<()> {
-        let is_keyless = self.earlier.is_keyless;
+        let is_keyless = self.table.is_keyless;
         let follows = |a: &[u8], b: &[u8]| a < b || (is_keyless && a == b);
         let last = self.last_key.as_deref();
         let first = last.is_none_or(|last| follows(last, old.key(0)));
         let rest = (1..old.rows.num_rows()).all(|row| follows(old.key(row - 1), old.key(row)));
-        match first && rest {
-            true => Ok(()),
-            false => Err(self.changed("its rows are not in the order they were written in")),
+        if !(first && rest) {
+            return Err(self.changed("its rows are not in the order they were written in"));
         }
+        Ok(())
     }
 
     fn changed(&self, how: &str) -> Error {
-        self.earlier.changed(&self.folder, how)
+        self.table.changed(&self.folder, how)
     }
 
-    /// Merges until a batch is full or a side's batch has ended.
+    /// Merges until the output batch is full or a side's batch is used up.
     fn merge(&mut self) -> Result<Option<RecordBatch>> {
         let mut picked: Vec<(usize, usize)> = Vec::with_capacity(BATCH_ROWS);
         let (mut old, mut incoming) = (self.old.take(), self.incoming.take());
@@ -325,8 +333,8 @@ impl Before<'_> {
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
                 (Some(old), Some(new)) => match old.key(old.at).cmp(new.key()) {
-                    // No row goes: what was there comes first.
-                    Ordering::Equal if self.earlier.is_keyless => Ordering::Less,
+                    // No row is removed: existing rows come first.
+                    Ordering::Equal if self.table.is_keyless => Ordering::Less,
                     side => side,
                 },
             };
@@ -344,7 +352,7 @@ impl Before<'_> {
                     new.at += 1;
                 }
                 (Ordering::Equal, _, _) => {
-                    return Err(self.changed("it holds a row that should not be there"));
+                    return Err(self.changed("it has an unexpected row"));
                 }
                 _ => return Err(self.changed("a row is missing")),
             }
@@ -352,13 +360,14 @@ impl Before<'_> {
         let sides: Vec<&RecordBatch> = match (&old, &incoming) {
             (Some(old), Some(new)) => vec![&old.rows, &new.rows],
             (Some(old), None) => vec![&old.rows],
-            // The only side has number 1.
+            // The side of new rows has number 1.
             (None, Some(new)) => vec![&new.rows, &new.rows],
             (None, None) => vec![],
         };
-        let rows = match picked.is_empty() {
-            true => None,
-            false => Some(interleave_record_batch(&sides, &picked)?),
+        let rows = if picked.is_empty() {
+            None
+        } else {
+            Some(interleave_record_batch(&sides, &picked)?)
         };
         self.old = old.filter(|old| old.at < old.rows.num_rows());
         self.incoming = incoming.filter(|new| new.at < new.rows.num_rows());
@@ -369,7 +378,7 @@ impl Before<'_> {
 impl Old {
     fn key(&self, row: usize) -> &[u8] {
         match self.keys.num_rows() {
-            // A partition of one key.
+            // Rows are sorted by no column.
             0 => &[],
             _ => self.keys.row(row).data(),
         }

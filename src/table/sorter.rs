@@ -1,16 +1,16 @@
-//! The partition sorter: rows that come in any order leave partition by partition, sorted by key.
+//! The partition sorter: groups rows by partition and sorts each partition by key.
 //!
 //! ```text
-//! push ─▶ buffer (rows, keys as bytes, places per partition) ─▶ sort, per partition ─┐
-//!            └─ memory refused ─▶ sorted run on disk ───────────────────────────────┴─▶ merge
+//! push ─▶ buffer (rows, keys as bytes, row references per partition) ─▶ sort per partition ─┐
+//!            └─ out of memory ─▶ sorted run on disk ────────────────────────────────────────┴─▶ merge
 //! ```
 //!
-//! Every thread fills a sorter of its own; [`Sorted`] brings them together. Partitions are
-//! independent of each other from then on, so that threads can sort and write different ones at
-//! the same time. A sorter takes its memory from the engine's pool and writes what it holds to
-//! disk, as a sorted run, when the pool has no more. Merging holds one block per run and thread.
+//! Every thread fills its own sorter; [`Sorted`] combines them. From then on partitions are
+//! independent, so that threads can sort and write different ones concurrently. A sorter reserves
+//! its memory from the engine's pool and writes its buffered rows to disk, as a sorted run, when
+//! the pool is exhausted. Merging buffers one block per run and thread.
 //!
-//! Equal keys keep the order in which one sorter got them.
+//! Equal keys keep the order in which one sorter received them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -36,12 +36,13 @@ mod merge;
 
 pub use merge::{Merge, Sorted};
 
-/// Blocks of a run on disk are about this large.
+/// The approximate size of a block of a run on disk.
 const BLOCK_BYTES: usize = 256 << 10;
-/// What sorting needs per row beside the row itself: its place, twice, and the start of its key.
+/// The memory that sorting needs per row besides the row: its reference, twice, and the start of
+/// its key.
 const BYTES_PER_ROW: usize = 24;
 
-/// What a sorter sorts, and by what; columns are places in `schema`.
+/// The partition, sort and stored columns of a sorter, as indices into `schema`.
 #[derive(Debug)]
 pub struct Order {
     schema: SchemaRef,
@@ -54,8 +55,8 @@ pub struct Order {
 }
 
 impl Order {
-    /// Rows of `schema`, apart by the columns `partition_by`, sorted by `sort_by` (ascending,
-    /// nulls first). Of each row the columns `stored` are kept.
+    /// Rows of `schema`, grouped by the columns `partition_by` and sorted by `sort_by` (ascending,
+    /// nulls first). The columns `stored` are output.
     ///
     /// # Errors
     /// Internal, when a column cannot be compared.
@@ -82,19 +83,19 @@ impl Order {
         })
     }
 
-    /// The columns of a row that are kept.
+    /// The schema of the stored columns.
     pub fn stored_schema(&self) -> &SchemaRef {
         &self.stored_schema
     }
 
-    /// The kept columns by which rows are sorted, as places in [`Order::stored_schema`].
+    /// The columns that rows are sorted by, as indices into [`Order::stored_schema`].
     ///
     /// # Errors
-    /// Internal, when one of them is not kept.
+    /// Internal, when one of them is not stored.
     pub fn sorted_by(&self) -> Result<Vec<usize>> {
-        let place = |column: &usize| self.stored.iter().position(|stored| stored == column);
-        let places = self.sort_by.iter().map(place).collect::<Option<Vec<_>>>();
-        places.ok_or_else(|| Error::internal("rows are sorted by what is not kept"))
+        let index = |column: &usize| self.stored.iter().position(|stored| stored == column);
+        let indices = self.sort_by.iter().map(index).collect::<Option<Vec<_>>>();
+        indices.ok_or_else(|| Error::internal("rows are sorted by a column that is not stored"))
     }
 
     fn columns(batch: &RecordBatch, columns: &[usize]) -> Vec<ArrayRef> {
@@ -118,14 +119,14 @@ impl Order {
     }
 }
 
-/// A batch of rows in memory, and their keys.
+/// A batch of buffered rows and their keys.
 #[derive(Debug)]
-struct Held {
+struct BufferedBatch {
     rows: RecordBatch,
     keys: Option<Rows>,
 }
 
-impl Held {
+impl BufferedBatch {
     #[inline]
     fn key(&self, row: u32) -> &[u8] {
         match &self.keys {
@@ -135,9 +136,9 @@ impl Held {
     }
 }
 
-/// A row in memory: its batch, and its row there.
+/// A reference to a buffered row: its batch, and its row in the batch.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct RowRef {
     batch: u32,
     row: u32,
 }
@@ -147,14 +148,14 @@ pub struct Sorter {
     order: Arc<Order>,
     runtime: Arc<RuntimeEnv>,
     reservation: MemoryReservation,
-    /// Partition values, as bytes, and the partition they belong to.
+    /// The numbers of the partitions, by their values as bytes.
     numbers: HashMap<Box<[u8]>, usize>,
-    /// The folders of the partitions, and their numbers.
+    /// The numbers of the partitions, by folder.
     folders: BTreeMap<String, usize>,
-    held: Vec<Held>,
-    /// Per partition its rows.
-    places: Vec<Vec<Place>>,
-    /// Per partition how many rows were taken.
+    buffered: Vec<BufferedBatch>,
+    /// The buffered rows of each partition.
+    row_refs: Vec<Vec<RowRef>>,
+    /// The number of rows pushed to each partition.
     counts: Vec<u64>,
     runs: Vec<Run>,
 }
@@ -162,12 +163,12 @@ pub struct Sorter {
 /// A sorted run on disk, in blocks.
 struct Run {
     file: Arc<dyn SpillFile>,
-    /// Per partition its blocks.
+    /// The blocks of each partition.
     blocks: BTreeMap<String, Range<usize>>,
 }
 
 impl Sorter {
-    /// An empty sorter that takes memory from the pool of `runtime`, and disk from it.
+    /// An empty sorter that uses the memory pool and the spill disk of `runtime`.
     pub fn new(order: Arc<Order>, runtime: Arc<RuntimeEnv>) -> Self {
         let reservation = MemoryConsumer::new("rows of a table")
             .with_can_spill(true)
@@ -178,17 +179,17 @@ impl Sorter {
             reservation,
             numbers: HashMap::new(),
             folders: BTreeMap::new(),
-            held: Vec::new(),
-            places: Vec::new(),
+            buffered: Vec::new(),
+            row_refs: Vec::new(),
             counts: Vec::new(),
             runs: Vec::new(),
         }
     }
 
-    /// Takes rows.
+    /// Adds rows.
     ///
     /// # Errors
-    /// Storage, when the disk to spill to cannot be used.
+    /// Storage, when the spill disk cannot be used.
     pub fn push(&mut self, batch: &RecordBatch) -> Result<()> {
         let keys = Order::rows(&self.order.keys, batch, &self.order.sort_by)?;
         let columns = Order::columns(batch, &self.order.stored);
@@ -201,23 +202,29 @@ impl Sorter {
             self.reservation.grow(bytes);
         }
         let partitions = Order::rows(&self.order.partitions, batch, &self.order.partition_by)?;
-        let number = self.held.len() as u32;
+        let number = self.buffered.len() as u32;
         match partitions {
             None if batch.num_rows() > 0 => {
                 let only = self.partition(String::new());
-                let places = (0..batch.num_rows() as u32).map(|row| Place { batch: number, row });
-                self.places[only].extend(places);
+                let row_refs =
+                    (0..batch.num_rows() as u32).map(|row| RowRef { batch: number, row });
+                self.row_refs[only].extend(row_refs);
                 self.counts[only] += batch.num_rows() as u64;
             }
             None => {}
-            Some(partitions) => self.part(batch, &partitions, number)?,
+            Some(partitions) => self.assign_partitions(batch, &partitions, number)?,
         }
-        self.held.push(Held { rows, keys });
+        self.buffered.push(BufferedBatch { rows, keys });
         Ok(())
     }
 
-    /// Finds the partition of each row of a batch.
-    fn part(&mut self, batch: &RecordBatch, partitions: &Rows, number: u32) -> Result<()> {
+    /// Assigns each row of a batch to its partition.
+    fn assign_partitions(
+        &mut self,
+        batch: &RecordBatch,
+        partitions: &Rows,
+        number: u32,
+    ) -> Result<()> {
         let order = Arc::clone(&self.order);
         let mut last: Option<(&[u8], usize)> = None;
         for row in 0..batch.num_rows() {
@@ -240,64 +247,68 @@ impl Sorter {
             };
             last = Some((values, partition));
             let row = row as u32;
-            self.places[partition].push(Place { batch: number, row });
+            self.row_refs[partition].push(RowRef { batch: number, row });
             self.counts[partition] += 1;
         }
         Ok(())
     }
 
-    /// The number of a partition. Several values can have one folder: null and the empty text.
+    /// The number of a partition. Several values can share a folder: null and the empty text.
     fn partition(&mut self, folder: String) -> usize {
-        let new = self.places.len();
+        let new = self.row_refs.len();
         let number = *self.folders.entry(folder).or_insert(new);
         if number == new {
-            self.places.push(Vec::new());
+            self.row_refs.push(Vec::new());
             self.counts.push(0);
         }
         number
     }
 
-    /// Takes the places of what is held, per partition.
-    fn take_places(&mut self) -> BTreeMap<String, Vec<Place>> {
+    /// Takes the references to buffered rows, per partition.
+    fn take_row_refs(&mut self) -> BTreeMap<String, Vec<RowRef>> {
         let mut taken = BTreeMap::new();
         for (folder, number) in &self.folders {
-            let places = std::mem::take(&mut self.places[*number]);
-            if !places.is_empty() {
-                taken.insert(folder.clone(), places);
+            let row_refs = std::mem::take(&mut self.row_refs[*number]);
+            if !row_refs.is_empty() {
+                taken.insert(folder.clone(), row_refs);
             }
         }
         taken
     }
 
-    /// Writes what is held to disk.
+    /// Writes the buffered rows to disk, as a sorted run.
     fn spill(&mut self) -> Result<()> {
-        if self.held.is_empty() {
+        if self.buffered.is_empty() {
             return Ok(());
         }
-        let places = self.take_places();
+        let row_refs = self.take_row_refs();
         let file = self
             .runtime
             .disk_manager
             .create_tmp_file("rows of a table")?;
         let schema = run_schema(&self.order.stored_schema);
         let mut writer = FileWriter::try_new(BufWriter::new(file.open_writer()?), &schema)?;
-        let rows: usize = places.values().map(Vec::len).sum();
+        let rows: usize = row_refs.values().map(Vec::len).sum();
         let rows_per_block =
             (BLOCK_BYTES * rows / self.reservation.size().max(1)).clamp(16, BATCH_ROWS);
-        let batches: Vec<&RecordBatch> = self.held.iter().map(|held| &held.rows).collect();
+        let batches: Vec<&RecordBatch> = self
+            .buffered
+            .iter()
+            .map(|buffered| &buffered.rows)
+            .collect();
         let mut blocks = BTreeMap::new();
         let mut count = 0;
-        for (folder, places) in places {
+        for (folder, row_refs) in row_refs {
             let first = count;
-            for part in sort(&self.held, places).chunks(rows_per_block) {
+            for part in sort(&self.buffered, row_refs).chunks(rows_per_block) {
                 let chosen: Vec<(usize, usize)> = part
                     .iter()
-                    .map(|place| (place.batch as usize, place.row as usize))
+                    .map(|row_ref| (row_ref.batch as usize, row_ref.row as usize))
                     .collect();
                 let rows = compact(&interleave_record_batch(&batches, &chosen)?)?;
                 let keys = part
                     .iter()
-                    .map(|place| Some(self.held[place.batch as usize].key(place.row)));
+                    .map(|row_ref| Some(self.buffered[row_ref.batch as usize].key(row_ref.row)));
                 let mut columns = rows.columns().to_vec();
                 columns.push(Arc::new(keys.collect::<BinaryArray>()));
                 writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns)?)?;
@@ -307,41 +318,45 @@ impl Sorter {
         }
         writer.finish()?;
         self.runs.push(Run { file, blocks });
-        self.held.clear();
+        self.buffered.clear();
         self.reservation.free();
         Ok(())
     }
 }
 
-/// Sorts rows by their keys: by eight bytes behind what all of them begin with, then by the rest.
-fn sort(held: &[Held], places: Vec<Place>) -> Vec<Place> {
-    let key = |place: &Place| held[place.batch as usize].key(place.row);
-    let Some(first) = places.first().map(key) else {
-        return places;
+/// Sorts rows by their keys: first by the eight bytes after the prefix common to all, then by the
+/// rest.
+fn sort(buffered: &[BufferedBatch], row_refs: Vec<RowRef>) -> Vec<RowRef> {
+    let key = |row_ref: &RowRef| buffered[row_ref.batch as usize].key(row_ref.row);
+    let Some(first) = row_refs.first().map(key) else {
+        return row_refs;
     };
     let mut common = first.len();
-    for place in &places {
-        let same = key(place).iter().zip(&first[..common]);
+    for row_ref in &row_refs {
+        let same = key(row_ref).iter().zip(&first[..common]);
         common = same.take_while(|(a, b)| a == b).count();
     }
-    let start = |place: &Place| {
+    let start = |row_ref: &RowRef| {
         let mut bytes = [0; 8];
-        let rest = &key(place)[common..];
+        let rest = &key(row_ref)[common..];
         let length = rest.len().min(8);
         bytes[..length].copy_from_slice(&rest[..length]);
         u64::from_be_bytes(bytes)
     };
-    let mut starts: Vec<(u64, Place)> = places.iter().map(|place| (start(place), *place)).collect();
-    drop(places);
+    let mut starts: Vec<(u64, RowRef)> = row_refs
+        .iter()
+        .map(|row_ref| (start(row_ref), *row_ref))
+        .collect();
+    drop(row_refs);
     starts.sort_unstable_by(|(a, x), (b, y)| {
         a.cmp(b)
             .then_with(|| key(x)[common..].cmp(&key(y)[common..]))
             .then_with(|| (x.batch, x.row).cmp(&(y.batch, y.row)))
     });
-    starts.into_iter().map(|(_, place)| place).collect()
+    starts.into_iter().map(|(_, row_ref)| row_ref).collect()
 }
 
-/// Lets go of the buffers that text views share with other rows.
+/// Copies the values of views, so that the buffers they share with other rows can be freed.
 pub fn compact(batch: &RecordBatch) -> Result<RecordBatch> {
     let columns: Vec<ArrayRef> = batch
         .columns()
@@ -355,14 +370,14 @@ pub fn compact(batch: &RecordBatch) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new(batch.schema(), columns)?)
 }
 
-/// Rows on disk have their key in a column behind theirs.
+/// The schema of rows on disk: the stored columns, then the key.
 fn run_schema(stored: &Schema) -> SchemaRef {
     let mut fields = stored.fields().to_vec();
     fields.push(Arc::new(Field::new("key", DataType::Binary, false)));
     Arc::new(Schema::new(fields))
 }
 
-/// The runs on disk as one thread reads them; each is opened once.
+/// The readers of one thread for the runs on disk, by run; each run is opened once.
 pub type Readers = HashMap<usize, FileReader<BufReader<File>>>;
 
 #[cfg(test)]
@@ -408,7 +423,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn rows_leave_by_partition_and_key_whatever_was_spilled(
+        fn rows_are_sorted_by_partition_and_key_whatever_was_spilled(
             parts in prop::collection::vec((rows(), 1..20usize), 1..4),
             spills in any::<bool>(),
         ) {
@@ -457,7 +472,7 @@ mod tests {
                 rows.sort_by(|a, b| a.0.cmp(&b.0));
             }
             if parts.len() > 1 {
-                // Rows with one key from several sorters have no order among them.
+                // Rows of several sorters with equal keys have no defined order.
                 for rows in expected.values_mut().chain(found.values_mut()) {
                     rows.sort();
                 }

@@ -1,7 +1,7 @@
-//! The partition writer: sorted partitions become Parquet files, in staging.
+//! The partition writer: writes sorted partitions to Parquet files in staging.
 //!
-//! Each thread writes one partition, and one file, at a time, whatever the number of partitions:
-//! memory and file handles stay flat. Nothing a reader would see changes here.
+//! Each thread writes one partition, and one file, at a time, so that memory and file handles do
+//! not grow with the number of partitions. Nothing that readers see is changed here.
 
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
@@ -20,15 +20,15 @@ use crate::engine::session::BATCH_ROWS;
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
 use crate::store::Folder;
-use crate::table::rebuild::{Earlier, Rebuilt};
+use crate::table::rebuild::{PublishedTable, Rebuilt};
 use crate::table::sorter::{Readers, Sorted};
 
-/// A row group, which is in memory until it is whole, is not larger than this.
+/// The size limit of a row group, which is in memory until it is complete.
 const ROW_GROUP_BYTES: usize = 32 << 20;
-/// An upload's parts, of which one waits in memory: the least that S3 takes.
+/// The size of the parts of an upload, one of which is buffered: the smallest that S3 accepts.
 const UPLOAD_BYTES: usize = 5 << 20;
 
-/// A column with so many different values in a batch has more of them than a dictionary holds.
+/// The share of distinct values in a batch from which on a column has too many for a dictionary.
 const DISTINCT_PERCENT: usize = 97;
 
 /// A file in staging.
@@ -38,36 +38,37 @@ pub struct StagedFile {
     pub partition: String,
     /// Its path relative to the staging folder.
     pub staged: String,
-    /// Its rows, from its footer.
+    /// The number of its rows, from its footer.
     pub rows: u64,
-    /// Its size.
+    /// Its size in bytes.
     pub bytes: u64,
 }
 
-/// Where to write a table.
+/// Writes the files of a table to staging.
 #[derive(Clone, Debug)]
 pub struct TableWriter {
     /// The staging folder.
     pub staging: Folder,
-    /// The files' folder in staging.
+    /// The folder of the files in staging.
     pub prefix: String,
-    /// A partition gets another file once one has this size.
+    /// The size at which a file is closed and the partition's next one is started.
     pub file_bytes: u64,
 }
 
-/// What became of a partition.
+/// A written partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
     /// The partition, as a relative folder.
     pub partition: String,
-    /// Its rows before, from the footers of its files.
+    /// The number of its rows before the run, from the footers of its files.
     pub rows_before: u64,
-    /// Its files; none where no row is left.
+    /// Its new files; none if no row is left.
     pub files: Vec<StagedFile>,
 }
 
 impl TableWriter {
-    /// Writes every partition, merged with what it held before; sorted by partition.
+    /// Writes every partition, merged with its existing rows in `table`, if given. The result is sorted
+    /// by partition.
     ///
     /// # Errors
     /// Storage, when staging cannot be written or rows cannot be read; data, when the partition
@@ -75,7 +76,7 @@ impl TableWriter {
     pub async fn write(
         &self,
         sorted: Sorted,
-        earlier: Option<Arc<Earlier>>,
+        table: Option<Arc<PublishedTable>>,
         threads: usize,
     ) -> Result<Vec<Written>> {
         let partitions: Vec<(usize, String)> =
@@ -84,7 +85,7 @@ impl TableWriter {
         let shared = Arc::new((sorted, Work::new(partitions), hardly_repeated));
         let tasks = (0..threads).map(|_| {
             let (writer, shared) = (self.clone(), Arc::clone(&shared));
-            let earlier = earlier.clone();
+            let table = table.clone();
             spawn(async move {
                 let (sorted, partitions, hardly_repeated) = &*shared;
                 let write = async {
@@ -92,7 +93,7 @@ impl TableWriter {
                     let mut written = Vec::new();
                     while let Some((number, folder)) = partitions.next() {
                         let rows = sorted.rows(&folder, &mut readers)?;
-                        let rows = Rebuilt::new(rows, &folder, earlier.as_deref()).await?;
+                        let rows = Rebuilt::new(rows, &folder, table.as_deref()).await?;
                         written.push((
                             number,
                             writer
@@ -102,7 +103,7 @@ impl TableWriter {
                     }
                     Ok(written)
                 };
-                partitions.part(write).await
+                partitions.run(write).await
             })
         });
         let mut written: Vec<(usize, Written)> =
@@ -152,8 +153,8 @@ impl TableWriter {
     }
 }
 
-/// The columns for which a dictionary would be given up after much work: in a whole batch
-/// hardly a value occurs twice. The first one that is whole tells for all.
+/// The columns whose values hardly repeat, so that the writer would build a dictionary only to
+/// abandon it. The first full batch decides for the whole table.
 fn hardly_repeated_columns<'a>(
     batch: &RecordBatch,
     known: &'a OnceLock<Vec<String>>,
@@ -176,12 +177,12 @@ fn hardly_repeated_columns<'a>(
     Ok(known.map(String::as_str).collect())
 }
 
-/// How a Parquet object is written: Snappy, and for the columns `hardly_repeated` no dictionary is
-/// tried.
+/// The properties of a Parquet object: Snappy compression, and no dictionary for the columns
+/// `hardly_repeated`.
 pub fn parquet_properties(path: &str, hardly_repeated: &[&str]) -> WriterPropertiesBuilder {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
-        // No two files are the same, whatever their rows: see `crate::publish`.
+        // So that no two files are equal, even with equal rows: see `crate::publish`.
         .set_key_value_metadata(Some(vec![KeyValue::new(
             "glueless".into(),
             path.to_string(),
@@ -193,8 +194,8 @@ pub fn parquet_properties(path: &str, hardly_repeated: &[&str]) -> WriterPropert
     properties
 }
 
-/// A Parquet writer to an object of a folder, without an Arrow schema in the footer: readers then
-/// see plain Parquet types.
+/// A Parquet writer to an object of a folder, without an Arrow schema in the footer, so that
+/// readers see plain Parquet types.
 ///
 /// # Errors
 /// Internal, when a type cannot be written.
@@ -214,7 +215,7 @@ pub fn parquet_writer(
     )?)
 }
 
-/// Checks that a table of these columns can be written.
+/// Checks that a table with these columns can be written.
 ///
 /// # Errors
 /// Usage, naming `file` and the column that cannot be stored.
@@ -231,21 +232,19 @@ pub fn check_columns<'a>(
             DataType::Null | DataType::Interval(_) | DataType::Duration(_) | DataType::Union(_, _)
         ) {
             return Err(Error::usage(format!(
-                "{file}: the column `{}` has a type that Parquet tables do not have",
+                "{file}: the column `{}` has a type that Parquet tables do not support",
                 column.name()
             ))
             .hint("cast it: CAST(… AS …)"));
         }
     }
     match stored {
-        0 => Err(Error::usage(format!(
-            "{file} has no columns but partition columns"
-        ))),
+        0 => Err(Error::usage(format!("{file} has only partition columns"))),
         _ => Ok(()),
     }
 }
 
-/// A failed write of an object, with its name.
+/// The error for a failed write of an object.
 pub fn write_error(folder: &Folder, path: &str, error: parquet::errors::ParquetError) -> Error {
     let cause = Error::from(error);
     let failed = Error::storage(format!("cannot write {}", folder.describe(path)));

@@ -1,4 +1,4 @@
-//! Types of raw columns as `[raw.columns]` names them, and values in another type than theirs.
+//! The type names of `[raw.columns]`, widening of types, and lossless casts.
 //!
 //! | names | Arrow type |
 //! |---|---|
@@ -11,9 +11,9 @@
 //! | `TIMESTAMP(n)`, n digits of a second, 6 where it is left out | Timestamp without a zone: ms, µs or ns |
 //! | `TIMESTAMP(n) WITH TIME ZONE` | the same in UTC |
 //!
-//! Types of several files are brought together in one that loses nothing ([`widen`]). A value takes
-//! another type only if it stays what it is: no digit, no fraction of a second and no
-//! time of day is dropped, and nothing becomes null.
+//! The types of several files widen to one without loss ([`widen`]). A value is cast only if it
+//! stays the same: no digit, no fraction of a second and no time of day is dropped, and nothing
+//! becomes null.
 
 use std::sync::Arc;
 
@@ -31,12 +31,12 @@ use chrono_tz::Tz;
 
 use crate::types::times::{DAY_NS, times_ns};
 
-/// What the types are called, for hints.
+/// The type names, for hints.
 pub const NAMES: &str = "BOOLEAN, TINYINT, SMALLINT, INTEGER, BIGINT (each also UNSIGNED), REAL, \
                          DOUBLE, DECIMAL(p, s), VARCHAR, DATE, TIMESTAMP(n) or TIMESTAMP(n) WITH \
                          TIME ZONE";
 
-/// The type of a name, in either case; `None` where there is none.
+/// Parses a type name, case-insensitively; `None` if it is unknown.
 pub fn parse_type(text: &str) -> Option<DataType> {
     let upper = text.trim().to_ascii_uppercase();
     if let Some(plain) = upper.strip_suffix("WITH TIME ZONE") {
@@ -49,8 +49,8 @@ pub fn parse_type(text: &str) -> Option<DataType> {
         None => (upper.as_str(), vec![]),
         Some((name, rest)) => {
             let numbers = rest.strip_suffix(')')?.split(',');
-            let numbers: Result<Vec<u8>, _> = numbers.map(|one| one.trim().parse()).collect();
-            (name.trim_end(), numbers.ok()?)
+            let parsed: Result<Vec<u8>, _> = numbers.map(|one| one.trim().parse()).collect();
+            (name.trim_end(), parsed.ok()?)
         }
     };
     let name = name.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -80,7 +80,7 @@ pub fn parse_type(text: &str) -> Option<DataType> {
     })
 }
 
-/// The narrowest type that holds both, losing nothing; `None` where there is none.
+/// The narrowest type that represents all values of both; `None` if there is none.
 pub fn widen(a: &DataType, b: &DataType) -> Option<DataType> {
     use DataType::*;
     fn integer(data_type: &DataType) -> Option<(bool, u8)> {
@@ -155,7 +155,7 @@ pub fn widen(a: &DataType, b: &DataType) -> Option<DataType> {
     }
 }
 
-/// Whether every value of one type is one of another, so that none needs to be looked at.
+/// Whether every value of `from` fits `to`, so that no value needs to be checked.
 pub fn always_fits(from: &DataType, to: &DataType) -> bool {
     let is_number = |data_type: &DataType| {
         data_type.is_integer() || matches!(data_type, DataType::Decimal128(_, _))
@@ -163,13 +163,13 @@ pub fn always_fits(from: &DataType, to: &DataType) -> bool {
     from == to
         || (from.is_string() && to.is_string())
         || matches!((from, to), (DataType::Float32, DataType::Float64))
-        // The types of several files are brought together without loss.
+        // Widening loses nothing.
         || (is_number(from)
             && is_number(to)
             && widen(from, to).as_ref() == Some(to))
 }
 
-/// Values in another type. Text that is empty is not a number.
+/// Casts values to another type without loss. An empty text is not a number.
 ///
 /// # Errors
 /// The index of the first value that does not fit.
@@ -184,7 +184,7 @@ pub fn cast_values(values: &ArrayRef, to: &DataType) -> Result<ArrayRef, usize> 
             if !matches!(to, DataType::Timestamp(_, Some(_))) {
                 let text = cast_values(values, &DataType::Utf8View)?;
                 let mut texts = text.as_string_view().iter();
-                // What is left out of it would be lost.
+                // A type without a zone would lose it.
                 if let Some(at) = texts.position(|text| text.is_some_and(has_zone)) {
                     return Err(at);
                 }
@@ -194,7 +194,7 @@ pub fn cast_values(values: &ArrayRef, to: &DataType) -> Result<ArrayRef, usize> 
         DataType::Decimal128(_, scale) if from.is_string() => {
             let text = cast_values(values, &DataType::Utf8View)?;
             let texts = text.as_string_view().iter();
-            let fits = |text: Option<&str>| text.is_none_or(|text| has_digits(text, *scale));
+            let fits = |text: Option<&str>| text.is_none_or(|text| is_decimal(text, *scale));
             if let Some(at) = texts.clone().position(|text| !fits(text)) {
                 return Err(at);
             }
@@ -225,14 +225,14 @@ fn first_value(values: &ArrayRef) -> usize {
     rows.find(|row| values.is_valid(*row)).unwrap_or_default()
 }
 
-/// Whether a time as text says in which zone it is.
+/// Whether a time as text has a zone.
 fn has_zone(text: &str) -> bool {
-    let behind_date = text.trim_ascii().get(10..).unwrap_or_default();
-    behind_date.contains(['Z', '+', '-'])
+    let after_date = text.trim_ascii().get(10..).unwrap_or_default();
+    after_date.contains(['Z', '+', '-'])
 }
 
-/// Whether text is a plain decimal number without digits beyond a scale.
-fn has_digits(text: &str, scale: i8) -> bool {
+/// Whether text is a plain decimal number with no more fraction digits than `scale`.
+fn is_decimal(text: &str, scale: i8) -> bool {
     let number = text.trim_start_matches(['+', '-']);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
@@ -243,7 +243,7 @@ fn has_digits(text: &str, scale: i8) -> bool {
         && fraction.trim_end_matches('0').len() <= usize::try_from(scale).unwrap_or_default()
 }
 
-/// Times, in nanoseconds since 1970, as a column of timestamps or dates.
+/// Converts times, in nanoseconds since 1970, to a column of timestamps or dates.
 fn times_of(times: &[Option<i128>], to: &DataType) -> Result<ArrayRef, usize> {
     fn units<T: ArrowPrimitiveType>(
         times: &[Option<i128>],
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn text_becomes_what_it_says_or_nothing() {
+    fn text_is_cast_without_loss_or_refused() {
         for (good, bad, name) in [
             ("-12", "1.5", "INTEGER"),
             ("7", "", "BIGINT"),
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn what_always_fits_needs_no_look() {
+    fn types_that_always_fit_are_known() {
         let small: ArrayRef = Arc::new(Int64Array::from(vec![i64::MIN, i64::MAX]));
         let wide = DataType::Decimal128(21, 2);
         assert!(always_fits(&DataType::Int64, &wide));

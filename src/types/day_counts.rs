@@ -1,13 +1,13 @@
-//! Rows counted by day.
+//! Row counts by day.
 
 use std::collections::BTreeMap;
 
-/// How many rows there are of each day (as days since 1970; `None` is no day).
+/// The number of rows of each day (as days since 1970; `None` for rows without a day).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DayCounts(BTreeMap<Option<i32>, u64>);
 
 impl DayCounts {
-    /// Counts rows of one day.
+    /// Adds rows of one day.
     #[inline]
     pub fn add(&mut self, day: Option<i32>, rows: u64) {
         *self.0.entry(day).or_default() += rows;
@@ -18,21 +18,22 @@ impl DayCounts {
         other.iter().for_each(|(day, rows)| self.add(day, rows));
     }
 
-    /// The days and their rows, ascending, no day first.
+    /// The days and their row counts, ascending, rows without a day first.
     pub fn iter(&self) -> impl Iterator<Item = (Option<i32>, u64)> {
         self.0.iter().map(|(day, rows)| (*day, *rows))
     }
 
-    /// The rows of all days.
+    /// The total number of rows.
     pub fn rows(&self) -> u64 {
         self.0.values().sum()
     }
 
-    /// Whether any of these days is among others, too.
-    pub fn meets(&self, other: &DayCounts) -> bool {
-        let (few, many) = match self.0.len() < other.0.len() {
-            true => (self, other),
-            false => (other, self),
+    /// Whether the two have a day in common.
+    pub fn overlaps(&self, other: &DayCounts) -> bool {
+        let (few, many) = if self.0.len() < other.0.len() {
+            (self, other)
+        } else {
+            (other, self)
         };
         few.0.keys().any(|day| many.0.contains_key(day))
     }

@@ -1,4 +1,4 @@
-//! Canonical types and values: what makes a key that widens from int to bigint one key.
+//! Canonical types and values: a key that widens from int to bigint stays one key.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Float32Type, Float64Type, TimeUnit};
 
 use crate::error::{Error, Result};
 
-/// The type under which values of a type are remembered.
+/// The canonical type, in which the state stores values of a type.
 pub fn canonical(data_type: &DataType) -> DataType {
     match data_type {
         DataType::Int8
@@ -30,7 +30,7 @@ pub fn canonical(data_type: &DataType) -> DataType {
     }
 }
 
-/// Key values, with the two zeros of a float made one: adding zero does that.
+/// Key values with -0.0 replaced by 0.0, which adding zero does.
 pub fn normalize_zeros(values: &ArrayRef) -> ArrayRef {
     if let Some(floats) = values.as_primitive_opt::<Float64Type>() {
         return Arc::new(floats.unary::<_, Float64Type>(|float| float + 0.0));
@@ -41,17 +41,17 @@ pub fn normalize_zeros(values: &ArrayRef) -> ArrayRef {
     }
 }
 
-/// Values in their canonical type.
+/// Casts values to their canonical type.
 ///
 /// # Errors
-/// Data, when a value does not fit: a timestamp with parts of a microsecond.
+/// Data, when a value does not fit: a timestamp finer than a microsecond.
 pub fn canonical_column(values: &ArrayRef, name: &str, data_type: &DataType) -> Result<ArrayRef> {
     let cast_values = cast(values, data_type)?;
     if let DataType::Timestamp(TimeUnit::Nanosecond, _) = values.data_type()
         && cast(&cast_values, values.data_type())?.as_ref() != values.as_ref()
     {
         return Err(Error::data(format!(
-            "the column `{name}` has times with parts of a microsecond, which cannot be remembered"
+            "the column `{name}` has times finer than a microsecond, which the state cannot store"
         ))
         .hint(
             "a key or partition column must be text, a number, a date or a time in microseconds",

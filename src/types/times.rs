@@ -1,6 +1,6 @@
-//! Time columns: text or timestamps of any unit become nanoseconds since 1970 UTC.
+//! Time columns: text or timestamps of any unit are converted to nanoseconds since 1970 UTC.
 //!
-//! Nanoseconds are kept in 128 bits, because the year 9999 does not fit into 64.
+//! Nanoseconds have 128 bits, because the year 9999 does not fit into 64.
 
 use arrow::array::{Array, ArrayRef, AsArray, Date32Array};
 use arrow::datatypes::{
@@ -28,7 +28,7 @@ pub fn nanoseconds(value: i64, unit: TimeUnit) -> i128 {
 /// The day of an instant, as Arrow's `Date32`: days since 1970, UTC.
 #[inline]
 pub fn day_of(time_ns: i128) -> i32 {
-    // Dividing 64 bits is many times as fast as 128, and they reach from 1677 to 2262.
+    // A division of 64 bits is many times as fast as one of 128; 64 bits reach from 1677 to 2262.
     match i64::try_from(time_ns) {
         Ok(ns) => ns.div_euclid(DAY_NS as i64) as i32,
         Err(_) => time_ns.div_euclid(DAY_NS) as i32,
@@ -48,8 +48,8 @@ pub fn is_time_type(data_type: &DataType) -> bool {
     )
 }
 
-/// The times of a column in nanoseconds since 1970 UTC, null where it is null. A time without a
-/// zone is taken in `zone`.
+/// Converts a column to nanoseconds since 1970 UTC; nulls stay null. A time without a zone is local
+/// time of `zone`.
 ///
 /// # Errors
 /// The index of the first value that is not a time.
@@ -123,12 +123,12 @@ fn texts_ns<'a>(
     Ok(times)
 }
 
-/// The days of a column of times, as [`day_of`] tells them.
+/// The days of a column of times, as [`day_of`] computes them.
 ///
 /// # Errors
 /// As [`times_ns`].
 pub fn days_of(column: &ArrayRef, zone: Tz) -> Result<Date32Array, usize> {
-    // No time of these needs to be known in nanoseconds.
+    // These need no conversion to nanoseconds.
     macro_rules! by_unit {
         ($kind:ty, $per_day:expr) => {
             Ok(column
@@ -152,17 +152,17 @@ pub fn days_of(column: &ArrayRef, zone: Tz) -> Result<Date32Array, usize> {
     }
 }
 
-/// Reads one time as text: `yyyy-MM-dd HH:mm:ss`, with up to nine digits of fraction, with `T`
-/// instead of the space, with a zone (`Z`, `+02`, `+02:00`) or without; or a date alone. A time
-/// without a zone is taken in `zone`. Returns nanoseconds since 1970 UTC.
+/// Parses a time: `yyyy-MM-dd HH:mm:ss`, with up to nine digits of fraction, with `T` instead of
+/// the space, with a zone (`Z`, `+02`, `+02:00`) or without; or a date alone. A time without a zone
+/// is local time of `zone`. Returns nanoseconds since 1970 UTC.
 pub fn parse_time(text: &str, zone: Tz) -> Option<i128> {
     TimeParser::new(zone).parse(text)
 }
 
-/// Remembers the second it read last: rows that follow each other mostly share it.
+/// Parses times and caches the last second, which adjacent rows mostly share.
 struct TimeParser {
     zone: Tz,
-    /// `yyyy-MM-dd HH:mm:ss`.
+    /// The cached second, `yyyy-MM-dd HH:mm:ss`.
     second: [u8; 19],
     second_ns: i128,
 }
@@ -209,7 +209,7 @@ impl TimeParser {
         self.in_zone(local, rest)
     }
 
-    /// A local time in the zone that `rest` tells.
+    /// Converts a local time in the zone written in `rest` to UTC.
     fn in_zone(&self, local: i128, rest: &[u8]) -> Option<i128> {
         match rest {
             [] if self.zone == Tz::UTC => Some(local),
@@ -259,7 +259,7 @@ fn second_ns(second: &[u8; 19]) -> Option<i128> {
         number(&[*m1, *m2])?,
         number(&[*s1, *s2])?,
     );
-    // A second of 60 is a leap second: the next minute's first.
+    // A second of 60 is a leap second, read as the first second of the next minute.
     if hour > 23 || minute > 59 || second > 60 {
         return None;
     }
@@ -275,8 +275,8 @@ fn number(digits: &[u8]) -> Option<u32> {
     })
 }
 
-/// A local time, in nanoseconds since 1970 on the local clock, as UTC. An ambiguous one takes
-/// the earlier instant; one in a gap is moved forward by the gap.
+/// Converts a local time, in nanoseconds since 1970 on the local clock, to UTC. An ambiguous time
+/// is the earlier instant; a time in a gap is moved forward by the gap.
 fn local_to_utc(local_ns: i128, zone: Tz) -> Option<i128> {
     let seconds = i64::try_from(local_ns.div_euclid(1_000_000_000)).ok()?;
     let fraction = local_ns.rem_euclid(1_000_000_000);
@@ -290,7 +290,7 @@ fn resolve_local(local: NaiveDateTime, zone: Tz) -> Option<DateTime<Tz>> {
     match zone.from_local_datetime(&local).earliest() {
         Some(found) => Some(found),
         None => {
-            // In a gap: the offset that held before it.
+            // In a gap: use the offset before it.
             let before = zone
                 .from_local_datetime(&(local - chrono::Duration::hours(3)))
                 .earliest()?;
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_time_is_refused() {
+    fn text_that_is_not_a_time_is_refused() {
         for text in [
             "",
             "2019",
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_time_survive() {
+    fn the_first_and_last_years_are_exact() {
         assert_eq!(
             utc("9999-12-31 23:59:59.999999"),
             Some(253_402_300_799_999_999_000)
@@ -391,7 +391,7 @@ mod tests {
             parse_time("2021-07-01 02:00:00Z", berlin),
             utc("2021-07-01 02:00:00")
         );
-        // 02:30 stands twice on the day summer time ends, and not at all on the day it begins
+        // 02:30 occurs twice on the day summer time ends, and not at all on the day it begins
         assert_eq!(
             parse_time("2021-10-31 02:30:00", berlin),
             utc("2021-10-31 00:30:00")
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_bad_value_is_pointed_at() {
+    fn the_error_is_the_index_of_the_first_bad_value() {
         let column: ArrayRef = Arc::new(StringViewArray::from(vec![
             Some("2019-04-01"),
             None,

@@ -47,7 +47,7 @@ pub(super) enum Refused {
 impl Refused {
     pub(super) fn error(self, file: &str) -> Error {
         match self {
-            Refused::Row(bad) => bad.row.told(file),
+            Refused::Row(bad) => bad.row.to_error(file),
             Refused::All(error) => error,
         }
     }

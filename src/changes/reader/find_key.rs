@@ -13,7 +13,7 @@ use crate::changes::row_bitmap::{RowBitmap, Winners};
 use crate::changes::{Changes, Unit};
 use crate::engine::tasks::{join_all, spawn};
 use crate::error::{Error, Result};
-use crate::parquet_io::fetch::fetched_ahead;
+use crate::parquet_io::fetch::fetch_ahead;
 use crate::types::key::normalize_zeros;
 
 /// Finds the places of a key's changes: rows that have it, and updates that had it before. `key` is
@@ -59,7 +59,7 @@ impl Finder {
             .into_iter()
             .flat_map(|unit| self.reader.fetch_units(&unit));
         let pieces: Vec<_> = pieces.collect();
-        let mut fetched = std::pin::pin!(fetched_ahead(pieces.into_iter()));
+        let mut fetched = std::pin::pin!(fetch_ahead(pieces.into_iter()));
         let of_input = |file: usize, error| self.reader.of_input(file, error);
         let rows = self.reader.changes.batch_rows();
         while let Some(one) = fetched

@@ -43,7 +43,7 @@ impl Run<'_> {
         accept_missing: bool,
     ) -> Result<Inputs> {
         let raw = &self.open.run_context.pipeline.raw;
-        let (inputs, gone) = discover::again(folders, raw, ledger, false).await?;
+        let (inputs, gone) = discover::rediscover(folders, raw, ledger, false).await?;
         if inputs.is_empty() {
             return Err(
                 Error::data("no input is left to rebuild from").hint("put the raw files back")
@@ -78,7 +78,7 @@ pub(crate) async fn window_inputs(
     let pipeline = run_context.pipeline;
     let raw = &pipeline.raw;
     let inputs = discover::discover(folders, pipeline, window, ledger).await?;
-    let mut gone = discover::vanished(raw, window, ledger.inputs.values(), &inputs);
+    let mut gone = discover::missing_in_window(raw, window, ledger.inputs.values(), &inputs);
     if pipeline.key.is_empty() {
         // What was folded is not read again, and not missed.
         gone.clear();

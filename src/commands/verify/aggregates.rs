@@ -18,7 +18,7 @@ use crate::layout::{attempt_name, parent, parse_partition_segment};
 use crate::state::State;
 use crate::state::ledger::{Ledger, Step};
 use crate::store::Folder;
-use crate::table::digest::{Digests, Parts, digest};
+use crate::table::digest::{DigestColumns, Digests, digest};
 use crate::table::files::{FileTable, ListedFile, PartitionFile};
 use crate::window::Window;
 
@@ -163,7 +163,7 @@ async fn digested<'a>(
     let rows = context.read_table(Arc::new(table))?;
     let fields = rows.schema().fields().iter();
     let exact_types = fields.map(|field| field.data_type().clone()).collect();
-    let parts = Parts {
+    let parts = DigestColumns {
         // The partition column comes last.
         partition_by: vec![exact.len() - 1],
         day: None,

@@ -104,7 +104,7 @@ async fn inputs(open: &OpenPipeline<'_>, state: &State) -> Result<Vec<Input>> {
     let ledger = &state.ledger;
     let folders = open.run_context.raw()?;
     let (inputs, gone) =
-        discover::again(&folders, &open.run_context.pipeline.raw, ledger, true).await?;
+        discover::rediscover(&folders, &open.run_context.pipeline.raw, ledger, true).await?;
     let was_folded = |location: usize, path: &str| ledger.folded(location, path).is_some();
     let gone = gone.into_iter();
     let gone: Vec<_> = gone

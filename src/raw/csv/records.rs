@@ -1,10 +1,10 @@
-//! Records of CSV: fields as text, with what matters of their quotes.
+//! CSV records: fields as text, and the state of their quotes.
 //!
-//! The form is RFC 4180 as AWS DMS writes it: lines end in LF or CRLF, a field with a comma, a quote
-//! or a line feed stands in quotes, a quote inside of these twice. What is not of that form is told
-//! field by field, and the line after it is read as if nothing had been.
-//! `csv_core` splits the fields; it does not tell an empty field from a quoted one, and takes quotes
-//! as they come, so that they are looked at here.
+//! The format is RFC 4180 as AWS DMS writes it: lines end in LF or CRLF; a field with a comma, a
+//! quote or a line feed is quoted, and a quote inside it is doubled. Violations are reported per
+//! field, and reading continues normally with the next line. `csv_core` splits the fields; it does
+//! not distinguish an empty field from a quoted one and accepts misplaced quotes, so quotes are
+//! checked here.
 
 use std::io::{ErrorKind, Read};
 
@@ -12,23 +12,23 @@ use csv_core::{ReadFieldResult, Reader, ReaderBuilder, Terminator};
 
 use crate::error::{Error, Result};
 
-/// A record may have so many bytes: one that has more has lost a quote.
+/// The size limit of a record: a larger one most likely lacks a quote.
 const RECORD_BYTES_MAX: usize = 32 << 20;
-/// A header may name so many columns.
+/// The largest number of columns in a header.
 const HEADER_FIELDS_MAX: usize = 1 << 16;
-/// So much is read at once.
+/// The size of the read buffer.
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// One field of a record.
 pub struct Field {
-    /// Where its text ends.
+    /// The end of its text in [`Records::bytes`].
     end: usize,
-    /// Whether it stands in quotes.
-    pub quoted: bool,
-    /// Whether its quotes are not as they should be.
-    pub malformed: bool,
-    /// Whether it has as many quotes that open as that close.
-    closed: bool,
+    /// Whether it is quoted.
+    pub is_quoted: bool,
+    /// Whether its quotes violate the format.
+    pub is_malformed: bool,
+    /// Whether each opening quote has a closing one.
+    is_closed: bool,
 }
 
 /// The records of a file, one at a time.
@@ -37,37 +37,37 @@ pub struct Records<'a, R> {
     input: R,
     reader: Box<Reader>,
     buffer: Vec<u8>,
-    /// What the reader writes to.
+    /// The output buffer of `reader`.
     output: Vec<u8>,
-    /// What of the buffer was not read yet.
+    /// The unread part of the buffer is `start..end`.
     start: usize,
     end: usize,
-    is_begun: bool,
-    /// The line that is read next, from 1.
+    is_started: bool,
+    /// The number of the line that is read next, from 1.
     line: u64,
-    /// Whether quotes are text as any other.
+    /// Whether quotes are ordinary text.
     unquoted: bool,
-    /// The line that the record ends in.
+    /// The line that the current record ends in.
     pub last_line: u64,
-    /// The text of the record's fields.
+    /// The text of the current record's fields.
     bytes: Vec<u8>,
-    /// The record's fields.
+    /// The current record's fields.
     pub fields: Vec<Field>,
-    /// How many fields the record has: no more than one beyond `fields_max` is kept.
+    /// The number of fields of the current record; at most `fields_max` + 1 are buffered.
     pub fields_found: usize,
-    /// How many fields it should have at most.
+    /// The number of fields that a record should have at most.
     pub fields_max: usize,
-    /// How many bytes of the file the record has.
+    /// The size of the current record in the file, in bytes.
     raw_bytes: usize,
-    /// Whether the record ended with the file.
+    /// Whether the file ended inside the current record.
     pub is_cut_off: bool,
 }
 
 impl<'a, R: Read> Records<'a, R> {
-    /// Nothing read yet of a file of this name; `unquoted` where quotes are text as any other.
+    /// A reader at the start of the file `name`; with `unquoted`, quotes are ordinary text.
     pub fn new(name: &'a str, input: R, unquoted: bool) -> Self {
         let mut reader = ReaderBuilder::new();
-        // A carriage return before it is taken away here: elsewhere it is text.
+        // A carriage return before the line feed is removed here: elsewhere it is text.
         reader.terminator(Terminator::Any(b'\n')).quoting(!unquoted);
         Records {
             name,
@@ -77,7 +77,7 @@ impl<'a, R: Read> Records<'a, R> {
             output: vec![0; 4096],
             start: 0,
             end: 0,
-            is_begun: false,
+            is_started: false,
             line: 1,
             unquoted,
             last_line: 1,
@@ -90,10 +90,10 @@ impl<'a, R: Read> Records<'a, R> {
         }
     }
 
-    /// The names in the first line.
+    /// Reads the column names from the first line.
     ///
     /// # Errors
-    /// Data, when there is none, or none that names columns.
+    /// Data, when there is no line, or it is not a list of distinct names.
     pub fn header(&mut self) -> Result<Vec<String>> {
         let name = self.name;
         let wrong = |why: &str| {
@@ -109,22 +109,21 @@ impl<'a, R: Read> Records<'a, R> {
         if self.fields_found > HEADER_FIELDS_MAX {
             return Err(wrong("has a header with too many names"));
         }
-        let names = (0..self.fields.len()).map(|number| self.text(number));
-        let names: Option<Vec<&str>> = names.collect();
-        let names = names.ok_or_else(|| wrong("has a header that is not UTF-8"))?;
-        let is_twice = |(at, one): (usize, &&str)| {
-            let mut before = names[..at].iter();
-            one.is_empty() || before.any(|other| other.eq_ignore_ascii_case(one))
+        let texts = (0..self.fields.len()).map(|number| self.text(number));
+        let names: Vec<&str> = texts
+            .collect::<Option<_>>()
+            .ok_or_else(|| wrong("has a header that is not UTF-8"))?;
+        let is_invalid = |(index, name): (usize, &&str)| {
+            let mut before = names[..index].iter();
+            name.is_empty() || before.any(|other| other.eq_ignore_ascii_case(name))
         };
-        match names.iter().enumerate().any(is_twice) {
-            true => Err(wrong(
-                "has a header with a name that is empty or stands twice",
-            )),
-            false => Ok(names.into_iter().map(String::from).collect()),
+        if names.iter().enumerate().any(is_invalid) {
+            return Err(wrong("has a header with an empty or duplicate name"));
         }
+        Ok(names.into_iter().map(String::from).collect())
     }
 
-    /// Makes sure that there is something to read; false at the end of the file.
+    /// Fills the buffer if it is empty; false at the end of the file.
     fn fill(&mut self) -> Result<bool> {
         while self.start == self.end {
             self.start = 0;
@@ -144,17 +143,17 @@ impl<'a, R: Read> Records<'a, R> {
     /// Reads the next record; returns the line that it begins in, from 1.
     ///
     /// # Errors
-    /// Data, when it is too long or the file cannot be decompressed; storage, when that cannot be
-    /// fetched.
+    /// Data, when the record is too long or the file cannot be decompressed; storage, when the file
+    /// cannot be fetched.
     pub fn next_record(&mut self) -> Result<Option<u64>> {
-        if !std::mem::replace(&mut self.is_begun, true) {
-            self.skip_mark()?;
+        if !std::mem::replace(&mut self.is_started, true) {
+            self.skip_byte_order_mark()?;
         }
         loop {
             self.bytes.clear();
             self.fields.clear();
             (self.fields_found, self.raw_bytes, self.is_cut_off) = (0, 0, false);
-            // Lines without anything.
+            // Skip empty lines.
             loop {
                 if !self.fill()? {
                     return Ok(None);
@@ -166,18 +165,19 @@ impl<'a, R: Read> Records<'a, R> {
                 self.start += 1;
             }
             let line = self.line;
-            while !self.field(line)? {}
-            // The line feed that ends it was read, but in a quote that is not closed.
+            while !self.read_field(line)? {}
+            // The line feed that ends the record was read, unless the file ended or a quote is
+            // open.
             self.last_line = self.line - u64::from(!self.is_cut_off || self.is_open());
             let is_empty = self.fields_found == 1 && self.bytes.is_empty();
-            if self.is_cut_off || !is_empty || self.fields[0].quoted {
+            if self.is_cut_off || !is_empty || self.fields[0].is_quoted {
                 return Ok(Some(line));
             }
         }
     }
 
-    /// Skips a byte-order mark, before anything was read.
-    fn skip_mark(&mut self) -> Result<()> {
+    /// Skips a byte-order mark at the start of the file.
+    fn skip_byte_order_mark(&mut self) -> Result<()> {
         const MARK: &[u8] = b"\xEF\xBB\xBF";
         while self.end < MARK.len() {
             match self.input.read(&mut self.buffer[self.end..]) {
@@ -193,12 +193,12 @@ impl<'a, R: Read> Records<'a, R> {
         Ok(())
     }
 
-    /// Reads a field; whether it was the record's last.
-    fn field(&mut self, line: u64) -> Result<bool> {
+    /// Reads a field; returns whether it was the record's last.
+    fn read_field(&mut self, line: u64) -> Result<bool> {
         let first = self.bytes.len();
         let (mut raw_bytes, mut text_bytes, mut quotes, mut tail) = (0, 0, 0, [0; 3]);
-        let quoted = self.fill()? && self.buffer[self.start] == b'"' && !self.unquoted;
-        let is_kept = self.fields_found <= self.fields_max;
+        let is_quoted = self.fill()? && self.buffer[self.start] == b'"' && !self.unquoted;
+        let is_buffered = self.fields_found <= self.fields_max;
         loop {
             let is_more = self.fill()?;
             let input = &self.buffer[self.start..self.end];
@@ -207,8 +207,8 @@ impl<'a, R: Read> Records<'a, R> {
             for byte in &input[read.saturating_sub(tail.len())..] {
                 tail = [tail[1], tail[2], *byte];
             }
-            // Elsewhere a line feed ends the line, and a quote is text.
-            if quoted {
+            // Outside quotes a line feed ends the line, and a quote is text.
+            if is_quoted {
                 quotes += input.iter().filter(|byte| **byte == b'"').count();
                 self.line += input.iter().filter(|byte| **byte == b'\n').count() as u64;
             } else if input.last() == Some(&b'\n') {
@@ -217,7 +217,7 @@ impl<'a, R: Read> Records<'a, R> {
             raw_bytes += read;
             text_bytes += written;
             self.start += read;
-            if is_kept {
+            if is_buffered {
                 self.bytes.extend_from_slice(&self.output[..written]);
             }
             if self.raw_bytes + raw_bytes > RECORD_BYTES_MAX {
@@ -226,12 +226,14 @@ impl<'a, R: Read> Records<'a, R> {
                     "line {line} of {} has more than {mega} MB",
                     self.name
                 ))
-                .hint("a quote may be missing there: take the file away, or mend it"));
+                .hint(
+                    "a quote may be missing there: fix the file, or move it out of the raw folder",
+                ));
             }
             let is_last = match result {
                 ReadFieldResult::InputEmpty | ReadFieldResult::OutputFull if is_more => continue,
                 ReadFieldResult::Field { record_end } if is_more => record_end,
-                // The file ended inside of it.
+                // The file ended inside the field.
                 _ => {
                     self.is_cut_off = true;
                     true
@@ -239,7 +241,7 @@ impl<'a, R: Read> Records<'a, R> {
             };
             self.raw_bytes += raw_bytes;
             self.fields_found += 1;
-            if !is_kept {
+            if !is_buffered {
                 return Ok(is_last);
             }
             let has_return = is_last && !self.is_cut_off && tail[1] == b'\r';
@@ -248,16 +250,16 @@ impl<'a, R: Read> Records<'a, R> {
                     .truncate(self.bytes.len().saturating_sub(1).max(first));
                 (raw_bytes, text_bytes) = (raw_bytes - 1, text_bytes.saturating_sub(1));
             }
-            // The outer quotes, one of each pair inside, and the comma or line end behind.
-            let around = 1 + 2 + quotes.max(2).div_ceil(2) - 1;
+            // The outer quotes, one of each inner pair, and the comma or line end after the field.
+            let overhead_bytes = 1 + 2 + quotes.max(2).div_ceil(2) - 1;
             let before_end = tail[1 - usize::from(has_return)];
             let is_closed =
-                before_end == b'"' && quotes % 2 == 0 && raw_bytes == text_bytes + around;
+                before_end == b'"' && quotes % 2 == 0 && raw_bytes == text_bytes + overhead_bytes;
             self.fields.push(Field {
                 end: self.bytes.len(),
-                quoted,
-                malformed: quoted && !self.is_cut_off && !is_closed,
-                closed: quotes % 2 == 0,
+                is_quoted,
+                is_malformed: is_quoted && !self.is_cut_off && !is_closed,
+                is_closed: quotes % 2 == 0,
             });
             return Ok(is_last);
         }
@@ -275,36 +277,39 @@ impl<'a, R: Read> Records<'a, R> {
         std::str::from_utf8(self.raw(number)).ok()
     }
 
-    /// Whether the file ended inside of a quoted field.
+    /// Whether the file ended inside a quoted field.
     pub fn is_open(&self) -> bool {
         let last = self.fields.last();
-        self.is_cut_off && last.is_some_and(|field| field.quoted && !field.closed)
+        self.is_cut_off && last.is_some_and(|field| field.is_quoted && !field.is_closed)
     }
 
-    /// How much text is kept of the record, in bytes.
+    /// The size of the buffered text of the current record, in bytes.
     pub fn text_bytes(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The text of all fields that are kept, for people.
-    pub fn lossy(&self) -> Vec<Option<String>> {
+    /// The text of all buffered fields, with U+FFFD for bytes that are not UTF-8.
+    pub fn lossy_texts(&self) -> Vec<Option<String>> {
         let fields = (0..self.fields.len()).map(|number| self.raw(number));
         let texts = fields.map(|raw| Some(String::from_utf8_lossy(raw).into_owned()));
         texts.collect()
     }
 }
 
-/// A file that cannot be decompressed, or fetched.
+/// The error for a file that cannot be decompressed or fetched.
 pub fn unreadable(name: &str, error: std::io::Error) -> Error {
     if let Some(ours) = error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<Error>())
     {
-        let mut told = Error::storage(format!("cannot read {name}"));
-        told.hint.clone_from(&ours.hint);
-        return told.caused_by(error);
+        let mut failed = Error::storage(format!("cannot read {name}"));
+        failed.hint.clone_from(&ours.hint);
+        return failed.caused_by(error);
     }
     Error::data(format!("{name} cannot be decompressed"))
-        .hint("it may be truncated or damaged: restore it from its source, or take it away")
+        .hint(
+            "it may be truncated or damaged: restore it from its source, or, if it is a raw \
+             file, move it out of the raw folder",
+        )
         .caused_by(error)
 }

@@ -1,4 +1,4 @@
-//! Sorted rows of several sorters, merged partition by partition.
+//! Merging the sorted rows of several sorters, partition by partition.
 
 use std::cmp::Ordering;
 use std::collections::hash_map::Entry;
@@ -17,59 +17,59 @@ use datafusion::execution::memory_pool::MemoryReservation;
 use crate::engine::session::BATCH_ROWS;
 use crate::engine::spill::read_spilled;
 use crate::error::{Error, Result};
-use crate::table::sorter::{Held, Order, Place, Readers, Run, Sorter, run_schema, sort};
+use crate::table::sorter::{BufferedBatch, Order, Readers, RowRef, Run, Sorter, run_schema, sort};
 
-/// What several sorters took, to be handed out by partition.
+/// The rows of several sorters, to be read by partition.
 pub struct Sorted {
-    pub(super) held: Vec<Held>,
-    pub(super) places: BTreeMap<String, Vec<Place>>,
+    pub(super) buffered: Vec<BufferedBatch>,
+    pub(super) row_refs: BTreeMap<String, Vec<RowRef>>,
     pub(super) counts: BTreeMap<String, u64>,
     pub(super) runs: Vec<Run>,
     pub(super) stored: SchemaRef,
-    /// Memory is held as long as the rows are.
+    /// The memory reservations, freed with the rows.
     pub(super) _reservations: Vec<MemoryReservation>,
 }
 
 impl Sorted {
-    /// Brings the rows of sorters of one order together.
+    /// Combines the rows of sorters of one order.
     pub fn new(order: &Order, sorters: Vec<Sorter>) -> Self {
         let mut sorted = Sorted {
-            held: Vec::new(),
-            places: BTreeMap::new(),
+            buffered: Vec::new(),
+            row_refs: BTreeMap::new(),
             counts: BTreeMap::new(),
             runs: Vec::new(),
             stored: Arc::clone(&order.stored_schema),
             _reservations: Vec::new(),
         };
         for mut sorter in sorters {
-            let offset = sorted.held.len() as u32;
+            let offset = sorted.buffered.len() as u32;
             for (folder, number) in &sorter.folders {
                 *sorted.counts.entry(folder.clone()).or_default() += sorter.counts[*number];
             }
-            for (folder, mut places) in sorter.take_places() {
-                for place in &mut places {
-                    place.batch += offset;
+            for (folder, mut row_refs) in sorter.take_row_refs() {
+                for row_ref in &mut row_refs {
+                    row_ref.batch += offset;
                 }
-                match sorted.places.entry(folder) {
+                match sorted.row_refs.entry(folder) {
                     btree_map::Entry::Vacant(none) => {
-                        none.insert(places);
+                        none.insert(row_refs);
                     }
-                    btree_map::Entry::Occupied(some) => some.into_mut().append(&mut places),
+                    btree_map::Entry::Occupied(some) => some.into_mut().append(&mut row_refs),
                 }
             }
-            sorted.held.append(&mut sorter.held);
+            sorted.buffered.append(&mut sorter.buffered);
             sorted.runs.append(&mut sorter.runs);
             sorted._reservations.push(sorter.reservation);
         }
         sorted
     }
 
-    /// The columns of the rows.
+    /// The schema of the rows.
     pub fn schema(&self) -> &SchemaRef {
         &self.stored
     }
 
-    /// The folders of the partitions, ascending, and how many rows each was given.
+    /// The number of rows of each partition, by folder, ascending.
     pub fn counts(&self) -> &BTreeMap<String, u64> {
         &self.counts
     }
@@ -103,11 +103,11 @@ impl Sorted {
                 });
             }
         }
-        if let Some(places) = self.places.get(folder) {
+        if let Some(row_refs) = self.row_refs.get(folder) {
             cursors.push(Cursor::Memory {
-                held: &self.held,
-                slots: vec![NO_SLOT; self.held.len()],
-                places: sort(&self.held, places.clone()),
+                buffered: &self.buffered,
+                slots: vec![NO_SLOT; self.buffered.len()],
+                row_refs: sort(&self.buffered, row_refs.clone()),
                 at: 0,
             });
         }
@@ -148,16 +148,16 @@ impl Block {
     }
 }
 
-/// A batch that no picked row is of.
+/// The slot of a batch without picked rows.
 pub(super) const NO_SLOT: u32 = u32::MAX;
 
-/// Sorted rows, and how far they are merged.
+/// Sorted rows, merged up to `at`.
 pub(super) enum Cursor<'a> {
     Memory {
-        held: &'a [Held],
-        places: Vec<Place>,
+        buffered: &'a [BufferedBatch],
+        row_refs: Vec<RowRef>,
         at: usize,
-        /// Per batch its slot.
+        /// The slot of each batch.
         slots: Vec<u32>,
     },
     Run {
@@ -173,10 +173,13 @@ impl Cursor<'_> {
     pub(super) fn key(&self) -> &[u8] {
         match self {
             Cursor::Memory {
-                held, places, at, ..
+                buffered,
+                row_refs,
+                at,
+                ..
             } => {
-                let place = places[*at];
-                held[place.batch as usize].key(place.row)
+                let row_ref = row_refs[*at];
+                buffered[row_ref.batch as usize].key(row_ref.row)
             }
             Cursor::Run { block, at, .. } => block.keys.value(*at),
         }
@@ -187,18 +190,18 @@ impl Cursor<'_> {
 pub struct Merge<'a> {
     pub(super) readers: &'a mut Readers,
     pub(super) cursors: Vec<Cursor<'a>>,
-    /// The cursors with rows left; the one with the least key comes first.
+    /// A heap of the cursors with rows left; the one with the least key is first.
     pub(super) heap: Vec<usize>,
-    /// The batches of the picked rows.
+    /// The batches that picked rows are from.
     pub(super) slots: Vec<RecordBatch>,
-    /// Rows to be handed on: slot and row.
+    /// The picked rows: slot and row.
     pub(super) picked: Vec<(usize, usize)>,
-    /// Their keys, where they are asked for.
+    /// The keys of the picked rows, if requested.
     pub(super) keys: Option<BinaryBuilder>,
 }
 
 impl Merge<'_> {
-    /// Hands the keys on as well: bytes that compare as the rows do, in a last column.
+    /// Adds the keys as a last column: bytes that compare as the rows do.
     pub fn with_keys(mut self) -> Self {
         self.keys = Some(BinaryBuilder::new());
         self
@@ -244,24 +247,25 @@ impl Merge<'_> {
         )?))
     }
 
-    /// Picks a cursor's first row and moves it on. Returns whether it has more.
+    /// Picks a cursor's next row and advances the cursor. Returns whether it has more rows.
     pub(super) fn pick(&mut self, cursor: usize) -> Result<bool> {
         match &mut self.cursors[cursor] {
             Cursor::Memory {
-                held,
-                places,
+                buffered,
+                row_refs,
                 at,
                 slots,
             } => {
-                let place = places[*at];
-                let slot = &mut slots[place.batch as usize];
+                let row_ref = row_refs[*at];
+                let slot = &mut slots[row_ref.batch as usize];
                 if *slot == NO_SLOT {
                     *slot = self.slots.len() as u32;
-                    self.slots.push(held[place.batch as usize].rows.clone());
+                    self.slots
+                        .push(buffered[row_ref.batch as usize].rows.clone());
                 }
-                self.picked.push((*slot as usize, place.row as usize));
+                self.picked.push((*slot as usize, row_ref.row as usize));
                 *at += 1;
-                Ok(*at < places.len())
+                Ok(*at < row_refs.len())
             }
             Cursor::Run {
                 number,
