@@ -1,4 +1,4 @@
-//! What the program reads of its surroundings: the environment, the clock, memory and cores.
+//! What the program reads from the system: the environment, the clock, memory and cores.
 
 use chrono::{DateTime, Utc};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -7,7 +7,7 @@ use crate::config::{Limits, MEMORY_BYTES_MIN};
 use crate::engine::resources::Resources;
 use crate::store::Stores;
 
-/// The part of the machine's or container's memory that a run may use by default.
+/// The share of the machine's or container's memory that a run may use by default.
 const MEMORY_PERCENT: u64 = 60;
 
 #[expect(
@@ -18,7 +18,7 @@ pub(super) fn stores() -> Stores {
     Stores::new(std::env::vars())
 }
 
-/// What the pipeline allows, and otherwise what the machine or container has.
+/// The limits of the pipeline; where it sets none, those of the machine or container.
 pub(super) fn resources(limits: &Limits) -> Resources {
     let memory = || {
         let mut system = sysinfo::System::new();
