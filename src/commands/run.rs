@@ -37,7 +37,7 @@ use crate::curate::stage::{BadInputs, Onto, Stage, Staged};
 use crate::engine::session::session;
 use crate::error::{Error, Kind, Result};
 use crate::layout::{aggregate_run_id, attempt_name};
-use crate::publish::{self, Names};
+use crate::publish::{self, FileNames};
 use crate::raw::discover::{Input, Recorded};
 use crate::report::{AggregateReport, Report};
 use crate::state::contract::{TableContract, write_types};
@@ -325,8 +325,8 @@ impl OpenPipeline<'_> {
         let before: Vec<TableFile> = ledger.files(CURATED).cloned().collect();
         let is_rebuilt = |partition: &str| is_rebuild || curated.partitions.contains(partition);
         let names = match pipeline.curated.format {
-            Format::Parquet => Names::Kept,
-            Format::Delta => Names::New,
+            Format::Parquet => FileNames::Reused,
+            Format::Delta => FileNames::New,
         };
         let staged = curated.staged.clone();
         let report = &mut attempt.report;
@@ -420,7 +420,7 @@ impl OpenPipeline<'_> {
                 attempt.commit,
             )
             .await?;
-            computed.tell(aggregate, &windows);
+            computed.log(aggregate, &windows);
             attempt.report.aggregates.push(AggregateReport {
                 name: aggregate.name.clone(),
                 days: computed.days.len() as u64,

@@ -210,7 +210,7 @@ impl OpenPipeline<'_> {
                     let committed = Committed {
                         run_id: &run.run_id,
                         number: run.commit,
-                        anew: run.command == Command::Rebuild,
+                        from_empty: run.command == Command::Rebuild,
                     };
                     log.publish(staging, &added, committed, found).await?;
                 }
