@@ -137,7 +137,7 @@ impl Stage<'_> {
         for change in &report.schema_changes {
             info!("schema change: {change}");
         }
-        for told in changes.missing() {
+        for told in changes.missing_columns() {
             warn!("{told}");
         }
         if let Some(column) = changes.missing_before_image() {
@@ -159,7 +159,7 @@ impl Stage<'_> {
             });
         }
         let kept = MemoryConsumer::new("inputs").register(&self.runtime.memory_pool);
-        kept.grow(changes.kept_bytes());
+        kept.grow(changes.cached_bytes());
         report.rows_read = changes.row_counts().sum();
         let context = session(self.runtime, threads);
         if !changes.before_images().is_empty() {
@@ -233,7 +233,7 @@ impl Stage<'_> {
                 return Ok((changes, bad_files));
             }
             // Where one was damaged, others may be: they are found together.
-            let mut damaged = changes.damaged(resources.threads).await?;
+            let mut damaged = changes.find_damaged(resources.threads).await?;
             // One that was folded may be so where it is not needed.
             damaged.retain(|(input, _)| self.ledger.folded(input.location, &input.path).is_none());
             if damaged.is_empty() {
