@@ -296,7 +296,7 @@ impl OpenPipeline<'_> {
             table: &table.folder,
             staging: &table.staging,
             state: attempt.state.folder(),
-            stored: attempt.state.data_files("version"),
+            committed_versions: attempt.state.data_files("version"),
             versions: attempt.state.folder(),
             attempt: &attempt.name,
             is_dry: false,
