@@ -95,9 +95,9 @@ pub(crate) struct OpenInput {
     /// Per raw column: its index in the file.
     pub(crate) columns: Vec<Option<usize>>,
     /// The raw columns of which the file may have values that do not fit.
-    pub(crate) unsure: Vec<usize>,
+    pub(crate) to_check: Vec<usize>,
     /// The rows that are placeholders of bad rows, ascending; within `only` if the input has that.
-    pub(crate) unread: Vec<u64>,
+    pub(crate) placeholders: Vec<u64>,
 }
 
 /// The raw columns from which a change's system columns are computed. Order and time columns are
@@ -470,8 +470,8 @@ impl Changes {
         &self,
         partitions: usize,
         winners: Option<&Winners>,
-    ) -> Vec<Vec<Unit>> {
-        let mut units: Vec<(u64, Unit)> = Vec::new();
+    ) -> Vec<Vec<ReadUnit>> {
+        let mut units: Vec<(u64, ReadUnit)> = Vec::new();
         for (index, file) in self.files.iter().enumerate() {
             let mut selected = Vec::new();
             let mut first_row = 0;
@@ -495,7 +495,7 @@ impl Changes {
             for part in parts {
                 units.push((
                     part.iter().map(|group| group.3).sum(),
-                    Unit {
+                    ReadUnit {
                         file: index,
                         row_groups: part
                             .iter()
@@ -506,7 +506,7 @@ impl Changes {
             }
         }
         units.sort_by_key(|(bytes, unit)| (std::cmp::Reverse(*bytes), unit.file));
-        let mut partitioned: Vec<(u64, Vec<Unit>)> = vec![(0, Vec::new()); partitions.max(1)];
+        let mut partitioned: Vec<(u64, Vec<ReadUnit>)> = vec![(0, Vec::new()); partitions.max(1)];
         for (bytes, unit) in units {
             if let Some(least) = partitioned.iter_mut().min_by_key(|(load, _)| *load) {
                 least.0 += bytes;
@@ -558,14 +558,14 @@ fn open_input(opened: Opened, raw: &Raw) -> Result<(OpenInput, Vec<BadRow>)> {
             file.name
         )));
     }
-    let mut unread: Vec<u64> = bad_rows.iter().map(|bad| bad.row).collect();
-    unread.sort_unstable();
+    let mut placeholders: Vec<u64> = bad_rows.iter().map(|bad| bad.row).collect();
+    placeholders.sort_unstable();
     let input = OpenInput {
         input,
         file,
         columns: Vec::new(),
-        unsure: Vec::new(),
-        unread,
+        to_check: Vec::new(),
+        placeholders,
     };
     Ok((input, bad_rows))
 }
@@ -576,21 +576,21 @@ fn map_columns(files: &mut [OpenInput], union: &RawColumns<'_>) {
     for file in files {
         let schema = file.file.schema();
         let is_last = |(last, ..): &(SchemaRef, _, _)| Arc::ptr_eq(last, schema);
-        let (_, columns, unsure) = last.take_if(|last| is_last(last)).unwrap_or_else(|| {
+        let (_, columns, to_check) = last.take_if(|last| is_last(last)).unwrap_or_else(|| {
             let columns = union.columns_of(&file.file);
             let fits = |index: usize, field: &Field| {
                 always_fits(schema.field(index).data_type(), field.data_type())
             };
             let each = columns.iter().zip(&union.fields).enumerate();
-            let unsure =
+            let to_check =
                 each.filter(|(_, (index, field))| index.is_some_and(|index| !fits(index, field)));
-            let unsure = unsure.map(|(column, _)| column).collect();
-            (Arc::clone(schema), columns, unsure)
+            let to_check = to_check.map(|(column, _)| column).collect();
+            (Arc::clone(schema), columns, to_check)
         });
         let schema = Arc::clone(schema);
         file.columns.clone_from(&columns);
-        file.unsure.clone_from(&unsure);
-        last = Some((schema, columns, unsure));
+        file.to_check.clone_from(&to_check);
+        last = Some((schema, columns, to_check));
     }
 }
 
@@ -685,7 +685,7 @@ fn unknown_column(setting: &str, name: &str, opened: &[Opened]) -> Error {
 
 /// Part of one input: its index, and row groups as (number, first row, rows).
 #[derive(Clone, Debug)]
-pub(crate) struct Unit {
+pub(crate) struct ReadUnit {
     pub(crate) file: usize,
     pub(crate) row_groups: Vec<(usize, usize, usize)>,
 }

@@ -22,7 +22,7 @@ use crate::changes::Changes;
 use crate::changes::reader::ChangesTable;
 use crate::changes::row_bitmap::Winners;
 use crate::config::{OnTie, Pipeline};
-use crate::curate::conservation::{adds_up, check_versions, check_written};
+use crate::curate::conservation::{check_versions, check_written, does_not_add_up};
 use crate::curate::curated_sql::CuratedQuery;
 use crate::curate::merge::{CommittedVersions, Merge, Outputs};
 use crate::curate::pass_two::{Counts, Splitter};
@@ -158,7 +158,7 @@ impl Curate<'_> {
         if let Some(merged) = merged
             && merged.counts.key_days != counts.key_days
         {
-            return Err(adds_up(
+            return Err(does_not_add_up(
                 "winners after the merge",
                 merged.counts.key_days,
                 counts.key_days,

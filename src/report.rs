@@ -151,20 +151,10 @@ impl Report {
         }
         fields.to_string()
     }
-}
 
-impl Answer for Report {
-    fn text(&self) -> String {
-        let mut text = format!(
-            "{}  {} to {}\n",
-            self.pipeline,
-            self.start.format("%Y-%m-%d %H:%M"),
-            self.end.format("%Y-%m-%d %H:%M")
-        );
-        if let Some(note) = &self.note {
-            let _ = writeln!(text, "  {note}");
-        }
-        let lines = [
+    /// The lines of the text with the counts of files, rows and partitions: name and value.
+    fn count_lines(&self) -> [(&'static str, String); 4] {
+        [
             (
                 "files",
                 format!(
@@ -198,8 +188,22 @@ impl Answer for Report {
                     size(self.bytes_changed)
                 ),
             ),
-        ];
-        for (name, value) in lines {
+        ]
+    }
+}
+
+impl Answer for Report {
+    fn text(&self) -> String {
+        let mut text = format!(
+            "{}  {} to {}\n",
+            self.pipeline,
+            self.start.format("%Y-%m-%d %H:%M"),
+            self.end.format("%Y-%m-%d %H:%M")
+        );
+        if let Some(note) = &self.note {
+            let _ = writeln!(text, "  {note}");
+        }
+        for (name, value) in self.count_lines() {
             let _ = writeln!(text, "  {name:<10} {value}");
         }
         for change in &self.schema_changes {

@@ -27,7 +27,7 @@ use parquet::file::statistics::Statistics;
 
 use crate::changes::position::{PACKED_TYPE, Position};
 use crate::changes::row_bitmap::Winners;
-use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, OpenInput, POSITION, Roles, Unit};
+use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, OpenInput, POSITION, ReadUnit, Roles};
 use crate::error::{Error, Result};
 use crate::parquet_io::fetch::{FetchUnit, fetched_ahead};
 use crate::raw::bad_rows::BadRow;
@@ -155,7 +155,7 @@ impl TableProvider for ChangesTable {
 
 struct ChangePartition {
     reader: Arc<ChangeReader>,
-    units: Vec<Unit>,
+    units: Vec<ReadUnit>,
 }
 
 impl fmt::Debug for ChangePartition {
@@ -316,7 +316,7 @@ impl ChangeReader {
 
     fn read(
         self: Arc<Self>,
-        units: Vec<Unit>,
+        units: Vec<ReadUnit>,
     ) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
         let reader = Arc::clone(&self);
         let fetch_units = units
@@ -344,17 +344,17 @@ impl ChangeReader {
     }
 
     /// The fetch units of a unit, with the number of its file.
-    fn fetch_units(&self, unit: &Unit) -> Vec<(FetchUnit, usize)> {
+    fn fetch_units(&self, unit: &ReadUnit) -> Vec<(FetchUnit, usize)> {
         let open = self.changes.file(unit.file);
         let groups = self.groups_in_window(open, &unit.row_groups);
-        let unsure = match self.pass {
-            Pass::One => &open.unsure[..],
+        let to_check = match self.pass {
+            Pass::One => &open.to_check[..],
             _ => &[],
         };
         let mut columns: Vec<usize> = self
             .needed
             .iter()
-            .chain(unsure)
+            .chain(to_check)
             .filter_map(|raw| open.columns[*raw])
             .collect();
         columns.sort_unstable();
@@ -385,7 +385,7 @@ impl ChangeReader {
         let Some(windows) = self.row_windows(open) else {
             return groups.to_vec();
         };
-        if !open.unread.is_empty() {
+        if !open.placeholders.is_empty() {
             return groups.to_vec();
         }
         let column = self.roles.commit_time.and_then(|raw| open.columns[raw]);
@@ -431,7 +431,7 @@ impl ChangeReader {
         let all = batch.read.num_rows();
         let batch = batch.only_selected()?;
         let not_selected = all - batch.read.num_rows();
-        let batch = batch.without_unread()?;
+        let batch = batch.without_placeholders()?;
         let converted = match batch.convert() {
             Ok(converted) => converted,
             Err(BatchError::Row(_)) => {

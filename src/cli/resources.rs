@@ -12,7 +12,7 @@ const MEMORY_PERCENT: u64 = 60;
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the environment is read here and handed on"
+    reason = "the environment is read here and passed on"
 )]
 pub(super) fn stores() -> Stores {
     Stores::new(std::env::vars())
@@ -39,7 +39,7 @@ pub(super) fn resources(limits: &Limits) -> Resources {
     }
 }
 
-/// The greatest resident memory of this process so far.
+/// The peak resident memory of this process so far, in bytes.
 pub(super) fn peak_memory_bytes() -> u64 {
     let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
     getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().max(0) as u64 * unit)
@@ -47,7 +47,7 @@ pub(super) fn peak_memory_bytes() -> u64 {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the clock is read here and handed on"
+    reason = "the clock is read here and passed on"
 )]
 pub(super) fn now() -> DateTime<Utc> {
     Utc::now()

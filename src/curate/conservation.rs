@@ -10,7 +10,7 @@ use crate::state::versions_writer::VersionsFile;
 use crate::table::writer::Written;
 
 /// The error for a run that does not add up.
-pub fn adds_up(what: &str, one: u64, other: u64) -> Error {
+pub fn does_not_add_up(what: &str, one: u64, other: u64) -> Error {
     Error::internal(format!(
         "the run does not add up: {what} {one}, but {other}"
     ))
@@ -36,7 +36,7 @@ pub(super) fn check_written(
         if staged + 2 * removed != one.rows_before + given {
             let expected = (one.rows_before + given).saturating_sub(2 * removed);
             let what = format!("rows of the partition `{}`", one.partition);
-            return Err(adds_up(&what, staged, expected));
+            return Err(does_not_add_up(&what, staged, expected));
         }
         let bytes: u64 = one.files.iter().map(|file| file.bytes).sum();
         let part = u128::from(bytes) * u128::from(given - removed) / u128::from(staged.max(1));
@@ -47,7 +47,7 @@ pub(super) fn check_written(
         .into_iter()
         .flat_map(|merged| merged.counts.gone.keys());
     match removed_from.find(|partition| !written.contains(partition)) {
-        Some(partition) => Err(adds_up(
+        Some(partition) => Err(does_not_add_up(
             &format!("rows to be removed from `{partition}`"),
             1,
             0,
@@ -69,7 +69,7 @@ pub(super) fn check_versions(
     });
     if written + replaced != before + counts.key_days {
         let expected = (before + counts.key_days).saturating_sub(replaced);
-        return Err(adds_up("versions written", written, expected));
+        return Err(does_not_add_up("versions written", written, expected));
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use crate::changes::Changes;
 use crate::changes::key_moves::key_swaps;
 use crate::config::{Keep, OnBad, Pipeline};
-use crate::curate::{Curate, Curated, adds_up};
+use crate::curate::{Curate, Curated, does_not_add_up};
 use crate::engine::resources::Resources;
 use crate::engine::session::{BATCH_ROWS, session};
 use crate::error::{Error, Result};
@@ -360,6 +360,6 @@ fn check_conservation(report: &Report, changes: &Changes) -> Result<()> {
     ];
     match sums.into_iter().find(|(_, one, other)| one != other) {
         None => Ok(()),
-        Some((what, one, other)) => Err(adds_up(what, one, other)),
+        Some((what, one, other)) => Err(does_not_add_up(what, one, other)),
     }
 }

@@ -110,14 +110,14 @@ impl Batch<'_> {
     }
 
     /// Drops placeholders of bad rows, which were reported when the file was opened.
-    pub(super) fn without_unread(self) -> Result<Self> {
-        let unread = &self.open().unread;
-        if unread.is_empty() {
+    pub(super) fn without_placeholders(self) -> Result<Self> {
+        let placeholders = &self.open().placeholders;
+        if placeholders.is_empty() {
             return Ok(self);
         }
-        let is_read = |row: &i64| Some(unread.binary_search(&(*row as u64)).is_err());
-        let read: BooleanArray = self.row_numbers().iter().map(is_read).collect();
-        self.filtered(&read)
+        let is_row = |row: &i64| Some(placeholders.binary_search(&(*row as u64)).is_err());
+        let rows: BooleanArray = self.row_numbers().iter().map(is_row).collect();
+        self.filtered(&rows)
     }
 
     /// Finds the bad rows in a range with at least one, in their order, by halving it.
@@ -161,7 +161,7 @@ impl Batch<'_> {
             Vec::new()
         };
         if let Pass::One = reader.pass {
-            for column in &self.open().unsure {
+            for column in &self.open().to_check {
                 self.raw(*column)?;
             }
         }
@@ -208,31 +208,8 @@ impl Batch<'_> {
             };
             return Ok(converted(rows, 0));
         };
-        // Which rows are passed on as themselves, and which as deletes of the key before.
-        let numbers = self.row_numbers();
+        let (as_rows, as_deletes) = self.rows_and_deletes(&moved, inside.as_ref());
         let is_inside = |at: usize| inside.as_ref().is_none_or(|inside| inside.value(at));
-        let all = 0..count;
-        let (as_rows, as_deletes): (BooleanArray, BooleanArray) = match &reader.pass {
-            Pass::One => {
-                let deletes = all.clone().map(|at| {
-                    let row = numbers[at] as u64;
-                    moved[at] && is_inside(at) && !reader.changes.is_key_swap(self.file, row)
-                });
-                let deletes = deletes.map(Some).collect();
-                (all.map(|at| Some(is_inside(at))).collect(), deletes)
-            }
-            Pass::KeyMoves | Pass::Find => {
-                let moved: BooleanArray = moved.iter().map(|moved| Some(*moved)).collect();
-                (moved.clone(), moved)
-            }
-            Pass::Two(winners) => {
-                let won = |at: usize, half: usize| {
-                    Some(winners.is_day(self.file, numbers[at] as usize * 2 + half))
-                };
-                let deletes = all.clone().map(|at| won(at, 0)).collect();
-                (all.map(|at| won(at, 1)).collect(), deletes)
-            }
-        };
         let moves = match reader.pass {
             Pass::One => (0..count).filter(|at| moved[*at] && is_inside(*at)).count(),
             _ => 0,
@@ -251,6 +228,40 @@ impl Batch<'_> {
             concat_batches(&reader.schema, &[deletes, rows])?,
             moves,
         ))
+    }
+
+    /// Which rows are passed on as themselves, and which as deletes of the key before. `inside` as in
+    /// [`Batch::inside`].
+    fn rows_and_deletes(
+        &self,
+        moved: &[bool],
+        inside: Option<&BooleanArray>,
+    ) -> (BooleanArray, BooleanArray) {
+        let numbers = self.row_numbers();
+        let is_inside = |at: usize| inside.is_none_or(|inside| inside.value(at));
+        let all = 0..moved.len();
+        let changes = &self.reader.changes;
+        match &self.reader.pass {
+            Pass::One => {
+                let deletes = all.clone().map(|at| {
+                    let row = numbers[at] as u64;
+                    moved[at] && is_inside(at) && !changes.is_key_swap(self.file, row)
+                });
+                let deletes = deletes.map(Some).collect();
+                (all.map(|at| Some(is_inside(at))).collect(), deletes)
+            }
+            Pass::KeyMoves | Pass::Find => {
+                let moved: BooleanArray = moved.iter().map(|moved| Some(*moved)).collect();
+                (moved.clone(), moved)
+            }
+            Pass::Two(winners) => {
+                let won = |at: usize, half: usize| {
+                    Some(winners.is_day(self.file, numbers[at] as usize * 2 + half))
+                };
+                let deletes = all.clone().map(|at| won(at, 0)).collect();
+                (all.map(|at| won(at, 1)).collect(), deletes)
+            }
+        }
     }
 
     /// Which rows are inside of the window of rows; `None` if there is none.

@@ -10,7 +10,7 @@ use futures::TryStreamExt;
 use super::batch::{Batch, BatchError};
 use super::{ChangeReader, Pass};
 use crate::changes::row_bitmap::{RowBitmap, Winners};
-use crate::changes::{Changes, Unit};
+use crate::changes::{Changes, ReadUnit};
 use crate::engine::tasks::{join, join_all};
 use crate::error::{Error, Result};
 use crate::parquet_io::fetch::fetched_ahead;
@@ -55,7 +55,7 @@ struct Finder {
 }
 
 impl Finder {
-    async fn find(&self, units: Vec<Unit>) -> Result<()> {
+    async fn find(&self, units: Vec<ReadUnit>) -> Result<()> {
         let fetch_units: Vec<_> = units
             .into_iter()
             .flat_map(|unit| self.reader.fetch_units(&unit))
@@ -77,7 +77,7 @@ impl Finder {
                     columns: &columns,
                     read: read.map_err(|error| of_input(file, error))?,
                 };
-                self.mark(&batch.without_unread()?)?;
+                self.mark(&batch.without_placeholders()?)?;
             }
         }
         Ok(())
