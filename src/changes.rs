@@ -249,14 +249,14 @@ impl Changes {
     /// Warnings about columns that the pipeline names and no input has, if that may be a mistake.
     pub fn missing_columns(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if self.lacks_everywhere(&self.raw.op.name, true) {
+        if self.is_missing_everywhere(&self.raw.op.name, true) {
             let op = &self.raw.op.name;
             warnings.push(format!(
                 "no CDC file has the column `{op}`: all changes are read as inserts; set `raw.op` if the column has another name"
             ));
         }
         for (name, _) in &self.raw.columns {
-            if self.lacks_everywhere(name, false) && *name != self.raw.op.name {
+            if self.is_missing_everywhere(name, false) && *name != self.raw.op.name {
                 warnings.push(format!(
                     "no file has the column `{name}`, which `[raw.columns]` declares: its values are null"
                 ));
@@ -268,11 +268,11 @@ impl Changes {
     /// The first column with the key before an update that no CDC file has.
     pub fn missing_before_image(&self) -> Option<String> {
         let mut names = self.raw.before_images(&self.key).into_iter();
-        names.find(|name| self.lacks_everywhere(name, true))
+        names.find(|name| self.is_missing_everywhere(name, true))
     }
 
     /// Whether there are inputs, or CDC files with `cdc`, and none of them has a column.
-    fn lacks_everywhere(&self, name: &str, cdc: bool) -> bool {
+    fn is_missing_everywhere(&self, name: &str, cdc: bool) -> bool {
         let column = self.raw_column(name);
         let files = self.files.iter();
         let mut files = files
@@ -479,7 +479,7 @@ impl Changes {
                 let rows = metadata.rows;
                 let per_row = self.ordinals_per_row();
                 let is_selected = winners.is_none_or(|winners| {
-                    winners.any(index, first_row * per_row..(first_row + rows) * per_row)
+                    winners.has_any(index, first_row * per_row..(first_row + rows) * per_row)
                 });
                 if is_selected {
                     selected.push((group, first_row, rows, metadata.bytes));

@@ -74,7 +74,7 @@ impl Winners {
     }
 
     /// Whether any of a file's row ordinals is the last change of a key and day.
-    pub fn any(&self, file: usize, rows: Range<usize>) -> bool {
+    pub fn has_any(&self, file: usize, rows: Range<usize>) -> bool {
         self.days
             .slice(self.firsts[file] + rows.start, rows.len())
             .count_set_bits()

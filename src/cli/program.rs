@@ -113,11 +113,11 @@ impl Program {
     fn run(&self, many: &Many, task: Task) -> Result<u8> {
         let metrics = metrics_file(many)?;
         let run = |path: &Path| self.run_one(path, &many.common.set, task, metrics.as_ref());
-        self.each(many, run)
+        self.run_each(many, run)
     }
 
     /// Applies `run` to one pipeline, or to several one after the other, and prints their results.
-    fn each<A: Answer>(&self, many: &Many, run: impl Fn(&Path) -> Result<A>) -> Result<u8> {
+    fn run_each<A: Answer>(&self, many: &Many, run: impl Fn(&Path) -> Result<A>) -> Result<u8> {
         let output = many.common.output;
         if let [path] = &many.pipelines[..] {
             let answer = run(path)?;

@@ -90,12 +90,12 @@ impl Batch<'_> {
     }
 
     /// The same batch with other rows.
-    fn with(&self, read: RecordBatch) -> Self {
+    fn with_rows(&self, read: RecordBatch) -> Self {
         Batch { read, ..*self }
     }
 
     pub(super) fn filtered(&self, selected: &BooleanArray) -> Result<Self> {
-        Ok(self.with(filter_record_batch(&self.read, selected)?))
+        Ok(self.with_rows(filter_record_batch(&self.read, selected)?))
     }
 
     /// Keeps the rows that the run selects (`only`).
@@ -140,7 +140,7 @@ impl Batch<'_> {
 
     /// A range of its rows.
     pub(super) fn slice(&self, rows: Range<usize>) -> Self {
-        self.with(self.read.slice(rows.start, rows.len()))
+        self.with_rows(self.read.slice(rows.start, rows.len()))
     }
 
     /// The number of each row in its file.

@@ -36,7 +36,7 @@ impl Program {
         let metrics = metrics_file(&arguments.many)?;
         let stop = Arc::new(AtomicBool::new(false));
         let set = &arguments.many.common.set;
-        self.each(&arguments.many, |path| {
+        self.run_each(&arguments.many, |path| {
             self.backfill_one(path, set, &backfill, metrics.as_ref(), &stop)
         })
     }
