@@ -60,7 +60,7 @@ enum Pass {
     One,
     /// Key moves only, each as a delete and as itself.
     KeyMoves,
-    /// The rows of one key, for [`find_key`]: no output columns are made.
+    /// The rows of one key, for [`find_key()`]: no output columns are made.
     Find,
     /// The winners' rows.
     Two(Arc<Winners>),
