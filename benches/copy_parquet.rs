@@ -1,6 +1,6 @@
-//! The least that a job on Parquet files can cost: reads files and writes the same rows again, as
-//! glueless writes them, on all processors. Nothing is compared, merged or remembered. With
-//! `--read`, all files of another folder are read before, and nothing is done with their rows.
+//! A lower bound for any job on Parquet files: reads files and writes the same rows as glueless would
+//! write them, on all processors, without comparing or merging anything. With `--read`, it first reads
+//! all files of another folder and drops their rows.
 //!
 //! ```text
 //! cargo run --release --example copy_parquet -- [--read DIR] DIR FILE…
@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     })
 }
 
-/// Does something with each file, on all processors.
+/// Applies `work` to each file, on all processors.
 fn each(
     files: &[PathBuf],
     work: impl Fn(usize, &Path) -> Result<(), Box<dyn Error>> + Sync,

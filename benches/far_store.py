@@ -1,13 +1,13 @@
-"""Times glueless on an S3 store that answers after 30 ms.
+"""Times glueless on a remote S3 store, which answers after 30 ms.
 
     python far_store.py --glueless BINARY --generate BINARY --server BINARY --work DIR
 
 The cases narrow and tiny are folded from this machine's disk, from the store
-without a delay, and with it, in turns. The store is s3s-fs, a server over a
-local folder, behind a proxy that holds every answer back; both take processor
-time from the run. The raw files lie in the store; the table and the state do
-not, because this server takes no uploads in parts under names as long as those
-in staging.
+without a delay, and from the store with it, in turns. The store is s3s-fs, a
+server over a local folder, behind a proxy that delays every answer; both take
+processor time from the run. The raw files are in the store; the table and the
+state are not, because this server does not accept multipart uploads under names
+as long as those in staging.
 """
 
 import asyncio
@@ -74,7 +74,7 @@ def main():
 
 @contextlib.contextmanager
 def store(server, root, delay):
-    """The store, and the environment that leads to it."""
+    """Starts the store and sets the environment to use it."""
     ports = 8014, 8015
     far_store = Far(*ports, delay)
     credentials = ["--access-key", "bench", "--secret-key", "bench-secret"]
@@ -96,8 +96,8 @@ def store(server, root, delay):
 
 
 class Far:
-    """A proxy that begins each answer so long after its request; it knows one request of a
-    connection from the next because none is sent before the answer to the last has come."""
+    """A proxy that delays each answer after its request. It can distinguish the requests of a
+    connection because none is sent before the answer to the last one."""
 
     def __init__(self, server_port, port, delay):
         self.server_port, self.port, self.delay = server_port, port, delay
@@ -153,7 +153,7 @@ class Far:
         try:
             while piece := await server.read(PIECE_BYTES):
                 if not asked.empty():
-                    # A request can come in several pieces.
+                    # A request can arrive in several chunks.
                     self.requests += 1
                     while not asked.empty():
                         last = asked.get_nowait()

@@ -1,13 +1,13 @@
-//! Makes the raw change files that the benchmark reads: seeded, so that every
-//! machine measures the same rows.
+//! Generates the raw change files that the benchmark reads, from a seed, so
+//! that every machine measures the same rows.
 //!
 //! ```text
 //! cargo run --release --example generate_changes -- --case narrow --out DIR
 //! ```
 //!
-//! One capture day or several, cut into files of equal length that are named as
-//! AWS DMS names its CDC files, by the time they were closed. A file's rows
-//! depend on the arguments and the file's number only, never on the number of
+//! The capture days are divided into files of equal length, named like the CDC
+//! files of AWS DMS, by the time when they were closed. The rows of a file
+//! depend on the arguments and the file's number only, not on the number of
 //! threads.
 //!
 //! The rows of case `narrow`:
@@ -23,8 +23,8 @@
 //! | `cust_loyalty_category` | Utf8 | yes | Basic, Silver, Gold or Platinum, drawn evenly |
 //!
 //! The rows of case `wide`: `Op`, `TIMESTAMP`, `event_id`, `event_ts` and `cust_loyalty_category`
-//! as above, the key `order_id` (Int64, drawn evenly), and 17 columns, all nullable, drawn anew
-//! for each row: names, streets, mail addresses and comments of random letters, cities and codes
+//! as above, the key `order_id` (Int64, drawn evenly), and 17 columns, all nullable, drawn for
+//! each row: names, streets, mail addresses and comments of random letters, cities and codes
 //! out of a few, decimals, a double, counts, a time and two dates (about 1 in 10 null).
 
 use std::error::Error;
@@ -48,7 +48,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 
-/// The first capture day, if none is named.
+/// The default of the first capture day.
 const FIRST_DAY: NaiveDate = NaiveDate::from_ymd_opt(2024, 1, 2).expect("a date");
 const DAY_US: i64 = 86_400_000_000;
 const SECOND_US: i64 = 1_000_000;
@@ -59,31 +59,31 @@ const ROWS_PER_ROW_GROUP: usize = 100_000;
 /// Writes seeded raw change files for the benchmark.
 #[derive(Parser)]
 struct Arguments {
-    /// Which shape of rows to write
+    /// The kind of rows to write
     #[arg(long)]
     case: Case,
-    /// The folder to write to; made if it is missing
+    /// The folder to write to; created if it is missing
     #[arg(long)]
     out: PathBuf,
-    /// Changes over all files
+    /// Number of changes over all files
     #[arg(long, default_value = "20000000")]
     rows: u64,
-    /// Distinct keys to draw from, up to 10,000,000,000
+    /// Number of distinct keys to draw from, up to 10,000,000,000
     #[arg(long, default_value = "5000000")]
     keys: NonZeroU64,
-    /// Files, each one an equal part of the capture days
+    /// Number of files, each with an equal part of the capture days
     #[arg(long, default_value = "40")]
     files: NonZeroU64,
     /// The first capture day
     #[arg(long, default_value_t = FIRST_DAY)]
     first_day: NaiveDate,
-    /// Capture days
+    /// Number of capture days
     #[arg(long, default_value = "1")]
     days: NonZeroU64,
-    /// No event is of an earlier day than its commit
+    /// Date every event on the day of its commit
     #[arg(long)]
     on_time: bool,
-    /// The keys one after the other, instead of drawn
+    /// Use the keys one after the other, instead of drawing them
     #[arg(long)]
     each_key_once: bool,
 }
@@ -112,8 +112,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Writes all files, one thread per processor taking the next file, and
-/// returns their size in bytes.
+/// Writes all files, with one thread per processor. Returns their size in bytes.
 fn write_files(arguments: &Arguments) -> Result<u64, Box<dyn Error>> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicU64::new(0);
@@ -149,7 +148,7 @@ fn write_files(arguments: &Arguments) -> Result<u64, Box<dyn Error>> {
 
 /// One file's part of the rows and of the capture day.
 struct Span {
-    /// What seeds its rows.
+    /// The seed of the file's rows.
     seed: u64,
     first_day: NaiveDate,
     first_row: u64,
@@ -185,7 +184,7 @@ impl Span {
         format!("{day}-{hour:02}{minute:02}{second:02}{ms:03}.parquet")
     }
 
-    /// A time for the row at `offset` in this file; grows with the offset.
+    /// The time of the row at `offset` in this file; increases with the offset.
     fn time_us(&self, offset: u64, random: &mut SplitMix64) -> i64 {
         let width = (self.end_us - self.start_us) as u64;
         let from = share(width, offset, self.rows);
@@ -194,7 +193,7 @@ impl Span {
     }
 }
 
-/// The date so many microseconds after the start of a day.
+/// The date `time_us` microseconds after the start of a day.
 fn date(first_day: NaiveDate, after_us: i64) -> NaiveDate {
     first_day + Days::new((after_us / DAY_US) as u64)
 }
@@ -206,7 +205,7 @@ fn share(total: u64, number: u64, parts: u64) -> u64 {
 
 /// Rows of one case, see the module's tables.
 trait Rows: Default {
-    /// Columns whose values are almost all new: a dictionary would only be in the way.
+    /// Columns of which almost all values differ, for which a dictionary is of no use.
     const NEW: &[&str];
 
     fn schema() -> Schema;
@@ -547,7 +546,7 @@ fn push_digits(text: &mut String, number: u64, digits: u32) {
 struct SplitMix64(u64);
 
 impl SplitMix64 {
-    /// A sequence of its own for each file.
+    /// A different sequence per file.
     fn for_file(number: u64) -> Self {
         SplitMix64(SplitMix64(number).next_u64())
     }
@@ -564,7 +563,7 @@ impl SplitMix64 {
         values[self.below(values.len() as u64) as usize]
     }
 
-    /// Random small letters, at least and at most so many.
+    /// Random small letters, with a length within the given bounds.
     fn letters(&mut self, least: u64, most: u64) -> String {
         let count = least + self.below(most - least + 1);
         let mut letters = String::with_capacity(count as usize);

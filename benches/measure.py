@@ -4,12 +4,12 @@
 
 Each contender reads the same raw files and writes the last change of every
 live key to an empty folder, as Snappy Parquet partitioned by event_dt and
-cust_loyalty_category (`peers.py`). The contenders take turns, so that a slow
-minute of the machine falls on all of them. Each run is a process of its own;
-its CPU time and its peak resident memory are the system's account of that
-process and its children. After each run, outside its time, DuckDB reads the
-result back; results that differ in their number of rows or in the sum of their
-rows' hashes end the measurement with exit code 1.
+cust_loyalty_category (`peers.py`). The contenders run in turns, so that a slow
+minute of the machine affects all of them. Each run is a separate process; its
+CPU time and peak resident memory are those that the system reports for the
+process and its children. After each run, and not counted in its time, DuckDB
+reads the result back; if results differ in their number of rows or in the sum
+of their rows' hashes, the measurement ends with exit code 1.
 
 The raw files of a case are generated once, under DIR.
 """
@@ -59,7 +59,7 @@ SHAPES = {
     ),
 }
 
-# What a case is: its shape, and what the generator is told; then settings of the pipeline.
+# Per case: the shape of its rows, the options of the generator, and settings of the pipeline.
 CASES = {
     "narrow": ("narrow", "--rows 20000000 --keys 5000000 --files 40"),
     "wide": ("wide", "--rows 10000000 --keys 2000000 --files 40"),
@@ -68,7 +68,7 @@ CASES = {
     "unique": ("narrow", "--rows 20000000 --keys 20000000 --files 40 --each-key-once"),
     "day": ("wide", "--rows 134000000 --keys 26800000 --files 640", "limits.memory=4GiB"),
 }
-# Not measured unless it is named: it takes 35 GB of disk, and the peers more memory than most have.
+# Measured only if named: takes 35 GB of disk, and the peers need more memory than most machines have.
 BY_HAND = ["day"]
 
 PEERS = {
@@ -78,9 +78,9 @@ PEERS = {
     "DataFusion row_number": "datafusion_row_number",
     "PySpark row_number": "pyspark_row_number",
 }
-# A limit that nothing reaches, as the peers have it.
+# A limit that no run reaches, as the peers have none.
 ROOMY = "limits.memory=8GB"
-# These are not in a hurry: they run in the first turn only.
+# These are slow: they run in the first turn only.
 ONCE = ["DataFusion row_number", "PySpark row_number"]
 
 
@@ -142,7 +142,7 @@ PATHS = {
 
 
 def parser_of(manual, *paths):
-    """A parser of a program's arguments, of which some are paths that it needs."""
+    """A parser of a program's arguments; `paths` are its required paths."""
     parser = argparse.ArgumentParser(description=manual.splitlines()[0])
     resolved = lambda text: pathlib.Path(text).resolve()
     for name in paths:
@@ -161,7 +161,7 @@ def parse_arguments():
 
 
 def make(arguments, case, shape, options):
-    """The folder with the raw files of a case."""
+    """Generates the raw files of a case, if needed; returns their folder."""
     raw = arguments.work / "raw" / case
     if not (raw / "made").exists():
         shutil.rmtree(raw, ignore_errors=True)
@@ -193,7 +193,7 @@ def run_peer(shape, raw, work, peer):
 
 
 def run_floor(arguments, shape, raw):
-    """The least that the job can cost: all columns are read, and the table is written, once."""
+    """A lower bound of the job: all columns are read, and the table is written, once."""
     work = arguments.work / "runs" / "floor"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -203,14 +203,14 @@ def run_floor(arguments, shape, raw):
 
 
 def adopt():
-    """Makes this process the parent of those whose own parent ends (Linux)."""
+    """Makes this process the parent of orphaned child processes (Linux)."""
     if sys.platform == "linux":
         set_child_subreaper = 36
         ctypes.CDLL(None).prctl(set_child_subreaper, 1, 0, 0, 0)
 
 
 def timed(command, log):
-    """Runs a command to its end; what it prints goes to the log."""
+    """Runs a command and measures it; its output goes to the log."""
     adopt()
     with open(log, "wb") as output:
         started = time.monotonic()
@@ -223,7 +223,7 @@ def timed(command, log):
         )
         _, status, *usages = os.wait4(process.pid, 0)
         seconds = time.monotonic() - started
-        # What it started and left behind is ours now: Spark's Java.
+        # Waits for processes that it left running, such as Spark's Java.
         while True:
             try:
                 usages.append(os.wait4(-process.pid, 0)[2])
@@ -241,7 +241,7 @@ def timed(command, log):
     }
 
 
-# Everything below that imports duckdb runs in a process of its own: on Linux a
+# Everything below that imports duckdb runs in a separate process: on Linux a
 # child's peak memory starts from its parent's.
 
 

@@ -1,23 +1,24 @@
-"""Times glueless runs onto tables that are there already.
+"""Times glueless runs onto existing tables.
 
     python onto_a_table.py --glueless BINARY --generate BINARY --copy BINARY --work DIR [--turns 3]
 
-Three cases, each made once under DIR and kept there:
+Three cases, each generated once and cached under DIR:
 
 year    `keep = "latest-per-day"`: 365 daily runs of 137,000 changes each, 50
-        million in all, dated as if one a day. Then a day of as many changes of its own day is folded
-        onto that table, and onto an empty one.
+        million in total, dated as if run daily. Then another day of as many
+        changes, all of that day, is folded onto that table, and onto an empty
+        one.
 keys    `keep = "latest"`: one run of 50 million changes of as many keys, of
         365 days. Then a day of 500,000 changes of random keys is folded onto
-        that table: every partition changes. Beside it, the least that this can
-        cost: the table's files and those with versions are read and written
-        again, once, on all processors (`copy_parquet.rs`).
+        that table: every partition changes. For comparison, a lower bound: the
+        table's files and the files of versions are read and written once, on
+        all processors (`copy_parquet.rs`).
 night   wide rows: one run of 10 million changes of 2 million keys, of 365 days.
         Then a day of as many changes of the same keys is folded onto that
         table, and onto an empty one, in both keep modes. Under `latest` nearly
         every key moves to that day.
 
-The contenders of a case take turns. Each turn of `year` folds another day;
+The contenders of a case run in turns. Each turn of `year` folds another day;
 each turn of `keys` begins from the same table.
 """
 
@@ -72,7 +73,7 @@ def main():
 
 
 def year(arguments):
-    """A new day onto a year of days, and onto nothing."""
+    """A new day onto a year of days, and onto an empty table."""
     base, raw = arguments.work / "year", arguments.work / "year-raw"
     keep = "latest-per-day"
     if not (base / "made").exists():
@@ -84,7 +85,7 @@ def year(arguments):
             age(base, DAYS - day)
         (base / "made").write_text("0")
     measured = {"year, table": [], "year, empty": []}
-    # No day is folded twice, also by later measurements.
+    # No day is folded twice, not even by later measurements.
     made = int((base / "made").read_text())
     for turn in range(made, made + arguments.turns):
         day = DAYS + turn
@@ -103,7 +104,7 @@ def year(arguments):
 
 
 def age(lake, days):
-    """Dates what the last run added to the state's log back to its day: old parts of a log go with time."""
+    """Dates the log files of the last run back to its day, so that old ones expire as in daily use."""
     then = time.time() - days * 86_400
     for file in (lake / "_glueless" / "narrow" / "versions" / "_delta_log").iterdir():
         if file.stat().st_mtime > then:
@@ -111,7 +112,7 @@ def age(lake, days):
 
 
 def keys(arguments):
-    """A day of changes onto many keys, and a copy of what it touches."""
+    """A day of changes onto many keys, and a copy of the files that it replaces."""
     base, raw = arguments.work / "keys", arguments.work / "keys-raw"
     lake = arguments.work / "keys-lake"
     if not (base / "made").exists():
@@ -126,7 +127,7 @@ def keys(arguments):
     measured = {"keys, run": [], "keys, copy": []}
     for turn in range(arguments.turns):
         shutil.rmtree(lake, ignore_errors=True)
-        # Files are replaced, never written to: links will do.
+        # Files are replaced, never modified, so that links are enough.
         subprocess.run(["cp", "-al", base, lake], check=True)
         os.sync()
         run = fold(arguments, lake, raw, "latest", DAYS, arguments.work / "log")
@@ -144,7 +145,7 @@ def keys(arguments):
 
 
 def night(arguments, keep):
-    """A day of changes of all keys onto a year of them, and onto nothing."""
+    """A day of changes of all keys onto a year of them, and onto an empty table."""
     base, raw = arguments.work / f"night-{keep}", arguments.work / "night-raw"
     if not (raw / "made").exists():
         shutil.rmtree(raw, ignore_errors=True)
@@ -154,7 +155,7 @@ def night(arguments, keep):
         generate(arguments, raw, NIGHT_ROWS, next_day, 1, "--on-time", **of, files=40)
         (raw / "made").touch()
     log = arguments.work / "log"
-    # A table stays where it was made.
+    # A table cannot be moved to another path: it is generated and measured at the same one.
     lake = arguments.work / "night-lake"
     if not (base / "made").exists():
         shutil.rmtree(base, ignore_errors=True)
@@ -183,7 +184,7 @@ def generate(arguments, raw, rows, first_day, days, *options, case="narrow", key
 
 
 def fold(arguments, lake, raw, keep, day, log, days=1, shape="narrow"):
-    """Folds days; what a run's report and the system tell of it."""
+    """Folds days; returns measurements, and bytes by the run's report."""
     start = FIRST + datetime.timedelta(day)
     command = [arguments.glueless, "curate", BENCHES / "pipelines" / shape, "--output", "json"]
     command += ["--start-date", start, "--end-date", start + datetime.timedelta(days)]

@@ -1,4 +1,4 @@
-"""One job in other engines: the last change of every live key, as partitioned Parquet.
+"""The benchmark's job in other engines: the last change of every live key, as partitioned Parquet.
 
     python peers.py PEER OPTIONS
 
@@ -6,9 +6,9 @@ PEER is one of the functions below; OPTIONS is JSON: `raw` (the folder of change
 files), `table` (the folder to write), `spill` (a folder for temporary data),
 `key`, and `columns` (those of the table, without the key and `event_dt`).
 
-The last change is the last one by commit time, file and row. DuckDB knows a
-row's file and number. The other engines take `event_id` in their place, which
-grows with them in the generated changes.
+The last change is the last one by commit time, file and row. DuckDB can read a
+row's file and number. The other engines use `event_id` instead, which has the
+same order in the generated changes.
 """
 
 import json
@@ -23,7 +23,7 @@ def quoted(names, of=""):
 
 
 def duckdb_row_number(options):
-    """The query most people write."""
+    """The query that most people write."""
     columns, key = options["columns"], options["key"]
     duckdb_copy(
         options,
@@ -42,9 +42,9 @@ def duckdb_row_number(options):
 
 
 def duckdb_arg_max(options):
-    """An aggregate in its place: commit time, file and row are packed into one number, 40 bits for
-    file and row, and the payload is one struct. Of the forms that keep nulls and take file and row
-    into account, the fastest we found."""
+    """An aggregate instead: commit time, file and row are packed into one number, 40 bits for file
+    and row, and the payload is one struct. The fastest form we found that keeps nulls and respects
+    file and row."""
     columns, key = options["columns"], options["key"]
     duckdb_copy(
         options,
@@ -128,7 +128,7 @@ def datafusion_row_number(options):
 
 
 def pyspark_row_number(options):
-    """As the Glue job has it, on this machine's processors."""
+    """The query of the Glue job, on this machine's processors."""
     from pyspark.sql import SparkSession, Window
     from pyspark.sql import functions as F
 

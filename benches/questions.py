@@ -1,17 +1,17 @@
-"""Times the questions about a table of 20 million changes, next to the same by hand in DuckDB.
+"""Times read-only commands on a table of 20 million changes, and the same queries in DuckDB.
 
     python questions.py --glueless BINARY --generate BINARY --work DIR [--turns 3]
 
-The case narrow is folded once. Then the contenders take turns:
+The case narrow is folded once. Then the contenders run in turns:
 
 explain-key     every change of one key, which one wins, the run that folded it,
                 and its row in the table
 DuckDB lookup   the key's changes, from all raw files, and its row
-verify          all changes folded again and compared with the table, by
-                partition
+verify          folds all changes once more and compares the result with the
+                table, by partition
 DuckDB EXCEPT   the same: `arg_max` over all changes in its fastest form, and
-                what either side has and the other has not
-curate          the fold itself, into an empty lake, to compare with
+                the rows that only one side has
+curate          the fold itself, into an empty lake, for comparison
 """
 
 import json
@@ -22,7 +22,7 @@ import sys
 from measure import BENCHES, CASES, SHAPES, WINDOW, make, parser_of, print_machine, timed, timed_cells
 
 COLUMNS = ", ".join(SHAPES["narrow"].columns)
-# The rows that the table should have: `arg_max` as in `peers.py`.
+# The expected rows of the table: `arg_max` as in `peers.py`.
 FOLDED = f"""
 CREATE TABLE folded AS SELECT cust_id, UNNEST(last) FROM (
     SELECT cust_id, arg_max(
@@ -86,7 +86,7 @@ def main():
 
 
 def by_hand(options):
-    """Runs in a process of its own."""
+    """The queries in DuckDB; runs in a separate process."""
     import duckdb
 
     raw = f"read_parquet('{options['raw']}/*.parquet', file_row_number = true)"

@@ -1,4 +1,4 @@
-"""Times glueless on 1, 2, 4 and 8 times the case narrow, and draws time and memory.
+"""Times glueless on 1, 2, 4 and 8 times the case narrow, and plots time and memory.
 
     python scale.py --glueless BINARY --generate BINARY --work DIR [--picture FILE]
 
@@ -69,7 +69,7 @@ def print_line(measured, times):
 
 def draw(measured, picture):
     matplotlib.use("svg")
-    # The same picture from the same figures.
+    # Makes the picture reproducible.
     matplotlib.rcParams["svg.hashsalt"] = "scale"
     from matplotlib import pyplot
 

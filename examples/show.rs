@@ -1,6 +1,6 @@
 //! Prints a Hive-partitioned Parquet folder as a table: `show FOLDER`.
 //!
-//! It reads the folder as any reader would, with DataFusion's own listing, and knows nothing of
+//! It reads the folder with DataFusion's own listing, as any reader would, without any part of
 //! glueless.
 
 use std::error::Error;
@@ -21,7 +21,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let url = ListingTableUrl::parse(format!("{folder}/"))?;
     let options =
         ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension(".parquet");
-    // Partition columns are named by the folders, and shown as the text they are.
+    // Partition columns are named by the folders, and shown as text.
     let names = options.infer_partitions(&context.state(), &url).await?;
     let partitions = names
         .into_iter()

@@ -1,9 +1,9 @@
--- Purpose: the relation `history`, as the aggregates' queries see it.
+-- Purpose: the relation `history`, which the aggregates' queries read.
 -- Grain: one row per key and day: that day's last change.
--- Relation: versions (see src/versions.rs).
--- Parameters, filled in before planning: columns, the key and partition columns under their own
--- names, each with a comma behind it; order, the order of the fold as the integer seq, for some
--- pipelines behind bytes that come before it.
+-- Relation: versions (see src/state/versions.rs).
+-- Parameters, replaced before planning: columns, the key and partition columns under their own
+-- names, each followed by a comma; order, the order of the fold as the integer seq, for some
+-- pipelines preceded by a column of order bytes.
 SELECT
     {columns}
     event_dt,

@@ -1,15 +1,16 @@
 //! Aggregates: tables per day, computed by SQL and replaced per day.
 //!
 //! A run recomputes the window's days and every day that changed since the table was last
-//! aggregated; a running table, where a day depends on all days before it, also every day that was
-//! computed before, from its earliest changed day on. The queries read two relations:
+//! aggregated. For a running table, where a day depends on all days before it, a run also recomputes
+//! every day that was computed before, from the earliest changed day on. The queries read two
+//! relations:
 //!
 //! | relation | columns |
 //! |---|---|
 //! | `history` | key columns, `event_dt`, partition columns, `deleted`, `seq`; see `sql/history.sql` |
 //! | `curated` | the columns of the curated table, from the committed file list |
 //!
-//! and two parameters: `$start_date` and `$end_date` (DATE, the end excluded).
+//! and two parameters: `$start_date` and `$end_date` (DATE; the end is exclusive).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::changes::file_order::FileNumbers;
 use crate::config::{Aggregate, Pipeline};
 use crate::error::Result;
 use crate::layout::partition_segment;
-use crate::publish::{self, Names, Plan};
+use crate::publish::{self, FileNames, Plan};
 use crate::state::State;
 use crate::state::contract::{read_types, write_types};
 use crate::state::ledger::{CURATED, Ledger};
@@ -42,21 +43,21 @@ mod days;
 mod history;
 mod query;
 
-/// The files of a day are small; one file each.
+/// The size at which a day's next file begins; days are small, so that each has one file.
 const FILE_BYTES: u64 = 256 << 20;
 
-/// How one aggregate changes.
+/// The computed days of one aggregate.
 #[derive(Debug)]
 pub struct Computed {
-    /// What is to be published.
+    /// The changes to be published.
     pub plan: Plan,
     /// The days that were computed.
     pub days: BTreeSet<NaiveDate>,
 }
 
 impl Computed {
-    /// Tells of it in the log.
-    pub fn tell(&self, aggregate: &Aggregate, windows: &[Window]) {
+    /// Logs the days and rows that were computed.
+    pub fn log(&self, aggregate: &Aggregate, windows: &[Window]) {
         let shown = |day: Option<&NaiveDate>| day.map(NaiveDate::to_string).unwrap_or_default();
         info!(
             "aggregate {}: {}, qualifying dates {} ({} to {}), rows deleted {}, rows inserted {}",
@@ -75,10 +76,10 @@ impl Computed {
     }
 }
 
-/// Registers `history` and `curated`, as last committed. Returns whether there are any.
+/// Registers `history` and `curated` as last committed. Returns whether anything is committed.
 ///
 /// # Errors
-/// Internal, when the ledger cannot be understood.
+/// Internal, when the ledger cannot be read.
 pub async fn register(
     context: &SessionContext,
     state: &State,
@@ -102,7 +103,7 @@ pub async fn register(
 /// Registers `history` over versions, and `curated`.
 ///
 /// # Errors
-/// The engine's.
+/// Those of the engine.
 pub async fn register_tables(
     context: &SessionContext,
     versions: FileTable,
@@ -118,7 +119,7 @@ pub async fn register_tables(
 /// The columns of an aggregate: name and type.
 ///
 /// # Errors
-/// Usage, when its query does not plan.
+/// Usage, when its query cannot be planned.
 pub async fn columns(
     context: &SessionContext,
     aggregate: &Aggregate,
@@ -134,7 +135,7 @@ pub async fn columns(
 /// Computes one aggregate's days into staging and plans their replacement.
 ///
 /// # Errors
-/// Usage, when the query does not plan, or its result is not one row set per day.
+/// Usage, when the query cannot be planned, or returns a day outside of its parameters.
 pub async fn compute(
     context: &SessionContext,
     ledger: &Ledger,
@@ -165,15 +166,15 @@ pub async fn compute(
         .map(|day| partition_segment(&aggregate.day, Some(&day.to_string())))
         .collect();
     let is_replaced = |folder: &str| folders.contains(folder);
-    let plan = publish::plan(staged, &before, is_replaced, commit, Names::Kept);
+    let plan = publish::plan(staged, &before, is_replaced, commit, FileNames::Reused);
     Ok(Computed { plan, days })
 }
 
-/// Plans every aggregate's query over tables of these shapes, without any rows, so that a query
-/// that cannot work is refused before anything is published.
+/// Plans every aggregate's query over empty tables with these columns, so that a query that cannot
+/// work is refused before anything is published.
 ///
 /// # Errors
-/// Usage, when a query does not plan, or its day column is missing or no DATE.
+/// Usage, when a query cannot be planned, or its day column is missing or not a DATE.
 pub async fn check(
     context: &SessionContext,
     pipeline: &Pipeline,
@@ -193,7 +194,7 @@ pub async fn check(
     Ok(())
 }
 
-/// A schema's columns, as the ledger keeps them.
+/// Columns and their types in the form that the ledger stores.
 pub fn column_types(columns: &[Field]) -> Vec<(String, String)> {
     write_types(
         columns

@@ -2,19 +2,19 @@
 //!
 //! | column | Arrow type | nullable | meaning |
 //! |---|---|---|---|
-//! | the raw columns | as found, widened over all inputs | yes | found by name; null where an input lacks it |
+//! | the raw columns | as found, widened over all inputs | yes | matched by name; null if an input lacks it |
 //! | `event_dt` | Date32 | yes | the day: of the event time for I and U, of the commit time for D |
-//! | `__position` | see [`crate::changes::position`] | no | the place in the order of changes |
+//! | `__position` | see [`crate::changes::position`] | no | the position in the order of changes |
 //! | `__live` | Boolean | no | whether the operation is I or U |
 //! | `__latest` | Boolean | no | whether this is its key's last change (pass two only) |
 //!
-//! Text is read as views. Every row is checked on the way: a null key, an operation that is none
+//! Text is read as views. Every row is checked when it is read: a null key, an operation that is none
 //! of I, U, D, a time that cannot be read and a value that does not fit its column's type stop the
-//! run with file, row and column, or are put aside ([`crate::state::quarantine`]).
+//! run with file, row and column, or are quarantined ([`crate::state::quarantine`]).
 //!
-//! An update whose columns with the key before it ([`Raw::before_images`]) tell another key is two
-//! changes: a delete of that key, and right behind it the row itself. The rows of such a pipeline
-//! have two places each in the order of changes.
+//! An update whose before-image columns ([`Raw::before_images`]) hold another key is two changes: a
+//! delete of that key, directly followed by the row itself. In such a pipeline each row has two
+//! ordinals in the order of changes.
 
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
@@ -47,15 +47,15 @@ pub mod row_bitmap;
 
 /// The day of a change.
 pub const EVENT_DT: &str = "event_dt";
-/// The place in the order of changes.
+/// The position in the order of changes.
 pub const POSITION: &str = "__position";
 /// Whether the operation is I or U.
 pub const LIVE: &str = "__live";
 /// Whether a change is its key's last.
 pub const LATEST: &str = "__latest";
 
-/// From this likeness on (1 is the same) a name may be a slip for another.
-const LIKE: f64 = 0.85;
+/// From this similarity on (1 is equal) a name may be a misspelling of another.
+const SIMILARITY_MIN: f64 = 0.85;
 /// A larger file is split into its row groups, so that every thread has work.
 const SPLIT_BYTES_MIN: u64 = 32 << 20;
 
@@ -66,20 +66,21 @@ pub struct Changes {
     raw_schema: SchemaRef,
     key: Vec<String>,
     raw: Raw,
-    /// Per key column the one with its value before an update, where inputs have it.
+    /// Per key column the column with its value before an update, if inputs have it.
     before_images: Vec<Option<usize>>,
     schema_changes: Vec<SchemaChange>,
     newest: Newest,
     /// The rows that were found to be bad when the inputs were opened.
     bad_rows: Arc<BadRows>,
-    /// Key moves whose deletes are none.
+    /// Key moves without a delete, once they are known.
     key_swaps: OnceLock<KeySwaps>,
     batch_rows: usize,
-    /// What the inputs' rows are in, where it is not the inputs.
+    /// The spilled files that stand for inputs of another format.
     _spilled: Spilled,
 }
 
-/// The key moves whose deletes are none ([`crate::changes::key_moves`]): the numbers of their inputs and rows.
+/// The key moves that swap keys, and so delete no row ([`crate::changes::key_moves`]): the numbers of
+/// their inputs and rows.
 pub type KeySwaps = HashSet<(u32, u64)>;
 
 /// One opened input.
@@ -89,14 +90,14 @@ pub(crate) struct OpenInput {
     pub(crate) file: ParquetFile,
     /// Per raw column: its index in the file.
     pub(crate) columns: Vec<Option<usize>>,
-    /// The raw columns whose values in the file may not fit.
-    pub(crate) unsure: Vec<usize>,
-    /// The rows that are nothing but placeholders, ascending; of a choice of rows, those in it.
-    pub(crate) unread: Vec<u64>,
+    /// The raw columns of which the file may have values that do not fit.
+    pub(crate) to_check: Vec<usize>,
+    /// The rows that are placeholders of bad rows, ascending; within `only` if the input has that.
+    pub(crate) placeholders: Vec<u64>,
 }
 
-/// The raw columns that a change's system columns are made of. Only a run of full loads alone can
-/// lack order and time columns.
+/// The raw columns from which a change's system columns are computed. Order and time columns are
+/// missing only in runs that read nothing but full loads.
 pub(crate) struct Roles {
     pub(crate) key: Vec<usize>,
     pub(crate) op: Option<usize>,
@@ -106,12 +107,12 @@ pub(crate) struct Roles {
 }
 
 impl Changes {
-    /// Opens the inputs, in their order, and brings their columns together. Those that cannot be
-    /// read are handed back, where the pipeline puts such files aside.
+    /// Opens the inputs, in their order, and unifies their columns. Returns those that cannot be read
+    /// too, if the pipeline quarantines such files.
     ///
     /// # Errors
-    /// Data: a damaged file, a key or order column that is missing, a column whose types cannot
-    /// be brought together, too many inputs or rows. Usage: a configured column no file has.
+    /// Data: a damaged file, a missing key or order column, a column whose types cannot be unified,
+    /// too many inputs or rows. Usage: a configured column that no file has.
     pub async fn open(
         inputs: Vec<Input>,
         opening: Opening<'_>,
@@ -127,82 +128,29 @@ impl Changes {
             .hint("run smaller windows"));
         }
         let raw = &pipeline.raw;
-        let (mut opened, mut bad_files) = (Vec::new(), Vec::new());
+        let bad_rows = Arc::clone(opening.bad_rows);
         let mut all = opening.open(inputs).await?;
-        bad_files.append(&mut all.bad);
-        let columns = Needed::new(pipeline, &all.opened, known)?;
-        for one in all.opened {
-            match columns.check(&one) {
-                Err(error) if raw.on_bad_file == OnBad::Quarantine => {
-                    bad_files.push((one.input, error));
-                }
-                Err(error) => return Err(error),
-                Ok(()) => opened.push(one),
-            }
-        }
-        let rows_max = ROWS_MAX / ordinals_per_row(raw);
+        let mut bad_files = std::mem::take(&mut all.bad);
+        let opened = with_required_columns(all.opened, pipeline, known, &mut bad_files)?;
         let mut union = RawColumns::new(pipeline);
         let mut schema_changes = SchemaChanges::new(known);
-        let bad_rows = Arc::clone(opening.bad_rows);
         let mut files = Vec::with_capacity(opened.len());
-        for (number, mut one) in opened.into_iter().enumerate() {
-            if let Some(only) = &one.input.only {
-                let is_chosen = |bad: &BadRow| only.binary_search(&bad.row).is_ok();
-                one.bad_rows.retain(is_chosen);
-            }
-            let (input, file) = (one.input, one.file);
-            if file.row_count() >= rows_max {
-                return Err(Error::data(format!(
-                    "{} has more than {rows_max} rows",
-                    file.name
-                )));
-            }
-            union.add(&file)?;
-            schema_changes.observe(&file, &input);
-            let mut unread: Vec<u64> = one.bad_rows.iter().map(|bad| bad.row).collect();
-            unread.sort_unstable();
-            bad_rows.put(number, one.bad_rows);
-            files.push(OpenInput {
-                input,
-                file,
-                columns: Vec::new(),
-                unsure: Vec::new(),
-                unread,
-            });
+        for (number, one) in opened.into_iter().enumerate() {
+            let (file, bad) = open_input(one, raw)?;
+            union.add(&file.file)?;
+            schema_changes.observe(&file.file, &file.input);
+            bad_rows.put(number, bad);
+            files.push(file);
         }
         if !files.is_empty() {
             union.add_known(&known.all)?;
             union.add_declared();
         }
-        // Many files share their columns.
-        let mut last: Option<(SchemaRef, Vec<Option<usize>>, Vec<usize>)> = None;
-        for file in &mut files {
-            let schema = file.file.schema();
-            let is_last = |(last, ..): &(SchemaRef, _, _)| Arc::ptr_eq(last, schema);
-            let (_, columns, unsure) = match last.take_if(|last| is_last(last)) {
-                Some(last) => last,
-                None => {
-                    let columns = union.columns_of(&file.file);
-                    let fits = |index: usize, field: &Field| {
-                        always_fits(schema.field(index).data_type(), field.data_type())
-                    };
-                    let each = columns.iter().zip(&union.fields).enumerate();
-                    let unsure = each.filter(|(_, (index, field))| {
-                        index.is_some_and(|index| !fits(index, field))
-                    });
-                    let unsure = unsure.map(|(column, _)| column).collect();
-                    (Arc::clone(schema), columns, unsure)
-                }
-            };
-            let schema = Arc::clone(schema);
-            file.columns.clone_from(&columns);
-            file.unsure.clone_from(&unsure);
-            last = Some((schema, columns, unsure));
-        }
-        let names = raw.before_images(&pipeline.key);
-        let names = names.iter().map(|name| union.find(name));
+        map_columns(&mut files, &union);
+        let images = raw.before_images(&pipeline.key);
+        let images = images.iter().map(|name| union.find(name));
         let changes = Changes {
-            before_images: names.collect(),
+            before_images: images.collect(),
             files,
             raw_schema: Arc::new(Schema::new(union.fields)),
             key: pipeline.key.clone(),
@@ -218,30 +166,30 @@ impl Changes {
         Ok((changes, bad_files))
     }
 
-    /// The raw columns, as found.
+    /// The raw columns of all inputs.
     pub fn raw_schema(&self) -> &SchemaRef {
         &self.raw_schema
     }
 
-    /// How many rows each input has, in input order.
+    /// The number of rows of each input, in input order.
     pub fn row_counts(&self) -> impl Iterator<Item = u64> + '_ {
         self.files.iter().map(|file| file.file.row_count())
     }
 
-    /// How many places in the order of changes a row takes.
+    /// The number of ordinals per row, 1 or 2.
     pub(crate) fn ordinals_per_row(&self) -> usize {
         ordinals_per_row(&self.raw) as usize
     }
 
-    /// How many places in the order of changes each input takes, in input order.
+    /// The number of row ordinals of each input, in input order.
     pub fn ordinal_counts(&self) -> impl Iterator<Item = u64> + '_ {
-        let places = self.ordinals_per_row() as u64;
-        self.row_counts().map(move |rows| rows * places)
+        let per_row = self.ordinals_per_row() as u64;
+        self.row_counts().map(move |rows| rows * per_row)
     }
 
-    /// Where a change is, for messages.
-    pub fn ordinal_name(&self, file: usize, place: usize) -> String {
-        let row = place / self.ordinals_per_row() + 1;
+    /// The row and file of a row ordinal, for messages.
+    pub fn ordinal_name(&self, file: usize, ordinal: usize) -> String {
+        let row = ordinal / self.ordinals_per_row() + 1;
         format!("row {row} of {}", self.files[file].file.name)
     }
 
@@ -255,17 +203,17 @@ impl Changes {
         Arc::new(PassOne::new(self.bad_rows.copied()))
     }
 
-    /// Whether bad rows are put aside.
-    pub(crate) fn puts_aside(&self) -> bool {
+    /// Whether bad rows are quarantined.
+    pub(crate) fn quarantines_rows(&self) -> bool {
         self.raw.on_bad_row == OnBad::Quarantine
     }
 
-    /// How the inputs' columns changed from file to file, and from what earlier runs met.
+    /// How the raw columns changed: from file to file, and since earlier runs.
     pub fn schema_changes(&self) -> &[SchemaChange] {
         &self.schema_changes
     }
 
-    /// The raw columns for the runs that follow.
+    /// The raw columns in the form that the state stores for later runs.
     pub fn known_columns(&self) -> KnownColumns {
         let fields = self.raw_schema.fields().iter();
         KnownColumns {
@@ -276,46 +224,47 @@ impl Changes {
         }
     }
 
-    /// Whether the table has no key, so that every row is a change of its own.
+    /// Whether the table has no key, so that every raw row is a row of the table.
     pub fn is_keyless(&self) -> bool {
         self.key.is_empty()
     }
 
-    /// The columns with the key before an update, in the key's order; none where inputs have none.
+    /// The columns with the key before an update, in the key's order; empty if no input has any.
     pub(crate) fn before_images(&self) -> &[Option<usize>] {
-        match self.before_images.iter().any(Option::is_some) {
-            true => &self.before_images,
-            false => &[],
+        if self.before_images.iter().any(Option::is_some) {
+            &self.before_images
+        } else {
+            &[]
         }
     }
 
-    /// Columns that the pipeline names and no input has, as far as that may be a slip: what to warn of.
-    pub fn missing(&self) -> Vec<String> {
-        let mut told = Vec::new();
-        if self.is_nowhere(&self.raw.op.name, true) {
+    /// Warnings about columns that the pipeline names and no input has, if that may be a mistake.
+    pub fn missing_columns(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.is_missing_everywhere(&self.raw.op.name, true) {
             let op = &self.raw.op.name;
-            told.push(format!(
-                "no CDC file has the column `{op}`: all changes count as inserts; `raw.op` names it"
+            warnings.push(format!(
+                "no CDC file has the column `{op}`: all changes are read as inserts; set `raw.op` if the column has another name"
             ));
         }
         for (name, _) in &self.raw.columns {
-            if self.is_nowhere(name, false) && *name != self.raw.op.name {
-                told.push(format!(
-                    "no file has the column `{name}`, which `[raw.columns]` declares: it is null"
+            if self.is_missing_everywhere(name, false) && *name != self.raw.op.name {
+                warnings.push(format!(
+                    "no file has the column `{name}`, which `[raw.columns]` declares: its values are null"
                 ));
             }
         }
-        told
+        warnings
     }
 
-    /// The column with the key before an update that should be there, and is in no CDC file.
+    /// The first column with the key before an update that no CDC file has.
     pub fn missing_before_image(&self) -> Option<String> {
         let mut names = self.raw.before_images(&self.key).into_iter();
-        names.find(|name| self.is_nowhere(name, true))
+        names.find(|name| self.is_missing_everywhere(name, true))
     }
 
-    /// Whether there are inputs, or CDC files, and none of them has a column.
-    fn is_nowhere(&self, name: &str, cdc: bool) -> bool {
+    /// Whether there are inputs, or CDC files with `cdc`, and none of them has a column.
+    fn is_missing_everywhere(&self, name: &str, cdc: bool) -> bool {
         let column = self.raw_column(name);
         let files = self.files.iter();
         let mut files = files
@@ -325,13 +274,13 @@ impl Changes {
         files.peek().is_some() && files.all(lacks)
     }
 
-    /// Whether a key move's delete is none.
+    /// Whether a key move swaps keys, and so deletes no row.
     pub(crate) fn is_key_swap(&self, file: usize, row: u64) -> bool {
         let key_swaps = self.key_swaps.get();
         key_swaps.is_some_and(|key_swaps| key_swaps.contains(&(file as u32, row)))
     }
 
-    /// Says which key moves' deletes are none.
+    /// Sets the key moves that swap keys.
     pub fn set_key_swaps(&self, key_swaps: KeySwaps) {
         let _ = self.key_swaps.set(key_swaps);
     }
@@ -341,9 +290,9 @@ impl Changes {
         self.files.iter().map(|file| &file.input)
     }
 
-    /// How much memory the inputs keep until the run ends: small files, and two bits per row for
-    /// the winners.
-    pub fn kept_bytes(&self) -> usize {
+    /// The memory that the inputs take until the run ends: cached small files, and two bits per
+    /// ordinal for the winners.
+    pub fn cached_bytes(&self) -> usize {
         let files = self.files.iter().map(|file| file.file.cached_bytes());
         files.sum::<usize>() + self.ordinal_counts().sum::<u64>() as usize / 4
     }
@@ -379,11 +328,11 @@ impl Changes {
         self.raw.time_zone
     }
 
-    /// The inputs whose rows cannot be read, and why: all of all inputs are decoded.
+    /// Finds the inputs whose rows cannot be read, and why. Decodes all columns of all inputs.
     ///
     /// # Errors
     /// Storage, when an input cannot be fetched.
-    pub async fn damaged(self: &Arc<Self>, threads: usize) -> Result<Vec<(RawFile, Error)>> {
+    pub async fn find_damaged(self: &Arc<Self>, threads: usize) -> Result<Vec<(RawFile, Error)>> {
         let files = Arc::new(Work::new((0..self.files.len()).collect()));
         let tasks = (0..threads.max(1)).map(|_| {
             let (changes, files) = (Arc::clone(self), Arc::clone(&files));
@@ -411,7 +360,7 @@ impl Changes {
         Ok(join_all(tasks).await?.into_iter().flatten().collect())
     }
 
-    /// The kinds of the order columns, for those that the inputs have.
+    /// The order columns that the inputs have, and the kinds of their values.
     pub fn order_kinds(&self) -> Vec<(String, String)> {
         let columns = self.raw.order_by.iter();
         let kinds = columns.filter_map(|name| {
@@ -422,15 +371,15 @@ impl Changes {
         kinds.collect()
     }
 
-    /// Whether positions are packed integers: the only order column is the commit time.
+    /// Whether positions are packed integers, because the only order column is the commit time.
     pub fn is_packed(&self) -> bool {
         self.raw.order_by.len() == 1 && self.raw.order_by[0] == self.raw.commit_time
     }
 
     fn check_columns(&self) -> Result<()> {
         let reserved = [EVENT_DT, POSITION, LIVE, LATEST];
-        let is_there = |name: &&str| self.raw_schema.index_of(name).is_ok();
-        if let Some(name) = reserved.into_iter().find(is_there) {
+        let is_used = |name: &&str| self.raw_schema.index_of(name).is_ok();
+        if let Some(name) = reserved.into_iter().find(is_used) {
             return Err(Error::data(format!(
                 "the raw column `{name}` has a name that is reserved"
             ))
@@ -456,7 +405,7 @@ impl Changes {
         Ok(())
     }
 
-    /// The index of a raw column: by its name, or by its name in another case.
+    /// The index of a raw column, by its name; if there is none, by its name in another case.
     pub fn raw_column(&self, name: &str) -> Option<usize> {
         find_column(
             self.raw_schema
@@ -467,37 +416,38 @@ impl Changes {
         )
     }
 
-    /// What each of the partitions reads: whole files, or row groups of large ones, spread by
-    /// size. Depends on nothing but the inputs, so that a plan can be run twice.
-    pub(crate) fn spread(&self, partitions: usize, winners: Option<&Winners>) -> Vec<Vec<Unit>> {
-        let mut units: Vec<(u64, Unit)> = Vec::new();
+    /// Distributes whole files, and row groups of large files, to partitions by size. Depends on the
+    /// inputs only, so that a plan can be executed twice.
+    pub(crate) fn distribute(
+        &self,
+        partitions: usize,
+        winners: Option<&Winners>,
+    ) -> Vec<Vec<ReadUnit>> {
+        let mut units: Vec<(u64, ReadUnit)> = Vec::new();
         for (index, file) in self.files.iter().enumerate() {
-            let mut kept = Vec::new();
+            let mut selected = Vec::new();
             let mut first_row = 0;
             for (group, metadata) in file.file.row_groups().iter().enumerate() {
                 let rows = metadata.rows;
-                let places = self.ordinals_per_row();
-                let chosen = match winners {
-                    Some(winners) => {
-                        winners.any(index, first_row * places..(first_row + rows) * places)
-                    }
-                    None => true,
-                };
-                if chosen {
-                    kept.push((group, first_row, rows, metadata.bytes));
+                let per_row = self.ordinals_per_row();
+                let is_selected = winners.is_none_or(|winners| {
+                    winners.has_any(index, first_row * per_row..(first_row + rows) * per_row)
+                });
+                if is_selected {
+                    selected.push((group, first_row, rows, metadata.bytes));
                 }
                 first_row += rows;
             }
-            let bytes: u64 = kept.iter().map(|group| group.3).sum();
+            let bytes: u64 = selected.iter().map(|group| group.3).sum();
             let parts = if bytes >= SPLIT_BYTES_MIN {
-                kept.chunks(1)
+                selected.chunks(1)
             } else {
-                kept.chunks(kept.len().max(1))
+                selected.chunks(selected.len().max(1))
             };
             for part in parts {
                 units.push((
                     part.iter().map(|group| group.3).sum(),
-                    Unit {
+                    ReadUnit {
                         file: index,
                         row_groups: part
                             .iter()
@@ -508,14 +458,14 @@ impl Changes {
             }
         }
         units.sort_by_key(|(bytes, unit)| (std::cmp::Reverse(*bytes), unit.file));
-        let mut spread: Vec<(u64, Vec<Unit>)> = vec![(0, Vec::new()); partitions.max(1)];
+        let mut partitioned: Vec<(u64, Vec<ReadUnit>)> = vec![(0, Vec::new()); partitions.max(1)];
         for (bytes, unit) in units {
-            if let Some(least) = spread.iter_mut().min_by_key(|(load, _)| *load) {
+            if let Some(least) = partitioned.iter_mut().min_by_key(|(load, _)| *load) {
                 least.0 += bytes;
                 least.1.push(unit);
             }
         }
-        spread
+        partitioned
             .into_iter()
             .map(|(_, mut units)| {
                 units.sort_by_key(|unit| (unit.file, unit.row_groups.first().map(|group| group.1)));
@@ -525,8 +475,78 @@ impl Changes {
     }
 }
 
-/// How many places in the order of changes a row takes: two where it may be a delete of another key
-/// first.
+/// Keeps the inputs that have all required columns. The others are added to `bad_files`, or are an
+/// error, as the pipeline says.
+fn with_required_columns(
+    opened: Vec<Opened>,
+    pipeline: &Pipeline,
+    known: &KnownColumns,
+    bad_files: &mut Vec<(Input, Error)>,
+) -> Result<Vec<Opened>> {
+    let required = RequiredColumns::new(pipeline, &opened, known)?;
+    let mut complete = Vec::new();
+    for one in opened {
+        match required.check(&one) {
+            Err(error) if pipeline.raw.on_bad_file == OnBad::Quarantine => {
+                bad_files.push((one.input, error));
+            }
+            Err(error) => return Err(error),
+            Ok(()) => complete.push(one),
+        }
+    }
+    Ok(complete)
+}
+
+/// One input, whose columns are mapped later, and its bad rows that were found when it was opened.
+fn open_input(opened: Opened, raw: &Raw) -> Result<(OpenInput, Vec<BadRow>)> {
+    let (input, file, mut bad_rows) = (opened.input, opened.file, opened.bad_rows);
+    if let Some(only) = &input.only {
+        bad_rows.retain(|bad| only.binary_search(&bad.row).is_ok());
+    }
+    let rows_max = ROWS_MAX / ordinals_per_row(raw);
+    if file.row_count() >= rows_max {
+        return Err(Error::data(format!(
+            "{} has more than {rows_max} rows",
+            file.name
+        )));
+    }
+    let mut placeholders: Vec<u64> = bad_rows.iter().map(|bad| bad.row).collect();
+    placeholders.sort_unstable();
+    let input = OpenInput {
+        input,
+        file,
+        columns: Vec::new(),
+        to_check: Vec::new(),
+        placeholders,
+    };
+    Ok((input, bad_rows))
+}
+
+/// Maps the raw columns to each file's own. Files that share a schema are mapped once.
+fn map_columns(files: &mut [OpenInput], union: &RawColumns<'_>) {
+    let mut last: Option<(SchemaRef, Vec<Option<usize>>, Vec<usize>)> = None;
+    for file in files {
+        let schema = file.file.schema();
+        let is_last = |(last, ..): &(SchemaRef, _, _)| Arc::ptr_eq(last, schema);
+        let (_, columns, to_check) = last.take_if(|last| is_last(last)).unwrap_or_else(|| {
+            let columns = union.columns_of(&file.file);
+            let fits = |index: usize, field: &Field| {
+                always_fits(schema.field(index).data_type(), field.data_type())
+            };
+            let each = columns.iter().zip(&union.fields).enumerate();
+            let to_check =
+                each.filter(|(_, (index, field))| index.is_some_and(|index| !fits(index, field)));
+            let to_check = to_check.map(|(column, _)| column).collect();
+            (Arc::clone(schema), columns, to_check)
+        });
+        let schema = Arc::clone(schema);
+        file.columns.clone_from(&columns);
+        file.to_check.clone_from(&to_check);
+        last = Some((schema, columns, to_check));
+    }
+}
+
+/// The number of ordinals per row: two if a row can be a delete of another key first.
 fn ordinals_per_row(raw: &Raw) -> u64 {
     1 + u64::from(raw.before_image_prefix.is_some())
 }
@@ -538,13 +558,14 @@ fn names(file: &ParquetFile) -> impl Iterator<Item = &str> + Clone {
     fields.map(|field| field.name().as_str())
 }
 
-/// The columns that a pipeline cannot do without.
-struct Needed<'a> {
+/// The columns that the pipeline requires in full loads and in CDC files, with the setting that names
+/// each.
+struct RequiredColumns<'a> {
     full_load: Vec<(&'static str, &'a str)>,
     cdc: Vec<(&'static str, &'a str)>,
 }
 
-impl<'a> Needed<'a> {
+impl<'a> RequiredColumns<'a> {
     fn new(pipeline: &'a Pipeline, opened: &[Opened], known: &KnownColumns) -> Result<Self> {
         let raw = &pipeline.raw;
         let full_load: Vec<(&str, &str)> = pipeline
@@ -560,33 +581,34 @@ impl<'a> Needed<'a> {
             cdc.push(("raw.op", &raw.op.name));
         }
         let has_cdc = opened.iter().any(|one| !one.input.full_load);
-        let is_there = |name: &str| {
+        let exists = |name: &str| {
             let mut files = opened.iter();
             let mut known = known.all.iter();
             files.any(|one| find_column(names(&one.file), name).is_some())
                 || known.any(|(known, _)| known.eq_ignore_ascii_case(name))
         };
-        // Single files may lack it.
+        // Single files may lack the event time.
         let event_time = ("raw.event_time", raw.event_time.as_str());
         let of_cdc = cdc.iter().copied().chain([event_time]);
         let of_cdc = of_cdc.filter(|_| has_cdc);
         let wanted = full_load.iter().copied().chain(of_cdc);
         let missing = wanted
             .filter(|_| !opened.is_empty())
-            .find(|(_, name)| !is_there(name));
+            .find(|(_, name)| !exists(name));
         if let Some((setting, name)) = missing {
             return Err(unknown_column(setting, name, opened));
         }
-        Ok(Needed { full_load, cdc })
+        Ok(RequiredColumns { full_load, cdc })
     }
 
     fn check(&self, opened: &Opened) -> Result<()> {
-        let needed = match opened.input.full_load {
-            true => &self.full_load,
-            false => &self.cdc,
+        let required = if opened.input.full_load {
+            &self.full_load
+        } else {
+            &self.cdc
         };
         let is_missing = |(_, name): &&(_, &str)| find_column(names(&opened.file), name).is_none();
-        let Some((_, name)) = needed.iter().find(is_missing) else {
+        let Some((_, name)) = required.iter().find(is_missing) else {
             return Ok(());
         };
         let found = names(&opened.file).collect::<Vec<_>>().join(", ");
@@ -604,9 +626,9 @@ fn unknown_column(setting: &str, name: &str, opened: &[Opened]) -> Error {
             found.push(column);
         }
     }
-    let like = |known: &&&str| strsim::jaro_winkler(known, name) > LIKE;
-    let meant = found.iter().find(like);
-    let meant = meant.map_or(String::new(), |known| format!("did you mean `{known}`? "));
+    let is_similar = |known: &&&str| strsim::jaro_winkler(known, name) > SIMILARITY_MIN;
+    let similar = found.iter().find(is_similar);
+    let meant = similar.map_or(String::new(), |known| format!("did you mean `{known}`? "));
     Error::usage(format!(
         "no raw file has the column `{name}`, which `{setting}` names"
     ))
@@ -615,7 +637,7 @@ fn unknown_column(setting: &str, name: &str, opened: &[Opened]) -> Error {
 
 /// Part of one input: its index, and row groups as (number, first row, rows).
 #[derive(Clone, Debug)]
-pub(crate) struct Unit {
+pub(crate) struct ReadUnit {
     pub(crate) file: usize,
     pub(crate) row_groups: Vec<(usize, usize, usize)>,
 }

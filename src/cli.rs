@@ -1,4 +1,4 @@
-//! The command line: arguments, logs, metrics, and the program that binds them.
+//! The command line: arguments, logs, metrics, and the program itself.
 
 pub mod args;
 pub mod logging;

@@ -1,4 +1,4 @@
-//! `pipeline.toml`: read, checked and turned into values, before any input or output.
+//! Reads and checks `pipeline.toml`, before any input or output.
 //!
 //! Unknown keys are refused with the nearest known one. `--set key=value` overrides any key
 //! before the checks. Every key is documented at its field below: meaning, unit, default.
@@ -33,10 +33,10 @@ pub use raw::{CsvForm, OnBad, OnTie, OpColumn, Raw, RawFormat, WindowBy};
 pub struct Pipeline {
     /// `name`: the pipeline's own name, which also names its state folder.
     pub name: String,
-    /// `key`: the primary-key columns of the source table; none where it has no key, and every
-    /// change is a row of its own.
+    /// `key`: the primary-key columns of the source table; empty if it has no key and every change
+    /// is a row of its own.
     pub key: Vec<String>,
-    /// `keep`: what the curated table holds; default `latest`.
+    /// `keep`: which rows the curated table holds; default `latest`.
     pub keep: Keep,
     /// `[raw]`: where the change files are and what their columns mean.
     pub raw: Raw,
@@ -44,14 +44,14 @@ pub struct Pipeline {
     pub curated: Curated,
     /// `[[aggregate]]`: the tables per day.
     pub aggregates: Vec<Aggregate>,
-    /// `state.url`: where versions, ledger and staging are kept; default
+    /// `state.url`: the folder of versions, ledger and staging; default
     /// `<curated.url>/../_glueless/<name>`.
     pub state: Location,
-    /// `[limits]`: what a run may use.
+    /// `[limits]`: limits of memory, disk and threads.
     pub limits: Limits,
 }
 
-/// What the curated table holds.
+/// Which rows the curated table holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Keep {
@@ -70,7 +70,7 @@ impl fmt::Display for Keep {
     }
 }
 
-/// The curated table.
+/// Settings of the curated table.
 #[derive(Clone, Debug)]
 pub struct Curated {
     /// `curated.url`: the folder of the table.
@@ -79,23 +79,23 @@ pub struct Curated {
     pub partition_by: Vec<String>,
     /// `curated.format`: `parquet` (default) or `delta`.
     pub format: Format,
-    /// `curated.retention`: how long a Delta table keeps files that were replaced, for those who
-    /// read an earlier version of it; default `7d`.
+    /// `curated.retention`: how long a Delta table keeps replaced files, for readers of its earlier
+    /// versions; default `7d`.
     pub retention: chrono::Duration,
-    /// `curated.file_bytes`: the size from which a partition gets another file, in bytes or with
-    /// a unit; default `256MB`.
+    /// `curated.file_bytes`: the size at which a partition's next file begins, in bytes or with a
+    /// unit; default `256MB`.
     pub file_bytes: u64,
     /// The text of `curated.sql`.
     pub sql: Sql,
 }
 
-/// What the curated table is to its readers.
+/// The format of the curated table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// Parquet files in Hive folders.
     Parquet,
-    /// A Delta table: a run's changes to all partitions are seen at once.
+    /// A Delta table: all changes of a run become visible at once.
     Delta,
 }
 
@@ -108,7 +108,7 @@ impl fmt::Display for Format {
     }
 }
 
-/// One table per day.
+/// One aggregate: a table computed per day.
 #[derive(Clone, Debug)]
 pub struct Aggregate {
     /// `name`: for messages, the report and `--set aggregate.<name>.url=…`.
@@ -117,15 +117,15 @@ pub struct Aggregate {
     pub sql: Sql,
     /// `url`: the folder of the table.
     pub url: Location,
-    /// `day`: its DATE column, the partition column.
+    /// `day`: its DATE column, which is its partition column.
     pub day: String,
     /// `running`: whether a day depends on all days before it; default false.
     pub running: bool,
 }
 
 impl Aggregate {
-    /// The ledger's name for the table: another place, day column or query makes it another
-    /// table, all of whose days are computed.
+    /// The ledger's name for the table. With another URL, day column or query it is another table,
+    /// and all of its days are computed.
     pub fn table(&self) -> String {
         let query = self.sql.fingerprint();
         format!("{} by {} in {}, {query}", self.name, self.day, self.url)
@@ -133,8 +133,8 @@ impl Aggregate {
 }
 
 impl Sql {
-    /// The names in the query, as the engine takes them: as they are in quotes, otherwise in lower
-    /// case.
+    /// The identifiers in the query, as the engine reads them: unchanged in quotes, otherwise in
+    /// lower case.
     pub fn names(&self) -> Vec<String> {
         let tokens = Tokenizer::new(&GenericDialect {}, &self.text).tokenize();
         let name = |token| match token {
@@ -142,7 +142,7 @@ impl Sql {
             Token::Word(word) => Some(word.value.to_lowercase()),
             _ => None,
         };
-        // One that cannot be taken apart is refused when it is planned.
+        // A query that cannot be tokenized is refused when it is planned.
         tokens
             .unwrap_or_default()
             .into_iter()
@@ -150,8 +150,8 @@ impl Sql {
             .collect()
     }
 
-    /// A hash of the query with its comments and white space folded, so that a remark does not
-    /// change a pipeline.
+    /// A hash of the query without comments and repeated white space, so that a comment does not
+    /// change the table.
     pub fn fingerprint(&self) -> String {
         let lines = self.text.lines();
         let code = lines.map(|line| line.split("--").next().unwrap_or_default());
@@ -166,11 +166,11 @@ impl Sql {
 pub struct Sql {
     /// The file's path as the user would name it.
     pub file: String,
-    /// Its text.
+    /// The text of the query.
     pub text: String,
 }
 
-/// What a run may use.
+/// Limits of a run's memory, disk and threads.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// `limits.memory`: bytes, or with a unit (`900MB`, `4GiB`), at least 128 MB; default 60 % of the machine's
@@ -178,31 +178,31 @@ pub struct Limits {
     pub memory_bytes: Option<u64>,
     /// `limits.spill_dir`: the folder for spilled data; default the system's temporary folder.
     pub spill_dir: Option<PathBuf>,
-    /// `limits.spill_bytes_max`: how much spilled data there may be at a time, as `limits.memory`
-    /// is written; default as much as the disk holds.
+    /// `limits.spill_bytes_max`: the most spilled data at a time, in the units of `limits.memory`;
+    /// default all of the disk.
     pub spill_bytes_max: Option<u64>,
     /// `limits.threads`: default the number of cores.
     pub threads: Option<usize>,
 }
 
-/// A run cannot do with less memory.
+/// The least memory that a run can work with.
 pub const MEMORY_BYTES_MIN: u64 = 128_000_000;
 
 impl Pipeline {
     /// Reads a pipeline's folder or toml file, with `--set` overrides (`key=value`) applied.
     ///
     /// # Errors
-    /// Usage: no such pipeline, an unknown, missing or wrong key, a missing SQL file, places
-    /// that overlap.
-    pub fn read(place: &Path, overrides: &[String]) -> Result<Self> {
-        let file = if place.is_dir() {
-            place.join("pipeline.toml")
+    /// Usage: no such pipeline, an unknown, missing or wrong key, a missing SQL file, overlapping
+    /// URLs.
+    pub fn read(path: &Path, overrides: &[String]) -> Result<Self> {
+        let file = if path.is_dir() {
+            path.join("pipeline.toml")
         } else {
-            place.to_path_buf()
+            path.to_path_buf()
         };
         let text = std::fs::read_to_string(&file).map_err(|error| {
             Error::usage(format!("no such pipeline: {}", file.display()))
-                .hint("name the folder that holds pipeline.toml, or the toml file itself")
+                .hint("name the folder with the pipeline.toml, or the toml file itself")
                 .caused_by(error)
         })?;
         let mut table: Table = text.parse().map_err(|error: toml::de::Error| {
@@ -218,12 +218,12 @@ impl Pipeline {
             set(&mut table, text)?;
         }
         refuse_unknown_keys(&table, &file)?;
-        let read: PipelineToml = serde_path_to_error::deserialize(Value::Table(table))
+        let parsed: PipelineToml = serde_path_to_error::deserialize(Value::Table(table))
             .map_err(|error| wrong_key(&file, &error))?;
         let folder = std::path::absolute(&file)
             .map_err(|error| Error::usage("cannot find the current folder").caused_by(error))?;
         let folder = folder.parent().unwrap_or(Path::new("/"));
-        check(read, folder, &file)
+        check(parsed, folder, &file)
     }
 
     /// Every location the pipeline writes, with the key that names it.
@@ -272,14 +272,14 @@ mod tests {
         let error = read(toml, overrides).expect_err("refused");
         assert_eq!(error.kind, crate::error::Kind::Usage);
         let text = error.to_string();
-        let told = text
+        let message = text
             .rsplit_once("pipeline.toml: ")
-            .map_or(text.clone(), |(_, told)| told.into());
-        format!("{told} / {}", error.hint.unwrap_or_default())
+            .map_or(text.clone(), |(_, message)| message.into());
+        format!("{message} / {}", error.hint.unwrap_or_default())
     }
 
     #[test]
-    fn a_remark_does_not_change_a_pipeline_and_code_does() {
+    fn a_comment_does_not_change_a_fingerprint_and_code_does() {
         let fingerprint = |text: &str| {
             let (file, text) = ("a.sql".into(), text.into());
             Sql { file, text }.fingerprint()
@@ -287,7 +287,7 @@ mod tests {
         let plain = fingerprint("SELECT a\nFROM latest");
         assert_eq!(
             plain,
-            fingerprint("-- a remark\nSELECT a   FROM latest -- another\n")
+            fingerprint("-- a comment\nSELECT a   FROM latest -- another\n")
         );
         assert_ne!(plain, fingerprint("SELECT b FROM latest"));
     }
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn places_must_not_overlap() {
+    fn urls_must_not_overlap() {
         assert!(refusal(GOOD, &["curated.url=raw/x"]).contains("overlaps `raw.url`"));
         assert!(
             refusal(GOOD, &["aggregate.daily.url=lake/curated"]).contains("overlaps `curated.url`")
@@ -401,7 +401,7 @@ mod tests {
 
     #[test]
     fn wrong_values_are_named() {
-        for (set, told) in [
+        for (set, expected) in [
             ("key=[\"a\", \"a\"]", "`key` names `a` twice"),
             ("raw.time_zone=Mars", "`raw.time_zone` is `Mars`"),
             ("raw.lookback=soon", "`raw.lookback`"),
@@ -416,7 +416,7 @@ mod tests {
                 "raw.columns={id = \"bigint\", x = \"money\"}",
                 "`raw.columns.x` is `money`",
             ),
-            ("raw.max_bad_rows=5", "`raw.max_bad_rows` has no use"),
+            ("raw.max_bad_rows=5", "`raw.max_bad_rows` has no effect"),
             ("raw.on_bad_row=drop", "unknown variant `drop`"),
             (
                 "raw.before_image_prefix=",
@@ -424,8 +424,8 @@ mod tests {
             ),
             ("curated.file_bytes=0", "`curated.file_bytes` is"),
         ] {
-            let said = refusal(GOOD, &[set]);
-            assert!(said.contains(told), "{set}: {said}");
+            let message = refusal(GOOD, &[set]);
+            assert!(message.contains(expected), "{set}: {message}");
         }
     }
 

@@ -1,29 +1,31 @@
-//! Pass two: the payload of the last changes, through `curated.sql`, into staging.
+//! Pass two: reads the payload of the last changes through `curated.sql` and writes it to staging.
 //!
 //! ```text
-//! winners ─▶ merge with versions ─▶ winners that hold ─▶ curated.sql, made total ─┬─▶ versions
+//! winners ─▶ merge with versions ─▶ remaining winners ─▶ curated.sql, made total ─┬─▶ versions
 //!                  │                    (one stream per thread)                   └─▶ rows ─┐
-//!                  └─▶ rows that go (tombstones) ─────────────────────────────────▶ sorter ─┤
+//!                  └─▶ tombstones of removed rows ────────────────────────────────▶ sorter ─┤
 //!                                                                                           ▼
 //!                                                published partitions ─▶ rebuild ─▶ files in staging
 //! ```
 //!
-//! Each thread has a sorter of its own, which spills when it must, so memory stays under the
-//! limit whatever the number of rows.
+//! Each thread has its own sorter, which spills if needed, so that memory stays under the limit for
+//! any number of rows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::datatypes::Field;
+use arrow::datatypes::{Field, SchemaRef};
 use datafusion::physical_plan::execute_stream_partitioned;
 use datafusion::prelude::SessionContext;
 
 use crate::changes::Changes;
 use crate::changes::reader::ChangesTable;
+use crate::changes::row_bitmap::Winners;
 use crate::config::{OnTie, Pipeline};
-use crate::curate::conservation::{adds_up, check_versions, check_written};
-use crate::curate::merge::{Merge, Outputs};
-use crate::curate::pass_two::{Counts, FirstHalf};
+use crate::curate::conservation::{check_versions, check_written, does_not_add_up};
+use crate::curate::curated_sql::CuratedQuery;
+use crate::curate::merge::{CommittedVersions, Merge, Outputs};
+use crate::curate::pass_two::{Counts, Splitter};
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
 use crate::fold::{Fold, tied};
@@ -34,8 +36,8 @@ use crate::state::versions::VersionsLayout;
 use crate::state::versions_writer::{VersionsFile, VersionsWriter, day_ranges};
 use crate::store::Folder;
 use crate::table::rebuild::PublishedTable;
-use crate::table::sorter::{Sorted, Sorter};
-use crate::table::writer::{StagedFile, TableWriter};
+use crate::table::sorter::{Order, Sorted, Sorter};
+use crate::table::writer::{StagedFile, TableWriter, Written};
 
 pub mod conservation;
 pub mod curated_sql;
@@ -44,39 +46,39 @@ pub mod pass_two;
 pub mod stage;
 pub mod table_layout;
 
-/// What pass two made.
+/// The result of pass two.
 #[derive(Debug)]
 pub struct Curated {
     /// The table's files, in staging.
     pub staged: Vec<StagedFile>,
     /// The partitions that were written, or left without rows.
     pub partitions: BTreeSet<String>,
-    /// The versions' files, in the state folder and not yet committed.
+    /// The files of versions, in the state's folder and not yet committed.
     pub versions: Vec<VersionsFile>,
-    /// The files with versions that these replace.
+    /// The committed files of versions that these replace.
     pub replaced_versions: Vec<String>,
     /// The versions' layout.
     pub layout: Arc<VersionsLayout>,
     /// The table's columns.
     pub columns: Vec<Field>,
-    /// What was counted on the way.
+    /// Rows and days that pass two counted.
     pub counts: Counts,
-    /// Last changes of the window not later than what versions hold.
+    /// Last changes of the window that are not later than the committed versions.
     pub stale: u64,
-    /// Of the bytes of the table's files the part of the new rows, by their number.
+    /// The share of the table files' bytes that is new rows, estimated by the number of rows.
     pub bytes_changed: u64,
 }
 
-/// What pass two is made of.
+/// Pass two: its inputs and outputs.
 #[derive(Debug)]
 pub struct Curate<'a> {
     /// The pipeline.
     pub pipeline: &'a Pipeline,
     /// The inputs.
     pub changes: &'a Arc<Changes>,
-    /// Pass one's result.
+    /// The result of pass one.
     pub folded: &'a Fold,
-    /// What earlier runs left; `None` to begin anew, and to replace all versions.
+    /// The ledger of earlier runs; `None` to begin from empty and replace all versions.
     pub earlier: Option<&'a Ledger>,
     /// The curated table.
     pub table: &'a Folder,
@@ -84,14 +86,21 @@ pub struct Curate<'a> {
     pub staging: &'a Folder,
     /// The folder of the state's Delta table.
     pub state: &'a Folder,
-    /// The committed files with versions, and their sizes.
-    pub stored: Vec<(String, u64)>,
-    /// The folder that new files with versions are written to.
+    /// The committed files of versions, and their sizes.
+    pub committed_versions: Vec<(String, u64)>,
+    /// The folder to which new files of versions are written.
     pub versions: &'a Folder,
     /// The attempt's name, part of every path.
     pub attempt: &'a str,
-    /// How many threads.
+    /// The number of threads.
     pub threads: usize,
+}
+
+/// The winners' rows, sorted by threads for the table, and their versions.
+struct Split {
+    sorters: Vec<Sorter>,
+    versions: Vec<VersionsFile>,
+    counts: Counts,
 }
 
 impl Curate<'_> {
@@ -99,43 +108,18 @@ impl Curate<'_> {
     ///
     /// # Errors
     /// Usage, when `curated.sql` is refused; data, when a row cannot be cast, or the table or the
-    /// versions are not as they were left; storage, when staging or state cannot be written.
+    /// versions are not as they were committed; storage, when staging or state cannot be written.
     pub async fn run(&self, context: &SessionContext) -> Result<Curated> {
-        let winners = Arc::clone(&self.folded.winners);
-        let table = ChangesTable::pass_two(self.changes, winners, self.threads);
-        let query = curated_sql::plan(context, self.pipeline, self.changes, table).await?;
+        let query = self.query(context, &self.folded.winners).await?;
         let contract = self.earlier.and_then(|ledger| ledger.contract.as_ref());
         let columns = self.columns(&query, contract)?;
         let layout = Arc::new(self.versions_layout(&columns, contract)?);
         let (order, schema) = self.order(&columns)?;
 
-        let stored = self.stored_versions();
-        let mut days = self.folded.days.clone();
-        for file in stored.iter().filter(|file| file.rewritten) {
-            if let Some(counts) = self
-                .earlier
-                .and_then(|ledger| ledger.versions.get(&file.path))
-            {
-                days.add_all(counts);
-            }
-        }
-        let starts = Arc::new(day_ranges(&days));
-        let outputs: Outputs = (0..self.threads)
-            .map(|thread| {
-                let prefix = format!("{}-{thread:02}", State::versions_prefix(self.attempt));
-                let sorter = Sorter::new(Arc::clone(&order), context.runtime_env());
-                let versions = VersionsWriter::new(self.versions, &layout, prefix, &starts);
-                (sorter, versions)
-            })
-            .collect();
-        let replaced_versions = match self.earlier {
-            Some(_) => {
-                let rewritten = stored.iter().filter(|file| file.rewritten);
-                rewritten.map(|file| file.path.clone()).collect()
-            }
-            None => self.stored.iter().map(|(path, _)| path.clone()).collect(),
-        };
-        let (query, merged, outputs) = match (stored.is_empty(), self.earlier) {
+        let to_merge = self.versions_to_merge();
+        let outputs = self.outputs(context, &to_merge, &layout, &order);
+        let replaced_versions = self.replaced_versions(&to_merge);
+        let (query, merged, outputs) = match (to_merge.is_empty(), self.earlier) {
             (false, Some(ledger)) => {
                 let merge = Merge {
                     pipeline: self.pipeline,
@@ -143,24 +127,110 @@ impl Curate<'_> {
                     folded: self.folded,
                     layout: &layout,
                     state: self.state,
-                    stored,
+                    committed: to_merge,
                     folded_inputs: ledger.inputs.keys().cloned().collect(),
                     table_schema: Arc::clone(&schema),
                 };
                 let (merged, outputs) = merge.run(context, outputs).await?;
                 let fails = self.pipeline.raw.on_tie == OnTie::Fail;
-                if let Some((file, place)) = merged.counts.tie.filter(|_| fails) {
-                    return Err(tied(&self.changes.ordinal_name(file, place)));
+                if let Some((file, ordinal)) = merged.counts.tie.filter(|_| fails) {
+                    return Err(tied(&self.changes.ordinal_name(file, ordinal)));
                 }
-                let winners = Arc::clone(&merged.winners);
-                let table = ChangesTable::pass_two(self.changes, winners, self.threads);
-                let query = curated_sql::plan(context, self.pipeline, self.changes, table).await?;
+                let query = self.query(context, &merged.winners).await?;
                 (query, Some(merged), outputs)
             }
-            // Nothing that was there is touched.
+            // No earlier version can change a winner.
             _ => (query, None, outputs),
         };
+        let merged = merged.as_ref();
 
+        let split = self
+            .split(context, &query, outputs, &layout, &schema)
+            .await?;
+        let mut counts = split.counts;
+        let (written, given) = self.write_table(split.sorters, &order).await?;
+
+        counts
+            .days
+            .extend(merged.iter().flat_map(|merged| &merged.counts.days));
+        let bytes_changed = check_written(&written, &given, merged)?;
+        check_versions(&split.versions, &counts, merged)?;
+        if let Some(merged) = merged
+            && merged.counts.key_days != counts.key_days
+        {
+            return Err(does_not_add_up(
+                "winners after the merge",
+                merged.counts.key_days,
+                counts.key_days,
+            ));
+        }
+        Ok(Curated {
+            partitions: written.iter().map(|one| one.partition.clone()).collect(),
+            staged: written.into_iter().flat_map(|one| one.files).collect(),
+            versions: split.versions,
+            replaced_versions,
+            layout,
+            columns,
+            stale: merged.map_or(0, |merged| merged.counts.stale),
+            bytes_changed,
+            counts,
+        })
+    }
+
+    /// `curated.sql` over the rows of winners.
+    async fn query(
+        &self,
+        context: &SessionContext,
+        winners: &Arc<Winners>,
+    ) -> Result<CuratedQuery> {
+        let table = ChangesTable::pass_two(self.changes, Arc::clone(winners), self.threads);
+        curated_sql::plan(context, self.pipeline, self.changes, table).await
+    }
+
+    /// A sorter for the table and a writer of versions per thread.
+    fn outputs(
+        &self,
+        context: &SessionContext,
+        to_merge: &[CommittedVersions],
+        layout: &Arc<VersionsLayout>,
+        order: &Arc<Order>,
+    ) -> Outputs {
+        let mut days = self.folded.days.clone();
+        let rewritten = to_merge.iter().filter(|file| file.rewritten);
+        let counts = rewritten.filter_map(|file| self.earlier?.versions.get(&file.path));
+        counts.for_each(|counts| days.add_all(counts));
+        let starts = Arc::new(day_ranges(&days));
+        let threads = 0..self.threads;
+        threads
+            .map(|thread| {
+                let prefix = format!("{}-{thread:02}", State::versions_prefix(self.attempt));
+                let sorter = Sorter::new(Arc::clone(order), context.runtime_env());
+                let versions = VersionsWriter::new(self.versions, layout, prefix, &starts);
+                (sorter, versions)
+            })
+            .collect()
+    }
+
+    /// The committed files of versions that the new ones replace: rewritten ones, or all of them if
+    /// the table begins from empty.
+    fn replaced_versions(&self, to_merge: &[CommittedVersions]) -> Vec<String> {
+        if self.earlier.is_none() {
+            let all = self.committed_versions.iter();
+            return all.map(|(path, _)| path.clone()).collect();
+        }
+        let rewritten = to_merge.iter().filter(|file| file.rewritten);
+        rewritten.map(|file| file.path.clone()).collect()
+    }
+
+    /// Runs the query and splits its rows into versions and sorted rows of the table, on all threads.
+    async fn split(
+        &self,
+        context: &SessionContext,
+        query: &CuratedQuery,
+        outputs: Outputs,
+        layout: &Arc<VersionsLayout>,
+        schema: &SchemaRef,
+    ) -> Result<Split> {
         let inputs: Arc<Vec<Input>> = Arc::new(self.changes.inputs().cloned().collect());
         let plan = context.state().create_physical_plan(&query.plan).await?;
         let streams = execute_stream_partitioned(plan, context.task_ctx())?;
@@ -168,31 +238,41 @@ impl Curate<'_> {
             return Err(Error::internal("there are more streams than threads"));
         }
         let streams = Arc::new(Work::new(streams));
-        let halves = outputs.into_iter().map(|outputs| {
-            let half = FirstHalf {
+        let tasks = outputs.into_iter().map(|outputs| {
+            let splitter = Splitter {
                 keep: self.pipeline.keep,
-                schema: Arc::clone(&schema),
+                schema: Arc::clone(schema),
                 key: self.pipeline.key.clone(),
-                layout: Arc::clone(&layout),
+                layout: Arc::clone(layout),
                 inputs: Arc::clone(&inputs),
                 sql_file: self.pipeline.curated.sql.file.clone(),
             };
             let streams = Arc::clone(&streams);
-            spawn(async move { streams.run(half.run(&streams, outputs)).await })
+            spawn(async move { streams.run(splitter.run(&streams, outputs)).await })
         });
-        let halves = join_all(halves).await?;
-
-        let mut counts = Counts::default();
-        let mut versions = Vec::new();
-        let mut sorters = Vec::new();
-        for (counted, files, sorter) in halves {
-            sorters.push(sorter);
-            counts.rows_latest += counted.rows_latest;
-            counts.rows_deleted += counted.rows_deleted;
-            counts.key_days += counted.key_days;
-            counts.days.extend(counted.days);
-            versions.extend(files);
+        let mut split = Split {
+            sorters: Vec::new(),
+            versions: Vec::new(),
+            counts: Counts::default(),
+        };
+        for (counts, files, sorter) in join_all(tasks).await? {
+            split.sorters.push(sorter);
+            split.counts.rows_latest += counts.rows_latest;
+            split.counts.rows_deleted += counts.rows_deleted;
+            split.counts.key_days += counts.key_days;
+            split.counts.days.extend(counts.days);
+            split.versions.extend(files);
         }
+        Ok(split)
+    }
+
+    /// Merges the sorted rows with the published partitions and writes them to staging. Returns the
+    /// written partitions, and the number of sorted rows of each partition.
+    async fn write_table(
+        &self,
+        sorters: Vec<Sorter>,
+        order: &Arc<Order>,
+    ) -> Result<(Vec<Written>, BTreeMap<String, u64>)> {
         let writer = TableWriter {
             staging: self.staging.clone(),
             prefix: format!("{}/curated", self.attempt),
@@ -203,36 +283,10 @@ impl Curate<'_> {
             .into_iter()
             .flat_map(|ledger| ledger.files(CURATED));
         let is_keyless = self.changes.is_keyless();
-        let earlier = Arc::new(PublishedTable::new(self.table, files, &order, is_keyless)?);
-        let sorted = Sorted::new(&order, sorters);
+        let earlier = Arc::new(PublishedTable::new(self.table, files, order, is_keyless)?);
+        let sorted = Sorted::new(order, sorters);
         let given = sorted.counts().clone();
         let written = writer.write(sorted, Some(earlier), self.threads).await?;
-
-        let merged = merged.as_ref();
-        counts
-            .days
-            .extend(merged.iter().flat_map(|merged| &merged.counts.days));
-        let bytes_changed = check_written(&written, &given, merged)?;
-        check_versions(&versions, &counts, merged)?;
-        if let Some(merged) = merged
-            && merged.counts.key_days != counts.key_days
-        {
-            return Err(adds_up(
-                "winners that hold",
-                merged.counts.key_days,
-                counts.key_days,
-            ));
-        }
-        Ok(Curated {
-            partitions: written.iter().map(|one| one.partition.clone()).collect(),
-            staged: written.into_iter().flat_map(|one| one.files).collect(),
-            versions,
-            replaced_versions,
-            layout,
-            columns,
-            stale: merged.map_or(0, |merged| merged.counts.stale),
-            bytes_changed,
-            counts,
-        })
+        Ok((written, given))
     }
 }

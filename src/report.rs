@@ -1,4 +1,4 @@
-//! The run report: one line of JSON for machines, a short table for people.
+//! The run report: one line of JSON for programs, a short table for people.
 
 use std::fmt::Write;
 use std::time::Instant;
@@ -12,29 +12,29 @@ use crate::report::text_table::Table;
 
 pub mod text_table;
 
-/// What measures a run: its clock, and the process's memory.
+/// Measures a run: wall time and the process's memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Meter {
-    /// When it began.
+    /// When the run began.
     pub started: Instant,
-    /// The process's greatest resident memory so far.
+    /// Returns the process's peak resident memory so far.
     pub peak_memory_bytes: fn() -> u64,
 }
 
 impl Meter {
-    /// How long it has taken so far.
+    /// The wall time so far.
     pub fn seconds(&self) -> f64 {
         self.started.elapsed().as_secs_f64()
     }
 
-    /// Fills in what was measured.
+    /// Writes the measurements into a report.
     pub fn measure(&self, report: &mut Report) {
         report.seconds = self.seconds();
         report.peak_memory_bytes = (self.peak_memory_bytes)();
     }
 }
 
-/// What a run did. Field names and meanings are part of the program's surface.
+/// The report of a run. Field names and meanings are part of the program's public interface.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     /// The pipeline's name.
@@ -43,13 +43,13 @@ pub struct Report {
     pub run_id: String,
     /// The window's start.
     pub start: DateTime<Utc>,
-    /// The window's end, excluded.
+    /// The window's end, exclusive.
     pub end: DateTime<Utc>,
     /// Inputs read.
     pub files: u64,
-    /// Inputs among them that appeared after their own window was run.
+    /// Inputs read that appeared after their own window was run.
     pub late_files: u64,
-    /// The inputs' size.
+    /// Size of the inputs.
     pub bytes: u64,
     /// Rows in the inputs.
     pub rows_read: u64,
@@ -57,19 +57,19 @@ pub struct Report {
     pub key_moves: u64,
     /// Last changes that are rows of the curated table.
     pub rows_latest: u64,
-    /// Changes that a later one of the same key (and day, under `latest-per-day`) replaced.
+    /// Changes that a later change of the same key (and day, under `latest-per-day`) replaced.
     pub rows_superseded: u64,
     /// Last changes that leave no row.
     pub rows_deleted: u64,
-    /// Rows that were put aside.
+    /// Rows that were quarantined.
     pub rows_rejected: u64,
-    /// Inputs that were put aside.
+    /// Inputs that were quarantined.
     pub files_rejected: u64,
-    /// Rows outside of a window of rows.
+    /// Rows outside of the window, with `window_by = "commit"`.
     pub rows_outside: u64,
-    /// Last changes of the window not later than what versions hold.
+    /// Last changes of the window that are not later than the committed versions.
     pub rows_stale: u64,
-    /// Last changes that only file or row decided.
+    /// Last changes that were decided by file or row only.
     pub ties: u64,
     /// Rows written to the curated table.
     pub rows_written: u64,
@@ -77,73 +77,73 @@ pub struct Report {
     pub partitions_written: u64,
     /// Curated partitions that were left without rows.
     pub partitions_removed: u64,
-    /// Bytes written to the curated table: all of the partitions in which rows changed.
+    /// Bytes written to the curated table: partitions in which rows changed, as a whole.
     pub bytes_written: u64,
-    /// The part of these bytes that is rows of this run, by the number of rows; the rest was there
-    /// before.
+    /// The share of these bytes that is rows of this run, estimated by the number of rows; the rest
+    /// was there before.
     pub bytes_changed: u64,
     /// The aggregates, in the pipeline's order.
     pub aggregates: Vec<AggregateReport>,
-    /// Wall time.
+    /// Wall time in seconds.
     pub seconds: f64,
-    /// The process's greatest resident memory.
+    /// The process's peak resident memory.
     pub peak_memory_bytes: u64,
-    /// The newest commit time among all changes that were folded so far.
+    /// The newest commit time of all changes folded so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub newest_commit_time: Option<DateTime<Utc>>,
-    /// Raw files of which something is in quarantine after the run.
-    #[serde(skip_serializing_if = "is_none")]
+    /// Raw files with rows in quarantine, or in quarantine as a whole, after the run.
+    #[serde(skip_serializing_if = "is_zero")]
     pub files_in_quarantine: u64,
-    /// How raw columns changed, from file to file and from what earlier runs met.
+    /// How raw columns changed: from file to file, and since earlier runs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub schema_changes: Vec<SchemaChange>,
-    /// Where the rows and inputs are that were put aside, where some were. What they say is missing
-    /// in the table: a delete among them leaves its key alive.
+    /// The folder of the quarantined rows and inputs, if there are any. Their changes are missing in
+    /// the table: a key that one of them deletes is still there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<String>,
-    /// Why there was nothing to do, where there was nothing.
+    /// A remark on the run, such as why there was nothing to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
-/// What a run did to one aggregate.
+/// The report of a run on one aggregate.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct AggregateReport {
-    /// Its name.
+    /// The aggregate's name.
     pub name: String,
-    /// Days computed.
+    /// Days that were computed.
     pub days: u64,
-    /// Rows that went.
+    /// Rows that were removed.
     pub rows_removed: u64,
-    /// Rows that came.
+    /// Rows that were inserted.
     pub rows_inserted: u64,
 }
 
-fn is_none(count: &u64) -> bool {
+fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// What a command answers on stdout.
+/// The result of a command, which is printed to stdout.
 pub trait Answer: Serialize {
-    /// A short table for a terminal.
+    /// The result as a short table for a terminal.
     fn text(&self) -> String;
 
-    /// The exit code of a command that has its answer.
+    /// The exit code of a command with this result.
     fn exit_code(&self) -> u8 {
         0
     }
 
-    /// One line of JSON.
+    /// The result as one line of JSON.
     ///
     /// # Errors
-    /// None that happen: every field can be written.
+    /// None in practice: every field can be serialized.
     fn json(&self) -> serde_json::Result<String> {
         serde_json::to_string(self)
     }
 }
 
 impl Report {
-    /// What the ledger keeps of a report: its numbers but 0, by their names, as JSON.
+    /// The part of a report that the ledger stores: its counts by name, without zeros, as JSON.
     pub fn counts(&self) -> String {
         let mut fields = serde_json::to_value(self).unwrap_or_default();
         if let Some(fields) = fields.as_object_mut() {
@@ -151,20 +151,10 @@ impl Report {
         }
         fields.to_string()
     }
-}
 
-impl Answer for Report {
-    fn text(&self) -> String {
-        let mut text = format!(
-            "{}  {} to {}\n",
-            self.pipeline,
-            self.start.format("%Y-%m-%d %H:%M"),
-            self.end.format("%Y-%m-%d %H:%M")
-        );
-        if let Some(note) = &self.note {
-            let _ = writeln!(text, "  {note}");
-        }
-        let lines = [
+    /// The lines of the text with the counts of files, rows and partitions: name and value.
+    fn count_lines(&self) -> [(&'static str, String); 4] {
+        [
             (
                 "files",
                 format!(
@@ -198,8 +188,22 @@ impl Answer for Report {
                     size(self.bytes_changed)
                 ),
             ),
-        ];
-        for (name, value) in lines {
+        ]
+    }
+}
+
+impl Answer for Report {
+    fn text(&self) -> String {
+        let mut text = format!(
+            "{}  {} to {}\n",
+            self.pipeline,
+            self.start.format("%Y-%m-%d %H:%M"),
+            self.end.format("%Y-%m-%d %H:%M")
+        );
+        if let Some(note) = &self.note {
+            let _ = writeln!(text, "  {note}");
+        }
+        for (name, value) in self.count_lines() {
             let _ = writeln!(text, "  {name:<10} {value}");
         }
         for change in &self.schema_changes {
@@ -213,7 +217,7 @@ impl Answer for Report {
             );
             let _ = writeln!(
                 text,
-                "  {:<10} what they say is missing in the table: a delete among them leaves its key alive",
+                "  {:<10} their changes are missing in the table: a key that one of them deletes is still there",
                 ""
             );
         }
@@ -239,35 +243,35 @@ impl Answer for Report {
     }
 }
 
-/// What became of several pipelines.
+/// The results of several pipelines.
 #[derive(Clone, Debug, Serialize)]
 pub struct Results<R> {
-    /// The worst exit code.
+    /// The worst exit code of all pipelines.
     pub exit_code: u8,
-    /// Each pipeline's, in their order.
+    /// The result of each pipeline, in order.
     pub results: Vec<PipelineResult<R>>,
 }
 
-/// What became of one of several pipelines.
+/// The result of one of several pipelines.
 #[derive(Clone, Debug, Serialize)]
 pub struct PipelineResult<R> {
     /// The pipeline's folder.
     pub pipeline: String,
-    /// Its exit code.
+    /// The pipeline's exit code.
     pub exit_code: u8,
-    /// Why it failed.
+    /// Why the pipeline failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What helps.
+    /// The hint of the error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
-    /// Its report, if it did not fail.
+    /// The pipeline's report, if it did not fail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub report: Option<R>,
 }
 
 impl<R: Answer> PipelineResult<R> {
-    /// What became of a pipeline.
+    /// The result of a pipeline, from its report or its error.
     pub fn new(pipeline: String, ended: Result<R>) -> Self {
         let failed = ended.as_ref().err();
         PipelineResult {
@@ -294,7 +298,7 @@ impl<R> Results<R> {
 }
 
 impl<R: Answer> Answer for Results<R> {
-    /// A line for each pipeline, and what each of them says.
+    /// The report of each pipeline, then a table with one row per pipeline.
     fn text(&self) -> String {
         let mut table = Table::new(&["pipeline", "exit code", "error"]);
         let mut texts = String::new();
@@ -317,7 +321,7 @@ impl<R: Answer> Answer for Results<R> {
     }
 }
 
-/// A size as people read it.
+/// A size in a readable unit.
 pub fn size(bytes: u64) -> String {
     match bytes {
         0..10_000 => format!("{bytes} B"),

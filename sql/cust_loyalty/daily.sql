@@ -1,9 +1,9 @@
--- Purpose: loyalty customers, daily: how many customers a day's last change left in each category.
+-- Purpose: loyalty customers, daily: customers per category, by their last change of the day.
 -- Grain: one row per day on which at least one customer changed and was not deleted.
 -- Relation: history.
 -- Parameters: $start_date, $end_date (DATE): the days [$start_date, $end_date).
 --
--- A category nobody was left in is null. An entry without an event date is on no day.
+-- A category without customers is null. An entry without an event date counts on no day.
 
 WITH left_in AS (
     SELECT event_dt, cust_loyalty_category

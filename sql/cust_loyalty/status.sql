@@ -3,15 +3,15 @@
 -- Relation: history.
 -- Parameters: $start_date, $end_date (DATE): the days [$start_date, $end_date).
 --
--- What was true of a customer at the end of day d is the entry with the greatest seq among those
--- with event_dt <= d. Event dates can go backwards: an entry that a greater seq of an earlier day
--- already overtook never held. So an entry holds from its day on if its seq is the greatest up to
--- there, and until the day of the next such entry. The spans are counted, turned into what each
--- day adds and takes away, and summed up over the days: the work is one sort of the history, not
--- customers times days.
+-- A customer's status at the end of day d is the entry with the greatest seq among those with
+-- event_dt <= d. Event dates can go backwards: an entry is never the status if an earlier day has an
+-- entry with a greater seq. So an entry is the status from its day on if its seq is the greatest up
+-- to that day, until the day of the next such entry. These spans are counted, turned into additions
+-- and subtractions per day, and summed up over the days: this sorts the history once, instead of
+-- joining customers and days.
 --
--- A category with nobody in it is null; total is every live customer, 0 where there is none. An
--- entry without an event date is on no day and changes nothing here.
+-- A category without customers is null; total is the number of live customers, 0 if there are none.
+-- An entry without an event date counts on no day.
 
 WITH entries AS (
     SELECT
@@ -29,7 +29,7 @@ WITH entries AS (
     WHERE event_dt < $end_date
 ),
 
--- Entries that held: from event_dt up to, not including, end_dt; open where end_dt is null.
+-- Entries that were the status: from event_dt to end_dt (exclusive), open if end_dt is null.
 held AS (
     SELECT
         event_dt,
@@ -40,7 +40,7 @@ held AS (
     WHERE seq = greatest_seq
 ),
 
--- Customers who stood in one category over the same days of the window.
+-- The number of customers with one category over the same days of the window.
 spans AS (
     SELECT
         GREATEST(event_dt, CAST($start_date AS DATE)) AS start_dt,
@@ -56,7 +56,7 @@ spans AS (
         cust_loyalty_category
 ),
 
--- Each span twice: added on its first day, taken away on the day it ends.
+-- Each span twice: added on its first day, subtracted on the day it ends.
 changes_of_day AS (
     SELECT
         CASE WHEN side.sign > 0 THEN spans.start_dt ELSE spans.end_dt END AS dt,

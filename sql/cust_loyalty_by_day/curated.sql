@@ -3,8 +3,8 @@
 -- Relation: latest, row by row.
 -- Parameters: none.
 --
--- Times are UTC, without a zone, to the microsecond: TIMESTAMP without a precision would be
--- nanoseconds, which end in 2262. TIMESTAMP in quotes is the raw column of that name.
+-- Times are UTC, without a zone, in microseconds: TIMESTAMP without a precision would be
+-- nanoseconds, which end in 2262. "TIMESTAMP" in quotes is the raw column of that name.
 
 SELECT
     CAST(event_id AS BIGINT)               AS event_id,

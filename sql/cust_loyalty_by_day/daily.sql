@@ -1,10 +1,10 @@
--- Purpose: loyalty customers by day, daily: how many stood in each category at the last change of
--- the day.
+-- Purpose: loyalty customers by day, daily: customers per category, by their last change of the
+-- day.
 -- Grain: one row per day that has curated rows.
 -- Relation: curated, which already is each customer's last change of the day.
 -- Parameters: $start_date, $end_date (DATE): the days [$start_date, $end_date).
 --
--- A category with nobody in it is null. A row without an event date is on no day.
+-- A category without customers is null. A row without an event date counts on no day.
 
 WITH counted AS (
     SELECT

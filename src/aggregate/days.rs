@@ -1,4 +1,4 @@
-//! The days that an aggregate is computed for.
+//! The days for which an aggregate is computed.
 
 use std::collections::BTreeSet;
 
@@ -9,11 +9,11 @@ use crate::layout::{parent, parse_partition_segment};
 use crate::state::ledger::Ledger;
 use crate::window::Window;
 
-/// Days closer than this are computed by one query.
+/// Days no further apart than this are computed by one query.
 pub(super) const GAP_DAYS_MAX: i64 = 366;
 
-/// The windows' days, those that changed since the table was last aggregated, and for a running
-/// table all that were computed before, from the earliest of these on.
+/// The windows' days, the days that changed since the table was last aggregated, and for a running
+/// table all days computed before, from the earliest changed day on.
 pub(super) fn days_to_compute(
     ledger: &Ledger,
     aggregate: &Aggregate,
@@ -33,18 +33,18 @@ pub(super) fn days_to_compute(
         let published = ledger.files(&table).filter_map(|file| {
             parse_partition_segment(parent(&file.path)).and_then(|(_, day)| day?.parse().ok())
         });
-        // A day that came out empty is not published, and may not be empty any more.
+        // A day whose result was empty is not published, and may have rows now.
         let computed = ledger.windows_aggregated(&table).into_iter();
         let computed = computed.flat_map(|window| window.days());
-        let met = ledger.runs.iter().flat_map(|run| run.days.iter().copied());
-        let all = published.chain(computed).chain(met);
+        let changed_before = ledger.runs.iter().flat_map(|run| run.days.iter().copied());
+        let all = published.chain(computed).chain(changed_before);
         days.extend(all.filter(|day: &NaiveDate| day >= earliest));
     }
     days.extend(changed);
     days
 }
 
-/// Ranges of days, first and last, in which no gap is wide.
+/// Groups days into ranges (first, last) without gaps above [`GAP_DAYS_MAX`].
 pub(super) fn ranges(days: &BTreeSet<NaiveDate>) -> Vec<(NaiveDate, NaiveDate)> {
     let mut ranges: Vec<(NaiveDate, NaiveDate)> = Vec::new();
     for day in days {
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn days_far_apart_are_computed_apart() {
+    fn days_far_apart_are_in_different_ranges() {
         let day = |text: &str| text.parse::<NaiveDate>().expect("a day");
         let days = ["2018-01-01", "2019-01-01", "2019-01-05", "2021-01-01"]
             .map(day)

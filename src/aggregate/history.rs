@@ -31,31 +31,33 @@ pub(super) async fn register_history(
     context.register_udf(seq_function(files));
     context.register_table("versions", versions)?;
     let history = context.sql(&layout.history_sql()).await?;
-    let history: Arc<dyn TableProvider> = match layout.packed {
-        true => history.into_view(),
-        false => Arc::new(Numbered::new(&history)?),
+    let history: Arc<dyn TableProvider> = if layout.packed {
+        history.into_view()
+    } else {
+        Arc::new(NumberedHistory::new(&history)?)
     };
     context.register_table("history", history)?;
     Ok(())
 }
 
-/// A history that is ordered by bytes: it is sorted, and its rows are numbered.
+/// A history whose order is bytes: its rows are sorted and numbered, and the number becomes `seq`.
 #[derive(Debug)]
-pub(super) struct Numbered {
+pub(super) struct NumberedHistory {
     pub(super) rows: LogicalPlan,
     pub(super) order: Arc<Order>,
     pub(super) schema: SchemaRef,
 }
 
-impl Numbered {
+impl NumberedHistory {
     pub(super) fn new(history: &DataFrame) -> Result<Self> {
         let unsorted = Arc::clone(history.schema().inner());
         let by = [unsorted.index_of(ORDER_BYTES)?, unsorted.index_of(SEQ)?];
-        let stored = (0..unsorted.fields().len()).filter(|column| !by.contains(column));
-        let stored: Vec<usize> = stored.collect();
+        let stored: Vec<usize> = (0..unsorted.fields().len())
+            .filter(|column| !by.contains(column))
+            .collect();
         let mut fields = unsorted.project(&stored)?.fields.to_vec();
         fields.push(Arc::new(Field::new(SEQ, PACKED_TYPE, false)));
-        Ok(Numbered {
+        Ok(NumberedHistory {
             rows: history.logical_plan().clone(),
             order: Arc::new(Order::new(unsorted, vec![], by.to_vec(), stored)?),
             schema: Arc::new(Schema::new(fields)),
@@ -64,7 +66,7 @@ impl Numbered {
 }
 
 #[async_trait]
-impl TableProvider for Numbered {
+impl TableProvider for NumberedHistory {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
@@ -91,6 +93,7 @@ impl TableProvider for Numbered {
     }
 }
 
+/// The scan of a [`NumberedHistory`].
 #[derive(Debug)]
 pub(super) struct NumberedRows {
     pub(super) rows: Arc<dyn ExecutionPlan>,
@@ -125,7 +128,7 @@ impl PartitionStream for NumberedRows {
                 next = end;
                 let batch = RecordBatch::try_new(Arc::clone(&schema), columns)?;
                 if sender.send(Ok(batch)).await.is_err() {
-                    // Nobody wants the rest.
+                    // The receiver needs no more rows.
                     break;
                 }
             }

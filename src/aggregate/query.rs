@@ -1,4 +1,4 @@
-//! Running an aggregate's query over a range of days.
+//! Runs an aggregate's query over a range of days.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub(super) async fn planned(
         .field_with_unqualified_name(&aggregate.day)
         .map_err(|_| {
             Error::usage(format!("{file} lacks the day column `{}`", aggregate.day)).hint(format!(
-                "select it, or mend `aggregate.day`; its columns: {}",
+                "select it, or correct `aggregate.day`; columns of the query: {}",
                 names.join(", ")
             ))
         })?;
@@ -60,13 +60,14 @@ pub(super) async fn planned(
     Ok(frame)
 }
 
+/// The error for a query that cannot be planned.
 pub(super) fn refused(file: &str, error: &DataFusionError) -> Error {
-    Error::usage(format!("{file} does not plan"))
-        .hint("it reads `history` and `curated`, with $start_date and $end_date")
+    Error::usage(format!("cannot plan {file}"))
+        .hint("the query can read `history` and `curated`, and use $start_date and $end_date")
         .caused_by(first_line(error))
 }
 
-/// Runs the query over `[first, end)`; only its rows of `days` are kept.
+/// Runs the query over `[first, end)` and returns its rows of `days`.
 pub(super) async fn query(
     context: &SessionContext,
     aggregate: &Aggregate,
@@ -77,7 +78,10 @@ pub(super) async fn query(
     match try_query(context, aggregate, first, end, days).await {
         Err(error) if error.to_string().contains(OUT_OF_MEMORY_PANIC) => {
             // One thread needs less memory than several, and repartitions nothing.
-            info!("aggregate {}: again, by one thread", aggregate.name);
+            info!(
+                "aggregate {}: out of memory, retrying with one thread",
+                aggregate.name
+            );
             let several = set_partitions(context, 1);
             let queried = try_query(context, aggregate, first, end, days).await;
             set_partitions(context, several);
@@ -87,7 +91,7 @@ pub(super) async fn query(
     }
 }
 
-/// Sets how many partitions plans have from now on; returns how many they had.
+/// Sets the number of partitions of plans from now on; returns the number before.
 pub(super) fn set_partitions(context: &SessionContext, partitions: usize) -> usize {
     let state = context.state_ref();
     let mut state = state.write();
@@ -127,7 +131,9 @@ pub(super) async fn try_query(
             .any(|day| day.is_none_or(|day| !span.contains(&day)))
         {
             let outside = format!("{file} returns a day outside of [$start_date, $end_date)");
-            return Err(Error::usage(outside).hint("restrict its days to the parameters"));
+            return Err(
+                Error::usage(outside).hint("filter its days: >= $start_date and < $end_date")
+            );
         }
         let chosen: BooleanArray = days
             .values()

@@ -1,7 +1,7 @@
-//! File numbers: raw files by their place in the order of files.
+//! File numbers: raw files numbered in the order of files.
 //!
-//! Versions name the file of a change. To compare orders, names are turned into numbers, which
-//! hold for one run only: what is remembered are names.
+//! Versions name the file of a change. To compare orders, names are turned into numbers. Numbers are
+//! valid within one run only; the state stores names.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ pub struct FileNumbers {
 }
 
 impl FileNumbers {
-    /// Numbers files, which may come in any order and more than once.
+    /// Numbers files, which may be given in any order and repeatedly.
     pub fn new(files: impl IntoIterator<Item = (usize, String)>) -> Self {
         let mut files: Vec<(usize, String)> = files.into_iter().collect();
         files.sort_by(|(a, x), (b, y)| file_order(*a, x).cmp(&file_order(*b, y)));
@@ -31,7 +31,7 @@ impl FileNumbers {
         FileNumbers { files, numbers }
     }
 
-    /// The file of a number.
+    /// The file with a number: location and path.
     pub fn file(&self, number: u32) -> (usize, &str) {
         let (location, path) = &self.files[number as usize];
         (*location, path)
@@ -45,9 +45,9 @@ impl FileNumbers {
         let number = self.numbers.get(&(location, path.to_string()));
         number.copied().ok_or_else(|| {
             Error::data(format!(
-                "versions name the input {path}, which the ledger does not know"
+                "versions refer to the input {path}, which is not in the ledger"
             ))
-            .hint("the state is damaged: make it again with `glueless rebuild`")
+            .hint("the state is damaged: rebuild it with `glueless rebuild`")
         })
     }
 
@@ -60,7 +60,7 @@ impl FileNumbers {
         let mut numbers = Vec::with_capacity(paths.len());
         for (location, path) in locations.values().iter().zip(paths) {
             let at = (*location, path.unwrap_or_default());
-            // The rows of a batch come from few files, mostly.
+            // Most batches have rows of few files.
             let number = match known {
                 Some((same, number)) if same == at => number,
                 _ => self.number(at.0, at.1)?,

@@ -1,22 +1,21 @@
-//! Key moves: updates that change a row's key, and which of their deletes are none.
+//! Key moves: updates that change a row's key, and key swaps among them, which delete no row.
 //!
-//! An update from key A to key B is a delete of A and, right behind it, the row as B. That is right
-//! for one row that moves on within a transaction (A to B, B to C: only C is left), and for two that
-//! change places by way of a third key. It is not for rows that change places directly, as a
-//! database allows that checks keys when a statement or a transaction ends: after A to B and B to A,
-//! the second delete would take away the row that has just come.
+//! An update from key A to key B is a delete of A, directly followed by the row with key B. That is
+//! right for one row that moves on within a transaction (A to B, B to C: only C is left), and for two
+//! rows that swap keys by way of a third key. It is wrong for rows that swap keys directly, which a
+//! database allows if it checks keys at the end of a statement or a transaction: after A to B and B
+//! to A, the second delete would remove the row that has just moved to B.
 //!
 //! ```text
 //! A ─▶ B, B ─▶ C           one row moves on:              deletes of A and B
 //! A ─▶ T, B ─▶ A, T ─▶ B   two rows, by way of T:         deletes of A, B and T
-//! A ─▶ B, B ─▶ A           back where it began:           two rows that change places, no delete
+//! A ─▶ B, B ─▶ A           a cycle:                       two rows swap keys, no delete
 //! ```
 //!
-//! So rows are followed through their transaction, the changes with the same commit time. One that
-//! would come back to the key that it left is taken for as many rows as it has keys: each
-//! key gets a row from another one, and none is deleted. Only moves are looked at, and only those of
-//! one run's inputs: a transaction whose changes lie in files of different windows is not seen
-//! whole.
+//! So rows are followed through their transaction, the changes with the same commit time. A cycle of
+//! n moves is read as n rows that swap keys: each key gets the row of another key, and none is
+//! deleted. Only the moves of one run's inputs are compared: a transaction whose changes are in files
+//! of different windows is not seen as a whole.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -40,18 +39,18 @@ use crate::engine::tasks::{join_all, spawn};
 use crate::error::{Error, Result};
 use crate::types::times::times_ns;
 
-/// A key at a transaction, or rather a hash of both: 128 bits, so that two are not mistaken for one.
+/// A hash of a key and its transaction, with 128 bits so that collisions do not matter.
 type Node = u128;
 
-/// One half of an update: the key that it leaves, or the one that it comes to.
+/// One half of an update: the key before it, or the key after it.
 #[derive(Clone, Debug)]
 struct Half<P> {
-    /// The first place of its row, or the second.
+    /// The position of the row's first ordinal, or of its second.
     position: P,
     node: Node,
 }
 
-/// Finds the key_swaps among a run's key moves.
+/// Finds the key swaps among a run's key moves.
 ///
 /// # Errors
 /// Data, for a row that cannot be folded; usage, when the moves do not fit into the memory limit.
@@ -60,9 +59,10 @@ pub async fn key_swaps(
     changes: &Arc<Changes>,
     partitions: usize,
 ) -> Result<KeySwaps> {
-    match changes.is_packed() {
-        true => find::<i128>(context, changes, partitions).await,
-        false => find::<Box<[u8]>>(context, changes, partitions).await,
+    if changes.is_packed() {
+        find::<i128>(context, changes, partitions).await
+    } else {
+        find::<Box<[u8]>>(context, changes, partitions).await
     }
 }
 
@@ -89,15 +89,15 @@ async fn find<P: Position>(
             let mut halves = Vec::new();
             while let Some(batch) = rows.try_next().await? {
                 let before = halves.len();
-                add::<P>(&batch, keys, &mut halves)?;
+                append_halves::<P>(&batch, keys, &mut halves)?;
                 let heap = halves[before..]
                     .iter()
                     .map(|half| half.position.heap_bytes());
-                // The map and the set come on top of the list.
+                // Counts the map and the set in addition to the list.
                 let bytes = batch.num_rows() * 3 * size_of::<Half<P>>() + heap.sum::<usize>();
                 memory.try_grow(bytes).map_err(|_| {
-                    let told = "the memory limit is too small for this run's key moves";
-                    Error::usage(told).hint("raise `limits.memory`, or run smaller windows")
+                    let message = "the memory limit is too small for this run's key moves";
+                    Error::usage(message).hint("raise `limits.memory`, or run smaller windows")
                 })?;
             }
             Ok(halves)
@@ -107,17 +107,21 @@ async fn find<P: Position>(
     for some in join_all(tasks).await? {
         halves.extend(some);
     }
-    let found = of_halves(halves);
+    let found = find_cycles(halves);
     if !found.is_empty() {
         info!(
-            "{} updates of keys go in a circle at one commit time: taken for rows that change places",
+            "{} key updates form a cycle at one commit time: read as rows that swap keys",
             found.len()
         );
     }
     Ok(found)
 }
 
-fn add<P: Position>(batch: &RecordBatch, keys: usize, halves: &mut Vec<Half<P>>) -> Result<()> {
+fn append_halves<P: Position>(
+    batch: &RecordBatch,
+    keys: usize,
+    halves: &mut Vec<Half<P>>,
+) -> Result<()> {
     let columns: &[ArrayRef] = &batch.columns()[..keys];
     let fields = columns
         .iter()
@@ -138,37 +142,41 @@ fn add<P: Position>(batch: &RecordBatch, keys: usize, halves: &mut Vec<Half<P>>)
     Ok(())
 }
 
-/// A row on its way through a transaction.
+/// The keys that a row has had in a transaction.
 struct Path {
     start: Node,
     moves: Vec<(u32, u64)>,
 }
 
-fn of_halves<P: Position>(mut halves: Vec<Half<P>>) -> KeySwaps {
-    halves.sort_unstable_by(|a, b| match a.position.is_before(&b.position) {
-        true => Ordering::Less,
-        false => Ordering::Greater,
+/// The moves of rows that come back to the key where they started.
+fn find_cycles<P: Position>(mut halves: Vec<Half<P>>) -> KeySwaps {
+    halves.sort_unstable_by(|a, b| {
+        if a.position.is_before(&b.position) {
+            Ordering::Less
+        } else {
+            Ordering::Greater
+        }
     });
     let row = |half: &Half<P>| {
-        let (file, place) = half.position.file_and_row();
-        (file as u32, place as u64 / 2)
+        let (file, ordinal) = half.position.file_and_row();
+        (file as u32, ordinal as u64 / 2)
     };
-    let mut here: HashMap<Node, Path> = HashMap::new();
+    // Each row by the key that it has now.
+    let mut paths: HashMap<Node, Path> = HashMap::new();
     let mut found = KeySwaps::new();
     for pair in halves.chunk_by(|a, b| row(a) == row(b)) {
         let [from, to] = pair else {
             continue;
         };
-        let mut path = here.remove(&from.node).unwrap_or_else(|| Path {
+        let mut path = paths.remove(&from.node).unwrap_or_else(|| Path {
             start: from.node,
             moves: Vec::new(),
         });
         path.moves.push(row(from));
-        match path.start == to.node {
-            true => found.extend(path.moves),
-            false => {
-                here.insert(to.node, path);
-            }
+        if path.start == to.node {
+            found.extend(path.moves);
+        } else {
+            paths.insert(to.node, path);
         }
     }
     found
@@ -179,8 +187,8 @@ mod tests {
     use super::*;
     use crate::changes::position::pack;
 
-    /// The rows whose deletes are none, of moves from key to key in one transaction.
-    fn exchanged(moves: &[(u128, u128)]) -> Vec<u64> {
+    /// The rows that swap keys, of moves from key to key in one transaction.
+    fn swapped(moves: &[(u128, u128)]) -> Vec<u64> {
         let halves = moves.iter().zip(0u64..).flat_map(|((from, to), row)| {
             [(0, *from), (1, *to)].map(|(half, node)| Half {
                 position: pack(true, Some(7), 3, row * 2 + half).expect("in range"),
@@ -189,21 +197,21 @@ mod tests {
         });
         let mut halves: Vec<Half<i128>> = halves.collect();
         halves.reverse();
-        let found = of_halves(halves);
+        let found = find_cycles(halves);
         let mut rows: Vec<u64> = found.iter().map(|(_, row)| *row).collect();
         rows.sort_unstable();
         rows
     }
 
     #[test]
-    fn rows_that_change_places_are_told_from_rows_that_move_on() {
+    fn rows_that_swap_keys_are_distinguished_from_rows_that_move_on() {
         const NONE: [u64; 0] = [];
         let (a, b, c, t) = (1, 2, 3, 9);
-        assert_eq!(exchanged(&[(a, b), (b, c)]), NONE);
-        assert_eq!(exchanged(&[(b, c), (a, b)]), NONE);
-        assert_eq!(exchanged(&[(a, t), (b, a), (t, b)]), NONE);
-        assert_eq!(exchanged(&[(a, b), (b, a)]), [0, 1]);
-        assert_eq!(exchanged(&[(a, b), (b, c), (c, a)]), [0, 1, 2]);
-        assert_eq!(exchanged(&[(a, b), (5, 6), (b, a), (6, 7)]), [0, 2]);
+        assert_eq!(swapped(&[(a, b), (b, c)]), NONE);
+        assert_eq!(swapped(&[(b, c), (a, b)]), NONE);
+        assert_eq!(swapped(&[(a, t), (b, a), (t, b)]), NONE);
+        assert_eq!(swapped(&[(a, b), (b, a)]), [0, 1]);
+        assert_eq!(swapped(&[(a, b), (b, c), (c, a)]), [0, 1, 2]);
+        assert_eq!(swapped(&[(a, b), (5, 6), (b, a), (6, 7)]), [0, 2]);
     }
 }

@@ -1,8 +1,8 @@
 //! Positions: the total order of changes, packed into one comparable value per raw row.
 //!
 //! The order is (full load before CDC; the order columns, nulls first; file; row in the file).
-//! Files are numbered in their own order (base name, then path) for one run, so a position is
-//! worth something within that run only; what is remembered between runs are the order's values.
+//! Files are numbered in their own order (base name, then path) for one run, so a position is valid
+//! within that run only; the state stores the values of the order instead.
 //!
 //! A run whose only order column is the commit time packs a position into a 127-bit integer
 //! ([`pack`]), which Arrow carries as `Decimal128(38, 0)`:
@@ -10,14 +10,14 @@
 //! ```text
 //! bit 126    1 for CDC, 0 for full load
 //! bit 125    1 when there is a commit time
-//! 124 … 55   commit time: nanoseconds since 1970 plus 2^69
+//! 124 … 55   commit time: nanoseconds since 1970, plus 2^69
 //!  54 … 33   file
-//!  32 …  1   row; twice the row, and 1 for the row itself, where a row can be two changes
-//!        0   tie: set by the fold when another change had the same order columns
+//!  32 …  1   row ordinal: the row, or 2 * row (+ 1 for the row itself) if a row can be two changes
+//!        0   tie: set by the fold when another change has the same order columns
 //! ```
 //!
 //! Any other order (several columns, text sequences) is a byte string that compares the same way
-//! ([`OrderEncoder`]), ending in file (4 bytes), row (8 bytes) and tie (1 byte).
+//! ([`OrderEncoder`]) and ends in file (4 bytes), row ordinal (8 bytes) and tie (1 byte).
 
 use std::sync::Arc;
 
@@ -32,9 +32,9 @@ use crate::types::times::nanoseconds;
 
 /// The Arrow type of a packed position.
 pub const PACKED_TYPE: DataType = DataType::Decimal128(38, 0);
-/// How many inputs one run can number.
+/// The most inputs that one run can number.
 pub const FILES_MAX: usize = 1 << 22;
-/// How many rows one input can have.
+/// The most row ordinals that one input can have.
 pub const ROWS_MAX: u64 = 1 << 32;
 
 const ROW_SHIFT: u32 = 1;
@@ -44,9 +44,10 @@ const PRESENT: i128 = 1 << 125;
 const CDC: i128 = 1 << 126;
 const TIME_OFFSET: i128 = 1 << 69;
 
-/// Packs the order of one change. `time_ns` is the commit time in nanoseconds since 1970 UTC.
+/// Packs the order of one change. `time_ns` is the commit time in nanoseconds since 1970 UTC, `row`
+/// the row ordinal.
 ///
-/// Returns `None` for a time beyond ±18,000 years, or more files than can be numbered.
+/// Returns `None` for a time beyond ±18,000 years, or a file number beyond [`FILES_MAX`].
 #[inline]
 pub fn pack(cdc: bool, time_ns: Option<i128>, file: u32, row: u64) -> Option<i128> {
     if file as usize >= FILES_MAX {
@@ -63,7 +64,7 @@ pub fn pack(cdc: bool, time_ns: Option<i128>, file: u32, row: u64) -> Option<i12
     Some(first | time | (i128::from(file) << FILE_SHIFT) | (i128::from(row) << ROW_SHIFT))
 }
 
-/// The order's values of a packed position: CDC or full load, and the commit time in ns.
+/// The values of the order in a packed position: whether it is CDC, and the commit time in ns.
 #[inline]
 pub fn unpack_order(position: i128) -> (bool, Option<i128>) {
     let time = (position >> TIME_SHIFT) & ((1 << 70) - 1);
@@ -73,21 +74,21 @@ pub fn unpack_order(position: i128) -> (bool, Option<i128>) {
     )
 }
 
-/// One way to carry positions; the fold is written once over both.
+/// A representation of positions; the fold is generic over both.
 pub trait Position: Clone + Default + Send + Sync + std::fmt::Debug + 'static {
     /// The Arrow type of a column of positions.
     fn data_type() -> DataType;
-    /// Whether `self` comes before `other`. Two changes are never equal: their rows differ.
+    /// Whether `self` is before `other`. Two changes are never equal: their row ordinals differ.
     fn is_before(&self, other: &Self) -> bool;
-    /// Whether both have the same order columns, so that only file and row decide.
+    /// Whether both have equal order columns, so that file and row decide.
     fn same_order(&self, other: &Self) -> bool;
     /// Whether the tie is set.
     fn is_tied(&self) -> bool;
     /// Sets the tie.
     fn tie(&mut self);
-    /// The file and the row in it.
+    /// The file and the row ordinal in it.
     fn file_and_row(&self) -> (usize, usize);
-    /// The bytes this position holds outside of itself, for memory accounting.
+    /// The bytes that this position has on the heap, for memory accounting.
     fn heap_bytes(&self) -> usize;
     /// Reads a column of [`Position::data_type`].
     fn read(column: &dyn Array) -> Vec<Self>;
@@ -97,9 +98,9 @@ pub trait Position: Clone + Default + Send + Sync + std::fmt::Debug + 'static {
     fn append_to(&self, column: &mut Self::Builder);
     /// The column.
     fn build(column: Self::Builder) -> ArrayRef;
-    /// Appends it to bytes that [`Position::pull`] reads.
+    /// Appends the position to bytes, for [`Position::pull`].
     fn push(&self, bytes: &mut Vec<u8>);
-    /// Reads one from the front of bytes; returns the rest too. `None` at their end.
+    /// Reads a position from the start of bytes. Returns the rest too; `None` at the end.
     fn pull(bytes: &[u8]) -> Option<(Self, &[u8])>;
 }
 
@@ -229,7 +230,7 @@ impl Position for Box<[u8]> {
     }
 }
 
-/// The order's values of a byte position, without file, row and tie.
+/// The values of the order in a byte position, without file, row and tie.
 pub fn order_bytes(position: &[u8]) -> &[u8] {
     &position[..position.len() - TAIL]
 }
@@ -239,7 +240,7 @@ pub fn packed_array(positions: Vec<i128>) -> ArrayRef {
     Arc::new(Decimal128Array::from(positions).with_data_type(PACKED_TYPE))
 }
 
-/// A column of packed positions for rows `rows` of one file.
+/// A column of packed positions for row ordinals `rows` of one file.
 ///
 /// # Errors
 /// The index of the first row whose time is out of range.
@@ -256,15 +257,15 @@ pub fn pack_column(
     Ok(packed_array(values))
 }
 
-/// Encodes order columns into bytes that compare as the columns do: ascending, nulls first.
+/// Encodes order columns into bytes that compare like the columns: ascending, nulls first.
 ///
-/// Per column: 0 for null; else 1 and the value. Integers, decimals, dates and timestamps (in
+/// Per column: 0 for null, otherwise 1 and the value. Integers, decimals, dates and timestamps (in
 /// nanoseconds) are 16 bytes big-endian with the sign bit flipped; floats are 8 bytes in IEEE 754
 /// total order; text and binary are escaped (`00` becomes `00 FF`) and end in `00 00`.
 pub struct OrderEncoder;
 
 impl OrderEncoder {
-    /// A column of byte positions for rows `rows` of one file.
+    /// A column of byte positions for row ordinals `rows` of one file.
     ///
     /// # Errors
     /// Data, when a column's type has no order.
@@ -294,11 +295,11 @@ impl OrderEncoder {
         Ok(Arc::new(built.finish()))
     }
 
-    /// What tells whether two columns' encoded values compare as the values do: the kind of value,
-    /// and for decimals the scale. `time` says that the column is read as a time.
-    pub fn kind(data_type: &DataType, time: bool) -> String {
+    /// The kind of a column's values, and for decimals the scale. Encoded values of two columns compare
+    /// like the values if the kinds are equal. `is_time`: the column is read as a time.
+    pub fn kind(data_type: &DataType, is_time: bool) -> String {
         match data_type {
-            _ if time => "time".into(),
+            _ if is_time => "time".into(),
             DataType::Float16 | DataType::Float32 | DataType::Float64 => "float".into(),
             DataType::Decimal32(_, scale)
             | DataType::Decimal64(_, scale)
@@ -314,7 +315,7 @@ impl OrderEncoder {
         }
     }
 
-    /// Brings a column to one of the few types that [`OrderEncoder::push`] writes.
+    /// Casts a column to one of the types that [`OrderEncoder::push`] writes.
     fn prepare(column: &ArrayRef) -> Result<ArrayRef> {
         let target = match column.data_type() {
             DataType::Boolean
@@ -336,7 +337,7 @@ impl OrderEncoder {
             DataType::Timestamp(_, _) => return Ok(Arc::clone(column)),
             other => {
                 return Err(Error::data(format!(
-                    "an order column of type {other} has no order"
+                    "an order column cannot have the type {other}: its values have no order"
                 )));
             }
         };

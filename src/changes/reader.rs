@@ -1,8 +1,8 @@
-//! Reading changes: batches of one raw file become batches of the relation in [`crate::changes`].
+//! Reads changes: converts batches of raw files to batches of the relation in [`crate::changes`].
 //!
-//! Pass one reads every row and checks it; pass two reads the winners' rows only, through a row
-//! selection, and leaves out whole row groups without any. A row that cannot be folded is found by
-//! halving its batch until it is alone, so that the others cost nothing more.
+//! Pass one reads and checks every row. Pass two reads the winners' rows only, through a row
+//! selection, and skips row groups without winners. A bad row is found by halving its batch until it
+//! is alone, so that good batches need no check per row.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,21 +28,21 @@ use parquet::file::statistics::Statistics;
 use crate::changes::pass_one::PassOne;
 use crate::changes::position::{PACKED_TYPE, Position};
 use crate::changes::row_bitmap::Winners;
-use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, OpenInput, POSITION, Roles, Unit};
+use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, OpenInput, POSITION, ReadUnit, Roles};
 use crate::error::{Error, Result};
 use crate::parquet_io::fetch::{FetchUnit, fetch_ahead};
 use crate::raw::bad_rows::BadRow;
 use crate::types::times::{DAY_NS, nanoseconds, parse_time};
 use crate::window::Window;
 
-use batch::{Batch, Refused};
+use batch::{Batch, BatchError};
 
 mod batch;
 mod find_key;
 
 pub use find_key::find_key;
 
-/// Batches are not put together beyond so much data.
+/// The most data to which small batches are coalesced.
 const COALESCED_BYTES: usize = 16 << 20;
 
 /// The relation over [`Changes`], for DataFusion.
@@ -54,16 +54,16 @@ pub struct ChangesTable {
     partitions: usize,
 }
 
-/// Which rows are read, and what for.
+/// Which rows are read, and for which purpose.
 #[derive(Clone, Debug)]
 enum Pass {
-    /// All, which are checked and counted.
+    /// All rows, which are checked and counted.
     One(Arc<PassOne>),
     /// Key moves only, each as a delete and as itself.
     KeyMoves,
-    /// Those of one key: nothing is made of them.
+    /// The rows of one key, for [`find_key()`]: no output columns are made.
     Find,
-    /// Winners.
+    /// The winners' rows.
     Two(Arc<Winners>),
 }
 
@@ -79,20 +79,20 @@ impl Pass {
 impl ChangesTable {
     /// All rows, which a scan checks and counts.
     pub fn pass_one(changes: &Arc<Changes>, counts: &Arc<PassOne>, partitions: usize) -> Self {
-        Self::of(changes, Pass::One(Arc::clone(counts)), partitions)
+        Self::with_pass(changes, Pass::One(Arc::clone(counts)), partitions)
     }
 
     /// The rows of the winners, and whether each is its key's last.
     pub fn pass_two(changes: &Arc<Changes>, winners: Arc<Winners>, partitions: usize) -> Self {
-        Self::of(changes, Pass::Two(winners), partitions)
+        Self::with_pass(changes, Pass::Two(winners), partitions)
     }
 
-    /// The rows whose key was another before, each twice: with that key, and as it is.
+    /// A table of the rows whose key changed, each twice: with the key before, and with the new key.
     pub fn key_moves(changes: &Arc<Changes>, partitions: usize) -> Self {
-        Self::of(changes, Pass::KeyMoves, partitions)
+        Self::with_pass(changes, Pass::KeyMoves, partitions)
     }
 
-    fn of(changes: &Arc<Changes>, pass: Pass, partitions: usize) -> Self {
+    fn with_pass(changes: &Arc<Changes>, pass: Pass, partitions: usize) -> Self {
         let mut fields = changes.raw_schema().fields().to_vec();
         let position = if changes.is_packed() {
             PACKED_TYPE
@@ -140,7 +140,7 @@ impl TableProvider for ChangesTable {
         ));
         let streams = self
             .changes
-            .spread(self.partitions, self.pass.winners().map(AsRef::as_ref))
+            .distribute(self.partitions, self.pass.winners().map(AsRef::as_ref))
             .into_iter()
             .map(|units| {
                 let reader = Arc::clone(&reader);
@@ -160,12 +160,12 @@ impl TableProvider for ChangesTable {
 
 struct ChangePartition {
     reader: Arc<ChangeReader>,
-    units: Vec<Unit>,
+    units: Vec<ReadUnit>,
 }
 
 impl fmt::Debug for ChangePartition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} parts of files", self.units.len())
+        write!(f, "{} units of files", self.units.len())
     }
 }
 
@@ -176,9 +176,12 @@ impl PartitionStream for ChangePartition {
 
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
         let reader = Arc::clone(&self.reader);
-        let batches = ChangeReader::read(reader, self.units.clone());
         let schema = &self.reader.schema;
-        let batches = coalesced(batches, schema, self.reader.changes.batch_rows());
+        let batches = coalesced(
+            ChangeReader::read(reader, self.units.clone()),
+            schema,
+            self.reader.changes.batch_rows(),
+        );
         Box::pin(RecordBatchStreamAdapter::new(
             Arc::clone(schema),
             batches.map_err(Into::into),
@@ -186,8 +189,8 @@ impl PartitionStream for ChangePartition {
     }
 }
 
-/// Puts small batches together, in their order: small files, and files with few winners, would
-/// otherwise cost more in what follows than their rows do.
+/// Coalesces small batches, in their order: batches of small files, and of files with few winners,
+/// would otherwise cost the following operators more than their rows.
 fn coalesced(
     batches: impl Stream<Item = Result<RecordBatch>> + Send + 'static,
     schema: &SchemaRef,
@@ -222,7 +225,7 @@ fn coalesced(
     )
 }
 
-/// What a batch's rows hold, without what they share with other rows.
+/// The size of a batch's data, without buffers that it shares with other batches.
 fn data_bytes(batch: &RecordBatch) -> usize {
     let viewed = |views: &[u128]| views.iter().map(|view| 16 + *view as u32 as usize).sum();
     let columns = batch.columns().iter().map(|column| {
@@ -233,7 +236,7 @@ fn data_bytes(batch: &RecordBatch) -> usize {
     columns.sum()
 }
 
-/// Where an output column comes from.
+/// The source of an output column.
 enum Source {
     Raw(usize),
     EventDt,
@@ -248,7 +251,7 @@ struct ChangeReader {
     schema: SchemaRef,
     sources: Vec<Source>,
     roles: Roles,
-    /// The raw columns that are read: those asked for and those that the others are made of.
+    /// The raw columns to read: projected columns, and those from which the others are computed.
     needed: Vec<usize>,
     needs_times: bool,
 }
@@ -280,7 +283,7 @@ impl ChangeReader {
                     );
                 }
                 Source::Position => {
-                    // That no key is null is checked along with it.
+                    // Keys are checked for null with the position.
                     needed.extend(&roles.key);
                     needed.extend(roles.order.iter().flatten());
                     needed.extend(roles.commit_time);
@@ -290,13 +293,13 @@ impl ChangeReader {
             }
         }
         if !changes.before_images().is_empty() {
-            // The days of deletes are those of their commit times.
+            // The day of a delete is that of its commit time.
             needed.extend(changes.before_images().iter().flatten());
             needed.extend(&roles.key);
             needed.extend([roles.op, roles.commit_time].iter().flatten());
         }
         if let Pass::One(_) = pass {
-            // Whether an operation is one, and allowed, is seen in this pass.
+            // This pass checks that operations are valid and allowed.
             needed.extend(roles.op);
         }
         needed.sort_unstable();
@@ -318,17 +321,18 @@ impl ChangeReader {
 
     fn read(
         self: Arc<Self>,
-        units: Vec<Unit>,
+        units: Vec<ReadUnit>,
     ) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
         let reader = Arc::clone(&self);
-        let pieces = units
+        let fetch_units = units
             .into_iter()
             .flat_map(move |unit| reader.fetch_units(&unit));
-        let batches = fetch_ahead(pieces).map(move |fetched| {
+        let batches = fetch_ahead(fetch_units).map(move |fetched| {
             let (fetched, file) = fetched.map_err(|(error, file)| self.of_input(file, error))?;
             let (reader, columns) = (Arc::clone(&self), Arc::clone(fetched.columns()));
-            let batches = fetched.read(reader.changes.batch_rows());
-            let batches = batches.map_err(|error| self.of_input(file, error))?;
+            let batches = fetched
+                .read(reader.changes.batch_rows())
+                .map_err(|error| self.of_input(file, error))?;
             let converted = batches.map(move |batch| {
                 let batch = batch.map_err(|error| reader.of_input(file, error))?;
                 reader.convert(file, &columns, batch)
@@ -338,33 +342,33 @@ impl ChangeReader {
         batches.try_flatten()
     }
 
-    /// A file that cannot be read, by its number.
+    /// Adds the input to the error of a file that cannot be read.
     fn of_input(&self, file: usize, error: Error) -> Error {
         let input = &self.changes.file(file).input.file;
         error.of_input(input.location, &input.path)
     }
 
-    /// A unit's pieces, with the number of its file.
-    fn fetch_units(&self, unit: &Unit) -> Vec<(FetchUnit, usize)> {
+    /// The fetch units of a unit, with the number of its file.
+    fn fetch_units(&self, unit: &ReadUnit) -> Vec<(FetchUnit, usize)> {
         let open = self.changes.file(unit.file);
         let groups = self.groups_in_window(open, &unit.row_groups);
-        let unsure = match self.pass {
-            Pass::One(_) => &open.unsure[..],
+        let to_check = match self.pass {
+            Pass::One(_) => &open.to_check[..],
             _ => &[],
         };
         let mut columns: Vec<usize> = self
             .needed
             .iter()
-            .chain(unsure)
+            .chain(to_check)
             .filter_map(|raw| open.columns[*raw])
             .collect();
         columns.sort_unstable();
         columns.dedup();
-        let places = self.changes.ordinals_per_row();
-        let chosen = groups.iter().map(|(group, first, rows)| {
+        let per_row = self.changes.ordinals_per_row();
+        let selected = groups.iter().map(|(group, first, rows)| {
             let mask = self.pass.winners().map(|winners| {
-                let won = winners.days(unit.file, first * places, rows * places);
-                match places {
+                let won = winners.days(unit.file, first * per_row, rows * per_row);
+                match per_row {
                     1 => won,
                     _ => BooleanBuffer::collect_bool(*rows, |row| {
                         won.value(2 * row) || won.value(2 * row + 1)
@@ -373,11 +377,11 @@ impl ChangeReader {
             });
             (*group, mask)
         });
-        let pieces = open.file.fetch_units(&columns, chosen).into_iter();
-        pieces.map(|piece| (piece, unit.file)).collect()
+        let fetch_units = open.file.fetch_units(&columns, selected).into_iter();
+        fetch_units.map(|fetch| (fetch, unit.file)).collect()
     }
 
-    /// Leaves out the row groups that, by their statistics, lie outside of a window of rows.
+    /// Skips the row groups that, by their statistics, are outside of a window of rows.
     fn groups_in_window(
         &self,
         open: &OpenInput,
@@ -386,12 +390,12 @@ impl ChangeReader {
         let Some(windows) = self.row_windows(open) else {
             return groups.to_vec();
         };
-        if !open.unread.is_empty() {
+        if !open.placeholders.is_empty() {
             return groups.to_vec();
         }
         let column = self.roles.commit_time.and_then(|raw| open.columns[raw]);
         let metadata = open.file.decoded_metadata();
-        let mut kept = Vec::new();
+        let mut selected = Vec::new();
         for group in groups {
             let span = column
                 .zip(metadata.as_ref())
@@ -408,10 +412,10 @@ impl ChangeReader {
                     counts.count_rows(0, group.2);
                 }
             } else {
-                kept.push(*group);
+                selected.push(*group);
             }
         }
-        kept
+        selected
     }
 
     /// The windows that select rows of a file in pass one, in nanoseconds.
@@ -422,8 +426,8 @@ impl ChangeReader {
         Some(windows.iter().map(span).collect())
     }
 
-    /// Makes the output columns of one batch as it was read: `columns`, then the row number. Rows
-    /// that cannot be folded stop the run, or are put aside.
+    /// Converts one batch as it was read (`columns`, then the row number) to the output columns. Bad
+    /// rows stop the run, or are quarantined.
     fn convert(&self, file: usize, columns: &[usize], read: RecordBatch) -> Result<RecordBatch> {
         let batch = Batch {
             reader: self,
@@ -432,15 +436,15 @@ impl ChangeReader {
             read,
         };
         let all = batch.read.num_rows();
-        let batch = batch.chosen()?;
-        let not_chosen = all - batch.read.num_rows();
-        let batch = batch.without_unread()?;
-        let made = match batch.make() {
-            Ok(made) => made,
-            Err(Refused::Row(_)) => {
+        let batch = batch.only_selected()?;
+        let not_selected = all - batch.read.num_rows();
+        let batch = batch.without_placeholders()?;
+        let converted = match batch.convert() {
+            Ok(converted) => converted,
+            Err(BatchError::Row(_)) => {
                 let mut bad = Vec::new();
                 batch.find_bad(0..batch.read.num_rows(), &mut bad)?;
-                if let (false, Some(first)) = (self.changes.puts_aside(), bad.first()) {
+                if let (false, Some(first)) = (self.changes.quarantines_rows(), bad.first()) {
                     return Err(first.row.to_error(&batch.open().file.name));
                 }
                 let mut good = vec![true; batch.read.num_rows()];
@@ -453,17 +457,17 @@ impl ChangeReader {
                 }
                 let batch = batch.filtered(&BooleanArray::from(good))?;
                 batch
-                    .make()
-                    .map_err(|refused| refused.error(&batch.open().file.name))?
+                    .convert()
+                    .map_err(|error| error.into_error(&batch.open().file.name))?
             }
-            Err(Refused::All(error)) => return Err(error),
+            Err(BatchError::Other(error)) => return Err(error),
         };
         if let Pass::One(counts) = &self.pass {
-            counts.count_rows(made.inside, made.outside + not_chosen);
-            counts.count_key_moves(made.key_moves);
-            counts.observe_commit_time(made.newest);
+            counts.count_rows(converted.inside, converted.outside + not_selected);
+            counts.count_key_moves(converted.key_moves);
+            counts.observe_commit_time(converted.newest);
         }
-        Ok(made.rows)
+        Ok(converted.rows)
     }
 }
 
@@ -471,8 +475,8 @@ fn instant_ns(instant: DateTime<Utc>) -> i128 {
     i128::from(instant.timestamp()) * 1_000_000_000 + i128::from(instant.timestamp_subsec_nanos())
 }
 
-/// Bounds of the commit times of a row group, by its statistics. Text sorts as its times do up to
-/// the zones that some of it may have, which shift it by less than a day.
+/// Bounds of the commit times of a row group, by its statistics. Text sorts like the times in it,
+/// except for zones, which shift a time by less than a day.
 fn commit_span(
     metadata: &ParquetMetaData,
     group: usize,
@@ -492,7 +496,7 @@ fn commit_span(
             nanoseconds(*values.max_opt()?, *unit),
         )),
         (Statistics::ByteArray(values), DataType::Utf8View) => {
-            // A bound that was cut short still has its date, or is of no use.
+            // A truncated bound still has its date, or is not used.
             let date =
                 |bytes: &[u8]| parse_time(std::str::from_utf8(bytes.get(..10)?).ok()?, Tz::UTC);
             let (first, last) = (

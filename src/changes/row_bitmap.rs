@@ -1,23 +1,22 @@
-//! Winners: which raw rows are last changes, as one bit per row, or two where a row can be two
-//! changes.
+//! Row bitmaps: which row ordinals are last changes, of a key and day or of a key.
 //!
-//! Bits, and not lists of positions, keep a run small: 100 million changes take 25 MB.
+//! Bits take less memory than lists of positions: 100 million changes take 25 MB.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::buffer::{BooleanBuffer, Buffer};
 
-/// The places of last changes, one bit for each.
+/// The row ordinals of last changes, as one bit per ordinal.
 #[derive(Debug)]
 pub struct Winners {
-    /// Per file the place of its first bit, and after the last file the end.
+    /// Per file the index of its first bit, and at the end the number of bits.
     firsts: Vec<usize>,
     days: BooleanBuffer,
     latest: BooleanBuffer,
 }
 
-/// Winners while they are being found, by several threads at once.
+/// [`Winners`] under construction, by several threads at once.
 #[derive(Debug)]
 pub struct RowBitmap {
     firsts: Vec<usize>,
@@ -26,10 +25,10 @@ pub struct RowBitmap {
 }
 
 impl RowBitmap {
-    /// No winner yet among files of so many rows.
-    pub fn new(row_counts: impl Iterator<Item = u64>) -> Self {
+    /// A bitmap without winners, for files with these numbers of row ordinals.
+    pub fn new(ordinal_counts: impl Iterator<Item = u64>) -> Self {
         let mut firsts = vec![0];
-        for rows in row_counts {
+        for rows in ordinal_counts {
             firsts.push(firsts[firsts.len() - 1] + rows as usize);
         }
         let bits = firsts[firsts.len() - 1];
@@ -40,19 +39,19 @@ impl RowBitmap {
         }
     }
 
-    /// RowBitmap the last change of a key and day.
+    /// Marks the last change of a key and day.
     #[inline]
     pub fn set_day(&self, file: usize, row: usize) {
         self.days.set(self.firsts[file] + row);
     }
 
-    /// RowBitmap the last change of a key.
+    /// Marks the last change of a key.
     #[inline]
     pub fn set_latest(&self, file: usize, row: usize) {
         self.latest.set(self.firsts[file] + row);
     }
 
-    /// Ends the marking.
+    /// Returns the marked winners.
     pub fn finish(self) -> Winners {
         let bits = self.firsts[self.firsts.len() - 1];
         Winners {
@@ -64,38 +63,38 @@ impl RowBitmap {
 }
 
 impl Winners {
-    /// How many last changes of keys and days there are.
+    /// The number of last changes of keys and days.
     pub fn count(&self) -> usize {
         self.days.count_set_bits()
     }
 
-    /// Which of a file's rows are the last change of a key and day.
+    /// Which of a file's row ordinals are the last change of a key and day.
     pub fn days(&self, file: usize, first_row: usize, rows: usize) -> BooleanBuffer {
         self.days.slice(self.firsts[file] + first_row, rows)
     }
 
-    /// Whether any of a file's rows is the last change of a key and day.
-    pub fn any(&self, file: usize, rows: Range<usize>) -> bool {
+    /// Whether any of a file's row ordinals is the last change of a key and day.
+    pub fn has_any(&self, file: usize, rows: Range<usize>) -> bool {
         self.days
             .slice(self.firsts[file] + rows.start, rows.len())
             .count_set_bits()
             > 0
     }
 
-    /// Whether a row is the last change of a key and day.
+    /// Whether a row ordinal is the last change of a key and day.
     #[inline]
     pub fn is_day(&self, file: usize, row: usize) -> bool {
         self.days.value(self.firsts[file] + row)
     }
 
-    /// Whether a row is its key's last change.
+    /// Whether a row ordinal is its key's last change.
     #[inline]
     pub fn is_latest(&self, file: usize, row: usize) -> bool {
         self.latest.value(self.firsts[file] + row)
     }
 }
 
-/// Bits that several threads set.
+/// Bits that several threads can set.
 #[derive(Debug)]
 struct Bits(Vec<AtomicU64>);
 

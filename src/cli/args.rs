@@ -1,4 +1,4 @@
-//! The command line. Its help is the manual of the commands.
+//! Command line arguments. Their doc comments are the help text of the commands.
 
 use std::path::PathBuf;
 
@@ -9,17 +9,17 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "glueless", version, after_long_help = AFTER_HELP)]
 pub struct Arguments {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 
-    /// What is logged.
+    /// Logging options.
     #[command(flatten)]
     pub logging: Logging,
 }
 
 const AFTER_HELP: &str = "\
-Logs go to stderr; what a command tells goes to stdout, as its last line.
+Logs go to stderr; a command's result goes to stdout, as its last line.
 
 Exit codes:
    0  done
@@ -27,17 +27,17 @@ Exit codes:
    2  wrong command line or pipeline
   65  bad input data
   69  storage not reachable: retry later
-  70  a fault of glueless
+  70  internal error: a bug in glueless
   75  another run is publishing: retry later
- 130  a backfill that Ctrl-C stopped
+ 130  backfill stopped by Ctrl-C
 
-A day's work:
-  glueless plan        sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13   what will happen
+Examples:
+  glueless plan        sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13   preview a run
   glueless run         sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13
-  glueless backfill    sql/cust_loyalty --start-date 2019-12-01 --end-date 2020-01-01   a month, day by day
-  glueless runs        sql/cust_loyalty                                                 what happened
-  glueless verify      sql/cust_loyalty                                                 is the table right?
-  glueless explain-key sql/cust_loyalty Cust100                                         why is this row so?
+  glueless backfill    sql/cust_loyalty --start-date 2019-12-01 --end-date 2020-01-01   run a month, day by day
+  glueless runs        sql/cust_loyalty                                                 list past runs
+  glueless verify      sql/cust_loyalty                                                 check the table against raw
+  glueless explain-key sql/cust_loyalty Cust100                                         trace the changes of a key
 
   glueless run sql/cust_loyalty --start-date 2019-12-12T06:00:00Z --end-date 2019-12-12T07:00:00Z \\
       --set raw.url=s3://bucket/raw/cust_loyalty --set limits.memory=2GiB
@@ -48,80 +48,80 @@ AWS_PROFILE, web identity and instance roles, AWS_REGION, and AWS_ENDPOINT_URL f
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Curate, then aggregate.
+    /// Update the curated table and its aggregates.
     ///
-    /// Folds the window's changes into the curated table and recomputes the aggregates' days. Of
-    /// several pipelines each is run, whatever becomes of the others; the exit code is the worst.
+    /// Folds the window's changes into the curated table and recomputes the aggregates' days.
+    /// Given several pipelines, runs each one even if another fails; the exit code is the worst.
     Run(WindowOfMany),
-    /// The curated table only.
+    /// Update the curated table only.
     ///
     /// Lists the raw files of the window, reduces their changes to the last one per key (or per
     /// key and day), and replaces exactly the partitions of the curated table that change.
     Curate(WindowOfMany),
-    /// The aggregates only.
+    /// Recompute the aggregates only.
     ///
     /// Recomputes the window's days, and every day that changed since it was last aggregated,
-    /// from what was curated last.
+    /// from the curated table as last committed.
     Aggregate(WindowOfMany),
-    /// Window after window.
+    /// Run a span window by window.
     ///
-    /// Cuts the span into windows of one step and runs them in their order. Windows that were run
-    /// and whose files are still the same are skipped, so that a backfill that was interrupted goes
-    /// on where it was. A window that fails does not keep the next ones from being run; an error of
-    /// the command line or the pipeline does. Ctrl-C stops after the window that is running; Ctrl-C
-    /// again stops at once, and breaks nothing either.
+    /// Splits the span into windows of one step and runs them in order. Windows that were already
+    /// run and whose files have not changed are skipped, so an interrupted backfill resumes where it
+    /// stopped. When a window fails, the next ones still run; an error in the command line or the
+    /// pipeline stops the backfill. Ctrl-C stops after the current window; a second Ctrl-C stops at
+    /// once, which is safe too.
     Backfill(Backfill),
-    /// What was never folded.
+    /// Fold what no run has folded yet.
     ///
-    /// Folds what the ledger says was never folded, however long ago: files that appeared after
-    /// their window was run, what lies between the windows, and what is in quarantine (after the
-    /// pipeline or this program has changed). A file that was put aside as a whole may have been
-    /// mended; one that has changed since some of its rows were folded needs `rebuild`.
+    /// Folds everything that the ledger does not list as folded, however old: files that appeared
+    /// after their window was run, files between the windows, and what is in quarantine (after the
+    /// pipeline or this program has changed). A file that was quarantined as a whole may have been
+    /// repaired; one that has changed since some of its rows were folded needs `rebuild`.
     CatchUp(Many),
-    /// Everything again, from raw.
+    /// Rebuild all tables from raw.
     ///
-    /// Folds every raw file that was folded so far, makes the curated table, what is remembered
-    /// and the aggregates anew beside the old ones, and switches. For a changed raw file or a
-    /// changed pipeline. Refused when one of these raw files is no longer there.
+    /// Folds every raw file that was folded so far, builds the curated table, the state and the
+    /// aggregates from empty beside the old ones, and switches to them. Use it after a raw file or
+    /// the pipeline has changed. Refused when one of these raw files is missing.
     Rebuild(Rebuild),
-    /// What a run would do.
+    /// Show what a run would do.
     ///
-    /// Lists what a run of the window would read, and touches nothing: files and bytes, late files
-    /// of earlier windows, days that are published already, memory and time by earlier runs.
+    /// Lists what a run of the window would read, and changes nothing: files and bytes, late files
+    /// of earlier windows, days that are published already, memory and time estimated from earlier runs.
     Plan(Plan),
-    /// What was done.
+    /// List past runs.
     ///
-    /// Lists all runs, as the ledger has them: window, when, rows, late files, partitions, seconds.
-    /// Gaps between the windows follow.
+    /// Lists all runs in the ledger: window, start time, rows, late files, partitions, seconds; then
+    /// the gaps between their windows.
     Runs(One),
-    /// Whether the table is right.
+    /// Check the tables against raw.
     ///
-    /// Folds all raw files that were folded so far again, from nothing, beside the table, and
-    /// compares: rows, rows per day, and a hash per partition that does not depend on the order of
-    /// rows. The first key that differs is named. Exit code 1 on a difference. Nothing is touched.
+    /// Folds all raw files that were folded so far once more, from empty, and compares the result
+    /// with the table: rows, rows per day, and a hash per partition that does not depend on the order
+    /// of rows. Names the first key that differs. Exits with code 1 on a difference. Changes nothing.
     /// The aggregates are compared too. Needs disk in `limits.spill_dir` for another copy of the
-    /// table, beside `limits.spill_bytes_max`. Refused when one of the raw files is no longer there, or
+    /// table, in addition to `limits.spill_bytes_max`. Refused when one of the raw files is missing or
     /// has changed.
     Verify(Verify),
-    /// The changes of one key.
+    /// Show the changes of one key.
     ///
-    /// Lists every change of a key in the raw files: where it is, its order, what it did, which run
-    /// folded it, which one is last and why, and where the key's row is now.
+    /// Lists every change of a key in the raw files: its file and row, its order, its operation, and
+    /// the run that folded it; then which change is the last and why, and where the key's row is now.
     ExplainKey(ExplainKey),
 }
 
-/// What is logged.
+/// Logging options.
 #[derive(Args, Debug)]
 pub struct Logging {
-    /// Log more: the files that are read, and what each step makes of them.
+    /// Log more: the files that are read, and the result of each step.
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
 
-    /// Log nothing but the error of a command that fails.
+    /// Log only the error when a command fails.
     #[arg(short, long, global = true)]
     pub quiet: bool,
 
-    /// How log lines look. Both name the run.
+    /// Format of log lines. Both formats name the run.
     #[arg(
         long,
         global = true,
@@ -132,37 +132,37 @@ pub struct Logging {
     pub log_format: LogFormat,
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// Time, level, run and message.
     Text,
-    /// One object of JSON per line.
+    /// One JSON object per line.
     Json,
 }
 
-/// A window's two ends.
+/// Start and end of a window.
 #[derive(Args, Debug)]
 pub struct Dates {
-    /// The window's first instant, UTC: 2019-04-01, 2019-04-01T06:00:00Z or '2019-04-01 06:00:00'.
+    /// Start of the window, UTC, inclusive: 2019-04-01, 2019-04-01T06:00:00Z or '2019-04-01 06:00:00'.
     #[arg(long, alias = "startDate", value_name = "DATE")]
     pub start_date: String,
 
-    /// The first instant after the window, UTC. It is not part of the window.
+    /// End of the window, UTC, exclusive.
     #[arg(long, alias = "endDate", value_name = "DATE")]
     pub end_date: String,
 }
 
-/// How a pipeline is read, and the answer printed.
+/// Options of all commands that read a pipeline.
 #[derive(Args, Debug)]
 pub struct Common {
     /// Override a key of pipeline.toml, such as raw.url=s3://bucket/raw or
-    /// aggregate.NAME.url=/tables/daily. May be given many times.
+    /// aggregate.NAME.url=/tables/daily. May be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 
-    /// How the answer is printed: json is one line, text a short table. Default: text on a
-    /// terminal, json otherwise.
+    /// Format of the result: json is one line, text a short table. Default: text on a terminal, json
+    /// otherwise.
     #[arg(long, value_enum)]
     pub output: Option<Output>,
 }
@@ -170,29 +170,29 @@ pub struct Common {
 /// One pipeline.
 #[derive(Args, Debug)]
 pub struct One {
-    /// The pipeline: the folder that holds its pipeline.toml, or the toml file itself.
+    /// The pipeline: the folder with its pipeline.toml, or the toml file itself.
     pub pipeline: PathBuf,
 
-    /// What all commands take.
+    /// Options of all commands.
     #[command(flatten)]
     pub common: Common,
 }
 
-/// Pipelines that are run.
+/// The pipelines to run.
 #[derive(Args, Debug)]
 pub struct Many {
-    /// The pipelines: folders that hold a pipeline.toml each, or the toml files themselves. Of
-    /// several paths, files and folders that are neither are left out: sql/* will do.
+    /// The pipelines: folders with a pipeline.toml each, or the toml files themselves. Given several
+    /// paths, other files and folders are skipped, so sql/* works.
     #[arg(required = true, value_name = "PIPELINE")]
     pub pipelines: Vec<PathBuf>,
 
-    /// What all commands take.
+    /// Options of all commands.
     #[command(flatten)]
     pub common: Common,
 
-    /// Write what Prometheus is to know of each pipeline's last run to this file, for the
-    /// node exporter's textfile collector (a name that ends in .prom). It is replaced in one step;
-    /// what other runs wrote of other pipelines stays.
+    /// Write metrics of each pipeline's last run to this file, for the textfile collector of
+    /// Prometheus' node exporter (a name that ends in .prom). The file is replaced atomically; metrics
+    /// of other pipelines in it stay.
     #[arg(long, value_name = "FILE")]
     pub metrics_file: Option<PathBuf>,
 }
@@ -209,11 +209,11 @@ pub struct WindowOfMany {
     pub many: Many,
 }
 
-/// Making everything again.
+/// Arguments of `rebuild`.
 #[derive(Args, Debug)]
 pub struct Rebuild {
-    /// Go on without the raw files, and rows, that are no longer there or can no longer be read. What
-    /// only they said is lost.
+    /// Continue without raw files and rows that are missing or can no longer be read. Changes that
+    /// only they hold are lost.
     #[arg(long)]
     pub accept_missing: bool,
 
@@ -222,22 +222,22 @@ pub struct Rebuild {
     pub many: Many,
 }
 
-/// Running window after window.
+/// Arguments of `backfill`.
 #[derive(Args, Debug)]
 pub struct Backfill {
     /// The span.
     #[command(flatten)]
     pub dates: Dates,
 
-    /// How long each window is: a number and w, d, h or m. The last one ends with the span.
+    /// Length of each window: a number and w, d, h or m. The last window ends with the span.
     #[arg(long, value_name = "LENGTH", default_value = "1d")]
     pub step: String,
 
-    /// Skip windows that were run and whose files are still the same. This is the default.
+    /// Skip windows that were already run and whose files have not changed. This is the default.
     #[arg(long, conflicts_with = "redo")]
     pub resume: bool,
 
-    /// Run every window, also those that were run before.
+    /// Run every window, including those that were already run.
     #[arg(long)]
     pub redo: bool,
 
@@ -250,16 +250,16 @@ pub struct Backfill {
     pub many: Many,
 }
 
-/// Looking ahead.
+/// Arguments of `plan`.
 #[derive(Args, Debug)]
 pub struct Plan {
     /// The window.
     #[command(flatten)]
     pub dates: Dates,
 
-    /// Also fold, beside the table: how many rows would win, and which days and partitions would be
-    /// replaced. Takes as long as the run, and in `limits.spill_dir` as much disk as it would write,
-    /// beside `limits.spill_bytes_max`.
+    /// Also fold, without publishing, to show how many rows would win and which days and partitions
+    /// would be replaced. Takes as long as the run, and as much disk in `limits.spill_dir` as the run
+    /// would write, in addition to `limits.spill_bytes_max`.
     #[arg(long)]
     pub fold: bool,
 
@@ -268,20 +268,20 @@ pub struct Plan {
     pub one: One,
 }
 
-/// Comparing.
+/// Arguments of `verify`.
 #[derive(Args, Debug)]
 pub struct Verify {
-    /// Compare only days from here on: 2019-04-01, UTC.
+    /// Compare only this day and later ones: 2019-04-01, UTC.
     #[arg(long, alias = "startDate", value_name = "DATE")]
     pub start_date: Option<String>,
 
-    /// Compare only days before this one.
+    /// Compare only days before this one, UTC.
     #[arg(long, alias = "endDate", value_name = "DATE")]
     pub end_date: Option<String>,
 
-    /// Compare the published table with this Parquet or Delta table instead, the path or URL of its
-    /// folder: rows, rows per day, and hashes, by the values of its partition columns and wherever its
-    /// files lie.
+    /// Compare the published table with this Parquet or Delta table instead of raw; the path or URL of
+    /// its folder. Compares rows, rows per day, and hashes, by the values of its partition columns,
+    /// wherever its files are.
     #[arg(long, value_name = "URL")]
     pub against: Option<String>,
 
@@ -290,19 +290,19 @@ pub struct Verify {
     pub one: One,
 }
 
-/// One key.
+/// Arguments of `explain-key`.
 #[derive(Args, Debug)]
 pub struct ExplainKey {
     /// The pipeline.
     #[command(flatten)]
     pub one: One,
 
-    /// The key: the values of its columns, in their order; behind --, where one begins with a dash.
+    /// The key: the values of its columns, in order. Put -- before a value that begins with a dash.
     #[arg(required = true, value_name = "VALUE", allow_negative_numbers = true)]
     pub key: Vec<String>,
 }
 
-/// How an answer is printed.
+/// Format of a command's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// One line of JSON.

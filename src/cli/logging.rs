@@ -1,11 +1,11 @@
-//! Log lines: to stderr, with the run's id in each of them, as text or as JSON.
+//! Log lines: written to stderr as text or JSON, each with the id of its run.
 //!
 //! ```text
 //! 2026-11-26T00:01:00.123456Z  INFO 01a1fa60-25aa-7463-a1e3-6498377c6a36 8 files, 0 of them late
 //! {"time":"2026-11-26T00:01:00.123456Z","level":"INFO","run_id":"01a1fa60-…","pipeline":"cust_loyalty","message":"8 files, 0 of them late"}
 //! ```
 //!
-//! What libraries have to say below an error is said by us, in our words.
+//! Of libraries only errors are logged: what matters of their warnings, glueless logs itself.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -27,27 +27,27 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::cli::args::{LogFormat, Logging};
 use crate::error::Error;
 
-/// What the lines of a run are marked with.
+/// The labels of a run's log lines.
 #[derive(Clone, Debug, Default)]
-struct LineMarks {
+struct LineLabels {
     run_id: String,
     pipeline: String,
 }
 
-/// The log of a process. Runs follow each other in it.
+/// The log of a process. A process may run several pipelines, one after the other.
 #[derive(Clone, Debug)]
 pub struct Log {
-    marks: Arc<RwLock<LineMarks>>,
+    labels: Arc<RwLock<LineLabels>>,
     format: LogFormat,
-    /// A progress bar that lines must not tear.
+    /// A progress bar that log lines must not break; hidden while a line is written.
     bar: ProgressBar,
 }
 
 impl Log {
-    /// Starts to log. `bar` may be hidden.
+    /// Installs the log of this process. `bar` may be hidden.
     pub fn start(logging: &Logging, bar: ProgressBar) -> Self {
         let log = Log {
-            marks: Arc::default(),
+            labels: Arc::default(),
             format: logging.log_format,
             bar,
         };
@@ -68,29 +68,29 @@ impl Log {
         log
     }
 
-    /// LineMarks the lines that follow.
+    /// Sets the labels of the lines that follow.
     pub fn begin(&self, run_id: &str, pipeline: &str) {
-        *self.marks.write().unwrap_or_else(PoisonError::into_inner) = LineMarks {
+        *self.labels.write().unwrap_or_else(PoisonError::into_inner) = LineLabels {
             run_id: run_id.into(),
             pipeline: pipeline.into(),
         };
     }
 
-    /// Tells why a command failed: `error: …` and `hint: …`, or a line of JSON.
+    /// Writes why a command failed: `error: …` and `hint: …`, or a line of JSON.
     pub fn failed(&self, error: &Error) {
-        self.tell_failed("", error);
+        self.write_error("", error);
     }
 
-    /// Tells why it failed for one of several pipelines.
+    /// Writes why a command failed for one of several pipelines.
     pub fn failed_of(&self, pipeline: &str, error: &Error) {
-        self.tell_failed(&format!("{pipeline}: "), error);
+        self.write_error(&format!("{pipeline}: "), error);
     }
 
-    fn tell_failed(&self, of: &str, error: &Error) {
+    fn write_error(&self, prefix: &str, error: &Error) {
         let hint = error.hint.as_deref();
-        let told = match (self.format, hint) {
-            (LogFormat::Text, None) => format!("error: {of}{error}\n"),
-            (LogFormat::Text, Some(hint)) => format!("error: {of}{error}\nhint: {hint}\n"),
+        let message = match (self.format, hint) {
+            (LogFormat::Text, None) => format!("error: {prefix}{error}\n"),
+            (LogFormat::Text, Some(hint)) => format!("error: {prefix}{error}\nhint: {hint}\n"),
             (LogFormat::Json, hint) => {
                 let mut fields = vec![("message", Value::from(error.to_string()))];
                 fields.extend(hint.map(|hint| ("hint", Value::from(hint))));
@@ -98,24 +98,24 @@ impl Log {
                 self.json("ERROR", fields.into_iter())
             }
         };
-        // Where stderr is gone, the exit code is left.
-        let _ = self.clone().write_all(told.as_bytes());
+        // Without stderr there is still the exit code.
+        let _ = self.clone().write_all(message.as_bytes());
     }
 
-    /// Says something to who started a command, unless it is to be quiet.
-    pub fn tell(&self, message: &str) {
+    /// Logs a message to the user, unless `--quiet` is given.
+    pub fn notify(&self, message: &str) {
         tracing::warn!("{message}");
     }
 
     fn json<'a>(&self, level: &str, fields: impl Iterator<Item = (&'a str, Value)>) -> String {
         let mut time = String::new();
         let _ = SystemTime.format_time(&mut Writer::new(&mut time));
-        let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
+        let labels = self.labels.read().unwrap_or_else(PoisonError::into_inner);
         let own = [
             ("time", time.as_str()),
             ("level", level),
-            ("run_id", &marks.run_id),
-            ("pipeline", &marks.pipeline),
+            ("run_id", &labels.run_id),
+            ("pipeline", &labels.pipeline),
         ];
         let own = own.into_iter().filter(|(_, value)| !value.is_empty());
         let own = own.map(|(name, value)| (name, Value::from(value)));
@@ -157,12 +157,12 @@ where
             return line.write_str(&self.json(level.as_str(), fields));
         }
         SystemTime.format_time(&mut line)?;
-        let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
-        writeln!(line, " {level:>5} {} {}", marks.run_id, message.0)
+        let labels = self.labels.read().unwrap_or_else(PoisonError::into_inner);
+        writeln!(line, " {level:>5} {} {}", labels.run_id, message.0)
     }
 }
 
-/// An event's message: our events have nothing else.
+/// An event's message: events of glueless have no other fields.
 #[derive(Default)]
 struct Message(String);
 

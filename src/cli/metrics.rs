@@ -1,9 +1,9 @@
-//! What Prometheus is to know of the last run of each pipeline: a file for the node exporter's
-//! textfile collector.
+//! Metrics of the last run of each pipeline: a file for the textfile collector of Prometheus' node
+//! exporter.
 //!
-//! The format is Prometheus' text format (version 0.0.4). A file is replaced in one step, by a
-//! rename, as the collector asks for. A run that fails leaves the numbers of the last run that
-//! succeeded as they are, and tells its exit code; lines of other pipelines stay.
+//! The format is Prometheus' text format (version 0.0.4). The file is replaced atomically, by a
+//! rename, as the collector requires. A run that fails sets its exit code and leaves the numbers of
+//! the last successful run as they are; lines of other pipelines stay.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use crate::error::{Error, Result};
 use crate::report::Report;
 
-/// The metrics, all of them gauges: name, help. Each has the label `pipeline`.
+/// The metrics, all of them gauges: name and help. Each has the label `pipeline`.
 const METRICS: [(&str, &str); 14] = [
     (
         "glueless_last_run_timestamp_seconds",
@@ -44,7 +44,7 @@ const METRICS: [(&str, &str); 14] = [
     ),
     (
         "glueless_late_files",
-        "Those of them that appeared after their own window was run.",
+        "Raw files of the last successful run that appeared after their own window was run.",
     ),
     (
         "glueless_rows_read",
@@ -52,19 +52,19 @@ const METRICS: [(&str, &str); 14] = [
     ),
     (
         "glueless_rows_written",
-        "Rows that it wrote to the curated table.",
+        "Rows that the last successful run wrote to the curated table.",
     ),
     (
         "glueless_rejected_rows",
-        "Rows that it put into quarantine.",
+        "Rows that the last successful run put into quarantine.",
     ),
     (
         "glueless_rejected_files",
-        "Files that it put into quarantine.",
+        "Files that the last successful run put into quarantine.",
     ),
     (
         "glueless_quarantined_files",
-        "Raw files of which something is in quarantine now.",
+        "Raw files with rows in quarantine, or in quarantine as a whole, after the last successful run.",
     ),
     (
         "glueless_newest_commit_timestamp_seconds",
@@ -72,24 +72,24 @@ const METRICS: [(&str, &str); 14] = [
     ),
     (
         "glueless_lag_seconds",
-        "From that time to the end of the last successful run.",
+        "Time from the newest commit time to the end of the last successful run.",
     ),
 ];
 
-/// What became of a run.
+/// How a run ended.
 #[derive(Debug)]
 pub struct Outcome<'a> {
-    /// The pipeline's name, or what stands for it where that cannot be read.
+    /// The pipeline's name, or `alias` if the pipeline cannot be read.
     pub pipeline: &'a str,
-    /// What stood for it where it could not be read.
+    /// The name of the pipeline's folder: its lines are replaced once the name can be read.
     pub alias: &'a str,
     /// When the run began.
     pub started: DateTime<Utc>,
-    /// When it ended.
+    /// When the run ended.
     pub ended: DateTime<Utc>,
-    /// Its exit code.
+    /// The run's exit code.
     pub exit_code: u8,
-    /// Its report, if it succeeded.
+    /// The run's report, if it succeeded.
     pub report: Option<&'a Report>,
 }
 
@@ -100,7 +100,7 @@ pub struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// A file that can be written, as far as can be seen.
+    /// Checks that the file can be written, by creating a temporary file beside it.
     ///
     /// # Errors
     /// Usage, when its folder cannot be written.
@@ -110,8 +110,8 @@ impl MetricsFile {
             return Err(Error::usage(format!("{} is a folder", path.display()))
                 .hint("name a file: --metrics-file FOLDER/glueless.prom"));
         }
-        let beside = file.beside();
-        let tried = File::create(&beside).and_then(|_| std::fs::remove_file(&beside));
+        let temporary = file.temporary_path();
+        let tried = File::create(&temporary).and_then(|_| std::fs::remove_file(&temporary));
         tried.map_err(|error| {
             Error::usage(format!("cannot write {}", path.display()))
                 .hint("name a file in a folder that can be written: --metrics-file")
@@ -120,26 +120,26 @@ impl MetricsFile {
         Ok(file)
     }
 
-    /// A name beside it that no collector reads.
-    fn beside(&self) -> PathBuf {
+    /// The name of a temporary file in the same folder, which no collector reads.
+    fn temporary_path(&self) -> PathBuf {
         let mut name = self.path.file_name().unwrap_or_default().to_os_string();
         name.push(format!(".{}.new", std::process::id()));
         self.path.with_file_name(name)
     }
 
-    /// Tells of a run.
+    /// Writes the metrics of a run.
     ///
     /// # Errors
     /// Storage, when the file cannot be read or replaced.
-    pub fn tell(&self, outcome: &Outcome<'_>) -> Result<()> {
-        self.try_tell(outcome).map_err(|error| {
-            let _ = std::fs::remove_file(self.beside());
+    pub fn write(&self, outcome: &Outcome<'_>) -> Result<()> {
+        self.try_write(outcome).map_err(|error| {
+            let _ = std::fs::remove_file(self.temporary_path());
             Error::storage(format!("cannot write {}", self.path.display())).caused_by(error)
         })
     }
 
-    fn try_tell(&self, outcome: &Outcome<'_>) -> io::Result<()> {
-        // Others write their lines into the same file.
+    fn try_write(&self, outcome: &Outcome<'_>) -> io::Result<()> {
+        // Other processes write their lines into the same file.
         let mut name = self.path.file_name().unwrap_or_default().to_os_string();
         name.push(".lock");
         let lock = File::create(self.path.with_file_name(name))?;
@@ -148,15 +148,15 @@ impl MetricsFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             before => before?,
         };
-        let beside = self.beside();
-        let mut file = File::create(&beside)?;
+        let temporary = self.temporary_path();
+        let mut file = File::create(&temporary)?;
         file.write_all(render(&before, outcome).as_bytes())?;
         file.sync_all()?;
-        std::fs::rename(&beside, &self.path)
+        std::fs::rename(&temporary, &self.path)
     }
 }
 
-/// The file after a run, from the file before it.
+/// The text of the file after a run, from its text before.
 fn render(before: &str, outcome: &Outcome<'_>) -> String {
     let mut values: BTreeMap<(&str, String), String> = BTreeMap::new();
     for line in before.lines() {
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_run_keeps_what_the_last_success_said() {
+    fn a_failed_run_keeps_the_metrics_of_the_last_success() {
         let report = Report {
             rows_read: 36,
             seconds: 1.5,
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipeline_whose_name_can_be_read_again_has_one_name() {
+    fn a_pipeline_whose_name_can_be_read_again_has_one_set_of_lines() {
         let unread = render("", &outcome("folder", None));
         assert!(unread.contains("pipeline=\"folder\""), "{unread}");
         let read = render(&unread, &outcome("name", Some(&Report::default())));
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_written_at_once_are_all_there() {
+    fn lines_written_concurrently_are_all_kept() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = MetricsFile::open(&folder.path().join("m.prom")).expect("a file");
         let report = Report::default();
@@ -293,7 +293,7 @@ mod tests {
         std::thread::scope(|scope| {
             for name in &names {
                 let (file, report) = (&file, &report);
-                scope.spawn(move || file.tell(&outcome(name, Some(report))).expect("told"));
+                scope.spawn(move || file.write(&outcome(name, Some(report))).expect("written"));
             }
         });
         let text = std::fs::read_to_string(folder.path().join("m.prom")).expect("read");
@@ -301,9 +301,9 @@ mod tests {
             .lines()
             .filter(|line| line.starts_with("glueless_files{"));
         assert_eq!(lines.count(), names.len(), "{text}");
-        // What cannot be read is not thrown away.
+        // A file that cannot be read is not overwritten.
         std::fs::write(folder.path().join("m.prom"), [0xff]).expect("written");
-        assert!(file.tell(&outcome("a", Some(&report))).is_err());
+        assert!(file.write(&outcome("a", Some(&report))).is_err());
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The program: hands a parsed command line, the environment and the clock to the library, and
-//! prints the answer or the error and its hint.
+//! The program: passes the parsed command line, the environment and the clock to the library, and
+//! prints the result, or the error and its hint.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ pub fn hide_expected_panics() {
     }));
 }
 
-/// The program of one process.
+/// The state of the program's process.
 pub struct Program {
     log: Log,
     bar: ProgressBar,
@@ -47,7 +47,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts to log.
+    /// Starts the log.
     pub fn start(logging: &Logging) -> Self {
         let bar = ProgressBar::hidden();
         Program {
@@ -57,82 +57,90 @@ impl Program {
         }
     }
 
-    /// Does what was asked for, and prints the answer, or why it failed. Returns the exit code.
+    /// Runs a command and prints its result, or its error. Returns the exit code.
     pub fn execute(&self, command: &Command) -> u8 {
-        self.answer(command).unwrap_or_else(|error| {
+        self.try_execute(command).unwrap_or_else(|error| {
             self.log.failed(&error);
             error.kind.exit_code()
         })
     }
 
-    fn answer(&self, command: &Command) -> Result<u8> {
+    fn try_execute(&self, command: &Command) -> Result<u8> {
         match command {
-            Command::Run(asked) => self.run(&asked.many, Task::Run(window(&asked.dates)?)),
-            Command::Curate(asked) => self.run(&asked.many, Task::Curate(window(&asked.dates)?)),
-            Command::Aggregate(asked) => {
-                self.run(&asked.many, Task::Aggregate(window(&asked.dates)?))
+            Command::Run(arguments) => {
+                self.run(&arguments.many, Task::Run(window(&arguments.dates)?))
+            }
+            Command::Curate(arguments) => {
+                self.run(&arguments.many, Task::Curate(window(&arguments.dates)?))
+            }
+            Command::Aggregate(arguments) => {
+                self.run(&arguments.many, Task::Aggregate(window(&arguments.dates)?))
             }
             Command::CatchUp(many) => self.run(many, Task::CatchUp),
-            Command::Rebuild(asked) => {
-                let accept_missing = asked.accept_missing;
-                self.run(&asked.many, Task::Rebuild { accept_missing })
+            Command::Rebuild(arguments) => {
+                let accept_missing = arguments.accept_missing;
+                self.run(&arguments.many, Task::Rebuild { accept_missing })
             }
-            Command::Backfill(asked) => self.backfill(asked),
-            Command::Plan(asked) => {
-                let window = window(&asked.dates)?;
-                self.ask(&asked.one, |run_context| {
-                    plan(run_context, window, asked.fold)
+            Command::Backfill(arguments) => self.backfill(arguments),
+            Command::Plan(arguments) => {
+                let window = window(&arguments.dates)?;
+                self.run_read_only(&arguments.one, |run_context| {
+                    plan(run_context, window, arguments.fold)
                 })
             }
-            Command::Runs(one) => self.ask(one, |run_context| Box::pin(history(run_context))),
-            Command::Verify(asked) => {
-                let days = days(asked.start_date.as_deref(), asked.end_date.as_deref())?;
-                let against = asked.against.as_deref().map(absolute).transpose()?;
-                self.ask(&asked.one, |run_context| {
+            Command::Runs(one) => {
+                self.run_read_only(one, |run_context| Box::pin(history(run_context)))
+            }
+            Command::Verify(arguments) => {
+                let days = days(
+                    arguments.start_date.as_deref(),
+                    arguments.end_date.as_deref(),
+                )?;
+                let against = arguments.against.as_deref().map(absolute).transpose()?;
+                self.run_read_only(&arguments.one, |run_context| {
                     verify(run_context, Compared { days, against })
                 })
             }
-            Command::ExplainKey(asked) => {
-                let key = asked.key.clone();
-                self.ask(&asked.one, |run_context| explain_key(run_context, key))
+            Command::ExplainKey(arguments) => {
+                let key = arguments.key.clone();
+                self.run_read_only(&arguments.one, |run_context| explain_key(run_context, key))
             }
         }
     }
 
-    /// Asks a question about one pipeline.
-    fn ask<A: Answer>(
+    /// Runs a read-only command on one pipeline.
+    fn run_read_only<A: Answer>(
         &self,
         one: &One,
-        question: impl for<'a> FnOnce(&'a RunContext<'_>) -> LocalBoxFuture<'a, Result<A>>,
+        command: impl for<'a> FnOnce(&'a RunContext<'_>) -> LocalBoxFuture<'a, Result<A>>,
     ) -> Result<u8> {
         let started = Instant::now();
         let pipeline = Pipeline::read(&one.pipeline, &one.common.set)?;
         let resources = resources(&pipeline.limits);
         let run_context = self.run_context(&pipeline, &resources, started);
-        let answer = runtime(&resources)?.block_on(question(&run_context))?;
+        let answer = runtime(&resources)?.block_on(command(&run_context))?;
         print(&answer, one.common.output)?;
         Ok(answer.exit_code())
     }
 
-    /// Runs one pipeline, or several one after the other.
+    /// Runs a task for one pipeline, or for several one after the other.
     fn run(&self, many: &Many, task: Task) -> Result<u8> {
         let metrics = metrics_file(many)?;
         let run = |path: &Path| self.run_one(path, &many.common.set, task, metrics.as_ref());
-        self.each(many, run)
+        self.run_each(many, run)
     }
 
-    /// Does the same with one pipeline, or with several one after the other, and prints what became
-    /// of them.
-    fn each<A: Answer>(&self, many: &Many, ask: impl Fn(&Path) -> Result<A>) -> Result<u8> {
+    /// Applies `run` to one pipeline, or to several one after the other, and prints their results.
+    fn run_each<A: Answer>(&self, many: &Many, run: impl Fn(&Path) -> Result<A>) -> Result<u8> {
         let output = many.common.output;
         if let [path] = &many.pipelines[..] {
-            let answer = ask(path)?;
+            let answer = run(path)?;
             print(&answer, output)?;
             return Ok(answer.exit_code());
         }
         let mut results = Vec::new();
         for path in pipelines(many)? {
-            let (name, ended) = (base_name(path), ask(path));
+            let (name, ended) = (base_name(path), run(path));
             if let Err(error) = &ended {
                 self.log.failed_of(&name, error);
             }
@@ -160,11 +168,11 @@ impl Program {
             let run_context = self.run_context(&pipeline, &resources, started);
             runtime(&resources)?.block_on(run(&run_context, task))
         });
-        tell(metrics, [&name, &alias], began, ended.as_ref());
+        write_metrics(metrics, [&name, &alias], began, ended.as_ref());
         ended
     }
 
-    /// What a run that begins now is handed.
+    /// The context of a run that begins now.
     fn run_context<'a>(
         &'a self,
         pipeline: &'a Pipeline,
@@ -191,8 +199,7 @@ impl Program {
 fn window(dates: &Dates) -> Result<Window> {
     let window = Window::new(date(&dates.start_date)?, date(&dates.end_date)?);
     window.map_err(|why| {
-        Error::usage(why)
-            .hint("the end is not part of the window: 2019-04-01 to 2019-04-02 is one day")
+        Error::usage(why).hint("the end is exclusive: 2019-04-01 to 2019-04-02 is one day")
     })
 }
 
@@ -200,14 +207,13 @@ fn date(text: &str) -> Result<DateTime<Utc>> {
     parse_instant(text).map_err(|why| Error::usage(why).hint(ACCEPTED_DATES))
 }
 
-/// Whole days; `None` for all.
+/// Parses a span of whole days; `None` for all days.
 fn days(start: Option<&str>, end: Option<&str>) -> Result<Option<Window>> {
     if (start, end) == (None, None) {
         return Ok(None);
     }
-    let ends = [start, end].map(|text| text.map(date).transpose());
-    let [start, end] = ends;
-    let (start, end) = (start?, end?);
+    let start = start.map(date).transpose()?;
+    let end = end.map(date).transpose()?;
     let is_day = |instant: &DateTime<Utc>| instant.time() == chrono::NaiveTime::MIN;
     if !start.iter().chain(&end).all(is_day) {
         return Err(Error::usage("only whole days can be compared").hint("write 2019-04-01"));
@@ -217,7 +223,7 @@ fn days(start: Option<&str>, end: Option<&str>) -> Result<Option<Window>> {
     window.map(Some).map_err(Error::usage)
 }
 
-/// A URL as it is, and a path from the folder that the program was started in.
+/// Returns a URL unchanged, and a path made absolute from the current folder.
 fn absolute(text: &str) -> Result<String> {
     if text.contains("://") {
         return Ok(text.into());
@@ -229,24 +235,27 @@ fn absolute(text: &str) -> Result<String> {
 
 /// The pipelines among several paths.
 fn pipelines(many: &Many) -> Result<Vec<&Path>> {
-    // A path that does not exist is a slip, and told.
-    let is_none = |path: &&Path| match path.is_dir() {
-        true => !path.join("pipeline.toml").exists(),
-        false => path.exists() && path.extension().is_none_or(|extension| extension != "toml"),
+    // A path that does not exist is a mistake: it is kept, and reported when it is read.
+    let is_skipped = |path: &&Path| {
+        if path.is_dir() {
+            !path.join("pipeline.toml").exists()
+        } else {
+            path.exists() && path.extension().is_none_or(|extension| extension != "toml")
+        }
     };
     let paths = many.pipelines.iter().map(PathBuf::as_path);
-    let (others, paths): (Vec<&Path>, Vec<&Path>) = paths.partition(is_none);
-    for other in others {
-        tracing::warn!("{} is no pipeline, and was left out", other.display());
+    let (skipped, paths): (Vec<&Path>, Vec<&Path>) = paths.partition(is_skipped);
+    for path in skipped {
+        tracing::warn!("{} is not a pipeline, skipped", path.display());
     }
-    match paths.is_empty() {
-        false => Ok(paths),
-        true => Err(Error::usage("none of the paths is a pipeline")
-            .hint("name folders that hold a pipeline.toml each")),
+    if paths.is_empty() {
+        return Err(Error::usage("none of the paths is a pipeline")
+            .hint("name folders with a pipeline.toml each"));
     }
+    Ok(paths)
 }
 
-/// A pipeline's name, as far as its path tells it.
+/// The name of a pipeline's folder, which stands for the pipeline's name until that is read.
 fn base_name(path: &Path) -> String {
     let folder = match path.extension() {
         Some(extension) if extension == "toml" => path.parent().unwrap_or(path),
@@ -263,7 +272,7 @@ fn metrics_file(many: &Many) -> Result<Option<MetricsFile>> {
         .transpose()
 }
 
-fn tell(
+fn write_metrics(
     metrics: Option<&MetricsFile>,
     [pipeline, alias]: [&str; 2],
     started: DateTime<Utc>,
@@ -272,7 +281,7 @@ fn tell(
     let Some(metrics) = metrics else {
         return;
     };
-    let told = metrics.tell(&Outcome {
+    let written = metrics.write(&Outcome {
         pipeline,
         alias,
         started,
@@ -280,7 +289,7 @@ fn tell(
         exit_code: ended.map_or_else(|error| error.kind.exit_code(), |_| 0),
         report: ended.ok(),
     });
-    if let Err(error) = told {
+    if let Err(error) = written {
         tracing::warn!("{error}");
     }
 }
@@ -295,16 +304,17 @@ fn runtime(resources: &Resources) -> Result<tokio::runtime::Runtime> {
 
 fn print(answer: &impl Answer, output: Option<Output>) -> Result<()> {
     let mut stdout = std::io::stdout();
-    let text = output == Some(Output::Text) || (output.is_none() && stdout.is_terminal());
-    let answer = match text {
-        true => answer.text(),
-        false => answer
+    let is_text = output == Some(Output::Text) || (output.is_none() && stdout.is_terminal());
+    let answer = if is_text {
+        answer.text()
+    } else {
+        answer
             .json()
             .map(|line| line + "\n")
-            .map_err(|error| Error::internal("cannot write the answer").caused_by(error))?,
+            .map_err(|error| Error::internal("cannot serialize the result").caused_by(error))?
     };
     stdout
         .write_all(answer.as_bytes())
         .and_then(|()| stdout.flush())
-        .map_err(|error| Error::storage("cannot write the answer to stdout").caused_by(error))
+        .map_err(|error| Error::storage("cannot write the result to stdout").caused_by(error))
 }

@@ -1,4 +1,4 @@
-//! What the program reads of its surroundings: the environment, the clock, memory and cores.
+//! What the program reads from the system: the environment, the clock, memory and cores.
 
 use chrono::{DateTime, Utc};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -7,18 +7,18 @@ use crate::config::{Limits, MEMORY_BYTES_MIN};
 use crate::engine::resources::Resources;
 use crate::store::Stores;
 
-/// The part of the machine's or container's memory that a run may use by default.
+/// The share of the machine's or container's memory that a run may use by default.
 const MEMORY_PERCENT: u64 = 60;
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the environment is read here and handed on"
+    reason = "the environment is read here and passed on"
 )]
 pub(super) fn stores() -> Stores {
     Stores::new(std::env::vars())
 }
 
-/// What the pipeline allows, and otherwise what the machine or container has.
+/// The limits of the pipeline; where it sets none, those of the machine or container.
 pub(super) fn resources(limits: &Limits) -> Resources {
     let memory = || {
         let mut system = sysinfo::System::new();
@@ -39,7 +39,7 @@ pub(super) fn resources(limits: &Limits) -> Resources {
     }
 }
 
-/// The greatest resident memory of this process so far.
+/// The peak resident memory of this process so far, in bytes.
 pub(super) fn peak_memory_bytes() -> u64 {
     let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
     getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().max(0) as u64 * unit)
@@ -47,7 +47,7 @@ pub(super) fn peak_memory_bytes() -> u64 {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the clock is read here and handed on"
+    reason = "the clock is read here and passed on"
 )]
 pub(super) fn now() -> DateTime<Utc> {
     Utc::now()

@@ -55,7 +55,7 @@ impl OpenPipeline<'_> {
                 table: &self.output(CURATED)?.folder,
                 staging: &staging,
                 state: state.folder(),
-                stored: state.data_files("version"),
+                committed_versions: state.data_files("version"),
                 versions: &versions,
                 attempt: &attempt_name(state.next_commit(), &self.run_context.run_id),
                 is_dry: true,

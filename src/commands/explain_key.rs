@@ -4,7 +4,6 @@
 //! Of all raw files only the key's columns are read, and the other columns of the key's own rows.
 //! What the table has comes from versions, as everything that is published does.
 
-use crate::state::State;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringArray};
@@ -26,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::raw::bad_rows::BadRows;
 use crate::raw::discover;
 use crate::raw::open::Opening;
+use crate::state::State;
 use crate::types::column_type::cast_values;
 use crate::types::key::normalize_zeros;
 

@@ -14,7 +14,7 @@ use crate::commands::run::inputs::window_inputs;
 use crate::curate::stage::Onto;
 use crate::error::Result;
 use crate::layout::{aggregate_run_id, parent};
-use crate::publish::{self, Names};
+use crate::publish::{self, FileNames};
 use crate::raw::discover::Recorded;
 use crate::report::text_table::day_or_instant;
 use crate::report::{Answer, Report, size};
@@ -196,7 +196,7 @@ async fn fold_planned(
         .collect();
     let replaced = |partition: &str| curated.partitions.contains(partition);
     let commit = state.next_commit();
-    let plan = publish::plan(curated.staged, &before, replaced, commit, Names::Kept);
+    let plan = publish::plan(curated.staged, &before, replaced, commit, FileNames::Reused);
     planned.rows_written = plan.counts.rows_written;
     planned.bytes_written = plan.counts.bytes_written;
     Ok(planned)

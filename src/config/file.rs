@@ -1,4 +1,4 @@
-//! The file `pipeline.toml` as it is written.
+//! The structure of `pipeline.toml`, before it is checked.
 
 use std::path::{Path, PathBuf};
 
@@ -61,24 +61,25 @@ pub(super) struct LimitsToml {
     pub(super) threads: Option<usize>,
 }
 
-/// The hint where one of them is missing.
-pub(super) const NEEDED_KEYS: &str = "a pipeline has at least name, key, raw.url, raw.order_by and \
-                           curated.url; an aggregate name, sql, url and day";
+/// The hint for a missing key.
+pub(super) const NEEDED_KEYS: &str = "a pipeline needs at least name, key, raw.url, raw.order_by and \
+                           curated.url; an aggregate needs name, sql, url and day";
 
-/// A key that is missing or has a value it cannot have.
+/// The error for a key that is missing or has a value of a wrong type.
 pub(super) fn wrong_key(file: &Path, error: &serde_path_to_error::Error<toml::de::Error>) -> Error {
-    let told = error.inner().message().replace('\n', " ");
+    let message = error.inner().message().replace('\n', " ");
     let path = error.path().to_string();
-    let missing = told.strip_prefix("missing field `");
+    let missing = message.strip_prefix("missing field `");
     let (section, shown) = (path.trim_start_matches('.'), file.display());
     match missing.and_then(|rest| rest.strip_suffix('`')) {
         Some(key) if section.is_empty() => Error::usage(format!("{shown}: `{key}` is missing")),
         Some(key) => Error::usage(format!("{shown}: `{section}.{key}` is missing")),
         None => {
-            let wrong = Error::usage(format!("{shown}: `{section}`: {told}"));
-            return match told.contains("expected a sequence") {
-                true => wrong.hint("write a list: [\"a\", \"b\"]"),
-                false => wrong,
+            let wrong = Error::usage(format!("{shown}: `{section}`: {message}"));
+            return if message.contains("expected a sequence") {
+                wrong.hint("write a list: [\"a\", \"b\"]")
+            } else {
+                wrong
             };
         }
     }

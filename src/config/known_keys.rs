@@ -1,4 +1,4 @@
-//! The keys that a pipeline may have; others are refused.
+//! The known keys of `pipeline.toml`; others are refused.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use toml::{Table, Value};
 
 use crate::error::{Error, Result};
 
-/// Every key of a pipeline, `*` standing for an aggregate's name or place.
+/// Every key of a pipeline.
 pub(super) const KNOWN_KEYS: &[&str] = &[
     "name",
     "key",
@@ -49,7 +49,7 @@ pub(super) const KNOWN_KEYS: &[&str] = &[
 ];
 
 pub(super) fn refuse_unknown_keys(table: &Table, file: &Path) -> Result<()> {
-    fn walk(prefix: &str, table: &Table, place: &str) -> Result<()> {
+    fn walk(prefix: &str, table: &Table, source: &str) -> Result<()> {
         for (name, value) in table {
             let key = if prefix.is_empty() {
                 name.clone()
@@ -62,16 +62,16 @@ pub(super) fn refuse_unknown_keys(table: &Table, file: &Path) -> Result<()> {
                     .is_some_and(|rest| rest.starts_with('.'))
             });
             match value {
-                // Its keys are columns.
+                // The keys of `raw.columns` are column names.
                 Value::Table(_) if key == "raw.columns" => {}
-                Value::Table(inner) if is_section => walk(&key, inner, place)?,
+                Value::Table(inner) if is_section => walk(&key, inner, source)?,
                 Value::Array(many) if is_section => {
                     for inner in many.iter().filter_map(Value::as_table) {
-                        walk(&key, inner, place)?;
+                        walk(&key, inner, source)?;
                     }
                 }
                 _ if KNOWN_KEYS.contains(&key.as_str()) || is_section => {}
-                _ => return Err(unknown_key(&key, place)),
+                _ => return Err(unknown_key(&key, source)),
             }
         }
         Ok(())
@@ -79,12 +79,13 @@ pub(super) fn refuse_unknown_keys(table: &Table, file: &Path) -> Result<()> {
     walk("", table, &file.display().to_string())
 }
 
-pub(super) fn unknown_key(key: &str, place: &str) -> Error {
+pub(super) fn unknown_key(key: &str, source: &str) -> Error {
     let nearest = KNOWN_KEYS
         .iter()
         .chain(["raw", "curated", "aggregate", "state", "limits"].iter())
         .min_by_key(|known| strsim::damerau_levenshtein(known, key))
         .copied()
         .unwrap_or_default();
-    Error::usage(format!("{place}: unknown key `{key}`")).hint(format!("did you mean `{nearest}`?"))
+    Error::usage(format!("{source}: unknown key `{key}`"))
+        .hint(format!("did you mean `{nearest}`?"))
 }

@@ -1,11 +1,11 @@
-//! `--set key=value`: overriding keys before they are checked.
+//! `--set key=value`: overrides keys before they are checked.
 
 use toml::{Table, Value};
 
 use crate::config::known_keys::unknown_key;
 use crate::error::{Error, Result};
 
-/// Applies one `key=value`. A value that is not TOML is taken as text.
+/// Applies one `key=value`. A value that is not valid TOML is read as text.
 pub(super) fn set(table: &mut Table, text: &str) -> Result<()> {
     let (key, value) = text.split_once('=').ok_or_else(|| {
         Error::usage(format!("`--set {text}` has no `=`")).hint("write --set key=value")
@@ -37,8 +37,9 @@ pub(super) fn set(table: &mut Table, text: &str) -> Result<()> {
         ["raw", "columns", column] => {
             let mut inner = table;
             for name in ["raw", "columns"] {
-                let entry = inner.entry(name);
-                let entry = entry.or_insert_with(|| Value::Table(Table::new()));
+                let entry = inner
+                    .entry(name)
+                    .or_insert_with(|| Value::Table(Table::new()));
                 let wrong = || unknown_key(key, "--set");
                 inner = entry.as_table_mut().ok_or_else(wrong)?;
             }

@@ -1,4 +1,4 @@
-//! `[raw]`: where the change files are, and what is in them.
+//! `[raw]`: where the change files are, and what their columns mean.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::store::Location;
 use crate::types::column_type::{NAMES, parse_type};
 use crate::window::parse_duration;
 
-/// How a window selects inputs, or rows.
+/// How a window selects inputs or rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WindowBy {
@@ -21,13 +21,13 @@ pub enum WindowBy {
     Modified,
     /// The time in the CDC file's name.
     Name,
-    /// The date folders the object lies in.
+    /// The date in the folders of the object's path.
     Path,
     /// The commit time of each row.
     Commit,
 }
 
-/// What the change files are.
+/// The format of the change files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RawFormat {
@@ -39,19 +39,20 @@ pub enum RawFormat {
 }
 
 impl RawFormat {
-    /// The format of a file of this name, in either case.
+    /// The format of a file with this name, in upper or lower case.
     pub fn of(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
         let is_csv = [".csv", ".csv.gz", ".csv.zst"]
             .iter()
             .any(|ending| name.ends_with(ending));
-        match name.ends_with(".parquet") {
-            true => Some(RawFormat::Parquet),
-            false => is_csv.then_some(RawFormat::Csv),
+        if name.ends_with(".parquet") {
+            Some(RawFormat::Parquet)
+        } else {
+            is_csv.then_some(RawFormat::Csv)
         }
     }
 
-    /// As the setting has it.
+    /// The name of the format in `raw.format`.
     pub fn name(self) -> &'static str {
         match self {
             RawFormat::Parquet => "parquet",
@@ -66,34 +67,34 @@ pub struct CsvForm {
     /// `raw.csv_header`: whether the first line names the columns; default false: they are those
     /// of `raw.columns`, in that order.
     pub header: bool,
-    /// `raw.csv_null`: the text, unquoted, of a null. Default: nothing at all.
+    /// `raw.csv_null`: the unquoted text of a null; default the empty text.
     pub null: Option<String>,
-    /// `raw.csv_quoted = false`: quotes are text as any other; default true.
+    /// `raw.csv_quoted = false`: quotes are ordinary characters; default true.
     pub unquoted: bool,
     /// `raw.csv_op_in_full_load`: whether full loads without a header have the operation column
     /// too; default false.
     pub op_in_full_load: bool,
 }
 
-/// What happens to bad input.
+/// What a run does with bad input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnBad {
-    /// It stops the run.
+    /// Stops.
     #[default]
     Fail,
-    /// It is put aside, and counted.
+    /// Quarantines and counts it.
     Quarantine,
 }
 
-/// What happens where equal order columns leave the decision to file and row.
+/// What a run does with a tie: changes with equal order columns, decided by file and row only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnTie {
-    /// The later row wins.
+    /// Lets the later row win.
     #[default]
     Row,
-    /// The run stops.
+    /// Stops.
     Fail,
 }
 
@@ -104,21 +105,21 @@ pub struct Raw {
     pub urls: Vec<Location>,
     /// `raw.format`: `parquet` (default) or `csv`.
     pub format: RawFormat,
-    /// `[raw.columns]`: columns and their types ([`crate::types::column_type`]). Of Parquet, those whose
-    /// type in the files is not the one to go by; of CSV without a header all, in their order.
+    /// `[raw.columns]`: columns and their types ([`crate::types::column_type`]). For Parquet, those
+    /// whose type differs from the one in the files; for CSV without a header all, in their order.
     pub columns: Vec<(String, DataType)>,
     /// How CSV files are written.
     pub csv: CsvForm,
     /// `raw.window_by`: `modified` (default), `name`, `path` or `commit`.
     pub window_by: WindowBy,
-    /// `raw.lookback`: how far before the window late inputs are looked for; default `2d`.
+    /// `raw.lookback`: how far before the window a run looks for late inputs; default `2d`.
     pub lookback: chrono::Duration,
     /// `raw.op`: the column with I, U or D; default `Op`. When the key is set, a CDC input
     /// without the column is refused; when it is not, such an input holds inserts.
     pub op: OpColumn,
     /// `raw.order_by`: the columns that order the changes, before file name, path and row.
     pub order_by: Vec<String>,
-    /// `raw.on_tie`: what happens where these are equal; default `row`.
+    /// `raw.on_tie`: what a run does when these are equal; default `row`.
     pub on_tie: OnTie,
     /// `raw.commit_time`: the column with the commit time; default the first of `order_by`.
     pub commit_time: String,
@@ -130,14 +131,14 @@ pub struct Raw {
     /// `raw.full_load`: which files are full loads, `*` and `?` allowed, one or a list; default
     /// `LOAD*` and `SEGMENT*_LOAD*`. See [`Raw::is_full_load`].
     pub full_load: Vec<glob::Pattern>,
-    /// `raw.before_image_prefix`: what stands before a key column's name in the name of the column
+    /// `raw.before_image_prefix`: the prefix to a key column's name that gives the name of the column
     /// with its value before an update; default none.
     pub before_image_prefix: Option<String>,
     /// `raw.on_bad_row`: `fail` (default) or `quarantine`.
     pub on_bad_row: OnBad,
     /// `raw.on_bad_file`: `fail` (default) or `quarantine`.
     pub on_bad_file: OnBad,
-    /// `raw.max_bad_rows`: with more bad rows than these a run stops all the same; default 1000.
+    /// `raw.max_bad_rows`: the most bad rows that a run quarantines before it stops; default 1000.
     pub max_bad_rows: u64,
 }
 
@@ -146,18 +147,21 @@ pub struct Raw {
 pub struct OpColumn {
     /// Its name.
     pub name: String,
-    /// Whether the pipeline names it, so that it must be there.
+    /// Whether the pipeline sets it, so that every CDC file must have it.
     pub required: bool,
 }
 
 impl Raw {
-    /// Whether a file, by its path below one of the raw URLs, is a full load: a pattern is matched
-    /// with its name; one with a slash, with its whole URL.
+    /// Whether a file, given by the index of its raw URL and its path below that, is a full load. A
+    /// pattern is matched with the file's name; a pattern with a slash with its whole URL.
     pub fn is_full_load(&self, location: usize, path: &str) -> bool {
         let url = || format!("{}/{path}", self.urls[location]);
-        let matches = |pattern: &glob::Pattern| match pattern.as_str().contains('/') {
-            true => pattern.matches(&url()),
-            false => pattern.matches(base_name(path)),
+        let matches = |pattern: &glob::Pattern| {
+            if pattern.as_str().contains('/') {
+                pattern.matches(&url())
+            } else {
+                pattern.matches(base_name(path))
+            }
         };
         self.full_load.iter().any(matches)
     }
@@ -169,7 +173,7 @@ impl Raw {
         found.map(|(_, data_type)| data_type)
     }
 
-    /// The columns with the key before an update, in the key's order; none without a prefix.
+    /// The columns with the key before an update, in the key's order; empty without a prefix.
     pub fn before_images(&self, key: &[String]) -> Vec<String> {
         let named = |prefix: &String| key.iter().map(|name| format!("{prefix}{name}")).collect();
         self.before_image_prefix
@@ -238,76 +242,33 @@ impl RawToml {
         no_repeats(&self.order_by)
             .map_err(|name| wrong("raw.order_by", format!("names `{name}` twice")))?;
         let urls = self.url.all();
-        let urls = urls.iter().map(|url| Location::parse(url, folder));
-        let urls = urls.collect::<Result<Vec<_>>>()?;
+        let urls = urls
+            .iter()
+            .map(|url| Location::parse(url, folder))
+            .collect::<Result<Vec<_>>>()?;
         if urls.is_empty() {
             return Err(wrong("raw.url", "is empty".into()));
         }
-        if key.is_empty() && self.window_by == Some(WindowBy::Commit) {
-            return Err(wrong(
-                "raw.window_by",
-                "cannot be `commit` for a table without a key".into(),
-            )
-            .hint("a row of it is told from others by its file: let windows select files"));
-        }
-        if self.before_image_prefix.is_some() && key.is_empty() {
-            return Err(wrong(
-                "raw.before_image_prefix",
-                "is for tables with a key".into(),
-            ));
-        }
-        if self.before_image_prefix.as_deref() == Some("") {
-            return Err(wrong("raw.before_image_prefix", "is empty".into()));
-        }
+        check_dependent_keys(
+            key,
+            self.window_by,
+            self.before_image_prefix.as_deref(),
+            wrong,
+        )?;
         if self.max_bad_rows.is_some() && self.on_bad_row == OnBad::Fail {
-            let unused = "has no use where the first bad row stops the run";
+            let unused = "has no effect: the first bad row stops the run";
             return Err(wrong("raw.max_bad_rows", unused.into())
                 .hint("leave it out, or write raw.on_bad_row = \"quarantine\""));
         }
-        let columns = self.columns.iter().map(|(name, value)| {
-            let text = value.as_str().unwrap_or_default();
-            let unknown = || {
-                let shown = value.as_str().map_or(value.to_string(), String::from);
-                wrong(&format!("raw.columns.{name}"), format!("is `{shown}`"))
-                    .hint(format!("write {NAMES}"))
-            };
-            Ok((name.clone(), parse_type(text).ok_or_else(unknown)?))
-        });
-        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let columns = column_types(&self.columns, wrong)?;
         let csv = CsvForm {
             header: self.csv_header.unwrap_or_default(),
             null: self.csv_null,
             unquoted: !self.csv_quoted.unwrap_or(true),
             op_in_full_load: self.csv_op_in_full_load.unwrap_or_default(),
         };
-        match self.format {
-            RawFormat::Csv if columns.is_empty() && !csv.header => {
-                return Err(wrong("raw.columns", "is missing".into()).hint(
-                    "list the columns of the CSV files in their order, each with its type; or \
-                     write raw.csv_header = true",
-                ));
-            }
-            RawFormat::Parquet if csv != CsvForm::default() => {
-                let set = match csv {
-                    CsvForm { null: Some(_), .. } => "raw.csv_null",
-                    CsvForm { header: true, .. } => "raw.csv_header",
-                    CsvForm { unquoted: true, .. } => "raw.csv_quoted",
-                    _ => "raw.csv_op_in_full_load",
-                };
-                return Err(wrong(set, "is for CSV files".into())
-                    .hint("leave it out, or write raw.format = \"csv\""));
-            }
-            _ => {}
-        }
+        check_csv(self.format, &csv, &columns, wrong)?;
         let commit_time = self.commit_time.unwrap_or_else(|| self.order_by[0].clone());
-        let patterns = self.full_load.map_or_else(
-            || vec!["LOAD*".into(), "SEGMENT*_LOAD*".into()],
-            OneOrMany::all,
-        );
-        let patterns = patterns.iter().map(|pattern| {
-            glob::Pattern::new(pattern)
-                .map_err(|error| wrong("raw.full_load", format!("is `{pattern}`")).caused_by(error))
-        });
         Ok(Raw {
             urls,
             format: self.format,
@@ -332,11 +293,94 @@ impl RawToml {
                         .hint("use a name of the IANA time zone database, such as Europe/Berlin")
                 })?,
             },
-            full_load: patterns.collect::<Result<_>>()?,
+            full_load: full_load_patterns(self.full_load, wrong)?,
             before_image_prefix: self.before_image_prefix,
             on_bad_row: self.on_bad_row,
             on_bad_file: self.on_bad_file,
             max_bad_rows: self.max_bad_rows.unwrap_or(1000),
         })
     }
+}
+
+/// Checks the keys that are not allowed, or limited, for a table without a key.
+fn check_dependent_keys(
+    key: &[String],
+    window_by: Option<WindowBy>,
+    before_image_prefix: Option<&str>,
+    wrong: &dyn Fn(&str, String) -> Error,
+) -> Result<()> {
+    if key.is_empty() && window_by == Some(WindowBy::Commit) {
+        let why = "cannot be `commit` for a table without a key";
+        return Err(wrong("raw.window_by", why.into()).hint(
+            "its rows are identified by their file: use `modified`, `name` or `path`, which \
+             select files",
+        ));
+    }
+    let why = match before_image_prefix {
+        Some(_) if key.is_empty() => "is for tables with a key",
+        Some("") => "is empty",
+        _ => return Ok(()),
+    };
+    Err(wrong("raw.before_image_prefix", why.into()))
+}
+
+/// The columns of `[raw.columns]` and their types.
+fn column_types(
+    columns: &toml::Table,
+    wrong: &dyn Fn(&str, String) -> Error,
+) -> Result<Vec<(String, DataType)>> {
+    let typed = columns.iter().map(|(name, value)| {
+        let text = value.as_str().unwrap_or_default();
+        let unknown = || {
+            let shown = value.as_str().map_or(value.to_string(), String::from);
+            wrong(&format!("raw.columns.{name}"), format!("is `{shown}`"))
+                .hint(format!("write {NAMES}"))
+        };
+        Ok((name.clone(), parse_type(text).ok_or_else(unknown)?))
+    });
+    typed.collect()
+}
+
+/// Checks that CSV files have columns, and that other files have no settings of CSV.
+fn check_csv(
+    format: RawFormat,
+    csv: &CsvForm,
+    columns: &[(String, DataType)],
+    wrong: &dyn Fn(&str, String) -> Error,
+) -> Result<()> {
+    match format {
+        RawFormat::Csv if columns.is_empty() && !csv.header => {
+            Err(wrong("raw.columns", "is missing".into()).hint(
+                "list the columns of the CSV files in their order, each with its type; or \
+                 write raw.csv_header = true",
+            ))
+        }
+        RawFormat::Parquet if *csv != CsvForm::default() => {
+            let set = match csv {
+                CsvForm { null: Some(_), .. } => "raw.csv_null",
+                CsvForm { header: true, .. } => "raw.csv_header",
+                CsvForm { unquoted: true, .. } => "raw.csv_quoted",
+                _ => "raw.csv_op_in_full_load",
+            };
+            Err(wrong(set, "is for CSV files".into())
+                .hint("leave it out, or write raw.format = \"csv\""))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The patterns of full loads; by default those of AWS DMS.
+fn full_load_patterns(
+    patterns: Option<OneOrMany>,
+    wrong: &dyn Fn(&str, String) -> Error,
+) -> Result<Vec<glob::Pattern>> {
+    let patterns = patterns.map_or_else(
+        || vec!["LOAD*".into(), "SEGMENT*_LOAD*".into()],
+        OneOrMany::all,
+    );
+    let parsed = patterns.iter().map(|pattern| {
+        glob::Pattern::new(pattern)
+            .map_err(|error| wrong("raw.full_load", format!("is `{pattern}`")).caused_by(error))
+    });
+    parsed.collect()
 }

@@ -1,13 +1,11 @@
-//! Values of keys.
+//! Parsing and checking of single values.
 
 use toml::Value;
 
+/// Checks that no name is repeated. Returns the first that is as the error.
 pub(super) fn no_repeats(names: &[String]) -> Result<(), String> {
-    match names
-        .iter()
-        .enumerate()
-        .find(|(place, name)| names[..*place].contains(name))
-    {
+    let mut numbered = names.iter().enumerate();
+    match numbered.find(|(number, name)| names[..*number].contains(name)) {
         Some((_, name)) => Err(name.clone()),
         None => Ok(()),
     }

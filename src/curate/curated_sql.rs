@@ -1,15 +1,15 @@
 //! `curated.sql`: planned over `latest`, checked to be row-wise, and made total.
 //!
-//! The query may project and filter with immutable functions, nothing else, so that one changed
-//! key changes one row. It is rewritten so that no row is lost on the way: a filter becomes a
-//! flag, and every computed column is evaluated for live rows only. What comes out is one row per
-//! last change, with the query's columns first and then:
+//! The query may only project and filter with immutable functions, so that one changed key changes
+//! one row. It is rewritten so that it drops no row: a filter becomes a flag, and every computed
+//! column is evaluated for live rows only. The rewritten query returns one row per last change, with
+//! the query's columns first and then:
 //!
 //! | column | Arrow type | meaning |
 //! |---|---|---|
 //! | `__live` | Boolean | whether the curated table may hold the row: not deleted, not filtered out |
 //! | `__latest` | Boolean | whether this is its key's last change |
-//! | `__position` | see [`crate::changes::position`] | the place in the order of changes |
+//! | `__position` | see [`crate::changes::position`] | the position in the order of changes |
 //! | `__day` | Date32 | the change's day |
 //! | `__key_0`, … | as found | the key columns |
 
@@ -35,13 +35,13 @@ use crate::state::versions::{DAY, key_name};
 use crate::table::delta_log::delta_columns;
 use crate::table::writer;
 
-/// The name of the relation `curated.sql` reads.
+/// The name of the relation that `curated.sql` reads.
 pub const LATEST_RELATION: &str = "latest";
 
 /// The checked and rewritten query.
 #[derive(Debug)]
 pub struct CuratedQuery {
-    /// The plan; its columns are those of [`CuratedQuery::columns`], then the hidden ones.
+    /// The plan; returns [`CuratedQuery::columns`], then the hidden columns.
     pub plan: LogicalPlan,
     /// The columns of the curated table, partition columns included.
     pub columns: Vec<Field>,
@@ -50,8 +50,8 @@ pub struct CuratedQuery {
 /// Plans, checks and rewrites `curated.sql` over the winners' rows.
 ///
 /// # Errors
-/// Usage: the SQL does not plan, is not row-wise, lacks a key or partition column, or partitions
-/// by a type that has no folder name.
+/// Usage: the SQL cannot be planned, is not row-wise, lacks a key or partition column, or partitions
+/// by a type that cannot be a folder name.
 pub async fn plan(
     context: &SessionContext,
     pipeline: &Pipeline,
@@ -66,10 +66,10 @@ pub async fn plan(
     let parsed = context.state().create_logical_plan(&sql.text).await;
     context.deregister_table(LATEST_RELATION)?;
     let parsed = parsed.map_err(|error| {
-        Error::usage(format!("{} does not plan", sql.file))
+        Error::usage(format!("cannot plan {}", sql.file))
             .hint(
-                "it reads the relation `latest`: the raw columns and `event_dt`; a column that no \
-                 file of the window has is declared in `[raw.columns]`",
+                "the query can read the relation `latest`: the raw columns and `event_dt`; declare a \
+                 column that no file of the window has in `[raw.columns]`",
             )
             .caused_by(first_line(&error))
     })?;
@@ -101,7 +101,7 @@ pub async fn plan(
         })
         .collect();
     let rewritten = rewrite(&parsed, &Arc::new(table), &key_columns)?;
-    // A plan whose root is no projection (a bare filter) still has its columns first.
+    // A plan whose root is not a projection (a bare filter) returns its columns first too.
     let schema = Arc::clone(rewritten.schema());
     let mut outputs: Vec<Expr> = parsed
         .schema()
@@ -115,7 +115,7 @@ pub async fn plan(
     Ok(CuratedQuery { plan, columns })
 }
 
-/// The first line of an engine's message, without its back trace.
+/// The first line of an engine's message, without the backtrace.
 pub fn first_line(error: &datafusion::error::DataFusionError) -> String {
     error
         .find_root()
@@ -190,9 +190,9 @@ fn check_columns(plan: &LogicalPlan, pipeline: &Pipeline, changes: &Changes) -> 
         .iter()
         .map(|field| field.name().as_str())
         .collect();
-    let listed = || format!("its columns: {}", names.join(", "));
-    for (place, name) in names.iter().enumerate() {
-        if names[..place].contains(name) {
+    let listed = || format!("columns of the query: {}", names.join(", "));
+    for (index, name) in names.iter().enumerate() {
+        if names[..index].contains(name) {
             return Err(Error::usage(format!(
                 "{file} has two columns named `{name}`"
             )));
@@ -213,11 +213,11 @@ fn check_columns(plan: &LogicalPlan, pipeline: &Pipeline, changes: &Changes) -> 
             .raw_column(key)
             .map(|column| changes.raw_schema().field(column).name());
         if origin.is_none() || origin.as_ref() != raw {
-            let told = format!("{file} does not pass the key column `{key}` through");
+            let message = format!("{file} does not return the key column `{key}` unchanged");
             let found = changes.raw_column(key);
-            return Err(Error::usage(told).hint(match found {
+            return Err(Error::usage(message).hint(match found {
                 Some(column) if names.contains(&key.as_str()) => format!(
-                    "it is {}: select it as it is, or cast it so that different keys stay \
+                    "its type is {}: select it unchanged, or cast it so that different keys stay \
                      different; `[raw.columns]` can give it another type",
                     changes.raw_schema().field(column).data_type()
                 ),
@@ -229,14 +229,14 @@ fn check_columns(plan: &LogicalPlan, pipeline: &Pipeline, changes: &Changes) -> 
         let Some(at) = names.iter().position(|name| name == column) else {
             return Err(
                 Error::usage(format!("{file} lacks the partition column `{column}`")).hint(
-                    format!("select it, or mend `curated.partition_by`; {}", listed()),
+                    format!("select it, or correct `curated.partition_by`; {}", listed()),
                 ),
             );
         };
         let data_type = schema.field(at).data_type();
         if !is_partition_type(data_type) {
             return Err(Error::usage(format!(
-                "{file}: the partition column `{column}` is {data_type}, which has no folder name"
+                "{file}: the partition column `{column}` is {data_type}, which cannot be a folder name"
             ))
             .hint("partition by text, integer, boolean, decimal, date or timestamp"));
         }
@@ -246,11 +246,11 @@ fn check_columns(plan: &LogicalPlan, pipeline: &Pipeline, changes: &Changes) -> 
         return Err(Error::usage(format!(
             "{file} gives `{EVENT_DT}` another meaning than the change's day"
         ))
-        .hint("select it as it is, and give the other value another name"));
+        .hint("select it unchanged, and give the other value another name"));
     }
     if day.is_none() && pipeline.keep == Keep::LatestPerDay {
         return Err(Error::usage(format!(
-            "{file} lacks the column `{EVENT_DT}`, without which rows of one key cannot be told apart"
+            "{file} lacks the column `{EVENT_DT}`, which distinguishes the rows of one key"
         ))
         .hint("select it: under `latest-per-day` a key has a row per day"));
     }
@@ -272,8 +272,7 @@ fn is_partition_type(data_type: &DataType) -> bool {
         )
 }
 
-/// The raw column that an output column is, if it passes one through: bare, renamed, or cast
-/// without loss.
+/// The raw column that an output column returns unchanged: bare, renamed, or cast without loss.
 fn origin(plan: &LogicalPlan, at: usize) -> Option<String> {
     match plan {
         LogicalPlan::TableScan(scan) => Some(scan.projected_schema.field(at).name().clone()),
@@ -285,7 +284,7 @@ fn origin(plan: &LogicalPlan, at: usize) -> Option<String> {
             if let Expr::Cast(cast) = &expression {
                 let from = cast.expr.get_type(input.as_ref()).ok()?;
                 let to = expression.get_type(input.as_ref()).ok()?;
-                if !keeps_apart(&from, &to) {
+                if !is_injective(&from, &to) {
                     return None;
                 }
                 expression = cast.expr.as_ref().clone();
@@ -299,8 +298,8 @@ fn origin(plan: &LogicalPlan, at: usize) -> Option<String> {
     }
 }
 
-/// Whether a cast gives different values to different values.
-fn keeps_apart(from: &DataType, to: &DataType) -> bool {
+/// Whether a cast keeps different values different.
+fn is_injective(from: &DataType, to: &DataType) -> bool {
     let bits = |data_type: &DataType| match data_type {
         DataType::Int8 => Some((true, 8)),
         DataType::Int16 => Some((true, 16)),
@@ -329,7 +328,7 @@ fn keeps_apart(from: &DataType, to: &DataType) -> bool {
     }
 }
 
-/// The hidden columns of a rewritten node, to be passed on.
+/// The hidden columns of a rewritten node, to be returned by its parent.
 fn hidden(schema: &datafusion::common::DFSchema, keys: usize) -> Result<Vec<Expr>> {
     let names = [LIVE, LATEST, POSITION, DAY].map(String::from).into_iter();
     names
@@ -373,17 +372,17 @@ fn rewrite(plan: &LogicalPlan, table: &Arc<ChangesTable>, key: &[Expr]) -> Resul
                         return Ok(column);
                     }
                     // CASE evaluates the condition for live rows only.
-                    let kept = when(column.clone(), filter.predicate.clone().is_true())
+                    let live = when(column.clone(), filter.predicate.clone().is_true())
                         .otherwise(lit(false))?;
-                    Ok(kept.alias_qualified(qualifier.cloned(), LIVE))
+                    Ok(live.alias_qualified(qualifier.cloned(), LIVE))
                 })
                 .collect::<Result<Vec<_>>>()?;
             LogicalPlanBuilder::from(input).project(columns)?.build()?
         }
         LogicalPlan::Projection(projection) => {
             let input = rewrite(&projection.input, table, key)?;
-            let kept = hidden(input.schema(), key.len())?;
-            let live = kept[0].clone();
+            let hidden = hidden(input.schema(), key.len())?;
+            let live = hidden[0].clone();
             let mut columns = Vec::new();
             for (expression, (qualifier, field)) in
                 projection.expr.iter().zip(projection.schema.iter())
@@ -396,7 +395,7 @@ fn rewrite(plan: &LogicalPlan, table: &Arc<ChangesTable>, key: &[Expr]) -> Resul
                         .alias_qualified(qualifier.cloned(), field.name()),
                 });
             }
-            columns.extend(kept);
+            columns.extend(hidden);
             LogicalPlanBuilder::from(input).project(columns)?.build()?
         }
         other => {

@@ -1,21 +1,20 @@
-//! Merge: a run's last changes meet what earlier runs remember.
+//! Merge: compares a run's winners with the versions of earlier runs.
 //!
 //! ```text
 //! winners' keys, days, orders ─────────────┐
-//! versions ─▶ of a key among the winners? ─┴▶ sorter, by key and day ─▶ ┬─▶ winners that hold
-//!                └ no, and the file is written again ─▶ versions        ├─▶ rows that go (tombstones)
-//!                                                                       └─▶ versions that stay
+//! versions ─▶ of a key among the winners? ─┴▶ sorter, by key and day ─▶ ┬─▶ remaining winners
+//!                └ no, and the file is rewritten ─▶ versions            ├─▶ tombstones of removed rows
+//!                                                                       └─▶ remaining versions
 //! ```
 //!
-//! A winner holds when its order is later than that of the version of its key and day. Under
-//! `keep = "latest"` a key's row moves when a winner is later than the key's last version of any
-//! day; under `latest-per-day` a day's row is replaced when that day's version is. The version
-//! says where the replaced row is.
+//! A winner remains if its order is later than that of the version of its key and day. With
+//! `keep = "latest"` a key's row moves if a winner is later than the key's last version of any day;
+//! with `latest-per-day` a day's row is replaced if that day's version is. The version names the
+//! partition of the replaced row.
 //!
-//! Versions of the days that the winners touch are written again; under `latest` those of other
-//! days are read for the winners' keys. A Bloom filter over the winners' keys keeps all other
-//! versions out of the sorter, which parts keys by their hash, spills when it must, and is worked
-//! off part by part.
+//! Versions of the winners' days are rewritten; with `latest`, those of other days are read for the
+//! winners' keys. A Bloom filter over the winners' keys keeps all other versions out of the sorter,
+//! which divides keys into parts by their hash, spills if needed, and is processed part by part.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,7 +34,7 @@ use crate::config::Pipeline;
 use crate::curate::merge::bloom::Bloom;
 use crate::curate::merge::decide::Decider;
 use crate::curate::merge::entries::{Entries, Files};
-use crate::curate::merge::version_reader::LookUp;
+use crate::curate::merge::version_reader::VersionReader;
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
 use crate::fold::Fold;
@@ -49,76 +48,77 @@ mod decide;
 mod entries;
 mod version_reader;
 
-/// A part of the keys has about this many rows.
+/// The number of rows per part of the keys, about.
 const ROWS_PER_PART: u64 = 50_000;
+/// The most parts of the keys.
 const PARTS_MAX: u64 = 4096;
 
-/// A committed file with versions.
+/// A committed file of versions.
 #[derive(Clone, Debug)]
-pub struct StoredVersions {
-    /// Its path relative to the state's table.
+pub struct CommittedVersions {
+    /// The file's path relative to the state's table.
     pub path: String,
-    /// Its size.
+    /// The file's size.
     pub bytes: u64,
-    /// Its rows.
+    /// The number of versions in the file.
     pub rows: u64,
-    /// Whether it is written again, without the versions that winners replace.
+    /// Whether the file is rewritten, without the versions that winners replace.
     pub rewritten: bool,
 }
 
-/// What a merge is made of.
+/// A merge: its inputs.
 #[derive(Debug)]
 pub struct Merge<'a> {
     /// The pipeline.
     pub pipeline: &'a Pipeline,
     /// The inputs.
     pub changes: &'a Arc<Changes>,
-    /// Pass one's result.
+    /// The result of pass one.
     pub folded: &'a Fold,
     /// The layout of versions.
     pub layout: &'a Arc<VersionsLayout>,
     /// The state's table.
     pub state: &'a Folder,
-    /// The versions to be met.
-    pub stored: Vec<StoredVersions>,
+    /// The committed versions to merge with.
+    pub committed: Vec<CommittedVersions>,
     /// The inputs of earlier runs: location and path.
     pub folded_inputs: Vec<(usize, String)>,
-    /// The schema of the rows that the curated table's sorters take.
+    /// The schema of the curated table's sorters.
     pub table_schema: SchemaRef,
 }
 
-/// What a merge found.
+/// The result of a merge.
 #[derive(Debug)]
 pub struct Merged {
-    /// The winners that hold.
+    /// The remaining winners.
     pub winners: Arc<Winners>,
-    /// What was counted on the way.
+    /// Sums over all threads.
     pub counts: Counts,
-    /// Rows of the rewritten files before.
+    /// The number of versions in the rewritten files before.
     pub versions_before: u64,
 }
 
-/// What one thread counted; sums over all threads.
+/// Counts of one thread, or sums over all threads.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// The winners that hold, per key and day.
+    /// Remaining winners, per key and day.
     pub key_days: u64,
-    /// Last changes of the window (per key, or per key and day) not later than what versions hold.
+    /// Last changes of the window (per key, or per key and day) that are not later than the versions.
     pub stale: u64,
     /// Versions that winners replaced.
     pub replaced: u64,
-    /// The first of the last changes between which, and what versions hold, only file or row
-    /// decided: its input and place.
+    /// The first tie between a last change and a version, decided by file or row only: the change's
+    /// input and row ordinal.
     pub tie: Option<(usize, usize)>,
-    /// The days of the rows that go.
+    /// The days of the removed rows.
     pub days: BTreeSet<i32>,
-    /// How many rows go, per partition.
+    /// The number of removed rows, per partition.
     pub gone: BTreeMap<String, u64>,
 }
 
 impl Counts {
-    fn tie(&mut self, place: (usize, usize)) {
-        self.tie = self.tie.into_iter().chain([place]).min();
+    fn tie(&mut self, ordinal: (usize, usize)) {
+        self.tie = self.tie.into_iter().chain([ordinal]).min();
     }
 
     fn add(&mut self, other: Counts) {
@@ -133,11 +133,12 @@ impl Counts {
     }
 }
 
-/// Each thread's outputs: the curated table's sorter, which takes tombstones, and the versions.
+/// The outputs of each thread: the curated table's sorter, which takes tombstones, and the writer of
+/// versions.
 pub type Outputs = Vec<(Sorter, VersionsWriter)>;
 
 impl Merge<'_> {
-    /// Merges. `outputs` are handed back, one per thread.
+    /// Merges. Returns `outputs`, one per thread, with the rows and versions that were added to them.
     ///
     /// # Errors
     /// Data, when versions are missing or are not what was committed; storage, when they cannot
@@ -152,18 +153,42 @@ impl Merge<'_> {
             std::mem::take(&mut self.folded_inputs),
             self.changes,
         )?);
-        let stored_rows: u64 = self.stored.iter().map(|file| file.rows).sum();
-        let parts = (self.folded.key_days + stored_rows).div_ceil(ROWS_PER_PART);
+        let committed_rows: u64 = self.committed.iter().map(|file| file.rows).sum();
+        let parts = (self.folded.key_days + committed_rows).div_ceil(ROWS_PER_PART);
         let entries = Arc::new(Entries::new(self.layout, parts.clamp(1, PARTS_MAX) as u16)?);
         if self.pipeline.key.is_empty() {
-            return self.put_together(&files, &entries, outputs).await;
+            return self.rewrite_keyless(&files, &entries, outputs).await;
         }
         let bloom = Arc::new(Bloom::new(self.folded.keys));
         let memory =
             MemoryConsumer::new("keys of the window").register(&context.runtime_env().memory_pool);
         memory.grow(bloom.bytes() + self.changes.ordinal_counts().sum::<u64>() as usize / 4);
 
-        // The winners.
+        let shared = Shared {
+            entries,
+            files,
+            bloom,
+        };
+        let mut sorters = self.read_winners(context, &shared, threads).await?;
+        let (outputs, versions_before) = self
+            .read_versions(context, &shared, outputs, &mut sorters)
+            .await?;
+        let (winners, counts, outputs) = self.decide(&shared, sorters, outputs).await?;
+        let merged = Merged {
+            winners: Arc::new(winners),
+            counts,
+            versions_before,
+        };
+        Ok((merged, outputs))
+    }
+
+    /// Reads keys, days and orders of the winners; returns them in a sorter per thread.
+    async fn read_winners(
+        &self,
+        context: &SessionContext,
+        shared: &Shared,
+        threads: usize,
+    ) -> Result<Vec<Sorter>> {
         let winners = Arc::clone(&self.folded.winners);
         let table = ChangesTable::pass_two(self.changes, winners, threads);
         let schema = table.schema();
@@ -179,42 +204,49 @@ impl Merge<'_> {
             .await?;
         let streams = execute_stream_partitioned(plan, context.task_ctx())?;
         let tasks = streams.into_iter().map(|mut rows| {
-            let (entries, files) = (Arc::clone(&entries), Arc::clone(&files));
-            let bloom = Arc::clone(&bloom);
-            let mut sorter = Sorter::new(Arc::clone(&entries.order), context.runtime_env());
+            let shared = shared.clone();
+            let mut sorter = Sorter::new(Arc::clone(&shared.entries.order), context.runtime_env());
             spawn(async move {
                 while let Some(batch) = rows.try_next().await? {
-                    let (batch, hashes) = entries.of_winners(&batch, &files)?;
-                    hashes.iter().for_each(|hash| bloom.insert(*hash));
+                    let (batch, hashes) = shared.entries.of_winners(&batch, &shared.files)?;
+                    hashes.iter().for_each(|hash| shared.bloom.insert(*hash));
                     sorter.push(&batch)?;
                 }
                 Ok(sorter)
             })
         });
-        let mut sorters = join_all(tasks).await?;
+        join_all(tasks).await
+    }
 
-        // The versions.
-        let queue = Arc::new(Work::new(self.stored));
+    /// Reads the committed versions: those of winners' keys are added to `sorters`. Returns the outputs
+    /// and the number of rows of the rewritten files.
+    async fn read_versions(
+        &mut self,
+        context: &SessionContext,
+        shared: &Shared,
+        outputs: Outputs,
+        sorters: &mut Vec<Sorter>,
+    ) -> Result<(Outputs, u64)> {
+        let queue = Arc::new(Work::new(std::mem::take(&mut self.committed)));
         let tasks = outputs.into_iter().map(|(table_rows, mut versions)| {
-            let (entries, files) = (Arc::clone(&entries), Arc::clone(&files));
-            let (bloom, queue) = (Arc::clone(&bloom), Arc::clone(&queue));
+            let (shared, queue) = (shared.clone(), Arc::clone(&queue));
             let state = self.state.clone();
-            let mut sorter = Sorter::new(Arc::clone(&entries.order), context.runtime_env());
+            let mut sorter = Sorter::new(Arc::clone(&shared.entries.order), context.runtime_env());
             spawn(async move {
-                let look_up = async {
+                let read = async {
                     let mut before = 0;
                     while let Some(file) = queue.next() {
-                        let look_up = LookUp {
-                            entries: &entries,
-                            files: &files,
-                            bloom: &bloom,
+                        let reader = VersionReader {
+                            entries: &shared.entries,
+                            files: &shared.files,
+                            bloom: &shared.bloom,
                             state: &state,
                         };
-                        before += look_up.read(&file, &mut sorter, &mut versions).await?;
+                        before += reader.read(&file, &mut sorter, &mut versions).await?;
                     }
                     Ok((table_rows, versions, sorter, before))
                 };
-                queue.run(look_up).await
+                queue.run(read).await
             })
         });
         let mut outputs = Outputs::new();
@@ -224,15 +256,23 @@ impl Merge<'_> {
             versions_before += before;
             outputs.push((table_rows, versions));
         }
+        Ok((outputs, versions_before))
+    }
 
-        // Both, key by key.
-        let sorted = Sorted::new(&entries.order, sorters);
+    /// Compares winners and versions key by key, on all threads, one part of the keys at a time.
+    async fn decide(
+        &self,
+        shared: &Shared,
+        sorters: Vec<Sorter>,
+        outputs: Outputs,
+    ) -> Result<(Winners, Counts, Outputs)> {
+        let sorted = Sorted::new(&shared.entries.order, sorters);
         let parts = sorted.partitions();
         let bitmap = RowBitmap::new(self.changes.ordinal_counts());
-        let shared = Arc::new((sorted, bitmap, Work::new(parts)));
+        let work = Arc::new((sorted, bitmap, Work::new(parts)));
         let decider = Arc::new(Decider {
-            entries: Arc::clone(&entries),
-            files,
+            entries: Arc::clone(&shared.entries),
+            files: Arc::clone(&shared.files),
             keep: self.pipeline.keep,
             partition_by: self.pipeline.curated.partition_by.clone(),
             key: self.pipeline.key.clone(),
@@ -240,9 +280,9 @@ impl Merge<'_> {
             table_schema: Arc::clone(&self.table_schema),
         });
         let tasks = outputs.into_iter().map(|(mut table_rows, mut versions)| {
-            let (shared, decider) = (Arc::clone(&shared), Arc::clone(&decider));
+            let (work, decider) = (Arc::clone(&work), Arc::clone(&decider));
             spawn(async move {
-                let (sorted, bitmap, parts) = &*shared;
+                let (sorted, bitmap, parts) = &*work;
                 let decide = async {
                     let mut readers = Readers::new();
                     let mut counts = Counts::default();
@@ -270,34 +310,27 @@ impl Merge<'_> {
             all.add(counts);
         }
         let (_, bitmap, _) =
-            Arc::into_inner(shared).ok_or_else(|| Error::internal("the merge did not end"))?;
-        let merged = Merged {
-            winners: Arc::new(bitmap.finish()),
-            counts: all,
-            versions_before,
-        };
-        Ok((merged, outputs))
+            Arc::into_inner(work).ok_or_else(|| Error::internal("the merge did not end"))?;
+        Ok((bitmap.finish(), all, outputs))
     }
-}
 
-impl Merge<'_> {
-    /// Without a key, versions that are written again stay as they are, and every winner holds.
-    async fn put_together(
+    /// The merge of a table without a key: rewritten versions stay as they are, and all winners remain.
+    async fn rewrite_keyless(
         self,
         files: &Files,
         entries: &Entries,
         mut outputs: Outputs,
     ) -> Result<(Merged, Outputs)> {
-        let look_up = LookUp {
+        let reader = VersionReader {
             entries,
             files,
             bloom: &Bloom::new(0),
             state: self.state,
         };
         let mut versions_before = 0;
-        for (file, place) in self.stored.iter().zip((0..outputs.len()).cycle()) {
-            let (table_rows, versions) = &mut outputs[place];
-            versions_before += look_up.read(file, table_rows, versions).await?;
+        for (file, thread) in self.committed.iter().zip((0..outputs.len()).cycle()) {
+            let (table_rows, versions) = &mut outputs[thread];
+            versions_before += reader.read(file, table_rows, versions).await?;
         }
         let merged = Merged {
             winners: Arc::clone(&self.folded.winners),
@@ -309,6 +342,15 @@ impl Merge<'_> {
         };
         Ok((merged, outputs))
     }
+}
+
+/// What all threads of a merge read.
+#[derive(Clone)]
+struct Shared {
+    entries: Arc<Entries>,
+    files: Arc<Files>,
+    /// The keys of the winners.
+    bloom: Arc<Bloom>,
 }
 
 /// The flag of a row for the curated table's sorter: true for a row, false for a tombstone.

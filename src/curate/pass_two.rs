@@ -1,4 +1,4 @@
-//! Pass two: the rows of the winners, as the curated table and the versions take them.
+//! Splits the winners' rows into rows of the curated table and versions.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::types::key::normalize_zeros;
 /// What one stream counted; sums over all streams.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
-    /// Last changes that are rows of the table.
+    /// Last changes that become rows of the table.
     pub rows_latest: u64,
     /// Last changes that leave no row: deletes, and rows that `curated.sql` filters out.
     pub rows_deleted: u64,
@@ -34,10 +34,10 @@ pub struct Counts {
     pub days: BTreeSet<i32>,
 }
 
-/// One stream of the first half.
-pub(super) struct FirstHalf {
+/// Splits one stream of rows.
+pub(super) struct Splitter {
     pub(super) keep: Keep,
-    /// The rows that the sorter takes.
+    /// The schema of the sorter's rows.
     pub(super) schema: SchemaRef,
     pub(super) key: Vec<String>,
     pub(super) layout: Arc<VersionsLayout>,
@@ -45,7 +45,9 @@ pub(super) struct FirstHalf {
     pub(super) sql_file: String,
 }
 
-impl FirstHalf {
+impl Splitter {
+    /// Takes the next stream, if there is one: its rows are written as versions, and live ones passed
+    /// to the sorter.
     pub(super) async fn run(
         self,
         streams: &Work<SendableRecordBatchStream>,
@@ -71,16 +73,17 @@ impl FirstHalf {
         Ok((counts, versions.finish().await?, sorter))
     }
 
-    /// Rows as the sorter takes them.
+    /// Converts rows to the sorter's schema.
     pub(super) fn table_rows(&self, rows: &RecordBatch) -> Result<RecordBatch> {
         let present: ArrayRef = Arc::new(BooleanArray::from(vec![true; rows.num_rows()]));
         let mut columns = Vec::new();
         let mut fields = Vec::new();
         for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
             let is_key = self.key.contains(field.name());
-            let column = match is_key {
-                true => normalize_zeros(column),
-                false => Arc::clone(column),
+            let column = if is_key {
+                normalize_zeros(column)
+            } else {
+                Arc::clone(column)
             };
             fields.push(Arc::clone(field));
             columns.push(column);
@@ -91,7 +94,7 @@ impl FirstHalf {
         compact(&conform(&rows, &self.schema)?)
     }
 
-    /// Counts a batch; returns which of its rows the table holds.
+    /// Counts the rows of a batch. Returns which of them become rows of the table.
     pub(super) fn count(&self, batch: &RecordBatch, counts: &mut Counts) -> Result<BooleanArray> {
         let lost = |name: &str| Error::internal(format!("the column `{name}` was lost"));
         let column = |name: &str| batch.column_by_name(name).ok_or_else(|| lost(name));

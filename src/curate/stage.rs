@@ -1,5 +1,5 @@
-//! Up to what can be committed: inputs are opened, folded and curated into staged files, and the
-//! result must add up. Nothing that was published changes, and nothing is remembered.
+//! Staging: opens, folds and curates inputs into staged files, which must add up and can then be
+//! committed. Changes neither published tables nor the state.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::changes::Changes;
 use crate::changes::key_moves::key_swaps;
 use crate::changes::pass_one::PassOne;
 use crate::config::{Keep, OnBad, Pipeline};
-use crate::curate::{Curate, Curated, adds_up};
+use crate::curate::{Curate, Curated, does_not_add_up};
 use crate::engine::resources::Resources;
 use crate::engine::session::{BATCH_ROWS, session};
 use crate::error::{Error, Result};
@@ -28,59 +28,59 @@ use crate::store::Folder;
 /// Inputs that cannot be read, by raw location and path, and why.
 pub type BadInputs = BTreeMap<(usize, String), String>;
 
-/// What inputs are folded onto.
+/// The table that inputs are folded onto.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Onto {
-    /// What earlier runs left.
+    /// The committed table of earlier runs.
     Table,
-    /// Nothing: a table beside it begins anew.
+    /// An empty table beside the committed one.
     Empty {
-        /// Whether to go on without what was folded and cannot be read any more.
+        /// Whether to continue without inputs that were folded and cannot be read any more.
         accept_missing: bool,
     },
 }
 
-/// What staging is made of.
+/// Staging: its inputs and folders.
 #[derive(Debug)]
 pub struct Stage<'a> {
     /// The pipeline.
     pub pipeline: &'a Pipeline,
-    /// What it may use.
+    /// The limits of memory, disk and threads.
     pub resources: &'a Resources,
-    /// Its memory and disk.
+    /// The engine's memory pool and disk.
     pub runtime: &'a Arc<RuntimeEnv>,
     /// The raw folders.
     pub raw: &'a [Folder],
-    /// What earlier runs left.
+    /// The ledger of earlier runs.
     pub ledger: &'a Ledger,
-    /// Whether inputs are folded onto that.
+    /// The table that inputs are folded onto.
     pub onto: Onto,
     /// The curated table.
     pub table: &'a Folder,
-    /// Where the curated table's new files go.
+    /// The folder for the curated table's new files.
     pub staging: &'a Folder,
     /// The folder of the state's Delta table.
     pub state: &'a Folder,
-    /// The committed files with versions there, and their sizes.
-    pub stored: Vec<(String, u64)>,
-    /// Where new versions go.
+    /// The committed files of versions in it, and their sizes.
+    pub committed_versions: Vec<(String, u64)>,
+    /// The folder for new files of versions.
     pub versions: &'a Folder,
-    /// A name for all that is written, part of every path.
+    /// The attempt's name, part of every path that is written.
     pub attempt: &'a str,
-    /// Whether nothing of it will be committed: any number of rows may then be bad.
+    /// Whether the result will not be committed; then `raw.max_bad_rows` does not apply.
     pub is_dry: bool,
 }
 
-/// What was staged.
+/// The result of staging.
 #[derive(Debug)]
 pub struct Staged {
     /// The inputs that could be opened.
     pub changes: Arc<Changes>,
-    /// The others, and why.
+    /// The inputs that could not be opened, and why.
     pub bad_files: Vec<(Input, String)>,
     /// The rows that could not be folded.
     pub bad_rows: Arc<BadRows>,
-    /// The files; `None` where no input could be opened.
+    /// The staged files; `None` if no input could be opened.
     pub curated: Option<Curated>,
 }
 
@@ -96,12 +96,12 @@ impl Stage<'_> {
         self.onto == accepts
     }
 
-    /// Stages the inputs, and counts in the report. `bad` are inputs that turned out to be bad when
-    /// others had been folded already.
+    /// Stages the inputs and fills in the report. `bad` are inputs that were found to be bad after
+    /// others had been folded.
     ///
     /// # Errors
-    /// Those of the steps; with [`Error::input`] where a single input is to blame, which another try
-    /// can leave out.
+    /// Those of the steps; with [`Error::input`] if a single input is the cause, which a retry can
+    /// leave out.
     pub async fn run(
         &self,
         inputs: &[Input],
@@ -110,49 +110,18 @@ impl Stage<'_> {
     ) -> Result<Staged> {
         let pipeline = self.pipeline;
         let threads = self.resources.threads;
-        report.files = inputs.len() as u64;
-        report.late_files = inputs.iter().filter(|input| input.late).count() as u64;
-        report.bytes = inputs.iter().map(|input| input.file.size).sum();
-        info!(
-            "{} files, {} of them late, {} bytes",
-            report.files, report.late_files, report.bytes
-        );
-        for Input { file, late, .. } in inputs {
-            debug!(
-                "reads {}: {} bytes{}",
-                self.raw[file.location].describe(&file.path),
-                file.size,
-                if *late { ", late" } else { "" }
-            );
-        }
-        let known = match self
-            .ledger
-            .contract
-            .as_ref()
-            .filter(|_| !self.is_from_empty())
-        {
-            Some(contract) => contract.known_columns()?,
-            None => KnownColumns::default(),
+        self.log_inputs(inputs, report);
+        let known = match &self.ledger.contract {
+            Some(contract) if !self.is_from_empty() => contract.known_columns()?,
+            _ => KnownColumns::default(),
         };
         let (changes, bad_files) = self.open(inputs, &known, bad).await?;
         self.check_readable(&bad_files)?;
-        report.schema_changes = changes.schema_changes().to_vec();
-        for change in &report.schema_changes {
-            info!("schema change: {change}");
-        }
-        for told in changes.missing() {
-            warn!("{told}");
-        }
-        if let Some(column) = changes.missing_before_image() {
-            let told =
-                format!("no CDC file has the column `{column}`: updates of the key cannot be seen");
-            warn!("{told}");
-            report.note.get_or_insert(told);
-        }
+        log_columns(&changes, report);
         if changes.is_empty() && self.is_from_empty() {
-            let told = "no input can be read any more";
-            return Err(Error::data(format!("{told}, such as {}", bad_files[0].1))
-                .hint("nothing was changed: mend the raw files"));
+            let message = "no input can be read any more; the first";
+            return Err(Error::data(format!("{message}: {}", bad_files[0].1))
+                .hint("nothing was changed: repair the raw files"));
         }
         if changes.is_empty() {
             return Ok(Staged {
@@ -162,8 +131,8 @@ impl Stage<'_> {
                 curated: None,
             });
         }
-        let kept = MemoryConsumer::new("inputs").register(&self.runtime.memory_pool);
-        kept.grow(changes.kept_bytes());
+        let cached = MemoryConsumer::new("inputs").register(&self.runtime.memory_pool);
+        cached.grow(changes.cached_bytes());
         report.rows_read = changes.row_counts().sum();
         let context = session(self.runtime, threads);
         if !changes.before_images().is_empty() {
@@ -171,7 +140,7 @@ impl Stage<'_> {
         }
         let folded = fold(&context, &changes, pipeline, threads).await?;
         if !self.accepts_missing() {
-            self.check_still_read(&changes, &folded.pass_one)?;
+            self.check_still_readable(&changes, &folded.pass_one)?;
         }
         info!(
             "pass one: {} rows, {} keys, {} keys and days",
@@ -185,7 +154,7 @@ impl Stage<'_> {
             table: self.table,
             staging: self.staging,
             state: self.state,
-            stored: self.stored.clone(),
+            committed_versions: self.committed_versions.clone(),
             versions: self.versions,
             attempt: self.attempt,
             threads,
@@ -207,7 +176,26 @@ impl Stage<'_> {
         })
     }
 
-    /// Opens inputs; returns also those that cannot be read, and why.
+    /// Counts the inputs in the report, and logs them.
+    fn log_inputs(&self, inputs: &[Input], report: &mut Report) {
+        report.files = inputs.len() as u64;
+        report.late_files = inputs.iter().filter(|input| input.late).count() as u64;
+        report.bytes = inputs.iter().map(|input| input.file.size).sum();
+        info!(
+            "{} files, {} of them late, {} bytes",
+            report.files, report.late_files, report.bytes
+        );
+        for Input { file, late, .. } in inputs {
+            debug!(
+                "reading {}: {} bytes{}",
+                self.raw[file.location].describe(&file.path),
+                file.size,
+                if *late { ", late" } else { "" }
+            );
+        }
+    }
+
+    /// Opens inputs. Returns those that cannot be read too, and why.
     async fn open(
         &self,
         inputs: &[Input],
@@ -229,17 +217,20 @@ impl Stage<'_> {
                     None => good.push(input.clone()),
                 }
             }
-            let opened = Changes::open(good, opening, pipeline, known, BATCH_ROWS).await?;
-            let (changes, unopened) = opened;
+            let (changes, unopened) =
+                Changes::open(good, opening, pipeline, known, BATCH_ROWS).await?;
             let changes = Arc::new(changes);
-            let unopened = unopened.into_iter();
-            bad_files.extend(unopened.map(|(input, error)| (input, error.to_string())));
+            bad_files.extend(
+                unopened
+                    .into_iter()
+                    .map(|(input, error)| (input, error.to_string())),
+            );
             if bad.is_empty() {
                 return Ok((changes, bad_files));
             }
-            // Where one was damaged, others may be: they are found together.
-            let mut damaged = changes.damaged(resources.threads).await?;
-            // One that was folded may be so where it is not needed.
+            // If one input is damaged, others may be too: all of them are found at once.
+            let mut damaged = changes.find_damaged(resources.threads).await?;
+            // A folded input may be damaged in columns that are not read.
             damaged.retain(|(input, _)| self.ledger.folded(input.location, &input.path).is_none());
             if damaged.is_empty() {
                 return Ok((changes, bad_files));
@@ -250,56 +241,57 @@ impl Stage<'_> {
         }
     }
 
-    /// How many rows of some inputs are in quarantine already: they count as bad no more than once.
+    /// The number of these inputs' rows that are in quarantine already, which are not counted as bad
+    /// again.
     fn known_bad(&self, inputs: &[Input]) -> u64 {
-        let aside = inputs.iter().filter_map(|input| {
+        let quarantined = inputs.iter().filter_map(|input| {
             let name = (input.file.location, input.file.path.clone());
             self.ledger.quarantined.get(&name)?.rows.as_ref()
         });
-        aside.map(|rows| rows.len() as u64).sum()
+        quarantined.map(|rows| rows.len() as u64).sum()
     }
 
-    /// Refuses to go on without an input that was folded.
+    /// Refuses to continue without an input that was folded.
     fn check_readable(&self, bad_files: &[(Input, String)]) -> Result<()> {
         let was_folded = |(input, _): &&(Input, String)| {
             let folded = self.ledger.folded(input.file.location, &input.file.path);
-            // Windows of rows may have left out what is bad of it.
+            // A window of rows may have excluded the bad rows.
             let is_whole = self.is_from_empty() || input.rows.is_none();
             folded.is_some() && !self.accepts_missing() && is_whole
         };
         match bad_files.iter().find(was_folded) {
             None => Ok(()),
             Some((_, reason)) => {
-                let told = "an input that was folded cannot be read any more";
-                Err(lost(format!("{told}: {reason}"), self.is_from_empty()))
+                let message = "an input that was folded cannot be read any more";
+                Err(lost(format!("{message}: {reason}"), self.is_from_empty()))
             }
         }
     }
 
-    /// Refuses rows as bad that an earlier run has folded: they would stay in the table, or be lost
-    /// by a rebuild.
-    fn check_still_read(&self, changes: &Changes, pass_one: &PassOne) -> Result<()> {
+    /// Refuses bad rows that an earlier run folded: they would stay in the table, or be lost by a
+    /// rebuild.
+    fn check_still_readable(&self, changes: &Changes, pass_one: &PassOne) -> Result<()> {
         let ledger = self.ledger;
         let bad_rows = pass_one.bad_rows().sorted();
         for (number, input) in changes.inputs().enumerate() {
-            // Windows of rows leave rows out that can be bad.
+            // A window of rows may have excluded the bad rows.
             let is_whole = input.rows.is_none() && input.only.is_none();
             let Some(bad) = bad_rows.get(&number).filter(|_| is_whole) else {
                 continue;
             };
             let (location, path) = (input.file.location, &input.file.path);
-            let is_here = self.raw[location].location.file_path().is_some();
+            let is_local = self.raw[location].location.file_path().is_some();
             let folded = ledger.folded(location, path);
-            if !folded.is_some_and(|folded| folded.is_same(&input.file, is_here)) {
+            if !folded.is_some_and(|folded| folded.is_same(&input.file, is_local)) {
                 continue;
             }
-            let aside = ledger.quarantined.get(&(location, path.clone()));
-            let known = aside.and_then(|aside| aside.rows.as_deref());
+            let quarantined = ledger.quarantined.get(&(location, path.clone()));
+            let known = quarantined.and_then(|input| input.rows.as_deref());
             let is_new = |bad: &&BadRow| known.is_none_or(|known| !known.contains(&bad.row));
             if let Some(first) = bad.iter().find(is_new) {
                 let why = first.to_error(&self.raw[location].describe(path));
-                let told = format!("a row that was folded cannot be read any more: {why}");
-                let lost = lost(told, self.is_from_empty());
+                let message = format!("a row that was folded cannot be read any more: {why}");
+                let lost = lost(message, self.is_from_empty());
                 let hint = lost.hint.clone().unwrap_or_default();
                 return Err(lost.hint(format!("{}; or {hint}", first.hint)));
             }
@@ -308,20 +300,36 @@ impl Stage<'_> {
     }
 }
 
-/// What an earlier run has folded, and this one cannot.
-fn lost(told: String, is_from_empty: bool) -> Error {
-    Error::data(told).hint(match is_from_empty {
-        true => {
-            "undo the change of the file or of the pipeline, or go on without it: \
-             glueless rebuild --accept-missing"
-        }
-        false => {
-            "undo the change of the file or of the pipeline; `glueless rebuild --accept-missing` \
-             makes the tables again without it"
-        }
-    })
+/// Logs how columns changed and which are missing, and notes it in the report.
+fn log_columns(changes: &Changes, report: &mut Report) {
+    report.schema_changes = changes.schema_changes().to_vec();
+    for change in &report.schema_changes {
+        info!("schema change: {change}");
+    }
+    for warning in changes.missing_columns() {
+        warn!("{warning}");
+    }
+    if let Some(column) = changes.missing_before_image() {
+        let warning =
+            format!("no CDC file has the column `{column}`: key updates cannot be detected");
+        warn!("{warning}");
+        report.note.get_or_insert(warning);
+    }
 }
 
+/// The error for an input or row that an earlier run folded and this run cannot read.
+fn lost(message: String, is_from_empty: bool) -> Error {
+    let hint = if is_from_empty {
+        "undo the change of the file or the pipeline, or continue without it: \
+         glueless rebuild --accept-missing"
+    } else {
+        "undo the change of the file or the pipeline; `glueless rebuild --accept-missing` \
+         rebuilds the tables without it"
+    };
+    Error::data(message).hint(hint)
+}
+
+/// Fills in the report's counts.
 fn fill_in(report: &mut Report, keep: Keep, folded: &Fold, curated: &Curated) {
     let pass_one = &folded.pass_one;
     let (winners, ties) = match keep {
@@ -340,16 +348,16 @@ fn fill_in(report: &mut Report, keep: Keep, folded: &Fold, curated: &Curated) {
     report.newest_commit_time = report.newest_commit_time.max(pass_one.newest_commit_time());
 }
 
-/// The run must add up before anything is published: every row that was read went somewhere. That
-/// what was written adds up, too, is checked where it is written ([`Curate::run`]).
+/// Checks that the run adds up before anything is published: every row that was read is counted once.
+/// What was written is checked in [`Curate::run`].
 fn check_conservation(report: &Report, pass_one: &PassOne) -> Result<()> {
-    let went = report.rows_latest
+    let counted = report.rows_latest
         + report.rows_superseded
         + report.rows_deleted
         + report.rows_rejected
         + report.rows_outside;
     let sums = [
-        ("rows read", report.rows_read + report.key_moves, went),
+        ("rows read", report.rows_read + report.key_moves, counted),
         (
             "rows folded",
             report.rows_read + report.key_moves,
@@ -358,6 +366,6 @@ fn check_conservation(report: &Report, pass_one: &PassOne) -> Result<()> {
     ];
     match sums.into_iter().find(|(_, one, other)| one != other) {
         None => Ok(()),
-        Some((what, one, other)) => Err(adds_up(what, one, other)),
+        Some((what, one, other)) => Err(does_not_add_up(what, one, other)),
     }
 }

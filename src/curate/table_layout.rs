@@ -8,7 +8,7 @@ use crate::changes::EVENT_DT;
 use crate::config::{Format, Keep};
 use crate::curate::Curate;
 use crate::curate::curated_sql::CuratedQuery;
-use crate::curate::merge::{PRESENT, StoredVersions};
+use crate::curate::merge::{CommittedVersions, PRESENT};
 use crate::error::{Error, Result};
 use crate::state::contract::{TableContract, read_types};
 use crate::state::versions::VersionsLayout;
@@ -18,7 +18,7 @@ use crate::types::day_counts::DayCounts;
 use crate::types::key::canonical;
 
 impl Curate<'_> {
-    /// The table's columns: those of the query, in types that what was published widens to.
+    /// The table's columns: those of the query, with types to which the published ones can be widened.
     pub(super) fn columns(
         &self,
         query: &CuratedQuery,
@@ -32,21 +32,20 @@ impl Curate<'_> {
         for (name, published) in read_types(&contract.columns)? {
             let column = query.columns.iter().find(|column| *column.name() == name);
             let data_type = match column {
-                // A raw column that no file of the window has.
+                // No file of the window has this raw column.
                 None => published,
                 Some(column) if *column.data_type() == published => published,
                 Some(column) => {
                     let found = column.data_type();
                     let is_partition = self.pipeline.curated.partition_by.contains(&name);
-                    // Files of a Delta table that stay would have another type than the table.
+                    // Files of a Delta table that are not replaced would keep the old type.
                     let is_delta = self.pipeline.curated.format == Format::Delta;
-                    let widened = widen(&published, found);
-                    let widened = widened.filter(|_| !is_partition && !is_delta);
+                    let widened = widen(&published, found).filter(|_| !is_partition && !is_delta);
                     widened.ok_or_else(|| {
                         Error::data(format!(
                             "{file}: the column `{name}` was published as {published} and is {found} now"
                         ))
-                        .hint("cast it in the query, or make the tables again: glueless rebuild")
+                        .hint("cast it in the query, or rebuild the tables: glueless rebuild")
                     })?
                 }
             };
@@ -60,6 +59,7 @@ impl Curate<'_> {
         Ok(columns)
     }
 
+    /// The layout of the versions, which must be the same as in earlier runs.
     pub(super) fn versions_layout(
         &self,
         columns: &[Field],
@@ -101,7 +101,7 @@ impl Curate<'_> {
         };
         if let Some((name, kind)) = orders.iter().find(is_other) {
             return Err(Error::data(format!(
-                "the order column `{name}` is a {kind} now, and was something else in earlier runs"
+                "the order column `{name}` is a {kind} now, and had another type in earlier runs"
             ))
             .hint(ONE_TYPE));
         }
@@ -116,43 +116,41 @@ impl Curate<'_> {
             ))
             .hint(ONE_TYPE));
         }
-        match known == layout {
-            true => Ok(layout),
-            false => Err(Error::data("the versions are of another layout")
-                .hint("make the tables again from raw: glueless rebuild")),
+        if known != layout {
+            return Err(Error::data("the versions have another layout")
+                .hint("rebuild the tables from raw: glueless rebuild"));
         }
+        Ok(layout)
     }
 
-    /// The table's rows by partition and key, under `latest-per-day` also by day, without a key by
-    /// all columns; last the flag of a row that is there. Returns the order and the columns it takes.
+    /// The order of the table's rows: by partition and key, with `latest-per-day` also by day, without
+    /// a key by all columns; last by [`PRESENT`]. Returns the order and its columns.
     pub(super) fn order(&self, columns: &[Field]) -> Result<(Arc<Order>, SchemaRef)> {
         let mut fields = columns.to_vec();
         fields.push(Field::new(PRESENT, DataType::Boolean, false));
         let schema = Arc::new(Schema::new(fields));
-        let place = |name: &str| Ok(schema.index_of(name)?);
+        let index = |name: &str| Ok(schema.index_of(name)?);
         let parts = &self.pipeline.curated.partition_by;
         let is_stored = |name: &&str| !parts.iter().any(|part| part == name);
         let keys = self.pipeline.key.iter().map(String::as_str);
         let day = (self.pipeline.keep == Keep::LatestPerDay).then_some(EVENT_DT);
-        let mut sort_by = match self.changes.is_keyless() {
-            // Rows that are equal in all columns can stand for each other.
-            true => {
-                let names = columns.iter().map(|column| column.name().as_str());
-                names
-                    .filter(is_stored)
-                    .map(place)
-                    .collect::<Result<Vec<_>>>()?
-            }
-            false => keys
+        let mut sort_by = if self.changes.is_keyless() {
+            // Rows that are equal in all columns are interchangeable.
+            let names = columns.iter().map(|column| column.name().as_str());
+            names
                 .filter(is_stored)
+                .map(index)
+                .collect::<Result<Vec<_>>>()?
+        } else {
+            keys.filter(is_stored)
                 .chain(day.filter(is_stored))
-                .map(place)
-                .collect::<Result<Vec<_>>>()?,
+                .map(index)
+                .collect::<Result<Vec<_>>>()?
         };
         sort_by.push(columns.len());
         let partition_by = parts
             .iter()
-            .map(|part| place(part))
+            .map(|part| index(part))
             .collect::<Result<Vec<_>>>()?;
         let stored = (0..schema.fields().len())
             .filter(|column| !partition_by.contains(column))
@@ -161,9 +159,9 @@ impl Curate<'_> {
         Ok((Arc::new(order), schema))
     }
 
-    /// The versions that the winners must meet. Files of their days are written again, and so are
-    /// small ones once there are too many.
-    pub(super) fn stored_versions(&self) -> Vec<StoredVersions> {
+    /// The committed versions to merge with the winners. Files of the winners' days are rewritten, and
+    /// so are small files once there are too many.
+    pub(super) fn versions_to_merge(&self) -> Vec<CommittedVersions> {
         let Some(ledger) = self.earlier else {
             return Vec::new();
         };
@@ -171,12 +169,15 @@ impl Curate<'_> {
         let none = DayCounts::default();
         let days = |path: &String| ledger.versions.get(path).unwrap_or(&none);
         let is_small = |path: &String| days(path).rows() < SMALL_ROWS;
-        let small = self.stored.iter().filter(|(path, _)| is_small(path));
+        let small = self
+            .committed_versions
+            .iter()
+            .filter(|(path, _)| is_small(path));
         let too_many = small.count() > SMALL_FILES_MAX.max(SMALL_RUNS_MAX * self.threads);
-        let stored = self.stored.iter().map(|(path, bytes)| {
-            // Without a key no version meets another.
+        let committed = self.committed_versions.iter().map(|(path, bytes)| {
+            // Without a key no version replaces another.
             let touched = !is_keyless && days(path).overlaps(&self.folded.days);
-            StoredVersions {
+            CommittedVersions {
                 rewritten: touched || (too_many && is_small(path)),
                 rows: days(path).rows(),
                 path: path.clone(),
@@ -184,20 +185,20 @@ impl Curate<'_> {
             }
         });
         let is_looked_up = self.pipeline.keep == Keep::Latest && !is_keyless;
-        let is_met = |file: &StoredVersions| file.rewritten || is_looked_up;
-        stored.filter(is_met).collect()
+        let is_read = |file: &CommittedVersions| file.rewritten || is_looked_up;
+        committed.filter(is_read).collect()
     }
 }
 
-/// A file with versions that has fewer rows is put together with others once there are many.
+/// Files of versions with fewer rows are combined once there are many.
 pub(super) const SMALL_ROWS: u64 = 50_000;
 
-/// So many small files with versions may stand.
+/// The most small files of versions before they are combined.
 pub(super) const SMALL_FILES_MAX: usize = 16;
 
-/// More of them may stand where each run makes more: one per thread.
+/// The most small files of versions per thread; the greater of both limits applies.
 pub(super) const SMALL_RUNS_MAX: usize = 4;
 
-/// The way out where a column that is remembered has become something else.
-pub(super) const ONE_TYPE: &str = "give it one type in `[raw.columns]`, if all values can take it, and make the \
-                        tables again: glueless rebuild";
+/// The hint for a key or order column whose type differs from earlier runs.
+pub(super) const ONE_TYPE: &str = "declare one type for it in `[raw.columns]` that fits all values, and rebuild the \
+                        tables: glueless rebuild";

@@ -20,7 +20,6 @@
 //! `EXPLAIN` shows the node. Its metrics: `input_rows`, `output_rows` (keys), `spilled_bytes`,
 //! `spilled_rows` (keys), `peak_mem_used`, `elapsed_compute`.
 
-use futures::TryFutureExt;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -47,7 +46,7 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
 };
 use futures::future::{BoxFuture, Shared, try_join_all};
-use futures::{FutureExt, TryStreamExt, stream};
+use futures::{FutureExt, TryFutureExt, TryStreamExt, stream};
 
 use crate::changes::position::{PACKED_TYPE, Position};
 use crate::engine::session::BATCH_ROWS;

@@ -1,14 +1,14 @@
-//! Announcements: an attempt says, before its commit, that it is going to publish.
+//! Announcements: a marker file, written before the commit, that an attempt will publish.
 
 use object_store::{ObjectStoreExt, PutPayload};
 
 use crate::error::{Error, Result};
 use crate::store::{Folder, parse_path};
 
-/// Says, before its commit, that an attempt is going to publish.
+/// Writes an attempt's announcement.
 ///
 /// # Errors
-/// Storage, when that cannot be written.
+/// Storage, when the marker cannot be written.
 pub async fn announce(announced: &Folder, attempt: &str) -> Result<()> {
     let path = parse_path(attempt)?;
     match announced.store.put(&path, PutPayload::new()).await {

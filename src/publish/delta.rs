@@ -1,19 +1,20 @@
-//! A curated table of `format = "delta"`: a run's new files, and the going of the old ones, are one
-//! commit of the table's own log.
+//! A curated table of `format = "delta"`: a run adds its new files and removes the old ones in one
+//! commit to the table's own log.
 //!
 //! ```text
-//! <curated.url>/_glueless.json                                  whose table this is
+//! <curated.url>/_glueless.json                                  the owner of the table
 //! <curated.url>/_delta_log/…                                    one commit per run
 //! <curated.url>/event_dt=2019-04-01/part-c00000012-00000.snappy.parquet
 //! ```
 //!
-//! The state is committed first, and says which files the table has ([`crate::state::ledger`]). To publish
-//! is to bring the new files to their places and to commit to this log what makes the table that.
-//! The commit carries the number of the state's: whoever is interrupted between the two is finished
-//! by the next command, and whoever comes late finds the number there and does nothing.
+//! The state is committed first; its ledger lists the files of the table ([`crate::state::ledger`]).
+//! Publishing moves the new files into the table, and commits to this log the difference between it
+//! and the ledger. The commit carries the number of the state's commit: if a process is interrupted
+//! between the two commits, the next command publishes; a process that comes late finds the number
+//! and does nothing.
 //!
-//! No name comes again, and files that a commit replaced stay for `curated.retention`, for those
-//! who read them or an earlier version of the table.
+//! No file name is used twice, and replaced files stay for `curated.retention`, for readers of an
+//! earlier version of the table.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -29,19 +30,19 @@ use crate::store::Folder;
 use crate::table::TableFile;
 use crate::table::delta_log::{DeltaLog, Description, LOG_FOLDER, add, delta_schema};
 
-/// How often a commit is tried again after someone else's.
-const TRIES: u32 = 5;
-/// Versions of the table are kept so long, or as long as its files.
+/// How often a commit is retried after a conflicting commit of another program.
+const RETRIES_MAX: u32 = 5;
+/// The least time that the log keeps earlier versions of the table.
 const LOG_RETENTION: TimeDelta = TimeDelta::days(30);
 
-/// A Delta table as the ledger has it.
+/// A Delta table as the ledger describes it.
 #[derive(Debug)]
 pub struct CuratedLog<'a> {
-    /// Its folder.
+    /// The table's folder.
     pub table: &'a Folder,
-    /// Its columns and their types.
+    /// The table's columns and their types.
     pub contract: &'a TableContract,
-    /// Its files.
+    /// The table's files.
     pub files: Vec<&'a TableFile>,
     /// How long replaced files are kept.
     pub retention: TimeDelta,
@@ -52,36 +53,37 @@ pub struct CuratedLog<'a> {
 /// A run whose files are to be published.
 #[derive(Clone, Copy, Debug)]
 pub struct Committed<'a> {
-    /// Its id.
+    /// The run's id.
     pub run_id: &'a str,
-    /// The number of its commit of the state.
+    /// The number of the run's commit to the state.
     pub number: u64,
-    /// Whether the table begins anew, whatever others did to it.
-    pub anew: bool,
+    /// Whether the table begins from empty: files that other programs added are removed too.
+    pub from_empty: bool,
 }
 
-/// Opens the log of a table that is to be written to, if it has one.
+/// Opens the log of a table for writing, if the table has one.
 ///
 /// # Errors
-/// Data, when it knows more than the state, or someone else has set it to be not writable by us;
-/// storage, when it cannot be read.
+/// Data, when the log has later runs than the state, or another program made settings with which
+/// glueless cannot write to the table; storage, when it cannot be read.
 pub async fn open(table: &Folder, last_commit: u64) -> Result<DeltaLog> {
     let mut log = DeltaLog::new(table.clone());
     log.read().await?;
     let hint = format!(
-        "or remove {} and make the table again with `glueless rebuild`",
+        "or remove {} and rebuild the table with `glueless rebuild`",
         table.describe(LOG_FOLDER.trim_end_matches('/'))
     );
     let table = &table.location;
     if log.last_transaction().await? > Some(last_commit) {
         return Err(Error::data(format!(
-            "the log of {table} knows later runs than the pipeline's state"
+            "the log of {table} has later runs than the pipeline's state"
         ))
         .hint(format!("restore the latest state, {hint}")));
     }
     log.check_writable().map_err(|error| {
-        let refused = format!("the table {table} is set to be what this program cannot write to");
-        let undo = format!("undo what someone else has set, {hint}");
+        let refused =
+            format!("the table {table} has settings with which glueless cannot write to it");
+        let undo = format!("undo the settings that another program has made, {hint}");
         Error::data(refused).hint(undo).caused_by(error)
     })?;
     Ok(log)
@@ -91,10 +93,10 @@ impl CuratedLog<'_> {
     /// Checks that the table is as the runs of the pipeline left it.
     ///
     /// # Errors
-    /// Data, when someone else changed it.
+    /// Data, when another program changed it.
     pub fn check(&self, log: &DeltaLog) -> Result<()> {
         let Some(snapshot) = log.snapshot() else {
-            return self.changed("its log is gone");
+            return self.changed("its log is missing");
         };
         let known: BTreeSet<(&str, u64)> = self
             .files
@@ -117,24 +119,24 @@ impl CuratedLog<'_> {
         if let Some(file) = snapshot.log_data().iter().find(has_deletions) {
             return self.changed(&format!("rows were deleted from {}", file.path()));
         }
-        match *snapshot.schema() == self.description()?.schema {
-            true => Ok(()),
-            false => self.changed("its columns are others"),
+        if *snapshot.schema() != self.description()?.schema {
+            return self.changed("its columns are different");
         }
+        Ok(())
     }
 
     fn changed(&self, how: &str) -> Result<()> {
         let table = &self.table.location;
         let changed = format!("the table {table} is not as it was published: {how}");
-        let hint = "someone else changed it: make it again with `glueless rebuild`";
+        let hint = "another program changed it: rebuild it with `glueless rebuild`";
         Err(Error::data(changed).hint(hint))
     }
 
-    /// Brings new files to their places and commits what makes the table what the ledger says.
-    /// `found` is what the folder held before, as [`list_and_prune`] tells it.
+    /// Moves new files into the table and commits the difference between its log and the ledger.
+    /// `found` is the listing of the folder before ([`crate::store::listing::list_and_prune`]).
     ///
     /// # Errors
-    /// Storage; data, when someone else changed the table. It is safe to publish again.
+    /// Storage; data, when another program changed the table. It is safe to publish again.
     pub async fn publish(
         &self,
         staging: &Folder,
@@ -145,7 +147,7 @@ impl CuratedLog<'_> {
         let mut log = DeltaLog::new(self.table.clone());
         log.read().await?;
         if log.snapshot().is_none() && self.files.len() > added.len() {
-            return self.changed("its log is gone");
+            return self.changed("its log is missing");
         }
         let description = self.description()?;
         let mut last = log.last_transaction().await?;
@@ -156,29 +158,29 @@ impl CuratedLog<'_> {
                 last = log.last_transaction().await?;
             }
         }
-        let mut tries = 0;
+        let mut retries = 0;
         while last < Some(run.number) {
             let actions = self.actions(&log, &description, added, run)?;
             if actions.is_empty() {
                 break;
             }
             let before = log.version();
-            let told = vec![("glueless.run_id".to_string(), run.run_id.to_string())];
-            let committed = log.commit(actions, run.number, told).await;
+            let metadata = vec![("glueless.run_id".to_string(), run.run_id.to_string())];
+            let committed = log.commit(actions, run.number, metadata).await;
             log.read().await?;
-            // What counts is what was committed.
+            // A commit that failed may have been written all the same.
             last = log.last_transaction().await?;
             if let Err(error) = committed
                 && last < Some(run.number)
-                && (log.version() == before || tries == TRIES)
+                && (log.version() == before || retries == RETRIES_MAX)
             {
                 return Err(log.failed("commit to", error));
             }
-            tries += 1;
+            retries += 1;
         }
         log.version().map_or(Ok(()), |version| log.sync(version))?;
         if last == Some(run.number) {
-            // Someone else may have committed just before.
+            // Another program may have committed just before.
             self.check(&log)?;
         }
         self.sweep(&log, found, run.number).await
@@ -196,7 +198,7 @@ impl CuratedLog<'_> {
         let now = self.now.timestamp_millis();
         let is_ours = |path: &str| part_file_commit(base_name(path)).is_some();
         let mut actions =
-            log.remove_actions(|path| !known.contains(path) && (run.anew || is_ours(path)));
+            log.remove_actions(|path| !known.contains(path) && (run.from_empty || is_ours(path)));
         let fields = self.fields()?;
         for file in added.iter().filter(|file| !listed.contains_key(&file.path)) {
             let stats = format!(r#"{{"numRecords":{}}}"#, file.rows);
@@ -236,8 +238,8 @@ impl CuratedLog<'_> {
         })
     }
 
-    /// Removes files of ours that neither the table has nor, for as long as they are kept, an
-    /// earlier version of it.
+    /// Removes files of this pipeline that neither the table nor an earlier version within the
+    /// retention uses.
     async fn sweep(&self, log: &DeltaLog, found: Vec<String>, number: u64) -> Result<()> {
         let mut used: BTreeSet<String> = log.files().keys().cloned().collect();
         used.extend(self.files.iter().map(|file| file.path.clone()));
@@ -249,7 +251,7 @@ impl CuratedLog<'_> {
     }
 }
 
-/// The values of the partition columns in a file's path, as Delta writes them.
+/// The partition values in a file's path, in the form that Delta requires.
 fn delta_partition(fields: &[Field], path: &str) -> Result<HashMap<String, Option<String>>> {
     let is_time = |name: &str| {
         let mut fields = fields.iter();
@@ -264,7 +266,7 @@ fn delta_partition(fields: &[Field], path: &str) -> Result<HashMap<String, Optio
         .collect()
 }
 
-/// A time as Delta writes it.
+/// A time in the form that Delta requires.
 fn time_value(text: &str) -> Result<String> {
     let time = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f")
         .map_err(|error| Error::internal("a partition's time cannot be read").caused_by(error))?;

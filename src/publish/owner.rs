@@ -1,4 +1,4 @@
-//! Owners: a marker file in a folder says which pipeline's table it holds.
+//! Owners: a marker file in a folder names the pipeline and the table that it belongs to.
 
 use bytes::Bytes;
 use object_store::{PutMode, PutPayload};
@@ -9,7 +9,7 @@ use crate::layout::OWNER_MARKER;
 use crate::store::listing::list;
 use crate::store::{Folder, parse_path};
 
-/// Who writes a folder.
+/// The owner of a folder: the only table that may be written to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// The pipeline's name.
@@ -21,8 +21,8 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Checks that a folder is this owner's, or free; changes nothing. Returns whether the
-    /// folder is already marked.
+    /// Checks that a folder is this owner's or empty; changes nothing. Returns whether the folder
+    /// has the marker already.
     ///
     /// # Errors
     /// Usage, when the folder is another owner's, or holds files and has no owner.
@@ -30,21 +30,21 @@ impl Owner {
         if self.check_marker(folder, setting).await? {
             return Ok(true);
         }
-        // Another run may be making the marker.
+        // Another run may be writing the marker.
         let files = list(folder).await?.into_iter();
         let is_marker = |path: &String| path.split('#').next() == Some(OWNER_MARKER);
-        let mut strangers = files.filter(|path| !is_marker(path));
+        let mut foreign_files = files.filter(|path| !is_marker(path));
         if self.check_marker(folder, setting).await? {
             return Ok(true);
         }
-        match strangers.next() {
+        match foreign_files.next() {
             None => Ok(false),
-            Some(stranger) => Err(Error::usage(format!(
-                "{} holds files that no run of this pipeline wrote, such as {stranger}",
+            Some(path) => Err(Error::usage(format!(
+                "{} holds files that no run of this pipeline wrote, such as {path}",
                 folder.location
             ))
             .hint(format!(
-                "point `{setting}` at an empty folder, or take the files away"
+                "set `{setting}` to an empty folder, or move the files elsewhere"
             ))),
         }
     }
@@ -60,7 +60,7 @@ impl Owner {
         }
     }
 
-    /// RowBitmap a folder as this owner's.
+    /// Marks a folder as this owner's.
     ///
     /// # Errors
     /// Usage, when another owner was faster; storage, when the marker cannot be written.

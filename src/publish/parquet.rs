@@ -1,5 +1,5 @@
-//! Carrying out a plan for a table of plain Parquet files: staged files are moved to their places,
-//! and what is no longer used is removed.
+//! Carries out a plan for a table of plain Parquet files: moves staged files into the table and
+//! removes files that are no longer used.
 
 use std::collections::BTreeSet;
 
@@ -15,17 +15,17 @@ use crate::store::listing::{list, list_and_prune};
 use crate::store::remove::remove;
 use crate::table::TableFile;
 
-/// How many files are moved or removed at once.
-const MOVES: usize = 16;
+/// How many files are moved concurrently.
+const CONCURRENT_MOVES: usize = 16;
 
-/// A larger file is swapped in alone.
+/// Larger files are moved one at a time.
 const LARGE_BYTES: u64 = 16 << 20;
 
-/// How often a swap is tried again that met another process's.
-const SWAPS: usize = 20;
+/// How often replacing a file is retried after another process replaced it.
+const SWAP_RETRIES_MAX: usize = 20;
 
-/// Publishes a commit's new files, and removes those that the table has no longer: `files` are all
-/// that it has. `found` is what the folder held before, as [`list_and_prune`] tells it.
+/// Publishes a commit's new files, and removes files that the table no longer has: `files` are all
+/// of its files. `found` is the listing of the folder before ([`list_and_prune`]).
 ///
 /// # Errors
 /// Storage, when a file cannot be moved or removed. It is safe to publish again.
@@ -42,15 +42,15 @@ pub async fn publish(
     sweep(table, found, |path| known.contains(path), commit).await
 }
 
-/// Moves files from staging to their places; those already there stay.
+/// Moves files from staging into the table; those already moved stay.
 ///
 /// # Errors
 /// Storage, when a file cannot be moved.
 pub async fn move_staged(table: &Folder, staging: &Folder, files: &[&TableFile]) -> Result<()> {
-    // Files that are swapped in go through memory: large ones one at a time.
+    // A file that replaces another on S3 is read into memory: large ones one at a time.
     let (large, small): (Vec<&TableFile>, Vec<&TableFile>) =
         files.iter().partition(|file| file.bytes > LARGE_BYTES);
-    for (files, at_once) in [(small, MOVES), (large, 1)] {
+    for (files, concurrency) in [(small, CONCURRENT_MOVES), (large, 1)] {
         let moves = files.into_iter().map(|file| async move {
             let Some(from) = &file.staged else {
                 return Ok(());
@@ -63,7 +63,7 @@ pub async fn move_staged(table: &Folder, staging: &Folder, files: &[&TableFile])
             })
         });
         stream::iter(moves)
-            .buffer_unordered(at_once)
+            .buffer_unordered(concurrency)
             .try_collect::<()>()
             .await?;
     }
@@ -71,12 +71,12 @@ pub async fn move_staged(table: &Folder, staging: &Folder, files: &[&TableFile])
     table.sync(&moved)
 }
 
-/// Moves a file of so many bytes.
+/// Moves one file. `bytes` is its size, by which a file that was moved before is recognized.
 async fn move_one(table: &Folder, from: Path, to: Path, bytes: u64) -> object_store::Result<()> {
     let store = &table.root_store;
-    let mut tries = 0;
+    let mut retries = 0;
     loop {
-        // A local rename is one step by itself.
+        // A local rename is atomic.
         let replaced = match table.location.file_path() {
             Some(_) => None,
             None => match store.head(&to).await {
@@ -95,13 +95,15 @@ async fn move_one(table: &Folder, from: Path, to: Path, bytes: u64) -> object_st
             {
                 return Ok(());
             }
-            Err(object_store::Error::Precondition { .. }) if tries < SWAPS => tries += 1,
+            Err(object_store::Error::Precondition { .. }) if retries < SWAP_RETRIES_MAX => {
+                retries += 1
+            }
             moved => return moved,
         }
     }
 }
 
-/// Replaces an object by a staged one, if it still is what it was.
+/// Replaces an object by a staged one, unless it has changed since `replaced` was read.
 async fn swap(
     table: &Folder,
     from: &Path,
@@ -123,9 +125,9 @@ async fn swap(
     }
 }
 
-/// Of what a folder held before a commit was published, removes files of ours that are not used,
-/// nor made by a later commit than this one, and what a crashed writer left. Files that are not
-/// ours are reported and left alone.
+/// From the listing of a folder before a commit was published, removes files of this pipeline that
+/// are not used and not made by a later commit, and leftovers of a crashed writer. Other files are
+/// logged and not removed.
 ///
 /// # Errors
 /// Storage, when a file cannot be removed.
@@ -135,7 +137,7 @@ pub async fn sweep(
     is_used: impl Fn(&str) -> bool,
     commit: u64,
 ) -> Result<()> {
-    let is_stray = |path: &String| {
+    let is_unused = |path: &String| {
         let name = base_name(path);
         if is_used(path) || name == OWNER_MARKER {
             return false;
@@ -149,26 +151,26 @@ pub async fn sweep(
         match made_by {
             Some(of) if of <= commit => debug!("removing the leftover {name}"),
             Some(_) => {}
-            None => warn!("not a file of this pipeline, left alone: {shown}"),
+            None => warn!("not a file of this pipeline, not removed: {shown}"),
         }
         made_by.is_some_and(|of| of <= commit)
     };
-    remove(table, found.into_iter().filter(is_stray).collect()).await
+    remove(table, found.into_iter().filter(is_unused).collect()).await
 }
 
-/// Removes what attempts at commits up to this one left: none of them can land any more, and
-/// what landed was published.
+/// Removes the staged files of all attempts at commits up to this one: none of them can commit any
+/// more, and those that did were published.
 ///
 /// # Errors
-/// Storage, when the folder cannot be listed or a file not be removed.
+/// Storage, when the folder cannot be listed or a file cannot be removed.
 pub async fn clear(staging: &Folder, commit: u64) -> Result<()> {
     let left = list_and_prune(staging).await?.into_iter();
     let is_dead = |path: &String| attempt_commit(path).is_some_and(|of| of <= commit);
     remove(staging, left.filter(is_dead).collect()).await?;
     if let Some(root) = staging.location.file_path() {
-        // The folder and those it may be alone in, `_glueless/<name>/staging`.
+        // Removes the empty folders of `_glueless/<name>/staging` too.
         for folder in root.ancestors().take(4) {
-            // Fails, as it should, at the first that holds something.
+            // Fails, as intended, at the first folder that is not empty.
             if std::fs::remove_dir(folder).is_err() {
                 break;
             }
@@ -177,10 +179,10 @@ pub async fn clear(staging: &Folder, commit: u64) -> Result<()> {
     Ok(())
 }
 
-/// Removes what one attempt left in a folder.
+/// Removes the files of one attempt from a folder.
 ///
 /// # Errors
-/// Storage, when the folder cannot be listed or a file not be removed.
+/// Storage, when the folder cannot be listed or a file cannot be removed.
 pub async fn discard(folder: &Folder, attempt: &str) -> Result<()> {
     let left = list(folder).await?.into_iter();
     remove(

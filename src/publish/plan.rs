@@ -6,49 +6,49 @@ use crate::layout::{parent, part_file_name};
 use crate::table::TableFile;
 use crate::table::writer::StagedFile;
 
-/// Whether a partition with one file before and after keeps the file's name.
+/// How new files of a partition are named that has one file before and after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Names {
-    /// It does, and the file is swapped in one step.
-    Kept,
+pub enum FileNames {
+    /// The new file takes the old name and replaces the old file atomically.
+    Reused,
     /// Every file has a new name.
     New,
 }
 
-/// How one table changes.
+/// The changes to one table.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// The paths of published files that go.
+    /// The paths of published files to be removed.
     pub removes: Vec<String>,
-    /// The table's files afterwards, sorted by path; the new ones are still staged.
+    /// The table's files after publishing, sorted by path; the new ones are still in staging.
     pub files: Vec<TableFile>,
-    /// What changes, for the report.
+    /// How much changes, for the report.
     pub counts: Counts,
 }
 
 /// How much a plan changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Rows that are written.
+    /// Rows written.
     pub rows_written: u64,
-    /// Bytes that are written.
+    /// Bytes written.
     pub bytes_written: u64,
-    /// Partitions that are written.
+    /// Partitions written.
     pub partitions_written: u64,
     /// Partitions that are left without rows.
     pub partitions_removed: u64,
-    /// Rows of the replaced partitions before.
+    /// Rows that the replaced partitions had before.
     pub rows_removed: u64,
 }
 
-/// Plans the replacement of some partitions: `replaced` tells of each partition's folder whether
-/// it is. Staged files belong to replaced partitions.
+/// Plans the replacement of those partitions for whose folder `is_replaced` is true. All staged
+/// files belong to these.
 pub fn plan(
     staged: Vec<StagedFile>,
     before: &[TableFile],
-    replaced: impl Fn(&str) -> bool,
+    is_replaced: impl Fn(&str) -> bool,
     commit: u64,
-    names: Names,
+    names: FileNames,
 ) -> Plan {
     let mut plan = Plan::default();
     let mut by_partition: BTreeMap<String, Vec<StagedFile>> = BTreeMap::new();
@@ -60,7 +60,7 @@ pub fn plan(
     }
     let mut old: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for file in before {
-        if replaced(parent(&file.path)) {
+        if is_replaced(parent(&file.path)) {
             old.entry(parent(&file.path)).or_default().push(&file.path);
             plan.counts.rows_removed += file.rows;
         } else {
@@ -76,7 +76,7 @@ pub fn plan(
         for (number, file) in files.iter().enumerate() {
             let name = part_file_name(commit, number);
             let path = match replaced {
-                [only] if files.len() == 1 && names == Names::Kept => only.to_string(),
+                [only] if files.len() == 1 && names == FileNames::Reused => only.to_string(),
                 _ if partition.is_empty() => name,
                 _ => format!("{partition}/{name}"),
             };
@@ -100,14 +100,14 @@ pub fn plan(
     let emptied: BTreeSet<&str> = before
         .iter()
         .map(|file| parent(&file.path))
-        .filter(|partition| replaced(partition) && !by_partition.contains_key(*partition))
+        .filter(|partition| is_replaced(partition) && !by_partition.contains_key(*partition))
         .collect();
     plan.counts.partitions_removed = emptied.len() as u64;
     plan
 }
 
 impl Plan {
-    /// The files that are new, or new under an old name.
+    /// The files to be moved from staging, whether under a new or an old name.
     pub fn added(&self) -> impl Iterator<Item = &TableFile> {
         self.files.iter().filter(|file| file.staged.is_some())
     }
@@ -142,7 +142,7 @@ mod tests {
             &[file("d=1/part-c00000003-00000.snappy.parquet", 5)],
             |_| true,
             7,
-            Names::Kept,
+            FileNames::Reused,
         );
         let paths: Vec<&str> = plan.files.iter().map(|file| file.path.as_str()).collect();
         assert_eq!(
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn exactly_the_replaced_partitions_change_and_emptied_ones_go() {
+    fn exactly_the_replaced_partitions_change_and_emptied_ones_are_removed() {
         let before = [
             file("d=1/part-c00000003-00000.snappy.parquet", 5),
             file("d=2/part-c00000003-00000.snappy.parquet", 6),
@@ -167,7 +167,7 @@ mod tests {
             &before,
             |partition| partition != "d=3",
             7,
-            Names::Kept,
+            FileNames::Reused,
         );
         assert_eq!(plan.removes, ["d=2/part-c00000003-00000.snappy.parquet"]);
         let new = TableFile {

@@ -1,15 +1,15 @@
-//! Small tables of text for people at a terminal.
+//! Small tables of text for a terminal.
 
 use chrono::{DateTime, NaiveTime, SecondsFormat, Utc};
 
-/// Rows under a header; numbers stand to the right.
+/// A header and rows; columns of numbers are aligned to the right.
 #[derive(Debug)]
 pub struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// A table without rows.
+    /// A table with a header and no rows.
     pub fn new(header: &[&str]) -> Self {
         Table {
             rows: vec![header.iter().map(ToString::to_string).collect()],
@@ -21,7 +21,7 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
-    /// The table, two spaces between its columns.
+    /// The table as text, with two spaces between columns.
     pub fn text(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
         let width = |column: usize| {
@@ -35,7 +35,7 @@ impl Table {
         let is_number = |cell: &String| {
             !cell.is_empty() && cell.chars().all(|c| c.is_ascii_digit() || c == '.')
         };
-        let right: Vec<bool> = (0..columns)
+        let is_right_aligned: Vec<bool> = (0..columns)
             .map(|column| {
                 let mut cells = self.rows[1..].iter().filter_map(|row| row.get(column));
                 self.rows.len() > 1 && cells.all(|cell| is_number(cell) || cell.is_empty())
@@ -45,9 +45,10 @@ impl Table {
         for row in &self.rows {
             let cells = row.iter().enumerate().map(|(column, cell)| {
                 let width = widths[column];
-                match right[column] {
-                    true => format!("{cell:>width$}"),
-                    false => format!("{cell:<width$}"),
+                if is_right_aligned[column] {
+                    format!("{cell:>width$}")
+                } else {
+                    format!("{cell:<width$}")
                 }
             });
             let line = cells.collect::<Vec<_>>().join("  ");
@@ -58,11 +59,12 @@ impl Table {
     }
 }
 
-/// An instant as people write it: a midnight as its date.
+/// An instant in short form: a midnight as its date.
 pub fn day_or_instant(instant: DateTime<Utc>) -> String {
-    match instant.time() == NaiveTime::MIN {
-        true => instant.date_naive().to_string(),
-        false => instant.to_rfc3339_opts(SecondsFormat::AutoSi, true),
+    if instant.time() == NaiveTime::MIN {
+        instant.date_naive().to_string()
+    } else {
+        instant.to_rfc3339_opts(SecondsFormat::AutoSi, true)
     }
 }
 
@@ -71,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_stand_to_the_right_and_text_to_the_left() {
+    fn numbers_are_aligned_right_and_text_left() {
         let mut table = Table::new(&["name", "rows"]);
         table.row(["a".into(), "7".into()]);
         table.row(["longer".into(), "1000".into()]);

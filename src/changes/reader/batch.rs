@@ -1,4 +1,4 @@
-//! One batch of a raw file: checked row by row, and made into the relation's columns.
+//! One batch of a raw file: checks its rows and converts them to the relation's columns.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,50 +24,53 @@ use crate::types::column_type::cast_values;
 use crate::types::key::normalize_zeros;
 use crate::types::times::{day_of, days_of, times_ns};
 
-/// What became of a batch.
-pub(super) struct Made {
+/// A converted batch.
+pub(super) struct Converted {
     /// The output columns.
     pub(super) rows: RecordBatch,
-    /// How many rows of the batch lie in a window of rows ...
+    /// Rows of the batch inside of the window of rows; all rows, if there is none.
     pub(super) inside: usize,
-    /// ... and how many do not.
+    /// Rows of the batch outside of the window of rows.
     pub(super) outside: usize,
+    /// Key moves among the rows inside.
     pub(super) key_moves: usize,
-    /// The newest commit time of CDC changes among the rows inside, in nanoseconds.
+    /// The newest commit time of CDC changes among the rows inside, in nanoseconds since 1970.
     pub(super) newest: Option<i128>,
 }
 
-/// Why a batch cannot be folded.
-pub(super) enum Refused {
-    /// For one row.
-    Row(Box<BadAt>),
-    All(Error),
+/// Why a batch cannot be converted.
+pub(super) enum BatchError {
+    /// One row is bad.
+    Row(Box<BadRowAt>),
+    /// Any other error.
+    Other(Error),
 }
 
-impl Refused {
-    pub(super) fn error(self, file: &str) -> Error {
+impl BatchError {
+    /// The error for the user; `file` is the name of the batch's file.
+    pub(super) fn into_error(self, file: &str) -> Error {
         match self {
-            Refused::Row(bad) => bad.row.to_error(file),
-            Refused::All(error) => error,
+            BatchError::Row(bad) => bad.row.to_error(file),
+            BatchError::Other(error) => error,
         }
     }
 }
 
-/// A bad row, and its place in the batch.
-pub(super) struct BadAt {
+/// A bad row, and its index in the batch.
+pub(super) struct BadRowAt {
     pub(super) at: usize,
     pub(super) row: BadRow,
 }
 
-impl From<Error> for Refused {
+impl From<Error> for BatchError {
     fn from(error: Error) -> Self {
-        Refused::All(error)
+        BatchError::Other(error)
     }
 }
 
-impl From<ArrowError> for Refused {
+impl From<ArrowError> for BatchError {
     fn from(error: ArrowError) -> Self {
-        Refused::All(error.into())
+        BatchError::Other(error.into())
     }
 }
 
@@ -86,48 +89,48 @@ impl Batch<'_> {
         self.reader.changes.file(self.file)
     }
 
-    /// A part of it.
-    fn with(&self, read: RecordBatch) -> Self {
+    /// The same batch with other rows.
+    fn with_rows(&self, read: RecordBatch) -> Self {
         Batch { read, ..*self }
     }
 
-    pub(super) fn filtered(&self, kept: &BooleanArray) -> Result<Self> {
-        Ok(self.with(filter_record_batch(&self.read, kept)?))
+    pub(super) fn filtered(&self, selected: &BooleanArray) -> Result<Self> {
+        Ok(self.with_rows(filter_record_batch(&self.read, selected)?))
     }
 
-    /// Leaves out what the run has not chosen.
-    pub(super) fn chosen(self) -> Result<Self> {
+    /// Keeps the rows that the run selects (`only`).
+    pub(super) fn only_selected(self) -> Result<Self> {
         let Some(only) = &self.open().input.only else {
             return Ok(self);
         };
         let rows = self.row_numbers().iter();
-        let is_chosen = |row: &i64| Some(only.binary_search(&(*row as u64)).is_ok());
-        let chosen: BooleanArray = rows.map(is_chosen).collect();
-        self.filtered(&chosen)
+        let is_selected = |row: &i64| Some(only.binary_search(&(*row as u64)).is_ok());
+        let selected: BooleanArray = rows.map(is_selected).collect();
+        self.filtered(&selected)
     }
 
-    /// Leaves out placeholders, which were put aside when the file was opened.
-    pub(super) fn without_unread(self) -> Result<Self> {
-        let unread = &self.open().unread;
-        if unread.is_empty() {
+    /// Drops placeholders of bad rows, which were reported when the file was opened.
+    pub(super) fn without_placeholders(self) -> Result<Self> {
+        let placeholders = &self.open().placeholders;
+        if placeholders.is_empty() {
             return Ok(self);
         }
-        let is_read = |row: &i64| Some(unread.binary_search(&(*row as u64)).is_err());
-        let read: BooleanArray = self.row_numbers().iter().map(is_read).collect();
-        self.filtered(&read)
+        let is_row = |row: &i64| Some(placeholders.binary_search(&(*row as u64)).is_err());
+        let rows: BooleanArray = self.row_numbers().iter().map(is_row).collect();
+        self.filtered(&rows)
     }
 
-    /// Finds the bad rows among some that hold at least one, in their order.
-    pub(super) fn find_bad(&self, rows: Range<usize>, bad: &mut Vec<BadAt>) -> Result<()> {
-        match self.part(rows.clone()).make() {
+    /// Finds the bad rows in a range with at least one, in their order, by halving it.
+    pub(super) fn find_bad(&self, rows: Range<usize>, bad: &mut Vec<BadRowAt>) -> Result<()> {
+        match self.slice(rows.clone()).convert() {
             Ok(_) => Ok(()),
-            Err(Refused::All(error)) => Err(error),
-            Err(Refused::Row(mut found)) if rows.len() == 1 => {
+            Err(BatchError::Other(error)) => Err(error),
+            Err(BatchError::Row(mut found)) if rows.len() == 1 => {
                 found.at = rows.start;
                 bad.push(*found);
                 Ok(())
             }
-            Err(Refused::Row(_)) => {
+            Err(BatchError::Row(_)) => {
                 let middle = rows.start + rows.len() / 2;
                 self.find_bad(rows.start..middle, bad)?;
                 self.find_bad(middle..rows.end, bad)
@@ -135,11 +138,12 @@ impl Batch<'_> {
         }
     }
 
-    /// Some of its rows.
-    pub(super) fn part(&self, rows: Range<usize>) -> Self {
-        self.with(self.read.slice(rows.start, rows.len()))
+    /// A range of its rows.
+    pub(super) fn slice(&self, rows: Range<usize>) -> Self {
+        self.with_rows(self.read.slice(rows.start, rows.len()))
     }
 
+    /// The number of each row in its file.
     pub(super) fn row_numbers(&self) -> &[i64] {
         self.read
             .column(self.columns.len())
@@ -147,8 +151,8 @@ impl Batch<'_> {
             .values()
     }
 
-    /// Makes the output columns.
-    pub(super) fn make(&self) -> Result<Made, Refused> {
+    /// Converts the batch to the output columns.
+    pub(super) fn convert(&self) -> Result<Converted, BatchError> {
         let reader = self.reader;
         let live = self.live()?;
         let times = if reader.needs_times {
@@ -157,11 +161,12 @@ impl Batch<'_> {
             Vec::new()
         };
         if let Pass::One(_) = &reader.pass {
-            for column in &self.open().unsure {
+            for column in &self.open().to_check {
                 self.raw(*column)?;
             }
         }
-        let places = reader.changes.ordinals_per_row() as u64;
+        // A row's own change is the last of its ordinals.
+        let own = reader.changes.ordinals_per_row() as u64 - 1;
         let arrays = reader
             .sources
             .iter()
@@ -170,12 +175,12 @@ impl Batch<'_> {
                 Source::EventDt => self.event_days(&live, &times),
                 Source::Position => {
                     self.check_key()?;
-                    self.positions(&times, places - 1)
+                    self.positions(&times, own)
                 }
                 Source::Live => Ok(Arc::new(live.clone()) as ArrayRef),
-                Source::Latest => Ok(self.latest(places - 1)),
+                Source::Latest => Ok(self.latest(own)),
             })
-            .collect::<Result<Vec<_>, Refused>>()?;
+            .collect::<Result<Vec<_>, BatchError>>()?;
         let count = self.read.num_rows();
         let options = RecordBatchOptions::new().with_row_count(Some(count));
         let rows = RecordBatch::try_new_with_options(Arc::clone(&reader.schema), arrays, &options)?;
@@ -189,7 +194,7 @@ impl Batch<'_> {
             Pass::One(_) if !self.open().input.full_load => newest(&times, inside.as_ref()),
             _ => None,
         };
-        let made = |rows, key_moves| Made {
+        let converted = |rows, key_moves| Converted {
             rows,
             inside: inside_count,
             outside: count - inside_count,
@@ -201,17 +206,46 @@ impl Batch<'_> {
                 None => rows,
                 Some(inside) => filter_record_batch(&rows, &inside)?,
             };
-            return Ok(made(rows, 0));
+            return Ok(converted(rows, 0));
         };
-        // Which rows are handed on as themselves, and which as deletes of the key before.
-        let numbers = self.row_numbers();
+        let (as_rows, as_deletes) = self.rows_and_deletes(&moved, inside.as_ref());
         let is_inside = |at: usize| inside.as_ref().is_none_or(|inside| inside.value(at));
-        let all = 0..count;
-        let (as_rows, as_deletes): (BooleanArray, BooleanArray) = match &reader.pass {
+        let moves = match &reader.pass {
+            Pass::One(_) => (0..count).filter(|at| moved[*at] && is_inside(*at)).count(),
+            _ => 0,
+        };
+        let rows = filter_record_batch(&rows, &as_rows)?;
+        if as_deletes.true_count() == 0 {
+            return Ok(converted(rows, moves));
+        }
+        let deletes = self.filtered(&as_deletes)?;
+        let before = before
+            .iter()
+            .map(|column| filter(column, &as_deletes))
+            .collect::<Result<Vec<_>, _>>()?;
+        let deletes = deletes.as_deletes(&before)?;
+        Ok(converted(
+            concat_batches(&reader.schema, &[deletes, rows])?,
+            moves,
+        ))
+    }
+
+    /// Which rows are passed on as themselves, and which as deletes of the key before. `inside` as in
+    /// [`Batch::inside`].
+    fn rows_and_deletes(
+        &self,
+        moved: &[bool],
+        inside: Option<&BooleanArray>,
+    ) -> (BooleanArray, BooleanArray) {
+        let numbers = self.row_numbers();
+        let is_inside = |at: usize| inside.is_none_or(|inside| inside.value(at));
+        let all = 0..moved.len();
+        let changes = &self.reader.changes;
+        match &self.reader.pass {
             Pass::One(_) => {
                 let deletes = all.clone().map(|at| {
                     let row = numbers[at] as u64;
-                    moved[at] && is_inside(at) && !reader.changes.is_key_swap(self.file, row)
+                    moved[at] && is_inside(at) && !changes.is_key_swap(self.file, row)
                 });
                 let deletes = deletes.map(Some).collect();
                 (all.map(|at| Some(is_inside(at))).collect(), deletes)
@@ -227,28 +261,10 @@ impl Batch<'_> {
                 let deletes = all.clone().map(|at| won(at, 0)).collect();
                 (all.map(|at| won(at, 1)).collect(), deletes)
             }
-        };
-        let moves = match &reader.pass {
-            Pass::One(_) => (0..count).filter(|at| moved[*at] && is_inside(*at)).count(),
-            _ => 0,
-        };
-        let rows = filter_record_batch(&rows, &as_rows)?;
-        if as_deletes.true_count() == 0 {
-            return Ok(made(rows, moves));
         }
-        let deletes = self.filtered(&as_deletes)?;
-        let before = before
-            .iter()
-            .map(|column| filter(column, &as_deletes))
-            .collect::<Result<Vec<_>, _>>()?;
-        let deletes = deletes.as_deletes(&before)?;
-        Ok(made(
-            concat_batches(&reader.schema, &[deletes, rows])?,
-            moves,
-        ))
     }
 
-    /// Which rows lie in a window of rows; `None` for all.
+    /// Which rows are inside of the window of rows; `None` if there is none.
     fn inside(&self, times: &[Option<i128>]) -> Option<BooleanArray> {
         let open = self.open();
         let windows = self.reader.row_windows(open)?;
@@ -260,11 +276,11 @@ impl Batch<'_> {
         Some(times.iter().map(is_inside).collect())
     }
 
-    /// Which rows are updates of a row that had another key before, and these keys.
+    /// Which rows are updates that change the key, and the keys before the updates.
     pub(super) fn moved(
         &self,
         images: &[Option<usize>],
-    ) -> Result<(Vec<bool>, Vec<ArrayRef>), Refused> {
+    ) -> Result<(Vec<bool>, Vec<ArrayRef>), BatchError> {
         let mut moved = vec![false; self.read.num_rows()];
         let mut before = Vec::new();
         for (key, image) in self.reader.roles.key.iter().zip(images) {
@@ -280,7 +296,7 @@ impl Batch<'_> {
                     })?
                 }
             };
-            // Null stands for: as it is.
+            // Null means that the key column is unchanged.
             let image = zip(&is_not_null(&image)?, &image, &now)?;
             let differs = distinct(&normalize_zeros(&image), &normalize_zeros(&now))?;
             let differs = moved.iter_mut().zip(differs.values());
@@ -296,8 +312,8 @@ impl Batch<'_> {
         Ok((moved, before))
     }
 
-    /// The rows as deletes of other keys, at the places before their own.
-    fn as_deletes(&self, before: &[ArrayRef]) -> Result<RecordBatch, Refused> {
+    /// The rows as deletes of the keys before, at the ordinals before their own.
+    fn as_deletes(&self, before: &[ArrayRef]) -> Result<RecordBatch, BatchError> {
         let reader = self.reader;
         let count = self.read.num_rows();
         let times = self.commit_times()?;
@@ -318,31 +334,31 @@ impl Batch<'_> {
                 Source::Latest => self.latest(0),
             })
         });
-        let arrays = arrays.collect::<Result<Vec<ArrayRef>, Refused>>()?;
+        let arrays = arrays.collect::<Result<Vec<ArrayRef>, BatchError>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(count));
         let schema = Arc::clone(&reader.schema);
         Ok(RecordBatch::try_new_with_options(schema, arrays, &options)?)
     }
 
-    /// A raw column in the type it has over all inputs; null where the file lacks it.
-    pub(super) fn raw(&self, column: usize) -> Result<ArrayRef, Refused> {
+    /// A raw column, cast to its type over all inputs; null if the file lacks it.
+    pub(super) fn raw(&self, column: usize) -> Result<ArrayRef, BatchError> {
         let wanted = self.reader.changes.raw_schema().field(column).data_type();
         let open = self.open();
-        let place = open.columns[column].and_then(|index| self.columns.binary_search(&index).ok());
-        let Some(place) = place else {
+        let index = open.columns[column].and_then(|index| self.columns.binary_search(&index).ok());
+        let Some(index) = index else {
             return Ok(new_null_array(wanted, self.read.num_rows()));
         };
-        let array = self.read.column(place);
+        let array = self.read.column(index);
         cast_values(array, wanted).map_err(|at| {
             let why = format!("does not fit {wanted}, its type");
-            let hint = "mend the value, or the column's type in `[raw.columns]`";
+            let hint = "correct the value, or the column's type in `[raw.columns]`";
             self.bad(at, Some(column), &why, hint)
         })
     }
 
-    fn bad(&self, at: usize, column: Option<usize>, why: &str, hint: &'static str) -> Refused {
+    fn bad(&self, at: usize, column: Option<usize>, why: &str, hint: &'static str) -> BatchError {
         let schema = self.reader.changes.raw_schema();
-        Refused::Row(Box::new(BadAt {
+        BatchError::Row(Box::new(BadRowAt {
             at,
             row: BadRow {
                 row: self.row_numbers()[at] as u64,
@@ -356,7 +372,7 @@ impl Batch<'_> {
         }))
     }
 
-    fn live(&self) -> Result<BooleanArray, Refused> {
+    fn live(&self) -> Result<BooleanArray, BatchError> {
         let Some(op) = self.reader.roles.op else {
             return Ok(BooleanArray::from(vec![true; self.read.num_rows()]));
         };
@@ -373,15 +389,16 @@ impl Batch<'_> {
             let updates = update_rows(&ops);
             if let Some(at) = (0..live.len()).find(|at| updates[*at] || !live.value(*at)) {
                 let why = "is not I, in a table without a key";
-                let hint = "name the primary key in `key`: without it rows are only added";
+                let hint =
+                    "name the primary key in `key`: a table without a key accepts inserts only";
                 return Err(self.bad(at, Some(op), why, hint));
             }
         }
         Ok(live)
     }
 
-    /// The commit times in nanoseconds: none of a CDC row is null.
-    fn commit_times(&self) -> Result<Vec<Option<i128>>, Refused> {
+    /// The commit times in nanoseconds since 1970; a null is an error in CDC files.
+    fn commit_times(&self) -> Result<Vec<Option<i128>>, BatchError> {
         let role = self.reader.roles.commit_time;
         let times = match role {
             None => vec![None; self.read.num_rows()],
@@ -403,7 +420,7 @@ impl Batch<'_> {
         &self,
         live: &BooleanArray,
         commit_times: &[Option<i128>],
-    ) -> Result<ArrayRef, Refused> {
+    ) -> Result<ArrayRef, BatchError> {
         let roles = &self.reader.roles;
         let Some(column) = roles
             .event_time
@@ -421,24 +438,25 @@ impl Batch<'_> {
             return Ok(Arc::new(events));
         }
         let each = events.iter().zip(commit_times).zip(live.values());
-        let days = each.map(|((event, commit), live)| match live {
-            true => event,
-            false => commit.map(day_of),
-        });
+        let days = each.map(
+            |((event, commit), live)| {
+                if live { event } else { commit.map(day_of) }
+            },
+        );
         Ok(Arc::new(days.collect::<Date32Array>()))
     }
 
-    /// The rows' places in the order of changes: of the places of a row the first, or the second.
-    fn positions(&self, commit_times: &[Option<i128>], place: u64) -> Result<ArrayRef, Refused> {
+    /// The positions of the rows. `half` is 0 for the first ordinal of each row, 1 for the second.
+    fn positions(&self, commit_times: &[Option<i128>], half: u64) -> Result<ArrayRef, BatchError> {
         let roles = &self.reader.roles;
         let cdc = !self.open().input.full_load;
         let file = self.file as u32;
-        let places = self.reader.changes.ordinals_per_row() as u64;
-        let rows = self.row_numbers().iter();
-        let rows = rows.map(|row| *row as u64 * places + place);
+        let per_row = self.reader.changes.ordinals_per_row() as u64;
+        let numbers = self.row_numbers().iter();
+        let ordinals = numbers.map(|row| *row as u64 * per_row + half);
         if self.reader.changes.is_packed() {
             let times = commit_times.iter().copied();
-            return pack_column(cdc, times, file, rows).map_err(|row| {
+            return pack_column(cdc, times, file, ordinals).map_err(|row| {
                 self.bad(
                     row,
                     roles.commit_time,
@@ -451,16 +469,19 @@ impl Batch<'_> {
             .order
             .iter()
             .flatten()
-            .map(|column| match Some(*column) == roles.commit_time {
-                // Times are equal when they are, however they are written.
-                true => Ok(Arc::new(Decimal128Array::from(commit_times.to_vec())) as ArrayRef),
-                false => self.raw(*column),
+            .map(|column| {
+                if Some(*column) == roles.commit_time {
+                    // Compared as times: one time can be written in several ways.
+                    Ok(Arc::new(Decimal128Array::from(commit_times.to_vec())) as ArrayRef)
+                } else {
+                    self.raw(*column)
+                }
             })
-            .collect::<Result<Vec<_>, Refused>>()?;
-        Ok(OrderEncoder::encode(cdc, &columns, file, rows)?)
+            .collect::<Result<Vec<_>, BatchError>>()?;
+        Ok(OrderEncoder::encode(cdc, &columns, file, ordinals)?)
     }
 
-    fn check_key(&self) -> Result<(), Refused> {
+    fn check_key(&self) -> Result<(), BatchError> {
         for column in &self.reader.roles.key {
             let array = self.raw(*column)?;
             if let Some(row) =
@@ -473,36 +494,37 @@ impl Batch<'_> {
         Ok(())
     }
 
-    fn latest(&self, place: u64) -> ArrayRef {
+    /// Whether each row is its key's last change; `half` as in [`Batch::positions`].
+    fn latest(&self, half: u64) -> ArrayRef {
         let winners = self.reader.pass.winners();
-        let places = self.reader.changes.ordinals_per_row();
+        let per_row = self.reader.changes.ordinals_per_row();
         let is_latest = |row: &i64| {
-            let place = *row as usize * places + place as usize;
-            winners.is_some_and(|winners| winners.is_latest(self.file, place))
+            let ordinal = *row as usize * per_row + half as usize;
+            winners.is_some_and(|winners| winners.is_latest(self.file, ordinal))
         };
         let latest = self.row_numbers().iter().map(|row| Some(is_latest(row)));
         Arc::new(latest.collect::<BooleanArray>())
     }
 }
 
-/// The latest of some times, of those inside where not all are.
+/// The newest of the times; with `inside`, of those inside.
 fn newest(times: &[Option<i128>], inside: Option<&BooleanArray>) -> Option<i128> {
     match inside {
         None => times.iter().copied().max().flatten(),
         Some(inside) => {
-            let inside = times
+            let selected = times
                 .iter()
                 .zip(inside.values())
                 .filter(|(_, inside)| *inside);
-            inside.map(|(time, _)| *time).max().flatten()
+            selected.map(|(time, _)| *time).max().flatten()
         }
     }
 }
 
-/// Whether each operation leaves its key alive: I, U and null do, D does not, in either case.
+/// Whether each operation leaves its key alive: I, U and null do, D does not; upper or lower case.
 ///
 /// # Errors
-/// The index of the first that is none of these.
+/// The index of the first operation that is none of these.
 fn live_rows(ops: &ArrayRef) -> Result<BooleanArray, usize> {
     let ops = match ops.data_type() {
         DataType::Utf8View => Arc::clone(ops),
@@ -519,7 +541,7 @@ fn live_rows(ops: &ArrayRef) -> Result<BooleanArray, usize> {
     Ok(BooleanArray::from(live))
 }
 
-/// Whether each operation is U, in either case.
+/// Whether each operation is U, in upper or lower case.
 fn update_rows(ops: &ArrayRef) -> Vec<bool> {
     let Ok(ops) = cast(ops, &DataType::Utf8View) else {
         return vec![false; ops.len()];

@@ -1,4 +1,4 @@
-//! The changes of one key: only the columns of keys are read.
+//! Finds the changes of one key. Reads the key columns only.
 
 use std::sync::Arc;
 
@@ -7,17 +7,18 @@ use arrow::compute::kernels::cmp::not_distinct;
 use arrow::datatypes::Schema;
 use futures::TryStreamExt;
 
-use super::batch::{Batch, Refused};
+use super::batch::{Batch, BatchError};
 use super::{ChangeReader, Pass};
 use crate::changes::row_bitmap::{RowBitmap, Winners};
-use crate::changes::{Changes, Unit};
+use crate::changes::{Changes, ReadUnit};
 use crate::engine::tasks::{join_all, spawn};
 use crate::error::{Error, Result};
 use crate::parquet_io::fetch::fetch_ahead;
 use crate::types::key::normalize_zeros;
 
-/// Finds the places of a key's changes: rows that have it, and updates that had it before. `key` is
-/// one value for each key column, in the column's type. A row whose key cannot be read has none.
+/// Finds the row ordinals of a key's changes: rows with the key, and updates of rows that had it
+/// before. `key` is one value per key column, in the column's type. Rows whose key cannot be read are
+/// skipped.
 ///
 /// # Errors
 /// Data, when an input is damaged; storage, when one cannot be read.
@@ -35,7 +36,7 @@ pub async fn find_key(changes: &Arc<Changes>, key: &[ArrayRef], threads: usize) 
         key: key.iter().map(normalize_zeros).map(Scalar::new).collect(),
         bitmap: RowBitmap::new(changes.ordinal_counts()),
     });
-    let tasks = changes.spread(threads, None).into_iter().map(|units| {
+    let tasks = changes.distribute(threads, None).into_iter().map(|units| {
         let finder = Arc::clone(&finder);
         spawn(async move { finder.find(units).await })
     });
@@ -44,7 +45,7 @@ pub async fn find_key(changes: &Arc<Changes>, key: &[ArrayRef], threads: usize) 
     let bitmap = finder.map(|finder| finder.bitmap);
     bitmap
         .map(RowBitmap::finish)
-        .ok_or_else(|| Error::internal("a task still looks for a key"))
+        .ok_or_else(|| Error::internal("a task still searches for a key"))
 }
 
 struct Finder {
@@ -54,12 +55,12 @@ struct Finder {
 }
 
 impl Finder {
-    async fn find(&self, units: Vec<Unit>) -> Result<()> {
-        let pieces = units
+    async fn find(&self, units: Vec<ReadUnit>) -> Result<()> {
+        let fetch_units: Vec<_> = units
             .into_iter()
-            .flat_map(|unit| self.reader.fetch_units(&unit));
-        let pieces: Vec<_> = pieces.collect();
-        let mut fetched = std::pin::pin!(fetch_ahead(pieces.into_iter()));
+            .flat_map(|unit| self.reader.fetch_units(&unit))
+            .collect();
+        let mut fetched = std::pin::pin!(fetch_ahead(fetch_units.into_iter()));
         let of_input = |file: usize, error| self.reader.of_input(file, error);
         let rows = self.reader.changes.batch_rows();
         while let Some(one) = fetched
@@ -76,30 +77,30 @@ impl Finder {
                     columns: &columns,
                     read: read.map_err(|error| of_input(file, error))?,
                 };
-                self.mark(&batch.without_unread()?)?;
+                self.mark(&batch.without_placeholders()?)?;
             }
         }
         Ok(())
     }
 
-    /// RowBitmap the rows of a batch that have the key.
+    /// Marks the rows of a batch that have the key.
     fn mark(&self, batch: &Batch<'_>) -> Result<()> {
         let count = batch.read.num_rows();
         match self.try_mark(batch) {
             Ok(()) => Ok(()),
-            Err(Refused::All(error)) => Err(error),
-            Err(Refused::Row(_)) if count <= 1 => Ok(()),
-            Err(Refused::Row(_)) => {
-                self.mark(&batch.part(0..count / 2))?;
-                self.mark(&batch.part(count / 2..count))
+            Err(BatchError::Other(error)) => Err(error),
+            Err(BatchError::Row(_)) if count <= 1 => Ok(()),
+            Err(BatchError::Row(_)) => {
+                self.mark(&batch.slice(0..count / 2))?;
+                self.mark(&batch.slice(count / 2..count))
             }
         }
     }
 
-    fn try_mark(&self, batch: &Batch<'_>) -> Result<(), Refused> {
+    fn try_mark(&self, batch: &Batch<'_>) -> Result<(), BatchError> {
         let changes = &self.reader.changes;
-        let places = changes.ordinals_per_row();
-        let is_it = |columns: &[ArrayRef]| -> Result<Vec<bool>, Refused> {
+        let per_row = changes.ordinals_per_row();
+        let has_key = |columns: &[ArrayRef]| -> Result<Vec<bool>, BatchError> {
             let mut all = vec![true; batch.read.num_rows()];
             for (column, wanted) in columns.iter().zip(&self.key) {
                 let same = not_distinct(&normalize_zeros(column), wanted)?;
@@ -114,18 +115,18 @@ impl Finder {
             .key
             .iter()
             .map(|column| batch.raw(*column));
-        let now = is_it(&now.collect::<Result<Vec<_>, _>>()?)?;
+        let now = has_key(&now.collect::<Result<Vec<_>, _>>()?)?;
         let rows = batch.row_numbers();
         let mark = |at: usize, half: usize| {
             self.bitmap
-                .set_day(batch.file, rows[at] as usize * places + half);
+                .set_day(batch.file, rows[at] as usize * per_row + half);
         };
         (0..now.len())
             .filter(|at| now[*at])
-            .for_each(|at| mark(at, places - 1));
+            .for_each(|at| mark(at, per_row - 1));
         if !changes.before_images().is_empty() {
             let (moved, before) = batch.moved(changes.before_images())?;
-            let before = is_it(&before)?;
+            let before = has_key(&before)?;
             let left = |at: &usize| {
                 let is_key_swap = changes.is_key_swap(batch.file, rows[*at] as u64);
                 moved[*at] && before[*at] && !is_key_swap

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressDrawTarget, ProgressStyle};
 
-use super::{Program, base_name, metrics_file, runtime, tell, window};
+use super::{Program, base_name, metrics_file, runtime, window, write_metrics};
 use crate::cli::args;
 use crate::cli::logging::Log;
 use crate::cli::metrics::MetricsFile;
@@ -23,20 +23,20 @@ use crate::report::Report;
 use crate::window::{Window, parse_duration};
 
 impl Program {
-    pub(super) fn backfill(&self, asked: &args::Backfill) -> Result<u8> {
-        let step = parse_duration(&asked.step)
+    pub(super) fn backfill(&self, arguments: &args::Backfill) -> Result<u8> {
+        let step = parse_duration(&arguments.step)
             .map_err(|why| Error::usage(format!("--step: {why}")).hint("write --step 1d"))?;
         let backfill = Backfill {
-            span: window(&asked.dates)?,
+            span: window(&arguments.dates)?,
             step,
-            redo: asked.redo,
-            fail_fast: asked.fail_fast,
+            redo: arguments.redo,
+            fail_fast: arguments.fail_fast,
         };
         backfill.windows()?;
-        let metrics = metrics_file(&asked.many)?;
+        let metrics = metrics_file(&arguments.many)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let set = &asked.many.common.set;
-        self.each(&asked.many, |path| {
+        let set = &arguments.many.common.set;
+        self.run_each(&arguments.many, |path| {
             self.backfill_one(path, set, &backfill, metrics.as_ref(), &stop)
         })
     }
@@ -45,14 +45,14 @@ impl Program {
         &self,
         path: &Path,
         set: &[String],
-        asked: &Backfill,
+        options: &Backfill,
         metrics: Option<&MetricsFile>,
         stop: &Arc<AtomicBool>,
     ) -> Result<Backfilled> {
         let alias = base_name(path);
         self.log.begin("", &alias);
         let pipeline = Pipeline::read(path, set).inspect_err(|error| {
-            tell(metrics, [&alias, &alias], now(), Err(error));
+            write_metrics(metrics, [&alias, &alias], now(), Err(error));
         })?;
         let resources = resources(&pipeline.limits);
         let runtime = runtime(&resources)?;
@@ -71,13 +71,13 @@ impl Program {
         if let Ok(style) = ProgressStyle::with_template(style) {
             self.bar.set_style(style);
         }
-        let answer = runtime.block_on(backfill(asked, &pipeline, &watcher));
+        let answer = runtime.block_on(backfill(options, &pipeline, &watcher));
         self.bar.finish_and_clear();
         answer
     }
 }
 
-/// Looks on while windows are run.
+/// Follows a backfill: shows its progress, writes metrics, and passes on Ctrl-C.
 struct Watcher<'a> {
     program: &'a Program,
     pipeline: &'a Pipeline,
@@ -101,7 +101,7 @@ impl<'a> Watch<'a> for Watcher<'a> {
         bar.set_position(done as u64);
         if done == 0 && std::io::stderr().is_terminal() {
             bar.set_draw_target(ProgressDrawTarget::stderr());
-            // The time that is left goes down within a window too.
+            // Keeps the remaining time counting down within a window.
             bar.enable_steady_tick(Duration::from_secs(1));
         }
         let program = self.program;
@@ -114,7 +114,7 @@ impl<'a> Watch<'a> for Watcher<'a> {
             Err(error) => self.program.log.failed(error),
         }
         let names = [self.pipeline.name.as_str(), self.alias];
-        tell(self.metrics, names, run_context.now, ended.as_ref());
+        write_metrics(self.metrics, names, run_context.now, ended.as_ref());
     }
 
     fn is_stopped(&self) -> bool {
@@ -122,13 +122,13 @@ impl<'a> Watch<'a> for Watcher<'a> {
     }
 }
 
-/// Stops a backfill after the window that is running; at once when asked again, which breaks
-/// nothing: the next command finishes or undoes what was being published.
+/// Stops a backfill after the current window on the first Ctrl-C, and at once on the second, which
+/// is safe: the next command finishes or undoes an interrupted publish.
 async fn stop_on_interrupt(stop: Arc<AtomicBool>, log: Log) {
     while tokio::signal::ctrl_c().await.is_ok() {
         if stop.swap(true, Ordering::Relaxed) {
             std::process::exit(INTERRUPTED.into());
         }
-        log.tell("stopping after this window; Ctrl-C again stops at once");
+        log.notify("stopping after this window; press Ctrl-C again to stop at once");
     }
 }

@@ -60,7 +60,7 @@ impl Run<'_> {
                 attempt.commit,
             )
             .await?;
-            computed.tell(aggregate, &windows);
+            computed.log(aggregate, &windows);
             attempt.report.aggregates.push(AggregateReport {
                 name: aggregate.name.clone(),
                 days: computed.days.len() as u64,

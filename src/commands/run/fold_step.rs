@@ -16,7 +16,7 @@ use crate::config::Format;
 use crate::curate::stage::{BadInputs, Onto, Stage};
 use crate::engine::session::session;
 use crate::engine::tasks::spawn;
-use crate::publish::{self, Names};
+use crate::publish::{self, FileNames};
 use crate::raw::discover::{Input, Recorded};
 use crate::state::ledger::{CURATED, Record, Step};
 use crate::state::{NewVersions, NotCommitted};
@@ -82,7 +82,7 @@ impl Run<'_> {
             table: &table.folder,
             staging: &table.staging,
             state: attempt.state.folder(),
-            stored: attempt.state.data_files("version"),
+            committed_versions: attempt.state.data_files("version"),
             versions: attempt.state.folder(),
             attempt: &attempt.name,
             is_dry: false,
@@ -107,8 +107,8 @@ impl Run<'_> {
         let before: Vec<TableFile> = ledger.files(CURATED).cloned().collect();
         let is_rebuilt = |partition: &str| is_rebuild || curated.partitions.contains(partition);
         let names = match pipeline.curated.format {
-            Format::Parquet => Names::Kept,
-            Format::Delta => Names::New,
+            Format::Parquet => FileNames::Reused,
+            Format::Delta => FileNames::New,
         };
         let new_files = curated.staged.clone();
         let report = &mut attempt.report;

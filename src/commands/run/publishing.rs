@@ -222,7 +222,7 @@ impl OpenPipeline<'_> {
                     let committed = Committed {
                         run_id: &run.run_id,
                         number: run.commit,
-                        anew: run.command == Step::Rebuild,
+                        from_empty: run.command == Step::Rebuild,
                     };
                     log.publish(staging, &added, committed, found).await?;
                 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Bits of the Bloom filter per key, before rounding up to a power of two.
 pub(super) const BLOOM_BITS: u64 = 8;
 
-/// A set of hashes that may take one for another.
+/// A set of hashes with false positives.
 pub(super) struct Bloom {
     pub(super) words: Vec<AtomicU64>,
 }
@@ -24,7 +24,7 @@ impl Bloom {
 
     pub(super) fn probes(&self, hash: u64) -> [(usize, u64); 3] {
         let bits = self.words.len() as u64 * 64 - 1;
-        // The hash may be weak in some of its bits: they are mixed first (splitmix64).
+        // Some bits of the hash may be weak: it is mixed first (splitmix64).
         let mut mixed = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         let step = (mixed >> 32) | 1;
@@ -40,7 +40,7 @@ impl Bloom {
         }
     }
 
-    pub(super) fn may_hold(&self, hash: u64) -> bool {
+    pub(super) fn may_contain(&self, hash: u64) -> bool {
         let holds = |(word, bit): (usize, u64)| self.words[word].load(Ordering::Relaxed) & bit != 0;
         self.probes(hash).into_iter().all(holds)
     }
@@ -51,12 +51,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bloom_filter_holds_what_was_put_in_and_little_else() {
+    fn a_bloom_filter_contains_what_was_inserted_and_little_else() {
         let bloom = Bloom::new(10_000);
         let hash = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (0..10_000).for_each(|number| bloom.insert(hash(number)));
-        assert!((0..10_000).all(|number| bloom.may_hold(hash(number))));
-        let wrong = (10_000..20_000).filter(|number| bloom.may_hold(hash(*number)));
+        assert!((0..10_000).all(|number| bloom.may_contain(hash(number))));
+        let wrong = (10_000..20_000).filter(|number| bloom.may_contain(hash(*number)));
         assert!(wrong.count() < 1_500);
     }
 }

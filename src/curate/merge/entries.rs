@@ -1,4 +1,4 @@
-//! The rows that a merge sorts: winners and versions, in one layout.
+//! Entries: the rows that a merge sorts, winners and versions in one layout.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,21 +16,21 @@ use crate::state::versions::VersionsLayout;
 use crate::table::sorter::Order;
 use crate::types::key::canonical_column;
 
-/// Where a row of the sorter comes from.
+/// The origin of an entry: a winner.
 pub(super) const WINNER: i8 = 0;
 
-/// A version that is only looked up: its file stays.
-pub(super) const KEPT: i8 = 1;
+/// The origin of an entry: a version that is only looked up, whose file stays.
+pub(super) const LOOKED_UP: i8 = 1;
 
-/// A version whose file is written again.
+/// The origin of an entry: a version whose file is rewritten.
 pub(super) const REWRITTEN: i8 = 2;
 
-/// The numbers of the files of earlier runs and of this one.
+/// The numbers of the raw files of earlier runs and of this one.
 pub(super) struct Files {
     pub(super) numbers: FileNumbers,
-    /// Per input of the run its number.
+    /// Per input of this run its number.
     pub(super) of_run: Vec<u32>,
-    /// Per number the input of the run.
+    /// Per number the input of this run.
     pub(super) in_run: HashMap<u32, usize>,
 }
 
@@ -51,7 +51,8 @@ impl Files {
     }
 }
 
-/// The rows that are sorted: versions, with their file by its number, and where they come from.
+/// The layout of entries: the columns of versions, with the file as a number, the origin, and the part
+/// of the keys, by which the merge is divided.
 pub(super) struct Entries {
     pub(super) layout: Arc<VersionsLayout>,
     pub(super) order: Arc<Order>,
@@ -92,13 +93,14 @@ impl Entries {
         })
     }
 
+    /// The part of each key, by its hash.
     pub(super) fn parts_of(&self, hashes: &[u64]) -> ArrayRef {
-        // Another half of the hash than the Bloom filter's first probe.
+        // Other bits of the hash than the Bloom filter's first probe.
         let part = |hash: &u64| ((hash >> 40) % u64::from(self.parts)) as u16;
         Arc::new(UInt16Array::from_iter_values(hashes.iter().map(part)))
     }
 
-    /// The entries of a batch of winners (key columns, day, position), and their keys' hashes.
+    /// The entries of a batch of winners (key columns, day, position), and the hashes of their keys.
     pub(super) fn of_winners(
         &self,
         batch: &RecordBatch,
@@ -117,10 +119,10 @@ impl Entries {
         columns.push(new_null_array(&DataType::Boolean, rows));
         let positions = batch.column(self.keys + 1);
         columns.extend(self.layout.order_columns(positions));
-        let places = self.layout.places(positions);
-        let numbers = places.iter().map(|(file, _)| files.of_run[*file]);
+        let ordinals = self.layout.places(positions);
+        let numbers = ordinals.iter().map(|(file, _)| files.of_run[*file]);
         columns.push(Arc::new(UInt32Array::from_iter_values(numbers)));
-        let in_file = places.iter().map(|(_, row)| *row as i64);
+        let in_file = ordinals.iter().map(|(_, row)| *row as i64);
         columns.push(Arc::new(Int64Array::from_iter_values(in_file)));
         columns.push(Arc::new(Int8Array::from(vec![WINNER; rows])));
         columns.push(self.parts_of(&hashes));
@@ -139,7 +141,7 @@ impl Entries {
         files: &Files,
     ) -> Result<RecordBatch> {
         let column = |name: &str| {
-            let lost = || Error::internal(format!("versions without `{name}`"));
+            let lost = || Error::internal(format!("versions lack the column `{name}`"));
             batch.column_by_name(name).ok_or_else(lost)
         };
         let locations = column("location")?.as_primitive::<Int32Type>();
@@ -159,6 +161,7 @@ impl Entries {
     }
 }
 
+/// A hash per row of key columns.
 pub(super) fn hash(keys: &[ArrayRef]) -> Result<Vec<u64>> {
     let mut hashes = vec![0; keys[0].len()];
     create_hashes(keys, &RandomState::default(), &mut hashes)?;

@@ -1,4 +1,4 @@
-//! Reading versions, and keeping those of other keys out of the sorter.
+//! Reads versions; those of keys without winners bypass the sorter.
 
 use std::sync::Arc;
 
@@ -6,9 +6,9 @@ use arrow::array::BooleanArray;
 use arrow::compute::filter_record_batch;
 use futures::TryStreamExt;
 
-use crate::curate::merge::StoredVersions;
+use crate::curate::merge::CommittedVersions;
 use crate::curate::merge::bloom::Bloom;
-use crate::curate::merge::entries::{Entries, Files, KEPT, REWRITTEN, hash};
+use crate::curate::merge::entries::{Entries, Files, LOOKED_UP, REWRITTEN, hash};
 use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Kind, Result, missing_object};
 use crate::parquet_io::open::{ParquetFile, conform};
@@ -16,35 +16,36 @@ use crate::state::versions_writer::VersionsWriter;
 use crate::store::{Folder, parse_path};
 use crate::table::sorter::Sorter;
 
-/// Reads stored versions.
-pub(super) struct LookUp<'a> {
+/// Reads committed versions.
+pub(super) struct VersionReader<'a> {
     pub(super) entries: &'a Entries,
     pub(super) files: &'a Files,
     pub(super) bloom: &'a Bloom,
     pub(super) state: &'a Folder,
 }
 
-impl LookUp<'_> {
-    /// Hands the versions of winners' keys to the sorter; the others of a file that is written
-    /// again go straight to the writer. Returns the rows of such a file.
+impl VersionReader<'_> {
+    /// Passes the versions of winners' keys to the sorter, and the other versions of a rewritten file
+    /// to the writer. Returns the number of rows of a rewritten file, 0 for others.
     pub(super) async fn read(
         &self,
-        stored: &StoredVersions,
+        committed: &CommittedVersions,
         sorter: &mut Sorter,
         versions: &mut VersionsWriter,
     ) -> Result<u64> {
         let layout = &self.entries.layout;
-        let name = self.state.describe(&stored.path);
-        let path = parse_path(&stored.path)?;
+        let name = self.state.describe(&committed.path);
+        let path = parse_path(&committed.path)?;
         let store = Arc::clone(&self.state.store);
-        let file = ParquetFile::open(store, path, stored.bytes, name.clone())
+        let file = ParquetFile::open(store, path, committed.bytes, name.clone())
             .await
             .map_err(|error| {
-                match error.kind == Kind::Data || missing_object(&error).is_some() {
-                    true => Error::data("versions that were committed cannot be read")
-                        .hint("restore the file, or make the state again with `glueless rebuild`")
-                        .caused_by(error),
-                    false => error,
+                if error.kind == Kind::Data || missing_object(&error).is_some() {
+                    Error::data("committed versions cannot be read")
+                        .hint("restore the file, or rebuild the state with `glueless rebuild`")
+                        .caused_by(error)
+                } else {
+                    error
                 }
             })?;
         let schema = layout.schema();
@@ -54,47 +55,52 @@ impl LookUp<'_> {
             .map(|field| file.schema().index_of(field.name()))
             .collect::<Result<Vec<usize>, _>>()
             .map_err(|error| {
-                Error::data(format!("{name} holds no versions of this layout")).caused_by(error)
+                Error::data(format!("{name} has no versions of this layout")).caused_by(error)
             })?;
         columns.sort_unstable();
         let keys: Vec<usize> = (0..layout.keys.len()).collect();
         let key_schema = Arc::new(schema.project(&keys)?);
-        let origin = if stored.rewritten { REWRITTEN } else { KEPT };
+        let origin = if committed.rewritten {
+            REWRITTEN
+        } else {
+            LOOKED_UP
+        };
         let mut batches = file.read(&columns, BATCH_ROWS);
         while let Some(read) = batches.try_next().await? {
-            let hashes = match layout.keys.is_empty() {
-                true => vec![0; read.num_rows()],
-                false => hash(conform(&read, &key_schema)?.columns())?,
+            let hashes = if layout.keys.is_empty() {
+                vec![0; read.num_rows()]
+            } else {
+                hash(conform(&read, &key_schema)?.columns())?
             };
-            let met: BooleanArray = hashes
+            let is_candidate: BooleanArray = hashes
                 .iter()
-                .map(|hash| Some(self.bloom.may_hold(*hash)))
+                .map(|hash| Some(self.bloom.may_contain(*hash)))
                 .collect();
-            let count = met.true_count();
-            if count == 0 && !stored.rewritten {
+            let count = is_candidate.true_count();
+            if count == 0 && !committed.rewritten {
                 continue;
             }
             if count > 0 {
-                let chosen = conform(&filter_record_batch(&read, &met)?, &schema)?;
-                let chosen_hashes: Vec<u64> = hashes
+                let candidates = conform(&filter_record_batch(&read, &is_candidate)?, &schema)?;
+                let candidate_hashes: Vec<u64> = hashes
                     .iter()
-                    .zip(met.values())
-                    .filter_map(|(hash, met)| met.then_some(*hash))
+                    .zip(is_candidate.values())
+                    .filter_map(|(hash, is_candidate)| is_candidate.then_some(*hash))
                     .collect();
                 let batch =
                     self.entries
-                        .of_versions(&chosen, &chosen_hashes, origin, self.files)?;
+                        .of_versions(&candidates, &candidate_hashes, origin, self.files)?;
                 sorter.push(&batch)?;
             }
-            if stored.rewritten && count < read.num_rows() {
-                let others = arrow::compute::not(&met)?;
-                let others = filter_record_batch(&read, &others)?;
+            if committed.rewritten && count < read.num_rows() {
+                let is_other = arrow::compute::not(&is_candidate)?;
+                let others = filter_record_batch(&read, &is_other)?;
                 versions
                     .write(&conform(&others, &layout.written_schema())?)
                     .await?;
             }
         }
-        Ok(if stored.rewritten {
+        Ok(if committed.rewritten {
             file.row_count()
         } else {
             0
