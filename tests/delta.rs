@@ -269,7 +269,7 @@ fn a_log_that_is_gone_is_found_and_a_rebuild_makes_it_again() {
     let lab = lab(Place::Local);
     two_days(&lab);
     std::fs::remove_dir_all(lab.folder.path().join("lake/curated/_delta_log")).expect("removed");
-    assert_refused_until_rebuilt(&lab, "its log is gone");
+    assert_refused_until_rebuilt(&lab, "its log is missing");
 }
 
 #[test]

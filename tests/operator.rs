@@ -1,4 +1,4 @@
-//! What a person on call asks: what will happen, what happened, is the table right, and what was
+//! What a person on call asks: preview a run, list past runs, is the table right, and what was
 //! never folded. One file per command; this one has the pipeline that they share.
 
 mod catch_up;

@@ -653,7 +653,7 @@ fn a_run_under_a_small_memory_limit_spills_and_gives_the_same_table() {
         assert_refused(
             refused.expect_err("too much"),
             2,
-            "the run needs more disk to spill to than `limits.spill_bytes_max` allows",
+            "the run needs more spill space than `limits.spill_bytes_max` allows",
             "raise it, raise `limits.memory`, or run smaller windows",
         );
         assert_eq!(bytes_below(spill.path()), 0, "nothing is left behind");

@@ -341,7 +341,7 @@ fn bad_lines_of_csv_are_put_aside_with_their_number() {
             ["2", "n", "is not of its type, Int32"],
             ["3", "", "has 2 fields where 5 are expected"],
             ["4", "Op", "is none of I, U, D"],
-            ["5", "Op", "has a quote where none belongs"],
+            ["5", "Op", "has an unexpected quote"],
             [
                 "7",
                 "",
@@ -485,7 +485,7 @@ fn bad_rows_are_no_bad_files() {
         failed.expect_err("refused"),
         65,
         "line 1 of",
-        "mend the value",
+        "correct the value",
     );
     let failed = lab.run_with(Task::Run, START, END, &["raw.max_bad_rows=1"]);
     assert_refused(

@@ -597,7 +597,7 @@ fn types_that_have_nothing_in_common_stop_the_run_unless_one_is_fixed() {
         failed,
         65,
         "column `v` does not fit Int64",
-        "mend the value",
+        "correct the value",
     );
     // A declared column needs no file that has it.
     let declared = "raw.columns={v = \"varchar\", vv = \"bigint\"}";

@@ -47,7 +47,7 @@ fn a_pipeline_that_is_not_there_is_named() {
     assert_snapshot!(refusal(&lab, program), @"
     exit 2
     error: no such pipeline: [folder]/nowhere: No such file or directory (os error 2)
-    hint: name the folder that holds pipeline.toml, or the toml file itself
+    hint: name the folder with the pipeline.toml, or the toml file itself
     ");
 }
 
@@ -75,7 +75,7 @@ fn a_missing_key_is_named_with_its_section() {
     assert_snapshot!(refusal(&lab, both_windows(&lab)), @"
     exit 2
     error: [folder]/pipeline/pipeline.toml: `raw.order_by` is missing
-    hint: a pipeline has at least name, key, raw.url, raw.order_by and curated.url; an aggregate name, sql, url and day
+    hint: a pipeline needs at least name, key, raw.url, raw.order_by and curated.url; an aggregate needs name, sql, url and day
     ");
 }
 
@@ -102,27 +102,27 @@ fn a_query_that_does_not_plan_is_refused_with_the_reason() {
     SELECT id, categori, event_dt FROM latest
     exit 2
     error: [folder]/pipeline/curated.sql does not plan: Schema error: No field named categori. Did you mean 'latest.category'?
-    hint: it reads the relation `latest`: the raw columns and `event_dt`; a column that no file of the window has is declared in `[raw.columns]`
+    hint: the query can read the relation `latest`: the raw columns and `event_dt`; declare a column that no file of the window has in `[raw.columns]`
 
     SELECT id, category, event_dt FROM changes
     exit 2
     error: [folder]/pipeline/curated.sql does not plan: Error during planning: table 'datafusion.public.changes' not found
-    hint: it reads the relation `latest`: the raw columns and `event_dt`; a column that no file of the window has is declared in `[raw.columns]`
+    hint: the query can read the relation `latest`: the raw columns and `event_dt`; declare a column that no file of the window has in `[raw.columns]`
 
     SELECT id category event_dt FROM latest
     exit 2
     error: [folder]/pipeline/curated.sql does not plan: SQL error: ParserError("Expected: end of statement, found: event_dt at Line: 1, Column: 20")
-    hint: it reads the relation `latest`: the raw columns and `event_dt`; a column that no file of the window has is declared in `[raw.columns]`
+    hint: the query can read the relation `latest`: the raw columns and `event_dt`; declare a column that no file of the window has in `[raw.columns]`
 
     SELECT id, no_such(category) AS category, event_dt FROM latest
     exit 2
     error: [folder]/pipeline/curated.sql does not plan: Error during planning: Invalid function 'no_such'.
-    hint: it reads the relation `latest`: the raw columns and `event_dt`; a column that no file of the window has is declared in `[raw.columns]`
+    hint: the query can read the relation `latest`: the raw columns and `event_dt`; declare a column that no file of the window has in `[raw.columns]`
 
 
     exit 2
     error: [folder]/pipeline/curated.sql does not plan: Error during planning: No SQL statements were provided in the query string
-    hint: it reads the relation `latest`: the raw columns and `event_dt`; a column that no file of the window has is declared in `[raw.columns]`
+    hint: the query can read the relation `latest`: the raw columns and `event_dt`; declare a column that no file of the window has in `[raw.columns]`
     "#);
 }
 
@@ -286,7 +286,7 @@ fn an_aggregate_that_does_not_plan_is_refused() {
     assert_snapshot!(refusal_of_daily_sql("SELECT days FROM history"), @"
     exit 2
     error: [folder]/pipeline/daily.sql does not plan: Schema error: No field named days.
-    hint: it reads `history` and `curated`, with $start_date and $end_date
+    hint: the query can read `history` and `curated`, and use $start_date and $end_date
     ");
 }
 
@@ -329,7 +329,7 @@ fn a_table_that_parquet_cannot_hold_is_refused_before_anything_is_published() {
     let null = CURATED.replace("CAST(note AS VARCHAR)", "NULL");
     assert_snapshot!(refused("curated.sql", &null), @"
     exit 2
-    error: [folder]/pipeline/curated.sql: the column `note` has a type that Parquet tables do not have
+    error: [folder]/pipeline/curated.sql: the column `note` has a type that Parquet tables do not support
     hint: cast it: CAST(… AS …)
     ");
     let other_day = CURATED.replace("CAST(event_dt AS DATE)", "CAST(event AS DATE)");
@@ -337,7 +337,7 @@ fn a_table_that_parquet_cannot_hold_is_refused_before_anything_is_published() {
     assert_snapshot!(refused("curated.sql", &other_day), @"
     exit 2
     error: [folder]/pipeline/curated.sql gives `event_dt` another meaning than the change's day
-    hint: select it as it is, and give the other value another name
+    hint: select it unchanged, and give the other value another name
     ");
 }
 
@@ -348,7 +348,7 @@ fn an_aggregate_with_a_day_outside_of_its_parameters_is_refused() {
     assert_snapshot!(refusal(&lab, aggregation(&lab)), @"
     exit 2
     error: [folder]/pipeline/daily.sql returns a day outside of [$start_date, $end_date)
-    hint: restrict its days to the parameters
+    hint: filter its days: >= $start_date and < $end_date
     ");
 }
 
@@ -370,13 +370,13 @@ fn a_window_that_does_not_start_before_its_end_is_refused() {
     let same = lab.program_for("run", "2019-12-12", "2019-12-12");
     assert_snapshot!(refusal(&lab, same), @"
     exit 2
-    error: start 2019-12-12T00:00:00Z is not before end 2019-12-12T00:00:00Z: the end is exclusive, so the window holds nothing
+    error: start 2019-12-12T00:00:00Z is not before end 2019-12-12T00:00:00Z: the end is exclusive, so the window is empty
     hint: the end is not part of the window: 2019-04-01 to 2019-04-02 is one day
     ");
     let swapped = lab.program_for("run", "2019-12-14", "2019-12-12T06:00:00Z");
     assert_snapshot!(refusal(&lab, swapped), @"
     exit 2
-    error: start 2019-12-14T00:00:00Z is not before end 2019-12-12T06:00:00Z: the end is exclusive, so the window holds nothing
+    error: start 2019-12-14T00:00:00Z is not before end 2019-12-12T06:00:00Z: the end is exclusive, so the window is empty
     hint: the end is not part of the window: 2019-04-01 to 2019-04-02 is one day
     ");
 }
@@ -545,12 +545,12 @@ fn a_damaged_file_is_named() {
     assert_snapshot!(refusal_of_file(no_footer, &[]), @"
     exit 65
     error: [folder]/raw/20191213-130000000.parquet is not a readable Parquet file: Parquet error: invalid utf8
-    hint: it may be truncated or damaged: restore it from its source, or take it away
+    hint: it may be truncated or damaged: restore it from its source, or, if it is a raw file, move it out of the raw folder
     ");
     assert_snapshot!(refusal_of_file(b"id,note\n90010001,confidential\n".to_vec(), &[]), @"
     exit 65
     error: [folder]/raw/20191213-130000000.parquet is not a readable Parquet file: Parquet error: Invalid Parquet file. Corrupt footer
-    hint: it may be truncated or damaged: restore it from its source, or take it away
+    hint: it may be truncated or damaged: restore it from its source, or, if it is a raw file, move it out of the raw folder
     ");
 }
 
@@ -561,7 +561,7 @@ fn a_file_with_damaged_pages_is_named() {
     assert_snapshot!(refusal_of_file(bytes, &[]), @"
     exit 65
     error: [folder]/raw/20191213-130000000.parquet is not a readable Parquet file: the query engine failed: Parquet argument error: Parquet error: Unexpected struct field type 15
-    hint: it may be truncated or damaged: restore it from its source, or take it away
+    hint: it may be truncated or damaged: restore it from its source, or, if it is a raw file, move it out of the raw folder
     ");
 }
 
@@ -571,12 +571,12 @@ fn a_truncated_file_is_named() {
     assert_snapshot!(refusal_of_file(bytes[..bytes.len() / 2].to_vec(), &[]), @"
     exit 65
     error: [folder]/raw/20191213-130000000.parquet is not a readable Parquet file: Parquet error: Invalid Parquet file. Corrupt footer
-    hint: it may be truncated or damaged: restore it from its source, or take it away
+    hint: it may be truncated or damaged: restore it from its source, or, if it is a raw file, move it out of the raw folder
     ");
     assert_snapshot!(refusal_of_file(bytes[..6].to_vec(), &[]), @"
     exit 65
     error: [folder]/raw/20191213-130000000.parquet is not a readable Parquet file: EOF: Parquet file too small. Size is 6 but need 8
-    hint: it may be truncated or damaged: restore it from its source, or take it away
+    hint: it may be truncated or damaged: restore it from its source, or, if it is a raw file, move it out of the raw folder
     ");
 }
 
@@ -585,7 +585,7 @@ fn an_empty_file_is_named() {
     assert_snapshot!(refusal_of_file(Vec::new(), &[]), @"
     exit 65
     error: [folder]/raw/20191213-130000000.parquet is empty
-    hint: restore it from its source, or take it away
+    hint: restore it from its source, or, if it is a raw file, move it out of the raw folder
     ");
 }
 
@@ -693,7 +693,7 @@ fn a_column_that_is_text_here_and_a_number_there_is_named_with_both_files() {
     assert_snapshot!(refusal_of_columns(columns, &[]), @"
     exit 65
     error: column `id` is Int64 in [folder]/raw/20191212-120000000.parquet and Utf8View in [folder]/raw/20191213-130000000.parquet
-    hint: name its type in `[raw.columns]`, if all values can take it, or mend the files
+    hint: set its type in `[raw.columns]`, if all values fit it, or fix the files
     ");
 }
 
@@ -705,7 +705,7 @@ fn a_value_that_does_not_fit_its_curated_type_is_refused_without_showing_it() {
     assert_snapshot!(refusal(&lab, both_windows_elsewhere(&lab)), @"
     exit 65
     error: [folder]/pipeline/curated.sql fails on a row: a value cannot be cast or computed
-    hint: leave such rows out with WHERE, or use TRY_CAST
+    hint: exclude such rows with WHERE, or use TRY_CAST
     ");
 }
 

@@ -173,7 +173,7 @@ fn help_is_the_manual() {
       -V, --version
               Print version
 
-    Logs go to stderr; what a command tells goes to stdout, as its last line.
+    Logs go to stderr; a command's result goes to stdout, as its last line.
 
     Exit codes:
        0  done
@@ -181,17 +181,17 @@ fn help_is_the_manual() {
        2  wrong command line or pipeline
       65  bad input data
       69  storage not reachable: retry later
-      70  a fault of glueless
+      70  internal error: a bug in glueless
       75  another run is publishing: retry later
-     130  a backfill that Ctrl-C stopped
+     130  backfill stopped by Ctrl-C
 
-    A day's work:
-      glueless plan        sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13   what will happen
+    Examples:
+      glueless plan        sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13   preview a run
       glueless run         sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13
-      glueless backfill    sql/cust_loyalty --start-date 2019-12-01 --end-date 2020-01-01   a month, day by day
-      glueless runs        sql/cust_loyalty                                                 what happened
-      glueless verify      sql/cust_loyalty                                                 is the table right?
-      glueless explain-key sql/cust_loyalty Cust100                                         why is this row so?
+      glueless backfill    sql/cust_loyalty --start-date 2019-12-01 --end-date 2020-01-01   run a month, day by day
+      glueless runs        sql/cust_loyalty                                                 list past runs
+      glueless verify      sql/cust_loyalty                                                 check the table against raw
+      glueless explain-key sql/cust_loyalty Cust100                                         trace the changes of a key
 
       glueless run sql/cust_loyalty --start-date 2019-12-12T06:00:00Z --end-date 2019-12-12T07:00:00Z \
           --set raw.url=s3://bucket/raw/cust_loyalty --set limits.memory=2GiB
@@ -202,7 +202,7 @@ fn help_is_the_manual() {
     assert_snapshot!(help(&["help", "run"]), @"
     Curate, then aggregate.
 
-    Folds the window's changes into the curated table and recomputes the aggregates' days. Of several pipelines each is run, whatever becomes of the others; the exit code is the worst.
+    Folds the window's changes into the curated table and recomputes the aggregates' days. Given several pipelines, runs each one even if another fails; the exit code is the worst.
 
     Usage: glueless run [OPTIONS] --start-date <DATE> --end-date <DATE> <PIPELINE>...
 
@@ -212,7 +212,7 @@ fn help_is_the_manual() {
 
     Options:
           --start-date <DATE>
-              The window's first instant, UTC: 2019-04-01, 2019-04-01T06:00:00Z or '2019-04-01 06:00:00'
+              Start of the window, UTC, inclusive: 2019-04-01, 2019-04-01T06:00:00Z or '2019-04-01 06:00:00'
 
           --end-date <DATE>
               The first instant after the window, UTC. It is not part of the window
