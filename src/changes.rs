@@ -38,21 +38,21 @@ use crate::raw::schema_changes::{KnownColumns, Newest, SchemaChange, SchemaChang
 use crate::types::column_type::always_fits;
 use crate::types::times::is_time_type;
 
-pub mod file_order;
-pub mod key_moves;
-pub mod pass_one;
-pub mod position;
-pub mod reader;
-pub mod row_bitmap;
+pub(crate) mod file_order;
+pub(crate) mod key_moves;
+pub(crate) mod pass_one;
+pub(crate) mod position;
+pub(crate) mod reader;
+pub(crate) mod row_bitmap;
 
 /// The day of a change.
-pub const EVENT_DT: &str = "event_dt";
+pub(crate) const EVENT_DT: &str = "event_dt";
 /// The position in the order of changes.
-pub const POSITION: &str = "__position";
+pub(crate) const POSITION: &str = "__position";
 /// Whether the operation is I or U.
-pub const LIVE: &str = "__live";
+pub(crate) const LIVE: &str = "__live";
 /// Whether a change is its key's last.
-pub const LATEST: &str = "__latest";
+pub(crate) const LATEST: &str = "__latest";
 
 /// From this similarity on (1 is equal) a name may be a misspelling of another.
 const SIMILARITY_MIN: f64 = 0.85;
@@ -81,7 +81,7 @@ pub struct Changes {
 
 /// The key moves that swap keys, and so delete no row ([`crate::changes::key_moves`]): the numbers of
 /// their inputs and rows.
-pub type KeySwaps = HashSet<(u32, u64)>;
+pub(crate) type KeySwaps = HashSet<(u32, u64)>;
 
 /// One opened input.
 #[derive(Debug)]

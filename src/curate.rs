@@ -39,16 +39,16 @@ use crate::table::rebuild::PublishedTable;
 use crate::table::sorter::{Order, Sorted, Sorter};
 use crate::table::writer::{StagedFile, TableWriter, Written};
 
-pub mod conservation;
-pub mod curated_sql;
-pub mod merge;
-pub mod pass_two;
-pub mod stage;
-pub mod table_layout;
+pub(crate) mod conservation;
+pub(crate) mod curated_sql;
+pub(crate) mod merge;
+pub(crate) mod pass_two;
+pub(crate) mod stage;
+pub(crate) mod table_layout;
 
 /// The result of pass two.
 #[derive(Debug)]
-pub struct Curated {
+pub(crate) struct Curated {
     /// The table's files, in staging.
     pub staged: Vec<StagedFile>,
     /// The partitions that were written, or left without rows.
@@ -71,7 +71,7 @@ pub struct Curated {
 
 /// Pass two: its inputs and outputs.
 #[derive(Debug)]
-pub struct Curate<'a> {
+pub(crate) struct Curate<'a> {
     /// The pipeline.
     pub pipeline: &'a Pipeline,
     /// The inputs.
@@ -109,7 +109,7 @@ impl Curate<'_> {
     /// # Errors
     /// Usage, when `curated.sql` is refused; data, when a row cannot be cast, or the table or the
     /// versions are not as they were committed; storage, when staging or state cannot be written.
-    pub async fn run(&self, context: &SessionContext) -> Result<Curated> {
+    pub(crate) async fn run(&self, context: &SessionContext) -> Result<Curated> {
         let query = self.query(context, &self.folded.winners).await?;
         let contract = self.earlier.and_then(|ledger| ledger.contract.as_ref());
         let columns = self.columns(&query, contract)?;

@@ -40,7 +40,7 @@ const SQL: &str = include_str!("../sql/fold.sql");
 
 /// What pass one found.
 #[derive(Debug)]
-pub struct Fold {
+pub(crate) struct Fold {
     /// Where the last changes are.
     pub winners: Arc<Winners>,
     /// What was counted while reading.
@@ -65,7 +65,7 @@ pub struct Fold {
 ///
 /// # Errors
 /// Data, for a row that cannot be folded; usage, when the memory limit is too small.
-pub async fn fold(
+pub(crate) async fn fold(
     context: &SessionContext,
     changes: &Arc<Changes>,
     pipeline: &Pipeline,
@@ -89,7 +89,7 @@ pub async fn fold(
 }
 
 /// Two changes of a key between which only file and row decide, where that is not enough.
-pub fn tied(place: &str) -> Error {
+pub(crate) fn tied(place: &str) -> Error {
     Error::data(format!(
         "{place} has the same order columns as another change of its key"
     ))

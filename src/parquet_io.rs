@@ -1,4 +1,4 @@
 //! Parquet objects: opening them, and fetching their bytes ahead of decoding.
 
-pub mod fetch;
-pub mod open;
+pub(crate) mod fetch;
+pub(crate) mod open;

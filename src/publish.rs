@@ -18,11 +18,11 @@
 //!   again, so that a late removal removes the intended file or nothing.
 //! * Only files of the same or an earlier commit are swept.
 
-pub mod announcement;
-pub mod delta;
-pub mod owner;
+pub(crate) mod announcement;
+pub(crate) mod delta;
+pub(crate) mod owner;
 mod parquet;
 mod plan;
 
-pub use parquet::{clear, discard, move_staged, publish, sweep};
-pub use plan::{FileNames, Plan, plan};
+pub(crate) use parquet::{clear, discard, move_staged, publish, sweep};
+pub(crate) use plan::{FileNames, Plan, plan};

@@ -1,8 +1,8 @@
 //! Raw files: discovery, opening, and checks of their rows and columns.
 
-pub mod bad_rows;
-pub mod columns;
-pub mod csv;
-pub mod discover;
-pub mod open;
-pub mod schema_changes;
+pub(crate) mod bad_rows;
+pub(crate) mod columns;
+pub(crate) mod csv;
+pub(crate) mod discover;
+pub(crate) mod open;
+pub(crate) mod schema_changes;

@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-pub mod delta_log;
-pub mod digest;
-pub mod files;
-pub mod partition_names;
-pub mod rebuild;
-pub mod sorter;
-pub mod writer;
+pub(crate) mod delta_log;
+pub(crate) mod digest;
+pub(crate) mod files;
+pub(crate) mod partition_names;
+pub(crate) mod rebuild;
+pub(crate) mod sorter;
+pub(crate) mod writer;
 
 /// A published file, as the ledger lists it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

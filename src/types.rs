@@ -1,6 +1,6 @@
 //! Column types and times.
 
-pub mod column_type;
-pub mod day_counts;
-pub mod key;
-pub mod times;
+pub(crate) mod column_type;
+pub(crate) mod day_counts;
+pub(crate) mod key;
+pub(crate) mod times;

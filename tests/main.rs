@@ -1,5 +1,7 @@
 //! The integration tests, one binary, because linking the query engine is slow.
 
+#![allow(unreachable_pub, reason = "a test binary shows nothing to others")]
+
 mod backfill;
 mod cli;
 mod concurrency;

@@ -54,7 +54,7 @@ struct Half<P> {
 ///
 /// # Errors
 /// Data, for a row that cannot be folded; usage, when the moves do not fit into the memory limit.
-pub async fn key_swaps(
+pub(crate) async fn key_swaps(
     context: &SessionContext,
     changes: &Arc<Changes>,
     partitions: usize,

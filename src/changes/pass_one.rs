@@ -9,7 +9,7 @@ use crate::raw::bad_rows::BadRows;
 
 /// The counts of one scan of all changes. They are complete when the scan has ended.
 #[derive(Debug)]
-pub struct PassOne {
+pub(crate) struct PassOne {
     rows_outside: AtomicU64,
     rows_folded: AtomicU64,
     key_moves: AtomicU64,
@@ -31,27 +31,27 @@ impl PassOne {
     }
 
     /// How many rows lie outside of a window of rows.
-    pub fn rows_outside(&self) -> u64 {
+    pub(crate) fn rows_outside(&self) -> u64 {
         self.rows_outside.load(Ordering::Relaxed)
     }
 
     /// How many changes were handed to the fold.
-    pub fn rows_folded(&self) -> u64 {
+    pub(crate) fn rows_folded(&self) -> u64 {
         self.rows_folded.load(Ordering::Relaxed)
     }
 
     /// How many updates moved a row to another key, each of which is one more change.
-    pub fn key_moves(&self) -> u64 {
+    pub(crate) fn key_moves(&self) -> u64 {
         self.key_moves.load(Ordering::Relaxed)
     }
 
     /// The newest commit time of the CDC changes that were handed to the fold.
-    pub fn newest_commit_time(&self) -> Option<DateTime<Utc>> {
+    pub(crate) fn newest_commit_time(&self) -> Option<DateTime<Utc>> {
         DateTime::from_timestamp_micros(self.newest_commit_time_us.load(Ordering::Relaxed))
     }
 
     /// The rows that cannot be folded.
-    pub fn bad_rows(&self) -> &Arc<BadRows> {
+    pub(crate) fn bad_rows(&self) -> &Arc<BadRows> {
         &self.bad_rows
     }
 

@@ -31,11 +31,11 @@ use crate::error::{Error, Result};
 use crate::types::times::nanoseconds;
 
 /// The Arrow type of a packed position.
-pub const PACKED_TYPE: DataType = DataType::Decimal128(38, 0);
+pub(crate) const PACKED_TYPE: DataType = DataType::Decimal128(38, 0);
 /// The most inputs that one run can number.
-pub const FILES_MAX: usize = 1 << 22;
+pub(crate) const FILES_MAX: usize = 1 << 22;
 /// The most row ordinals that one input can have.
-pub const ROWS_MAX: u64 = 1 << 32;
+pub(crate) const ROWS_MAX: u64 = 1 << 32;
 
 const ROW_SHIFT: u32 = 1;
 const FILE_SHIFT: u32 = 33;
@@ -49,7 +49,7 @@ const TIME_OFFSET: i128 = 1 << 69;
 ///
 /// Returns `None` for a time beyond ±18,000 years, or a file number beyond [`FILES_MAX`].
 #[inline]
-pub fn pack(cdc: bool, time_ns: Option<i128>, file: u32, row: u64) -> Option<i128> {
+pub(crate) fn pack(cdc: bool, time_ns: Option<i128>, file: u32, row: u64) -> Option<i128> {
     if file as usize >= FILES_MAX {
         return None;
     }
@@ -66,7 +66,7 @@ pub fn pack(cdc: bool, time_ns: Option<i128>, file: u32, row: u64) -> Option<i12
 
 /// The values of the order in a packed position: whether it is CDC, and the commit time in ns.
 #[inline]
-pub fn unpack_order(position: i128) -> (bool, Option<i128>) {
+pub(crate) fn unpack_order(position: i128) -> (bool, Option<i128>) {
     let time = (position >> TIME_SHIFT) & ((1 << 70) - 1);
     (
         position & CDC != 0,
@@ -75,7 +75,9 @@ pub fn unpack_order(position: i128) -> (bool, Option<i128>) {
 }
 
 /// A representation of positions; the fold is generic over both.
-pub trait Position: Clone + Default + Send + Sync + std::fmt::Debug + 'static {
+pub(crate) trait Position:
+    Clone + Default + Send + Sync + std::fmt::Debug + 'static
+{
     /// The Arrow type of a column of positions.
     fn data_type() -> DataType;
     /// Whether `self` is before `other`. Two changes are never equal: their row ordinals differ.
@@ -231,12 +233,12 @@ impl Position for Box<[u8]> {
 }
 
 /// The values of the order in a byte position, without file, row and tie.
-pub fn order_bytes(position: &[u8]) -> &[u8] {
+pub(crate) fn order_bytes(position: &[u8]) -> &[u8] {
     &position[..position.len() - TAIL]
 }
 
 /// A column of packed positions.
-pub fn packed_array(positions: Vec<i128>) -> ArrayRef {
+pub(crate) fn packed_array(positions: Vec<i128>) -> ArrayRef {
     Arc::new(Decimal128Array::from(positions).with_data_type(PACKED_TYPE))
 }
 
@@ -244,7 +246,7 @@ pub fn packed_array(positions: Vec<i128>) -> ArrayRef {
 ///
 /// # Errors
 /// The index of the first row whose time is out of range.
-pub fn pack_column(
+pub(crate) fn pack_column(
     cdc: bool,
     times_ns: impl Iterator<Item = Option<i128>>,
     file: u32,
@@ -262,14 +264,14 @@ pub fn pack_column(
 /// Per column: 0 for null, otherwise 1 and the value. Integers, decimals, dates and timestamps (in
 /// nanoseconds) are 16 bytes big-endian with the sign bit flipped; floats are 8 bytes in IEEE 754
 /// total order; text and binary are escaped (`00` becomes `00 FF`) and end in `00 00`.
-pub struct OrderEncoder;
+pub(crate) struct OrderEncoder;
 
 impl OrderEncoder {
     /// A column of byte positions for row ordinals `rows` of one file.
     ///
     /// # Errors
     /// Data, when a column's type has no order.
-    pub fn encode(
+    pub(crate) fn encode(
         cdc: bool,
         columns: &[ArrayRef],
         file: u32,
@@ -297,7 +299,7 @@ impl OrderEncoder {
 
     /// The kind of a column's values, and for decimals the scale. Encoded values of two columns compare
     /// like the values if the kinds are equal. `is_time`: the column is read as a time.
-    pub fn kind(data_type: &DataType, is_time: bool) -> String {
+    pub(crate) fn kind(data_type: &DataType, is_time: bool) -> String {
         match data_type {
             _ if is_time => "time".into(),
             DataType::Float16 | DataType::Float32 | DataType::Float64 => "float".into(),

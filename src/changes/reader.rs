@@ -40,14 +40,14 @@ use batch::{Batch, BatchError};
 mod batch;
 mod find_key;
 
-pub use find_key::find_key;
+pub(crate) use find_key::find_key;
 
 /// The most data to which small batches are coalesced.
 const COALESCED_BYTES: usize = 16 << 20;
 
 /// The relation over [`Changes`], for DataFusion.
 #[derive(Debug)]
-pub struct ChangesTable {
+pub(crate) struct ChangesTable {
     changes: Arc<Changes>,
     pass: Pass,
     schema: SchemaRef,
@@ -78,17 +78,25 @@ impl Pass {
 
 impl ChangesTable {
     /// All rows, which a scan checks and counts.
-    pub fn pass_one(changes: &Arc<Changes>, counts: &Arc<PassOne>, partitions: usize) -> Self {
+    pub(crate) fn pass_one(
+        changes: &Arc<Changes>,
+        counts: &Arc<PassOne>,
+        partitions: usize,
+    ) -> Self {
         Self::with_pass(changes, Pass::One(Arc::clone(counts)), partitions)
     }
 
     /// The rows of the winners, and whether each is its key's last.
-    pub fn pass_two(changes: &Arc<Changes>, winners: Arc<Winners>, partitions: usize) -> Self {
+    pub(crate) fn pass_two(
+        changes: &Arc<Changes>,
+        winners: Arc<Winners>,
+        partitions: usize,
+    ) -> Self {
         Self::with_pass(changes, Pass::Two(winners), partitions)
     }
 
     /// A table of the rows whose key changed, each twice: with the key before, and with the new key.
-    pub fn key_moves(changes: &Arc<Changes>, partitions: usize) -> Self {
+    pub(crate) fn key_moves(changes: &Arc<Changes>, partitions: usize) -> Self {
         Self::with_pass(changes, Pass::KeyMoves, partitions)
     }
 

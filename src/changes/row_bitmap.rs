@@ -9,7 +9,7 @@ use arrow::buffer::{BooleanBuffer, Buffer};
 
 /// The row ordinals of last changes, as one bit per ordinal.
 #[derive(Debug)]
-pub struct Winners {
+pub(crate) struct Winners {
     /// Per file the index of its first bit, and at the end the number of bits.
     firsts: Vec<usize>,
     days: BooleanBuffer,
@@ -18,7 +18,7 @@ pub struct Winners {
 
 /// [`Winners`] under construction, by several threads at once.
 #[derive(Debug)]
-pub struct RowBitmap {
+pub(crate) struct RowBitmap {
     firsts: Vec<usize>,
     days: Bits,
     latest: Bits,
@@ -26,7 +26,7 @@ pub struct RowBitmap {
 
 impl RowBitmap {
     /// A bitmap without winners, for files with these numbers of row ordinals.
-    pub fn new(ordinal_counts: impl Iterator<Item = u64>) -> Self {
+    pub(crate) fn new(ordinal_counts: impl Iterator<Item = u64>) -> Self {
         let mut firsts = vec![0];
         for rows in ordinal_counts {
             firsts.push(firsts[firsts.len() - 1] + rows as usize);
@@ -41,18 +41,18 @@ impl RowBitmap {
 
     /// Marks the last change of a key and day.
     #[inline]
-    pub fn set_day(&self, file: usize, row: usize) {
+    pub(crate) fn set_day(&self, file: usize, row: usize) {
         self.days.set(self.firsts[file] + row);
     }
 
     /// Marks the last change of a key.
     #[inline]
-    pub fn set_latest(&self, file: usize, row: usize) {
+    pub(crate) fn set_latest(&self, file: usize, row: usize) {
         self.latest.set(self.firsts[file] + row);
     }
 
     /// Returns the marked winners.
-    pub fn finish(self) -> Winners {
+    pub(crate) fn finish(self) -> Winners {
         let bits = self.firsts[self.firsts.len() - 1];
         Winners {
             firsts: self.firsts,
@@ -64,17 +64,17 @@ impl RowBitmap {
 
 impl Winners {
     /// The number of last changes of keys and days.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.days.count_set_bits()
     }
 
     /// Which of a file's row ordinals are the last change of a key and day.
-    pub fn days(&self, file: usize, first_row: usize, rows: usize) -> BooleanBuffer {
+    pub(crate) fn days(&self, file: usize, first_row: usize, rows: usize) -> BooleanBuffer {
         self.days.slice(self.firsts[file] + first_row, rows)
     }
 
     /// Whether any of a file's row ordinals is the last change of a key and day.
-    pub fn has_any(&self, file: usize, rows: Range<usize>) -> bool {
+    pub(crate) fn has_any(&self, file: usize, rows: Range<usize>) -> bool {
         self.days
             .slice(self.firsts[file] + rows.start, rows.len())
             .count_set_bits()
@@ -83,13 +83,13 @@ impl Winners {
 
     /// Whether a row ordinal is the last change of a key and day.
     #[inline]
-    pub fn is_day(&self, file: usize, row: usize) -> bool {
+    pub(crate) fn is_day(&self, file: usize, row: usize) -> bool {
         self.days.value(self.firsts[file] + row)
     }
 
     /// Whether a row ordinal is its key's last change.
     #[inline]
-    pub fn is_latest(&self, file: usize, row: usize) -> bool {
+    pub(crate) fn is_latest(&self, file: usize, row: usize) -> bool {
         self.latest.value(self.firsts[file] + row)
     }
 }

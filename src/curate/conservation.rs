@@ -10,7 +10,7 @@ use crate::state::versions_writer::VersionsFile;
 use crate::table::writer::Written;
 
 /// The error for a run that does not add up.
-pub fn does_not_add_up(what: &str, one: u64, other: u64) -> Error {
+pub(crate) fn does_not_add_up(what: &str, one: u64, other: u64) -> Error {
     Error::internal(format!(
         "the run does not add up: {what} {one}, but {other}"
     ))

@@ -36,11 +36,11 @@ use crate::table::delta_log::delta_columns;
 use crate::table::writer;
 
 /// The name of the relation that `curated.sql` reads.
-pub const LATEST_RELATION: &str = "latest";
+pub(crate) const LATEST_RELATION: &str = "latest";
 
 /// The checked and rewritten query.
 #[derive(Debug)]
-pub struct CuratedQuery {
+pub(crate) struct CuratedQuery {
     /// The plan; returns [`CuratedQuery::columns`], then the hidden columns.
     pub plan: LogicalPlan,
     /// The columns of the curated table, partition columns included.
@@ -52,7 +52,7 @@ pub struct CuratedQuery {
 /// # Errors
 /// Usage: the SQL cannot be planned, is not row-wise, lacks a key or partition column, or partitions
 /// by a type that cannot be a folder name.
-pub async fn plan(
+pub(crate) async fn plan(
     context: &SessionContext,
     pipeline: &Pipeline,
     changes: &Changes,
@@ -116,7 +116,7 @@ pub async fn plan(
 }
 
 /// The first line of an engine's message, without the backtrace.
-pub fn first_line(error: &datafusion::error::DataFusionError) -> String {
+pub(crate) fn first_line(error: &datafusion::error::DataFusionError) -> String {
     error
         .find_root()
         .strip_backtrace()

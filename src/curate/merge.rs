@@ -55,7 +55,7 @@ const PARTS_MAX: u64 = 4096;
 
 /// A committed file of versions.
 #[derive(Clone, Debug)]
-pub struct CommittedVersions {
+pub(crate) struct CommittedVersions {
     /// The file's path relative to the state's table.
     pub path: String,
     /// The file's size.
@@ -68,7 +68,7 @@ pub struct CommittedVersions {
 
 /// A merge: its inputs.
 #[derive(Debug)]
-pub struct Merge<'a> {
+pub(crate) struct Merge<'a> {
     /// The pipeline.
     pub pipeline: &'a Pipeline,
     /// The inputs.
@@ -89,7 +89,7 @@ pub struct Merge<'a> {
 
 /// The result of a merge.
 #[derive(Debug)]
-pub struct Merged {
+pub(crate) struct Merged {
     /// The remaining winners.
     pub winners: Arc<Winners>,
     /// Sums over all threads.
@@ -100,7 +100,7 @@ pub struct Merged {
 
 /// Counts of one thread, or sums over all threads.
 #[derive(Debug, Default)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Remaining winners, per key and day.
     pub key_days: u64,
     /// Last changes of the window (per key, or per key and day) that are not later than the versions.
@@ -135,7 +135,7 @@ impl Counts {
 
 /// The outputs of each thread: the curated table's sorter, which takes tombstones, and the writer of
 /// versions.
-pub type Outputs = Vec<(Sorter, VersionsWriter)>;
+pub(crate) type Outputs = Vec<(Sorter, VersionsWriter)>;
 
 impl Merge<'_> {
     /// Merges. Returns `outputs`, one per thread, with the rows and versions that were added to them.
@@ -143,7 +143,7 @@ impl Merge<'_> {
     /// # Errors
     /// Data, when versions are missing or are not what was committed; storage, when they cannot
     /// be read or written.
-    pub async fn run(
+    pub(crate) async fn run(
         mut self,
         context: &SessionContext,
         outputs: Outputs,
@@ -354,4 +354,4 @@ struct Shared {
 }
 
 /// The flag of a row for the curated table's sorter: true for a row, false for a tombstone.
-pub const PRESENT: &str = "__present";
+pub(crate) const PRESENT: &str = "__present";

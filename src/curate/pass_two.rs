@@ -23,7 +23,7 @@ use crate::types::key::normalize_zeros;
 
 /// What one stream counted; sums over all streams.
 #[derive(Clone, Debug, Default)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Last changes that become rows of the table.
     pub rows_latest: u64,
     /// Last changes that leave no row: deletes, and rows that `curated.sql` filters out.

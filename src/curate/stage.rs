@@ -26,11 +26,11 @@ use crate::state::ledger::Ledger;
 use crate::store::Folder;
 
 /// Inputs that cannot be read, by raw location and path, and why.
-pub type BadInputs = BTreeMap<(usize, String), String>;
+pub(crate) type BadInputs = BTreeMap<(usize, String), String>;
 
 /// The table that inputs are folded onto.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Onto {
+pub(crate) enum Onto {
     /// The committed table of earlier runs.
     Table,
     /// An empty table beside the committed one.
@@ -42,7 +42,7 @@ pub enum Onto {
 
 /// Staging: its inputs and folders.
 #[derive(Debug)]
-pub struct Stage<'a> {
+pub(crate) struct Stage<'a> {
     /// The pipeline.
     pub pipeline: &'a Pipeline,
     /// The limits of memory, disk and threads.
@@ -73,7 +73,7 @@ pub struct Stage<'a> {
 
 /// The result of staging.
 #[derive(Debug)]
-pub struct Staged {
+pub(crate) struct Staged {
     /// The inputs that could be opened.
     pub changes: Arc<Changes>,
     /// The inputs that could not be opened, and why.
@@ -102,7 +102,7 @@ impl Stage<'_> {
     /// # Errors
     /// Those of the steps; with [`Error::input`] if a single input is the cause, which a retry can
     /// leave out.
-    pub async fn run(
+    pub(crate) async fn run(
         &self,
         inputs: &[Input],
         bad: &mut BadInputs,

@@ -58,7 +58,7 @@ use crate::fold::last_changes::{self, KeysBuilder};
 /// Puts [`FoldExec`] into a plan. It must run before the rules of the engine, which put other
 /// nodes between the two halves of a grouping.
 #[derive(Debug)]
-pub struct FoldRule;
+pub(super) struct FoldRule;
 
 impl PhysicalOptimizerRule for FoldRule {
     fn optimize(

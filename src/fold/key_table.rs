@@ -123,7 +123,7 @@ impl<P: Position> PendingRows<P> {
 
 impl<P: Position> Inserter<P> {
     /// Adds nothing yet.
-    pub fn new(table: &Arc<KeyTable<P>>) -> Self {
+    pub(super) fn new(table: &Arc<KeyTable<P>>) -> Self {
         let reserved = MemoryConsumer::new("changes on their way");
         let reserved = reserved.register(&table.runtime.memory_pool);
         // Rows take one half of it, their bytes outside of them the other.
@@ -200,7 +200,7 @@ impl<P: Position> Inserter<P> {
     ///
     /// # Errors
     /// As [`Inserter::add`].
-    pub fn finish(mut self) -> Result<()> {
+    pub(super) fn finish(mut self) -> Result<()> {
         for (number, pending) in self.pending.iter_mut().enumerate() {
             self.table.take(number, pending)?;
         }

@@ -54,7 +54,7 @@ fn escape(text: &str) -> String {
 /// Undoes the escaping of [`partition_segment`] as Hive's `FileUtils.unescapePathName` does: `%`
 /// and two hex digits are the character of that code, up to U+00FF; any other `%` is literal.
 /// Adjacent codes that form UTF-8 are decoded as UTF-8, because other engines write letters so.
-pub fn unescape(text: &str) -> String {
+pub(super) fn unescape(text: &str) -> String {
     let code = |text: &str| -> Option<u8> {
         let digits = text.strip_prefix('%')?.get(..2)?;
         let are_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());

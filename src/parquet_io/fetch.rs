@@ -36,7 +36,7 @@ const AHEAD_BYTES_MAX: u64 = 16 << 20;
 const AHEAD_UNITS_MAX: usize = 16;
 
 /// A row group to read, and a bitmap of its rows; `None` for all rows.
-pub type SelectedRows = (usize, Option<BooleanBuffer>);
+pub(crate) type SelectedRows = (usize, Option<BooleanBuffer>);
 
 impl ParquetFile {
     /// Splits the given columns (indices into [`ParquetFile::schema`], ascending) of row groups,
@@ -199,7 +199,7 @@ impl FetchUnit {
 }
 
 /// Fetches units ahead of their reader and returns them in order, each with its attached value.
-pub fn fetch_ahead<T: Send + 'static>(
+pub(crate) fn fetch_ahead<T: Send + 'static>(
     units: impl Iterator<Item = (FetchUnit, T)> + Send + 'static,
 ) -> BoxStream<'static, Result<(Fetched, T), (Error, T)>> {
     let room = Arc::new(Semaphore::new(AHEAD_BYTES_MAX as usize));
@@ -225,7 +225,7 @@ pub fn fetch_ahead<T: Send + 'static>(
 }
 
 /// A fetched unit.
-pub struct Fetched {
+pub(crate) struct Fetched {
     unit: FetchUnit,
     chunks: Chunks,
     room: Option<OwnedSemaphorePermit>,
@@ -233,7 +233,7 @@ pub struct Fetched {
 
 impl Fetched {
     /// Its columns, as given to [`ParquetFile::fetch_units`].
-    pub fn columns(&self) -> &Arc<[usize]> {
+    pub(crate) fn columns(&self) -> &Arc<[usize]> {
         &self.unit.columns
     }
 
@@ -241,7 +241,7 @@ impl Fetched {
     ///
     /// # Errors
     /// Data, when it cannot be decoded.
-    pub fn read(
+    pub(crate) fn read(
         self,
         batch_rows: usize,
     ) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send> {

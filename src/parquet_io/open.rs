@@ -30,7 +30,7 @@ use parquet::schema::types::SchemaDescPtr;
 use crate::error::{Error, Kind, Result};
 
 /// Objects up to this size are fetched whole.
-pub const SMALL_BYTES_MAX: u64 = 1 << 20;
+pub(crate) const SMALL_BYTES_MAX: u64 = 1 << 20;
 /// The size of the first fetch at an object's end, which usually contains the whole footer.
 const FOOTER_BYTES_HINT: usize = 64 << 10;
 
@@ -214,7 +214,7 @@ thread_local! {
 
 /// Whether this thread is decoding bytes that may be damaged: the decoders report most damage as
 /// errors, and panic at some.
-pub fn is_decoding() -> bool {
+pub(crate) fn is_decoding() -> bool {
     IS_DECODING.get()
 }
 
@@ -275,7 +275,7 @@ fn check_footer(metadata: &ParquetMetaData, size: u64) -> ParquetResult<()> {
 ///
 /// # Errors
 /// Data, when a value does not fit.
-pub fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+pub(crate) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let columns = schema.fields().iter().map(|field| {
         Ok(match batch.column_by_name(field.name()) {
             Some(column) if column.data_type() == field.data_type() => Arc::clone(column),

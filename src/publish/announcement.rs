@@ -9,7 +9,7 @@ use crate::store::{Folder, parse_path};
 ///
 /// # Errors
 /// Storage, when the marker cannot be written.
-pub async fn announce(announced: &Folder, attempt: &str) -> Result<()> {
+pub(crate) async fn announce(announced: &Folder, attempt: &str) -> Result<()> {
     let path = parse_path(attempt)?;
     match announced.store.put(&path, PutPayload::new()).await {
         Ok(_) => announced.sync(&[attempt.to_string()]),

@@ -37,7 +37,7 @@ const LOG_RETENTION: TimeDelta = TimeDelta::days(30);
 
 /// A Delta table as the ledger describes it.
 #[derive(Debug)]
-pub struct CuratedLog<'a> {
+pub(crate) struct CuratedLog<'a> {
     /// The table's folder.
     pub table: &'a Folder,
     /// The table's columns and their types.
@@ -52,7 +52,7 @@ pub struct CuratedLog<'a> {
 
 /// A run whose files are to be published.
 #[derive(Clone, Copy, Debug)]
-pub struct Committed<'a> {
+pub(crate) struct Committed<'a> {
     /// The run's id.
     pub run_id: &'a str,
     /// The number of the run's commit to the state.
@@ -66,7 +66,7 @@ pub struct Committed<'a> {
 /// # Errors
 /// Data, when the log has later runs than the state, or another program made settings with which
 /// glueless cannot write to the table; storage, when it cannot be read.
-pub async fn open(table: &Folder, last_commit: u64) -> Result<DeltaLog> {
+pub(crate) async fn open(table: &Folder, last_commit: u64) -> Result<DeltaLog> {
     let mut log = DeltaLog::new(table.clone());
     log.read().await?;
     let hint = format!(
@@ -94,7 +94,7 @@ impl CuratedLog<'_> {
     ///
     /// # Errors
     /// Data, when another program changed it.
-    pub fn check(&self, log: &DeltaLog) -> Result<()> {
+    pub(crate) fn check(&self, log: &DeltaLog) -> Result<()> {
         let Some(snapshot) = log.snapshot() else {
             return self.changed("its log is missing");
         };
@@ -137,7 +137,7 @@ impl CuratedLog<'_> {
     ///
     /// # Errors
     /// Storage; data, when another program changed the table. It is safe to publish again.
-    pub async fn publish(
+    pub(crate) async fn publish(
         &self,
         staging: &Folder,
         added: &[&TableFile],

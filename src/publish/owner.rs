@@ -11,7 +11,7 @@ use crate::store::{Folder, parse_path};
 
 /// The owner of a folder: the only table that may be written to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
+pub(crate) struct Owner {
     /// The pipeline's name.
     pub pipeline: String,
     /// `curated`, `state` or the aggregate's name.
@@ -26,7 +26,7 @@ impl Owner {
     ///
     /// # Errors
     /// Usage, when the folder is another owner's, or holds files and has no owner.
-    pub async fn check(&self, folder: &Folder, setting: &str) -> Result<bool> {
+    pub(crate) async fn check(&self, folder: &Folder, setting: &str) -> Result<bool> {
         if self.check_marker(folder, setting).await? {
             return Ok(true);
         }
@@ -53,7 +53,7 @@ impl Owner {
     ///
     /// # Errors
     /// Usage, when the folder is another owner's.
-    pub async fn check_marker(&self, folder: &Folder, setting: &str) -> Result<bool> {
+    pub(crate) async fn check_marker(&self, folder: &Folder, setting: &str) -> Result<bool> {
         match folder.read(OWNER_MARKER).await? {
             Some(marker) => self.compare(folder, setting, &marker).map(|()| true),
             None => Ok(false),
@@ -64,7 +64,7 @@ impl Owner {
     ///
     /// # Errors
     /// Usage, when another owner was faster; storage, when the marker cannot be written.
-    pub async fn claim(&self, folder: &Folder, setting: &str) -> Result<()> {
+    pub(crate) async fn claim(&self, folder: &Folder, setting: &str) -> Result<()> {
         let marker =
             Bytes::from(serde_json::to_vec(self).map_err(|error| {
                 Error::internal("cannot write an owner marker").caused_by(error)

@@ -29,7 +29,7 @@ const SWAP_RETRIES_MAX: usize = 20;
 ///
 /// # Errors
 /// Storage, when a file cannot be moved or removed. It is safe to publish again.
-pub async fn publish(
+pub(crate) async fn publish(
     table: &Folder,
     staging: &Folder,
     added: &[&TableFile],
@@ -46,7 +46,11 @@ pub async fn publish(
 ///
 /// # Errors
 /// Storage, when a file cannot be moved.
-pub async fn move_staged(table: &Folder, staging: &Folder, files: &[&TableFile]) -> Result<()> {
+pub(crate) async fn move_staged(
+    table: &Folder,
+    staging: &Folder,
+    files: &[&TableFile],
+) -> Result<()> {
     // A file that replaces another on S3 is read into memory: large ones one at a time.
     let (large, small): (Vec<&TableFile>, Vec<&TableFile>) =
         files.iter().partition(|file| file.bytes > LARGE_BYTES);
@@ -131,7 +135,7 @@ async fn swap(
 ///
 /// # Errors
 /// Storage, when a file cannot be removed.
-pub async fn sweep(
+pub(crate) async fn sweep(
     table: &Folder,
     found: Vec<String>,
     is_used: impl Fn(&str) -> bool,
@@ -163,7 +167,7 @@ pub async fn sweep(
 ///
 /// # Errors
 /// Storage, when the folder cannot be listed or a file cannot be removed.
-pub async fn clear(staging: &Folder, commit: u64) -> Result<()> {
+pub(crate) async fn clear(staging: &Folder, commit: u64) -> Result<()> {
     let left = list_and_prune(staging).await?.into_iter();
     let is_dead = |path: &String| attempt_commit(path).is_some_and(|of| of <= commit);
     remove(staging, left.filter(is_dead).collect()).await?;
@@ -183,7 +187,7 @@ pub async fn clear(staging: &Folder, commit: u64) -> Result<()> {
 ///
 /// # Errors
 /// Storage, when the folder cannot be listed or a file cannot be removed.
-pub async fn discard(folder: &Folder, attempt: &str) -> Result<()> {
+pub(crate) async fn discard(folder: &Folder, attempt: &str) -> Result<()> {
     let left = list(folder).await?.into_iter();
     remove(
         folder,

@@ -8,7 +8,7 @@ use crate::table::writer::StagedFile;
 
 /// How new files of a partition are named that has one file before and after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileNames {
+pub(crate) enum FileNames {
     /// The new file takes the old name and replaces the old file atomically.
     Reused,
     /// Every file has a new name.
@@ -43,7 +43,7 @@ pub struct Counts {
 
 /// Plans the replacement of those partitions for whose folder `is_replaced` is true. All staged
 /// files belong to these.
-pub fn plan(
+pub(crate) fn plan(
     staged: Vec<StagedFile>,
     before: &[TableFile],
     is_replaced: impl Fn(&str) -> bool,

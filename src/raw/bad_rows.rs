@@ -48,7 +48,9 @@ impl BadRow {
 }
 
 /// A row as a JSON object of its fields by name, without the null ones.
-pub fn fields_json<'a>(fields: impl Iterator<Item = (Option<&'a str>, Option<String>)>) -> String {
+pub(crate) fn fields_json<'a>(
+    fields: impl Iterator<Item = (Option<&'a str>, Option<String>)>,
+) -> String {
     let fields = fields.enumerate().filter_map(|(number, (name, value))| {
         let name = name.map_or_else(|| format!("field {}", number + 1), String::from);
         let [name, value] = [name, value?].map(|text| Value::String(text).to_string());

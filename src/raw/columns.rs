@@ -19,7 +19,7 @@ const FIX: &str = "set its type in `[raw.columns]`, if all values fit it, or fix
 
 /// The union of the inputs' columns by name, each with the type that all inputs widen to, or that
 /// the pipeline sets.
-pub struct RawColumns<'a> {
+pub(crate) struct RawColumns<'a> {
     /// The columns, all nullable.
     pub fields: Vec<Field>,
     /// Per field, the file that its type comes from; empty where no file has it.
@@ -33,7 +33,7 @@ pub struct RawColumns<'a> {
 
 impl<'a> RawColumns<'a> {
     /// An empty union. A column is named as in `curated.sql`, whatever its case in the files.
-    pub fn new(pipeline: &'a Pipeline) -> Self {
+    pub(crate) fn new(pipeline: &'a Pipeline) -> Self {
         RawColumns {
             fields: Vec::new(),
             source_files: Vec::new(),
@@ -50,7 +50,7 @@ impl<'a> RawColumns<'a> {
     }
 
     /// The index of a column, by its name in any case.
-    pub fn find(&self, name: &str) -> Option<usize> {
+    pub(crate) fn find(&self, name: &str) -> Option<usize> {
         find_column(self.fields.iter().map(|field| field.name().as_str()), name)
     }
 
@@ -58,7 +58,7 @@ impl<'a> RawColumns<'a> {
     ///
     /// # Errors
     /// Data, naming both files, the column and both types, when these have no common type.
-    pub fn add(&mut self, file: &ParquetFile) -> Result<()> {
+    pub(crate) fn add(&mut self, file: &ParquetFile) -> Result<()> {
         let schema = file.schema();
         if self
             .last_schema
@@ -121,7 +121,7 @@ impl<'a> RawColumns<'a> {
     ///
     /// # Errors
     /// Data, when a column's types have no common type.
-    pub fn add_known(&mut self, known: &[(String, DataType)]) -> Result<()> {
+    pub(crate) fn add_known(&mut self, known: &[(String, DataType)]) -> Result<()> {
         for (name, data_type) in known {
             let fixed = self.raw.fixed_type(name);
             let data_type = fixed.unwrap_or(data_type);
@@ -149,7 +149,7 @@ impl<'a> RawColumns<'a> {
 
     /// Adds the columns that the pipeline declares and that are in none of the files: they are
     /// null.
-    pub fn add_declared(&mut self) {
+    pub(crate) fn add_declared(&mut self) {
         for (name, data_type) in &self.raw.columns {
             if self.find(name).is_none() {
                 let name = self.name_of(name);
@@ -160,7 +160,7 @@ impl<'a> RawColumns<'a> {
     }
 
     /// Per column of the union, its index in a file.
-    pub fn columns_of(&self, file: &ParquetFile) -> Vec<Option<usize>> {
+    pub(crate) fn columns_of(&self, file: &ParquetFile) -> Vec<Option<usize>> {
         let fields = file.schema().fields();
         let names = || {
             fields[..fields.len() - 1]
@@ -175,7 +175,7 @@ impl<'a> RawColumns<'a> {
 }
 
 /// The index of a name: an exact match, else one in another case.
-pub fn find_column<'a>(
+pub(crate) fn find_column<'a>(
     names: impl Iterator<Item = &'a str> + Clone,
     wanted: &str,
 ) -> Option<usize> {

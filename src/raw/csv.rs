@@ -30,7 +30,7 @@ use crate::raw::bad_rows::{BadRow, BadRows, fields_json};
 use crate::raw::csv::records::{Records, unreadable};
 use crate::types::column_type::cast_values;
 
-pub mod records;
+pub(crate) mod records;
 
 /// The text that is converted to columns at once, unless a batch of rows is full before.
 const BATCH_BYTES: usize = 4 << 20;
@@ -39,7 +39,7 @@ const ROW_GROUP_BYTES: usize = 4 << 20;
 
 /// The format of a pipeline's CSV files.
 #[derive(Clone, Debug)]
-pub struct Form {
+pub(crate) struct Form {
     /// All columns in order; for files with a header, the columns whose types are declared.
     columns: Vec<(String, DataType)>,
     csv: CsvForm,
@@ -48,7 +48,7 @@ pub struct Form {
 impl Form {
     /// The format of CDC files, or of full loads, which lack the operation column unless the
     /// pipeline says that they have it.
-    pub fn of(raw: &Raw, full_load: bool) -> Self {
+    pub(crate) fn of(raw: &Raw, full_load: bool) -> Self {
         let lacks_op = full_load && !raw.csv.header && !raw.csv.op_in_full_load;
         let is_present = |(name, _): &&(String, DataType)| {
             !(lacks_op && name.eq_ignore_ascii_case(&raw.op.name))
@@ -64,7 +64,7 @@ impl Form {
 ///
 /// # Errors
 /// Storage, when the decoder cannot be created.
-pub fn decompressed<'a>(name: &str, bytes: impl Read + 'a) -> Result<Box<dyn Read + 'a>> {
+pub(crate) fn decompressed<'a>(name: &str, bytes: impl Read + 'a) -> Result<Box<dyn Read + 'a>> {
     let lower = name.to_ascii_lowercase();
     Ok(if lower.ends_with(".gz") {
         Box::new(MultiGzDecoder::new(bytes))
@@ -81,7 +81,7 @@ pub fn decompressed<'a>(name: &str, bytes: impl Read + 'a) -> Result<Box<dyn Rea
 ///
 /// # Errors
 /// Data, naming the line and, if known, the column; storage, when input or output fails.
-pub fn to_parquet(
+pub(crate) fn to_parquet(
     name: &str,
     input: impl Read,
     form: &Form,
@@ -322,7 +322,7 @@ fn unfit_rows(values: &ArrayRef, to: &DataType, first: usize) -> Vec<usize> {
 }
 
 /// The error for rows that cannot be written to the spill folder.
-pub fn spill_failed(what: &str, error: impl StdError + Send + Sync + 'static) -> Error {
+pub(crate) fn spill_failed(what: &str, error: impl StdError + Send + Sync + 'static) -> Error {
     spilled_too_much(&error).unwrap_or_else(|| {
         Error::storage(format!("cannot spill {what}"))
             .hint("check `limits.spill_dir` and its free space")

@@ -102,7 +102,7 @@ impl RawFile {
 ///
 /// # Errors
 /// As [`discover`].
-pub async fn new_spans(
+pub(crate) async fn new_spans(
     folders: &[Folder],
     pipeline: &Pipeline,
     window: &Window,
@@ -153,7 +153,7 @@ pub(crate) fn missing_files<'a>(
 }
 
 /// The record of earlier runs, as discovery needs it.
-pub trait Recorded {
+pub(crate) trait Recorded {
     /// The input of this path, if an earlier run folded it.
     fn folded(&self, location: usize, path: &str) -> Option<&RawFile>;
     /// All folded inputs.
@@ -175,7 +175,7 @@ pub trait Recorded {
 /// Usage, when a raw location does not exist or has files of another format; data, when an input
 /// has changed since it was folded, or when a file lacks the time that `window_by` selects by;
 /// storage, when a listing fails.
-pub async fn discover(
+pub(crate) async fn discover(
     folders: &[Folder],
     pipeline: &Pipeline,
     window: &Window,
@@ -292,14 +292,14 @@ fn other_format(folder: &Folder, path: &str, found: RawFormat, wanted: RawFormat
 }
 
 /// The inputs of earlier runs, re-discovered, and those that are missing.
-pub type Rediscovered<'a> = (Vec<Input>, Vec<&'a RawFile>);
+pub(crate) type Rediscovered<'a> = (Vec<Input>, Vec<&'a RawFile>);
 
 /// Lists every raw file, folded or not.
 ///
 /// # Errors
 /// Usage, when a raw location does not exist or has files of another format; storage, when a
 /// listing fails.
-pub async fn discover_all(folders: &[Folder], raw: &Raw) -> Result<Vec<Input>> {
+pub(crate) async fn discover_all(folders: &[Folder], raw: &Raw) -> Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for (location, folder) in folders.iter().enumerate() {
         let listed = list_all(folder).await?.into_iter();
@@ -321,7 +321,7 @@ pub async fn discover_all(folders: &[Folder], raw: &Raw) -> Result<Vec<Input>> {
 ///
 /// # Errors
 /// Usage, when a raw location does not exist; storage, when a listing fails.
-pub async fn rediscover<'a>(
+pub(crate) async fn rediscover<'a>(
     folders: &[Folder],
     raw: &Raw,
     ledger: &'a dyn Recorded,
@@ -363,7 +363,7 @@ pub async fn rediscover<'a>(
 
 /// The inputs, or rows of inputs, that were never folded.
 #[derive(Debug, Default)]
-pub struct CatchUp<'a> {
+pub(crate) struct CatchUp<'a> {
     /// The inputs to fold.
     pub inputs: Vec<Input>,
     /// Inputs that were quarantined and are missing.
@@ -378,7 +378,7 @@ pub struct CatchUp<'a> {
 ///
 /// # Errors
 /// As [`discover`].
-pub async fn catch_up<'a>(
+pub(crate) async fn catch_up<'a>(
     folders: &[Folder],
     pipeline: &Pipeline,
     recorded: &'a dyn Recorded,
@@ -478,7 +478,7 @@ fn span_or_error(folder: &Folder, raw: &Raw, file: &RawFile) -> Result<Window> {
 
 /// The inputs of a window that were folded and are now missing, full loads excepted: they are not
 /// read again.
-pub fn missing_in_window<'a>(
+pub(crate) fn missing_in_window<'a>(
     raw: &Raw,
     window: &Window,
     folded: impl Iterator<Item = &'a RawFile>,

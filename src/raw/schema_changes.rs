@@ -70,7 +70,7 @@ impl fmt::Display for SchemaChange {
 type Columns = Vec<(String, DataType)>;
 
 /// Compares the columns of files, one after the other.
-pub struct SchemaChanges {
+pub(crate) struct SchemaChanges {
     /// The changes observed so far.
     pub seen: Vec<SchemaChange>,
     /// The newest CDC file of all runs, and its columns.
@@ -85,7 +85,7 @@ pub struct SchemaChanges {
 
 impl SchemaChanges {
     /// Starts from the columns of earlier runs.
-    pub fn new(known: &KnownColumns) -> Self {
+    pub(crate) fn new(known: &KnownColumns) -> Self {
         SchemaChanges {
             seen: Vec::new(),
             newest: known.newest.clone(),
@@ -96,7 +96,7 @@ impl SchemaChanges {
     }
 
     /// Compares the next file, in the order of files.
-    pub fn observe(&mut self, file: &ParquetFile, input: &Input) {
+    pub(crate) fn observe(&mut self, file: &ParquetFile, input: &Input) {
         let (schema, full_load) = (file.schema(), input.full_load);
         let order = file_order(input.file.location, &input.file.path);
         let (known_location, known_path) = &self.newest.file;

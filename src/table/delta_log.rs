@@ -25,7 +25,7 @@ use crate::error::{Error, Result, storage_hint};
 use crate::store::Folder;
 
 /// The folder of the log's files.
-pub const LOG_FOLDER: &str = "_delta_log/";
+pub(crate) const LOG_FOLDER: &str = "_delta_log/";
 
 const APPLICATION: &str = "glueless";
 /// The number of versions between checkpoints, at which expired log files are removed as well.
@@ -33,7 +33,7 @@ const CHECKPOINT_INTERVAL: u64 = 10;
 
 /// The metadata of a table.
 #[derive(Debug)]
-pub struct Description {
+pub(crate) struct Description {
     /// Its columns.
     pub schema: StructType,
     /// Its partition columns.
@@ -44,13 +44,13 @@ pub struct Description {
 
 impl Description {
     /// The property that sets the checkpoint interval.
-    pub fn checkpoint() -> (&'static str, String) {
+    pub(crate) fn checkpoint() -> (&'static str, String) {
         ("delta.checkpointInterval", CHECKPOINT_INTERVAL.to_string())
     }
 }
 
 /// A Delta log and its last state read.
-pub struct DeltaLog {
+pub(crate) struct DeltaLog {
     /// The table's folder.
     pub folder: Folder,
     log_store: LogStoreRef,
@@ -64,7 +64,7 @@ pub struct DeltaLog {
 
 impl DeltaLog {
     /// The log of a folder, without reading it.
-    pub fn new(folder: Folder) -> Self {
+    pub(crate) fn new(folder: Folder) -> Self {
         let log_store = default_logstore(
             Arc::clone(&folder.store),
             Arc::clone(&folder.root_store),
@@ -84,7 +84,7 @@ impl DeltaLog {
     ///
     /// # Errors
     /// Storage, when it cannot be read.
-    pub async fn read(&mut self) -> Result<()> {
+    pub(crate) async fn read(&mut self) -> Result<()> {
         let log_store = Arc::clone(&self.log_store);
         let read = async {
             match &mut self.state {
@@ -116,13 +116,13 @@ impl DeltaLog {
     }
 
     /// The last version; `None` if there is no log.
-    pub fn version(&self) -> Option<u64> {
+    pub(crate) fn version(&self) -> Option<u64> {
         let read = self.state.as_ref().map(DeltaTableState::version);
         self.committed.or(read)
     }
 
     /// The state as last read; `None` if there was no log.
-    pub fn snapshot(&self) -> Option<&DeltaTableState> {
+    pub(crate) fn snapshot(&self) -> Option<&DeltaTableState> {
         self.state.as_ref()
     }
 
@@ -130,7 +130,7 @@ impl DeltaLog {
     ///
     /// # Errors
     /// Storage, when the table cannot be read, or the engine does not support it.
-    pub async fn rows(&self, context: &SessionContext) -> Result<DataFrame> {
+    pub(crate) async fn rows(&self, context: &SessionContext) -> Result<DataFrame> {
         let mut table = DeltaTable::new(Arc::clone(&self.log_store));
         let loaded = table.load().await;
         loaded.map_err(|error| self.failed("read", error))?;
@@ -140,12 +140,12 @@ impl DeltaLog {
     }
 
     /// The table's data files as last read: path and size.
-    pub fn files(&self) -> &BTreeMap<String, u64> {
+    pub(crate) fn files(&self) -> &BTreeMap<String, u64> {
         &self.files
     }
 
     /// The actions that remove files from the table.
-    pub fn remove_actions(&self, is_removed: impl Fn(&str) -> bool) -> Vec<Action> {
+    pub(crate) fn remove_actions(&self, is_removed: impl Fn(&str) -> bool) -> Vec<Action> {
         let Some(snapshot) = self.snapshot() else {
             return Vec::new();
         };
@@ -160,7 +160,7 @@ impl DeltaLog {
     ///
     /// # Errors
     /// Storage, when they cannot be read.
-    pub async fn removed_since(&self, time: i64) -> Result<Vec<String>> {
+    pub(crate) async fn removed_since(&self, time: i64) -> Result<Vec<String>> {
         let Some(snapshot) = self.snapshot() else {
             return Ok(Vec::new());
         };
@@ -178,7 +178,7 @@ impl DeltaLog {
     ///
     /// # Errors
     /// Storage, when it cannot be read.
-    pub async fn last_transaction(&self) -> Result<Option<u64>> {
+    pub(crate) async fn last_transaction(&self) -> Result<Option<u64>> {
         let Some(snapshot) = self.snapshot() else {
             return Ok(None);
         };
@@ -193,7 +193,7 @@ impl DeltaLog {
     ///
     /// # Errors
     /// Storage, when it cannot be written.
-    pub async fn create(&mut self, description: &Description) -> Result<()> {
+    pub(crate) async fn create(&mut self, description: &Description) -> Result<()> {
         debug!("creating the Delta table {}", self.folder.location);
         let configuration = description.configuration.iter();
         let created = CreateBuilder::new()
@@ -225,7 +225,7 @@ impl DeltaLog {
     ///
     /// # Errors
     /// Internal, when the metadata cannot be built.
-    pub fn metadata_action(&self, description: &Description) -> Result<Option<Action>> {
+    pub(crate) fn metadata_action(&self, description: &Description) -> Result<Option<Action>> {
         let Some(snapshot) = self.snapshot() else {
             return Ok(None);
         };
@@ -260,7 +260,7 @@ impl DeltaLog {
     ///
     /// # Errors
     /// The engine's, if its writer does not support the table.
-    pub fn check_writable(&self) -> Result<(), DeltaTableError> {
+    pub(crate) fn check_writable(&self) -> Result<(), DeltaTableError> {
         let Some(snapshot) = self.snapshot() else {
             return Ok(());
         };
@@ -278,7 +278,7 @@ impl DeltaLog {
     /// # Errors
     /// The engine's. The commit may have succeeded nevertheless: read the log and look for its
     /// transaction.
-    pub async fn commit(
+    pub(crate) async fn commit(
         &mut self,
         actions: Vec<Action>,
         number: u64,
@@ -322,13 +322,13 @@ impl DeltaLog {
     ///
     /// # Errors
     /// Storage, when it cannot be written.
-    pub fn sync(&self, version: u64) -> Result<()> {
+    pub(crate) fn sync(&self, version: u64) -> Result<()> {
         self.folder
             .sync(&[format!("{LOG_FOLDER}{version:020}.json")])
     }
 
     /// The error for a failure of the engine.
-    pub fn failed(&self, doing: &str, error: DeltaTableError) -> Error {
+    pub(crate) fn failed(&self, doing: &str, error: DeltaTableError) -> Error {
         let hint = storage_hint(&error);
         let hint =
             hint.unwrap_or("check its permissions and free space, and that its log is complete");
@@ -349,7 +349,7 @@ fn operation(snapshot: &DeltaTableState) -> DeltaOperation {
 }
 
 /// The action that adds a file.
-pub fn add(
+pub(crate) fn add(
     path: &str,
     partition: HashMap<String, Option<String>>,
     bytes: u64,
@@ -371,7 +371,7 @@ pub fn add(
 ///
 /// # Errors
 /// Internal, when a type has no counterpart.
-pub fn delta_schema(fields: impl IntoIterator<Item = Field>) -> Result<StructType> {
+pub(crate) fn delta_schema(fields: impl IntoIterator<Item = Field>) -> Result<StructType> {
     let schema = Schema::new(fields.into_iter().collect::<Vec<_>>());
     (&schema)
         .try_into_kernel()
@@ -423,7 +423,7 @@ fn delta_type(data_type: &DataType) -> Option<DataType> {
 ///
 /// # Errors
 /// Usage, naming `file` and the column that cannot be stored.
-pub fn delta_columns(file: &str, columns: Vec<Field>) -> Result<Vec<Field>> {
+pub(crate) fn delta_columns(file: &str, columns: Vec<Field>) -> Result<Vec<Field>> {
     let mut names = BTreeSet::new();
     for column in &columns {
         if !names.insert(column.name().to_lowercase()) {

@@ -22,7 +22,7 @@ use crate::types::column_type::cast_values;
 
 /// The digest of a partition's rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Digest {
+pub(crate) struct Digest {
     /// The number of rows.
     pub rows: u64,
     /// The sum of the rows' hashes.
@@ -31,7 +31,7 @@ pub struct Digest {
 
 /// The digests of a table's rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Digests {
+pub(crate) struct Digests {
     /// The digest of each partition, by relative folder; empty for an unpartitioned table.
     pub partitions: BTreeMap<String, Digest>,
     /// The number of rows of each day, as days since 1970, if the table has a day column.
@@ -42,7 +42,7 @@ pub struct Digests {
 
 /// The columns of a digest, as indices into the rows' schema.
 #[derive(Clone, Debug)]
-pub struct DigestColumns {
+pub(crate) struct DigestColumns {
     /// The partition columns, outermost first.
     pub partition_by: Vec<usize>,
     /// The day column, a DATE.
@@ -55,7 +55,7 @@ pub struct DigestColumns {
 ///
 /// # Errors
 /// Those of the streams; data, when a partition value is too long for a folder name.
-pub async fn digest(
+pub(crate) async fn digest(
     streams: Vec<SendableRecordBatchStream>,
     digest_columns: &DigestColumns,
 ) -> Result<Digests> {

@@ -16,7 +16,7 @@ const SEGMENT_BYTES_MAX: usize = 255;
 ///
 /// # Errors
 /// Data, when a value is too long for a folder name; internal, when it cannot be formatted.
-pub fn partition_folder(names: &[&str], columns: &[ArrayRef], row: usize) -> Result<String> {
+pub(crate) fn partition_folder(names: &[&str], columns: &[ArrayRef], row: usize) -> Result<String> {
     let segments = names
         .iter()
         .zip(columns)

@@ -27,7 +27,7 @@ const FLAG_BYTES: usize = 2;
 
 /// A published table whose partitions are rebuilt.
 #[derive(Debug)]
-pub struct PublishedTable {
+pub(crate) struct PublishedTable {
     table: Folder,
     files: HashMap<String, Vec<TableFile>>,
     /// The stored columns.
@@ -47,7 +47,7 @@ impl PublishedTable {
     ///
     /// # Errors
     /// Internal, when rows are not sorted by their stored columns.
-    pub fn new<'a>(
+    pub(crate) fn new<'a>(
         table: &Folder,
         listed: impl Iterator<Item = &'a TableFile>,
         order: &Order,
@@ -133,7 +133,7 @@ impl PublishedTable {
 }
 
 /// The rows of one partition after the run, sorted.
-pub struct Rebuilt<'a> {
+pub(crate) struct Rebuilt<'a> {
     new: Merge<'a>,
     existing: Existing<'a>,
     rows_before: u64,
@@ -188,7 +188,7 @@ impl<'a> Rebuilt<'a> {
     ///
     /// # Errors
     /// Data, when a file is missing or is not the one that was published.
-    pub async fn new(
+    pub(crate) async fn new(
         new: Merge<'a>,
         folder: &str,
         table: Option<&'a PublishedTable>,
@@ -228,7 +228,7 @@ impl<'a> Rebuilt<'a> {
     }
 
     /// The number of existing rows of the partition.
-    pub fn rows_before(&self) -> u64 {
+    pub(crate) fn rows_before(&self) -> u64 {
         self.rows_before
     }
 
@@ -237,7 +237,7 @@ impl<'a> Rebuilt<'a> {
     /// # Errors
     /// Data, when the partition is not as it was published; storage, when rows cannot be
     /// read.
-    pub async fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
+    pub(crate) async fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
         let merge = match &mut self.existing {
             Existing::Replaced => return self.new.next_batch(),
             Existing::NoPartition(table, folder) => {

@@ -34,7 +34,7 @@ use crate::table::partition_names::partition_folder;
 
 mod merge;
 
-pub use merge::{Merge, Sorted};
+pub(crate) use merge::{Merge, Sorted};
 
 /// The approximate size of a block of a run on disk.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -44,7 +44,7 @@ const BYTES_PER_ROW: usize = 24;
 
 /// The partition, sort and stored columns of a sorter, as indices into `schema`.
 #[derive(Debug)]
-pub struct Order {
+pub(crate) struct Order {
     schema: SchemaRef,
     partition_by: Vec<usize>,
     sort_by: Vec<usize>,
@@ -60,7 +60,7 @@ impl Order {
     ///
     /// # Errors
     /// Internal, when a column cannot be compared.
-    pub fn new(
+    pub(crate) fn new(
         schema: SchemaRef,
         partition_by: Vec<usize>,
         sort_by: Vec<usize>,
@@ -84,7 +84,7 @@ impl Order {
     }
 
     /// The schema of the stored columns.
-    pub fn stored_schema(&self) -> &SchemaRef {
+    pub(crate) fn stored_schema(&self) -> &SchemaRef {
         &self.stored_schema
     }
 
@@ -92,7 +92,7 @@ impl Order {
     ///
     /// # Errors
     /// Internal, when one of them is not stored.
-    pub fn sorted_by(&self) -> Result<Vec<usize>> {
+    pub(crate) fn sorted_by(&self) -> Result<Vec<usize>> {
         let index = |column: &usize| self.stored.iter().position(|stored| stored == column);
         let indices = self.sort_by.iter().map(index).collect::<Option<Vec<_>>>();
         indices.ok_or_else(|| Error::internal("rows are sorted by a column that is not stored"))
@@ -144,7 +144,7 @@ struct RowRef {
 }
 
 /// One thread's sorter.
-pub struct Sorter {
+pub(crate) struct Sorter {
     order: Arc<Order>,
     runtime: Arc<RuntimeEnv>,
     reservation: MemoryReservation,
@@ -169,7 +169,7 @@ struct Run {
 
 impl Sorter {
     /// An empty sorter that uses the memory pool and the spill disk of `runtime`.
-    pub fn new(order: Arc<Order>, runtime: Arc<RuntimeEnv>) -> Self {
+    pub(crate) fn new(order: Arc<Order>, runtime: Arc<RuntimeEnv>) -> Self {
         let reservation = MemoryConsumer::new("rows of a table")
             .with_can_spill(true)
             .register(&runtime.memory_pool);
@@ -190,7 +190,7 @@ impl Sorter {
     ///
     /// # Errors
     /// Storage, when the spill disk cannot be used.
-    pub fn push(&mut self, batch: &RecordBatch) -> Result<()> {
+    pub(crate) fn push(&mut self, batch: &RecordBatch) -> Result<()> {
         let keys = Order::rows(&self.order.keys, batch, &self.order.sort_by)?;
         let columns = Order::columns(batch, &self.order.stored);
         let rows = RecordBatch::try_new(Arc::clone(&self.order.stored_schema), columns)?;
@@ -357,7 +357,7 @@ fn sort(buffered: &[BufferedBatch], row_refs: Vec<RowRef>) -> Vec<RowRef> {
 }
 
 /// Copies the values of views, so that the buffers they share with other rows can be freed.
-pub fn compact(batch: &RecordBatch) -> Result<RecordBatch> {
+pub(crate) fn compact(batch: &RecordBatch) -> Result<RecordBatch> {
     let columns: Vec<ArrayRef> = batch
         .columns()
         .iter()
@@ -378,7 +378,7 @@ fn run_schema(stored: &Schema) -> SchemaRef {
 }
 
 /// The readers of one thread for the runs on disk, by run; each run is opened once.
-pub type Readers = HashMap<usize, FileReader<BufReader<File>>>;
+pub(crate) type Readers = HashMap<usize, FileReader<BufReader<File>>>;
 
 #[cfg(test)]
 mod tests {

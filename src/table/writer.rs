@@ -33,7 +33,7 @@ const DISTINCT_PERCENT: usize = 97;
 
 /// A file in staging.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StagedFile {
+pub(crate) struct StagedFile {
     /// The partition it belongs to, as a relative folder; empty for an unpartitioned table.
     pub partition: String,
     /// Its path relative to the staging folder.
@@ -46,7 +46,7 @@ pub struct StagedFile {
 
 /// Writes the files of a table to staging.
 #[derive(Clone, Debug)]
-pub struct TableWriter {
+pub(crate) struct TableWriter {
     /// The staging folder.
     pub staging: Folder,
     /// The folder of the files in staging.
@@ -57,7 +57,7 @@ pub struct TableWriter {
 
 /// A written partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Written {
+pub(crate) struct Written {
     /// The partition, as a relative folder.
     pub partition: String,
     /// The number of its rows before the run, from the footers of its files.
@@ -73,7 +73,7 @@ impl TableWriter {
     /// # Errors
     /// Storage, when staging cannot be written or rows cannot be read; data, when the partition
     /// is not what was published.
-    pub async fn write(
+    pub(crate) async fn write(
         &self,
         sorted: Sorted,
         table: Option<Arc<PublishedTable>>,
@@ -179,7 +179,7 @@ fn hardly_repeated_columns<'a>(
 
 /// The properties of a Parquet object: Snappy compression, and no dictionary for the columns
 /// `hardly_repeated`.
-pub fn parquet_properties(path: &str, hardly_repeated: &[&str]) -> WriterPropertiesBuilder {
+pub(crate) fn parquet_properties(path: &str, hardly_repeated: &[&str]) -> WriterPropertiesBuilder {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
         // So that no two files are equal, even with equal rows: see `crate::publish`.
@@ -199,7 +199,7 @@ pub fn parquet_properties(path: &str, hardly_repeated: &[&str]) -> WriterPropert
 ///
 /// # Errors
 /// Internal, when a type cannot be written.
-pub fn parquet_writer(
+pub(crate) fn parquet_writer(
     folder: &Folder,
     path: &str,
     schema: SchemaRef,
@@ -219,7 +219,7 @@ pub fn parquet_writer(
 ///
 /// # Errors
 /// Usage, naming `file` and the column that cannot be stored.
-pub fn check_columns<'a>(
+pub(crate) fn check_columns<'a>(
     file: &str,
     columns: impl Iterator<Item = &'a Field>,
     partition_by: &[String],
@@ -245,7 +245,11 @@ pub fn check_columns<'a>(
 }
 
 /// The error for a failed write of an object.
-pub fn write_error(folder: &Folder, path: &str, error: parquet::errors::ParquetError) -> Error {
+pub(crate) fn write_error(
+    folder: &Folder,
+    path: &str,
+    error: parquet::errors::ParquetError,
+) -> Error {
     let cause = Error::from(error);
     let failed = Error::storage(format!("cannot write {}", folder.describe(path)));
     let hint = cause

@@ -32,12 +32,12 @@ use chrono_tz::Tz;
 use crate::types::times::{DAY_NS, times_ns};
 
 /// The type names, for hints.
-pub const NAMES: &str = "BOOLEAN, TINYINT, SMALLINT, INTEGER, BIGINT (each also UNSIGNED), REAL, \
+pub(crate) const NAMES: &str = "BOOLEAN, TINYINT, SMALLINT, INTEGER, BIGINT (each also UNSIGNED), REAL, \
                          DOUBLE, DECIMAL(p, s), VARCHAR, DATE, TIMESTAMP(n) or TIMESTAMP(n) WITH \
                          TIME ZONE";
 
 /// Parses a type name, case-insensitively; `None` if it is unknown.
-pub fn parse_type(text: &str) -> Option<DataType> {
+pub(crate) fn parse_type(text: &str) -> Option<DataType> {
     let upper = text.trim().to_ascii_uppercase();
     if let Some(plain) = upper.strip_suffix("WITH TIME ZONE") {
         let DataType::Timestamp(unit, None) = parse_type(plain)? else {
@@ -81,7 +81,7 @@ pub fn parse_type(text: &str) -> Option<DataType> {
 }
 
 /// The narrowest type that represents all values of both; `None` if there is none.
-pub fn widen(a: &DataType, b: &DataType) -> Option<DataType> {
+pub(crate) fn widen(a: &DataType, b: &DataType) -> Option<DataType> {
     use DataType::*;
     fn integer(data_type: &DataType) -> Option<(bool, u8)> {
         Some(match data_type {
@@ -156,7 +156,7 @@ pub fn widen(a: &DataType, b: &DataType) -> Option<DataType> {
 }
 
 /// Whether every value of `from` fits `to`, so that no value needs to be checked.
-pub fn always_fits(from: &DataType, to: &DataType) -> bool {
+pub(crate) fn always_fits(from: &DataType, to: &DataType) -> bool {
     let is_number = |data_type: &DataType| {
         data_type.is_integer() || matches!(data_type, DataType::Decimal128(_, _))
     };
@@ -173,7 +173,7 @@ pub fn always_fits(from: &DataType, to: &DataType) -> bool {
 ///
 /// # Errors
 /// The index of the first value that does not fit.
-pub fn cast_values(values: &ArrayRef, to: &DataType) -> Result<ArrayRef, usize> {
+pub(crate) fn cast_values(values: &ArrayRef, to: &DataType) -> Result<ArrayRef, usize> {
     let from = values.data_type();
     if from == to {
         return Ok(Arc::clone(values));

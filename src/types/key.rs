@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Float32Type, Float64Type, TimeUnit};
 use crate::error::{Error, Result};
 
 /// The canonical type, in which the state stores values of a type.
-pub fn canonical(data_type: &DataType) -> DataType {
+pub(crate) fn canonical(data_type: &DataType) -> DataType {
     match data_type {
         DataType::Int8
         | DataType::Int16
@@ -31,7 +31,7 @@ pub fn canonical(data_type: &DataType) -> DataType {
 }
 
 /// Key values with -0.0 replaced by 0.0, which adding zero does.
-pub fn normalize_zeros(values: &ArrayRef) -> ArrayRef {
+pub(crate) fn normalize_zeros(values: &ArrayRef) -> ArrayRef {
     if let Some(floats) = values.as_primitive_opt::<Float64Type>() {
         return Arc::new(floats.unary::<_, Float64Type>(|float| float + 0.0));
     }
@@ -45,7 +45,11 @@ pub fn normalize_zeros(values: &ArrayRef) -> ArrayRef {
 ///
 /// # Errors
 /// Data, when a value does not fit: a timestamp finer than a microsecond.
-pub fn canonical_column(values: &ArrayRef, name: &str, data_type: &DataType) -> Result<ArrayRef> {
+pub(crate) fn canonical_column(
+    values: &ArrayRef,
+    name: &str,
+    data_type: &DataType,
+) -> Result<ArrayRef> {
     let cast_values = cast(values, data_type)?;
     if let DataType::Timestamp(TimeUnit::Nanosecond, _) = values.data_type()
         && cast(&cast_values, values.data_type())?.as_ref() != values.as_ref()

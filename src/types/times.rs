@@ -11,11 +11,11 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, TimeZone};
 use chrono_tz::Tz;
 
 /// Nanoseconds in a day.
-pub const DAY_NS: i128 = 86_400_000_000_000;
+pub(crate) const DAY_NS: i128 = 86_400_000_000_000;
 
 /// A timestamp's value in nanoseconds.
 #[inline]
-pub fn nanoseconds(value: i64, unit: TimeUnit) -> i128 {
+pub(crate) fn nanoseconds(value: i64, unit: TimeUnit) -> i128 {
     let factor = match unit {
         TimeUnit::Second => 1_000_000_000,
         TimeUnit::Millisecond => 1_000_000,
@@ -27,7 +27,7 @@ pub fn nanoseconds(value: i64, unit: TimeUnit) -> i128 {
 
 /// The day of an instant, as Arrow's `Date32`: days since 1970, UTC.
 #[inline]
-pub fn day_of(time_ns: i128) -> i32 {
+pub(crate) fn day_of(time_ns: i128) -> i32 {
     // A division of 64 bits is many times as fast as one of 128; 64 bits reach from 1677 to 2262.
     match i64::try_from(time_ns) {
         Ok(ns) => ns.div_euclid(DAY_NS as i64) as i32,
@@ -36,7 +36,7 @@ pub fn day_of(time_ns: i128) -> i32 {
 }
 
 /// Whether a column of this type can be read as times.
-pub fn is_time_type(data_type: &DataType) -> bool {
+pub(crate) fn is_time_type(data_type: &DataType) -> bool {
     matches!(
         data_type,
         DataType::Timestamp(_, _)
@@ -53,7 +53,7 @@ pub fn is_time_type(data_type: &DataType) -> bool {
 ///
 /// # Errors
 /// The index of the first value that is not a time.
-pub fn times_ns(column: &ArrayRef, zone: Tz) -> Result<Vec<Option<i128>>, usize> {
+pub(crate) fn times_ns(column: &ArrayRef, zone: Tz) -> Result<Vec<Option<i128>>, usize> {
     macro_rules! plain {
         ($kind:ty, $to_ns:expr) => {{
             let array = column.as_primitive::<$kind>();
@@ -127,7 +127,7 @@ fn texts_ns<'a>(
 ///
 /// # Errors
 /// As [`times_ns`].
-pub fn days_of(column: &ArrayRef, zone: Tz) -> Result<Date32Array, usize> {
+pub(crate) fn days_of(column: &ArrayRef, zone: Tz) -> Result<Date32Array, usize> {
     // These need no conversion to nanoseconds.
     macro_rules! by_unit {
         ($kind:ty, $per_day:expr) => {
@@ -155,7 +155,7 @@ pub fn days_of(column: &ArrayRef, zone: Tz) -> Result<Date32Array, usize> {
 /// Parses a time: `yyyy-MM-dd HH:mm:ss`, with up to nine digits of fraction, with `T` instead of
 /// the space, with a zone (`Z`, `+02`, `+02:00`) or without; or a date alone. A time without a zone
 /// is local time of `zone`. Returns nanoseconds since 1970 UTC.
-pub fn parse_time(text: &str, zone: Tz) -> Option<i128> {
+pub(crate) fn parse_time(text: &str, zone: Tz) -> Option<i128> {
     TimeParser::new(zone).parse(text)
 }
 

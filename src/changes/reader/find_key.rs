@@ -22,7 +22,11 @@ use crate::types::key::normalize_zeros;
 ///
 /// # Errors
 /// Data, when an input is damaged; storage, when one cannot be read.
-pub async fn find_key(changes: &Arc<Changes>, key: &[ArrayRef], threads: usize) -> Result<Winners> {
+pub(crate) async fn find_key(
+    changes: &Arc<Changes>,
+    key: &[ArrayRef],
+    threads: usize,
+) -> Result<Winners> {
     let schema = changes.raw_schema();
     let roles = changes.roles();
     let fields = roles

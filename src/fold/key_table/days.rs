@@ -7,7 +7,7 @@ use crate::changes::position::Position;
 use crate::error::{Error, Result};
 
 /// The entries that [`LaterDays::push`] wrote: day and position.
-pub fn entries<P: Position>(mut bytes: &[u8]) -> impl Iterator<Item = (Option<i32>, P)> {
+pub(super) fn entries<P: Position>(mut bytes: &[u8]) -> impl Iterator<Item = (Option<i32>, P)> {
     std::iter::from_fn(move || {
         let (day, rest) = bytes.split_first_chunk()?;
         let (position, rest) = P::pull(rest)?;
@@ -29,7 +29,7 @@ fn known_day(day: i32) -> Option<i32> {
 /// The last change of a key and day. A key has one itself; those of further days, which most keys
 /// do not have, are linked behind it in [`LaterDays`].
 #[derive(Clone, Debug)]
-pub struct LastChange<P> {
+pub(super) struct LastChange<P> {
     position: P,
     day: i32,
     next: u32,
@@ -38,7 +38,7 @@ pub struct LastChange<P> {
 impl<P: Position> LastChange<P> {
     /// The first change of a key.
     #[inline]
-    pub fn first(day: Option<i32>, position: P) -> Self {
+    pub(super) fn first(day: Option<i32>, position: P) -> Self {
         LastChange {
             position,
             day: day.unwrap_or(NO_DAY),
@@ -48,14 +48,14 @@ impl<P: Position> LastChange<P> {
 
     /// Brings it near, for what comes next.
     #[inline]
-    pub fn fetch(&self) -> u64 {
+    pub(super) fn fetch(&self) -> u64 {
         self.day as u64
     }
 }
 
 /// The last changes of keys' further days.
 #[derive(Debug, Default)]
-pub struct LaterDays<P> {
+pub(super) struct LaterDays<P> {
     changes: Vec<LastChange<P>>,
     heap_bytes: usize,
 }
@@ -66,7 +66,12 @@ impl<P: Position> LaterDays<P> {
     /// # Errors
     /// Usage, when there are too many.
     #[inline]
-    pub fn add(&mut self, first: &mut LastChange<P>, day: Option<i32>, position: P) -> Result<()> {
+    pub(super) fn add(
+        &mut self,
+        first: &mut LastChange<P>,
+        day: Option<i32>,
+        position: P,
+    ) -> Result<()> {
         let day = day.unwrap_or(NO_DAY);
         if first.day == day {
             keep_later(&mut first.position, position);
@@ -101,7 +106,7 @@ impl<P: Position> LaterDays<P> {
     }
 
     /// A key's changes, in no order.
-    pub fn of<'a>(
+    pub(super) fn of<'a>(
         &'a self,
         first: &'a LastChange<P>,
     ) -> impl Iterator<Item = (Option<i32>, &'a P)> {
@@ -114,7 +119,7 @@ impl<P: Position> LaterDays<P> {
     }
 
     /// Appends a key's changes to bytes that [`entries`] reads.
-    pub fn push(&self, first: &LastChange<P>, bytes: &mut Vec<u8>) {
+    pub(super) fn push(&self, first: &LastChange<P>, bytes: &mut Vec<u8>) {
         for (day, position) in self.of(first) {
             bytes.extend_from_slice(&day.unwrap_or(NO_DAY).to_le_bytes());
             position.push(bytes);
@@ -122,19 +127,19 @@ impl<P: Position> LaterDays<P> {
     }
 
     /// How many there are.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.changes.len()
     }
 
     /// The memory that it holds.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.changes.capacity() * size_of::<LastChange<P>>() + self.heap_bytes
     }
 }
 
 /// Keeps the later of two changes, tied if only file and row decide.
 #[inline]
-pub fn keep_later<P: Position>(kept: &mut P, position: P) {
+pub(crate) fn keep_later<P: Position>(kept: &mut P, position: P) {
     let tied = kept.same_order(&position);
     if kept.is_before(&position) {
         *kept = position;

@@ -20,7 +20,7 @@ const HEADER_FIELDS_MAX: usize = 1 << 16;
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// One field of a record.
-pub struct Field {
+pub(crate) struct Field {
     /// The end of its text in [`Records::bytes`].
     end: usize,
     /// Whether it is quoted.
@@ -32,7 +32,7 @@ pub struct Field {
 }
 
 /// The records of a file, one at a time.
-pub struct Records<'a, R> {
+pub(crate) struct Records<'a, R> {
     name: &'a str,
     input: R,
     reader: Box<Reader>,
@@ -65,7 +65,7 @@ pub struct Records<'a, R> {
 
 impl<'a, R: Read> Records<'a, R> {
     /// A reader at the start of the file `name`; with `unquoted`, quotes are ordinary text.
-    pub fn new(name: &'a str, input: R, unquoted: bool) -> Self {
+    pub(crate) fn new(name: &'a str, input: R, unquoted: bool) -> Self {
         let mut reader = ReaderBuilder::new();
         // A carriage return before the line feed is removed here: elsewhere it is text.
         reader.terminator(Terminator::Any(b'\n')).quoting(!unquoted);
@@ -94,7 +94,7 @@ impl<'a, R: Read> Records<'a, R> {
     ///
     /// # Errors
     /// Data, when there is no line, or it is not a list of distinct names.
-    pub fn header(&mut self) -> Result<Vec<String>> {
+    pub(crate) fn header(&mut self) -> Result<Vec<String>> {
         let name = self.name;
         let wrong = |why: &str| {
             Error::data(format!("{name} {why}"))
@@ -145,7 +145,7 @@ impl<'a, R: Read> Records<'a, R> {
     /// # Errors
     /// Data, when the record is too long or the file cannot be decompressed; storage, when the file
     /// cannot be fetched.
-    pub fn next_record(&mut self) -> Result<Option<u64>> {
+    pub(crate) fn next_record(&mut self) -> Result<Option<u64>> {
         if !std::mem::replace(&mut self.is_started, true) {
             self.skip_byte_order_mark()?;
         }
@@ -273,23 +273,23 @@ impl<'a, R: Read> Records<'a, R> {
     }
 
     /// A field's text; `None` where it is not UTF-8.
-    pub fn text(&self, number: usize) -> Option<&str> {
+    pub(crate) fn text(&self, number: usize) -> Option<&str> {
         std::str::from_utf8(self.raw(number)).ok()
     }
 
     /// Whether the file ended inside a quoted field.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         let last = self.fields.last();
         self.is_cut_off && last.is_some_and(|field| field.is_quoted && !field.is_closed)
     }
 
     /// The size of the buffered text of the current record, in bytes.
-    pub fn text_bytes(&self) -> usize {
+    pub(crate) fn text_bytes(&self) -> usize {
         self.bytes.len()
     }
 
     /// The text of all buffered fields, with U+FFFD for bytes that are not UTF-8.
-    pub fn lossy_texts(&self) -> Vec<Option<String>> {
+    pub(crate) fn lossy_texts(&self) -> Vec<Option<String>> {
         let fields = (0..self.fields.len()).map(|number| self.raw(number));
         let texts = fields.map(|raw| Some(String::from_utf8_lossy(raw).into_owned()));
         texts.collect()
@@ -297,7 +297,7 @@ impl<'a, R: Read> Records<'a, R> {
 }
 
 /// The error for a file that cannot be decompressed or fetched.
-pub fn unreadable(name: &str, error: std::io::Error) -> Error {
+pub(crate) fn unreadable(name: &str, error: std::io::Error) -> Error {
     if let Some(ours) = error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<Error>())

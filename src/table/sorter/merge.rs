@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::table::sorter::{BufferedBatch, Order, Readers, RowRef, Run, Sorter, run_schema, sort};
 
 /// The rows of several sorters, to be read by partition.
-pub struct Sorted {
+pub(crate) struct Sorted {
     pub(super) buffered: Vec<BufferedBatch>,
     pub(super) row_refs: BTreeMap<String, Vec<RowRef>>,
     pub(super) counts: BTreeMap<String, u64>,
@@ -32,7 +32,7 @@ pub struct Sorted {
 
 impl Sorted {
     /// Combines the rows of sorters of one order.
-    pub fn new(order: &Order, sorters: Vec<Sorter>) -> Self {
+    pub(crate) fn new(order: &Order, sorters: Vec<Sorter>) -> Self {
         let mut sorted = Sorted {
             buffered: Vec::new(),
             row_refs: BTreeMap::new(),
@@ -65,17 +65,17 @@ impl Sorted {
     }
 
     /// The schema of the rows.
-    pub fn schema(&self) -> &SchemaRef {
+    pub(crate) fn schema(&self) -> &SchemaRef {
         &self.stored
     }
 
     /// The number of rows of each partition, by folder, ascending.
-    pub fn counts(&self) -> &BTreeMap<String, u64> {
+    pub(crate) fn counts(&self) -> &BTreeMap<String, u64> {
         &self.counts
     }
 
     /// The folders of the partitions, ascending.
-    pub fn partitions(&self) -> Vec<String> {
+    pub(crate) fn partitions(&self) -> Vec<String> {
         self.counts.keys().cloned().collect()
     }
 
@@ -83,7 +83,7 @@ impl Sorted {
     ///
     /// # Errors
     /// Storage, when spilled rows cannot be read.
-    pub fn rows<'a>(&'a self, folder: &str, readers: &'a mut Readers) -> Result<Merge<'a>> {
+    pub(crate) fn rows<'a>(&'a self, folder: &str, readers: &'a mut Readers) -> Result<Merge<'a>> {
         let mut cursors = Vec::new();
         for (number, run) in self.runs.iter().enumerate() {
             if let Some(blocks) = run.blocks.get(folder) {
@@ -187,7 +187,7 @@ impl Cursor<'_> {
 }
 
 /// The rows of one partition, merged in order, batch by batch.
-pub struct Merge<'a> {
+pub(crate) struct Merge<'a> {
     pub(super) readers: &'a mut Readers,
     pub(super) cursors: Vec<Cursor<'a>>,
     /// A heap of the cursors with rows left; the one with the least key is first.
@@ -202,7 +202,7 @@ pub struct Merge<'a> {
 
 impl Merge<'_> {
     /// Adds the keys as a last column: bytes that compare as the rows do.
-    pub fn with_keys(mut self) -> Self {
+    pub(crate) fn with_keys(mut self) -> Self {
         self.keys = Some(BinaryBuilder::new());
         self
     }
@@ -211,7 +211,7 @@ impl Merge<'_> {
     ///
     /// # Errors
     /// Storage, when spilled rows cannot be read.
-    pub fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
+    pub(crate) fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
         while self.picked.len() < BATCH_ROWS
             && let Some(top) = self.heap.first().copied()
         {
