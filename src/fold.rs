@@ -273,3 +273,97 @@ impl Counts {
         self.keys += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+    use chrono::DateTime;
+    use parquet::arrow::ArrowWriter;
+
+    use super::*;
+    use crate::engine::resources::Resources;
+    use crate::engine::session::{BATCH_ROWS, runtime, session};
+    use crate::engine::spill::SpillFolder;
+    use crate::raw::bad_rows::BadRows;
+    use crate::raw::discover::discover_all;
+    use crate::raw::open::Opening;
+    use crate::raw::schema_changes::KnownColumns;
+    use crate::store::Stores;
+
+    const PIPELINE: &str = r#"
+name = "twice"
+key = ["id"]
+[raw]
+url = "raw"
+order_by = ["ts"]
+on_bad_row = "quarantine"
+[curated]
+url = "lake"
+"#;
+
+    /// A file whose fourth row is bad.
+    fn write_raw(folder: &Path) {
+        let ids = Int64Array::from(vec![1, 2, 1, 3, 2]);
+        let times = ["01", "02", "03", "04", "05"].map(|day| format!("2020-01-{day} 00:00:00"));
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            (
+                "Op",
+                Arc::new(StringArray::from(vec!["I", "I", "U", "X", "D"])),
+            ),
+            ("id", Arc::new(ids)),
+            ("ts", Arc::new(StringArray::from(times.to_vec()))),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).expect("a batch");
+        let file = std::fs::File::create(folder.join("20200101-000000000.parquet"));
+        let mut writer =
+            ArrowWriter::try_new(file.expect("a file"), batch.schema(), None).expect("a writer");
+        writer.write(&batch).expect("written");
+        writer.close().expect("closed");
+    }
+
+    #[tokio::test]
+    async fn a_relation_that_is_scanned_twice_counts_each_scan_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("raw")).expect("a folder");
+        write_raw(&folder.path().join("raw"));
+        std::fs::write(folder.path().join("pipeline.toml"), PIPELINE).expect("written");
+        std::fs::write(folder.path().join("curated.sql"), "SELECT id FROM latest")
+            .expect("written");
+        let pipeline = Pipeline::read(folder.path(), &[]).expect("a pipeline");
+        let resources = Resources {
+            memory_bytes: 200_000_000,
+            spill_dir: folder.path().join("spill"),
+            spill_bytes_max: u64::MAX,
+            threads: 2,
+        };
+        let spill = SpillFolder::create(&resources.spill_dir, "run").expect("a folder");
+        let runtime = runtime(&resources, &spill).expect("a runtime");
+        let raw = [Stores::default()
+            .open(&pipeline.raw.urls[0])
+            .expect("a folder")];
+        let inputs = discover_all(&raw, &pipeline.raw).await.expect("inputs");
+        let bad_rows = Arc::new(BadRows::new(10));
+        let opening = Opening::new(&raw, &pipeline.raw, &resources, &runtime, &bad_rows);
+        let known = KnownColumns::default();
+        let opened = Changes::open(inputs, opening, &pipeline, &known, BATCH_ROWS).await;
+        let changes = Arc::new(opened.expect("opened").0);
+        let context = session(&runtime, 2);
+        for scan in ["first", "second"] {
+            let folded = fold(&context, &changes, &pipeline, 2)
+                .await
+                .expect("folded");
+            let counts = &folded.pass_one;
+            assert_eq!((folded.keys, folded.key_days), (2, 4), "{scan}");
+            assert_eq!(
+                (counts.rows_folded(), counts.bad_rows().count()),
+                (4, 1),
+                "{scan}"
+            );
+            assert_eq!(counts.rows_outside(), 0, "{scan}");
+            let newest = DateTime::parse_from_rfc3339("2020-01-05T00:00:00Z").expect("a time");
+            assert_eq!(counts.newest_commit_time(), Some(newest.to_utc()), "{scan}");
+        }
+    }
+}

@@ -47,6 +47,37 @@ fn logs_go_to_stderr_and_say_what_each_aggregate_replaced() {
 }
 
 #[test]
+fn the_plan_of_the_fold_is_logged_with_its_metrics() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plan = |flag: &str| {
+        let output =
+            fixtures_program("cust_loyalty", folder.path(), "2019-12-12", "2019-12-16").arg(flag);
+        let lines = output.succeed().stderr;
+        let lines = lines
+            .lines()
+            .filter(|line| line.contains("plan of pass one"));
+        lines.map(String::from).collect::<Vec<_>>()
+    };
+    assert!(plan("-v").is_empty());
+    let lines = plan("-vv");
+    let node = lines
+        .iter()
+        .find(|line| line.contains("FoldExec: key=[cust_id@"))
+        .expect("a node");
+    for metric in [
+        "input_rows=36",
+        "output_rows=14",
+        "spilled_bytes=0",
+        "peak_mem_used=",
+    ] {
+        assert!(node.contains(metric), "{metric} in {node}");
+    }
+    let is_grouping =
+        |line: &String| line.contains("AggregateExec") || line.contains("Repartition");
+    assert!(!lines.iter().any(is_grouping), "{lines:?}");
+}
+
+#[test]
 fn every_line_of_a_log_names_its_run() {
     let lab = lab_after_a_good_run();
     let output = both_windows(&lab)
