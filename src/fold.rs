@@ -143,6 +143,8 @@ async fn fold_positions<P: Position>(
         .collect::<Result<Vec<_>>>()?;
     let sql = SQL.replace("{key}", &key_columns.join(", "));
     let plan = context.sql(&sql).await?.create_physical_plan().await?;
+    // Sessions share their tables, and `curated.sql` must not see this one.
+    context.deregister_table("changes")?;
 
     let bitmap = Arc::new(RowBitmap::new(changes.ordinal_counts()));
     let streams = execute_stream_partitioned(Arc::clone(&plan), context.task_ctx())?;
