@@ -101,27 +101,27 @@ fn a_query_that_does_not_plan_is_refused_with_the_reason() {
     assert_snapshot!(messages, @r#"
     SELECT id, categori, event_dt FROM latest
     exit 2
-    error: [folder]/pipeline/curated.sql does not plan: Schema error: No field named categori. Did you mean 'latest.category'?
+    error: cannot plan [folder]/pipeline/curated.sql: Schema error: No field named categori. Did you mean 'latest.category'?
     hint: the query can read the relation `latest`: the raw columns and `event_dt`; declare a column that no file of the window has in `[raw.columns]`
 
     SELECT id, category, event_dt FROM changes
     exit 2
-    error: [folder]/pipeline/curated.sql does not plan: Error during planning: table 'datafusion.public.changes' not found
+    error: cannot plan [folder]/pipeline/curated.sql: Error during planning: table 'datafusion.public.changes' not found
     hint: the query can read the relation `latest`: the raw columns and `event_dt`; declare a column that no file of the window has in `[raw.columns]`
 
     SELECT id category event_dt FROM latest
     exit 2
-    error: [folder]/pipeline/curated.sql does not plan: SQL error: ParserError("Expected: end of statement, found: event_dt at Line: 1, Column: 20")
+    error: cannot plan [folder]/pipeline/curated.sql: SQL error: ParserError("Expected: end of statement, found: event_dt at Line: 1, Column: 20")
     hint: the query can read the relation `latest`: the raw columns and `event_dt`; declare a column that no file of the window has in `[raw.columns]`
 
     SELECT id, no_such(category) AS category, event_dt FROM latest
     exit 2
-    error: [folder]/pipeline/curated.sql does not plan: Error during planning: Invalid function 'no_such'.
+    error: cannot plan [folder]/pipeline/curated.sql: Error during planning: Invalid function 'no_such'.
     hint: the query can read the relation `latest`: the raw columns and `event_dt`; declare a column that no file of the window has in `[raw.columns]`
 
 
     exit 2
-    error: [folder]/pipeline/curated.sql does not plan: Error during planning: No SQL statements were provided in the query string
+    error: cannot plan [folder]/pipeline/curated.sql: Error during planning: No SQL statements were provided in the query string
     hint: the query can read the relation `latest`: the raw columns and `event_dt`; declare a column that no file of the window has in `[raw.columns]`
     "#);
 }
@@ -221,12 +221,12 @@ fn a_curated_query_without_its_partition_column_is_refused() {
     SELECT id, note, event_dt FROM latest
     exit 2
     error: [folder]/pipeline/curated.sql lacks the partition column `category`
-    hint: select it, or mend `curated.partition_by`; its columns: id, note, event_dt
+    hint: select it, or correct `curated.partition_by`; columns of the query: id, note, event_dt
 
     SELECT id, note, category AS class, event_dt FROM latest
     exit 2
     error: [folder]/pipeline/curated.sql lacks the partition column `category`
-    hint: select it, or mend `curated.partition_by`; its columns: id, note, class, event_dt
+    hint: select it, or correct `curated.partition_by`; columns of the query: id, note, class, event_dt
     ");
 }
 
@@ -242,28 +242,28 @@ fn a_curated_query_that_does_not_pass_the_key_through_is_refused() {
     assert_snapshot!(messages, @"
     SELECT note, category, event_dt FROM latest
     exit 2
-    error: [folder]/pipeline/curated.sql does not pass the key column `id` through
-    hint: select it under its own name; its columns: note, category, event_dt
+    error: [folder]/pipeline/curated.sql does not return the key column `id` unchanged
+    hint: select it under its own name; columns of the query: note, category, event_dt
 
     SELECT id AS customer, note, category, event_dt FROM latest
     exit 2
-    error: [folder]/pipeline/curated.sql does not pass the key column `id` through
-    hint: select it under its own name; its columns: customer, note, category, event_dt
+    error: [folder]/pipeline/curated.sql does not return the key column `id` unchanged
+    hint: select it under its own name; columns of the query: customer, note, category, event_dt
 
     SELECT id + 1 AS id, note, category, event_dt FROM latest
     exit 2
-    error: [folder]/pipeline/curated.sql does not pass the key column `id` through
-    hint: it is Int64: select it as it is, or cast it so that different keys stay different; `[raw.columns]` can give it another type
+    error: [folder]/pipeline/curated.sql does not return the key column `id` unchanged
+    hint: its type is Int64: select it unchanged, or cast it so that different keys stay different; `[raw.columns]` can give it another type
 
     SELECT CAST(id AS INT) AS id, note, category, event_dt FROM latest
     exit 2
-    error: [folder]/pipeline/curated.sql does not pass the key column `id` through
-    hint: it is Int64: select it as it is, or cast it so that different keys stay different; `[raw.columns]` can give it another type
+    error: [folder]/pipeline/curated.sql does not return the key column `id` unchanged
+    hint: its type is Int64: select it unchanged, or cast it so that different keys stay different; `[raw.columns]` can give it another type
 
     SELECT note AS id, category, event_dt FROM latest
     exit 2
-    error: [folder]/pipeline/curated.sql does not pass the key column `id` through
-    hint: it is Int64: select it as it is, or cast it so that different keys stay different; `[raw.columns]` can give it another type
+    error: [folder]/pipeline/curated.sql does not return the key column `id` unchanged
+    hint: its type is Int64: select it unchanged, or cast it so that different keys stay different; `[raw.columns]` can give it another type
     ");
 }
 
@@ -285,7 +285,7 @@ fn aggregation(lab: &Lab) -> Program {
 fn an_aggregate_that_does_not_plan_is_refused() {
     assert_snapshot!(refusal_of_daily_sql("SELECT days FROM history"), @"
     exit 2
-    error: [folder]/pipeline/daily.sql does not plan: Schema error: No field named days.
+    error: cannot plan [folder]/pipeline/daily.sql: Schema error: No field named days.
     hint: the query can read `history` and `curated`, and use $start_date and $end_date
     ");
 }
@@ -296,7 +296,7 @@ fn an_aggregate_without_its_day_column_is_refused() {
     assert_snapshot!(refusal_of_daily_sql(&daily), @"
     exit 2
     error: [folder]/pipeline/daily.sql lacks the day column `dt`
-    hint: select it, or mend `aggregate.day`; its columns: day, customers
+    hint: select it, or correct `aggregate.day`; columns of the query: day, customers
     ");
 }
 
@@ -324,7 +324,7 @@ fn a_table_that_parquet_cannot_hold_is_refused_before_anything_is_published() {
                 WHERE event_dt >= $start_date AND event_dt < $end_date";
     assert_snapshot!(refused("daily.sql", days), @"
     exit 2
-    error: [folder]/pipeline/daily.sql has no columns but partition columns
+    error: [folder]/pipeline/daily.sql has only partition columns
     ");
     let null = CURATED.replace("CAST(note AS VARCHAR)", "NULL");
     assert_snapshot!(refused("curated.sql", &null), @"
@@ -371,13 +371,13 @@ fn a_window_that_does_not_start_before_its_end_is_refused() {
     assert_snapshot!(refusal(&lab, same), @"
     exit 2
     error: start 2019-12-12T00:00:00Z is not before end 2019-12-12T00:00:00Z: the end is exclusive, so the window is empty
-    hint: the end is not part of the window: 2019-04-01 to 2019-04-02 is one day
+    hint: the end is exclusive: 2019-04-01 to 2019-04-02 is one day
     ");
     let swapped = lab.program_for("run", "2019-12-14", "2019-12-12T06:00:00Z");
     assert_snapshot!(refusal(&lab, swapped), @"
     exit 2
     error: start 2019-12-14T00:00:00Z is not before end 2019-12-12T06:00:00Z: the end is exclusive, so the window is empty
-    hint: the end is not part of the window: 2019-04-01 to 2019-04-02 is one day
+    hint: the end is exclusive: 2019-04-01 to 2019-04-02 is one day
     ");
 }
 
@@ -483,7 +483,7 @@ fn a_folder_with_files_of_somebody_else_is_not_taken() {
     assert_snapshot!(refusal(&lab, both_windows_elsewhere(&lab)), @"
     exit 2
     error: [folder]/lake/others holds files that no run of this pipeline wrote, such as archive/2018.csv
-    hint: point `curated.url` at an empty folder, or take the files away
+    hint: set `curated.url` to an empty folder, or move the files elsewhere
     ");
 }
 

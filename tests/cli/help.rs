@@ -139,31 +139,31 @@ fn help_is_the_manual() {
     Usage: glueless [OPTIONS] <COMMAND>
 
     Commands:
-      run          Curate, then aggregate
-      curate       The curated table only
-      aggregate    The aggregates only
-      backfill     Window after window
-      catch-up     What was never folded
-      rebuild      Everything again, from raw
-      plan         What a run would do
-      runs         What was done
-      verify       Whether the table is right
-      explain-key  The changes of one key
+      run          Update the curated table and its aggregates
+      curate       Update the curated table only
+      aggregate    Recompute the aggregates only
+      backfill     Run a span window by window
+      catch-up     Fold what no run has folded yet
+      rebuild      Rebuild all tables from raw
+      plan         Show what a run would do
+      runs         List past runs
+      verify       Check the tables against raw
+      explain-key  Show the changes of one key
       help         Print this message or the help of the given subcommand(s)
 
     Options:
       -v, --verbose...
-              Log more: the files that are read, and what each step makes of them
+              Log more: the files that are read, and the result of each step
 
       -q, --quiet
-              Log nothing but the error of a command that fails
+              Log only the error when a command fails
 
           --log-format <FORMAT>
-              How log lines look. Both name the run
+              Format of log lines. Both formats name the run
 
               Possible values:
               - text: Time, level, run and message
-              - json: One object of JSON per line
+              - json: One JSON object per line
               
               [default: text]
 
@@ -231,17 +231,17 @@ fn help_is_the_manual() {
               Write what Prometheus is to know of each pipeline's last run to this file, for the node exporter's textfile collector (a name that ends in .prom). It is replaced in one step; what other runs wrote of other pipelines stays
 
       -v, --verbose...
-              Log more: the files that are read, and what each step makes of them
+              Log more: the files that are read, and the result of each step
 
       -q, --quiet
-              Log nothing but the error of a command that fails
+              Log only the error when a command fails
 
           --log-format <FORMAT>
-              How log lines look. Both name the run
+              Format of log lines. Both formats name the run
 
               Possible values:
               - text: Time, level, run and message
-              - json: One object of JSON per line
+              - json: One JSON object per line
               
               [default: text]
 
