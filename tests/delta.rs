@@ -293,7 +293,7 @@ fn a_log_that_knows_more_than_the_state_is_found() {
         assert_eq!(error.kind.exit_code(), 65);
         let message = error.to_string();
         assert!(
-            message.contains("knows later runs than the pipeline's state"),
+            message.contains("has later runs than the pipeline's state"),
             "{message}"
         );
     }
@@ -455,7 +455,7 @@ fn what_a_delta_table_cannot_hold_is_refused_before_anything_is_written() {
         ),
         (
             "SELECT id, v, upper(cat) AS \"V\" FROM latest",
-            "another column has the name `V` but for its case",
+            "two columns are named `V` except for case",
         ),
         (
             "SELECT id, v AS \"my value\" FROM latest",

@@ -338,7 +338,7 @@ fn bad_lines_of_csv_are_put_aside_with_their_number() {
     assert_eq!(
         found,
         [
-            ["2", "n", "is not of its type, Int32"],
+            ["2", "n", "does not fit its type, Int32"],
             ["3", "", "has 2 fields where 5 are expected"],
             ["4", "Op", "is none of I, U, D"],
             ["5", "Op", "has an unexpected quote"],
