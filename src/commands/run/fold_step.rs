@@ -25,7 +25,7 @@ use crate::table::TableFile;
 use crate::types::day_counts::DayCounts;
 
 impl Run<'_> {
-    /// What the inputs are folded onto.
+    /// The target that the inputs are folded onto.
     fn onto(&self) -> Onto {
         match self.task {
             Task::Rebuild { accept_missing } => Onto::Empty { accept_missing },
@@ -55,7 +55,7 @@ impl Run<'_> {
         };
         if step == Step::CatchUp {
             if inputs.is_empty() {
-                return self.catch_up_with_nothing(attempt, absent).await;
+                return self.commit_empty_catch_up(attempt, absent).await;
             }
         } else if !inputs
             .iter()
@@ -63,7 +63,7 @@ impl Run<'_> {
         {
             info!("no inputs in the window {}", self.window);
             report.note.get_or_insert("no inputs in the window".into());
-            // What appears in this window from now on is late.
+            // Record the window: files that appear in it from now on are late.
             return self
                 .commit_and_publish(attempt, Step::Curate, absent, None, vec![], &[])
                 .await;
