@@ -60,7 +60,7 @@ pub struct Planned {
 /// The estimated cost of a run, from the earlier run with the closest input size.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Estimate {
-    /// Wall time: that run's, scaled up if there are scale bytes.
+    /// Wall time: that run's, scaled up if there are more bytes.
     pub seconds: f64,
     /// Memory: that run's, bounded by its limit.
     pub peak_memory_bytes: u64,
