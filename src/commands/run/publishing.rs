@@ -46,32 +46,10 @@ impl Run<'_> {
         plans: &[(String, Plan)],
     ) -> Result<(), NotCommitted> {
         self.open.run_context.meter.measure(&mut attempt.report);
-        let newest = attempt.report.newest_commit_time;
-        let run = ledger::Run {
-            commit: attempt.commit,
-            run_id: attempt.run_id.clone(),
-            command: step,
-            start: self.window.start,
-            end: self.window.end,
-            tables: plans.iter().map(|(name, _)| name.clone()).collect(),
-            days,
-            by_rows: self.open.run_context.pipeline.raw.window_by == WindowBy::Commit,
-            aggregated: attempt.aggregated.take(),
-            at: self.open.run_context.now,
-            seconds: attempt.report.seconds,
-            newest_us: newest.map(|newest| newest.timestamp_micros()),
-            counts: attempt.report.counts(),
-        };
+        let run = self.run_record(attempt, step, days, plans);
         records.insert(0, Record::Run(Box::new(run)));
         for (name, plan) in plans {
-            records.extend(plan.removes.iter().map(|path| Record::Removed {
-                table: name.clone(),
-                path: path.clone(),
-            }));
-            records.extend(plan.added().map(|file| Record::File {
-                table: name.clone(),
-                file: file.clone(),
-            }));
+            records.extend(file_records(name, plan));
             let staged = plan.added().filter_map(|file| file.staged.clone());
             let staged: Vec<String> = staged.collect();
             self.open.output(name)?.staging.sync(&staged)?;
@@ -99,6 +77,42 @@ impl Run<'_> {
         {
             warn!("cannot remove unused files in quarantine: {error}");
         }
+        self.publish_committed(attempt, listing).await
+    }
+
+    /// The ledger's record of a run.
+    fn run_record(
+        &self,
+        attempt: &mut Attempt,
+        step: Step,
+        days: Vec<NaiveDate>,
+        plans: &[(String, Plan)],
+    ) -> ledger::Run {
+        let newest = attempt.report.newest_commit_time;
+        ledger::Run {
+            commit: attempt.commit,
+            run_id: attempt.run_id.clone(),
+            command: step,
+            start: self.window.start,
+            end: self.window.end,
+            tables: plans.iter().map(|(name, _)| name.clone()).collect(),
+            days,
+            by_rows: self.open.run_context.pipeline.raw.window_by == WindowBy::Commit,
+            aggregated: attempt.aggregated.take(),
+            at: self.open.run_context.now,
+            seconds: attempt.report.seconds,
+            newest_us: newest.map(|newest| newest.timestamp_micros()),
+            counts: attempt.report.counts(),
+        }
+    }
+
+    /// Publishes a committed attempt, and removes its announcement.
+    async fn publish_committed(
+        &self,
+        attempt: &mut Attempt,
+        listing: Option<Vec<String>>,
+    ) -> Result<(), NotCommitted> {
+        let state = &attempt.state;
         let published = match state.ledger.run(&attempt.run_id) {
             Some(run) => self.open.publish(state, run, listing).await,
             None => Err(Error::internal("the run is not in the ledger")),
@@ -122,6 +136,19 @@ impl Run<'_> {
             in_doubt: true,
         })
     }
+}
+
+/// The ledger records of the files that a plan removes and adds.
+fn file_records(table: &str, plan: &Plan) -> Vec<Record> {
+    let removed = plan.removes.iter().map(|path| Record::Removed {
+        table: table.into(),
+        path: path.clone(),
+    });
+    let added = plan.added().map(|file| Record::File {
+        table: table.into(),
+        file: file.clone(),
+    });
+    removed.chain(added).collect()
 }
 
 impl OpenPipeline<'_> {
