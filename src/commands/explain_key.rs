@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, StringArray};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use chrono::NaiveDate;
+use datafusion::prelude::SessionContext;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use serde::Serialize;
@@ -25,6 +26,7 @@ use crate::raw::bad_rows::BadRows;
 use crate::raw::discover;
 use crate::raw::open::Opening;
 use crate::state::State;
+use crate::store::Folder;
 use crate::types::column_type::cast_values;
 use crate::types::key::normalize_zeros;
 
@@ -125,36 +127,11 @@ async fn explain(open: &OpenPipeline<'_>, state: &State, key: &[String]) -> Resu
     let threads = run_context.resources.threads;
     span_of(state, "explain")?;
     let folders = run_context.raw()?;
-    let inputs = discover::discover_all(&folders, &pipeline.raw).await?;
-    let missing: Vec<_> = discover::missing_files(state.ledger.inputs.values(), &inputs).collect();
     let mut explained = Explained {
         pipeline: pipeline.name.clone(),
         ..Default::default()
     };
-    if let Some(missing) = describe_missing(&missing) {
-        explained.notes.push(format!(
-            "{missing}: their changes are not listed, and may be later than those listed"
-        ));
-    }
-    let bad_rows = Arc::new(BadRows::new(match pipeline.raw.on_bad_row {
-        OnBad::Fail => 0,
-        // Nothing is written to quarantine by this command.
-        OnBad::Quarantine => u64::MAX,
-    }));
-    let resources = run_context.resources;
-    let opening = Opening::new(&folders, &pipeline.raw, resources, &open.runtime, &bad_rows);
-    let known = match &state.ledger.contract {
-        Some(contract) => contract.known_columns()?,
-        None => Default::default(),
-    };
-    let opened = Changes::open(inputs, opening, pipeline, &known, BATCH_ROWS).await?;
-    let (changes, unopened) = (Arc::new(opened.0), opened.1);
-    for (input, error) in &unopened {
-        let name = folders[input.file.location].describe(&input.file.path);
-        explained
-            .notes
-            .push(format!("{name} was not searched: {error}"));
-    }
+    let changes = open_changes(open, state, &folders, &mut explained.notes).await?;
     explained.files = changes.inputs().count() as u64;
     explained.rows = changes.row_counts().sum();
     let values = key_values(pipeline, &changes, key)?;
@@ -173,47 +150,91 @@ async fn explain(open: &OpenPipeline<'_>, state: &State, key: &[String]) -> Resu
         folders: &folders,
         pipeline,
     };
-    let rows = find_key(&changes, &values, threads).await?;
-    let count = rows.count();
-    let (mut found, seen) = lister.last_changes(&context, rows, threads).await?;
-    if count > seen {
-        explained.notes.push(format!(
-            "{} changes of this key cannot be read: they are in quarantine, or the run that folds them quarantines them",
-            count - seen
-        ));
-    }
-    if seen > found.len() {
-        explained.notes.push(format!(
-            "{} earlier changes are not listed",
-            seen - found.len()
-        ));
-    }
-    mark_winners(pipeline.keep, &mut found);
-    explained.changes = found.into_iter().map(|found| found.change).collect();
-    explained
-        .notes
-        .extend(lister.changed_files(&explained.changes));
-    if explained.changes.is_empty() {
-        explained.notes.push("no change has this key".into());
-    } else if explained
-        .changes
-        .iter()
-        .any(|change| change.run_id.is_none())
-    {
-        explained.notes.push(
-            "changes without a run were not folded: run their window, or `glueless catch-up`"
-                .into(),
-        );
-    }
+    list_changes(&lister, &context, &values, threads, &mut explained).await?;
     rows_now(open, state, &context, &folders, &values, &mut explained).await?;
     if open.is_publishing(state).await? {
         explained.notes.push(
-            "a run is publishing, or was interrupted: the table may not have all committed rows yet".into(),
+            "a run is publishing, or was interrupted: the table may not have all committed rows \
+             yet"
+            .into(),
         );
     }
     check_winners(pipeline.keep, &mut explained);
     explained.seconds = run_context.meter.seconds();
     Ok(explained)
+}
+
+/// Opens the changes of all raw files, and notes files that are missing or cannot be opened.
+async fn open_changes(
+    open: &OpenPipeline<'_>,
+    state: &State,
+    folders: &[Folder],
+    notes: &mut Vec<String>,
+) -> Result<Arc<Changes>> {
+    let run_context = open.run_context;
+    let pipeline = run_context.pipeline;
+    let inputs = discover::discover_all(folders, &pipeline.raw).await?;
+    let missing: Vec<_> = discover::missing_files(state.ledger.inputs.values(), &inputs).collect();
+    if let Some(missing) = describe_missing(&missing) {
+        notes.push(format!(
+            "{missing}: their changes are not listed, and may be later than those listed"
+        ));
+    }
+    let bad_rows = Arc::new(BadRows::new(match pipeline.raw.on_bad_row {
+        OnBad::Fail => 0,
+        // Nothing is written to quarantine by this command.
+        OnBad::Quarantine => u64::MAX,
+    }));
+    let resources = run_context.resources;
+    let opening = Opening::new(folders, &pipeline.raw, resources, &open.runtime, &bad_rows);
+    let known = match &state.ledger.contract {
+        Some(contract) => contract.known_columns()?,
+        None => Default::default(),
+    };
+    let (changes, unopened) = Changes::open(inputs, opening, pipeline, &known, BATCH_ROWS).await?;
+    for (input, error) in &unopened {
+        let name = folders[input.file.location].describe(&input.file.path);
+        notes.push(format!("{name} was not searched: {error}"));
+    }
+    Ok(Arc::new(changes))
+}
+
+/// Lists the key's changes, and notes those that are not listed or not folded.
+async fn list_changes(
+    lister: &ChangeLister<'_>,
+    context: &SessionContext,
+    key: &[ArrayRef],
+    threads: usize,
+    explained: &mut Explained,
+) -> Result<()> {
+    let rows = find_key(lister.changes, key, threads).await?;
+    let count = rows.count();
+    let (mut found, seen) = lister.last_changes(context, rows, threads).await?;
+    let notes = &mut explained.notes;
+    if count > seen {
+        notes.push(format!(
+            "{} changes of this key cannot be read: they are in quarantine, or the run that folds \
+             them quarantines them",
+            count - seen
+        ));
+    }
+    if seen > found.len() {
+        let earlier = seen - found.len();
+        notes.push(format!("{earlier} earlier changes are not listed"));
+    }
+    mark_winners(lister.pipeline.keep, &mut found);
+    explained.changes = found.into_iter().map(|found| found.change).collect();
+    notes.extend(lister.changed_files(&explained.changes));
+    let is_unfolded = |change: &KeyChange| change.run_id.is_none();
+    if explained.changes.is_empty() {
+        notes.push("no change has this key".into());
+    } else if explained.changes.iter().any(is_unfolded) {
+        notes.push(
+            "changes without a run were not folded: run their window, or `glueless catch-up`"
+                .into(),
+        );
+    }
+    Ok(())
 }
 
 fn check_key(pipeline: &Pipeline, key: &[String]) -> Result<()> {

@@ -62,7 +62,7 @@ impl Run<'_> {
                 return Err(Error::data(note)
                     .hint("restore them, or rebuild without them with --accept-missing"));
             }
-            warn!("{note}: rows that only they had are lost");
+            warn!("{note}: changes that only they had are lost");
             found.note = Some(note);
         }
         Ok(found)
@@ -87,7 +87,7 @@ pub(crate) async fn window_inputs(
     let absent = absent_records(ledger, missing.iter().copied());
     let note = describe_missing(&missing).map(|missing| match raw.window_by {
         WindowBy::Commit => format!("{missing}: this run folds none of their rows"),
-        _ => format!("{missing}: their rows stay in the table"),
+        _ => format!("{missing}: their changes are not lost"),
     });
     if let Some(note) = &note {
         warn!("{note}");
