@@ -193,7 +193,8 @@ async fn do_verify(run_context: &RunContext<'_>, compared: &Compared) -> Result<
         span_of(state, "verify")?;
         if open.is_publishing(state).await? {
             return Err(Error::busy("a run is publishing, or was interrupted").hint(
-                "verify again after it has finished; any run of the pipeline finishes an interrupted one",
+                "verify again after it has finished; any run of the pipeline finishes an \
+                 interrupted one",
             ));
         }
         open.check_not_changed(Step::Curate, state).await?;
@@ -290,7 +291,8 @@ impl OpenPipeline<'_> {
         verified.files_unknown = files.unknown;
         if !state.ledger.quarantined.is_empty() {
             verified.notes.push(format!(
-                "{} files, as a whole or some of their rows, are in quarantine: their changes are in neither table",
+                "{} files, as a whole or some of their rows, are in quarantine: their changes \
+                 are in neither table",
                 state.ledger.quarantined.len()
             ));
         }

@@ -216,7 +216,12 @@ impl ChangeLister<'_> {
                 .ledger
                 .folded(input.file.location, &input.file.path)?;
             let is_listed = files.contains(&name) && !folded.is_same(&input.file, is_local);
-            is_listed.then(|| format!("{name} has changed since it was folded: the rows listed are not those that were folded"))
+            is_listed.then(|| {
+                format!(
+                    "{name} has changed since it was folded: the rows listed \
+                     are not those that were folded"
+                )
+            })
         });
         changed.collect()
     }

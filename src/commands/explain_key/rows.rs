@@ -107,7 +107,8 @@ pub(super) async fn rows_now(
         row.place = find_row(open, state, key, row).await?;
         if row.place.is_none() {
             explained.notes.push(format!(
-                "the row that should be in {} was not found there: check the table with `glueless verify`",
+                "the row that should be in {} was not found there: check the table with \
+                 `glueless verify`",
                 row.partition
             ));
         }

@@ -223,7 +223,8 @@ impl OpenPipeline<'_> {
             }) = self.output(name)
             else {
                 warn!(
-                    "an earlier run has not finished publishing `{name}`, which is no longer in the pipeline"
+                    "an earlier run has not finished publishing `{name}`, which is no longer in \
+                     the pipeline"
                 );
                 continue;
             };
@@ -231,7 +232,8 @@ impl OpenPipeline<'_> {
             let committed = contract.map(|contract| contract.identity.table());
             if name == CURATED && committed != Some(now.table()) {
                 warn!(
-                    "an earlier run has not finished publishing the curated table at its earlier location"
+                    "an earlier run has not finished publishing the curated table at its \
+                     earlier location"
                 );
                 continue;
             }

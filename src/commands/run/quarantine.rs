@@ -83,7 +83,8 @@ impl Run<'_> {
         report.rows_rejected = bad_rows.count();
         report.quarantine = Some(self.open.quarantine.location.to_string());
         warn!(
-            "{} rows and {} files of this run were quarantined: {}; their changes are missing in the table, and the key of a quarantined delete keeps its row",
+            "{} rows and {} files of this run were quarantined: {}; their changes are missing \
+             in the table, and the key of a quarantined delete keeps its row",
             report.rows_rejected, report.files_rejected, self.open.quarantine.location
         );
         Ok(records)

@@ -98,7 +98,8 @@ impl Keys<'_> {
         let keys: Vec<String> = (0..key.len()).map(|at| format!("k{at}")).collect();
         // Counts are compared first: a key with two rows would join with itself.
         let counts = format!(
-            "SELECT {}, \"rows of it\" AS expected_rows, CAST(0 AS BIGINT) AS found_rows FROM ({}) e \
+            "SELECT {}, \"rows of it\" AS expected_rows, CAST(0 AS BIGINT) AS found_rows FROM \
+             ({}) e \
              UNION ALL SELECT {}, CAST(0 AS BIGINT), \"rows of it\" FROM ({}) f",
             shown("e"),
             counted("expected"),
