@@ -1,4 +1,4 @@
-//! The commands of the program, one file for each.
+//! The commands of the program, one file per command.
 
 pub mod backfill;
 mod catch_up;

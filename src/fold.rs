@@ -1,10 +1,8 @@
-//! The fold: reduce changes to the last one per key, and per key and day.
-//!
-//! Pass one reads key, order, operation and event time only, runs `sql/fold.sql` in DataFusion
-//! with our own grouping ([`crate::fold::key_table`], which spills when it must), and keeps of each last
-//! change nothing but its place: one bit per raw row for the last change of a key and day, one for
-//! the last change of a key. Pass two ([`crate::curate`]) then reads the payload of just these
-//! rows.
+//! The fold: reduces changes to the last one per key, and per key and day.
+//! Pass one reads only key, order, operation and event time, and runs `sql/fold.sql` in DataFusion
+//! with our own grouping ([`crate::fold::key_table`], which can spill). Its result is a bitmap with
+//! two bits per raw row: one for the last change of a key and day, one for the last change of a
+//! key. Pass two ([`crate::curate`]) then reads the payload of only these rows.
 
 use std::sync::Arc;
 
@@ -38,26 +36,26 @@ mod last_changes;
 
 const SQL: &str = include_str!("../sql/fold.sql");
 
-/// What pass one found.
+/// The result of pass one.
 #[derive(Debug)]
 pub(crate) struct Fold {
-    /// Where the last changes are.
+    /// The rows of the last changes.
     pub winners: Arc<Winners>,
-    /// What was counted while reading.
+    /// The counts of the read.
     pub pass_one: Arc<PassOne>,
-    /// How many keys there are.
+    /// The number of keys.
     pub keys: u64,
-    /// How many keys and days there are.
+    /// The number of pairs of key and day.
     pub key_days: u64,
     /// Last changes per key and day, by day (days since 1970).
     pub days: DayCounts,
-    /// Last changes per key that only file or row decided.
+    /// Ties: last changes per key decided only by file or row.
     pub ties: u64,
-    /// Last changes per key and day that only file or row decided.
+    /// Ties per key and day.
     pub day_ties: u64,
-    /// One of the last changes per key that only file or row decided.
+    /// The first tie per key, as file and row ordinal.
     pub tie: Option<(usize, usize)>,
-    /// One of those per key and day.
+    /// The first tie per key and day, as file and row ordinal.
     pub day_tie: Option<(usize, usize)>,
 }
 
@@ -83,20 +81,20 @@ pub(crate) async fn fold(
         Keep::LatestPerDay => folded.day_tie,
     };
     match tie.filter(|_| pipeline.raw.on_tie == OnTie::Fail) {
-        Some((file, place)) => Err(tied(&changes.ordinal_name(file, place))),
+        Some((file, ordinal)) => Err(tied(&changes.ordinal_name(file, ordinal))),
         None => Ok(folded),
     }
 }
 
-/// Two changes of a key between which only file and row decide, where that is not enough.
-pub(crate) fn tied(place: &str) -> Error {
+/// The error of a tie under `raw.on_tie = "fail"`; `row` names the change.
+pub(crate) fn tied(row: &str) -> Error {
     Error::data(format!(
-        "{place} has the same order columns as another change of its key"
+        "{row} has the same order columns as another change of its key"
     ))
-    .hint("add a column to `raw.order_by` that tells them apart, or write raw.on_tie = \"row\"")
+    .hint("add a column that orders them to `raw.order_by`, or set raw.on_tie = \"row\"")
 }
 
-/// Of a table without a key every row is a last change.
+/// Marks every row: without a key, each row is a last change.
 async fn every_row<P: Position>(
     context: &SessionContext,
     changes: &Arc<Changes>,
@@ -164,8 +162,8 @@ async fn fold_positions<P: Position>(
     Counts::sum(counts, bitmap, pass_one)
 }
 
-/// The session in which [`SQL`] is planned: with the function `last_changes` and the node that
-/// computes it.
+/// The session that plans [`SQL`]: with the function `last_changes` and the rule that plans its
+/// node.
 fn fold_session(context: &SessionContext) -> SessionContext {
     let state = context.state();
     let mut rules = state.physical_optimizers().to_vec();
@@ -176,24 +174,23 @@ fn fold_session(context: &SessionContext) -> SessionContext {
     context
 }
 
-/// Logs a plan that was executed, as `EXPLAIN ANALYZE` shows it.
+/// Logs an executed plan, as `EXPLAIN ANALYZE` shows it.
 fn log_plan(plan: &dyn ExecutionPlan) {
     if tracing::enabled!(tracing::Level::TRACE) {
-        let shown = DisplayableExecutionPlan::with_metrics(plan)
+        let text = DisplayableExecutionPlan::with_metrics(plan)
             .indent(false)
             .to_string();
-        shown
-            .lines()
+        text.lines()
             .for_each(|line| trace!("plan of pass one: {line}"));
     }
 }
 
-/// A key column in SQL. Adding zero makes one key of the two zeros of a floating-point column.
+/// A key column in SQL. Adding zero turns the -0.0 of a floating-point column into 0.0: one key.
 fn key_column(changes: &Changes, name: &str) -> Result<String> {
     let schema = changes.raw_schema();
     let column = changes
         .raw_column(name)
-        .ok_or_else(|| Error::internal(format!("key column `{name}` was lost")))?;
+        .ok_or_else(|| Error::internal(format!("the key column `{name}` is missing")))?;
     let field = schema.field(column);
     let quoted = format!("\"{}\"", field.name().replace('"', "\"\""));
     Ok(match field.data_type() {
@@ -214,10 +211,10 @@ struct Counts {
 }
 
 impl Counts {
-    /// The sum of what all threads counted, with the winners.
+    /// Sums the counts of all threads, and adds the winners.
     fn sum(counted: Vec<Counts>, bitmap: Arc<RowBitmap>, pass_one: Arc<PassOne>) -> Result<Fold> {
-        let bitmap =
-            Arc::into_inner(bitmap).ok_or_else(|| Error::internal("the fold did not end"))?;
+        let bitmap = Arc::into_inner(bitmap)
+            .ok_or_else(|| Error::internal("a task of the fold has not ended"))?;
         let mut fold = Fold {
             winners: Arc::new(bitmap.finish()),
             pass_one,
@@ -235,14 +232,14 @@ impl Counts {
             fold.ties += counts.ties;
             fold.day_ties += counts.day_ties;
             fold.days.add_all(&counts.days);
-            // The first one, so that the message does not depend on the threads.
+            // The first tie, so that the message does not depend on the threads.
             fold.tie = fold.tie.into_iter().chain(counts.tie).min();
             fold.day_tie = fold.day_tie.into_iter().chain(counts.day_tie).min();
         }
         Ok(fold)
     }
 
-    /// RowBitmap the winners of a key.
+    /// Marks the winners of a key.
     fn mark<'a, P: Position>(
         &mut self,
         key: impl Iterator<Item = (Option<i32>, &'a P)>,
@@ -260,7 +257,7 @@ impl Counts {
             }
             match &mut last {
                 None => last = Some(position.clone()),
-                // Two days' last changes can tie as well.
+                // The last changes of two days can tie as well.
                 Some(last) => keep_later(last, position.clone()),
             }
         }

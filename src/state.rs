@@ -1,20 +1,18 @@
-//! State: what is remembered between runs, in one Delta table under the state folder.
+//! The state of a pipeline between runs: one Delta table under the state folder.
 //!
 //! ```text
-//! <state>/_glueless.json                          whose state this is
+//! <state>/_glueless.json                          the owner marker: the pipeline of this state
 //! <state>/publishing/<attempt>                    an attempt that is about to commit and publish
 //! <state>/versions/_delta_log/…                   one commit per run
 //! <state>/versions/kind=version/<attempt>….parquet  versions: see crate::state::versions
 //! <state>/versions/kind=ledger/<attempt>.parquet  the ledger: one JSON record per row
 //! ```
-//!
-//! One commit carries a run's versions and its ledger records (see [`crate::state::ledger`]): both are
-//! remembered, or neither. Ledger records are rows of data files, because the log's own commit
-//! information does not outlive its cleanup.
-//!
-//! Whoever commits first wins: every commit names the number it is to have
-//! ([`attempt_name`](crate::layout::attempt_name)), and nothing retries inside. What a loser wrote
-//! is dead from then on, and anyone may remove it.
+//! One commit has a run's versions and its ledger records (see [`crate::state::ledger`]): both are
+//! committed, or neither. Ledger records are rows of data files, because the commit information in
+//! the log is lost when the log is cleaned up.
+//! Of concurrent runs, the first to commit wins: every commit requires its number
+//! ([`attempt_name`](crate::layout::attempt_name)), and is not retried on conflict. The files of a
+//! losing run are unused from then on, and any run may remove them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -22,6 +20,7 @@ use std::sync::Arc;
 use arrow::array::{AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use chrono::{DateTime, Utc};
+use deltalake::DeltaTableError;
 use deltalake::kernel::Action;
 use futures::future::LocalBoxFuture;
 use futures::stream::{self, StreamExt};
@@ -50,47 +49,47 @@ pub mod quarantine;
 pub mod versions;
 pub mod versions_writer;
 
-/// The ledger is written out again, as one file, once it has so many.
+/// The number of files from which the ledger is compacted into one.
 const LEDGER_FILES_MAX: usize = 32;
-/// A ledger that is written out fast is written out sooner.
+/// The number for a small ledger, which is compacted sooner because that is cheap.
 const SMALL_LEDGER_FILES_MAX: usize = 8;
-/// From this size on, a ledger's file is not written out fast.
+/// The size of the largest file from which a ledger is not small.
 const LARGE_LEDGER_BYTES: u64 = 1 << 20;
 
-/// The way out where a file of the state is not what was committed.
-const RESTORE: &str = "restore this file of the state's folder from a backup; nothing was changed";
+/// The hint when a file of the state is missing or differs from the committed one.
+const RESTORE: &str = "restore this file in the state folder from a backup; nothing was changed";
 
-/// How many files of the ledger are read at once.
-const READS: usize = 16;
+/// The number of ledger files that are read at once.
+const CONCURRENT_READS: usize = 16;
 
-/// The opened state of a pipeline.
+/// The open state of a pipeline.
 pub struct State {
-    /// What was committed when the state was opened.
+    /// The ledger as of the last commit read.
     pub ledger: Ledger,
     log: DeltaLog,
-    /// The ledger's files that it was replayed from.
+    /// The ledger files that were replayed.
     replayed: Vec<(String, u64)>,
-    /// A file with versions that the ledger does not know.
+    /// A committed versions file that is not in the ledger.
     unknown: Option<String>,
 }
 
-/// How versions change in a commit.
+/// The changes of versions in a commit.
 #[derive(Debug)]
 pub struct NewVersions<'a> {
-    /// Their layout from here on.
+    /// The new layout.
     pub layout: &'a VersionsLayout,
     /// New files.
     pub files: &'a [VersionsFile],
-    /// The paths of the files that go.
+    /// The paths of the files that are removed.
     pub replaced: &'a [String],
 }
 
-/// How a commit went wrong.
+/// The error of a commit.
 #[derive(Debug)]
 pub struct NotCommitted {
-    /// Why.
+    /// The cause.
     pub error: Error,
-    /// Whether it may still land: what was written for it must then stay.
+    /// Whether the commit may still succeed: its files must then stay.
     pub in_doubt: bool,
 }
 
@@ -104,7 +103,7 @@ impl From<Error> for NotCommitted {
 }
 
 impl State {
-    /// Opens the state and reads the ledger; nothing is created.
+    /// Opens the state and reads the ledger; creates nothing.
     ///
     /// # Errors
     /// Storage, when it cannot be read.
@@ -142,7 +141,7 @@ impl State {
         self.last_commit() + 1
     }
 
-    /// Reads what was committed since.
+    /// Reads the commits since the state was last read.
     ///
     /// # Errors
     /// Storage, when it cannot be read.
@@ -150,9 +149,9 @@ impl State {
         self.read().boxed_local()
     }
 
-    /// Reads the log, and the files of the ledger that it names. A commit meanwhile may replace
-    /// these files, and the one after it removes them: the log is then read again. Only a file
-    /// that the newest commit names is missing.
+    /// Reads the log, and the ledger files that it lists. A commit meanwhile may replace these
+    /// files, and the commit after it removes them: the log is then read again. A file counts as
+    /// missing only if the newest commit lists it.
     async fn read(&mut self) -> Result<()> {
         self.log.read().await?;
         loop {
@@ -172,21 +171,22 @@ impl State {
         }
     }
 
-    /// Replays the ledger's files that are new in the log.
+    /// Replays the ledger files that are new in the log.
     async fn replay(&mut self) -> Result<()> {
         let files = self.data_files("ledger");
-        // Files never change: those that were read need not be read again.
-        let (mut ledger, read) = match files.starts_with(&self.replayed) {
-            true => (self.ledger.clone(), self.replayed.len()),
-            false => (Ledger::default(), 0),
+        // Files never change: those already replayed are not read again.
+        let (mut ledger, read) = if files.starts_with(&self.replayed) {
+            (self.ledger.clone(), self.replayed.len())
+        } else {
+            (Ledger::default(), 0)
         };
         let new = files[read..].iter();
-        let mut new =
-            stream::iter(new.map(|file| read_records(&self.log.folder, file))).buffered(READS);
-        while let Some(records) = new.try_next().await? {
+        let reads = new.map(|file| read_records(&self.log.folder, file));
+        let mut batches = stream::iter(reads).buffered(CONCURRENT_READS);
+        while let Some(records) = batches.try_next().await? {
             records.into_iter().for_each(|record| ledger.replay(record));
         }
-        drop(new);
+        drop(batches);
         let versions: BTreeSet<String> = self
             .data_files("version")
             .into_iter()
@@ -200,21 +200,21 @@ impl State {
         Ok(())
     }
 
-    /// Checks that the ledger knows all versions.
+    /// Checks that the ledger lists all versions files.
     ///
     /// # Errors
-    /// Data, naming a file that it does not know.
+    /// Data, naming a file that it does not list.
     pub fn check_known(&self) -> Result<()> {
         match &self.unknown {
             None => Ok(()),
-            Some(path) => Err(
-                Error::data(format!("the ledger does not know the versions {path}"))
-                    .hint("the state is damaged: make it again with `glueless rebuild`"),
-            ),
+            Some(path) => Err(Error::data(format!(
+                "the ledger does not list the versions file {path}"
+            ))
+            .hint("the state is damaged: rebuild it with `glueless rebuild`")),
         }
     }
 
-    /// The committed data files of one kind: path and size, in the order of their commits.
+    /// The committed data files of one kind: path and size, in commit order.
     pub fn data_files(&self, kind: &str) -> Vec<(String, u64)> {
         let prefix = format!("kind={kind}/");
         let files = self.log.files().iter();
@@ -227,7 +227,7 @@ impl State {
     /// The committed versions as a relation, and their layout; `None` before the first run.
     ///
     /// # Errors
-    /// Internal, when the ledger names a type that is none.
+    /// Internal, when the ledger has an unknown type.
     pub fn versions(&self) -> Result<Option<(FileTable, VersionsLayout)>> {
         let Some(contract) = &self.ledger.contract else {
             return Ok(None);
@@ -248,16 +248,16 @@ impl State {
         Ok(Some((table, layout)))
     }
 
-    /// What the paths of an attempt's files with versions begin with.
+    /// The prefix of the paths of an attempt's versions files.
     pub fn versions_prefix(attempt: &str) -> String {
         format!("kind=version/{attempt}")
     }
 
-    /// Commits a run: its ledger records, and how its versions change.
+    /// Commits a run: its ledger records, and the changes of versions.
     ///
     /// # Errors
-    /// Busy, when another run committed since the state was opened; storage, when the commit
-    /// cannot be written. In both cases nothing is remembered of this run, unless it is in doubt.
+    /// Busy, when another run committed since the state was opened; storage, when the commit cannot
+    /// be written. In both cases nothing of this run is committed, unless it is in doubt.
     pub async fn commit(
         &mut self,
         run_id: &str,
@@ -276,7 +276,7 @@ impl State {
         if self.log.version().is_none() {
             self.log.create(&description).await?;
             if self.log.version() != Some(0) {
-                return Err(faster().into());
+                return Err(conflict().into());
             }
         }
         let modified = now.timestamp_millis();
@@ -292,33 +292,28 @@ impl State {
             actions.extend(added.map(|file| new_file("version", &file.path, file.bytes, modified)));
             actions.extend(self.log.metadata_action(&description)?);
         }
-        let mut parts = self.data_files("ledger");
+        let mut ledger_files = self.data_files("ledger");
         let new = records.clone();
-        let remember = |ledger: &mut Ledger| {
+        let replay_new = |ledger: &mut Ledger| {
             for path in versions.iter().flat_map(|versions| versions.replaced) {
                 ledger.versions.remove(path);
             }
             new.iter().cloned().for_each(|record| ledger.replay(record));
         };
-        let largest = parts.iter().map(|(_, bytes)| *bytes).max();
-        let parts_max = match largest.unwrap_or_default() {
-            0..LARGE_LEDGER_BYTES => SMALL_LEDGER_FILES_MAX,
-            _ => LEDGER_FILES_MAX,
-        };
-        if parts.len() >= parts_max {
+        if is_due_for_compaction(&ledger_files) {
             let mut ledger = self.ledger.clone();
-            remember(&mut ledger);
+            replay_new(&mut ledger);
             records = ledger.records();
             actions.extend(
                 self.log
                     .remove_actions(|path| path.starts_with("kind=ledger/")),
             );
-            parts.clear();
+            ledger_files.clear();
         }
         let path = format!("kind=ledger/{}.parquet", attempt_name(number, run_id));
         let bytes = write_records(self.folder(), &path, &records).await?;
         actions.push(new_file("ledger", &path, bytes, modified));
-        parts.push((path.clone(), bytes));
+        ledger_files.push((path.clone(), bytes));
         let mut written = vec![path];
         if let Some(versions) = &versions {
             written.extend(versions.files.iter().map(|file| file.path.clone()));
@@ -327,57 +322,73 @@ impl State {
         let used = self.log.files().keys().cloned().chain(written).collect();
         match self.log.commit(actions, number, vec![]).await {
             Ok(()) => {
-                remember(&mut self.ledger);
-                self.replayed = parts;
+                replay_new(&mut self.ledger);
+                self.replayed = ledger_files;
             }
             Err(error) => {
                 self.read().await.map_err(in_doubt)?;
-                // A lost reply can look like a failure: what counts is what was committed.
+                // A lost reply looks like a failure: the log decides whether the run was committed.
                 if self.ledger.run(run_id).is_none() {
-                    if self.last_commit() < number {
-                        return Err(NotCommitted {
-                            error: self.log.failed("commit to", error),
-                            // A request that timed out may still arrive; a local one cannot.
-                            in_doubt: self.folder().location.file_path().is_none(),
-                        });
-                    }
-                    return Err(faster().caused_by(error).into());
+                    return Err(self.commit_error(number, error));
                 }
             }
         }
         self.log.sync(number).map_err(in_doubt)?;
         if let Err(error) = self.remove_unused(number, &used).await {
-            warn!("files that are no longer used are left behind: {error}");
+            warn!("cannot remove unused files of the state: {error}");
         }
         Ok(())
     }
 
-    /// Removes data files that no commit names: those that this one still replaces, which a
-    /// reader may be reading, stay until the next.
-    async fn remove_unused(&self, number: u64, used: &BTreeSet<String>) -> Result<()> {
-        let strays = list(self.folder()).await?.into_iter();
-        let strays = strays.filter(|path| {
-            let is_dead = attempt_commit(base_name(path)).is_some_and(|commit| commit <= number);
-            path.starts_with("kind=") && is_dead && !used.contains(path)
-        });
-        remove(self.folder(), strays.collect()).await
+    /// The error of a commit that is not in the log.
+    fn commit_error(&self, number: u64, error: DeltaTableError) -> NotCommitted {
+        if self.last_commit() >= number {
+            return conflict().caused_by(error).into();
+        }
+        NotCommitted {
+            error: self.log.failed("commit to", error),
+            // A request that timed out may still arrive at an object store; a local write cannot.
+            in_doubt: self.folder().location.file_path().is_none(),
+        }
     }
 
-    /// Removes what an attempt wrote for a commit that did not land and cannot any more.
+    /// Removes data files that no commit lists. Files that this commit replaces may still have
+    /// readers: they stay until the next commit.
+    async fn remove_unused(&self, number: u64, used: &BTreeSet<String>) -> Result<()> {
+        let is_unused = |path: &String| {
+            let is_past = attempt_commit(base_name(path)).is_some_and(|commit| commit <= number);
+            path.starts_with("kind=") && is_past && !used.contains(path)
+        };
+        let files = list(self.folder()).await?.into_iter();
+        remove(self.folder(), files.filter(is_unused).collect()).await
+    }
+
+    /// Removes the files of an attempt that was not committed, and cannot be committed any more.
     ///
     /// # Errors
     /// Storage, when a file cannot be removed.
     pub async fn discard(&self, attempt: &str) -> Result<()> {
+        let is_of_attempt =
+            |path: &String| path.starts_with("kind=") && base_name(path).starts_with(attempt);
         let files = list(self.folder()).await?.into_iter();
-        let mine =
-            files.filter(|path| path.starts_with("kind=") && base_name(path).starts_with(attempt));
-        remove(self.folder(), mine.collect()).await
+        remove(self.folder(), files.filter(is_of_attempt).collect()).await
     }
 }
 
-fn faster() -> Error {
-    Error::busy("another run of this pipeline was faster")
-        .hint("run again: it starts from what the other run left")
+/// Whether the ledger has so many files that the next commit compacts them into one.
+fn is_due_for_compaction(files: &[(String, u64)]) -> bool {
+    let largest = files.iter().map(|(_, bytes)| *bytes).max();
+    let files_max = match largest.unwrap_or_default() {
+        0..LARGE_LEDGER_BYTES => SMALL_LEDGER_FILES_MAX,
+        _ => LEDGER_FILES_MAX,
+    };
+    files.len() >= files_max
+}
+
+/// The error when another run has committed first.
+fn conflict() -> Error {
+    Error::busy("another run of this pipeline committed first")
+        .hint("run the command again: it starts from the other run's commit")
 }
 
 fn in_doubt(error: Error) -> NotCommitted {
@@ -387,17 +398,18 @@ fn in_doubt(error: Error) -> NotCommitted {
     }
 }
 
+/// The description of the Delta table for a layout of versions.
 fn describe(layout: &VersionsLayout) -> Result<Description> {
     let mut fields = vec![Field::new("kind", DataType::Utf8, true)];
-    let stored = layout.schema();
-    fields.extend(stored.fields().iter().map(|field| field.as_ref().clone()));
+    let versions = layout.schema();
+    fields.extend(versions.fields().iter().map(|field| field.as_ref().clone()));
     fields.push(Field::new("record", DataType::Utf8, true));
     Ok(Description {
         schema: delta_schema(fields)?,
         partition_by: vec!["kind".into()],
         configuration: vec![
             Description::checkpoint(),
-            // Files that go are removed here, and not looked for in the log.
+            // `State` removes replaced files itself, without the log's list of deleted files.
             (
                 "delta.deletedFileRetentionDuration",
                 "interval 0 seconds".into(),
@@ -449,7 +461,7 @@ async fn read_records(folder: &Folder, (path, bytes): &(String, u64)) -> Result<
         for text in batch.column(0).as_string_view().iter().flatten() {
             let record = serde_json::from_str(text).map_err(|error| {
                 Error::data(format!(
-                    "{} holds a record this version cannot read",
+                    "{} has a record that this version cannot read",
                     file.name
                 ))
                 .hint("use the version of glueless that wrote it")
@@ -458,8 +470,7 @@ async fn read_records(folder: &Folder, (path, bytes): &(String, u64)) -> Result<
             match record {
                 Record::Format(format) if format > FORMAT => {
                     return Err(Error::usage(format!(
-                        "{} was written by a newer version of glueless: its form is {format}, and \
-                         this version reads {FORMAT}",
+                        "{} was written by a newer version of glueless: its format is {format}, and this version reads up to {FORMAT}",
                         folder.location
                     ))
                     .hint("use that version, or a newer one"));

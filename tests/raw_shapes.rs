@@ -172,7 +172,12 @@ fn csv_with_a_header_needs_no_list_of_columns() {
     lab.put("raw/20200102-000000000.csv", text);
     // Keys are text here, and two texts may be the same number.
     let failed = lab.run(START, END).expect_err("the key is computed");
-    assert_refused(failed, 2, "does not return the key column `id` unchanged", "");
+    assert_refused(
+        failed,
+        2,
+        "does not return the key column `id` unchanged",
+        "",
+    );
     let columns = ["raw.columns={id = \"bigint\"}"];
     lab.run_with(Task::Run, START, END, &columns)
         .expect("a run");

@@ -1,8 +1,8 @@
-//! Backfill: a span of time, window after window.
+//! Backfill: runs a span of time window by window.
 //!
-//! Any windows in any order give the same tables, so a window that fails keeps no other from being
-//! run, and a backfill that was interrupted is resumed by starting it again: windows that the
-//! ledger knows, and of which no new file has appeared, are skipped.
+//! Any windows in any order give the same tables, so the other windows still run after one fails,
+//! and an interrupted backfill resumes when it is started again: windows that are in the ledger,
+//! and that have no new files, are skipped.
 
 use std::fmt::Write;
 
@@ -21,30 +21,30 @@ use crate::report::{Answer, Report};
 use crate::state::State;
 use crate::window::Window;
 
-/// What to run.
+/// The options of a backfill.
 #[derive(Clone, Copy, Debug)]
 pub struct Backfill {
     /// The span.
     pub span: Window,
-    /// How long a window is; the last one ends with the span.
+    /// The length of a window; the last window ends with the span.
     pub step: Duration,
-    /// Whether windows are run that were run before.
+    /// Whether to run windows that were already run.
     pub redo: bool,
     /// Whether to stop at the first window that fails.
     pub fail_fast: bool,
 }
 
-/// Who starts runs, and looks on.
+/// Creates the context of each run and observes its result.
 pub trait Watch<'a> {
-    /// What a run that begins now is handed. `done` of `all` windows are behind it.
+    /// The context of the run that starts now, after `done` of `all` windows.
     fn begin(&self, window: &Window, done: usize, all: usize) -> RunContext<'a>;
-    /// A run has ended.
+    /// Called when a run has ended.
     fn end(&self, run_context: &RunContext<'a>, ended: &Result<Report>);
-    /// Whether no further run is to be started.
+    /// Whether to start no further run.
     fn is_stopped(&self) -> bool;
 }
 
-/// What a backfill did.
+/// The result of a backfill.
 #[derive(Clone, Debug, Serialize)]
 pub struct Backfilled {
     /// The pipeline's name.
@@ -53,15 +53,15 @@ pub struct Backfilled {
     pub start: DateTime<Utc>,
     /// The span's end, excluded.
     pub end: DateTime<Utc>,
-    /// How many windows there are.
+    /// The number of windows in the span.
     pub windows: u64,
-    /// Those that were run.
+    /// Windows that were run.
     pub windows_done: u64,
-    /// Those that had been run before.
+    /// Windows skipped, because they were already run.
     pub windows_skipped: u64,
-    /// Those that failed.
+    /// Windows that failed.
     pub windows_failed: u64,
-    /// Those that were not come to.
+    /// Windows not started.
     pub windows_left: u64,
     /// Inputs read.
     pub files: u64,
@@ -71,28 +71,28 @@ pub struct Backfilled {
     pub rows_read: u64,
     /// Rows written to the curated table.
     pub rows_written: u64,
-    /// Rows that were put aside.
+    /// Rows that were quarantined.
     pub rows_rejected: u64,
-    /// Inputs that were put aside.
+    /// Inputs that were quarantined as a whole.
     pub files_rejected: u64,
     /// Wall time of the runs.
     pub seconds: f64,
     /// The worst exit code of the windows.
     pub exit_code: u8,
-    /// What became of each window, in their order.
+    /// The result of each window, in order.
     pub results: Vec<WindowResult>,
 }
 
-/// What became of a window.
+/// The result of a window.
 #[derive(Clone, Debug, Serialize)]
 pub struct WindowResult {
     /// The window's start.
     pub start: DateTime<Utc>,
     /// The window's end, excluded.
     pub end: DateTime<Utc>,
-    /// `done`, `skipped`, `failed`, or `left` where it was not come to.
+    /// `done`, `skipped`, `failed`, or `left` if it was not started.
     pub status: &'static str,
-    /// Its run.
+    /// The id of its run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_id: Option<String>,
     /// Inputs read.
@@ -103,29 +103,29 @@ pub struct WindowResult {
     pub rows_written: u64,
     /// Wall time.
     pub seconds: f64,
-    /// Why it failed.
+    /// The error, if it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What helps.
+    /// The error's hint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
 
 impl Backfill {
-    /// The windows, in their order.
+    /// The windows of the span, in order.
     ///
     /// # Errors
-    /// Usage, when a window would hold nothing, or there are too many.
+    /// Usage, when the step is not positive, or there are too many windows.
     pub fn windows(&self) -> Result<Vec<Window>> {
         const WINDOWS_MAX: i64 = 100_000;
         if self.step <= Duration::zero() {
-            return Err(Error::usage("a step must be longer than nothing").hint("write --step 1d"));
+            return Err(Error::usage("the step must be positive").hint("write --step 1d"));
         }
         let length = self.span.end - self.span.start;
         if length.num_seconds() / self.step.num_seconds().max(1) > WINDOWS_MAX {
             return Err(
-                Error::usage(format!("these are more than {WINDOWS_MAX} windows"))
-                    .hint("take a longer --step"),
+                Error::usage(format!("the span has more than {WINDOWS_MAX} windows"))
+                    .hint("use a longer --step"),
             );
         }
         let mut windows = Vec::new();
@@ -143,17 +143,17 @@ impl Backfill {
 /// Runs the windows of a span.
 ///
 /// # Errors
-/// Usage, when there are no windows. What fails in a window is in the answer.
+/// Usage, as [`Backfill::windows`]. The error of a window is part of the result.
 pub async fn backfill<'a>(
-    asked: &Backfill,
+    options: &Backfill,
     pipeline: &Pipeline,
     watch: &dyn Watch<'a>,
 ) -> Result<Backfilled> {
-    let windows = asked.windows()?;
+    let windows = options.windows()?;
     let mut all = Backfilled {
         pipeline: pipeline.name.clone(),
-        start: asked.span.start,
-        end: asked.span.end,
+        start: options.span.start,
+        end: options.span.end,
         windows: windows.len() as u64,
         windows_done: 0,
         windows_skipped: 0,
@@ -194,7 +194,7 @@ pub async fn backfill<'a>(
             continue;
         }
         let run_context = watch.begin(window, number, windows.len());
-        if number == 0 && !asked.redo {
+        if number == 0 && !options.redo {
             is_done = done_windows(&run_context, &windows).await;
         }
         if is_done[number] {
@@ -228,8 +228,8 @@ pub async fn backfill<'a>(
                 result.hint.clone_from(&error.hint);
                 all.windows_failed += 1;
                 all.exit_code = worst([all.exit_code, error.kind.exit_code()]);
-                // What is wrong with the pipeline is wrong in every window.
-                is_over = asked.fail_fast || error.kind == Kind::Usage;
+                // An error in the pipeline fails every window.
+                is_over = options.fail_fast || error.kind == Kind::Usage;
             }
         }
         all.results.push(result);
@@ -237,13 +237,13 @@ pub async fn backfill<'a>(
     Ok(all)
 }
 
-/// Which windows need not be run: they were, and nothing new has appeared in them since. Where that
-/// cannot be found out, each window's own run tells why.
+/// Which windows can be skipped: they were run, and no new file has appeared in them since. If that
+/// cannot be determined, all windows are run, and their own errors say why.
 async fn done_windows(run_context: &RunContext<'_>, windows: &[Window]) -> Vec<bool> {
     match find_done(run_context, windows).await {
         Ok(done) => done,
         Err(error) => {
-            warn!("all windows are run, because it cannot be told which are done: {error}");
+            warn!("running all windows, because those already done cannot be determined: {error}");
             vec![false; windows.len()]
         }
     }
@@ -251,7 +251,7 @@ async fn done_windows(run_context: &RunContext<'_>, windows: &[Window]) -> Vec<b
 
 async fn find_done(run_context: &RunContext<'_>, windows: &[Window]) -> Result<Vec<bool>> {
     let pipeline = run_context.pipeline;
-    // A window whose run was committed is done only once it is published.
+    // A window is done only once its committed run is also published.
     finish(run_context).await?;
     let state = State::open(run_context.stores, pipeline).await?;
     let ledger = &state.ledger;
@@ -278,7 +278,7 @@ async fn find_done(run_context: &RunContext<'_>, windows: &[Window]) -> Result<V
                 let each = windows.iter().zip(&mut done);
                 each.for_each(|(window, done)| *done &= !window.overlaps(&span));
             }
-            // It can hold rows of any window.
+            // A file without a known time may have rows of any window.
             None => done.fill(false),
         }
     }
@@ -330,7 +330,9 @@ impl Answer for Backfilled {
             }
         }
         if self.windows_left > 0 {
-            text.push_str("start it again to go on: windows that are done are skipped\n");
+            text.push_str(
+                "run the same command again to continue: windows that are done are skipped\n",
+            );
         }
         text
     }
@@ -345,7 +347,7 @@ mod tests {
     use super::*;
     use crate::window::parse_instant;
 
-    fn asked(start: &str, end: &str, step: Duration) -> Backfill {
+    fn options(start: &str, end: &str, step: Duration) -> Backfill {
         let date = |text| parse_instant(text).expect("a date");
         Backfill {
             span: Window::new(date(start), date(end)).expect("a window"),
@@ -357,7 +359,7 @@ mod tests {
 
     #[test]
     fn the_last_window_ends_with_the_span() {
-        let windows = asked("2020-01-01", "2020-01-02T12:00:00Z", Duration::days(1));
+        let windows = options("2020-01-01", "2020-01-02T12:00:00Z", Duration::days(1));
         let windows = windows.windows().expect("windows");
         let shown: Vec<String> = windows.iter().map(ToString::to_string).collect();
         assert_eq!(
@@ -371,9 +373,9 @@ mod tests {
 
     #[test]
     fn steps_that_lead_nowhere_are_refused() {
-        let none = asked("2020-01-01", "2020-01-02", Duration::zero());
+        let none = options("2020-01-01", "2020-01-02", Duration::zero());
         assert!(none.windows().is_err());
-        let seconds = asked("2000-01-01", "2020-01-02", Duration::seconds(1));
+        let seconds = options("2000-01-01", "2020-01-02", Duration::seconds(1));
         assert!(seconds.windows().is_err());
     }
 }

@@ -1,8 +1,7 @@
-//! Catching up: what the ledger says was never folded, however long ago.
-//!
-//! These are inputs that appeared after their window was run, beyond what a run looks back; what
-//! lies between the windows that were run; and what was put aside. The run counts as one of the
-//! whole span from the first window to the last, so that nothing of it is a gap any more.
+//! Catching up: folds everything that the ledger does not list as folded, however old.
+//! These are inputs that appeared after their window was run, earlier than a run's lookback; inputs
+//! in gaps between windows; and quarantined inputs and rows. The run is recorded with the whole
+//! span from the first window to the last, which closes the gaps.
 
 use tracing::{info, warn};
 
@@ -23,11 +22,14 @@ impl Run<'_> {
         ledger: &Ledger,
     ) -> Result<Inputs> {
         let pipeline = self.open.run_context.pipeline;
-        let quarantined = ledger.quarantined.values().map(|aside| &aside.input);
+        let quarantined = ledger
+            .quarantined
+            .values()
+            .map(|quarantined| &quarantined.input);
         let found = discover::catch_up(folders, pipeline, ledger, quarantined.collect()).await?;
         let note = found.missing_quarantined.first().map(|first| {
             format!(
-                "{} inputs in quarantine are gone, such as {}",
+                "{} inputs in quarantine are missing, such as {}",
                 found.missing_quarantined.len(),
                 first.path
             )
@@ -38,9 +40,9 @@ impl Run<'_> {
         let mut inputs = found.inputs;
         for input in inputs.iter_mut().filter(|_| pipeline.key.is_empty()) {
             let name = (input.file.location, input.file.path.clone());
-            let aside = ledger.quarantined.get(&name);
-            // The others are rows of the table.
-            input.only = aside.and_then(|aside| aside.rows.clone());
+            let quarantined = ledger.quarantined.get(&name);
+            // The table already has the rows that are not quarantined.
+            input.only = quarantined.and_then(|quarantined| quarantined.rows.clone());
         }
         Ok(Inputs {
             inputs,
@@ -49,19 +51,19 @@ impl Run<'_> {
         })
     }
 
-    /// Remembers that there is nothing in gaps and quarantine any more, where there was something.
-    pub(super) async fn catch_up_with_nothing(
+    /// Commits that nothing was found in gaps and quarantine, if the ledger lists any of them.
+    pub(super) async fn commit_empty_catch_up(
         &self,
         attempt: &mut Attempt,
         absent: Vec<Record>,
     ) -> Result<(), NotCommitted> {
         let ledger = &attempt.state.ledger;
-        let mut told = "every input was folded".to_string();
+        let mut note = "every input was folded".to_string();
         if ledger.quarantined.is_empty() {
-            told += ", and nothing is in quarantine";
+            note += ", and nothing is in quarantine";
         }
-        info!("nothing to catch up with: {told}");
-        attempt.report.note.get_or_insert(told);
+        info!("nothing to catch up with: {note}");
+        attempt.report.note.get_or_insert(note);
         let mut records = released(ledger, &[]);
         if records.is_empty() && ledger.gaps().is_empty() {
             return Ok(());
@@ -72,15 +74,16 @@ impl Run<'_> {
     }
 }
 
-/// What the ledger is to know of files that were put aside as a whole, and were taken away: those
-/// that are not among the inputs found.
+/// Ledger records that release inputs from quarantine: those quarantined as a whole that are no
+/// longer among the inputs `found`.
 pub(super) fn released(ledger: &Ledger, found: &[Input]) -> Vec<Record> {
-    let whole = ledger.quarantined.values();
-    let whole = whole.filter(|aside| aside.rows.is_none());
-    let gone = discover::missing_files(whole.map(|aside| &aside.input), found);
-    gone.map(|file| Record::Released {
-        location: file.location,
-        path: file.path.clone(),
-    })
-    .collect()
+    let quarantined = ledger.quarantined.values();
+    let whole = quarantined.filter(|quarantined| quarantined.rows.is_none());
+    let missing = discover::missing_files(whole.map(|whole| &whole.input), found);
+    missing
+        .map(|file| Record::Released {
+            location: file.location,
+            path: file.path.clone(),
+        })
+        .collect()
 }

@@ -1,5 +1,5 @@
-//! A fold that is not committed: what a run would write goes to the disk to spill to, and is gone
-//! with the command.
+//! A fold that is not committed: its files are written to the spill folder, and removed when the
+//! command ends.
 
 use crate::commands::open_pipeline::OpenPipeline;
 use crate::config::OnBad;
@@ -12,7 +12,7 @@ use crate::state::State;
 use crate::state::ledger::CURATED;
 use crate::store::{Folder, Location};
 
-/// What a dry fold made, and where it is.
+/// The result of a dry fold, and its folders.
 pub(super) struct DryFold {
     pub(super) staged: Staged,
     /// The staged files.
@@ -22,7 +22,7 @@ pub(super) struct DryFold {
 }
 
 impl OpenPipeline<'_> {
-    /// A folder that is gone with the command.
+    /// A folder that is removed when the command ends.
     fn dry_folder(&self, name: &str) -> Result<Folder> {
         let path = self.spill.path().join(name);
         let location = Location::parse(&path.to_string_lossy(), self.spill.path())?;
@@ -39,12 +39,12 @@ impl OpenPipeline<'_> {
     ) -> Result<DryFold> {
         let pipeline = self.run_context.pipeline;
         let raw = self.run_context.raw()?;
-        let puts_aside = pipeline.raw.on_bad_file == OnBad::Quarantine;
+        let quarantines = pipeline.raw.on_bad_file == OnBad::Quarantine;
         let mut bad = BadInputs::new();
-        let mut tries = 0;
+        let mut attempt = 0;
         loop {
-            let staging = self.dry_folder(&format!("staging-{tries}"))?;
-            let versions = self.dry_folder(&format!("versions-{tries}"))?;
+            let staging = self.dry_folder(&format!("staging-{attempt}"))?;
+            let versions = self.dry_folder(&format!("versions-{attempt}"))?;
             let stage = Stage {
                 pipeline,
                 resources: self.run_context.resources,
@@ -70,17 +70,16 @@ impl OpenPipeline<'_> {
                 }
                 Err(failed) => failed,
             };
-            let known = bad.len();
-            if let Some(input) = failed.input.clone().filter(|_| puts_aside) {
-                bad.insert(*input, failed.to_string());
-            }
-            if bad.len() == known {
+            let Some(input) = failed.input.clone().filter(|_| quarantines) else {
+                return Err(failed);
+            };
+            if bad.insert(*input, failed.to_string()).is_some() {
                 return Err(failed);
             }
-            for name in [format!("staging-{tries}"), format!("versions-{tries}")] {
+            for name in [format!("staging-{attempt}"), format!("versions-{attempt}")] {
                 let _ = std::fs::remove_dir_all(self.spill.path().join(name));
             }
-            tries += 1;
+            attempt += 1;
         }
     }
 }

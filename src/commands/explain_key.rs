@@ -1,14 +1,14 @@
-//! Explain a key: every change of it in raw, which one is last and why, which run folded it, and
-//! where its row is now.
-//!
-//! Of all raw files only the key's columns are read, and the other columns of the key's own rows.
-//! What the table has comes from versions, as everything that is published does.
+//! Explains a key: lists its changes in the raw files, the run that folded each, which change is
+//! the last and why, and where the key's row is now.
+//! Reads the key columns of all raw files, and other columns only for the key's changes. The rows
+//! of the curated table are found through the versions.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringArray};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use chrono::NaiveDate;
+use datafusion::prelude::SessionContext;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use serde::Serialize;
@@ -18,7 +18,7 @@ use crate::changes::key_moves::key_swaps;
 use crate::changes::reader::find_key;
 use crate::commands::one_commit::of_one_commit;
 use crate::commands::open_pipeline::{OpenPipeline, RunContext, span_of};
-use crate::commands::run::inputs::told;
+use crate::commands::run::inputs::describe_missing;
 use crate::config::{Keep, OnBad, Pipeline};
 use crate::engine::session::{BATCH_ROWS, session};
 use crate::error::{Error, Result};
@@ -26,33 +26,34 @@ use crate::raw::bad_rows::BadRows;
 use crate::raw::discover;
 use crate::raw::open::Opening;
 use crate::state::State;
+use crate::store::Folder;
 use crate::types::column_type::cast_values;
 use crate::types::key::normalize_zeros;
 
-use changes::{Teller, tell_winners};
+use changes::{ChangeLister, mark_winners};
 use rows::rows_now;
 
 mod answer;
 mod changes;
 mod rows;
 
-/// What is known of a key.
+/// The changes and rows of a key.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Explained {
     /// The pipeline's name.
     pub pipeline: String,
-    /// The key columns, and their values.
+    /// The key columns and their values.
     pub key: Vec<(String, String)>,
-    /// Raw files that were looked at.
+    /// Raw files searched.
     pub files: u64,
     /// Rows in them.
     pub rows: u64,
-    /// The key's changes, in the fold's order, of very many the last ones: the last one of those that
-    /// were folded wins.
+    /// The key's changes, in the fold's order, limited to the last 10,000. The last folded change
+    /// wins.
     pub changes: Vec<KeyChange>,
-    /// Its rows in the curated table: one under `latest`, one per day under `latest-per-day`.
+    /// The key's rows in the curated table: one under `latest`, one per day under `latest-per-day`.
     pub rows_now: Vec<RowNow>,
-    /// What else is to be known.
+    /// Further notes for the user.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// Wall time.
@@ -64,23 +65,23 @@ pub struct Explained {
 pub struct KeyChange {
     /// Its raw file.
     pub file: String,
-    /// Its row there, from 1.
+    /// Its row in the file, from 1.
     pub row: u64,
-    /// What it did: its operation as it stands there; `moved away` for the half of an update that
-    /// takes the row to another key.
+    /// Its operation as written in the file; `moved away` for the half of an update that removes
+    /// the row from its old key.
     pub op: String,
-    /// Whether it is of a full load, which comes before every change of CDC.
+    /// Whether it comes from a full load, which precedes every CDC change.
     pub full_load: bool,
-    /// The order columns, and their values.
+    /// The order columns and their values.
     pub order: Vec<(String, String)>,
     /// Its day.
     pub day: Option<NaiveDate>,
-    /// The run that folded it; none where none has.
+    /// The run that folded it; `None` if no run has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_id: Option<String>,
-    /// Whether it is the last one: of the key, under `latest-per-day` of the key and day.
+    /// Whether it is the last change of the key, or under `latest-per-day` of the key and day.
     pub wins: bool,
-    /// Why it is, where it is.
+    /// Why it wins, if it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }
@@ -92,20 +93,20 @@ pub struct RowNow {
     pub day: Option<NaiveDate>,
     /// Its partition, as a folder; empty for an unpartitioned table.
     pub partition: String,
-    /// Its file, and row there, from 1; none where it was not found.
+    /// Its file, and its row in the file, from 1; `None` if it was not found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub place: Option<(String, u64)>,
-    /// The raw file of the change that made it.
+    /// The raw file of the change that wrote it.
     pub change_file: String,
-    /// The row there, from 1.
+    /// The change's row in that file, from 1.
     pub change_row: u64,
 }
 
-/// Explains a key: the values of its columns, in their order, as text.
+/// Explains the key given by the values of its columns, in order, as text.
 ///
 /// # Errors
-/// Usage, when the pipeline has no such key, or no run has folded anything; data and storage, when a
-/// raw file cannot be read.
+/// Usage, when `key` does not match the pipeline's key, or no run has folded anything; data and
+/// storage, when a raw file cannot be read.
 pub fn explain_key<'a>(
     run_context: &'a RunContext<'_>,
     key: Vec<String>,
@@ -126,88 +127,36 @@ async fn explain(open: &OpenPipeline<'_>, state: &State, key: &[String]) -> Resu
     let threads = run_context.resources.threads;
     span_of(state, "explain")?;
     let folders = run_context.raw()?;
-    let inputs = discover::discover_all(&folders, &pipeline.raw).await?;
-    let gone: Vec<_> = discover::missing_files(state.ledger.inputs.values(), &inputs).collect();
     let mut explained = Explained {
         pipeline: pipeline.name.clone(),
         ..Default::default()
     };
-    if let Some(told) = told(&gone) {
-        let told = format!("{told}: changes in them are not listed, and may be later ones");
-        explained.notes.push(told);
-    }
-    let bad_rows = Arc::new(BadRows::new(match pipeline.raw.on_bad_row {
-        OnBad::Fail => 0,
-        // Nothing is put aside here.
-        OnBad::Quarantine => u64::MAX,
-    }));
-    let resources = run_context.resources;
-    let opening = Opening::new(&folders, &pipeline.raw, resources, &open.runtime, &bad_rows);
-    let known = match &state.ledger.contract {
-        Some(contract) => contract.known_columns()?,
-        None => Default::default(),
-    };
-    let opened = Changes::open(inputs, opening, pipeline, &known, BATCH_ROWS).await?;
-    let (changes, unopened) = (Arc::new(opened.0), opened.1);
-    for (input, error) in &unopened {
-        let name = folders[input.file.location].describe(&input.file.path);
-        explained
-            .notes
-            .push(format!("{name} was not looked at: {error}"));
-    }
+    let changes = open_changes(open, state, &folders, &mut explained.notes).await?;
     explained.files = changes.inputs().count() as u64;
     explained.rows = changes.row_counts().sum();
     let values = key_values(pipeline, &changes, key)?;
     let names = pipeline.key.iter().cloned();
     explained.key = names
-        .zip(values.iter().map(|value| shown(value, 0)))
+        .zip(values.iter().map(|value| format_value(value, 0)))
         .collect();
 
     let context = session(&open.runtime, threads);
     if !changes.before_images().is_empty() {
         changes.set_key_swaps(key_swaps(&context, &changes, threads).await?);
     }
-    let teller = Teller {
+    let lister = ChangeLister {
         state,
         changes: &changes,
         folders: &folders,
         pipeline,
     };
-    let places = find_key(&changes, &values, threads).await?;
-    let count = places.count();
-    let (mut found, met) = teller.last_changes(&context, places, threads).await?;
-    if count > met {
-        explained.notes.push(format!(
-            "{} changes of this key cannot be read, and are in quarantine or will be",
-            count - met
-        ));
-    }
-    if met > found.len() {
-        explained.notes.push(format!(
-            "{} changes before these are not listed",
-            met - found.len()
-        ));
-    }
-    tell_winners(pipeline.keep, &mut found);
-    explained.changes = found.into_iter().map(|found| found.told).collect();
-    explained
-        .notes
-        .extend(teller.changed_files(&explained.changes));
-    if explained.changes.is_empty() {
-        explained.notes.push("no change has this key".into());
-    } else if explained
-        .changes
-        .iter()
-        .any(|change| change.run_id.is_none())
-    {
-        explained.notes.push(
-            "changes without a run were not folded: run their window, or glueless catch-up".into(),
-        );
-    }
+    list_changes(&lister, &context, &values, threads, &mut explained).await?;
     rows_now(open, state, &context, &folders, &values, &mut explained).await?;
     if open.is_publishing(state).await? {
         explained.notes.push(
-            "a run is publishing, or was interrupted: rows may not be in their places yet".into(),
+            "a run is publishing, or was interrupted: the table may not have all committed rows \
+             yet"
+            .into(),
         );
     }
     check_winners(pipeline.keep, &mut explained);
@@ -215,10 +164,83 @@ async fn explain(open: &OpenPipeline<'_>, state: &State, key: &[String]) -> Resu
     Ok(explained)
 }
 
+/// Opens the changes of all raw files, and notes files that are missing or cannot be opened.
+async fn open_changes(
+    open: &OpenPipeline<'_>,
+    state: &State,
+    folders: &[Folder],
+    notes: &mut Vec<String>,
+) -> Result<Arc<Changes>> {
+    let run_context = open.run_context;
+    let pipeline = run_context.pipeline;
+    let inputs = discover::discover_all(folders, &pipeline.raw).await?;
+    let missing: Vec<_> = discover::missing_files(state.ledger.inputs.values(), &inputs).collect();
+    if let Some(missing) = describe_missing(&missing) {
+        notes.push(format!(
+            "{missing}: their changes are not listed, and may be later than those listed"
+        ));
+    }
+    let bad_rows = Arc::new(BadRows::new(match pipeline.raw.on_bad_row {
+        OnBad::Fail => 0,
+        // Nothing is written to quarantine by this command.
+        OnBad::Quarantine => u64::MAX,
+    }));
+    let resources = run_context.resources;
+    let opening = Opening::new(folders, &pipeline.raw, resources, &open.runtime, &bad_rows);
+    let known = match &state.ledger.contract {
+        Some(contract) => contract.known_columns()?,
+        None => Default::default(),
+    };
+    let (changes, unopened) = Changes::open(inputs, opening, pipeline, &known, BATCH_ROWS).await?;
+    for (input, error) in &unopened {
+        let name = folders[input.file.location].describe(&input.file.path);
+        notes.push(format!("{name} was not searched: {error}"));
+    }
+    Ok(Arc::new(changes))
+}
+
+/// Lists the key's changes, and notes those that are not listed or not folded.
+async fn list_changes(
+    lister: &ChangeLister<'_>,
+    context: &SessionContext,
+    key: &[ArrayRef],
+    threads: usize,
+    explained: &mut Explained,
+) -> Result<()> {
+    let rows = find_key(lister.changes, key, threads).await?;
+    let count = rows.count();
+    let (mut found, seen) = lister.last_changes(context, rows, threads).await?;
+    let notes = &mut explained.notes;
+    if count > seen {
+        notes.push(format!(
+            "{} changes of this key cannot be read: they are in quarantine, or the run that folds \
+             them quarantines them",
+            count - seen
+        ));
+    }
+    if seen > found.len() {
+        let earlier = seen - found.len();
+        notes.push(format!("{earlier} earlier changes are not listed"));
+    }
+    mark_winners(lister.pipeline.keep, &mut found);
+    explained.changes = found.into_iter().map(|found| found.change).collect();
+    notes.extend(lister.changed_files(&explained.changes));
+    let is_unfolded = |change: &KeyChange| change.run_id.is_none();
+    if explained.changes.is_empty() {
+        notes.push("no change has this key".into());
+    } else if explained.changes.iter().any(is_unfolded) {
+        notes.push(
+            "changes without a run were not folded: run their window, or `glueless catch-up`"
+                .into(),
+        );
+    }
+    Ok(())
+}
+
 fn check_key(pipeline: &Pipeline, key: &[String]) -> Result<()> {
     if pipeline.key.is_empty() {
         return Err(Error::usage(
-            "the pipeline has no key: its rows are only added",
+            "the pipeline has no key: its rows are only appended",
         ));
     }
     if pipeline.key.len() != key.len() {
@@ -228,20 +250,21 @@ fn check_key(pipeline: &Pipeline, key: &[String]) -> Result<()> {
             key.len()
         ))
         .hint(format!(
-            "give a value for each of: {} (behind --, where one begins with a dash)",
+            "give a value for each of: {} (after --, if a value begins with a dash)",
             pipeline.key.join(", ")
         )));
     }
     Ok(())
 }
 
-/// The key in the types of its raw columns.
+/// The key's values in the types of its raw columns.
 fn key_values(pipeline: &Pipeline, changes: &Changes, key: &[String]) -> Result<Vec<ArrayRef>> {
     let columns = pipeline.key.iter().zip(key);
     columns
         .map(|(name, text)| {
             let column = changes.raw_column(name);
-            let column = column.ok_or_else(|| Error::internal(format!("`{name}` was lost")))?;
+            let column =
+                column.ok_or_else(|| Error::internal(format!("the column `{name}` is missing")))?;
             let kind = changes.raw_schema().field(column).data_type();
             let given: ArrayRef = Arc::new(StringArray::from(vec![text.as_str()]));
             let value = cast_values(&given, kind).map_err(|_| {
@@ -255,32 +278,34 @@ fn key_values(pipeline: &Pipeline, changes: &Changes, key: &[String]) -> Result<
         .collect()
 }
 
-/// Notes where the winners and the table's rows do not meet.
+/// Adds a note for each winner that has no row in the table.
 fn check_winners(keep: Keep, explained: &mut Explained) {
     let winners = explained.changes.iter().filter(|change| change.wins);
-    let mut told = Vec::new();
+    let mut notes = Vec::new();
     for winner in winners {
-        let is_its = |row: &RowNow| row.change_file == winner.file && row.change_row == winner.row;
-        let has_row = explained.rows_now.iter().any(is_its);
+        let is_of_winner =
+            |row: &RowNow| row.change_file == winner.file && row.change_row == winner.row;
+        let has_row = explained.rows_now.iter().any(is_of_winner);
         let is_delete = winner.op.eq_ignore_ascii_case("d") || winner.op == "moved away";
         let day = match (keep, winner.day) {
             (Keep::LatestPerDay, Some(day)) => format!(" on {day}"),
             _ => String::new(),
         };
         match (is_delete, has_row) {
-            (true, false) => told.push(format!("no row{day}: the last change is a delete")),
-            (false, false) => told.push(format!(
-                "no row{day}: curated.sql leaves it out, or the state remembers another change \
-                 (glueless verify tells)"
+            (true, false) => notes.push(format!("no row{day}: the last change is a delete")),
+            (false, false) => notes.push(format!(
+                "no row{day}: curated.sql filters it out, or the state lists another change \
+                 (check with `glueless verify`)"
             )),
             _ => {}
         }
     }
-    explained.notes.append(&mut told);
+    explained.notes.append(&mut notes);
 }
 
-fn shown(column: &ArrayRef, at: usize) -> String {
+fn format_value(column: &ArrayRef, at: usize) -> String {
     let format = FormatOptions::default();
-    let value = ArrayFormatter::try_new(column, &format).map(|shown| shown.value(at).to_string());
+    let value =
+        ArrayFormatter::try_new(column, &format).map(|formatter| formatter.value(at).to_string());
     value.unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! A pipeline, opened: its folders, what owns them, and whether its state is its own.
+//! An open pipeline: its folders, their owners, and checks of its state.
 
 use std::sync::Arc;
 
@@ -21,20 +21,20 @@ use crate::store::{Folder, Stores};
 use crate::table::delta_log::LOG_FOLDER;
 use crate::window::Window;
 
-/// One run: everything it needs is handed to it.
+/// The context of one run: all that it depends on.
 #[derive(Debug)]
 pub struct RunContext<'a> {
     /// The checked pipeline.
     pub pipeline: &'a Pipeline,
-    /// Unique, and growing with time.
+    /// The run's id: unique, and ascending with time.
     pub run_id: String,
-    /// The time of the run, for file times.
+    /// The start time of the run, used for file times.
     pub now: DateTime<Utc>,
-    /// Opens locations.
+    /// Opens the stores of locations.
     pub stores: &'a Stores,
-    /// What the run may use.
+    /// The limits of the run.
     pub resources: &'a Resources,
-    /// What measures it.
+    /// Measures the run.
     pub meter: Meter,
 }
 
@@ -46,7 +46,7 @@ impl RunContext<'_> {
     }
 }
 
-/// A table that the pipeline writes.
+/// A table that the pipeline writes, or its state.
 pub(super) struct Output {
     pub(super) name: String,
     pub(super) setting: String,
@@ -56,38 +56,41 @@ pub(super) struct Output {
     pub(super) is_marked: bool,
 }
 
-/// The span of all windows that were run.
-pub(super) fn span_of(state: &State, what: &str) -> Result<Window> {
+/// The span of all windows that were folded; `command` names the command in the error.
+pub(super) fn span_of(state: &State, command: &str) -> Result<Window> {
     let windows = state.ledger.folded_windows().into_iter();
     let span = windows.reduce(|span, window| span.span(&window));
-    span.ok_or_else(|| nothing_folded(what))
+    span.ok_or_else(|| nothing_folded(command))
 }
 
-pub(super) fn nothing_folded(what: &str) -> Error {
+pub(super) fn nothing_folded(command: &str) -> Error {
     Error::usage(format!(
-        "there is nothing to {what}: no run has folded anything yet"
+        "there is nothing to {command}: no run has folded anything yet"
     ))
-    .hint("fold a window first: glueless run")
+    .hint("fold a window first with `glueless run`")
 }
 
-/// Refuses where tables of the pipeline are, whose state is gone.
+/// Refuses a pipeline that has tables but no state.
 ///
 /// # Errors
-/// Usage, naming the state.
-pub(crate) async fn check_not_lost(run_context: &RunContext<'_>, state: &mut State) -> Result<()> {
+/// Usage, naming the missing state.
+pub(crate) async fn check_state_exists(
+    run_context: &RunContext<'_>,
+    state: &mut State,
+) -> Result<()> {
     let open = OpenPipeline::open(run_context).await?;
-    open.check_not_lost(state).await
+    open.check_state_exists(state).await
 }
 
-/// A run, opened.
+/// An open pipeline.
 pub(super) struct OpenPipeline<'a> {
     pub(super) run_context: &'a RunContext<'a>,
     pub(super) runtime: Arc<RuntimeEnv>,
     pub(super) outputs: Vec<Output>,
     pub(super) announced: Folder,
-    /// Where rows and files are put aside.
+    /// The folder of quarantine files.
     pub(super) quarantine: Folder,
-    /// Dropped after what spills to it.
+    /// Declared last: dropped after everything that spills to it.
     pub(super) spill: SpillFolder,
 }
 
@@ -109,19 +112,19 @@ impl<'a> OpenPipeline<'a> {
         })
     }
 
-    /// Opens the pipeline for a question, with its state.
+    /// Opens the pipeline and its state for a command that changes nothing.
     pub(super) async fn open_read_only(run_context: &'a RunContext<'a>) -> Result<(Self, State)> {
         let mut state = State::open(run_context.stores, run_context.pipeline).await?;
         let open = OpenPipeline::open(run_context).await?;
         check_identity(&state, run_context.pipeline)?;
         state.check_known()?;
-        open.check_not_lost(&mut state).await?;
+        open.check_state_exists(&mut state).await?;
         Ok((open, state))
     }
 
-    /// Refuses to begin anew where tables of this pipeline are, whose state is gone: nothing would
-    /// be known of their rows.
-    pub(super) async fn check_not_lost(&self, state: &mut State) -> Result<()> {
+    /// Refuses to start from empty when tables of this pipeline exist but its state is missing: the
+    /// rows of the tables would be unknown.
+    pub(super) async fn check_state_exists(&self, state: &mut State) -> Result<()> {
         if state.last_commit() > 0 {
             return Ok(());
         }
@@ -133,14 +136,14 @@ impl<'a> OpenPipeline<'a> {
             if !output.is_marked || !files.iter().any(is_ours) {
                 continue;
             }
-            // A first run may just have ended.
+            // The first run may have committed since the state was opened.
             state.refresh().await?;
             if state.last_commit() == 0 {
                 return Err(Error::usage(format!(
-                    "{} holds files of this pipeline, but its state {} is gone",
+                    "{} has files of this pipeline, but its state {} is missing",
                     output.folder.location, self.run_context.pipeline.state
                 ))
-                .hint("restore the state, or empty the folder to begin anew"));
+                .hint("restore the state, or empty the folder to start from empty"));
             }
         }
         Ok(())
@@ -154,7 +157,7 @@ impl<'a> OpenPipeline<'a> {
     }
 }
 
-/// Refuses a pipeline that is no longer what made its tables.
+/// Refuses a pipeline whose identity differs from the one that wrote its tables.
 pub(super) fn check_identity(state: &State, pipeline: &Pipeline) -> Result<()> {
     let Some(contract) = &state.ledger.contract else {
         return Ok(());
@@ -164,35 +167,35 @@ pub(super) fn check_identity(state: &State, pipeline: &Pipeline) -> Result<()> {
         return Ok(());
     }
     Err(Error::usage(format!(
-        "the pipeline `{}` is no longer what made its tables: `{}` changed",
+        "the pipeline `{}` has changed since its tables were written: `{}` differ",
         pipeline.name,
         differences.join("`, `")
     ))
     .hint(format!(
-        "undo the change, make the tables again with `glueless rebuild`, or use another `name` and \
+        "undo the change, rebuild the tables with `glueless rebuild`, or use another `name` and \
          `curated.url`; the state is in {}",
         pipeline.state
     )))
 }
 
-/// Refuses to make a table again in another format beside what it was.
+/// Refuses to rebuild a table in another format at the same URL.
 pub(super) fn check_format(state: &State, pipeline: &Pipeline) -> Result<()> {
     let Some(contract) = &state.ledger.contract else {
         return Ok(());
     };
     let now = Identity::of(pipeline);
     let ((url, format), (now_url, now_format)) = (contract.identity.table(), now.table());
-    match url == now_url && format != now_format {
-        false => Ok(()),
-        true => Err(Error::usage(format!(
-            "{} cannot become a table of the format `{}`",
-            pipeline.curated.url, pipeline.curated.format
-        ))
-        .hint("give it another `curated.url` as well")),
+    if url != now_url || format == now_format {
+        return Ok(());
     }
+    Err(Error::usage(format!(
+        "{} cannot be changed to the format `{}`",
+        pipeline.curated.url, pipeline.curated.format
+    ))
+    .hint("set another `curated.url` as well"))
 }
 
-/// Opens the folders of all tables and checks that they are this pipeline's, or free.
+/// Opens the folders of all tables, and checks that each belongs to this pipeline or to none.
 async fn open_outputs(run_context: &RunContext<'_>) -> Result<Vec<Output>> {
     let RunContext {
         pipeline, stores, ..
@@ -210,13 +213,16 @@ async fn open_outputs(run_context: &RunContext<'_>) -> Result<Vec<Output>> {
     }
     let mut outputs = Vec::new();
     for (name, owned_as, setting, location) in tables {
-        // Files are renamed or copied from staging, which neither crosses a store.
-        let beside = location
+        // Staging is in the table's own store: renames and copies do not cross stores.
+        let work = location
             .sibling("_glueless")
             .unwrap_or_else(|| location.join("_glueless"));
-        // Pipelines of one name can lie side by side with a state each.
-        let own = staging_name(&pipeline.state.to_string());
-        let staging = beside.join(&pipeline.name).join("staging").join(&own);
+        // Pipelines of the same name can have tables in the same folder, each with its own state.
+        let name_of_state = staging_name(&pipeline.state.to_string());
+        let staging = work
+            .join(&pipeline.name)
+            .join("staging")
+            .join(&name_of_state);
         let staging = stores.open(&staging)?;
         let owner = Owner {
             pipeline: pipeline.name.clone(),
@@ -234,7 +240,7 @@ async fn open_outputs(run_context: &RunContext<'_>) -> Result<Vec<Output>> {
             is_marked,
         });
     }
-    // The state folder is owned as well: two pipelines that share it would mix their memories.
+    // The state folder is owned as well: two pipelines that share it would mix their states.
     let folder = stores.open(&pipeline.state)?;
     let owner = Owner {
         pipeline: pipeline.name.clone(),
@@ -254,11 +260,12 @@ async fn open_outputs(run_context: &RunContext<'_>) -> Result<Vec<Output>> {
     Ok(outputs)
 }
 
+/// The date of a day in days since 1970.
 pub(super) fn date(day: i32) -> Option<NaiveDate> {
     NaiveDate::from_ymd_opt(1970, 1, 1)?.checked_add_signed(TimeDelta::days(day.into()))
 }
 
-/// The URL under which the engine finds a folder's store.
+/// The URL under which a folder's store is registered in the engine.
 pub(super) fn object_store_root(folder: &Folder) -> url::Url {
     let mut url = folder.location.url().clone();
     url.set_path("");

@@ -1,4 +1,4 @@
-//! Plan: what a run of a window would read and replace. Nothing is touched.
+//! Plans a run of a window: what it would read and replace. Changes nothing.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -23,7 +23,7 @@ use crate::state::ledger::{CURATED, Ledger, Step};
 use crate::table::TableFile;
 use crate::window::Window;
 
-/// What a run would do.
+/// The plan of a run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Planned {
     /// The pipeline's name.
@@ -36,41 +36,41 @@ pub struct Planned {
     pub files: u64,
     /// Inputs among them that appeared after their own window was run.
     pub late_files: u64,
-    /// Inputs among them that earlier runs have folded: they change nothing.
+    /// Inputs among them that earlier runs have folded, and that change nothing.
     pub folded_files: u64,
     /// The inputs' size.
     pub bytes: u64,
-    /// The late inputs, in the order of files.
+    /// The late inputs, in file order.
     pub late: Vec<String>,
-    /// The parts of the window that were run before.
+    /// The parts of the window that were already run.
     pub windows_run: Vec<Window>,
-    /// The days of the window that have rows in the state, published or deleted ones.
+    /// The days of the window that have versions in the state, of published or deleted rows.
     pub days_published: Vec<NaiveDate>,
-    /// What it would take, if it is like an earlier run.
+    /// The estimated cost, if an earlier run can be compared with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub estimate: Option<Estimate>,
-    /// What folding gives, where that was asked for.
+    /// The result of folding the inputs, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fold: Option<PlannedFold>,
-    /// What else is to be known.
+    /// Further notes for the user.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
 
-/// What a run would take, by the earlier run that read most nearly as many bytes.
+/// The estimated cost of a run, from the earlier run with the closest input size.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Estimate {
-    /// Wall time: that run's, and as many times more as there are more bytes.
+    /// Wall time: that run's, scaled up if there are more bytes.
     pub seconds: f64,
-    /// Memory: that run's, which was bounded by its limit.
+    /// Memory: that run's, bounded by its limit.
     pub peak_memory_bytes: u64,
-    /// That run.
+    /// The id of that run.
     pub run_id: String,
-    /// What it read.
+    /// The bytes that it read.
     pub bytes: u64,
 }
 
-/// What folding the inputs gives.
+/// The result of folding the inputs.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct PlannedFold {
     /// Rows in the inputs.
@@ -79,30 +79,30 @@ pub struct PlannedFold {
     pub rows_latest: u64,
     /// Changes that a later one replaces.
     pub rows_superseded: u64,
-    /// Last changes that leave no row.
+    /// Last changes that leave no row, such as deletes.
     pub rows_deleted: u64,
-    /// Rows that would be put aside.
+    /// Rows that would be quarantined.
     pub rows_rejected: u64,
-    /// Inputs that would be put aside.
+    /// Inputs that would be quarantined as a whole.
     pub files_rejected: u64,
-    /// Last changes not later than what earlier runs left.
+    /// Last changes not later than the versions of earlier runs.
     pub rows_stale: u64,
-    /// Rows that would be written, those that are only copied included.
+    /// Rows that would be written, including those only copied.
     pub rows_written: u64,
-    /// Their size.
+    /// The size of these rows.
     pub bytes_written: u64,
     /// The days whose rows would change.
     pub days: Vec<NaiveDate>,
-    /// The partitions that would be written, as folders; one without a name is the whole table.
+    /// The partitions that would be written, as folders; an empty name is the whole table.
     pub partitions_written: Vec<String>,
-    /// The partitions that would be left without rows.
+    /// The partitions that would be removed.
     pub partitions_removed: Vec<String>,
 }
 
-/// Plans a run of a window; with `folds` the inputs are also folded, on the disk to spill to.
+/// Plans a run of a window; with `folds`, also folds the inputs into the spill folder.
 ///
 /// # Errors
-/// Those that the run would meet, as far as it is planned.
+/// Those of the run, as far as it is planned.
 pub fn plan<'a>(
     run_context: &'a RunContext<'_>,
     window: Window,
@@ -150,16 +150,16 @@ async fn plan_window(
     planned.estimate = estimate(ledger, planned.bytes);
     if is_publishing {
         planned.notes.push(
-            "another run is publishing, or was interrupted: the run would finish that first".into(),
+            "another run is publishing, or was interrupted: this run would finish it first".into(),
         );
     }
     if folds && !inputs.is_empty() {
-        planned.fold = Some(fold_planned(open, state, &inputs).await?);
+        planned.fold = Some(plan_fold(open, state, &inputs).await?);
     }
     Ok(planned)
 }
 
-async fn fold_planned(
+async fn plan_fold(
     open: &OpenPipeline<'_>,
     state: &State,
     inputs: &[crate::raw::discover::Input],
@@ -183,9 +183,9 @@ async fn fold_planned(
     let before: Vec<TableFile> = state.ledger.files(CURATED).cloned().collect();
     let had_rows: BTreeSet<&str> = before.iter().map(|file| parent(&file.path)).collect();
     let written: BTreeSet<&String> = curated.staged.iter().map(|file| &file.partition).collect();
-    let emptied = curated.partitions.iter();
-    let emptied = emptied.filter(|partition| had_rows.contains(partition.as_str()));
-    let emptied = emptied.filter(|partition| !written.contains(partition));
+    let is_emptied =
+        |partition: &&String| had_rows.contains(partition.as_str()) && !written.contains(partition);
+    let emptied = curated.partitions.iter().filter(is_emptied);
     planned.partitions_removed = emptied.cloned().collect();
     planned.partitions_written = written.into_iter().cloned().collect();
     planned.days = curated
@@ -202,7 +202,7 @@ async fn fold_planned(
     Ok(planned)
 }
 
-/// The parts of a window that were run.
+/// The parts of a window that were already run.
 fn parts_run(ledger: &Ledger, window: &Window) -> Vec<Window> {
     let runs = ledger.folded_windows().into_iter();
     runs.filter_map(|run| run.intersection(window)).collect()
@@ -210,26 +210,26 @@ fn parts_run(ledger: &Ledger, window: &Window) -> Vec<Window> {
 
 fn days_with_rows(ledger: &Ledger, window: &Window) -> Vec<NaiveDate> {
     let counts = ledger.versions.values().flat_map(|counts| counts.iter());
-    let known: BTreeSet<NaiveDate> = counts.filter_map(|(day, _)| date(day?)).collect();
-    let known = known.into_iter();
-    known
+    let days: BTreeSet<NaiveDate> = counts.filter_map(|(day, _)| date(day?)).collect();
+    days.into_iter()
         .filter(|day| window.overlaps(&Window::day(*day)))
         .collect()
 }
 
-/// By the run that read most nearly as many bytes; of several, the newest.
+/// Estimates from the run with the closest input size; from the newest of several.
 fn estimate(ledger: &Ledger, bytes: u64) -> Option<Estimate> {
     let folds = ledger.runs.iter().rev();
-    let folds = folds.filter(|run| run.command != Step::Aggregate);
-    let sized = folds.map(|run| (run, run.count("bytes")));
-    let sized = sized.filter(|(_, read)| *read > 0 && bytes > 0);
+    let sized = folds
+        .filter(|run| run.command != Step::Aggregate)
+        .map(|run| (run, run.count("bytes")))
+        .filter(|(_, read)| *read > 0 && bytes > 0);
     let distance = |read: u64| (read as f64 / bytes as f64).ln().abs();
     let (run, read) = sized.min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)))?;
     let aggregated = ledger.run(&aggregate_run_id(&run.run_id));
     let seconds = aggregated.map_or(run.seconds, |aggregated| aggregated.seconds);
-    let more = (bytes as f64 / read as f64).max(1.0);
+    let scale = (bytes as f64 / read as f64).max(1.0);
     Some(Estimate {
-        seconds: seconds * more,
+        seconds: seconds * scale,
         peak_memory_bytes: run.count("peak_memory_bytes"),
         run_id: run.run_id.clone(),
         bytes: read,
@@ -276,7 +276,7 @@ impl Answer for Planned {
             Some(estimate) => line(
                 "estimate",
                 format!(
-                    "{:.1} s, {}, by run {}, which read {}",
+                    "{:.1} s, {}, from run {}, which read {}",
                     estimate.seconds,
                     size(estimate.peak_memory_bytes),
                     estimate.run_id,
@@ -302,7 +302,7 @@ impl Answer for Planned {
             line(
                 "would write",
                 format!(
-                    "{} rows in {} partitions, {}; {} partitions would go",
+                    "{} rows in {} partitions, {}; {} partitions would be removed",
                     fold.rows_written,
                     fold.partitions_written.len(),
                     size(fold.bytes_written),
@@ -328,14 +328,16 @@ impl Answer for Planned {
     }
 }
 
-/// The first of some days, and how many more there are.
+/// The first `shown` days, and the number of the rest.
 fn listed(days: &[NaiveDate], shown: usize, none: &str) -> String {
     if days.is_empty() {
         return none.into();
     }
     let first: Vec<String> = days.iter().take(shown).map(NaiveDate::to_string).collect();
-    match days.len() > shown {
-        true => format!("{} and {} more", first.join(", "), days.len() - shown),
-        false => first.join(", "),
+    let first = first.join(", ");
+    if days.len() > shown {
+        format!("{first} and {} more", days.len() - shown)
+    } else {
+        first
     }
 }

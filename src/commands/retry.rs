@@ -1,4 +1,4 @@
-//! Trying again where another run was faster.
+//! Retries after another run has committed first.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 use crate::layout::fnv1a;
 
-/// How often a run tries to commit, and a question is asked of one commit.
+/// The number of tries to commit, and to read one commit.
 pub(super) const TRIES: usize = 6;
-/// How long a run waits before it tries again the first time; twice as long each further time.
+/// The delay before the first retry; it doubles with each further one.
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 
-/// How long to wait before each further try. The run's id decides how much longer than the least,
-/// so that runs that wait for each other do not do so in step.
+/// The delays before each retry. The jitter is seeded with the run's id, so that competing runs do
+/// not retry in step.
 pub(super) fn delays(run_id: &str) -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(FIRST_DELAY)

@@ -1,17 +1,17 @@
-//! The run, top to bottom.
+//! Runs: window, fold, commit, publish.
 //!
 //! ```text
-//! window ─▶ discover ─▶ open ─▶ fold ─▶ curate ─▶ check ─▶ commit ─▶ publish ─▶ aggregate ─▶ report
+//! window ─▶ discover ─▶ open ─▶ fold ─▶ curate ─▶ check ─▶ commit ─▶ publish ─▶ aggregate ─▶
+//! report
 //! ```
-//!
-//! Up to the commit nothing that was published changes: files are written to staging and to the
+//! Until the commit, nothing that is published changes: files are written to staging and to the
 //! state's folder under the attempt's own name, and a failed attempt removes them. The commit
-//! records the run; publishing then swaps exactly the planned partitions. An attempt announces
-//! itself before its commit, so that the next command can finish publishing after an interruption.
-//!
-//! A [`Task`] has one or two steps, each of which is one commit. A step tries to commit until an
-//! [`Outcome`] ends it: where another run commits first, the attempt is discarded, and the step is
-//! done again on top of what the other run left, a few times.
+//! records the run; publishing then replaces exactly the planned partitions. An attempt is
+//! announced before its commit, so that the next command can finish publishing after an
+//! interruption.
+//! A [`Task`] has one or two steps, and each step is one commit. When another run commits first,
+//! the attempt is discarded, and the step is retried on top of the other run's commit, up to
+//! [`TRIES`] times. An [`Outcome`] says how each attempt ended.
 
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -38,18 +38,18 @@ pub(super) mod inputs;
 mod publishing;
 mod quarantine;
 
-/// A task, and the pipeline and the window it is about.
+/// A task with its open pipeline and its window.
 pub(super) struct Run<'a> {
     pub(super) open: OpenPipeline<'a>,
     task: Task,
     window: Window,
 }
 
-/// Does a task. The future is boxed so that it is compiled here, and not again in every program
-/// that calls it.
+/// Runs a task. The future is boxed so that it is compiled in this crate, not in each program that
+/// calls it.
 ///
 /// # Errors
-/// See [`crate::error::Kind`]. Nothing that was published changes unless the run was committed.
+/// See [`crate::error::Kind`]. Published tables change only if the run was committed.
 pub fn run<'a>(run_context: &'a RunContext<'_>, task: Task) -> LocalBoxFuture<'a, Result<Report>> {
     do_run(run_context, task).boxed_local()
 }
@@ -76,7 +76,7 @@ async fn do_run(run_context: &RunContext<'_>, task: Task) -> Result<Report> {
     Ok(report)
 }
 
-/// The task's own window, or the span of all windows that were run.
+/// The task's own window, or the span of all windows that were folded.
 async fn window_of(run_context: &RunContext<'_>, task: Task) -> Result<Window> {
     if let Some(window) = task.window() {
         return Ok(window);
@@ -106,7 +106,7 @@ fn log_limits(run_context: &RunContext<'_>, window: &Window) {
     );
 }
 
-/// Finishes what an interrupted run of the pipeline has committed and not published.
+/// Finishes publishing for an interrupted run of the pipeline that has committed.
 ///
 /// # Errors
 /// Those of publishing.
@@ -127,7 +127,7 @@ pub fn finish<'a>(run_context: &'a RunContext<'_>) -> LocalBoxFuture<'a, Result<
 }
 
 impl Run<'_> {
-    /// Does one step, again where another run was faster.
+    /// Runs one step, and retries it when another run commits first.
     async fn step(&self, step: Step, report: &mut Report) -> Result<()> {
         let mut delays = delays(&self.open.run_context.run_id);
         let mut bad = BadInputs::new();
@@ -142,12 +142,13 @@ impl Run<'_> {
                 Outcome::Outrun(error) => error,
             };
             let Some(delay) = delays.next() else {
-                let busy = format!("other runs of this pipeline were faster {TRIES} times");
-                return Err(Error::busy(busy)
-                    .hint("nothing was changed: run again")
-                    .caused_by(outrun));
+                return Err(Error::busy(format!(
+                    "other runs of this pipeline committed first {TRIES} times"
+                ))
+                .hint("nothing was changed: run the command again")
+                .caused_by(outrun));
             };
-            info!("another run was faster: folding again on top of it");
+            info!("another run committed first: retrying on top of its commit");
             tokio::time::sleep(delay).await;
         }
     }

@@ -1,11 +1,11 @@
-//! The history of a pipeline: its runs as the ledger has them, and gaps between their windows.
+//! Lists the runs in the ledger of a pipeline, and the gaps between their windows.
 
 use std::fmt::Write;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
-use crate::commands::open_pipeline::{RunContext, check_not_lost};
+use crate::commands::open_pipeline::{RunContext, check_state_exists};
 use crate::error::Result;
 use crate::layout::{attempt_name, run_id_of_aggregate};
 use crate::report::Answer;
@@ -20,26 +20,26 @@ use crate::window::Window;
 pub struct History {
     /// The pipeline's name.
     pub pipeline: String,
-    /// Its runs, in the order of their commits.
+    /// Its runs, in commit order.
     pub runs: Vec<PastRun>,
-    /// What lies between the windows that were run, ascending.
+    /// Gaps between the windows that were run, ascending.
     pub gaps: Vec<Window>,
-    /// Raw files of which something is in quarantine.
+    /// Raw files in quarantine, as a whole or some of their rows.
     pub files_in_quarantine: u64,
 }
 
-/// A run that was committed.
+/// A committed run.
 #[derive(Clone, Debug, Serialize)]
 pub struct PastRun {
-    /// Its id.
+    /// The run's id.
     pub run_id: String,
-    /// What was done: `run`, `curate`, `aggregate`, `rebuild`, `catch-up`.
+    /// The command: `run`, `curate`, `aggregate`, `rebuild`, `catch-up`.
     pub command: &'static str,
     /// The window's start.
     pub start: DateTime<Utc>,
     /// The window's end, excluded.
     pub end: DateTime<Utc>,
-    /// When it began.
+    /// The run's start time.
     pub at: DateTime<Utc>,
     /// Wall time until its last commit.
     pub seconds: f64,
@@ -53,28 +53,28 @@ pub struct PastRun {
     pub rows_read: u64,
     /// Rows written to the curated table.
     pub rows_written: u64,
-    /// Rows that were put aside.
+    /// Rows that were quarantined.
     pub rows_rejected: u64,
-    /// Curated partitions written, or left without rows.
+    /// Curated partitions written or removed.
     pub partitions: u64,
-    /// The process's greatest resident memory until its last commit.
+    /// Peak resident memory of the process until its last commit.
     pub peak_memory_bytes: u64,
     /// Days whose rows changed.
     pub days: u64,
-    /// `done`; `publishing` where its files are not all in place: it is being published, or was
-    /// interrupted and is finished by the next run.
+    /// `done`, or `publishing` while its files are not all published: it is still publishing, or
+    /// was interrupted and the next run finishes it.
     pub status: &'static str,
 }
 
-/// Reads the history; nothing is touched.
+/// Reads the history; changes nothing.
 ///
 /// # Errors
-/// Usage, when the state is of a newer version; storage, when it cannot be read.
+/// Usage, when the state was written by a newer version; storage, when it cannot be read.
 pub async fn history(run_context: &RunContext<'_>) -> Result<History> {
     let pipeline = run_context.pipeline;
     let mut state = State::open(run_context.stores, pipeline).await?;
     if state.ledger.runs.is_empty() {
-        check_not_lost(run_context, &mut state).await?;
+        check_state_exists(run_context, &mut state).await?;
     }
     let announced = run_context
         .stores
@@ -89,14 +89,14 @@ pub async fn history(run_context: &RunContext<'_>) -> Result<History> {
     })
 }
 
-/// The runs of a ledger; what a run curated and what it aggregated are one.
+/// The runs of a ledger; the curate and aggregate commits of one run are merged.
 fn past_runs(ledger: &Ledger, is_open: impl Fn(&Run) -> bool) -> Vec<PastRun> {
     let mut past: Vec<PastRun> = Vec::new();
     for run in &ledger.runs {
         let status = if is_open(run) { "publishing" } else { "done" };
-        let whole = run_id_of_aggregate(&run.run_id);
-        let is_its = |past: &&mut PastRun| Some(past.run_id.as_str()) == whole;
-        let first = whole.and_then(|_| past.iter_mut().rev().find(is_its));
+        let curate_id = run_id_of_aggregate(&run.run_id);
+        let is_same_run = |past: &&mut PastRun| Some(past.run_id.as_str()) == curate_id;
+        let first = curate_id.and_then(|_| past.iter_mut().rev().find(is_same_run));
         if let Some(first) = first {
             first.seconds = run.seconds;
             first.peak_memory_bytes = first.peak_memory_bytes.max(run.count("peak_memory_bytes"));
@@ -109,7 +109,7 @@ fn past_runs(ledger: &Ledger, is_open: impl Fn(&Run) -> bool) -> Vec<PastRun> {
             continue;
         }
         past.push(PastRun {
-            run_id: whole.unwrap_or(&run.run_id).to_string(),
+            run_id: curate_id.unwrap_or(&run.run_id).to_string(),
             command: match run.command {
                 Step::Curate => "curate",
                 Step::Rebuild => "rebuild",
@@ -176,7 +176,7 @@ impl Answer for History {
         for gap in &self.gaps {
             let _ = writeln!(
                 text,
-                "gap: {} to {} was never run; `glueless catch-up` folds what is there",
+                "gap: {} to {} was never run; `glueless catch-up` folds its files",
                 day_or_instant(gap.start),
                 day_or_instant(gap.end)
             );
@@ -184,7 +184,7 @@ impl Answer for History {
         if self.files_in_quarantine > 0 {
             let _ = writeln!(
                 text,
-                "in quarantine: {} files, or rows of them",
+                "in quarantine: {} files, as a whole or some of their rows",
                 self.files_in_quarantine
             );
         }

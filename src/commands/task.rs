@@ -1,28 +1,28 @@
-//! What a run is to do.
+//! Tasks of a run.
 
 use crate::state::ledger::Step;
 use crate::window::Window;
 
-/// What a run is to do.
+/// The task of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
     /// Curate a window, then aggregate.
     Run(Window),
-    /// The curated table only.
+    /// Update the curated table only.
     Curate(Window),
-    /// The aggregates only.
+    /// Compute the aggregates only.
     Aggregate(Window),
-    /// What was never folded: late inputs, what lies between windows, and what was put aside.
+    /// Fold what was never folded: late inputs, gaps between windows, and quarantined inputs.
     CatchUp,
-    /// Everything again, from the raw files that were folded so far.
+    /// Rebuild all tables from the raw files folded so far.
     Rebuild {
-        /// Whether to go on without those that are not there any more.
+        /// Whether to continue without raw files that are missing.
         accept_missing: bool,
     },
 }
 
 impl Task {
-    /// Its window, where it is about one.
+    /// Its window, if it has one.
     pub(super) fn window(self) -> Option<Window> {
         match self {
             Task::Run(window) | Task::Curate(window) | Task::Aggregate(window) => Some(window),
@@ -30,7 +30,7 @@ impl Task {
         }
     }
 
-    /// Its commits, as the ledger records them, in their order.
+    /// Its steps, in order; each is one commit.
     pub(super) fn steps(self) -> &'static [Step] {
         match self {
             Task::Run(_) => &[Step::Curate, Step::Aggregate],

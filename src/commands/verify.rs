@@ -1,9 +1,8 @@
-//! Verify: whether the curated table is what raw says, or what another table says. Nothing is
-//! touched.
-//!
-//! All inputs that were folded so far are folded again from nothing, into files on the disk to
-//! spill to; then both tables are read, and their counts and hashes compared by partition. Where a
-//! partition differs, its rows are joined by their keys to name the first one that does.
+//! Verifies the curated table and the aggregates against raw, or against another table. Changes
+//! nothing.
+//! All inputs that were folded so far are refolded from empty into the spill folder; then both
+//! tables are read, and their counts and hashes compared by partition. The rows of the first
+//! partition that differs are joined by key, to name the first key that differs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,7 +35,7 @@ use crate::table::files::FileTable;
 use crate::window::Window;
 
 use files::Files;
-use from_empty::{Again, again, folded_again};
+use from_empty::{Refolded, refold, refolded_side};
 use keys::Keys;
 use other_table::other_table;
 
@@ -47,66 +46,66 @@ mod from_empty;
 mod keys;
 mod other_table;
 
-/// What is compared.
+/// The options of a comparison.
 #[derive(Clone, Debug, Default)]
 pub struct Compared {
-    /// Only these days.
+    /// Compare only these days.
     pub days: Option<Window>,
-    /// With another table, a path or URL, instead of raw.
+    /// Compare with this table, a path or URL, instead of raw.
     pub against: Option<String>,
 }
 
-/// What a comparison found.
+/// The result of a comparison.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Verified {
     /// The pipeline's name.
     pub pipeline: String,
-    /// What the table was compared with: `raw`, or another table.
+    /// What the table was compared with: `raw`, or the other table.
     pub against: String,
-    /// The days that were compared; all, where there are none.
+    /// The days that were compared; `None` for all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub days: Option<Window>,
     /// Whether no difference was found.
     pub is_equal: bool,
-    /// Inputs that were folded again.
+    /// Inputs that were refolded.
     pub files: u64,
     /// Rows in them.
     pub rows_read: u64,
-    /// Rows that the table should have: those of raw, folded, or of the other table.
+    /// Rows that the table should have: those of the refold, or of the other table.
     pub rows_expected: u64,
-    /// Rows that it has.
+    /// Rows that the table has.
     pub rows_found: u64,
     /// Partitions that were compared.
     pub partitions: u64,
-    /// Those that differ, sorted.
+    /// Partitions that differ, sorted.
     pub partitions_different: Vec<PartitionDifference>,
-    /// Days with another number of rows.
+    /// Days that differ in the number of rows.
     pub days_different: Vec<DayDifference>,
-    /// Days of which the state remembers another number of keys than raw has.
+    /// Days that differ between state and raw in the number of keys.
     pub state_days_different: Vec<DayDifference>,
-    /// Files that were published and are not there.
+    /// Published files that are missing.
     pub files_missing: Vec<String>,
-    /// Files that were published and cannot be read any more.
+    /// Published files that cannot be read.
     pub files_damaged: Vec<String>,
-    /// Files of the state with versions that are gone or damaged: the next run may be refused.
+    /// Versions files of the state that are missing or damaged: the next run may be refused.
     pub state_files_damaged: Vec<String>,
     /// Files in the table's folder that no run of this pipeline wrote.
     pub files_unknown: Vec<String>,
-    /// Columns of the table that the other side lacks, and new ones that folding again gives.
+    /// Columns of the table that the other side lacks, and new columns of the refold.
     pub columns_missing: Vec<String>,
-    /// Columns of which values do not fit the table's types.
+    /// Columns with values that do not fit the table's types.
     pub columns_unfit: Vec<String>,
-    /// The aggregates, in the pipeline's order; none against another table.
+    /// The aggregates, in the pipeline's order; empty when compared with another table.
     pub aggregates: Vec<VerifiedAggregate>,
-    /// The first key that differs, in the first partition that does.
+    /// The first key that differs, in the first partition that differs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_difference: Option<KeyDifference>,
-    /// What else is to be known.
+    /// Further notes for the user.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// Wall time.
     pub seconds: f64,
-    /// The process's greatest resident memory.
+    /// Peak resident memory of the process.
     pub peak_memory_bytes: u64,
 }
 
@@ -125,24 +124,24 @@ pub struct PartitionDifference {
     pub hash_found: String,
 }
 
-/// What was found of an aggregate.
+/// The result of comparing an aggregate.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct VerifiedAggregate {
     /// Its name.
     pub name: String,
-    /// Days that were compared.
+    /// The number of days that were compared.
     pub days: u64,
-    /// Those that differ, as folders.
+    /// Days that differ, as folders.
     pub days_different: Vec<PartitionDifference>,
-    /// Files that were published and are not there.
+    /// Published files that are missing.
     pub files_missing: Vec<String>,
-    /// Files that were published and cannot be read any more.
+    /// Published files that cannot be read.
     pub files_damaged: Vec<String>,
     /// Files in its folder that no run of this pipeline wrote.
     pub files_unknown: Vec<String>,
-    /// Whether it was compared at all: not where the last changes are not in it yet.
+    /// Whether it was compared: not while it lacks the last changes.
     pub is_compared: bool,
-    /// Why it was not compared, or not all of it.
+    /// Why it was not compared, or only in part.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
@@ -150,7 +149,7 @@ pub struct VerifiedAggregate {
 /// A day that differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DayDifference {
-    /// The day; none for rows without one.
+    /// The day; `None` for rows without a day.
     pub day: Option<NaiveDate>,
     /// Rows it should have.
     pub rows_expected: u64,
@@ -165,15 +164,15 @@ pub struct KeyDifference {
     pub partition: String,
     /// The key columns, and their values as text.
     pub key: Vec<(String, String)>,
-    /// What is wrong with its row.
+    /// How its row differs.
     pub why: String,
 }
 
-/// Compares the curated table.
+/// Compares the curated table and the aggregates.
 ///
 /// # Errors
 /// Usage, when nothing was folded yet, or the other table cannot be compared; data, when an input
-/// that was folded is gone or has changed; busy, when another run publishes meanwhile.
+/// that was folded is missing or has changed; busy, when another run is publishing.
 pub fn verify<'a>(
     run_context: &'a RunContext<'_>,
     compared: Compared,
@@ -183,9 +182,9 @@ pub fn verify<'a>(
 
 /// One of the two tables.
 struct Side {
-    /// All its rows, with the columns of the published table, then others.
+    /// Its rows, with the columns of the published table.
     rows: DataFrame,
-    /// Published columns that it lacks.
+    /// Columns of the published table that it lacks.
     missing: Vec<String>,
 }
 
@@ -194,7 +193,8 @@ async fn do_verify(run_context: &RunContext<'_>, compared: &Compared) -> Result<
         span_of(state, "verify")?;
         if open.is_publishing(state).await? {
             return Err(Error::busy("a run is publishing, or was interrupted").hint(
-                "verify again after it; any run of the pipeline finishes what was interrupted",
+                "verify again after it has finished; any run of the pipeline finishes an \
+                 interrupted one",
             ));
         }
         open.check_not_changed(Step::Curate, state).await?;
@@ -213,13 +213,14 @@ async fn do_verify(run_context: &RunContext<'_>, compared: &Compared) -> Result<
         && verified.aggregates.iter().all(VerifiedAggregate::is_equal);
     verified.seconds = run_context.meter.seconds();
     verified.peak_memory_bytes = (run_context.meter.peak_memory_bytes)();
-    match verified.is_equal {
-        true => info!("no difference in {} partitions", verified.partitions),
-        false => warn!(
+    if verified.is_equal {
+        info!("no difference in {} partitions", verified.partitions);
+    } else {
+        warn!(
             "{} of {} partitions differ",
             verified.partitions_different.len(),
             verified.partitions
-        ),
+        );
     }
     Ok(verified)
 }
@@ -236,48 +237,32 @@ impl OpenPipeline<'_> {
         let Some(contract) = &state.ledger.contract else {
             verified
                 .notes
-                .push("no run has found an input yet: there is no table".into());
+                .push("no run has found an input yet: the table does not exist".into());
             return Ok(verified);
         };
         let mut columns = read_types(&contract.columns)?;
         if compared.against.is_none() && !contract.grown.is_empty() {
             columns.retain(|(name, _)| !contract.grown.contains(name));
             verified.notes.push(format!(
-                "not compared: `{}`, which rows of earlier runs do not have",
+                "not compared: `{}`, because rows of earlier runs lack these columns",
                 contract.grown.join("`, `")
             ));
         }
         let is_parquet = pipeline.curated.format == Format::Parquet;
-        // What a Delta log does not list, its readers do not see.
-        let is_asked = |path: &str| is_parquet && is_of_days(path, compared.days);
+        // Readers of a Delta table see only the files in its log.
+        let is_compared = |path: &str| is_parquet && may_have_days(path, compared.days);
         let folder = &self.output(CURATED)?.folder;
-        let mut files = Files::find(folder, state.ledger.files(CURATED), is_asked).await?;
-        let there = sizes(state.folder()).await?;
-        let stored = state.data_files("version").into_iter();
-        let damaged = stored.filter(|(path, bytes)| there.get(path) != Some(bytes));
-        verified.state_files_damaged = damaged.map(|(path, _)| path).collect();
-        let context = session(&self.runtime, self.run_context.resources.threads);
-        {
-            // Sorts spill, and hash joins do not.
-            let session = context.state_ref();
-            let mut session = session.write();
-            let options = session.config_mut().options_mut();
-            options.optimizer.prefer_hash_join = false;
-        }
+        let mut files = Files::find(folder, state.ledger.files(CURATED), is_compared).await?;
+        verified.state_files_damaged = damaged_versions(state).await?;
+        let context = self.comparing_session();
         let expected = match &compared.against {
             Some(against) => other_table(self, &context, against, &columns, &mut verified).await?,
             None => {
-                let folded = folded_again(self, state, &mut verified).await?;
+                let folded = refold(self, state, &mut verified).await?;
                 let days = compared.days;
                 verified.aggregates = self.verify_aggregates(state, &folded, days).await?;
-                again(
-                    self,
-                    &context,
-                    &columns,
-                    &contract.grown,
-                    &folded,
-                    &mut verified,
-                )?
+                let grown = &contract.grown;
+                refolded_side(self, &context, &columns, grown, &folded, &mut verified)?
             }
         };
         verified
@@ -296,7 +281,7 @@ impl OpenPipeline<'_> {
             side(&context, folder, Arc::new(table), &columns)
         };
         if let Err(error) = comparison.compare(&found(&files)?, &mut verified).await {
-            if !files.leave_out_damaged().await? {
+            if !files.exclude_damaged().await? {
                 return Err(error);
             }
             comparison.compare(&found(&files)?, &mut verified).await?;
@@ -306,30 +291,49 @@ impl OpenPipeline<'_> {
         verified.files_unknown = files.unknown;
         if !state.ledger.quarantined.is_empty() {
             verified.notes.push(format!(
-                "{} files, or rows of them, are in quarantine: what they say is in no table",
+                "{} files, as a whole or some of their rows, are in quarantine: their changes \
+                 are in neither table",
                 state.ledger.quarantined.len()
             ));
         }
         if compared.days.is_some() && verified.partitions == 0 {
-            let told = "neither has rows of these days: nothing was compared";
-            verified.notes.push(told.into());
+            let note = "neither table has rows of these days: nothing was compared";
+            verified.notes.push(note.into());
         }
         Ok(verified)
     }
+
+    /// A session that sorts to join: sorts spill, hash joins do not.
+    fn comparing_session(&self) -> SessionContext {
+        let context = session(&self.runtime, self.run_context.resources.threads);
+        let state = context.state_ref();
+        let mut state = state.write();
+        state.config_mut().options_mut().optimizer.prefer_hash_join = false;
+        drop(state);
+        context
+    }
 }
 
-/// Whether a file may hold rows of some days, by the day in its path if there is one.
-fn is_of_days(path: &str, days: Option<Window>) -> bool {
+/// The versions files of the state that are missing, or differ in size from the committed ones.
+async fn damaged_versions(state: &State) -> Result<Vec<String>> {
+    let found = sizes(state.folder()).await?;
+    let committed = state.data_files("version").into_iter();
+    let damaged = committed.filter(|(path, bytes)| found.get(path) != Some(bytes));
+    Ok(damaged.map(|(path, _)| path).collect())
+}
+
+/// Whether a file may have rows of some days, by the day in its path if it has one.
+fn may_have_days(path: &str, days: Option<Window>) -> bool {
     let mut values = partition_values(parent(path));
-    let day = values.find(|(name, _)| name == EVENT_DT);
-    let day = day.and_then(|(_, value)| value?.parse::<NaiveDate>().ok());
+    let event_dt = values.find(|(name, _)| name == EVENT_DT);
+    let day = event_dt.and_then(|(_, value)| value?.parse::<NaiveDate>().ok());
     match (day, days) {
         (Some(day), Some(days)) => days.contains(day.and_time(NaiveTime::MIN).and_utc()),
         _ => true,
     }
 }
 
-/// A table in a folder, with the columns of the published table.
+/// A table in a folder as a side, with the columns of the published table.
 fn side(
     context: &SessionContext,
     folder: &Folder,
@@ -341,31 +345,29 @@ fn side(
     aligned(context.read_table(table)?, columns)
 }
 
-/// Rows with the columns of the published table, in their own types; those that are missing are
-/// null.
+/// Rows with the columns of the published table, in their own types; missing columns are null.
 fn aligned(rows: DataFrame, columns: &[(String, DataType)]) -> Result<Side> {
     let mut missing = Vec::new();
-    let mut chosen: Vec<Expr> = Vec::new();
+    let mut selected: Vec<Expr> = Vec::new();
     for (name, kind) in columns {
         let fields = rows.schema().fields().iter().map(|field| field.name());
-        let found = find_column(fields.clone().map(String::as_str), name);
-        let found = found.and_then(|at| fields.clone().nth(at));
-        let column = match found {
+        let index = find_column(fields.clone().map(String::as_str), name);
+        let column = match index.and_then(|at| fields.clone().nth(at)) {
             Some(found) => ident(found),
             None => {
                 missing.push(name.clone());
                 lit(ScalarValue::try_from(kind)?)
             }
         };
-        chosen.push(column.alias(name));
+        selected.push(column.alias(name));
     }
     Ok(Side {
-        rows: rows.select(chosen)?,
+        rows: rows.select(selected)?,
         missing,
     })
 }
 
-/// Two tables, compared by their digests.
+/// Compares two tables by their digests.
 struct Comparison<'a> {
     context: &'a SessionContext,
     pipeline: &'a Pipeline,
@@ -375,23 +377,23 @@ struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    /// Compares with what was published, and names the first key that differs.
+    /// Compares with the published table, and finds the first key that differs.
     async fn compare(&self, found: &Side, verified: &mut Verified) -> Result<()> {
-        let place = |name: &str| self.columns.iter().position(|(column, _)| column == name);
+        let column_index = |name: &str| self.columns.iter().position(|(column, _)| column == name);
         let has_days = |at: &usize| self.columns[*at].1 == DataType::Date32;
         let partition_by = self.pipeline.curated.partition_by.iter();
         let parts = DigestColumns {
-            partition_by: partition_by.filter_map(|name| place(name)).collect(),
-            day: place(EVENT_DT).filter(has_days),
+            partition_by: partition_by.filter_map(|name| column_index(name)).collect(),
+            day: column_index(EVENT_DT).filter(has_days),
             types: self.columns.iter().map(|(_, kind)| kind.clone()).collect(),
         };
         if self.days.is_some() && parts.day.is_none() {
             return Err(Error::usage(format!(
-                "the table has no DATE column `{EVENT_DT}`: its days cannot be told"
+                "the table has no DATE column `{EVENT_DT}`: days cannot be selected"
             ))
-            .hint("compare the whole table: leave the dates out"));
+            .hint("compare the whole table: omit the dates"));
         }
-        let (expected, found) = (self.chosen(self.expected)?, self.chosen(found)?);
+        let (expected, found) = (self.selected(self.expected)?, self.selected(found)?);
         let one = digest(expected.clone().execute_stream_partitioned().await?, &parts).await?;
         let other = digest(found.clone().execute_stream_partitioned().await?, &parts).await?;
         let rows = |digests: &Digests| digests.partitions.values().map(|digest| digest.rows).sum();
@@ -412,16 +414,16 @@ impl Comparison<'_> {
             };
             match keys.first_difference(self.context, expected, found).await {
                 Ok(difference) => verified.first_difference = difference,
-                Err(error) => verified
-                    .notes
-                    .push(format!("the key that differs was not found: {error}")),
+                Err(error) => verified.notes.push(format!(
+                    "the first key that differs could not be determined: {error}"
+                )),
             }
         }
         Ok(())
     }
 
-    /// The rows of the days that are compared.
-    fn chosen(&self, side: &Side) -> Result<DataFrame> {
+    /// The rows of the compared days.
+    fn selected(&self, side: &Side) -> Result<DataFrame> {
         let rows = side.rows.clone();
         let Some(days) = self.days else {
             return Ok(rows);
@@ -448,8 +450,8 @@ impl Comparison<'_> {
 
 /// The partitions that differ, sorted.
 fn partition_differences(expected: &Digests, found: &Digests) -> Vec<PartitionDifference> {
-    let names = expected.partitions.keys().chain(found.partitions.keys());
-    let names: BTreeSet<&String> = names.collect();
+    let all = expected.partitions.keys().chain(found.partitions.keys());
+    let names: BTreeSet<&String> = all.collect();
     let mut differences = Vec::new();
     for name in names {
         let of = |digests: &Digests| -> Digest {

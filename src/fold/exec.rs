@@ -1,7 +1,6 @@
-//! The node of a plan that finds the last changes: `FoldExec`.
-//!
-//! [`FoldRule`] puts it in the place of the engine's own grouping where a query asks for
-//! [`last_changes`](crate::fold::last_changes) by key, which is what `sql/fold.sql` does:
+//! `FoldExec`, the plan node that finds the last changes.
+//! [`FoldRule`] replaces the engine's own grouping with it when a query computes only
+//! [`last_changes`](crate::fold::last_changes) by key, as `sql/fold.sql` does:
 //!
 //! ```text
 //! ProjectionExec: last_changes                         FoldExec: key=[…], …
@@ -9,13 +8,12 @@
 //!     AggregateExec: Partial, last_changes(…)
 //!       <changes>
 //! ```
-//!
-//! All partitions of the input fill one [`KeyTable`]. When the last of them has ended, the
-//! partitions of the output share the table's shards: a row of the output is one key, in no order.
+//! All input partitions fill one [`KeyTable`]. When the last of them has ended, the output
+//! partitions share the table's shards: an output row is one key, in no order.
 //!
 //! | column | Arrow type | nullable | meaning |
 //! |---|---|---|---|
-//! | as the query names it | List(Struct(`event_dt` Date32, `position`)) | no | per day of the key, in no order, the position of the last change |
+//! | named by the query | List(Struct(`event_dt` Date32, `position`)) | no | per day of the key, in no order, the position of the last change |
 //!
 //! `EXPLAIN` shows the node. Its metrics: `input_rows`, `output_rows` (keys), `spilled_bytes`,
 //! `spilled_rows` (keys), `peak_mem_used`, `elapsed_compute`.
@@ -55,8 +53,8 @@ use crate::error::Result;
 use crate::fold::key_table::{Inserter, KeyTable, SealedShard};
 use crate::fold::last_changes::{self, KeysBuilder};
 
-/// Puts [`FoldExec`] into a plan. It must run before the rules of the engine, which put other
-/// nodes between the two halves of a grouping.
+/// Puts [`FoldExec`] into a plan. It must run before the engine's rules, which insert other nodes
+/// between the two phases of a grouping.
 #[derive(Debug)]
 pub(super) struct FoldRule;
 
@@ -67,7 +65,7 @@ impl PhysicalOptimizerRule for FoldRule {
         _config: &ConfigOptions,
     ) -> EngineResult<Arc<dyn ExecutionPlan>> {
         let replaced = plan.transform_down(|node| {
-            Ok(match grouping(&node) {
+            Ok(match fold_node(&node) {
                 Some(fold) => Transformed::yes(fold?),
                 None => Transformed::no(node),
             })
@@ -84,25 +82,26 @@ impl PhysicalOptimizerRule for FoldRule {
     }
 }
 
-/// The node for a projection of nothing but the last changes of each key; `None` for another one.
-fn grouping(node: &Arc<dyn ExecutionPlan>) -> Option<EngineResult<Arc<dyn ExecutionPlan>>> {
+/// The node that replaces a projection of only the last changes of each key; `None` for other
+/// nodes.
+fn fold_node(node: &Arc<dyn ExecutionPlan>) -> Option<EngineResult<Arc<dyn ExecutionPlan>>> {
     let projection = node.downcast_ref::<ProjectionExec>()?;
     let grouped = projection.input().downcast_ref::<AggregateExec>()?;
     let ([function], [chosen]) = (grouped.aggr_expr(), projection.expr()) else {
         return None;
     };
     let column = chosen.expr.downcast_ref::<Column>()?;
-    let keys = grouped.group_expr().expr().len();
-    if function.fun().name() != last_changes::NAME || column.index() != keys {
+    let key_count = grouped.group_expr().expr().len();
+    if function.fun().name() != last_changes::NAME || column.index() != key_count {
         return None;
     }
-    // The half that reads the rows.
+    // The phase that reads the input rows.
     let rows = match grouped.mode() {
         AggregateMode::Single | AggregateMode::SinglePartitioned => grouped,
         _ => grouped.input().downcast_ref::<AggregateExec>()?,
     };
-    let keys = rows.group_expr().expr().iter();
-    let keys = keys.map(|(key, _)| Arc::clone(key)).collect();
+    let groups = rows.group_expr().expr().iter();
+    let keys = groups.map(|(key, _)| Arc::clone(key)).collect();
     let [day, position] = &rows.aggr_expr().first()?.expressions()[..] else {
         return None;
     };
@@ -110,9 +109,10 @@ fn grouping(node: &Arc<dyn ExecutionPlan>) -> Option<EngineResult<Arc<dyn Execut
     let (input, schema) = (Arc::clone(rows.input()), node.schema());
     let data_type = arguments[1].data_type(&input.schema());
     Some(data_type.map(|data_type| -> Arc<dyn ExecutionPlan> {
-        match data_type == PACKED_TYPE {
-            true => Arc::new(FoldExec::<i128>::new(input, keys, arguments, schema)),
-            false => Arc::new(FoldExec::<Box<[u8]>>::new(input, keys, arguments, schema)),
+        if data_type == PACKED_TYPE {
+            Arc::new(FoldExec::<i128>::new(input, keys, arguments, schema))
+        } else {
+            Arc::new(FoldExec::<Box<[u8]>>::new(input, keys, arguments, schema))
         }
     }))
 }
@@ -125,18 +125,18 @@ struct FoldExec<P> {
     arguments: [Arc<dyn PhysicalExpr>; 2],
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
-    /// The table of one execution: its first partition starts to fill it.
+    /// The table of one execution, created by the first partition that executes.
     filled: Mutex<Option<Filled<P>>>,
 }
 
-/// A table that is being filled; for all partitions of the output.
+/// A table that is being filled, shared by all output partitions.
 type Filled<P> = Shared<BoxFuture<'static, EngineResult<Arc<Sealed<P>>, Arc<DataFusionError>>>>;
 
 /// A filled table.
 struct Sealed<P> {
     table: Arc<KeyTable<P>>,
     shards: Work<usize>,
-    /// The memory that one shard may take, in bytes.
+    /// The memory limit of one shard, in bytes.
     share: usize,
 }
 
@@ -163,7 +163,7 @@ impl<P: Position> FoldExec<P> {
         }
     }
 
-    /// The table, filled by all partitions of the input; they start when it is first waited for.
+    /// The table, filled by all input partitions, which start when it is first awaited.
     fn filled(&self, context: &Arc<TaskContext>) -> Filled<P> {
         let mut filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
         let filled = filled.get_or_insert_with(|| {
@@ -179,19 +179,19 @@ impl<P: Position> FoldExec<P> {
                     &self.metrics,
                 )),
             };
-            let fill = Arc::new(fill).run(Arc::clone(context), partitions);
-            let fill = fill.map(|filled| {
+            let filled = Arc::new(fill).run(Arc::clone(context), partitions);
+            let shareable = filled.map(|filled| {
                 filled
                     .map(Arc::new)
                     .map_err(|error| Arc::new(DataFusionError::from(error)))
             });
-            fill.boxed().shared()
+            shareable.boxed().shared()
         });
         filled.clone()
     }
 }
 
-/// Filling a table.
+/// Fills a table from the input.
 struct Fill<P> {
     input: Arc<dyn ExecutionPlan>,
     keys: Vec<Arc<dyn PhysicalExpr>>,
@@ -240,7 +240,7 @@ impl<P: Position> Fill<P> {
     }
 }
 
-/// The rows of one output partition: the keys of the shards that it takes.
+/// One output partition: the keys of the shards that it takes.
 struct Output<P: Position> {
     sealed: Arc<Sealed<P>>,
     shard: Option<SealedShard<P>>,
@@ -249,7 +249,7 @@ struct Output<P: Position> {
 }
 
 impl<P: Position> Output<P> {
-    /// The next rows; `None` at the end.
+    /// The next batch; `None` at the end.
     fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
         let timer = self.metrics.elapsed_compute().clone();
         let _timer = timer.timer();
@@ -291,7 +291,7 @@ impl<P: Position> ExecutionPlan for FoldExec<P> {
         vec![&self.input]
     }
 
-    /// Its threads share one table: rows may come in any partition.
+    /// All threads share one table, so rows may come in any partition.
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {
         vec![false]
     }

@@ -1,21 +1,19 @@
-//! The fold's table: of each key, its last changes per day.
-//!
-//! The engine's own grouping would meet every key at least twice (once per thread, and again where
-//! the threads' results come together) and take each through Arrow arrays in between. This table
-//! meets it once, in shards by the key's hash that all threads fill:
+//! The hash table of the fold: the last change per day of each key.
+//! The engine's own grouping would look up each key at least twice (once per thread, and again to
+//! combine the threads' results), with Arrow arrays in between. This table looks it up once, in
+//! shards by the key's hash that all threads fill:
 //!
 //! ```text
 //! batch ─▶ hash ─▶ rows of shard 0 ─▶ shard 0 ─▶ slots ─▶ keys, last changes ─┐
-//!                  rows of shard 1    shard 1                                 ├─▶ finish, shard by shard
+//!                  rows of shard 1    shard 1                                 ├─▶ finish, shard by
+//! shard
 //!                     ⋮ (a thread's)   ⋮       memory refused ─▶ file ──────┘
 //! ```
-//!
-//! A thread hands rows over by the thousand, so that what a shard needs is in the processor's caches
-//! for most of them.
-//!
-//! A shard that gets no more memory goes to a file of its own and begins anew. When all changes
-//! are in, such a shard is read again, in as many passes as its keys need memory; passes and shards
-//! are cut by the same hash, so that a key is whole in one of them.
+//! A thread inserts thousands of rows into a shard at once, so that for most of them the shard's
+//! memory is in the CPU caches.
+//! A shard that gets no more memory is spilled to its own file, and continues from empty. After all
+//! changes are inserted, a spilled shard is read back in as many passes as its memory limit
+//! requires. Passes and shards are split by the same hash, so all changes of a key are in one pass.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -28,7 +26,7 @@ use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, Gauge, 
 use crate::changes::position::Position;
 use crate::error::Result;
 use crate::fold::key_table::key_bytes::{INLINE_BYTES, Keys, hash, length_of, long_view, view_of};
-use crate::fold::key_table::shard::{Row, SHARDS, Shard, TOGETHER, shard_of};
+use crate::fold::key_table::shard::{LOOKUP_BATCH_ROWS, Row, SHARDS, Shard, shard_of};
 
 mod days;
 mod key_bytes;
@@ -39,48 +37,48 @@ mod spill;
 pub(super) use days::keep_later;
 pub(super) use sealed::SealedShard;
 
-/// At most so many rows of a thread wait for a shard until it takes them.
+/// The upper limit of [`KeyTable::pending_rows`].
 const PENDING_ROWS_MAX: usize = 4096;
-/// All rows that wait take at most this shard of the memory.
-const PENDING_PART: usize = 16;
-/// A pass over what was spilled takes at least so much memory.
+/// The rows pending in all threads use at most one part in this many of the memory.
+const PENDING_DIVISOR: usize = 16;
+/// The least memory of a pass over a spilled shard.
 const PASS_BYTES_MIN: usize = 256;
 
-/// Keys and their last changes, filled by several threads at once.
+/// Keys and their last changes, filled by several threads concurrently.
 pub(super) struct KeyTable<P> {
     shards: Vec<Mutex<Shard<P>>>,
     memory: MemoryReservation,
     runtime: Arc<RuntimeEnv>,
     metrics: Metrics,
-    /// So many rows of a thread wait for a shard until it takes them.
+    /// The number of rows that a thread buffers per shard before it inserts them.
     pending_rows: usize,
-    /// The memory that all may take.
+    /// The limit of the memory pool, in bytes.
     limit: usize,
     threads: usize,
 }
 
-/// What a plan shows of a table.
+/// The metrics of a table that a plan shows.
 struct Metrics {
     spilled_bytes: Count,
-    /// Keys that were spilled.
+    /// Spilled keys.
     spilled_rows: Count,
     peak_mem_used: Gauge,
 }
 
-/// What one thread adds to a table.
+/// Inserts the changes of one thread into a table.
 pub(super) struct Inserter<P> {
     table: Arc<KeyTable<P>>,
-    /// Per shard the rows that wait for it.
+    /// The rows pending per shard.
     pending: Vec<PendingRows<P>>,
-    /// Their memory.
+    /// The memory of pending rows.
     _reserved: MemoryReservation,
 }
 
 struct PendingRows<P> {
     rows: Vec<Row<P>>,
-    /// The bytes of keys that are longer than what a view holds.
+    /// The bytes of keys that are too long to be inlined in a view.
     long: Vec<u8>,
-    /// What the positions hold outside of themselves.
+    /// The heap memory of the positions.
     heap_bytes: usize,
 }
 
@@ -93,7 +91,7 @@ impl<P: Position> PendingRows<P> {
         }
     }
 
-    /// Takes a row; its key as [`view_of`] tells it.
+    /// Adds a row, with its key as [`view_of`] returns it.
     #[inline]
     fn push(&mut self, hash: u64, (mut view, long): (u128, &[u8]), day: Option<i32>, position: P) {
         if !long.is_empty() {
@@ -109,9 +107,9 @@ impl<P: Position> PendingRows<P> {
         });
     }
 
-    /// Hands the rows over to a shard.
-    fn hand_over(&mut self, shard: &mut Shard<P>) -> Result<()> {
-        for rows in self.rows.chunks_mut(TOGETHER) {
+    /// Moves the rows to a shard.
+    fn move_to(&mut self, shard: &mut Shard<P>) -> Result<()> {
+        for rows in self.rows.chunks_mut(LOOKUP_BATCH_ROWS) {
             shard.add(rows, &self.long)?;
         }
         self.rows.clear();
@@ -122,11 +120,10 @@ impl<P: Position> PendingRows<P> {
 }
 
 impl<P: Position> Inserter<P> {
-    /// Adds nothing yet.
+    /// An inserter without pending rows.
     pub(super) fn new(table: &Arc<KeyTable<P>>) -> Self {
-        let reserved = MemoryConsumer::new("changes on their way");
-        let reserved = reserved.register(&table.runtime.memory_pool);
-        // Rows take one half of it, their bytes outside of them the other.
+        let reserved = MemoryConsumer::new("pending changes").register(&table.runtime.memory_pool);
+        // One half for the rows, the other for their long keys and heap memory.
         reserved.grow(2 * SHARDS * table.pending_bytes());
         Inserter {
             table: Arc::clone(table),
@@ -137,11 +134,10 @@ impl<P: Position> Inserter<P> {
         }
     }
 
-    /// Adds changes: their keys, none of them null, days and positions.
+    /// Inserts changes: their non-null keys, days and positions.
     ///
     /// # Errors
-    /// Storage, when the disk to spill to cannot be used; internal, when the columns cannot be
-    /// keys.
+    /// Storage, when the spill folder cannot be used; internal, when the columns cannot be keys.
     pub(super) fn insert(
         &mut self,
         keys: &[ArrayRef],
@@ -157,24 +153,25 @@ impl<P: Position> Inserter<P> {
                         None => array.as_binary_view().value(row),
                     },
                 };
-                self.add_rows(|row| (views[row], long(row)), days, positions)
+                self.insert_rows(|row| (views[row], long(row)), days, positions)
             }
             Keys::Fixed { width, bytes } => {
                 let key = |row| view_of(&bytes[row * width..(row + 1) * width]);
-                self.add_rows(key, days, positions)
+                self.insert_rows(key, days, positions)
             }
             Keys::Encoded { ends, bytes } => {
                 let key = |row| {
                     let start = if row == 0 { 0 } else { ends[row - 1] };
                     view_of(&bytes[start..ends[row]])
                 };
-                self.add_rows(key, days, positions)
+                self.insert_rows(key, days, positions)
             }
         }
     }
 
-    /// Adds rows; `key` tells a row's view, and its bytes where that does not hold them.
-    fn add_rows<'a>(
+    /// Inserts rows; `key` returns a row's view, and the key's bytes if the view does not inline
+    /// them.
+    fn insert_rows<'a>(
         &mut self,
         key: impl Fn(usize) -> (u128, &'a [u8]),
         days: &PrimitiveArray<Date32Type>,
@@ -190,27 +187,27 @@ impl<P: Position> Inserter<P> {
             let is_full = pending.rows.len() == self.table.pending_rows
                 || pending.long.len() + pending.heap_bytes >= self.table.pending_bytes();
             if is_full {
-                self.table.take(number, pending)?;
+                self.table.insert_pending(number, pending)?;
             }
         }
         Ok(())
     }
 
-    /// Adds what still waits.
+    /// Inserts the rows still pending.
     ///
     /// # Errors
-    /// As [`Inserter::add`].
+    /// As [`Inserter::insert`].
     pub(super) fn finish(mut self) -> Result<()> {
         for (number, pending) in self.pending.iter_mut().enumerate() {
-            self.table.take(number, pending)?;
+            self.table.insert_pending(number, pending)?;
         }
         Ok(())
     }
 }
 
 impl<P: Position> KeyTable<P> {
-    /// An empty table that takes memory from the pool of `runtime`, and disk from it, for so many
-    /// threads that add to it.
+    /// An empty table for `threads` inserting threads, with the memory pool and the disk of
+    /// `runtime`.
     pub(super) fn new(
         runtime: Arc<RuntimeEnv>,
         threads: usize,
@@ -223,7 +220,7 @@ impl<P: Position> KeyTable<P> {
         let row_bytes = threads
             .max(1)
             .saturating_mul(2 * SHARDS * size_of::<Row<P>>());
-        let pending_rows = limit / PENDING_PART / row_bytes;
+        let pending_rows = limit / PENDING_DIVISOR / row_bytes;
         let memory = MemoryConsumer::new("last changes")
             .with_can_spill(true)
             .register(&runtime.memory_pool);
@@ -236,28 +233,28 @@ impl<P: Position> KeyTable<P> {
                 spilled_rows: MetricBuilder::new(metrics).global_counter("spilled_rows"),
                 peak_mem_used: MetricBuilder::new(metrics).global_gauge("peak_mem_used"),
             },
-            pending_rows: pending_rows.clamp(TOGETHER, PENDING_ROWS_MAX),
+            pending_rows: pending_rows.clamp(LOOKUP_BATCH_ROWS, PENDING_ROWS_MAX),
             limit,
             threads,
         }
     }
 
-    /// What the rows that wait for a shard take.
+    /// The memory of the rows pending for a shard, in bytes.
     fn pending_bytes(&self) -> usize {
         self.pending_rows * size_of::<Row<P>>()
     }
 
-    /// Ends the adding. Returns the shards, each to be finished once and in this order, and how
-    /// much memory one of them may take.
+    /// Ends the inserts. Returns the shards, each to be opened once and in this order, and the
+    /// memory limit of one shard in bytes.
     ///
     /// # Errors
-    /// Storage, when the disk to spill to cannot be used.
+    /// Storage, when the spill folder cannot be used.
     pub(super) fn seal(&self) -> Result<(Vec<usize>, usize)> {
-        let (mut held, mut spilled) = (Vec::new(), Vec::new());
+        let (mut in_memory, mut spilled) = (Vec::new(), Vec::new());
         for number in 0..SHARDS {
             let mut shard = self.shard(number);
             if shard.spilled.is_none() {
-                held.push(number);
+                in_memory.push(number);
                 continue;
             }
             self.spill(&mut shard)?;
@@ -267,9 +264,9 @@ impl<P: Position> KeyTable<P> {
             .limit
             .saturating_sub(self.runtime.memory_pool.reserved());
         let share = free.max(self.limit / 8) / self.threads.max(1) / 2;
-        // What is in memory goes first, and leaves more for the others.
-        held.append(&mut spilled);
-        Ok((held, share.max(PASS_BYTES_MIN)))
+        // Shards in memory come first: they free memory for the spilled ones.
+        in_memory.append(&mut spilled);
+        Ok((in_memory, share.max(PASS_BYTES_MIN)))
     }
 
     fn shard(&self, number: usize) -> MutexGuard<'_, Shard<P>> {
@@ -277,14 +274,14 @@ impl<P: Position> KeyTable<P> {
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the rows that wait for a shard.
-    fn take(&self, number: usize, pending: &mut PendingRows<P>) -> Result<()> {
+    /// Inserts the rows pending for a shard.
+    fn insert_pending(&self, number: usize, pending: &mut PendingRows<P>) -> Result<()> {
         let mut shard = self.shard(number);
-        pending.hand_over(&mut shard)?;
+        pending.move_to(&mut shard)?;
         self.account(&mut shard)
     }
 
-    /// Takes the memory that a shard has grown by, or brings it to disk.
+    /// Reserves the memory that a shard has grown by, or spills the shard.
     fn account(&self, shard: &mut Shard<P>) -> Result<()> {
         let bytes = shard.bytes();
         if bytes <= shard.reserved {
@@ -298,7 +295,7 @@ impl<P: Position> KeyTable<P> {
         self.spill(shard)
     }
 
-    /// Brings a shard to disk, and gives its memory back.
+    /// Spills a shard to disk, and releases its memory.
     fn spill(&self, shard: &mut Shard<P>) -> Result<()> {
         let (bytes, keys) = shard.spill(&self.runtime)?;
         self.metrics.spilled_bytes.add(bytes);
@@ -308,7 +305,7 @@ impl<P: Position> KeyTable<P> {
         Ok(())
     }
 
-    /// Takes memory that is needed whether the pool has it or not.
+    /// Reserves memory even beyond the pool's limit.
     fn reserve(&self, bytes: usize) {
         self.memory.grow(bytes);
         self.metrics.peak_mem_used.set_max(self.memory.size());
@@ -318,8 +315,8 @@ impl<P: Position> KeyTable<P> {
         self.memory.shrink(bytes);
     }
 
-    /// Opens a shard of a sealed table, to be read once. A shard that was spilled is read in as
-    /// many passes as keep each to `share` bytes.
+    /// Opens a shard of a sealed table, to be read once. A spilled shard is read in as many passes
+    /// as keep each within `share` bytes.
     pub(super) fn open(self: &Arc<Self>, number: usize, share: usize) -> SealedShard<P> {
         let shard = std::mem::replace(&mut *self.shard(number), Shard::new());
         SealedShard::new(Arc::clone(self), shard, share)
@@ -340,11 +337,11 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    /// A change: the number of its key, its day and its time. Its place is its row.
+    /// A change: the number of its key, its day and its time. Its row is its index.
     type Row = (u32, Option<i32>, i64);
-    /// Per day the time of the last change, its row, and whether another one had its time.
+    /// Per day the time of the last change, its row, and whether it is tied.
     type Days = BTreeMap<Option<i32>, (i64, usize, bool)>;
-    /// Per key its entries: day, row that won, whether another one had its time.
+    /// Per key its entries: day, row of the last change, whether it is tied.
     type Found = Vec<Vec<(Option<i32>, usize, bool)>>;
 
     fn model(rows: &[Row]) -> Found {
@@ -369,7 +366,7 @@ mod tests {
         found
     }
 
-    /// What a table of so much memory makes of the rows, taken in batches by two threads.
+    /// The result of a table with `memory` bytes for the rows, inserted in batches by two threads.
     fn found(
         rows: &[Row],
         batch: usize,
@@ -390,16 +387,16 @@ mod tests {
             for (number, rows) in batches.iter().skip(every).step_by(2) {
                 let columns: Vec<Vec<ArrayRef>> = rows.iter().map(|row| key(row.0)).collect();
                 let keys: Vec<ArrayRef> = (0..columns[0].len())
-                    .map(|place| {
+                    .map(|column| {
                         let values: Vec<&dyn Array> =
-                            columns.iter().map(|row| row[place].as_ref()).collect();
+                            columns.iter().map(|row| row[column].as_ref()).collect();
                         arrow::compute::concat(&values).expect("a column")
                     })
                     .collect();
                 let days = Date32Array::from_iter(rows.iter().map(|row| row.1));
                 let positions = rows.iter().enumerate().map(|(at, row)| {
-                    let place = (number * batch + at) as u64;
-                    pack(true, Some(row.2.into()), 0, place).expect("packs")
+                    let ordinal = (number * batch + at) as u64;
+                    pack(true, Some(row.2.into()), 0, ordinal).expect("packs")
                 });
                 inserter
                     .insert(&keys, &days, positions.collect())
@@ -412,23 +409,19 @@ mod tests {
             scope.spawn(|| add(1));
         });
         let mut found = Found::new();
-        let (shards, share) = table.seal().expect("settled");
+        let (shards, share) = table.seal().expect("sealed");
         for shard in shards {
             let mut each = |key: &mut dyn Iterator<Item = (Option<i32>, &i128)>| {
-                let told =
+                let entries =
                     key.map(|(day, position)| (day, position.file_and_row().1, position.is_tied()));
-                let mut told: Vec<_> = told.collect();
-                told.sort();
-                found.push(told);
+                let mut entries: Vec<_> = entries.collect();
+                entries.sort();
+                found.push(entries);
             };
             let mut shard = table.open(shard, share);
             while shard.next_keys(3, &mut each).expect("read") {}
         }
-        assert_eq!(
-            runtime.memory_pool.reserved(),
-            0,
-            "all memory is given back"
-        );
+        assert_eq!(runtime.memory_pool.reserved(), 0, "all memory is released");
         found.sort();
         found
     }
@@ -443,14 +436,14 @@ mod tests {
         let text = |text: String| Arc::new(StringViewArray::from(vec![text])) as ArrayRef;
         match kind {
             0 => vec![text(format!("{key}"))],
-            // Around the bytes that a view holds, alike at their beginning.
+            // Lengths around the inline limit of a view, with a common prefix.
             1 => vec![text(format!("{}{key}", "k".repeat(key as usize % 24)))],
             2 => vec![
                 cast(&text(format!("a key of text {key}")), &DataType::BinaryView).expect("cast"),
             ],
             3 => vec![Arc::new(Int32Array::from(vec![key as i32 - 5]))],
             4 => vec![Arc::new(Float64Array::from(vec![f64::from(key) / 7.0]))],
-            // Columns that together are alike: "1" and "23", "12" and "3".
+            // Columns whose concatenations are alike: "1" and "23", "12" and "3".
             5 => vec![
                 text(format!("{}", key / 10)),
                 text(format!("{}", key % 10)),

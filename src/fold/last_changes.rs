@@ -1,12 +1,10 @@
 //! The aggregate function of the fold: `last_changes(event_dt, position)`.
-//!
-//! Grouped by key, it keeps for each day the position of the last change, and whether another
-//! change had the same order columns (a tie, decided by file and row; a bit of the position). One
-//! pass thus answers both questions of the fold: the last change per key and day, and, as the
-//! greatest of these, the last change per key. A plain `max` could not count ties, and grouping by
-//! key and day would need a second grouping by key.
-//!
-//! The engine plans the query with it; [`FoldExec`](crate::fold::exec) computes it.
+//! Grouped by key, it returns per day the position of the last change, with a bit for a tie:
+//! another change had the same order columns, and file and row decided. One pass thus gives both
+//! results of the fold: the last change per key and day, and, as the greatest of these, the last
+//! change per key. A plain `max` could not count ties, and grouping by key and day would need a
+//! second grouping by key.
+//! The function is only planned; [`FoldExec`](crate::fold::exec) computes it.
 
 use std::sync::Arc;
 
@@ -64,7 +62,7 @@ impl AggregateUDFImpl for LastChanges {
     }
 }
 
-/// What the function's lists hold: one entry per day.
+/// The items of the function's lists: one entry per day.
 fn days_field(position: DataType) -> FieldRef {
     let fields = [
         Field::new("event_dt", DataType::Date32, true),
@@ -76,7 +74,7 @@ fn days_field(position: DataType) -> FieldRef {
     ))
 }
 
-/// Builds a column of the function's results: one list per key.
+/// Builds a result column of the function: one list per key.
 pub(super) struct KeysBuilder<P: Position> {
     offsets: Vec<i32>,
     days: Vec<i32>,
@@ -85,7 +83,7 @@ pub(super) struct KeysBuilder<P: Position> {
 }
 
 impl<P: Position> KeysBuilder<P> {
-    /// A builder with room for so many keys.
+    /// A builder with capacity for `keys` keys.
     pub(super) fn with_capacity(keys: usize) -> Self {
         let mut offsets = Vec::with_capacity(keys + 1);
         offsets.push(0);
@@ -97,7 +95,7 @@ impl<P: Position> KeysBuilder<P> {
         }
     }
 
-    /// How many keys were added.
+    /// The number of keys added.
     pub(super) fn len(&self) -> usize {
         self.offsets.len() - 1
     }
@@ -113,10 +111,10 @@ impl<P: Position> KeysBuilder<P> {
         self.offsets.push(self.days.len() as i32);
     }
 
-    /// The column.
+    /// Returns the column.
     pub(super) fn finish(mut self) -> ArrayRef {
-        let nulls = NullBuffer::new(self.has_day.finish());
-        let nulls = Some(nulls).filter(|nulls| nulls.null_count() > 0);
+        let nulls =
+            Some(NullBuffer::new(self.has_day.finish())).filter(|nulls| nulls.null_count() > 0);
         let days = Date32Array::new(ScalarBuffer::from(self.days), nulls);
         let item = days_field(P::data_type());
         let DataType::Struct(fields) = item.data_type() else {
@@ -129,7 +127,7 @@ impl<P: Position> KeysBuilder<P> {
     }
 }
 
-/// A column of the function's results, to be read.
+/// Reads a result column of the function.
 pub(super) struct Keys<'a, P> {
     offsets: &'a [i32],
     days: &'a PrimitiveArray<Date32Type>,

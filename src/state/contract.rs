@@ -1,4 +1,4 @@
-//! What a pipeline's tables look like: their columns and types, as the ledger keeps them.
+//! The table contract: columns and types of a pipeline's tables, as recorded in the ledger.
 
 use arrow::datatypes::DataType;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use crate::raw::schema_changes::{KnownColumns, Newest};
 use crate::state::identity::Identity;
 use crate::state::versions::VersionsLayout;
 
-/// What a pipeline's tables look like.
+/// The columns and types of a pipeline's tables.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableContract {
     /// The pipeline's identity.
@@ -21,12 +21,12 @@ pub struct TableContract {
     pub partitions: Vec<(String, String)>,
     /// Whether the only order column is the commit time.
     pub packed: bool,
-    /// The order columns that were met so far, and the kinds of their values.
+    /// The order columns seen so far, and the kinds of their values.
     pub orders: Vec<(String, String)>,
-    /// The raw columns that were met so far: name and Arrow type.
+    /// The raw columns seen so far: name and Arrow type.
     #[serde(default)]
     pub raw: Vec<(String, String)>,
-    /// The curated columns that came when there were rows already: they are null in these.
+    /// The curated columns added to a table that already had rows, which have null in them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grown: Vec<String>,
     /// The newest CDC file, and its raw columns.
@@ -47,7 +47,7 @@ impl TableContract {
         })
     }
 
-    /// The raw columns that were met so far.
+    /// The raw columns seen so far.
     ///
     /// # Errors
     /// Internal, when a type cannot be read.
@@ -62,7 +62,7 @@ impl TableContract {
     }
 }
 
-/// Names and types, as the ledger keeps them.
+/// Writes names and types for the ledger.
 pub fn write_types<'a>(
     types: impl Iterator<Item = (&'a str, &'a DataType)>,
 ) -> Vec<(String, String)> {
@@ -71,7 +71,7 @@ pub fn write_types<'a>(
         .collect()
 }
 
-/// Names and types, as the ledger kept them.
+/// Reads names and types from the ledger.
 ///
 /// # Errors
 /// Internal, when a type cannot be read.
@@ -80,7 +80,8 @@ pub fn read_types(types: &[(String, String)]) -> Result<Vec<(String, DataType)>>
         .iter()
         .map(|(name, text)| {
             let data_type = text.parse().map_err(|error: arrow::error::ArrowError| {
-                Error::internal(format!("the ledger names the type `{text}`")).caused_by(error)
+                Error::internal(format!("the ledger has the unknown type `{text}`"))
+                    .caused_by(error)
             })?;
             Ok((name.clone(), data_type))
         })

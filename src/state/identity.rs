@@ -1,4 +1,4 @@
-//! What must not change while a pipeline keeps its state.
+//! The identity of a pipeline: settings that must not change while its state exists.
 
 use datafusion::sql::sqlparser::ast::{SetExpr, Statement};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Format, Pipeline};
 
-/// What must not change while a pipeline keeps its state.
+/// The settings of a pipeline that must not change while its state exists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     curated: String,
@@ -28,18 +28,18 @@ pub struct Identity {
     query: Query,
 }
 
-/// The only format there was at first.
+/// The format in states written before `format` was recorded.
 fn parquet() -> String {
     Format::Parquet.to_string()
 }
 
 impl Identity {
-    /// Where the curated table is, and its format.
+    /// The URL of the curated table, and its format.
     pub fn table(&self) -> (&str, &str) {
         (&self.curated, &self.format)
     }
 
-    /// The identity of a pipeline as it is configured now.
+    /// The identity of a configured pipeline.
     pub fn of(pipeline: &Pipeline) -> Self {
         Identity {
             curated: pipeline.curated.url.to_string(),
@@ -85,8 +85,8 @@ impl Identity {
 }
 
 impl Identity {
-    /// Whether the rows that are there are none of the other one's query. A Delta table can get
-    /// columns: they are null in rows that were there before.
+    /// Whether existing rows are not rows of the other query. A query of a Delta table may add
+    /// columns: they are null in existing rows.
     fn is_other_query(&self, other: &Self) -> bool {
         let is_grown =
             other.format == Format::Delta.to_string() && other.query.adds_to(&self.query);
@@ -94,12 +94,12 @@ impl Identity {
     }
 }
 
-/// A query, taken apart.
+/// A query, split into its columns and the rest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Query {
-    /// What it selects.
+    /// The selected expressions.
     columns: Vec<String>,
-    /// The rest of it; empty where it could not be taken apart.
+    /// The rest of the query; empty if it could not be split.
     rest: String,
 }
 
@@ -120,7 +120,7 @@ impl Query {
         }
     }
 
-    /// Whether it is another one with more columns.
+    /// Whether it equals `other` with columns added.
     fn adds_to(&self, other: &Self) -> bool {
         let has = |column: &String| self.columns.contains(column);
         !self.rest.is_empty() && self.rest == other.rest && other.columns.iter().all(has)

@@ -1,8 +1,7 @@
-//! The ledger: what all committed runs did, as records that are replayed in order.
-//!
-//! Each commit appends records: the run, the inputs it folded for the first time, and how the
-//! files of tables and of versions changed. Replayed, they give a [`Ledger`]; written out again
-//! ([`Ledger::records`]), a ledger is as short as what it says.
+//! The ledger: a log of all committed runs, as records that are replayed in order.
+//! Each commit appends records: the run, the inputs it folded for the first time, and the changed
+//! files of tables and of versions. Replayed, they give a [`Ledger`]; [`Ledger::records`] compacts
+//! it to the shortest list of records.
 
 use std::collections::BTreeMap;
 
@@ -15,43 +14,43 @@ use crate::table::TableFile;
 use crate::types::day_counts::DayCounts;
 use crate::window::Window;
 
-/// The number of the ledger's form. A version of this program reads those up to its own.
+/// The format number of the ledger. A version of this program reads formats up to its own.
 pub const FORMAT: u32 = 1;
 
 /// The ledger's name for the curated table.
 pub const CURATED: &str = "curated";
 
-/// A row of the ledger.
+/// A record of the ledger.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Record {
-    /// The form of the records that follow; each file begins with it.
+    /// The format of the records that follow; each file begins with it.
     Format(u32),
-    /// A run that was committed.
+    /// A committed run.
     Run(Box<Run>),
-    /// What the pipeline's tables look like from here on.
+    /// The table contract from this commit on.
     #[serde(rename = "shape")]
     Contract(Box<TableContract>),
     /// An input that a run folded.
     Input(RawFile),
-    /// An input of which something was put aside, in the place of what was before.
+    /// An input in quarantine, as a whole or some of its rows; replaces its earlier record.
     #[serde(rename = "putaside")]
     Quarantined(Quarantined),
-    /// An input of which nothing is put aside any more.
+    /// An input released from quarantine.
     Released {
         /// Its raw location.
         location: usize,
         /// Its path.
         path: String,
     },
-    /// A file that a table has from here on, in the place of one of its path.
+    /// A file added to a table; replaces a file of the same path.
     File {
         /// The table: [`CURATED`], or an aggregate's name.
         table: String,
         /// The file.
         file: TableFile,
     },
-    /// A file that a table had.
+    /// A file removed from a table.
     #[serde(rename = "gone")]
     Removed {
         /// The table.
@@ -59,7 +58,7 @@ pub enum Record {
         /// The file's path.
         path: String,
     },
-    /// A file with versions.
+    /// A versions file.
     Versions {
         /// Its path relative to the state's table.
         path: String,
@@ -68,14 +67,14 @@ pub enum Record {
     },
 }
 
-/// A run, as the ledger keeps it.
+/// A run, as recorded in the ledger.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Run {
     /// The number of its commit.
     pub commit: u64,
-    /// Unique, and growing with time.
+    /// The run's id: unique, and ascending with time.
     pub run_id: String,
-    /// What was done.
+    /// The step that was committed.
     pub command: Step,
     /// The window's start.
     pub start: DateTime<Utc>,
@@ -85,86 +84,86 @@ pub struct Run {
     pub tables: Vec<String>,
     /// The days whose rows changed, ascending.
     pub days: Vec<NaiveDate>,
-    /// Whether its window selected rows, of all inputs that were there.
+    /// Whether its window selected rows by commit time, from all inputs that existed.
     #[serde(default)]
     pub by_rows: bool,
-    /// The windows whose days it aggregated, changed or not, where it is not its own.
+    /// The windows whose days it aggregated, changed or not, if they differ from its own window.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aggregated: Option<Vec<Window>>,
-    /// When it began.
+    /// The run's start time.
     pub at: DateTime<Utc>,
-    /// How long it took until its commit, in seconds.
+    /// The wall time until its commit, in seconds.
     pub seconds: f64,
     /// The newest commit time among all changes folded so far, in microseconds since 1970.
     pub newest_us: Option<i64>,
-    /// What was counted: [`Report::counts`](crate::report::Report::counts), not read until asked for,
-    /// because there are as many as there were runs.
+    /// The counts of the report, [`Report::counts`](crate::report::Report::counts), as text: parsed
+    /// only on demand, because the ledger has one per run.
     pub counts: String,
 }
 
 impl Run {
-    /// Its window.
+    /// The run's window.
     pub fn window(&self) -> Window {
         let (start, end) = (self.start, self.end);
         Window { start, end }
     }
 
-    /// What it counted under a name of the report.
+    /// A count of the report by its name; 0 if it is not in the report.
     pub fn count(&self, name: &str) -> u64 {
         let counts: serde_json::Value = serde_json::from_str(&self.counts).unwrap_or_default();
         counts[name].as_u64().unwrap_or_default()
     }
 
-    /// The window whose changes it folded, if it is one that folds a window's.
+    /// The window whose changes it folded; `None` for a rebuild or an aggregation.
     pub fn folded(&self) -> Option<Window> {
         let is_of_window = matches!(self.command, Step::Curate | Step::CatchUp);
         is_of_window.then_some(self.window())
     }
 }
 
-/// What a run did.
+/// A step of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
-    /// It folded changes into the curated table.
+    /// Folds changes of a window into the curated table.
     Curate,
-    /// It made everything again from raw.
+    /// Rebuilds all tables from raw.
     Rebuild,
-    /// It computed aggregates.
+    /// Computes aggregates.
     Aggregate,
-    /// It folded what had never been folded: what was late, between windows, or put aside.
+    /// Folds what was never folded: late inputs, gaps between windows, and quarantined inputs.
     CatchUp,
 }
 
-/// What was put aside of an input.
+/// An input in quarantine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantined {
     /// The input.
     pub input: RawFile,
-    /// The rows, from 0; `None` for the whole input.
+    /// The quarantined rows, from 0; `None` for the whole input.
     pub rows: Option<Vec<u64>>,
-    /// The file that tells of them, in the state's folder for these.
+    /// The file that describes them, in the state's `quarantine` folder.
     pub file: String,
 }
 
-/// What all committed runs left.
+/// The replayed ledger.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    /// The runs, in the order of their commits.
+    /// The runs, in commit order.
     pub runs: Vec<Run>,
-    /// What the tables look like; `None` before the first run.
+    /// The table contract; `None` before the first run that folded something.
     pub contract: Option<TableContract>,
     /// The inputs folded so far.
     pub inputs: BTreeMap<(usize, String), RawFile>,
-    /// The inputs of which something is put aside.
+    /// The inputs in quarantine, as a whole or some of their rows.
     pub quarantined: BTreeMap<(usize, String), Quarantined>,
-    /// The files of versions, and their rows per day.
+    /// The versions files, and their rows per day.
     pub versions: BTreeMap<String, DayCounts>,
     tables: BTreeMap<String, BTreeMap<String, TableFile>>,
 }
 
 impl Ledger {
-    /// Takes the next record.
+    /// Applies the next record.
     pub fn replay(&mut self, record: Record) {
         match record {
             Record::Format(_) => {}
@@ -181,9 +180,9 @@ impl Ledger {
                 let name = (input.location, input.path.clone());
                 self.inputs.insert(name, input);
             }
-            Record::Quarantined(aside) => {
-                let name = (aside.input.location, aside.input.path.clone());
-                self.quarantined.insert(name, aside);
+            Record::Quarantined(quarantined) => {
+                let name = (quarantined.input.location, quarantined.input.path.clone());
+                self.quarantined.insert(name, quarantined);
             }
             Record::Released { location, path } => {
                 self.quarantined.remove(&(location, path));
@@ -203,7 +202,7 @@ impl Ledger {
         }
     }
 
-    /// The records that, replayed, give this ledger.
+    /// The shortest list of records that gives this ledger when replayed.
     pub fn records(&self) -> Vec<Record> {
         let mut records: Vec<Record> = Vec::new();
         records.extend(
@@ -229,7 +228,7 @@ impl Ledger {
         records
     }
 
-    /// A table's files, as last committed, sorted by path.
+    /// The committed files of a table, sorted by path.
     pub fn files(&self, table: &str) -> impl Iterator<Item = &TableFile> {
         self.tables
             .get(table)
@@ -237,25 +236,25 @@ impl Ledger {
             .flat_map(BTreeMap::values)
     }
 
-    /// The run of an id, if it was committed.
+    /// The committed run with this id.
     pub fn run(&self, run_id: &str) -> Option<&Run> {
         self.runs.iter().rev().find(|run| run.run_id == run_id)
     }
 
-    /// The spans whose changes were folded, ascending; windows that touch are one.
+    /// The windows that were folded, ascending; adjacent windows are merged.
     pub fn folded_windows(&self) -> Vec<Window> {
         Window::union(self.runs.iter().filter_map(Run::folded).collect())
     }
 }
 
 impl Ledger {
-    /// The newest commit time among the changes that were folded.
+    /// The newest commit time among all folded changes.
     pub fn newest_commit_time(&self) -> Option<DateTime<Utc>> {
         let last = self.runs.last()?.newest_us?;
         DateTime::from_timestamp_micros(last)
     }
 
-    /// The windows for whose days an aggregate was computed, by its table.
+    /// The windows for whose days the aggregate `table` was computed.
     pub fn windows_aggregated(&self, table: &String) -> Vec<Window> {
         let runs = self.runs.iter().filter(|run| run.tables.contains(table));
         let windows = runs.flat_map(|run| match &run.aggregated {
@@ -265,14 +264,14 @@ impl Ledger {
         windows.collect()
     }
 
-    /// Whether an aggregate was computed since the last change, by its table.
+    /// Whether the aggregate `table` was computed since the last change.
     pub fn is_aggregated(&self, table: &String) -> bool {
         let mut runs = self.runs.iter().rev();
         let last = runs.find(|run| run.tables.contains(table) || !run.days.is_empty());
         last.is_some_and(|run| run.tables.contains(table))
     }
 
-    /// What lies between the spans whose changes were folded, ascending.
+    /// The gaps between the folded windows, ascending.
     pub fn gaps(&self) -> Vec<Window> {
         Window::gaps(&self.folded_windows())
     }
@@ -287,14 +286,14 @@ impl Recorded for Ledger {
         let whole = self
             .quarantined
             .values()
-            .filter(|aside| aside.rows.is_none());
-        let whole = whole.map(|aside| &aside.input);
+            .filter(|quarantined| quarantined.rows.is_none())
+            .map(|quarantined| &quarantined.input);
         self.inputs.values().chain(whole).collect()
     }
 
     fn quarantined(&self, location: usize, path: &str) -> Option<&RawFile> {
-        let aside = self.quarantined.get(&(location, path.to_string()))?;
-        aside.rows.is_none().then_some(&aside.input)
+        let quarantined = self.quarantined.get(&(location, path.to_string()))?;
+        quarantined.rows.is_none().then_some(&quarantined.input)
     }
 
     fn is_quarantined(&self, location: usize, path: &str) -> bool {
@@ -308,9 +307,8 @@ impl Recorded for Ledger {
     fn rows_read(&self, location: usize, path: &str) -> Option<Vec<Window>> {
         let file = self.folded(location, path)?;
         let first = file.rows.as_ref()?;
-        let later = self.runs.iter().filter(|run| run.commit > file.commit);
-        let later = later.filter(|run| run.by_rows && !file.is_absent);
-        let later = later.filter_map(Run::folded);
+        let is_later = |run: &&Run| run.commit > file.commit && run.by_rows && !file.is_absent;
+        let later = self.runs.iter().filter(is_later).filter_map(Run::folded);
         Some(Window::union(first.iter().copied().chain(later).collect()))
     }
 }
@@ -320,7 +318,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ledger_written_out_again_says_the_same() {
+    fn a_compacted_ledger_is_the_same_when_replayed() {
         let file = |path: &str, rows| TableFile {
             path: path.into(),
             rows,
@@ -347,14 +345,14 @@ mod tests {
         ] {
             ledger.replay(record);
         }
-        let mut again = Ledger::default();
+        let mut replayed = Ledger::default();
         for record in ledger.records() {
             let text = serde_json::to_string(&record).expect("written");
-            again.replay(serde_json::from_str(&text).expect("read"));
+            replayed.replay(serde_json::from_str(&text).expect("read"));
         }
-        let files: Vec<&TableFile> = again.files(CURATED).collect();
+        let files: Vec<&TableFile> = replayed.files(CURATED).collect();
         assert_eq!(files, [&file("a", 3)]);
-        assert_eq!(again.versions, ledger.versions);
-        assert_eq!(again.files("other").count(), 0);
+        assert_eq!(replayed.versions, ledger.versions);
+        assert_eq!(replayed.files("other").count(), 0);
     }
 }

@@ -1,7 +1,6 @@
-//! Quarantine: rows and files that cannot be folded, put aside where the pipeline says so.
-//!
-//! What a run puts aside of a raw file is one Parquet file below the state folder, written before
-//! the commit that names it:
+//! Quarantine: records rows and files that cannot be folded, if the pipeline allows it.
+//! For each raw file, a run writes one Parquet file below the state folder, before the commit that
+//! lists it:
 //!
 //! | column | Arrow type | nullable | meaning |
 //! |---|---|---|---|
@@ -11,9 +10,8 @@
 //! | `column` | Utf8 | yes | the column that is wrong, where it is one |
 //! | `reason` | Utf8 | no | what is wrong |
 //! | `change` | Utf8 | yes | the row, as JSON: columns by name, values as text, null left out |
-//! | `run_id` | Utf8 | no | the run that put it aside |
-//!
-//! What is put aside of a raw file that is read again takes the place of what was before.
+//! | `run_id` | Utf8 | no | the run that quarantined it |
+//! When a raw file is read again, its new quarantine file replaces the earlier one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,15 +29,15 @@ use crate::raw::bad_rows::{BadRow, BadRows, fields_json};
 use crate::store::Folder;
 use crate::table::writer::{parquet_properties, parquet_writer, write_error};
 
-/// What a run puts aside.
+/// Writes the quarantine files of a run.
 pub struct QuarantineWriter<'a> {
     /// The opened inputs.
     pub changes: &'a Changes,
     /// Their bad rows.
     pub bad_rows: &'a BadRows,
-    /// Where it goes.
+    /// The folder of quarantine files.
     pub folder: &'a Folder,
-    /// The run.
+    /// The run's id.
     pub run_id: &'a str,
 }
 
@@ -47,7 +45,8 @@ impl QuarantineWriter<'_> {
     /// Writes the bad rows of an input to a file.
     ///
     /// # Errors
-    /// Data, when they are too much; storage, when they cannot be read or the file be written.
+    /// Data, when the limit of bad rows is exceeded; storage, when the rows cannot be read or the
+    /// file cannot be written.
     pub async fn rows(&self, path: &str, input: usize, mut bad: Vec<BadRow>) -> Result<()> {
         let known: usize = bad.iter().map(|bad| bad.change.len()).sum();
         self.read(input, &mut bad).await?;
@@ -57,7 +56,7 @@ impl QuarantineWriter<'_> {
         self.write(path, name, bad.iter().map(Some), None).await
     }
 
-    /// Writes to a file that an input of this name cannot be read, and why.
+    /// Writes a file for the input `name`, which cannot be read for `reason`.
     ///
     /// # Errors
     /// Storage, when the file cannot be written.
@@ -114,45 +113,46 @@ impl QuarantineWriter<'_> {
         self.folder.sync(&[path.to_string()])
     }
 
-    /// Reads the bad rows of an input whole.
+    /// Reads all columns of an input's bad rows.
     async fn read(&self, input: usize, bad: &mut [BadRow]) -> Result<()> {
         let file = &self.changes.file(input).file;
         let mut wanted: BTreeMap<u64, usize> = BTreeMap::new();
-        for (place, bad) in bad.iter().enumerate() {
+        for (index, bad) in bad.iter().enumerate() {
             if bad.change.is_empty() {
-                wanted.insert(bad.row, place);
+                wanted.insert(bad.row, index);
             }
         }
         let mut first = 0u64;
-        let mut chosen = Vec::new();
+        let mut selected = Vec::new();
         for (number, group) in file.row_groups().iter().enumerate() {
             let rows = first..first + group.rows as u64;
             if wanted.range(rows.clone()).next().is_some() {
                 let is_wanted = |row: usize| wanted.contains_key(&(first + row as u64));
                 let mask = BooleanBuffer::collect_bool(group.rows, is_wanted);
-                chosen.push((number, Some(mask)));
+                selected.push((number, Some(mask)));
             }
             first = rows.end;
         }
         let columns: Vec<usize> = (0..file.schema().fields().len() - 1).collect();
-        let mut batches = file.read_selected(&columns, chosen.into_iter(), BATCH_ROWS);
-        let mut places = wanted.values();
+        let mut batches = file.read_selected(&columns, selected.into_iter(), BATCH_ROWS);
+        let mut indices = wanted.values();
         let format = FormatOptions::default();
         while let Some(batch) = batches.try_next().await? {
             let columns = &batch.columns()[..batch.num_columns() - 1];
             let schema = batch.schema();
-            let shown = columns.iter().map(|column| -> Result<_> {
-                let shown = ArrayFormatter::try_new(column, &format)?;
-                Ok((column, shown))
-            });
-            let shown = shown.collect::<Result<Vec<_>>>()?;
-            for (row, place) in (0..batch.num_rows()).zip(&mut places) {
-                let fields = schema.fields().iter().zip(&shown);
-                let fields = fields.map(|(field, (column, shown))| {
-                    let value = column.is_valid(row).then(|| shown.value(row).to_string());
+            let formatters = columns
+                .iter()
+                .map(|column| Ok((column, ArrayFormatter::try_new(column, &format)?)))
+                .collect::<Result<Vec<_>>>()?;
+            for (row, index) in (0..batch.num_rows()).zip(&mut indices) {
+                let named = schema.fields().iter().zip(&formatters);
+                let fields = named.map(|(field, (column, formatter))| {
+                    let value = column
+                        .is_valid(row)
+                        .then(|| formatter.value(row).to_string());
                     (Some(field.name().as_str()), value)
                 });
-                bad[*place].change = fields_json(fields);
+                bad[*index].change = fields_json(fields);
             }
         }
         Ok(())

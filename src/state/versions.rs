@@ -1,18 +1,17 @@
-//! Versions: what the fold remembers of every key and day, without payload.
+//! Versions: the last change of every key and day, without payload.
 //!
 //! | column | Arrow type | nullable | meaning |
 //! |---|---|---|---|
 //! | `key_0`, … | canonical | no | the key columns |
 //! | `event_dt` | Date32 | yes | the day |
-//! | `part_0`, … | canonical | yes | the partition columns of the row; null where there is none |
-//! | `deleted` | Boolean | no | whether the last change left no row: a D, or filtered out |
+//! | `part_0`, … | canonical | yes | the partition columns of the row; null if there is no row |
+//! | `deleted` | Boolean | no | whether the last change left no row: a delete, or filtered out |
 //! | `cdc` | Boolean | no | whether the change came from a CDC file, not from a full load |
 //! | `time_us`, `time_ns` | Int64, Int32 | yes | the commit time: µs since 1970, and ns beyond |
 //! | `order_bytes` | Binary | yes | other orders than the commit time alone ([`OrderEncoder`](crate::changes::position::OrderEncoder)) |
-//! | `location`, `file`, `row` | Int32, Utf8, Int64 | no | where the change is: raw URL, path, row |
-//!
-//! Order is stored as values, never as the positions of a run. Canonical types let a key that
-//! widens from int to bigint stay one key: integers are Int64, text Utf8, and so on.
+//! | `location`, `file`, `row` | Int32, Utf8, Int64 | no | the source of the change: raw URL, path, row |
+//! Order is stored as values, never as run-local positions. With canonical types, a key that widens
+//! from int to bigint stays one key: integers are Int64, text is Utf8, and so on.
 
 use std::sync::Arc;
 
@@ -48,12 +47,12 @@ pub struct VersionsLayout {
 }
 
 impl VersionsLayout {
-    /// Columns whose values are mostly different.
-    pub const HARDLY_REPEATED: [&str; 4] = ["key_0", "time_us", ORDER_BYTES, "row"];
-    /// Numbers that grow from row to row, mostly: their differences are small.
-    pub const GROWING: [&str; 2] = ["time_us", "row"];
+    /// Columns whose values rarely repeat.
+    pub const RARELY_REPEATED: [&str; 4] = ["key_0", "time_us", ORDER_BYTES, "row"];
+    /// Numbers that mostly ascend from row to row, with small differences.
+    pub const ASCENDING: [&str; 2] = ["time_us", "row"];
 
-    /// The columns as they are stored.
+    /// The schema of the stored columns.
     pub fn schema(&self) -> SchemaRef {
         let mut fields = Vec::new();
         for (number, (_, data_type)) in self.keys.iter().enumerate() {
@@ -82,7 +81,7 @@ impl VersionsLayout {
         Arc::new(Schema::new(fields))
     }
 
-    /// The columns as they are written: as [`VersionsLayout::schema`], file names by dictionary.
+    /// The schema for writing: [`VersionsLayout::schema`] with file names as a dictionary.
     pub fn written_schema(&self) -> SchemaRef {
         let fields = self
             .schema()
@@ -100,7 +99,7 @@ impl VersionsLayout {
         Arc::new(Schema::new(fields))
     }
 
-    /// The versions of a batch of the rewritten `curated.sql`.
+    /// Makes versions from a batch of the rewritten `curated.sql`.
     ///
     /// # Errors
     /// Data, when a value does not fit its canonical type.
@@ -108,7 +107,7 @@ impl VersionsLayout {
         let column = |name: &str| {
             batch
                 .column_by_name(name)
-                .ok_or_else(|| Error::internal(format!("the column `{name}` was lost")))
+                .ok_or_else(|| Error::internal(format!("the column `{name}` is missing")))
         };
         let mut columns: Vec<ArrayRef> = Vec::new();
         for (number, (name, data_type)) in self.keys.iter().enumerate() {
@@ -128,11 +127,11 @@ impl VersionsLayout {
         columns.push(Arc::new(deleted));
         let positions = column(POSITION)?;
         columns.extend(self.order_columns(positions));
-        place_columns(self.places(positions).into_iter(), inputs, &mut columns)?;
+        source_columns(self.ordinals(positions).into_iter(), inputs, &mut columns)?;
         Ok(RecordBatch::try_new(self.written_schema(), columns)?)
     }
 
-    /// The order's values of positions: the columns `cdc`, `time_us`, `time_ns`, `order_bytes`.
+    /// The order of positions as values: the columns `cdc`, `time_us`, `time_ns`, `order_bytes`.
     pub fn order_columns(&self, positions: &ArrayRef) -> [ArrayRef; 4] {
         let rows = positions.len();
         if !self.packed {
@@ -169,7 +168,7 @@ impl VersionsLayout {
     }
 
     /// The files, by their number in the run, and rows of positions.
-    pub fn places(&self, positions: &ArrayRef) -> Vec<(usize, usize)> {
+    pub fn ordinals(&self, positions: &ArrayRef) -> Vec<(usize, usize)> {
         if self.packed {
             let positions = positions.as_primitive::<Decimal128Type>().values();
             return positions.iter().map(Position::file_and_row).collect();
@@ -178,7 +177,7 @@ impl VersionsLayout {
         positions.iter().map(Position::file_and_row).collect()
     }
 
-    /// `sql/history.sql`, filled in.
+    /// `sql/history.sql` with its placeholders replaced.
     pub fn history_sql(&self) -> String {
         let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
         let mut columns = Vec::new();
@@ -200,10 +199,11 @@ impl VersionsLayout {
             }
         }
         let seq = format!("{SEQ}(cdc, time_us, time_ns, location, file, row) AS seq");
-        // Bytes come first, and are turned into a number after the query.
-        let order = match self.packed {
-            true => seq,
-            false => format!("{ORDER_BYTES},\n    {seq}"),
+        // `order_bytes` is the first order column, and is converted to a number after the query.
+        let order = if self.packed {
+            seq
+        } else {
+            format!("{ORDER_BYTES},\n    {seq}")
         };
         include_str!("../../sql/history.sql")
             .replace("{columns}", &columns.join("\n    "))
@@ -211,15 +211,16 @@ impl VersionsLayout {
     }
 }
 
-fn place_columns(
-    places: impl Iterator<Item = (usize, usize)>,
+/// Appends the columns `location`, `file` and `row`.
+fn source_columns(
+    sources: impl Iterator<Item = (usize, usize)>,
     inputs: &[Input],
     columns: &mut Vec<ArrayRef>,
 ) -> Result<()> {
     let (mut locations, mut names, mut rows) = (Vec::new(), Vec::new(), Vec::new());
     let mut distinct: Vec<usize> = Vec::new();
-    for (file, row) in places {
-        // The rows of a batch come from one file, mostly.
+    for (file, row) in sources {
+        // The rows of a batch mostly come from one file.
         let name = match distinct.iter().rposition(|known| *known == file) {
             Some(name) => name,
             None => {
@@ -242,13 +243,13 @@ fn place_columns(
     Ok(())
 }
 
-/// The column of versions with orders other than the commit time alone.
+/// The column of versions for orders other than the commit time alone.
 pub const ORDER_BYTES: &str = "order_bytes";
-/// The order of the fold as an integer: a column of `history`, and the function that makes it.
+/// The order of the fold as an integer: a column of `history`, and the function that computes it.
 pub const SEQ: &str = "seq";
 
-/// The SQL function `seq(cdc, time_us, time_ns, location, file, row)`: an integer whose order is
-/// the fold's, by the numbers of files.
+/// The SQL function `seq(cdc, time_us, time_ns, location, file, row)`: an integer in the fold's
+/// order, which takes the order of files from `files`.
 pub fn seq_function(files: FileNumbers) -> ScalarUDF {
     let arguments = vec![
         DataType::Boolean,
@@ -273,10 +274,10 @@ pub fn seq_function(files: FileNumbers) -> ScalarUDF {
             let seq =
                 pack(cdc.value(index), ns, *file, row.value(index) as u64).ok_or_else(|| {
                     DataFusionError::from(Error::internal(
-                        "versions hold a time out of range, or name too many files",
+                        "versions have a time out of range, or too many files",
                     ))
                 })?;
-            // Without the tie's bit, which is 0 here, it has 38 digits at most.
+            // Without the tie bit, which is 0 here, it has at most 38 digits.
             packed.push(seq >> 1);
         }
         Ok(ColumnarValue::Array(packed_array(packed)))

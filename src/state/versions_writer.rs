@@ -1,8 +1,7 @@
-//! Versions on disk: files of contiguous days, so that a late change touches few of them.
-//!
-//! The days of a run are cut into ranges ([`day_ranges`]) of at least [`ROWS_PER_FILE`] rows, at
-//! the border between two days. Each thread writes one file per range; what a range's rows take
-//! until they are encoded is bounded.
+//! Writes versions as files of contiguous days, so that a late change affects few files.
+//! The days of a run are split into ranges ([`day_ranges`]) of at least [`ROWS_PER_FILE`] rows.
+//! Each thread writes one file per range, and the memory of its rows that are not yet encoded is
+//! bounded.
 
 use std::sync::Arc;
 
@@ -19,21 +18,22 @@ use crate::store::Folder;
 use crate::table::writer::{parquet_properties, parquet_writer, write_error};
 use crate::types::day_counts::DayCounts;
 
-/// A file gets no further day once it has so many rows.
+/// The number of rows from which a file gets no further day.
 pub const ROWS_PER_FILE: u64 = 100_000;
-/// One run cuts its days into no more ranges than this, because each has an open file.
+/// The limit of ranges in a run, because each range has an open file.
 const RANGES_MAX: u64 = 16;
-/// Rows that wait to be encoded are written as row groups once they take so much.
-const WAITING_BYTES_MAX: usize = 24 << 20;
+/// The limit of buffered bytes, above which the largest buffer is written as a row group.
+const BUFFERED_BYTES_MAX: usize = 24 << 20;
 
 /// The days of a batch of versions.
 fn days_of(versions: &RecordBatch) -> Result<&Date32Array> {
-    let days = versions.column_by_name("event_dt");
-    let days = days.ok_or_else(|| Error::internal("versions without a day"))?;
+    let days = versions
+        .column_by_name("event_dt")
+        .ok_or_else(|| Error::internal("versions lack the column `event_dt`"))?;
     Ok(days.as_primitive())
 }
 
-/// The first day of each range of days that one file holds.
+/// The first day of each range of days.
 pub fn day_ranges(days: &DayCounts) -> Vec<Option<i32>> {
     let rows_min = ROWS_PER_FILE.max(days.rows().div_ceil(RANGES_MAX));
     let mut starts = Vec::new();
@@ -48,12 +48,12 @@ pub fn day_ranges(days: &DayCounts) -> Vec<Option<i32>> {
     starts
 }
 
-/// A file with versions, not yet committed.
+/// A versions file, not yet committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VersionsFile {
     /// Its path relative to the state's table.
     pub path: String,
-    /// Its size.
+    /// Its size in bytes.
     pub bytes: u64,
     /// Its rows, from its footer.
     pub rows: u64,
@@ -106,18 +106,18 @@ impl VersionsWriter {
         }
         let days = days_of(versions)?;
         let range = |day: Option<i32>| {
-            let place = self.starts.partition_point(|start| *start <= day);
-            place.checked_sub(1)
+            let after = self.starts.partition_point(|start| *start <= day);
+            after.checked_sub(1)
         };
         let ranges: Vec<usize> = days
             .iter()
             .map(range)
             .collect::<Option<_>>()
-            .ok_or_else(|| Error::internal("a version lies before every planned day"))?;
-        let mut met = ranges.clone();
-        met.sort_unstable();
-        met.dedup();
-        for range in met {
+            .ok_or_else(|| Error::internal("a version has a day before all planned ranges"))?;
+        let mut distinct = ranges.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        for range in distinct {
             let inside: BooleanArray = ranges.iter().map(|of| Some(*of == range)).collect();
             self.write_range(range, &filter_record_batch(versions, &inside)?)
                 .await?;
@@ -131,11 +131,11 @@ impl VersionsWriter {
             none => {
                 let path = format!("{}-{range:02}.parquet", self.prefix);
                 let schema = self.layout.written_schema();
-                let mut properties = parquet_properties(&path, &VersionsLayout::HARDLY_REPEATED)
-                    // Days alone are asked for.
+                let mut properties = parquet_properties(&path, &VersionsLayout::RARELY_REPEATED)
+                    // Only days are filtered on.
                     .set_statistics_enabled(EnabledStatistics::None)
                     .set_column_statistics_enabled("event_dt".into(), EnabledStatistics::Chunk);
-                for column in VersionsLayout::GROWING {
+                for column in VersionsLayout::ASCENDING {
                     properties = properties
                         .set_column_encoding(column.into(), Encoding::DELTA_BINARY_PACKED);
                 }
@@ -151,7 +151,7 @@ impl VersionsWriter {
         }
         let failed = |error| write_error(&self.state, &file.path, error);
         file.writer.write(versions).await.map_err(failed)?;
-        if self.waiting_bytes() > WAITING_BYTES_MAX
+        if self.buffered_bytes() > BUFFERED_BYTES_MAX
             && let Some(largest) = self
                 .open
                 .iter_mut()
@@ -164,12 +164,12 @@ impl VersionsWriter {
         Ok(())
     }
 
-    fn waiting_bytes(&self) -> usize {
+    fn buffered_bytes(&self) -> usize {
         let files = self.open.iter().flatten();
         files.map(|file| file.writer.memory_size()).sum()
     }
 
-    /// Ends all files.
+    /// Finishes all files.
     ///
     /// # Errors
     /// Storage, when a file cannot be written.
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn days_are_cut_into_ranges_of_enough_rows_and_no_more_than_files_can_be_open() {
+    fn days_are_split_into_ranges_of_enough_rows_and_no_more_than_files_can_be_open() {
         let ranges = |days: &[(i32, u64)]| {
             let days: DayCounts = days.iter().map(|(day, rows)| (Some(*day), *rows)).collect();
             day_ranges(&days)
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn days_meet_when_they_share_one() {
+    fn days_overlap_when_they_share_one() {
         let days =
             |days: &[Option<i32>]| -> DayCounts { days.iter().map(|day| (*day, 1)).collect() };
         assert!(days(&[None, Some(3)]).overlaps(&days(&[Some(3), Some(4), Some(5)])));

@@ -1,4 +1,4 @@
-//! What is known of a key, as text.
+//! The text form of an explained key.
 
 use std::fmt::Write;
 
@@ -7,13 +7,16 @@ use crate::layout::parent;
 use crate::report::Answer;
 use crate::report::text_table::Table;
 
-/// A value for a terminal, which control characters could do something to.
+/// A value with its control characters escaped, safe to print on a terminal.
 fn printable(value: &str) -> String {
-    let escaped = value.chars().map(|c| match c.is_control() {
-        true => c.escape_default().to_string(),
-        false => c.to_string(),
-    });
-    escaped.collect()
+    let escape = |c: char| {
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
+    };
+    value.chars().map(escape).collect()
 }
 
 impl Answer for Explained {
@@ -28,12 +31,13 @@ impl Answer for Explained {
             self.rows,
             self.files
         );
-        // Long paths are told once, where they are one.
+        // A folder common to all files is printed once.
         let mut folders = self.changes.iter().map(|change| parent(&change.file));
-        let folder = folders.next().unwrap_or_default();
-        let folder = match folders.all(|other| other == folder) && !folder.is_empty() {
-            true => format!("{folder}/"),
-            false => String::new(),
+        let first = folders.next().unwrap_or_default();
+        let folder = if folders.all(|other| other == first) && !first.is_empty() {
+            format!("{first}/")
+        } else {
+            String::new()
         };
         let name = |file: &str| file.strip_prefix(&folder).unwrap_or(file).to_string();
         if !folder.is_empty() {

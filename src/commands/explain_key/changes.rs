@@ -1,4 +1,4 @@
-//! A key's changes: in their order, by which run they were folded, which one wins and why.
+//! The changes of a key: their order, the run that folded each, which one wins and why.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream_partitioned};
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 
-use super::{KeyChange, shown};
+use super::{KeyChange, format_value};
 use crate::changes::position::Position;
 use crate::changes::reader::ChangesTable;
 use crate::changes::row_bitmap::Winners;
@@ -26,16 +26,16 @@ use crate::store::Folder;
 use crate::types::times::times_ns;
 use crate::window::Window;
 
-/// So many changes of a key are listed: the last ones.
+/// The limit of changes listed per key; the last ones are listed.
 const CHANGES_MAX: usize = 10_000;
 
-/// A change of the key, as it was found.
+/// A change of the key, and the number of its file.
 pub(super) struct Found {
     file: usize,
-    pub(super) told: KeyChange,
+    pub(super) change: KeyChange,
 }
 
-/// Positions of either kind, which sort as they should.
+/// A position of either kind, in the order of changes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     Packed(i128),
@@ -44,15 +44,16 @@ enum Rank {
 
 impl Rank {
     fn read(positions: &ArrayRef, is_packed: bool) -> Vec<Self> {
-        match is_packed {
-            true => <i128>::read(positions)
+        if is_packed {
+            <i128>::read(positions)
                 .into_iter()
                 .map(Rank::Packed)
-                .collect(),
-            false => <Box<[u8]>>::read(positions)
+                .collect()
+        } else {
+            <Box<[u8]>>::read(positions)
                 .into_iter()
                 .map(Rank::Bytes)
-                .collect(),
+                .collect()
         }
     }
 
@@ -64,24 +65,24 @@ impl Rank {
     }
 }
 
-/// Tells of changes.
-pub(super) struct Teller<'a> {
+/// Lists the changes of a key.
+pub(super) struct ChangeLister<'a> {
     pub(super) state: &'a State,
     pub(super) changes: &'a Arc<Changes>,
     pub(super) folders: &'a [Folder],
     pub(super) pipeline: &'a Pipeline,
 }
 
-impl Teller<'_> {
-    /// The last changes among those at some places, in the order of changes, and how many there are.
+impl ChangeLister<'_> {
+    /// The last changes among `rows`, in the order of changes, and the number of changes read.
     pub(super) async fn last_changes(
         &self,
         context: &SessionContext,
-        places: Winners,
+        rows: Winners,
         threads: usize,
     ) -> Result<(Vec<Found>, usize)> {
         let raw = &self.pipeline.raw;
-        let table = ChangesTable::pass_two(self.changes, Arc::new(places), threads);
+        let table = ChangesTable::pass_two(self.changes, Arc::new(rows), threads);
         let mut columns: Vec<String> = [POSITION, EVENT_DT, LIVE].map(String::from).to_vec();
         let named = raw.order_by.iter().chain([&raw.op.name, &raw.commit_time]);
         for name in named.filter_map(|name| self.name(name)) {
@@ -90,15 +91,15 @@ impl Teller<'_> {
             }
         }
         let columns: Vec<Expr> = columns.iter().map(ident).collect();
-        let rows = context.read_table(Arc::new(table))?.select(columns)?;
-        let plan: Arc<dyn ExecutionPlan> = rows.create_physical_plan().await?;
+        let selected = context.read_table(Arc::new(table))?.select(columns)?;
+        let plan: Arc<dyn ExecutionPlan> = selected.create_physical_plan().await?;
         let mut last: BTreeMap<Rank, Found> = BTreeMap::new();
-        let mut met = 0;
+        let mut seen = 0;
         for mut stream in execute_stream_partitioned(plan, context.task_ctx())? {
             while let Some(batch) = stream.try_next().await? {
                 let positions = batch.column(batch.schema().index_of(POSITION)?);
                 let ranks = Rank::read(positions, self.changes.is_packed());
-                met += ranks.len();
+                seen += ranks.len();
                 for (at, rank) in ranks.into_iter().enumerate() {
                     let is_full = last.len() == CHANGES_MAX;
                     if is_full
@@ -108,34 +109,36 @@ impl Teller<'_> {
                     {
                         continue;
                     }
-                    let (file, place) = rank.file_and_row();
-                    let told = self.told(&batch, at, file, place);
-                    last.insert(rank, Found { file, told });
+                    let (file, ordinal) = rank.file_and_row();
+                    let change = self.key_change(&batch, at, file, ordinal);
+                    last.insert(rank, Found { file, change });
                     if is_full {
                         last.pop_first();
                     }
                 }
             }
         }
-        Ok((last.into_values().collect(), met))
+        Ok((last.into_values().collect(), seen))
     }
 
-    /// The name of a raw column as the relation has it.
+    /// The name of a raw column in the relation of changes.
     fn name(&self, column: &str) -> Option<String> {
         let at = self.changes.raw_column(column)?;
         Some(self.changes.raw_schema().field(at).name().clone())
     }
 
-    fn told(&self, batch: &RecordBatch, at: usize, file: usize, place: usize) -> KeyChange {
+    /// Reads the change in row `at` of a batch.
+    fn key_change(&self, batch: &RecordBatch, at: usize, file: usize, ordinal: usize) -> KeyChange {
         let raw = &self.pipeline.raw;
-        let places = self.changes.ordinals_per_row();
+        let per_row = self.changes.ordinals_per_row();
         let input = self.changes.inputs().nth(file);
         let column = |name: &str| batch.column_by_name(name);
-        let value = |name: &str| column(name).map_or(String::new(), |column| shown(column, at));
+        let value =
+            |name: &str| column(name).map_or(String::new(), |column| format_value(column, at));
         let order = raw.order_by.iter();
         let order = order.filter_map(|name| Some((name.clone(), value(&self.name(name)?))));
         let is_live = column(LIVE).is_some_and(|live| live.as_boolean().value(at));
-        let op = match (places, place % places) {
+        let op = match (per_row, ordinal % per_row) {
             (2, 0) => "moved away".into(),
             _ => match self.name(&raw.op.name).map(|op| value(&op)) {
                 Some(op) if !op.is_empty() => op,
@@ -151,7 +154,7 @@ impl Teller<'_> {
             let ns = times.first().copied().flatten()?;
             DateTime::from_timestamp_micros(i64::try_from(ns.div_euclid(1000)).ok()?)
         });
-        let row = place / places;
+        let row = ordinal / per_row;
         let run = input.and_then(|input| self.folded_by(input, row as u64, commit_time));
         KeyChange {
             file: input.map_or(String::new(), |input| {
@@ -178,9 +181,9 @@ impl Teller<'_> {
         let ledger = &self.state.ledger;
         let (location, path) = (input.file.location, &input.file.path);
         let file = ledger.folded(location, path)?;
-        let aside = ledger.quarantined.get(&(location, path.clone()));
-        let aside = aside.and_then(|aside| aside.rows.as_ref());
-        if aside.is_some_and(|rows| rows.contains(&row)) {
+        let quarantined = ledger.quarantined.get(&(location, path.clone()));
+        let quarantined_rows = quarantined.and_then(|quarantined| quarantined.rows.as_ref());
+        if quarantined_rows.is_some_and(|rows| rows.contains(&row)) {
             return None;
         }
         let by = |commit: u64| ledger.runs.iter().find(|run| run.commit == commit);
@@ -190,8 +193,8 @@ impl Teller<'_> {
         let time = commit_time?;
         let folds = |window: Window| window.contains(time);
         let mut later = ledger.runs.iter().filter(|run| run.commit > file.commit);
-        // What the first run of the file read is told by its rows, as is what later ones read
-        // beside their windows.
+        // `rows` lists the windows of rows read by the file's first run, and those that later runs
+        // read outside of their own windows.
         let first = by(file.commit).filter(|run| run.folded().is_some_and(folds));
         let later =
             later.find(|run| run.by_rows && !file.is_absent && run.folded().is_some_and(folds));
@@ -201,35 +204,40 @@ impl Teller<'_> {
             .or_else(|| by(file.commit).filter(|_| known))
     }
 
-    /// Notes on files that are not any more what was folded.
+    /// Notes on files that have changed since they were folded.
     pub(super) fn changed_files(&self, changes: &[KeyChange]) -> Vec<String> {
         let files: BTreeSet<&String> = changes.iter().map(|change| &change.file).collect();
         let changed = self.changes.inputs().filter_map(|input| {
             let folder = &self.folders[input.file.location];
             let name = folder.describe(&input.file.path);
-            let is_here = folder.location.file_path().is_some();
+            let is_local = folder.location.file_path().is_some();
             let folded = self
                 .state
                 .ledger
                 .folded(input.file.location, &input.file.path)?;
-            let is_told = files.contains(&name) && !folded.is_same(&input.file, is_here);
-            is_told.then(|| format!("{name} has changed since it was folded: its rows were others"))
+            let is_listed = files.contains(&name) && !folded.is_same(&input.file, is_local);
+            is_listed.then(|| {
+                format!(
+                    "{name} has changed since it was folded: the rows listed \
+                     are not those that were folded"
+                )
+            })
         });
         changed.collect()
     }
 }
 
-/// RowBitmap the winners among the changes that were folded, and says why they win.
-pub(super) fn tell_winners(keep: Keep, found: &mut [Found]) {
+/// Marks the winners among the folded changes, with the reason why each wins.
+pub(super) fn mark_winners(keep: Keep, found: &mut [Found]) {
     // The last one so far, of the key or of each day.
     let mut last: BTreeMap<Option<NaiveDate>, usize> = BTreeMap::new();
     for at in 0..found.len() {
-        if found[at].told.run_id.is_none() {
+        if found[at].change.run_id.is_none() {
             continue;
         }
         let of = match keep {
             Keep::Latest => None,
-            Keep::LatestPerDay => found[at].told.day,
+            Keep::LatestPerDay => found[at].change.day,
         };
         let before = last.insert(of, at);
         let why = match before {
@@ -237,30 +245,30 @@ pub(super) fn tell_winners(keep: Keep, found: &mut [Found]) {
             Some(before) => why(&found[before], &found[at]),
         };
         if let Some(before) = before {
-            found[before].told.wins = false;
-            found[before].told.why = None;
+            found[before].change.wins = false;
+            found[before].change.why = None;
         }
-        found[at].told.wins = true;
-        found[at].told.why = Some(why);
+        found[at].change.wins = true;
+        found[at].change.why = Some(why);
     }
 }
 
 /// Why a change comes after another.
 fn why(one: &Found, other: &Found) -> String {
-    let (before, after) = (&one.told, &other.told);
+    let (before, after) = (&one.change, &other.change);
     if before.full_load && !after.full_load {
-        return "a change of CDC comes after every full load".into();
+        return "a CDC change comes after every full load".into();
     }
     let pairs = before.order.iter().zip(&after.order);
     let mut differing = pairs.filter(|(before, after)| before != after);
     if let Some((_, (column, _))) = differing.next() {
         return format!("its `{column}` is the greatest");
     }
-    match one.file == other.file {
-        true if before.row == after.row => {
-            "of one update, the row comes after its key's delete".into()
-        }
-        true => "the order columns are equal, and its row comes last in the file".into(),
-        false => "the order columns are equal, and its file comes last".into(),
+    if one.file != other.file {
+        "the order columns are equal, and its file comes last".into()
+    } else if before.row == after.row {
+        "both halves of one update: the new row comes after the delete of the old key".into()
+    } else {
+        "the order columns are equal, and its row comes last in the file".into()
     }
 }

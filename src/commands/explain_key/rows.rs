@@ -1,4 +1,4 @@
-//! A key's rows in the curated table, by the versions of the key.
+//! The rows of a key in the curated table, found through the key's versions.
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ pub(super) async fn rows_now(
     }
     let batches = rows.collect().await?;
     let columns = read_types(&contract.columns)?;
-    let places = 1 + usize::from(pipeline.raw.before_image_prefix.is_some());
+    let ordinals_per_row = 1 + usize::from(pipeline.raw.before_image_prefix.is_some());
     let wanted = explained.changes.iter().filter(|change| change.wins);
     let wanted: Vec<(String, u64)> = wanted
         .map(|change| (change.file.clone(), change.row))
@@ -64,8 +64,9 @@ pub(super) async fn rows_now(
         let mut parts: Vec<ArrayRef> = Vec::new();
         for (number, (name, _)) in layout.partitions.iter().enumerate() {
             let kind = columns.iter().find(|(column, _)| column == name);
-            let kind =
-                kind.ok_or_else(|| Error::internal(format!("`{name}` is not in the ledger")))?;
+            let kind = kind.ok_or_else(|| {
+                Error::internal(format!("the column `{name}` is missing in the ledger"))
+            })?;
             parts.push(cast(&column(&format!("part_{number}"))?, &kind.1)?);
         }
         let names: Vec<&str> = layout
@@ -82,9 +83,10 @@ pub(super) async fn rows_now(
             let change_file = folders
                 .get(location)
                 .map_or(path.to_string(), |folder| folder.describe(path));
-            let change_row =
-                row_numbers.as_primitive::<Int64Type>().value(at) as u64 / places as u64 + 1;
-            // Under `latest` versions of earlier days tell what was, and have no row.
+            let change_row = row_numbers.as_primitive::<Int64Type>().value(at) as u64
+                / ordinals_per_row as u64
+                + 1;
+            // Under `latest`, versions of earlier days have no row in the table.
             let is_row = pipeline.keep == Keep::LatestPerDay
                 || wanted.contains(&(change_file.clone(), change_row));
             if !is_row {
@@ -102,10 +104,11 @@ pub(super) async fn rows_now(
     }
     explained.rows_now.sort_by_key(|row| row.day);
     for row in &mut explained.rows_now {
-        row.place = place_of(open, state, key, row).await?;
+        row.place = find_row(open, state, key, row).await?;
         if row.place.is_none() {
             explained.notes.push(format!(
-                "the row that should be in {} was not found there: glueless verify tells more",
+                "the row that should be in {} was not found there: check the table with \
+                 `glueless verify`",
                 row.partition
             ));
         }
@@ -113,8 +116,8 @@ pub(super) async fn rows_now(
     Ok(())
 }
 
-/// Where in a partition's files a row is.
-async fn place_of(
+/// The file of a partition, and the row in it, where the key's row is.
+async fn find_row(
     open: &OpenPipeline<'_>,
     state: &State,
     key: &[ArrayRef],
@@ -128,17 +131,17 @@ async fn place_of(
         let name = folder.describe(&listed.path);
         let opened = ParquetFile::open(Arc::clone(&folder.store), path, listed.bytes, name).await;
         let file = match opened {
-            // The note says that the row was not found.
+            // A missing file is reported as a row that was not found.
             Err(error) if missing_object(&error).is_some() => continue,
             opened => opened?,
         };
-        let place = |name: &str| file.schema().index_of(name).ok();
+        let column_index = |name: &str| file.schema().index_of(name).ok();
         let mut columns: Vec<(usize, ArrayRef)> = Vec::new();
         for (name, value) in pipeline.key.iter().zip(key) {
-            columns.extend(place(name).map(|column| (column, value.clone())));
+            columns.extend(column_index(name).map(|column| (column, value.clone())));
         }
         let per_day = pipeline.keep == Keep::LatestPerDay;
-        if let (Some(column), true) = (place(EVENT_DT), per_day) {
+        if let (Some(column), true) = (column_index(EVENT_DT), per_day) {
             let day: ArrayRef = Arc::new(Date32Array::from(vec![
                 wanted.day.map(Date32Type::from_naive_date),
             ]));
@@ -149,15 +152,15 @@ async fn place_of(
         let read: Vec<usize> = columns.iter().map(|(column, _)| *column).collect();
         let mut batches = file.read(&read, BATCH_ROWS);
         while let Some(batch) = batches.try_next().await? {
-            let mut is_it = vec![true; batch.num_rows()];
+            let mut is_match = vec![true; batch.num_rows()];
             for (at, (_, value)) in columns.iter().enumerate() {
                 let value = cast(value, batch.column(at).data_type())?;
                 let value = Scalar::new(value);
                 let same = not_distinct(batch.column(at), &value)?;
-                let each = is_it.iter_mut().zip(same.values());
-                each.for_each(|(is_it, same)| *is_it &= same);
+                let each = is_match.iter_mut().zip(same.values());
+                each.for_each(|(is_match, same)| *is_match &= same);
             }
-            if let Some(at) = is_it.iter().position(|is_it| *is_it) {
+            if let Some(at) = is_match.iter().position(|is_match| *is_match) {
                 let rows = batch
                     .column(batch.num_columns() - 1)
                     .as_primitive::<Int64Type>();

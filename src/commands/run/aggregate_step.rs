@@ -17,7 +17,7 @@ use crate::state::ledger::{CURATED, Ledger, Step};
 use crate::window::Window;
 
 impl Run<'_> {
-    /// Computes the aggregates of the windows, and of the days that changed.
+    /// Computes the aggregates for the days of the windows, and for days that changed.
     pub(super) async fn aggregate(&self, attempt: &mut Attempt) -> Result<(), NotCommitted> {
         let pipeline = self.open.run_context.pipeline;
         if pipeline.aggregates.is_empty() {
@@ -42,9 +42,9 @@ impl Run<'_> {
         let state_url = object_store_root(state.folder());
         context.register_object_store(&state_url, Arc::clone(&state.folder().root_store));
         if !aggregate::register(&context, state, pipeline, &curated.folder).await? {
-            info!("nothing was curated yet: no aggregates");
+            info!("the curated table does not exist yet: no aggregates");
             let note = &mut attempt.report.note;
-            note.get_or_insert("nothing was curated yet".into());
+            note.get_or_insert("the curated table does not exist yet".into());
             return Ok(());
         }
         let mut plans = Vec::new();
@@ -74,7 +74,7 @@ impl Run<'_> {
     }
 }
 
-/// The windows that were folded, and for whose days an aggregate was never computed.
+/// The folded windows for whose days an aggregate was never computed.
 fn windows_to_catch_up(ledger: &Ledger, pipeline: &Pipeline) -> Vec<Window> {
     let folded = ledger.folded_windows();
     let tables = pipeline.aggregates.iter().map(Aggregate::table);

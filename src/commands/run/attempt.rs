@@ -1,4 +1,4 @@
-//! One try of a step at its commit.
+//! One attempt to commit a step.
 
 use futures::future::BoxFuture;
 use tracing::warn;
@@ -14,40 +14,38 @@ use crate::state::ledger::Step;
 use crate::state::{NotCommitted, State};
 use crate::window::Window;
 
-/// One try at a commit.
+/// One attempt at a commit.
 pub(in crate::commands) struct Attempt {
     pub(in crate::commands) state: State,
     /// The run's id in the ledger.
     pub(super) run_id: String,
-    /// The number of its commit.
+    /// The number that its commit gets.
     pub(super) commit: u64,
-    /// Its name, part of every path.
+    /// The attempt's name, part of every path that it writes.
     pub(super) name: String,
     pub(in crate::commands) report: Report,
-    /// The windows whose days it aggregates, where they are not the run's own.
+    /// The windows whose days it aggregates, if they differ from the run's own.
     pub(super) aggregated: Option<Vec<Window>>,
     /// The listing of the curated table's folder, started in the background.
     pub(super) listing: Option<BoxFuture<'static, Result<Vec<String>>>>,
 }
 
-/// How a try at a commit ended.
+/// How an attempt ended.
 pub(super) enum Outcome {
-    /// It was committed, and published or left to be published. Its report.
+    /// Committed; with the run's report.
     Committed(Box<Report>),
-    /// It may have been committed: what it wrote stays, and the next command finishes or discards
-    /// it.
+    /// Possibly committed: its files stay, and the next command finishes or discards it.
     InDoubt(Error),
-    /// An input turned out to be bad, is quarantined from now on, and the step can be tried
-    /// without it.
+    /// An input is bad and is now quarantined: the step can be retried without it.
     BadInput,
-    /// Another run committed first: the step can be tried on top of it.
+    /// Another run committed first: the step can be retried on top of it.
     Outrun(Error),
-    /// It cannot be done.
+    /// Failed; a retry would fail as well.
     Failed(Error),
 }
 
 impl Run<'_> {
-    /// Tries a step once. What a try wrote that was not committed is removed.
+    /// Attempts a step once, and removes the files of an attempt that was not committed.
     pub(super) async fn try_step(
         &self,
         step: Step,
@@ -60,14 +58,16 @@ impl Run<'_> {
         };
         let last = state.last_commit();
         if let Err(error) = self.open.finish_interrupted(&state).await {
-            // Another run may have finished it, and gone on.
+            // Another run may have finished it, and committed since.
             if state.refresh().await.is_ok() && state.last_commit() > last {
                 return Outcome::Outrun(error);
             }
             if step != Step::Rebuild {
                 return Outcome::Failed(error);
             }
-            warn!("files that an earlier run has not published are made again: {error}");
+            warn!(
+                "an earlier run did not finish publishing; the rebuild replaces its files: {error}"
+            );
         }
         report.files_in_quarantine = state.ledger.quarantined.len() as u64;
         if step != Step::Rebuild {
@@ -90,16 +90,16 @@ impl Run<'_> {
             check_identity(&state, run_context.pipeline)?;
             state.check_known()?;
         }
-        self.open.check_not_lost(&mut state).await?;
+        self.open.check_state_exists(&mut state).await?;
         Ok(state)
     }
 
     fn attempt(&self, step: Step, state: State, report: &Report) -> Attempt {
-        let run_id = &self.open.run_context.run_id;
+        let id = &self.open.run_context.run_id;
         let run_id = if step == Step::Aggregate {
-            aggregate_run_id(run_id)
+            aggregate_run_id(id)
         } else {
-            run_id.clone()
+            id.clone()
         };
         let commit = state.next_commit();
         Attempt {
@@ -127,14 +127,14 @@ impl Run<'_> {
         }
     }
 
-    /// Why a step was not committed, and what it wrote is removed.
+    /// Removes the files of an attempt that was not committed, and returns its outcome.
     async fn not_committed(
         &self,
         mut attempt: Attempt,
         error: Error,
         bad: &mut BadInputs,
     ) -> Outcome {
-        // What fails after another run's commit may fail because of it.
+        // An error after another run's commit may be caused by that commit.
         let is_behind =
             attempt.state.refresh().await.is_ok() && attempt.state.last_commit() >= attempt.commit;
         self.discard(&attempt).await;
@@ -143,7 +143,7 @@ impl Run<'_> {
         }
         let quarantines = self.open.run_context.pipeline.raw.on_bad_file == OnBad::Quarantine;
         if let Some(input) = error.input.clone().filter(|_| quarantines) {
-            // It was found to be bad when others had been folded already.
+            // The input was found bad while it was folded, after the inputs had been opened.
             return match bad.insert(*input, error.to_string()) {
                 None => Outcome::BadInput,
                 Some(_) => Outcome::Failed(Error::internal("a quarantined input was read")),

@@ -1,4 +1,4 @@
-//! The contract of a pipeline's tables after a run: their columns and types.
+//! The table contract after a run: columns and types.
 
 use arrow::datatypes::Field;
 
@@ -9,7 +9,7 @@ use crate::curate::Curated;
 use crate::state::contract::{TableContract, write_types};
 use crate::state::identity::Identity;
 
-/// The contract after a run; `earlier` is the one before.
+/// The contract after a run; `earlier` is the contract before it.
 pub(super) fn contract(
     pipeline: &Pipeline,
     curated: &Curated,
@@ -42,7 +42,7 @@ pub(super) fn contract(
     }
 }
 
-/// The columns that a Delta table got when it had rows already: they are null in these.
+/// The columns added to a Delta table that already had rows, which have null in them.
 fn grown(pipeline: &Pipeline, columns: &[Field], earlier: Option<&TableContract>) -> Vec<String> {
     let Some(earlier) = earlier.filter(|_| pipeline.curated.format == Format::Delta) else {
         return Vec::new();

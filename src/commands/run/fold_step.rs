@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use chrono::NaiveDate;
 use futures::FutureExt;
 use tracing::info;
 
 use crate::aggregate;
+use crate::changes::Changes;
 use crate::commands::open_pipeline::date;
 use crate::commands::run::Run;
 use crate::commands::run::attempt::Attempt;
@@ -13,19 +15,20 @@ use crate::commands::run::contract::contract;
 use crate::commands::run::inputs::input_record;
 use crate::commands::task::Task;
 use crate::config::Format;
+use crate::curate::Curated;
 use crate::curate::stage::{BadInputs, Onto, Stage};
 use crate::engine::session::session;
 use crate::engine::tasks::spawn;
-use crate::publish::{self, FileNames};
+use crate::publish::{self, FileNames, Plan};
 use crate::raw::discover::{Input, Recorded};
-use crate::state::ledger::{CURATED, Record, Step};
+use crate::state::ledger::{CURATED, Ledger, Record, Step};
 use crate::state::{NewVersions, NotCommitted};
 use crate::store::listing::list_and_prune;
 use crate::table::TableFile;
 use crate::types::day_counts::DayCounts;
 
 impl Run<'_> {
-    /// What the inputs are folded onto.
+    /// The target that the inputs are folded onto.
     fn onto(&self) -> Onto {
         match self.task {
             Task::Rebuild { accept_missing } => Onto::Empty { accept_missing },
@@ -48,22 +51,14 @@ impl Run<'_> {
         let found = self.inputs(&folders, ledger).await?;
         let (inputs, absent) = (found.inputs, found.absent);
         report.note = found.note;
-        let is_rebuild = step == Step::Rebuild;
-        let is_new = |input: &Input| {
-            let folded = ledger.folded(input.file.location, &input.file.path);
-            is_rebuild || folded.is_none()
-        };
         if step == Step::CatchUp {
             if inputs.is_empty() {
-                return self.catch_up_with_nothing(attempt, absent).await;
+                return self.commit_empty_catch_up(attempt, absent).await;
             }
-        } else if !inputs
-            .iter()
-            .any(|input| !input.full_load && !input.late || is_new(input))
-        {
+        } else if !has_inputs_to_fold(step, ledger, &inputs) {
             info!("no inputs in the window {}", self.window);
             report.note.get_or_insert("no inputs in the window".into());
-            // What appears in this window from now on is late.
+            // Record the window: files that appear in it from now on are late.
             return self
                 .commit_and_publish(attempt, Step::Curate, absent, None, vec![], &[])
                 .await;
@@ -103,53 +98,18 @@ impl Run<'_> {
             let context = session(&self.open.runtime, threads);
             aggregate::check(&context, pipeline, &curated.layout, &curated.columns).await?;
         }
-
-        let before: Vec<TableFile> = ledger.files(CURATED).cloned().collect();
-        let is_rebuilt = |partition: &str| is_rebuild || curated.partitions.contains(partition);
-        let names = match pipeline.curated.format {
-            Format::Parquet => FileNames::Reused,
-            Format::Delta => FileNames::New,
-        };
-        let new_files = curated.staged.clone();
-        let report = &mut attempt.report;
-        let plan = publish::plan(new_files, &before, is_rebuilt, attempt.commit, names);
-        report.rows_written = plan.counts.rows_written;
-        report.bytes_written = plan.counts.bytes_written;
-        report.partitions_written = plan.counts.partitions_written;
-        report.partitions_removed = plan.counts.partitions_removed;
-
-        let mut records = Vec::new();
-        let contract = contract(
-            pipeline,
-            &curated,
-            &staged.changes,
-            ledger.contract.as_ref().filter(|_| !is_rebuild),
-        );
-        if is_rebuild || ledger.contract.as_ref() != Some(&contract) {
-            records.push(Record::Contract(Box::new(contract)));
-        }
-        records.extend(absent);
-        let commit = attempt.commit;
-        let folded = staged.changes.inputs();
+        let plan = self.plan_curated(step, attempt, &curated);
+        let mut records = self.fold_records(step, attempt, &staged.changes, &curated, absent);
         records.extend(
-            folded
-                .filter_map(|input| input_record(ledger, input, commit, is_rebuild, &self.window)),
+            self.quarantine_records(step, attempt, &staged, &inputs, &folders)
+                .await?,
         );
         let versions = NewVersions {
             layout: &curated.layout,
             files: &curated.versions,
             replaced: &curated.replaced_versions,
         };
-        let mut days: BTreeSet<i32> = curated.counts.days.clone();
-        if is_rebuild {
-            let before = ledger.versions.values().flat_map(DayCounts::iter);
-            days.extend(before.filter_map(|(day, _)| day));
-        }
-        let days = days.iter().filter_map(|day| date(*day)).collect();
-        records.extend(
-            self.quarantine_records(step, attempt, &staged, &inputs, &folders)
-                .await?,
-        );
+        let days = changed_days(step, &attempt.state.ledger, &curated);
         let plans = [(CURATED.to_string(), plan)];
         self.commit_and_publish(attempt, step, records, Some(versions), days, &plans)
             .await?;
@@ -160,4 +120,73 @@ impl Run<'_> {
         );
         Ok(())
     }
+
+    /// Plans the files of the curated table, and counts them in the report.
+    fn plan_curated(&self, step: Step, attempt: &mut Attempt, curated: &Curated) -> Plan {
+        let before: Vec<TableFile> = attempt.state.ledger.files(CURATED).cloned().collect();
+        let is_rebuild = step == Step::Rebuild;
+        let is_rebuilt = |partition: &str| is_rebuild || curated.partitions.contains(partition);
+        let names = match self.open.run_context.pipeline.curated.format {
+            Format::Parquet => FileNames::Reused,
+            Format::Delta => FileNames::New,
+        };
+        let new_files = curated.staged.clone();
+        let plan = publish::plan(new_files, &before, is_rebuilt, attempt.commit, names);
+        let report = &mut attempt.report;
+        report.rows_written = plan.counts.rows_written;
+        report.bytes_written = plan.counts.bytes_written;
+        report.partitions_written = plan.counts.partitions_written;
+        report.partitions_removed = plan.counts.partitions_removed;
+        plan
+    }
+
+    /// The ledger records of a fold: the contract if it changed, missing inputs, folded inputs.
+    fn fold_records(
+        &self,
+        step: Step,
+        attempt: &Attempt,
+        changes: &Changes,
+        curated: &Curated,
+        absent: Vec<Record>,
+    ) -> Vec<Record> {
+        let ledger = &attempt.state.ledger;
+        let is_rebuild = step == Step::Rebuild;
+        let mut records = Vec::new();
+        let contract = contract(
+            self.open.run_context.pipeline,
+            curated,
+            changes,
+            ledger.contract.as_ref().filter(|_| !is_rebuild),
+        );
+        if is_rebuild || ledger.contract.as_ref() != Some(&contract) {
+            records.push(Record::Contract(Box::new(contract)));
+        }
+        records.extend(absent);
+        records.extend(changes.inputs().filter_map(|input| {
+            input_record(ledger, input, attempt.commit, is_rebuild, &self.window)
+        }));
+        records
+    }
+}
+
+/// Whether a window or a rebuild has inputs to fold: any but full loads and late inputs that were
+/// already folded.
+fn has_inputs_to_fold(step: Step, ledger: &Ledger, inputs: &[Input]) -> bool {
+    let is_new = |input: &Input| {
+        let folded = ledger.folded(input.file.location, &input.file.path);
+        step == Step::Rebuild || folded.is_none()
+    };
+    inputs
+        .iter()
+        .any(|input| !input.full_load && !input.late || is_new(input))
+}
+
+/// The days whose rows changed, ascending; for a rebuild, also all days that had versions before.
+fn changed_days(step: Step, ledger: &Ledger, curated: &Curated) -> Vec<NaiveDate> {
+    let mut days: BTreeSet<i32> = curated.counts.days.clone();
+    if step == Step::Rebuild {
+        let before = ledger.versions.values().flat_map(DayCounts::iter);
+        days.extend(before.filter_map(|(day, _)| day));
+    }
+    days.iter().filter_map(|day| date(*day)).collect()
 }

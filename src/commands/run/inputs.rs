@@ -1,4 +1,4 @@
-//! The inputs of a run, and what the ledger is to know of them.
+//! The inputs of a run, and their ledger records.
 
 use tracing::warn;
 
@@ -16,9 +16,9 @@ use crate::window::Window;
 #[derive(Debug, Default)]
 pub(crate) struct Inputs {
     pub(crate) inputs: Vec<Input>,
-    /// What the ledger is to know of those that are not there.
+    /// Ledger records of inputs that are missing.
     pub(crate) absent: Vec<Record>,
-    /// What the report is to say of these.
+    /// A note for the report on missing inputs.
     pub(crate) note: Option<String>,
 }
 
@@ -43,26 +43,27 @@ impl Run<'_> {
         accept_missing: bool,
     ) -> Result<Inputs> {
         let raw = &self.open.run_context.pipeline.raw;
-        let (inputs, gone) = discover::rediscover(folders, raw, ledger, false).await?;
+        let (inputs, all_missing) = discover::rediscover(folders, raw, ledger, false).await?;
         if inputs.is_empty() {
-            return Err(
-                Error::data("no input is left to rebuild from").hint("put the raw files back")
-            );
+            return Err(Error::data(
+                "all raw files that were folded are missing: there is nothing to rebuild from",
+            )
+            .hint("restore the raw files"));
         }
-        // Of one that was put aside as a whole, nothing is lost.
+        // An input quarantined as a whole has no rows in the table to lose.
         let was_folded = |file: &&&RawFile| ledger.folded(file.location, &file.path).is_some();
-        let gone: Vec<&RawFile> = gone.iter().filter(was_folded).copied().collect();
+        let missing: Vec<&RawFile> = all_missing.iter().filter(was_folded).copied().collect();
         let mut found = Inputs {
             inputs,
             ..Default::default()
         };
-        if let Some(told) = told(&gone) {
+        if let Some(note) = describe_missing(&missing) {
             if !accept_missing {
-                return Err(Error::data(told)
-                    .hint("put them back, or rebuild without them: --accept-missing"));
+                return Err(Error::data(note)
+                    .hint("restore them, or rebuild without them with --accept-missing"));
             }
-            warn!("{told}: what only they said is lost");
-            found.note = Some(told);
+            warn!("{note}: changes that only they had are lost");
+            found.note = Some(note);
         }
         Ok(found)
     }
@@ -78,15 +79,15 @@ pub(crate) async fn window_inputs(
     let pipeline = run_context.pipeline;
     let raw = &pipeline.raw;
     let inputs = discover::discover(folders, pipeline, window, ledger).await?;
-    let mut gone = discover::missing_in_window(raw, window, ledger.inputs.values(), &inputs);
+    let mut missing = discover::missing_in_window(raw, window, ledger.inputs.values(), &inputs);
     if pipeline.key.is_empty() {
-        // What was folded is not read again, and not missed.
-        gone.clear();
+        // Without a key, a folded input is never read again.
+        missing.clear();
     }
-    let absent = absent_records(ledger, gone.iter().copied());
-    let note = told(&gone).map(|told| match raw.window_by {
-        WindowBy::Commit => format!("{told}: of their rows, this run folds none"),
-        _ => format!("{told}: nothing of them is lost"),
+    let absent = absent_records(ledger, missing.iter().copied());
+    let note = describe_missing(&missing).map(|missing| match raw.window_by {
+        WindowBy::Commit => format!("{missing}: this run folds none of their rows"),
+        _ => format!("{missing}: their changes are not lost"),
     });
     if let Some(note) = &note {
         warn!("{note}");
@@ -98,23 +99,23 @@ pub(crate) async fn window_inputs(
     })
 }
 
-/// Names files that are gone, where some are.
-pub(crate) fn told(gone: &[&RawFile]) -> Option<String> {
-    let first = &gone.first()?.path;
-    let count = gone.len();
+/// Describes missing files; `None` if there are none.
+pub(crate) fn describe_missing(missing: &[&RawFile]) -> Option<String> {
+    let first = &missing.first()?.path;
+    let count = missing.len();
     Some(format!(
-        "{count} inputs that were folded are gone, such as {first}"
+        "{count} inputs that were folded are missing, such as {first}"
     ))
 }
 
-/// What the ledger is to know of inputs that are not there: runs of rows from now on read none of
-/// theirs.
+/// Ledger records of missing inputs: from now on, runs that select rows by commit time read none of
+/// their rows.
 pub(crate) fn absent_records<'a>(
     ledger: &Ledger,
-    gone: impl Iterator<Item = &'a RawFile>,
+    missing: impl Iterator<Item = &'a RawFile>,
 ) -> Vec<Record> {
-    let gone = gone.filter(|file| !file.is_absent);
-    let records = gone.filter_map(|file| {
+    let new = missing.filter(|file| !file.is_absent);
+    let records = new.filter_map(|file| {
         let rows = ledger.rows_read(file.location, &file.path)?;
         Some(Record::Input(RawFile {
             rows: Some(rows),
@@ -125,35 +126,35 @@ pub(crate) fn absent_records<'a>(
     records.collect()
 }
 
-/// What the ledger is to know of an input that a run has folded, if it does not know it yet.
-/// `window` is the run's.
+/// The ledger record of an input that a run of `window` has folded; `None` if the ledger already
+/// says it. `from_empty`: as if no run had folded it before.
 pub(crate) fn input_record(
     ledger: &Ledger,
     input: &Input,
     commit: u64,
-    anew: bool,
+    from_empty: bool,
     window: &Window,
 ) -> Option<Record> {
     let (location, path) = (input.file.location, &input.file.path);
-    let Some(before) = ledger.folded(location, path).filter(|_| !anew) else {
+    let Some(before) = ledger.folded(location, path).filter(|_| !from_empty) else {
         return Some(Record::Input(RawFile {
             commit,
             rows: input.rows.clone(),
             ..input.file.clone()
         }));
     };
-    // All of its rows were folded.
+    // `None`: all of its rows were already folded.
     let read = ledger.rows_read(location, path)?;
-    // Those of the run's window are known by the run, but for what it read beside its window.
-    let is_beside = |rows: &Vec<Window>| rows.iter().any(|rows| !window.covers(rows));
-    let is_more = before.is_absent
+    // The run's own record covers rows of its window; only rows outside of it must be recorded.
+    let is_outside = |rows: &Vec<Window>| rows.iter().any(|rows| !window.covers(rows));
+    let is_new = before.is_absent
         || ledger.is_quarantined(location, path)
-        || input.rows.as_ref().is_none_or(is_beside);
+        || input.rows.as_ref().is_none_or(is_outside);
     let rows = input
         .rows
         .as_ref()
         .map(|rows| Window::union(read.into_iter().chain(rows.iter().copied()).collect()));
-    is_more.then(|| {
+    is_new.then(|| {
         Record::Input(RawFile {
             commit: before.commit,
             rows,

@@ -1,5 +1,4 @@
-//! Commit and publish: an attempt becomes a run, and what a run made becomes visible; also for runs
-//! that were interrupted.
+//! Commits an attempt and publishes its files; also finishes publishing for interrupted runs.
 
 use chrono::NaiveDate;
 use tracing::{debug, warn};
@@ -21,22 +20,18 @@ use crate::store::remove::remove;
 use crate::table::TableFile;
 
 impl Run<'_> {
-    /// Takes away what a dead attempt wrote.
+    /// Removes the files of a failed attempt.
     pub(crate) async fn discard(&self, attempt: &Attempt) {
         let mut discarded = vec![attempt.state.discard(&attempt.name).await];
-        for output in self
-            .open
-            .outputs
-            .iter()
-            .filter(|output| output.name != "state")
-        {
+        let tables = self.open.outputs.iter();
+        for output in tables.filter(|output| output.name != "state") {
             discarded.push(publish::discard(&output.staging, &attempt.name).await);
         }
         for folder in [&self.open.announced, &self.open.quarantine] {
             discarded.push(publish::discard(folder, &attempt.name).await);
         }
-        for left in discarded.into_iter().filter_map(Result::err) {
-            warn!("what the failed attempt wrote is left behind: {left}");
+        for error in discarded.into_iter().filter_map(Result::err) {
+            warn!("cannot remove the files of the failed attempt: {error}");
         }
     }
 
@@ -51,32 +46,10 @@ impl Run<'_> {
         plans: &[(String, Plan)],
     ) -> Result<(), NotCommitted> {
         self.open.run_context.meter.measure(&mut attempt.report);
-        let newest = attempt.report.newest_commit_time;
-        let run = ledger::Run {
-            commit: attempt.commit,
-            run_id: attempt.run_id.clone(),
-            command: step,
-            start: self.window.start,
-            end: self.window.end,
-            tables: plans.iter().map(|(name, _)| name.clone()).collect(),
-            days,
-            by_rows: self.open.run_context.pipeline.raw.window_by == WindowBy::Commit,
-            aggregated: attempt.aggregated.take(),
-            at: self.open.run_context.now,
-            seconds: attempt.report.seconds,
-            newest_us: newest.map(|newest| newest.timestamp_micros()),
-            counts: attempt.report.counts(),
-        };
+        let run = self.run_record(attempt, step, days, plans);
         records.insert(0, Record::Run(Box::new(run)));
         for (name, plan) in plans {
-            records.extend(plan.removes.iter().map(|path| Record::Removed {
-                table: name.clone(),
-                path: path.clone(),
-            }));
-            records.extend(plan.added().map(|file| Record::File {
-                table: name.clone(),
-                file: file.clone(),
-            }));
+            records.extend(file_records(name, plan));
             let staged = plan.added().filter_map(|file| file.staged.clone());
             let staged: Vec<String> = staged.collect();
             self.open.output(name)?.staging.sync(&staged)?;
@@ -102,8 +75,44 @@ impl Run<'_> {
         if step != Step::Aggregate
             && let Err(error) = self.prune_quarantine(&state.ledger).await
         {
-            warn!("files in quarantine that are no longer used are left behind: {error}");
+            warn!("cannot remove unused files in quarantine: {error}");
         }
+        self.publish_committed(attempt, listing).await
+    }
+
+    /// The ledger's record of a run.
+    fn run_record(
+        &self,
+        attempt: &mut Attempt,
+        step: Step,
+        days: Vec<NaiveDate>,
+        plans: &[(String, Plan)],
+    ) -> ledger::Run {
+        let newest = attempt.report.newest_commit_time;
+        ledger::Run {
+            commit: attempt.commit,
+            run_id: attempt.run_id.clone(),
+            command: step,
+            start: self.window.start,
+            end: self.window.end,
+            tables: plans.iter().map(|(name, _)| name.clone()).collect(),
+            days,
+            by_rows: self.open.run_context.pipeline.raw.window_by == WindowBy::Commit,
+            aggregated: attempt.aggregated.take(),
+            at: self.open.run_context.now,
+            seconds: attempt.report.seconds,
+            newest_us: newest.map(|newest| newest.timestamp_micros()),
+            counts: attempt.report.counts(),
+        }
+    }
+
+    /// Publishes a committed attempt, and removes its announcement.
+    async fn publish_committed(
+        &self,
+        attempt: &mut Attempt,
+        listing: Option<Vec<String>>,
+    ) -> Result<(), NotCommitted> {
+        let state = &attempt.state;
         let published = match state.ledger.run(&attempt.run_id) {
             Some(run) => self.open.publish(state, run, listing).await,
             None => Err(Error::internal("the run is not in the ledger")),
@@ -115,10 +124,11 @@ impl Run<'_> {
         let Err(error) = published else {
             return Ok(());
         };
-        // A run that slept finds that another one has published for it, and more since.
+        // While this process was suspended, another run may have published for it and committed
+        // since.
         let state = &mut attempt.state;
         if state.refresh().await.is_ok() && state.last_commit() > attempt.commit {
-            warn!("another run has published this one's files and gone on: {error}");
+            warn!("another run has published the files of this run, and committed since: {error}");
             return Ok(());
         }
         Err(NotCommitted {
@@ -128,8 +138,21 @@ impl Run<'_> {
     }
 }
 
+/// The ledger records of the files that a plan removes and adds.
+fn file_records(table: &str, plan: &Plan) -> Vec<Record> {
+    let removed = plan.removes.iter().map(|path| Record::Removed {
+        table: table.into(),
+        path: path.clone(),
+    });
+    let added = plan.added().map(|file| Record::File {
+        table: table.into(),
+        file: file.clone(),
+    });
+    removed.chain(added).collect()
+}
+
 impl OpenPipeline<'_> {
-    /// Refuses to go on where someone else wrote to the curated table's own log.
+    /// Refuses to continue if anyone else wrote to the Delta log of the curated table.
     pub(crate) async fn check_not_changed(&self, command: Step, state: &State) -> Result<()> {
         if self.run_context.pipeline.curated.format != Format::Delta {
             return Ok(());
@@ -142,7 +165,7 @@ impl OpenPipeline<'_> {
         }
     }
 
-    /// Finishes what interrupted runs had committed and not yet published.
+    /// Finishes publishing for interrupted runs that had committed.
     pub(crate) async fn finish_interrupted(&self, state: &State) -> Result<()> {
         let open = list(&self.announced).await?;
         let last = state.last_commit();
@@ -152,15 +175,15 @@ impl OpenPipeline<'_> {
             let Some(run) = runs.next() else {
                 continue;
             };
-            warn!("an earlier run has not published all that it made yet: doing that first");
+            warn!("an earlier run has not finished publishing: finishing it first");
             self.publish(state, run, None).await?;
         }
-        // The others cannot commit any more, or have not yet.
+        // Attempts with a later number may still commit: their announcements stay.
         let is_done = |name: &String| attempt_commit(name).is_some_and(|commit| commit <= last);
         remove(&self.announced, open.into_iter().filter(is_done).collect()).await
     }
 
-    /// Whether something that was committed is not all in its place.
+    /// Whether a committed run is not fully published.
     pub(crate) async fn is_publishing(&self, state: &State) -> Result<bool> {
         let open = list(&self.announced).await?;
         let last = state.last_commit();
@@ -168,7 +191,7 @@ impl OpenPipeline<'_> {
         Ok(commits.any(|commit| commit <= last))
     }
 
-    /// RowBitmap the folders a commit is about to write as this pipeline's.
+    /// Marks the folders that a commit is about to write as owned by this pipeline.
     pub(crate) async fn claim(&self, plans: &[(String, Plan)]) -> Result<()> {
         for output in &self.outputs {
             let is_written = plans.iter().any(|(name, _)| *name == output.name);
@@ -179,8 +202,8 @@ impl OpenPipeline<'_> {
         Ok(())
     }
 
-    /// Makes visible what a committed run made. `found` is what the curated table's folder held
-    /// before, where that was looked up.
+    /// Publishes the files of a committed run. `found` is the listing of the curated table's
+    /// folder, if it was already made.
     pub(crate) async fn publish(
         &self,
         state: &State,
@@ -188,7 +211,7 @@ impl OpenPipeline<'_> {
         mut found: Option<Vec<String>>,
     ) -> Result<()> {
         let attempt = format!("{}/", attempt_name(run.commit, &run.run_id));
-        let is_its = |file: &&&TableFile| {
+        let is_of_run = |file: &&&TableFile| {
             let staged = file.staged.as_ref();
             staged.is_some_and(|staged| staged.starts_with(&attempt))
         };
@@ -199,17 +222,23 @@ impl OpenPipeline<'_> {
                 folder, staging, ..
             }) = self.output(name)
             else {
-                warn!("a run has not published `{name}`, which is gone from the pipeline");
+                warn!(
+                    "an earlier run has not finished publishing `{name}`, which is no longer in \
+                     the pipeline"
+                );
                 continue;
             };
             let contract = state.ledger.contract.as_ref();
-            let made = contract.map(|contract| contract.identity.table());
-            if name == CURATED && made != Some(now.table()) {
-                warn!("a run has not published the curated table where it was before");
+            let committed = contract.map(|contract| contract.identity.table());
+            if name == CURATED && committed != Some(now.table()) {
+                warn!(
+                    "an earlier run has not finished publishing the curated table at its \
+                     earlier location"
+                );
                 continue;
             }
             let files: Vec<&TableFile> = state.ledger.files(name).collect();
-            let added: Vec<&TableFile> = files.iter().filter(is_its).copied().collect();
+            let added: Vec<&TableFile> = files.iter().filter(is_of_run).copied().collect();
             let found = match found.take_if(|_| name == CURATED) {
                 Some(found) => found,
                 None => list_and_prune(folder).await?,
@@ -229,14 +258,14 @@ impl OpenPipeline<'_> {
             }
             stagings.push(staging);
         }
-        // Tables beside each other share their staging folder.
+        // Tables in the same folder share their staging folder.
         for staging in stagings {
             publish::clear(staging, run.commit).await?;
         }
         Ok(())
     }
 
-    /// The curated table's own log, where it has one.
+    /// The Delta log of the curated table; `None` for another format.
     fn curated_log<'a>(&'a self, state: &'a State) -> Option<CuratedLog<'a>> {
         let curated = &self.run_context.pipeline.curated;
         Some(CuratedLog {

@@ -1,4 +1,4 @@
-//! Bad input in a run: put aside, and let go of when it is whole again.
+//! Quarantines bad inputs of a run, and releases those that could be folded.
 
 use std::collections::BTreeSet;
 
@@ -18,8 +18,8 @@ use crate::store::listing::list;
 use crate::store::remove::remove;
 
 impl Run<'_> {
-    /// Puts aside what could not be folded; returns what the ledger is to know of it, and of inputs
-    /// that are whole now.
+    /// Writes inputs and rows that could not be folded to quarantine; returns the ledger records of
+    /// these, and of inputs released from quarantine.
     pub(crate) async fn quarantine_records(
         &self,
         step: Step,
@@ -39,7 +39,7 @@ impl Run<'_> {
             Step::CatchUp => released(&attempt.state.ledger, inputs),
             _ => Vec::new(),
         };
-        let aside = QuarantineWriter {
+        let writer = QuarantineWriter {
             changes,
             bad_rows,
             folder: &self.open.quarantine,
@@ -59,7 +59,7 @@ impl Run<'_> {
                     rows: Some(bad.iter().map(|bad| bad.row).collect()),
                     file: file.clone(),
                 }));
-                aside.rows(&file, number, bad).await?;
+                writer.rows(&file, number, bad).await?;
             } else if attempt.state.ledger.is_quarantined(location, &path) {
                 records.push(Record::Released { location, path });
             }
@@ -68,7 +68,7 @@ impl Run<'_> {
             let name = folders[input.file.location].describe(&input.file.path);
             warn!("in quarantine: {name}: {reason}");
             let file = next_file();
-            aside.file(&file, &name, reason).await?;
+            writer.file(&file, &name, reason).await?;
             records.push(Record::Quarantined(ledger::Quarantined {
                 input: input.file.clone(),
                 rows: None,
@@ -83,14 +83,14 @@ impl Run<'_> {
         report.rows_rejected = bad_rows.count();
         report.quarantine = Some(self.open.quarantine.location.to_string());
         warn!(
-            "{} rows and {} files of this run went to quarantine: {}; what they say is missing in the \
-             table, and a delete among them leaves its key alive",
+            "{} rows and {} files of this run were quarantined: {}; their changes are missing \
+             in the table, and the key of a quarantined delete keeps its row",
             report.rows_rejected, report.files_rejected, self.open.quarantine.location
         );
         Ok(records)
     }
 
-    /// Removes what was put aside by earlier runs, and is not any more.
+    /// Removes quarantine files of earlier runs that the ledger no longer lists.
     pub(crate) async fn prune_quarantine(&self, ledger: &Ledger) -> Result<()> {
         if ledger.quarantined.is_empty() && ledger.runs.len() <= 1 {
             return Ok(());
@@ -98,7 +98,7 @@ impl Run<'_> {
         let used: BTreeSet<&String> = ledger
             .quarantined
             .values()
-            .map(|aside| &aside.file)
+            .map(|quarantined| &quarantined.file)
             .collect();
         let found = list(&self.open.quarantine).await?.into_iter();
         let last = ledger.runs.last().map_or(0, |run| run.commit);

@@ -1,4 +1,4 @@
-//! Aggregates, computed again from what raw gives, for all days that they were ever computed for.
+//! Recomputes the aggregates from the refolded table, for all days they were ever computed for.
 
 use std::sync::Arc;
 
@@ -7,7 +7,9 @@ use chrono::{NaiveDate, NaiveTime};
 use datafusion::prelude::SessionContext;
 
 use super::files::Files;
-use super::{Again, OpenPipeline, PartitionDifference, VerifiedAggregate, partition_differences};
+use super::{
+    OpenPipeline, PartitionDifference, Refolded, VerifiedAggregate, partition_differences,
+};
 use crate::aggregate;
 use crate::changes::file_order::FileNumbers;
 use crate::commands::open_pipeline::object_store_root;
@@ -39,7 +41,7 @@ impl OpenPipeline<'_> {
     pub(super) async fn verify_aggregates(
         &self,
         state: &State,
-        folded: &Again,
+        folded: &Refolded,
         days: Option<Window>,
     ) -> Result<Vec<VerifiedAggregate>> {
         let pipeline = self.run_context.pipeline;
@@ -65,8 +67,8 @@ impl OpenPipeline<'_> {
         let curated = folded.table(pipeline)?;
         aggregate::register_tables(&context, versions, layout, numbers, curated).await?;
         let mut verified = Vec::new();
-        for one in &pipeline.aggregates {
-            let compared = self.verify_aggregate(&context, state, folded, one, days);
+        for aggregate_config in &pipeline.aggregates {
+            let compared = self.verify_aggregate(&context, state, folded, aggregate_config, days);
             verified.push(compared.await?);
         }
         Ok(verified)
@@ -76,33 +78,43 @@ impl OpenPipeline<'_> {
         &self,
         context: &SessionContext,
         state: &State,
-        folded: &Again,
-        one: &Aggregate,
+        folded: &Refolded,
+        aggregate_config: &Aggregate,
         days: Option<Window>,
     ) -> Result<VerifiedAggregate> {
         let ledger = &state.ledger;
-        let table = one.table();
+        let table = aggregate_config.table();
         let mut verified = VerifiedAggregate {
-            name: one.name.clone(),
+            name: aggregate_config.name.clone(),
             ..Default::default()
         };
         if !ledger.is_aggregated(&table) {
             let why =
-                "not compared: the last changes are not in it yet, `glueless aggregate` helps";
+                "not compared: the last changes are not in it yet; run `glueless aggregate` first";
             verified.note = Some(why.into());
             return Ok(verified);
         }
         verified.is_compared = true;
         let windows = ledger.windows_aggregated(&table);
-        // Nothing is known of earlier computations: all days are computed.
-        let mut anew = Ledger::clone(ledger);
-        anew.runs.retain(|run| run.command != Step::Aggregate);
+        // A ledger without aggregate runs: all days are computed.
+        let mut ledger_without_aggregates = Ledger::clone(ledger);
+        ledger_without_aggregates
+            .runs
+            .retain(|run| run.command != Step::Aggregate);
         let commit = state.next_commit();
         let name = attempt_name(commit, &self.run_context.run_id);
         let staging = &folded.staging;
-        let computed = aggregate::compute(context, &anew, one, &windows, staging, &name, commit);
+        let computed = aggregate::compute(
+            context,
+            &ledger_without_aggregates,
+            aggregate_config,
+            &windows,
+            staging,
+            &name,
+            commit,
+        );
         let computed = computed.await?;
-        let columns = aggregate::columns(context, one).await?;
+        let columns = aggregate::columns(context, aggregate_config).await?;
         let expected = computed.plan.added().filter_map(|file| {
             Some(PartitionFile {
                 path: file.staged.as_deref()?,
@@ -110,31 +122,48 @@ impl OpenPipeline<'_> {
                 bytes: file.bytes,
             })
         });
-        let expected = digested(context, staging, expected, &columns, &one.day).await?;
+        let expected =
+            digest_files(context, staging, expected, &columns, &aggregate_config.day).await?;
 
         let folder = &self.output(&table)?.folder;
-        let is_asked = |folder: &str| {
+        let is_in_days = |folder: &str| {
             let day = parse_partition_segment(folder).and_then(|(_, day)| day?.parse().ok());
             let instant = |day: NaiveDate| day.and_time(NaiveTime::MIN).and_utc();
             let is_in = |days: Window| day.is_some_and(|day| days.contains(instant(day)));
             days.is_none_or(is_in)
         };
-        let is_asked_file = |path: &str| is_asked(parent(path));
-        let mut files = Files::find(folder, ledger.files(&table), is_asked_file).await?;
-        let read = digested(context, folder, files.readable(), &columns, &one.day).await;
+        let is_file_in_days = |path: &str| is_in_days(parent(path));
+        let mut files = Files::find(folder, ledger.files(&table), is_file_in_days).await?;
+        let read = digest_files(
+            context,
+            folder,
+            files.readable(),
+            &columns,
+            &aggregate_config.day,
+        )
+        .await;
         let found = match read {
             Ok(found) => found,
-            Err(error) if !files.leave_out_damaged().await? => return Err(error),
-            Err(_) => digested(context, folder, files.readable(), &columns, &one.day).await?,
+            Err(error) if !files.exclude_damaged().await? => return Err(error),
+            Err(_) => {
+                digest_files(
+                    context,
+                    folder,
+                    files.readable(),
+                    &columns,
+                    &aggregate_config.day,
+                )
+                .await?
+            }
         };
         verified.files_missing = files.missing;
         verified.files_damaged = files.damaged;
         verified.files_unknown = files.unknown;
         let differences = partition_differences(&expected, &found).into_iter();
-        let is_its = |difference: &PartitionDifference| is_asked(&difference.partition);
-        verified.days_different = differences.filter(is_its).collect();
+        let is_compared = |difference: &PartitionDifference| is_in_days(&difference.partition);
+        verified.days_different = differences.filter(is_compared).collect();
         let days = expected.partitions.keys();
-        verified.days = days.filter(|day| is_asked(day)).count() as u64;
+        verified.days = days.filter(|day| is_in_days(day)).count() as u64;
         let floats = columns.iter().filter(|(_, kind)| kind.is_floating());
         let floats: Vec<String> = floats.map(|(name, _)| format!("`{name}`")).collect();
         if !floats.is_empty() {
@@ -147,8 +176,8 @@ impl OpenPipeline<'_> {
     }
 }
 
-/// What the rows of an aggregate's files come to, without floats.
-async fn digested<'a>(
+/// The digests of an aggregate's files, without floating-point columns.
+async fn digest_files<'a>(
     context: &SessionContext,
     folder: &Folder,
     files: impl Iterator<Item = PartitionFile<'a>>,

@@ -1,4 +1,4 @@
-//! What a comparison found, as text.
+//! The text form of a comparison.
 
 use std::fmt::Write;
 
@@ -9,10 +9,12 @@ use crate::report::{Answer, size};
 impl Answer for Verified {
     fn text(&self) -> String {
         const SHOWN: usize = 10;
-        let mut text = match self.is_equal {
-            true => format!("{}: no difference from {}\n", self.pipeline, self.against),
-            false => format!("{}: DIFFERENT from {}\n", self.pipeline, self.against),
+        let verdict = if self.is_equal {
+            "no difference"
+        } else {
+            "DIFFERENT"
         };
+        let mut text = format!("{}: {verdict} from {}\n", self.pipeline, self.against);
         let mut line = |name: &str, value: String| {
             let _ = writeln!(text, "  {name:<10} {value}");
         };
@@ -69,23 +71,23 @@ impl Answer for Verified {
         }
         for one in &self.aggregates {
             let differ = one.days_different.len();
-            let mut told = format!("{}: {} days, {differ} of them differ", one.name, one.days);
+            let mut summary = format!("{}: {} days, {differ} of them differ", one.name, one.days);
             if let Some(first) = one.days_different.first() {
-                let _ = write!(told, ", such as {}", first.partition);
+                let _ = write!(summary, ", such as {}", first.partition);
             }
             for path in &one.files_missing {
-                let _ = write!(told, "; {path} is missing");
+                let _ = write!(summary, "; {path} is missing");
             }
             for path in &one.files_damaged {
-                let _ = write!(told, "; {path} is damaged");
+                let _ = write!(summary, "; {path} is damaged");
             }
             for path in &one.files_unknown {
-                let _ = write!(told, "; {path} is unknown");
+                let _ = write!(summary, "; {path} is unknown");
             }
             if let Some(note) = &one.note {
-                let _ = write!(told, "; {note}");
+                let _ = write!(summary, "; {note}");
             }
-            line("aggregate", told);
+            line("aggregate", summary);
         }
         for note in &self.notes {
             line("note", note.clone());

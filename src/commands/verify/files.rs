@@ -1,4 +1,4 @@
-//! The files of a published table, as they are found.
+//! Compares the files in a table's folder with those that were published.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,75 +13,82 @@ use crate::store::listing::sizes;
 use crate::table::TableFile;
 use crate::table::files::PartitionFile;
 
-/// The files of a table, next to those that were published.
+/// The files of a published table, and how they differ from those in its folder.
 pub(super) struct Files<'a> {
     folder: &'a Folder,
     published: Vec<&'a TableFile>,
-    /// The objects that can be read, and their sizes.
-    there: BTreeMap<String, u64>,
-    /// Published files that are not there.
+    /// The sizes of the files in the folder, without damaged ones.
+    sizes_found: BTreeMap<String, u64>,
+    /// Published files that are missing.
     pub(super) missing: Vec<String>,
     /// Published files that cannot be read.
     pub(super) damaged: Vec<String>,
-    /// Files that readers would take for published ones.
+    /// Files that were not published, but that readers of the folder would read.
     pub(super) unknown: Vec<String>,
 }
 
 impl<'a> Files<'a> {
-    /// Looks for the files of a table. Those that nobody published count where `is_asked` says so of
+    /// Lists the files of a table. Unpublished files count as unknown if `is_compared` accepts
     /// their path.
     pub(super) async fn find(
         folder: &'a Folder,
         published: impl Iterator<Item = &'a TableFile>,
-        is_asked: impl Fn(&str) -> bool,
+        is_compared: impl Fn(&str) -> bool,
     ) -> Result<Self> {
         let published: Vec<&TableFile> = published.collect();
-        let there = sizes(folder).await?;
+        let sizes_found = sizes(folder).await?;
         let known: BTreeSet<&String> = published.iter().map(|file| &file.path).collect();
-        let missing = known.iter().filter(|path| !there.contains_key(**path));
+        let missing = known
+            .iter()
+            .filter(|path| !sizes_found.contains_key(**path));
         let missing = missing.map(|path| path.to_string()).collect();
-        let unknown = there.keys().filter(|path| !is_hidden(path));
-        let unknown = unknown.filter(|path| !known.contains(path) && is_asked(path));
+        let unknown = sizes_found.keys().filter(|path| !is_hidden(path));
+        let unknown = unknown.filter(|path| !known.contains(path) && is_compared(path));
         let unknown = unknown.cloned().collect();
         let mut files = Files {
             folder,
             published,
-            there,
+            sizes_found,
             missing,
             damaged: Vec::new(),
             unknown,
         };
-        // One of another size may be another file, or a part of it.
+        // A file of another size may be another valid file, or truncated.
         for file in files.published.clone() {
-            let size = files.there.get(&file.path);
-            let is_other = size.is_some_and(|bytes| *bytes != file.bytes);
-            if is_other && open(folder, &file.path).await.is_err() {
-                files.leave_out(&file.path);
+            let size = files.sizes_found.get(&file.path);
+            let has_other_size = size.is_some_and(|bytes| *bytes != file.bytes);
+            if has_other_size && open(folder, &file.path).await.is_err() {
+                files.exclude(&file.path);
             }
         }
         Ok(files)
     }
 
-    fn leave_out(&mut self, path: &str) {
-        self.there.remove(path);
+    fn exclude(&mut self, path: &str) {
+        self.sizes_found.remove(path);
         self.damaged.push(path.into());
     }
 
     /// The published files that can be read.
     pub(super) fn readable(&self) -> impl Iterator<Item = PartitionFile<'_>> {
         let files = self.published.iter();
-        files.filter_map(|file| Some(PartitionFile::new(&file.path, *self.there.get(&file.path)?)))
+        files.filter_map(|file| {
+            Some(PartitionFile::new(
+                &file.path,
+                *self.sizes_found.get(&file.path)?,
+            ))
+        })
     }
 
-    /// Leaves out the files whose rows cannot be read; returns whether there are any.
-    pub(super) async fn leave_out_damaged(&mut self) -> Result<bool> {
+    /// Excludes the files whose rows cannot be read; returns whether there are any.
+    pub(super) async fn exclude_damaged(&mut self) -> Result<bool> {
         let mut damaged = Vec::new();
         for file in self.readable() {
             if self.is_damaged(file.path).await? {
                 damaged.push(file.path.to_string());
             }
         }
-        damaged.iter().for_each(|path| self.leave_out(path));
+        damaged.iter().for_each(|path| self.exclude(path));
         Ok(!damaged.is_empty())
     }
 

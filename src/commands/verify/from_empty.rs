@@ -1,4 +1,4 @@
-//! What raw gives, folded again from nothing.
+//! Refolds raw from empty, as the expected side of a comparison.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use arrow::datatypes::DataType;
 use datafusion::prelude::SessionContext;
 
 use super::{OpenPipeline, Side, Verified, day_differences, side};
-use crate::commands::run::inputs::told;
+use crate::commands::run::inputs::describe_missing;
 use crate::config::Pipeline;
 use crate::curate::Curated;
 use crate::curate::stage::Onto;
@@ -18,18 +18,19 @@ use crate::store::Folder;
 use crate::table::files::{FileTable, PartitionFile};
 use crate::types::day_counts::DayCounts;
 
-/// What raw gives, folded again.
-pub(super) struct Again {
+/// The tables refolded from raw.
+pub(super) struct Refolded {
     pub(super) curated: Curated,
     pub(super) staging: Folder,
     pub(super) versions: Folder,
 }
 
-pub(super) async fn folded_again(
+/// Folds all inputs that were folded so far from empty, and compares the state's rows per day.
+pub(super) async fn refold(
     open: &OpenPipeline<'_>,
     state: &State,
     verified: &mut Verified,
-) -> Result<Again> {
+) -> Result<Refolded> {
     let inputs = inputs(open, state).await?;
     let onto = Onto::Empty {
         accept_missing: false,
@@ -39,47 +40,49 @@ pub(super) async fn folded_again(
     verified.files = report.files;
     verified.rows_read = report.rows_read;
     let Some(curated) = folded.staged.curated else {
-        return Err(Error::internal("nothing was folded again"));
+        return Err(Error::internal("the refold gave no table"));
     };
-    let mut remembered = DayCounts::default();
-    let files = curated.versions.iter();
-    files.for_each(|file| remembered.add_all(&file.days));
-    let mut known = DayCounts::default();
-    let files = state.ledger.versions.values();
-    files.for_each(|days| known.add_all(days));
+    let mut expected = DayCounts::default();
+    for file in &curated.versions {
+        expected.add_all(&file.days);
+    }
+    let mut found = DayCounts::default();
+    for days in state.ledger.versions.values() {
+        found.add_all(days);
+    }
     let counts = |days: &DayCounts| days.iter().collect();
-    verified.state_days_different = day_differences(&counts(&remembered), &counts(&known));
-    Ok(Again {
+    verified.state_days_different = day_differences(&counts(&expected), &counts(&found));
+    Ok(Refolded {
         curated,
         staging: folded.staging,
         versions: folded.versions,
     })
 }
 
-/// The table as raw gives it.
-pub(super) fn again(
+/// The refolded curated table as a side of the comparison.
+pub(super) fn refolded_side(
     open: &OpenPipeline<'_>,
     context: &SessionContext,
     columns: &[(String, DataType)],
     grown: &[String],
-    folded: &Again,
+    folded: &Refolded,
     verified: &mut Verified,
 ) -> Result<Side> {
-    let made = folded.columns();
+    let refolded = folded.columns();
     let is_new = |(name, _): &&(String, DataType)| {
         !columns.iter().any(|(known, _)| known == name) && !grown.contains(name)
     };
-    let new = made.iter().filter(is_new).map(|(name, _)| name.clone());
+    let new = refolded.iter().filter(is_new).map(|(name, _)| name.clone());
     verified.columns_missing.extend(new);
     let table = Arc::new(folded.table(open.run_context.pipeline)?);
     let mut side = side(context, &folded.staging, table, columns)?;
-    // What no raw file has any more is null there.
+    // A column that no raw file has any more is null on this side, not missing.
     side.missing.clear();
     Ok(side)
 }
 
-impl Again {
-    /// The columns of the curated table.
+impl Refolded {
+    /// The columns of the refolded curated table.
     fn columns(&self) -> Vec<(String, DataType)> {
         let columns = self.curated.columns.iter();
         columns
@@ -87,7 +90,7 @@ impl Again {
             .collect()
     }
 
-    /// The curated table.
+    /// The refolded curated table.
     pub(super) fn table(&self, pipeline: &Pipeline) -> Result<FileTable> {
         let files = self.curated.staged.iter().map(|file| PartitionFile {
             path: &file.staged,
@@ -99,30 +102,31 @@ impl Again {
     }
 }
 
-/// The inputs that were folded, as they were.
+/// The inputs that were folded, unchanged since.
 async fn inputs(open: &OpenPipeline<'_>, state: &State) -> Result<Vec<Input>> {
     let ledger = &state.ledger;
     let folders = open.run_context.raw()?;
-    let (inputs, gone) =
+    let (inputs, all_missing) =
         discover::rediscover(&folders, &open.run_context.pipeline.raw, ledger, true).await?;
     let was_folded = |location: usize, path: &str| ledger.folded(location, path).is_some();
-    let gone = gone.into_iter();
-    let gone: Vec<_> = gone
+    let missing: Vec<_> = all_missing
+        .into_iter()
         .filter(|file| was_folded(file.location, &file.path))
         .collect();
-    if let Some(told) = told(&gone) {
-        return Err(Error::data(told)
-            .hint("put them back: without them the table cannot be made again to compare with"));
+    if let Some(error) = describe_missing(&missing) {
+        return Err(Error::data(error)
+            .hint("restore them: without them the table cannot be refolded to compare with"));
     }
     for Input { file, .. } in &inputs {
         let folder = &folders[file.location];
-        let is_here = folder.location.file_path().is_some();
+        let is_local = folder.location.file_path().is_some();
         let folded = ledger.folded(file.location, &file.path);
-        if folded.is_some_and(|folded| !folded.is_same(file, is_here)) {
+        if folded.is_some_and(|folded| !folded.is_same(file, is_local)) {
             return Err(discover::changed(folder, &file.path));
         }
     }
-    let folded = inputs.into_iter();
-    let folded = folded.filter(|input| was_folded(input.file.location, &input.file.path));
+    let folded = inputs
+        .into_iter()
+        .filter(|input| was_folded(input.file.location, &input.file.path));
     Ok(folded.collect())
 }

@@ -1,4 +1,4 @@
-//! Of a partition that differs, the first key whose rows do.
+//! Finds the first key whose rows differ in a partition.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::config::{Keep, Pipeline};
 use crate::error::Result;
 use crate::layout::partition_values;
 
-/// The keys of a partition that differs.
+/// Searches the keys of a partition that differs.
 pub(super) struct Keys<'a> {
     pub(super) pipeline: &'a Pipeline,
     pub(super) columns: &'a [(String, DataType)],
@@ -23,7 +23,8 @@ pub(super) struct Keys<'a> {
 }
 
 impl Keys<'_> {
-    /// What tells rows apart: the key, under `latest-per-day` the day too; without a key all columns.
+    /// The columns that identify a row: the key, under `latest-per-day` also the day; without a key
+    /// all columns.
     fn key(&self) -> Vec<&str> {
         let all = self.columns.iter().map(|(name, _)| name.as_str());
         if self.pipeline.key.is_empty() {
@@ -38,14 +39,14 @@ impl Keys<'_> {
     }
 
     /// The rows of the partition.
-    fn chosen(&self, rows: DataFrame) -> Result<DataFrame> {
+    fn selected(&self, rows: DataFrame) -> Result<DataFrame> {
         let values: BTreeMap<String, Option<String>> = partition_values(self.partition).collect();
         let mut rows = rows;
         for part in &self.pipeline.curated.partition_by {
             let Some((_, kind)) = self.columns.iter().find(|(name, _)| name == part) else {
                 continue;
             };
-            let is_it = match values.get(part).cloned().flatten() {
+            let matches_value = match values.get(part).cloned().flatten() {
                 Some(text) => ident(part).eq(lit(ScalarValue::try_from_string(text, kind)?)),
                 None if matches!(
                     kind,
@@ -56,12 +57,12 @@ impl Keys<'_> {
                 }
                 None => ident(part).is_null(),
             };
-            rows = rows.filter(is_it)?;
+            rows = rows.filter(matches_value)?;
         }
         Ok(rows)
     }
 
-    /// The first key, in the key's order, whose row is missing, too much, or another.
+    /// The first key, in key order, whose row is missing, unexpected or different.
     pub(super) async fn first_difference(
         &self,
         context: &SessionContext,
@@ -74,7 +75,7 @@ impl Keys<'_> {
                 columns.map(|(name, kind)| try_cast(ident(name), kind.clone()).alias(name));
             let rows = rows.select(columns.collect::<Vec<_>>())?;
             context.deregister_table(name)?;
-            context.register_table(name, self.chosen(rows)?.into_view())?;
+            context.register_table(name, self.selected(rows)?.into_view())?;
         }
         let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
         let key = self.key();
@@ -95,9 +96,10 @@ impl Keys<'_> {
             .map(|name| format!("(e.{name} IS NOT DISTINCT FROM f.{name})"));
         let same = same.collect::<Vec<_>>().join(" AND ");
         let keys: Vec<String> = (0..key.len()).map(|at| format!("k{at}")).collect();
-        // By counts first: a key that is there twice joins with itself.
+        // Counts are compared first: a key with two rows would join with itself.
         let counts = format!(
-            "SELECT {}, \"rows of it\" AS here, CAST(0 AS BIGINT) AS there FROM ({}) e \
+            "SELECT {}, \"rows of it\" AS expected_rows, CAST(0 AS BIGINT) AS found_rows FROM \
+             ({}) e \
              UNION ALL SELECT {}, CAST(0 AS BIGINT), \"rows of it\" FROM ({}) f",
             shown("e"),
             counted("expected"),
@@ -106,8 +108,8 @@ impl Keys<'_> {
         );
         let keys = keys.join(", ");
         let by_count = format!(
-            "SELECT {keys}, sum(here) AS expected, sum(there) AS found FROM ({counts}) \
-             GROUP BY {keys} HAVING sum(here) <> sum(there) ORDER BY {keys} LIMIT 1"
+            "SELECT {keys}, sum(expected_rows) AS expected, sum(found_rows) AS found FROM ({counts}) \
+             GROUP BY {keys} HAVING sum(expected_rows) <> sum(found_rows) ORDER BY {keys} LIMIT 1"
         );
         let mut difference = self
             .row(context, &by_count, &key, |row, at| {
@@ -125,13 +127,11 @@ impl Keys<'_> {
                 }
             })
             .await?;
-        let others: Vec<&String> = self.columns.iter().map(|(name, _)| name).collect();
-        let others: Vec<&&String> = others
-            .iter()
-            .filter(|name| !key.contains(&name.as_str()))
-            .collect();
-        if difference.is_none() && !others.is_empty() {
-            let differs: Vec<String> = others
+        let names = self.columns.iter().map(|(name, _)| name);
+        let other_columns: Vec<&String> =
+            names.filter(|name| !key.contains(&name.as_str())).collect();
+        if difference.is_none() && !other_columns.is_empty() {
+            let differs: Vec<String> = other_columns
                 .iter()
                 .map(|name| format!("(e.{0} IS DISTINCT FROM f.{0})", quoted(name)))
                 .collect();
@@ -147,7 +147,7 @@ impl Keys<'_> {
             );
             difference = self
                 .row(context, &by_values, &key, |row, at| {
-                    let differ = others.iter().enumerate().filter(|(number, _)| {
+                    let differ = other_columns.iter().enumerate().filter(|(number, _)| {
                         let flags = row.column_by_name(&format!("d{number}"));
                         flags.is_some_and(|flags| flags.as_boolean().value(at))
                     });
@@ -159,7 +159,7 @@ impl Keys<'_> {
         Ok(difference)
     }
 
-    /// The first row of a query, told.
+    /// The first row of a query as a difference; `why` describes it.
     async fn row(
         &self,
         context: &SessionContext,
@@ -177,10 +177,11 @@ impl Keys<'_> {
             let shown = ArrayFormatter::try_new(column, &format)?;
             Ok((name.to_string(), shown.value(0).try_to_string()?))
         });
-        // Without a key nothing but values tells rows apart, which are nobody's business.
-        let key = match self.pipeline.key.is_empty() {
-            true => Vec::new(),
-            false => values.collect::<Result<Vec<_>>>()?,
+        // Without a key, only row values would identify the row, and they must not be printed.
+        let key = if self.pipeline.key.is_empty() {
+            Vec::new()
+        } else {
+            values.collect::<Result<Vec<_>>>()?
         };
         Ok(Some(KeyDifference {
             partition: self.partition.into(),

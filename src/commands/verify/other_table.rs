@@ -1,4 +1,4 @@
-//! Another table to compare with: a Delta table, or a folder of Parquet files.
+//! Opens another table to compare with: a Delta table, or a folder of Parquet files.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::table::delta_log::{DeltaLog, LOG_FOLDER};
 use crate::table::files::{FileTable, PartitionFile};
 use crate::types::column_type::widen;
 
-/// How many files of another table are opened at once.
-const OPENS: usize = 16;
+/// The number of files of another table that are opened at once.
+const OPEN_FILES_MAX: usize = 16;
 
-/// Another table: a Delta table, or a folder of Parquet files.
+/// Opens the table at `url`, with the columns of the published table.
 pub(super) async fn other_table(
     open: &OpenPipeline<'_>,
     context: &SessionContext,
@@ -33,10 +33,10 @@ pub(super) async fn other_table(
     let folder = open.run_context.stores.open(&location)?;
     let unusable = |why: String| {
         Error::usage(format!("cannot compare with {location}: {why}"))
-            .hint("--against names a Delta table, or a folder of Parquet files")
+            .hint("--against takes a Delta table, or a folder of Parquet files")
     };
     if location.file_path().is_some_and(|path| !path.is_dir()) {
-        return Err(unusable("it is no folder".into()));
+        return Err(unusable("it is not a folder".into()));
     }
     let paths = list(&folder).await?;
     let rows = if paths.iter().any(|path| path.starts_with(LOG_FOLDER)) {
@@ -61,13 +61,15 @@ pub(super) async fn other_table(
         .collect();
     if !more.is_empty() {
         let more: Vec<&str> = more.iter().map(|name| name.as_str()).collect();
-        let told = format!("only there, and not compared: `{}`", more.join("`, `"));
-        verified.notes.push(told);
+        verified.notes.push(format!(
+            "columns only in the other table, not compared: `{}`",
+            more.join("`, `")
+        ));
     }
     aligned(rows, columns)
 }
 
-/// A folder of Parquet files as a table, in its own types; or why it is none.
+/// A folder of Parquet files as a table, in its own types; or why it cannot be read as one.
 async fn parquet_table(
     folder: &Folder,
     paths: Vec<String>,
@@ -87,13 +89,13 @@ async fn parquet_table(
     let partition_by = parts(first);
     if let Some(other) = paths.iter().find(|path| parts(path) != partition_by) {
         return Ok(Err(format!(
-            "{first} and {other} have other partition columns"
+            "{first} and {other} have different partition columns"
         )));
     }
     let mut found: Vec<(String, DataType)> = Vec::new();
     let mut sizes = Vec::new();
     let opened = paths.iter().map(|path| open(folder, path));
-    let mut opened = stream::iter(opened).buffered(OPENS);
+    let mut opened = stream::iter(opened).buffered(OPEN_FILES_MAX);
     while let Some((bytes, file)) = opened.try_next().await? {
         sizes.push(bytes);
         let fields = file.schema().fields();
@@ -111,7 +113,7 @@ async fn parquet_table(
     }
     drop(opened);
     found.retain(|(name, _)| !partition_by.contains(name));
-    // What they are is seen by their values.
+    // Partition values are text here; the comparison casts them.
     found.extend(
         partition_by
             .iter()

@@ -1,6 +1,7 @@
-//! What becomes of each key: which winners hold, which rows are removed, which versions stay.
+//! Decides for each key which winners are accepted, which rows are removed, and which versions are
+//! carried over.
 
-use std::cmp::Ordering as Compared;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ use crate::state::versions::{ORDER_BYTES, VersionsLayout};
 use crate::table::partition_names::partition_folder;
 use crate::table::sorter::Sorter;
 
-/// What the threads need to decide about keys.
+/// The shared context of the threads that decide about keys.
 pub(super) struct Decider {
     pub(super) entries: Arc<Entries>,
     pub(super) files: Arc<Files>,
@@ -40,7 +41,7 @@ struct Entry {
     at: usize,
     day: Option<i32>,
     origin: Origin,
-    /// Whether it left a row in the table.
+    /// Whether it has a row in the table.
     has_row: bool,
 }
 
@@ -48,17 +49,17 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
     Winner,
-    /// A version that is only looked up: its file stays.
+    /// A version that is only looked up: its file is unchanged.
     LookedUp,
-    /// A version whose file is written again.
+    /// A version whose file is rewritten.
     Rewritten,
 }
 
-/// How the changes of entries are ordered.
+/// The order of the changes of entries.
 trait ChangeOrder {
-    /// The order of two changes; equal only for one and the same.
-    fn compare(&self, a: usize, b: usize) -> Compared;
-    /// Whether only file or row decide between two changes.
+    /// Compares two changes; equal only for the same change.
+    fn compare(&self, a: usize, b: usize) -> Ordering;
+    /// Whether two changes differ only in file or row.
     fn is_tie(&self, a: usize, b: usize) -> bool;
 
     fn is_later(&self, a: usize, b: usize) -> bool {
@@ -70,29 +71,29 @@ trait ChangeOrder {
     }
 }
 
-/// What becomes of the entries of one key, by their rows.
+/// The decision about the entries of one key, by their rows.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Decision {
-    /// The winners that hold: they are later than the version of their day.
-    held: Vec<usize>,
-    /// Of these the one that is later than every version of the key.
+    /// The accepted winners: those later than the version of their day.
+    accepted: Vec<usize>,
+    /// The accepted winner that is later than every version of the key.
     latest: Option<usize>,
     /// The versions whose rows are removed from the table.
     removed: Vec<usize>,
-    /// The versions that stay and whose file is written again.
+    /// The versions to carry over, because their file is rewritten.
     carried: Vec<usize>,
-    /// How many versions winners replaced.
+    /// The number of versions that winners replace.
     replaced: u64,
-    /// How many last changes of the run are not later than the versions: of the key, or under
-    /// `latest-per-day` of the key and day.
+    /// The number of last changes of the run that are not later than the versions: of the key, or
+    /// under `latest-per-day` of the key and day.
     stale: u64,
-    /// The winners between which and a version only file or row decided.
+    /// The winners that tie with a version: only file or row decides.
     tied: Vec<usize>,
 }
 
 impl Decision {
     fn clear(&mut self) {
-        self.held.clear();
+        self.accepted.clear();
         self.latest = None;
         self.removed.clear();
         self.carried.clear();
@@ -102,11 +103,11 @@ impl Decision {
     }
 }
 
-/// Decides about the entries of one key, which are sorted by day: of each day one winner at most,
-/// and one version at most.
+/// Decides about the entries of one key, sorted by day, with at most one winner and one version per
+/// day.
 ///
 /// # Errors
-/// Data, when the versions hold a key and day twice.
+/// Data, when the versions have a key and day twice.
 fn decide(
     keep: Keep,
     entries: &[Entry],
@@ -114,7 +115,7 @@ fn decide(
     decision: &mut Decision,
 ) -> Result<()> {
     decision.clear();
-    let (mut last_version, mut last_winner, mut last_held) = (None, None, None);
+    let (mut last_version, mut last_winner, mut last_accepted) = (None, None, None);
     let mut last_version_has_row = false;
     for of_day in entries.chunk_by(|a, b| a.day == b.day) {
         let (winner, version) = winner_and_version(of_day)?;
@@ -131,16 +132,16 @@ fn decide(
         };
         last_winner = order.later(last_winner, winner.at);
         let Some(version) = version else {
-            decision.held.push(winner.at);
-            last_held = order.later(last_held, winner.at);
+            decision.accepted.push(winner.at);
+            last_accepted = order.later(last_accepted, winner.at);
             continue;
         };
         if keep == Keep::LatestPerDay && order.is_tie(winner.at, version.at) {
             decision.tied.push(winner.at);
         }
         if order.is_later(winner.at, version.at) {
-            decision.held.push(winner.at);
-            last_held = order.later(last_held, winner.at);
+            decision.accepted.push(winner.at);
+            last_accepted = order.later(last_accepted, winner.at);
             decision.replaced += 1;
             if keep == Keep::LatestPerDay && version.has_row {
                 decision.removed.push(version.at);
@@ -152,8 +153,8 @@ fn decide(
             }
         }
     }
-    decision.latest =
-        last_held.filter(|held| last_version.is_none_or(|version| order.is_later(*held, version)));
+    decision.latest = last_accepted
+        .filter(|accepted| last_version.is_none_or(|version| order.is_later(*accepted, version)));
     if keep == Keep::LatestPerDay {
         return Ok(());
     }
@@ -182,14 +183,14 @@ fn winner_and_version(entries: &[Entry]) -> Result<(Option<Entry>, Option<Entry>
             &mut version
         };
         if slot.replace(*entry).is_some() {
-            return Err(Error::data("versions hold a key and day twice")
-                .hint("the state is damaged: make it again with `glueless rebuild`"));
+            return Err(Error::data("the versions have a key and day twice")
+                .hint("the state is damaged: rebuild it with `glueless rebuild`"));
         }
     }
     Ok((winner, version))
 }
 
-/// The columns of entries that orders are compared by.
+/// The columns of entries that the order is compared by.
 pub(super) struct Orders<'a> {
     pub(super) cdc: &'a BooleanArray,
     pub(super) time_us: &'a Int64Array,
@@ -200,7 +201,7 @@ pub(super) struct Orders<'a> {
 }
 
 impl Orders<'_> {
-    /// What the order columns say.
+    /// The values of the order columns.
     pub(super) fn order(&self, at: usize) -> (bool, Option<i128>, Option<&[u8]>) {
         let ns = |at: usize| {
             i128::from(self.time_us.value(at)) * 1000 + i128::from(self.time_ns.value(at))
@@ -210,25 +211,25 @@ impl Orders<'_> {
         (self.cdc.value(at), time, bytes)
     }
 
-    pub(super) fn place(&self, at: usize) -> (u32, i64) {
+    /// The file and row of the change.
+    pub(super) fn file_and_row(&self, at: usize) -> (u32, i64) {
         (self.file.value(at), self.row.value(at))
     }
 }
 
 impl ChangeOrder for Orders<'_> {
-    fn compare(&self, a: usize, b: usize) -> Compared {
-        let key = |at: usize| (self.order(at), self.place(at));
+    fn compare(&self, a: usize, b: usize) -> Ordering {
+        let key = |at: usize| (self.order(at), self.file_and_row(at));
         key(a).cmp(&key(b))
     }
 
     fn is_tie(&self, a: usize, b: usize) -> bool {
-        self.order(a) == self.order(b) && self.place(a) != self.place(b)
+        self.order(a) == self.order(b) && self.file_and_row(a) != self.file_and_row(b)
     }
 }
 
 impl Decider {
-    /// Decides about all keys of a part of the sorted entries; returns the versions that stay and
-    /// are written again.
+    /// Decides about all keys of a slice of the sorted entries; returns the versions to carry over.
     pub(super) fn decide_all(
         &self,
         rows: &RecordBatch,
@@ -237,7 +238,7 @@ impl Decider {
         counts: &mut Counts,
     ) -> Result<RecordBatch> {
         let column = |name: &str| {
-            let lost = || Error::internal(format!("entries without `{name}`"));
+            let lost = || Error::internal(format!("entries lack the column `{name}`"));
             rows.column_by_name(name).ok_or_else(lost)
         };
         let orders = Orders {
@@ -263,7 +264,7 @@ impl Decider {
         };
         let ordinal = |at: usize| -> Result<(usize, usize)> {
             let file = self.files.in_run.get(&orders.file.value(at));
-            let lost = || Error::internal("a winner of no input");
+            let lost = || Error::internal("a winner has no input");
             Ok((*file.ok_or_else(lost)?, orders.row.value(at) as usize))
         };
         let keys = &rows.columns()[..self.entries.keys];
@@ -283,8 +284,8 @@ impl Decider {
                 at += 1;
             }
             decide(self.keep, &entries, &orders, &mut decision)?;
-            for held in &decision.held {
-                let (file, row) = ordinal(*held)?;
+            for accepted in &decision.accepted {
+                let (file, row) = ordinal(*accepted)?;
                 winners.set_day(file, row);
             }
             if let Some(latest) = decision.latest {
@@ -294,7 +295,7 @@ impl Decider {
             for tied in &decision.tied {
                 counts.tie(ordinal(*tied)?);
             }
-            counts.key_days += decision.held.len() as u64;
+            counts.key_days += decision.accepted.len() as u64;
             counts.replaced += decision.replaced;
             counts.stale += decision.stale;
             carried.extend(decision.carried.iter().map(|at| *at as u32));
@@ -307,8 +308,8 @@ impl Decider {
         self.carried(&take_record_batch(rows, &UInt32Array::from(carried))?)
     }
 
-    /// Pushes the rows that are removed to the table's sorter, as tombstones: keys, day and
-    /// partition, null for the rest, and false for the flag that a row is there.
+    /// Pushes tombstones of the removed rows to the table's sorter: key, day and partition, false
+    /// in the column `PRESENT`, null in the others.
     pub(super) fn push_removed(
         &self,
         removed: &RecordBatch,
@@ -319,7 +320,7 @@ impl Decider {
         let mut columns = Vec::new();
         for field in self.table_schema.fields() {
             let is = |name: &String| name == field.name();
-            let place = match (
+            let source = match (
                 self.key.iter().position(is),
                 self.partition_by.iter().position(is),
             ) {
@@ -328,8 +329,8 @@ impl Decider {
                 (None, None) if field.name() == EVENT_DT => Some(keys),
                 (None, None) => None,
             };
-            columns.push(match place {
-                Some(place) => cast(removed.column(place), field.data_type())?,
+            columns.push(match source {
+                Some(source) => cast(removed.column(source), field.data_type())?,
                 None if field.name() == PRESENT => {
                     Arc::new(BooleanArray::from(vec![false; removed.num_rows()]))
                 }
@@ -351,12 +352,12 @@ impl Decider {
         table_rows.push(&batch)
     }
 
-    /// The versions that stay, as they are written.
+    /// The versions to carry over, in the schema for writing.
     pub(super) fn carried(&self, carried: &RecordBatch) -> Result<RecordBatch> {
         let schema = self.layout.written_schema();
         let numbers = carried
             .column_by_name("file")
-            .ok_or_else(|| Error::internal("entries without a file"))?
+            .ok_or_else(|| Error::internal("entries lack the column `file`"))?
             .as_primitive::<UInt32Type>();
         let mut distinct: BTreeMap<u32, u32> = BTreeMap::new();
         for number in numbers.values() {
@@ -364,16 +365,16 @@ impl Decider {
             distinct.entry(*number).or_insert(next);
         }
         let mut names = vec![""; distinct.len()];
-        for (number, place) in &distinct {
-            names[*place as usize] = self.files.numbers.file(*number).1;
+        for (number, index) in &distinct {
+            names[*index as usize] = self.files.numbers.file(*number).1;
         }
         let mut columns: Vec<ArrayRef> = Vec::new();
         for field in schema.fields() {
             columns.push(match field.name().as_str() {
                 "file" => {
-                    let places = numbers.values().iter().map(|number| distinct[number]);
+                    let indices = numbers.values().iter().map(|number| distinct[number]);
                     Arc::new(DictionaryArray::<UInt32Type>::try_new(
-                        UInt32Array::from_iter_values(places),
+                        UInt32Array::from_iter_values(indices),
                         Arc::new(StringArray::from(names.clone())),
                     )?)
                 }
@@ -384,11 +385,11 @@ impl Decider {
                         .map(|number| self.files.numbers.file(*number).0 as i32);
                     Arc::new(Int32Array::from_iter_values(locations))
                 }
-                name => Arc::clone(
-                    carried
-                        .column_by_name(name)
-                        .ok_or_else(|| Error::internal(format!("entries without `{name}`")))?,
-                ),
+                name => {
+                    Arc::clone(carried.column_by_name(name).ok_or_else(|| {
+                        Error::internal(format!("entries lack the column `{name}`"))
+                    })?)
+                }
             });
         }
         Ok(RecordBatch::try_new(schema, columns)?)
@@ -405,7 +406,7 @@ mod tests {
     struct Given(Vec<(i32, i32)>);
 
     impl ChangeOrder for Given {
-        fn compare(&self, a: usize, b: usize) -> Compared {
+        fn compare(&self, a: usize, b: usize) -> Ordering {
             self.0[a].cmp(&self.0[b])
         }
 
@@ -435,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn what_becomes_of_a_key_is_decided_by_a_table_of_cases() {
+    fn each_case_of_a_key_has_its_decision() {
         const NEW: Case = (1, Winner, true, 5, 1);
         let none = Decision::default;
         let cases: Vec<(&str, &[Case], Decision, Decision)> = vec![
@@ -443,12 +444,12 @@ mod tests {
                 "a new key",
                 &[NEW],
                 Decision {
-                    held: vec![0],
+                    accepted: vec![0],
                     latest: Some(0),
                     ..none()
                 },
                 Decision {
-                    held: vec![0],
+                    accepted: vec![0],
                     latest: Some(0),
                     ..none()
                 },
@@ -457,14 +458,14 @@ mod tests {
                 "a later change of the same day",
                 &[NEW, (1, Rewritten, true, 4, 1)],
                 Decision {
-                    held: vec![0],
+                    accepted: vec![0],
                     latest: Some(0),
                     removed: vec![1],
                     replaced: 1,
                     ..none()
                 },
                 Decision {
-                    held: vec![0],
+                    accepted: vec![0],
                     latest: Some(0),
                     removed: vec![1],
                     replaced: 1,
@@ -475,13 +476,13 @@ mod tests {
                 "a later change after a delete",
                 &[NEW, (1, Rewritten, false, 4, 1)],
                 Decision {
-                    held: vec![0],
+                    accepted: vec![0],
                     latest: Some(0),
                     replaced: 1,
                     ..none()
                 },
                 Decision {
-                    held: vec![0],
+                    accepted: vec![0],
                     latest: Some(0),
                     replaced: 1,
                     ..none()
@@ -505,7 +506,7 @@ mod tests {
                 "a tie that the row decides for the winner",
                 &[(1, Winner, true, 5, 2), (1, Rewritten, true, 5, 1)],
                 Decision {
-                    held: vec![0],
+                    accepted: vec![0],
                     latest: Some(0),
                     removed: vec![1],
                     replaced: 1,
@@ -513,7 +514,7 @@ mod tests {
                     ..none()
                 },
                 Decision {
-                    held: vec![0],
+                    accepted: vec![0],
                     latest: Some(0),
                     removed: vec![1],
                     replaced: 1,
@@ -525,12 +526,12 @@ mod tests {
                 "a late change of an old day",
                 &[NEW, (2, LookedUp, true, 9, 1)],
                 Decision {
-                    held: vec![0],
+                    accepted: vec![0],
                     stale: 1,
                     ..none()
                 },
                 Decision {
-                    held: vec![0],
+                    accepted: vec![0],
                     ..none()
                 },
             ),
@@ -538,33 +539,33 @@ mod tests {
                 "a row that moves to a later day",
                 &[(1, LookedUp, true, 4, 1), (2, Winner, true, 5, 1)],
                 Decision {
-                    held: vec![1],
+                    accepted: vec![1],
                     latest: Some(1),
                     removed: vec![0],
                     ..none()
                 },
                 Decision {
-                    held: vec![1],
+                    accepted: vec![1],
                     latest: Some(1),
                     ..none()
                 },
             ),
             (
-                "a day without a winner, in a file that is written again",
+                "a day without a winner, in a file that is rewritten",
                 &[
                     (0, Rewritten, true, 4, 1),
                     (1, LookedUp, true, 3, 1),
                     (2, Winner, false, 5, 1),
                 ],
                 Decision {
-                    held: vec![2],
+                    accepted: vec![2],
                     latest: Some(2),
                     removed: vec![0],
                     carried: vec![0],
                     ..none()
                 },
                 Decision {
-                    held: vec![2],
+                    accepted: vec![2],
                     latest: Some(2),
                     carried: vec![0],
                     ..none()

@@ -51,7 +51,8 @@ impl Files {
     }
 }
 
-/// The layout of entries: the columns of versions, with the file as a number, the origin, and the part
+/// The layout of entries: the columns of versions, with the file as a number, the origin, and the
+/// part
 /// of the keys, by which the merge is divided.
 pub(super) struct Entries {
     pub(super) layout: Arc<VersionsLayout>,
@@ -100,7 +101,8 @@ impl Entries {
         Arc::new(UInt16Array::from_iter_values(hashes.iter().map(part)))
     }
 
-    /// The entries of a batch of winners (key columns, day, position), and the hashes of their keys.
+    /// The entries of a batch of winners (key columns, day, position), and the hashes of their
+    /// keys.
     pub(super) fn of_winners(
         &self,
         batch: &RecordBatch,
@@ -119,7 +121,7 @@ impl Entries {
         columns.push(new_null_array(&DataType::Boolean, rows));
         let positions = batch.column(self.keys + 1);
         columns.extend(self.layout.order_columns(positions));
-        let ordinals = self.layout.places(positions);
+        let ordinals = self.layout.ordinals(positions);
         let numbers = ordinals.iter().map(|(file, _)| files.of_run[*file]);
         columns.push(Arc::new(UInt32Array::from_iter_values(numbers)));
         let in_file = ordinals.iter().map(|(_, row)| *row as i64);

@@ -1,12 +1,11 @@
 //! The last change per day of one key.
-//!
-//! A key's newest day is kept with the key; those of further days, which most keys do not have, are
-//! linked behind it.
+//! The entry of a key stores one day; those of further days, which most keys lack, are in a linked
+//! list behind it.
 
 use crate::changes::position::Position;
 use crate::error::{Error, Result};
 
-/// The entries that [`LaterDays::push`] wrote: day and position.
+/// Reads the entries that [`LaterDays::push`] wrote: day and position.
 pub(super) fn entries<P: Position>(mut bytes: &[u8]) -> impl Iterator<Item = (Option<i32>, P)> {
     std::iter::from_fn(move || {
         let (day, rest) = bytes.split_first_chunk()?;
@@ -16,18 +15,18 @@ pub(super) fn entries<P: Position>(mut bytes: &[u8]) -> impl Iterator<Item = (Op
     })
 }
 
-/// Stands for a change without a day.
+/// The value for a change without a day.
 const NO_DAY: i32 = i32::MIN;
 
-/// No further entry.
+/// The end of a list.
 const END: u32 = u32::MAX;
 
 fn known_day(day: i32) -> Option<i32> {
     Some(day).filter(|day| *day != NO_DAY)
 }
 
-/// The last change of a key and day. A key has one itself; those of further days, which most keys
-/// do not have, are linked behind it in [`LaterDays`].
+/// The last change of a key and day. The first of a key is stored with the key, those of further
+/// days in [`LaterDays`].
 #[derive(Clone, Debug)]
 pub(super) struct LastChange<P> {
     position: P,
@@ -46,14 +45,14 @@ impl<P: Position> LastChange<P> {
         }
     }
 
-    /// Brings it near, for what comes next.
+    /// Touches the entry, so that it is in the CPU caches for the next access.
     #[inline]
-    pub(super) fn fetch(&self) -> u64 {
+    pub(super) fn prefetch(&self) -> u64 {
         self.day as u64
     }
 }
 
-/// The last changes of keys' further days.
+/// The last changes of further days, of all keys.
 #[derive(Debug, Default)]
 pub(super) struct LaterDays<P> {
     changes: Vec<LastChange<P>>,
@@ -61,10 +60,10 @@ pub(super) struct LaterDays<P> {
 }
 
 impl<P: Position> LaterDays<P> {
-    /// Adds a change to those of a key.
+    /// Adds a change of a key whose entry is `first`.
     ///
     /// # Errors
-    /// Usage, when there are too many.
+    /// Usage, when there are too many entries.
     #[inline]
     pub(super) fn add(
         &mut self,
@@ -89,7 +88,7 @@ impl<P: Position> LaterDays<P> {
                 );
             };
             self.heap_bytes += position.heap_bytes();
-            // Changes come mostly in the order of time: the newest day goes in front.
+            // Changes mostly come in the order of time: the newest day is stored first.
             let newest = LastChange {
                 position,
                 day,
@@ -105,7 +104,7 @@ impl<P: Position> LaterDays<P> {
         Ok(())
     }
 
-    /// A key's changes, in no order.
+    /// The last changes of a key, in no order.
     pub(super) fn of<'a>(
         &'a self,
         first: &'a LastChange<P>,
@@ -118,7 +117,7 @@ impl<P: Position> LaterDays<P> {
         })
     }
 
-    /// Appends a key's changes to bytes that [`entries`] reads.
+    /// Appends the last changes of a key as bytes, for [`entries`].
     pub(super) fn push(&self, first: &LastChange<P>, bytes: &mut Vec<u8>) {
         for (day, position) in self.of(first) {
             bytes.extend_from_slice(&day.unwrap_or(NO_DAY).to_le_bytes());
@@ -126,25 +125,25 @@ impl<P: Position> LaterDays<P> {
         }
     }
 
-    /// How many there are.
+    /// The number of changes.
     pub(super) fn count(&self) -> usize {
         self.changes.len()
     }
 
-    /// The memory that it holds.
+    /// The allocated memory, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.changes.capacity() * size_of::<LastChange<P>>() + self.heap_bytes
     }
 }
 
-/// Keeps the later of two changes, tied if only file and row decide.
+/// Keeps the later of two changes, and marks a tie if only file and row decide.
 #[inline]
-pub(crate) fn keep_later<P: Position>(kept: &mut P, position: P) {
-    let tied = kept.same_order(&position);
-    if kept.is_before(&position) {
-        *kept = position;
+pub(crate) fn keep_later<P: Position>(last: &mut P, position: P) {
+    let tied = last.same_order(&position);
+    if last.is_before(&position) {
+        *last = position;
     }
     if tied {
-        kept.tie();
+        last.tie();
     }
 }

@@ -9,16 +9,16 @@ use arrow::row::{RowConverter, SortField};
 
 use crate::error::Result;
 
-/// A key of so many bytes is kept inside its view.
+/// The length up to which a key is inlined in its view.
 pub(super) const INLINE_BYTES: usize = 12;
 
-/// The keys of a batch, as bytes: two are equal where all their columns are.
+/// The keys of a batch as bytes, which are equal if and only if all key columns are.
 pub(super) enum Keys {
-    /// One column of text or binary, as Arrow's views.
+    /// One column of text or binary, as Arrow views.
     Views(ScalarBuffer<u128>, ArrayRef),
-    /// One column of values of so many bytes.
+    /// One column of values of `width` bytes.
     Fixed { width: usize, bytes: Buffer },
-    /// Any others: where each one's bytes end.
+    /// Any other columns, encoded: `ends` has the end of each key in `bytes`.
     Encoded { ends: Vec<usize>, bytes: Vec<u8> },
 }
 
@@ -45,8 +45,9 @@ impl Keys {
         let mut bytes = Vec::new();
         let mut ends = Vec::with_capacity(rows);
         if !columns.iter().all(is_plain) {
-            let fields = columns.iter();
-            let fields = fields.map(|column| SortField::new(column.data_type().clone()));
+            let fields = columns
+                .iter()
+                .map(|column| SortField::new(column.data_type().clone()));
             let converted = RowConverter::new(fields.collect())?.convert_columns(columns)?;
             for row in &converted {
                 bytes.extend_from_slice(row.data());
@@ -75,18 +76,18 @@ impl Keys {
     }
 }
 
-/// A key's view, as Arrow has them: its length, then its bytes, or of a longer one the first four.
-/// With it the key's bytes, where the view does not hold them.
+/// A key's view in Arrow's format: the length, then the inlined bytes, or the first four of a
+/// longer key. Also returns the bytes of a longer key.
 /// <https://arrow.apache.org/docs/format/Columnar.html#variable-size-binary-view-layout>
 #[inline]
 pub(super) fn view_of(key: &[u8]) -> (u128, &[u8]) {
     let mut view = [0; 16];
     view[..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
-    let (kept, long): (_, &[u8]) = match key.len() {
+    let (inlined, long): (_, &[u8]) = match key.len() {
         0..=INLINE_BYTES => (key, &[]),
         _ => (&key[..4], key),
     };
-    view[4..4 + kept.len()].copy_from_slice(kept);
+    view[4..4 + inlined.len()].copy_from_slice(inlined);
     (u128::from_le_bytes(view), long)
 }
 
@@ -94,12 +95,12 @@ pub(super) fn length_of(view: u128) -> usize {
     view as u32 as usize
 }
 
-/// The view of a long key whose bytes begin at a place.
+/// The view of a long key whose bytes begin at `start`.
 pub(super) fn long_view(view: u128, start: usize) -> u128 {
     u128::from(view as u64) | (start as u128) << 64
 }
 
-/// The bytes of a key that its view does not hold.
+/// The bytes of a long key in `long`; empty for an inlined key.
 #[inline]
 pub(super) fn long_bytes(view: u128, long: &[u8]) -> &[u8] {
     let length = length_of(view);
@@ -117,14 +118,14 @@ pub(super) fn mix(one: u64, other: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// Odd numbers with bits all over: the fractions of the square roots of 2, 3 and 5.
+/// Constants with well-distributed bits: the fractions of the square roots of 2, 3 and 5.
 pub(super) const SEEDS: [u64; 3] = [
     0x6a09_e667_f3bc_c909,
     0xbb67_ae85_84ca_a73b,
     0x3c6e_f372_fe94_f82b,
 ];
 
-/// The hash of a key: of its view where that holds all of it, of its bytes otherwise.
+/// The hash of a key: of its view if the key is inlined, of its bytes otherwise.
 #[inline]
 pub(super) fn hash(view: u128, long: &[u8]) -> u64 {
     let (mut low, mut high) = (view as u64, (view >> 64) as u64);

@@ -1,4 +1,4 @@
-//! A shard that gets no more changes: its keys, handed out one by one.
+//! A shard of a sealed table: iterates over its keys.
 
 use std::sync::Arc;
 
@@ -8,25 +8,25 @@ use crate::changes::position::Position;
 use crate::error::Result;
 use crate::fold::key_table::days::{LastChange, entries};
 use crate::fold::key_table::key_bytes::{hash, view_of};
-use crate::fold::key_table::shard::{Key, Shard, TOGETHER};
+use crate::fold::key_table::shard::{Key, LOOKUP_BATCH_ROWS, Shard};
 use crate::fold::key_table::spill::{Records, Spilled};
 use crate::fold::key_table::{KeyTable, PendingRows};
 
-/// What a key takes in memory beside its bytes: its entry, and its slots at the emptiest.
+/// The memory of a key besides its bytes: its entry, and its slots at the lowest load factor.
 const fn bytes_per_key<P>() -> usize {
     size_of::<Key<P>>() * 5 / 4 + 4 * size_of::<u64>()
 }
 
-/// The keys of one shard, in memory or, pass by pass, from its file.
+/// The keys of one shard, in memory or read pass by pass from its spill file.
 pub(in crate::fold) struct SealedShard<P: Position> {
     table: Arc<KeyTable<P>>,
     /// The keys of this pass.
     shard: Shard<P>,
-    /// How many of them were handed out.
+    /// The index of the next key to return.
     next_key: usize,
-    /// The passes over what was spilled.
+    /// The passes over the spill file, if the shard was spilled.
     passes: Option<Passes>,
-    /// The memory that is reserved, in bytes.
+    /// The reserved memory, in bytes.
     reserved: usize,
 }
 
@@ -55,7 +55,7 @@ impl<P: Position> SealedShard<P> {
             keys,
             later,
         } = spilled;
-        // Lists of further days grow to twice their size.
+        // The list of further days grows by doubling.
         let needed = bytes
             + keys * bytes_per_key::<P>() as u64
             + later * 2 * size_of::<LastChange<P>>() as u64;
@@ -77,11 +77,11 @@ impl<P: Position> SealedShard<P> {
         }
     }
 
-    /// Hands out up to `max` keys, each as the last changes of its days, in no order. Returns
-    /// whether there may be more.
+    /// Passes up to `max` keys to `each`, each as the last changes of its days, in no order.
+    /// Returns whether there may be more.
     ///
     /// # Errors
-    /// Storage, when what was spilled cannot be read.
+    /// Storage, when the spill file cannot be read.
     pub(in crate::fold) fn next_keys(
         &mut self,
         max: usize,
@@ -102,7 +102,7 @@ impl<P: Position> SealedShard<P> {
         Ok(true)
     }
 
-    /// Reads the keys of the next pass from the shard's file. Returns whether there was one.
+    /// Reads the keys of the next pass from the shard's file. Returns whether there was a pass.
     fn read_pass(&mut self) -> Result<bool> {
         let Some(passes) = self
             .passes
@@ -121,18 +121,18 @@ impl<P: Position> SealedShard<P> {
         while records.next()? {
             let (view, long) = view_of(&records.key);
             let hash = hash(view, long);
-            // Neither the bits of the shard nor those that find a slot.
+            // These bits are used neither for the shard nor for the slot.
             if (hash >> 40) % count != pass {
                 continue;
             }
             for (day, position) in entries(&records.changes) {
                 pending.push(hash, (view, long), day, position);
             }
-            if pending.rows.len() >= TOGETHER {
-                pending.hand_over(&mut self.shard)?;
+            if pending.rows.len() >= LOOKUP_BATCH_ROWS {
+                pending.move_to(&mut self.shard)?;
             }
         }
-        pending.hand_over(&mut self.shard)?;
+        pending.move_to(&mut self.shard)?;
         Ok(true)
     }
 }

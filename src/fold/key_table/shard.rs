@@ -1,4 +1,4 @@
-//! A shard: the keys whose hashes have the same low bits.
+//! A shard of the key table: the keys whose hashes have the same low bits.
 
 use std::io::{BufWriter, Write};
 use std::sync::Arc;
@@ -11,19 +11,20 @@ use crate::fold::key_table::days::{LastChange, LaterDays};
 use crate::fold::key_table::key_bytes::{hash, length_of, long_bytes, long_view};
 use crate::fold::key_table::spill::{BUFFER_BYTES, Spilled, spill_failed};
 
-/// How many shards there are.
+/// The number of shards.
 pub(super) const SHARDS: usize = 64;
 
-/// The bits of a hash that tell the shard.
+/// The number of hash bits that select the shard.
 pub(super) const SHARD_BITS: u32 = SHARDS.trailing_zeros();
 
-/// So many rows are looked up together: what they wait for is fetched at the same time.
-pub(super) const TOGETHER: usize = 64;
+/// The number of rows looked up together, so that their cache misses overlap.
+pub(super) const LOOKUP_BATCH_ROWS: usize = 64;
 
 pub(super) struct Row<P> {
     pub(super) hash: u64,
     pub(super) day: Option<i32>,
-    /// Of a long key, its place in `long` is behind the prefix.
+    /// See [`view_of`](super::key_bytes::view_of); for a long key, the prefix is followed by its
+    /// offset in `long`.
     pub(super) view: u128,
     pub(super) position: P,
 }
@@ -32,22 +33,23 @@ pub(super) fn shard_of(hash: u64) -> usize {
     (hash & (SHARDS as u64 - 1)) as usize
 }
 
-/// The keys of one shard, numbered as they come.
+/// The keys of one shard, numbered in the order of insertion.
 pub(super) struct Shard<P> {
-    /// Open addressing: the upper half of a key's hash and, lower, its number plus one; 0 is free.
+    /// Open addressing: the upper half of a key's hash, then its number plus one; 0 is free.
     pub(super) slots: Vec<u64>,
     pub(super) keys: Vec<Key<P>>,
-    /// The bytes of keys that are longer than what a view holds.
+    /// The bytes of keys that are too long to be inlined in a view.
     pub(super) long: Vec<u8>,
     pub(super) later: LaterDays<P>,
     pub(super) heap_bytes: usize,
-    /// How much memory was taken for it.
+    /// The memory reserved for the shard, in bytes.
     pub(super) reserved: usize,
     pub(super) spilled: Option<Spilled>,
 }
 
 pub(super) struct Key<P> {
-    /// See [`view_of`]; of a long key, its place in `long` is behind the prefix.
+    /// See [`view_of`](super::key_bytes::view_of); for a long key, the prefix is followed by its
+    /// offset in `long`.
     pub(super) view: u128,
     pub(super) last: LastChange<P>,
 }
@@ -73,26 +75,26 @@ impl<P: Position> Shard<P> {
             + self.later.bytes()
     }
 
-    /// Adds some rows; `long` has the bytes of long keys.
+    /// Inserts some rows; `long` has the bytes of long keys.
     pub(super) fn add(&mut self, rows: &mut [Row<P>], long: &[u8]) -> Result<()> {
         self.reserve(rows.len());
-        // The memory that the rows need is fetched for all of them at once, step by step.
-        let mut numbers = [0; TOGETHER];
+        // Each step loads the memory of all rows before the next step uses it.
+        let mut numbers = [0; LOOKUP_BATCH_ROWS];
         for (number, row) in numbers.iter_mut().zip(rows.iter()) {
             *number = self.slots[self.slot(row.hash)] as u32;
         }
         let mut fetched = 0;
         for number in numbers {
-            // The number of none is 0, and no key has the greatest.
+            // 0 is a free slot, and wraps to an index that no key has.
             if let Some(key) = self.keys.get((number as usize).wrapping_sub(1)) {
-                fetched ^= key.view as u64 ^ key.last.fetch();
+                fetched ^= key.view as u64 ^ key.last.prefetch();
             }
         }
         std::hint::black_box(fetched);
         for row in rows {
             let position = std::mem::take(&mut row.position);
             let long = long_bytes(row.view, long);
-            self.change(row.hash, row.view, long, row.day, position)?;
+            self.insert_change(row.hash, row.view, long, row.day, position)?;
         }
         Ok(())
     }
@@ -102,7 +104,7 @@ impl<P: Position> Shard<P> {
         (hash >> SHARD_BITS) as usize & (self.slots.len() - 1)
     }
 
-    /// Makes room for so many new keys.
+    /// Reserves capacity for `new` more keys.
     pub(super) fn reserve(&mut self, new: usize) {
         let needed = self.keys.len() + new;
         if needed * 10 > self.slots.len() * 7 {
@@ -119,14 +121,15 @@ impl<P: Position> Shard<P> {
             }
         }
         if self.keys.capacity() < needed {
-            // All shards grow at the same time: twice the size would be half idle.
+            // All shards grow at the same time: doubling would leave half of the memory unused.
             self.keys.reserve_exact(new.max(self.keys.len() / 4));
         }
     }
 
-    /// Adds a change of a key, which may be new; there is [room](Shard::reserve) for it.
+    /// Inserts a change of a key, which may be new; its capacity must be
+    /// [reserved](Shard::reserve).
     #[inline]
-    pub(super) fn change(
+    pub(super) fn insert_change(
         &mut self,
         hash: u64,
         view: u128,
@@ -169,8 +172,8 @@ impl<P: Position> Shard<P> {
         Ok(())
     }
 
-    /// Appends all keys to the shard's file, and empties the shard. Returns how many bytes and keys
-    /// were appended.
+    /// Appends all keys to the shard's spill file, and empties the shard. Returns the numbers of
+    /// bytes and keys appended.
     pub(super) fn spill(&mut self, runtime: &RuntimeEnv) -> Result<(usize, usize)> {
         let mut spilled = match self.spilled.take() {
             Some(spilled) => spilled,
@@ -181,9 +184,9 @@ impl<P: Position> Shard<P> {
                 later: 0,
             },
         };
-        let whole = Arc::clone(&spilled.file);
-        let failed = |error| spill_failed("write", &whole, error);
-        let mut file = BufWriter::with_capacity(BUFFER_BYTES, whole.open_writer()?);
+        let spill_file = Arc::clone(&spilled.file);
+        let failed = |error| spill_failed("write", &spill_file, error);
+        let mut file = BufWriter::with_capacity(BUFFER_BYTES, spill_file.open_writer()?);
         let mut changes = Vec::new();
         let (mut appended, keys) = (0, self.keys.len());
         for key in &self.keys {

@@ -1,4 +1,4 @@
-//! What a shard writes to disk, and reads again.
+//! The spill file of a shard, and its reader.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -10,21 +10,21 @@ use datafusion::execution::SpillFile;
 use crate::engine::spill::read_spilled;
 use crate::error::{Error, Result, spilled_too_much};
 
-/// Spilled data is read and written in pieces of this size.
+/// The buffer size for reads and writes of spill files.
 pub(super) const BUFFER_BYTES: usize = 256 << 10;
 
-/// The earlier contents of a shard.
+/// The spilled contents of a shard.
 pub(super) struct Spilled {
     pub(super) file: Arc<dyn SpillFile>,
     pub(super) bytes: u64,
     pub(super) keys: u64,
-    /// Changes of keys' further days.
+    /// The number of changes of further days.
     pub(super) later: u64,
 }
 
-/// Reads what shards wrote.
+/// Reads the records of a spill file.
 pub(super) struct Records {
-    pub(super) whole: Arc<dyn SpillFile>,
+    pub(super) spill_file: Arc<dyn SpillFile>,
     pub(super) file: BufReader<File>,
     pub(super) key: Vec<u8>,
     pub(super) changes: Vec<u8>,
@@ -33,7 +33,7 @@ pub(super) struct Records {
 impl Records {
     pub(super) fn open(file: &Arc<dyn SpillFile>) -> Result<Self> {
         Ok(Records {
-            whole: Arc::clone(file),
+            spill_file: Arc::clone(file),
             file: BufReader::with_capacity(BUFFER_BYTES, read_spilled(file)?),
             key: Vec::new(),
             changes: Vec::new(),
@@ -45,7 +45,7 @@ impl Records {
         let mut length = [0; 4];
         match self.file.read_exact(&mut length) {
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
-            read => read.map_err(|error| spill_failed("read", &self.whole, error))?,
+            read => read.map_err(|error| spill_failed("read", &self.spill_file, error))?,
         }
         let mut read = || {
             self.key.resize(u32::from_le_bytes(length) as usize, 0);
@@ -54,7 +54,7 @@ impl Records {
             self.changes.resize(u32::from_le_bytes(length) as usize, 0);
             self.file.read_exact(&mut self.changes)
         };
-        read().map_err(|error| spill_failed("read", &self.whole, error))?;
+        read().map_err(|error| spill_failed("read", &self.spill_file, error))?;
         Ok(true)
     }
 }
