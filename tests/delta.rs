@@ -437,7 +437,7 @@ fn a_table_does_not_change_its_format_in_place() {
     assert_eq!(error.kind.exit_code(), 2);
     assert_eq!(
         error.hint.as_deref(),
-        Some("give it another `curated.url` as well")
+        Some("set another `curated.url` as well")
     );
     let other = format!("curated.url={}/lake/other", lab.base);
     let state = format!("state.url={}/{STATE}", lab.base);

@@ -59,7 +59,7 @@ fn the_winner_is_told_with_what_decides_and_where_its_row_is() {
         described(&explained),
         [
             "LOAD0000 1 I",
-            "20191212 1 U: a change of CDC comes after every full load",
+            "20191212 1 U: a CDC change comes after every full load",
             "20191214 2 U",
         ]
     );

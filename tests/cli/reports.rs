@@ -222,17 +222,17 @@ fn questions_before_the_first_run_are_answered_plainly() {
     assert_snapshot!(failure(&ask("verify", &[])), @"
     exit 2
     error: there is nothing to verify: no run has folded anything yet
-    hint: fold a window first: glueless run
+    hint: fold a window first with `glueless run`
     ");
     assert_snapshot!(failure(&ask("explain-key", &["1"])), @"
     exit 2
     error: there is nothing to explain: no run has folded anything yet
-    hint: fold a window first: glueless run
+    hint: fold a window first with `glueless run`
     ");
     assert_snapshot!(failure(&ask("catch-up", &[])), @"
     exit 2
     error: there is nothing to catch up with: no run has folded anything yet
-    hint: fold a window first: glueless run
+    hint: fold a window first with `glueless run`
     ");
     assert!(lab.list_all("lake").is_empty());
 }
@@ -244,7 +244,7 @@ fn keys_that_are_none_are_refused_and_unknown_ones_are_told() {
     assert_snapshot!(failure(&ask(&["1", "2"])), @"
     exit 2
     error: the key has 1 columns, and 2 values were given
-    hint: give a value for each of: id (behind --, where one begins with a dash)
+    hint: give a value for each of: id (after --, if a value begins with a dash)
     ");
     assert_snapshot!(failure(&ask(&["one"])), @"
     exit 2

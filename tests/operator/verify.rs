@@ -258,7 +258,7 @@ fn another_table_is_compared_by_its_values_wherever_its_files_lie() {
     assert_eq!(found.columns_missing, ["v"]);
     assert_eq!(found.exit_code(), 1);
     let error = against(&lab, &format!("{}/nowhere", lab.base)).expect_err("nothing there");
-    assert_refused(error, 2, "it is no folder", "--against names a Delta table");
+    assert_refused(error, 2, "it is not a folder", "--against names a Delta table");
 }
 
 #[test]
@@ -401,7 +401,7 @@ fn days_without_rows_are_said_to_have_none() {
     assert!(found.is_equal);
     assert_eq!(
         found.notes,
-        ["neither has rows of these days: nothing was compared"]
+        ["neither table has rows of these days: nothing was compared"]
     );
 }
 
@@ -470,7 +470,7 @@ fn values_that_do_not_fit_are_a_difference_and_more_columns_are_a_note() {
     };
     let found = copy(numbers(0.0));
     assert!(found.is_equal, "{}", found.text());
-    assert_eq!(found.notes, ["only there, and not compared: `more`"]);
+    assert_eq!(found.notes, ["columns only in the other table, not compared: `more`"]);
     let found = copy(numbers(0.5));
     assert!(!found.is_equal);
     assert_eq!(found.columns_unfit, ["v"]);
@@ -579,7 +579,7 @@ fn a_pipeline_that_has_met_no_input_yet_has_the_right_table() {
     let found = lab.assert_verified();
     assert_eq!(
         found.notes,
-        ["no run has found an input yet: there is no table"]
+        ["no run has found an input yet: the table does not exist"]
     );
 }
 
