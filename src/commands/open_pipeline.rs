@@ -143,7 +143,10 @@ impl<'a> OpenPipeline<'a> {
                     "{} has files of this pipeline, but its state {} is missing",
                     output.folder.location, self.run_context.pipeline.state
                 ))
-                .hint("restore the state, or empty the folder to start from empty"));
+                .hint(
+                    "restore the state; only if every raw file is still there, empty the folder \
+                     instead, and fold them all again",
+                ));
             }
         }
         Ok(())

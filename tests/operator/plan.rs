@@ -73,7 +73,7 @@ fn a_plan_is_refused_where_the_run_would_be() {
     assert_refused(
         error,
         2,
-        "no longer what made its tables",
+        "has changed since its tables were written",
         "glueless rebuild",
     );
     put(&lab, 1);

@@ -258,7 +258,12 @@ fn another_table_is_compared_by_its_values_wherever_its_files_lie() {
     assert_eq!(found.columns_missing, ["v"]);
     assert_eq!(found.exit_code(), 1);
     let error = against(&lab, &format!("{}/nowhere", lab.base)).expect_err("nothing there");
-    assert_refused(error, 2, "it is not a folder", "--against names a Delta table");
+    assert_refused(
+        error,
+        2,
+        "it is not a folder",
+        "--against takes a Delta table",
+    );
 }
 
 #[test]
@@ -470,7 +475,10 @@ fn values_that_do_not_fit_are_a_difference_and_more_columns_are_a_note() {
     };
     let found = copy(numbers(0.0));
     assert!(found.is_equal, "{}", found.text());
-    assert_eq!(found.notes, ["columns only in the other table, not compared: `more`"]);
+    assert_eq!(
+        found.notes,
+        ["columns only in the other table, not compared: `more`"]
+    );
     let found = copy(numbers(0.5));
     assert!(!found.is_equal);
     assert_eq!(found.columns_unfit, ["v"]);
