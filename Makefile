@@ -17,6 +17,7 @@ VENV        := $(CACHE)/venv-$(call fingerprint,$(PYTHON) --version 2>&1; cat te
 BENCH_VENV  := $(CACHE)/venv-$(call fingerprint,$(PYTHON) --version 2>&1; cat benches/requirements.txt)
 AIRFLOW_VENV := $(CACHE)/venv-$(call fingerprint,$(PYTHON) --version 2>&1; cat tests/airflow-requirements.txt)
 FAR_STORE   := $(CACHE)/s3s-fs-0.14.1
+DENY        := $(CACHE)/cargo-deny-0.20.2
 BENCH_DATA  := $(CACHE)/bench/$(call fingerprint,cat benches/generate.rs)
 
 GLUELESS    := $(CARGO_TARGET_DIR)/release/glueless
@@ -25,7 +26,7 @@ SHOW        := $(EXAMPLES)/show
 TEST_PYTHON := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-long test-airflow check lint fixtures bench bench-scale bench-far bench-tools clean sources
+.PHONY: help run build test test-long test-airflow check lint audit fixtures bench bench-scale bench-far bench-tools clean sources
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,9 +63,24 @@ test-airflow: build $(AIRFLOW_VENV)/installed ## Run the DAG of examples/airflow
 
 check: lint test ## What CI runs: lint and test
 
-lint: sources ## Check the formatting and run clippy
+lint: sources $(VENV)/installed ## Check the formatting and the spelling, and run clippy
 	$(CARGO) fmt --check
+	$(VENV)/bin/codespell src tests docs README.md CONTRIBUTING.md CHANGELOG.md sql benches/*.md
 	$(CARGO) clippy --release --all-targets -- -D warnings
+
+ADVISORIES := https://github.com/RustSec/advisory-db
+
+# Not part of `check`: what it finds changes without any change of ours.
+audit: $(DENY)/bin/cargo-deny ## Check the dependencies: licences, versions, sources, advisories
+	$(DENY)/bin/cargo-deny check licenses bans sources
+	@if GIT_TERMINAL_PROMPT=0 git ls-remote --quiet $(ADVISORIES) HEAD >/dev/null 2>&1; then \
+		$(DENY)/bin/cargo-deny check advisories; \
+	else \
+		echo "warning: advisories were not checked: $(ADVISORIES) cannot be reached" >&2; \
+	fi
+
+$(DENY)/bin/cargo-deny:
+	$(CARGO) install --quiet --locked --root $(DENY) cargo-deny@0.20.2
 
 fixtures: sources ## Make fixtures/raw again, byte for byte
 	$(CARGO) run --release --example make_fixtures -- fixtures/raw
@@ -93,7 +109,7 @@ clean: ## Remove lake/, the benchmark's data and our own build products
 	rm -rf lake $(CACHE)/bench
 	$(CARGO) clean --release --package glueless
 
-# `make test`, `make bench` and `make test-airflow` have one each.
+# `make test` and `make lint`, `make bench`, and `make test-airflow` have one each.
 $(VENV)/installed: REQUIREMENTS := tests/requirements.txt
 $(AIRFLOW_VENV)/installed: REQUIREMENTS := tests/airflow-requirements.txt
 $(BENCH_VENV)/installed: REQUIREMENTS := benches/requirements.txt

@@ -1,5 +1,8 @@
 //! Prints a Hive-partitioned Parquet folder as a table: `show FOLDER`.
 //!
+//! Rows are sorted by the outermost partition column, which is the day in most tables, then by the
+//! other columns from left to right.
+//!
 //! It reads the folder with DataFusion's own listing, as any reader would, without any part of
 //! glueless.
 
@@ -11,7 +14,7 @@ use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{
     ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl,
 };
-use datafusion::prelude::{SessionContext, col};
+use datafusion::prelude::{SessionContext, col, ident};
 use std::sync::Arc;
 
 #[tokio::main]
@@ -23,6 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension(".parquet");
     // Partition columns are named by the folders, and shown as text.
     let names = options.infer_partitions(&context.state(), &url).await?;
+    let outermost = names.first().cloned();
     let partitions = names
         .into_iter()
         .map(|name| (name, DataType::Utf8))
@@ -33,12 +37,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .with_listing_options(options)
         .with_schema(schema);
     let frame = context.read_table(Arc::new(ListingTable::try_new(config)?))?;
-    let order = frame
-        .schema()
-        .columns()
-        .into_iter()
-        .map(|column| col(column).sort(true, true));
-    let order = order.collect();
+    let columns = frame.schema().columns().into_iter().map(col);
+    let order = outermost.map(ident).into_iter().chain(columns);
+    let order = order.map(|column| column.sort(true, true)).collect();
     let batches = frame.sort(order)?.collect().await?;
     println!("{}", pretty_format_batches(&batches)?);
     Ok(())

@@ -2,7 +2,8 @@
 //! one date window at a time.
 //!
 //! This page is the manual of the library: how data flows, what holds and why, and where each
-//! part is. The program is a thin shell around [`pipeline::run`]; the README is its manual.
+//! part is. The program is a thin shell around [`commands`]; the README is its manual. Modules
+//! are named by their path below `src`; most of them are private.
 //!
 //! # Data flow
 //!
@@ -11,112 +12,150 @@
 //!        │                      │                                             │
 //!        ▼                      ▼                                             ▼
 //!  discover ─▶ changes ─▶ fold (pass one) ──bits──▶ merge ──bits──▶ curate (pass two) ─▶ sorter
-//!  (sorted     (one       (the place of each        (losers drop     (payload of the       │
-//!   inputs)     relation)  key's last changes)       out; old rows    winners only)        ▼
-//!                                                    are found)           │             rebuild ◀─ published
-//!                                                      ▲                  ▼                │        partitions
-//!                                            versions ─┘◀───────────── versions            ▼
-//!                                                │                                      staging
-//!                                                ▼                                         ▼
+//!  (sorted     (one       (the position of         (earlier         (payload of the       │
+//!   inputs)     relation)  each key's last          changes drop     winners only)        ▼
+//!                          changes)                 out; old rows        │             rebuild ◀─ published
+//!                                                   are found)           │                │        partitions
+//!                                                      ▲                 ▼                ▼
+//!                                            versions ─┘◀──────────── versions         staging
+//!                                                │                                        │
+//!                                                ▼                                        ▼
 //!                                            history ─▶ aggregate ◀─ curated ◀─ publish ◀─ commit (state)
 //! ```
 //!
-//! 1. [`discover`] lists the raw files of the window, and late ones that the ledger does not know,
-//!    and sorts them in the order of files.
-//! 2. [`changes`] opens them ([`opening`]) as one relation, adds each row's day and [`position`], and
-//!    refuses rows that cannot be folded, naming file, row and column, or puts them aside
-//!    ([`quarantine`]). CSV files become Parquet first ([`csv_file`]); an update that moves a row to
-//!    another key becomes two changes ([`key_moves`]). What is read is fetched ahead of what decodes
-//!    it, in pieces ([`parquet_pieces`]).
-//! 3. [`fold`] runs `sql/fold.sql` over key and position only. The aggregate function
-//!    [`last_changes`] keeps, per key and day, the greatest position, in a table of our own
-//!    ([`key_table`]); [`winners`] keeps one bit per raw row of it, two where a row can be two
-//!    changes. A table without a key has nothing to fold: every row wins.
-//! 4. [`merge`] compares the winners with the [`versions`] that earlier runs left. What is not
-//!    later drops out; of the rest, versions say which published rows go, and where these are.
-//! 5. [`curate`](mod@curate) reads the winners' rows again, with all columns, through the checked
-//!    and rewritten `curated.sql` ([`curated_sql`]). Every winner becomes a version; those that
-//!    live become rows of the table, put in order by partition and key ([`sorter`]), merged with
-//!    what their partitions held ([`rebuild`]) and written to staging by [`table_writer`].
-//! 6. [`stage`] holds these steps together and checks that the run adds up. [`pipeline`] hands it
-//!    inputs and folders; [`state`] commits versions and [`ledger`] in one
-//!    Delta commit, and [`publish`] swaps exactly the planned partitions. Where the curated table
-//!    has a Delta log of its own, a commit to that one makes the switch ([`delta_table`]).
-//! 7. [`aggregate`] computes the tables per day from `history` (over versions) and `curated`
-//!    (over the committed file list), and publishes them the same way.
+//! 1. `raw::discover` lists the raw files of the window, and late ones that the ledger does not
+//!    know, and sorts them in the order of files (`changes::file_order`).
+//! 2. `raw::open` opens them, and `changes` makes them one relation: it adds each row's day and
+//!    `changes::position`, and refuses rows that cannot be folded, with file, row and column, or
+//!    quarantines them (`raw::bad_rows`, `state::quarantine`). CSV files are converted to Parquet
+//!    first (`raw::csv`); an update that moves a row to another key becomes two changes
+//!    (`changes::key_moves`). Files are fetched ahead of decoding, in fetch units
+//!    (`parquet_io::fetch`).
+//! 3. `fold` runs `sql/fold.sql` over key, day and position only. What runs is that query: an
+//!    optimizer rule of ours replaces the engine's grouping by the node `FoldExec`
+//!    (`fold::exec`), which `EXPLAIN` shows. It computes the aggregate function `last_changes`: per
+//!    key and day, the greatest position, in a table of our own (`fold::key_table`). Of the result,
+//!    `changes::row_bitmap` stores one bit per raw row, two where a row can be two changes. A table
+//!    without a key has nothing to fold: every row is a winner.
+//! 4. `curate::merge` compares the winners with the versions of earlier runs (`state::versions`). A
+//!    winner that is not later drops out; for the others, versions say which published rows are
+//!    removed, and in which partition they are. What becomes of one key is decided by a pure
+//!    function (`curate::merge::decide`).
+//! 5. `curate::pass_two` reads the winners' rows again, with all columns, through the checked and
+//!    rewritten `curated.sql` (`curate::curated_sql`). Every winner becomes a version. Winners that
+//!    are live become rows of the table: sorted by partition and key (`table::sorter`), merged with
+//!    the existing rows of their partitions (`table::rebuild`), and written to staging
+//!    (`table::writer`).
+//! 6. `curate::stage` holds these steps together and checks that the run adds up. `commands::run`
+//!    passes it inputs and folders; [`state`] commits versions and ledger in one Delta commit, and
+//!    `publish` replaces exactly the planned partitions. Where the curated table has a Delta log of
+//!    its own, a commit to that log makes the switch (`publish::delta`).
+//! 7. [`aggregate`] computes the tables per day from the relations `history` (over versions) and
+//!    `curated` (over the committed file list), and publishes them the same way.
+//!
+//! # Run control
+//!
+//! A [`Task`](commands::Task) says what a run is to do; it has one or two steps, and each step is
+//! one commit ([`run`](fn@commands::run), `commands::run`). A try at that commit
+//! (`commands::run::attempt`) ends in one outcome: committed, in doubt, bad input, outrun, or
+//! failed. After bad input that may be quarantined the step is tried without it; after another
+//! run's commit it is tried on top of that commit, a few times with growing delays. A
+//! [backfill](commands::backfill) runs a task per window.
 //!
 //! # Questions
 //!
-//! Questions touch nothing, and are answered by the steps that a run is made of. [`pipeline::plan`]
-//! discovers as a run does, and with a fold stages into a folder that is gone afterwards;
-//! [`pipeline::verify`] stages all inputs onto nothing in the same way, and compares the [`digest`]s
-//! of both tables; [`pipeline::explain_key`] scans the key's columns, and reads the rest of the
-//! key's own rows as pass two reads winners; [`history::history`] reads the ledger. What is told of
-//! runs beside their reports is in [`logging`] and [`metrics`].
+//! Questions change nothing, and are answered by the steps that a run is made of. [`plan`]
+//! discovers as a run does, and for a dry fold stages into a temporary folder
+//! (`commands::dry_fold`); [`verify`](fn@commands::verify) stages all inputs from empty in the same
+//! way, and compares the digests of both tables (`table::digest`);
+//! [`explain_key`](fn@commands::explain_key) scans the key's columns, and reads the other columns of
+//! the key's own rows as pass two reads winners; [`history`](commands::runs::history) reads the
+//! ledger. Each is answered for one commit: if a run commits meanwhile, it is answered again
+//! (`commands::one_commit`). Beside their reports, runs are described by [logs](cli::logging) and
+//! [metrics](cli::metrics).
+//!
+//! [`plan`]: fn@commands::plan
 //!
 //! # What holds, and why
 //!
 //! * **The last change wins, whatever the tie.** A position is a total order of changes that
 //!   depends on the data only: full load before CDC, then the order columns, then file and row.
-//!   It is compared as one integer or byte string ([`position`]); property tests hold both
-//!   against tuples. Winners that only file or row decided are counted.
+//!   It is compared as one integer or byte string (`changes::position`); property tests compare
+//!   both with tuples. Winners that only file or row decided are counted.
 //! * **Deletes hold.** A delete is a change like any other and wins like any other; where it is
 //!   last, versions say so and the table has no row. It needs no column but the key, because its
 //!   day is that of its commit time.
 //! * **Windows do not matter.** A version is the order of the last change per key and day, as
-//!   values of the data. A winner replaces it only if it is later ([`merge`]), so what is published
-//!   is the greatest of all changes folded so far, in whatever order and how often they came. A
-//!   window run again meets its own versions, is not later, and changes nothing. A row of a table
-//!   without a key is known by its file, which is folded once. One thing needs the changes of a
-//!   transaction in one run: telling rows that change places from one that moves ([`key_moves`]).
-//! * **Late data lose nothing and are not lost.** A partition is rebuilt from its own rows, less
-//!   those that versions say go, plus those that come ([`rebuild`]). Every run remembers its window,
-//!   an empty one too, and its inputs: what appears later in a window that was run is found, by the
-//!   next runs as far as they look back, and by catching up however far.
-//! * **A row moves, it does not multiply.** A version says in which partition its row is. The row
-//!   goes in the same commit in which the new one comes.
+//!   values of the data. A winner replaces it only if it is later (`curate::merge`), so the table
+//!   shows the greatest of all changes folded so far, in whatever order and however often they
+//!   came. A window that is run again finds its own versions, is not later, and changes nothing. A
+//!   row of a table without a key is known by its file, which is folded once. One thing needs the
+//!   changes of a transaction in one run: telling a key swap from a row that moves on
+//!   (`changes::key_moves`).
+//! * **Late data lose nothing and are not lost.** A partition is rebuilt from its existing rows,
+//!   minus those that versions remove, plus the new ones (`table::rebuild`). Every run records its
+//!   window, an empty one too, and its inputs: a file that appears later in a window that was run
+//!   is found by the next runs as far as they look back, and by `catch-up` however old it is.
+//! * **A row moves, it does not multiply.** A version says in which partition its row is. The old
+//!   row is removed in the same commit that adds the new one.
 //! * **Nothing is dropped in silence.** A row or file that cannot be read stops the run, or is
-//!   counted, and kept with its place and the reason; what was put aside is in the ledger, and
-//!   folded again on request. A value takes another type only if it stays what it is
-//!   ([`column_type`]).
-//! * **A failed run changes nothing.** Up to the commit all writing goes to staging and to files
+//!   counted, and stored with its file, row and the reason; what is quarantined is in the ledger,
+//!   and folded again on request. A value is cast to another type only if it stays the same
+//!   (`types::column_type`).
+//! * **A failed run changes nothing.** Up to the commit all writing is to staging and to files
 //!   that no commit names.
-//! * **An interrupted run is finished or undone.** The ledger keeps where a commit's files are
-//!   staged; the next command, whichever it is, publishes what was committed. Whatever an attempt
-//!   writes carries the number of the commit it can become, so dead attempts are known and removed.
-//! * **Who sleeps undoes nothing.** Publishing can be repeated and done by several at once: a file
-//!   gets to its place only from staging, where it is taken from, and a name that went does not
-//!   come again ([`publish`]).
-//! * **A Delta table is what the state says, or is found not to be.** Its commit carries the number
-//!   of the state's, so that it is made once, whoever finishes it; before each run its log must
-//!   list the files that the ledger lists ([`delta_table`]).
+//! * **An interrupted run is finished or undone.** The ledger records where a commit's files are
+//!   staged; the next command that writes publishes what was committed. Whatever an attempt
+//!   writes carries the number of the commit that it is to become, so that files of dead attempts
+//!   are recognized and removed.
+//! * **A suspended process that wakes up undoes nothing.** Publishing can be repeated, and done by
+//!   several processes at once: a file comes into the table only from staging, which is emptied by
+//!   that, and the name of a removed file is not used again (`publish`).
+//! * **A Delta table is what the state says, or the difference is found.** Its commit carries the
+//!   number of the state's commit, so that it is made once, whoever finishes it; before each run
+//!   its log must list the files that the ledger lists (`publish::delta`).
 //! * **Two runs at once: one is first.** Both aim at one commit number, and nothing retries below
 //!   the run ([`state`]); the other one folds again on top of what the first one left.
 //! * **A run adds up, or publishes nothing.** Rows in the inputs' footers are compared with where
 //!   rows went; and for every partition, rows in the staged files' footers with those in the old
-//!   files' footers, less the rows that go by the versions, plus the winners.
-//! * **A damaged table or state is found out.** Listed files must be there in their size and with
-//!   their rows, in their order; a row that goes must have been there ([`rebuild`]).
-//! * **Memory is limited.** Pass one and the [`sorter`] spill, winners are bits, a Bloom filter
-//!   keeps versions of other keys out of the merge, partitions are rebuilt as streams, and each
-//!   thread has one output file open at a time, of versions a few.
+//!   files' footers, minus the rows that versions remove, plus the winners
+//!   (`curate::conservation`).
+//! * **A damaged table or state is detected.** Listed files must exist, with their size, their
+//!   number of rows and their order; a row that is removed must have been there
+//!   (`table::rebuild`).
+//! * **Memory is limited.** Pass one and the sorter spill, winners are bits, a Bloom filter keeps
+//!   versions of other keys out of the merge, partitions are rebuilt as streams, and each thread
+//!   has one output file of the table open at a time, and a few of versions.
 //!
-//! # Map of modules
+//! # Map of rooms
 //!
-//! Dependencies point down only; steps do not import each other's insides.
+//! A module and its folder are a room. Imports run one way, from the top to the ground: a room
+//! imports from the rooms below it, and none of its own floor. A test checks this.
 //!
-//! | layer | modules |
-//! |---|---|
-//! | surface | `args`, [`report`], [`config`], [`logging`], [`metrics`], [`table_text`] |
-//! | runs and questions | [`backfill`], [`pipeline`], [`history`] |
-//! | steps | [`stage`], [`discover`], [`fold`], [`merge`], [`curate`](mod@curate), [`rebuild`], [`aggregate`], [`publish`], [`delta_table`] |
-//! | relations | [`changes`], [`opening`], [`change_reader`], [`raw_columns`], [`schema_changes`], [`key_moves`], [`quarantine`], [`curated_sql`], [`versions`], [`versions_writer`], [`file_table`] |
-//! | memory between runs | [`ledger`], [`state`] |
-//! | parts | [`key_table`], [`last_changes`], [`winners`], [`position`], [`file_numbers`], [`times`], [`column_type`], [`bad_rows`], [`csv_file`], [`csv_records`], [`parquet_file`], [`parquet_pieces`], [`partition_name`], [`sorter`], [`table_writer`], [`delta_log`], [`digest`], [`session`], [`memory`] |
-//! | ground | [`window`], [`layout`], [`store`], [`error`] |
+//! | floor | room | what it does |
+//! |---|---|---|
+//! | 1 | [`cli`] | arguments, the program, progress, logs, metrics; reads the environment and the clock |
+//! | 2 | [`commands`] | one file per command: run and its steps, backfill, catch-up, rebuild; plan, runs, verify, explain-key |
+//! | 3 | [`aggregate`] | the days to compute, the query of an aggregate, the relation `history` |
+//! | 4 | `curate` | staging, the merge with versions, pass two through `curated.sql`, conservation checks |
+//! | 4 | `publish` | the plan of a commit, its execution for Parquet and Delta, the owner of a folder, announcements |
+//! | 5 | `fold` | pass one: `FoldExec`, `last_changes`, the key table |
+//! | 5 | [`state`] | versions, ledger, quarantine; the identity and the table contract of a pipeline |
+//! | 6 | `changes` | the relation of changes: reader, position, key moves, file order, row bitmaps |
+//! | 6 | [`report`] | the run report, text tables |
+//! | 7 | `raw` | raw files: discovery, opening, CSV, columns and their changes, bad rows |
+//! | 7 | `table` | files of a table: scan, write, sort, rebuild, digest; the Delta log, partition names |
+//! | 8 | [`config`] | `pipeline.toml`: read, check, override |
+//! | 8 | `parquet_io` | one Parquet object: open, fetch |
+//! | 9 | [`store`] | locations, listing, removing |
+//! | 10 | [`engine`] | DataFusion: sessions, memory pool, spill folders, tasks, workarounds |
+//! | 10 | [`layout`] | names of objects: date folders, Hive partitions, our own files |
+//! | 10 | `types` | column types, canonical keys, times |
+//! | 11 | [`window`] | windows of time, dates and durations |
+//! | 12 | [`error`] | the error type: kinds, hints, exit codes |
 //!
-//! Only the program's `main` reads the command line, the environment and the clock; everything
-//! else is handed them.
+//! Only the program (`main.rs` and `cli`) reads the command line, the environment and the clock;
+//! every other room gets them as arguments.
 
 pub mod aggregate;
 mod changes;

@@ -129,6 +129,10 @@ fn four_processes_at_once_end_where_one_after_the_other_does_on_an_s3_server() {
 }
 
 #[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test has a thread of its own, and waits for a process"
+)]
 fn runs_killed_at_any_moment_harm_nothing() {
     for (place, kills) in [(Place::Local, 30), (Place::S3, 6)] {
         for (keep, format) in [

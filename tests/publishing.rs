@@ -576,6 +576,10 @@ fn latest_per_day_keeps_earlier_days_and_a_delete_ends_its_own_day_only() {
 }
 
 #[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the watcher has a thread of its own"
+)]
 fn a_run_under_a_small_memory_limit_spills_and_gives_the_same_table() {
     let lab = by_day(Place::Local)
         .curated_sql("SELECT id, note, v, event_dt FROM latest")

@@ -1,61 +1,44 @@
 //! Small tables of text for a terminal.
 
 use chrono::{DateTime, NaiveTime, SecondsFormat, Utc};
+use comfy_table::CellAlignment;
+use comfy_table::presets::NOTHING;
 
 /// A header and rows; columns of numbers are aligned to the right.
 #[derive(Debug)]
 pub struct Table {
-    rows: Vec<Vec<String>>,
+    table: comfy_table::Table,
 }
 
 impl Table {
     /// A table with a header and no rows.
     pub fn new(header: &[&str]) -> Self {
-        Table {
-            rows: vec![header.iter().map(ToString::to_string).collect()],
-        }
+        let mut table = comfy_table::Table::new();
+        table.load_preset(NOTHING).set_header(header);
+        Table { table }
     }
 
     /// Adds a row.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
+        self.table.add_row(cells.into_iter().collect::<Vec<_>>());
     }
 
     /// The table as text, with two spaces between columns.
     pub fn text(&self) -> String {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
-        let width = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells
-                .map(|cell| cell.chars().count())
-                .max()
-                .unwrap_or_default()
-        };
-        let widths: Vec<usize> = (0..columns).map(width).collect();
-        let is_number = |cell: &String| {
-            !cell.is_empty() && cell.chars().all(|c| c.is_ascii_digit() || c == '.')
-        };
-        let is_right_aligned: Vec<bool> = (0..columns)
-            .map(|column| {
-                let mut cells = self.rows[1..].iter().filter_map(|row| row.get(column));
-                self.rows.len() > 1 && cells.all(|cell| is_number(cell) || cell.is_empty())
-            })
-            .collect();
-        let mut text = String::new();
-        for row in &self.rows {
-            let cells = row.iter().enumerate().map(|(column, cell)| {
-                let width = widths[column];
-                if is_right_aligned[column] {
-                    format!("{cell:>width$}")
-                } else {
-                    format!("{cell:<width$}")
-                }
-            });
-            let line = cells.collect::<Vec<_>>().join("  ");
-            text.push_str(line.trim_end());
-            text.push('\n');
+        let mut table = self.table.clone();
+        let is_number = |cell: &str| cell.chars().all(|c| c.is_ascii_digit() || c == '.');
+        for at in 0..table.column_count() {
+            let mut cells = table.row_iter().filter_map(|row| row.cell_iter().nth(at));
+            if !table.is_empty() && cells.all(|cell| is_number(&cell.content())) {
+                table.column_mut(at).into_iter().for_each(|column| {
+                    column.set_cell_alignment(CellAlignment::Right);
+                });
+            }
         }
-        text
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        table.trim_fmt() + "\n"
     }
 }
 
