@@ -176,9 +176,10 @@ impl State {
     async fn replay(&mut self) -> Result<()> {
         let files = self.data_files("ledger");
         // Files never change: those that were read need not be read again.
-        let (mut ledger, read) = match files.starts_with(&self.replayed) {
-            true => (self.ledger.clone(), self.replayed.len()),
-            false => (Ledger::default(), 0),
+        let (mut ledger, read) = if files.starts_with(&self.replayed) {
+            (self.ledger.clone(), self.replayed.len())
+        } else {
+            (Ledger::default(), 0)
         };
         let new = files[read..].iter();
         let mut new =

@@ -182,14 +182,14 @@ pub(super) fn check_format(state: &State, pipeline: &Pipeline) -> Result<()> {
     };
     let now = Identity::of(pipeline);
     let ((url, format), (now_url, now_format)) = (contract.identity.table(), now.table());
-    match url == now_url && format != now_format {
-        false => Ok(()),
-        true => Err(Error::usage(format!(
-            "{} cannot become a table of the format `{}`",
-            pipeline.curated.url, pipeline.curated.format
-        ))
-        .hint("give it another `curated.url` as well")),
+    if url != now_url || format == now_format {
+        return Ok(());
     }
+    Err(Error::usage(format!(
+        "{} cannot become a table of the format `{}`",
+        pipeline.curated.url, pipeline.curated.format
+    ))
+    .hint("give it another `curated.url` as well"))
 }
 
 /// Opens the folders of all tables and checks that they are this pipeline's, or free.

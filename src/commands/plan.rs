@@ -334,8 +334,9 @@ fn listed(days: &[NaiveDate], shown: usize, none: &str) -> String {
         return none.into();
     }
     let first: Vec<String> = days.iter().take(shown).map(NaiveDate::to_string).collect();
-    match days.len() > shown {
-        true => format!("{} and {} more", first.join(", "), days.len() - shown),
-        false => first.join(", "),
+    if days.len() > shown {
+        format!("{} and {} more", first.join(", "), days.len() - shown)
+    } else {
+        first.join(", ")
     }
 }

@@ -213,13 +213,14 @@ async fn do_verify(run_context: &RunContext<'_>, compared: &Compared) -> Result<
         && verified.aggregates.iter().all(VerifiedAggregate::is_equal);
     verified.seconds = run_context.meter.seconds();
     verified.peak_memory_bytes = (run_context.meter.peak_memory_bytes)();
-    match verified.is_equal {
-        true => info!("no difference in {} partitions", verified.partitions),
-        false => warn!(
+    if verified.is_equal {
+        info!("no difference in {} partitions", verified.partitions);
+    } else {
+        warn!(
             "{} of {} partitions differ",
             verified.partitions_different.len(),
             verified.partitions
-        ),
+        );
     }
     Ok(verified)
 }

@@ -110,9 +110,10 @@ fn grouping(node: &Arc<dyn ExecutionPlan>) -> Option<EngineResult<Arc<dyn Execut
     let (input, schema) = (Arc::clone(rows.input()), node.schema());
     let data_type = arguments[1].data_type(&input.schema());
     Some(data_type.map(|data_type| -> Arc<dyn ExecutionPlan> {
-        match data_type == PACKED_TYPE {
-            true => Arc::new(FoldExec::<i128>::new(input, keys, arguments, schema)),
-            false => Arc::new(FoldExec::<Box<[u8]>>::new(input, keys, arguments, schema)),
+        if data_type == PACKED_TYPE {
+            Arc::new(FoldExec::<i128>::new(input, keys, arguments, schema))
+        } else {
+            Arc::new(FoldExec::<Box<[u8]>>::new(input, keys, arguments, schema))
         }
     }))
 }

@@ -201,9 +201,10 @@ impl VersionsLayout {
         }
         let seq = format!("{SEQ}(cdc, time_us, time_ns, location, file, row) AS seq");
         // Bytes come first, and are turned into a number after the query.
-        let order = match self.packed {
-            true => seq,
-            false => format!("{ORDER_BYTES},\n    {seq}"),
+        let order = if self.packed {
+            seq
+        } else {
+            format!("{ORDER_BYTES},\n    {seq}")
         };
         include_str!("../../sql/history.sql")
             .replace("{columns}", &columns.join("\n    "))

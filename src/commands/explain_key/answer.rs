@@ -9,9 +9,12 @@ use crate::report::text_table::Table;
 
 /// A value for a terminal, which control characters could do something to.
 fn printable(value: &str) -> String {
-    let escaped = value.chars().map(|c| match c.is_control() {
-        true => c.escape_default().to_string(),
-        false => c.to_string(),
+    let escaped = value.chars().map(|c| {
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
     });
     escaped.collect()
 }
@@ -31,9 +34,10 @@ impl Answer for Explained {
         // Long paths are told once, where they are one.
         let mut folders = self.changes.iter().map(|change| parent(&change.file));
         let folder = folders.next().unwrap_or_default();
-        let folder = match folders.all(|other| other == folder) && !folder.is_empty() {
-            true => format!("{folder}/"),
-            false => String::new(),
+        let folder = if folders.all(|other| other == folder) && !folder.is_empty() {
+            format!("{folder}/")
+        } else {
+            String::new()
         };
         let name = |file: &str| file.strip_prefix(&folder).unwrap_or(file).to_string();
         if !folder.is_empty() {

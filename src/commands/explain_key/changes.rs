@@ -44,15 +44,12 @@ enum Rank {
 
 impl Rank {
     fn read(positions: &ArrayRef, is_packed: bool) -> Vec<Self> {
-        match is_packed {
-            true => <i128>::read(positions)
-                .into_iter()
-                .map(Rank::Packed)
-                .collect(),
-            false => <Box<[u8]>>::read(positions)
-                .into_iter()
-                .map(Rank::Bytes)
-                .collect(),
+        if is_packed {
+            let positions = <i128>::read(positions).into_iter();
+            positions.map(Rank::Packed).collect()
+        } else {
+            let positions = <Box<[u8]>>::read(positions).into_iter();
+            positions.map(Rank::Bytes).collect()
         }
     }
 

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use chrono::NaiveDate;
 use futures::FutureExt;
 use tracing::info;
 
 use crate::aggregate;
+use crate::changes::Changes;
 use crate::commands::open_pipeline::date;
 use crate::commands::run::Run;
 use crate::commands::run::attempt::Attempt;
@@ -13,12 +15,13 @@ use crate::commands::run::contract::contract;
 use crate::commands::run::inputs::input_record;
 use crate::commands::task::Task;
 use crate::config::Format;
+use crate::curate::Curated;
 use crate::curate::stage::{BadInputs, Onto, Stage};
 use crate::engine::session::session;
 use crate::engine::tasks::spawn;
-use crate::publish::{self, FileNames};
+use crate::publish::{self, FileNames, Plan};
 use crate::raw::discover::{Input, Recorded};
-use crate::state::ledger::{CURATED, Record, Step};
+use crate::state::ledger::{CURATED, Ledger, Record, Step};
 use crate::state::{NewVersions, NotCommitted};
 use crate::store::listing::list_and_prune;
 use crate::table::TableFile;
@@ -31,6 +34,32 @@ impl Run<'_> {
             Task::Rebuild { accept_missing } => Onto::Empty { accept_missing },
             _ => Onto::Table,
         }
+    }
+
+    /// Which files of the curated table are replaced by those in staging.
+    fn plan(&self, curated: &Curated, ledger: &Ledger, is_rebuild: bool, commit: u64) -> Plan {
+        let before: Vec<TableFile> = ledger.files(CURATED).cloned().collect();
+        let is_rebuilt = |partition: &str| is_rebuild || curated.partitions.contains(partition);
+        let names = match self.open.run_context.pipeline.curated.format {
+            Format::Parquet => FileNames::Reused,
+            Format::Delta => FileNames::New,
+        };
+        publish::plan(curated.staged.clone(), &before, is_rebuilt, commit, names)
+    }
+
+    /// The record of the table's contract, if it changed.
+    fn new_contract(
+        &self,
+        curated: &Curated,
+        changes: &Changes,
+        ledger: &Ledger,
+        is_rebuild: bool,
+    ) -> Option<Record> {
+        let pipeline = self.open.run_context.pipeline;
+        let before = ledger.contract.as_ref().filter(|_| !is_rebuild);
+        let contract = contract(pipeline, curated, changes, before);
+        let is_new = is_rebuild || ledger.contract.as_ref() != Some(&contract);
+        is_new.then(|| Record::Contract(Box::new(contract)))
     }
 
     /// Folds inputs into the curated table.
@@ -104,30 +133,15 @@ impl Run<'_> {
             aggregate::check(&context, pipeline, &curated.layout, &curated.columns).await?;
         }
 
-        let before: Vec<TableFile> = ledger.files(CURATED).cloned().collect();
-        let is_rebuilt = |partition: &str| is_rebuild || curated.partitions.contains(partition);
-        let names = match pipeline.curated.format {
-            Format::Parquet => FileNames::Reused,
-            Format::Delta => FileNames::New,
-        };
-        let new_files = curated.staged.clone();
+        let plan = self.plan(&curated, ledger, is_rebuild, attempt.commit);
         let report = &mut attempt.report;
-        let plan = publish::plan(new_files, &before, is_rebuilt, attempt.commit, names);
         report.rows_written = plan.counts.rows_written;
         report.bytes_written = plan.counts.bytes_written;
         report.partitions_written = plan.counts.partitions_written;
         report.partitions_removed = plan.counts.partitions_removed;
 
         let mut records = Vec::new();
-        let contract = contract(
-            pipeline,
-            &curated,
-            &staged.changes,
-            ledger.contract.as_ref().filter(|_| !is_rebuild),
-        );
-        if is_rebuild || ledger.contract.as_ref() != Some(&contract) {
-            records.push(Record::Contract(Box::new(contract)));
-        }
+        records.extend(self.new_contract(&curated, &staged.changes, ledger, is_rebuild));
         records.extend(absent);
         let commit = attempt.commit;
         let folded = staged.changes.inputs();
@@ -140,12 +154,7 @@ impl Run<'_> {
             files: &curated.versions,
             replaced: &curated.replaced_versions,
         };
-        let mut days: BTreeSet<i32> = curated.counts.days.clone();
-        if is_rebuild {
-            let before = ledger.versions.values().flat_map(DayCounts::iter);
-            days.extend(before.filter_map(|(day, _)| day));
-        }
-        let days = days.iter().filter_map(|day| date(*day)).collect();
+        let days = changed_days(&curated, ledger, is_rebuild);
         records.extend(
             self.quarantine_records(step, attempt, &staged, &inputs, &folders)
                 .await?,
@@ -160,4 +169,14 @@ impl Run<'_> {
         );
         Ok(())
     }
+}
+
+/// The days whose versions a fold changed; of a rebuild also those that had versions before.
+fn changed_days(curated: &Curated, ledger: &Ledger, is_rebuild: bool) -> Vec<NaiveDate> {
+    let mut days: BTreeSet<i32> = curated.counts.days.clone();
+    if is_rebuild {
+        let before = ledger.versions.values().flat_map(DayCounts::iter);
+        days.extend(before.filter_map(|(day, _)| day));
+    }
+    days.iter().filter_map(|day| date(*day)).collect()
 }

@@ -178,9 +178,10 @@ impl Keys<'_> {
             Ok((name.to_string(), shown.value(0).try_to_string()?))
         });
         // Without a key nothing but values tells rows apart, which are nobody's business.
-        let key = match self.pipeline.key.is_empty() {
-            true => Vec::new(),
-            false => values.collect::<Result<Vec<_>>>()?,
+        let key = if self.pipeline.key.is_empty() {
+            Vec::new()
+        } else {
+            values.collect::<Result<Vec<_>>>()?
         };
         Ok(Some(KeyDifference {
             partition: self.partition.into(),

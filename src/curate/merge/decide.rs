@@ -435,6 +435,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn what_becomes_of_a_key_is_decided_by_a_table_of_cases() {
         const NEW: Case = (1, Winner, true, 5, 1);
         let none = Decision::default;
