@@ -300,9 +300,10 @@ fn category(random: &mut SplitMix64) -> &'static str {
 /// The number of a row's key.
 fn key(row: u64, arguments: &Arguments, random: &mut SplitMix64) -> u64 {
     let drawn = random.below(arguments.keys.get());
-    match arguments.each_key_once {
-        true => row % arguments.keys,
-        false => drawn,
+    if arguments.each_key_once {
+        row % arguments.keys
+    } else {
+        drawn
     }
 }
 

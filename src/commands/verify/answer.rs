@@ -2,13 +2,15 @@
 
 use std::fmt::Write;
 
-use super::Verified;
+use super::{Verified, VerifiedAggregate};
 use crate::report::text_table::{Table, day_or_instant};
 use crate::report::{Answer, size};
 
+/// How many differences of a kind are shown.
+const SHOWN: usize = 10;
+
 impl Answer for Verified {
     fn text(&self) -> String {
-        const SHOWN: usize = 10;
         let verdict = if self.is_equal {
             "no difference"
         } else {
@@ -69,25 +71,8 @@ impl Answer for Verified {
                 format!("{key} in {}: {}", first.partition, first.why),
             );
         }
-        for one in &self.aggregates {
-            let differ = one.days_different.len();
-            let mut summary = format!("{}: {} days, {differ} of them differ", one.name, one.days);
-            if let Some(first) = one.days_different.first() {
-                let _ = write!(summary, ", such as {}", first.partition);
-            }
-            for path in &one.files_missing {
-                let _ = write!(summary, "; {path} is missing");
-            }
-            for path in &one.files_damaged {
-                let _ = write!(summary, "; {path} is damaged");
-            }
-            for path in &one.files_unknown {
-                let _ = write!(summary, "; {path} is unknown");
-            }
-            if let Some(note) = &one.note {
-                let _ = write!(summary, "; {note}");
-            }
-            line("aggregate", summary);
+        for aggregate in &self.aggregates {
+            line("aggregate", aggregate.text());
         }
         for note in &self.notes {
             line("note", note.clone());
@@ -100,6 +85,19 @@ impl Answer for Verified {
                 size(self.peak_memory_bytes)
             ),
         );
+        self.write_differences(&mut text);
+        text
+    }
+
+    fn exit_code(&self) -> u8 {
+        u8::from(!self.is_equal)
+    }
+}
+
+impl Verified {
+    /// Tables of the partitions and days that differ.
+    fn write_differences(&self, text: &mut String) {
+        let differ = self.partitions_different.len();
         if differ > 0 {
             let mut table = Table::new(&[
                 "partition",
@@ -140,10 +138,29 @@ impl Answer for Verified {
             }
             text.push_str(&table.text());
         }
-        text
     }
+}
 
-    fn exit_code(&self) -> u8 {
-        u8::from(!self.is_equal)
+impl VerifiedAggregate {
+    /// What the comparison of an aggregate found, in one line.
+    fn text(&self) -> String {
+        let differ = self.days_different.len();
+        let mut text = format!("{}: {} days, {differ} of them differ", self.name, self.days);
+        if let Some(first) = self.days_different.first() {
+            let _ = write!(text, ", such as {}", first.partition);
+        }
+        for path in &self.files_missing {
+            let _ = write!(text, "; {path} is missing");
+        }
+        for path in &self.files_damaged {
+            let _ = write!(text, "; {path} is damaged");
+        }
+        for path in &self.files_unknown {
+            let _ = write!(text, "; {path} is unknown");
+        }
+        if let Some(note) = &self.note {
+            let _ = write!(text, "; {note}");
+        }
+        text
     }
 }
