@@ -267,7 +267,7 @@ fn a_row_that_the_query_leaves_out_is_told() {
     let explained = lab.explain(&["Cust100"]);
     assert!(explained.rows_now.is_empty());
     assert!(
-        explained.notes[0].contains("curated.sql leaves it out"),
+        explained.notes[0].contains("curated.sql filters it out"),
         "{:?}",
         explained.notes
     );

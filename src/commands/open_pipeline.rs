@@ -170,7 +170,7 @@ pub(super) fn check_identity(state: &State, pipeline: &Pipeline) -> Result<()> {
         return Ok(());
     }
     Err(Error::usage(format!(
-        "the pipeline `{}` has changed since its tables were written: `{}` differ",
+        "the pipeline `{}` differs from the one that wrote its tables: `{}` changed",
         pipeline.name,
         differences.join("`, `")
     ))

@@ -505,34 +505,34 @@ fn a_pipeline_that_is_no_longer_what_made_its_tables_is_refused() {
     assert_snapshot!(messages.join("\n\n"), @r#"
     key=["id", "category"]
     exit 2
-    error: the pipeline `customers` has changed since its tables were written: `key` changed
+    error: the pipeline `customers` differs from the one that wrote its tables: `key` changed
     hint: undo the change, rebuild the tables with `glueless rebuild`, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
 
     keep=latest-per-day
     exit 2
-    error: the pipeline `customers` has changed since its tables were written: `keep` changed
+    error: the pipeline `customers` differs from the one that wrote its tables: `keep` changed
     hint: undo the change, rebuild the tables with `glueless rebuild`, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
 
     raw.event_time=ts
     exit 2
-    error: the pipeline `customers` has changed since its tables were written: `raw.event_time` changed
+    error: the pipeline `customers` differs from the one that wrote its tables: `raw.event_time` changed
     hint: undo the change, rebuild the tables with `glueless rebuild`, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
 
     curated.partition_by=["event_dt"]
     exit 2
-    error: the pipeline `customers` has changed since its tables were written: `curated.partition_by` changed
+    error: the pipeline `customers` differs from the one that wrote its tables: `curated.partition_by` changed
     hint: undo the change, rebuild the tables with `glueless rebuild`, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
 
     curated.url=[folder]/lake/elsewhere
     exit 2
-    error: the pipeline `customers` has changed since its tables were written: `curated.url` changed
+    error: the pipeline `customers` differs from the one that wrote its tables: `curated.url` changed
     hint: undo the change, rebuild the tables with `glueless rebuild`, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
     "#);
     let curated = format!("{CURATED} WHERE category <> 'Silver'");
     lab.write_file("curated.sql", &curated);
     assert_snapshot!(refusal(&lab, both_windows(&lab)), @"
     exit 2
-    error: the pipeline `customers` has changed since its tables were written: `curated.sql` changed
+    error: the pipeline `customers` differs from the one that wrote its tables: `curated.sql` changed
     hint: undo the change, rebuild the tables with `glueless rebuild`, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
     ");
 }

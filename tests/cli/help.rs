@@ -200,7 +200,7 @@ fn help_is_the_manual() {
     AWS_PROFILE, web identity and instance roles, AWS_REGION, and AWS_ENDPOINT_URL for other stores.
     ");
     assert_snapshot!(help(&["help", "run"]), @"
-    Curate, then aggregate.
+    Update the curated table and its aggregates.
 
     Folds the window's changes into the curated table and recomputes the aggregates' days. Given several pipelines, runs each one even if another fails; the exit code is the worst.
 
@@ -208,27 +208,27 @@ fn help_is_the_manual() {
 
     Arguments:
       <PIPELINE>...
-              The pipelines: folders that hold a pipeline.toml each, or the toml files themselves. Of several paths, files and folders that are neither are left out: sql/* will do
+              The pipelines: folders with a pipeline.toml each, or the toml files themselves. Given several paths, other files and folders are skipped, so sql/* works
 
     Options:
           --start-date <DATE>
               Start of the window, UTC, inclusive: 2019-04-01, 2019-04-01T06:00:00Z or '2019-04-01 06:00:00'
 
           --end-date <DATE>
-              The first instant after the window, UTC. It is not part of the window
+              End of the window, UTC, exclusive
 
           --set <KEY=VALUE>
-              Override a key of pipeline.toml, such as raw.url=s3://bucket/raw or aggregate.NAME.url=/tables/daily. May be given many times
+              Override a key of pipeline.toml, such as raw.url=s3://bucket/raw or aggregate.NAME.url=/tables/daily. May be repeated
 
           --output <OUTPUT>
-              How the answer is printed: json is one line, text a short table. Default: text on a terminal, json otherwise
+              Format of the result: json is one line, text a short table. Default: text on a terminal, json otherwise
 
               Possible values:
               - json: One line of JSON
               - text: A short table
 
           --metrics-file <FILE>
-              Write what Prometheus is to know of each pipeline's last run to this file, for the node exporter's textfile collector (a name that ends in .prom). It is replaced in one step; what other runs wrote of other pipelines stays
+              Write metrics of each pipeline's last run to this file, for the textfile collector of Prometheus' node exporter (a name that ends in .prom). The file is replaced atomically; metrics of other pipelines in it stay
 
       -v, --verbose...
               Log more: the files that are read, and the result of each step

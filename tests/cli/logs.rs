@@ -65,8 +65,8 @@ fn the_plan_of_the_fold_is_logged_with_its_metrics() {
         .find(|line| line.contains("FoldExec: key=[cust_id@"))
         .expect("a node");
     for metric in [
-        "input_rows=36",
-        "output_rows=14",
+        "input_rows=29",
+        "output_rows=13",
         "spilled_bytes=0",
         "peak_mem_used=",
     ] {

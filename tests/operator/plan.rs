@@ -73,7 +73,7 @@ fn a_plan_is_refused_where_the_run_would_be() {
     assert_refused(
         error,
         2,
-        "has changed since its tables were written",
+        "differs from the one that wrote its tables",
         "glueless rebuild",
     );
     put(&lab, 1);
