@@ -468,7 +468,7 @@ fn a_bad_file_may_be_taken_away() {
     assert_eq!((report.files_rejected, curated(&lab).len()), (1, 1));
     lab.remove(&raw_file(3));
     let report = lab.catch_up(&[]).expect("caught up");
-    assert!(report.note.expect("a note").contains("are gone"));
+    assert!(report.note.expect("a note").contains("are missing"));
     let report = lab.catch_up(&[]).expect("caught up");
     let note = report.note.expect("a note");
     assert!(note.ends_with("nothing is in quarantine"), "{note}");

@@ -411,7 +411,7 @@ fn times_with_a_zone_keep_their_instant() {
     assert_refused(
         failed,
         65,
-        "column `event` is not of its type",
+        "column `event` does not fit its type",
         "[raw.columns]",
     );
 }

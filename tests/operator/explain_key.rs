@@ -28,7 +28,7 @@ fn a_folded_file_that_is_gone_is_told_by_explain_key() {
     lab.remove(&raw_file(2));
     let explained = lab.explain(&["1"]);
     assert!(
-        explained.notes[0].contains("1 inputs that were folded are gone"),
+        explained.notes[0].contains("1 inputs that were folded are missing"),
         "{:?}",
         explained.notes
     );

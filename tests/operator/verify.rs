@@ -109,7 +109,7 @@ fn verify_refuses_where_raw_is_not_what_was_folded() {
     assert_refused(
         lab.verify().expect_err("gone"),
         65,
-        "1 inputs that were folded are gone",
+        "1 inputs that were folded are missing",
         "put them back",
     );
     lab.put(raw, bytes);
