@@ -110,7 +110,7 @@ fn verify_refuses_where_raw_is_not_what_was_folded() {
         lab.verify().expect_err("gone"),
         65,
         "1 inputs that were folded are missing",
-        "put them back",
+        "restore them",
     );
     lab.put(raw, bytes);
     lab.set_modified(raw, 7);
