@@ -67,14 +67,14 @@ const QUESTIONS: [(&str, Question); 4] = [
     }),
 ];
 
-/// The reader falls asleep at its n-th request, for every n; meanwhile all files that it may be
+/// The reader falls asleep at its n-th request, for every third n; meanwhile all files that it may be
 /// about to read are replaced and removed; it wakes up.
 #[test]
 fn a_question_that_sleeps_at_any_request_is_answered_for_the_newest_commit() {
     for (name, question) in QUESTIONS {
         let lab = lab();
         let mut slept = 0;
-        for requests in 0.. {
+        for requests in (0..).step_by(3) {
             let (wake, woken) = oneshot::channel::<()>();
             let woken: Shared<_> = woken.map(|_| ()).boxed().shared();
             let (asleep, falls_asleep) = mpsc::channel();
@@ -99,7 +99,7 @@ fn a_question_that_sleeps_at_any_request_is_answered_for_the_newest_commit() {
             );
             slept += 1;
         }
-        assert!(slept > 3, "{name} slept {slept} times");
+        assert!(slept > 1, "{name} slept {slept} times");
     }
 }
 
@@ -108,7 +108,7 @@ fn a_question_that_sleeps_at_any_request_is_answered_for_the_newest_commit() {
 fn a_run_that_sleeps_at_any_request_never_takes_a_whole_state_for_a_damaged_one() {
     for task in [Task::Run, Task::Aggregate] {
         let lab = lab();
-        for requests in (0..).step_by(2) {
+        for requests in (0..).step_by(5) {
             let (wake, woken) = oneshot::channel::<()>();
             let woken: Shared<_> = woken.map(|_| ()).boxed().shared();
             let (asleep, falls_asleep) = mpsc::channel();
@@ -148,7 +148,7 @@ fn questions_in_a_loop_beside_commits_are_answered_or_told_to_ask_again() {
                 }
             });
         }
-        (1..20).for_each(|number| write(&lab, number));
+        (1..10).for_each(|number| write(&lab, number));
         is_done.store(true, Ordering::Relaxed);
     });
     lab.assert_verified();
