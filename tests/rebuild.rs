@@ -211,7 +211,12 @@ fn a_missing_part_of_the_ledger_is_named() {
         let path = format!("{STATE}/versions/{}", ledger.next().expect("a file"));
         lab.remove(&path);
         let error = lab.run(&day(1), &day(2)).expect_err("refused");
-        assert_refused(error, 65, "ledger", "restore the state's folder");
+        assert_refused(
+            error,
+            65,
+            "a file of the ledger is missing",
+            "restore this file",
+        );
     }
 }
 
