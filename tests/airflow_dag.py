@@ -234,7 +234,7 @@ def what_does_not_pass_is_not_waited_for_without_end(place):
     same("calls of glueless", len(case.calls_made()), 1 + len(WAITS.split()), output)
     contains(output, "non-zero exit code 69")
     for wait in WAITS.split():
-        contains(output, f"again in {wait} s")
+        contains(output, f"retrying in {wait} s")
 
 
 def files_in_quarantine_are_told_and_fail_the_second_task(place):
