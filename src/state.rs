@@ -159,10 +159,10 @@ impl State {
             let Err(error) = self.replay().await else {
                 return Ok(());
             };
-            self.log.read().await?;
             if missing_object(&error).is_none() {
                 return Err(error);
             }
+            self.log.read().await?;
             if self.log.version() == commit {
                 return Err(Error::data("a file of the ledger is missing")
                     .hint(RESTORE)
