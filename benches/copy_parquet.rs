@@ -20,17 +20,11 @@ use parquet::file::properties::WriterProperties;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from).peekable();
-    if arguments
-        .next_if(|argument| argument.as_os_str() == "--read")
-        .is_some()
-    {
+    if arguments.next_if(|argument| argument.as_os_str() == "--read").is_some() {
         let entries = fs::read_dir(arguments.next().ok_or("name a folder to read")?)?;
         let files = entries.map(|entry| entry.map(|entry| entry.path()));
         let mut files = files.collect::<Result<Vec<_>, _>>()?;
-        files.retain(|file| {
-            file.extension()
-                .is_some_and(|extension| extension == "parquet")
-        });
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "parquet"));
         each(&files, |_, file| {
             reader(file)?.try_for_each(|batch| batch.map(drop))?;
             Ok(())
@@ -39,9 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let folder = arguments.next().ok_or("name a folder and files")?;
     let files: Vec<PathBuf> = arguments.collect();
     fs::create_dir_all(&folder)?;
-    each(&files, |number, file| {
-        copy(file, &folder.join(format!("{number:06}.parquet")))
-    })
+    each(&files, |number, file| copy(file, &folder.join(format!("{number:06}.parquet"))))
 }
 
 /// Applies `work` to each file, on all processors.
@@ -80,9 +72,7 @@ fn reader(file: &Path) -> Result<ParquetRecordBatchReader, Box<dyn Error>> {
 
 fn copy(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
     let reader = reader(from)?;
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::SNAPPY)
-        .build();
+    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
     let mut writer = ArrowWriter::try_new(File::create(to)?, reader.schema(), Some(properties))?;
     for batch in reader {
         writer.write(&batch?)?;

@@ -300,11 +300,7 @@ fn category(random: &mut SplitMix64) -> &'static str {
 /// The number of a row's key.
 fn key(row: u64, arguments: &Arguments, random: &mut SplitMix64) -> u64 {
     let drawn = random.below(arguments.keys.get());
-    if arguments.each_key_once {
-        row % arguments.keys
-    } else {
-        drawn
-    }
+    if arguments.each_key_once { row % arguments.keys } else { drawn }
 }
 
 impl Rows for NarrowBatch {
@@ -351,16 +347,8 @@ impl Rows for NarrowBatch {
 }
 
 /// The columns of case `wide` that are text.
-const WIDE_TEXTS: [&str; 8] = [
-    "customer_name",
-    "mail",
-    "street",
-    "comment",
-    "city",
-    "country",
-    "status",
-    "currency",
-];
+const WIDE_TEXTS: [&str; 8] =
+    ["customer_name", "mail", "street", "comment", "city", "country", "status", "currency"];
 
 struct WideBatch {
     op: StringBuilder,
@@ -438,8 +426,7 @@ impl Rows for WideBatch {
         self.timestamp.append_value(&commit.text);
         self.event_id.append_value(row as i64);
         self.event_ts.append_value(event_us);
-        self.order_id
-            .append_value(key(row, arguments, random) as i64);
+        self.order_id.append_value(key(row, arguments, random) as i64);
         self.cust_loyalty_category.append_value(category(random));
         let [name, mail, street, comment, city, country, status, currency] = &mut self.texts;
         name.append_value(random.letters(10, 20));
@@ -457,8 +444,7 @@ impl Rows for WideBatch {
         for counts in &mut self.counts {
             counts.append_value(random.below(100) as i32);
         }
-        self.created_ts
-            .append_value(event_us - random.below(90 * DAY_US as u64) as i64);
+        self.created_ts.append_value(event_us - random.below(90 * DAY_US as u64) as i64);
         for dates in &mut self.dates {
             let day = (event_us / DAY_US) as i32 + random.below(30) as i32;
             dates.append_option((random.below(10) > 0).then_some(day));
@@ -474,22 +460,13 @@ impl Rows for WideBatch {
             Arc::new(self.order_id.finish()),
             Arc::new(self.cust_loyalty_category.finish()),
         ];
-        columns.extend(
-            self.texts
-                .map(|mut texts| Arc::new(texts.finish()) as ArrayRef),
-        );
+        columns.extend(self.texts.map(|mut texts| Arc::new(texts.finish()) as ArrayRef));
         let decimals = self.decimals;
         columns.extend(decimals.map(|mut column| Arc::new(column.finish()) as ArrayRef));
         columns.push(Arc::new(self.weight.finish()));
-        columns.extend(
-            self.counts
-                .map(|mut column| Arc::new(column.finish()) as ArrayRef),
-        );
+        columns.extend(self.counts.map(|mut column| Arc::new(column.finish()) as ArrayRef));
         columns.push(Arc::new(self.created_ts.finish()));
-        columns.extend(
-            self.dates
-                .map(|mut column| Arc::new(column.finish()) as ArrayRef),
-        );
+        columns.extend(self.dates.map(|mut column| Arc::new(column.finish()) as ArrayRef));
         columns
     }
 }

@@ -27,15 +27,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // Partition columns are named by the folders, and shown as text.
     let names = options.infer_partitions(&context.state(), &url).await?;
     let outermost = names.first().cloned();
-    let partitions = names
-        .into_iter()
-        .map(|name| (name, DataType::Utf8))
-        .collect();
+    let partitions = names.into_iter().map(|name| (name, DataType::Utf8)).collect();
     let options = options.with_table_partition_cols(partitions);
     let schema = options.infer_schema(&context.state(), &url).await?;
-    let config = ListingTableConfig::new(url)
-        .with_listing_options(options)
-        .with_schema(schema);
+    let config = ListingTableConfig::new(url).with_listing_options(options).with_schema(schema);
     let frame = context.read_table(Arc::new(ListingTable::try_new(config)?))?;
     let columns = frame.schema().columns().into_iter().map(col);
     let order = outermost.map(ident).into_iter().chain(columns);

@@ -127,9 +127,7 @@ pub async fn columns(
     let (first, end) = (NaiveDate::default(), NaiveDate::default() + Days::new(1));
     let frame = planned(context, aggregate, first, end).await?;
     let fields = frame.schema().fields().iter();
-    Ok(fields
-        .map(|field| (field.name().clone(), field.data_type().clone()))
-        .collect())
+    Ok(fields.map(|field| (field.name().clone(), field.data_type().clone())).collect())
 }
 
 /// Computes one aggregate's days into staging and plans their replacement.
@@ -149,9 +147,7 @@ pub async fn compute(
     let days = days_to_compute(ledger, aggregate, windows);
     let mut staged = Vec::new();
     for (number, (first, last)) in ranges(&days).into_iter().enumerate() {
-        let end = last
-            .checked_add_days(Days::new(1))
-            .unwrap_or(NaiveDate::MAX);
+        let end = last.checked_add_days(Days::new(1)).unwrap_or(NaiveDate::MAX);
         let sorted = query(context, aggregate, first, end, &days).await?;
         let writer = TableWriter {
             staging: staging.clone(),
@@ -161,10 +157,8 @@ pub async fn compute(
         let written = writer.write(sorted, None, 1).await?;
         staged.extend(written.into_iter().flat_map(|written| written.files));
     }
-    let folders: BTreeSet<String> = days
-        .iter()
-        .map(|day| partition_segment(&aggregate.day, Some(&day.to_string())))
-        .collect();
+    let folders: BTreeSet<String> =
+        days.iter().map(|day| partition_segment(&aggregate.day, Some(&day.to_string()))).collect();
     let is_replaced = |folder: &str| folders.contains(folder);
     let plan = publish::plan(staged, &before, is_replaced, commit, FileNames::Reused);
     Ok(Computed { plan, days })
@@ -196,9 +190,5 @@ pub async fn check(
 
 /// Columns and their types in the form that the ledger stores.
 pub fn column_types(columns: &[Field]) -> Vec<(String, String)> {
-    write_types(
-        columns
-            .iter()
-            .map(|field| (field.name().as_str(), field.data_type())),
-    )
+    write_types(columns.iter().map(|field| (field.name().as_str(), field.data_type())))
 }

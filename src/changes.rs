@@ -217,9 +217,7 @@ impl Changes {
     pub fn known_columns(&self) -> KnownColumns {
         let fields = self.raw_schema.fields().iter();
         KnownColumns {
-            all: fields
-                .map(|field| (field.name().clone(), field.data_type().clone()))
-                .collect(),
+            all: fields.map(|field| (field.name().clone(), field.data_type().clone())).collect(),
             newest: self.newest.clone(),
         }
     }
@@ -231,11 +229,7 @@ impl Changes {
 
     /// The columns with the key before an update, in the key's order; empty if no input has any.
     pub(crate) fn before_images(&self) -> &[Option<usize>] {
-        if self.before_images.iter().any(Option::is_some) {
-            &self.before_images
-        } else {
-            &[]
-        }
+        if self.before_images.iter().any(Option::is_some) { &self.before_images } else { &[] }
     }
 
     /// Warnings about columns that the pipeline names and no input has, if that may be a mistake.
@@ -267,9 +261,7 @@ impl Changes {
     fn is_missing_everywhere(&self, name: &str, cdc: bool) -> bool {
         let column = self.raw_column(name);
         let files = self.files.iter();
-        let mut files = files
-            .filter(|file| !cdc || !file.input.full_load)
-            .peekable();
+        let mut files = files.filter(|file| !cdc || !file.input.full_load).peekable();
         let lacks = |file: &OpenInput| column.is_none_or(|column| file.columns[column].is_none());
         files.peek().is_some() && files.all(lacks)
     }
@@ -299,18 +291,9 @@ impl Changes {
 
     pub(crate) fn roles(&self) -> Roles {
         Roles {
-            key: self
-                .key
-                .iter()
-                .filter_map(|name| self.raw_column(name))
-                .collect(),
+            key: self.key.iter().filter_map(|name| self.raw_column(name)).collect(),
             op: self.raw_column(&self.raw.op.name),
-            order: self
-                .raw
-                .order_by
-                .iter()
-                .map(|name| self.raw_column(name))
-                .collect(),
+            order: self.raw.order_by.iter().map(|name| self.raw_column(name)).collect(),
             commit_time: self.raw_column(&self.raw.commit_time),
             event_time: self.raw_column(&self.raw.event_time),
         }
@@ -391,10 +374,7 @@ impl Changes {
             };
             let data_type = self.raw_schema.field(column).data_type();
             if !is_time_type(data_type) {
-                let file = self
-                    .files
-                    .iter()
-                    .find(|file| file.columns[column].is_some());
+                let file = self.files.iter().find(|file| file.columns[column].is_some());
                 let file = file.map_or("the raw files", |file| &file.file.name);
                 return Err(Error::data(format!(
                     "column `{name}` of {file} is {data_type}, which is not a time"
@@ -407,13 +387,7 @@ impl Changes {
 
     /// The index of a raw column, by its name; if there is none, by its name in another case.
     pub fn raw_column(&self, name: &str) -> Option<usize> {
-        find_column(
-            self.raw_schema
-                .fields()
-                .iter()
-                .map(|field| field.name().as_str()),
-            name,
-        )
+        find_column(self.raw_schema.fields().iter().map(|field| field.name().as_str()), name)
     }
 
     /// Distributes whole files, and row groups of large files, to partitions by size. Depends on the
@@ -449,10 +423,7 @@ impl Changes {
                     part.iter().map(|group| group.3).sum(),
                     ReadUnit {
                         file: index,
-                        row_groups: part
-                            .iter()
-                            .map(|group| (group.0, group.1, group.2))
-                            .collect(),
+                        row_groups: part.iter().map(|group| (group.0, group.1, group.2)).collect(),
                     },
                 ));
             }
@@ -505,20 +476,11 @@ fn open_input(opened: Opened, raw: &Raw) -> Result<(OpenInput, Vec<BadRow>)> {
     }
     let rows_max = ROWS_MAX / ordinals_per_row(raw);
     if file.row_count() >= rows_max {
-        return Err(Error::data(format!(
-            "{} has more than {rows_max} rows",
-            file.name
-        )));
+        return Err(Error::data(format!("{} has more than {rows_max} rows", file.name)));
     }
     let mut placeholders: Vec<u64> = bad_rows.iter().map(|bad| bad.row).collect();
     placeholders.sort_unstable();
-    let input = OpenInput {
-        input,
-        file,
-        columns: Vec::new(),
-        to_check: Vec::new(),
-        placeholders,
-    };
+    let input = OpenInput { input, file, columns: Vec::new(), to_check: Vec::new(), placeholders };
     Ok((input, bad_rows))
 }
 
@@ -568,11 +530,8 @@ struct RequiredColumns<'a> {
 impl<'a> RequiredColumns<'a> {
     fn new(pipeline: &'a Pipeline, opened: &[Opened], known: &KnownColumns) -> Result<Self> {
         let raw = &pipeline.raw;
-        let full_load: Vec<(&str, &str)> = pipeline
-            .key
-            .iter()
-            .map(|name| ("key", name.as_str()))
-            .collect();
+        let full_load: Vec<(&str, &str)> =
+            pipeline.key.iter().map(|name| ("key", name.as_str())).collect();
         let mut cdc = full_load.clone();
         let order = raw.order_by.iter();
         cdc.extend(order.map(|name| ("raw.order_by", name.as_str())));
@@ -592,9 +551,7 @@ impl<'a> RequiredColumns<'a> {
         let of_cdc = cdc.iter().copied().chain([event_time]);
         let of_cdc = of_cdc.filter(|_| has_cdc);
         let wanted = full_load.iter().copied().chain(of_cdc);
-        let missing = wanted
-            .filter(|_| !opened.is_empty())
-            .find(|(_, name)| !exists(name));
+        let missing = wanted.filter(|_| !opened.is_empty()).find(|(_, name)| !exists(name));
         if let Some((setting, name)) = missing {
             return Err(unknown_column(setting, name, opened));
         }
@@ -602,20 +559,14 @@ impl<'a> RequiredColumns<'a> {
     }
 
     fn check(&self, opened: &Opened) -> Result<()> {
-        let required = if opened.input.full_load {
-            &self.full_load
-        } else {
-            &self.cdc
-        };
+        let required = if opened.input.full_load { &self.full_load } else { &self.cdc };
         let is_missing = |(_, name): &&(_, &str)| find_column(names(&opened.file), name).is_none();
         let Some((_, name)) = required.iter().find(is_missing) else {
             return Ok(());
         };
         let found = names(&opened.file).collect::<Vec<_>>().join(", ");
-        Err(
-            Error::data(format!("column `{name}` missing in {}", opened.file.name))
-                .hint(format!("other files have it; found: {found}")),
-        )
+        Err(Error::data(format!("column `{name}` missing in {}", opened.file.name))
+            .hint(format!("other files have it; found: {found}")))
     }
 }
 
@@ -629,10 +580,8 @@ fn unknown_column(setting: &str, name: &str, opened: &[Opened]) -> Error {
     let is_similar = |known: &&&str| strsim::jaro_winkler(known, name) > SIMILARITY_MIN;
     let similar = found.iter().find(is_similar);
     let meant = similar.map_or(String::new(), |known| format!("did you mean `{known}`? "));
-    Error::usage(format!(
-        "no raw file has the column `{name}`, which `{setting}` names"
-    ))
-    .hint(format!("{meant}found: {}", found.join(", ")))
+    Error::usage(format!("no raw file has the column `{name}`, which `{setting}` names"))
+        .hint(format!("{meant}found: {}", found.join(", ")))
 }
 
 /// Part of one input: its index, and row groups as (number, first row, rows).

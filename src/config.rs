@@ -143,11 +143,7 @@ impl Sql {
             _ => None,
         };
         // A query that cannot be tokenized is refused when it is planned.
-        tokens
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(name)
-            .collect()
+        tokens.unwrap_or_default().into_iter().filter_map(name).collect()
     }
 
     /// A hash of the query without comments and repeated white space, so that a comment does not
@@ -195,11 +191,7 @@ impl Pipeline {
     /// Usage: no such pipeline, an unknown, missing or wrong key, a missing SQL file, overlapping
     /// URLs.
     pub fn read(path: &Path, overrides: &[String]) -> Result<Self> {
-        let file = if path.is_dir() {
-            path.join("pipeline.toml")
-        } else {
-            path.to_path_buf()
-        };
+        let file = if path.is_dir() { path.join("pipeline.toml") } else { path.to_path_buf() };
         let text = std::fs::read_to_string(&file).map_err(|error| {
             Error::usage(format!("no such pipeline: {}", file.display()))
                 .hint("name the folder with the pipeline.toml, or the toml file itself")
@@ -228,10 +220,8 @@ impl Pipeline {
 
     /// Every location the pipeline writes, with the key that names it.
     fn outputs(&self) -> Vec<(String, &Location)> {
-        let mut outputs = vec![
-            ("curated.url".to_string(), &self.curated.url),
-            ("state.url".into(), &self.state),
-        ];
+        let mut outputs =
+            vec![("curated.url".to_string(), &self.curated.url), ("state.url".into(), &self.state)];
         for aggregate in &self.aggregates {
             outputs.push((format!("aggregate.{}.url", aggregate.name), &aggregate.url));
         }
@@ -272,9 +262,8 @@ mod tests {
         let error = read(toml, overrides).expect_err("refused");
         assert_eq!(error.kind, crate::error::Kind::Usage);
         let text = error.to_string();
-        let message = text
-            .rsplit_once("pipeline.toml: ")
-            .map_or(text.clone(), |(_, message)| message.into());
+        let message =
+            text.rsplit_once("pipeline.toml: ").map_or(text.clone(), |(_, message)| message.into());
         format!("{message} / {}", error.hint.unwrap_or_default())
     }
 
@@ -285,10 +274,7 @@ mod tests {
             Sql { file, text }.fingerprint()
         };
         let plain = fingerprint("SELECT a\nFROM latest");
-        assert_eq!(
-            plain,
-            fingerprint("-- a comment\nSELECT a   FROM latest -- another\n")
-        );
+        assert_eq!(plain, fingerprint("-- a comment\nSELECT a   FROM latest -- another\n"));
         assert_ne!(plain, fingerprint("SELECT b FROM latest"));
     }
 
@@ -298,15 +284,9 @@ mod tests {
         assert_eq!(pipeline.keep, Keep::Latest);
         assert_eq!(pipeline.raw.window_by, WindowBy::Modified);
         assert_eq!(pipeline.raw.lookback, chrono::Duration::days(2));
+        assert_eq!((pipeline.raw.op.name.as_str(), pipeline.raw.op.required), ("Op", false));
         assert_eq!(
-            (pipeline.raw.op.name.as_str(), pipeline.raw.op.required),
-            ("Op", false)
-        );
-        assert_eq!(
-            (
-                pipeline.raw.commit_time.as_str(),
-                pipeline.raw.event_time.as_str()
-            ),
+            (pipeline.raw.commit_time.as_str(), pipeline.raw.event_time.as_str()),
             ("ts", "ts")
         );
         let is_full_load = |path: &str| pipeline.raw.is_full_load(0, path);
@@ -314,11 +294,7 @@ mod tests {
         assert!(is_full_load("part/SEGMENT1_LOAD0000000A.parquet"));
         assert!(!is_full_load("LOAD/20200101-000000000.parquet"));
         assert_eq!(pipeline.curated.file_bytes, 256 << 20);
-        assert!(
-            pipeline.state.to_string().ends_with("/lake/_glueless/p"),
-            "{}",
-            pipeline.state
-        );
+        assert!(pipeline.state.to_string().ends_with("/lake/_glueless/p"), "{}", pipeline.state);
     }
 
     #[test]
@@ -373,10 +349,7 @@ mod tests {
 
     #[test]
     fn a_pattern_with_a_slash_is_matched_with_the_whole_url() {
-        let set = [
-            "raw.url=[\"a/full\", \"a/cdc\"]",
-            "raw.full_load=[\"LOAD*\", \"*/full/*\"]",
-        ];
+        let set = ["raw.url=[\"a/full\", \"a/cdc\"]", "raw.full_load=[\"LOAD*\", \"*/full/*\"]"];
         let raw = read(GOOD, &set).expect("good").raw;
         assert!(raw.is_full_load(0, "x/part-0.parquet") && raw.is_full_load(1, "LOAD1.parquet"));
         assert!(!raw.is_full_load(1, "part-0.parquet"));
@@ -412,16 +385,10 @@ mod tests {
             ("raw.format=xml", "unknown variant `xml`"),
             ("raw.format=csv", "`raw.columns` is missing"),
             ("raw.csv_null=NULL", "`raw.csv_null` is for CSV"),
-            (
-                "raw.columns={id = \"bigint\", x = \"money\"}",
-                "`raw.columns.x` is `money`",
-            ),
+            ("raw.columns={id = \"bigint\", x = \"money\"}", "`raw.columns.x` is `money`"),
             ("raw.max_bad_rows=5", "`raw.max_bad_rows` has no effect"),
             ("raw.on_bad_row=drop", "unknown variant `drop`"),
-            (
-                "raw.before_image_prefix=",
-                "`raw.before_image_prefix` is empty",
-            ),
+            ("raw.before_image_prefix=", "`raw.before_image_prefix` is empty"),
             ("curated.file_bytes=0", "`curated.file_bytes` is"),
         ] {
             let message = refusal(GOOD, &[set]);

@@ -144,15 +144,11 @@ impl Curate<'_> {
         };
         let merged = merged.as_ref();
 
-        let split = self
-            .split(context, &query, outputs, &layout, &schema)
-            .await?;
+        let split = self.split(context, &query, outputs, &layout, &schema).await?;
         let mut counts = split.counts;
         let (written, given) = self.write_table(split.sorters, &order).await?;
 
-        counts
-            .days
-            .extend(merged.iter().flat_map(|merged| &merged.counts.days));
+        counts.days.extend(merged.iter().flat_map(|merged| &merged.counts.days));
         let bytes_changed = check_written(&written, &given, merged)?;
         check_versions(&split.versions, &counts, merged)?;
         if let Some(merged) = merged
@@ -250,11 +246,8 @@ impl Curate<'_> {
             let streams = Arc::clone(&streams);
             spawn(async move { streams.run(splitter.run(&streams, outputs)).await })
         });
-        let mut split = Split {
-            sorters: Vec::new(),
-            versions: Vec::new(),
-            counts: Counts::default(),
-        };
+        let mut split =
+            Split { sorters: Vec::new(), versions: Vec::new(), counts: Counts::default() };
         for (counts, files, sorter) in join_all(tasks).await? {
             split.sorters.push(sorter);
             split.counts.rows_latest += counts.rows_latest;
@@ -278,10 +271,7 @@ impl Curate<'_> {
             prefix: format!("{}/curated", self.attempt),
             file_bytes: self.pipeline.curated.file_bytes,
         };
-        let files = self
-            .earlier
-            .into_iter()
-            .flat_map(|ledger| ledger.files(CURATED));
+        let files = self.earlier.into_iter().flat_map(|ledger| ledger.files(CURATED));
         let is_keyless = self.changes.is_keyless();
         let earlier = Arc::new(PublishedTable::new(self.table, files, order, is_keyless)?);
         let sorted = Sorted::new(order, sorters);

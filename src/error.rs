@@ -142,10 +142,8 @@ impl Error {
         if !failed || root_io(&error).is_some() || find_ours(&error).is_some() {
             return Error::from(error);
         }
-        Error::data(format!(
-            "{file} fails on a row: a value cannot be cast or computed"
-        ))
-        .hint("exclude such rows with WHERE, or use TRY_CAST")
+        Error::data(format!("{file} fails on a row: a value cannot be cast or computed"))
+            .hint("exclude such rows with WHERE, or use TRY_CAST")
     }
 
     /// The error for a failed object-store request; `doing` names the action and the object.
@@ -192,10 +190,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.message)?;
         let mut written = self.message.clone();
-        let mut next = self
-            .source
-            .as_deref()
-            .map(|source| source as &(dyn StdError + 'static));
+        let mut next = self.source.as_deref().map(|source| source as &(dyn StdError + 'static));
         while let Some(cause) = next {
             let text = cause.to_string().replace('\n', " ");
             if !written.contains(&text) {
@@ -210,9 +205,7 @@ impl fmt::Display for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source
-            .as_deref()
-            .map(|source| source as &(dyn StdError + 'static))
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
     }
 }
 
@@ -233,10 +226,10 @@ impl From<DataFusionError> for Error {
                 Some(ours) => ours,
                 None => from_foreign(Box::new(DataFusionError::Shared(inner))),
             },
-            DataFusionError::ResourcesExhausted(message) => Error::usage(format!(
-                "the memory limit is too small for this run: {message}"
-            ))
-            .hint("raise `limits.memory`"),
+            DataFusionError::ResourcesExhausted(message) => {
+                Error::usage(format!("the memory limit is too small for this run: {message}"))
+                    .hint("raise `limits.memory`")
+            }
             other => from_foreign(Box::new(other)),
         }
     }
@@ -340,10 +333,7 @@ fn from_foreign(error: Box<dyn StdError + Send + Sync>) -> Error {
         }
         Some(_) => Error::storage("input or output failed").caused_by(error),
         // The engine reports a footer that it could not fetch as text only, the cause included.
-        None if error
-            .to_string()
-            .contains("Failed to fetch metadata for file") =>
-        {
+        None if error.to_string().contains("Failed to fetch metadata for file") => {
             Error::storage("cannot read a file of a table or of its state").caused_by(error)
         }
         None => Error::internal("the query engine failed").caused_by(error),
@@ -369,24 +359,14 @@ mod tests {
     fn a_query_that_cannot_spill_did_not_fail_on_a_row() {
         let query_error = |io: std::io::Error| {
             let arrow = ArrowError::IoError("cannot write".into(), io);
-            Error::query(
-                "daily.sql",
-                DataFusionError::ArrowError(Box::new(arrow), None),
-            )
+            Error::query("daily.sql", DataFusionError::ArrowError(Box::new(arrow), None))
         };
-        let too_much = query_error(std::io::Error::other(
-            "… `datafusion.runtime.max_temp_directory_size`",
-        ));
+        let too_much =
+            query_error(std::io::Error::other("… `datafusion.runtime.max_temp_directory_size`"));
         assert_eq!(too_much.kind, Kind::Usage);
-        assert_eq!(
-            query_error(std::io::ErrorKind::StorageFull.into()).kind,
-            Kind::Storage
-        );
+        assert_eq!(query_error(std::io::ErrorKind::StorageFull.into()).kind, Kind::Storage);
         let cast = ArrowError::CastError("x".into());
-        let cast = Error::query(
-            "daily.sql",
-            DataFusionError::ArrowError(Box::new(cast), None),
-        );
+        let cast = Error::query("daily.sql", DataFusionError::ArrowError(Box::new(cast), None));
         assert_eq!(cast.kind, Kind::Data);
     }
 
@@ -395,10 +375,7 @@ mod tests {
         let shared =
             DataFusionError::Shared(std::sync::Arc::new(Error::data("row 7 is bad").into()));
         let back = Error::from(shared);
-        assert_eq!(
-            (back.kind, back.to_string().as_str()),
-            (Kind::Data, "row 7 is bad")
-        );
+        assert_eq!((back.kind, back.to_string().as_str()), (Kind::Data, "row 7 is bad"));
     }
 
     #[test]

@@ -88,10 +88,8 @@ pub(crate) async fn fold(
 
 /// The error of a tie under `raw.on_tie = "fail"`; `row` names the change.
 pub(crate) fn tied(row: &str) -> Error {
-    Error::data(format!(
-        "{row} has the same order columns as another change of its key"
-    ))
-    .hint("add a column that orders them to `raw.order_by`, or set raw.on_tie = \"row\"")
+    Error::data(format!("{row} has the same order columns as another change of its key"))
+        .hint("add a column that orders them to `raw.order_by`, or set raw.on_tie = \"row\"")
 }
 
 /// Marks every row: without a key, each row is a last change.
@@ -135,10 +133,8 @@ async fn fold_positions<P: Position>(
     let table = ChangesTable::pass_one(changes, &pass_one, partitions);
     let context = fold_session(context);
     context.register_table("changes", Arc::new(table))?;
-    let key_columns = key
-        .iter()
-        .map(|name| key_column(changes, name))
-        .collect::<Result<Vec<_>>>()?;
+    let key_columns =
+        key.iter().map(|name| key_column(changes, name)).collect::<Result<Vec<_>>>()?;
     let sql = SQL.replace("{key}", &key_columns.join(", "));
     let plan = context.sql(&sql).await?.create_physical_plan().await?;
     // Sessions share their tables, and `curated.sql` must not see this one.
@@ -177,11 +173,8 @@ fn fold_session(context: &SessionContext) -> SessionContext {
 /// Logs an executed plan, as `EXPLAIN ANALYZE` shows it.
 fn log_plan(plan: &dyn ExecutionPlan) {
     if tracing::enabled!(tracing::Level::TRACE) {
-        let text = DisplayableExecutionPlan::with_metrics(plan)
-            .indent(false)
-            .to_string();
-        text.lines()
-            .for_each(|line| trace!("plan of pass one: {line}"));
+        let text = DisplayableExecutionPlan::with_metrics(plan).indent(false).to_string();
+        text.lines().for_each(|line| trace!("plan of pass one: {line}"));
     }
 }
 
@@ -307,10 +300,7 @@ url = "lake"
         let ids = Int64Array::from(vec![1, 2, 1, 3, 2]);
         let times = ["01", "02", "03", "04", "05"].map(|day| format!("2020-01-{day} 00:00:00"));
         let columns: Vec<(&str, ArrayRef)> = vec![
-            (
-                "Op",
-                Arc::new(StringArray::from(vec!["I", "I", "U", "X", "D"])),
-            ),
+            ("Op", Arc::new(StringArray::from(vec!["I", "I", "U", "X", "D"]))),
             ("id", Arc::new(ids)),
             ("ts", Arc::new(StringArray::from(times.to_vec()))),
         ];
@@ -339,9 +329,7 @@ url = "lake"
         };
         let spill = SpillFolder::create(&resources.spill_dir, "run").expect("a folder");
         let runtime = runtime(&resources, &spill).expect("a runtime");
-        let raw = [Stores::default()
-            .open(&pipeline.raw.urls[0])
-            .expect("a folder")];
+        let raw = [Stores::default().open(&pipeline.raw.urls[0]).expect("a folder")];
         let inputs = discover_all(&raw, &pipeline.raw).await.expect("inputs");
         let bad_rows = Arc::new(BadRows::new(10));
         let opening = Opening::new(&raw, &pipeline.raw, &resources, &runtime, &bad_rows);
@@ -350,16 +338,10 @@ url = "lake"
         let changes = Arc::new(opened.expect("opened").0);
         let context = session(&runtime, 2);
         for scan in ["first", "second"] {
-            let folded = fold(&context, &changes, &pipeline, 2)
-                .await
-                .expect("folded");
+            let folded = fold(&context, &changes, &pipeline, 2).await.expect("folded");
             let counts = &folded.pass_one;
             assert_eq!((folded.keys, folded.key_days), (2, 4), "{scan}");
-            assert_eq!(
-                (counts.rows_folded(), counts.bad_rows().count()),
-                (4, 1),
-                "{scan}"
-            );
+            assert_eq!((counts.rows_folded(), counts.bad_rows().count()), (4, 1), "{scan}");
             assert_eq!(counts.rows_outside(), 0, "{scan}");
             let newest = DateTime::parse_from_rfc3339("2020-01-05T00:00:00Z").expect("a time");
             assert_eq!(counts.newest_commit_time(), Some(newest.to_utc()), "{scan}");

@@ -155,15 +155,7 @@ impl Report {
     /// The lines of the text with the counts of files, rows and partitions: name and value.
     fn count_lines(&self) -> [(&'static str, String); 4] {
         [
-            (
-                "files",
-                format!(
-                    "{} ({} late), {}",
-                    self.files,
-                    self.late_files,
-                    size(self.bytes)
-                ),
-            ),
+            ("files", format!("{} ({} late), {}", self.files, self.late_files, size(self.bytes))),
             (
                 "rows read",
                 format!(
@@ -290,10 +282,7 @@ impl<R: Answer> PipelineResult<R> {
 impl<R> Results<R> {
     /// The results of several pipelines.
     pub fn new(results: Vec<PipelineResult<R>>) -> Self {
-        Results {
-            exit_code: worst(results.iter().map(|result| result.exit_code)),
-            results,
-        }
+        Results { exit_code: worst(results.iter().map(|result| result.exit_code)), results }
     }
 }
 

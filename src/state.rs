@@ -95,10 +95,7 @@ pub struct NotCommitted {
 
 impl From<Error> for NotCommitted {
     fn from(error: Error) -> Self {
-        NotCommitted {
-            error,
-            in_doubt: false,
-        }
+        NotCommitted { error, in_doubt: false }
     }
 }
 
@@ -187,11 +184,8 @@ impl State {
             records.into_iter().for_each(|record| ledger.replay(record));
         }
         drop(batches);
-        let versions: BTreeSet<String> = self
-            .data_files("version")
-            .into_iter()
-            .map(|(path, _)| path)
-            .collect();
+        let versions: BTreeSet<String> =
+            self.data_files("version").into_iter().map(|(path, _)| path).collect();
         ledger.versions.retain(|path, _| versions.contains(path));
         let mut versions = versions.into_iter();
         self.unknown = versions.find(|path| !ledger.versions.contains_key(path));
@@ -207,10 +201,10 @@ impl State {
     pub fn check_known(&self) -> Result<()> {
         match &self.unknown {
             None => Ok(()),
-            Some(path) => Err(Error::data(format!(
-                "the ledger does not list the versions file {path}"
-            ))
-            .hint("the state is damaged: rebuild it with `glueless rebuild`")),
+            Some(path) => {
+                Err(Error::data(format!("the ledger does not list the versions file {path}"))
+                    .hint("the state is damaged: rebuild it with `glueless rebuild`"))
+            }
         }
     }
 
@@ -304,10 +298,7 @@ impl State {
             let mut ledger = self.ledger.clone();
             replay_new(&mut ledger);
             records = ledger.records();
-            actions.extend(
-                self.log
-                    .remove_actions(|path| path.starts_with("kind=ledger/")),
-            );
+            actions.extend(self.log.remove_actions(|path| path.starts_with("kind=ledger/")));
             ledger_files.clear();
         }
         let path = format!("kind=ledger/{}.parquet", attempt_name(number, run_id));
@@ -392,10 +383,7 @@ fn conflict() -> Error {
 }
 
 fn in_doubt(error: Error) -> NotCommitted {
-    NotCommitted {
-        error,
-        in_doubt: true,
-    }
+    NotCommitted { error, in_doubt: true }
 }
 
 /// The description of the Delta table for a layout of versions.
@@ -410,10 +398,7 @@ fn describe(layout: &VersionsLayout) -> Result<Description> {
         configuration: vec![
             Description::checkpoint(),
             // `State` removes replaced files itself, without the log's list of deleted files.
-            (
-                "delta.deletedFileRetentionDuration",
-                "interval 0 seconds".into(),
-            ),
+            ("delta.deletedFileRetentionDuration", "interval 0 seconds".into()),
         ],
     })
 }
@@ -435,19 +420,15 @@ async fn write_records(folder: &Folder, path: &str, records: &[Record]) -> Resul
         .collect::<Result<Vec<String>, _>>()
         .map_err(|error| Error::internal("cannot write the ledger").caused_by(error))?;
     let schema = Arc::new(record_schema());
-    let batch = RecordBatch::try_new(
-        Arc::clone(&schema),
-        vec![Arc::new(StringArray::from(texts))],
-    )?;
+    let batch =
+        RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(StringArray::from(texts))])?;
     let properties = parquet_properties(path, &[]);
     let mut writer = parquet_writer(folder, path, schema, properties)?;
     let written = async {
         writer.write(&batch).await?;
         writer.finish().await
     };
-    written
-        .await
-        .map_err(|error| write_error(folder, path, error))?;
+    written.await.map_err(|error| write_error(folder, path, error))?;
     Ok(writer.bytes_written() as u64)
 }
 
@@ -460,12 +441,9 @@ async fn read_records(folder: &Folder, (path, bytes): &(String, u64)) -> Result<
     while let Some(batch) = batches.try_next().await? {
         for text in batch.column(0).as_string_view().iter().flatten() {
             let record = serde_json::from_str(text).map_err(|error| {
-                Error::data(format!(
-                    "{} has a record that this version cannot read",
-                    file.name
-                ))
-                .hint("use the version of glueless that wrote it")
-                .caused_by(error)
+                Error::data(format!("{} has a record that this version cannot read", file.name))
+                    .hint("use the version of glueless that wrote it")
+                    .caused_by(error)
             })?;
             match record {
                 Record::Format(format) if format > FORMAT => {

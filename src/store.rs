@@ -51,11 +51,7 @@ impl Location {
                 if rest.is_empty() {
                     return Err(Error::usage(format!("`{text}` names no bucket")));
                 }
-                if rest
-                    .split('/')
-                    .next()
-                    .is_some_and(|bucket| bucket.contains('@'))
-                {
+                if rest.split('/').next().is_some_and(|bucket| bucket.contains('@')) {
                     return Err(Error::usage("an s3:// URL holds credentials")
                         .hint("leave them out: they come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"));
                 }
@@ -95,11 +91,7 @@ impl Location {
     /// The folder `name` under this one.
     pub fn join(&self, name: &str) -> Self {
         let mut url = self.url.clone();
-        url.set_path(&format!(
-            "{}/{}",
-            self.url.path().trim_end_matches('/'),
-            encode(name)
-        ));
+        url.set_path(&format!("{}/{}", self.url.path().trim_end_matches('/'), encode(name)));
         Location { url }
     }
 
@@ -116,9 +108,7 @@ impl Location {
 
     /// The local path, if the location is local.
     pub fn file_path(&self) -> Option<PathBuf> {
-        (self.url.scheme() == "file")
-            .then(|| self.url.to_file_path().ok())
-            .flatten()
+        (self.url.scheme() == "file").then(|| self.url.to_file_path().ok()).flatten()
     }
 
     /// The path inside the store.
@@ -146,9 +136,7 @@ fn slashed(url: &Url) -> String {
 /// Percent-encodes the characters that a URL path treats specially; the `url` crate encodes the
 /// rest.
 fn encode(path: &str) -> String {
-    path.replace('%', "%25")
-        .replace('?', "%3F")
-        .replace('#', "%23")
+    path.replace('%', "%25").replace('?', "%3F").replace('#', "%23")
 }
 
 fn folder_url(path: &FilePath) -> Result<Url> {
@@ -219,9 +207,7 @@ impl Folder {
             sync(&path)?;
             let above = path.ancestors().skip(1);
             folders.extend(
-                above
-                    .take_while(|folder| folder.starts_with(&root))
-                    .map(FilePath::to_path_buf),
+                above.take_while(|folder| folder.starts_with(&root)).map(FilePath::to_path_buf),
             );
         }
         folders.iter().try_for_each(|folder| sync(folder))
@@ -234,9 +220,7 @@ impl Folder {
     pub async fn read(&self, path: &str) -> Result<Option<bytes::Bytes>> {
         let doing = || format!("read {}", self.describe(path));
         match self.store.get(&parse_path(path)?).await {
-            Ok(found) => Ok(Some(
-                found.bytes().await.map_err(|e| Error::store(doing(), e))?,
-            )),
+            Ok(found) => Ok(Some(found.bytes().await.map_err(|e| Error::store(doing(), e))?)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(Error::store(doing(), error)),
         }
@@ -272,14 +256,9 @@ impl fmt::Debug for Stores {
 impl Stores {
     /// Uses the `AWS_*` variables in `environment`.
     pub fn new(environment: impl IntoIterator<Item = (String, String)>) -> Self {
-        let environment = environment
-            .into_iter()
-            .filter(|(name, _)| name.starts_with("AWS_"))
-            .collect();
-        Stores {
-            environment,
-            wrap: None,
-        }
+        let environment =
+            environment.into_iter().filter(|(name, _)| name.starts_with("AWS_")).collect();
+        Stores { environment, wrap: None }
     }
 
     /// Wraps every store, so that tests can count requests and inject failures.
@@ -297,9 +276,8 @@ impl Stores {
             "file" => Arc::new(LocalFileSystem::new().with_automatic_cleanup(false)),
             _ => {
                 let mut options = self.environment.clone();
-                let endpoint = options
-                    .get("AWS_ENDPOINT_URL_S3")
-                    .or(options.get("AWS_ENDPOINT_URL"));
+                let endpoint =
+                    options.get("AWS_ENDPOINT_URL_S3").or(options.get("AWS_ENDPOINT_URL"));
                 let parsed = endpoint.and_then(|endpoint| Url::parse(endpoint).ok());
                 if parsed.is_some_and(|url| !url.username().is_empty() || url.password().is_some())
                 {
@@ -324,12 +302,7 @@ impl Stores {
         let prefix = location.prefix()?;
         let store: Arc<dyn ObjectStore> =
             Arc::new(PrefixStore::new(Arc::clone(&root_store), prefix.clone()));
-        Ok(Folder {
-            location: location.clone(),
-            store,
-            root_store,
-            prefix,
-        })
+        Ok(Folder { location: location.clone(), store, root_store, prefix })
     }
 }
 
@@ -344,10 +317,7 @@ mod tests {
     #[test]
     fn a_relative_path_is_resolved_in_the_pipelines_folder() {
         assert_eq!(at("../lake/a b%20c").to_string(), "/base/lake/a b%20c");
-        assert_eq!(
-            at("../lake/a b%20c").prefix().expect("a prefix").as_ref(),
-            "base/lake/a b%20c"
-        );
+        assert_eq!(at("../lake/a b%20c").prefix().expect("a prefix").as_ref(), "base/lake/a b%20c");
     }
 
     #[test]
@@ -371,10 +341,7 @@ mod tests {
             at("s3://bucket/a").sibling("x").map(|l| l.to_string()),
             Some("s3://bucket/x".into())
         );
-        assert_eq!(
-            at("/lake/a").sibling("x").map(|l| l.to_string()),
-            Some("/lake/x".into())
-        );
+        assert_eq!(at("/lake/a").sibling("x").map(|l| l.to_string()), Some("/lake/x".into()));
     }
 
     #[test]

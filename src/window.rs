@@ -70,24 +70,15 @@ impl Window {
     pub fn widened_by(&self, duration: Duration) -> Window {
         let duration = duration.max(Duration::zero());
         Window {
-            start: self
-                .start
-                .checked_sub_signed(duration)
-                .unwrap_or(DateTime::<Utc>::MIN_UTC),
-            end: self
-                .end
-                .checked_add_signed(duration)
-                .unwrap_or(DateTime::<Utc>::MAX_UTC),
+            start: self.start.checked_sub_signed(duration).unwrap_or(DateTime::<Utc>::MIN_UTC),
+            end: self.end.checked_add_signed(duration).unwrap_or(DateTime::<Utc>::MAX_UTC),
         }
     }
 
     /// The window of a day, UTC.
     pub fn day(day: NaiveDate) -> Window {
         let start = day.and_time(NaiveTime::MIN).and_utc();
-        Window {
-            start,
-            end: start + Duration::days(1),
-        }
+        Window { start, end: start + Duration::days(1) }
     }
 
     /// Every UTC day with an instant in the window, ascending. If the window ends at midnight, the
@@ -116,39 +107,26 @@ impl Window {
     /// The gaps between ascending windows that neither overlap nor touch.
     pub fn gaps(windows: &[Window]) -> Vec<Window> {
         let pairs = windows.windows(2);
-        pairs
-            .map(|pair| Window {
-                start: pair[0].end,
-                end: pair[1].start,
-            })
-            .collect()
+        pairs.map(|pair| Window { start: pair[0].end, end: pair[1].start }).collect()
     }
 
     /// The parts of this window that none of `windows` covers, ascending.
     pub fn without(&self, windows: &[Window]) -> Vec<Window> {
         let ends = [self.start, self.end].map(|at| Window { start: at, end: at });
-        let inside = windows
-            .iter()
-            .filter_map(|window| window.intersection(self));
+        let inside = windows.iter().filter_map(|window| window.intersection(self));
         let covered = Window::union(inside.chain(ends).collect());
         Window::gaps(&covered)
     }
 
     /// The intersection of two windows, if they overlap.
     pub fn intersection(&self, other: &Window) -> Option<Window> {
-        let common = Window {
-            start: self.start.max(other.start),
-            end: self.end.min(other.end),
-        };
+        let common = Window { start: self.start.max(other.start), end: self.end.min(other.end) };
         self.overlaps(other).then_some(common)
     }
 
     /// The smallest window that covers both.
     pub fn span(&self, other: &Window) -> Window {
-        Window {
-            start: self.start.min(other.start),
-            end: self.end.max(other.end),
-        }
+        Window { start: self.start.min(other.start), end: self.end.max(other.end) }
     }
 }
 
@@ -206,9 +184,7 @@ fn fraction(text: &str) -> Option<(u32, &str)> {
     let Some(text) = text.strip_prefix('.') else {
         return Some((0, text));
     };
-    let width = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let width = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, rest) = text.split_at(width);
     if !(1..=9).contains(&width) {
         return None;
@@ -273,9 +249,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     if text.starts_with('-') {
         return Err(format!("`{text}` is negative: a duration is 0 or more"));
     }
-    let width = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let width = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (count, unit) = text.split_at(width);
     let unit_seconds = match unit {
         "w" => 7 * 86_400,
@@ -318,15 +292,9 @@ mod tests {
     #[test]
     fn a_window_is_written_half_open_and_in_utc() {
         let day = window("2019-04-01", "2019-04-02");
-        assert_eq!(
-            day.to_string(),
-            "[2019-04-01T00:00:00Z, 2019-04-02T00:00:00Z)"
-        );
+        assert_eq!(day.to_string(), "[2019-04-01T00:00:00Z, 2019-04-02T00:00:00Z)");
         let part = window("2019-04-01T00:00:00.25Z", "2019-04-01T02:00:00.000001Z");
-        assert_eq!(
-            part.to_string(),
-            "[2019-04-01T00:00:00.250Z, 2019-04-01T02:00:00.000001Z)"
-        );
+        assert_eq!(part.to_string(), "[2019-04-01T00:00:00.250Z, 2019-04-01T02:00:00.000001Z)");
     }
 
     #[test]
@@ -357,10 +325,7 @@ mod tests {
         assert_eq!(day(1, 10).without(&runs), [day(2, 3), day(6, 9)]);
         assert_eq!(day(3, 6).without(&runs), []);
         assert_eq!(day(5, 8).without(&[]), [day(5, 8)]);
-        assert_eq!(
-            Window::gaps(&Window::union(runs.to_vec())),
-            [day(2, 3), day(6, 9)]
-        );
+        assert_eq!(Window::gaps(&Window::union(runs.to_vec())), [day(2, 3), day(6, 9)]);
     }
 
     #[test]
@@ -386,10 +351,7 @@ mod tests {
     #[test]
     fn widening_adds_to_both_sides_and_never_shrinks() {
         let day = window("2019-04-01", "2019-04-02");
-        assert_eq!(
-            day.widened_by(Duration::days(2)),
-            window("2019-03-30", "2019-04-04")
-        );
+        assert_eq!(day.widened_by(Duration::days(2)), window("2019-03-30", "2019-04-04"));
         assert_eq!(day.widened_by(Duration::zero()), day);
         assert_eq!(day.widened_by(Duration::days(-9)), day);
     }
@@ -418,23 +380,15 @@ mod tests {
             days("2020-02-28T23:59:59Z", "2020-03-01T00:00:01Z"),
             ["2020-02-28", "2020-02-29", "2020-03-01"]
         );
-        assert_eq!(
-            days("2019-04-01T05:00:00Z", "2019-04-01T06:00:00Z"),
-            ["2019-04-01"]
-        );
+        assert_eq!(days("2019-04-01T05:00:00Z", "2019-04-01T06:00:00Z"), ["2019-04-01"]);
         assert_eq!(days("2019-01-01", "2020-01-01").len(), 365);
-        assert_eq!(
-            days("1969-12-31T23:00:00Z", "1970-01-01T01:00:00Z").len(),
-            2
-        );
+        assert_eq!(days("1969-12-31T23:00:00Z", "1970-01-01T01:00:00Z").len(), 2);
     }
 
     #[test]
     fn a_span_covers_the_gap_between_two_windows() {
-        let (early, late) = (
-            window("2019-04-01", "2019-04-02"),
-            window("2019-04-05", "2019-04-06"),
-        );
+        let (early, late) =
+            (window("2019-04-01", "2019-04-02"), window("2019-04-05", "2019-04-06"));
         let both = window("2019-04-01", "2019-04-06");
         assert_eq!(early.span(&late), both);
         assert_eq!(late.span(&early), both);
@@ -460,18 +414,9 @@ mod tests {
             ("2019-04-01T00:30:00-05:30", six),
             ("2019-04-01T06:00:00-00:00", six),
             ("2019-03-31T22:00:00-02:00", midnight),
-            (
-                "2019-04-01 06:00:00.123456",
-                "2019-04-01T06:00:00.123456+00:00",
-            ),
-            (
-                "2019-04-01T06:00:00.5+00:00",
-                "2019-04-01T06:00:00.500+00:00",
-            ),
-            (
-                "2019-04-01T06:00:00.000000001Z",
-                "2019-04-01T06:00:00.000000001+00:00",
-            ),
+            ("2019-04-01 06:00:00.123456", "2019-04-01T06:00:00.123456+00:00"),
+            ("2019-04-01T06:00:00.5+00:00", "2019-04-01T06:00:00.500+00:00"),
+            ("2019-04-01T06:00:00.000000001Z", "2019-04-01T06:00:00.000000001+00:00"),
             ("2020-02-29", "2020-02-29T00:00:00+00:00"),
         ] {
             assert_eq!(at(text).to_rfc3339(), meant, "{text}");
@@ -517,11 +462,7 @@ mod tests {
             "2019-04-0é",
             "２０１９-04-01",
         ] {
-            assert_eq!(
-                parse_instant(text),
-                Err(format!("`{text}` is not a date")),
-                "{text}"
-            );
+            assert_eq!(parse_instant(text), Err(format!("`{text}` is not a date")), "{text}");
         }
     }
 
@@ -552,35 +493,23 @@ mod tests {
             ("1w", 604_800),
             ("007d", 604_800),
         ] {
-            assert_eq!(
-                parse_duration(text),
-                Ok(Duration::seconds(seconds)),
-                "{text}"
-            );
+            assert_eq!(parse_duration(text), Ok(Duration::seconds(seconds)), "{text}");
         }
     }
 
     #[test]
     fn anything_else_is_not_a_duration_and_is_named() {
-        for text in [
-            "", "d", "2", "2 d", "2D", "2days", "+2d", "1.5h", "2d6h", "P2D", "２d", "00",
-        ] {
+        for text in ["", "d", "2", "2 d", "2D", "2days", "+2d", "1.5h", "2d6h", "P2D", "２d", "00"]
+        {
             let error = parse_duration(text).unwrap_err();
-            assert!(
-                error.starts_with(&format!("`{text}` is not a duration: ")),
-                "{error}"
-            );
+            assert!(error.starts_with(&format!("`{text}` is not a duration: ")), "{error}");
         }
         assert_eq!(
             parse_duration("-2d"),
             Err("`-2d` is negative: a duration is 0 or more".to_owned())
         );
         // Unchecked, the last one would wrap around to a week.
-        for text in [
-            "99999999999999999999s",
-            "99999999999999999w",
-            "30500568904944w",
-        ] {
+        for text in ["99999999999999999999s", "99999999999999999w", "30500568904944w"] {
             assert_eq!(parse_duration(text), Err(format!("`{text}` is too long")));
         }
     }

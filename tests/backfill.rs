@@ -9,10 +9,8 @@ use crate::support::{COUNT_PER_DAY, Lab, Output, Program, glueless, raw_file, se
 
 /// A lab with a file for each of some days.
 fn lab(days: impl IntoIterator<Item = i64>) -> Lab {
-    let lab = Lab::builder()
-        .set("raw.event_time", "event")
-        .aggregate("daily", COUNT_PER_DAY)
-        .build();
+    let lab =
+        Lab::builder().set("raw.event_time", "event").aggregate("daily", COUNT_PER_DAY).build();
     for day in days {
         lab.put_day(day, &[("I", day, "a"), ("U", 0, "b")]);
     }
@@ -35,12 +33,7 @@ fn exit_code_and_statuses(output: &Output) -> (i32, Vec<String>) {
 #[track_caller]
 fn assert_statuses<const N: usize>(output: &Output, code: i32, statuses: [&str; N]) {
     let expected = (code, statuses.map(String::from).to_vec());
-    assert_eq!(
-        exit_code_and_statuses(output),
-        expected,
-        "{}",
-        output.stderr
-    );
+    assert_eq!(exit_code_and_statuses(output), expected, "{}", output.stderr);
 }
 
 #[test]
@@ -63,8 +56,7 @@ fn windows_that_are_done_are_skipped_until_a_file_appears_in_them() {
 #[test]
 fn windows_that_were_only_curated_are_run() {
     let lab = lab(1..=2);
-    lab.program_for("curate", "2020-01-01", "2020-01-03")
-        .succeed();
+    lab.program_for("curate", "2020-01-01", "2020-01-03").succeed();
     assert_statuses(&backfill(&lab, "2020-01-03", &[]), 0, ["done"; 2]);
     assert_eq!(lab.table("lake/daily").len(), 1);
     assert_statuses(&backfill(&lab, "2020-01-03", &[]), 0, ["skipped"; 2]);
@@ -90,10 +82,7 @@ fn a_window_that_fails_keeps_no_other_from_being_run() {
     let error = answer["results"][1]["error"].as_str().expect("an error");
     assert!(error.contains("20200102-000000000.parquet"), "{error}");
     let log = output.stderr;
-    assert!(
-        log.contains("error: ") && log.contains("20200102-000000000.parquet"),
-        "{log}"
-    );
+    assert!(log.contains("error: ") && log.contains("20200102-000000000.parquet"), "{log}");
     assert_eq!(lab.table("lake/curated").len(), 4);
     // Once the file is repaired, only its window is left.
     lab.put_day(2, &[("I", 2, "a")]);
@@ -135,10 +124,7 @@ fn an_interrupted_backfill_ends_with_its_window_and_goes_on_where_it_was() {
     // Some windows are done by the time the second day is reached.
     while !line.contains("[2020-01-02T00:00:00Z") {
         line.clear();
-        assert!(
-            log.read_line(&mut line).expect("a line") > 0,
-            "it ended before"
-        );
+        assert!(log.read_line(&mut line).expect("a line") > 0, "it ended before");
     }
     send_signal(&process, "-INT");
     let mut rest = String::new();
@@ -158,9 +144,7 @@ fn an_interrupted_backfill_ends_with_its_window_and_goes_on_where_it_was() {
 /// The exit code of each pipeline.
 fn exit_codes(answer: &Value) -> Vec<u64> {
     let results = answer["results"].as_array().expect("results").iter();
-    results
-        .map(|result| result["exit_code"].as_u64().expect("a code"))
-        .collect()
+    results.map(|result| result["exit_code"].as_u64().expect("a code")).collect()
 }
 
 #[test]
@@ -177,11 +161,7 @@ fn several_pipelines_are_run_whatever_becomes_of_each() {
         let toml = toml
             .replace("\"lab\"", &format!("\"{name}\""))
             .replace("/lake/", &format!("/lake/{name}/"));
-        let toml = if name == "b" {
-            toml.replace("\"ts\"", "\"nope\"")
-        } else {
-            toml
-        };
+        let toml = if name == "b" { toml.replace("\"ts\"", "\"nope\"") } else { toml };
         std::fs::write(folder.join("pipeline.toml"), toml).expect("written");
     }
     std::fs::write(pipelines.join("fold.sql"), "SELECT 1").expect("written");
@@ -233,21 +213,13 @@ fn credentials_in_urls_are_refused_and_not_repeated() {
     let lab = lab(1..=1);
     for (set, variable) in [
         ("raw.url=s3://somebody:hunter2@bucket/x", None),
-        (
-            "raw.url=s3://bucket/x",
-            Some("http://somebody:hunter2@127.0.0.1:1"),
-        ),
+        ("raw.url=s3://bucket/x", Some("http://somebody:hunter2@127.0.0.1:1")),
     ] {
         let program = lab.program_for("run", "2020-01-01", "2020-01-02");
         let program = program.set(&[set]).arg("-v");
-        let output = program
-            .envs(variable.map(|value| ("AWS_ENDPOINT_URL", value)))
-            .run();
+        let output = program.envs(variable.map(|value| ("AWS_ENDPOINT_URL", value))).run();
         assert_eq!(output.code, 2, "{}", output.stderr);
         let log = output.stderr;
-        assert!(
-            log.contains("holds credentials") && !log.contains("hunter2"),
-            "{log}"
-        );
+        assert!(log.contains("holds credentials") && !log.contains("hunter2"), "{log}");
     }
 }

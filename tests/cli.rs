@@ -43,10 +43,7 @@ fn changes(day: i64, first_id: i64) -> Columns {
         ("Op", texts(["I", "U", "I"])),
         ("ts", texts(times)),
         ("event", timestamps([FIRST_DAY_US + day * DAY_US; 3])),
-        (
-            "id",
-            integers((0..3).map(|number| FIRST_ID + first_id + number)),
-        ),
+        ("id", integers((0..3).map(|number| FIRST_ID + first_id + number))),
         ("category", texts(["Gold", "Silver", "Gold"])),
         ("note", texts([NOTE; 3])),
     ]

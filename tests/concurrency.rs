@@ -105,16 +105,7 @@ fn two_processes_at_once_end_where_one_after_the_other_does() {
 
 #[test]
 fn eight_processes_at_once_end_where_one_after_the_other_does() {
-    let windows = [
-        (1, 2),
-        (2, 3),
-        (3, 4),
-        (4, 5),
-        (5, 6),
-        (6, 7),
-        (1, 4),
-        (2, 7),
-    ];
+    let windows = [(1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7), (1, 4), (2, 7)];
     overlap(Place::Local, "latest", "parquet", &windows);
     overlap(Place::Local, "latest", "delta", &windows);
     overlap(Place::Local, "latest-per-day", "parquet", &windows);
@@ -135,11 +126,9 @@ fn four_processes_at_once_end_where_one_after_the_other_does_on_an_s3_server() {
 )]
 fn runs_killed_at_any_moment_harm_nothing() {
     for (place, kills) in [(Place::Local, 30), (Place::S3, 6)] {
-        for (keep, format) in [
-            ("latest", "parquet"),
-            ("latest", "delta"),
-            ("latest-per-day", "parquet"),
-        ] {
+        for (keep, format) in
+            [("latest", "parquet"), ("latest", "delta"), ("latest-per-day", "parquet")]
+        {
             let lab = lab(place, keep, format);
             // The time that a run takes here.
             let begun = Instant::now();
@@ -181,10 +170,7 @@ fn a_process_frozen_while_it_publishes_undoes_nothing_when_it_wakes_up() {
     for format in FORMATS {
         let lab = lab(Place::Local, "latest", format);
         lab.run_days(1, DAYS + 1);
-        let log = lab
-            .folder
-            .path()
-            .join(format!("{STATE}/versions/_delta_log"));
+        let log = lab.folder.path().join(format!("{STATE}/versions/_delta_log"));
         let commits = || std::fs::read_dir(&log).expect("a log").count();
         let (mut frozen, mut day) = (0, DAYS);
         while frozen < 2 && day < 26 {
@@ -244,11 +230,7 @@ fn sleep(place: Place, format: &str, step: usize) {
             run.join().expect("it ends").expect("a run");
         }
         lab.run_days(1, DAYS + 1);
-        assert_eq!(
-            tables(&lab),
-            tables_of_one_run("latest"),
-            "after {requests} requests"
-        );
+        assert_eq!(tables(&lab), tables_of_one_run("latest"), "after {requests} requests");
         lab.assert_tidy();
         if !is_asleep {
             assert!(requests_left.left().is_some());

@@ -32,14 +32,9 @@ fn parsed() -> (Pairs, Pairs) {
     (variables, commands)
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "cron's dates come from the real clock"
-)]
+#[expect(clippy::disallowed_methods, reason = "cron's dates come from the real clock")]
 fn yesterday() -> i64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("a time");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time");
     now.saturating_sub(Duration::from_secs(86_400)).as_secs() as i64
 }
 
@@ -59,10 +54,7 @@ impl Cron {
             .curated_sql("SELECT id, v, event_dt FROM latest")
             .build();
         let (mut variables, commands) = parsed();
-        let schedules: Vec<&str> = commands
-            .iter()
-            .map(|(schedule, _)| schedule.as_str())
-            .collect();
+        let schedules: Vec<&str> = commands.iter().map(|(schedule, _)| schedule.as_str()).collect();
         assert_eq!(schedules, ["1 0 * * *", "0 4 * * *"]);
         let pipelines = lab.folder.path().join("pipelines");
         std::fs::create_dir(&pipelines).expect("a folder");
@@ -80,11 +72,7 @@ impl Cron {
             };
         }
         let commands = commands.into_iter().map(|(_, command)| command).collect();
-        Cron {
-            lab,
-            variables,
-            commands,
-        }
+        Cron { lab, variables, commands }
     }
 
     fn put(&self, number: i64) {
@@ -113,8 +101,7 @@ impl Cron {
     fn metric(&self, name: &str) -> Option<f64> {
         let text = self.lab.get_text("glueless.prom");
         let line = format!("{name}{{pipeline=\"nightly\"}} ");
-        text.lines()
-            .find_map(|text| text.strip_prefix(&line)?.parse().ok())
+        text.lines().find_map(|text| text.strip_prefix(&line)?.parse().ok())
     }
 }
 
@@ -128,10 +115,8 @@ fn a_night_folds_yesterday_twice_and_says_nothing() {
     cron.run_in_silence(1);
     assert_eq!(cron.lab.table("lake/curated").len(), 2);
     let reports = cron.reports();
-    let files: Vec<u64> = reports
-        .iter()
-        .map(|report| report["files"].as_u64().expect("files"))
-        .collect();
+    let files: Vec<u64> =
+        reports.iter().map(|report| report["files"].as_u64().expect("files")).collect();
     assert_eq!(files, [1, 2]);
     assert_eq!(cron.metric("glueless_last_run_exit_code"), Some(0.0));
     assert_eq!(cron.metric("glueless_files"), Some(2.0));

@@ -28,10 +28,7 @@ fn lab(place: Place) -> Lab {
 
 /// Two runs. The second one moves a row, deletes one, adds one, and leaves the others where they are.
 fn two_days(lab: &Lab) {
-    lab.put_day(
-        1,
-        &[("I", 1, "a"), ("I", 2, "a"), ("I", 3, "b"), ("I", 4, "c")],
-    );
+    lab.put_day(1, &[("I", 1, "a"), ("I", 2, "a"), ("I", 3, "b"), ("I", 4, "c")]);
     lab.run_days(1, 2);
     lab.put_day(2, &[("U", 1, "b"), ("D", 4, "c"), ("I", 5, "d")]);
     lab.run_days(2, 3);
@@ -40,9 +37,7 @@ fn two_days(lab: &Lab) {
 /// What two readers of Delta tables read, at a version; each row as `id cat v day`.
 fn read(lab: &Lab, version: Option<u64>) -> Vec<String> {
     let read = ["polars-delta", "deltalake"].map(|engine| {
-        let (columns, rows) = lab
-            .read_with(engine, "lake/curated", version)
-            .expect("read");
+        let (columns, rows) = lab.read_with(engine, "lake/curated", version).expect("read");
         let names: Vec<&str> = columns.iter().map(|column| column.0.as_str()).collect();
         assert_eq!(names, ["id", "cat", "v", "event_dt"]);
         rows
@@ -51,18 +46,10 @@ fn read(lab: &Lab, version: Option<u64>) -> Vec<String> {
     read[0].iter().map(|row| row_as_text(row, " ")).collect()
 }
 
-const FIRST: [&str; 4] = [
-    "1 a 1 2020-01-01",
-    "2 a 1 2020-01-01",
-    "3 b 1 2020-01-01",
-    "4 c 1 2020-01-01",
-];
-const SECOND: [&str; 4] = [
-    "1 b 2 2020-01-02",
-    "2 a 1 2020-01-01",
-    "3 b 1 2020-01-01",
-    "5 d 2 2020-01-02",
-];
+const FIRST: [&str; 4] =
+    ["1 a 1 2020-01-01", "2 a 1 2020-01-01", "3 b 1 2020-01-01", "4 c 1 2020-01-01"];
+const SECOND: [&str; 4] =
+    ["1 b 2 2020-01-02", "2 a 1 2020-01-01", "3 b 1 2020-01-01", "5 d 2 2020-01-02"];
 
 /// The paths that a commit adds, or removes.
 fn paths(commit: &[Value], action: &str) -> Vec<String> {
@@ -114,10 +101,7 @@ fn a_commit_names_its_run_and_tells_readers_how_many_rows_files_have() {
         let mut actions = commits[1].iter();
         actions.find_map(|line| line.get(action)).expect(action)
     };
-    assert_eq!(
-        found("commitInfo")["glueless.run_id"],
-        report.run_id.as_str()
-    );
+    assert_eq!(found("commitInfo")["glueless.run_id"], report.run_id.as_str());
     assert_eq!(found("add")["stats"], r#"{"numRecords":2}"#);
 }
 
@@ -125,11 +109,7 @@ fn a_commit_names_its_run_and_tells_readers_how_many_rows_files_have() {
 fn every_type_and_partition_value_reads_the_same_in_other_engines() {
     let sql = "SELECT id, cat, at, small, large, amount, bytes, real, plain, event_dt FROM latest";
     for place in PLACES {
-        let lab = delta()
-            .place(place)
-            .partition_by(&["cat", "at"])
-            .curated_sql(sql)
-            .build();
+        let lab = delta().place(place).partition_by(&["cat", "at"]).curated_sql(sql).build();
         let cats = [Some("A/B: c%d=é"), None, Some("%41"), Some("+ &")];
         let at = [Some(1_500_000_000), None, Some(0), Some(-1_000)];
         let amounts = Decimal128Array::from(vec![-150; 4]).with_precision_and_scale(9, 2);
@@ -143,10 +123,7 @@ fn every_type_and_partition_value_reads_the_same_in_other_engines() {
                 ("small", Arc::new(UInt32Array::from(vec![u32::MAX; 4]))),
                 ("large", Arc::new(UInt64Array::from(vec![u64::MAX; 4]))),
                 ("amount", Arc::clone(&amounts) as ArrayRef),
-                (
-                    "bytes",
-                    Arc::new(BinaryArray::from(vec![b"\x00\xff".as_slice(); 4])),
-                ),
+                ("bytes", Arc::new(BinaryArray::from(vec![b"\x00\xff".as_slice(); 4]))),
                 ("real", Arc::new(Float32Array::from(vec![0.5; 4]))),
                 ("plain", timestamps([1_000_001; 4])),
                 ("ts", timestamps([time_us; 4])),
@@ -162,10 +139,8 @@ fn every_type_and_partition_value_reads_the_same_in_other_engines() {
         for engine in engines {
             let (columns, rows) = lab.read_with(engine, "lake/curated", None).expect("read");
             if engine == "deltalake" {
-                let types: Vec<String> = columns
-                    .iter()
-                    .map(|(name, kind)| format!("{name} {kind}"))
-                    .collect();
+                let types: Vec<String> =
+                    columns.iter().map(|(name, kind)| format!("{name} {kind}")).collect();
                 assert_eq!(
                     types.join(", "),
                     "id long, cat string, at timestamp, small long, large decimal(20,0), amount decimal(9,2), bytes binary, real float, plain timestamp, event_dt date"
@@ -179,11 +154,7 @@ fn every_type_and_partition_value_reads_the_same_in_other_engines() {
                 "3 | %41 | 1970-01-01 00:00:00+00",
                 "4 | + & | 1969-12-31 23:59:59.999999+00",
             ];
-            assert_eq!(
-                rows,
-                expected.map(|row| format!("{row} | {rest}")),
-                "{engine}"
-            );
+            assert_eq!(rows, expected.map(|row| format!("{row} | {rest}")), "{engine}");
         }
         // The same values are found again when the partitions are rebuilt.
         let later_us = FIRST_DAY_US + 100_000_000;
@@ -193,10 +164,7 @@ fn every_type_and_partition_value_reads_the_same_in_other_engines() {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the log says itself when a file was replaced"
-)]
+#[expect(clippy::disallowed_methods, reason = "the log says itself when a file was replaced")]
 fn now() -> DateTime<Utc> {
     Utc::now()
 }
@@ -235,10 +203,7 @@ fn assert_refused_until_rebuilt(lab: &Lab, message: &str) {
     lab.put_day(3, &[("I", 9, "a")]);
     let refused = |error| assert_refused(error, 65, message, "glueless rebuild");
     refused(lab.run("2020-01-03", "2020-01-04").expect_err("refused"));
-    refused(
-        lab.run_with(Task::Aggregate, "2020-01-01", "2020-01-04", &[])
-            .expect_err("refused"),
-    );
+    refused(lab.run_with(Task::Aggregate, "2020-01-01", "2020-01-04", &[]).expect_err("refused"));
     assert_eq!((lab.list_all("lake"), lab.commits("lake/curated")), before);
     lab.rebuild(false, &[]).expect("rebuilt");
     assert_eq!(read(lab, None), SECOND);
@@ -292,10 +257,7 @@ fn a_log_that_knows_more_than_the_state_is_found() {
     ] {
         assert_eq!(error.kind.exit_code(), 65);
         let message = error.to_string();
-        assert!(
-            message.contains("has later runs than the pipeline's state"),
-            "{message}"
-        );
+        assert!(message.contains("has later runs than the pipeline's state"), "{message}");
     }
     assert_eq!(lab.table("lake/curated"), before);
     // The hint says to do this.
@@ -311,10 +273,9 @@ fn a_table_that_others_made_unwritable_is_refused_before_the_commit() {
     two_days(&lab);
     let mut metadata = lab.commits("lake/curated")[0].clone();
     metadata.retain(|action| action.get("metaData").is_some());
-    let appends = metadata[0].to_string().replace(
-        "\"configuration\":{",
-        "\"configuration\":{\"delta.appendOnly\":\"true\",",
-    );
+    let appends = metadata[0]
+        .to_string()
+        .replace("\"configuration\":{", "\"configuration\":{\"delta.appendOnly\":\"true\",");
     commit(&lab, 3, &appends);
     lab.put_day(3, &[("I", 9, "a")]);
     let state = lab.list_all("lake/_glueless");
@@ -336,22 +297,12 @@ fn a_rebuild_with_other_partitions_finishes_what_was_interrupted_as_it_was_begun
     lab.put_day(2, &[("U", 1, "b")]);
     // The run commits its state, and nothing after that.
     let interrupted = lab.with_fault(Fault::NoPublishing);
-    interrupted
-        .run("2020-01-02", "2020-01-03")
-        .expect_err("interrupted");
-    lab.rebuild(false, &["curated.partition_by=[\"cat\"]"])
-        .expect("rebuilt");
+    interrupted.run("2020-01-02", "2020-01-03").expect_err("interrupted");
+    lab.rebuild(false, &["curated.partition_by=[\"cat\"]"]).expect("rebuilt");
     let rows = ["1 b 2 2020-01-02", "2 b 1 2020-01-01"];
     assert_eq!(read(&lab, None), rows);
-    assert!(
-        lab.list("lake/curated")
-            .iter()
-            .all(|path| path.starts_with("cat=b/"))
-    );
-    assert_eq!(
-        read(&lab, Some(1)),
-        ["1 a 1 2020-01-01", "2 b 1 2020-01-01"]
-    );
+    assert!(lab.list("lake/curated").iter().all(|path| path.starts_with("cat=b/")));
+    assert_eq!(read(&lab, Some(1)), ["1 a 1 2020-01-01", "2 b 1 2020-01-01"]);
 }
 
 #[test]
@@ -364,15 +315,8 @@ fn a_time_that_would_lose_its_value_is_refused() {
         (Arc::new(wide), Some("does not fit")),
     ];
     for (at, refused) in times {
-        let lab = delta()
-            .partition_by(&[])
-            .curated_sql("SELECT id, at FROM latest")
-            .build();
-        let columns = vec![
-            ("id", integers([1])),
-            ("at", at),
-            ("ts", timestamps([FIRST_DAY_US])),
-        ];
+        let lab = delta().partition_by(&[]).curated_sql("SELECT id, at FROM latest").build();
+        let columns = vec![("id", integers([1])), ("at", at), ("ts", timestamps([FIRST_DAY_US]))];
         lab.put_columns(&raw_file(1), columns);
         let done = lab.run("2020-01-01", "2020-01-02");
         match refused {
@@ -392,17 +336,10 @@ fn a_time_that_would_lose_its_value_is_refused() {
 
 #[test]
 fn a_column_that_widens_is_refused_because_old_files_stay() {
-    let lab = delta()
-        .partition_by(&[])
-        .curated_sql("SELECT id, v, event_dt FROM latest")
-        .build();
+    let lab = delta().partition_by(&[]).curated_sql("SELECT id, v, event_dt FROM latest").build();
     let put = |value: ArrayRef, day: i64| {
         let time_us = FIRST_DAY_US + (day - 1) * DAY_US;
-        let columns = vec![
-            ("id", integers([day])),
-            ("v", value),
-            ("ts", timestamps([time_us])),
-        ];
+        let columns = vec![("id", integers([day])), ("v", value), ("ts", timestamps([time_us]))];
         lab.put_columns(&raw_file(day), columns);
     };
     put(Arc::new(Int32Array::from(vec![1])), 1);
@@ -429,20 +366,14 @@ fn a_table_does_not_change_its_format_in_place() {
     let lab = lab(Place::Local);
     two_days(&lab);
     let set = ["curated.format=parquet"];
-    let error = lab
-        .run_with(Task::Run, "2020-01-01", "2020-01-03", &set)
-        .expect_err("refused");
+    let error = lab.run_with(Task::Run, "2020-01-01", "2020-01-03", &set).expect_err("refused");
     assert_refused(error, 2, "`curated.format` changed", "");
     let error = lab.rebuild(false, &set).expect_err("refused");
     assert_eq!(error.kind.exit_code(), 2);
-    assert_eq!(
-        error.hint.as_deref(),
-        Some("set another `curated.url` as well")
-    );
+    assert_eq!(error.hint.as_deref(), Some("set another `curated.url` as well"));
     let other = format!("curated.url={}/lake/other", lab.base);
     let state = format!("state.url={}/{STATE}", lab.base);
-    lab.rebuild(false, &[set[0], &other, &state])
-        .expect("rebuilt");
+    lab.rebuild(false, &[set[0], &other, &state]).expect("rebuilt");
     assert_eq!(lab.table("lake/other"), lab.table("lake/curated"));
 }
 

@@ -98,18 +98,8 @@ fn by_name_the_start_of_a_window_is_in_and_its_end_is_out() {
         assert_found(&lab, "2021-11-22", "2021-11-23", &[0]);
         assert_found(&lab, "2021-11-24", "2021-11-25", &[6]);
         assert_found(&lab, "2021-11-23", "2021-11-23T00:00:00.001Z", &[1]);
-        assert_found(
-            &lab,
-            "2021-11-23T10:15:00.001Z",
-            "2021-11-23T10:15:00.123Z",
-            &[3],
-        );
-        assert_found(
-            &lab,
-            "2021-11-23T10:15:00.123Z",
-            "2021-11-23T10:15:00.124Z",
-            &[2],
-        );
+        assert_found(&lab, "2021-11-23T10:15:00.001Z", "2021-11-23T10:15:00.123Z", &[3]);
+        assert_found(&lab, "2021-11-23T10:15:00.123Z", "2021-11-23T10:15:00.124Z", &[2]);
         let (report, ids) = found(&lab, "2021-11-25", "2021-11-26");
         assert_eq!((report.files, ids.len()), (0, 0));
         assert_eq!(report.note.as_deref(), Some("no inputs in the window"));
@@ -118,9 +108,7 @@ fn by_name_the_start_of_a_window_is_in_and_its_end_is_out() {
 
 #[test]
 fn by_name_a_time_zone_shifts_names_and_the_repeated_hour_is_its_first() {
-    let lab = builder(Place::Local, "name")
-        .set("raw.time_zone", "Europe/Berlin")
-        .build();
+    let lab = builder(Place::Local, "name").set("raw.time_zone", "Europe/Berlin").build();
     put(
         &lab,
         &[
@@ -138,18 +126,8 @@ fn by_name_a_time_zone_shifts_names_and_the_repeated_hour_is_its_first() {
     let day = [1, 2, 3, 4, 5, 6];
     assert_found(&lab, "2021-10-30T22:00:00Z", "2021-10-31T23:00:00Z", &day);
     assert_found(&lab, "2021-10-30", "2021-10-30T22:00:00Z", &[0]);
-    assert_found(
-        &lab,
-        "2021-10-31T00:00:00Z",
-        "2021-10-31T01:00:00Z",
-        &[3, 4],
-    );
-    assert_eq!(
-        found(&lab, "2021-10-31T01:00:00Z", "2021-10-31T02:00:00Z")
-            .0
-            .files,
-        0
-    );
+    assert_found(&lab, "2021-10-31T00:00:00Z", "2021-10-31T01:00:00Z", &[3, 4]);
+    assert_eq!(found(&lab, "2021-10-31T01:00:00Z", "2021-10-31T02:00:00Z").0.files, 0);
     assert_found(&lab, "2021-10-31T02:00:00Z", "2021-10-31T03:00:00Z", &[5]);
     assert_found(&lab, "2021-10-31T23:00:00Z", "2021-11-01", &[7]);
     assert_found(&lab, "2021-10-31", "2021-11-01", &[3, 4, 5, 6, 7]);
@@ -172,24 +150,9 @@ fn by_path_a_time_zone_shifts_folders_and_the_repeated_hour_is_both() {
         ],
     );
     assert_found(&lab, "2021-10-30T23:00:00Z", "2021-10-31", &[0, 3]);
-    assert_found(
-        &lab,
-        "2021-10-31T00:00:00Z",
-        "2021-10-31T01:00:00Z",
-        &[1, 3],
-    );
-    assert_found(
-        &lab,
-        "2021-10-31T01:00:00Z",
-        "2021-10-31T02:00:00Z",
-        &[1, 3],
-    );
-    assert_found(
-        &lab,
-        "2021-10-31T02:00:00Z",
-        "2021-10-31T03:00:00Z",
-        &[2, 3],
-    );
+    assert_found(&lab, "2021-10-31T00:00:00Z", "2021-10-31T01:00:00Z", &[1, 3]);
+    assert_found(&lab, "2021-10-31T01:00:00Z", "2021-10-31T02:00:00Z", &[1, 3]);
+    assert_found(&lab, "2021-10-31T02:00:00Z", "2021-10-31T03:00:00Z", &[2, 3]);
     assert_found(&lab, "2021-10-31T22:59:59Z", "2021-10-31T23:00:00Z", &[3]);
     assert_found(&lab, "2021-10-31T23:00:00Z", "2021-10-31T23:00:01Z", &[4]);
 }
@@ -283,11 +246,7 @@ const FORM_WINDOWS: [(&str, &str); 5] = [
 fn by_name_every_form_of_date_folder_is_searched() {
     for place in PLACES {
         let (lab, files) = files_in_every_form(place, "name");
-        let windows = if place == Place::S3 {
-            &FORM_WINDOWS[..2]
-        } else {
-            &FORM_WINDOWS[..]
-        };
+        let windows = if place == Place::S3 { &FORM_WINDOWS[..2] } else { &FORM_WINDOWS[..] };
         for (start, end) in windows {
             let window = time(start)..time(end);
             let chosen = files.iter().filter(|(_, _, at)| window.contains(at));
@@ -301,16 +260,10 @@ fn by_name_every_form_of_date_folder_is_searched() {
 fn by_path_every_form_of_date_folder_is_read_where_it_overlaps() {
     for place in PLACES {
         let (lab, files) = files_in_every_form(place, "path");
-        let windows = if place == Place::S3 {
-            &FORM_WINDOWS[..2]
-        } else {
-            &FORM_WINDOWS[..]
-        };
+        let windows = if place == Place::S3 { &FORM_WINDOWS[..2] } else { &FORM_WINDOWS[..] };
         for (start, end) in windows {
             let (from, to) = (time(start), time(end));
-            let chosen = files
-                .iter()
-                .filter(|(_, lasts, at)| lasts.overlaps(*at, from, to));
+            let chosen = files.iter().filter(|(_, lasts, at)| lasts.overlaps(*at, from, to));
             let expected: Vec<i64> = chosen.map(|file| file.0).collect();
             assert_found(&lab, start, end, &expected);
         }
@@ -401,18 +354,8 @@ fn by_modified_an_s3_object_is_chosen_by_its_last_modified() {
     let text = |time: DateTime<Utc>| time.format("%Y-%m-%dT%H:%M:%SZ").to_string();
     let later = text(modified + Duration::seconds(1));
     assert_found(&lab, &text(modified), &later, &[0]);
-    assert_eq!(
-        found(&lab, &text(modified - Duration::hours(1)), &text(modified))
-            .0
-            .files,
-        0
-    );
-    assert_eq!(
-        found(&lab, &later, &text(modified + Duration::hours(1)))
-            .0
-            .files,
-        0
-    );
+    assert_eq!(found(&lab, &text(modified - Duration::hours(1)), &text(modified)).0.files, 0);
+    assert_eq!(found(&lab, &later, &text(modified + Duration::hours(1))).0.files, 0);
 }
 
 #[test]
@@ -427,24 +370,12 @@ fn by_commit_the_rows_of_the_window_are_folded_and_the_others_counted() {
             (4, "2021-11-23T12:00:00Z"),
             (5, "2021-11-24 01:00:00+02:00"),
         ];
-        lab.put(
-            "raw/2001/01/01/20010101-000000000.parquet",
-            file_of(&rows, ""),
-        );
-        lab.put(
-            "raw/any.parquet",
-            file_of(&[(6, "2020-01-01 00:00:00")], ""),
-        );
-        lab.put(
-            "raw/LOAD01.parquet",
-            file_of(&[(7, "2020-01-01 00:00:00")], ""),
-        );
+        lab.put("raw/2001/01/01/20010101-000000000.parquet", file_of(&rows, ""));
+        lab.put("raw/any.parquet", file_of(&[(6, "2020-01-01 00:00:00")], ""));
+        lab.put("raw/LOAD01.parquet", file_of(&[(7, "2020-01-01 00:00:00")], ""));
         let (report, ids) = found(&lab, "2021-11-23", "2021-11-24");
         assert_eq!(ids, BTreeSet::from([1, 2, 4, 5, 7]));
-        assert_eq!(
-            (report.files, report.rows_read, report.rows_outside),
-            (3, 8, 3)
-        );
+        assert_eq!((report.files, report.rows_read, report.rows_outside), (3, 8, 3));
         let (report, ids) = found(&lab, "2021-11-24", "2021-11-25");
         assert_eq!((report.rows_outside, ids), (6, BTreeSet::from([3, 7])));
     }
@@ -452,14 +383,8 @@ fn by_commit_the_rows_of_the_window_are_folded_and_the_others_counted() {
 
 /// A file of three row groups, days apart, where the data of one group is overwritten.
 fn file_with_a_damaged_group(times: ArrayRef, damaged: usize) -> Vec<u8> {
-    let columns = vec![
-        ("id", integers(0..6)),
-        ("ts", times),
-        ("origin", texts(["x"; 6])),
-    ];
-    let properties = WriterProperties::builder()
-        .set_max_row_group_row_count(Some(2))
-        .build();
+    let columns = vec![("id", integers(0..6)), ("ts", times), ("origin", texts(["x"; 6]))];
+    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(2)).build();
     let mut bytes = parquet(&batch(columns), Some(properties));
     let reader = SerializedFileReader::new(Bytes::from(bytes.clone())).expect("Parquet");
     assert_eq!(reader.num_row_groups(), 3);
@@ -486,30 +411,19 @@ fn by_commit_row_groups_outside_of_the_window_are_not_read() {
         .and_utc()
         .timestamp_micros();
     let as_timestamps = timestamps(
-        [
-            0,
-            DAY_US - 1,
-            3 * DAY_US,
-            4 * DAY_US - 1,
-            6 * DAY_US,
-            7 * DAY_US - 1,
-        ]
-        .map(|us| first + us),
+        [0, DAY_US - 1, 3 * DAY_US, 4 * DAY_US - 1, 6 * DAY_US, 7 * DAY_US - 1]
+            .map(|us| first + us),
     );
     for place in PLACES {
         for times in [&as_texts, &as_timestamps] {
             let lab = lab(place, "commit");
             lab.put("raw/a.parquet", file_with_a_damaged_group(times.clone(), 1));
-            for (start, end, expected) in [
-                ("2021-11-20", "2021-11-21", [0, 1]),
-                ("2021-11-26", "2021-11-27", [4, 5]),
-            ] {
+            for (start, end, expected) in
+                [("2021-11-20", "2021-11-21", [0, 1]), ("2021-11-26", "2021-11-27", [4, 5])]
+            {
                 let (report, ids) = found(&lab, start, end);
                 assert_eq!(ids, BTreeSet::from(expected));
-                assert_eq!(
-                    (report.rows_read, report.rows_outside, report.rows_latest),
-                    (6, 4, 2)
-                );
+                assert_eq!((report.rows_read, report.rows_outside, report.rows_latest), (6, 4, 2));
             }
             // A window that needs the damaged group is refused.
             let error = lab.run("2021-11-23", "2021-11-24").expect_err("refused");
@@ -598,10 +512,7 @@ fn hidden_files_and_files_of_other_formats_are_left_alone() {
 fn a_file_that_came_late_is_read_by_a_wider_window() {
     for place in PLACES {
         let lab = lab(place, "name");
-        put(
-            &lab,
-            &["20211101-000000000.parquet", "20211102-000000000.parquet"],
-        );
+        put(&lab, &["20211101-000000000.parquet", "20211102-000000000.parquet"]);
         lab.run("2021-11-01", "2021-11-03").expect("a run");
         lab.put("raw/20211102-120000000.parquet", one_row(2));
         lab.put("raw/20211103-120000000.parquet", one_row(3));
@@ -627,13 +538,8 @@ fn a_late_file_within_the_lookback_is_found_and_counted() {
 
 #[test]
 fn a_file_before_the_window_is_not_late_when_its_own_window_was_never_run() {
-    let lab = builder(Place::Local, "name")
-        .set("raw.lookback", "30d")
-        .build();
-    put(
-        &lab,
-        &["20211104-000000000.parquet", "20211102-000000000.parquet"],
-    );
+    let lab = builder(Place::Local, "name").set("raw.lookback", "30d").build();
+    put(&lab, &["20211104-000000000.parquet", "20211102-000000000.parquet"]);
     for _ in 0..2 {
         let report = lab.run("2021-11-04", "2021-11-06").expect("a run");
         assert_eq!((report.files, report.late_files), (1, 0));
@@ -645,10 +551,7 @@ fn a_file_before_the_window_is_not_late_when_its_own_window_was_never_run() {
 fn an_input_that_vanished_is_reported_and_nothing_of_it_is_lost() {
     for place in PLACES {
         let lab = lab(place, "name");
-        put(
-            &lab,
-            &["20211101-120000000.parquet", "20211102-120000000.parquet"],
-        );
+        put(&lab, &["20211101-120000000.parquet", "20211102-120000000.parquet"]);
         lab.run("2021-11-01", "2021-11-03").expect("a run");
         let before = lab.table("lake/curated");
         lab.remove("raw/20211101-120000000.parquet");
@@ -679,10 +582,7 @@ fn an_input_that_changed_since_it_was_folded_is_refused_and_nothing_changes() {
             let error = lab.run(window.0, window.1).expect_err("refused");
             assert!(error.to_string().contains(changed), "{error}");
             assert_refused(error, 65, "has changed since", "glueless rebuild");
-            assert_eq!(
-                (lab.contents("lake"), lab.list_all("lake/_glueless")),
-                before
-            );
+            assert_eq!((lab.contents("lake"), lab.list_all("lake/_glueless")), before);
             if place == Place::S3 {
                 // The same content again is the same input.
                 lab.put(&format!("raw/{changed}"), original);
@@ -704,11 +604,7 @@ fn what_appears_in_a_window_that_was_empty_is_late() {
             lab.put("raw/20211102-120000000.parquet", late);
             let report = lab.run("2021-11-03", "2021-11-04").expect("a run");
             assert_eq!(report.rows_latest, 1, "{window_by}: {report:?}");
-            assert_eq!(
-                ids(&lab, "lake/curated"),
-                BTreeSet::from([7]),
-                "{window_by}"
-            );
+            assert_eq!(ids(&lab, "lake/curated"), BTreeSet::from([7]), "{window_by}");
         }
     }
 }
@@ -722,15 +618,11 @@ fn several_raw_urls_are_read_together_and_the_later_one_wins_a_tie() {
         let name = "20211101-120000000.parquet";
         lab.put(&format!("raw/a/{name}"), file_of(&same, "a"));
         lab.put(&format!("raw/b/{name}"), file_of(&same, "b"));
-        lab.put(
-            "raw/a/20211102-120000000.parquet",
-            file_of(&[(2, "2021-11-02 00:00:00")], "a"),
-        );
+        lab.put("raw/a/20211102-120000000.parquet", file_of(&[(2, "2021-11-02 00:00:00")], "a"));
         lab.put("raw/20211101-130000000.parquet", one_row(3));
         for _ in 0..2 {
-            let report = lab
-                .run_with(Task::Run, "2021-11-01", "2021-11-03", &[&set])
-                .expect("a run");
+            let report =
+                lab.run_with(Task::Run, "2021-11-01", "2021-11-03", &[&set]).expect("a run");
             assert_eq!((report.files, report.rows_read, report.ties), (3, 3, 1));
             assert_eq!(lab.lines("lake/curated", ["id", "origin"]), ["1 a", "2 a"]);
         }
@@ -745,9 +637,6 @@ fn a_raw_folder_that_does_not_exist_is_refused() {
         let refused = lab.run_with(Task::Run, "2021-11-01", "2021-11-03", &[&set]);
         let error = refused.expect_err("refused");
         assert_eq!(error.kind, Kind::Usage);
-        assert!(
-            error.to_string().ends_with("rwa is not an existing folder"),
-            "{error}"
-        );
+        assert!(error.to_string().ends_with("rwa is not an existing folder"), "{error}");
     }
 }

@@ -145,13 +145,7 @@ fn known_keys() -> BTreeSet<String> {
         let text = text_of(&file);
         let (_, list) = text.split_once("const KNOWN_KEYS: &[&str] = &[\n")?;
         let (list, _) = list.split_once("];")?;
-        Some(
-            list.split('"')
-                .skip(1)
-                .step_by(2)
-                .map(String::from)
-                .collect(),
-        )
+        Some(list.split('"').skip(1).step_by(2).map(String::from).collect())
     });
     let mut lists: Vec<BTreeSet<String>> = lists.collect();
     assert_eq!(lists.len(), 1, "where is the list of known keys?");
@@ -165,9 +159,7 @@ fn every_key_of_a_pipeline_is_described() {
     let mut is_of_keys = false;
     for line in text.lines() {
         is_of_keys = line.starts_with("| key |") || (is_of_keys && line.starts_with('|'));
-        let name = line
-            .strip_prefix("| `")
-            .and_then(|rest| rest.split_once('`'));
+        let name = line.strip_prefix("| `").and_then(|rest| rest.split_once('`'));
         if let (true, Some((name, _))) = (is_of_keys, name) {
             described.push(name.to_string());
         }

@@ -33,10 +33,7 @@ fn described(explained: &Explained) -> Vec<String> {
     changes
         .map(|change| {
             let file = change.file.rsplit('/').next().unwrap_or_default();
-            let why = change
-                .why
-                .as_ref()
-                .map_or(String::new(), |why| format!(": {why}"));
+            let why = change.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
             assert_eq!(change.wins, change.why.is_some());
             format!("{} {} {}{why}", &file[..8], change.row, change.op)
         })
@@ -57,46 +54,20 @@ fn the_winner_is_told_with_what_decides_and_where_its_row_is() {
     let explained = lab.explain(&["Cust101"]);
     assert_eq!(
         described(&explained),
-        [
-            "LOAD0000 1 I",
-            "20191212 1 U: a CDC change comes after every full load",
-            "20191214 2 U",
-        ]
+        ["LOAD0000 1 I", "20191212 1 U: a CDC change comes after every full load", "20191214 2 U",]
     );
-    let runs: Vec<Option<&str>> = explained
-        .changes
-        .iter()
-        .map(|change| change.run_id.as_deref())
-        .collect();
-    assert_eq!(
-        runs,
-        [Some(first.run_id.as_str()), Some(&first.run_id), None]
-    );
-    assert!(
-        explained.notes[0].contains("not folded"),
-        "{:?}",
-        explained.notes
-    );
-    assert_eq!(
-        explained.rows_now[0].partition,
-        "event_dt=2019-12-12/cust_loyalty_category=Silver"
-    );
+    let runs: Vec<Option<&str>> =
+        explained.changes.iter().map(|change| change.run_id.as_deref()).collect();
+    assert_eq!(runs, [Some(first.run_id.as_str()), Some(&first.run_id), None]);
+    assert!(explained.notes[0].contains("not folded"), "{:?}", explained.notes);
+    assert_eq!(explained.rows_now[0].partition, "event_dt=2019-12-12/cust_loyalty_category=Silver");
 
     let second = lab.run("2019-12-13", "2019-12-15").expect("a run");
     let explained = lab.explain(&["Cust101"]);
-    assert_eq!(
-        described(&explained)[2],
-        "20191214 2 U: its `TIMESTAMP` is the greatest"
-    );
-    assert_eq!(
-        explained.changes[2].run_id.as_deref(),
-        Some(second.run_id.as_str())
-    );
+    assert_eq!(described(&explained)[2], "20191214 2 U: its `TIMESTAMP` is the greatest");
+    assert_eq!(explained.changes[2].run_id.as_deref(), Some(second.run_id.as_str()));
     // The event happened on an earlier day, and its partition has the row.
-    assert_eq!(
-        explained.rows_now[0].partition,
-        "event_dt=2019-12-11/cust_loyalty_category=Gold"
-    );
+    assert_eq!(explained.rows_now[0].partition, "event_dt=2019-12-11/cust_loyalty_category=Gold");
     assert_eq!(key_at(&lab, &explained), "Cust101");
     assert!(explained.notes.is_empty(), "{:?}", explained.notes);
 }
@@ -143,15 +114,9 @@ fn under_latest_per_day_each_day_has_its_winner_and_row() {
     lab.run("2019-12-12", "2019-12-16").expect("a run");
     let explained = lab.explain(&["Cust102"]);
     let wins = explained.changes.iter().filter(|change| change.wins);
-    let days: Vec<String> = wins
-        .map(|change| change.day.expect("a day").to_string())
-        .collect();
+    let days: Vec<String> = wins.map(|change| change.day.expect("a day").to_string()).collect();
     assert_eq!(days, ["2019-12-10", "2019-12-12"]);
-    let rows: Vec<&str> = explained
-        .rows_now
-        .iter()
-        .map(|row| row.partition.as_str())
-        .collect();
+    let rows: Vec<&str> = explained.rows_now.iter().map(|row| row.partition.as_str()).collect();
     assert_eq!(
         rows,
         [
@@ -170,56 +135,24 @@ fn a_row_that_is_not_where_it_should_be_is_told() {
     lab.remove(&format!("lake/curated/{path}"));
     let explained = lab.explain(&["Cust100"]);
     assert_eq!(explained.rows_now[0].place, None);
-    assert!(
-        explained.notes[0].contains("was not found there"),
-        "{:?}",
-        explained.notes
-    );
+    assert!(explained.notes[0].contains("was not found there"), "{:?}", explained.notes);
 }
 
 #[test]
 fn windows_of_rows_name_the_run_that_folded_each_row() {
     let lab = loyalty().window_by("commit").build();
-    let columns = [
-        "Op",
-        "TIMESTAMP",
-        "event_ts",
-        "cust_id",
-        "event_id",
-        "cust_loyalty_category",
-    ];
+    let columns = ["Op", "TIMESTAMP", "event_ts", "cust_id", "event_id", "cust_loyalty_category"];
     let row = |day: &'static str| ["U", day, "2020-01-01", "a", "1", "x"];
-    let rows = [
-        "2020-01-01 10:00:00",
-        "2020-01-02 10:00:00",
-        "2020-01-03 10:00:00",
-    ]
-    .map(row);
+    let rows = ["2020-01-01 10:00:00", "2020-01-02 10:00:00", "2020-01-03 10:00:00"].map(row);
     lab.put("raw/a.parquet", file_of_rows(&columns, &rows));
     let second = lab.run("2020-01-02", "2020-01-03").expect("a run");
-    let first = lab
-        .run_with(Task::Curate, "2020-01-01", "2020-01-02", &[])
-        .expect("a run");
+    let first = lab.run_with(Task::Curate, "2020-01-01", "2020-01-02", &[]).expect("a run");
     let explained = lab.explain(&["a"]);
-    let runs: Vec<Option<&str>> = explained
-        .changes
-        .iter()
-        .map(|change| change.run_id.as_deref())
-        .collect();
+    let runs: Vec<Option<&str>> =
+        explained.changes.iter().map(|change| change.run_id.as_deref()).collect();
+    assert_eq!(runs, [Some(first.run_id.as_str()), Some(second.run_id.as_str()), None]);
     assert_eq!(
-        runs,
-        [
-            Some(first.run_id.as_str()),
-            Some(second.run_id.as_str()),
-            None
-        ]
-    );
-    assert_eq!(
-        explained
-            .changes
-            .iter()
-            .map(|change| change.wins)
-            .collect::<Vec<_>>(),
+        explained.changes.iter().map(|change| change.wins).collect::<Vec<_>>(),
         [false, true, false]
     );
 }
@@ -240,18 +173,12 @@ fn a_key_that_moved_away_tells_so_and_the_new_one_has_the_row() {
         ["I", "2020-01-01 10:00:00", "2020-01-01", "a", "a", "1", "x"],
         ["U", "2020-01-01 11:00:00", "2020-01-01", "b", "a", "2", "x"],
     ];
-    lab.put(
-        "raw/20200101-110000000.parquet",
-        file_of_rows(&columns, &rows),
-    );
+    lab.put("raw/20200101-110000000.parquet", file_of_rows(&columns, &rows));
     lab.run("2020-01-01", "2020-01-02").expect("a run");
     let left = lab.explain(&["a"]);
     assert_eq!(
         described(&left),
-        [
-            "20200101 1 I",
-            "20200101 2 moved away: its `TIMESTAMP` is the greatest"
-        ]
+        ["20200101 1 I", "20200101 2 moved away: its `TIMESTAMP` is the greatest"]
     );
     assert!(left.rows_now.is_empty());
     let come = lab.explain(&["b"]);
@@ -266,9 +193,5 @@ fn a_row_that_the_query_leaves_out_is_told() {
     lab.run("2019-12-12", "2019-12-13").expect("a run");
     let explained = lab.explain(&["Cust100"]);
     assert!(explained.rows_now.is_empty());
-    assert!(
-        explained.notes[0].contains("curated.sql filters it out"),
-        "{:?}",
-        explained.notes
-    );
+    assert!(explained.notes[0].contains("curated.sql filters it out"), "{:?}", explained.notes);
 }

@@ -27,34 +27,19 @@ fn modules() -> BTreeMap<String, String> {
     fn walk(folder: &Path, prefix: &str, found: &mut BTreeMap<String, String>) {
         for entry in fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
-            let name = path
-                .file_stem()
-                .expect("a name")
-                .to_string_lossy()
-                .into_owned();
+            let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
             if path.is_dir() {
                 walk(&path, &format!("{prefix}{name}::"), found);
                 continue;
             }
             let text = fs::read_to_string(&path).expect("a file");
-            let (code, _) = text
-                .split_once("#[cfg(test)]\nmod tests")
-                .unwrap_or((&text, ""));
-            let lines = code
-                .lines()
-                .filter(|line| !line.trim_start().starts_with("//"));
-            found.insert(
-                format!("{prefix}{name}"),
-                lines.collect::<Vec<_>>().join("\n"),
-            );
+            let (code, _) = text.split_once("#[cfg(test)]\nmod tests").unwrap_or((&text, ""));
+            let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+            found.insert(format!("{prefix}{name}"), lines.collect::<Vec<_>>().join("\n"));
         }
     }
     let mut found = BTreeMap::new();
-    walk(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
-        "",
-        &mut found,
-    );
+    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "", &mut found);
     found
 }
 

@@ -22,16 +22,7 @@ fn lab(place: Place, format: &str) -> Lab {
 }
 
 fn first_day(lab: &Lab) {
-    lab.put_day(
-        1,
-        &[
-            ("I", 1, "a"),
-            ("I", 2, "a"),
-            ("X", 2, "b"),
-            ("I", 3, "b"),
-            ("I", 4, "c"),
-        ],
-    );
+    lab.put_day(1, &[("I", 1, "a"), ("I", 2, "a"), ("X", 2, "b"), ("I", 3, "b"), ("I", 4, "c")]);
 }
 
 /// One row moves to another partition, one is deleted and leaves its partition empty, one is new,
@@ -85,9 +76,7 @@ fn assert_old_or_new(lab: &Lab, format: &str, before: &[Row], after: &[Row]) {
     }
     let partition = |row: &Row| (row.get("event_dt").cloned(), row.get("cat").cloned());
     let of = |rows: &[Row], wanted: &Row| -> Vec<Row> {
-        let rows = rows
-            .iter()
-            .filter(|row| partition(row) == partition(wanted));
+        let rows = rows.iter().filter(|row| partition(row) == partition(wanted));
         rows.cloned().collect()
     };
     for row in before.iter().chain(after).chain(&found) {
@@ -116,10 +105,7 @@ fn check(place: Place, format: &str, step: usize, fault: Fault) {
         let faulty_run = faulty.run("2020-01-02", "2020-01-03");
         if let Err(error) = &faulty_run {
             let code = error.kind.exit_code();
-            assert!(
-                [69, 75].contains(&code),
-                "after {requests} requests: {error}"
-            );
+            assert!([69, 75].contains(&code), "after {requests} requests: {error}");
         }
         assert_old_or_new(&lab, format, &before.0, &after.0);
         let enough = faulty_run.is_ok() && seen.left().is_some_and(|left| left > 0);
@@ -179,12 +165,7 @@ fn a_run_that_takes_its_own_work_for_anothers_is_finished_or_undone() {
 
 #[test]
 fn a_run_onto_a_delta_table_is_finished_or_undone() {
-    for fault in [
-        Fault::AllDead,
-        Fault::OneDead,
-        Fault::ReplyLost,
-        Fault::ReplyExists,
-    ] {
+    for fault in [Fault::AllDead, Fault::OneDead, Fault::ReplyLost, Fault::ReplyExists] {
         check(Place::Local, "delta", 2, fault);
         check(Place::S3, "delta", 23, fault);
     }

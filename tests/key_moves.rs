@@ -26,9 +26,8 @@ fn lab() -> Lab {
 fn rows(lab: &Lab) -> Vec<(i64, i64)> {
     let number = |text: &String| text.parse().expect("a number");
     let rows = lab.table("lake/curated").into_iter();
-    let mut rows: Vec<(i64, i64)> = rows
-        .map(|row| (number(&row["id"]), number(&row["v"])))
-        .collect();
+    let mut rows: Vec<(i64, i64)> =
+        rows.map(|row| (number(&row["id"]), number(&row["v"]))).collect();
     rows.sort();
     rows
 }
@@ -56,21 +55,15 @@ const T3: &str = "2020-01-03 00:00:00";
 fn a_row_that_gets_another_key_leaves_the_old_one() {
     let first: &[[&str; 5]] = &[["I", "1", "-", "10", T1], ["I", "2", "-", "20", T1]];
     // An update that keeps its key has it in both columns, or null in `BI_id`.
-    let second: &[[&str; 5]] = &[
-        ["U", "3", "1", "11", T2],
-        ["U", "2", "2", "21", T2],
-        ["U", "2", "-", "22", T2],
-    ];
+    let second: &[[&str; 5]] =
+        &[["U", "3", "1", "11", T2], ["U", "2", "2", "21", T2], ["U", "2", "-", "22", T2]];
     for at_once in [true, false] {
         let (lab, reports) = fold(&[first, second], at_once);
         assert_eq!(rows(&lab), [(2, 22), (3, 11)]);
         let last = reports.last().expect("a report");
         assert_eq!(last.key_moves, 1);
         let read = last.rows_read + last.key_moves;
-        assert_eq!(
-            read,
-            last.rows_latest + last.rows_superseded + last.rows_deleted
-        );
+        assert_eq!(read, last.rows_latest + last.rows_superseded + last.rows_deleted);
         let before = lab.contents("lake/curated");
         lab.run("2020-01-01", "2020-02-01").expect("a run");
         assert_eq!(lab.contents("lake/curated"), before);
@@ -98,43 +91,22 @@ fn the_old_key_can_be_used_again() {
 fn chains_and_swaps_in_one_transaction_end_where_the_database_did() {
     let two: &[[&str; 5]] = &[["I", "1", "-", "10", T1], ["I", "2", "-", "20", T1]];
     let one: &[[&str; 5]] = &[["I", "1", "-", "10", T1]];
-    let three: &[[&str; 5]] = &[
-        ["I", "1", "-", "10", T1],
-        ["I", "2", "-", "20", T1],
-        ["I", "3", "-", "30", T1],
-    ];
+    let three: &[[&str; 5]] =
+        &[["I", "1", "-", "10", T1], ["I", "2", "-", "20", T1], ["I", "3", "-", "30", T1]];
     let chain: &[[&str; 5]] = &[["U", "2", "1", "11", T2], ["U", "3", "2", "12", T2]];
     let shift: &[[&str; 5]] = &[["U", "3", "2", "21", T2], ["U", "2", "1", "11", T2]];
-    let by_way: &[[&str; 5]] = &[
-        ["U", "9", "1", "11", T2],
-        ["U", "1", "2", "21", T2],
-        ["U", "2", "9", "12", T2],
-    ];
+    let by_way: &[[&str; 5]] =
+        &[["U", "9", "1", "11", T2], ["U", "1", "2", "21", T2], ["U", "2", "9", "12", T2]];
     let swap: &[[&str; 5]] = &[["U", "2", "1", "11", T2], ["U", "1", "2", "21", T2]];
-    let round: &[[&str; 5]] = &[
-        ["U", "2", "1", "11", T2],
-        ["U", "3", "2", "21", T2],
-        ["U", "1", "3", "31", T2],
-    ];
+    let round: &[[&str; 5]] =
+        &[["U", "2", "1", "11", T2], ["U", "3", "2", "21", T2], ["U", "1", "3", "31", T2]];
     let deleted: &[[&str; 5]] = &[["U", "2", "1", "11", T2], ["D", "2", "-", "-", T2]];
     for (name, before, moves, expected, count) in [
         ("a chain", one, chain, vec![(3, 12)], 2),
         ("a shift", two, shift, vec![(2, 11), (3, 21)], 2),
-        (
-            "a swap by way of a third key",
-            two,
-            by_way,
-            vec![(1, 21), (2, 12)],
-            3,
-        ),
+        ("a swap by way of a third key", two, by_way, vec![(1, 21), (2, 12)], 3),
         ("a swap", two, swap, vec![(1, 21), (2, 11)], 2),
-        (
-            "three that change places",
-            three,
-            round,
-            vec![(1, 31), (2, 11), (3, 21)],
-            3,
-        ),
+        ("three that change places", three, round, vec![(1, 31), (2, 11), (3, 21)], 3),
         ("a row that moves and goes", one, deleted, vec![], 1),
     ] {
         for at_once in [true, false] {
@@ -216,12 +188,7 @@ fn files_without_the_key_before_are_folded_and_told() {
     // The setting belongs to the identity of the table.
     lab.edit_pipeline("before_image_prefix = \"BI_\"", "");
     let failed = lab.run("2020-01-01", "2020-01-03").expect_err("refused");
-    assert_refused(
-        failed,
-        2,
-        "`raw.before_image_prefix` changed",
-        "glueless rebuild",
-    );
+    assert_refused(failed, 2, "`raw.before_image_prefix` changed", "glueless rebuild");
     lab.rebuild(false, &[]).expect("rebuilt");
     assert_eq!(rows(&lab), [(1, 1), (2, 2)]);
 }
@@ -263,11 +230,7 @@ fn play(steps: &[Vec<Step>]) -> (BTreeMap<i64, i64>, Vec<Raw>) {
             next += 1;
             match *step {
                 Step::Upsert(id) => {
-                    let op = if table.insert(id, next).is_some() {
-                        "U"
-                    } else {
-                        "I"
-                    };
+                    let op = if table.insert(id, next).is_some() { "U" } else { "I" };
                     record(op, id, None, next);
                 }
                 Step::Delete(id) if table.remove(&id).is_some() => record("D", id, None, 0),
@@ -335,18 +298,12 @@ fn table_before(log: &[Raw]) -> BTreeMap<i64, i64> {
 fn any_windows_end_in_the_table_of_the_database() {
     let steps = prop::collection::vec(prop::collection::vec(step(), 1..4), 1..12);
     let windows = prop::collection::vec((1i64..5, 1i64..4), 0..4);
-    let config = Config {
-        cases: 40,
-        failure_persistence: None,
-        ..Config::default()
-    };
+    let config = Config { cases: 40, failure_persistence: None, ..Config::default() };
     let input = (steps, windows, any::<bool>(), any::<bool>());
     TestRunner::new(config)
         .run(&input, |(steps, windows, by_row, per_file)| {
             let (table, log) = play(&steps);
-            let lab = builder()
-                .window_by(if by_row { "commit" } else { "name" })
-                .build();
+            let lab = builder().window_by(if by_row { "commit" } else { "name" }).build();
             // A file holds one transaction, or all transactions of a day.
             let mut files: BTreeMap<String, Raw> = BTreeMap::new();
             for (number, changes) in log.into_iter().enumerate() {
@@ -358,11 +315,9 @@ fn any_windows_end_in_the_table_of_the_database() {
                 lab.put(&format!("raw/{name}.parquet"), file_of_rows(&COLUMNS, rows));
             }
             for (first, days) in windows {
-                lab.run_with(Task::Curate, &day(first), &day(first + days), &[])
-                    .expect("a run");
+                lab.run_with(Task::Curate, &day(first), &day(first + days), &[]).expect("a run");
             }
-            lab.run_with(Task::Curate, "2020-01-01", "2020-02-01", &[])
-                .expect("a run");
+            lab.run_with(Task::Curate, "2020-01-01", "2020-02-01", &[]).expect("a run");
             prop_assert_eq!(rows(&lab), table.into_iter().collect::<Vec<_>>());
             Ok(())
         })

@@ -37,37 +37,15 @@ struct Change {
 type File = (bool, i64, Vec<Change>);
 
 fn change() -> impl Strategy<Value = Change> {
-    let op = prop::sample::select(vec![
-        Some("I"),
-        Some("U"),
-        Some("u"),
-        Some("D"),
-        Some("d"),
-        None,
-    ]);
+    let op =
+        prop::sample::select(vec![Some("I"), Some("U"), Some("u"), Some("D"), Some("d"), None]);
     let cat = prop::sample::select(vec![Some("a"), Some("B/c: %=é"), None]);
-    (
-        0..4i64,
-        op,
-        0..5i64,
-        prop::option::weighted(0.9, 0..4i64),
-        cat,
-    )
-        .prop_map(|(key, op, time, event_day, cat)| Change {
-            key,
-            op,
-            time,
-            event_day,
-            cat,
-        })
+    (0..4i64, op, 0..5i64, prop::option::weighted(0.9, 0..4i64), cat)
+        .prop_map(|(key, op, time, event_day, cat)| Change { key, op, time, event_day, cat })
 }
 
 fn file() -> impl Strategy<Value = File> {
-    (
-        prop::bool::weighted(0.2),
-        0..3i64,
-        prop::collection::vec(change(), 0..8),
-    )
+    (prop::bool::weighted(0.2), 0..3i64, prop::collection::vec(change(), 0..8))
 }
 
 fn files() -> impl Strategy<Value = Vec<File>> {
@@ -103,9 +81,9 @@ impl Keys {
     fn columns(self, keys: &[i64]) -> Vec<(&'static str, ArrayRef)> {
         let text = |n: &i64| ["", "a", "a key longer than twelve bytes", "é"][*n as usize];
         let column: ArrayRef = match self {
-            Keys::Integer => Arc::new(Int32Array::from_iter_values(
-                keys.iter().map(|n| *n as i32 - 1),
-            )),
+            Keys::Integer => {
+                Arc::new(Int32Array::from_iter_values(keys.iter().map(|n| *n as i32 - 1)))
+            }
             Keys::Text => texts(keys.iter().map(text)),
             Keys::Decimal => Arc::new(
                 Decimal128Array::from_iter_values(keys.iter().map(|n| i128::from(*n) * 50 - 50))
@@ -115,11 +93,7 @@ impl Keys {
             // Key 0 is written as 0.0 or as -0.0.
             Keys::Float => Arc::new(Float64Array::from_iter_values(keys.iter().enumerate().map(
                 |(row, n)| {
-                    if *n == 0 && row % 2 == 1 {
-                        -0.0
-                    } else {
-                        *n as f64 / 2.0
-                    }
+                    if *n == 0 && row % 2 == 1 { -0.0 } else { *n as f64 / 2.0 }
                 },
             ))),
             Keys::Composite => {
@@ -203,17 +177,11 @@ fn put(lab: &Lab, by: By, keys: Keys, several_orders: bool, number: usize, file:
     if !full_load {
         columns.push(("Op", optional_texts(changes.iter().map(|c| c.op))));
     }
-    let times = changes
-        .iter()
-        .map(|c| format!("2020-01-01 00:00:{:02}.000000", c.time));
+    let times = changes.iter().map(|c| format!("2020-01-01 00:00:{:02}.000000", c.time));
     columns.push(("ts", texts(times)));
-    let days = changes
-        .iter()
-        .map(|c| Some((FIRST_DAY + c.event_day?) * DAY_US));
-    columns.push((
-        "event",
-        Arc::new(TimestampMicrosecondArray::from_iter(days).with_timezone("UTC")),
-    ));
+    let days = changes.iter().map(|c| Some((FIRST_DAY + c.event_day?) * DAY_US));
+    columns
+        .push(("event", Arc::new(TimestampMicrosecondArray::from_iter(days).with_timezone("UTC"))));
     columns.extend(keys.columns(&changes.iter().map(|c| c.key).collect::<Vec<_>>()));
     columns.push(("cat", optional_texts(changes.iter().map(|c| c.cat))));
     let ids = (0..changes.len()).map(|row| (number * 100 + row) as i64);
@@ -241,10 +209,7 @@ struct Model {
 /// Folds those changes for which `is_folded` holds: it gets the number of the file and the time of
 /// the change.
 fn model(files: &[File], is_folded: &dyn Fn(usize, i64) -> bool) -> Model {
-    let mut model = Model {
-        days: BTreeMap::new(),
-        latest: BTreeMap::new(),
-    };
+    let mut model = Model { days: BTreeMap::new(), latest: BTreeMap::new() };
     for (number, file) in files.iter().enumerate() {
         for (row, change) in file.2.iter().enumerate() {
             if !is_folded(number, change.time) {
@@ -254,15 +219,9 @@ fn model(files: &[File], is_folded: &dyn Fn(usize, i64) -> bool) -> Model {
             let day = if live { change.event_day } else { Some(0) };
             let order = (!file.0, change.time, name(number, file), row);
             let last: Last = (order, live, change.cat, (number * 100 + row) as i64);
-            let slot = model
-                .days
-                .entry((change.key, day))
-                .or_insert_with(|| last.clone());
+            let slot = model.days.entry((change.key, day)).or_insert_with(|| last.clone());
             *slot = slot.clone().max(last.clone());
-            let slot = model
-                .latest
-                .entry(change.key)
-                .or_insert_with(|| (day, last.clone()));
+            let slot = model.latest.entry(change.key).or_insert_with(|| (day, last.clone()));
             if slot.1 <= last {
                 *slot = (day, last);
             }
@@ -279,12 +238,7 @@ fn day_text(day: i64) -> String {
 type CuratedRow = (i64, Option<String>, Option<String>, String);
 
 fn curated_row(keys: Keys, row: &Row) -> CuratedRow {
-    (
-        keys.number(row),
-        row.get("event_dt").cloned(),
-        row.get("cat").cloned(),
-        row["id"].clone(),
-    )
+    (keys.number(row), row.get("event_dt").cloned(), row.get("cat").cloned(), row["id"].clone())
 }
 
 /// A change log, and how it is delivered and folded.
@@ -308,11 +262,7 @@ impl Case {
     fn lab(&self, place: Place) -> Lab {
         let key = self.keys.names();
         let key_list = key.join(", ");
-        let order: &[&str] = if self.several_orders {
-            &["ts", "zero"]
-        } else {
-            &["ts"]
-        };
+        let order: &[&str] = if self.several_orders { &["ts", "zero"] } else { &["ts"] };
         Lab::builder()
             .place(place)
             .set("key", key.to_vec())
@@ -401,8 +351,7 @@ impl Case {
         for (step, (start, end)) in self.windows.iter().enumerate() {
             self.deliver(&lab, step, steps);
             let (start, end) = (self.by.instant(*start), self.by.instant(*end));
-            lab.run_with(Task::Run, &start, &end, &short)
-                .expect("a run");
+            lab.run_with(Task::Run, &start, &end, &short).expect("a run");
         }
         self.deliver(&lab, steps, steps);
         lab.catch_up(&[]).expect("caught up");
@@ -440,18 +389,8 @@ impl Case {
                 continue;
             };
             assert_eq!(
-                [
-                    fold.rows_read,
-                    fold.rows_latest,
-                    fold.rows_superseded,
-                    fold.rows_deleted
-                ],
-                [
-                    report.rows_read,
-                    report.rows_latest,
-                    report.rows_superseded,
-                    report.rows_deleted
-                ]
+                [fold.rows_read, fold.rows_latest, fold.rows_superseded, fold.rows_deleted],
+                [report.rows_read, report.rows_latest, report.rows_superseded, report.rows_deleted]
             );
             assert_eq!(
                 [
@@ -459,11 +398,7 @@ impl Case {
                     fold.partitions_written.len() as u64,
                     fold.partitions_removed.len() as u64
                 ],
-                [
-                    report.rows_written,
-                    report.partitions_written,
-                    report.partitions_removed
-                ]
+                [report.rows_written, report.partitions_written, report.partitions_removed]
             );
         }
         self.check_verified(&lab);
@@ -502,12 +437,7 @@ impl Case {
             })
             .collect();
         let last: Vec<&Last> = match self.keep {
-            "latest" => model
-                .latest
-                .get(&key)
-                .map(|(_, last)| last)
-                .into_iter()
-                .collect(),
+            "latest" => model.latest.get(&key).map(|(_, last)| last).into_iter().collect(),
             _ => {
                 let days = model.days.iter().filter(|((one, _), _)| *one == key);
                 days.map(|(_, last)| last).collect()
@@ -562,12 +492,7 @@ impl Case {
             .days
             .iter()
             .map(|((key, day), last)| {
-                (
-                    *key,
-                    day.map(day_text),
-                    category(last).filter(|_| last.1),
-                    !last.1,
-                )
+                (*key, day.map(day_text), category(last).filter(|_| last.1), !last.1)
             })
             .collect();
         assert_eq!(history.len(), entries.len());
@@ -575,21 +500,13 @@ impl Case {
         let mut by_seq: Vec<(i128, &Last)> = history
             .iter()
             .map(|row| {
-                let day = row
-                    .get("event_dt")
-                    .map(|day| day[8..].parse::<i64>().expect("a day") - 1);
-                (
-                    row["seq"].parse().expect("an integer"),
-                    &model.days[&(keys.number(row), day)],
-                )
+                let day =
+                    row.get("event_dt").map(|day| day[8..].parse::<i64>().expect("a day") - 1);
+                (row["seq"].parse().expect("an integer"), &model.days[&(keys.number(row), day)])
             })
             .collect();
         by_seq.sort();
-        assert!(
-            by_seq
-                .windows(2)
-                .all(|pair| pair[0].0 < pair[1].0 && pair[0].1.0 < pair[1].1.0)
-        );
+        assert!(by_seq.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1.0 < pair[1].1.0));
 
         // The aggregates.
         let mut daily: BTreeMap<(String, Option<String>), u64> = BTreeMap::new();
@@ -602,10 +519,7 @@ impl Case {
             .table("lake/daily")
             .iter()
             .map(|row| {
-                (
-                    (row["dt"].clone(), row.get("cat").cloned()),
-                    row["n"].parse().expect("a count"),
-                )
+                ((row["dt"].clone(), row.get("cat").cloned()), row["n"].parse().expect("a count"))
             })
             .collect();
         assert_eq!(found, daily);
@@ -648,10 +562,7 @@ fn run_cases(place: Place, count: u32, cases: impl Strategy<Value = Case>) {
 }
 
 fn check_cases(count: u32, cases: impl Strategy<Value = Case>, check: impl Fn(&Case)) {
-    let mut runner = TestRunner::new(Config {
-        cases: cases_of(count),
-        ..Config::default()
-    });
+    let mut runner = TestRunner::new(Config { cases: cases_of(count), ..Config::default() });
     runner
         .run(&cases, |case| {
             check(&case);
@@ -661,10 +572,7 @@ fn check_cases(count: u32, cases: impl Strategy<Value = Case>, check: impl Fn(&C
 }
 
 /// The number of cases, which `make test-long` multiplies.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "how long to test is not a matter of the program"
-)]
+#[expect(clippy::disallowed_methods, reason = "how long to test is not a matter of the program")]
 fn cases_of(count: u32) -> u32 {
     let times = std::env::var("GLUELESS_TEST_TIMES").map(|times| times.parse().expect("a number"));
     count * times.unwrap_or(1)
@@ -686,29 +594,14 @@ fn at_once(several_orders: bool) -> impl Strategy<Value = Case> {
 fn by_windows(kinds: Vec<By>) -> impl Strategy<Value = Case> {
     let window = (0..5i64, 1..4i64).prop_map(|(start, length)| (start, start + length));
     (
-        (
-            keeps(),
-            formats(),
-            all_keys(),
-            any::<bool>(),
-            prop::sample::select(kinds),
-        ),
+        (keeps(), formats(), all_keys(), any::<bool>(), prop::sample::select(kinds)),
         prop::collection::vec(file(), 2..6),
         prop::collection::vec(0..4usize, 6),
         prop::collection::vec(window, 1..4),
     )
-        .prop_map(
-            |((keep, format, keys, several_orders, by), files, deliveries, windows)| Case {
-                keep,
-                format,
-                keys,
-                several_orders,
-                by,
-                files,
-                deliveries,
-                windows,
-            },
-        )
+        .prop_map(|((keep, format, keys, several_orders, by), files, deliveries, windows)| {
+            Case { keep, format, keys, several_orders, by, files, deliveries, windows }
+        })
 }
 
 #[test]

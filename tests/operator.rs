@@ -87,15 +87,7 @@ fn lab_with_five_rows() -> (Lab, String) {
     let path = files.find(|path| path.contains("cat=a"));
     let path = format!("lake/curated/{}", path.expect("a file"));
     let found = lab.assert_verified();
-    assert_eq!(
-        (
-            found.files,
-            found.rows_read,
-            found.rows_expected,
-            found.partitions
-        ),
-        (2, 5, 5, 2)
-    );
+    assert_eq!((found.files, found.rows_read, found.rows_expected, found.partitions), (2, 5, 5, 2));
     assert_eq!(found.exit_code(), 0);
     (lab, path)
 }

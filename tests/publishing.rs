@@ -21,10 +21,7 @@ const SQL: &str = "SELECT id, v, kind, event_dt FROM latest";
 
 /// A table with a partition for each day.
 fn by_day(place: Place) -> LabBuilder {
-    Lab::builder()
-        .place(place)
-        .partition_by(&["event_dt"])
-        .curated_sql(SQL)
+    Lab::builder().place(place).partition_by(&["event_dt"]).curated_sql(SQL)
 }
 
 /// A table with a partition for each day and kind.
@@ -43,10 +40,7 @@ fn put(lab: &Lab, file_day: i64, changes: &[Change]) {
         ("id", integers(changes().map(|change| change.1))),
         ("kind", optional_texts(changes().map(|change| change.2))),
         ("v", integers(changes().map(|change| change.3))),
-        (
-            "ts",
-            texts(changes().map(|change| format!("{} 12:00:00", day(change.4)))),
-        ),
+        ("ts", texts(changes().map(|change| format!("{} 12:00:00", day(change.4))))),
     ];
     lab.put_columns(&raw_file(file_day), columns);
 }
@@ -124,38 +118,18 @@ fn every_type_partitions_and_other_engines_read_the_values() {
         .expect("decimals");
     // Per type: a column, the folder of its first row, and the value as other engines show it.
     let cases: Vec<(ArrayRef, &str, &str)> = vec![
-        (
-            optional_texts([Some("A/B: c%d="), None, Some("x")]),
-            "A%2FB%3A c%25d%3D",
-            "A/B: c%d=",
-        ),
-        (
-            Arc::new(Int32Array::from(vec![Some(-7), None, Some(0)])),
-            "-7",
-            "-7",
-        ),
+        (optional_texts([Some("A/B: c%d="), None, Some("x")]), "A%2FB%3A c%25d%3D", "A/B: c%d="),
+        (Arc::new(Int32Array::from(vec![Some(-7), None, Some(0)])), "-7", "-7"),
         (
             Arc::new(Int64Array::from(vec![Some(i64::MIN), None, Some(0)])),
             "-9223372036854775808",
             "-9223372036854775808",
         ),
-        (
-            Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)])),
-            "true",
-            "true",
-        ),
+        (Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)])), "true", "true"),
         (Arc::new(decimals), "-1.50", "-1.5"),
+        (Arc::new(Date32Array::from(vec![Some(-1), None, Some(0)])), "1969-12-31", "1969-12-31"),
         (
-            Arc::new(Date32Array::from(vec![Some(-1), None, Some(0)])),
-            "1969-12-31",
-            "1969-12-31",
-        ),
-        (
-            Arc::new(TimestampMicrosecondArray::from(vec![
-                Some(1_500_000),
-                None,
-                Some(0),
-            ])),
+            Arc::new(TimestampMicrosecondArray::from(vec![Some(1_500_000), None, Some(0)])),
             "1970-01-01 00%3A00%3A01.500",
             "1970-01-01 00:00:01.5",
         ),
@@ -171,10 +145,8 @@ fn every_type_partitions_and_other_engines_read_the_values() {
     for place in PLACES {
         for (column, folder, value) in &cases {
             let name = column.data_type().to_string();
-            let lab = by_day(place)
-                .partition_by(&["p"])
-                .curated_sql("SELECT id, p FROM latest")
-                .build();
+            let lab =
+                by_day(place).partition_by(&["p"]).curated_sql("SELECT id, p FROM latest").build();
             let columns = vec![
                 ("id", integers([1, 2, 3])),
                 ("p", Arc::clone(column)),
@@ -217,9 +189,8 @@ fn every_type_partitions_and_other_engines_read_the_values() {
 fn rows_inside_a_file_are_sorted_by_key() {
     for place in PLACES {
         let lab = by_day(place).build();
-        let changes: Vec<Change> = (0..3000)
-            .map(|n| ("I", n * 7919 % 3001, None, n, 1 + n % 2))
-            .collect();
+        let changes: Vec<Change> =
+            (0..3000).map(|n| ("I", n * 7919 % 3001, None, n, 1 + n % 2)).collect();
         put(&lab, 1, &changes[..1000]);
         put(&lab, 2, &changes[1000..]);
         run(&lab, 3, &[]);
@@ -252,10 +223,7 @@ fn a_large_partition_gets_several_files_and_one_again_without_a_trace() {
         let names = |commits: [u64; 2], count: usize| -> Vec<String> {
             (0..count)
                 .map(|n| {
-                    format!(
-                        "event_dt=2020-01-01/part-c{:08}-{n:05}.snappy.parquet",
-                        commits[0]
-                    )
+                    format!("event_dt=2020-01-01/part-c{:08}-{n:05}.snappy.parquet", commits[0])
                 })
                 .chain([format!(
                     "event_dt=2020-01-02/part-c{:08}-00000.snappy.parquet",
@@ -275,11 +243,7 @@ fn a_large_partition_gets_several_files_and_one_again_without_a_trace() {
         put(&lab, 3, &[("U", 7, None, 0, 1)]);
         run(&lab, 4, &small);
         assert_eq!(lab.list("lake/curated"), names([2, 1], parts));
-        put(
-            &lab,
-            4,
-            &[("U", 7, None, 7 * 31, 1), ("U", 50_000, None, 1, 2)],
-        );
+        put(&lab, 4, &[("U", 7, None, 7 * 31, 1), ("U", 50_000, None, 1, 2)]);
         run(&lab, 5, &[]);
         assert_eq!(lab.list("lake/curated"), names([3, 1], 1));
         assert_eq!(lab.table("lake/curated"), rows);
@@ -297,32 +261,14 @@ fn a_partition_left_without_rows_disappears_with_its_folder() {
         put(
             &lab,
             1,
-            &[
-                ("I", 1, Some("a"), 1, 1),
-                ("I", 2, Some("b"), 1, 1),
-                ("I", 3, Some("c"), 1, 2),
-            ],
+            &[("I", 1, Some("a"), 1, 1), ("I", 2, Some("b"), 1, 1), ("I", 3, Some("c"), 1, 2)],
         );
         let report = run(&lab, 2, &[]);
-        assert_eq!(
-            (report.partitions_written, report.partitions_removed),
-            (3, 0)
-        );
+        assert_eq!((report.partitions_written, report.partitions_removed), (3, 0));
         // One row moves to another kind, one to another day, and one is deleted.
-        put(
-            &lab,
-            3,
-            &[
-                ("U", 1, Some("b"), 2, 1),
-                ("U", 2, Some("b"), 2, 3),
-                ("D", 3, None, 0, 3),
-            ],
-        );
+        put(&lab, 3, &[("U", 1, Some("b"), 2, 1), ("U", 2, Some("b"), 2, 3), ("D", 3, None, 0, 3)]);
         let report = run(&lab, 4, &[]);
-        assert_eq!(
-            (report.partitions_written, report.partitions_removed),
-            (2, 2)
-        );
+        assert_eq!((report.partitions_written, report.partitions_removed), (2, 2));
         assert_eq!(
             lab.list("lake/curated"),
             [
@@ -342,10 +288,7 @@ fn a_partition_left_without_rows_disappears_with_its_folder() {
         // The table can lose all its rows.
         put(&lab, 4, &[("D", 1, None, 0, 4), ("D", 2, None, 0, 4)]);
         let report = run(&lab, 5, &[]);
-        assert_eq!(
-            (report.partitions_written, report.partitions_removed),
-            (0, 2)
-        );
+        assert_eq!((report.partitions_written, report.partitions_removed), (0, 2));
         assert_eq!(lab.list("lake/curated"), [""; 0]);
     }
 }
@@ -396,10 +339,7 @@ fn leftovers_of_a_crashed_run_are_removed_and_foreign_files_are_not() {
         run(&lab, 2, &[]);
         let left = lab.list_all("lake");
         for name in strays.iter().chain([&leftover]) {
-            assert!(
-                !left.iter().any(|other| other == name),
-                "{name} in {left:?}"
-            );
+            assert!(!left.iter().any(|other| other == name), "{name} in {left:?}");
             assert!(!lake.join(name).exists(), "{name}");
         }
         for name in foreign.iter().chain(&later) {
@@ -440,11 +380,7 @@ fn running_twice_changes_no_file() {
                 assert_eq!((again.rows_written, again.partitions_removed), (0, 0));
                 assert_eq!(
                     (again.rows_stale, again.rows_superseded, again.ties),
-                    (
-                        first.rows_latest + first.rows_deleted,
-                        first.rows_read,
-                        first.ties
-                    )
+                    (first.rows_latest + first.rows_deleted, first.rows_read, first.ties)
                 );
             }
         }
@@ -458,14 +394,8 @@ fn a_table_without_partition_columns_is_one_file() {
         put(&lab, 1, &[("I", 2, Some("x"), 1, 1), ("I", 1, None, 1, 2)]);
         for written in [1, 0] {
             let report = run(&lab, 2, &[]);
-            assert_eq!(
-                (report.partitions_written, report.partitions_removed),
-                (written, 0)
-            );
-            assert_eq!(
-                lab.list("lake/curated"),
-                ["part-c00000001-00000.snappy.parquet"]
-            );
+            assert_eq!((report.partitions_written, report.partitions_removed), (written, 0));
+            assert_eq!(lab.list("lake/curated"), ["part-c00000001-00000.snappy.parquet"]);
             assert_eq!(
                 cells(&lab.table("lake/curated"), ["id", "kind", "event_dt"]),
                 [["1", "-", "2020-01-02"], ["2", "x", "2020-01-01"]]
@@ -532,10 +462,7 @@ fn rows_that_the_query_filters_out_leave_the_table_and_are_not_computed() {
         assert_eq!((report.rows_latest, report.rows_deleted), (1, 2));
         assert_eq!(
             cells(&lab.table("lake/curated"), ["event_dt", "id", "n", "share"]),
-            [
-                ["2020-01-01", "5", "15", "100"],
-                ["2020-01-02", "3", "13", "50"]
-            ]
+            [["2020-01-01", "5", "15", "100"], ["2020-01-02", "3", "13", "50"]]
         );
         // A row that the table would hold is computed, and its failure stops the run.
         put(3, &[("I", 7, Some("num"), "not a number", 1)]);
@@ -550,15 +477,7 @@ fn rows_that_the_query_filters_out_leave_the_table_and_are_not_computed() {
 fn latest_per_day_keeps_earlier_days_and_a_delete_ends_its_own_day_only() {
     for place in PLACES {
         let lab = by_day(place).keep("latest-per-day").build();
-        put(
-            &lab,
-            1,
-            &[
-                ("I", 1, Some("a"), 1, 1),
-                ("U", 1, Some("b"), 2, 1),
-                ("I", 2, None, 1, 1),
-            ],
-        );
+        put(&lab, 1, &[("I", 1, Some("a"), 1, 1), ("U", 1, Some("b"), 2, 1), ("I", 2, None, 1, 1)]);
         put(&lab, 2, &[("U", 1, Some("c"), 3, 2), ("U", 2, None, 2, 2)]);
         run(&lab, 3, &[]);
         put(&lab, 3, &[("D", 1, None, 0, 2), ("D", 2, None, 0, 3)]);
@@ -576,14 +495,9 @@ fn latest_per_day_keeps_earlier_days_and_a_delete_ends_its_own_day_only() {
 }
 
 #[test]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the watcher has a thread of its own"
-)]
+#[expect(clippy::disallowed_methods, reason = "the watcher has a thread of its own")]
 fn a_run_under_a_small_memory_limit_spills_and_gives_the_same_table() {
-    let lab = by_day(Place::Local)
-        .curated_sql("SELECT id, note, v, event_dt FROM latest")
-        .build();
+    let lab = by_day(Place::Local).curated_sql("SELECT id, note, v, event_dt FROM latest").build();
     let rows = 400_000i64;
     let keys = rows * 3 / 4;
     let key = |n: i64| {
@@ -596,15 +510,9 @@ fn a_run_under_a_small_memory_limit_spills_and_gives_the_same_table() {
         let numbers = || (0..rows).filter(move |n| n % 2 == file);
         let columns = vec![
             ("id", texts(numbers().map(|n| key(n % keys)))),
-            (
-                "note",
-                texts(numbers().map(|n| format!("{:0100}", n * 7919))),
-            ),
+            ("note", texts(numbers().map(|n| format!("{:0100}", n * 7919)))),
             ("v", integers(numbers())),
-            (
-                "ts",
-                timestamps(numbers().map(|n| FIRST_DAY_US + n * 200_000)),
-            ),
+            ("ts", timestamps(numbers().map(|n| FIRST_DAY_US + n * 200_000))),
         ];
         lab.put_columns(&raw_file(file + 1), columns);
     }
@@ -627,10 +535,7 @@ fn a_run_under_a_small_memory_limit_spills_and_gives_the_same_table() {
             (report, watcher.join().expect("watched"))
         });
         let report = report.unwrap_or_else(|error| panic!("{memory}: {error}"));
-        assert_eq!(
-            (report.rows_read, report.rows_latest),
-            (rows as u64, keys as u64)
-        );
+        assert_eq!((report.rows_read, report.rows_latest), (rows as u64, keys as u64));
         assert_eq!(bytes_below(spill.path()), 0, "nothing is left behind");
         let mut digest = Vec::new();
         for (name, bytes) in files(lab) {
@@ -647,10 +552,7 @@ fn a_run_under_a_small_memory_limit_spills_and_gives_the_same_table() {
     // Pass one spills more than the first limit, the rows of the table more than the second.
     for (most, twice) in [("500kB", 1_000_000), ("20MB", 40_000_000)] {
         assert!(spilled > twice);
-        let set = [
-            "limits.memory=128MB",
-            &format!("limits.spill_bytes_max={most}"),
-        ];
+        let set = ["limits.memory=128MB", &format!("limits.spill_bytes_max={most}")];
         let spill = tempfile::tempdir().expect("a folder");
         let spill_dir = spill.path().to_path_buf();
         let refused = lab.run_spilling_to(spill_dir, &day(1), &day(3), &set);
@@ -692,24 +594,14 @@ fn a_run_that_touches_three_old_days_reads_and_writes_these_only() {
         lab.run_days(day, day + 1);
     }
     let versions = lab.list(&format!("{STATE}/versions"));
-    put(
-        &lab,
-        13,
-        &[
-            ("U", 3, Some("a"), 2, 2),
-            ("U", 4, Some("a"), 2, 5),
-            ("D", 5, None, 0, 9),
-        ],
-    );
+    put(&lab, 13, &[("U", 3, Some("a"), 2, 2), ("U", 4, Some("a"), 2, 5), ("D", 5, None, 0, 9)]);
     let (recorded, requests) = lab.recorded();
     let report = recorded.run_days(13, 14);
     assert_eq!((report.rows_written, report.partitions_written), (29, 3));
 
     let seen = requests.seen();
     let of_verb = |verb: &str, of: &dyn Fn(&str) -> bool| -> BTreeSet<String> {
-        let paths = seen
-            .iter()
-            .filter(|(found, path)| *found == verb && of(path));
+        let paths = seen.iter().filter(|(found, path)| *found == verb && of(path));
         let names = paths.map(|(_, path)| path.rsplit_once("/lake/").map_or("", |path| path.1));
         names.map(str::to_string).collect()
     };
@@ -720,25 +612,19 @@ fn a_run_that_touches_three_old_days_reads_and_writes_these_only() {
     assert_eq!(report.bytes_changed, tenth(2) + tenth(5));
     let touched: BTreeSet<String> = [2, 5, 9].map(file_of_day).into();
     assert_eq!(
-        of_verb("GET", &|path| path.contains("/curated/")
-            && path.contains("part-")),
+        of_verb("GET", &|path| path.contains("/curated/") && path.contains("part-")),
         touched
     );
     let staged = of_verb("RENAME", &|path| path.contains("/staging/"));
     assert_eq!(staged.len(), 3);
     // The versions of a day were written by the commit of that day.
     let commit_of = |path: &String| -> u64 {
-        path.rsplit_once("/").expect("a name").1[..20]
-            .parse()
-            .expect("a commit")
+        path.rsplit_once("/").expect("a name").1[..20].parse().expect("a commit")
     };
     let read = of_verb("GET", &|path| path.contains("kind=version"));
     let read: BTreeSet<u64> = read.iter().map(commit_of).collect();
-    let all: BTreeSet<u64> = versions
-        .iter()
-        .filter(|path| path.starts_with("kind=version"))
-        .map(commit_of)
-        .collect();
+    let all: BTreeSet<u64> =
+        versions.iter().filter(|path| path.starts_with("kind=version")).map(commit_of).collect();
     assert_eq!(all.len(), 12);
     assert_eq!(read, [2, 5, 9].into());
 }

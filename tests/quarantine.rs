@@ -52,10 +52,7 @@ fn quarantine_folder() -> String {
 /// What is in quarantine: file, row, column, reason and change.
 fn quarantined(lab: &Lab, report: &Report) -> Vec<[String; 5]> {
     let folder = report.quarantine.as_ref().expect("a folder");
-    assert!(
-        folder.ends_with("/lake/_glueless/lab/quarantine"),
-        "{folder}"
-    );
+    assert!(folder.ends_with("/lake/_glueless/lab/quarantine"), "{folder}");
     let text = |row: &Row, name: &str| row.get(name).cloned().unwrap_or_default();
     let found = lab.table(&quarantine_folder()).into_iter();
     let mut found: Vec<[String; 5]> = found
@@ -95,11 +92,7 @@ fn bad_rows_are_put_aside_with_place_and_reason() {
         let lab = builder().place(place).build();
         lab.put(&raw_file(1), bad_rows());
         let report = lab.run(START, END).expect("a run");
-        assert_eq!(
-            curated(&lab),
-            ["1 1", "8 8"],
-            "the bad delete leaves its key alive"
-        );
+        assert_eq!(curated(&lab), ["1 1", "8 8"], "the bad delete leaves its key alive");
         let sum = report.rows_latest + report.rows_superseded + report.rows_deleted;
         assert_eq!((report.rows_rejected, report.rows_read), (7, sum + 7));
         let found = quarantined(&lab, &report);
@@ -149,11 +142,7 @@ fn catching_up_folds_what_can_be_read_now() {
         let failed = lab.catch_up(&wider).expect_err("another table");
         assert_refused(failed, 2, "`raw.event_time` changed", "rebuild");
         let report = lab.catch_up(&wider[..1]).expect("caught up");
-        assert_eq!(
-            curated(&lab),
-            ["1 1", "7 5000000000", "8 80"],
-            "{window_by}"
-        );
+        assert_eq!(curated(&lab), ["1 1", "7 5000000000", "8 80"], "{window_by}");
         assert_eq!((report.files, report.rows_rejected), (1, 6));
         let report = lab.rebuild(false, &wider).expect("rebuilt");
         assert_eq!(curated(&lab), ["6 6", "7 5000000000", "8 80"]);
@@ -166,10 +155,7 @@ fn nothing_in_quarantine_is_said() {
     let lab = lab();
     let failed = lab.catch_up(&[]).expect_err("no run yet");
     assert_refused(failed, 2, "nothing to catch up with", "glueless run");
-    lab.put(
-        &raw_file(1),
-        file_of_rows(&COLUMNS, &[["I", "1", "1", AT, AT]]),
-    );
+    lab.put(&raw_file(1), file_of_rows(&COLUMNS, &[["I", "1", "1", AT, AT]]));
     lab.run(START, END).expect("a run");
     let report = lab.catch_up(&[]).expect("nothing to do");
     let note = report.note.expect("a note");
@@ -189,16 +175,10 @@ fn too_many_bad_rows_stop_the_run() {
         "raw.max_bad_rows",
     );
     assert!(lab.list("lake/curated").is_empty());
-    lab.run_with(Task::Run, START, END, &["raw.max_bad_rows=7"])
-        .expect("a run");
+    lab.run_with(Task::Run, START, END, &["raw.max_bad_rows=7"]).expect("a run");
     // These settings do not belong to the identity of the table.
     let failed = lab.run_with(Task::Run, START, END, &["raw.on_bad_row=fail"]);
-    assert_refused(
-        failed.expect_err("refused"),
-        65,
-        "row 2 of",
-        "a key column must not be null",
-    );
+    assert_refused(failed.expect_err("refused"), 65, "row 2 of", "a key column must not be null");
 }
 
 #[test]
@@ -206,11 +186,7 @@ fn many_bad_rows_of_large_batches_are_found() {
     let lab = lab();
     let rows: Vec<[String; 5]> = (0..30_000)
         .map(|row| {
-            let n = if row % 17 == 3 {
-                "5000000000".into()
-            } else {
-                row.to_string()
-            };
+            let n = if row % 17 == 3 { "5000000000".into() } else { row.to_string() };
             ["I".into(), row.to_string(), n, AT.into(), AT.into()]
         })
         .collect();
@@ -218,10 +194,7 @@ fn many_bad_rows_of_large_batches_are_found() {
     let set = ["raw.max_bad_rows=100000"];
     let report = lab.run_with(Task::Run, START, END, &set).expect("a run");
     let bad = (0..30_000).filter(|row| row % 17 == 3).count();
-    assert_eq!(
-        (report.rows_rejected as usize, report.rows_latest as usize),
-        (bad, 30_000 - bad)
-    );
+    assert_eq!((report.rows_rejected as usize, report.rows_latest as usize), (bad, 30_000 - bad));
     let found = quarantined(&lab, &report);
     assert_eq!((found.len(), found[1][1].as_str()), (bad, "21"));
 }
@@ -245,26 +218,13 @@ fn files_that_cannot_be_read_are_put_aside_and_may_be_mended() {
     lab.put(&raw_file(6), good("6", "6"));
     let report = lab.run(START, END).expect("a run");
     assert_eq!(curated(&lab), ["1 1", "6 6"]);
-    assert_eq!(
-        (report.files_rejected, report.rows_rejected, report.files),
-        (4, 0, 6)
-    );
+    assert_eq!((report.files_rejected, report.rows_rejected, report.files), (4, 0, 6));
     let found = quarantined(&lab, &report);
     let names: Vec<&str> = found.iter().map(|line| line[0].as_str()).collect();
     assert_eq!(names.len(), 4, "{names:?}");
-    assert!(
-        found
-            .iter()
-            .all(|line| line[1].is_empty() && !line[3].is_empty()),
-        "{found:?}"
-    );
+    assert!(found.iter().all(|line| line[1].is_empty() && !line[3].is_empty()), "{found:?}");
     let failed = lab.run_with(Task::Run, START, END, &["raw.on_bad_file=fail"]);
-    assert_refused(
-        failed.expect_err("refused"),
-        65,
-        "20200102-000000000.parquet",
-        "",
-    );
+    assert_refused(failed.expect_err("refused"), 65, "20200102-000000000.parquet", "");
     // Nothing of them was folded: once a file is repaired, the next run that finds it folds it.
     lab.put(&raw_file(2), good("2", "2"));
     let report = lab.run("2020-01-07", "2020-01-08").expect("a run");
@@ -313,11 +273,7 @@ fn a_failed_run_leaves_nothing_in_quarantine() {
         "SELECT CAST(id AS BIGINT) AS id, CAST('x' || id AS BIGINT) AS n, event_dt FROM latest";
     lab.write_file("curated.sql", sql);
     lab.run(START, END).expect_err("a cast fails");
-    assert!(
-        lab.list_all("lake").is_empty(),
-        "{:?}",
-        lab.list_all("lake")
-    );
+    assert!(lab.list_all("lake").is_empty(), "{:?}", lab.list_all("lake"));
 }
 
 #[test]
@@ -331,10 +287,8 @@ fn bad_lines_of_csv_are_put_aside_with_their_number() {
     assert_eq!(curated(&lab), ["1 1", "6 6"]);
     assert_eq!((report.rows_read, report.rows_rejected), (7, 5));
     let found = quarantined(&lab, &report);
-    let found: Vec<[&str; 3]> = found
-        .iter()
-        .map(|line| [&line[1], &line[2], &line[3]].map(String::as_str))
-        .collect();
+    let found: Vec<[&str; 3]> =
+        found.iter().map(|line| [&line[1], &line[2], &line[3]].map(String::as_str)).collect();
     assert_eq!(
         found,
         [
@@ -342,17 +296,10 @@ fn bad_lines_of_csv_are_put_aside_with_their_number() {
             ["3", "", "has 2 fields where 5 are expected"],
             ["4", "Op", "is none of I, U, D"],
             ["5", "Op", "has an unexpected quote"],
-            [
-                "7",
-                "",
-                "is cut off: the file does not end with a line feed"
-            ],
+            ["7", "", "is cut off: the file does not end with a line feed"],
         ]
     );
-    lab.put(
-        "raw/20200102-000000000.csv.gz",
-        vec![0x1f_u8, 0x8b, 8, 0, 0, 0],
-    );
+    lab.put("raw/20200102-000000000.csv.gz", vec![0x1f_u8, 0x8b, 8, 0, 0, 0]);
     let report = lab.run(START, END).expect("a run");
     assert_eq!((report.files_rejected, report.rows_latest), (1, 0));
 }
@@ -369,11 +316,7 @@ fn windows_of_rows_release_nothing_that_they_did_not_fold() {
         let third = "2020-01-03 00:00:00";
         file_of_rows(
             &COLUMNS,
-            &[
-                ["I", "1", n, AT, AT],
-                ["I", "2", "2", AT, AT],
-                ["I", "3", "3", third, third],
-            ],
+            &[["I", "1", n, AT, AT], ["I", "2", "2", AT, AT], ["I", "3", "3", third, third]],
         )
     };
     let rows = builder().window_by("commit").build();
@@ -411,12 +354,7 @@ fn a_rebuild_from_nothing_but_bad_files_changes_nothing() {
         "--accept-missing",
     );
     let failed = lab.rebuild(true, &[]).expect_err("refused");
-    assert_refused(
-        failed,
-        65,
-        "no input can be read any more",
-        "nothing was changed",
-    );
+    assert_refused(failed, 65, "no input can be read any more", "nothing was changed");
     assert_eq!(lab.contents("lake"), before);
 }
 
@@ -427,15 +365,8 @@ fn an_input_that_was_folded_does_not_become_a_bad_file() {
     lab.put("raw/20200101-000000000.csv", text);
     lab.run(START, END).expect("a run");
     let other = ["raw.csv_header=true"];
-    let failed = lab
-        .run_with(Task::Run, START, END, &other)
-        .expect_err("refused");
-    assert_refused(
-        failed,
-        65,
-        "an input that was folded cannot be read any more",
-        "rebuild",
-    );
+    let failed = lab.run_with(Task::Run, START, END, &other).expect_err("refused");
+    assert_refused(failed, 65, "an input that was folded cannot be read any more", "rebuild");
 }
 
 #[test]
@@ -481,19 +412,9 @@ fn bad_rows_are_no_bad_files() {
     let text = format!("I,1,x,{AT},{AT}\nI,2,y,{AT},{AT}\n");
     lab.put("raw/20200101-000000000.csv", text);
     let failed = lab.run_with(Task::Run, START, END, &["raw.on_bad_row=fail"]);
-    assert_refused(
-        failed.expect_err("refused"),
-        65,
-        "line 1 of",
-        "correct the value",
-    );
+    assert_refused(failed.expect_err("refused"), 65, "line 1 of", "correct the value");
     let failed = lab.run_with(Task::Run, START, END, &["raw.max_bad_rows=1"]);
-    assert_refused(
-        failed.expect_err("refused"),
-        65,
-        "more than 1 rows are bad",
-        "max_bad_rows",
-    );
+    assert_refused(failed.expect_err("refused"), 65, "more than 1 rows are bad", "max_bad_rows");
 }
 
 #[test]
@@ -501,14 +422,9 @@ fn damage_that_is_not_needed_is_no_damage() {
     let lab = lab();
     // A column that curated.sql does not select is damaged.
     let columns = ["Op", "id", "n", "event", "ts", "other"];
-    let mut unneeded = file_of_rows(
-        &columns,
-        &[["I", "1", "1", AT, AT, "some long text to damage"]],
-    );
-    let place = unneeded
-        .windows(9)
-        .position(|bytes| bytes == b"some long")
-        .expect("the text");
+    let mut unneeded =
+        file_of_rows(&columns, &[["I", "1", "1", AT, AT, "some long text to damage"]]);
+    let place = unneeded.windows(9).position(|bytes| bytes == b"some long").expect("the text");
     // This is the end of its page's header, before the length of the text.
     unneeded[place - 12..place - 4].fill(0xFF);
     lab.put(&raw_file(1), unneeded);
@@ -518,22 +434,14 @@ fn damage_that_is_not_needed_is_no_damage() {
     needed[4..40].fill(0xFF);
     lab.put(&raw_file(2), needed);
     let report = lab.run(START, END).expect("a run");
-    assert_eq!(
-        (report.files_rejected, curated(&lab)),
-        (1, vec!["1 1".to_string()])
-    );
+    assert_eq!((report.files_rejected, curated(&lab)), (1, vec!["1 1".to_string()]));
     // A query that selects the column finds the damage.
     let sql = "SELECT CAST(id AS BIGINT) AS id, other, event_dt FROM latest";
     lab.write_file("curated.sql", sql);
     let elsewhere = format!("curated.url={}/elsewhere/curated", lab.base);
     let set = [elsewhere.as_str(), "raw.on_bad_file=fail"];
     let failed = lab.run_with(Task::Run, "2020-01-01", "2020-01-02", &set);
-    assert_refused(
-        failed.expect_err("damaged"),
-        65,
-        "20200101-000000000.parquet",
-        "",
-    );
+    assert_refused(failed.expect_err("damaged"), 65, "20200101-000000000.parquet", "");
 }
 
 #[test]
@@ -559,10 +467,7 @@ fn a_file_read_again_leaves_nothing_of_itself_behind() {
     let report = lab.run(START, END).expect("a run");
     assert_eq!(quarantined(&lab, &report).len(), 14);
     let report = run_day(&lab, 2, &[]);
-    assert_eq!(
-        (report.rows_rejected, quarantined(&lab, &report).len()),
-        (7, 14)
-    );
+    assert_eq!((report.rows_rejected, quarantined(&lab, &report).len()), (7, 14));
 }
 
 /// How the bytes of a file are changed. Positions are fractions of its length.
@@ -581,11 +486,7 @@ fn damage() -> impl Strategy<Value = Damage> {
         prop::collection::vec((place.clone(), any::<u8>()), 0..6),
         prop::option::of(prop::array::uniform3(place)),
     );
-    damage.prop_map(|(length, flips, splice)| Damage {
-        length,
-        flips,
-        splice,
-    })
+    damage.prop_map(|(length, flips, splice)| Damage { length, flips, splice })
 }
 
 fn damaged(good: &[u8], other: &[u8], damage: &Damage) -> Vec<u8> {
@@ -594,10 +495,7 @@ fn damaged(good: &[u8], other: &[u8], damage: &Damage) -> Vec<u8> {
     if let Some([at, from, to]) = &damage.splice {
         let (from, to) = (place(from.min(*to), other), place(from.max(*to), other));
         let at = place(*at, &bytes);
-        bytes.splice(
-            at..(at + to - from).min(bytes.len()),
-            other[from..to].iter().copied(),
-        );
+        bytes.splice(at..(at + to - from).min(bytes.len()), other[from..to].iter().copied());
     }
     for (at, byte) in &damage.flips {
         let at = place(*at, &bytes);
@@ -632,11 +530,7 @@ fn no_bytes_of_a_raw_file_make_a_run_stumble() {
         "I,1,1,2020-01-01 00:00:00,2020-01-01 00:00:00\nU,2,\"2\",,2020-01-01 00:00:00\nD,1,,,2020-01-02 00:00:00\n",
         "I,\"3\",3,2020-01-01 00:00:00,2020-01-01 00:00:00\n\"U\",2,\"2\n\",,2020-01-01 00:00:00\n",
     ]);
-    let config = Config {
-        cases: 150,
-        failure_persistence: None,
-        ..Config::default()
-    };
+    let config = Config { cases: 150, failure_persistence: None, ..Config::default() };
     let input = (damage(), any::<bool>(), any::<bool>());
     TestRunner::new(config)
         .run(&input, |(damage, is_csv, is_quarantined)| {
@@ -649,10 +543,7 @@ fn no_bytes_of_a_raw_file_make_a_run_stumble() {
             let bytes = damaged(&files[0], &files[1], &damage);
             lab.put(&format!("raw/20200101-000000000.{ending}"), bytes.clone());
             let policy = if is_quarantined { "quarantine" } else { "fail" };
-            let set = [
-                format!("raw.on_bad_file={policy}"),
-                format!("raw.on_bad_row={policy}"),
-            ];
+            let set = [format!("raw.on_bad_file={policy}"), format!("raw.on_bad_row={policy}")];
             let set: Vec<&str> = set.iter().map(String::as_str).collect();
             match lab.run_with(Task::Curate, START, END, &set) {
                 Ok(report) => {

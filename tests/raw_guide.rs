@@ -11,9 +11,7 @@ const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/");
 /// A section of the guide: its title and its text.
 fn sections() -> Vec<(&'static str, &'static str)> {
     let sections = GUIDE.split("\n## ").skip(1);
-    sections
-        .map(|section| section.split_once('\n').expect("a text"))
-        .collect()
+    sections.map(|section| section.split_once('\n').expect("a text")).collect()
 }
 
 /// The text of a fenced block.
@@ -27,17 +25,11 @@ fn tables(text: &str) -> Vec<Vec<Vec<String>>> {
     let (_, text) = text.rsplit_once("```\n").expect("a query");
     let mut tables = vec![Vec::new()];
     for line in text.lines() {
-        let Some(cells) = line
-            .strip_prefix('|')
-            .and_then(|line| line.strip_suffix('|'))
-        else {
+        let Some(cells) = line.strip_prefix('|').and_then(|line| line.strip_suffix('|')) else {
             tables.push(Vec::new());
             continue;
         };
-        let cells: Vec<String> = cells
-            .split('|')
-            .map(|cell| cell.trim().to_string())
-            .collect();
+        let cells: Vec<String> = cells.split('|').map(|cell| cell.trim().to_string()).collect();
         if cells[0] != "---" {
             tables.last_mut().expect("a table").push(cells);
         }
@@ -47,10 +39,7 @@ fn tables(text: &str) -> Vec<Vec<Vec<String>>> {
 }
 
 fn values(row: &Row, columns: &[String]) -> Vec<String> {
-    let value = |name: &String| {
-        row.get(name)
-            .map_or(String::new(), |text| text.replace('\n', " "))
-    };
+    let value = |name: &String| row.get(name).map_or(String::new(), |text| text.replace('\n', " "));
     columns.iter().map(value).collect()
 }
 
@@ -62,22 +51,16 @@ fn every_pipeline_of_the_guide_gives_the_rows_that_stand_below_it() {
             continue;
         };
         let sql = block(text, "sql").unwrap_or_else(|| panic!("{title} has no query"));
-        let toml = toml
-            .replace("../fixtures/", FIXTURES)
-            .replace("../lake/", "{base}/lake/");
+        let toml = toml.replace("../fixtures/", FIXTURES).replace("../lake/", "{base}/lake/");
         let lab = Lab::new(Place::Local, &toml, &[("curated.sql", &sql)]);
-        let table = toml
-            .lines()
-            .rev()
-            .find_map(|line| line.split_once("/lake/"));
+        let table = toml.lines().rev().find_map(|line| line.split_once("/lake/"));
         let table = table.expect("a table").1.trim_end_matches('"').to_string();
         // In one run, and in two of which the later days come first.
         let days = [("2024-01-03", "2024-02-01"), ("2024-01-01", "2024-01-03")];
         for windows in [&[("2024-01-01", "2024-02-01")][..], &days] {
             let lab = Lab::new(Place::Local, &toml, &[("curated.sql", &sql)]);
             for (start, end) in windows {
-                lab.run(start, end)
-                    .unwrap_or_else(|error| panic!("{title}: {error}"));
+                lab.run(start, end).unwrap_or_else(|error| panic!("{title}: {error}"));
             }
             let tables = tables(text);
             let (columns, expected) = tables[0].split_first().expect("a header");
@@ -112,11 +95,7 @@ fn every_fixture_is_in_the_guide_or_the_loyalty_table() {
     let folders = std::fs::read_dir(format!("{FIXTURES}raw")).expect("listed");
     let used: BTreeMap<String, bool> = folders
         .map(|folder| {
-            let name = folder
-                .expect("a folder")
-                .file_name()
-                .into_string()
-                .expect("text");
+            let name = folder.expect("a folder").file_name().into_string().expect("text");
             let is_used = GUIDE.contains(&format!("fixtures/raw/{name}")) || name == "cust_loyalty";
             (name, is_used)
         })

@@ -74,26 +74,15 @@ fn csv_changes_for(builder: LabBuilder) -> Lab {
 
 #[test]
 fn csv_files_are_folded_compressed_or_not() {
-    let expected = [
-        "1 11 - 2020-01-02",
-        "3 30  2020-01-02",
-        "4 - a\nb 2020-01-03",
-    ];
+    let expected = ["1 11 - 2020-01-02", "3 30  2020-01-02", "4 - a\nb 2020-01-03"];
     let columns = ["id", "v", "note", "event_dt"];
     let whole = csv_changes();
     let report = whole.run(START, END).expect("a run");
-    assert_eq!(
-        (report.files, report.rows_read, report.rows_deleted),
-        (3, 6, 1)
-    );
+    assert_eq!((report.files, report.rows_read, report.rows_deleted), (3, 6, 1));
     assert_eq!(curated(&whole, columns), expected);
     // Day by day with the last day first, and everything once more.
     let daily = csv_changes();
-    for (start, end) in [
-        ("2020-01-03", "2020-01-04"),
-        ("2020-01-01", "2020-01-03"),
-        (START, END),
-    ] {
+    for (start, end) in [("2020-01-03", "2020-01-04"), ("2020-01-01", "2020-01-03"), (START, END)] {
         daily.run(start, end).expect("a run");
     }
     assert_eq!(curated(&daily, columns), expected);
@@ -111,18 +100,12 @@ fn csv_files_are_folded_compressed_or_not() {
 fn csv_on_a_far_store_and_with_little_memory_gives_the_same_rows() {
     let mut text = String::new();
     for row in 0..60_000 {
-        text += &format!(
-            "U,{},{row},\"{}\",2020-01-02 10:00:00\n",
-            row % 20_000,
-            "x".repeat(row % 97)
-        );
+        text +=
+            &format!("U,{},{row},\"{}\",2020-01-02 10:00:00\n", row % 20_000, "x".repeat(row % 97));
     }
     let mut tables = Vec::new();
     for place in PLACES {
-        let lab = csv_builder()
-            .place(place)
-            .set("limits.memory", "128MB")
-            .build();
+        let lab = csv_builder().place(place).set("limits.memory", "128MB").build();
         for file in 0..4 {
             lab.put(&format!("raw/20200102-10000000{file}.csv.gz"), gzip(&text));
         }
@@ -131,11 +114,7 @@ fn csv_on_a_far_store_and_with_little_memory_gives_the_same_rows() {
         tables.push(lab.table("lake/curated"));
     }
     assert_eq!(tables[0], tables[1]);
-    assert!(
-        tables[0]
-            .iter()
-            .all(|row| row["v"].parse::<i64>().expect("a number") >= 40_000)
-    );
+    assert!(tables[0].iter().all(|row| row["v"].parse::<i64>().expect("a number") >= 40_000));
 }
 
 #[test]
@@ -172,15 +151,9 @@ fn csv_with_a_header_needs_no_list_of_columns() {
     lab.put("raw/20200102-000000000.csv", text);
     // Keys are text here, and two texts may be the same number.
     let failed = lab.run(START, END).expect_err("the key is computed");
-    assert_refused(
-        failed,
-        2,
-        "does not return the key column `id` unchanged",
-        "",
-    );
+    assert_refused(failed, 2, "does not return the key column `id` unchanged", "");
     let columns = ["raw.columns={id = \"bigint\"}"];
-    lab.run_with(Task::Run, START, END, &columns)
-        .expect("a run");
+    lab.run_with(Task::Run, START, END, &columns).expect("a run");
     assert_eq!(curated(&lab, ["id", "v", "note"]), ["2 - NULL"]);
 }
 
@@ -197,22 +170,14 @@ fn parquet_and_csv_files_do_not_mix() {
     );
     let failed = lab.run_with(Task::Run, START, END, &["raw.format=parquet"]);
     let failed = failed.expect_err("mixed");
-    assert_refused(
-        failed,
-        2,
-        "is not a file of the format `parquet`",
-        "raw.format = \"csv\"",
-    );
+    assert_refused(failed, 2, "is not a file of the format `parquet`", "raw.format = \"csv\"");
 }
 
 #[test]
 fn full_loads_come_before_every_change_wherever_they_lie() {
     let lab = builder()
         .set("raw.url", vec!["{base}/raw/full", "{base}/raw/cdc"])
-        .set(
-            "raw.full_load",
-            vec!["LOAD*", "SEGMENT*_LOAD*", "*/raw/full/*"],
-        )
+        .set("raw.full_load", vec!["LOAD*", "SEGMENT*_LOAD*", "*/raw/full/*"])
         .build();
     // The full loads have later times than the changes.
     let late = "2020-01-20 00:00:00";
@@ -247,18 +212,12 @@ fn keyless(format: &str) -> Lab {
         .build();
     let columns = ["Op", "v", "note", "event", "ts"];
     let at = "2020-01-05 00:00:00";
-    let one = [
-        ["I", "1", "a", at, at],
-        ["I", "1", "a", at, at],
-        ["I", "5000000000", "b", at, at],
-    ];
+    let one = [["I", "1", "a", at, at], ["I", "1", "a", at, at], ["I", "5000000000", "b", at, at]];
     lab.put(&raw_file(1), file_of_rows(&columns, &one));
     let two = [["I", "0", "z", at, at], ["U", "3", "d", at, at]];
     lab.put(&raw_file(2), file_of_rows(&columns, &two));
-    let load = file_of_rows(
-        &["v", "note", "event", "ts"],
-        &[["7", "l", "2020-01-06 00:00:00", at]],
-    );
+    let load =
+        file_of_rows(&["v", "note", "event", "ts"], &[["7", "l", "2020-01-06 00:00:00", at]]);
     lab.put("raw/LOAD00000001.parquet", load);
     lab
 }
@@ -269,47 +228,27 @@ fn a_table_without_a_key_gets_each_row_once() {
         let lab = keyless(format);
         let columns = ["v", "note", "event_dt"];
         let first = lab.run("2020-01-01", "2020-01-02").expect("a run");
-        assert_eq!(
-            (first.rows_latest, first.rows_rejected, first.files),
-            (3, 1, 2)
-        );
+        assert_eq!((first.rows_latest, first.rows_rejected, first.files), (3, 1, 2));
         let expected = ["1 a 2020-01-05", "1 a 2020-01-05", "7 l 2020-01-06"];
         assert_eq!(curated(&lab, columns), expected);
         // The same window again, and one that overlaps: no row comes twice.
         let again = lab.run("2020-01-01", "2020-01-02").expect("a run");
         assert_eq!((again.files, again.rows_written), (0, 0));
         let second = lab.run(START, END).expect("a run");
-        assert_eq!(
-            (second.files, second.rows_read, second.rows_rejected),
-            (1, 2, 1)
-        );
-        let expected = [
-            "0 z 2020-01-05",
-            "1 a 2020-01-05",
-            "1 a 2020-01-05",
-            "7 l 2020-01-06",
-        ];
+        assert_eq!((second.files, second.rows_read, second.rows_rejected), (1, 2, 1));
+        let expected = ["0 z 2020-01-05", "1 a 2020-01-05", "1 a 2020-01-05", "7 l 2020-01-06"];
         assert_eq!(curated(&lab, columns), expected);
         // The row that can be read now is added; the rest of its file is not added again.
-        let caught_up = lab
-            .catch_up(&["raw.columns={v = \"bigint\"}"])
-            .expect("caught up");
+        let caught_up = lab.catch_up(&["raw.columns={v = \"bigint\"}"]).expect("caught up");
         assert_eq!((caught_up.rows_latest, caught_up.rows_rejected), (1, 1));
-        let expected = [
-            &expected[..3],
-            &["5000000000 b 2020-01-05", "7 l 2020-01-06"],
-        ]
-        .concat();
+        let expected = [&expected[..3], &["5000000000 b 2020-01-05", "7 l 2020-01-06"]].concat();
         assert_eq!(curated(&lab, columns), expected);
-        let caught_up = lab
-            .catch_up(&["raw.columns={v = \"bigint\"}"])
-            .expect("caught up");
+        let caught_up = lab.catch_up(&["raw.columns={v = \"bigint\"}"]).expect("caught up");
         assert_eq!((caught_up.rows_latest, caught_up.rows_rejected), (0, 1));
         assert_eq!(curated(&lab, columns), expected);
         let daily = lab.lines("lake/daily", ["dt", "n"]);
         assert_eq!(daily, ["2020-01-05 4", "2020-01-06 1"]);
-        lab.rebuild(false, &["raw.columns={v = \"bigint\"}"])
-            .expect("rebuilt");
+        lab.rebuild(false, &["raw.columns={v = \"bigint\"}"]).expect("rebuilt");
         assert_eq!(curated(&lab, columns), expected);
         lab.assert_tidy();
     }
@@ -325,16 +264,11 @@ fn catching_up_without_a_key_takes_no_row_twice() {
     lab.run(START, END).expect("a run");
     let before = curated(&lab, ["v", "note"]);
     // Rows that are in the table are not read again, so that they need not fit these types.
-    for columns in [
-        "raw.columns={v = \"tinyint\"}",
-        "raw.columns={v = \"integer\"}",
-    ] {
+    for columns in ["raw.columns={v = \"tinyint\"}", "raw.columns={v = \"integer\"}"] {
         lab.catch_up(&[columns]).expect("caught up");
         assert_eq!(curated(&lab, ["v", "note"]), before);
     }
-    let report = lab
-        .catch_up(&["raw.columns={v = \"bigint\"}"])
-        .expect("caught up");
+    let report = lab.catch_up(&["raw.columns={v = \"bigint\"}"]).expect("caught up");
     assert_eq!(report.rows_latest, 2);
     assert_eq!(curated(&lab, ["v"]).len(), before.len() + 2);
     // The files are still known as folded.
@@ -347,19 +281,14 @@ fn versions_of_a_table_without_a_key_are_put_together() {
     let lab = keyless("parquet");
     let at = "2020-01-05 00:00:00";
     for hour in 0..24 {
-        let rows = file_of_rows(
-            &["Op", "v", "note", "event", "ts"],
-            &[["I", "1", "x", at, at]],
-        );
+        let rows = file_of_rows(&["Op", "v", "note", "event", "ts"], &[["I", "1", "x", at, at]]);
         lab.put(&format!("raw/20200110-{hour:02}0000000.parquet"), rows);
         let start = format!("2020-01-10T{hour:02}:00:00Z");
         let end = format!("2020-01-10T{hour:02}:30:00Z");
         lab.run(&start, &end).expect("a run");
     }
     let versions = lab.list_all(&format!("{STATE}/versions"));
-    let versions = versions
-        .iter()
-        .filter(|path| path.starts_with("kind=version/"));
+    let versions = versions.iter().filter(|path| path.starts_with("kind=version/"));
     assert!(versions.count() < 24);
     let daily = lab.lines("lake/daily", ["dt", "n"]);
     assert_eq!(daily, ["2020-01-05 24", "2020-01-06 1"]);
@@ -372,12 +301,7 @@ fn columns_that_differ_in_case_alone_are_refused() {
     let columns = ["id", "v", "note", "Note", "ts"];
     let file = file_of_rows(&columns, &[["1", "1", "a", "b", "2020-01-01 00:00:00"]]);
     let failed = days(&lab, &[file], true).expect_err("refused");
-    assert_refused(
-        failed,
-        65,
-        "columns `note` and `Note` of",
-        "rename one of them",
-    );
+    assert_refused(failed, 65, "columns `note` and `Note` of", "rename one of them");
 }
 
 #[test]
@@ -400,38 +324,18 @@ fn times_with_a_zone_keep_their_instant() {
 ";
     lab.put("raw/20200101-000000000.csv", text);
     lab.run(START, END).expect("a run");
-    assert_eq!(
-        curated(&lab, ["id", "event_dt"]),
-        ["1 2020-01-01", "2 2020-01-02"]
-    );
+    assert_eq!(curated(&lab, ["id", "event_dt"]), ["1 2020-01-01", "2 2020-01-02"]);
     let set = ["raw.columns.event=timestamp"];
-    let failed = lab
-        .run_with(Task::Run, START, END, &set)
-        .expect_err("a zone is lost");
-    assert_refused(
-        failed,
-        65,
-        "column `event` does not fit its type",
-        "[raw.columns]",
-    );
+    let failed = lab.run_with(Task::Run, START, END, &set).expect_err("a zone is lost");
+    assert_refused(failed, 65, "column `event` does not fit its type", "[raw.columns]");
 }
 
 #[test]
 fn csv_and_parquet_of_the_same_changes_give_the_same_table() {
     let text = prop::option::of("[a,\"\n ]{0,4}");
-    let change = (
-        "[IUD]",
-        0i64..6,
-        prop::option::of(any::<i64>()),
-        text,
-        0u32..3,
-    );
+    let change = ("[IUD]", 0i64..6, prop::option::of(any::<i64>()), text, 0u32..3);
     let files = prop::collection::vec(prop::collection::vec(change, 0..8), 1..5);
-    let config = Config {
-        cases: 40,
-        failure_persistence: None,
-        ..Config::default()
-    };
+    let config = Config { cases: 40, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
         .run(&files, |files| {
             let csv = csv_builder().curated_sql(SQL_WITH_NOTE).build();
@@ -476,10 +380,7 @@ fn updates_and_deletes_of_a_table_without_a_key_are_refused() {
     let lab = keyless("parquet");
     for op in ["U", "D", "u"] {
         let row: &[&str] = &[op, "1", "a", "2020-01-05 00:00:00", "2020-01-05 00:00:00"];
-        lab.put(
-            &raw_file(2),
-            file_of_rows(&["Op", "v", "note", "event", "ts"], &[row]),
-        );
+        lab.put(&raw_file(2), file_of_rows(&["Op", "v", "note", "event", "ts"], &[row]));
         let failed = lab.run_with(Task::Run, "2020-01-02", END, &["raw.on_bad_row=fail"]);
         let failed = failed.expect_err("refused");
         assert_refused(failed, 65, "row 1 of", "name the primary key in `key`");
@@ -491,12 +392,7 @@ fn windows_of_rows_need_a_key() {
     let lab = keyless("parquet");
     let failed = lab.run_with(Task::Run, START, END, &["raw.window_by=commit"]);
     let failed = failed.expect_err("refused");
-    assert_refused(
-        failed,
-        2,
-        "`raw.window_by` cannot be `commit`",
-        "select files",
-    );
+    assert_refused(failed, 2, "`raw.window_by` cannot be `commit`", "select files");
 }
 
 /// Folds these files, one for each day, in one run or in a run for each day.
@@ -508,8 +404,7 @@ fn days(lab: &Lab, files: &[Vec<u8>], at_once: bool) -> Result<Vec<Report>> {
         return Ok(vec![lab.run(START, END)?]);
     }
     let days = 1..=files.len() as i64;
-    days.map(|first| lab.run(&day(first), &day(first + 1)))
-        .collect()
+    days.map(|first| lab.run(&day(first), &day(first + 1))).collect()
 }
 
 fn schema_changes(reports: &[Report]) -> Vec<String> {
@@ -558,10 +453,7 @@ fn the_report_lists_how_columns_changed() {
 #[test]
 fn a_column_that_vanished_is_null() {
     let files = [
-        file_of_rows(
-            &["id", "v", "note", "ts"],
-            &[["1", "1", "x", "2020-01-01 00:00:00"]],
-        ),
+        file_of_rows(&["id", "v", "note", "ts"], &[["1", "1", "x", "2020-01-01 00:00:00"]]),
         file_of_rows(&["id", "v", "ts"], &[["2", "2", "2020-01-02 00:00:00"]]),
     ];
     for at_once in [true, false] {
@@ -580,51 +472,28 @@ fn types_that_have_nothing_in_common_stop_the_run_unless_one_is_fixed() {
     assert_refused(failed, 65, "column `V` is Int64 in", "`[raw.columns]`");
     let lab = lab();
     let failed = days(&lab, &[number, text_v("7")], false).expect_err("refused");
-    assert_refused(
-        failed,
-        65,
-        "and was Int64 in earlier runs",
-        "`[raw.columns]`",
-    );
+    assert_refused(failed, 65, "and was Int64 in earlier runs", "`[raw.columns]`");
     let fixed = ["raw.columns={v = \"bigint\"}"];
     lab.run_with(Task::Run, START, END, &fixed).expect("a run");
     assert_eq!(curated(&lab, ["id", "v"]), ["1 1", "2 7"]);
     // A value that is no number is found even in a change that does not win.
     lab.put(&raw_file(4), text_v("seven"));
-    lab.put(
-        &raw_file(5),
-        file_of_rows(&["id", "v", "ts"], &[["2", "8", "2020-01-05 00:00:00"]]),
-    );
-    let failed = lab
-        .run_with(Task::Run, START, END, &fixed)
-        .expect_err("refused");
-    assert_refused(
-        failed,
-        65,
-        "column `v` does not fit Int64",
-        "correct the value",
-    );
+    lab.put(&raw_file(5), file_of_rows(&["id", "v", "ts"], &[["2", "8", "2020-01-05 00:00:00"]]));
+    let failed = lab.run_with(Task::Run, START, END, &fixed).expect_err("refused");
+    assert_refused(failed, 65, "column `v` does not fit Int64", "correct the value");
     // A declared column needs no file that has it.
     let declared = "raw.columns={v = \"varchar\", vv = \"bigint\"}";
     let sql = "SELECT CAST(id AS BIGINT) AS id, vv AS v FROM latest";
     lab.write_file("curated.sql", sql);
     let elsewhere = format!("curated.url={}/other/curated", lab.base);
-    lab.run_with(Task::Run, START, END, &[declared, &elsewhere])
-        .expect("a run");
-    assert!(
-        lab.table("other/curated")
-            .iter()
-            .all(|row| !row.contains_key("v"))
-    );
+    lab.run_with(Task::Run, START, END, &[declared, &elsewhere]).expect("a run");
+    assert!(lab.table("other/curated").iter().all(|row| !row.contains_key("v")));
 }
 
 #[test]
 fn a_column_more_in_the_query_evolves_a_delta_table_and_needs_a_rebuild_of_others() {
     let file = |id: &str| {
-        file_of_rows(
-            &["id", "v", "note", "ts"],
-            &[[id, "1", "x", "2020-01-01 00:00:00"]],
-        )
+        file_of_rows(&["id", "v", "note", "ts"], &[[id, "1", "x", "2020-01-01 00:00:00"]])
     };
     let more = "SELECT note, CAST(id AS BIGINT) AS id, CAST(v AS BIGINT) AS v FROM latest";
     let other = "SELECT note, CAST(id AS BIGINT) AS id, CAST(v AS BIGINT) + 1 AS v FROM latest";
@@ -638,9 +507,7 @@ fn a_column_more_in_the_query_evolves_a_delta_table_and_needs_a_rebuild_of_other
         if format == "delta" {
             grown.expect("the table gets a column");
             assert_eq!(curated(&lab, ["id", "v", "note"]), ["1 1 -", "2 1 x"]);
-            let read = lab
-                .read_with("deltalake", "lake/curated", None)
-                .expect("read");
+            let read = lab.read_with("deltalake", "lake/curated", None).expect("read");
             assert_eq!(read.1.len(), 2);
             for sql in [other, fewer, SQL] {
                 lab.write_file("curated.sql", sql);
@@ -671,10 +538,7 @@ fn a_tie_stops_the_run_where_the_pipeline_says_so() {
     };
     for keep in ["latest", "latest-per-day"] {
         let sql = "SELECT CAST(id AS BIGINT) AS id, CAST(v AS BIGINT) AS v, event_dt FROM latest";
-        let builder = builder()
-            .keep(keep)
-            .set("raw.on_tie", "fail")
-            .curated_sql(sql);
+        let builder = builder().keep(keep).set("raw.on_tie", "fail").curated_sql(sql);
         let within = builder.build();
         let failed = days(&within, &[file(&["1", "2"])], true).expect_err("a tie");
         assert_refused(
@@ -690,13 +554,8 @@ fn a_tie_stops_the_run_where_the_pipeline_says_so() {
         // The same rows, read again, are no tie.
         across.run("2020-01-01", "2020-01-02").expect("a run");
         let by_row = ["raw.on_tie=row"];
-        let report = across
-            .run_with(Task::Run, START, END, &by_row)
-            .expect("a run");
-        assert_eq!(
-            (report.ties, curated(&across, ["v"])),
-            (1, vec!["2".to_string()])
-        );
+        let report = across.run_with(Task::Run, START, END, &by_row).expect("a run");
+        assert_eq!((report.ties, curated(&across, ["v"])), (1, vec!["2".to_string()]));
     }
 }
 
@@ -708,20 +567,11 @@ fn text_and_numbers_order_changes_and_an_empty_sequence_comes_first() {
     let (early, late) = (sequence(9), sequence(10));
     lab.put(
         "raw/LOAD1.parquet",
-        file_of_rows(
-            &["id", "v", "seq", "ts"],
-            &[["1", "0", "", "2020-01-09 00:00:00"]],
-        ),
+        file_of_rows(&["id", "v", "seq", "ts"], &[["1", "0", "", "2020-01-09 00:00:00"]]),
     );
     let rows = [["U", "1", "2", &late, at], ["U", "1", "1", &early, at]];
-    lab.put(
-        &raw_file(1),
-        file_of_rows(&["Op", "id", "v", "seq", "ts"], &rows),
-    );
+    lab.put(&raw_file(1), file_of_rows(&["Op", "id", "v", "seq", "ts"], &rows));
     let set = ["raw.order_by=[\"seq\"]"];
     let report = lab.run_with(Task::Run, START, END, &set).expect("a run");
-    assert_eq!(
-        (curated(&lab, ["v"]), report.ties),
-        (vec!["2".to_string()], 0)
-    );
+    assert_eq!((curated(&lab, ["v"]), report.ties), (vec!["2".to_string()], 0));
 }

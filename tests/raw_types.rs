@@ -63,24 +63,15 @@ fn int96_file(changes: &[(i32, i64, &str)]) -> Vec<u8> {
     let levels = vec![1; changes.len()];
     let mut column = group.next_column().expect("next").expect("id");
     let ids: Vec<i32> = changes.iter().map(|change| change.0).collect();
-    column
-        .typed::<Int32Type>()
-        .write_batch(&ids, Some(&levels), None)
-        .expect("written");
+    column.typed::<Int32Type>().write_batch(&ids, Some(&levels), None).expect("written");
     column.close().expect("closed");
     let mut column = group.next_column().expect("next").expect("v");
     let values: Vec<i64> = changes.iter().map(|change| change.1).collect();
-    column
-        .typed::<Int64Type>()
-        .write_batch(&values, Some(&levels), None)
-        .expect("written");
+    column.typed::<Int64Type>().write_batch(&values, Some(&levels), None).expect("written");
     column.close().expect("closed");
     let mut column = group.next_column().expect("next").expect("ts");
     let times: Vec<Int96> = changes.iter().map(|change| int96(us(change.2))).collect();
-    column
-        .typed::<Int96Type>()
-        .write_batch(&times, Some(&levels), None)
-        .expect("written");
+    column.typed::<Int96Type>().write_batch(&times, Some(&levels), None).expect("written");
     column.close().expect("closed");
     group.close().expect("closed");
     writer.close().expect("closed");
@@ -121,42 +112,24 @@ fn a_commit_time_orders_the_same_in_every_type() {
         .into_iter()
         .map(|ts| {
             let name = format!("{:?}", ts.data_type());
-            let columns = vec![
-                ("id", integers([1, 1])),
-                ("v", integers([10, 20])),
-                ("ts", ts),
-            ];
+            let columns = vec![("id", integers([1, 1])), ("v", integers([10, 20])), ("ts", ts)];
             (name, file_of_columns(columns))
         })
         .collect();
-    files.push((
-        "INT96".into(),
-        int96_file(&[(1, 10, later), (1, 20, earlier)]),
-    ));
+    files.push(("INT96".into(), int96_file(&[(1, 10, later), (1, 20, earlier)])));
     for (name, bytes) in files {
         let (_, report, rows) = fold(&builder(), &[bytes]).expect("a run");
-        assert_eq!(
-            cells(&rows, ["id", "v", "event_dt"]),
-            [["1", "10", "2020-01-02"]],
-            "{name}"
-        );
+        assert_eq!(cells(&rows, ["id", "v", "event_dt"]), [["1", "10", "2020-01-02"]], "{name}");
         assert_eq!((report.rows_superseded, report.ties), (1, 0), "{name}");
     }
 }
 
 #[test]
 fn nanoseconds_decide_where_microseconds_are_equal() {
-    let texts = texts([
-        "2020-01-01 00:00:00.000000002",
-        "2020-01-01 00:00:00.000000001",
-    ]);
+    let texts = texts(["2020-01-01 00:00:00.000000002", "2020-01-01 00:00:00.000000001"]);
     let ns: ArrayRef = Arc::new(TimestampNanosecondArray::from(vec![2, 1]));
     for ts in [texts, ns] {
-        let columns = vec![
-            ("id", integers([1, 1])),
-            ("v", integers([10, 20])),
-            ("ts", ts),
-        ];
+        let columns = vec![("id", integers([1, 1])), ("v", integers([10, 20])), ("ts", ts)];
         let rows = folded(&builder(), &[file_of_columns(columns)]);
         assert_eq!(cells(&rows, ["v"]), [["10"]]);
     }
@@ -205,11 +178,8 @@ fn the_ends_of_time_are_ordinary_times() {
             columns.2.push(time);
         }
     }
-    let columns = vec![
-        ("id", integers(columns.0)),
-        ("v", integers(columns.1)),
-        ("ts", texts(columns.2)),
-    ];
+    let columns =
+        vec![("id", integers(columns.0)), ("v", integers(columns.1)), ("ts", texts(columns.2))];
     let rows = folded(&builder(), &[file_of_columns(columns)]);
     assert_eq!(
         cells(&rows, ["id", "v", "event_dt"]),
@@ -224,14 +194,8 @@ fn the_ends_of_time_are_ordinary_times() {
 
 #[test]
 fn event_times_without_a_zone_are_of_the_pipelines_and_days_are_utc() {
-    let builder = builder()
-        .set("raw.event_time", "event")
-        .set("raw.time_zone", "Europe/Berlin");
-    let events = [
-        "2020-01-02 00:30:00",
-        "2020-07-02 01:59:59",
-        "2020-07-02 02:00:00",
-    ];
+    let builder = builder().set("raw.event_time", "event").set("raw.time_zone", "Europe/Berlin");
+    let events = ["2020-01-02 00:30:00", "2020-07-02 01:59:59", "2020-07-02 02:00:00"];
     let as_us: Vec<i64> = events.iter().map(|event| us(event)).collect();
     let local = timestamps(as_us.clone());
     for event in [texts(events), local] {
@@ -244,20 +208,13 @@ fn event_times_without_a_zone_are_of_the_pipelines_and_days_are_utc() {
         let rows = folded(&builder, &[file_of_columns(columns)]);
         assert_eq!(
             cells(&rows, ["id", "event_dt"]),
-            [
-                ["1", "2020-01-01"],
-                ["2", "2020-07-01"],
-                ["3", "2020-07-02"]
-            ]
+            [["1", "2020-01-01"], ["2", "2020-07-01"], ["3", "2020-07-02"]]
         );
     }
     // Event times with a zone keep it.
     let zoned: ArrayRef = Arc::new(TimestampMicrosecondArray::from(as_us).with_timezone("UTC"));
-    let with_zones = texts([
-        "2020-01-02 00:30:00Z",
-        "2020-07-02 01:59:59+00:00",
-        "2020-07-01 23:00:00-03:00",
-    ]);
+    let with_zones =
+        texts(["2020-01-02 00:30:00Z", "2020-07-02 01:59:59+00:00", "2020-07-01 23:00:00-03:00"]);
     for event in [zoned, with_zones] {
         let columns = vec![
             ("id", integers([1, 2, 3])),
@@ -268,11 +225,7 @@ fn event_times_without_a_zone_are_of_the_pipelines_and_days_are_utc() {
         let rows = folded(&builder, &[file_of_columns(columns)]);
         assert_eq!(
             cells(&rows, ["id", "event_dt"]),
-            [
-                ["1", "2020-01-02"],
-                ["2", "2020-07-02"],
-                ["3", "2020-07-02"]
-            ]
+            [["1", "2020-01-02"], ["2", "2020-07-02"], ["3", "2020-07-02"]]
         );
     }
     // A delete's day is that of its commit time, which is UTC whatever the zone.
@@ -296,27 +249,18 @@ fn an_operation_may_be_missing_null_or_in_lower_case() {
         ("ts", texts(["2020-01-01 00:00:00"; 5])),
     ]);
     let with = file_of_columns(vec![
-        (
-            "Op",
-            optional_texts([Some("u"), Some("d"), None, Some("D"), Some("i")]),
-        ),
+        ("Op", optional_texts([Some("u"), Some("d"), None, Some("D"), Some("i")])),
         ("id", integers([1, 2, 3, 4, 6])),
         ("v", integers([2; 5])),
         ("ts", texts([second; 5])),
     ]);
     let rows = folded(&builder(), &[without.clone(), with]);
-    assert_eq!(
-        cells(&rows, ["id", "v"]),
-        [["1", "2"], ["3", "2"], ["5", "1"], ["6", "2"]]
-    );
+    assert_eq!(cells(&rows, ["id", "v"]), [["1", "2"], ["3", "2"], ["5", "1"], ["6", "2"]]);
     // Where the pipeline names the column, every file but a full load must have it.
     let named = builder().set("raw.op", "Op");
     let error = refused(&named, &[without]);
     assert_eq!(error.kind.exit_code(), 2);
-    assert_eq!(
-        error.to_string(),
-        "no raw file has the column `Op`, which `raw.op` names"
-    );
+    assert_eq!(error.to_string(), "no raw file has the column `Op`, which `raw.op` names");
     assert_eq!(error.hint.as_deref(), Some("found: id, v, ts"));
 }
 
@@ -347,25 +291,14 @@ fn null_keys_and_null_or_bad_commit_times_are_refused_with_their_place() {
     let null_key: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None]));
     for (id, ts, expected) in [
         (null_key, texts([good, good]), "column `id` is null"),
-        (
-            integers([1, 2]),
-            optional_texts([Some(good), None]),
-            "column `ts` is null",
-        ),
-        (
-            integers([1, 2]),
-            texts([good, "soon"]),
-            "column `ts` is not a time",
-        ),
+        (integers([1, 2]), optional_texts([Some(good), None]), "column `ts` is null"),
+        (integers([1, 2]), texts([good, "soon"]), "column `ts` is not a time"),
     ] {
         let columns = vec![("id", id), ("v", integers([0, 0])), ("ts", ts)];
         let error = refused(&builder(), &[file_of_columns(columns)]);
         assert_eq!(error.kind.exit_code(), 65);
         let message = error.to_string();
-        assert!(
-            message.starts_with("row 2 of ") && message.ends_with(expected),
-            "{message}"
-        );
+        assert!(message.starts_with("row 2 of ") && message.ends_with(expected), "{message}");
     }
 }
 
@@ -388,11 +321,7 @@ fn columns_are_found_by_name_in_any_order_and_case() {
     let rows = folded(&builder, &[first, second]);
     assert_eq!(
         cells(&rows, ["id", "v", "note", "extra"]),
-        [
-            ["1", "1", "old", "-"],
-            ["2", "2", "-", "e"],
-            ["3", "2", "-", "f"]
-        ]
+        [["1", "1", "old", "-"], ["2", "2", "-", "e"], ["3", "2", "-", "f"]]
     );
 }
 
@@ -476,11 +405,7 @@ fn types_that_do_not_widen_are_refused_with_both_files() {
     let error = refused(&builder(), &[of(integers([1])), of(texts(["1"]))]);
     assert_eq!(error.kind.exit_code(), 65);
     let message = error.to_string();
-    for part in [
-        "column `v`",
-        "20200101-000000000.parquet",
-        "20200101-000000001.parquet",
-    ] {
+    for part in ["column `v`", "20200101-000000000.parquet", "20200101-000000001.parquet"] {
         assert!(message.contains(part), "{message}");
     }
 }
@@ -510,24 +435,14 @@ fn a_delete_needs_nothing_but_its_key() {
     for delete in [null_columns, no_columns] {
         let (_, report, rows) = fold(&builder, &[first.clone(), delete]).expect("a run");
         assert_eq!(cells(&rows, ["id", "event_dt"]), [["2", "2019-01-01"]]);
-        assert_eq!(
-            (
-                report.rows_latest,
-                report.rows_superseded,
-                report.rows_deleted
-            ),
-            (1, 1, 1)
-        );
+        assert_eq!((report.rows_latest, report.rows_superseded, report.rows_deleted), (1, 1, 1));
     }
 }
 
 #[test]
 fn object_names_are_taken_as_they_are() {
     for place in PLACES {
-        let lab = builder()
-            .place(place)
-            .curated_sql("SELECT id, v, event_dt FROM latest")
-            .build();
+        let lab = builder().place(place).curated_sql("SELECT id, v, event_dt FROM latest").build();
         let names = [
             "a b.parquet",
             "a%20b.parquet",
@@ -578,13 +493,8 @@ fn locations_with_spaces_and_percent_signs_are_taken_as_they_are() {
         let curated = format!("curated.url={}/l %20ä/c %d", lab.base);
         let state = format!("state.url={}/s ä/+", lab.base);
         for _ in 0..2 {
-            lab.run_with(
-                Task::Run,
-                "2020-01-01",
-                "2020-01-02",
-                &[&raw, &curated, &state],
-            )
-            .expect("a run");
+            lab.run_with(Task::Run, "2020-01-01", "2020-01-02", &[&raw, &curated, &state])
+                .expect("a run");
             let rows = lab.table("l %20ä/c %d");
             assert_eq!(cells(&rows, ["id", "v"]), [["1", "1"]]);
         }
@@ -624,9 +534,8 @@ fn every_page_version_compression_and_encoding_is_read() {
         ]
     };
     let expected: Vec<[String; 2]> = {
-        let mut rows: Vec<_> = (0..1000)
-            .map(|id: i64| [id.to_string(), (id + 2000).to_string()])
-            .collect();
+        let mut rows: Vec<_> =
+            (0..1000).map(|id: i64| [id.to_string(), (id + 2000).to_string()]).collect();
         rows.sort();
         rows
     };
@@ -717,11 +626,7 @@ fn large_file(
     for row in 0..rows {
         // Some keys follow one another and others are far apart, so that both ways of reading selected
         // rows are used.
-        let id = if row % 100 < 50 {
-            row % keys
-        } else {
-            row * 7919 % keys
-        };
+        let id = if row % 100 < 50 { row % keys } else { row * 7919 % keys };
         let payload = noise.bytes(payload_bytes);
         expected.insert(id, (row, payload.clone()));
         ids.push(id);
@@ -735,17 +640,14 @@ fn large_file(
         ("payload", payloads),
         ("ts", timestamps((0..rows).map(|row| start_us + row / 3))),
     ];
-    let properties = WriterProperties::builder()
-        .set_max_row_group_row_count(Some(group_rows))
-        .build();
+    let properties =
+        WriterProperties::builder().set_max_row_group_row_count(Some(group_rows)).build();
     (parquet(&batch(columns), Some(properties)), expected)
 }
 
 fn check_large(place: Place, bytes: Vec<u8>, expected: &Payloads) {
-    let lab = builder()
-        .place(place)
-        .curated_sql("SELECT id, v, payload, event_dt FROM latest")
-        .build();
+    let lab =
+        builder().place(place).curated_sql("SELECT id, v, payload, event_dt FROM latest").build();
     lab.put("raw/x.parquet", bytes);
     let report = lab.run("2020-01-01", "2020-01-02").expect("a run");
     assert_eq!(report.rows_latest, expected.len() as u64);
@@ -778,9 +680,8 @@ fn a_large_file_is_split_and_no_row_is_mistaken_for_another() {
 
 #[test]
 fn composite_keys_are_told_apart_by_all_their_columns() {
-    let builder = builder()
-        .set("key", vec!["a", "b"])
-        .curated_sql("SELECT a, b, v, event_dt FROM latest");
+    let builder =
+        builder().set("key", vec!["a", "b"]).curated_sql("SELECT a, b, v, event_dt FROM latest");
     let columns = vec![
         ("a", texts(["x", "x", "xy", "x", ""])),
         ("b", texts(["y", "", "", "y", "xy"])),
@@ -790,12 +691,7 @@ fn composite_keys_are_told_apart_by_all_their_columns() {
     let rows = folded(&builder, &[file_of_columns(columns)]);
     assert_eq!(
         cells(&rows, ["a", "b", "v"]),
-        [
-            ["", "xy", "5"],
-            ["x", "", "2"],
-            ["x", "y", "4"],
-            ["xy", "", "3"]
-        ]
+        [["", "xy", "5"], ["x", "", "2"], ["x", "y", "4"], ["xy", "", "3"]]
     );
 }
 
@@ -805,14 +701,8 @@ fn keys_of_every_type_are_compared_by_value() {
         .with_precision_and_scale(28, 2)
         .expect("decimals");
     let cases: Vec<(ArrayRef, &[&str])> = vec![
-        (
-            Arc::new(Float64Array::from(vec![0.0, 1.5, -0.0, -1.5])),
-            &["1.5", "-1.5"],
-        ),
-        (
-            Arc::new(Float32Array::from(vec![-0.0, 1.5, 0.0, -1.5])),
-            &["1.5", "-1.5"],
-        ),
+        (Arc::new(Float64Array::from(vec![0.0, 1.5, -0.0, -1.5])), &["1.5", "-1.5"]),
+        (Arc::new(Float32Array::from(vec![-0.0, 1.5, 0.0, -1.5])), &["1.5", "-1.5"]),
         (Arc::new(decimals), &["1.00", "10.00", "-1.00"]),
         (texts(["a", "A", "a", "a "]), &["a", "A", "a "]),
         (
@@ -823,10 +713,7 @@ fn keys_of_every_type_are_compared_by_value() {
             Arc::new(TimestampMicrosecondArray::from(vec![0, 1, 0, -1])),
             &["1970-01-01 00:00:00", "1970-01-01 00:00:00.000001"],
         ),
-        (
-            Arc::new(BinaryArray::from(vec![&b"\0"[..], b"", b"\0", b"\0\0"])),
-            &["00", "", "0000"],
-        ),
+        (Arc::new(BinaryArray::from(vec![&b"\0"[..], b"", b"\0", b"\0\0"])), &["00", "", "0000"]),
     ];
     for (id, expected) in cases {
         let name = id.data_type().to_string();
@@ -853,9 +740,7 @@ fn sequence(number: u64) -> String {
 
 #[test]
 fn a_change_sequence_orders_and_the_commit_time_is_another_column() {
-    let builder = builder()
-        .set("raw.order_by", vec!["seq"])
-        .set("raw.commit_time", "ts");
+    let builder = builder().set("raw.order_by", vec!["seq"]).set("raw.commit_time", "ts");
     // The sequence contradicts the commit time and the order of rows.
     let sequences = [sequence(20), sequence(3), sequence(1)];
     let columns = vec![
@@ -863,14 +748,7 @@ fn a_change_sequence_orders_and_the_commit_time_is_another_column() {
         ("id", integers([1, 1, 1])),
         ("v", integers([1, 2, 3])),
         ("seq", texts(sequences)),
-        (
-            "ts",
-            texts([
-                "2020-01-01 00:00:00",
-                "2020-01-01 00:00:01",
-                "2020-01-01 00:00:02",
-            ]),
-        ),
+        ("ts", texts(["2020-01-01 00:00:00", "2020-01-01 00:00:01", "2020-01-01 00:00:02"])),
     ];
     let cdc = file_of_columns(columns);
     let times = || texts(["2020-06-01 00:00:00"; 2]);
@@ -880,11 +758,7 @@ fn a_change_sequence_orders_and_the_commit_time_is_another_column() {
         vec![],
     ];
     for mut load in loads {
-        load.extend([
-            ("id", integers([1, 2])),
-            ("v", integers([0, 0])),
-            ("ts", times()),
-        ]);
+        load.extend([("id", integers([1, 2])), ("v", integers([0, 0])), ("ts", times())]);
         let lab = builder.build();
         lab.put("raw/LOAD00000001.parquet", file_of_columns(load));
         lab.put("raw/20200101-000000000.parquet", cdc.clone());
@@ -936,10 +810,7 @@ fn later_order_columns_decide_where_earlier_ones_are_equal_and_null_is_first() {
         ),
     ];
     let (_, report, rows) = fold(&builder, &[file_of_columns(columns)]).expect("a run");
-    assert_eq!(
-        cells(&rows, ["id", "v"]),
-        [["1", "1"], ["2", "4"], ["3", "6"], ["4", "9"]]
-    );
+    assert_eq!(cells(&rows, ["id", "v"]), [["1", "1"], ["2", "4"], ["3", "6"], ["4", "9"]]);
     assert_eq!(report.ties, 1);
 }
 
@@ -949,10 +820,7 @@ fn equal_times_written_differently_are_equal_among_several_order_columns() {
     let columns = vec![
         ("id", integers([1, 1])),
         ("v", integers([1, 2])),
-        (
-            "ts",
-            texts(["2020-01-01 00:00:00", "2020-01-01 00:00:00.000000"]),
-        ),
+        ("ts", texts(["2020-01-01 00:00:00", "2020-01-01 00:00:00.000000"])),
         ("n", integers([2, 1])),
     ];
     let rows = folded(&builder, &[file_of_columns(columns)]);
@@ -962,18 +830,11 @@ fn equal_times_written_differently_are_equal_among_several_order_columns() {
 #[test]
 fn timestamps_of_different_units_are_one_column() {
     let of = |v: i64, ts: ArrayRef| {
-        file_of_columns(vec![
-            ("id", integers([1])),
-            ("v", integers([v])),
-            ("ts", ts),
-        ])
+        file_of_columns(vec![("id", integers([1])), ("v", integers([v])), ("ts", ts)])
     };
     let at = us("2020-01-01 00:00:00.001");
     let files = [
-        of(
-            1,
-            Arc::new(TimestampMillisecondArray::from(vec![at / 1000 + 1])),
-        ),
+        of(1, Arc::new(TimestampMillisecondArray::from(vec![at / 1000 + 1]))),
         of(2, timestamps([at])),
         of(3, Arc::new(Date32Array::from(vec![18_262]))),
     ];

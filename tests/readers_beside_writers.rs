@@ -14,10 +14,8 @@ use crate::support::{COUNT_PER_DAY, Change, Lab, Result, Task, day};
 const COMMITS: i64 = 10;
 
 fn lab() -> Lab {
-    let lab = Lab::builder()
-        .set("raw.event_time", "event")
-        .aggregate("daily", COUNT_PER_DAY)
-        .build();
+    let lab =
+        Lab::builder().set("raw.event_time", "event").aggregate("daily", COUNT_PER_DAY).build();
     write(&lab, 0);
     lab
 }
@@ -46,11 +44,7 @@ type Question = fn(&Lab) -> Result<String>;
 const QUESTIONS: [(&str, Question); 4] = [
     ("plan", |lab| {
         let planned = lab.plan(&day(1), &day(2), true)?;
-        Ok(format!(
-            "{} {:?}",
-            planned.files,
-            planned.fold.expect("a fold").days
-        ))
+        Ok(format!("{} {:?}", planned.files, planned.fold.expect("a fold").days))
     }),
     ("verify", |lab| {
         let verified = lab.verify()?;
@@ -92,11 +86,7 @@ fn a_question_that_sleeps_at_any_request_is_answered_for_the_newest_commit() {
             wake.send(()).expect("it sleeps");
             let answer = asked.join().expect("it ends");
             let answer = answer.unwrap_or_else(|error| panic!("{name} after {requests}: {error}"));
-            assert_eq!(
-                answer,
-                question(&lab).expect("an answer"),
-                "{name} after {requests}"
-            );
+            assert_eq!(answer, question(&lab).expect("an answer"), "{name} after {requests}");
             slept += 1;
         }
         assert!(slept > 1, "{name} slept {slept} times");

@@ -38,10 +38,7 @@ fn put_ids(lab: &Lab, file_day: i64, changes: &[Change], ids: impl Fn(Vec<i64>) 
         ("Op", texts(changes().map(|change| change.0))),
         ("id", ids(changes().map(|change| change.1).collect())),
         ("v", integers(changes().map(|_| file_day))),
-        (
-            "ts",
-            texts(changes().map(|change| format!("{} 12:00:00", day(change.2)))),
-        ),
+        ("ts", texts(changes().map(|change| format!("{} 12:00:00", day(change.2))))),
     ];
     lab.put_columns(&raw_file(file_day), columns);
 }
@@ -74,32 +71,22 @@ fn a_late_change_into_one_old_day_rewrites_that_day_only() {
         let after = lab.contents("lake");
         let is_changed = |name: &&String| before.get(*name) != after.get(*name);
         let curated = |names: Vec<&String>| -> Vec<String> {
-            let curated = names
-                .into_iter()
-                .filter(|name| name.starts_with("curated/"));
+            let curated = names.into_iter().filter(|name| name.starts_with("curated/"));
             curated.cloned().collect()
         };
         let changed = curated(after.keys().filter(is_changed).collect());
         assert_eq!(changed.len(), 1, "{changed:?}");
         assert!(changed[0].starts_with("curated/event_dt=2020-01-02/"));
-        assert_eq!(
-            curated(before.keys().collect()),
-            curated(after.keys().collect())
-        );
+        assert_eq!(curated(before.keys().collect()), curated(after.keys().collect()));
         let mut rows = lab.lines("lake/curated", ["event_dt", "id", "v"]);
         rows.retain(|row| row.starts_with(&day(2)));
-        assert_eq!(
-            rows,
-            ["1 2", "4 4", "9 4"].map(|row| format!("{} {row}", day(2)))
-        );
+        assert_eq!(rows, ["1 2", "4 4", "9 4"].map(|row| format!("{} {row}", day(2))));
         // The files with the other days' versions are not rewritten.
         let versions = |contents: &BTreeMap<String, Bytes>| {
             let names = contents.keys().filter(|name| name.contains("kind=version"));
             names.cloned().collect::<Vec<_>>()
         };
-        let unchanged = versions(&before)
-            .into_iter()
-            .filter(|name| after.contains_key(name));
+        let unchanged = versions(&before).into_iter().filter(|name| after.contains_key(name));
         assert!(unchanged.count() >= 2);
     }
 }
@@ -110,9 +97,7 @@ fn a_key_that_widens_from_int_to_bigint_stays_one_key() {
         for keep in ["latest", "latest-per-day"] {
             let lab = lab(place, keep);
             let narrow = |ids: Vec<i64>| -> ArrayRef {
-                Arc::new(Int32Array::from_iter_values(
-                    ids.iter().map(|id| *id as i32),
-                ))
+                Arc::new(Int32Array::from_iter_values(ids.iter().map(|id| *id as i32)))
             };
             put_ids(&lab, 1, &[("I", 1, 1), ("I", 2, 1)], narrow);
             lab.run_days(1, 2);
@@ -132,9 +117,7 @@ fn a_key_that_widens_from_int_to_bigint_stays_one_key() {
 fn a_key_of_another_kind_is_refused_and_nothing_changes() {
     let lab = lab(Place::Local, "latest");
     three_days(&lab);
-    put_ids(&lab, 4, &[("U", 1, 4)], |ids| {
-        texts(ids.iter().map(i64::to_string))
-    });
+    put_ids(&lab, 4, &[("U", 1, 4)], |ids| texts(ids.iter().map(i64::to_string)));
     let before = lab.contents("lake");
     let error = lab.run(&day(4), &day(5)).expect_err("refused");
     assert_refused(error, 65, "`id`", "glueless rebuild");
@@ -147,10 +130,7 @@ fn a_curated_file_that_someone_removed_or_replaced_is_found_and_named() {
         let lab = lab(place, "latest");
         three_days(&lab);
         let right = tables(&lab);
-        let file = lab
-            .list("lake/curated")
-            .into_iter()
-            .find(|name| name.contains("2020-01-01"));
+        let file = lab.list("lake/curated").into_iter().find(|name| name.contains("2020-01-01"));
         let file = file.expect("a file");
         let other = lab.list("lake/curated").into_iter().next_back();
         let other = lab.get(&format!("lake/curated/{}", other.expect("a file")));
@@ -183,9 +163,7 @@ fn versions_that_someone_removed_are_missed_and_a_rebuild_makes_them_again() {
         three_days(&lab);
         let right = tables(&lab);
         let versions = lab.list_all(&format!("{STATE}/versions"));
-        let versions = versions
-            .into_iter()
-            .find(|name| name.starts_with("kind=version"));
+        let versions = versions.into_iter().find(|name| name.starts_with("kind=version"));
         let path = format!("{STATE}/versions/{}", versions.expect("a file"));
         lab.remove(&path);
         put(&lab, 4, &[("U", 3, 4), ("U", 1, 4), ("U", 4, 4)]);
@@ -205,18 +183,11 @@ fn a_missing_part_of_the_ledger_is_named() {
         let lab = lab(place, "latest");
         three_days(&lab);
         let versions = lab.list_all(&format!("{STATE}/versions"));
-        let mut ledger = versions
-            .into_iter()
-            .filter(|name| name.starts_with("kind=ledger"));
+        let mut ledger = versions.into_iter().filter(|name| name.starts_with("kind=ledger"));
         let path = format!("{STATE}/versions/{}", ledger.next().expect("a file"));
         lab.remove(&path);
         let error = lab.run(&day(1), &day(2)).expect_err("refused");
-        assert_refused(
-            error,
-            65,
-            "a file of the ledger is missing",
-            "restore this file",
-        );
+        assert_refused(error, 65, "a file of the ledger is missing", "restore this file");
     }
 }
 
@@ -302,8 +273,7 @@ fn many_runs_leave_few_files_of_state() {
             ("ts", texts([&time; 3])),
         ];
         lab.put_columns(&format!("raw/{name}"), columns);
-        lab.run_with(Task::Curate, &at(hour), &at(hour + 1), &[])
-            .expect("a run");
+        lab.run_with(Task::Curate, &at(hour), &at(hour + 1), &[]).expect("a run");
     }
     let state = lab.list_all(&format!("{STATE}/versions"));
     let count = |part: &str| state.iter().filter(|name| name.contains(part)).count();
@@ -356,12 +326,7 @@ fn tables_whose_state_is_gone_are_not_begun_anew() {
         lab.remove_all("lake/_glueless");
         let before = lab.contents("lake");
         for result in [lab.run(&day(3), &day(4)), lab.run(&day(1), &day(4))] {
-            assert_refused(
-                result.expect_err("refused"),
-                2,
-                "its state",
-                "restore the state",
-            );
+            assert_refused(result.expect_err("refused"), 2, "its state", "restore the state");
             assert_eq!(lab.contents("lake"), before);
         }
         for table in ["curated", "daily"] {
@@ -390,9 +355,7 @@ fn a_partition_value_too_long_for_a_folder_is_refused_before_the_commit() {
     let set: Vec<&str> = set.into_iter().chain([state.as_str()]).collect();
     lab.run_days_with(1, 2, &set);
     let before = lab.contents("lake");
-    let error = lab
-        .run_with(Task::Run, &day(2), &day(3), &set)
-        .expect_err("refused");
+    let error = lab.run_with(Task::Run, &day(2), &day(3), &set).expect_err("refused");
     assert_refused(error, 65, "`note`", "shorten it");
     assert_eq!(lab.contents("lake"), before);
 }
@@ -403,13 +366,11 @@ fn an_aggregate_that_moved_or_changed_is_computed_for_all_days() {
     three_days(&lab);
     let right = lab.table("lake/daily");
     let set = format!("aggregate.daily.url={}/lake/moved", lab.base);
-    lab.run_with(Task::Aggregate, &day(3), &day(4), &[&set])
-        .expect("a run");
+    lab.run_with(Task::Aggregate, &day(3), &day(4), &[&set]).expect("a run");
     assert_eq!(lab.table("lake/moved"), right);
     let doubled = DAILY.replace("COUNT(*)", "2 * COUNT(*)");
     lab.write_file("daily.sql", &doubled);
-    lab.run_with(Task::Aggregate, &day(3), &day(4), &[&set])
-        .expect("a run");
+    lab.run_with(Task::Aggregate, &day(3), &day(4), &[&set]).expect("a run");
     let moved = lab.table("lake/moved");
     assert_eq!(moved.len(), right.len());
     for (row, before) in moved.iter().zip(&right) {
@@ -432,9 +393,7 @@ fn a_changed_input_is_found_by_a_run_that_only_looks_back_over_it() {
 #[test]
 fn a_key_that_is_a_time_of_day_is_refused() {
     let lab = lab(Place::Local, "latest");
-    put_ids(&lab, 1, &[("I", 1, 1)], |ids| {
-        Arc::new(Time64MicrosecondArray::from(ids))
-    });
+    put_ids(&lab, 1, &[("I", 1, 1)], |ids| Arc::new(Time64MicrosecondArray::from(ids)));
     let error = lab.run(&day(1), &day(2)).expect_err("refused");
     assert_refused(error, 2, "cannot be a key", "a date or a timestamp");
 }

@@ -21,11 +21,7 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
             if path.is_dir() {
                 walk(&path, top, found);
             } else {
-                let name = path
-                    .strip_prefix(top)
-                    .expect("below")
-                    .to_string_lossy()
-                    .into_owned();
+                let name = path.strip_prefix(top).expect("below").to_string_lossy().into_owned();
                 found.insert(name, fs::read(&path).expect("a file"));
             }
         }
@@ -38,31 +34,19 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 /// Writes a version's lakes to the S3 server, where they were: tables name their URLs.
 fn restore(version: &Path) -> Lab {
     let lab = Lab::builder().place(Place::S3).build();
-    let lab = Lab {
-        base: format!("s3://lab/states/{}", name_of(version)),
-        ..lab
-    };
+    let lab = Lab { base: format!("s3://lab/states/{}", name_of(version)), ..lab };
     let mut objects = files(&version.join("objects"));
     for raw in ["cust_loyalty", "bad"] {
         let raw_files = files(&Path::new(FIXTURES).join("raw").join(raw));
         let raw_files = raw_files.into_iter();
         objects.extend(raw_files.map(|(path, bytes)| (format!("raw/{raw}/{path}"), bytes)));
     }
-    lab.put_all(
-        objects
-            .into_iter()
-            .map(|(path, bytes)| (path, bytes.into()))
-            .collect(),
-    );
+    lab.put_all(objects.into_iter().map(|(path, bytes)| (path, bytes.into())).collect());
     lab
 }
 
 fn name_of(folder: &Path) -> String {
-    folder
-        .file_name()
-        .expect("a name")
-        .to_string_lossy()
-        .into_owned()
+    folder.file_name().expect("a name").to_string_lossy().into_owned()
 }
 
 /// What a command answers; it must succeed.
@@ -91,11 +75,7 @@ fn the_state_of_every_earlier_version_is_read_run_onto_and_verified() {
         for name in ["latest", "by_day"] {
             let pipeline = pipelines.join(name);
             let before = answer("runs", &pipeline, &[]);
-            assert_eq!(
-                before["runs"].as_array().expect("runs").len(),
-                8,
-                "{before}"
-            );
+            assert_eq!(before["runs"].as_array().expect("runs").len(), 8, "{before}");
             assert!(answer("verify", &pipeline, &[])["is_equal"] == true);
             let window = ["--start-date", "2019-12-15", "--end-date", "2019-12-16"];
             let report = answer("run", &pipeline, &window);
@@ -103,19 +83,12 @@ fn the_state_of_every_earlier_version_is_read_run_onto_and_verified() {
             let verified = answer("verify", &pipeline, &[]);
             assert!(verified["is_equal"] == true, "{verified}");
             let explained = answer("explain-key", &pipeline, &["Cust105"]);
-            assert_eq!(
-                explained["changes"].as_array().expect("changes").len(),
-                5,
-                "{explained}"
-            );
+            assert_eq!(explained["changes"].as_array().expect("changes").len(), 5, "{explained}");
         }
         let expected = fs::read_to_string(Path::new(FIXTURES).join("expected/curated_latest.csv"));
         let expected = expected.expect("a file");
-        let mut ids: Vec<&str> = expected
-            .lines()
-            .skip(1)
-            .filter_map(|line| line.split(',').next())
-            .collect();
+        let mut ids: Vec<&str> =
+            expected.lines().skip(1).filter_map(|line| line.split(',').next()).collect();
         ids.sort_unstable();
         assert_eq!(lab.lines("lake/latest", ["event_id"]), ids);
 

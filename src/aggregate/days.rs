@@ -19,10 +19,7 @@ pub(super) fn days_to_compute(
     aggregate: &Aggregate,
     windows: &[Window],
 ) -> BTreeSet<NaiveDate> {
-    let last = ledger
-        .runs
-        .iter()
-        .rposition(|run| run.tables.contains(&aggregate.table()));
+    let last = ledger.runs.iter().rposition(|run| run.tables.contains(&aggregate.table()));
     let since = ledger.runs.iter().skip(last.map_or(0, |last| last + 1));
     let changed: BTreeSet<NaiveDate> = since.flat_map(|run| run.days.iter().copied()).collect();
     let mut days: BTreeSet<NaiveDate> = windows.iter().flat_map(Window::days).collect();
@@ -63,15 +60,10 @@ mod tests {
     #[test]
     fn days_far_apart_are_in_different_ranges() {
         let day = |text: &str| text.parse::<NaiveDate>().expect("a day");
-        let days = ["2018-01-01", "2019-01-01", "2019-01-05", "2021-01-01"]
-            .map(day)
-            .into();
+        let days = ["2018-01-01", "2019-01-01", "2019-01-05", "2021-01-01"].map(day).into();
         assert_eq!(
             ranges(&days),
-            [
-                (day("2018-01-01"), day("2019-01-05")),
-                (day("2021-01-01"), day("2021-01-01"))
-            ]
+            [(day("2018-01-01"), day("2019-01-05")), (day("2021-01-01"), day("2021-01-01"))]
         );
     }
 }

@@ -31,11 +31,8 @@ pub(super) async fn register_history(
     context.register_udf(seq_function(files));
     context.register_table("versions", versions)?;
     let history = context.sql(&layout.history_sql()).await?;
-    let history: Arc<dyn TableProvider> = if layout.packed {
-        history.into_view()
-    } else {
-        Arc::new(NumberedHistory::new(&history)?)
-    };
+    let history: Arc<dyn TableProvider> =
+        if layout.packed { history.into_view() } else { Arc::new(NumberedHistory::new(&history)?) };
     context.register_table("history", history)?;
     Ok(())
 }
@@ -52,9 +49,8 @@ impl NumberedHistory {
     pub(super) fn new(history: &DataFrame) -> Result<Self> {
         let unsorted = Arc::clone(history.schema().inner());
         let by = [unsorted.index_of(ORDER_BYTES)?, unsorted.index_of(SEQ)?];
-        let stored: Vec<usize> = (0..unsorted.fields().len())
-            .filter(|column| !by.contains(column))
-            .collect();
+        let stored: Vec<usize> =
+            (0..unsorted.fields().len()).filter(|column| !by.contains(column)).collect();
         let mut fields = unsorted.project(&stored)?.fields.to_vec();
         fields.push(Arc::new(Field::new(SEQ, PACKED_TYPE, false)));
         Ok(NumberedHistory {

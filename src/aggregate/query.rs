@@ -32,21 +32,14 @@ pub(super) async fn planned(
     let parameters = vec![("start_date", date(first)), ("end_date", date(end))];
     let frame = context.sql(&aggregate.sql.text).await.map_err(refused)?;
     let frame = frame.with_param_values(parameters).map_err(refused)?;
-    let names: Vec<String> = frame
-        .schema()
-        .fields()
-        .iter()
-        .map(|field| field.name().clone())
-        .collect();
-    let day = frame
-        .schema()
-        .field_with_unqualified_name(&aggregate.day)
-        .map_err(|_| {
-            Error::usage(format!("{file} lacks the day column `{}`", aggregate.day)).hint(format!(
-                "select it, or correct `aggregate.day`; columns of the query: {}",
-                names.join(", ")
-            ))
-        })?;
+    let names: Vec<String> =
+        frame.schema().fields().iter().map(|field| field.name().clone()).collect();
+    let day = frame.schema().field_with_unqualified_name(&aggregate.day).map_err(|_| {
+        Error::usage(format!("{file} lacks the day column `{}`", aggregate.day)).hint(format!(
+            "select it, or correct `aggregate.day`; columns of the query: {}",
+            names.join(", ")
+        ))
+    })?;
     if *day.data_type() != DataType::Date32 {
         return Err(Error::usage(format!(
             "{file}: the day column `{}` is {}, not DATE",
@@ -78,10 +71,7 @@ pub(super) async fn query(
     match try_query(context, aggregate, first, end, days).await {
         Err(error) if error.to_string().contains(OUT_OF_MEMORY_PANIC) => {
             // One thread needs less memory than several, and repartitions nothing.
-            info!(
-                "aggregate {}: out of memory, retrying with one thread",
-                aggregate.name
-            );
+            info!("aggregate {}: out of memory, retrying with one thread", aggregate.name);
             let several = set_partitions(context, 1);
             let queried = try_query(context, aggregate, first, end, days).await;
             set_partitions(context, several);
@@ -108,38 +98,26 @@ pub(super) async fn try_query(
 ) -> Result<Sorted> {
     let file = &aggregate.sql.file;
     let frame = planned(context, aggregate, first, end).await?;
-    let mut rows = frame
-        .execute_stream()
-        .await
-        .map_err(|error| refused(file, &error))?;
+    let mut rows = frame.execute_stream().await.map_err(|error| refused(file, &error))?;
     let schema = rows.schema();
     let at = schema.index_of(&aggregate.day)?;
     let stored = (0..schema.fields().len()).filter(|column| *column != at);
     let order = Order::new(Arc::clone(&schema), vec![at], vec![], stored.collect())?;
     let order = Arc::new(order);
     let mut sorter = Sorter::new(Arc::clone(&order), context.runtime_env());
-    let wanted: BTreeSet<i32> = days
-        .iter()
-        .map(|day| Date32Type::from_naive_date(*day))
-        .collect();
+    let wanted: BTreeSet<i32> = days.iter().map(|day| Date32Type::from_naive_date(*day)).collect();
     let span = Date32Type::from_naive_date(first)..Date32Type::from_naive_date(end);
     while let Some(batch) = rows.next().await {
         let batch = batch.map_err(|error| Error::query(file, error))?;
         let days = batch.column(at).as_primitive::<Date32Type>();
-        if days
-            .iter()
-            .any(|day| day.is_none_or(|day| !span.contains(&day)))
-        {
+        if days.iter().any(|day| day.is_none_or(|day| !span.contains(&day))) {
             let outside = format!("{file} returns a day outside of [$start_date, $end_date)");
             return Err(
                 Error::usage(outside).hint("filter its days: >= $start_date and < $end_date")
             );
         }
-        let chosen: BooleanArray = days
-            .values()
-            .iter()
-            .map(|day| Some(wanted.contains(day)))
-            .collect();
+        let chosen: BooleanArray =
+            days.values().iter().map(|day| Some(wanted.contains(day))).collect();
         sorter.push(&filter_record_batch(&batch, &chosen)?)?;
     }
     Ok(Sorted::new(&order, vec![sorter]))

@@ -44,10 +44,8 @@ impl FileNumbers {
     pub fn number(&self, location: i32, path: &str) -> Result<u32> {
         let number = self.numbers.get(&(location, path.to_string()));
         number.copied().ok_or_else(|| {
-            Error::data(format!(
-                "versions refer to the input {path}, which is not in the ledger"
-            ))
-            .hint("the state is damaged: rebuild it with `glueless rebuild`")
+            Error::data(format!("versions refer to the input {path}, which is not in the ledger"))
+                .hint("the state is damaged: rebuild it with `glueless rebuild`")
         })
     }
 

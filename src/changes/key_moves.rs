@@ -90,9 +90,7 @@ async fn find<P: Position>(
             while let Some(batch) = rows.try_next().await? {
                 let before = halves.len();
                 append_halves::<P>(&batch, keys, &mut halves)?;
-                let heap = halves[before..]
-                    .iter()
-                    .map(|half| half.position.heap_bytes());
+                let heap = halves[before..].iter().map(|half| half.position.heap_bytes());
                 // Counts the map and the set in addition to the list.
                 let bytes = batch.num_rows() * 3 * size_of::<Half<P>>() + heap.sum::<usize>();
                 memory.try_grow(bytes).map_err(|_| {
@@ -123,9 +121,7 @@ fn append_halves<P: Position>(
     halves: &mut Vec<Half<P>>,
 ) -> Result<()> {
     let columns: &[ArrayRef] = &batch.columns()[..keys];
-    let fields = columns
-        .iter()
-        .map(|column| SortField::new(column.data_type().clone()));
+    let fields = columns.iter().map(|column| SortField::new(column.data_type().clone()));
     let rows = RowConverter::new(fields.collect())?.convert_columns(columns)?;
     let times = times_ns(batch.column(keys + 1), Tz::UTC);
     let times = times.map_err(|_| Error::internal("a commit time was lost"))?;
@@ -151,11 +147,7 @@ struct Path {
 /// The moves of rows that come back to the key where they started.
 fn find_cycles<P: Position>(mut halves: Vec<Half<P>>) -> KeySwaps {
     halves.sort_unstable_by(|a, b| {
-        if a.position.is_before(&b.position) {
-            Ordering::Less
-        } else {
-            Ordering::Greater
-        }
+        if a.position.is_before(&b.position) { Ordering::Less } else { Ordering::Greater }
     });
     let row = |half: &Half<P>| {
         let (file, ordinal) = half.position.file_and_row();
@@ -168,10 +160,9 @@ fn find_cycles<P: Position>(mut halves: Vec<Half<P>>) -> KeySwaps {
         let [from, to] = pair else {
             continue;
         };
-        let mut path = paths.remove(&from.node).unwrap_or_else(|| Path {
-            start: from.node,
-            moves: Vec::new(),
-        });
+        let mut path = paths
+            .remove(&from.node)
+            .unwrap_or_else(|| Path { start: from.node, moves: Vec::new() });
         path.moves.push(row(from));
         if path.start == to.node {
             found.extend(path.moves);

@@ -58,8 +58,7 @@ impl PassOne {
     /// Counts the rows of a batch, inside and outside of a window of rows.
     pub(super) fn count_rows(&self, inside: usize, outside: usize) {
         self.rows_folded.fetch_add(inside as u64, Ordering::Relaxed);
-        self.rows_outside
-            .fetch_add(outside as u64, Ordering::Relaxed);
+        self.rows_outside.fetch_add(outside as u64, Ordering::Relaxed);
     }
 
     /// Counts key moves.

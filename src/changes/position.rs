@@ -68,10 +68,7 @@ pub(crate) fn pack(cdc: bool, time_ns: Option<i128>, file: u32, row: u64) -> Opt
 #[inline]
 pub(crate) fn unpack_order(position: i128) -> (bool, Option<i128>) {
     let time = (position >> TIME_SHIFT) & ((1 << 70) - 1);
-    (
-        position & CDC != 0,
-        (position & PRESENT != 0).then_some(time - TIME_OFFSET),
-    )
+    (position & CDC != 0, (position & PRESENT != 0).then_some(time - TIME_OFFSET))
 }
 
 /// A representation of positions; the fold is generic over both.
@@ -277,10 +274,7 @@ impl OrderEncoder {
         file: u32,
         rows: impl Iterator<Item = u64>,
     ) -> Result<ArrayRef> {
-        let columns = columns
-            .iter()
-            .map(Self::prepare)
-            .collect::<Result<Vec<_>>>()?;
+        let columns = columns.iter().map(Self::prepare).collect::<Result<Vec<_>>>()?;
         let mut built = BinaryBuilder::new();
         let mut bytes = Vec::new();
         for (index, row) in rows.enumerate() {
@@ -364,11 +358,7 @@ impl OrderEncoder {
             DataType::Timestamp(unit, _) => integer(timestamp_ns(column, *unit, index)),
             DataType::Float64 => {
                 let bits = column.as_primitive::<Float64Type>().value(index).to_bits();
-                let ordered = if bits >> 63 == 1 {
-                    !bits
-                } else {
-                    bits | 1 << 63
-                };
+                let ordered = if bits >> 63 == 1 { !bits } else { bits | 1 << 63 };
                 bytes.extend_from_slice(&ordered.to_be_bytes());
             }
             _ => {
@@ -391,15 +381,9 @@ fn timestamp_ns(column: &ArrayRef, unit: TimeUnit, index: usize) -> i128 {
     };
     let value = match unit {
         TimeUnit::Second => column.as_primitive::<TimestampSecondType>().value(index),
-        TimeUnit::Millisecond => column
-            .as_primitive::<TimestampMillisecondType>()
-            .value(index),
-        TimeUnit::Microsecond => column
-            .as_primitive::<TimestampMicrosecondType>()
-            .value(index),
-        TimeUnit::Nanosecond => column
-            .as_primitive::<TimestampNanosecondType>()
-            .value(index),
+        TimeUnit::Millisecond => column.as_primitive::<TimestampMillisecondType>().value(index),
+        TimeUnit::Microsecond => column.as_primitive::<TimestampMicrosecondType>().value(index),
+        TimeUnit::Nanosecond => column.as_primitive::<TimestampNanosecondType>().value(index),
     };
     nanoseconds(value, unit)
 }
@@ -414,12 +398,7 @@ mod tests {
     type Change = (bool, Option<i64>, u32, u32);
 
     fn changes() -> impl Strategy<Value = Change> {
-        (
-            any::<bool>(),
-            prop::option::of(any::<i64>()),
-            0..1u32 << 22,
-            any::<u32>(),
-        )
+        (any::<bool>(), prop::option::of(any::<i64>()), 0..1u32 << 22, any::<u32>())
     }
 
     proptest! {
@@ -473,9 +452,6 @@ mod tests {
     #[test]
     fn a_time_out_of_range_is_refused() {
         assert_eq!(pack(true, Some(1 << 69), 0, 0), None);
-        assert!(
-            pack(true, Some(253_402_300_799_999_999_999), 0, 0).is_some(),
-            "the year 9999"
-        );
+        assert!(pack(true, Some(253_402_300_799_999_999_999), 0, 0).is_some(), "the year 9999");
     }
 }

@@ -102,11 +102,8 @@ impl ChangesTable {
 
     fn with_pass(changes: &Arc<Changes>, pass: Pass, partitions: usize) -> Self {
         let mut fields = changes.raw_schema().fields().to_vec();
-        let position = if changes.is_packed() {
-            PACKED_TYPE
-        } else {
-            <Box<[u8]> as Position>::data_type()
-        };
+        let position =
+            if changes.is_packed() { PACKED_TYPE } else { <Box<[u8]> as Position>::data_type() };
         fields.push(Arc::new(Field::new(EVENT_DT, DataType::Date32, true)));
         fields.push(Arc::new(Field::new(POSITION, position, false)));
         fields.push(Arc::new(Field::new(LIVE, DataType::Boolean, false)));
@@ -155,14 +152,7 @@ impl TableProvider for ChangesTable {
                 Arc::new(ChangePartition { reader, units }) as Arc<dyn PartitionStream>
             })
             .collect();
-        Ok(Arc::new(StreamingTableExec::try_new(
-            schema,
-            streams,
-            None,
-            [],
-            false,
-            None,
-        )?))
+        Ok(Arc::new(StreamingTableExec::try_new(schema, streams, None, [], false, None)?))
     }
 }
 
@@ -190,10 +180,7 @@ impl PartitionStream for ChangePartition {
             schema,
             self.reader.changes.batch_rows(),
         );
-        Box::pin(RecordBatchStreamAdapter::new(
-            Arc::clone(schema),
-            batches.map_err(Into::into),
-        ))
+        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(schema), batches.map_err(Into::into)))
     }
 }
 
@@ -207,30 +194,27 @@ fn coalesced(
     let coalescer = BatchCoalescer::new(Arc::clone(schema), rows)
         .with_biggest_coalesce_batch_size(Some(rows / 2));
     let state = (batches.boxed().fuse(), coalescer, 0);
-    stream::try_unfold(
-        state,
-        |(mut batches, mut coalescer, mut bytes)| async move {
-            loop {
-                if let Some(whole) = coalescer.next_completed_batch() {
-                    return Ok(Some((whole, (batches, coalescer, 0))));
-                }
-                match batches.try_next().await? {
-                    Some(batch) => {
-                        bytes += data_bytes(&batch);
-                        coalescer.push_batch(batch)?;
-                        if bytes >= COALESCED_BYTES {
-                            coalescer.finish_buffered_batch()?;
-                        }
-                    }
-                    None => {
+    stream::try_unfold(state, |(mut batches, mut coalescer, mut bytes)| async move {
+        loop {
+            if let Some(whole) = coalescer.next_completed_batch() {
+                return Ok(Some((whole, (batches, coalescer, 0))));
+            }
+            match batches.try_next().await? {
+                Some(batch) => {
+                    bytes += data_bytes(&batch);
+                    coalescer.push_batch(batch)?;
+                    if bytes >= COALESCED_BYTES {
                         coalescer.finish_buffered_batch()?;
-                        let last = coalescer.next_completed_batch();
-                        return Ok(last.map(|last| (last, (batches, coalescer, 0))));
                     }
+                }
+                None => {
+                    coalescer.finish_buffered_batch()?;
+                    let last = coalescer.next_completed_batch();
+                    return Ok(last.map(|last| (last, (batches, coalescer, 0))));
                 }
             }
-        },
-    )
+        }
+    })
 }
 
 /// The size of a batch's data, without buffers that it shares with other batches.
@@ -273,22 +257,15 @@ impl ChangeReader {
             LATEST => Source::Latest,
             name => Source::Raw(changes.raw_schema().index_of(name).unwrap_or_default()),
         };
-        let sources: Vec<Source> = schema
-            .fields()
-            .iter()
-            .map(|field| source(field.name()))
-            .collect();
+        let sources: Vec<Source> =
+            schema.fields().iter().map(|field| source(field.name())).collect();
         let roles = changes.roles();
         let mut needed = Vec::new();
         for source in &sources {
             match source {
                 Source::Raw(column) => needed.push(*column),
                 Source::EventDt => {
-                    needed.extend(
-                        [roles.op, roles.commit_time, roles.event_time]
-                            .iter()
-                            .flatten(),
-                    );
+                    needed.extend([roles.op, roles.commit_time, roles.event_time].iter().flatten());
                 }
                 Source::Position => {
                     // Keys are checked for null with the position.
@@ -313,18 +290,8 @@ impl ChangeReader {
         needed.sort_unstable();
         needed.dedup();
         let needs_times = !changes.before_images().is_empty()
-            || sources
-                .iter()
-                .any(|source| matches!(source, Source::EventDt | Source::Position));
-        ChangeReader {
-            changes,
-            pass,
-            schema,
-            sources,
-            roles,
-            needed,
-            needs_times,
-        }
+            || sources.iter().any(|source| matches!(source, Source::EventDt | Source::Position));
+        ChangeReader { changes, pass, schema, sources, roles, needed, needs_times }
     }
 
     fn read(
@@ -332,9 +299,7 @@ impl ChangeReader {
         units: Vec<ReadUnit>,
     ) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
         let reader = Arc::clone(&self);
-        let fetch_units = units
-            .into_iter()
-            .flat_map(move |unit| reader.fetch_units(&unit));
+        let fetch_units = units.into_iter().flat_map(move |unit| reader.fetch_units(&unit));
         let batches = fetch_ahead(fetch_units).map(move |fetched| {
             let (fetched, file) = fetched.map_err(|(error, file)| self.of_input(file, error))?;
             let (reader, columns) = (Arc::clone(&self), Arc::clone(fetched.columns()));
@@ -364,12 +329,8 @@ impl ChangeReader {
             Pass::One(_) => &open.to_check[..],
             _ => &[],
         };
-        let mut columns: Vec<usize> = self
-            .needed
-            .iter()
-            .chain(to_check)
-            .filter_map(|raw| open.columns[*raw])
-            .collect();
+        let mut columns: Vec<usize> =
+            self.needed.iter().chain(to_check).filter_map(|raw| open.columns[*raw]).collect();
         columns.sort_unstable();
         columns.dedup();
         let per_row = self.changes.ordinals_per_row();
@@ -405,12 +366,10 @@ impl ChangeReader {
         let metadata = open.file.decoded_metadata();
         let mut selected = Vec::new();
         for group in groups {
-            let span = column
-                .zip(metadata.as_ref())
-                .and_then(|(column, metadata)| {
-                    let data_type = open.file.schema().field(column).data_type();
-                    commit_span(metadata, group.0, column, data_type)
-                });
+            let span = column.zip(metadata.as_ref()).and_then(|(column, metadata)| {
+                let data_type = open.file.schema().field(column).data_type();
+                commit_span(metadata, group.0, column, data_type)
+            });
             let is_outside = |(first, last): (i128, i128)| {
                 let mut windows = windows.iter();
                 windows.all(|(low, high)| last < *low || first >= *high)
@@ -437,12 +396,7 @@ impl ChangeReader {
     /// Converts one batch as it was read (`columns`, then the row number) to the output columns. Bad
     /// rows stop the run, or are quarantined.
     fn convert(&self, file: usize, columns: &[usize], read: RecordBatch) -> Result<RecordBatch> {
-        let batch = Batch {
-            reader: self,
-            file,
-            columns,
-            read,
-        };
+        let batch = Batch { reader: self, file, columns, read };
         let all = batch.read.num_rows();
         let batch = batch.only_selected()?;
         let not_selected = all - batch.read.num_rows();
@@ -464,9 +418,7 @@ impl ChangeReader {
                     bad_rows.put(file, rows);
                 }
                 let batch = batch.filtered(&BooleanArray::from(good))?;
-                batch
-                    .convert()
-                    .map_err(|error| error.into_error(&batch.open().file.name))?
+                batch.convert().map_err(|error| error.into_error(&batch.open().file.name))?
             }
             Err(BatchError::Other(error)) => return Err(error),
         };
@@ -499,18 +451,14 @@ fn commit_span(
         return None;
     }
     match (statistics, data_type) {
-        (Statistics::Int64(values), DataType::Timestamp(unit, _)) => Some((
-            nanoseconds(*values.min_opt()?, *unit),
-            nanoseconds(*values.max_opt()?, *unit),
-        )),
+        (Statistics::Int64(values), DataType::Timestamp(unit, _)) => {
+            Some((nanoseconds(*values.min_opt()?, *unit), nanoseconds(*values.max_opt()?, *unit)))
+        }
         (Statistics::ByteArray(values), DataType::Utf8View) => {
             // A truncated bound still has its date, or is not used.
             let date =
                 |bytes: &[u8]| parse_time(std::str::from_utf8(bytes.get(..10)?).ok()?, Tz::UTC);
-            let (first, last) = (
-                date(values.min_opt()?.data())?,
-                date(values.max_opt()?.data())?,
-            );
+            let (first, last) = (date(values.min_opt()?.data())?, date(values.max_opt()?.data())?);
             Some((first - DAY_NS, last + 2 * DAY_NS))
         }
         _ => None,

@@ -32,11 +32,7 @@ impl RowBitmap {
             firsts.push(firsts[firsts.len() - 1] + rows as usize);
         }
         let bits = firsts[firsts.len() - 1];
-        RowBitmap {
-            firsts,
-            days: Bits::new(bits),
-            latest: Bits::new(bits),
-        }
+        RowBitmap { firsts, days: Bits::new(bits), latest: Bits::new(bits) }
     }
 
     /// Marks the last change of a key and day.
@@ -75,10 +71,7 @@ impl Winners {
 
     /// Whether any of a file's row ordinals is the last change of a key and day.
     pub(crate) fn has_any(&self, file: usize, rows: Range<usize>) -> bool {
-        self.days
-            .slice(self.firsts[file] + rows.start, rows.len())
-            .count_set_bits()
-            > 0
+        self.days.slice(self.firsts[file] + rows.start, rows.len()).count_set_bits() > 0
     }
 
     /// Whether a row ordinal is the last change of a key and day.
@@ -109,11 +102,7 @@ impl Bits {
     }
 
     fn finish(self, bits: usize) -> BooleanBuffer {
-        let words: Vec<u64> = self
-            .0
-            .into_iter()
-            .map(|word| word.into_inner().to_le())
-            .collect();
+        let words: Vec<u64> = self.0.into_iter().map(|word| word.into_inner().to_le()).collect();
         BooleanBuffer::new(Buffer::from_vec(words), 0, bits)
     }
 }

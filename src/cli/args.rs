@@ -122,13 +122,7 @@ pub struct Logging {
     pub quiet: bool,
 
     /// Format of log lines. Both formats name the run.
-    #[arg(
-        long,
-        global = true,
-        value_enum,
-        value_name = "FORMAT",
-        default_value = "text"
-    )]
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 }
 

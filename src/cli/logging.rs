@@ -46,11 +46,7 @@ pub struct Log {
 impl Log {
     /// Installs the log of this process. `bar` may be hidden.
     pub fn start(logging: &Logging, bar: ProgressBar) -> Self {
-        let log = Log {
-            labels: Arc::default(),
-            format: logging.log_format,
-            bar,
-        };
+        let log = Log { labels: Arc::default(), format: logging.log_format, bar };
         let level = match (logging.quiet, logging.verbose) {
             (true, _) => LevelFilter::OFF,
             (false, 0) => LevelFilter::INFO,
@@ -70,10 +66,8 @@ impl Log {
 
     /// Sets the labels of the lines that follow.
     pub fn begin(&self, run_id: &str, pipeline: &str) {
-        *self.labels.write().unwrap_or_else(PoisonError::into_inner) = LineLabels {
-            run_id: run_id.into(),
-            pipeline: pipeline.into(),
-        };
+        *self.labels.write().unwrap_or_else(PoisonError::into_inner) =
+            LineLabels { run_id: run_id.into(), pipeline: pipeline.into() };
     }
 
     /// Writes why a command failed: `error: …` and `hint: …`, or a line of JSON.
@@ -119,10 +113,8 @@ impl Log {
         ];
         let own = own.into_iter().filter(|(_, value)| !value.is_empty());
         let own = own.map(|(name, value)| (name, Value::from(value)));
-        let object: Map<String, Value> = own
-            .chain(fields)
-            .map(|(name, value)| (name.to_string(), value))
-            .collect();
+        let object: Map<String, Value> =
+            own.chain(fields).map(|(name, value)| (name.to_string(), value)).collect();
         Value::Object(object).to_string() + "\n"
     }
 }

@@ -18,50 +18,20 @@ use crate::report::Report;
 
 /// The metrics, all of them gauges: name and help. Each has the label `pipeline`.
 const METRICS: [(&str, &str); 14] = [
-    (
-        "glueless_last_run_timestamp_seconds",
-        "When the last run began.",
-    ),
-    (
-        "glueless_last_run_exit_code",
-        "Exit code of the last run; 0 for success.",
-    ),
-    (
-        "glueless_last_success_timestamp_seconds",
-        "When the last successful run began.",
-    ),
-    (
-        "glueless_duration_seconds",
-        "Wall time of the last successful run.",
-    ),
-    (
-        "glueless_peak_memory_bytes",
-        "Greatest resident memory of the last successful run.",
-    ),
-    (
-        "glueless_files",
-        "Raw files that the last successful run read.",
-    ),
+    ("glueless_last_run_timestamp_seconds", "When the last run began."),
+    ("glueless_last_run_exit_code", "Exit code of the last run; 0 for success."),
+    ("glueless_last_success_timestamp_seconds", "When the last successful run began."),
+    ("glueless_duration_seconds", "Wall time of the last successful run."),
+    ("glueless_peak_memory_bytes", "Greatest resident memory of the last successful run."),
+    ("glueless_files", "Raw files that the last successful run read."),
     (
         "glueless_late_files",
         "Raw files of the last successful run that appeared after their own window was run.",
     ),
-    (
-        "glueless_rows_read",
-        "Changes that the last successful run read.",
-    ),
-    (
-        "glueless_rows_written",
-        "Rows that the last successful run wrote to the curated table.",
-    ),
-    (
-        "glueless_rejected_rows",
-        "Rows that the last successful run put into quarantine.",
-    ),
-    (
-        "glueless_rejected_files",
-        "Files that the last successful run put into quarantine.",
-    ),
+    ("glueless_rows_read", "Changes that the last successful run read."),
+    ("glueless_rows_written", "Rows that the last successful run wrote to the curated table."),
+    ("glueless_rejected_rows", "Rows that the last successful run put into quarantine."),
+    ("glueless_rejected_files", "Files that the last successful run put into quarantine."),
     (
         "glueless_quarantined_files",
         "Raw files with rows in quarantine, or in quarantine as a whole, after the last successful run.",
@@ -201,10 +171,7 @@ fn render(before: &str, outcome: &Outcome<'_>) -> String {
     }
     let mut text = String::new();
     for (name, help) in METRICS {
-        let mut lines = values
-            .iter()
-            .filter(|((known, _), _)| *known == name)
-            .peekable();
+        let mut lines = values.iter().filter(|((known, _), _)| *known == name).peekable();
         if lines.peek().is_some() {
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
         }
@@ -249,28 +216,13 @@ mod tests {
             ..Default::default()
         };
         let first = render("", &outcome("a", Some(&report)));
-        assert!(
-            first.contains("glueless_rows_read{pipeline=\"a\"} 36\n"),
-            "{first}"
-        );
-        assert!(
-            first.contains("glueless_lag_seconds{pipeline=\"a\"} 60.5\n"),
-            "{first}"
-        );
+        assert!(first.contains("glueless_rows_read{pipeline=\"a\"} 36\n"), "{first}");
+        assert!(first.contains("glueless_lag_seconds{pipeline=\"a\"} 60.5\n"), "{first}");
         let failed = render(&first, &outcome("a", None));
-        assert!(
-            failed.contains("glueless_last_run_exit_code{pipeline=\"a\"} 69\n"),
-            "{failed}"
-        );
-        let kept: Vec<&str> = first
-            .lines()
-            .filter(|line| line.contains("success"))
-            .collect();
+        assert!(failed.contains("glueless_last_run_exit_code{pipeline=\"a\"} 69\n"), "{failed}");
+        let kept: Vec<&str> = first.lines().filter(|line| line.contains("success")).collect();
         assert!(kept.iter().all(|line| failed.contains(line)), "{failed}");
-        assert!(
-            failed.contains("glueless_rows_read{pipeline=\"a\"} 36\n"),
-            "{failed}"
-        );
+        assert!(failed.contains("glueless_rows_read{pipeline=\"a\"} 36\n"), "{failed}");
     }
 
     #[test]
@@ -278,10 +230,7 @@ mod tests {
         let unread = render("", &outcome("folder", None));
         assert!(unread.contains("pipeline=\"folder\""), "{unread}");
         let read = render(&unread, &outcome("name", Some(&Report::default())));
-        assert!(
-            !read.contains("folder") && read.contains("pipeline=\"name\""),
-            "{read}"
-        );
+        assert!(!read.contains("folder") && read.contains("pipeline=\"name\""), "{read}");
     }
 
     #[test]
@@ -297,9 +246,7 @@ mod tests {
             }
         });
         let text = std::fs::read_to_string(folder.path().join("m.prom")).expect("read");
-        let lines = text
-            .lines()
-            .filter(|line| line.starts_with("glueless_files{"));
+        let lines = text.lines().filter(|line| line.starts_with("glueless_files{"));
         assert_eq!(lines.count(), names.len(), "{text}");
         // A file that cannot be read is not overwritten.
         std::fs::write(folder.path().join("m.prom"), [0xff]).expect("written");
@@ -313,14 +260,8 @@ mod tests {
         let both = render(&one, &outcome("z", Some(&report)));
         let help = both.matches("# HELP glueless_rows_read ").count();
         assert_eq!(help, 1, "{both}");
-        assert!(
-            both.contains("glueless_files{pipeline=\"a \\\"b\\\" \\\\ c\"} 0\n"),
-            "{both}"
-        );
-        assert!(
-            both.contains("glueless_files{pipeline=\"z\"} 0\n"),
-            "{both}"
-        );
+        assert!(both.contains("glueless_files{pipeline=\"a \\\"b\\\" \\\\ c\"} 0\n"), "{both}");
+        assert!(both.contains("glueless_files{pipeline=\"z\"} 0\n"), "{both}");
         assert_eq!(render(&both, &outcome("z", Some(&report))), both);
     }
 }

@@ -50,11 +50,7 @@ impl Program {
     /// Starts the log.
     pub fn start(logging: &Logging) -> Self {
         let bar = ProgressBar::hidden();
-        Program {
-            log: Log::start(logging, bar.clone()),
-            bar,
-            stores: stores(),
-        }
+        Program { log: Log::start(logging, bar.clone()), bar, stores: stores() }
     }
 
     /// Runs a command and prints its result, or its error. Returns the exit code.
@@ -92,10 +88,7 @@ impl Program {
                 self.run_read_only(one, |run_context| Box::pin(history(run_context)))
             }
             Command::Verify(arguments) => {
-                let days = days(
-                    arguments.start_date.as_deref(),
-                    arguments.end_date.as_deref(),
-                )?;
+                let days = days(arguments.start_date.as_deref(), arguments.end_date.as_deref())?;
                 let against = arguments.against.as_deref().map(absolute).transpose()?;
                 self.run_read_only(&arguments.one, |run_context| {
                     verify(run_context, Compared { days, against })
@@ -188,10 +181,7 @@ impl Program {
             now: now(),
             stores: &self.stores,
             resources,
-            meter: Meter {
-                started,
-                peak_memory_bytes,
-            },
+            meter: Meter { started, peak_memory_bytes },
         }
     }
 }
@@ -266,10 +256,7 @@ fn base_name(path: &Path) -> String {
 }
 
 fn metrics_file(many: &Many) -> Result<Option<MetricsFile>> {
-    many.metrics_file
-        .as_deref()
-        .map(MetricsFile::open)
-        .transpose()
+    many.metrics_file.as_deref().map(MetricsFile::open).transpose()
 }
 
 fn write_metrics(

@@ -10,10 +10,7 @@ use crate::store::Stores;
 /// The share of the machine's or container's memory that a run may use by default.
 const MEMORY_PERCENT: u64 = 60;
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the environment is read here and passed on"
-)]
+#[expect(clippy::disallowed_methods, reason = "the environment is read here and passed on")]
 pub(super) fn stores() -> Stores {
     Stores::new(std::env::vars())
 }
@@ -23,16 +20,12 @@ pub(super) fn resources(limits: &Limits) -> Resources {
     let memory = || {
         let mut system = sysinfo::System::new();
         system.refresh_memory();
-        let container = system
-            .cgroup_limits()
-            .map_or(u64::MAX, |limits| limits.total_memory);
+        let container = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory);
         system.total_memory().min(container) / 100 * MEMORY_PERCENT
     };
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Resources {
-        memory_bytes: limits
-            .memory_bytes
-            .unwrap_or_else(|| memory().max(MEMORY_BYTES_MIN)),
+        memory_bytes: limits.memory_bytes.unwrap_or_else(|| memory().max(MEMORY_BYTES_MIN)),
         spill_dir: limits.spill_dir.clone().unwrap_or_else(std::env::temp_dir),
         spill_bytes_max: limits.spill_bytes_max.unwrap_or(u64::MAX),
         threads: limits.threads.unwrap_or_else(cores),
@@ -45,10 +38,7 @@ pub(super) fn peak_memory_bytes() -> u64 {
     getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().max(0) as u64 * unit)
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the clock is read here and passed on"
-)]
+#[expect(clippy::disallowed_methods, reason = "the clock is read here and passed on")]
 pub(super) fn now() -> DateTime<Utc> {
     Utc::now()
 }

@@ -123,10 +123,8 @@ impl Backfill {
         }
         let length = self.span.end - self.span.start;
         if length.num_seconds() / self.step.num_seconds().max(1) > WINDOWS_MAX {
-            return Err(
-                Error::usage(format!("the span has more than {WINDOWS_MAX} windows"))
-                    .hint("use a longer --step"),
-            );
+            return Err(Error::usage(format!("the span has more than {WINDOWS_MAX} windows"))
+                .hint("use a longer --step"));
         }
         let mut windows = Vec::new();
         let mut start = self.span.start;

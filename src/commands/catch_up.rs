@@ -22,10 +22,7 @@ impl Run<'_> {
         ledger: &Ledger,
     ) -> Result<Inputs> {
         let pipeline = self.open.run_context.pipeline;
-        let quarantined = ledger
-            .quarantined
-            .values()
-            .map(|quarantined| &quarantined.input);
+        let quarantined = ledger.quarantined.values().map(|quarantined| &quarantined.input);
         let found = discover::catch_up(folders, pipeline, ledger, quarantined.collect()).await?;
         let note = found.missing_quarantined.first().map(|first| {
             format!(
@@ -69,8 +66,7 @@ impl Run<'_> {
             return Ok(());
         }
         records.extend(absent);
-        self.commit_and_publish(attempt, Step::CatchUp, records, None, vec![], &[])
-            .await
+        self.commit_and_publish(attempt, Step::CatchUp, records, None, vec![], &[]).await
     }
 }
 
@@ -81,9 +77,6 @@ pub(super) fn released(ledger: &Ledger, found: &[Input]) -> Vec<Record> {
     let whole = quarantined.filter(|quarantined| quarantined.rows.is_none());
     let missing = discover::missing_files(whole.map(|whole| &whole.input), found);
     missing
-        .map(|file| Record::Released {
-            location: file.location,
-            path: file.path.clone(),
-        })
+        .map(|file| Record::Released { location: file.location, path: file.path.clone() })
         .collect()
 }

@@ -62,11 +62,7 @@ impl OpenPipeline<'_> {
             };
             let failed = match stage.run(inputs, &mut bad, report).await {
                 Ok(staged) => {
-                    return Ok(DryFold {
-                        staged,
-                        staging,
-                        versions,
-                    });
+                    return Ok(DryFold { staged, staging, versions });
                 }
                 Err(failed) => failed,
             };

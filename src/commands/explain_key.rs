@@ -113,10 +113,7 @@ pub fn explain_key<'a>(
 ) -> LocalBoxFuture<'a, Result<Explained>> {
     async move {
         check_key(run_context.pipeline, &key)?;
-        of_one_commit(run_context, async |open, state| {
-            explain(open, state, &key).await
-        })
-        .await
+        of_one_commit(run_context, async |open, state| explain(open, state, &key).await).await
     }
     .boxed_local()
 }
@@ -127,29 +124,19 @@ async fn explain(open: &OpenPipeline<'_>, state: &State, key: &[String]) -> Resu
     let threads = run_context.resources.threads;
     span_of(state, "explain")?;
     let folders = run_context.raw()?;
-    let mut explained = Explained {
-        pipeline: pipeline.name.clone(),
-        ..Default::default()
-    };
+    let mut explained = Explained { pipeline: pipeline.name.clone(), ..Default::default() };
     let changes = open_changes(open, state, &folders, &mut explained.notes).await?;
     explained.files = changes.inputs().count() as u64;
     explained.rows = changes.row_counts().sum();
     let values = key_values(pipeline, &changes, key)?;
     let names = pipeline.key.iter().cloned();
-    explained.key = names
-        .zip(values.iter().map(|value| format_value(value, 0)))
-        .collect();
+    explained.key = names.zip(values.iter().map(|value| format_value(value, 0))).collect();
 
     let context = session(&open.runtime, threads);
     if !changes.before_images().is_empty() {
         changes.set_key_swaps(key_swaps(&context, &changes, threads).await?);
     }
-    let lister = ChangeLister {
-        state,
-        changes: &changes,
-        folders: &folders,
-        pipeline,
-    };
+    let lister = ChangeLister { state, changes: &changes, folders: &folders, pipeline };
     list_changes(&lister, &context, &values, threads, &mut explained).await?;
     rows_now(open, state, &context, &folders, &values, &mut explained).await?;
     if open.is_publishing(state).await? {
@@ -239,9 +226,7 @@ async fn list_changes(
 
 fn check_key(pipeline: &Pipeline, key: &[String]) -> Result<()> {
     if pipeline.key.is_empty() {
-        return Err(Error::usage(
-            "the pipeline has no key: its rows are only appended",
-        ));
+        return Err(Error::usage("the pipeline has no key: its rows are only appended"));
     }
     if pipeline.key.len() != key.len() {
         return Err(Error::usage(format!(
@@ -268,10 +253,8 @@ fn key_values(pipeline: &Pipeline, changes: &Changes, key: &[String]) -> Result<
             let kind = changes.raw_schema().field(column).data_type();
             let given: ArrayRef = Arc::new(StringArray::from(vec![text.as_str()]));
             let value = cast_values(&given, kind).map_err(|_| {
-                Error::usage(format!(
-                    "`{text}` is not a value of the key column `{name}`"
-                ))
-                .hint(format!("its type is {kind}"))
+                Error::usage(format!("`{text}` is not a value of the key column `{name}`"))
+                    .hint(format!("its type is {kind}"))
             })?;
             Ok(normalize_zeros(&value))
         })

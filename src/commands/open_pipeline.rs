@@ -64,10 +64,8 @@ pub(super) fn span_of(state: &State, command: &str) -> Result<Window> {
 }
 
 pub(super) fn nothing_folded(command: &str) -> Error {
-    Error::usage(format!(
-        "there is nothing to {command}: no run has folded anything yet"
-    ))
-    .hint("fold a window first with `glueless run`")
+    Error::usage(format!("there is nothing to {command}: no run has folded anything yet"))
+        .hint("fold a window first with `glueless run`")
 }
 
 /// Refuses a pipeline that has tables but no state.
@@ -102,12 +100,8 @@ impl<'a> OpenPipeline<'a> {
             run_context,
             runtime: runtime(limit, &spill)?,
             outputs: open_outputs(run_context).await?,
-            announced: run_context
-                .stores
-                .open(&pipeline.state.join("publishing"))?,
-            quarantine: run_context
-                .stores
-                .open(&pipeline.state.join("quarantine"))?,
+            announced: run_context.stores.open(&pipeline.state.join("publishing"))?,
+            quarantine: run_context.stores.open(&pipeline.state.join("quarantine"))?,
             spill,
         })
     }
@@ -200,9 +194,7 @@ pub(super) fn check_format(state: &State, pipeline: &Pipeline) -> Result<()> {
 
 /// Opens the folders of all tables, and checks that each belongs to this pipeline or to none.
 async fn open_outputs(run_context: &RunContext<'_>) -> Result<Vec<Output>> {
-    let RunContext {
-        pipeline, stores, ..
-    } = run_context;
+    let RunContext { pipeline, stores, .. } = run_context;
     let mut tables = vec![(
         CURATED.to_string(),
         CURATED.to_string(),
@@ -217,15 +209,10 @@ async fn open_outputs(run_context: &RunContext<'_>) -> Result<Vec<Output>> {
     let mut outputs = Vec::new();
     for (name, owned_as, setting, location) in tables {
         // Staging is in the table's own store: renames and copies do not cross stores.
-        let work = location
-            .sibling("_glueless")
-            .unwrap_or_else(|| location.join("_glueless"));
+        let work = location.sibling("_glueless").unwrap_or_else(|| location.join("_glueless"));
         // Pipelines of the same name can have tables in the same folder, each with its own state.
         let name_of_state = staging_name(&pipeline.state.to_string());
-        let staging = work
-            .join(&pipeline.name)
-            .join("staging")
-            .join(&name_of_state);
+        let staging = work.join(&pipeline.name).join("staging").join(&name_of_state);
         let staging = stores.open(&staging)?;
         let owner = Owner {
             pipeline: pipeline.name.clone(),
@@ -234,14 +221,7 @@ async fn open_outputs(run_context: &RunContext<'_>) -> Result<Vec<Output>> {
         };
         let folder = stores.open(location)?;
         let is_marked = owner.check(&folder, &setting).await?;
-        outputs.push(Output {
-            name,
-            setting,
-            folder,
-            staging,
-            owner,
-            is_marked,
-        });
+        outputs.push(Output { name, setting, folder, staging, owner, is_marked });
     }
     // The state folder is owned as well: two pipelines that share it would mix their states.
     let folder = stores.open(&pipeline.state)?;

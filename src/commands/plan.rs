@@ -188,12 +188,7 @@ async fn plan_fold(
     let emptied = curated.partitions.iter().filter(is_emptied);
     planned.partitions_removed = emptied.cloned().collect();
     planned.partitions_written = written.into_iter().cloned().collect();
-    planned.days = curated
-        .counts
-        .days
-        .iter()
-        .filter_map(|day| date(*day))
-        .collect();
+    planned.days = curated.counts.days.iter().filter_map(|day| date(*day)).collect();
     let replaced = |partition: &str| curated.partitions.contains(partition);
     let commit = state.next_commit();
     let plan = publish::plan(curated.staged, &before, replaced, commit, FileNames::Reused);
@@ -211,9 +206,7 @@ fn parts_run(ledger: &Ledger, window: &Window) -> Vec<Window> {
 fn days_with_rows(ledger: &Ledger, window: &Window) -> Vec<NaiveDate> {
     let counts = ledger.versions.values().flat_map(|counts| counts.iter());
     let days: BTreeSet<NaiveDate> = counts.filter_map(|(day, _)| date(day?)).collect();
-    days.into_iter()
-        .filter(|day| window.overlaps(&Window::day(*day)))
-        .collect()
+    days.into_iter().filter(|day| window.overlaps(&Window::day(*day))).collect()
 }
 
 /// Estimates from the run with the closest input size; from the newest of several.
@@ -268,10 +261,7 @@ impl Answer for Planned {
             let (start, end) = (day_or_instant(part.start), day_or_instant(part.end));
             line("run before", format!("{start} to {end}"));
         }
-        line(
-            "published",
-            listed(&self.days_published, SHOWN, "none of the window's days"),
-        );
+        line("published", listed(&self.days_published, SHOWN, "none of the window's days"));
         match &self.estimate {
             Some(estimate) => line(
                 "estimate",
@@ -335,9 +325,5 @@ fn listed(days: &[NaiveDate], shown: usize, none: &str) -> String {
     }
     let first: Vec<String> = days.iter().take(shown).map(NaiveDate::to_string).collect();
     let first = first.join(", ");
-    if days.len() > shown {
-        format!("{first} and {} more", days.len() - shown)
-    } else {
-        first
-    }
+    if days.len() > shown { format!("{first} and {} more", days.len() - shown) } else { first }
 }

@@ -57,11 +57,7 @@ pub fn run<'a>(run_context: &'a RunContext<'_>, task: Task) -> LocalBoxFuture<'a
 async fn do_run(run_context: &RunContext<'_>, task: Task) -> Result<Report> {
     let window = window_of(run_context, task).await?;
     log_limits(run_context, &window);
-    let run = Run {
-        open: OpenPipeline::open(run_context).await?,
-        task,
-        window,
-    };
+    let run = Run { open: OpenPipeline::open(run_context).await?, task, window };
     let mut report = Report {
         pipeline: run_context.pipeline.name.clone(),
         run_id: run_context.run_id.to_string(),

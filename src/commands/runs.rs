@@ -76,9 +76,7 @@ pub async fn history(run_context: &RunContext<'_>) -> Result<History> {
     if state.ledger.runs.is_empty() {
         check_state_exists(run_context, &mut state).await?;
     }
-    let announced = run_context
-        .stores
-        .open(&pipeline.state.join("publishing"))?;
+    let announced = run_context.stores.open(&pipeline.state.join("publishing"))?;
     let open = list(&announced).await?;
     let is_open = |run: &Run| open.contains(&attempt_name(run.commit, &run.run_id));
     Ok(History {

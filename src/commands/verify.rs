@@ -235,9 +235,7 @@ impl OpenPipeline<'_> {
             ..Default::default()
         };
         let Some(contract) = &state.ledger.contract else {
-            verified
-                .notes
-                .push("no run has found an input yet: the table does not exist".into());
+            verified.notes.push("no run has found an input yet: the table does not exist".into());
             return Ok(verified);
         };
         let mut columns = read_types(&contract.columns)?;
@@ -265,9 +263,7 @@ impl OpenPipeline<'_> {
                 refolded_side(self, &context, &columns, grown, &folded, &mut verified)?
             }
         };
-        verified
-            .columns_missing
-            .extend(expected.missing.iter().cloned());
+        verified.columns_missing.extend(expected.missing.iter().cloned());
         let comparison = Comparison {
             context: &context,
             pipeline,
@@ -361,10 +357,7 @@ fn aligned(rows: DataFrame, columns: &[(String, DataType)]) -> Result<Side> {
         };
         selected.push(column.alias(name));
     }
-    Ok(Side {
-        rows: rows.select(selected)?,
-        missing,
-    })
+    Ok(Side { rows: rows.select(selected)?, missing })
 }
 
 /// Compares two tables by their digests.
@@ -407,16 +400,13 @@ impl Comparison<'_> {
         verified.columns_unfit = unfit.map(|at| self.columns[*at].0.clone()).collect();
         if let Some(first) = verified.partitions_different.first() {
             let partition = first.partition.clone();
-            let keys = Keys {
-                pipeline: self.pipeline,
-                columns: self.columns,
-                partition: &partition,
-            };
+            let keys =
+                Keys { pipeline: self.pipeline, columns: self.columns, partition: &partition };
             match keys.first_difference(self.context, expected, found).await {
                 Ok(difference) => verified.first_difference = difference,
-                Err(error) => verified.notes.push(format!(
-                    "the first key that differs could not be determined: {error}"
-                )),
+                Err(error) => verified
+                    .notes
+                    .push(format!("the first key that differs could not be determined: {error}")),
             }
         }
         Ok(())
@@ -432,18 +422,12 @@ impl Comparison<'_> {
             let day = Date32Type::from_naive_date(instant.date_naive());
             lit(ScalarValue::Date32(Some(day)))
         };
-        let kind = rows
-            .schema()
-            .field_with_unqualified_name(EVENT_DT)?
-            .data_type();
+        let kind = rows.schema().field_with_unqualified_name(EVENT_DT)?.data_type();
         let day = match kind {
             DataType::Date32 => ident(EVENT_DT),
             _ => try_cast(ident(EVENT_DT), DataType::Date32),
         };
-        let is_in = day
-            .clone()
-            .gt_eq(date(days.start))
-            .and(day.lt(date(days.end)));
+        let is_in = day.clone().gt_eq(date(days.start)).and(day.lt(date(days.end)));
         Ok(rows.filter(is_in)?)
     }
 }
@@ -482,6 +466,5 @@ fn day_differences(
         rows_expected: rows(expected, day),
         rows_found: rows(found, day),
     });
-    each.filter(|day| day.rows_expected != day.rows_found)
-        .collect()
+    each.filter(|day| day.rows_expected != day.rows_found).collect()
 }

@@ -76,8 +76,7 @@ impl Checks<'_> {
             partition_by: parsed.partition_by,
             format: parsed.format.unwrap_or(Format::Parquet),
             retention: parse_duration(retention).map_err(|why| {
-                self.wrong("curated.retention", why)
-                    .hint("write a duration such as 7d or 6h")
+                self.wrong("curated.retention", why).hint("write a duration such as 7d or 6h")
             })?,
             file_bytes: match parsed.file_bytes {
                 None => 256 << 20,
@@ -100,10 +99,8 @@ impl Checks<'_> {
                 running: aggregate.running,
             });
         }
-        let names: Vec<String> = aggregates
-            .iter()
-            .map(|aggregate| aggregate.name.clone())
-            .collect();
+        let names: Vec<String> =
+            aggregates.iter().map(|aggregate| aggregate.name.clone()).collect();
         no_repeats(&names)
             .map_err(|name| self.wrong("aggregate.name", format!("`{name}` is used twice")))?;
         Ok(aggregates)
@@ -167,9 +164,7 @@ impl Checks<'_> {
         let outputs = pipeline.outputs();
         for (number, (key, output)) in outputs.iter().enumerate() {
             let raw = pipeline.raw.urls.iter().map(|url| ("raw.url", url));
-            let earlier = outputs[..number]
-                .iter()
-                .map(|(key, url)| (key.as_str(), *url));
+            let earlier = outputs[..number].iter().map(|(key, url)| (key.as_str(), *url));
             if let Some((other, url)) = raw.chain(earlier).find(|(_, url)| url.overlaps(output)) {
                 return Err(self
                     .wrong(key, format!("({output}) overlaps `{other}` ({url})"))
@@ -185,9 +180,6 @@ impl Checks<'_> {
         let text = std::fs::read_to_string(&file).map_err(|error| {
             Error::usage(format!("cannot read {}", file.display())).caused_by(error)
         })?;
-        Ok(Sql {
-            file: file.display().to_string(),
-            text,
-        })
+        Ok(Sql { file: file.display().to_string(), text })
     }
 }

@@ -51,15 +51,9 @@ pub(super) const KNOWN_KEYS: &[&str] = &[
 pub(super) fn refuse_unknown_keys(table: &Table, file: &Path) -> Result<()> {
     fn walk(prefix: &str, table: &Table, source: &str) -> Result<()> {
         for (name, value) in table {
-            let key = if prefix.is_empty() {
-                name.clone()
-            } else {
-                format!("{prefix}.{name}")
-            };
+            let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
             let is_section = KNOWN_KEYS.iter().any(|known| {
-                known
-                    .strip_prefix(key.as_str())
-                    .is_some_and(|rest| rest.starts_with('.'))
+                known.strip_prefix(key.as_str()).is_some_and(|rest| rest.starts_with('.'))
             });
             match value {
                 // The keys of `raw.columns` are column names.

@@ -12,17 +12,12 @@ pub(super) fn set(table: &mut Table, text: &str) -> Result<()> {
     })?;
     let key = key.trim();
     let value = match format!("v = {value}").parse::<Table>() {
-        Ok(mut parsed) => parsed
-            .remove("v")
-            .unwrap_or_else(|| Value::String(value.into())),
+        Ok(mut parsed) => parsed.remove("v").unwrap_or_else(|| Value::String(value.into())),
         Err(_) => Value::String(value.into()),
     };
     let parts: Vec<&str> = key.split('.').collect();
-    let unknown = |name: &str| {
-        Error::usage(format!(
-            "`--set {key}`: there is no aggregate named `{name}`"
-        ))
-    };
+    let unknown =
+        |name: &str| Error::usage(format!("`--set {key}`: there is no aggregate named `{name}`"));
     match parts.as_slice() {
         ["aggregate", name, last] => {
             let aggregates = table.get_mut("aggregate").and_then(Value::as_array_mut);
@@ -37,18 +32,14 @@ pub(super) fn set(table: &mut Table, text: &str) -> Result<()> {
         ["raw", "columns", column] => {
             let mut inner = table;
             for name in ["raw", "columns"] {
-                let entry = inner
-                    .entry(name)
-                    .or_insert_with(|| Value::Table(Table::new()));
+                let entry = inner.entry(name).or_insert_with(|| Value::Table(Table::new()));
                 let wrong = || unknown_key(key, "--set");
                 inner = entry.as_table_mut().ok_or_else(wrong)?;
             }
             inner.insert((*column).into(), value);
         }
         [section, last] => {
-            let entry = table
-                .entry(*section)
-                .or_insert_with(|| Value::Table(Table::new()));
+            let entry = table.entry(*section).or_insert_with(|| Value::Table(Table::new()));
             match entry.as_table_mut() {
                 Some(section) => section.insert((*last).into(), value),
                 None => return Err(unknown_key(key, "--set")),

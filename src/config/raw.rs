@@ -42,9 +42,7 @@ impl RawFormat {
     /// The format of a file with this name, in upper or lower case.
     pub fn of(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
-        let is_csv = [".csv", ".csv.gz", ".csv.zst"]
-            .iter()
-            .any(|ending| name.ends_with(ending));
+        let is_csv = [".csv", ".csv.gz", ".csv.zst"].iter().any(|ending| name.ends_with(ending));
         if name.ends_with(".parquet") {
             Some(RawFormat::Parquet)
         } else {
@@ -176,9 +174,7 @@ impl Raw {
     /// The columns with the key before an update, in the key's order; empty without a prefix.
     pub fn before_images(&self, key: &[String]) -> Vec<String> {
         let named = |prefix: &String| key.iter().map(|name| format!("{prefix}{name}")).collect();
-        self.before_image_prefix
-            .as_ref()
-            .map_or_else(Vec::new, named)
+        self.before_image_prefix.as_ref().map_or_else(Vec::new, named)
     }
 }
 
@@ -242,19 +238,12 @@ impl RawToml {
         no_repeats(&self.order_by)
             .map_err(|name| wrong("raw.order_by", format!("names `{name}` twice")))?;
         let urls = self.url.all();
-        let urls = urls
-            .iter()
-            .map(|url| Location::parse(url, folder))
-            .collect::<Result<Vec<_>>>()?;
+        let urls =
+            urls.iter().map(|url| Location::parse(url, folder)).collect::<Result<Vec<_>>>()?;
         if urls.is_empty() {
             return Err(wrong("raw.url", "is empty".into()));
         }
-        check_dependent_keys(
-            key,
-            self.window_by,
-            self.before_image_prefix.as_deref(),
-            wrong,
-        )?;
+        check_dependent_keys(key, self.window_by, self.before_image_prefix.as_deref(), wrong)?;
         if self.max_bad_rows.is_some() && self.on_bad_row == OnBad::Fail {
             let unused = "has no effect: the first bad row stops the run";
             return Err(wrong("raw.max_bad_rows", unused.into())
@@ -374,10 +363,8 @@ fn full_load_patterns(
     patterns: Option<OneOrMany>,
     wrong: &dyn Fn(&str, String) -> Error,
 ) -> Result<Vec<glob::Pattern>> {
-    let patterns = patterns.map_or_else(
-        || vec!["LOAD*".into(), "SEGMENT*_LOAD*".into()],
-        OneOrMany::all,
-    );
+    let patterns =
+        patterns.map_or_else(|| vec!["LOAD*".into(), "SEGMENT*_LOAD*".into()], OneOrMany::all);
     let parsed = patterns.iter().map(|pattern| {
         glob::Pattern::new(pattern)
             .map_err(|error| wrong("raw.full_load", format!("is `{pattern}`")).caused_by(error))

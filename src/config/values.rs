@@ -19,9 +19,7 @@ pub(super) fn bytes(value: &Value) -> Option<u64> {
         Value::String(text) => text.trim(),
         _ => return None,
     };
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,

@@ -11,10 +11,8 @@ use crate::table::writer::Written;
 
 /// The error for a run that does not add up.
 pub(crate) fn does_not_add_up(what: &str, one: u64, other: u64) -> Error {
-    Error::internal(format!(
-        "the run does not add up: {what} {one}, but {other}"
-    ))
-    .hint("nothing was published; did an input change during the run?")
+    Error::internal(format!("the run does not add up: {what} {one}, but {other}"))
+        .hint("nothing was published; did an input change during the run?")
 }
 
 /// Checks for every partition: rows staged (by the footers) = rows before (by the footers) - rows
@@ -43,15 +41,11 @@ pub(super) fn check_written(
         bytes_changed += part as u64;
     }
     let written: BTreeSet<&String> = written.iter().map(|one| &one.partition).collect();
-    let mut removed_from = merged
-        .into_iter()
-        .flat_map(|merged| merged.counts.gone.keys());
+    let mut removed_from = merged.into_iter().flat_map(|merged| merged.counts.gone.keys());
     match removed_from.find(|partition| !written.contains(partition)) {
-        Some(partition) => Err(does_not_add_up(
-            &format!("rows to be removed from `{partition}`"),
-            1,
-            0,
-        )),
+        Some(partition) => {
+            Err(does_not_add_up(&format!("rows to be removed from `{partition}`"), 1, 0))
+        }
         None => Ok(bytes_changed),
     }
 }
@@ -64,9 +58,8 @@ pub(super) fn check_versions(
     merged: Option<&Merged>,
 ) -> Result<()> {
     let written: u64 = versions.iter().map(|file| file.rows).sum();
-    let (before, replaced) = merged.map_or((0, 0), |merged| {
-        (merged.versions_before, merged.counts.replaced)
-    });
+    let (before, replaced) =
+        merged.map_or((0, 0), |merged| (merged.versions_before, merged.counts.replaced));
     if written + replaced != before + counts.key_days {
         let expected = (before + counts.key_days).saturating_sub(replaced);
         return Err(does_not_add_up("versions written", written, expected));

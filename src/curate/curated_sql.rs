@@ -92,11 +92,7 @@ pub(crate) async fn plan(
         .iter()
         .enumerate()
         .filter_map(|(number, name)| {
-            let column = changes
-                .raw_schema()
-                .field(changes.raw_column(name)?)
-                .name()
-                .clone();
+            let column = changes.raw_schema().field(changes.raw_column(name)?).name().clone();
             Some(Expr::Column(Column::new(Some(LATEST_RELATION), column)).alias(key_name(number)))
         })
         .collect();
@@ -109,21 +105,13 @@ pub(crate) async fn plan(
         .map(|(qualifier, field)| Expr::Column(Column::new(qualifier.cloned(), field.name())))
         .collect();
     outputs.extend(hidden(&schema, keys)?);
-    let plan = LogicalPlanBuilder::from(rewritten)
-        .project(outputs)?
-        .build()?;
+    let plan = LogicalPlanBuilder::from(rewritten).project(outputs)?.build()?;
     Ok(CuratedQuery { plan, columns })
 }
 
 /// The first line of an engine's message, without the backtrace.
 pub(crate) fn first_line(error: &datafusion::error::DataFusionError) -> String {
-    error
-        .find_root()
-        .strip_backtrace()
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .to_string()
+    error.find_root().strip_backtrace().lines().next().unwrap_or_default().to_string()
 }
 
 fn check_row_wise(plan: &LogicalPlan, sql: &Sql) -> Result<()> {
@@ -167,51 +155,32 @@ fn check_row_wise(plan: &LogicalPlan, sql: &Sql) -> Result<()> {
                 Expr::Placeholder(parameter) => Some(format!("the parameter {}", parameter.id)),
                 _ => None,
             };
-            Ok(if wrong.is_some() {
-                TreeNodeRecursion::Stop
-            } else {
-                TreeNodeRecursion::Continue
-            })
+            Ok(if wrong.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
         })?;
         if let Some(wrong) = wrong {
             return Err(refuse(&wrong));
         }
     }
-    plan.inputs()
-        .into_iter()
-        .try_for_each(|input| check_row_wise(input, sql))
+    plan.inputs().into_iter().try_for_each(|input| check_row_wise(input, sql))
 }
 
 fn check_columns(plan: &LogicalPlan, pipeline: &Pipeline, changes: &Changes) -> Result<()> {
     let file = &pipeline.curated.sql.file;
     let schema = plan.schema();
-    let names: Vec<&str> = schema
-        .fields()
-        .iter()
-        .map(|field| field.name().as_str())
-        .collect();
+    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     let listed = || format!("columns of the query: {}", names.join(", "));
     for (index, name) in names.iter().enumerate() {
         if names[..index].contains(name) {
-            return Err(Error::usage(format!(
-                "{file} has two columns named `{name}`"
-            )));
+            return Err(Error::usage(format!("{file} has two columns named `{name}`")));
         }
         if name.starts_with("__") {
-            return Err(
-                Error::usage(format!("{file}: the column name `{name}` is reserved"))
-                    .hint("choose a name that does not begin with two underscores"),
-            );
+            return Err(Error::usage(format!("{file}: the column name `{name}` is reserved"))
+                .hint("choose a name that does not begin with two underscores"));
         }
     }
     for key in &pipeline.key {
-        let origin = names
-            .iter()
-            .position(|name| name == key)
-            .and_then(|at| origin(plan, at));
-        let raw = changes
-            .raw_column(key)
-            .map(|column| changes.raw_schema().field(column).name());
+        let origin = names.iter().position(|name| name == key).and_then(|at| origin(plan, at));
+        let raw = changes.raw_column(key).map(|column| changes.raw_schema().field(column).name());
         if origin.is_none() || origin.as_ref() != raw {
             let message = format!("{file} does not return the key column `{key}` unchanged");
             let found = changes.raw_column(key);
@@ -227,11 +196,8 @@ fn check_columns(plan: &LogicalPlan, pipeline: &Pipeline, changes: &Changes) -> 
     }
     for column in &pipeline.curated.partition_by {
         let Some(at) = names.iter().position(|name| name == column) else {
-            return Err(
-                Error::usage(format!("{file} lacks the partition column `{column}`")).hint(
-                    format!("select it, or correct `curated.partition_by`; {}", listed()),
-                ),
-            );
+            return Err(Error::usage(format!("{file} lacks the partition column `{column}`"))
+                .hint(format!("select it, or correct `curated.partition_by`; {}", listed())));
         };
         let data_type = schema.field(at).data_type();
         if !is_partition_type(data_type) {
@@ -346,12 +312,8 @@ fn rewrite(plan: &LogicalPlan, table: &Arc<ChangesTable>, key: &[Expr]) -> Resul
             let source = provider_as_source(Arc::clone(table) as Arc<dyn TableProvider>);
             let builder = LogicalPlanBuilder::scan(LATEST_RELATION, source, None)?;
             let column = |name: &str| Expr::Column(Column::new(Some(LATEST_RELATION), name));
-            let mut columns: Vec<Expr> = scan
-                .projected_schema
-                .fields()
-                .iter()
-                .map(|field| column(field.name()))
-                .collect();
+            let mut columns: Vec<Expr> =
+                scan.projected_schema.fields().iter().map(|field| column(field.name())).collect();
             columns.extend([LIVE, LATEST, POSITION].map(column));
             columns.push(column(EVENT_DT).alias(DAY));
             columns.extend_from_slice(key);
@@ -399,10 +361,7 @@ fn rewrite(plan: &LogicalPlan, table: &Arc<ChangesTable>, key: &[Expr]) -> Resul
             LogicalPlanBuilder::from(input).project(columns)?.build()?
         }
         other => {
-            return Err(Error::internal(format!(
-                "an unchecked plan: {}",
-                other.display()
-            )));
+            return Err(Error::internal(format!("an unchecked plan: {}", other.display())));
         }
     })
 }

@@ -149,10 +149,7 @@ impl Merge<'_> {
         outputs: Outputs,
     ) -> Result<(Merged, Outputs)> {
         let threads = outputs.len();
-        let files = Arc::new(Files::new(
-            std::mem::take(&mut self.folded_inputs),
-            self.changes,
-        )?);
+        let files = Arc::new(Files::new(std::mem::take(&mut self.folded_inputs), self.changes)?);
         let committed_rows: u64 = self.committed.iter().map(|file| file.rows).sum();
         let parts = (self.folded.key_days + committed_rows).div_ceil(ROWS_PER_PART);
         let entries = Arc::new(Entries::new(self.layout, parts.clamp(1, PARTS_MAX) as u16)?);
@@ -164,21 +161,12 @@ impl Merge<'_> {
             MemoryConsumer::new("keys of the window").register(&context.runtime_env().memory_pool);
         memory.grow(bloom.bytes() + self.changes.ordinal_counts().sum::<u64>() as usize / 4);
 
-        let shared = Shared {
-            entries,
-            files,
-            bloom,
-        };
+        let shared = Shared { entries, files, bloom };
         let mut sorters = self.read_winners(context, &shared, threads).await?;
-        let (outputs, versions_before) = self
-            .read_versions(context, &shared, outputs, &mut sorters)
-            .await?;
+        let (outputs, versions_before) =
+            self.read_versions(context, &shared, outputs, &mut sorters).await?;
         let (winners, counts, outputs) = self.decide(&shared, sorters, outputs).await?;
-        let merged = Merged {
-            winners: Arc::new(winners),
-            counts,
-            versions_before,
-        };
+        let merged = Merged { winners: Arc::new(winners), counts, versions_before };
         Ok((merged, outputs))
     }
 
@@ -199,9 +187,7 @@ impl Merge<'_> {
         }
         projection.push(schema.index_of(EVENT_DT)?);
         projection.push(schema.index_of(POSITION)?);
-        let plan = table
-            .scan(&context.state(), Some(&projection), &[], None)
-            .await?;
+        let plan = table.scan(&context.state(), Some(&projection), &[], None).await?;
         let streams = execute_stream_partitioned(plan, context.task_ctx())?;
         let tasks = streams.into_iter().map(|mut rows| {
             let shared = shared.clone();
@@ -321,12 +307,7 @@ impl Merge<'_> {
         entries: &Entries,
         mut outputs: Outputs,
     ) -> Result<(Merged, Outputs)> {
-        let reader = VersionReader {
-            entries,
-            files,
-            bloom: &Bloom::new(0),
-            state: self.state,
-        };
+        let reader = VersionReader { entries, files, bloom: &Bloom::new(0), state: self.state };
         let mut versions_before = 0;
         for (file, thread) in self.committed.iter().zip((0..outputs.len()).cycle()) {
             let (table_rows, versions) = &mut outputs[thread];
@@ -334,10 +315,7 @@ impl Merge<'_> {
         }
         let merged = Merged {
             winners: Arc::clone(&self.folded.winners),
-            counts: Counts {
-                key_days: self.folded.key_days,
-                ..Counts::default()
-            },
+            counts: Counts { key_days: self.folded.key_days, ..Counts::default() },
             versions_before,
         };
         Ok((merged, outputs))

@@ -61,9 +61,7 @@ impl Splitter {
                     break;
                 }
                 let chosen = self.count(&batch, &mut counts)?;
-                versions
-                    .write(&self.layout.versions(&batch, &self.inputs)?)
-                    .await?;
+                versions.write(&self.layout.versions(&batch, &self.inputs)?).await?;
                 let table_rows = filter_record_batch(&batch, &chosen)?;
                 if table_rows.num_rows() > 0 {
                     sorter.push(&self.table_rows(&table_rows)?)?;
@@ -80,11 +78,7 @@ impl Splitter {
         let mut fields = Vec::new();
         for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
             let is_key = self.key.contains(field.name());
-            let column = if is_key {
-                normalize_zeros(column)
-            } else {
-                Arc::clone(column)
-            };
+            let column = if is_key { normalize_zeros(column) } else { Arc::clone(column) };
             fields.push(Arc::clone(field));
             columns.push(column);
         }

@@ -90,9 +90,7 @@ impl Stage<'_> {
     }
 
     fn accepts_missing(&self) -> bool {
-        let accepts = Onto::Empty {
-            accept_missing: true,
-        };
+        let accepts = Onto::Empty { accept_missing: true };
         self.onto == accepts
     }
 
@@ -181,10 +179,7 @@ impl Stage<'_> {
         report.files = inputs.len() as u64;
         report.late_files = inputs.iter().filter(|input| input.late).count() as u64;
         report.bytes = inputs.iter().map(|input| input.file.size).sum();
-        info!(
-            "{} files, {} of them late, {} bytes",
-            report.files, report.late_files, report.bytes
-        );
+        info!("{} files, {} of them late, {} bytes", report.files, report.late_files, report.bytes);
         for Input { file, late, .. } in inputs {
             debug!(
                 "reading {}: {} bytes{}",
@@ -220,11 +215,7 @@ impl Stage<'_> {
             let (changes, unopened) =
                 Changes::open(good, opening, pipeline, known, BATCH_ROWS).await?;
             let changes = Arc::new(changes);
-            bad_files.extend(
-                unopened
-                    .into_iter()
-                    .map(|(input, error)| (input, error.to_string())),
-            );
+            bad_files.extend(unopened.into_iter().map(|(input, error)| (input, error.to_string())));
             if bad.is_empty() {
                 return Ok((changes, bad_files));
             }

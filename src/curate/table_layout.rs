@@ -105,11 +105,8 @@ impl Curate<'_> {
             ))
             .hint(ONE_TYPE));
         }
-        if let Some(((name, found), (_, before))) = layout
-            .keys
-            .iter()
-            .zip(&known.keys)
-            .find(|(found, before)| found != before)
+        if let Some(((name, found), (_, before))) =
+            layout.keys.iter().zip(&known.keys).find(|(found, before)| found != before)
         {
             return Err(Error::data(format!(
                 "the key column `{name}` is {found} now, and was {before} in earlier runs"
@@ -137,10 +134,7 @@ impl Curate<'_> {
         let mut sort_by = if self.changes.is_keyless() {
             // Rows that are equal in all columns are interchangeable.
             let names = columns.iter().map(|column| column.name().as_str());
-            names
-                .filter(is_stored)
-                .map(index)
-                .collect::<Result<Vec<_>>>()?
+            names.filter(is_stored).map(index).collect::<Result<Vec<_>>>()?
         } else {
             keys.filter(is_stored)
                 .chain(day.filter(is_stored))
@@ -148,13 +142,9 @@ impl Curate<'_> {
                 .collect::<Result<Vec<_>>>()?
         };
         sort_by.push(columns.len());
-        let partition_by = parts
-            .iter()
-            .map(|part| index(part))
-            .collect::<Result<Vec<_>>>()?;
-        let stored = (0..schema.fields().len())
-            .filter(|column| !partition_by.contains(column))
-            .collect();
+        let partition_by = parts.iter().map(|part| index(part)).collect::<Result<Vec<_>>>()?;
+        let stored =
+            (0..schema.fields().len()).filter(|column| !partition_by.contains(column)).collect();
         let order = Order::new(Arc::clone(&schema), partition_by, sort_by, stored)?;
         Ok((Arc::new(order), schema))
     }
@@ -169,10 +159,7 @@ impl Curate<'_> {
         let none = DayCounts::default();
         let days = |path: &String| ledger.versions.get(path).unwrap_or(&none);
         let is_small = |path: &String| days(path).rows() < SMALL_ROWS;
-        let small = self
-            .committed_versions
-            .iter()
-            .filter(|(path, _)| is_small(path));
+        let small = self.committed_versions.iter().filter(|(path, _)| is_small(path));
         let too_many = small.count() > SMALL_FILES_MAX.max(SMALL_RUNS_MAX * self.threads);
         let committed = self.committed_versions.iter().map(|(path, bytes)| {
             // Without a key no version replaces another.

@@ -31,10 +31,7 @@ struct Reserved {
 impl FloorPool {
     /// A pool of `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        FloorPool {
-            limit,
-            reserved: Mutex::default(),
-        }
+        FloorPool { limit, reserved: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Reserved> {
@@ -127,11 +124,7 @@ mod tests {
     #[test]
     fn a_spiller_may_reserve_all_but_the_floors_of_others() {
         let pool: Arc<dyn MemoryPool> = Arc::new(FloorPool::new(1_000));
-        let spiller = |name: &str| {
-            MemoryConsumer::new(name)
-                .with_can_spill(true)
-                .register(&pool)
-        };
+        let spiller = |name: &str| MemoryConsumer::new(name).with_can_spill(true).register(&pool);
         let (table, reader) = (spiller("table"), spiller("reader"));
         assert!(table.try_grow(751).is_err(), "the reader's floor is 250");
         assert!(table.try_grow(750).is_ok());
@@ -144,10 +137,7 @@ mod tests {
         assert!(merge.try_grow(250).is_ok(), "floors are for spillers only");
         assert!(table.try_grow(1).is_err());
         drop(reader);
-        assert!(
-            table.try_grow(750).is_ok(),
-            "a dropped consumer has no floor"
-        );
+        assert!(table.try_grow(750).is_ok(), "a dropped consumer has no floor");
         assert_eq!(pool.reserved(), 1_000);
         drop((table, merge));
         assert_eq!(pool.reserved(), 0);

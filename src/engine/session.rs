@@ -28,9 +28,7 @@ const POOL_PERCENT: u64 = 80;
 /// Usage, when the memory limit is too large for this machine.
 pub fn runtime(resources: &Resources, spill: &SpillFolder) -> Result<Arc<RuntimeEnv>> {
     let disk = DiskManagerBuilder::default()
-        .with_mode(DiskManagerMode::Directories(vec![
-            spill.path().to_path_buf(),
-        ]))
+        .with_mode(DiskManagerMode::Directories(vec![spill.path().to_path_buf()]))
         .with_max_temp_directory_size(resources.spill_bytes_max);
     let limit = resources.memory_bytes;
     let threads = resources.threads as u64;

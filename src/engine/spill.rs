@@ -42,15 +42,8 @@ impl SpillFolder {
         std::fs::create_dir_all(spill_dir)?;
         for entry in std::fs::read_dir(spill_dir)?.flatten() {
             let path = entry.path();
-            let is_ours = entry
-                .file_name()
-                .to_string_lossy()
-                .starts_with(SPILL_PREFIX);
-            if is_ours
-                && path
-                    .extension()
-                    .is_some_and(|extension| extension == "lock")
-            {
+            let is_ours = entry.file_name().to_string_lossy().starts_with(SPILL_PREFIX);
+            if is_ours && path.extension().is_some_and(|extension| extension == "lock") {
                 remove_if_unlocked(&path);
             }
         }
@@ -59,11 +52,7 @@ impl SpillFolder {
         let lock = File::create(&lock_path)?;
         lock.lock()?;
         std::fs::create_dir(&folder)?;
-        Ok(SpillFolder {
-            folder,
-            lock_path,
-            _lock: lock,
-        })
+        Ok(SpillFolder { folder, lock_path, _lock: lock })
     }
 }
 
@@ -93,9 +82,7 @@ impl Drop for SpillFolder {
 /// # Errors
 /// Storage, when it cannot be opened.
 pub fn read_spilled(file: &Arc<dyn SpillFile>) -> Result<File> {
-    let path = file
-        .path()
-        .ok_or_else(|| Error::internal("spilled data is not on a local disk"))?;
+    let path = file.path().ok_or_else(|| Error::internal("spilled data is not on a local disk"))?;
     File::open(path).map_err(|error| {
         Error::storage(format!("cannot open the spilled data {}", path.display()))
             .hint("check `limits.spill_dir` and its free space")

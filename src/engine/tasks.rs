@@ -54,10 +54,7 @@ pub struct Work<P> {
 impl<P> Work<P> {
     /// A queue of these items.
     pub fn new(items: Vec<P>) -> Self {
-        Work {
-            items: Mutex::new(items.into_iter()),
-            has_failed: AtomicBool::new(false),
-        }
+        Work { items: Mutex::new(items.into_iter()), has_failed: AtomicBool::new(false) }
     }
 
     /// The next item.

@@ -181,9 +181,7 @@ impl<P: Position> FoldExec<P> {
             };
             let filled = Arc::new(fill).run(Arc::clone(context), partitions);
             let shareable = filled.map(|filled| {
-                filled
-                    .map(Arc::new)
-                    .map_err(|error| Arc::new(DataFusionError::from(error)))
+                filled.map(Arc::new).map_err(|error| Arc::new(DataFusionError::from(error)))
             });
             shareable.boxed().shared()
         });
@@ -219,11 +217,7 @@ impl<P: Position> Fill<P> {
         });
         try_join_all(tasks).await?;
         let (shards, share) = self.table.seal()?;
-        Ok(Sealed {
-            table: Arc::clone(&self.table),
-            shards: Work::new(shards),
-            share,
-        })
+        Ok(Sealed { table: Arc::clone(&self.table), shards: Work::new(shards), share })
     }
 
     fn insert(&self, batch: &RecordBatch, inserter: &mut Inserter<P>) -> Result<()> {
@@ -271,10 +265,7 @@ impl<P: Position> Output<P> {
         }
         self.metrics.record_output(keys.len());
         let column = keys.finish();
-        Ok(Some(RecordBatch::try_new(
-            Arc::clone(&self.schema),
-            vec![column],
-        )?))
+        Ok(Some(RecordBatch::try_new(Arc::clone(&self.schema), vec![column])?))
     }
 }
 
@@ -310,12 +301,7 @@ impl<P: Position> ExecutionPlan for FoldExec<P> {
     ) -> EngineResult<Arc<dyn ExecutionPlan>> {
         let input = children.swap_remove(0);
         let (keys, arguments) = (self.keys.clone(), self.arguments.clone());
-        Ok(Arc::new(FoldExec::<P>::new(
-            input,
-            keys,
-            arguments,
-            self.schema(),
-        )))
+        Ok(Arc::new(FoldExec::<P>::new(input, keys, arguments, self.schema())))
     }
 
     fn with_new_children(
@@ -338,22 +324,14 @@ impl<P: Position> ExecutionPlan for FoldExec<P> {
         let rows = filled.map(|filled| match filled {
             Err(error) => Err(DataFusionError::Shared(error)),
             Ok(sealed) => {
-                let output = Output {
-                    sealed,
-                    shard: None,
-                    schema: output_schema,
-                    metrics,
-                };
+                let output = Output { sealed, shard: None, schema: output_schema, metrics };
                 Ok(stream::try_unfold(output, |mut output| async move {
                     let batch = output.next_batch()?;
                     Ok(batch.map(|batch| (batch, output)))
                 }))
             }
         });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(
-            schema,
-            rows.try_flatten_stream(),
-        )))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows.try_flatten_stream())))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -365,11 +343,7 @@ impl<P> DisplayAs for FoldExec<P> {
     fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let keys: Vec<String> = self.keys.iter().map(ToString::to_string).collect();
         let [day, position] = &self.arguments;
-        write!(
-            f,
-            "FoldExec: key=[{}], day={day}, position={position}",
-            keys.join(", ")
-        )
+        write!(f, "FoldExec: key=[{}], day={day}, position={position}", keys.join(", "))
     }
 }
 

@@ -84,11 +84,7 @@ struct PendingRows<P> {
 
 impl<P: Position> PendingRows<P> {
     fn new() -> Self {
-        PendingRows {
-            rows: Vec::new(),
-            long: Vec::new(),
-            heap_bytes: 0,
-        }
+        PendingRows { rows: Vec::new(), long: Vec::new(), heap_bytes: 0 }
     }
 
     /// Adds a row, with its key as [`view_of`] returns it.
@@ -99,12 +95,7 @@ impl<P: Position> PendingRows<P> {
             self.long.extend_from_slice(long);
         }
         self.heap_bytes += position.heap_bytes();
-        self.rows.push(Row {
-            hash,
-            day,
-            view,
-            position,
-        });
+        self.rows.push(Row { hash, day, view, position });
     }
 
     /// Moves the rows to a shard.
@@ -128,9 +119,7 @@ impl<P: Position> Inserter<P> {
         Inserter {
             table: Arc::clone(table),
             _reserved: reserved,
-            pending: std::iter::repeat_with(PendingRows::new)
-                .take(SHARDS)
-                .collect(),
+            pending: std::iter::repeat_with(PendingRows::new).take(SHARDS).collect(),
         }
     }
 
@@ -217,13 +206,10 @@ impl<P: Position> KeyTable<P> {
             MemoryLimit::Finite(bytes) => bytes,
             _ => usize::MAX,
         };
-        let row_bytes = threads
-            .max(1)
-            .saturating_mul(2 * SHARDS * size_of::<Row<P>>());
+        let row_bytes = threads.max(1).saturating_mul(2 * SHARDS * size_of::<Row<P>>());
         let pending_rows = limit / PENDING_DIVISOR / row_bytes;
-        let memory = MemoryConsumer::new("last changes")
-            .with_can_spill(true)
-            .register(&runtime.memory_pool);
+        let memory =
+            MemoryConsumer::new("last changes").with_can_spill(true).register(&runtime.memory_pool);
         KeyTable {
             shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect(),
             memory,
@@ -260,9 +246,7 @@ impl<P: Position> KeyTable<P> {
             self.spill(&mut shard)?;
             spilled.push(number);
         }
-        let free = self
-            .limit
-            .saturating_sub(self.runtime.memory_pool.reserved());
+        let free = self.limit.saturating_sub(self.runtime.memory_pool.reserved());
         let share = free.max(self.limit / 8) / self.threads.max(1) / 2;
         // Shards in memory come first: they free memory for the spilled ones.
         in_memory.append(&mut spilled);
@@ -376,11 +360,7 @@ mod tests {
         let pool = Arc::new(FloorPool::new(memory));
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool);
         let runtime = runtime.build_arc().expect("a runtime");
-        let table = Arc::new(KeyTable::<i128>::new(
-            Arc::clone(&runtime),
-            2,
-            &Default::default(),
-        ));
+        let table = Arc::new(KeyTable::<i128>::new(Arc::clone(&runtime), 2, &Default::default()));
         let batches: Vec<(usize, &[Row])> = rows.chunks(batch).enumerate().collect();
         let add = |every: usize| {
             let mut inserter = Inserter::new(&table);
@@ -398,9 +378,7 @@ mod tests {
                     let ordinal = (number * batch + at) as u64;
                     pack(true, Some(row.2.into()), 0, ordinal).expect("packs")
                 });
-                inserter
-                    .insert(&keys, &days, positions.collect())
-                    .expect("added");
+                inserter.insert(&keys, &days, positions.collect()).expect("added");
             }
             inserter.finish().expect("added");
         };

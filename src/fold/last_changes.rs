@@ -64,14 +64,9 @@ impl AggregateUDFImpl for LastChanges {
 
 /// The items of the function's lists: one entry per day.
 fn days_field(position: DataType) -> FieldRef {
-    let fields = [
-        Field::new("event_dt", DataType::Date32, true),
-        Field::new("position", position, false),
-    ];
-    Arc::new(Field::new_list_field(
-        DataType::Struct(Fields::from_iter(fields)),
-        false,
-    ))
+    let fields =
+        [Field::new("event_dt", DataType::Date32, true), Field::new("position", position, false)];
+    Arc::new(Field::new_list_field(DataType::Struct(Fields::from_iter(fields)), false))
 }
 
 /// Builds a result column of the function: one list per key.

@@ -85,10 +85,7 @@ struct Folder<'a> {
 impl<'a> Folder<'a> {
     fn new(segment: &'a str) -> Self {
         match segment.split_once('=') {
-            Some((column, text)) => Folder {
-                column: Some(column),
-                text,
-            },
+            Some((column, text)) => Folder { column: Some(column), text },
             None => Folder::plain(segment),
         }
     }
@@ -113,13 +110,9 @@ impl<'a> Folder<'a> {
 
     /// The date, if this folder's name alone is a complete one.
     fn date(&self) -> Option<LocalSpan> {
-        let separator = ['-', '_']
-            .into_iter()
-            .find(|&separator| self.text.contains(separator));
+        let separator = ['-', '_'].into_iter().find(|&separator| self.text.contains(separator));
         let Some(separator) = separator else {
-            return SEQUENCES
-                .iter()
-                .find_map(|units| undelimited(self.text, units));
+            return SEQUENCES.iter().find_map(|units| undelimited(self.text, units));
         };
         let pieces: Vec<_> = self.text.split(separator).map(Folder::plain).collect();
         let (date, taken) = longest(&pieces, &SEQUENCES)?;
@@ -225,11 +218,8 @@ fn longest(folders: &[Folder], sequences: &[&[Unit]]) -> Option<(LocalSpan, usiz
         if hive != 0 && hive != run.len() {
             return None;
         }
-        let values: Option<Vec<u32>> = run
-            .iter()
-            .zip(*units)
-            .map(|(folder, &unit)| folder.value(unit))
-            .collect();
+        let values: Option<Vec<u32>> =
+            run.iter().zip(*units).map(|(folder, &unit)| folder.value(unit)).collect();
         Some((LocalSpan::new(units, &values?)?, units.len()))
     })
 }
@@ -249,18 +239,15 @@ fn undelimited(text: &str, units: &[Unit]) -> Option<LocalSpan> {
 /// The dates in a path from its top down, without overlaps; each with a flag whether it is a
 /// complete date folder of DMS or only a prefix of one.
 fn dates(relative_dir: &str) -> Vec<(LocalSpan, bool)> {
-    let segments = relative_dir
-        .split('/')
-        .filter(|segment| !segment.is_empty());
+    let segments = relative_dir.split('/').filter(|segment| !segment.is_empty());
     let folders: Vec<_> = segments.map(Folder::new).collect();
     let mut dates = Vec::new();
     let mut rest = folders.as_slice();
     while let [first, below @ ..] = rest {
         let taken = if let Some(date) = first.date() {
             let hive_folder = below.first().filter(|folder| folder.column.is_some());
-            let hour = hive_folder
-                .and_then(|folder| folder.value(Hour))
-                .and_then(|hour| date.hour(hour));
+            let hour =
+                hive_folder.and_then(|folder| folder.value(Hour)).and_then(|hour| date.hour(hour));
             dates.push((hour.unwrap_or(date), true));
             1 + usize::from(hour.is_some())
         } else if let Some((date, taken)) = longest(rest, &SEQUENCES) {
@@ -352,10 +339,7 @@ pub fn cdc_file_time(base_name: &str, zone: Tz) -> Option<DateTime<Utc>> {
     let clock = NaiveTime::from_hms_nano_opt(
         clock.get(..2).and_then(number)?,
         clock.get(2..4).and_then(number)?,
-        clock
-            .get(4..)
-            .filter(|second| second.len() == 2)
-            .and_then(number)?,
+        clock.get(4..).filter(|second| second.len() == 2).and_then(number)?,
         number(fraction)? * fraction_nanos,
     )?;
     instant(day.and_time(clock), zone)
@@ -473,20 +457,14 @@ mod tests {
 
     #[test]
     fn a_date_folder_without_delimiters_never_reads_two_ways() {
-        let forms: [&[Unit]; 3] = [
-            &[Year, Month, Day],
-            &[Month, Year, Day],
-            &[Day, Month, Year],
-        ];
+        let forms: [&[Unit]; 3] = [&[Year, Month, Day], &[Month, Year, Day], &[Day, Month, Year]];
         let first = NaiveDate::from_ymd_opt(1900, 1, 1).unwrap();
         let mut count = 0;
         for date in first.iter_days().take_while(|date| date.year() < 2200) {
             let (y, m, d) = (date.year(), date.month(), date.day());
-            for text in [
-                format!("{y}{m:02}{d:02}"),
-                format!("{m:02}{y}{d:02}"),
-                format!("{d:02}{m:02}{y}"),
-            ] {
+            for text in
+                [format!("{y}{m:02}{d:02}"), format!("{m:02}{y}{d:02}"), format!("{d:02}{m:02}{y}")]
+            {
                 let readings: Vec<_> = forms
                     .iter()
                     .filter_map(|units| undelimited(&text, units))
@@ -549,10 +527,7 @@ mod tests {
     #[test]
     fn a_deeper_date_counts_only_where_it_narrows_the_one_above() {
         assert_eq!(span("2021/11/20211123", UTC).as_deref(), Some(DAY));
-        assert_eq!(
-            span("2021/2021-11/23112021/2021112301", UTC).as_deref(),
-            Some(HOUR)
-        );
+        assert_eq!(span("2021/2021-11/23112021/2021112301", UTC).as_deref(), Some(HOUR));
         assert_eq!(span("2021/11/23/1999-01-01", UTC).as_deref(), Some(DAY));
         assert_eq!(span("2021/11/23/2021", UTC).as_deref(), Some(DAY));
         assert_eq!(span("2021-11-23/2021-11", UTC).as_deref(), Some(DAY));
@@ -683,22 +658,13 @@ mod tests {
     #[test]
     fn a_span_in_a_gap_covers_the_files_named_in_it() {
         let hour = folder_span("2021/03/28/02", Berlin).unwrap();
-        assert_eq!(
-            hour.to_string(),
-            "[2021-03-28T01:00:00Z, 2021-03-28T02:00:00Z)"
-        );
+        assert_eq!(hour.to_string(), "[2021-03-28T01:00:00Z, 2021-03-28T02:00:00Z)");
         for name in ["20210328-020000000.csv", "20210328-025959999.csv"] {
-            assert!(
-                hour.contains(cdc_file_time(name, Berlin).unwrap()),
-                "{name}"
-            );
+            assert!(hour.contains(cdc_file_time(name, Berlin).unwrap()), "{name}");
         }
         // Samoa left out a day.
         let day = folder_span("2011/12/30", Apia).unwrap();
-        assert_eq!(
-            day.to_string(),
-            "[2011-12-30T10:00:00Z, 2011-12-31T10:00:00Z)"
-        );
+        assert_eq!(day.to_string(), "[2011-12-30T10:00:00Z, 2011-12-31T10:00:00Z)");
         assert!(day.contains(cdc_file_time("20111230-120000000.csv", Apia).unwrap()));
     }
 
@@ -735,32 +701,14 @@ mod tests {
         for (name, meant) in [
             ("20211017-194324349.csv", "2021-10-17T19:43:24.349+00:00"),
             ("20211017-194324349.csv.gz", "2021-10-17T19:43:24.349+00:00"),
-            (
-                "20211017-194324349.parquet",
-                "2021-10-17T19:43:24.349+00:00",
-            ),
-            (
-                "20211017-1943243491.parquet",
-                "2021-10-17T19:43:24.349100+00:00",
-            ),
-            (
-                "20240115-101530-001.parquet",
-                "2024-01-15T10:15:30.001+00:00",
-            ),
-            (
-                "20240115-101530-001.csv.gz",
-                "2024-01-15T10:15:30.001+00:00",
-            ),
+            ("20211017-194324349.parquet", "2021-10-17T19:43:24.349+00:00"),
+            ("20211017-1943243491.parquet", "2021-10-17T19:43:24.349100+00:00"),
+            ("20240115-101530-001.parquet", "2024-01-15T10:15:30.001+00:00"),
+            ("20240115-101530-001.csv.gz", "2024-01-15T10:15:30.001+00:00"),
             ("20190401-000000000.parquet", "2019-04-01T00:00:00+00:00"),
             ("20190401-0000000000.parquet", "2019-04-01T00:00:00+00:00"),
-            (
-                "20190331-235959999.parquet",
-                "2019-03-31T23:59:59.999+00:00",
-            ),
-            (
-                "20190331-2359599999.parquet",
-                "2019-03-31T23:59:59.999900+00:00",
-            ),
+            ("20190331-235959999.parquet", "2019-03-31T23:59:59.999+00:00"),
+            ("20190331-2359599999.parquet", "2019-03-31T23:59:59.999900+00:00"),
             ("20200229-120000000.x", "2020-02-29T12:00:00+00:00"),
         ] {
             assert_eq!(time(name, UTC).as_deref(), Some(meant), "{name}");
@@ -809,53 +757,17 @@ mod tests {
     #[test]
     fn the_time_of_a_cdc_file_is_local() {
         for (name, zone, meant) in [
-            (
-                "20211123-003000000.csv",
-                Berlin,
-                "2021-11-22T23:30:00+00:00",
-            ),
+            ("20211123-003000000.csv", Berlin, "2021-11-22T23:30:00+00:00"),
             // 02:30 occurs twice: the earlier instant.
-            (
-                "20211031-023000000.csv",
-                Berlin,
-                "2021-10-31T00:30:00+00:00",
-            ),
-            (
-                "20211031-015959999.csv",
-                Berlin,
-                "2021-10-30T23:59:59.999+00:00",
-            ),
-            (
-                "20211031-030000000.csv",
-                Berlin,
-                "2021-10-31T02:00:00+00:00",
-            ),
+            ("20211031-023000000.csv", Berlin, "2021-10-31T00:30:00+00:00"),
+            ("20211031-015959999.csv", Berlin, "2021-10-30T23:59:59.999+00:00"),
+            ("20211031-030000000.csv", Berlin, "2021-10-31T02:00:00+00:00"),
             // 02:30 does not exist: 03:30.
-            (
-                "20210328-015959999.csv",
-                Berlin,
-                "2021-03-28T00:59:59.999+00:00",
-            ),
-            (
-                "20210328-020000000.csv",
-                Berlin,
-                "2021-03-28T01:00:00+00:00",
-            ),
-            (
-                "20210328-023000000.csv",
-                Berlin,
-                "2021-03-28T01:30:00+00:00",
-            ),
-            (
-                "20210328-030000000.csv",
-                Berlin,
-                "2021-03-28T01:00:00+00:00",
-            ),
-            (
-                "20211003-021500000.csv",
-                Lord_Howe,
-                "2021-10-02T15:45:00+00:00",
-            ),
+            ("20210328-015959999.csv", Berlin, "2021-03-28T00:59:59.999+00:00"),
+            ("20210328-020000000.csv", Berlin, "2021-03-28T01:00:00+00:00"),
+            ("20210328-023000000.csv", Berlin, "2021-03-28T01:30:00+00:00"),
+            ("20210328-030000000.csv", Berlin, "2021-03-28T01:00:00+00:00"),
+            ("20211003-021500000.csv", Lord_Howe, "2021-10-02T15:45:00+00:00"),
             ("20111230-120000000.csv", Apia, "2011-12-30T22:00:00+00:00"),
         ] {
             assert_eq!(time(name, zone).as_deref(), Some(meant), "{name}");

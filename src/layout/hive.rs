@@ -58,9 +58,7 @@ pub(super) fn unescape(text: &str) -> String {
     let code = |text: &str| -> Option<u8> {
         let digits = text.strip_prefix('%')?.get(..2)?;
         let are_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-        are_hex
-            .then(|| u8::from_str_radix(digits, 16).ok())
-            .flatten()
+        are_hex.then(|| u8::from_str_radix(digits, 16).ok()).flatten()
     };
     let mut unescaped = String::with_capacity(text.len());
     let mut rest = text;
@@ -119,10 +117,7 @@ mod tests {
             ("Zürich 東京", "c=Zürich 東京"),
             ("a\tb\nc\x7f", "c=a%09b%0Ac%7F"),
             ("\0\x01\x1f", "c=%00%01%1F"),
-            (
-                "\"#%'*/:=?\\{[]^",
-                "c=%22%23%25%27%2A%2F%3A%3D%3F%5C%7B%5B%5D%5E",
-            ),
+            ("\"#%'*/:=?\\{[]^", "c=%22%23%25%27%2A%2F%3A%3D%3F%5C%7B%5B%5D%5E"),
             (" !$&()+,-.;<>@_`|}~", "c= !$&()+,-.;<>@_`|}~"),
             ("..", "c=.."),
             ("%41", "c=%2541"),
@@ -154,26 +149,18 @@ mod tests {
         let segment = "c=__HIVE_DEFAULT_PARTITION__";
         assert_eq!(partition_segment("c", None), segment);
         assert_eq!(partition_segment("c", Some("")), segment);
-        assert_eq!(
-            parse_partition_segment(segment),
-            Some(("c".to_owned(), None))
-        );
+        assert_eq!(parse_partition_segment(segment), Some(("c".to_owned(), None)));
     }
 
     #[test]
     fn every_column_and_value_survives_a_round_trip() {
         let characters: Vec<char> = (0..=0x2ff).filter_map(char::from_u32).collect();
         let all: String = characters.iter().collect();
-        let pairs = characters
-            .windows(2)
-            .map(|pair| pair.iter().collect::<String>());
+        let pairs = characters.windows(2).map(|pair| pair.iter().collect::<String>());
         for text in pairs.chain([all, "A/B: c%d=".to_owned(), "🦀%F0".to_owned()]) {
             let segment = partition_segment(&text, Some(&text));
             assert!(!segment.contains('/'), "{segment:?}");
-            assert_eq!(
-                parse_partition_segment(&segment),
-                Some((text.clone(), Some(text)))
-            );
+            assert_eq!(parse_partition_segment(&segment), Some((text.clone(), Some(text))));
         }
     }
 

@@ -34,9 +34,7 @@ pub fn part_file_name(commit: u64, number: usize) -> String {
 
 /// The commit in a base name made by [`part_file_name`]; `None` for any other name.
 pub fn part_file_commit(base_name: &str) -> Option<u64> {
-    let middle = base_name
-        .strip_prefix("part-c")?
-        .strip_suffix(".snappy.parquet")?;
+    let middle = base_name.strip_prefix("part-c")?.strip_suffix(".snappy.parquet")?;
     let (commit, number) = middle.split_once('-')?;
     let (commit, number) = (commit.parse().ok()?, number.parse().ok()?);
     (part_file_name(commit, number) == base_name).then_some(commit)
@@ -93,11 +91,7 @@ mod tests {
         for (commit, number, name) in [
             (12, 3, "part-c00000012-00003.snappy.parquet"),
             (0, 0, "part-c00000000-00000.snappy.parquet"),
-            (
-                123_456_789,
-                123_456,
-                "part-c123456789-123456.snappy.parquet",
-            ),
+            (123_456_789, 123_456, "part-c123456789-123456.snappy.parquet"),
         ] {
             assert_eq!(part_file_name(commit, number), name);
             assert_eq!(part_file_commit(name), Some(commit), "{name}");
@@ -143,17 +137,7 @@ mod tests {
         ] {
             assert!(is_leftover(name), "{name}");
         }
-        for name in [
-            "",
-            "#1",
-            "a#",
-            "a#x",
-            "a#1x",
-            "a",
-            "a#1.parquet",
-            "a%231",
-            "a#+1",
-        ] {
+        for name in ["", "#1", "a#", "a#x", "a#1x", "a", "a#1.parquet", "a%231", "a#+1"] {
             assert!(!is_leftover(name), "{name}");
         }
     }

@@ -164,15 +164,8 @@ impl FetchUnit {
             let starts = self.ranges.iter().map(|range| range.start);
             starts.zip(chunks).collect()
         };
-        let chunks = Chunks {
-            file_bytes: self.file.size,
-            chunks: chunks.into(),
-        };
-        Ok(Fetched {
-            unit: self,
-            chunks,
-            room,
-        })
+        let chunks = Chunks { file_bytes: self.file.size, chunks: chunks.into() };
+        Ok(Fetched { unit: self, chunks, room })
     }
 
     fn reader(self, chunks: Chunks, batch_rows: usize) -> ParquetResult<ParquetRecordBatchReader> {
@@ -331,10 +324,7 @@ mod tests {
             let pad = numbers.clone().map(|n| format!("{n:0pad_bytes$}"));
             let columns: [(&str, ArrayRef); 2] = [
                 ("pad", Arc::new(StringArray::from_iter_values(pad))),
-                (
-                    "n",
-                    Arc::new(Int64Array::from_iter_values(numbers.map(|n| n as i64))),
-                ),
+                ("n", Arc::new(Int64Array::from_iter_values(numbers.map(|n| n as i64)))),
             ];
             RecordBatch::try_from_iter(columns).expect("a batch")
         };
@@ -375,9 +365,7 @@ mod tests {
         let values = |batch: RecordBatch| {
             let column = |index: usize| batch.column(index).as_primitive::<Int64Type>().clone();
             let (n, row) = (column(0), column(1));
-            (0..batch.num_rows())
-                .map(|at| (n.value(at), row.value(at)))
-                .collect::<Vec<_>>()
+            (0..batch.num_rows()).map(|at| (n.value(at), row.value(at))).collect::<Vec<_>>()
         };
         Ok(batches?.into_iter().flat_map(values).collect())
     }
@@ -453,14 +441,8 @@ mod tests {
                 }
                 tokio::task::yield_now().await;
             }
-            let bytes: u64 = fetched_units
-                .iter()
-                .map(|fetched| fetched.unit.bytes())
-                .sum();
-            assert!(
-                bytes <= AHEAD_BYTES_MAX && fetched_units.len() == 4,
-                "{bytes}"
-            );
+            let bytes: u64 = fetched_units.iter().map(|fetched| fetched.unit.bytes()).sum();
+            assert!(bytes <= AHEAD_BYTES_MAX && fetched_units.len() == 4, "{bytes}");
             fetched_units.clear();
             assert_eq!(fetched.count().await, 4, "there is room for the rest");
         });

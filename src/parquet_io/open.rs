@@ -247,18 +247,11 @@ fn check_footer(metadata: &ParquetMetaData, size: u64) -> ParquetResult<()> {
         _ => None,
     });
     if rows != Some(metadata.file_metadata().num_rows()) {
-        return Err(ParquetError::General(
-            "its footer has wrong row counts".into(),
-        ));
+        return Err(ParquetError::General("its footer has wrong row counts".into()));
     }
-    let chunks = metadata
-        .row_groups()
-        .iter()
-        .flat_map(|group| group.columns());
+    let chunks = metadata.row_groups().iter().flat_map(|group| group.columns());
     for chunk in chunks {
-        let start = chunk
-            .dictionary_page_offset()
-            .unwrap_or(chunk.data_page_offset());
+        let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
         let end = start.checked_add(chunk.compressed_size());
         let is_inside =
             start >= 0 && chunk.compressed_size() >= 0 && end.is_some_and(|end| end as u64 <= size);
@@ -281,10 +274,8 @@ pub(crate) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordB
             Some(column) if column.data_type() == field.data_type() => Arc::clone(column),
             Some(column) => cast_exactly(column, field.data_type()).ok_or_else(|| {
                 let (name, data_type) = (field.name(), field.data_type());
-                Error::data(format!(
-                    "a value of the column `{name}` does not fit {data_type}"
-                ))
-                .hint("cast it in curated.sql")
+                Error::data(format!("a value of the column `{name}` does not fit {data_type}"))
+                    .hint("cast it in curated.sql")
             })?,
             None => new_null_array(field.data_type(), batch.num_rows()),
         })
@@ -296,10 +287,7 @@ pub(crate) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordB
 /// Casts a column if every value keeps its meaning: a time without a zone is one of UTC.
 fn cast_exactly(column: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
     use DataType::Timestamp;
-    let strict = CastOptions {
-        safe: false,
-        ..Default::default()
-    };
+    let strict = CastOptions { safe: false, ..Default::default() };
     let cast = |column: &ArrayRef, to: &DataType| cast_with_options(column, to, &strict).ok();
     match (column.data_type(), to) {
         (Timestamp(from, None), Timestamp(unit, Some(_))) if from != unit => {
@@ -391,9 +379,7 @@ impl ObjectReader {
     }
 
     pub(crate) async fn range(&self, range: Range<u64>) -> object_store::Result<Bytes> {
-        self.store
-            .get_range(&self.path, self.absolute(&range))
-            .await
+        self.store.get_range(&self.path, self.absolute(&range)).await
     }
 
     pub(crate) async fn ranges(&self, ranges: &[Range<u64>]) -> object_store::Result<Vec<Bytes>> {
@@ -441,14 +427,8 @@ mod tests {
         let outside = checked(&footer, 10).expect_err("the column is longer");
         assert!(outside.contains("outside the file"), "{outside}");
         let known = footer.file_metadata();
-        let counted = FileMetaData::new(
-            known.version(),
-            0,
-            None,
-            None,
-            known.schema_descr_ptr(),
-            None,
-        );
+        let counted =
+            FileMetaData::new(known.version(), 0, None, None, known.schema_descr_ptr(), None);
         let groups = footer.row_groups().to_vec();
         let wrong = checked(&ParquetMetaData::new(counted, groups), size).expect_err("3 are not 0");
         assert!(wrong.contains("wrong row counts"), "{wrong}");

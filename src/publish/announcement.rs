@@ -13,9 +13,6 @@ pub(crate) async fn announce(announced: &Folder, attempt: &str) -> Result<()> {
     let path = parse_path(attempt)?;
     match announced.store.put(&path, PutPayload::new()).await {
         Ok(_) => announced.sync(&[attempt.to_string()]),
-        Err(error) => Err(Error::store(
-            format!("write {}", announced.describe(attempt)),
-            error,
-        )),
+        Err(error) => Err(Error::store(format!("write {}", announced.describe(attempt)), error)),
     }
 }

@@ -98,16 +98,10 @@ impl CuratedLog<'_> {
         let Some(snapshot) = log.snapshot() else {
             return self.changed("its log is missing");
         };
-        let known: BTreeSet<(&str, u64)> = self
-            .files
-            .iter()
-            .map(|file| (file.path.as_str(), file.bytes))
-            .collect();
-        let found: BTreeSet<(&str, u64)> = log
-            .files()
-            .iter()
-            .map(|(path, bytes)| (path.as_str(), *bytes))
-            .collect();
+        let known: BTreeSet<(&str, u64)> =
+            self.files.iter().map(|file| (file.path.as_str(), file.bytes)).collect();
+        let found: BTreeSet<(&str, u64)> =
+            log.files().iter().map(|(path, bytes)| (path.as_str(), *bytes)).collect();
         if let Some((path, _)) = known.difference(&found).next() {
             return self.changed(&format!("its log does not list {path}"));
         }
@@ -211,9 +205,7 @@ impl CuratedLog<'_> {
 
     fn fields(&self) -> Result<Vec<Field>> {
         let columns = read_types(&self.contract.columns)?.into_iter();
-        Ok(columns
-            .map(|(name, data_type)| Field::new(name, data_type, true))
-            .collect())
+        Ok(columns.map(|(name, data_type)| Field::new(name, data_type, true)).collect())
     }
 
     fn description(&self) -> Result<Description> {
@@ -221,18 +213,10 @@ impl CuratedLog<'_> {
         let log_retention = self.retention.max(LOG_RETENTION);
         Ok(Description {
             schema: delta_schema(self.fields()?)?,
-            partition_by: self
-                .contract
-                .partitions
-                .iter()
-                .map(|part| part.0.clone())
-                .collect(),
+            partition_by: self.contract.partitions.iter().map(|part| part.0.clone()).collect(),
             configuration: vec![
                 Description::checkpoint(),
-                (
-                    "delta.deletedFileRetentionDuration",
-                    interval(self.retention),
-                ),
+                ("delta.deletedFileRetentionDuration", interval(self.retention)),
                 ("delta.logRetentionDuration", interval(log_retention)),
             ],
         })

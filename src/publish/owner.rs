@@ -43,9 +43,7 @@ impl Owner {
                 "{} holds files that no run of this pipeline wrote, such as {path}",
                 folder.location
             ))
-            .hint(format!(
-                "set `{setting}` to an empty folder, or move the files elsewhere"
-            ))),
+            .hint(format!("set `{setting}` to an empty folder, or move the files elsewhere"))),
         }
     }
 
@@ -70,29 +68,21 @@ impl Owner {
                 Error::internal("cannot write an owner marker").caused_by(error)
             })?);
         let path = parse_path(OWNER_MARKER)?;
-        match folder
-            .store
-            .put_opts(&path, PutPayload::from(marker), PutMode::Create.into())
-            .await
-        {
+        match folder.store.put_opts(&path, PutPayload::from(marker), PutMode::Create.into()).await {
             Ok(_) => Ok(()),
             Err(object_store::Error::AlreadyExists { .. }) => {
                 self.check(folder, setting).await.map(|_| ())
             }
-            Err(error) => Err(Error::store(
-                format!("write {}", folder.describe(OWNER_MARKER)),
-                error,
-            )),
+            Err(error) => {
+                Err(Error::store(format!("write {}", folder.describe(OWNER_MARKER)), error))
+            }
         }
     }
 
     fn compare(&self, folder: &Folder, setting: &str, marker: &[u8]) -> Result<()> {
         let found: Owner = serde_json::from_slice(marker).map_err(|error| {
-            Error::usage(format!(
-                "{} is not an owner marker",
-                folder.describe(OWNER_MARKER)
-            ))
-            .caused_by(error)
+            Error::usage(format!("{} is not an owner marker", folder.describe(OWNER_MARKER)))
+                .caused_by(error)
         })?;
         if found == *self {
             return Ok(());

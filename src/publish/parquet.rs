@@ -66,10 +66,7 @@ pub(crate) async fn move_staged(
                 Error::store(format!("move {from} to {to}"), error)
             })
         });
-        stream::iter(moves)
-            .buffer_unordered(concurrency)
-            .try_collect::<()>()
-            .await?;
+        stream::iter(moves).buffer_unordered(concurrency).try_collect::<()>().await?;
     }
     let moved: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
     table.sync(&moved)
@@ -116,13 +113,9 @@ async fn swap(
 ) -> object_store::Result<()> {
     let store = &table.root_store;
     let staged = store.get(from).await?.bytes().await?;
-    let condition = PutMode::Update(UpdateVersion {
-        e_tag: replaced.e_tag,
-        version: replaced.version,
-    });
-    store
-        .put_opts(to, PutPayload::from(staged), condition.into())
-        .await?;
+    let condition =
+        PutMode::Update(UpdateVersion { e_tag: replaced.e_tag, version: replaced.version });
+    store.put_opts(to, PutPayload::from(staged), condition.into()).await?;
     match store.delete(from).await {
         Err(object_store::Error::NotFound { .. }) => Ok(()),
         deleted => deleted,
@@ -189,9 +182,5 @@ pub(crate) async fn clear(staging: &Folder, commit: u64) -> Result<()> {
 /// Storage, when the folder cannot be listed or a file cannot be removed.
 pub(crate) async fn discard(folder: &Folder, attempt: &str) -> Result<()> {
     let left = list(folder).await?.into_iter();
-    remove(
-        folder,
-        left.filter(|path| path.starts_with(attempt)).collect(),
-    )
-    .await
+    remove(folder, left.filter(|path| path.starts_with(attempt)).collect()).await
 }

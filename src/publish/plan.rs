@@ -53,10 +53,7 @@ pub(crate) fn plan(
     let mut plan = Plan::default();
     let mut by_partition: BTreeMap<String, Vec<StagedFile>> = BTreeMap::new();
     for file in staged {
-        by_partition
-            .entry(file.partition.clone())
-            .or_default()
-            .push(file);
+        by_partition.entry(file.partition.clone()).or_default().push(file);
     }
     let mut old: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for file in before {
@@ -64,10 +61,7 @@ pub(crate) fn plan(
             old.entry(parent(&file.path)).or_default().push(&file.path);
             plan.counts.rows_removed += file.rows;
         } else {
-            plan.files.push(TableFile {
-                staged: None,
-                ..file.clone()
-            });
+            plan.files.push(TableFile { staged: None, ..file.clone() });
         }
     }
     plan.counts.partitions_written = by_partition.len() as u64;
@@ -127,12 +121,7 @@ mod tests {
     }
 
     fn file(path: &str, rows: u64) -> TableFile {
-        TableFile {
-            path: path.into(),
-            rows,
-            bytes: rows * 10,
-            staged: None,
-        }
+        TableFile { path: path.into(), rows, bytes: rows * 10, staged: None }
     }
 
     #[test]

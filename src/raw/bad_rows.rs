@@ -186,19 +186,14 @@ mod tests {
             error.to_string(),
             "more than 3 rows are bad, such as: row 7 of a: column `id` is null"
         );
-        let error = BadRows::new(0)
-            .admit("a", &bad(6))
-            .expect_err("rows are not quarantined");
+        let error = BadRows::new(0).admit("a", &bad(6)).expect_err("rows are not quarantined");
         assert_eq!(error.to_string(), "row 7 of a: column `id` is null");
     }
 
     #[test]
     fn bad_rows_are_limited_in_bytes() {
         let rows = BadRows::new(1 << 40);
-        let large = BadRow {
-            change: "x".repeat(1 << 20),
-            ..bad(0)
-        };
+        let large = BadRow { change: "x".repeat(1 << 20), ..bad(0) };
         (0..64).for_each(|_| rows.admit("a", &large).expect("room"));
         let error = rows.admit("a", &large).expect_err("too much");
         assert!(error.to_string().contains("more than 64 MB"), "{error}");
@@ -206,15 +201,7 @@ mod tests {
 
     #[test]
     fn an_error_names_the_line_of_a_csv_row() {
-        let row = BadRow {
-            line: Some(9),
-            column: None,
-            reason: "has 2 fields".into(),
-            ..bad(6)
-        };
-        assert_eq!(
-            row.to_error("a.csv").to_string(),
-            "line 9 of a.csv has 2 fields"
-        );
+        let row = BadRow { line: Some(9), column: None, reason: "has 2 fields".into(), ..bad(6) };
+        assert_eq!(row.to_error("a.csv").to_string(), "line 9 of a.csv has 2 fields");
     }
 }

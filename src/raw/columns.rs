@@ -60,11 +60,7 @@ impl<'a> RawColumns<'a> {
     /// Data, naming both files, the column and both types, when these have no common type.
     pub(crate) fn add(&mut self, file: &ParquetFile) -> Result<()> {
         let schema = file.schema();
-        if self
-            .last_schema
-            .as_ref()
-            .is_some_and(|last| Arc::ptr_eq(last, schema))
-        {
+        if self.last_schema.as_ref().is_some_and(|last| Arc::ptr_eq(last, schema)) {
             return Ok(());
         }
         self.last_schema = Some(Arc::clone(schema));
@@ -162,15 +158,8 @@ impl<'a> RawColumns<'a> {
     /// Per column of the union, its index in a file.
     pub(crate) fn columns_of(&self, file: &ParquetFile) -> Vec<Option<usize>> {
         let fields = file.schema().fields();
-        let names = || {
-            fields[..fields.len() - 1]
-                .iter()
-                .map(|field| field.name().as_str())
-        };
-        self.fields
-            .iter()
-            .map(|field| find_column(names(), field.name()))
-            .collect()
+        let names = || fields[..fields.len() - 1].iter().map(|field| field.name().as_str());
+        self.fields.iter().map(|field| find_column(names(), field.name())).collect()
     }
 }
 
@@ -179,9 +168,8 @@ pub(crate) fn find_column<'a>(
     names: impl Iterator<Item = &'a str> + Clone,
     wanted: &str,
 ) -> Option<usize> {
-    names.clone().position(|name| name == wanted).or_else(|| {
-        names
-            .clone()
-            .position(|name| name.eq_ignore_ascii_case(wanted))
-    })
+    names
+        .clone()
+        .position(|name| name == wanted)
+        .or_else(|| names.clone().position(|name| name.eq_ignore_ascii_case(wanted)))
 }

@@ -103,9 +103,8 @@ pub(crate) fn to_parquet(
     } else {
         form.columns.clone()
     };
-    let fields = columns
-        .iter()
-        .map(|(column, data_type)| Field::new(column, data_type.clone(), true));
+    let fields =
+        columns.iter().map(|(column, data_type)| Field::new(column, data_type.clone(), true));
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     records.fields_max = columns.len();
     let mut batch = Batch::new(name, schema, &form.csv, bad_rows);
@@ -240,11 +239,7 @@ impl<'a> Batch<'a> {
             ));
         }
         let number = (0..found).find(|number| record.text(*number).is_none())?;
-        Some((
-            column(number),
-            "is not UTF-8".into(),
-            "fix the file: text must be UTF-8",
-        ))
+        Some((column(number), "is not UTF-8".into(), "fix the file: text must be UTF-8"))
     }
 
     fn quarantine(&mut self, bad: BadRow) -> Result<()> {
@@ -285,9 +280,8 @@ impl<'a> Batch<'a> {
             self.quarantine(bad)?;
         }
         if !wrong.is_empty() {
-            let is_wrong: BooleanArray = (0..self.rows)
-                .map(|row| Some(wrong.contains_key(&row)))
-                .collect();
+            let is_wrong: BooleanArray =
+                (0..self.rows).map(|row| Some(wrong.contains_key(&row))).collect();
             for texts in &mut texts {
                 *texts = nullif(texts, &is_wrong)?;
             }
@@ -347,20 +341,13 @@ mod tests {
             let data_type = parse_type(text).expect("a type");
             (name.to_string(), data_type)
         };
-        Form {
-            columns: columns.iter().map(typed).collect(),
-            csv,
-        }
+        Form { columns: columns.iter().map(typed).collect(), csv }
     }
 
     fn texts(form_columns: usize) -> Form {
-        let names: Vec<String> = (0..form_columns)
-            .map(|number| format!("c{number}"))
-            .collect();
-        let columns: Vec<(&str, &str)> = names
-            .iter()
-            .map(|name| (name.as_str(), "VARCHAR"))
-            .collect();
+        let names: Vec<String> = (0..form_columns).map(|number| format!("c{number}")).collect();
+        let columns: Vec<(&str, &str)> =
+            names.iter().map(|name| (name.as_str(), "VARCHAR")).collect();
         form(&columns, CsvForm::default())
     }
 
@@ -415,15 +402,9 @@ mod tests {
     #[test]
     fn an_empty_field_is_null_and_a_quoted_one_is_text() {
         let rows = read("a,,\"\"\n\"x,\"\"y\"\"\n z\",b,\n", &texts(3));
-        assert_eq!(
-            rows,
-            [some(&["a", "-", ""]), some(&["x,\"y\"\n z", "b", "-"])]
-        );
+        assert_eq!(rows, [some(&["a", "-", ""]), some(&["x,\"y\"\n z", "b", "-"])]);
         let typed = form(&[("n", "BIGINT"), ("t", "VARCHAR")], CsvForm::default());
-        assert_eq!(
-            read("\"7\",\n\"\",x\n", &typed),
-            [some(&["7", "-"]), some(&["-", "x"])]
-        );
+        assert_eq!(read("\"7\",\n\"\",x\n", &typed), [some(&["7", "-"]), some(&["-", "x"])]);
     }
 
     #[test]
@@ -444,24 +425,11 @@ mod tests {
             ("on", "BOOLEAN"),
         ];
         let form = form(&columns, CsvForm::default());
-        let rows = read(
-            "I,7,1.5,2020-02-29,2020-02-29 12:00:00.123456,true\n",
-            &form,
-        );
-        let expected = [
-            "I",
-            "7",
-            "1.50",
-            "2020-02-29",
-            "2020-02-29T12:00:00.123456",
-            "true",
-        ];
+        let rows = read("I,7,1.5,2020-02-29,2020-02-29 12:00:00.123456,true\n", &form);
+        let expected = ["I", "7", "1.50", "2020-02-29", "2020-02-29T12:00:00.123456", "true"];
         assert_eq!(rows, [some(&expected)]);
         assert_eq!(
-            refused(
-                b"I,7,1.5,2020-02-29,2020-02-29 12:00:00,true\nI,8,1.234,x,,\n",
-                &form
-            ),
+            refused(b"I,7,1.5,2020-02-29,2020-02-29 12:00:00,true\nI,8,1.234,x,,\n", &form),
             "line 2 of a.csv: column `amount` does not fit its type, Decimal128(10, 2)"
         );
     }
@@ -469,12 +437,9 @@ mod tests {
     #[test]
     fn line_ends_of_both_kinds_empty_lines_and_a_byte_order_mark_are_read() {
         let rows = [some(&["a", "b"]), some(&["c", "-"])];
-        for text in [
-            "a,b\nc,\n",
-            "a,b\r\nc,\r\n",
-            "\u{feff}a,b\n\n\nc,\n",
-            "\"a\",\"b\"\r\n\"c\",\r\n",
-        ] {
+        for text in
+            ["a,b\nc,\n", "a,b\r\nc,\r\n", "\u{feff}a,b\n\n\nc,\n", "\"a\",\"b\"\r\n\"c\",\r\n"]
+        {
             assert_eq!(read(text, &texts(2)), rows, "{text:?}");
             let slow = read_from(Slow(text.as_bytes(), 1), &texts(2), 0).expect("rows");
             assert_eq!(slow.0, rows, "{text:?}");
@@ -495,10 +460,7 @@ mod tests {
         );
         let cut_off = "is cut off: the file does not end with a line feed";
         for text in ["a,b\nc,d", "a,b\nc", "a,b\nc,", "a,b\nc,\"d\""] {
-            assert_eq!(
-                refused(text.as_bytes(), &form),
-                format!("line 2 of a.csv {cut_off}")
-            );
+            assert_eq!(refused(text.as_bytes(), &form), format!("line 2 of a.csv {cut_off}"));
         }
         assert_eq!(
             refused(b"a,b\nc,\"d\n\n", &form),
@@ -511,10 +473,7 @@ mod tests {
                 "{text:?}"
             );
         }
-        assert_eq!(
-            refused(b"a,b\nc,\xFF\n", &form),
-            "line 2 of a.csv: column `c1` is not UTF-8"
-        );
+        assert_eq!(refused(b"a,b\nc,\xFF\n", &form), "line 2 of a.csv: column `c1` is not UTF-8");
         assert_eq!(read("a\"b,c\n", &form), [some(&["a\"b", "c"])]);
     }
 
@@ -524,19 +483,11 @@ mod tests {
         let text = "1,a\nx,b\n3\n\n4,d\n5,e,f\n99999999999,g\n";
         let (rows, bad) = read_from(text.as_bytes(), &form, 10).expect("rows");
         let null = some(&["-", "-"]);
-        let expected = [
-            some(&["1", "a"]),
-            null.clone(),
-            null.clone(),
-            some(&["4", "d"]),
-            null.clone(),
-            null,
-        ];
+        let expected =
+            [some(&["1", "a"]), null.clone(), null.clone(), some(&["4", "d"]), null.clone(), null];
         assert_eq!(rows, expected);
-        let mut reported: Vec<(u64, Option<u64>, &str)> = bad
-            .iter()
-            .map(|bad| (bad.row, bad.line, bad.change.as_str()))
-            .collect();
+        let mut reported: Vec<(u64, Option<u64>, &str)> =
+            bad.iter().map(|bad| (bad.row, bad.line, bad.change.as_str())).collect();
         reported.sort();
         assert_eq!(
             reported,
@@ -547,28 +498,19 @@ mod tests {
                 (5, Some(7), r#"{"id":"99999999999","v":"g"}"#),
             ]
         );
-        assert!(
-            read_from(text.as_bytes(), &form, 3).is_err(),
-            "one too many"
-        );
+        assert!(read_from(text.as_bytes(), &form, 3).is_err(), "one too many");
     }
 
     #[test]
     fn a_header_names_the_columns_and_some_have_types() {
-        let csv = CsvForm {
-            header: true,
-            ..Default::default()
-        };
+        let csv = CsvForm { header: true, ..Default::default() };
         let form = form(&[("ID", "BIGINT")], csv);
         assert_eq!(read("v,id\nx,7\n", &form), [some(&["x", "7"])]);
         assert_eq!(read("v,id\n", &form), Rows::new());
         for (text, message) in [
             ("", "a.csv has no header"),
             ("v,id", "a.csv has a header that is cut off"),
-            (
-                "v,V\n",
-                "a.csv has a header with an empty or duplicate name",
-            ),
+            ("v,V\n", "a.csv has a header with an empty or duplicate name"),
             ("v,\n", "a.csv has a header with an empty or duplicate name"),
         ] {
             assert_eq!(refused(text.as_bytes(), &form), message);
@@ -613,11 +555,7 @@ mod tests {
         let commas = std::io::repeat(b',').take(20 << 20).chain(&b"\n1,2\n"[..]);
         let (rows, bad) = read_from(commas, &texts(2), 10).expect("rows");
         assert_eq!(rows[1], some(&["1", "2"]));
-        assert!(
-            bad[0].reason.contains("has 20971521 fields"),
-            "{}",
-            bad[0].reason
-        );
+        assert!(bad[0].reason.contains("has 20971521 fields"), "{}", bad[0].reason);
         assert!(bad[0].change.len() < 100);
     }
 
@@ -625,12 +563,7 @@ mod tests {
     fn a_record_without_an_end_does_not_fill_the_memory() {
         let endless = b"a,\"".chain(std::io::repeat(b'x').take(1 << 40));
         let error = read_from(endless, &texts(2), 10).expect_err("too long");
-        assert!(
-            error
-                .to_string()
-                .starts_with("line 1 of a.csv has more than 32 MB"),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with("line 1 of a.csv has more than 32 MB"), "{error}");
     }
 
     fn gzipped(bytes: &[u8]) -> Vec<u8> {
@@ -650,11 +583,7 @@ mod tests {
         assert_eq!(rows.len(), 5000);
         for (name, bytes) in [("a.csv", text), ("a.csv.GZ", many), ("a.csv.zst", zst)] {
             let whole = decompressed(name, &bytes[..]).expect("a decoder");
-            assert_eq!(
-                read_from(whole, &texts(2), 0).expect("rows").0,
-                rows,
-                "{name}"
-            );
+            assert_eq!(read_from(whole, &texts(2), 0).expect("rows").0, rows, "{name}");
             for length in [bytes.len() - 1, bytes.len() / 2 + 3, 5] {
                 let part = decompressed(name, &bytes[..length]).expect("a decoder");
                 let error = read_from(part, &texts(2), 0).expect_err("cut off");

@@ -145,10 +145,8 @@ pub(crate) fn missing_files<'a>(
     folded: impl Iterator<Item = &'a RawFile>,
     found: &[Input],
 ) -> impl Iterator<Item = &'a RawFile> {
-    let found: HashSet<(usize, &str)> = found
-        .iter()
-        .map(|input| (input.file.location, input.file.path.as_str()))
-        .collect();
+    let found: HashSet<(usize, &str)> =
+        found.iter().map(|input| (input.file.location, input.file.path.as_str())).collect();
     folded.filter(move |file| !found.contains(&(file.location, file.path.as_str())))
 }
 
@@ -218,13 +216,7 @@ pub(crate) async fn discover(
                 row_windows(raw, window, &runs, read.as_deref())
             });
             if let Some(late) = choice {
-                inputs.push(Input {
-                    file,
-                    full_load,
-                    late,
-                    rows,
-                    only: None,
-                });
+                inputs.push(Input { file, full_load, late, rows, only: None });
             }
         }
     }
@@ -330,10 +322,8 @@ pub(crate) async fn rediscover<'a>(
     let wanted = ledger.inputs();
     let mut inputs = Vec::new();
     let windows = ledger.windows();
-    let names: HashSet<(usize, &str)> = wanted
-        .iter()
-        .map(|file| (file.location, file.path.as_str()))
-        .collect();
+    let names: HashSet<(usize, &str)> =
+        wanted.iter().map(|file| (file.location, file.path.as_str())).collect();
     for (location, folder) in folders.iter().enumerate() {
         for object in list_all(folder).await? {
             let file = RawFile::new(location, folder, object);
@@ -347,13 +337,7 @@ pub(crate) async fn rediscover<'a>(
             } else {
                 by_rows.then(|| windows.clone())
             };
-            inputs.push(Input {
-                file,
-                full_load,
-                late: false,
-                rows,
-                only: None,
-            });
+            inputs.push(Input { file, full_load, late: false, rows, only: None });
         }
     }
     sort(&mut inputs);
@@ -440,19 +424,12 @@ pub(crate) async fn catch_up<'a>(
         is_folded && !seen.contains(&(file.location, file.path.clone()))
     };
     let missing_folded = recorded.inputs().into_iter().filter(is_missing).collect();
-    Ok(CatchUp {
-        inputs,
-        missing_quarantined,
-        missing_folded,
-    })
+    Ok(CatchUp { inputs, missing_quarantined, missing_folded })
 }
 
 /// The span by which windows select a file; `None` if the file has none, or if windows select rows.
 fn span(raw: &Raw, file: &RawFile) -> Option<Window> {
-    let instant = |at: DateTime<Utc>| Window {
-        start: at,
-        end: at + Duration::nanoseconds(1),
-    };
+    let instant = |at: DateTime<Utc>| Window { start: at, end: at + Duration::nanoseconds(1) };
     match raw.window_by {
         WindowBy::Commit => None,
         WindowBy::Modified => Some(instant(file.modified)),
@@ -521,10 +498,7 @@ fn late_if_selected(
 /// The span before the window in which late inputs are searched.
 fn lookback_span(raw: &Raw, window: &Window) -> Option<Window> {
     let start = earlier(window.start, raw.lookback);
-    (start < window.start).then_some(Window {
-        start,
-        end: window.start,
-    })
+    (start < window.start).then_some(Window { start, end: window.start })
 }
 
 /// The windows of rows that a run folds of a file: the run's window, and the parts of earlier
@@ -544,17 +518,12 @@ fn row_windows(
 }
 
 fn earlier(instant: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
-    instant
-        .checked_sub_signed(by)
-        .unwrap_or(DateTime::<Utc>::MIN_UTC)
+    instant.checked_sub_signed(by).unwrap_or(DateTime::<Utc>::MIN_UTC)
 }
 
 fn missing_folder(folder: &Folder) -> Error {
-    Error::usage(format!(
-        "the raw location {} is not an existing folder",
-        folder.location
-    ))
-    .hint("check `raw.url`")
+    Error::usage(format!("the raw location {} is not an existing folder", folder.location))
+        .hint("check `raw.url`")
 }
 
 /// Checks that a local raw location is a folder; a missing remote one is an error of the listing.
@@ -584,11 +553,8 @@ async fn list(folder: &Folder, raw: &Raw, window: &Window) -> Result<Vec<ObjectM
     let failed = |error| Error::store(format!("list {}", folder.location), error);
     check_exists(folder)?;
     let store = &folder.root_store;
-    let wanted = Window {
-        start: earlier(window.start, raw.lookback),
-        end: window.end,
-    }
-    .widened_by(Duration::days(1));
+    let wanted = Window { start: earlier(window.start, raw.lookback), end: window.end }
+        .widened_by(Duration::days(1));
     let mut found = Vec::new();
     let mut level = vec![folder.prefix.clone()];
     while !level.is_empty() {
@@ -599,10 +565,7 @@ async fn list(folder: &Folder, raw: &Raw, window: &Window) -> Result<Vec<ObjectM
                 match decided {
                     Some(span) if wanted.covers(&span) => {
                         let objects = store.list(Some(&prefix)).try_collect().await?;
-                        Ok(object_store::ListResult {
-                            common_prefixes: Vec::new(),
-                            objects,
-                        })
+                        Ok(object_store::ListResult { common_prefixes: Vec::new(), objects })
                     }
                     _ => store.list_with_delimiter(Some(&prefix)).await,
                 }
@@ -632,9 +595,6 @@ async fn list(folder: &Folder, raw: &Raw, window: &Window) -> Result<Vec<ObjectM
 
 /// A store path relative to a prefix of it.
 fn relative(prefix: &Path, path: &Path) -> String {
-    let rest = path
-        .as_ref()
-        .strip_prefix(prefix.as_ref())
-        .unwrap_or(path.as_ref());
+    let rest = path.as_ref().strip_prefix(prefix.as_ref()).unwrap_or(path.as_ref());
     rest.trim_start_matches('/').to_string()
 }

@@ -126,10 +126,7 @@ impl<'a> Opening<'a> {
             format: self.raw.format,
             quarantines_files: self.raw.on_bad_file == OnBad::Quarantine,
             bad_rows: Arc::clone(self.bad_rows),
-            spills: Spills {
-                runtime: Arc::clone(self.runtime),
-                free: Mutex::default(),
-            },
+            spills: Spills { runtime: Arc::clone(self.runtime), free: Mutex::default() },
         });
         let concurrency = |opens: usize| match self.raw.format {
             RawFormat::Parquet => opens,
@@ -152,11 +149,7 @@ impl<'a> Opening<'a> {
                 Err((_, error)) => return Err(error),
             }
         }
-        let mut spills = opener
-            .spills
-            .free
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut spills = opener.spills.free.lock().unwrap_or_else(PoisonError::into_inner);
         all.spilled = Spilled(spills.drain(..).map(|spill| spill.file).collect());
         drop(spills);
         Ok(all)
@@ -314,11 +307,7 @@ impl Opener {
             self.cached_bytes.fetch_sub(bytes, Ordering::Relaxed);
             file = file.without_bytes();
         }
-        Opened {
-            input,
-            file,
-            bad_rows,
-        }
+        Opened { input, file, bad_rows }
     }
 }
 
@@ -369,27 +358,16 @@ struct Spill {
 
 impl Spills {
     fn take(&self) -> Result<Spill> {
-        let free = self
-            .free
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         if let Some(spill) = free {
             return Ok(spill);
         }
         let file = self.runtime.disk_manager.create_tmp_file("CSV files")?;
-        Ok(Spill {
-            writer: BufWriter::new(file.open_writer()?),
-            written: 0,
-            file,
-        })
+        Ok(Spill { writer: BufWriter::new(file.open_writer()?), written: 0, file })
     }
 
     fn put_back(&self, spill: Spill) {
-        self.free
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(spill);
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(spill);
     }
 }
 
@@ -400,9 +378,7 @@ impl Spill {
         self.writer.flush().map_err(failed)?;
         let path = self.file.path().map(Path::from_absolute_path);
         let lost = || Error::internal("spilled data is not on a local disk");
-        let path = path
-            .ok_or_else(lost)?
-            .map_err(|error| lost().caused_by(error))?;
+        let path = path.ok_or_else(lost)?.map_err(|error| lost().caused_by(error))?;
         let store = Arc::new(LocalFileSystem::new());
         Ok((ObjectReader { store, path, start }, self.written - start))
     }
@@ -456,13 +432,7 @@ mod tests {
                 rows: None,
                 is_absent: false,
             };
-            Input {
-                file,
-                full_load: false,
-                late: false,
-                rows: None,
-                only: None,
-            }
+            Input { file, full_load: false, late: false, rows: None, only: None }
         };
         let inputs: Vec<Input> = (0..40).map(input).collect();
         let folders = [folder];
@@ -473,9 +443,7 @@ mod tests {
         std::fs::write(pipeline.path().join("curated.sql"), "SELECT a").expect("written");
         let read = |set: &str| {
             let set = [format!("raw.on_bad_file={set}"), "raw.url=raw".into()];
-            Pipeline::read(pipeline.path(), &set)
-                .expect("a pipeline")
-                .raw
+            Pipeline::read(pipeline.path(), &set).expect("a pipeline").raw
         };
         let (fails, quarantines) = (read("fail"), read("quarantine"));
         let cached_bytes_max = 10_000;
@@ -498,22 +466,12 @@ mod tests {
             let nothing = vec![0; file.size as usize];
             std::fs::write(raw.path().join(&file.path), nothing).expect("written");
         }
-        let failed = opening
-            .open(inputs.clone())
-            .await
-            .expect_err("three are damaged");
+        let failed = opening.open(inputs.clone()).await.expect_err("three are damaged");
         assert_eq!(failed.kind, Kind::Data);
         assert!(failed.to_string().contains("21.parquet"), "{failed}");
-        let opening = Opening {
-            raw: &quarantines,
-            ..opening
-        };
+        let opening = Opening { raw: &quarantines, ..opening };
         let opened = opening.open(inputs).await.expect("the others are opened");
-        let bad: Vec<&str> = opened
-            .bad
-            .iter()
-            .map(|(input, _)| input.file.path.as_str())
-            .collect();
+        let bad: Vec<&str> = opened.bad.iter().map(|(input, _)| input.file.path.as_str()).collect();
         assert_eq!(bad, ["21.parquet", "22.parquet", "37.parquet"]);
         assert_eq!(opened.opened.len(), 37);
     }

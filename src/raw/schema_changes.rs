@@ -52,13 +52,7 @@ pub struct SchemaChange {
 
 impl fmt::Display for SchemaChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SchemaChange {
-            column,
-            change,
-            from,
-            to,
-            file,
-        } = self;
+        let SchemaChange { column, change, from, to, file } = self;
         write!(f, "`{column}` {change}")?;
         if let (Some(from), Some(to)) = (from, to) {
             write!(f, " from {from} to {to}")?;
@@ -122,11 +116,7 @@ impl SchemaChanges {
             .iter()
             .map(|field| (field.name().clone(), field.data_type().clone()))
             .collect();
-        let before = if full_load {
-            &mut self.full_load
-        } else {
-            &mut self.cdc
-        };
+        let before = if full_load { &mut self.full_load } else { &mut self.cdc };
         for change in changes(before, &columns, &file.name) {
             let is_same = |known: &SchemaChange| {
                 let known_change = (&known.column, known.change, &known.from, &known.to);
@@ -149,13 +139,7 @@ fn changes(before: &Columns, after: &Columns, file: &str) -> Vec<SchemaChange> {
         return found;
     }
     let mut report = |column: &str, change, from: Option<String>, to: Option<String>| {
-        found.push(SchemaChange {
-            column: column.into(),
-            change,
-            from,
-            to,
-            file: file.into(),
-        });
+        found.push(SchemaChange { column: column.into(), change, from, to, file: file.into() });
     };
     let find = |columns: &Columns, name: &str| {
         find_column(columns.iter().map(|(name, _)| name.as_str()), name)
@@ -196,9 +180,7 @@ mod tests {
     fn every_kind_of_change_is_reported() {
         let columns = |columns: &[(&str, DataType)]| -> Columns {
             let owned = columns.iter().cloned();
-            owned
-                .map(|(name, data_type)| (name.into(), data_type))
-                .collect()
+            owned.map(|(name, data_type)| (name.into(), data_type)).collect()
         };
         let before = columns(&[
             ("id", DataType::Int32),

@@ -54,10 +54,7 @@ impl TableContract {
     pub fn known_columns(&self) -> Result<KnownColumns> {
         Ok(KnownColumns {
             all: read_types(&self.raw)?,
-            newest: Newest {
-                file: self.newest.0.clone(),
-                columns: read_types(&self.newest.1)?,
-            },
+            newest: Newest { file: self.newest.0.clone(), columns: read_types(&self.newest.1)? },
         })
     }
 }
@@ -66,9 +63,7 @@ impl TableContract {
 pub fn write_types<'a>(
     types: impl Iterator<Item = (&'a str, &'a DataType)>,
 ) -> Vec<(String, String)> {
-    types
-        .map(|(name, data_type)| (name.to_string(), data_type.to_string()))
-        .collect()
+    types.map(|(name, data_type)| (name.to_string(), data_type.to_string())).collect()
 }
 
 /// Reads names and types from the ledger.

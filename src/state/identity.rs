@@ -68,14 +68,8 @@ impl Identity {
             ("raw.commit_time", self.commit_time != other.commit_time),
             ("raw.event_time", self.event_time != other.event_time),
             ("raw.time_zone", self.time_zone != other.time_zone),
-            (
-                "curated.partition_by",
-                self.partition_by != other.partition_by,
-            ),
-            (
-                "raw.before_image_prefix",
-                self.before_image_prefix != other.before_image_prefix,
-            ),
+            ("curated.partition_by", self.partition_by != other.partition_by),
+            ("raw.before_image_prefix", self.before_image_prefix != other.before_image_prefix),
             ("curated.sql", self.is_other_query(other)),
         ]
         .into_iter()

@@ -205,21 +205,17 @@ impl Ledger {
     /// The shortest list of records that gives this ledger when replayed.
     pub fn records(&self) -> Vec<Record> {
         let mut records: Vec<Record> = Vec::new();
-        records.extend(
-            self.runs
-                .iter()
-                .cloned()
-                .map(|run| Record::Run(Box::new(run))),
-        );
+        records.extend(self.runs.iter().cloned().map(|run| Record::Run(Box::new(run))));
         let contract = self.contract.iter().cloned();
         records.extend(contract.map(|contract| Record::Contract(Box::new(contract))));
         records.extend(self.inputs.values().cloned().map(Record::Input));
         records.extend(self.quarantined.values().cloned().map(Record::Quarantined));
         for (table, files) in &self.tables {
-            records.extend(files.values().map(|file| Record::File {
-                table: table.clone(),
-                file: file.clone(),
-            }));
+            records.extend(
+                files
+                    .values()
+                    .map(|file| Record::File { table: table.clone(), file: file.clone() }),
+            );
         }
         records.extend(self.versions.iter().map(|(path, days)| Record::Versions {
             path: path.clone(),
@@ -230,10 +226,7 @@ impl Ledger {
 
     /// The committed files of a table, sorted by path.
     pub fn files(&self, table: &str) -> impl Iterator<Item = &TableFile> {
-        self.tables
-            .get(table)
-            .into_iter()
-            .flat_map(BTreeMap::values)
+        self.tables.get(table).into_iter().flat_map(BTreeMap::values)
     }
 
     /// The committed run with this id.
@@ -319,29 +312,15 @@ mod tests {
 
     #[test]
     fn a_compacted_ledger_is_the_same_when_replayed() {
-        let file = |path: &str, rows| TableFile {
-            path: path.into(),
-            rows,
-            bytes: 1,
-            staged: None,
-        };
-        let in_table = |path, rows| Record::File {
-            table: CURATED.into(),
-            file: file(path, rows),
-        };
+        let file = |path: &str, rows| TableFile { path: path.into(), rows, bytes: 1, staged: None };
+        let in_table = |path, rows| Record::File { table: CURATED.into(), file: file(path, rows) };
         let mut ledger = Ledger::default();
         for record in [
             in_table("a", 1),
             in_table("b", 2),
             in_table("a", 3),
-            Record::Removed {
-                table: CURATED.into(),
-                path: "b".into(),
-            },
-            Record::Versions {
-                path: "v".into(),
-                days: vec![(None, 1), (Some(2), 3)],
-            },
+            Record::Removed { table: CURATED.into(), path: "b".into() },
+            Record::Versions { path: "v".into(), days: vec![(None, 1), (Some(2), 3)] },
         ] {
             ledger.replay(record);
         }

@@ -61,8 +61,7 @@ impl QuarantineWriter<'_> {
     /// # Errors
     /// Storage, when the file cannot be written.
     pub async fn file(&self, path: &str, name: &str, reason: &str) -> Result<()> {
-        self.write(path, name, std::iter::once(None), Some(reason))
-            .await
+        self.write(path, name, std::iter::once(None), Some(reason)).await
     }
 
     async fn write<'b>(
@@ -147,9 +146,7 @@ impl QuarantineWriter<'_> {
             for (row, index) in (0..batch.num_rows()).zip(&mut indices) {
                 let named = schema.fields().iter().zip(&formatters);
                 let fields = named.map(|(field, (column, formatter))| {
-                    let value = column
-                        .is_valid(row)
-                        .then(|| formatter.value(row).to_string());
+                    let value = column.is_valid(row).then(|| formatter.value(row).to_string());
                     (Some(field.name().as_str()), value)
                 });
                 bad[*index].change = fields_json(fields);

@@ -60,11 +60,7 @@ impl VersionsLayout {
         }
         fields.push(Field::new("event_dt", DataType::Date32, true));
         for (number, (_, data_type)) in self.partitions.iter().enumerate() {
-            fields.push(Field::new(
-                format!("part_{number}"),
-                data_type.clone(),
-                true,
-            ));
+            fields.push(Field::new(format!("part_{number}"), data_type.clone(), true));
         }
         for (name, data_type) in [
             ("deleted", DataType::Boolean),
@@ -111,11 +107,7 @@ impl VersionsLayout {
         };
         let mut columns: Vec<ArrayRef> = Vec::new();
         for (number, (name, data_type)) in self.keys.iter().enumerate() {
-            columns.push(canonical_column(
-                column(&key_name(number))?,
-                name,
-                data_type,
-            )?);
+            columns.push(canonical_column(column(&key_name(number))?, name, data_type)?);
         }
         columns.push(Arc::clone(column(DAY)?));
         let live = column(LIVE)?.as_boolean();
@@ -136,9 +128,8 @@ impl VersionsLayout {
         let rows = positions.len();
         if !self.packed {
             let positions = positions.as_binary::<i32>();
-            let cdc = positions
-                .iter()
-                .map(|position| position.map(|bytes| bytes.first() == Some(&1)));
+            let cdc =
+                positions.iter().map(|position| position.map(|bytes| bytes.first() == Some(&1)));
             let bytes = positions.iter().map(|position| position.map(order_bytes));
             return [
                 Arc::new(cdc.collect::<BooleanArray>()),
@@ -148,17 +139,11 @@ impl VersionsLayout {
             ];
         }
         let positions = positions.as_primitive::<Decimal128Type>().values();
-        let orders: Vec<(bool, Option<i128>)> = positions
-            .iter()
-            .map(|position| unpack_order(*position))
-            .collect();
+        let orders: Vec<(bool, Option<i128>)> =
+            positions.iter().map(|position| unpack_order(*position)).collect();
         let cdc = orders.iter().map(|order| Some(order.0));
-        let us = orders
-            .iter()
-            .map(|order| order.1.map(|ns| ns.div_euclid(1000) as i64));
-        let ns = orders
-            .iter()
-            .map(|order| order.1.map(|ns| ns.rem_euclid(1000) as i32));
+        let us = orders.iter().map(|order| order.1.map(|ns| ns.div_euclid(1000) as i64));
+        let ns = orders.iter().map(|order| order.1.map(|ns| ns.rem_euclid(1000) as i32));
         [
             Arc::new(cdc.collect::<BooleanArray>()),
             Arc::new(us.collect::<Int64Array>()),
@@ -182,11 +167,8 @@ impl VersionsLayout {
         let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
         let mut columns = Vec::new();
         let mut named: Vec<&str> = vec!["event_dt"];
-        let keys = self
-            .keys
-            .iter()
-            .enumerate()
-            .map(|(number, key)| (format!("key_{number}"), &key.0));
+        let keys =
+            self.keys.iter().enumerate().map(|(number, key)| (format!("key_{number}"), &key.0));
         let partitions = self
             .partitions
             .iter()
@@ -200,11 +182,7 @@ impl VersionsLayout {
         }
         let seq = format!("{SEQ}(cdc, time_us, time_ns, location, file, row) AS seq");
         // `order_bytes` is the first order column, and is converted to a number after the query.
-        let order = if self.packed {
-            seq
-        } else {
-            format!("{ORDER_BYTES},\n    {seq}")
-        };
+        let order = if self.packed { seq } else { format!("{ORDER_BYTES},\n    {seq}") };
         include_str!("../../sql/history.sql")
             .replace("{columns}", &columns.join("\n    "))
             .replace("{order}", &order)
@@ -282,13 +260,7 @@ pub fn seq_function(files: FileNumbers) -> ScalarUDF {
         }
         Ok(ColumnarValue::Array(packed_array(packed)))
     };
-    create_udf(
-        SEQ,
-        arguments,
-        PACKED_TYPE,
-        Volatility::Immutable,
-        Arc::new(compute),
-    )
+    create_udf(SEQ, arguments, PACKED_TYPE, Volatility::Immutable, Arc::new(compute))
 }
 
 /// The change's day in the rewritten query.

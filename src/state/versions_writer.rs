@@ -119,8 +119,7 @@ impl VersionsWriter {
         distinct.dedup();
         for range in distinct {
             let inside: BooleanArray = ranges.iter().map(|of| Some(*of == range)).collect();
-            self.write_range(range, &filter_record_batch(versions, &inside)?)
-                .await?;
+            self.write_range(range, &filter_record_batch(versions, &inside)?).await?;
         }
         Ok(())
     }
@@ -152,11 +151,8 @@ impl VersionsWriter {
         let failed = |error| write_error(&self.state, &file.path, error);
         file.writer.write(versions).await.map_err(failed)?;
         if self.buffered_bytes() > BUFFERED_BYTES_MAX
-            && let Some(largest) = self
-                .open
-                .iter_mut()
-                .flatten()
-                .max_by_key(|file| file.writer.memory_size())
+            && let Some(largest) =
+                self.open.iter_mut().flatten().max_by_key(|file| file.writer.memory_size())
         {
             let failed = |error| write_error(&self.state, &largest.path, error);
             largest.writer.flush().await.map_err(failed)?;

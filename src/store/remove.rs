@@ -23,24 +23,16 @@ pub async fn remove(folder: &Folder, paths: Vec<String>) -> Result<()> {
             let removed = std::fs::remove_file(root.join(path));
             return removed.or_else(|error| match error.kind() {
                 std::io::ErrorKind::NotFound => Ok(()),
-                _ => Err(
-                    Error::storage(format!("cannot remove {}", folder.describe(path)))
-                        .caused_by(error),
-                ),
+                _ => Err(Error::storage(format!("cannot remove {}", folder.describe(path)))
+                    .caused_by(error)),
             });
         }
         match folder.store.delete(&parse_path(path)?).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(Error::store(
-                format!("remove {}", folder.describe(path)),
-                error,
-            )),
+            Err(error) => Err(Error::store(format!("remove {}", folder.describe(path)), error)),
         }
     });
-    stream::iter(removals)
-        .buffer_unordered(CONCURRENT_REMOVALS)
-        .try_collect::<()>()
-        .await?;
+    stream::iter(removals).buffer_unordered(CONCURRENT_REMOVALS).try_collect::<()>().await?;
     if let Some(root) = folder.location.file_path() {
         for path in &paths {
             let mut emptied = root.join(parent(path));

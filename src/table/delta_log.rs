@@ -71,13 +71,7 @@ impl DeltaLog {
             folder.location.url(),
             &StorageConfig::default(),
         );
-        DeltaLog {
-            log_store,
-            state: None,
-            files: BTreeMap::new(),
-            committed: None,
-            folder,
-        }
+        DeltaLog { log_store, state: None, files: BTreeMap::new(), committed: None, folder }
     }
 
     /// Reads the latest committed state.
@@ -109,8 +103,7 @@ impl DeltaLog {
         if let Some(state) = &self.state {
             let data = state.log_data();
             self.files.extend(
-                data.iter()
-                    .map(|file| (file.path().into_owned(), file.size().max(0) as u64)),
+                data.iter().map(|file| (file.path().into_owned(), file.size().max(0) as u64)),
             );
         }
     }
@@ -151,9 +144,7 @@ impl DeltaLog {
         };
         let data = snapshot.log_data();
         let removed = data.iter().filter(|file| is_removed(&file.path()));
-        removed
-            .map(|file| Action::Remove(file.remove_action(true)))
-            .collect()
+        removed.map(|file| Action::Remove(file.remove_action(true))).collect()
     }
 
     /// The files removed from the table after a time, in milliseconds since 1970.
@@ -230,11 +221,7 @@ impl DeltaLog {
             return Ok(None);
         };
         let known = snapshot.metadata();
-        let Description {
-            schema,
-            partition_by,
-            configuration,
-        } = description;
+        let Description { schema, partition_by, configuration } = description;
         let is_set = |(key, value): &(&str, String)| known.configuration().get(*key) == Some(value);
         if *snapshot.schema() == *schema
             && known.partition_columns() == partition_by
@@ -248,12 +235,9 @@ impl DeltaLog {
         all.extend(own.map(|(key, value)| (key.to_string(), value.clone())));
         let described = new_metadata(schema, partition_by, all)
             .and_then(|metadata| metadata.with_table_id(known.id().to_string()));
-        described
-            .map(|metadata| Some(Action::Metadata(metadata)))
-            .map_err(|error| {
-                Error::internal(format!("cannot describe {}", self.folder.location))
-                    .caused_by(error)
-            })
+        described.map(|metadata| Some(Action::Metadata(metadata))).map_err(|error| {
+            Error::internal(format!("cannot describe {}", self.folder.location)).caused_by(error)
+        })
     }
 
     /// Checks that files can be added to the table and removed from it.
@@ -264,10 +248,7 @@ impl DeltaLog {
         let Some(snapshot) = self.snapshot() else {
             return Ok(());
         };
-        let removal = Action::Remove(Remove {
-            data_change: true,
-            ..Default::default()
-        });
+        let removal = Action::Remove(Remove { data_change: true, ..Default::default() });
         PROTOCOL.can_commit(snapshot, &[removal], &operation(snapshot))?;
         Ok(())
     }
@@ -290,11 +271,7 @@ impl DeltaLog {
         let has_checkpoint = (version + 1).is_multiple_of(CHECKPOINT_INTERVAL);
         let properties = CommitProperties::default()
             .with_max_retries(0)
-            .with_metadata(
-                commit_info
-                    .into_iter()
-                    .map(|(key, value)| (key, value.into())),
-            )
+            .with_metadata(commit_info.into_iter().map(|(key, value)| (key, value.into())))
             .with_application_transaction(Transaction {
                 app_id: APPLICATION.into(),
                 version: number as i64,
@@ -302,11 +279,7 @@ impl DeltaLog {
             });
         let prepared = CommitBuilder::from(properties)
             .with_actions(actions)
-            .build(
-                Some(snapshot),
-                Arc::clone(&self.log_store),
-                operation(snapshot),
-            )
+            .build(Some(snapshot), Arc::clone(&self.log_store), operation(snapshot))
             .into_prepared_commit_future()
             .await?;
         let committed = prepared.await?;
@@ -323,8 +296,7 @@ impl DeltaLog {
     /// # Errors
     /// Storage, when it cannot be written.
     pub(crate) fn sync(&self, version: u64) -> Result<()> {
-        self.folder
-            .sync(&[format!("{LOG_FOLDER}{version:020}.json")])
+        self.folder.sync(&[format!("{LOG_FOLDER}{version:020}.json")])
     }
 
     /// The error for a failure of the engine.
@@ -373,11 +345,9 @@ pub(crate) fn add(
 /// Internal, when a type has no counterpart.
 pub(crate) fn delta_schema(fields: impl IntoIterator<Item = Field>) -> Result<StructType> {
     let schema = Schema::new(fields.into_iter().collect::<Vec<_>>());
-    (&schema)
-        .try_into_kernel()
-        .map_err(|error: arrow::error::ArrowError| {
-            Error::internal("Delta has no type for a column").caused_by(error)
-        })
+    (&schema).try_into_kernel().map_err(|error: arrow::error::ArrowError| {
+        Error::internal("Delta has no type for a column").caused_by(error)
+    })
 }
 
 /// The type that a Delta table stores a type as: the same, or one that represents all its values. A
@@ -438,10 +408,7 @@ pub(crate) fn delta_columns(file: &str, columns: Vec<Field>) -> Result<Vec<Field
         let refused = |why: &str, hint: &str| {
             Err(Error::usage(format!("{file}: the column `{}` {why}", column.name())).hint(hint))
         };
-        if column
-            .name()
-            .contains([' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '='])
-        {
+        if column.name().contains([' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '=']) {
             return refused(
                 "has a space or one of ,;{}()= in its name, which Delta tables do not allow",
                 "rename it: AS …",
@@ -450,10 +417,8 @@ pub(crate) fn delta_columns(file: &str, columns: Vec<Field>) -> Result<Vec<Field
         match delta_type(column.data_type()) {
             Some(found) => Ok(column.with_data_type(found)),
             None => {
-                let reason = format!(
-                    "is {}, which cannot be stored in a Delta table",
-                    column.data_type()
-                );
+                let reason =
+                    format!("is {}, which cannot be stored in a Delta table", column.data_type());
                 refused(&reason, "cast it, for example to text: CAST(… AS VARCHAR)")
             }
         }
@@ -482,15 +447,9 @@ mod tests {
         second.read().await.expect("nothing to read");
         first.create(&description).await.expect("created");
         let file = add("a.parquet", HashMap::new(), 7, None, 0);
-        first
-            .commit(vec![file], 1, vec![])
-            .await
-            .expect("committed");
+        first.commit(vec![file], 1, vec![]).await.expect("committed");
         second.create(&description).await.expect("it exists");
         assert_eq!(second.version(), Some(1));
-        assert_eq!(
-            second.files(),
-            &BTreeMap::from([("a.parquet".to_string(), 7)])
-        );
+        assert_eq!(second.files(), &BTreeMap::from([("a.parquet".to_string(), 7)]));
     }
 }

@@ -104,22 +104,17 @@ struct Digester {
 impl Digester {
     fn new(schema: SchemaRef, digest_columns: DigestColumns) -> Result<Self> {
         let columns = 0..schema.fields().len();
-        let stored: Vec<usize> = columns
-            .filter(|at| !digest_columns.partition_by.contains(at))
-            .collect();
+        let stored: Vec<usize> =
+            columns.filter(|at| !digest_columns.partition_by.contains(at)).collect();
         let converter = |columns: &[usize]| {
-            let types = columns
-                .iter()
-                .map(|column| digest_columns.types[*column].clone());
+            let types = columns.iter().map(|column| digest_columns.types[*column].clone());
             RowConverter::new(types.map(SortField::new).collect())
         };
         let names = digest_columns.partition_by.iter();
         Ok(Digester {
             rows: converter(&stored)?,
             partitions: converter(&digest_columns.partition_by)?,
-            names: names
-                .map(|column| schema.field(*column).name().clone())
-                .collect(),
+            names: names.map(|column| schema.field(*column).name().clone()).collect(),
             stored,
             digest_columns,
             seen: HashMap::new(),
@@ -129,11 +124,8 @@ impl Digester {
 
     fn add(&mut self, batch: &RecordBatch) -> Result<()> {
         let mut fitting: Vec<ArrayRef> = Vec::new();
-        for (at, (column, kind)) in batch
-            .columns()
-            .iter()
-            .zip(&self.digest_columns.types)
-            .enumerate()
+        for (at, (column, kind)) in
+            batch.columns().iter().zip(&self.digest_columns.types).enumerate()
         {
             fitting.push(cast_values(column, kind).unwrap_or_else(|_| {
                 self.digests.unfit.insert(at);
@@ -164,11 +156,7 @@ impl Digester {
             let is_same =
                 |other: usize| values.is_empty() || partitions.row(other) == partitions.row(row);
             if row == 0 || !is_same(row - 1) {
-                let key = if values.is_empty() {
-                    &[]
-                } else {
-                    partitions.row(row).data()
-                };
+                let key = if values.is_empty() { &[] } else { partitions.row(row).data() };
                 if !self.seen.contains_key(key) {
                     let name = partition_folder(&names, &values, row)?;
                     self.seen.insert(key.into(), (name, Digest::default()));
@@ -223,19 +211,13 @@ mod tests {
         let digest_columns = DigestColumns {
             partition_by: vec![1],
             day: Some(2),
-            types: schema
-                .fields()
-                .iter()
-                .map(|field| field.data_type().clone())
-                .collect(),
+            types: schema.fields().iter().map(|field| field.data_type().clone()).collect(),
         };
         let mut digester = Digester::new(schema, digest_columns).expect("a digester");
         // In two batches, so that partitions occur in both.
         let half = rows.len() / 2;
         digester.add(&batch.slice(0, half)).expect("added");
-        digester
-            .add(&batch.slice(half, rows.len() - half))
-            .expect("added");
+        digester.add(&batch.slice(half, rows.len() - half)).expect("added");
         digester.finish()
     }
 
@@ -244,11 +226,8 @@ mod tests {
         let values: ArrayRef = Arc::new(arrow::array::Float64Array::from(vec![1.0, 1.5]));
         let schema = Arc::new(Schema::new(vec![Field::new("v", DataType::Float64, true)]));
         let batch = RecordBatch::try_new(Arc::clone(&schema), vec![values]).expect("a batch");
-        let digest_columns = DigestColumns {
-            partition_by: vec![],
-            day: None,
-            types: vec![DataType::Int64],
-        };
+        let digest_columns =
+            DigestColumns { partition_by: vec![], day: None, types: vec![DataType::Int64] };
         let mut digester = Digester::new(schema, digest_columns).expect("a digester");
         digester.add(&batch.slice(0, 1)).expect("added");
         assert!(digester.digests.unfit.is_empty());
@@ -258,21 +237,13 @@ mod tests {
 
     #[test]
     fn the_order_of_rows_does_not_matter_and_their_values_do() {
-        let rows = [
-            (1, "a", Some(0)),
-            (2, "b", Some(1)),
-            (3, "a", None),
-            (4, "a", Some(0)),
-        ];
+        let rows = [(1, "a", Some(0)), (2, "b", Some(1)), (3, "a", None), (4, "a", Some(0))];
         let mut turned = rows;
         turned.reverse();
         let one = digests(&rows);
         assert_eq!(one, digests(&turned));
         assert_eq!(one.partitions["cat=a"].rows, 3);
-        assert_eq!(
-            one.days,
-            BTreeMap::from([(None, 1), (Some(0), 2), (Some(1), 1)])
-        );
+        assert_eq!(one.days, BTreeMap::from([(None, 1), (Some(0), 2), (Some(1), 1)]));
         let mut other = rows;
         other[0].0 = 9;
         let other = digests(&other);

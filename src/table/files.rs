@@ -64,9 +64,7 @@ impl FileTable {
         Ok(FileTable {
             store,
             files,
-            schema: TableSchema::builder(stored)
-                .with_table_partition_cols(partitions)
-                .build(),
+            schema: TableSchema::builder(stored).with_table_partition_cols(partitions).build(),
         })
     }
 }
@@ -85,11 +83,7 @@ pub struct PartitionFile<'a> {
 impl<'a> PartitionFile<'a> {
     /// A file in its partition's folder.
     pub fn new(path: &'a str, bytes: u64) -> Self {
-        PartitionFile {
-            path,
-            partition: parent(path),
-            bytes,
-        }
+        PartitionFile { path, partition: parent(path), bytes }
     }
 }
 
@@ -107,11 +101,8 @@ impl FileTable {
         partition_by: &[String],
     ) -> Result<Self> {
         let field = |(name, kind): &(String, DataType)| Field::new(name, kind.clone(), true);
-        let stored: Vec<Field> = columns
-            .iter()
-            .filter(|(name, _)| !partition_by.contains(name))
-            .map(field)
-            .collect();
+        let stored: Vec<Field> =
+            columns.iter().filter(|(name, _)| !partition_by.contains(name)).map(field).collect();
         let mut partitions = Vec::new();
         for part in partition_by {
             let column = columns.iter().find(|(name, _)| name == part);
@@ -123,15 +114,12 @@ impl FileTable {
             .map(|file| {
                 let values: BTreeMap<String, Option<String>> =
                     partition_values(file.partition).collect();
-                let partition = partitions
-                    .iter()
-                    .map(|field| match values.get(field.name()) {
-                        Some(Some(text)) => Ok(ScalarValue::try_from_string(
-                            text.clone(),
-                            field.data_type(),
-                        )?),
-                        _ => Ok(ScalarValue::try_from(field.data_type())?),
-                    });
+                let partition = partitions.iter().map(|field| match values.get(field.name()) {
+                    Some(Some(text)) => {
+                        Ok(ScalarValue::try_from_string(text.clone(), field.data_type())?)
+                    }
+                    _ => Ok(ScalarValue::try_from(field.data_type())?),
+                });
                 Ok(ListedFile {
                     path: folder.root_path(file.path)?,
                     bytes: file.bytes,

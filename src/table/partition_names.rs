@@ -48,11 +48,7 @@ fn partition_value(column: &ArrayRef, row: usize) -> Result<Option<String>> {
         _ => Arc::clone(column),
     };
     let format = FormatOptions::new().with_timestamp_format(Some("%Y-%m-%d %H:%M:%S%.f"));
-    Ok(Some(
-        ArrayFormatter::try_new(&column, &format)?
-            .value(row)
-            .try_to_string()?,
-    ))
+    Ok(Some(ArrayFormatter::try_new(&column, &format)?.value(row).try_to_string()?))
 }
 
 #[cfg(test)]
@@ -67,17 +63,11 @@ mod tests {
     fn every_partition_type_has_its_hive_folder_and_null_has_the_default_one() {
         let decimals = Decimal128Array::from(vec![Some(-150), None]).with_precision_and_scale(9, 2);
         let columns: Vec<(ArrayRef, &str)> = vec![
-            (
-                Arc::new(StringViewArray::from(vec![Some("A/B: c%d="), None])),
-                "A%2FB%3A c%25d%3D",
-            ),
+            (Arc::new(StringViewArray::from(vec![Some("A/B: c%d="), None])), "A%2FB%3A c%25d%3D"),
             (Arc::new(Int64Array::from(vec![Some(-7), None])), "-7"),
             (Arc::new(BooleanArray::from(vec![Some(true), None])), "true"),
             (Arc::new(decimals.expect("decimals")), "-1.50"),
-            (
-                Arc::new(Date32Array::from(vec![Some(-1), None])),
-                "1969-12-31",
-            ),
+            (Arc::new(Date32Array::from(vec![Some(-1), None])), "1969-12-31"),
             (
                 Arc::new(TimestampMicrosecondArray::from(vec![Some(1_500_000), None])),
                 "1970-01-01 00%3A00%3A01.500",

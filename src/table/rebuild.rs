@@ -62,13 +62,10 @@ impl PublishedTable {
             files.sort_by(|a, b| a.path.cmp(&b.path));
         }
         let mut sorted_by = order.sorted_by()?;
-        let present = sorted_by
-            .pop()
-            .ok_or_else(|| Error::internal("rows of a table are not sorted"))?;
+        let present =
+            sorted_by.pop().ok_or_else(|| Error::internal("rows of a table are not sorted"))?;
         let fields = order.stored_schema().fields();
-        let stored: Vec<usize> = (0..fields.len())
-            .filter(|field| *field != present)
-            .collect();
+        let stored: Vec<usize> = (0..fields.len()).filter(|field| *field != present).collect();
         Ok(PublishedTable {
             table: table.clone(),
             files,
@@ -124,9 +121,7 @@ impl PublishedTable {
             let fields = file.schema().fields();
             let columns: Vec<usize> = (0..fields.len() - 1).collect();
             let schema = Arc::clone(&schema);
-            file.read(&columns, BATCH_ROWS)
-                .map(move |batch| conform(&batch?, &schema))
-                .boxed()
+            file.read(&columns, BATCH_ROWS).map(move |batch| conform(&batch?, &schema)).boxed()
         });
         Ok((rows, batches.boxed()))
     }
@@ -194,11 +189,7 @@ impl<'a> Rebuilt<'a> {
         table: Option<&'a PublishedTable>,
     ) -> Result<Self> {
         let Some(table) = table else {
-            return Ok(Rebuilt {
-                new,
-                existing: Existing::Replaced,
-                rows_before: 0,
-            });
+            return Ok(Rebuilt { new, existing: Existing::Replaced, rows_before: 0 });
         };
         if !table.files.contains_key(folder) {
             return Ok(Rebuilt {
@@ -272,12 +263,7 @@ impl MergeState<'_> {
         {
             let keys = rows.remove_column(rows.num_columns() - 1);
             let (rows, present) = self.table.without_flag(rows)?;
-            self.incoming = Some(Incoming {
-                keys: keys.as_binary().clone(),
-                present,
-                rows,
-                at: 0,
-            });
+            self.incoming = Some(Incoming { keys: keys.as_binary().clone(), present, rows, at: 0 });
         }
         while self.old.is_none()
             && let Some(rows) = self.batches.try_next().await?
@@ -364,11 +350,8 @@ impl MergeState<'_> {
             (None, Some(new)) => vec![&new.rows, &new.rows],
             (None, None) => vec![],
         };
-        let rows = if picked.is_empty() {
-            None
-        } else {
-            Some(interleave_record_batch(&sides, &picked)?)
-        };
+        let rows =
+            if picked.is_empty() { None } else { Some(interleave_record_batch(&sides, &picked)?) };
         self.old = old.filter(|old| old.at < old.rows.num_rows());
         self.incoming = incoming.filter(|new| new.at < new.rows.num_rows());
         Ok(rows)

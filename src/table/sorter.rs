@@ -99,10 +99,7 @@ impl Order {
     }
 
     fn columns(batch: &RecordBatch, columns: &[usize]) -> Vec<ArrayRef> {
-        columns
-            .iter()
-            .map(|column| Arc::clone(batch.column(*column)))
-            .collect()
+        columns.iter().map(|column| Arc::clone(batch.column(*column))).collect()
     }
 
     fn rows(
@@ -113,9 +110,7 @@ impl Order {
         if columns.is_empty() {
             return Ok(None);
         }
-        Ok(Some(
-            converter.convert_columns(&Self::columns(batch, columns))?,
-        ))
+        Ok(Some(converter.convert_columns(&Self::columns(batch, columns))?))
     }
 }
 
@@ -282,20 +277,14 @@ impl Sorter {
             return Ok(());
         }
         let row_refs = self.take_row_refs();
-        let file = self
-            .runtime
-            .disk_manager
-            .create_tmp_file("rows of a table")?;
+        let file = self.runtime.disk_manager.create_tmp_file("rows of a table")?;
         let schema = run_schema(&self.order.stored_schema);
         let mut writer = FileWriter::try_new(BufWriter::new(file.open_writer()?), &schema)?;
         let rows: usize = row_refs.values().map(Vec::len).sum();
         let rows_per_block =
             (BLOCK_BYTES * rows / self.reservation.size().max(1)).clamp(16, BATCH_ROWS);
-        let batches: Vec<&RecordBatch> = self
-            .buffered
-            .iter()
-            .map(|buffered| &buffered.rows)
-            .collect();
+        let batches: Vec<&RecordBatch> =
+            self.buffered.iter().map(|buffered| &buffered.rows).collect();
         let mut blocks = BTreeMap::new();
         let mut count = 0;
         for (folder, row_refs) in row_refs {
@@ -343,10 +332,8 @@ fn sort(buffered: &[BufferedBatch], row_refs: Vec<RowRef>) -> Vec<RowRef> {
         bytes[..length].copy_from_slice(&rest[..length]);
         u64::from_be_bytes(bytes)
     };
-    let mut starts: Vec<(u64, RowRef)> = row_refs
-        .iter()
-        .map(|row_ref| (start(row_ref), *row_ref))
-        .collect();
+    let mut starts: Vec<(u64, RowRef)> =
+        row_refs.iter().map(|row_ref| (start(row_ref), *row_ref)).collect();
     drop(row_refs);
     starts.sort_unstable_by(|(a, x), (b, y)| {
         a.cmp(b)
@@ -407,15 +394,10 @@ mod tests {
         let parts = StringViewArray::from_iter(rows.iter().map(|row| row.0.clone()));
         let keys = StringViewArray::from_iter_values(rows.iter().map(|row| row.1.clone()));
         let numbers = Int64Array::from_iter_values(rows.iter().map(|row| row.2));
-        let columns: Vec<(&str, ArrayRef)> = vec![
-            ("p", Arc::new(parts)),
-            ("k", Arc::new(keys)),
-            ("n", Arc::new(numbers)),
-        ];
+        let columns: Vec<(&str, ArrayRef)> =
+            vec![("p", Arc::new(parts)), ("k", Arc::new(keys)), ("n", Arc::new(numbers))];
         RecordBatch::try_from_iter_with_nullable(
-            columns
-                .into_iter()
-                .map(|(name, column)| (name, column, true)),
+            columns.into_iter().map(|(name, column)| (name, column, true)),
         )
         .expect("a batch")
     }

@@ -96,9 +96,7 @@ impl TableWriter {
                         let rows = Rebuilt::new(rows, &folder, table.as_deref()).await?;
                         written.push((
                             number,
-                            writer
-                                .write_partition(number, folder, rows, hardly_repeated)
-                                .await?,
+                            writer.write_partition(number, folder, rows, hardly_repeated).await?,
                         ));
                     }
                     Ok(written)
@@ -145,11 +143,7 @@ impl TableWriter {
         if let Some(last) = open {
             files.push(last.close(&self.staging).await?);
         }
-        Ok(Written {
-            partition: folder,
-            rows_before: rows.rows_before(),
-            files,
-        })
+        Ok(Written { partition: folder, rows_before: rows.rows_before(), files })
     }
 }
 
@@ -183,10 +177,7 @@ pub(crate) fn parquet_properties(path: &str, hardly_repeated: &[&str]) -> Writer
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
         // So that no two files are equal, even with equal rows: see `crate::publish`.
-        .set_key_value_metadata(Some(vec![KeyValue::new(
-            "glueless".into(),
-            path.to_string(),
-        )]))
+        .set_key_value_metadata(Some(vec![KeyValue::new("glueless".into(), path.to_string())]))
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES));
     for column in hardly_repeated {
         properties = properties.set_column_dictionary_enabled((*column).into(), false);
@@ -210,9 +201,7 @@ pub(crate) fn parquet_writer(
         .with_skip_arrow_metadata(true);
     let path = crate::store::parse_path(path)?;
     let output = BufWriter::with_capacity(Arc::clone(&folder.store), path, UPLOAD_BYTES);
-    Ok(AsyncArrowWriter::try_new_with_options(
-        output, schema, options,
-    )?)
+    Ok(AsyncArrowWriter::try_new_with_options(output, schema, options)?)
 }
 
 /// Checks that a table with these columns can be written.
@@ -252,10 +241,7 @@ pub(crate) fn write_error(
 ) -> Error {
     let cause = Error::from(error);
     let failed = Error::storage(format!("cannot write {}", folder.describe(path)));
-    let hint = cause
-        .hint
-        .clone()
-        .unwrap_or_else(|| "check its permissions and free space".into());
+    let hint = cause.hint.clone().unwrap_or_else(|| "check its permissions and free space".into());
     failed.hint(hint).caused_by(cause)
 }
 
@@ -267,10 +253,7 @@ struct OpenFile {
 
 impl OpenFile {
     async fn write(&mut self, staging: &Folder, rows: &RecordBatch) -> Result<()> {
-        self.writer
-            .write(rows)
-            .await
-            .map_err(|error| write_error(staging, &self.staged, error))
+        self.writer.write(rows).await.map_err(|error| write_error(staging, &self.staged, error))
     }
 
     fn bytes(&self) -> u64 {

@@ -113,17 +113,9 @@ pub(crate) fn widen(a: &DataType, b: &DataType) -> Option<DataType> {
     }
     if let (Some((a_signed, a_bits)), Some((b_signed, b_bits))) = (integer(a), integer(b)) {
         if a_signed == b_signed {
-            return Some(if a_bits > b_bits {
-                a.clone()
-            } else {
-                b.clone()
-            });
+            return Some(if a_bits > b_bits { a.clone() } else { b.clone() });
         }
-        let (signed, unsigned) = if a_signed {
-            (a_bits, b_bits)
-        } else {
-            (b_bits, a_bits)
-        };
+        let (signed, unsigned) = if a_signed { (a_bits, b_bits) } else { (b_bits, a_bits) };
         return Some(match signed.max(unsigned.saturating_mul(2)) {
             16 => Int16,
             32 => Int32,
@@ -138,11 +130,7 @@ pub(crate) fn widen(a: &DataType, b: &DataType) -> Option<DataType> {
         }
         (Timestamp(a_unit, a_zone), Timestamp(b_unit, b_zone)) => {
             let rank = |unit: &TimeUnit| *unit as u8;
-            let unit = if rank(a_unit) > rank(b_unit) {
-                a_unit
-            } else {
-                b_unit
-            };
+            let unit = if rank(a_unit) > rank(b_unit) { a_unit } else { b_unit };
             (a_zone == b_zone).then(|| Timestamp(*unit, a_zone.clone()))
         }
         _ => {
@@ -298,26 +286,12 @@ mod tests {
             ("decimal(12,2)", DataType::Decimal128(12, 2)),
             ("NUMERIC ( 38 )", DataType::Decimal128(38, 0)),
             ("varchar(20)", DataType::Utf8View),
-            (
-                "timestamp",
-                DataType::Timestamp(TimeUnit::Microsecond, None),
-            ),
-            (
-                "TIMESTAMP(3)",
-                DataType::Timestamp(TimeUnit::Millisecond, None),
-            ),
+            ("timestamp", DataType::Timestamp(TimeUnit::Microsecond, None)),
+            ("TIMESTAMP(3)", DataType::Timestamp(TimeUnit::Millisecond, None)),
         ] {
             assert_eq!(parse_type(text), Some(data_type), "{text}");
         }
-        for text in [
-            "",
-            "decimal",
-            "decimal(39, 0)",
-            "decimal(3, 4)",
-            "float",
-            "date(3)",
-            "int)",
-        ] {
+        for text in ["", "decimal", "decimal(39, 0)", "decimal(3, 4)", "float", "date(3)", "int)"] {
             assert_eq!(parse_type(text), None, "{text}");
         }
     }
@@ -339,27 +313,15 @@ mod tests {
             ("1e3", "x", "DOUBLE"),
             ("2020-02-29", "2021-02-29", "DATE"),
             ("2020-02-29 00:00:00", "2020-02-29 00:00:01", "DATE"),
-            (
-                "9999-12-31 23:59:59.999999",
-                "2020-01-01 00:00:00.0000001",
-                "TIMESTAMP",
-            ),
+            ("9999-12-31 23:59:59.999999", "2020-01-01 00:00:00.0000001", "TIMESTAMP"),
             ("2020-01-01T00:00:00", "2020-01-01T00:00:00Z", "TIMESTAMP"),
             ("2020-01-01", "2020-01-01 00:00:00-05", "TIMESTAMP(3)"),
-            (
-                "2020-01-01T00:00:00-05:00",
-                "1",
-                "timestamp (9) with time zone",
-            ),
+            ("2020-01-01T00:00:00-05:00", "1", "timestamp (9) with time zone"),
             ("true", "2", "BOOLEAN"),
         ] {
             let cast = of_text(&[Some(good), None], name).unwrap_or_else(|_| panic!("{good}"));
             assert!(cast.is_valid(0) && cast.is_null(1), "{good} as {name}");
-            assert_eq!(
-                of_text(&[None, Some(good), Some(bad)], name).err(),
-                Some(2),
-                "{bad}"
-            );
+            assert_eq!(of_text(&[None, Some(good), Some(bad)], name).err(), Some(2), "{bad}");
         }
     }
 
@@ -368,38 +330,18 @@ mod tests {
         let of = |values: ArrayRef, name: &str| {
             cast_values(&values, &parse_type(name).expect("a type")).map(|cast| cast.len())
         };
-        assert_eq!(
-            of(Arc::new(Float64Array::from(vec![1.0, 1.5])), "BIGINT"),
-            Err(1)
-        );
-        assert_eq!(
-            of(Arc::new(Float64Array::from(vec![1.0, f64::NAN])), "DOUBLE"),
-            Ok(2)
-        );
-        assert_eq!(
-            of(Arc::new(Int64Array::from(vec![1, 1 << 40])), "INTEGER"),
-            Err(1)
-        );
-        assert_eq!(
-            of(Arc::new(UInt64Array::from(vec![u64::MAX])), "BIGINT"),
-            Err(0)
-        );
-        assert_eq!(
-            of(Arc::new(UInt64Array::from(vec![u64::MAX])), "DECIMAL(20)"),
-            Ok(1)
-        );
+        assert_eq!(of(Arc::new(Float64Array::from(vec![1.0, 1.5])), "BIGINT"), Err(1));
+        assert_eq!(of(Arc::new(Float64Array::from(vec![1.0, f64::NAN])), "DOUBLE"), Ok(2));
+        assert_eq!(of(Arc::new(Int64Array::from(vec![1, 1 << 40])), "INTEGER"), Err(1));
+        assert_eq!(of(Arc::new(UInt64Array::from(vec![u64::MAX])), "BIGINT"), Err(0));
+        assert_eq!(of(Arc::new(UInt64Array::from(vec![u64::MAX])), "DECIMAL(20)"), Ok(1));
         let us: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![0, 1]));
         assert_eq!(of(Arc::clone(&us), "DATE"), Err(1));
         assert_eq!(of(Arc::clone(&us), "TIMESTAMP(3)"), Err(1));
         assert_eq!(of(us, "TIMESTAMP(9)"), Ok(2));
-        let late: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![
-            253_402_300_799_000_000,
-        ]));
-        assert_eq!(
-            of(late, "TIMESTAMP(9)"),
-            Err(0),
-            "the year 9999 has no nanoseconds"
-        );
+        let late: ArrayRef =
+            Arc::new(TimestampMicrosecondArray::from(vec![253_402_300_799_000_000]));
+        assert_eq!(of(late, "TIMESTAMP(9)"), Err(0), "the year 9999 has no nanoseconds");
         assert_eq!(of(Arc::new(Int64Array::from(vec![12])), "VARCHAR"), Ok(1));
     }
 
@@ -427,11 +369,7 @@ mod tests {
             (UInt32, Int8, Some(Int64)),
             (UInt64, Int8, Some(Decimal128(20, 0))),
             (Float32, Float64, Some(Float64)),
-            (
-                Decimal128(10, 2),
-                Decimal128(12, 4),
-                Some(Decimal128(12, 4)),
-            ),
+            (Decimal128(10, 2), Decimal128(12, 4), Some(Decimal128(12, 4))),
             (Decimal128(10, 2), Decimal128(9, 4), Some(Decimal128(12, 4))),
             (Decimal128(10, 2), Int64, Some(Decimal128(21, 2))),
             (Decimal128(38, 0), Decimal128(38, 10), None),
@@ -445,11 +383,7 @@ mod tests {
                 Timestamp(TimeUnit::Microsecond, utc()),
                 Some(Timestamp(TimeUnit::Microsecond, utc())),
             ),
-            (
-                Timestamp(TimeUnit::Millisecond, utc()),
-                Timestamp(TimeUnit::Millisecond, None),
-                None,
-            ),
+            (Timestamp(TimeUnit::Millisecond, utc()), Timestamp(TimeUnit::Millisecond, None), None),
             (Utf8View, Int64, None),
             (Float64, Int64, None),
         ] {

@@ -30,11 +30,7 @@ impl DayCounts {
 
     /// Whether the two have a day in common.
     pub fn overlaps(&self, other: &DayCounts) -> bool {
-        let (few, many) = if self.0.len() < other.0.len() {
-            (self, other)
-        } else {
-            (other, self)
-        };
+        let (few, many) = if self.0.len() < other.0.len() { (self, other) } else { (other, self) };
         few.0.keys().any(|day| many.0.contains_key(day))
     }
 }
@@ -42,8 +38,7 @@ impl DayCounts {
 impl FromIterator<(Option<i32>, u64)> for DayCounts {
     fn from_iter<I: IntoIterator<Item = (Option<i32>, u64)>>(days: I) -> Self {
         let mut counts = DayCounts::default();
-        days.into_iter()
-            .for_each(|(day, rows)| counts.add(day, rows));
+        days.into_iter().for_each(|(day, rows)| counts.add(day, rows));
         counts
     }
 }

@@ -59,11 +59,7 @@ pub(crate) fn times_ns(column: &ArrayRef, zone: Tz) -> Result<Vec<Option<i128>>,
             let array = column.as_primitive::<$kind>();
             let to_ns = $to_ns;
             if array.null_count() == 0 {
-                array
-                    .values()
-                    .iter()
-                    .map(|value| Some(to_ns(*value)))
-                    .collect()
+                array.values().iter().map(|value| Some(to_ns(*value))).collect()
             } else {
                 array.iter().map(|value| value.map(to_ns)).collect()
             }
@@ -82,14 +78,10 @@ pub(crate) fn times_ns(column: &ArrayRef, zone: Tz) -> Result<Vec<Option<i128>>,
             (times, stored_zone.is_some())
         }
         // A date is the same date in every zone.
-        DataType::Date32 => (
-            plain!(Date32Type, |day: i32| i128::from(day) * DAY_NS),
-            true,
-        ),
-        DataType::Date64 => (
-            plain!(Date64Type, |ms| nanoseconds(ms, TimeUnit::Millisecond)),
-            false,
-        ),
+        DataType::Date32 => (plain!(Date32Type, |day: i32| i128::from(day) * DAY_NS), true),
+        DataType::Date64 => {
+            (plain!(Date64Type, |ms| nanoseconds(ms, TimeUnit::Millisecond)), false)
+        }
         DataType::Utf8 => return texts_ns(column.as_string::<i32>().iter(), zone),
         DataType::LargeUtf8 => return texts_ns(column.as_string::<i64>().iter(), zone),
         DataType::Utf8View => return texts_ns(column.as_string_view().iter(), zone),
@@ -101,10 +93,7 @@ pub(crate) fn times_ns(column: &ArrayRef, zone: Tz) -> Result<Vec<Option<i128>>,
     times
         .into_iter()
         .enumerate()
-        .map(|(index, time)| {
-            time.map(|ns| local_to_utc(ns, zone).ok_or(index))
-                .transpose()
-        })
+        .map(|(index, time)| time.map(|ns| local_to_utc(ns, zone).ok_or(index)).transpose())
         .collect()
 }
 
@@ -131,9 +120,7 @@ pub(crate) fn days_of(column: &ArrayRef, zone: Tz) -> Result<Date32Array, usize>
     // These need no conversion to nanoseconds.
     macro_rules! by_unit {
         ($kind:ty, $per_day:expr) => {
-            Ok(column
-                .as_primitive::<$kind>()
-                .unary(|value| value.div_euclid($per_day) as i32))
+            Ok(column.as_primitive::<$kind>().unary(|value| value.div_euclid($per_day) as i32))
         };
     }
     match column.data_type() {
@@ -169,11 +156,7 @@ struct TimeParser {
 
 impl TimeParser {
     fn new(zone: Tz) -> Self {
-        TimeParser {
-            zone,
-            second: [b' '; 19],
-            second_ns: 0,
-        }
+        TimeParser { zone, second: [b' '; 19], second_ns: 0 }
     }
 
     fn parse(&mut self, text: &str) -> Option<i128> {
@@ -195,10 +178,7 @@ impl TimeParser {
         let mut rest = &bytes[19..];
         let mut local = self.second_ns;
         if let [b'.', fraction @ ..] = rest {
-            let digits = fraction
-                .iter()
-                .take_while(|byte| byte.is_ascii_digit())
-                .count();
+            let digits = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
             if !(1..=9).contains(&digits) {
                 return None;
             }
@@ -222,11 +202,7 @@ impl TimeParser {
                     _ => return None,
                 };
                 let offset = i128::from(number(&[*h1, *h2])? * 3600 + minutes * 60) * 1_000_000_000;
-                Some(if *sign == b'+' {
-                    local - offset
-                } else {
-                    local + offset
-                })
+                Some(if *sign == b'+' { local - offset } else { local + offset })
             }
             _ => None,
         }
@@ -239,11 +215,8 @@ fn date_ns(date: &[u8; 10]) -> Option<i128> {
         return None;
     };
     let year = number(&[y1, y2, y3, y4])?;
-    let day = NaiveDate::from_ymd_opt(
-        i32::try_from(year).ok()?,
-        number(&[m1, m2])?,
-        number(&[d1, d2])?,
-    )?;
+    let day =
+        NaiveDate::from_ymd_opt(i32::try_from(year).ok()?, number(&[m1, m2])?, number(&[d1, d2])?)?;
     let midnight = day.and_time(chrono::NaiveTime::MIN).and_utc();
     Some(i128::from(midnight.timestamp()) * 1_000_000_000)
 }
@@ -254,11 +227,7 @@ fn second_ns(second: &[u8; 19]) -> Option<i128> {
     let [b' ' | b'T', h1, h2, b':', m1, m2, b':', s1, s2] = clock else {
         return None;
     };
-    let (hour, minute, second) = (
-        number(&[*h1, *h2])?,
-        number(&[*m1, *m2])?,
-        number(&[*s1, *s2])?,
-    );
+    let (hour, minute, second) = (number(&[*h1, *h2])?, number(&[*m1, *m2])?, number(&[*s1, *s2])?);
     // A second of 60 is a leap second, read as the first second of the next minute.
     if hour > 23 || minute > 59 || second > 60 {
         return None;
@@ -291,9 +260,8 @@ fn resolve_local(local: NaiveDateTime, zone: Tz) -> Option<DateTime<Tz>> {
         Some(found) => Some(found),
         None => {
             // In a gap: use the offset before it.
-            let before = zone
-                .from_local_datetime(&(local - chrono::Duration::hours(3)))
-                .earliest()?;
+            let before =
+                zone.from_local_datetime(&(local - chrono::Duration::hours(3))).earliest()?;
             Some(before + chrono::Duration::hours(3))
         }
     }
@@ -327,14 +295,8 @@ mod tests {
         ] {
             assert_eq!(utc(text), noon, "{text}");
         }
-        assert_eq!(
-            utc("2019-04-01 12:10:00.5"),
-            noon.map(|ns| ns + 500_000_000)
-        );
-        assert_eq!(
-            utc("2019-04-01 12:10:00.123456789"),
-            noon.map(|ns| ns + 123_456_789)
-        );
+        assert_eq!(utc("2019-04-01 12:10:00.5"), noon.map(|ns| ns + 500_000_000));
+        assert_eq!(utc("2019-04-01 12:10:00.123456789"), noon.map(|ns| ns + 123_456_789));
         assert_eq!(utc("1970-01-02"), Some(DAY_NS));
     }
 
@@ -367,15 +329,9 @@ mod tests {
 
     #[test]
     fn the_first_and_last_years_are_exact() {
-        assert_eq!(
-            utc("9999-12-31 23:59:59.999999"),
-            Some(253_402_300_799_999_999_000)
-        );
+        assert_eq!(utc("9999-12-31 23:59:59.999999"), Some(253_402_300_799_999_999_000));
         assert_eq!(utc("1969-12-31 23:59:59"), Some(-1_000_000_000));
-        assert_eq!(
-            utc("0001-01-01 00:00:00"),
-            Some(-62_135_596_800_000_000_000)
-        );
+        assert_eq!(utc("0001-01-01 00:00:00"), Some(-62_135_596_800_000_000_000));
         assert_eq!(day_of(-1), -1);
         assert_eq!(day_of(utc("9999-12-31").expect("a time")), 2_932_896);
     }
@@ -383,28 +339,13 @@ mod tests {
     #[test]
     fn a_zone_is_applied_to_times_without_one_only() {
         let berlin: Tz = "Europe/Berlin".parse().expect("a zone");
-        assert_eq!(
-            parse_time("2021-07-01 02:00:00", berlin),
-            utc("2021-07-01 00:00:00")
-        );
-        assert_eq!(
-            parse_time("2021-07-01 02:00:00Z", berlin),
-            utc("2021-07-01 02:00:00")
-        );
+        assert_eq!(parse_time("2021-07-01 02:00:00", berlin), utc("2021-07-01 00:00:00"));
+        assert_eq!(parse_time("2021-07-01 02:00:00Z", berlin), utc("2021-07-01 02:00:00"));
         // 02:30 occurs twice on the day summer time ends, and not at all on the day it begins
-        assert_eq!(
-            parse_time("2021-10-31 02:30:00", berlin),
-            utc("2021-10-31 00:30:00")
-        );
-        assert_eq!(
-            parse_time("2021-03-28 02:30:00", berlin),
-            utc("2021-03-28 01:30:00")
-        );
+        assert_eq!(parse_time("2021-10-31 02:30:00", berlin), utc("2021-10-31 00:30:00"));
+        assert_eq!(parse_time("2021-03-28 02:30:00", berlin), utc("2021-03-28 01:30:00"));
         let column: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![0]));
-        assert_eq!(
-            times_ns(&column, berlin),
-            Ok(vec![Some(-3_600_000_000_000)])
-        );
+        assert_eq!(times_ns(&column, berlin), Ok(vec![Some(-3_600_000_000_000)]));
         let column: ArrayRef =
             Arc::new(TimestampMicrosecondArray::from(vec![0]).with_timezone("UTC"));
         assert_eq!(times_ns(&column, berlin), Ok(vec![Some(0)]));
@@ -437,12 +378,9 @@ mod tests {
         let day_us = 86_400_000_000i64;
         let us = vec![Some(-1), Some(0), None, Some(day_us - 1), Some(day_us)];
         let us: ArrayRef = Arc::new(TimestampMicrosecondArray::from(us));
-        for unit in [
-            TimeUnit::Second,
-            TimeUnit::Millisecond,
-            TimeUnit::Microsecond,
-            TimeUnit::Nanosecond,
-        ] {
+        for unit in
+            [TimeUnit::Second, TimeUnit::Millisecond, TimeUnit::Microsecond, TimeUnit::Nanosecond]
+        {
             for stored in [None, Some("UTC".into())] {
                 let kind = DataType::Timestamp(unit, stored);
                 let column = arrow::compute::cast(&us, &kind).expect("cast");

@@ -432,10 +432,7 @@ fn a_raw_location_that_does_not_exist_is_named() {
         let window_by = format!("raw.window_by={window_by}");
         refusal(&lab, both_windows(&lab).set(&[&nowhere, &window_by]))
     });
-    assert!(
-        messages.iter().all(|one| *one == messages[0]),
-        "{messages:#?}"
-    );
+    assert!(messages.iter().all(|one| *one == messages[0]), "{messages:#?}");
     assert_snapshot!(messages[0], @"
     exit 2
     error: the raw location [folder]/nowhere is not an existing folder
@@ -597,10 +594,7 @@ fn a_missing_key_column_is_named_with_the_columns_that_are_there() {
     hint: other files have it; found: Op, ts, event, category, note
     ");
     let lab = lab_after_a_good_run();
-    let message = refusal(
-        &lab,
-        both_windows_elsewhere(&lab).set(&["key=[\"customer\"]"]),
-    );
+    let message = refusal(&lab, both_windows_elsewhere(&lab).set(&["key=[\"customer\"]"]));
     assert_snapshot!(message, @"
     exit 2
     error: no raw file has the column `customer`, which `key` names
@@ -640,11 +634,7 @@ fn an_operation_that_is_none_is_named_with_file_row_and_column() {
 
 #[test]
 fn a_null_commit_time_is_named_with_file_row_and_column() {
-    let times = optional_texts([
-        Some("2019-12-13 13:00:00"),
-        None,
-        Some("2019-12-13 13:00:02"),
-    ]);
+    let times = optional_texts([Some("2019-12-13 13:00:00"), None, Some("2019-12-13 13:00:02")]);
     let columns = with(changes(1, 1), "ts", times);
     assert_snapshot!(refusal_of_columns(columns, &["13:00:0"]), @"
     exit 65
@@ -745,10 +735,7 @@ fn a_raw_file_without_a_time_in_its_name_is_named() {
 fn a_metrics_file_that_cannot_be_written_is_refused_before_the_run() {
     let lab = lab_after_a_good_run();
     let before = lab.contents("lake");
-    let output = run(
-        &lab,
-        both_windows(&lab).args(["--metrics-file", "/nowhere/a.prom"]),
-    );
+    let output = run(&lab, both_windows(&lab).args(["--metrics-file", "/nowhere/a.prom"]));
     assert_snapshot!(failure(&output), @"
     exit 2
     error: cannot write /nowhere/a.prom: No such file or directory (os error 2)

@@ -54,11 +54,9 @@ fn the_fixtures_come_out_as_expected() {
     run_fixtures("cust_loyalty", folder.path(), &[]);
     let mut types = Vec::new();
     for engine in ENGINES {
-        for (table, csv) in [
-            ("curated", "curated_latest.csv"),
-            ("daily", "daily.csv"),
-            ("status", "status.csv"),
-        ] {
+        for (table, csv) in
+            [("curated", "curated_latest.csv"), ("daily", "daily.csv"), ("status", "status.csv")]
+        {
             let (typed, rows) = read_with(engine, &folder.path().join(table));
             assert_eq!(rows, expected(csv), "{table} by {engine}");
             types.push(format!("{table} by {engine}\n{typed}"));
@@ -180,9 +178,7 @@ fn the_known_sample_lies_in_its_partition_alone() {
         let customers: Vec<&Option<String>> = there.iter().map(|row| &row["cust_id"]).collect();
         assert_eq!(customers, [&Some("Cust100".to_string())], "{engine}");
         let (_, all) = read_with(engine, &folder.path().join("curated"));
-        let sample = all
-            .iter()
-            .filter(|row| row["cust_id"].as_deref() == Some("Cust100"));
+        let sample = all.iter().filter(|row| row["cust_id"].as_deref() == Some("Cust100"));
         assert_eq!(sample.count(), 1, "{engine}");
 
         let (_, daily) = read_with(engine, &folder.path().join("daily"));

@@ -57,11 +57,7 @@ fn set_overrides_keys_and_refuses_what_it_does_not_understand() {
     let lowered = both_windows(&lab).set(&["limits.threads=1", "limits.memory=128MB"]);
     let output = run(&lab, lowered);
     output.assert_success();
-    assert!(
-        output.stderr.contains("memory limit 128 MB, 1 threads"),
-        "{}",
-        output.stderr
-    );
+    assert!(output.stderr.contains("memory limit 128 MB, 1 threads"), "{}", output.stderr);
     let messages = [
         "raw.window_by",
         "raw.window_by=day",
@@ -114,10 +110,7 @@ fn curate_and_aggregate_each_do_their_half() {
     let half = |command: &str| {
         let output = run(&lab, lab.program_for(command, "2019-12-12", "2019-12-14"));
         output.assert_success();
-        (
-            lab.table("lake/curated").len(),
-            lab.table("lake/daily").len(),
-        )
+        (lab.table("lake/curated").len(), lab.table("lake/daily").len())
     };
     assert_eq!(half("aggregate"), (3, 1));
     assert_eq!(half("curate"), (4, 1));

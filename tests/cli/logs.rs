@@ -53,23 +53,13 @@ fn the_plan_of_the_fold_is_logged_with_its_metrics() {
         let output =
             fixtures_program("cust_loyalty", folder.path(), "2019-12-12", "2019-12-16").arg(flag);
         let lines = output.succeed().stderr;
-        let lines = lines
-            .lines()
-            .filter(|line| line.contains("plan of pass one"));
+        let lines = lines.lines().filter(|line| line.contains("plan of pass one"));
         lines.map(String::from).collect::<Vec<_>>()
     };
     assert!(plan("-v").is_empty());
     let lines = plan("-vv");
-    let node = lines
-        .iter()
-        .find(|line| line.contains("FoldExec: key=[cust_id@"))
-        .expect("a node");
-    for metric in [
-        "input_rows=29",
-        "output_rows=13",
-        "spilled_bytes=0",
-        "peak_mem_used=",
-    ] {
+    let node = lines.iter().find(|line| line.contains("FoldExec: key=[cust_id@")).expect("a node");
+    for metric in ["input_rows=29", "output_rows=13", "spilled_bytes=0", "peak_mem_used="] {
         assert!(node.contains(metric), "{metric} in {node}");
     }
     let is_grouping =
@@ -80,9 +70,7 @@ fn the_plan_of_the_fold_is_logged_with_its_metrics() {
 #[test]
 fn every_line_of_a_log_names_its_run() {
     let lab = lab_after_a_good_run();
-    let output = both_windows(&lab)
-        .args(["-v", "--log-format", "json"])
-        .run();
+    let output = both_windows(&lab).args(["-v", "--log-format", "json"]).run();
     let report = output.json();
     let log = output.stderr;
     let lines = json_lines(&log);
@@ -93,20 +81,11 @@ fn every_line_of_a_log_names_its_run() {
         assert!(line["time"].as_str().expect("a time").ends_with('Z'));
         assert!(!line["message"].as_str().expect("a message").is_empty());
     }
-    let levels: Vec<&str> = lines
-        .iter()
-        .filter_map(|line| line["level"].as_str())
-        .collect();
-    assert!(
-        levels.contains(&"INFO") && levels.contains(&"DEBUG"),
-        "{levels:?}"
-    );
+    let levels: Vec<&str> = lines.iter().filter_map(|line| line["level"].as_str()).collect();
+    assert!(levels.contains(&"INFO") && levels.contains(&"DEBUG"), "{levels:?}");
 
     let text = run(&lab, both_windows(&lab)).stderr;
-    assert!(
-        text.lines().all(|line| line.contains("INFO [run] ")),
-        "{text}"
-    );
+    assert!(text.lines().all(|line| line.contains("INFO [run] ")), "{text}");
 }
 
 #[test]
@@ -118,10 +97,7 @@ fn a_failure_is_a_line_of_json_too() {
     let lines = json_lines(&output.stderr);
     let last = lines.last().expect("a line");
     assert_eq!((output.code, last["level"].as_str()), (65, Some("ERROR")));
-    assert_eq!(
-        (last["run_id"].as_str(), last["exit_code"].as_u64()),
-        (Some("[run]"), Some(65))
-    );
+    assert_eq!((last["run_id"].as_str(), last["exit_code"].as_u64()), (Some("[run]"), Some(65)));
     let message = last["message"].as_str().expect("a message");
     assert!(message.contains("20191213-130000000.parquet"), "{message}");
     assert!(last["hint"].is_string());
@@ -160,11 +136,7 @@ fn the_longest_log_holds_no_secret_and_no_value_of_a_row() {
             output.assert_success();
             assert!(!output.stderr.contains(SECRET) && !output.stderr.contains(NOTE));
             // The values of a key are in the answer, where they were asked for, and in no log.
-            assert!(
-                !output.stderr.contains(&FIRST_ID.to_string()),
-                "{}",
-                output.stderr
-            );
+            assert!(!output.stderr.contains(&FIRST_ID.to_string()), "{}", output.stderr);
         }
     }
 }

@@ -65,18 +65,9 @@ fn the_report_is_one_line_of_json_with_every_field() {
     assert!(report["peak_memory_bytes"].as_u64().expect("a number") > 1_000_000);
     let raw = Path::new(REPOSITORY).join("fixtures/raw/cust_loyalty");
     assert_eq!(report["bytes"], bytes_of(&raw));
-    assert_eq!(
-        report["bytes_written"],
-        bytes_of(&folder.path().join("curated"))
-    );
+    assert_eq!(report["bytes_written"], bytes_of(&folder.path().join("curated")));
     assert_eq!(report["bytes_changed"], report["bytes_written"]);
-    let varying = [
-        "seconds",
-        "peak_memory_bytes",
-        "bytes",
-        "bytes_written",
-        "bytes_changed",
-    ];
+    let varying = ["seconds", "peak_memory_bytes", "bytes", "bytes_written", "bytes_changed"];
     for name in varying {
         report[name] = Value::Null;
     }
@@ -138,14 +129,8 @@ fn the_report_is_json_where_stdout_is_no_terminal() {
     let output = run_fixtures("cust_loyalty_by_day", folder.path(), &[]);
     assert_eq!(output.stdout.lines().count(), 1);
     let report = output.json();
-    let numbers = [
-        "rows_read",
-        "rows_latest",
-        "rows_superseded",
-        "rows_deleted",
-        "ties",
-    ]
-    .map(|name| report[name].as_u64().expect("a number"));
+    let numbers = ["rows_read", "rows_latest", "rows_superseded", "rows_deleted", "ties"]
+        .map(|name| report[name].as_u64().expect("a number"));
     assert_eq!(numbers, [36, 22, 11, 3, 4]);
     assert_eq!(report["partitions_written"], 16);
 }
@@ -155,10 +140,7 @@ fn the_report_is_a_short_table_where_text_is_asked_for() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = run_fixtures("cust_loyalty", folder.path(), &["--output", "text"]);
     let (table, took) = output.stdout.split_once("  took ").expect("a last line");
-    let masked: String = took
-        .chars()
-        .map(|c| if c.is_ascii_digit() { '0' } else { c })
-        .collect();
+    let masked: String = took.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     assert!(masked.contains(" s, "), "{took}");
     assert!(masked.ends_with(" peak\n"), "{took}");
     assert_snapshot!(table, @"
@@ -193,9 +175,8 @@ fn ten_thousand_partitions_need_few_open_files_and_little_memory() {
         ];
         lab.put_columns(&format!("raw/201912{second}-120000000.parquet"), columns);
         let [start, end] = [12 + day, 13 + day].map(|day| format!("2019-12-{day}"));
-        let program = lab
-            .program_for("run", &start, &end)
-            .set(&["limits.threads=2", "limits.memory=500MB"]);
+        let program =
+            lab.program_for("run", &start, &end).set(&["limits.threads=2", "limits.memory=500MB"]);
         let shell = Program::shell(r#"ulimit -n 64; exec "$0" "$@""#).arg(glueless());
         let output = run(&lab, shell.arguments_of(&program));
         output.assert_success();

@@ -109,9 +109,7 @@ done
 fn a_full_disk_changes_nothing_wherever_it_is_met() {
     let works = |flags: &str| {
         let probe = "d=$(mktemp -d) && mount -t tmpfs -o size=1m tmpfs $d";
-        let probe = Command::new("unshare")
-            .args([flags, "sh", "-c", probe])
-            .output();
+        let probe = Command::new("unshare").args([flags, "sh", "-c", probe]).output();
         probe.is_ok_and(|output| output.status.success())
     };
     let flags = ["-rm", "-m"].into_iter().find(|flags| works(flags));
@@ -126,9 +124,7 @@ fn a_full_disk_changes_nothing_wherever_it_is_met() {
     let mut state = 1_u64;
     let notes = [0; 3].map(|_| {
         let letter = |_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             char::from(b'0' + (state >> 58) as u8)
         };
         (0..20_000).map(letter).collect::<String>()
@@ -147,27 +143,19 @@ fn a_full_disk_changes_nothing_wherever_it_is_met() {
     let printed = String::from_utf8_lossy(&output.stdout).replace(&lab.base, "[folder]");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}\n{printed}");
-    let runs: Vec<Vec<&str>> = printed
-        .lines()
-        .map(|line| line.split('|').collect())
-        .collect();
+    let runs: Vec<Vec<&str>> = printed.lines().map(|line| line.split('|').collect()).collect();
     let (last, failed) = runs.split_last().expect("runs");
     assert_eq!(last[1..3], ["0", "changed"], "{printed}");
     assert!(failed.len() >= 10, "{printed}");
     for run in failed {
-        assert_eq!(
-            run[1..5],
-            ["69", "unchanged", "0", "0"],
-            "{run:?}\n{printed}"
-        );
+        assert_eq!(run[1..5], ["69", "unchanged", "0", "0"], "{run:?}\n{printed}");
         assert!(run[5].contains("the disk is full"), "{run:?}\n{printed}");
     }
     let of_table = failed.iter().find(|run| run[5].contains("/staging/"));
     let of_table = of_table.expect("a failed write")[5].trim_end();
     // Two threads write, and either can be the first to find no room.
-    let of_table = ["000001", "000002", "000003"]
-        .iter()
-        .fold(of_table.to_string(), |message, number| {
+    let of_table =
+        ["000001", "000002", "000003"].iter().fold(of_table.to_string(), |message, number| {
             message.replace(&format!("curated/{number}-"), "curated/000000-")
         });
     let own = staging_name(&format!("{}/lake/_glueless/customers", lab.base));

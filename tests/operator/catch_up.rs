@@ -21,10 +21,7 @@ fn catching_up_folds_late_files_however_old_and_gaps_and_nothing_twice() {
         lab.put_day(11, &[("I", 11, "late"), ("D", 101, "")]);
         lab.put_day(5, &[("U", 1, "gap")]);
         let report = lab.catch_up(&[]).expect("caught up");
-        assert_eq!(
-            (report.files, report.late_files, report.rows_read),
-            (3, 1, 5)
-        );
+        assert_eq!((report.files, report.late_files, report.rows_read), (3, 1, 5));
         let whole = builder().format(format).build();
         whole.copy_raw(&lab);
         run_without_lookback(&whole, 1, 21);
@@ -35,12 +32,7 @@ fn catching_up_folds_late_files_however_old_and_gaps_and_nothing_twice() {
         let runs = history(&lab).runs.len();
         let again = lab.catch_up(&[]).expect("nothing to do");
         assert_eq!((again.files, again.rows_written), (0, 0));
-        assert!(
-            again
-                .note
-                .expect("a note")
-                .contains("every input was folded")
-        );
+        assert!(again.note.expect("a note").contains("every input was folded"));
         assert_eq!(history(&lab).runs.len(), runs);
         lab.assert_verified();
     }
@@ -138,11 +130,7 @@ fn rows_of_old_windows_in_a_file_that_came_later_are_not_taken_for_done() {
             }
             _ => assert_eq!(lab.catch_up(&[]).expect("caught up").rows_latest, 1),
         }
-        assert!(
-            lab.table("lake/curated")
-                .iter()
-                .any(|row| row["v"] == "2" && row["id"] == "1002")
-        );
+        assert!(lab.table("lake/curated").iter().any(|row| row["v"] == "2" && row["id"] == "1002"));
         lab.assert_verified();
     }
 }
@@ -156,22 +144,13 @@ fn a_file_that_was_away_has_not_been_read_by_the_runs_meanwhile() {
     lab.remove("raw/a.parquet");
     put_rows(&lab, "raw/b.parquet", &[2]);
     let report = lab.run_with(Task::Run, "2020-01-02", "2020-01-03", &["raw.lookback=0d"]);
-    assert!(
-        report
-            .expect("a run")
-            .note
-            .expect("a note")
-            .contains("this run folds none")
-    );
+    assert!(report.expect("a run").note.expect("a note").contains("this run folds none"));
     lab.put("raw/a.parquet", bytes);
     lab.set_modified("raw/a.parquet", 5);
     lab.assert_verified();
     let explained = lab.explain(&["1002"]);
     let changes = explained.changes;
-    let folded: Vec<bool> = changes
-        .iter()
-        .map(|change| change.run_id.is_some())
-        .collect();
+    let folded: Vec<bool> = changes.iter().map(|change| change.run_id.is_some()).collect();
     assert_eq!(folded, [false, true]);
     let report = lab.catch_up(&[]).expect("caught up");
     assert_eq!(
@@ -189,10 +168,7 @@ fn windows_of_files_after_windows_of_rows_read_files_whole() {
     put_rows(&lab, "raw/20200101-100000000.parquet", &[1, 2]);
     run_without_lookback(&lab, 1, 2);
     let by_name = ["raw.window_by=name"];
-    let verified = || {
-        lab.verify_with(Compared::default(), &by_name)
-            .expect("compared")
-    };
+    let verified = || lab.verify_with(Compared::default(), &by_name).expect("compared");
     assert!(verified().is_equal, "{}", verified().text());
     lab.catch_up(&by_name).expect("caught up");
     assert_eq!(lab.table("lake/curated").len(), 2);

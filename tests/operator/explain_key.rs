@@ -10,10 +10,7 @@ fn a_row_in_quarantine_wins_nothing_and_one_that_cannot_be_read_is_told() {
     lab.put_day(1, &[("I", 1, "a"), ("X", 1, "b"), ("I", 2, "a")]);
     lab.run_days(1, 2);
     let explained = lab.explain(&["1"]);
-    assert_eq!(
-        (explained.changes.len(), explained.changes[0].wins),
-        (1, true)
-    );
+    assert_eq!((explained.changes.len(), explained.changes[0].wins), (1, true));
     assert!(
         explained.notes[0].contains("1 changes of this key cannot be read"),
         "{:?}",

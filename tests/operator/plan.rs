@@ -12,32 +12,19 @@ fn a_plan_names_late_files_and_what_was_run_and_touches_nothing() {
             put(&lab, day);
         }
         let first = lab.plan("2020-01-01", "2020-01-03", true).expect("a plan");
-        assert_eq!(
-            (first.files, first.late_files, first.folded_files),
-            (2, 0, 0)
-        );
+        assert_eq!((first.files, first.late_files, first.folded_files), (2, 0, 0));
         assert_eq!(first.estimate, None);
-        assert!(
-            lab.list_all("lake").is_empty(),
-            "{:?}",
-            lab.list_all("lake")
-        );
+        assert!(lab.list_all("lake").is_empty(), "{:?}", lab.list_all("lake"));
         lab.run_days(1, 2);
         lab.run_days(3, 4);
         lab.copy(&raw_file(1), "raw/20200101-120000000.parquet");
         let before = lab.contents("lake");
         let planned = lab.plan("2020-01-02", "2020-01-04", true).expect("a plan");
         assert_eq!(lab.contents("lake"), before);
-        assert_eq!(
-            (planned.files, planned.late_files, planned.folded_files),
-            (3, 1, 1)
-        );
+        assert_eq!((planned.files, planned.late_files, planned.folded_files), (3, 1, 1));
         assert_eq!(planned.late, ["20200101-120000000.parquet"]);
-        let windows: Vec<_> = planned
-            .windows_run
-            .iter()
-            .map(|part| (part.start, part.end))
-            .collect();
+        let windows: Vec<_> =
+            planned.windows_run.iter().map(|part| (part.start, part.end)).collect();
         let third = window("2020-01-03", "2020-01-04");
         assert_eq!(windows, [(third.start, third.end)]);
         let estimate = planned.estimate.expect("an estimate");
@@ -70,16 +57,9 @@ fn a_plan_is_refused_where_the_run_would_be() {
     let error = lab
         .plan_with("2020-01-01", "2020-01-02", false, &["raw.order_by=[\"v\"]"])
         .expect_err("another pipeline");
-    assert_refused(
-        error,
-        2,
-        "differs from the one that wrote its tables",
-        "glueless rebuild",
-    );
+    assert_refused(error, 2, "differs from the one that wrote its tables", "glueless rebuild");
     put(&lab, 1);
     lab.set_modified(&raw_file(1), 1);
-    let error = lab
-        .plan("2020-01-01", "2020-01-02", false)
-        .expect_err("changed");
+    let error = lab.plan("2020-01-01", "2020-01-02", false).expect_err("changed");
     assert_refused(error, 65, "has changed since", "glueless rebuild");
 }

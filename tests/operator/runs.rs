@@ -16,28 +16,17 @@ fn the_history_tells_of_every_run_and_of_gaps_between_them() {
     let none = history(&lab);
     assert!(none.runs.is_empty() && none.gaps.is_empty());
     assert!(none.text().contains("no run has committed anything yet"));
-    lab.now = "2020-02-03T04:05:06Z"
-        .parse::<DateTime<Utc>>()
-        .expect("a time");
+    lab.now = "2020-02-03T04:05:06Z".parse::<DateTime<Utc>>().expect("a time");
     lab.run_days(1, 3);
-    lab.run_with(Task::Curate, "2020-01-04", "2020-01-05", &[])
-        .expect("a run");
-    lab.run_with(Task::Aggregate, "2020-01-04", "2020-01-05", &[])
-        .expect("a run");
+    lab.run_with(Task::Curate, "2020-01-04", "2020-01-05", &[]).expect("a run");
+    lab.run_with(Task::Aggregate, "2020-01-04", "2020-01-05", &[]).expect("a run");
     lab.run_days(6, 7);
     lab.rebuild(false, &[]).expect("rebuilt");
     let found = history(&lab);
     let runs: Vec<(&str, String, u64, u64)> = found
         .runs
         .iter()
-        .map(|run| {
-            (
-                run.command,
-                run.start.format("%d").to_string(),
-                run.files,
-                run.rows_read,
-            )
-        })
+        .map(|run| (run.command, run.start.format("%d").to_string(), run.files, run.rows_read))
         .collect();
     let expected = [
         ("run", "01", 2, 4),
@@ -51,10 +40,7 @@ fn the_history_tells_of_every_run_and_of_gaps_between_them() {
         expected.map(|(command, day, files, rows)| (command, day.to_string(), files, rows))
     );
     assert!(
-        found
-            .runs
-            .iter()
-            .all(|run| run.at == lab.now && run.seconds > 0.0 && run.status == "done")
+        found.runs.iter().all(|run| run.at == lab.now && run.seconds > 0.0 && run.status == "done")
     );
     let gaps: Vec<String> = found
         .gaps
@@ -63,10 +49,7 @@ fn the_history_tells_of_every_run_and_of_gaps_between_them() {
         .collect();
     assert_eq!(gaps, ["03 04", "05 06"]);
     let text = found.text();
-    assert!(
-        text.contains("gap: 2020-01-03 to 2020-01-04 was never run"),
-        "{text}"
-    );
+    assert!(text.contains("gap: 2020-01-03 to 2020-01-04 was never run"), "{text}");
     assert!(text.contains("2020-02-03T04:05:06Z"), "{text}");
 }
 
@@ -122,28 +105,14 @@ fn an_interrupted_run_is_told_by_questions() {
     (1..=2).for_each(|day| put(&lab, day));
     lab.run_days(1, 2);
     let stuck = lab.with_fault(Fault::NoPublishing);
-    stuck
-        .run("2020-01-02", "2020-01-03")
-        .expect_err("nothing is published");
+    stuck.run("2020-01-02", "2020-01-03").expect_err("nothing is published");
     let planned = lab.plan("2020-01-02", "2020-01-03", false).expect("a plan");
-    assert!(
-        planned.notes[0].contains("was interrupted"),
-        "{:?}",
-        planned.notes
-    );
+    assert!(planned.notes[0].contains("was interrupted"), "{:?}", planned.notes);
     assert_eq!(history(&lab).runs[1].status, "publishing");
-    assert_refused(
-        lab.verify().expect_err("busy"),
-        75,
-        "was interrupted",
-        "verify again",
-    );
+    assert_refused(lab.verify().expect_err("busy"), 75, "was interrupted", "verify again");
     let explained = lab.explain(&["102"]);
     let notes = explained.notes;
-    assert!(
-        notes.iter().any(|note| note.contains("was interrupted")),
-        "{notes:?}"
-    );
+    assert!(notes.iter().any(|note| note.contains("was interrupted")), "{notes:?}");
 }
 
 #[test]
@@ -156,28 +125,18 @@ fn a_run_looks_back_for_rows_that_no_run_has_read_in_files_it_knows() {
     run_without_lookback(&lab, 9, 10);
     assert_eq!(lab.table("lake/curated").len(), 4);
     lab.run_days_with(4, 5, &["raw.lookback=2d"]);
-    let values = |id: &str| {
-        lab.table("lake/curated")
-            .iter()
-            .filter(|row| row["id"] == id)
-            .count()
-    };
+    let values = |id: &str| lab.table("lake/curated").iter().filter(|row| row["id"] == id).count();
     assert_eq!((values("1002"), values("1003"), values("1004")), (1, 1, 1));
     lab.assert_verified();
     let folded = lab.catch_up(&[]).expect("caught up");
-    assert_eq!(
-        folded.rows_latest, 0,
-        "only what lies between the windows was left"
-    );
+    assert_eq!(folded.rows_latest, 0, "only what lies between the windows was left");
     lab.assert_verified();
 }
 
 #[test]
 fn a_running_aggregate_that_several_threads_have_no_memory_for_is_computed_by_one() {
     let status = include_str!("../../sql/cust_loyalty/status.sql");
-    let status = status
-        .replace("cust_id", "id")
-        .replace("cust_loyalty_category", "cat");
+    let status = status.replace("cust_id", "id").replace("cust_loyalty_category", "cat");
     let lab = Lab::builder()
         .set("raw.event_time", "event")
         .set("limits.memory", "128MB")
@@ -200,8 +159,5 @@ fn a_running_aggregate_that_several_threads_have_no_memory_for_is_computed_by_on
     let rows = lab.table("lake/status");
     assert_eq!(rows.len(), 12);
     let half = (KEYS / 2).to_string();
-    assert!(
-        rows.iter()
-            .all(|row| row["basic"] == half && row["gold"] == half)
-    );
+    assert!(rows.iter().all(|row| row["basic"] == half && row["gold"] == half));
 }

@@ -16,11 +16,8 @@ use super::{builder, lab, lab_with_five_rows, put, rewrite, with_column};
 fn key_and_why(found: &Verified) -> (String, String) {
     let first = found.first_difference.as_ref();
     let first = first.unwrap_or_else(|| panic!("no key: {:?}", found.notes));
-    let key: Vec<String> = first
-        .key
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
+    let key: Vec<String> =
+        first.key.iter().map(|(name, value)| format!("{name}={value}")).collect();
     (key.join(","), first.why.clone())
 }
 
@@ -37,12 +34,7 @@ fn verify_names_the_first_key_that_differs_and_why() {
             "id=3",
             "its row differs in `v`",
         ),
-        (
-            Box::new(|batch| batch.slice(1, 3)),
-            4,
-            "id=1",
-            "its row is missing",
-        ),
+        (Box::new(|batch| batch.slice(1, 3)), 4, "id=1", "its row is missing"),
         (
             Box::new(|batch| {
                 concat_batches(&batch.schema(), &[batch.clone(), batch.slice(1, 1)]).expect("one")
@@ -93,10 +85,7 @@ fn verify_sees_files_that_are_gone_and_files_that_nobody_published() {
     lab.assert_verified();
     lab.put("lake/curated/event_dt=2020-01-01/cat=a/more.parquet", bytes);
     let found = lab.verify().expect("compared");
-    assert_eq!(
-        found.files_unknown,
-        ["event_dt=2020-01-01/cat=a/more.parquet"]
-    );
+    assert_eq!(found.files_unknown, ["event_dt=2020-01-01/cat=a/more.parquet"]);
     assert_eq!(found.exit_code(), 1);
 }
 
@@ -121,12 +110,7 @@ fn verify_refuses_where_raw_is_not_what_was_folded() {
         "restore it",
     );
     let fresh = builder().build();
-    assert_refused(
-        fresh.verify().expect_err("nothing"),
-        2,
-        "nothing to verify",
-        "glueless run",
-    );
+    assert_refused(fresh.verify().expect_err("nothing"), 2, "nothing to verify", "glueless run");
 }
 
 #[test]
@@ -155,51 +139,28 @@ fn verify_compares_only_some_days_where_that_is_asked_for() {
         lab.put_changes(
             &raw_file(day),
             day,
-            &[Change {
-                op: "I",
-                id: day,
-                cat: "a",
-                v: day,
-                us: 0,
-                event_us: at,
-            }],
+            &[Change { op: "I", id: day, cat: "a", v: day, us: 0, event_us: at }],
         );
     }
     lab.run_days(1, 4);
-    let path = lab
-        .list("lake/curated")
-        .into_iter()
-        .find(|path| path.contains("2020-01-02"));
+    let path = lab.list("lake/curated").into_iter().find(|path| path.contains("2020-01-02"));
     lab.remove(&format!("lake/curated/{}", path.expect("a file")));
     let some = |first: i64, end: i64| {
-        let compared = Compared {
-            days: Some(window(&day(first), &day(end))),
-            against: None,
-        };
+        let compared = Compared { days: Some(window(&day(first), &day(end))), against: None };
         lab.verify_with(compared, &[]).expect("compared")
     };
     let found = some(1, 2);
     assert_eq!(
-        (
-            found.rows_expected,
-            found.rows_found,
-            found.partitions_different.len()
-        ),
+        (found.rows_expected, found.rows_found, found.partitions_different.len()),
         (1, 1, 0)
     );
     let found = some(2, 3);
     assert_eq!((found.rows_expected, found.rows_found), (1, 0));
-    assert_eq!(
-        found.days_different[0].day.expect("a day").to_string(),
-        "2020-01-02"
-    );
+    assert_eq!(found.days_different[0].day.expect("a day").to_string(), "2020-01-02");
 }
 
 fn against(lab: &Lab, url: &str) -> Result<Verified> {
-    let compared = Compared {
-        days: None,
-        against: Some(url.to_string()),
-    };
+    let compared = Compared { days: None, against: Some(url.to_string()) };
     lab.verify_with(compared, &[])
 }
 
@@ -215,11 +176,8 @@ fn another_table_is_compared_by_its_values_wherever_its_files_lie() {
         Field::new("id", DataType::Int32, true),
         Field::new("v", DataType::Int64, true),
     ]);
-    let cats = cast(
-        &texts(ids.map(|id| if id == 9 { "b" } else { "a" })),
-        &DataType::LargeUtf8,
-    )
-    .expect("cast");
+    let cats = cast(&texts(ids.map(|id| if id == 9 { "b" } else { "a" })), &DataType::LargeUtf8)
+        .expect("cast");
     let columns: Vec<ArrayRef> = vec![
         cats,
         texts(["2020-01-01"; 5]),
@@ -232,10 +190,7 @@ fn another_table_is_compared_by_its_values_wherever_its_files_lie() {
     let copy = format!("{}/copy", lab.base);
     let found = against(&lab, &copy).expect("compared");
     assert!(found.is_equal, "{}", found.text());
-    assert_eq!(
-        (found.rows_expected, found.rows_found, found.partitions),
-        (5, 5, 2)
-    );
+    assert_eq!((found.rows_expected, found.rows_found, found.partitions), (5, 5, 2));
     // A copy in Hive folders, first the same and then with a row less.
     let hive = format!("{}/hive", lab.base);
     for file in lab.list("lake/curated") {
@@ -246,24 +201,14 @@ fn another_table_is_compared_by_its_values_wherever_its_files_lie() {
     rewrite(&lab, &in_hive, |batch| batch.slice(0, 3));
     let found = against(&lab, &hive).expect("compared");
     assert_eq!((found.rows_expected, found.rows_found), (4, 5));
-    assert_eq!(
-        key_and_why(&found),
-        ("id=4".into(), "it has a row that is not expected".into())
-    );
+    assert_eq!(key_and_why(&found), ("id=4".into(), "it has a row that is not expected".into()));
     // A copy with a column less.
-    rewrite(&lab, "copy/all.parquet", |batch| {
-        batch.project(&[0, 1, 2, 3]).expect("projected")
-    });
+    rewrite(&lab, "copy/all.parquet", |batch| batch.project(&[0, 1, 2, 3]).expect("projected"));
     let found = against(&lab, &copy).expect("compared");
     assert_eq!(found.columns_missing, ["v"]);
     assert_eq!(found.exit_code(), 1);
     let error = against(&lab, &format!("{}/nowhere", lab.base)).expect_err("nothing there");
-    assert_refused(
-        error,
-        2,
-        "it is not a folder",
-        "--against takes a Delta table",
-    );
+    assert_refused(error, 2, "it is not a folder", "--against takes a Delta table");
 }
 
 #[test]
@@ -292,22 +237,14 @@ fn a_state_of_a_newer_version_is_refused() {
     let (lab, _) = lab_with_five_rows();
     let state = format!("{STATE}/versions");
     let ledgers = lab.list_all(&state).into_iter();
-    let ledger = ledgers
-        .filter(|path| path.starts_with("kind=ledger"))
-        .min()
-        .expect("a ledger");
+    let ledger = ledgers.filter(|path| path.starts_with("kind=ledger")).min().expect("a ledger");
     let path = format!("{state}/{ledger}");
     let size = lab.get(&path).len();
     rewrite(&lab, &path, |batch| {
         let column = batch.schema().index_of("record").expect("records");
         let mut lines: Vec<String> = {
             let records = cast(batch.column(column), &DataType::Utf8).expect("text");
-            records
-                .as_string::<i32>()
-                .iter()
-                .flatten()
-                .map(String::from)
-                .collect()
+            records.as_string::<i32>().iter().flatten().map(String::from).collect()
         };
         assert_eq!(lines[0], r#"{"format":1}"#);
         lines[0] = r#"{"format":2}"#.into();
@@ -318,23 +255,15 @@ fn a_state_of_a_newer_version_is_refused() {
     // The log holds the size of the file.
     let log = format!("{state}/_delta_log/00000000000000000001.json");
     let text = String::from_utf8(lab.get(&log).to_vec()).expect("text");
-    let (old, new) = [size, lab.get(&path).len()]
-        .map(|size| format!("\"size\":{size},"))
-        .into();
+    let (old, new) = [size, lab.get(&path).len()].map(|size| format!("\"size\":{size},")).into();
     assert!(text.contains(&old), "{text}");
     lab.put(&log, text.replace(&old, &new).into_bytes());
     for error in [
         lab.verify().expect_err("newer"),
         lab.run("2020-01-03", "2020-01-04").expect_err("newer"),
-        lab.plan("2020-01-03", "2020-01-04", false)
-            .expect_err("newer"),
+        lab.plan("2020-01-03", "2020-01-04", false).expect_err("newer"),
     ] {
-        assert_refused(
-            error,
-            2,
-            "was written by a newer version of glueless",
-            "use that version",
-        );
+        assert_refused(error, 2, "was written by a newer version of glueless", "use that version");
     }
 }
 
@@ -348,74 +277,43 @@ fn verify_compares_the_aggregates_too() {
         .map(|one| (one.name.as_str(), one.days, one.days_different.len()))
         .collect();
     assert_eq!(aggregates, [("daily", 1, 0), ("status", 2, 0)]);
-    let path = lab
-        .list("lake/status")
-        .into_iter()
-        .find(|path| path.contains("2020-01-02"));
+    let path = lab.list("lake/status").into_iter().find(|path| path.contains("2020-01-02"));
     let path = format!("lake/status/{}", path.expect("a file"));
     let bytes = lab.get(&path).to_vec();
     rewrite(&lab, &path, |batch| with_column(&batch, "n", integers([7])));
     let found = lab.verify().expect("compared");
     assert!(!found.is_equal && found.partitions_different.is_empty());
     let differs = &found.aggregates[1].days_different;
-    assert_eq!(
-        (differs.len(), differs[0].partition.as_str()),
-        (1, "dt=2020-01-02")
-    );
-    assert!(
-        found
-            .text()
-            .contains("status: 2 days, 1 of them differ, such as dt=2020-01-02")
-    );
+    assert_eq!((differs.len(), differs[0].partition.as_str()), (1, "dt=2020-01-02"));
+    assert!(found.text().contains("status: 2 days, 1 of them differ, such as dt=2020-01-02"));
     lab.remove(&path);
     let found = lab.verify().expect("compared");
-    assert_eq!(
-        (found.is_equal, found.aggregates[1].files_missing.len()),
-        (false, 1)
-    );
+    assert_eq!((found.is_equal, found.aggregates[1].files_missing.len()), (false, 1));
     lab.put(&path, bytes);
     // Aggregates that do not have the last changes yet are not compared.
     lab.put_day(3, &[("I", 7, "a")]);
-    lab.run_with(Task::Curate, "2020-01-03", "2020-01-04", &[])
-        .expect("a run");
+    lab.run_with(Task::Curate, "2020-01-03", "2020-01-04", &[]).expect("a run");
     let found = lab.assert_verified();
     let note = found.aggregates[0].note.as_ref().expect("a note");
-    assert!(
-        note.contains("the last changes are not in it yet"),
-        "{note}"
-    );
+    assert!(note.contains("the last changes are not in it yet"), "{note}");
     // Once they have them, everything is compared again.
-    lab.run_with(Task::Aggregate, "2020-01-03", "2020-01-04", &[])
-        .expect("a run");
+    lab.run_with(Task::Aggregate, "2020-01-03", "2020-01-04", &[]).expect("a run");
     let found = lab.verify().expect("compared");
-    assert!(
-        found.is_equal && found.aggregates[1].days == 3,
-        "{}",
-        found.text()
-    );
+    assert!(found.is_equal && found.aggregates[1].days == 3, "{}", found.text());
 }
 
 #[test]
 fn days_without_rows_are_said_to_have_none() {
     let (lab, _) = lab_with_five_rows();
-    let compared = Compared {
-        days: Some(window("2021-01-01", "2021-01-02")),
-        against: None,
-    };
+    let compared = Compared { days: Some(window("2021-01-01", "2021-01-02")), against: None };
     let found = lab.verify_with(compared, &[]).expect("compared");
     assert!(found.is_equal);
-    assert_eq!(
-        found.notes,
-        ["neither table has rows of these days: nothing was compared"]
-    );
+    assert_eq!(found.notes, ["neither table has rows of these days: nothing was compared"]);
 }
 
 #[test]
 fn a_table_without_a_key_is_compared_row_by_row() {
-    let lab = Lab::builder()
-        .set("key", Vec::<&str>::new())
-        .set("raw.event_time", "event")
-        .build();
+    let lab = Lab::builder().set("key", Vec::<&str>::new()).set("raw.event_time", "event").build();
     lab.put_day(1, &[("I", 1, "a"), ("I", 1, "a"), ("I", 2, "a")]);
     lab.put_day(2, &[("I", 1, "a")]);
     lab.run_days(1, 2);
@@ -426,10 +324,7 @@ fn a_table_without_a_key_is_compared_row_by_row() {
     rewrite(&lab, &path, |batch| batch.slice(1, batch.num_rows() - 1));
     let found = lab.verify().expect("compared");
     let (key, why) = key_and_why(&found);
-    assert_eq!(
-        (key.as_str(), why.as_str()),
-        ("", "it has 1 rows, and 2 are expected")
-    );
+    assert_eq!((key.as_str(), why.as_str()), ("", "it has 1 rows, and 2 are expected"));
 }
 
 #[test]
@@ -437,15 +332,10 @@ fn a_table_whose_windows_became_windows_of_rows_is_still_the_same() {
     let lab = lab(1..=3);
     lab.run_days(1, 3);
     let by_rows = ["raw.window_by=commit"];
-    let found = lab
-        .verify_with(Compared::default(), &by_rows)
-        .expect("compared");
+    let found = lab.verify_with(Compared::default(), &by_rows).expect("compared");
     assert!(found.is_equal, "{}", found.text());
-    lab.run_with(Task::Run, "2020-01-03", "2020-01-04", &by_rows)
-        .expect("a run");
-    let found = lab
-        .verify_with(Compared::default(), &by_rows)
-        .expect("compared");
+    lab.run_with(Task::Run, "2020-01-03", "2020-01-04", &by_rows).expect("a run");
+    let found = lab.verify_with(Compared::default(), &by_rows).expect("compared");
     assert!(found.is_equal && found.rows_found == 4, "{}", found.text());
 }
 
@@ -455,8 +345,7 @@ fn values_that_do_not_fit_are_a_difference_and_more_columns_are_a_note() {
     let ids = [1.0, 2.0, 3.0, 4.0, 9.0];
     let numbers = |more: f64| -> ArrayRef {
         Arc::new(Float64Array::from(
-            ids.map(|id| if id == 9.0 { 2.0 } else { 1.0 } + more)
-                .to_vec(),
+            ids.map(|id| if id == 9.0 { 2.0 } else { 1.0 } + more).to_vec(),
         ))
     };
     let copy = |v: ArrayRef| {
@@ -464,10 +353,7 @@ fn values_that_do_not_fit_are_a_difference_and_more_columns_are_a_note() {
             ("id", Arc::new(Float64Array::from(ids.to_vec()))),
             ("v", v),
             ("event_dt", texts(["2020-01-01"; 5])),
-            (
-                "cat",
-                texts(ids.map(|id| if id == 9.0 { "b" } else { "a" })),
-            ),
+            ("cat", texts(ids.map(|id| if id == 9.0 { "b" } else { "a" }))),
             ("more", texts(["x"; 5])),
         ];
         lab.put_columns("copy/a.parquet", columns);
@@ -475,10 +361,7 @@ fn values_that_do_not_fit_are_a_difference_and_more_columns_are_a_note() {
     };
     let found = copy(numbers(0.0));
     assert!(found.is_equal, "{}", found.text());
-    assert_eq!(
-        found.notes,
-        ["columns only in the other table, not compared: `more`"]
-    );
+    assert_eq!(found.notes, ["columns only in the other table, not compared: `more`"]);
     let found = copy(numbers(0.5));
     assert!(!found.is_equal);
     assert_eq!(found.columns_unfit, ["v"]);
@@ -524,11 +407,7 @@ fn columns_that_a_delta_table_got_later_are_not_compared() {
     put(&lab, 2);
     lab.run_days(2, 3);
     let found = lab.assert_verified();
-    assert!(
-        found.notes[0].contains("not compared: `w`"),
-        "{:?}",
-        found.notes
-    );
+    assert!(found.notes[0].contains("not compared: `w`"), "{:?}", found.notes);
     lab.rebuild(false, &[]).expect("rebuilt");
     let found = lab.verify().expect("compared");
     assert!(found.is_equal && found.notes.is_empty(), "{}", found.text());
@@ -536,10 +415,7 @@ fn columns_that_a_delta_table_got_later_are_not_compared() {
 
 #[test]
 fn rows_in_quarantine_do_not_count_as_bad_again() {
-    let lab = builder()
-        .set("raw.on_bad_row", "quarantine")
-        .set("raw.max_bad_rows", 2)
-        .build();
+    let lab = builder().set("raw.on_bad_row", "quarantine").set("raw.max_bad_rows", 2).build();
     lab.put_day(1, &[("I", 1, "a"), ("X", 2, "a"), ("X", 3, "a")]);
     lab.put_day(2, &[("I", 4, "a"), ("X", 5, "a")]);
     lab.run_days(1, 2);
@@ -558,10 +434,7 @@ fn rows_in_quarantine_do_not_count_as_bad_again() {
 fn a_state_that_is_gone_or_damaged_is_told() {
     let (lab, _) = lab_with_five_rows();
     let state = format!("{STATE}/versions");
-    let versions = lab
-        .list_all(&state)
-        .into_iter()
-        .find(|path| path.starts_with("kind=version"));
+    let versions = lab.list_all(&state).into_iter().find(|path| path.starts_with("kind=version"));
     let path = format!("{state}/{}", versions.expect("versions"));
     let bytes = lab.get(&path).to_vec();
     lab.put(&path, bytes[..bytes.len() / 2].to_vec());
@@ -570,12 +443,7 @@ fn a_state_that_is_gone_or_damaged_is_told() {
     lab.put(&path, bytes);
     lab.assert_verified();
     lab.remove_all("lake/_glueless");
-    assert_refused(
-        lab.verify().expect_err("gone"),
-        2,
-        "its state",
-        "restore the state",
-    );
+    assert_refused(lab.verify().expect_err("gone"), 2, "its state", "restore the state");
     let gone = lab.history().expect_err("gone");
     assert_refused(gone, 2, "its state", "restore the state");
 }
@@ -585,10 +453,7 @@ fn a_pipeline_that_has_met_no_input_yet_has_the_right_table() {
     let lab = lab([5]);
     lab.run_days(1, 2);
     let found = lab.assert_verified();
-    assert_eq!(
-        found.notes,
-        ["no run has found an input yet: the table does not exist"]
-    );
+    assert_eq!(found.notes, ["no run has found an input yet: the table does not exist"]);
 }
 
 #[test]
@@ -598,8 +463,5 @@ fn a_damaged_file_of_an_aggregate_is_named() {
     let bytes = lab.get(&path).to_vec();
     lab.put(&path, bytes[..bytes.len() / 2].to_vec());
     let found = lab.verify().expect("compared");
-    assert_eq!(
-        (found.exit_code(), found.aggregates[0].files_damaged.len()),
-        (1, 1)
-    );
+    assert_eq!((found.exit_code(), found.aggregates[0].files_damaged.len()), (1, 1));
 }

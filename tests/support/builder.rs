@@ -143,9 +143,8 @@ impl LabBuilder {
     pub fn build(&self) -> Lab {
         let toml = toml::to_string(&self.pipeline).expect("TOML");
         let queries = self.queries.iter();
-        let queries: Vec<(&str, &str)> = queries
-            .map(|(name, sql)| (name.as_str(), sql.as_str()))
-            .collect();
+        let queries: Vec<(&str, &str)> =
+            queries.map(|(name, sql)| (name.as_str(), sql.as_str())).collect();
         Lab::new(self.place, &toml, &queries)
     }
 }

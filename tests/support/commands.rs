@@ -88,11 +88,7 @@ impl Lab {
         let spill_dir = tempfile::tempdir().expect("a folder");
         let pipeline = self.checked_pipeline(&[])?;
         let resources = resources(&pipeline, spill_dir.path().to_path_buf());
-        let watcher = Unwatched {
-            lab: self,
-            pipeline: &pipeline,
-            resources: &resources,
-        };
+        let watcher = Unwatched { lab: self, pipeline: &pipeline, resources: &resources };
         let options = Backfill {
             span: window(start, end),
             step: chrono::Duration::days(1),
@@ -156,11 +152,7 @@ impl Lab {
         let spill_dir = tempfile::tempdir().expect("a folder");
         let answer = self.with_context(set, spill_dir.path().to_path_buf(), command);
         let left = std::fs::read_dir(spill_dir.path()).expect("listed");
-        assert_eq!(
-            left.count(),
-            0,
-            "something is left in the folder to spill to"
-        );
+        assert_eq!(left.count(), 0, "something is left in the folder to spill to");
         answer
     }
 
@@ -189,10 +181,7 @@ impl Lab {
             now: self.now,
             stores: &self.stores,
             resources,
-            meter: Meter {
-                started: std::time::Instant::now(),
-                peak_memory_bytes: || 0,
-            },
+            meter: Meter { started: std::time::Instant::now(), peak_memory_bytes: || 0 },
         }
     }
 

@@ -57,10 +57,7 @@ const NO_LIMIT: usize = usize::MAX;
 
 impl Requests {
     fn new(limit: usize) -> Self {
-        Requests {
-            left: Arc::new(AtomicUsize::new(limit)),
-            seen: Arc::default(),
-        }
+        Requests { left: Arc::new(AtomicUsize::new(limit)), seen: Arc::default() }
     }
 
     /// How many more requests go through before one fails; none once requests go through again.
@@ -100,12 +97,7 @@ impl Lab {
         let requests = Requests::new(limit);
         let shared = requests.clone();
         let lab = self.through(move |inner| {
-            Arc::new(FaultyStore {
-                inner,
-                requests: shared.clone(),
-                fault,
-                sleep: sleep.clone(),
-            })
+            Arc::new(FaultyStore { inner, requests: shared.clone(), fault, sleep: sleep.clone() })
         });
         (lab, requests)
     }
@@ -168,17 +160,11 @@ impl FaultyStore {
 }
 
 fn exists(at: &Path) -> Error {
-    Error::AlreadyExists {
-        path: at.to_string(),
-        source: "a first try did it".into(),
-    }
+    Error::AlreadyExists { path: at.to_string(), source: "a first try did it".into() }
 }
 
 fn dead() -> Error {
-    Error::Generic {
-        store: "faulty",
-        source: "the line is dead".into(),
-    }
+    Error::Generic { store: "faulty", source: "the line is dead".into() }
 }
 
 impl fmt::Display for FaultyStore {
@@ -250,10 +236,7 @@ impl ObjectStore for FaultyStore {
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let (faulty, prefix) = (self.clone(), prefix.cloned());
         let listed = async move {
-            match faulty
-                .request("LIST", &prefix.clone().unwrap_or_default())
-                .await
-            {
+            match faulty.request("LIST", &prefix.clone().unwrap_or_default()).await {
                 Ok(true) => faulty.inner.list(prefix.as_ref()),
                 _ => stream::once(async { Err(dead()) }).boxed(),
             }
@@ -262,10 +245,7 @@ impl ObjectStore for FaultyStore {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        match self
-            .request("LIST", &prefix.cloned().unwrap_or_default())
-            .await
-        {
+        match self.request("LIST", &prefix.cloned().unwrap_or_default()).await {
             Ok(true) => self.inner.list_with_delimiter(prefix).await,
             _ => Err(dead()),
         }

@@ -96,9 +96,7 @@ impl Lab {
     /// A folder below the lab's base.
     pub fn open(&self, name: &str) -> Folder {
         let location = Location::parse(&format!("{}/{name}", self.base), self.folder.path());
-        self.stores
-            .open(&location.expect("a location"))
-            .expect("a folder")
+        self.stores.open(&location.expect("a location")).expect("a folder")
     }
 
     /// Writes one object.
@@ -111,15 +109,9 @@ impl Lab {
         let base = self.open("");
         let puts = objects.into_iter().map(|(path, bytes)| {
             let store = Arc::clone(&base.store);
-            async move {
-                store
-                    .put(&parse_path(&path).expect("a path"), bytes.into())
-                    .await
-            }
+            async move { store.put(&parse_path(&path).expect("a path"), bytes.into()).await }
         });
-        let written = stream::iter(puts)
-            .buffer_unordered(16)
-            .try_for_each(|_| async { Ok(()) });
+        let written = stream::iter(puts).buffer_unordered(16).try_for_each(|_| async { Ok(()) });
         RUNTIME.block_on(written).expect("written");
     }
 

@@ -104,10 +104,7 @@ impl Program {
 impl Lab {
     /// A command for the lab's pipeline, such as `verify`.
     pub fn program(&self, command: &str) -> Program {
-        Program::glueless()
-            .envs(environment_of(&self.base))
-            .arg(command)
-            .arg(&self.pipeline)
+        Program::glueless().envs(environment_of(&self.base)).arg(command).arg(&self.pipeline)
     }
 
     /// A command for a window of the lab's pipeline, such as `run`.
@@ -152,11 +149,7 @@ impl Output {
     /// The output with the path of a folder, and the ids of runs, replaced by what they are.
     pub fn masked(self, folder: &str) -> Self {
         let masked = |text: &str| mask_run_ids(&text.replace(folder, "[folder]"));
-        Output {
-            code: self.code,
-            stdout: masked(&self.stdout),
-            stderr: masked(&self.stderr),
-        }
+        Output { code: self.code, stdout: masked(&self.stdout), stderr: masked(&self.stderr) }
     }
 }
 
@@ -179,8 +172,6 @@ pub fn mask_run_ids(text: &str) -> String {
 
 /// Sends a signal, such as `-INT`, to a process.
 pub fn send_signal(process: &Child, name: &str) {
-    let sent: io::Result<_> = Command::new("kill")
-        .args([name, &process.id().to_string()])
-        .status();
+    let sent: io::Result<_> = Command::new("kill").args([name, &process.id().to_string()]).status();
     assert!(sent.expect("it starts").success());
 }

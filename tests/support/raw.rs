@@ -132,14 +132,8 @@ impl Lab {
             ("id", integers(changes().map(|change| change.id))),
             ("cat", texts(changes().map(|change| change.cat))),
             ("v", integers(changes().map(|change| change.v))),
-            (
-                "ts",
-                timestamps(changes().map(|change| start_us + change.us)),
-            ),
-            (
-                "event",
-                timestamps(changes().map(|change| FIRST_DAY_US + change.event_us)),
-            ),
+            ("ts", timestamps(changes().map(|change| start_us + change.us))),
+            ("event", timestamps(changes().map(|change| FIRST_DAY_US + change.event_us))),
         ];
         self.put_columns(path, columns);
     }

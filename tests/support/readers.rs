@@ -7,10 +7,7 @@ use super::lab::Lab;
 use super::s3::environment_of;
 
 /// The Python of the virtual environment that the Makefile installs.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the Makefile says where Python is"
-)]
+#[expect(clippy::disallowed_methods, reason = "the Makefile says where Python is")]
 pub fn python() -> PathBuf {
     let python = std::env::var_os("GLUELESS_TEST_PYTHON");
     PathBuf::from(python.expect("GLUELESS_TEST_PYTHON is not set: run the tests with `make test`"))

@@ -26,11 +26,7 @@ static S3: LazyLock<S3Server> = LazyLock::new(|| {
     BufReader::new(child.stdout.take().expect("its stdout"))
         .read_line(&mut port)
         .expect("its port");
-    S3Server {
-        endpoint: format!("http://127.0.0.1:{}", port.trim()),
-        _child: child,
-        _stdin: stdin,
-    }
+    S3Server { endpoint: format!("http://127.0.0.1:{}", port.trim()), _child: child, _stdin: stdin }
 });
 
 /// The environment variables with which a location can be reached: none for a local folder.
@@ -44,7 +40,5 @@ pub fn environment_of(location: &str) -> Vec<(String, String)> {
         ("AWS_SECRET_ACCESS_KEY", "test"),
         ("AWS_REGION", "us-east-1"),
     ];
-    variables
-        .map(|(name, value)| (name.to_string(), value.to_string()))
-        .to_vec()
+    variables.map(|(name, value)| (name.to_string(), value.to_string())).to_vec()
 }

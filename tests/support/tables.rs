@@ -133,9 +133,8 @@ impl Lab {
 pub fn cells<const N: usize>(rows: &[Row], columns: [&str; N]) -> Vec<[String; N]> {
     let cell = |row: &Row, column| row.get(column).map_or("-", String::as_str).to_string();
     let rows = rows.iter();
-    let mut cells: Vec<[String; N]> = rows
-        .map(|row| columns.map(|column| cell(row, column)))
-        .collect();
+    let mut cells: Vec<[String; N]> =
+        rows.map(|row| columns.map(|column| cell(row, column))).collect();
     cells.sort();
     cells
 }
@@ -152,9 +151,7 @@ pub fn lines<const N: usize>(rows: &[Row], columns: [&str; N]) -> Vec<String> {
 /// The lines of a text, each of which is JSON.
 pub fn json_lines(text: &str) -> Vec<Value> {
     let lines = text.lines();
-    lines
-        .map(|line| serde_json::from_str(line).expect("JSON"))
-        .collect()
+    lines.map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
 /// The rows of a batch as text.
@@ -168,10 +165,7 @@ pub fn rows(batch: &RecordBatch) -> Vec<Row> {
         .map(|(field, column)| {
             let values = ArrayFormatter::try_new(column, &format).expect("a format");
             let text = |row: usize| column.is_valid(row).then(|| values.value(row).to_string());
-            (
-                field.name().clone(),
-                (0..column.len()).map(text).collect::<Vec<_>>(),
-            )
+            (field.name().clone(), (0..column.len()).map(text).collect::<Vec<_>>())
         })
         .collect();
     let row = |row: usize| {
@@ -185,10 +179,8 @@ pub fn rows(batch: &RecordBatch) -> Vec<Row> {
 
 /// The batches of a Parquet file.
 pub fn batches_of(file: Bytes) -> Vec<RecordBatch> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-        .expect("Parquet")
-        .build()
-        .expect("a reader");
+    let reader =
+        ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet").build().expect("a reader");
     reader.map(|batch| batch.expect("a batch")).collect()
 }
 

@@ -145,21 +145,14 @@ impl Batch<'_> {
 
     /// The number of each row in its file.
     pub(super) fn row_numbers(&self) -> &[i64] {
-        self.read
-            .column(self.columns.len())
-            .as_primitive::<Int64Type>()
-            .values()
+        self.read.column(self.columns.len()).as_primitive::<Int64Type>().values()
     }
 
     /// Converts the batch to the output columns.
     pub(super) fn convert(&self) -> Result<Converted, BatchError> {
         let reader = self.reader;
         let live = self.live()?;
-        let times = if reader.needs_times {
-            self.commit_times()?
-        } else {
-            Vec::new()
-        };
+        let times = if reader.needs_times { self.commit_times()? } else { Vec::new() };
         if let Pass::One(_) = &reader.pass {
             for column in &self.open().to_check {
                 self.raw(*column)?;
@@ -224,10 +217,7 @@ impl Batch<'_> {
             .map(|column| filter(column, &as_deletes))
             .collect::<Result<Vec<_>, _>>()?;
         let deletes = deletes.as_deletes(&before)?;
-        Ok(converted(
-            concat_batches(&reader.schema, &[deletes, rows])?,
-            moves,
-        ))
+        Ok(converted(concat_batches(&reader.schema, &[deletes, rows])?, moves))
     }
 
     /// Which rows are passed on as themselves, and which as deletes of the key before. `inside` as in
@@ -378,12 +368,7 @@ impl Batch<'_> {
         };
         let ops = self.raw(op)?;
         let live = live_rows(&ops).map_err(|at| {
-            self.bad(
-                at,
-                Some(op),
-                "is none of I, U, D",
-                "check `raw.op` and the file",
-            )
+            self.bad(at, Some(op), "is none of I, U, D", "check `raw.op` and the file")
         })?;
         if self.reader.changes.is_keyless() && matches!(self.reader.pass, Pass::One(_)) {
             let updates = update_rows(&ops);
@@ -422,9 +407,7 @@ impl Batch<'_> {
         commit_times: &[Option<i128>],
     ) -> Result<ArrayRef, BatchError> {
         let roles = &self.reader.roles;
-        let Some(column) = roles
-            .event_time
-            .filter(|_| roles.event_time != roles.commit_time)
+        let Some(column) = roles.event_time.filter(|_| roles.event_time != roles.commit_time)
         else {
             let days = commit_times.iter().map(|time| time.map(day_of));
             return Ok(Arc::new(days.collect::<Date32Array>()));
@@ -438,11 +421,8 @@ impl Batch<'_> {
             return Ok(Arc::new(events));
         }
         let each = events.iter().zip(commit_times).zip(live.values());
-        let days = each.map(
-            |((event, commit), live)| {
-                if live { event } else { commit.map(day_of) }
-            },
-        );
+        let days =
+            each.map(|((event, commit), live)| if live { event } else { commit.map(day_of) });
         Ok(Arc::new(days.collect::<Date32Array>()))
     }
 
@@ -457,12 +437,7 @@ impl Batch<'_> {
         if self.reader.changes.is_packed() {
             let times = commit_times.iter().copied();
             return pack_column(cdc, times, file, ordinals).map_err(|row| {
-                self.bad(
-                    row,
-                    roles.commit_time,
-                    "is a time out of range",
-                    "check the file",
-                )
+                self.bad(row, roles.commit_time, "is a time out of range", "check the file")
             });
         }
         let columns = roles
@@ -512,10 +487,7 @@ fn newest(times: &[Option<i128>], inside: Option<&BooleanArray>) -> Option<i128>
     match inside {
         None => times.iter().copied().max().flatten(),
         Some(inside) => {
-            let selected = times
-                .iter()
-                .zip(inside.values())
-                .filter(|(_, inside)| *inside);
+            let selected = times.iter().zip(inside.values()).filter(|(_, inside)| *inside);
             selected.map(|(time, _)| *time).max().flatten()
         }
     }
@@ -557,18 +529,10 @@ mod tests {
 
     #[test]
     fn operations_are_read_in_either_case_and_null_is_an_insert() {
-        let ops: ArrayRef = Arc::new(StringArray::from(vec![
-            Some("I"),
-            Some("u"),
-            Some("D"),
-            Some("d"),
-            None,
-        ]));
+        let ops: ArrayRef =
+            Arc::new(StringArray::from(vec![Some("I"), Some("u"), Some("D"), Some("d"), None]));
         let live = live_rows(&ops).expect("operations");
-        assert_eq!(
-            live,
-            BooleanArray::from(vec![true, true, false, false, true])
-        );
+        assert_eq!(live, BooleanArray::from(vec![true, true, false, false, true]));
         let ops: ArrayRef = Arc::new(StringArray::from(vec!["I", "X"]));
         assert_eq!(live_rows(&ops), Err(1));
     }

@@ -29,10 +29,7 @@ pub(crate) async fn find_key(
 ) -> Result<Winners> {
     let schema = changes.raw_schema();
     let roles = changes.roles();
-    let fields = roles
-        .key
-        .iter()
-        .map(|column| Arc::clone(&schema.fields()[*column]));
+    let fields = roles.key.iter().map(|column| Arc::clone(&schema.fields()[*column]));
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     let reader = ChangeReader::new(Arc::clone(changes), Pass::Find, schema);
     let finder = Arc::new(Finder {
@@ -47,9 +44,7 @@ pub(crate) async fn find_key(
     join_all(tasks).await?;
     let finder = Arc::into_inner(finder);
     let bitmap = finder.map(|finder| finder.bitmap);
-    bitmap
-        .map(RowBitmap::finish)
-        .ok_or_else(|| Error::internal("a task still searches for a key"))
+    bitmap.map(RowBitmap::finish).ok_or_else(|| Error::internal("a task still searches for a key"))
 }
 
 struct Finder {
@@ -60,17 +55,13 @@ struct Finder {
 
 impl Finder {
     async fn find(&self, units: Vec<ReadUnit>) -> Result<()> {
-        let fetch_units: Vec<_> = units
-            .into_iter()
-            .flat_map(|unit| self.reader.fetch_units(&unit))
-            .collect();
+        let fetch_units: Vec<_> =
+            units.into_iter().flat_map(|unit| self.reader.fetch_units(&unit)).collect();
         let mut fetched = std::pin::pin!(fetch_ahead(fetch_units.into_iter()));
         let of_input = |file: usize, error| self.reader.of_input(file, error);
         let rows = self.reader.changes.batch_rows();
-        while let Some(one) = fetched
-            .try_next()
-            .await
-            .map_err(|(error, file)| of_input(file, error))?
+        while let Some(one) =
+            fetched.try_next().await.map_err(|(error, file)| of_input(file, error))?
         {
             let (fetched, file) = one;
             let columns = Arc::clone(fetched.columns());
@@ -113,21 +104,13 @@ impl Finder {
             }
             Ok(all)
         };
-        let now = self
-            .reader
-            .roles
-            .key
-            .iter()
-            .map(|column| batch.raw(*column));
+        let now = self.reader.roles.key.iter().map(|column| batch.raw(*column));
         let now = has_key(&now.collect::<Result<Vec<_>, _>>()?)?;
         let rows = batch.row_numbers();
         let mark = |at: usize, half: usize| {
-            self.bitmap
-                .set_day(batch.file, rows[at] as usize * per_row + half);
+            self.bitmap.set_day(batch.file, rows[at] as usize * per_row + half);
         };
-        (0..now.len())
-            .filter(|at| now[*at])
-            .for_each(|at| mark(at, per_row - 1));
+        (0..now.len()).filter(|at| now[*at]).for_each(|at| mark(at, per_row - 1));
         if !changes.before_images().is_empty() {
             let (moved, before) = batch.moved(changes.before_images())?;
             let before = has_key(&before)?;

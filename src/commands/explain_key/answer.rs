@@ -10,11 +10,7 @@ use crate::report::text_table::Table;
 /// A value with its control characters escaped, safe to print on a terminal.
 fn printable(value: &str) -> String {
     let escape = |c: char| {
-        if c.is_control() {
-            c.escape_default().to_string()
-        } else {
-            c.to_string()
-        }
+        if c.is_control() { c.escape_default().to_string() } else { c.to_string() }
     };
     value.chars().map(escape).collect()
 }
@@ -50,11 +46,7 @@ impl Answer for Explained {
             let mut table = Table::new(&header);
             for change in &self.changes {
                 let mut cells = vec![
-                    if change.wins {
-                        "wins".into()
-                    } else {
-                        String::new()
-                    },
+                    if change.wins { "wins".into() } else { String::new() },
                     change.op.clone(),
                 ];
                 cells.extend(change.order.iter().map(|(_, value)| printable(value)));
@@ -68,12 +60,7 @@ impl Answer for Explained {
         }
         for change in self.changes.iter().filter(|change| change.wins) {
             let why = change.why.as_deref().unwrap_or_default();
-            let _ = writeln!(
-                text,
-                "wins: row {} of {}: {why}",
-                change.row,
-                name(&change.file)
-            );
+            let _ = writeln!(text, "wins: row {} of {}: {why}", change.row, name(&change.file));
         }
         for row in &self.rows_now {
             let place = match &row.place {

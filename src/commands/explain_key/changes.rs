@@ -45,15 +45,9 @@ enum Rank {
 impl Rank {
     fn read(positions: &ArrayRef, is_packed: bool) -> Vec<Self> {
         if is_packed {
-            <i128>::read(positions)
-                .into_iter()
-                .map(Rank::Packed)
-                .collect()
+            <i128>::read(positions).into_iter().map(Rank::Packed).collect()
         } else {
-            <Box<[u8]>>::read(positions)
-                .into_iter()
-                .map(Rank::Bytes)
-                .collect()
+            <Box<[u8]>>::read(positions).into_iter().map(Rank::Bytes).collect()
         }
     }
 
@@ -102,11 +96,7 @@ impl ChangeLister<'_> {
                 seen += ranks.len();
                 for (at, rank) in ranks.into_iter().enumerate() {
                     let is_full = last.len() == CHANGES_MAX;
-                    if is_full
-                        && last
-                            .first_key_value()
-                            .is_some_and(|(first, _)| rank < *first)
-                    {
+                    if is_full && last.first_key_value().is_some_and(|(first, _)| rank < *first) {
                         continue;
                     }
                     let (file, ordinal) = rank.file_and_row();
@@ -199,9 +189,7 @@ impl ChangeLister<'_> {
         let later =
             later.find(|run| run.by_rows && !file.is_absent && run.folded().is_some_and(folds));
         let known = rows.iter().any(|window| window.contains(time));
-        first
-            .or(later)
-            .or_else(|| by(file.commit).filter(|_| known))
+        first.or(later).or_else(|| by(file.commit).filter(|_| known))
     }
 
     /// Notes on files that have changed since they were folded.
@@ -211,10 +199,7 @@ impl ChangeLister<'_> {
             let folder = &self.folders[input.file.location];
             let name = folder.describe(&input.file.path);
             let is_local = folder.location.file_path().is_some();
-            let folded = self
-                .state
-                .ledger
-                .folded(input.file.location, &input.file.path)?;
+            let folded = self.state.ledger.folded(input.file.location, &input.file.path)?;
             let is_listed = files.contains(&name) && !folded.is_same(&input.file, is_local);
             is_listed.then(|| {
                 format!(

@@ -52,9 +52,8 @@ pub(super) async fn rows_now(
     let columns = read_types(&contract.columns)?;
     let ordinals_per_row = 1 + usize::from(pipeline.raw.before_image_prefix.is_some());
     let wanted = explained.changes.iter().filter(|change| change.wins);
-    let wanted: Vec<(String, u64)> = wanted
-        .map(|change| (change.file.clone(), change.row))
-        .collect();
+    let wanted: Vec<(String, u64)> =
+        wanted.map(|change| (change.file.clone(), change.row)).collect();
     for batch in &batches {
         let column =
             |name: &str| Ok::<_, Error>(batch.column(batch.schema().index_of(name)?).clone());
@@ -69,20 +68,15 @@ pub(super) async fn rows_now(
             })?;
             parts.push(cast(&column(&format!("part_{number}"))?, &kind.1)?);
         }
-        let names: Vec<&str> = layout
-            .partitions
-            .iter()
-            .map(|(name, _)| name.as_str())
-            .collect();
+        let names: Vec<&str> = layout.partitions.iter().map(|(name, _)| name.as_str()).collect();
         for at in 0..batch.num_rows() {
             if deleted.as_boolean().value(at) {
                 continue;
             }
             let location = locations.as_primitive::<Int32Type>().value(at) as usize;
             let path = files.as_string::<i32>().value(at);
-            let change_file = folders
-                .get(location)
-                .map_or(path.to_string(), |folder| folder.describe(path));
+            let change_file =
+                folders.get(location).map_or(path.to_string(), |folder| folder.describe(path));
             let change_row = row_numbers.as_primitive::<Int64Type>().value(at) as u64
                 / ordinals_per_row as u64
                 + 1;
@@ -142,9 +136,8 @@ async fn find_row(
         }
         let per_day = pipeline.keep == Keep::LatestPerDay;
         if let (Some(column), true) = (column_index(EVENT_DT), per_day) {
-            let day: ArrayRef = Arc::new(Date32Array::from(vec![
-                wanted.day.map(Date32Type::from_naive_date),
-            ]));
+            let day: ArrayRef =
+                Arc::new(Date32Array::from(vec![wanted.day.map(Date32Type::from_naive_date)]));
             columns.push((column, day));
         }
         columns.sort_by_key(|(column, _)| *column);
@@ -161,9 +154,7 @@ async fn find_row(
                 each.for_each(|(is_match, same)| *is_match &= same);
             }
             if let Some(at) = is_match.iter().position(|is_match| *is_match) {
-                let rows = batch
-                    .column(batch.num_columns() - 1)
-                    .as_primitive::<Int64Type>();
+                let rows = batch.column(batch.num_columns() - 1).as_primitive::<Int64Type>();
                 return Ok(Some((listed.path.clone(), rows.value(at) as u64 + 1)));
             }
         }

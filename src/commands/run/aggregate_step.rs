@@ -69,8 +69,7 @@ impl Run<'_> {
             });
             plans.push((aggregate.table(), computed.plan));
         }
-        self.commit_and_publish(attempt, Step::Aggregate, vec![], None, vec![], &plans)
-            .await
+        self.commit_and_publish(attempt, Step::Aggregate, vec![], None, vec![], &plans).await
     }
 }
 

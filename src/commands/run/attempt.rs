@@ -96,11 +96,7 @@ impl Run<'_> {
 
     fn attempt(&self, step: Step, state: State, report: &Report) -> Attempt {
         let id = &self.open.run_context.run_id;
-        let run_id = if step == Step::Aggregate {
-            aggregate_run_id(id)
-        } else {
-            id.clone()
-        };
+        let run_id = if step == Step::Aggregate { aggregate_run_id(id) } else { id.clone() };
         let commit = state.next_commit();
         Attempt {
             state,

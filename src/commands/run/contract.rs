@@ -35,10 +35,7 @@ pub(super) fn contract(
         orders,
         raw: types(&raw_columns.all),
         grown: grown(pipeline, &curated.columns, earlier),
-        newest: (
-            raw_columns.newest.file.clone(),
-            types(&raw_columns.newest.columns),
-        ),
+        newest: (raw_columns.newest.file.clone(), types(&raw_columns.newest.columns)),
     }
 }
 

@@ -59,9 +59,7 @@ impl Run<'_> {
             info!("no inputs in the window {}", self.window);
             report.note.get_or_insert("no inputs in the window".into());
             // Record the window: files that appear in it from now on are late.
-            return self
-                .commit_and_publish(attempt, Step::Curate, absent, None, vec![], &[])
-                .await;
+            return self.commit_and_publish(attempt, Step::Curate, absent, None, vec![], &[]).await;
         }
         let table = self.open.output(CURATED)?;
         let folder = table.folder.clone();
@@ -84,14 +82,11 @@ impl Run<'_> {
         };
         let mut staged = stage.run(&inputs, bad, report).await?;
         let Some(curated) = staged.curated.take() else {
-            let records = self
-                .quarantine_records(step, attempt, &staged, &inputs, &folders)
-                .await?;
+            let records =
+                self.quarantine_records(step, attempt, &staged, &inputs, &folders).await?;
             let note = "all inputs of the window are in quarantine";
             attempt.report.note.get_or_insert(note.into());
-            return self
-                .commit_and_publish(attempt, step, records, None, vec![], &[])
-                .await;
+            return self.commit_and_publish(attempt, step, records, None, vec![], &[]).await;
         };
 
         if self.task.aggregates() {
@@ -100,10 +95,7 @@ impl Run<'_> {
         }
         let plan = self.plan_curated(step, attempt, &curated);
         let mut records = self.fold_records(step, attempt, &staged.changes, &curated, absent);
-        records.extend(
-            self.quarantine_records(step, attempt, &staged, &inputs, &folders)
-                .await?,
-        );
+        records.extend(self.quarantine_records(step, attempt, &staged, &inputs, &folders).await?);
         let versions = NewVersions {
             layout: &curated.layout,
             files: &curated.versions,
@@ -111,8 +103,7 @@ impl Run<'_> {
         };
         let days = changed_days(step, &attempt.state.ledger, &curated);
         let plans = [(CURATED.to_string(), plan)];
-        self.commit_and_publish(attempt, step, records, Some(versions), days, &plans)
-            .await?;
+        self.commit_and_publish(attempt, step, records, Some(versions), days, &plans).await?;
         let report = &attempt.report;
         info!(
             "published {} rows in {} partitions, {} partitions removed",
@@ -176,9 +167,7 @@ fn has_inputs_to_fold(step: Step, ledger: &Ledger, inputs: &[Input]) -> bool {
         let folded = ledger.folded(input.file.location, &input.file.path);
         step == Step::Rebuild || folded.is_none()
     };
-    inputs
-        .iter()
-        .any(|input| !input.full_load && !input.late || is_new(input))
+    inputs.iter().any(|input| !input.full_load && !input.late || is_new(input))
 }
 
 /// The days whose rows changed, ascending; for a rebuild, also all days that had versions before.

@@ -53,10 +53,7 @@ impl Run<'_> {
         // An input quarantined as a whole has no rows in the table to lose.
         let was_folded = |file: &&&RawFile| ledger.folded(file.location, &file.path).is_some();
         let missing: Vec<&RawFile> = all_missing.iter().filter(was_folded).copied().collect();
-        let mut found = Inputs {
-            inputs,
-            ..Default::default()
-        };
+        let mut found = Inputs { inputs, ..Default::default() };
         if let Some(note) = describe_missing(&missing) {
             if !accept_missing {
                 return Err(Error::data(note)
@@ -92,20 +89,14 @@ pub(crate) async fn window_inputs(
     if let Some(note) = &note {
         warn!("{note}");
     }
-    Ok(Inputs {
-        inputs,
-        absent,
-        note,
-    })
+    Ok(Inputs { inputs, absent, note })
 }
 
 /// Describes missing files; `None` if there are none.
 pub(crate) fn describe_missing(missing: &[&RawFile]) -> Option<String> {
     let first = &missing.first()?.path;
     let count = missing.len();
-    Some(format!(
-        "{count} inputs that were folded are missing, such as {first}"
-    ))
+    Some(format!("{count} inputs that were folded are missing, such as {first}"))
 }
 
 /// Ledger records of missing inputs: from now on, runs that select rows by commit time read none of
@@ -117,11 +108,7 @@ pub(crate) fn absent_records<'a>(
     let new = missing.filter(|file| !file.is_absent);
     let records = new.filter_map(|file| {
         let rows = ledger.rows_read(file.location, &file.path)?;
-        Some(Record::Input(RawFile {
-            rows: Some(rows),
-            is_absent: true,
-            ..file.clone()
-        }))
+        Some(Record::Input(RawFile { rows: Some(rows), is_absent: true, ..file.clone() }))
     });
     records.collect()
 }
@@ -154,11 +141,5 @@ pub(crate) fn input_record(
         .rows
         .as_ref()
         .map(|rows| Window::union(read.into_iter().chain(rows.iter().copied()).collect()));
-    is_new.then(|| {
-        Record::Input(RawFile {
-            commit: before.commit,
-            rows,
-            ..input.file.clone()
-        })
-    })
+    is_new.then(|| Record::Input(RawFile { commit: before.commit, rows, ..input.file.clone() }))
 }

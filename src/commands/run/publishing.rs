@@ -61,14 +61,7 @@ impl Run<'_> {
         };
         announce(&self.open.announced, &attempt.name).await?;
         let state = &mut attempt.state;
-        state
-            .commit(
-                &attempt.run_id,
-                records,
-                versions,
-                self.open.run_context.now,
-            )
-            .await?;
+        state.commit(&attempt.run_id, records, versions, self.open.run_context.now).await?;
         debug!("committed as {}", attempt.commit);
         let state = &attempt.state;
         attempt.report.files_in_quarantine = state.ledger.quarantined.len() as u64;
@@ -131,23 +124,15 @@ impl Run<'_> {
             warn!("another run has published the files of this run, and committed since: {error}");
             return Ok(());
         }
-        Err(NotCommitted {
-            error,
-            in_doubt: true,
-        })
+        Err(NotCommitted { error, in_doubt: true })
     }
 }
 
 /// The ledger records of the files that a plan removes and adds.
 fn file_records(table: &str, plan: &Plan) -> Vec<Record> {
-    let removed = plan.removes.iter().map(|path| Record::Removed {
-        table: table.into(),
-        path: path.clone(),
-    });
-    let added = plan.added().map(|file| Record::File {
-        table: table.into(),
-        file: file.clone(),
-    });
+    let removed =
+        plan.removes.iter().map(|path| Record::Removed { table: table.into(), path: path.clone() });
+    let added = plan.added().map(|file| Record::File { table: table.into(), file: file.clone() });
     removed.chain(added).collect()
 }
 
@@ -218,10 +203,7 @@ impl OpenPipeline<'_> {
         let now = Identity::of(self.run_context.pipeline);
         let mut stagings = Vec::new();
         for name in &run.tables {
-            let Ok(Output {
-                folder, staging, ..
-            }) = self.output(name)
-            else {
+            let Ok(Output { folder, staging, .. }) = self.output(name) else {
                 warn!(
                     "an earlier run has not finished publishing `{name}`, which is no longer in \
                      the pipeline"

@@ -28,12 +28,7 @@ impl Run<'_> {
         inputs: &[Input],
         folders: &[Folder],
     ) -> Result<Vec<Record>> {
-        let Staged {
-            changes,
-            bad_files,
-            bad_rows,
-            ..
-        } = staged;
+        let Staged { changes, bad_files, bad_rows, .. } = staged;
         let mut bad_rows_of = bad_rows.sorted();
         let mut records = match step {
             Step::CatchUp => released(&attempt.state.ledger, inputs),
@@ -95,11 +90,8 @@ impl Run<'_> {
         if ledger.quarantined.is_empty() && ledger.runs.len() <= 1 {
             return Ok(());
         }
-        let used: BTreeSet<&String> = ledger
-            .quarantined
-            .values()
-            .map(|quarantined| &quarantined.file)
-            .collect();
+        let used: BTreeSet<&String> =
+            ledger.quarantined.values().map(|quarantined| &quarantined.file).collect();
         let found = list(&self.open.quarantine).await?.into_iter();
         let last = ledger.runs.last().map_or(0, |run| run.commit);
         let is_unused = |path: &String| {

@@ -27,11 +27,7 @@ use crate::window::Window;
 impl VerifiedAggregate {
     /// Whether no difference was found.
     pub fn is_equal(&self) -> bool {
-        let files = [
-            &self.files_missing,
-            &self.files_damaged,
-            &self.files_unknown,
-        ];
+        let files = [&self.files_missing, &self.files_damaged, &self.files_unknown];
         self.days_different.is_empty() && files.iter().all(|files| files.is_empty())
     }
 }
@@ -84,10 +80,8 @@ impl OpenPipeline<'_> {
     ) -> Result<VerifiedAggregate> {
         let ledger = &state.ledger;
         let table = aggregate_config.table();
-        let mut verified = VerifiedAggregate {
-            name: aggregate_config.name.clone(),
-            ..Default::default()
-        };
+        let mut verified =
+            VerifiedAggregate { name: aggregate_config.name.clone(), ..Default::default() };
         if !ledger.is_aggregated(&table) {
             let why =
                 "not compared: the last changes are not in it yet; run `glueless aggregate` first";
@@ -98,9 +92,7 @@ impl OpenPipeline<'_> {
         let windows = ledger.windows_aggregated(&table);
         // A ledger without aggregate runs: all days are computed.
         let mut ledger_without_aggregates = Ledger::clone(ledger);
-        ledger_without_aggregates
-            .runs
-            .retain(|run| run.command != Step::Aggregate);
+        ledger_without_aggregates.runs.retain(|run| run.command != Step::Aggregate);
         let commit = state.next_commit();
         let name = attempt_name(commit, &self.run_context.run_id);
         let staging = &folded.staging;
@@ -134,26 +126,14 @@ impl OpenPipeline<'_> {
         };
         let is_file_in_days = |path: &str| is_in_days(parent(path));
         let mut files = Files::find(folder, ledger.files(&table), is_file_in_days).await?;
-        let read = digest_files(
-            context,
-            folder,
-            files.readable(),
-            &columns,
-            &aggregate_config.day,
-        )
-        .await;
+        let read =
+            digest_files(context, folder, files.readable(), &columns, &aggregate_config.day).await;
         let found = match read {
             Ok(found) => found,
             Err(error) if !files.exclude_damaged().await? => return Err(error),
             Err(_) => {
-                digest_files(
-                    context,
-                    folder,
-                    files.readable(),
-                    &columns,
-                    &aggregate_config.day,
-                )
-                .await?
+                digest_files(context, folder, files.readable(), &columns, &aggregate_config.day)
+                    .await?
             }
         };
         verified.files_missing = files.missing;

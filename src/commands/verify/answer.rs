@@ -11,40 +11,20 @@ const SHOWN: usize = 10;
 
 impl Answer for Verified {
     fn text(&self) -> String {
-        let verdict = if self.is_equal {
-            "no difference"
-        } else {
-            "DIFFERENT"
-        };
+        let verdict = if self.is_equal { "no difference" } else { "DIFFERENT" };
         let mut text = format!("{}: {verdict} from {}\n", self.pipeline, self.against);
         let mut line = |name: &str, value: String| {
             let _ = writeln!(text, "  {name:<10} {value}");
         };
         if let Some(days) = &self.days {
-            line(
-                "days",
-                format!(
-                    "{} to {}",
-                    day_or_instant(days.start),
-                    day_or_instant(days.end)
-                ),
-            );
+            line("days", format!("{} to {}", day_or_instant(days.start), day_or_instant(days.end)));
         }
         if self.files > 0 {
-            line(
-                "folded",
-                format!("{} files, {} rows", self.files, self.rows_read),
-            );
+            line("folded", format!("{} files, {} rows", self.files, self.rows_read));
         }
-        line(
-            "rows",
-            format!("{} expected, {} found", self.rows_expected, self.rows_found),
-        );
+        line("rows", format!("{} expected, {} found", self.rows_expected, self.rows_found));
         let differ = self.partitions_different.len();
-        line(
-            "partitions",
-            format!("{}, {differ} of them differ", self.partitions),
-        );
+        line("partitions", format!("{}, {differ} of them differ", self.partitions));
         for (name, paths) in [
             ("missing", &self.files_missing),
             ("damaged", &self.files_damaged),
@@ -61,15 +41,9 @@ impl Answer for Verified {
             }
         }
         if let Some(first) = &self.first_difference {
-            let key = first
-                .key
-                .iter()
-                .map(|(name, value)| format!("{name} {value}"));
+            let key = first.key.iter().map(|(name, value)| format!("{name} {value}"));
             let key = key.collect::<Vec<_>>().join(", ");
-            line(
-                "first key",
-                format!("{key} in {}: {}", first.partition, first.why),
-            );
+            line("first key", format!("{key} in {}: {}", first.partition, first.why));
         }
         for aggregate in &self.aggregates {
             line("aggregate", aggregate.text());
@@ -77,14 +51,7 @@ impl Answer for Verified {
         for note in &self.notes {
             line("note", note.clone());
         }
-        line(
-            "took",
-            format!(
-                "{:.2} s, {} peak",
-                self.seconds,
-                size(self.peak_memory_bytes)
-            ),
-        );
+        line("took", format!("{:.2} s, {} peak", self.seconds, size(self.peak_memory_bytes)));
         self.write_differences(&mut text);
         text
     }
@@ -99,13 +66,8 @@ impl Verified {
     fn write_differences(&self, text: &mut String) {
         let differ = self.partitions_different.len();
         if differ > 0 {
-            let mut table = Table::new(&[
-                "partition",
-                "expected",
-                "found",
-                "hash expected",
-                "hash found",
-            ]);
+            let mut table =
+                Table::new(&["partition", "expected", "found", "hash expected", "hash found"]);
             for one in self.partitions_different.iter().take(SHOWN) {
                 table.row([
                     one.partition.clone(),
@@ -120,10 +82,8 @@ impl Verified {
                 let _ = writeln!(text, "and {} more", differ - SHOWN);
             }
         }
-        for (what, days) in [
-            ("rows", &self.days_different),
-            ("state", &self.state_days_different),
-        ] {
+        for (what, days) in [("rows", &self.days_different), ("state", &self.state_days_different)]
+        {
             if days.is_empty() {
                 continue;
             }

@@ -38,21 +38,13 @@ impl<'a> Files<'a> {
         let published: Vec<&TableFile> = published.collect();
         let sizes_found = sizes(folder).await?;
         let known: BTreeSet<&String> = published.iter().map(|file| &file.path).collect();
-        let missing = known
-            .iter()
-            .filter(|path| !sizes_found.contains_key(**path));
+        let missing = known.iter().filter(|path| !sizes_found.contains_key(**path));
         let missing = missing.map(|path| path.to_string()).collect();
         let unknown = sizes_found.keys().filter(|path| !is_hidden(path));
         let unknown = unknown.filter(|path| !known.contains(path) && is_compared(path));
         let unknown = unknown.cloned().collect();
-        let mut files = Files {
-            folder,
-            published,
-            sizes_found,
-            missing,
-            damaged: Vec::new(),
-            unknown,
-        };
+        let mut files =
+            Files { folder, published, sizes_found, missing, damaged: Vec::new(), unknown };
         // A file of another size may be another valid file, or truncated.
         for file in files.published.clone() {
             let size = files.sizes_found.get(&file.path);
@@ -73,10 +65,7 @@ impl<'a> Files<'a> {
     pub(super) fn readable(&self) -> impl Iterator<Item = PartitionFile<'_>> {
         let files = self.published.iter();
         files.filter_map(|file| {
-            Some(PartitionFile::new(
-                &file.path,
-                *self.sizes_found.get(&file.path)?,
-            ))
+            Some(PartitionFile::new(&file.path, *self.sizes_found.get(&file.path)?))
         })
     }
 
@@ -102,9 +91,7 @@ impl<'a> Files<'a> {
         };
         match read.await {
             Ok(()) => Ok(false),
-            Err(Error {
-                kind: Kind::Data, ..
-            }) => Ok(true),
+            Err(Error { kind: Kind::Data, .. }) => Ok(true),
             Err(error) => Err(error),
         }
     }

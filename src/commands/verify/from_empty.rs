@@ -32,9 +32,7 @@ pub(super) async fn refold(
     verified: &mut Verified,
 ) -> Result<Refolded> {
     let inputs = inputs(open, state).await?;
-    let onto = Onto::Empty {
-        accept_missing: false,
-    };
+    let onto = Onto::Empty { accept_missing: false };
     let mut report = Report::default();
     let folded = open.dry_fold(state, &inputs, onto, &mut report).await?;
     verified.files = report.files;
@@ -52,11 +50,7 @@ pub(super) async fn refold(
     }
     let counts = |days: &DayCounts| days.iter().collect();
     verified.state_days_different = day_differences(&counts(&expected), &counts(&found));
-    Ok(Refolded {
-        curated,
-        staging: folded.staging,
-        versions: folded.versions,
-    })
+    Ok(Refolded { curated, staging: folded.staging, versions: folded.versions })
 }
 
 /// The refolded curated table as a side of the comparison.
@@ -85,9 +79,7 @@ impl Refolded {
     /// The columns of the refolded curated table.
     fn columns(&self) -> Vec<(String, DataType)> {
         let columns = self.curated.columns.iter();
-        columns
-            .map(|field| (field.name().clone(), field.data_type().clone()))
-            .collect()
+        columns.map(|field| (field.name().clone(), field.data_type().clone())).collect()
     }
 
     /// The refolded curated table.
@@ -109,10 +101,8 @@ async fn inputs(open: &OpenPipeline<'_>, state: &State) -> Result<Vec<Input>> {
     let (inputs, all_missing) =
         discover::rediscover(&folders, &open.run_context.pipeline.raw, ledger, true).await?;
     let was_folded = |location: usize, path: &str| ledger.folded(location, path).is_some();
-    let missing: Vec<_> = all_missing
-        .into_iter()
-        .filter(|file| was_folded(file.location, &file.path))
-        .collect();
+    let missing: Vec<_> =
+        all_missing.into_iter().filter(|file| was_folded(file.location, &file.path)).collect();
     if let Some(error) = describe_missing(&missing) {
         return Err(Error::data(error)
             .hint("restore them: without them the table cannot be refolded to compare with"));
@@ -125,8 +115,7 @@ async fn inputs(open: &OpenPipeline<'_>, state: &State) -> Result<Vec<Input>> {
             return Err(discover::changed(folder, &file.path));
         }
     }
-    let folded = inputs
-        .into_iter()
-        .filter(|input| was_folded(input.file.location, &input.file.path));
+    let folded =
+        inputs.into_iter().filter(|input| was_folded(input.file.location, &input.file.path));
     Ok(folded.collect())
 }

@@ -85,15 +85,11 @@ impl Keys<'_> {
             format!("SELECT {key}, count(*) AS \"rows of it\" FROM {side} GROUP BY {key}")
         };
         let shown = |side: &str| {
-            let columns = listed
-                .iter()
-                .enumerate()
-                .map(|(at, name)| format!("{side}.{name} AS k{at}"));
+            let columns =
+                listed.iter().enumerate().map(|(at, name)| format!("{side}.{name} AS k{at}"));
             columns.collect::<Vec<_>>().join(", ")
         };
-        let same = listed
-            .iter()
-            .map(|name| format!("(e.{name} IS NOT DISTINCT FROM f.{name})"));
+        let same = listed.iter().map(|name| format!("(e.{name} IS NOT DISTINCT FROM f.{name})"));
         let same = same.collect::<Vec<_>>().join(" AND ");
         let keys: Vec<String> = (0..key.len()).map(|at| format!("k{at}")).collect();
         // Counts are compared first: a key with two rows would join with itself.
@@ -135,10 +131,8 @@ impl Keys<'_> {
                 .iter()
                 .map(|name| format!("(e.{0} IS DISTINCT FROM f.{0})", quoted(name)))
                 .collect();
-            let flags = differs
-                .iter()
-                .enumerate()
-                .map(|(at, differs)| format!("{differs} AS d{at}"));
+            let flags =
+                differs.iter().enumerate().map(|(at, differs)| format!("{differs} AS d{at}"));
             let by_values = format!(
                 "SELECT {}, {} FROM expected e JOIN found f ON {same} WHERE {} ORDER BY {keys} LIMIT 1",
                 shown("e"),
@@ -183,10 +177,6 @@ impl Keys<'_> {
         } else {
             values.collect::<Result<Vec<_>>>()?
         };
-        Ok(Some(KeyDifference {
-            partition: self.partition.into(),
-            key,
-            why: why(row, 0),
-        }))
+        Ok(Some(KeyDifference { partition: self.partition.into(), key, why: why(row, 0) }))
     }
 }

@@ -55,10 +55,8 @@ pub(super) async fn other_table(
         let mut columns = columns.iter();
         columns.any(|(known, _)| known.eq_ignore_ascii_case(name))
     };
-    let more: Vec<&String> = fields
-        .map(|field| field.name())
-        .filter(|name| !is_known(name))
-        .collect();
+    let more: Vec<&String> =
+        fields.map(|field| field.name()).filter(|name| !is_known(name)).collect();
     if !more.is_empty() {
         let more: Vec<&str> = more.iter().map(|name| name.as_str()).collect();
         verified.notes.push(format!(
@@ -88,9 +86,7 @@ async fn parquet_table(
     };
     let partition_by = parts(first);
     if let Some(other) = paths.iter().find(|path| parts(path) != partition_by) {
-        return Ok(Err(format!(
-            "{first} and {other} have different partition columns"
-        )));
+        return Ok(Err(format!("{first} and {other} have different partition columns")));
     }
     let mut found: Vec<(String, DataType)> = Vec::new();
     let mut sizes = Vec::new();
@@ -114,11 +110,7 @@ async fn parquet_table(
     drop(opened);
     found.retain(|(name, _)| !partition_by.contains(name));
     // Partition values are text here; the comparison casts them.
-    found.extend(
-        partition_by
-            .iter()
-            .map(|name| (name.clone(), DataType::Utf8)),
-    );
+    found.extend(partition_by.iter().map(|name| (name.clone(), DataType::Utf8)));
     let files = paths.iter().zip(&sizes);
     let files = files.map(|(path, bytes)| PartitionFile::new(path, *bytes));
     FileTable::of_partitions(folder, files, &found, &partition_by).map(Ok)

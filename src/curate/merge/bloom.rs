@@ -13,9 +13,7 @@ pub(super) struct Bloom {
 impl Bloom {
     pub(super) fn new(keys: u64) -> Self {
         let bits = (keys.max(1) * BLOOM_BITS).next_power_of_two().max(1024);
-        Bloom {
-            words: (0..bits / 64).map(|_| AtomicU64::new(0)).collect(),
-        }
+        Bloom { words: (0..bits / 64).map(|_| AtomicU64::new(0)).collect() }
     }
 
     pub(super) fn bytes(&self) -> usize {

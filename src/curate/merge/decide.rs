@@ -164,9 +164,7 @@ fn decide(
         decision.tied.push(winner);
     }
     if decision.latest.is_some() {
-        decision
-            .removed
-            .extend(last_version.filter(|_| last_version_has_row));
+        decision.removed.extend(last_version.filter(|_| last_version_has_row));
     } else if last_winner.is_some() {
         decision.stale += 1;
     }
@@ -177,11 +175,7 @@ fn decide(
 fn winner_and_version(entries: &[Entry]) -> Result<(Option<Entry>, Option<Entry>)> {
     let (mut winner, mut version) = (None, None);
     for entry in entries {
-        let slot = if entry.origin == Origin::Winner {
-            &mut winner
-        } else {
-            &mut version
-        };
+        let slot = if entry.origin == Origin::Winner { &mut winner } else { &mut version };
         if slot.replace(*entry).is_some() {
             return Err(Error::data("the versions have a key and day twice")
                 .hint("the state is damaged: rebuild it with `glueless rebuild`"));
@@ -268,9 +262,7 @@ impl Decider {
             Ok((*file.ok_or_else(lost)?, orders.row.value(at) as usize))
         };
         let keys = &rows.columns()[..self.entries.keys];
-        let fields = keys
-            .iter()
-            .map(|key| SortField::new(key.data_type().clone()));
+        let fields = keys.iter().map(|key| SortField::new(key.data_type().clone()));
         let keys = RowConverter::new(fields.collect())?.convert_columns(keys)?;
 
         let (mut carried, mut removed): (Vec<u32>, Vec<u32>) = Default::default();
@@ -320,10 +312,8 @@ impl Decider {
         let mut columns = Vec::new();
         for field in self.table_schema.fields() {
             let is = |name: &String| name == field.name();
-            let source = match (
-                self.key.iter().position(is),
-                self.partition_by.iter().position(is),
-            ) {
+            let source = match (self.key.iter().position(is), self.partition_by.iter().position(is))
+            {
                 (Some(key), _) => Some(key),
                 (None, Some(partition)) => Some(keys + 1 + partition),
                 (None, None) if field.name() == EVENT_DT => Some(keys),
@@ -420,15 +410,12 @@ mod tests {
 
     fn decided(keep: Keep, cases: &[Case]) -> Result<Decision> {
         let order = Given(cases.iter().map(|case| (case.3, case.4)).collect());
-        let entries = cases
-            .iter()
-            .enumerate()
-            .map(|(at, (day, origin, has_row, ..))| Entry {
-                at,
-                day: (*day > 0).then_some(*day),
-                origin: *origin,
-                has_row: *has_row,
-            });
+        let entries = cases.iter().enumerate().map(|(at, (day, origin, has_row, ..))| Entry {
+            at,
+            day: (*day > 0).then_some(*day),
+            origin: *origin,
+            has_row: *has_row,
+        });
         let entries: Vec<Entry> = entries.collect();
         let mut decision = Decision::default();
         decide(keep, &entries, &order, &mut decision)?;
@@ -444,16 +431,8 @@ mod tests {
             (
                 "a new key",
                 &[NEW],
-                Decision {
-                    accepted: vec![0],
-                    latest: Some(0),
-                    ..none()
-                },
-                Decision {
-                    accepted: vec![0],
-                    latest: Some(0),
-                    ..none()
-                },
+                Decision { accepted: vec![0], latest: Some(0), ..none() },
+                Decision { accepted: vec![0], latest: Some(0), ..none() },
             ),
             (
                 "a later change of the same day",
@@ -476,32 +455,14 @@ mod tests {
             (
                 "a later change after a delete",
                 &[NEW, (1, Rewritten, false, 4, 1)],
-                Decision {
-                    accepted: vec![0],
-                    latest: Some(0),
-                    replaced: 1,
-                    ..none()
-                },
-                Decision {
-                    accepted: vec![0],
-                    latest: Some(0),
-                    replaced: 1,
-                    ..none()
-                },
+                Decision { accepted: vec![0], latest: Some(0), replaced: 1, ..none() },
+                Decision { accepted: vec![0], latest: Some(0), replaced: 1, ..none() },
             ),
             (
                 "the same change again",
                 &[NEW, (1, Rewritten, true, 5, 1)],
-                Decision {
-                    carried: vec![1],
-                    stale: 1,
-                    ..none()
-                },
-                Decision {
-                    carried: vec![1],
-                    stale: 1,
-                    ..none()
-                },
+                Decision { carried: vec![1], stale: 1, ..none() },
+                Decision { carried: vec![1], stale: 1, ..none() },
             ),
             (
                 "a tie that the row decides for the winner",
@@ -526,38 +487,18 @@ mod tests {
             (
                 "a late change of an old day",
                 &[NEW, (2, LookedUp, true, 9, 1)],
-                Decision {
-                    accepted: vec![0],
-                    stale: 1,
-                    ..none()
-                },
-                Decision {
-                    accepted: vec![0],
-                    ..none()
-                },
+                Decision { accepted: vec![0], stale: 1, ..none() },
+                Decision { accepted: vec![0], ..none() },
             ),
             (
                 "a row that moves to a later day",
                 &[(1, LookedUp, true, 4, 1), (2, Winner, true, 5, 1)],
-                Decision {
-                    accepted: vec![1],
-                    latest: Some(1),
-                    removed: vec![0],
-                    ..none()
-                },
-                Decision {
-                    accepted: vec![1],
-                    latest: Some(1),
-                    ..none()
-                },
+                Decision { accepted: vec![1], latest: Some(1), removed: vec![0], ..none() },
+                Decision { accepted: vec![1], latest: Some(1), ..none() },
             ),
             (
                 "a day without a winner, in a file that is rewritten",
-                &[
-                    (0, Rewritten, true, 4, 1),
-                    (1, LookedUp, true, 3, 1),
-                    (2, Winner, false, 5, 1),
-                ],
+                &[(0, Rewritten, true, 4, 1), (1, LookedUp, true, 3, 1), (2, Winner, false, 5, 1)],
                 Decision {
                     accepted: vec![2],
                     latest: Some(2),
@@ -565,37 +506,18 @@ mod tests {
                     carried: vec![0],
                     ..none()
                 },
-                Decision {
-                    accepted: vec![2],
-                    latest: Some(2),
-                    carried: vec![0],
-                    ..none()
-                },
+                Decision { accepted: vec![2], latest: Some(2), carried: vec![0], ..none() },
             ),
             (
                 "versions of a key that has no winner",
                 &[(1, Rewritten, true, 4, 1), (2, LookedUp, true, 5, 1)],
-                Decision {
-                    carried: vec![0],
-                    ..none()
-                },
-                Decision {
-                    carried: vec![0],
-                    ..none()
-                },
+                Decision { carried: vec![0], ..none() },
+                Decision { carried: vec![0], ..none() },
             ),
         ];
         for (name, entries, latest, per_day) in cases {
-            assert_eq!(
-                decided(Keep::Latest, entries).expect(name),
-                latest,
-                "{name}"
-            );
-            assert_eq!(
-                decided(Keep::LatestPerDay, entries).expect(name),
-                per_day,
-                "{name}"
-            );
+            assert_eq!(decided(Keep::Latest, entries).expect(name), latest, "{name}");
+            assert_eq!(decided(Keep::LatestPerDay, entries).expect(name), per_day, "{name}");
         }
         let twice = [(1, LookedUp, true, 4, 1), (1, Rewritten, true, 5, 1)];
         assert!(decided(Keep::Latest, &twice).is_err());

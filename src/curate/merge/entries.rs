@@ -43,11 +43,7 @@ impl Files {
             .map(|file| numbers.number(file.location as i32, &file.path))
             .collect::<Result<_>>()?;
         let in_run = of_run.iter().copied().zip(0..).collect();
-        Ok(Files {
-            numbers,
-            of_run,
-            in_run,
-        })
+        Ok(Files { numbers, of_run, in_run })
     }
 }
 
@@ -79,19 +75,8 @@ impl Entries {
         let keys = layout.keys.len();
         // By key, then by day.
         let sort_by = (0..=keys).collect();
-        let order = Order::new(
-            Arc::clone(&schema),
-            vec![part],
-            sort_by,
-            (0..part).collect(),
-        )?;
-        Ok(Entries {
-            layout: Arc::clone(layout),
-            order: Arc::new(order),
-            schema,
-            keys,
-            parts,
-        })
+        let order = Order::new(Arc::clone(&schema), vec![part], sort_by, (0..part).collect())?;
+        Ok(Entries { layout: Arc::clone(layout), order: Arc::new(order), schema, keys, parts })
     }
 
     /// The part of each key, by its hash.
@@ -128,10 +113,7 @@ impl Entries {
         columns.push(Arc::new(Int64Array::from_iter_values(in_file)));
         columns.push(Arc::new(Int8Array::from(vec![WINNER; rows])));
         columns.push(self.parts_of(&hashes));
-        Ok((
-            RecordBatch::try_new(Arc::clone(&self.schema), columns)?,
-            hashes,
-        ))
+        Ok((RecordBatch::try_new(Arc::clone(&self.schema), columns)?, hashes))
     }
 
     /// The entries of a batch of versions.
@@ -147,9 +129,7 @@ impl Entries {
             batch.column_by_name(name).ok_or_else(lost)
         };
         let locations = column("location")?.as_primitive::<Int32Type>();
-        let files = files
-            .numbers
-            .numbers(locations, column("file")?.as_string())?;
+        let files = files.numbers.numbers(locations, column("file")?.as_string())?;
         let mut columns: Vec<ArrayRef> = Vec::new();
         for field in &self.schema.fields()[..self.schema.fields().len() - 2] {
             columns.push(match field.name().as_str() {

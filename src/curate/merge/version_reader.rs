@@ -37,9 +37,8 @@ impl VersionReader<'_> {
         let name = self.state.describe(&committed.path);
         let path = parse_path(&committed.path)?;
         let store = Arc::clone(&self.state.store);
-        let file = ParquetFile::open(store, path, committed.bytes, name.clone())
-            .await
-            .map_err(|error| {
+        let file = ParquetFile::open(store, path, committed.bytes, name.clone()).await.map_err(
+            |error| {
                 if error.kind == Kind::Data || missing_object(&error).is_some() {
                     Error::data("committed versions cannot be read")
                         .hint("restore the file, or rebuild the state with `glueless rebuild`")
@@ -47,7 +46,8 @@ impl VersionReader<'_> {
                 } else {
                     error
                 }
-            })?;
+            },
+        )?;
         let schema = layout.schema();
         let mut columns = schema
             .fields()
@@ -60,11 +60,7 @@ impl VersionReader<'_> {
         columns.sort_unstable();
         let keys: Vec<usize> = (0..layout.keys.len()).collect();
         let key_schema = Arc::new(schema.project(&keys)?);
-        let origin = if committed.rewritten {
-            REWRITTEN
-        } else {
-            LOOKED_UP
-        };
+        let origin = if committed.rewritten { REWRITTEN } else { LOOKED_UP };
         let mut batches = file.read(&columns, BATCH_ROWS);
         while let Some(read) = batches.try_next().await? {
             let hashes = if layout.keys.is_empty() {
@@ -72,10 +68,8 @@ impl VersionReader<'_> {
             } else {
                 hash(conform(&read, &key_schema)?.columns())?
             };
-            let is_candidate: BooleanArray = hashes
-                .iter()
-                .map(|hash| Some(self.bloom.may_contain(*hash)))
-                .collect();
+            let is_candidate: BooleanArray =
+                hashes.iter().map(|hash| Some(self.bloom.may_contain(*hash))).collect();
             let count = is_candidate.true_count();
             if count == 0 && !committed.rewritten {
                 continue;
@@ -88,22 +82,15 @@ impl VersionReader<'_> {
                     .filter_map(|(hash, is_candidate)| is_candidate.then_some(*hash))
                     .collect();
                 let batch =
-                    self.entries
-                        .of_versions(&candidates, &candidate_hashes, origin, self.files)?;
+                    self.entries.of_versions(&candidates, &candidate_hashes, origin, self.files)?;
                 sorter.push(&batch)?;
             }
             if committed.rewritten && count < read.num_rows() {
                 let is_other = arrow::compute::not(&is_candidate)?;
                 let others = filter_record_batch(&read, &is_other)?;
-                versions
-                    .write(&conform(&others, &layout.written_schema())?)
-                    .await?;
+                versions.write(&conform(&others, &layout.written_schema())?).await?;
             }
         }
-        Ok(if committed.rewritten {
-            file.row_count()
-        } else {
-            0
-        })
+        Ok(if committed.rewritten { file.row_count() } else { 0 })
     }
 }

@@ -38,11 +38,7 @@ impl<P: Position> LastChange<P> {
     /// The first change of a key.
     #[inline]
     pub(super) fn first(day: Option<i32>, position: P) -> Self {
-        LastChange {
-            position,
-            day: day.unwrap_or(NO_DAY),
-            next: END,
-        }
+        LastChange { position, day: day.unwrap_or(NO_DAY), next: END }
     }
 
     /// Touches the entry, so that it is in the CPU caches for the next access.
@@ -89,11 +85,7 @@ impl<P: Position> LaterDays<P> {
             };
             self.heap_bytes += position.heap_bytes();
             // Changes mostly come in the order of time: the newest day is stored first.
-            let newest = LastChange {
-                position,
-                day,
-                next: new,
-            };
+            let newest = LastChange { position, day, next: new };
             self.changes.push(std::mem::replace(first, newest));
         } else {
             let other = &mut self.changes[at as usize];

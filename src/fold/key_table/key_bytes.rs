@@ -45,9 +45,7 @@ impl Keys {
         let mut bytes = Vec::new();
         let mut ends = Vec::with_capacity(rows);
         if !columns.iter().all(is_plain) {
-            let fields = columns
-                .iter()
-                .map(|column| SortField::new(column.data_type().clone()));
+            let fields = columns.iter().map(|column| SortField::new(column.data_type().clone()));
             let converted = RowConverter::new(fields.collect())?.convert_columns(columns)?;
             for row in &converted {
                 bytes.extend_from_slice(row.data());
@@ -119,11 +117,8 @@ pub(super) fn mix(one: u64, other: u64) -> u64 {
 }
 
 /// Constants with well-distributed bits: the fractions of the square roots of 2, 3 and 5.
-pub(super) const SEEDS: [u64; 3] = [
-    0x6a09_e667_f3bc_c909,
-    0xbb67_ae85_84ca_a73b,
-    0x3c6e_f372_fe94_f82b,
-];
+pub(super) const SEEDS: [u64; 3] =
+    [0x6a09_e667_f3bc_c909, 0xbb67_ae85_84ca_a73b, 0x3c6e_f372_fe94_f82b];
 
 /// The hash of a key: of its view if the key is inlined, of its bytes otherwise.
 #[inline]

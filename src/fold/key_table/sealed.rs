@@ -41,20 +41,9 @@ impl<P: Position> SealedShard<P> {
     pub(super) fn new(table: Arc<KeyTable<P>>, mut shard: Shard<P>, share: usize) -> Self {
         let Some(spilled) = shard.spilled.take() else {
             let reserved = shard.reserved;
-            return SealedShard {
-                table,
-                shard,
-                next_key: 0,
-                passes: None,
-                reserved,
-            };
+            return SealedShard { table, shard, next_key: 0, passes: None, reserved };
         };
-        let Spilled {
-            file,
-            bytes,
-            keys,
-            later,
-        } = spilled;
+        let Spilled { file, bytes, keys, later } = spilled;
         // The list of further days grows by doubling.
         let needed = bytes
             + keys * bytes_per_key::<P>() as u64
@@ -62,19 +51,8 @@ impl<P: Position> SealedShard<P> {
         let count = needed.div_ceil(share as u64).max(1);
         let reserved = (needed / count) as usize;
         table.reserve(reserved);
-        let passes = Some(Passes {
-            file,
-            keys,
-            count,
-            next: 0,
-        });
-        SealedShard {
-            table,
-            shard: Shard::new(),
-            next_key: 0,
-            passes,
-            reserved,
-        }
+        let passes = Some(Passes { file, keys, count, next: 0 });
+        SealedShard { table, shard: Shard::new(), next_key: 0, passes, reserved }
     }
 
     /// Passes up to `max` keys to `each`, each as the last changes of its days, in no order.
@@ -104,11 +82,7 @@ impl<P: Position> SealedShard<P> {
 
     /// Reads the keys of the next pass from the shard's file. Returns whether there was a pass.
     fn read_pass(&mut self) -> Result<bool> {
-        let Some(passes) = self
-            .passes
-            .as_mut()
-            .filter(|passes| passes.next < passes.count)
-        else {
+        let Some(passes) = self.passes.as_mut().filter(|passes| passes.next < passes.count) else {
             return Ok(false);
         };
         let (pass, count) = (passes.next, passes.count);

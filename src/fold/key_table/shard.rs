@@ -208,11 +208,7 @@ impl<P: Position> Shard<P> {
         spilled.bytes += appended as u64;
         spilled.keys += keys as u64;
         spilled.later += self.later.count() as u64;
-        *self = Shard {
-            reserved: self.reserved,
-            spilled: Some(spilled),
-            ..Shard::new()
-        };
+        *self = Shard { reserved: self.reserved, spilled: Some(spilled), ..Shard::new() };
         Ok((appended, keys))
     }
 }

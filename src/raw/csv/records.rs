@@ -110,9 +110,8 @@ impl<'a, R: Read> Records<'a, R> {
             return Err(wrong("has a header with too many names"));
         }
         let texts = (0..self.fields.len()).map(|number| self.text(number));
-        let names: Vec<&str> = texts
-            .collect::<Option<_>>()
-            .ok_or_else(|| wrong("has a header that is not UTF-8"))?;
+        let names: Vec<&str> =
+            texts.collect::<Option<_>>().ok_or_else(|| wrong("has a header that is not UTF-8"))?;
         let is_invalid = |(index, name): (usize, &&str)| {
             let mut before = names[..index].iter();
             name.is_empty() || before.any(|other| other.eq_ignore_ascii_case(name))
@@ -246,8 +245,7 @@ impl<'a, R: Read> Records<'a, R> {
             }
             let has_return = is_last && !self.is_cut_off && tail[1] == b'\r';
             if has_return {
-                self.bytes
-                    .truncate(self.bytes.len().saturating_sub(1).max(first));
+                self.bytes.truncate(self.bytes.len().saturating_sub(1).max(first));
                 (raw_bytes, text_bytes) = (raw_bytes - 1, text_bytes.saturating_sub(1));
             }
             // The outer quotes, one of each inner pair, and the comma or line end after the field.
@@ -266,9 +264,7 @@ impl<'a, R: Read> Records<'a, R> {
     }
 
     fn raw(&self, number: usize) -> &[u8] {
-        let start = number
-            .checked_sub(1)
-            .map_or(0, |before| self.fields[before].end);
+        let start = number.checked_sub(1).map_or(0, |before| self.fields[before].end);
         &self.bytes[start..self.fields[number].end]
     }
 
@@ -298,10 +294,7 @@ impl<'a, R: Read> Records<'a, R> {
 
 /// The error for a file that cannot be decompressed or fetched.
 pub(crate) fn unreadable(name: &str, error: std::io::Error) -> Error {
-    if let Some(ours) = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<Error>())
-    {
+    if let Some(ours) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         let mut failed = Error::storage(format!("cannot read {name}"));
         failed.hint.clone_from(&ours.hint);
         return failed.caused_by(error);

@@ -89,10 +89,9 @@ impl Sorted {
             if let Some(blocks) = run.blocks.get(folder) {
                 let reader = match readers.entry(number) {
                     Entry::Occupied(reader) => reader.into_mut(),
-                    Entry::Vacant(none) => none.insert(FileReader::try_new_buffered(
-                        read_spilled(&run.file)?,
-                        None,
-                    )?),
+                    Entry::Vacant(none) => {
+                        none.insert(FileReader::try_new_buffered(read_spilled(&run.file)?, None)?)
+                    }
                 };
                 let block = Block::read(reader, blocks.start)?;
                 cursors.push(Cursor::Run {
@@ -136,15 +135,10 @@ pub(super) struct Block {
 impl Block {
     pub(super) fn read(reader: &mut FileReader<BufReader<File>>, number: usize) -> Result<Self> {
         reader.set_index(number)?;
-        let mut rows = reader
-            .next()
-            .ok_or_else(|| Error::internal("spilled rows are missing"))??;
+        let mut rows =
+            reader.next().ok_or_else(|| Error::internal("spilled rows are missing"))??;
         let keys = rows.remove_column(rows.num_columns() - 1);
-        Ok(Block {
-            keys: keys.as_binary().clone(),
-            rows,
-            slot: NO_SLOT,
-        })
+        Ok(Block { keys: keys.as_binary().clone(), rows, slot: NO_SLOT })
     }
 }
 
@@ -172,12 +166,7 @@ impl Cursor<'_> {
     #[inline]
     pub(super) fn key(&self) -> &[u8] {
         match self {
-            Cursor::Memory {
-                buffered,
-                row_refs,
-                at,
-                ..
-            } => {
+            Cursor::Memory { buffered, row_refs, at, .. } => {
                 let row_ref = row_refs[*at];
                 buffered[row_ref.batch as usize].key(row_ref.row)
             }
@@ -241,38 +230,24 @@ impl Merge<'_> {
         };
         let mut columns = rows.columns().to_vec();
         columns.push(Arc::new(keys.finish()));
-        Ok(Some(RecordBatch::try_new(
-            run_schema(&rows.schema()),
-            columns,
-        )?))
+        Ok(Some(RecordBatch::try_new(run_schema(&rows.schema()), columns)?))
     }
 
     /// Picks a cursor's next row and advances the cursor. Returns whether it has more rows.
     pub(super) fn pick(&mut self, cursor: usize) -> Result<bool> {
         match &mut self.cursors[cursor] {
-            Cursor::Memory {
-                buffered,
-                row_refs,
-                at,
-                slots,
-            } => {
+            Cursor::Memory { buffered, row_refs, at, slots } => {
                 let row_ref = row_refs[*at];
                 let slot = &mut slots[row_ref.batch as usize];
                 if *slot == NO_SLOT {
                     *slot = self.slots.len() as u32;
-                    self.slots
-                        .push(buffered[row_ref.batch as usize].rows.clone());
+                    self.slots.push(buffered[row_ref.batch as usize].rows.clone());
                 }
                 self.picked.push((*slot as usize, row_ref.row as usize));
                 *at += 1;
                 Ok(*at < row_refs.len())
             }
-            Cursor::Run {
-                number,
-                block,
-                at,
-                rest,
-            } => {
+            Cursor::Run { number, block, at, rest } => {
                 if block.slot == NO_SLOT {
                     block.slot = self.slots.len() as u32;
                     self.slots.push(block.rows.clone());
