@@ -90,7 +90,7 @@ pub async fn register(
     let (Some((versions, layout)), Some(record)) = (state.versions()?, &ledger.contract) else {
         return Ok(false);
     };
-    let numbers = FileNumbers::new(ledger.inputs.keys().cloned());
+    let numbers = FileNumbers::new(pipeline.raw.file_order(), ledger.inputs.keys().cloned());
     let columns = read_types(&record.columns)?;
     let files = ledger.files(CURATED);
     let files = files.map(|file| PartitionFile::new(&file.path, file.bytes));

@@ -209,7 +209,7 @@ async fn list_changes(
         let earlier = seen - found.len();
         notes.push(format!("{earlier} earlier changes are not listed"));
     }
-    mark_winners(lister.pipeline.keep, &mut found);
+    mark_winners(lister.pipeline, &mut found);
     explained.changes = found.into_iter().map(|found| found.change).collect();
     notes.extend(lister.changed_files(&explained.changes));
     let is_unfolded = |change: &KeyChange| change.run_id.is_none();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use datafusion::execution::runtime_env::RuntimeEnv;
+use tracing::debug;
 
 use crate::config::Pipeline;
 use crate::engine::resources::Resources;
@@ -95,6 +96,11 @@ pub(super) struct OpenPipeline<'a> {
 impl<'a> OpenPipeline<'a> {
     pub(super) async fn open(run_context: &'a RunContext<'a>) -> Result<Self> {
         let (pipeline, limit) = (run_context.pipeline, run_context.resources);
+        let dialect = pipeline.raw.dialect;
+        let settings = dialect.settings().into_iter();
+        let settings: Vec<String> =
+            settings.map(|(key, value)| format!("{key} = {value}")).collect();
+        debug!("raw.dialect = \"{}\" sets by default: {}", dialect.name(), settings.join(", "));
         let spill = SpillFolder::create(&limit.spill_dir, &run_context.run_id)?;
         Ok(OpenPipeline {
             run_context,

@@ -62,7 +62,7 @@ pub(super) struct LimitsToml {
 }
 
 /// The hint for a missing key.
-pub(super) const NEEDED_KEYS: &str = "a pipeline needs at least name, key, raw.url, raw.order_by and \
+pub(super) const NEEDED_KEYS: &str = "a pipeline needs at least name, key, raw.url and \
                            curated.url; an aggregate needs name, sql, url and day";
 
 /// The error for a key that is missing or has a value of a wrong type.

@@ -50,9 +50,7 @@ impl Form {
     /// pipeline says that they have it.
     pub(crate) fn of(raw: &Raw, full_load: bool) -> Self {
         let lacks_op = full_load && !raw.csv.header && !raw.csv.op_in_full_load;
-        let is_present = |(name, _): &&(String, DataType)| {
-            !(lacks_op && name.eq_ignore_ascii_case(&raw.op.name))
-        };
+        let is_present = |(name, _): &&(String, DataType)| !(lacks_op && raw.op.is(name));
         Form {
             columns: raw.columns.iter().filter(is_present).cloned().collect(),
             csv: raw.csv.clone(),

@@ -133,11 +133,8 @@ pub(crate) async fn new_spans(
 }
 
 /// Sorts inputs in the order of files.
-fn sort(inputs: &mut [Input]) {
-    fn order(input: &Input) -> (&str, &str, usize) {
-        layout::file_order(input.file.location, &input.file.path)
-    }
-    inputs.sort_by(|a, b| order(a).cmp(&order(b)));
+fn sort(raw: &Raw, inputs: &mut [Input]) {
+    raw.file_order().sort(inputs, |input| (input.file.location, &input.file.path));
 }
 
 /// The folded files that are not among the inputs found.
@@ -220,7 +217,7 @@ pub(crate) async fn discover(
             }
         }
     }
-    sort(&mut inputs);
+    sort(raw, &mut inputs);
     Ok(inputs)
 }
 
@@ -304,7 +301,7 @@ pub(crate) async fn discover_all(folders: &[Folder], raw: &Raw) -> Result<Vec<In
             only: None,
         }));
     }
-    sort(&mut inputs);
+    sort(raw, &mut inputs);
     Ok(inputs)
 }
 
@@ -340,7 +337,7 @@ pub(crate) async fn rediscover<'a>(
             inputs.push(Input { file, full_load, late: false, rows, only: None });
         }
     }
-    sort(&mut inputs);
+    sort(raw, &mut inputs);
     let missing = missing_files(wanted.into_iter(), &inputs).collect();
     Ok((inputs, missing))
 }
@@ -417,7 +414,7 @@ pub(crate) async fn catch_up<'a>(
             });
         }
     }
-    sort(&mut inputs);
+    sort(raw, &mut inputs);
     let missing_quarantined = missing_files(quarantined.into_iter(), &inputs).collect();
     let is_missing = |file: &&RawFile| {
         let is_folded = recorded.folded(file.location, &file.path).is_some();

@@ -3,9 +3,10 @@
 //! Nanoseconds have 128 bits, because the year 9999 does not fit into 64.
 
 use arrow::array::{Array, ArrayRef, AsArray, Date32Array};
+use arrow::compute::cast;
 use arrow::datatypes::{
-    DataType, Date32Type, Date64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
-    TimestampNanosecondType, TimestampSecondType,
+    DataType, Date32Type, Date64Type, Decimal128Type, TimeUnit, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
 use chrono::{DateTime, NaiveDate, NaiveDateTime, TimeZone};
 use chrono_tz::Tz;
@@ -94,6 +95,19 @@ pub(crate) fn times_ns(column: &ArrayRef, zone: Tz) -> Result<Vec<Option<i128>>,
         .into_iter()
         .enumerate()
         .map(|(index, time)| time.map(|ns| local_to_utc(ns, zone).ok_or(index)).transpose())
+        .collect()
+}
+
+/// Converts a column of integers, each a number of units since 1970 UTC, to nanoseconds; nulls stay
+/// null.
+///
+/// # Errors
+/// The index of the first value that is out of range.
+pub(crate) fn numbers_ns(column: &ArrayRef, unit_ns: i128) -> Result<Vec<Option<i128>>, usize> {
+    let numbers = cast(column, &DataType::Decimal128(38, 0)).map_err(|_| 0usize)?;
+    let numbers = numbers.as_primitive::<Decimal128Type>().iter().enumerate();
+    numbers
+        .map(|(index, number)| number.map(|n| n.checked_mul(unit_ns).ok_or(index)).transpose())
         .collect()
 }
 

@@ -74,6 +74,14 @@ impl LabBuilder {
         self
     }
 
+    /// Leaves a key of a section out.
+    pub fn unset(mut self, key: &str) -> Self {
+        let (section, name) = key.split_once('.').expect("a section and a key");
+        let section = self.pipeline.get_mut(section).and_then(Value::as_table_mut);
+        section.expect("a section").remove(name);
+        self
+    }
+
     /// Sets `keep`.
     pub fn keep(self, keep: &str) -> Self {
         self.set("keep", keep)

@@ -72,7 +72,7 @@ impl Finder {
                     columns: &columns,
                     read: read.map_err(|error| of_input(file, error))?,
                 };
-                self.mark(&batch.without_placeholders()?)?;
+                self.mark(&batch.without_placeholders()?.without_ignored()?)?;
             }
         }
         Ok(())

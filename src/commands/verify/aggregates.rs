@@ -59,7 +59,8 @@ impl OpenPipeline<'_> {
         let versions = versions.collect::<Result<Vec<_>>>()?;
         let layout = &folded.curated.layout;
         let versions = FileTable::new(&folded.versions, versions, layout.schema(), Vec::new())?;
-        let numbers = FileNumbers::new(state.ledger.inputs.keys().cloned());
+        let numbers =
+            FileNumbers::new(pipeline.raw.file_order(), state.ledger.inputs.keys().cloned());
         let curated = folded.table(pipeline)?;
         aggregate::register_tables(&context, versions, layout, numbers, curated).await?;
         let mut verified = Vec::new();

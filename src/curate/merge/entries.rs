@@ -38,7 +38,7 @@ impl Files {
     pub(super) fn new(earlier: Vec<(usize, String)>, changes: &Changes) -> Result<Self> {
         let inputs = || changes.inputs().map(|input| &input.file);
         let of_run = inputs().map(|file| (file.location, file.path.clone()));
-        let numbers = FileNumbers::new(earlier.into_iter().chain(of_run));
+        let numbers = FileNumbers::new(changes.file_order(), earlier.into_iter().chain(of_run));
         let of_run: Vec<u32> = inputs()
             .map(|file| numbers.number(file.location as i32, &file.path))
             .collect::<Result<_>>()?;
