@@ -92,8 +92,7 @@ pub async fn register(
     };
     let numbers = FileNumbers::new(ledger.inputs.keys().cloned());
     let columns = read_types(&record.columns)?;
-    let files = ledger.files(CURATED);
-    let files = files.map(|file| PartitionFile::new(&file.path, file.bytes));
+    let files = ledger.files(CURATED).map(|file| PartitionFile::new(&file.path, file.bytes));
     let partition_by = &pipeline.curated.partition_by;
     let table = FileTable::of_partitions(curated, files, &columns, partition_by)?;
     register_tables(context, versions, &layout, numbers, table).await?;

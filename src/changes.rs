@@ -148,9 +148,8 @@ impl Changes {
         }
         map_columns(&mut files, &union);
         let images = raw.before_images(&pipeline.key);
-        let images = images.iter().map(|name| union.find(name));
         let changes = Changes {
-            before_images: images.collect(),
+            before_images: images.iter().map(|name| union.find(name)).collect(),
             files,
             raw_schema: Arc::new(Schema::new(union.fields)),
             key: pipeline.key.clone(),
@@ -260,8 +259,7 @@ impl Changes {
     /// Whether there are inputs, or CDC files with `cdc`, and none of them has a column.
     fn is_missing_everywhere(&self, name: &str, cdc: bool) -> bool {
         let column = self.raw_column(name);
-        let files = self.files.iter();
-        let mut files = files.filter(|file| !cdc || !file.input.full_load).peekable();
+        let mut files = self.files.iter().filter(|file| !cdc || !file.input.full_load).peekable();
         let lacks = |file: &OpenInput| column.is_none_or(|column| file.columns[column].is_none());
         files.peek().is_some() && files.all(lacks)
     }
@@ -496,9 +494,10 @@ fn map_columns(files: &mut [OpenInput], union: &RawColumns<'_>) {
                 always_fits(schema.field(index).data_type(), field.data_type())
             };
             let each = columns.iter().zip(&union.fields).enumerate();
-            let to_check =
-                each.filter(|(_, (index, field))| index.is_some_and(|index| !fits(index, field)));
-            let to_check = to_check.map(|(column, _)| column).collect();
+            let to_check = each
+                .filter(|(_, (index, field))| index.is_some_and(|index| !fits(index, field)))
+                .map(|(column, _)| column)
+                .collect();
             (Arc::clone(schema), columns, to_check)
         });
         let schema = Arc::clone(schema);
@@ -516,8 +515,7 @@ fn ordinals_per_row(raw: &Raw) -> u64 {
 /// The names of a file's columns.
 fn names(file: &ParquetFile) -> impl Iterator<Item = &str> + Clone {
     let fields = file.schema().fields();
-    let fields = fields[..fields.len() - 1].iter();
-    fields.map(|field| field.name().as_str())
+    fields[..fields.len() - 1].iter().map(|field| field.name().as_str())
 }
 
 /// The columns that the pipeline requires in full loads and in CDC files, with the setting that names
@@ -548,8 +546,7 @@ impl<'a> RequiredColumns<'a> {
         };
         // Single files may lack the event time.
         let event_time = ("raw.event_time", raw.event_time.as_str());
-        let of_cdc = cdc.iter().copied().chain([event_time]);
-        let of_cdc = of_cdc.filter(|_| has_cdc);
+        let of_cdc = cdc.iter().copied().chain([event_time]).filter(|_| has_cdc);
         let wanted = full_load.iter().copied().chain(of_cdc);
         let missing = wanted.filter(|_| !opened.is_empty()).find(|(_, name)| !exists(name));
         if let Some((setting, name)) = missing {

@@ -31,8 +31,8 @@ pub(super) fn days_to_compute(
             parse_partition_segment(parent(&file.path)).and_then(|(_, day)| day?.parse().ok())
         });
         // A day whose result was empty is not published, and may have rows now.
-        let computed = ledger.windows_aggregated(&table).into_iter();
-        let computed = computed.flat_map(|window| window.days());
+        let computed =
+            ledger.windows_aggregated(&table).into_iter().flat_map(|window| window.days());
         let changed_before = ledger.runs.iter().flat_map(|run| run.days.iter().copied());
         let all = published.chain(computed).chain(changed_before);
         days.extend(all.filter(|day: &NaiveDate| day >= earliest));

@@ -123,8 +123,8 @@ fn append_halves<P: Position>(
     let columns: &[ArrayRef] = &batch.columns()[..keys];
     let fields = columns.iter().map(|column| SortField::new(column.data_type().clone()));
     let rows = RowConverter::new(fields.collect())?.convert_columns(columns)?;
-    let times = times_ns(batch.column(keys + 1), Tz::UTC);
-    let times = times.map_err(|_| Error::internal("a commit time was lost"))?;
+    let times = times_ns(batch.column(keys + 1), Tz::UTC)
+        .map_err(|_| Error::internal("a commit time was lost"))?;
     let positions = P::read(batch.column(keys));
     for ((position, key), time) in positions.into_iter().zip(&rows).zip(times) {
         let part = |salt: u8| {
@@ -180,13 +180,16 @@ mod tests {
 
     /// The rows that swap keys, of moves from key to key in one transaction.
     fn swapped(moves: &[(u128, u128)]) -> Vec<u64> {
-        let halves = moves.iter().zip(0u64..).flat_map(|((from, to), row)| {
-            [(0, *from), (1, *to)].map(|(half, node)| Half {
-                position: pack(true, Some(7), 3, row * 2 + half).expect("in range"),
-                node,
+        let mut halves: Vec<Half<i128>> = moves
+            .iter()
+            .zip(0u64..)
+            .flat_map(|((from, to), row)| {
+                [(0, *from), (1, *to)].map(|(half, node)| Half {
+                    position: pack(true, Some(7), 3, row * 2 + half).expect("in range"),
+                    node,
+                })
             })
-        });
-        let mut halves: Vec<Half<i128>> = halves.collect();
+            .collect();
         halves.reverse();
         let found = find_cycles(halves);
         let mut rows: Vec<u64> = found.iter().map(|(_, row)| *row).collect();

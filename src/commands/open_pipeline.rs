@@ -212,8 +212,8 @@ async fn open_outputs(run_context: &RunContext<'_>) -> Result<Vec<Output>> {
         let work = location.sibling("_glueless").unwrap_or_else(|| location.join("_glueless"));
         // Pipelines of the same name can have tables in the same folder, each with its own state.
         let name_of_state = staging_name(&pipeline.state.to_string());
-        let staging = work.join(&pipeline.name).join("staging").join(&name_of_state);
-        let staging = stores.open(&staging)?;
+        let staging =
+            stores.open(&work.join(&pipeline.name).join("staging").join(&name_of_state))?;
         let owner = Owner {
             pipeline: pipeline.name.clone(),
             table: owned_as,

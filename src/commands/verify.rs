@@ -303,9 +303,7 @@ impl OpenPipeline<'_> {
     fn comparing_session(&self) -> SessionContext {
         let context = session(&self.runtime, self.run_context.resources.threads);
         let state = context.state_ref();
-        let mut state = state.write();
-        state.config_mut().options_mut().optimizer.prefer_hash_join = false;
-        drop(state);
+        state.write().config_mut().options_mut().optimizer.prefer_hash_join = false;
         context
     }
 }

@@ -237,9 +237,12 @@ impl RawToml {
         }
         no_repeats(&self.order_by)
             .map_err(|name| wrong("raw.order_by", format!("names `{name}` twice")))?;
-        let urls = self.url.all();
-        let urls =
-            urls.iter().map(|url| Location::parse(url, folder)).collect::<Result<Vec<_>>>()?;
+        let urls = self
+            .url
+            .all()
+            .iter()
+            .map(|url| Location::parse(url, folder))
+            .collect::<Result<Vec<_>>>()?;
         if urls.is_empty() {
             return Err(wrong("raw.url", "is empty".into()));
         }

@@ -225,8 +225,7 @@ impl<P: Position> Fill<P> {
             let value = expression.evaluate(batch)?;
             value.into_array(batch.num_rows())
         };
-        let keys = self.keys.iter().map(evaluate);
-        let keys = keys.collect::<EngineResult<Vec<_>>>()?;
+        let keys = self.keys.iter().map(evaluate).collect::<EngineResult<Vec<_>>>()?;
         let [days, positions] = &self.arguments;
         let (days, positions) = (evaluate(days)?, evaluate(positions)?);
         self.input_rows.add(batch.num_rows());

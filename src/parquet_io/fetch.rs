@@ -77,9 +77,12 @@ impl ParquetFile {
             return Vec::new();
         };
         let schema = metadata.file_metadata().schema_descr();
-        let chunks = metadata.row_group(row_group).columns().iter().enumerate();
-        let chunks =
-            chunks.filter(|(leaf, _)| columns.contains(&schema.get_column_root_idx(*leaf)));
+        let chunks = metadata
+            .row_group(row_group)
+            .columns()
+            .iter()
+            .enumerate()
+            .filter(|(leaf, _)| columns.contains(&schema.get_column_root_idx(*leaf)));
         let range = |(start, length): (u64, u64)| start..start + length;
         chunks.map(|(_, chunk)| range(chunk.byte_range())).collect()
     }

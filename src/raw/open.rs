@@ -224,19 +224,20 @@ impl Opener {
         inputs: Vec<Input>,
         opens: usize,
     ) -> Result<Vec<OneOpened>> {
-        let tasks = stream::iter(inputs).map(|input| {
-            let opener = Arc::clone(&self);
-            match self.format {
-                RawFormat::Parquet => {
-                    spawn(async move { Ok(opener.open_parquet(input).await) }).boxed()
+        let mut tasks = stream::iter(inputs)
+            .map(|input| {
+                let opener = Arc::clone(&self);
+                match self.format {
+                    RawFormat::Parquet => {
+                        spawn(async move { Ok(opener.open_parquet(input).await) }).boxed()
+                    }
+                    RawFormat::Csv => {
+                        let handle = Some(Handle::current());
+                        spawn_blocking(move || Ok(opener.open_csv(input, handle))).boxed()
+                    }
                 }
-                RawFormat::Csv => {
-                    let handle = Some(Handle::current());
-                    spawn_blocking(move || Ok(opener.open_csv(input, handle))).boxed()
-                }
-            }
-        });
-        let mut tasks = tasks.buffered(opens);
+            })
+            .buffered(opens);
         let (mut opened, mut known) = (Vec::new(), None);
         while let Some(one) = tasks.try_next().await? {
             let one = one.map(|one| one.without_footer(&mut known));

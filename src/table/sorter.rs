@@ -229,8 +229,9 @@ impl Sorter {
                 _ => match self.numbers.get(values) {
                     Some(partition) => *partition,
                     None => {
-                        let names = order.partition_by.iter();
-                        let names: Vec<&str> = names
+                        let names: Vec<&str> = order
+                            .partition_by
+                            .iter()
                             .map(|column| order.schema.field(*column).name().as_str())
                             .collect();
                         let columns = Order::columns(batch, &order.partition_by);

@@ -14,8 +14,8 @@ use super::{REPOSITORY, contents, fixtures_program, run_fixtures};
 fn read_with(engine: &str, table: &Path) -> (String, Vec<BTreeMap<String, Option<String>>>) {
     let read = support::read_with(engine, &table.display().to_string(), None);
     let (columns, rows) = read.expect("read");
-    let typed = columns.iter().map(|(name, kind)| format!("{name} {kind}"));
-    let typed = typed.collect::<Vec<_>>().join("\n");
+    let typed =
+        columns.iter().map(|(name, kind)| format!("{name} {kind}")).collect::<Vec<_>>().join("\n");
     let names = || columns.iter().map(|(name, _)| name.clone());
     let rows = rows.into_iter().map(|row| names().zip(row).collect());
     (typed, sorted(rows.collect()))

@@ -233,11 +233,14 @@ impl Batch<'_> {
         let changes = &self.reader.changes;
         match &self.reader.pass {
             Pass::One(_) => {
-                let deletes = all.clone().map(|at| {
-                    let row = numbers[at] as u64;
-                    moved[at] && is_inside(at) && !changes.is_key_swap(self.file, row)
-                });
-                let deletes = deletes.map(Some).collect();
+                let deletes = all
+                    .clone()
+                    .map(|at| {
+                        let row = numbers[at] as u64;
+                        moved[at] && is_inside(at) && !changes.is_key_swap(self.file, row)
+                    })
+                    .map(Some)
+                    .collect();
                 (all.map(|at| Some(is_inside(at))).collect(), deletes)
             }
             Pass::KeyMoves | Pass::Find => {
@@ -307,24 +310,27 @@ impl Batch<'_> {
         let reader = self.reader;
         let count = self.read.num_rows();
         let times = self.commit_times()?;
-        let arrays = reader.sources.iter().map(|source| {
-            Ok(match source {
-                Source::Raw(column) => {
-                    match reader.roles.key.iter().position(|key| key == column) {
-                        Some(key) => Arc::clone(&before[key]),
-                        None => self.raw(*column)?,
+        let arrays = reader
+            .sources
+            .iter()
+            .map(|source| {
+                Ok(match source {
+                    Source::Raw(column) => {
+                        match reader.roles.key.iter().position(|key| key == column) {
+                            Some(key) => Arc::clone(&before[key]),
+                            None => self.raw(*column)?,
+                        }
                     }
-                }
-                Source::EventDt => {
-                    let days = times.iter().map(|time| time.map(day_of));
-                    Arc::new(days.collect::<Date32Array>())
-                }
-                Source::Position => self.positions(&times, 0)?,
-                Source::Live => Arc::new(BooleanArray::from(vec![false; count])),
-                Source::Latest => self.latest(0),
+                    Source::EventDt => {
+                        let days = times.iter().map(|time| time.map(day_of));
+                        Arc::new(days.collect::<Date32Array>())
+                    }
+                    Source::Position => self.positions(&times, 0)?,
+                    Source::Live => Arc::new(BooleanArray::from(vec![false; count])),
+                    Source::Latest => self.latest(0),
+                })
             })
-        });
-        let arrays = arrays.collect::<Result<Vec<ArrayRef>, BatchError>>()?;
+            .collect::<Result<Vec<ArrayRef>, BatchError>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(count));
         let schema = Arc::clone(&reader.schema);
         Ok(RecordBatch::try_new_with_options(schema, arrays, &options)?)

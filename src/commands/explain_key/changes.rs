@@ -125,8 +125,8 @@ impl ChangeLister<'_> {
         let column = |name: &str| batch.column_by_name(name);
         let value =
             |name: &str| column(name).map_or(String::new(), |column| format_value(column, at));
-        let order = raw.order_by.iter();
-        let order = order.filter_map(|name| Some((name.clone(), value(&self.name(name)?))));
+        let order =
+            raw.order_by.iter().filter_map(|name| Some((name.clone(), value(&self.name(name)?))));
         let is_live = column(LIVE).is_some_and(|live| live.as_boolean().value(at));
         let op = match (per_row, ordinal % per_row) {
             (2, 0) => "moved away".into(),
@@ -137,8 +137,7 @@ impl ChangeLister<'_> {
             },
         };
         let days = column(EVENT_DT).map(|days| days.as_primitive::<Date32Type>());
-        let day = days.filter(|days| days.is_valid(at));
-        let day = day.and_then(|days| date(days.value(at)));
+        let day = days.filter(|days| days.is_valid(at)).and_then(|days| date(days.value(at)));
         let commit_time = self.name(&raw.commit_time).and_then(|name| {
             let times = times_ns(&column(&name)?.slice(at, 1), chrono_tz::Tz::UTC).ok()?;
             let ns = times.first().copied().flatten()?;

@@ -49,14 +49,18 @@ impl OpenPipeline<'_> {
             let root = object_store_root(folder);
             context.register_object_store(&root, Arc::clone(&folder.root_store));
         }
-        let versions = folded.curated.versions.iter().map(|file| {
-            Ok(ListedFile {
-                path: folded.versions.root_path(&file.path)?,
-                bytes: file.bytes,
-                partition: Vec::new(),
+        let versions = folded
+            .curated
+            .versions
+            .iter()
+            .map(|file| {
+                Ok(ListedFile {
+                    path: folded.versions.root_path(&file.path)?,
+                    bytes: file.bytes,
+                    partition: Vec::new(),
+                })
             })
-        });
-        let versions = versions.collect::<Result<Vec<_>>>()?;
+            .collect::<Result<Vec<_>>>()?;
         let layout = &folded.curated.layout;
         let versions = FileTable::new(&folded.versions, versions, layout.schema(), Vec::new())?;
         let numbers = FileNumbers::new(state.ledger.inputs.keys().cloned());
@@ -104,8 +108,8 @@ impl OpenPipeline<'_> {
             staging,
             &name,
             commit,
-        );
-        let computed = computed.await?;
+        )
+        .await?;
         let columns = aggregate::columns(context, aggregate_config).await?;
         let expected = computed.plan.added().filter_map(|file| {
             Some(PartitionFile {
@@ -144,8 +148,11 @@ impl OpenPipeline<'_> {
         verified.days_different = differences.filter(is_compared).collect();
         let days = expected.partitions.keys();
         verified.days = days.filter(|day| is_in_days(day)).count() as u64;
-        let floats = columns.iter().filter(|(_, kind)| kind.is_floating());
-        let floats: Vec<String> = floats.map(|(name, _)| format!("`{name}`")).collect();
+        let floats: Vec<String> = columns
+            .iter()
+            .filter(|(_, kind)| kind.is_floating())
+            .map(|(name, _)| format!("`{name}`"))
+            .collect();
         if !floats.is_empty() {
             verified.note = Some(format!(
                 "not compared: {}, because sums of floats depend on the order of rows",
@@ -166,8 +173,8 @@ async fn digest_files<'a>(
 ) -> Result<Digests> {
     let root = object_store_root(folder);
     context.register_object_store(&root, Arc::clone(&folder.root_store));
-    let exact = columns.iter().filter(|(_, kind)| !kind.is_floating());
-    let exact: Vec<(String, DataType)> = exact.cloned().collect();
+    let exact: Vec<(String, DataType)> =
+        columns.iter().filter(|(_, kind)| !kind.is_floating()).cloned().collect();
     let table = FileTable::of_partitions(folder, files, &exact, &[day.to_string()])?;
     let rows = context.read_table(Arc::new(table))?;
     let fields = rows.schema().fields().iter();

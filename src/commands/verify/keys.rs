@@ -70,9 +70,10 @@ impl Keys<'_> {
         found: DataFrame,
     ) -> Result<Option<KeyDifference>> {
         for (name, rows) in [("expected", expected), ("found", found)] {
-            let columns = self.columns.iter();
-            let columns =
-                columns.map(|(name, kind)| try_cast(ident(name), kind.clone()).alias(name));
+            let columns = self
+                .columns
+                .iter()
+                .map(|(name, kind)| try_cast(ident(name), kind.clone()).alias(name));
             let rows = rows.select(columns.collect::<Vec<_>>())?;
             context.deregister_table(name)?;
             context.register_table(name, self.selected(rows)?.into_view())?;
@@ -89,8 +90,11 @@ impl Keys<'_> {
                 listed.iter().enumerate().map(|(at, name)| format!("{side}.{name} AS k{at}"));
             columns.collect::<Vec<_>>().join(", ")
         };
-        let same = listed.iter().map(|name| format!("(e.{name} IS NOT DISTINCT FROM f.{name})"));
-        let same = same.collect::<Vec<_>>().join(" AND ");
+        let same = listed
+            .iter()
+            .map(|name| format!("(e.{name} IS NOT DISTINCT FROM f.{name})"))
+            .collect::<Vec<_>>()
+            .join(" AND ");
         let keys: Vec<String> = (0..key.len()).map(|at| format!("k{at}")).collect();
         // Counts are compared first: a key with two rows would join with itself.
         let counts = format!(
