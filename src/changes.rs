@@ -372,8 +372,8 @@ impl Changes {
             };
             let data_type = self.raw_schema.field(column).data_type();
             if !is_time_type(data_type) {
-                let file = self.files.iter().find(|file| file.columns[column].is_some());
-                let file = file.map_or("the raw files", |file| &file.file.name);
+                let with_column = self.files.iter().find(|file| file.columns[column].is_some());
+                let file = with_column.map_or("the raw files", |file| &file.file.name);
                 return Err(Error::data(format!(
                     "column `{name}` of {file} is {data_type}, which is not a time"
                 ))
@@ -500,10 +500,9 @@ fn map_columns(files: &mut [OpenInput], union: &RawColumns<'_>) {
                 .collect();
             (Arc::clone(schema), columns, to_check)
         });
-        let schema = Arc::clone(schema);
         file.columns.clone_from(&columns);
         file.to_check.clone_from(&to_check);
-        last = Some((schema, columns, to_check));
+        last = Some((Arc::clone(schema), columns, to_check));
     }
 }
 

@@ -365,8 +365,8 @@ mod tests {
             query_error(std::io::Error::other("… `datafusion.runtime.max_temp_directory_size`"));
         assert_eq!(too_much.kind, Kind::Usage);
         assert_eq!(query_error(std::io::ErrorKind::StorageFull.into()).kind, Kind::Storage);
-        let cast = ArrowError::CastError("x".into());
-        let cast = Error::query("daily.sql", DataFusionError::ArrowError(Box::new(cast), None));
+        let cause = Box::new(ArrowError::CastError("x".into()));
+        let cast = Error::query("daily.sql", DataFusionError::ArrowError(cause, None));
         assert_eq!(cast.kind, Kind::Data);
     }
 

@@ -71,8 +71,8 @@ async fn find<P: Position>(
     changes: &Arc<Changes>,
     partitions: usize,
 ) -> Result<KeySwaps> {
-    let memory = MemoryConsumer::new("key moves").register(&context.runtime_env().memory_pool);
-    let memory = Arc::new(memory);
+    let pool = &context.runtime_env().memory_pool;
+    let memory = Arc::new(MemoryConsumer::new("key moves").register(pool));
     let table = ChangesTable::key_moves(changes, partitions);
     let roles = changes.roles();
     let mut columns = roles.key;

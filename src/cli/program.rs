@@ -131,15 +131,15 @@ impl Program {
             print(&answer, output)?;
             return Ok(answer.exit_code());
         }
-        let mut results = Vec::new();
+        let mut each = Vec::new();
         for path in pipelines(many)? {
             let (name, ended) = (base_name(path), run(path));
             if let Err(error) = &ended {
                 self.log.failed_of(&name, error);
             }
-            results.push(PipelineResult::new(name, ended));
+            each.push(PipelineResult::new(name, ended));
         }
-        let results = Results::new(results);
+        let results = Results::new(each);
         print(&results, output)?;
         Ok(results.exit_code())
     }

@@ -247,9 +247,9 @@ fn key_values(pipeline: &Pipeline, changes: &Changes, key: &[String]) -> Result<
     let columns = pipeline.key.iter().zip(key);
     columns
         .map(|(name, text)| {
-            let column = changes.raw_column(name);
-            let column =
-                column.ok_or_else(|| Error::internal(format!("the column `{name}` is missing")))?;
+            let column = changes
+                .raw_column(name)
+                .ok_or_else(|| Error::internal(format!("the column `{name}` is missing")))?;
             let kind = changes.raw_schema().field(column).data_type();
             let given: ArrayRef = Arc::new(StringArray::from(vec![text.as_str()]));
             let value = cast_values(&given, kind).map_err(|_| {

@@ -323,7 +323,7 @@ fn listed(days: &[NaiveDate], shown: usize, none: &str) -> String {
     if days.is_empty() {
         return none.into();
     }
-    let first: Vec<String> = days.iter().take(shown).map(NaiveDate::to_string).collect();
-    let first = first.join(", ");
+    let shown_days: Vec<String> = days.iter().take(shown).map(NaiveDate::to_string).collect();
+    let first = shown_days.join(", ");
     if days.len() > shown { format!("{first} and {} more", days.len() - shown) } else { first }
 }

@@ -179,8 +179,8 @@ impl<P: Position> FoldExec<P> {
                     &self.metrics,
                 )),
             };
-            let filled = Arc::new(fill).run(Arc::clone(context), partitions);
-            let shareable = filled.map(|filled| {
+            let filling = Arc::new(fill).run(Arc::clone(context), partitions);
+            let shareable = filling.map(|filled| {
                 filled.map(Arc::new).map_err(|error| Arc::new(DataFusionError::from(error)))
             });
             shareable.boxed().shared()

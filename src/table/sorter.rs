@@ -420,8 +420,8 @@ mod tests {
                 threads: 1,
             };
             let runtime = runtime(&resources, &folder).expect("a runtime");
-            let order = Order::new(batch(&[]).schema(), vec![0], vec![1], vec![1, 2]);
-            let order = Arc::new(order.expect("an order"));
+            let made = Order::new(batch(&[]).schema(), vec![0], vec![1], vec![1, 2]);
+            let order = Arc::new(made.expect("an order"));
             let mut expected: BTreeMap<String, Vec<(String, i64)>> = BTreeMap::new();
             let mut sorters = Vec::new();
             for (rows, size) in &parts {

@@ -376,8 +376,8 @@ mod tests {
     fn days_are_those_of_the_times() {
         let zones: [Tz; 2] = [Tz::UTC, "Asia/Tokyo".parse().expect("a zone")];
         let day_us = 86_400_000_000i64;
-        let us = vec![Some(-1), Some(0), None, Some(day_us - 1), Some(day_us)];
-        let us: ArrayRef = Arc::new(TimestampMicrosecondArray::from(us));
+        let times = vec![Some(-1), Some(0), None, Some(day_us - 1), Some(day_us)];
+        let us: ArrayRef = Arc::new(TimestampMicrosecondArray::from(times));
         for unit in
             [TimeUnit::Second, TimeUnit::Millisecond, TimeUnit::Microsecond, TimeUnit::Nanosecond]
         {

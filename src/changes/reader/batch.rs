@@ -211,12 +211,12 @@ impl Batch<'_> {
         if as_deletes.true_count() == 0 {
             return Ok(converted(rows, moves));
         }
-        let deletes = self.filtered(&as_deletes)?;
+        let with_deletes = self.filtered(&as_deletes)?;
         let before = before
             .iter()
             .map(|column| filter(column, &as_deletes))
             .collect::<Result<Vec<_>, _>>()?;
-        let deletes = deletes.as_deletes(&before)?;
+        let deletes = with_deletes.as_deletes(&before)?;
         Ok(converted(concat_batches(&reader.schema, &[deletes, rows])?, moves))
     }
 
@@ -278,7 +278,7 @@ impl Batch<'_> {
         let mut before = Vec::new();
         for (key, image) in self.reader.roles.key.iter().zip(images) {
             let now = self.raw(*key)?;
-            let image = match image {
+            let read = match image {
                 None => Arc::clone(&now),
                 Some(image) => {
                     let found = self.raw(*image)?;
@@ -290,10 +290,11 @@ impl Batch<'_> {
                 }
             };
             // Null means that the key column is unchanged.
-            let image = zip(&is_not_null(&image)?, &image, &now)?;
+            let image = zip(&is_not_null(&read)?, &read, &now)?;
             let differs = distinct(&normalize_zeros(&image), &normalize_zeros(&now))?;
-            let differs = moved.iter_mut().zip(differs.values());
-            differs.for_each(|(moved, differs)| *moved |= differs);
+            for (moved, differs) in moved.iter_mut().zip(differs.values()) {
+                *moved |= differs;
+            }
             before.push(image);
         }
         let updates = match self.reader.roles.op {
@@ -521,11 +522,10 @@ fn live_rows(ops: &ArrayRef) -> Result<BooleanArray, usize> {
 
 /// Whether each operation is U, in upper or lower case.
 fn update_rows(ops: &ArrayRef) -> Vec<bool> {
-    let Ok(ops) = cast(ops, &DataType::Utf8View) else {
+    let Ok(texts) = cast(ops, &DataType::Utf8View) else {
         return vec![false; ops.len()];
     };
-    let ops = ops.as_string_view().iter();
-    ops.map(|op| matches!(op, Some("U" | "u"))).collect()
+    texts.as_string_view().iter().map(|op| matches!(op, Some("U" | "u"))).collect()
 }
 
 #[cfg(test)]

@@ -77,14 +77,14 @@ impl ChangeLister<'_> {
     ) -> Result<(Vec<Found>, usize)> {
         let raw = &self.pipeline.raw;
         let table = ChangesTable::pass_two(self.changes, Arc::new(rows), threads);
-        let mut columns: Vec<String> = [POSITION, EVENT_DT, LIVE].map(String::from).to_vec();
+        let mut names: Vec<String> = [POSITION, EVENT_DT, LIVE].map(String::from).to_vec();
         let named = raw.order_by.iter().chain([&raw.op.name, &raw.commit_time]);
         for name in named.filter_map(|name| self.name(name)) {
-            if !columns.contains(&name) {
-                columns.push(name);
+            if !names.contains(&name) {
+                names.push(name);
             }
         }
-        let columns: Vec<Expr> = columns.iter().map(ident).collect();
+        let columns: Vec<Expr> = names.iter().map(ident).collect();
         let selected = context.read_table(Arc::new(table))?.select(columns)?;
         let plan: Arc<dyn ExecutionPlan> = selected.create_physical_plan().await?;
         let mut last: BTreeMap<Rank, Found> = BTreeMap::new();

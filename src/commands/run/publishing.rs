@@ -105,11 +105,11 @@ impl Run<'_> {
         listing: Option<Vec<String>>,
     ) -> Result<(), NotCommitted> {
         let state = &attempt.state;
-        let published = match state.ledger.run(&attempt.run_id) {
+        let switched = match state.ledger.run(&attempt.run_id) {
             Some(run) => self.open.publish(state, run, listing).await,
             None => Err(Error::internal("the run is not in the ledger")),
         };
-        let published = match published {
+        let published = match switched {
             Ok(()) => publish::clear(&self.open.announced, attempt.commit).await,
             failed => failed,
         };

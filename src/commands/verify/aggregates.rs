@@ -49,7 +49,7 @@ impl OpenPipeline<'_> {
             let root = object_store_root(folder);
             context.register_object_store(&root, Arc::clone(&folder.root_store));
         }
-        let versions = folded
+        let files = folded
             .curated
             .versions
             .iter()
@@ -62,7 +62,7 @@ impl OpenPipeline<'_> {
             })
             .collect::<Result<Vec<_>>>()?;
         let layout = &folded.curated.layout;
-        let versions = FileTable::new(&folded.versions, versions, layout.schema(), Vec::new())?;
+        let versions = FileTable::new(&folded.versions, files, layout.schema(), Vec::new())?;
         let numbers = FileNumbers::new(state.ledger.inputs.keys().cloned());
         let curated = folded.table(pipeline)?;
         aggregate::register_tables(&context, versions, layout, numbers, curated).await?;
@@ -111,7 +111,7 @@ impl OpenPipeline<'_> {
         )
         .await?;
         let columns = aggregate::columns(context, aggregate_config).await?;
-        let expected = computed.plan.added().filter_map(|file| {
+        let staged = computed.plan.added().filter_map(|file| {
             Some(PartitionFile {
                 path: file.staged.as_deref()?,
                 partition: parent(&file.path),
@@ -119,7 +119,7 @@ impl OpenPipeline<'_> {
             })
         });
         let expected =
-            digest_files(context, staging, expected, &columns, &aggregate_config.day).await?;
+            digest_files(context, staging, staged, &columns, &aggregate_config.day).await?;
 
         let folder = &self.output(&table)?.folder;
         let is_in_days = |folder: &str| {

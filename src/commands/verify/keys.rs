@@ -95,7 +95,7 @@ impl Keys<'_> {
             .map(|name| format!("(e.{name} IS NOT DISTINCT FROM f.{name})"))
             .collect::<Vec<_>>()
             .join(" AND ");
-        let keys: Vec<String> = (0..key.len()).map(|at| format!("k{at}")).collect();
+        let keys = (0..key.len()).map(|at| format!("k{at}")).collect::<Vec<_>>().join(", ");
         // Counts are compared first: a key with two rows would join with itself.
         let counts = format!(
             "SELECT {}, \"rows of it\" AS expected_rows, CAST(0 AS BIGINT) AS found_rows FROM \
@@ -106,7 +106,6 @@ impl Keys<'_> {
             shown("f"),
             counted("found"),
         );
-        let keys = keys.join(", ");
         let by_count = format!(
             "SELECT {keys}, sum(expected_rows) AS expected, sum(found_rows) AS found FROM ({counts}) \
              GROUP BY {keys} HAVING sum(expected_rows) <> sum(found_rows) ORDER BY {keys} LIMIT 1"

@@ -89,8 +89,8 @@ async fn parquet_table(
     }
     let mut found: Vec<(String, DataType)> = Vec::new();
     let mut sizes = Vec::new();
-    let opened = paths.iter().map(|path| open(folder, path));
-    let mut opened = stream::iter(opened).buffered(OPEN_FILES_MAX);
+    let opening = paths.iter().map(|path| open(folder, path));
+    let mut opened = stream::iter(opening).buffered(OPEN_FILES_MAX);
     while let Some((bytes, file)) = opened.try_next().await? {
         sizes.push(bytes);
         let fields = file.schema().fields();
