@@ -6,10 +6,14 @@
 //!
 //! Pure: no clock, no environment, no I/O.
 
+mod set;
+
 use std::fmt;
 
 use chrono::{DateTime, Duration, NaiveDate, NaiveTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
+
+pub use set::WindowSet;
 
 /// The formats that [`parse_instant`] accepts, as a hint for its error.
 pub const ACCEPTED_DATES: &str = "write 2019-04-01, 2019-04-01T06:00:00Z or '2019-04-01 06:00:00' (all UTC), or name an offset: 2019-04-01T06:00:00+02:00";
@@ -89,33 +93,6 @@ impl Window {
             .date_naive()
             .iter_days()
             .take_while(move |day| day.and_time(NaiveTime::MIN).and_utc() < end)
-    }
-
-    /// The union of windows, ascending; overlapping and adjacent ones are merged.
-    pub fn union(mut windows: Vec<Window>) -> Vec<Window> {
-        windows.sort_by_key(|window| (window.start, window.end));
-        windows.dedup_by(|next, last| {
-            let touches = next.start <= last.end;
-            if touches {
-                last.end = last.end.max(next.end);
-            }
-            touches
-        });
-        windows
-    }
-
-    /// The gaps between ascending windows that neither overlap nor touch.
-    pub fn gaps(windows: &[Window]) -> Vec<Window> {
-        let pairs = windows.windows(2);
-        pairs.map(|pair| Window { start: pair[0].end, end: pair[1].start }).collect()
-    }
-
-    /// The parts of this window that none of `windows` covers, ascending.
-    pub fn without(&self, windows: &[Window]) -> Vec<Window> {
-        let ends = [self.start, self.end].map(|at| Window { start: at, end: at });
-        let inside = windows.iter().filter_map(|window| window.intersection(self));
-        let covered = Window::union(inside.chain(ends).collect());
-        Window::gaps(&covered)
     }
 
     /// The intersection of two windows, if they overlap.
@@ -316,16 +293,6 @@ mod tests {
         assert!(day.contains(at("2019-04-01T23:59:59.999999999Z")));
         assert!(!day.contains(at("2019-04-02")));
         assert!(!day.contains(at("2019-03-31T23:59:59.999999999Z")));
-    }
-
-    #[test]
-    fn without_leaves_the_parts_between_and_beside_the_windows() {
-        let day = |first, end| window(&format!("2020-01-{first:02}"), &format!("2020-01-{end:02}"));
-        let runs = [day(3, 5), day(1, 2), day(4, 6), day(9, 20)];
-        assert_eq!(day(1, 10).without(&runs), [day(2, 3), day(6, 9)]);
-        assert_eq!(day(3, 6).without(&runs), []);
-        assert_eq!(day(5, 8).without(&[]), [day(5, 8)]);
-        assert_eq!(Window::gaps(&Window::union(runs.to_vec())), [day(2, 3), day(6, 9)]);
     }
 
     #[test]

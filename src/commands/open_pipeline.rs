@@ -58,9 +58,7 @@ pub(super) struct Output {
 
 /// The span of all windows that were folded; `command` names the command in the error.
 pub(super) fn span_of(state: &State, command: &str) -> Result<Window> {
-    let windows = state.ledger.folded_windows().into_iter();
-    let span = windows.reduce(|span, window| span.span(&window));
-    span.ok_or_else(|| nothing_folded(command))
+    state.ledger.folded_windows().span().ok_or_else(|| nothing_folded(command))
 }
 
 pub(super) fn nothing_folded(command: &str) -> Error {

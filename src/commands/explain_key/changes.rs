@@ -187,7 +187,7 @@ impl ChangeLister<'_> {
         let first = by(file.commit).filter(|run| run.folded().is_some_and(folds));
         let later =
             later.find(|run| run.by_rows && !file.is_absent && run.folded().is_some_and(folds));
-        let known = rows.iter().any(|window| window.contains(time));
+        let known = rows.contains(time);
         first.or(later).or_else(|| by(file.commit).filter(|_| known))
     }
 
