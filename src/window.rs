@@ -6,6 +6,7 @@
 //!
 //! Pure: no clock, no environment, no I/O.
 
+pub(crate) mod date_parts;
 mod set;
 
 use std::fmt;
@@ -143,67 +144,23 @@ pub fn parse_instant(text: &str) -> Result<DateTime<Utc>, String> {
 }
 
 fn instant(text: &str) -> Option<DateTime<Utc>> {
-    let (date, rest) = text.split_at_checked(10)?;
-    let [year, month, day] = fields(date, '-', [4, 2, 2])?;
-    let date = NaiveDate::from_ymd_opt(i32::try_from(year).ok()?, month, day)?;
-    if rest.is_empty() {
-        return Some(date.and_time(NaiveTime::MIN).and_utc());
-    }
-    let (clock, rest) = rest.strip_prefix(['T', 't', ' '])?.split_at_checked(8)?;
-    let [hour, minute, second] = fields(clock, ':', [2, 2, 2])?;
-    let (nanos, zone) = fraction(rest)?;
-    let local = date.and_hms_nano_opt(hour, minute, second, nanos)?;
-    Some(local.checked_sub_signed(offset(zone)?)?.and_utc())
-}
-
-/// The nanoseconds of a leading `.123`, and the text after it.
-fn fraction(text: &str) -> Option<(u32, &str)> {
-    let Some(text) = text.strip_prefix('.') else {
-        return Some((0, text));
+    let (date, rest) = text.as_bytes().split_first_chunk()?;
+    let day = date_parts::date(date)?;
+    let [b'T' | b't' | b' ', time @ ..] = rest else {
+        return rest.is_empty().then(|| day.and_time(NaiveTime::MIN).and_utc());
     };
-    let width = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (digits, rest) = text.split_at(width);
-    if !(1..=9).contains(&width) {
-        return None;
-    }
-    Some((format!("{digits:0<9}").parse().ok()?, rest))
-}
-
-/// The offset from UTC of a zone written as nothing, `Z`, `+02:00`, `+0200` or `+02`.
-fn offset(zone: &str) -> Option<Duration> {
-    if matches!(zone, "" | "Z" | "z") {
-        return Some(Duration::zero());
-    }
-    let (sign, digits) = match zone.split_at_checked(1)? {
-        ("+", digits) => (1, digits),
-        ("-", digits) => (-1, digits),
-        _ => return None,
-    };
-    let [hours, minutes] = match digits.len() {
-        2 => [number(digits, 2)?, 0],
-        4 => {
-            let (hours, minutes) = digits.split_at_checked(2)?;
-            [number(hours, 2)?, number(minutes, 2)?]
+    let (clock, rest) = time.split_first_chunk()?;
+    let [hour, minute, second] = date_parts::clock(clock)?;
+    let (nanos, zone) = date_parts::fraction(rest)?;
+    let local = day.and_hms_nano_opt(hour, minute, second, nanos)?;
+    let offset_seconds = match zone {
+        b"" | b"Z" | b"z" => 0,
+        _ => {
+            let exists = |offset: &date_parts::Offset| offset.hours < 24 && offset.minutes < 60;
+            date_parts::offset(zone).filter(exists)?.seconds()
         }
-        _ => fields(digits, ':', [2, 2])?,
     };
-    (hours < 24 && minutes < 60).then(|| Duration::minutes(sign * i64::from(hours * 60 + minutes)))
-}
-
-/// The numbers in `text`, separated by `separator`, each exactly as wide as `widths` says.
-fn fields<const N: usize>(text: &str, separator: char, widths: [usize; N]) -> Option<[u32; N]> {
-    let mut pieces = text.split(separator);
-    let mut numbers = [0; N];
-    for (field, width) in numbers.iter_mut().zip(widths) {
-        *field = number(pieces.next()?, width)?;
-    }
-    pieces.next().is_none().then_some(numbers)
-}
-
-/// Parses `text` if it is exactly `width` digits.
-fn number(text: &str, width: usize) -> Option<u32> {
-    let is_valid = text.len() == width && text.bytes().all(|byte| byte.is_ascii_digit());
-    is_valid.then(|| text.parse().ok()).flatten()
+    Some(local.checked_sub_signed(Duration::seconds(offset_seconds.into()))?.and_utc())
 }
 
 /// Parses a duration: a whole number and `w`, `d`, `h`, `m` (minutes) or `s`, such as `2d`; also a
