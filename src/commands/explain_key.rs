@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::changes::Changes;
 use crate::changes::key_moves::key_swaps;
 use crate::changes::reader::find_key;
-use crate::commands::one_commit::of_one_commit;
+use crate::commands::one_commit::{Reads, of_one_commit};
 use crate::commands::open_pipeline::{OpenPipeline, RunContext, span_of};
 use crate::commands::run::inputs::describe_missing;
 use crate::config::{Keep, OnBad, Pipeline};
@@ -113,7 +113,10 @@ pub fn explain_key<'a>(
 ) -> LocalBoxFuture<'a, Result<Explained>> {
     async move {
         check_key(run_context.pipeline, &key)?;
-        of_one_commit(run_context, async |open, state| explain(open, state, &key).await).await
+        of_one_commit(run_context, Reads::Files, async |open, state| {
+            explain(open, state, &key).await
+        })
+        .await
     }
     .boxed_local()
 }

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use serde::Serialize;
 
-use crate::commands::one_commit::of_one_commit;
+use crate::commands::one_commit::{Reads, of_one_commit};
 use crate::commands::open_pipeline::{OpenPipeline, RunContext, date};
 use crate::commands::run::inputs::window_inputs;
 use crate::curate::stage::Onto;
@@ -108,7 +108,8 @@ pub fn plan<'a>(
     window: Window,
     folds: bool,
 ) -> LocalBoxFuture<'a, Result<Planned>> {
-    of_one_commit(run_context, async move |open, state| {
+    let reads = if folds { Reads::Files } else { Reads::LogOnly };
+    of_one_commit(run_context, reads, async move |open, state| {
         plan_window(open, state, window, folds).await
     })
     .boxed_local()

@@ -18,7 +18,7 @@ use serde::Serialize;
 use tracing::{info, warn};
 
 use crate::changes::EVENT_DT;
-use crate::commands::one_commit::of_one_commit;
+use crate::commands::one_commit::{Reads, of_one_commit};
 use crate::commands::open_pipeline::{OpenPipeline, RunContext, date, object_store_root, span_of};
 use crate::config::{Format, Pipeline};
 use crate::engine::session::session;
@@ -189,7 +189,7 @@ struct Side {
 }
 
 async fn do_verify(run_context: &RunContext<'_>, compared: &Compared) -> Result<Verified> {
-    let mut verified = of_one_commit(run_context, async |open, state| {
+    let mut verified = of_one_commit(run_context, Reads::Files, async |open, state| {
         span_of(state, "verify")?;
         if open.is_publishing(state).await? {
             return Err(Error::busy("a run is publishing, or was interrupted").hint(
