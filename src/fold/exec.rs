@@ -36,7 +36,7 @@ use datafusion::physical_plan::execution_plan::{
     apply_expression_roots,
 };
 use datafusion::physical_plan::metrics::{
-    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet,
+    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, RecordOutput,
 };
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -262,9 +262,8 @@ impl<P: Position> Output<P> {
         if keys.len() == 0 {
             return Ok(None);
         }
-        self.metrics.record_output(keys.len());
-        let column = keys.finish();
-        Ok(Some(RecordBatch::try_new(Arc::clone(&self.schema), vec![column])?))
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), vec![keys.finish()])?;
+        Ok(Some(batch.record_output(&self.metrics)))
     }
 }
 
