@@ -14,7 +14,7 @@ use tracing::info;
 
 use crate::config::Aggregate;
 use crate::curate::curated_sql::first_line;
-use crate::engine::workarounds::OUT_OF_MEMORY_PANIC;
+use crate::error::library_texts::OUT_OF_MEMORY_PANIC;
 use crate::error::{Error, Result};
 use crate::table::sorter::{Order, Sorted, Sorter};
 use crate::table::writer::check_columns;

@@ -18,7 +18,7 @@ use crate::commands::{Compared, RunContext, Task, explain_key, plan, run, verify
 use crate::config::Pipeline;
 use crate::engine::heaps::share_heaps;
 use crate::engine::resources::Resources;
-use crate::engine::workarounds::OUT_OF_MEMORY_PANIC;
+use crate::error::library_texts::OUT_OF_MEMORY_PANIC;
 use crate::error::{Error, Result};
 use crate::parquet_io::open::is_decoding;
 use crate::report::{Answer, Meter, PipelineResult, Report, Results};
