@@ -295,8 +295,7 @@ impl Changes {
     /// Whether there are inputs, or CDC files with `cdc`, and none of them has a column.
     fn is_missing_everywhere(&self, name: &str, cdc: bool) -> bool {
         let column = self.raw_column(name);
-        let files = self.files.iter();
-        let mut files = files.filter(|file| !cdc || !file.input.full_load).peekable();
+        let mut files = self.files.iter().filter(|file| !cdc || !file.input.full_load).peekable();
         let lacks = |file: &OpenInput| column.is_none_or(|column| file.columns[column].is_none());
         files.peek().is_some() && files.all(lacks)
     }
@@ -590,15 +589,15 @@ fn map_columns(files: &mut [OpenInput], union: &RawColumns<'_>) {
                 always_fits(schema.field(index).data_type(), field.data_type())
             };
             let each = columns.iter().zip(&union.fields).enumerate();
-            let to_check =
-                each.filter(|(_, (index, field))| index.is_some_and(|index| !fits(index, field)));
-            let to_check = to_check.map(|(column, _)| column).collect();
+            let to_check = each
+                .filter(|(_, (index, field))| index.is_some_and(|index| !fits(index, field)))
+                .map(|(column, _)| column)
+                .collect();
             (Arc::clone(schema), columns, to_check)
         });
-        let schema = Arc::clone(schema);
         file.columns.clone_from(&columns);
         file.to_check.clone_from(&to_check);
-        last = Some((schema, columns, to_check));
+        last = Some((Arc::clone(schema), columns, to_check));
     }
 }
 
@@ -610,8 +609,7 @@ fn ordinals_per_row(raw: &Raw) -> u64 {
 /// The names of a file's columns.
 fn names(file: &ParquetFile) -> impl Iterator<Item = &str> + Clone {
     let fields = file.schema().fields();
-    let fields = fields[..fields.len() - 1].iter();
-    fields.map(|field| field.name().as_str())
+    fields[..fields.len() - 1].iter().map(|field| field.name().as_str())
 }
 
 /// The columns that the pipeline requires in full loads and in CDC files, with the setting that names

@@ -218,10 +218,9 @@ impl Pipeline {
         refuse_unknown_keys(&table, &file)?;
         let parsed: PipelineToml = serde_path_to_error::deserialize(Value::Table(table))
             .map_err(|error| wrong_key(&file, &error))?;
-        let folder = std::path::absolute(&file)
+        let path = std::path::absolute(&file)
             .map_err(|error| Error::usage("cannot find the current folder").caused_by(error))?;
-        let folder = folder.parent().unwrap_or(Path::new("/"));
-        check(parsed, folder, &file)
+        check(parsed, path.parent().unwrap_or(Path::new("/")), &file)
     }
 
     /// Every location the pipeline writes, with the key that names it.

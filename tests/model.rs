@@ -449,8 +449,7 @@ impl Case {
 
     fn check_explained(&self, lab: &Lab, model: &Model, key: i64) {
         let values = self.keys.values(key);
-        let values: Vec<&str> = values.iter().map(String::as_str).collect();
-        let explained = lab.explain(&values);
+        let explained = lab.explain(&values.iter().map(String::as_str).collect::<Vec<_>>());
         let all = self.files.iter().flat_map(|file| &file.2);
         let count = all.filter(|change| change.key == key).count();
         assert_eq!(explained.changes.len(), count);
@@ -458,10 +457,15 @@ impl Case {
             let name = file.rsplit('/').next().unwrap_or_default().to_string();
             (name, row as usize - 1)
         };
-        let wins = explained.changes.iter().filter(|change| change.wins);
-        let wins: BTreeSet<_> = wins.map(|change| place(&change.file, change.row)).collect();
-        let rows = explained.rows_now.iter();
-        let rows: BTreeSet<_> = rows
+        let wins: BTreeSet<_> = explained
+            .changes
+            .iter()
+            .filter(|change| change.wins)
+            .map(|change| place(&change.file, change.row))
+            .collect();
+        let rows: BTreeSet<_> = explained
+            .rows_now
+            .iter()
             .map(|row| {
                 assert!(row.place.is_some(), "the row is in the table");
                 place(&row.change_file, row.change_row)

@@ -7,7 +7,7 @@ use chrono::NaiveDate;
 use crate::config::Aggregate;
 use crate::layout::{parent, parse_partition_segment};
 use crate::state::ledger::Ledger;
-use crate::window::Window;
+use crate::window::{Window, WindowSet};
 
 /// Days no further apart than this are computed by one query.
 pub(super) const GAP_DAYS_MAX: i64 = 366;
@@ -17,7 +17,7 @@ pub(super) const GAP_DAYS_MAX: i64 = 366;
 pub(super) fn days_to_compute(
     ledger: &Ledger,
     aggregate: &Aggregate,
-    windows: &[Window],
+    windows: &WindowSet,
 ) -> BTreeSet<NaiveDate> {
     let last = ledger.runs.iter().rposition(|run| run.tables.contains(&aggregate.table()));
     let since = ledger.runs.iter().skip(last.map_or(0, |last| last + 1));
@@ -31,10 +31,9 @@ pub(super) fn days_to_compute(
             parse_partition_segment(parent(&file.path)).and_then(|(_, day)| day?.parse().ok())
         });
         // A day whose result was empty is not published, and may have rows now.
-        let computed = ledger.windows_aggregated(&table).into_iter();
-        let computed = computed.flat_map(|window| window.days());
+        let computed = ledger.windows_aggregated(&table);
         let changed_before = ledger.runs.iter().flat_map(|run| run.days.iter().copied());
-        let all = published.chain(computed).chain(changed_before);
+        let all = published.chain(computed.iter().flat_map(Window::days)).chain(changed_before);
         days.extend(all.filter(|day: &NaiveDate| day >= earliest));
     }
     days.extend(changed);

@@ -72,8 +72,8 @@ async fn find<P: Position>(
     changes: &Arc<Changes>,
     partitions: usize,
 ) -> Result<KeySwaps> {
-    let memory = MemoryConsumer::new("key moves").register(&context.runtime_env().memory_pool);
-    let memory = Arc::new(memory);
+    let pool = &context.runtime_env().memory_pool;
+    let memory = Arc::new(MemoryConsumer::new("key moves").register(pool));
     let table = ChangesTable::key_moves(changes, partitions);
     let (roles, unit) = (changes.roles(), changes.commit_time_unit());
     let mut columns = roles.key;
@@ -185,13 +185,16 @@ mod tests {
 
     /// The rows that swap keys, of moves from key to key in one transaction.
     fn swapped(moves: &[(u128, u128)]) -> Vec<u64> {
-        let halves = moves.iter().zip(0u64..).flat_map(|((from, to), row)| {
-            [(0, *from), (1, *to)].map(|(half, node)| Half {
-                position: pack(true, Some(7), 3, row * 2 + half).expect("in range"),
-                node,
+        let mut halves: Vec<Half<i128>> = moves
+            .iter()
+            .zip(0u64..)
+            .flat_map(|((from, to), row)| {
+                [(0, *from), (1, *to)].map(|(half, node)| Half {
+                    position: pack(true, Some(7), 3, row * 2 + half).expect("in range"),
+                    node,
+                })
             })
-        });
-        let mut halves: Vec<Half<i128>> = halves.collect();
+            .collect();
         halves.reverse();
         let found = find_cycles(halves);
         let mut rows: Vec<u64> = found.iter().map(|(_, row)| *row).collect();

@@ -405,8 +405,7 @@ impl ChangeReader {
 
     /// The windows that select rows of a file in pass one, in nanoseconds.
     fn row_windows(&self, open: &OpenInput) -> Option<Vec<(i128, i128)>> {
-        let windows = open.input.rows.as_ref();
-        let windows = windows.filter(|_| matches!(self.pass, Pass::One(_)))?;
+        let windows = open.input.rows.as_ref().filter(|_| matches!(self.pass, Pass::One(_)))?;
         let span = |window: &Window| (instant_ns(window.start), instant_ns(window.end));
         Some(windows.iter().map(span).collect())
     }

@@ -19,7 +19,7 @@ use crate::raw::discover;
 use crate::report::text_table::{Table, day_or_instant};
 use crate::report::{Answer, Report};
 use crate::state::State;
-use crate::window::Window;
+use crate::window::{Window, WindowSet};
 
 /// The options of a backfill.
 #[derive(Clone, Copy, Debug)]
@@ -255,12 +255,8 @@ async fn find_done(run_context: &RunContext<'_>, windows: &[Window]) -> Result<V
     let ledger = &state.ledger;
     let tables: Vec<String> = pipeline.aggregates.iter().map(Aggregate::table).collect();
     let aggregated = tables.iter().map(|table| ledger.windows_aggregated(table));
-    let mut all: Vec<Vec<Window>> = aggregated.map(Window::union).collect();
-    all.push(ledger.folded_windows());
-    let was_run = |window: &Window| {
-        let is_in = |runs: &Vec<Window>| runs.iter().any(|run| run.covers(window));
-        all.iter().all(is_in)
-    };
+    let all: Vec<WindowSet> = aggregated.chain([ledger.folded_windows()]).collect();
+    let was_run = |window: &Window| all.iter().all(|runs| runs.covers(window));
     let mut done: Vec<bool> = windows.iter().map(was_run).collect();
     let (Some(first), Some(last)) = (windows.first(), windows.last()) else {
         return Ok(done);

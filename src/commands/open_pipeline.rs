@@ -59,9 +59,7 @@ pub(super) struct Output {
 
 /// The span of all windows that were folded; `command` names the command in the error.
 pub(super) fn span_of(state: &State, command: &str) -> Result<Window> {
-    let windows = state.ledger.folded_windows().into_iter();
-    let span = windows.reduce(|span, window| span.span(&window));
-    span.ok_or_else(|| nothing_folded(command))
+    state.ledger.folded_windows().span().ok_or_else(|| nothing_folded(command))
 }
 
 pub(super) fn nothing_folded(command: &str) -> Error {
@@ -218,8 +216,8 @@ async fn open_outputs(run_context: &RunContext<'_>) -> Result<Vec<Output>> {
         let work = location.sibling("_glueless").unwrap_or_else(|| location.join("_glueless"));
         // Pipelines of the same name can have tables in the same folder, each with its own state.
         let name_of_state = staging_name(&pipeline.state.to_string());
-        let staging = work.join(&pipeline.name).join("staging").join(&name_of_state);
-        let staging = stores.open(&staging)?;
+        let staging =
+            stores.open(&work.join(&pipeline.name).join("staging").join(&name_of_state))?;
         let owner = Owner {
             pipeline: pipeline.name.clone(),
             table: owned_as,

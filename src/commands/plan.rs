@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use serde::Serialize;
 
-use crate::commands::one_commit::of_one_commit;
+use crate::commands::one_commit::{Reads, of_one_commit};
 use crate::commands::open_pipeline::{OpenPipeline, RunContext, date};
 use crate::commands::run::inputs::window_inputs;
 use crate::curate::stage::Onto;
@@ -21,7 +21,7 @@ use crate::report::{Answer, Report, size};
 use crate::state::State;
 use crate::state::ledger::{CURATED, Ledger, Step};
 use crate::table::TableFile;
-use crate::window::Window;
+use crate::window::{Window, WindowSet};
 
 /// The plan of a run.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -43,7 +43,7 @@ pub struct Planned {
     /// The late inputs, in file order.
     pub late: Vec<String>,
     /// The parts of the window that were already run.
-    pub windows_run: Vec<Window>,
+    pub windows_run: WindowSet,
     /// The days of the window that have versions in the state, of published or deleted rows.
     pub days_published: Vec<NaiveDate>,
     /// The estimated cost, if an earlier run can be compared with.
@@ -108,7 +108,8 @@ pub fn plan<'a>(
     window: Window,
     folds: bool,
 ) -> LocalBoxFuture<'a, Result<Planned>> {
-    of_one_commit(run_context, async move |open, state| {
+    let reads = if folds { Reads::Files } else { Reads::LogOnly };
+    of_one_commit(run_context, reads, async move |open, state| {
         plan_window(open, state, window, folds).await
     })
     .boxed_local()
@@ -134,7 +135,7 @@ async fn plan_window(
         end: window.end,
         files: inputs.len() as u64,
         bytes: inputs.iter().map(|input| input.file.size).sum(),
-        windows_run: parts_run(ledger, &window),
+        windows_run: ledger.folded_windows().within(&window),
         days_published: days_with_rows(ledger, &window),
         notes: found.note.into_iter().collect(),
         ..Default::default()
@@ -195,12 +196,6 @@ async fn plan_fold(
     planned.rows_written = plan.counts.rows_written;
     planned.bytes_written = plan.counts.bytes_written;
     Ok(planned)
-}
-
-/// The parts of a window that were already run.
-fn parts_run(ledger: &Ledger, window: &Window) -> Vec<Window> {
-    let runs = ledger.folded_windows().into_iter();
-    runs.filter_map(|run| run.intersection(window)).collect()
 }
 
 fn days_with_rows(ledger: &Ledger, window: &Window) -> Vec<NaiveDate> {
@@ -323,7 +318,7 @@ fn listed(days: &[NaiveDate], shown: usize, none: &str) -> String {
     if days.is_empty() {
         return none.into();
     }
-    let first: Vec<String> = days.iter().take(shown).map(NaiveDate::to_string).collect();
-    let first = first.join(", ");
+    let shown_days: Vec<String> = days.iter().take(shown).map(NaiveDate::to_string).collect();
+    let first = shown_days.join(", ");
     if days.len() > shown { format!("{first} and {} more", days.len() - shown) } else { first }
 }

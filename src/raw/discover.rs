@@ -18,7 +18,7 @@ use crate::config::{Pipeline, Raw, RawFormat, WindowBy};
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::store::Folder;
-use crate::window::Window;
+use crate::window::{Window, WindowSet};
 
 /// The number of folders listed concurrently.
 const CONCURRENT_LISTINGS: usize = 16;
@@ -41,7 +41,7 @@ pub struct RawFile {
     pub commit: u64,
     /// The windows that selected its rows in that commit; `None` for all rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rows: Option<Vec<Window>>,
+    pub rows: Option<WindowSet>,
     /// Whether it was missing when a run last looked, so that later runs have read none of its
     /// rows.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -66,7 +66,7 @@ pub struct Input {
     /// Whether it is before the window and was missing when its own window was run.
     pub late: bool,
     /// The windows that select its rows by their commit time; `None` for all rows.
-    pub rows: Option<Vec<Window>>,
+    pub rows: Option<WindowSet>,
     /// The numbers of the rows to fold, from 0 and ascending; `None` for all rows.
     pub only: Option<Vec<u64>>,
 }
@@ -117,9 +117,10 @@ pub(crate) async fn new_spans(
         let is_same_quarantined =
             quarantined.is_some_and(|before| before.is_same(&input.file, is_local));
         if recorded.folded(location, path).is_some() {
-            let read = recorded.rows_read(location, path);
-            let unread = read.map(|read| window.without(&read));
-            spans.extend(unread.into_iter().flatten().map(Some));
+            if let Some(read) = recorded.rows_read(location, path) {
+                let unread = WindowSet::from(*window).subtracting(&read);
+                spans.extend(unread.iter().copied().map(Some));
+            }
         } else if input.full_load {
             spans.push(Some(Window {
                 start: window.start,
@@ -158,9 +159,9 @@ pub(crate) trait Recorded {
     /// Whether an input or any of its rows is quarantined.
     fn is_quarantined(&self, location: usize, path: &str) -> bool;
     /// The windows of earlier runs.
-    fn windows(&self) -> Vec<Window>;
+    fn windows(&self) -> WindowSet;
     /// The windows whose rows of an input were folded; `None` if all rows were.
-    fn rows_read(&self, location: usize, path: &str) -> Option<Vec<Window>>;
+    fn rows_read(&self, location: usize, path: &str) -> Option<WindowSet>;
 }
 
 /// Lists the inputs of a window: those in it, late ones, and every full load not yet folded. Inputs
@@ -204,13 +205,13 @@ pub(crate) async fn discover(
             let rows = by_rows.then(|| {
                 if recorded.is_quarantined(location, path) {
                     // Read all rows again: fold those that are readable now, find those still bad.
-                    return runs.iter().chain([window]).copied().collect();
+                    return runs.union(&(*window).into());
                 }
                 let read = match folded {
                     Some(_) => recorded.rows_read(location, path),
-                    None => Some(Vec::new()),
+                    None => Some(WindowSet::default()),
                 };
-                row_windows(raw, window, &runs, read.as_deref())
+                row_windows(raw, window, &runs, read.as_ref())
             });
             if let Some(late) = choice {
                 inputs.push(Input { file, full_load, late, rows, only: None });
@@ -367,7 +368,7 @@ pub(crate) async fn catch_up<'a>(
 ) -> Result<CatchUp<'a>> {
     let raw = &pipeline.raw;
     let runs = recorded.windows();
-    let Some(span_of_all) = runs.iter().copied().reduce(|span, run| span.span(&run)) else {
+    let Some(span_of_all) = runs.span() else {
         return Ok(CatchUp::default());
     };
     let (mut inputs, mut seen) = (Vec::new(), HashSet::new());
@@ -387,7 +388,7 @@ pub(crate) async fn catch_up<'a>(
                 (is_wanted, folded.is_none() && !full_load)
             } else {
                 let span = span_or_error(folder, raw, &file)?;
-                let was_run = runs.iter().any(|run| run.overlaps(&span));
+                let was_run = runs.overlaps(&span);
                 let is_new = is_unread && span_of_all.overlaps(&span);
                 (is_new || is_quarantined, is_new && was_run)
             };
@@ -395,9 +396,9 @@ pub(crate) async fn catch_up<'a>(
                 seen.insert((location, file.path.clone()));
             }
             let rows = match (is_wanted, read) {
-                (true, _) => vec![span_of_all],
-                (false, Some(read)) if by_rows => span_of_all.without(&read),
-                (false, _) => Vec::new(),
+                (true, _) => span_of_all.into(),
+                (false, Some(read)) if by_rows => WindowSet::from(span_of_all).subtracting(&read),
+                (false, _) => WindowSet::default(),
             };
             if rows.is_empty() {
                 continue;
@@ -475,7 +476,7 @@ fn late_if_selected(
     folder: &Folder,
     raw: &Raw,
     window: &Window,
-    runs: &[Window],
+    runs: &WindowSet,
     file: &RawFile,
     is_known: bool,
 ) -> Result<Option<bool>> {
@@ -488,7 +489,7 @@ fn late_if_selected(
     }
     let is_late = !is_known
         && lookback_span(raw, window).is_some_and(|lookback| lookback.overlaps(&span))
-        && runs.iter().any(|run| run.overlaps(&span));
+        && runs.overlaps(&span);
     Ok(is_late.then_some(true))
 }
 
@@ -503,14 +504,14 @@ fn lookback_span(raw: &Raw, window: &Window) -> Option<Window> {
 fn row_windows(
     raw: &Raw,
     window: &Window,
-    runs: &[Window],
-    read: Option<&[Window]>,
-) -> Vec<Window> {
-    let mut windows = vec![*window];
-    if let (Some(read), Some(lookback)) = (read, lookback_span(raw, window)) {
-        let late = runs.iter().filter_map(|run| run.intersection(&lookback));
-        windows.extend(late.flat_map(|late| late.without(read)));
-    }
+    runs: &WindowSet,
+    read: Option<&WindowSet>,
+) -> WindowSet {
+    let mut windows = match (read, lookback_span(raw, window)) {
+        (Some(read), Some(lookback)) => runs.within(&lookback).subtracting(read),
+        _ => WindowSet::default(),
+    };
+    windows.insert(*window);
     windows
 }
 

@@ -42,8 +42,8 @@ fn refusals_of_curated_sql(queries: &[&str]) -> String {
 fn a_pipeline_that_is_not_there_is_named() {
     let lab = lab_after_a_good_run();
     let nowhere = lab.folder.path().join("nowhere");
-    let program = Program::glueless().arg("run").arg(&nowhere);
-    let program = program.args(["--start-date", "2019-12-12", "--end-date", "2019-12-14"]);
+    let window = ["--start-date", "2019-12-12", "--end-date", "2019-12-14"];
+    let program = Program::glueless().arg("run").arg(&nowhere).args(window);
     assert_snapshot!(refusal(&lab, program), @"
     exit 2
     error: no such pipeline: [folder]/nowhere: No such file or directory (os error 2)

@@ -94,8 +94,7 @@ impl LabBuilder {
 
     /// Sets `[raw.columns]`: names and types, in the order of the columns.
     pub fn raw_columns(self, columns: &[(&str, &str)]) -> Self {
-        let columns = columns.iter();
-        let columns = columns.map(|(name, kind)| (name.to_string(), Value::from(*kind)));
+        let columns = columns.iter().map(|(name, kind)| (name.to_string(), Value::from(*kind)));
         self.set("raw.columns", Value::Table(columns.collect()))
     }
 
@@ -150,9 +149,8 @@ impl LabBuilder {
     /// Makes a lab. Each has its own folders.
     pub fn build(&self) -> Lab {
         let toml = toml::to_string(&self.pipeline).expect("TOML");
-        let queries = self.queries.iter();
         let queries: Vec<(&str, &str)> =
-            queries.map(|(name, sql)| (name.as_str(), sql.as_str())).collect();
+            self.queries.iter().map(|(name, sql)| (name.as_str(), sql.as_str())).collect();
         Lab::new(self.place, &toml, &queries)
     }
 }

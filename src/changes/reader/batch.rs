@@ -235,12 +235,12 @@ impl Batch<'_> {
         if as_deletes.true_count() == 0 {
             return Ok(converted(rows, moves));
         }
-        let deletes = self.filtered(&as_deletes)?;
+        let with_deletes = self.filtered(&as_deletes)?;
         let before = before
             .iter()
             .map(|column| filter(column, &as_deletes))
             .collect::<Result<Vec<_>, _>>()?;
-        let deletes = deletes.as_deletes(&before)?;
+        let deletes = with_deletes.as_deletes(&before)?;
         Ok(converted(concat_batches(&reader.schema, &[deletes, rows])?, moves))
     }
 
@@ -265,11 +265,14 @@ impl Batch<'_> {
         let changes = &self.reader.changes;
         match &self.reader.pass {
             Pass::One(_) => {
-                let deletes = all.clone().map(|at| {
-                    let row = numbers[at] as u64;
-                    moved[at] && is_inside(at) && !changes.is_key_swap(self.file, row)
-                });
-                let deletes = deletes.map(Some).collect();
+                let deletes = all
+                    .clone()
+                    .map(|at| {
+                        let row = numbers[at] as u64;
+                        moved[at] && is_inside(at) && !changes.is_key_swap(self.file, row)
+                    })
+                    .map(Some)
+                    .collect();
                 (all.map(|at| Some(is_inside(at))).collect(), deletes)
             }
             Pass::Order => (
@@ -311,7 +314,7 @@ impl Batch<'_> {
         let mut before = Vec::new();
         for (key, image) in self.reader.roles.key.iter().zip(images) {
             let now = self.raw(*key)?;
-            let image = match image {
+            let read = match image {
                 None => Arc::clone(&now),
                 Some(image) => {
                     let found = self.raw(*image)?;
@@ -323,10 +326,11 @@ impl Batch<'_> {
                 }
             };
             // Null means that the key column is unchanged.
-            let image = zip(&is_not_null(&image)?, &image, &now)?;
+            let image = zip(&is_not_null(&read)?, &read, &now)?;
             let differs = distinct(&normalize_zeros(&image), &normalize_zeros(&now))?;
-            let differs = moved.iter_mut().zip(differs.values());
-            differs.for_each(|(moved, differs)| *moved |= differs);
+            for (moved, differs) in moved.iter_mut().zip(differs.values()) {
+                *moved |= differs;
+            }
             before.push(image);
         }
         let updates = match self.reader.roles.op {
@@ -343,24 +347,27 @@ impl Batch<'_> {
         let reader = self.reader;
         let count = self.read.num_rows();
         let times = self.commit_times()?;
-        let arrays = reader.sources.iter().map(|source| {
-            Ok(match source {
-                Source::Raw(column) => {
-                    match reader.roles.key.iter().position(|key| key == column) {
-                        Some(key) => Arc::clone(&before[key]),
-                        None => self.raw(*column)?,
+        let arrays = reader
+            .sources
+            .iter()
+            .map(|source| {
+                Ok(match source {
+                    Source::Raw(column) => {
+                        match reader.roles.key.iter().position(|key| key == column) {
+                            Some(key) => Arc::clone(&before[key]),
+                            None => self.raw(*column)?,
+                        }
                     }
-                }
-                Source::EventDt => {
-                    let days = times.iter().map(|time| time.map(day_of));
-                    Arc::new(days.collect::<Date32Array>())
-                }
-                Source::Position => self.positions(&times, 0)?,
-                Source::Live => Arc::new(BooleanArray::from(vec![false; count])),
-                Source::Latest => self.latest(0),
+                    Source::EventDt => {
+                        let days = times.iter().map(|time| time.map(day_of));
+                        Arc::new(days.collect::<Date32Array>())
+                    }
+                    Source::Position => self.positions(&times, 0)?,
+                    Source::Live => Arc::new(BooleanArray::from(vec![false; count])),
+                    Source::Latest => self.latest(0),
+                })
             })
-        });
-        let arrays = arrays.collect::<Result<Vec<ArrayRef>, BatchError>>()?;
+            .collect::<Result<Vec<ArrayRef>, BatchError>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(count));
         let schema = Arc::clone(&reader.schema);
         Ok(RecordBatch::try_new_with_options(schema, arrays, &options)?)

@@ -77,14 +77,14 @@ impl ChangeLister<'_> {
     ) -> Result<(Vec<Found>, usize)> {
         let raw = &self.pipeline.raw;
         let table = ChangesTable::pass_two(self.changes, Arc::new(rows), threads);
-        let mut columns: Vec<String> = [POSITION, EVENT_DT, LIVE].map(String::from).to_vec();
+        let mut names: Vec<String> = [POSITION, EVENT_DT, LIVE].map(String::from).to_vec();
         let named = raw.order_by.iter().chain(&raw.op.name).filter_map(|name| self.name(name));
         for name in named.chain(self.commit_time_name()) {
-            if !columns.contains(&name) {
-                columns.push(name);
+            if !names.contains(&name) {
+                names.push(name);
             }
         }
-        let columns: Vec<Expr> = columns.iter().map(ident).collect();
+        let columns: Vec<Expr> = names.iter().map(ident).collect();
         let selected = context.read_table(Arc::new(table))?.select(columns)?;
         let plan: Arc<dyn ExecutionPlan> = selected.create_physical_plan().await?;
         let mut last: BTreeMap<Rank, Found> = BTreeMap::new();
@@ -131,8 +131,8 @@ impl ChangeLister<'_> {
         let column = |name: &str| batch.column_by_name(name);
         let value =
             |name: &str| column(name).map_or(String::new(), |column| format_value(column, at));
-        let order = raw.order_by.iter();
-        let order = order.filter_map(|name| Some((name.clone(), value(&self.name(name)?))));
+        let order =
+            raw.order_by.iter().filter_map(|name| Some((name.clone(), value(&self.name(name)?))));
         let is_live = column(LIVE).is_some_and(|live| live.as_boolean().value(at));
         let op = match (per_row, ordinal % per_row) {
             (2, 0) => "moved away".into(),
@@ -143,8 +143,7 @@ impl ChangeLister<'_> {
             },
         };
         let days = column(EVENT_DT).map(|days| days.as_primitive::<Date32Type>());
-        let day = days.filter(|days| days.is_valid(at));
-        let day = day.and_then(|days| date(days.value(at)));
+        let day = days.filter(|days| days.is_valid(at)).and_then(|days| date(days.value(at)));
         let commit_time = self.commit_time_name().and_then(|name| {
             let value = column(&name)?.slice(at, 1);
             let times = match self.changes.commit_time_unit() {
@@ -198,7 +197,7 @@ impl ChangeLister<'_> {
         let first = by(file.commit).filter(|run| run.folded().is_some_and(folds));
         let later =
             later.find(|run| run.by_rows && !file.is_absent && run.folded().is_some_and(folds));
-        let known = rows.iter().any(|window| window.contains(time));
+        let known = rows.contains(time);
         first.or(later).or_else(|| by(file.commit).filter(|_| known))
     }
 

@@ -44,16 +44,18 @@ pub(super) async fn rows_now(
     context.register_object_store(&root, Arc::clone(&state.folder().root_store));
     let mut rows = context.read_table(Arc::new(versions))?;
     for (number, (value, (name, kind))) in key.iter().zip(&layout.keys).enumerate() {
-        let value = canonical_column(value, name, kind)?;
-        let value = ScalarValue::try_from_array(&value, 0)?;
+        let value = ScalarValue::try_from_array(&canonical_column(value, name, kind)?, 0)?;
         rows = rows.filter(ident(format!("key_{number}")).eq(lit(value)))?;
     }
     let batches = rows.collect().await?;
     let columns = read_types(&contract.columns)?;
     let ordinals_per_row = 1 + usize::from(pipeline.raw.before_image_prefix.is_some());
-    let wanted = explained.changes.iter().filter(|change| change.wins);
-    let wanted: Vec<(String, u64)> =
-        wanted.map(|change| (change.file.clone(), change.row)).collect();
+    let wanted: Vec<(String, u64)> = explained
+        .changes
+        .iter()
+        .filter(|change| change.wins)
+        .map(|change| (change.file.clone(), change.row))
+        .collect();
     for batch in &batches {
         let column =
             |name: &str| Ok::<_, Error>(batch.column(batch.schema().index_of(name)?).clone());
@@ -62,8 +64,7 @@ pub(super) async fn rows_now(
         let (files, row_numbers) = (cast(&column("file")?, &DataType::Utf8)?, column("row")?);
         let mut parts: Vec<ArrayRef> = Vec::new();
         for (number, (name, _)) in layout.partitions.iter().enumerate() {
-            let kind = columns.iter().find(|(column, _)| column == name);
-            let kind = kind.ok_or_else(|| {
+            let kind = columns.iter().find(|(column, _)| column == name).ok_or_else(|| {
                 Error::internal(format!("the column `{name}` is missing in the ledger"))
             })?;
             parts.push(cast(&column(&format!("part_{number}"))?, &kind.1)?);
@@ -147,8 +148,7 @@ async fn find_row(
         while let Some(batch) = batches.try_next().await? {
             let mut is_match = vec![true; batch.num_rows()];
             for (at, (_, value)) in columns.iter().enumerate() {
-                let value = cast(value, batch.column(at).data_type())?;
-                let value = Scalar::new(value);
+                let value = Scalar::new(cast(value, batch.column(at).data_type())?);
                 let same = not_distinct(batch.column(at), &value)?;
                 let each = is_match.iter_mut().zip(same.values());
                 each.for_each(|(is_match, same)| *is_match &= same);

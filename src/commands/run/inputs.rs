@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::raw::discover::{self, Input, RawFile, Recorded};
 use crate::state::ledger::{Ledger, Record};
 use crate::store::Folder;
-use crate::window::Window;
+use crate::window::{Window, WindowSet};
 
 /// The inputs of a run.
 #[derive(Debug, Default)]
@@ -133,13 +133,10 @@ pub(crate) fn input_record(
     // `None`: all of its rows were already folded.
     let read = ledger.rows_read(location, path)?;
     // The run's own record covers rows of its window; only rows outside of it must be recorded.
-    let is_outside = |rows: &Vec<Window>| rows.iter().any(|rows| !window.covers(rows));
+    let is_outside = |rows: &WindowSet| rows.iter().any(|rows| !window.covers(rows));
     let is_new = before.is_absent
         || ledger.is_quarantined(location, path)
         || input.rows.as_ref().is_none_or(is_outside);
-    let rows = input
-        .rows
-        .as_ref()
-        .map(|rows| Window::union(read.into_iter().chain(rows.iter().copied()).collect()));
+    let rows = input.rows.as_ref().map(|rows| rows.union(&read));
     is_new.then(|| Record::Input(RawFile { commit: before.commit, rows, ..input.file.clone() }))
 }

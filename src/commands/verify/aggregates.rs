@@ -49,16 +49,20 @@ impl OpenPipeline<'_> {
             let root = object_store_root(folder);
             context.register_object_store(&root, Arc::clone(&folder.root_store));
         }
-        let versions = folded.curated.versions.iter().map(|file| {
-            Ok(ListedFile {
-                path: folded.versions.root_path(&file.path)?,
-                bytes: file.bytes,
-                partition: Vec::new(),
+        let files = folded
+            .curated
+            .versions
+            .iter()
+            .map(|file| {
+                Ok(ListedFile {
+                    path: folded.versions.root_path(&file.path)?,
+                    bytes: file.bytes,
+                    partition: Vec::new(),
+                })
             })
-        });
-        let versions = versions.collect::<Result<Vec<_>>>()?;
+            .collect::<Result<Vec<_>>>()?;
         let layout = &folded.curated.layout;
-        let versions = FileTable::new(&folded.versions, versions, layout.schema(), Vec::new())?;
+        let versions = FileTable::new(&folded.versions, files, layout.schema(), Vec::new())?;
         let numbers =
             FileNumbers::new(pipeline.raw.file_order(), state.ledger.inputs.keys().cloned());
         let curated = folded.table(pipeline)?;
@@ -105,10 +109,10 @@ impl OpenPipeline<'_> {
             staging,
             &name,
             commit,
-        );
-        let computed = computed.await?;
+        )
+        .await?;
         let columns = aggregate::columns(context, aggregate_config).await?;
-        let expected = computed.plan.added().filter_map(|file| {
+        let staged = computed.plan.added().filter_map(|file| {
             Some(PartitionFile {
                 path: file.staged.as_deref()?,
                 partition: parent(&file.path),
@@ -116,7 +120,7 @@ impl OpenPipeline<'_> {
             })
         });
         let expected =
-            digest_files(context, staging, expected, &columns, &aggregate_config.day).await?;
+            digest_files(context, staging, staged, &columns, &aggregate_config.day).await?;
 
         let folder = &self.output(&table)?.folder;
         let is_in_days = |folder: &str| {
@@ -145,8 +149,11 @@ impl OpenPipeline<'_> {
         verified.days_different = differences.filter(is_compared).collect();
         let days = expected.partitions.keys();
         verified.days = days.filter(|day| is_in_days(day)).count() as u64;
-        let floats = columns.iter().filter(|(_, kind)| kind.is_floating());
-        let floats: Vec<String> = floats.map(|(name, _)| format!("`{name}`")).collect();
+        let floats: Vec<String> = columns
+            .iter()
+            .filter(|(_, kind)| kind.is_floating())
+            .map(|(name, _)| format!("`{name}`"))
+            .collect();
         if !floats.is_empty() {
             verified.note = Some(format!(
                 "not compared: {}, because sums of floats depend on the order of rows",
@@ -167,8 +174,8 @@ async fn digest_files<'a>(
 ) -> Result<Digests> {
     let root = object_store_root(folder);
     context.register_object_store(&root, Arc::clone(&folder.root_store));
-    let exact = columns.iter().filter(|(_, kind)| !kind.is_floating());
-    let exact: Vec<(String, DataType)> = exact.cloned().collect();
+    let exact: Vec<(String, DataType)> =
+        columns.iter().filter(|(_, kind)| !kind.is_floating()).cloned().collect();
     let table = FileTable::of_partitions(folder, files, &exact, &[day.to_string()])?;
     let rows = context.read_table(Arc::new(table))?;
     let fields = rows.schema().fields().iter();

@@ -70,9 +70,10 @@ impl Keys<'_> {
         found: DataFrame,
     ) -> Result<Option<KeyDifference>> {
         for (name, rows) in [("expected", expected), ("found", found)] {
-            let columns = self.columns.iter();
-            let columns =
-                columns.map(|(name, kind)| try_cast(ident(name), kind.clone()).alias(name));
+            let columns = self
+                .columns
+                .iter()
+                .map(|(name, kind)| try_cast(ident(name), kind.clone()).alias(name));
             let rows = rows.select(columns.collect::<Vec<_>>())?;
             context.deregister_table(name)?;
             context.register_table(name, self.selected(rows)?.into_view())?;
@@ -89,9 +90,12 @@ impl Keys<'_> {
                 listed.iter().enumerate().map(|(at, name)| format!("{side}.{name} AS k{at}"));
             columns.collect::<Vec<_>>().join(", ")
         };
-        let same = listed.iter().map(|name| format!("(e.{name} IS NOT DISTINCT FROM f.{name})"));
-        let same = same.collect::<Vec<_>>().join(" AND ");
-        let keys: Vec<String> = (0..key.len()).map(|at| format!("k{at}")).collect();
+        let same = listed
+            .iter()
+            .map(|name| format!("(e.{name} IS NOT DISTINCT FROM f.{name})"))
+            .collect::<Vec<_>>()
+            .join(" AND ");
+        let keys = (0..key.len()).map(|at| format!("k{at}")).collect::<Vec<_>>().join(", ");
         // Counts are compared first: a key with two rows would join with itself.
         let counts = format!(
             "SELECT {}, \"rows of it\" AS expected_rows, CAST(0 AS BIGINT) AS found_rows FROM \
@@ -102,7 +106,6 @@ impl Keys<'_> {
             shown("f"),
             counted("found"),
         );
-        let keys = keys.join(", ");
         let by_count = format!(
             "SELECT {keys}, sum(expected_rows) AS expected, sum(found_rows) AS found FROM ({counts}) \
              GROUP BY {keys} HAVING sum(expected_rows) <> sum(found_rows) ORDER BY {keys} LIMIT 1"
