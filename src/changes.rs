@@ -19,7 +19,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use chrono_tz::Tz;
 use futures::TryStreamExt;
 
@@ -64,6 +64,12 @@ const SPLIT_BYTES_MIN: u64 = 32 << 20;
 pub struct Changes {
     files: Vec<OpenInput>,
     raw_schema: SchemaRef,
+    /// Per raw column, whether it has no type of its own: it has only nulls so far, or is not used.
+    untyped: Vec<bool>,
+    /// Per raw column, whether the pipeline uses it.
+    is_used: Vec<bool>,
+    /// Per raw column, whether its types have no common type. It is not used.
+    is_mixed: Vec<bool>,
     key: Vec<String>,
     raw: Raw,
     /// Per key column the column with its value before an update, if inputs have it.
@@ -146,6 +152,7 @@ impl Changes {
             union.add_known(&known.all)?;
             union.add_declared();
         }
+        let untyped = union.settle(&pipeline.key);
         map_columns(&mut files, &union);
         let images = raw.before_images(&pipeline.key);
         let images = images.iter().map(|name| union.find(name));
@@ -153,6 +160,9 @@ impl Changes {
             before_images: images.collect(),
             files,
             raw_schema: Arc::new(Schema::new(union.fields)),
+            untyped,
+            is_used: union.is_used,
+            is_mixed: union.is_mixed,
             key: pipeline.key.clone(),
             raw: raw.clone(),
             newest: schema_changes.newest,
@@ -166,9 +176,26 @@ impl Changes {
         Ok((changes, bad_files))
     }
 
-    /// The raw columns of all inputs.
+    /// The raw columns of all inputs. A column has the type Null if it has only nulls so far and the
+    /// pipeline does not say what it is.
     pub fn raw_schema(&self) -> &SchemaRef {
         &self.raw_schema
+    }
+
+    /// The raw columns that `curated.sql` can read.
+    pub(crate) fn readable_columns(&self) -> impl Iterator<Item = &FieldRef> + '_ {
+        let columns = self.raw_schema.fields().iter().zip(&self.is_mixed);
+        columns.filter(|(_, is_mixed)| !**is_mixed).map(|(field, _)| field)
+    }
+
+    /// Whether a raw column has only nulls so far, so that its type is unknown.
+    pub(crate) fn is_untyped(&self, name: &str) -> bool {
+        self.raw_column(name).is_some_and(|column| self.untyped[column])
+    }
+
+    /// Whether the pipeline uses a column that has only nulls so far, so that its type is unknown.
+    pub(crate) fn has_untyped(&self) -> bool {
+        self.untyped.iter().zip(&self.is_used).any(|(untyped, is_used)| *untyped && *is_used)
     }
 
     /// The number of rows of each input, in input order.
@@ -215,9 +242,13 @@ impl Changes {
 
     /// The raw columns in the form that the state stores for later runs.
     pub fn known_columns(&self) -> KnownColumns {
-        let fields = self.raw_schema.fields().iter();
+        let columns = self.raw_schema.fields().iter().zip(&self.untyped);
+        let columns = columns.map(|(field, untyped)| {
+            let data_type = if *untyped { &DataType::Null } else { field.data_type() };
+            (field.name().clone(), data_type.clone())
+        });
         KnownColumns {
-            all: fields.map(|field| (field.name().clone(), field.data_type().clone())).collect(),
+            all: columns.collect(),
             newest: self.newest.clone(),
         }
     }
@@ -311,7 +342,17 @@ impl Changes {
         self.raw.time_zone
     }
 
-    /// Finds the inputs whose rows cannot be read, and why. Decodes all columns of all inputs.
+    /// The columns of an input that the pipeline uses, as indices into the file, ascending.
+    pub(crate) fn used_of(&self, file: usize) -> Vec<usize> {
+        let columns = self.files[file].columns.iter().zip(&self.is_used);
+        let used = columns.filter(|(_, is_used)| **is_used);
+        let mut used: Vec<usize> = used.filter_map(|(column, _)| *column).collect();
+        used.sort_unstable();
+        used.dedup();
+        used
+    }
+
+    /// Finds the inputs whose rows cannot be read, and why. Decodes all used columns of all inputs.
     ///
     /// # Errors
     /// Storage, when an input cannot be fetched.
@@ -323,8 +364,7 @@ impl Changes {
                 let mut damaged = Vec::new();
                 while let Some(number) = files.next() {
                     let OpenInput { input, file, .. } = &changes.files[number];
-                    let columns: Vec<usize> = (0..file.schema().fields().len() - 1).collect();
-                    let mut rows = file.read(&columns, changes.batch_rows);
+                    let mut rows = file.read(&changes.used_of(number), changes.batch_rows);
                     loop {
                         match rows.try_next().await {
                             Ok(Some(_)) => {}
@@ -347,7 +387,9 @@ impl Changes {
     pub fn order_kinds(&self) -> Vec<(String, String)> {
         let columns = self.raw.order_by.iter();
         let kinds = columns.filter_map(|name| {
-            let data_type = self.raw_schema.field(self.raw_column(name)?).data_type();
+            // A column that has only nulls so far may become of any kind.
+            let column = self.raw_column(name).filter(|column| !self.untyped[*column])?;
+            let data_type = self.raw_schema.field(column).data_type();
             let kind = OrderEncoder::kind(data_type, *name == self.raw.commit_time);
             Some((name.clone(), kind))
         });
@@ -496,8 +538,9 @@ fn map_columns(files: &mut [OpenInput], union: &RawColumns<'_>) {
                 always_fits(schema.field(index).data_type(), field.data_type())
             };
             let each = columns.iter().zip(&union.fields).enumerate();
-            let to_check =
-                each.filter(|(_, (index, field))| index.is_some_and(|index| !fits(index, field)));
+            let to_check = each.filter(|(column, (index, field))| {
+                union.is_used[*column] && index.is_some_and(|index| !fits(index, field))
+            });
             let to_check = to_check.map(|(column, _)| column).collect();
             (Arc::clone(schema), columns, to_check)
         });

@@ -158,6 +158,7 @@ impl Stage<'_> {
             threads,
         };
         let curated = curate.run(&context).await?;
+        note_types(&curated, report);
         debug!(
             "pass two: {} files of {} partitions staged, {} files with versions",
             curated.staged.len(),
@@ -305,6 +306,31 @@ fn log_columns(changes: &Changes, report: &mut Report) {
             format!("no CDC file has the column `{column}`: key updates cannot be detected");
         warn!("{warning}");
         report.note.get_or_insert(warning);
+    }
+}
+
+/// Warns of columns that have only nulls so far, and of those that have a type now, and notes it in
+/// the report.
+fn note_types(curated: &Curated, report: &mut Report) {
+    let quoted = |names: &[String]| format!("`{}`", names.join("`, `"));
+    let mut notes = Vec::new();
+    if !curated.untyped.is_empty() {
+        notes.push(format!(
+            "columns with only nulls so far, stored as text until they have values: {}; to decide \
+             their types now, set them in `[raw.columns]`",
+            quoted(&curated.untyped)
+        ));
+    }
+    if !curated.retyped.is_empty() {
+        notes.push(format!(
+            "columns with only nulls before, stored as text, that have another type from now on: \
+             {}; all files of the table are written again",
+            quoted(&curated.retyped)
+        ));
+    }
+    for note in notes {
+        warn!("{note}");
+        report.note.get_or_insert(note);
     }
 }
 

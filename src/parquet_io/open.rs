@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use bytes::Bytes;
@@ -272,6 +272,9 @@ pub(crate) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordB
     let columns = schema.fields().iter().map(|field| {
         Ok(match batch.column_by_name(field.name()) {
             Some(column) if column.data_type() == field.data_type() => Arc::clone(column),
+            Some(column) if column.logical_null_count() == column.len() => {
+                new_null_array(field.data_type(), batch.num_rows())
+            }
             Some(column) => cast_exactly(column, field.data_type()).ok_or_else(|| {
                 let (name, data_type) = (field.name(), field.data_type());
                 Error::data(format!("a value of the column `{name}` does not fit {data_type}"))
