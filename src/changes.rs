@@ -182,10 +182,10 @@ impl Changes {
         &self.raw_schema
     }
 
-    /// The raw columns that `curated.sql` can read.
-    pub(crate) fn readable_columns(&self) -> impl Iterator<Item = &FieldRef> + '_ {
+    /// The raw columns whose types have no common type. None of them is used.
+    pub(crate) fn mixed_columns(&self) -> impl Iterator<Item = &FieldRef> + '_ {
         let columns = self.raw_schema.fields().iter().zip(&self.is_mixed);
-        columns.filter(|(_, is_mixed)| !**is_mixed).map(|(field, _)| field)
+        columns.filter(|(_, is_mixed)| **is_mixed).map(|(field, _)| field)
     }
 
     /// Whether a raw column has only nulls so far, so that its type is unknown.
@@ -247,10 +247,7 @@ impl Changes {
             let data_type = if *untyped { &DataType::Null } else { field.data_type() };
             (field.name().clone(), data_type.clone())
         });
-        KnownColumns {
-            all: columns.collect(),
-            newest: self.newest.clone(),
-        }
+        KnownColumns { all: columns.collect(), newest: self.newest.clone() }
     }
 
     /// Whether the table has no key, so that every raw row is a row of the table.

@@ -26,8 +26,8 @@ use crate::curate::conservation::{check_versions, check_written, does_not_add_up
 use crate::curate::curated_sql::CuratedQuery;
 use crate::curate::merge::{CommittedVersions, Merge, Outputs};
 use crate::curate::pass_two::{Counts, Splitter};
-use crate::engine::tasks::{Work, join_all, spawn};
 use crate::curate::table_layout::TableColumns;
+use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
 use crate::fold::{Fold, tied};
 use crate::raw::discover::Input;

@@ -127,7 +127,8 @@ impl Visitor for Found<'_> {
 
     fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
         for item in &select.projection {
-            if let SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options) = item {
+            if let SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options) = item
+            {
                 self.star(select, options);
             }
         }
@@ -160,10 +161,14 @@ mod tests {
             ("SELECT l.id, l.m.f FROM latest l WHERE upper(k) IN ('z', \"é\")", "id m f k é", "z"),
             ("SELECT * FROM (SELECT id, v AS w FROM latest) s WHERE w > 1", "id v w", "s x"),
             ("WITH s AS (SELECT id FROM latest) SELECT s.* FROM s", "id", "x"),
-            ("SELECT CASE WHEN op = 'D' THEN a END, b::INT, [c][1], d['x'] FROM latest", "op a b c d", "x"),
+            (
+                "SELECT CASE WHEN op = 'D' THEN a END, b::INT, [c][1], d['x'] FROM latest",
+                "op a b c d",
+                "x",
+            ),
             ("SELECT CAST(a AS DATE), count(*) OVER (ORDER BY b) FROM latest", "a b", "c date"),
             ("TABLE latest", "a", ""),
-            ("SELECT FROM WHERE", "a", ""),
+            ("SELECT (a FROM latest", "a", ""),
         ] {
             let columns = QueryColumns::of(sql, "latest");
             for name in used.split_whitespace() {

@@ -59,7 +59,7 @@ pub(crate) async fn plan(
     table: ChangesTable,
 ) -> Result<CuratedQuery> {
     let sql = &pipeline.curated.sql;
-    let mut visible: Vec<FieldRef> = changes.readable_columns().cloned().collect();
+    let mut visible = changes.raw_schema().fields().to_vec();
     visible.push(Arc::new(Field::new(EVENT_DT, DataType::Date32, true)));
     let visible = Arc::new(EmptyTable::new(Arc::new(Schema::new(visible))));
     context.register_table(LATEST_RELATION, visible)?;
@@ -74,6 +74,9 @@ pub(crate) async fn plan(
             .caused_by(first_line(&error))
     })?;
     check_row_wise(&parsed, sql)?;
+    if changes.mixed_columns().next().is_some() {
+        check_not_mixed(&parsed, changes)?;
+    }
     check_columns(&parsed, pipeline, changes)?;
     let fields = parsed.schema().fields().iter();
     let untyped = fields.clone().filter(|field| field.data_type().is_null());
@@ -161,6 +164,19 @@ fn check_row_wise(plan: &LogicalPlan, sql: &Sql) -> Result<()> {
         }
     }
     plan.inputs().into_iter().try_for_each(|input| check_row_wise(input, sql))
+}
+
+/// Checks that the query reads no column whose types were not unified.
+fn check_not_mixed(plan: &LogicalPlan, changes: &Changes) -> Result<()> {
+    for expression in plan.expressions() {
+        let mixed =
+            |column: &&Column| changes.mixed_columns().any(|mixed| mixed.name() == column.name());
+        if let Some(column) = expression.column_refs().into_iter().find(mixed) {
+            let name = column.name();
+            return Err(Error::internal(format!("the query reads the column `{name}` unseen")));
+        }
+    }
+    plan.inputs().into_iter().try_for_each(|input| check_not_mixed(input, changes))
 }
 
 fn check_columns(plan: &LogicalPlan, pipeline: &Pipeline, changes: &Changes) -> Result<()> {

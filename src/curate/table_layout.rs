@@ -55,13 +55,13 @@ impl Curate<'_> {
                 }
                 Some(column) if *column.data_type() == published => published,
                 Some(column) => {
-                    let found = column.data_type();
-                    let is_partition = self.pipeline.curated.partition_by.contains(&name);
-                    if contract.untyped.contains(&name) && !is_partition {
+                    if contract.untyped.contains(&name) {
                         retyped.push(name.clone());
                         columns.push(column.clone());
                         continue;
                     }
+                    let found = column.data_type();
+                    let is_partition = self.pipeline.curated.partition_by.contains(&name);
                     // Files of a Delta table that are not replaced would keep the old type.
                     let is_delta = self.pipeline.curated.format == Format::Delta;
                     let widened = widen(&published, found).filter(|_| !is_partition && !is_delta);
@@ -130,6 +130,12 @@ impl Curate<'_> {
             let mut known = contract.orders.iter();
             known.any(|(known, before)| known == name && before != kind)
         };
+        for ((name, known), (_, found)) in known.partitions.iter_mut().zip(&layout.partitions) {
+            // All versions have null in it, which every type has.
+            if contract.untyped.contains(name) {
+                *known = found.clone();
+            }
+        }
         if let Some((name, kind)) = orders.iter().find(is_other) {
             return Err(Error::data(format!(
                 "the order column `{name}` is a {kind} now, and had another type in earlier runs"
