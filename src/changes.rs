@@ -35,7 +35,7 @@ use crate::raw::columns::{RawColumns, find_column};
 use crate::raw::discover::{Input, RawFile};
 use crate::raw::open::{Opened, Opening, Spilled};
 use crate::raw::schema_changes::{KnownColumns, Newest, SchemaChange, SchemaChanges};
-use crate::types::column_type::always_fits;
+use crate::types::column_type::{always_fits, has_text};
 use crate::types::times::is_time_type;
 
 pub(crate) mod file_order;
@@ -78,6 +78,8 @@ pub struct Changes {
     newest: Newest,
     /// The rows that were found to be bad when the inputs were opened.
     bad_rows: Arc<BadRows>,
+    /// Whether pass one reads all used texts, so that bad ones are known in pass two.
+    pub(crate) checks_texts: bool,
     /// Key moves without a delete, once they are known.
     key_swaps: OnceLock<KeySwaps>,
     batch_rows: usize,
@@ -135,6 +137,7 @@ impl Changes {
         }
         let raw = &pipeline.raw;
         let bad_rows = Arc::clone(opening.bad_rows);
+        let checks_texts = opening.checks_texts;
         let mut all = opening.open(inputs).await?;
         let mut bad_files = std::mem::take(&mut all.bad);
         let opened = with_required_columns(all.opened, pipeline, known, &mut bad_files)?;
@@ -153,7 +156,7 @@ impl Changes {
             union.add_declared();
         }
         let untyped = union.settle(&pipeline.key);
-        map_columns(&mut files, &union);
+        map_columns(&mut files, &union, checks_texts);
         let images = raw.before_images(&pipeline.key);
         let images = images.iter().map(|name| union.find(name));
         let changes = Changes {
@@ -168,6 +171,7 @@ impl Changes {
             newest: schema_changes.newest,
             schema_changes: schema_changes.seen,
             bad_rows,
+            checks_texts,
             key_swaps: OnceLock::new(),
             batch_rows,
             _spilled: all.spilled,
@@ -361,7 +365,9 @@ impl Changes {
                 let mut damaged = Vec::new();
                 while let Some(number) = files.next() {
                     let OpenInput { input, file, .. } = &changes.files[number];
-                    let mut rows = file.read(&changes.used_of(number), changes.batch_rows);
+                    let groups = (0..file.row_groups().len()).map(|number| (number, None));
+                    let columns = changes.used_of(number);
+                    let mut rows = file.read_selected_raw(&columns, groups, changes.batch_rows);
                     loop {
                         match rows.try_next().await {
                             Ok(Some(_)) => {}
@@ -524,7 +530,7 @@ fn open_input(opened: Opened, raw: &Raw) -> Result<(OpenInput, Vec<BadRow>)> {
 }
 
 /// Maps the raw columns to each file's own. Files that share a schema are mapped once.
-fn map_columns(files: &mut [OpenInput], union: &RawColumns<'_>) {
+fn map_columns(files: &mut [OpenInput], union: &RawColumns<'_>, checks_texts: bool) {
     let mut last: Option<(SchemaRef, Vec<Option<usize>>, Vec<usize>)> = None;
     for file in files {
         let schema = file.file.schema();
@@ -532,7 +538,8 @@ fn map_columns(files: &mut [OpenInput], union: &RawColumns<'_>) {
         let (_, columns, to_check) = last.take_if(|last| is_last(last)).unwrap_or_else(|| {
             let columns = union.columns_of(&file.file);
             let fits = |index: usize, field: &Field| {
-                always_fits(schema.field(index).data_type(), field.data_type())
+                let data_type = schema.field(index).data_type();
+                always_fits(data_type, field.data_type()) && !(checks_texts && has_text(data_type))
             };
             let each = columns.iter().zip(&union.fields).enumerate();
             let to_check = each.filter(|(column, (index, field))| {

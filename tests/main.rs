@@ -20,6 +20,7 @@ mod quarantine;
 mod raw_columns;
 mod raw_guide;
 mod raw_shapes;
+mod raw_text;
 mod raw_types;
 mod readers_beside_writers;
 mod rebuild;

@@ -178,6 +178,11 @@ impl ParquetFile {
         &self.columns.schema
     }
 
+    /// The file's columns as in the footer.
+    pub(crate) fn descriptor(&self) -> &SchemaDescPtr {
+        &self.columns.descriptor
+    }
+
     /// The Parquet footer, if it is cached.
     pub fn metadata(&self) -> Option<&Arc<ParquetMetaData>> {
         self.footer.as_ref().map(ArrowReaderMetadata::metadata)
@@ -331,7 +336,7 @@ pub(crate) fn read_error(name: &str, error: ParquetError) -> Error {
 
 /// The Arrow types of a file: text and binary as views, INT96 in µs, and the row number; `known` if
 /// they were derived before.
-fn arrow_metadata(
+pub(super) fn arrow_metadata(
     metadata: Arc<ParquetMetaData>,
     known: Option<&SchemaRef>,
 ) -> ParquetResult<ArrowReaderMetadata> {

@@ -187,6 +187,15 @@ pub(crate) fn always_fits(from: &DataType, to: &DataType) -> bool {
             && widen(from, to).as_ref() == Some(to))
 }
 
+/// Whether values of a type have text.
+pub(crate) fn has_text(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(field) | DataType::Map(field, _) => has_text(field.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| has_text(field.data_type())),
+        other => other.is_string(),
+    }
+}
+
 /// Casts values to another type without loss. An empty text is not a number.
 ///
 /// # Errors
