@@ -19,7 +19,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use futures::TryStreamExt;
@@ -37,7 +37,7 @@ use crate::raw::columns::{RawColumns, find_column};
 use crate::raw::discover::{Input, RawFile};
 use crate::raw::open::{Opened, Opening, Spilled};
 use crate::raw::schema_changes::{KnownColumns, Newest, SchemaChange, SchemaChanges};
-use crate::types::column_type::always_fits;
+use crate::types::column_type::{always_fits, has_text};
 use crate::types::times::is_time_type;
 
 use commit_time::{CommitTime, commit_time, time_of_file};
@@ -71,6 +71,12 @@ const SPLIT_BYTES_MIN: u64 = 32 << 20;
 pub struct Changes {
     files: Vec<OpenInput>,
     raw_schema: SchemaRef,
+    /// Per raw column, whether it has no type of its own: it has only nulls so far, or is not used.
+    untyped: Vec<bool>,
+    /// Per raw column, whether the pipeline uses it.
+    is_used: Vec<bool>,
+    /// Per raw column, whether its types have no common type. It is not used.
+    is_mixed: Vec<bool>,
     key: Vec<String>,
     raw: Raw,
     commit_time: CommitTime,
@@ -81,6 +87,8 @@ pub struct Changes {
     newest: Newest,
     /// The rows that were found to be bad when the inputs were opened.
     bad_rows: Arc<BadRows>,
+    /// Whether pass one reads all used texts, so that bad ones are known in pass two.
+    pub(crate) checks_texts: bool,
     /// Key moves without a delete, once they are known.
     key_swaps: OnceLock<KeySwaps>,
     batch_rows: usize,
@@ -140,6 +148,7 @@ impl Changes {
         }
         let raw = &pipeline.raw;
         let bad_rows = Arc::clone(opening.bad_rows);
+        let checks_texts = opening.checks_texts;
         let mut all = opening.open(inputs).await?;
         let mut bad_files = std::mem::take(&mut all.bad);
         let opened = with_required_columns(all.opened, pipeline, known, &mut bad_files)?;
@@ -157,13 +166,15 @@ impl Changes {
             union.add_known(&known.all)?;
             union.add_declared();
         }
-        map_columns(&mut files, &union);
+        let untyped = union.settle(&pipeline.key);
+        map_columns(&mut files, &union, checks_texts);
         let columns: Vec<_> = union
             .fields
             .iter()
             .map(|field| (field.name().clone(), field.data_type().clone()))
             .collect();
-        let commit_time = commit_time(raw, &files, &columns, &|name| union.find(name));
+        let commit_time =
+            commit_time(raw, &files, &columns, &known.orders, &|name| union.find(name));
         commit_time.check(raw, &files, &columns)?;
         if let CommitTime::File { full_loads } = commit_time {
             if raw.window_by == WindowBy::Commit {
@@ -188,11 +199,15 @@ impl Changes {
             before_images,
             files,
             raw_schema,
+            untyped,
+            is_used: union.is_used,
+            is_mixed: union.is_mixed,
             key: pipeline.key.clone(),
             raw: raw.clone(),
             newest: schema_changes.newest,
             schema_changes: schema_changes.seen,
             bad_rows,
+            checks_texts,
             key_swaps: OnceLock::new(),
             batch_rows,
             _spilled: all.spilled,
@@ -201,9 +216,26 @@ impl Changes {
         Ok((changes, bad_files))
     }
 
-    /// The raw columns of all inputs.
+    /// The raw columns of all inputs. A column has the type Null if it has only nulls so far and the
+    /// pipeline does not say what it is.
     pub fn raw_schema(&self) -> &SchemaRef {
         &self.raw_schema
+    }
+
+    /// The raw columns whose types have no common type. None of them is used.
+    pub(crate) fn mixed_columns(&self) -> impl Iterator<Item = &FieldRef> + '_ {
+        let columns = self.raw_schema.fields().iter().zip(&self.is_mixed);
+        columns.filter(|(_, is_mixed)| **is_mixed).map(|(field, _)| field)
+    }
+
+    /// Whether a raw column has only nulls so far, so that its type is unknown.
+    pub(crate) fn is_untyped(&self, name: &str) -> bool {
+        self.raw_column(name).is_some_and(|column| self.untyped[column])
+    }
+
+    /// Whether the pipeline uses a column that has only nulls so far, so that its type is unknown.
+    pub(crate) fn has_untyped(&self) -> bool {
+        self.untyped.iter().zip(&self.is_used).any(|(untyped, is_used)| *untyped && *is_used)
     }
 
     /// The number of rows of each input, in input order.
@@ -250,11 +282,13 @@ impl Changes {
 
     /// The raw columns in the form that the state stores for later runs.
     pub fn known_columns(&self) -> KnownColumns {
-        let fields = self.raw_schema.fields().iter();
-        KnownColumns {
-            all: fields.map(|field| (field.name().clone(), field.data_type().clone())).collect(),
-            newest: self.newest.clone(),
-        }
+        let columns = self.raw_schema.fields().iter().zip(&self.untyped);
+        let columns = columns.map(|(field, untyped)| {
+            let data_type = if *untyped { &DataType::Null } else { field.data_type() };
+            (field.name().clone(), data_type.clone())
+        });
+        let (orders, newest) = (self.order_kinds(), self.newest.clone());
+        KnownColumns { all: columns.collect(), orders, newest }
     }
 
     /// Whether the table has no key, so that every raw row is a row of the table.
@@ -348,7 +382,17 @@ impl Changes {
         self.raw.time_zone
     }
 
-    /// Finds the inputs whose rows cannot be read, and why. Decodes all columns of all inputs.
+    /// The columns of an input that the pipeline uses, as indices into the file, ascending.
+    pub(crate) fn used_of(&self, file: usize) -> Vec<usize> {
+        let columns = self.files[file].columns.iter().zip(&self.is_used);
+        let used = columns.filter(|(_, is_used)| **is_used);
+        let mut used: Vec<usize> = used.filter_map(|(column, _)| *column).collect();
+        used.sort_unstable();
+        used.dedup();
+        used
+    }
+
+    /// Finds the inputs whose rows cannot be read, and why. Decodes all used columns of all inputs.
     ///
     /// # Errors
     /// Storage, when an input cannot be fetched.
@@ -360,8 +404,9 @@ impl Changes {
                 let mut damaged = Vec::new();
                 while let Some(number) = files.next() {
                     let OpenInput { input, file, .. } = &changes.files[number];
-                    let columns: Vec<usize> = (0..file.schema().fields().len() - 1).collect();
-                    let mut rows = file.read(&columns, changes.batch_rows);
+                    let groups = (0..file.row_groups().len()).map(|number| (number, None));
+                    let columns = changes.used_of(number);
+                    let mut rows = file.read_selected_raw(&columns, groups, changes.batch_rows);
                     loop {
                         match rows.try_next().await {
                             Ok(Some(_)) => {}
@@ -384,10 +429,10 @@ impl Changes {
     pub fn order_kinds(&self) -> Vec<(String, String)> {
         let columns = self.raw.order_by.iter();
         let kinds = columns.filter_map(|name| {
-            let column = self.raw_column(name)?;
+            // A column that has only nulls so far may become of any kind.
+            let column = self.raw_column(name).filter(|column| !self.untyped[*column])?;
             let data_type = self.raw_schema.field(column).data_type();
-            let is_time = self.commit_time_column() == Some(column);
-            let kind = OrderEncoder::kind(data_type, is_time);
+            let kind = OrderEncoder::kind(data_type, self.commit_time_column() == Some(column));
             Some((name.clone(), kind))
         });
         kinds.collect()
@@ -578,7 +623,7 @@ fn open_input(opened: Opened, raw: &Raw) -> Result<(OpenInput, Vec<BadRow>)> {
 }
 
 /// Maps the raw columns to each file's own. Files that share a schema are mapped once.
-fn map_columns(files: &mut [OpenInput], union: &RawColumns<'_>) {
+fn map_columns(files: &mut [OpenInput], union: &RawColumns<'_>, checks_texts: bool) {
     let mut last: Option<(SchemaRef, Vec<Option<usize>>, Vec<usize>)> = None;
     for file in files {
         let schema = file.file.schema();
@@ -586,11 +631,14 @@ fn map_columns(files: &mut [OpenInput], union: &RawColumns<'_>) {
         let (_, columns, to_check) = last.take_if(|last| is_last(last)).unwrap_or_else(|| {
             let columns = union.columns_of(&file.file);
             let fits = |index: usize, field: &Field| {
-                always_fits(schema.field(index).data_type(), field.data_type())
+                let data_type = schema.field(index).data_type();
+                always_fits(data_type, field.data_type()) && !(checks_texts && has_text(data_type))
             };
             let each = columns.iter().zip(&union.fields).enumerate();
             let to_check = each
-                .filter(|(_, (index, field))| index.is_some_and(|index| !fits(index, field)))
+                .filter(|(column, (index, field))| {
+                    union.is_used[*column] && index.is_some_and(|index| !fits(index, field))
+                })
                 .map(|(column, _)| column)
                 .collect();
             (Arc::clone(schema), columns, to_check)

@@ -6,8 +6,6 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -25,12 +23,14 @@ mod file;
 mod known_keys;
 mod operations;
 mod overrides;
+mod query_columns;
 mod raw;
 mod time_unit;
 mod values;
 
 pub use dialect::Dialect;
 pub use operations::{OpValues, Operation};
+pub use query_columns::QueryColumns;
 pub use raw::{CsvForm, OnBad, OnTie, OpColumn, Raw, RawFormat, WindowBy};
 pub use time_unit::TimeUnit;
 
@@ -56,6 +56,9 @@ pub struct Pipeline {
     /// `[limits]`: limits of memory, disk and threads.
     pub limits: Limits,
 }
+
+/// The name of the relation that `curated.sql` reads.
+pub const LATEST_RELATION: &str = "latest";
 
 /// Which rows the curated table holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -139,17 +142,9 @@ impl Aggregate {
 }
 
 impl Sql {
-    /// The identifiers in the query, as the engine reads them: unchanged in quotes, otherwise in
-    /// lower case.
-    pub fn names(&self) -> Vec<String> {
-        let tokens = Tokenizer::new(&GenericDialect {}, &self.text).tokenize();
-        let name = |token| match token {
-            Token::Word(word) if word.quote_style.is_some() => Some(word.value),
-            Token::Word(word) => Some(word.value.to_lowercase()),
-            _ => None,
-        };
-        // A query that cannot be tokenized is refused when it is planned.
-        tokens.unwrap_or_default().into_iter().filter_map(name).collect()
+    /// The columns of `relation` that the query names.
+    pub fn columns_of(&self, relation: &str) -> QueryColumns {
+        QueryColumns::of(&self.text, relation)
     }
 
     /// A hash of the query without comments and repeated white space, so that a comment does not

@@ -26,6 +26,7 @@ use crate::curate::conservation::{check_versions, check_written, does_not_add_up
 use crate::curate::curated_sql::CuratedQuery;
 use crate::curate::merge::{CommittedVersions, Merge, Outputs};
 use crate::curate::pass_two::{Counts, Splitter};
+use crate::curate::table_layout::TableColumns;
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
 use crate::fold::{Fold, tied};
@@ -61,6 +62,10 @@ pub(crate) struct Curated {
     pub layout: Arc<VersionsLayout>,
     /// The table's columns.
     pub columns: Vec<Field>,
+    /// The columns that are text only because their raw columns have only nulls so far.
+    pub untyped: Vec<String>,
+    /// The columns that were such, and have a type now.
+    pub retyped: Vec<String>,
     /// Rows and days that pass two counted.
     pub counts: Counts,
     /// Last changes of the window that are not later than the committed versions.
@@ -112,7 +117,7 @@ impl Curate<'_> {
     pub(crate) async fn run(&self, context: &SessionContext) -> Result<Curated> {
         let query = self.query(context, &self.folded.winners).await?;
         let contract = self.earlier.and_then(|ledger| ledger.contract.as_ref());
-        let columns = self.columns(&query, contract)?;
+        let TableColumns { columns, untyped, retyped } = self.columns(&query, contract)?;
         let layout = Arc::new(self.versions_layout(&columns, contract)?);
         let (order, schema) = self.order(&columns)?;
 
@@ -146,7 +151,8 @@ impl Curate<'_> {
 
         let split = self.split(context, &query, outputs, &layout, &schema).await?;
         let mut counts = split.counts;
-        let (written, given) = self.write_table(split.sorters, &order).await?;
+        let rewrites_all = !retyped.is_empty();
+        let (written, given) = self.write_table(split.sorters, &order, rewrites_all).await?;
 
         counts.days.extend(merged.iter().flat_map(|merged| &merged.counts.days));
         let bytes_changed = check_written(&written, &given, merged)?;
@@ -167,6 +173,8 @@ impl Curate<'_> {
             replaced_versions,
             layout,
             columns,
+            untyped,
+            retyped,
             stale: merged.map_or(0, |merged| merged.counts.stale),
             bytes_changed,
             counts,
@@ -259,12 +267,14 @@ impl Curate<'_> {
         Ok(split)
     }
 
-    /// Merges the sorted rows with the published partitions and writes them to staging. Returns the
-    /// written partitions, and the number of sorted rows of each partition.
+    /// Merges the sorted rows with the published partitions and writes them to staging; with
+    /// `rewrites_all` partitions without sorted rows too. Returns the written partitions, and the
+    /// number of sorted rows of each partition.
     async fn write_table(
         &self,
         sorters: Vec<Sorter>,
         order: &Arc<Order>,
+        rewrites_all: bool,
     ) -> Result<(Vec<Written>, BTreeMap<String, u64>)> {
         let writer = TableWriter {
             staging: self.staging.clone(),
@@ -274,7 +284,10 @@ impl Curate<'_> {
         let files = self.earlier.into_iter().flat_map(|ledger| ledger.files(CURATED));
         let is_keyless = self.changes.is_keyless();
         let earlier = Arc::new(PublishedTable::new(self.table, files, order, is_keyless)?);
-        let sorted = Sorted::new(order, sorters);
+        let mut sorted = Sorted::new(order, sorters);
+        if rewrites_all {
+            earlier.folders().for_each(|folder| sorted.include(folder));
+        }
         let given = sorted.counts().clone();
         let written = writer.write(sorted, Some(earlier), self.threads).await?;
         Ok((written, given))

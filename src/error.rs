@@ -65,6 +65,9 @@ pub struct Error {
     pub input: Option<Box<(usize, String)>>,
     /// Whether single rows are bad, not a file as a whole.
     pub is_of_rows: bool,
+    /// Whether a bad row was found late, because its text had not been read before: the fold can be
+    /// tried again with texts checked first.
+    pub is_of_unchecked_text: bool,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -79,6 +82,7 @@ impl Error {
             hint: None,
             input: None,
             is_of_rows: false,
+            is_of_unchecked_text: false,
             source: None,
         }
     }
@@ -117,6 +121,12 @@ impl Error {
     /// Marks the error as one of single rows.
     pub fn of_rows(mut self) -> Self {
         self.is_of_rows = true;
+        self
+    }
+
+    /// Marks the error as one of a text that had not been read before.
+    pub fn of_unchecked_text(mut self) -> Self {
+        self.is_of_unchecked_text = true;
         self
     }
 

@@ -2,3 +2,4 @@
 
 pub(crate) mod fetch;
 pub(crate) mod open;
+pub(crate) mod texts;

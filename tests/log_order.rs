@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BinaryArray};
+use arrow::array::{ArrayRef, BinaryArray, Int64Array};
 
 use crate::support::{
     Lab, LabBuilder, PLACES, Result, Task, file_of_rows, integers, optional_texts, texts,
@@ -179,6 +179,49 @@ fn where_the_order_is_no_time_the_commit_time_is_the_files() {
         );
         let message = by_commit.expect_err("refused").to_string();
         assert!(message.contains("no column of `raw.order_by` is a time"), "{message}");
+    }
+}
+
+#[test]
+fn a_full_load_without_the_order_column_is_before_all_changes_whatever_run_finds_it() {
+    let sequence = |numbers: [i64; 2]| ("lsn", integers(numbers));
+    let load = |lab: &Lab, name: &str, v: &str, has_column: bool| {
+        let mut columns = vec![("id", integers([1, 2])), ("v", texts([v, v]))];
+        if has_column {
+            columns.push(("lsn", Arc::new(Int64Array::new_null(2))));
+        }
+        lab.put_columns(name, columns);
+    };
+    for has_column in [false, true] {
+        for keep in ["latest", "latest-per-day"] {
+            let lab = builder()
+                .keep(keep)
+                .set("raw.order_by", vec!["lsn"])
+                .curated_sql("SELECT CAST(id AS BIGINT) AS id, v, event_dt FROM latest")
+                .aggregate("daily", crate::support::COUNT_PER_DAY)
+                .build();
+            // The later full load is found first.
+            load(&lab, "raw/LOAD00000002.parquet", "second load", has_column);
+            lab.run(START, END).expect("a run");
+            load(&lab, LOAD, "first load", has_column);
+            lab.run(START, END).expect("a run");
+            assert_eq!(curated(&lab), ["1 second load", "2 second load"]);
+            let columns = vec![
+                ("Op", texts(["U", "U"])),
+                sequence([9, 8]),
+                ("id", integers([1, 1])),
+                ("v", texts(["last", "first"])),
+            ];
+            lab.put_columns("raw/20200102-000000000.parquet", columns);
+            lab.run(START, END).expect("a run");
+            load(&lab, "raw/LOAD00000003.parquet", "third load", has_column);
+            lab.run(START, END).expect("a run");
+            let rows = curated(&lab);
+            assert!(rows.contains(&"1 last".into()), "{rows:?}");
+            assert!(rows.contains(&"2 third load".into()), "{rows:?}");
+            assert!(!rows.iter().any(|row| row.contains("first")), "{rows:?}");
+            lab.assert_verified();
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use chrono_tz::Tz;
 use parquet::file::statistics::Statistics;
 
 use crate::changes::OpenInput;
+use crate::changes::position::TIME_KIND;
 use crate::config::Raw;
 use crate::error::{Error, Result};
 use crate::layout::file_time;
@@ -26,11 +27,13 @@ pub(crate) enum CommitTime {
     },
 }
 
-/// Finds where commit times come from. `columns` are the raw columns; `find` finds one by its name.
+/// Finds where commit times come from. `columns` are the raw columns, `find` finds one by its name;
+/// `orders` are the order columns of earlier runs and their kinds, which do not change.
 pub(super) fn commit_time(
     raw: &Raw,
     files: &[OpenInput],
     columns: &[(String, DataType)],
+    orders: &[(String, String)],
     find: &dyn Fn(&str) -> Option<usize>,
 ) -> CommitTime {
     if let Some(name) = &raw.commit_time {
@@ -39,7 +42,13 @@ pub(super) fn commit_time(
     let Some(first) = raw.order_by.first() else {
         return CommitTime::File { full_loads: true };
     };
+    let known_kind = |column: usize| {
+        let mut orders = orders.iter();
+        let found = orders.find(|(name, _)| name.eq_ignore_ascii_case(&columns[column].0));
+        found.map(|(_, kind)| kind == TIME_KIND)
+    };
     let is_time = |column: usize| match &columns[column].1 {
+        _ if known_kind(column).is_some() => known_kind(column) == Some(true),
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => texts_are_times(files, column),
         number if number.is_integer() => raw.commit_time_unit.is_some(),
         other => is_time_type(other),

@@ -289,6 +289,9 @@ pub(crate) fn pack_column(
     Ok(packed_array(values))
 }
 
+/// The kind of an order column whose values are times.
+pub(crate) const TIME_KIND: &str = "time";
+
 /// Encodes order columns into bytes that compare like the columns: ascending, nulls first.
 ///
 /// Per column: 0 for null, otherwise 1 and the value. Integers, decimals, dates and timestamps (in
@@ -328,7 +331,7 @@ impl OrderEncoder {
     /// like the values if the kinds are equal. `is_time`: the column is read as a time.
     pub(crate) fn kind(data_type: &DataType, is_time: bool) -> String {
         match data_type {
-            _ if is_time => "time".into(),
+            _ if is_time => TIME_KIND.into(),
             DataType::Float16 | DataType::Float32 | DataType::Float64 => "float".into(),
             DataType::Decimal32(_, scale)
             | DataType::Decimal64(_, scale)
@@ -338,7 +341,7 @@ impl OrderEncoder {
                 format!("decimal of scale {scale}")
             }
             DataType::Date32 => "date".into(),
-            DataType::Timestamp(_, _) => "time".into(),
+            DataType::Timestamp(_, _) => TIME_KIND.into(),
             other if other.is_numeric() || *other == DataType::Boolean => "integer".into(),
             _ => "text".into(),
         }

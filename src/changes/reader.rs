@@ -33,7 +33,7 @@ use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, OpenInput, POSITION, ReadU
 use crate::config::Operation;
 use crate::error::{Error, Result};
 use crate::parquet_io::fetch::{FetchUnit, fetch_ahead};
-use crate::raw::bad_rows::BadRow;
+use crate::raw::bad_rows::{BadRow, NOT_UTF8};
 use crate::types::times::{DAY_NS, nanoseconds, parse_time};
 use crate::window::Window;
 
@@ -322,7 +322,7 @@ impl ChangeReader {
             let (fetched, file) = fetched.map_err(|(error, file)| self.of_input(file, error))?;
             let (reader, columns) = (Arc::clone(&self), Arc::clone(fetched.columns()));
             let batches = fetched
-                .read(reader.changes.batch_rows())
+                .read_raw(reader.changes.batch_rows())
                 .map_err(|error| self.of_input(file, error))?;
             let converted = batches.map(move |batch| {
                 let batch = batch.map_err(|error| reader.of_input(file, error))?;
@@ -428,6 +428,13 @@ impl ChangeReader {
                 batch.find_bad(0..batch.read.num_rows(), &mut bad)?;
                 if let (false, Some(first)) = (self.changes.quarantines_rows(), bad.first()) {
                     return Err(first.row.to_error(&batch.open().file.name));
+                }
+                if let (Pass::Two(_), false) = (&self.pass, self.changes.checks_texts)
+                    && let Some(text) = bad.iter().find(|bad| bad.row.reason == NOT_UTF8)
+                {
+                    // Pass one has not read this column, and its rows were not reported.
+                    let name = &batch.open().file.name;
+                    return Err(text.row.to_error(name).of_unchecked_text());
                 }
                 let mut good = vec![true; batch.read.num_rows()];
                 bad.iter().for_each(|bad| good[bad.at] = false);

@@ -2,7 +2,6 @@
 //! command ends.
 
 use crate::commands::open_pipeline::OpenPipeline;
-use crate::config::OnBad;
 use crate::curate::stage::{BadInputs, Onto, Stage, Staged};
 use crate::error::Result;
 use crate::layout::attempt_name;
@@ -39,8 +38,7 @@ impl OpenPipeline<'_> {
     ) -> Result<DryFold> {
         let pipeline = self.run_context.pipeline;
         let raw = self.run_context.raw()?;
-        let quarantines = pipeline.raw.on_bad_file == OnBad::Quarantine;
-        let mut bad = BadInputs::new();
+        let mut bad = BadInputs::default();
         let mut attempt = 0;
         loop {
             let staging = self.dry_folder(&format!("staging-{attempt}"))?;
@@ -66,10 +64,7 @@ impl OpenPipeline<'_> {
                 }
                 Err(failed) => failed,
             };
-            let Some(input) = failed.input.clone().filter(|_| quarantines) else {
-                return Err(failed);
-            };
-            if bad.insert(*input, failed.to_string()).is_some() {
+            if !bad.add(&failed, &pipeline.raw) {
                 return Err(failed);
             }
             for name in [format!("staging-{attempt}"), format!("versions-{attempt}")] {

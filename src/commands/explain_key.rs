@@ -176,7 +176,11 @@ async fn open_changes(
         OnBad::Quarantine => u64::MAX,
     }));
     let resources = run_context.resources;
-    let opening = Opening::new(folders, &pipeline.raw, resources, &open.runtime, &bad_rows);
+    let opening = Opening {
+        // Rows that cannot be read are left out.
+        checks_texts: true,
+        ..Opening::new(folders, &pipeline.raw, resources, &open.runtime, &bad_rows)
+    };
     let known = match &state.ledger.contract {
         Some(contract) => contract.known_columns()?,
         None => Default::default(),

@@ -126,7 +126,7 @@ impl Run<'_> {
     /// Runs one step, and retries it when another run commits first.
     async fn step(&self, step: Step, report: &mut Report) -> Result<()> {
         let mut delays = delays(&self.open.run_context.run_id);
-        let mut bad = BadInputs::new();
+        let mut bad = BadInputs::default();
         loop {
             let outrun = match self.try_step(step, report, &mut bad).await {
                 Outcome::Committed(committed) => {

@@ -6,8 +6,10 @@ use arrow::datatypes::DataType;
 use chrono_tz::Tz;
 use serde::Deserialize;
 
+use crate::config::LATEST_RELATION;
 use crate::config::dialect::{Defaults, Dialect};
 use crate::config::operations::{OpValues, OpValuesToml};
+use crate::config::query_columns::QueryColumns;
 use crate::config::time_unit::TimeUnit;
 use crate::config::values::no_repeats;
 use crate::error::{Error, Result};
@@ -195,6 +197,14 @@ impl Raw {
         let mut columns = self.columns.iter();
         let found = columns.find(|(name, _)| name.eq_ignore_ascii_case(column));
         found.map(|(_, data_type)| data_type)
+    }
+
+    /// The columns that `raw.delete_when` names.
+    pub fn delete_when_columns(&self) -> QueryColumns {
+        let query =
+            |condition: &String| format!("SELECT 1 FROM {LATEST_RELATION} WHERE {condition}");
+        let query = self.delete_when.as_ref().map(query);
+        query.map_or_else(QueryColumns::default, |sql| QueryColumns::of(&sql, LATEST_RELATION))
     }
 
     /// The order of files.

@@ -15,7 +15,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::catalog::TableProvider;
 use datafusion::common::Column;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -29,14 +29,11 @@ use datafusion::prelude::SessionContext;
 
 use crate::changes::reader::ChangesTable;
 use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, POSITION};
-use crate::config::{Format, Keep, Pipeline, Sql};
+use crate::config::{Format, Keep, LATEST_RELATION, Pipeline, Sql};
 use crate::error::{Error, Result};
 use crate::state::versions::{DAY, key_name};
 use crate::table::delta_log::delta_columns;
 use crate::table::writer;
-
-/// The name of the relation that `curated.sql` reads.
-pub(crate) const LATEST_RELATION: &str = "latest";
 
 /// The checked and rewritten query.
 #[derive(Debug)]
@@ -45,6 +42,9 @@ pub(crate) struct CuratedQuery {
     pub plan: LogicalPlan,
     /// The columns of the curated table, partition columns included.
     pub columns: Vec<Field>,
+    /// The columns whose type is unknown, because they come from raw columns that have only nulls so
+    /// far. In [`CuratedQuery::columns`] they are text.
+    pub untyped: Vec<String>,
 }
 
 /// Plans, checks and rewrites `curated.sql` over the winners' rows.
@@ -74,13 +74,15 @@ pub(crate) async fn plan(
             .caused_by(first_line(&error))
     })?;
     check_row_wise(&parsed, sql)?;
+    if changes.mixed_columns().next().is_some() {
+        check_not_mixed(&parsed, changes)?;
+    }
     check_columns(&parsed, pipeline, changes)?;
-    let columns: Vec<Field> = parsed
-        .schema()
-        .fields()
-        .iter()
-        .map(|field| field.as_ref().clone().with_nullable(true))
-        .collect();
+    let fields = parsed.schema().fields().iter();
+    let untyped = fields.clone().filter(|field| field.data_type().is_null());
+    let untyped = untyped.map(|field| field.name().clone()).collect();
+    let columns: Vec<Field> =
+        fields.map(|field| known_type(field, changes).with_nullable(true)).collect();
     let columns = match pipeline.curated.format {
         Format::Parquet => columns,
         Format::Delta => delta_columns(&sql.file, columns)?,
@@ -106,7 +108,7 @@ pub(crate) async fn plan(
         .collect();
     outputs.extend(hidden(&schema, keys)?);
     let plan = LogicalPlanBuilder::from(rewritten).project(outputs)?.build()?;
-    Ok(CuratedQuery { plan, columns })
+    Ok(CuratedQuery { plan, columns, untyped })
 }
 
 /// The first line of an engine's message, without the backtrace.
@@ -164,6 +166,19 @@ fn check_row_wise(plan: &LogicalPlan, sql: &Sql) -> Result<()> {
     plan.inputs().into_iter().try_for_each(|input| check_row_wise(input, sql))
 }
 
+/// Checks that the query reads no column whose types were not unified.
+fn check_not_mixed(plan: &LogicalPlan, changes: &Changes) -> Result<()> {
+    for expression in plan.expressions() {
+        let mixed =
+            |column: &&Column| changes.mixed_columns().any(|mixed| mixed.name() == column.name());
+        if let Some(column) = expression.column_refs().into_iter().find(mixed) {
+            let name = column.name();
+            return Err(Error::internal(format!("the query reads the column `{name}` unseen")));
+        }
+    }
+    plan.inputs().into_iter().try_for_each(|input| check_not_mixed(input, changes))
+}
+
 fn check_columns(plan: &LogicalPlan, pipeline: &Pipeline, changes: &Changes) -> Result<()> {
     let file = &pipeline.curated.sql.file;
     let schema = plan.schema();
@@ -181,7 +196,9 @@ fn check_columns(plan: &LogicalPlan, pipeline: &Pipeline, changes: &Changes) -> 
     for key in &pipeline.key {
         let origin = names.iter().position(|name| name == key).and_then(|at| origin(plan, at));
         let raw = changes.raw_column(key).map(|column| changes.raw_schema().field(column).name());
-        if origin.is_none() || origin.as_ref() != raw {
+        // Of a key that has only nulls, all rows are bad.
+        let is_untyped = changes.is_untyped(key) && names.contains(&key.as_str());
+        if (origin.is_none() || origin.as_ref() != raw) && !is_untyped {
             let message = format!("{file} does not return the key column `{key}` unchanged");
             let found = changes.raw_column(key);
             return Err(Error::usage(message).hint(match found {
@@ -199,7 +216,8 @@ fn check_columns(plan: &LogicalPlan, pipeline: &Pipeline, changes: &Changes) -> 
             return Err(Error::usage(format!("{file} lacks the partition column `{column}`"))
                 .hint(format!("select it, or correct `curated.partition_by`; {}", listed())));
         };
-        let data_type = schema.field(at).data_type();
+        let field = known_type(&schema.fields()[at], changes);
+        let data_type = field.data_type();
         if !is_partition_type(data_type) {
             return Err(Error::usage(format!(
                 "{file}: the partition column `{column}` is {data_type}, which cannot be a folder name"
@@ -220,8 +238,18 @@ fn check_columns(plan: &LogicalPlan, pipeline: &Pipeline, changes: &Changes) -> 
         ))
         .hint("select it: under `latest-per-day` a key has a row per day"));
     }
-    let columns = schema.fields().iter().map(Arc::as_ref);
-    writer::check_columns(file, columns, &pipeline.curated.partition_by)
+    let fields = schema.fields().iter().map(|field| known_type(field, changes));
+    let fields: Vec<Field> = fields.collect();
+    writer::check_columns(file, fields.iter(), &pipeline.curated.partition_by)
+}
+
+/// A column of the query. One that comes from raw columns that have only nulls so far is text.
+fn known_type(field: &FieldRef, changes: &Changes) -> Field {
+    let field = field.as_ref().clone();
+    match field.data_type() {
+        DataType::Null if changes.has_untyped() => field.with_data_type(DataType::Utf8View),
+        _ => field,
+    }
 }
 
 fn is_partition_type(data_type: &DataType) -> bool {

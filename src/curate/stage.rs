@@ -12,13 +12,13 @@ use crate::changes::Changes;
 use crate::changes::key_moves::key_swaps;
 use crate::changes::pass_one::PassOne;
 use crate::changes::reader::{Backwards, count_backwards};
-use crate::config::{Keep, OnBad, Pipeline};
+use crate::config::{Keep, OnBad, Pipeline, Raw};
 use crate::curate::{Curate, Curated, does_not_add_up};
 use crate::engine::resources::Resources;
 use crate::engine::session::{BATCH_ROWS, session};
 use crate::error::{Error, Result};
 use crate::fold::{Fold, fold};
-use crate::raw::bad_rows::{BadRow, BadRows};
+use crate::raw::bad_rows::{BadRow, BadRows, NOT_UTF8};
 use crate::raw::discover::{Input, Recorded};
 use crate::raw::open::Opening;
 use crate::raw::schema_changes::KnownColumns;
@@ -26,8 +26,28 @@ use crate::report::Report;
 use crate::state::ledger::Ledger;
 use crate::store::Folder;
 
-/// Inputs that cannot be read, by raw location and path, and why.
-pub(crate) type BadInputs = BTreeMap<(usize, String), String>;
+/// What is bad in the inputs, as failed attempts to fold them have found.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BadInputs {
+    /// The inputs that cannot be read, by raw location and path, and why.
+    pub files: BTreeMap<(usize, String), String>,
+    /// Whether a text that is not UTF-8 was found among rows that had been folded, so that texts are
+    /// read and checked before.
+    pub checks_texts: bool,
+}
+
+impl BadInputs {
+    /// Adds what made a fold fail. Returns whether it can be tried again without it.
+    pub(crate) fn add(&mut self, error: &Error, raw: &Raw) -> bool {
+        if error.is_of_unchecked_text && raw.on_bad_row == OnBad::Quarantine {
+            return !std::mem::replace(&mut self.checks_texts, true);
+        }
+        match error.input.as_deref().filter(|_| raw.on_bad_file == OnBad::Quarantine) {
+            Some(input) => self.files.insert(input.clone(), error.to_string()).is_none(),
+            None => false,
+        }
+    }
+}
 
 /// The table that inputs are folded onto.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,6 +184,7 @@ impl Stage<'_> {
             threads,
         };
         let curated = curate.run(&context).await?;
+        note_types(&curated, report);
         debug!(
             "pass two: {} files of {} partitions staged, {} files with versions",
             curated.staged.len(),
@@ -210,10 +231,13 @@ impl Stage<'_> {
                 (OnBad::Quarantine, true) => u64::MAX,
                 (OnBad::Quarantine, false) => pipeline.raw.max_bad_rows + self.known_bad(inputs),
             }));
-            let opening = Opening::new(self.raw, &pipeline.raw, resources, self.runtime, &bad_rows);
+            let opening = Opening {
+                checks_texts: bad.checks_texts,
+                ..Opening::new(self.raw, &pipeline.raw, resources, self.runtime, &bad_rows)
+            };
             let (mut good, mut bad_files) = (Vec::new(), Vec::new());
             for input in inputs {
-                match bad.get(&(input.file.location, input.file.path.clone())) {
+                match bad.files.get(&(input.file.location, input.file.path.clone())) {
                     Some(reason) => bad_files.push((input.clone(), reason.clone())),
                     None => good.push(input.clone()),
                 }
@@ -222,7 +246,7 @@ impl Stage<'_> {
                 Changes::open(good, opening, pipeline, known, BATCH_ROWS).await?;
             let changes = Arc::new(changes);
             bad_files.extend(unopened.into_iter().map(|(input, error)| (input, error.to_string())));
-            if bad.is_empty() {
+            if bad.files.is_empty() {
                 return Ok((changes, bad_files));
             }
             // If one input is damaged, others may be too: all of them are found at once.
@@ -233,7 +257,7 @@ impl Stage<'_> {
                 return Ok((changes, bad_files));
             }
             for (input, error) in damaged {
-                bad.insert((input.location, input.path), error.to_string());
+                bad.files.insert((input.location, input.path), error.to_string());
             }
         }
     }
@@ -284,7 +308,10 @@ impl Stage<'_> {
             }
             let quarantined = ledger.quarantined.get(&(location, path.clone()));
             let known = quarantined.and_then(|input| input.rows.as_deref());
-            let is_new = |bad: &&BadRow| known.is_none_or(|known| !known.contains(&bad.row));
+            // A text that had not been read belonged to a row that is not the last of its key.
+            let is_new = |bad: &&BadRow| {
+                bad.reason != NOT_UTF8 && known.is_none_or(|known| !known.contains(&bad.row))
+            };
             if let Some(first) = bad.iter().find(is_new) {
                 let why = first.to_error(&self.raw[location].describe(path));
                 let message = format!("a row that was folded cannot be read any more: {why}");
@@ -311,6 +338,31 @@ fn log_columns(changes: &Changes, report: &mut Report) {
             format!("no CDC file has the column `{column}`: key updates cannot be detected");
         warn!("{warning}");
         report.note.get_or_insert(warning);
+    }
+}
+
+/// Warns of columns that have only nulls so far, and of those that have a type now, and notes it in
+/// the report.
+fn note_types(curated: &Curated, report: &mut Report) {
+    let quoted = |names: &[String]| format!("`{}`", names.join("`, `"));
+    let mut notes = Vec::new();
+    if !curated.untyped.is_empty() {
+        notes.push(format!(
+            "columns with only nulls so far, stored as text until they have values: {}; to decide \
+             their types now, set them in `[raw.columns]`",
+            quoted(&curated.untyped)
+        ));
+    }
+    if !curated.retyped.is_empty() {
+        notes.push(format!(
+            "columns with only nulls before, stored as text, that have another type from now on: \
+             {}; all files of the table are written again",
+            quoted(&curated.retyped)
+        ));
+    }
+    for note in notes {
+        warn!("{note}");
+        report.note.get_or_insert(note);
     }
 }
 

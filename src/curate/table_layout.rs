@@ -17,16 +17,31 @@ use crate::types::column_type::widen;
 use crate::types::day_counts::DayCounts;
 use crate::types::key::canonical;
 
+/// The columns of the curated table.
+pub(super) struct TableColumns {
+    pub(super) columns: Vec<Field>,
+    /// The columns that are text only because their raw columns have only nulls so far.
+    pub(super) untyped: Vec<String>,
+    /// The columns that were such, and have a type now: all files of the table are written again.
+    pub(super) retyped: Vec<String>,
+}
+
 impl Curate<'_> {
     /// The table's columns: those of the query, with types to which the published ones can be widened.
     pub(super) fn columns(
         &self,
         query: &CuratedQuery,
         contract: Option<&TableContract>,
-    ) -> Result<Vec<Field>> {
+    ) -> Result<TableColumns> {
         let Some(contract) = contract else {
-            return Ok(query.columns.clone());
+            return Ok(TableColumns {
+                columns: query.columns.clone(),
+                untyped: query.untyped.clone(),
+                retyped: Vec::new(),
+            });
         };
+        let mut untyped = Vec::new();
+        let mut retyped = Vec::new();
         let file = &self.pipeline.curated.sql.file;
         let mut columns = Vec::new();
         for (name, published) in read_types(&contract.columns)? {
@@ -34,8 +49,17 @@ impl Curate<'_> {
             let data_type = match column {
                 // No file of the window has this raw column.
                 None => published,
+                Some(_) if query.untyped.contains(&name) => {
+                    untyped.extend(contract.untyped.contains(&name).then(|| name.clone()));
+                    published
+                }
                 Some(column) if *column.data_type() == published => published,
                 Some(column) => {
+                    if contract.untyped.contains(&name) {
+                        retyped.push(name.clone());
+                        columns.push(column.clone());
+                        continue;
+                    }
                     let found = column.data_type();
                     let is_partition = self.pipeline.curated.partition_by.contains(&name);
                     // Files of a Delta table that are not replaced would keep the old type.
@@ -53,10 +77,11 @@ impl Curate<'_> {
         }
         for column in &query.columns {
             if !columns.iter().any(|known| known.name() == column.name()) {
+                untyped.extend(query.untyped.iter().find(|name| *name == column.name()).cloned());
                 columns.push(column.clone());
             }
         }
-        Ok(columns)
+        Ok(TableColumns { columns, untyped, retyped })
     }
 
     /// The layout of the versions, which must be the same as in earlier runs.
@@ -93,12 +118,28 @@ impl Curate<'_> {
         let Some(contract) = contract else {
             return Ok(layout);
         };
-        let known = contract.layout()?;
+        let mut known = contract.layout()?;
+        for ((name, known), (_, found)) in known.keys.iter_mut().zip(&layout.keys) {
+            // No version has a key without a type.
+            if contract.is_untyped(name) {
+                *known = found.clone();
+            }
+        }
         let orders = self.changes.order_kinds();
+        if contract.orders.is_empty() {
+            // All versions are of full loads without order columns: none has a value of the order.
+            known.packed = layout.packed;
+        }
         let is_other = |(name, kind): &&(String, String)| {
             let mut known = contract.orders.iter();
             known.any(|(known, before)| known == name && before != kind)
         };
+        for ((name, known), (_, found)) in known.partitions.iter_mut().zip(&layout.partitions) {
+            // All versions have null in it, which every type has.
+            if contract.untyped.contains(name) {
+                *known = found.clone();
+            }
+        }
         if let Some((name, kind)) = orders.iter().find(is_other) {
             return Err(Error::data(format!(
                 "the order column `{name}` is a {kind} now, and had another type in earlier runs"

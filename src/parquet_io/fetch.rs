@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::buffer::BooleanBuffer;
+use arrow::datatypes::Fields;
 use bytes::buf::Reader;
 use bytes::{Buf, Bytes};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -27,6 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::engine::tasks::spawn;
 use crate::error::{Error, Result};
 use crate::parquet_io::open::{ParquetFile, catch_panics, read_error};
+use crate::parquet_io::texts::{has_unchecked_texts, with_texts_as_bytes, with_valid_texts};
 
 /// The size up to which row groups are fetched together.
 const FETCH_UNIT_BYTES_MAX: u64 = 4 << 20;
@@ -105,11 +107,32 @@ impl ParquetFile {
         selected: impl Iterator<Item = SelectedRows>,
         batch_rows: usize,
     ) -> BoxStream<'static, Result<RecordBatch>> {
+        self.read_as(Texts::Checked, columns, selected, batch_rows)
+    }
+
+    /// As [`ParquetFile::read_selected`], with texts that are not UTF-8 as bytes
+    /// ([`crate::parquet_io::texts`]).
+    pub(crate) fn read_selected_raw(
+        &self,
+        columns: &[usize],
+        selected: impl Iterator<Item = SelectedRows>,
+        batch_rows: usize,
+    ) -> BoxStream<'static, Result<RecordBatch>> {
+        self.read_as(Texts::OrBytes, columns, selected, batch_rows)
+    }
+
+    fn read_as(
+        &self,
+        texts: Texts,
+        columns: &[usize],
+        selected: impl Iterator<Item = SelectedRows>,
+        batch_rows: usize,
+    ) -> BoxStream<'static, Result<RecordBatch>> {
         let units = self.fetch_units(columns, selected).into_iter();
         let fetched = fetch_ahead(units.map(|unit| (unit, ())));
         let batches = fetched.map(move |fetched| {
             let (fetched, ()) = fetched.map_err(|(error, ())| error)?;
-            Ok::<_, Error>(stream::iter(fetched.read(batch_rows)?))
+            Ok::<_, Error>(stream::iter(fetched.rows(texts, batch_rows)?))
         });
         batches.try_flatten().boxed()
     }
@@ -168,14 +191,30 @@ impl FetchUnit {
             starts.zip(chunks).collect()
         };
         let chunks = Chunks { file_bytes: self.file.size, chunks: chunks.into() };
-        Ok(Fetched { unit: self, chunks, room })
+        Ok(Fetched { unit: self, chunks, _room: room })
     }
 
-    fn reader(self, chunks: Chunks, batch_rows: usize) -> ParquetResult<ParquetRecordBatchReader> {
-        let footer = match &self.file.footer {
+    /// Its columns as the file has them, and the row number.
+    fn fields(&self) -> Fields {
+        let fields = self.file.schema().fields();
+        let columns = self.columns.iter().copied().chain([fields.len() - 1]);
+        columns.map(|column| Arc::clone(&fields[column])).collect()
+    }
+
+    /// A reader of the rows; with `as_bytes` texts are decoded as bytes.
+    fn reader(
+        &self,
+        chunks: Chunks,
+        batch_rows: usize,
+        as_bytes: bool,
+    ) -> ParquetResult<ParquetRecordBatchReader> {
+        let mut footer = match &self.file.footer {
             Some(footer) => footer.clone(),
             None => self.file.decoded_footer(&chunks.from(0)?)?,
         };
+        if as_bytes {
+            footer = with_texts_as_bytes(&footer)?;
+        }
         let mask = ProjectionMask::roots(footer.parquet_schema(), self.columns.iter().copied());
         let groups = self.row_groups.iter().map(|(group, _)| *group);
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(chunks, footer)
@@ -186,8 +225,8 @@ impl FetchUnit {
             return builder.build();
         }
         let rows = |group: usize| self.file.row_groups()[group].rows;
-        let masks = self.row_groups.into_iter().map(|(group, mask)| {
-            let mask = mask.unwrap_or_else(|| BooleanBuffer::new_set(rows(group)));
+        let masks = self.row_groups.iter().map(|(group, mask)| {
+            let mask = mask.clone().unwrap_or_else(|| BooleanBuffer::new_set(rows(*group)));
             RowSelection::from_boolean_buffer(mask)
         });
         builder.with_row_selection(masks.collect()).build()
@@ -224,7 +263,7 @@ pub(crate) fn fetch_ahead<T: Send + 'static>(
 pub(crate) struct Fetched {
     unit: FetchUnit,
     chunks: Chunks,
-    room: Option<OwnedSemaphorePermit>,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Fetched {
@@ -233,28 +272,104 @@ impl Fetched {
         &self.unit.columns
     }
 
-    /// Decodes the rows, in file order; the last column is the row number.
+    /// Decodes the rows of a raw file, in file order; the last column is the row number. Texts that
+    /// are not UTF-8 are bytes ([`crate::parquet_io::texts`]).
     ///
     /// # Errors
     /// Data, when it cannot be decoded.
-    pub(crate) fn read(
+    pub(crate) fn read_raw(
         self,
         batch_rows: usize,
     ) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send> {
-        let name = self.unit.file.name.clone();
-        let opened = catch_panics(|| self.unit.reader(self.chunks, batch_rows));
-        let mut reader = Some(opened.map_err(|error| read_error(&name, error))?);
-        let room = self.room;
-        Ok(std::iter::from_fn(move || {
-            let _room = &room;
-            let next = reader.as_mut()?;
-            let batch = catch_panics(|| next.next().transpose().map_err(ParquetError::from));
-            if batch.is_err() {
-                reader = None;
-            }
-            batch.map_err(|error| read_error(&name, error)).transpose()
-        }))
+        self.rows(Texts::OrBytes, batch_rows)
     }
+
+    fn rows(self, texts: Texts, batch_rows: usize) -> Result<Rows> {
+        let file = &self.unit.file;
+        let as_bytes = match texts {
+            Texts::Checked => false,
+            Texts::OrBytes => has_unchecked_texts(file.descriptor(), &self.unit.columns),
+        };
+        let reader = || self.unit.reader(self.chunks.clone(), batch_rows, as_bytes);
+        let reader = catch_panics(reader).map_err(|error| read_error(&file.name, error));
+        Ok(Rows { reader: Some(reader?), fetched: self, texts, as_bytes, batch_rows, count: 0 })
+    }
+}
+
+/// How texts are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Texts {
+    /// A text that is not UTF-8 is an error.
+    Checked,
+    /// The texts of a batch's column are bytes, where one is not UTF-8.
+    OrBytes,
+}
+
+/// The rows of a fetched unit.
+struct Rows {
+    /// `None` after an error.
+    reader: Option<ParquetRecordBatchReader>,
+    /// Keeps the room for its bytes until all rows are read.
+    fetched: Fetched,
+    texts: Texts,
+    /// Whether the reader decodes texts as bytes.
+    as_bytes: bool,
+    batch_rows: usize,
+    /// The number of batches read.
+    count: usize,
+}
+
+impl Rows {
+    fn next_batch(&mut self) -> ParquetResult<Option<RecordBatch>> {
+        let Some(reader) = &mut self.reader else {
+            return Ok(None);
+        };
+        let batch = match decode(reader) {
+            Err(error) => {
+                self.reader = None;
+                if self.as_bytes || self.texts == Texts::Checked {
+                    return Err(error);
+                }
+                // If texts are not the reason, this fails too.
+                self.next_as_bytes().map_err(|_| error)?
+            }
+            Ok(batch) => batch,
+        };
+        self.count += 1;
+        match batch {
+            Some(batch) if self.as_bytes => {
+                with_valid_texts(batch, &self.fetched.unit.fields()).map(Some)
+            }
+            batch => Ok(batch),
+        }
+    }
+
+    /// Continues with the same batch, whose texts are decoded as bytes.
+    fn next_as_bytes(&mut self) -> ParquetResult<Option<RecordBatch>> {
+        let (unit, chunks) = (&self.fetched.unit, self.fetched.chunks.clone());
+        let mut reader = catch_panics(|| unit.reader(chunks, self.batch_rows, true))?;
+        for _ in 0..self.count {
+            decode(&mut reader)?;
+        }
+        let batch = decode(&mut reader)?;
+        self.as_bytes = true;
+        self.reader = Some(reader);
+        Ok(batch)
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<RecordBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = self.next_batch();
+        batch.map_err(|error| read_error(&self.fetched.unit.file.name, error)).transpose()
+    }
+}
+
+/// The next batch of a reader.
+fn decode(reader: &mut ParquetRecordBatchReader) -> ParquetResult<Option<RecordBatch>> {
+    catch_panics(|| reader.next().transpose().map_err(ParquetError::from))
 }
 
 /// The fetched bytes of an object, with their offsets.

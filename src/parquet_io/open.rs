@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use bytes::Bytes;
@@ -178,6 +178,11 @@ impl ParquetFile {
         &self.columns.schema
     }
 
+    /// The file's columns as in the footer.
+    pub(crate) fn descriptor(&self) -> &SchemaDescPtr {
+        &self.columns.descriptor
+    }
+
     /// The Parquet footer, if it is cached.
     pub fn metadata(&self) -> Option<&Arc<ParquetMetaData>> {
         self.footer.as_ref().map(ArrowReaderMetadata::metadata)
@@ -275,6 +280,9 @@ pub(crate) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordB
         .map(|field| {
             Ok(match batch.column_by_name(field.name()) {
                 Some(column) if column.data_type() == field.data_type() => Arc::clone(column),
+                Some(column) if column.logical_null_count() == column.len() => {
+                    new_null_array(field.data_type(), batch.num_rows())
+                }
                 Some(column) => cast_exactly(column, field.data_type()).ok_or_else(|| {
                     let (name, data_type) = (field.name(), field.data_type());
                     Error::data(format!("a value of the column `{name}` does not fit {data_type}"))
@@ -331,7 +339,7 @@ pub(crate) fn read_error(name: &str, error: ParquetError) -> Error {
 
 /// The Arrow types of a file: text and binary as views, INT96 in µs, and the row number; `known` if
 /// they were derived before.
-fn arrow_metadata(
+pub(super) fn arrow_metadata(
     metadata: Arc<ParquetMetaData>,
     known: Option<&SchemaRef>,
 ) -> ParquetResult<ArrowReaderMetadata> {

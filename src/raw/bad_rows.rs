@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 /// The size limit of all rows that a run quarantines.
 const BYTES_MAX: usize = 64 << 20;
 
+/// The reason of a row with a text that is not UTF-8.
+pub(crate) const NOT_UTF8: &str = "is not UTF-8 text";
+
 /// A row that cannot be folded.
 #[derive(Clone, Debug)]
 pub struct BadRow {

@@ -3,19 +3,56 @@
 //! Columns can be added, dropped, moved, renamed in case or retyped from file to file. A column of
 //! the union has the type that the pipeline sets, or the type that all its files, and those of
 //! earlier runs, widen to without loss; without such a type the run stops.
+//!
+//! A column that has nothing but nulls so far, in all files and all runs, has the type Null.
+//!
+//! Columns that the pipeline does not use ([`UsedColumns`]) are listed, and that is all: their types
+//! are not checked, and no value of theirs is read. Where their types have no common type, it is
+//! Null.
 
 use std::sync::Arc;
 
 use arrow::compute::can_cast_types;
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
 
-use crate::config::{Pipeline, Raw};
+use crate::config::{LATEST_RELATION, Pipeline, QueryColumns, Raw};
 use crate::error::{Error, Result};
 use crate::parquet_io::open::ParquetFile;
 use crate::types::column_type::widen;
 
 /// The hint where types have no common type.
 const FIX: &str = "set its type in `[raw.columns]`, if all values fit it, or fix the files";
+
+/// The columns that a pipeline uses: those that it names, and those that `curated.sql` and
+/// `raw.delete_when` read.
+pub(crate) struct UsedColumns {
+    named: Vec<String>,
+    query: QueryColumns,
+    condition: QueryColumns,
+}
+
+impl UsedColumns {
+    /// The columns that a pipeline uses.
+    pub(crate) fn of(pipeline: &Pipeline) -> Self {
+        let raw = &pipeline.raw;
+        let mut named = pipeline.key.clone();
+        named.extend(raw.before_images(&pipeline.key));
+        named.extend_from_slice(&raw.order_by);
+        let roles = [&raw.op.name, &raw.commit_time, &raw.event_time];
+        named.extend(roles.into_iter().flatten().cloned());
+        UsedColumns {
+            named,
+            query: pipeline.curated.sql.columns_of(LATEST_RELATION),
+            condition: raw.delete_when_columns(),
+        }
+    }
+
+    /// Whether a column, by its name in any case, is used.
+    pub(crate) fn has(&self, column: &str) -> bool {
+        let is_named = self.named.iter().any(|name| name.eq_ignore_ascii_case(column));
+        is_named || self.query.uses(column) || self.condition.uses(column)
+    }
+}
 
 /// The union of the inputs' columns by name, each with the type that all inputs widen to, or that
 /// the pipeline sets.
@@ -24,9 +61,12 @@ pub(crate) struct RawColumns<'a> {
     pub fields: Vec<Field>,
     /// Per field, the file that its type comes from; empty where no file has it.
     source_files: Vec<String>,
+    /// Per field, whether the pipeline uses it.
+    pub is_used: Vec<bool>,
+    /// Per field, whether its types have no common type. It is not used.
+    pub is_mixed: Vec<bool>,
     raw: &'a Raw,
-    /// The column names as `curated.sql` writes them.
-    names: Vec<String>,
+    used: UsedColumns,
     /// The schema that was added last: many files share it.
     last_schema: Option<SchemaRef>,
 }
@@ -37,16 +77,25 @@ impl<'a> RawColumns<'a> {
         RawColumns {
             fields: Vec::new(),
             source_files: Vec::new(),
+            is_used: Vec::new(),
+            is_mixed: Vec::new(),
             raw: &pipeline.raw,
-            names: pipeline.curated.sql.names(),
+            used: UsedColumns::of(pipeline),
             last_schema: None,
         }
     }
 
     fn name_of(&self, column: &str) -> String {
-        let names = self.names.iter().map(String::as_str);
-        let known = find_column(names, column).map(|index| &self.names[index]);
-        known.map_or_else(|| column.to_string(), String::clone)
+        let in_condition = || self.used.condition.spelling(column);
+        self.used.query.spelling(column).or_else(in_condition).unwrap_or(column).to_string()
+    }
+
+    /// Adds a column, which `file` has; empty if no file has it.
+    fn push(&mut self, name: String, data_type: &DataType, file: &str) {
+        self.is_used.push(self.used.has(&name));
+        self.is_mixed.push(false);
+        self.fields.push(Field::new(name, data_type.clone(), true));
+        self.source_files.push(file.into());
     }
 
     /// The index of a column, by its name in any case.
@@ -68,7 +117,8 @@ impl<'a> RawColumns<'a> {
         let names = fields[..fields.len() - 1].iter().map(|field| field.name());
         for (index, name) in names.clone().enumerate() {
             let mut before = names.clone().take(index);
-            if let Some(other) = before.find(|other| other.eq_ignore_ascii_case(name)) {
+            let other = before.find(|other| other.eq_ignore_ascii_case(name));
+            if let Some(other) = other.filter(|_| self.used.has(name)) {
                 return Err(Error::data(format!(
                     "columns `{other}` and `{name}` of {} differ only in case",
                     file.name
@@ -79,7 +129,8 @@ impl<'a> RawColumns<'a> {
         for field in &fields[..fields.len() - 1] {
             let (name, data_type) = (field.name(), field.data_type());
             let fixed = self.raw.fixed_type(name);
-            if let Some(fixed) = fixed.filter(|fixed| !can_cast_types(data_type, fixed)) {
+            let is_castable = |fixed: &&DataType| can_cast_types(data_type, fixed);
+            if let Some(fixed) = fixed.filter(|fixed| !is_castable(fixed) && self.used.has(name)) {
                 return Err(Error::data(format!(
                     "column `{name}` of {} is {data_type}, which cannot become {fixed}",
                     file.name
@@ -88,22 +139,21 @@ impl<'a> RawColumns<'a> {
             }
             match self.find(name) {
                 None => {
-                    let data_type = fixed.unwrap_or(data_type).clone();
-                    let name = self.name_of(name);
-                    self.fields.push(Field::new(name, data_type, true));
-                    self.source_files.push(file.name.clone());
+                    let data_type = fixed.unwrap_or(data_type);
+                    self.push(self.name_of(name), data_type, &file.name);
                 }
                 Some(_) if fixed.is_some() => {}
                 Some(index) => {
-                    let known = self.fields[index].data_type();
-                    let widened = widen(known, data_type).ok_or_else(|| {
+                    let known = self.fields[index].data_type().clone();
+                    let widened = self.widened(index, &known, data_type);
+                    let widened = widened.ok_or_else(|| {
                         Error::data(format!(
                             "column `{name}` is {known} in {} and {data_type} in {}",
                             self.source_files[index], file.name
                         ))
                         .hint(FIX)
                     })?;
-                    if widened != *known {
+                    if widened != known {
                         self.source_files[index] = file.name.clone();
                         self.fields[index] = Field::new(self.fields[index].name(), widened, true);
                     }
@@ -111,6 +161,19 @@ impl<'a> RawColumns<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The type that both types of a column widen to; `None` if there is none, and it is used.
+    fn widened(&mut self, index: usize, known: &DataType, found: &DataType) -> Option<DataType> {
+        if self.is_mixed[index] {
+            return Some(DataType::Null);
+        }
+        let widened = widen(known, found);
+        if widened.is_none() && !self.is_used[index] {
+            self.is_mixed[index] = true;
+            return Some(DataType::Null);
+        }
+        widened
     }
 
     /// Adds the columns of earlier runs; those in none of the files are null.
@@ -122,12 +185,11 @@ impl<'a> RawColumns<'a> {
             let fixed = self.raw.fixed_type(name);
             let data_type = fixed.unwrap_or(data_type);
             let Some(index) = self.find(name) else {
-                self.fields.push(Field::new(name, data_type.clone(), true));
-                self.source_files.push(String::new());
+                self.push(name.clone(), data_type, "");
                 continue;
             };
-            let found = self.fields[index].data_type();
-            let widened = widen(found, data_type).ok_or_else(|| {
+            let found = self.fields[index].data_type().clone();
+            let widened = self.widened(index, &found, data_type).ok_or_else(|| {
                 Error::data(format!(
                     "column `{name}` is {found} in {}, and was {data_type} in earlier runs",
                     self.source_files[index]
@@ -148,11 +210,35 @@ impl<'a> RawColumns<'a> {
     pub(crate) fn add_declared(&mut self) {
         for (name, data_type) in &self.raw.columns {
             if self.find(name).is_none() {
-                let name = self.name_of(name);
-                self.fields.push(Field::new(name, data_type.clone(), true));
-                self.source_files.push(String::new());
+                self.push(self.name_of(name), data_type, "");
             }
         }
+    }
+
+    /// Gives columns without a type one that fits what the pipeline uses them for. Returns which
+    /// columns have no type of their own.
+    pub(crate) fn settle(&mut self, key: &[String]) -> Vec<bool> {
+        let untyped: Vec<bool> =
+            self.fields.iter().map(|field| *field.data_type() == DataType::Null).collect();
+        let raw = self.raw;
+        let time = DataType::Timestamp(TimeUnit::Microsecond, None);
+        let mut roles: Vec<(String, DataType)> = Vec::new();
+        let times = [&raw.commit_time, &raw.event_time].into_iter().flatten();
+        roles.extend(times.map(|name| (name.clone(), time.clone())));
+        let texts = key.iter().chain(&raw.op.name).chain(&raw.order_by);
+        roles.extend(texts.map(|name| (name.clone(), DataType::Utf8View)));
+        for (image, key) in raw.before_images(key).into_iter().zip(key) {
+            let key = self.find(key).map(|key| self.fields[key].data_type().clone());
+            roles.push((image, key.filter(|key| !key.is_null()).unwrap_or(DataType::Utf8View)));
+        }
+        for (name, data_type) in roles {
+            if let Some(index) = self.find(&name)
+                && *self.fields[index].data_type() == DataType::Null
+            {
+                self.fields[index] = Field::new(self.fields[index].name(), data_type, true);
+            }
+        }
+        untyped
     }
 
     /// Per column of the union, its index in a file.

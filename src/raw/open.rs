@@ -88,6 +88,8 @@ pub struct Opening<'a> {
     pub threads: usize,
     /// The bad rows of the run, with their limits.
     pub bad_rows: &'a Arc<BadRows>,
+    /// Whether pass one reads all texts that the pipeline uses, to find those that are not UTF-8.
+    pub checks_texts: bool,
 }
 
 type OneOpened = Result<Opened, Box<(Input, Error)>>;
@@ -109,6 +111,7 @@ impl<'a> Opening<'a> {
             runtime,
             threads: resources.threads,
             bad_rows,
+            checks_texts: false,
         }
     }
 
@@ -456,6 +459,7 @@ mod tests {
             runtime: &runtime,
             threads: 2,
             bad_rows: &Arc::new(BadRows::new(0)),
+            checks_texts: false,
         };
         let opened = opening.open(inputs.clone()).await.expect("opened").opened;
         let rows: Vec<u64> = opened.iter().map(|one| one.file.row_count()).collect();

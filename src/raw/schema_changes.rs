@@ -2,12 +2,13 @@
 //!
 //! CDC files are compared in the order of files, the first with the newest CDC file of earlier
 //! runs; full loads are compared with each other. A change seen in several files is reported once,
-//! for the first of them.
+//! for the first of them. A column that has nothing but nulls in a file (its type there is Null) keeps
+//! the type that it had.
 
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use serde::Serialize;
 
 use crate::layout::FileOrder;
@@ -20,6 +21,9 @@ use crate::raw::discover::Input;
 pub struct KnownColumns {
     /// All columns seen, in the types they were widened to.
     pub all: Vec<(String, DataType)>,
+    /// The order columns seen, and the kinds of their values
+    /// ([`Changes::order_kinds`](crate::changes::Changes::order_kinds)).
+    pub orders: Vec<(String, String)>,
     /// The newest CDC file.
     pub newest: Newest,
 }
@@ -117,11 +121,11 @@ impl SchemaChanges {
         }
         *last = Some(Arc::clone(schema));
         let fields = schema.fields();
+        let before = if full_load { &mut self.full_load } else { &mut self.cdc };
         let columns: Columns = fields[..fields.len() - 1]
             .iter()
-            .map(|field| (field.name().clone(), field.data_type().clone()))
+            .map(|field| (field.name().clone(), type_after(before, field)))
             .collect();
-        let before = if full_load { &mut self.full_load } else { &mut self.cdc };
         for change in changes(before, &columns, &file.name) {
             let is_same = |known: &SchemaChange| {
                 let known_change = (&known.column, known.change, &known.from, &known.to);
@@ -135,6 +139,15 @@ impl SchemaChanges {
         if !full_load && is_newest {
             self.newest.columns.clone_from(&self.cdc);
         }
+    }
+}
+
+/// The type of a file's column, or the one before, if it has nothing but nulls in the file.
+fn type_after(before: &Columns, field: &Field) -> DataType {
+    let known = || find_column(before.iter().map(|(name, _)| name.as_str()), field.name());
+    match field.data_type() {
+        DataType::Null => known().map_or(DataType::Null, |at| before[at].1.clone()),
+        other => other.clone(),
     }
 }
 
@@ -159,7 +172,7 @@ fn changes(before: &Columns, after: &Columns, file: &str) -> Vec<SchemaChange> {
         if known != name {
             report(name, "renamed", Some(known.clone()), Some(name.clone()));
         }
-        if known_type != data_type {
+        if known_type != data_type && *known_type != DataType::Null {
             let (from, to) = (known_type.to_string(), data_type.to_string());
             report(name, "retyped", Some(from), Some(to));
         }
@@ -192,12 +205,14 @@ mod tests {
             ("a", DataType::Utf8View),
             ("b", DataType::Utf8View),
             ("gone", DataType::Utf8View),
+            ("nulls", DataType::Null),
         ]);
         let after = columns(&[
             ("ID", DataType::Int64),
             ("b", DataType::Utf8View),
             ("a", DataType::Utf8View),
             ("new", DataType::Date32),
+            ("nulls", DataType::Int32),
         ]);
         let found = changes(&before, &after, "f");
         let texts: Vec<String> = found.iter().map(SchemaChange::to_string).collect();

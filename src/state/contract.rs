@@ -29,6 +29,9 @@ pub struct TableContract {
     /// The curated columns added to a table that already had rows, which have null in them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grown: Vec<String>,
+    /// The curated columns that are text only because their raw columns have only nulls so far.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub untyped: Vec<String>,
     /// The newest CDC file, and its raw columns.
     #[serde(default)]
     pub newest: ((usize, String), Vec<(String, String)>),
@@ -47,15 +50,23 @@ impl TableContract {
         })
     }
 
-    /// The raw columns seen so far.
+    /// The raw columns seen so far. One without a type of its own has the type Null.
     ///
     /// # Errors
     /// Internal, when a type cannot be read.
     pub fn known_columns(&self) -> Result<KnownColumns> {
         Ok(KnownColumns {
             all: read_types(&self.raw)?,
+            orders: self.orders.clone(),
             newest: Newest { file: self.newest.0.clone(), columns: read_types(&self.newest.1)? },
         })
+    }
+
+    /// Whether a raw column had only nulls in all runs so far.
+    pub fn is_untyped(&self, raw_column: &str) -> bool {
+        let mut known = self.raw.iter();
+        let is_column = |(name, _): &&(String, String)| name.eq_ignore_ascii_case(raw_column);
+        known.find(is_column).is_some_and(|(_, text)| *text == DataType::Null.to_string())
     }
 }
 

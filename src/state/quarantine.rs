@@ -24,7 +24,9 @@ use futures::TryStreamExt;
 
 use crate::changes::Changes;
 use crate::engine::session::BATCH_ROWS;
-use crate::error::Result;
+use crate::error::{Kind, Result};
+use crate::parquet_io::fetch::SelectedRows;
+use crate::parquet_io::texts::escaped_text;
 use crate::raw::bad_rows::{BadRow, BadRows, fields_json};
 use crate::store::Folder;
 use crate::table::writer::{parquet_properties, parquet_writer, write_error};
@@ -132,11 +134,22 @@ impl QuarantineWriter<'_> {
             }
             first = rows.end;
         }
-        let columns: Vec<usize> = (0..file.schema().fields().len() - 1).collect();
-        let mut batches = file.read_selected(&columns, selected.into_iter(), BATCH_ROWS);
+        let all: Vec<usize> = (0..file.schema().fields().len() - 1).collect();
+        let used = self.changes.used_of(input);
+        let batches = match self.read_rows(input, &all, &selected).await {
+            // Columns that the pipeline does not use may be damaged.
+            Err(error) if error.kind == Kind::Data => {
+                self.read_rows(input, &used, &selected).await?
+            }
+            batches => batches?,
+        };
+        let is_text = |name: &str| {
+            let field = file.schema().field_with_name(name);
+            field.is_ok_and(|field| field.data_type().is_string())
+        };
         let mut indices = wanted.values();
         let format = FormatOptions::default();
-        while let Some(batch) = batches.try_next().await? {
+        for batch in batches {
             let columns = &batch.columns()[..batch.num_columns() - 1];
             let schema = batch.schema();
             let formatters = columns
@@ -146,12 +159,28 @@ impl QuarantineWriter<'_> {
             for (row, index) in (0..batch.num_rows()).zip(&mut indices) {
                 let named = schema.fields().iter().zip(&formatters);
                 let fields = named.map(|(field, (column, formatter))| {
-                    let value = column.is_valid(row).then(|| formatter.value(row).to_string());
-                    (Some(field.name().as_str()), value)
+                    let text = || {
+                        if is_text(field.name()) { escaped_text(column, row) } else { None }
+                    };
+                    let value = || text().unwrap_or_else(|| formatter.value(row).to_string());
+                    let is_null = column.is_null(row) || column.data_type().is_null();
+                    (Some(field.name().as_str()), (!is_null).then(value))
                 });
                 bad[*index].change = fields_json(fields);
             }
         }
         Ok(())
+    }
+
+    /// Some rows of an input.
+    async fn read_rows(
+        &self,
+        input: usize,
+        columns: &[usize],
+        selected: &[SelectedRows],
+    ) -> Result<Vec<RecordBatch>> {
+        let file = &self.changes.file(input).file;
+        let selected = selected.iter().cloned();
+        file.read_selected_raw(columns, selected, BATCH_ROWS).try_collect().await
     }
 }

@@ -76,6 +76,11 @@ impl PublishedTable {
         })
     }
 
+    /// The folders of its partitions, in no order.
+    pub(crate) fn folders(&self) -> impl Iterator<Item = &String> {
+        self.files.keys()
+    }
+
     /// Splits sorted rows into the table's columns and the flag whether each row is present.
     fn without_flag(&self, mut rows: RecordBatch) -> Result<(RecordBatch, BooleanArray)> {
         let present = rows.remove_column(self.present).as_boolean().clone();

@@ -13,19 +13,20 @@
 //!
 //! The types of several files widen to one without loss ([`widen`]). A value is cast only if it
 //! stays the same: no digit, no fraction of a second and no time of day is dropped, and nothing
-//! becomes null.
+//! becomes null. The type Null, of a column that has nothing but nulls in a file, widens to any
+//! other type.
 
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, Date32Array, PrimitiveArray, TimestampMicrosecondArray,
-    TimestampMillisecondArray, TimestampNanosecondArray,
+    TimestampMillisecondArray, TimestampNanosecondArray, new_null_array,
 };
 use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{
-    ArrowPrimitiveType, ArrowTimestampType, DataType, TimeUnit, TimestampMicrosecondType,
-    TimestampMillisecondType, TimestampNanosecondType,
+    ArrowPrimitiveType, ArrowTimestampType, DataType, Field, FieldRef, Fields, TimeUnit,
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
 };
 use chrono_tz::Tz;
 
@@ -124,6 +125,15 @@ pub(crate) fn widen(a: &DataType, b: &DataType) -> Option<DataType> {
         });
     }
     match (a, b) {
+        (Null, other) | (other, Null) => Some(other.clone()),
+        (List(a), List(b)) => Some(List(widen_nested(a, b)?)),
+        (Struct(a), Struct(b)) if a.len() == b.len() => {
+            let fields = a.iter().zip(b).map(|(a, b)| {
+                let has_name = a.name() == b.name();
+                has_name.then(|| widen_nested(a, b)).flatten()
+            });
+            Some(Struct(fields.collect::<Option<Fields>>()?))
+        }
         (Float32, Float64) | (Float64, Float32) => Some(Float64),
         (Date32, Timestamp(unit, zone)) | (Timestamp(unit, zone), Date32) => {
             Some(Timestamp(*unit, zone.clone()))
@@ -143,11 +153,31 @@ pub(crate) fn widen(a: &DataType, b: &DataType) -> Option<DataType> {
     }
 }
 
+/// Widens fields of nested types. The name of a list's items has no meaning.
+fn widen_nested(a: &FieldRef, b: &FieldRef) -> Option<FieldRef> {
+    let widened = widen(a.data_type(), b.data_type())?;
+    // Values in nested types are not checked one by one.
+    let fits = [a, b].iter().all(|field| always_fits(field.data_type(), &widened));
+    fits.then(|| Arc::new(Field::new(a.name(), widened, a.is_nullable() || b.is_nullable())))
+}
+
 /// Whether every value of `from` fits `to`, so that no value needs to be checked.
 pub(crate) fn always_fits(from: &DataType, to: &DataType) -> bool {
     let is_number = |data_type: &DataType| {
         data_type.is_integer() || matches!(data_type, DataType::Decimal128(_, _))
     };
+    match (from, to) {
+        (DataType::Null, _) => return true,
+        (DataType::List(from), DataType::List(to)) => {
+            return always_fits(from.data_type(), to.data_type());
+        }
+        (DataType::Struct(from), DataType::Struct(to)) => {
+            let mut fields = from.iter().zip(to);
+            return from.len() == to.len()
+                && fields.all(|(a, b)| always_fits(a.data_type(), b.data_type()));
+        }
+        _ => {}
+    }
     from == to
         || (from.is_string() && to.is_string())
         || matches!((from, to), (DataType::Float32, DataType::Float64))
@@ -155,6 +185,15 @@ pub(crate) fn always_fits(from: &DataType, to: &DataType) -> bool {
         || (is_number(from)
             && is_number(to)
             && widen(from, to).as_ref() == Some(to))
+}
+
+/// Whether values of a type have text.
+pub(crate) fn has_text(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(field) | DataType::Map(field, _) => has_text(field.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| has_text(field.data_type())),
+        other => other.is_string(),
+    }
 }
 
 /// Casts values to another type without loss. An empty text is not a number.
@@ -165,6 +204,9 @@ pub(crate) fn cast_values(values: &ArrayRef, to: &DataType) -> Result<ArrayRef, 
     let from = values.data_type();
     if from == to {
         return Ok(Arc::clone(values));
+    }
+    if *from == DataType::Null {
+        return Ok(new_null_array(to, values.len()));
     }
     match to {
         DataType::Timestamp(_, _) | DataType::Date32 if from.is_string() => {
@@ -188,6 +230,10 @@ pub(crate) fn cast_values(values: &ArrayRef, to: &DataType) -> Result<ArrayRef, 
             }
         }
         _ => {}
+    }
+    if from.is_nested() && to.is_nested() {
+        let strict = CastOptions { safe: false, ..Default::default() };
+        return cast_with_options(values, to, &strict).map_err(|_| first_value(values));
     }
     let lenient = CastOptions::default();
     let cast = cast_with_options(values, to, &lenient).map_err(|_| first_value(values))?;

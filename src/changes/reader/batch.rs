@@ -4,13 +4,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Date32Array, Decimal128Array, RecordBatch,
+    Array, ArrayRef, AsArray, BooleanArray, Date32Array, Decimal128Array, RecordBatch, UInt32Array,
     new_null_array,
 };
 use arrow::compute::kernels::boolean::and_not;
 use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::kernels::zip::zip;
-use arrow::compute::{cast, concat_batches, filter, filter_record_batch, is_not_null};
+use arrow::compute::{cast, concat_batches, filter, filter_record_batch, is_not_null, take};
 use arrow::datatypes::{DataType, Int64Type};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatchOptions;
@@ -21,7 +21,8 @@ use crate::changes::OpenInput;
 use crate::changes::position::{OrderEncoder, OrderSpan, order_span, pack_column};
 use crate::config::{OpValues, Operation};
 use crate::error::{Error, Result};
-use crate::raw::bad_rows::BadRow;
+use crate::parquet_io::texts::first_bad_text;
+use crate::raw::bad_rows::{BadRow, NOT_UTF8};
 use crate::types::column_type::cast_values;
 use crate::types::key::normalize_zeros;
 use crate::types::times::{day_of, days_of, numbers_ns, times_ns};
@@ -381,12 +382,31 @@ impl Batch<'_> {
         let Some(index) = index else {
             return Ok(new_null_array(wanted, self.read.num_rows()));
         };
-        let array = self.read.column(index);
-        cast_values(array, wanted).map_err(|at| {
+        let array = self.text(column, index)?;
+        cast_values(&array, wanted).map_err(|at| {
             let why = format!("does not fit {wanted}, its type");
             let hint = "correct the value, or the column's type in `[raw.columns]`";
             self.bad(at, Some(column), &why, hint)
         })
+    }
+
+    /// A column as it was read, in its type in the file: texts can have been read as bytes.
+    fn text(&self, column: usize, index: usize) -> Result<ArrayRef, BatchError> {
+        let array = self.read.column(index);
+        let data_type = self.open().file.schema().field(self.columns[index]).data_type();
+        if array.data_type() == data_type {
+            return Ok(Arc::clone(array));
+        }
+        let bad_text = |at: usize| {
+            let hint = "texts of Parquet files are UTF-8: correct the file where it is written";
+            self.bad(at, Some(column), NOT_UTF8, hint)
+        };
+        if let Some(at) = first_bad_text(array) {
+            return Err(bad_text(at));
+        }
+        // A list in a part of a batch still has the items of all rows.
+        let rows = UInt32Array::from_iter_values(0..array.len() as u32);
+        cast_values(&take(array, &rows, None)?, data_type).map_err(bad_text)
     }
 
     fn bad(&self, at: usize, column: Option<usize>, why: &str, hint: &'static str) -> BatchError {

@@ -65,7 +65,7 @@ impl Finder {
         {
             let (fetched, file) = one;
             let columns = Arc::clone(fetched.columns());
-            for read in fetched.read(rows).map_err(|error| of_input(file, error))? {
+            for read in fetched.read_raw(rows).map_err(|error| of_input(file, error))? {
                 let batch = Batch {
                     reader: &self.reader,
                     file,

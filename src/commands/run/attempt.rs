@@ -5,7 +5,6 @@ use tracing::warn;
 
 use crate::commands::open_pipeline::{check_format, check_identity};
 use crate::commands::run::Run;
-use crate::config::OnBad;
 use crate::curate::stage::BadInputs;
 use crate::error::{Error, Kind, Result};
 use crate::layout::{aggregate_run_id, attempt_name};
@@ -137,13 +136,9 @@ impl Run<'_> {
         if is_behind {
             return Outcome::Outrun(error);
         }
-        let quarantines = self.open.run_context.pipeline.raw.on_bad_file == OnBad::Quarantine;
-        if let Some(input) = error.input.clone().filter(|_| quarantines) {
-            // The input was found bad while it was folded, after the inputs had been opened.
-            return match bad.insert(*input, error.to_string()) {
-                None => Outcome::BadInput,
-                Some(_) => Outcome::Failed(Error::internal("a quarantined input was read")),
-            };
+        // An input can be found bad while it is folded, after the inputs had been opened.
+        if bad.add(&error, &self.open.run_context.pipeline.raw) {
+            return Outcome::BadInput;
         }
         match error.kind {
             Kind::Busy => Outcome::Outrun(error),

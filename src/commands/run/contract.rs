@@ -34,6 +34,7 @@ pub(super) fn contract(
         packed: curated.layout.packed,
         orders,
         raw: types(&raw_columns.all),
+        untyped: curated.untyped.clone(),
         grown: grown(pipeline, &curated.columns, earlier),
         newest: (raw_columns.newest.file.clone(), types(&raw_columns.newest.columns)),
     }

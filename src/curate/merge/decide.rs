@@ -202,6 +202,8 @@ impl Orders<'_> {
         };
         let time = self.time_us.is_valid(at).then(|| ns(at));
         let bytes = self.bytes.is_valid(at).then(|| self.bytes.value(at));
+        // A full load without order columns: all of them are null, or no column was known yet.
+        let bytes = bytes.filter(|bytes| bytes.iter().any(|byte| *byte != 0));
         (self.cdc.value(at), time, bytes)
     }
 

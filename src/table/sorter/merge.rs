@@ -79,6 +79,13 @@ impl Sorted {
         self.counts.keys().cloned().collect()
     }
 
+    /// Adds a partition, if it has no rows.
+    pub(crate) fn include(&mut self, folder: &str) {
+        if !self.counts.contains_key(folder) {
+            self.counts.insert(folder.into(), 0);
+        }
+    }
+
     /// The rows of one partition, sorted.
     ///
     /// # Errors
