@@ -3,6 +3,11 @@
 //! Every error of the crate is an [`Error`]. DataFusion, Arrow and Parquet box foreign errors;
 //! [`Error::from`] unboxes them, so that a bad value found deep inside a query still reaches the
 //! user with its file, row and column.
+//!
+//! Why neither `thiserror` nor `anyhow`: the kinds are few and say what to do next, not where an error
+//! comes from, so that there is no variant per cause to derive; every error carries a hint, and the
+//! input that it is about; and one that passed through the engine must be found again, copied out of
+//! what shares it, and printed without repeating its causes.
 
 use std::error::Error as StdError;
 use std::fmt;

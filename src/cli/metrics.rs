@@ -4,6 +4,10 @@
 //! The format is Prometheus' text format (version 0.0.4). The file is replaced atomically, by a
 //! rename, as the collector requires. A run that fails sets its exit code and leaves the numbers of
 //! the last successful run as they are; lines of other pipelines stay.
+//!
+//! Why no library of metrics: they write what one process has counted. Here each run is a process that
+//! ends, and many of them share one file: its text is read, the lines of one pipeline are replaced, and
+//! it is written again, all under a lock.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

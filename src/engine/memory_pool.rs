@@ -4,6 +4,10 @@
 //! that can spill. The engine's fair pool gives every consumer an equal share instead, most of
 //! which stays unused: the tables of the fold need nearly all memory, the operators that feed them
 //! hardly any. A consumer that cannot spill may reserve all free memory, including the floors.
+//!
+//! All floors together are half of the pool: with n consumers that can spill, one that needs memory
+//! alone gets (n + 1) / 2n of it, more than half however many there are. The fair pool would give it
+//! 1 / n.
 
 use std::collections::HashMap;
 use std::fmt;

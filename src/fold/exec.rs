@@ -15,8 +15,8 @@
 //! |---|---|---|---|
 //! | named by the query | List(Struct(`event_dt` Date32, `position`)) | no | per day of the key, in no order, the position of the last change |
 //!
-//! `EXPLAIN` shows the node. Its metrics: `input_rows`, `output_rows` (keys), `spilled_bytes`,
-//! `spilled_rows` (keys), `peak_mem_used`, `elapsed_compute`.
+//! `EXPLAIN` shows the node. Its metrics: `input_rows`, `output_rows` (keys), `output_bytes`,
+//! `output_batches`, `spilled_bytes`, `spilled_rows` (keys), `peak_mem_used`, `elapsed_compute`.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

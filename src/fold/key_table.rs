@@ -14,6 +14,11 @@
 //! A shard that gets no more memory is spilled to its own file, and continues from empty. After all
 //! changes are inserted, a spilled shard is read back in as many passes as its memory limit
 //! requires. Passes and shards are split by the same hash, so all changes of a key are in one pass.
+//!
+//! Why no `hashbrown` map per shard: it looks up one key at a time, so that the cache misses of several
+//! lookups cannot overlap, and it grows by doubling. For 20 million changes of 8.6 million keys in as
+//! many shards, maps need 2.5 to 3.2 s of CPU time and 837 MB, this table 1.4 to 1.9 s and 564 MB (one
+//! thread; for 100,000 keys 0.9 s and 0.7 s). And it spills: its keys are in one vector.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

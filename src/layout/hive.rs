@@ -1,4 +1,7 @@
 //! Partition names: `column=value` folders, escaped as in Hive.
+//!
+//! Why not the escapes of a URL library: Hive's set of characters is its own, and readers that list a
+//! partition find it by its exact name.
 
 /// The partition value that stands for null and for the empty string (Hive's
 /// `hive.exec.default.partition.name`, Spark's `DEFAULT_PARTITION_NAME`).
