@@ -4,5 +4,8 @@ pub(crate) mod bad_rows;
 pub(crate) mod columns;
 pub(crate) mod csv;
 pub(crate) mod discover;
+pub(crate) mod fingerprint;
+pub(crate) mod identify;
 pub(crate) mod open;
+pub(crate) mod reload;
 pub(crate) mod schema_changes;
