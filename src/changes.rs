@@ -313,6 +313,11 @@ impl Changes {
         self.raw.time_zone
     }
 
+    /// The zone whose days are the days of the changes.
+    pub(crate) fn day_zone(&self) -> Tz {
+        self.raw.day_zone
+    }
+
     /// Finds the inputs whose rows cannot be read, and why. Decodes all columns of all inputs.
     ///
     /// # Errors

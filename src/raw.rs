@@ -6,6 +6,7 @@ pub(crate) mod csv;
 pub(crate) mod discover;
 pub(crate) mod fingerprint;
 pub(crate) mod identify;
+pub(crate) mod input;
 pub(crate) mod open;
 pub(crate) mod reload;
 pub(crate) mod schema_changes;

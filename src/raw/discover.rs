@@ -11,112 +11,18 @@ use chrono::{DateTime, Duration, Utc};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
-use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
 use crate::config::{Pipeline, Raw, RawFormat, WindowBy};
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::raw::fingerprint::Fingerprint;
 use crate::raw::identify::identify;
+pub(crate) use crate::raw::input::{Input, RawFile, Recorded};
 use crate::store::Folder;
 use crate::window::Window;
 
 /// The number of folders listed concurrently.
 const CONCURRENT_LISTINGS: usize = 16;
-
-/// A raw file, as listed and as recorded in the ledger.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RawFile {
-    /// The index of the pipeline's raw URL that it is under.
-    pub location: usize,
-    /// Its path relative to that URL.
-    pub path: String,
-    /// Its size in bytes.
-    pub size: u64,
-    /// When it was last written.
-    pub modified: DateTime<Utc>,
-    /// Its ETag, if the store has one.
-    pub e_tag: Option<String>,
-    /// The fingerprint of its bytes, once a run has read them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fingerprint: Option<Fingerprint>,
-    /// When the file that a run first read was last written, if that is not `modified`: the same
-    /// bytes were written again, as by a copy.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub first_modified: Option<DateTime<Utc>>,
-    /// The number of the commit that folded it; 0 if none has.
-    #[serde(default, skip_serializing_if = "is_none")]
-    pub commit: u64,
-    /// The windows that selected its rows in that commit; `None` for all rows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rows: Option<Vec<Window>>,
-    /// Whether it was missing when a run last looked, so that later runs have read none of its
-    /// rows.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub is_absent: bool,
-}
-
-fn is_none(commit: &u64) -> bool {
-    *commit == 0
-}
-
-fn is_false(flag: &bool) -> bool {
-    !*flag
-}
-
-/// One raw file that a run reads.
-#[derive(Clone, Debug)]
-pub struct Input {
-    /// The file.
-    pub file: RawFile,
-    /// Whether it is a full load, whose rows come before every change of a CDC file.
-    pub full_load: bool,
-    /// Whether it is before the window and was missing when its own window was run.
-    pub late: bool,
-    /// The windows that select its rows by their commit time; `None` for all rows.
-    pub rows: Option<Vec<Window>>,
-    /// The numbers of the rows to fold, from 0 and ascending; `None` for all rows.
-    pub only: Option<Vec<u64>>,
-}
-
-impl RawFile {
-    fn new(location: usize, folder: &Folder, object: ObjectMeta) -> Self {
-        RawFile {
-            location,
-            path: relative(&folder.prefix, &object.location),
-            size: object.size,
-            modified: object.last_modified,
-            e_tag: object.e_tag,
-            fingerprint: None,
-            first_modified: None,
-            commit: 0,
-            rows: None,
-            is_absent: false,
-        }
-    }
-
-    /// Whether a file is still the one that was folded: of the same size, and of the same ETag (in a
-    /// local folder, where the ETag changes with a copy: modified time), or else of the same bytes,
-    /// if both fingerprints are known.
-    pub(crate) fn is_same(&self, found: &RawFile, is_local: bool) -> bool {
-        let has_same_bytes = self.fingerprint.is_some() && self.fingerprint == found.fingerprint;
-        self.size == found.size && (self.has_same_stamp(found, is_local) || has_same_bytes)
-    }
-
-    /// Whether the store says that a file was not written again.
-    pub(crate) fn has_same_stamp(&self, found: &RawFile, is_local: bool) -> bool {
-        match (&self.e_tag, &found.e_tag) {
-            (Some(folded), Some(found)) if !is_local => folded == found,
-            _ => self.modified == found.modified,
-        }
-    }
-
-    /// The modified time by which windows select it: that of the file that a run first read.
-    pub(crate) fn window_time(&self) -> DateTime<Utc> {
-        self.first_modified.unwrap_or(self.modified)
-    }
-}
 
 /// The spans of a window in which inputs, or rows of inputs, were never folded; `None` for an input
 /// that can have rows of any window. A full load counts at the window's start, because the first
@@ -170,22 +76,6 @@ pub(crate) fn missing_files<'a>(
     let found: HashSet<(usize, &str)> =
         found.iter().map(|input| (input.file.location, input.file.path.as_str())).collect();
     folded.filter(move |file| !found.contains(&(file.location, file.path.as_str())))
-}
-
-/// The record of earlier runs, as discovery needs it.
-pub(crate) trait Recorded {
-    /// The input of this path, if an earlier run folded it.
-    fn folded(&self, location: usize, path: &str) -> Option<&RawFile>;
-    /// All folded inputs.
-    fn inputs(&self) -> Vec<&RawFile>;
-    /// The input of this path, if an earlier run quarantined it as a whole.
-    fn quarantined(&self, location: usize, path: &str) -> Option<&RawFile>;
-    /// Whether an input or any of its rows is quarantined.
-    fn is_quarantined(&self, location: usize, path: &str) -> bool;
-    /// The windows of earlier runs.
-    fn windows(&self) -> Vec<Window>;
-    /// The windows whose rows of an input were folded; `None` if all rows were.
-    fn rows_read(&self, location: usize, path: &str) -> Option<Vec<Window>>;
 }
 
 /// The inputs of a window.
@@ -284,7 +174,7 @@ fn raw_files(
     let (mut ignored, mut example) = (0, String::new());
     let mut files = Vec::new();
     for object in objects {
-        let file = RawFile::new(location, folder, object);
+        let file = RawFile::new(location, relative(&folder.prefix, &object.location), object);
         let path = &file.path;
         if layout::is_hidden(path) {
             continue;
@@ -311,16 +201,13 @@ fn raw_files(
 
 /// The error for a file that has changed since it was folded.
 pub(crate) fn changed(folder: &Folder, path: &str, full_load: bool) -> Error {
-    let hint = match full_load {
-        false => {
-            "restore it (if local, with its modified time, as cp -p does), or rebuild the tables \
-             from raw: glueless rebuild"
-        }
-        true => {
-            "if the table was reloaded, move the CDC files from before the reload, folded or not, \
-             to a folder outside of `raw.url`, and rebuild the tables without them: glueless \
-             rebuild --accept-missing; if it was not, restore the file"
-        }
+    let hint = if full_load {
+        "if the table was reloaded, move the CDC files from before the reload, folded or not, to a \
+         folder outside of `raw.url`, and rebuild the tables without them: glueless rebuild \
+         --accept-missing; if it was not, restore the file"
+    } else {
+        "restore it (if local, with its modified time, as cp -p does), or rebuild the tables from \
+         raw: glueless rebuild"
     };
     let path = folder.describe(path);
     Error::data(format!("{path} was folded by an earlier run and has changed since")).hint(hint)
@@ -390,7 +277,7 @@ pub(crate) async fn rediscover<'a>(
     for (location, folder) in folders.iter().enumerate() {
         let mut files = Vec::new();
         for object in list_all(folder).await? {
-            let file = RawFile::new(location, folder, object);
+            let file = RawFile::new(location, relative(&folder.prefix, &object.location), object);
             if names.contains(&(location, file.path.as_str())) {
                 files.push(file);
             } else if RawFormat::of(&file.path).is_some() && !layout::is_hidden(&file.path) {

@@ -8,24 +8,12 @@
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use crate::error::{Error, Result};
-use crate::raw::discover::{RawFile, Recorded};
 use crate::raw::fingerprint;
+use crate::raw::input::{RawFile, Recorded};
 use crate::store::Folder;
 
 /// The number of files looked at concurrently.
 const CONCURRENT_LOOKS: usize = 32;
-
-impl RawFile {
-    /// Takes over what an earlier run knew of this file, if it is the same; see
-    /// [`RawFile::is_same`].
-    pub(crate) fn adopt(&mut self, before: &RawFile, is_local: bool) {
-        if !before.is_same(self, is_local) {
-            return;
-        }
-        self.fingerprint = before.fingerprint.or(self.fingerprint);
-        self.first_modified = Some(before.window_time()).filter(|first| *first != self.modified);
-    }
-}
 
 /// Takes over what earlier runs knew of the files of one folder, and returns the ones with the same
 /// bytes and another time or ETag.

@@ -4,8 +4,8 @@
 //! before it: their changes are in the reload already, and older than it. A rebuild refuses to put
 //! them after it.
 //!
-//! A full load is a reload only if an earlier run folded it with other content, and it was written
-//! after that one. So a first load that took hours, and whose CDC files are older than it, is none;
+//! A full load is a reload only if an earlier run folded it with other content, and if it is not
+//! older than that. So a first load that took hours, with CDC files from the time it ran, is none;
 //! nor is a copy of the raw folder, whose bytes are the same. Inputs that earlier versions folded
 //! have no fingerprint; then a full load of the same size is a copy if the CDC files were all
 //! written again too.
@@ -54,8 +54,8 @@ pub(crate) fn check_reloads(
         [reload, first].map(|file| folders[file.location].describe(&file.path)).into();
     let (count, at) = (older.len(), reload.modified.format("%Y-%m-%d %H:%M:%S"));
     Err(Error::data(format!(
-        "{load} was reloaded at {at} UTC, after {count} CDC files, such as {first}: a rebuild would put their \
-         older changes after the reload"
+        "{load} was written again at {at} UTC, after {count} CDC files, such as {first}: a rebuild \
+         would put their older changes after this full load"
     ))
     .hint(
         "move the CDC files from before the reload to a folder outside of `raw.url`, then: \
@@ -64,7 +64,7 @@ pub(crate) fn check_reloads(
     ))
 }
 
-/// Whether a full load has other content than the one that was folded, and is newer.
+/// Whether a full load has other content than the one that was folded, and is not older.
 fn is_reload(
     folders: &[Folder],
     raw: &Raw,
@@ -77,7 +77,7 @@ fn is_reload(
         return false;
     };
     let is_local = folders[file.location].location.file_path().is_some();
-    if before.is_same(file, is_local) || file.modified <= before.modified {
+    if before.is_same(file, is_local) || file.modified < before.modified {
         return false;
     }
     if before.size != file.size || before.fingerprint.is_some() {
@@ -114,5 +114,100 @@ fn time_of(raw: &Raw, file: &RawFile) -> DateTime<Utc> {
     match layout::folder_span(layout::parent(&file.path), raw.time_zone) {
         Some(span) if !span.contains(written) => span.start,
         _ => written,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Pipeline;
+    use crate::raw::fingerprint::{self, Fingerprint};
+    use crate::store::{Location, Stores};
+    use crate::window::Window;
+
+    /// The files of earlier runs.
+    struct Known(Vec<RawFile>);
+
+    impl Recorded for Known {
+        fn folded(&self, _: usize, path: &str) -> Option<&RawFile> {
+            self.0.iter().find(|file| file.path == path)
+        }
+
+        fn inputs(&self) -> Vec<&RawFile> {
+            self.0.iter().collect()
+        }
+
+        fn quarantined(&self, _: usize, _: &str) -> Option<&RawFile> {
+            None
+        }
+
+        fn is_quarantined(&self, _: usize, _: &str) -> bool {
+            false
+        }
+
+        fn windows(&self) -> Vec<Window> {
+            Vec::new()
+        }
+
+        fn rows_read(&self, _: usize, _: &str) -> Option<Vec<Window>> {
+            None
+        }
+    }
+
+    fn print(text: &'static str) -> Option<Fingerprint> {
+        fingerprint::of_parts(text.len() as u64, &[(0, text.into())])
+    }
+
+    fn file(path: &str, day: i64, fingerprint: Option<Fingerprint>) -> RawFile {
+        RawFile {
+            location: 0,
+            path: path.into(),
+            size: 7,
+            modified: DateTime::UNIX_EPOCH + chrono::Duration::days(18_262 + day),
+            e_tag: None,
+            fingerprint,
+            first_modified: None,
+            commit: 1,
+            rows: None,
+            is_absent: false,
+        }
+    }
+
+    /// Without a fingerprint, what happened to the CDC files decides.
+    #[test]
+    fn a_load_of_the_same_size_is_a_copy_if_all_files_are() {
+        let (load, cdc) = ("LOAD1.parquet", "20200102-000000000.parquet");
+        let (one, other) = (print("one"), print("other"));
+        let folder = tempfile::tempdir().expect("a folder");
+        let toml = "name = \"p\"\nkey = [\"a\"]\n[raw]\nurl = \"raw\"\norder_by = [\"a\"]\n\
+                    [curated]\nurl = \"t\"";
+        std::fs::write(folder.path().join("pipeline.toml"), toml).expect("written");
+        std::fs::write(folder.path().join("curated.sql"), "SELECT a").expect("written");
+        let raw = Pipeline::read(folder.path(), &[]).expect("a pipeline").raw;
+        let location = Location::parse("raw", folder.path()).expect("a location");
+        let folders = [Stores::default().open(&location).expect("a folder")];
+        for (before, now, cdc_day, is_refused) in [
+            // Known to be the same, or another.
+            (one, (one, 9), 2, false),
+            (one, (other, 9), 2, true),
+            (one, (other, 9), 9, true),
+            // Not known: reloaded, or all copied.
+            (None, (None, 9), 2, true),
+            (None, (None, 9), 9, false),
+            // Older than the one that was folded.
+            (None, (None, 2), 2, false),
+            (one, (other, 2), 2, false),
+        ] {
+            let known = Known(vec![file(load, 3, before), file(cdc, 2, None)]);
+            let (print, day) = now;
+            let inputs = [(load, day, print), (cdc, cdc_day, None)].map(|(path, day, print)| {
+                let full_load = path == load;
+                let file = file(path, day, print);
+                Input { file, full_load, late: false, rows: None, only: None }
+            });
+            let found = Rediscovered { inputs: inputs.into(), ..Default::default() };
+            let checked = check_reloads(&folders, &raw, &known, &found);
+            assert_eq!(checked.is_err(), is_refused, "{before:?}, {now:?}, {cdc_day}");
+        }
     }
 }
