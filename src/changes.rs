@@ -320,10 +320,12 @@ impl Changes {
         warnings
     }
 
-    /// The first column with the key before an update that no CDC file has.
+    /// The first column with the key before an update, if no CDC file has any of them. A tool may
+    /// write them only for the key columns that can change.
     pub fn missing_before_image(&self) -> Option<String> {
-        let mut names = self.raw.before_images(&self.key).into_iter();
-        names.find(|name| self.is_missing_everywhere(name, true))
+        let names = self.raw.before_images(&self.key);
+        let are_missing = names.iter().all(|name| self.is_missing_everywhere(name, true));
+        names.into_iter().next().filter(|_| are_missing)
     }
 
     /// Whether there are inputs, or CDC files with `cdc`, and none of them has a column.
@@ -380,6 +382,11 @@ impl Changes {
 
     pub(crate) fn time_zone(&self) -> Tz {
         self.raw.time_zone
+    }
+
+    /// The zone whose days are the days of the changes.
+    pub(crate) fn day_zone(&self) -> Tz {
+        self.raw.day_zone
     }
 
     /// The columns of an input that the pipeline uses, as indices into the file, ascending.

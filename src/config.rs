@@ -373,6 +373,7 @@ mod tests {
         for (set, expected) in [
             ("key=[\"a\", \"a\"]", "`key` names `a` twice"),
             ("raw.time_zone=Mars", "`raw.time_zone` is `Mars`"),
+            ("raw.day_zone=+02:00", "`raw.day_zone` is `+02:00`"),
             ("raw.lookback=soon", "`raw.lookback`"),
             ("limits.memory=lots", "`limits.memory` is"),
             ("limits.threads=0", "`limits.threads` is 0"),

@@ -195,6 +195,28 @@ fn files_without_the_key_before_are_folded_and_told() {
     assert_eq!(rows(&lab), [(1, 1), (2, 2)]);
 }
 
+#[test]
+fn before_images_of_the_key_columns_that_can_change_are_enough() {
+    for (images, expected, is_noted) in [(vec!["BI_product"], 1, false), (vec![], 2, true)] {
+        let lab = builder()
+            .set("key", vec!["id", "product"])
+            .partition_by(&[])
+            .curated_sql("SELECT id, product, v FROM latest")
+            .build();
+        let columns = [vec!["Op", "id", "product", "v", "ts"], images.clone()].concat();
+        let row = |op, product, v, before| {
+            let values = vec![op, "1", product, v, if op == "I" { T1 } else { T2 }];
+            [values, vec![before; images.len()]].concat()
+        };
+        let rows = [row("I", "11", "1", "-"), row("U", "77", "2", "11")];
+        lab.put(&raw_file(1), file_of_rows(&columns, &rows));
+        let report = lab.run("2020-01-01", "2020-01-02").expect("a run");
+        assert_eq!(lab.table("lake/curated").len(), expected);
+        let is_found = report.note.is_some_and(|note| note.contains("key updates"));
+        assert_eq!(is_found, is_noted);
+    }
+}
+
 /// What happens to a small table, one transaction after the other.
 #[derive(Clone, Debug)]
 enum Step {

@@ -91,6 +91,28 @@ fn the_state_of_every_earlier_version_is_read_run_onto_and_verified() {
         ids.sort_unstable();
         assert_eq!(lab.lines("lake/latest", ["event_id"]), ids);
 
+        // An input without a fingerprint gets one when it is read.
+        let latest = pipelines.join("latest");
+        let file = |day: &str| {
+            let files = lab.list_all("raw/cust_loyalty").into_iter();
+            let path = files.into_iter().find(|path| path.contains(&format!("{day}-")));
+            format!("raw/cust_loyalty/{}", path.expect("a file"))
+        };
+        let window = |day: &str, end: &str| {
+            let arguments = ["--start-date", day, "--end-date", end, "--output", "json"];
+            let program = Program::glueless().envs(environment_of("s3://lab"));
+            program.args(["--quiet", "run"]).arg(&latest).args(arguments).run()
+        };
+        lab.put_in_parts(&file("20191215"), lab.get(&file("20191215")));
+        assert_eq!(window("2019-12-15", "2019-12-16").code, 0);
+        let unread = lab.get(&file("20191213"));
+        lab.put_in_parts(&file("20191213"), unread.clone());
+        assert_eq!(window("2019-12-13", "2019-12-14").code, 65);
+        lab.put(&file("20191213"), unread.clone());
+        assert_eq!(window("2019-12-13", "2019-12-14").code, 0);
+        lab.put_in_parts(&file("20191213"), unread);
+        assert_eq!(window("2019-12-13", "2019-12-14").code, 0);
+
         let quarantine = pipelines.join("quarantine");
         let report = answer("catch-up", &quarantine, &[]);
         assert_eq!(report["files_in_quarantine"], 2, "{report}");

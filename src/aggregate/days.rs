@@ -7,7 +7,8 @@ use chrono::NaiveDate;
 use crate::config::Aggregate;
 use crate::layout::{parent, parse_partition_segment};
 use crate::state::ledger::Ledger;
-use crate::window::{Window, WindowSet};
+use crate::types::times::days_in_window;
+use crate::window::WindowSet;
 
 /// Days no further apart than this are computed by one query.
 pub(super) const GAP_DAYS_MAX: i64 = 366;
@@ -19,10 +20,12 @@ pub(super) fn days_to_compute(
     aggregate: &Aggregate,
     windows: &WindowSet,
 ) -> BTreeSet<NaiveDate> {
+    let zone = ledger.day_zone();
     let last = ledger.runs.iter().rposition(|run| run.tables.contains(&aggregate.table()));
     let since = ledger.runs.iter().skip(last.map_or(0, |last| last + 1));
     let changed: BTreeSet<NaiveDate> = since.flat_map(|run| run.days.iter().copied()).collect();
-    let mut days: BTreeSet<NaiveDate> = windows.iter().flat_map(Window::days).collect();
+    let mut days: BTreeSet<NaiveDate> =
+        windows.iter().flat_map(|window| days_in_window(window, zone)).collect();
     let table = aggregate.table();
     if aggregate.running
         && let Some(earliest) = changed.first()
@@ -33,7 +36,9 @@ pub(super) fn days_to_compute(
         // A day whose result was empty is not published, and may have rows now.
         let computed = ledger.windows_aggregated(&table);
         let changed_before = ledger.runs.iter().flat_map(|run| run.days.iter().copied());
-        let all = published.chain(computed.iter().flat_map(Window::days)).chain(changed_before);
+        let all = published
+            .chain(computed.iter().flat_map(|window| days_in_window(window, zone)))
+            .chain(changed_before);
         days.extend(all.filter(|day: &NaiveDate| day >= earliest));
     }
     days.extend(changed);

@@ -132,6 +132,6 @@ impl CommitTime {
 
 /// The time of a file, in nanoseconds since 1970.
 pub(super) fn time_of_file(file: &RawFile, zone: Tz) -> i128 {
-    let time: DateTime<Utc> = file_time(&file.path, zone).unwrap_or(file.modified);
+    let time: DateTime<Utc> = file_time(&file.path, zone).unwrap_or_else(|| file.window_time());
     i128::from(time.timestamp()) * 1_000_000_000 + i128::from(time.timestamp_subsec_nanos())
 }

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use crate::commands::run::Run;
 use crate::commands::run::attempt::Attempt;
-use crate::commands::run::inputs::{Inputs, absent_records};
+use crate::commands::run::inputs::{Inputs, absent_records, note_of_missing, renewed_records};
 use crate::error::Result;
 use crate::raw::discover::{self, Input};
 use crate::state::NotCommitted;
@@ -24,13 +24,16 @@ impl Run<'_> {
         let pipeline = self.open.run_context.pipeline;
         let quarantined = ledger.quarantined.values().map(|quarantined| &quarantined.input);
         let found = discover::catch_up(folders, pipeline, ledger, quarantined.collect()).await?;
-        let note = found.missing_quarantined.first().map(|first| {
+        let missing = found.missing_quarantined.first().map(|first| {
             format!(
                 "{} inputs in quarantine are missing, such as {}",
                 found.missing_quarantined.len(),
                 first.path
             )
         });
+        let notes =
+            missing.into_iter().chain(note_of_missing(&pipeline.raw, &found.missing_folded));
+        let note = notes.reduce(|first, second| format!("{first}; {second}"));
         if let Some(note) = &note {
             warn!("{note}");
         }
@@ -41,18 +44,16 @@ impl Run<'_> {
             // The table already has the rows that are not quarantined.
             input.only = quarantined.and_then(|quarantined| quarantined.rows.clone());
         }
-        Ok(Inputs {
-            inputs,
-            absent: absent_records(ledger, found.missing_folded.into_iter()),
-            note,
-        })
+        let mut records = renewed_records(ledger, &found.renewed);
+        records.extend(absent_records(ledger, found.missing_folded.into_iter()));
+        Ok(Inputs { inputs, records, note })
     }
 
     /// Commits that nothing was found in gaps and quarantine, if the ledger lists any of them.
     pub(super) async fn commit_empty_catch_up(
         &self,
         attempt: &mut Attempt,
-        absent: Vec<Record>,
+        known: Vec<Record>,
     ) -> Result<(), NotCommitted> {
         let ledger = &attempt.state.ledger;
         let mut note = "every input was folded".to_string();
@@ -61,11 +62,11 @@ impl Run<'_> {
         }
         info!("nothing to catch up with: {note}");
         attempt.report.note.get_or_insert(note);
-        let mut records = released(ledger, &[]);
-        if records.is_empty() && ledger.gaps().is_empty() {
+        let released = released(ledger, &[]);
+        if released.is_empty() && ledger.gaps().is_empty() {
             return Ok(());
         }
-        records.extend(absent);
+        let records = known.into_iter().chain(released).collect();
         self.commit_and_publish(attempt, Step::CatchUp, records, None, vec![], &[]).await
     }
 }

@@ -23,7 +23,7 @@ use crate::config::{Keep, OnBad, Pipeline};
 use crate::engine::session::{BATCH_ROWS, session};
 use crate::error::{Error, Result};
 use crate::raw::bad_rows::BadRows;
-use crate::raw::discover;
+use crate::raw::discover::{self, Input, Recorded};
 use crate::raw::open::Opening;
 use crate::state::State;
 use crate::store::Folder;
@@ -163,7 +163,13 @@ async fn open_changes(
 ) -> Result<Arc<Changes>> {
     let run_context = open.run_context;
     let pipeline = run_context.pipeline;
-    let inputs = discover::discover_all(folders, &pipeline.raw).await?;
+    let mut inputs = discover::discover_all(folders, &pipeline.raw).await?;
+    for Input { file, .. } in &mut inputs {
+        let is_local = folders[file.location].location.file_path().is_some();
+        if let Some(before) = state.ledger.folded(file.location, &file.path) {
+            file.adopt(before, is_local);
+        }
+    }
     let missing: Vec<_> = discover::missing_files(state.ledger.inputs.values(), &inputs).collect();
     if let Some(missing) = describe_missing(&missing) {
         notes.push(format!(

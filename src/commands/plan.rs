@@ -21,6 +21,7 @@ use crate::report::{Answer, Report, size};
 use crate::state::State;
 use crate::state::ledger::{CURATED, Ledger, Step};
 use crate::table::TableFile;
+use crate::types::times::day_window;
 use crate::window::{Window, WindowSet};
 
 /// The plan of a run.
@@ -201,7 +202,11 @@ async fn plan_fold(
 fn days_with_rows(ledger: &Ledger, window: &Window) -> Vec<NaiveDate> {
     let counts = ledger.versions.values().flat_map(|counts| counts.iter());
     let days: BTreeSet<NaiveDate> = counts.filter_map(|(day, _)| date(day?)).collect();
-    days.into_iter().filter(|day| window.overlaps(&Window::day(*day))).collect()
+    let is_in = |day: &NaiveDate| {
+        let of_day = day_window(*day, ledger.day_zone());
+        of_day.is_some_and(|of_day| window.overlaps(&of_day))
+    };
+    days.into_iter().filter(is_in).collect()
 }
 
 /// Estimates from the run with the closest input size; from the newest of several.

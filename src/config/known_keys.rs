@@ -27,6 +27,7 @@ pub(super) const KNOWN_KEYS: &[&str] = &[
     "raw.commit_time_unit",
     "raw.event_time",
     "raw.time_zone",
+    "raw.day_zone",
     "raw.full_load",
     "raw.columns",
     "raw.csv_header",

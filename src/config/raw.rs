@@ -143,6 +143,8 @@ pub struct Raw {
     /// `raw.time_zone`: the zone of times without one in names, folders and `event_time`;
     /// default `UTC`.
     pub time_zone: Tz,
+    /// `raw.day_zone`: the zone whose days the days of changes are (`event_dt`); default `UTC`.
+    pub day_zone: Tz,
     /// `raw.full_load`: which files are full loads, `*` and `?` allowed, one or a list; default
     /// `LOAD*` and `SEGMENT*_LOAD*`. See [`Raw::is_full_load`].
     pub full_load: Vec<glob::Pattern>,
@@ -267,6 +269,7 @@ pub(super) struct RawToml {
     commit_time_unit: Option<TimeUnit>,
     event_time: Option<String>,
     time_zone: Option<String>,
+    day_zone: Option<String>,
     full_load: Option<OneOrMany>,
     before_image_prefix: Option<String>,
     #[serde(default)]
@@ -339,13 +342,8 @@ impl RawToml {
             commit_time_unit: self.commit_time_unit.or(defaults.commit_time_unit),
             order_by,
             on_tie: self.on_tie,
-            time_zone: match self.time_zone {
-                None => Tz::UTC,
-                Some(zone) => zone.parse().map_err(|_| {
-                    wrong("raw.time_zone", format!("is `{zone}`"))
-                        .hint("use a name of the IANA time zone database, such as Europe/Berlin")
-                })?,
-            },
+            time_zone: zone("raw.time_zone", self.time_zone, wrong)?,
+            day_zone: zone("raw.day_zone", self.day_zone, wrong)?,
             full_load: full_load_patterns(self.full_load, wrong)?,
             before_image_prefix: self.before_image_prefix,
             on_bad_row: self.on_bad_row,
@@ -354,6 +352,17 @@ impl RawToml {
             unitless: unitless(&self.columns),
         })
     }
+}
+
+/// The zone of a key; UTC if it is not set.
+fn zone(key: &str, zone: Option<String>, wrong: &dyn Fn(&str, String) -> Error) -> Result<Tz> {
+    let Some(zone) = zone else {
+        return Ok(Tz::UTC);
+    };
+    zone.parse().map_err(|_| {
+        wrong(key, format!("is `{zone}`"))
+            .hint("use a name of the IANA time zone database, such as Europe/Berlin")
+    })
 }
 
 /// The operation column, as the pipeline or the dialect names it.

@@ -13,13 +13,13 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, TryFutureExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::RowNumber;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
-use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::arrow::async_reader::MetadataFetch;
 use parquet::basic::Type as PhysicalType;
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{
@@ -32,7 +32,7 @@ use crate::error::{Error, Kind, Result};
 /// Objects up to this size are fetched whole.
 pub(crate) const SMALL_BYTES_MAX: u64 = 1 << 20;
 /// The size of the first fetch at an object's end, which usually contains the whole footer.
-const FOOTER_BYTES_HINT: usize = 64 << 10;
+pub(crate) const FOOTER_BYTES_HINT: usize = 64 << 10;
 
 /// A Parquet object whose footer has been read.
 #[derive(Clone, Debug)]
@@ -84,26 +84,33 @@ impl ParquetFile {
         name: String,
     ) -> Result<Self> {
         let start = 0;
-        Self::open_in(ObjectReader { store, path, start }, size, name).await
+        Self::open_in(ObjectReader { store, path, start }, size, name, &mut Vec::new()).await
     }
 
-    /// Opens a file that is a part of an object, and reads its footer.
+    /// Opens a file that is a part of an object, and reads its footer. Adds what was fetched for that
+    /// to `fetched`: the whole of a small file, else its end.
     ///
     /// # Errors
     /// As [`ParquetFile::open`].
-    pub(crate) async fn open_in(mut reader: ObjectReader, size: u64, name: String) -> Result<Self> {
+    pub(crate) async fn open_in(
+        reader: ObjectReader,
+        size: u64,
+        name: String,
+        fetched: &mut Vec<FetchedPart>,
+    ) -> Result<Self> {
         if size == 0 {
             return Err(empty_file(&name));
         }
         let failed = |error| read_error(&name, error);
         let (metadata, bytes) = if size <= SMALL_BYTES_MAX {
-            let bytes = reader.get_bytes(0..size).await.map_err(failed)?;
+            let bytes = reader.range(0..size).await.map_err(ParquetError::from).map_err(failed)?;
+            fetched.push((0, bytes.clone()));
             let parse = || ParquetMetaDataReader::new().parse_and_finish(&bytes);
             (catch_panics(parse).map_err(failed)?, Some(bytes))
         } else {
             let load = ParquetMetaDataReader::new()
                 .with_prefetch_hint(Some(FOOTER_BYTES_HINT))
-                .load_and_finish(&mut reader, size);
+                .load_and_finish(Recording { reader: &reader, fetched }, size);
             let loaded = AssertUnwindSafe(load).catch_unwind().await;
             let metadata = loaded.unwrap_or_else(|_| Err(undecodable()));
             (metadata.map_err(failed)?, None)
@@ -398,17 +405,23 @@ impl ObjectReader {
     }
 }
 
-impl AsyncFileReader for ObjectReader {
-    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
-        self.range(range).map_err(ParquetError::from).boxed()
-    }
+/// A part of a file: its offset and its bytes.
+pub(crate) type FetchedPart = (u64, Bytes);
 
-    fn get_metadata<'a>(
-        &'a mut self,
-        _options: Option<&'a ArrowReaderOptions>,
-    ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
-        // `ParquetFile` always passes the footer to the reader.
-        async { Err(ParquetError::General("the footer was not read".into())) }.boxed()
+/// Fetches a footer, and keeps what was fetched.
+struct Recording<'a> {
+    reader: &'a ObjectReader,
+    fetched: &'a mut Vec<FetchedPart>,
+}
+
+impl MetadataFetch for Recording<'_> {
+    fn fetch(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
+        let fetch = async move {
+            let bytes = self.reader.range(range.clone()).await?;
+            self.fetched.push((range.start, bytes.clone()));
+            Ok(bytes)
+        };
+        fetch.boxed()
     }
 }
 

@@ -5,96 +5,24 @@
 //! time zone or a flush); then every file is checked exactly. The result is sorted in the order of
 //! files, which is part of the order of changes: base name, then path.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use chrono::{DateTime, Duration, Utc};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
-use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
 use crate::config::{Pipeline, Raw, RawFormat, WindowBy};
 use crate::error::{Error, Result};
 use crate::layout;
+use crate::raw::identify::identify;
+pub(crate) use crate::raw::input::{Input, RawFile, Recorded};
 use crate::store::Folder;
 use crate::window::{Window, WindowSet};
 
 /// The number of folders listed concurrently.
 const CONCURRENT_LISTINGS: usize = 16;
-
-/// A raw file, as listed and as recorded in the ledger.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RawFile {
-    /// The index of the pipeline's raw URL that it is under.
-    pub location: usize,
-    /// Its path relative to that URL.
-    pub path: String,
-    /// Its size in bytes.
-    pub size: u64,
-    /// When it was last written.
-    pub modified: DateTime<Utc>,
-    /// Its ETag, if the store has one.
-    pub e_tag: Option<String>,
-    /// The number of the commit that folded it; 0 if none has.
-    #[serde(default, skip_serializing_if = "is_none")]
-    pub commit: u64,
-    /// The windows that selected its rows in that commit; `None` for all rows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rows: Option<WindowSet>,
-    /// Whether it was missing when a run last looked, so that later runs have read none of its
-    /// rows.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub is_absent: bool,
-}
-
-fn is_none(commit: &u64) -> bool {
-    *commit == 0
-}
-
-fn is_false(flag: &bool) -> bool {
-    !*flag
-}
-
-/// One raw file that a run reads.
-#[derive(Clone, Debug)]
-pub struct Input {
-    /// The file.
-    pub file: RawFile,
-    /// Whether it is a full load, whose rows come before every change of a CDC file.
-    pub full_load: bool,
-    /// Whether it is before the window and was missing when its own window was run.
-    pub late: bool,
-    /// The windows that select its rows by their commit time; `None` for all rows.
-    pub rows: Option<WindowSet>,
-    /// The numbers of the rows to fold, from 0 and ascending; `None` for all rows.
-    pub only: Option<Vec<u64>>,
-}
-
-impl RawFile {
-    fn new(location: usize, folder: &Folder, object: ObjectMeta) -> Self {
-        RawFile {
-            location,
-            path: relative(&folder.prefix, &object.location),
-            size: object.size,
-            modified: object.last_modified,
-            e_tag: object.e_tag,
-            commit: 0,
-            rows: None,
-            is_absent: false,
-        }
-    }
-
-    /// Whether a file is still the one that was folded: compared by size and ETag; in a local
-    /// folder, where the ETag changes with a copy, by size and modified time.
-    pub(crate) fn is_same(&self, found: &RawFile, is_local: bool) -> bool {
-        let same_content = match (&self.e_tag, &found.e_tag) {
-            (Some(folded), Some(found)) if !is_local => folded == found,
-            _ => self.modified == found.modified,
-        };
-        self.size == found.size && same_content
-    }
-}
 
 /// The spans of a window in which inputs, or rows of inputs, were never folded; `None` for an input
 /// that can have rows of any window. A full load counts at the window's start, because the first
@@ -110,7 +38,7 @@ pub(crate) async fn new_spans(
 ) -> Result<Vec<Option<Window>>> {
     let raw = &pipeline.raw;
     let mut spans = Vec::new();
-    for input in discover(folders, pipeline, window, recorded).await? {
+    for input in discover(folders, pipeline, window, recorded).await?.inputs {
         let (location, path) = (input.file.location, &input.file.path);
         let is_local = folders[location].location.file_path().is_some();
         let quarantined = recorded.quarantined(location, path);
@@ -148,20 +76,16 @@ pub(crate) fn missing_files<'a>(
     folded.filter(move |file| !found.contains(&(file.location, file.path.as_str())))
 }
 
-/// The record of earlier runs, as discovery needs it.
-pub(crate) trait Recorded {
-    /// The input of this path, if an earlier run folded it.
-    fn folded(&self, location: usize, path: &str) -> Option<&RawFile>;
-    /// All folded inputs.
-    fn inputs(&self) -> Vec<&RawFile>;
-    /// The input of this path, if an earlier run quarantined it as a whole.
-    fn quarantined(&self, location: usize, path: &str) -> Option<&RawFile>;
-    /// Whether an input or any of its rows is quarantined.
-    fn is_quarantined(&self, location: usize, path: &str) -> bool;
-    /// The windows of earlier runs.
-    fn windows(&self) -> WindowSet;
-    /// The windows whose rows of an input were folded; `None` if all rows were.
-    fn rows_read(&self, location: usize, path: &str) -> Option<WindowSet>;
+/// The inputs of a window.
+#[derive(Debug, Default)]
+pub(crate) struct Discovered<'a> {
+    /// The inputs to fold.
+    pub inputs: Vec<Input>,
+    /// Files that earlier runs folded or quarantined, and that have the same bytes but another time
+    /// or ETag.
+    pub renewed: Vec<RawFile>,
+    /// Inputs that were folded and are missing: those in the window, and full loads.
+    pub missing: Vec<&'a RawFile>,
 }
 
 /// Lists the inputs of a window: those in it, late ones, and every full load not yet folded. Inputs
@@ -171,22 +95,32 @@ pub(crate) trait Recorded {
 /// Usage, when a raw location does not exist or has files of another format; data, when an input
 /// has changed since it was folded, or when a file lacks the time that `window_by` selects by;
 /// storage, when a listing fails.
-pub(crate) async fn discover(
+pub(crate) async fn discover<'a>(
     folders: &[Folder],
     pipeline: &Pipeline,
     window: &Window,
-    recorded: &dyn Recorded,
-) -> Result<Vec<Input>> {
+    recorded: &'a dyn Recorded,
+) -> Result<Discovered<'a>> {
     let raw = &pipeline.raw;
-    let mut inputs = Vec::new();
+    let mut found = Discovered::default();
     let runs = recorded.windows();
+    let wanted: Vec<&RawFile> =
+        recorded.inputs().into_iter().filter(|file| is_in_window(raw, window, file)).collect();
+    let mut seen: HashSet<(usize, &str)> = HashSet::new();
     for (location, folder) in folders.iter().enumerate() {
         let is_local = folder.location.file_path().is_some();
-        let listed = list(folder, raw, window).await?.into_iter();
-        for file in raw_files(location, folder, raw, listed)? {
+        let full_loads = wanted
+            .iter()
+            .filter(|file| file.location == location && raw.is_full_load(location, &file.path));
+        let full_loads: Vec<&str> = full_loads.map(|file| file.path.as_str()).collect();
+        let listed = list(folder, raw, window, &full_loads).await?.into_iter();
+        let mut files = raw_files(location, folder, raw, listed)?;
+        found.renewed.extend(identify(folder, recorded, &mut files).await?);
+        for file in files {
             let path = &file.path;
             let full_load = raw.is_full_load(location, path);
             let folded = recorded.folded(location, path);
+            seen.extend(folded.map(|folded| (location, folded.path.as_str())));
             let quarantined = recorded.quarantined(location, path);
             // No row of a file quarantined as a whole was folded: the file may have been replaced.
             let is_known = folded.is_some()
@@ -197,7 +131,7 @@ pub(crate) async fn discover(
                 late_if_selected(folder, raw, window, &runs, &file, is_known)?
             };
             if folded.is_some_and(|folded| !folded.is_same(&file, is_local)) {
-                return Err(changed(folder, path));
+                return Err(changed(folder, path, full_load));
             }
             let is_once = full_load || pipeline.key.is_empty();
             let choice = choice.filter(|_| !is_once || folded.is_none());
@@ -214,12 +148,18 @@ pub(crate) async fn discover(
                 row_windows(raw, window, &runs, read.as_ref())
             });
             if let Some(late) = choice {
-                inputs.push(Input { file, full_load, late, rows, only: None });
+                found.inputs.push(Input { file, full_load, late, rows, only: None });
             }
         }
     }
-    sort(raw, &mut inputs);
-    Ok(inputs)
+    sort(raw, &mut found.inputs);
+    found.missing = wanted;
+    found.missing.retain(|file| {
+        // An input quarantined as a whole was not folded.
+        !seen.contains(&(file.location, file.path.as_str()))
+            && recorded.folded(file.location, &file.path).is_some()
+    });
+    Ok(found)
 }
 
 /// The raw files among the objects of a location.
@@ -232,7 +172,7 @@ fn raw_files(
     let (mut ignored, mut example) = (0, String::new());
     let mut files = Vec::new();
     for object in objects {
-        let file = RawFile::new(location, folder, object);
+        let file = RawFile::new(location, relative(&folder.prefix, &object.location), object);
         let path = &file.path;
         if layout::is_hidden(path) {
             continue;
@@ -258,15 +198,17 @@ fn raw_files(
 }
 
 /// The error for a file that has changed since it was folded.
-pub(crate) fn changed(folder: &Folder, path: &str) -> Error {
-    Error::data(format!(
-        "{} was folded by an earlier run and has changed since",
-        folder.describe(path)
-    ))
-    .hint(
+pub(crate) fn changed(folder: &Folder, path: &str, full_load: bool) -> Error {
+    let hint = if full_load {
+        "if the table was reloaded, move the CDC files from before the reload, folded or not, to a \
+         folder outside of `raw.url`, and rebuild the tables without them: glueless rebuild \
+         --accept-missing; if it was not, restore the file"
+    } else {
         "restore it (if local, with its modified time, as cp -p does), or rebuild the tables from \
-         raw: glueless rebuild",
-    )
+         raw: glueless rebuild"
+    };
+    let path = folder.describe(path);
+    Error::data(format!("{path} was folded by an earlier run and has changed since")).hint(hint)
 }
 
 fn other_format(folder: &Folder, path: &str, found: RawFormat, wanted: RawFormat) -> Error {
@@ -281,8 +223,16 @@ fn other_format(folder: &Folder, path: &str, found: RawFormat, wanted: RawFormat
     ))
 }
 
-/// The inputs of earlier runs, re-discovered, and those that are missing.
-pub(crate) type Rediscovered<'a> = (Vec<Input>, Vec<&'a RawFile>);
+/// The inputs of earlier runs, re-discovered.
+#[derive(Debug, Default)]
+pub(crate) struct Rediscovered<'a> {
+    /// Those that were found.
+    pub inputs: Vec<Input>,
+    /// Those that are missing.
+    pub missing: Vec<&'a RawFile>,
+    /// Raw files that no run has read.
+    pub others: Vec<RawFile>,
+}
 
 /// Lists every raw file, folded or not.
 ///
@@ -318,16 +268,22 @@ pub(crate) async fn rediscover<'a>(
     was_read: bool,
 ) -> Result<Rediscovered<'a>> {
     let wanted = ledger.inputs();
-    let mut inputs = Vec::new();
+    let mut found = Rediscovered::default();
     let windows = ledger.windows();
     let names: HashSet<(usize, &str)> =
         wanted.iter().map(|file| (file.location, file.path.as_str())).collect();
     for (location, folder) in folders.iter().enumerate() {
+        let mut files = Vec::new();
         for object in list_all(folder).await? {
-            let file = RawFile::new(location, folder, object);
-            if !names.contains(&(location, file.path.as_str())) {
-                continue;
+            let file = RawFile::new(location, relative(&folder.prefix, &object.location), object);
+            if names.contains(&(location, file.path.as_str())) {
+                files.push(file);
+            } else if RawFormat::of(&file.path).is_some() && !layout::is_hidden(&file.path) {
+                found.others.push(file);
             }
+        }
+        identify(folder, ledger, &mut files).await?;
+        found.inputs.extend(files.into_iter().map(|file| {
             let full_load = raw.is_full_load(location, &file.path);
             let by_rows = raw.window_by == WindowBy::Commit && !full_load;
             let rows = if was_read {
@@ -335,12 +291,12 @@ pub(crate) async fn rediscover<'a>(
             } else {
                 by_rows.then(|| windows.clone())
             };
-            inputs.push(Input { file, full_load, late: false, rows, only: None });
-        }
+            Input { file, full_load, late: false, rows, only: None }
+        }));
     }
-    sort(raw, &mut inputs);
-    let missing = missing_files(wanted.into_iter(), &inputs).collect();
-    Ok((inputs, missing))
+    sort(raw, &mut found.inputs);
+    found.missing = missing_files(wanted.into_iter(), &found.inputs).collect();
+    Ok(found)
 }
 
 /// The inputs, or rows of inputs, that were never folded.
@@ -352,6 +308,8 @@ pub(crate) struct CatchUp<'a> {
     pub missing_quarantined: Vec<&'a RawFile>,
     /// Inputs that were folded and are missing.
     pub missing_folded: Vec<&'a RawFile>,
+    /// As [`Discovered::renewed`].
+    pub renewed: Vec<RawFile>,
 }
 
 /// Lists the inputs with rows that were never folded, in the span of all windows that were run:
@@ -371,11 +329,13 @@ pub(crate) async fn catch_up<'a>(
     let Some(span_of_all) = runs.span() else {
         return Ok(CatchUp::default());
     };
-    let (mut inputs, mut seen) = (Vec::new(), HashSet::new());
+    let (mut inputs, mut seen, mut renewed) = (Vec::new(), HashSet::new(), Vec::new());
     for (location, folder) in folders.iter().enumerate() {
         let is_local = folder.location.file_path().is_some();
         let listed = list_all(folder).await?.into_iter();
-        for file in raw_files(location, folder, raw, listed)? {
+        let mut files = raw_files(location, folder, raw, listed)?;
+        renewed.extend(identify(folder, recorded, &mut files).await?);
+        for file in files {
             let full_load = raw.is_full_load(location, &file.path);
             let folded = recorded.folded(location, &file.path);
             let is_quarantined = recorded.is_quarantined(location, &file.path);
@@ -400,11 +360,14 @@ pub(crate) async fn catch_up<'a>(
                 (false, Some(read)) if by_rows => WindowSet::from(span_of_all).subtracting(&read),
                 (false, _) => WindowSet::default(),
             };
+            // Every command that folds looks at full loads: what comes after one depends on it.
+            if (full_load || !rows.is_empty())
+                && folded.is_some_and(|folded| !folded.is_same(&file, is_local))
+            {
+                return Err(changed(folder, &file.path, full_load));
+            }
             if rows.is_empty() {
                 continue;
-            }
-            if folded.is_some_and(|folded| !folded.is_same(&file, is_local)) {
-                return Err(changed(folder, &file.path));
             }
             inputs.push(Input {
                 file,
@@ -422,7 +385,7 @@ pub(crate) async fn catch_up<'a>(
         is_folded && !seen.contains(&(file.location, file.path.clone()))
     };
     let missing_folded = recorded.inputs().into_iter().filter(is_missing).collect();
-    Ok(CatchUp { inputs, missing_quarantined, missing_folded })
+    Ok(CatchUp { inputs, missing_quarantined, missing_folded, renewed })
 }
 
 /// The span by which windows select a file; `None` if the file has none, or if windows select rows.
@@ -430,7 +393,7 @@ fn span(raw: &Raw, file: &RawFile) -> Option<Window> {
     let instant = |at: DateTime<Utc>| Window { start: at, end: at + Duration::nanoseconds(1) };
     match raw.window_by {
         WindowBy::Commit => None,
-        WindowBy::Modified => Some(instant(file.modified)),
+        WindowBy::Modified => Some(instant(file.window_time())),
         WindowBy::Name => {
             layout::cdc_file_time(layout::base_name(&file.path), raw.time_zone).map(instant)
         }
@@ -451,24 +414,15 @@ fn span_or_error(folder: &Folder, raw: &Raw, file: &RawFile) -> Result<Window> {
     })
 }
 
-/// The inputs of a window that were folded and are now missing, full loads excepted: they are not
-/// read again.
-pub(crate) fn missing_in_window<'a>(
-    raw: &Raw,
-    window: &Window,
-    folded: impl Iterator<Item = &'a RawFile>,
-    found: &[Input],
-) -> Vec<&'a RawFile> {
-    let is_in_window = |file: &&RawFile| {
-        let is_full_load = raw.is_full_load(file.location, &file.path);
-        let is_in_window = match span(raw, file) {
-            Some(span) => window.overlaps(&span),
-            // Any file can have rows of the window.
-            None => raw.window_by == WindowBy::Commit,
-        };
-        is_in_window && !is_full_load
+/// Whether an input that was folded belongs to a run of a window: if it is a full load, which every
+/// run looks at, or in the window.
+fn is_in_window(raw: &Raw, window: &Window, file: &RawFile) -> bool {
+    let is_in_window = match span(raw, file) {
+        Some(span) => window.overlaps(&span),
+        // Any file can have rows of the window.
+        None => raw.window_by == WindowBy::Commit,
     };
-    missing_files(folded.filter(is_in_window), found).collect()
+    is_in_window || raw.is_full_load(file.location, &file.path)
 }
 
 /// Whether a CDC file is late; `None` if it is not selected.
@@ -542,8 +496,14 @@ async fn list_all(folder: &Folder) -> Result<Vec<ObjectMeta>> {
     }
 }
 
-/// Lists every object that may belong to the window.
-async fn list(folder: &Folder, raw: &Raw, window: &Window) -> Result<Vec<ObjectMeta>> {
+/// Lists every object that may belong to the window, and those of the `known` paths that are in
+/// other date folders.
+async fn list(
+    folder: &Folder,
+    raw: &Raw,
+    window: &Window,
+    known: &[&str],
+) -> Result<Vec<ObjectMeta>> {
     if matches!(raw.window_by, WindowBy::Modified | WindowBy::Commit) {
         // An object or row of the window can be in a folder of any date.
         return list_all(folder).await;
@@ -553,6 +513,9 @@ async fn list(folder: &Folder, raw: &Raw, window: &Window) -> Result<Vec<ObjectM
     let store = &folder.root_store;
     let wanted = Window { start: earlier(window.start, raw.lookback), end: window.end }
         .widened_by(Duration::days(1));
+    let is_listed = |folder: &str| {
+        layout::folder_may_hold(folder, raw.time_zone).is_none_or(|span| wanted.overlaps(&span))
+    };
     let mut found = Vec::new();
     let mut level = vec![folder.prefix.clone()];
     while !level.is_empty() {
@@ -583,12 +546,30 @@ async fn list(folder: &Folder, raw: &Raw, window: &Window) -> Result<Vec<ObjectM
             found.extend(listing.objects);
             level.extend(listing.common_prefixes.into_iter().filter(|prefix| {
                 let relative = relative(&folder.prefix, prefix);
-                layout::folder_may_hold(&relative, raw.time_zone)
-                    .is_none_or(|span| wanted.overlaps(&span))
+                is_listed(&relative)
             }));
         }
     }
+    let outside = known.iter().filter(|path| !is_listed(layout::parent(path)));
+    found.extend(list_known(folder, outside.copied().collect()).await?);
     Ok(found)
+}
+
+/// Lists those of some paths that exist. There is one request per folder of them.
+async fn list_known(folder: &Folder, paths: HashSet<&str>) -> Result<Vec<ObjectMeta>> {
+    let parents: BTreeSet<&str> = paths.iter().map(|path| layout::parent(path)).collect();
+    let listings = stream::iter(parents.into_iter().map(async |parent| {
+        let prefix = folder.root_path(parent)?;
+        match folder.root_store.list_with_delimiter(Some(&prefix)).await {
+            Ok(listing) => Ok(listing.objects),
+            Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
+            Err(error) => Err(Error::store(format!("list {}", folder.describe(parent)), error)),
+        }
+    }));
+    let listed: Vec<Vec<ObjectMeta>> = listings.buffered(CONCURRENT_LISTINGS).try_collect().await?;
+    let is_known =
+        |object: &ObjectMeta| paths.contains(relative(&folder.prefix, &object.location).as_str());
+    Ok(listed.into_iter().flatten().filter(is_known).collect())
 }
 
 /// A store path relative to a prefix of it.

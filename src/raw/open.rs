@@ -7,6 +7,7 @@
 //! CSV files are converted to Parquet here ([`crate::raw::csv`]), into a few spill files that many
 //! inputs share.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, BufWriter, Read, Write};
 use std::ops::Range;
@@ -16,9 +17,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::{Buf, Bytes};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SpillFile, SpillWriter};
-use futures::FutureExt;
 use futures::executor::block_on;
+use futures::future::try_join;
 use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::{FutureExt, TryFutureExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -28,10 +30,13 @@ use crate::config::{OnBad, Raw, RawFormat};
 use crate::engine::resources::Resources;
 use crate::engine::tasks::{Work, spawn, spawn_blocking};
 use crate::error::{Error, Kind, Result};
-use crate::parquet_io::open::{Columns, ObjectReader, ParquetFile, SMALL_BYTES_MAX, empty_file};
+use crate::parquet_io::open::{
+    Columns, ObjectReader, ParquetFile, SMALL_BYTES_MAX, empty_file, read_error,
+};
 use crate::raw::bad_rows::{BadRow, BadRows};
 use crate::raw::csv::{Form, decompressed, spill_failed, to_parquet};
 use crate::raw::discover::Input;
+use crate::raw::fingerprint::{self, Passing};
 use crate::store::{Folder, parse_path};
 
 /// The number of local files opened concurrently, and the least number of remote ones.
@@ -259,22 +264,41 @@ impl Opener {
         failed.is_some_and(|failed| !self.quarantines(&failed.1))
     }
 
-    async fn open_parquet(&self, input: Input) -> OneOpened {
+    async fn open_parquet(&self, mut input: Input) -> OneOpened {
+        let size = input.file.size;
+        // Only a file that no run has read needs its head for a fingerprint.
+        let is_new = input.file.fingerprint.is_none();
+        let head = fingerprint::head(size).filter(|_| is_new);
+        let mut parts = Vec::new();
         let opened = async {
             let folder = &self.folders[input.file.location];
             let path = parse_path(&input.file.path)?;
             let name = folder.describe(&input.file.path);
-            ParquetFile::open(Arc::clone(&folder.store), path, input.file.size, name).await
+            let reader = ObjectReader { store: Arc::clone(&folder.store), path, start: 0 };
+            let Some(head) = head else {
+                return ParquetFile::open_in(reader, size, name, &mut parts).await;
+            };
+            let fetched = reader.range(head).map_err(|error| read_error(&name, error.into()));
+            let file = ParquetFile::open_in(reader.clone(), size, name.clone(), &mut parts);
+            let (file, fetched) = try_join(file, fetched).await?;
+            parts.push((0, fetched));
+            Ok(file)
         };
         match opened.await {
-            Ok(file) => Ok(self.opened(input, file, Vec::new())),
+            Ok(file) => {
+                if is_new {
+                    input.file.fingerprint = fingerprint::of_parts(size, &parts);
+                }
+                Ok(self.opened(input, file, Vec::new()))
+            }
             Err(error) => Err(Box::new((input, error))),
         }
     }
 
     /// Converts a CSV file to a range of a spill file and opens that. Storage that needs the
     /// runtime is awaited through `handle`.
-    fn open_csv(&self, input: Input, handle: Option<Handle>) -> OneOpened {
+    fn open_csv(&self, mut input: Input, handle: Option<Handle>) -> OneOpened {
+        let passing = RefCell::new(Passing::new(input.file.size));
         let opened = || {
             let folder = &self.folders[input.file.location];
             let name = folder.describe(&input.file.path);
@@ -286,6 +310,7 @@ impl Opener {
                 path: parse_path(&input.file.path)?,
                 rest: 0..input.file.size,
                 fetched: Bytes::new(),
+                passing: &passing,
                 handle,
             };
             let text = decompressed(&input.file.path, object)?;
@@ -297,10 +322,14 @@ impl Opener {
             let part = spill.reader(start);
             self.spills.put_back(spill);
             let (bad, (reader, size)) = (converted?, part?);
-            Ok((block_on(ParquetFile::open_in(reader, size, name))?, bad))
+            Ok((block_on(ParquetFile::open_in(reader, size, name, &mut Vec::new()))?, bad))
         };
         match opened() {
-            Ok((file, bad)) => Ok(self.opened(input, file, bad)),
+            Ok((file, bad)) => {
+                let known = input.file.fingerprint;
+                input.file.fingerprint = known.or_else(|| passing.borrow().fingerprint());
+                Ok(self.opened(input, file, bad))
+            }
             Err(error) => Err(Box::new((input, error))),
         }
     }
@@ -323,15 +352,17 @@ impl Opened {
 }
 
 /// A reader of a whole object, fetched range by range.
-struct ObjectRead {
+struct ObjectRead<'a> {
     store: Arc<dyn ObjectStore>,
     path: Path,
     rest: Range<u64>,
     fetched: Bytes,
+    /// What a fingerprint looks at.
+    passing: &'a RefCell<Passing>,
     handle: Option<Handle>,
 }
 
-impl Read for ObjectRead {
+impl Read for ObjectRead<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.fetched.is_empty() && !self.rest.is_empty() {
             let end = self.rest.end.min(self.rest.start + FETCHED_BYTES);
@@ -342,6 +373,7 @@ impl Read for ObjectRead {
             };
             let failed = |error| Error::store(format!("read {}", self.path), error);
             self.fetched = fetched.map_err(|error| io::Error::other(failed(error)))?;
+            self.passing.borrow_mut().pass(self.rest.start, &self.fetched);
             self.rest.start = end;
         }
         (&mut self.fetched).reader().read(buffer)
@@ -432,6 +464,8 @@ mod tests {
                 size: bytes.len() as u64,
                 modified: DateTime::UNIX_EPOCH,
                 e_tag: None,
+                fingerprint: None,
+                first_modified: None,
                 commit: 0,
                 rows: None,
                 is_absent: false,

@@ -1,5 +1,6 @@
 //! The identity of a pipeline: settings that must not change while its state exists.
 
+use chrono_tz::Tz;
 use datafusion::sql::sqlparser::ast::{SetExpr, Statement};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -19,6 +20,8 @@ pub struct Identity {
     commit_time: String,
     event_time: String,
     time_zone: String,
+    #[serde(default = "utc")]
+    day_zone: String,
     partition_by: Vec<String>,
     #[serde(default)]
     before_image_prefix: Option<String>,
@@ -40,7 +43,17 @@ fn parquet() -> String {
     Format::Parquet.to_string()
 }
 
+/// The zone of days in states written before `day_zone` was recorded.
+fn utc() -> String {
+    Tz::UTC.to_string()
+}
+
 impl Identity {
+    /// The zone of the days in the state.
+    pub fn day_zone(&self) -> Tz {
+        self.day_zone.parse().unwrap_or(Tz::UTC)
+    }
+
     /// The URL of the curated table, and its format.
     pub fn table(&self) -> (&str, &str) {
         (&self.curated, &self.format)
@@ -61,6 +74,7 @@ impl Identity {
             event_time: raw.event_time.as_ref().unwrap_or(&commit_time).clone(),
             commit_time,
             time_zone: raw.time_zone.to_string(),
+            day_zone: raw.day_zone.to_string(),
             partition_by: pipeline.curated.partition_by.clone(),
             before_image_prefix: raw.before_image_prefix.clone(),
             op_values: match &raw.op.name {
@@ -85,6 +99,7 @@ impl Identity {
             ("raw.commit_time", self.commit_time != other.commit_time),
             ("raw.event_time", self.event_time != other.event_time),
             ("raw.time_zone", self.time_zone != other.time_zone),
+            ("raw.day_zone", self.day_zone != other.day_zone),
             ("curated.partition_by", self.partition_by != other.partition_by),
             ("raw.before_image_prefix", self.before_image_prefix != other.before_image_prefix),
             ("raw.op_values", self.op_values != other.op_values),

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, NaiveDate, Utc};
+use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
 use crate::raw::discover::{RawFile, Recorded};
@@ -245,6 +246,11 @@ impl Ledger {
     pub fn newest_commit_time(&self) -> Option<DateTime<Utc>> {
         let last = self.runs.last()?.newest_us?;
         DateTime::from_timestamp_micros(last)
+    }
+
+    /// The zone of the days of changes.
+    pub fn day_zone(&self) -> Tz {
+        self.contract.as_ref().map_or(Tz::UTC, |contract| contract.identity.day_zone())
     }
 
     /// The windows for whose days the aggregate `table` was computed.

@@ -8,10 +8,10 @@ use arrow::datatypes::{
     DataType, Date32Type, Date64Type, Decimal128Type, TimeUnit, TimestampMicrosecondType,
     TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
-use chrono::{DateTime, NaiveDateTime, NaiveTime, TimeZone};
-use chrono_tz::Tz;
+use chrono::{DateTime, Duration, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeZone};
+use chrono_tz::{GapInfo, Tz};
 
-use crate::window::date_parts;
+use crate::window::{Window, date_parts};
 
 /// Nanoseconds in a day.
 pub(crate) const DAY_NS: i128 = 86_400_000_000_000;
@@ -38,6 +38,45 @@ pub(crate) fn day_of(time_ns: i128) -> i32 {
     }
 }
 
+/// The day of an instant in a zone, as [`day_of`].
+pub(crate) fn day_in(time_ns: i128, zone: Tz) -> i32 {
+    let seconds = i64::try_from(time_ns.div_euclid(1_000_000_000)).ok();
+    let instant = seconds.and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+    match instant {
+        Some(instant) if zone != Tz::UTC => {
+            let offset = zone.offset_from_utc_datetime(&instant.naive_utc()).fix();
+            day_of(time_ns + i128::from(offset.local_minus_utc()) * 1_000_000_000)
+        }
+        _ => day_of(time_ns),
+    }
+}
+
+/// The window of a day in a zone: from its first to its last instant. `None` if the zone has no
+/// such day, as when its clocks were set forward by a day.
+pub(crate) fn day_window(day: NaiveDate, zone: Tz) -> Option<Window> {
+    if zone == Tz::UTC {
+        return Some(Window::day(day));
+    }
+    let midnight = |day: NaiveDate| day.and_time(NaiveTime::MIN);
+    let start = resolve_local(midnight(day), zone)?.to_utc();
+    let next = midnight(day.succ_opt()?);
+    // Where clocks are set back over midnight, the day ends at the second one.
+    let end = zone.from_local_datetime(&next).latest().or_else(|| resolve_local(next, zone))?;
+    Window::new(start, end.to_utc()).ok()
+}
+
+/// Every day of a zone with an instant in a window, ascending.
+pub(crate) fn days_in_window(window: &Window, zone: Tz) -> Vec<NaiveDate> {
+    if zone == Tz::UTC {
+        return window.days().collect();
+    }
+    // No zone is a day and a half from UTC.
+    let days = window.widened_by(Duration::hours(36)).days();
+    let is_in =
+        |day: &NaiveDate| day_window(*day, zone).is_some_and(|of_day| of_day.overlaps(window));
+    days.filter(is_in).collect()
+}
+
 /// Whether a column of this type can be read as times.
 pub(crate) fn is_time_type(data_type: &DataType) -> bool {
     matches!(
@@ -49,6 +88,12 @@ pub(crate) fn is_time_type(data_type: &DataType) -> bool {
             | DataType::LargeUtf8
             | DataType::Utf8View
     )
+}
+
+/// Whether values of a column can be dates without a time.
+pub(crate) fn may_be_dates(column: &ArrayRef) -> bool {
+    use DataType::{Date32, LargeUtf8, Utf8, Utf8View};
+    matches!(column.data_type(), Date32 | Utf8 | LargeUtf8 | Utf8View)
 }
 
 /// Converts a column to nanoseconds since 1970 UTC; nulls stay null. A time without a zone is local
@@ -128,11 +173,24 @@ fn texts_ns<'a>(
     Ok(times)
 }
 
-/// The days of a column of times, as [`day_of`] computes them.
+/// The days of a column of times in `day_zone`; a date without a time is that day in every zone. A
+/// time without a zone is local time of `zone`.
 ///
 /// # Errors
 /// As [`times_ns`].
-pub(crate) fn days_of(column: &ArrayRef, zone: Tz) -> Result<Date32Array, usize> {
+pub(crate) fn days_of(column: &ArrayRef, zone: Tz, day_zone: Tz) -> Result<Date32Array, usize> {
+    if day_zone != Tz::UTC {
+        return match column.data_type() {
+            DataType::Date32 => Ok(column.as_primitive::<Date32Type>().clone()),
+            DataType::Utf8 => text_days(column.as_string::<i32>().iter(), zone, day_zone),
+            DataType::LargeUtf8 => text_days(column.as_string::<i64>().iter(), zone, day_zone),
+            DataType::Utf8View => text_days(column.as_string_view().iter(), zone, day_zone),
+            _ => {
+                let times = times_ns(column, zone)?.into_iter();
+                Ok(times.map(|time| time.map(|ns| day_in(ns, day_zone))).collect())
+            }
+        };
+    }
     // These need no conversion to nanoseconds.
     macro_rules! by_unit {
         ($kind:ty, $per_day:expr) => {
@@ -154,6 +212,26 @@ pub(crate) fn days_of(column: &ArrayRef, zone: Tz) -> Result<Date32Array, usize>
         }
     }
 }
+
+fn text_days<'a>(
+    texts: impl Iterator<Item = Option<&'a str>>,
+    zone: Tz,
+    day_zone: Tz,
+) -> Result<Date32Array, usize> {
+    let mut parser = TimeParser::new(zone);
+    let day = |(index, text): (usize, Option<&str>)| {
+        let Some(text) = text else {
+            return Ok(None);
+        };
+        let time = parser.parse(text).ok_or(index)?;
+        let is_date = text.trim_ascii().len() == DATE_BYTES;
+        Ok(Some(if is_date { day_of(time) } else { day_in(time, day_zone) }))
+    };
+    texts.enumerate().map(day).collect()
+}
+
+/// The length of a date without a time.
+const DATE_BYTES: usize = 10;
 
 /// Parses a time: `yyyy-MM-dd HH:mm:ss`, with up to nine digits of fraction, with `T` instead of
 /// the space, with a zone (`Z`, `+02`, `+02:00`) or without; or a date alone. A time without a zone
@@ -178,7 +256,7 @@ impl TimeParser {
     fn parse(&mut self, text: &str) -> Option<i128> {
         let bytes = text.trim_ascii().as_bytes();
         if bytes.first_chunk() != Some(&self.second) {
-            if bytes.len() == 10 {
+            if bytes.len() == DATE_BYTES {
                 // A date is the same date in every zone.
                 return date_ns(bytes.first_chunk()?);
             }
@@ -245,9 +323,8 @@ fn resolve_local(local: NaiveDateTime, zone: Tz) -> Option<DateTime<Tz>> {
         Some(found) => Some(found),
         None => {
             // In a gap: use the offset before it.
-            let before =
-                zone.from_local_datetime(&(local - chrono::Duration::hours(3))).earliest()?;
-            Some(before + chrono::Duration::hours(3))
+            let (_, before) = GapInfo::new(&local, &zone)?.begin?;
+            Some(zone.from_utc_datetime(&(local - before.fix())))
         }
     }
 }
@@ -369,16 +446,101 @@ mod tests {
             for stored in [None, Some("UTC".into())] {
                 let kind = DataType::Timestamp(unit, stored);
                 let column = arrow::compute::cast(&us, &kind).expect("cast");
-                for zone in zones {
+                for (zone, day_zone) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                    let (zone, day_zone) = (zones[zone], zones[day_zone]);
                     let times = times_ns(&column, zone).expect("times").into_iter();
-                    let days: Date32Array = times.map(|time| time.map(day_of)).collect();
-                    assert_eq!(days_of(&column, zone), Ok(days), "{kind} in {zone}");
+                    let day = |ns| day_in(ns, day_zone);
+                    let days: Date32Array = times.map(|time| time.map(day)).collect();
+                    let found = days_of(&column, zone, day_zone);
+                    assert_eq!(found, Ok(days), "{kind} in {zone}, {day_zone}");
                 }
             }
         }
     }
 
+    #[test]
+    fn a_date_is_the_same_day_in_every_zone() {
+        let tokyo: Tz = "Asia/Tokyo".parse().expect("a zone");
+        let york: Tz = "America/New_York".parse().expect("a zone");
+        let texts: ArrayRef = Arc::new(StringViewArray::from(vec![
+            Some("1970-01-02"),
+            Some(" 1970-01-02 "),
+            Some("1970-01-02 00:00:00"),
+            None,
+        ]));
+        let days = |zone, day_zone| days_of(&texts, zone, day_zone).expect("days");
+        let expected = |last| Date32Array::from(vec![Some(1), Some(1), Some(last), None]);
+        assert_eq!(days(Tz::UTC, york), expected(0));
+        assert_eq!(days(york, york), expected(1));
+        assert_eq!(days(tokyo, york), expected(0));
+        let dates: ArrayRef = Arc::new(Date32Array::from(vec![Some(7), None]));
+        for day_zone in [Tz::UTC, tokyo, york] {
+            let found = days_of(&dates, tokyo, day_zone).expect("days");
+            assert_eq!(found, Date32Array::from(vec![Some(7), None]));
+        }
+    }
+
+    #[test]
+    fn the_window_of_a_day_is_as_long_as_the_day() {
+        let hours = |day: &str, zone: &str| {
+            let zone = zone.parse().expect("a zone");
+            let window = day_window(day.parse().expect("a day"), zone)?;
+            Some((window.end - window.start).num_minutes())
+        };
+        assert_eq!(hours("2021-03-28", "Europe/Berlin"), Some(23 * 60));
+        assert_eq!(hours("2021-10-31", "Europe/Berlin"), Some(25 * 60));
+        assert_eq!(hours("2021-10-31", "UTC"), Some(24 * 60));
+        // Midnight does not exist, or comes twice; a day does not exist.
+        assert_eq!(hours("2018-11-04", "America/Sao_Paulo"), Some(23 * 60));
+        assert_eq!(hours("2018-02-17", "America/Sao_Paulo"), Some(25 * 60));
+        assert_eq!(hours("2006-10-28", "America/St_Johns"), Some(25 * 60));
+        assert_eq!(hours("2011-12-30", "Pacific/Apia"), None);
+        assert_eq!(hours("2011-12-31", "Pacific/Apia"), Some(24 * 60));
+    }
+
+    /// Zones whose clocks are set at night, at midnight, just after it, by half an hour, by a day.
+    const ZONES: [&str; 7] = [
+        "UTC",
+        "Europe/Berlin",
+        "America/Sao_Paulo",
+        "America/St_Johns",
+        "Australia/Lord_Howe",
+        "Pacific/Apia",
+        "America/Nuuk",
+    ];
+
     proptest! {
+        #[test]
+        fn an_instant_is_in_the_window_of_its_day(
+            zone in prop::sample::select(&ZONES[..]),
+            seconds in 0i64..2_000_000_000,
+            length in 1i64..200_000,
+        ) {
+            let zone: Tz = zone.parse().expect("a zone");
+            let at = |seconds| DateTime::from_timestamp(seconds, 0).expect("in range");
+            let window = Window::new(at(seconds), at(seconds + length)).expect("a window");
+            let days = days_in_window(&window, zone);
+            prop_assert!(days.is_sorted());
+            for second in [seconds, seconds + length / 2, seconds + length - 1] {
+                let day = day_in(i128::from(second) * 1_000_000_000, zone);
+                let local = zone.from_utc_datetime(&at(second).naive_utc()).date_naive();
+                prop_assert_eq!(i64::from(day), (local - NaiveDate::default()).num_days());
+                prop_assert!(day_window(local, zone).expect("a day").contains(at(second)));
+                prop_assert!(days.contains(&local));
+            }
+        }
+
+        #[test]
+        fn every_local_time_is_an_instant(
+            zone in prop::sample::select(&ZONES[..]),
+            seconds in 0i64..2_000_000_000,
+        ) {
+            let zone: Tz = zone.parse().expect("a zone");
+            let local = DateTime::from_timestamp(seconds, 0).expect("in range").naive_utc();
+            let found = resolve_local(local, zone).expect("an instant").naive_local();
+            prop_assert!(found == local || zone.from_local_datetime(&local).earliest().is_none());
+        }
+
         #[test]
         fn text_is_read_as_chrono_reads_it(seconds in -62_135_596_800i64..253_402_300_800, us in 0u32..1_000_000) {
             let time = DateTime::from_timestamp(seconds, us * 1000).expect("in range");

@@ -58,7 +58,8 @@ fn a_plan_is_refused_where_the_run_would_be() {
         .plan_with("2020-01-01", "2020-01-02", false, &["raw.order_by=[\"v\"]"])
         .expect_err("another pipeline");
     assert_refused(error, 2, "differs from the one that wrote its tables", "glueless rebuild");
-    put(&lab, 1);
+    // Another value in the same places.
+    lab.put_day(1, &[("I", 101, "c"), ("U", 1, "b")]);
     lab.set_modified(&raw_file(1), 1);
     let error = lab.plan("2020-01-01", "2020-01-02", false).expect_err("changed");
     assert_refused(error, 65, "has changed since", "glueless rebuild");

@@ -103,6 +103,9 @@ fn verify_refuses_where_raw_is_not_what_was_folded() {
     );
     lab.put(raw, bytes);
     lab.set_modified(raw, 7);
+    lab.assert_verified();
+    let rows = (1..=4).map(|id| ("I", id, "c"));
+    lab.put_day(1, &rows.collect::<Vec<_>>());
     assert_refused(
         lab.verify().expect_err("changed"),
         65,
@@ -423,9 +426,11 @@ fn rows_in_quarantine_do_not_count_as_bad_again() {
     lab.assert_verified();
     let planned = lab.plan("2020-01-01", "2020-01-03", true).expect("a plan");
     assert_eq!(planned.fold.expect("folded").rows_rejected, 3);
-    put(&lab, 1);
+    // The same rows again are the same file.
     lab.remove(&raw_file(1));
     lab.put_day(1, &[("I", 1, "a"), ("X", 2, "a"), ("X", 3, "a")]);
+    assert_eq!(lab.catch_up(&[]).expect("the same").rows_rejected, 3);
+    lab.put_day(1, &[("I", 1, "b"), ("X", 2, "a"), ("X", 3, "a")]);
     let error = lab.catch_up(&[]).expect_err("another file");
     assert_refused(error, 65, "has changed since", "rebuild");
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
+use glueless::error::Error;
 use glueless::store::{Folder, Location, Stores, parse_path};
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use tempfile::TempDir;
@@ -112,6 +113,19 @@ impl Lab {
             async move { store.put(&parse_path(&path).expect("a path"), bytes.into()).await }
         });
         let written = stream::iter(puts).buffer_unordered(16).try_for_each(|_| async { Ok(()) });
+        RUNTIME.block_on(written).expect("written");
+    }
+
+    /// Writes one object in parts, as a tool may copy it: on S3, its ETag is another one.
+    pub fn put_in_parts(&self, path: &str, bytes: impl Into<Bytes>) {
+        let base = self.open("");
+        let written = async {
+            let path = parse_path(path)?;
+            let mut upload = base.store.put_multipart(&path).await.expect("begun");
+            upload.put_part(bytes.into().into()).await.expect("a part");
+            upload.complete().await.expect("written");
+            Ok::<_, Error>(())
+        };
         RUNTIME.block_on(written).expect("written");
     }
 

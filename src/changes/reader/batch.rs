@@ -25,7 +25,7 @@ use crate::parquet_io::texts::first_bad_text;
 use crate::raw::bad_rows::{BadRow, NOT_UTF8};
 use crate::types::column_type::cast_values;
 use crate::types::key::normalize_zeros;
-use crate::types::times::{day_of, days_of, numbers_ns, times_ns};
+use crate::types::times::{day_in, day_of, days_of, may_be_dates, numbers_ns, times_ns};
 
 /// A converted batch.
 pub(super) struct Converted {
@@ -359,10 +359,7 @@ impl Batch<'_> {
                             None => self.raw(*column)?,
                         }
                     }
-                    Source::EventDt => {
-                        let days = times.iter().map(|time| time.map(day_of));
-                        Arc::new(days.collect::<Date32Array>())
-                    }
+                    Source::EventDt => Arc::new(self.commit_days(&times)?),
                     Source::Position => self.positions(&times, 0)?,
                     Source::Live => Arc::new(BooleanArray::from(vec![false; count])),
                     Source::Latest => self.latest(0),
@@ -501,21 +498,35 @@ impl Batch<'_> {
         let roles = &self.reader.roles;
         let is_other = |column: &usize| roles.commit_time != Some(*column);
         let Some(column) = roles.event_time.filter(is_other) else {
-            let days = commit_times.iter().map(|time| time.map(day_of));
-            return Ok(Arc::new(days.collect::<Date32Array>()));
+            return Ok(Arc::new(self.commit_days(commit_times)?));
         };
-        let zone = self.reader.changes.time_zone();
-        let events = days_of(&self.raw(column)?, zone).map_err(|row| {
+        let changes = &self.reader.changes;
+        let (zone, day_zone) = (changes.time_zone(), changes.day_zone());
+        let events = days_of(&self.raw(column)?, zone, day_zone).map_err(|row| {
             let hint = "an event time is yyyy-MM-dd HH:mm:ss[.ffffff], a date or a timestamp";
             self.bad(row, Some(column), "is not a time", hint)
         })?;
         if live.true_count() == live.len() {
             return Ok(Arc::new(events));
         }
-        let each = events.iter().zip(commit_times).zip(live.values());
-        let days =
-            each.map(|((event, commit), live)| if live { event } else { commit.map(day_of) });
+        let commits = self.commit_days(commit_times)?;
+        let each = events.iter().zip(&commits).zip(live.values());
+        let days = each.map(|((event, commit), live)| if live { event } else { commit });
         Ok(Arc::new(days.collect::<Date32Array>()))
+    }
+
+    /// The days of the commit times.
+    fn commit_days(&self, times: &[Option<i128>]) -> Result<Date32Array, BatchError> {
+        let zone = self.reader.changes.day_zone();
+        if zone == Tz::UTC {
+            return Ok(times.iter().map(|time| time.map(day_of)).collect());
+        }
+        // A date without a time is that day in every zone; its time does not tell it.
+        let column = self.reader.roles.commit_time.map(|column| self.raw(column)).transpose()?;
+        let days =
+            column.filter(may_be_dates).and_then(|column| days_of(&column, Tz::UTC, zone).ok());
+        let in_zone = || times.iter().map(|time| time.map(|time| day_in(time, zone))).collect();
+        Ok(days.unwrap_or_else(in_zone))
     }
 
     /// The positions of the rows. `half` is 0 for the first ordinal of each row, 1 for the second.

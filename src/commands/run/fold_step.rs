@@ -49,17 +49,17 @@ impl Run<'_> {
         let ledger = &attempt.state.ledger;
         let report = &mut attempt.report;
         let found = self.inputs(&folders, ledger).await?;
-        let (inputs, absent) = (found.inputs, found.absent);
+        let (inputs, known) = (found.inputs, found.records);
         report.note = found.note;
         if step == Step::CatchUp {
             if inputs.is_empty() {
-                return self.commit_empty_catch_up(attempt, absent).await;
+                return self.commit_empty_catch_up(attempt, known).await;
             }
         } else if !has_inputs_to_fold(step, ledger, &inputs) {
             info!("no inputs in the window {}", self.window);
             report.note.get_or_insert("no inputs in the window".into());
             // Record the window: files that appear in it from now on are late.
-            return self.commit_and_publish(attempt, Step::Curate, absent, None, vec![], &[]).await;
+            return self.commit_and_publish(attempt, Step::Curate, known, None, vec![], &[]).await;
         }
         let table = self.open.output(CURATED)?;
         let folder = table.folder.clone();
@@ -82,8 +82,9 @@ impl Run<'_> {
         };
         let mut staged = stage.run(&inputs, bad, report).await?;
         let Some(curated) = staged.curated.take() else {
-            let records =
-                self.quarantine_records(step, attempt, &staged, &inputs, &folders).await?;
+            let mut records = known;
+            records
+                .extend(self.quarantine_records(step, attempt, &staged, &inputs, &folders).await?);
             let note = "all inputs of the window are in quarantine";
             attempt.report.note.get_or_insert(note.into());
             return self.commit_and_publish(attempt, step, records, None, vec![], &[]).await;
@@ -94,7 +95,7 @@ impl Run<'_> {
             aggregate::check(&context, pipeline, &curated.layout, &curated.columns).await?;
         }
         let plan = self.plan_curated(step, attempt, &curated);
-        let mut records = self.fold_records(step, attempt, &staged.changes, &curated, absent);
+        let mut records = self.fold_records(step, attempt, &staged.changes, &curated, known);
         records.extend(self.quarantine_records(step, attempt, &staged, &inputs, &folders).await?);
         let versions = NewVersions {
             layout: &curated.layout,
@@ -131,14 +132,14 @@ impl Run<'_> {
         plan
     }
 
-    /// The ledger records of a fold: the contract if it changed, missing inputs, folded inputs.
+    /// The ledger records of a fold: the contract if it changed, known inputs, folded inputs.
     fn fold_records(
         &self,
         step: Step,
         attempt: &Attempt,
         changes: &Changes,
         curated: &Curated,
-        absent: Vec<Record>,
+        known: Vec<Record>,
     ) -> Vec<Record> {
         let ledger = &attempt.state.ledger;
         let is_rebuild = step == Step::Rebuild;
@@ -152,7 +153,7 @@ impl Run<'_> {
         if is_rebuild || ledger.contract.as_ref() != Some(&contract) {
             records.push(Record::Contract(Box::new(contract)));
         }
-        records.extend(absent);
+        records.extend(known);
         records.extend(changes.inputs().filter_map(|input| {
             input_record(ledger, input, attempt.commit, is_rebuild, &self.window)
         }));

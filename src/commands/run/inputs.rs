@@ -5,10 +5,11 @@ use tracing::warn;
 use crate::commands::open_pipeline::RunContext;
 use crate::commands::run::Run;
 use crate::commands::task::Task;
-use crate::config::WindowBy;
+use crate::config::{Raw, WindowBy};
 use crate::error::{Error, Result};
-use crate::raw::discover::{self, Input, RawFile, Recorded};
-use crate::state::ledger::{Ledger, Record};
+use crate::raw::discover::{self, Input, RawFile, Recorded, Rediscovered};
+use crate::raw::reload::check_reloads;
+use crate::state::ledger::{Ledger, Quarantined, Record};
 use crate::store::Folder;
 use crate::window::{Window, WindowSet};
 
@@ -16,8 +17,8 @@ use crate::window::{Window, WindowSet};
 #[derive(Debug, Default)]
 pub(crate) struct Inputs {
     pub(crate) inputs: Vec<Input>,
-    /// Ledger records of inputs that are missing.
-    pub(crate) absent: Vec<Record>,
+    /// Ledger records of inputs that are missing, or were written again with the same bytes.
+    pub(crate) records: Vec<Record>,
     /// A note for the report on missing inputs.
     pub(crate) note: Option<String>,
 }
@@ -43,13 +44,15 @@ impl Run<'_> {
         accept_missing: bool,
     ) -> Result<Inputs> {
         let raw = &self.open.run_context.pipeline.raw;
-        let (inputs, all_missing) = discover::rediscover(folders, raw, ledger, false).await?;
-        if inputs.is_empty() {
+        let rediscovered = discover::rediscover(folders, raw, ledger, false).await?;
+        if rediscovered.inputs.is_empty() {
             return Err(Error::data(
                 "all raw files that were folded are missing: there is nothing to rebuild from",
             )
             .hint("restore the raw files"));
         }
+        check_reloads(folders, raw, ledger, &rediscovered)?;
+        let Rediscovered { inputs, missing: all_missing, .. } = rediscovered;
         // An input quarantined as a whole has no rows in the table to lose.
         let was_folded = |file: &&&RawFile| ledger.folded(file.location, &file.path).is_some();
         let missing: Vec<&RawFile> = all_missing.iter().filter(was_folded).copied().collect();
@@ -75,21 +78,26 @@ pub(crate) async fn window_inputs(
 ) -> Result<Inputs> {
     let pipeline = run_context.pipeline;
     let raw = &pipeline.raw;
-    let inputs = discover::discover(folders, pipeline, window, ledger).await?;
-    let mut missing = discover::missing_in_window(raw, window, ledger.inputs.values(), &inputs);
-    if pipeline.key.is_empty() {
-        // Without a key, a folded input is never read again.
-        missing.clear();
-    }
-    let absent = absent_records(ledger, missing.iter().copied());
-    let note = describe_missing(&missing).map(|missing| match raw.window_by {
-        WindowBy::Commit => format!("{missing}: this run folds none of their rows"),
-        _ => format!("{missing}: their changes are not lost"),
-    });
+    let found = discover::discover(folders, pipeline, window, ledger).await?;
+    let mut records = renewed_records(ledger, &found.renewed);
+    records.extend(absent_records(ledger, found.missing.iter().copied()));
+    let note = note_of_missing(raw, &found.missing);
     if let Some(note) = &note {
         warn!("{note}");
     }
-    Ok(Inputs { inputs, absent, note })
+    Ok(Inputs { inputs: found.inputs, records, note })
+}
+
+/// The note of a run on missing inputs.
+pub(crate) fn note_of_missing(raw: &Raw, missing: &[&RawFile]) -> Option<String> {
+    let is_cdc = |file: &&RawFile| !raw.is_full_load(file.location, &file.path);
+    let note = describe_missing(missing)?;
+    Some(match raw.window_by {
+        WindowBy::Commit if missing.iter().any(is_cdc) => {
+            format!("{note}: this run folds none of their rows")
+        }
+        _ => format!("{note}: their changes are not lost"),
+    })
 }
 
 /// Describes missing files; `None` if there are none.
@@ -97,6 +105,29 @@ pub(crate) fn describe_missing(missing: &[&RawFile]) -> Option<String> {
     let first = &missing.first()?.path;
     let count = missing.len();
     Some(format!("{count} inputs that were folded are missing, such as {first}"))
+}
+
+/// Ledger records of inputs that have the same bytes and another time or ETag.
+pub(crate) fn renewed_records(ledger: &Ledger, renewed: &[RawFile]) -> Vec<Record> {
+    let records = renewed.iter().filter_map(|file| {
+        if let Some(before) = ledger.folded(file.location, &file.path) {
+            return Some(Record::Input(written_again(before, file)));
+        }
+        let before = ledger.quarantined.get(&(file.location, file.path.clone()))?;
+        let input = written_again(&before.input, file);
+        Some(Record::Quarantined(Quarantined { input, ..before.clone() }))
+    });
+    records.collect()
+}
+
+/// The record of an input with the time, ETag and fingerprint that it has now.
+fn written_again(before: &RawFile, now: &RawFile) -> RawFile {
+    RawFile {
+        commit: before.commit,
+        rows: before.rows.clone(),
+        is_absent: before.is_absent,
+        ..now.clone()
+    }
 }
 
 /// Ledger records of missing inputs: from now on, runs that select rows by commit time read none of
@@ -130,13 +161,21 @@ pub(crate) fn input_record(
             ..input.file.clone()
         }));
     };
-    // `None`: all of its rows were already folded.
-    let read = ledger.rows_read(location, path)?;
+    // Inputs of earlier versions have no fingerprint.
+    let is_fingerprint_new = before.fingerprint.is_none() && input.file.fingerprint.is_some();
+    let known = || is_fingerprint_new.then(|| Record::Input(written_again(before, &input.file)));
+    let Some(read) = ledger.rows_read(location, path) else {
+        // All of its rows were already folded.
+        return known();
+    };
     // The run's own record covers rows of its window; only rows outside of it must be recorded.
     let is_outside = |rows: &WindowSet| rows.iter().any(|rows| !window.covers(rows));
     let is_new = before.is_absent
         || ledger.is_quarantined(location, path)
         || input.rows.as_ref().is_none_or(is_outside);
+    if !is_new {
+        return known();
+    }
     let rows = input.rows.as_ref().map(|rows| rows.union(&read));
-    is_new.then(|| Record::Input(RawFile { commit: before.commit, rows, ..input.file.clone() }))
+    Some(Record::Input(RawFile { commit: before.commit, rows, ..input.file.clone() }))
 }

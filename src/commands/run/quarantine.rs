@@ -11,6 +11,7 @@ use crate::curate::stage::Staged;
 use crate::error::Result;
 use crate::layout::attempt_commit;
 use crate::raw::discover::{Input, Recorded};
+use crate::raw::fingerprint;
 use crate::state::ledger::{self, Ledger, Record, Step};
 use crate::state::quarantine::QuarantineWriter;
 use crate::store::Folder;
@@ -60,15 +61,16 @@ impl Run<'_> {
             }
         }
         for (input, reason) in bad_files {
-            let name = folders[input.file.location].describe(&input.file.path);
+            let folder = &folders[input.file.location];
+            let name = folder.describe(&input.file.path);
+            let mut bad = input.file.clone();
+            if bad.fingerprint.is_none() {
+                bad.fingerprint = Some(fingerprint::read(folder, &bad.path, bad.size).await?);
+            }
             warn!("in quarantine: {name}: {reason}");
             let file = next_file();
             writer.file(&file, &name, reason).await?;
-            records.push(Record::Quarantined(ledger::Quarantined {
-                input: input.file.clone(),
-                rows: None,
-                file,
-            }));
+            records.push(Record::Quarantined(ledger::Quarantined { input: bad, rows: None, file }));
         }
         if files == 0 {
             return Ok(records);

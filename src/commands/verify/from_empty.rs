@@ -11,7 +11,7 @@ use crate::config::Pipeline;
 use crate::curate::Curated;
 use crate::curate::stage::Onto;
 use crate::error::{Error, Result};
-use crate::raw::discover::{self, Input, Recorded};
+use crate::raw::discover::{self, Input, Recorded, Rediscovered};
 use crate::report::Report;
 use crate::state::State;
 use crate::store::Folder;
@@ -98,8 +98,9 @@ impl Refolded {
 async fn inputs(open: &OpenPipeline<'_>, state: &State) -> Result<Vec<Input>> {
     let ledger = &state.ledger;
     let folders = open.run_context.raw()?;
-    let (inputs, all_missing) =
+    let rediscovered =
         discover::rediscover(&folders, &open.run_context.pipeline.raw, ledger, true).await?;
+    let Rediscovered { inputs, missing: all_missing, .. } = rediscovered;
     let was_folded = |location: usize, path: &str| ledger.folded(location, path).is_some();
     let missing: Vec<_> =
         all_missing.into_iter().filter(|file| was_folded(file.location, &file.path)).collect();
@@ -107,12 +108,12 @@ async fn inputs(open: &OpenPipeline<'_>, state: &State) -> Result<Vec<Input>> {
         return Err(Error::data(error)
             .hint("restore them: without them the table cannot be refolded to compare with"));
     }
-    for Input { file, .. } in &inputs {
+    for Input { file, full_load, .. } in &inputs {
         let folder = &folders[file.location];
         let is_local = folder.location.file_path().is_some();
         let folded = ledger.folded(file.location, &file.path);
         if folded.is_some_and(|folded| !folded.is_same(file, is_local)) {
-            return Err(discover::changed(folder, &file.path));
+            return Err(discover::changed(folder, &file.path, *full_load));
         }
     }
     let folded =
