@@ -22,8 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from).peekable();
     if arguments.next_if(|argument| argument.as_os_str() == "--read").is_some() {
         let entries = fs::read_dir(arguments.next().ok_or("name a folder to read")?)?;
-        let files = entries.map(|entry| entry.map(|entry| entry.path()));
-        let mut files = files.collect::<Result<Vec<_>, _>>()?;
+        let mut files =
+            entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()?;
         files.retain(|file| file.extension().is_some_and(|extension| extension == "parquet"));
         each(&files, |_, file| {
             reader(file)?.try_for_each(|batch| batch.map(drop))?;

@@ -33,8 +33,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let config = ListingTableConfig::new(url).with_listing_options(options).with_schema(schema);
     let frame = context.read_table(Arc::new(ListingTable::try_new(config)?))?;
     let columns = frame.schema().columns().into_iter().map(col);
-    let order = outermost.map(ident).into_iter().chain(columns);
-    let order = order.map(|column| column.sort(true, true)).collect();
+    let order = outermost
+        .map(ident)
+        .into_iter()
+        .chain(columns)
+        .map(|column| column.sort(true, true))
+        .collect();
     let batches = frame.sort(order)?.collect().await?;
     println!("{}", pretty_format_batches(&batches)?);
     Ok(())

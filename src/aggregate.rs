@@ -37,7 +37,7 @@ use crate::store::Folder;
 use crate::table::TableFile;
 use crate::table::files::{FileTable, PartitionFile};
 use crate::table::writer::TableWriter;
-use crate::window::Window;
+use crate::window::WindowSet;
 
 mod days;
 mod history;
@@ -57,15 +57,15 @@ pub struct Computed {
 
 impl Computed {
     /// Logs the days and rows that were computed.
-    pub fn log(&self, aggregate: &Aggregate, windows: &[Window]) {
+    pub fn log(&self, aggregate: &Aggregate, windows: &WindowSet) {
         let shown = |day: Option<&NaiveDate>| day.map(NaiveDate::to_string).unwrap_or_default();
         info!(
             "aggregate {}: {}, qualifying dates {} ({} to {}), rows deleted {}, rows inserted {}",
             aggregate.name,
-            match windows {
-                [] => "days that changed".into(),
-                [window] => format!("window {window}"),
-                gaps => format!("{} gaps", gaps.len()),
+            match (windows.len(), windows.span()) {
+                (_, None) => "days that changed".into(),
+                (1, Some(window)) => format!("window {window}"),
+                (gaps, _) => format!("{gaps} gaps"),
             },
             self.days.len(),
             shown(self.days.first()),
@@ -90,10 +90,9 @@ pub async fn register(
     let (Some((versions, layout)), Some(record)) = (state.versions()?, &ledger.contract) else {
         return Ok(false);
     };
-    let numbers = FileNumbers::new(ledger.inputs.keys().cloned());
+    let numbers = FileNumbers::new(pipeline.raw.file_order(), ledger.inputs.keys().cloned());
     let columns = read_types(&record.columns)?;
-    let files = ledger.files(CURATED);
-    let files = files.map(|file| PartitionFile::new(&file.path, file.bytes));
+    let files = ledger.files(CURATED).map(|file| PartitionFile::new(&file.path, file.bytes));
     let partition_by = &pipeline.curated.partition_by;
     let table = FileTable::of_partitions(curated, files, &columns, partition_by)?;
     register_tables(context, versions, &layout, numbers, table).await?;
@@ -138,7 +137,7 @@ pub async fn compute(
     context: &SessionContext,
     ledger: &Ledger,
     aggregate: &Aggregate,
-    windows: &[Window],
+    windows: &WindowSet,
     staging: &Folder,
     attempt: &str,
     commit: u64,

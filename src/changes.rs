@@ -20,15 +20,17 @@ use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
+use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use futures::TryStreamExt;
 
 use crate::changes::pass_one::PassOne;
 use crate::changes::position::{FILES_MAX, OrderEncoder, ROWS_MAX};
 use crate::changes::row_bitmap::Winners;
-use crate::config::{OnBad, Pipeline, Raw};
+use crate::config::{OnBad, OpValues, Pipeline, Raw, TimeUnit, WindowBy};
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Kind, Result};
+use crate::layout::{FileOrder, file_time};
 use crate::parquet_io::open::ParquetFile;
 use crate::raw::bad_rows::{BadRow, BadRows};
 use crate::raw::columns::{RawColumns, find_column};
@@ -38,6 +40,11 @@ use crate::raw::schema_changes::{KnownColumns, Newest, SchemaChange, SchemaChang
 use crate::types::column_type::always_fits;
 use crate::types::times::is_time_type;
 
+use commit_time::{CommitTime, commit_time, time_of_file};
+use delete_when::DeleteWhen;
+
+pub(crate) mod commit_time;
+mod delete_when;
 pub(crate) mod file_order;
 pub(crate) mod key_moves;
 pub(crate) mod pass_one;
@@ -66,6 +73,8 @@ pub struct Changes {
     raw_schema: SchemaRef,
     key: Vec<String>,
     raw: Raw,
+    commit_time: CommitTime,
+    delete_when: Option<DeleteWhen>,
     /// Per key column the column with its value before an update, if inputs have it.
     before_images: Vec<Option<usize>>,
     schema_changes: Vec<SchemaChange>,
@@ -94,6 +103,8 @@ pub(crate) struct OpenInput {
     pub(crate) to_check: Vec<usize>,
     /// The rows that are placeholders of bad rows, ascending; within `only` if the input has that.
     pub(crate) placeholders: Vec<u64>,
+    /// The commit time of its changes in nanoseconds since 1970, if no column has it.
+    pub(crate) commit_time: Option<i128>,
 }
 
 /// The raw columns from which a change's system columns are computed. Order and time columns are
@@ -133,7 +144,7 @@ impl Changes {
         let mut bad_files = std::mem::take(&mut all.bad);
         let opened = with_required_columns(all.opened, pipeline, known, &mut bad_files)?;
         let mut union = RawColumns::new(pipeline);
-        let mut schema_changes = SchemaChanges::new(known);
+        let mut schema_changes = SchemaChanges::new(known, raw.file_order());
         let mut files = Vec::with_capacity(opened.len());
         for (number, one) in opened.into_iter().enumerate() {
             let (file, bad) = open_input(one, raw)?;
@@ -147,12 +158,36 @@ impl Changes {
             union.add_declared();
         }
         map_columns(&mut files, &union);
+        let columns: Vec<_> = union
+            .fields
+            .iter()
+            .map(|field| (field.name().clone(), field.data_type().clone()))
+            .collect();
+        let commit_time = commit_time(raw, &files, &columns, &|name| union.find(name));
+        commit_time.check(raw, &files, &columns)?;
+        if let CommitTime::File { full_loads } = commit_time {
+            if raw.window_by == WindowBy::Commit {
+                return Err(no_commit_times());
+            }
+            let has_time = |file: &&mut OpenInput| full_loads || !file.input.full_load;
+            for file in files.iter_mut().filter(has_time) {
+                file.commit_time = Some(time_of_file(&file.input.file, raw.time_zone));
+            }
+        }
         let images = raw.before_images(&pipeline.key);
         let images = images.iter().map(|name| union.find(name));
+        let before_images = images.collect();
+        let raw_schema = Arc::new(Schema::new(union.fields));
+        let delete_when = match raw.delete_when.as_ref().filter(|_| !files.is_empty()) {
+            Some(condition) => Some(DeleteWhen::new(condition, &raw_schema)?),
+            None => None,
+        };
         let changes = Changes {
-            before_images: images.collect(),
+            commit_time,
+            delete_when,
+            before_images,
             files,
-            raw_schema: Arc::new(Schema::new(union.fields)),
+            raw_schema,
             key: pipeline.key.clone(),
             raw: raw.clone(),
             newest: schema_changes.newest,
@@ -235,14 +270,14 @@ impl Changes {
     /// Warnings about columns that the pipeline names and no input has, if that may be a mistake.
     pub fn missing_columns(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if self.is_missing_everywhere(&self.raw.op.name, true) {
-            let op = &self.raw.op.name;
+        let op = self.raw.op.name.as_ref();
+        if let Some(op) = op.filter(|op| self.is_missing_everywhere(op, true)) {
             warnings.push(format!(
                 "no CDC file has the column `{op}`: all changes are read as inserts; set `raw.op` if the column has another name"
             ));
         }
         for (name, _) in &self.raw.columns {
-            if self.is_missing_everywhere(name, false) && *name != self.raw.op.name {
+            if self.is_missing_everywhere(name, false) && !self.raw.op.is(name) {
                 warnings.push(format!(
                     "no file has the column `{name}`, which `[raw.columns]` declares: its values are null"
                 ));
@@ -262,8 +297,7 @@ impl Changes {
     /// Whether there are inputs, or CDC files with `cdc`, and none of them has a column.
     fn is_missing_everywhere(&self, name: &str, cdc: bool) -> bool {
         let column = self.raw_column(name);
-        let files = self.files.iter();
-        let mut files = files.filter(|file| !cdc || !file.input.full_load).peekable();
+        let mut files = self.files.iter().filter(|file| !cdc || !file.input.full_load).peekable();
         let lacks = |file: &OpenInput| column.is_none_or(|column| file.columns[column].is_none());
         files.peek().is_some() && files.all(lacks)
     }
@@ -294,10 +328,13 @@ impl Changes {
     pub(crate) fn roles(&self) -> Roles {
         Roles {
             key: self.key.iter().filter_map(|name| self.raw_column(name)).collect(),
-            op: self.raw_column(&self.raw.op.name),
+            op: self.raw.op.name.as_ref().and_then(|name| self.raw_column(name)),
             order: self.raw.order_by.iter().map(|name| self.raw_column(name)).collect(),
-            commit_time: self.raw_column(&self.raw.commit_time),
-            event_time: self.raw_column(&self.raw.event_time),
+            commit_time: self.commit_time_column(),
+            event_time: match &self.raw.event_time {
+                Some(name) => self.raw_column(name),
+                None => self.commit_time_column(),
+            },
         }
     }
 
@@ -354,16 +391,65 @@ impl Changes {
     pub fn order_kinds(&self) -> Vec<(String, String)> {
         let columns = self.raw.order_by.iter();
         let kinds = columns.filter_map(|name| {
-            let data_type = self.raw_schema.field(self.raw_column(name)?).data_type();
-            let kind = OrderEncoder::kind(data_type, *name == self.raw.commit_time);
+            let column = self.raw_column(name)?;
+            let data_type = self.raw_schema.field(column).data_type();
+            let is_time = self.commit_time_column() == Some(column);
+            let kind = OrderEncoder::kind(data_type, is_time);
             Some((name.clone(), kind))
         });
         kinds.collect()
     }
 
-    /// Whether positions are packed integers, because the only order column is the commit time.
+    /// Whether positions are packed integers, because the only order column is the commit time, or
+    /// there is no order column.
     pub fn is_packed(&self) -> bool {
-        self.raw.order_by.len() == 1 && self.raw.order_by[0] == self.raw.commit_time
+        let names = &self.raw.order_by;
+        match (&names[..], self.commit_time) {
+            ([], _) => true,
+            ([only], CommitTime::Column(column)) => match &self.raw.commit_time {
+                Some(name) => only == name,
+                None => column.is_none() || column == self.raw_column(only),
+            },
+            _ => false,
+        }
+    }
+
+    /// The raw column with the commit time, if there is one.
+    pub(crate) fn commit_time_column(&self) -> Option<usize> {
+        match self.commit_time {
+            CommitTime::Column(column) => column,
+            CommitTime::File { .. } => None,
+        }
+    }
+
+    /// Whether changes are ordered by their files and rows alone.
+    pub(crate) fn is_ordered_by_files(&self) -> bool {
+        self.raw.order_by.is_empty()
+    }
+
+    /// The order of files.
+    pub(crate) fn file_order(&self) -> FileOrder {
+        self.raw.file_order()
+    }
+
+    /// The time in the name or folder of a file, if there is one.
+    pub(crate) fn time_in_path(&self, file: usize) -> Option<DateTime<Utc>> {
+        file_time(&self.files[file].input.file.path, self.raw.time_zone)
+    }
+
+    /// The unit of commit times that are numbers.
+    pub(crate) fn commit_time_unit(&self) -> Option<TimeUnit> {
+        self.raw.commit_time_unit
+    }
+
+    /// What the values of the operation column mean.
+    pub(crate) fn op_values(&self) -> &OpValues {
+        &self.raw.op.values
+    }
+
+    /// The condition under which a change is a delete.
+    pub(crate) fn delete_when(&self) -> Option<&DeleteWhen> {
+        self.delete_when.as_ref()
     }
 
     fn check_columns(&self) -> Result<()> {
@@ -375,12 +461,12 @@ impl Changes {
             ))
             .hint("rename the column where the changes are captured"));
         }
-        for name in [&self.raw.commit_time, &self.raw.event_time] {
-            let Some(column) = self.raw_column(name) else {
-                continue;
-            };
-            let data_type = self.raw_schema.field(column).data_type();
-            if !is_time_type(data_type) {
+        let roles = self.roles();
+        for column in [roles.commit_time, roles.event_time].into_iter().flatten() {
+            let field = self.raw_schema.field(column);
+            let (name, data_type) = (field.name(), field.data_type());
+            let has_unit = roles.commit_time == Some(column) && self.raw.commit_time_unit.is_some();
+            if !is_time_type(data_type) && !has_unit {
                 let file = self.files.iter().find(|file| file.columns[column].is_some());
                 let file = file.map_or("the raw files", |file| &file.file.name);
                 return Err(Error::data(format!(
@@ -487,7 +573,14 @@ fn open_input(opened: Opened, raw: &Raw) -> Result<(OpenInput, Vec<BadRow>)> {
     }
     let mut placeholders: Vec<u64> = bad_rows.iter().map(|bad| bad.row).collect();
     placeholders.sort_unstable();
-    let input = OpenInput { input, file, columns: Vec::new(), to_check: Vec::new(), placeholders };
+    let input = OpenInput {
+        input,
+        file,
+        columns: Vec::new(),
+        to_check: Vec::new(),
+        placeholders,
+        commit_time: None,
+    };
     Ok((input, bad_rows))
 }
 
@@ -503,15 +596,15 @@ fn map_columns(files: &mut [OpenInput], union: &RawColumns<'_>) {
                 always_fits(schema.field(index).data_type(), field.data_type())
             };
             let each = columns.iter().zip(&union.fields).enumerate();
-            let to_check =
-                each.filter(|(_, (index, field))| index.is_some_and(|index| !fits(index, field)));
-            let to_check = to_check.map(|(column, _)| column).collect();
+            let to_check = each
+                .filter(|(_, (index, field))| index.is_some_and(|index| !fits(index, field)))
+                .map(|(column, _)| column)
+                .collect();
             (Arc::clone(schema), columns, to_check)
         });
-        let schema = Arc::clone(schema);
         file.columns.clone_from(&columns);
         file.to_check.clone_from(&to_check);
-        last = Some((schema, columns, to_check));
+        last = Some((Arc::clone(schema), columns, to_check));
     }
 }
 
@@ -523,8 +616,7 @@ fn ordinals_per_row(raw: &Raw) -> u64 {
 /// The names of a file's columns.
 fn names(file: &ParquetFile) -> impl Iterator<Item = &str> + Clone {
     let fields = file.schema().fields();
-    let fields = fields[..fields.len() - 1].iter();
-    fields.map(|field| field.name().as_str())
+    fields[..fields.len() - 1].iter().map(|field| field.name().as_str())
 }
 
 /// The columns that the pipeline requires in full loads and in CDC files, with the setting that names
@@ -542,10 +634,9 @@ impl<'a> RequiredColumns<'a> {
         let mut cdc = full_load.clone();
         let order = raw.order_by.iter();
         cdc.extend(order.map(|name| ("raw.order_by", name.as_str())));
-        cdc.push(("raw.commit_time", &raw.commit_time));
-        if raw.op.required {
-            cdc.push(("raw.op", &raw.op.name));
-        }
+        cdc.extend(raw.commit_time.iter().map(|name| ("raw.commit_time", name.as_str())));
+        let op = raw.op.name.as_ref().filter(|_| raw.op.required);
+        cdc.extend(op.map(|name| ("raw.op", name.as_str())));
         let has_cdc = opened.iter().any(|one| !one.input.full_load);
         let exists = |name: &str| {
             let mut files = opened.iter();
@@ -554,8 +645,8 @@ impl<'a> RequiredColumns<'a> {
                 || known.any(|(known, _)| known.eq_ignore_ascii_case(name))
         };
         // Single files may lack the event time.
-        let event_time = ("raw.event_time", raw.event_time.as_str());
-        let of_cdc = cdc.iter().copied().chain([event_time]);
+        let event_time = raw.event_time.iter().map(|name| ("raw.event_time", name.as_str()));
+        let of_cdc = cdc.iter().copied().chain(event_time);
         let of_cdc = of_cdc.filter(|_| has_cdc);
         let wanted = full_load.iter().copied().chain(of_cdc);
         let missing = wanted.filter(|_| !opened.is_empty()).find(|(_, name)| !exists(name));
@@ -575,6 +666,12 @@ impl<'a> RequiredColumns<'a> {
         Err(Error::data(format!("column `{name}` missing in {}", opened.file.name))
             .hint(format!("other files have it; found: {found}")))
     }
+}
+
+/// The error for a window of rows without commit times.
+fn no_commit_times() -> Error {
+    Error::usage("`raw.window_by` is `commit`, and no column of `raw.order_by` is a time")
+        .hint("set `raw.commit_time`, or use `modified`, `name` or `path`")
 }
 
 fn unknown_column(setting: &str, name: &str, opened: &[Opened]) -> Error {

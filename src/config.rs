@@ -20,13 +20,19 @@ use crate::layout::fnv1a;
 use crate::store::Location;
 
 mod check;
+mod dialect;
 mod file;
 mod known_keys;
+mod operations;
 mod overrides;
 mod raw;
+mod time_unit;
 mod values;
 
+pub use dialect::Dialect;
+pub use operations::{OpValues, Operation};
 pub use raw::{CsvForm, OnBad, OnTie, OpColumn, Raw, RawFormat, WindowBy};
+pub use time_unit::TimeUnit;
 
 /// A pipeline: a folder of SQL and its `pipeline.toml`, checked.
 #[derive(Clone, Debug)]
@@ -212,10 +218,9 @@ impl Pipeline {
         refuse_unknown_keys(&table, &file)?;
         let parsed: PipelineToml = serde_path_to_error::deserialize(Value::Table(table))
             .map_err(|error| wrong_key(&file, &error))?;
-        let folder = std::path::absolute(&file)
+        let path = std::path::absolute(&file)
             .map_err(|error| Error::usage("cannot find the current folder").caused_by(error))?;
-        let folder = folder.parent().unwrap_or(Path::new("/"));
-        check(parsed, folder, &file)
+        check(parsed, path.parent().unwrap_or(Path::new("/")), &file)
     }
 
     /// Every location the pipeline writes, with the key that names it.
@@ -284,11 +289,11 @@ mod tests {
         assert_eq!(pipeline.keep, Keep::Latest);
         assert_eq!(pipeline.raw.window_by, WindowBy::Modified);
         assert_eq!(pipeline.raw.lookback, chrono::Duration::days(2));
-        assert_eq!((pipeline.raw.op.name.as_str(), pipeline.raw.op.required), ("Op", false));
         assert_eq!(
-            (pipeline.raw.commit_time.as_str(), pipeline.raw.event_time.as_str()),
-            ("ts", "ts")
+            (pipeline.raw.op.name.as_deref(), pipeline.raw.op.required),
+            (Some("Op"), false)
         );
+        assert_eq!((&pipeline.raw.commit_time, &pipeline.raw.event_time), (&None, &None));
         let is_full_load = |path: &str| pipeline.raw.is_full_load(0, path);
         assert!(is_full_load("LOAD00000001.parquet"));
         assert!(is_full_load("part/SEGMENT1_LOAD0000000A.parquet"));
@@ -317,12 +322,8 @@ mod tests {
 
     #[test]
     fn a_missing_key_is_named() {
-        let toml = GOOD.replace("order_by = [\"ts\"]", "");
-        assert!(
-            refusal(&toml, &[]).contains("`raw.order_by` is missing"),
-            "{}",
-            refusal(&toml, &[])
-        );
+        let toml = GOOD.replace("url = \"raw\"", "");
+        assert!(refusal(&toml, &[]).contains("`raw.url` is missing"), "{}", refusal(&toml, &[]));
     }
 
     #[test]

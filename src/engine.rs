@@ -6,4 +6,3 @@ pub mod resources;
 pub mod session;
 pub mod spill;
 pub mod tasks;
-pub mod workarounds;

@@ -9,7 +9,10 @@ use std::fmt;
 
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
+use library_texts::{FOOTER_NOT_FETCHED, SPILLED_TOO_MUCH};
 use parquet::errors::ParquetError;
+
+pub mod library_texts;
 
 /// What the operator does next; each kind has its own exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -307,7 +310,7 @@ pub fn missing_object<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str
 /// The error for spilling more than `limits.spill_bytes_max`, recognized by the engine's message.
 pub fn spilled_too_much(error: &(dyn StdError + 'static)) -> Option<Error> {
     let message = root_io(error)?.to_string();
-    message.contains("max_temp_directory_size").then(|| {
+    message.contains(SPILLED_TOO_MUCH).then(|| {
         Error::usage("the run needs more spill space than `limits.spill_bytes_max` allows")
             .hint("raise it, raise `limits.memory`, or run smaller windows")
     })
@@ -332,8 +335,7 @@ fn from_foreign(error: Box<dyn StdError + Send + Sync>) -> Error {
                 .caused_by(error)
         }
         Some(_) => Error::storage("input or output failed").caused_by(error),
-        // The engine reports a footer that it could not fetch as text only, the cause included.
-        None if error.to_string().contains("Failed to fetch metadata for file") => {
+        None if error.to_string().contains(FOOTER_NOT_FETCHED) => {
             Error::storage("cannot read a file of a table or of its state").caused_by(error)
         }
         None => Error::internal("the query engine failed").caused_by(error),
@@ -365,8 +367,8 @@ mod tests {
             query_error(std::io::Error::other("… `datafusion.runtime.max_temp_directory_size`"));
         assert_eq!(too_much.kind, Kind::Usage);
         assert_eq!(query_error(std::io::ErrorKind::StorageFull.into()).kind, Kind::Storage);
-        let cast = ArrowError::CastError("x".into());
-        let cast = Error::query("daily.sql", DataFusionError::ArrowError(Box::new(cast), None));
+        let cause = Box::new(ArrowError::CastError("x".into()));
+        let cast = Error::query("daily.sql", DataFusionError::ArrowError(cause, None));
         assert_eq!(cast.kind, Kind::Data);
     }
 

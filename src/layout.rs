@@ -14,6 +14,9 @@ mod date_folders;
 mod hive;
 mod own_names;
 
+use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
+
 pub use date_folders::{cdc_file_time, folder_may_hold, folder_span};
 pub use hive::{is_hidden, parse_partition_segment, partition_segment, partition_values};
 pub use own_names::{
@@ -21,10 +24,49 @@ pub use own_names::{
     part_file_commit, part_file_name, run_id_of_aggregate, staging_name,
 };
 
-/// The order of files, which is part of the order of changes: base name, path, location. No two
-/// files are equal in it.
-pub fn file_order(location: usize, path: &str) -> (&str, &str, usize) {
-    (base_name(path), path, location)
+/// The order of files, which is part of the order of changes. No two files are equal in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileOrder {
+    /// By base name, path, location.
+    Name,
+    /// By the time in the name, else that of the folder ([`file_time`]), files without a time first;
+    /// then by path and location.
+    Time(Tz),
+}
+
+impl FileOrder {
+    /// Whether a file, given by location and path, comes after another, or is the same.
+    pub fn is_from(self, file: (usize, &str), other: (usize, &str)) -> bool {
+        let key = |(location, path): (usize, &str)| match self {
+            FileOrder::Name => (None, base_name(path).to_string(), path.to_string(), location),
+            FileOrder::Time(zone) => {
+                (file_time(path, zone), String::new(), path.to_string(), location)
+            }
+        };
+        key(file) >= key(other)
+    }
+
+    /// Sorts items by their files.
+    pub fn sort<T>(self, items: &mut [T], file: impl Fn(&T) -> (usize, &str)) {
+        match self {
+            FileOrder::Name => items.sort_by(|a, b| {
+                let ((first, path), (second, other)) = (file(a), file(b));
+                let (name, other_name) = (base_name(path), base_name(other));
+                (name, path, first).cmp(&(other_name, other, second))
+            }),
+            FileOrder::Time(zone) => items.sort_by_cached_key(|item| {
+                let (location, path) = file(item);
+                (file_time(path, zone), path.to_string(), location)
+            }),
+        }
+    }
+}
+
+/// The time of a file by its path: that in its name, else the start of its folder's; `None` if
+/// neither has one. Local times are of `zone`.
+pub fn file_time(path: &str, zone: Tz) -> Option<DateTime<Utc>> {
+    let of_folder = || folder_span(parent(path), zone).map(|span| span.start);
+    cdc_file_time(base_name(path), zone).or_else(of_folder)
 }
 
 /// The last segment of a path: the file name.

@@ -149,11 +149,11 @@
 //! | 8 | [`config`] | `pipeline.toml`: read, check, override |
 //! | 8 | `parquet_io` | one Parquet object: open, fetch |
 //! | 9 | [`store`] | locations, listing, removing |
-//! | 10 | [`engine`] | DataFusion: sessions, memory pool, spill folders, tasks, workarounds |
+//! | 10 | [`engine`] | DataFusion: sessions, memory pool, spill folders, tasks |
 //! | 10 | [`layout`] | names of objects: date folders, Hive partitions, our own files |
 //! | 10 | `types` | column types, canonical keys, times |
 //! | 11 | [`window`] | windows of time, dates and durations |
-//! | 12 | [`error`] | the error type: kinds, hints, exit codes |
+//! | 12 | [`error`] | the error type: kinds, hints, exit codes; texts of libraries that we decide by |
 //!
 //! Only the program (`main.rs` and `cli`) reads the command line, the environment and the clock;
 //! every other room gets them as arguments.

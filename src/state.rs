@@ -184,11 +184,10 @@ impl State {
             records.into_iter().for_each(|record| ledger.replay(record));
         }
         drop(batches);
-        let versions: BTreeSet<String> =
+        let listed: BTreeSet<String> =
             self.data_files("version").into_iter().map(|(path, _)| path).collect();
-        ledger.versions.retain(|path, _| versions.contains(path));
-        let mut versions = versions.into_iter();
-        self.unknown = versions.find(|path| !ledger.versions.contains_key(path));
+        ledger.versions.retain(|path, _| listed.contains(path));
+        self.unknown = listed.into_iter().find(|path| !ledger.versions.contains_key(path));
         self.ledger = ledger;
         self.replayed = files;
         Ok(())

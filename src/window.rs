@@ -6,10 +6,15 @@
 //!
 //! Pure: no clock, no environment, no I/O.
 
+pub(crate) mod date_parts;
+mod set;
+
 use std::fmt;
 
 use chrono::{DateTime, Duration, NaiveDate, NaiveTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
+
+pub use set::WindowSet;
 
 /// The formats that [`parse_instant`] accepts, as a hint for its error.
 pub const ACCEPTED_DATES: &str = "write 2019-04-01, 2019-04-01T06:00:00Z or '2019-04-01 06:00:00' (all UTC), or name an offset: 2019-04-01T06:00:00+02:00";
@@ -91,33 +96,6 @@ impl Window {
             .take_while(move |day| day.and_time(NaiveTime::MIN).and_utc() < end)
     }
 
-    /// The union of windows, ascending; overlapping and adjacent ones are merged.
-    pub fn union(mut windows: Vec<Window>) -> Vec<Window> {
-        windows.sort_by_key(|window| (window.start, window.end));
-        windows.dedup_by(|next, last| {
-            let touches = next.start <= last.end;
-            if touches {
-                last.end = last.end.max(next.end);
-            }
-            touches
-        });
-        windows
-    }
-
-    /// The gaps between ascending windows that neither overlap nor touch.
-    pub fn gaps(windows: &[Window]) -> Vec<Window> {
-        let pairs = windows.windows(2);
-        pairs.map(|pair| Window { start: pair[0].end, end: pair[1].start }).collect()
-    }
-
-    /// The parts of this window that none of `windows` covers, ascending.
-    pub fn without(&self, windows: &[Window]) -> Vec<Window> {
-        let ends = [self.start, self.end].map(|at| Window { start: at, end: at });
-        let inside = windows.iter().filter_map(|window| window.intersection(self));
-        let covered = Window::union(inside.chain(ends).collect());
-        Window::gaps(&covered)
-    }
-
     /// The intersection of two windows, if they overlap.
     pub fn intersection(&self, other: &Window) -> Option<Window> {
         let common = Window { start: self.start.max(other.start), end: self.end.min(other.end) };
@@ -166,67 +144,23 @@ pub fn parse_instant(text: &str) -> Result<DateTime<Utc>, String> {
 }
 
 fn instant(text: &str) -> Option<DateTime<Utc>> {
-    let (date, rest) = text.split_at_checked(10)?;
-    let [year, month, day] = fields(date, '-', [4, 2, 2])?;
-    let date = NaiveDate::from_ymd_opt(i32::try_from(year).ok()?, month, day)?;
-    if rest.is_empty() {
-        return Some(date.and_time(NaiveTime::MIN).and_utc());
-    }
-    let (clock, rest) = rest.strip_prefix(['T', 't', ' '])?.split_at_checked(8)?;
-    let [hour, minute, second] = fields(clock, ':', [2, 2, 2])?;
-    let (nanos, zone) = fraction(rest)?;
-    let local = date.and_hms_nano_opt(hour, minute, second, nanos)?;
-    Some(local.checked_sub_signed(offset(zone)?)?.and_utc())
-}
-
-/// The nanoseconds of a leading `.123`, and the text after it.
-fn fraction(text: &str) -> Option<(u32, &str)> {
-    let Some(text) = text.strip_prefix('.') else {
-        return Some((0, text));
+    let (date, rest) = text.as_bytes().split_first_chunk()?;
+    let day = date_parts::date(date)?;
+    let [b'T' | b't' | b' ', time @ ..] = rest else {
+        return rest.is_empty().then(|| day.and_time(NaiveTime::MIN).and_utc());
     };
-    let width = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (digits, rest) = text.split_at(width);
-    if !(1..=9).contains(&width) {
-        return None;
-    }
-    Some((format!("{digits:0<9}").parse().ok()?, rest))
-}
-
-/// The offset from UTC of a zone written as nothing, `Z`, `+02:00`, `+0200` or `+02`.
-fn offset(zone: &str) -> Option<Duration> {
-    if matches!(zone, "" | "Z" | "z") {
-        return Some(Duration::zero());
-    }
-    let (sign, digits) = match zone.split_at_checked(1)? {
-        ("+", digits) => (1, digits),
-        ("-", digits) => (-1, digits),
-        _ => return None,
-    };
-    let [hours, minutes] = match digits.len() {
-        2 => [number(digits, 2)?, 0],
-        4 => {
-            let (hours, minutes) = digits.split_at_checked(2)?;
-            [number(hours, 2)?, number(minutes, 2)?]
+    let (clock, rest) = time.split_first_chunk()?;
+    let [hour, minute, second] = date_parts::clock(clock)?;
+    let (nanos, zone) = date_parts::fraction(rest)?;
+    let local = day.and_hms_nano_opt(hour, minute, second, nanos)?;
+    let offset_seconds = match zone {
+        b"" | b"Z" | b"z" => 0,
+        _ => {
+            let exists = |offset: &date_parts::Offset| offset.hours < 24 && offset.minutes < 60;
+            date_parts::offset(zone).filter(exists)?.seconds()
         }
-        _ => fields(digits, ':', [2, 2])?,
     };
-    (hours < 24 && minutes < 60).then(|| Duration::minutes(sign * i64::from(hours * 60 + minutes)))
-}
-
-/// The numbers in `text`, separated by `separator`, each exactly as wide as `widths` says.
-fn fields<const N: usize>(text: &str, separator: char, widths: [usize; N]) -> Option<[u32; N]> {
-    let mut pieces = text.split(separator);
-    let mut numbers = [0; N];
-    for (field, width) in numbers.iter_mut().zip(widths) {
-        *field = number(pieces.next()?, width)?;
-    }
-    pieces.next().is_none().then_some(numbers)
-}
-
-/// Parses `text` if it is exactly `width` digits.
-fn number(text: &str, width: usize) -> Option<u32> {
-    let is_valid = text.len() == width && text.bytes().all(|byte| byte.is_ascii_digit());
-    is_valid.then(|| text.parse().ok()).flatten()
+    Some(local.checked_sub_signed(Duration::seconds(offset_seconds.into()))?.and_utc())
 }
 
 /// Parses a duration: a whole number and `w`, `d`, `h`, `m` (minutes) or `s`, such as `2d`; also a
@@ -316,16 +250,6 @@ mod tests {
         assert!(day.contains(at("2019-04-01T23:59:59.999999999Z")));
         assert!(!day.contains(at("2019-04-02")));
         assert!(!day.contains(at("2019-03-31T23:59:59.999999999Z")));
-    }
-
-    #[test]
-    fn without_leaves_the_parts_between_and_beside_the_windows() {
-        let day = |first, end| window(&format!("2020-01-{first:02}"), &format!("2020-01-{end:02}"));
-        let runs = [day(3, 5), day(1, 2), day(4, 6), day(9, 20)];
-        assert_eq!(day(1, 10).without(&runs), [day(2, 3), day(6, 9)]);
-        assert_eq!(day(3, 6).without(&runs), []);
-        assert_eq!(day(5, 8).without(&[]), [day(5, 8)]);
-        assert_eq!(Window::gaps(&Window::union(runs.to_vec())), [day(2, 3), day(6, 9)]);
     }
 
     #[test]

@@ -157,8 +157,8 @@ fn several_pipelines_are_run_whatever_becomes_of_each() {
         for file in ["curated.sql", "daily.sql"] {
             std::fs::copy(lab.pipeline.join(file), folder.join(file)).expect("copied");
         }
-        let toml = lab.get_text("pipeline/pipeline.toml");
-        let toml = toml
+        let toml = lab
+            .get_text("pipeline/pipeline.toml")
             .replace("\"lab\"", &format!("\"{name}\""))
             .replace("/lake/", &format!("/lake/{name}/"));
         let toml = if name == "b" { toml.replace("\"ts\"", "\"nope\"") } else { toml };
@@ -215,8 +215,7 @@ fn credentials_in_urls_are_refused_and_not_repeated() {
         ("raw.url=s3://somebody:hunter2@bucket/x", None),
         ("raw.url=s3://bucket/x", Some("http://somebody:hunter2@127.0.0.1:1")),
     ] {
-        let program = lab.program_for("run", "2020-01-01", "2020-01-02");
-        let program = program.set(&[set]).arg("-v");
+        let program = lab.program_for("run", "2020-01-01", "2020-01-02").set(&[set]).arg("-v");
         let output = program.envs(variable.map(|value| ("AWS_ENDPOINT_URL", value))).run();
         assert_eq!(output.code, 2, "{}", output.stderr);
         let log = output.stderr;

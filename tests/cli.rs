@@ -123,8 +123,7 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     fn walk(root: &Path, folder: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
         for entry in fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
-            let name = path.strip_prefix(root).expect("inside").display();
-            let name = name.to_string();
+            let name = path.strip_prefix(root).expect("inside").display().to_string();
             if path.is_dir() {
                 if !name.starts_with("_glueless") {
                     found.insert(format!("{name}/"), Vec::new());

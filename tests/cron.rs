@@ -13,8 +13,8 @@ type Pairs = Vec<(String, String)>;
 
 /// The crontab as cron reads it: variables, and schedules with their commands.
 fn parsed() -> (Pairs, Pairs) {
-    let lines = CRONTAB.lines().map(str::trim);
-    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines =
+        CRONTAB.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let (mut variables, mut commands) = (Pairs::new(), Pairs::new());
     for line in lines {
         let mut fields = line.splitn(6, ' ');

@@ -325,8 +325,10 @@ fn a_time_that_would_lose_its_value_is_refused() {
                 let files = lab.list("lake/curated");
                 let file = lab.get(&format!("lake/curated/{}", files[0]));
                 let batches = batches_of(file);
-                let at = batches[0].column_by_name("at").expect("a column");
-                let at = at.as_primitive::<TimestampMicrosecondType>();
+                let at = batches[0]
+                    .column_by_name("at")
+                    .expect("a column")
+                    .as_primitive::<TimestampMicrosecondType>();
                 assert_eq!(at.iter().collect::<Vec<_>>(), [Some(i64::MAX)]);
             }
             Some(message) => assert_refused(done.expect_err("refused"), 65, message, ""),

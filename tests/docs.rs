@@ -141,13 +141,14 @@ fn the_readme_is_short() {
 /// The program's own list of keys, as its source has it.
 fn known_keys() -> BTreeSet<String> {
     let sources = files_with(".rs").into_iter();
-    let lists = sources.filter_map(|file| {
-        let text = text_of(&file);
-        let (_, list) = text.split_once("const KNOWN_KEYS: &[&str] = &[\n")?;
-        let (list, _) = list.split_once("];")?;
-        Some(list.split('"').skip(1).step_by(2).map(String::from).collect())
-    });
-    let mut lists: Vec<BTreeSet<String>> = lists.collect();
+    let mut lists: Vec<BTreeSet<String>> = sources
+        .filter_map(|file| {
+            let text = text_of(&file);
+            let (_, list) = text.split_once("const KNOWN_KEYS: &[&str] = &[\n")?;
+            let (list, _) = list.split_once("];")?;
+            Some(list.split('"').skip(1).step_by(2).map(String::from).collect())
+        })
+        .collect();
     assert_eq!(lists.len(), 1, "where is the list of known keys?");
     lists.remove(0)
 }

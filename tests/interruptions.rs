@@ -39,8 +39,7 @@ type Tables = (Vec<Row>, Vec<String>, Vec<Row>, Vec<String>, Vec<Row>);
 fn tables(lab: &Lab) -> Tables {
     // After a fault the number of the commit in a name may be another one.
     let files = |table: &str| -> Vec<String> {
-        let names = lab.list(table).into_iter();
-        let names = names.map(|name| match name.split_once("part-c") {
+        let names = lab.list(table).into_iter().map(|name| match name.split_once("part-c") {
             Some((before, after)) => format!("{before}part-{}", &after[9..]),
             None => name,
         });

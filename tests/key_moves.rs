@@ -25,9 +25,11 @@ fn lab() -> Lab {
 
 fn rows(lab: &Lab) -> Vec<(i64, i64)> {
     let number = |text: &String| text.parse().expect("a number");
-    let rows = lab.table("lake/curated").into_iter();
-    let mut rows: Vec<(i64, i64)> =
-        rows.map(|row| (number(&row["id"]), number(&row["v"]))).collect();
+    let mut rows: Vec<(i64, i64)> = lab
+        .table("lake/curated")
+        .into_iter()
+        .map(|row| (number(&row["id"]), number(&row["v"])))
+        .collect();
     rows.sort();
     rows
 }
@@ -137,8 +139,8 @@ fn a_sequence_orders_the_moves_of_a_transaction_and_the_commit_time_tells_it() {
         for (log, expected) in [(swap, vec![(1, 21), (2, 11)]), (chain, vec![(3, 12)])] {
             let lab = lab();
             lab.put(&raw_file(1), file_of_rows(&columns, log));
-            let set = [format!("raw.order_by={order}"), "raw.commit_time=ts".into()];
-            let set: Vec<&str> = set.iter().map(String::as_str).collect();
+            let order_by = format!("raw.order_by={order}");
+            let set = [order_by.as_str(), "raw.commit_time=ts"];
             let (start, end) = ("2020-01-01", "2020-02-01");
             lab.run_with(Task::Curate, start, end, &set).expect("a run");
             assert_eq!(rows(&lab), expected, "{order}");

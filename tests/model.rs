@@ -135,6 +135,34 @@ impl Keys {
     }
 }
 
+/// What orders the changes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Orders {
+    /// The commit time.
+    Time,
+    /// The commit time and a column that is always null, `zero`.
+    Several,
+    /// A number: the commit time of a change is its file's.
+    Number,
+    /// File and row.
+    Files,
+}
+
+impl Orders {
+    fn columns(self) -> &'static [&'static str] {
+        match self {
+            Orders::Time => &["ts"],
+            Orders::Several => &["ts", "zero"],
+            Orders::Number => &["n"],
+            Orders::Files => &[],
+        }
+    }
+
+    fn has_commit_time(self) -> bool {
+        matches!(self, Orders::Time | Orders::Several)
+    }
+}
+
 /// What windows select.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum By {
@@ -170,8 +198,7 @@ impl By {
     }
 }
 
-/// Writes a file. Where there are several order columns, the second one, `zero`, is always null.
-fn put(lab: &Lab, by: By, keys: Keys, several_orders: bool, number: usize, file: &File) {
+fn put(lab: &Lab, by: By, keys: Keys, orders: Orders, number: usize, file: &File) {
     let (full_load, day, changes) = file;
     let mut columns: Vec<(&str, ArrayRef)> = Vec::new();
     if !full_load {
@@ -186,8 +213,10 @@ fn put(lab: &Lab, by: By, keys: Keys, several_orders: bool, number: usize, file:
     columns.push(("cat", optional_texts(changes.iter().map(|c| c.cat))));
     let ids = (0..changes.len()).map(|row| (number * 100 + row) as i64);
     columns.push(("id", integers(ids)));
-    if several_orders {
-        columns.push(("zero", Arc::new(Int64Array::new_null(changes.len()))));
+    match orders {
+        Orders::Several => columns.push(("zero", Arc::new(Int64Array::new_null(changes.len())))),
+        Orders::Number => columns.push(("n", integers(changes.iter().map(|c| c.time)))),
+        Orders::Time | Orders::Files => {}
     }
     let path = format!("raw/{}", by.path(number, file));
     lab.put_columns(&path, columns);
@@ -208,7 +237,7 @@ struct Model {
 
 /// Folds those changes for which `is_folded` holds: it gets the number of the file and the time of
 /// the change.
-fn model(files: &[File], is_folded: &dyn Fn(usize, i64) -> bool) -> Model {
+fn model(orders: Orders, files: &[File], is_folded: &dyn Fn(usize, i64) -> bool) -> Model {
     let mut model = Model { days: BTreeMap::new(), latest: BTreeMap::new() };
     for (number, file) in files.iter().enumerate() {
         for (row, change) in file.2.iter().enumerate() {
@@ -216,8 +245,10 @@ fn model(files: &[File], is_folded: &dyn Fn(usize, i64) -> bool) -> Model {
                 continue;
             }
             let live = file.0 || !matches!(change.op, Some("D" | "d"));
-            let day = if live { change.event_day } else { Some(0) };
-            let order = (!file.0, change.time, name(number, file), row);
+            let commit_day = if orders.has_commit_time() { 0 } else { file.1 };
+            let day = if live { change.event_day } else { Some(commit_day) };
+            let time = if orders == Orders::Files { 0 } else { change.time };
+            let order = (!file.0, time, name(number, file), row);
             let last: Last = (order, live, change.cat, (number * 100 + row) as i64);
             let slot = model.days.entry((change.key, day)).or_insert_with(|| last.clone());
             *slot = slot.clone().max(last.clone());
@@ -247,7 +278,7 @@ struct Case {
     keep: &'static str,
     format: &'static str,
     keys: Keys,
-    several_orders: bool,
+    orders: Orders,
     by: By,
     files: Vec<File>,
     /// For each file, the window before which it is delivered.
@@ -262,14 +293,14 @@ impl Case {
     fn lab(&self, place: Place) -> Lab {
         let key = self.keys.names();
         let key_list = key.join(", ");
-        let order: &[&str] = if self.several_orders { &["ts", "zero"] } else { &["ts"] };
-        Lab::builder()
-            .place(place)
+        let lab = Lab::builder();
+        let lab =
+            if self.orders.has_commit_time() { lab.set("raw.commit_time", "ts") } else { lab };
+        lab.place(place)
             .set("key", key.to_vec())
             .keep(self.keep)
             .window_by(self.by.setting())
-            .set("raw.order_by", order.to_vec())
-            .set("raw.commit_time", "ts")
+            .set("raw.order_by", self.orders.columns().to_vec())
             .set("raw.event_time", "event")
             .format(self.format)
             .curated_sql(format!("SELECT {key_list}, id, event_dt, cat FROM latest"))
@@ -314,7 +345,7 @@ impl Case {
                 let mut read = read[number].iter();
                 read.any(|(start, end)| (*start..*end).contains(&time))
             };
-            self.compare(&lab, &model(&self.files, &is_folded));
+            self.compare(&lab, &model(self.orders, &self.files, &is_folded));
         }
         // Runs that are repeated change no table and no file, not even those of an old window. (A
         // running table has a day without changes once a window with it was aggregated, so that
@@ -337,7 +368,7 @@ impl Case {
         for (number, file) in self.files.iter().enumerate() {
             let due = self.deliveries.get(number).map_or(0, |at| at % (steps + 1));
             if due == step {
-                put(lab, self.by, self.keys, self.several_orders, number, file);
+                put(lab, self.by, self.keys, self.orders, number, file);
             }
         }
     }
@@ -363,7 +394,7 @@ impl Case {
             let at = if self.by == By::Commit { time } else { *day };
             *full_load || span.contains(&at)
         };
-        self.compare(&lab, &model(&self.files, &is_folded));
+        self.compare(&lab, &model(self.orders, &self.files, &is_folded));
         let again = lab.catch_up(&[]).expect("nothing to do");
         assert_eq!((again.files, again.rows_written), (0, 0));
         self.check_verified(&lab);
@@ -402,7 +433,7 @@ impl Case {
             );
         }
         self.check_verified(&lab);
-        let model = model(&self.files, &|_, _| true);
+        let model = model(self.orders, &self.files, &|_, _| true);
         for key in 0..4 {
             self.check_explained(&lab, &model, key);
         }
@@ -418,8 +449,7 @@ impl Case {
 
     fn check_explained(&self, lab: &Lab, model: &Model, key: i64) {
         let values = self.keys.values(key);
-        let values: Vec<&str> = values.iter().map(String::as_str).collect();
-        let explained = lab.explain(&values);
+        let explained = lab.explain(&values.iter().map(String::as_str).collect::<Vec<_>>());
         let all = self.files.iter().flat_map(|file| &file.2);
         let count = all.filter(|change| change.key == key).count();
         assert_eq!(explained.changes.len(), count);
@@ -427,10 +457,15 @@ impl Case {
             let name = file.rsplit('/').next().unwrap_or_default().to_string();
             (name, row as usize - 1)
         };
-        let wins = explained.changes.iter().filter(|change| change.wins);
-        let wins: BTreeSet<_> = wins.map(|change| place(&change.file, change.row)).collect();
-        let rows = explained.rows_now.iter();
-        let rows: BTreeSet<_> = rows
+        let wins: BTreeSet<_> = explained
+            .changes
+            .iter()
+            .filter(|change| change.wins)
+            .map(|change| place(&change.file, change.row))
+            .collect();
+        let rows: BTreeSet<_> = explained
+            .rows_now
+            .iter()
             .map(|row| {
                 assert!(row.place.is_some(), "the row is in the table");
                 place(&row.change_file, row.change_row)
@@ -557,6 +592,10 @@ fn all_keys() -> impl Strategy<Value = Keys> {
     ])
 }
 
+fn all_orders() -> impl Strategy<Value = Orders> {
+    prop::sample::select(vec![Orders::Time, Orders::Several, Orders::Number, Orders::Files])
+}
+
 fn run_cases(place: Place, count: u32, cases: impl Strategy<Value = Case>) {
     check_cases(count, cases, |case| case.check(place));
 }
@@ -578,12 +617,12 @@ fn cases_of(count: u32) -> u32 {
     count * times.unwrap_or(1)
 }
 
-fn at_once(several_orders: bool) -> impl Strategy<Value = Case> {
+fn at_once(orders: Orders) -> impl Strategy<Value = Case> {
     (keeps(), formats(), all_keys(), files()).prop_map(move |(keep, format, keys, files)| Case {
         keep,
         format,
         keys,
-        several_orders,
+        orders,
         by: By::Name,
         files,
         deliveries: vec![],
@@ -594,29 +633,42 @@ fn at_once(several_orders: bool) -> impl Strategy<Value = Case> {
 fn by_windows(kinds: Vec<By>) -> impl Strategy<Value = Case> {
     let window = (0..5i64, 1..4i64).prop_map(|(start, length)| (start, start + length));
     (
-        (keeps(), formats(), all_keys(), any::<bool>(), prop::sample::select(kinds)),
+        (keeps(), formats(), all_keys(), all_orders(), prop::sample::select(kinds)),
         prop::collection::vec(file(), 2..6),
         prop::collection::vec(0..4usize, 6),
         prop::collection::vec(window, 1..4),
     )
-        .prop_map(|((keep, format, keys, several_orders, by), files, deliveries, windows)| {
-            Case { keep, format, keys, several_orders, by, files, deliveries, windows }
+        .prop_map(|((keep, format, keys, orders, by), files, deliveries, windows)| {
+            // Windows of rows need a column of commit times.
+            let by = if by == By::Commit && !orders.has_commit_time() { By::Name } else { by };
+            Case { keep, format, keys, orders, by, files, deliveries, windows }
         })
 }
 
 #[test]
 fn random_change_logs_fold_as_the_model_does_in_a_local_folder() {
-    run_cases(Place::Local, 50, at_once(false));
+    run_cases(Place::Local, 50, at_once(Orders::Time));
 }
 
 #[test]
 fn random_change_logs_fold_as_the_model_does_on_an_s3_server() {
-    run_cases(Place::S3, 6, at_once(false));
+    run_cases(Place::S3, 6, at_once(Orders::Time));
 }
 
 #[test]
 fn several_order_columns_fold_as_the_model_does() {
-    run_cases(Place::Local, 20, at_once(true));
+    run_cases(Place::Local, 20, at_once(Orders::Several));
+}
+
+#[test]
+fn changes_without_commit_times_fold_by_file_and_row_as_the_model_does() {
+    run_cases(Place::Local, 20, at_once(Orders::Files));
+    run_cases(Place::S3, 4, at_once(Orders::Files));
+}
+
+#[test]
+fn changes_in_the_order_of_a_number_fold_as_the_model_does() {
+    run_cases(Place::Local, 20, at_once(Orders::Number));
 }
 
 #[test]

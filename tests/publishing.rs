@@ -329,8 +329,8 @@ fn leftovers_of_a_crashed_run_are_removed_and_foreign_files_are_not() {
             lab.put(&format!("lake/{name}"), "left");
         }
         // What a crash of the local store leaves. An object of that store cannot have such a name.
-        let leftover = "curated/event_dt=2020-01-01/part-c00000001-00000.snappy.parquet#1";
-        let leftover = leftover.to_string();
+        let leftover =
+            "curated/event_dt=2020-01-01/part-c00000001-00000.snappy.parquet#1".to_string();
         let lake = lab.folder.path().join("lake");
         match place {
             Place::Local => std::fs::write(lake.join(&leftover), b"left").expect("written"),
@@ -621,8 +621,8 @@ fn a_run_that_touches_three_old_days_reads_and_writes_these_only() {
     let commit_of = |path: &String| -> u64 {
         path.rsplit_once("/").expect("a name").1[..20].parse().expect("a commit")
     };
-    let read = of_verb("GET", &|path| path.contains("kind=version"));
-    let read: BTreeSet<u64> = read.iter().map(commit_of).collect();
+    let read: BTreeSet<u64> =
+        of_verb("GET", &|path| path.contains("kind=version")).iter().map(commit_of).collect();
     let all: BTreeSet<u64> =
         versions.iter().filter(|path| path.starts_with("kind=version")).map(commit_of).collect();
     assert_eq!(all.len(), 12);

@@ -54,11 +54,11 @@ fn quarantined(lab: &Lab, report: &Report) -> Vec<[String; 5]> {
     let folder = report.quarantine.as_ref().expect("a folder");
     assert!(folder.ends_with("/lake/_glueless/lab/quarantine"), "{folder}");
     let text = |row: &Row, name: &str| row.get(name).cloned().unwrap_or_default();
-    let found = lab.table(&quarantine_folder()).into_iter();
-    let mut found: Vec<[String; 5]> = found
+    let mut found: Vec<[String; 5]> = lab
+        .table(&quarantine_folder())
+        .into_iter()
         .map(|row| {
-            let file = text(&row, "file");
-            let file = file.rsplit_once('/').expect("a folder").1.to_string();
+            let file = text(&row, "file").rsplit_once('/').expect("a folder").1.to_string();
             let [row_number, column, reason, change] =
                 ["row", "column", "reason", "change"].map(|name| text(&row, name));
             [file, row_number, column, reason, change]
@@ -95,8 +95,8 @@ fn bad_rows_are_put_aside_with_place_and_reason() {
         assert_eq!(curated(&lab), ["1 1", "8 8"], "the bad delete leaves its key alive");
         let sum = report.rows_latest + report.rows_superseded + report.rows_deleted;
         assert_eq!((report.rows_rejected, report.rows_read), (7, sum + 7));
-        let found = quarantined(&lab, &report);
-        let found: Vec<[&str; 4]> = found
+        let rows = quarantined(&lab, &report);
+        let found: Vec<[&str; 4]> = rows
             .iter()
             .map(|[_, row, column, reason, _]| [row, column, reason].map(String::as_str))
             .map(|[row, column, reason]| ["20200101-000000000.parquet", row, column, reason])
@@ -286,9 +286,9 @@ fn bad_lines_of_csv_are_put_aside_with_their_number() {
     let report = lab.run(START, END).expect("a run");
     assert_eq!(curated(&lab), ["1 1", "6 6"]);
     assert_eq!((report.rows_read, report.rows_rejected), (7, 5));
-    let found = quarantined(&lab, &report);
+    let lines = quarantined(&lab, &report);
     let found: Vec<[&str; 3]> =
-        found.iter().map(|line| [&line[1], &line[2], &line[3]].map(String::as_str)).collect();
+        lines.iter().map(|line| [&line[1], &line[2], &line[3]].map(String::as_str)).collect();
     assert_eq!(
         found,
         [
@@ -543,8 +543,9 @@ fn no_bytes_of_a_raw_file_make_a_run_stumble() {
             let bytes = damaged(&files[0], &files[1], &damage);
             lab.put(&format!("raw/20200101-000000000.{ending}"), bytes.clone());
             let policy = if is_quarantined { "quarantine" } else { "fail" };
-            let set = [format!("raw.on_bad_file={policy}"), format!("raw.on_bad_row={policy}")];
-            let set: Vec<&str> = set.iter().map(String::as_str).collect();
+            let on_bad_file = format!("raw.on_bad_file={policy}");
+            let on_bad_row = format!("raw.on_bad_row={policy}");
+            let set = [on_bad_file.as_str(), on_bad_row.as_str()];
             match lab.run_with(Task::Curate, START, END, &set) {
                 Ok(report) => {
                     if bytes == files[0] {

@@ -120,8 +120,8 @@ fn csv_on_a_far_store_and_with_little_memory_gives_the_same_rows() {
 #[test]
 fn spilled_csv_counts_as_what_is_spilled() {
     let lab = csv_changes();
-    let failed = lab.run_with(Task::Run, START, END, &["limits.spill_bytes_max=100"]);
-    let failed = failed.expect_err("no room");
+    let failed =
+        lab.run_with(Task::Run, START, END, &["limits.spill_bytes_max=100"]).expect_err("no room");
     assert_refused(failed, 2, "limits.spill_bytes_max", "raise it");
     assert!(lab.list("lake/curated").is_empty());
 }
@@ -168,8 +168,7 @@ fn parquet_and_csv_files_do_not_mix() {
         "20200104-000000000.parquet is not a file of the format `csv`",
         "raw.format = \"parquet\"",
     );
-    let failed = lab.run_with(Task::Run, START, END, &["raw.format=parquet"]);
-    let failed = failed.expect_err("mixed");
+    let failed = lab.run_with(Task::Run, START, END, &["raw.format=parquet"]).expect_err("mixed");
     assert_refused(failed, 2, "is not a file of the format `parquet`", "raw.format = \"csv\"");
 }
 
@@ -287,8 +286,8 @@ fn versions_of_a_table_without_a_key_are_put_together() {
         let end = format!("2020-01-10T{hour:02}:30:00Z");
         lab.run(&start, &end).expect("a run");
     }
-    let versions = lab.list_all(&format!("{STATE}/versions"));
-    let versions = versions.iter().filter(|path| path.starts_with("kind=version/"));
+    let state_files = lab.list_all(&format!("{STATE}/versions"));
+    let versions = state_files.iter().filter(|path| path.starts_with("kind=version/"));
     assert!(versions.count() < 24);
     let daily = lab.lines("lake/daily", ["dt", "n"]);
     assert_eq!(daily, ["2020-01-05 24", "2020-01-06 1"]);
@@ -381,8 +380,9 @@ fn updates_and_deletes_of_a_table_without_a_key_are_refused() {
     for op in ["U", "D", "u"] {
         let row: &[&str] = &[op, "1", "a", "2020-01-05 00:00:00", "2020-01-05 00:00:00"];
         lab.put(&raw_file(2), file_of_rows(&["Op", "v", "note", "event", "ts"], &[row]));
-        let failed = lab.run_with(Task::Run, "2020-01-02", END, &["raw.on_bad_row=fail"]);
-        let failed = failed.expect_err("refused");
+        let failed = lab
+            .run_with(Task::Run, "2020-01-02", END, &["raw.on_bad_row=fail"])
+            .expect_err("refused");
         assert_refused(failed, 65, "row 1 of", "name the primary key in `key`");
     }
 }
@@ -390,8 +390,8 @@ fn updates_and_deletes_of_a_table_without_a_key_are_refused() {
 #[test]
 fn windows_of_rows_need_a_key() {
     let lab = keyless("parquet");
-    let failed = lab.run_with(Task::Run, START, END, &["raw.window_by=commit"]);
-    let failed = failed.expect_err("refused");
+    let failed =
+        lab.run_with(Task::Run, START, END, &["raw.window_by=commit"]).expect_err("refused");
     assert_refused(failed, 2, "`raw.window_by` cannot be `commit`", "select files");
 }
 

@@ -84,8 +84,10 @@ fn a_question_that_sleeps_at_any_request_is_answered_for_the_newest_commit() {
             }
             write(&lab, requests as i64 + 1);
             wake.send(()).expect("it sleeps");
-            let answer = asked.join().expect("it ends");
-            let answer = answer.unwrap_or_else(|error| panic!("{name} after {requests}: {error}"));
+            let answer = asked
+                .join()
+                .expect("it ends")
+                .unwrap_or_else(|error| panic!("{name} after {requests}: {error}"));
             assert_eq!(answer, question(&lab).expect("an answer"), "{name} after {requests}");
             slept += 1;
         }

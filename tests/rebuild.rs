@@ -162,8 +162,10 @@ fn versions_that_someone_removed_are_missed_and_a_rebuild_makes_them_again() {
         let lab = lab(place, "latest");
         three_days(&lab);
         let right = tables(&lab);
-        let versions = lab.list_all(&format!("{STATE}/versions"));
-        let versions = versions.into_iter().find(|name| name.starts_with("kind=version"));
+        let versions = lab
+            .list_all(&format!("{STATE}/versions"))
+            .into_iter()
+            .find(|name| name.starts_with("kind=version"));
         let path = format!("{STATE}/versions/{}", versions.expect("a file"));
         lab.remove(&path);
         put(&lab, 4, &[("U", 3, 4), ("U", 1, 4), ("U", 4, 4)]);
@@ -341,18 +343,17 @@ fn tables_whose_state_is_gone_are_not_begun_anew() {
 fn a_partition_value_too_long_for_a_folder_is_refused_before_the_commit() {
     let lab = lab(Place::Local, "latest");
     three_days(&lab);
-    let set = [
+    // This table has a state of its own.
+    let settings = [
         "curated.url={base}/lake/other",
         "curated.partition_by=[\"note\"]",
         "aggregate.daily.url={base}/lake/other_daily",
-    ];
-    let set = set.map(|text| text.replace("{base}", &lab.base));
-    let set: Vec<&str> = set.iter().map(String::as_str).collect();
+        "state.url={base}/lake/other_state",
+    ]
+    .map(|text| text.replace("{base}", &lab.base));
+    let set: Vec<&str> = settings.iter().map(String::as_str).collect();
     let sql = "SELECT id, v, event_dt, repeat('é', CASE WHEN id = 4 THEN 200 ELSE 2 END) AS note FROM latest";
     lab.write_file("curated.sql", sql);
-    // This table has a state of its own.
-    let state = format!("state.url={}/lake/other_state", lab.base);
-    let set: Vec<&str> = set.into_iter().chain([state.as_str()]).collect();
     lab.run_days_with(1, 2, &set);
     let before = lab.contents("lake");
     let error = lab.run_with(Task::Run, &day(2), &day(3), &set).expect_err("refused");

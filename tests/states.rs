@@ -37,8 +37,7 @@ fn restore(version: &Path) -> Lab {
     let lab = Lab { base: format!("s3://lab/states/{}", name_of(version)), ..lab };
     let mut objects = files(&version.join("objects"));
     for raw in ["cust_loyalty", "bad"] {
-        let raw_files = files(&Path::new(FIXTURES).join("raw").join(raw));
-        let raw_files = raw_files.into_iter();
+        let raw_files = files(&Path::new(FIXTURES).join("raw").join(raw)).into_iter();
         objects.extend(raw_files.map(|(path, bytes)| (format!("raw/{raw}/{path}"), bytes)));
     }
     lab.put_all(objects.into_iter().map(|(path, bytes)| (path, bytes.into())).collect());
@@ -85,8 +84,8 @@ fn the_state_of_every_earlier_version_is_read_run_onto_and_verified() {
             let explained = answer("explain-key", &pipeline, &["Cust105"]);
             assert_eq!(explained["changes"].as_array().expect("changes").len(), 5, "{explained}");
         }
-        let expected = fs::read_to_string(Path::new(FIXTURES).join("expected/curated_latest.csv"));
-        let expected = expected.expect("a file");
+        let expected = fs::read_to_string(Path::new(FIXTURES).join("expected/curated_latest.csv"))
+            .expect("a file");
         let mut ids: Vec<&str> =
             expected.lines().skip(1).filter_map(|line| line.split(',').next()).collect();
         ids.sort_unstable();

@@ -8,7 +8,7 @@ use crate::config::Aggregate;
 use crate::layout::{parent, parse_partition_segment};
 use crate::state::ledger::Ledger;
 use crate::types::times::days_in_window;
-use crate::window::Window;
+use crate::window::WindowSet;
 
 /// Days no further apart than this are computed by one query.
 pub(super) const GAP_DAYS_MAX: i64 = 366;
@@ -18,7 +18,7 @@ pub(super) const GAP_DAYS_MAX: i64 = 366;
 pub(super) fn days_to_compute(
     ledger: &Ledger,
     aggregate: &Aggregate,
-    windows: &[Window],
+    windows: &WindowSet,
 ) -> BTreeSet<NaiveDate> {
     let zone = ledger.day_zone();
     let last = ledger.runs.iter().rposition(|run| run.tables.contains(&aggregate.table()));
@@ -34,10 +34,11 @@ pub(super) fn days_to_compute(
             parse_partition_segment(parent(&file.path)).and_then(|(_, day)| day?.parse().ok())
         });
         // A day whose result was empty is not published, and may have rows now.
-        let computed = ledger.windows_aggregated(&table).into_iter();
-        let computed = computed.flat_map(|window| days_in_window(&window, zone));
+        let computed = ledger.windows_aggregated(&table);
         let changed_before = ledger.runs.iter().flat_map(|run| run.days.iter().copied());
-        let all = published.chain(computed).chain(changed_before);
+        let all = published
+            .chain(computed.iter().flat_map(|window| days_in_window(window, zone)))
+            .chain(changed_before);
         days.extend(all.filter(|day: &NaiveDate| day >= earliest));
     }
     days.extend(changed);

@@ -30,9 +30,9 @@ pub(super) async fn register_history(
 ) -> Result<()> {
     context.register_udf(seq_function(files));
     context.register_table("versions", versions)?;
-    let history = context.sql(&layout.history_sql()).await?;
+    let rows = context.sql(&layout.history_sql()).await?;
     let history: Arc<dyn TableProvider> =
-        if layout.packed { history.into_view() } else { Arc::new(NumberedHistory::new(&history)?) };
+        if layout.packed { rows.into_view() } else { Arc::new(NumberedHistory::new(&rows)?) };
     context.register_table("history", history)?;
     Ok(())
 }

@@ -14,7 +14,7 @@ use tracing::info;
 
 use crate::config::Aggregate;
 use crate::curate::curated_sql::first_line;
-use crate::engine::workarounds::OUT_OF_MEMORY_PANIC;
+use crate::error::library_texts::OUT_OF_MEMORY_PANIC;
 use crate::error::{Error, Result};
 use crate::table::sorter::{Order, Sorted, Sorter};
 use crate::table::writer::check_columns;
@@ -30,8 +30,12 @@ pub(super) async fn planned(
     let refused = |error| refused(file, &error);
     let date = |day: NaiveDate| ScalarValue::Date32(Some(Date32Type::from_naive_date(day)));
     let parameters = vec![("start_date", date(first)), ("end_date", date(end))];
-    let frame = context.sql(&aggregate.sql.text).await.map_err(refused)?;
-    let frame = frame.with_param_values(parameters).map_err(refused)?;
+    let frame = context
+        .sql(&aggregate.sql.text)
+        .await
+        .map_err(refused)?
+        .with_param_values(parameters)
+        .map_err(refused)?;
     let names: Vec<String> =
         frame.schema().fields().iter().map(|field| field.name().clone()).collect();
     let day = frame.schema().field_with_unqualified_name(&aggregate.day).map_err(|_| {
@@ -83,8 +87,8 @@ pub(super) async fn query(
 
 /// Sets the number of partitions of plans from now on; returns the number before.
 pub(super) fn set_partitions(context: &SessionContext, partitions: usize) -> usize {
-    let state = context.state_ref();
-    let mut state = state.write();
+    let shared = context.state_ref();
+    let mut state = shared.write();
     let execution = &mut state.config_mut().options_mut().execution;
     std::mem::replace(&mut execution.target_partitions, partitions)
 }
@@ -102,8 +106,7 @@ pub(super) async fn try_query(
     let schema = rows.schema();
     let at = schema.index_of(&aggregate.day)?;
     let stored = (0..schema.fields().len()).filter(|column| *column != at);
-    let order = Order::new(Arc::clone(&schema), vec![at], vec![], stored.collect())?;
-    let order = Arc::new(order);
+    let order = Arc::new(Order::new(Arc::clone(&schema), vec![at], vec![], stored.collect())?);
     let mut sorter = Sorter::new(Arc::clone(&order), context.runtime_env());
     let wanted: BTreeSet<i32> = days.iter().map(|day| Date32Type::from_naive_date(*day)).collect();
     let span = Date32Type::from_naive_date(first)..Date32Type::from_naive_date(end);

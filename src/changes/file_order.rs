@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use arrow::array::{Array, Int32Array, StringArray, UInt32Array};
 
 use crate::error::{Error, Result};
-use crate::layout::file_order;
+use crate::layout::FileOrder;
 
 /// The numbers of files, named by location and path.
 #[derive(Debug, Default)]
@@ -19,9 +19,9 @@ pub struct FileNumbers {
 
 impl FileNumbers {
     /// Numbers files, which may be given in any order and repeatedly.
-    pub fn new(files: impl IntoIterator<Item = (usize, String)>) -> Self {
+    pub fn new(order: FileOrder, files: impl IntoIterator<Item = (usize, String)>) -> Self {
         let mut files: Vec<(usize, String)> = files.into_iter().collect();
-        files.sort_by(|(a, x), (b, y)| file_order(*a, x).cmp(&file_order(*b, y)));
+        order.sort(&mut files, |(location, path)| (*location, path));
         files.dedup();
         let numbers = files
             .iter()

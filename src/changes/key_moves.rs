@@ -35,9 +35,10 @@ use tracing::info;
 use crate::changes::position::Position;
 use crate::changes::reader::ChangesTable;
 use crate::changes::{Changes, KeySwaps, POSITION};
+use crate::config::TimeUnit;
 use crate::engine::tasks::{join_all, spawn};
 use crate::error::{Error, Result};
-use crate::types::times::times_ns;
+use crate::types::times::{numbers_ns, times_ns};
 
 /// A hash of a key and its transaction, with 128 bits so that collisions do not matter.
 type Node = u128;
@@ -71,10 +72,10 @@ async fn find<P: Position>(
     changes: &Arc<Changes>,
     partitions: usize,
 ) -> Result<KeySwaps> {
-    let memory = MemoryConsumer::new("key moves").register(&context.runtime_env().memory_pool);
-    let memory = Arc::new(memory);
+    let pool = &context.runtime_env().memory_pool;
+    let memory = Arc::new(MemoryConsumer::new("key moves").register(pool));
     let table = ChangesTable::key_moves(changes, partitions);
-    let roles = changes.roles();
+    let (roles, unit) = (changes.roles(), changes.commit_time_unit());
     let mut columns = roles.key;
     let keys = columns.len();
     columns.push(table.schema().index_of(POSITION)?);
@@ -89,7 +90,7 @@ async fn find<P: Position>(
             let mut halves = Vec::new();
             while let Some(batch) = rows.try_next().await? {
                 let before = halves.len();
-                append_halves::<P>(&batch, keys, &mut halves)?;
+                append_halves::<P>(&batch, keys, unit, &mut halves)?;
                 let heap = halves[before..].iter().map(|half| half.position.heap_bytes());
                 // Counts the map and the set in addition to the list.
                 let bytes = batch.num_rows() * 3 * size_of::<Half<P>>() + heap.sum::<usize>();
@@ -118,12 +119,16 @@ async fn find<P: Position>(
 fn append_halves<P: Position>(
     batch: &RecordBatch,
     keys: usize,
+    unit: Option<TimeUnit>,
     halves: &mut Vec<Half<P>>,
 ) -> Result<()> {
     let columns: &[ArrayRef] = &batch.columns()[..keys];
     let fields = columns.iter().map(|column| SortField::new(column.data_type().clone()));
     let rows = RowConverter::new(fields.collect())?.convert_columns(columns)?;
-    let times = times_ns(batch.column(keys + 1), Tz::UTC);
+    let times = match unit {
+        None => times_ns(batch.column(keys + 1), Tz::UTC),
+        Some(unit) => numbers_ns(batch.column(keys + 1), unit.nanoseconds()),
+    };
     let times = times.map_err(|_| Error::internal("a commit time was lost"))?;
     let positions = P::read(batch.column(keys));
     for ((position, key), time) in positions.into_iter().zip(&rows).zip(times) {
@@ -180,13 +185,16 @@ mod tests {
 
     /// The rows that swap keys, of moves from key to key in one transaction.
     fn swapped(moves: &[(u128, u128)]) -> Vec<u64> {
-        let halves = moves.iter().zip(0u64..).flat_map(|((from, to), row)| {
-            [(0, *from), (1, *to)].map(|(half, node)| Half {
-                position: pack(true, Some(7), 3, row * 2 + half).expect("in range"),
-                node,
+        let mut halves: Vec<Half<i128>> = moves
+            .iter()
+            .zip(0u64..)
+            .flat_map(|((from, to), row)| {
+                [(0, *from), (1, *to)].map(|(half, node)| Half {
+                    position: pack(true, Some(7), 3, row * 2 + half).expect("in range"),
+                    node,
+                })
             })
-        });
-        let mut halves: Vec<Half<i128>> = halves.collect();
+            .collect();
         halves.reverse();
         let found = find_cycles(halves);
         let mut rows: Vec<u64> = found.iter().map(|(_, row)| *row).collect();

@@ -1,10 +1,12 @@
 //! What pass one counts while it reads: one for each scan, so that the relation can be scanned again.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 
+use crate::changes::position::OrderSpan;
 use crate::raw::bad_rows::BadRows;
 
 /// The counts of one scan of all changes. They are complete when the scan has ended.
@@ -12,9 +14,11 @@ use crate::raw::bad_rows::BadRows;
 pub(crate) struct PassOne {
     rows_outside: AtomicU64,
     rows_folded: AtomicU64,
+    rows_ignored: AtomicU64,
     key_moves: AtomicU64,
     /// In microseconds since 1970.
     newest_commit_time_us: AtomicI64,
+    order_spans: Mutex<BTreeMap<usize, OrderSpan>>,
     bad_rows: Arc<BadRows>,
 }
 
@@ -24,8 +28,10 @@ impl PassOne {
         PassOne {
             rows_outside: AtomicU64::new(0),
             rows_folded: AtomicU64::new(0),
+            rows_ignored: AtomicU64::new(0),
             key_moves: AtomicU64::new(0),
             newest_commit_time_us: AtomicI64::new(i64::MIN),
+            order_spans: Mutex::default(),
             bad_rows: Arc::new(bad_rows),
         }
     }
@@ -40,6 +46,11 @@ impl PassOne {
         self.rows_folded.load(Ordering::Relaxed)
     }
 
+    /// How many rows are no change.
+    pub(crate) fn rows_ignored(&self) -> u64 {
+        self.rows_ignored.load(Ordering::Relaxed)
+    }
+
     /// How many updates moved a row to another key, each of which is one more change.
     pub(crate) fn key_moves(&self) -> u64 {
         self.key_moves.load(Ordering::Relaxed)
@@ -48,6 +59,23 @@ impl PassOne {
     /// The newest commit time of the CDC changes that were handed to the fold.
     pub(crate) fn newest_commit_time(&self) -> Option<DateTime<Utc>> {
         DateTime::from_timestamp_micros(self.newest_commit_time_us.load(Ordering::Relaxed))
+    }
+
+    /// Per CDC file the span of the order of its changes; empty where file and row are the order.
+    pub(crate) fn order_spans(&self) -> BTreeMap<usize, OrderSpan> {
+        self.order_spans.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Observes the order of some changes of a file.
+    pub(super) fn observe_orders(&self, file: usize, (least, greatest): OrderSpan) {
+        let mut spans = self.order_spans.lock().unwrap_or_else(PoisonError::into_inner);
+        let span = spans.entry(file).or_insert_with(|| (least.clone(), greatest.clone()));
+        if least < span.0 {
+            span.0 = least;
+        }
+        if greatest > span.1 {
+            span.1 = greatest;
+        }
     }
 
     /// The rows that cannot be folded.
@@ -59,6 +87,11 @@ impl PassOne {
     pub(super) fn count_rows(&self, inside: usize, outside: usize) {
         self.rows_folded.fetch_add(inside as u64, Ordering::Relaxed);
         self.rows_outside.fetch_add(outside as u64, Ordering::Relaxed);
+    }
+
+    /// Counts rows that are no change.
+    pub(super) fn count_ignored(&self, rows: usize) {
+        self.rows_ignored.fetch_add(rows as u64, Ordering::Relaxed);
     }
 
     /// Counts key moves.

@@ -234,6 +234,39 @@ pub(crate) fn order_bytes(position: &[u8]) -> &[u8] {
     &position[..position.len() - TAIL]
 }
 
+/// The order of each position of a column without file and row, as bytes that compare alike.
+pub(crate) fn order_keys(positions: &dyn Array) -> Box<dyn Iterator<Item = Box<[u8]>> + '_> {
+    match positions.as_primitive_opt::<Decimal128Type>() {
+        Some(packed) => Box::new(packed.values().iter().map(|position| order_key(*position))),
+        None => {
+            let positions = positions.as_binary::<i32>().iter().flatten();
+            Box::new(positions.map(|position| order_bytes(position).into()))
+        }
+    }
+}
+
+/// The least and the greatest order of some changes, as [`order_keys`] makes them.
+pub(crate) type OrderSpan = (Box<[u8]>, Box<[u8]>);
+
+/// The least and the greatest of [`order_keys`]; `None` if there is no position.
+pub(crate) fn order_span(positions: &dyn Array) -> Option<OrderSpan> {
+    match positions.as_primitive_opt::<Decimal128Type>() {
+        Some(packed) => {
+            let values = packed.values();
+            Some((order_key(*values.iter().min()?), order_key(*values.iter().max()?)))
+        }
+        None => {
+            let orders = || positions.as_binary::<i32>().iter().flatten().map(order_bytes);
+            Some((orders().min()?.into(), orders().max()?.into()))
+        }
+    }
+}
+
+/// The order in a packed position. Positions are not negative.
+fn order_key(position: i128) -> Box<[u8]> {
+    Box::new((position >> TIME_SHIFT).to_be_bytes())
+}
+
 /// A column of packed positions.
 pub(crate) fn packed_array(positions: Vec<i128>) -> ArrayRef {
     Arc::new(Decimal128Array::from(positions).with_data_type(PACKED_TYPE))

@@ -25,10 +25,12 @@ use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::statistics::Statistics;
 
+use crate::changes::delete_when::DeleteWhen;
 use crate::changes::pass_one::PassOne;
 use crate::changes::position::{PACKED_TYPE, Position};
 use crate::changes::row_bitmap::Winners;
 use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, OpenInput, POSITION, ReadUnit, Roles};
+use crate::config::Operation;
 use crate::error::{Error, Result};
 use crate::parquet_io::fetch::{FetchUnit, fetch_ahead};
 use crate::raw::bad_rows::BadRow;
@@ -37,9 +39,11 @@ use crate::window::Window;
 
 use batch::{Batch, BatchError};
 
+mod backwards;
 mod batch;
 mod find_key;
 
+pub(crate) use backwards::{Backwards, count_backwards};
 pub(crate) use find_key::find_key;
 
 /// The most data to which small batches are coalesced.
@@ -63,6 +67,8 @@ enum Pass {
     KeyMoves,
     /// The rows of one key, for [`find_key()`]: no output columns are made.
     Find,
+    /// All rows again, for [`count_backwards()`].
+    Order,
     /// The winners' rows.
     Two(Arc<Winners>),
 }
@@ -246,6 +252,8 @@ struct ChangeReader {
     /// The raw columns to read: projected columns, and those from which the others are computed.
     needed: Vec<usize>,
     needs_times: bool,
+    /// Whether some rows are no change.
+    ignores_rows: bool,
 }
 
 impl ChangeReader {
@@ -260,12 +268,14 @@ impl ChangeReader {
         let sources: Vec<Source> =
             schema.fields().iter().map(|field| source(field.name())).collect();
         let roles = changes.roles();
+        let delete_when = changes.delete_when().map_or(&[][..], DeleteWhen::columns);
         let mut needed = Vec::new();
         for source in &sources {
             match source {
                 Source::Raw(column) => needed.push(*column),
                 Source::EventDt => {
                     needed.extend([roles.op, roles.commit_time, roles.event_time].iter().flatten());
+                    needed.extend(delete_when);
                 }
                 Source::Position => {
                     // Keys are checked for null with the position.
@@ -273,7 +283,10 @@ impl ChangeReader {
                     needed.extend(roles.order.iter().flatten());
                     needed.extend(roles.commit_time);
                 }
-                Source::Live => needed.extend(roles.op),
+                Source::Live => {
+                    needed.extend(roles.op);
+                    needed.extend(delete_when);
+                }
                 Source::Latest => {}
             }
         }
@@ -286,12 +299,17 @@ impl ChangeReader {
         if let Pass::One(_) = pass {
             // This pass checks that operations are valid and allowed.
             needed.extend(roles.op);
+            needed.extend(delete_when);
+        }
+        let ignores_rows = roles.op.is_some() && changes.op_values().has(Operation::Ignore);
+        if ignores_rows && pass.winners().is_none() {
+            needed.extend(roles.op);
         }
         needed.sort_unstable();
         needed.dedup();
         let needs_times = !changes.before_images().is_empty()
             || sources.iter().any(|source| matches!(source, Source::EventDt | Source::Position));
-        ChangeReader { changes, pass, schema, sources, roles, needed, needs_times }
+        ChangeReader { changes, pass, schema, sources, roles, needed, needs_times, ignores_rows }
     }
 
     fn read(
@@ -387,8 +405,7 @@ impl ChangeReader {
 
     /// The windows that select rows of a file in pass one, in nanoseconds.
     fn row_windows(&self, open: &OpenInput) -> Option<Vec<(i128, i128)>> {
-        let windows = open.input.rows.as_ref();
-        let windows = windows.filter(|_| matches!(self.pass, Pass::One(_)))?;
+        let windows = open.input.rows.as_ref().filter(|_| matches!(self.pass, Pass::One(_)))?;
         let span = |window: &Window| (instant_ns(window.start), instant_ns(window.end));
         Some(windows.iter().map(span).collect())
     }
@@ -401,6 +418,9 @@ impl ChangeReader {
         let batch = batch.only_selected()?;
         let not_selected = all - batch.read.num_rows();
         let batch = batch.without_placeholders()?;
+        let readable = batch.read.num_rows();
+        let batch = batch.without_ignored()?;
+        let ignored = readable - batch.read.num_rows();
         let converted = match batch.convert() {
             Ok(converted) => converted,
             Err(BatchError::Row(_)) => {
@@ -424,8 +444,12 @@ impl ChangeReader {
         };
         if let Pass::One(counts) = &self.pass {
             counts.count_rows(converted.inside, converted.outside + not_selected);
+            counts.count_ignored(ignored);
             counts.count_key_moves(converted.key_moves);
             counts.observe_commit_time(converted.newest);
+            if let Some(span) = converted.orders {
+                counts.observe_orders(file, span);
+            }
         }
         Ok(converted.rows)
     }

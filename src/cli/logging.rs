@@ -110,9 +110,10 @@ impl Log {
             ("level", level),
             ("run_id", &labels.run_id),
             ("pipeline", &labels.pipeline),
-        ];
-        let own = own.into_iter().filter(|(_, value)| !value.is_empty());
-        let own = own.map(|(name, value)| (name, Value::from(value)));
+        ]
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| (name, Value::from(value)));
         let object: Map<String, Value> =
             own.chain(fields).map(|(name, value)| (name.to_string(), value)).collect();
         Value::Object(object).to_string() + "\n"

@@ -18,7 +18,7 @@ use crate::commands::{Compared, RunContext, Task, explain_key, plan, run, verify
 use crate::config::Pipeline;
 use crate::engine::heaps::share_heaps;
 use crate::engine::resources::Resources;
-use crate::engine::workarounds::OUT_OF_MEMORY_PANIC;
+use crate::error::library_texts::OUT_OF_MEMORY_PANIC;
 use crate::error::{Error, Result};
 use crate::parquet_io::open::is_decoding;
 use crate::report::{Answer, Meter, PipelineResult, Report, Results};
@@ -131,15 +131,15 @@ impl Program {
             print(&answer, output)?;
             return Ok(answer.exit_code());
         }
-        let mut results = Vec::new();
+        let mut each = Vec::new();
         for path in pipelines(many)? {
             let (name, ended) = (base_name(path), run(path));
             if let Err(error) = &ended {
                 self.log.failed_of(&name, error);
             }
-            results.push(PipelineResult::new(name, ended));
+            each.push(PipelineResult::new(name, ended));
         }
-        let results = Results::new(results);
+        let results = Results::new(each);
         print(&results, output)?;
         Ok(results.exit_code())
     }

@@ -19,7 +19,7 @@ use crate::raw::discover;
 use crate::report::text_table::{Table, day_or_instant};
 use crate::report::{Answer, Report};
 use crate::state::State;
-use crate::window::Window;
+use crate::window::{Window, WindowSet};
 
 /// The options of a backfill.
 #[derive(Clone, Copy, Debug)]
@@ -148,47 +148,17 @@ pub async fn backfill<'a>(
     watch: &dyn Watch<'a>,
 ) -> Result<Backfilled> {
     let windows = options.windows()?;
-    let mut all = Backfilled {
-        pipeline: pipeline.name.clone(),
-        start: options.span.start,
-        end: options.span.end,
-        windows: windows.len() as u64,
-        windows_done: 0,
-        windows_skipped: 0,
-        windows_failed: 0,
-        windows_left: 0,
-        files: 0,
-        late_files: 0,
-        rows_read: 0,
-        rows_written: 0,
-        rows_rejected: 0,
-        files_rejected: 0,
-        seconds: 0.0,
-        exit_code: 0,
-        results: Vec::with_capacity(windows.len()),
-    };
+    let mut all = Backfilled::new(options, pipeline, windows.len());
     let mut is_done = vec![false; windows.len()];
     let mut is_over = false;
     for (number, window) in windows.iter().enumerate() {
-        let mut result = WindowResult {
-            start: window.start,
-            end: window.end,
-            status: "left",
-            run_id: None,
-            files: 0,
-            rows_read: 0,
-            rows_written: 0,
-            seconds: 0.0,
-            error: None,
-            hint: None,
-        };
         if watch.is_stopped() && !is_over {
             is_over = true;
             all.exit_code = worst([all.exit_code, INTERRUPTED]);
         }
         if is_over {
             all.windows_left += 1;
-            all.results.push(result);
+            all.results.push(WindowResult::new(window, "left"));
             continue;
         }
         let run_context = watch.begin(window, number, windows.len());
@@ -196,43 +166,90 @@ pub async fn backfill<'a>(
             is_done = done_windows(&run_context, &windows).await;
         }
         if is_done[number] {
-            result.status = "skipped";
             all.windows_skipped += 1;
-            all.results.push(result);
+            all.results.push(WindowResult::new(window, "skipped"));
             continue;
         }
-        result.run_id = Some(run_context.run_id.clone());
         let ended = run(&run_context, Task::Run(*window)).await;
         watch.end(&run_context, &ended);
+        all.add(window, &run_context, &ended);
+        // An error in the pipeline fails every window.
+        is_over = ended.is_err_and(|error| options.fail_fast || error.kind == Kind::Usage);
+    }
+    Ok(all)
+}
+
+impl Backfilled {
+    /// A backfill of so many windows before the first one.
+    fn new(options: &Backfill, pipeline: &Pipeline, windows: usize) -> Self {
+        Backfilled {
+            pipeline: pipeline.name.clone(),
+            start: options.span.start,
+            end: options.span.end,
+            windows: windows as u64,
+            windows_done: 0,
+            windows_skipped: 0,
+            windows_failed: 0,
+            windows_left: 0,
+            files: 0,
+            late_files: 0,
+            rows_read: 0,
+            rows_written: 0,
+            rows_rejected: 0,
+            files_rejected: 0,
+            seconds: 0.0,
+            exit_code: 0,
+            results: Vec::with_capacity(windows),
+        }
+    }
+
+    /// Adds the result of a window that was run.
+    fn add(&mut self, window: &Window, run_context: &RunContext<'_>, ended: &Result<Report>) {
+        let mut result = WindowResult::new(window, "done");
+        result.run_id = Some(run_context.run_id.clone());
         result.seconds = run_context.meter.seconds();
-        all.seconds += result.seconds;
+        self.seconds += result.seconds;
         match ended {
             Ok(report) => {
-                result.status = "done";
                 result.files = report.files;
                 result.rows_read = report.rows_read;
                 result.rows_written = report.rows_written;
-                all.windows_done += 1;
-                all.files += report.files;
-                all.late_files += report.late_files;
-                all.rows_read += report.rows_read;
-                all.rows_written += report.rows_written;
-                all.rows_rejected += report.rows_rejected;
-                all.files_rejected += report.files_rejected;
+                self.windows_done += 1;
+                self.files += report.files;
+                self.late_files += report.late_files;
+                self.rows_read += report.rows_read;
+                self.rows_written += report.rows_written;
+                self.rows_rejected += report.rows_rejected;
+                self.files_rejected += report.files_rejected;
             }
             Err(error) => {
                 result.status = "failed";
                 result.error = Some(error.to_string());
                 result.hint.clone_from(&error.hint);
-                all.windows_failed += 1;
-                all.exit_code = worst([all.exit_code, error.kind.exit_code()]);
-                // An error in the pipeline fails every window.
-                is_over = options.fail_fast || error.kind == Kind::Usage;
+                self.windows_failed += 1;
+                self.exit_code = worst([self.exit_code, error.kind.exit_code()]);
             }
         }
-        all.results.push(result);
+        self.results.push(result);
     }
-    Ok(all)
+}
+
+impl WindowResult {
+    /// The result of a window of which nothing was read.
+    fn new(window: &Window, status: &'static str) -> Self {
+        WindowResult {
+            start: window.start,
+            end: window.end,
+            status,
+            run_id: None,
+            files: 0,
+            rows_read: 0,
+            rows_written: 0,
+            seconds: 0.0,
+            error: None,
+            hint: None,
+        }
+    }
 }
 
 /// Which windows can be skipped: they were run, and no new file has appeared in them since. If that
@@ -255,12 +272,8 @@ async fn find_done(run_context: &RunContext<'_>, windows: &[Window]) -> Result<V
     let ledger = &state.ledger;
     let tables: Vec<String> = pipeline.aggregates.iter().map(Aggregate::table).collect();
     let aggregated = tables.iter().map(|table| ledger.windows_aggregated(table));
-    let mut all: Vec<Vec<Window>> = aggregated.map(Window::union).collect();
-    all.push(ledger.folded_windows());
-    let was_run = |window: &Window| {
-        let is_in = |runs: &Vec<Window>| runs.iter().any(|run| run.covers(window));
-        all.iter().all(is_in)
-    };
+    let all: Vec<WindowSet> = aggregated.chain([ledger.folded_windows()]).collect();
+    let was_run = |window: &Window| all.iter().all(|runs| runs.covers(window));
     let mut done: Vec<bool> = windows.iter().map(was_run).collect();
     let (Some(first), Some(last)) = (windows.first(), windows.last()) else {
         return Ok(done);

@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::changes::Changes;
 use crate::changes::key_moves::key_swaps;
 use crate::changes::reader::find_key;
-use crate::commands::one_commit::of_one_commit;
+use crate::commands::one_commit::{Reads, of_one_commit};
 use crate::commands::open_pipeline::{OpenPipeline, RunContext, span_of};
 use crate::commands::run::inputs::describe_missing;
 use crate::config::{Keep, OnBad, Pipeline};
@@ -113,7 +113,10 @@ pub fn explain_key<'a>(
 ) -> LocalBoxFuture<'a, Result<Explained>> {
     async move {
         check_key(run_context.pipeline, &key)?;
-        of_one_commit(run_context, async |open, state| explain(open, state, &key).await).await
+        of_one_commit(run_context, Reads::Files, async |open, state| {
+            explain(open, state, &key).await
+        })
+        .await
     }
     .boxed_local()
 }
@@ -215,7 +218,7 @@ async fn list_changes(
         let earlier = seen - found.len();
         notes.push(format!("{earlier} earlier changes are not listed"));
     }
-    mark_winners(lister.pipeline.keep, &mut found);
+    mark_winners(lister.pipeline, &mut found);
     explained.changes = found.into_iter().map(|found| found.change).collect();
     notes.extend(lister.changed_files(&explained.changes));
     let is_unfolded = |change: &KeyChange| change.run_id.is_none();
@@ -253,9 +256,9 @@ fn key_values(pipeline: &Pipeline, changes: &Changes, key: &[String]) -> Result<
     let columns = pipeline.key.iter().zip(key);
     columns
         .map(|(name, text)| {
-            let column = changes.raw_column(name);
-            let column =
-                column.ok_or_else(|| Error::internal(format!("the column `{name}` is missing")))?;
+            let column = changes
+                .raw_column(name)
+                .ok_or_else(|| Error::internal(format!("the column `{name}` is missing")))?;
             let kind = changes.raw_schema().field(column).data_type();
             let given: ArrayRef = Arc::new(StringArray::from(vec![text.as_str()]));
             let value = cast_values(&given, kind).map_err(|_| {

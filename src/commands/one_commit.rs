@@ -1,4 +1,5 @@
 //! Reads that must see one commit.
+//!
 //! A run that commits meanwhile removes files that are being read, or replaces them. A read may
 //! then mix two commits, and is repeated.
 
@@ -9,12 +10,23 @@ use crate::commands::retry::{TRIES, delays};
 use crate::error::{Error, Result};
 use crate::state::State;
 
+/// What a query reads after the log and the ledger.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reads {
+    /// No file that a commit can remove: its answer is that of the commit. Only an error may come
+    /// from a commit meanwhile.
+    LogOnly,
+    /// Files of the state or of the table.
+    Files,
+}
+
 /// Runs `query` against the newest commit, and repeats it if a run commits meanwhile.
 ///
 /// # Errors
 /// Those of `query`; busy, when runs committed during every try.
 pub(super) async fn of_one_commit<'a, A>(
     run_context: &'a RunContext<'a>,
+    reads: Reads,
     query: impl AsyncFn(&OpenPipeline<'a>, &State) -> Result<A>,
 ) -> Result<A> {
     let mut delays = delays(&run_context.run_id);
@@ -22,7 +34,13 @@ pub(super) async fn of_one_commit<'a, A>(
         let (open, mut state) = OpenPipeline::open_read_only(run_context).await?;
         let commit = state.last_commit();
         let answer = query(&open, &state).await;
-        state.refresh().await?;
+        if reads == Reads::LogOnly && answer.is_ok() {
+            return answer;
+        }
+        if let Err(unread) = state.refresh().await {
+            // The query's own error may come from a commit meanwhile, but says more than this one.
+            return Err(answer.err().unwrap_or(unread));
+        }
         if state.last_commit() == commit {
             return answer;
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use datafusion::execution::runtime_env::RuntimeEnv;
+use tracing::debug;
 
 use crate::config::Pipeline;
 use crate::engine::resources::Resources;
@@ -58,9 +59,7 @@ pub(super) struct Output {
 
 /// The span of all windows that were folded; `command` names the command in the error.
 pub(super) fn span_of(state: &State, command: &str) -> Result<Window> {
-    let windows = state.ledger.folded_windows().into_iter();
-    let span = windows.reduce(|span, window| span.span(&window));
-    span.ok_or_else(|| nothing_folded(command))
+    state.ledger.folded_windows().span().ok_or_else(|| nothing_folded(command))
 }
 
 pub(super) fn nothing_folded(command: &str) -> Error {
@@ -95,6 +94,11 @@ pub(super) struct OpenPipeline<'a> {
 impl<'a> OpenPipeline<'a> {
     pub(super) async fn open(run_context: &'a RunContext<'a>) -> Result<Self> {
         let (pipeline, limit) = (run_context.pipeline, run_context.resources);
+        let dialect = pipeline.raw.dialect;
+        let settings = dialect.settings().into_iter();
+        let settings: Vec<String> =
+            settings.map(|(key, value)| format!("{key} = {value}")).collect();
+        debug!("raw.dialect = \"{}\" sets by default: {}", dialect.name(), settings.join(", "));
         let spill = SpillFolder::create(&limit.spill_dir, &run_context.run_id)?;
         Ok(OpenPipeline {
             run_context,
@@ -212,8 +216,8 @@ async fn open_outputs(run_context: &RunContext<'_>) -> Result<Vec<Output>> {
         let work = location.sibling("_glueless").unwrap_or_else(|| location.join("_glueless"));
         // Pipelines of the same name can have tables in the same folder, each with its own state.
         let name_of_state = staging_name(&pipeline.state.to_string());
-        let staging = work.join(&pipeline.name).join("staging").join(&name_of_state);
-        let staging = stores.open(&staging)?;
+        let staging =
+            stores.open(&work.join(&pipeline.name).join("staging").join(&name_of_state))?;
         let owner = Owner {
             pipeline: pipeline.name.clone(),
             table: owned_as,

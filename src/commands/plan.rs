@@ -1,14 +1,14 @@
 //! Plans a run of a window: what it would read and replace. Changes nothing.
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use serde::Serialize;
 
-use crate::commands::one_commit::of_one_commit;
+use crate::commands::one_commit::{Reads, of_one_commit};
 use crate::commands::open_pipeline::{OpenPipeline, RunContext, date};
 use crate::commands::run::inputs::window_inputs;
 use crate::curate::stage::Onto;
@@ -22,7 +22,7 @@ use crate::state::State;
 use crate::state::ledger::{CURATED, Ledger, Step};
 use crate::table::TableFile;
 use crate::types::times::day_window;
-use crate::window::Window;
+use crate::window::{Window, WindowSet};
 
 /// The plan of a run.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -44,7 +44,7 @@ pub struct Planned {
     /// The late inputs, in file order.
     pub late: Vec<String>,
     /// The parts of the window that were already run.
-    pub windows_run: Vec<Window>,
+    pub windows_run: WindowSet,
     /// The days of the window that have versions in the state, of published or deleted rows.
     pub days_published: Vec<NaiveDate>,
     /// The estimated cost, if an earlier run can be compared with.
@@ -109,7 +109,8 @@ pub fn plan<'a>(
     window: Window,
     folds: bool,
 ) -> LocalBoxFuture<'a, Result<Planned>> {
-    of_one_commit(run_context, async move |open, state| {
+    let reads = if folds { Reads::Files } else { Reads::LogOnly };
+    of_one_commit(run_context, reads, async move |open, state| {
         plan_window(open, state, window, folds).await
     })
     .boxed_local()
@@ -135,7 +136,7 @@ async fn plan_window(
         end: window.end,
         files: inputs.len() as u64,
         bytes: inputs.iter().map(|input| input.file.size).sum(),
-        windows_run: parts_run(ledger, &window),
+        windows_run: ledger.folded_windows().within(&window),
         days_published: days_with_rows(ledger, &window),
         notes: found.note.into_iter().collect(),
         ..Default::default()
@@ -198,12 +199,6 @@ async fn plan_fold(
     Ok(planned)
 }
 
-/// The parts of a window that were already run.
-fn parts_run(ledger: &Ledger, window: &Window) -> Vec<Window> {
-    let runs = ledger.folded_windows().into_iter();
-    runs.filter_map(|run| run.intersection(window)).collect()
-}
-
 fn days_with_rows(ledger: &Ledger, window: &Window) -> Vec<NaiveDate> {
     let counts = ledger.versions.values().flat_map(|counts| counts.iter());
     let days: BTreeSet<NaiveDate> = counts.filter_map(|(day, _)| date(day?)).collect();
@@ -234,92 +229,104 @@ fn estimate(ledger: &Ledger, bytes: u64) -> Option<Estimate> {
     })
 }
 
+/// The number of paths, days and partitions that a plan's text lists of each kind.
+const SHOWN: usize = 10;
+
+/// Appends a line of a plan's text.
+fn line(text: &mut String, name: &str, value: impl Display) {
+    let _ = writeln!(text, "  {name:<10} {value}");
+}
+
 impl Answer for Planned {
     fn text(&self) -> String {
-        const SHOWN: usize = 10;
         let mut text = format!(
             "{}  {} to {}\n",
             self.pipeline,
             day_or_instant(self.start),
             day_or_instant(self.end)
         );
-        let mut line = |name: &str, value: String| {
-            let _ = writeln!(text, "  {name:<10} {value}");
-        };
-        line(
-            "would read",
-            format!(
-                "{} files, {}; {} of them late, {} folded before",
-                self.files,
-                size(self.bytes),
-                self.late_files,
-                self.folded_files
-            ),
+        self.describe_inputs(&mut text);
+        self.describe_estimate(&mut text);
+        if let Some(fold) = &self.fold {
+            fold.describe(&mut text);
+        }
+        for note in &self.notes {
+            line(&mut text, "note", note);
+        }
+        text
+    }
+}
+
+impl Planned {
+    fn describe_inputs(&self, text: &mut String) {
+        let read = format!(
+            "{} files, {}; {} of them late, {} folded before",
+            self.files,
+            size(self.bytes),
+            self.late_files,
+            self.folded_files
         );
+        line(text, "would read", read);
         for path in self.late.iter().take(SHOWN) {
-            line("late", path.clone());
+            line(text, "late", path);
         }
         if self.late.len() > SHOWN {
-            line("late", format!("and {} more", self.late.len() - SHOWN));
+            line(text, "late", format_args!("and {} more", self.late.len() - SHOWN));
         }
         for part in &self.windows_run {
             let (start, end) = (day_or_instant(part.start), day_or_instant(part.end));
-            line("run before", format!("{start} to {end}"));
+            line(text, "run before", format_args!("{start} to {end}"));
         }
-        line("published", listed(&self.days_published, SHOWN, "none of the window's days"));
-        match &self.estimate {
-            Some(estimate) => line(
-                "estimate",
-                format!(
-                    "{:.1} s, {}, from run {}, which read {}",
-                    estimate.seconds,
-                    size(estimate.peak_memory_bytes),
-                    estimate.run_id,
-                    size(estimate.bytes)
-                ),
+        line(text, "published", listed(&self.days_published, SHOWN, "none of the window's days"));
+    }
+
+    fn describe_estimate(&self, text: &mut String) {
+        let estimated = match &self.estimate {
+            Some(estimate) => format!(
+                "{:.1} s, {}, from run {}, which read {}",
+                estimate.seconds,
+                size(estimate.peak_memory_bytes),
+                estimate.run_id,
+                size(estimate.bytes)
             ),
-            None if self.bytes == 0 => line("estimate", "none: there is nothing to read".into()),
-            None => line("estimate", "none: no earlier run read anything".into()),
+            None if self.bytes == 0 => "none: there is nothing to read".into(),
+            None => "none: no earlier run read anything".into(),
+        };
+        line(text, "estimate", estimated);
+    }
+}
+
+impl PlannedFold {
+    fn describe(&self, text: &mut String) {
+        let rows = format!(
+            "{} rows: {} latest, {} superseded ({} of them stale), {} deleted, {} rejected",
+            self.rows_read,
+            self.rows_latest,
+            self.rows_superseded,
+            self.rows_stale,
+            self.rows_deleted,
+            self.rows_rejected
+        );
+        line(text, "fold", rows);
+        let written = format!(
+            "{} rows in {} partitions, {}; {} partitions would be removed",
+            self.rows_written,
+            self.partitions_written.len(),
+            size(self.bytes_written),
+            self.partitions_removed.len()
+        );
+        line(text, "would write", written);
+        line(text, "days", listed(&self.days, SHOWN, "none"));
+        for partition in self.partitions_written.iter().take(SHOWN) {
+            line(text, "replace", partition);
         }
-        if let Some(fold) = &self.fold {
-            line(
-                "fold",
-                format!(
-                    "{} rows: {} latest, {} superseded ({} of them stale), {} deleted, {} rejected",
-                    fold.rows_read,
-                    fold.rows_latest,
-                    fold.rows_superseded,
-                    fold.rows_stale,
-                    fold.rows_deleted,
-                    fold.rows_rejected
-                ),
-            );
-            line(
-                "would write",
-                format!(
-                    "{} rows in {} partitions, {}; {} partitions would be removed",
-                    fold.rows_written,
-                    fold.partitions_written.len(),
-                    size(fold.bytes_written),
-                    fold.partitions_removed.len()
-                ),
-            );
-            line("days", listed(&fold.days, SHOWN, "none"));
-            for partition in fold.partitions_written.iter().take(SHOWN) {
-                line("replace", partition.clone());
-            }
-            if fold.partitions_written.len() > SHOWN {
-                let more = fold.partitions_written.len() - SHOWN;
-                line("replace", format!("and {more} more"));
-            }
-            for partition in fold.partitions_removed.iter().take(SHOWN) {
-                line("remove", partition.clone());
-            }
+        if self.partitions_written.len() > SHOWN {
+            let more = self.partitions_written.len() - SHOWN;
+            line(text, "replace", format_args!("and {more} more"));
         }
-        for note in &self.notes {
-            line("note", note.clone());
+        for partition in self.partitions_removed.iter().take(SHOWN) {
+            line(text, "remove", partition);
         }
-        text
     }
 }
 
@@ -328,7 +335,7 @@ fn listed(days: &[NaiveDate], shown: usize, none: &str) -> String {
     if days.is_empty() {
         return none.into();
     }
-    let first: Vec<String> = days.iter().take(shown).map(NaiveDate::to_string).collect();
-    let first = first.join(", ");
+    let shown_days: Vec<String> = days.iter().take(shown).map(NaiveDate::to_string).collect();
+    let first = shown_days.join(", ");
     if days.len() > shown { format!("{first} and {} more", days.len() - shown) } else { first }
 }

@@ -13,7 +13,7 @@ use crate::report::text_table::{Table, day_or_instant};
 use crate::state::State;
 use crate::state::ledger::{Ledger, Run, Step};
 use crate::store::listing::list;
-use crate::window::Window;
+use crate::window::WindowSet;
 
 /// The runs of a pipeline.
 #[derive(Clone, Debug, Serialize)]
@@ -23,7 +23,7 @@ pub struct History {
     /// Its runs, in commit order.
     pub runs: Vec<PastRun>,
     /// Gaps between the windows that were run, ascending.
-    pub gaps: Vec<Window>,
+    pub gaps: WindowSet,
     /// Raw files in quarantine, as a whole or some of their rows.
     pub files_in_quarantine: u64,
 }

@@ -18,7 +18,7 @@ use serde::Serialize;
 use tracing::{info, warn};
 
 use crate::changes::EVENT_DT;
-use crate::commands::one_commit::of_one_commit;
+use crate::commands::one_commit::{Reads, of_one_commit};
 use crate::commands::open_pipeline::{OpenPipeline, RunContext, date, object_store_root, span_of};
 use crate::config::{Format, Pipeline};
 use crate::engine::session::session;
@@ -189,7 +189,7 @@ struct Side {
 }
 
 async fn do_verify(run_context: &RunContext<'_>, compared: &Compared) -> Result<Verified> {
-    let mut verified = of_one_commit(run_context, async |open, state| {
+    let mut verified = of_one_commit(run_context, Reads::Files, async |open, state| {
         span_of(state, "verify")?;
         if open.is_publishing(state).await? {
             return Err(Error::busy("a run is publishing, or was interrupted").hint(
@@ -303,9 +303,7 @@ impl OpenPipeline<'_> {
     fn comparing_session(&self) -> SessionContext {
         let context = session(&self.runtime, self.run_context.resources.threads);
         let state = context.state_ref();
-        let mut state = state.write();
-        state.config_mut().options_mut().optimizer.prefer_hash_join = false;
-        drop(state);
+        state.write().config_mut().options_mut().optimizer.prefer_hash_join = false;
         context
     }
 }

@@ -7,6 +7,7 @@ use toml::Value;
 
 use crate::config::{Format, Keep, raw};
 use crate::error::Error;
+use crate::error::library_texts::{FIELD_MISSING, LIST_EXPECTED};
 
 #[derive(Deserialize)]
 pub(super) struct PipelineToml {
@@ -62,21 +63,21 @@ pub(super) struct LimitsToml {
 }
 
 /// The hint for a missing key.
-pub(super) const NEEDED_KEYS: &str = "a pipeline needs at least name, key, raw.url, raw.order_by and \
+pub(super) const NEEDED_KEYS: &str = "a pipeline needs at least name, key, raw.url and \
                            curated.url; an aggregate needs name, sql, url and day";
 
 /// The error for a key that is missing or has a value of a wrong type.
 pub(super) fn wrong_key(file: &Path, error: &serde_path_to_error::Error<toml::de::Error>) -> Error {
     let message = error.inner().message().replace('\n', " ");
     let path = error.path().to_string();
-    let missing = message.strip_prefix("missing field `");
+    let missing = message.strip_prefix(FIELD_MISSING);
     let (section, shown) = (path.trim_start_matches('.'), file.display());
     match missing.and_then(|rest| rest.strip_suffix('`')) {
         Some(key) if section.is_empty() => Error::usage(format!("{shown}: `{key}` is missing")),
         Some(key) => Error::usage(format!("{shown}: `{section}.{key}` is missing")),
         None => {
             let wrong = Error::usage(format!("{shown}: `{section}`: {message}"));
-            return if message.contains("expected a sequence") {
+            return if message.contains(LIST_EXPECTED) {
                 wrong.hint("write a list: [\"a\", \"b\"]")
             } else {
                 wrong

@@ -29,9 +29,9 @@ pub(super) fn set(table: &mut Table, text: &str) -> Result<()> {
                 .ok_or_else(|| unknown(name))?;
             found.insert((*last).into(), value);
         }
-        ["raw", "columns", column] => {
+        ["raw", section @ ("columns" | "op_values"), column] => {
             let mut inner = table;
-            for name in ["raw", "columns"] {
+            for name in ["raw", section] {
                 let entry = inner.entry(name).or_insert_with(|| Value::Table(Table::new()));
                 let wrong = || unknown_key(key, "--set");
                 inner = entry.as_table_mut().ok_or_else(wrong)?;

@@ -6,9 +6,12 @@ use arrow::datatypes::DataType;
 use chrono_tz::Tz;
 use serde::Deserialize;
 
+use crate::config::dialect::{Defaults, Dialect};
+use crate::config::operations::{OpValues, OpValuesToml};
+use crate::config::time_unit::TimeUnit;
 use crate::config::values::no_repeats;
 use crate::error::{Error, Result};
-use crate::layout::base_name;
+use crate::layout::{FileOrder, base_name};
 use crate::store::Location;
 use crate::types::column_type::{NAMES, parse_type};
 use crate::window::parse_duration;
@@ -112,17 +115,29 @@ pub struct Raw {
     pub window_by: WindowBy,
     /// `raw.lookback`: how far before the window a run looks for late inputs; default `2d`.
     pub lookback: chrono::Duration,
-    /// `raw.op`: the column with I, U or D; default `Op`. When the key is set, a CDC input
+    /// `raw.dialect`: the tool that wrote the files, `dms` (default), `qlik`, `sql-server-cdc` or
+    /// `flat`; a table of defaults for other keys.
+    pub dialect: Dialect,
+    /// `raw.op`: the column with the operation; default `Op`. When the key is set, a CDC input
     /// without the column is refused; when it is not, such an input holds inserts.
     pub op: OpColumn,
-    /// `raw.order_by`: the columns that order the changes, before file name, path and row.
+    /// `raw.delete_when`: a condition in SQL over the raw columns of one row; where it is true, the
+    /// change is a delete. Default none.
+    pub delete_when: Option<String>,
+    /// `raw.order_by`: the columns that order the changes, before file and row. Default none: the
+    /// changes are ordered by file ([`FileOrder::Time`]) and row.
     pub order_by: Vec<String>,
     /// `raw.on_tie`: what a run does when these are equal; default `row`.
     pub on_tie: OnTie,
-    /// `raw.commit_time`: the column with the commit time; default the first of `order_by`.
-    pub commit_time: String,
+    /// `raw.commit_time`: the column with the commit time; default the first column of `order_by`
+    /// that is a time. If there is none, the commit time of a change is its file's: the time in the
+    /// name, else that of its folder, else when the file was written.
+    pub commit_time: Option<String>,
+    /// `raw.commit_time_unit`: the unit of a commit time that is a number, `s`, `ms`, `us` or `ns`,
+    /// since 1970.
+    pub commit_time_unit: Option<TimeUnit>,
     /// `raw.event_time`: the column that gives a change its day; default the commit time.
-    pub event_time: String,
+    pub event_time: Option<String>,
     /// `raw.time_zone`: the zone of times without one in names, folders and `event_time`;
     /// default `UTC`.
     pub time_zone: Tz,
@@ -140,15 +155,26 @@ pub struct Raw {
     pub on_bad_file: OnBad,
     /// `raw.max_bad_rows`: the most bad rows that a run quarantines before it stops; default 1000.
     pub max_bad_rows: u64,
+    /// The columns that `[raw.columns]` declares as `TIMESTAMP` with other digits than 3, 6 or 9.
+    unitless: Vec<String>,
 }
 
 /// The operation column.
 #[derive(Clone, Debug)]
 pub struct OpColumn {
-    /// Its name.
-    pub name: String,
+    /// Its name; `None` if changes have no operation, so that each is an insert.
+    pub name: Option<String>,
     /// Whether the pipeline sets it, so that every CDC file must have it.
     pub required: bool,
+    /// `[raw.op_values]`: its values.
+    pub values: OpValues,
+}
+
+impl OpColumn {
+    /// Whether a column is the operation column, by its name in any case.
+    pub fn is(&self, column: &str) -> bool {
+        self.name.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(column))
+    }
 }
 
 impl Raw {
@@ -171,6 +197,17 @@ impl Raw {
         let mut columns = self.columns.iter();
         let found = columns.find(|(name, _)| name.eq_ignore_ascii_case(column));
         found.map(|(_, data_type)| data_type)
+    }
+
+    /// The order of files.
+    pub fn file_order(&self) -> FileOrder {
+        if self.order_by.is_empty() { FileOrder::Time(self.time_zone) } else { FileOrder::Name }
+    }
+
+    /// Whether a declared type does not say in which unit a number is: neither `TIMESTAMP(3)` nor 6
+    /// or 9 digits.
+    pub fn lacks_unit(&self, column: &str) -> bool {
+        self.unitless.iter().any(|name| name.eq_ignore_ascii_case(column))
     }
 
     /// The columns with the key before an update, in the key's order; empty without a prefix.
@@ -209,11 +246,17 @@ pub(super) struct RawToml {
     csv_op_in_full_load: Option<bool>,
     window_by: Option<WindowBy>,
     lookback: Option<String>,
+    #[serde(default)]
+    dialect: Dialect,
     op: Option<String>,
-    order_by: Vec<String>,
+    #[serde(default)]
+    op_values: OpValuesToml,
+    delete_when: Option<String>,
+    order_by: Option<Vec<String>>,
     #[serde(default)]
     on_tie: OnTie,
     commit_time: Option<String>,
+    commit_time_unit: Option<TimeUnit>,
     event_time: Option<String>,
     time_zone: Option<String>,
     day_zone: Option<String>,
@@ -234,12 +277,24 @@ impl RawToml {
         folder: &Path,
         wrong: &dyn Fn(&str, String) -> Error,
     ) -> Result<Raw> {
-        if self.order_by.is_empty() {
-            return Err(wrong("raw.order_by", "is empty".into())
-                .hint("name the column with the commit time, such as [\"TIMESTAMP\"]"));
-        }
-        no_repeats(&self.order_by)
+        let defaults = self.dialect.defaults();
+        let order_by = self
+            .order_by
+            .unwrap_or_else(|| defaults.order_by.iter().map(ToString::to_string).collect());
+        no_repeats(&order_by)
             .map_err(|name| wrong("raw.order_by", format!("names `{name}` twice")))?;
+        let commit_time = self.commit_time.or_else(|| defaults.commit_time.map(String::from));
+        if order_by.is_empty() {
+            check_order_of_files(self.on_tie, self.window_by, commit_time.as_deref(), wrong)?;
+        }
+        let op = op_column(self.dialect, self.op, self.op_values, &defaults, wrong)?;
+        if self.delete_when.as_ref().is_some_and(|condition| condition.trim().is_empty()) {
+            return Err(wrong("raw.delete_when", "is empty".into())
+                .hint("write a condition such as deleted_at IS NOT NULL"));
+        }
+        if key.is_empty() && self.delete_when.is_some() {
+            return Err(wrong("raw.delete_when", "is for tables with a key".into()));
+        }
         let urls = self.url.all();
         let urls =
             urls.iter().map(|url| Location::parse(url, folder)).collect::<Result<Vec<_>>>()?;
@@ -260,7 +315,6 @@ impl RawToml {
             op_in_full_load: self.csv_op_in_full_load.unwrap_or_default(),
         };
         check_csv(self.format, &csv, &columns, wrong)?;
-        let commit_time = self.commit_time.unwrap_or_else(|| self.order_by[0].clone());
         Ok(Raw {
             urls,
             format: self.format,
@@ -270,13 +324,13 @@ impl RawToml {
             lookback: parse_duration(self.lookback.as_deref().unwrap_or("2d")).map_err(|why| {
                 wrong("raw.lookback", why).hint("write a duration such as 2d or 6h")
             })?,
-            op: OpColumn {
-                required: self.op.is_some(),
-                name: self.op.unwrap_or_else(|| "Op".into()),
-            },
-            event_time: self.event_time.unwrap_or_else(|| commit_time.clone()),
+            dialect: self.dialect,
+            op,
+            delete_when: self.delete_when,
+            event_time: self.event_time,
             commit_time,
-            order_by: self.order_by,
+            commit_time_unit: self.commit_time_unit.or(defaults.commit_time_unit),
+            order_by,
             on_tie: self.on_tie,
             time_zone: zone("raw.time_zone", self.time_zone, wrong)?,
             day_zone: zone("raw.day_zone", self.day_zone, wrong)?,
@@ -285,6 +339,7 @@ impl RawToml {
             on_bad_row: self.on_bad_row,
             on_bad_file: self.on_bad_file,
             max_bad_rows: self.max_bad_rows.unwrap_or(1000),
+            unitless: unitless(&self.columns),
         })
     }
 }
@@ -298,6 +353,62 @@ fn zone(key: &str, zone: Option<String>, wrong: &dyn Fn(&str, String) -> Error) 
         wrong(key, format!("is `{zone}`"))
             .hint("use a name of the IANA time zone database, such as Europe/Berlin")
     })
+}
+
+/// The operation column, as the pipeline or the dialect names it.
+fn op_column(
+    dialect: Dialect,
+    name: Option<String>,
+    values: OpValuesToml,
+    defaults: &Defaults,
+    wrong: &dyn Fn(&str, String) -> Error,
+) -> Result<OpColumn> {
+    let values = values.check(&defaults.op_values, wrong)?;
+    if name.as_deref() == Some("") {
+        return Err(wrong("raw.op", "is empty".into())
+            .hint("if changes have no operation, write raw.dialect = \"flat\""));
+    }
+    let has_operations = name.is_some() || dialect.has_operations();
+    if !has_operations && values != defaults.op_values {
+        let why = "has no effect: changes of the dialect `flat` have no operation";
+        return Err(wrong("raw.op_values", why.into()).hint("name their column in `raw.op`"));
+    }
+    let name = name.or_else(|| defaults.op.map(String::from));
+    Ok(OpColumn {
+        required: name.is_some(),
+        name: name.or_else(|| has_operations.then(|| "Op".into())),
+        values,
+    })
+}
+
+/// Checks the keys that need a column in `raw.order_by`.
+fn check_order_of_files(
+    on_tie: OnTie,
+    window_by: Option<WindowBy>,
+    commit_time: Option<&str>,
+    wrong: &dyn Fn(&str, String) -> Error,
+) -> Result<()> {
+    if on_tie == OnTie::Fail {
+        let why = "cannot be `fail` without `raw.order_by`: changes are ordered by file and row";
+        return Err(wrong("raw.on_tie", why.into()).hint("name columns in `raw.order_by`"));
+    }
+    if window_by == Some(WindowBy::Commit) && commit_time.is_none() {
+        let why = "cannot be `commit` without a column of commit times";
+        return Err(wrong("raw.window_by", why.into())
+            .hint("set `raw.commit_time`, or use `modified`, `name` or `path`"));
+    }
+    Ok(())
+}
+
+/// The columns that are declared as `TIMESTAMP` with other digits than 3, 6 or 9.
+fn unitless(columns: &toml::Table) -> Vec<String> {
+    let is_unitless = |value: &toml::Value| {
+        let text: String = value.as_str().unwrap_or_default().split_whitespace().collect();
+        let is_time = text.to_ascii_uppercase().starts_with("TIMESTAMP");
+        is_time && !["(3)", "(6)", "(9)"].iter().any(|digits| text.contains(digits))
+    };
+    let columns = columns.iter().filter(|(_, value)| is_unitless(value));
+    columns.map(|(name, _)| name.clone()).collect()
 }
 
 /// Checks the keys that are not allowed, or limited, for a table without a key.

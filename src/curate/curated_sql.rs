@@ -61,8 +61,8 @@ pub(crate) async fn plan(
     let sql = &pipeline.curated.sql;
     let mut visible = changes.raw_schema().fields().to_vec();
     visible.push(Arc::new(Field::new(EVENT_DT, DataType::Date32, true)));
-    let visible = Arc::new(EmptyTable::new(Arc::new(Schema::new(visible))));
-    context.register_table(LATEST_RELATION, visible)?;
+    let latest = Arc::new(EmptyTable::new(Arc::new(Schema::new(visible))));
+    context.register_table(LATEST_RELATION, latest)?;
     let parsed = context.state().create_logical_plan(&sql.text).await;
     context.deregister_table(LATEST_RELATION)?;
     let parsed = parsed.map_err(|error| {

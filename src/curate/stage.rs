@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 use crate::changes::Changes;
 use crate::changes::key_moves::key_swaps;
 use crate::changes::pass_one::PassOne;
+use crate::changes::reader::{Backwards, count_backwards};
 use crate::config::{Keep, OnBad, Pipeline};
 use crate::curate::{Curate, Curated, does_not_add_up};
 use crate::engine::resources::Resources;
@@ -133,12 +134,17 @@ impl Stage<'_> {
         cached.grow(changes.cached_bytes());
         report.rows_read = changes.row_counts().sum();
         let context = session(self.runtime, threads);
-        if !changes.before_images().is_empty() {
+        // Without commit times, transactions are not known: updates of keys follow one another.
+        if !changes.before_images().is_empty() && changes.commit_time_column().is_some() {
             changes.set_key_swaps(key_swaps(&context, &changes, threads).await?);
         }
         let folded = fold(&context, &changes, pipeline, threads).await?;
         if !self.accepts_missing() {
             self.check_still_readable(&changes, &folded.pass_one)?;
+        }
+        let backwards = count_backwards(&changes, &folded.pass_one, threads).await?;
+        if backwards.rows > 0 {
+            warn!("{}", describe_backwards(pipeline, backwards));
         }
         info!(
             "pass one: {} rows, {} keys, {} keys and days",
@@ -164,7 +170,7 @@ impl Stage<'_> {
             curated.partitions.len(),
             curated.versions.len()
         );
-        fill_in(report, pipeline.keep, &folded, &curated);
+        fill_in(report, pipeline, &folded, &curated);
         check_conservation(report, &folded.pass_one)?;
         Ok(Staged {
             changes,
@@ -320,10 +326,24 @@ fn lost(message: String, is_from_empty: bool) -> Error {
     Error::data(message).hint(hint)
 }
 
+/// The warning about changes that go backwards.
+fn describe_backwards(pipeline: &Pipeline, backwards: Backwards) -> String {
+    let Backwards { rows, files } = backwards;
+    let columns: Vec<String> =
+        pipeline.raw.order_by.iter().map(|name| format!("`{name}`")).collect();
+    let columns = columns.join(", ");
+    format!(
+        "{columns} goes backwards from file to file: {rows} rows, in {files} files, are before rows of \
+         older files; if it is not the commit time or a sequence of the log, leave `raw.order_by` out: \
+         changes are then ordered by file and row"
+    )
+}
+
 /// Fills in the report's counts.
-fn fill_in(report: &mut Report, keep: Keep, folded: &Fold, curated: &Curated) {
+fn fill_in(report: &mut Report, pipeline: &Pipeline, folded: &Fold, curated: &Curated) {
+    let is_ordered_by_files = pipeline.raw.order_by.is_empty();
     let pass_one = &folded.pass_one;
-    let (winners, ties) = match keep {
+    let (winners, ties) = match pipeline.keep {
         Keep::Latest => (folded.keys, folded.ties),
         Keep::LatestPerDay => (folded.key_days, folded.day_ties),
     };
@@ -334,7 +354,9 @@ fn fill_in(report: &mut Report, keep: Keep, folded: &Fold, curated: &Curated) {
     report.rows_deleted = curated.counts.rows_deleted;
     report.rows_rejected = pass_one.bad_rows().count();
     report.key_moves = pass_one.key_moves();
-    report.ties = ties;
+    report.rows_ignored = pass_one.rows_ignored();
+    // Where file and row are the order, they decide no tie.
+    report.ties = if is_ordered_by_files { 0 } else { ties };
     report.bytes_changed = curated.bytes_changed;
     report.newest_commit_time = report.newest_commit_time.max(pass_one.newest_commit_time());
 }
@@ -346,13 +368,17 @@ fn check_conservation(report: &Report, pass_one: &PassOne) -> Result<()> {
         + report.rows_superseded
         + report.rows_deleted
         + report.rows_rejected
-        + report.rows_outside;
+        + report.rows_outside
+        + report.rows_ignored;
     let sums = [
         ("rows read", report.rows_read + report.key_moves, counted),
         (
             "rows folded",
             report.rows_read + report.key_moves,
-            pass_one.rows_folded() + report.rows_outside + report.rows_rejected,
+            pass_one.rows_folded()
+                + report.rows_outside
+                + report.rows_rejected
+                + report.rows_ignored,
         ),
     ];
     match sums.into_iter().find(|(_, one, other)| one != other) {

@@ -108,8 +108,11 @@ mod tests {
         assert!(at("glueless-living/rows").exists());
         assert!(!at("glueless-killed").exists() && !at("glueless-killed.lock").exists());
         drop((living, next));
-        let left = std::fs::read_dir(spill_dir.path()).expect("listed");
-        let left: Vec<_> = left.flatten().map(|entry| entry.file_name()).collect();
+        let left: Vec<_> = std::fs::read_dir(spill_dir.path())
+            .expect("listed")
+            .flatten()
+            .map(|entry| entry.file_name())
+            .collect();
         assert_eq!(left, ["another's.lock"]);
     }
 }

@@ -36,7 +36,7 @@ use datafusion::physical_plan::execution_plan::{
     apply_expression_roots,
 };
 use datafusion::physical_plan::metrics::{
-    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet,
+    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, RecordOutput,
 };
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -179,8 +179,8 @@ impl<P: Position> FoldExec<P> {
                     &self.metrics,
                 )),
             };
-            let filled = Arc::new(fill).run(Arc::clone(context), partitions);
-            let shareable = filled.map(|filled| {
+            let filling = Arc::new(fill).run(Arc::clone(context), partitions);
+            let shareable = filling.map(|filled| {
                 filled.map(Arc::new).map_err(|error| Arc::new(DataFusionError::from(error)))
             });
             shareable.boxed().shared()
@@ -225,8 +225,7 @@ impl<P: Position> Fill<P> {
             let value = expression.evaluate(batch)?;
             value.into_array(batch.num_rows())
         };
-        let keys = self.keys.iter().map(evaluate);
-        let keys = keys.collect::<EngineResult<Vec<_>>>()?;
+        let keys = self.keys.iter().map(evaluate).collect::<EngineResult<Vec<_>>>()?;
         let [days, positions] = &self.arguments;
         let (days, positions) = (evaluate(days)?, evaluate(positions)?);
         self.input_rows.add(batch.num_rows());
@@ -263,9 +262,8 @@ impl<P: Position> Output<P> {
         if keys.len() == 0 {
             return Ok(None);
         }
-        self.metrics.record_output(keys.len());
-        let column = keys.finish();
-        Ok(Some(RecordBatch::try_new(Arc::clone(&self.schema), vec![column])?))
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), vec![keys.finish()])?;
+        Ok(Some(batch.record_output(&self.metrics)))
     }
 }
 

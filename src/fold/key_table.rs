@@ -390,9 +390,9 @@ mod tests {
         let (shards, share) = table.seal().expect("sealed");
         for shard in shards {
             let mut each = |key: &mut dyn Iterator<Item = (Option<i32>, &i128)>| {
-                let entries =
-                    key.map(|(day, position)| (day, position.file_and_row().1, position.is_tied()));
-                let mut entries: Vec<_> = entries.collect();
+                let mut entries: Vec<_> = key
+                    .map(|(day, position)| (day, position.file_and_row().1, position.is_tied()))
+                    .collect();
                 entries.sort();
                 found.push(entries);
             };

@@ -35,6 +35,7 @@ use chrono_tz::{GapInfo, Tz};
 
 use crate::layout::is_leftover;
 use crate::window::Window;
+use crate::window::date_parts::{nanoseconds, number};
 
 /// The part of a date that some digits stand for, coarsest first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -105,7 +106,7 @@ impl<'a> Folder<'a> {
                     && self.text.len() <= unit.width()
             }
         };
-        has_width.then(|| number(self.text)).flatten()
+        has_width.then(|| number(self.text.as_bytes())).flatten()
     }
 
     /// The date, if this folder's name alone is a complete one.
@@ -118,12 +119,6 @@ impl<'a> Folder<'a> {
         let (date, taken) = longest(&pieces, &SEQUENCES)?;
         (taken == pieces.len()).then_some(date)
     }
-}
-
-/// Parses `text`, if it is only digits.
-fn number(text: &str) -> Option<u32> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    digits.then(|| text.parse().ok()).flatten()
 }
 
 /// A span of local time `[start, end)`: a year, month, day or hour.
@@ -230,7 +225,7 @@ fn undelimited(text: &str, units: &[Unit]) -> Option<LocalSpan> {
     let mut values = Vec::with_capacity(units.len());
     for unit in units {
         let (digits, remaining) = rest.split_at_checked(unit.width())?;
-        values.push(number(digits)?);
+        values.push(number(digits.as_bytes())?);
         rest = remaining;
     }
     rest.is_empty().then(|| LocalSpan::new(units, &values))?
@@ -331,18 +326,19 @@ pub fn cdc_file_time(base_name: &str, zone: Tz) -> Option<DateTime<Utc>> {
         Some(_) => return None,
         None => time.split_at_checked(6)?,
     };
-    let fraction_nanos = match fraction.len() {
-        3 => 1_000_000,
-        4 => 100_000,
-        _ => return None,
+    let [h1, h2, m1, m2, s1, s2] = *clock.as_bytes() else {
+        return None;
     };
-    let clock = NaiveTime::from_hms_nano_opt(
-        clock.get(..2).and_then(number)?,
-        clock.get(2..4).and_then(number)?,
-        clock.get(4..).filter(|second| second.len() == 2).and_then(number)?,
-        number(fraction)? * fraction_nanos,
+    if !(3..=4).contains(&fraction.len()) {
+        return None;
+    }
+    let time_of_day = NaiveTime::from_hms_nano_opt(
+        number(&[h1, h2])?,
+        number(&[m1, m2])?,
+        number(&[s1, s2])?,
+        nanoseconds(fraction.as_bytes())?,
     )?;
-    instant(day.and_time(clock), zone)
+    instant(day.and_time(time_of_day), zone)
 }
 
 #[cfg(test)]

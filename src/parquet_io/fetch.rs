@@ -77,9 +77,12 @@ impl ParquetFile {
             return Vec::new();
         };
         let schema = metadata.file_metadata().schema_descr();
-        let chunks = metadata.row_group(row_group).columns().iter().enumerate();
-        let chunks =
-            chunks.filter(|(leaf, _)| columns.contains(&schema.get_column_root_idx(*leaf)));
+        let chunks = metadata
+            .row_group(row_group)
+            .columns()
+            .iter()
+            .enumerate()
+            .filter(|(leaf, _)| columns.contains(&schema.get_column_root_idx(*leaf)));
         let range = |(start, length): (u64, u64)| start..start + length;
         chunks.map(|(_, chunk)| range(chunk.byte_range())).collect()
     }
@@ -239,8 +242,8 @@ impl Fetched {
         batch_rows: usize,
     ) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send> {
         let name = self.unit.file.name.clone();
-        let reader = catch_panics(|| self.unit.reader(self.chunks, batch_rows));
-        let mut reader = Some(reader.map_err(|error| read_error(&name, error))?);
+        let opened = catch_panics(|| self.unit.reader(self.chunks, batch_rows));
+        let mut reader = Some(opened.map_err(|error| read_error(&name, error))?);
         let room = self.room;
         Ok(std::iter::from_fn(move || {
             let _room = &room;
@@ -360,8 +363,8 @@ mod tests {
 
     /// The values of `n` and of the row number of the selected rows.
     fn read(file: &ParquetFile, selected: Vec<SelectedRows>) -> Result<Vec<(i64, i64)>> {
-        let batches = file.read_selected(&[1], selected.into_iter(), 7);
-        let batches: Result<Vec<RecordBatch>> = runtime().block_on(batches.try_collect());
+        let read = file.read_selected(&[1], selected.into_iter(), 7);
+        let batches: Result<Vec<RecordBatch>> = runtime().block_on(read.try_collect());
         let values = |batch: RecordBatch| {
             let column = |index: usize| batch.column(index).as_primitive::<Int64Type>().clone();
             let (n, row) = (column(0), column(1));

@@ -276,18 +276,21 @@ fn check_footer(metadata: &ParquetMetaData, size: u64) -> ParquetResult<()> {
 /// # Errors
 /// Data, when a value does not fit.
 pub(crate) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let columns = schema.fields().iter().map(|field| {
-        Ok(match batch.column_by_name(field.name()) {
-            Some(column) if column.data_type() == field.data_type() => Arc::clone(column),
-            Some(column) => cast_exactly(column, field.data_type()).ok_or_else(|| {
-                let (name, data_type) = (field.name(), field.data_type());
-                Error::data(format!("a value of the column `{name}` does not fit {data_type}"))
-                    .hint("cast it in curated.sql")
-            })?,
-            None => new_null_array(field.data_type(), batch.num_rows()),
+    let columns = schema
+        .fields()
+        .iter()
+        .map(|field| {
+            Ok(match batch.column_by_name(field.name()) {
+                Some(column) if column.data_type() == field.data_type() => Arc::clone(column),
+                Some(column) => cast_exactly(column, field.data_type()).ok_or_else(|| {
+                    let (name, data_type) = (field.name(), field.data_type());
+                    Error::data(format!("a value of the column `{name}` does not fit {data_type}"))
+                        .hint("cast it in curated.sql")
+                })?,
+                None => new_null_array(field.data_type(), batch.num_rows()),
+            })
         })
-    });
-    let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
+        .collect::<Result<Vec<ArrayRef>>>()?;
     Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
 }
 
@@ -346,8 +349,7 @@ fn arrow_metadata(
             let inferred = ArrowReaderMetadata::try_new(Arc::clone(&metadata), plain.clone())?;
             let descriptor = metadata.file_metadata().schema_descr();
             let columns = descriptor.root_schema().get_fields().iter();
-            let fields = inferred.schema().fields().iter().zip(columns);
-            let fields = fields.map(|(field, column)| {
+            let fields = inferred.schema().fields().iter().zip(columns).map(|(field, column)| {
                 let is_int96 =
                     column.is_primitive() && column.get_physical_type() == PhysicalType::INT96;
                 let data_type = match field.data_type() {

@@ -50,9 +50,7 @@ impl Form {
     /// pipeline says that they have it.
     pub(crate) fn of(raw: &Raw, full_load: bool) -> Self {
         let lacks_op = full_load && !raw.csv.header && !raw.csv.op_in_full_load;
-        let is_present = |(name, _): &&(String, DataType)| {
-            !(lacks_op && name.eq_ignore_ascii_case(&raw.op.name))
-        };
+        let is_present = |(name, _): &&(String, DataType)| !(lacks_op && raw.op.is(name));
         Form {
             columns: raw.columns.iter().filter(is_present).cloned().collect(),
             csv: raw.csv.clone(),
@@ -173,9 +171,13 @@ impl<'a> Batch<'a> {
                 texts.append_null();
             }
             let texts = record.lossy_texts();
-            let names = self.schema.fields().iter().map(|field| field.name());
-            let names = names.map(Some).chain(std::iter::repeat(None));
-            let change = fields_json(names.map(|name| name.map(String::as_str)).zip(texts));
+            let names = self
+                .schema
+                .fields()
+                .iter()
+                .map(|field| Some(field.name().as_str()))
+                .chain(std::iter::repeat(None));
+            let change = fields_json(names.zip(texts));
             return self.quarantine(BadRow {
                 row,
                 line: Some(line),
@@ -373,8 +375,8 @@ mod tests {
             for row in 0..batch.num_rows() {
                 let columns = batch.columns().iter();
                 let values = columns.map(|column| {
-                    let shown = ArrayFormatter::try_new(column, &FormatOptions::default());
-                    let shown = shown.expect("a format");
+                    let shown = ArrayFormatter::try_new(column, &FormatOptions::default())
+                        .expect("a format");
                     column.is_valid(row).then(|| shown.value(row).to_string())
                 });
                 rows.push(values.collect());
@@ -574,8 +576,10 @@ mod tests {
 
     #[test]
     fn compressed_files_are_read_and_cut_off_ones_refused() {
-        let text = (0..5000).map(|row| format!("{row},{}\n", row * 7919 % 104_729));
-        let text = text.collect::<String>().into_bytes();
+        let text = (0..5000)
+            .map(|row| format!("{row},{}\n", row * 7919 % 104_729))
+            .collect::<String>()
+            .into_bytes();
         let halves = text.split_at(text.len() / 2);
         let many = [gzipped(halves.0), gzipped(halves.1)].concat();
         let zst = zstd::encode_all(&text[..], 1).expect("compressed");

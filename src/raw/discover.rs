@@ -19,7 +19,7 @@ use crate::layout;
 use crate::raw::identify::identify;
 pub(crate) use crate::raw::input::{Input, RawFile, Recorded};
 use crate::store::Folder;
-use crate::window::Window;
+use crate::window::{Window, WindowSet};
 
 /// The number of folders listed concurrently.
 const CONCURRENT_LISTINGS: usize = 16;
@@ -45,9 +45,10 @@ pub(crate) async fn new_spans(
         let is_same_quarantined =
             quarantined.is_some_and(|before| before.is_same(&input.file, is_local));
         if recorded.folded(location, path).is_some() {
-            let read = recorded.rows_read(location, path);
-            let unread = read.map(|read| window.without(&read));
-            spans.extend(unread.into_iter().flatten().map(Some));
+            if let Some(read) = recorded.rows_read(location, path) {
+                let unread = WindowSet::from(*window).subtracting(&read);
+                spans.extend(unread.iter().copied().map(Some));
+            }
         } else if input.full_load {
             spans.push(Some(Window {
                 start: window.start,
@@ -61,11 +62,8 @@ pub(crate) async fn new_spans(
 }
 
 /// Sorts inputs in the order of files.
-fn sort(inputs: &mut [Input]) {
-    fn order(input: &Input) -> (&str, &str, usize) {
-        layout::file_order(input.file.location, &input.file.path)
-    }
-    inputs.sort_by(|a, b| order(a).cmp(&order(b)));
+fn sort(raw: &Raw, inputs: &mut [Input]) {
+    raw.file_order().sort(inputs, |input| (input.file.location, &input.file.path));
 }
 
 /// The folded files that are not among the inputs found.
@@ -141,20 +139,20 @@ pub(crate) async fn discover<'a>(
             let rows = by_rows.then(|| {
                 if recorded.is_quarantined(location, path) {
                     // Read all rows again: fold those that are readable now, find those still bad.
-                    return runs.iter().chain([window]).copied().collect();
+                    return runs.union(&(*window).into());
                 }
                 let read = match folded {
                     Some(_) => recorded.rows_read(location, path),
-                    None => Some(Vec::new()),
+                    None => Some(WindowSet::default()),
                 };
-                row_windows(raw, window, &runs, read.as_deref())
+                row_windows(raw, window, &runs, read.as_ref())
             });
             if let Some(late) = choice {
                 found.inputs.push(Input { file, full_load, late, rows, only: None });
             }
         }
     }
-    sort(&mut found.inputs);
+    sort(raw, &mut found.inputs);
     found.missing = wanted;
     found.missing.retain(|file| {
         // An input quarantined as a whole was not folded.
@@ -254,7 +252,7 @@ pub(crate) async fn discover_all(folders: &[Folder], raw: &Raw) -> Result<Vec<In
             only: None,
         }));
     }
-    sort(&mut inputs);
+    sort(raw, &mut inputs);
     Ok(inputs)
 }
 
@@ -296,7 +294,7 @@ pub(crate) async fn rediscover<'a>(
             Input { file, full_load, late: false, rows, only: None }
         }));
     }
-    sort(&mut found.inputs);
+    sort(raw, &mut found.inputs);
     found.missing = missing_files(wanted.into_iter(), &found.inputs).collect();
     Ok(found)
 }
@@ -328,7 +326,7 @@ pub(crate) async fn catch_up<'a>(
 ) -> Result<CatchUp<'a>> {
     let raw = &pipeline.raw;
     let runs = recorded.windows();
-    let Some(span_of_all) = runs.iter().copied().reduce(|span, run| span.span(&run)) else {
+    let Some(span_of_all) = runs.span() else {
         return Ok(CatchUp::default());
     };
     let (mut inputs, mut seen, mut renewed) = (Vec::new(), HashSet::new(), Vec::new());
@@ -350,7 +348,7 @@ pub(crate) async fn catch_up<'a>(
                 (is_wanted, folded.is_none() && !full_load)
             } else {
                 let span = span_or_error(folder, raw, &file)?;
-                let was_run = runs.iter().any(|run| run.overlaps(&span));
+                let was_run = runs.overlaps(&span);
                 let is_new = is_unread && span_of_all.overlaps(&span);
                 (is_new || is_quarantined, is_new && was_run)
             };
@@ -358,9 +356,9 @@ pub(crate) async fn catch_up<'a>(
                 seen.insert((location, file.path.clone()));
             }
             let rows = match (is_wanted, read) {
-                (true, _) => vec![span_of_all],
-                (false, Some(read)) if by_rows => span_of_all.without(&read),
-                (false, _) => Vec::new(),
+                (true, _) => span_of_all.into(),
+                (false, Some(read)) if by_rows => WindowSet::from(span_of_all).subtracting(&read),
+                (false, _) => WindowSet::default(),
             };
             // Every command that folds looks at full loads: what comes after one depends on it.
             if (full_load || !rows.is_empty())
@@ -380,7 +378,7 @@ pub(crate) async fn catch_up<'a>(
             });
         }
     }
-    sort(&mut inputs);
+    sort(raw, &mut inputs);
     let missing_quarantined = missing_files(quarantined.into_iter(), &inputs).collect();
     let is_missing = |file: &&RawFile| {
         let is_folded = recorded.folded(file.location, &file.path).is_some();
@@ -432,7 +430,7 @@ fn late_if_selected(
     folder: &Folder,
     raw: &Raw,
     window: &Window,
-    runs: &[Window],
+    runs: &WindowSet,
     file: &RawFile,
     is_known: bool,
 ) -> Result<Option<bool>> {
@@ -445,7 +443,7 @@ fn late_if_selected(
     }
     let is_late = !is_known
         && lookback_span(raw, window).is_some_and(|lookback| lookback.overlaps(&span))
-        && runs.iter().any(|run| run.overlaps(&span));
+        && runs.overlaps(&span);
     Ok(is_late.then_some(true))
 }
 
@@ -460,14 +458,14 @@ fn lookback_span(raw: &Raw, window: &Window) -> Option<Window> {
 fn row_windows(
     raw: &Raw,
     window: &Window,
-    runs: &[Window],
-    read: Option<&[Window]>,
-) -> Vec<Window> {
-    let mut windows = vec![*window];
-    if let (Some(read), Some(lookback)) = (read, lookback_span(raw, window)) {
-        let late = runs.iter().filter_map(|run| run.intersection(&lookback));
-        windows.extend(late.flat_map(|late| late.without(read)));
-    }
+    runs: &WindowSet,
+    read: Option<&WindowSet>,
+) -> WindowSet {
+    let mut windows = match (read, lookback_span(raw, window)) {
+        (Some(read), Some(lookback)) => runs.within(&lookback).subtracting(read),
+        _ => WindowSet::default(),
+    };
+    windows.insert(*window);
     windows
 }
 

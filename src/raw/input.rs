@@ -5,7 +5,7 @@ use object_store::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 use crate::raw::fingerprint::Fingerprint;
-use crate::window::Window;
+use crate::window::WindowSet;
 
 /// A raw file, as listed and as recorded in the ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +32,7 @@ pub struct RawFile {
     pub commit: u64,
     /// The windows that selected its rows in that commit; `None` for all rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rows: Option<Vec<Window>>,
+    pub rows: Option<WindowSet>,
     /// Whether it was missing when a run last looked, so that later runs have read none of its
     /// rows.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -57,7 +57,7 @@ pub struct Input {
     /// Whether it is before the window and was missing when its own window was run.
     pub late: bool,
     /// The windows that select its rows by their commit time; `None` for all rows.
-    pub rows: Option<Vec<Window>>,
+    pub rows: Option<WindowSet>,
     /// The numbers of the rows to fold, from 0 and ascending; `None` for all rows.
     pub only: Option<Vec<u64>>,
 }
@@ -121,7 +121,7 @@ pub(crate) trait Recorded {
     /// Whether an input or any of its rows is quarantined.
     fn is_quarantined(&self, location: usize, path: &str) -> bool;
     /// The windows of earlier runs.
-    fn windows(&self) -> Vec<Window>;
+    fn windows(&self) -> WindowSet;
     /// The windows whose rows of an input were folded; `None` if all rows were.
-    fn rows_read(&self, location: usize, path: &str) -> Option<Vec<Window>>;
+    fn rows_read(&self, location: usize, path: &str) -> Option<WindowSet>;
 }

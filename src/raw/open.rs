@@ -210,11 +210,11 @@ impl Opener {
     fn open_some(&self, work: &Work<(usize, Input)>) -> Vec<(usize, OneOpened)> {
         let (mut opened, mut known) = (Vec::new(), None);
         while let Some((index, input)) = work.next() {
-            let one = match self.format {
+            let tried = match self.format {
                 RawFormat::Parquet => block_on(self.open_parquet(input)),
                 RawFormat::Csv => self.open_csv(input, None),
             };
-            let one = one.map(|one| one.without_footer(&mut known));
+            let one = tried.map(|one| one.without_footer(&mut known));
             let is_last = self.stops_at(&one);
             opened.push((index, one));
             if is_last {
@@ -229,19 +229,20 @@ impl Opener {
         inputs: Vec<Input>,
         opens: usize,
     ) -> Result<Vec<OneOpened>> {
-        let tasks = stream::iter(inputs).map(|input| {
-            let opener = Arc::clone(&self);
-            match self.format {
-                RawFormat::Parquet => {
-                    spawn(async move { Ok(opener.open_parquet(input).await) }).boxed()
+        let mut tasks = stream::iter(inputs)
+            .map(|input| {
+                let opener = Arc::clone(&self);
+                match self.format {
+                    RawFormat::Parquet => {
+                        spawn(async move { Ok(opener.open_parquet(input).await) }).boxed()
+                    }
+                    RawFormat::Csv => {
+                        let handle = Some(Handle::current());
+                        spawn_blocking(move || Ok(opener.open_csv(input, handle))).boxed()
+                    }
                 }
-                RawFormat::Csv => {
-                    let handle = Some(Handle::current());
-                    spawn_blocking(move || Ok(opener.open_csv(input, handle))).boxed()
-                }
-            }
-        });
-        let mut tasks = tasks.buffered(opens);
+            })
+            .buffered(opens);
         let (mut opened, mut known) = (Vec::new(), None);
         while let Some(one) = tasks.try_next().await? {
             let one = one.map(|one| one.without_footer(&mut known));
@@ -313,11 +314,11 @@ impl Opener {
             let form = &self.forms[usize::from(input.full_load)];
             let mut spill = self.spills.take()?;
             let start = spill.written;
-            let bad = to_parquet(&name, text, form, &self.bad_rows, &mut spill);
+            let converted = to_parquet(&name, text, form, &self.bad_rows, &mut spill);
             // The bytes of a file that failed stay unused.
             let part = spill.reader(start);
             self.spills.put_back(spill);
-            let (bad, (reader, size)) = (bad?, part?);
+            let (bad, (reader, size)) = (converted?, part?);
             Ok((block_on(ParquetFile::open_in(reader, size, name, &mut Vec::new()))?, bad))
         };
         match opened() {
@@ -408,9 +409,9 @@ impl Spill {
     fn reader(&mut self, start: u64) -> Result<(ObjectReader, u64)> {
         let failed = |error| spill_failed("the rows of a CSV file", error);
         self.writer.flush().map_err(failed)?;
-        let path = self.file.path().map(Path::from_absolute_path);
         let lost = || Error::internal("spilled data is not on a local disk");
-        let path = path.ok_or_else(lost)?.map_err(|error| lost().caused_by(error))?;
+        let path = Path::from_absolute_path(self.file.path().ok_or_else(lost)?)
+            .map_err(|error| lost().caused_by(error))?;
         let store = Arc::new(LocalFileSystem::new());
         Ok((ObjectReader { store, path, start }, self.written - start))
     }
@@ -448,8 +449,8 @@ mod tests {
             let column: ArrayRef = Arc::new(Int64Array::from(vec![0; number + 1]));
             let batch = RecordBatch::try_from_iter([("a", column)]).expect("a batch");
             let mut bytes = Vec::new();
-            let writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None);
-            let mut writer = writer.expect("a writer");
+            let mut writer =
+                ArrowWriter::try_new(&mut bytes, batch.schema(), None).expect("a writer");
             writer.write(&batch).expect("written");
             writer.close().expect("written");
             let path = format!("{number:02}.parquet");

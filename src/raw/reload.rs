@@ -46,8 +46,7 @@ pub(crate) fn check_reloads(
         !raw.is_full_load(file.location, &file.path)
             && time_of(raw, file).max(file.modified) < reload.modified
     }));
-    let Some(first) = older.iter().min_by_key(|file| layout::file_order(file.location, &file.path))
-    else {
+    let Some(first) = older.iter().min_by_key(|file| &file.path) else {
         return Ok(());
     };
     let (load, first) =
@@ -123,7 +122,7 @@ mod tests {
     use crate::config::Pipeline;
     use crate::raw::fingerprint::{self, Fingerprint};
     use crate::store::{Location, Stores};
-    use crate::window::Window;
+    use crate::window::WindowSet;
 
     /// The files of earlier runs.
     struct Known(Vec<RawFile>);
@@ -145,11 +144,11 @@ mod tests {
             false
         }
 
-        fn windows(&self) -> Vec<Window> {
-            Vec::new()
+        fn windows(&self) -> WindowSet {
+            WindowSet::default()
         }
 
-        fn rows_read(&self, _: usize, _: &str) -> Option<Vec<Window>> {
+        fn rows_read(&self, _: usize, _: &str) -> Option<WindowSet> {
             None
         }
     }

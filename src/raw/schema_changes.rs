@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, SchemaRef};
 use serde::Serialize;
 
-use crate::layout::file_order;
+use crate::layout::FileOrder;
 use crate::parquet_io::open::ParquetFile;
 use crate::raw::columns::find_column;
 use crate::raw::discover::Input;
@@ -65,6 +65,7 @@ type Columns = Vec<(String, DataType)>;
 
 /// Compares the columns of files, one after the other.
 pub(crate) struct SchemaChanges {
+    order: FileOrder,
     /// The changes observed so far.
     pub seen: Vec<SchemaChange>,
     /// The newest CDC file of all runs, and its columns.
@@ -79,8 +80,9 @@ pub(crate) struct SchemaChanges {
 
 impl SchemaChanges {
     /// Starts from the columns of earlier runs.
-    pub(crate) fn new(known: &KnownColumns) -> Self {
+    pub(crate) fn new(known: &KnownColumns, order: FileOrder) -> Self {
         SchemaChanges {
+            order,
             seen: Vec::new(),
             newest: known.newest.clone(),
             cdc: Vec::new(),
@@ -92,9 +94,12 @@ impl SchemaChanges {
     /// Compares the next file, in the order of files.
     pub(crate) fn observe(&mut self, file: &ParquetFile, input: &Input) {
         let (schema, full_load) = (file.schema(), input.full_load);
-        let order = file_order(input.file.location, &input.file.path);
         let (known_location, known_path) = &self.newest.file;
-        let is_newest = order >= file_order(*known_location, known_path);
+        let (found, known) = (
+            (input.file.location, input.file.path.as_str()),
+            (*known_location, known_path.as_str()),
+        );
+        let is_newest = !full_load && self.order.is_from(found, known);
         let is_first = self.last_schemas[0].is_none();
         if !full_load && is_newest {
             if is_first {

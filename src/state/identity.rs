@@ -25,6 +25,13 @@ pub struct Identity {
     partition_by: Vec<String>,
     #[serde(default)]
     before_image_prefix: Option<String>,
+    /// Those of `raw.op_values`, if they are not I, U and D; `none` where changes have no operation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    op_values: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    delete_when: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    commit_time_unit: Option<String>,
     curated_sql: String,
     /// The columns of the query, and the rest of it.
     #[serde(default)]
@@ -54,18 +61,28 @@ impl Identity {
 
     /// The identity of a configured pipeline.
     pub fn of(pipeline: &Pipeline) -> Self {
+        let raw = &pipeline.raw;
+        // As it was recorded when there had to be a column: the first of the order.
+        let first = || raw.order_by.first().cloned().unwrap_or_default();
+        let commit_time = raw.commit_time.clone().unwrap_or_else(first);
         Identity {
             curated: pipeline.curated.url.to_string(),
             format: pipeline.curated.format.to_string(),
             key: pipeline.key.clone(),
             keep: pipeline.keep.to_string(),
-            order_by: pipeline.raw.order_by.clone(),
-            commit_time: pipeline.raw.commit_time.clone(),
-            event_time: pipeline.raw.event_time.clone(),
-            time_zone: pipeline.raw.time_zone.to_string(),
-            day_zone: pipeline.raw.day_zone.to_string(),
+            order_by: raw.order_by.clone(),
+            event_time: raw.event_time.as_ref().unwrap_or(&commit_time).clone(),
+            commit_time,
+            time_zone: raw.time_zone.to_string(),
+            day_zone: raw.day_zone.to_string(),
             partition_by: pipeline.curated.partition_by.clone(),
-            before_image_prefix: pipeline.raw.before_image_prefix.clone(),
+            before_image_prefix: raw.before_image_prefix.clone(),
+            op_values: match &raw.op.name {
+                Some(_) => raw.op.values.identity(),
+                None => Some("none".into()),
+            },
+            delete_when: raw.delete_when.clone(),
+            commit_time_unit: raw.commit_time_unit.map(|unit| unit.name().to_string()),
             curated_sql: pipeline.curated.sql.fingerprint(),
             query: Query::of(&pipeline.curated.sql.text),
         }
@@ -85,6 +102,9 @@ impl Identity {
             ("raw.day_zone", self.day_zone != other.day_zone),
             ("curated.partition_by", self.partition_by != other.partition_by),
             ("raw.before_image_prefix", self.before_image_prefix != other.before_image_prefix),
+            ("raw.op_values", self.op_values != other.op_values),
+            ("raw.delete_when", self.delete_when != other.delete_when),
+            ("raw.commit_time_unit", self.commit_time_unit != other.commit_time_unit),
             ("curated.sql", self.is_other_query(other)),
         ]
         .into_iter()

@@ -13,7 +13,7 @@ use crate::raw::discover::{RawFile, Recorded};
 use crate::state::contract::TableContract;
 use crate::table::TableFile;
 use crate::types::day_counts::DayCounts;
-use crate::window::Window;
+use crate::window::{Window, WindowSet};
 
 /// The format number of the ledger. A version of this program reads formats up to its own.
 pub const FORMAT: u32 = 1;
@@ -90,7 +90,7 @@ pub struct Run {
     pub by_rows: bool,
     /// The windows whose days it aggregated, changed or not, if they differ from its own window.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub aggregated: Option<Vec<Window>>,
+    pub aggregated: Option<WindowSet>,
     /// The run's start time.
     pub at: DateTime<Utc>,
     /// The wall time until its commit, in seconds.
@@ -235,9 +235,9 @@ impl Ledger {
         self.runs.iter().rev().find(|run| run.run_id == run_id)
     }
 
-    /// The windows that were folded, ascending; adjacent windows are merged.
-    pub fn folded_windows(&self) -> Vec<Window> {
-        Window::union(self.runs.iter().filter_map(Run::folded).collect())
+    /// The windows that were folded.
+    pub fn folded_windows(&self) -> WindowSet {
+        self.runs.iter().filter_map(Run::folded).collect()
     }
 }
 
@@ -254,13 +254,13 @@ impl Ledger {
     }
 
     /// The windows for whose days the aggregate `table` was computed.
-    pub fn windows_aggregated(&self, table: &String) -> Vec<Window> {
+    pub fn windows_aggregated(&self, table: &String) -> WindowSet {
         let runs = self.runs.iter().filter(|run| run.tables.contains(table));
-        let windows = runs.flat_map(|run| match &run.aggregated {
+        let windows = runs.map(|run| match &run.aggregated {
             Some(windows) => windows.clone(),
-            None => vec![run.window()],
+            None => run.window().into(),
         });
-        windows.collect()
+        windows.flat_map(Vec::from).collect()
     }
 
     /// Whether the aggregate `table` was computed since the last change.
@@ -270,9 +270,9 @@ impl Ledger {
         last.is_some_and(|run| run.tables.contains(table))
     }
 
-    /// The gaps between the folded windows, ascending.
-    pub fn gaps(&self) -> Vec<Window> {
-        Window::gaps(&self.folded_windows())
+    /// The gaps between the folded windows.
+    pub fn gaps(&self) -> WindowSet {
+        self.folded_windows().gaps()
     }
 }
 
@@ -299,16 +299,16 @@ impl Recorded for Ledger {
         self.quarantined.contains_key(&(location, path.to_string()))
     }
 
-    fn windows(&self) -> Vec<Window> {
+    fn windows(&self) -> WindowSet {
         self.folded_windows()
     }
 
-    fn rows_read(&self, location: usize, path: &str) -> Option<Vec<Window>> {
+    fn rows_read(&self, location: usize, path: &str) -> Option<WindowSet> {
         let file = self.folded(location, path)?;
         let first = file.rows.as_ref()?;
         let is_later = |run: &&Run| run.commit > file.commit && run.by_rows && !file.is_absent;
         let later = self.runs.iter().filter(is_later).filter_map(Run::folded);
-        Some(Window::union(first.iter().copied().chain(later).collect()))
+        Some(first.iter().copied().chain(later).collect())
     }
 }
 

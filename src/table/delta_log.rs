@@ -301,9 +301,8 @@ impl DeltaLog {
 
     /// The error for a failure of the engine.
     pub(crate) fn failed(&self, doing: &str, error: DeltaTableError) -> Error {
-        let hint = storage_hint(&error);
-        let hint =
-            hint.unwrap_or("check its permissions and free space, and that its log is complete");
+        let hint = storage_hint(&error)
+            .unwrap_or("check its permissions and free space, and that its log is complete");
         let failed = format!("cannot {doing} the Delta table {}", self.folder.location);
         // The lines after the first are back traces.
         let text = error.to_string();

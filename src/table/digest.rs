@@ -244,9 +244,9 @@ mod tests {
         assert_eq!(one, digests(&turned));
         assert_eq!(one.partitions["cat=a"].rows, 3);
         assert_eq!(one.days, BTreeMap::from([(None, 1), (Some(0), 2), (Some(1), 1)]));
-        let mut other = rows;
-        other[0].0 = 9;
-        let other = digests(&other);
+        let mut changed = rows;
+        changed[0].0 = 9;
+        let other = digests(&changed);
         assert_ne!(one.partitions["cat=a"].hash, other.partitions["cat=a"].hash);
         assert_eq!(one.partitions["cat=b"], other.partitions["cat=b"]);
         let mut twice = rows.to_vec();

@@ -105,9 +105,10 @@ impl FileTable {
             columns.iter().filter(|(name, _)| !partition_by.contains(name)).map(field).collect();
         let mut partitions = Vec::new();
         for part in partition_by {
-            let column = columns.iter().find(|(name, _)| name == part);
-            let column =
-                column.ok_or_else(|| Error::internal(format!("`{part}` is not in the ledger")))?;
+            let column = columns
+                .iter()
+                .find(|(name, _)| name == part)
+                .ok_or_else(|| Error::internal(format!("`{part}` is not in the ledger")))?;
             partitions.push(Arc::new(field(column)));
         }
         let files = files

@@ -229,8 +229,9 @@ impl Sorter {
                 _ => match self.numbers.get(values) {
                     Some(partition) => *partition,
                     None => {
-                        let names = order.partition_by.iter();
-                        let names: Vec<&str> = names
+                        let names: Vec<&str> = order
+                            .partition_by
+                            .iter()
                             .map(|column| order.schema.field(*column).name().as_str())
                             .collect();
                         let columns = Order::columns(batch, &order.partition_by);
@@ -419,8 +420,8 @@ mod tests {
                 threads: 1,
             };
             let runtime = runtime(&resources, &folder).expect("a runtime");
-            let order = Order::new(batch(&[]).schema(), vec![0], vec![1], vec![1, 2]);
-            let order = Arc::new(order.expect("an order"));
+            let made = Order::new(batch(&[]).schema(), vec![0], vec![1], vec![1, 2]);
+            let order = Arc::new(made.expect("an order"));
             let mut expected: BTreeMap<String, Vec<(String, i64)>> = BTreeMap::new();
             let mut sorters = Vec::new();
             for (rows, size) in &parts {

@@ -92,8 +92,8 @@ impl TableWriter {
                     let mut readers = Readers::new();
                     let mut written = Vec::new();
                     while let Some((number, folder)) = partitions.next() {
-                        let rows = sorted.rows(&folder, &mut readers)?;
-                        let rows = Rebuilt::new(rows, &folder, table.as_deref()).await?;
+                        let new = sorted.rows(&folder, &mut readers)?;
+                        let rows = Rebuilt::new(new, &folder, table.as_deref()).await?;
                         written.push((
                             number,
                             writer.write_partition(number, folder, rows, hardly_repeated).await?,

@@ -3,14 +3,15 @@
 //! Nanoseconds have 128 bits, because the year 9999 does not fit into 64.
 
 use arrow::array::{Array, ArrayRef, AsArray, Date32Array};
+use arrow::compute::cast;
 use arrow::datatypes::{
-    DataType, Date32Type, Date64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
-    TimestampNanosecondType, TimestampSecondType,
+    DataType, Date32Type, Date64Type, Decimal128Type, TimeUnit, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
 use chrono::{DateTime, Duration, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeZone};
 use chrono_tz::{GapInfo, Tz};
 
-use crate::window::Window;
+use crate::window::{Window, date_parts};
 
 /// Nanoseconds in a day.
 pub(crate) const DAY_NS: i128 = 86_400_000_000_000;
@@ -144,6 +145,19 @@ pub(crate) fn times_ns(column: &ArrayRef, zone: Tz) -> Result<Vec<Option<i128>>,
         .collect()
 }
 
+/// Converts a column of integers, each a number of units since 1970 UTC, to nanoseconds; nulls stay
+/// null.
+///
+/// # Errors
+/// The index of the first value that is out of range.
+pub(crate) fn numbers_ns(column: &ArrayRef, unit_ns: i128) -> Result<Vec<Option<i128>>, usize> {
+    let numbers = cast(column, &DataType::Decimal128(38, 0)).map_err(|_| 0usize)?;
+    let numbers = numbers.as_primitive::<Decimal128Type>().iter().enumerate();
+    numbers
+        .map(|(index, number)| number.map(|n| n.checked_mul(unit_ns).ok_or(index)).transpose())
+        .collect()
+}
+
 fn texts_ns<'a>(
     texts: impl ExactSizeIterator<Item = Option<&'a str>>,
     zone: Tz,
@@ -255,18 +269,8 @@ impl TimeParser {
                 None => return self.in_zone(date_ns(bytes.first_chunk()?)?, &bytes[10..]),
             }
         }
-        let mut rest = &bytes[19..];
-        let mut local = self.second_ns;
-        if let [b'.', fraction @ ..] = rest {
-            let digits = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
-            if !(1..=9).contains(&digits) {
-                return None;
-            }
-            let scale = 10u64.pow(9 - digits as u32);
-            local += i128::from(u64::from(number(&fraction[..digits])?) * scale);
-            rest = &fraction[digits..];
-        }
-        self.in_zone(local, rest)
+        let (nanos, zone) = date_parts::fraction(&bytes[19..])?;
+        self.in_zone(self.second_ns + i128::from(nanos), zone)
     }
 
     /// Converts a local time in the zone written in `rest` to UTC.
@@ -275,53 +279,32 @@ impl TimeParser {
             [] if self.zone == Tz::UTC => Some(local),
             [] => local_to_utc(local, self.zone),
             [b'Z'] => Some(local),
-            [sign @ (b'+' | b'-'), h1, h2, minutes @ ..] => {
-                let minutes = match minutes {
-                    [] => 0,
-                    [b':', m1, m2] | [m1, m2] => number(&[*m1, *m2])?,
-                    _ => return None,
-                };
-                let offset = i128::from(number(&[*h1, *h2])? * 3600 + minutes * 60) * 1_000_000_000;
-                Some(if *sign == b'+' { local - offset } else { local + offset })
+            written => {
+                Some(local - i128::from(date_parts::offset(written)?.seconds()) * 1_000_000_000)
             }
-            _ => None,
         }
     }
 }
 
 /// The start of a date, `yyyy-MM-dd`, in nanoseconds since 1970.
 fn date_ns(date: &[u8; 10]) -> Option<i128> {
-    let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2] = *date else {
-        return None;
-    };
-    let year = number(&[y1, y2, y3, y4])?;
-    let day =
-        NaiveDate::from_ymd_opt(i32::try_from(year).ok()?, number(&[m1, m2])?, number(&[d1, d2])?)?;
-    let midnight = day.and_time(chrono::NaiveTime::MIN).and_utc();
+    let midnight = date_parts::date(date)?.and_time(NaiveTime::MIN).and_utc();
     Some(i128::from(midnight.timestamp()) * 1_000_000_000)
 }
 
 /// The start of a second, `yyyy-MM-dd HH:mm:ss`, in nanoseconds since 1970.
 fn second_ns(second: &[u8; 19]) -> Option<i128> {
-    let (date, clock) = second.split_first_chunk()?;
-    let [b' ' | b'T', h1, h2, b':', m1, m2, b':', s1, s2] = clock else {
+    let (date, time) = second.split_first_chunk()?;
+    let [b' ' | b'T', clock @ ..] = time else {
         return None;
     };
-    let (hour, minute, second) = (number(&[*h1, *h2])?, number(&[*m1, *m2])?, number(&[*s1, *s2])?);
+    let [hour, minute, second] = date_parts::clock(clock.first_chunk()?)?;
     // A second of 60 is a leap second, read as the first second of the next minute.
     if hour > 23 || minute > 59 || second > 60 {
         return None;
     }
     let seconds = i128::from(hour * 3600 + minute * 60 + second);
     Some(date_ns(date)? + seconds * 1_000_000_000)
-}
-
-#[inline]
-fn number(digits: &[u8]) -> Option<u32> {
-    digits.iter().try_fold(0, |sum, byte| match byte {
-        b'0'..=b'9' => Some(sum * 10 + u32::from(byte - b'0')),
-        _ => None,
-    })
 }
 
 /// Converts a local time, in nanoseconds since 1970 on the local clock, to UTC. An ambiguous time
@@ -455,8 +438,8 @@ mod tests {
     fn days_are_those_of_the_times() {
         let zones: [Tz; 2] = [Tz::UTC, "Asia/Tokyo".parse().expect("a zone")];
         let day_us = 86_400_000_000i64;
-        let us = vec![Some(-1), Some(0), None, Some(day_us - 1), Some(day_us)];
-        let us: ArrayRef = Arc::new(TimestampMicrosecondArray::from(us));
+        let times = vec![Some(-1), Some(0), None, Some(day_us - 1), Some(day_us)];
+        let us: ArrayRef = Arc::new(TimestampMicrosecondArray::from(times));
         for unit in
             [TimeUnit::Second, TimeUnit::Millisecond, TimeUnit::Microsecond, TimeUnit::Nanosecond]
         {

@@ -42,8 +42,8 @@ fn refusals_of_curated_sql(queries: &[&str]) -> String {
 fn a_pipeline_that_is_not_there_is_named() {
     let lab = lab_after_a_good_run();
     let nowhere = lab.folder.path().join("nowhere");
-    let program = Program::glueless().arg("run").arg(&nowhere);
-    let program = program.args(["--start-date", "2019-12-12", "--end-date", "2019-12-14"]);
+    let window = ["--start-date", "2019-12-12", "--end-date", "2019-12-14"];
+    let program = Program::glueless().arg("run").arg(&nowhere).args(window);
     assert_snapshot!(refusal(&lab, program), @"
     exit 2
     error: no such pipeline: [folder]/nowhere: No such file or directory (os error 2)
@@ -71,11 +71,11 @@ fn an_unknown_key_is_refused_with_the_nearest_one() {
 #[test]
 fn a_missing_key_is_named_with_its_section() {
     let lab = lab_after_a_good_run();
-    lab.edit_pipeline("order_by = [\"ts\"]", "");
+    lab.edit_pipeline("[curated]\nurl", "[curated]\n# url");
     assert_snapshot!(refusal(&lab, both_windows(&lab)), @"
     exit 2
-    error: [folder]/pipeline/pipeline.toml: `raw.order_by` is missing
-    hint: a pipeline needs at least name, key, raw.url, raw.order_by and curated.url; an aggregate needs name, sql, url and day
+    error: [folder]/pipeline/pipeline.toml: `curated.url` is missing
+    hint: a pipeline needs at least name, key, raw.url and curated.url; an aggregate needs name, sql, url and day
     ");
 }
 
@@ -625,11 +625,11 @@ fn a_null_key_is_named_with_file_row_and_column() {
 #[test]
 fn an_operation_that_is_none_is_named_with_file_row_and_column() {
     let columns = with(changes(1, 1), "Op", texts(["I", "U", "X9"]));
-    assert_snapshot!(refusal_of_columns(columns, &["X9"]), @"
+    assert_snapshot!(refusal_of_columns(columns, &["X9"]), @r#"
     exit 65
     error: row 3 of [folder]/raw/20191213-130000000.parquet: column `Op` is none of I, U, D
-    hint: check `raw.op` and the file
-    ");
+    hint: name the values in `[raw.op_values]`, or the operation column in `raw.op`; raw.dialect = "flat" reads changes without operations
+    "#);
 }
 
 #[test]

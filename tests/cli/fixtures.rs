@@ -14,8 +14,8 @@ use super::{REPOSITORY, contents, fixtures_program, run_fixtures};
 fn read_with(engine: &str, table: &Path) -> (String, Vec<BTreeMap<String, Option<String>>>) {
     let read = support::read_with(engine, &table.display().to_string(), None);
     let (columns, rows) = read.expect("read");
-    let typed = columns.iter().map(|(name, kind)| format!("{name} {kind}"));
-    let typed = typed.collect::<Vec<_>>().join("\n");
+    let typed =
+        columns.iter().map(|(name, kind)| format!("{name} {kind}")).collect::<Vec<_>>().join("\n");
     let names = || columns.iter().map(|(name, _)| name.clone());
     let rows = rows.into_iter().map(|row| names().zip(row).collect());
     (typed, sorted(rows.collect()))
@@ -48,21 +48,28 @@ fn expected(name: &str) -> Vec<BTreeMap<String, Option<String>>> {
 
 const ENGINES: [&str; 2] = ["duckdb", "polars"];
 
-#[test]
-fn the_fixtures_come_out_as_expected() {
-    let folder = tempfile::tempdir().expect("a folder");
-    run_fixtures("cust_loyalty", folder.path(), &[]);
+/// Asserts what each engine reads from some tables, each with its file of expected rows; returns the
+/// tables' types.
+fn types_of_expected(folder: &Path, tables: &[(&str, &str)]) -> String {
     let mut types = Vec::new();
     for engine in ENGINES {
-        for (table, csv) in
-            [("curated", "curated_latest.csv"), ("daily", "daily.csv"), ("status", "status.csv")]
-        {
-            let (typed, rows) = read_with(engine, &folder.path().join(table));
+        for (table, csv) in tables {
+            let (typed, rows) = read_with(engine, &folder.join(table));
             assert_eq!(rows, expected(csv), "{table} by {engine}");
             types.push(format!("{table} by {engine}\n{typed}"));
         }
     }
-    assert_snapshot!(types.join("\n\n"), @"
+    types.join("\n\n")
+}
+
+#[test]
+fn the_fixtures_come_out_as_expected() {
+    let folder = tempfile::tempdir().expect("a folder");
+    run_fixtures("cust_loyalty", folder.path(), &[]);
+    let tables =
+        [("curated", "curated_latest.csv"), ("daily", "daily.csv"), ("status", "status.csv")];
+    let types = types_of_expected(folder.path(), &tables);
+    assert_snapshot!(types, @"
     curated by duckdb
     event_id BIGINT
     event_ts TIMESTAMP
@@ -117,15 +124,9 @@ fn the_fixtures_come_out_as_expected() {
 fn the_fixtures_by_day_come_out_as_expected() {
     let folder = tempfile::tempdir().expect("a folder");
     run_fixtures("cust_loyalty_by_day", folder.path(), &[]);
-    let mut types = Vec::new();
-    for engine in ENGINES {
-        for (table, csv) in [("curated", "curated_by_day.csv"), ("daily", "daily.csv")] {
-            let (typed, rows) = read_with(engine, &folder.path().join(table));
-            assert_eq!(rows, expected(csv), "{table} by {engine}");
-            types.push(format!("{table} by {engine}\n{typed}"));
-        }
-    }
-    assert_snapshot!(types.join("\n\n"), @"
+    let tables = [("curated", "curated_by_day.csv"), ("daily", "daily.csv")];
+    let types = types_of_expected(folder.path(), &tables);
+    assert_snapshot!(types, @"
     curated by duckdb
     event_id BIGINT
     event_ts TIMESTAMP

@@ -44,8 +44,8 @@ fn the_end_of_a_window_is_not_part_of_it() {
 fn a_pipeline_is_named_by_its_folder_or_its_file() {
     let lab = lab_after_a_good_run();
     let file = lab.pipeline.join("pipeline.toml");
-    let program = Program::glueless().arg("run").arg(&file);
-    let program = program.args(["--start-date", "2019-12-12", "--end-date", "2019-12-14"]);
+    let window = ["--start-date", "2019-12-12", "--end-date", "2019-12-14"];
+    let program = Program::glueless().arg("run").arg(&file).args(window);
     let output = run(&lab, program);
     output.assert_success();
     assert_eq!(lab.table("lake/curated").len(), 4);

@@ -50,10 +50,10 @@ fn logs_go_to_stderr_and_say_what_each_aggregate_replaced() {
 fn the_plan_of_the_fold_is_logged_with_its_metrics() {
     let folder = tempfile::tempdir().expect("a folder");
     let plan = |flag: &str| {
-        let output =
+        let program =
             fixtures_program("cust_loyalty", folder.path(), "2019-12-12", "2019-12-16").arg(flag);
-        let lines = output.succeed().stderr;
-        let lines = lines.lines().filter(|line| line.contains("plan of pass one"));
+        let output = program.succeed();
+        let lines = output.stderr.lines().filter(|line| line.contains("plan of pass one"));
         lines.map(String::from).collect::<Vec<_>>()
     };
     assert!(plan("-v").is_empty());

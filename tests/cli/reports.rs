@@ -118,8 +118,7 @@ fn the_report_is_one_line_of_json_with_every_field() {
 
 /// The size of all Parquet files below a folder.
 fn bytes_of(folder: &Path) -> u64 {
-    let files = contents(folder).into_iter();
-    let files = files.filter(|(name, _)| name.ends_with(".parquet"));
+    let files = contents(folder).into_iter().filter(|(name, _)| name.ends_with(".parquet"));
     files.map(|(_, bytes)| bytes.len() as u64).sum()
 }
 

@@ -112,8 +112,7 @@ fn a_full_disk_changes_nothing_wherever_it_is_met() {
         let probe = Command::new("unshare").args([flags, "sh", "-c", probe]).output();
         probe.is_ok_and(|output| output.status.success())
     };
-    let flags = ["-rm", "-m"].into_iter().find(|flags| works(flags));
-    let flags = flags.expect(
+    let flags = ["-rm", "-m"].into_iter().find(|flags| works(flags)).expect(
         "this test mounts a small disk: it needs util-linux's `unshare` and either user \
          namespaces (sysctl kernel.unprivileged_userns_clone=1) or the right to mount",
     );
@@ -151,14 +150,14 @@ fn a_full_disk_changes_nothing_wherever_it_is_met() {
         assert_eq!(run[1..5], ["69", "unchanged", "0", "0"], "{run:?}\n{printed}");
         assert!(run[5].contains("the disk is full"), "{run:?}\n{printed}");
     }
-    let of_table = failed.iter().find(|run| run[5].contains("/staging/"));
-    let of_table = of_table.expect("a failed write")[5].trim_end();
+    let of_table = failed.iter().find(|run| run[5].contains("/staging/")).expect("a failed write");
     // Two threads write, and either can be the first to find no room.
-    let of_table =
-        ["000001", "000002", "000003"].iter().fold(of_table.to_string(), |message, number| {
+    let message = ["000001", "000002", "000003"]
+        .iter()
+        .fold(of_table[5].trim_end().to_string(), |message, number| {
             message.replace(&format!("curated/{number}-"), "curated/000000-")
         });
     let own = staging_name(&format!("{}/lake/_glueless/customers", lab.base));
-    let of_table = of_table.replace(&own, "[own]");
-    assert_snapshot!(mask_run_ids(&of_table), @"error: cannot write [folder]/lake/_glueless/customers/staging/[own]/00000000000000000003-[run]/curated/000000-00000.parquet: the disk is full: Generic LocalFileSystem error: Unable to copy data to file: No space left on device (os error 28) hint: free some space (spilled data goes to `limits.spill_dir`) and run again");
+    let message = message.replace(&own, "[own]");
+    assert_snapshot!(mask_run_ids(&message), @"error: cannot write [folder]/lake/_glueless/customers/staging/[own]/00000000000000000003-[run]/curated/000000-00000.parquet: the disk is full: Generic LocalFileSystem error: Unable to copy data to file: No space left on device (os error 28) hint: free some space (spilled data goes to `limits.spill_dir`) and run again");
 }

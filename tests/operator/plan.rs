@@ -1,6 +1,6 @@
 //! `plan`: what a run would do.
 
-use crate::support::{PLACES, assert_refused, raw_file, window};
+use crate::support::{Fault, PLACES, assert_refused, raw_file, window};
 
 use super::{builder, lab, put};
 
@@ -63,4 +63,35 @@ fn a_plan_is_refused_where_the_run_would_be() {
     lab.set_modified(&raw_file(1), 1);
     let error = lab.plan("2020-01-01", "2020-01-02", false).expect_err("changed");
     assert_refused(error, 65, "has changed since", "glueless rebuild");
+}
+
+/// The error of the plan itself is shown, whether or not the log can be read again after it.
+#[test]
+fn a_plan_that_fails_and_then_cannot_read_the_log_says_why_it_failed() {
+    let lab = lab([1]);
+    lab.run_days(1, 2);
+    put(&lab, 1);
+    lab.set_modified(&raw_file(1), 1);
+    let (recorded, requests) = lab.recorded();
+    recorded.plan("2020-01-01", "2020-01-02", false).expect_err("changed");
+    let (cut, _) = lab.failing_after(requests.seen().len() - 1, Fault::AllDead);
+    let error = cut.plan("2020-01-01", "2020-01-02", false).expect_err("changed");
+    assert_refused(error, 65, "has changed since", "glueless rebuild");
+}
+
+/// Only a plan that folds reads files after the log that a run may remove meanwhile.
+#[test]
+fn a_plan_that_folds_nothing_reads_the_log_once() {
+    let lab = lab([1]);
+    lab.run_days(1, 2);
+    let reads = |folds: bool| {
+        let (recorded, requests) = lab.recorded();
+        recorded.plan("2020-01-01", "2020-01-02", folds).expect("a plan");
+        requests.seen().iter().filter(|(_, path)| path.contains("_delta_log")).count()
+    };
+    let (recorded, requests) = lab.recorded();
+    recorded.history().expect("the runs");
+    let once = requests.seen().iter().filter(|(_, path)| path.contains("_delta_log")).count();
+    assert_eq!(reads(false), once);
+    assert!(reads(true) > once);
 }

@@ -14,8 +14,8 @@ use crate::support::{
 use super::{builder, lab, lab_with_five_rows, put, rewrite, with_column};
 
 fn key_and_why(found: &Verified) -> (String, String) {
-    let first = found.first_difference.as_ref();
-    let first = first.unwrap_or_else(|| panic!("no key: {:?}", found.notes));
+    let first =
+        found.first_difference.as_ref().unwrap_or_else(|| panic!("no key: {:?}", found.notes));
     let key: Vec<String> =
         first.key.iter().map(|(name, value)| format!("{name}={value}")).collect();
     (key.join(","), first.why.clone())

@@ -74,6 +74,14 @@ impl LabBuilder {
         self
     }
 
+    /// Leaves a key of a section out.
+    pub fn unset(mut self, key: &str) -> Self {
+        let (section, name) = key.split_once('.').expect("a section and a key");
+        let section = self.pipeline.get_mut(section).and_then(Value::as_table_mut);
+        section.expect("a section").remove(name);
+        self
+    }
+
     /// Sets `keep`.
     pub fn keep(self, keep: &str) -> Self {
         self.set("keep", keep)
@@ -86,8 +94,7 @@ impl LabBuilder {
 
     /// Sets `[raw.columns]`: names and types, in the order of the columns.
     pub fn raw_columns(self, columns: &[(&str, &str)]) -> Self {
-        let columns = columns.iter();
-        let columns = columns.map(|(name, kind)| (name.to_string(), Value::from(*kind)));
+        let columns = columns.iter().map(|(name, kind)| (name.to_string(), Value::from(*kind)));
         self.set("raw.columns", Value::Table(columns.collect()))
     }
 
@@ -142,9 +149,8 @@ impl LabBuilder {
     /// Makes a lab. Each has its own folders.
     pub fn build(&self) -> Lab {
         let toml = toml::to_string(&self.pipeline).expect("TOML");
-        let queries = self.queries.iter();
         let queries: Vec<(&str, &str)> =
-            queries.map(|(name, sql)| (name.as_str(), sql.as_str())).collect();
+            self.queries.iter().map(|(name, sql)| (name.as_str(), sql.as_str())).collect();
         Lab::new(self.place, &toml, &queries)
     }
 }

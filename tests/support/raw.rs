@@ -76,8 +76,10 @@ pub fn file_of_columns(columns: Vec<(&str, ArrayRef)>) -> Vec<u8> {
 /// `-` is null.
 pub fn file_of_rows<R: AsRef<[T]>, T: AsRef<str>>(columns: &[&str], rows: &[R]) -> Vec<u8> {
     let column = |(number, name): (usize, &&str)| -> ArrayRef {
-        let values = rows.iter().map(|row| row.as_ref()[number].as_ref());
-        let values = values.map(|value| Some(value).filter(|value| *value != "-"));
+        let values = rows
+            .iter()
+            .map(|row| row.as_ref()[number].as_ref())
+            .map(|value| Some(value).filter(|value| *value != "-"));
         match *name {
             "id" | "v" | "BI_id" => {
                 let number = |value: &str| value.parse::<i64>().expect("a number");
@@ -111,8 +113,7 @@ impl Lab {
 
     /// Writes the file of a day of January 2020: operation, key and category, with the day as value.
     pub fn put_day(&self, day: i64, changes: &[(&str, i64, &str)]) {
-        let rows = changes.iter().zip(0..);
-        let rows = rows.map(|((op, id, cat), row)| Change {
+        let rows = changes.iter().zip(0..).map(|((op, id, cat), row)| Change {
             op,
             id: *id,
             cat,

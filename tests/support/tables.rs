@@ -68,8 +68,9 @@ impl Lab {
                 continue;
             }
             let parts = path.split('/').filter_map(|part| part.split_once('='));
-            let values = parts.filter(|(_, value)| *value != "__HIVE_DEFAULT_PARTITION__");
-            let values = values.map(|(column, value)| (decode(column), decode(value)));
+            let values = parts
+                .filter(|(_, value)| *value != "__HIVE_DEFAULT_PARTITION__")
+                .map(|(column, value)| (decode(column), decode(value)));
             files.insert(path.clone(), values.collect());
         }
         files
@@ -84,11 +85,11 @@ impl Lab {
         for action in commits.iter().flatten() {
             let path = |action: &Value| decode(action["path"].as_str().expect("a path"));
             if let Some(add) = action.get("add") {
-                let values = add["partitionValues"].as_object().expect("values").iter();
-                let values = values.filter_map(|(column, value)| {
+                let values = add["partitionValues"].as_object().expect("values");
+                let text = |(column, value): (&String, &Value)| {
                     Some((column.clone(), value.as_str()?.to_string()))
-                });
-                files.insert(path(add), values.collect());
+                };
+                files.insert(path(add), values.iter().filter_map(text).collect());
                 all.insert(path(add));
             }
             if let Some(remove) = action.get("remove") {
@@ -122,8 +123,8 @@ impl Lab {
         assert!(strays.is_empty(), "{strays:?}");
         let log = self.delta_files("lake/curated").into_iter();
         let known: BTreeSet<String> = log.flat_map(|log| log.1).collect();
-        let files = self.list_all("lake/curated").into_iter();
-        let mut files = files.filter(|path| path.contains("part-"));
+        let mut files =
+            self.list_all("lake/curated").into_iter().filter(|path| path.contains("part-"));
         let stray = files.find(|path| !known.is_empty() && !known.contains(path));
         assert_eq!(stray, None);
     }

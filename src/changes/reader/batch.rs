@@ -7,6 +7,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Date32Array, Decimal128Array, RecordBatch,
     new_null_array,
 };
+use arrow::compute::kernels::boolean::and_not;
 use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::kernels::zip::zip;
 use arrow::compute::{cast, concat_batches, filter, filter_record_batch, is_not_null};
@@ -17,12 +18,13 @@ use chrono_tz::Tz;
 
 use super::{ChangeReader, Pass, Source};
 use crate::changes::OpenInput;
-use crate::changes::position::{OrderEncoder, pack_column};
+use crate::changes::position::{OrderEncoder, OrderSpan, order_span, pack_column};
+use crate::config::{OpValues, Operation};
 use crate::error::{Error, Result};
 use crate::raw::bad_rows::BadRow;
 use crate::types::column_type::cast_values;
 use crate::types::key::normalize_zeros;
-use crate::types::times::{day_in, day_of, days_of, may_be_dates, times_ns};
+use crate::types::times::{day_in, day_of, days_of, may_be_dates, numbers_ns, times_ns};
 
 /// A converted batch.
 pub(super) struct Converted {
@@ -36,6 +38,8 @@ pub(super) struct Converted {
     pub(super) key_moves: usize,
     /// The newest commit time of CDC changes among the rows inside, in nanoseconds since 1970.
     pub(super) newest: Option<i128>,
+    /// The least and the greatest order of CDC changes.
+    pub(super) orders: Option<OrderSpan>,
 }
 
 /// Why a batch cannot be converted.
@@ -120,6 +124,21 @@ impl Batch<'_> {
         self.filtered(&rows)
     }
 
+    /// Drops rows that are no change.
+    pub(super) fn without_ignored(self) -> Result<Self> {
+        let Some(op) = self.reader.roles.op.filter(|_| self.reader.ignores_rows) else {
+            return Ok(self);
+        };
+        let Ok(ops) = self.raw(op) else {
+            // It is found to be bad when the batch is converted.
+            return Ok(self);
+        };
+        let values = self.reader.changes.op_values();
+        let operations = operations(&ops, values);
+        let changes = operations.iter().map(|known| Some(*known != Some(Operation::Ignore)));
+        self.filtered(&changes.collect())
+    }
+
     /// Finds the bad rows in a range with at least one, in their order, by halving it.
     pub(super) fn find_bad(&self, rows: Range<usize>, bad: &mut Vec<BadRowAt>) -> Result<()> {
         match self.slice(rows.clone()).convert() {
@@ -187,12 +206,17 @@ impl Batch<'_> {
             Pass::One(_) if !self.open().input.full_load => newest(&times, inside.as_ref()),
             _ => None,
         };
+        let orders = match &reader.pass {
+            Pass::One(_) if !self.open().input.full_load => self.orders(&rows),
+            _ => None,
+        };
         let converted = |rows, key_moves| Converted {
             rows,
             inside: inside_count,
             outside: count - inside_count,
             key_moves,
             newest,
+            orders,
         };
         let Some((moved, before)) = moved else {
             let rows = match inside {
@@ -211,13 +235,21 @@ impl Batch<'_> {
         if as_deletes.true_count() == 0 {
             return Ok(converted(rows, moves));
         }
-        let deletes = self.filtered(&as_deletes)?;
+        let with_deletes = self.filtered(&as_deletes)?;
         let before = before
             .iter()
             .map(|column| filter(column, &as_deletes))
             .collect::<Result<Vec<_>, _>>()?;
-        let deletes = deletes.as_deletes(&before)?;
+        let deletes = with_deletes.as_deletes(&before)?;
         Ok(converted(concat_batches(&reader.schema, &[deletes, rows])?, moves))
+    }
+
+    /// The least and the greatest order of converted rows; `None` where file and row are the order.
+    fn orders(&self, rows: &RecordBatch) -> Option<OrderSpan> {
+        let is_position = |source: &Source| matches!(source, Source::Position);
+        let position = self.reader.sources.iter().position(is_position)?;
+        let is_by_file = self.reader.changes.is_ordered_by_files();
+        if is_by_file { None } else { order_span(rows.column(position)) }
     }
 
     /// Which rows are passed on as themselves, and which as deletes of the key before. `inside` as in
@@ -233,13 +265,20 @@ impl Batch<'_> {
         let changes = &self.reader.changes;
         match &self.reader.pass {
             Pass::One(_) => {
-                let deletes = all.clone().map(|at| {
-                    let row = numbers[at] as u64;
-                    moved[at] && is_inside(at) && !changes.is_key_swap(self.file, row)
-                });
-                let deletes = deletes.map(Some).collect();
+                let deletes = all
+                    .clone()
+                    .map(|at| {
+                        let row = numbers[at] as u64;
+                        moved[at] && is_inside(at) && !changes.is_key_swap(self.file, row)
+                    })
+                    .map(Some)
+                    .collect();
                 (all.map(|at| Some(is_inside(at))).collect(), deletes)
             }
+            Pass::Order => (
+                all.clone().map(|at| Some(is_inside(at))).collect(),
+                vec![false; moved.len()].into(),
+            ),
             Pass::KeyMoves | Pass::Find => {
                 let moved: BooleanArray = moved.iter().map(|moved| Some(*moved)).collect();
                 (moved.clone(), moved)
@@ -275,7 +314,7 @@ impl Batch<'_> {
         let mut before = Vec::new();
         for (key, image) in self.reader.roles.key.iter().zip(images) {
             let now = self.raw(*key)?;
-            let image = match image {
+            let read = match image {
                 None => Arc::clone(&now),
                 Some(image) => {
                     let found = self.raw(*image)?;
@@ -287,14 +326,15 @@ impl Batch<'_> {
                 }
             };
             // Null means that the key column is unchanged.
-            let image = zip(&is_not_null(&image)?, &image, &now)?;
+            let image = zip(&is_not_null(&read)?, &read, &now)?;
             let differs = distinct(&normalize_zeros(&image), &normalize_zeros(&now))?;
-            let differs = moved.iter_mut().zip(differs.values());
-            differs.for_each(|(moved, differs)| *moved |= differs);
+            for (moved, differs) in moved.iter_mut().zip(differs.values()) {
+                *moved |= differs;
+            }
             before.push(image);
         }
         let updates = match self.reader.roles.op {
-            Some(op) => update_rows(&self.raw(op)?),
+            Some(op) => update_rows(&self.raw(op)?, self.reader.changes.op_values()),
             None => vec![false; moved.len()],
         };
         let each = moved.iter_mut().zip(updates);
@@ -307,21 +347,24 @@ impl Batch<'_> {
         let reader = self.reader;
         let count = self.read.num_rows();
         let times = self.commit_times()?;
-        let arrays = reader.sources.iter().map(|source| {
-            Ok(match source {
-                Source::Raw(column) => {
-                    match reader.roles.key.iter().position(|key| key == column) {
-                        Some(key) => Arc::clone(&before[key]),
-                        None => self.raw(*column)?,
+        let arrays = reader
+            .sources
+            .iter()
+            .map(|source| {
+                Ok(match source {
+                    Source::Raw(column) => {
+                        match reader.roles.key.iter().position(|key| key == column) {
+                            Some(key) => Arc::clone(&before[key]),
+                            None => self.raw(*column)?,
+                        }
                     }
-                }
-                Source::EventDt => Arc::new(self.commit_days(&times)?),
-                Source::Position => self.positions(&times, 0)?,
-                Source::Live => Arc::new(BooleanArray::from(vec![false; count])),
-                Source::Latest => self.latest(0),
+                    Source::EventDt => Arc::new(self.commit_days(&times)?),
+                    Source::Position => self.positions(&times, 0)?,
+                    Source::Live => Arc::new(BooleanArray::from(vec![false; count])),
+                    Source::Latest => self.latest(0),
+                })
             })
-        });
-        let arrays = arrays.collect::<Result<Vec<ArrayRef>, BatchError>>()?;
+            .collect::<Result<Vec<ArrayRef>, BatchError>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(count));
         let schema = Arc::clone(&reader.schema);
         Ok(RecordBatch::try_new_with_options(schema, arrays, &options)?)
@@ -359,16 +402,36 @@ impl Batch<'_> {
         }))
     }
 
+    /// Whether each row leaves its key alive.
     fn live(&self) -> Result<BooleanArray, BatchError> {
+        let live = self.live_by_operation()?;
+        let Some(condition) = self.reader.changes.delete_when() else {
+            return Ok(live);
+        };
+        let columns = condition.columns().iter().map(|column| self.raw(*column));
+        let columns = columns.collect::<Result<Vec<_>, _>>()?;
+        // The row is found by halving the batch.
+        let deleted = condition.rows(live.len(), columns).map_err(|_| {
+            let why = "has values for which `raw.delete_when` cannot be computed";
+            self.bad(0, None, why, "check `raw.delete_when` and the row")
+        })?;
+        Ok(and_not(&live, &deleted)?)
+    }
+
+    fn live_by_operation(&self) -> Result<BooleanArray, BatchError> {
         let Some(op) = self.reader.roles.op else {
             return Ok(BooleanArray::from(vec![true; self.read.num_rows()]));
         };
         let ops = self.raw(op)?;
-        let live = live_rows(&ops).map_err(|at| {
-            self.bad(at, Some(op), "is none of I, U, D", "check `raw.op` and the file")
+        let values = self.reader.changes.op_values();
+        let live = live_rows(&ops, values).map_err(|at| {
+            let why = format!("is none of {}", values.listed());
+            let hint = "name the values in `[raw.op_values]`, or the operation column in `raw.op`; \
+                        raw.dialect = \"flat\" reads changes without operations";
+            self.bad(at, Some(op), &why, hint)
         })?;
         if self.reader.changes.is_keyless() && matches!(self.reader.pass, Pass::One(_)) {
-            let updates = update_rows(&ops);
+            let updates = update_rows(&ops, values);
             if let Some(at) = (0..live.len()).find(|at| updates[*at] || !live.value(*at)) {
                 let why = "is not I, in a table without a key";
                 let hint =
@@ -382,9 +445,18 @@ impl Batch<'_> {
     /// The commit times in nanoseconds since 1970; a null is an error in CDC files.
     fn commit_times(&self) -> Result<Vec<Option<i128>>, BatchError> {
         let role = self.reader.roles.commit_time;
-        let times = match role {
-            None => vec![None; self.read.num_rows()],
-            Some(column) => times_ns(&self.raw(column)?, Tz::UTC).map_err(|row| {
+        if let Some(time) = self.open().commit_time {
+            return Ok(vec![Some(time); self.read.num_rows()]);
+        }
+        let unit = self.reader.changes.commit_time_unit();
+        let times = match (role, unit) {
+            (None, _) => vec![None; self.read.num_rows()],
+            (Some(column), Some(unit)) => numbers_ns(&self.raw(column)?, unit.nanoseconds())
+                .map_err(|row| {
+                    let hint = "check `raw.commit_time` and `raw.commit_time_unit`";
+                    self.bad(row, role, "is not a time", hint)
+                })?,
+            (Some(column), None) => times_ns(&self.raw(column)?, Tz::UTC).map_err(|row| {
                 let hint = "a commit time is yyyy-MM-dd HH:mm:ss[.ffffff] or a timestamp";
                 self.bad(row, role, "is not a time", hint)
             })?,
@@ -404,8 +476,8 @@ impl Batch<'_> {
         commit_times: &[Option<i128>],
     ) -> Result<ArrayRef, BatchError> {
         let roles = &self.reader.roles;
-        let Some(column) = roles.event_time.filter(|_| roles.event_time != roles.commit_time)
-        else {
+        let is_other = |column: &usize| roles.commit_time != Some(*column);
+        let Some(column) = roles.event_time.filter(is_other) else {
             return Ok(Arc::new(self.commit_days(commit_times)?));
         };
         let changes = &self.reader.changes;
@@ -446,7 +518,8 @@ impl Batch<'_> {
         let numbers = self.row_numbers().iter();
         let ordinals = numbers.map(|row| *row as u64 * per_row + half);
         if self.reader.changes.is_packed() {
-            let times = commit_times.iter().copied();
+            let is_by_file = self.reader.changes.is_ordered_by_files();
+            let times = commit_times.iter().map(|time| time.filter(|_| !is_by_file));
             return pack_column(cdc, times, file, ordinals).map_err(|row| {
                 self.bad(row, roles.commit_time, "is a time out of range", "check the file")
             });
@@ -504,33 +577,35 @@ fn newest(times: &[Option<i128>], inside: Option<&BooleanArray>) -> Option<i128>
     }
 }
 
-/// Whether each operation leaves its key alive: I, U and null do, D does not; upper or lower case.
+/// Whether each operation leaves its key alive.
 ///
 /// # Errors
-/// The index of the first operation that is none of these.
-fn live_rows(ops: &ArrayRef) -> Result<BooleanArray, usize> {
+/// The index of the first value that is no operation.
+fn live_rows(ops: &ArrayRef, values: &OpValues) -> Result<BooleanArray, usize> {
     let ops = match ops.data_type() {
         DataType::Utf8View => Arc::clone(ops),
         _ => cast(ops, &DataType::Utf8View).map_err(|_| 0usize)?,
     };
     let mut live = Vec::with_capacity(ops.len());
     for (index, op) in ops.as_string_view().iter().enumerate() {
-        live.push(match op {
-            None | Some("I" | "U" | "i" | "u") => true,
-            Some("D" | "d") => false,
-            Some(_) => return Err(index),
-        });
+        let operation = values.operation(op).ok_or(index)?;
+        live.push(operation != Operation::Delete);
     }
     Ok(BooleanArray::from(live))
 }
 
-/// Whether each operation is U, in upper or lower case.
-fn update_rows(ops: &ArrayRef) -> Vec<bool> {
+/// Whether each operation is an update.
+fn update_rows(ops: &ArrayRef, values: &OpValues) -> Vec<bool> {
+    let operations = operations(ops, values).into_iter();
+    operations.map(|operation| operation == Some(Operation::Update)).collect()
+}
+
+/// The operations of a column; `None` for a value that is none.
+fn operations(ops: &ArrayRef, values: &OpValues) -> Vec<Option<Operation>> {
     let Ok(ops) = cast(ops, &DataType::Utf8View) else {
-        return vec![false; ops.len()];
+        return vec![None; ops.len()];
     };
-    let ops = ops.as_string_view().iter();
-    ops.map(|op| matches!(op, Some("U" | "u"))).collect()
+    ops.as_string_view().iter().map(|op| values.operation(op)).collect()
 }
 
 #[cfg(test)]
@@ -542,9 +617,9 @@ mod tests {
     fn operations_are_read_in_either_case_and_null_is_an_insert() {
         let ops: ArrayRef =
             Arc::new(StringArray::from(vec![Some("I"), Some("u"), Some("D"), Some("d"), None]));
-        let live = live_rows(&ops).expect("operations");
+        let live = live_rows(&ops, &OpValues::default()).expect("operations");
         assert_eq!(live, BooleanArray::from(vec![true, true, false, false, true]));
         let ops: ArrayRef = Arc::new(StringArray::from(vec!["I", "X"]));
-        assert_eq!(live_rows(&ops), Err(1));
+        assert_eq!(live_rows(&ops, &OpValues::default()), Err(1));
     }
 }

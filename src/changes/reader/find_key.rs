@@ -42,9 +42,9 @@ pub(crate) async fn find_key(
         spawn(async move { finder.find(units).await })
     });
     join_all(tasks).await?;
-    let finder = Arc::into_inner(finder);
-    let bitmap = finder.map(|finder| finder.bitmap);
-    bitmap.map(RowBitmap::finish).ok_or_else(|| Error::internal("a task still searches for a key"))
+    Arc::into_inner(finder)
+        .map(|finder| finder.bitmap.finish())
+        .ok_or_else(|| Error::internal("a task still searches for a key"))
 }
 
 struct Finder {
@@ -72,7 +72,7 @@ impl Finder {
                     columns: &columns,
                     read: read.map_err(|error| of_input(file, error))?,
                 };
-                self.mark(&batch.without_placeholders()?)?;
+                self.mark(&batch.without_placeholders()?.without_ignored()?)?;
             }
         }
         Ok(())
@@ -104,8 +104,8 @@ impl Finder {
             }
             Ok(all)
         };
-        let now = self.reader.roles.key.iter().map(|column| batch.raw(*column));
-        let now = has_key(&now.collect::<Result<Vec<_>, _>>()?)?;
+        let columns = self.reader.roles.key.iter().map(|column| batch.raw(*column));
+        let now = has_key(&columns.collect::<Result<Vec<_>, _>>()?)?;
         let rows = batch.row_numbers();
         let mark = |at: usize, half: usize| {
             self.bitmap.set_day(batch.file, rows[at] as usize * per_row + half);

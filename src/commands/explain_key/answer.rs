@@ -17,8 +17,7 @@ fn printable(value: &str) -> String {
 
 impl Answer for Explained {
     fn text(&self) -> String {
-        let key = self.key.iter();
-        let key = key.map(|(name, value)| format!("{name} {}", printable(value)));
+        let key = self.key.iter().map(|(name, value)| format!("{name} {}", printable(value)));
         let mut text = format!(
             "{}  {}: {} changes among {} rows of {} files\n",
             self.pipeline,

@@ -23,7 +23,7 @@ use crate::raw::discover::{Input, Recorded};
 use crate::state::State;
 use crate::state::ledger::Run;
 use crate::store::Folder;
-use crate::types::times::times_ns;
+use crate::types::times::{numbers_ns, times_ns};
 use crate::window::Window;
 
 /// The limit of changes listed per key; the last ones are listed.
@@ -77,14 +77,14 @@ impl ChangeLister<'_> {
     ) -> Result<(Vec<Found>, usize)> {
         let raw = &self.pipeline.raw;
         let table = ChangesTable::pass_two(self.changes, Arc::new(rows), threads);
-        let mut columns: Vec<String> = [POSITION, EVENT_DT, LIVE].map(String::from).to_vec();
-        let named = raw.order_by.iter().chain([&raw.op.name, &raw.commit_time]);
-        for name in named.filter_map(|name| self.name(name)) {
-            if !columns.contains(&name) {
-                columns.push(name);
+        let mut names: Vec<String> = [POSITION, EVENT_DT, LIVE].map(String::from).to_vec();
+        let named = raw.order_by.iter().chain(&raw.op.name).filter_map(|name| self.name(name));
+        for name in named.chain(self.commit_time_name()) {
+            if !names.contains(&name) {
+                names.push(name);
             }
         }
-        let columns: Vec<Expr> = columns.iter().map(ident).collect();
+        let columns: Vec<Expr> = names.iter().map(ident).collect();
         let selected = context.read_table(Arc::new(table))?.select(columns)?;
         let plan: Arc<dyn ExecutionPlan> = selected.create_physical_plan().await?;
         let mut last: BTreeMap<Rank, Found> = BTreeMap::new();
@@ -117,6 +117,12 @@ impl ChangeLister<'_> {
         Some(self.changes.raw_schema().field(at).name().clone())
     }
 
+    /// The name of the raw column with the commit time, if there is one.
+    fn commit_time_name(&self) -> Option<String> {
+        let at = self.changes.commit_time_column()?;
+        Some(self.changes.raw_schema().field(at).name().clone())
+    }
+
     /// Reads the change in row `at` of a batch.
     fn key_change(&self, batch: &RecordBatch, at: usize, file: usize, ordinal: usize) -> KeyChange {
         let raw = &self.pipeline.raw;
@@ -125,22 +131,25 @@ impl ChangeLister<'_> {
         let column = |name: &str| batch.column_by_name(name);
         let value =
             |name: &str| column(name).map_or(String::new(), |column| format_value(column, at));
-        let order = raw.order_by.iter();
-        let order = order.filter_map(|name| Some((name.clone(), value(&self.name(name)?))));
+        let order =
+            raw.order_by.iter().filter_map(|name| Some((name.clone(), value(&self.name(name)?))));
         let is_live = column(LIVE).is_some_and(|live| live.as_boolean().value(at));
         let op = match (per_row, ordinal % per_row) {
             (2, 0) => "moved away".into(),
-            _ => match self.name(&raw.op.name).map(|op| value(&op)) {
+            _ => match raw.op.name.as_ref().and_then(|op| Some(value(&self.name(op)?))) {
                 Some(op) if !op.is_empty() => op,
                 _ if is_live => "I".into(),
                 _ => "D".into(),
             },
         };
         let days = column(EVENT_DT).map(|days| days.as_primitive::<Date32Type>());
-        let day = days.filter(|days| days.is_valid(at));
-        let day = day.and_then(|days| date(days.value(at)));
-        let commit_time = self.name(&raw.commit_time).and_then(|name| {
-            let times = times_ns(&column(&name)?.slice(at, 1), chrono_tz::Tz::UTC).ok()?;
+        let day = days.filter(|days| days.is_valid(at)).and_then(|days| date(days.value(at)));
+        let commit_time = self.commit_time_name().and_then(|name| {
+            let value = column(&name)?.slice(at, 1);
+            let times = match self.changes.commit_time_unit() {
+                None => times_ns(&value, chrono_tz::Tz::UTC).ok()?,
+                Some(unit) => numbers_ns(&value, unit.nanoseconds()).ok()?,
+            };
             let ns = times.first().copied().flatten()?;
             DateTime::from_timestamp_micros(i64::try_from(ns.div_euclid(1000)).ok()?)
         });
@@ -188,7 +197,7 @@ impl ChangeLister<'_> {
         let first = by(file.commit).filter(|run| run.folded().is_some_and(folds));
         let later =
             later.find(|run| run.by_rows && !file.is_absent && run.folded().is_some_and(folds));
-        let known = rows.iter().any(|window| window.contains(time));
+        let known = rows.contains(time);
         first.or(later).or_else(|| by(file.commit).filter(|_| known))
     }
 
@@ -213,21 +222,22 @@ impl ChangeLister<'_> {
 }
 
 /// Marks the winners among the folded changes, with the reason why each wins.
-pub(super) fn mark_winners(keep: Keep, found: &mut [Found]) {
+pub(super) fn mark_winners(pipeline: &Pipeline, found: &mut [Found]) {
+    let is_ordered_by_files = pipeline.raw.order_by.is_empty();
     // The last one so far, of the key or of each day.
     let mut last: BTreeMap<Option<NaiveDate>, usize> = BTreeMap::new();
     for at in 0..found.len() {
         if found[at].change.run_id.is_none() {
             continue;
         }
-        let of = match keep {
+        let of = match pipeline.keep {
             Keep::Latest => None,
             Keep::LatestPerDay => found[at].change.day,
         };
         let before = last.insert(of, at);
         let why = match before {
             None => "it is the only one".to_string(),
-            Some(before) => why(&found[before], &found[at]),
+            Some(before) => why(is_ordered_by_files, &found[before], &found[at]),
         };
         if let Some(before) = before {
             found[before].change.wins = false;
@@ -239,7 +249,7 @@ pub(super) fn mark_winners(keep: Keep, found: &mut [Found]) {
 }
 
 /// Why a change comes after another.
-fn why(one: &Found, other: &Found) -> String {
+fn why(is_ordered_by_files: bool, one: &Found, other: &Found) -> String {
     let (before, after) = (&one.change, &other.change);
     if before.full_load && !after.full_load {
         return "a CDC change comes after every full load".into();
@@ -248,6 +258,14 @@ fn why(one: &Found, other: &Found) -> String {
     let mut differing = pairs.filter(|(before, after)| before != after);
     if let Some((_, (column, _))) = differing.next() {
         return format!("its `{column}` is the greatest");
+    }
+    if is_ordered_by_files {
+        if one.file != other.file {
+            return "its file comes last".into();
+        }
+        if before.row != after.row {
+            return "its row comes last in the file".into();
+        }
     }
     if one.file != other.file {
         "the order columns are equal, and its file comes last".into()

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Date32Array, Scalar};
+use arrow::array::{Array, ArrayRef, AsArray, Date32Array, RecordBatch, Scalar};
 use arrow::compute::cast;
 use arrow::compute::kernels::cmp::not_distinct;
 use arrow::datatypes::{DataType, Date32Type, Int32Type, Int64Type};
@@ -11,10 +11,10 @@ use datafusion::logical_expr::{ident, lit};
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 
-use super::{Explained, OpenPipeline, RowNow};
+use super::{Explained, KeyChange, OpenPipeline, RowNow};
 use crate::changes::EVENT_DT;
 use crate::commands::open_pipeline::{date, object_store_root};
-use crate::config::Keep;
+use crate::config::{Keep, Pipeline};
 use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Result, missing_object};
 use crate::layout::parent;
@@ -22,6 +22,7 @@ use crate::parquet_io::open::ParquetFile;
 use crate::state::State;
 use crate::state::contract::read_types;
 use crate::state::ledger::CURATED;
+use crate::state::versions::VersionsLayout;
 use crate::store::{Folder, parse_path};
 use crate::table::partition_names::partition_folder;
 use crate::types::key::canonical_column;
@@ -44,57 +45,19 @@ pub(super) async fn rows_now(
     context.register_object_store(&root, Arc::clone(&state.folder().root_store));
     let mut rows = context.read_table(Arc::new(versions))?;
     for (number, (value, (name, kind))) in key.iter().zip(&layout.keys).enumerate() {
-        let value = canonical_column(value, name, kind)?;
-        let value = ScalarValue::try_from_array(&value, 0)?;
+        let value = ScalarValue::try_from_array(&canonical_column(value, name, kind)?, 0)?;
         rows = rows.filter(ident(format!("key_{number}")).eq(lit(value)))?;
     }
-    let batches = rows.collect().await?;
     let columns = read_types(&contract.columns)?;
-    let ordinals_per_row = 1 + usize::from(pipeline.raw.before_image_prefix.is_some());
-    let wanted = explained.changes.iter().filter(|change| change.wins);
-    let wanted: Vec<(String, u64)> =
-        wanted.map(|change| (change.file.clone(), change.row)).collect();
-    for batch in &batches {
-        let column =
-            |name: &str| Ok::<_, Error>(batch.column(batch.schema().index_of(name)?).clone());
-        let deleted = column("deleted")?;
-        let (days, locations) = (column("event_dt")?, column("location")?);
-        let (files, row_numbers) = (cast(&column("file")?, &DataType::Utf8)?, column("row")?);
-        let mut parts: Vec<ArrayRef> = Vec::new();
-        for (number, (name, _)) in layout.partitions.iter().enumerate() {
-            let kind = columns.iter().find(|(column, _)| column == name);
-            let kind = kind.ok_or_else(|| {
-                Error::internal(format!("the column `{name}` is missing in the ledger"))
-            })?;
-            parts.push(cast(&column(&format!("part_{number}"))?, &kind.1)?);
-        }
-        let names: Vec<&str> = layout.partitions.iter().map(|(name, _)| name.as_str()).collect();
-        for at in 0..batch.num_rows() {
-            if deleted.as_boolean().value(at) {
-                continue;
-            }
-            let location = locations.as_primitive::<Int32Type>().value(at) as usize;
-            let path = files.as_string::<i32>().value(at);
-            let change_file =
-                folders.get(location).map_or(path.to_string(), |folder| folder.describe(path));
-            let change_row = row_numbers.as_primitive::<Int64Type>().value(at) as u64
-                / ordinals_per_row as u64
-                + 1;
-            // Under `latest`, versions of earlier days have no row in the table.
-            let is_row = pipeline.keep == Keep::LatestPerDay
-                || wanted.contains(&(change_file.clone(), change_row));
-            if !is_row {
-                continue;
-            }
-            let days = days.as_primitive::<Date32Type>();
-            explained.rows_now.push(RowNow {
-                day: days.is_valid(at).then(|| days.value(at)).and_then(date),
-                partition: partition_folder(&names, &parts, at)?,
-                place: None,
-                change_file,
-                change_row,
-            });
-        }
+    let key_versions = KeyVersions {
+        pipeline,
+        layout: &layout,
+        columns: &columns,
+        folders,
+        changes: &explained.changes,
+    };
+    for batch in &rows.collect().await? {
+        key_versions.add_rows(batch, &mut explained.rows_now)?;
     }
     explained.rows_now.sort_by_key(|row| row.day);
     for row in &mut explained.rows_now {
@@ -108,6 +71,75 @@ pub(super) async fn rows_now(
         }
     }
     Ok(())
+}
+
+/// What says which versions of a key have a row in the table, and where.
+struct KeyVersions<'a> {
+    pipeline: &'a Pipeline,
+    layout: &'a VersionsLayout,
+    /// The columns of the table.
+    columns: &'a [(String, DataType)],
+    folders: &'a [Folder],
+    changes: &'a [KeyChange],
+}
+
+impl KeyVersions<'_> {
+    /// Adds the rows of a batch of the key's versions, without their places.
+    fn add_rows(&self, batch: &RecordBatch, rows: &mut Vec<RowNow>) -> Result<()> {
+        let ordinals_per_row = 1 + u64::from(self.pipeline.raw.before_image_prefix.is_some());
+        let column =
+            |name: &str| Ok::<_, Error>(batch.column(batch.schema().index_of(name)?).clone());
+        let (deleted, event_dt, locations) =
+            (column("deleted")?, column("event_dt")?, column("location")?);
+        let days = event_dt.as_primitive::<Date32Type>();
+        let (files, row_numbers) = (cast(&column("file")?, &DataType::Utf8)?, column("row")?);
+        let parts = self.partition_values(batch)?;
+        let names: Vec<&str> =
+            self.layout.partitions.iter().map(|(name, _)| name.as_str()).collect();
+        for at in 0..batch.num_rows() {
+            if deleted.as_boolean().value(at) {
+                continue;
+            }
+            let location = locations.as_primitive::<Int32Type>().value(at) as usize;
+            let path = files.as_string::<i32>().value(at);
+            let change_file =
+                self.folders.get(location).map_or(path.to_string(), |folder| folder.describe(path));
+            let ordinal = row_numbers.as_primitive::<Int64Type>().value(at) as u64;
+            let change_row = ordinal / ordinals_per_row + 1;
+            if !self.has_row(&change_file, change_row) {
+                continue;
+            }
+            rows.push(RowNow {
+                day: days.is_valid(at).then(|| days.value(at)).and_then(date),
+                partition: partition_folder(&names, &parts, at)?,
+                place: None,
+                change_file,
+                change_row,
+            });
+        }
+        Ok(())
+    }
+
+    /// The partition columns of a batch, with the types of the table.
+    fn partition_values(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
+        let mut parts = Vec::new();
+        for (number, (name, _)) in self.layout.partitions.iter().enumerate() {
+            let (_, kind) =
+                self.columns.iter().find(|(column, _)| column == name).ok_or_else(|| {
+                    Error::internal(format!("the column `{name}` is missing in the ledger"))
+                })?;
+            let part = batch.column(batch.schema().index_of(&format!("part_{number}"))?);
+            parts.push(cast(part, kind)?);
+        }
+        Ok(parts)
+    }
+
+    /// Whether the version of a change has a row in the table: under `latest`, versions of earlier
+    /// days have none.
+    fn has_row(&self, file: &str, row: u64) -> bool {
+        let is_it = |change: &KeyChange| change.wins && change.row == row && change.file == file;
+        self.pipeline.keep == Keep::LatestPerDay || self.changes.iter().any(is_it)
+    }
 }
 
 /// The file of a partition, and the row in it, where the key's row is.
@@ -147,8 +179,7 @@ async fn find_row(
         while let Some(batch) = batches.try_next().await? {
             let mut is_match = vec![true; batch.num_rows()];
             for (at, (_, value)) in columns.iter().enumerate() {
-                let value = cast(value, batch.column(at).data_type())?;
-                let value = Scalar::new(value);
+                let value = Scalar::new(cast(value, batch.column(at).data_type())?);
                 let same = not_distinct(batch.column(at), &value)?;
                 let each = is_match.iter_mut().zip(same.values());
                 each.for_each(|(is_match, same)| *is_match &= same);

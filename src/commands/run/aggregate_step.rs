@@ -14,7 +14,7 @@ use crate::engine::session::session;
 use crate::report::AggregateReport;
 use crate::state::NotCommitted;
 use crate::state::ledger::{CURATED, Ledger, Step};
-use crate::window::Window;
+use crate::window::WindowSet;
 
 impl Run<'_> {
     /// Computes the aggregates for the days of the windows, and for days that changed.
@@ -26,13 +26,13 @@ impl Run<'_> {
         let state = &attempt.state;
         let windows = match self.task {
             Task::CatchUp => windows_to_catch_up(&state.ledger, pipeline),
-            _ => vec![self.window],
+            _ => self.window.into(),
         };
         let mut tables = pipeline.aggregates.iter().map(Aggregate::table);
         if windows.is_empty() && tables.all(|table| state.ledger.is_aggregated(&table)) {
             return Ok(());
         }
-        if windows != [self.window] {
+        if windows != WindowSet::from(self.window) {
             attempt.aggregated = Some(windows.clone());
         }
         let context = session(&self.open.runtime, self.open.run_context.resources.threads);
@@ -74,13 +74,9 @@ impl Run<'_> {
 }
 
 /// The folded windows for whose days an aggregate was never computed.
-fn windows_to_catch_up(ledger: &Ledger, pipeline: &Pipeline) -> Vec<Window> {
+fn windows_to_catch_up(ledger: &Ledger, pipeline: &Pipeline) -> WindowSet {
     let folded = ledger.folded_windows();
     let tables = pipeline.aggregates.iter().map(Aggregate::table);
-    let missing = tables.flat_map(|table| {
-        let computed = Window::union(ledger.windows_aggregated(&table));
-        let missing = folded.iter().flat_map(|window| window.without(&computed));
-        missing.collect::<Vec<_>>()
-    });
-    Window::union(missing.collect())
+    let missing = tables.map(|table| folded.subtracting(&ledger.windows_aggregated(&table)));
+    missing.fold(WindowSet::default(), |all, missing| all.union(&missing))
 }

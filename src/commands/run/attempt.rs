@@ -12,7 +12,7 @@ use crate::layout::{aggregate_run_id, attempt_name};
 use crate::report::Report;
 use crate::state::ledger::Step;
 use crate::state::{NotCommitted, State};
-use crate::window::Window;
+use crate::window::WindowSet;
 
 /// One attempt at a commit.
 pub(in crate::commands) struct Attempt {
@@ -25,7 +25,7 @@ pub(in crate::commands) struct Attempt {
     pub(super) name: String,
     pub(in crate::commands) report: Report,
     /// The windows whose days it aggregates, if they differ from the run's own.
-    pub(super) aggregated: Option<Vec<Window>>,
+    pub(super) aggregated: Option<WindowSet>,
     /// The listing of the curated table's folder, started in the background.
     pub(super) listing: Option<BoxFuture<'static, Result<Vec<String>>>>,
 }

@@ -11,7 +11,7 @@ use crate::raw::discover::{self, Input, RawFile, Recorded, Rediscovered};
 use crate::raw::reload::check_reloads;
 use crate::state::ledger::{Ledger, Quarantined, Record};
 use crate::store::Folder;
-use crate::window::Window;
+use crate::window::{Window, WindowSet};
 
 /// The inputs of a run.
 #[derive(Debug, Default)]
@@ -169,16 +169,13 @@ pub(crate) fn input_record(
         return known();
     };
     // The run's own record covers rows of its window; only rows outside of it must be recorded.
-    let is_outside = |rows: &Vec<Window>| rows.iter().any(|rows| !window.covers(rows));
+    let is_outside = |rows: &WindowSet| rows.iter().any(|rows| !window.covers(rows));
     let is_new = before.is_absent
         || ledger.is_quarantined(location, path)
         || input.rows.as_ref().is_none_or(is_outside);
     if !is_new {
         return known();
     }
-    let rows = input
-        .rows
-        .as_ref()
-        .map(|rows| Window::union(read.into_iter().chain(rows.iter().copied()).collect()));
+    let rows = input.rows.as_ref().map(|rows| rows.union(&read));
     Some(Record::Input(RawFile { commit: before.commit, rows, ..input.file.clone() }))
 }

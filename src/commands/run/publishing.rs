@@ -50,8 +50,7 @@ impl Run<'_> {
         records.insert(0, Record::Run(Box::new(run)));
         for (name, plan) in plans {
             records.extend(file_records(name, plan));
-            let staged = plan.added().filter_map(|file| file.staged.clone());
-            let staged: Vec<String> = staged.collect();
+            let staged: Vec<String> = plan.added().filter_map(|file| file.staged.clone()).collect();
             self.open.output(name)?.staging.sync(&staged)?;
         }
         self.open.claim(plans).await?;
@@ -106,11 +105,11 @@ impl Run<'_> {
         listing: Option<Vec<String>>,
     ) -> Result<(), NotCommitted> {
         let state = &attempt.state;
-        let published = match state.ledger.run(&attempt.run_id) {
+        let switched = match state.ledger.run(&attempt.run_id) {
             Some(run) => self.open.publish(state, run, listing).await,
             None => Err(Error::internal("the run is not in the ledger")),
         };
-        let published = match published {
+        let published = match switched {
             Ok(()) => publish::clear(&self.open.announced, attempt.commit).await,
             failed => failed,
         };
@@ -155,8 +154,11 @@ impl OpenPipeline<'_> {
         let open = list(&self.announced).await?;
         let last = state.last_commit();
         for name in &open {
-            let runs = state.ledger.runs.iter();
-            let mut runs = runs.filter(|run| attempt_name(run.commit, &run.run_id) == *name);
+            let mut runs = state
+                .ledger
+                .runs
+                .iter()
+                .filter(|run| attempt_name(run.commit, &run.run_id) == *name);
             let Some(run) = runs.next() else {
                 continue;
             };

@@ -49,17 +49,22 @@ impl OpenPipeline<'_> {
             let root = object_store_root(folder);
             context.register_object_store(&root, Arc::clone(&folder.root_store));
         }
-        let versions = folded.curated.versions.iter().map(|file| {
-            Ok(ListedFile {
-                path: folded.versions.root_path(&file.path)?,
-                bytes: file.bytes,
-                partition: Vec::new(),
+        let files = folded
+            .curated
+            .versions
+            .iter()
+            .map(|file| {
+                Ok(ListedFile {
+                    path: folded.versions.root_path(&file.path)?,
+                    bytes: file.bytes,
+                    partition: Vec::new(),
+                })
             })
-        });
-        let versions = versions.collect::<Result<Vec<_>>>()?;
+            .collect::<Result<Vec<_>>>()?;
         let layout = &folded.curated.layout;
-        let versions = FileTable::new(&folded.versions, versions, layout.schema(), Vec::new())?;
-        let numbers = FileNumbers::new(state.ledger.inputs.keys().cloned());
+        let versions = FileTable::new(&folded.versions, files, layout.schema(), Vec::new())?;
+        let numbers =
+            FileNumbers::new(pipeline.raw.file_order(), state.ledger.inputs.keys().cloned());
         let curated = folded.table(pipeline)?;
         aggregate::register_tables(&context, versions, layout, numbers, curated).await?;
         let mut verified = Vec::new();
@@ -89,33 +94,9 @@ impl OpenPipeline<'_> {
             return Ok(verified);
         }
         verified.is_compared = true;
-        let windows = ledger.windows_aggregated(&table);
-        // A ledger without aggregate runs: all days are computed.
-        let mut ledger_without_aggregates = Ledger::clone(ledger);
-        ledger_without_aggregates.runs.retain(|run| run.command != Step::Aggregate);
-        let commit = state.next_commit();
-        let name = attempt_name(commit, &self.run_context.run_id);
-        let staging = &folded.staging;
-        let computed = aggregate::compute(
-            context,
-            &ledger_without_aggregates,
-            aggregate_config,
-            &windows,
-            staging,
-            &name,
-            commit,
-        );
-        let computed = computed.await?;
         let columns = aggregate::columns(context, aggregate_config).await?;
-        let expected = computed.plan.added().filter_map(|file| {
-            Some(PartitionFile {
-                path: file.staged.as_deref()?,
-                partition: parent(&file.path),
-                bytes: file.bytes,
-            })
-        });
         let expected =
-            digest_files(context, staging, expected, &columns, &aggregate_config.day).await?;
+            self.digest_again(context, state, &folded.staging, aggregate_config, &columns).await?;
 
         let folder = &self.output(&table)?.folder;
         let is_in_days = |folder: &str| {
@@ -126,15 +107,11 @@ impl OpenPipeline<'_> {
         };
         let is_file_in_days = |path: &str| is_in_days(parent(path));
         let mut files = Files::find(folder, ledger.files(&table), is_file_in_days).await?;
-        let read =
-            digest_files(context, folder, files.readable(), &columns, &aggregate_config.day).await;
-        let found = match read {
+        let day = &aggregate_config.day;
+        let found = match digest_files(context, folder, files.readable(), &columns, day).await {
             Ok(found) => found,
             Err(error) if !files.exclude_damaged().await? => return Err(error),
-            Err(_) => {
-                digest_files(context, folder, files.readable(), &columns, &aggregate_config.day)
-                    .await?
-            }
+            Err(_) => digest_files(context, folder, files.readable(), &columns, day).await?,
         };
         verified.files_missing = files.missing;
         verified.files_damaged = files.damaged;
@@ -144,16 +121,60 @@ impl OpenPipeline<'_> {
         verified.days_different = differences.filter(is_compared).collect();
         let days = expected.partitions.keys();
         verified.days = days.filter(|day| is_in_days(day)).count() as u64;
-        let floats = columns.iter().filter(|(_, kind)| kind.is_floating());
-        let floats: Vec<String> = floats.map(|(name, _)| format!("`{name}`")).collect();
-        if !floats.is_empty() {
-            verified.note = Some(format!(
-                "not compared: {}, because sums of floats depend on the order of rows",
-                floats.join(", ")
-            ));
-        }
+        verified.note = note_on_floats(&columns);
         Ok(verified)
     }
+
+    /// Computes an aggregate again into a staging folder, for all days that it was computed for.
+    /// Returns the digests of the result.
+    async fn digest_again(
+        &self,
+        context: &SessionContext,
+        state: &State,
+        staging: &Folder,
+        aggregate_config: &Aggregate,
+        columns: &[(String, DataType)],
+    ) -> Result<Digests> {
+        let windows = state.ledger.windows_aggregated(&aggregate_config.table());
+        // A ledger without aggregate runs: all days are computed.
+        let mut ledger_without_aggregates = Ledger::clone(&state.ledger);
+        ledger_without_aggregates.runs.retain(|run| run.command != Step::Aggregate);
+        let commit = state.next_commit();
+        let name = attempt_name(commit, &self.run_context.run_id);
+        let computed = aggregate::compute(
+            context,
+            &ledger_without_aggregates,
+            aggregate_config,
+            &windows,
+            staging,
+            &name,
+            commit,
+        )
+        .await?;
+        let staged = computed.plan.added().filter_map(|file| {
+            Some(PartitionFile {
+                path: file.staged.as_deref()?,
+                partition: parent(&file.path),
+                bytes: file.bytes,
+            })
+        });
+        digest_files(context, staging, staged, columns, &aggregate_config.day).await
+    }
+}
+
+/// The note that floating-point columns were not compared, if there are any.
+fn note_on_floats(columns: &[(String, DataType)]) -> Option<String> {
+    let floats: Vec<String> = columns
+        .iter()
+        .filter(|(_, kind)| kind.is_floating())
+        .map(|(name, _)| format!("`{name}`"))
+        .collect();
+    (!floats.is_empty()).then(|| {
+        format!(
+            "not compared: {}, because sums of floats depend on the order of rows",
+            floats.join(", ")
+        )
+    })
 }
 
 /// The digests of an aggregate's files, without floating-point columns.
@@ -166,8 +187,8 @@ async fn digest_files<'a>(
 ) -> Result<Digests> {
     let root = object_store_root(folder);
     context.register_object_store(&root, Arc::clone(&folder.root_store));
-    let exact = columns.iter().filter(|(_, kind)| !kind.is_floating());
-    let exact: Vec<(String, DataType)> = exact.cloned().collect();
+    let exact: Vec<(String, DataType)> =
+        columns.iter().filter(|(_, kind)| !kind.is_floating()).cloned().collect();
     let table = FileTable::of_partitions(folder, files, &exact, &[day.to_string()])?;
     let rows = context.read_table(Arc::new(table))?;
     let fields = rows.schema().fields().iter();

@@ -41,8 +41,12 @@ impl Answer for Verified {
             }
         }
         if let Some(first) = &self.first_difference {
-            let key = first.key.iter().map(|(name, value)| format!("{name} {value}"));
-            let key = key.collect::<Vec<_>>().join(", ");
+            let key = first
+                .key
+                .iter()
+                .map(|(name, value)| format!("{name} {value}"))
+                .collect::<Vec<_>>()
+                .join(", ");
             line("first key", format!("{key} in {}: {}", first.partition, first.why));
         }
         for aggregate in &self.aggregates {

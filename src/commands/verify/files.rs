@@ -38,11 +38,16 @@ impl<'a> Files<'a> {
         let published: Vec<&TableFile> = published.collect();
         let sizes_found = sizes(folder).await?;
         let known: BTreeSet<&String> = published.iter().map(|file| &file.path).collect();
-        let missing = known.iter().filter(|path| !sizes_found.contains_key(**path));
-        let missing = missing.map(|path| path.to_string()).collect();
-        let unknown = sizes_found.keys().filter(|path| !is_hidden(path));
-        let unknown = unknown.filter(|path| !known.contains(path) && is_compared(path));
-        let unknown = unknown.cloned().collect();
+        let missing = known
+            .iter()
+            .filter(|path| !sizes_found.contains_key(**path))
+            .map(|path| path.to_string())
+            .collect();
+        let unknown = sizes_found
+            .keys()
+            .filter(|path| !is_hidden(path) && !known.contains(path) && is_compared(path))
+            .cloned()
+            .collect();
         let mut files =
             Files { folder, published, sizes_found, missing, damaged: Vec::new(), unknown };
         // A file of another size may be another valid file, or truncated.

@@ -70,87 +70,99 @@ impl Keys<'_> {
         found: DataFrame,
     ) -> Result<Option<KeyDifference>> {
         for (name, rows) in [("expected", expected), ("found", found)] {
-            let columns = self.columns.iter();
-            let columns =
-                columns.map(|(name, kind)| try_cast(ident(name), kind.clone()).alias(name));
+            let columns = self
+                .columns
+                .iter()
+                .map(|(name, kind)| try_cast(ident(name), kind.clone()).alias(name));
             let rows = rows.select(columns.collect::<Vec<_>>())?;
             context.deregister_table(name)?;
             context.register_table(name, self.selected(rows)?.into_view())?;
         }
-        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-        let key = self.key();
-        let listed: Vec<String> = key.iter().map(|name| quoted(name)).collect();
+        let keys = KeyNames::new(&self.key());
+        match self.first_by_count(context, &keys).await? {
+            Some(difference) => Ok(Some(difference)),
+            None => self.first_by_values(context, &keys).await,
+        }
+    }
+
+    /// The first key that has another number of rows in one of the tables. These are compared first: a
+    /// key with two rows would join with itself.
+    async fn first_by_count(
+        &self,
+        context: &SessionContext,
+        keys: &KeyNames,
+    ) -> Result<Option<KeyDifference>> {
+        let list = keys.quoted.join(", ");
         let counted = |side: &str| {
-            let key = listed.join(", ");
-            format!("SELECT {key}, count(*) AS \"rows of it\" FROM {side} GROUP BY {key}")
+            format!("SELECT {list}, count(*) AS \"rows of it\" FROM {side} GROUP BY {list}")
         };
-        let shown = |side: &str| {
-            let columns =
-                listed.iter().enumerate().map(|(at, name)| format!("{side}.{name} AS k{at}"));
-            columns.collect::<Vec<_>>().join(", ")
-        };
-        let same = listed.iter().map(|name| format!("(e.{name} IS NOT DISTINCT FROM f.{name})"));
-        let same = same.collect::<Vec<_>>().join(" AND ");
-        let keys: Vec<String> = (0..key.len()).map(|at| format!("k{at}")).collect();
-        // Counts are compared first: a key with two rows would join with itself.
         let counts = format!(
             "SELECT {}, \"rows of it\" AS expected_rows, CAST(0 AS BIGINT) AS found_rows FROM \
              ({}) e \
              UNION ALL SELECT {}, CAST(0 AS BIGINT), \"rows of it\" FROM ({}) f",
-            shown("e"),
+            keys.numbered_of("e"),
             counted("expected"),
-            shown("f"),
+            keys.numbered_of("f"),
             counted("found"),
         );
-        let keys = keys.join(", ");
-        let by_count = format!(
-            "SELECT {keys}, sum(expected_rows) AS expected, sum(found_rows) AS found FROM ({counts}) \
-             GROUP BY {keys} HAVING sum(expected_rows) <> sum(found_rows) ORDER BY {keys} LIMIT 1"
+        let numbered = keys.numbered();
+        let query = format!(
+            "SELECT {numbered}, sum(expected_rows) AS expected, sum(found_rows) AS found \
+             FROM ({counts}) GROUP BY {numbered} \
+             HAVING sum(expected_rows) <> sum(found_rows) ORDER BY {numbered} LIMIT 1"
         );
-        let mut difference = self
-            .row(context, &by_count, &key, |row, at| {
-                let count = |name: &str| {
-                    let counts = row.column_by_name(name)?.as_primitive_opt::<Int64Type>()?;
-                    Some(counts.value(at))
-                };
-                match (count("expected"), count("found")) {
-                    (Some(0), _) => "it has a row that is not expected".into(),
-                    (_, Some(0)) => "its row is missing".into(),
-                    (Some(expected), Some(found)) => {
-                        format!("it has {found} rows, and {expected} are expected")
-                    }
-                    _ => "its rows differ".into(),
+        let why = |row: &RecordBatch, at: usize| {
+            let count = |name: &str| {
+                let counts = row.column_by_name(name)?.as_primitive_opt::<Int64Type>()?;
+                Some(counts.value(at))
+            };
+            match (count("expected"), count("found")) {
+                (Some(0), _) => "it has a row that is not expected".into(),
+                (_, Some(0)) => "its row is missing".into(),
+                (Some(expected), Some(found)) => {
+                    format!("it has {found} rows, and {expected} are expected")
                 }
-            })
-            .await?;
+                _ => "its rows differ".into(),
+            }
+        };
+        self.row(context, &query, &self.key(), why).await
+    }
+
+    /// The first key whose rows differ in a column, where each key has one row in both tables.
+    async fn first_by_values(
+        &self,
+        context: &SessionContext,
+        keys: &KeyNames,
+    ) -> Result<Option<KeyDifference>> {
+        let key = self.key();
         let names = self.columns.iter().map(|(name, _)| name);
         let other_columns: Vec<&String> =
             names.filter(|name| !key.contains(&name.as_str())).collect();
-        if difference.is_none() && !other_columns.is_empty() {
-            let differs: Vec<String> = other_columns
-                .iter()
-                .map(|name| format!("(e.{0} IS DISTINCT FROM f.{0})", quoted(name)))
-                .collect();
-            let flags =
-                differs.iter().enumerate().map(|(at, differs)| format!("{differs} AS d{at}"));
-            let by_values = format!(
-                "SELECT {}, {} FROM expected e JOIN found f ON {same} WHERE {} ORDER BY {keys} LIMIT 1",
-                shown("e"),
-                flags.collect::<Vec<_>>().join(", "),
-                differs.join(" OR ")
-            );
-            difference = self
-                .row(context, &by_values, &key, |row, at| {
-                    let differ = other_columns.iter().enumerate().filter(|(number, _)| {
-                        let flags = row.column_by_name(&format!("d{number}"));
-                        flags.is_some_and(|flags| flags.as_boolean().value(at))
-                    });
-                    let names: Vec<String> = differ.map(|(_, name)| format!("`{name}`")).collect();
-                    format!("its row differs in {}", names.join(", "))
-                })
-                .await?;
+        if other_columns.is_empty() {
+            return Ok(None);
         }
-        Ok(difference)
+        let differs: Vec<String> = other_columns
+            .iter()
+            .map(|name| format!("(e.{0} IS DISTINCT FROM f.{0})", quoted(name)))
+            .collect();
+        let flags = differs.iter().enumerate().map(|(at, differs)| format!("{differs} AS d{at}"));
+        let query = format!(
+            "SELECT {}, {} FROM expected e JOIN found f ON {} WHERE {} ORDER BY {} LIMIT 1",
+            keys.numbered_of("e"),
+            flags.collect::<Vec<_>>().join(", "),
+            keys.same(),
+            differs.join(" OR "),
+            keys.numbered()
+        );
+        let why = |row: &RecordBatch, at: usize| {
+            let differ = other_columns.iter().enumerate().filter(|(number, _)| {
+                let flags = row.column_by_name(&format!("d{number}"));
+                flags.is_some_and(|flags| flags.as_boolean().value(at))
+            });
+            let names: Vec<String> = differ.map(|(_, name)| format!("`{name}`")).collect();
+            format!("its row differs in {}", names.join(", "))
+        };
+        self.row(context, &query, &key, why).await
     }
 
     /// The first row of a query as a difference; `why` describes it.
@@ -178,5 +190,37 @@ impl Keys<'_> {
             values.collect::<Result<Vec<_>>>()?
         };
         Ok(Some(KeyDifference { partition: self.partition.into(), key, why: why(row, 0) }))
+    }
+}
+
+/// A column's name in a query.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The columns of a key in queries that compare the tables `expected` (e) and `found` (f).
+struct KeyNames {
+    quoted: Vec<String>,
+}
+
+impl KeyNames {
+    fn new(key: &[&str]) -> Self {
+        KeyNames { quoted: key.iter().map(|name| quoted(name)).collect() }
+    }
+
+    /// The columns of one side, as k0, k1 and so on.
+    fn numbered_of(&self, side: &str) -> String {
+        let as_numbered = |(at, name): (usize, &String)| format!("{side}.{name} AS k{at}");
+        self.quoted.iter().enumerate().map(as_numbered).collect::<Vec<_>>().join(", ")
+    }
+
+    fn numbered(&self) -> String {
+        (0..self.quoted.len()).map(|at| format!("k{at}")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The condition that both sides have the same key.
+    fn same(&self) -> String {
+        let is_same = |name: &String| format!("(e.{name} IS NOT DISTINCT FROM f.{name})");
+        self.quoted.iter().map(is_same).collect::<Vec<_>>().join(" AND ")
     }
 }

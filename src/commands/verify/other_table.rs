@@ -44,8 +44,7 @@ pub(super) async fn other_table(
         let rows = log.rows(context).await;
         rows.map_err(|error| unusable(error.to_string()))?
     } else {
-        let table = parquet_table(&folder, paths, columns).await?;
-        let table = table.map_err(unusable)?;
+        let table = parquet_table(&folder, paths, columns).await?.map_err(unusable)?;
         let root = object_store_root(&folder);
         context.register_object_store(&root, Arc::clone(&folder.root_store));
         context.read_table(Arc::new(table))?
@@ -90,8 +89,8 @@ async fn parquet_table(
     }
     let mut found: Vec<(String, DataType)> = Vec::new();
     let mut sizes = Vec::new();
-    let opened = paths.iter().map(|path| open(folder, path));
-    let mut opened = stream::iter(opened).buffered(OPEN_FILES_MAX);
+    let opening = paths.iter().map(|path| open(folder, path));
+    let mut opened = stream::iter(opening).buffered(OPEN_FILES_MAX);
     while let Some((bytes, file)) = opened.try_next().await? {
         sizes.push(bytes);
         let fields = file.schema().fields();
@@ -111,16 +110,15 @@ async fn parquet_table(
     found.retain(|(name, _)| !partition_by.contains(name));
     // Partition values are text here; the comparison casts them.
     found.extend(partition_by.iter().map(|name| (name.clone(), DataType::Utf8)));
-    let files = paths.iter().zip(&sizes);
-    let files = files.map(|(path, bytes)| PartitionFile::new(path, *bytes));
+    let files = paths.iter().zip(&sizes).map(|(path, bytes)| PartitionFile::new(path, *bytes));
     FileTable::of_partitions(folder, files, &found, &partition_by).map(Ok)
 }
 
 pub(super) async fn open(folder: &Folder, path: &str) -> Result<(u64, ParquetFile)> {
     let failed = |error| Error::store(format!("read {}", folder.describe(path)), error);
     let store_path = parse_path(path)?;
-    let bytes = object_store::ObjectStoreExt::head(&folder.store, &store_path);
-    let bytes = bytes.await.map_err(failed)?.size;
+    let bytes =
+        object_store::ObjectStoreExt::head(&folder.store, &store_path).await.map_err(failed)?.size;
     let store = Arc::clone(&folder.store);
     let file = ParquetFile::open(store, store_path, bytes, folder.describe(path)).await?;
     Ok((bytes, file))

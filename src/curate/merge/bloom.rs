@@ -1,60 +1,72 @@
 //! A Bloom filter over the keys of the winners.
+//!
+//! `fastbloom` needs no more CPU time than a filter of our own with as many bits, hashes and false
+//! positives: 1.5 to 1.9 s for 10 million inserts and 60 million probes at 16 MiB, where ours needed
+//! 1.6 to 2.6 s.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use fastbloom::AtomicBloomFilter;
 
-/// Bits of the Bloom filter per key, before rounding up to a power of two.
-pub(super) const BLOOM_BITS: u64 = 8;
+/// Bits per key, before rounding up to a power of two; with [`HASHES`], at most 3 % of other keys
+/// pass.
+const BITS_PER_KEY: u64 = 8;
 
-/// A set of hashes with false positives.
+/// Bits that a key sets.
+const HASHES: u32 = 3;
+
+/// A set of hashes with false positives, which several threads fill.
+///
+/// The upper bits of a hash decide: the engine's hashes are good enough there, also those of
+/// consecutive numbers and of times (0.8 % of other keys passed at 13 bits per key).
 pub(super) struct Bloom {
-    pub(super) words: Vec<AtomicU64>,
+    filter: AtomicBloomFilter,
 }
 
 impl Bloom {
     pub(super) fn new(keys: u64) -> Self {
-        let bits = (keys.max(1) * BLOOM_BITS).next_power_of_two().max(1024);
-        Bloom { words: (0..bits / 64).map(|_| AtomicU64::new(0)).collect() }
+        let bits = (keys.max(1) * BITS_PER_KEY).next_power_of_two().max(1024);
+        Bloom { filter: AtomicBloomFilter::with_num_bits(bits as usize).hashes(HASHES) }
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.words.len() * 8
-    }
-
-    pub(super) fn probes(&self, hash: u64) -> [(usize, u64); 3] {
-        let bits = self.words.len() as u64 * 64 - 1;
-        // Some bits of the hash may be weak: it is mixed first (splitmix64).
-        let mut mixed = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let step = (mixed >> 32) | 1;
-        [0, 1, 2].map(|probe| {
-            let bit = mixed.wrapping_add(step.wrapping_mul(probe)) & bits;
-            ((bit / 64) as usize, 1 << (bit % 64))
-        })
+        self.filter.num_bits() / 8
     }
 
     pub(super) fn insert(&self, hash: u64) {
-        for (word, bit) in self.probes(hash) {
-            self.words[word].fetch_or(bit, Ordering::Relaxed);
-        }
+        self.filter.insert_hash(hash);
     }
 
     pub(super) fn may_contain(&self, hash: u64) -> bool {
-        let holds = |(word, bit): (usize, u64)| self.words[word].load(Ordering::Relaxed) & bit != 0;
-        self.probes(hash).into_iter().all(holds)
+        self.filter.contains_hash(hash)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array, StringViewArray};
+
     use super::*;
+    use crate::curate::merge::entries::hash;
 
     #[test]
     fn a_bloom_filter_contains_what_was_inserted_and_little_else() {
-        let bloom = Bloom::new(10_000);
-        let hash = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (0..10_000).for_each(|number| bloom.insert(hash(number)));
-        assert!((0..10_000).all(|number| bloom.may_contain(hash(number))));
-        let wrong = (10_000..20_000).filter(|number| bloom.may_contain(hash(*number)));
-        assert!(wrong.count() < 1_500);
+        let texts = |numbers: std::ops::Range<i64>| -> ArrayRef {
+            Arc::new(StringViewArray::from_iter_values(numbers.map(|n| format!("Cust{n}"))))
+        };
+        let times = |numbers: std::ops::Range<i64>| -> ArrayRef {
+            Arc::new(Int64Array::from_iter_values(numbers.map(|n| n * 3_600_000_000)))
+        };
+        let numbers = |numbers| -> ArrayRef { Arc::new(Int64Array::from_iter_values(numbers)) };
+        let kinds: [&dyn Fn(std::ops::Range<i64>) -> ArrayRef; 3] = [&texts, &times, &numbers];
+        for (kind, keys) in kinds.into_iter().enumerate() {
+            let hashes = |range| hash(&[keys(range)]).expect("hashes");
+            let bloom = Bloom::new(10_000);
+            hashes(0..10_000).into_iter().for_each(|hash| bloom.insert(hash));
+            assert!(hashes(0..10_000).into_iter().all(|hash| bloom.may_contain(hash)));
+            let others = hashes(10_000..110_000);
+            let wrong = others.iter().filter(|hash| bloom.may_contain(**hash)).count();
+            assert!(wrong < 3_000, "{wrong} of 100,000, kind {kind}");
+        }
     }
 }

@@ -410,20 +410,22 @@ mod tests {
 
     fn decided(keep: Keep, cases: &[Case]) -> Result<Decision> {
         let order = Given(cases.iter().map(|case| (case.3, case.4)).collect());
-        let entries = cases.iter().enumerate().map(|(at, (day, origin, has_row, ..))| Entry {
-            at,
-            day: (*day > 0).then_some(*day),
-            origin: *origin,
-            has_row: *has_row,
-        });
-        let entries: Vec<Entry> = entries.collect();
+        let entries: Vec<Entry> = cases
+            .iter()
+            .enumerate()
+            .map(|(at, (day, origin, has_row, ..))| Entry {
+                at,
+                day: (*day > 0).then_some(*day),
+                origin: *origin,
+                has_row: *has_row,
+            })
+            .collect();
         let mut decision = Decision::default();
         decide(keep, &entries, &order, &mut decision)?;
         Ok(decision)
     }
 
     #[test]
-    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn each_case_of_a_key_has_its_decision() {
         const NEW: Case = (1, Winner, true, 5, 1);
         let none = Decision::default;

@@ -38,7 +38,7 @@ impl Files {
     pub(super) fn new(earlier: Vec<(usize, String)>, changes: &Changes) -> Result<Self> {
         let inputs = || changes.inputs().map(|input| &input.file);
         let of_run = inputs().map(|file| (file.location, file.path.clone()));
-        let numbers = FileNumbers::new(earlier.into_iter().chain(of_run));
+        let numbers = FileNumbers::new(changes.file_order(), earlier.into_iter().chain(of_run));
         let of_run: Vec<u32> = inputs()
             .map(|file| numbers.number(file.location as i32, &file.path))
             .collect::<Result<_>>()?;
@@ -81,8 +81,8 @@ impl Entries {
 
     /// The part of each key, by its hash.
     pub(super) fn parts_of(&self, hashes: &[u64]) -> ArrayRef {
-        // Other bits of the hash than the Bloom filter's first probe.
-        let part = |hash: &u64| ((hash >> 40) % u64::from(self.parts)) as u16;
+        // The lower half of the hash: the Bloom filter goes by the upper bits.
+        let part = |hash: &u64| (*hash as u32 % u32::from(self.parts)) as u16;
         Arc::new(UInt16Array::from_iter_values(hashes.iter().map(part)))
     }
 

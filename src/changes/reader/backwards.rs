@@ -1,0 +1,86 @@
+//! Counts the changes that go backwards: those whose order columns are before those of an older file.
+//!
+//! The order of a commit time or of a log's sequence never goes back by much from file to file. A
+//! business date does, and a run that is ordered by it keeps the wrong rows.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema};
+use futures::TryStreamExt;
+
+use super::{ChangeReader, Pass};
+use crate::changes::pass_one::PassOne;
+use crate::changes::position::{PACKED_TYPE, Position, order_keys};
+use crate::changes::{Changes, POSITION};
+use crate::engine::tasks::{join_all, spawn};
+use crate::error::Result;
+
+/// Changes that go backwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Backwards {
+    /// Rows.
+    pub(crate) rows: u64,
+    /// Files with such rows.
+    pub(crate) files: usize,
+}
+
+/// Counts the changes that go backwards. Only files that have some, by what pass one saw, are read.
+///
+/// # Errors
+/// As reading changes.
+pub(crate) async fn count_backwards(
+    changes: &Arc<Changes>,
+    pass_one: &PassOne,
+    threads: usize,
+) -> Result<Backwards> {
+    let limits: Arc<HashMap<usize, Box<[u8]>>> = Arc::new(limits(changes, pass_one));
+    if limits.is_empty() {
+        return Ok(Backwards { rows: 0, files: 0 });
+    }
+    let position =
+        if changes.is_packed() { PACKED_TYPE } else { <Box<[u8]> as Position>::data_type() };
+    let schema = Arc::new(Schema::new(vec![Field::new(POSITION, position, false)]));
+    let reader = Arc::new(ChangeReader::new(Arc::clone(changes), Pass::Order, schema));
+    let tasks = changes.distribute(threads, None).into_iter().map(|units| {
+        let (reader, limits) = (Arc::clone(&reader), Arc::clone(&limits));
+        spawn(async move {
+            let mut count = 0;
+            for unit in units {
+                let Some(limit) = limits.get(&unit.file) else {
+                    continue;
+                };
+                let mut batches = Box::pin(ChangeReader::read(Arc::clone(&reader), vec![unit]));
+                while let Some(batch) = batches.try_next().await? {
+                    let keys = order_keys(batch.column(0));
+                    count += keys.filter(|key| key < limit).count() as u64;
+                }
+            }
+            Ok(count)
+        })
+    });
+    let rows = join_all(tasks).await?.into_iter().sum();
+    Ok(Backwards { rows, files: limits.len() })
+}
+
+/// The files with changes that go backwards, each with the greatest order of all older files.
+fn limits(changes: &Changes, pass_one: &PassOne) -> HashMap<usize, Box<[u8]>> {
+    let spans = pass_one.order_spans();
+    let mut files: Vec<_> = spans
+        .iter()
+        .filter_map(|(file, span)| Some((changes.time_in_path(*file)?, *file, span)))
+        .collect();
+    files.sort();
+    let mut limits = HashMap::new();
+    let mut greatest: Option<Box<[u8]>> = None;
+    for same_time in files.chunk_by(|a, b| a.0 == b.0) {
+        for (_, file, (least, _)) in same_time {
+            if let Some(greatest) = greatest.as_ref().filter(|greatest| least < *greatest) {
+                limits.insert(*file, greatest.clone());
+            }
+        }
+        let of_these = same_time.iter().map(|(_, _, (_, last))| last).max();
+        greatest = greatest.iter().chain(of_these).max().cloned();
+    }
+    limits
+}

@@ -1,0 +1,244 @@
+//! Operations: what the values of the operation column mean.
+
+use serde::Deserialize;
+use toml::Value;
+
+use crate::error::{Error, Result};
+
+/// What a raw row is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// A new row.
+    Insert,
+    /// A row as it is after an update.
+    Update,
+    /// A row that was deleted.
+    Delete,
+    /// No change, such as a row as it was before an update.
+    Ignore,
+}
+
+impl Operation {
+    /// Every operation, with its key in `[raw.op_values]`.
+    const ALL: [(Operation, &'static str); 4] = [
+        (Operation::Insert, "insert"),
+        (Operation::Update, "update"),
+        (Operation::Delete, "delete"),
+        (Operation::Ignore, "ignore"),
+    ];
+}
+
+/// `[raw.op_values]`: the values of the operation column, per operation, compared in upper or lower
+/// case; null is an insert.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpValues {
+    values: Vec<(String, Operation)>,
+    /// Whether they are I, U and D: the usual case has a faster check.
+    is_default: bool,
+}
+
+impl Default for OpValues {
+    fn default() -> Self {
+        OpValues::new([&["I"], &["U"], &["D"], &[]])
+    }
+}
+
+impl OpValues {
+    /// The values of inserts, updates, deletes, and of rows that are ignored.
+    pub(super) fn new(values: [&[&str]; 4]) -> Self {
+        let lists = values.into_iter().zip(Operation::ALL);
+        let values: Vec<(String, Operation)> = lists
+            .flat_map(|(list, (operation, _))| {
+                list.iter().map(move |value| (value.to_string(), operation))
+            })
+            .collect();
+        let is_default = values.iter().map(|(value, _)| value.as_str()).eq(["I", "U", "D"])
+            && values.last().is_some_and(|(_, last)| *last == Operation::Delete)
+            && values[1].1 == Operation::Update;
+        OpValues { values, is_default }
+    }
+
+    /// The operation of a value of the operation column; `None` if it is none.
+    #[inline]
+    pub fn operation(&self, value: Option<&str>) -> Option<Operation> {
+        let Some(value) = value else {
+            return Some(Operation::Insert);
+        };
+        if self.is_default {
+            return match value {
+                "I" | "i" => Some(Operation::Insert),
+                "U" | "u" => Some(Operation::Update),
+                "D" | "d" => Some(Operation::Delete),
+                _ => None,
+            };
+        }
+        let mut values = self.values.iter();
+        let found = values.find(|(known, _)| known.eq_ignore_ascii_case(value));
+        found.map(|(_, operation)| *operation)
+    }
+
+    /// Whether some value means this operation.
+    pub fn has(&self, operation: Operation) -> bool {
+        self.values.iter().any(|(_, known)| *known == operation)
+    }
+
+    /// The values as text for messages: `I, U, D`.
+    pub fn listed(&self) -> String {
+        let values: Vec<&str> = self.values.iter().map(|(value, _)| value.as_str()).collect();
+        values.join(", ")
+    }
+
+    /// The values and what they mean, for the pipeline's identity; `None` for I, U and D.
+    pub fn identity(&self) -> Option<String> {
+        if self.is_default {
+            return None;
+        }
+        let text = |(operation, name): (Operation, &str)| {
+            let values = self.values.iter().filter(|(_, of)| *of == operation);
+            let mut values: Vec<String> =
+                values.map(|(value, _)| value.to_ascii_uppercase()).collect();
+            values.sort();
+            format!("{name}={}", values.join(","))
+        };
+        Some(Operation::ALL.map(text).join(" "))
+    }
+
+    /// The keys of `[raw.op_values]` with these values, as they stand in a toml file.
+    pub(super) fn settings(&self) -> Vec<(String, String)> {
+        let key = |(operation, name): &(Operation, &str)| {
+            let values = self.values.iter().filter(|(_, of)| of == operation);
+            let values: Vec<String> = values.map(|(value, _)| format!("\"{value}\"")).collect();
+            let shown = format!("[{}]", values.join(", "));
+            (!values.is_empty()).then(|| (format!("raw.op_values.{name}"), shown))
+        };
+        Operation::ALL.iter().filter_map(key).collect()
+    }
+}
+
+/// `[raw.op_values]` as written; a list that is missing has its default.
+#[derive(Default, Deserialize)]
+pub(super) struct OpValuesToml {
+    insert: Option<Vec<Value>>,
+    update: Option<Vec<Value>>,
+    delete: Option<Vec<Value>>,
+    ignore: Option<Vec<Value>>,
+}
+
+impl OpValuesToml {
+    /// Replaces the lists of `defaults` by those that are given.
+    pub(super) fn check(
+        self,
+        defaults: &OpValues,
+        wrong: &dyn Fn(&str, String) -> Error,
+    ) -> Result<OpValues> {
+        let given = [self.insert, self.update, self.delete, self.ignore];
+        let is_given = |operation: Operation| {
+            let mut each = Operation::ALL.iter().zip(&given);
+            each.any(|((known, _), list)| *known == operation && list.is_some())
+        };
+        let mut values: Vec<(String, Operation)> = Vec::new();
+        let kept = defaults.values.iter().filter(|(_, operation)| !is_given(*operation));
+        let kept = kept.cloned().collect::<Vec<_>>();
+        for ((operation, name), list) in Operation::ALL.into_iter().zip(&given) {
+            let key = format!("raw.op_values.{name}");
+            for value in list.iter().flatten() {
+                let text = match value {
+                    Value::String(text) if !text.is_empty() => text.clone(),
+                    Value::Integer(number) => number.to_string(),
+                    other => {
+                        return Err(wrong(&key, format!("has the value `{other}`")).hint(
+                            "list the values of the operation column as text: [\"c\", \"r\"]",
+                        ));
+                    }
+                };
+                let is_same = |(known, _): &&(String, Operation)| known.eq_ignore_ascii_case(&text);
+                if let Some((_, other)) = values.iter().find(is_same) {
+                    let why = if *other == operation {
+                        format!("lists `{text}` twice")
+                    } else {
+                        format!("lists `{text}`, as another list does")
+                    };
+                    return Err(wrong(&key, why).hint("upper and lower case are the same value"));
+                }
+                values.push((text, operation));
+            }
+        }
+        for (value, operation) in kept {
+            let is_same = |(known, _): &&(String, Operation)| known.eq_ignore_ascii_case(&value);
+            // A default gives way to a list that names its value.
+            if values.iter().find(is_same).is_none() {
+                values.push((value, operation));
+            }
+        }
+        let list = |operation: Operation| {
+            let values = values.iter().filter(move |(_, of)| *of == operation);
+            values.map(|(value, _)| value.as_str()).collect::<Vec<&str>>()
+        };
+        let lists = Operation::ALL.map(|(operation, _)| list(operation));
+        Ok(OpValues::new([&lists[0], &lists[1], &lists[2], &lists[3]]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(toml: &str, defaults: &OpValues) -> Result<OpValues> {
+        let parsed: OpValuesToml = toml::from_str(toml).expect("toml");
+        parsed.check(defaults, &|key, why| Error::usage(format!("`{key}` {why}")))
+    }
+
+    #[test]
+    fn the_default_is_i_u_and_d_in_either_case_and_null_is_an_insert() {
+        let values = OpValues::default();
+        assert!(values.is_default && values.identity().is_none());
+        let operations = [Some("I"), Some("u"), Some("D"), Some("d"), None, Some("X"), Some("")];
+        assert_eq!(
+            operations.map(|value| values.operation(value)),
+            [
+                Some(Operation::Insert),
+                Some(Operation::Update),
+                Some(Operation::Delete),
+                Some(Operation::Delete),
+                Some(Operation::Insert),
+                None,
+                None
+            ]
+        );
+    }
+
+    #[test]
+    fn a_list_replaces_its_default_only() {
+        let values = parsed("insert = [\"c\", \"r\"]\nignore = [3]", &OpValues::default());
+        let values = values.expect("values");
+        let operation = |value| values.operation(Some(value));
+        assert_eq!(operation("R"), Some(Operation::Insert));
+        assert_eq!(operation("I"), None);
+        assert_eq!(operation("u"), Some(Operation::Update));
+        assert_eq!(operation("3"), Some(Operation::Ignore));
+        assert_eq!(values.identity().as_deref(), Some("insert=C,R update=U delete=D ignore=3"));
+    }
+
+    #[test]
+    fn a_list_takes_a_value_from_a_default() {
+        let values = parsed("delete = [\"U\"]", &OpValues::default()).expect("values");
+        assert_eq!(values.operation(Some("U")), Some(Operation::Delete));
+        assert_eq!(values.operation(Some("D")), None);
+    }
+
+    #[test]
+    fn equal_values_in_two_lists_and_other_types_are_refused() {
+        for (toml, message) in [
+            (
+                "insert = [\"c\"]\ndelete = [\"C\"]",
+                "`raw.op_values.delete` lists `C`, as another list does",
+            ),
+            ("update = [1, \"1\"]", "`raw.op_values.update` lists `1` twice"),
+            ("delete = [\"\"]", "`raw.op_values.delete` has the value `\"\"`"),
+            ("delete = [true]", "`raw.op_values.delete` has the value `true`"),
+        ] {
+            let error = parsed(toml, &OpValues::default()).expect_err("refused");
+            assert_eq!(error.to_string(), message);
+        }
+    }
+}
