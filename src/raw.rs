@@ -4,5 +4,7 @@ pub(crate) mod bad_rows;
 pub(crate) mod columns;
 pub(crate) mod csv;
 pub(crate) mod discover;
+pub(crate) mod json;
 pub(crate) mod open;
 pub(crate) mod schema_changes;
+pub(crate) mod typed;

@@ -12,6 +12,7 @@ mod docs;
 mod explain;
 mod house;
 mod interruptions;
+mod json;
 mod key_moves;
 mod model;
 mod operator;
