@@ -158,7 +158,9 @@ impl Changes {
         for (number, one) in opened.into_iter().enumerate() {
             let (file, bad) = open_input(one, raw)?;
             union.add(&file.file)?;
-            schema_changes.observe(&file.file, &file.input);
+            if !is_blank(&file.file) {
+                schema_changes.observe(&file.file, &file.input);
+            }
             bad_rows.put(number, bad);
             files.push(file);
         }
@@ -212,7 +214,9 @@ impl Changes {
             batch_rows,
             _spilled: all.spilled,
         };
-        changes.check_columns()?;
+        if !changes.is_blank() {
+            changes.check_columns()?;
+        }
         Ok((changes, bad_files))
     }
 
@@ -265,9 +269,19 @@ impl Changes {
         self.files.is_empty()
     }
 
+    /// Whether there are inputs, and none has any values.
+    pub fn is_blank(&self) -> bool {
+        !self.files.is_empty() && self.files.iter().all(|file| is_blank(&file.file))
+    }
+
     /// The counts of a scan of all rows that begins now.
     pub(crate) fn pass_one(&self) -> Arc<PassOne> {
         Arc::new(PassOne::new(self.bad_rows.copied()))
+    }
+
+    /// The rows that were found to be bad when the inputs were opened.
+    pub(crate) fn bad_rows(&self) -> Arc<BadRows> {
+        Arc::new(self.bad_rows.copied())
     }
 
     /// Whether bad rows are quarantined.
@@ -656,6 +670,12 @@ fn map_columns(files: &mut [OpenInput], union: &RawColumns<'_>, checks_texts: bo
     }
 }
 
+/// Whether a file has no values: a JSON file without values has no columns.
+fn is_blank(file: &ParquetFile) -> bool {
+    let fields = file.schema().fields();
+    fields[..fields.len() - 1].iter().all(|field| *field.data_type() == DataType::Null)
+}
+
 /// The number of ordinals per row: two if a row can be a delete of another key first.
 fn ordinals_per_row(raw: &Raw) -> u64 {
     1 + u64::from(raw.before_image_prefix.is_some())
@@ -697,7 +717,8 @@ impl<'a> RequiredColumns<'a> {
         let of_cdc = cdc.iter().copied().chain(event_time);
         let of_cdc = of_cdc.filter(|_| has_cdc);
         let wanted = full_load.iter().copied().chain(of_cdc);
-        let missing = wanted.filter(|_| !opened.is_empty()).find(|(_, name)| !exists(name));
+        let has_values = opened.iter().any(|one| !is_blank(&one.file));
+        let missing = wanted.filter(|_| has_values).find(|(_, name)| !exists(name));
         if let Some((setting, name)) = missing {
             return Err(unknown_column(setting, name, opened));
         }
@@ -710,6 +731,10 @@ impl<'a> RequiredColumns<'a> {
         let Some((_, name)) = required.iter().find(is_missing) else {
             return Ok(());
         };
+        // A file without rows, or with bad ones only, needs no columns.
+        if is_blank(&opened.file) && opened.file.row_count() == opened.bad_rows.len() as u64 {
+            return Ok(());
+        }
         let found = names(&opened.file).collect::<Vec<_>>().join(", ");
         Err(Error::data(format!("column `{name}` missing in {}", opened.file.name))
             .hint(format!("other files have it; found: {found}")))

@@ -7,6 +7,8 @@ pub(crate) mod discover;
 pub(crate) mod fingerprint;
 pub(crate) mod identify;
 pub(crate) mod input;
+pub(crate) mod json;
 pub(crate) mod open;
 pub(crate) mod reload;
 pub(crate) mod schema_changes;
+pub(crate) mod typed;

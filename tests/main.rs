@@ -13,6 +13,7 @@ mod docs;
 mod explain;
 mod house;
 mod interruptions;
+mod json;
 mod key_moves;
 mod log_order;
 mod model;

@@ -41,17 +41,23 @@ pub enum RawFormat {
     Parquet,
     /// `*.csv`, `*.csv.gz` and `*.csv.zst`.
     Csv,
+    /// `*.json`, `*.jsonl` and `*.ndjson`, each also with `.gz` or `.zst`: an object a line.
+    Json,
 }
 
 impl RawFormat {
     /// The format of a file with this name, in upper or lower case.
     pub fn of(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
-        let is_csv = [".csv", ".csv.gz", ".csv.zst"].iter().any(|ending| name.ends_with(ending));
+        let plain = [".gz", ".zst"].iter().find_map(|ending| name.strip_suffix(ending));
+        let plain = plain.unwrap_or(&name);
         if name.ends_with(".parquet") {
             Some(RawFormat::Parquet)
+        } else if plain.ends_with(".csv") {
+            Some(RawFormat::Csv)
         } else {
-            is_csv.then_some(RawFormat::Csv)
+            let is_json = [".json", ".jsonl", ".ndjson"].iter().any(|end| plain.ends_with(end));
+            is_json.then_some(RawFormat::Json)
         }
     }
 
@@ -60,6 +66,7 @@ impl RawFormat {
         match self {
             RawFormat::Parquet => "parquet",
             RawFormat::Csv => "csv",
+            RawFormat::Json => "json",
         }
     }
 }
@@ -106,10 +113,11 @@ pub enum OnTie {
 pub struct Raw {
     /// `raw.url`: a path relative to the toml file, `file://` or `s3://`; or a list of them.
     pub urls: Vec<Location>,
-    /// `raw.format`: `parquet` (default) or `csv`.
+    /// `raw.format`: `parquet` (default), `csv` or `json`.
     pub format: RawFormat,
-    /// `[raw.columns]`: columns and their types ([`crate::types::column_type`]). For Parquet, those
-    /// whose type differs from the one in the files; for CSV without a header all, in their order.
+    /// `[raw.columns]`: columns and their types ([`crate::types::column_type`]). For Parquet and JSON,
+    /// those whose type differs from the one in the files; for CSV without a header all, in their
+    /// order.
     pub columns: Vec<(String, DataType)>,
     /// How CSV files are written.
     pub csv: CsvForm,
@@ -474,7 +482,7 @@ fn check_csv(
                  write raw.csv_header = true",
             ))
         }
-        RawFormat::Parquet if *csv != CsvForm::default() => {
+        RawFormat::Parquet | RawFormat::Json if *csv != CsvForm::default() => {
             let set = match csv {
                 CsvForm { null: Some(_), .. } => "raw.csv_null",
                 CsvForm { header: true, .. } => "raw.csv_header",

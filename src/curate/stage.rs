@@ -136,7 +136,9 @@ impl Stage<'_> {
         };
         let (changes, bad_files) = self.open(inputs, &known, bad).await?;
         self.check_readable(&bad_files)?;
-        log_columns(&changes, report);
+        if !changes.is_blank() {
+            log_columns(&changes, report);
+        }
         if changes.is_empty() && self.is_from_empty() {
             let message = "no input can be read any more; the first";
             return Err(Error::data(format!("{message}: {}", bad_files[0].1))
@@ -149,6 +151,17 @@ impl Stage<'_> {
                 bad_rows: Arc::new(BadRows::new(0)),
                 curated: None,
             });
+        }
+        if changes.is_blank() && self.is_from_empty() {
+            return Err(Error::data("no input has a row that can be read").hint(
+                "nothing was changed: there is nothing to fold, or the raw files are damaged",
+            ));
+        }
+        if changes.is_blank() {
+            let bad_rows = changes.bad_rows();
+            report.rows_read = changes.row_counts().sum();
+            report.rows_rejected = bad_rows.count();
+            return Ok(Staged { changes, bad_files, bad_rows, curated: None });
         }
         let cached = MemoryConsumer::new("inputs").register(&self.runtime.memory_pool);
         cached.grow(changes.cached_bytes());

@@ -4,38 +4,28 @@
 //! An empty unquoted field is null; where `raw.csv_null` is set, an unquoted field of that text is
 //! null instead. Unless `raw.csv_null` is set, an empty field of a type other than text is null
 //! whether quoted or not.
-//!
-//! Bad rows do not change the numbers of the rows after them: a quarantined row is replaced by a
-//! row of nulls, which is not folded.
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringViewBuilder};
-use arrow::compute::nullif;
+use arrow::array::{ArrayRef, RecordBatch, StringViewBuilder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use flate2::read::MultiGzDecoder;
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use parquet::basic::Compression;
 use parquet::errors::ParquetError;
-use parquet::file::properties::WriterProperties;
 
 use crate::config::{CsvForm, Raw};
 use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Result, spilled_too_much};
 use crate::raw::bad_rows::{BadRow, BadRows, fields_json};
 use crate::raw::csv::records::{Records, unreadable};
-use crate::types::column_type::cast_values;
+use crate::raw::typed::{FileRows, spill_writer, typed};
 
 pub(crate) mod records;
 
 /// The text that is converted to columns at once, unless a batch of rows is full before.
 const BATCH_BYTES: usize = 4 << 20;
-/// The size limit of a row group, which is in memory until it is complete.
-const ROW_GROUP_BYTES: usize = 4 << 20;
 
 /// The format of a pipeline's CSV files.
 #[derive(Clone, Debug)]
@@ -106,15 +96,8 @@ pub(crate) fn to_parquet(
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     records.fields_max = columns.len();
     let mut batch = Batch::new(name, schema, &form.csv, bad_rows);
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::SNAPPY)
-        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES));
-    let options = ArrowWriterOptions::new()
-        .with_properties(properties.build())
-        .with_skip_arrow_metadata(true);
     let failed = |error: ParquetError| spill_failed(&format!("the rows of {name}"), error);
-    let mut writer = ArrowWriter::try_new_with_options(output, Arc::clone(&batch.schema), options)
-        .map_err(failed)?;
+    let mut writer = spill_writer(output, &batch.schema).map_err(failed)?;
     while let Some(line) = records.next_record()? {
         batch.push(&mut records, line)?;
         if batch.rows == BATCH_ROWS || batch.bytes >= BATCH_BYTES {
@@ -254,67 +237,14 @@ impl<'a> Batch<'a> {
     /// is quarantined.
     fn finish(&mut self) -> Result<RecordBatch> {
         let texts = self.texts.iter_mut();
-        let mut texts: Vec<ArrayRef> = texts.map(|texts| Arc::new(texts.finish()) as _).collect();
-        // The first faulty column of each bad row.
-        let mut wrong: BTreeMap<usize, usize> = BTreeMap::new();
-        let fields = self.schema.fields().clone();
-        for (column, (texts, field)) in texts.iter().zip(&fields).enumerate() {
-            for row in unfit_rows(texts, field.data_type(), 0) {
-                wrong.entry(row).or_insert(column);
-            }
-        }
-        for (row, column) in &wrong {
-            let values = texts.iter().map(|texts| {
-                let texts = texts.as_string_view();
-                texts.is_valid(*row).then(|| texts.value(*row).to_string())
-            });
-            let names = fields.iter().map(|field| Some(field.name().as_str()));
-            let field = &fields[*column];
-            let bad = BadRow {
-                row: self.rows_before + *row as u64,
-                line: Some(self.lines[*row]),
-                lines: 1,
-                column: Some(field.name().clone()),
-                reason: format!("does not fit its type, {}", field.data_type()),
-                hint: "correct the value, or the column's type in `[raw.columns]`",
-                change: fields_json(names.zip(values)),
-            };
-            self.quarantine(bad)?;
-        }
-        if !wrong.is_empty() {
-            let is_wrong: BooleanArray =
-                (0..self.rows).map(|row| Some(wrong.contains_key(&row))).collect();
-            for texts in &mut texts {
-                *texts = nullif(texts, &is_wrong)?;
-            }
-        }
-        let casts = texts.iter().zip(&fields).map(|(texts, field)| {
-            let cast = cast_values(texts, field.data_type());
-            cast.map_err(|_| Error::internal("a CSV value that fits its type cannot be cast"))
-        });
-        let columns = casts.collect::<Result<_>>()?;
-        let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
+        let texts: Vec<ArrayRef> = texts.map(|texts| Arc::new(texts.finish()) as _).collect();
+        let lines = std::mem::take(&mut self.lines);
+        let rows = FileRows { first: self.rows_before, lines: &lines };
         self.rows_before += self.rows as u64;
         (self.rows, self.bytes) = (0, 0);
-        self.lines.clear();
-        Ok(rows)
+        let schema = Arc::clone(&self.schema);
+        typed(&schema, texts, rows, BTreeMap::new(), &mut |bad| self.quarantine(bad))
     }
-}
-
-/// The rows of a column whose values do not fit a type; its first row has the number `first`. The
-/// search is binary: halves without such a value are cast once.
-fn unfit_rows(values: &ArrayRef, to: &DataType, first: usize) -> Vec<usize> {
-    if cast_values(values, to).is_ok() {
-        return Vec::new();
-    }
-    if values.len() == 1 {
-        return vec![first];
-    }
-    let middle = values.len() / 2;
-    let mut found = unfit_rows(&values.slice(0, middle), to, first);
-    let rest = values.slice(middle, values.len() - middle);
-    found.append(&mut unfit_rows(&rest, to, first + middle));
-    found
 }
 
 /// The error for rows that cannot be written to the spill folder.
@@ -331,6 +261,7 @@ mod tests {
     use super::*;
     use crate::error::Kind;
     use crate::types::column_type::parse_type;
+    use arrow::array::Array;
     use arrow::util::display::{ArrayFormatter, FormatOptions};
     use bytes::Bytes;
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;

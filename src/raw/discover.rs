@@ -116,6 +116,10 @@ pub(crate) async fn discover<'a>(
         let listed = list(folder, raw, window, &full_loads).await?.into_iter();
         let mut files = raw_files(location, folder, raw, listed)?;
         found.renewed.extend(identify(folder, recorded, &mut files).await?);
+        let is_of_location = |file: &&RawFile| file.location == location;
+        if files.is_empty() && !recorded.inputs().iter().any(is_of_location) {
+            check_formats(folder, raw).await?;
+        }
         for file in files {
             let path = &file.path;
             let full_load = raw.is_full_load(location, path);
@@ -179,22 +183,70 @@ fn raw_files(
         }
         match RawFormat::of(path) {
             Some(format) if format == raw.format => files.push(file),
-            Some(format) => return Err(other_format(folder, path, format, raw.format)),
-            None => {
+            Some(format) if format != RawFormat::Json => {
+                return Err(other_format(folder, path, format, raw.format));
+            }
+            // Files in JSON are often not changes but about them, such as manifests.
+            _ => {
                 ignored += 1;
-                debug!("neither Parquet nor CSV: {}", folder.describe(path));
+                debug!("not a {} file: {}", raw.format.name(), folder.describe(path));
                 example.clone_from(path);
             }
         }
     }
     if ignored > 0 {
+        let formats = match raw.format {
+            RawFormat::Json => "Parquet, CSV or JSON",
+            _ => "Parquet or CSV",
+        };
         warn!(
-            "{ignored} files under {}, such as {example}, are not named as Parquet or CSV files and \
-             were ignored",
+            "{ignored} files under {}, such as {example}, are not named as {formats} files and were \
+             ignored",
             folder.location
         );
     }
     Ok(files)
+}
+
+/// Checks that a location has files of the pipeline's format, or no files at all.
+async fn check_formats(folder: &Folder, raw: &Raw) -> Result<()> {
+    let mut objects = folder.root_store.list(Some(&folder.prefix));
+    let first = |known: Option<String>, path: String| match known {
+        // Listings are not sorted.
+        Some(known) => Some(known.min(path)),
+        None => Some(path),
+    };
+    let (mut json, mut example) = (None, None);
+    while let Some(object) = objects.next().await {
+        let object = match object {
+            Err(object_store::Error::NotFound { .. }) => break,
+            object => {
+                object.map_err(|error| Error::store(format!("list {}", folder.location), error))?
+            }
+        };
+        let path = relative(&folder.prefix, &object.location);
+        match RawFormat::of(&path) {
+            _ if layout::is_hidden(&path) => {}
+            Some(format) if format == raw.format => return Ok(()),
+            Some(RawFormat::Json) => json = first(json, path),
+            Some(format) => return Err(other_format(folder, &path, format, raw.format)),
+            None => example = first(example, path),
+        }
+    }
+    if let Some(path) = json {
+        return Err(other_format(folder, &path, RawFormat::Json, raw.format));
+    }
+    match example {
+        None => Ok(()),
+        Some(example) => Err(Error::usage(format!(
+            "{} has only files that are not named as Parquet, CSV or JSON files, such as {example}",
+            folder.location
+        ))
+        .hint(
+            "check `raw.url`; names end in .parquet, in .csv (raw.format = \"csv\"), or in .json, \
+             .jsonl or .ndjson (raw.format = \"json\"), the last two formats also with .gz or .zst",
+        )),
+    }
 }
 
 /// The error for a file that has changed since it was folded.
@@ -243,8 +295,11 @@ pub(crate) async fn discover_all(folders: &[Folder], raw: &Raw) -> Result<Vec<In
     let mut inputs = Vec::new();
     for (location, folder) in folders.iter().enumerate() {
         let listed = list_all(folder).await?.into_iter();
-        let files = raw_files(location, folder, raw, listed)?.into_iter();
-        inputs.extend(files.map(|file| Input {
+        let files = raw_files(location, folder, raw, listed)?;
+        if files.is_empty() {
+            check_formats(folder, raw).await?;
+        }
+        inputs.extend(files.into_iter().map(|file| Input {
             full_load: raw.is_full_load(location, &file.path),
             file,
             late: false,

@@ -4,8 +4,8 @@
 //! between threads costs more than reading it. Remote files are fetched concurrently. If several
 //! files cannot be opened, the error names the first of them, because files are opened in order.
 //!
-//! CSV files are converted to Parquet here ([`crate::raw::csv`]), into a few spill files that many
-//! inputs share.
+//! CSV and JSON files are converted to Parquet here ([`crate::raw::csv`], [`crate::raw::json`]), into a
+//! few spill files that many inputs share.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -34,16 +34,17 @@ use crate::parquet_io::open::{
     Columns, ObjectReader, ParquetFile, SMALL_BYTES_MAX, empty_file, read_error,
 };
 use crate::raw::bad_rows::{BadRow, BadRows};
-use crate::raw::csv::{Form, decompressed, spill_failed, to_parquet};
+use crate::raw::csv::{self, decompressed, spill_failed};
 use crate::raw::discover::Input;
 use crate::raw::fingerprint::{self, Passing};
+use crate::raw::json::{self, Converted, Found};
 use crate::store::{Folder, parse_path};
 
 /// The number of local files opened concurrently, and the least number of remote ones.
 const OPENS: usize = 16;
 /// The largest number of remote files opened concurrently, as memory allows.
 const REMOTE_OPENS_MAX: usize = 64;
-/// The size of one fetch of a CSV file.
+/// The size of one fetch of a CSV or JSON file.
 const FETCHED_BYTES: u64 = 4 << 20;
 
 /// An opened input.
@@ -89,7 +90,7 @@ pub struct Opening<'a> {
     pub cached_bytes_max: usize,
     /// The engine's runtime, with the spill disk.
     pub runtime: &'a Arc<RuntimeEnv>,
-    /// The number of CSV files read concurrently.
+    /// The number of CSV or JSON files read concurrently.
     pub threads: usize,
     /// The bad rows of the run, with their limits.
     pub bad_rows: &'a Arc<BadRows>,
@@ -130,7 +131,8 @@ impl<'a> Opening<'a> {
             folders: self.folders.to_vec(),
             cached_bytes_max: self.cached_bytes_max,
             cached_bytes: AtomicUsize::new(0),
-            forms: [false, true].map(|full_load| Form::of(self.raw, full_load)),
+            csv: [false, true].map(|full_load| csv::Form::of(self.raw, full_load)),
+            json: json::Form::of(self.raw),
             format: self.raw.format,
             quarantines_files: self.raw.on_bad_file == OnBad::Quarantine,
             bad_rows: Arc::clone(self.bad_rows),
@@ -138,7 +140,7 @@ impl<'a> Opening<'a> {
         });
         let concurrency = |opens: usize| match self.raw.format {
             RawFormat::Parquet => opens,
-            RawFormat::Csv => self.threads.max(1),
+            RawFormat::Csv | RawFormat::Json => self.threads.max(1),
         };
         let is_local = |folder: &Folder| folder.location.file_path().is_some();
         let each = if self.folders.iter().all(is_local) {
@@ -169,8 +171,10 @@ struct Opener {
     cached_bytes_max: usize,
     cached_bytes: AtomicUsize,
     format: RawFormat,
-    /// The format of CDC files, and of full loads.
-    forms: [Form; 2],
+    /// The format of CDC files in CSV, and of full loads.
+    csv: [csv::Form; 2],
+    /// The format of JSON files.
+    json: json::Form,
     quarantines_files: bool,
     bad_rows: Arc<BadRows>,
     spills: Spills,
@@ -215,7 +219,7 @@ impl Opener {
         while let Some((index, input)) = work.next() {
             let tried = match self.format {
                 RawFormat::Parquet => block_on(self.open_parquet(input)),
-                RawFormat::Csv => self.open_csv(input, None),
+                RawFormat::Csv | RawFormat::Json => self.open_text(input, None),
             };
             let one = tried.map(|one| one.without_footer(&mut known));
             let is_last = self.stops_at(&one);
@@ -239,9 +243,9 @@ impl Opener {
                     RawFormat::Parquet => {
                         spawn(async move { Ok(opener.open_parquet(input).await) }).boxed()
                     }
-                    RawFormat::Csv => {
+                    RawFormat::Csv | RawFormat::Json => {
                         let handle = Some(Handle::current());
-                        spawn_blocking(move || Ok(opener.open_csv(input, handle))).boxed()
+                        spawn_blocking(move || Ok(opener.open_text(input, handle))).boxed()
                     }
                 }
             })
@@ -295,33 +299,22 @@ impl Opener {
         }
     }
 
-    /// Converts a CSV file to a range of a spill file and opens that. Storage that needs the
+    /// Converts a CSV or JSON file to a range of a spill file and opens that. Storage that needs the
     /// runtime is awaited through `handle`.
-    fn open_csv(&self, mut input: Input, handle: Option<Handle>) -> OneOpened {
+    fn open_text(&self, mut input: Input, handle: Option<Handle>) -> OneOpened {
         let passing = RefCell::new(Passing::new(input.file.size));
         let opened = || {
             let folder = &self.folders[input.file.location];
             let name = folder.describe(&input.file.path);
-            if input.file.size == 0 {
+            if input.file.size == 0 && self.format == RawFormat::Csv {
                 return Err(empty_file(&name));
             }
-            let object = ObjectRead {
-                store: Arc::clone(&folder.store),
-                path: parse_path(&input.file.path)?,
-                rest: 0..input.file.size,
-                fetched: Bytes::new(),
-                passing: &passing,
-                handle,
-            };
-            let text = decompressed(&input.file.path, object)?;
-            let form = &self.forms[usize::from(input.full_load)];
             let mut spill = self.spills.take()?;
-            let start = spill.written;
-            let converted = to_parquet(&name, text, form, &self.bad_rows, &mut spill);
+            let converted = self.convert(&input, &name, handle.as_ref(), &passing, &mut spill);
             // The bytes of a file that failed stay unused.
-            let part = spill.reader(start);
+            let part = converted.and_then(|(bad, start)| Ok((bad, spill.reader(start)?)));
             self.spills.put_back(spill);
-            let (bad, (reader, size)) = (converted?, part?);
+            let (bad, (reader, size)) = part?;
             Ok((block_on(ParquetFile::open_in(reader, size, name, &mut Vec::new()))?, bad))
         };
         match opened() {
@@ -331,6 +324,44 @@ impl Opener {
                 Ok(self.opened(input, file, bad))
             }
             Err(error) => Err(Box::new((input, error))),
+        }
+    }
+
+    /// Converts a CSV or JSON file. Returns its bad rows, and where in the spill file it begins.
+    fn convert(
+        &self,
+        input: &Input,
+        name: &str,
+        handle: Option<&Handle>,
+        passing: &RefCell<Passing>,
+        spill: &mut Spill,
+    ) -> Result<(Vec<BadRow>, u64)> {
+        let text = || {
+            // A JSON file may be read twice.
+            *passing.borrow_mut() = Passing::new(input.file.size);
+            let object = ObjectRead {
+                store: Arc::clone(&self.folders[input.file.location].store),
+                path: parse_path(&input.file.path)?,
+                rest: 0..input.file.size,
+                fetched: Bytes::new(),
+                passing,
+                handle: handle.cloned(),
+            };
+            decompressed(&input.file.path, object)
+        };
+        let bad_rows = &self.bad_rows;
+        if self.format == RawFormat::Csv {
+            let form = &self.csv[usize::from(input.full_load)];
+            let start = spill.written;
+            return Ok((csv::to_parquet(name, text()?, form, bad_rows, spill)?, start));
+        }
+        let mut found = Found::default();
+        loop {
+            let start = spill.written;
+            match json::to_parquet(name, text()?, &self.json, found, bad_rows, &mut *spill)? {
+                Converted::Whole(bad) => return Ok((bad, start)),
+                Converted::Again(known) => found = known,
+            }
         }
     }
 
@@ -398,7 +429,7 @@ impl Spills {
         if let Some(spill) = free {
             return Ok(spill);
         }
-        let file = self.runtime.disk_manager.create_tmp_file("CSV files")?;
+        let file = self.runtime.disk_manager.create_tmp_file("CSV and JSON files")?;
         Ok(Spill { writer: BufWriter::new(file.open_writer()?), written: 0, file })
     }
 
@@ -410,7 +441,7 @@ impl Spills {
 impl Spill {
     /// A reader of the bytes written since the offset `start`, and their size.
     fn reader(&mut self, start: u64) -> Result<(ObjectReader, u64)> {
-        let failed = |error| spill_failed("the rows of a CSV file", error);
+        let failed = |error| spill_failed("the rows of a CSV or JSON file", error);
         self.writer.flush().map_err(failed)?;
         let lost = || Error::internal("spilled data is not on a local disk");
         let path = Path::from_absolute_path(self.file.path().ok_or_else(lost)?)

@@ -85,8 +85,12 @@ impl Run<'_> {
             let mut records = known;
             records
                 .extend(self.quarantine_records(step, attempt, &staged, &inputs, &folders).await?);
-            let note = "all inputs of the window are in quarantine";
+            let note = match staged.bad_rows.count() {
+                0 if staged.bad_files.is_empty() => "the inputs of the window have no rows",
+                _ => "all inputs of the window are in quarantine",
+            };
             attempt.report.note.get_or_insert(note.into());
+            records.extend(self.input_records(step, attempt, &staged.changes));
             return self.commit_and_publish(attempt, step, records, None, vec![], &[]).await;
         };
 
@@ -154,10 +158,18 @@ impl Run<'_> {
             records.push(Record::Contract(Box::new(contract)));
         }
         records.extend(known);
-        records.extend(changes.inputs().filter_map(|input| {
-            input_record(ledger, input, attempt.commit, is_rebuild, &self.window)
-        }));
+        records.extend(self.input_records(step, attempt, changes));
         records
+    }
+
+    /// The ledger records of folded inputs.
+    fn input_records(&self, step: Step, attempt: &Attempt, changes: &Changes) -> Vec<Record> {
+        let is_rebuild = step == Step::Rebuild;
+        let records = changes.inputs().filter_map(|input| {
+            let ledger = &attempt.state.ledger;
+            input_record(ledger, input, attempt.commit, is_rebuild, &self.window)
+        });
+        records.collect()
     }
 }
 
