@@ -20,13 +20,15 @@ use crate::layout::fnv1a;
 use crate::store::Location;
 
 mod check;
+mod csv;
 mod file;
 mod known_keys;
 mod overrides;
 mod raw;
 mod values;
 
-pub use raw::{CsvForm, OnBad, OnTie, OpColumn, Raw, RawFormat, WindowBy};
+pub use csv::CsvForm;
+pub use raw::{OnBad, OnTie, OpColumn, Raw, RawFormat, WindowBy};
 
 /// A pipeline: a folder of SQL and its `pipeline.toml`, checked.
 #[derive(Clone, Debug)]

@@ -17,6 +17,7 @@ mod model;
 mod operator;
 mod publishing;
 mod quarantine;
+mod raw_csv;
 mod raw_guide;
 mod raw_shapes;
 mod raw_types;

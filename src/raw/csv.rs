@@ -30,6 +30,7 @@ use crate::raw::bad_rows::{BadRow, BadRows, fields_json};
 use crate::raw::csv::records::{Records, unreadable};
 use crate::types::column_type::cast_values;
 
+mod other_delimiter;
 pub(crate) mod records;
 
 /// The text that is converted to columns at once, unless a batch of rows is full before.
@@ -88,7 +89,7 @@ pub(crate) fn to_parquet(
     bad_rows: &BadRows,
     output: impl Write + Send,
 ) -> Result<Vec<BadRow>> {
-    let mut records = Records::new(name, input, form.csv.unquoted);
+    let mut records = Records::new(name, input, &form.csv);
     let types = |column: &str| {
         let mut types = form.columns.iter();
         types.find(|(known, _)| known.eq_ignore_ascii_case(column))
@@ -216,6 +217,13 @@ impl<'a> Batch<'a> {
                 "fix the file; if quotes are ordinary text, set raw.csv_quoted = false",
             ));
         }
+        if record.is_cut_off && self.csv.row_delimiter != b'\n' {
+            return Some((
+                None,
+                "is cut off: the file does not end with the row delimiter".into(),
+                "restore the file from its source; check `raw.csv_row_delimiter`",
+            ));
+        }
         if record.is_cut_off {
             return Some((
                 None,
@@ -225,6 +233,21 @@ impl<'a> Batch<'a> {
         }
         if let Some(number) = record.fields.iter().position(|field| field.is_malformed) {
             let known = number.min(expected.saturating_sub(1));
+            if record.fields[number].has_stray_escape {
+                return Some((
+                    column(known),
+                    "has an escape character before neither a quote nor an escape character".into(),
+                    "write the escape character twice where it is text; check `raw.csv_escape`",
+                ));
+            }
+            if self.csv.escape.is_some() {
+                return Some((
+                    column(known),
+                    "has an unexpected quote".into(),
+                    "write the escape character before a quote inside a quoted field; check \
+                     `raw.csv_quote` and `raw.csv_escape`",
+                ));
+            }
             return Some((
                 column(known),
                 "has an unexpected quote".into(),
@@ -232,10 +255,11 @@ impl<'a> Batch<'a> {
             ));
         }
         if found != expected {
+            let usual = "check `raw.columns`, `raw.csv_op_in_full_load` and the file";
             return Some((
                 None,
                 format!("has {found} fields where {expected} are expected"),
-                "check `raw.columns`, `raw.csv_op_in_full_load` and the file",
+                record.other_delimiter(expected).unwrap_or(usual),
             ));
         }
         let number = (0..found).find(|number| record.text(*number).is_none())?;
@@ -342,6 +366,10 @@ mod tests {
             (name.to_string(), data_type)
         };
         Form { columns: columns.iter().map(typed).collect(), csv }
+    }
+
+    fn with(csv: CsvForm) -> Form {
+        Form { csv, ..texts(2) }
     }
 
     fn texts(form_columns: usize) -> Form {
@@ -533,6 +561,68 @@ mod tests {
         );
     }
 
+    /// Forms that differ in every character.
+    fn forms() -> Vec<CsvForm> {
+        let plain = CsvForm::default();
+        vec![
+            plain.clone(),
+            CsvForm { delimiter: b'|', ..plain.clone() },
+            CsvForm { delimiter: b'\t', quote: b'\'', ..plain.clone() },
+            CsvForm { escape: Some(b'\\'), ..plain.clone() },
+            CsvForm { delimiter: 1, row_delimiter: 0x1e, ..plain.clone() },
+            CsvForm { row_delimiter: b'|', escape: Some(b','), delimiter: b'\n', ..plain },
+        ]
+    }
+
+    #[test]
+    fn an_escape_character_escapes_quotes_and_itself_inside_of_quotes() {
+        let form = with(CsvForm { escape: Some(b'\\'), ..Default::default() });
+        let text = r#""a \"b\", \\","\\"
+c:\d,"\\\""
+"#;
+        assert_eq!(read(text, &form), [some(&["a \"b\", \\", "\\"]), some(&["c:\\d", "\\\""])]);
+        let stray =
+            "column `c1` has an escape character before neither a quote nor an escape character";
+        assert_eq!(refused(b"a,\"c:\\d\"\n", &form), format!("line 1 of a.csv: {stray}"));
+        for text in ["a,\"b\"\"c\"\n", "a,\"b\"c\n", "a,\"b\" \n"] {
+            let message = "line 1 of a.csv: column `c1` has an unexpected quote";
+            assert_eq!(refused(text.as_bytes(), &form), message, "{text:?}");
+        }
+        let open = "line 1 of a.csv has a quote that is not closed";
+        assert_eq!(refused(b"a,\"b\\\"\n", &form), open);
+    }
+
+    #[test]
+    fn rows_end_in_the_row_delimiter_only() {
+        let form = with(CsvForm { row_delimiter: 0x1e, ..Default::default() });
+        let rows = [some(&["a\n", "b"]), some(&["c", "\r\n"])];
+        assert_eq!(read("a\n,b\x1e\x1ec,\r\n\x1e", &form), rows);
+        let cut_off = "is cut off: the file does not end with the row delimiter";
+        assert_eq!(refused(b"a,b\x1ec,d", &form), format!("line 2 of a.csv {cut_off}"));
+        assert_eq!(
+            refused(b"a,b\x1ec\x1e", &form),
+            "line 2 of a.csv has 1 fields where 2 are expected"
+        );
+    }
+
+    #[test]
+    fn a_line_with_another_delimiter_is_refused_with_its_name() {
+        let hint = |text: &str, form: &Form| {
+            let error = read_from(text.as_bytes(), form, 0).expect_err("refused");
+            error.hint.expect("a hint")
+        };
+        assert!(hint("I|1\n", &texts(2)).contains("raw.csv_delimiter = \"|\""));
+        assert!(hint("I\t1\n", &texts(2)).contains("raw.csv_delimiter = \"\\t\""));
+        assert!(hint("I\n", &texts(2)).contains("raw.columns"));
+        assert!(hint("I,1|2,3\n", &texts(2)).contains("raw.columns"));
+        let pipes = with(CsvForm { delimiter: b'|', ..Default::default() });
+        assert!(hint("I,1\n", &pipes).contains("raw.csv_delimiter = \",\""));
+        let header = with(CsvForm { header: true, ..Default::default() });
+        assert_eq!(refused(b"Op|id\n", &header), "a.csv has a header of one name");
+        assert!(hint("Op|id\n", &header).contains("raw.csv_delimiter = \"|\""));
+        assert_eq!(read("id\n1\n", &header), [some(&["1"])]);
+    }
+
     #[test]
     fn an_error_of_a_multi_line_row_names_its_last_line() {
         let message = refused(b"1,\"5 inch\n2,x\n3,\"y\n", &texts(2));
@@ -593,7 +683,7 @@ mod tests {
     }
 
     fn field() -> impl Strategy<Value = Option<String>> {
-        prop::option::of("[a,\"\n\rä ]{0,6}")
+        prop::option::of("[a,\"\n\rä |'\\\\\u{1}\u{1e}]{0,6}")
     }
 
     proptest! {
@@ -602,26 +692,41 @@ mod tests {
             rows in prop::collection::vec(prop::collection::vec(field(), 3), 0..20),
             step in 1usize..9,
             crlf in any::<bool>(),
+            csv in prop::sample::select(forms()),
         ) {
+            let quote = char::from(csv.quote).to_string();
+            let escape = csv.escape.map_or(quote.clone(), |escape| char::from(escape).into());
             let written = |field: &Option<String>| match field {
                 None => String::new(),
-                Some(text) => format!("\"{}\"", text.replace('"', "\"\"")),
+                Some(text) => {
+                    let escaped = text.replace(&escape, &escape.repeat(2));
+                    let escaped = match csv.escape {
+                        Some(_) => escaped.replace(&quote, &format!("{escape}{quote}")),
+                        None => escaped,
+                    };
+                    format!("{quote}{escaped}{quote}")
+                }
             };
-            let end = if crlf { "\r\n" } else { "\n" };
+            let mut end = char::from(csv.row_delimiter).to_string();
+            if crlf && end == "\n" {
+                end = "\r\n".into();
+            }
+            let delimiter = char::from(csv.delimiter).to_string();
             let lines = rows.iter().map(|row| {
-                row.iter().map(written).collect::<Vec<_>>().join(",") + end
+                row.iter().map(written).collect::<Vec<_>>().join(&delimiter) + &end
             });
             let text: String = lines.collect();
-            let read = read_from(Slow(text.as_bytes(), step), &texts(3), 0);
+            let read = read_from(Slow(text.as_bytes(), step), &Form { csv, ..texts(3) }, 0);
             prop_assert_eq!(read.expect("rows").0, rows);
         }
 
         #[test]
         fn arbitrary_bytes_do_not_panic(
-            bytes in prop::collection::vec(prop::sample::select(b"a,\"\"\n\n\r\xFF1".to_vec()), 0..60),
+            bytes in prop::collection::vec(prop::sample::select(b"a,\"\"\n\n\r\xFF1|'\\".to_vec()), 0..60),
             step in 1usize..9,
+            csv in prop::sample::select(forms()),
         ) {
-            let form = form(&[("a", "BIGINT"), ("b", "VARCHAR")], CsvForm::default());
+            let form = form(&[("a", "BIGINT"), ("b", "VARCHAR")], csv);
             let whole = read_from(&bytes[..], &form, 100).expect("rows");
             let slow = read_from(Slow(&bytes, step), &form, 100).expect("rows");
             prop_assert_eq!(&whole.0, &slow.0);
