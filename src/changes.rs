@@ -130,15 +130,22 @@ impl Changes {
         let raw = &pipeline.raw;
         let bad_rows = Arc::clone(opening.bad_rows);
         let mut all = opening.open(inputs).await?;
+        if known.all.is_empty() && all.opened.iter().all(|one| one.is_blank) {
+            // Nothing is known of their columns, and they have no rows.
+            all.opened.clear();
+        }
         let mut bad_files = std::mem::take(&mut all.bad);
         let opened = with_required_columns(all.opened, pipeline, known, &mut bad_files)?;
         let mut union = RawColumns::new(pipeline);
         let mut schema_changes = SchemaChanges::new(known);
         let mut files = Vec::with_capacity(opened.len());
         for (number, one) in opened.into_iter().enumerate() {
+            let is_blank = one.is_blank;
             let (file, bad) = open_input(one, raw)?;
-            union.add(&file.file)?;
-            schema_changes.observe(&file.file, &file.input);
+            if !is_blank {
+                union.add(&file.file)?;
+                schema_changes.observe(&file.file, &file.input);
+            }
             bad_rows.put(number, bad);
             files.push(file);
         }
@@ -539,11 +546,11 @@ impl<'a> RequiredColumns<'a> {
         if raw.op.required {
             cdc.push(("raw.op", &raw.op.name));
         }
-        let has_cdc = opened.iter().any(|one| !one.input.full_load);
+        let has_cdc = opened.iter().any(|one| !one.input.full_load && !one.is_blank);
         let exists = |name: &str| {
             let mut files = opened.iter();
             let mut known = known.all.iter();
-            files.any(|one| find_column(names(&one.file), name).is_some())
+            files.any(|one| !one.is_blank && find_column(names(&one.file), name).is_some())
                 || known.any(|(known, _)| known.eq_ignore_ascii_case(name))
         };
         // Single files may lack the event time.
@@ -551,7 +558,8 @@ impl<'a> RequiredColumns<'a> {
         let of_cdc = cdc.iter().copied().chain([event_time]);
         let of_cdc = of_cdc.filter(|_| has_cdc);
         let wanted = full_load.iter().copied().chain(of_cdc);
-        let missing = wanted.filter(|_| !opened.is_empty()).find(|(_, name)| !exists(name));
+        let all_blank = opened.iter().all(|one| one.is_blank);
+        let missing = wanted.filter(|_| !all_blank).find(|(_, name)| !exists(name));
         if let Some((setting, name)) = missing {
             return Err(unknown_column(setting, name, opened));
         }
@@ -560,6 +568,9 @@ impl<'a> RequiredColumns<'a> {
 
     fn check(&self, opened: &Opened) -> Result<()> {
         let required = if opened.input.full_load { &self.full_load } else { &self.cdc };
+        if opened.is_blank {
+            return Ok(());
+        }
         let is_missing = |(_, name): &&(_, &str)| find_column(names(&opened.file), name).is_none();
         let Some((_, name)) = required.iter().find(is_missing) else {
             return Ok(());

@@ -1,6 +1,10 @@
 //! CSV as AWS DMS writes it under each of its settings: other delimiters, quotes and row ends.
 
-use crate::support::{Lab, LabBuilder, PLACES, Report, STATE, Task, assert_refused};
+use std::io::Write;
+
+use crate::support::{
+    Lab, LabBuilder, PLACES, Report, STATE, Task, assert_refused, file_of_rows, raw_file,
+};
 
 const START: &str = "2020-01-01";
 const END: &str = "2020-02-01";
@@ -150,4 +154,190 @@ fn a_header_with_another_delimiter_is_a_bad_file() {
     assert_eq!(run(&lab).files_rejected, 1);
     lab.catch_up(&["raw.csv_delimiter=;"]).expect("caught up");
     assert_eq!(rows(&lab), ["1 2 x", "2 3 y"]);
+}
+
+#[test]
+fn columns_that_were_added_are_null_in_older_lines() {
+    let old = "U,2020-01-02 10:00:00,1,10\n";
+    let new = "U,2020-01-03 10:00:00,1,11,new\nI,2020-01-03 10:00:00,3,30,new\n";
+    let load = "2020-01-01 00:00:00,1,1\n2020-01-01 00:00:00,2,2\n";
+    for place in PLACES {
+        let lab = builder().place(place).set("raw.csv_short_lines", "null").build();
+        lab.put_all(vec![
+            (LOAD.into(), load.into()),
+            (CDC.into(), old.into()),
+            ("raw/20200103-100000000.csv".into(), new.into()),
+        ]);
+        // The later day first, then all of it.
+        lab.run("2020-01-03", "2020-01-04").expect("a run");
+        run(&lab);
+        assert_eq!(rows(&lab), ["1 11 new", "2 2 -", "3 30 new"]);
+    }
+    let lab = builder().build();
+    lab.put(CDC, old);
+    let failed = lab.run(START, END).expect_err("a short line");
+    assert_refused(failed, 65, "has 4 fields where 5 are expected", "raw.csv_short_lines");
+}
+
+#[test]
+fn short_lines_that_lack_what_a_change_needs_are_bad() {
+    let lab = quarantining(builder()).set("raw.csv_short_lines", "null").build();
+    let at = "2020-01-02 10:00:00";
+    lab.put(CDC, format!("I\nI,{at}\nI,{at},1\nI,{at},2,3,4,5\n"));
+    let report = run(&lab);
+    assert_eq!((report.rows_read, report.rows_rejected), (4, 3));
+    assert_eq!(rows(&lab), ["1 - -"]);
+    assert_eq!(
+        quarantined(&lab),
+        [
+            "- id is null",
+            "1 - has 1 fields where 2 to 5 are expected",
+            "4 - has 6 fields where 2 to 5 are expected",
+        ]
+    );
+    let failed = lab.run_with(Task::Run, START, END, &["raw.csv_header=true"]);
+    let failed = failed.expect_err("a header names the columns");
+    assert_refused(failed, 2, "`raw.csv_short_lines` is for files without a header", "header");
+    let failed = lab.run_with(Task::Run, START, END, &["raw.csv_short_lines=empty"]);
+    assert_refused(failed.expect_err("unknown"), 2, "unknown variant `empty`", "");
+}
+
+#[test]
+fn a_value_that_the_log_lacks_is_quarantined_and_a_delete_is_folded() {
+    let at = "2020-01-02 10:00:00";
+    for place in PLACES {
+        let lab = quarantining(builder().place(place)).set("raw.csv_no_sup_value", "NOSUP").build();
+        let text = format!(
+            "I,{at},1,1,a\nI,{at},2,2,b\nI,{at},3,3,c\nU,{at},1,NOSUP,d\nU,{at},2,4,\"NOSUP\"\nD,{at},3,NOSUP,NOSUP\nD,{at},NOSUP,1,x\n"
+        );
+        lab.put(CDC, text);
+        let report = run(&lab);
+        assert_eq!((report.rows_rejected, report.rows_deleted), (3, 1));
+        assert_eq!(rows(&lab), ["1 1 a", "2 2 b"]);
+        let why = "has a value that the source's log lacks (`raw.csv_no_sup_value`)";
+        let expected = ["- id is null".into(), format!("4 v {why}"), format!("5 note {why}")];
+        assert_eq!(quarantined(&lab), expected);
+    }
+    let lab = builder().set("raw.csv_no_sup_value", "NOSUP").build();
+    lab.put(CDC, format!("U,{at},1,NOSUP,secret\n"));
+    let failed = lab.run(START, END).expect_err("a value is missing");
+    assert!(!failed.to_string().contains("secret"));
+    assert_refused(
+        failed,
+        65,
+        "column `v` has a value that the source's log lacks",
+        "supplemental",
+    );
+    for (set, message) in [
+        ("raw.csv_no_sup_value=", "`raw.csv_no_sup_value` is empty"),
+        ("raw.csv_null=NOSUP", "`raw.csv_no_sup_value` is the text of `raw.csv_null`"),
+    ] {
+        let failed = lab.run_with(Task::Run, START, END, &[set]).expect_err(message);
+        assert_refused(failed, 2, message, "CsvNoSupValue");
+    }
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    let mut writer = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+    writer.write_all(text.as_bytes()).expect("written");
+    writer.finish().expect("written")
+}
+
+/// Files without a row, in every form.
+fn empty_files() -> Vec<(&'static str, Vec<u8>)> {
+    let zstd = |text: &str| zstd::encode_all(text.as_bytes(), 1).expect("compressed");
+    vec![
+        ("csv", Vec::new()),
+        ("csv", b"\n".to_vec()),
+        ("csv", b"\r\n\n".to_vec()),
+        ("csv", b"\xEF\xBB\xBF".to_vec()),
+        ("csv", b"\xEF\xBB\xBF\n".to_vec()),
+        ("csv.gz", Vec::new()),
+        ("csv.gz", gzip("")),
+        ("csv.gz", gzip("\n")),
+        ("csv.zst", Vec::new()),
+        ("csv.zst", zstd("")),
+    ]
+}
+
+#[test]
+fn files_without_a_row_are_empty_in_every_form() {
+    for has_header in [false, true] {
+        for place in PLACES {
+            let lab = builder().place(place).set("raw.csv_header", has_header).build();
+            for (number, (ending, bytes)) in empty_files().into_iter().enumerate() {
+                lab.put(&format!("raw/20200102-00000000{number}.{ending}"), bytes.clone());
+                lab.put(&format!("raw/LOAD0000000{number}.{ending}"), bytes);
+            }
+            // Alone.
+            let report = run(&lab);
+            assert_eq!((report.files, report.rows_read, report.rows_latest), (20, 0, 0));
+            assert!(lab.list("lake/curated").is_empty());
+            lab.plan(START, END, true).expect("a plan");
+            assert!(lab.explain(&["1"]).changes.is_empty());
+            lab.catch_up(&[]).expect("caught up");
+            // With others.
+            let header =
+                |names: &str| if has_header { format!("{names}\n") } else { String::new() };
+            let text = header("Op,ts,id,v,note") + "I,2020-01-03 00:00:00,1,2,x\n";
+            lab.put("raw/20200103-000000000.csv", text);
+            lab.put("raw/LOAD10000000.csv", header("ts,id,v,note"));
+            let report = run(&lab);
+            assert_eq!((report.rows_read, report.rows_latest), (1, 1));
+            assert!(report.schema_changes.is_empty(), "{:?}", report.schema_changes);
+            assert_eq!(rows(&lab), ["1 2 x"]);
+            run(&lab);
+            lab.rebuild(false, &[]).expect("rebuilt");
+            assert_eq!(rows(&lab), ["1 2 x"]);
+            lab.assert_tidy();
+        }
+    }
+}
+
+#[test]
+fn a_number_out_of_range_is_a_bad_row_and_never_infinity() {
+    let at = "2020-01-02 10:00:00";
+    let types = [("d", "DOUBLE"), ("r", "REAL"), ("n", "DECIMAL(38, 2)"), ("i", "INTEGER")];
+    let columns =
+        [&[("Op", "VARCHAR"), ("ts", "TIMESTAMP"), ("id", "BIGINT")][..], &types].concat();
+    let sql = "SELECT id, d, r, n, i FROM latest";
+    let values = [
+        ["1e308", "3e38", "1.25", "7"],
+        ["1e400", "1", "1", "1"],
+        ["-1e400", "1", "1", "1"],
+        ["1e-400", "1", "1", "1"],
+        ["1", "1e39", "1", "1"],
+        ["1", "1", "9999999999999999999999999999999999999999999", "1"],
+        ["1", "1", "1", "2147483648"],
+        ["Infinity", "NaN", "0", "0"],
+    ];
+    let numbered = values.iter().enumerate();
+    let csv: String =
+        numbered.clone().map(|(id, row)| format!("I,{at},{id},{}\n", row.join(","))).collect();
+    let names = ["Op", "ts", "id", "d", "r", "n", "i"];
+    let ids: Vec<String> = numbered.clone().map(|(id, _)| id.to_string()).collect();
+    let texts: Vec<[&str; 7]> = numbered
+        .map(|(id, row)| ["I", at, ids[id].as_str(), row[0], row[1], row[2], row[3]])
+        .collect();
+    let rejected =
+        ["d", "d", "d", "r", "n", "i"].iter().map(|column| column.to_string()).collect::<Vec<_>>();
+    for format in ["csv", "parquet"] {
+        let lab = quarantining(builder()).set("raw.format", format).raw_columns(&columns);
+        let lab = lab.curated_sql(sql).build();
+        match format {
+            "csv" => lab.put(CDC, csv.clone()),
+            _ => lab.put(&raw_file(2), file_of_rows(&names, &texts)),
+        }
+        let report = run(&lab);
+        assert_eq!((report.rows_read, report.rows_rejected), (8, 6), "{format}");
+        let found = lab.lines("lake/curated", ["id", "d", "r", "n", "i"]);
+        assert_eq!(found, ["0 1e308 3e38 1.25 7", "7 inf NaN 0.00 0"], "{format}");
+        let mut table = lab.table(&format!("{STATE}/quarantine"));
+        table.sort_by_key(|row| row["row"].clone());
+        let columns: Vec<String> = table.iter().map(|row| row["column"].clone()).collect();
+        assert_eq!(columns, rejected, "{format}");
+        let failed = lab.run_with(Task::Run, START, END, &["raw.on_bad_row=fail"]);
+        let message = failed.expect_err("out of range").to_string();
+        assert!(message.contains("2 of ") && message.contains("`d` does not fit"), "{message}");
+    }
 }

@@ -3,6 +3,8 @@
 //! Every character that has a meaning is one ASCII character, and no two meanings share one: then a
 //! line can be read in one way only.
 
+use serde::Deserialize;
+
 use crate::error::{Error, Result};
 
 /// How CSV files are written.
@@ -28,6 +30,23 @@ pub struct CsvForm {
     /// `raw.csv_escape`: the character before a quote, or before itself, inside a quoted field;
     /// default none: a quote inside a quoted field is written twice.
     pub escape: Option<u8>,
+    /// `raw.csv_no_sup_value`: the text of a value that the source's log lacks, quoted or not. A row
+    /// with it is bad, but for a delete, which needs no other columns than its key and those of its
+    /// order; default none.
+    pub no_sup_value: Option<String>,
+    /// `raw.csv_short_lines`: `refuse` (default): a line has all columns. `null`: the last columns,
+    /// which were added later, are null in lines that lack them.
+    pub null_in_short_lines: bool,
+}
+
+/// What is done with lines that lack the last columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ShortLines {
+    /// They are bad.
+    Refuse,
+    /// These columns are null.
+    Null,
 }
 
 impl Default for CsvForm {
@@ -41,6 +60,8 @@ impl Default for CsvForm {
             row_delimiter: b'\n',
             quote: b'"',
             escape: None,
+            no_sup_value: None,
+            null_in_short_lines: false,
         }
     }
 }
@@ -56,6 +77,8 @@ pub(super) struct CsvKeys {
     pub(super) row_delimiter: Option<String>,
     pub(super) quote: Option<String>,
     pub(super) escape: Option<String>,
+    pub(super) no_sup_value: Option<String>,
+    pub(super) short_lines: Option<ShortLines>,
 }
 
 /// Makes the error for a key, from the key and what is wrong with it.
@@ -65,6 +88,8 @@ const DELIMITER: &str = "raw.csv_delimiter";
 const ROW_DELIMITER: &str = "raw.csv_row_delimiter";
 const QUOTE: &str = "raw.csv_quote";
 const ESCAPE: &str = "raw.csv_escape";
+const NO_SUP_VALUE: &str = "raw.csv_no_sup_value";
+const SHORT_LINES: &str = "raw.csv_short_lines";
 
 impl CsvKeys {
     /// Checks the keys of a pipeline whose files are CSV, or are not.
@@ -98,8 +123,11 @@ impl CsvKeys {
             },
             quote,
             escape,
+            null_in_short_lines: self.short_lines == Some(ShortLines::Null),
+            no_sup_value: self.no_sup_value.clone(),
             null: self.null.clone(),
         };
+        self.check_meanings(wrong)?;
         self.check_distinct(&form, wrong)?;
         Ok(form)
     }
@@ -115,12 +143,32 @@ impl CsvKeys {
             (ROW_DELIMITER, self.row_delimiter.is_some()),
             (QUOTE, self.quote.is_some()),
             (ESCAPE, self.escape.is_some()),
+            (NO_SUP_VALUE, self.no_sup_value.is_some()),
+            (SHORT_LINES, self.short_lines.is_some()),
         ];
         match set.into_iter().find(|(_, is_set)| *is_set) {
             Some((key, _)) if !is_csv => Err(wrong(key, "is for CSV files".into())
                 .hint("leave it out, or write raw.format = \"csv\"")),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses texts and lines that would have two meanings.
+    fn check_meanings(&self, wrong: Wrong<'_>) -> Result<()> {
+        let null = self.null.as_deref().unwrap_or_default();
+        if self.no_sup_value.as_deref().is_some_and(str::is_empty) {
+            return Err(wrong(NO_SUP_VALUE, "is empty".into())
+                .hint("write the text of CsvNoSupValue in the settings of DMS"));
+        }
+        if self.no_sup_value.as_deref() == Some(null) {
+            return Err(wrong(NO_SUP_VALUE, "is the text of `raw.csv_null`".into())
+                .hint("let DMS write another CsvNoSupValue than CsvNullValue"));
+        }
+        if self.header == Some(true) && self.short_lines == Some(ShortLines::Null) {
+            return Err(wrong(SHORT_LINES, "is for files without a header".into())
+                .hint("leave it out: each file's header names the columns that its lines have"));
+        }
+        Ok(())
     }
 
     /// Refuses two meanings for one character.
@@ -251,6 +299,18 @@ mod tests {
         assert_eq!(check(keys).expect("good").delimiter, b'"');
         let keys = CsvKeys { escape: some("\\"), quoted: Some(false), ..Default::default() };
         assert!(refused(keys).starts_with("`raw.csv_escape` has no effect"));
+    }
+
+    #[test]
+    fn no_text_has_two_meanings() {
+        let refused = |keys: CsvKeys| check(keys).expect_err("refused").to_string();
+        let keys = CsvKeys { no_sup_value: some(""), ..Default::default() };
+        assert_eq!(refused(keys), "`raw.csv_no_sup_value` is empty");
+        let keys = CsvKeys { no_sup_value: some("N"), null: some("N"), ..Default::default() };
+        assert_eq!(refused(keys), "`raw.csv_no_sup_value` is the text of `raw.csv_null`");
+        let short_lines = Some(ShortLines::Null);
+        let keys = CsvKeys { short_lines, header: Some(true), ..Default::default() };
+        assert_eq!(refused(keys), "`raw.csv_short_lines` is for files without a header");
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub(super) const KNOWN_KEYS: &[&str] = &[
     "raw.csv_row_delimiter",
     "raw.csv_quote",
     "raw.csv_escape",
+    "raw.csv_no_sup_value",
+    "raw.csv_short_lines",
     "raw.before_image_prefix",
     "raw.on_tie",
     "raw.on_bad_row",

@@ -6,7 +6,7 @@ use arrow::datatypes::DataType;
 use chrono_tz::Tz;
 use serde::Deserialize;
 
-use crate::config::csv::{CsvForm, CsvKeys};
+use crate::config::csv::{CsvForm, CsvKeys, ShortLines};
 use crate::config::values::no_repeats;
 use crate::error::{Error, Result};
 use crate::layout::base_name;
@@ -195,6 +195,8 @@ pub(super) struct RawToml {
     csv_row_delimiter: Option<String>,
     csv_quote: Option<String>,
     csv_escape: Option<String>,
+    csv_no_sup_value: Option<String>,
+    csv_short_lines: Option<ShortLines>,
     window_by: Option<WindowBy>,
     lookback: Option<String>,
     op: Option<String>,
@@ -249,6 +251,8 @@ impl RawToml {
             row_delimiter: self.csv_row_delimiter,
             quote: self.csv_quote,
             escape: self.csv_escape,
+            no_sup_value: self.csv_no_sup_value,
+            short_lines: self.csv_short_lines,
         };
         let csv = keys.check(self.format == RawFormat::Csv, wrong)?;
         check_csv_columns(self.format, &csv, &columns, wrong)?;

@@ -27,9 +27,11 @@ use crate::config::{CsvForm, Raw};
 use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Result, spilled_too_much};
 use crate::raw::bad_rows::{BadRow, BadRows, fields_json};
+use crate::raw::csv::fault::Fault;
 use crate::raw::csv::records::{Records, unreadable};
 use crate::types::column_type::cast_values;
 
+mod fault;
 mod other_delimiter;
 pub(crate) mod records;
 
@@ -44,6 +46,11 @@ pub(crate) struct Form {
     /// All columns in order; for files with a header, the columns whose types are declared.
     columns: Vec<(String, DataType)>,
     csv: CsvForm,
+    /// The name of the operation column.
+    op: String,
+    /// The names of the columns that order changes.
+    order: Vec<String>,
+    full_load: bool,
 }
 
 impl Form {
@@ -57,7 +64,20 @@ impl Form {
         Form {
             columns: raw.columns.iter().filter(is_present).cloned().collect(),
             csv: raw.csv.clone(),
+            op: raw.op.name.clone(),
+            order: raw.order_by.iter().chain([&raw.commit_time]).cloned().collect(),
+            full_load,
         }
+    }
+
+    /// Whether a column orders changes.
+    fn is_order(&self, column: &str) -> bool {
+        self.order.iter().any(|name| name.eq_ignore_ascii_case(column))
+    }
+
+    /// Whether every line has a column, however short it is.
+    fn is_needed(&self, column: &str) -> bool {
+        column.eq_ignore_ascii_case(&self.op) || (!self.full_load && self.is_order(column))
     }
 }
 
@@ -77,6 +97,14 @@ pub(crate) fn decompressed<'a>(name: &str, bytes: impl Read + 'a) -> Result<Box<
     })
 }
 
+/// What became of a CSV file, apart from its Parquet file.
+pub(crate) struct Converted {
+    /// The rows that are placeholders in the Parquet file.
+    pub(crate) bad: Vec<BadRow>,
+    /// Whether the file has not even the header that it should have: its columns are not known.
+    pub(crate) is_blank: bool,
+}
+
 /// Converts a CSV file to a Parquet file. Bad rows are quarantined until `bad_rows` is full; the
 /// next one is an error.
 ///
@@ -88,18 +116,19 @@ pub(crate) fn to_parquet(
     form: &Form,
     bad_rows: &BadRows,
     output: impl Write + Send,
-) -> Result<Vec<BadRow>> {
+) -> Result<Converted> {
     let mut records = Records::new(name, input, &form.csv);
     let types = |column: &str| {
         let mut types = form.columns.iter();
         types.find(|(known, _)| known.eq_ignore_ascii_case(column))
     };
-    let columns: Vec<(String, DataType)> = if form.csv.header {
+    let header = if form.csv.header { records.header()? } else { None };
+    let is_blank = form.csv.header && header.is_none();
+    let columns: Vec<(String, DataType)> = if let Some(header) = header {
         let declared_or_text = |column: String| {
             let declared = types(&column).map(|(_, data_type)| data_type.clone());
             (column, declared.unwrap_or(DataType::Utf8View))
         };
-        let header = records.header()?;
         header.into_iter().map(declared_or_text).collect()
     } else {
         form.columns.clone()
@@ -108,7 +137,7 @@ pub(crate) fn to_parquet(
         columns.iter().map(|(column, data_type)| Field::new(column, data_type.clone(), true));
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     records.fields_max = columns.len();
-    let mut batch = Batch::new(name, schema, &form.csv, bad_rows);
+    let mut batch = Batch::new(name, schema, form, bad_rows);
     let properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES));
@@ -126,14 +155,18 @@ pub(crate) fn to_parquet(
     }
     writer.write(&batch.finish()?).map_err(failed)?;
     writer.close().map_err(failed)?;
-    Ok(batch.bad)
+    Ok(Converted { bad: batch.bad, is_blank })
 }
 
 /// Rows that are being converted from text to columns.
 struct Batch<'a> {
     name: &'a str,
     schema: SchemaRef,
-    csv: &'a CsvForm,
+    form: &'a Form,
+    /// The number of the operation column.
+    op: Option<usize>,
+    /// The number of fields that even a short line has.
+    least_fields: usize,
     texts: Vec<StringViewBuilder>,
     /// The line of each row.
     lines: Vec<u64>,
@@ -145,13 +178,17 @@ struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    fn new(name: &'a str, schema: SchemaRef, csv: &'a CsvForm, bad_rows: &'a BadRows) -> Self {
+    fn new(name: &'a str, schema: SchemaRef, form: &'a Form, bad_rows: &'a BadRows) -> Self {
         let texts = schema.fields().iter().map(|_| StringViewBuilder::new());
+        let names = || schema.fields().iter().map(|field| field.name());
+        let is_needed = |name: &String| form.is_needed(name);
         Batch {
             name,
             texts: texts.collect(),
+            op: names().position(|name| name.eq_ignore_ascii_case(&form.op)),
+            least_fields: names().rposition(is_needed).map_or(1, |last| last + 1),
             schema,
-            csv,
+            form,
             lines: Vec::new(),
             rows: 0,
             bytes: 0,
@@ -166,7 +203,8 @@ impl<'a> Batch<'a> {
         self.lines.push(line);
         self.rows += 1;
         self.bytes += record.text_bytes();
-        if let Some((column, mut reason, hint)) = self.find_fault(record) {
+        if let Some(Fault { column, mut reason, hint }) = self.find_fault(record) {
+            let column = column.map(|number| self.schema.field(number).name().clone());
             if record.last_line > line && (!record.is_cut_off || record.is_open()) {
                 reason = format!("{reason} (it ends in line {})", record.last_line);
             }
@@ -187,14 +225,21 @@ impl<'a> Batch<'a> {
                 change,
             });
         }
+        let csv = &self.form.csv;
         for (number, texts) in self.texts.iter_mut().enumerate() {
+            let Some(field) = record.fields.get(number) else {
+                // A line from before the column was added.
+                texts.append_null();
+                continue;
+            };
             let text = record.text(number).unwrap_or_default();
             let is_text = self.schema.field(number).data_type().is_string();
-            let is_null = match &self.csv.null {
-                Some(null) => !record.fields[number].is_quoted && text == null,
-                None => text.is_empty() && (!record.fields[number].is_quoted || !is_text),
+            let is_null = match &csv.null {
+                Some(null) => !field.is_quoted && text == null,
+                None => text.is_empty() && (!field.is_quoted || !is_text),
             };
-            if is_null {
+            let is_missing = csv.no_sup_value.as_deref() == Some(text);
+            if is_null || is_missing {
                 texts.append_null();
             } else {
                 texts.append_value(text);
@@ -203,67 +248,19 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// The fault of a record before its values are cast: column, reason and hint.
-    fn find_fault(
-        &self,
-        record: &Records<impl Read>,
-    ) -> Option<(Option<String>, String, &'static str)> {
-        let (found, expected) = (record.fields_found, self.schema.fields().len());
-        let column = |number: usize| Some(self.schema.field(number).name().clone());
-        if record.is_cut_off && record.is_open() {
-            return Some((
-                None,
-                "has a quote that is not closed".into(),
-                "fix the file; if quotes are ordinary text, set raw.csv_quoted = false",
-            ));
-        }
-        if record.is_cut_off && self.csv.row_delimiter != b'\n' {
-            return Some((
-                None,
-                "is cut off: the file does not end with the row delimiter".into(),
-                "restore the file from its source; check `raw.csv_row_delimiter`",
-            ));
-        }
-        if record.is_cut_off {
-            return Some((
-                None,
-                "is cut off: the file does not end with a line feed".into(),
-                "restore the file from its source; if it is complete, end its last line with a line feed",
-            ));
-        }
-        if let Some(number) = record.fields.iter().position(|field| field.is_malformed) {
-            let known = number.min(expected.saturating_sub(1));
-            if record.fields[number].has_stray_escape {
-                return Some((
-                    column(known),
-                    "has an escape character before neither a quote nor an escape character".into(),
-                    "write the escape character twice where it is text; check `raw.csv_escape`",
-                ));
-            }
-            if self.csv.escape.is_some() {
-                return Some((
-                    column(known),
-                    "has an unexpected quote".into(),
-                    "write the escape character before a quote inside a quoted field; check \
-                     `raw.csv_quote` and `raw.csv_escape`",
-                ));
-            }
-            return Some((
-                column(known),
-                "has an unexpected quote".into(),
-                "write a quote inside a quoted field twice: \"a \"\"b\"\" c\"",
-            ));
-        }
-        if found != expected {
-            let usual = "check `raw.columns`, `raw.csv_op_in_full_load` and the file";
-            return Some((
-                None,
-                format!("has {found} fields where {expected} are expected"),
-                record.other_delimiter(expected).unwrap_or(usual),
-            ));
-        }
-        let number = (0..found).find(|number| record.text(*number).is_none())?;
-        Some((column(number), "is not UTF-8".into(), "fix the file: text must be UTF-8"))
+    /// The fault of a record before its values are cast.
+    fn find_fault(&self, record: &Records<'_, impl Read>) -> Option<Fault> {
+        let csv = &self.form.csv;
+        let expected = self.schema.fields().len();
+        let least = if csv.null_in_short_lines { self.least_fields } else { expected };
+        fault::of_record(record, csv, least, expected).or_else(|| {
+            // A delete needs nothing but its key and its place in the order.
+            let op = self.op.and_then(|op| record.text(op));
+            let is_delete = op.is_some_and(|op| op.eq_ignore_ascii_case("D"));
+            fault::of_missing_values(record, csv, |column| {
+                !is_delete || self.form.is_order(self.schema.field(column).name())
+            })
+        })
     }
 
     fn quarantine(&mut self, bad: BadRow) -> Result<()> {
@@ -365,7 +362,13 @@ mod tests {
             let data_type = parse_type(text).expect("a type");
             (name.to_string(), data_type)
         };
-        Form { columns: columns.iter().map(typed).collect(), csv }
+        Form {
+            columns: columns.iter().map(typed).collect(),
+            csv,
+            op: "op".into(),
+            order: vec!["ts".into()],
+            full_load: false,
+        }
     }
 
     fn with(csv: CsvForm) -> Form {
@@ -393,7 +396,7 @@ mod tests {
 
     fn read_from(input: impl Read, form: &Form, bad_max: u64) -> Result<(Rows, Vec<BadRow>)> {
         let mut bytes = Vec::new();
-        let bad = to_parquet("a.csv", input, form, &BadRows::new(bad_max), &mut bytes)?;
+        let bad = to_parquet("a.csv", input, form, &BadRows::new(bad_max), &mut bytes)?.bad;
         let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes));
         let mut rows = Rows::new();
         for batch in reader.expect("Parquet").build().expect("a reader") {
@@ -535,8 +538,10 @@ mod tests {
         let form = form(&[("ID", "BIGINT")], csv);
         assert_eq!(read("v,id\nx,7\n", &form), [some(&["x", "7"])]);
         assert_eq!(read("v,id\n", &form), Rows::new());
+        for empty in ["", "\n\r\n", "\u{feff}"] {
+            assert_eq!(read(empty, &form), Rows::new());
+        }
         for (text, message) in [
-            ("", "a.csv has no header"),
             ("v,id", "a.csv has a header that is cut off"),
             ("v,V\n", "a.csv has a header with an empty or duplicate name"),
             ("v,\n", "a.csv has a header with an empty or duplicate name"),
@@ -621,6 +626,44 @@ c:\d,"\\\""
         assert_eq!(refused(b"Op|id\n", &header), "a.csv has a header of one name");
         assert!(hint("Op|id\n", &header).contains("raw.csv_delimiter = \"|\""));
         assert_eq!(read("id\n1\n", &header), [some(&["1"])]);
+    }
+
+    #[test]
+    fn a_short_line_is_null_where_columns_were_added() {
+        let csv = CsvForm { null_in_short_lines: true, ..Default::default() };
+        let mut form = form(&[("op", "TEXT"), ("ts", "TEXT"), ("v", "TEXT"), ("w", "TEXT")], csv);
+        let rows =
+            [some(&["I", "t", "1", "2"]), some(&["I", "t", "1", "-"]), some(&["I", "t", "-", "-"])];
+        assert_eq!(read("I,t,1,2\nI,t,1\nI,t\n", &form), rows);
+        let expected =
+            |found| format!("line 1 of a.csv has {found} fields where 2 to 4 are expected");
+        assert_eq!(refused(b"I\n", &form), expected(1));
+        assert_eq!(refused(b"I,t,1,2,3\n", &form), expected(5));
+        assert_eq!(refused(b"I,t,\"1\n", &form), "line 1 of a.csv has a quote that is not closed");
+        assert_eq!(
+            refused(b"I,t", &form),
+            "line 1 of a.csv is cut off: the file does not end with a line feed"
+        );
+        form.full_load = true;
+        assert_eq!(read("I\n", &form), [some(&["I", "-", "-", "-"])]);
+    }
+
+    #[test]
+    fn a_value_that_the_log_lacks_is_bad_and_never_text() {
+        let csv = CsvForm { no_sup_value: Some("n/a".into()), ..Default::default() };
+        let form = form(&[("op", "TEXT"), ("ts", "TEXT"), ("v", "TEXT"), ("n", "BIGINT")], csv);
+        let why = "has a value that the source's log lacks (`raw.csv_no_sup_value`)";
+        for (text, column) in [("U,t,n/a,1\n", "v"), ("U,t,\"n/a\",1\n", "v"), ("U,t,x,n/a\n", "n")]
+        {
+            assert_eq!(
+                refused(text.as_bytes(), &form),
+                format!("line 1 of a.csv: column `{column}` {why}")
+            );
+        }
+        // A delete needs its key only; but its place in the order.
+        assert_eq!(read("D,t,n/a,n/a\n", &form), [some(&["D", "t", "-", "-"])]);
+        assert_eq!(refused(b"D,n/a,1,1\n", &form), format!("line 1 of a.csv: column `ts` {why}"));
+        assert_eq!(read("U,t,n/a ,1\n", &form), [some(&["U", "t", "n/a ", "1"])]);
     }
 
     #[test]

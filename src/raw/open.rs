@@ -28,9 +28,9 @@ use crate::config::{OnBad, Raw, RawFormat};
 use crate::engine::resources::Resources;
 use crate::engine::tasks::{Work, spawn, spawn_blocking};
 use crate::error::{Error, Kind, Result};
-use crate::parquet_io::open::{Columns, ObjectReader, ParquetFile, SMALL_BYTES_MAX, empty_file};
+use crate::parquet_io::open::{Columns, ObjectReader, ParquetFile, SMALL_BYTES_MAX};
 use crate::raw::bad_rows::{BadRow, BadRows};
-use crate::raw::csv::{Form, decompressed, spill_failed, to_parquet};
+use crate::raw::csv::{self, Form, decompressed, spill_failed, to_parquet};
 use crate::raw::discover::Input;
 use crate::store::{Folder, parse_path};
 
@@ -50,6 +50,8 @@ pub struct Opened {
     pub file: ParquetFile,
     /// The rows that could not be read; placeholders in `file`.
     pub bad_rows: Vec<BadRow>,
+    /// Whether the input is empty and its columns are not known.
+    pub is_blank: bool,
 }
 
 /// The result of opening inputs.
@@ -274,9 +276,6 @@ impl Opener {
         let opened = || {
             let folder = &self.folders[input.file.location];
             let name = folder.describe(&input.file.path);
-            if input.file.size == 0 {
-                return Err(empty_file(&name));
-            }
             let object = ObjectRead {
                 store: Arc::clone(&folder.store),
                 path: parse_path(&input.file.path)?,
@@ -284,19 +283,25 @@ impl Opener {
                 fetched: Bytes::new(),
                 handle,
             };
-            let text = decompressed(&input.file.path, object)?;
+            // A file without a byte has no rows, whatever its name says of its compression.
+            let text = match input.file.size {
+                0 => Box::new(io::empty()),
+                _ => decompressed(&input.file.path, object)?,
+            };
             let form = &self.forms[usize::from(input.full_load)];
             let mut spill = self.spills.take()?;
             let start = spill.written;
-            let bad = to_parquet(&name, text, form, &self.bad_rows, &mut spill);
+            let converted = to_parquet(&name, text, form, &self.bad_rows, &mut spill);
             // The bytes of a file that failed stay unused.
             let part = spill.reader(start);
             self.spills.put_back(spill);
-            let (bad, (reader, size)) = (bad?, part?);
-            Ok((block_on(ParquetFile::open_in(reader, size, name))?, bad))
+            let (converted, (reader, size)) = (converted?, part?);
+            Ok((block_on(ParquetFile::open_in(reader, size, name))?, converted))
         };
         match opened() {
-            Ok((file, bad)) => Ok(self.opened(input, file, bad)),
+            Ok((file, csv::Converted { bad, is_blank })) => {
+                Ok(Opened { is_blank, ..self.opened(input, file, bad) })
+            }
             Err(error) => Err(Box::new((input, error))),
         }
     }
@@ -307,7 +312,7 @@ impl Opener {
             self.cached_bytes.fetch_sub(bytes, Ordering::Relaxed);
             file = file.without_bytes();
         }
-        Opened { input, file, bad_rows }
+        Opened { input, file, bad_rows, is_blank: false }
     }
 }
 

@@ -84,7 +84,11 @@ impl Run<'_> {
         let Some(curated) = staged.curated.take() else {
             let records =
                 self.quarantine_records(step, attempt, &staged, &inputs, &folders).await?;
-            let note = "all inputs of the window are in quarantine";
+            let note = if staged.bad_files.is_empty() {
+                "all inputs of the window are empty"
+            } else {
+                "all inputs of the window are in quarantine"
+            };
             attempt.report.note.get_or_insert(note.into());
             return self.commit_and_publish(attempt, step, records, None, vec![], &[]).await;
         };

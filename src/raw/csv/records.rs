@@ -150,18 +150,18 @@ impl<'a, R: Read> Records<'a, R> {
         }
     }
 
-    /// Reads the column names from the first line.
+    /// Reads the column names from the first line; `None` if the file has no line.
     ///
     /// # Errors
-    /// Data, when there is no line, or it is not a list of distinct names.
-    pub(crate) fn header(&mut self) -> Result<Vec<String>> {
+    /// Data, when the line is not a list of distinct names.
+    pub(crate) fn header(&mut self) -> Result<Option<Vec<String>>> {
         let name = self.name;
         let wrong = |why: &str| {
             Error::data(format!("{name} {why}"))
                 .hint("the first line names the columns: check `raw.csv_header` and the file")
         };
         if self.next_record()?.is_none() {
-            return Err(wrong("has no header"));
+            return Ok(None);
         }
         if self.is_cut_off {
             return Err(wrong("has a header that is cut off"));
@@ -184,7 +184,7 @@ impl<'a, R: Read> Records<'a, R> {
         if names.iter().enumerate().any(is_invalid) {
             return Err(wrong("has a header with an empty or duplicate name"));
         }
-        Ok(names.into_iter().map(String::from).collect())
+        Ok(Some(names.into_iter().map(String::from).collect()))
     }
 
     /// Fills the buffer if it is empty; false at the end of the file.
