@@ -109,6 +109,8 @@ pub(crate) struct OpenInput {
     pub(crate) columns: Vec<Option<usize>>,
     /// The raw columns of which the file may have values that do not fit.
     pub(crate) to_check: Vec<usize>,
+    /// Whether it has no values.
+    pub(crate) is_blank: bool,
     /// The rows that are placeholders of bad rows, ascending; within `only` if the input has that.
     pub(crate) placeholders: Vec<u64>,
     /// The commit time of its changes in nanoseconds since 1970, if no column has it.
@@ -156,9 +158,12 @@ impl Changes {
         let mut schema_changes = SchemaChanges::new(known, raw.file_order());
         let mut files = Vec::with_capacity(opened.len());
         for (number, one) in opened.into_iter().enumerate() {
+            let one_is_blank = one.is_blank;
             let (file, bad) = open_input(one, raw)?;
-            union.add(&file.file)?;
-            if !is_blank(&file.file) {
+            if !one_is_blank {
+                union.add(&file.file)?;
+            }
+            if !file.is_blank {
                 schema_changes.observe(&file.file, &file.input);
             }
             bad_rows.put(number, bad);
@@ -191,7 +196,8 @@ impl Changes {
         let images = images.iter().map(|name| union.find(name));
         let before_images = images.collect();
         let raw_schema = Arc::new(Schema::new(union.fields));
-        let delete_when = match raw.delete_when.as_ref().filter(|_| !files.is_empty()) {
+        let has_values = files.iter().any(|file| !file.is_blank);
+        let delete_when = match raw.delete_when.as_ref().filter(|_| has_values) {
             Some(condition) => Some(DeleteWhen::new(condition, &raw_schema)?),
             None => None,
         };
@@ -271,7 +277,7 @@ impl Changes {
 
     /// Whether there are inputs, and none has any values.
     pub fn is_blank(&self) -> bool {
-        !self.files.is_empty() && self.files.iter().all(|file| is_blank(&file.file))
+        !self.files.is_empty() && self.files.iter().all(|file| file.is_blank)
     }
 
     /// The counts of a scan of all rows that begins now.
@@ -634,6 +640,7 @@ fn open_input(opened: Opened, raw: &Raw) -> Result<(OpenInput, Vec<BadRow>)> {
     placeholders.sort_unstable();
     let input = OpenInput {
         input,
+        is_blank: opened.is_blank || has_no_values(&file),
         file,
         columns: Vec::new(),
         to_check: Vec::new(),
@@ -671,7 +678,7 @@ fn map_columns(files: &mut [OpenInput], union: &RawColumns<'_>, checks_texts: bo
 }
 
 /// Whether a file has no values: a JSON file without values has no columns.
-fn is_blank(file: &ParquetFile) -> bool {
+fn has_no_values(file: &ParquetFile) -> bool {
     let fields = file.schema().fields();
     fields[..fields.len() - 1].iter().all(|field| *field.data_type() == DataType::Null)
 }
@@ -705,11 +712,11 @@ impl<'a> RequiredColumns<'a> {
         cdc.extend(raw.commit_time.iter().map(|name| ("raw.commit_time", name.as_str())));
         let op = raw.op.name.as_ref().filter(|_| raw.op.required);
         cdc.extend(op.map(|name| ("raw.op", name.as_str())));
-        let has_cdc = opened.iter().any(|one| !one.input.full_load);
+        let has_cdc = opened.iter().any(|one| !one.input.full_load && !one.is_blank);
         let exists = |name: &str| {
             let mut files = opened.iter();
             let mut known = known.all.iter();
-            files.any(|one| find_column(names(&one.file), name).is_some())
+            files.any(|one| !one.is_blank && find_column(names(&one.file), name).is_some())
                 || known.any(|(known, _)| known.eq_ignore_ascii_case(name))
         };
         // Single files may lack the event time.
@@ -717,7 +724,7 @@ impl<'a> RequiredColumns<'a> {
         let of_cdc = cdc.iter().copied().chain(event_time);
         let of_cdc = of_cdc.filter(|_| has_cdc);
         let wanted = full_load.iter().copied().chain(of_cdc);
-        let has_values = opened.iter().any(|one| !is_blank(&one.file));
+        let has_values = opened.iter().any(|one| !one.is_blank && !has_no_values(&one.file));
         let missing = wanted.filter(|_| has_values).find(|(_, name)| !exists(name));
         if let Some((setting, name)) = missing {
             return Err(unknown_column(setting, name, opened));
@@ -727,12 +734,17 @@ impl<'a> RequiredColumns<'a> {
 
     fn check(&self, opened: &Opened) -> Result<()> {
         let required = if opened.input.full_load { &self.full_load } else { &self.cdc };
+        if opened.is_blank {
+            return Ok(());
+        }
         let is_missing = |(_, name): &&(_, &str)| find_column(names(&opened.file), name).is_none();
         let Some((_, name)) = required.iter().find(is_missing) else {
             return Ok(());
         };
         // A file without rows, or with bad ones only, needs no columns.
-        if is_blank(&opened.file) && opened.file.row_count() == opened.bad_rows.len() as u64 {
+        if (opened.is_blank || has_no_values(&opened.file))
+            && opened.file.row_count() == opened.bad_rows.len() as u64
+        {
             return Ok(());
         }
         let found = names(&opened.file).collect::<Vec<_>>().join(", ");

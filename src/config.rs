@@ -18,6 +18,7 @@ use crate::layout::fnv1a;
 use crate::store::Location;
 
 mod check;
+mod csv;
 mod dialect;
 mod file;
 mod known_keys;
@@ -28,10 +29,11 @@ mod raw;
 mod time_unit;
 mod values;
 
+pub use csv::CsvForm;
 pub use dialect::Dialect;
 pub use operations::{OpValues, Operation};
 pub use query_columns::QueryColumns;
-pub use raw::{CsvForm, OnBad, OnTie, OpColumn, Raw, RawFormat, WindowBy};
+pub use raw::{OnBad, OnTie, OpColumn, Raw, RawFormat, WindowBy};
 pub use time_unit::TimeUnit;
 
 /// A pipeline: a folder of SQL and its `pipeline.toml`, checked.

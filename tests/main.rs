@@ -22,6 +22,7 @@ mod operator;
 mod publishing;
 mod quarantine;
 mod raw_columns;
+mod raw_csv;
 mod raw_guide;
 mod raw_shapes;
 mod raw_text;

@@ -34,9 +34,12 @@ fn builder(place: Place, window_by: &str) -> LabBuilder {
     Lab::builder().place(place).window_by(window_by).aggregate("daily", COUNT_PER_DAY)
 }
 
+/// A file: the day on which it was written, its path, and its changes.
+type DayFile<'a> = (i64, &'a str, &'a [(&'a str, i64, &'a str)]);
+
 /// Files of four days and a full load, each written on its day.
 fn put_files(lab: &Lab) {
-    let days: [(i64, &str, &[(&str, i64, &str)]); 5] = [
+    let days: [DayFile<'_>; 5] = [
         (1, "raw/LOAD00000001.parquet", &[("I", 1, "a"), ("I", 2, "a")]),
         (1, "raw/2020/01/01/20200101-000000000.parquet", &[("U", 1, "b")]),
         (2, "raw/2020/01/02/20200102-000000000.parquet", &[("I", 3, "a"), ("D", 2, "")]),
@@ -101,7 +104,8 @@ fn table_files(lab: &Lab) -> (BTreeMap<String, Bytes>, Vec<String>) {
 /// Windows of the place's files: on S3, all were written just now.
 fn windows(lab: &Lab, window_by: &str) -> Vec<(String, String)> {
     if window_by == "modified" && lab.base.starts_with("s3:") {
-        let today = Utc::now().date_naive();
+        let written = lab.objects("raw").into_iter().map(|object| object.last_modified).max();
+        let today = written.expect("a raw file").date_naive();
         let around = [today - Duration::days(1), today + Duration::days(2)];
         let [start, end] = around.map(|day| day.to_string());
         return vec![(start, end)];

@@ -131,6 +131,12 @@ async fn explain(open: &OpenPipeline<'_>, state: &State, key: &[String]) -> Resu
     let changes = open_changes(open, state, &folders, &mut explained.notes).await?;
     explained.files = changes.inputs().count() as u64;
     explained.rows = changes.row_counts().sum();
+    if changes.is_empty() && state.ledger.contract.is_none() {
+        // No file has a row, and no run has found one: the key's type is not known.
+        explained.key = pipeline.key.iter().cloned().zip(key.iter().cloned()).collect();
+        explained.notes.push("no change has this key".into());
+        return Ok(explained);
+    }
     let values = key_values(pipeline, &changes, key)?;
     let names = pipeline.key.iter().cloned();
     explained.key = names.zip(values.iter().map(|value| format_value(value, 0))).collect();

@@ -7,6 +7,7 @@ use chrono_tz::Tz;
 use serde::Deserialize;
 
 use crate::config::LATEST_RELATION;
+use crate::config::csv::{CsvForm, CsvKeys, ShortLines};
 use crate::config::dialect::{Defaults, Dialect};
 use crate::config::operations::{OpValues, OpValuesToml};
 use crate::config::query_columns::QueryColumns;
@@ -69,21 +70,6 @@ impl RawFormat {
             RawFormat::Json => "json",
         }
     }
-}
-
-/// How CSV files are written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CsvForm {
-    /// `raw.csv_header`: whether the first line names the columns; default false: they are those
-    /// of `raw.columns`, in that order.
-    pub header: bool,
-    /// `raw.csv_null`: the unquoted text of a null; default the empty text.
-    pub null: Option<String>,
-    /// `raw.csv_quoted = false`: quotes are ordinary characters; default true.
-    pub unquoted: bool,
-    /// `raw.csv_op_in_full_load`: whether full loads without a header have the operation column
-    /// too; default false.
-    pub op_in_full_load: bool,
 }
 
 /// What a run does with bad input.
@@ -262,6 +248,12 @@ pub(super) struct RawToml {
     csv_null: Option<String>,
     csv_quoted: Option<bool>,
     csv_op_in_full_load: Option<bool>,
+    csv_delimiter: Option<String>,
+    csv_row_delimiter: Option<String>,
+    csv_quote: Option<String>,
+    csv_escape: Option<String>,
+    csv_no_sup_value: Option<String>,
+    csv_short_lines: Option<ShortLines>,
     window_by: Option<WindowBy>,
     lookback: Option<String>,
     #[serde(default)]
@@ -326,13 +318,20 @@ impl RawToml {
                 .hint("leave it out, or write raw.on_bad_row = \"quarantine\""));
         }
         let columns = column_types(&self.columns, wrong)?;
-        let csv = CsvForm {
-            header: self.csv_header.unwrap_or_default(),
+        let keys = CsvKeys {
+            header: self.csv_header,
             null: self.csv_null,
-            unquoted: !self.csv_quoted.unwrap_or(true),
-            op_in_full_load: self.csv_op_in_full_load.unwrap_or_default(),
+            quoted: self.csv_quoted,
+            op_in_full_load: self.csv_op_in_full_load,
+            delimiter: self.csv_delimiter,
+            row_delimiter: self.csv_row_delimiter,
+            quote: self.csv_quote,
+            escape: self.csv_escape,
+            no_sup_value: self.csv_no_sup_value,
+            short_lines: self.csv_short_lines,
         };
-        check_csv(self.format, &csv, &columns, wrong)?;
+        let csv = keys.check(self.format == RawFormat::Csv, wrong)?;
+        check_csv_columns(self.format, &csv, &columns, wrong)?;
         Ok(Raw {
             urls,
             format: self.format,
@@ -468,32 +467,20 @@ fn column_types(
     typed.collect()
 }
 
-/// Checks that CSV files have columns, and that other files have no settings of CSV.
-fn check_csv(
+/// Checks that the columns of CSV files are known.
+fn check_csv_columns(
     format: RawFormat,
     csv: &CsvForm,
     columns: &[(String, DataType)],
     wrong: &dyn Fn(&str, String) -> Error,
 ) -> Result<()> {
-    match format {
-        RawFormat::Csv if columns.is_empty() && !csv.header => {
-            Err(wrong("raw.columns", "is missing".into()).hint(
-                "list the columns of the CSV files in their order, each with its type; or \
-                 write raw.csv_header = true",
-            ))
-        }
-        RawFormat::Parquet | RawFormat::Json if *csv != CsvForm::default() => {
-            let set = match csv {
-                CsvForm { null: Some(_), .. } => "raw.csv_null",
-                CsvForm { header: true, .. } => "raw.csv_header",
-                CsvForm { unquoted: true, .. } => "raw.csv_quoted",
-                _ => "raw.csv_op_in_full_load",
-            };
-            Err(wrong(set, "is for CSV files".into())
-                .hint("leave it out, or write raw.format = \"csv\""))
-        }
-        _ => Ok(()),
+    if format != RawFormat::Csv || csv.header || !columns.is_empty() {
+        return Ok(());
     }
+    Err(wrong("raw.columns", "is missing".into()).hint(
+        "list the columns of the CSV files in their order, each with its type; or write \
+         raw.csv_header = true",
+    ))
 }
 
 /// The patterns of full loads; by default those of AWS DMS.

@@ -140,9 +140,11 @@ impl Stage<'_> {
             log_columns(&changes, report);
         }
         if changes.is_empty() && self.is_from_empty() {
-            let message = "no input can be read any more; the first";
-            return Err(Error::data(format!("{message}: {}", bad_files[0].1))
-                .hint("nothing was changed: repair the raw files"));
+            let why = match bad_files.first() {
+                Some((_, first)) => format!("no input can be read any more; the first: {first}"),
+                None => "all inputs are empty".into(),
+            };
+            return Err(Error::data(why).hint("nothing was changed: repair the raw files"));
         }
         if changes.is_empty() {
             return Ok(Staged {

@@ -19,9 +19,12 @@ use crate::config::{CsvForm, Raw};
 use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Result, spilled_too_much};
 use crate::raw::bad_rows::{BadRow, BadRows, fields_json};
+use crate::raw::csv::fault::Fault;
 use crate::raw::csv::records::{Records, unreadable};
 use crate::raw::typed::{FileRows, spill_writer, typed};
 
+mod fault;
+mod other_delimiter;
 pub(crate) mod records;
 
 /// The text that is converted to columns at once, unless a batch of rows is full before.
@@ -33,6 +36,11 @@ pub(crate) struct Form {
     /// All columns in order; for files with a header, the columns whose types are declared.
     columns: Vec<(String, DataType)>,
     csv: CsvForm,
+    /// The name of the operation column.
+    op: String,
+    /// The names of the columns that order changes.
+    order: Vec<String>,
+    full_load: bool,
 }
 
 impl Form {
@@ -44,7 +52,20 @@ impl Form {
         Form {
             columns: raw.columns.iter().filter(is_present).cloned().collect(),
             csv: raw.csv.clone(),
+            op: raw.op.name.clone().unwrap_or_default(),
+            order: raw.order_by.iter().chain(&raw.commit_time).cloned().collect(),
+            full_load,
         }
+    }
+
+    /// Whether a column orders changes.
+    fn is_order(&self, column: &str) -> bool {
+        self.order.iter().any(|name| name.eq_ignore_ascii_case(column))
+    }
+
+    /// Whether every line has a column, however short it is.
+    fn is_needed(&self, column: &str) -> bool {
+        column.eq_ignore_ascii_case(&self.op) || (!self.full_load && self.is_order(column))
     }
 }
 
@@ -64,6 +85,14 @@ pub(crate) fn decompressed<'a>(name: &str, bytes: impl Read + 'a) -> Result<Box<
     })
 }
 
+/// What became of a CSV file, apart from its Parquet file.
+pub(crate) struct Converted {
+    /// The rows that are placeholders in the Parquet file.
+    pub(crate) bad: Vec<BadRow>,
+    /// Whether the file has not even the header that it should have: its columns are not known.
+    pub(crate) is_blank: bool,
+}
+
 /// Converts a CSV file to a Parquet file. Bad rows are quarantined until `bad_rows` is full; the
 /// next one is an error.
 ///
@@ -75,18 +104,19 @@ pub(crate) fn to_parquet(
     form: &Form,
     bad_rows: &BadRows,
     output: impl Write + Send,
-) -> Result<Vec<BadRow>> {
-    let mut records = Records::new(name, input, form.csv.unquoted);
+) -> Result<Converted> {
+    let mut records = Records::new(name, input, &form.csv);
     let types = |column: &str| {
         let mut types = form.columns.iter();
         types.find(|(known, _)| known.eq_ignore_ascii_case(column))
     };
-    let columns: Vec<(String, DataType)> = if form.csv.header {
+    let header = if form.csv.header { records.header()? } else { None };
+    let is_blank = form.csv.header && header.is_none();
+    let columns: Vec<(String, DataType)> = if let Some(header) = header {
         let declared_or_text = |column: String| {
             let declared = types(&column).map(|(_, data_type)| data_type.clone());
             (column, declared.unwrap_or(DataType::Utf8View))
         };
-        let header = records.header()?;
         header.into_iter().map(declared_or_text).collect()
     } else {
         form.columns.clone()
@@ -95,7 +125,7 @@ pub(crate) fn to_parquet(
         columns.iter().map(|(column, data_type)| Field::new(column, data_type.clone(), true));
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     records.fields_max = columns.len();
-    let mut batch = Batch::new(name, schema, &form.csv, bad_rows);
+    let mut batch = Batch::new(name, schema, form, bad_rows);
     let failed = |error: ParquetError| spill_failed(&format!("the rows of {name}"), error);
     let mut writer = spill_writer(output, &batch.schema).map_err(failed)?;
     while let Some(line) = records.next_record()? {
@@ -106,14 +136,18 @@ pub(crate) fn to_parquet(
     }
     writer.write(&batch.finish()?).map_err(failed)?;
     writer.close().map_err(failed)?;
-    Ok(batch.bad)
+    Ok(Converted { bad: batch.bad, is_blank })
 }
 
 /// Rows that are being converted from text to columns.
 struct Batch<'a> {
     name: &'a str,
     schema: SchemaRef,
-    csv: &'a CsvForm,
+    form: &'a Form,
+    /// The number of the operation column.
+    op: Option<usize>,
+    /// The number of fields that even a short line has.
+    least_fields: usize,
     texts: Vec<StringViewBuilder>,
     /// The line of each row.
     lines: Vec<u64>,
@@ -125,13 +159,17 @@ struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    fn new(name: &'a str, schema: SchemaRef, csv: &'a CsvForm, bad_rows: &'a BadRows) -> Self {
+    fn new(name: &'a str, schema: SchemaRef, form: &'a Form, bad_rows: &'a BadRows) -> Self {
         let texts = schema.fields().iter().map(|_| StringViewBuilder::new());
+        let names = || schema.fields().iter().map(|field| field.name());
+        let is_needed = |name: &String| form.is_needed(name);
         Batch {
             name,
             texts: texts.collect(),
+            op: names().position(|name| name.eq_ignore_ascii_case(&form.op)),
+            least_fields: names().rposition(is_needed).map_or(1, |last| last + 1),
             schema,
-            csv,
+            form,
             lines: Vec::new(),
             rows: 0,
             bytes: 0,
@@ -146,7 +184,8 @@ impl<'a> Batch<'a> {
         self.lines.push(line);
         self.rows += 1;
         self.bytes += record.text_bytes();
-        if let Some((column, mut reason, hint)) = self.find_fault(record) {
+        if let Some(Fault { column, mut reason, hint }) = self.find_fault(record) {
+            let column = column.map(|number| self.schema.field(number).name().clone());
             if record.last_line > line && (!record.is_cut_off || record.is_open()) {
                 reason = format!("{reason} (it ends in line {})", record.last_line);
             }
@@ -171,14 +210,21 @@ impl<'a> Batch<'a> {
                 change,
             });
         }
+        let csv = &self.form.csv;
         for (number, texts) in self.texts.iter_mut().enumerate() {
+            let Some(field) = record.fields.get(number) else {
+                // A line from before the column was added.
+                texts.append_null();
+                continue;
+            };
             let text = record.text(number).unwrap_or_default();
             let is_text = self.schema.field(number).data_type().is_string();
-            let is_null = match &self.csv.null {
-                Some(null) => !record.fields[number].is_quoted && text == null,
-                None => text.is_empty() && (!record.fields[number].is_quoted || !is_text),
+            let is_null = match &csv.null {
+                Some(null) => !field.is_quoted && text == null,
+                None => text.is_empty() && (!field.is_quoted || !is_text),
             };
-            if is_null {
+            let is_missing = csv.no_sup_value.as_deref() == Some(text);
+            if is_null || is_missing {
                 texts.append_null();
             } else {
                 texts.append_value(text);
@@ -187,44 +233,19 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// The fault of a record before its values are cast: column, reason and hint.
-    fn find_fault(
-        &self,
-        record: &Records<impl Read>,
-    ) -> Option<(Option<String>, String, &'static str)> {
-        let (found, expected) = (record.fields_found, self.schema.fields().len());
-        let column = |number: usize| Some(self.schema.field(number).name().clone());
-        if record.is_cut_off && record.is_open() {
-            return Some((
-                None,
-                "has a quote that is not closed".into(),
-                "fix the file; if quotes are ordinary text, set raw.csv_quoted = false",
-            ));
-        }
-        if record.is_cut_off {
-            return Some((
-                None,
-                "is cut off: the file does not end with a line feed".into(),
-                "restore the file from its source; if it is complete, end its last line with a line feed",
-            ));
-        }
-        if let Some(number) = record.fields.iter().position(|field| field.is_malformed) {
-            let known = number.min(expected.saturating_sub(1));
-            return Some((
-                column(known),
-                "has an unexpected quote".into(),
-                "write a quote inside a quoted field twice: \"a \"\"b\"\" c\"",
-            ));
-        }
-        if found != expected {
-            return Some((
-                None,
-                format!("has {found} fields where {expected} are expected"),
-                "check `raw.columns`, `raw.csv_op_in_full_load` and the file",
-            ));
-        }
-        let number = (0..found).find(|number| record.text(*number).is_none())?;
-        Some((column(number), "is not UTF-8".into(), "fix the file: text must be UTF-8"))
+    /// The fault of a record before its values are cast.
+    fn find_fault(&self, record: &Records<'_, impl Read>) -> Option<Fault> {
+        let csv = &self.form.csv;
+        let expected = self.schema.fields().len();
+        let least = if csv.null_in_short_lines { self.least_fields } else { expected };
+        fault::of_record(record, csv, least, expected).or_else(|| {
+            // A delete needs nothing but its key and its place in the order.
+            let op = self.op.and_then(|op| record.text(op));
+            let is_delete = op.is_some_and(|op| op.eq_ignore_ascii_case("D"));
+            fault::of_missing_values(record, csv, |column| {
+                !is_delete || self.form.is_order(self.schema.field(column).name())
+            })
+        })
     }
 
     fn quarantine(&mut self, bad: BadRow) -> Result<()> {
@@ -274,7 +295,17 @@ mod tests {
             let data_type = parse_type(text).expect("a type");
             (name.to_string(), data_type)
         };
-        Form { columns: columns.iter().map(typed).collect(), csv }
+        Form {
+            columns: columns.iter().map(typed).collect(),
+            csv,
+            op: "op".into(),
+            order: vec!["ts".into()],
+            full_load: false,
+        }
+    }
+
+    fn with(csv: CsvForm) -> Form {
+        Form { csv, ..texts(2) }
     }
 
     fn texts(form_columns: usize) -> Form {
@@ -298,7 +329,7 @@ mod tests {
 
     fn read_from(input: impl Read, form: &Form, bad_max: u64) -> Result<(Rows, Vec<BadRow>)> {
         let mut bytes = Vec::new();
-        let bad = to_parquet("a.csv", input, form, &BadRows::new(bad_max), &mut bytes)?;
+        let bad = to_parquet("a.csv", input, form, &BadRows::new(bad_max), &mut bytes)?.bad;
         let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes));
         let mut rows = Rows::new();
         for batch in reader.expect("Parquet").build().expect("a reader") {
@@ -440,8 +471,10 @@ mod tests {
         let form = form(&[("ID", "BIGINT")], csv);
         assert_eq!(read("v,id\nx,7\n", &form), [some(&["x", "7"])]);
         assert_eq!(read("v,id\n", &form), Rows::new());
+        for empty in ["", "\n\r\n", "\u{feff}"] {
+            assert_eq!(read(empty, &form), Rows::new());
+        }
         for (text, message) in [
-            ("", "a.csv has no header"),
             ("v,id", "a.csv has a header that is cut off"),
             ("v,V\n", "a.csv has a header with an empty or duplicate name"),
             ("v,\n", "a.csv has a header with an empty or duplicate name"),
@@ -464,6 +497,106 @@ mod tests {
             read("\"a\" b,\"\n5\" x,\n", &form),
             [some(&["\"a\" b", "\""]), some(&["5\" x", "-"])]
         );
+    }
+
+    /// Forms that differ in every character.
+    fn forms() -> Vec<CsvForm> {
+        let plain = CsvForm::default();
+        vec![
+            plain.clone(),
+            CsvForm { delimiter: b'|', ..plain.clone() },
+            CsvForm { delimiter: b'\t', quote: b'\'', ..plain.clone() },
+            CsvForm { escape: Some(b'\\'), ..plain.clone() },
+            CsvForm { delimiter: 1, row_delimiter: 0x1e, ..plain.clone() },
+            CsvForm { row_delimiter: b'|', escape: Some(b','), delimiter: b'\n', ..plain },
+        ]
+    }
+
+    #[test]
+    fn an_escape_character_escapes_quotes_and_itself_inside_of_quotes() {
+        let form = with(CsvForm { escape: Some(b'\\'), ..Default::default() });
+        let text = r#""a \"b\", \\","\\"
+c:\d,"\\\""
+"#;
+        assert_eq!(read(text, &form), [some(&["a \"b\", \\", "\\"]), some(&["c:\\d", "\\\""])]);
+        let stray =
+            "column `c1` has an escape character before neither a quote nor an escape character";
+        assert_eq!(refused(b"a,\"c:\\d\"\n", &form), format!("line 1 of a.csv: {stray}"));
+        for text in ["a,\"b\"\"c\"\n", "a,\"b\"c\n", "a,\"b\" \n"] {
+            let message = "line 1 of a.csv: column `c1` has an unexpected quote";
+            assert_eq!(refused(text.as_bytes(), &form), message, "{text:?}");
+        }
+        let open = "line 1 of a.csv has a quote that is not closed";
+        assert_eq!(refused(b"a,\"b\\\"\n", &form), open);
+    }
+
+    #[test]
+    fn rows_end_in_the_row_delimiter_only() {
+        let form = with(CsvForm { row_delimiter: 0x1e, ..Default::default() });
+        let rows = [some(&["a\n", "b"]), some(&["c", "\r\n"])];
+        assert_eq!(read("a\n,b\x1e\x1ec,\r\n\x1e", &form), rows);
+        let cut_off = "is cut off: the file does not end with the row delimiter";
+        assert_eq!(refused(b"a,b\x1ec,d", &form), format!("line 2 of a.csv {cut_off}"));
+        assert_eq!(
+            refused(b"a,b\x1ec\x1e", &form),
+            "line 2 of a.csv has 1 fields where 2 are expected"
+        );
+    }
+
+    #[test]
+    fn a_line_with_another_delimiter_is_refused_with_its_name() {
+        let hint = |text: &str, form: &Form| {
+            let error = read_from(text.as_bytes(), form, 0).expect_err("refused");
+            error.hint.expect("a hint")
+        };
+        assert!(hint("I|1\n", &texts(2)).contains("raw.csv_delimiter = \"|\""));
+        assert!(hint("I\t1\n", &texts(2)).contains("raw.csv_delimiter = \"\\t\""));
+        assert!(hint("I\n", &texts(2)).contains("raw.columns"));
+        assert!(hint("I,1|2,3\n", &texts(2)).contains("raw.columns"));
+        let pipes = with(CsvForm { delimiter: b'|', ..Default::default() });
+        assert!(hint("I,1\n", &pipes).contains("raw.csv_delimiter = \",\""));
+        let header = with(CsvForm { header: true, ..Default::default() });
+        assert_eq!(refused(b"Op|id\n", &header), "a.csv has a header of one name");
+        assert!(hint("Op|id\n", &header).contains("raw.csv_delimiter = \"|\""));
+        assert_eq!(read("id\n1\n", &header), [some(&["1"])]);
+    }
+
+    #[test]
+    fn a_short_line_is_null_where_columns_were_added() {
+        let csv = CsvForm { null_in_short_lines: true, ..Default::default() };
+        let mut form = form(&[("op", "TEXT"), ("ts", "TEXT"), ("v", "TEXT"), ("w", "TEXT")], csv);
+        let rows =
+            [some(&["I", "t", "1", "2"]), some(&["I", "t", "1", "-"]), some(&["I", "t", "-", "-"])];
+        assert_eq!(read("I,t,1,2\nI,t,1\nI,t\n", &form), rows);
+        let expected =
+            |found| format!("line 1 of a.csv has {found} fields where 2 to 4 are expected");
+        assert_eq!(refused(b"I\n", &form), expected(1));
+        assert_eq!(refused(b"I,t,1,2,3\n", &form), expected(5));
+        assert_eq!(refused(b"I,t,\"1\n", &form), "line 1 of a.csv has a quote that is not closed");
+        assert_eq!(
+            refused(b"I,t", &form),
+            "line 1 of a.csv is cut off: the file does not end with a line feed"
+        );
+        form.full_load = true;
+        assert_eq!(read("I\n", &form), [some(&["I", "-", "-", "-"])]);
+    }
+
+    #[test]
+    fn a_value_that_the_log_lacks_is_bad_and_never_text() {
+        let csv = CsvForm { no_sup_value: Some("n/a".into()), ..Default::default() };
+        let form = form(&[("op", "TEXT"), ("ts", "TEXT"), ("v", "TEXT"), ("n", "BIGINT")], csv);
+        let why = "has a value that the source's log lacks (`raw.csv_no_sup_value`)";
+        for (text, column) in [("U,t,n/a,1\n", "v"), ("U,t,\"n/a\",1\n", "v"), ("U,t,x,n/a\n", "n")]
+        {
+            assert_eq!(
+                refused(text.as_bytes(), &form),
+                format!("line 1 of a.csv: column `{column}` {why}")
+            );
+        }
+        // A delete needs its key only; but its place in the order.
+        assert_eq!(read("D,t,n/a,n/a\n", &form), [some(&["D", "t", "-", "-"])]);
+        assert_eq!(refused(b"D,n/a,1,1\n", &form), format!("line 1 of a.csv: column `ts` {why}"));
+        assert_eq!(read("U,t,n/a ,1\n", &form), [some(&["U", "t", "n/a ", "1"])]);
     }
 
     #[test]
@@ -528,7 +661,7 @@ mod tests {
     }
 
     fn field() -> impl Strategy<Value = Option<String>> {
-        prop::option::of("[a,\"\n\rä ]{0,6}")
+        prop::option::of("[a,\"\n\rä |'\\\\\u{1}\u{1e}]{0,6}")
     }
 
     proptest! {
@@ -537,26 +670,41 @@ mod tests {
             rows in prop::collection::vec(prop::collection::vec(field(), 3), 0..20),
             step in 1usize..9,
             crlf in any::<bool>(),
+            csv in prop::sample::select(forms()),
         ) {
+            let quote = char::from(csv.quote).to_string();
+            let escape = csv.escape.map_or(quote.clone(), |escape| char::from(escape).into());
             let written = |field: &Option<String>| match field {
                 None => String::new(),
-                Some(text) => format!("\"{}\"", text.replace('"', "\"\"")),
+                Some(text) => {
+                    let escaped = text.replace(&escape, &escape.repeat(2));
+                    let escaped = match csv.escape {
+                        Some(_) => escaped.replace(&quote, &format!("{escape}{quote}")),
+                        None => escaped,
+                    };
+                    format!("{quote}{escaped}{quote}")
+                }
             };
-            let end = if crlf { "\r\n" } else { "\n" };
+            let mut end = char::from(csv.row_delimiter).to_string();
+            if crlf && end == "\n" {
+                end = "\r\n".into();
+            }
+            let delimiter = char::from(csv.delimiter).to_string();
             let lines = rows.iter().map(|row| {
-                row.iter().map(written).collect::<Vec<_>>().join(",") + end
+                row.iter().map(written).collect::<Vec<_>>().join(&delimiter) + &end
             });
             let text: String = lines.collect();
-            let read = read_from(Slow(text.as_bytes(), step), &texts(3), 0);
+            let read = read_from(Slow(text.as_bytes(), step), &Form { csv, ..texts(3) }, 0);
             prop_assert_eq!(read.expect("rows").0, rows);
         }
 
         #[test]
         fn arbitrary_bytes_do_not_panic(
-            bytes in prop::collection::vec(prop::sample::select(b"a,\"\"\n\n\r\xFF1".to_vec()), 0..60),
+            bytes in prop::collection::vec(prop::sample::select(b"a,\"\"\n\n\r\xFF1|'\\".to_vec()), 0..60),
             step in 1usize..9,
+            csv in prop::sample::select(forms()),
         ) {
-            let form = form(&[("a", "BIGINT"), ("b", "VARCHAR")], CsvForm::default());
+            let form = form(&[("a", "BIGINT"), ("b", "VARCHAR")], csv);
             let whole = read_from(&bytes[..], &form, 100).expect("rows");
             let slow = read_from(Slow(&bytes, step), &form, 100).expect("rows");
             prop_assert_eq!(&whole.0, &slow.0);

@@ -30,9 +30,7 @@ use crate::config::{OnBad, Raw, RawFormat};
 use crate::engine::resources::Resources;
 use crate::engine::tasks::{Work, spawn, spawn_blocking};
 use crate::error::{Error, Kind, Result};
-use crate::parquet_io::open::{
-    Columns, ObjectReader, ParquetFile, SMALL_BYTES_MAX, empty_file, read_error,
-};
+use crate::parquet_io::open::{Columns, ObjectReader, ParquetFile, SMALL_BYTES_MAX, read_error};
 use crate::raw::bad_rows::{BadRow, BadRows};
 use crate::raw::csv::{self, decompressed, spill_failed};
 use crate::raw::discover::Input;
@@ -56,6 +54,8 @@ pub struct Opened {
     pub file: ParquetFile,
     /// The rows that could not be read; placeholders in `file`.
     pub bad_rows: Vec<BadRow>,
+    /// Whether the input is empty and its columns are not known.
+    pub is_blank: bool,
 }
 
 /// The result of opening inputs.
@@ -306,28 +306,25 @@ impl Opener {
         let opened = || {
             let folder = &self.folders[input.file.location];
             let name = folder.describe(&input.file.path);
-            if input.file.size == 0 && self.format == RawFormat::Csv {
-                return Err(empty_file(&name));
-            }
             let mut spill = self.spills.take()?;
             let converted = self.convert(&input, &name, handle.as_ref(), &passing, &mut spill);
             // The bytes of a file that failed stay unused.
-            let part = converted.and_then(|(bad, start)| Ok((bad, spill.reader(start)?)));
+            let part = converted.and_then(|(text, start)| Ok((text, spill.reader(start)?)));
             self.spills.put_back(spill);
-            let (bad, (reader, size)) = part?;
-            Ok((block_on(ParquetFile::open_in(reader, size, name, &mut Vec::new()))?, bad))
+            let (text, (reader, size)) = part?;
+            Ok((block_on(ParquetFile::open_in(reader, size, name, &mut Vec::new()))?, text))
         };
         match opened() {
-            Ok((file, bad)) => {
+            Ok((file, csv::Converted { bad, is_blank })) => {
                 let known = input.file.fingerprint;
                 input.file.fingerprint = known.or_else(|| passing.borrow().fingerprint());
-                Ok(self.opened(input, file, bad))
+                Ok(Opened { is_blank, ..self.opened(input, file, bad) })
             }
             Err(error) => Err(Box::new((input, error))),
         }
     }
 
-    /// Converts a CSV or JSON file. Returns its bad rows, and where in the spill file it begins.
+    /// Converts a CSV or JSON file. Returns also where in the spill file it begins.
     fn convert(
         &self,
         input: &Input,
@@ -335,7 +332,7 @@ impl Opener {
         handle: Option<&Handle>,
         passing: &RefCell<Passing>,
         spill: &mut Spill,
-    ) -> Result<(Vec<BadRow>, u64)> {
+    ) -> Result<(csv::Converted, u64)> {
         let text = || {
             // A JSON file may be read twice.
             *passing.borrow_mut() = Passing::new(input.file.size);
@@ -347,7 +344,11 @@ impl Opener {
                 passing,
                 handle: handle.cloned(),
             };
-            decompressed(&input.file.path, object)
+            // A file without a byte has no rows, whatever its name says of its compression.
+            match input.file.size {
+                0 => Ok(Box::new(io::empty()) as Box<dyn Read>),
+                _ => decompressed(&input.file.path, object),
+            }
         };
         let bad_rows = &self.bad_rows;
         if self.format == RawFormat::Csv {
@@ -359,7 +360,9 @@ impl Opener {
         loop {
             let start = spill.written;
             match json::to_parquet(name, text()?, &self.json, found, bad_rows, &mut *spill)? {
-                Converted::Whole(bad) => return Ok((bad, start)),
+                Converted::Whole(bad) => {
+                    return Ok((csv::Converted { bad, is_blank: false }, start));
+                }
                 Converted::Again(known) => found = known,
             }
         }
@@ -371,7 +374,7 @@ impl Opener {
             self.cached_bytes.fetch_sub(bytes, Ordering::Relaxed);
             file = file.without_bytes();
         }
-        Opened { input, file, bad_rows }
+        Opened { input, file, bad_rows, is_blank: false }
     }
 }
 

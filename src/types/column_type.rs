@@ -25,8 +25,8 @@ use arrow::array::{
 use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{
-    ArrowPrimitiveType, ArrowTimestampType, DataType, Field, FieldRef, Fields, TimeUnit,
-    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+    ArrowPrimitiveType, ArrowTimestampType, DataType, Field, FieldRef, Fields, Float64Type,
+    TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
 };
 use chrono_tz::Tz;
 
@@ -243,6 +243,9 @@ pub(crate) fn cast_values(values: &ArrayRef, to: &DataType) -> Result<ArrayRef, 
             .find(|row| cast.is_null(*row) != values.is_null(*row))
             .unwrap_or_default());
     }
+    if from.is_string() && to.is_floating() {
+        check_floats(values, &cast)?;
+    }
     if from.is_string() || to.is_string() || always_fits(from, to) {
         return Ok(cast);
     }
@@ -252,6 +255,41 @@ pub(crate) fn cast_values(values: &ArrayRef, to: &DataType) -> Result<ArrayRef, 
         Some(at) => Err(at),
         None => Ok(cast),
     }
+}
+
+/// Checks that no number in a text became infinity or zero because it is out of range.
+///
+/// # Errors
+/// The index of the first one that did.
+fn check_floats(texts: &ArrayRef, floats: &ArrayRef) -> Result<(), usize> {
+    // Casting these types to a double loses nothing.
+    let doubles = cast_with_options(floats, &DataType::Float64, &CastOptions::default());
+    let doubles = doubles.map_err(|_| first_value(floats))?;
+    let doubles = doubles.as_primitive::<Float64Type>();
+    if doubles.iter().flatten().all(|double| double.is_finite() && double != 0.0) {
+        return Ok(());
+    }
+    let texts = cast_values(texts, &DataType::Utf8View)?;
+    let fits = |(double, text): (Option<f64>, Option<&str>)| match (double, text) {
+        (Some(double), Some(text)) if double.is_infinite() => is_infinity(text),
+        (Some(0.0), Some(text)) => is_zero(text),
+        _ => true,
+    };
+    match doubles.iter().zip(texts.as_string_view()).position(|pair| !fits(pair)) {
+        Some(at) => Err(at),
+        None => Ok(()),
+    }
+}
+
+/// Whether a text that is a number means infinity.
+fn is_infinity(text: &str) -> bool {
+    text.trim_ascii().trim_start_matches(['+', '-']).starts_with(['i', 'I'])
+}
+
+/// Whether a text that is a number means zero.
+fn is_zero(text: &str) -> bool {
+    let digits = text.split(['e', 'E']).next().unwrap_or_default();
+    !digits.contains(|digit: char| ('1'..='9').contains(&digit))
 }
 
 fn first_value(values: &ArrayRef) -> usize {
@@ -364,6 +402,29 @@ mod tests {
             ("2020-01-01", "2020-01-01 00:00:00-05", "TIMESTAMP(3)"),
             ("2020-01-01T00:00:00-05:00", "1", "timestamp (9) with time zone"),
             ("true", "2", "BOOLEAN"),
+            ("1e308", "1e400", "DOUBLE"),
+            ("-1e-307", "-1e400", "DOUBLE"),
+            ("0.00e-999", "1e-400", "DOUBLE"),
+            ("-Infinity", "-1.8e308", "DOUBLE"),
+            ("inf", "0.0001e-330", "DOUBLE"),
+            ("3e38", "4e38", "REAL"),
+            ("-0", "1e-50", "REAL"),
+            ("NaN", "1e309", "REAL"),
+            ("9223372036854775807", "9223372036854775808", "BIGINT"),
+            ("-128", "-129", "TINYINT"),
+            (
+                "99999999999999999999999999999999999999",
+                "100000000000000000000000000000000000000",
+                "DECIMAL(38)",
+            ),
+            (
+                "1",
+                "1000000000000000000000000000000000000000000000000000000000000",
+                "DECIMAL(38, 2)",
+            ),
+            ("1677-09-22 00:00:00", "1677-09-20 00:00:00", "TIMESTAMP(9)"),
+            ("2262-04-11 00:00:00", "2262-04-12 00:00:00", "TIMESTAMP(9)"),
+            ("0001-01-01", "99999999-01-01", "DATE"),
         ] {
             let cast = of_text(&[Some(good), None], name).unwrap_or_else(|_| panic!("{good}"));
             assert!(cast.is_valid(0) && cast.is_null(1), "{good} as {name}");
@@ -389,6 +450,13 @@ mod tests {
             Arc::new(TimestampMicrosecondArray::from(vec![253_402_300_799_000_000]));
         assert_eq!(of(late, "TIMESTAMP(9)"), Err(0), "the year 9999 has no nanoseconds");
         assert_eq!(of(Arc::new(Int64Array::from(vec![12])), "VARCHAR"), Ok(1));
+        assert_eq!(of(Arc::new(Float64Array::from(vec![1e300])), "REAL"), Err(0));
+        assert_eq!(of(Arc::new(Float64Array::from(vec![1e-300])), "REAL"), Err(0));
+        assert_eq!(of(Arc::new(Float64Array::from(vec![f64::INFINITY])), "REAL"), Ok(1));
+        assert_eq!(of(Arc::new(Float64Array::from(vec![1e300])), "BIGINT"), Err(0));
+        assert_eq!(of(Arc::new(Float64Array::from(vec![1e300])), "DECIMAL(38)"), Err(0));
+        let days: ArrayRef = Arc::new(Date32Array::from(vec![0, 2_932_896]));
+        assert_eq!(of(days, "TIMESTAMP(9)"), Err(1), "the year 9999 has no nanoseconds");
     }
 
     #[test]

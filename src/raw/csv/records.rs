@@ -1,10 +1,13 @@
 //! CSV records: fields as text, and the state of their quotes.
 //!
 //! The format is RFC 4180 as AWS DMS writes it: lines end in LF or CRLF; a field with a comma, a
-//! quote or a line feed is quoted, and a quote inside it is doubled. Violations are reported per
-//! field, and reading continues normally with the next line. `csv_core` splits the fields; it does
-//! not distinguish an empty field from a quoted one and accepts misplaced quotes, so quotes are
-//! checked here.
+//! quote or a line feed is quoted, and a quote inside it is doubled. The pipeline may name other
+//! characters, and one that escapes quotes instead ([`CsvForm`]). Violations are reported per field,
+//! and reading continues normally with the next line. `csv_core` splits the fields; it does not
+//! distinguish an empty field from a quoted one, accepts misplaced quotes and drops every escape
+//! character, so quotes and escapes are checked here.
+//!
+//! A line is what ends in the row delimiter, which need not be a line feed.
 //!
 //! Why not the `csv` crate or Arrow's reader: both are built on `csv_core`, and return a quoted empty
 //! field and an empty one as the same text. A CDC file means an empty text by the one and null by the
@@ -14,7 +17,9 @@ use std::io::{ErrorKind, Read};
 
 use csv_core::{ReadFieldResult, Reader, ReaderBuilder, Terminator};
 
+use crate::config::CsvForm;
 use crate::error::{Error, Result};
+use crate::raw::csv::other_delimiter;
 
 /// The size limit of a record: a larger one most likely lacks a quote.
 const RECORD_BYTES_MAX: usize = 32 << 20;
@@ -31,8 +36,58 @@ pub(crate) struct Field {
     pub is_quoted: bool,
     /// Whether its quotes violate the format.
     pub is_malformed: bool,
+    /// Whether it has an escape character before neither a quote nor another escape character.
+    pub has_stray_escape: bool,
     /// Whether each opening quote has a closing one.
     is_closed: bool,
+}
+
+/// The quotes and escapes of a field, counted in its bytes as they are in the file.
+#[derive(Default)]
+struct Quotes {
+    /// The quotes, those that are escaped left out.
+    count: usize,
+    /// The escape characters, those that are escaped left out.
+    escapes: usize,
+    is_after_escape: bool,
+    has_stray_escape: bool,
+}
+
+impl Quotes {
+    fn add(&mut self, bytes: &[u8], form: &CsvForm) {
+        let Some(escape) = form.escape else {
+            self.count += bytes.iter().filter(|byte| **byte == form.quote).count();
+            return;
+        };
+        for byte in bytes {
+            if self.is_after_escape {
+                self.is_after_escape = false;
+                self.has_stray_escape |= *byte != form.quote && *byte != escape;
+            } else if *byte == escape {
+                self.is_after_escape = true;
+                self.escapes += 1;
+            } else if *byte == form.quote {
+                self.count += 1;
+            }
+        }
+    }
+
+    /// Whether each opening quote has a closing one.
+    fn are_closed(&self) -> bool {
+        self.count.is_multiple_of(2)
+    }
+
+    /// The bytes of a well-formed quoted field that are not its text: the outer quotes, those that
+    /// double or escape inner quotes, and the delimiter after the field. `None` if the quotes cannot
+    /// be those of a well-formed field.
+    fn overhead_bytes(&self, form: &CsvForm) -> Option<usize> {
+        let inner = match form.escape {
+            Some(_) if self.count != 2 || self.has_stray_escape => return None,
+            Some(_) => self.escapes,
+            None => self.count.max(2).div_ceil(2) - 1,
+        };
+        Some(1 + 2 + inner)
+    }
 }
 
 /// The records of a file, one at a time.
@@ -49,8 +104,7 @@ pub(crate) struct Records<'a, R> {
     is_started: bool,
     /// The number of the line that is read next, from 1.
     line: u64,
-    /// Whether quotes are ordinary text.
-    unquoted: bool,
+    form: &'a CsvForm,
     /// The line that the current record ends in.
     pub last_line: u64,
     /// The text of the current record's fields.
@@ -68,11 +122,17 @@ pub(crate) struct Records<'a, R> {
 }
 
 impl<'a, R: Read> Records<'a, R> {
-    /// A reader at the start of the file `name`; with `unquoted`, quotes are ordinary text.
-    pub(crate) fn new(name: &'a str, input: R, unquoted: bool) -> Self {
+    /// A reader at the start of the file `name`.
+    pub(crate) fn new(name: &'a str, input: R, form: &'a CsvForm) -> Self {
         let mut reader = ReaderBuilder::new();
         // A carriage return before the line feed is removed here: elsewhere it is text.
-        reader.terminator(Terminator::Any(b'\n')).quoting(!unquoted);
+        reader
+            .delimiter(form.delimiter)
+            .terminator(Terminator::Any(form.row_delimiter))
+            .quoting(!form.unquoted)
+            .quote(form.quote)
+            .escape(form.escape)
+            .double_quote(form.escape.is_none());
         Records {
             name,
             input,
@@ -83,7 +143,7 @@ impl<'a, R: Read> Records<'a, R> {
             end: 0,
             is_started: false,
             line: 1,
-            unquoted,
+            form,
             last_line: 1,
             bytes: Vec::new(),
             fields: Vec::new(),
@@ -94,24 +154,29 @@ impl<'a, R: Read> Records<'a, R> {
         }
     }
 
-    /// Reads the column names from the first line.
+    /// Reads the column names from the first line; `None` if the file has no line.
     ///
     /// # Errors
-    /// Data, when there is no line, or it is not a list of distinct names.
-    pub(crate) fn header(&mut self) -> Result<Vec<String>> {
+    /// Data, when the line is not a list of distinct names.
+    pub(crate) fn header(&mut self) -> Result<Option<Vec<String>>> {
         let name = self.name;
         let wrong = |why: &str| {
             Error::data(format!("{name} {why}"))
                 .hint("the first line names the columns: check `raw.csv_header` and the file")
         };
         if self.next_record()?.is_none() {
-            return Err(wrong("has no header"));
+            return Ok(None);
         }
         if self.is_cut_off {
             return Err(wrong("has a header that is cut off"));
         }
         if self.fields_found > HEADER_FIELDS_MAX {
             return Err(wrong("has a header with too many names"));
+        }
+        if self.fields_found == 1
+            && let Some(hint) = self.other_delimiter(2)
+        {
+            return Err(wrong("has a header of one name").hint(hint));
         }
         let texts = (0..self.fields.len()).map(|number| self.text(number));
         let names: Vec<&str> =
@@ -123,7 +188,7 @@ impl<'a, R: Read> Records<'a, R> {
         if names.iter().enumerate().any(is_invalid) {
             return Err(wrong("has a header with an empty or duplicate name"));
         }
-        Ok(names.into_iter().map(String::from).collect())
+        Ok(Some(names.into_iter().map(String::from).collect()))
     }
 
     /// Fills the buffer if it is empty; false at the end of the file.
@@ -161,7 +226,7 @@ impl<'a, R: Read> Records<'a, R> {
                 if !self.fill()? {
                     return Ok(None);
                 }
-                if self.buffer[self.start] != b'\n' {
+                if self.buffer[self.start] != self.form.row_delimiter {
                     break;
                 }
                 self.line += 1;
@@ -199,8 +264,10 @@ impl<'a, R: Read> Records<'a, R> {
     /// Reads a field; returns whether it was the record's last.
     fn read_field(&mut self, line: u64) -> Result<bool> {
         let first = self.bytes.len();
-        let (mut raw_bytes, mut text_bytes, mut quotes, mut tail) = (0, 0, 0, [0; 3]);
-        let is_quoted = self.fill()? && self.buffer[self.start] == b'"' && !self.unquoted;
+        let form = self.form;
+        let (mut raw_bytes, mut text_bytes, mut tail) = (0, 0, [0; 3]);
+        let mut quotes = Quotes::default();
+        let is_quoted = self.fill()? && self.buffer[self.start] == form.quote && !form.unquoted;
         let is_buffered = self.fields_found <= self.fields_max;
         loop {
             let is_more = self.fill()?;
@@ -212,9 +279,10 @@ impl<'a, R: Read> Records<'a, R> {
             }
             // Outside quotes a line feed ends the line, and a quote is text.
             if is_quoted {
-                quotes += input.iter().filter(|byte| **byte == b'"').count();
-                self.line += input.iter().filter(|byte| **byte == b'\n').count() as u64;
-            } else if input.last() == Some(&b'\n') {
+                quotes.add(input, form);
+                let line_ends = input.iter().filter(|byte| **byte == form.row_delimiter);
+                self.line += line_ends.count() as u64;
+            } else if input.last() == Some(&form.row_delimiter) {
                 self.line += 1;
             }
             raw_bytes += read;
@@ -247,21 +315,24 @@ impl<'a, R: Read> Records<'a, R> {
             if !is_buffered {
                 return Ok(is_last);
             }
-            let has_return = is_last && !self.is_cut_off && tail[1] == b'\r';
+            let is_line_feed = form.row_delimiter == b'\n';
+            let has_return = is_last && !self.is_cut_off && is_line_feed && tail[1] == b'\r';
             if has_return {
                 self.bytes.truncate(self.bytes.len().saturating_sub(1).max(first));
                 (raw_bytes, text_bytes) = (raw_bytes - 1, text_bytes.saturating_sub(1));
             }
-            // The outer quotes, one of each inner pair, and the comma or line end after the field.
-            let overhead_bytes = 1 + 2 + quotes.max(2).div_ceil(2) - 1;
             let before_end = tail[1 - usize::from(has_return)];
-            let is_closed =
-                before_end == b'"' && quotes % 2 == 0 && raw_bytes == text_bytes + overhead_bytes;
+            let overhead_bytes = quotes.overhead_bytes(form);
+            let is_whole = |overhead: usize| raw_bytes == text_bytes + overhead;
+            let is_closed = before_end == form.quote
+                && quotes.are_closed()
+                && overhead_bytes.is_some_and(is_whole);
             self.fields.push(Field {
                 end: self.bytes.len(),
                 is_quoted,
                 is_malformed: is_quoted && !self.is_cut_off && !is_closed,
-                is_closed: quotes % 2 == 0,
+                has_stray_escape: is_quoted && quotes.has_stray_escape,
+                is_closed: quotes.are_closed(),
             });
             return Ok(is_last);
         }
@@ -275,6 +346,12 @@ impl<'a, R: Read> Records<'a, R> {
     /// A field's text; `None` where it is not UTF-8.
     pub(crate) fn text(&self, number: usize) -> Option<&str> {
         std::str::from_utf8(self.raw(number)).ok()
+    }
+
+    /// The hint for a record with too few fields, if it has another delimiter.
+    pub(crate) fn other_delimiter(&self, expected: usize) -> Option<&'static str> {
+        let fields = (0..self.fields.len()).map(|number| self.raw(number));
+        other_delimiter::hint(fields, self.form.delimiter, expected)
     }
 
     /// Whether the file ended inside a quoted field.
