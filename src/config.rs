@@ -25,10 +25,12 @@ mod file;
 mod known_keys;
 mod overrides;
 mod raw;
+mod source_table;
 mod values;
 
 pub use csv::CsvForm;
 pub use raw::{OnBad, OnTie, OpColumn, Raw, RawFormat, WindowBy};
+pub use source_table::{Named, SourceTable};
 
 /// A pipeline: a folder of SQL and its `pipeline.toml`, checked.
 #[derive(Clone, Debug)]

@@ -20,6 +20,7 @@ mod quarantine;
 mod raw_csv;
 mod raw_guide;
 mod raw_shapes;
+mod raw_transactions;
 mod raw_types;
 mod readers_beside_writers;
 mod rebuild;

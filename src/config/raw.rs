@@ -7,6 +7,7 @@ use chrono_tz::Tz;
 use serde::Deserialize;
 
 use crate::config::csv::{CsvForm, CsvKeys, ShortLines};
+use crate::config::source_table::{self, LINE_COLUMNS, Layout, Others, SourceTable};
 use crate::config::values::no_repeats;
 use crate::error::{Error, Result};
 use crate::layout::base_name;
@@ -94,6 +95,10 @@ pub struct Raw {
     pub columns: Vec<(String, DataType)>,
     /// How CSV files are written.
     pub csv: CsvForm,
+    /// `raw.layout`: `table` (default): a CDC file has the changes of one table. `transactions`: it
+    /// has those of all tables of a task in commit order, and its lines begin with operation, table
+    /// and schema; then `raw.table` is `schema.table`, the table whose changes are read.
+    pub table: Option<SourceTable>,
     /// `raw.window_by`: `modified` (default), `name`, `path` or `commit`.
     pub window_by: WindowBy,
     /// `raw.lookback`: how far before the window a run looks for late inputs; default `2d`.
@@ -150,6 +155,12 @@ impl Raw {
         self.full_load.iter().any(matches)
     }
 
+    /// Whether a column of `[raw.columns]`, by its number, is the table or the schema in the lines of
+    /// transaction files, which full loads do not have.
+    pub fn is_of_transactions(&self, number: usize) -> bool {
+        self.table.is_some() && (1..LINE_COLUMNS).contains(&number)
+    }
+
     /// The type that `[raw.columns]` gives a column, by its name in any case.
     pub fn fixed_type(&self, column: &str) -> Option<&DataType> {
         let mut columns = self.columns.iter();
@@ -197,6 +208,9 @@ pub(super) struct RawToml {
     csv_escape: Option<String>,
     csv_no_sup_value: Option<String>,
     csv_short_lines: Option<ShortLines>,
+    #[serde(default)]
+    layout: Layout,
+    table: Option<String>,
     window_by: Option<WindowBy>,
     lookback: Option<String>,
     op: Option<String>,
@@ -256,12 +270,22 @@ impl RawToml {
         };
         let csv = keys.check(self.format == RawFormat::Csv, wrong)?;
         check_csv_columns(self.format, &csv, &columns, wrong)?;
+        let used = key.iter().chain(&self.order_by).chain(&self.commit_time);
+        let others = Others {
+            is_csv: self.format == RawFormat::Csv,
+            has_header: csv.header,
+            columns: &columns,
+            op: self.op.as_deref().unwrap_or("Op"),
+            used: used.chain(&self.event_time).collect(),
+        };
+        let table = source_table::check(self.layout, self.table.as_deref(), &others, wrong)?;
         let commit_time = self.commit_time.unwrap_or_else(|| self.order_by[0].clone());
         Ok(Raw {
             urls,
             format: self.format,
             columns,
             csv,
+            table,
             window_by: self.window_by.unwrap_or(WindowBy::Modified),
             lookback: parse_duration(self.lookback.as_deref().unwrap_or("2d")).map_err(|why| {
                 wrong("raw.lookback", why).hint("write a duration such as 2d or 6h")

@@ -116,6 +116,11 @@ impl Stage<'_> {
         let (changes, bad_files) = self.open(inputs, &known, bad).await?;
         self.check_readable(&bad_files)?;
         log_columns(&changes, report);
+        report.rows_of_other_tables = changes.other_rows();
+        if let Some(remark) = changes.missing_table() {
+            info!("{remark}");
+            report.note.get_or_insert(remark);
+        }
         if changes.is_empty() && self.is_from_empty() {
             let why = match bad_files.first() {
                 Some((_, first)) => format!("no input can be read any more; the first: {first}"),

@@ -52,6 +52,8 @@ pub struct Opened {
     pub bad_rows: Vec<BadRow>,
     /// Whether the input is empty and its columns are not known.
     pub is_blank: bool,
+    /// The number of changes of other tables in the input, which are not rows of `file`.
+    pub other_rows: u64,
 }
 
 /// The result of opening inputs.
@@ -299,8 +301,8 @@ impl Opener {
             Ok((block_on(ParquetFile::open_in(reader, size, name))?, converted))
         };
         match opened() {
-            Ok((file, csv::Converted { bad, is_blank })) => {
-                Ok(Opened { is_blank, ..self.opened(input, file, bad) })
+            Ok((file, csv::Converted { bad, is_blank, other_rows })) => {
+                Ok(Opened { is_blank, other_rows, ..self.opened(input, file, bad) })
             }
             Err(error) => Err(Box::new((input, error))),
         }
@@ -312,7 +314,7 @@ impl Opener {
             self.cached_bytes.fetch_sub(bytes, Ordering::Relaxed);
             file = file.without_bytes();
         }
-        Opened { input, file, bad_rows, is_blank: false }
+        Opened { input, file, bad_rows, is_blank: false, other_rows: 0 }
     }
 }
 

@@ -22,6 +22,9 @@ pub struct Identity {
     partition_by: Vec<String>,
     #[serde(default)]
     before_image_prefix: Option<String>,
+    /// The table whose changes are read from files of all tables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    table: Option<String>,
     curated_sql: String,
     /// The columns of the query, and the rest of it.
     #[serde(default)]
@@ -52,6 +55,7 @@ impl Identity {
             time_zone: pipeline.raw.time_zone.to_string(),
             partition_by: pipeline.curated.partition_by.clone(),
             before_image_prefix: pipeline.raw.before_image_prefix.clone(),
+            table: pipeline.raw.table.as_ref().map(ToString::to_string),
             curated_sql: pipeline.curated.sql.fingerprint(),
             query: Query::of(&pipeline.curated.sql.text),
         }
@@ -70,6 +74,7 @@ impl Identity {
             ("raw.time_zone", self.time_zone != other.time_zone),
             ("curated.partition_by", self.partition_by != other.partition_by),
             ("raw.before_image_prefix", self.before_image_prefix != other.before_image_prefix),
+            ("raw.table", self.table != other.table),
             ("curated.sql", self.is_other_query(other)),
         ]
         .into_iter()
