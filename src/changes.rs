@@ -92,6 +92,8 @@ pub struct Changes {
     /// Key moves without a delete, once they are known.
     key_swaps: OnceLock<KeySwaps>,
     batch_rows: usize,
+    /// The number of changes of other tables in the inputs, which are none of the rows.
+    other_rows: u64,
     /// The spilled files that stand for inputs of another format.
     _spilled: Spilled,
 }
@@ -157,6 +159,7 @@ impl Changes {
         let mut union = RawColumns::new(pipeline);
         let mut schema_changes = SchemaChanges::new(known, raw.file_order());
         let mut files = Vec::with_capacity(opened.len());
+        let other_rows = opened.iter().map(|one| one.other_rows).sum();
         for (number, one) in opened.into_iter().enumerate() {
             let one_is_blank = one.is_blank;
             let (file, bad) = open_input(one, raw)?;
@@ -218,6 +221,7 @@ impl Changes {
             checks_texts,
             key_swaps: OnceLock::new(),
             batch_rows,
+            other_rows,
             _spilled: all.spilled,
         };
         if !changes.is_blank() {
@@ -321,6 +325,25 @@ impl Changes {
         if self.before_images.iter().any(Option::is_some) { &self.before_images } else { &[] }
     }
 
+    /// The number of changes of other tables in the inputs, which are none of the rows.
+    pub(crate) fn other_rows(&self) -> u64 {
+        self.other_rows
+    }
+
+    /// A remark, if CDC files have changes of other tables and none of the pipeline's.
+    pub(crate) fn missing_table(&self) -> Option<String> {
+        let table = self.raw.table.as_ref().filter(|_| self.other_rows > 0)?;
+        let mut cdc = self.files.iter().filter(|file| !file.input.full_load);
+        let is_missing = cdc.all(|file| file.file.row_count() == 0);
+        is_missing.then(|| {
+            format!(
+                "no change is of the table `{table}`: all {} changes of the files are of other \
+                 tables; is `raw.table` written as in the files?",
+                self.other_rows
+            )
+        })
+    }
+
     /// Warnings about columns that the pipeline names and no input has, if that may be a mistake.
     pub fn missing_columns(&self) -> Vec<String> {
         let mut warnings = Vec::new();
@@ -330,7 +353,10 @@ impl Changes {
                 "no CDC file has the column `{op}`: all changes are read as inserts; set `raw.op` if the column has another name"
             ));
         }
-        for (name, _) in &self.raw.columns {
+        for (number, (name, _)) in self.raw.columns.iter().enumerate() {
+            if self.raw.is_of_transactions(number) {
+                continue;
+            }
             if self.is_missing_everywhere(name, false) && !self.raw.op.is(name) {
                 warnings.push(format!(
                     "no file has the column `{name}`, which `[raw.columns]` declares: its values are null"

@@ -26,6 +26,7 @@ mod operations;
 mod overrides;
 mod query_columns;
 mod raw;
+mod source_table;
 mod time_unit;
 mod values;
 
@@ -34,6 +35,7 @@ pub use dialect::Dialect;
 pub use operations::{OpValues, Operation};
 pub use query_columns::QueryColumns;
 pub use raw::{OnBad, OnTie, OpColumn, Raw, RawFormat, WindowBy};
+pub use source_table::{Named, SourceTable};
 pub use time_unit::TimeUnit;
 
 /// A pipeline: a folder of SQL and its `pipeline.toml`, checked.

@@ -97,6 +97,9 @@ pub struct Report {
     /// Raw files with rows in quarantine, or in quarantine as a whole, after the run.
     #[serde(skip_serializing_if = "is_zero")]
     pub files_in_quarantine: u64,
+    /// Changes of other tables in the inputs, which are not counted as rows.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub rows_of_other_tables: u64,
     /// How raw columns changed: from file to file, and since earlier runs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub schema_changes: Vec<SchemaChange>,
@@ -200,6 +203,13 @@ impl Answer for Report {
         }
         for (name, value) in self.count_lines() {
             let _ = writeln!(text, "  {name:<10} {value}");
+        }
+        if self.rows_of_other_tables > 0 {
+            let _ = writeln!(
+                text,
+                "  {:<10} {} changes of other tables",
+                "not read", self.rows_of_other_tables
+            );
         }
         for change in &self.schema_changes {
             let _ = writeln!(text, "  {:<10} {change}", "schema");

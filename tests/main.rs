@@ -26,6 +26,7 @@ mod raw_csv;
 mod raw_guide;
 mod raw_shapes;
 mod raw_text;
+mod raw_transactions;
 mod raw_types;
 mod readers_beside_writers;
 mod rebuild;

@@ -262,37 +262,6 @@ fn the_time_at_which_a_file_was_written_is_that_of_its_first_copy() {
     }
 }
 
-#[test]
-fn the_time_at_which_a_file_was_written_is_that_of_its_first_copy() {
-    for keep in ["latest", "latest-per-day"] {
-        let lab = Lab::builder()
-            .keep(keep)
-            .window_by("modified")
-            .set("raw.order_by", Vec::<String>::new())
-            .partition_by(&["event_dt"])
-            .curated_sql("SELECT id, event_dt FROM latest")
-            .build();
-        for (name, written) in [("a", 1), ("b", 2)] {
-            let path = format!("raw/{name}.parquet");
-            lab.put_columns(&path, vec![("Op", texts(["I"])), ("id", integers([written]))]);
-            set_written(&lab, &path, written);
-        }
-        lab.run_days(1, 3);
-        let right = ["1 2020-01-01", "2 2020-01-02"];
-        let rows = || lab.lines("lake/curated", ["id", "event_dt"]);
-        assert_eq!(rows(), right);
-        raw_paths(&lab).iter().for_each(|path| copy(&lab, path, Copied::Now));
-        lab.assert_verified();
-        lab.run_days(1, 3);
-        for _ in 0..2 {
-            lab.rebuild(false, &[]).expect("a rebuild");
-            assert_eq!(rows(), right);
-            raw_paths(&lab).iter().for_each(|path| copy(&lab, path, Copied::Now));
-        }
-        lab.assert_verified();
-    }
-}
-
 /// A Parquet file of more than 1 MiB in two row groups, whose values are told by a seed.
 fn large_file(first: i64, seed: i64) -> Vec<u8> {
     let ids = || first..first + 200_000;

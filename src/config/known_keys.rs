@@ -40,6 +40,8 @@ pub(super) const KNOWN_KEYS: &[&str] = &[
     "raw.csv_escape",
     "raw.csv_no_sup_value",
     "raw.csv_short_lines",
+    "raw.layout",
+    "raw.table",
     "raw.before_image_prefix",
     "raw.on_tie",
     "raw.on_bad_row",

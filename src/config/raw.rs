@@ -11,6 +11,7 @@ use crate::config::csv::{CsvForm, CsvKeys, ShortLines};
 use crate::config::dialect::{Defaults, Dialect};
 use crate::config::operations::{OpValues, OpValuesToml};
 use crate::config::query_columns::QueryColumns;
+use crate::config::source_table::{self, LINE_COLUMNS, Layout, Others, SourceTable};
 use crate::config::time_unit::TimeUnit;
 use crate::config::values::no_repeats;
 use crate::error::{Error, Result};
@@ -107,6 +108,10 @@ pub struct Raw {
     pub columns: Vec<(String, DataType)>,
     /// How CSV files are written.
     pub csv: CsvForm,
+    /// `raw.layout`: `table` (default): a CDC file has the changes of one table. `transactions`: it
+    /// has those of all tables of a task in commit order, and its lines begin with operation, table
+    /// and schema; then `raw.table` is `schema.table`, the table whose changes are read.
+    pub table: Option<SourceTable>,
     /// `raw.window_by`: `modified` (default), `name`, `path` or `commit`.
     pub window_by: WindowBy,
     /// `raw.lookback`: how far before the window a run looks for late inputs; default `2d`.
@@ -188,6 +193,12 @@ impl Raw {
         self.full_load.iter().any(matches)
     }
 
+    /// Whether a column of `[raw.columns]`, by its number, is the table or the schema in the lines of
+    /// transaction files, which full loads do not have.
+    pub fn is_of_transactions(&self, number: usize) -> bool {
+        self.table.is_some() && (1..LINE_COLUMNS).contains(&number)
+    }
+
     /// The type that `[raw.columns]` gives a column, by its name in any case.
     pub fn fixed_type(&self, column: &str) -> Option<&DataType> {
         let mut columns = self.columns.iter();
@@ -254,6 +265,9 @@ pub(super) struct RawToml {
     csv_escape: Option<String>,
     csv_no_sup_value: Option<String>,
     csv_short_lines: Option<ShortLines>,
+    #[serde(default)]
+    layout: Layout,
+    table: Option<String>,
     window_by: Option<WindowBy>,
     lookback: Option<String>,
     #[serde(default)]
@@ -332,11 +346,21 @@ impl RawToml {
         };
         let csv = keys.check(self.format == RawFormat::Csv, wrong)?;
         check_csv_columns(self.format, &csv, &columns, wrong)?;
+        let used = key.iter().chain(&order_by).chain(&commit_time);
+        let others = Others {
+            is_csv: self.format == RawFormat::Csv,
+            has_header: csv.header,
+            columns: &columns,
+            op: op.name.as_deref().unwrap_or_default(),
+            used: used.chain(&self.event_time).collect(),
+        };
+        let table = source_table::check(self.layout, self.table.as_deref(), &others, wrong)?;
         Ok(Raw {
             urls,
             format: self.format,
             columns,
             csv,
+            table,
             window_by: self.window_by.unwrap_or(WindowBy::Modified),
             lookback: parse_duration(self.lookback.as_deref().unwrap_or("2d")).map_err(|why| {
                 wrong("raw.lookback", why).hint("write a duration such as 2d or 6h")

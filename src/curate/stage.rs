@@ -136,8 +136,13 @@ impl Stage<'_> {
         };
         let (changes, bad_files) = self.open(inputs, &known, bad).await?;
         self.check_readable(&bad_files)?;
+        report.rows_of_other_tables = changes.other_rows();
         if !changes.is_blank() {
             log_columns(&changes, report);
+        }
+        if let Some(remark) = changes.missing_table() {
+            info!("{remark}");
+            report.note.get_or_insert(remark);
         }
         if changes.is_empty() && self.is_from_empty() {
             let why = match bad_files.first() {

@@ -299,7 +299,9 @@ pub fn folder_may_hold(relative_dir: &str, zone: Tz) -> Option<Window> {
 
 /// The time in the name of a CDC file, UTC: `yyyyMMdd-HHmmssSSS` and any extension
 /// (`20211017-194324349.csv.gz`), with a fraction of three or four digits, or of three after a
-/// second dash (`20240115-101530-001.parquet`).
+/// second dash (`20240115-101530-001.parquet`). Transaction files of DMS are named
+/// `CDC_TXN-yyyyMMddHHmmssSSS` (user guide, "Capturing data changes (CDC) including transaction order
+/// on the S3 target").
 ///
 /// The name is in the local time of `zone`: a time that occurs twice when clocks are set back is
 /// the earlier instant, a time in a gap is moved forward by the gap. Names can therefore go
@@ -319,7 +321,10 @@ pub fn cdc_file_time(base_name: &str, zone: Tz) -> Option<DateTime<Utc>> {
     if extension.is_empty() || is_leftover(base_name) {
         return None;
     }
-    let (date, time) = stem.split_once('-')?;
+    let (date, time) = match stem.strip_prefix("CDC_TXN-") {
+        Some(time) => time.split_at_checked(8)?,
+        None => stem.split_once('-')?,
+    };
     let day = undelimited(date, &[Year, Month, Day])?.start.date();
     let (clock, fraction) = match time.split_once('-') {
         Some((clock, fraction)) if fraction.len() == 3 => (clock, fraction),
@@ -701,6 +706,8 @@ mod tests {
             ("20211017-1943243491.parquet", "2021-10-17T19:43:24.349100+00:00"),
             ("20240115-101530-001.parquet", "2024-01-15T10:15:30.001+00:00"),
             ("20240115-101530-001.csv.gz", "2024-01-15T10:15:30.001+00:00"),
+            ("CDC_TXN-20201117153046033.csv", "2020-11-17T15:30:46.033+00:00"),
+            ("CDC_TXN-20201117153046033.csv.gz", "2020-11-17T15:30:46.033+00:00"),
             ("20190401-000000000.parquet", "2019-04-01T00:00:00+00:00"),
             ("20190401-0000000000.parquet", "2019-04-01T00:00:00+00:00"),
             ("20190331-235959999.parquet", "2019-03-31T23:59:59.999+00:00"),

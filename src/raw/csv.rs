@@ -15,17 +15,19 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use flate2::read::MultiGzDecoder;
 use parquet::errors::ParquetError;
 
-use crate::config::{CsvForm, Raw};
+use crate::config::{CsvForm, OpValues, Operation, Raw, SourceTable};
 use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Result, spilled_too_much};
 use crate::raw::bad_rows::{BadRow, BadRows, fields_json};
 use crate::raw::csv::fault::Fault;
-use crate::raw::csv::records::{Records, unreadable};
+use crate::raw::csv::records::{HEADER_FIELDS_MAX, Records, unreadable};
+use crate::raw::csv::transactions::Line;
 use crate::raw::typed::{FileRows, spill_writer, typed};
 
 mod fault;
 mod other_delimiter;
 pub(crate) mod records;
+mod transactions;
 
 /// The text that is converted to columns at once, unless a batch of rows is full before.
 const BATCH_BYTES: usize = 4 << 20;
@@ -38,9 +40,12 @@ pub(crate) struct Form {
     csv: CsvForm,
     /// The name of the operation column.
     op: String,
+    op_values: OpValues,
     /// The names of the columns that order changes.
     order: Vec<String>,
     full_load: bool,
+    /// The table whose changes are read, if the file has those of other tables too.
+    table: Option<SourceTable>,
 }
 
 impl Form {
@@ -48,13 +53,20 @@ impl Form {
     /// pipeline says that they have it.
     pub(crate) fn of(raw: &Raw, full_load: bool) -> Self {
         let lacks_op = full_load && !raw.csv.header && !raw.csv.op_in_full_load;
-        let is_present = |(name, _): &&(String, DataType)| !(lacks_op && raw.op.is(name));
+        let is_present = |(number, (name, _)): &(usize, &(String, DataType))| {
+            let is_op = lacks_op && raw.op.is(name);
+            let is_table = full_load && raw.is_of_transactions(*number);
+            !is_table && !is_op
+        };
+        let columns = raw.columns.iter().enumerate().filter(is_present);
         Form {
-            columns: raw.columns.iter().filter(is_present).cloned().collect(),
+            columns: columns.map(|(_, column)| column.clone()).collect(),
             csv: raw.csv.clone(),
             op: raw.op.name.clone().unwrap_or_default(),
+            op_values: raw.op.values.clone(),
             order: raw.order_by.iter().chain(&raw.commit_time).cloned().collect(),
             full_load,
+            table: raw.table.clone().filter(|_| !full_load),
         }
     }
 
@@ -91,6 +103,8 @@ pub(crate) struct Converted {
     pub(crate) bad: Vec<BadRow>,
     /// Whether the file has not even the header that it should have: its columns are not known.
     pub(crate) is_blank: bool,
+    /// The number of changes of other tables.
+    pub(crate) other_rows: u64,
 }
 
 /// Converts a CSV file to a Parquet file. Bad rows are quarantined until `bad_rows` is full; the
@@ -124,7 +138,9 @@ pub(crate) fn to_parquet(
     let fields =
         columns.iter().map(|(column, data_type)| Field::new(column, data_type.clone(), true));
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-    records.fields_max = columns.len();
+    // Quotes are checked in lines of other tables too, which may have more columns.
+    let has_others = form.table.is_some();
+    records.fields_max = if has_others { HEADER_FIELDS_MAX } else { columns.len() };
     let mut batch = Batch::new(name, schema, form, bad_rows);
     let failed = |error: ParquetError| spill_failed(&format!("the rows of {name}"), error);
     let mut writer = spill_writer(output, &batch.schema).map_err(failed)?;
@@ -136,7 +152,7 @@ pub(crate) fn to_parquet(
     }
     writer.write(&batch.finish()?).map_err(failed)?;
     writer.close().map_err(failed)?;
-    Ok(Converted { bad: batch.bad, is_blank })
+    Ok(Converted { bad: batch.bad, is_blank, other_rows: batch.other_rows })
 }
 
 /// Rows that are being converted from text to columns.
@@ -156,6 +172,8 @@ struct Batch<'a> {
     rows_before: u64,
     bad: Vec<BadRow>,
     bad_rows: &'a BadRows,
+    /// The number of changes of other tables so far.
+    other_rows: u64,
 }
 
 impl<'a> Batch<'a> {
@@ -176,15 +194,29 @@ impl<'a> Batch<'a> {
             rows_before: 0,
             bad: Vec::new(),
             bad_rows,
+            other_rows: 0,
         }
     }
 
     fn push(&mut self, record: &mut Records<impl Read>, line: u64) -> Result<()> {
+        let table = self.form.table.as_ref();
+        let expected = self.schema.fields().len();
+        let fault = match table
+            .map(|table| transactions::classify(record, table, &self.form.op_values, expected))
+        {
+            Some(Ok(Line::Transaction)) => return Ok(()),
+            Some(Ok(Line::OtherChange)) => {
+                self.other_rows += 1;
+                return Ok(());
+            }
+            Some(Err(fault)) => Some(fault),
+            None | Some(Ok(Line::Change)) => self.find_fault(record),
+        };
         let row = self.rows_before + self.rows as u64;
         self.lines.push(line);
         self.rows += 1;
         self.bytes += record.text_bytes();
-        if let Some(Fault { column, mut reason, hint }) = self.find_fault(record) {
+        if let Some(Fault { column, mut reason, hint }) = fault {
             let column = column.map(|number| self.schema.field(number).name().clone());
             if record.last_line > line && (!record.is_cut_off || record.is_open()) {
                 reason = format!("{reason} (it ends in line {})", record.last_line);
@@ -241,7 +273,9 @@ impl<'a> Batch<'a> {
         fault::of_record(record, csv, least, expected).or_else(|| {
             // A delete needs nothing but its key and its place in the order.
             let op = self.op.and_then(|op| record.text(op));
-            let is_delete = op.is_some_and(|op| op.eq_ignore_ascii_case("D"));
+            let is_delete = op.is_some_and(|op| {
+                self.form.op_values.operation(Some(op)) == Some(Operation::Delete)
+            });
             fault::of_missing_values(record, csv, |column| {
                 !is_delete || self.form.is_order(self.schema.field(column).name())
             })
@@ -299,8 +333,10 @@ mod tests {
             columns: columns.iter().map(typed).collect(),
             csv,
             op: "op".into(),
+            op_values: OpValues::default(),
             order: vec!["ts".into()],
             full_load: false,
+            table: None,
         }
     }
 

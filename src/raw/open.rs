@@ -56,6 +56,8 @@ pub struct Opened {
     pub bad_rows: Vec<BadRow>,
     /// Whether the input is empty and its columns are not known.
     pub is_blank: bool,
+    /// The number of changes of other tables in the input, which are not rows of `file`.
+    pub other_rows: u64,
 }
 
 /// The result of opening inputs.
@@ -315,10 +317,10 @@ impl Opener {
             Ok((block_on(ParquetFile::open_in(reader, size, name, &mut Vec::new()))?, text))
         };
         match opened() {
-            Ok((file, csv::Converted { bad, is_blank })) => {
+            Ok((file, csv::Converted { bad, is_blank, other_rows })) => {
                 let known = input.file.fingerprint;
                 input.file.fingerprint = known.or_else(|| passing.borrow().fingerprint());
-                Ok(Opened { is_blank, ..self.opened(input, file, bad) })
+                Ok(Opened { is_blank, other_rows, ..self.opened(input, file, bad) })
             }
             Err(error) => Err(Box::new((input, error))),
         }
@@ -361,7 +363,7 @@ impl Opener {
             let start = spill.written;
             match json::to_parquet(name, text()?, &self.json, found, bad_rows, &mut *spill)? {
                 Converted::Whole(bad) => {
-                    return Ok((csv::Converted { bad, is_blank: false }, start));
+                    return Ok((csv::Converted { bad, is_blank: false, other_rows: 0 }, start));
                 }
                 Converted::Again(known) => found = known,
             }
@@ -374,7 +376,7 @@ impl Opener {
             self.cached_bytes.fetch_sub(bytes, Ordering::Relaxed);
             file = file.without_bytes();
         }
-        Opened { input, file, bad_rows, is_blank: false }
+        Opened { input, file, bad_rows, is_blank: false, other_rows: 0 }
     }
 }
 

@@ -32,6 +32,9 @@ pub struct Identity {
     delete_when: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     commit_time_unit: Option<String>,
+    /// The table whose changes are read from files of all tables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    table: Option<String>,
     curated_sql: String,
     /// The columns of the query, and the rest of it.
     #[serde(default)]
@@ -83,6 +86,7 @@ impl Identity {
             },
             delete_when: raw.delete_when.clone(),
             commit_time_unit: raw.commit_time_unit.map(|unit| unit.name().to_string()),
+            table: raw.table.as_ref().map(ToString::to_string),
             curated_sql: pipeline.curated.sql.fingerprint(),
             query: Query::of(&pipeline.curated.sql.text),
         }
@@ -105,6 +109,7 @@ impl Identity {
             ("raw.op_values", self.op_values != other.op_values),
             ("raw.delete_when", self.delete_when != other.delete_when),
             ("raw.commit_time_unit", self.commit_time_unit != other.commit_time_unit),
+            ("raw.table", self.table != other.table),
             ("curated.sql", self.is_other_query(other)),
         ]
         .into_iter()

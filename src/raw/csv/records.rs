@@ -24,7 +24,7 @@ use crate::raw::csv::other_delimiter;
 /// The size limit of a record: a larger one most likely lacks a quote.
 const RECORD_BYTES_MAX: usize = 32 << 20;
 /// The largest number of columns in a header.
-const HEADER_FIELDS_MAX: usize = 1 << 16;
+pub(super) const HEADER_FIELDS_MAX: usize = 1 << 16;
 /// The size of the read buffer.
 const BUFFER_BYTES: usize = 256 << 10;
 
