@@ -295,8 +295,8 @@ fn versions_of_a_table_without_a_key_are_put_together() {
 }
 
 #[test]
-fn columns_that_differ_in_case_alone_are_refused() {
-    let lab = lab();
+fn columns_that_differ_in_case_alone_are_refused_if_they_are_used() {
+    let lab = builder().curated_sql(SQL_WITH_NOTE).build();
     let columns = ["id", "v", "note", "Note", "ts"];
     let file = file_of_rows(&columns, &[["1", "1", "a", "b", "2020-01-01 00:00:00"]]);
     let failed = days(&lab, &[file], true).expect_err("refused");
