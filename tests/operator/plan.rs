@@ -70,7 +70,8 @@ fn a_plan_is_refused_where_the_run_would_be() {
 fn a_plan_that_fails_and_then_cannot_read_the_log_says_why_it_failed() {
     let lab = lab([1]);
     lab.run_days(1, 2);
-    put(&lab, 1);
+    // Another value in the same places.
+    lab.put_day(1, &[("I", 101, "c"), ("U", 1, "b")]);
     lab.set_modified(&raw_file(1), 1);
     let (recorded, requests) = lab.recorded();
     recorded.plan("2020-01-01", "2020-01-02", false).expect_err("changed");

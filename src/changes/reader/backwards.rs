@@ -1,17 +1,19 @@
 //! Counts the changes that go backwards: those whose order columns are before those of an older file.
 //!
-//! The order of a commit time or of a log's sequence never goes back by much from file to file. A
-//! business date does, and a run that is ordered by it keeps the wrong rows.
+//! A log's sequence never goes back from file to file. A commit time goes back by little, where changes
+//! are delivered again, and is close to the time of its file. A business date goes back by any time,
+//! and a run that is ordered by it keeps the wrong rows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema};
+use chrono::{DateTime, Duration, Utc};
 use futures::TryStreamExt;
 
-use super::{ChangeReader, Pass};
+use super::{ChangeReader, Pass, instant_ns};
 use crate::changes::pass_one::PassOne;
-use crate::changes::position::{PACKED_TYPE, Position, order_keys};
+use crate::changes::position::{PACKED_TYPE, Position, order_keys, pack, packed_array};
 use crate::changes::{Changes, POSITION};
 use crate::engine::tasks::{join_all, spawn};
 use crate::error::Result;
@@ -63,7 +65,11 @@ pub(crate) async fn count_backwards(
     Ok(Backwards { rows, files: limits.len() })
 }
 
-/// The files with changes that go backwards, each with the greatest order of all older files.
+/// How far a commit time may go back before the time of its file.
+const REDELIVERED: Duration = Duration::days(2);
+
+/// The files with changes that go backwards, each with the greatest order of all older files; or, if
+/// the order is a time, with the time before which it can hardly be the commit time.
 fn limits(changes: &Changes, pass_one: &PassOne) -> HashMap<usize, Box<[u8]>> {
     let spans = pass_one.order_spans();
     let mut files: Vec<_> = spans
@@ -74,13 +80,28 @@ fn limits(changes: &Changes, pass_one: &PassOne) -> HashMap<usize, Box<[u8]>> {
     let mut limits = HashMap::new();
     let mut greatest: Option<Box<[u8]>> = None;
     for same_time in files.chunk_by(|a, b| a.0 == b.0) {
-        for (_, file, (least, _)) in same_time {
-            if let Some(greatest) = greatest.as_ref().filter(|greatest| least < *greatest) {
-                limits.insert(*file, greatest.clone());
+        for (time, file, (least, _)) in same_time {
+            let Some(greatest) = &greatest else {
+                continue;
+            };
+            let limit = match least_commit_time(changes, *time) {
+                Some(least) => least.min(greatest.clone()),
+                None => greatest.clone(),
+            };
+            if *least < limit {
+                limits.insert(*file, limit);
             }
         }
         let of_these = same_time.iter().map(|(_, _, (_, last))| last).max();
         greatest = greatest.iter().chain(of_these).max().cloned();
     }
     limits
+}
+
+/// The order of the earliest commit time that a file of this time usually has; `None` if the order is
+/// no time.
+fn least_commit_time(changes: &Changes, time: DateTime<Utc>) -> Option<Box<[u8]>> {
+    let least = time.checked_sub_signed(REDELIVERED)?;
+    let position = pack(true, Some(instant_ns(least)), 0, 0).filter(|_| changes.is_packed())?;
+    order_keys(&packed_array(vec![position])).next()
 }
