@@ -1,12 +1,11 @@
 //! Raw files in JSON: an object a line.
 
-use std::io::Write;
-
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::{
-    Lab, LabBuilder, PLACES, Place, Task, assert_refused, file_of_rows, raw_file,
+    Lab, LabBuilder, PLACES, Place, Task, assert_folds_in_little_memory, assert_refused,
+    file_of_rows, gzip, raw_file,
 };
 
 const START: &str = "2020-01-01";
@@ -22,12 +21,6 @@ fn builder() -> LabBuilder {
 
 fn curated(lab: &Lab) -> Vec<String> {
     lab.lines("lake/curated", ["id", "v", "note", "event_dt"])
-}
-
-fn gzip(text: &str) -> Vec<u8> {
-    let mut writer = flate2::write::GzEncoder::new(Vec::new(), Default::default());
-    writer.write_all(text.as_bytes()).expect("written");
-    writer.finish().expect("written")
 }
 
 /// A full load and two files of changes, compressed in different ways.
@@ -100,18 +93,7 @@ fn json_on_a_far_store_and_with_little_memory_gives_the_same_rows() {
             "{{\"Op\":\"U\",\"id\":{id},\"v\":{row},\"note\":\"{note}\",\"ts\":\"2020-01-02 10:00:00\"{late}}}\n"
         );
     }
-    let mut tables = Vec::new();
-    for place in PLACES {
-        let lab = builder().place(place).set("limits.memory", "128MB").build();
-        for file in 0..4 {
-            lab.put(&format!("raw/20200102-10000000{file}.json.gz"), gzip(&text));
-        }
-        let report = lab.run(START, END).expect("a run");
-        assert_eq!((report.rows_read, report.rows_latest), (240_000, 20_000));
-        tables.push(lab.table("lake/curated"));
-    }
-    assert_eq!(tables[0], tables[1]);
-    assert!(tables[0].iter().all(|row| row["v"].parse::<i64>().expect("a number") >= 40_000));
+    assert_folds_in_little_memory(&builder(), "json.gz", &text);
 }
 
 #[test]

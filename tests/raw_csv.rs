@@ -1,9 +1,7 @@
 //! CSV as AWS DMS writes it under each of its settings: other delimiters, quotes and row ends.
 
-use std::io::Write;
-
 use crate::support::{
-    Lab, LabBuilder, PLACES, Report, STATE, Task, assert_refused, file_of_rows, raw_file,
+    Lab, LabBuilder, PLACES, Report, STATE, Task, assert_refused, file_of_rows, gzip, raw_file,
 };
 
 const START: &str = "2020-01-01";
@@ -235,12 +233,6 @@ fn a_value_that_the_log_lacks_is_quarantined_and_a_delete_is_folded() {
         let failed = lab.run_with(Task::Run, START, END, &[set]).expect_err(message);
         assert_refused(failed, 2, message, "CsvNoSupValue");
     }
-}
-
-fn gzip(text: &str) -> Vec<u8> {
-    let mut writer = flate2::write::GzEncoder::new(Vec::new(), Default::default());
-    writer.write_all(text.as_bytes()).expect("written");
-    writer.finish().expect("written")
 }
 
 /// Files without a row, in every form.

@@ -1,14 +1,12 @@
 //! The forms that raw folders have: CSV, full loads beside CDC files, tables without a key, columns
 //! that change from file to file and from run to run, and changes with equal order columns.
 
-use std::io::Write;
-
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::{
-    COUNT_PER_DAY, Lab, LabBuilder, PLACES, Report, Result, STATE, Task, assert_refused, day,
-    file_of_rows, raw_file,
+    COUNT_PER_DAY, Lab, LabBuilder, Report, Result, STATE, Task, assert_folds_in_little_memory,
+    assert_refused, day, file_of_rows, gzip, raw_file,
 };
 
 const START: &str = "2020-01-01";
@@ -41,12 +39,6 @@ const SQL_WITH_NOTE: &str =
 /// Columns of the curated table.
 fn curated<const N: usize>(lab: &Lab, columns: [&str; N]) -> Vec<String> {
     lab.lines("lake/curated", columns)
-}
-
-fn gzip(text: &str) -> Vec<u8> {
-    let mut writer = flate2::write::GzEncoder::new(Vec::new(), Default::default());
-    writer.write_all(text.as_bytes()).expect("written");
-    writer.finish().expect("written")
 }
 
 /// A full load and two files of changes, compressed in different ways.
@@ -103,18 +95,7 @@ fn csv_on_a_far_store_and_with_little_memory_gives_the_same_rows() {
         text +=
             &format!("U,{},{row},\"{}\",2020-01-02 10:00:00\n", row % 20_000, "x".repeat(row % 97));
     }
-    let mut tables = Vec::new();
-    for place in PLACES {
-        let lab = csv_builder().place(place).set("limits.memory", "128MB").build();
-        for file in 0..4 {
-            lab.put(&format!("raw/20200102-10000000{file}.csv.gz"), gzip(&text));
-        }
-        let report = lab.run(START, END).expect("a run");
-        assert_eq!((report.rows_read, report.rows_latest), (240_000, 20_000));
-        tables.push(lab.table("lake/curated"));
-    }
-    assert_eq!(tables[0], tables[1]);
-    assert!(tables[0].iter().all(|row| row["v"].parse::<i64>().expect("a number") >= 40_000));
+    assert_folds_in_little_memory(&csv_builder(), "csv.gz", &text);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Raw files: columns of values, rows of text, and the changes of a day.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -9,7 +10,8 @@ use arrow::datatypes::{Field, Schema};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 
-use super::lab::Lab;
+use super::builder::LabBuilder;
+use super::lab::{Lab, PLACES};
 
 /// 2020-01-01, in microseconds since 1970.
 pub const FIRST_DAY_US: i64 = 1_577_836_800_000_000;
@@ -138,4 +140,28 @@ impl Lab {
         ];
         self.put_columns(path, columns);
     }
+}
+
+/// A text compressed by gzip.
+pub fn gzip(text: &str) -> Vec<u8> {
+    let mut writer = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+    writer.write_all(text.as_bytes()).expect("written");
+    writer.finish().expect("written")
+}
+
+/// Folds a text of 60,000 updates of 20,000 keys, whose `v` is the number of the row, four times with
+/// the least memory: everywhere the last row of each key is left.
+pub fn assert_folds_in_little_memory(builder: &LabBuilder, ending: &str, text: &str) {
+    let mut tables = Vec::new();
+    for place in PLACES {
+        let lab = builder.clone().place(place).set("limits.memory", "128MB").build();
+        for file in 0..4 {
+            lab.put(&format!("raw/20200102-10000000{file}.{ending}"), gzip(text));
+        }
+        let report = lab.run("2020-01-01", "2020-02-01").expect("a run");
+        assert_eq!((report.rows_read, report.rows_latest), (240_000, 20_000));
+        tables.push(lab.table("lake/curated"));
+    }
+    assert_eq!(tables[0], tables[1]);
+    assert!(tables[0].iter().all(|row| row["v"].parse::<i64>().expect("a number") >= 40_000));
 }
