@@ -161,11 +161,8 @@ impl Changes {
         let mut files = Vec::with_capacity(opened.len());
         let other_rows = opened.iter().map(|one| one.other_rows).sum();
         for (number, one) in opened.into_iter().enumerate() {
-            let one_is_blank = one.is_blank;
             let (file, bad) = open_input(one, raw)?;
-            if !one_is_blank {
-                union.add(&file.file)?;
-            }
+            union.add(&file.file)?;
             if !file.is_blank {
                 schema_changes.observe(&file.file, &file.input);
             }
@@ -515,7 +512,7 @@ impl Changes {
 
     /// Whether changes are ordered by their files and rows alone.
     pub(crate) fn is_ordered_by_files(&self) -> bool {
-        self.raw.order_by.is_empty()
+        self.raw.is_ordered_by_files()
     }
 
     /// The order of files.
@@ -528,9 +525,9 @@ impl Changes {
         file_time(&self.files[file].input.file.path, self.raw.time_zone)
     }
 
-    /// The unit of commit times that are numbers.
-    pub(crate) fn commit_time_unit(&self) -> Option<TimeUnit> {
-        self.raw.commit_time_unit
+    /// The unit of commit times that are numbers, in nanoseconds.
+    pub(crate) fn commit_unit_ns(&self) -> Option<i128> {
+        self.raw.commit_time_unit.map(TimeUnit::nanoseconds)
     }
 
     /// What the values of the operation column mean.
@@ -768,9 +765,7 @@ impl<'a> RequiredColumns<'a> {
             return Ok(());
         };
         // A file without rows, or with bad ones only, needs no columns.
-        if (opened.is_blank || has_no_values(&opened.file))
-            && opened.file.row_count() == opened.bad_rows.len() as u64
-        {
+        if has_no_values(&opened.file) && opened.file.row_count() == opened.bad_rows.len() as u64 {
             return Ok(());
         }
         let found = names(&opened.file).collect::<Vec<_>>().join(", ");

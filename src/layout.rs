@@ -35,28 +35,27 @@ pub enum FileOrder {
 }
 
 impl FileOrder {
-    /// Whether a file, given by location and path, comes after another, or is the same.
+    /// What files, given by location and path, are compared by.
+    fn key(self, (location, path): (usize, &str)) -> (Option<DateTime<Utc>>, &str, &str, usize) {
+        match self {
+            FileOrder::Name => (None, base_name(path), path, location),
+            FileOrder::Time(zone) => (file_time(path, zone), path, path, location),
+        }
+    }
+
+    /// Whether a file comes after another, or is the same.
     pub fn is_from(self, file: (usize, &str), other: (usize, &str)) -> bool {
-        let key = |(location, path): (usize, &str)| match self {
-            FileOrder::Name => (None, base_name(path).to_string(), path.to_string(), location),
-            FileOrder::Time(zone) => {
-                (file_time(path, zone), String::new(), path.to_string(), location)
-            }
-        };
-        key(file) >= key(other)
+        self.key(file) >= self.key(other)
     }
 
     /// Sorts items by their files.
     pub fn sort<T>(self, items: &mut [T], file: impl Fn(&T) -> (usize, &str)) {
         match self {
-            FileOrder::Name => items.sort_by(|a, b| {
-                let ((first, path), (second, other)) = (file(a), file(b));
-                let (name, other_name) = (base_name(path), base_name(other));
-                (name, path, first).cmp(&(other_name, other, second))
-            }),
-            FileOrder::Time(zone) => items.sort_by_cached_key(|item| {
-                let (location, path) = file(item);
-                (file_time(path, zone), path.to_string(), location)
+            FileOrder::Name => items.sort_by(|a, b| self.key(file(a)).cmp(&self.key(file(b)))),
+            // The time of a path is found once.
+            FileOrder::Time(_) => items.sort_by_cached_key(|item| {
+                let (time, _, path, location) = self.key(file(item));
+                (time, path.to_string(), location)
             }),
         }
     }

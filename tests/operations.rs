@@ -1,10 +1,9 @@
 //! Operations: the values of other tools, rows that are no change, deletes by a condition, and the
 //! dialects that set them.
 
-use arrow::array::ArrayRef;
 use std::sync::Arc;
 
-use arrow::array::BinaryArray;
+use arrow::array::{ArrayRef, BinaryArray};
 
 use crate::support::{
     Lab, LabBuilder, PLACES, Task, file_of_rows, integers, optional_texts, texts,
@@ -124,9 +123,16 @@ fn wrong_values_of_the_keys_are_refused() {
         ("raw.delete_when=\"v >\"", "`raw.delete_when` cannot be planned"),
         ("raw.delete_when=\"nothing = 1\"", "`raw.delete_when` cannot be planned"),
         ("raw.delete_when=\"v\"", "`raw.delete_when` is Int64, not true or false"),
-        ("raw.delete_when=\"v > random()\"", "`raw.delete_when` has a function"),
-        ("raw.delete_when=\"v > 1 AND now() IS NOT NULL\"", "`raw.delete_when` has a function"),
-        ("raw.delete_when=\"max(v) > 1\"", "`raw.delete_when`"),
+        (
+            "raw.delete_when=\"v > random()\"",
+            "`raw.delete_when` has `random`, which is not immutable",
+        ),
+        (
+            "raw.delete_when=\"v > 1 AND now() IS NOT NULL\"",
+            "`raw.delete_when` has `now`, which is not immutable",
+        ),
+        ("raw.delete_when=\"max(v) > 1\"", "`raw.delete_when` has an aggregate"),
+        ("raw.delete_when=\"v > $1\"", "`raw.delete_when` has the parameter $1"),
         ("raw.dialect=\"oracle\"", "raw.dialect"),
     ] {
         let lab = builder().build();

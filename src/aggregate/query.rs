@@ -13,7 +13,7 @@ use futures::stream::StreamExt;
 use tracing::info;
 
 use crate::config::Aggregate;
-use crate::curate::curated_sql::first_line;
+use crate::engine::session::first_line;
 use crate::error::library_texts::OUT_OF_MEMORY_PANIC;
 use crate::error::{Error, Result};
 use crate::table::sorter::{Order, Sorted, Sorter};

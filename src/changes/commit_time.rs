@@ -3,7 +3,6 @@
 //! A file's time is that in its name, else the start of its folder's, else when it was written.
 
 use arrow::datatypes::DataType;
-use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use parquet::file::statistics::Statistics;
 
@@ -12,8 +11,9 @@ use crate::changes::position::TIME_KIND;
 use crate::config::Raw;
 use crate::error::{Error, Result};
 use crate::layout::file_time;
+use crate::parquet_io::open::first_leaf;
 use crate::raw::discover::RawFile;
-use crate::types::times::{is_time_type, parse_time};
+use crate::types::times::{instant_ns, is_time_type, parse_time};
 
 /// Where the commit time of a change comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,10 +70,7 @@ pub(super) fn commit_time(
 fn texts_are_times(files: &[OpenInput], column: usize) -> bool {
     let in_file = |open: &OpenInput| {
         let metadata = open.file.decoded_metadata()?;
-        let descriptor = metadata.file_metadata().schema_descr();
-        let index = open.columns[column]?;
-        let leaf = (0..descriptor.num_columns())
-            .find(|leaf| descriptor.get_column_root_idx(*leaf) == index)?;
+        let leaf = first_leaf(&metadata, open.columns[column]?)?;
         metadata.row_groups().iter().find_map(|group| {
             let Statistics::ByteArray(values) = group.column(leaf).statistics()? else {
                 return None;
@@ -132,6 +129,5 @@ impl CommitTime {
 
 /// The time of a file, in nanoseconds since 1970.
 pub(super) fn time_of_file(file: &RawFile, zone: Tz) -> i128 {
-    let time: DateTime<Utc> = file_time(&file.path, zone).unwrap_or_else(|| file.window_time());
-    i128::from(time.timestamp()) * 1_000_000_000 + i128::from(time.timestamp_subsec_nanos())
+    instant_ns(file_time(&file.path, zone).unwrap_or_else(|| file.window_time()))
 }

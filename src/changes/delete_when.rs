@@ -6,13 +6,12 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::prep_null_mask_filter;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::record_batch::RecordBatchOptions;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DataFusionError};
-use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::{Expr, ExprSchemable, Volatility};
+use datafusion::logical_expr::ExprSchemable;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::prelude::{SessionConfig, SessionContext};
 
+use crate::engine::row_wise::not_row_wise;
+use crate::engine::session::{first_line, planning_session};
 use crate::error::{Error, Result};
 
 /// A condition over the raw columns of one row.
@@ -37,37 +36,13 @@ impl DeleteWhen {
                 .hint("write a condition over raw columns, such as deleted_at IS NOT NULL")
         };
         let failed = |error: DataFusionError| {
-            let root = error.find_root().strip_backtrace();
-            let line = root.lines().next().unwrap_or_default().to_string();
-            refused("cannot be planned".into()).caused_by(line)
+            refused("cannot be planned".into()).caused_by(first_line(&error))
         };
-        let mut config = SessionConfig::new();
-        config.options_mut().execution.time_zone = Some("+00:00".into());
-        config.options_mut().sql_parser.map_string_types_to_utf8view = true;
-        let state = SessionContext::new_with_config(config).state();
+        let state = planning_session().state();
         let schema = DFSchema::try_from(Schema::clone(raw)).map_err(failed)?;
         let expression = state.create_logical_expr(condition, &schema).map_err(failed)?;
-        let mut unfit = None;
-        expression
-            .apply(|part| {
-                unfit = unfit.or(match part {
-                    Expr::ScalarFunction(ScalarFunction { func, .. })
-                        if func.signature().volatility != Volatility::Immutable =>
-                    {
-                        Some("has a function whose result is not the same at any time")
-                    }
-                    Expr::AggregateFunction(_) => Some("has an aggregate"),
-                    Expr::WindowFunction(_) => Some("has a window function"),
-                    Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) => {
-                        Some("has a subquery")
-                    }
-                    _ => None,
-                });
-                Ok(TreeNodeRecursion::Continue)
-            })
-            .map_err(failed)?;
-        if let Some(why) = unfit {
-            return Err(refused(why.into()));
+        if let Some(wrong) = not_row_wise(&expression).map_err(failed)? {
+            return Err(refused(format!("has {wrong}")));
         }
         let found = expression.get_type(&schema).map_err(failed)?;
         if found != DataType::Boolean {

@@ -24,7 +24,6 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::row::{RowConverter, SortField};
-use chrono_tz::Tz;
 use datafusion::catalog::TableProvider;
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::physical_plan::execute_stream_partitioned;
@@ -35,10 +34,9 @@ use tracing::info;
 use crate::changes::position::Position;
 use crate::changes::reader::ChangesTable;
 use crate::changes::{Changes, KeySwaps, POSITION};
-use crate::config::TimeUnit;
 use crate::engine::tasks::{join_all, spawn};
 use crate::error::{Error, Result};
-use crate::types::times::{numbers_ns, times_ns};
+use crate::types::times::instants_ns;
 
 /// A hash of a key and its transaction, with 128 bits so that collisions do not matter.
 type Node = u128;
@@ -75,7 +73,7 @@ async fn find<P: Position>(
     let pool = &context.runtime_env().memory_pool;
     let memory = Arc::new(MemoryConsumer::new("key moves").register(pool));
     let table = ChangesTable::key_moves(changes, partitions);
-    let (roles, unit) = (changes.roles(), changes.commit_time_unit());
+    let (roles, unit_ns) = (changes.roles(), changes.commit_unit_ns());
     let mut columns = roles.key;
     let keys = columns.len();
     columns.push(table.schema().index_of(POSITION)?);
@@ -90,7 +88,7 @@ async fn find<P: Position>(
             let mut halves = Vec::new();
             while let Some(batch) = rows.try_next().await? {
                 let before = halves.len();
-                append_halves::<P>(&batch, keys, unit, &mut halves)?;
+                append_halves::<P>(&batch, keys, unit_ns, &mut halves)?;
                 let heap = halves[before..].iter().map(|half| half.position.heap_bytes());
                 // Counts the map and the set in addition to the list.
                 let bytes = batch.num_rows() * 3 * size_of::<Half<P>>() + heap.sum::<usize>();
@@ -119,17 +117,14 @@ async fn find<P: Position>(
 fn append_halves<P: Position>(
     batch: &RecordBatch,
     keys: usize,
-    unit: Option<TimeUnit>,
+    unit_ns: Option<i128>,
     halves: &mut Vec<Half<P>>,
 ) -> Result<()> {
     let columns: &[ArrayRef] = &batch.columns()[..keys];
     let fields = columns.iter().map(|column| SortField::new(column.data_type().clone()));
     let rows = RowConverter::new(fields.collect())?.convert_columns(columns)?;
-    let times = match unit {
-        None => times_ns(batch.column(keys + 1), Tz::UTC),
-        Some(unit) => numbers_ns(batch.column(keys + 1), unit.nanoseconds()),
-    };
-    let times = times.map_err(|_| Error::internal("a commit time was lost"))?;
+    let times = instants_ns(batch.column(keys + 1), unit_ns)
+        .map_err(|_| Error::internal("a commit time was lost"))?;
     let positions = P::read(batch.column(keys));
     for ((position, key), time) in positions.into_iter().zip(&rows).zip(times) {
         let part = |salt: u8| {

@@ -1,8 +1,9 @@
 //! What pass one counts while it reads: one for each scan, so that the relation can be scanned again.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 
@@ -62,19 +63,25 @@ impl PassOne {
     }
 
     /// Per CDC file the span of the order of its changes; empty where file and row are the order.
-    pub(crate) fn order_spans(&self) -> BTreeMap<usize, OrderSpan> {
-        self.order_spans.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn order_spans(&self) -> MutexGuard<'_, BTreeMap<usize, OrderSpan>> {
+        self.order_spans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Observes the order of some changes of a file.
     pub(super) fn observe_orders(&self, file: usize, (least, greatest): OrderSpan) {
-        let mut spans = self.order_spans.lock().unwrap_or_else(PoisonError::into_inner);
-        let span = spans.entry(file).or_insert_with(|| (least.clone(), greatest.clone()));
-        if least < span.0 {
-            span.0 = least;
-        }
-        if greatest > span.1 {
-            span.1 = greatest;
+        match self.order_spans().entry(file) {
+            Entry::Vacant(first) => {
+                first.insert((least, greatest));
+            }
+            Entry::Occupied(mut span) => {
+                let (known_least, known_greatest) = span.get_mut();
+                if least < *known_least {
+                    *known_least = least;
+                }
+                if greatest > *known_greatest {
+                    *known_greatest = greatest;
+                }
+            }
         }
     }
 

@@ -12,7 +12,6 @@ use arrow::buffer::BooleanBuffer;
 use arrow::compute::BatchCoalescer;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::Result as DataFusionResult;
@@ -33,8 +32,9 @@ use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, OpenInput, POSITION, ReadU
 use crate::config::Operation;
 use crate::error::{Error, Result};
 use crate::parquet_io::fetch::{FetchUnit, fetch_ahead};
+use crate::parquet_io::open::first_leaf;
 use crate::raw::bad_rows::{BadRow, NOT_UTF8};
-use crate::types::times::{DAY_NS, nanoseconds, parse_time};
+use crate::types::times::{DAY_NS, instant_ns, nanoseconds, parse_time};
 use crate::window::Window;
 
 use batch::{Batch, BatchError};
@@ -462,10 +462,6 @@ impl ChangeReader {
     }
 }
 
-fn instant_ns(instant: DateTime<Utc>) -> i128 {
-    i128::from(instant.timestamp()) * 1_000_000_000 + i128::from(instant.timestamp_subsec_nanos())
-}
-
 /// Bounds of the commit times of a row group, by its statistics. Text sorts like the times in it,
 /// except for zones, which shift a time by less than a day.
 fn commit_span(
@@ -474,9 +470,7 @@ fn commit_span(
     column: usize,
     data_type: &DataType,
 ) -> Option<(i128, i128)> {
-    let descriptor = metadata.file_metadata().schema_descr();
-    let leaf = (0..descriptor.num_columns())
-        .find(|leaf| descriptor.get_column_root_idx(*leaf) == column)?;
+    let leaf = first_leaf(metadata, column)?;
     let statistics = metadata.row_group(group).column(leaf).statistics()?;
     if statistics.null_count_opt() != Some(0) {
         return None;

@@ -95,10 +95,7 @@ impl<'a> OpenPipeline<'a> {
     pub(super) async fn open(run_context: &'a RunContext<'a>) -> Result<Self> {
         let (pipeline, limit) = (run_context.pipeline, run_context.resources);
         let dialect = pipeline.raw.dialect;
-        let settings = dialect.settings().into_iter();
-        let settings: Vec<String> =
-            settings.map(|(key, value)| format!("{key} = {value}")).collect();
-        debug!("raw.dialect = \"{}\" sets by default: {}", dialect.name(), settings.join(", "));
+        debug!("raw.dialect = \"{}\" sets by default: {}", dialect.name(), dialect.described());
         let spill = SpillFolder::create(&limit.spill_dir, &run_context.run_id)?;
         Ok(OpenPipeline {
             run_context,

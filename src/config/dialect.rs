@@ -83,8 +83,16 @@ impl Dialect {
         }
     }
 
+    /// The keys that it sets, as in a toml file, for a log.
+    pub fn described(self) -> String {
+        let settings = self.settings().into_iter();
+        let settings: Vec<String> =
+            settings.map(|(key, value)| format!("{key} = {value}")).collect();
+        if settings.is_empty() { "nothing".into() } else { settings.join(", ") }
+    }
+
     /// The keys that it sets, and their values as in a toml file.
-    pub fn settings(self) -> Vec<(String, String)> {
+    fn settings(self) -> Vec<(String, String)> {
         let defaults = self.defaults();
         let quoted = |text: &str| format!("\"{text}\"");
         let mut settings = Vec::new();

@@ -37,25 +37,23 @@ pub struct OpValues {
     is_default: bool,
 }
 
+/// The values of AWS DMS.
+const DEFAULT: [&[&str]; 4] = [&["I"], &["U"], &["D"], &[]];
+
 impl Default for OpValues {
     fn default() -> Self {
-        OpValues::new([&["I"], &["U"], &["D"], &[]])
+        OpValues::new(DEFAULT)
     }
 }
 
 impl OpValues {
     /// The values of inserts, updates, deletes, and of rows that are ignored.
-    pub(super) fn new(values: [&[&str]; 4]) -> Self {
-        let lists = values.into_iter().zip(Operation::ALL);
-        let values: Vec<(String, Operation)> = lists
-            .flat_map(|(list, (operation, _))| {
-                list.iter().map(move |value| (value.to_string(), operation))
-            })
-            .collect();
-        let is_default = values.iter().map(|(value, _)| value.as_str()).eq(["I", "U", "D"])
-            && values.last().is_some_and(|(_, last)| *last == Operation::Delete)
-            && values[1].1 == Operation::Update;
-        OpValues { values, is_default }
+    pub(super) fn new(lists: [&[&str]; 4]) -> Self {
+        let each = lists.into_iter().zip(Operation::ALL);
+        let values = each.flat_map(|(list, (operation, _))| {
+            list.iter().map(move |value| (value.to_string(), operation))
+        });
+        OpValues { values: values.collect(), is_default: lists == DEFAULT }
     }
 
     /// The operation of a value of the operation column; `None` if it is none.
@@ -132,13 +130,7 @@ impl OpValuesToml {
         wrong: &dyn Fn(&str, String) -> Error,
     ) -> Result<OpValues> {
         let given = [self.insert, self.update, self.delete, self.ignore];
-        let is_given = |operation: Operation| {
-            let mut each = Operation::ALL.iter().zip(&given);
-            each.any(|((known, _), list)| *known == operation && list.is_some())
-        };
         let mut values: Vec<(String, Operation)> = Vec::new();
-        let kept = defaults.values.iter().filter(|(_, operation)| !is_given(*operation));
-        let kept = kept.cloned().collect::<Vec<_>>();
         for ((operation, name), list) in Operation::ALL.into_iter().zip(&given) {
             let key = format!("raw.op_values.{name}");
             for value in list.iter().flatten() {
@@ -163,18 +155,21 @@ impl OpValuesToml {
                 values.push((text, operation));
             }
         }
-        for (value, operation) in kept {
-            let is_same = |(known, _): &&(String, Operation)| known.eq_ignore_ascii_case(&value);
+        let mut lists: [Vec<&str>; 4] = Default::default();
+        for (((operation, _), list), given) in
+            Operation::ALL.into_iter().zip(&mut lists).zip(&given)
+        {
             // A default gives way to a list that names its value.
-            if values.iter().find(is_same).is_none() {
-                values.push((value, operation));
-            }
+            let is_free = |(value, _): &&(String, Operation)| {
+                !values.iter().any(|(known, _)| known.eq_ignore_ascii_case(value))
+            };
+            let of_operation = match given {
+                Some(_) => values.iter().collect::<Vec<_>>(),
+                None => defaults.values.iter().filter(is_free).collect(),
+            };
+            let of_operation = of_operation.into_iter().filter(|(_, of)| *of == operation);
+            list.extend(of_operation.map(|(value, _)| value.as_str()));
         }
-        let list = |operation: Operation| {
-            let values = values.iter().filter(move |(_, of)| *of == operation);
-            values.map(|(value, _)| value.as_str()).collect::<Vec<&str>>()
-        };
-        let lists = Operation::ALL.map(|(operation, _)| list(operation));
         Ok(OpValues::new([&lists[0], &lists[1], &lists[2], &lists[3]]))
     }
 }

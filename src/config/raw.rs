@@ -214,9 +214,14 @@ impl Raw {
         query.map_or_else(QueryColumns::default, |sql| QueryColumns::of(&sql, LATEST_RELATION))
     }
 
+    /// Whether changes are ordered by their files and rows alone.
+    pub fn is_ordered_by_files(&self) -> bool {
+        self.order_by.is_empty()
+    }
+
     /// The order of files.
     pub fn file_order(&self) -> FileOrder {
-        if self.order_by.is_empty() { FileOrder::Time(self.time_zone) } else { FileOrder::Name }
+        if self.is_ordered_by_files() { FileOrder::Time(self.time_zone) } else { FileOrder::Name }
     }
 
     /// Whether a declared type does not say in which unit a number is: neither `TIMESTAMP(3)` nor 6

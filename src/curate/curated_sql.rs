@@ -18,18 +18,18 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::catalog::TableProvider;
 use datafusion::common::Column;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::provider_as_source;
-use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
-    Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, SubqueryAlias, Volatility, lit, when,
+    Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, SubqueryAlias, lit, when,
 };
 use datafusion::prelude::SessionContext;
 
 use crate::changes::reader::ChangesTable;
 use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, POSITION};
 use crate::config::{Format, Keep, LATEST_RELATION, Pipeline, Sql};
+use crate::engine::row_wise::not_row_wise;
+use crate::engine::session::first_line;
 use crate::error::{Error, Result};
 use crate::state::versions::{DAY, key_name};
 use crate::table::delta_log::delta_columns;
@@ -111,11 +111,6 @@ pub(crate) async fn plan(
     Ok(CuratedQuery { plan, columns, untyped })
 }
 
-/// The first line of an engine's message, without the backtrace.
-pub(crate) fn first_line(error: &datafusion::error::DataFusionError) -> String {
-    error.find_root().strip_backtrace().lines().next().unwrap_or_default().to_string()
-}
-
 fn check_row_wise(plan: &LogicalPlan, sql: &Sql) -> Result<()> {
     let refuse = |what: &str| {
         Error::usage(format!("{} is not row-wise: it has {what}", sql.file))
@@ -143,23 +138,7 @@ fn check_row_wise(plan: &LogicalPlan, sql: &Sql) -> Result<()> {
         return Err(refuse(name));
     }
     for expression in plan.expressions() {
-        let mut wrong = None;
-        expression.apply(|part| {
-            wrong = match part {
-                Expr::ScalarFunction(ScalarFunction { func, .. })
-                    if func.signature().volatility != Volatility::Immutable =>
-                {
-                    Some(format!("`{}`, which is not immutable", func.name()))
-                }
-                Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) => {
-                    Some("a subquery in an expression".into())
-                }
-                Expr::Placeholder(parameter) => Some(format!("the parameter {}", parameter.id)),
-                _ => None,
-            };
-            Ok(if wrong.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-        })?;
-        if let Some(wrong) = wrong {
+        if let Some(wrong) = not_row_wise(&expression)? {
             return Err(refuse(&wrong));
         }
     }

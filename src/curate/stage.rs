@@ -413,7 +413,7 @@ fn describe_backwards(pipeline: &Pipeline, backwards: Backwards) -> String {
 
 /// Fills in the report's counts.
 fn fill_in(report: &mut Report, pipeline: &Pipeline, folded: &Fold, curated: &Curated) {
-    let is_ordered_by_files = pipeline.raw.order_by.is_empty();
+    let is_ordered_by_files = pipeline.raw.is_ordered_by_files();
     let pass_one = &folded.pass_one;
     let (winners, ties) = match pipeline.keep {
         Keep::Latest => (folded.keys, folded.ties),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use datafusion::common::DataFusionError;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -46,12 +47,28 @@ pub fn runtime(resources: &Resources, spill: &SpillFolder) -> Result<Arc<Runtime
 
 /// Creates a session on a shared runtime, without any tables.
 pub fn session(runtime: &Arc<RuntimeEnv>, threads: usize) -> SessionContext {
-    let mut config = SessionConfig::new()
+    let config = config()
         .with_target_partitions(threads)
         .with_batch_size(BATCH_ROWS)
         .with_information_schema(false);
+    SessionContext::new_with_config_rt(config, Arc::clone(runtime))
+}
+
+/// Creates a session that plans expressions, with the meaning that they have in a run.
+pub fn planning_session() -> SessionContext {
+    SessionContext::new_with_config(config())
+}
+
+/// What an SQL text means.
+fn config() -> SessionConfig {
+    let mut config = SessionConfig::new();
     config.options_mut().execution.time_zone = Some("+00:00".into());
     // Text literals and casts to VARCHAR are views, as text columns of changes are.
     config.options_mut().sql_parser.map_string_types_to_utf8view = true;
-    SessionContext::new_with_config_rt(config, Arc::clone(runtime))
+    config
+}
+
+/// The first line of an engine's message, without the backtrace.
+pub fn first_line(error: &DataFusionError) -> String {
+    error.find_root().strip_backtrace().lines().next().unwrap_or_default().to_string()
 }

@@ -220,6 +220,12 @@ impl ParquetFile {
     }
 }
 
+/// The first leaf of a column, by the indices in the file; a column that is not nested has one.
+pub(crate) fn first_leaf(metadata: &ParquetMetaData, column: usize) -> Option<usize> {
+    let schema = metadata.file_metadata().schema_descr();
+    (0..schema.num_columns()).find(|leaf| schema.get_column_root_idx(*leaf) == column)
+}
+
 thread_local! {
     static IS_DECODING: Cell<bool> = const { Cell::new(false) };
 }

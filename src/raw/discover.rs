@@ -3,7 +3,7 @@
 //! Where windows select files by the dates in names or folders, the listing is pruned by date
 //! folders (one day wider on each side, because the dates of a folder and of a name can differ by a
 //! time zone or a flush); then every file is checked exactly. The result is sorted in the order of
-//! files, which is part of the order of changes: base name, then path.
+//! files ([`FileOrder`](crate::layout::FileOrder)), which is part of the order of changes.
 
 use std::collections::{BTreeSet, HashSet};
 

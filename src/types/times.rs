@@ -8,7 +8,7 @@ use arrow::datatypes::{
     DataType, Date32Type, Date64Type, Decimal128Type, TimeUnit, TimestampMicrosecondType,
     TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
-use chrono::{DateTime, Duration, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeZone};
+use chrono::{DateTime, Duration, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeZone, Utc};
 use chrono_tz::{GapInfo, Tz};
 
 use crate::window::{Window, date_parts};
@@ -145,12 +145,24 @@ pub(crate) fn times_ns(column: &ArrayRef, zone: Tz) -> Result<Vec<Option<i128>>,
         .collect()
 }
 
-/// Converts a column of integers, each a number of units since 1970 UTC, to nanoseconds; nulls stay
-/// null.
+/// An instant in nanoseconds.
+pub(crate) fn instant_ns(instant: DateTime<Utc>) -> i128 {
+    nanoseconds(instant.timestamp(), TimeUnit::Second)
+        + i128::from(instant.timestamp_subsec_nanos())
+}
+
+/// Converts a column of instants to nanoseconds since 1970 UTC; nulls stay null. With `unit_ns` they
+/// are integers, each a number of units of so many nanoseconds; without it they are UTC.
 ///
 /// # Errors
-/// The index of the first value that is out of range.
-pub(crate) fn numbers_ns(column: &ArrayRef, unit_ns: i128) -> Result<Vec<Option<i128>>, usize> {
+/// The index of the first value that is not a time, or out of range.
+pub(crate) fn instants_ns(
+    column: &ArrayRef,
+    unit_ns: Option<i128>,
+) -> Result<Vec<Option<i128>>, usize> {
+    let Some(unit_ns) = unit_ns else {
+        return times_ns(column, Tz::UTC);
+    };
     let numbers = cast(column, &DataType::Decimal128(38, 0)).map_err(|_| 0usize)?;
     let numbers = numbers.as_primitive::<Decimal128Type>().iter().enumerate();
     numbers

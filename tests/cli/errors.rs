@@ -628,7 +628,7 @@ fn an_operation_that_is_none_is_named_with_file_row_and_column() {
     assert_snapshot!(refusal_of_columns(columns, &["X9"]), @r#"
     exit 65
     error: row 3 of [folder]/raw/20191213-130000000.parquet: column `Op` is none of I, U, D
-    hint: name the values in `[raw.op_values]`, or the operation column in `raw.op`; raw.dialect = "flat" reads changes without operations
+    hint: name the values in `[raw.op_values]`, or the operation column in `raw.op`; only if no column says which rows are deletes, write raw.dialect = "flat"
     "#);
 }
 

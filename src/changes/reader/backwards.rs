@@ -11,12 +11,13 @@ use arrow::datatypes::{Field, Schema};
 use chrono::{DateTime, Duration, Utc};
 use futures::TryStreamExt;
 
-use super::{ChangeReader, Pass, instant_ns};
+use super::{ChangeReader, Pass};
 use crate::changes::pass_one::PassOne;
 use crate::changes::position::{PACKED_TYPE, Position, order_keys, pack, packed_array};
 use crate::changes::{Changes, POSITION};
 use crate::engine::tasks::{join_all, spawn};
 use crate::error::Result;
+use crate::types::times::instant_ns;
 
 /// Changes that go backwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,14 +79,14 @@ fn limits(changes: &Changes, pass_one: &PassOne) -> HashMap<usize, Box<[u8]>> {
         .collect();
     files.sort();
     let mut limits = HashMap::new();
-    let mut greatest: Option<Box<[u8]>> = None;
+    let mut greatest: Option<&Box<[u8]>> = None;
     for same_time in files.chunk_by(|a, b| a.0 == b.0) {
         for (time, file, (least, _)) in same_time {
-            let Some(greatest) = &greatest else {
+            let Some(greatest) = greatest.filter(|greatest| least < *greatest) else {
                 continue;
             };
             let limit = match least_commit_time(changes, *time) {
-                Some(least) => least.min(greatest.clone()),
+                Some(earliest) => earliest.min(greatest.clone()),
                 None => greatest.clone(),
             };
             if *least < limit {
@@ -93,7 +94,7 @@ fn limits(changes: &Changes, pass_one: &PassOne) -> HashMap<usize, Box<[u8]>> {
             }
         }
         let of_these = same_time.iter().map(|(_, _, (_, last))| last).max();
-        greatest = greatest.iter().chain(of_these).max().cloned();
+        greatest = greatest.into_iter().chain(of_these).max();
     }
     limits
 }

@@ -25,7 +25,7 @@ use crate::parquet_io::texts::first_bad_text;
 use crate::raw::bad_rows::{BadRow, NOT_UTF8};
 use crate::types::column_type::cast_values;
 use crate::types::key::normalize_zeros;
-use crate::types::times::{day_in, day_of, days_of, may_be_dates, numbers_ns, times_ns};
+use crate::types::times::{day_in, day_of, days_of, instants_ns, may_be_dates};
 
 /// A converted batch.
 pub(super) struct Converted {
@@ -446,8 +446,8 @@ impl Batch<'_> {
         let values = self.reader.changes.op_values();
         let live = live_rows(&ops, values).map_err(|at| {
             let why = format!("is none of {}", values.listed());
-            let hint = "name the values in `[raw.op_values]`, or the operation column in `raw.op`; \
-                        raw.dialect = \"flat\" reads changes without operations";
+            let hint = "name the values in `[raw.op_values]`, or the operation column in `raw.op`; only \
+                        if no column says which rows are deletes, write raw.dialect = \"flat\"";
             self.bad(at, Some(op), &why, hint)
         })?;
         if self.reader.changes.is_keyless() && matches!(self.reader.pass, Pass::One(_)) {
@@ -468,18 +468,15 @@ impl Batch<'_> {
         if let Some(time) = self.open().commit_time {
             return Ok(vec![Some(time); self.read.num_rows()]);
         }
-        let unit = self.reader.changes.commit_time_unit();
-        let times = match (role, unit) {
-            (None, _) => vec![None; self.read.num_rows()],
-            (Some(column), Some(unit)) => numbers_ns(&self.raw(column)?, unit.nanoseconds())
-                .map_err(|row| {
-                    let hint = "check `raw.commit_time` and `raw.commit_time_unit`";
-                    self.bad(row, role, "is not a time", hint)
-                })?,
-            (Some(column), None) => times_ns(&self.raw(column)?, Tz::UTC).map_err(|row| {
-                let hint = "a commit time is yyyy-MM-dd HH:mm:ss[.ffffff] or a timestamp";
-                self.bad(row, role, "is not a time", hint)
-            })?,
+        let unit_ns = self.reader.changes.commit_unit_ns();
+        let hint = match unit_ns {
+            None => "a commit time is yyyy-MM-dd HH:mm:ss[.ffffff] or a timestamp",
+            Some(_) => "check `raw.commit_time` and `raw.commit_time_unit`",
+        };
+        let times = match role {
+            None => vec![None; self.read.num_rows()],
+            Some(column) => instants_ns(&self.raw(column)?, unit_ns)
+                .map_err(|row| self.bad(row, role, "is not a time", hint))?,
         };
         match times.iter().position(Option::is_none) {
             Some(row) if !self.open().input.full_load => {

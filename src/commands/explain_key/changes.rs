@@ -23,7 +23,7 @@ use crate::raw::discover::{Input, Recorded};
 use crate::state::State;
 use crate::state::ledger::Run;
 use crate::store::Folder;
-use crate::types::times::{numbers_ns, times_ns};
+use crate::types::times::instants_ns;
 use crate::window::Window;
 
 /// The limit of changes listed per key; the last ones are listed.
@@ -146,10 +146,7 @@ impl ChangeLister<'_> {
         let day = days.filter(|days| days.is_valid(at)).and_then(|days| date(days.value(at)));
         let commit_time = self.commit_time_name().and_then(|name| {
             let value = column(&name)?.slice(at, 1);
-            let times = match self.changes.commit_time_unit() {
-                None => times_ns(&value, chrono_tz::Tz::UTC).ok()?,
-                Some(unit) => numbers_ns(&value, unit.nanoseconds()).ok()?,
-            };
+            let times = instants_ns(&value, self.changes.commit_unit_ns()).ok()?;
             let ns = times.first().copied().flatten()?;
             DateTime::from_timestamp_micros(i64::try_from(ns.div_euclid(1000)).ok()?)
         });
@@ -223,7 +220,7 @@ impl ChangeLister<'_> {
 
 /// Marks the winners among the folded changes, with the reason why each wins.
 pub(super) fn mark_winners(pipeline: &Pipeline, found: &mut [Found]) {
-    let is_ordered_by_files = pipeline.raw.order_by.is_empty();
+    let is_ordered_by_files = pipeline.raw.is_ordered_by_files();
     // The last one so far, of the key or of each day.
     let mut last: BTreeMap<Option<NaiveDate>, usize> = BTreeMap::new();
     for at in 0..found.len() {
