@@ -235,6 +235,16 @@ fn a_folder_of_other_files_is_refused_and_an_empty_one_is_not() {
 }
 
 #[test]
+fn a_format_that_no_file_has_is_refused_after_a_run_too() {
+    let lab = builder().build();
+    put_changes(&lab);
+    lab.run(START, END).expect("a run");
+    let failed = lab.run_with(Task::Run, START, END, &["raw.format=parquet"]);
+    let failed = failed.expect_err("another format");
+    assert_refused(failed, 2, "is not a file of the format `parquet`", "raw.format = \"json\"");
+}
+
+#[test]
 fn json_and_other_files_do_not_mix() {
     let lab = builder().build();
     put_changes(&lab);

@@ -116,8 +116,10 @@ pub(crate) async fn discover<'a>(
         let listed = list(folder, raw, window, &full_loads).await?.into_iter();
         let mut files = raw_files(location, folder, raw, listed)?;
         found.renewed.extend(identify(folder, recorded, &mut files).await?);
-        let is_of_location = |file: &&RawFile| file.location == location;
-        if files.is_empty() && !recorded.inputs().iter().any(is_of_location) {
+        let was_read = |file: &&RawFile| {
+            file.location == location && RawFormat::of(&file.path) == Some(raw.format)
+        };
+        if files.is_empty() && !recorded.inputs().iter().any(was_read) {
             check_formats(folder, raw).await?;
         }
         for file in files {
