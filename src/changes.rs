@@ -77,6 +77,8 @@ pub struct Changes {
     is_used: Vec<bool>,
     /// Per raw column, whether its types have no common type. It is not used.
     is_mixed: Vec<bool>,
+    /// The raw columns that are other names of columns.
+    other_names: Vec<usize>,
     key: Vec<String>,
     raw: Raw,
     commit_time: CommitTime,
@@ -113,8 +115,11 @@ pub(crate) struct OpenInput {
     pub(crate) to_check: Vec<usize>,
     /// Whether it has no values.
     pub(crate) is_blank: bool,
-    /// The rows that are placeholders of bad rows, ascending; within `only` if the input has that.
+    /// The rows that are placeholders of bad rows, and of rows that are no changes, ascending; within
+    /// `only` if the input has that.
     pub(crate) placeholders: Vec<u64>,
+    /// The number of rows that are no changes, among those.
+    pub(crate) ignored: u64,
     /// The commit time of its changes in nanoseconds since 1970, if no column has it.
     pub(crate) commit_time: Option<i128>,
 }
@@ -172,6 +177,7 @@ impl Changes {
         if !files.is_empty() {
             union.add_known(&known.all)?;
             union.add_declared();
+            union.add_other_names(&known.all)?;
         }
         let untyped = union.settle(&pipeline.key);
         map_columns(&mut files, &union, checks_texts);
@@ -210,6 +216,7 @@ impl Changes {
             untyped,
             is_used: union.is_used,
             is_mixed: union.is_mixed,
+            other_names: union.other_names.into_iter().map(|(index, _)| index).collect(),
             key: pipeline.key.clone(),
             raw: raw.clone(),
             newest: schema_changes.newest,
@@ -252,6 +259,11 @@ impl Changes {
     /// The number of rows of each input, in input order.
     pub fn row_counts(&self) -> impl Iterator<Item = u64> + '_ {
         self.files.iter().map(|file| file.file.row_count())
+    }
+
+    /// The number of rows that are no changes, by their envelopes.
+    pub(crate) fn rows_ignored(&self) -> u64 {
+        self.files.iter().map(|file| file.ignored).sum()
     }
 
     /// The number of ordinals per row, 1 or 2.
@@ -303,8 +315,9 @@ impl Changes {
 
     /// The raw columns in the form that the state stores for later runs.
     pub fn known_columns(&self) -> KnownColumns {
-        let columns = self.raw_schema.fields().iter().zip(&self.untyped);
-        let columns = columns.map(|(field, untyped)| {
+        let columns = self.raw_schema.fields().iter().zip(&self.untyped).enumerate();
+        let columns = columns.filter(|(index, _)| !self.other_names.contains(index));
+        let columns = columns.map(|(_, (field, untyped))| {
             let data_type = if *untyped { &DataType::Null } else { field.data_type() };
             (field.name().clone(), data_type.clone())
         });
@@ -366,6 +379,10 @@ impl Changes {
     /// The first column with the key before an update, if no CDC file has any of them. A tool may
     /// write them only for the key columns that can change.
     pub fn missing_before_image(&self) -> Option<String> {
+        if self.raw.envelope.is_some() {
+            // Envelopes have the key before an update only where it changes.
+            return None;
+        }
         let names = self.raw.before_images(&self.key);
         let are_missing = names.iter().all(|name| self.is_missing_everywhere(name, true));
         names.into_iter().next().filter(|_| are_missing)
@@ -398,7 +415,10 @@ impl Changes {
     /// The memory that the inputs take until the run ends: cached small files, and two bits per
     /// ordinal for the winners.
     pub fn cached_bytes(&self) -> usize {
-        let files = self.files.iter().map(|file| file.file.cached_bytes());
+        let files = self
+            .files
+            .iter()
+            .map(|file| file.file.cached_bytes() + file.placeholders.len() * size_of::<u64>());
         files.sum::<usize>() + self.ordinal_counts().sum::<u64>() as usize / 4
     }
 
@@ -652,14 +672,17 @@ fn with_required_columns(
 /// One input, whose columns are mapped later, and its bad rows that were found when it was opened.
 fn open_input(opened: Opened, raw: &Raw) -> Result<(OpenInput, Vec<BadRow>)> {
     let (input, file, mut bad_rows) = (opened.input, opened.file, opened.bad_rows);
+    let mut ignored = opened.ignored;
     if let Some(only) = &input.only {
         bad_rows.retain(|bad| only.binary_search(&bad.row).is_ok());
+        ignored.retain(|row| only.binary_search(row).is_ok());
     }
     let rows_max = ROWS_MAX / ordinals_per_row(raw);
     if file.row_count() >= rows_max {
         return Err(Error::data(format!("{} has more than {rows_max} rows", file.name)));
     }
     let mut placeholders: Vec<u64> = bad_rows.iter().map(|bad| bad.row).collect();
+    placeholders.extend_from_slice(&ignored);
     placeholders.sort_unstable();
     let input = OpenInput {
         input,
@@ -668,6 +691,7 @@ fn open_input(opened: Opened, raw: &Raw) -> Result<(OpenInput, Vec<BadRow>)> {
         columns: Vec::new(),
         to_check: Vec::new(),
         placeholders,
+        ignored: ignored.len() as u64,
         commit_time: None,
     };
     Ok((input, bad_rows))
@@ -765,7 +789,9 @@ impl<'a> RequiredColumns<'a> {
             return Ok(());
         };
         // A file without rows, or with bad ones only, needs no columns.
-        if has_no_values(&opened.file) && opened.file.row_count() == opened.bad_rows.len() as u64 {
+        if has_no_values(&opened.file)
+            && opened.file.row_count() == (opened.bad_rows.len() + opened.ignored.len()) as u64
+        {
             return Ok(());
         }
         let found = names(&opened.file).collect::<Vec<_>>().join(", ");
@@ -790,8 +816,17 @@ fn unknown_column(setting: &str, name: &str, opened: &[Opened]) -> Error {
     let is_similar = |known: &&&str| strsim::jaro_winkler(known, name) > SIMILARITY_MIN;
     let similar = found.iter().find(is_similar);
     let meant = similar.map_or(String::new(), |known| format!("did you mean `{known}`? "));
+    let has = |wanted: &str| {
+        let mut found = found.iter();
+        found.any(|column| column.strip_prefix(wanted).is_some_and(|rest| !rest.starts_with('_')))
+    };
+    let envelopes = if has("op") && has("after") {
+        "the rows look like envelopes of Debezium: set raw.dialect = \"debezium\"; "
+    } else {
+        ""
+    };
     Error::usage(format!("no raw file has the column `{name}`, which `{setting}` names"))
-        .hint(format!("{meant}found: {}", found.join(", ")))
+        .hint(format!("{envelopes}{meant}found: {}", found.join(", ")))
 }
 
 /// Part of one input: its index, and row groups as (number, first row, rows).

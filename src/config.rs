@@ -20,6 +20,7 @@ use crate::store::Location;
 mod check;
 mod csv;
 mod dialect;
+mod envelope;
 mod file;
 mod known_keys;
 mod operations;
@@ -32,6 +33,7 @@ mod values;
 
 pub use csv::CsvForm;
 pub use dialect::Dialect;
+pub use envelope::{BEFORE_PREFIX, ENVELOPE_PREFIX, Envelope};
 pub use operations::{OpValues, Operation};
 pub use query_columns::QueryColumns;
 pub use raw::{OnBad, OnTie, OpColumn, Raw, RawFormat, WindowBy};

@@ -4,6 +4,7 @@ pub(crate) mod bad_rows;
 pub(crate) mod columns;
 pub(crate) mod csv;
 pub(crate) mod discover;
+pub(crate) mod envelope;
 pub(crate) mod fingerprint;
 pub(crate) mod identify;
 pub(crate) mod input;

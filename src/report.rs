@@ -67,7 +67,7 @@ pub struct Report {
     pub files_rejected: u64,
     /// Rows outside of the window, with `window_by = "commit"`.
     pub rows_outside: u64,
-    /// Rows that are no change, by `raw.op_values.ignore`.
+    /// Rows that are no change: by `raw.op_values.ignore`, and tombstones in envelopes.
     #[serde(skip_serializing_if = "is_zero")]
     pub rows_ignored: u64,
     /// Last changes of the window that are not later than the committed versions.

@@ -7,6 +7,7 @@ mod cli;
 mod concurrency;
 mod cron;
 mod day_zone;
+mod debezium;
 mod delta;
 mod discovery;
 mod docs;

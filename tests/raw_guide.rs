@@ -90,7 +90,7 @@ fn every_pipeline_of_the_guide_gives_the_rows_that_stand_below_it() {
         }
         run += 1;
     }
-    assert_eq!(run, 17);
+    assert_eq!(run, 18);
 }
 
 #[test]

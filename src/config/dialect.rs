@@ -12,6 +12,8 @@ pub enum Dialect {
     /// AWS DMS.
     #[default]
     Dms,
+    /// Debezium, with its envelopes ([`crate::config::envelope`]).
+    Debezium,
     /// Qlik Replicate.
     Qlik,
     /// The change tables of SQL Server's change data capture, exported to files.
@@ -40,6 +42,7 @@ impl Dialect {
     pub fn name(self) -> &'static str {
         match self {
             Dialect::Dms => "dms",
+            Dialect::Debezium => "debezium",
             Dialect::Qlik => "qlik",
             Dialect::SqlServerCdc => "sql-server-cdc",
             Dialect::Flat => "flat",
@@ -63,6 +66,15 @@ impl Dialect {
         match self {
             // The column `Op` is optional: `OpColumn::required` is not set by a default name.
             Dialect::Dms | Dialect::Flat => none,
+            // Debezium, "Data change events": r is a row of a snapshot, m a message. `ts_ms` is when
+            // the connector processed the event.
+            Dialect::Debezium => Defaults {
+                op: Some("op"),
+                op_values: OpValues::new([&["c", "r"], &["u"], &["d"], &["m"]]),
+                order_by: &["ts_ms"],
+                commit_time: Some("ts_ms"),
+                ..none
+            },
             // Qlik Replicate, "Setting general properties > change data columns": the header
             // columns of a change table. B is the row before an update.
             Dialect::Qlik => Defaults {
@@ -126,7 +138,9 @@ mod tests {
     #[test]
     fn the_table_of_dialects_is_what_they_set() {
         let guide = include_str!("../../docs/raw.md");
-        for dialect in [Dialect::Dms, Dialect::Qlik, Dialect::SqlServerCdc, Dialect::Flat] {
+        for dialect in
+            [Dialect::Dms, Dialect::Debezium, Dialect::Qlik, Dialect::SqlServerCdc, Dialect::Flat]
+        {
             let name = format!("`{}`", dialect.name());
             let mut rows = guide.lines().filter(|line| line.starts_with('|'));
             let row =

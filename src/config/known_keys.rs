@@ -13,6 +13,7 @@ pub(super) const KNOWN_KEYS: &[&str] = &[
     "keep",
     "raw.url",
     "raw.format",
+    "raw.unavailable_value",
     "raw.window_by",
     "raw.lookback",
     "raw.dialect",

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::config::LATEST_RELATION;
 use crate::config::csv::{CsvForm, CsvKeys, ShortLines};
 use crate::config::dialect::{Defaults, Dialect};
+use crate::config::envelope::{self, BEFORE_PREFIX, Envelope, EnvelopeKeys};
 use crate::config::operations::{OpValues, OpValuesToml};
 use crate::config::query_columns::QueryColumns;
 use crate::config::source_table::{self, LINE_COLUMNS, Layout, Others, SourceTable};
@@ -116,9 +117,11 @@ pub struct Raw {
     pub window_by: WindowBy,
     /// `raw.lookback`: how far before the window a run looks for late inputs; default `2d`.
     pub lookback: chrono::Duration,
-    /// `raw.dialect`: the tool that wrote the files, `dms` (default), `qlik`, `sql-server-cdc` or
-    /// `flat`; a table of defaults for other keys.
+    /// `raw.dialect`: the tool that wrote the files, `dms` (default), `debezium`, `qlik`,
+    /// `sql-server-cdc` or `flat`; a table of defaults for other keys.
     pub dialect: Dialect,
+    /// The envelopes that the rows are in; `None` if they are in none.
+    pub envelope: Option<Envelope>,
     /// `raw.op`: the column with the operation; default `Op`. When the key is set, a CDC input
     /// without the column is refused; when it is not, such an input holds inserts.
     pub op: OpColumn,
@@ -277,6 +280,7 @@ pub(super) struct RawToml {
     lookback: Option<String>,
     #[serde(default)]
     dialect: Dialect,
+    unavailable_value: Option<String>,
     op: Option<String>,
     #[serde(default)]
     op_values: OpValuesToml,
@@ -307,16 +311,39 @@ impl RawToml {
         wrong: &dyn Fn(&str, String) -> Error,
     ) -> Result<Raw> {
         let defaults = self.dialect.defaults();
-        let order_by = self
+        let column = |name: String| match self.dialect {
+            Dialect::Debezium => envelope::column_of(name),
+            _ => name,
+        };
+        let order_by: Vec<String> = self
             .order_by
-            .unwrap_or_else(|| defaults.order_by.iter().map(ToString::to_string).collect());
+            .unwrap_or_else(|| defaults.order_by.iter().map(ToString::to_string).collect())
+            .into_iter()
+            .map(column)
+            .collect();
         no_repeats(&order_by)
             .map_err(|name| wrong("raw.order_by", format!("names `{name}` twice")))?;
-        let commit_time = self.commit_time.or_else(|| defaults.commit_time.map(String::from));
+        let commit_time =
+            self.commit_time.or_else(|| defaults.commit_time.map(String::from)).map(column);
+        let event_time = self.event_time.map(column);
         if order_by.is_empty() {
             check_order_of_files(self.on_tie, self.window_by, commit_time.as_deref(), wrong)?;
         }
-        let op = op_column(self.dialect, self.op, self.op_values, &defaults, wrong)?;
+        let mut op = op_column(self.dialect, self.op, self.op_values, &defaults, wrong)?;
+        op.name = op.name.map(column);
+        let envelope = EnvelopeKeys {
+            dialect: self.dialect,
+            unavailable_value: self.unavailable_value,
+            key,
+            op_values: &op.values,
+            has_before_images: self.before_image_prefix.is_some(),
+            is_csv: self.format == RawFormat::Csv,
+        }
+        .check(wrong)?;
+        let before_image_prefix = match &envelope {
+            Some(_) => (!key.is_empty()).then(|| BEFORE_PREFIX.to_string()),
+            None => self.before_image_prefix,
+        };
         if self.delete_when.as_ref().is_some_and(|condition| condition.trim().is_empty()) {
             return Err(wrong("raw.delete_when", "is empty".into())
                 .hint("write a condition such as deleted_at IS NOT NULL"));
@@ -330,7 +357,7 @@ impl RawToml {
         if urls.is_empty() {
             return Err(wrong("raw.url", "is empty".into()));
         }
-        check_dependent_keys(key, self.window_by, self.before_image_prefix.as_deref(), wrong)?;
+        check_dependent_keys(key, self.window_by, before_image_prefix.as_deref(), wrong)?;
         if self.max_bad_rows.is_some() && self.on_bad_row == OnBad::Fail {
             let unused = "has no effect: the first bad row stops the run";
             return Err(wrong("raw.max_bad_rows", unused.into())
@@ -357,7 +384,7 @@ impl RawToml {
             has_header: csv.header,
             columns: &columns,
             op: op.name.as_deref().unwrap_or_default(),
-            used: used.chain(&self.event_time).collect(),
+            used: used.chain(&event_time).collect(),
         };
         let table = source_table::check(self.layout, self.table.as_deref(), &others, wrong)?;
         Ok(Raw {
@@ -371,9 +398,10 @@ impl RawToml {
                 wrong("raw.lookback", why).hint("write a duration such as 2d or 6h")
             })?,
             dialect: self.dialect,
+            envelope,
             op,
             delete_when: self.delete_when,
-            event_time: self.event_time,
+            event_time,
             commit_time,
             commit_time_unit: self.commit_time_unit.or(defaults.commit_time_unit),
             order_by,
@@ -381,7 +409,7 @@ impl RawToml {
             time_zone: zone("raw.time_zone", self.time_zone, wrong)?,
             day_zone: zone("raw.day_zone", self.day_zone, wrong)?,
             full_load: full_load_patterns(self.full_load, wrong)?,
-            before_image_prefix: self.before_image_prefix,
+            before_image_prefix,
             on_bad_row: self.on_bad_row,
             on_bad_file: self.on_bad_file,
             max_bad_rows: self.max_bad_rows.unwrap_or(1000),

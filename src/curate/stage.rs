@@ -168,11 +168,13 @@ impl Stage<'_> {
             let bad_rows = changes.bad_rows();
             report.rows_read = changes.row_counts().sum();
             report.rows_rejected = bad_rows.count();
+            report.rows_ignored = changes.rows_ignored();
             return Ok(Staged { changes, bad_files, bad_rows, curated: None });
         }
         let cached = MemoryConsumer::new("inputs").register(&self.runtime.memory_pool);
         cached.grow(changes.cached_bytes());
         report.rows_read = changes.row_counts().sum();
+        report.rows_ignored = changes.rows_ignored();
         let context = session(self.runtime, threads);
         // Without commit times, transactions are not known: updates of keys follow one another.
         if !changes.before_images().is_empty() && changes.commit_time_column().is_some() {
@@ -426,7 +428,7 @@ fn fill_in(report: &mut Report, pipeline: &Pipeline, folded: &Fold, curated: &Cu
     report.rows_deleted = curated.counts.rows_deleted;
     report.rows_rejected = pass_one.bad_rows().count();
     report.key_moves = pass_one.key_moves();
-    report.rows_ignored = pass_one.rows_ignored();
+    report.rows_ignored += pass_one.rows_ignored();
     // Where file and row are the order, they decide no tie.
     report.ties = if is_ordered_by_files { 0 } else { ties };
     report.bytes_changed = curated.bytes_changed;

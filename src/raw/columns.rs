@@ -15,7 +15,7 @@ use std::sync::Arc;
 use arrow::compute::can_cast_types;
 use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
 
-use crate::config::{LATEST_RELATION, Pipeline, QueryColumns, Raw};
+use crate::config::{ENVELOPE_PREFIX, LATEST_RELATION, Pipeline, QueryColumns, Raw};
 use crate::error::{Error, Result};
 use crate::parquet_io::open::ParquetFile;
 use crate::types::column_type::widen;
@@ -29,6 +29,8 @@ pub(crate) struct UsedColumns {
     named: Vec<String>,
     query: QueryColumns,
     condition: QueryColumns,
+    /// Whether columns can be fields of envelopes.
+    has_envelopes: bool,
 }
 
 impl UsedColumns {
@@ -44,13 +46,29 @@ impl UsedColumns {
             named,
             query: pipeline.curated.sql.columns_of(LATEST_RELATION),
             condition: raw.delete_when_columns(),
+            has_envelopes: raw.envelope.is_some(),
         }
     }
 
     /// Whether a column, by its name in any case, is used.
     pub(crate) fn has(&self, column: &str) -> bool {
         let is_named = self.named.iter().any(|name| name.eq_ignore_ascii_case(column));
-        is_named || self.query.uses(column) || self.condition.uses(column)
+        let is_read = self.query.uses(column) || self.condition.uses(column);
+        is_named || is_read || self.other_name(column).is_some()
+    }
+
+    /// The other name by which the queries use a column: a field of envelopes without its prefix, or a
+    /// column of rows with `after.` before it.
+    fn other_name(&self, column: &str) -> Option<&str> {
+        if !self.has_envelopes {
+            return None;
+        }
+        let spelling =
+            |name: &str| self.query.spelling(name).or_else(|| self.condition.spelling(name));
+        match column.strip_prefix(ENVELOPE_PREFIX) {
+            Some(field) => spelling(field),
+            None => spelling(&format!("after.{column}")),
+        }
     }
 }
 
@@ -67,6 +85,8 @@ pub(crate) struct RawColumns<'a> {
     pub is_mixed: Vec<bool>,
     raw: &'a Raw,
     used: UsedColumns,
+    /// The fields that are other names of columns, with the names that the files have.
+    pub other_names: Vec<(usize, String)>,
     /// The schema that was added last: many files share it.
     last_schema: Option<SchemaRef>,
 }
@@ -81,6 +101,7 @@ impl<'a> RawColumns<'a> {
             is_mixed: Vec::new(),
             raw: &pipeline.raw,
             used: UsedColumns::of(pipeline),
+            other_names: Vec::new(),
             last_schema: None,
         }
     }
@@ -215,6 +236,42 @@ impl<'a> RawColumns<'a> {
         }
     }
 
+    /// Adds the other names by which `curated.sql` uses columns: `op` for the field `__op` of
+    /// envelopes, unless the rows have a column of that name, and `after.op` for the column `op` of the
+    /// rows. `known` are the columns of earlier runs.
+    ///
+    /// # Errors
+    /// Data, when the rows have such a column now, and had none when earlier runs used the name.
+    pub(crate) fn add_other_names(&mut self, known: &[(String, DataType)]) -> Result<()> {
+        for index in 0..self.fields.len() {
+            let column = self.fields[index].name().clone();
+            let Some(name) = self.used.other_name(&column).map(String::from) else {
+                continue;
+            };
+            let is_known =
+                |wanted: &str| known.iter().any(|(known, _)| known.eq_ignore_ascii_case(wanted));
+            match self.find(&name) {
+                None => {
+                    self.other_names.push((self.fields.len(), column));
+                    let data_type = self.fields[index].data_type().clone();
+                    self.push(name, &data_type, "");
+                }
+                Some(_) if is_known(&column) && !is_known(&name) => {
+                    return Err(Error::data(format!(
+                        "the rows have a column `{name}` now, and curated.sql has read the \
+                         envelope's `{name}` so far"
+                    ))
+                    .hint(format!(
+                        "write \"{column}\" in curated.sql for the envelope's, or \"after.{name}\" \
+                         for the row's, and rebuild the tables: glueless rebuild"
+                    )));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Gives columns without a type one that fits what the pipeline uses them for. Returns which
     /// columns have no type of their own.
     pub(crate) fn settle(&mut self, key: &[String]) -> Vec<bool> {
@@ -245,7 +302,11 @@ impl<'a> RawColumns<'a> {
     pub(crate) fn columns_of(&self, file: &ParquetFile) -> Vec<Option<usize>> {
         let fields = file.schema().fields();
         let names = || fields[..fields.len() - 1].iter().map(|field| field.name().as_str());
-        self.fields.iter().map(|field| find_column(names(), field.name())).collect()
+        let columns = self.fields.iter().enumerate().map(|(index, field)| {
+            let other = self.other_names.iter().find(|(other, _)| *other == index);
+            find_column(names(), other.map_or(field.name(), |(_, column)| column))
+        });
+        columns.collect()
     }
 }
 

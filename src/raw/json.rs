@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, StringArray};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::errors::ParquetError;
@@ -22,13 +22,16 @@ use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Result};
 use crate::raw::bad_rows::{BadRow, BadRows, fields_json};
 use crate::raw::csv::spill_failed;
+use crate::raw::envelope::{as_times, time_type, time_unit};
 use crate::raw::json::columns::Columns;
+use crate::raw::json::events::{Events, Line};
 use crate::raw::json::lines::Lines;
 use crate::raw::json::numbers::is_double;
 use crate::raw::json::rows::{LineFault, Rows, cut_off};
 use crate::raw::typed::{Fault, FileRows, spill_writer, typed};
 
 mod columns;
+mod events;
 mod lines;
 mod numbers;
 pub(crate) mod rows;
@@ -43,6 +46,8 @@ const PENDING_BYTES: usize = 8 << 20;
 pub(crate) struct Form {
     /// The columns whose types are declared.
     columns: Vec<(String, DataType)>,
+    /// How events in envelopes are read; `None` if lines are rows.
+    events: Option<Events>,
     /// The column of a file without columns, which carries its rows.
     fallback: String,
 }
@@ -52,6 +57,7 @@ impl Form {
     pub(crate) fn of(raw: &Raw) -> Self {
         Form {
             columns: raw.columns.clone(),
+            events: raw.envelope.as_ref().map(Events::of),
             fallback: raw.op.name.clone().unwrap_or_else(|| "Op".into()),
         }
     }
@@ -60,9 +66,18 @@ impl Form {
 /// What became of a file.
 pub(crate) enum Converted {
     /// It was written.
-    Whole(Vec<BadRow>),
+    Whole(Unfolded),
     /// Its types were not known when rows were written: it has to be converted again.
     Again(Found),
+}
+
+/// The rows of a converted file that are not folded: rows of nulls stand for them.
+#[derive(Debug, Default)]
+pub(crate) struct Unfolded {
+    /// Those that are bad.
+    pub bad: Vec<BadRow>,
+    /// The numbers of those that are no changes, ascending.
+    pub ignored: Vec<u64>,
 }
 
 /// What is known of a file that was read to its end.
@@ -92,7 +107,11 @@ pub(crate) fn to_parquet(
     let mut file = Conversion {
         name,
         form,
-        rows: Rows::new(found.columns, &form.columns),
+        rows: Rows::new(
+            found.columns,
+            &form.columns,
+            form.events.as_ref().map(|events| &events.unavailable),
+        ),
         lines: Vec::new(),
         rows_before: 0,
         pending: Vec::new(),
@@ -100,7 +119,7 @@ pub(crate) fn to_parquet(
         output: Some(output),
         written: None,
         is_outdated: false,
-        bad: Vec::new(),
+        unfolded: Unfolded::default(),
         admitted: found.admitted,
         bad_rows,
         is_last: found.is_complete,
@@ -130,7 +149,7 @@ struct Conversion<'a, W: Write + Send> {
     written: Option<Written<W>>,
     /// Whether rows were written with other types than the file has.
     is_outdated: bool,
-    bad: Vec<BadRow>,
+    unfolded: Unfolded,
     admitted: BTreeSet<u64>,
     bad_rows: &'a BadRows,
     /// Whether the types were known before.
@@ -147,7 +166,10 @@ struct Batch {
 /// The output, with fixed columns.
 struct Written<W: Write + Send> {
     writer: ArrowWriter<W>,
+    /// The columns that text is converted to.
     schema: SchemaRef,
+    /// The columns that are written: some numbers are times.
+    stored: SchemaRef,
     /// Per column of the schema its index; `None` for one that stands for no column.
     sources: Vec<Option<usize>>,
     /// The types of the columns, by index.
@@ -157,7 +179,10 @@ struct Written<W: Write + Send> {
 impl<W: Write + Send> Conversion<'_, W> {
     fn push(&mut self, bytes: &[u8], line: u64, is_cut_off: bool) -> Result<()> {
         let read = match std::str::from_utf8(bytes) {
-            Ok(text) => self.rows.read(text),
+            Ok(text) => match &self.form.events {
+                Some(events) => events.read(&mut self.rows, text),
+                None => self.rows.read(text).map(|()| Line::Row),
+            },
             Err(error) => {
                 self.rows.begin();
                 let reason = format!("is not UTF-8 at byte {}", error.valid_up_to() + 1);
@@ -167,7 +192,11 @@ impl<W: Write + Send> Conversion<'_, W> {
         let row = self.rows_before + self.lines.len() as u64;
         self.lines.push(line);
         match read {
-            Ok(()) => self.rows.columns.keep(line),
+            Ok(Line::Row) => self.rows.columns.keep(line),
+            Ok(Line::Ignored) => {
+                self.rows.columns.drop_row();
+                self.unfolded.ignored.push(row);
+            }
             Err(fault) => {
                 self.rows.columns.drop_row();
                 let fault = if is_cut_off { cut_off(fault) } else { fault };
@@ -189,7 +218,7 @@ impl<W: Write + Send> Conversion<'_, W> {
     }
 
     fn quarantine(&mut self, bad: BadRow) -> Result<()> {
-        quarantine(self.bad_rows, self.name, &mut self.admitted, &mut self.bad, bad)
+        quarantine(self.bad_rows, self.name, &mut self.admitted, &mut self.unfolded.bad, bad)
     }
 
     fn end_batch(&mut self) -> Result<()> {
@@ -234,11 +263,20 @@ impl<W: Write + Send> Conversion<'_, W> {
             fields.push(Field::new(&self.form.fallback, DataType::Null, true));
             sources.push(None);
         }
+        let stored = fields.iter().zip(&sources).map(|(field, source)| {
+            let is_found = source.is_some_and(|column| columns.declared(column).is_none());
+            let unit = time_unit(field.name()).filter(|_| self.form.events.is_some() && is_found);
+            match unit.filter(|_| *field.data_type() == DataType::Int64) {
+                Some(unit) => Field::new(field.name(), time_type(unit), true),
+                None => field.clone(),
+            }
+        });
+        let stored = Arc::new(Schema::new(stored.collect::<Vec<_>>()));
         let schema = Arc::new(Schema::new(fields));
         let lost = || Error::internal("the output of a JSON file was lost");
         let output = self.output.take().ok_or_else(lost)?;
-        let writer = spill_writer(output, &schema).map_err(|error| self.failed(error))?;
-        self.written = Some(Written { writer, schema, sources, types });
+        let writer = spill_writer(output, &stored).map_err(|error| self.failed(error))?;
+        self.written = Some(Written { writer, schema, stored, sources, types });
         for batch in std::mem::take(&mut self.pending) {
             self.write(batch)?;
         }
@@ -278,11 +316,19 @@ impl<W: Write + Send> Conversion<'_, W> {
         }
         let file_rows = FileRows { first: batch.first, lines: &batch.lines };
         let (bad_rows, name, admitted, bad) =
-            (self.bad_rows, self.name, &mut self.admitted, &mut self.bad);
+            (self.bad_rows, self.name, &mut self.admitted, &mut self.unfolded.bad);
         let typed = typed(&written.schema, texts, file_rows, wrong, &mut |row| {
             quarantine(bad_rows, name, admitted, bad, row)
         })?;
-        let wrote = written.writer.write(&typed);
+        let columns = typed.columns().iter().zip(written.stored.fields());
+        let columns = columns.map(|(column, field)| match field.data_type() {
+            DataType::Timestamp(unit, _) if *column.data_type() == DataType::Int64 => {
+                as_times(column, *unit)
+            }
+            _ => Arc::clone(column),
+        });
+        let stored = RecordBatch::try_new(Arc::clone(&written.stored), columns.collect())?;
+        let wrote = written.writer.write(&stored);
         wrote.map_err(|error| self.failed(error))
     }
 
@@ -310,7 +356,7 @@ impl<W: Write + Send> Conversion<'_, W> {
             let closed = written.writer.close();
             closed.map_err(|error| self.failed(error))?;
         }
-        Ok(Converted::Whole(self.bad))
+        Ok(Converted::Whole(self.unfolded))
     }
 }
 
@@ -363,7 +409,8 @@ mod tests {
             let data_type = parse_type(text).expect("a type");
             (name.to_string(), data_type)
         };
-        Form { columns: columns.iter().map(typed).collect(), fallback: "Op".into() }
+        let columns = columns.iter().map(typed).collect();
+        Form { columns, events: None, fallback: "Op".into() }
     }
 
     fn read_from(text: &[u8], form: &Form, bad_max: u64) -> Result<Read> {
@@ -372,7 +419,7 @@ mod tests {
         let (bytes, bad) = loop {
             let mut bytes = Vec::new();
             match to_parquet("a.json", text, form, found, &bad_rows, &mut bytes)? {
-                Converted::Whole(bad) => break (bytes, bad),
+                Converted::Whole(unfolded) => break (bytes, unfolded.bad),
                 Converted::Again(known) => found = known,
             }
         };

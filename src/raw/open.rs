@@ -4,8 +4,9 @@
 //! between threads costs more than reading it. Remote files are fetched concurrently. If several
 //! files cannot be opened, the error names the first of them, because files are opened in order.
 //!
-//! CSV and JSON files are converted to Parquet here ([`crate::raw::csv`], [`crate::raw::json`]), into a
-//! few spill files that many inputs share.
+//! CSV and JSON files, and envelopes in Parquet, are converted to flat Parquet here
+//! ([`crate::raw::csv`], [`crate::raw::json`], [`crate::raw::envelope`]), into a few spill files that
+//! many inputs share.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -26,16 +27,18 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::runtime::Handle;
 
-use crate::config::{OnBad, Raw, RawFormat};
+use crate::config::{Envelope, OnBad, Raw, RawFormat};
 use crate::engine::resources::Resources;
+use crate::engine::session::BATCH_ROWS;
 use crate::engine::tasks::{Work, spawn, spawn_blocking};
 use crate::error::{Error, Kind, Result};
 use crate::parquet_io::open::{Columns, ObjectReader, ParquetFile, SMALL_BYTES_MAX, read_error};
 use crate::raw::bad_rows::{BadRow, BadRows};
 use crate::raw::csv::{self, decompressed, spill_failed};
 use crate::raw::discover::Input;
-use crate::raw::fingerprint::{self, Passing};
-use crate::raw::json::{self, Converted, Found};
+use crate::raw::envelope::flatten::{self, Layout};
+use crate::raw::fingerprint::{self, Fingerprint, Passing};
+use crate::raw::json::{self, Converted, Found, Unfolded};
 use crate::store::{Folder, parse_path};
 
 /// The number of local files opened concurrently, and the least number of remote ones.
@@ -58,6 +61,8 @@ pub struct Opened {
     pub is_blank: bool,
     /// The number of changes of other tables in the input, which are not rows of `file`.
     pub other_rows: u64,
+    /// The numbers of the rows that are no changes, ascending; placeholders in `file`.
+    pub ignored: Vec<u64>,
 }
 
 /// The result of opening inputs.
@@ -92,7 +97,7 @@ pub struct Opening<'a> {
     pub cached_bytes_max: usize,
     /// The engine's runtime, with the spill disk.
     pub runtime: &'a Arc<RuntimeEnv>,
-    /// The number of CSV or JSON files read concurrently.
+    /// The number of files converted concurrently.
     pub threads: usize,
     /// The bad rows of the run, with their limits.
     pub bad_rows: &'a Arc<BadRows>,
@@ -136,14 +141,13 @@ impl<'a> Opening<'a> {
             csv: [false, true].map(|full_load| csv::Form::of(self.raw, full_load)),
             json: json::Form::of(self.raw),
             format: self.raw.format,
+            envelope: self.raw.envelope.clone(),
             quarantines_files: self.raw.on_bad_file == OnBad::Quarantine,
             bad_rows: Arc::clone(self.bad_rows),
             spills: Spills { runtime: Arc::clone(self.runtime), free: Mutex::default() },
         });
-        let concurrency = |opens: usize| match self.raw.format {
-            RawFormat::Parquet => opens,
-            RawFormat::Csv | RawFormat::Json => self.threads.max(1),
-        };
+        let converts = opener.converts();
+        let concurrency = |opens: usize| if converts { self.threads.max(1) } else { opens };
         let is_local = |folder: &Folder| folder.location.file_path().is_some();
         let each = if self.folders.iter().all(is_local) {
             let opens = concurrency(OPENS);
@@ -177,12 +181,18 @@ struct Opener {
     csv: [csv::Form; 2],
     /// The format of JSON files.
     json: json::Form,
+    envelope: Option<Envelope>,
     quarantines_files: bool,
     bad_rows: Arc<BadRows>,
     spills: Spills,
 }
 
 impl Opener {
+    /// Whether files are converted when they are opened.
+    fn converts(&self) -> bool {
+        self.format != RawFormat::Parquet || self.envelope.is_some()
+    }
+
     /// Whether a file with this error is quarantined instead of stopping the run.
     fn quarantines(&self, error: &Error) -> bool {
         self.quarantines_files && error.kind == Kind::Data && !error.is_of_rows
@@ -219,9 +229,10 @@ impl Opener {
     fn open_some(&self, work: &Work<(usize, Input)>) -> Vec<(usize, OneOpened)> {
         let (mut opened, mut known) = (Vec::new(), None);
         while let Some((index, input)) = work.next() {
-            let tried = match self.format {
-                RawFormat::Parquet => block_on(self.open_parquet(input)),
-                RawFormat::Csv | RawFormat::Json => self.open_text(input, None),
+            let tried = if self.converts() {
+                self.open_converted(input, None)
+            } else {
+                block_on(self.open_parquet(input))
             };
             let one = tried.map(|one| one.without_footer(&mut known));
             let is_last = self.stops_at(&one);
@@ -241,14 +252,11 @@ impl Opener {
         let mut tasks = stream::iter(inputs)
             .map(|input| {
                 let opener = Arc::clone(&self);
-                match self.format {
-                    RawFormat::Parquet => {
-                        spawn(async move { Ok(opener.open_parquet(input).await) }).boxed()
-                    }
-                    RawFormat::Csv | RawFormat::Json => {
-                        let handle = Some(Handle::current());
-                        spawn_blocking(move || Ok(opener.open_text(input, handle))).boxed()
-                    }
+                if self.converts() {
+                    let handle = Some(Handle::current());
+                    spawn_blocking(move || Ok(opener.open_converted(input, handle))).boxed()
+                } else {
+                    spawn(async move { Ok(opener.open_parquet(input).await) }).boxed()
                 }
             })
             .buffered(opens);
@@ -271,39 +279,41 @@ impl Opener {
     }
 
     async fn open_parquet(&self, mut input: Input) -> OneOpened {
-        let size = input.file.size;
-        // Only a file that no run has read needs its head for a fingerprint.
-        let is_new = input.file.fingerprint.is_none();
-        let head = fingerprint::head(size).filter(|_| is_new);
-        let mut parts = Vec::new();
-        let opened = async {
-            let folder = &self.folders[input.file.location];
-            let path = parse_path(&input.file.path)?;
-            let name = folder.describe(&input.file.path);
-            let reader = ObjectReader { store: Arc::clone(&folder.store), path, start: 0 };
-            let Some(head) = head else {
-                return ParquetFile::open_in(reader, size, name, &mut parts).await;
-            };
-            let fetched = reader.range(head).map_err(|error| read_error(&name, error.into()));
-            let file = ParquetFile::open_in(reader.clone(), size, name.clone(), &mut parts);
-            let (file, fetched) = try_join(file, fetched).await?;
-            parts.push((0, fetched));
-            Ok(file)
-        };
-        match opened.await {
-            Ok(file) => {
-                if is_new {
-                    input.file.fingerprint = fingerprint::of_parts(size, &parts);
-                }
+        match self.parquet(&input).await {
+            Ok((file, fingerprint)) => {
+                input.file.fingerprint = fingerprint;
                 Ok(self.opened(input, file, Vec::new()))
             }
             Err(error) => Err(Box::new((input, error))),
         }
     }
 
-    /// Converts a CSV or JSON file to a range of a spill file and opens that. Storage that needs the
-    /// runtime is awaited through `handle`.
-    fn open_text(&self, mut input: Input, handle: Option<Handle>) -> OneOpened {
+    /// Opens a Parquet file. Returns its fingerprint, too.
+    async fn parquet(&self, input: &Input) -> Result<(ParquetFile, Option<Fingerprint>)> {
+        let size = input.file.size;
+        // Only a file that no run has read needs its head for a fingerprint.
+        let is_new = input.file.fingerprint.is_none();
+        let head = fingerprint::head(size).filter(|_| is_new);
+        let mut parts = Vec::new();
+        let folder = &self.folders[input.file.location];
+        let path = parse_path(&input.file.path)?;
+        let name = folder.describe(&input.file.path);
+        let reader = ObjectReader { store: Arc::clone(&folder.store), path, start: 0 };
+        let Some(head) = head else {
+            let file = ParquetFile::open_in(reader, size, name, &mut parts).await?;
+            let known = input.file.fingerprint;
+            return Ok((file, known.or_else(|| fingerprint::of_parts(size, &parts))));
+        };
+        let fetched = reader.range(head).map_err(|error| read_error(&name, error.into()));
+        let file = ParquetFile::open_in(reader.clone(), size, name.clone(), &mut parts);
+        let (file, fetched) = try_join(file, fetched).await?;
+        parts.push((0, fetched));
+        Ok((file, fingerprint::of_parts(size, &parts)))
+    }
+
+    /// Converts a file to a range of a spill file and opens that. Storage that needs the runtime is
+    /// awaited through `handle`.
+    fn open_converted(&self, mut input: Input, handle: Option<Handle>) -> OneOpened {
         let passing = RefCell::new(Passing::new(input.file.size));
         let opened = || {
             let folder = &self.folders[input.file.location];
@@ -311,22 +321,27 @@ impl Opener {
             let mut spill = self.spills.take()?;
             let converted = self.convert(&input, &name, handle.as_ref(), &passing, &mut spill);
             // The bytes of a file that failed stay unused.
-            let part = converted.and_then(|(text, start)| Ok((text, spill.reader(start)?)));
+            let part = converted.and_then(|flat| Ok((spill.reader(flat.start)?, flat)));
             self.spills.put_back(spill);
-            let (text, (reader, size)) = part?;
-            Ok((block_on(ParquetFile::open_in(reader, size, name, &mut Vec::new()))?, text))
+            let ((reader, size), flat) = part?;
+            Ok((block_on(ParquetFile::open_in(reader, size, name, &mut Vec::new()))?, flat))
         };
         match opened() {
-            Ok((file, csv::Converted { bad, is_blank, other_rows })) => {
-                let known = input.file.fingerprint;
+            Ok((file, flat)) => {
+                let known = input.file.fingerprint.or(flat.fingerprint);
                 input.file.fingerprint = known.or_else(|| passing.borrow().fingerprint());
-                Ok(Opened { is_blank, other_rows, ..self.opened(input, file, bad) })
+                Ok(Opened {
+                    is_blank: flat.is_blank,
+                    other_rows: flat.other_rows,
+                    ignored: flat.ignored,
+                    ..self.opened(input, file, flat.bad)
+                })
             }
             Err(error) => Err(Box::new((input, error))),
         }
     }
 
-    /// Converts a CSV or JSON file. Returns also where in the spill file it begins.
+    /// Converts a file, to the end of a spill file.
     fn convert(
         &self,
         input: &Input,
@@ -334,12 +349,13 @@ impl Opener {
         handle: Option<&Handle>,
         passing: &RefCell<Passing>,
         spill: &mut Spill,
-    ) -> Result<(csv::Converted, u64)> {
+    ) -> Result<Flat> {
+        let store = || Arc::clone(&self.folders[input.file.location].store);
         let text = || {
             // A JSON file may be read twice.
             *passing.borrow_mut() = Passing::new(input.file.size);
             let object = ObjectRead {
-                store: Arc::clone(&self.folders[input.file.location].store),
+                store: store(),
                 path: parse_path(&input.file.path)?,
                 rest: 0..input.file.size,
                 fetched: Bytes::new(),
@@ -352,20 +368,44 @@ impl Opener {
                 _ => decompressed(&input.file.path, object),
             }
         };
+        let mut flat = Flat { start: spill.written, ..Flat::default() };
         let bad_rows = &self.bad_rows;
-        if self.format == RawFormat::Csv {
-            let form = &self.csv[usize::from(input.full_load)];
-            let start = spill.written;
-            return Ok((csv::to_parquet(name, text()?, form, bad_rows, spill)?, start));
-        }
-        let mut found = Found::default();
-        loop {
-            let start = spill.written;
-            match json::to_parquet(name, text()?, &self.json, found, bad_rows, &mut *spill)? {
-                Converted::Whole(bad) => {
-                    return Ok((csv::Converted { bad, is_blank: false, other_rows: 0 }, start));
+        match (self.format, &self.envelope) {
+            (RawFormat::Csv, _) => {
+                let form = &self.csv[usize::from(input.full_load)];
+                let csv::Converted { bad, is_blank, other_rows } =
+                    csv::to_parquet(name, text()?, form, bad_rows, spill)?;
+                Ok(Flat { bad, is_blank, other_rows, ..flat })
+            }
+            (RawFormat::Parquet, Some(envelope)) => {
+                let converted = async {
+                    let (file, fingerprint) = self.parquet(input).await?;
+                    let layout = Layout::of(&file, envelope)?;
+                    let columns: Vec<usize> = (0..file.schema().fields().len() - 1).collect();
+                    let rows = file.read(&columns, BATCH_ROWS);
+                    let unfolded =
+                        flatten::to_parquet(name, &layout, envelope, rows, bad_rows, spill).await?;
+                    Ok::<_, Error>((unfolded, fingerprint))
+                };
+                let (unfolded, fingerprint) = match handle {
+                    Some(handle) => handle.block_on(converted)?,
+                    None => block_on(converted)?,
+                };
+                let Unfolded { bad, ignored } = unfolded;
+                Ok(Flat { bad, ignored, fingerprint, ..flat })
+            }
+            _ => {
+                let mut found = Found::default();
+                loop {
+                    flat.start = spill.written;
+                    match json::to_parquet(name, text()?, &self.json, found, bad_rows, &mut *spill)?
+                    {
+                        Converted::Whole(Unfolded { bad, ignored }) => {
+                            return Ok(Flat { bad, ignored, ..flat });
+                        }
+                        Converted::Again(known) => found = known,
+                    }
                 }
-                Converted::Again(known) => found = known,
             }
         }
     }
@@ -376,8 +416,22 @@ impl Opener {
             self.cached_bytes.fetch_sub(bytes, Ordering::Relaxed);
             file = file.without_bytes();
         }
-        Opened { input, file, bad_rows, is_blank: false, other_rows: 0 }
+        let ignored = Vec::new();
+        Opened { input, file, bad_rows, is_blank: false, other_rows: 0, ignored }
     }
+}
+
+/// A file that was converted to flat Parquet.
+#[derive(Default)]
+struct Flat {
+    /// Where it begins in its spill file.
+    start: u64,
+    bad: Vec<BadRow>,
+    ignored: Vec<u64>,
+    is_blank: bool,
+    other_rows: u64,
+    /// The fingerprint of the file, if it was taken when the file was opened.
+    fingerprint: Option<Fingerprint>,
 }
 
 impl Opened {

@@ -4,8 +4,9 @@ use std::io::Write;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    Array, ArrayRef, Int64Array, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
 };
+use arrow::buffer::NullBuffer;
 use arrow::datatypes::{Field, Schema};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
@@ -93,6 +94,76 @@ pub fn file_of_rows<R: AsRef<[T]>, T: AsRef<str>>(columns: &[&str], rows: &[R]) 
     };
     let arrays = columns.iter().enumerate().map(column);
     file_of_columns(columns.iter().copied().zip(arrays).collect())
+}
+
+/// An event of Debezium: operation, the rows before and after, and the time in milliseconds.
+pub type Event = (Option<&'static str>, Option<EventRow>, Option<EventRow>, i64);
+
+/// The row of an event: `id`, `v` and `note`.
+pub type EventRow = (i64, Option<i64>, Option<String>);
+
+/// Events as lines of JSON.
+pub fn events_json(events: &[Event]) -> String {
+    let row = |row: &Option<EventRow>| match row {
+        None => serde_json::Value::Null,
+        Some((id, v, note)) => serde_json::json!({"id": id, "v": v, "note": note}),
+    };
+    let lines = events.iter().map(|(op, before, after, ts_ms)| match op {
+        None => "null\n".to_string(),
+        Some(op) => {
+            let source = serde_json::json!({"connector": "postgresql", "lsn": 7, "ts_ms": ts_ms - 5});
+            let event = serde_json::json!({
+                "before": row(before), "after": row(after), "source": source, "op": op, "ts_ms": ts_ms,
+                "transaction": null,
+            });
+            format!("{event}\n")
+        }
+    });
+    lines.collect()
+}
+
+/// Events as a Parquet file with structs.
+pub fn events_parquet(events: &[Event]) -> Vec<u8> {
+    fn structs(fields: Vec<(&str, ArrayRef)>, valid: Vec<bool>) -> ArrayRef {
+        let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = fields
+            .into_iter()
+            .map(|(name, array)| (Field::new(name, array.data_type().clone(), true), array))
+            .unzip();
+        Arc::new(StructArray::new(fields.into(), arrays, Some(NullBuffer::from(valid))))
+    }
+    let part = |part: fn(&Event) -> &Option<EventRow>| {
+        let rows = || events.iter().map(part);
+        let fields: Vec<(&str, ArrayRef)> = vec![
+            (
+                "id",
+                Arc::new(Int64Array::from_iter(rows().map(|row| row.as_ref().map(|row| row.0)))),
+            ),
+            (
+                "v",
+                Arc::new(Int64Array::from_iter(
+                    rows().map(|row| row.as_ref().and_then(|row| row.1)),
+                )),
+            ),
+            ("note", optional_texts(rows().map(|row| row.as_ref().and_then(|row| row.2.clone())))),
+        ];
+        structs(fields, rows().map(Option::is_some).collect())
+    };
+    let is_event = |event: &Event| event.0.is_some();
+    let times = |less: i64| -> ArrayRef {
+        let times = events.iter().map(|event| is_event(event).then_some(event.3 - less));
+        Arc::new(Int64Array::from_iter(times))
+    };
+    let source = vec![
+        ("connector", optional_texts(events.iter().map(|event| event.0.map(|_| "postgresql")))),
+        ("ts_ms", times(5)),
+    ];
+    file_of_columns(vec![
+        ("before", part(|event| &event.1)),
+        ("after", part(|event| &event.2)),
+        ("source", structs(source, events.iter().map(is_event).collect())),
+        ("op", optional_texts(events.iter().map(|event| event.0))),
+        ("ts_ms", times(0)),
+    ])
 }
 
 /// A raw row.

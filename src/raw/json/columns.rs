@@ -85,6 +85,15 @@ impl Texts {
         self.valid.resize(rows, false);
     }
 
+    /// Drops the values after a number of them.
+    fn truncate(&mut self, rows: usize) {
+        if self.ends.len() > rows {
+            self.ends.truncate(rows);
+            self.valid.truncate(rows);
+            self.bytes.truncate(self.ends.last().map_or(0, |end| *end as usize));
+        }
+    }
+
     fn finish(&mut self, rows: usize) -> ArrayRef {
         self.fill(rows);
         let Texts { bytes, ends, valid } = std::mem::take(self);
@@ -150,12 +159,7 @@ impl Columns {
     /// Replaces the row by a row of nulls.
     pub(super) fn drop_row(&mut self) {
         for (column, _) in &self.row {
-            let texts = &mut self.columns[*column].texts;
-            if texts.ends.len() > self.rows {
-                texts.ends.truncate(self.rows);
-                texts.valid.truncate(self.rows);
-                texts.bytes.truncate(texts.ends.last().map_or(0, |end| *end as usize));
-            }
+            self.columns[*column].texts.truncate(self.rows);
         }
         self.rows += 1;
     }
@@ -228,6 +232,28 @@ impl Columns {
     /// Sets a column of the row to null.
     pub(super) fn set_null(&mut self, column: usize) {
         self.row.push((column, None));
+    }
+
+    /// Takes back what the row has set in a column.
+    pub(super) fn unset(&mut self, column: usize) {
+        self.row.retain(|(set, _)| *set != column);
+        self.columns[column].texts.truncate(self.rows);
+    }
+
+    /// A column, by its name in any case.
+    pub(super) fn in_any_case(&self, name: &str) -> Option<usize> {
+        let is_it = |column: &Column| column.name.eq_ignore_ascii_case(name);
+        self.indexes.get(name).copied().or_else(|| self.columns.iter().position(is_it))
+    }
+
+    /// The text that the row has set in a column.
+    pub(super) fn text(&self, column: usize) -> Option<&str> {
+        let texts = &self.columns[column].texts;
+        if texts.ends.len() <= self.rows {
+            return None;
+        }
+        let start = self.rows.checked_sub(1).map_or(0, |before| texts.ends[before] as usize);
+        std::str::from_utf8(&texts.bytes[start..]).ok()
     }
 
     /// The size of the batch in memory, in bytes.

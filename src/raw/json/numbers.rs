@@ -7,10 +7,15 @@ const ZEROS_MAX: usize = 100;
 /// A number of up to so many digits is the same as a double.
 const DOUBLE_DIGITS: usize = 15;
 
+/// Whether a number has neither a fraction nor an exponent.
+pub(super) fn is_whole(number: &str) -> bool {
+    number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
+}
+
 /// A number without an exponent and without zeros at the end of its fraction, if it has either;
 /// `1.50E+2` is `150`. An exponent that is too large is left as it is.
 pub(super) fn plain(number: &str) -> Cow<'_, str> {
-    if !number.contains(['.', 'e', 'E']) {
+    if is_whole(number) {
         return Cow::Borrowed(number);
     }
     let Some(Parts { sign, digits, exponent }) = Parts::of(number) else {
@@ -36,8 +41,7 @@ pub(super) fn plain(number: &str) -> Cow<'_, str> {
 
 /// Whether a double has exactly this value, or is written with these digits.
 pub(super) fn is_double(number: &str) -> bool {
-    let is_short = number.len() <= DOUBLE_DIGITS && !number.contains(['e', 'E']);
-    if is_short {
+    if number.len() <= DOUBLE_DIGITS && !number.bytes().any(|byte| matches!(byte, b'e' | b'E')) {
         return true;
     }
     let Ok(double) = number.parse::<f64>() else {

@@ -10,8 +10,10 @@ use std::collections::HashMap;
 use arrow::datatypes::DataType;
 use serde::de::IgnoredAny;
 
+use crate::config::BEFORE_PREFIX;
+use crate::raw::envelope::{UNAVAILABLE, Unavailable};
 use crate::raw::json::columns::{COLUMNS_MAX, Columns, Kind, Refused};
-use crate::raw::json::numbers::{is_double, plain};
+use crate::raw::json::numbers::{is_double, is_whole, plain};
 
 /// The most objects in each other.
 const DEPTH_MAX: usize = 32;
@@ -40,6 +42,11 @@ impl LineFault {
         LineFault { column: None, reason: reason.into(), hint }
     }
 
+    /// The fault of a name that stands twice.
+    pub(crate) fn duplicate(name: &str) -> Self {
+        Self::of_column(name, "is in its object twice", "fix the file: a name may stand once")
+    }
+
     /// A fault of one column.
     pub(crate) fn of_column(column: &str, reason: impl Into<String>, hint: &'static str) -> Self {
         LineFault { column: Some(column.into()), reason: reason.into(), hint }
@@ -59,6 +66,12 @@ pub(crate) struct Rows<'a> {
     objects: HashMap<String, Object>,
     /// The number of the row, from 1.
     row: u64,
+    /// The mark for a value that the source's log lacks.
+    unavailable: Option<&'a Unavailable>,
+    /// Whether the row of an event is read, and not its other fields.
+    pub(super) reads_row: bool,
+    /// Whether that is the row of a delete.
+    pub(super) reads_delete: bool,
 }
 
 /// An object in a field.
@@ -72,8 +85,22 @@ struct Object {
 
 impl<'a> Rows<'a> {
     /// Rows of a file with these columns, of which some types are declared.
-    pub(super) fn new(columns: Columns, declared: &'a [(String, DataType)]) -> Self {
-        Rows { columns, declared, path: String::new(), depth: 0, objects: HashMap::new(), row: 0 }
+    pub(super) fn new(
+        columns: Columns,
+        declared: &'a [(String, DataType)],
+        unavailable: Option<&'a Unavailable>,
+    ) -> Self {
+        Rows {
+            unavailable,
+            reads_row: false,
+            reads_delete: false,
+            columns,
+            declared,
+            path: String::new(),
+            depth: 0,
+            objects: HashMap::new(),
+            row: 0,
+        }
     }
 
     /// Reads a line as the next row, which [`Rows::columns`] then has to keep or to drop.
@@ -92,49 +119,79 @@ impl<'a> Rows<'a> {
         self.row += 1;
         self.path.clear();
         self.depth = 0;
+        self.reads_row = false;
+    }
+
+    /// Reads fields whose columns have names with a prefix.
+    pub(super) fn with_prefix<T>(
+        &mut self,
+        prefix: &str,
+        read: impl FnOnce(&mut Self) -> Result<T, LineFault>,
+    ) -> Result<T, LineFault> {
+        self.path.clear();
+        self.path.push_str(prefix);
+        let read = read(self);
+        self.path.clear();
+        read
     }
 
     /// Sets columns to the fields of an object.
-    fn fields(&mut self, object: &str) -> Result<(), LineFault> {
+    pub(super) fn fields(&mut self, object: &str) -> Result<(), LineFault> {
         each_field(object, &mut |key, value| self.field(key, value))
     }
 
     /// Sets a column, or those of an object, to the JSON text of a value.
-    fn field(&mut self, key: &str, value: &str) -> Result<(), LineFault> {
+    pub(super) fn field(&mut self, key: &str, value: &str) -> Result<(), LineFault> {
         if key.is_empty() {
             return Err(LineFault::of_line(
                 "has a field without a name",
                 "give every field a name",
             ));
         }
-        let first = value.as_bytes().first().copied().unwrap_or(b'n');
-        if first == b'{' && self.object(key, value)? {
+        if value.starts_with('{') && self.object(key, value)? {
             return Ok(());
         }
+        self.column(key, value).map(|_| ())
+    }
+
+    /// Sets a column to the JSON text of a value; returns the column.
+    pub(super) fn column(&mut self, key: &str, value: &str) -> Result<usize, LineFault> {
         let declared = self.declared;
         let of_name = |name: &str| {
+            // The key before an update has the type of the key.
+            let name = name.strip_prefix(BEFORE_PREFIX).unwrap_or(name);
             let mut declared = declared.iter();
             let found = declared.find(|(known, _)| known.eq_ignore_ascii_case(name));
             found.map(|(_, data_type)| data_type.clone())
         };
         let column = self.columns.find(&self.path, key, &of_name);
         let column = column.map_err(|refused| self.refused(key, &refused))?;
-        match first {
-            b'n' => {
-                self.columns.set_null(column);
-                Ok(())
+        match value.as_bytes().first() {
+            Some(b't' | b'f') => self.columns.set(column, value, Kind::Boolean),
+            Some(b'"') => self.text(column, value)?,
+            Some(b'[') if self.is_unavailable(|mark| mark.is_array(value)) => {
+                self.set_unavailable(column)?;
             }
-            b't' | b'f' => {
-                self.columns.set(column, value, Kind::Boolean);
-                Ok(())
-            }
-            b'"' => self.text(column, value),
-            b'[' | b'{' => {
-                self.columns.set(column, value, Kind::Array);
-                Ok(())
-            }
-            _ => self.number(column, value),
+            Some(b'[' | b'{') => self.columns.set(column, value, Kind::Array),
+            Some(b'-' | b'0'..=b'9') => self.number(column, value)?,
+            _ => self.columns.set_null(column),
         }
+        Ok(column)
+    }
+
+    /// Whether a value of an event's row is the mark for a value that the source's log lacks.
+    fn is_unavailable(&self, is_mark: impl FnOnce(&Unavailable) -> bool) -> bool {
+        self.reads_row && self.unavailable.is_some_and(is_mark)
+    }
+
+    /// Sets a column whose value the source's log lacks. A delete needs no value.
+    fn set_unavailable(&mut self, column: usize) -> Result<(), LineFault> {
+        if self.reads_delete {
+            self.columns.set_null(column);
+            return Ok(());
+        }
+        let (reason, hint) = UNAVAILABLE;
+        Err(LineFault::of_column(self.columns.name(column), reason, hint))
     }
 
     /// Sets the columns of an object in a field; false if it is one column.
@@ -153,7 +210,7 @@ impl<'a> Rows<'a> {
                 return Ok(false);
             }
             if object.seen_in == self.row {
-                return Err(duplicate(&self.path));
+                return Err(LineFault::duplicate(&self.path));
             }
             object.seen_in = self.row;
         }
@@ -175,7 +232,7 @@ impl<'a> Rows<'a> {
     fn refused(&self, key: &str, refused: &Refused) -> LineFault {
         let name = format!("{}{key}", self.path);
         match refused {
-            Refused::Duplicate => duplicate(&name),
+            Refused::Duplicate => LineFault::duplicate(&name),
             Refused::TooMany => LineFault::of_line(
                 format!("has more columns than the {COLUMNS_MAX} that a file may have"),
                 "an object whose field is declared as VARCHAR in `[raw.columns]` is one column",
@@ -193,6 +250,9 @@ impl<'a> Rows<'a> {
         } else {
             Cow::Borrowed(inner)
         };
+        if self.is_unavailable(|mark| mark.is_text(&text)) {
+            return self.set_unavailable(column);
+        }
         self.columns.set(column, &text, Kind::Text);
         Ok(())
     }
@@ -221,7 +281,7 @@ impl<'a> Rows<'a> {
 
 /// The kind of a number.
 fn kind_of(number: &str) -> Result<Kind, String> {
-    if number.contains(['.', 'e', 'E']) {
+    if !is_whole(number) {
         let why = || "has a number with more digits than a DOUBLE".to_string();
         return is_double(number).then_some(Kind::Number).ok_or_else(why);
     }
@@ -235,12 +295,8 @@ fn kind_of(number: &str) -> Result<Kind, String> {
     }
 }
 
-fn duplicate(name: &str) -> LineFault {
-    LineFault::of_column(name, "is in its object twice", "fix the file: a name may stand once")
-}
-
 /// Checks the start of a line.
-fn check_is_object(line: &str) -> Result<(), LineFault> {
+pub(super) fn check_is_object(line: &str) -> Result<(), LineFault> {
     match line.trim_ascii_start().as_bytes().first() {
         Some(b'{') => Ok(()),
         Some(b'[') => Err(LineFault::of_line("is an array, not an object", ONE_LINE)),

@@ -1,0 +1,202 @@
+//! Debezium's envelopes: the flat row of a change, taken out when a file is opened.
+//!
+//! An envelope has the row `before` and `after` a change, the operation `op`, and fields that say where
+//! and when it happened. The row of a change is `after`; of a delete it is `before`.
+//!
+//! | column | type | meaning |
+//! |---|---|---|
+//! | the row's columns | as found | those of `after`, or of `before` for a delete |
+//! | `__op` | Utf8View | c, u, d, or r, which is a row of a snapshot |
+//! | `__ts_ms`, `__source.lsn`, … | as found | the envelope's other fields; objects in it have names with dots |
+//! | `__…ts_ms`, `__…ts_us`, `__…ts_ns` | Timestamp in UTC | the whole numbers of these fields |
+//! | `__before.id`, … | as the key | where an update changes the key: the key before it |
+//!
+//! A row of a snapshot is an insert at its place in the order, and not before all changes: `ts_ms`, when
+//! the connector processed an event, puts it before the changes that follow, and after the changes
+//! that an earlier connector has seen.
+//!
+//! Tombstones (null, or an empty payload) and operations to ignore, such as messages (`op = "m"`), are
+//! not changes: they become rows of nulls, which are counted, and not folded.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray};
+use arrow::datatypes::{
+    DataType, Int64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampNanosecondType,
+};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+
+use crate::config::{ENVELOPE_PREFIX, Envelope, OpValues, Operation};
+
+pub(crate) mod flatten;
+
+/// The default mark as an element of an array of UUIDs.
+const DEFAULT_UUID: (&str, &str) =
+    ("__debezium_unavailable_value", "b68a35a7-17ad-35b3-af2a-ae46edb4545a");
+
+/// What is wrong with an envelope: the faulty field, the reason, and a hint.
+pub(crate) type EnvelopeFault = (&'static str, Cow<'static, str>, &'static str);
+
+/// The fault of a row that is no envelope.
+pub(crate) const NO_ENVELOPE: (&str, &str) = (
+    "is not an envelope: it has no `op`",
+    "raw.dialect = \"debezium\" is for envelopes with `before`, `after` and `op`: leave it out if the \
+     rows are flat",
+);
+pub(crate) const NO_AFTER: EnvelopeFault = (
+    "after",
+    Cow::Borrowed("is missing in a change that is not a delete"),
+    "check the connector and the file",
+);
+pub(crate) const NO_BEFORE: EnvelopeFault = (
+    "before",
+    Cow::Borrowed("is missing in a delete, so that its key is unknown"),
+    "check the connector; PostgreSQL logs the key of a delete only with a REPLICA IDENTITY",
+);
+pub(crate) const UNAVAILABLE: (&str, &str) = (
+    "is the mark for a value that the source's log lacks",
+    "have the source log whole rows (PostgreSQL: REPLICA IDENTITY FULL), or have the connector look \
+     such values up",
+);
+
+/// The operation of an envelope.
+///
+/// # Errors
+/// Why it is none.
+pub(crate) fn operation(op: &str, values: &OpValues) -> Result<Operation, EnvelopeFault> {
+    match values.operation(Some(op)) {
+        Some(operation) => Ok(operation),
+        None if op == "t" => Err((
+            "op",
+            "is a truncate, which is not supported yet".into(),
+            "the rows before it would stay: take a new snapshot to another folder, and rebuild from \
+             that",
+        )),
+        None => {
+            let why = format!("is none of {}", values.listed());
+            Err(("op", why.into(), "check the file, or name its values in `[raw.op_values]`"))
+        }
+    }
+}
+
+/// The unit of the times in a field of envelopes.
+pub(crate) fn time_unit(column: &str) -> Option<TimeUnit> {
+    let field = column.strip_prefix(ENVELOPE_PREFIX)?;
+    let of_object = ["source.", "transaction."].iter();
+    let mut of_object = of_object.filter_map(|object| field.strip_prefix(object));
+    match of_object.next().unwrap_or(field) {
+        "ts_ms" => Some(TimeUnit::Millisecond),
+        "ts_us" => Some(TimeUnit::Microsecond),
+        "ts_ns" => Some(TimeUnit::Nanosecond),
+        _ => None,
+    }
+}
+
+/// The type of a field of envelopes with times.
+pub(crate) fn time_type(unit: TimeUnit) -> DataType {
+    DataType::Timestamp(unit, Some("UTC".into()))
+}
+
+/// Whole numbers of 64 bits as times in UTC.
+pub(crate) fn as_times(numbers: &ArrayRef, unit: TimeUnit) -> ArrayRef {
+    let numbers = numbers.as_primitive::<Int64Type>();
+    match unit {
+        TimeUnit::Nanosecond => {
+            Arc::new(numbers.reinterpret_cast::<TimestampNanosecondType>().with_timezone("UTC"))
+        }
+        TimeUnit::Microsecond => {
+            Arc::new(numbers.reinterpret_cast::<TimestampMicrosecondType>().with_timezone("UTC"))
+        }
+        _ => Arc::new(numbers.reinterpret_cast::<TimestampMillisecondType>().with_timezone("UTC")),
+    }
+}
+
+/// The forms of the mark for a value that the source's log lacks.
+#[derive(Clone, Debug)]
+pub(crate) struct Unavailable {
+    /// As text, and as text for bytes.
+    texts: Vec<String>,
+    /// As JSON arrays without white space.
+    arrays: Vec<String>,
+}
+
+impl Unavailable {
+    /// The forms of a pipeline's mark.
+    pub(crate) fn of(envelope: &Envelope) -> Self {
+        let mark = &envelope.unavailable_value;
+        let hex: String = mark.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let mut texts = vec![mark.clone(), STANDARD.encode(mark), URL_SAFE.encode(mark), hex];
+        texts.dedup();
+        let quoted = texts.iter().map(|text| serde_json::Value::from(text.as_str()).to_string());
+        let mut arrays: Vec<String> = quoted.map(|text| format!("[{text}]")).collect();
+        let bytes: Vec<String> = mark.bytes().map(|byte| (byte as i8).to_string()).collect();
+        arrays.push(format!("[{}]", bytes.join(",")));
+        if mark == DEFAULT_UUID.0 {
+            arrays.push(format!("[\"{}\"]", DEFAULT_UUID.1));
+        }
+        Unavailable { texts, arrays }
+    }
+
+    /// Whether a text is the mark.
+    pub(crate) fn is_text(&self, text: &str) -> bool {
+        self.texts.iter().any(|mark| mark == text)
+    }
+
+    /// Whether bytes are the mark.
+    pub(crate) fn is_bytes(&self, bytes: &[u8]) -> bool {
+        self.texts.first().is_some_and(|mark| mark.as_bytes() == bytes)
+    }
+
+    /// Whether the JSON text of an array is the mark.
+    pub(crate) fn is_array(&self, json: &str) -> bool {
+        let starts =
+            self.arrays.iter().any(|array| json[1..].trim_start().starts_with(&array[1..2]));
+        starts && {
+            let dense: String = json.chars().filter(|char| !char.is_ascii_whitespace()).collect();
+            self.arrays.iter().any(|array| *array == dense || array == json)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_of_the_mark_is_known() {
+        let of = |value: &str| {
+            Unavailable::of(&Envelope {
+                key: Vec::new(),
+                op_values: OpValues::default(),
+                unavailable_value: value.into(),
+            })
+        };
+        let mark = of("__debezium_unavailable_value");
+        for text in [
+            "__debezium_unavailable_value",
+            "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==",
+            "5f5f646562657a69756d5f756e617661696c61626c655f76616c7565",
+        ] {
+            assert!(mark.is_text(text), "{text}");
+            assert!(mark.is_array(&format!("[ \"{text}\" ]")), "{text}");
+            assert!(!mark.is_array(&format!("[\"{text}\",1]")), "{text}");
+        }
+        assert!(mark.is_array("[\"b68a35a7-17ad-35b3-af2a-ae46edb4545a\"]"));
+        assert!(of("no").is_array("[110, 111]") && !of("no").is_array("[110]"));
+        assert!(!mark.is_array("[]") && !mark.is_text(""));
+        assert!(mark.is_bytes(b"__debezium_unavailable_value") && !mark.is_bytes(b"x"));
+    }
+
+    #[test]
+    fn times_are_known_by_the_name_of_their_field() {
+        assert_eq!(time_unit("__ts_ms"), Some(TimeUnit::Millisecond));
+        assert_eq!(time_unit("__source.ts_us"), Some(TimeUnit::Microsecond));
+        assert_eq!(time_unit("__source.ts_ns"), Some(TimeUnit::Nanosecond));
+        for name in ["ts_ms", "source.ts_ms", "__source.lsn", "__before.ts_ms"] {
+            assert_eq!(time_unit(name), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Raw files of Debezium: envelopes as lines of JSON, and as structs in Parquet.
+
+use crate::support::{
+    Event, EventRow, Lab, LabBuilder, PLACES, Report, Task, assert_refused, events_json,
+    events_parquet,
+};
+
+const START: &str = "2024-01-01";
+const END: &str = "2024-02-01";
+const FORMATS: [&str; 2] = ["json", "parquet"];
+
+const SQL: &str =
+    "SELECT CAST(id AS BIGINT) AS id, CAST(v AS BIGINT) AS v, CAST(note AS VARCHAR) AS note,
+    event_dt FROM latest";
+
+fn builder(format: &str) -> LabBuilder {
+    Lab::builder()
+        .set("raw.format", format)
+        .set("raw.dialect", "debezium")
+        .set("raw.order_by", vec!["ts_ms"])
+        .partition_by(&["event_dt"])
+        .curated_sql(SQL)
+}
+
+fn curated(lab: &Lab) -> Vec<String> {
+    lab.lines("lake/curated", ["id", "v", "note", "event_dt"])
+}
+
+/// A time of January 2024, in milliseconds since 1970.
+fn at(day: i64, ms: i64) -> i64 {
+    1_704_067_200_000 + (day - 1) * 86_400_000 + ms
+}
+
+fn row(id: i64, v: i64, note: &str) -> Option<EventRow> {
+    Some((id, Some(v), Some(note.to_string())))
+}
+
+fn key(id: i64) -> Option<EventRow> {
+    Some((id, None, None))
+}
+
+fn put(lab: &Lab, format: &str, day: i64, events: &[Event]) {
+    let bytes = match format {
+        "json" => events_json(events).into_bytes(),
+        _ => events_parquet(events),
+    };
+    lab.put(&format!("raw/202401{day:02}-100000000.{format}"), bytes);
+}
+
+/// A snapshot, changes with tombstones and a message, and another snapshot.
+fn put_changes(lab: &Lab, format: &str) {
+    put(
+        lab,
+        format,
+        2,
+        &[
+            (Some("r"), None, row(1, 10, "a"), at(2, 0)),
+            (Some("r"), None, row(2, 20, "b"), at(2, 0)),
+            (Some("c"), None, row(3, 30, "c"), at(2, 5)),
+            (Some("u"), row(3, 30, "c"), row(3, 31, "c"), at(2, 5)),
+            (Some("m"), None, None, at(2, 6)),
+        ],
+    );
+    put(
+        lab,
+        format,
+        3,
+        &[
+            (Some("d"), key(2), None, at(3, 0)),
+            (None, None, None, 0),
+            (Some("u"), key(1), row(9, 11, "a moved"), at(3, 1)),
+            (Some("c"), None, row(4, 40, "d"), at(3, 2)),
+        ],
+    );
+    // A snapshot that was taken again: what the connector has missed comes with it.
+    put(lab, format, 4, &[(Some("r"), None, row(4, 44, "d again"), at(4, 0))]);
+}
+
+const EXPECTED: [&str; 3] =
+    ["3 31 c 2024-01-02", "4 44 d again 2024-01-04", "9 11 a moved 2024-01-03"];
+
+#[test]
+fn envelopes_are_folded_in_any_windows() {
+    for place in PLACES {
+        for format in FORMATS {
+            let whole = builder(format).place(place).build();
+            put_changes(&whole, format);
+            let report = whole.run(START, END).expect("a run");
+            assert_eq!(curated(&whole), EXPECTED, "{format}");
+            let counts =
+                (report.rows_read, report.rows_ignored, report.rows_deleted, report.key_moves);
+            assert_eq!(counts, (10, 2, 2, 1), "{format}");
+            assert_eq!(report.note, None, "no warning that key updates cannot be seen");
+            let daily = builder(format).place(place).build();
+            put_changes(&daily, format);
+            for day in [4, 3, 2] {
+                let (start, end) = (format!("2024-01-{day:02}"), format!("2024-01-{:02}", day + 1));
+                daily.run(&start, &end).expect("a run");
+            }
+            assert_eq!(curated(&daily), EXPECTED, "{format}");
+            let before = daily.contents("lake/curated");
+            daily.run(START, END).expect("a run");
+            assert_eq!(daily.contents("lake/curated"), before);
+            daily.assert_verified();
+            daily.rebuild(false, &[]).expect("rebuilt");
+            assert_eq!(curated(&daily), EXPECTED, "{format}");
+            daily.assert_tidy();
+        }
+    }
+}
+
+#[test]
+fn windows_may_select_changes_by_their_time() {
+    for format in FORMATS {
+        let lab = builder(format).window_by("commit").build();
+        put_changes(&lab, format);
+        for day in [3, 4, 2] {
+            let (start, end) = (format!("2024-01-{day:02}"), format!("2024-01-{:02}", day + 1));
+            lab.run(&start, &end).expect("a run");
+        }
+        assert_eq!(curated(&lab), EXPECTED, "{format}");
+        lab.assert_verified();
+    }
+}
+
+#[test]
+fn a_payload_beside_its_schema_is_the_envelope() {
+    let lab = builder("json").build();
+    let schema = r#"{"type":"struct","fields":[{"field":"op","type":"string"}]}"#;
+    let text = format!(
+        "{{\"schema\":{schema},\"payload\":{{\"before\":null,\"after\":{{\"id\":1,\"v\":1,\"note\":\"a\"}},\"op\":\"c\",\"ts_ms\":{}}}}}
+{{\"payload\":{{\"op\":\"d\",\"before\":{{\"id\":1}},\"ts_ms\":{}}},\"schema\":{schema}}}
+{{\"schema\":null,\"payload\":null}}
+{{\"payload\":{{}}}}
+{{}}
+
+null
+{{\"schema\":{schema},\"payload\":{{\"after\":{{\"id\":2,\"v\":2,\"note\":\"b\"}},\"op\":\"r\",\"ts_ms\":{}}}}}",
+        at(2, 0),
+        at(2, 1),
+        at(2, 2)
+    );
+    lab.put("raw/20240102-100000000.json", text);
+    let report = lab.run(START, END).expect("a run");
+    assert_eq!(curated(&lab), ["2 2 b 2024-01-02"]);
+    assert_eq!((report.rows_read, report.rows_ignored, report.rows_deleted), (7, 4, 1));
+}
+
+#[test]
+fn the_fields_of_an_envelope_are_columns() {
+    for format in FORMATS {
+        let lab = builder(format)
+            .partition_by(&[])
+            .curated_sql(
+                "SELECT CAST(id AS BIGINT) AS id, op, \"source.connector\" AS connector,
+                 CAST(ts_ms AS TIMESTAMP(3)) AS at, CAST(\"__source.ts_ms\" AS TIMESTAMP(3)) AS committed
+                 FROM latest",
+            )
+            .set("raw.commit_time", "source.ts_ms")
+            .build();
+        put_changes(&lab, format);
+        lab.run(START, END).expect("a run");
+        let found = lab.lines("lake/curated", ["id", "op", "connector", "at", "committed"]);
+        assert_eq!(
+            found,
+            [
+                "3 u postgresql 2024-01-02 00:00:00.005 2024-01-02 00:00:00",
+                "4 r postgresql 2024-01-04 00:00:00 2024-01-03 23:59:59.995",
+                "9 u postgresql 2024-01-03 00:00:00.001 2024-01-02 23:59:59.996",
+            ],
+            "{format}"
+        );
+    }
+}
+
+#[test]
+fn columns_of_a_row_keep_their_names_beside_those_of_the_envelope() {
+    let event = |id: i64, ms: i64| {
+        format!(
+            "{{\"after\":{{\"id\":{id},\"op\":\"theirs\",\"ts_ms\":\"x\",\"source\":\"y\",\"before\":{{\"a\":1}}}},\"op\":\"c\",\"ts_ms\":{},\"source\":{{\"lsn\":5}}}}\n",
+            at(2, ms)
+        )
+    };
+    let lab = builder("json")
+        .partition_by(&[])
+        .curated_sql(
+            "SELECT CAST(id AS BIGINT) AS id, op, ts_ms, source, \"before.a\" AS before_a, __op AS what,
+             \"source.lsn\" AS lsn FROM latest",
+        )
+        .build();
+    lab.put("raw/20240102-100000000.json", event(1, 0) + &event(1, 1));
+    lab.run(START, END).expect("a run");
+    let found =
+        lab.lines("lake/curated", ["id", "op", "ts_ms", "source", "before_a", "what", "lsn"]);
+    assert_eq!(found, ["1 theirs x y 1 c 5"]);
+}
+
+#[test]
+fn a_column_that_takes_the_name_of_an_envelopes_field_is_reported() {
+    let sql = "SELECT CAST(id AS BIGINT) AS id, CAST(op AS VARCHAR) AS op FROM latest";
+    let lab = builder("json").partition_by(&[]).curated_sql(sql).build();
+    let event = |row: &str, day: i64| {
+        format!("{{\"after\":{row},\"op\":\"c\",\"ts_ms\":{}}}\n", at(day, 0))
+    };
+    lab.put("raw/20240102-100000000.json", event("{\"id\":1}", 2));
+    lab.run(START, END).expect("a run");
+    assert_eq!(lab.lines("lake/curated", ["id", "op"]), ["1 c"]);
+    lab.put("raw/20240103-100000000.json", event("{\"id\":2,\"op\":\"theirs\"}", 3));
+    let error = lab.run(START, END).expect_err("another `op`");
+    assert_refused(error, 65, "the rows have a column `op` now", "\"__op\"");
+    for (name, expected) in [("after.op", ["1 -", "2 theirs"]), ("__op", ["1 c", "2 c"])] {
+        lab.write_file("curated.sql", &sql.replace("(op AS", &format!("(\"{name}\" AS")));
+        // The first file has no such column of the rows.
+        lab.rebuild(false, &["raw.columns={op = \"VARCHAR\"}"]).expect("rebuilt");
+        lab.run(START, END).expect("a run");
+        assert_eq!(lab.lines("lake/curated", ["id", "op"]), expected);
+    }
+}
+
+/// The reasons for which lines are quarantined, by row.
+fn reasons(lab: &Lab, report: &Report) -> Vec<String> {
+    let folder = report.quarantine.as_ref().expect("a folder");
+    let path = folder.rsplit_once("/lake/").expect("below the lake").1;
+    let mut found = lab.lines(&format!("lake/{path}"), ["row", "column", "reason"]);
+    found.sort();
+    found
+}
+
+#[test]
+fn what_is_no_envelope_is_a_bad_row() {
+    let lines = [
+        r#"{"id":1,"v":2}"#,
+        r#"{"op":"c","ts_ms":1}"#,
+        r#"{"op":"u","before":{"id":1},"after":null,"ts_ms":1}"#,
+        r#"{"op":"d","before":null,"after":null,"ts_ms":1}"#,
+        r#"{"op":"x","after":{"id":1},"ts_ms":1}"#,
+        r#"{"op":"t","ts_ms":1}"#,
+        r#"{"op":"c","after":"{\"id\":1}","ts_ms":1}"#,
+        r#"{"op":"c","after":{"id":1,"id":2},"ts_ms":1}"#,
+        r#"{"op":"c","op":"d","after":{"id":1},"ts_ms":1}"#,
+        r#"{"payload":"x"}"#,
+        r#"{"after":{"id":1},"op":null,"ts_ms":1}"#,
+        r#"{"after":{"id":1,"v":1,"note":"good"},"op":"c","ts_ms":1704153600000}"#,
+    ];
+    let reasons_expected = [
+        "1 - is not an envelope: it has no `op`",
+        "10 payload is not an object",
+        "11 - is not an envelope: it has no `op`",
+        "2 after is missing in a change that is not a delete",
+        "3 after is missing in a change that is not a delete",
+        "4 before is missing in a delete, so that its key is unknown",
+        "5 op is none of c, r, u, d, m",
+        "6 op is a truncate, which is not supported yet",
+        "7 after is not an object",
+        "8 id is in its object twice",
+        "9 op is in its object twice",
+    ];
+    for place in PLACES {
+        let lab = builder("json").place(place).build();
+        lab.put("raw/20240102-100000000.json", lines.join("\n"));
+        let error = lab.run(START, END).expect_err("bad");
+        assert_refused(error, 65, "line 1 of", "raw.dialect");
+        lab.edit_pipeline("[raw]", "[raw]\non_bad_row = \"quarantine\"");
+        let report = lab.run(START, END).expect("a run");
+        assert_eq!(reasons(&lab, &report), reasons_expected);
+        assert_eq!(curated(&lab), ["1 1 good 2024-01-02"]);
+        let again = lab.catch_up(&[]).expect("caught up");
+        assert_eq!(again.rows_rejected, 11);
+        assert_eq!(curated(&lab), ["1 1 good 2024-01-02"]);
+    }
+    let lab = builder("parquet").set("raw.on_bad_row", "quarantine").build();
+    put(
+        &lab,
+        "parquet",
+        2,
+        &[
+            (Some("c"), key(1), None, at(2, 0)),
+            (Some("d"), None, key(1), at(2, 0)),
+            (Some("x"), None, key(1), at(2, 0)),
+            (Some("t"), None, None, at(2, 0)),
+            (None, None, key(1), at(2, 0)),
+            (Some("c"), None, row(1, 1, "good"), at(2, 0)),
+        ],
+    );
+    let report = lab.run(START, END).expect("a run");
+    assert_eq!(
+        reasons(&lab, &report),
+        [
+            "1 after is missing in a change that is not a delete",
+            "2 before is missing in a delete, so that its key is unknown",
+            "3 op is none of c, r, u, d, m",
+            "4 op is a truncate, which is not supported yet",
+            "5 - is not an envelope: it has no `op`",
+        ]
+    );
+    assert_eq!(curated(&lab), ["1 1 good 2024-01-02"]);
+    lab.edit_pipeline("on_bad_row = \"quarantine\"", "");
+    lab.remove_all("lake");
+    let error = lab.run(START, END).expect_err("bad");
+    assert_refused(error, 65, "row 1 of", "connector");
+}
+
+#[test]
+fn a_mark_for_a_missing_value_is_a_bad_row_and_no_text() {
+    const MARK: &str = "__debezium_unavailable_value";
+    for format in FORMATS {
+        let lab = builder(format).build();
+        let events = [
+            (Some("c"), None, row(1, 1, "a"), at(2, 0)),
+            // A delete needs its key only.
+            (Some("d"), row(2, 1, MARK), None, at(2, 0)),
+            (Some("u"), row(1, 1, MARK), row(1, 2, MARK), at(2, 1)),
+        ];
+        put(&lab, format, 2, &events);
+        let error = lab.run(START, END).expect_err("no value");
+        assert_refused(error, 65, "column `note` is the mark for a value", "REPLICA IDENTITY FULL");
+        let set = ["raw.unavailable_value=none"];
+        lab.run_with(Task::Run, START, END, &set).expect("a text like others");
+        assert_eq!(curated(&lab), [format!("1 2 {MARK} 2024-01-02")]);
+    }
+    let lab = builder("json").set("raw.unavailable_value", "gone").build();
+    for value in ["\"gone\"", "\"Z29uZQ==\"", "\"676f6e65\"", "[\"gone\"]", "[103, 111, 110, 101]"]
+    {
+        let line = format!(
+            "{{\"op\":\"u\",\"after\":{{\"id\":1,\"v\":1,\"note\":{value}}},\"ts_ms\":{}}}\n",
+            at(2, 0)
+        );
+        lab.put("raw/20240102-100000000.json", line);
+        let error = lab.run(START, END).expect_err("no value");
+        assert_refused(error, 65, "column `note` is the mark for a value", "");
+    }
+}
+
+#[test]
+fn rows_without_envelopes_are_named_as_such() {
+    let lab = builder("parquet").build();
+    let rows =
+        crate::support::file_of_rows(&["id", "v", "ts"], &[["1", "1", "2024-01-02 00:00:00"]]);
+    lab.put("raw/20240102-100000000.parquet", rows);
+    let error = lab.run(START, END).expect_err("no envelopes");
+    assert_refused(error, 65, "are not envelopes", "raw.dialect");
+    for format in FORMATS {
+        let lab = builder(format).set("raw.dialect", "dms").build();
+        put(&lab, format, 2, &[(Some("c"), None, row(1, 1, "a"), at(2, 0))]);
+        let error = lab.run(START, END).expect_err("envelopes");
+        assert_refused(error, 2, "no raw file has the column `id`", "raw.dialect = \"debezium\"");
+    }
+}
+
+#[test]
+fn keys_that_do_not_go_with_envelopes_are_refused() {
+    let lab = builder("json").build();
+    for (set, message) in [
+        ("raw.dialect=maxwell", "unknown variant `maxwell`"),
+        ("raw.format=csv", "`raw.dialect` is `debezium`, and raw.format is `csv`"),
+        ("raw.before_image_prefix=BI_", "`raw.before_image_prefix` is for rows without envelopes"),
+        ("raw.unavailable_value=", "`raw.unavailable_value` is empty"),
+    ] {
+        let error = lab.run_with(Task::Run, START, END, &[set]).expect_err("refused");
+        assert_eq!(error.kind.exit_code(), 2);
+        assert!(error.to_string().contains(message), "{error}");
+    }
+    let set = ["raw.dialect=dms", "raw.unavailable_value=x"];
+    let error = lab.run_with(Task::Run, START, END, &set).expect_err("refused");
+    assert_refused(error, 2, "`raw.unavailable_value` is for envelopes", "debezium");
+}
