@@ -19,6 +19,7 @@ mod publishing;
 mod quarantine;
 mod raw_columns;
 mod raw_guide;
+mod raw_names;
 mod raw_shapes;
 mod raw_text;
 mod raw_types;

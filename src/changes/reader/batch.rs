@@ -15,9 +15,9 @@ use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatchOptions;
 use chrono_tz::Tz;
 
-use super::{ChangeReader, Pass, Source};
-use crate::changes::OpenInput;
+use super::{ChangeReader, Pass};
 use crate::changes::position::{OrderEncoder, pack_column};
+use crate::changes::{ChangeColumn, OpenInput};
 use crate::error::{Error, Result};
 use crate::parquet_io::texts::first_bad_text;
 use crate::raw::bad_rows::{BadRow, NOT_UTF8};
@@ -165,14 +165,14 @@ impl Batch<'_> {
             .sources
             .iter()
             .map(|source| match source {
-                Source::Raw(column) => self.raw(*column),
-                Source::EventDt => self.event_days(&live, &times),
-                Source::Position => {
+                ChangeColumn::Raw(column) => self.raw(*column),
+                ChangeColumn::Day => self.event_days(&live, &times),
+                ChangeColumn::Position => {
                     self.check_key()?;
                     self.positions(&times, own)
                 }
-                Source::Live => Ok(Arc::new(live.clone()) as ArrayRef),
-                Source::Latest => Ok(self.latest(own)),
+                ChangeColumn::Live => Ok(Arc::new(live.clone()) as ArrayRef),
+                ChangeColumn::Latest => Ok(self.latest(own)),
             })
             .collect::<Result<Vec<_>, BatchError>>()?;
         let count = self.read.num_rows();
@@ -310,19 +310,19 @@ impl Batch<'_> {
         let times = self.commit_times()?;
         let arrays = reader.sources.iter().map(|source| {
             Ok(match source {
-                Source::Raw(column) => {
+                ChangeColumn::Raw(column) => {
                     match reader.roles.key.iter().position(|key| key == column) {
                         Some(key) => Arc::clone(&before[key]),
                         None => self.raw(*column)?,
                     }
                 }
-                Source::EventDt => {
+                ChangeColumn::Day => {
                     let days = times.iter().map(|time| time.map(day_of));
                     Arc::new(days.collect::<Date32Array>())
                 }
-                Source::Position => self.positions(&times, 0)?,
-                Source::Live => Arc::new(BooleanArray::from(vec![false; count])),
-                Source::Latest => self.latest(0),
+                ChangeColumn::Position => self.positions(&times, 0)?,
+                ChangeColumn::Live => Arc::new(BooleanArray::from(vec![false; count])),
+                ChangeColumn::Latest => self.latest(0),
             })
         });
         let arrays = arrays.collect::<Result<Vec<ArrayRef>, BatchError>>()?;

@@ -10,7 +10,6 @@ use datafusion::logical_expr::{ident, lit, try_cast};
 use datafusion::prelude::{DataFrame, SessionContext};
 
 use super::KeyDifference;
-use crate::changes::EVENT_DT;
 use crate::config::{Keep, Pipeline};
 use crate::error::Result;
 use crate::layout::partition_values;
@@ -19,21 +18,25 @@ use crate::layout::partition_values;
 pub(super) struct Keys<'a> {
     pub(super) pipeline: &'a Pipeline,
     pub(super) columns: &'a [(String, DataType)],
+    /// The column that is the day.
+    pub(super) day: Option<&'a str>,
     pub(super) partition: &'a str,
 }
 
 impl Keys<'_> {
-    /// The columns that identify a row: the key, under `latest-per-day` also the day; without a key
-    /// all columns.
-    fn key(&self) -> Vec<&str> {
-        let all = self.columns.iter().map(|(name, _)| name.as_str());
+    /// The columns that identify a row, as indices: the key, under `latest-per-day` also the day;
+    /// without a key all columns.
+    fn key(&self) -> Vec<usize> {
         if self.pipeline.key.is_empty() {
-            return all.collect();
+            return (0..self.columns.len()).collect();
         }
-        let mut key: Vec<&str> = self.pipeline.key.iter().map(String::as_str).collect();
-        let has_day = self.columns.iter().any(|(name, _)| name == EVENT_DT);
-        if self.pipeline.keep == Keep::LatestPerDay && has_day && !key.contains(&EVENT_DT) {
-            key.push(EVENT_DT);
+        let index = |wanted: &str| self.columns.iter().position(|(name, _)| name == wanted);
+        let mut key: Vec<usize> = self.pipeline.key.iter().filter_map(|name| index(name)).collect();
+        if self.pipeline.keep == Keep::LatestPerDay
+            && let Some(day) = self.day.and_then(index)
+            && !key.contains(&day)
+        {
+            key.push(day);
         }
         key
     }
@@ -69,20 +72,24 @@ impl Keys<'_> {
         expected: DataFrame,
         found: DataFrame,
     ) -> Result<Option<KeyDifference>> {
+        // In these queries a column has its number as name: `c0`, `c1` and so on.
         for (name, rows) in [("expected", expected), ("found", found)] {
             let columns = self.columns.iter();
             let columns =
                 columns.map(|(name, kind)| try_cast(ident(name), kind.clone()).alias(name));
             let rows = rows.select(columns.collect::<Vec<_>>())?;
+            let columns = self.columns.iter().enumerate();
+            let numbered =
+                columns.map(|(number, (name, _))| ident(name).alias(format!("c{number}")));
+            let rows = self.selected(rows)?.select(numbered.collect::<Vec<_>>())?;
             context.deregister_table(name)?;
-            context.register_table(name, self.selected(rows)?.into_view())?;
+            context.register_table(name, rows.into_view())?;
         }
-        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
         let key = self.key();
-        let listed: Vec<String> = key.iter().map(|name| quoted(name)).collect();
+        let listed: Vec<String> = key.iter().map(|number| format!("c{number}")).collect();
         let counted = |side: &str| {
             let key = listed.join(", ");
-            format!("SELECT {key}, count(*) AS \"rows of it\" FROM {side} GROUP BY {key}")
+            format!("SELECT {key}, count(*) AS rows_of_it FROM {side} GROUP BY {key}")
         };
         let shown = |side: &str| {
             let columns =
@@ -94,9 +101,9 @@ impl Keys<'_> {
         let keys: Vec<String> = (0..key.len()).map(|at| format!("k{at}")).collect();
         // Counts are compared first: a key with two rows would join with itself.
         let counts = format!(
-            "SELECT {}, \"rows of it\" AS expected_rows, CAST(0 AS BIGINT) AS found_rows FROM \
+            "SELECT {}, rows_of_it AS expected_rows, CAST(0 AS BIGINT) AS found_rows FROM \
              ({}) e \
-             UNION ALL SELECT {}, CAST(0 AS BIGINT), \"rows of it\" FROM ({}) f",
+             UNION ALL SELECT {}, CAST(0 AS BIGINT), rows_of_it FROM ({}) f",
             shown("e"),
             counted("expected"),
             shown("f"),
@@ -123,13 +130,12 @@ impl Keys<'_> {
                 }
             })
             .await?;
-        let names = self.columns.iter().map(|(name, _)| name);
-        let other_columns: Vec<&String> =
-            names.filter(|name| !key.contains(&name.as_str())).collect();
+        let other_columns: Vec<usize> =
+            (0..self.columns.len()).filter(|number| !key.contains(number)).collect();
         if difference.is_none() && !other_columns.is_empty() {
             let differs: Vec<String> = other_columns
                 .iter()
-                .map(|name| format!("(e.{0} IS DISTINCT FROM f.{0})", quoted(name)))
+                .map(|number| format!("(e.c{number} IS DISTINCT FROM f.c{number})"))
                 .collect();
             let flags =
                 differs.iter().enumerate().map(|(at, differs)| format!("{differs} AS d{at}"));
@@ -145,7 +151,8 @@ impl Keys<'_> {
                         let flags = row.column_by_name(&format!("d{number}"));
                         flags.is_some_and(|flags| flags.as_boolean().value(at))
                     });
-                    let names: Vec<String> = differ.map(|(_, name)| format!("`{name}`")).collect();
+                    let names = differ.map(|(_, column)| format!("`{}`", self.columns[*column].0));
+                    let names: Vec<String> = names.collect();
                     format!("its row differs in {}", names.join(", "))
                 })
                 .await?;
@@ -158,7 +165,7 @@ impl Keys<'_> {
         &self,
         context: &SessionContext,
         query: &str,
-        key: &[&str],
+        key: &[usize],
         why: impl Fn(&RecordBatch, usize) -> String,
     ) -> Result<Option<KeyDifference>> {
         let batches = context.sql(query).await?.collect().await?;
@@ -166,10 +173,10 @@ impl Keys<'_> {
             return Ok(None);
         };
         let format = FormatOptions::default().with_null("null");
-        let values = key.iter().enumerate().map(|(at, name)| {
+        let values = key.iter().enumerate().map(|(at, number)| {
             let column = row.column(at);
             let shown = ArrayFormatter::try_new(column, &format)?;
-            Ok((name.to_string(), shown.value(0).try_to_string()?))
+            Ok((self.columns[*number].0.clone(), shown.value(0).try_to_string()?))
         });
         // Without a key, only row values would identify the row, and they must not be printed.
         let key = if self.pipeline.key.is_empty() {
