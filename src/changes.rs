@@ -3,10 +3,14 @@
 //! | column | Arrow type | nullable | meaning |
 //! |---|---|---|---|
 //! | the raw columns | as found, widened over all inputs | yes | matched by name; null if an input lacks it |
-//! | `event_dt` | Date32 | yes | the day: of the event time for I and U, of the commit time for D |
-//! | `__position` | see [`crate::changes::position`] | no | the position in the order of changes |
-//! | `__live` | Boolean | no | whether the operation is I or U |
-//! | `__latest` | Boolean | no | whether this is its key's last change (pass two only) |
+//! | day | Date32 | yes | the day: of the event time for I and U, of the commit time for D |
+//! | position | see [`crate::changes::position`] | no | the position in the order of changes |
+//! | live | Boolean | no | whether the operation is I or U |
+//! | latest | Boolean | no | whether this is its key's last change (pass two only) |
+//!
+//! Whoever reads the relation chooses its columns and names them ([`ChangeColumn`]), so that no name of
+//! a raw column is reserved. In `curated.sql` the day is `event_dt`, or has another name where that is
+//! a raw column ([`Changes::day_names`]).
 //!
 //! Text is read as views. Every row is checked when it is read: a null key, an operation that is none
 //! of I, U, D, a time that cannot be read and a value that does not fit its column's type stop the
@@ -27,7 +31,7 @@ use futures::TryStreamExt;
 use crate::changes::pass_one::PassOne;
 use crate::changes::position::{FILES_MAX, OrderEncoder, ROWS_MAX};
 use crate::changes::row_bitmap::Winners;
-use crate::config::{OnBad, OpValues, Pipeline, Raw, TimeUnit, WindowBy};
+use crate::config::{LATEST_RELATION, OnBad, OpValues, Pipeline, Raw, TimeUnit, WindowBy};
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Kind, Result};
 use crate::layout::{FileOrder, file_time};
@@ -35,6 +39,7 @@ use crate::parquet_io::open::ParquetFile;
 use crate::raw::bad_rows::{BadRow, BadRows};
 use crate::raw::columns::{RawColumns, find_column};
 use crate::raw::discover::{Input, RawFile};
+use crate::raw::envelope::{ENVELOPES_MEANT, look_like_envelopes};
 use crate::raw::open::{Opened, Opening, Spilled};
 use crate::raw::schema_changes::{KnownColumns, Newest, SchemaChange, SchemaChanges};
 use crate::types::column_type::{always_fits, has_text};
@@ -52,14 +57,25 @@ pub(crate) mod position;
 pub(crate) mod reader;
 pub(crate) mod row_bitmap;
 
-/// The day of a change.
+/// The day of a change, in queries.
 pub(crate) const EVENT_DT: &str = "event_dt";
-/// The position in the order of changes.
-pub(crate) const POSITION: &str = "__position";
-/// Whether the operation is I or U.
-pub(crate) const LIVE: &str = "__live";
-/// Whether a change is its key's last.
-pub(crate) const LATEST: &str = "__latest";
+/// What the day's name begins with, where `event_dt` is a raw column.
+const OF_CHANGE: &str = "change_";
+
+/// A column of the relation of changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChangeColumn {
+    /// A raw column, by its index.
+    Raw(usize),
+    /// The day.
+    Day,
+    /// The position in the order of changes.
+    Position,
+    /// Whether the operation is I or U.
+    Live,
+    /// Whether a change is its key's last.
+    Latest,
+}
 
 /// From this similarity on (1 is equal) a name may be a misspelling of another.
 const SIMILARITY_MIN: f64 = 0.85;
@@ -79,6 +95,8 @@ pub struct Changes {
     is_mixed: Vec<bool>,
     /// The raw columns that are other names of columns.
     other_names: Vec<usize>,
+    /// The names of the day in `curated.sql`.
+    day_names: Vec<String>,
     key: Vec<String>,
     raw: Raw,
     commit_time: CommitTime,
@@ -181,6 +199,7 @@ impl Changes {
         }
         let untyped = union.settle(&pipeline.key);
         map_columns(&mut files, &union, checks_texts);
+        check_meaning_of_day(&union, known, pipeline)?;
         let columns: Vec<_> = union
             .fields
             .iter()
@@ -201,6 +220,7 @@ impl Changes {
         let images = raw.before_images(&pipeline.key);
         let images = images.iter().map(|name| union.find(name));
         let before_images = images.collect();
+        let day_names = day_names(&union.fields, pipeline);
         let raw_schema = Arc::new(Schema::new(union.fields));
         let has_values = files.iter().any(|file| !file.is_blank);
         let delete_when = match raw.delete_when.as_ref().filter(|_| has_values) {
@@ -210,6 +230,7 @@ impl Changes {
         let changes = Changes {
             commit_time,
             delete_when,
+            day_names,
             before_images,
             files,
             raw_schema,
@@ -244,6 +265,27 @@ impl Changes {
     pub(crate) fn mixed_columns(&self) -> impl Iterator<Item = &FieldRef> + '_ {
         let columns = self.raw_schema.fields().iter().zip(&self.is_mixed);
         columns.filter(|(_, is_mixed)| **is_mixed).map(|(field, _)| field)
+    }
+
+    /// The names of the day in `curated.sql`: `event_dt`. If raw has a column of that name, this is
+    /// the raw column, and the day is `change_event_dt` (if raw has that too, with one more `change_`).
+    /// Where the query writes that name, it is a name of the day in any case.
+    pub(crate) fn day_names(&self) -> &[String] {
+        &self.day_names
+    }
+
+    /// The number of key columns.
+    pub(crate) fn key_count(&self) -> usize {
+        self.key.len()
+    }
+
+    /// The key columns.
+    pub(crate) fn key_columns(&self) -> Result<Vec<ChangeColumn>> {
+        let column = |name: &String| {
+            let lost = || Error::internal(format!("the key column `{name}` is missing"));
+            self.raw_column(name).map(ChangeColumn::Raw).ok_or_else(lost)
+        };
+        self.key.iter().map(column).collect()
     }
 
     /// Whether a raw column has only nulls so far, so that its type is unknown.
@@ -561,14 +603,6 @@ impl Changes {
     }
 
     fn check_columns(&self) -> Result<()> {
-        let reserved = [EVENT_DT, POSITION, LIVE, LATEST];
-        let is_used = |name: &&str| self.raw_schema.index_of(name).is_ok();
-        if let Some(name) = reserved.into_iter().find(is_used) {
-            return Err(Error::data(format!(
-                "the raw column `{name}` has a name that is reserved"
-            ))
-            .hint("rename the column where the changes are captured"));
-        }
         let roles = self.roles();
         for column in [roles.commit_time, roles.event_time].into_iter().flatten() {
             let field = self.raw_schema.field(column);
@@ -645,6 +679,44 @@ impl Changes {
             })
             .collect()
     }
+}
+
+/// The names of the day in `curated.sql`: see [`Changes::day_names`].
+fn day_names(fields: &[Field], pipeline: &Pipeline) -> Vec<String> {
+    let is_raw = |name: &str| fields.iter().any(|field| field.name() == name);
+    let mut other = format!("{OF_CHANGE}{EVENT_DT}");
+    while is_raw(&other) {
+        other.insert_str(0, OF_CHANGE);
+    }
+    if is_raw(EVENT_DT) {
+        return vec![other];
+    }
+    let is_written = pipeline.curated.sql.columns_of(LATEST_RELATION).spells(&other);
+    std::iter::once(EVENT_DT.to_string()).chain(is_written.then_some(other)).collect()
+}
+
+/// Refuses a new raw column `event_dt` where the query has used this name for the day: the rows of
+/// earlier runs have the day in it.
+fn check_meaning_of_day(
+    union: &RawColumns<'_>,
+    known: &KnownColumns,
+    pipeline: &Pipeline,
+) -> Result<()> {
+    let is_day = known.all.iter().all(|(name, _)| name != EVENT_DT) && !known.all.is_empty();
+    let Some(file) = union.source_of(EVENT_DT).filter(|_| is_day) else {
+        return Ok(());
+    };
+    if !pipeline.curated.sql.columns_of(LATEST_RELATION).uses(EVENT_DT) {
+        return Ok(());
+    }
+    Err(Error::data(format!(
+        "{file} has a column `{EVENT_DT}`: in earlier runs this name was the change's day in {}",
+        pipeline.curated.sql.file
+    ))
+    .hint(format!(
+        "from now on it is that column, and the day is `{OF_CHANGE}{EVENT_DT}`: write what the table \
+         is to have, and rebuild it: glueless rebuild"
+    )))
 }
 
 /// Keeps the inputs that have all required columns. The others are added to `bad_files`, or are an
@@ -814,19 +886,14 @@ fn unknown_column(setting: &str, name: &str, opened: &[Opened]) -> Error {
         }
     }
     let is_similar = |known: &&&str| strsim::jaro_winkler(known, name) > SIMILARITY_MIN;
-    let similar = found.iter().find(is_similar);
-    let meant = similar.map_or(String::new(), |known| format!("did you mean `{known}`? "));
-    let has = |wanted: &str| {
-        let mut found = found.iter();
-        found.any(|column| column.strip_prefix(wanted).is_some_and(|rest| !rest.starts_with('_')))
-    };
-    let envelopes = if has("op") && has("after") {
-        "the rows look like envelopes of Debezium: set raw.dialect = \"debezium\"; "
-    } else {
-        ""
-    };
+    let of_row = name.strip_prefix("after.").filter(|of_row| found.contains(of_row));
+    let meant = of_row.or_else(|| found.iter().find(is_similar).copied());
+    let mut hint = meant.map_or(String::new(), |meant| format!("did you mean `{meant}`? "));
+    if look_like_envelopes(found.iter().copied()) {
+        hint = format!("{ENVELOPES_MEANT}; ");
+    }
     Error::usage(format!("no raw file has the column `{name}`, which `{setting}` names"))
-        .hint(format!("{envelopes}{meant}found: {}", found.join(", ")))
+        .hint(format!("{hint}found: {}", found.join(", ")))
 }
 
 /// Part of one input: its index, and row groups as (number, first row, rows).

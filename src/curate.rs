@@ -19,7 +19,6 @@ use datafusion::physical_plan::execute_stream_partitioned;
 use datafusion::prelude::SessionContext;
 
 use crate::changes::Changes;
-use crate::changes::reader::ChangesTable;
 use crate::changes::row_bitmap::Winners;
 use crate::config::{OnTie, Pipeline};
 use crate::curate::conservation::{check_versions, check_written, does_not_add_up};
@@ -66,6 +65,8 @@ pub(crate) struct Curated {
     pub untyped: Vec<String>,
     /// The columns that were such, and have a type now.
     pub retyped: Vec<String>,
+    /// The column that is the day.
+    pub day: Option<String>,
     /// Rows and days that pass two counted.
     pub counts: Counts,
     /// Last changes of the window that are not later than the committed versions.
@@ -118,8 +119,9 @@ impl Curate<'_> {
         let query = self.query(context, &self.folded.winners).await?;
         let contract = self.earlier.and_then(|ledger| ledger.contract.as_ref());
         let TableColumns { columns, untyped, retyped } = self.columns(&query, contract)?;
-        let layout = Arc::new(self.versions_layout(&columns, contract)?);
-        let (order, schema) = self.order(&columns)?;
+        let day = query.day.clone();
+        let layout = Arc::new(self.versions_layout(&columns, day.as_deref(), contract)?);
+        let (order, schema) = self.order(&columns, day.as_deref())?;
 
         let to_merge = self.versions_to_merge();
         let outputs = self.outputs(context, &to_merge, &layout, &order);
@@ -135,6 +137,7 @@ impl Curate<'_> {
                     committed: to_merge,
                     folded_inputs: ledger.inputs.keys().cloned().collect(),
                     table_schema: Arc::clone(&schema),
+                    day: day.as_deref(),
                 };
                 let (merged, outputs) = merge.run(context, outputs).await?;
                 let fails = self.pipeline.raw.on_tie == OnTie::Fail;
@@ -175,6 +178,7 @@ impl Curate<'_> {
             columns,
             untyped,
             retyped,
+            day,
             stale: merged.map_or(0, |merged| merged.counts.stale),
             bytes_changed,
             counts,
@@ -187,8 +191,7 @@ impl Curate<'_> {
         context: &SessionContext,
         winners: &Arc<Winners>,
     ) -> Result<CuratedQuery> {
-        let table = ChangesTable::pass_two(self.changes, Arc::clone(winners), self.threads);
-        curated_sql::plan(context, self.pipeline, self.changes, table).await
+        curated_sql::plan(context, self.pipeline, self.changes, winners, self.threads).await
     }
 
     /// A sorter for the table and a writer of versions per thread.
@@ -247,6 +250,7 @@ impl Curate<'_> {
                 keep: self.pipeline.keep,
                 schema: Arc::clone(schema),
                 key: self.pipeline.key.clone(),
+                columns: query.columns.len(),
                 layout: Arc::clone(layout),
                 inputs: Arc::clone(&inputs),
                 sql_file: self.pipeline.curated.sql.file.clone(),

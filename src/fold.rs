@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use arrow::array::AsArray;
-use arrow::datatypes::{DataType, Date32Type};
+use arrow::datatypes::{DataType, Date32Type, FieldRef};
 use datafusion::catalog::TableProvider;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::physical_plan::display::DisplayableExecutionPlan;
@@ -17,11 +17,11 @@ use futures::TryStreamExt;
 use futures::future::try_join_all;
 use tracing::trace;
 
+use crate::changes::Changes;
 use crate::changes::pass_one::PassOne;
 use crate::changes::position::Position;
 use crate::changes::reader::ChangesTable;
 use crate::changes::row_bitmap::{RowBitmap, Winners};
-use crate::changes::{Changes, EVENT_DT, POSITION};
 use crate::config::{Keep, OnTie, Pipeline};
 use crate::engine::tasks::spawn;
 use crate::error::{Error, Result};
@@ -69,12 +69,11 @@ pub(crate) async fn fold(
     pipeline: &Pipeline,
     partitions: usize,
 ) -> Result<Fold> {
-    let key = &pipeline.key;
     let folded = match (changes.is_keyless(), changes.is_packed()) {
         (true, true) => every_row::<i128>(context, changes, partitions).await?,
         (true, false) => every_row::<Box<[u8]>>(context, changes, partitions).await?,
-        (false, true) => fold_positions::<i128>(context, changes, key, partitions).await?,
-        (false, false) => fold_positions::<Box<[u8]>>(context, changes, key, partitions).await?,
+        (false, true) => fold_positions::<i128>(context, changes, partitions).await?,
+        (false, false) => fold_positions::<Box<[u8]>>(context, changes, partitions).await?,
     };
     let tie = match pipeline.keep {
         Keep::Latest => folded.tie,
@@ -99,11 +98,9 @@ async fn every_row<P: Position>(
     partitions: usize,
 ) -> Result<Fold> {
     let pass_one = changes.pass_one();
-    let table = ChangesTable::pass_one(changes, &pass_one, partitions);
-    let schema = table.schema();
-    let columns = vec![schema.index_of(EVENT_DT)?, schema.index_of(POSITION)?];
-    let state = context.state();
-    let plan = table.scan(&state, Some(&columns), &[], None).await?;
+    let table = ChangesTable::pass_one(changes, &pass_one, partitions)?;
+    // Without a key, its columns are the day and the position.
+    let plan = table.scan(&context.state(), None, &[], None).await?;
     let streams = execute_stream_partitioned(plan, context.task_ctx())?;
     let bitmap = Arc::new(RowBitmap::new(changes.ordinal_counts()));
     let tasks = streams.into_iter().map(|mut rows| {
@@ -126,16 +123,15 @@ async fn every_row<P: Position>(
 async fn fold_positions<P: Position>(
     context: &SessionContext,
     changes: &Arc<Changes>,
-    key: &[String],
     partitions: usize,
 ) -> Result<Fold> {
     let pass_one = changes.pass_one();
-    let table = ChangesTable::pass_one(changes, &pass_one, partitions);
+    let table = ChangesTable::pass_one(changes, &pass_one, partitions)?;
+    let schema = table.schema();
+    let keys = schema.fields().iter().take(changes.key_count()).map(key_column);
+    let sql = SQL.replace("{key}", &keys.collect::<Vec<_>>().join(", "));
     let context = fold_session(context);
     context.register_table("changes", Arc::new(table))?;
-    let key_columns =
-        key.iter().map(|name| key_column(changes, name)).collect::<Result<Vec<_>>>()?;
-    let sql = SQL.replace("{key}", &key_columns.join(", "));
     let plan = context.sql(&sql).await?.create_physical_plan().await?;
     // Sessions share their tables, and `curated.sql` must not see this one.
     context.deregister_table("changes")?;
@@ -179,17 +175,13 @@ fn log_plan(plan: &dyn ExecutionPlan) {
 }
 
 /// A key column in SQL. Adding zero turns the -0.0 of a floating-point column into 0.0: one key.
-fn key_column(changes: &Changes, name: &str) -> Result<String> {
-    let schema = changes.raw_schema();
-    let column = changes
-        .raw_column(name)
-        .ok_or_else(|| Error::internal(format!("the key column `{name}` is missing")))?;
-    let field = schema.field(column);
-    let quoted = format!("\"{}\"", field.name().replace('"', "\"\""));
-    Ok(match field.data_type() {
-        DataType::Float16 | DataType::Float32 | DataType::Float64 => format!("{quoted} + 0.0"),
-        _ => quoted,
-    })
+fn key_column(field: &FieldRef) -> String {
+    match field.data_type() {
+        DataType::Float16 | DataType::Float32 | DataType::Float64 => {
+            format!("{} + 0.0", field.name())
+        }
+        _ => field.name().clone(),
+    }
 }
 
 #[derive(Debug, Default)]

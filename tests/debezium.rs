@@ -345,6 +345,25 @@ fn rows_without_envelopes_are_named_as_such() {
         let error = lab.run(START, END).expect_err("envelopes");
         assert_refused(error, 2, "no raw file has the column `id`", "raw.dialect = \"debezium\"");
     }
+    let lab = builder("json").set("raw.dialect", "dms").set("key", vec!["after.id"]).build();
+    put(&lab, "json", 2, &[(Some("c"), None, row(1, 1, "a"), at(2, 0))]);
+    let error = lab.run_with(Task::Run, START, END, &["raw.op=op"]).expect_err("envelopes");
+    assert_refused(error, 65, "column `op` is none of I, U, D", "raw.dialect = \"debezium\"");
+}
+
+#[test]
+fn a_column_of_the_row_that_is_written_with_its_part_is_named() {
+    for format in FORMATS {
+        let lab = builder(format).set("key", vec!["after.id"]).build();
+        put(&lab, format, 2, &[(Some("c"), None, row(1, 1, "a"), at(2, 0))]);
+        let error = lab.run(START, END).expect_err("no such column");
+        assert_refused(error, 2, "has the column `after.id`, which `key`", "did you mean `id`?");
+        let sql = "SELECT after.id FROM latest";
+        let lab = builder(format).partition_by(&[]).curated_sql(sql).build();
+        put(&lab, format, 2, &[(Some("c"), None, row(1, 1, "a"), at(2, 0))]);
+        let error = lab.run(START, END).expect_err("no such column");
+        assert_refused(error, 2, "cannot plan", "have no `after.` before their names");
+    }
 }
 
 #[test]

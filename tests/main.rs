@@ -25,6 +25,7 @@ mod quarantine;
 mod raw_columns;
 mod raw_csv;
 mod raw_guide;
+mod raw_names;
 mod raw_shapes;
 mod raw_text;
 mod raw_transactions;

@@ -1,4 +1,7 @@
 //! The relation `history`, over versions.
+//!
+//! The words `event_dt`, `deleted` and `seq` always have the meaning that they have here. A key or
+//! partition column of such a name has a prefix in this relation ([`VersionsLayout::history_sql`]).
 
 use std::sync::Arc;
 
@@ -18,7 +21,7 @@ use futures::TryStreamExt;
 use crate::changes::file_order::FileNumbers;
 use crate::changes::position::{PACKED_TYPE, packed_array};
 use crate::error::Result;
-use crate::state::versions::{ORDER_BYTES, SEQ, VersionsLayout, seq_function};
+use crate::state::versions::{SEQ, VersionsLayout, seq_function};
 use crate::table::sorter::{Order, Readers, Sorted, Sorter};
 
 /// Registers `history` over versions.
@@ -48,7 +51,9 @@ pub(super) struct NumberedHistory {
 impl NumberedHistory {
     pub(super) fn new(history: &DataFrame) -> Result<Self> {
         let unsorted = Arc::clone(history.schema().inner());
-        let by = [unsorted.index_of(ORDER_BYTES)?, unsorted.index_of(SEQ)?];
+        // The order bytes and `seq` come last.
+        let count = unsorted.fields().len();
+        let by = [count - 2, count - 1];
         let stored: Vec<usize> =
             (0..unsorted.fields().len()).filter(|column| !by.contains(column)).collect();
         let mut fields = unsorted.project(&stored)?.fields.to_vec();

@@ -33,7 +33,7 @@ use tracing::info;
 
 use crate::changes::position::Position;
 use crate::changes::reader::ChangesTable;
-use crate::changes::{Changes, KeySwaps, POSITION};
+use crate::changes::{ChangeColumn, Changes, KeySwaps};
 use crate::engine::tasks::{join_all, spawn};
 use crate::error::{Error, Result};
 use crate::types::times::instants_ns;
@@ -72,15 +72,16 @@ async fn find<P: Position>(
 ) -> Result<KeySwaps> {
     let pool = &context.runtime_env().memory_pool;
     let memory = Arc::new(MemoryConsumer::new("key moves").register(pool));
-    let table = ChangesTable::key_moves(changes, partitions);
-    let (roles, unit_ns) = (changes.roles(), changes.commit_unit_ns());
-    let mut columns = roles.key;
+    let unit_ns = changes.commit_unit_ns();
+    let mut columns = changes.key_columns()?;
     let keys = columns.len();
-    columns.push(table.schema().index_of(POSITION)?);
+    columns.push(ChangeColumn::Position);
     let lost = || Error::internal("the commit time was lost");
-    columns.push(roles.commit_time.ok_or_else(lost)?);
-    let state = context.state();
-    let plan = table.scan(&state, Some(&columns), &[], None).await?;
+    columns.push(ChangeColumn::Raw(changes.roles().commit_time.ok_or_else(lost)?));
+    let columns = columns.into_iter().enumerate();
+    let columns = columns.map(|(number, column)| (number.to_string(), column)).collect();
+    let table = ChangesTable::key_moves(changes, columns, partitions);
+    let plan = table.scan(&context.state(), None, &[], None).await?;
     let streams = execute_stream_partitioned(plan, context.task_ctx())?;
     let tasks = streams.into_iter().map(|mut rows| {
         let memory = Arc::clone(&memory);

@@ -28,7 +28,7 @@ use crate::changes::delete_when::DeleteWhen;
 use crate::changes::pass_one::PassOne;
 use crate::changes::position::{PACKED_TYPE, Position};
 use crate::changes::row_bitmap::Winners;
-use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, OpenInput, POSITION, ReadUnit, Roles};
+use crate::changes::{ChangeColumn, Changes, OpenInput, ReadUnit, Roles};
 use crate::config::Operation;
 use crate::error::{Error, Result};
 use crate::parquet_io::fetch::{FetchUnit, fetch_ahead};
@@ -55,8 +55,13 @@ pub(crate) struct ChangesTable {
     changes: Arc<Changes>,
     pass: Pass,
     schema: SchemaRef,
+    /// Per field of the schema, what it is.
+    columns: Vec<ChangeColumn>,
     partitions: usize,
 }
+
+/// The columns of a relation: their names, and what they are.
+pub(crate) type NamedColumns = Vec<(String, ChangeColumn)>;
 
 /// Which rows are read, and for which purpose.
 #[derive(Clone, Debug)]
@@ -83,43 +88,62 @@ impl Pass {
 }
 
 impl ChangesTable {
-    /// All rows, which a scan checks and counts.
+    /// All rows, which a scan checks and counts: the key columns `key_0`, …, `event_dt` and `position`.
     pub(crate) fn pass_one(
         changes: &Arc<Changes>,
         counts: &Arc<PassOne>,
         partitions: usize,
-    ) -> Self {
-        Self::with_pass(changes, Pass::One(Arc::clone(counts)), partitions)
+    ) -> Result<Self> {
+        let keys = changes.key_columns()?.into_iter().enumerate();
+        let mut columns: NamedColumns =
+            keys.map(|(number, key)| (format!("key_{number}"), key)).collect();
+        columns.push(("event_dt".into(), ChangeColumn::Day));
+        columns.push(("position".into(), ChangeColumn::Position));
+        Ok(Self::with_pass(changes, Pass::One(Arc::clone(counts)), columns, partitions))
     }
 
-    /// The rows of the winners, and whether each is its key's last.
+    /// The rows of the winners.
     pub(crate) fn pass_two(
         changes: &Arc<Changes>,
         winners: Arc<Winners>,
+        columns: NamedColumns,
         partitions: usize,
     ) -> Self {
-        Self::with_pass(changes, Pass::Two(winners), partitions)
+        Self::with_pass(changes, Pass::Two(winners), columns, partitions)
     }
 
     /// A table of the rows whose key changed, each twice: with the key before, and with the new key.
-    pub(crate) fn key_moves(changes: &Arc<Changes>, partitions: usize) -> Self {
-        Self::with_pass(changes, Pass::KeyMoves, partitions)
+    pub(crate) fn key_moves(
+        changes: &Arc<Changes>,
+        columns: NamedColumns,
+        partitions: usize,
+    ) -> Self {
+        Self::with_pass(changes, Pass::KeyMoves, columns, partitions)
     }
 
-    fn with_pass(changes: &Arc<Changes>, pass: Pass, partitions: usize) -> Self {
-        let mut fields = changes.raw_schema().fields().to_vec();
-        let position =
-            if changes.is_packed() { PACKED_TYPE } else { <Box<[u8]> as Position>::data_type() };
-        fields.push(Arc::new(Field::new(EVENT_DT, DataType::Date32, true)));
-        fields.push(Arc::new(Field::new(POSITION, position, false)));
-        fields.push(Arc::new(Field::new(LIVE, DataType::Boolean, false)));
-        if pass.winners().is_some() {
-            fields.push(Arc::new(Field::new(LATEST, DataType::Boolean, false)));
-        }
+    fn with_pass(
+        changes: &Arc<Changes>,
+        pass: Pass,
+        columns: NamedColumns,
+        partitions: usize,
+    ) -> Self {
+        let field = |(name, column): &(String, ChangeColumn)| {
+            let (data_type, nullable) = match column {
+                ChangeColumn::Raw(column) => {
+                    (changes.raw_schema().field(*column).data_type().clone(), true)
+                }
+                ChangeColumn::Day => (DataType::Date32, true),
+                ChangeColumn::Position if changes.is_packed() => (PACKED_TYPE, false),
+                ChangeColumn::Position => (<Box<[u8]> as Position>::data_type(), false),
+                ChangeColumn::Live | ChangeColumn::Latest => (DataType::Boolean, false),
+            };
+            Field::new(name, data_type, nullable)
+        };
         ChangesTable {
             changes: Arc::clone(changes),
             pass,
-            schema: Arc::new(Schema::new(fields)),
+            schema: Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>())),
+            columns: columns.into_iter().map(|(_, column)| column).collect(),
             partitions,
         }
     }
@@ -143,11 +167,13 @@ impl TableProvider for ChangesTable {
         _limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let all: Vec<usize> = (0..self.schema.fields().len()).collect();
-        let schema = Arc::new(self.schema.project(projection.unwrap_or(&all))?);
+        let projection = projection.unwrap_or(&all);
+        let schema = Arc::new(self.schema.project(projection)?);
         let reader = Arc::new(ChangeReader::new(
             Arc::clone(&self.changes),
             self.pass.clone(),
             Arc::clone(&schema),
+            projection.iter().map(|column| self.columns[*column]).collect(),
         ));
         let streams = self
             .changes
@@ -234,20 +260,12 @@ fn data_bytes(batch: &RecordBatch) -> usize {
     columns.sum()
 }
 
-/// The source of an output column.
-enum Source {
-    Raw(usize),
-    EventDt,
-    Position,
-    Live,
-    Latest,
-}
-
 struct ChangeReader {
     changes: Arc<Changes>,
     pass: Pass,
     schema: SchemaRef,
-    sources: Vec<Source>,
+    /// Per field of the schema, what it is.
+    sources: Vec<ChangeColumn>,
     roles: Roles,
     /// The raw columns to read: projected columns, and those from which the others are computed.
     needed: Vec<usize>,
@@ -257,37 +275,33 @@ struct ChangeReader {
 }
 
 impl ChangeReader {
-    fn new(changes: Arc<Changes>, pass: Pass, schema: SchemaRef) -> Self {
-        let source = |name: &str| match name {
-            EVENT_DT => Source::EventDt,
-            POSITION => Source::Position,
-            LIVE => Source::Live,
-            LATEST => Source::Latest,
-            name => Source::Raw(changes.raw_schema().index_of(name).unwrap_or_default()),
-        };
-        let sources: Vec<Source> =
-            schema.fields().iter().map(|field| source(field.name())).collect();
+    fn new(
+        changes: Arc<Changes>,
+        pass: Pass,
+        schema: SchemaRef,
+        sources: Vec<ChangeColumn>,
+    ) -> Self {
         let roles = changes.roles();
         let delete_when = changes.delete_when().map_or(&[][..], DeleteWhen::columns);
         let mut needed = Vec::new();
         for source in &sources {
             match source {
-                Source::Raw(column) => needed.push(*column),
-                Source::EventDt => {
+                ChangeColumn::Raw(column) => needed.push(*column),
+                ChangeColumn::Day => {
                     needed.extend([roles.op, roles.commit_time, roles.event_time].iter().flatten());
                     needed.extend(delete_when);
                 }
-                Source::Position => {
+                ChangeColumn::Position => {
                     // Keys are checked for null with the position.
                     needed.extend(&roles.key);
                     needed.extend(roles.order.iter().flatten());
                     needed.extend(roles.commit_time);
                 }
-                Source::Live => {
+                ChangeColumn::Live => {
                     needed.extend(roles.op);
                     needed.extend(delete_when);
                 }
-                Source::Latest => {}
+                ChangeColumn::Latest => {}
             }
         }
         if !changes.before_images().is_empty() {
@@ -308,7 +322,9 @@ impl ChangeReader {
         needed.sort_unstable();
         needed.dedup();
         let needs_times = !changes.before_images().is_empty()
-            || sources.iter().any(|source| matches!(source, Source::EventDt | Source::Position));
+            || sources
+                .iter()
+                .any(|source| matches!(source, ChangeColumn::Day | ChangeColumn::Position));
         ChangeReader { changes, pass, schema, sources, roles, needed, needs_times, ignores_rows }
     }
 

@@ -248,7 +248,8 @@ impl OpenPipeline<'_> {
         }
         let is_parquet = pipeline.curated.format == Format::Parquet;
         // Readers of a Delta table see only the files in its log.
-        let is_compared = |path: &str| is_parquet && may_have_days(path, compared.days);
+        let day = contract.day();
+        let is_compared = |path: &str| is_parquet && may_have_days(path, day, compared.days);
         let folder = &self.output(CURATED)?.folder;
         let mut files = Files::find(folder, state.ledger.files(CURATED), is_compared).await?;
         verified.state_files_damaged = damaged_versions(state).await?;
@@ -268,6 +269,7 @@ impl OpenPipeline<'_> {
             context: &context,
             pipeline,
             columns: &columns,
+            day,
             days: compared.days,
             expected: &expected,
         };
@@ -317,10 +319,10 @@ async fn damaged_versions(state: &State) -> Result<Vec<String>> {
 }
 
 /// Whether a file may have rows of some days, by the day in its path if it has one.
-fn may_have_days(path: &str, days: Option<Window>) -> bool {
+fn may_have_days(path: &str, day: Option<&str>, days: Option<Window>) -> bool {
     let mut values = partition_values(parent(path));
-    let event_dt = values.find(|(name, _)| name == EVENT_DT);
-    let day = event_dt.and_then(|(_, value)| value?.parse::<NaiveDate>().ok());
+    let value = values.find(|(name, _)| Some(name.as_str()) == day);
+    let day = value.and_then(|(_, value)| value?.parse::<NaiveDate>().ok());
     match (day, days) {
         (Some(day), Some(days)) => days.contains(day.and_time(NaiveTime::MIN).and_utc()),
         _ => true,
@@ -363,6 +365,8 @@ struct Comparison<'a> {
     context: &'a SessionContext,
     pipeline: &'a Pipeline,
     columns: &'a [(String, DataType)],
+    /// The column that is the day.
+    day: Option<&'a str>,
     days: Option<Window>,
     expected: &'a Side,
 }
@@ -375,12 +379,13 @@ impl Comparison<'_> {
         let partition_by = self.pipeline.curated.partition_by.iter();
         let parts = DigestColumns {
             partition_by: partition_by.filter_map(|name| column_index(name)).collect(),
-            day: column_index(EVENT_DT).filter(has_days),
+            day: self.day.and_then(column_index).filter(has_days),
             types: self.columns.iter().map(|(_, kind)| kind.clone()).collect(),
         };
         if self.days.is_some() && parts.day.is_none() {
             return Err(Error::usage(format!(
-                "the table has no DATE column `{EVENT_DT}`: days cannot be selected"
+                "the table has no DATE column `{}`: days cannot be selected",
+                self.day.unwrap_or(EVENT_DT)
             ))
             .hint("compare the whole table: omit the dates"));
         }
@@ -398,8 +403,12 @@ impl Comparison<'_> {
         verified.columns_unfit = unfit.map(|at| self.columns[*at].0.clone()).collect();
         if let Some(first) = verified.partitions_different.first() {
             let partition = first.partition.clone();
-            let keys =
-                Keys { pipeline: self.pipeline, columns: self.columns, partition: &partition };
+            let keys = Keys {
+                pipeline: self.pipeline,
+                columns: self.columns,
+                day: self.day,
+                partition: &partition,
+            };
             match keys.first_difference(self.context, expected, found).await {
                 Ok(difference) => verified.first_difference = difference,
                 Err(error) => verified
@@ -420,10 +429,11 @@ impl Comparison<'_> {
             let day = Date32Type::from_naive_date(instant.date_naive());
             lit(ScalarValue::Date32(Some(day)))
         };
-        let kind = rows.schema().field_with_unqualified_name(EVENT_DT)?.data_type();
+        let name = self.day.unwrap_or(EVENT_DT);
+        let kind = rows.schema().field_with_unqualified_name(name)?.data_type();
         let day = match kind {
-            DataType::Date32 => ident(EVENT_DT),
-            _ => try_cast(ident(EVENT_DT), DataType::Date32),
+            DataType::Date32 => ident(name),
+            _ => try_cast(ident(name), DataType::Date32),
         };
         let is_in = day.clone().gt_eq(date(days.start)).and(day.lt(date(days.end)));
         Ok(rows.filter(is_in)?)

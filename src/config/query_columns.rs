@@ -44,6 +44,11 @@ impl QueryColumns {
 }
 
 impl QueryColumns {
+    /// Whether the query writes exactly this name.
+    pub fn spells(&self, column: &str) -> bool {
+        self.names.iter().any(|name| name == column)
+    }
+
     /// How the query spells a column, whatever its case in the files.
     pub fn spelling(&self, column: &str) -> Option<&str> {
         let all = || self.names.iter().chain(self.stars.iter().flatten()).map(String::as_str);
@@ -126,6 +131,10 @@ impl Visitor for Found<'_> {
     }
 
     fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
+        if select.projection.is_empty() {
+            // `FROM latest` alone.
+            self.star(select, &WildcardAdditionalOptions::default());
+        }
         for item in &select.projection {
             if let SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options) = item
             {
@@ -168,6 +177,7 @@ mod tests {
             ),
             ("SELECT CAST(a AS DATE), count(*) OVER (ORDER BY b) FROM latest", "a b", "c date"),
             ("TABLE latest", "a", ""),
+            ("FROM latest", "a", ""),
             ("SELECT (a FROM latest", "a", ""),
         ] {
             let columns = QueryColumns::of(sql, "latest");

@@ -315,12 +315,9 @@ impl RawToml {
             Dialect::Debezium => envelope::column_of(name),
             _ => name,
         };
-        let order_by: Vec<String> = self
-            .order_by
-            .unwrap_or_else(|| defaults.order_by.iter().map(ToString::to_string).collect())
-            .into_iter()
-            .map(column)
-            .collect();
+        let default_order = || defaults.order_by.iter().map(ToString::to_string).collect();
+        let order_by = self.order_by.unwrap_or_else(default_order);
+        let order_by: Vec<String> = order_by.into_iter().map(column).collect();
         no_repeats(&order_by)
             .map_err(|name| wrong("raw.order_by", format!("names `{name}` twice")))?;
         let commit_time =
@@ -344,12 +341,8 @@ impl RawToml {
             Some(_) => (!key.is_empty()).then(|| BEFORE_PREFIX.to_string()),
             None => self.before_image_prefix,
         };
-        if self.delete_when.as_ref().is_some_and(|condition| condition.trim().is_empty()) {
-            return Err(wrong("raw.delete_when", "is empty".into())
-                .hint("write a condition such as deleted_at IS NOT NULL"));
-        }
-        if key.is_empty() && self.delete_when.is_some() {
-            return Err(wrong("raw.delete_when", "is for tables with a key".into()));
+        if let Some(condition) = &self.delete_when {
+            check_delete_when(condition, key, wrong)?;
         }
         let urls = self.url.all();
         let urls =
@@ -416,6 +409,22 @@ impl RawToml {
             unitless: unitless(&self.columns),
         })
     }
+}
+
+/// Checks the condition of deletes.
+fn check_delete_when(
+    condition: &str,
+    key: &[String],
+    wrong: &dyn Fn(&str, String) -> Error,
+) -> Result<()> {
+    if condition.trim().is_empty() {
+        return Err(wrong("raw.delete_when", "is empty".into())
+            .hint("write a condition such as deleted_at IS NOT NULL"));
+    }
+    if key.is_empty() {
+        return Err(wrong("raw.delete_when", "is for tables with a key".into()));
+    }
+    Ok(())
 }
 
 /// The zone of a key; UTC if it is not set.

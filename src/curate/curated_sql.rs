@@ -7,17 +7,21 @@
 //!
 //! | column | Arrow type | meaning |
 //! |---|---|---|
-//! | `__live` | Boolean | whether the curated table may hold the row: not deleted, not filtered out |
-//! | `__latest` | Boolean | whether this is its key's last change |
-//! | `__position` | see [`crate::changes::position`] | the position in the order of changes |
-//! | `__day` | Date32 | the change's day |
-//! | `__key_0`, … | as found | the key columns |
+//! | live | Boolean | whether the curated table may hold the row: not deleted, not filtered out |
+//! | latest | Boolean | whether this is its key's last change |
+//! | position | see [`crate::changes::position`] | the position in the order of changes |
+//! | day | Date32 | the change's day |
+//! | key 0, … | as found | the key columns |
+//!
+//! The names of these columns begin with a prefix that no other name in the query begins with
+//! ([`Hidden`]); they are read by their place ([`CuratedRows`]).
 
 use std::sync::Arc;
 
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::catalog::TableProvider;
-use datafusion::common::Column;
+use datafusion::common::{Column, DFSchema};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::{
@@ -25,13 +29,13 @@ use datafusion::logical_expr::{
 };
 use datafusion::prelude::SessionContext;
 
-use crate::changes::reader::ChangesTable;
-use crate::changes::{Changes, EVENT_DT, LATEST, LIVE, POSITION};
+use crate::changes::reader::{ChangesTable, NamedColumns};
+use crate::changes::row_bitmap::Winners;
+use crate::changes::{ChangeColumn, Changes, EVENT_DT};
 use crate::config::{Format, Keep, LATEST_RELATION, Pipeline, Sql};
 use crate::engine::row_wise::not_row_wise;
 use crate::engine::session::first_line;
 use crate::error::{Error, Result};
-use crate::state::versions::{DAY, key_name};
 use crate::table::delta_log::delta_columns;
 use crate::table::writer;
 
@@ -45,6 +49,92 @@ pub(crate) struct CuratedQuery {
     /// The columns whose type is unknown, because they come from raw columns that have only nulls so
     /// far. In [`CuratedQuery::columns`] they are text.
     pub untyped: Vec<String>,
+    /// The column that is the day.
+    pub day: Option<String>,
+}
+
+/// A batch of the rewritten query.
+pub(crate) struct CuratedRows<'a> {
+    /// The columns of the curated table.
+    pub columns: &'a [ArrayRef],
+    hidden: &'a [ArrayRef],
+}
+
+impl<'a> CuratedRows<'a> {
+    /// The columns of a batch, whose query has `count` columns.
+    pub(crate) fn of(batch: &'a RecordBatch, count: usize) -> Self {
+        let (columns, hidden) = batch.columns().split_at(count);
+        CuratedRows { columns, hidden }
+    }
+
+    /// Whether the curated table may hold each row.
+    pub(crate) fn live(&self) -> &'a BooleanArray {
+        self.hidden[0].as_boolean()
+    }
+
+    /// Whether each is its key's last change.
+    pub(crate) fn latest(&self) -> &'a BooleanArray {
+        self.hidden[1].as_boolean()
+    }
+
+    /// The positions in the order of changes.
+    pub(crate) fn positions(&self) -> &'a ArrayRef {
+        &self.hidden[2]
+    }
+
+    /// The days.
+    pub(crate) fn days(&self) -> &'a ArrayRef {
+        &self.hidden[3]
+    }
+
+    /// The key columns.
+    pub(crate) fn keys(&self) -> &'a [ArrayRef] {
+        &self.hidden[4..]
+    }
+}
+
+/// The names of the hidden columns.
+struct Hidden {
+    prefix: String,
+    /// The names in `latest` of the columns that follow the first three: the day and the key columns.
+    visible: Vec<String>,
+}
+
+impl Hidden {
+    /// Names that no column of raw or of the query has.
+    fn new(plan: &LogicalPlan, changes: &Changes) -> Result<Self> {
+        fn has(plan: &LogicalPlan, prefix: &str) -> bool {
+            let mut fields = plan.schema().fields().iter();
+            fields.any(|field| field.name().starts_with(prefix))
+                || plan.inputs().into_iter().any(|input| has(input, prefix))
+        }
+        let is_raw = |prefix: &str| {
+            let mut fields = changes.raw_schema().fields().iter();
+            fields.any(|field| field.name().starts_with(prefix))
+        };
+        let mut prefix = "__".to_string();
+        while has(plan, &prefix) || is_raw(&prefix) {
+            prefix.push('_');
+        }
+        let mut visible = vec![changes.day_names()[0].clone()];
+        for key in changes.key_columns()? {
+            if let ChangeColumn::Raw(column) = key {
+                visible.push(changes.raw_schema().field(column).name().clone());
+            }
+        }
+        Ok(Hidden { prefix, visible })
+    }
+
+    fn name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// All names, in the order of the columns.
+    fn names(&self) -> Vec<String> {
+        let first = ["live", "latest", "position", "day"].map(|name| self.name(name));
+        let keys = 0..self.visible.len() - 1;
+        first.into_iter().chain(keys.map(|key| self.name(&format!("key_{key}")))).collect()
+    }
 }
 
 /// Plans, checks and rewrites `curated.sql` over the winners' rows.
@@ -55,29 +145,36 @@ pub(crate) struct CuratedQuery {
 pub(crate) async fn plan(
     context: &SessionContext,
     pipeline: &Pipeline,
-    changes: &Changes,
-    table: ChangesTable,
+    changes: &Arc<Changes>,
+    winners: &Arc<Winners>,
+    partitions: usize,
 ) -> Result<CuratedQuery> {
     let sql = &pipeline.curated.sql;
     let mut visible = changes.raw_schema().fields().to_vec();
-    visible.push(Arc::new(Field::new(EVENT_DT, DataType::Date32, true)));
+    let days = changes.day_names().iter();
+    visible.extend(days.map(|name| Arc::new(Field::new(name, DataType::Date32, true))));
     let latest = Arc::new(EmptyTable::new(Arc::new(Schema::new(visible))));
     context.register_table(LATEST_RELATION, latest)?;
     let parsed = context.state().create_logical_plan(&sql.text).await;
     context.deregister_table(LATEST_RELATION)?;
     let parsed = parsed.map_err(|error| {
+        let after = match &pipeline.raw.envelope {
+            Some(_) => "; the columns of `after` have no `after.` before their names",
+            None => "",
+        };
         Error::usage(format!("cannot plan {}", sql.file))
-            .hint(
-                "the query can read the relation `latest`: the raw columns and `event_dt`; declare a \
-                 column that no file of the window has in `[raw.columns]`",
-            )
+            .hint(format!(
+                "the query can read the relation `latest`: the raw columns and `{}`; declare a \
+                 column that no file of the window has in `[raw.columns]`{after}",
+                changes.day_names()[0]
+            ))
             .caused_by(first_line(&error))
     })?;
     check_row_wise(&parsed, sql)?;
     if changes.mixed_columns().next().is_some() {
         check_not_mixed(&parsed, changes)?;
     }
-    check_columns(&parsed, pipeline, changes)?;
+    let day = check_columns(&parsed, pipeline, changes)?;
     let fields = parsed.schema().fields().iter();
     let untyped = fields.clone().filter(|field| field.data_type().is_null());
     let untyped = untyped.map(|field| field.name().clone()).collect();
@@ -88,17 +185,15 @@ pub(crate) async fn plan(
         Format::Delta => delta_columns(&sql.file, columns)?,
     };
 
-    let keys = pipeline.key.len();
-    let key_columns: Vec<Expr> = pipeline
-        .key
-        .iter()
-        .enumerate()
-        .filter_map(|(number, name)| {
-            let column = changes.raw_schema().field(changes.raw_column(name)?).name().clone();
-            Some(Expr::Column(Column::new(Some(LATEST_RELATION), column)).alias(key_name(number)))
-        })
-        .collect();
-    let rewritten = rewrite(&parsed, &Arc::new(table), &key_columns)?;
+    let hidden = Hidden::new(&parsed, changes)?;
+    let raw = changes.raw_schema().fields().iter().enumerate();
+    let mut named: NamedColumns =
+        raw.map(|(number, field)| (field.name().clone(), ChangeColumn::Raw(number))).collect();
+    named.extend(changes.day_names().iter().map(|name| (name.clone(), ChangeColumn::Day)));
+    let system = [ChangeColumn::Live, ChangeColumn::Latest, ChangeColumn::Position];
+    named.extend(hidden.names().into_iter().zip(system));
+    let table = ChangesTable::pass_two(changes, Arc::clone(winners), named, partitions);
+    let rewritten = rewrite(&parsed, &Arc::new(table), &hidden)?;
     // A plan whose root is not a projection (a bare filter) returns its columns first too.
     let schema = Arc::clone(rewritten.schema());
     let mut outputs: Vec<Expr> = parsed
@@ -106,9 +201,9 @@ pub(crate) async fn plan(
         .iter()
         .map(|(qualifier, field)| Expr::Column(Column::new(qualifier.cloned(), field.name())))
         .collect();
-    outputs.extend(hidden(&schema, keys)?);
+    outputs.extend(hidden.columns(&schema)?);
     let plan = LogicalPlanBuilder::from(rewritten).project(outputs)?.build()?;
-    Ok(CuratedQuery { plan, columns, untyped })
+    Ok(CuratedQuery { plan, columns, untyped, day })
 }
 
 fn check_row_wise(plan: &LogicalPlan, sql: &Sql) -> Result<()> {
@@ -158,7 +253,12 @@ fn check_not_mixed(plan: &LogicalPlan, changes: &Changes) -> Result<()> {
     plan.inputs().into_iter().try_for_each(|input| check_not_mixed(input, changes))
 }
 
-fn check_columns(plan: &LogicalPlan, pipeline: &Pipeline, changes: &Changes) -> Result<()> {
+/// Checks the columns that the query returns. Returns the one that is the day.
+fn check_columns(
+    plan: &LogicalPlan,
+    pipeline: &Pipeline,
+    changes: &Changes,
+) -> Result<Option<String>> {
     let file = &pipeline.curated.sql.file;
     let schema = plan.schema();
     let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
@@ -166,10 +266,6 @@ fn check_columns(plan: &LogicalPlan, pipeline: &Pipeline, changes: &Changes) -> 
     for (index, name) in names.iter().enumerate() {
         if names[..index].contains(name) {
             return Err(Error::usage(format!("{file} has two columns named `{name}`")));
-        }
-        if name.starts_with("__") {
-            return Err(Error::usage(format!("{file}: the column name `{name}` is reserved"))
-                .hint("choose a name that does not begin with two underscores"));
         }
     }
     for key in &pipeline.key {
@@ -186,14 +282,20 @@ fn check_columns(plan: &LogicalPlan, pipeline: &Pipeline, changes: &Changes) -> 
                      different; `[raw.columns]` can give it another type",
                     changes.raw_schema().field(column).data_type()
                 ),
-                _ => format!("select it under its own name; {}", listed()),
+                _ => {
+                    let own = || "select it under its own name".into();
+                    format!("{}; {}", spelling(key, &names).unwrap_or_else(own), listed())
+                }
             }));
         }
     }
     for column in &pipeline.curated.partition_by {
         let Some(at) = names.iter().position(|name| name == column) else {
             return Err(Error::usage(format!("{file} lacks the partition column `{column}`"))
-                .hint(format!("select it, or correct `curated.partition_by`; {}", listed())));
+                .hint(match spelling(column, &names) {
+                    Some(quotes) => format!("{quotes}; {}", listed()),
+                    None => format!("select it, or correct `curated.partition_by`; {}", listed()),
+                }));
         };
         let field = known_type(&schema.fields()[at], changes);
         let data_type = field.data_type();
@@ -204,22 +306,58 @@ fn check_columns(plan: &LogicalPlan, pipeline: &Pipeline, changes: &Changes) -> 
             .hint("partition by text, integer, boolean, decimal, date or timestamp"));
         }
     }
-    let day = names.iter().position(|name| *name == EVENT_DT);
-    if day.is_some_and(|day| origin(plan, day).as_deref() != Some(EVENT_DT)) {
+    let day = day_column(plan, &names, pipeline, changes)?;
+    let fields = schema.fields().iter().map(|field| known_type(field, changes));
+    let fields: Vec<Field> = fields.collect();
+    writer::check_columns(file, fields.iter(), &pipeline.curated.partition_by)?;
+    Ok(day)
+}
+
+/// The column of the query that is the day: it has a name of the day, or the name `event_dt`.
+fn day_column(
+    plan: &LogicalPlan,
+    names: &[&str],
+    pipeline: &Pipeline,
+    changes: &Changes,
+) -> Result<Option<String>> {
+    let file = &pipeline.curated.sql.file;
+    let day_names = changes.day_names();
+    let day_name = &day_names[0];
+    let is_day = |at: usize| origin(plan, at).is_some_and(|origin| day_names.contains(&origin));
+    let named = |name: &str| names.iter().position(|known| *known == name);
+    let is_other = named(EVENT_DT).is_some_and(|at| !is_day(at));
+    if is_other && day_name == EVENT_DT {
         return Err(Error::usage(format!(
             "{file} gives `{EVENT_DT}` another meaning than the change's day"
         ))
         .hint("select it unchanged, and give the other value another name"));
     }
+    let mut candidates = std::iter::once(EVENT_DT).chain(day_names.iter().map(String::as_str));
+    let day = candidates.find(|name| named(name).is_some_and(is_day));
     if day.is_none() && pipeline.keep == Keep::LatestPerDay {
         return Err(Error::usage(format!(
-            "{file} lacks the column `{EVENT_DT}`, which distinguishes the rows of one key"
+            "{file} lacks the column `{day_name}`, which distinguishes the rows of one key"
         ))
-        .hint("select it: under `latest-per-day` a key has a row per day"));
+        .hint(if is_other {
+            format!(
+                "select it: under `latest-per-day` a key has a row per day, and `{EVENT_DT}` is a \
+                 raw column here"
+            )
+        } else {
+            "select it: under `latest-per-day` a key has a row per day".into()
+        }));
     }
-    let fields = schema.fields().iter().map(|field| known_type(field, changes));
-    let fields: Vec<Field> = fields.collect();
-    writer::check_columns(file, fields.iter(), &pipeline.curated.partition_by)
+    Ok(day.map(String::from))
+}
+
+/// How to write a column that the query returns in another case; `None` if it returns no such column.
+fn spelling(column: &str, names: &[&str]) -> Option<String> {
+    let name = names.iter().find(|name| name.eq_ignore_ascii_case(column))?;
+    let quoted = column.replace('"', "\"\"");
+    Some(format!(
+        "without quotes SQL reads names in lower case: select \"{quoted}\", or write `{name}` in the \
+         pipeline"
+    ))
 }
 
 /// A column of the query. One that comes from raw columns that have only nulls so far is text.
@@ -301,19 +439,18 @@ fn is_injective(from: &DataType, to: &DataType) -> bool {
     }
 }
 
-/// The hidden columns of a rewritten node, to be returned by its parent.
-fn hidden(schema: &datafusion::common::DFSchema, keys: usize) -> Result<Vec<Expr>> {
-    let names = [LIVE, LATEST, POSITION, DAY].map(String::from).into_iter();
-    names
-        .chain((0..keys).map(key_name))
-        .map(|name| {
+impl Hidden {
+    /// The hidden columns of a rewritten node, to be returned by its parent.
+    fn columns(&self, schema: &DFSchema) -> Result<Vec<Expr>> {
+        let column = |name: String| {
             let (qualifier, field) = schema.qualified_field_with_unqualified_name(&name)?;
             Ok(Expr::Column(Column::new(qualifier.cloned(), field.name())))
-        })
-        .collect()
+        };
+        self.names().into_iter().map(column).collect()
+    }
 }
 
-fn rewrite(plan: &LogicalPlan, table: &Arc<ChangesTable>, key: &[Expr]) -> Result<LogicalPlan> {
+fn rewrite(plan: &LogicalPlan, table: &Arc<ChangesTable>, hidden: &Hidden) -> Result<LogicalPlan> {
     Ok(match plan {
         LogicalPlan::TableScan(scan) => {
             let source = provider_as_source(Arc::clone(table) as Arc<dyn TableProvider>);
@@ -321,36 +458,39 @@ fn rewrite(plan: &LogicalPlan, table: &Arc<ChangesTable>, key: &[Expr]) -> Resul
             let column = |name: &str| Expr::Column(Column::new(Some(LATEST_RELATION), name));
             let mut columns: Vec<Expr> =
                 scan.projected_schema.fields().iter().map(|field| column(field.name())).collect();
-            columns.extend([LIVE, LATEST, POSITION].map(column));
-            columns.push(column(EVENT_DT).alias(DAY));
-            columns.extend_from_slice(key);
+            let names = hidden.names();
+            let (of_change, others) = names.split_at(3);
+            columns.extend(of_change.iter().map(|name| column(name)));
+            let visible = hidden.visible.iter().zip(others);
+            columns.extend(visible.map(|(visible, name)| column(visible).alias(name)));
             builder.project(columns)?.build()?
         }
         LogicalPlan::SubqueryAlias(alias) => {
-            let input = Arc::new(rewrite(&alias.input, table, key)?);
+            let input = Arc::new(rewrite(&alias.input, table, hidden)?);
             LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(input, alias.alias.clone())?)
         }
         LogicalPlan::Filter(filter) => {
-            let input = rewrite(&filter.input, table, key)?;
+            let input = rewrite(&filter.input, table, hidden)?;
+            let is_live = hidden.name("live");
             let columns = input
                 .schema()
                 .iter()
                 .map(|(qualifier, field)| {
                     let column = Expr::Column(Column::new(qualifier.cloned(), field.name()));
-                    if field.name() != LIVE {
+                    if *field.name() != is_live {
                         return Ok(column);
                     }
                     // CASE evaluates the condition for live rows only.
                     let live = when(column.clone(), filter.predicate.clone().is_true())
                         .otherwise(lit(false))?;
-                    Ok(live.alias_qualified(qualifier.cloned(), LIVE))
+                    Ok(live.alias_qualified(qualifier.cloned(), is_live.clone()))
                 })
                 .collect::<Result<Vec<_>>>()?;
             LogicalPlanBuilder::from(input).project(columns)?.build()?
         }
         LogicalPlan::Projection(projection) => {
-            let input = rewrite(&projection.input, table, key)?;
-            let hidden = hidden(input.schema(), key.len())?;
+            let input = rewrite(&projection.input, table, hidden)?;
+            let hidden = hidden.columns(input.schema())?;
             let live = hidden[0].clone();
             let mut columns = Vec::new();
             for (expression, (qualifier, field)) in

@@ -29,7 +29,7 @@ use futures::TryStreamExt;
 
 use crate::changes::reader::ChangesTable;
 use crate::changes::row_bitmap::{RowBitmap, Winners};
-use crate::changes::{Changes, EVENT_DT, POSITION};
+use crate::changes::{ChangeColumn, Changes};
 use crate::config::Pipeline;
 use crate::curate::merge::bloom::Bloom;
 use crate::curate::merge::decide::Decider;
@@ -83,8 +83,11 @@ pub(crate) struct Merge<'a> {
     pub committed: Vec<CommittedVersions>,
     /// The inputs of earlier runs: location and path.
     pub folded_inputs: Vec<(usize, String)>,
-    /// The schema of the curated table's sorters.
+    /// The schema of the curated table's sorters: its columns, and last the flag whether a row is
+    /// present: true for a row, false for a tombstone.
     pub table_schema: SchemaRef,
+    /// The column of the curated table that is the day.
+    pub day: Option<&'a str>,
 }
 
 /// The result of a merge.
@@ -178,16 +181,12 @@ impl Merge<'_> {
         threads: usize,
     ) -> Result<Vec<Sorter>> {
         let winners = Arc::clone(&self.folded.winners);
-        let table = ChangesTable::pass_two(self.changes, winners, threads);
-        let schema = table.schema();
-        let mut projection = Vec::new();
-        for name in &self.pipeline.key {
-            let lost = || Error::internal(format!("key column `{name}` was lost"));
-            projection.push(self.changes.raw_column(name).ok_or_else(lost)?);
-        }
-        projection.push(schema.index_of(EVENT_DT)?);
-        projection.push(schema.index_of(POSITION)?);
-        let plan = table.scan(&context.state(), Some(&projection), &[], None).await?;
+        let mut columns = self.changes.key_columns()?;
+        columns.extend([ChangeColumn::Day, ChangeColumn::Position]);
+        let columns = columns.into_iter().enumerate();
+        let columns = columns.map(|(number, column)| (number.to_string(), column)).collect();
+        let table = ChangesTable::pass_two(self.changes, winners, columns, threads);
+        let plan = table.scan(&context.state(), None, &[], None).await?;
         let streams = execute_stream_partitioned(plan, context.task_ctx())?;
         let tasks = streams.into_iter().map(|mut rows| {
             let shared = shared.clone();
@@ -262,6 +261,7 @@ impl Merge<'_> {
             keep: self.pipeline.keep,
             partition_by: self.pipeline.curated.partition_by.clone(),
             key: self.pipeline.key.clone(),
+            day: self.day.map(String::from),
             layout: Arc::clone(self.layout),
             table_schema: Arc::clone(&self.table_schema),
         });
@@ -331,5 +331,6 @@ struct Shared {
     bloom: Arc<Bloom>,
 }
 
-/// The flag of a row for the curated table's sorter: true for a row, false for a tombstone.
-pub(crate) const PRESENT: &str = "__present";
+/// The name of the flag of a row, the last column of the curated table's sorter. A column of the table
+/// can have this name too.
+pub(crate) const PRESENT: &str = "present";

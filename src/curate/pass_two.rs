@@ -3,20 +3,19 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{and, filter_record_batch};
-use arrow::datatypes::{DataType, Date32Type, Field, Schema, SchemaRef};
+use arrow::datatypes::{Date32Type, Schema, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 
-use crate::changes::{LATEST, LIVE};
 use crate::config::Keep;
-use crate::curate::merge::PRESENT;
+use crate::curate::curated_sql::CuratedRows;
 use crate::engine::tasks::Work;
 use crate::error::{Error, Result};
 use crate::parquet_io::open::conform;
 use crate::raw::discover::Input;
-use crate::state::versions::{DAY, VersionsLayout};
+use crate::state::versions::{VersionSource, VersionsLayout};
 use crate::state::versions_writer::{VersionsFile, VersionsWriter};
 use crate::table::sorter::{Sorter, compact};
 use crate::types::key::normalize_zeros;
@@ -40,6 +39,8 @@ pub(super) struct Splitter {
     /// The schema of the sorter's rows.
     pub(super) schema: SchemaRef,
     pub(super) key: Vec<String>,
+    /// The number of columns of the query, which come before the hidden ones.
+    pub(super) columns: usize,
     pub(super) layout: Arc<VersionsLayout>,
     pub(super) inputs: Arc<Vec<Input>>,
     pub(super) sql_file: String,
@@ -61,8 +62,10 @@ impl Splitter {
                     break;
                 }
                 let chosen = self.count(&batch, &mut counts)?;
-                versions.write(&self.layout.versions(&batch, &self.inputs)?).await?;
-                let table_rows = filter_record_batch(&batch, &chosen)?;
+                let source = self.version_source(&batch)?;
+                versions.write(&self.layout.versions(&source, &self.inputs)?).await?;
+                let columns: Vec<usize> = (0..self.columns).collect();
+                let table_rows = filter_record_batch(&batch.project(&columns)?, &chosen)?;
                 if table_rows.num_rows() > 0 {
                     sorter.push(&self.table_rows(&table_rows)?)?;
                 }
@@ -71,30 +74,46 @@ impl Splitter {
         Ok((counts, versions.finish().await?, sorter))
     }
 
-    /// Converts rows to the sorter's schema.
+    /// The columns from which the versions of a batch are made.
+    fn version_source(&self, batch: &RecordBatch) -> Result<VersionSource> {
+        let rows = CuratedRows::of(batch, self.columns);
+        let schema = batch.schema();
+        let partitions = self.layout.partitions.iter().map(|(name, _)| {
+            let lost = || Error::internal(format!("the column `{name}` was lost"));
+            let fields = &schema.fields()[..self.columns];
+            let at = fields.iter().position(|field| field.name() == name).ok_or_else(lost)?;
+            Ok(Arc::clone(&rows.columns[at]))
+        });
+        Ok(VersionSource {
+            keys: rows.keys().to_vec(),
+            days: Arc::clone(rows.days()),
+            live: rows.live().clone(),
+            positions: Arc::clone(rows.positions()),
+            partitions: partitions.collect::<Result<_>>()?,
+        })
+    }
+
+    /// Converts rows of the query's columns to the sorter's schema, whose last column is the flag
+    /// whether a row is present.
     pub(super) fn table_rows(&self, rows: &RecordBatch) -> Result<RecordBatch> {
-        let present: ArrayRef = Arc::new(BooleanArray::from(vec![true; rows.num_rows()]));
-        let mut columns = Vec::new();
-        let mut fields = Vec::new();
-        for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
+        let schema = rows.schema();
+        let columns = schema.fields().iter().zip(rows.columns()).map(|(field, column)| {
             let is_key = self.key.contains(field.name());
-            let column = if is_key { normalize_zeros(column) } else { Arc::clone(column) };
-            fields.push(Arc::clone(field));
-            columns.push(column);
-        }
-        fields.push(Arc::new(Field::new(PRESENT, DataType::Boolean, false)));
-        columns.push(present);
-        let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?;
-        compact(&conform(&rows, &self.schema)?)
+            if is_key { normalize_zeros(column) } else { Arc::clone(column) }
+        });
+        let rows = RecordBatch::try_new(Arc::clone(&schema), columns.collect())?;
+        let fields = self.schema.fields();
+        let stored = Arc::new(Schema::new(fields[..fields.len() - 1].to_vec()));
+        let mut columns = conform(&rows, &stored)?.columns().to_vec();
+        columns.push(Arc::new(BooleanArray::from(vec![true; rows.num_rows()])));
+        compact(&RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 
     /// Counts the rows of a batch. Returns which of them become rows of the table.
     pub(super) fn count(&self, batch: &RecordBatch, counts: &mut Counts) -> Result<BooleanArray> {
-        let lost = |name: &str| Error::internal(format!("the column `{name}` was lost"));
-        let column = |name: &str| batch.column_by_name(name).ok_or_else(|| lost(name));
-        let live = column(LIVE)?.as_boolean();
-        let latest = column(LATEST)?.as_boolean();
-        let days = column(DAY)?.as_primitive::<Date32Type>();
+        let rows = CuratedRows::of(batch, self.columns);
+        let (live, latest) = (rows.live(), rows.latest());
+        let days = rows.days().as_primitive::<Date32Type>();
         let mut before = None;
         for day in days.iter().flatten() {
             if before != Some(day) {

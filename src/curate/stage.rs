@@ -12,7 +12,7 @@ use crate::changes::Changes;
 use crate::changes::key_moves::key_swaps;
 use crate::changes::pass_one::PassOne;
 use crate::changes::reader::{Backwards, count_backwards};
-use crate::config::{Keep, OnBad, Pipeline, Raw};
+use crate::config::{Format, Keep, OnBad, Pipeline, Raw};
 use crate::curate::{Curate, Curated, does_not_add_up};
 use crate::engine::resources::Resources;
 use crate::engine::session::{BATCH_ROWS, session};
@@ -207,6 +207,7 @@ impl Stage<'_> {
         };
         let curated = curate.run(&context).await?;
         note_types(&curated, report);
+        note_hidden_folders(pipeline, report);
         debug!(
             "pass two: {} files of {} partitions staged, {} files with versions",
             curated.staged.len(),
@@ -383,6 +384,21 @@ fn note_types(curated: &Curated, report: &mut Report) {
         ));
     }
     for note in notes {
+        warn!("{note}");
+        report.note.get_or_insert(note);
+    }
+}
+
+/// Warns of a partition column whose folders some readers ignore.
+fn note_hidden_folders(pipeline: &Pipeline, report: &mut Report) {
+    let mut partitions = pipeline.curated.partition_by.iter();
+    if pipeline.curated.format == Format::Parquet
+        && let Some(name) = partitions.find(|name| name.starts_with(['_', '.']))
+    {
+        let note = format!(
+            "the folders of the partition column `{name}` begin like hidden ones, which Hive and \
+             Athena ignore: give it another name in curated.sql"
+        );
         warn!("{note}");
         report.note.get_or_insert(note);
     }

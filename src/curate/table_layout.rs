@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use crate::changes::EVENT_DT;
 use crate::config::{Format, Keep};
 use crate::curate::Curate;
 use crate::curate::curated_sql::CuratedQuery;
@@ -88,6 +87,7 @@ impl Curate<'_> {
     pub(super) fn versions_layout(
         &self,
         columns: &[Field],
+        day: Option<&str>,
         contract: Option<&TableContract>,
     ) -> Result<VersionsLayout> {
         let lost = |name: &String| Error::internal(format!("the column `{name}` was lost"));
@@ -113,6 +113,12 @@ impl Curate<'_> {
         let layout = VersionsLayout {
             keys: keys.collect::<Result<_>>()?,
             partitions: partitions.collect::<Result<_>>()?,
+            day: self
+                .pipeline
+                .curated
+                .partition_by
+                .iter()
+                .position(|name| Some(name.as_str()) == day),
             packed: self.changes.is_packed(),
         };
         let Some(contract) = contract else {
@@ -163,7 +169,11 @@ impl Curate<'_> {
 
     /// The order of the table's rows: by partition and key, with `latest-per-day` also by day, without
     /// a key by all columns; last by [`PRESENT`]. Returns the order and its columns.
-    pub(super) fn order(&self, columns: &[Field]) -> Result<(Arc<Order>, SchemaRef)> {
+    pub(super) fn order(
+        &self,
+        columns: &[Field],
+        day: Option<&str>,
+    ) -> Result<(Arc<Order>, SchemaRef)> {
         let mut fields = columns.to_vec();
         fields.push(Field::new(PRESENT, DataType::Boolean, false));
         let schema = Arc::new(Schema::new(fields));
@@ -171,7 +181,7 @@ impl Curate<'_> {
         let parts = &self.pipeline.curated.partition_by;
         let is_stored = |name: &&str| !parts.iter().any(|part| part == name);
         let keys = self.pipeline.key.iter().map(String::as_str);
-        let day = (self.pipeline.keep == Keep::LatestPerDay).then_some(EVENT_DT);
+        let day = day.filter(|_| self.pipeline.keep == Keep::LatestPerDay);
         let mut sort_by = if self.changes.is_keyless() {
             // Rows that are equal in all columns are interchangeable.
             let names = columns.iter().map(|column| column.name().as_str());

@@ -379,8 +379,11 @@ pub(super) fn arrow_metadata(
             fields.collect()
         }
     };
-    let row_number =
-        Field::new("row number", DataType::Int64, false).with_extension_type(RowNumber);
+    let mut name = "row number".to_string();
+    while fields.iter().any(|field| *field.name() == name) {
+        name.push('_');
+    }
+    let row_number = Field::new(name, DataType::Int64, false).with_extension_type(RowNumber);
     let options = plain
         .with_schema(Arc::new(Schema::new(fields)))
         .with_virtual_columns(vec![Arc::new(row_number)])?;

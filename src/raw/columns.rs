@@ -111,6 +111,12 @@ impl<'a> RawColumns<'a> {
         self.used.query.spelling(column).or_else(in_condition).unwrap_or(column).to_string()
     }
 
+    /// The file that a column's type comes from, by the column's exact name; `None` if no file has it.
+    pub(crate) fn source_of(&self, name: &str) -> Option<&str> {
+        let column = self.fields.iter().position(|field| field.name() == name)?;
+        Some(self.source_files[column].as_str()).filter(|file| !file.is_empty())
+    }
+
     /// Adds a column, which `file` has; empty if no file has it.
     fn push(&mut self, name: String, data_type: &DataType, file: &str) {
         self.is_used.push(self.used.has(&name));

@@ -62,6 +62,19 @@ pub(crate) const UNAVAILABLE: (&str, &str) = (
      such values up",
 );
 
+/// The hint for rows that seem to be envelopes, and are not read as such.
+pub(crate) const ENVELOPES_MEANT: &str =
+    "the rows look like envelopes of Debezium: set raw.dialect = \"debezium\"";
+
+/// Whether the columns of rows are those of envelopes. `after` may be a struct, or flat.
+pub(crate) fn look_like_envelopes<'a>(columns: impl Iterator<Item = &'a str> + Clone) -> bool {
+    let is_part = |column: &str, part: &str| {
+        column.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    let has = |part: &str| columns.clone().any(|column| is_part(column, part));
+    has("op") && has("after")
+}
+
 /// The operation of an envelope.
 ///
 /// # Errors
@@ -188,6 +201,14 @@ mod tests {
         assert!(of("no").is_array("[110, 111]") && !of("no").is_array("[110]"));
         assert!(!mark.is_array("[]") && !mark.is_text(""));
         assert!(mark.is_bytes(b"__debezium_unavailable_value") && !mark.is_bytes(b"x"));
+    }
+
+    #[test]
+    fn envelopes_are_known_by_their_columns() {
+        let look = |columns: &[&str]| look_like_envelopes(columns.iter().copied());
+        assert!(look(&["before", "after", "op", "ts_ms"]));
+        assert!(look(&["ts_ms", "op", "after.id"]));
+        assert!(!look(&["op", "after_hours"]) && !look(&["after.id", "op_type"]));
     }
 
     #[test]

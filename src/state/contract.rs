@@ -1,8 +1,9 @@
 //! The table contract: columns and types of a pipeline's tables, as recorded in the ledger.
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field};
 use serde::{Deserialize, Serialize};
 
+use crate::changes::EVENT_DT;
 use crate::error::{Error, Result};
 use crate::raw::schema_changes::{KnownColumns, Newest};
 use crate::state::identity::Identity;
@@ -32,6 +33,10 @@ pub struct TableContract {
     /// The curated columns that are text only because their raw columns have only nulls so far.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub untyped: Vec<String>,
+    /// The curated column that is the day, if its name is not `event_dt`; the empty text, if the column
+    /// `event_dt` is another one and none is the day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub day: Option<String>,
     /// The newest CDC file, and its raw columns.
     #[serde(default)]
     pub newest: ((usize, String), Vec<(String, String)>),
@@ -46,8 +51,29 @@ impl TableContract {
         Ok(VersionsLayout {
             keys: read_types(&self.keys)?,
             partitions: read_types(&self.partitions)?,
+            day: self.partitions.iter().position(|(name, _)| Some(name.as_str()) == self.day()),
             packed: self.packed,
         })
+    }
+
+    /// The curated column that is the day; `None` if there is none.
+    pub fn day(&self) -> Option<&str> {
+        match &self.day {
+            Some(name) => Some(name.as_str()).filter(|name| !name.is_empty()),
+            None => {
+                self.columns.iter().map(|(name, _)| name.as_str()).find(|name| *name == EVENT_DT)
+            }
+        }
+    }
+
+    /// How [`TableContract::day`] is stored.
+    pub fn stored_day(columns: &[Field], day: Option<&str>) -> Option<String> {
+        let has_name = columns.iter().any(|column| column.name() == EVENT_DT);
+        match day {
+            Some(EVENT_DT) => None,
+            None if !has_name => None,
+            other => Some(other.unwrap_or_default().into()),
+        }
     }
 
     /// The raw columns seen so far. One without a type of its own has the type Null.

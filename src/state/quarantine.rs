@@ -159,9 +159,8 @@ impl QuarantineWriter<'_> {
             for (row, index) in (0..batch.num_rows()).zip(&mut indices) {
                 let named = schema.fields().iter().zip(&formatters);
                 let fields = named.map(|(field, (column, formatter))| {
-                    let text = || {
-                        if is_text(field.name()) { escaped_text(column, row) } else { None }
-                    };
+                    let text =
+                        || is_text(field.name()).then(|| escaped_text(column, row)).flatten();
                     let value = || text().unwrap_or_else(|| formatter.value(row).to_string());
                     let is_null = column.is_null(row) || column.data_type().is_null();
                     (Some(field.name().as_str()), (!is_null).then(value))

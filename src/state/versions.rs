@@ -30,7 +30,6 @@ use crate::changes::file_order::FileNumbers;
 use crate::changes::position::{
     PACKED_TYPE, Position, order_bytes, pack, packed_array, unpack_order,
 };
-use crate::changes::{LIVE, POSITION};
 use crate::error::{Error, Result};
 use crate::raw::discover::Input;
 use crate::types::key::canonical_column;
@@ -42,8 +41,24 @@ pub struct VersionsLayout {
     pub keys: Vec<(String, DataType)>,
     /// The partition columns: name and canonical type.
     pub partitions: Vec<(String, DataType)>,
+    /// Which partition column is the day; `None` if none is.
+    pub day: Option<usize>,
     /// Whether the only order column is the commit time.
     pub packed: bool,
+}
+
+/// The columns of changes from which versions are made.
+pub struct VersionSource {
+    /// The key columns.
+    pub keys: Vec<ArrayRef>,
+    /// The days.
+    pub days: ArrayRef,
+    /// Whether the change leaves a row.
+    pub live: BooleanArray,
+    /// The positions.
+    pub positions: ArrayRef,
+    /// The partition columns of the row.
+    pub partitions: Vec<ArrayRef>,
 }
 
 impl VersionsLayout {
@@ -95,31 +110,24 @@ impl VersionsLayout {
         Arc::new(Schema::new(fields))
     }
 
-    /// Makes versions from a batch of the rewritten `curated.sql`.
+    /// Makes versions of changes.
     ///
     /// # Errors
     /// Data, when a value does not fit its canonical type.
-    pub fn versions(&self, batch: &RecordBatch, inputs: &[Input]) -> Result<RecordBatch> {
-        let column = |name: &str| {
-            batch
-                .column_by_name(name)
-                .ok_or_else(|| Error::internal(format!("the column `{name}` is missing")))
-        };
+    pub fn versions(&self, source: &VersionSource, inputs: &[Input]) -> Result<RecordBatch> {
         let mut columns: Vec<ArrayRef> = Vec::new();
-        for (number, (name, data_type)) in self.keys.iter().enumerate() {
-            columns.push(canonical_column(column(&key_name(number))?, name, data_type)?);
+        for ((name, data_type), values) in self.keys.iter().zip(&source.keys) {
+            columns.push(canonical_column(values, name, data_type)?);
         }
-        columns.push(Arc::clone(column(DAY)?));
-        let live = column(LIVE)?.as_boolean();
-        let deleted = arrow::compute::not(live)?;
-        for (name, data_type) in &self.partitions {
-            let values = canonical_column(column(name)?, name, data_type)?;
+        columns.push(Arc::clone(&source.days));
+        let deleted = arrow::compute::not(&source.live)?;
+        for ((name, data_type), values) in self.partitions.iter().zip(&source.partitions) {
+            let values = canonical_column(values, name, data_type)?;
             columns.push(nullif(&values, &deleted)?);
         }
         columns.push(Arc::new(deleted));
-        let positions = column(POSITION)?;
-        columns.extend(self.order_columns(positions));
-        source_columns(self.ordinals(positions).into_iter(), inputs, &mut columns)?;
+        columns.extend(self.order_columns(&source.positions));
+        source_columns(self.ordinals(&source.positions).into_iter(), inputs, &mut columns)?;
         Ok(RecordBatch::try_new(self.written_schema(), columns)?)
     }
 
@@ -162,30 +170,58 @@ impl VersionsLayout {
         positions.iter().map(Position::file_and_row).collect()
     }
 
-    /// `sql/history.sql` with its placeholders replaced.
+    /// `sql/history.sql` with its placeholders replaced. Its last column is `seq`. Where positions are
+    /// bytes, the order bytes come before it, under a name that no other column has.
     pub fn history_sql(&self) -> String {
         let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-        let mut columns = Vec::new();
-        let mut named: Vec<&str> = vec!["event_dt"];
-        let keys =
-            self.keys.iter().enumerate().map(|(number, key)| (format!("key_{number}"), &key.0));
-        let partitions = self
-            .partitions
-            .iter()
-            .enumerate()
-            .map(|(number, part)| (format!("part_{number}"), &part.0));
-        for (stored, name) in keys.chain(partitions) {
-            if !named.contains(&name.as_str()) {
-                named.push(name);
-                columns.push(format!("{stored} AS {},", quoted(name)));
-            }
-        }
-        let seq = format!("{SEQ}(cdc, time_us, time_ns, location, file, row) AS seq");
+        let named = self.history_columns();
+        let columns = named.iter().map(|(stored, name)| format!("{stored} AS {},", quoted(name)));
+        let columns: Vec<String> = columns.collect();
+        let seq = format!("{SEQ}(cdc, time_us, time_ns, location, file, row) AS {SEQ}");
         // `order_bytes` is the first order column, and is converted to a number after the query.
-        let order = if self.packed { seq } else { format!("{ORDER_BYTES},\n    {seq}") };
+        let mut bytes = ORDER_BYTES.to_string();
+        while named.iter().any(|(_, name)| *name == bytes) {
+            bytes.push('_');
+        }
+        let order = if self.packed { seq } else { format!("{ORDER_BYTES} AS {bytes},\n    {seq}") };
         include_str!("../../sql/history.sql")
             .replace("{columns}", &columns.join("\n    "))
             .replace("{order}", &order)
+    }
+
+    /// The key and partition columns of `history`: the column of versions, and the name. A column with
+    /// the name of a word of `history` has a prefix, `key_` or `partition_`, as often as it takes to
+    /// make the name unique.
+    fn history_columns(&self) -> Vec<(String, String)> {
+        let keys = self
+            .keys
+            .iter()
+            .enumerate()
+            .map(|(number, (name, _))| (format!("key_{number}"), "key_", name));
+        let partitions = self.partitions.iter().enumerate();
+        // The day is there for every change.
+        let partitions = partitions.filter(|(number, _)| self.day != Some(*number));
+        let partitions =
+            partitions.map(|(number, (name, _))| (format!("part_{number}"), "partition_", name));
+        let mut all: Vec<(String, &str, &String)> = Vec::new();
+        for column in keys.chain(partitions) {
+            if !all.iter().any(|(_, _, name)| *name == column.2) {
+                all.push(column);
+            }
+        }
+        let mut taken: Vec<String> = HISTORY_WORDS.map(String::from).to_vec();
+        taken.extend(all.iter().map(|(_, _, name)| name.to_string()));
+        let columns = all.into_iter().map(|(stored, prefix, name)| {
+            let mut name = name.clone();
+            if HISTORY_WORDS.contains(&name.as_str()) {
+                while taken.contains(&name) {
+                    name.insert_str(0, prefix);
+                }
+                taken.push(name.clone());
+            }
+            (stored, name)
+        });
+        columns.collect()
     }
 }
 
@@ -263,10 +299,5 @@ pub fn seq_function(files: FileNumbers) -> ScalarUDF {
     create_udf(SEQ, arguments, PACKED_TYPE, Volatility::Immutable, Arc::new(compute))
 }
 
-/// The change's day in the rewritten query.
-pub const DAY: &str = "__day";
-
-/// The name of a key column in the rewritten query.
-pub fn key_name(number: usize) -> String {
-    format!("__key_{number}")
-}
+/// The columns of `history` besides the key and partition columns.
+const HISTORY_WORDS: [&str; 3] = ["event_dt", "deleted", SEQ];

@@ -700,27 +700,6 @@ fn a_value_that_does_not_fit_its_curated_type_is_refused_without_showing_it() {
 }
 
 #[test]
-fn a_raw_column_with_a_reserved_name_is_refused() {
-    let messages = ["event_dt", "__position", "__live"].map(|name| {
-        let columns = with(changes(1, 1), name, texts(["reserved"; 3]));
-        refusal_of_columns(columns, &[": reserved"])
-    });
-    assert_snapshot!(messages.join("\n\n"), @"
-    exit 65
-    error: the raw column `event_dt` has a name that is reserved
-    hint: rename the column where the changes are captured
-
-    exit 65
-    error: the raw column `__position` has a name that is reserved
-    hint: rename the column where the changes are captured
-
-    exit 65
-    error: the raw column `__live` has a name that is reserved
-    hint: rename the column where the changes are captured
-    ");
-}
-
-#[test]
 fn a_raw_file_without_a_time_in_its_name_is_named() {
     let lab = lab_after_a_good_run();
     lab.put_columns("raw/export.parquet", changes(1, 1));

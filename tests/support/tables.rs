@@ -64,7 +64,7 @@ impl Lab {
         }
         let mut files = BTreeMap::new();
         for path in self.list_all(name) {
-            if path.split('/').any(|part| part.starts_with('_')) {
+            if path.split('/').any(|part| part.starts_with('_') && !part.contains('=')) {
                 continue;
             }
             let parts = path.split('/').filter_map(|part| part.split_once('='));

@@ -14,7 +14,7 @@ use futures::TryStreamExt;
 use super::{ChangeReader, Pass};
 use crate::changes::pass_one::PassOne;
 use crate::changes::position::{PACKED_TYPE, Position, order_keys, pack, packed_array};
-use crate::changes::{Changes, POSITION};
+use crate::changes::{ChangeColumn, Changes};
 use crate::engine::tasks::{join_all, spawn};
 use crate::error::Result;
 use crate::types::times::instant_ns;
@@ -43,8 +43,9 @@ pub(crate) async fn count_backwards(
     }
     let position =
         if changes.is_packed() { PACKED_TYPE } else { <Box<[u8]> as Position>::data_type() };
-    let schema = Arc::new(Schema::new(vec![Field::new(POSITION, position, false)]));
-    let reader = Arc::new(ChangeReader::new(Arc::clone(changes), Pass::Order, schema));
+    let schema = Arc::new(Schema::new(vec![Field::new("position", position, false)]));
+    let columns = vec![ChangeColumn::Position];
+    let reader = Arc::new(ChangeReader::new(Arc::clone(changes), Pass::Order, schema, columns));
     let tasks = changes.distribute(threads, None).into_iter().map(|units| {
         let (reader, limits) = (Arc::clone(&reader), Arc::clone(&limits));
         spawn(async move {

@@ -16,13 +16,14 @@ use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatchOptions;
 use chrono_tz::Tz;
 
-use super::{ChangeReader, Pass, Source};
-use crate::changes::OpenInput;
+use super::{ChangeReader, Pass};
 use crate::changes::position::{OrderEncoder, OrderSpan, order_span, pack_column};
+use crate::changes::{ChangeColumn, OpenInput};
 use crate::config::{OpValues, Operation};
 use crate::error::{Error, Result};
 use crate::parquet_io::texts::first_bad_text;
 use crate::raw::bad_rows::{BadRow, NOT_UTF8};
+use crate::raw::envelope::{ENVELOPES_MEANT, look_like_envelopes};
 use crate::types::column_type::cast_values;
 use crate::types::key::normalize_zeros;
 use crate::types::times::{day_in, day_of, days_of, instants_ns, may_be_dates};
@@ -184,14 +185,14 @@ impl Batch<'_> {
             .sources
             .iter()
             .map(|source| match source {
-                Source::Raw(column) => self.raw(*column),
-                Source::EventDt => self.event_days(&live, &times),
-                Source::Position => {
+                ChangeColumn::Raw(column) => self.raw(*column),
+                ChangeColumn::Day => self.event_days(&live, &times),
+                ChangeColumn::Position => {
                     self.check_key()?;
                     self.positions(&times, own)
                 }
-                Source::Live => Ok(Arc::new(live.clone()) as ArrayRef),
-                Source::Latest => Ok(self.latest(own)),
+                ChangeColumn::Live => Ok(Arc::new(live.clone()) as ArrayRef),
+                ChangeColumn::Latest => Ok(self.latest(own)),
             })
             .collect::<Result<Vec<_>, BatchError>>()?;
         let count = self.read.num_rows();
@@ -247,7 +248,7 @@ impl Batch<'_> {
 
     /// The least and the greatest order of converted rows; `None` where file and row are the order.
     fn orders(&self, rows: &RecordBatch) -> Option<OrderSpan> {
-        let is_position = |source: &Source| matches!(source, Source::Position);
+        let is_position = |source: &ChangeColumn| *source == ChangeColumn::Position;
         let position = self.reader.sources.iter().position(is_position)?;
         let is_by_file = self.reader.changes.is_ordered_by_files();
         if is_by_file { None } else { order_span(rows.column(position)) }
@@ -353,16 +354,16 @@ impl Batch<'_> {
             .iter()
             .map(|source| {
                 Ok(match source {
-                    Source::Raw(column) => {
+                    ChangeColumn::Raw(column) => {
                         match reader.roles.key.iter().position(|key| key == column) {
                             Some(key) => Arc::clone(&before[key]),
                             None => self.raw(*column)?,
                         }
                     }
-                    Source::EventDt => Arc::new(self.commit_days(&times)?),
-                    Source::Position => self.positions(&times, 0)?,
-                    Source::Live => Arc::new(BooleanArray::from(vec![false; count])),
-                    Source::Latest => self.latest(0),
+                    ChangeColumn::Day => Arc::new(self.commit_days(&times)?),
+                    ChangeColumn::Position => self.positions(&times, 0)?,
+                    ChangeColumn::Live => Arc::new(BooleanArray::from(vec![false; count])),
+                    ChangeColumn::Latest => self.latest(0),
                 })
             })
             .collect::<Result<Vec<ArrayRef>, BatchError>>()?;
@@ -446,8 +447,13 @@ impl Batch<'_> {
         let values = self.reader.changes.op_values();
         let live = live_rows(&ops, values).map_err(|at| {
             let why = format!("is none of {}", values.listed());
-            let hint = "name the values in `[raw.op_values]`, or the operation column in `raw.op`; only \
-                        if no column says which rows are deletes, write raw.dialect = \"flat\"";
+            let columns = self.reader.changes.raw_schema().fields().iter();
+            let hint = if look_like_envelopes(columns.map(|field| field.name().as_str())) {
+                ENVELOPES_MEANT
+            } else {
+                "name the values in `[raw.op_values]`, or the operation column in `raw.op`; only if \
+                 no column says which rows are deletes, write raw.dialect = \"flat\""
+            };
             self.bad(at, Some(op), &why, hint)
         })?;
         if self.reader.changes.is_keyless() && matches!(self.reader.pass, Pass::One(_)) {

@@ -31,7 +31,8 @@ pub(crate) async fn find_key(
     let roles = changes.roles();
     let fields = roles.key.iter().map(|column| Arc::clone(&schema.fields()[*column]));
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-    let reader = ChangeReader::new(Arc::clone(changes), Pass::Find, schema);
+    let columns = changes.key_columns()?;
+    let reader = ChangeReader::new(Arc::clone(changes), Pass::Find, schema, columns);
     let finder = Arc::new(Finder {
         reader,
         key: key.iter().map(normalize_zeros).map(Scalar::new).collect(),

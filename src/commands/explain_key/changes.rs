@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::Date32Type;
 use chrono::{DateTime, NaiveDate, Utc};
-use datafusion::logical_expr::{Expr, ident};
-use datafusion::physical_plan::{ExecutionPlan, execute_stream_partitioned};
+use datafusion::catalog::TableProvider;
+use datafusion::physical_plan::execute_stream_partitioned;
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 
@@ -15,7 +15,7 @@ use super::{KeyChange, format_value};
 use crate::changes::position::Position;
 use crate::changes::reader::ChangesTable;
 use crate::changes::row_bitmap::Winners;
-use crate::changes::{Changes, EVENT_DT, LIVE, POSITION};
+use crate::changes::{ChangeColumn, Changes};
 use crate::commands::open_pipeline::date;
 use crate::config::{Keep, Pipeline};
 use crate::error::Result;
@@ -75,24 +75,16 @@ impl ChangeLister<'_> {
         rows: Winners,
         threads: usize,
     ) -> Result<(Vec<Found>, usize)> {
-        let raw = &self.pipeline.raw;
-        let table = ChangesTable::pass_two(self.changes, Arc::new(rows), threads);
-        let mut names: Vec<String> = [POSITION, EVENT_DT, LIVE].map(String::from).to_vec();
-        let named = raw.order_by.iter().chain(&raw.op.name).filter_map(|name| self.name(name));
-        for name in named.chain(self.commit_time_name()) {
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
-        let columns: Vec<Expr> = names.iter().map(ident).collect();
-        let selected = context.read_table(Arc::new(table))?.select(columns)?;
-        let plan: Arc<dyn ExecutionPlan> = selected.create_physical_plan().await?;
+        let columns = self.columns();
+        let named = columns.iter().enumerate();
+        let named = named.map(|(number, column)| (number.to_string(), *column)).collect();
+        let table = ChangesTable::pass_two(self.changes, Arc::new(rows), named, threads);
+        let plan = table.scan(&context.state(), None, &[], None).await?;
         let mut last: BTreeMap<Rank, Found> = BTreeMap::new();
         let mut seen = 0;
         for mut stream in execute_stream_partitioned(plan, context.task_ctx())? {
             while let Some(batch) = stream.try_next().await? {
-                let positions = batch.column(batch.schema().index_of(POSITION)?);
-                let ranks = Rank::read(positions, self.changes.is_packed());
+                let ranks = Rank::read(batch.column(0), self.changes.is_packed());
                 seen += ranks.len();
                 for (at, rank) in ranks.into_iter().enumerate() {
                     let is_full = last.len() == CHANGES_MAX;
@@ -111,16 +103,18 @@ impl ChangeLister<'_> {
         Ok((last.into_values().collect(), seen))
     }
 
-    /// The name of a raw column in the relation of changes.
-    fn name(&self, column: &str) -> Option<String> {
-        let at = self.changes.raw_column(column)?;
-        Some(self.changes.raw_schema().field(at).name().clone())
-    }
-
-    /// The name of the raw column with the commit time, if there is one.
-    fn commit_time_name(&self) -> Option<String> {
-        let at = self.changes.commit_time_column()?;
-        Some(self.changes.raw_schema().field(at).name().clone())
+    /// The columns to read: first the position, the day, and whether the change leaves a row.
+    fn columns(&self) -> Vec<ChangeColumn> {
+        let raw = &self.pipeline.raw;
+        let mut columns = vec![ChangeColumn::Position, ChangeColumn::Day, ChangeColumn::Live];
+        let named = raw.order_by.iter().chain(&raw.op.name);
+        let named = named.filter_map(|name| self.changes.raw_column(name));
+        for column in named.chain(self.changes.commit_time_column()) {
+            if !columns.contains(&ChangeColumn::Raw(column)) {
+                columns.push(ChangeColumn::Raw(column));
+            }
+        }
+        columns
     }
 
     /// Reads the change in row `at` of a batch.
@@ -128,25 +122,26 @@ impl ChangeLister<'_> {
         let raw = &self.pipeline.raw;
         let per_row = self.changes.ordinals_per_row();
         let input = self.changes.inputs().nth(file);
-        let column = |name: &str| batch.column_by_name(name);
-        let value =
-            |name: &str| column(name).map_or(String::new(), |column| format_value(column, at));
-        let order =
-            raw.order_by.iter().filter_map(|name| Some((name.clone(), value(&self.name(name)?))));
-        let is_live = column(LIVE).is_some_and(|live| live.as_boolean().value(at));
+        let columns = self.columns();
+        let column_of = |raw: Option<usize>| {
+            let wanted = ChangeColumn::Raw(raw?);
+            Some(batch.column(columns.iter().position(|column| *column == wanted)?))
+        };
+        let value = |name: &str| Some(format_value(column_of(self.changes.raw_column(name))?, at));
+        let order = raw.order_by.iter().filter_map(|name| Some((name.clone(), value(name)?)));
+        let is_live = batch.column(2).as_boolean().value(at);
         let op = match (per_row, ordinal % per_row) {
             (2, 0) => "moved away".into(),
-            _ => match raw.op.name.as_ref().and_then(|op| Some(value(&self.name(op)?))) {
+            _ => match raw.op.name.as_ref().and_then(|op| value(op)) {
                 Some(op) if !op.is_empty() => op,
                 _ if is_live => "I".into(),
                 _ => "D".into(),
             },
         };
-        let days = column(EVENT_DT).map(|days| days.as_primitive::<Date32Type>());
-        let day = days.filter(|days| days.is_valid(at)).and_then(|days| date(days.value(at)));
-        let commit_time = self.commit_time_name().and_then(|name| {
-            let value = column(&name)?.slice(at, 1);
-            let times = instants_ns(&value, self.changes.commit_unit_ns()).ok()?;
+        let days = batch.column(1).as_primitive::<Date32Type>();
+        let day = days.is_valid(at).then(|| days.value(at)).and_then(date);
+        let commit_time = column_of(self.changes.commit_time_column()).and_then(|times| {
+            let times = instants_ns(&times.slice(at, 1), self.changes.commit_unit_ns()).ok()?;
             let ns = times.first().copied().flatten()?;
             DateTime::from_timestamp_micros(i64::try_from(ns.div_euclid(1000)).ok()?)
         });

@@ -12,7 +12,6 @@ use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 
 use super::{Explained, KeyChange, OpenPipeline, RowNow};
-use crate::changes::EVENT_DT;
 use crate::commands::open_pipeline::{date, object_store_root};
 use crate::config::{Keep, Pipeline};
 use crate::engine::session::BATCH_ROWS;
@@ -167,7 +166,8 @@ async fn find_row(
             columns.extend(column_index(name).map(|column| (column, value.clone())));
         }
         let per_day = pipeline.keep == Keep::LatestPerDay;
-        if let (Some(column), true) = (column_index(EVENT_DT), per_day) {
+        let day = state.ledger.contract.as_ref().and_then(|contract| contract.day());
+        if let (Some(column), true) = (day.and_then(column_index), per_day) {
             let day: ArrayRef =
                 Arc::new(Date32Array::from(vec![wanted.day.map(Date32Type::from_naive_date)]));
             columns.push((column, day));

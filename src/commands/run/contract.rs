@@ -35,6 +35,7 @@ pub(super) fn contract(
         orders,
         raw: types(&raw_columns.all),
         untyped: curated.untyped.clone(),
+        day: TableContract::stored_day(&curated.columns, curated.day.as_deref()),
         grown: grown(pipeline, &curated.columns, earlier),
         newest: (raw_columns.newest.file.clone(), types(&raw_columns.newest.columns)),
     }

@@ -10,7 +10,6 @@ use datafusion::logical_expr::{ident, lit, try_cast};
 use datafusion::prelude::{DataFrame, SessionContext};
 
 use super::KeyDifference;
-use crate::changes::EVENT_DT;
 use crate::config::{Keep, Pipeline};
 use crate::error::Result;
 use crate::layout::partition_values;
@@ -19,21 +18,25 @@ use crate::layout::partition_values;
 pub(super) struct Keys<'a> {
     pub(super) pipeline: &'a Pipeline,
     pub(super) columns: &'a [(String, DataType)],
+    /// The column that is the day.
+    pub(super) day: Option<&'a str>,
     pub(super) partition: &'a str,
 }
 
 impl Keys<'_> {
-    /// The columns that identify a row: the key, under `latest-per-day` also the day; without a key
-    /// all columns.
-    fn key(&self) -> Vec<&str> {
-        let all = self.columns.iter().map(|(name, _)| name.as_str());
+    /// The columns that identify a row, as indices: the key, under `latest-per-day` also the day;
+    /// without a key all columns.
+    fn key(&self) -> Vec<usize> {
         if self.pipeline.key.is_empty() {
-            return all.collect();
+            return (0..self.columns.len()).collect();
         }
-        let mut key: Vec<&str> = self.pipeline.key.iter().map(String::as_str).collect();
-        let has_day = self.columns.iter().any(|(name, _)| name == EVENT_DT);
-        if self.pipeline.keep == Keep::LatestPerDay && has_day && !key.contains(&EVENT_DT) {
-            key.push(EVENT_DT);
+        let index = |wanted: &str| self.columns.iter().position(|(name, _)| name == wanted);
+        let mut key: Vec<usize> = self.pipeline.key.iter().filter_map(|name| index(name)).collect();
+        if self.pipeline.keep == Keep::LatestPerDay
+            && let Some(day) = self.day.and_then(index)
+            && !key.contains(&day)
+        {
+            key.push(day);
         }
         key
     }
@@ -69,19 +72,23 @@ impl Keys<'_> {
         expected: DataFrame,
         found: DataFrame,
     ) -> Result<Option<KeyDifference>> {
+        // In these queries a column has its number as name: `c0`, `c1` and so on.
         for (name, rows) in [("expected", expected), ("found", found)] {
-            let columns = self
-                .columns
-                .iter()
-                .map(|(name, kind)| try_cast(ident(name), kind.clone()).alias(name));
+            let columns = self.columns.iter();
+            let columns =
+                columns.map(|(name, kind)| try_cast(ident(name), kind.clone()).alias(name));
             let rows = rows.select(columns.collect::<Vec<_>>())?;
+            let columns = self.columns.iter().enumerate();
+            let numbered =
+                columns.map(|(number, (name, _))| ident(name).alias(format!("c{number}")));
+            let rows = self.selected(rows)?.select(numbered.collect::<Vec<_>>())?;
             context.deregister_table(name)?;
-            context.register_table(name, self.selected(rows)?.into_view())?;
+            context.register_table(name, rows.into_view())?;
         }
-        let keys = KeyNames::new(&self.key());
-        match self.first_by_count(context, &keys).await? {
+        let key = self.key();
+        match self.first_by_count(context, &key).await? {
             Some(difference) => Ok(Some(difference)),
-            None => self.first_by_values(context, &keys).await,
+            None => self.first_by_values(context, &key).await,
         }
     }
 
@@ -90,26 +97,16 @@ impl Keys<'_> {
     async fn first_by_count(
         &self,
         context: &SessionContext,
-        keys: &KeyNames,
+        key: &[usize],
     ) -> Result<Option<KeyDifference>> {
-        let list = keys.quoted.join(", ");
-        let counted = |side: &str| {
-            format!("SELECT {list}, count(*) AS \"rows of it\" FROM {side} GROUP BY {list}")
-        };
-        let counts = format!(
-            "SELECT {}, \"rows of it\" AS expected_rows, CAST(0 AS BIGINT) AS found_rows FROM \
-             ({}) e \
-             UNION ALL SELECT {}, CAST(0 AS BIGINT), \"rows of it\" FROM ({}) f",
-            keys.numbered_of("e"),
-            counted("expected"),
-            keys.numbered_of("f"),
-            counted("found"),
-        );
-        let numbered = keys.numbered();
+        let key_list = listed(key, |column| format!("c{column}"), ", ");
         let query = format!(
-            "SELECT {numbered}, sum(expected_rows) AS expected, sum(found_rows) AS found \
-             FROM ({counts}) GROUP BY {numbered} \
-             HAVING sum(expected_rows) <> sum(found_rows) ORDER BY {numbered} LIMIT 1"
+            "SELECT {key_list}, sum(expected_rows) AS expected, sum(found_rows) AS found FROM ( \
+             SELECT {key_list}, count(*) AS expected_rows, CAST(0 AS BIGINT) AS found_rows \
+             FROM expected GROUP BY {key_list} \
+             UNION ALL SELECT {key_list}, CAST(0 AS BIGINT), count(*) \
+             FROM found GROUP BY {key_list}) GROUP BY {key_list} \
+             HAVING sum(expected_rows) <> sum(found_rows) ORDER BY {key_list} LIMIT 1"
         );
         let why = |row: &RecordBatch, at: usize| {
             let count = |name: &str| {
@@ -125,44 +122,43 @@ impl Keys<'_> {
                 _ => "its rows differ".into(),
             }
         };
-        self.row(context, &query, &self.key(), why).await
+        self.row(context, &query, key, why).await
     }
 
     /// The first key whose rows differ in a column, where each key has one row in both tables.
     async fn first_by_values(
         &self,
         context: &SessionContext,
-        keys: &KeyNames,
+        key: &[usize],
     ) -> Result<Option<KeyDifference>> {
-        let key = self.key();
-        let names = self.columns.iter().map(|(name, _)| name);
-        let other_columns: Vec<&String> =
-            names.filter(|name| !key.contains(&name.as_str())).collect();
+        let other_columns: Vec<usize> =
+            (0..self.columns.len()).filter(|column| !key.contains(column)).collect();
         if other_columns.is_empty() {
             return Ok(None);
         }
-        let differs: Vec<String> = other_columns
-            .iter()
-            .map(|name| format!("(e.{0} IS DISTINCT FROM f.{0})", quoted(name)))
-            .collect();
-        let flags = differs.iter().enumerate().map(|(at, differs)| format!("{differs} AS d{at}"));
+        let differs = |column| format!("(e.c{column} IS DISTINCT FROM f.c{column})");
+        let of_expected = listed(key, |column| format!("e.c{column}"), ", ");
         let query = format!(
-            "SELECT {}, {} FROM expected e JOIN found f ON {} WHERE {} ORDER BY {} LIMIT 1",
-            keys.numbered_of("e"),
-            flags.collect::<Vec<_>>().join(", "),
-            keys.same(),
-            differs.join(" OR "),
-            keys.numbered()
+            "SELECT {of_expected}, {} FROM expected e JOIN found f ON {} WHERE {} \
+             ORDER BY {of_expected} LIMIT 1",
+            listed(&other_columns, |column| format!("{} AS d{column}", differs(column)), ", "),
+            listed(
+                key,
+                |column| format!("(e.c{column} IS NOT DISTINCT FROM f.c{column})"),
+                " AND "
+            ),
+            listed(&other_columns, differs, " OR "),
         );
         let why = |row: &RecordBatch, at: usize| {
-            let differ = other_columns.iter().enumerate().filter(|(number, _)| {
-                let flags = row.column_by_name(&format!("d{number}"));
+            let differ = other_columns.iter().copied().filter(|column| {
+                let flags = row.column_by_name(&format!("d{column}"));
                 flags.is_some_and(|flags| flags.as_boolean().value(at))
             });
-            let names: Vec<String> = differ.map(|(_, name)| format!("`{name}`")).collect();
-            format!("its row differs in {}", names.join(", "))
+            let differ: Vec<usize> = differ.collect();
+            let names = listed(&differ, |column| format!("`{}`", self.columns[column].0), ", ");
+            format!("its row differs in {names}")
         };
-        self.row(context, &query, &key, why).await
+        self.row(context, &query, key, why).await
     }
 
     /// The first row of a query as a difference; `why` describes it.
@@ -170,7 +166,7 @@ impl Keys<'_> {
         &self,
         context: &SessionContext,
         query: &str,
-        key: &[&str],
+        key: &[usize],
         why: impl Fn(&RecordBatch, usize) -> String,
     ) -> Result<Option<KeyDifference>> {
         let batches = context.sql(query).await?.collect().await?;
@@ -178,10 +174,9 @@ impl Keys<'_> {
             return Ok(None);
         };
         let format = FormatOptions::default().with_null("null");
-        let values = key.iter().enumerate().map(|(at, name)| {
-            let column = row.column(at);
-            let shown = ArrayFormatter::try_new(column, &format)?;
-            Ok((name.to_string(), shown.value(0).try_to_string()?))
+        let values = key.iter().enumerate().map(|(at, column)| {
+            let shown = ArrayFormatter::try_new(row.column(at), &format)?;
+            Ok((self.columns[*column].0.clone(), shown.value(0).try_to_string()?))
         });
         // Without a key, only row values would identify the row, and they must not be printed.
         let key = if self.pipeline.key.is_empty() {
@@ -193,34 +188,7 @@ impl Keys<'_> {
     }
 }
 
-/// A column's name in a query.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// The columns of a key in queries that compare the tables `expected` (e) and `found` (f).
-struct KeyNames {
-    quoted: Vec<String>,
-}
-
-impl KeyNames {
-    fn new(key: &[&str]) -> Self {
-        KeyNames { quoted: key.iter().map(|name| quoted(name)).collect() }
-    }
-
-    /// The columns of one side, as k0, k1 and so on.
-    fn numbered_of(&self, side: &str) -> String {
-        let as_numbered = |(at, name): (usize, &String)| format!("{side}.{name} AS k{at}");
-        self.quoted.iter().enumerate().map(as_numbered).collect::<Vec<_>>().join(", ")
-    }
-
-    fn numbered(&self) -> String {
-        (0..self.quoted.len()).map(|at| format!("k{at}")).collect::<Vec<_>>().join(", ")
-    }
-
-    /// The condition that both sides have the same key.
-    fn same(&self) -> String {
-        let is_same = |name: &String| format!("(e.{name} IS NOT DISTINCT FROM f.{name})");
-        self.quoted.iter().map(is_same).collect::<Vec<_>>().join(" AND ")
-    }
+/// Columns as a list in a query.
+fn listed(columns: &[usize], form: impl Fn(usize) -> String, separator: &str) -> String {
+    columns.iter().map(|column| form(*column)).collect::<Vec<_>>().join(separator)
 }

@@ -13,11 +13,10 @@ use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{Date32Type, Int8Type, SchemaRef, UInt32Type};
 use arrow::row::{RowConverter, SortField};
 
-use crate::changes::EVENT_DT;
 use crate::changes::row_bitmap::RowBitmap;
 use crate::config::Keep;
+use crate::curate::merge::Counts;
 use crate::curate::merge::entries::{Entries, Files, REWRITTEN, WINNER};
-use crate::curate::merge::{Counts, PRESENT};
 use crate::error::{Error, Result};
 use crate::state::versions::{ORDER_BYTES, VersionsLayout};
 use crate::table::partition_names::partition_folder;
@@ -30,6 +29,8 @@ pub(super) struct Decider {
     pub(super) keep: Keep,
     pub(super) partition_by: Vec<String>,
     pub(super) key: Vec<String>,
+    /// The column of the table that is the day.
+    pub(super) day: Option<String>,
     pub(super) layout: Arc<VersionsLayout>,
     pub(super) table_schema: SchemaRef,
 }
@@ -303,7 +304,7 @@ impl Decider {
     }
 
     /// Pushes tombstones of the removed rows to the table's sorter: key, day and partition, false
-    /// in the column `PRESENT`, null in the others.
+    /// in the last column, null in the others.
     pub(super) fn push_removed(
         &self,
         removed: &RecordBatch,
@@ -312,23 +313,22 @@ impl Decider {
     ) -> Result<()> {
         let keys = self.entries.keys;
         let mut columns = Vec::new();
-        for field in self.table_schema.fields() {
+        let fields = self.table_schema.fields();
+        for field in &fields[..fields.len() - 1] {
             let is = |name: &String| name == field.name();
             let source = match (self.key.iter().position(is), self.partition_by.iter().position(is))
             {
                 (Some(key), _) => Some(key),
                 (None, Some(partition)) => Some(keys + 1 + partition),
-                (None, None) if field.name() == EVENT_DT => Some(keys),
+                (None, None) if self.day.as_ref() == Some(field.name()) => Some(keys),
                 (None, None) => None,
             };
             columns.push(match source {
                 Some(source) => cast(removed.column(source), field.data_type())?,
-                None if field.name() == PRESENT => {
-                    Arc::new(BooleanArray::from(vec![false; removed.num_rows()]))
-                }
                 None => new_null_array(field.data_type(), removed.num_rows()),
             });
         }
+        columns.push(Arc::new(BooleanArray::from(vec![false; removed.num_rows()])));
         let batch = RecordBatch::try_new(Arc::clone(&self.table_schema), columns)?;
         let names: Vec<&str> = self.partition_by.iter().map(String::as_str).collect();
         let parts = names
