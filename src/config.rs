@@ -36,6 +36,7 @@ pub use dialect::Dialect;
 pub use envelope::{BEFORE_PREFIX, ENVELOPE_PREFIX, Envelope};
 pub use operations::{OpValues, Operation};
 pub use query_columns::QueryColumns;
+use query_columns::reads;
 pub use raw::{OnBad, OnTie, OpColumn, Raw, RawFormat, WindowBy};
 pub use source_table::{Named, SourceTable};
 pub use time_unit::TimeUnit;
@@ -151,6 +152,11 @@ impl Sql {
     /// The columns of `relation` that the query names.
     pub fn columns_of(&self, relation: &str) -> QueryColumns {
         QueryColumns::of(&self.text, relation)
+    }
+
+    /// Whether the query may read a relation.
+    pub fn reads(&self, relation: &str) -> bool {
+        reads(&self.text, relation)
     }
 
     /// A hash of the query without comments and repeated white space, so that a comment does not

@@ -69,6 +69,8 @@ pub(crate) struct Curated {
     pub day: Option<String>,
     /// Rows and days that pass two counted.
     pub counts: Counts,
+    /// The days that rows of the table have left, as days since 1970.
+    pub days_left: BTreeSet<i32>,
     /// Last changes of the window that are not later than the committed versions.
     pub stale: u64,
     /// The share of the table files' bytes that is new rows, estimated by the number of rows.
@@ -153,11 +155,10 @@ impl Curate<'_> {
         let merged = merged.as_ref();
 
         let split = self.split(context, &query, outputs, &layout, &schema).await?;
-        let mut counts = split.counts;
+        let counts = split.counts;
         let rewrites_all = !retyped.is_empty();
         let (written, given) = self.write_table(split.sorters, &order, rewrites_all).await?;
 
-        counts.days.extend(merged.iter().flat_map(|merged| &merged.counts.days));
         let bytes_changed = check_written(&written, &given, merged)?;
         check_versions(&split.versions, &counts, merged)?;
         if let Some(merged) = merged
@@ -182,6 +183,7 @@ impl Curate<'_> {
             stale: merged.map_or(0, |merged| merged.counts.stale),
             bytes_changed,
             counts,
+            days_left: merged.map_or(BTreeSet::new(), |merged| merged.counts.days.clone()),
         })
     }
 

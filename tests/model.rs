@@ -14,8 +14,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::{
-    Answer, DAY_US, Lab, Place, Report, Row, Task, count_of_each_day_so_far, integers,
-    optional_texts, texts,
+    Answer, DAY_US, Lab, Place, ROWS_PER_DAY, Report, Row, Task, count_of_each_day_so_far,
+    integers, optional_texts, texts,
 };
 
 const DAILY: &str = "SELECT event_dt AS dt, cat, COUNT(*) AS n FROM history
@@ -305,6 +305,7 @@ impl Case {
             .format(self.format)
             .curated_sql(format!("SELECT {key_list}, id, event_dt, cat FROM latest"))
             .aggregate("daily", DAILY)
+            .aggregate("rows", ROWS_PER_DAY)
             .running_aggregate("status", count_of_each_day_so_far(&key_list))
             .build()
     }
@@ -558,6 +559,15 @@ impl Case {
             })
             .collect();
         assert_eq!(found, daily);
+        let mut rows: BTreeMap<String, u64> = BTreeMap::new();
+        for row in lab.table("lake/curated") {
+            if let Some(day) = row.get("event_dt") {
+                *rows.entry(day.clone()).or_default() += 1;
+            }
+        }
+        let found = lab.table("lake/rows").into_iter();
+        let found = found.map(|row| (row["dt"].clone(), row["n"].parse().expect("a count")));
+        assert_eq!(found.collect::<BTreeMap<String, u64>>(), rows);
         // The running table has the days of the windows, and those after a change.
         for row in lab.table("lake/status") {
             let at: i64 = row["dt"][8..].parse::<i64>().expect("a day") - 1;

@@ -6,7 +6,7 @@ use chrono::NaiveDate;
 
 use crate::config::Aggregate;
 use crate::layout::{parent, parse_partition_segment};
-use crate::state::ledger::Ledger;
+use crate::state::ledger::{CURATED, Ledger, Run};
 use crate::types::times::days_in_window;
 use crate::window::WindowSet;
 
@@ -14,16 +14,22 @@ use crate::window::WindowSet;
 pub(super) const GAP_DAYS_MAX: i64 = 366;
 
 /// The windows' days, the days that changed since the table was last aggregated, and for a running
-/// table all days computed before, from the earliest changed day on.
-pub(super) fn days_to_compute(
-    ledger: &Ledger,
+/// table all days computed before, from the earliest changed day on. Days change in the relations
+/// that the query reads: a row that moves to another day leaves the history as it was.
+pub(super) fn days_to_compute<'a>(
+    ledger: &'a Ledger,
     aggregate: &Aggregate,
     windows: &WindowSet,
 ) -> BTreeSet<NaiveDate> {
     let zone = ledger.day_zone();
     let last = ledger.runs.iter().rposition(|run| run.tables.contains(&aggregate.table()));
     let since = ledger.runs.iter().skip(last.map_or(0, |last| last + 1));
-    let changed: BTreeSet<NaiveDate> = since.flat_map(|run| run.days.iter().copied()).collect();
+    let reads_curated = aggregate.sql.reads(CURATED);
+    let changed_by = |run: &'a Run| {
+        let changed = if reads_curated { &run.changed.days } else { run.changed.of_history() };
+        changed.iter().copied()
+    };
+    let changed: BTreeSet<NaiveDate> = since.flat_map(changed_by).collect();
     let mut days: BTreeSet<NaiveDate> =
         windows.iter().flat_map(|window| days_in_window(window, zone)).collect();
     let table = aggregate.table();
@@ -35,7 +41,7 @@ pub(super) fn days_to_compute(
         });
         // A day whose result was empty is not published, and may have rows now.
         let computed = ledger.windows_aggregated(&table);
-        let changed_before = ledger.runs.iter().flat_map(|run| run.days.iter().copied());
+        let changed_before = ledger.runs.iter().flat_map(changed_by);
         let all = published
             .chain(computed.iter().flat_map(|window| days_in_window(window, zone)))
             .chain(changed_before);

@@ -11,7 +11,7 @@ use crate::commands::run::inputs::{Inputs, absent_records, note_of_missing, rene
 use crate::error::Result;
 use crate::raw::discover::{self, Input};
 use crate::state::NotCommitted;
-use crate::state::ledger::{Ledger, Record, Step};
+use crate::state::ledger::{ChangedDays, Ledger, Record, Step};
 use crate::store::Folder;
 
 impl Run<'_> {
@@ -56,7 +56,7 @@ impl Run<'_> {
         known: Vec<Record>,
     ) -> Result<(), NotCommitted> {
         let ledger = &attempt.state.ledger;
-        let mut note = "every input was folded".to_string();
+        let mut note = "every input of the time of all windows was folded".to_string();
         if ledger.quarantined.is_empty() {
             note += ", and nothing is in quarantine";
         }
@@ -67,7 +67,8 @@ impl Run<'_> {
             return Ok(());
         }
         let records = known.into_iter().chain(released).collect();
-        self.commit_and_publish(attempt, Step::CatchUp, records, None, vec![], &[]).await
+        self.commit_and_publish(attempt, Step::CatchUp, records, None, ChangedDays::default(), &[])
+            .await
     }
 }
 

@@ -190,7 +190,8 @@ async fn plan_fold(
     let emptied = curated.partitions.iter().filter(is_emptied);
     planned.partitions_removed = emptied.cloned().collect();
     planned.partitions_written = written.into_iter().cloned().collect();
-    planned.days = curated.counts.days.iter().filter_map(|day| date(*day)).collect();
+    planned.days =
+        curated.counts.days.union(&curated.days_left).filter_map(|day| date(*day)).collect();
     let replaced = |partition: &str| curated.partitions.contains(partition);
     let commit = state.next_commit();
     let plan = publish::plan(curated.staged, &before, replaced, commit, FileNames::Reused);

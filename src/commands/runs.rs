@@ -126,7 +126,7 @@ fn past_runs(ledger: &Ledger, is_open: impl Fn(&Run) -> bool) -> Vec<PastRun> {
             rows_rejected: run.count("rows_rejected"),
             partitions: run.count("partitions_written") + run.count("partitions_removed"),
             peak_memory_bytes: run.count("peak_memory_bytes"),
-            days: run.days.len() as u64,
+            days: run.changed.days.len() as u64,
             status,
         });
     }

@@ -57,6 +57,43 @@ impl QueryColumns {
     }
 }
 
+/// Whether a query may read a relation: one that cannot be parsed may read any.
+pub(super) fn reads(sql: &str, relation: &str) -> bool {
+    let Ok(statements) = Parser::parse_sql(&GenericDialect {}, sql) else {
+        return true;
+    };
+    statements.visit(&mut Reads { relation }).is_break()
+}
+
+/// Ends at a relation of this name.
+struct Reads<'a> {
+    relation: &'a str,
+}
+
+impl Visitor for Reads<'_> {
+    type Break = ();
+
+    fn pre_visit_relation(&mut self, name: &ObjectName) -> ControlFlow<()> {
+        match last_name(name) {
+            Some(name) if name != self.relation => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        }
+    }
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        // The relation of `TABLE curated` is not visited.
+        fn names_table(body: &SetExpr) -> bool {
+            match body {
+                SetExpr::SetOperation { left, right, .. } => {
+                    names_table(left) || names_table(right)
+                }
+                body => matches!(body, SetExpr::Table(_)),
+            }
+        }
+        if names_table(&query.body) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
 struct Found<'a> {
     columns: QueryColumns,
     relation: &'a str,
@@ -158,6 +195,28 @@ impl Visitor for Found<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_relations_that_a_query_reads_are_found() {
+        for sql in [
+            "SELECT * FROM curated",
+            "WITH c AS (SELECT 1 FROM Curated) SELECT * FROM c",
+            "SELECT * FROM history h JOIN \"curated\" c ON h.id = c.id",
+            "SELECT id FROM history WHERE id IN (SELECT id FROM curated)",
+            "SELECT id, (SELECT max(v) FROM curated) FROM history",
+            "SELECT 1 FROM history UNION ALL TABLE curated",
+            "SELECT * FROM history WHERE (",
+        ] {
+            assert!(reads(sql, "curated"), "{sql}");
+        }
+        for sql in [
+            "SELECT curated FROM history",
+            "SELECT 'curated' FROM history -- curated",
+            "SELECT h.id FROM history h CROSS JOIN (VALUES (1), (-1)) AS side (sign)",
+        ] {
+            assert!(!reads(sql, "curated"), "{sql}");
+        }
+    }
 
     #[test]
     fn the_columns_of_a_query_are_found_in_its_text() {

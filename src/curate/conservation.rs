@@ -25,7 +25,7 @@ pub(super) fn check_written(
     let mut bytes_changed = 0;
     for one in written {
         let removed = merged
-            .and_then(|merged| merged.counts.gone.get(&one.partition))
+            .and_then(|merged| merged.counts.removed.get(&one.partition))
             .copied()
             .unwrap_or_default();
         let given = given.get(&one.partition).copied().unwrap_or_default();
@@ -41,7 +41,7 @@ pub(super) fn check_written(
         bytes_changed += part as u64;
     }
     let written: BTreeSet<&String> = written.iter().map(|one| &one.partition).collect();
-    let mut removed_from = merged.into_iter().flat_map(|merged| merged.counts.gone.keys());
+    let mut removed_from = merged.into_iter().flat_map(|merged| merged.counts.removed.keys());
     match removed_from.find(|partition| !written.contains(partition)) {
         Some(partition) => {
             Err(does_not_add_up(&format!("rows to be removed from `{partition}`"), 1, 0))

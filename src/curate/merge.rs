@@ -116,7 +116,7 @@ pub(crate) struct Counts {
     /// The days of the removed rows.
     pub days: BTreeSet<i32>,
     /// The number of removed rows, per partition.
-    pub gone: BTreeMap<String, u64>,
+    pub removed: BTreeMap<String, u64>,
 }
 
 impl Counts {
@@ -130,8 +130,8 @@ impl Counts {
         self.replaced += other.replaced;
         self.tie = self.tie.into_iter().chain(other.tie).min();
         self.days.extend(other.days);
-        for (partition, rows) in other.gone {
-            *self.gone.entry(partition).or_default() += rows;
+        for (partition, rows) in other.removed {
+            *self.removed.entry(partition).or_default() += rows;
         }
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct Counts {
     pub rows_deleted: u64,
     /// Last changes per key and day.
     pub key_days: u64,
-    /// The days whose rows change, as days since 1970.
+    /// The days of these, as days since 1970.
     pub days: BTreeSet<i32>,
 }
 

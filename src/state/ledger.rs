@@ -3,7 +3,7 @@
 //! files of tables and of versions. Replayed, they give a [`Ledger`]; [`Ledger::records`] compacts
 //! it to the shortest list of records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use chrono_tz::Tz;
@@ -84,7 +84,8 @@ pub struct Run {
     /// The tables that this commit changes.
     pub tables: Vec<String>,
     /// The days whose rows changed, ascending.
-    pub days: Vec<NaiveDate>,
+    #[serde(flatten)]
+    pub changed: ChangedDays,
     /// Whether its window selected rows by commit time, from all inputs that existed.
     #[serde(default)]
     pub by_rows: bool,
@@ -100,6 +101,31 @@ pub struct Run {
     /// The counts of the report, [`Report::counts`](crate::report::Report::counts), as text: parsed
     /// only on demand, because the ledger has one per run.
     pub counts: String,
+}
+
+/// The days whose rows a commit changed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ChangedDays {
+    /// Those of the curated table and of the history, ascending.
+    pub days: Vec<NaiveDate>,
+    /// Those of the history, if they are not all: a row that moves to another day leaves the day
+    /// before in the curated table, and stays in the history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    history_days: Option<Vec<NaiveDate>>,
+}
+
+impl ChangedDays {
+    /// The days of the history, and those that only the curated table has changed on.
+    pub fn new(history: &BTreeSet<NaiveDate>, curated: &BTreeSet<NaiveDate>) -> Self {
+        let days: Vec<NaiveDate> = history.union(curated).copied().collect();
+        let history_days = (days.len() > history.len()).then(|| history.iter().copied().collect());
+        ChangedDays { days, history_days }
+    }
+
+    /// The days of the history.
+    pub fn of_history(&self) -> &[NaiveDate] {
+        self.history_days.as_ref().unwrap_or(&self.days)
+    }
 }
 
 impl Run {
@@ -266,7 +292,7 @@ impl Ledger {
     /// Whether the aggregate `table` was computed since the last change.
     pub fn is_aggregated(&self, table: &String) -> bool {
         let mut runs = self.runs.iter().rev();
-        let last = runs.find(|run| run.tables.contains(table) || !run.days.is_empty());
+        let last = runs.find(|run| run.tables.contains(table) || !run.changed.days.is_empty());
         last.is_some_and(|run| run.tables.contains(table))
     }
 

@@ -32,7 +32,12 @@ fn catching_up_folds_late_files_however_old_and_gaps_and_nothing_twice() {
         let runs = history(&lab).runs.len();
         let again = lab.catch_up(&[]).expect("nothing to do");
         assert_eq!((again.files, again.rows_written), (0, 0));
-        assert!(again.note.expect("a note").contains("every input was folded"));
+        assert!(
+            again
+                .note
+                .expect("a note")
+                .contains("every input of the time of all windows was folded")
+        );
         assert_eq!(history(&lab).runs.len(), runs);
         lab.assert_verified();
     }

@@ -3,7 +3,8 @@
 use chrono::{DateTime, Utc};
 
 use crate::support::{
-    Answer, COUNT_PER_DAY, Change, DAY_US, Fault, Lab, Task, assert_refused, raw_file,
+    Answer, COUNT_PER_DAY, Change, DAY_US, Fault, Lab, ROWS_PER_DAY, Task, assert_refused,
+    count_of_each_day_so_far, raw_file,
 };
 
 use super::{
@@ -67,6 +68,33 @@ fn a_running_day_that_was_empty_is_computed_again_when_an_earlier_one_changes() 
     let days: Vec<String> = rows.map(|row| row["dt"][8..].to_string()).collect();
     assert_eq!(days, ["01", "02", "03", "05"]);
     lab.assert_verified();
+}
+
+#[test]
+fn an_aggregate_is_computed_for_the_days_that_changed_in_what_it_reads() {
+    for keep in ["latest", "latest-per-day"] {
+        let lab = Lab::builder()
+            .keep(keep)
+            .aggregate("daily", COUNT_PER_DAY)
+            .running_aggregate("status", count_of_each_day_so_far("id"))
+            .aggregate("rows", ROWS_PER_DAY)
+            .build();
+        (1..=4).for_each(|day| put(&lab, day));
+        lab.run_days(1, 4);
+        // On day 4, key 1 leaves day 3 in the curated table, and stays there in the history.
+        let report = lab.run_days(4, 5);
+        let days: Vec<(&str, u64)> =
+            report.aggregates.iter().map(|table| (table.name.as_str(), table.days)).collect();
+        let left = u64::from(keep == "latest");
+        assert_eq!(days, [("daily", 1), ("status", 1), ("rows", 1 + left)], "{keep}");
+        let rows = lab.lines("lake/rows", ["dt", "n"]);
+        let of_day_3 = format!("2020-01-03 {}", 2 - left);
+        assert_eq!((rows.len(), &rows[2]), (4, &of_day_3), "{keep}");
+        lab.assert_verified();
+        // An aggregate that is computed for the first time has nothing to catch up with.
+        let report = lab.run_days(4, 5);
+        assert!(report.aggregates.iter().all(|table| table.days == 1), "{keep}: {report:?}");
+    }
 }
 
 #[test]

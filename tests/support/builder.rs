@@ -24,6 +24,10 @@ const CURATED: &str = "SELECT id, cat, v, event_dt FROM latest";
 pub const COUNT_PER_DAY: &str = "SELECT event_dt AS dt, COUNT(*) AS n FROM history
 WHERE NOT deleted AND event_dt >= $start_date AND event_dt < $end_date GROUP BY event_dt";
 
+/// An aggregate: how many rows of the curated table each day has.
+pub const ROWS_PER_DAY: &str = "SELECT event_dt AS dt, COUNT(*) AS n FROM curated
+WHERE event_dt >= $start_date AND event_dt < $end_date GROUP BY event_dt";
+
 /// A running aggregate: how many keys were alive at the end of each day.
 pub fn count_of_each_day_so_far(key: &str) -> String {
     format!(

@@ -13,7 +13,7 @@ use crate::config::{Aggregate, Pipeline};
 use crate::engine::session::session;
 use crate::report::AggregateReport;
 use crate::state::NotCommitted;
-use crate::state::ledger::{CURATED, Ledger, Step};
+use crate::state::ledger::{CURATED, ChangedDays, Ledger, Step};
 use crate::window::WindowSet;
 
 impl Run<'_> {
@@ -69,7 +69,15 @@ impl Run<'_> {
             });
             plans.push((aggregate.table(), computed.plan));
         }
-        self.commit_and_publish(attempt, Step::Aggregate, vec![], None, vec![], &plans).await
+        self.commit_and_publish(
+            attempt,
+            Step::Aggregate,
+            vec![],
+            None,
+            ChangedDays::default(),
+            &plans,
+        )
+        .await
     }
 }
 

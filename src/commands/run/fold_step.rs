@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use chrono::NaiveDate;
 use futures::FutureExt;
 use tracing::info;
 
@@ -21,7 +20,7 @@ use crate::engine::session::session;
 use crate::engine::tasks::spawn;
 use crate::publish::{self, FileNames, Plan};
 use crate::raw::discover::{Input, Recorded};
-use crate::state::ledger::{CURATED, Ledger, Record, Step};
+use crate::state::ledger::{CURATED, ChangedDays, Ledger, Record, Step};
 use crate::state::{NewVersions, NotCommitted};
 use crate::store::listing::list_and_prune;
 use crate::table::TableFile;
@@ -59,7 +58,9 @@ impl Run<'_> {
             info!("no inputs in the window {}", self.window);
             report.note.get_or_insert("no inputs in the window".into());
             // Record the window: files that appear in it from now on are late.
-            return self.commit_and_publish(attempt, Step::Curate, known, None, vec![], &[]).await;
+            return self
+                .commit_and_publish(attempt, Step::Curate, known, None, ChangedDays::default(), &[])
+                .await;
         }
         let table = self.open.output(CURATED)?;
         let folder = table.folder.clone();
@@ -91,7 +92,9 @@ impl Run<'_> {
             };
             attempt.report.note.get_or_insert(note.into());
             records.extend(self.input_records(step, attempt, &staged.changes));
-            return self.commit_and_publish(attempt, step, records, None, vec![], &[]).await;
+            return self
+                .commit_and_publish(attempt, step, records, None, ChangedDays::default(), &[])
+                .await;
         };
 
         if self.task.aggregates() {
@@ -106,9 +109,9 @@ impl Run<'_> {
             files: &curated.versions,
             replaced: &curated.replaced_versions,
         };
-        let days = changed_days(step, &attempt.state.ledger, &curated);
+        let changed = changed_days(step, &attempt.state.ledger, &curated);
         let plans = [(CURATED.to_string(), plan)];
-        self.commit_and_publish(attempt, step, records, Some(versions), days, &plans).await?;
+        self.commit_and_publish(attempt, step, records, Some(versions), changed, &plans).await?;
         let report = &attempt.report;
         info!(
             "published {} rows in {} partitions, {} partitions removed",
@@ -183,12 +186,13 @@ fn has_inputs_to_fold(step: Step, ledger: &Ledger, inputs: &[Input]) -> bool {
     inputs.iter().any(|input| !input.full_load && !input.late || is_new(input))
 }
 
-/// The days whose rows changed, ascending; for a rebuild, also all days that had versions before.
-fn changed_days(step: Step, ledger: &Ledger, curated: &Curated) -> Vec<NaiveDate> {
-    let mut days: BTreeSet<i32> = curated.counts.days.clone();
+/// The days whose rows changed; for a rebuild, also all days that had versions before.
+fn changed_days(step: Step, ledger: &Ledger, curated: &Curated) -> ChangedDays {
+    let mut history = curated.counts.days.clone();
     if step == Step::Rebuild {
         let before = ledger.versions.values().flat_map(DayCounts::iter);
-        days.extend(before.filter_map(|(day, _)| day));
+        history.extend(before.filter_map(|(day, _)| day));
     }
-    days.iter().filter_map(|day| date(*day)).collect()
+    let dates = |days: &BTreeSet<i32>| days.iter().filter_map(|day| date(*day)).collect();
+    ChangedDays::new(&dates(&history), &dates(&curated.days_left))
 }

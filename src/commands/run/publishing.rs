@@ -1,6 +1,5 @@
 //! Commits an attempt and publishes its files; also finishes publishing for interrupted runs.
 
-use chrono::NaiveDate;
 use tracing::{debug, warn};
 
 use crate::commands::open_pipeline::{OpenPipeline, Output};
@@ -13,7 +12,7 @@ use crate::publish::announcement::announce;
 use crate::publish::delta::{self, Committed, CuratedLog};
 use crate::publish::{self, Plan};
 use crate::state::identity::Identity;
-use crate::state::ledger::{self, CURATED, Record, Step};
+use crate::state::ledger::{self, CURATED, ChangedDays, Record, Step};
 use crate::state::{NewVersions, NotCommitted, State};
 use crate::store::listing::{list, list_and_prune};
 use crate::store::remove::remove;
@@ -42,11 +41,11 @@ impl Run<'_> {
         step: Step,
         mut records: Vec<Record>,
         versions: Option<NewVersions<'_>>,
-        days: Vec<NaiveDate>,
+        changed: ChangedDays,
         plans: &[(String, Plan)],
     ) -> Result<(), NotCommitted> {
         self.open.run_context.meter.measure(&mut attempt.report);
-        let run = self.run_record(attempt, step, days, plans);
+        let run = self.run_record(attempt, step, changed, plans);
         records.insert(0, Record::Run(Box::new(run)));
         for (name, plan) in plans {
             records.extend(file_records(name, plan));
@@ -77,7 +76,7 @@ impl Run<'_> {
         &self,
         attempt: &mut Attempt,
         step: Step,
-        days: Vec<NaiveDate>,
+        changed: ChangedDays,
         plans: &[(String, Plan)],
     ) -> ledger::Run {
         let newest = attempt.report.newest_commit_time;
@@ -88,7 +87,7 @@ impl Run<'_> {
             start: self.window.start,
             end: self.window.end,
             tables: plans.iter().map(|(name, _)| name.clone()).collect(),
-            days,
+            changed,
             by_rows: self.open.run_context.pipeline.raw.window_by == WindowBy::Commit,
             aggregated: attempt.aggregated.take(),
             at: self.open.run_context.now,

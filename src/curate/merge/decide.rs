@@ -337,7 +337,7 @@ impl Decider {
             .collect::<Result<Vec<_>>>()?;
         for row in 0..batch.num_rows() {
             let folder = partition_folder(&names, &parts, row)?;
-            *counts.gone.entry(folder).or_default() += 1;
+            *counts.removed.entry(folder).or_default() += 1;
         }
         let days = removed.column(keys).as_primitive::<Date32Type>();
         counts.days.extend(days.iter().flatten());
