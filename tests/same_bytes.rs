@@ -115,57 +115,59 @@ fn windows(lab: &Lab, window_by: &str) -> Vec<(String, String)> {
 
 #[test]
 fn every_command_answers_as_before_after_raw_was_copied() {
-    for place in PLACES {
-        for window_by in WAYS {
-            for copied in COPIES {
-                if place == Place::S3 && !matches!(copied, Copied::Parts) {
-                    continue;
-                }
-                let lab = builder(place, window_by).build();
-                put_files(&lab);
-                let windows = windows(&lab, window_by);
-                for (start, end) in &windows {
-                    lab.run(start, end).expect("a run");
-                }
-                let right = (tables(&lab), table_files(&lab));
-                let again: Vec<_> = windows
-                    .iter()
-                    .map(|(start, end)| lab.run(start, end).expect("again"))
-                    .collect();
-                raw_paths(&lab).iter().for_each(|path| copy(&lab, path, copied));
-                let context = format!("{place:?}, {window_by}, {copied:?}");
-
-                lab.assert_verified();
-                for (start, end) in &windows {
-                    let planned = lab.plan(start, end, true).expect("a plan");
-                    assert_eq!((planned.late_files, planned.notes.len()), (0, 0), "{context}");
-                }
-                let caught_up = lab.catch_up(&[]).expect("caught up");
-                assert_eq!(caught_up.files, 0, "{context}");
-                for ((start, end), before) in windows.iter().zip(&again) {
-                    let report = lab.run(start, end).expect("a run");
-                    let counts = |report: &Report| {
-                        (report.files, report.late_files, report.rows_read, report.note.clone())
-                    };
-                    assert_eq!(counts(&report), counts(before), "{context}, {start}");
-                }
-                assert!((tables(&lab), table_files(&lab)) == right, "{context}");
-                let explained = lab.explain(&["1"]);
-                assert_eq!(explained.notes, [""; 0], "{context}");
-                assert!(explained.changes.iter().all(|change| change.run_id.is_some()));
-                if window_by != "modified" {
-                    let done = lab.backfill(&day(1), &day(5)).expect("done");
-                    assert_eq!((done.windows_skipped, done.windows_failed), (4, 0), "{context}");
-                }
-                lab.rebuild(false, &[]).expect("a rebuild");
-                assert_eq!(tables(&lab), right.0, "{context}");
-                for (start, end) in &windows {
-                    lab.run(start, end).expect("a run after the rebuild");
-                }
-                assert_eq!(tables(&lab), right.0, "{context}");
-                lab.assert_verified();
-            }
+    let ways = [
+        (Place::Local, "name", Copied::Archive),
+        (Place::Local, "path", Copied::Now),
+        (Place::Local, "modified", Copied::Parts),
+        (Place::Local, "modified", Copied::Now),
+        (Place::Local, "commit", Copied::Archive),
+        (Place::Local, "name", Copied::Parts),
+        (Place::S3, "path", Copied::Parts),
+        (Place::S3, "modified", Copied::Parts),
+        (Place::S3, "commit", Copied::Parts),
+    ];
+    for (place, window_by, copied) in ways {
+        let lab = builder(place, window_by).build();
+        put_files(&lab);
+        let windows = windows(&lab, window_by);
+        for (start, end) in &windows {
+            lab.run(start, end).expect("a run");
         }
+        let right = (tables(&lab), table_files(&lab));
+        let again: Vec<_> =
+            windows.iter().map(|(start, end)| lab.run(start, end).expect("again")).collect();
+        raw_paths(&lab).iter().for_each(|path| copy(&lab, path, copied));
+        let context = format!("{place:?}, {window_by}, {copied:?}");
+
+        lab.assert_verified();
+        for (start, end) in &windows {
+            let planned = lab.plan(start, end, true).expect("a plan");
+            assert_eq!((planned.late_files, planned.notes.len()), (0, 0), "{context}");
+        }
+        let caught_up = lab.catch_up(&[]).expect("caught up");
+        assert_eq!(caught_up.files, 0, "{context}");
+        for ((start, end), before) in windows.iter().zip(&again) {
+            let report = lab.run(start, end).expect("a run");
+            let counts = |report: &Report| {
+                (report.files, report.late_files, report.rows_read, report.note.clone())
+            };
+            assert_eq!(counts(&report), counts(before), "{context}, {start}");
+        }
+        assert!((tables(&lab), table_files(&lab)) == right, "{context}");
+        let explained = lab.explain(&["1"]);
+        assert_eq!(explained.notes, [""; 0], "{context}");
+        assert!(explained.changes.iter().all(|change| change.run_id.is_some()));
+        if window_by != "modified" {
+            let done = lab.backfill(&day(1), &day(5)).expect("done");
+            assert_eq!((done.windows_skipped, done.windows_failed), (4, 0), "{context}");
+        }
+        lab.rebuild(false, &[]).expect("a rebuild");
+        assert_eq!(tables(&lab), right.0, "{context}");
+        for (start, end) in &windows {
+            lab.run(start, end).expect("a run after the rebuild");
+        }
+        assert_eq!(tables(&lab), right.0, "{context}");
+        lab.assert_verified();
     }
 }
 
