@@ -37,7 +37,7 @@ use crate::error::{Error, Kind, Result};
 use crate::layout::{FileOrder, file_time};
 use crate::parquet_io::open::ParquetFile;
 use crate::raw::bad_rows::{BadRow, BadRows};
-use crate::raw::columns::{RawColumns, find_column};
+use crate::raw::columns::{RawColumns, UsedColumns, find_column};
 use crate::raw::discover::{Input, RawFile};
 use crate::raw::envelope::{ENVELOPES_MEANT, look_like_envelopes};
 use crate::raw::open::{Opened, Opening, Spilled};
@@ -93,8 +93,8 @@ pub struct Changes {
     is_used: Vec<bool>,
     /// Per raw column, whether its types have no common type. It is not used.
     is_mixed: Vec<bool>,
-    /// The raw columns that are other names of columns.
-    other_names: Vec<usize>,
+    /// The raw columns that are other names of columns, with the names that the files have.
+    other_names: Vec<(usize, String)>,
     /// The names of the day in `curated.sql`.
     day_names: Vec<String>,
     key: Vec<String>,
@@ -176,11 +176,11 @@ impl Changes {
         let raw = &pipeline.raw;
         let bad_rows = Arc::clone(opening.bad_rows);
         let checks_texts = opening.checks_texts;
-        let mut all = opening.open(inputs).await?;
+        let mut all = opening.open(inputs, &UsedColumns::of(pipeline)).await?;
         let mut bad_files = std::mem::take(&mut all.bad);
         let opened = with_required_columns(all.opened, pipeline, known, &mut bad_files)?;
         let mut union = RawColumns::new(pipeline);
-        let mut schema_changes = SchemaChanges::new(known, raw.file_order());
+        let mut schema_changes = SchemaChanges::new(known, raw);
         let mut files = Vec::with_capacity(opened.len());
         let other_rows = opened.iter().map(|one| one.other_rows).sum();
         for (number, one) in opened.into_iter().enumerate() {
@@ -199,7 +199,9 @@ impl Changes {
         }
         let untyped = union.settle(&pipeline.key);
         map_columns(&mut files, &union, checks_texts);
-        check_meaning_of_day(&union, known, pipeline)?;
+        let is_raw = |name: &str| union.fields.iter().any(|field| field.name() == name);
+        let day_names = day_names(is_raw, pipeline);
+        check_meaning_of_day(&union, known, pipeline, &day_names[0])?;
         let columns: Vec<_> = union
             .fields
             .iter()
@@ -220,7 +222,6 @@ impl Changes {
         let images = raw.before_images(&pipeline.key);
         let images = images.iter().map(|name| union.find(name));
         let before_images = images.collect();
-        let day_names = day_names(&union.fields, pipeline);
         let raw_schema = Arc::new(Schema::new(union.fields));
         let has_values = files.iter().any(|file| !file.is_blank);
         let delete_when = match raw.delete_when.as_ref().filter(|_| has_values) {
@@ -237,7 +238,7 @@ impl Changes {
             untyped,
             is_used: union.is_used,
             is_mixed: union.is_mixed,
-            other_names: union.other_names.into_iter().map(|(index, _)| index).collect(),
+            other_names: union.other_names,
             key: pipeline.key.clone(),
             raw: raw.clone(),
             newest: schema_changes.newest,
@@ -274,6 +275,14 @@ impl Changes {
         &self.day_names
     }
 
+    /// The name that the files have for a column that the query may give another name.
+    pub(crate) fn first_name(&self, name: String) -> String {
+        let is_other =
+            |(other, _): &&(usize, String)| *self.raw_schema.field(*other).name() == name;
+        let other = self.other_names.iter().find(is_other);
+        other.map_or(name, |(_, first)| first.clone())
+    }
+
     /// The number of key columns.
     pub(crate) fn key_count(&self) -> usize {
         self.key.len()
@@ -301,6 +310,19 @@ impl Changes {
     /// The number of rows of each input, in input order.
     pub fn row_counts(&self) -> impl Iterator<Item = u64> + '_ {
         self.files.iter().map(|file| file.file.row_count())
+    }
+
+    /// Whether changes of equal commit times are a transaction, whose updates of keys happen at once.
+    /// Without commit times, and where these are those of a connector, they follow one another.
+    pub(crate) fn has_transactions(&self) -> bool {
+        !self.before_images.is_empty()
+            && self.commit_time_column().is_some()
+            && !self.has_envelopes()
+    }
+
+    /// Whether the rows come out of envelopes.
+    pub(crate) fn has_envelopes(&self) -> bool {
+        self.raw.envelope.is_some()
     }
 
     /// The number of rows that are no changes, by their envelopes.
@@ -358,7 +380,8 @@ impl Changes {
     /// The raw columns in the form that the state stores for later runs.
     pub fn known_columns(&self) -> KnownColumns {
         let columns = self.raw_schema.fields().iter().zip(&self.untyped).enumerate();
-        let columns = columns.filter(|(index, _)| !self.other_names.contains(index));
+        let columns =
+            columns.filter(|(index, _)| self.other_names.iter().all(|(other, _)| other != index));
         let columns = columns.map(|(_, (field, untyped))| {
             let data_type = if *untyped { &DataType::Null } else { field.data_type() };
             (field.name().clone(), data_type.clone())
@@ -421,7 +444,7 @@ impl Changes {
     /// The first column with the key before an update, if no CDC file has any of them. A tool may
     /// write them only for the key columns that can change.
     pub fn missing_before_image(&self) -> Option<String> {
-        if self.raw.envelope.is_some() {
+        if self.has_envelopes() {
             // Envelopes have the key before an update only where it changes.
             return None;
         }
@@ -681,9 +704,9 @@ impl Changes {
     }
 }
 
-/// The names of the day in `curated.sql`: see [`Changes::day_names`].
-fn day_names(fields: &[Field], pipeline: &Pipeline) -> Vec<String> {
-    let is_raw = |name: &str| fields.iter().any(|field| field.name() == name);
+/// The names of the day in `curated.sql`: see [`Changes::day_names`]. `is_raw` says which names are
+/// raw columns.
+fn day_names(is_raw: impl Fn(&str) -> bool, pipeline: &Pipeline) -> Vec<String> {
     let mut other = format!("{OF_CHANGE}{EVENT_DT}");
     while is_raw(&other) {
         other.insert_str(0, OF_CHANGE);
@@ -695,28 +718,33 @@ fn day_names(fields: &[Field], pipeline: &Pipeline) -> Vec<String> {
     std::iter::once(EVENT_DT.to_string()).chain(is_written.then_some(other)).collect()
 }
 
-/// Refuses a new raw column `event_dt` where the query has used this name for the day: the rows of
-/// earlier runs have the day in it.
+/// Refuses a new raw column whose name the query has used for the day, such as `event_dt`: the rows of
+/// earlier runs have the day in it. `day` is the name of the day from now on.
 fn check_meaning_of_day(
     union: &RawColumns<'_>,
     known: &KnownColumns,
     pipeline: &Pipeline,
+    day: &str,
 ) -> Result<()> {
-    let is_day = known.all.iter().all(|(name, _)| name != EVENT_DT) && !known.all.is_empty();
-    let Some(file) = union.source_of(EVENT_DT).filter(|_| is_day) else {
-        return Ok(());
-    };
-    if !pipeline.curated.sql.columns_of(LATEST_RELATION).uses(EVENT_DT) {
+    if known.all.is_empty() {
         return Ok(());
     }
-    Err(Error::data(format!(
-        "{file} has a column `{EVENT_DT}`: in earlier runs this name was the change's day in {}",
-        pipeline.curated.sql.file
-    ))
-    .hint(format!(
-        "from now on it is that column, and the day is `{OF_CHANGE}{EVENT_DT}`: write what the table \
-         is to have, and rebuild it: glueless rebuild"
-    )))
+    let was_raw = |wanted: &str| known.all.iter().any(|(name, _)| name == wanted);
+    let used = pipeline.curated.sql.columns_of(LATEST_RELATION);
+    for name in day_names(was_raw, pipeline) {
+        let Some(file) = union.source_of(&name).filter(|_| used.uses(&name)) else {
+            continue;
+        };
+        return Err(Error::data(format!(
+            "{file} has a column `{name}`: in earlier runs this name was the change's day in {}",
+            pipeline.curated.sql.file
+        ))
+        .hint(format!(
+            "from now on it is that column, and the day is `{day}`: write what the table is to \
+             have, and rebuild it: glueless rebuild"
+        )));
+    }
+    Ok(())
 }
 
 /// Keeps the inputs that have all required columns. The others are added to `bad_files`, or are an
@@ -860,8 +888,9 @@ impl<'a> RequiredColumns<'a> {
         let Some((_, name)) = required.iter().find(is_missing) else {
             return Ok(());
         };
-        // A file without rows, or with bad ones only, needs no columns.
-        if has_no_values(&opened.file)
+        // A file without rows, or with bad ones or no changes only, needs no columns.
+        let has_values = !has_no_values(&opened.file) && opened.ignored.is_empty();
+        if !has_values
             && opened.file.row_count() == (opened.bad_rows.len() + opened.ignored.len()) as u64
         {
             return Ok(());

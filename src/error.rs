@@ -161,7 +161,7 @@ impl Error {
             return Error::from(error);
         }
         Error::data(format!("{file} fails on a row: a value cannot be cast or computed"))
-            .hint("exclude such rows with WHERE, or use TRY_CAST")
+            .hint("correct the query; TRY_CAST makes such a value null, and WHERE leaves its row out of the table")
     }
 
     /// The error for a failed object-store request; `doing` names the action and the object.

@@ -1,5 +1,7 @@
 //! Raw files of Debezium: envelopes as lines of JSON, and as structs in Parquet.
 
+use toml::Table;
+
 use crate::support::{
     Event, EventRow, Lab, LabBuilder, PLACES, Report, Task, assert_refused, events_json,
     events_parquet,
@@ -7,6 +9,7 @@ use crate::support::{
 
 const START: &str = "2024-01-01";
 const END: &str = "2024-02-01";
+const MARK: &str = "__debezium_unavailable_value";
 const FORMATS: [&str; 2] = ["json", "parquet"];
 
 const SQL: &str =
@@ -211,9 +214,154 @@ fn a_column_that_takes_the_name_of_an_envelopes_field_is_reported() {
     for (name, expected) in [("after.op", ["1 -", "2 theirs"]), ("__op", ["1 c", "2 c"])] {
         lab.write_file("curated.sql", &sql.replace("(op AS", &format!("(\"{name}\" AS")));
         // The first file has no such column of the rows.
-        lab.rebuild(false, &["raw.columns={op = \"VARCHAR\"}"]).expect("rebuilt");
+        lab.rebuild(false, &["raw.columns={\"after.op\" = \"VARCHAR\"}"]).expect("rebuilt");
         lab.run(START, END).expect("a run");
         assert_eq!(lab.lines("lake/curated", ["id", "op"]), expected);
+    }
+}
+
+#[test]
+fn the_type_of_an_envelopes_field_is_declared_by_its_name() {
+    for format in FORMATS {
+        let lab = builder(format)
+            .partition_by(&[])
+            .curated_sql(
+                "SELECT CAST(id AS BIGINT) AS id, \"source.connector\" AS connector FROM latest",
+            )
+            .set("raw.columns", {
+                let mut columns = Table::new();
+                columns.insert("source.connector".into(), "VARCHAR".into());
+                columns
+            })
+            .build();
+        put(&lab, format, 2, &[(Some("c"), None, row(1, 1, "a"), at(2, 0))]);
+        lab.run(START, END).expect("a run");
+        assert_eq!(lab.lines("lake/curated", ["connector"]), ["postgresql"], "{format}");
+    }
+}
+
+#[test]
+fn a_key_may_be_selected_by_its_part_of_the_envelope() {
+    let sql = "SELECT \"after.id\" AS id FROM latest";
+    let lab = builder("parquet").partition_by(&[]).curated_sql(sql).build();
+    put(&lab, "parquet", 2, &[(Some("c"), None, row(1, 1, "a"), at(2, 0))]);
+    lab.run(START, END).expect("a run");
+    assert_eq!(lab.lines("lake/curated", ["id"]), ["1"]);
+}
+
+#[test]
+fn a_large_parquet_file_of_envelopes_is_read_in_parts() {
+    // Notes that do not compress, so that the file is not kept in memory.
+    let mut seed = 1_u64;
+    let mut note = || -> String {
+        let letters = (0..100).map(|_| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            char::from(b'a' + (seed >> 60) as u8)
+        });
+        letters.collect()
+    };
+    let notes: Vec<String> = (0..60_000).map(|_| note()).collect();
+    let events: Vec<Event> = (0..)
+        .zip(&notes)
+        .map(|(id, note)| (Some("c"), None, row(id % 50_000, id, note), at(2, id / 100)))
+        .collect();
+    for place in PLACES {
+        let lab = builder("parquet").place(place).build();
+        put(&lab, "parquet", 2, &events);
+        let report = lab.run(START, END).expect("a run");
+        assert!(report.bytes > 2 << 20, "{} bytes", report.bytes);
+        assert_eq!((report.rows_read, report.rows_written), (60_000, 50_000));
+    }
+}
+
+#[test]
+fn a_mark_in_a_column_that_is_not_used_is_no_fault() {
+    for format in FORMATS {
+        let sql = "SELECT CAST(id AS BIGINT) AS id, CAST(v AS BIGINT) AS v FROM latest";
+        let lab = builder(format).partition_by(&[]).curated_sql(sql).build();
+        put(&lab, format, 2, &[(Some("u"), row(1, 1, MARK), row(1, 2, MARK), at(2, 1))]);
+        let report = lab.run(START, END).expect("a run");
+        assert_eq!((report.rows_rejected, report.rows_ignored), (0, 0), "{format}");
+        assert_eq!(lab.lines("lake/curated", ["id", "v"]), ["1 2"], "{format}");
+    }
+}
+
+#[test]
+fn an_operation_to_ignore_is_not_looked_at() {
+    for format in FORMATS {
+        let lab = builder(format).set("raw.op_values.ignore", vec!["u", "m"]).build();
+        let lab_file = [
+            (Some("c"), None, row(1, 1, "a"), at(2, 0)),
+            (Some("u"), row(1, 1, "a"), row(1, 2, MARK), at(2, 1)),
+            (Some("u"), None, None, at(2, 1)),
+        ];
+        put(&lab, format, 2, &lab_file);
+        let report = lab.run(START, END).expect("a run");
+        assert_eq!((report.rows_rejected, report.rows_ignored), (0, 2), "{format}");
+        assert_eq!(curated(&lab), ["1 1 a 2024-01-02"], "{format}");
+    }
+}
+
+#[test]
+fn a_row_with_a_column_payload_is_no_tombstone() {
+    for payload in ["null", "{}", "{\"op\":\"c\"}"] {
+        let lab = builder("json").build();
+        let text = format!("{{\"id\":1,\"payload\":{payload}}}\n");
+        lab.put("raw/20240102-100000000.json", text);
+        let error = lab.run(START, END).expect_err("no envelope");
+        assert_refused(error, 65, "is not an envelope", "raw.dialect");
+    }
+}
+
+#[test]
+fn a_time_of_an_envelope_that_is_none_is_a_bad_row() {
+    for time in ["99999999999999999999", "1.5", "\"x\"", "true"] {
+        let lab = builder("json").set("raw.on_bad_row", "quarantine").build();
+        let event = |id: i64, time: &str| {
+            format!(
+                "{{\"op\":\"c\",\"after\":{{\"id\":{id},\"v\":1,\"note\":\"a\"}},\"ts_ms\":{time}}}\n"
+            )
+        };
+        let text = event(1, &at(2, 0).to_string()) + &event(2, time);
+        lab.put("raw/20240102-100000000.json", text);
+        let report = lab.run(START, END).expect("a run");
+        assert_eq!(reasons(&lab, &report), ["2 __ts_ms is not a time"], "{time}");
+        assert_eq!(curated(&lab), ["1 1 a 2024-01-02"], "{time}");
+    }
+}
+
+#[test]
+fn files_of_tombstones_only_change_nothing() {
+    for format in FORMATS {
+        let lab = builder(format).build();
+        put(&lab, format, 2, &[(None, None, None, 0), (Some("m"), None, None, at(2, 0))]);
+        let report = lab.run(START, END).expect("a run");
+        assert_eq!((report.rows_read, report.rows_ignored), (2, 2), "{format}");
+        put(&lab, format, 3, &[(Some("c"), None, row(1, 1, "a"), at(3, 0))]);
+        let report = lab.run(START, END).expect("a run");
+        assert!(report.schema_changes.is_empty(), "{format}: {:?}", report.schema_changes);
+        assert_eq!(curated(&lab), ["1 1 a 2024-01-03"], "{format}");
+    }
+}
+
+#[test]
+fn updates_of_keys_in_the_same_millisecond_follow_one_another() {
+    for format in FORMATS {
+        let lab = builder(format).build();
+        let events = [
+            (Some("c"), None, row(4, 1, "a"), at(2, 0)),
+            (Some("u"), row(4, 1, "a"), row(1, 2, "a"), at(2, 1)),
+            (Some("u"), row(1, 2, "a"), row(4, 3, "a"), at(2, 1)),
+            (Some("c"), None, row(5, 1, "b"), at(2, 1)),
+            (Some("u"), row(5, 1, "b"), row(6, 2, "b"), at(2, 1)),
+            (Some("u"), row(6, 2, "b"), row(5, 3, "b"), at(2, 1)),
+            (Some("d"), key(5), None, at(2, 1)),
+        ];
+        put(&lab, format, 2, &events);
+        lab.run(START, END).expect("a run");
+        assert_eq!(curated(&lab), ["4 3 a 2024-01-02"], "{format}");
+        let explained = lab.explain(&["4"]);
+        assert!(explained.notes.is_empty(), "{format}: {:?}", explained.notes);
     }
 }
 
@@ -302,7 +450,6 @@ fn what_is_no_envelope_is_a_bad_row() {
 
 #[test]
 fn a_mark_for_a_missing_value_is_a_bad_row_and_no_text() {
-    const MARK: &str = "__debezium_unavailable_value";
     for format in FORMATS {
         let lab = builder(format).build();
         let events = [

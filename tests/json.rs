@@ -373,3 +373,24 @@ fn the_same_changes_in_every_format_give_the_same_table() {
     };
     runner.run(&changes(), run).expect("equal tables");
 }
+
+#[test]
+fn a_field_that_is_an_object_and_another_value_is_refused_and_may_be_declared() {
+    let cases = [(["{\"a\":1}", "\"x\""], ["1 {\"a\":1}", "2 x"]), (["7", "{}"], ["1 7", "2 {}"])];
+    for (values, expected) in cases {
+        let lab = Lab::builder()
+            .set("raw.format", "json")
+            .partition_by(&[])
+            .curated_sql("SELECT CAST(id AS BIGINT) AS id, CAST(v AS VARCHAR) AS v FROM latest")
+            .build();
+        let lines = (1..).zip(values).map(|(id, value)| {
+            format!("{{\"id\":{id},\"v\":{value},\"ts\":\"2020-01-01 00:00:00\"}}\n")
+        });
+        lab.put("raw/20200101-100000000.json", lines.collect::<String>());
+        let error = lab.run(START, END).expect_err("two kinds");
+        assert_refused(error, 65, "column `v` is an object in a line of", "VARCHAR");
+        let set = ["raw.columns={v = \"VARCHAR\"}"];
+        lab.run_with(Task::Run, START, END, &set).expect("a run");
+        assert_eq!(lab.lines("lake/curated", ["id", "v"]), expected);
+    }
+}

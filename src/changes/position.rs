@@ -364,7 +364,10 @@ impl OrderEncoder {
             | DataType::Decimal64(_, scale)
             | DataType::Decimal128(_, scale) => DataType::Decimal128(38, *scale),
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Binary,
-            DataType::Binary | DataType::LargeBinary | DataType::BinaryView => DataType::Binary,
+            DataType::Binary
+            | DataType::LargeBinary
+            | DataType::BinaryView
+            | DataType::FixedSizeBinary(_) => DataType::Binary,
             DataType::Date32 => DataType::Date32,
             DataType::Timestamp(_, _) => return Ok(Arc::clone(column)),
             other => {

@@ -315,7 +315,10 @@ impl ChangeReader {
             needed.extend(roles.op);
             needed.extend(delete_when);
         }
-        let ignores_rows = roles.op.is_some() && changes.op_values().has(Operation::Ignore);
+        // Rows to ignore in envelopes are found when the file is opened.
+        let ignores_rows = roles.op.is_some()
+            && changes.op_values().has(Operation::Ignore)
+            && !changes.has_envelopes();
         if ignores_rows && pass.winners().is_none() {
             needed.extend(roles.op);
         }

@@ -142,7 +142,7 @@ async fn explain(open: &OpenPipeline<'_>, state: &State, key: &[String]) -> Resu
     explained.key = names.zip(values.iter().map(|value| format_value(value, 0))).collect();
 
     let context = session(&open.runtime, threads);
-    if !changes.before_images().is_empty() {
+    if changes.has_transactions() {
         changes.set_key_swaps(key_swaps(&context, &changes, threads).await?);
     }
     let lister = ChangeLister { state, changes: &changes, folders: &folders, pipeline };

@@ -356,7 +356,9 @@ impl RawToml {
             return Err(wrong("raw.max_bad_rows", unused.into())
                 .hint("leave it out, or write raw.on_bad_row = \"quarantine\""));
         }
-        let columns = column_types(&self.columns, wrong)?;
+        let declared: toml::Table =
+            self.columns.into_iter().map(|(name, value)| (column(name), value)).collect();
+        let columns = column_types(&declared, wrong)?;
         let keys = CsvKeys {
             header: self.csv_header,
             null: self.csv_null,
@@ -406,7 +408,7 @@ impl RawToml {
             on_bad_row: self.on_bad_row,
             on_bad_file: self.on_bad_file,
             max_bad_rows: self.max_bad_rows.unwrap_or(1000),
-            unitless: unitless(&self.columns),
+            unitless: unitless(&declared),
         })
     }
 }

@@ -270,6 +270,7 @@ fn check_columns(
     }
     for key in &pipeline.key {
         let origin = names.iter().position(|name| name == key).and_then(|at| origin(plan, at));
+        let origin = origin.map(|column| changes.first_name(column));
         let raw = changes.raw_column(key).map(|column| changes.raw_schema().field(column).name());
         // Of a key that has only nulls, all rows are bad.
         let is_untyped = changes.is_untyped(key) && names.contains(&key.as_str());
@@ -432,7 +433,7 @@ fn is_injective(from: &DataType, to: &DataType) -> bool {
         _ => {
             matches!(
                 (from, to),
-                (DataType::Decimal128(a, s), DataType::Decimal128(b, t)) if s <= t && b - a >= (t - s) as u8
+                (DataType::Decimal128(a, s), DataType::Decimal128(b, t)) if s <= t && i16::from(*b) - i16::from(*a) >= i16::from(t - s)
             ) || matches!((from, to), (DataType::Float32, DataType::Float64))
                 || (from.is_integer() && to.is_string())
         }

@@ -176,8 +176,7 @@ impl Stage<'_> {
         report.rows_read = changes.row_counts().sum();
         report.rows_ignored = changes.rows_ignored();
         let context = session(self.runtime, threads);
-        // Without commit times, transactions are not known: updates of keys follow one another.
-        if !changes.before_images().is_empty() && changes.commit_time_column().is_some() {
+        if changes.has_transactions() {
             changes.set_key_swaps(key_swaps(&context, &changes, threads).await?);
         }
         let folded = fold(&context, &changes, pipeline, threads).await?;

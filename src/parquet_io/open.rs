@@ -253,8 +253,10 @@ fn undecodable() -> ParquetError {
 
 /// The error for an empty file.
 pub(crate) fn empty_file(name: &str) -> Error {
-    Error::data(format!("{name} is empty"))
-        .hint("restore it from its source, or, if it is a raw file, move it out of the raw folder")
+    Error::data(format!("{name} is empty")).hint(
+        "restore it from its source, or, if it is a raw file that cannot be restored, put it in \
+             quarantine with `raw.on_bad_file`: its changes are then missing",
+    )
 }
 
 /// Checks that the row counts of a footer add up and that its columns are inside the object.
@@ -337,8 +339,9 @@ fn cast_exactly(column: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
 /// file.
 pub(crate) fn read_error(name: &str, error: ParquetError) -> Error {
     let damaged = Error::data(format!("{name} is not a readable Parquet file")).hint(
-        "it may be truncated or damaged: restore it from its source, or, if it is a raw \
-             file, move it out of the raw folder",
+        "it may be truncated or damaged: restore it from its source, or, if it is a raw file that \
+             cannot be restored, put it in quarantine with `raw.on_bad_file`: its changes are then \
+             missing",
     );
     if !matches!(error, ParquetError::External(_)) {
         return damaged.caused_by(error);

@@ -25,7 +25,8 @@ const FIX: &str = "set its type in `[raw.columns]`, if all values fit it, or fix
 
 /// The columns that a pipeline uses: those that it names, and those that `curated.sql` and
 /// `raw.delete_when` read.
-pub(crate) struct UsedColumns {
+#[derive(Clone, Debug, Default)]
+pub struct UsedColumns {
     named: Vec<String>,
     query: QueryColumns,
     condition: QueryColumns,

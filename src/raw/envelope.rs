@@ -30,12 +30,15 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
 use crate::config::{ENVELOPE_PREFIX, Envelope, OpValues, Operation};
+use crate::raw::columns::UsedColumns;
 
 pub(crate) mod flatten;
 
-/// The default mark as an element of an array of UUIDs.
+/// The default mark, and its form as an element of an array of UUIDs.
 const DEFAULT_UUID: (&str, &str) =
     ("__debezium_unavailable_value", "b68a35a7-17ad-35b3-af2a-ae46edb4545a");
+/// The most white space that is expected in the JSON text of a mark.
+const WHITE_SPACE_MAX: usize = 64;
 
 /// What is wrong with an envelope: the faulty field, the reason, and a hint.
 pub(crate) type EnvelopeFault = (&'static str, Cow<'static, str>, &'static str);
@@ -43,8 +46,8 @@ pub(crate) type EnvelopeFault = (&'static str, Cow<'static, str>, &'static str);
 /// The fault of a row that is no envelope.
 pub(crate) const NO_ENVELOPE: (&str, &str) = (
     "is not an envelope: it has no `op`",
-    "raw.dialect = \"debezium\" is for envelopes with `before`, `after` and `op`: leave it out if the \
-     rows are flat",
+    "raw.dialect = \"debezium\" is for envelopes with `before`, `after` and `op`; if all rows are flat, \
+     leave it out, and name their operation column in `raw.op`",
 );
 pub(crate) const NO_AFTER: EnvelopeFault = (
     "after",
@@ -85,8 +88,8 @@ pub(crate) fn operation(op: &str, values: &OpValues) -> Result<Operation, Envelo
         None if op == "t" => Err((
             "op",
             "is a truncate, which is not supported yet".into(),
-            "the rows before it would stay: take a new snapshot to another folder, and rebuild from \
-             that",
+            "the rows before it would stay: take a new snapshot, and give it, and the changes after \
+             it, a raw.url, a name and a curated.url of their own",
         )),
         None => {
             let why = format!("is none of {}", values.listed());
@@ -132,25 +135,37 @@ pub(crate) fn as_times(numbers: &ArrayRef, unit: TimeUnit) -> ArrayRef {
 pub(crate) struct Unavailable {
     /// As text, and as text for bytes.
     texts: Vec<String>,
-    /// As JSON arrays without white space.
-    arrays: Vec<String>,
+    /// As the only element of an array of texts.
+    elements: Vec<String>,
+    /// As JSON arrays and objects without white space.
+    json: Vec<String>,
+    used: UsedColumns,
 }
 
 impl Unavailable {
-    /// The forms of a pipeline's mark.
-    pub(crate) fn of(envelope: &Envelope) -> Self {
+    /// The forms of a pipeline's mark, which matter in the columns that it uses.
+    pub(crate) fn of(envelope: &Envelope, used: UsedColumns) -> Self {
         let mark = &envelope.unavailable_value;
         let hex: String = mark.bytes().map(|byte| format!("{byte:02x}")).collect();
         let mut texts = vec![mark.clone(), STANDARD.encode(mark), URL_SAFE.encode(mark), hex];
         texts.dedup();
-        let quoted = texts.iter().map(|text| serde_json::Value::from(text.as_str()).to_string());
-        let mut arrays: Vec<String> = quoted.map(|text| format!("[{text}]")).collect();
-        let bytes: Vec<String> = mark.bytes().map(|byte| (byte as i8).to_string()).collect();
-        arrays.push(format!("[{}]", bytes.join(",")));
+        let mut elements = texts.clone();
         if mark == DEFAULT_UUID.0 {
-            arrays.push(format!("[\"{}\"]", DEFAULT_UUID.1));
+            elements.push(DEFAULT_UUID.1.into());
         }
-        Unavailable { texts, arrays }
+        let quoted = |text: &String| serde_json::Value::from(text.as_str()).to_string();
+        let arrays = elements.iter().map(|text| format!("[{}]", quoted(text)));
+        let bytes: Vec<String> = mark.bytes().map(|byte| (byte as i8).to_string()).collect();
+        let of_bytes = format!("[{}]", bytes.join(","));
+        // A map, such as an HSTORE of PostgreSQL.
+        let map = format!("{{{0}:{0}}}", quoted(mark));
+        let json = arrays.chain([of_bytes, map]).collect();
+        Unavailable { texts, elements, json, used }
+    }
+
+    /// Whether a value of a column matters: one that is not used needs none.
+    pub(crate) fn matters_in(&self, column: &str) -> bool {
+        self.used.has(column)
     }
 
     /// Whether a text is the mark.
@@ -163,13 +178,17 @@ impl Unavailable {
         self.texts.first().is_some_and(|mark| mark.as_bytes() == bytes)
     }
 
-    /// Whether the JSON text of an array is the mark.
-    pub(crate) fn is_array(&self, json: &str) -> bool {
-        let starts =
-            self.arrays.iter().any(|array| json[1..].trim_start().starts_with(&array[1..2]));
-        starts && {
+    /// Whether the only element of an array of texts is the mark.
+    pub(crate) fn is_element(&self, text: &str) -> bool {
+        self.elements.iter().any(|mark| mark == text)
+    }
+
+    /// Whether the JSON text of an array or an object is the mark.
+    pub(crate) fn is_json(&self, json: &str) -> bool {
+        let longest = self.json.iter().map(String::len).max().unwrap_or_default();
+        json.len() <= longest + WHITE_SPACE_MAX && {
             let dense: String = json.chars().filter(|char| !char.is_ascii_whitespace()).collect();
-            self.arrays.iter().any(|array| *array == dense || array == json)
+            self.json.iter().any(|mark| *mark == dense || mark == json)
         }
     }
 }
@@ -181,11 +200,12 @@ mod tests {
     #[test]
     fn every_form_of_the_mark_is_known() {
         let of = |value: &str| {
-            Unavailable::of(&Envelope {
+            let envelope = Envelope {
                 key: Vec::new(),
                 op_values: OpValues::default(),
                 unavailable_value: value.into(),
-            })
+            };
+            Unavailable::of(&envelope, UsedColumns::default())
         };
         let mark = of("__debezium_unavailable_value");
         for text in [
@@ -194,12 +214,18 @@ mod tests {
             "5f5f646562657a69756d5f756e617661696c61626c655f76616c7565",
         ] {
             assert!(mark.is_text(text), "{text}");
-            assert!(mark.is_array(&format!("[ \"{text}\" ]")), "{text}");
-            assert!(!mark.is_array(&format!("[\"{text}\",1]")), "{text}");
+            assert!(mark.is_json(&format!("[ \"{text}\" ]")), "{text}");
+            assert!(!mark.is_json(&format!("[\"{text}\",1]")), "{text}");
         }
-        assert!(mark.is_array("[\"b68a35a7-17ad-35b3-af2a-ae46edb4545a\"]"));
-        assert!(of("no").is_array("[110, 111]") && !of("no").is_array("[110]"));
-        assert!(!mark.is_array("[]") && !mark.is_text(""));
+        assert!(mark.is_json("[\"b68a35a7-17ad-35b3-af2a-ae46edb4545a\"]"));
+        assert!(of("no").is_json("[110, 111]") && !of("no").is_json("[110]"));
+        assert!(mark.is_element("b68a35a7-17ad-35b3-af2a-ae46edb4545a"));
+        assert!(!mark.is_text("b68a35a7-17ad-35b3-af2a-ae46edb4545a"));
+        assert!(
+            mark.is_json("{\"__debezium_unavailable_value\": \"__debezium_unavailable_value\"}")
+        );
+        assert!(!mark.is_json("{\"__debezium_unavailable_value\": 1}"));
+        assert!(!mark.is_json("[]") && !mark.is_json("{}") && !mark.is_text(""));
         assert!(mark.is_bytes(b"__debezium_unavailable_value") && !mark.is_bytes(b"x"));
     }
 

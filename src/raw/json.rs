@@ -22,7 +22,7 @@ use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Result};
 use crate::raw::bad_rows::{BadRow, BadRows, fields_json};
 use crate::raw::csv::spill_failed;
-use crate::raw::envelope::{as_times, time_type, time_unit};
+use crate::raw::envelope::{Unavailable, as_times, time_type, time_unit};
 use crate::raw::json::columns::Columns;
 use crate::raw::json::events::{Events, Line};
 use crate::raw::json::lines::Lines;
@@ -54,10 +54,10 @@ pub(crate) struct Form {
 
 impl Form {
     /// The format that the pipeline declares.
-    pub(crate) fn of(raw: &Raw) -> Self {
+    pub(crate) fn of(raw: &Raw, marks: Option<&Unavailable>) -> Self {
         Form {
             columns: raw.columns.clone(),
-            events: raw.envelope.as_ref().map(Events::of),
+            events: raw.envelope.as_ref().zip(marks).map(Events::of),
             fallback: raw.op.name.clone().unwrap_or_else(|| "Op".into()),
         }
     }
@@ -238,8 +238,10 @@ impl<W: Write + Send> Conversion<'_, W> {
                 }
             }
             Some(written) => {
-                let types = self.rows.columns.types(self.name)?;
-                self.is_outdated |= types != written.types;
+                let types = self.rows.types(self.name)?;
+                // A column that no row has kept changes nothing.
+                let (known, new) = types.split_at(written.types.len().min(types.len()));
+                self.is_outdated |= known != written.types || new.iter().any(Option::is_some);
                 if !self.is_outdated {
                     self.write(batch)?;
                 }
@@ -251,7 +253,7 @@ impl<W: Write + Send> Conversion<'_, W> {
     /// Fixes the types of the columns, and writes the rows that waited for them.
     fn fix(&mut self) -> Result<()> {
         let columns = &self.rows.columns;
-        let types = columns.types(self.name)?;
+        let types = self.rows.types(self.name)?;
         let (mut fields, mut sources) = (Vec::new(), Vec::new());
         for (name, column) in columns.sorted() {
             if let Some(data_type) = &types[column] {

@@ -34,8 +34,10 @@ use crate::engine::tasks::{Work, spawn, spawn_blocking};
 use crate::error::{Error, Kind, Result};
 use crate::parquet_io::open::{Columns, ObjectReader, ParquetFile, SMALL_BYTES_MAX, read_error};
 use crate::raw::bad_rows::{BadRow, BadRows};
+use crate::raw::columns::UsedColumns;
 use crate::raw::csv::{self, decompressed, spill_failed};
 use crate::raw::discover::Input;
+use crate::raw::envelope::Unavailable;
 use crate::raw::envelope::flatten::{self, Layout};
 use crate::raw::fingerprint::{self, Fingerprint, Passing};
 use crate::raw::json::{self, Converted, Found, Unfolded};
@@ -133,15 +135,18 @@ impl<'a> Opening<'a> {
     /// # Errors
     /// Data, for a damaged file, unless the pipeline quarantines such files; storage, when a file
     /// cannot be read.
-    pub async fn open(&self, inputs: Vec<Input>) -> Result<OpenedInputs> {
+    pub async fn open(&self, inputs: Vec<Input>, used: &UsedColumns) -> Result<OpenedInputs> {
+        let envelope = self.raw.envelope.as_ref();
+        let marks = envelope.map(|envelope| Unavailable::of(envelope, used.clone()));
         let opener = Arc::new(Opener {
             folders: self.folders.to_vec(),
             cached_bytes_max: self.cached_bytes_max,
             cached_bytes: AtomicUsize::new(0),
             csv: [false, true].map(|full_load| csv::Form::of(self.raw, full_load)),
-            json: json::Form::of(self.raw),
+            json: json::Form::of(self.raw, marks.as_ref()),
             format: self.raw.format,
-            envelope: self.raw.envelope.clone(),
+            envelope: envelope.cloned().zip(marks),
+            runtime: Handle::current(),
             quarantines_files: self.raw.on_bad_file == OnBad::Quarantine,
             bad_rows: Arc::clone(self.bad_rows),
             spills: Spills { runtime: Arc::clone(self.runtime), free: Mutex::default() },
@@ -181,7 +186,9 @@ struct Opener {
     csv: [csv::Form; 2],
     /// The format of JSON files.
     json: json::Form,
-    envelope: Option<Envelope>,
+    envelope: Option<(Envelope, Unavailable)>,
+    /// The runtime that reads files for the threads that convert them.
+    runtime: Handle,
     quarantines_files: bool,
     bad_rows: Arc<BadRows>,
     spills: Spills,
@@ -377,20 +384,18 @@ impl Opener {
                     csv::to_parquet(name, text()?, form, bad_rows, spill)?;
                 Ok(Flat { bad, is_blank, other_rows, ..flat })
             }
-            (RawFormat::Parquet, Some(envelope)) => {
+            (RawFormat::Parquet, Some((envelope, marks))) => {
                 let converted = async {
                     let (file, fingerprint) = self.parquet(input).await?;
                     let layout = Layout::of(&file, envelope)?;
                     let columns: Vec<usize> = (0..file.schema().fields().len() - 1).collect();
                     let rows = file.read(&columns, BATCH_ROWS);
                     let unfolded =
-                        flatten::to_parquet(name, &layout, envelope, rows, bad_rows, spill).await?;
+                        flatten::to_parquet(name, &layout, marks, rows, bad_rows, spill).await?;
                     Ok::<_, Error>((unfolded, fingerprint))
                 };
-                let (unfolded, fingerprint) = match handle {
-                    Some(handle) => handle.block_on(converted)?,
-                    None => block_on(converted)?,
-                };
+                // Large files are read ahead, in tasks.
+                let (unfolded, fingerprint) = self.runtime.block_on(converted)?;
                 let Unfolded { bad, ignored } = unfolded;
                 Ok(Flat { bad, ignored, fingerprint, ..flat })
             }
@@ -585,7 +590,8 @@ mod tests {
             bad_rows: &Arc::new(BadRows::new(0)),
             checks_texts: false,
         };
-        let opened = opening.open(inputs.clone()).await.expect("opened").opened;
+        let opened =
+            opening.open(inputs.clone(), &UsedColumns::default()).await.expect("opened").opened;
         let rows: Vec<u64> = opened.iter().map(|one| one.file.row_count()).collect();
         assert_eq!(rows, (1..=40).collect::<Vec<u64>>());
         let cached: usize = opened.iter().map(|one| one.file.cached_bytes()).sum();
@@ -595,11 +601,15 @@ mod tests {
             let nothing = vec![0; file.size as usize];
             std::fs::write(raw.path().join(&file.path), nothing).expect("written");
         }
-        let failed = opening.open(inputs.clone()).await.expect_err("three are damaged");
+        let failed = opening
+            .open(inputs.clone(), &UsedColumns::default())
+            .await
+            .expect_err("three are damaged");
         assert_eq!(failed.kind, Kind::Data);
         assert!(failed.to_string().contains("21.parquet"), "{failed}");
         let opening = Opening { raw: &quarantines, ..opening };
-        let opened = opening.open(inputs).await.expect("the others are opened");
+        let opened =
+            opening.open(inputs, &UsedColumns::default()).await.expect("the others are opened");
         let bad: Vec<&str> = opened.bad.iter().map(|(input, _)| input.file.path.as_str()).collect();
         assert_eq!(bad, ["21.parquet", "22.parquet", "37.parquet"]);
         assert_eq!(opened.opened.len(), 37);

@@ -8,9 +8,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
 use serde::Serialize;
 
+use crate::config::{BEFORE_PREFIX, Raw};
 use crate::layout::FileOrder;
 use crate::parquet_io::open::ParquetFile;
 use crate::raw::columns::find_column;
@@ -70,6 +71,7 @@ type Columns = Vec<(String, DataType)>;
 /// Compares the columns of files, one after the other.
 pub(crate) struct SchemaChanges {
     order: FileOrder,
+    has_envelopes: bool,
     /// The changes observed so far.
     pub seen: Vec<SchemaChange>,
     /// The newest CDC file of all runs, and its columns.
@@ -84,9 +86,10 @@ pub(crate) struct SchemaChanges {
 
 impl SchemaChanges {
     /// Starts from the columns of earlier runs.
-    pub(crate) fn new(known: &KnownColumns, order: FileOrder) -> Self {
+    pub(crate) fn new(known: &KnownColumns, raw: &Raw) -> Self {
         SchemaChanges {
-            order,
+            order: raw.file_order(),
+            has_envelopes: raw.envelope.is_some(),
             seen: Vec::new(),
             newest: known.newest.clone(),
             cdc: Vec::new(),
@@ -122,8 +125,12 @@ impl SchemaChanges {
         *last = Some(Arc::clone(schema));
         let fields = schema.fields();
         let before = if full_load { &mut self.full_load } else { &mut self.cdc };
+        // The key before a change is not a column of its own.
+        let is_column =
+            |field: &&FieldRef| !(self.has_envelopes && field.name().starts_with(BEFORE_PREFIX));
         let columns: Columns = fields[..fields.len() - 1]
             .iter()
+            .filter(is_column)
             .map(|field| (field.name().clone(), type_after(before, field)))
             .collect();
         for change in changes(before, &columns, &file.name) {

@@ -25,6 +25,9 @@ pub struct Identity {
     partition_by: Vec<String>,
     #[serde(default)]
     before_image_prefix: Option<String>,
+    /// The operation column; `None` in states written before it was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    op: Option<String>,
     /// Those of `raw.op_values`, if they are not I, U and D; `none` where changes have no operation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     op_values: Option<String>,
@@ -80,6 +83,7 @@ impl Identity {
             day_zone: raw.day_zone.to_string(),
             partition_by: pipeline.curated.partition_by.clone(),
             before_image_prefix: raw.before_image_prefix.clone(),
+            op: Some(raw.op.name.clone().unwrap_or_default()),
             op_values: match &raw.op.name {
                 Some(_) => raw.op.values.identity(),
                 None => Some("none".into()),
@@ -106,6 +110,7 @@ impl Identity {
             ("raw.day_zone", self.day_zone != other.day_zone),
             ("curated.partition_by", self.partition_by != other.partition_by),
             ("raw.before_image_prefix", self.before_image_prefix != other.before_image_prefix),
+            ("raw.op", self.op.is_some() && other.op.is_some() && self.op != other.op),
             ("raw.op_values", self.op_values != other.op_values),
             ("raw.delete_when", self.delete_when != other.delete_when),
             ("raw.commit_time_unit", self.commit_time_unit != other.commit_time_unit),

@@ -542,12 +542,12 @@ fn a_damaged_file_is_named() {
     assert_snapshot!(refusal_of_file(no_footer, &[]), @"
     exit 65
     error: [folder]/raw/20191213-130000000.parquet is not a readable Parquet file: Parquet error: invalid utf8
-    hint: it may be truncated or damaged: restore it from its source, or, if it is a raw file, move it out of the raw folder
+    hint: it may be truncated or damaged: restore it from its source, or, if it is a raw file that cannot be restored, put it in quarantine with `raw.on_bad_file`: its changes are then missing
     ");
     assert_snapshot!(refusal_of_file(b"id,note\n90010001,confidential\n".to_vec(), &[]), @"
     exit 65
     error: [folder]/raw/20191213-130000000.parquet is not a readable Parquet file: Parquet error: Invalid Parquet file. Corrupt footer
-    hint: it may be truncated or damaged: restore it from its source, or, if it is a raw file, move it out of the raw folder
+    hint: it may be truncated or damaged: restore it from its source, or, if it is a raw file that cannot be restored, put it in quarantine with `raw.on_bad_file`: its changes are then missing
     ");
 }
 
@@ -558,7 +558,7 @@ fn a_file_with_damaged_pages_is_named() {
     assert_snapshot!(refusal_of_file(bytes, &[]), @"
     exit 65
     error: [folder]/raw/20191213-130000000.parquet is not a readable Parquet file: the query engine failed: Parquet argument error: Parquet error: Unexpected struct field type 15
-    hint: it may be truncated or damaged: restore it from its source, or, if it is a raw file, move it out of the raw folder
+    hint: it may be truncated or damaged: restore it from its source, or, if it is a raw file that cannot be restored, put it in quarantine with `raw.on_bad_file`: its changes are then missing
     ");
 }
 
@@ -568,12 +568,12 @@ fn a_truncated_file_is_named() {
     assert_snapshot!(refusal_of_file(bytes[..bytes.len() / 2].to_vec(), &[]), @"
     exit 65
     error: [folder]/raw/20191213-130000000.parquet is not a readable Parquet file: Parquet error: Invalid Parquet file. Corrupt footer
-    hint: it may be truncated or damaged: restore it from its source, or, if it is a raw file, move it out of the raw folder
+    hint: it may be truncated or damaged: restore it from its source, or, if it is a raw file that cannot be restored, put it in quarantine with `raw.on_bad_file`: its changes are then missing
     ");
     assert_snapshot!(refusal_of_file(bytes[..6].to_vec(), &[]), @"
     exit 65
     error: [folder]/raw/20191213-130000000.parquet is not a readable Parquet file: EOF: Parquet file too small. Size is 6 but need 8
-    hint: it may be truncated or damaged: restore it from its source, or, if it is a raw file, move it out of the raw folder
+    hint: it may be truncated or damaged: restore it from its source, or, if it is a raw file that cannot be restored, put it in quarantine with `raw.on_bad_file`: its changes are then missing
     ");
 }
 
@@ -582,7 +582,7 @@ fn an_empty_file_is_named() {
     assert_snapshot!(refusal_of_file(Vec::new(), &[]), @"
     exit 65
     error: [folder]/raw/20191213-130000000.parquet is empty
-    hint: restore it from its source, or, if it is a raw file, move it out of the raw folder
+    hint: restore it from its source, or, if it is a raw file that cannot be restored, put it in quarantine with `raw.on_bad_file`: its changes are then missing
     ");
 }
 
@@ -695,7 +695,7 @@ fn a_value_that_does_not_fit_its_curated_type_is_refused_without_showing_it() {
     assert_snapshot!(refusal(&lab, both_windows_elsewhere(&lab)), @"
     exit 65
     error: [folder]/pipeline/curated.sql fails on a row: a value cannot be cast or computed
-    hint: exclude such rows with WHERE, or use TRY_CAST
+    hint: correct the query; TRY_CAST makes such a value null, and WHERE leaves its row out of the table
     ");
 }
 

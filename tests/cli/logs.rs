@@ -58,7 +58,7 @@ fn the_plan_of_the_fold_is_logged_with_its_metrics() {
     };
     assert!(plan("-v").is_empty());
     let lines = plan("-vv");
-    let node = lines.iter().find(|line| line.contains("FoldExec: key=[cust_id@")).expect("a node");
+    let node = lines.iter().find(|line| line.contains("FoldExec: key=[key_0@")).expect("a node");
     for metric in ["input_rows=29", "output_rows=13", "spilled_bytes=0", "peak_mem_used="] {
         assert!(node.contains(metric), "{metric} in {node}");
     }

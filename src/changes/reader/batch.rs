@@ -323,7 +323,11 @@ impl Batch<'_> {
                     let cast = cast_values(&found, now.data_type());
                     cast.map_err(|at| {
                         let why = format!("does not fit {}, the key's type", now.data_type());
-                        self.bad(at, Some(*image), &why, "check `raw.before_image_prefix`")
+                        let hint = match self.reader.changes.has_envelopes() {
+                            true => "check the file: both are the same column",
+                            false => "check `raw.before_image_prefix`",
+                        };
+                        self.bad(at, Some(*image), &why, hint)
                     })?
                 }
             };

@@ -298,7 +298,8 @@ impl<'a, R: Read> Records<'a, R> {
                     self.name
                 ))
                 .hint(
-                    "a quote may be missing there: fix the file, or move it out of the raw folder",
+                    "a quote may be missing there: fix the file, or put it in quarantine with \
+                     `raw.on_bad_file`: its changes are then missing",
                 ));
             }
             let is_last = match result {
@@ -382,8 +383,9 @@ pub(crate) fn unreadable(name: &str, error: std::io::Error) -> Error {
     }
     Error::data(format!("{name} cannot be decompressed"))
         .hint(
-            "it may be truncated or damaged: restore it from its source, or, if it is a raw \
-             file, move it out of the raw folder",
+            "it may be truncated or damaged: restore it from its source, or, if it is a raw file that \
+             cannot be restored, put it in quarantine with `raw.on_bad_file`: its changes are then \
+             missing",
         )
         .caused_by(error)
 }

@@ -8,9 +8,8 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringViewArray, new_null_array,
 };
-use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::kernels::zip::zip;
-use arrow::compute::{and, cast, is_not_null, is_null, not, nullif, or};
+use arrow::compute::{cast, is_null, not, nullif};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::{Stream, StreamExt};
@@ -158,12 +157,17 @@ impl Layout {
                 !batch.column(part).is_null(row) && !batch.column(part).data_type().is_null()
             })
         };
+        let mut others: Vec<(String, ArrayRef)> = Vec::new();
+        for other in &self.others {
+            let field = batch.schema_ref().field(*other);
+            others.extend(flat(ENVELOPE_PREFIX, field.name(), batch.column(*other))?);
+        }
         let (mut ignored, mut bad) = (Vec::new(), Vec::new());
         let (mut deletes, mut updates) = (vec![false; count], vec![false; count]);
         for row in 0..count {
             let (has_before, has_after) = (has(self.before, row), has(self.after, row));
             if ops.is_null(row) {
-                if has_before || has_after {
+                if has_before || has_after || others.iter().any(|(_, other)| other.is_valid(row)) {
                     bad.push(BadAt {
                         row,
                         column: None,
@@ -193,28 +197,38 @@ impl Layout {
             bad.extend(fault.map(|fault| BadAt::of(row, fault)));
         }
         let deletes = BooleanArray::from(deletes);
-        let (before, after) = (self.part(batch, self.before)?, self.part(batch, self.after)?);
+        let (mut before, after) = (self.part(batch, self.before)?, self.part(batch, self.after)?);
+        for before in &mut before {
+            *before = without_marks(Arc::clone(before), unavailable)?;
+        }
+        let needs_value = |row: &usize| !deletes.value(*row) && ignored.binary_search(row).is_err();
         let mut columns = Vec::with_capacity(self.schema.fields().len());
         for ((name, _), (before, after)) in self.row.iter().zip(before.iter().zip(&after)) {
-            let marks = marks(after, unavailable).into_iter();
-            bad.extend(marks.filter(|row| !deletes.value(*row)).map(|row| {
-                let (reason, hint) = UNAVAILABLE;
-                BadAt { row, column: Some(name.clone()), reason: reason.into(), hint }
-            }));
-            let before = without_marks(Arc::clone(before), unavailable)?;
-            columns.push(zip(&deletes, &before, after)?);
+            if unavailable.matters_in(name) {
+                let marks = marks(after, unavailable).into_iter();
+                bad.extend(marks.filter(needs_value).map(|row| {
+                    let (reason, hint) = UNAVAILABLE;
+                    BadAt { row, column: Some(name.clone()), reason: reason.into(), hint }
+                }));
+            }
+            columns.push(if deletes.has_true() {
+                zip(&deletes, before, after)?
+            } else {
+                Arc::clone(after)
+            });
         }
         bad.sort_by_key(|bad| bad.row);
         bad.dedup_by_key(|bad| bad.row);
         columns.push(Arc::new(ops.clone()) as ArrayRef);
-        for other in &self.others {
-            let field = batch.schema_ref().field(*other);
-            for (name, array) in flat(ENVELOPE_PREFIX, field.name(), batch.column(*other))? {
-                let unit = time_unit(&name).filter(|_| *array.data_type() == DataType::Int64);
-                columns.push(unit.map_or(Arc::clone(&array), |unit| as_times(&array, unit)));
-            }
+        for (name, array) in others {
+            let unit = time_unit(&name).filter(|_| *array.data_type() == DataType::Int64);
+            columns.push(unit.map_or(Arc::clone(&array), |unit| as_times(&array, unit)));
         }
-        columns.extend(self.key_before(&before, &after, &updates)?);
+        // Whether an update changes the key is found when the rows are read.
+        let is_no_update = not(&BooleanArray::from(updates))?;
+        for key in &self.key {
+            columns.push(nullif(&before[*key], &is_no_update)?);
+        }
         let mut nulls = vec![false; count];
         ignored.iter().for_each(|row| nulls[*row] = true);
         bad.iter().for_each(|bad| nulls[bad.row] = true);
@@ -225,25 +239,6 @@ impl Layout {
             }
         }
         Ok((RecordBatch::try_new(Arc::clone(&self.schema), columns)?, ignored, bad))
-    }
-
-    /// The columns of the key before an update that changes it.
-    fn key_before(
-        &self,
-        before: &[ArrayRef],
-        after: &[ArrayRef],
-        updates: &[bool],
-    ) -> Result<Vec<ArrayRef>> {
-        let mut is_moved = BooleanArray::from(vec![false; updates.len()]);
-        for key in &self.key {
-            // A null key before is not known.
-            let differs =
-                and(&distinct(&before[*key], &after[*key])?, &is_not_null(&before[*key])?)?;
-            is_moved = or(&is_moved, &differs)?;
-        }
-        let is_moved = and(&is_moved, &BooleanArray::from(updates.to_vec()))?;
-        let is_not_moved = not(&is_moved)?;
-        self.key.iter().map(|key| Ok(nullif(&before[*key], &is_not_moved)?)).collect()
     }
 }
 
@@ -269,18 +264,17 @@ impl BadAt {
 pub(crate) async fn to_parquet(
     name: &str,
     layout: &Layout,
-    envelope: &Envelope,
+    unavailable: &Unavailable,
     mut batches: impl Stream<Item = Result<RecordBatch>> + Unpin,
     bad_rows: &BadRows,
     output: impl Write + Send,
 ) -> Result<Unfolded> {
     let failed = |error: ParquetError| spill_failed(&format!("the rows of {name}"), error);
-    let unavailable = Unavailable::of(envelope);
     let mut writer = spill_writer(output, &layout.schema).map_err(failed)?;
     let (mut unfolded, mut rows_before) = (Unfolded::default(), 0);
     while let Some(batch) = batches.next().await {
         let batch = batch?;
-        let (flat, ignored, bad) = layout.flatten(&batch, &unavailable)?;
+        let (flat, ignored, bad) = layout.flatten(&batch, unavailable)?;
         writer.write(&flat).map_err(failed)?;
         unfolded.ignored.extend(ignored.into_iter().map(|row| rows_before + row as u64));
         for bad in bad {
@@ -337,6 +331,9 @@ fn flat(prefix: &str, name: &str, array: &ArrayRef) -> Result<Vec<(String, Array
 /// The rows of a column that have the mark for a value that the source's log lacks.
 fn marks(column: &ArrayRef, unavailable: &Unavailable) -> Vec<usize> {
     let rows = 0..column.len();
+    let of_rows = |is_mark: &dyn Fn(usize) -> bool| -> Vec<usize> {
+        rows.clone().filter(|row| column.is_valid(*row) && is_mark(*row)).collect()
+    };
     let of_texts = |texts: &ArrayRef| -> Vec<usize> {
         let Ok(texts) = cast(texts, &DataType::Utf8View) else {
             return Vec::new();
@@ -352,15 +349,22 @@ fn marks(column: &ArrayRef, unavailable: &Unavailable) -> Vec<usize> {
                 return Vec::new();
             };
             let bytes = bytes.as_binary_view();
-            let is_mark =
-                |row: &usize| bytes.is_valid(*row) && unavailable.is_bytes(bytes.value(*row));
-            rows.filter(is_mark).collect()
+            of_rows(&|row| unavailable.is_bytes(bytes.value(row)))
         }
         DataType::List(_) => {
             let lists = column.as_list::<i32>();
-            let is_mark =
-                |row: &usize| lists.is_valid(*row) && is_mark_list(&lists.value(*row), unavailable);
-            rows.filter(is_mark).collect()
+            of_rows(&|row| is_mark_list(&lists.value(row), unavailable))
+        }
+        DataType::LargeList(_) => {
+            let lists = column.as_list::<i64>();
+            of_rows(&|row| is_mark_list(&lists.value(row), unavailable))
+        }
+        DataType::Map(_, _) => {
+            let maps = column.as_map();
+            of_rows(&|row| {
+                let entries = maps.value(row);
+                entries.len() == 1 && !marks(entries.column(1), unavailable).is_empty()
+            })
         }
         _ => Vec::new(),
     }
@@ -374,9 +378,17 @@ fn is_mark_list(elements: &ArrayRef, unavailable: &Unavailable) -> bool {
             return false;
         };
         let numbers: Vec<&str> = numbers.as_string_view().iter().flatten().collect();
-        return !numbers.is_empty() && unavailable.is_array(&format!("[{}]", numbers.join(",")));
+        return !numbers.is_empty() && unavailable.is_json(&format!("[{}]", numbers.join(",")));
     }
-    elements.len() == 1 && !marks(elements, unavailable).is_empty()
+    if elements.len() != 1 || elements.is_null(0) {
+        return false;
+    }
+    match cast(elements, &DataType::Utf8View) {
+        Ok(texts) if elements.data_type().is_string() => {
+            unavailable.is_element(texts.as_string_view().value(0))
+        }
+        _ => !marks(elements, unavailable).is_empty(),
+    }
 }
 
 /// A column in which the mark is null: a delete needs no value.

@@ -246,6 +246,12 @@ impl Columns {
         self.indexes.get(name).copied().or_else(|| self.columns.iter().position(is_it))
     }
 
+    /// The first line in which a column has a value; `None` if it has none.
+    pub(super) fn first_line(&self, name: &str) -> Option<u64> {
+        let column = &self.columns[*self.indexes.get(name)?];
+        column.lines.iter().copied().filter(|line| *line > 0).min()
+    }
+
     /// The text that the row has set in a column.
     pub(super) fn text(&self, column: usize) -> Option<&str> {
         let texts = &self.columns[column].texts;

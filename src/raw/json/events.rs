@@ -51,11 +51,11 @@ fn some(value: Option<&str>) -> Option<&str> {
 
 impl Events {
     /// The events of a pipeline.
-    pub(super) fn of(envelope: &Envelope) -> Self {
+    pub(super) fn of((envelope, marks): (&Envelope, &Unavailable)) -> Self {
         Events {
             key: envelope.key.clone(),
             op_values: envelope.op_values.clone(),
-            unavailable: Unavailable::of(envelope),
+            unavailable: marks.clone(),
         }
     }
 
@@ -71,7 +71,8 @@ impl Events {
         check_is_object(line)?;
         let mut event = Event::default();
         set_envelope(rows, line, &mut event)?;
-        if let (Some(payload), false) = (event.payload, event.has_parts()) {
+        // An envelope of Kafka Connect has nothing else; a row may have a column `payload`.
+        if let (Some(payload), false) = (event.payload, event.has_parts() || event.has_more) {
             event = Event::default();
             match payload.as_bytes().first() {
                 Some(b'n') => return Ok(Line::Ignored),

@@ -46,7 +46,8 @@ impl<'a, R: Read> Lines<'a, R> {
                 let message =
                     format!("line {} of {} has more than {mega} MB", self.number, self.name);
                 return Err(Error::data(message).hint(
-                    "each line must be one object: fix the file, or move it out of the raw folder",
+                    "each line must be one object: fix the file, or put it in quarantine with \
+                     `raw.on_bad_file`: its changes are then missing",
                 ));
             }
             if self.number == 1 && self.bytes.starts_with(b"\xEF\xBB\xBF") {

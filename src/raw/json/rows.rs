@@ -11,7 +11,8 @@ use arrow::datatypes::DataType;
 use serde::de::IgnoredAny;
 
 use crate::config::BEFORE_PREFIX;
-use crate::raw::envelope::{UNAVAILABLE, Unavailable};
+use crate::error::Error;
+use crate::raw::envelope::{UNAVAILABLE, Unavailable, time_unit};
 use crate::raw::json::columns::{COLUMNS_MAX, Columns, Kind, Refused};
 use crate::raw::json::numbers::{is_double, is_whole, plain};
 
@@ -135,6 +136,26 @@ impl<'a> Rows<'a> {
         read
     }
 
+    /// The types of the columns: see [`Columns::types`].
+    ///
+    /// # Errors
+    /// Data, for a column whose values have no common type; `file` is named.
+    pub(super) fn types(&self, file: &str) -> Result<Vec<Option<DataType>>, Error> {
+        let types = self.columns.types(file)?;
+        let objects = self.objects.iter().filter(|(_, object)| !object.is_column);
+        let mut mixed: Vec<(u64, &str)> = objects
+            .filter_map(|(name, _)| Some((self.columns.first_line(name)?, name.as_str())))
+            .collect();
+        mixed.sort_unstable();
+        match mixed.first() {
+            None => Ok(types),
+            Some((line, name)) => Err(Error::data(format!(
+                "column `{name}` is an object in a line of {file}, and another value in line {line}"
+            ))
+            .hint("declare it as VARCHAR in `[raw.columns]`: then it is JSON text")),
+        }
+    }
+
     /// Sets columns to the fields of an object.
     pub(super) fn fields(&mut self, object: &str) -> Result<(), LineFault> {
         each_field(object, &mut |key, value| self.field(key, value))
@@ -166,10 +187,19 @@ impl<'a> Rows<'a> {
         };
         let column = self.columns.find(&self.path, key, &of_name);
         let column = column.map_err(|refused| self.refused(key, &refused))?;
+        if self.unavailable.is_some()
+            && time_unit(self.columns.name(column)).is_some()
+            && self.columns.declared(column).is_none()
+            && value != "null"
+            && value.parse::<i64>().is_err()
+        {
+            let hint = "the times of envelopes are whole numbers since 1970: check the connector";
+            return Err(LineFault::of_column(self.columns.name(column), "is not a time", hint));
+        }
         match value.as_bytes().first() {
             Some(b't' | b'f') => self.columns.set(column, value, Kind::Boolean),
             Some(b'"') => self.text(column, value)?,
-            Some(b'[') if self.is_unavailable(|mark| mark.is_array(value)) => {
+            Some(b'[' | b'{') if self.is_unavailable(|mark| mark.is_json(value)) => {
                 self.set_unavailable(column)?;
             }
             Some(b'[' | b'{') => self.columns.set(column, value, Kind::Array),
@@ -184,9 +214,11 @@ impl<'a> Rows<'a> {
         self.reads_row && self.unavailable.is_some_and(is_mark)
     }
 
-    /// Sets a column whose value the source's log lacks. A delete needs no value.
+    /// Sets a column whose value the source's log lacks. A delete needs no value, and neither does a
+    /// column that is not used.
     fn set_unavailable(&mut self, column: usize) -> Result<(), LineFault> {
-        if self.reads_delete {
+        let matters = |mark: &Unavailable| mark.matters_in(self.columns.name(column));
+        if self.reads_delete || !self.unavailable.is_some_and(matters) {
             self.columns.set_null(column);
             return Ok(());
         }
