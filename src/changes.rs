@@ -846,6 +846,8 @@ fn names(file: &ParquetFile) -> impl Iterator<Item = &str> + Clone {
 struct RequiredColumns<'a> {
     full_load: Vec<(&'static str, &'a str)>,
     cdc: Vec<(&'static str, &'a str)>,
+    /// Whether the columns of files are named by their first line.
+    has_header: bool,
 }
 
 impl<'a> RequiredColumns<'a> {
@@ -872,11 +874,14 @@ impl<'a> RequiredColumns<'a> {
         let of_cdc = of_cdc.filter(|_| has_cdc);
         let wanted = full_load.iter().copied().chain(of_cdc);
         let has_values = opened.iter().any(|one| !one.is_blank && !has_no_values(&one.file));
-        let missing = wanted.filter(|_| has_values).find(|(_, name)| !exists(name));
-        if let Some((setting, name)) = missing {
+        let mut missing = wanted.clone().filter(|_| has_values);
+        if let Some((setting, name)) = missing.find(|(_, name)| !exists(name)) {
+            if raw.csv.header && !wanted.clone().any(|(_, name)| exists(name)) {
+                return Err(no_header(setting, name));
+            }
             return Err(unknown_column(setting, name, opened));
         }
-        Ok(RequiredColumns { full_load, cdc })
+        Ok(RequiredColumns { full_load, cdc, has_header: raw.csv.header })
     }
 
     fn check(&self, opened: &Opened) -> Result<()> {
@@ -895,9 +900,14 @@ impl<'a> RequiredColumns<'a> {
         {
             return Ok(());
         }
-        let found = names(&opened.file).collect::<Vec<_>>().join(", ");
-        Err(Error::data(format!("column `{name}` missing in {}", opened.file.name))
-            .hint(format!("other files have it; found: {found}")))
+        let hint = if self.has_header {
+            // The first line may be a row, whose values are not shown.
+            "other files have it; check the first line of the file".to_string()
+        } else {
+            let found = names(&opened.file).collect::<Vec<_>>().join(", ");
+            format!("other files have it; found: {found}")
+        };
+        Err(Error::data(format!("column `{name}` missing in {}", opened.file.name)).hint(hint))
     }
 }
 
@@ -905,6 +915,15 @@ impl<'a> RequiredColumns<'a> {
 fn no_commit_times() -> Error {
     Error::usage("`raw.window_by` is `commit`, and no column of `raw.order_by` is a time")
         .hint("set `raw.commit_time`, or use `modified`, `name` or `path`")
+}
+
+/// The error where no column of CSV files has a known name: the first line may be a row, whose values
+/// are not shown.
+fn no_header(setting: &str, name: &str) -> Error {
+    Error::usage(format!("no raw file has the column `{name}`, which `{setting}` names")).hint(
+        "the first line of the files has none of the pipeline's columns: if it is a row, leave \
+         raw.csv_header out, and list the columns in `[raw.columns]`",
+    )
 }
 
 fn unknown_column(setting: &str, name: &str, opened: &[Opened]) -> Error {

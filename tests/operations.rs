@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BinaryArray};
+use arrow::array::{ArrayRef, BinaryArray, FixedSizeBinaryArray};
 
 use crate::support::{
     Lab, LabBuilder, PLACES, Task, file_of_rows, integers, optional_texts, texts,
@@ -273,6 +273,50 @@ fn header_columns_of_qlik_are_read_by_their_dialect() {
 }
 
 #[test]
+fn a_row_before_an_update_may_be_a_delete_of_its_key() {
+    let lsn = |lasts: &[u8]| -> ArrayRef {
+        let values = lasts.iter().map(|last| [0, *last]);
+        Arc::new(FixedSizeBinaryArray::try_from_iter(values).expect("two bytes each"))
+    };
+    type Case<'a> = (&'a str, [&'a str; 2], Vec<(&'a str, ArrayRef)>);
+    let cases: [Case<'_>; 2] = [
+        (
+            "sql-server-cdc",
+            ["1", "3"],
+            vec![
+                ("__$start_lsn", lsn(&[1, 2, 2, 3, 3])),
+                ("__$seqval", lsn(&[1, 1, 1, 1, 1])),
+                ("__$operation", integers([2, 4, 3, 3, 4])),
+            ],
+        ),
+        (
+            "qlik",
+            ["D", "B"],
+            vec![
+                ("header__change_seq", texts(["1", "3", "2", "4", "5"])),
+                ("header__change_oper", texts(["I", "U", "B", "B", "U"])),
+                ("header__timestamp", texts(["2020-01-02 00:00:00"; 5])),
+            ],
+        ),
+    ];
+    for (dialect, delete, mut columns) in cases {
+        let lab = Lab::builder()
+            .set("raw.dialect", dialect)
+            .set("raw.op_values.delete", list(&delete))
+            .partition_by(&[])
+            .curated_sql("SELECT CAST(id AS BIGINT) AS id, CAST(v AS BIGINT) AS v FROM latest")
+            .unset("raw.order_by")
+            .build();
+        // Key 1 becomes key 2, which is then updated.
+        columns.push(("id", integers([1, 2, 1, 2, 2])));
+        columns.push(("v", integers([10, 10, 10, 10, 11])));
+        lab.put_columns(FILE, columns);
+        let report = lab.run(START, END).expect("a run");
+        assert_eq!((report.rows_ignored, curated(&lab)), (0, list(&["2 11"])), "{dialect}");
+    }
+}
+
+#[test]
 fn other_meanings_of_operations_are_not_continued() {
     let lab = builder().build();
     lab.put(FILE, file_of_rows(&["Op", "id", "v"], &[["I", "1", "1"]]));
@@ -280,6 +324,7 @@ fn other_meanings_of_operations_are_not_continued() {
     for (set, key) in [
         ("raw.op_values.ignore=[\"X\"]", "`raw.op_values`"),
         ("raw.delete_when=\"v = 1\"", "`raw.delete_when`"),
+        ("raw.op=\"v\"", "`raw.op`"),
         ("raw.dialect=\"flat\"", "`raw.op_values`"),
         ("raw.commit_time_unit=\"ms\"", "`raw.commit_time_unit`"),
     ] {

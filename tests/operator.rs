@@ -62,7 +62,7 @@ fn run_without_lookback(lab: &Lab, first: i64, end: i64) {
 }
 
 /// Reads an object, changes its rows, and writes it again.
-fn rewrite(lab: &Lab, path: &str, change: impl Fn(RecordBatch) -> RecordBatch) {
+pub fn rewrite(lab: &Lab, path: &str, change: impl Fn(RecordBatch) -> RecordBatch) {
     let batches = batches_of(lab.get(path));
     let whole = concat_batches(&batches[0].schema(), &batches).expect("one");
     lab.put(path, parquet(&change(whole), None));

@@ -76,6 +76,26 @@ fn every_character_of_csv_can_be_another_one() {
 }
 
 #[test]
+fn a_row_in_the_place_of_a_header_is_not_shown() {
+    let lab = Lab::builder()
+        .set("raw.format", "csv")
+        .set("raw.csv_header", true)
+        .curated_sql("SELECT id FROM latest")
+        .partition_by(&[])
+        .build();
+    lab.put("raw/20200101-100000000.csv", "I,1,2020-01-01 00:00:00,secret\n");
+    let error = lab.run(START, END).expect_err("no header");
+    let shown = format!("{error} {:?}", error.hint);
+    assert!(shown.contains("leave raw.csv_header out") && !shown.contains("secret"), "{shown}");
+    // One file without a header among others.
+    lab.put("raw/20200101-100000000.csv", "Op,id,ts,v\nI,1,2020-01-01 00:00:00,a\n");
+    lab.put("raw/20200101-110000000.csv", "I,1,2020-01-01 00:00:00,secret\n");
+    let error = lab.run(START, END).expect_err("no header");
+    let shown = format!("{error} {:?}", error.hint);
+    assert!(shown.contains("check the first line") && !shown.contains("secret"), "{shown}");
+}
+
+#[test]
 fn the_command_line_sets_a_delimiter_by_its_escape() {
     let lab = builder().build();
     lab.put(CDC, "I\t2020-01-02 10:00:00\t1\t2\tx\n");

@@ -1,7 +1,9 @@
 //! Names of columns: any name works in any role, those of glueless's own columns included.
 
-use arrow::array::ArrayRef;
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::compute::cast;
 
+use crate::operator::rewrite;
 use crate::support::{
     COUNT_PER_DAY, DAY_US, FIRST_DAY_US, Lab, LabBuilder, Place, assert_refused, integers,
     optional_texts, raw_file, texts, timestamps,
@@ -169,13 +171,9 @@ fn quoted(name: &str) -> String {
 }
 
 /// A name in `history`.
-fn in_history(name: &str, names: &[&str]) -> String {
-    let mut found = name.to_string();
-    if ["seq", "deleted", "event_dt"].contains(&name) {
-        found.insert_str(0, "key_");
-    }
-    assert!(found == name || !names.is_empty());
-    found
+fn in_history(name: &str) -> String {
+    let is_taken = ["seq", "deleted", "event_dt"].contains(&name);
+    if is_taken { format!("key_{name}") } else { name.into() }
 }
 
 fn check(names: &[&str], number: usize, builder: LabBuilder) {
@@ -204,7 +202,7 @@ fn check(names: &[&str], number: usize, builder: LabBuilder) {
     if number.is_multiple_of(3) {
         order = vec![roles.commit_time];
     }
-    let key = quoted(&in_history(roles.key[0], names));
+    let key = quoted(&in_history(roles.key[0]));
     let last = format!(
         "SELECT event_dt AS dt, {key} AS k, MAX(seq) AS s, COUNT(*) AS n FROM history
          WHERE event_dt >= $start_date AND event_dt < $end_date GROUP BY event_dt, {key}"
@@ -250,8 +248,27 @@ fn check(names: &[&str], number: usize, builder: LabBuilder) {
     assert_eq!(explained.changes.len(), 2, "{context}");
     assert_eq!(explained.changes[0].op, "I", "{context}");
     assert!(explained.rows_now.iter().all(|row| row.place.is_some()), "{context}");
-    // A row that someone changes is found by name.
     lab.assert_tidy();
+    if format == "parquet" {
+        check_that_a_changed_row_is_found(&lab, &roles, &context);
+    }
+}
+
+/// Changes a value in a published file: `verify` names the column and the key.
+fn check_that_a_changed_row_is_found(lab: &Lab, roles: &Roles<'_>, context: &str) {
+    let files = lab.list_all("lake/curated");
+    let file = files.iter().find(|path| path.ends_with(".parquet")).expect("a file");
+    rewrite(lab, &format!("lake/curated/{file}"), |rows| {
+        let at = rows.schema().index_of(roles.payload).expect("the column");
+        let changed = texts((0..rows.num_rows()).map(|_| "changed"));
+        let mut columns = rows.columns().to_vec();
+        columns[at] = cast(&changed, columns[at].data_type()).expect("text");
+        RecordBatch::try_new(rows.schema(), columns).expect("rows")
+    });
+    let found = lab.verify().expect("compared").first_difference.expect("a difference");
+    assert_eq!(found.why, format!("its row differs in `{}`", roles.payload), "{context}");
+    let key: Vec<&str> = found.key.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(key[..2], roles.key, "{context}");
 }
 
 #[test]

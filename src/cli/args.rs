@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-/// Folds the change log that a CDC tool leaves in object storage into curated tables, one date
-/// window at a time. Any windows, in any order, any number of times, give the same tables.
+/// Reads the change files that a CDC tool writes to object storage, and keeps tables of the current
+/// rows, one date window at a time. To fold changes is to keep only the last change of each key. Any
+/// windows, in any order, any number of times, give the same tables.
 #[derive(Debug, Parser)]
 #[command(name = "glueless", version, after_long_help = AFTER_HELP)]
 pub struct Arguments {
@@ -19,7 +20,7 @@ pub struct Arguments {
 }
 
 const AFTER_HELP: &str = "\
-Logs go to stderr; a command's result goes to stdout, as its last line.
+Logs go to stderr; a command's result goes to stdout.
 
 Exit codes:
    0  done
@@ -55,17 +56,17 @@ pub enum Command {
     Run(WindowOfMany),
     /// Update the curated table only.
     ///
-    /// Lists the raw files of the window, reduces their changes to the last one per key (or per
-    /// key and day), and replaces exactly the partitions of the curated table that change.
+    /// Lists the raw files of the window, keeps the last change of each key (or of each key and day),
+    /// and replaces exactly the partitions of the curated table that change.
     Curate(WindowOfMany),
     /// Recompute the aggregates only.
     ///
     /// Recomputes the window's days, and every day that changed since it was last aggregated,
     /// from the curated table as last committed.
     Aggregate(WindowOfMany),
-    /// Run a span window by window.
+    /// Run a long period in steps.
     ///
-    /// Splits the span into windows of one step and runs them in order. Windows that were already
+    /// Splits the period into windows of one step and runs them in order. Windows that were already
     /// run and whose files have not changed are skipped, so an interrupted backfill resumes where it
     /// stopped. When a window fails, the next ones still run; an error in the command line or the
     /// pipeline stops the backfill. Ctrl-C stops after the current window; a second Ctrl-C stops at
@@ -73,9 +74,9 @@ pub enum Command {
     Backfill(Backfill),
     /// Fold what no run has folded yet.
     ///
-    /// Folds everything that the ledger does not list as folded, however old: files that appeared
-    /// after their window was run, files between the windows, and what is in quarantine (after the
-    /// pipeline or this program has changed). A file that was quarantined as a whole may have been
+    /// Folds everything between the start of the first window and the end of the last that no run has
+    /// folded: files that appeared after their window was run, files between the windows, and what is
+    /// in quarantine, if it can be read now. A file that was quarantined as a whole may have been
     /// repaired; one that has changed since some of its rows were folded needs `rebuild`.
     CatchUp(Many),
     /// Rebuild all tables from raw.
@@ -142,7 +143,7 @@ pub struct Dates {
     #[arg(long, alias = "startDate", value_name = "DATE")]
     pub start_date: String,
 
-    /// End of the window, UTC, exclusive.
+    /// End of the window, UTC; it is not part of the window.
     #[arg(long, alias = "endDate", value_name = "DATE")]
     pub end_date: String,
 }

@@ -127,7 +127,7 @@ fn help_is_the_manual() {
         output.stdout
     };
     assert_snapshot!(help(&["--help"]), @r"
-    Folds the change log that a CDC tool leaves in object storage into curated tables, one date window at a time. Any windows, in any order, any number of times, give the same tables
+    Reads the change files that a CDC tool writes to object storage, and keeps tables of the current rows, one date window at a time. To fold changes is to keep only the last change of each key. Any windows, in any order, any number of times, give the same tables
 
     Usage: glueless [OPTIONS] <COMMAND>
 
@@ -135,7 +135,7 @@ fn help_is_the_manual() {
       run          Update the curated table and its aggregates
       curate       Update the curated table only
       aggregate    Recompute the aggregates only
-      backfill     Run a span window by window
+      backfill     Run a long period in steps
       catch-up     Fold what no run has folded yet
       rebuild      Rebuild all tables from raw
       plan         Show what a run would do
@@ -166,7 +166,7 @@ fn help_is_the_manual() {
       -V, --version
               Print version
 
-    Logs go to stderr; a command's result goes to stdout, as its last line.
+    Logs go to stderr; a command's result goes to stdout.
 
     Exit codes:
        0  done
@@ -208,7 +208,7 @@ fn help_is_the_manual() {
               Start of the window, UTC, inclusive: 2019-04-01, 2019-04-01T06:00:00Z or '2019-04-01 06:00:00'
 
           --end-date <DATE>
-              End of the window, UTC, exclusive
+              End of the window, UTC; it is not part of the window
 
           --set <KEY=VALUE>
               Override a key of pipeline.toml, such as raw.url=s3://bucket/raw or aggregate.NAME.url=/tables/daily. May be repeated

@@ -323,9 +323,10 @@ impl Batch<'_> {
                     let cast = cast_values(&found, now.data_type());
                     cast.map_err(|at| {
                         let why = format!("does not fit {}, the key's type", now.data_type());
-                        let hint = match self.reader.changes.has_envelopes() {
-                            true => "check the file: both are the same column",
-                            false => "check `raw.before_image_prefix`",
+                        let hint = if self.reader.changes.has_envelopes() {
+                            "check the file: both are the same column"
+                        } else {
+                            "check `raw.before_image_prefix`"
                         };
                         self.bad(at, Some(*image), &why, hint)
                     })?
