@@ -1,10 +1,16 @@
 //! Raw files of Debezium: envelopes as lines of JSON, and as structs in Parquet.
 
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, BinaryArray, ListBuilder, MapBuilder, StringBuilder, StructArray,
+};
+use arrow::datatypes::Field;
 use toml::Table;
 
 use crate::support::{
     Event, EventRow, Lab, LabBuilder, PLACES, Report, Task, assert_refused, events_json,
-    events_parquet,
+    events_parquet, file_of_columns, integers, texts,
 };
 
 const START: &str = "2024-01-01";
@@ -345,6 +351,20 @@ fn files_of_tombstones_only_change_nothing() {
 }
 
 #[test]
+fn a_delete_without_its_place_in_the_order_is_a_bad_row() {
+    for format in FORMATS {
+        let lab = builder(format).set("raw.order_by", vec!["v"]).build();
+        put(&lab, format, 2, &[(Some("c"), None, row(1, 1, "a"), at(2, 0))]);
+        put(&lab, format, 3, &[(Some("d"), key(1), None, at(3, 0))]);
+        let error = lab.run(START, END).expect_err("a delete that loses");
+        assert_refused(error, 65, "column `v` is null in a delete", "ts_ms");
+        put(&lab, format, 3, &[(Some("d"), row(1, 2, "a"), None, at(3, 0))]);
+        lab.run(START, END).expect("a delete that wins");
+        assert!(curated(&lab).is_empty(), "{format}");
+    }
+}
+
+#[test]
 fn updates_of_keys_in_the_same_millisecond_follow_one_another() {
     for format in FORMATS {
         let lab = builder(format).build();
@@ -529,4 +549,77 @@ fn keys_that_do_not_go_with_envelopes_are_refused() {
     let set = ["raw.dialect=dms", "raw.unavailable_value=x"];
     let error = lab.run_with(Task::Run, START, END, &set).expect_err("refused");
     assert_refused(error, 2, "`raw.unavailable_value` is for envelopes", "debezium");
+}
+
+/// A struct column; null where `valid` is false.
+fn parts(fields: Vec<(&str, ArrayRef)>, valid: &[bool]) -> ArrayRef {
+    let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = fields
+        .into_iter()
+        .map(|(name, array)| (Field::new(name, array.data_type().clone(), true), array))
+        .unzip();
+    Arc::new(StructArray::new(fields.into(), arrays, Some(valid.to_vec().into())))
+}
+
+/// A row with a column of each nested type, in which `mark` marks a missing value.
+fn nested(column: &str, mark: &str) -> Vec<(&'static str, ArrayRef)> {
+    let of =
+        |name: &str, plain: &'static str| if name == column { mark } else { plain }.to_string();
+    let mut tags = ListBuilder::new(StringBuilder::new());
+    tags.values().append_value(of("tags", "x"));
+    tags.append(true);
+    let mut attrs = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
+    attrs.keys().append_value(of("attrs", "k"));
+    attrs.values().append_value(of("attrs", "v"));
+    attrs.append(true).expect("an entry");
+    let doc = of("doc", "bytes");
+    vec![
+        ("id", integers([1])),
+        ("doc", Arc::new(BinaryArray::from_iter_values([doc.as_bytes()]))),
+        ("tags", Arc::new(tags.finish())),
+        ("attrs", Arc::new(attrs.finish())),
+        ("inner", parts(vec![("a", texts([of("inner.a", "deep")]))], &[true])),
+    ]
+}
+
+/// A file with one update, whose row before has only the key, of 9 without a change of its own.
+fn nested_file(after: Vec<(&'static str, ArrayRef)>) -> Vec<u8> {
+    file_of_columns(vec![
+        ("op", texts(["u"])),
+        ("ts_ms", integers([at(2, 0)])),
+        ("before", parts(vec![("id", integers([9]))], &[true])),
+        ("after", parts(after, &[true])),
+    ])
+}
+
+#[test]
+fn rows_with_nested_columns_are_flattened_and_marks_in_them_are_found() {
+    let sql = "SELECT CAST(id AS BIGINT) AS id, doc, tags[1] AS tag, map_values(attrs)[1] AS attr,
+        \"inner.a\" AS deep FROM latest";
+    let lab = || builder("parquet").partition_by(&[]).curated_sql(sql).build();
+    let path = "raw/20240102-100000000.parquet";
+    let whole = lab();
+    let put_key_9 = |lab: &Lab| {
+        put(lab, "parquet", 1, &[(Some("c"), None, row(9, 1, "a"), at(1, 0))]);
+    };
+    put_key_9(&whole);
+    whole.put(path, nested_file(nested("", "")));
+    let report = whole.run(START, END).expect("a run");
+    assert_eq!((report.key_moves, report.rows_written), (1, 1));
+    assert_eq!(whole.lines("lake/curated", ["id", "tag", "attr", "deep"]), ["1 x v deep"]);
+    whole.assert_verified();
+    let uuid = "b68a35a7-17ad-35b3-af2a-ae46edb4545a";
+    for (column, mark) in
+        [("doc", MARK), ("tags", MARK), ("tags", uuid), ("attrs", MARK), ("inner.a", MARK)]
+    {
+        let lab = lab();
+        put_key_9(&lab);
+        lab.put(path, nested_file(nested(column, mark)));
+        let error = lab.run(START, END).expect_err("a missing value");
+        let message = format!("column `{column}` is the mark for a value");
+        assert_refused(error, 65, &message, "REPLICA IDENTITY FULL");
+    }
+    // A file without rows.
+    put(&whole, "parquet", 3, &[]);
+    let report = whole.run(START, END).expect("a run");
+    assert_eq!((report.files, report.rows_ignored), (3, 0));
 }

@@ -189,6 +189,7 @@ impl Batch<'_> {
                 ChangeColumn::Day => self.event_days(&live, &times),
                 ChangeColumn::Position => {
                     self.check_key()?;
+                    self.check_order_of_deletes(&live)?;
                     self.positions(&times, own)
                 }
                 ChangeColumn::Live => Ok(Arc::new(live.clone()) as ArrayRef),
@@ -442,6 +443,24 @@ impl Batch<'_> {
             self.bad(0, None, why, "check `raw.delete_when` and the row")
         })?;
         Ok(and_not(&live, &deleted)?)
+    }
+
+    /// Checks that deletes in envelopes have the columns that order them: the row of a delete may have
+    /// only its key, and nulls come before all other values.
+    fn check_order_of_deletes(&self, live: &BooleanArray) -> Result<(), BatchError> {
+        if !self.reader.changes.has_envelopes() {
+            return Ok(());
+        }
+        for column in self.reader.roles.order.iter().flatten() {
+            let values = self.raw(*column)?;
+            let mut rows = 0..values.len();
+            if let Some(at) = rows.find(|at| values.is_null(*at) && !live.value(*at)) {
+                let why = "is null in a delete, which would come before all other changes";
+                let hint = "order by fields that all events have, such as ts_ms or source.lsn";
+                return Err(self.bad(at, Some(*column), why, hint));
+            }
+        }
+        Ok(())
     }
 
     fn live_by_operation(&self) -> Result<BooleanArray, BatchError> {
