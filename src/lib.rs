@@ -28,8 +28,8 @@
 //!    ETag and the same bytes is the one that was folded (`raw::identify`).
 //! 2. `raw::open` opens them, and `changes` makes them one relation: it adds each row's day and
 //!    `changes::position`, and refuses rows that cannot be folded, with file, row and column, or
-//!    quarantines them (`raw::bad_rows`, `state::quarantine`). CSV and JSON files are converted
-//!    to Parquet first (`raw::csv`, `raw::json`); an update that moves a row to another key becomes two changes
+//!    quarantines them (`raw::bad_rows`, `state::quarantine`). CSV, JSON and envelopes are converted
+//!    to Parquet first (`raw::csv`, `raw::json`, `raw::envelope`); an update that moves a row to another key becomes two changes
 //!    (`changes::key_moves`). Files are fetched ahead of decoding, in fetch units
 //!    (`parquet_io::fetch`).
 //! 3. `fold` runs `sql/fold.sql` over key, day and position only. What runs is that query: an
@@ -145,7 +145,7 @@
 //! | 5 | [`state`] | versions, ledger, quarantine; the identity and the table contract of a pipeline |
 //! | 6 | `changes` | the relation of changes: reader, position, key moves, file order, row bitmaps |
 //! | 6 | [`report`] | the run report, text tables |
-//! | 7 | `raw` | raw files: discovery, opening, CSV, JSON, columns and their changes, bad rows |
+//! | 7 | `raw` | raw files: discovery, opening, CSV, JSON, envelopes, columns and their changes, bad rows |
 //! | 7 | `table` | files of a table: scan, write, sort, rebuild, digest; the Delta log, partition names |
 //! | 8 | [`config`] | `pipeline.toml`: read, check, override |
 //! | 8 | `parquet_io` | one Parquet object: open, fetch |

@@ -19,7 +19,7 @@ pub(crate) const NOT_UTF8: &str = "is not UTF-8 text";
 pub struct BadRow {
     /// The row's number in its file, from 0.
     pub row: u64,
-    /// The line it begins in, from 1; for CSV only.
+    /// The line it begins in, from 1; for CSV and JSON only.
     pub line: Option<u64>,
     /// The number of lines it spans; 1 for formats without lines.
     pub lines: u64,

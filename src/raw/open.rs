@@ -493,7 +493,7 @@ impl Spills {
         if let Some(spill) = free {
             return Ok(spill);
         }
-        let file = self.runtime.disk_manager.create_tmp_file("CSV and JSON files")?;
+        let file = self.runtime.disk_manager.create_tmp_file("converted raw files")?;
         Ok(Spill { writer: BufWriter::new(file.open_writer()?), written: 0, file })
     }
 
@@ -505,7 +505,7 @@ impl Spills {
 impl Spill {
     /// A reader of the bytes written since the offset `start`, and their size.
     fn reader(&mut self, start: u64) -> Result<(ObjectReader, u64)> {
-        let failed = |error| spill_failed("the rows of a CSV or JSON file", error);
+        let failed = |error| spill_failed("the rows of a raw file", error);
         self.writer.flush().map_err(failed)?;
         let lost = || Error::internal("spilled data is not on a local disk");
         let path = Path::from_absolute_path(self.file.path().ok_or_else(lost)?)

@@ -15,8 +15,9 @@
 //! Why not the engine's `SortExec`: it returns one sorted stream, or one per thread; then one thread
 //! writes all partitions, or each thread writes a part of each. Under small limits its sorts left no
 //! memory to their merge. It also compares partition and key of rows; here rows are grouped by partition
-//! first, and only keys are compared. The order of rows takes 17 to 26 % of the CPU time of a fold
-//! (benches/RESULTS.md, "Where the time goes").
+//! first, and only keys are compared: 4 million rows in 400 partitions take 1.4 s, and 1.7 s with
+//! `SortExec`, on one thread (2.0 s each with 300 MB of memory). The order of rows takes 17 to 26 % of
+//! the CPU time of a fold (benches/RESULTS.md, "Where the time goes").
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
