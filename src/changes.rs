@@ -31,7 +31,7 @@ use futures::TryStreamExt;
 use crate::changes::pass_one::PassOne;
 use crate::changes::position::{FILES_MAX, OrderEncoder, ROWS_MAX};
 use crate::changes::row_bitmap::Winners;
-use crate::config::{LATEST_RELATION, OnBad, OpValues, Pipeline, Raw, TimeUnit, WindowBy};
+use crate::config::{OnBad, OpValues, Pipeline, QueryColumns, Raw, TimeUnit, WindowBy};
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Kind, Result};
 use crate::layout::{FileOrder, file_time};
@@ -176,10 +176,11 @@ impl Changes {
         let raw = &pipeline.raw;
         let bad_rows = Arc::clone(opening.bad_rows);
         let checks_texts = opening.checks_texts;
-        let mut all = opening.open(inputs, &UsedColumns::of(pipeline)).await?;
+        let used = UsedColumns::of(pipeline);
+        let mut all = opening.open(inputs, &used).await?;
         let mut bad_files = std::mem::take(&mut all.bad);
         let opened = with_required_columns(all.opened, pipeline, known, &mut bad_files)?;
-        let mut union = RawColumns::new(pipeline);
+        let mut union = RawColumns::new(raw, &used);
         let mut schema_changes = SchemaChanges::new(known, raw);
         let mut files = Vec::with_capacity(opened.len());
         let other_rows = opened.iter().map(|one| one.other_rows).sum();
@@ -200,7 +201,7 @@ impl Changes {
         let untyped = union.settle(&pipeline.key);
         map_columns(&mut files, &union, checks_texts);
         let is_raw = |name: &str| union.fields.iter().any(|field| field.name() == name);
-        let day_names = day_names(is_raw, pipeline);
+        let day_names = day_names(is_raw, used.query());
         check_meaning_of_day(&union, known, pipeline, &day_names[0])?;
         let columns: Vec<_> = union
             .fields
@@ -313,7 +314,8 @@ impl Changes {
     }
 
     /// Whether changes of equal commit times are a transaction, whose updates of keys happen at once.
-    /// Without commit times, and where these are those of a connector, they follow one another.
+    /// Without commit times they follow one another; so they do in envelopes, whose times are when a
+    /// connector saw the changes.
     pub(crate) fn has_transactions(&self) -> bool {
         !self.before_images.is_empty()
             && self.commit_time_column().is_some()
@@ -445,7 +447,7 @@ impl Changes {
     /// write them only for the key columns that can change.
     pub fn missing_before_image(&self) -> Option<String> {
         if self.has_envelopes() {
-            // Envelopes have the key before an update only where it changes.
+            // An envelope has the row before an update, or has no need of it.
             return None;
         }
         let names = self.raw.before_images(&self.key);
@@ -706,7 +708,7 @@ impl Changes {
 
 /// The names of the day in `curated.sql`: see [`Changes::day_names`]. `is_raw` says which names are
 /// raw columns.
-fn day_names(is_raw: impl Fn(&str) -> bool, pipeline: &Pipeline) -> Vec<String> {
+fn day_names(is_raw: impl Fn(&str) -> bool, query: &QueryColumns) -> Vec<String> {
     let mut other = format!("{OF_CHANGE}{EVENT_DT}");
     while is_raw(&other) {
         other.insert_str(0, OF_CHANGE);
@@ -714,7 +716,7 @@ fn day_names(is_raw: impl Fn(&str) -> bool, pipeline: &Pipeline) -> Vec<String> 
     if is_raw(EVENT_DT) {
         return vec![other];
     }
-    let is_written = pipeline.curated.sql.columns_of(LATEST_RELATION).spells(&other);
+    let is_written = query.spells(&other);
     std::iter::once(EVENT_DT.to_string()).chain(is_written.then_some(other)).collect()
 }
 
@@ -730,9 +732,9 @@ fn check_meaning_of_day(
         return Ok(());
     }
     let was_raw = |wanted: &str| known.all.iter().any(|(name, _)| name == wanted);
-    let used = pipeline.curated.sql.columns_of(LATEST_RELATION);
-    for name in day_names(was_raw, pipeline) {
-        let Some(file) = union.source_of(&name).filter(|_| used.uses(&name)) else {
+    let query = union.used.query();
+    for name in day_names(was_raw, query) {
+        let Some(file) = union.source_of(&name).filter(|_| query.uses(&name)) else {
             continue;
         };
         return Err(Error::data(format!(

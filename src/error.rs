@@ -160,8 +160,10 @@ impl Error {
         if !failed || root_io(&error).is_some() || find_ours(&error).is_some() {
             return Error::from(error);
         }
-        Error::data(format!("{file} fails on a row: a value cannot be cast or computed"))
-            .hint("correct the query; TRY_CAST makes such a value null, and WHERE leaves its row out of the table")
+        Error::data(format!("{file} fails on a row: a value cannot be cast or computed")).hint(
+            "correct the query; TRY_CAST makes such a value null, and WHERE leaves its row out of \
+                 the table",
+        )
     }
 
     /// The error for a failed object-store request; `doing` names the action and the object.

@@ -29,9 +29,9 @@
 //! 2. `raw::open` opens them, and `changes` makes them one relation: it adds each row's day and
 //!    `changes::position`, and refuses rows that cannot be folded, with file, row and column, or
 //!    quarantines them (`raw::bad_rows`, `state::quarantine`). CSV, JSON and envelopes are converted
-//!    to Parquet first (`raw::csv`, `raw::json`, `raw::envelope`); an update that moves a row to another key becomes two changes
-//!    (`changes::key_moves`). Files are fetched ahead of decoding, in fetch units
-//!    (`parquet_io::fetch`).
+//!    to Parquet first (`raw::csv`, `raw::json`, `raw::envelope`); an update that moves a row to
+//!    another key becomes two changes (`changes::key_moves`). Files are fetched ahead of decoding, in
+//!    fetch units (`parquet_io::fetch`).
 //! 3. `fold` runs `sql/fold.sql` over key, day and position only. What runs is that query: an
 //!    optimizer rule of ours replaces the engine's grouping by the node `FoldExec`
 //!    (`fold::exec`), which `EXPLAIN` shows. It computes the aggregate function `last_changes`: per

@@ -529,7 +529,7 @@ fn a_column_of_the_row_that_is_written_with_its_part_is_named() {
         let lab = builder(format).partition_by(&[]).curated_sql(sql).build();
         put(&lab, format, 2, &[(Some("c"), None, row(1, 1, "a"), at(2, 0))]);
         let error = lab.run(START, END).expect_err("no such column");
-        assert_refused(error, 2, "cannot plan", "have no `after.` before their names");
+        assert_refused(error, 2, "cannot plan", "as x, or as \"after.x\" in quotes");
     }
 }
 
@@ -541,6 +541,7 @@ fn keys_that_do_not_go_with_envelopes_are_refused() {
         ("raw.format=csv", "`raw.dialect` is `debezium`, and raw.format is `csv`"),
         ("raw.before_image_prefix=BI_", "`raw.before_image_prefix` is for rows without envelopes"),
         ("raw.unavailable_value=", "`raw.unavailable_value` is empty"),
+        ("raw.columns={id = \"BIGINT\", \"after.id\" = \"VARCHAR\"}", "names `id` twice"),
     ] {
         let error = lab.run_with(Task::Run, START, END, &[set]).expect_err("refused");
         assert_eq!(error.kind.exit_code(), 2);

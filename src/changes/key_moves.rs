@@ -32,7 +32,7 @@ use futures::TryStreamExt;
 use tracing::info;
 
 use crate::changes::position::Position;
-use crate::changes::reader::ChangesTable;
+use crate::changes::reader::{ChangesTable, numbered};
 use crate::changes::{ChangeColumn, Changes, KeySwaps};
 use crate::engine::tasks::{join_all, spawn};
 use crate::error::{Error, Result};
@@ -78,9 +78,7 @@ async fn find<P: Position>(
     columns.push(ChangeColumn::Position);
     let lost = || Error::internal("the commit time was lost");
     columns.push(ChangeColumn::Raw(changes.roles().commit_time.ok_or_else(lost)?));
-    let columns = columns.into_iter().enumerate();
-    let columns = columns.map(|(number, column)| (number.to_string(), column)).collect();
-    let table = ChangesTable::key_moves(changes, columns, partitions);
+    let table = ChangesTable::key_moves(changes, numbered(columns), partitions);
     let plan = table.scan(&context.state(), None, &[], None).await?;
     let streams = execute_stream_partitioned(plan, context.task_ctx())?;
     let tasks = streams.into_iter().map(|mut rows| {

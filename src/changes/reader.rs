@@ -63,6 +63,29 @@ pub(crate) struct ChangesTable {
 /// The columns of a relation: their names, and what they are.
 pub(crate) type NamedColumns = Vec<(String, ChangeColumn)>;
 
+/// Columns that are read by their place: their names are numbers.
+pub(crate) fn numbered(columns: impl IntoIterator<Item = ChangeColumn>) -> NamedColumns {
+    let columns = columns.into_iter().enumerate();
+    columns.map(|(number, column)| (number.to_string(), column)).collect()
+}
+
+/// The schema of some columns.
+fn schema_of(changes: &Changes, columns: &NamedColumns) -> SchemaRef {
+    let field = |(name, column): &(String, ChangeColumn)| {
+        let (data_type, nullable) = match column {
+            ChangeColumn::Raw(column) => {
+                (changes.raw_schema().field(*column).data_type().clone(), true)
+            }
+            ChangeColumn::Day => (DataType::Date32, true),
+            ChangeColumn::Position if changes.is_packed() => (PACKED_TYPE, false),
+            ChangeColumn::Position => (<Box<[u8]> as Position>::data_type(), false),
+            ChangeColumn::Live | ChangeColumn::Latest => (DataType::Boolean, false),
+        };
+        Field::new(name, data_type, nullable)
+    };
+    Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()))
+}
+
 /// Which rows are read, and for which purpose.
 #[derive(Clone, Debug)]
 enum Pass {
@@ -127,22 +150,10 @@ impl ChangesTable {
         columns: NamedColumns,
         partitions: usize,
     ) -> Self {
-        let field = |(name, column): &(String, ChangeColumn)| {
-            let (data_type, nullable) = match column {
-                ChangeColumn::Raw(column) => {
-                    (changes.raw_schema().field(*column).data_type().clone(), true)
-                }
-                ChangeColumn::Day => (DataType::Date32, true),
-                ChangeColumn::Position if changes.is_packed() => (PACKED_TYPE, false),
-                ChangeColumn::Position => (<Box<[u8]> as Position>::data_type(), false),
-                ChangeColumn::Live | ChangeColumn::Latest => (DataType::Boolean, false),
-            };
-            Field::new(name, data_type, nullable)
-        };
         ChangesTable {
             changes: Arc::clone(changes),
             pass,
-            schema: Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>())),
+            schema: schema_of(changes, &columns),
             columns: columns.into_iter().map(|(_, column)| column).collect(),
             partitions,
         }

@@ -56,7 +56,7 @@ impl Run<'_> {
         known: Vec<Record>,
     ) -> Result<(), NotCommitted> {
         let ledger = &attempt.state.ledger;
-        let mut note = "every input of the time of all windows was folded".to_string();
+        let mut note = "every input between the first and the last window was folded".to_string();
         if ledger.quarantined.is_empty() {
             note += ", and nothing is in quarantine";
         }

@@ -356,8 +356,7 @@ impl RawToml {
             return Err(wrong("raw.max_bad_rows", unused.into())
                 .hint("leave it out, or write raw.on_bad_row = \"quarantine\""));
         }
-        let declared: toml::Table =
-            self.columns.into_iter().map(|(name, value)| (column(name), value)).collect();
+        let declared = by_column(self.columns, column, wrong)?;
         let columns = column_types(&declared, wrong)?;
         let keys = CsvKeys {
             header: self.csv_header,
@@ -411,6 +410,23 @@ impl RawToml {
             unitless: unitless(&declared),
         })
     }
+}
+
+/// `[raw.columns]` by the columns that its names mean.
+fn by_column(
+    declared: toml::Table,
+    column: impl Fn(String) -> String,
+    wrong: &dyn Fn(&str, String) -> Error,
+) -> Result<toml::Table> {
+    let mut by_column = toml::Table::new();
+    for (name, value) in declared {
+        let column = column(name);
+        if by_column.insert(column.clone(), value).is_some() {
+            return Err(wrong("raw.columns", format!("names `{column}` twice"))
+                .hint("write the column once, with `after.` or `__` before it or without"));
+        }
+    }
+    Ok(by_column)
 }
 
 /// Checks the condition of deletes.

@@ -159,7 +159,7 @@ pub(crate) async fn plan(
     context.deregister_table(LATEST_RELATION)?;
     let parsed = parsed.map_err(|error| {
         let after = match &pipeline.raw.envelope {
-            Some(_) => "; the columns of `after` have no `after.` before their names",
+            Some(_) => "; write a column `x` of the row as x, or as \"after.x\" in quotes",
             None => "",
         };
         Error::usage(format!("cannot plan {}", sql.file))

@@ -27,7 +27,7 @@ use datafusion::physical_plan::execute_stream_partitioned;
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 
-use crate::changes::reader::ChangesTable;
+use crate::changes::reader::{ChangesTable, numbered};
 use crate::changes::row_bitmap::{RowBitmap, Winners};
 use crate::changes::{ChangeColumn, Changes};
 use crate::config::Pipeline;
@@ -183,9 +183,7 @@ impl Merge<'_> {
         let winners = Arc::clone(&self.folded.winners);
         let mut columns = self.changes.key_columns()?;
         columns.extend([ChangeColumn::Day, ChangeColumn::Position]);
-        let columns = columns.into_iter().enumerate();
-        let columns = columns.map(|(number, column)| (number.to_string(), column)).collect();
-        let table = ChangesTable::pass_two(self.changes, winners, columns, threads);
+        let table = ChangesTable::pass_two(self.changes, winners, numbered(columns), threads);
         let plan = table.scan(&context.state(), None, &[], None).await?;
         let streams = execute_stream_partitioned(plan, context.task_ctx())?;
         let tasks = streams.into_iter().map(|mut rows| {

@@ -55,6 +55,7 @@ impl Splitter {
         (mut sorter, mut versions): (Sorter, VersionsWriter),
     ) -> Result<(Counts, Vec<VersionsFile>, Sorter)> {
         let mut counts = Counts::default();
+        let columns: Vec<usize> = (0..self.columns).collect();
         if let Some(mut rows) = streams.next() {
             let failed = |error| Error::query(&self.sql_file, error);
             while let Some(batch) = rows.try_next().await.map_err(failed)? {
@@ -64,7 +65,6 @@ impl Splitter {
                 let chosen = self.count(&batch, &mut counts)?;
                 let source = self.version_source(&batch)?;
                 versions.write(&self.layout.versions(&source, &self.inputs)?).await?;
-                let columns: Vec<usize> = (0..self.columns).collect();
                 let table_rows = filter_record_batch(&batch.project(&columns)?, &chosen)?;
                 if table_rows.num_rows() > 0 {
                     sorter.push(&self.table_rows(&table_rows)?)?;

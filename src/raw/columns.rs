@@ -51,6 +51,11 @@ impl UsedColumns {
         }
     }
 
+    /// The columns that `curated.sql` names.
+    pub(crate) fn query(&self) -> &QueryColumns {
+        &self.query
+    }
+
     /// Whether a column, by its name in any case, is used.
     pub(crate) fn has(&self, column: &str) -> bool {
         let is_named = self.named.iter().any(|name| name.eq_ignore_ascii_case(column));
@@ -85,7 +90,7 @@ pub(crate) struct RawColumns<'a> {
     /// Per field, whether its types have no common type. It is not used.
     pub is_mixed: Vec<bool>,
     raw: &'a Raw,
-    used: UsedColumns,
+    pub used: &'a UsedColumns,
     /// The fields that are other names of columns, with the names that the files have.
     pub other_names: Vec<(usize, String)>,
     /// The schema that was added last: many files share it.
@@ -94,14 +99,14 @@ pub(crate) struct RawColumns<'a> {
 
 impl<'a> RawColumns<'a> {
     /// An empty union. A column is named as in `curated.sql`, whatever its case in the files.
-    pub(crate) fn new(pipeline: &'a Pipeline) -> Self {
+    pub(crate) fn new(raw: &'a Raw, used: &'a UsedColumns) -> Self {
         RawColumns {
             fields: Vec::new(),
             source_files: Vec::new(),
             is_used: Vec::new(),
             is_mixed: Vec::new(),
-            raw: &pipeline.raw,
-            used: UsedColumns::of(pipeline),
+            raw,
+            used,
             other_names: Vec::new(),
             last_schema: None,
         }

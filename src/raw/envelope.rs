@@ -9,7 +9,7 @@
 //! | `__op` | Utf8View | c, u, d, or r, which is a row of a snapshot |
 //! | `__ts_ms`, `__source.lsn`, … | as found | the envelope's other fields; objects in it have names with dots |
 //! | `__…ts_ms`, `__…ts_us`, `__…ts_ns` | Timestamp in UTC | the whole numbers of these fields |
-//! | `__before.id`, … | as the key | where an update changes the key: the key before it |
+//! | `__before.id`, … | as the key | the key before an update; it may be null where it is the same |
 //!
 //! A row of a snapshot is an insert at its place in the order, and not before all changes: `ts_ms`, when
 //! the connector processed an event, puts it before the changes that follow, and after the changes
@@ -37,7 +37,7 @@ pub(crate) mod flatten;
 /// The default mark, and its form as an element of an array of UUIDs.
 const DEFAULT_UUID: (&str, &str) =
     ("__debezium_unavailable_value", "b68a35a7-17ad-35b3-af2a-ae46edb4545a");
-/// The most white space that is expected in the JSON text of a mark.
+/// The most white space that is expected in the JSON text of a mark, besides one after each byte.
 const WHITE_SPACE_MAX: usize = 64;
 
 /// What is wrong with an envelope: the faulty field, the reason, and a hint.
@@ -186,7 +186,7 @@ impl Unavailable {
     /// Whether the JSON text of an array or an object is the mark.
     pub(crate) fn is_json(&self, json: &str) -> bool {
         let longest = self.json.iter().map(String::len).max().unwrap_or_default();
-        json.len() <= longest + WHITE_SPACE_MAX && {
+        json.len() <= 2 * longest + WHITE_SPACE_MAX && {
             let dense: String = json.chars().filter(|char| !char.is_ascii_whitespace()).collect();
             self.json.iter().any(|mark| *mark == dense || mark == json)
         }

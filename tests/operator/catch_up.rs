@@ -36,7 +36,7 @@ fn catching_up_folds_late_files_however_old_and_gaps_and_nothing_twice() {
             again
                 .note
                 .expect("a note")
-                .contains("every input of the time of all windows was folded")
+                .contains("every input between the first and the last window was folded")
         );
         assert_eq!(history(&lab).runs.len(), runs);
         lab.assert_verified();

@@ -7,13 +7,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema};
 use chrono::{DateTime, Duration, Utc};
 use futures::TryStreamExt;
 
-use super::{ChangeReader, Pass};
+use super::{ChangeReader, Pass, numbered, schema_of};
 use crate::changes::pass_one::PassOne;
-use crate::changes::position::{PACKED_TYPE, Position, order_keys, pack, packed_array};
+use crate::changes::position::{order_keys, pack, packed_array};
 use crate::changes::{ChangeColumn, Changes};
 use crate::engine::tasks::{join_all, spawn};
 use crate::error::Result;
@@ -41,10 +40,8 @@ pub(crate) async fn count_backwards(
     if limits.is_empty() {
         return Ok(Backwards { rows: 0, files: 0 });
     }
-    let position =
-        if changes.is_packed() { PACKED_TYPE } else { <Box<[u8]> as Position>::data_type() };
-    let schema = Arc::new(Schema::new(vec![Field::new("position", position, false)]));
     let columns = vec![ChangeColumn::Position];
+    let schema = schema_of(changes, &numbered(columns.clone()));
     let reader = Arc::new(ChangeReader::new(Arc::clone(changes), Pass::Order, schema, columns));
     let tasks = changes.distribute(threads, None).into_iter().map(|units| {
         let (reader, limits) = (Arc::clone(&reader), Arc::clone(&limits));

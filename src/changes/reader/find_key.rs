@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Scalar};
 use arrow::compute::kernels::cmp::not_distinct;
-use arrow::datatypes::Schema;
 use futures::TryStreamExt;
 
 use super::batch::{Batch, BatchError};
-use super::{ChangeReader, Pass};
+use super::{ChangeReader, Pass, numbered, schema_of};
 use crate::changes::row_bitmap::{RowBitmap, Winners};
 use crate::changes::{Changes, ReadUnit};
 use crate::engine::tasks::{join_all, spawn};
@@ -27,11 +26,8 @@ pub(crate) async fn find_key(
     key: &[ArrayRef],
     threads: usize,
 ) -> Result<Winners> {
-    let schema = changes.raw_schema();
-    let roles = changes.roles();
-    let fields = roles.key.iter().map(|column| Arc::clone(&schema.fields()[*column]));
-    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     let columns = changes.key_columns()?;
+    let schema = schema_of(changes, &numbered(columns.clone()));
     let reader = ChangeReader::new(Arc::clone(changes), Pass::Find, schema, columns);
     let finder = Arc::new(Finder {
         reader,

@@ -13,7 +13,7 @@ use futures::TryStreamExt;
 
 use super::{KeyChange, format_value};
 use crate::changes::position::Position;
-use crate::changes::reader::ChangesTable;
+use crate::changes::reader::{ChangesTable, numbered};
 use crate::changes::row_bitmap::Winners;
 use crate::changes::{ChangeColumn, Changes};
 use crate::commands::open_pipeline::date;
@@ -76,8 +76,7 @@ impl ChangeLister<'_> {
         threads: usize,
     ) -> Result<(Vec<Found>, usize)> {
         let columns = self.columns();
-        let named = columns.iter().enumerate();
-        let named = named.map(|(number, column)| (number.to_string(), *column)).collect();
+        let named = numbered(columns.clone());
         let table = ChangesTable::pass_two(self.changes, Arc::new(rows), named, threads);
         let plan = table.scan(&context.state(), None, &[], None).await?;
         let mut last: BTreeMap<Rank, Found> = BTreeMap::new();
@@ -92,7 +91,7 @@ impl ChangeLister<'_> {
                         continue;
                     }
                     let (file, ordinal) = rank.file_and_row();
-                    let change = self.key_change(&batch, at, file, ordinal);
+                    let change = self.key_change(&batch, &columns, at, (file, ordinal));
                     last.insert(rank, Found { file, change });
                     if is_full {
                         last.pop_first();
@@ -117,12 +116,17 @@ impl ChangeLister<'_> {
         columns
     }
 
-    /// Reads the change in row `at` of a batch.
-    fn key_change(&self, batch: &RecordBatch, at: usize, file: usize, ordinal: usize) -> KeyChange {
+    /// Reads the change in row `at` of a batch of [`Self::columns`]; it has an ordinal of a file.
+    fn key_change(
+        &self,
+        batch: &RecordBatch,
+        columns: &[ChangeColumn],
+        at: usize,
+        (file, ordinal): (usize, usize),
+    ) -> KeyChange {
         let raw = &self.pipeline.raw;
         let per_row = self.changes.ordinals_per_row();
         let input = self.changes.inputs().nth(file);
-        let columns = self.columns();
         let column_of = |raw: Option<usize>| {
             let wanted = ChangeColumn::Raw(raw?);
             Some(batch.column(columns.iter().position(|column| *column == wanted)?))

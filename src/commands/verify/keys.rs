@@ -74,14 +74,13 @@ impl Keys<'_> {
     ) -> Result<Option<KeyDifference>> {
         // In these queries a column has its number as name: `c0`, `c1` and so on.
         for (name, rows) in [("expected", expected), ("found", found)] {
-            let columns = self.columns.iter();
-            let columns =
-                columns.map(|(name, kind)| try_cast(ident(name), kind.clone()).alias(name));
-            let rows = rows.select(columns.collect::<Vec<_>>())?;
-            let columns = self.columns.iter().enumerate();
+            let typed = self.columns.iter();
+            let typed = typed.map(|(name, kind)| try_cast(ident(name), kind.clone()).alias(name));
+            let rows = self.selected(rows.select(typed.collect::<Vec<_>>())?)?;
+            let numbered = self.columns.iter().enumerate();
             let numbered =
-                columns.map(|(number, (name, _))| ident(name).alias(format!("c{number}")));
-            let rows = self.selected(rows)?.select(numbered.collect::<Vec<_>>())?;
+                numbered.map(|(number, (name, _))| ident(name).alias(format!("c{number}")));
+            let rows = rows.select(numbered.collect::<Vec<_>>())?;
             context.deregister_table(name)?;
             context.register_table(name, rows.into_view())?;
         }
