@@ -166,13 +166,7 @@ impl Changes {
         known: &KnownColumns,
         batch_rows: usize,
     ) -> Result<(Self, Vec<(Input, Error)>)> {
-        if inputs.len() > FILES_MAX {
-            return Err(Error::usage(format!(
-                "the window has {} files; one run reads at most {FILES_MAX}",
-                inputs.len()
-            ))
-            .hint("run smaller windows"));
-        }
+        check_count(&inputs)?;
         let raw = &pipeline.raw;
         let bad_rows = Arc::clone(opening.bad_rows);
         let checks_texts = opening.checks_texts;
@@ -211,15 +205,7 @@ impl Changes {
         let commit_time =
             commit_time(raw, &files, &columns, &known.orders, &|name| union.find(name));
         commit_time.check(raw, &files, &columns)?;
-        if let CommitTime::File { full_loads } = commit_time {
-            if raw.window_by == WindowBy::Commit {
-                return Err(no_commit_times());
-            }
-            let has_time = |file: &&mut OpenInput| full_loads || !file.input.full_load;
-            for file in files.iter_mut().filter(has_time) {
-                file.commit_time = Some(time_of_file(&file.input.file, raw.time_zone));
-            }
-        }
+        set_times_of_files(&mut files, commit_time, raw)?;
         let images = raw.before_images(&pipeline.key);
         let images = images.iter().map(|name| union.find(name));
         let before_images = images.collect();
@@ -769,6 +755,30 @@ fn with_required_columns(
         }
     }
     Ok(complete)
+}
+
+/// Checks that one run can read the inputs.
+fn check_count(inputs: &[Input]) -> Result<()> {
+    if inputs.len() > FILES_MAX {
+        return Err(Error::usage(format!(
+            "the window has {} files; one run reads at most {FILES_MAX}",
+            inputs.len()
+        ))
+        .hint("run smaller windows"));
+    }
+    Ok(())
+}
+
+/// Sets the commit time of the files of which no column has it.
+fn set_times_of_files(files: &mut [OpenInput], commit_time: CommitTime, raw: &Raw) -> Result<()> {
+    let CommitTime::File { full_loads } = commit_time else { return Ok(()) };
+    if raw.window_by == WindowBy::Commit {
+        return Err(no_commit_times());
+    }
+    for file in files.iter_mut().filter(|file| full_loads || !file.input.full_load) {
+        file.commit_time = Some(time_of_file(&file.input.file, raw.time_zone));
+    }
+    Ok(())
 }
 
 /// One input, whose columns are mapped later, and its bad rows that were found when it was opened.

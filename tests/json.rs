@@ -266,19 +266,74 @@ fn json_and_other_files_do_not_mix() {
 }
 
 /// Changes: operation, key, value, and a text.
-type Changes = Vec<(char, i64, Option<i64>, Option<String>)>;
+type Change = (char, i64, Option<i64>, Option<String>);
 
-fn changes() -> impl Strategy<Value = Changes> {
+fn changes() -> impl Strategy<Value = Vec<Change>> {
     let op = prop::sample::select(vec!['I', 'U', 'D']);
     let text = prop::option::of("[a\"\\\\,\n{}ä: ]{0,6}");
     prop::collection::vec((op, 0i64..6, prop::option::of(any::<i64>()), text), 1..30)
+}
+
+/// The raw file with the given number, in a format, plain or of envelopes.
+fn file_in((format, is_debezium): (&str, bool), number: usize, rows: &[Change]) -> Vec<u8> {
+    let at = |row: usize| format!("2020-01-{:02} 10:00:{:02}", number + 1, row / 2);
+    let rows = rows.iter().enumerate();
+    if is_debezium {
+        let events: Vec<Event> = rows
+            .map(|(row, (op, id, v, note))| {
+                let day_ms = 1_577_836_800_000 + number as i64 * 86_400_000;
+                let ts_ms = day_ms + 36_000_000 + (row / 2) as i64 * 1000;
+                let values: EventRow = (*id, *v, note.clone());
+                match op {
+                    'D' => (Some("d"), Some((*id, None, None)), None, ts_ms),
+                    'U' => (Some("u"), None, Some(values), ts_ms),
+                    _ if row % 2 == 0 => (Some("r"), None, Some(values), ts_ms),
+                    _ => (Some("c"), None, Some(values), ts_ms),
+                }
+            })
+            .collect();
+        return match format {
+            "json" => events_json(&events).into_bytes(),
+            _ => events_parquet(&events),
+        };
+    }
+    match format {
+        "parquet" => {
+            let rows: Vec<[String; 5]> = rows
+                .map(|(row, (op, id, v, note))| {
+                    let v = v.map_or("-".into(), |v| v.to_string());
+                    let note = note.clone().unwrap_or("-".into());
+                    [op.to_string(), id.to_string(), v, note, at(row)]
+                })
+                .collect();
+            file_of_rows(&["Op", "id", "v", "note", "ts"], &rows)
+        }
+        "csv" => {
+            let lines = rows.map(|(row, (op, id, v, note))| {
+                let v = v.map_or(String::new(), |v| v.to_string());
+                let quoted = |note: &String| format!("\"{}\"", note.replace('"', "\"\""));
+                let note = note.as_ref().map_or(String::new(), quoted);
+                format!("{op},{id},{v},{note},{}\n", at(row))
+            });
+            lines.collect::<String>().into_bytes()
+        }
+        _ => {
+            let lines = rows.map(|(row, (op, id, v, note))| {
+                let line = serde_json::json!({
+                    "Op": op.to_string(), "id": id, "v": v, "note": note, "ts": at(row)
+                });
+                format!("{line}\n")
+            });
+            lines.collect::<String>().into_bytes()
+        }
+    }
 }
 
 #[test]
 fn the_same_changes_in_every_format_give_the_same_table() {
     let config = Config { cases: 6, ..Default::default() };
     let mut runner = TestRunner::new(config);
-    let run = |changes: Changes| {
+    let run = |changes: Vec<Change>| {
         let files: Vec<&[_]> = changes.chunks(7).collect();
         let mut tables = Vec::new();
         let forms = [
@@ -288,7 +343,8 @@ fn the_same_changes_in_every_format_give_the_same_table() {
             ("json", true),
             ("parquet", true),
         ];
-        for (format, is_debezium) in forms {
+        for form in forms {
+            let (format, is_debezium) = form;
             let mut builder = builder().set("raw.format", format).place(Place::Local);
             if is_debezium {
                 builder = builder.set("raw.dialect", "debezium").set("raw.order_by", vec!["ts_ms"]);
@@ -304,61 +360,8 @@ fn the_same_changes_in_every_format_give_the_same_table() {
             }
             let lab = builder.build();
             for (number, rows) in files.iter().enumerate() {
-                let at = |row: usize| format!("2020-01-{:02} 10:00:{:02}", number + 1, row / 2);
-                let rows = rows.iter().enumerate();
                 let path = format!("raw/202001{:02}-000000000.{format}", number + 1);
-                if is_debezium {
-                    let events: Vec<Event> = rows
-                        .map(|(row, (op, id, v, note))| {
-                            let day_ms = 1_577_836_800_000 + number as i64 * 86_400_000;
-                            let ts_ms = day_ms + 36_000_000 + (row / 2) as i64 * 1000;
-                            let values: EventRow = (*id, *v, note.clone());
-                            match op {
-                                'D' => (Some("d"), Some((*id, None, None)), None, ts_ms),
-                                'U' => (Some("u"), None, Some(values), ts_ms),
-                                _ if row % 2 == 0 => (Some("r"), None, Some(values), ts_ms),
-                                _ => (Some("c"), None, Some(values), ts_ms),
-                            }
-                        })
-                        .collect();
-                    let bytes = match format {
-                        "json" => events_json(&events).into_bytes(),
-                        _ => events_parquet(&events),
-                    };
-                    lab.put(&path, bytes);
-                    continue;
-                }
-                match format {
-                    "parquet" => {
-                        let rows: Vec<[String; 5]> = rows
-                            .map(|(row, (op, id, v, note))| {
-                                let v = v.map_or("-".into(), |v| v.to_string());
-                                let note = note.clone().unwrap_or("-".into());
-                                [op.to_string(), id.to_string(), v, note, at(row)]
-                            })
-                            .collect();
-                        lab.put(&path, file_of_rows(&["Op", "id", "v", "note", "ts"], &rows));
-                    }
-                    "csv" => {
-                        let lines = rows.map(|(row, (op, id, v, note))| {
-                            let v = v.map_or(String::new(), |v| v.to_string());
-                            let quoted =
-                                |note: &String| format!("\"{}\"", note.replace('"', "\"\""));
-                            let note = note.as_ref().map_or(String::new(), quoted);
-                            format!("{op},{id},{v},{note},{}\n", at(row))
-                        });
-                        lab.put(&path, lines.collect::<String>());
-                    }
-                    _ => {
-                        let lines = rows.map(|(row, (op, id, v, note))| {
-                            let line = serde_json::json!({
-                                "Op": op.to_string(), "id": id, "v": v, "note": note, "ts": at(row)
-                            });
-                            format!("{line}\n")
-                        });
-                        lab.put(&path, lines.collect::<String>());
-                    }
-                }
+                lab.put(&path, file_in(form, number, rows));
             }
             // The later half first.
             lab.run_days(3, 10);

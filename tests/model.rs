@@ -486,9 +486,13 @@ impl Case {
     }
 
     fn compare(&self, lab: &Lab, model: &Model) {
+        self.compare_curated(lab, model);
+        self.compare_history(lab, model);
+        compare_aggregates(lab, model);
+    }
+
+    fn compare_curated(&self, lab: &Lab, model: &Model) {
         let keys = self.keys;
-        // The curated table.
-        let category = |last: &Last| last.2.map(str::to_string);
         let expected_row = |key: &i64, day: Option<i64>, last: &Last| {
             (*key, day.map(day_text), category(last), last.3.to_string())
         };
@@ -510,8 +514,11 @@ impl Case {
         let found: BTreeSet<CuratedRow> = table.iter().map(|row| curated_row(keys, row)).collect();
         assert_eq!(found.len(), table.len(), "a row stands twice");
         assert_eq!(found, expected);
+    }
 
-        // History: one entry for each key and day, and `seq` orders them as the fold does.
+    /// History has one entry for each key and day, and `seq` orders them as the fold does.
+    fn compare_history(&self, lab: &Lab, model: &Model) {
+        let keys = self.keys;
         let history = lab.history_relation();
         let entries: BTreeSet<(i64, Option<String>, Option<String>, bool)> = history
             .iter()
@@ -543,44 +550,49 @@ impl Case {
             .collect();
         by_seq.sort();
         assert!(by_seq.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1.0 < pair[1].1.0));
+    }
+}
 
-        // The aggregates.
-        let mut daily: BTreeMap<(String, Option<String>), u64> = BTreeMap::new();
-        for ((_, day), last) in &model.days {
-            if let (Some(day), true) = (day, last.1) {
-                *daily.entry((day_text(*day), category(last))).or_default() += 1;
+fn category(last: &Last) -> Option<String> {
+    last.2.map(str::to_string)
+}
+
+fn compare_aggregates(lab: &Lab, model: &Model) {
+    let mut daily: BTreeMap<(String, Option<String>), u64> = BTreeMap::new();
+    for ((_, day), last) in &model.days {
+        if let (Some(day), true) = (day, last.1) {
+            *daily.entry((day_text(*day), category(last))).or_default() += 1;
+        }
+    }
+    let found: BTreeMap<(String, Option<String>), u64> = lab
+        .table("lake/daily")
+        .iter()
+        .map(|row| {
+            ((row["dt"].clone(), row.get("cat").cloned()), row["n"].parse().expect("a count"))
+        })
+        .collect();
+    assert_eq!(found, daily);
+    let mut rows: BTreeMap<String, u64> = BTreeMap::new();
+    for row in lab.table("lake/curated") {
+        if let Some(day) = row.get("event_dt") {
+            *rows.entry(day.clone()).or_default() += 1;
+        }
+    }
+    let found = lab.table("lake/rows").into_iter();
+    let found = found.map(|row| (row["dt"].clone(), row["n"].parse().expect("a count")));
+    assert_eq!(found.collect::<BTreeMap<String, u64>>(), rows);
+    // The running table has the days of the windows, and those after a change.
+    for row in lab.table("lake/status") {
+        let at: i64 = row["dt"][8..].parse::<i64>().expect("a day") - 1;
+        let mut last: BTreeMap<i64, &Last> = BTreeMap::new();
+        for ((key, event_day), change) in &model.days {
+            if event_day.is_some_and(|event_day| event_day <= at) {
+                let slot = last.entry(*key).or_insert(change);
+                *slot = (*slot).max(change);
             }
         }
-        let found: BTreeMap<(String, Option<String>), u64> = lab
-            .table("lake/daily")
-            .iter()
-            .map(|row| {
-                ((row["dt"].clone(), row.get("cat").cloned()), row["n"].parse().expect("a count"))
-            })
-            .collect();
-        assert_eq!(found, daily);
-        let mut rows: BTreeMap<String, u64> = BTreeMap::new();
-        for row in lab.table("lake/curated") {
-            if let Some(day) = row.get("event_dt") {
-                *rows.entry(day.clone()).or_default() += 1;
-            }
-        }
-        let found = lab.table("lake/rows").into_iter();
-        let found = found.map(|row| (row["dt"].clone(), row["n"].parse().expect("a count")));
-        assert_eq!(found.collect::<BTreeMap<String, u64>>(), rows);
-        // The running table has the days of the windows, and those after a change.
-        for row in lab.table("lake/status") {
-            let at: i64 = row["dt"][8..].parse::<i64>().expect("a day") - 1;
-            let mut last: BTreeMap<i64, &Last> = BTreeMap::new();
-            for ((key, event_day), change) in &model.days {
-                if event_day.is_some_and(|event_day| event_day <= at) {
-                    let slot = last.entry(*key).or_insert(change);
-                    *slot = (*slot).max(change);
-                }
-            }
-            let live = last.values().filter(|change| change.1).count();
-            assert_eq!(row["n"], live.to_string(), "{}", row["dt"]);
-        }
+        let live = last.values().filter(|change| change.1).count();
+        assert_eq!(row["n"], live.to_string(), "{}", row["dt"]);
     }
 }
 

@@ -305,18 +305,20 @@ pub(super) struct RawToml {
 impl RawToml {
     /// Checks the section; `wrong` makes the error for a key.
     pub(super) fn check(
-        self,
+        mut self,
         key: &[String],
         folder: &Path,
         wrong: &dyn Fn(&str, String) -> Error,
     ) -> Result<Raw> {
-        let defaults = self.dialect.defaults();
-        let column = |name: String| match self.dialect {
+        let keys = self.take_csv_keys();
+        let dialect = self.dialect;
+        let defaults = dialect.defaults();
+        let column = |name: String| match dialect {
             Dialect::Debezium => envelope::column_of(name),
             _ => name,
         };
         let default_order = || defaults.order_by.iter().map(ToString::to_string).collect();
-        let order_by = self.order_by.unwrap_or_else(default_order);
+        let order_by = self.order_by.take().unwrap_or_else(default_order);
         let order_by: Vec<String> = order_by.into_iter().map(column).collect();
         no_repeats(&order_by)
             .map_err(|name| wrong("raw.order_by", format!("names `{name}` twice")))?;
@@ -344,32 +346,11 @@ impl RawToml {
         if let Some(condition) = &self.delete_when {
             check_delete_when(condition, key, wrong)?;
         }
-        let urls = self.url.all();
-        let urls =
-            urls.iter().map(|url| Location::parse(url, folder)).collect::<Result<Vec<_>>>()?;
-        if urls.is_empty() {
-            return Err(wrong("raw.url", "is empty".into()));
-        }
+        let urls = locations(self.url, folder, wrong)?;
         check_dependent_keys(key, self.window_by, before_image_prefix.as_deref(), wrong)?;
-        if self.max_bad_rows.is_some() && self.on_bad_row == OnBad::Fail {
-            let unused = "has no effect: the first bad row stops the run";
-            return Err(wrong("raw.max_bad_rows", unused.into())
-                .hint("leave it out, or write raw.on_bad_row = \"quarantine\""));
-        }
+        let max_bad_rows = max_bad_rows(self.max_bad_rows, self.on_bad_row, wrong)?;
         let declared = by_column(self.columns, column, wrong)?;
         let columns = column_types(&declared, wrong)?;
-        let keys = CsvKeys {
-            header: self.csv_header,
-            null: self.csv_null,
-            quoted: self.csv_quoted,
-            op_in_full_load: self.csv_op_in_full_load,
-            delimiter: self.csv_delimiter,
-            row_delimiter: self.csv_row_delimiter,
-            quote: self.csv_quote,
-            escape: self.csv_escape,
-            no_sup_value: self.csv_no_sup_value,
-            short_lines: self.csv_short_lines,
-        };
         let csv = keys.check(self.format == RawFormat::Csv, wrong)?;
         check_csv_columns(self.format, &csv, &columns, wrong)?;
         let used = key.iter().chain(&order_by).chain(&commit_time);
@@ -406,10 +387,53 @@ impl RawToml {
             before_image_prefix,
             on_bad_row: self.on_bad_row,
             on_bad_file: self.on_bad_file,
-            max_bad_rows: self.max_bad_rows.unwrap_or(1000),
+            max_bad_rows,
             unitless: unitless(&declared),
         })
     }
+
+    /// The keys of CSV files.
+    fn take_csv_keys(&mut self) -> CsvKeys {
+        CsvKeys {
+            header: self.csv_header.take(),
+            null: self.csv_null.take(),
+            quoted: self.csv_quoted.take(),
+            op_in_full_load: self.csv_op_in_full_load.take(),
+            delimiter: self.csv_delimiter.take(),
+            row_delimiter: self.csv_row_delimiter.take(),
+            quote: self.csv_quote.take(),
+            escape: self.csv_escape.take(),
+            no_sup_value: self.csv_no_sup_value.take(),
+            short_lines: self.csv_short_lines.take(),
+        }
+    }
+}
+
+/// How many bad rows one run quarantines.
+fn max_bad_rows(
+    configured: Option<u64>,
+    on_bad_row: OnBad,
+    wrong: &dyn Fn(&str, String) -> Error,
+) -> Result<u64> {
+    if configured.is_some() && on_bad_row == OnBad::Fail {
+        let unused = "has no effect: the first bad row stops the run";
+        return Err(wrong("raw.max_bad_rows", unused.into())
+            .hint("leave it out, or write raw.on_bad_row = \"quarantine\""));
+    }
+    Ok(configured.unwrap_or(1000))
+}
+
+/// The raw folders, at least one.
+fn locations(
+    url: OneOrMany,
+    folder: &Path,
+    wrong: &dyn Fn(&str, String) -> Error,
+) -> Result<Vec<Location>> {
+    let urls = url.all();
+    if urls.is_empty() {
+        return Err(wrong("raw.url", "is empty".into()));
+    }
+    urls.iter().map(|url| Location::parse(url, folder)).collect()
 }
 
 /// `[raw.columns]` by the columns that its names mean.

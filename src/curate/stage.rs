@@ -127,8 +127,6 @@ impl Stage<'_> {
         bad: &mut BadInputs,
         report: &mut Report,
     ) -> Result<Staged> {
-        let pipeline = self.pipeline;
-        let threads = self.resources.threads;
         self.log_inputs(inputs, report);
         let known = match &self.ledger.contract {
             Some(contract) if !self.is_from_empty() => contract.known_columns()?,
@@ -144,46 +142,40 @@ impl Stage<'_> {
             info!("{remark}");
             report.note.get_or_insert(remark);
         }
-        if changes.is_empty() && self.is_from_empty() {
-            let why = match bad_files.first() {
-                Some((_, first)) => format!("no input can be read any more; the first: {first}"),
-                None => "all inputs are empty".into(),
-            };
-            return Err(Error::data(why).hint("nothing was changed: repair the raw files"));
+        if self.is_from_empty() {
+            check_not_empty(&changes, &bad_files)?;
         }
-        if changes.is_empty() {
-            return Ok(Staged {
-                changes,
-                bad_files,
-                bad_rows: Arc::new(BadRows::new(0)),
-                curated: None,
-            });
-        }
-        if changes.is_blank() && self.is_from_empty() {
-            return Err(Error::data("no input has a row that can be read").hint(
-                "nothing was changed: there is nothing to fold, or the raw files are damaged",
-            ));
-        }
-        if changes.is_blank() {
-            let bad_rows = changes.bad_rows();
-            report.rows_read = changes.row_counts().sum();
-            report.rows_rejected = bad_rows.count();
-            report.rows_ignored = changes.rows_ignored();
-            return Ok(Staged { changes, bad_files, bad_rows, curated: None });
-        }
-        let cached = MemoryConsumer::new("inputs").register(&self.runtime.memory_pool);
-        cached.grow(changes.cached_bytes());
         report.rows_read = changes.row_counts().sum();
         report.rows_ignored = changes.rows_ignored();
+        if changes.is_empty() || changes.is_blank() {
+            let bad_rows = changes.bad_rows();
+            report.rows_rejected = bad_rows.count();
+            return Ok(Staged { changes, bad_files, bad_rows, curated: None });
+        }
+        let (bad_rows, curated) = self.fold(&changes, report).await?;
+        Ok(Staged { changes, bad_files, bad_rows, curated: Some(curated) })
+    }
+
+    /// Folds changes, and stages the files of the table and the versions. Returns the rows that could
+    /// not be folded too.
+    async fn fold(
+        &self,
+        changes: &Arc<Changes>,
+        report: &mut Report,
+    ) -> Result<(Arc<BadRows>, Curated)> {
+        let pipeline = self.pipeline;
+        let threads = self.resources.threads;
+        let cached = MemoryConsumer::new("inputs").register(&self.runtime.memory_pool);
+        cached.grow(changes.cached_bytes());
         let context = session(self.runtime, threads);
         if changes.has_transactions() {
-            changes.set_key_swaps(key_swaps(&context, &changes, threads).await?);
+            changes.set_key_swaps(key_swaps(&context, changes, threads).await?);
         }
-        let folded = fold(&context, &changes, pipeline, threads).await?;
+        let folded = fold(&context, changes, pipeline, threads).await?;
         if !self.accepts_missing() {
-            self.check_still_readable(&changes, &folded.pass_one)?;
+            self.check_still_readable(changes, &folded.pass_one)?;
         }
-        let backwards = count_backwards(&changes, &folded.pass_one, threads).await?;
+        let backwards = count_backwards(changes, &folded.pass_one, threads).await?;
         if backwards.rows > 0 {
             warn!("{}", describe_backwards(pipeline, backwards));
         }
@@ -193,7 +185,7 @@ impl Stage<'_> {
         );
         let curate = Curate {
             pipeline,
-            changes: &changes,
+            changes,
             folded: &folded,
             earlier: (!self.is_from_empty()).then_some(self.ledger),
             table: self.table,
@@ -215,12 +207,7 @@ impl Stage<'_> {
         );
         fill_in(report, pipeline, &folded, &curated);
         check_conservation(report, &folded.pass_one)?;
-        Ok(Staged {
-            changes,
-            bad_files,
-            bad_rows: Arc::clone(folded.pass_one.bad_rows()),
-            curated: Some(curated),
-        })
+        Ok((Arc::clone(folded.pass_one.bad_rows()), curated))
     }
 
     /// Counts the inputs in the report, and logs them.
@@ -347,6 +334,23 @@ impl Stage<'_> {
 }
 
 /// Logs how columns changed and which are missing, and notes it in the report.
+/// Checks that inputs that are folded onto an empty table have rows: a table is not emptied because
+/// its raw files were damaged.
+fn check_not_empty(changes: &Changes, bad_files: &[(Input, String)]) -> Result<()> {
+    if changes.is_empty() {
+        let why = match bad_files.first() {
+            Some((_, first)) => format!("no input can be read any more; the first: {first}"),
+            None => "all inputs are empty".into(),
+        };
+        return Err(Error::data(why).hint("nothing was changed: repair the raw files"));
+    }
+    if changes.is_blank() {
+        return Err(Error::data("no input has a row that can be read")
+            .hint("nothing was changed: there is nothing to fold, or the raw files are damaged"));
+    }
+    Ok(())
+}
+
 fn log_columns(changes: &Changes, report: &mut Report) {
     report.schema_changes = changes.schema_changes().to_vec();
     for change in &report.schema_changes {

@@ -121,9 +121,14 @@ impl Curate<'_> {
                 .position(|name| Some(name.as_str()) == day),
             packed: self.changes.is_packed(),
         };
-        let Some(contract) = contract else {
-            return Ok(layout);
-        };
+        if let Some(contract) = contract {
+            self.check_layout(&layout, contract)?;
+        }
+        Ok(layout)
+    }
+
+    /// Checks that the versions have the layout of earlier runs.
+    fn check_layout(&self, layout: &VersionsLayout, contract: &TableContract) -> Result<()> {
         let mut known = contract.layout()?;
         for ((name, known), (_, found)) in known.keys.iter_mut().zip(&layout.keys) {
             // No version has a key without a type.
@@ -160,11 +165,11 @@ impl Curate<'_> {
             ))
             .hint(ONE_TYPE));
         }
-        if known != layout {
+        if known != *layout {
             return Err(Error::data("the versions have another layout")
                 .hint("rebuild the tables from raw: glueless rebuild"));
         }
-        Ok(layout)
+        Ok(())
     }
 
     /// The order of the table's rows: by partition and key, with `latest-per-day` also by day, without

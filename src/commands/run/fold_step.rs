@@ -82,10 +82,9 @@ impl Run<'_> {
             is_dry: false,
         };
         let mut staged = stage.run(&inputs, bad, report).await?;
+        let mut records = known;
+        records.extend(self.quarantine_records(step, attempt, &staged, &inputs, &folders).await?);
         let Some(curated) = staged.curated.take() else {
-            let mut records = known;
-            records
-                .extend(self.quarantine_records(step, attempt, &staged, &inputs, &folders).await?);
             let note = match staged.bad_rows.count() {
                 0 if staged.bad_files.is_empty() => "the inputs of the window have no rows",
                 _ => "all inputs of the window are in quarantine",
@@ -96,14 +95,12 @@ impl Run<'_> {
                 .commit_and_publish(attempt, step, records, None, ChangedDays::default(), &[])
                 .await;
         };
-
         if self.task.aggregates() {
             let context = session(&self.open.runtime, threads);
             aggregate::check(&context, pipeline, &curated.layout, &curated.columns).await?;
         }
         let plan = self.plan_curated(step, attempt, &curated);
-        let mut records = self.fold_records(step, attempt, &staged.changes, &curated, known);
-        records.extend(self.quarantine_records(step, attempt, &staged, &inputs, &folders).await?);
+        records.extend(self.fold_records(step, attempt, &staged.changes, &curated));
         let versions = NewVersions {
             layout: &curated.layout,
             files: &curated.versions,
@@ -146,7 +143,6 @@ impl Run<'_> {
         attempt: &Attempt,
         changes: &Changes,
         curated: &Curated,
-        known: Vec<Record>,
     ) -> Vec<Record> {
         let ledger = &attempt.state.ledger;
         let is_rebuild = step == Step::Rebuild;
@@ -160,7 +156,6 @@ impl Run<'_> {
         if is_rebuild || ledger.contract.as_ref() != Some(&contract) {
             records.push(Record::Contract(Box::new(contract)));
         }
-        records.extend(known);
         records.extend(self.input_records(step, attempt, changes));
         records
     }

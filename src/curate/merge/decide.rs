@@ -428,6 +428,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table with a row per case")]
     fn each_case_of_a_key_has_its_decision() {
         const NEW: Case = (1, Winner, true, 5, 1);
         let none = Decision::default;

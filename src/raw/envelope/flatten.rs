@@ -10,7 +10,7 @@ use arrow::array::{
 };
 use arrow::compute::kernels::zip::zip;
 use arrow::compute::{cast, is_null, not, nullif};
-use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::{Stream, StreamExt};
 use parquet::errors::ParquetError;
@@ -63,40 +63,8 @@ impl Layout {
                 names.join(", ")
             )));
         };
-        let mut row: Vec<(String, DataType)> = Vec::new();
-        for part in [after, before].into_iter().flatten() {
-            let field = &fields[part];
-            let DataType::Struct(inner) = field.data_type() else {
-                if field.data_type().is_null() {
-                    continue;
-                }
-                return Err(Error::data(format!(
-                    "column `{}` of {} is {}, not a struct",
-                    field.name(),
-                    file.name,
-                    field.data_type()
-                ))
-                .hint(
-                    "rows that are text, as those of MongoDB, need the transform \
-                     ExtractNewDocumentState",
-                ));
-            };
-            for (name, data_type) in flat_fields("", inner) {
-                match row.iter_mut().find(|(known, _)| *known == name) {
-                    None => row.push((name, data_type)),
-                    Some((_, known)) if *known == data_type || data_type.is_null() => {}
-                    Some((_, known)) if known.is_null() => *known = data_type,
-                    Some((_, known)) => {
-                        return Err(Error::data(format!(
-                            "column `{name}` of {} is {known} in `after` and {data_type} in \
-                             `before`",
-                            file.name
-                        ))
-                        .hint("fix the file: both are the same row"));
-                    }
-                }
-            }
-        }
+        let parts = [after, before].into_iter().flatten().map(|part| &fields[part]);
+        let row = row_columns(parts, &file.name)?;
         let others: Vec<usize> = (0..fields.len())
             .filter(|index| ![Some(op), before, after].contains(&Some(*index)))
             .collect();
@@ -143,28 +111,22 @@ impl Layout {
         Ok(columns.collect())
     }
 
-    /// Flattens a batch.
-    fn flatten(
+    /// Tells what the rows of a batch are.
+    fn sort_out(
         &self,
         batch: &RecordBatch,
-        unavailable: &Unavailable,
-    ) -> Result<(RecordBatch, Vec<usize>, Vec<BadAt>)> {
-        let count = batch.num_rows();
-        let ops = cast(batch.column(self.op), &DataType::Utf8View)?;
-        let ops: &StringViewArray = ops.as_string_view();
+        ops: &StringViewArray,
+        others: &[(String, ArrayRef)],
+    ) -> Sorted {
         let has = |part: Option<usize>, row: usize| {
             part.is_some_and(|part| {
                 !batch.column(part).is_null(row) && !batch.column(part).data_type().is_null()
             })
         };
-        let mut others: Vec<(String, ArrayRef)> = Vec::new();
-        for other in &self.others {
-            let field = batch.schema_ref().field(*other);
-            others.extend(flat(ENVELOPE_PREFIX, field.name(), batch.column(*other))?);
-        }
         let (mut ignored, mut bad) = (Vec::new(), Vec::new());
-        let (mut deletes, mut updates) = (vec![false; count], vec![false; count]);
-        for row in 0..count {
+        let mut deletes = vec![false; batch.num_rows()];
+        let mut updates = deletes.clone();
+        for row in 0..batch.num_rows() {
             let (has_before, has_after) = (has(self.before, row), has(self.after, row));
             if ops.is_null(row) {
                 if has_before || has_after || others.iter().any(|(_, other)| other.is_valid(row)) {
@@ -196,7 +158,23 @@ impl Layout {
             };
             bad.extend(fault.map(|fault| BadAt::of(row, fault)));
         }
-        let deletes = BooleanArray::from(deletes);
+        Sorted { deletes: deletes.into(), updates: updates.into(), ignored, bad }
+    }
+
+    /// Flattens a batch.
+    fn flatten(
+        &self,
+        batch: &RecordBatch,
+        unavailable: &Unavailable,
+    ) -> Result<(RecordBatch, Vec<usize>, Vec<BadAt>)> {
+        let ops = cast(batch.column(self.op), &DataType::Utf8View)?;
+        let ops: &StringViewArray = ops.as_string_view();
+        let mut others: Vec<(String, ArrayRef)> = Vec::new();
+        for other in &self.others {
+            let field = batch.schema_ref().field(*other);
+            others.extend(flat(ENVELOPE_PREFIX, field.name(), batch.column(*other))?);
+        }
+        let Sorted { deletes, updates, ignored, mut bad } = self.sort_out(batch, ops, &others);
         let (mut before, after) = (self.part(batch, self.before)?, self.part(batch, self.after)?);
         for before in &mut before {
             *before = without_marks(Arc::clone(before), unavailable)?;
@@ -225,11 +203,11 @@ impl Layout {
             columns.push(unit.map_or(Arc::clone(&array), |unit| as_times(&array, unit)));
         }
         // Whether an update changes the key is found when the rows are read.
-        let is_no_update = not(&BooleanArray::from(updates))?;
+        let is_no_update = not(&updates)?;
         for key in &self.key {
             columns.push(nullif(&before[*key], &is_no_update)?);
         }
-        let mut nulls = vec![false; count];
+        let mut nulls = vec![false; batch.num_rows()];
         ignored.iter().for_each(|row| nulls[*row] = true);
         bad.iter().for_each(|bad| nulls[bad.row] = true);
         let nulls = BooleanArray::from(nulls);
@@ -240,6 +218,54 @@ impl Layout {
         }
         Ok((RecordBatch::try_new(Arc::clone(&self.schema), columns)?, ignored, bad))
     }
+}
+
+/// What the rows of a batch are.
+struct Sorted {
+    deletes: BooleanArray,
+    updates: BooleanArray,
+    /// The rows that are no changes, ascending.
+    ignored: Vec<usize>,
+    bad: Vec<BadAt>,
+}
+
+/// The columns of the rows in `before` and `after` of the file `file`.
+fn row_columns<'a>(
+    parts: impl Iterator<Item = &'a FieldRef>,
+    file: &str,
+) -> Result<Vec<(String, DataType)>> {
+    let mut row: Vec<(String, DataType)> = Vec::new();
+    for field in parts {
+        let DataType::Struct(inner) = field.data_type() else {
+            if field.data_type().is_null() {
+                continue;
+            }
+            return Err(Error::data(format!(
+                "column `{}` of {file} is {}, not a struct",
+                field.name(),
+                field.data_type()
+            ))
+            .hint(
+                "rows that are text, as those of MongoDB, need the transform \
+                 ExtractNewDocumentState",
+            ));
+        };
+        for (name, data_type) in flat_fields("", inner) {
+            match row.iter_mut().find(|(known, _)| *known == name) {
+                None => row.push((name, data_type)),
+                Some((_, known)) if *known == data_type || data_type.is_null() => {}
+                Some((_, known)) if known.is_null() => *known = data_type,
+                Some((_, known)) => {
+                    return Err(Error::data(format!(
+                        "column `{name}` of {file} is {known} in `after` and {data_type} in \
+                         `before`"
+                    ))
+                    .hint("fix the file: both are the same row"));
+                }
+            }
+        }
+    }
+    Ok(row)
 }
 
 /// A bad row of a batch.
