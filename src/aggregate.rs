@@ -2,12 +2,13 @@
 //!
 //! A run recomputes the window's days and every day that changed since the table was last
 //! aggregated. For a running table, where a day depends on all days before it, a run also recomputes
-//! every day that was computed before, from the earliest changed day on. The queries read two
+//! every day that was computed before, from the earliest changed day on. The queries read three
 //! relations:
 //!
 //! | relation | columns |
 //! |---|---|
 //! | `history` | key columns, `event_dt`, partition columns, `deleted`, `seq`; see `sql/history.sql` |
+//! | `balance` | `event_dt`, partition columns, `entered`, `exited`; see [`crate::state::balance`] |
 //! | `curated` | the columns of the curated table, from the committed file list |
 //!
 //! and two parameters: `$start_date` and `$end_date` (DATE; the end is exclusive).
@@ -22,17 +23,17 @@ use datafusion::prelude::SessionContext;
 use tracing::info;
 
 use crate::aggregate::days::{days_to_compute, ranges};
-use crate::aggregate::history::register_history;
+use crate::aggregate::history::{register_balance, register_history};
 use crate::aggregate::query::{planned, query, refused};
 use crate::changes::file_order::FileNumbers;
 use crate::config::{Aggregate, Pipeline};
 use crate::error::Result;
 use crate::layout::partition_segment;
 use crate::publish::{self, FileNames, Plan};
-use crate::state::State;
 use crate::state::contract::{read_types, write_types};
 use crate::state::ledger::{CURATED, Ledger};
 use crate::state::versions::VersionsLayout;
+use crate::state::{State, table_of};
 use crate::store::Folder;
 use crate::table::TableFile;
 use crate::table::files::{FileTable, PartitionFile};
@@ -76,7 +77,8 @@ impl Computed {
     }
 }
 
-/// Registers `history` and `curated` as last committed. Returns whether anything is committed.
+/// Registers `history` and `curated` as last committed, and `balance` over its files, given by path
+/// and size. Returns whether anything is committed.
 ///
 /// # Errors
 /// Internal, when the ledger cannot be read.
@@ -85,32 +87,35 @@ pub async fn register(
     state: &State,
     pipeline: &Pipeline,
     curated: &Folder,
+    balance: &[(String, u64)],
 ) -> Result<bool> {
     let ledger = &state.ledger;
     let (Some((versions, layout)), Some(record)) = (state.versions()?, &ledger.contract) else {
         return Ok(false);
     };
+    let balance = table_of(state.folder(), balance, layout.balance_schema())?;
     let numbers = FileNumbers::new(pipeline.raw.file_order(), ledger.inputs.keys().cloned());
     let columns = read_types(&record.columns)?;
     let files = ledger.files(CURATED).map(|file| PartitionFile::new(&file.path, file.bytes));
     let partition_by = &pipeline.curated.partition_by;
     let table = FileTable::of_partitions(curated, files, &columns, partition_by)?;
-    register_tables(context, versions, &layout, numbers, table).await?;
+    register_tables(context, (versions, balance), &layout, numbers, table).await?;
     Ok(true)
 }
 
-/// Registers `history` over versions, and `curated`.
+/// Registers `history` over versions, `balance` over its files, and `curated`.
 ///
 /// # Errors
 /// Those of the engine.
 pub async fn register_tables(
     context: &SessionContext,
-    versions: FileTable,
+    (versions, balance): (FileTable, FileTable),
     layout: &VersionsLayout,
     numbers: FileNumbers,
     curated: FileTable,
 ) -> Result<()> {
     register_history(context, Arc::new(versions), layout, numbers).await?;
+    register_balance(context, Arc::new(balance), layout).await?;
     context.register_table(CURATED, Arc::new(curated))?;
     Ok(())
 }
@@ -176,6 +181,8 @@ pub async fn check(
 ) -> Result<()> {
     let versions = EmptyTable::new(layout.schema());
     register_history(context, Arc::new(versions), layout, FileNumbers::default()).await?;
+    let balance = EmptyTable::new(layout.balance_schema());
+    register_balance(context, Arc::new(balance), layout).await?;
     let curated = EmptyTable::new(Arc::new(Schema::new(columns.to_vec())));
     context.register_table(CURATED, Arc::new(curated))?;
     for aggregate in &pipeline.aggregates {

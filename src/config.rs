@@ -198,6 +198,11 @@ pub struct Limits {
 pub const MEMORY_BYTES_MIN: u64 = 128_000_000;
 
 impl Pipeline {
+    /// Whether an aggregate may read a relation.
+    pub fn aggregates_read(&self, relation: &str) -> bool {
+        self.aggregates.iter().any(|aggregate| aggregate.sql.reads(relation))
+    }
+
     /// Reads a pipeline's folder or toml file, with `--set` overrides (`key=value`) applied.
     ///
     /// # Errors

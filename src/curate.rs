@@ -23,7 +23,9 @@ use crate::changes::row_bitmap::Winners;
 use crate::config::{OnTie, Pipeline};
 use crate::curate::conservation::{check_versions, check_written, does_not_add_up};
 use crate::curate::curated_sql::CuratedQuery;
-use crate::curate::merge::{CommittedVersions, Merge, Outputs};
+use crate::curate::merge::entries::{Entries, Files};
+use crate::curate::merge::standing::{Standing, Unsettled, settle};
+use crate::curate::merge::{CommittedVersions, Merge, Merged, Output};
 use crate::curate::pass_two::{Counts, Splitter};
 use crate::curate::table_layout::TableColumns;
 use crate::engine::tasks::{Work, join_all, spawn};
@@ -31,6 +33,7 @@ use crate::error::{Error, Result};
 use crate::fold::{Fold, tied};
 use crate::raw::discover::Input;
 use crate::state::State;
+use crate::state::balance::NewBalance;
 use crate::state::ledger::{CURATED, Ledger};
 use crate::state::versions::VersionsLayout;
 use crate::state::versions_writer::{VersionsFile, VersionsWriter, day_ranges};
@@ -39,6 +42,7 @@ use crate::table::rebuild::PublishedTable;
 use crate::table::sorter::{Order, Sorted, Sorter};
 use crate::table::writer::{StagedFile, TableWriter, Written};
 
+mod balance;
 pub(crate) mod conservation;
 pub(crate) mod curated_sql;
 pub(crate) mod merge;
@@ -57,6 +61,11 @@ pub(crate) struct Curated {
     pub versions: Vec<VersionsFile>,
     /// The committed files of versions that these replace.
     pub replaced_versions: Vec<String>,
+    /// What becomes of the balance.
+    pub balance: NewBalance,
+    /// The days of the balance that changed, as days since 1970; `None` if it is not kept, or begins
+    /// from empty.
+    pub balance_days: Option<BTreeSet<i32>>,
     /// The versions' layout.
     pub layout: Arc<VersionsLayout>,
     /// The table's columns.
@@ -96,7 +105,9 @@ pub(crate) struct Curate<'a> {
     pub state: &'a Folder,
     /// The committed files of versions, and their sizes.
     pub committed_versions: Vec<(String, u64)>,
-    /// The folder to which new files of versions are written.
+    /// The committed files of the balance, and their sizes.
+    pub committed_balance: Vec<(String, u64)>,
+    /// The folder to which new files of versions and the balance are written.
     pub versions: &'a Folder,
     /// The attempt's name, part of every path.
     pub attempt: &'a str,
@@ -108,6 +119,7 @@ pub(crate) struct Curate<'a> {
 struct Split {
     sorters: Vec<Sorter>,
     versions: Vec<VersionsFile>,
+    standings: Vec<Standing>,
     counts: Counts,
 }
 
@@ -126,36 +138,19 @@ impl Curate<'_> {
         let (order, schema) = self.order(&columns, day.as_deref())?;
 
         let to_merge = self.versions_to_merge();
-        let outputs = self.outputs(context, &to_merge, &layout, &order);
         let replaced_versions = self.replaced_versions(&to_merge);
-        let (query, merged, outputs) = match (to_merge.is_empty(), self.earlier) {
-            (false, Some(ledger)) => {
-                let merge = Merge {
-                    pipeline: self.pipeline,
-                    changes: self.changes,
-                    folded: self.folded,
-                    layout: &layout,
-                    state: self.state,
-                    committed: to_merge,
-                    folded_inputs: ledger.inputs.keys().cloned().collect(),
-                    table_schema: Arc::clone(&schema),
-                    day: day.as_deref(),
-                };
-                let (merged, outputs) = merge.run(context, outputs).await?;
-                let fails = self.pipeline.raw.on_tie == OnTie::Fail;
-                if let Some((file, ordinal)) = merged.counts.tie.filter(|_| fails) {
-                    return Err(tied(&self.changes.ordinal_name(file, ordinal)));
-                }
-                let query = self.query(context, &merged.winners).await?;
-                (query, Some(merged), outputs)
-            }
-            // No earlier version can change a winner.
-            _ => (query, None, outputs),
-        };
+        let outputs = self.outputs(context, &to_merge, &layout, &order);
+        let (merged, outputs) =
+            self.merge(context, to_merge, outputs, (&layout, &schema, day.as_deref())).await?;
         let merged = merged.as_ref();
-
-        let split = self.split(context, &query, outputs, &layout, &schema).await?;
+        let query = match merged {
+            Some(merged) => self.query(context, &merged.winners).await?,
+            None => query,
+        };
+        let unsettled = self.unsettled(merged);
+        let split = self.split(context, &query, outputs, &layout, &schema, unsettled).await?;
         let counts = split.counts;
+        let (balance, balance_days) = self.write_balance(settle(split.standings).await?).await?;
         let rewrites_all = !retyped.is_empty();
         let (written, given) = self.write_table(split.sorters, &order, rewrites_all).await?;
 
@@ -175,6 +170,8 @@ impl Curate<'_> {
             staged: written.into_iter().flat_map(|one| one.files).collect(),
             versions: split.versions,
             replaced_versions,
+            balance,
+            balance_days,
             layout,
             columns,
             untyped,
@@ -185,6 +182,50 @@ impl Curate<'_> {
             counts,
             days_left: merged.map_or(BTreeSet::new(), |merged| merged.counts.days.clone()),
         })
+    }
+
+    /// Merges the winners with earlier versions, if any can change a winner.
+    async fn merge(
+        &self,
+        context: &SessionContext,
+        to_merge: Vec<CommittedVersions>,
+        mut outputs: Vec<Output>,
+        (layout, schema, day): (&Arc<VersionsLayout>, &SchemaRef, Option<&str>),
+    ) -> Result<(Option<Merged>, Vec<Output>)> {
+        let keeps_balance = self.keeps_balance();
+        if to_merge.is_empty() && !keeps_balance {
+            return Ok((None, outputs));
+        }
+        let committed_rows: u64 = to_merge.iter().map(|file| file.rows).sum();
+        let entries = Arc::new(Entries::new(layout, self.folded.key_days + committed_rows)?);
+        let earlier = self.earlier.iter().flat_map(|ledger| ledger.inputs.keys().cloned());
+        let files = Arc::new(Files::new(earlier.collect(), self.changes)?);
+        if keeps_balance {
+            for output in &mut outputs {
+                output.standing = Some(Standing::new(&entries, &files, &context.runtime_env())?);
+            }
+        }
+        if to_merge.is_empty() {
+            return Ok((None, outputs));
+        }
+        let merge = Merge {
+            pipeline: self.pipeline,
+            changes: self.changes,
+            folded: self.folded,
+            layout,
+            entries,
+            files,
+            state: self.state,
+            committed: to_merge,
+            table_schema: Arc::clone(schema),
+            day,
+        };
+        let (merged, outputs) = merge.run(context, outputs).await?;
+        let fails = self.pipeline.raw.on_tie == OnTie::Fail;
+        match merged.counts.tie.filter(|_| fails) {
+            Some((file, ordinal)) => Err(tied(&self.changes.ordinal_name(file, ordinal))),
+            None => Ok((Some(merged), outputs)),
+        }
     }
 
     /// `curated.sql` over the rows of winners.
@@ -203,7 +244,7 @@ impl Curate<'_> {
         to_merge: &[CommittedVersions],
         layout: &Arc<VersionsLayout>,
         order: &Arc<Order>,
-    ) -> Outputs {
+    ) -> Vec<Output> {
         let mut days = self.folded.days.clone();
         let rewritten = to_merge.iter().filter(|file| file.rewritten);
         let counts = rewritten.filter_map(|file| self.earlier?.versions.get(&file.path));
@@ -213,9 +254,11 @@ impl Curate<'_> {
         threads
             .map(|thread| {
                 let prefix = format!("{}-{thread:02}", State::versions_prefix(self.attempt));
-                let sorter = Sorter::new(Arc::clone(order), context.runtime_env());
-                let versions = VersionsWriter::new(self.versions, layout, prefix, &starts);
-                (sorter, versions)
+                Output {
+                    rows: Sorter::new(Arc::clone(order), context.runtime_env()),
+                    versions: VersionsWriter::new(self.versions, layout, prefix, &starts),
+                    standing: None,
+                }
             })
             .collect()
     }
@@ -236,9 +279,10 @@ impl Curate<'_> {
         &self,
         context: &SessionContext,
         query: &CuratedQuery,
-        outputs: Outputs,
+        outputs: Vec<Output>,
         layout: &Arc<VersionsLayout>,
         schema: &SchemaRef,
+        unsettled: Unsettled,
     ) -> Result<Split> {
         let inputs: Arc<Vec<Input>> = Arc::new(self.changes.inputs().cloned().collect());
         let plan = context.state().create_physical_plan(&query.plan).await?;
@@ -255,15 +299,21 @@ impl Curate<'_> {
                 columns: query.columns.len(),
                 layout: Arc::clone(layout),
                 inputs: Arc::clone(&inputs),
+                unsettled: unsettled.clone(),
                 sql_file: self.pipeline.curated.sql.file.clone(),
             };
             let streams = Arc::clone(&streams);
             spawn(async move { streams.run(splitter.run(&streams, outputs)).await })
         });
-        let mut split =
-            Split { sorters: Vec::new(), versions: Vec::new(), counts: Counts::default() };
-        for (counts, files, sorter) in join_all(tasks).await? {
+        let mut split = Split {
+            sorters: Vec::new(),
+            versions: Vec::new(),
+            standings: Vec::new(),
+            counts: Counts::default(),
+        };
+        for (counts, files, sorter, standing) in join_all(tasks).await? {
             split.sorters.push(sorter);
+            split.standings.extend(standing);
             split.counts.rows_latest += counts.rows_latest;
             split.counts.rows_deleted += counts.rows_deleted;
             split.counts.key_days += counts.key_days;

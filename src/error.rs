@@ -324,6 +324,18 @@ pub fn missing_object<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str
     None
 }
 
+/// Whether a request to an object store failed.
+fn is_of_a_store(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<object_store::Error>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 /// The error for spilling more than `limits.spill_bytes_max`, recognized by the engine's message.
 pub fn spilled_too_much(error: &(dyn StdError + 'static)) -> Option<Error> {
     let message = root_io(error)?.to_string();
@@ -333,7 +345,8 @@ pub fn spilled_too_much(error: &(dyn StdError + 'static)) -> Option<Error> {
     })
 }
 
-/// Converts an error of another crate: storage if its root is an I/O error, else internal.
+/// Converts an error of another crate: storage if its root is an I/O error or a failed request, else
+/// internal.
 fn from_foreign(error: Box<dyn StdError + Send + Sync>) -> Error {
     if let Some(ours) = find_ours(error.as_ref()) {
         return ours;
@@ -352,6 +365,9 @@ fn from_foreign(error: Box<dyn StdError + Send + Sync>) -> Error {
                 .caused_by(error)
         }
         Some(_) => Error::storage("input or output failed").caused_by(error),
+        None if is_of_a_store(error.as_ref()) => {
+            Error::storage("a request to the object store failed").caused_by(error)
+        }
         None if error.to_string().contains(FOOTER_NOT_FETCHED) => {
             Error::storage("cannot read a file of a table or of its state").caused_by(error)
         }
@@ -410,6 +426,15 @@ mod tests {
     fn a_footer_that_cannot_be_fetched_is_a_storage_error() {
         let text = "Failed to fetch metadata for file a: Object Store error: Generic error";
         let engine = DataFusionError::ParquetError(Box::new(ParquetError::General(text.into())));
+        let shared = DataFusionError::Shared(std::sync::Arc::new(engine));
+        assert_eq!(Error::from(shared).kind, Kind::Storage);
+    }
+
+    #[test]
+    fn a_request_that_failed_while_a_query_read_is_a_storage_error() {
+        let store = object_store::Error::Generic { store: "s3", source: "the line is dead".into() };
+        let engine = ParquetError::External(Box::new(store));
+        let engine = DataFusionError::ParquetError(Box::new(engine));
         let shared = DataFusionError::Shared(std::sync::Arc::new(engine));
         assert_eq!(Error::from(shared).kind, Kind::Storage);
     }

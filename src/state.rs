@@ -5,6 +5,8 @@
 //! <state>/publishing/<attempt>                    an attempt that is about to commit and publish
 //! <state>/versions/_delta_log/…                   one commit per run
 //! <state>/versions/kind=version/<attempt>….parquet  versions: see crate::state::versions
+//! <state>/versions/kind=balance/<attempt>.parquet the balance, if an aggregate reads it: see
+//!                                                 crate::state::balance
 //! <state>/versions/kind=ledger/<attempt>.parquet  the ledger: one JSON record per row
 //! ```
 //! One commit has a run's versions and its ledger records (see [`crate::state::ledger`]): both are
@@ -18,7 +20,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use chrono::{DateTime, Utc};
 use deltalake::DeltaTableError;
 use deltalake::kernel::Action;
@@ -29,10 +31,11 @@ use tracing::warn;
 
 use crate::config::Pipeline;
 use crate::engine::session::BATCH_ROWS;
-use crate::error::{Error, Result, missing_object};
+use crate::error::{Error, Kind, Result, missing_object};
 use crate::layout::{attempt_commit, attempt_name, base_name};
 use crate::parquet_io::open::ParquetFile;
-use crate::state::ledger::{FORMAT, Ledger, Record};
+use crate::state::balance::{BALANCE, ENTERED, EXITED, NewBalance};
+use crate::state::ledger::{BALANCED_FORMAT, FORMAT, Ledger, Record};
 use crate::state::versions::VersionsLayout;
 use crate::state::versions_writer::VersionsFile;
 use crate::store::listing::list;
@@ -42,6 +45,7 @@ use crate::table::delta_log::{DeltaLog, Description, add, delta_schema};
 use crate::table::files::{FileTable, ListedFile};
 use crate::table::writer::{parquet_properties, parquet_writer, write_error};
 
+pub mod balance;
 pub mod contract;
 pub mod identity;
 pub mod ledger;
@@ -82,6 +86,8 @@ pub struct NewVersions<'a> {
     pub files: &'a [VersionsFile],
     /// The paths of the files that are removed.
     pub replaced: &'a [String],
+    /// What becomes of the balance.
+    pub balance: &'a NewBalance,
 }
 
 /// The error of a commit.
@@ -226,18 +232,7 @@ impl State {
             return Ok(None);
         };
         let layout = contract.layout()?;
-        let files = self
-            .data_files("version")
-            .into_iter()
-            .map(|(path, bytes)| {
-                Ok(ListedFile {
-                    path: self.folder().root_path(&path)?,
-                    bytes,
-                    partition: Vec::new(),
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let table = FileTable::new(self.folder(), files, layout.schema(), Vec::new())?;
+        let table = table_of(self.folder(), &self.data_files("version"), layout.schema())?;
         Ok(Some((table, layout)))
     }
 
@@ -283,6 +278,10 @@ impl State {
             actions.extend(self.log.remove_actions(|path| replaced.contains(path)));
             let added = versions.files.iter();
             actions.extend(added.map(|file| new_file("version", &file.path, file.bytes, modified)));
+            let NewBalance { file, replaced } = versions.balance;
+            actions.extend(self.log.remove_actions(|path| replaced.iter().any(|one| one == path)));
+            let added = file.iter();
+            actions.extend(added.map(|(path, bytes)| new_file(BALANCE, path, *bytes, modified)));
             actions.extend(self.log.metadata_action(&description)?);
         }
         let mut ledger_files = self.data_files("ledger");
@@ -301,12 +300,14 @@ impl State {
             ledger_files.clear();
         }
         let path = format!("kind=ledger/{}.parquet", attempt_name(number, run_id));
-        let bytes = write_records(self.folder(), &path, &records).await?;
+        let format = self.format_with(versions.as_ref());
+        let bytes = write_records(self.folder(), &path, format, &records).await?;
         actions.push(new_file("ledger", &path, bytes, modified));
         ledger_files.push((path.clone(), bytes));
         let mut written = vec![path];
         if let Some(versions) = &versions {
             written.extend(versions.files.iter().map(|file| file.path.clone()));
+            written.extend(versions.balance.file.iter().map(|(path, _)| path.clone()));
         }
         self.folder().sync(&written)?;
         let used = self.log.files().keys().cloned().chain(written).collect();
@@ -328,6 +329,17 @@ impl State {
             warn!("cannot remove unused files of the state: {error}");
         }
         Ok(())
+    }
+
+    /// The format of the ledger in a commit of these changes.
+    fn format_with(&self, versions: Option<&NewVersions<'_>>) -> u32 {
+        let (new, replaced) = match versions {
+            Some(versions) => (versions.balance.file.is_some(), &*versions.balance.replaced),
+            None => (false, &[][..]),
+        };
+        let committed = self.data_files(BALANCE);
+        let stays = committed.iter().any(|(path, _)| !replaced.contains(path));
+        if new || stays { BALANCED_FORMAT } else { FORMAT }
     }
 
     /// The error of a commit that is not in the log.
@@ -365,6 +377,29 @@ impl State {
     }
 }
 
+/// The error when a committed file of versions or of the balance cannot be opened.
+pub(crate) fn unreadable(what: &str, error: Error) -> Error {
+    if error.kind == Kind::Data || missing_object(&error).is_some() {
+        Error::data(format!("committed {what} cannot be read"))
+            .hint("restore the file, or rebuild the state with `glueless rebuild`")
+            .caused_by(error)
+    } else {
+        error
+    }
+}
+
+/// Files of the state as a relation: paths relative to its table, and sizes.
+///
+/// # Errors
+/// Internal, when a path is no path.
+pub fn table_of(folder: &Folder, files: &[(String, u64)], schema: SchemaRef) -> Result<FileTable> {
+    let files = files.iter().map(|(path, bytes)| {
+        let path = folder.root_path(path)?;
+        Ok(ListedFile { path, bytes: *bytes, partition: Vec::new() })
+    });
+    FileTable::new(folder, files.collect::<Result<_>>()?, schema, Vec::new())
+}
+
 /// Whether the ledger has so many files that the next commit compacts them into one.
 fn is_due_for_compaction(files: &[(String, u64)]) -> bool {
     let largest = files.iter().map(|(_, bytes)| *bytes).max();
@@ -390,6 +425,8 @@ fn describe(layout: &VersionsLayout) -> Result<Description> {
     let mut fields = vec![Field::new("kind", DataType::Utf8, true)];
     let versions = layout.schema();
     fields.extend(versions.fields().iter().map(|field| field.as_ref().clone()));
+    let counts = [ENTERED, EXITED].map(|name| Field::new(name, DataType::Int64, true));
+    fields.extend(counts);
     fields.push(Field::new("record", DataType::Utf8, true));
     Ok(Description {
         schema: delta_schema(fields)?,
@@ -411,8 +448,13 @@ fn record_schema() -> Schema {
     Schema::new(vec![Field::new("record", DataType::Utf8, true)])
 }
 
-async fn write_records(folder: &Folder, path: &str, records: &[Record]) -> Result<u64> {
-    let format = Record::Format(FORMAT);
+async fn write_records(
+    folder: &Folder,
+    path: &str,
+    format: u32,
+    records: &[Record],
+) -> Result<u64> {
+    let format = Record::Format(format);
     let texts = std::iter::once(&format)
         .chain(records)
         .map(serde_json::to_string)
@@ -445,9 +487,9 @@ async fn read_records(folder: &Folder, (path, bytes): &(String, u64)) -> Result<
                     .caused_by(error)
             })?;
             match record {
-                Record::Format(format) if format > FORMAT => {
+                Record::Format(format) if format > BALANCED_FORMAT => {
                     return Err(Error::usage(format!(
-                        "{} was written by a newer version of glueless: its format is {format}, and this version reads up to {FORMAT}",
+                        "{} was written by a newer version of glueless: its format is {format}, and this version reads up to {BALANCED_FORMAT}",
                         folder.location
                     ))
                     .hint("use that version, or a newer one"));

@@ -8,8 +8,11 @@
 
 use crate::support::{Fault, Lab, Place, Row, STATE, Task, attempt_name};
 
-const DAILY: &str = "SELECT event_dt AS dt, cat, COUNT(*) AS n FROM curated
-WHERE event_dt >= $start_date AND event_dt < $end_date GROUP BY event_dt, cat";
+/// The rows of a day, and what has entered and exited on it.
+const DAILY: &str = "SELECT event_dt AS dt, cat, COUNT(*) AS n, 0 AS exited FROM curated
+WHERE event_dt >= $start_date AND event_dt < $end_date GROUP BY event_dt, cat
+UNION ALL SELECT event_dt, cat, entered, exited FROM balance
+WHERE event_dt >= $start_date AND event_dt < $end_date";
 
 fn lab(place: Place, format: &str) -> Lab {
     Lab::builder()

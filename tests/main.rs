@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "a test binary shows nothing to others")]
 
 mod backfill;
+mod balance;
 mod cli;
 mod concurrency;
 mod cron;

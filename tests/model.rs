@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::{
-    Answer, DAY_US, Lab, Place, ROWS_PER_DAY, Report, Row, Task, count_of_each_day_so_far,
+    Answer, DAY_US, FLOWS, Lab, Place, ROWS_PER_DAY, Report, Row, Task, count_of_each_day_so_far,
     integers, optional_texts, texts,
 };
 
@@ -307,6 +307,7 @@ impl Case {
             .aggregate("daily", DAILY)
             .aggregate("rows", ROWS_PER_DAY)
             .running_aggregate("status", count_of_each_day_so_far(&key_list))
+            .aggregate("flows", FLOWS)
             .build()
     }
 
@@ -354,7 +355,7 @@ impl Case {
         for window in &self.windows {
             self.run(&lab, *window);
         }
-        let tables = ["lake/curated", "lake/daily", "lake/status"];
+        let tables = ["lake/curated", "lake/daily", "lake/status", "lake/flows"];
         let before = tables.map(|name| (lab.table(name), lab.list(name)));
         for window in self.windows.first().into_iter().chain([&EVERYTHING]) {
             let report = self.run(&lab, *window);
@@ -557,6 +558,33 @@ fn category(last: &Last) -> Option<String> {
     last.2.map(str::to_string)
 }
 
+/// A key's status at the end of a day is its last change up to then. Its category is entered on the
+/// first day of that status, and exited on the day of the next.
+fn compare_flows(lab: &Lab, model: &Model) {
+    let mut flows: BTreeMap<(String, Option<String>), [u64; 2]> = BTreeMap::new();
+    let keys: BTreeSet<i64> = model.days.keys().map(|(key, _)| *key).collect();
+    for key in keys {
+        let mut status: Option<&Last> = None;
+        for ((of, day), last) in &model.days {
+            let Some(day) = day.filter(|_| *of == key) else { continue };
+            if status.is_some_and(|status| status > last) {
+                continue;
+            }
+            if let Some(before) = status.replace(last).filter(|before| before.1) {
+                flows.entry((day_text(day), category(before))).or_default()[1] += 1;
+            }
+            if last.1 {
+                flows.entry((day_text(day), category(last))).or_default()[0] += 1;
+            }
+        }
+    }
+    let found = lab.table("lake/flows").into_iter().map(|row| {
+        let counts = ["entered", "exited"].map(|name| row[name].parse().expect("a count"));
+        ((row["dt"].clone(), row.get("cat").cloned()), counts)
+    });
+    assert_eq!(found.collect::<BTreeMap<_, _>>(), flows);
+}
+
 fn compare_aggregates(lab: &Lab, model: &Model) {
     let mut daily: BTreeMap<(String, Option<String>), u64> = BTreeMap::new();
     for ((_, day), last) in &model.days {
@@ -581,6 +609,7 @@ fn compare_aggregates(lab: &Lab, model: &Model) {
     let found = lab.table("lake/rows").into_iter();
     let found = found.map(|row| (row["dt"].clone(), row["n"].parse().expect("a count")));
     assert_eq!(found.collect::<BTreeMap<String, u64>>(), rows);
+    compare_flows(lab, model);
     // The running table has the days of the windows, and those after a change.
     for row in lab.table("lake/status") {
         let at: i64 = row["dt"][8..].parse::<i64>().expect("a day") - 1;

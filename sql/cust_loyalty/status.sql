@@ -1,82 +1,25 @@
 -- Purpose: loyalty customers, status: live customers by category at the end of each day.
 -- Grain: one row per day of the window, whether anything changed on it or not.
--- Relation: history.
+-- Relation: balance.
 -- Parameters: $start_date, $end_date (DATE): the days [$start_date, $end_date).
 --
--- A customer's status at the end of day d is the entry with the greatest seq among those with
--- event_dt <= d. Event dates can go backwards: an entry is never the status if an earlier day has an
--- entry with a greater seq. So an entry is the status from its day on if its seq is the greatest up
--- to that day, until the day of the next such entry. These spans are counted, turned into additions
--- and subtractions per day, and summed up over the days: this sorts the history once, instead of
--- joining customers and days.
+-- The number of customers of a category at the end of a day is what has entered it up to then, less
+-- what has exited. What changed before the window counts on its first day.
 --
 -- A category without customers is null; total is the number of live customers, 0 if there are none.
--- An entry without an event date counts on no day.
+-- A change without an event date counts on no day.
 
-WITH entries AS (
+WITH deltas AS (
     SELECT
-        cust_id,
-        event_dt,
-        cust_loyalty_category,
-        deleted,
-        seq,
-        MAX(seq) OVER (
-            PARTITION BY cust_id
-            ORDER BY event_dt
-            ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
-        ) AS greatest_seq
-    FROM history
+        GREATEST(event_dt, CAST($start_date AS DATE)) AS dt,
+        SUM(CASE WHEN cust_loyalty_category = 'Basic' THEN entered - exited ELSE 0 END)    AS basic,
+        SUM(CASE WHEN cust_loyalty_category = 'Silver' THEN entered - exited ELSE 0 END)   AS silver,
+        SUM(CASE WHEN cust_loyalty_category = 'Gold' THEN entered - exited ELSE 0 END)     AS gold,
+        SUM(CASE WHEN cust_loyalty_category = 'Platinum' THEN entered - exited ELSE 0 END) AS platinum,
+        SUM(entered - exited)                                                              AS total
+    FROM balance
     WHERE event_dt < $end_date
-),
-
--- Entries that were the status: from event_dt to end_dt (exclusive), open if end_dt is null.
-held AS (
-    SELECT
-        event_dt,
-        LEAD(event_dt) OVER (PARTITION BY cust_id ORDER BY event_dt) AS end_dt,
-        cust_loyalty_category,
-        deleted
-    FROM entries
-    WHERE seq = greatest_seq
-),
-
--- The number of customers with one category over the same days of the window.
-spans AS (
-    SELECT
-        GREATEST(event_dt, CAST($start_date AS DATE)) AS start_dt,
-        end_dt,
-        cust_loyalty_category,
-        COUNT(*) AS customers
-    FROM held
-    WHERE NOT deleted
-      AND (end_dt IS NULL OR end_dt > $start_date)
-    GROUP BY
-        GREATEST(event_dt, CAST($start_date AS DATE)),
-        end_dt,
-        cust_loyalty_category
-),
-
--- Each span twice: added on its first day, subtracted on the day it ends.
-changes_of_day AS (
-    SELECT
-        CASE WHEN side.sign > 0 THEN spans.start_dt ELSE spans.end_dt END AS dt,
-        spans.cust_loyalty_category,
-        side.sign * spans.customers AS delta
-    FROM spans
-    CROSS JOIN (VALUES (1), (-1)) AS side (sign)
-    WHERE side.sign > 0 OR spans.end_dt IS NOT NULL
-),
-
-deltas AS (
-    SELECT
-        dt,
-        SUM(CASE WHEN cust_loyalty_category = 'Basic' THEN delta ELSE 0 END)    AS basic,
-        SUM(CASE WHEN cust_loyalty_category = 'Silver' THEN delta ELSE 0 END)   AS silver,
-        SUM(CASE WHEN cust_loyalty_category = 'Gold' THEN delta ELSE 0 END)     AS gold,
-        SUM(CASE WHEN cust_loyalty_category = 'Platinum' THEN delta ELSE 0 END) AS platinum,
-        SUM(delta)                                                              AS total
-    FROM changes_of_day
-    GROUP BY dt
+    GROUP BY GREATEST(event_dt, CAST($start_date AS DATE))
 ),
 
 days AS (

@@ -6,7 +6,7 @@ use chrono::NaiveDate;
 
 use crate::config::Aggregate;
 use crate::layout::{parent, parse_partition_segment};
-use crate::state::ledger::{CURATED, Ledger, Run};
+use crate::state::ledger::{Ledger, Relations, Run};
 use crate::types::times::days_in_window;
 use crate::window::WindowSet;
 
@@ -24,11 +24,8 @@ pub(super) fn days_to_compute<'a>(
     let zone = ledger.day_zone();
     let last = ledger.runs.iter().rposition(|run| run.tables.contains(&aggregate.table()));
     let since = ledger.runs.iter().skip(last.map_or(0, |last| last + 1));
-    let reads_curated = aggregate.sql.reads(CURATED);
-    let changed_by = |run: &'a Run| {
-        let changed = if reads_curated { &run.changed.days } else { run.changed.of_history() };
-        changed.iter().copied()
-    };
+    let relations = Relations::read_by(&aggregate.sql);
+    let changed_by = |run: &'a Run| run.changed.of(relations);
     let changed: BTreeSet<NaiveDate> = since.flat_map(changed_by).collect();
     let mut days: BTreeSet<NaiveDate> =
         windows.iter().flat_map(|window| days_in_window(window, zone)).collect();

@@ -1,4 +1,4 @@
-//! The relation `history`, over versions.
+//! The relations `history`, over versions, and `balance`, over its files.
 //!
 //! The words `event_dt`, `deleted` and `seq` always have the meaning that they have here. A key or
 //! partition column of such a name has a prefix in this relation ([`VersionsLayout::history_sql`]).
@@ -21,6 +21,8 @@ use futures::TryStreamExt;
 use crate::changes::file_order::FileNumbers;
 use crate::changes::position::{PACKED_TYPE, packed_array};
 use crate::error::Result;
+use crate::state::balance::BALANCE;
+use crate::state::ledger::HISTORY;
 use crate::state::versions::{SEQ, VersionsLayout, seq_function};
 use crate::table::sorter::{Order, Readers, Sorted, Sorter};
 
@@ -36,7 +38,19 @@ pub(super) async fn register_history(
     let rows = context.sql(&layout.history_sql()).await?;
     let history: Arc<dyn TableProvider> =
         if layout.packed { rows.into_view() } else { Arc::new(NumberedHistory::new(&rows)?) };
-    context.register_table("history", history)?;
+    context.register_table(HISTORY, history)?;
+    Ok(())
+}
+
+/// Registers `balance` over its files.
+pub(super) async fn register_balance(
+    context: &SessionContext,
+    files: Arc<dyn TableProvider>,
+    layout: &VersionsLayout,
+) -> Result<()> {
+    context.register_table("balance_files", files)?;
+    let rows = context.sql(&layout.balance_sql()).await?;
+    context.register_table(BALANCE, rows.into_view())?;
     Ok(())
 }
 

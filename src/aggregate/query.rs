@@ -60,7 +60,7 @@ pub(super) async fn planned(
 /// The error for a query that cannot be planned.
 pub(super) fn refused(file: &str, error: &DataFusionError) -> Error {
     Error::usage(format!("cannot plan {file}"))
-        .hint("the query can read `history` and `curated`, and use $start_date and $end_date")
+        .hint("the query can read `history`, `balance` and `curated`, and use $start_date and $end_date")
         .caused_by(first_line(error))
 }
 

@@ -14,6 +14,7 @@ pub(crate) struct Winners {
     firsts: Vec<usize>,
     days: BooleanBuffer,
     latest: BooleanBuffer,
+    unsettled: Option<BooleanBuffer>,
 }
 
 /// [`Winners`] under construction, by several threads at once.
@@ -22,6 +23,7 @@ pub(crate) struct RowBitmap {
     firsts: Vec<usize>,
     days: Bits,
     latest: Bits,
+    unsettled: Option<Bits>,
 }
 
 impl RowBitmap {
@@ -32,7 +34,13 @@ impl RowBitmap {
             firsts.push(firsts[firsts.len() - 1] + rows as usize);
         }
         let bits = firsts[firsts.len() - 1];
-        RowBitmap { firsts, days: Bits::new(bits), latest: Bits::new(bits) }
+        RowBitmap { firsts, days: Bits::new(bits), latest: Bits::new(bits), unsettled: None }
+    }
+
+    /// The same, with room for marks of unsettled winners.
+    pub(crate) fn with_unsettled(self) -> Self {
+        let bits = Bits::new(self.firsts[self.firsts.len() - 1]);
+        RowBitmap { unsettled: Some(bits), ..self }
     }
 
     /// Marks the last change of a key and day.
@@ -47,6 +55,13 @@ impl RowBitmap {
         self.latest.set(self.firsts[file] + row);
     }
 
+    /// Marks a winner whose key's standing is counted after its row was read.
+    pub(crate) fn set_unsettled(&self, file: usize, row: usize) {
+        if let Some(bits) = &self.unsettled {
+            bits.set(self.firsts[file] + row);
+        }
+    }
+
     /// Returns the marked winners.
     pub(crate) fn finish(self) -> Winners {
         let bits = self.firsts[self.firsts.len() - 1];
@@ -54,6 +69,7 @@ impl RowBitmap {
             firsts: self.firsts,
             days: self.days.finish(bits),
             latest: self.latest.finish(bits),
+            unsettled: self.unsettled.map(|unsettled| unsettled.finish(bits)),
         }
     }
 }
@@ -84,6 +100,12 @@ impl Winners {
     #[inline]
     pub(crate) fn is_latest(&self, file: usize, row: usize) -> bool {
         self.latest.value(self.firsts[file] + row)
+    }
+
+    /// Whether a row ordinal is an unsettled winner.
+    pub(crate) fn is_unsettled(&self, file: usize, row: usize) -> bool {
+        let bit = self.firsts[file] + row;
+        self.unsettled.as_ref().is_some_and(|unsettled| unsettled.value(bit))
     }
 }
 

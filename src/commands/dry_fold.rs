@@ -54,6 +54,7 @@ impl OpenPipeline<'_> {
                 staging: &staging,
                 state: state.folder(),
                 committed_versions: state.data_files("version"),
+                committed_balance: state.data_files("balance"),
                 versions: &versions,
                 attempt: &attempt_name(state.next_commit(), &self.run_context.run_id),
                 is_dry: true,

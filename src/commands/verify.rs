@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::layout::{parent, partition_values};
 use crate::raw::columns::find_column;
 use crate::state::State;
+use crate::state::balance::BALANCE;
 use crate::state::contract::read_types;
 use crate::state::ledger::{CURATED, Step};
 use crate::store::Folder;
@@ -83,11 +84,14 @@ pub struct Verified {
     pub days_different: Vec<DayDifference>,
     /// Days that differ between state and raw in the number of keys.
     pub state_days_different: Vec<DayDifference>,
+    /// Days on which the balance of the state is not that of raw.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub balance_days_different: Vec<NaiveDate>,
     /// Published files that are missing.
     pub files_missing: Vec<String>,
     /// Published files that cannot be read.
     pub files_damaged: Vec<String>,
-    /// Versions files of the state that are missing or damaged: the next run may be refused.
+    /// Files of versions or of the balance that are missing or damaged: the next run may be refused.
     pub state_files_damaged: Vec<String>,
     /// Files in the table's folder that no run of this pipeline wrote.
     pub files_unknown: Vec<String>,
@@ -204,6 +208,7 @@ async fn do_verify(run_context: &RunContext<'_>, compared: &Compared) -> Result<
     verified.is_equal = verified.partitions_different.is_empty()
         && verified.days_different.is_empty()
         && verified.state_days_different.is_empty()
+        && verified.balance_days_different.is_empty()
         && verified.files_missing.is_empty()
         && verified.files_damaged.is_empty()
         && verified.state_files_damaged.is_empty()
@@ -258,6 +263,10 @@ impl OpenPipeline<'_> {
             Some(against) => other_table(self, &context, against, &columns, &mut verified).await?,
             None => {
                 let folded = refold(self, state, &mut verified).await?;
+                if verified.state_files_damaged.is_empty() {
+                    let different = self.balance_days_different(state, &folded).await?;
+                    verified.balance_days_different = different;
+                }
                 let days = compared.days;
                 verified.aggregates = self.verify_aggregates(state, &folded, days).await?;
                 let grown = &contract.grown;
@@ -310,10 +319,11 @@ impl OpenPipeline<'_> {
     }
 }
 
-/// The versions files of the state that are missing, or differ in size from the committed ones.
+/// The files of versions and of the balance that are missing, or differ in size from the committed
+/// ones.
 async fn damaged_versions(state: &State) -> Result<Vec<String>> {
     let found = sizes(state.folder()).await?;
-    let committed = state.data_files("version").into_iter();
+    let committed = state.data_files("version").into_iter().chain(state.data_files(BALANCE));
     let damaged = committed.filter(|(path, bytes)| found.get(path) != Some(bytes));
     Ok(damaged.map(|(path, _)| path).collect())
 }

@@ -19,7 +19,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::execution::memory_pool::MemoryConsumer;
@@ -34,6 +33,7 @@ use crate::config::Pipeline;
 use crate::curate::merge::bloom::Bloom;
 use crate::curate::merge::decide::Decider;
 use crate::curate::merge::entries::{Entries, Files};
+use crate::curate::merge::standing::Standing;
 use crate::curate::merge::version_reader::VersionReader;
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
@@ -45,13 +45,10 @@ use crate::table::sorter::{Readers, Sorted, Sorter};
 
 mod bloom;
 mod decide;
-mod entries;
+pub(crate) mod entries;
+mod entry;
+pub(crate) mod standing;
 mod version_reader;
-
-/// The number of rows per part of the keys, about.
-const ROWS_PER_PART: u64 = 50_000;
-/// The most parts of the keys.
-const PARTS_MAX: u64 = 4096;
 
 /// A committed file of versions.
 #[derive(Clone, Debug)]
@@ -67,7 +64,6 @@ pub(crate) struct CommittedVersions {
 }
 
 /// A merge: its inputs.
-#[derive(Debug)]
 pub(crate) struct Merge<'a> {
     /// The pipeline.
     pub pipeline: &'a Pipeline,
@@ -77,12 +73,14 @@ pub(crate) struct Merge<'a> {
     pub folded: &'a Fold,
     /// The layout of versions.
     pub layout: &'a Arc<VersionsLayout>,
+    /// The layout of entries.
+    pub entries: Arc<Entries>,
+    /// The files of earlier runs and of this one.
+    pub files: Arc<Files>,
     /// The state's table.
     pub state: &'a Folder,
     /// The committed versions to merge with.
     pub committed: Vec<CommittedVersions>,
-    /// The inputs of earlier runs: location and path.
-    pub folded_inputs: Vec<(usize, String)>,
     /// The schema of the curated table's sorters: its columns, and last the flag whether a row is
     /// present: true for a row, false for a tombstone.
     pub table_schema: SchemaRef,
@@ -136,9 +134,15 @@ impl Counts {
     }
 }
 
-/// The outputs of each thread: the curated table's sorter, which takes tombstones, and the writer of
-/// versions.
-pub(crate) type Outputs = Vec<(Sorter, VersionsWriter)>;
+/// The outputs of a thread.
+pub(crate) struct Output {
+    /// The curated table's sorter; the merge adds tombstones.
+    pub rows: Sorter,
+    /// The writer of versions.
+    pub versions: VersionsWriter,
+    /// The standing of keys, if the balance is kept.
+    pub standing: Option<Standing>,
+}
 
 impl Merge<'_> {
     /// Merges. Returns `outputs`, one per thread, with the rows and versions that were added to them.
@@ -149,22 +153,19 @@ impl Merge<'_> {
     pub(crate) async fn run(
         mut self,
         context: &SessionContext,
-        outputs: Outputs,
-    ) -> Result<(Merged, Outputs)> {
+        outputs: Vec<Output>,
+    ) -> Result<(Merged, Vec<Output>)> {
         let threads = outputs.len();
-        let files = Arc::new(Files::new(std::mem::take(&mut self.folded_inputs), self.changes)?);
-        let committed_rows: u64 = self.committed.iter().map(|file| file.rows).sum();
-        let parts = (self.folded.key_days + committed_rows).div_ceil(ROWS_PER_PART);
-        let entries = Arc::new(Entries::new(self.layout, parts.clamp(1, PARTS_MAX) as u16)?);
         if self.pipeline.key.is_empty() {
-            return self.rewrite_keyless(&files, &entries, outputs).await;
+            return self.rewrite_keyless(outputs).await;
         }
         let bloom = Arc::new(Bloom::new(self.folded.keys));
         let memory =
             MemoryConsumer::new("keys of the window").register(&context.runtime_env().memory_pool);
         memory.grow(bloom.bytes() + self.changes.ordinal_counts().sum::<u64>() as usize / 4);
 
-        let shared = Shared { entries, files, bloom };
+        let shared =
+            Shared { entries: Arc::clone(&self.entries), files: Arc::clone(&self.files), bloom };
         let mut sorters = self.read_winners(context, &shared, threads).await?;
         let (outputs, versions_before) =
             self.read_versions(context, &shared, outputs, &mut sorters).await?;
@@ -207,11 +208,11 @@ impl Merge<'_> {
         &mut self,
         context: &SessionContext,
         shared: &Shared,
-        outputs: Outputs,
+        outputs: Vec<Output>,
         sorters: &mut Vec<Sorter>,
-    ) -> Result<(Outputs, u64)> {
+    ) -> Result<(Vec<Output>, u64)> {
         let queue = Arc::new(Work::new(std::mem::take(&mut self.committed)));
-        let tasks = outputs.into_iter().map(|(table_rows, mut versions)| {
+        let tasks = outputs.into_iter().map(|mut output| {
             let (shared, queue) = (shared.clone(), Arc::clone(&queue));
             let state = self.state.clone();
             let mut sorter = Sorter::new(Arc::clone(&shared.entries.order), context.runtime_env());
@@ -225,19 +226,19 @@ impl Merge<'_> {
                             bloom: &shared.bloom,
                             state: &state,
                         };
-                        before += reader.read(&file, &mut sorter, &mut versions).await?;
+                        before += reader.read(&file, &mut sorter, &mut output.versions).await?;
                     }
-                    Ok((table_rows, versions, sorter, before))
+                    Ok((output, sorter, before))
                 };
                 queue.run(read).await
             })
         });
-        let mut outputs = Outputs::new();
+        let mut outputs = Vec::new();
         let mut versions_before = 0;
-        for (table_rows, versions, sorter, before) in join_all(tasks).await? {
+        for (output, sorter, before) in join_all(tasks).await? {
             sorters.push(sorter);
             versions_before += before;
-            outputs.push((table_rows, versions));
+            outputs.push(output);
         }
         Ok((outputs, versions_before))
     }
@@ -247,11 +248,14 @@ impl Merge<'_> {
         &self,
         shared: &Shared,
         sorters: Vec<Sorter>,
-        outputs: Outputs,
-    ) -> Result<(Winners, Counts, Outputs)> {
+        outputs: Vec<Output>,
+    ) -> Result<(Winners, Counts, Vec<Output>)> {
         let sorted = Sorted::new(&shared.entries.order, sorters);
         let parts = sorted.partitions();
-        let bitmap = RowBitmap::new(self.changes.ordinal_counts());
+        let mut bitmap = RowBitmap::new(self.changes.ordinal_counts());
+        if outputs.iter().any(|output| output.standing.is_some()) {
+            bitmap = bitmap.with_unsettled();
+        }
         let work = Arc::new((sorted, bitmap, Work::new(parts)));
         let decider = Arc::new(Decider {
             entries: Arc::clone(&shared.entries),
@@ -263,7 +267,7 @@ impl Merge<'_> {
             layout: Arc::clone(self.layout),
             table_schema: Arc::clone(&self.table_schema),
         });
-        let tasks = outputs.into_iter().map(|(mut table_rows, mut versions)| {
+        let tasks = outputs.into_iter().map(|mut output| {
             let (work, decider) = (Arc::clone(&work), Arc::clone(&decider));
             spawn(async move {
                 let (sorted, bitmap, parts) = &*work;
@@ -271,26 +275,20 @@ impl Merge<'_> {
                     let mut readers = Readers::new();
                     let mut counts = Counts::default();
                     while let Some(part) = parts.next() {
-                        let mut batches = Vec::new();
-                        let mut merge = sorted.rows(&part, &mut readers)?;
-                        while let Some(batch) = merge.next_batch()? {
-                            batches.push(batch);
-                        }
-                        drop(merge);
-                        let rows = concat_batches(sorted.schema(), &batches)?;
+                        let rows = sorted.concatenated(&part, &mut readers)?;
                         let carried =
-                            decider.decide_all(&rows, bitmap, &mut table_rows, &mut counts)?;
-                        versions.write(&carried).await?;
+                            decider.decide_all(&rows, bitmap, &mut output, &mut counts)?;
+                        output.versions.write(&carried).await?;
                     }
-                    Ok((table_rows, versions, counts))
+                    Ok((output, counts))
                 };
                 parts.run(decide).await
             })
         });
-        let mut outputs = Outputs::new();
+        let mut outputs = Vec::new();
         let mut all = Counts::default();
-        for (table_rows, versions, counts) in join_all(tasks).await? {
-            outputs.push((table_rows, versions));
+        for (output, counts) in join_all(tasks).await? {
+            outputs.push(output);
             all.add(counts);
         }
         let (_, bitmap, _) =
@@ -299,17 +297,17 @@ impl Merge<'_> {
     }
 
     /// The merge of a table without a key: rewritten versions stay as they are, and all winners remain.
-    async fn rewrite_keyless(
-        self,
-        files: &Files,
-        entries: &Entries,
-        mut outputs: Outputs,
-    ) -> Result<(Merged, Outputs)> {
-        let reader = VersionReader { entries, files, bloom: &Bloom::new(0), state: self.state };
+    async fn rewrite_keyless(self, mut outputs: Vec<Output>) -> Result<(Merged, Vec<Output>)> {
+        let reader = VersionReader {
+            entries: &self.entries,
+            files: &self.files,
+            bloom: &Bloom::new(0),
+            state: self.state,
+        };
         let mut versions_before = 0;
         for (file, thread) in self.committed.iter().zip((0..outputs.len()).cycle()) {
-            let (table_rows, versions) = &mut outputs[thread];
-            versions_before += reader.read(file, table_rows, versions).await?;
+            let Output { rows, versions, .. } = &mut outputs[thread];
+            versions_before += reader.read(file, rows, versions).await?;
         }
         let merged = Merged {
             winners: Arc::clone(&self.folded.winners),

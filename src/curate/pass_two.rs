@@ -11,12 +11,14 @@ use futures::TryStreamExt;
 
 use crate::config::Keep;
 use crate::curate::curated_sql::CuratedRows;
+use crate::curate::merge::Output;
+use crate::curate::merge::standing::{Standing, Unsettled};
 use crate::engine::tasks::Work;
 use crate::error::{Error, Result};
 use crate::parquet_io::open::conform;
 use crate::raw::discover::Input;
 use crate::state::versions::{VersionSource, VersionsLayout};
-use crate::state::versions_writer::{VersionsFile, VersionsWriter};
+use crate::state::versions_writer::VersionsFile;
 use crate::table::sorter::{Sorter, compact};
 use crate::types::key::normalize_zeros;
 
@@ -43,6 +45,8 @@ pub(super) struct Splitter {
     pub(super) columns: usize,
     pub(super) layout: Arc<VersionsLayout>,
     pub(super) inputs: Arc<Vec<Input>>,
+    /// The winners whose standing is counted at the end.
+    pub(super) unsettled: Unsettled,
     pub(super) sql_file: String,
 }
 
@@ -52,8 +56,8 @@ impl Splitter {
     pub(super) async fn run(
         self,
         streams: &Work<SendableRecordBatchStream>,
-        (mut sorter, mut versions): (Sorter, VersionsWriter),
-    ) -> Result<(Counts, Vec<VersionsFile>, Sorter)> {
+        mut output: Output,
+    ) -> Result<(Counts, Vec<VersionsFile>, Sorter, Option<Standing>)> {
         let mut counts = Counts::default();
         let columns: Vec<usize> = (0..self.columns).collect();
         if let Some(mut rows) = streams.next() {
@@ -64,14 +68,20 @@ impl Splitter {
                 }
                 let chosen = self.count(&batch, &mut counts)?;
                 let source = self.version_source(&batch)?;
-                versions.write(&self.layout.versions(&source, &self.inputs)?).await?;
+                let versions = self.layout.versions(&source, &self.inputs)?;
+                if let Some(standing) = &mut output.standing {
+                    let ordinals = self.layout.ordinals(&source.positions);
+                    let latest = CuratedRows::of(&batch, self.columns).latest();
+                    standing.take(&versions, latest, &ordinals, &self.unsettled)?;
+                }
+                output.versions.write(&versions).await?;
                 let table_rows = filter_record_batch(&batch.project(&columns)?, &chosen)?;
                 if table_rows.num_rows() > 0 {
-                    sorter.push(&self.table_rows(&table_rows)?)?;
+                    output.rows.push(&self.table_rows(&table_rows)?)?;
                 }
             }
         }
-        Ok((counts, versions.finish().await?, sorter))
+        Ok((counts, output.versions.finish().await?, output.rows, output.standing))
     }
 
     /// The columns from which the versions of a batch are made.

@@ -84,6 +84,8 @@ pub(crate) struct Stage<'a> {
     pub state: &'a Folder,
     /// The committed files of versions in it, and their sizes.
     pub committed_versions: Vec<(String, u64)>,
+    /// The committed files of the balance in it, and their sizes.
+    pub committed_balance: Vec<(String, u64)>,
     /// The folder for new files of versions.
     pub versions: &'a Folder,
     /// The attempt's name, part of every path that is written.
@@ -192,6 +194,7 @@ impl Stage<'_> {
             staging: self.staging,
             state: self.state,
             committed_versions: self.committed_versions.clone(),
+            committed_balance: self.committed_balance.clone(),
             versions: self.versions,
             attempt: self.attempt,
             threads,

@@ -227,7 +227,8 @@ impl Curate<'_> {
                 bytes: *bytes,
             }
         });
-        let is_looked_up = self.pipeline.keep == Keep::Latest && !is_keyless;
+        let reads_all = self.pipeline.keep == Keep::Latest || self.keeps_balance();
+        let is_looked_up = reads_all && !is_keyless;
         let is_read = |file: &CommittedVersions| file.rewritten || is_looked_up;
         committed.filter(is_read).collect()
     }

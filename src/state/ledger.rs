@@ -9,17 +9,25 @@ use chrono::{DateTime, NaiveDate, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Sql;
 use crate::raw::discover::{RawFile, Recorded};
+use crate::state::balance::BALANCE;
 use crate::state::contract::TableContract;
 use crate::table::TableFile;
 use crate::types::day_counts::DayCounts;
 use crate::window::{Window, WindowSet};
 
-/// The format number of the ledger. A version of this program reads formats up to its own.
+/// The format of a ledger, without a balance beside it.
 pub const FORMAT: u32 = 1;
+/// The format of a ledger beside which a balance is kept: a version that does not know of it would
+/// not keep it.
+pub const BALANCED_FORMAT: u32 = 2;
 
 /// The ledger's name for the curated table.
 pub const CURATED: &str = "curated";
+
+/// The relation of versions that aggregates read.
+pub const HISTORY: &str = "history";
 
 /// A record of the ledger.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -112,19 +120,54 @@ pub struct ChangedDays {
     /// before in the curated table, and stays in the history.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     history_days: Option<Vec<NaiveDate>>,
+    /// Those of the balance, if they are not those of the history: the day on which a status ends
+    /// depends on the days before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    balance_days: Option<Vec<NaiveDate>>,
 }
 
 impl ChangedDays {
-    /// The days of the history, and those that only the curated table has changed on.
-    pub fn new(history: &BTreeSet<NaiveDate>, curated: &BTreeSet<NaiveDate>) -> Self {
+    /// The days of the history, those that only the curated table has changed on, and those of the
+    /// balance; `None` if these are not known more exactly than those of the history.
+    pub fn new(
+        history: &BTreeSet<NaiveDate>,
+        curated: &BTreeSet<NaiveDate>,
+        balance: Option<BTreeSet<NaiveDate>>,
+    ) -> Self {
         let days: Vec<NaiveDate> = history.union(curated).copied().collect();
         let history_days = (days.len() > history.len()).then(|| history.iter().copied().collect());
-        ChangedDays { days, history_days }
+        let balance_days = balance.filter(|balance| balance != history);
+        let balance_days = balance_days.map(|days| days.into_iter().collect());
+        ChangedDays { days, history_days, balance_days }
     }
 
-    /// The days of the history.
-    pub fn of_history(&self) -> &[NaiveDate] {
-        self.history_days.as_ref().unwrap_or(&self.days)
+    /// The days of some relations.
+    pub fn of(&self, relations: Relations) -> impl Iterator<Item = NaiveDate> {
+        let history = self.history_days.as_ref().unwrap_or(&self.days);
+        let balance = self.balance_days.as_ref().unwrap_or(history);
+        let of_curated = relations.curated.then_some(&self.days);
+        let of_history = relations.history.then_some(history);
+        let of_balance = relations.balance.then_some(balance);
+        [of_curated, of_history, of_balance].into_iter().flatten().flatten().copied()
+    }
+}
+
+/// The relations that a query reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Relations {
+    curated: bool,
+    history: bool,
+    balance: bool,
+}
+
+impl Relations {
+    /// Those of a query.
+    pub fn read_by(sql: &Sql) -> Self {
+        Relations {
+            curated: sql.reads(CURATED),
+            history: sql.reads(HISTORY),
+            balance: sql.reads(BALANCE),
+        }
     }
 }
 

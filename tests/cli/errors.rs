@@ -286,7 +286,7 @@ fn an_aggregate_that_does_not_plan_is_refused() {
     assert_snapshot!(refusal_of_daily_sql("SELECT days FROM history"), @"
     exit 2
     error: cannot plan [folder]/pipeline/daily.sql: Schema error: No field named days.
-    hint: the query can read `history` and `curated`, and use $start_date and $end_date
+    hint: the query can read `history`, `balance` and `curated`, and use $start_date and $end_date
     ");
 }
 

@@ -28,6 +28,10 @@ WHERE NOT deleted AND event_dt >= $start_date AND event_dt < $end_date GROUP BY 
 pub const ROWS_PER_DAY: &str = "SELECT event_dt AS dt, COUNT(*) AS n FROM curated
 WHERE event_dt >= $start_date AND event_dt < $end_date GROUP BY event_dt";
 
+/// An aggregate: what enters and exits on each day.
+pub const FLOWS: &str = "SELECT event_dt AS dt, cat, entered, exited FROM balance
+WHERE event_dt >= $start_date AND event_dt < $end_date";
+
 /// A running aggregate: how many keys were alive at the end of each day.
 pub fn count_of_each_day_so_far(key: &str) -> String {
     format!(

@@ -203,7 +203,7 @@ impl Lab {
             let mut root = curated.location.url().clone();
             root.set_path("");
             context.register_object_store(&root, Arc::clone(&curated.root_store));
-            if !aggregate::register(&context, &state, &pipeline, &curated).await? {
+            if !aggregate::register(&context, &state, &pipeline, &curated, &[]).await? {
                 return Ok(Vec::new());
             }
             let history = context.sql("SELECT * FROM history").await?;

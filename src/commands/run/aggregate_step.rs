@@ -5,15 +5,21 @@ use std::sync::Arc;
 use tracing::info;
 
 use crate::aggregate;
+use crate::changes::file_order::FileNumbers;
 use crate::commands::open_pipeline::object_store_root;
 use crate::commands::run::Run;
 use crate::commands::run::attempt::Attempt;
 use crate::commands::task::Task;
 use crate::config::{Aggregate, Pipeline};
+use crate::curate::merge::standing::CommittedState;
 use crate::engine::session::session;
+use crate::error::Result;
 use crate::report::AggregateReport;
-use crate::state::NotCommitted;
+use crate::state::balance::{BALANCE, NewBalance};
+use crate::state::contract::TableContract;
 use crate::state::ledger::{CURATED, ChangedDays, Ledger, Step};
+use crate::state::{NewVersions, NotCommitted};
+use crate::types::day_counts::DayCounts;
 use crate::window::WindowSet;
 
 impl Run<'_> {
@@ -35,13 +41,19 @@ impl Run<'_> {
         if windows != WindowSet::from(self.window) {
             attempt.aggregated = Some(windows.clone());
         }
+        let balance = self.missing_balance(attempt).await?;
+        let state = &attempt.state;
         let context = session(&self.open.runtime, self.open.run_context.resources.threads);
         let curated = self.open.output(CURATED)?;
         let store_url = object_store_root(&curated.folder);
         context.register_object_store(&store_url, Arc::clone(&curated.folder.root_store));
         let state_url = object_store_root(state.folder());
         context.register_object_store(&state_url, Arc::clone(&state.folder().root_store));
-        if !aggregate::register(&context, state, pipeline, &curated.folder).await? {
+        let files = match &balance.file {
+            Some(new) => vec![new.clone()],
+            None => state.data_files(BALANCE),
+        };
+        if !aggregate::register(&context, state, pipeline, &curated.folder, &files).await? {
             info!("the curated table does not exist yet: no aggregates");
             let note = &mut attempt.report.note;
             note.get_or_insert("the curated table does not exist yet".into());
@@ -69,15 +81,43 @@ impl Run<'_> {
             });
             plans.push((aggregate.table(), computed.plan));
         }
-        self.commit_and_publish(
-            attempt,
-            Step::Aggregate,
-            vec![],
-            None,
-            ChangedDays::default(),
-            &plans,
-        )
-        .await
+        let contract = attempt.state.ledger.contract.as_ref();
+        let layout = contract.map(TableContract::layout).transpose()?.unwrap_or_default();
+        let balance = balance.file.is_some().then_some(NewVersions {
+            layout: &layout,
+            files: &[],
+            replaced: &[],
+            balance: &balance,
+        });
+        let changed = ChangedDays::default();
+        self.commit_and_publish(attempt, Step::Aggregate, vec![], balance, changed, &plans).await
+    }
+
+    /// Writes the balance of the committed versions, if an aggregate reads it and it was not kept: the
+    /// pipeline is from before, or had no such aggregate.
+    async fn missing_balance(&self, attempt: &Attempt) -> Result<NewBalance> {
+        let state = &attempt.state;
+        let pipeline = self.open.run_context.pipeline;
+        let is_kept = !state.data_files(BALANCE).is_empty();
+        let Some(contract) = state.ledger.contract.as_ref().filter(|_| !is_kept) else {
+            return Ok(NewBalance::default());
+        };
+        if !pipeline.aggregates_read(BALANCE) {
+            return Ok(NewBalance::default());
+        }
+        let layout = Arc::new(contract.layout()?);
+        let inputs = state.ledger.inputs.keys().cloned();
+        let versions = CommittedState {
+            folder: state.folder(),
+            layout: &layout,
+            files: state.data_files("version"),
+            rows: state.ledger.versions.values().map(DayCounts::rows).sum(),
+            numbers: FileNumbers::new(pipeline.raw.file_order(), inputs),
+        };
+        let threads = self.open.run_context.resources.threads;
+        let balance = versions.balance(&self.open.runtime, threads).await?;
+        let file = balance.write(state.folder(), &attempt.name).await?;
+        Ok(NewBalance { file: Some(file), replaced: Vec::new() })
     }
 }
 

@@ -77,6 +77,7 @@ impl Run<'_> {
             staging: &table.staging,
             state: attempt.state.folder(),
             committed_versions: attempt.state.data_files("version"),
+            committed_balance: attempt.state.data_files("balance"),
             versions: attempt.state.folder(),
             attempt: &attempt.name,
             is_dry: false,
@@ -105,6 +106,7 @@ impl Run<'_> {
             layout: &curated.layout,
             files: &curated.versions,
             replaced: &curated.replaced_versions,
+            balance: &curated.balance,
         };
         let changed = changed_days(step, &attempt.state.ledger, &curated);
         let plans = [(CURATED.to_string(), plan)];
@@ -189,5 +191,6 @@ fn changed_days(step: Step, ledger: &Ledger, curated: &Curated) -> ChangedDays {
         history.extend(before.filter_map(|(day, _)| day));
     }
     let dates = |days: &BTreeSet<i32>| days.iter().filter_map(|day| date(*day)).collect();
-    ChangedDays::new(&dates(&history), &dates(&curated.days_left))
+    let balance = curated.balance_days.as_ref().map(dates);
+    ChangedDays::new(&dates(&history), &dates(&curated.days_left), balance)
 }

@@ -17,11 +17,11 @@ use crate::config::Aggregate;
 use crate::engine::session::session;
 use crate::error::Result;
 use crate::layout::{attempt_name, parent, parse_partition_segment};
-use crate::state::State;
 use crate::state::ledger::{Ledger, Step};
+use crate::state::{State, table_of};
 use crate::store::Folder;
 use crate::table::digest::{DigestColumns, Digests, digest};
-use crate::table::files::{FileTable, ListedFile, PartitionFile};
+use crate::table::files::{FileTable, PartitionFile};
 use crate::window::Window;
 
 impl VerifiedAggregate {
@@ -49,24 +49,16 @@ impl OpenPipeline<'_> {
             let root = object_store_root(folder);
             context.register_object_store(&root, Arc::clone(&folder.root_store));
         }
-        let files = folded
-            .curated
-            .versions
-            .iter()
-            .map(|file| {
-                Ok(ListedFile {
-                    path: folded.versions.root_path(&file.path)?,
-                    bytes: file.bytes,
-                    partition: Vec::new(),
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
         let layout = &folded.curated.layout;
-        let versions = FileTable::new(&folded.versions, files, layout.schema(), Vec::new())?;
+        let versions = folded.curated.versions.iter();
+        let versions: Vec<_> = versions.map(|file| (file.path.clone(), file.bytes)).collect();
+        let versions = table_of(&folded.versions, &versions, layout.schema())?;
+        let balance = folded.curated.balance.file.as_slice();
+        let balance = table_of(&folded.versions, balance, layout.balance_schema())?;
         let numbers =
             FileNumbers::new(pipeline.raw.file_order(), state.ledger.inputs.keys().cloned());
         let curated = folded.table(pipeline)?;
-        aggregate::register_tables(&context, versions, layout, numbers, curated).await?;
+        aggregate::register_tables(&context, (versions, balance), layout, numbers, curated).await?;
         let mut verified = Vec::new();
         for aggregate_config in &pipeline.aggregates {
             let compared = self.verify_aggregate(&context, state, folded, aggregate_config, days);

@@ -40,6 +40,10 @@ impl Answer for Verified {
                 line(name, format!("and {} more", paths.len() - SHOWN));
             }
         }
+        if let Some(first) = self.balance_days_different.first() {
+            let days = self.balance_days_different.len();
+            line("balance", format!("{days} days differ, such as {first}"));
+        }
         if let Some(first) = &self.first_difference {
             let key = first
                 .key

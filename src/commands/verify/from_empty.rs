@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
+use chrono::NaiveDate;
 use datafusion::prelude::SessionContext;
 
 use super::{OpenPipeline, Side, Verified, day_differences, side};
+use crate::commands::open_pipeline::date;
 use crate::commands::run::inputs::describe_missing;
 use crate::config::Pipeline;
 use crate::curate::Curated;
@@ -14,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::raw::discover::{self, Input, Recorded, Rediscovered};
 use crate::report::Report;
 use crate::state::State;
+use crate::state::balance::{BALANCE, Balance};
 use crate::store::Folder;
 use crate::table::files::{FileTable, PartitionFile};
 use crate::types::day_counts::DayCounts;
@@ -51,6 +54,27 @@ pub(super) async fn refold(
     let counts = |days: &DayCounts| days.iter().collect();
     verified.state_days_different = day_differences(&counts(&expected), &counts(&found));
     Ok(Refolded { curated, staging: folded.staging, versions: folded.versions })
+}
+
+impl OpenPipeline<'_> {
+    /// The days on which the committed balance, if there is one, is not the refolded one.
+    pub(super) async fn balance_days_different(
+        &self,
+        state: &State,
+        folded: &Refolded,
+    ) -> Result<Vec<NaiveDate>> {
+        let committed = state.data_files(BALANCE);
+        let Some(expected) = folded.curated.balance.file.clone().filter(|_| !committed.is_empty())
+        else {
+            return Ok(Vec::new());
+        };
+        let new = || Balance::new(&folded.curated.layout, &self.runtime.memory_pool);
+        let (mut found, mut refolded) = (new()?, new()?);
+        found.read(state.folder(), &committed).await?;
+        refolded.read(&folded.versions, &[expected]).await?;
+        found.add_all(&refolded, -1)?;
+        Ok(found.days().into_iter().filter_map(date).collect())
+    }
 }
 
 /// The refolded curated table as a side of the comparison.

@@ -1,24 +1,23 @@
 //! Decides for each key which winners are accepted, which rows are removed, and which versions are
 //! carried over.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, DictionaryArray, Int32Array, Int64Array,
-    RecordBatch, StringArray, UInt32Array, new_null_array,
+    ArrayRef, AsArray, BooleanArray, DictionaryArray, Int32Array, RecordBatch, StringArray,
+    UInt32Array, new_null_array,
 };
 use arrow::compute::{cast, take_record_batch};
-use arrow::datatypes::{Date32Type, Int8Type, SchemaRef, UInt32Type};
-use arrow::row::{RowConverter, SortField};
+use arrow::datatypes::{Date32Type, SchemaRef, UInt32Type};
 
 use crate::changes::row_bitmap::RowBitmap;
 use crate::config::Keep;
-use crate::curate::merge::Counts;
-use crate::curate::merge::entries::{Entries, Files, REWRITTEN, WINNER};
+use crate::curate::merge::entries::{Entries, Files};
+use crate::curate::merge::entry::{ChangeOrder, Entry, EntryColumns, Origin, of_keys};
+use crate::curate::merge::{Counts, Output};
 use crate::error::{Error, Result};
-use crate::state::versions::{ORDER_BYTES, VersionsLayout};
+use crate::state::versions::VersionsLayout;
 use crate::table::partition_names::partition_folder;
 use crate::table::sorter::Sorter;
 
@@ -33,43 +32,6 @@ pub(super) struct Decider {
     pub(super) day: Option<String>,
     pub(super) layout: Arc<VersionsLayout>,
     pub(super) table_schema: SchemaRef,
-}
-
-/// One entry of a key: a winner, or a version.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    /// The row of the entry.
-    at: usize,
-    day: Option<i32>,
-    origin: Origin,
-    /// Whether it has a row in the table.
-    has_row: bool,
-}
-
-/// Where an entry comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
-    Winner,
-    /// A version that is only looked up: its file is unchanged.
-    LookedUp,
-    /// A version whose file is rewritten.
-    Rewritten,
-}
-
-/// The order of the changes of entries.
-trait ChangeOrder {
-    /// Compares two changes; equal only for the same change.
-    fn compare(&self, a: usize, b: usize) -> Ordering;
-    /// Whether two changes differ only in file or row.
-    fn is_tie(&self, a: usize, b: usize) -> bool;
-
-    fn is_later(&self, a: usize, b: usize) -> bool {
-        self.compare(a, b).is_gt()
-    }
-
-    fn later(&self, a: Option<usize>, b: usize) -> Option<usize> {
-        Some(a.filter(|a| !self.is_later(b, *a)).unwrap_or(b))
-    }
 }
 
 /// The decision about the entries of one key, by their rows.
@@ -185,100 +147,33 @@ fn winner_and_version(entries: &[Entry]) -> Result<(Option<Entry>, Option<Entry>
     Ok((winner, version))
 }
 
-/// The columns of entries that the order is compared by.
-pub(super) struct Orders<'a> {
-    pub(super) cdc: &'a BooleanArray,
-    pub(super) time_us: &'a Int64Array,
-    pub(super) time_ns: &'a Int32Array,
-    pub(super) bytes: &'a BinaryArray,
-    pub(super) file: &'a UInt32Array,
-    pub(super) row: &'a Int64Array,
-}
-
-impl Orders<'_> {
-    /// The values of the order columns.
-    pub(super) fn order(&self, at: usize) -> (bool, Option<i128>, Option<&[u8]>) {
-        let ns = |at: usize| {
-            i128::from(self.time_us.value(at)) * 1000 + i128::from(self.time_ns.value(at))
-        };
-        let time = self.time_us.is_valid(at).then(|| ns(at));
-        let bytes = self.bytes.is_valid(at).then(|| self.bytes.value(at));
-        // A full load without order columns: all of them are null, or no column was known yet.
-        let bytes = bytes.filter(|bytes| bytes.iter().any(|byte| *byte != 0));
-        (self.cdc.value(at), time, bytes)
-    }
-
-    /// The file and row of the change.
-    pub(super) fn file_and_row(&self, at: usize) -> (u32, i64) {
-        (self.file.value(at), self.row.value(at))
-    }
-}
-
-impl ChangeOrder for Orders<'_> {
-    fn compare(&self, a: usize, b: usize) -> Ordering {
-        let key = |at: usize| (self.order(at), self.file_and_row(at));
-        key(a).cmp(&key(b))
-    }
-
-    fn is_tie(&self, a: usize, b: usize) -> bool {
-        self.order(a) == self.order(b) && self.file_and_row(a) != self.file_and_row(b)
-    }
-}
-
 impl Decider {
     /// Decides about all keys of a slice of the sorted entries; returns the versions to carry over.
     pub(super) fn decide_all(
         &self,
         rows: &RecordBatch,
         winners: &RowBitmap,
-        table_rows: &mut Sorter,
+        output: &mut Output,
         counts: &mut Counts,
     ) -> Result<RecordBatch> {
-        let column = |name: &str| {
-            let lost = || Error::internal(format!("entries lack the column `{name}`"));
-            rows.column_by_name(name).ok_or_else(lost)
-        };
-        let orders = Orders {
-            cdc: column("cdc")?.as_boolean(),
-            time_us: column("time_us")?.as_primitive(),
-            time_ns: column("time_ns")?.as_primitive(),
-            bytes: column(ORDER_BYTES)?.as_binary(),
-            file: column("file")?.as_primitive(),
-            row: column("row")?.as_primitive(),
-        };
-        let origin = column("origin")?.as_primitive::<Int8Type>();
-        let deleted = column("deleted")?.as_boolean();
-        let days = column("event_dt")?.as_primitive::<Date32Type>();
-        let entry = |at: usize| Entry {
-            at,
-            day: days.is_valid(at).then(|| days.value(at)),
-            origin: match origin.value(at) {
-                WINNER => Origin::Winner,
-                REWRITTEN => Origin::Rewritten,
-                _ => Origin::LookedUp,
-            },
-            has_row: deleted.is_valid(at) && !deleted.value(at),
-        };
+        let columns = EntryColumns::of(rows)?;
+        let orders = &columns.orders;
         let ordinal = |at: usize| -> Result<(usize, usize)> {
             let file = self.files.in_run.get(&orders.file.value(at));
             let lost = || Error::internal("a winner has no input");
             Ok((*file.ok_or_else(lost)?, orders.row.value(at) as usize))
         };
-        let keys = &rows.columns()[..self.entries.keys];
-        let fields = keys.iter().map(|key| SortField::new(key.data_type().clone()));
-        let keys = RowConverter::new(fields.collect())?.convert_columns(keys)?;
-
-        let (mut carried, mut removed): (Vec<u32>, Vec<u32>) = Default::default();
+        let numbers = match &mut output.standing {
+            Some(standing) => standing.numbers(rows)?,
+            None => Vec::new(),
+        };
+        let (mut carried, mut removed, mut unsettled): (Vec<u32>, Vec<u32>, Vec<u32>) =
+            Default::default();
         let (mut entries, mut decision) = (Vec::new(), Decision::default());
-        let mut at = 0;
-        while at < rows.num_rows() {
-            let first = at;
+        for of_key in of_keys(rows, self.entries.keys)? {
             entries.clear();
-            while at < rows.num_rows() && keys.row(at) == keys.row(first) {
-                entries.push(entry(at));
-                at += 1;
-            }
-            decide(self.keep, &entries, &orders, &mut decision)?;
+            entries.extend(of_key.map(|at| columns.entry(at)));
+            decide(self.keep, &entries, orders, &mut decision)?;
             for accepted in &decision.accepted {
                 let (file, row) = ordinal(*accepted)?;
                 winners.set_day(file, row);
@@ -290,17 +185,35 @@ impl Decider {
             for tied in &decision.tied {
                 counts.tie(ordinal(*tied)?);
             }
+            if let Some(standing) = &mut output.standing
+                && standing.count(
+                    &entries,
+                    &decision.accepted,
+                    decision.latest,
+                    orders,
+                    &numbers,
+                    &mut unsettled,
+                )?
+            {
+                for accepted in &decision.accepted {
+                    let (file, row) = ordinal(*accepted)?;
+                    winners.set_unsettled(file, row);
+                }
+            }
             counts.key_days += decision.accepted.len() as u64;
             counts.replaced += decision.replaced;
             counts.stale += decision.stale;
             carried.extend(decision.carried.iter().map(|at| *at as u32));
             removed.extend(decision.removed.iter().map(|at| *at as u32));
         }
+        let taken = |at: Vec<u32>| take_record_batch(rows, &UInt32Array::from(at));
         if !removed.is_empty() {
-            let removed = take_record_batch(rows, &UInt32Array::from(removed))?;
-            self.push_removed(&removed, table_rows, counts)?;
+            self.push_removed(&taken(removed)?, &mut output.rows, counts)?;
         }
-        self.carried(&take_record_batch(rows, &UInt32Array::from(carried))?)
+        if let Some(standing) = &mut output.standing {
+            standing.push(&taken(unsettled)?)?;
+        }
+        self.carried(&taken(carried)?)
     }
 
     /// Pushes tombstones of the removed rows to the table's sorter: key, day and partition, false
@@ -390,6 +303,8 @@ impl Decider {
 
 #[cfg(test)]
 mod tests {
+    use std::cmp::Ordering;
+
     use super::*;
 
     use Origin::{LookedUp, Rewritten, Winner};

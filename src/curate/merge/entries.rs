@@ -16,6 +16,11 @@ use crate::state::versions::VersionsLayout;
 use crate::table::sorter::Order;
 use crate::types::key::canonical_column;
 
+/// The number of rows per part of the keys, about.
+const ROWS_PER_PART: u64 = 50_000;
+/// The most parts of the keys.
+const PARTS_MAX: u64 = 4096;
+
 /// The origin of an entry: a winner.
 pub(super) const WINNER: i8 = 0;
 
@@ -26,7 +31,7 @@ pub(super) const LOOKED_UP: i8 = 1;
 pub(super) const REWRITTEN: i8 = 2;
 
 /// The numbers of the raw files of earlier runs and of this one.
-pub(super) struct Files {
+pub(crate) struct Files {
     pub(super) numbers: FileNumbers,
     /// Per input of this run its number.
     pub(super) of_run: Vec<u32>,
@@ -35,7 +40,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    pub(super) fn new(earlier: Vec<(usize, String)>, changes: &Changes) -> Result<Self> {
+    pub(crate) fn new(earlier: Vec<(usize, String)>, changes: &Changes) -> Result<Self> {
         let inputs = || changes.inputs().map(|input| &input.file);
         let of_run = inputs().map(|file| (file.location, file.path.clone()));
         let numbers = FileNumbers::new(changes.file_order(), earlier.into_iter().chain(of_run));
@@ -45,12 +50,22 @@ impl Files {
         let in_run = of_run.iter().copied().zip(0..).collect();
         Ok(Files { numbers, of_run, in_run })
     }
+
+    /// The files of earlier runs alone.
+    pub(super) fn of_earlier(numbers: FileNumbers) -> Self {
+        Files { numbers, of_run: Vec::new(), in_run: HashMap::new() }
+    }
+
+    /// The numbers of the files of a batch of versions.
+    pub(super) fn of_versions(&self, batch: &RecordBatch) -> Result<UInt32Array> {
+        let locations = column(batch, "location")?.as_primitive::<Int32Type>();
+        self.numbers.numbers(locations, column(batch, "file")?.as_string())
+    }
 }
 
 /// The layout of entries: the columns of versions, with the file as a number, the origin, and the
-/// part
-/// of the keys, by which the merge is divided.
-pub(super) struct Entries {
+/// part of the keys, by which the merge is divided.
+pub(crate) struct Entries {
     pub(super) layout: Arc<VersionsLayout>,
     pub(super) order: Arc<Order>,
     pub(super) schema: SchemaRef,
@@ -59,7 +74,9 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    pub(super) fn new(layout: &Arc<VersionsLayout>, parts: u16) -> Result<Self> {
+    /// The layout for merging this number of entries, about.
+    pub(crate) fn new(layout: &Arc<VersionsLayout>, rows: u64) -> Result<Self> {
+        let parts = rows.div_ceil(ROWS_PER_PART).clamp(1, PARTS_MAX) as u16;
         let mut fields: Vec<Field> = Vec::new();
         for field in layout.schema().fields() {
             match field.name().as_str() {
@@ -116,31 +133,31 @@ impl Entries {
         Ok((RecordBatch::try_new(Arc::clone(&self.schema), columns)?, hashes))
     }
 
-    /// The entries of a batch of versions.
+    /// The entries of a batch of versions, whose files have the numbers `files`.
     pub(super) fn of_versions(
         &self,
         batch: &RecordBatch,
         hashes: &[u64],
         origin: i8,
-        files: &Files,
+        files: &UInt32Array,
     ) -> Result<RecordBatch> {
-        let column = |name: &str| {
-            let lost = || Error::internal(format!("versions lack the column `{name}`"));
-            batch.column_by_name(name).ok_or_else(lost)
-        };
-        let locations = column("location")?.as_primitive::<Int32Type>();
-        let files = files.numbers.numbers(locations, column("file")?.as_string())?;
         let mut columns: Vec<ArrayRef> = Vec::new();
         for field in &self.schema.fields()[..self.schema.fields().len() - 2] {
             columns.push(match field.name().as_str() {
                 "file" => Arc::new(files.clone()),
-                name => Arc::clone(column(name)?),
+                name => Arc::clone(column(batch, name)?),
             });
         }
         columns.push(Arc::new(Int8Array::from(vec![origin; batch.num_rows()])));
         columns.push(self.parts_of(hashes));
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
+}
+
+/// A column of entries or versions.
+pub(super) fn column<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
+    let lost = || Error::internal(format!("entries lack the column `{name}`"));
+    rows.column_by_name(name).ok_or_else(lost)
 }
 
 /// A hash per row of key columns.

@@ -10,8 +10,10 @@ use crate::curate::merge::CommittedVersions;
 use crate::curate::merge::bloom::Bloom;
 use crate::curate::merge::entries::{Entries, Files, LOOKED_UP, REWRITTEN, hash};
 use crate::engine::session::BATCH_ROWS;
-use crate::error::{Error, Kind, Result, missing_object};
+use crate::error::{Error, Result};
 use crate::parquet_io::open::{ParquetFile, conform};
+use crate::state::unreadable;
+use crate::state::versions::VersionsLayout;
 use crate::state::versions_writer::VersionsWriter;
 use crate::store::{Folder, parse_path};
 use crate::table::sorter::Sorter;
@@ -34,30 +36,9 @@ impl VersionReader<'_> {
         versions: &mut VersionsWriter,
     ) -> Result<u64> {
         let layout = &self.entries.layout;
-        let name = self.state.describe(&committed.path);
-        let path = parse_path(&committed.path)?;
-        let store = Arc::clone(&self.state.store);
-        let file = ParquetFile::open(store, path, committed.bytes, name.clone()).await.map_err(
-            |error| {
-                if error.kind == Kind::Data || missing_object(&error).is_some() {
-                    Error::data("committed versions cannot be read")
-                        .hint("restore the file, or rebuild the state with `glueless rebuild`")
-                        .caused_by(error)
-                } else {
-                    error
-                }
-            },
-        )?;
+        let (file, columns) =
+            open_versions(self.state, layout, &committed.path, committed.bytes).await?;
         let schema = layout.schema();
-        let mut columns = schema
-            .fields()
-            .iter()
-            .map(|field| file.schema().index_of(field.name()))
-            .collect::<Result<Vec<usize>, _>>()
-            .map_err(|error| {
-                Error::data(format!("{name} has no versions of this layout")).caused_by(error)
-            })?;
-        columns.sort_unstable();
         let keys: Vec<usize> = (0..layout.keys.len()).collect();
         let key_schema = Arc::new(schema.project(&keys)?);
         let origin = if committed.rewritten { REWRITTEN } else { LOOKED_UP };
@@ -81,8 +62,9 @@ impl VersionReader<'_> {
                     .zip(is_candidate.values())
                     .filter_map(|(hash, is_candidate)| is_candidate.then_some(*hash))
                     .collect();
+                let files = self.files.of_versions(&candidates)?;
                 let batch =
-                    self.entries.of_versions(&candidates, &candidate_hashes, origin, self.files)?;
+                    self.entries.of_versions(&candidates, &candidate_hashes, origin, &files)?;
                 sorter.push(&batch)?;
             }
             if committed.rewritten && count < read.num_rows() {
@@ -93,4 +75,25 @@ impl VersionReader<'_> {
         }
         Ok(if committed.rewritten { file.row_count() } else { 0 })
     }
+}
+
+/// Opens a committed file of versions. Returns the columns of the layout too, by their index.
+pub(super) async fn open_versions(
+    state: &Folder,
+    layout: &VersionsLayout,
+    path: &str,
+    bytes: u64,
+) -> Result<(ParquetFile, Vec<usize>)> {
+    let name = state.describe(path);
+    let store = Arc::clone(&state.store);
+    let opened = ParquetFile::open(store, parse_path(path)?, bytes, name.clone()).await;
+    let file = opened.map_err(|error| unreadable("versions", error))?;
+    let schema = layout.schema();
+    let fields = schema.fields().iter();
+    let columns = fields.map(|field| file.schema().index_of(field.name()));
+    let mut columns = columns.collect::<Result<Vec<usize>, _>>().map_err(|error| {
+        Error::data(format!("{name} has no versions of this layout")).caused_by(error)
+    })?;
+    columns.sort_unstable();
+    Ok((file, columns))
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, BinaryArray, BinaryBuilder, RecordBatch};
-use arrow::compute::interleave_record_batch;
+use arrow::compute::{concat_batches, interleave_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::FileReader;
 use datafusion::execution::memory_pool::MemoryReservation;
@@ -64,11 +64,6 @@ impl Sorted {
         sorted
     }
 
-    /// The schema of the rows.
-    pub(crate) fn schema(&self) -> &SchemaRef {
-        &self.stored
-    }
-
     /// The number of rows of each partition, by folder, ascending.
     pub(crate) fn counts(&self) -> &BTreeMap<String, u64> {
         &self.counts
@@ -84,6 +79,19 @@ impl Sorted {
         if !self.counts.contains_key(folder) {
             self.counts.insert(folder.into(), 0);
         }
+    }
+
+    /// The rows of one partition, sorted, in one batch.
+    ///
+    /// # Errors
+    /// As [`Sorted::rows`].
+    pub(crate) fn concatenated(&self, folder: &str, readers: &mut Readers) -> Result<RecordBatch> {
+        let mut batches = Vec::new();
+        let mut merge = self.rows(folder, readers)?;
+        while let Some(batch) = merge.next_batch()? {
+            batches.push(batch);
+        }
+        Ok(concat_batches(&self.stored, &batches)?)
     }
 
     /// The rows of one partition, sorted.

@@ -1,0 +1,59 @@
+//! What a run does with the balance: [`crate::state::balance`].
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::curate::Curate;
+use crate::curate::merge::Merged;
+use crate::curate::merge::standing::Unsettled;
+use crate::error::Result;
+use crate::state::balance::{BALANCE, Balance, NewBalance};
+
+/// The number of files of the balance from which they are combined into one.
+const BALANCE_FILES_MAX: usize = 8;
+
+impl Curate<'_> {
+    /// The winners whose standing is counted after their rows were read.
+    pub(super) fn unsettled(&self, merged: Option<&Merged>) -> Unsettled {
+        let has_several = self.folded.key_days > self.folded.keys && !self.changes.is_keyless();
+        match merged {
+            Some(merged) => Unsettled::Marked(Arc::clone(&merged.winners)),
+            None if has_several => Unsettled::All,
+            None => Unsettled::None,
+        }
+    }
+
+    /// Whether the balance is kept: an aggregate reads it, and it is known of all versions so far.
+    pub(super) fn keeps_balance(&self) -> bool {
+        let is_known = self.earlier.is_none()
+            || self.committed_versions.is_empty()
+            || !self.committed_balance.is_empty();
+        is_known && self.pipeline.aggregates_read(BALANCE)
+    }
+
+    /// Writes the balance, or its differences. Returns what becomes of its files, and the days that
+    /// changed if there are differences.
+    pub(super) async fn write_balance(
+        &self,
+        added: Option<Balance>,
+    ) -> Result<(NewBalance, Option<BTreeSet<i32>>)> {
+        let committed = &self.committed_balance;
+        let mut new = NewBalance::default();
+        let Some(mut added) = added else {
+            // It would not be the balance of the new versions.
+            new.replaces_all(committed);
+            return Ok((new, None));
+        };
+        let days = added.days();
+        if self.earlier.is_none() {
+            new.replaces_all(committed);
+        } else if committed.len() >= BALANCE_FILES_MAX {
+            added.read(self.state, committed).await?;
+            new.replaces_all(committed);
+        } else if days.is_empty() && !committed.is_empty() {
+            return Ok((new, Some(days)));
+        }
+        new.file = Some(added.write(self.versions, self.attempt).await?);
+        Ok((new, self.earlier.map(|_| days)))
+    }
+}

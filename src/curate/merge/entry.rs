@@ -1,0 +1,149 @@
+//! One entry of a key, as it is read from sorted entries, and the order of changes among entries.
+
+use std::cmp::Ordering;
+use std::ops::Range;
+
+use arrow::array::{
+    Array, AsArray, BinaryArray, BooleanArray, Date32Array, Int8Array, Int32Array, Int64Array,
+    RecordBatch, UInt32Array,
+};
+use arrow::row::{RowConverter, SortField};
+
+use crate::curate::merge::entries::{REWRITTEN, WINNER, column};
+use crate::error::Result;
+use crate::state::versions::ORDER_BYTES;
+
+/// One entry of a key: a winner, or a version.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    /// The row of the entry.
+    pub(super) at: usize,
+    pub(super) day: Option<i32>,
+    pub(super) origin: Origin,
+    /// Whether it has a row in the table; false for a winner.
+    pub(super) has_row: bool,
+}
+
+/// Where an entry comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    Winner,
+    /// A version that is only looked up: its file is unchanged.
+    LookedUp,
+    /// A version whose file is rewritten.
+    Rewritten,
+}
+
+/// The order of the changes of entries.
+pub(super) trait ChangeOrder {
+    /// Compares two changes; equal only for the same change.
+    fn compare(&self, a: usize, b: usize) -> Ordering;
+    /// Whether two changes differ only in file or row.
+    fn is_tie(&self, a: usize, b: usize) -> bool;
+
+    fn is_later(&self, a: usize, b: usize) -> bool {
+        self.compare(a, b).is_gt()
+    }
+
+    fn later(&self, a: Option<usize>, b: usize) -> Option<usize> {
+        Some(a.filter(|a| !self.is_later(b, *a)).unwrap_or(b))
+    }
+}
+
+/// The columns of entries that the order is compared by.
+pub(super) struct Orders<'a> {
+    pub(super) cdc: &'a BooleanArray,
+    pub(super) time_us: &'a Int64Array,
+    pub(super) time_ns: &'a Int32Array,
+    pub(super) bytes: &'a BinaryArray,
+    pub(super) file: &'a UInt32Array,
+    pub(super) row: &'a Int64Array,
+}
+
+impl Orders<'_> {
+    /// The values of the order columns.
+    pub(super) fn order(&self, at: usize) -> (bool, Option<i128>, Option<&[u8]>) {
+        let ns = |at: usize| {
+            i128::from(self.time_us.value(at)) * 1000 + i128::from(self.time_ns.value(at))
+        };
+        let time = self.time_us.is_valid(at).then(|| ns(at));
+        let bytes = self.bytes.is_valid(at).then(|| self.bytes.value(at));
+        // A full load without order columns: all of them are null, or no column was known yet.
+        let bytes = bytes.filter(|bytes| bytes.iter().any(|byte| *byte != 0));
+        (self.cdc.value(at), time, bytes)
+    }
+
+    /// The file and row of the change.
+    pub(super) fn file_and_row(&self, at: usize) -> (u32, i64) {
+        (self.file.value(at), self.row.value(at))
+    }
+}
+
+impl ChangeOrder for Orders<'_> {
+    fn compare(&self, a: usize, b: usize) -> Ordering {
+        let key = |at: usize| (self.order(at), self.file_and_row(at));
+        key(a).cmp(&key(b))
+    }
+
+    fn is_tie(&self, a: usize, b: usize) -> bool {
+        self.order(a) == self.order(b) && self.file_and_row(a) != self.file_and_row(b)
+    }
+}
+
+/// The columns of sorted entries.
+pub(super) struct EntryColumns<'a> {
+    pub(super) orders: Orders<'a>,
+    origin: &'a Int8Array,
+    deleted: &'a BooleanArray,
+    days: &'a Date32Array,
+}
+
+impl<'a> EntryColumns<'a> {
+    pub(super) fn of(rows: &'a RecordBatch) -> Result<Self> {
+        Ok(EntryColumns {
+            orders: Orders {
+                cdc: column(rows, "cdc")?.as_boolean(),
+                time_us: column(rows, "time_us")?.as_primitive(),
+                time_ns: column(rows, "time_ns")?.as_primitive(),
+                bytes: column(rows, ORDER_BYTES)?.as_binary(),
+                file: column(rows, "file")?.as_primitive(),
+                row: column(rows, "row")?.as_primitive(),
+            },
+            origin: column(rows, "origin")?.as_primitive(),
+            deleted: column(rows, "deleted")?.as_boolean(),
+            days: column(rows, "event_dt")?.as_primitive(),
+        })
+    }
+
+    /// The entry in a row.
+    pub(super) fn entry(&self, at: usize) -> Entry {
+        Entry {
+            at,
+            day: self.days.is_valid(at).then(|| self.days.value(at)),
+            origin: match self.origin.value(at) {
+                WINNER => Origin::Winner,
+                REWRITTEN => Origin::Rewritten,
+                _ => Origin::LookedUp,
+            },
+            has_row: self.deleted.is_valid(at) && !self.deleted.value(at),
+        }
+    }
+}
+
+/// The rows of each key of sorted entries, which begin with `keys` key columns.
+pub(super) fn of_keys(
+    rows: &RecordBatch,
+    keys: usize,
+) -> Result<impl Iterator<Item = Range<usize>>> {
+    let keys = &rows.columns()[..keys];
+    let fields = keys.iter().map(|key| SortField::new(key.data_type().clone()));
+    let keys = RowConverter::new(fields.collect())?.convert_columns(keys)?;
+    let mut at = 0;
+    Ok(std::iter::from_fn(move || {
+        let first = at;
+        while at < keys.num_rows() && keys.row(at) == keys.row(first) {
+            at += 1;
+        }
+        (at > first).then_some(first..at)
+    }))
+}

@@ -1,0 +1,282 @@
+//! The balance: how many keys took up and gave up a status on each day, kept with the versions.
+//!
+//! A key's status at the end of a day is the version that is last in the order of changes among its
+//! versions up to that day. It holds from the day of the version until the day of the next version
+//! that becomes the status.
+//!
+//! | column | Arrow type | meaning |
+//! |---|---|---|
+//! | `event_dt` | Date32 | the day |
+//! | `part_0`, … | canonical | the partition columns, without the one that is the day |
+//! | `entered` | Int64 | keys that have a row with these values from this day on |
+//! | `exited` | Int64 | keys that had a row with these values until this day |
+//!
+//! So `entered - exited`, summed over the days up to d, is the number of keys that have a row with
+//! these values at the end of d. A key that has the same values before and after a day on which it
+//! changed counts in both. Versions without a day count nowhere.
+//!
+//! The balance is a function of the versions, a sum over the keys. So a run adds the differences of
+//! the keys that it changed. Each committed file has such differences, and all files together are
+//! the balance; no file means that it is not kept.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Date32Array, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Date32Type, Field, Int64Type, Schema, SchemaRef};
+use arrow::row::{RowConverter, SortField};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
+use futures::TryStreamExt;
+
+use crate::engine::session::BATCH_ROWS;
+use crate::error::{Error, Result};
+use crate::parquet_io::open::{ParquetFile, conform};
+use crate::state::unreadable;
+use crate::state::versions::VersionsLayout;
+use crate::store::{Folder, parse_path};
+use crate::table::writer::{parquet_properties, parquet_writer, write_error};
+
+/// The name of the relation, and the kind of its files in the state.
+pub const BALANCE: &str = "balance";
+/// The column of keys that take up a status.
+pub const ENTERED: &str = "entered";
+/// The column of keys that give up a status.
+pub const EXITED: &str = "exited";
+
+/// The memory of one pair of day and values, or of one list of values, about, in bytes.
+const ENTRY_BYTES: usize = 64;
+
+/// What becomes of the files of the balance in a commit. All paths are relative to the state's table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewBalance {
+    /// The new file, and its size in bytes.
+    pub file: Option<(String, u64)>,
+    /// The committed files that are removed.
+    pub replaced: Vec<String>,
+}
+
+impl NewBalance {
+    /// Removes these files.
+    pub fn replaces_all(&mut self, committed: &[(String, u64)]) {
+        self.replaced = committed.iter().map(|(path, _)| path.clone()).collect();
+    }
+}
+
+impl VersionsLayout {
+    /// The partition columns of the balance: the column of versions, name and type.
+    fn balance_partitions(&self) -> impl Iterator<Item = (String, &String, &DataType)> {
+        let partitions = self.partitions.iter().enumerate();
+        let others = partitions.filter(|(number, _)| self.day != Some(*number));
+        others.map(|(number, (name, data_type))| (format!("part_{number}"), name, data_type))
+    }
+
+    /// The schema of the balance.
+    pub fn balance_schema(&self) -> SchemaRef {
+        let mut fields = vec![Field::new("event_dt", DataType::Date32, true)];
+        let partitions = self.balance_partitions();
+        fields.extend(partitions.map(|(stored, _, kind)| Field::new(stored, kind.clone(), true)));
+        fields.push(Field::new(ENTERED, DataType::Int64, true));
+        fields.push(Field::new(EXITED, DataType::Int64, true));
+        Arc::new(Schema::new(fields))
+    }
+
+    /// `sql/balance.sql` with its placeholders replaced.
+    pub fn balance_sql(&self) -> String {
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        let mut taken: Vec<String> = ["event_dt", ENTERED, EXITED].map(String::from).to_vec();
+        let words = taken.len();
+        taken.extend(self.balance_partitions().map(|(_, name, _)| name.clone()));
+        let (mut columns, mut groups) = (String::new(), String::new());
+        for (stored, name, _) in self.balance_partitions() {
+            let mut name = name.clone();
+            if taken[..words].contains(&name) {
+                while taken.contains(&name) {
+                    name.insert_str(0, "partition_");
+                }
+                taken.push(name.clone());
+            }
+            columns.push_str(&format!("\n    {stored} AS {},", quoted(&name)));
+            groups.push_str(&format!(", {stored}"));
+        }
+        include_str!("../../sql/balance.sql")
+            .replace("{columns}", &columns)
+            .replace("{groups}", &groups)
+    }
+}
+
+/// A balance, or differences of one.
+#[derive(Debug)]
+pub struct Balance {
+    schema: SchemaRef,
+    /// Converts the values of the partition columns.
+    converter: RowConverter,
+    values: Vec<Box<[u8]>>,
+    /// The index of each in `values`.
+    numbers: HashMap<Box<[u8]>, u32>,
+    /// By day, as days since 1970, and number of the values: entered and exited.
+    counts: HashMap<(i32, u32), [i64; 2]>,
+    memory: MemoryReservation,
+}
+
+impl Balance {
+    /// An empty balance.
+    ///
+    /// # Errors
+    /// Internal, when a partition column has a type that is not compared.
+    pub fn new(layout: &VersionsLayout, pool: &Arc<dyn MemoryPool>) -> Result<Self> {
+        let fields = layout.balance_partitions();
+        let fields = fields.map(|(_, _, data_type)| SortField::new(data_type.clone()));
+        Ok(Balance {
+            schema: layout.balance_schema(),
+            converter: RowConverter::new(fields.collect())?,
+            values: Vec::new(),
+            numbers: HashMap::new(),
+            counts: HashMap::new(),
+            memory: MemoryConsumer::new(BALANCE).register(pool),
+        })
+    }
+
+    /// The number of the values of the partition columns in each row of a batch that has the columns
+    /// of versions.
+    ///
+    /// # Errors
+    /// Internal, when a column is missing; usage, when memory ends.
+    pub fn numbers(&mut self, batch: &RecordBatch) -> Result<Vec<u32>> {
+        let fields = self.schema.fields();
+        let parts = fields[1..fields.len() - 2].iter().map(|field| {
+            let lost = || Error::internal(format!("a batch lacks the column `{}`", field.name()));
+            batch.column_by_name(field.name()).cloned().ok_or_else(lost)
+        });
+        let parts = parts.collect::<Result<Vec<ArrayRef>>>()?;
+        if parts.is_empty() {
+            return Ok(vec![self.number(&[])?; batch.num_rows()]);
+        }
+        let rows = self.converter.convert_columns(&parts)?;
+        let mut numbers = Vec::with_capacity(batch.num_rows());
+        for row in &rows {
+            numbers.push(self.number(row.data())?);
+        }
+        Ok(numbers)
+    }
+
+    /// The number of a list of values.
+    fn number(&mut self, values: &[u8]) -> Result<u32> {
+        if let Some(number) = self.numbers.get(values) {
+            return Ok(*number);
+        }
+        self.memory.try_grow(2 * (values.len() + ENTRY_BYTES))?;
+        let number = self.values.len() as u32;
+        self.values.push(values.into());
+        self.numbers.insert(values.into(), number);
+        Ok(number)
+    }
+
+    /// Adds keys that take up and give up a status on a day.
+    ///
+    /// # Errors
+    /// Usage, when memory ends.
+    pub fn add(&mut self, day: i32, number: u32, [entered, exited]: [i64; 2]) -> Result<()> {
+        let count = match self.counts.entry((day, number)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                self.memory.try_grow(ENTRY_BYTES)?;
+                new.insert([0, 0])
+            }
+        };
+        count[0] += entered;
+        count[1] += exited;
+        Ok(())
+    }
+
+    /// Adds another balance of this layout, once or, to subtract it, -1 times.
+    ///
+    /// # Errors
+    /// Usage, when memory ends.
+    pub fn add_all(&mut self, other: &Balance, times: i64) -> Result<()> {
+        let numbers = other.values.iter().map(|values| self.number(values));
+        let numbers = numbers.collect::<Result<Vec<u32>>>()?;
+        for ((day, number), count) in &other.counts {
+            self.add(*day, numbers[*number as usize], count.map(|count| times * count))?;
+        }
+        Ok(())
+    }
+
+    /// The days on which it is not zero.
+    pub fn days(&self) -> BTreeSet<i32> {
+        let counts = self.counts.iter().filter(|(_, count)| **count != [0, 0]);
+        counts.map(|((day, _), _)| *day).collect()
+    }
+
+    /// Its rows, ordered by day and values, without those that are zero.
+    ///
+    /// # Errors
+    /// Internal, when the values cannot be converted.
+    pub fn rows(&self) -> Result<RecordBatch> {
+        let counts = self.counts.iter().filter(|(_, count)| **count != [0, 0]);
+        let mut counts: Vec<(i32, &[u8], &[i64; 2])> = counts
+            .map(|((day, number), count)| (*day, &*self.values[*number as usize], count))
+            .collect();
+        counts.sort_unstable();
+        let days = counts.iter().map(|(day, ..)| *day);
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(Date32Array::from_iter_values(days))];
+        if self.schema.fields().len() > 3 {
+            let parser = self.converter.parser();
+            let values = counts.iter().map(|(_, values, _)| parser.parse(values));
+            columns.extend(self.converter.convert_rows(values)?);
+        }
+        for side in 0..2 {
+            let side = counts.iter().map(|(_, _, count)| count[side]);
+            columns.push(Arc::new(Int64Array::from_iter_values(side)));
+        }
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+
+    /// Adds the rows of files: paths relative to the state's table, and sizes.
+    ///
+    /// # Errors
+    /// Data, when a file is missing or damaged; storage, when it cannot be read.
+    pub async fn read(&mut self, state: &Folder, files: &[(String, u64)]) -> Result<()> {
+        for (path, bytes) in files {
+            let (name, store) = (state.describe(path), Arc::clone(&state.store));
+            let opened = ParquetFile::open(store, parse_path(path)?, *bytes, name).await;
+            let file = opened.map_err(|error| unreadable("files of the balance", error))?;
+            // The row number is the last column.
+            let columns: Vec<usize> = (0..file.schema().fields().len() - 1).collect();
+            let mut batches = file.read(&columns, BATCH_ROWS);
+            while let Some(batch) = batches.try_next().await? {
+                self.add_rows(&conform(&batch, &self.schema)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_rows(&mut self, rows: &RecordBatch) -> Result<()> {
+        let numbers = self.numbers(rows)?;
+        let count = rows.num_columns();
+        let days = rows.column(0).as_primitive::<Date32Type>();
+        let entered = rows.column(count - 2).as_primitive::<Int64Type>();
+        let exited = rows.column(count - 1).as_primitive::<Int64Type>();
+        for (row, number) in numbers.into_iter().enumerate() {
+            self.add(days.value(row), number, [entered.value(row), exited.value(row)])?;
+        }
+        Ok(())
+    }
+
+    /// Writes its rows to the file of an attempt. Returns the path and the size.
+    ///
+    /// # Errors
+    /// Storage, when the file cannot be written.
+    pub async fn write(&self, folder: &Folder, attempt: &str) -> Result<(String, u64)> {
+        let path = format!("kind={BALANCE}/{attempt}.parquet");
+        let properties = parquet_properties(&path, &[ENTERED, EXITED]);
+        let mut writer = parquet_writer(folder, &path, Arc::clone(&self.schema), properties)?;
+        let rows = self.rows()?;
+        let written = async {
+            writer.write(&rows).await?;
+            writer.finish().await
+        };
+        written.await.map_err(|error| write_error(folder, &path, error))?;
+        Ok((path, writer.bytes_written() as u64))
+    }
+}

@@ -1,0 +1,194 @@
+//! The balance: kept with the versions while an aggregate reads it, begun anew when it was not, the
+//! same whatever windows fold, with little memory too, and checked by `verify`.
+
+use crate::support::{
+    Answer, COUNT_PER_DAY, Change, DAY_US, FLOWS, Lab, LabBuilder, PLACES, Place, Row, Task, day,
+    raw_file,
+};
+
+/// `sql/cust_loyalty/status.sql` for the columns of [`Lab::put_changes`].
+fn status() -> String {
+    for_changes(include_str!("../sql/cust_loyalty/status.sql"))
+}
+
+/// The same table, computed from the history alone.
+fn status_over_history() -> String {
+    for_changes(include_str!("support/status_over_history.sql"))
+}
+
+fn for_changes(sql: &str) -> String {
+    sql.replace("cust_id", "id").replace("cust_loyalty_category", "cat")
+}
+
+const STATE_TABLE: &str = "lake/_glueless/lab/versions";
+const CATEGORIES: [&str; 5] = ["Basic", "Silver", "Gold", "Platinum", "Other"];
+
+/// The files of the balance, below the state's table.
+fn balance_files(lab: &Lab) -> Vec<String> {
+    let files = lab.list_all(STATE_TABLE).into_iter();
+    files.filter(|path| path.starts_with("kind=balance/")).collect()
+}
+
+fn builder() -> LabBuilder {
+    Lab::builder().set("raw.event_time", "event")
+}
+
+/// A file of each day with changes of some keys: a number between 0 and `of` is drawn for each key,
+/// of which the operation, the category and the event's day depend.
+fn put_days(lab: &Lab, days: std::ops::Range<i64>, keys: i64) {
+    for day in days {
+        let rows = (0..keys).filter_map(|id| {
+            let drawn = (id * 7_919 + day * 104_729) % 1_009;
+            (drawn % 3 != 0).then(|| Change {
+                op: if drawn % 11 == 0 { "D" } else { "U" },
+                id,
+                cat: CATEGORIES[(drawn % 5) as usize],
+                v: drawn,
+                us: id,
+                // Some events are days before their change.
+                event_us: (day - 1 - drawn % 4).max(0) * DAY_US,
+            })
+        });
+        lab.put_changes(&raw_file(day), day, &rows.collect::<Vec<_>>());
+    }
+}
+
+fn toml_of(lab: &Lab) -> String {
+    std::fs::read_to_string(lab.pipeline.join("pipeline.toml")).expect("a pipeline")
+}
+
+fn of_days(rows: Vec<Row>) -> Vec<Row> {
+    let mut rows = rows;
+    rows.sort();
+    rows
+}
+
+#[test]
+fn the_status_from_the_balance_is_that_from_the_history() {
+    for (place, keep, memory) in [
+        (Place::Local, "latest", "1GB"),
+        (Place::Local, "latest-per-day", "128MB"),
+        (Place::S3, "latest", "128MB"),
+        (Place::S3, "latest-per-day", "1GB"),
+    ] {
+        let lab = builder()
+            .place(place)
+            .keep(keep)
+            .set("limits.memory", memory)
+            .running_aggregate("status", status())
+            .running_aggregate("expected", status_over_history())
+            .aggregate("flows", FLOWS)
+            .build();
+        put_days(&lab, 1..13, if memory == "1GB" { 500 } else { 20_000 });
+        // Not in the order of time, and some days twice.
+        for (first, end) in [(7, 9), (1, 4), (3, 8), (9, 13), (2, 3)] {
+            lab.run_days(first, end);
+        }
+        assert_eq!(of_days(lab.table("lake/status")), of_days(lab.table("lake/expected")));
+        lab.assert_verified();
+        let before = ["lake/status", "lake/flows"].map(|table| of_days(lab.table(table)));
+        lab.rebuild(false, &[]).expect("rebuilt");
+        assert_eq!(balance_files(&lab).len(), 1);
+        let after = ["lake/status", "lake/flows"].map(|table| of_days(lab.table(table)));
+        assert_eq!(after, before);
+    }
+}
+
+#[test]
+fn the_balance_is_kept_from_the_run_in_which_an_aggregate_first_reads_it() {
+    for place in PLACES {
+        let without = builder().place(place).aggregate("daily", COUNT_PER_DAY);
+        let lab = without.build();
+        put_days(&lab, 1..7, 300);
+        lab.run_days(1, 3);
+        assert_eq!(balance_files(&lab), [""; 0]);
+        let toml = toml_of(&lab);
+        let with = without.clone().aggregate("flows", FLOWS);
+        let with = with.running_aggregate("status", status()).build();
+        let with_toml = toml_of(&with).replace(&with.base, &lab.base);
+        lab.write_file("flows.sql", FLOWS);
+        lab.write_file("status.sql", &status());
+        // It does not read it, reads it, does not read it, and reads it.
+        lab.write_file("pipeline.toml", &with_toml);
+        lab.run_days(3, 4);
+        assert_eq!(balance_files(&lab).len(), 1, "begun by the aggregates' step");
+        lab.run_with(Task::Curate, &day(4), &day(5), &[]).expect("a run");
+        assert_eq!(balance_files(&lab).len(), 2, "kept by the next run");
+        lab.write_file("pipeline.toml", &toml);
+        lab.run_days(5, 6);
+        assert_eq!(balance_files(&lab), [""; 0]);
+        lab.write_file("pipeline.toml", &with_toml);
+        lab.run_days(6, 7);
+        lab.assert_verified();
+
+        with.copy_raw(&lab);
+        with.run_days(1, 7);
+        for table in ["lake/flows", "lake/status"] {
+            assert_eq!(of_days(lab.table(table)), of_days(with.table(table)), "{table}");
+        }
+    }
+}
+
+#[test]
+fn many_runs_leave_few_files_of_the_balance() {
+    let lab = builder().aggregate("flows", FLOWS).build();
+    put_days(&lab, 1..25, 50);
+    for day in 1..25 {
+        lab.run_days(day, day + 1);
+        // Files that the last commit replaced are removed by the next.
+        assert!(balance_files(&lab).len() <= 17, "day {day}");
+    }
+    lab.assert_verified();
+}
+
+#[test]
+fn a_table_without_a_key_has_a_balance_of_what_enters() {
+    let lab = Lab::builder()
+        .set("key", Vec::<String>::new())
+        .set("raw.event_time", "event")
+        .aggregate("daily", COUNT_PER_DAY)
+        .build();
+    for day in 1..5 {
+        let insert = |id| Change { op: "I", id, cat: "Gold", v: 1, us: id, event_us: 0 };
+        lab.put_changes(&raw_file(day), day, &[insert(1), insert(day), insert(7)]);
+    }
+    lab.run_days(1, 3);
+    let toml = toml_of(&lab);
+    lab.write_file("flows.sql", FLOWS);
+    let flows = toml.replace("daily", "flows");
+    lab.write_file(
+        "pipeline.toml",
+        &format!("{toml}\n{}", &flows[flows.find("[[aggregate]]").expect("one")..]),
+    );
+    lab.run_days(3, 4);
+    lab.run_days(4, 5);
+    lab.assert_verified();
+    let sum = |table: &str, column: &str| -> u64 {
+        lab.table(table).iter().map(|row| row[column].parse::<u64>().expect("a count")).sum()
+    };
+    assert_eq!(sum("lake/flows", "entered"), sum("lake/daily", "n"));
+    assert_eq!(sum("lake/flows", "exited"), 0);
+}
+
+#[test]
+fn verify_tells_of_a_balance_that_is_another() {
+    let builder = builder().aggregate("flows", FLOWS);
+    let (lab, other) = (builder.build(), builder.build());
+    let change = |id| Change { op: "I", id, cat: "Gold", v: 1, us: id, event_us: 0 };
+    lab.put_changes(&raw_file(1), 1, &[change(1)]);
+    other.put_changes(&raw_file(1), 1, &[change(1), change(2)]);
+    lab.run_days(1, 2);
+    other.run_days(1, 2);
+    lab.assert_verified();
+    let path = |lab: &Lab| format!("{STATE_TABLE}/{}", balance_files(lab)[0]);
+    let good = lab.get(&path(&lab));
+    lab.put(&path(&lab), other.get(&path(&other)));
+    let found = lab.verify().expect("compared");
+    assert!(!found.is_equal);
+    assert_eq!(found.balance_days_different, [day(1).parse().expect("a day")]);
+    let text = found.text();
+    assert!(text.contains("balance    1 days differ, such as 2020-01-01"), "{text}");
+    lab.put(&path(&lab), good[..good.len() / 2].to_vec());
+    let found = lab.verify().expect("compared");
+    assert_eq!((found.is_equal, found.state_files_damaged.len()), (false, 1));
+}
