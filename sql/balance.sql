@@ -5,9 +5,9 @@
 -- own names, each followed by a comma; a partition column `entered`, `exited` or `event_dt` is named
 -- partition_entered and so on; groups, the same columns, each after a comma.
 SELECT
-    event_dt,{columns}
-    SUM(entered) AS entered,
-    SUM(exited) AS exited
-FROM balance_files
-GROUP BY event_dt{groups}
-HAVING SUM(entered) <> 0 OR SUM(exited) <> 0
+    files.event_dt,{columns}
+    SUM(files.entered) AS entered,
+    SUM(files.exited) AS exited
+FROM balance_files AS files
+GROUP BY files.event_dt{groups}
+HAVING SUM(files.entered) <> 0 OR SUM(files.exited) <> 0

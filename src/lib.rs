@@ -51,8 +51,10 @@
 //!    passes it inputs and folders; [`state`] commits versions and ledger in one Delta commit, and
 //!    `publish` replaces exactly the planned partitions. Where the curated table has a Delta log of
 //!    its own, a commit to that log makes the switch (`publish::delta`).
-//! 7. [`aggregate`] computes the tables per day from the relations `history` (over versions) and
-//!    `curated` (over the committed file list), and publishes them the same way.
+//! 7. [`aggregate`] computes the tables per day from the relations `history` (over versions),
+//!    `balance` (what each day's changes add to and take from the partition columns' values, kept
+//!    with the versions: `state::balance`, `curate::merge::standing`) and `curated` (over the
+//!    committed file list), and publishes them the same way.
 //!
 //! # Run control
 //!
@@ -138,7 +140,7 @@
 //! |---|---|---|
 //! | 1 | [`cli`] | arguments, the program, progress, logs, metrics; reads the environment and the clock |
 //! | 2 | [`commands`] | one file per command: run and its steps, backfill, catch-up, rebuild; plan, runs, verify, explain-key |
-//! | 3 | [`aggregate`] | the days to compute, the query of an aggregate, the relation `history` |
+//! | 3 | [`aggregate`] | the days to compute, the query of an aggregate, the relations `history` and `balance` |
 //! | 4 | `curate` | staging, the merge with versions, pass two through `curated.sql`, conservation checks |
 //! | 4 | `publish` | the plan of a commit, its execution for Parquet and Delta, the owner of a folder, announcements |
 //! | 5 | `fold` | pass one: `FoldExec`, `last_changes`, the key table |

@@ -13,7 +13,7 @@ fn status() -> String {
 
 /// The same table, computed from the history alone.
 fn status_over_history() -> String {
-    for_changes(include_str!("support/status_over_history.sql"))
+    for_changes(include_str!("../benches/status_over_history.sql"))
 }
 
 fn for_changes(sql: &str) -> String {

@@ -403,6 +403,44 @@ fn a_key_or_partition_column_with_a_name_of_history_has_a_prefix_there() {
 }
 
 #[test]
+fn a_partition_column_with_a_name_of_the_balance_has_a_prefix_there() {
+    let flows = "SELECT event_dt AS dt, part_1, partition_entered, partition_partition_exited,
+        partition_exited, entered, exited FROM balance WHERE event_dt >= $start_date AND event_dt < $end_date";
+    let names = ["part_1", "entered", "exited", "partition_exited"];
+    let lab = Lab::builder()
+        .partition_by(&names)
+        .curated_sql(format!("SELECT id, {} FROM latest", names.join(", ")))
+        .aggregate("flows", flows)
+        .build();
+    let put = |day: i64, first: &'static str| {
+        let values = [first, "b", "c", "d"];
+        let mut columns =
+            vec![("id", integers([1])), ("ts", timestamps([FIRST_DAY_US + (day - 1) * DAY_US]))];
+        columns.extend(names.into_iter().zip(values.map(|value| texts([value]))));
+        lab.put_columns(&raw_file(day), columns);
+    };
+    put(1, "a");
+    lab.run_days(1, 2);
+    put(2, "x");
+    lab.run_days(2, 3);
+    let columns = [
+        "dt",
+        "part_1",
+        "partition_entered",
+        "partition_partition_exited",
+        "partition_exited",
+        "entered",
+        "exited",
+    ];
+    let rows = lab.lines("lake/flows", columns);
+    assert_eq!(
+        rows,
+        ["2020-01-01 a b c d 1 0", "2020-01-02 a b c d 0 1", "2020-01-02 x b c d 1 0"]
+    );
+    lab.assert_verified();
+}
+
+#[test]
 fn a_name_that_needs_quotes_is_said_to_need_them() {
     let columns = || vec![("ID", integers([1])), ("CAT", texts(["a"])), ("ts", timestamps([0]))];
     for (key, partition, sql, message) in [

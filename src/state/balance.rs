@@ -96,8 +96,8 @@ impl VersionsLayout {
                 }
                 taken.push(name.clone());
             }
-            columns.push_str(&format!("\n    {stored} AS {},", quoted(&name)));
-            groups.push_str(&format!(", {stored}"));
+            columns.push_str(&format!("\n    files.{stored} AS {},", quoted(&name)));
+            groups.push_str(&format!(", files.{stored}"));
         }
         include_str!("../../sql/balance.sql")
             .replace("{columns}", &columns)

@@ -1,4 +1,5 @@
--- Purpose: loyalty customers, status: live customers by category at the end of each day.
+-- Purpose: the table of status.sql, computed from the history of all keys instead of the balance: what the
+-- balance must equal, and what a query over the history costs.
 -- Grain: one row per day of the window, whether anything changed on it or not.
 -- Relation: history.
 -- Parameters: $start_date, $end_date (DATE): the days [$start_date, $end_date).
