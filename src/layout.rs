@@ -3,7 +3,8 @@
 //! There are three kinds of names, each read and written only here:
 //!
 //! - **raw**: the times in the names of CDC files ([`cdc_file_time`]) and in date folders
-//!   ([`folder_span`], [`folder_may_hold`]), written by AWS DMS and similar tools;
+//!   ([`folder_span`], [`folder_may_hold`]), written by AWS DMS and similar tools, and the ranges
+//!   of names that a listing reads ([`cdc_names`]);
 //! - **partitions**: `column=value` folders, escaped as Hive escapes them ([`partition_segment`]);
 //! - **published**: the names of the files that glueless writes ([`part_file_name`]) and of the
 //!   owner marker.
@@ -12,6 +13,7 @@
 
 mod date_folders;
 mod hive;
+mod name_ranges;
 mod own_names;
 
 use chrono::{DateTime, Utc};
@@ -19,6 +21,7 @@ use chrono_tz::Tz;
 
 pub use date_folders::{cdc_file_time, folder_may_hold, folder_span};
 pub use hive::{is_hidden, parse_partition_segment, partition_segment, partition_values};
+pub use name_ranges::{CdcNames, cdc_names, date_folder_names};
 pub use own_names::{
     OWNER_MARKER, aggregate_run_id, attempt_commit, attempt_name, fnv1a, is_leftover,
     part_file_commit, part_file_name, run_id_of_aggregate, staging_name,

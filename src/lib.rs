@@ -24,7 +24,7 @@
 //! ```
 //!
 //! 1. `raw::discover` lists the raw files of the window, and late ones that the ledger does not
-//!    know, and sorts them in the order of files (`changes::file_order`). A file with another time or
+//!    know (`raw::list`: pruned by date folders and ranges of names), and sorts them in the order of files (`changes::file_order`). A file with another time or
 //!    ETag and the same bytes is the one that was folded (`raw::identify`).
 //! 2. `raw::open` opens them, and `changes` makes them one relation: it adds each row's day and
 //!    `changes::position`, and refuses rows that cannot be folded, with file, row and column, or

@@ -9,6 +9,7 @@ pub(crate) mod fingerprint;
 pub(crate) mod identify;
 pub(crate) mod input;
 pub(crate) mod json;
+pub(crate) mod list;
 pub(crate) mod open;
 pub(crate) mod reload;
 pub(crate) mod schema_changes;

@@ -484,6 +484,48 @@ fn more_objects_than_one_listing_holds_are_all_found() {
 }
 
 #[test]
+fn a_folder_with_very_many_files_is_listed_from_the_look_back_on() {
+    for place in PLACES {
+        let lab = builder(place, "name").set("raw.lookback", "1d").build();
+        // A file every ten minutes, of twelve keys.
+        let objects = |numbers: std::ops::Range<i64>| {
+            let name = |n: i64| {
+                let (day, hour, minute) = (1 + n / 144, n / 6 % 24, n % 6 * 10);
+                format!("raw/202111{day:02}-{hour:02}{minute:02}00000.parquet")
+            };
+            numbers.map(|n| (name(n), one_row(n % 12).into())).collect()
+        };
+        lab.put_all(objects(0..9 * 144));
+        lab.run("2021-11-01", "2021-11-10").expect("a run");
+        lab.put_all(objects(9 * 144..10 * 144));
+        put(&lab, &["LOAD00000001.parquet", "20211109-120100000.parquet"]);
+        let (recorded, requests) = lab.recorded();
+        let report = recorded.run("2021-11-10", "2021-11-11").expect("a run");
+        assert_eq!((report.files, report.late_files), (144 + 2, 1));
+        let begins =
+            |(verb, at): &(&str, String)| *verb == "LIST" && at.ends_with("raw/20211108-210000");
+        assert_eq!(requests.seen().iter().any(begins), place == Place::S3);
+        // Date folders of the window, wherever their names are among those of the files.
+        for (folder, top) in [
+            ("2021/11/10", "2021"),
+            ("2021_11_10", "2021_11_10"),
+            ("2021-11-10", "2021-11-10"),
+            ("20211110", "20211110"),
+            ("2021111023", "2021111023"),
+            ("202111", "202111"),
+            ("10112021", "10112021"),
+            ("table/20211110", "table"),
+        ] {
+            let path = format!("raw/{folder}/20211110-235900000.parquet");
+            lab.put(&path, one_row(1));
+            let report = lab.run("2021-11-10", "2021-11-11").expect("a run");
+            assert_eq!(report.files, 144 + 1, "{folder}");
+            lab.remove_all(&format!("raw/{top}"));
+        }
+    }
+}
+
+#[test]
 fn hidden_files_and_files_of_other_formats_are_left_alone() {
     for place in PLACES {
         for window_by in ["name", "commit"] {

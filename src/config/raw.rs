@@ -196,6 +196,18 @@ impl Raw {
         self.full_load.iter().any(matches)
     }
 
+    /// Whether no full load can have the name of a CDC file with a time: each pattern is of file names,
+    /// and begins with a letter that such a name does not begin with.
+    pub fn full_loads_have_other_names(&self) -> bool {
+        let begins_otherwise = |pattern: &glob::Pattern| {
+            let first = pattern.as_str().chars().next();
+            first.is_some_and(|first| first.is_ascii_alphabetic() && first != 'C')
+        };
+        self.full_load
+            .iter()
+            .all(|pattern| !pattern.as_str().contains('/') && begins_otherwise(pattern))
+    }
+
     /// Whether a column of `[raw.columns]`, by its number, is the table or the schema in the lines of
     /// transaction files, which full loads do not have.
     pub fn is_of_transactions(&self, number: usize) -> bool {

@@ -28,6 +28,8 @@
 //! a folder above the dates whose name looks like part of a date is read as one (a table named
 //! `2021`, or one named `11` directly above a year).
 
+use std::ops::RangeInclusive;
+
 use chrono::{
     DateTime, Days, Duration, Months, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeZone, Utc,
 };
@@ -56,6 +58,12 @@ const SEQUENCES: [&[Unit]; 5] = [
     &[Day, Month, Year],
     &[Year, Month],
 ];
+
+/// The years that a date can have.
+pub(super) const YEARS: RangeInclusive<i32> = 1900..=2199;
+
+/// What the names of transaction files begin with.
+pub(super) const TRANSACTION_FILE: &str = "CDC_TXN-";
 
 /// The incomplete sequences that already determine a span.
 const PREFIXES: [&[Unit]; 2] = [&[Month, Year], &[Year]];
@@ -136,7 +144,7 @@ impl LocalSpan {
             values.get(index).copied()
         };
         let year = i32::try_from(value(Year)?).ok()?;
-        if !(1900..=2199).contains(&year) {
+        if !YEARS.contains(&year) {
             return None;
         }
         let first_day =
@@ -321,7 +329,7 @@ pub fn cdc_file_time(base_name: &str, zone: Tz) -> Option<DateTime<Utc>> {
     if extension.is_empty() || is_leftover(base_name) {
         return None;
     }
-    let (date, time) = match stem.strip_prefix("CDC_TXN-") {
+    let (date, time) = match stem.strip_prefix(TRANSACTION_FILE) {
         Some(time) => time.split_at_checked(8)?,
         None => stem.split_once('-')?,
     };

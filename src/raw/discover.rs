@@ -1,15 +1,12 @@
 //! Discovery: selects the raw files that a run reads, by its window and the ledger.
 //!
-//! Where windows select files by the dates in names or folders, the listing is pruned by date
-//! folders (one day wider on each side, because the dates of a folder and of a name can differ by a
-//! time zone or a flush); then every file is checked exactly. The result is sorted in the order of
-//! files ([`FileOrder`](crate::layout::FileOrder)), which is part of the order of changes.
+//! The listing is pruned by dates ([`crate::raw::list`]); then every file is checked exactly. The
+//! result is sorted in the order of files ([`FileOrder`](crate::layout::FileOrder)), which is part of the order of changes.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
 use chrono::{DateTime, Duration, Utc};
-use futures::stream::{self, StreamExt, TryStreamExt};
-use object_store::path::Path;
+use futures::stream::StreamExt;
 use object_store::{ObjectMeta, ObjectStore};
 use tracing::{debug, warn};
 
@@ -18,11 +15,9 @@ use crate::error::{Error, Result};
 use crate::layout;
 use crate::raw::identify::identify;
 pub(crate) use crate::raw::input::{Input, RawFile, Recorded};
+use crate::raw::list::{earlier, list, list_all, relative};
 use crate::store::Folder;
 use crate::window::{Window, WindowSet};
-
-/// The number of folders listed concurrently.
-const CONCURRENT_LISTINGS: usize = 16;
 
 /// The spans of a window in which inputs, or rows of inputs, were never folded; `None` for an input
 /// that can have rows of any window. A full load counts at the window's start, because the first
@@ -104,8 +99,9 @@ pub(crate) async fn discover<'a>(
     let raw = &pipeline.raw;
     let mut found = Discovered::default();
     let runs = recorded.windows();
-    let wanted: Vec<&RawFile> =
-        recorded.inputs().into_iter().filter(|file| is_in_window(raw, window, file)).collect();
+    let folded = recorded.inputs();
+    let mut wanted = folded.clone();
+    wanted.retain(|file| is_in_window(raw, window, file));
     let mut seen: HashSet<(usize, &str)> = HashSet::new();
     for (location, folder) in folders.iter().enumerate() {
         let is_local = folder.location.file_path().is_some();
@@ -113,13 +109,13 @@ pub(crate) async fn discover<'a>(
             .iter()
             .filter(|file| file.location == location && raw.is_full_load(location, &file.path));
         let full_loads: Vec<&str> = full_loads.map(|file| file.path.as_str()).collect();
-        let listed = list(folder, raw, window, &full_loads).await?.into_iter();
+        let listed = list((location, folder), raw, window, &full_loads, &folded).await?.into_iter();
         let mut files = raw_files(location, folder, raw, listed)?;
         found.renewed.extend(identify(folder, recorded, &mut files).await?);
         let was_read = |file: &&RawFile| {
             file.location == location && RawFormat::of(&file.path) == Some(raw.format)
         };
-        if files.is_empty() && !recorded.inputs().iter().any(was_read) {
+        if files.is_empty() && !folded.iter().any(was_read) {
             check_formats(folder, raw).await?;
         }
         for file in files {
@@ -524,113 +520,4 @@ fn row_windows(
     };
     windows.insert(*window);
     windows
-}
-
-fn earlier(instant: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
-    instant.checked_sub_signed(by).unwrap_or(DateTime::<Utc>::MIN_UTC)
-}
-
-fn missing_folder(folder: &Folder) -> Error {
-    Error::usage(format!("the raw location {} is not an existing folder", folder.location))
-        .hint("check `raw.url`")
-}
-
-/// Checks that a local raw location is a folder; a missing remote one is an error of the listing.
-fn check_exists(folder: &Folder) -> Result<()> {
-    match folder.location.file_path() {
-        Some(path) if !path.is_dir() => Err(missing_folder(folder)),
-        _ => Ok(()),
-    }
-}
-
-/// Lists every object of a raw location.
-async fn list_all(folder: &Folder) -> Result<Vec<ObjectMeta>> {
-    check_exists(folder)?;
-    let listed = folder.root_store.list(Some(&folder.prefix)).try_collect();
-    match listed.await {
-        Err(object_store::Error::NotFound { .. }) => Err(missing_folder(folder)),
-        listed => listed.map_err(|error| Error::store(format!("list {}", folder.location), error)),
-    }
-}
-
-/// Lists every object that may belong to the window, and those of the `known` paths that are in
-/// other date folders.
-async fn list(
-    folder: &Folder,
-    raw: &Raw,
-    window: &Window,
-    known: &[&str],
-) -> Result<Vec<ObjectMeta>> {
-    if matches!(raw.window_by, WindowBy::Modified | WindowBy::Commit) {
-        // An object or row of the window can be in a folder of any date.
-        return list_all(folder).await;
-    }
-    let failed = |error| Error::store(format!("list {}", folder.location), error);
-    check_exists(folder)?;
-    let store = &folder.root_store;
-    let wanted = Window { start: earlier(window.start, raw.lookback), end: window.end }
-        .widened_by(Duration::days(1));
-    let is_listed = |folder: &str| {
-        layout::folder_may_hold(folder, raw.time_zone).is_none_or(|span| wanted.overlaps(&span))
-    };
-    let mut found = Vec::new();
-    let mut level = vec![folder.prefix.clone()];
-    while !level.is_empty() {
-        let listings: Vec<_> = stream::iter(level.into_iter().map(|prefix| {
-            let relative = relative(&folder.prefix, &prefix);
-            let decided = layout::folder_may_hold(&relative, raw.time_zone);
-            async move {
-                match decided {
-                    Some(span) if wanted.covers(&span) => {
-                        let objects = store.list(Some(&prefix)).try_collect().await?;
-                        Ok(object_store::ListResult { common_prefixes: Vec::new(), objects })
-                    }
-                    _ => store.list_with_delimiter(Some(&prefix)).await,
-                }
-            }
-        }))
-        .buffered(CONCURRENT_LISTINGS)
-        .collect()
-        .await;
-        level = Vec::new();
-        for listing in listings {
-            let listing = match listing {
-                Err(object_store::Error::NotFound { .. }) if found.is_empty() => {
-                    return Err(missing_folder(folder));
-                }
-                listing => listing.map_err(failed)?,
-            };
-            found.extend(listing.objects);
-            level.extend(listing.common_prefixes.into_iter().filter(|prefix| {
-                let relative = relative(&folder.prefix, prefix);
-                is_listed(&relative)
-            }));
-        }
-    }
-    let outside = known.iter().filter(|path| !is_listed(layout::parent(path)));
-    found.extend(list_known(folder, outside.copied().collect()).await?);
-    Ok(found)
-}
-
-/// Lists those of some paths that exist. There is one request per folder of them.
-async fn list_known(folder: &Folder, paths: HashSet<&str>) -> Result<Vec<ObjectMeta>> {
-    let parents: BTreeSet<&str> = paths.iter().map(|path| layout::parent(path)).collect();
-    let listings = stream::iter(parents.into_iter().map(async |parent| {
-        let prefix = folder.root_path(parent)?;
-        match folder.root_store.list_with_delimiter(Some(&prefix)).await {
-            Ok(listing) => Ok(listing.objects),
-            Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
-            Err(error) => Err(Error::store(format!("list {}", folder.describe(parent)), error)),
-        }
-    }));
-    let listed: Vec<Vec<ObjectMeta>> = listings.buffered(CONCURRENT_LISTINGS).try_collect().await?;
-    let is_known =
-        |object: &ObjectMeta| paths.contains(relative(&folder.prefix, &object.location).as_str());
-    Ok(listed.into_iter().flatten().filter(is_known).collect())
-}
-
-/// A store path relative to a prefix of it.
-fn relative(prefix: &Path, path: &Path) -> String {
-    let rest = path.as_ref().strip_prefix(prefix.as_ref()).unwrap_or(path.as_ref());
-    rest.trim_start_matches('/').to_string()
 }

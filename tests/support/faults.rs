@@ -244,6 +244,21 @@ impl ObjectStore for FaultyStore {
         listed.flatten_stream().boxed()
     }
 
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let (faulty, prefix, offset) = (self.clone(), prefix.cloned(), offset.clone());
+        let listed = async move {
+            match faulty.request("LIST", &offset).await {
+                Ok(true) => faulty.inner.list_with_offset(prefix.as_ref(), &offset),
+                _ => stream::once(async { Err(dead()) }).boxed(),
+            }
+        };
+        listed.flatten_stream().boxed()
+    }
+
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         match self.request("LIST", &prefix.cloned().unwrap_or_default()).await {
             Ok(true) => self.inner.list_with_delimiter(prefix).await,

@@ -1,0 +1,170 @@
+//! Lists raw folders.
+//!
+//! Where windows select files by the dates in names or folders, a listing is pruned by date folders:
+//! those of the window and its look-back, one day wider on each side, because the dates of a folder
+//! and of a name can differ by a time zone or a flush.
+//!
+//! A folder with very many files is not listed as a whole ([`flat`]).
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use chrono::{DateTime, Duration, Utc};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ListResult, ObjectMeta, ObjectStore};
+
+use crate::config::{Raw, WindowBy};
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::raw::input::RawFile;
+use crate::raw::list::flat::FlatFolder;
+use crate::store::Folder;
+use crate::window::Window;
+
+mod flat;
+
+/// The number of folders listed concurrently.
+const CONCURRENT_LISTINGS: usize = 16;
+
+/// The number of files of a folder from which it is listed in ranges of names: so many come in one
+/// reply of S3.
+const FLAT_FILES_MIN: usize = 1_000;
+
+fn missing_folder(folder: &Folder) -> Error {
+    Error::usage(format!("the raw location {} is not an existing folder", folder.location))
+        .hint("check `raw.url`")
+}
+
+/// Checks that a local raw location is a folder; a missing remote one is an error of the listing.
+fn check_exists(folder: &Folder) -> Result<()> {
+    match folder.location.file_path() {
+        Some(path) if !path.is_dir() => Err(missing_folder(folder)),
+        _ => Ok(()),
+    }
+}
+
+/// Lists every object of a raw location.
+///
+/// # Errors
+/// Usage, when it does not exist; storage, when the listing fails.
+pub(super) async fn list_all(folder: &Folder) -> Result<Vec<ObjectMeta>> {
+    check_exists(folder)?;
+    let listed = folder.root_store.list(Some(&folder.prefix)).try_collect();
+    match listed.await {
+        Err(object_store::Error::NotFound { .. }) => Err(missing_folder(folder)),
+        listed => listed.map_err(|error| Error::store(format!("list {}", folder.location), error)),
+    }
+}
+
+/// Lists every object that may belong to the window, and those of the `known` paths that are in
+/// other date folders. `folded` are the inputs of earlier runs in this location.
+///
+/// # Errors
+/// As [`list_all`].
+pub(super) async fn list(
+    (location, folder): (usize, &Folder),
+    raw: &Raw,
+    window: &Window,
+    known: &[&str],
+    folded: &[&RawFile],
+) -> Result<Vec<ObjectMeta>> {
+    if matches!(raw.window_by, WindowBy::Modified | WindowBy::Commit) {
+        // An object or row of the window can be in a folder of any date.
+        return list_all(folder).await;
+    }
+    let failed = |error| Error::store(format!("list {}", folder.location), error);
+    check_exists(folder)?;
+    let store = &folder.root_store;
+    let files = Window { start: earlier(window.start, raw.lookback), end: window.end };
+    let wanted = files.widened_by(Duration::days(1));
+    let is_listed = |folder: &str| {
+        layout::folder_may_hold(folder, raw.time_zone).is_none_or(|span| wanted.overlaps(&span))
+    };
+    let flat = flat_folders(raw, location, folded);
+    let mut found = Vec::new();
+    let mut level = vec![folder.prefix.clone()];
+    while !level.is_empty() {
+        let listings: Vec<_> = stream::iter(level.into_iter().map(|prefix| {
+            let relative = relative(&folder.prefix, &prefix);
+            let decided = layout::folder_may_hold(&relative, raw.time_zone);
+            let is_flat = flat.contains(&relative);
+            async move {
+                if decided.is_some_and(|span| wanted.covers(&span)) {
+                    let objects = store.list(Some(&prefix)).try_collect().await?;
+                    return Ok(ListResult { common_prefixes: Vec::new(), objects });
+                }
+                if is_flat {
+                    let (prefix, zone) = (&prefix, raw.time_zone);
+                    let flat = FlatFolder { folder, prefix, zone, page: FLAT_FILES_MIN };
+                    if let Some(listing) = flat.list(&files).await? {
+                        return Ok(listing);
+                    }
+                }
+                store.list_with_delimiter(Some(&prefix)).await
+            }
+        }))
+        .buffered(CONCURRENT_LISTINGS)
+        .collect()
+        .await;
+        level = Vec::new();
+        for listing in listings {
+            let listing = match listing {
+                Err(object_store::Error::NotFound { .. }) if found.is_empty() => {
+                    return Err(missing_folder(folder));
+                }
+                listing => listing.map_err(failed)?,
+            };
+            found.extend(listing.objects);
+            level.extend(listing.common_prefixes.into_iter().filter(|prefix| {
+                let relative = relative(&folder.prefix, prefix);
+                is_listed(&relative)
+            }));
+        }
+    }
+    let outside = known.iter().filter(|path| !is_listed(layout::parent(path)));
+    found.extend(list_known(folder, outside.copied().collect()).await?);
+    Ok(found)
+}
+
+/// The folders, relative to the location, that are listed in ranges of names: windows select files by
+/// the times in their names, earlier runs have folded very many of its files, and no full load has
+/// such a name.
+fn flat_folders(raw: &Raw, location: usize, folded: &[&RawFile]) -> BTreeSet<String> {
+    if raw.window_by != WindowBy::Name || !raw.full_loads_have_other_names() {
+        return BTreeSet::new();
+    }
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for file in folded.iter().filter(|file| file.location == location) {
+        *counts.entry(layout::parent(&file.path)).or_default() += 1;
+    }
+    let many = counts.into_iter().filter(|(_, count)| *count >= FLAT_FILES_MIN);
+    many.map(|(folder, _)| folder.to_string()).collect()
+}
+
+/// The start of a window's look-back.
+pub(super) fn earlier(instant: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
+    instant.checked_sub_signed(by).unwrap_or(DateTime::<Utc>::MIN_UTC)
+}
+
+/// Lists those of some paths that exist. There is one request per folder of them.
+async fn list_known(folder: &Folder, paths: HashSet<&str>) -> Result<Vec<ObjectMeta>> {
+    let parents: BTreeSet<&str> = paths.iter().map(|path| layout::parent(path)).collect();
+    let listings = stream::iter(parents.into_iter().map(async |parent| {
+        let prefix = folder.root_path(parent)?;
+        match folder.root_store.list_with_delimiter(Some(&prefix)).await {
+            Ok(listing) => Ok(listing.objects),
+            Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
+            Err(error) => Err(Error::store(format!("list {}", folder.describe(parent)), error)),
+        }
+    }));
+    let listed: Vec<Vec<ObjectMeta>> = listings.buffered(CONCURRENT_LISTINGS).try_collect().await?;
+    let is_known =
+        |object: &ObjectMeta| paths.contains(relative(&folder.prefix, &object.location).as_str());
+    Ok(listed.into_iter().flatten().filter(is_known).collect())
+}
+
+/// A store path relative to a prefix of it.
+pub(super) fn relative(prefix: &Path, path: &Path) -> String {
+    let rest = path.as_ref().strip_prefix(prefix.as_ref()).unwrap_or(path.as_ref());
+    rest.trim_start_matches('/').to_string()
+}
