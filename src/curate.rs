@@ -63,8 +63,7 @@ pub(crate) struct Curated {
     pub replaced_versions: Vec<String>,
     /// What becomes of the balance.
     pub balance: NewBalance,
-    /// The days of the balance that changed, as days since 1970; `None` if it is not kept, or begins
-    /// from empty.
+    /// The days on which the balance changed, as days since 1970; `None` if it is not kept.
     pub balance_days: Option<BTreeSet<i32>>,
     /// The versions' layout.
     pub layout: Arc<VersionsLayout>,
@@ -150,9 +149,10 @@ impl Curate<'_> {
         let unsettled = self.unsettled(merged);
         let split = self.split(context, &query, outputs, &layout, &schema, unsettled).await?;
         let counts = split.counts;
-        let (balance, balance_days) = self.write_balance(settle(split.standings).await?).await?;
         let rewrites_all = !retyped.is_empty();
         let (written, given) = self.write_table(split.sorters, &order, rewrites_all).await?;
+        // Now that the rows of the table have left the memory.
+        let (balance, balance_days) = self.write_balance(settle(split.standings).await?).await?;
 
         let bytes_changed = check_written(&written, &given, merged)?;
         check_versions(&split.versions, &counts, merged)?;

@@ -156,8 +156,9 @@ impl Error {
             error.find_root(),
             DataFusionError::ArrowError(_, _) | DataFusionError::Execution(_)
         );
-        // A failure to spill has the same variants, but an I/O error or ours inside.
-        if !failed || root_io(&error).is_some() || find_ours(&error).is_some() {
+        // A failure to spill or to read has the same variants, but another error inside.
+        let is_of_storage = root_io(&error).is_some() || is_of_a_store(&error);
+        if !failed || is_of_storage || find_ours(&error).is_some() {
             return Error::from(error);
         }
         Error::data(format!("{file} fails on a row: a value cannot be cast or computed")).hint(
@@ -437,6 +438,10 @@ mod tests {
         let engine = DataFusionError::ParquetError(Box::new(engine));
         let shared = DataFusionError::Shared(std::sync::Arc::new(engine));
         assert_eq!(Error::from(shared).kind, Kind::Storage);
+        let store = object_store::Error::Generic { store: "s3", source: "the line is dead".into() };
+        let arrow = ArrowError::ExternalError(Box::new(store));
+        let engine = DataFusionError::ArrowError(Box::new(arrow), None);
+        assert_eq!(Error::query("daily.sql", engine).kind, Kind::Storage);
     }
 
     #[test]

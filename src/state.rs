@@ -31,7 +31,7 @@ use tracing::warn;
 
 use crate::config::Pipeline;
 use crate::engine::session::BATCH_ROWS;
-use crate::error::{Error, Kind, Result, missing_object};
+use crate::error::{Error, Result, missing_object};
 use crate::layout::{attempt_commit, attempt_name, base_name};
 use crate::parquet_io::open::ParquetFile;
 use crate::state::balance::{BALANCE, ENTERED, EXITED, NewBalance};
@@ -374,17 +374,6 @@ impl State {
             |path: &String| path.starts_with("kind=") && base_name(path).starts_with(attempt);
         let files = list(self.folder()).await?.into_iter();
         remove(self.folder(), files.filter(is_of_attempt).collect()).await
-    }
-}
-
-/// The error when a committed file of versions or of the balance cannot be opened.
-pub(crate) fn unreadable(what: &str, error: Error) -> Error {
-    if error.kind == Kind::Data || missing_object(&error).is_some() {
-        Error::data(format!("committed {what} cannot be read"))
-            .hint("restore the file, or rebuild the state with `glueless rebuild`")
-            .caused_by(error)
-    } else {
-        error
     }
 }
 

@@ -1,9 +1,14 @@
 //! The balance: kept with the versions while an aggregate reads it, begun anew when it was not, the
 //! same whatever windows fold, with little memory too, and checked by `verify`.
 
+use std::collections::BTreeSet;
+
+use arrow::array::{ArrayRef, AsArray, new_null_array};
+use arrow::datatypes::DataType;
+
 use crate::support::{
-    Answer, COUNT_PER_DAY, Change, DAY_US, FLOWS, Lab, LabBuilder, PLACES, Place, Row, Task, day,
-    raw_file,
+    Answer, COUNT_PER_DAY, Change, DAY_US, FIRST_DAY_US, FLOWS, Lab, LabBuilder, PLACES, Place,
+    Row, Task, batches_of, day, integers, raw_file, texts, timestamps,
 };
 
 /// `sql/cust_loyalty/status.sql` for the columns of [`Lab::put_changes`].
@@ -127,6 +132,116 @@ fn the_balance_is_kept_from_the_run_in_which_an_aggregate_first_reads_it() {
             assert_eq!(of_days(lab.table(table)), of_days(with.table(table)), "{table}");
         }
     }
+}
+
+/// The formats of the ledger's files, in the order of commits.
+fn formats(lab: &Lab) -> Vec<String> {
+    let files = lab.list_all(STATE_TABLE).into_iter();
+    let ledger = files.filter(|path| path.starts_with("kind=ledger/"));
+    let format = |path: String| {
+        let batches = batches_of(lab.get(&format!("{STATE_TABLE}/{path}")));
+        let records = batches[0].column_by_name("record").expect("records");
+        records.as_string::<i32>().value(0).to_string()
+    };
+    ledger.map(format).collect()
+}
+
+#[test]
+fn what_changed_while_the_balance_was_not_kept_is_computed_again() {
+    let flows = builder().aggregate("flows", FLOWS);
+    let lab = flows.build();
+    let change = |op, cat, event: i64| Change {
+        op,
+        id: 1,
+        cat,
+        v: 1,
+        us: 0,
+        event_us: (event - 1) * DAY_US,
+    };
+    lab.put_changes(&raw_file(2), 2, &[change("I", "Gold", 1)]);
+    lab.put_changes(&raw_file(6), 6, &[change("U", "Silver", 5)]);
+    lab.run_days(1, 8);
+    let columns = ["dt", "cat", "entered", "exited"];
+    let before = ["2020-01-01 Gold 1 0", "2020-01-05 Gold 0 1", "2020-01-05 Silver 1 0"];
+    assert_eq!(lab.lines("lake/flows", columns), before);
+    assert!(formats(&lab).iter().all(|format| format == r#"{"format":2}"#));
+    // A later change of an earlier day: what changed on the 5th is never the status any more.
+    lab.put_changes(&raw_file(12), 12, &[change("U", "Basic", 3)]);
+    lab.run_with(Task::Curate, &day(12), &day(13), &["aggregate=[]"]).expect("a run");
+    assert_eq!(formats(&lab).last().map(String::as_str), Some(r#"{"format":1}"#));
+    lab.run_with(Task::Aggregate, &day(12), &day(13), &[]).expect("computed");
+    assert_eq!(formats(&lab).last().map(String::as_str), Some(r#"{"format":2}"#));
+    let after = ["2020-01-01 Gold 1 0", "2020-01-03 Basic 1 0", "2020-01-03 Gold 0 1"];
+    assert_eq!(lab.lines("lake/flows", columns), after);
+    lab.assert_verified();
+}
+
+#[test]
+fn a_balance_that_is_damaged_is_computed_anew() {
+    let lab = builder().aggregate("flows", FLOWS).build();
+    put_days(&lab, 1..25, 50);
+    for day in 1..9 {
+        lab.run_days(day, day + 1);
+    }
+    let damage = || {
+        for file in balance_files(&lab) {
+            let path = format!("{STATE_TABLE}/{file}");
+            let bytes = lab.get(&path);
+            lab.put(&path, bytes[..bytes.len() / 2].to_vec());
+        }
+    };
+    // The aggregates' step finds it.
+    damage();
+    lab.run_with(Task::Aggregate, &day(8), &day(9), &[]).expect("computed");
+    lab.assert_verified();
+    // A fold that combines the files finds it.
+    damage();
+    let mut folded = 9..25;
+    while !balance_files(&lab).is_empty() {
+        let next = folded.next().expect("the files are combined");
+        lab.run_with(Task::Curate, &day(next), &day(next + 1), &[]).expect("a run");
+    }
+    assert!(folded.start > 12, "not the first run");
+    lab.run_days(folded.start, 25);
+    lab.assert_verified();
+    let computed = of_days(lab.table("lake/flows"));
+    lab.rebuild(false, &[]).expect("rebuilt");
+    assert_eq!(of_days(lab.table("lake/flows")), computed);
+}
+
+#[test]
+fn a_partition_column_that_gets_a_type_later_keeps_its_balance() {
+    let lab = builder().partition_by(&["event_dt", "v"]).aggregate(
+        "flows",
+        "SELECT event_dt AS dt, v, entered, exited FROM balance
+         WHERE event_dt >= $start_date AND event_dt < $end_date",
+    );
+    let lab = lab.build();
+    let put = |day: i64, v: ArrayRef| {
+        let at = FIRST_DAY_US + (day - 1) * DAY_US;
+        let columns = vec![
+            ("Op", texts(["U", "U"])),
+            ("id", integers([1, day])),
+            ("cat", texts(["a", "a"])),
+            ("v", v),
+            ("ts", timestamps([at, at])),
+            ("event", timestamps([at, at])),
+        ];
+        lab.put_columns(&raw_file(day), columns);
+    };
+    put(2, new_null_array(&DataType::Null, 2));
+    lab.run_days(2, 3);
+    put(3, integers([7, 8]));
+    lab.run_days(3, 4);
+    let rows = lab.table("lake/flows");
+    let shown = |row: &Row| {
+        let v = row.get("v").map_or("-", String::as_str);
+        format!("{} {v} {} {}", row["dt"], row["entered"], row["exited"])
+    };
+    let rows: BTreeSet<String> = rows.iter().map(shown).collect();
+    let expected = ["2020-01-02 - 2 0", "2020-01-03 - 0 1", "2020-01-03 7 1 0", "2020-01-03 8 1 0"];
+    assert_eq!(rows, expected.map(String::from).into());
+    lab.assert_verified();
 }
 
 #[test]

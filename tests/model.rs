@@ -325,6 +325,11 @@ impl Case {
         let windows = self.windows.iter().copied().enumerate().chain([last]);
         for (step, window) in windows {
             self.deliver(&lab, step, last.0);
+            if step % 3 == 1 {
+                // A fold that does not keep the balance.
+                let (start, end) = (self.by.instant(window.0), self.by.instant(window.1));
+                lab.run_with(Task::Curate, &start, &end, &["aggregate=[]"]).expect("a run");
+            }
             self.run(&lab, window);
             let folded = lab.folded_inputs();
             for (number, file) in self.files.iter().enumerate() {

@@ -13,26 +13,28 @@ use crate::window::WindowSet;
 /// Days no further apart than this are computed by one query.
 pub(super) const GAP_DAYS_MAX: i64 = 366;
 
-/// The windows' days, the days that changed since the table was last aggregated, and for a running
-/// table all days computed before, from the earliest changed day on. Days change in the relations
-/// that the query reads: a row that moves to another day leaves the history as it was.
+/// The windows' days, the days that changed since the table was last aggregated, and of those computed
+/// before all from the first day on that may have changed with others: for a running table the
+/// earliest changed day; for one over the balance the earliest day that changed in a run that did not
+/// keep it. Days change in the relations that the query reads: a row that moves to another day leaves
+/// the history as it was.
 pub(super) fn days_to_compute<'a>(
     ledger: &'a Ledger,
     aggregate: &Aggregate,
     windows: &WindowSet,
 ) -> BTreeSet<NaiveDate> {
     let zone = ledger.day_zone();
-    let last = ledger.runs.iter().rposition(|run| run.tables.contains(&aggregate.table()));
-    let since = ledger.runs.iter().skip(last.map_or(0, |last| last + 1));
+    let table = aggregate.table();
+    let last = ledger.runs.iter().rposition(|run| run.tables.contains(&table));
+    let since = &ledger.runs[last.map_or(0, |last| last + 1)..];
     let relations = Relations::read_by(&aggregate.sql);
     let changed_by = |run: &'a Run| run.changed.of(relations);
-    let changed: BTreeSet<NaiveDate> = since.flat_map(changed_by).collect();
+    let changed: BTreeSet<NaiveDate> = since.iter().flat_map(changed_by).collect();
     let mut days: BTreeSet<NaiveDate> =
         windows.iter().flat_map(|window| days_in_window(window, zone)).collect();
-    let table = aggregate.table();
-    if aggregate.running
-        && let Some(earliest) = changed.first()
-    {
+    let unknown = since.iter().filter_map(|run| run.changed.unknown_from(relations));
+    let earliest = changed.first().copied().filter(|_| aggregate.running);
+    if let Some(earliest) = unknown.chain(earliest).min() {
         let published = ledger.files(&table).filter_map(|file| {
             parse_partition_segment(parent(&file.path)).and_then(|(_, day)| day?.parse().ok())
         });
@@ -42,7 +44,7 @@ pub(super) fn days_to_compute<'a>(
         let all = published
             .chain(computed.iter().flat_map(|window| days_in_window(window, zone)))
             .chain(changed_before);
-        days.extend(all.filter(|day: &NaiveDate| day >= earliest));
+        days.extend(all.filter(|day: &NaiveDate| *day >= earliest));
     }
     days.extend(changed);
     days

@@ -264,8 +264,7 @@ impl OpenPipeline<'_> {
             None => {
                 let folded = refold(self, state, &mut verified).await?;
                 if verified.state_files_damaged.is_empty() {
-                    let different = self.balance_days_different(state, &folded).await?;
-                    verified.balance_days_different = different;
+                    self.verify_balance(state, &folded, &mut verified).await?;
                 }
                 let days = compared.days;
                 verified.aggregates = self.verify_aggregates(state, &folded, days).await?;

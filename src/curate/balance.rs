@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use tracing::warn;
+
 use crate::curate::Curate;
 use crate::curate::merge::Merged;
 use crate::curate::merge::standing::Unsettled;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::state::balance::{BALANCE, Balance, NewBalance};
 
 /// The number of files of the balance from which they are combined into one.
@@ -31,29 +33,48 @@ impl Curate<'_> {
         is_known && self.pipeline.aggregates_read(BALANCE)
     }
 
-    /// Writes the balance, or its differences. Returns what becomes of its files, and the days that
-    /// changed if there are differences.
+    /// Writes the balance, or its differences. Returns what becomes of its files, and the days on which
+    /// it changed; `None` if it is not kept any more. It can be made again from the versions, so that
+    /// nothing that is wrong with it stops a run.
     pub(super) async fn write_balance(
         &self,
         added: Option<Balance>,
     ) -> Result<(NewBalance, Option<BTreeSet<i32>>)> {
         let committed = &self.committed_balance;
         let mut new = NewBalance::default();
+        let mut is_whole = self.earlier.is_none();
         let Some(mut added) = added else {
             // It would not be the balance of the new versions.
             new.replaces_all(committed);
             return Ok((new, None));
         };
         let days = added.days();
-        if self.earlier.is_none() {
-            new.replaces_all(committed);
-        } else if committed.len() >= BALANCE_FILES_MAX {
-            added.read(self.state, committed).await?;
+        if !is_whole && committed.len() >= BALANCE_FILES_MAX {
+            is_whole = true;
+            if let Err(error) = added.read(self.state, committed).await {
+                if error.kind != Kind::Data {
+                    return Err(error);
+                }
+                return Ok(self.without(&error.to_string()));
+            }
+        }
+        if let Some(why) = added.fault(is_whole) {
+            return Ok(self.without(why));
+        }
+        if is_whole {
             new.replaces_all(committed);
         } else if days.is_empty() && !committed.is_empty() {
             return Ok((new, Some(days)));
         }
         new.file = Some(added.write(self.versions, self.attempt).await?);
-        Ok((new, self.earlier.map(|_| days)))
+        Ok((new, Some(days)))
+    }
+
+    /// Gives the balance up; the next computing of the aggregates begins it anew.
+    fn without(&self, why: &str) -> (NewBalance, Option<BTreeSet<i32>>) {
+        warn!("the balance is computed anew with the aggregates: {why}");
+        let mut new = NewBalance::default();
+        new.replaces_all(&self.committed_balance);
+        (new, None)
     }
 }

@@ -12,8 +12,8 @@
 //! with `latest-per-day` a day's row is replaced if that day's version is. The version names the
 //! partition of the replaced row.
 //!
-//! Versions of the winners' days are rewritten; with `latest`, those of other days are read for the
-//! winners' keys. A Bloom filter over the winners' keys keeps all other versions out of the sorter,
+//! Versions of the winners' days are rewritten; with `latest`, or if the balance is kept, those of other
+//! days are read for the winners' keys. A Bloom filter over the winners' keys keeps all other versions out of the sorter,
 //! which divides keys into parts by their hash, spills if needed, and is processed part by part.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -162,7 +162,9 @@ impl Merge<'_> {
         let bloom = Arc::new(Bloom::new(self.folded.keys));
         let memory =
             MemoryConsumer::new("keys of the window").register(&context.runtime_env().memory_pool);
-        memory.grow(bloom.bytes() + self.changes.ordinal_counts().sum::<u64>() as usize / 4);
+        let bits = if outputs.iter().any(|output| output.standing.is_some()) { 3 } else { 2 };
+        let ordinals = self.changes.ordinal_counts().sum::<u64>() as usize;
+        memory.grow(bloom.bytes() + bits * ordinals / 8);
 
         let shared =
             Shared { entries: Arc::clone(&self.entries), files: Arc::clone(&self.files), bloom };

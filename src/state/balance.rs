@@ -19,7 +19,6 @@
 //! the keys that it changed. Each committed file has such differences, and all files together are
 //! the balance; no file means that it is not kept.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -30,9 +29,8 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReser
 use futures::TryStreamExt;
 
 use crate::engine::session::BATCH_ROWS;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result, missing_object};
 use crate::parquet_io::open::{ParquetFile, conform};
-use crate::state::unreadable;
 use crate::state::versions::VersionsLayout;
 use crate::store::{Folder, parse_path};
 use crate::table::writer::{parquet_properties, parquet_writer, write_error};
@@ -117,6 +115,8 @@ pub struct Balance {
     /// By day, as days since 1970, and number of the values: entered and exited.
     counts: HashMap<(i32, u32), [i64; 2]>,
     memory: MemoryReservation,
+    /// Whether memory has ended: then it has no counts, and takes none.
+    is_too_large: bool,
 }
 
 impl Balance {
@@ -134,6 +134,7 @@ impl Balance {
             numbers: HashMap::new(),
             counts: HashMap::new(),
             memory: MemoryConsumer::new(BALANCE).register(pool),
+            is_too_large: false,
         })
     }
 
@@ -141,7 +142,7 @@ impl Balance {
     /// of versions.
     ///
     /// # Errors
-    /// Internal, when a column is missing; usage, when memory ends.
+    /// Internal, when a column is missing.
     pub fn numbers(&mut self, batch: &RecordBatch) -> Result<Vec<u32>> {
         let fields = self.schema.fields();
         let parts = fields[1..fields.len() - 2].iter().map(|field| {
@@ -150,56 +151,76 @@ impl Balance {
         });
         let parts = parts.collect::<Result<Vec<ArrayRef>>>()?;
         if parts.is_empty() {
-            return Ok(vec![self.number(&[])?; batch.num_rows()]);
+            return Ok(vec![self.number(&[]); batch.num_rows()]);
         }
         let rows = self.converter.convert_columns(&parts)?;
-        let mut numbers = Vec::with_capacity(batch.num_rows());
-        for row in &rows {
-            numbers.push(self.number(row.data())?);
-        }
-        Ok(numbers)
+        Ok(rows.iter().map(|row| self.number(row.data())).collect())
     }
 
     /// The number of a list of values.
-    fn number(&mut self, values: &[u8]) -> Result<u32> {
+    fn number(&mut self, values: &[u8]) -> u32 {
         if let Some(number) = self.numbers.get(values) {
-            return Ok(*number);
+            return *number;
         }
-        self.memory.try_grow(2 * (values.len() + ENTRY_BYTES))?;
+        if !self.has_memory(2 * (values.len() + ENTRY_BYTES)) {
+            return 0;
+        }
         let number = self.values.len() as u32;
         self.values.push(values.into());
         self.numbers.insert(values.into(), number);
-        Ok(number)
+        number
     }
 
     /// Adds keys that take up and give up a status on a day.
-    ///
-    /// # Errors
-    /// Usage, when memory ends.
-    pub fn add(&mut self, day: i32, number: u32, [entered, exited]: [i64; 2]) -> Result<()> {
-        let count = match self.counts.entry((day, number)) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => {
-                self.memory.try_grow(ENTRY_BYTES)?;
-                new.insert([0, 0])
-            }
-        };
+    pub fn add(&mut self, day: i32, number: u32, [entered, exited]: [i64; 2]) {
+        if !self.counts.contains_key(&(day, number)) && !self.has_memory(ENTRY_BYTES) {
+            return;
+        }
+        let count = self.counts.entry((day, number)).or_default();
         count[0] += entered;
         count[1] += exited;
-        Ok(())
+    }
+
+    /// Reserves memory. Without it, the balance gives up what it has.
+    fn has_memory(&mut self, bytes: usize) -> bool {
+        if self.is_too_large || self.memory.try_grow(bytes).is_err() {
+            self.is_too_large = true;
+            self.values = Vec::new();
+            self.numbers = HashMap::new();
+            self.counts = HashMap::new();
+            self.memory.free();
+        }
+        !self.is_too_large
+    }
+
+    /// What is wrong with it, if anything: memory has ended; or, if it is whole, more keys have given up
+    /// some values than have taken them up.
+    pub fn fault(&self, is_whole: bool) -> Option<&'static str> {
+        if self.is_too_large {
+            return Some("there is not enough memory for its days and values");
+        }
+        let is_negative = |count: &[i64; 2]| count.iter().any(|side| *side < 0);
+        if !is_whole {
+            return None;
+        }
+        let mut standing: HashMap<u32, i64> = HashMap::new();
+        for ((_, number), [entered, exited]) in &self.counts {
+            *standing.entry(*number).or_default() += entered - exited;
+        }
+        (self.counts.values().any(is_negative) || standing.values().any(|keys| *keys < 0))
+            .then_some("it is not the balance of the versions")
     }
 
     /// Adds another balance of this layout, once or, to subtract it, -1 times.
-    ///
-    /// # Errors
-    /// Usage, when memory ends.
-    pub fn add_all(&mut self, other: &Balance, times: i64) -> Result<()> {
-        let numbers = other.values.iter().map(|values| self.number(values));
-        let numbers = numbers.collect::<Result<Vec<u32>>>()?;
-        for ((day, number), count) in &other.counts {
-            self.add(*day, numbers[*number as usize], count.map(|count| times * count))?;
+    pub fn add_all(&mut self, other: &Balance, times: i64) {
+        if other.is_too_large {
+            self.is_too_large = true;
+            return;
         }
-        Ok(())
+        let numbers: Vec<u32> = other.values.iter().map(|values| self.number(values)).collect();
+        for ((day, number), count) in &other.counts {
+            self.add(*day, numbers[*number as usize], count.map(|count| times * count));
+        }
     }
 
     /// The days on which it is not zero.
@@ -232,15 +253,24 @@ impl Balance {
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 
+    /// Checks that files, given by path relative to the state's table and size, can be opened.
+    ///
+    /// # Errors
+    /// As [`Balance::read`].
+    pub async fn check(state: &Folder, files: &[(String, u64)]) -> Result<()> {
+        for file in files {
+            open(state, file).await?;
+        }
+        Ok(())
+    }
+
     /// Adds the rows of files: paths relative to the state's table, and sizes.
     ///
     /// # Errors
     /// Data, when a file is missing or damaged; storage, when it cannot be read.
     pub async fn read(&mut self, state: &Folder, files: &[(String, u64)]) -> Result<()> {
-        for (path, bytes) in files {
-            let (name, store) = (state.describe(path), Arc::clone(&state.store));
-            let opened = ParquetFile::open(store, parse_path(path)?, *bytes, name).await;
-            let file = opened.map_err(|error| unreadable("files of the balance", error))?;
+        for file in files {
+            let file = open(state, file).await?;
             // The row number is the last column.
             let columns: Vec<usize> = (0..file.schema().fields().len() - 1).collect();
             let mut batches = file.read(&columns, BATCH_ROWS);
@@ -258,7 +288,7 @@ impl Balance {
         let entered = rows.column(count - 2).as_primitive::<Int64Type>();
         let exited = rows.column(count - 1).as_primitive::<Int64Type>();
         for (row, number) in numbers.into_iter().enumerate() {
-            self.add(days.value(row), number, [entered.value(row), exited.value(row)])?;
+            self.add(days.value(row), number, [entered.value(row), exited.value(row)]);
         }
         Ok(())
     }
@@ -278,5 +308,63 @@ impl Balance {
         };
         written.await.map_err(|error| write_error(folder, &path, error))?;
         Ok((path, writer.bytes_written() as u64))
+    }
+}
+
+/// Opens a file of the balance.
+async fn open(state: &Folder, (path, bytes): &(String, u64)) -> Result<ParquetFile> {
+    let (name, store) = (state.describe(path), Arc::clone(&state.store));
+    let opened = ParquetFile::open(store, parse_path(path)?, *bytes, name).await;
+    opened.map_err(|error| match error.kind {
+        Kind::Data => error,
+        _ if missing_object(&error).is_some() => {
+            Error::data("a file of the balance is missing").caused_by(error)
+        }
+        _ => error,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::execution::memory_pool::GreedyMemoryPool;
+
+    use super::*;
+
+    fn balance(bytes: usize) -> Balance {
+        let layout = VersionsLayout {
+            partitions: vec![("cat".into(), DataType::Utf8)],
+            ..VersionsLayout::default()
+        };
+        let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(bytes));
+        Balance::new(&layout, &pool).expect("a balance")
+    }
+
+    #[test]
+    fn a_balance_without_memory_has_a_fault_and_gives_its_memory_back() {
+        let mut one = balance(10_000);
+        for day in 0..10 {
+            one.add(day, 0, [1, 0]);
+        }
+        assert_eq!((one.fault(true), one.days().len()), (None, 10));
+        for day in 0..1000 {
+            one.add(day, 0, [1, 0]);
+        }
+        assert!(one.fault(false).is_some());
+        assert_eq!((one.days().len(), one.memory.size()), (0, 0));
+        let mut other = balance(1 << 20);
+        other.add_all(&one, 1);
+        assert!(other.fault(false).is_some(), "with it the sum is unknown");
+    }
+
+    #[test]
+    fn a_balance_by_which_more_keys_left_than_came_has_a_fault() {
+        let mut one = balance(10_000);
+        one.add(5, 0, [0, 1]);
+        assert_eq!(one.fault(false), None, "a difference");
+        assert!(one.fault(true).is_some());
+        one.add(4, 0, [1, 0]);
+        assert_eq!(one.fault(true), None);
+        one.add(4, 0, [-1, -1]);
+        assert!(one.fault(true).is_some());
     }
 }

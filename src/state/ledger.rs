@@ -120,15 +120,14 @@ pub struct ChangedDays {
     /// before in the curated table, and stays in the history.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     history_days: Option<Vec<NaiveDate>>,
-    /// Those of the balance, if they are not those of the history: the day on which a status ends
-    /// depends on the days before.
+    /// Those of the balance, if it was kept: the day on which a status ends depends on the days before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     balance_days: Option<Vec<NaiveDate>>,
 }
 
 impl ChangedDays {
     /// The days of the history, those that only the curated table has changed on, and those of the
-    /// balance; `None` if these are not known more exactly than those of the history.
+    /// balance; `None` if it was not kept.
     pub fn new(
         history: &BTreeSet<NaiveDate>,
         curated: &BTreeSet<NaiveDate>,
@@ -136,19 +135,29 @@ impl ChangedDays {
     ) -> Self {
         let days: Vec<NaiveDate> = history.union(curated).copied().collect();
         let history_days = (days.len() > history.len()).then(|| history.iter().copied().collect());
-        let balance_days = balance.filter(|balance| balance != history);
-        let balance_days = balance_days.map(|days| days.into_iter().collect());
+        let balance_days = balance.map(|days| days.into_iter().collect());
         ChangedDays { days, history_days, balance_days }
     }
 
-    /// The days of some relations.
+    /// The days of some relations; for a balance that was not kept, those of the history.
     pub fn of(&self, relations: Relations) -> impl Iterator<Item = NaiveDate> {
-        let history = self.history_days.as_ref().unwrap_or(&self.days);
-        let balance = self.balance_days.as_ref().unwrap_or(history);
-        let of_curated = relations.curated.then_some(&self.days);
+        let history = self.of_history();
+        let balance = self.balance_days.as_deref().unwrap_or(history);
+        let of_curated = relations.curated.then_some(&*self.days);
         let of_history = relations.history.then_some(history);
         let of_balance = relations.balance.then_some(balance);
         [of_curated, of_history, of_balance].into_iter().flatten().flatten().copied()
+    }
+
+    /// The day from which on any day of some relations may have changed; `None` if the changed days
+    /// are known.
+    pub fn unknown_from(&self, relations: Relations) -> Option<NaiveDate> {
+        let is_unknown = relations.balance && self.balance_days.is_none();
+        self.of_history().first().copied().filter(|_| is_unknown)
+    }
+
+    fn of_history(&self) -> &[NaiveDate] {
+        self.history_days.as_ref().unwrap_or(&self.days)
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use tracing::info;
+use arrow::datatypes::Field;
+use tracing::{info, warn};
 
 use crate::aggregate;
 use crate::changes::file_order::FileNumbers;
@@ -13,10 +14,10 @@ use crate::commands::task::Task;
 use crate::config::{Aggregate, Pipeline};
 use crate::curate::merge::standing::CommittedState;
 use crate::engine::session::session;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::report::AggregateReport;
-use crate::state::balance::{BALANCE, NewBalance};
-use crate::state::contract::TableContract;
+use crate::state::balance::{BALANCE, Balance, NewBalance};
+use crate::state::contract::{TableContract, read_types};
 use crate::state::ledger::{CURATED, ChangedDays, Ledger, Step};
 use crate::state::{NewVersions, NotCommitted};
 use crate::types::day_counts::DayCounts;
@@ -41,9 +42,9 @@ impl Run<'_> {
         if windows != WindowSet::from(self.window) {
             attempt.aggregated = Some(windows.clone());
         }
+        let context = session(&self.open.runtime, self.open.run_context.resources.threads);
         let balance = self.missing_balance(attempt).await?;
         let state = &attempt.state;
-        let context = session(&self.open.runtime, self.open.run_context.resources.threads);
         let curated = self.open.output(CURATED)?;
         let store_url = object_store_root(&curated.folder);
         context.register_object_store(&store_url, Arc::clone(&curated.folder.root_store));
@@ -93,18 +94,34 @@ impl Run<'_> {
         self.commit_and_publish(attempt, Step::Aggregate, vec![], balance, changed, &plans).await
     }
 
-    /// Writes the balance of the committed versions, if an aggregate reads it and it was not kept: the
-    /// pipeline is from before, or had no such aggregate.
+    /// Writes the balance of the committed versions, if an aggregate reads it, and it was not kept or is
+    /// damaged.
     async fn missing_balance(&self, attempt: &Attempt) -> Result<NewBalance> {
         let state = &attempt.state;
         let pipeline = self.open.run_context.pipeline;
-        let is_kept = !state.data_files(BALANCE).is_empty();
-        let Some(contract) = state.ledger.contract.as_ref().filter(|_| !is_kept) else {
-            return Ok(NewBalance::default());
+        let mut new = NewBalance::default();
+        let Some(contract) = &state.ledger.contract else {
+            return Ok(new);
         };
         if !pipeline.aggregates_read(BALANCE) {
-            return Ok(NewBalance::default());
+            return Ok(new);
         }
+        let committed = state.data_files(BALANCE);
+        match Balance::check(state.folder(), &committed).await {
+            Ok(()) if !committed.is_empty() => return Ok(new),
+            Err(error) if error.kind == Kind::Data => {
+                warn!("the balance is computed anew: {error}");
+                new.replaces_all(&committed);
+            }
+            checked => checked?,
+        }
+        // Before the work: a query that cannot be planned stops it.
+        let columns = read_types(&contract.columns)?.into_iter();
+        let columns: Vec<Field> =
+            columns.map(|(name, kind)| Field::new(name, kind, true)).collect();
+        let threads = self.open.run_context.resources.threads;
+        let context = session(&self.open.runtime, threads);
+        aggregate::check(&context, pipeline, &contract.layout()?, &columns).await?;
         let layout = Arc::new(contract.layout()?);
         let inputs = state.ledger.inputs.keys().cloned();
         let versions = CommittedState {
@@ -114,10 +131,9 @@ impl Run<'_> {
             rows: state.ledger.versions.values().map(DayCounts::rows).sum(),
             numbers: FileNumbers::new(pipeline.raw.file_order(), inputs),
         };
-        let threads = self.open.run_context.resources.threads;
         let balance = versions.balance(&self.open.runtime, threads).await?;
-        let file = balance.write(state.folder(), &attempt.name).await?;
-        Ok(NewBalance { file: Some(file), replaced: Vec::new() })
+        new.file = Some(balance.write(state.folder(), &attempt.name).await?);
+        Ok(new)
     }
 }
 

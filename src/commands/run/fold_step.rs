@@ -191,6 +191,8 @@ fn changed_days(step: Step, ledger: &Ledger, curated: &Curated) -> ChangedDays {
         history.extend(before.filter_map(|(day, _)| day));
     }
     let dates = |days: &BTreeSet<i32>| days.iter().filter_map(|day| date(*day)).collect();
-    let balance = curated.balance_days.as_ref().map(dates);
+    // The balance changes on days of versions only.
+    let of_balance = |days| if step == Step::Rebuild { &history } else { days };
+    let balance = curated.balance_days.as_ref().map(|days| dates(of_balance(days)));
     ChangedDays::new(&dates(&history), &dates(&curated.days_left), balance)
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
-use chrono::NaiveDate;
 use datafusion::prelude::SessionContext;
 
 use super::{OpenPipeline, Side, Verified, day_differences, side};
@@ -12,7 +11,7 @@ use crate::commands::run::inputs::describe_missing;
 use crate::config::Pipeline;
 use crate::curate::Curated;
 use crate::curate::stage::Onto;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::raw::discover::{self, Input, Recorded, Rediscovered};
 use crate::report::Report;
 use crate::state::State;
@@ -57,23 +56,39 @@ pub(super) async fn refold(
 }
 
 impl OpenPipeline<'_> {
-    /// The days on which the committed balance, if there is one, is not the refolded one.
-    pub(super) async fn balance_days_different(
+    /// Compares the committed balance, if there is one, with the refolded one.
+    pub(super) async fn verify_balance(
         &self,
         state: &State,
         folded: &Refolded,
-    ) -> Result<Vec<NaiveDate>> {
+        verified: &mut Verified,
+    ) -> Result<()> {
         let committed = state.data_files(BALANCE);
         let Some(expected) = folded.curated.balance.file.clone().filter(|_| !committed.is_empty())
         else {
-            return Ok(Vec::new());
+            return Ok(());
         };
         let new = || Balance::new(&folded.curated.layout, &self.runtime.memory_pool);
         let (mut found, mut refolded) = (new()?, new()?);
-        found.read(state.folder(), &committed).await?;
+        for file in committed {
+            match found.read(state.folder(), std::slice::from_ref(&file)).await {
+                Err(error) if error.kind == Kind::Data => {
+                    verified.state_files_damaged.push(file.0);
+                }
+                read => read?,
+            }
+        }
+        if !verified.state_files_damaged.is_empty() {
+            return Ok(());
+        }
         refolded.read(&folded.versions, &[expected]).await?;
-        found.add_all(&refolded, -1)?;
-        Ok(found.days().into_iter().filter_map(date).collect())
+        found.add_all(&refolded, -1);
+        if let Some(why) = found.fault(false) {
+            verified.notes.push(format!("the balance was not compared: {why}"));
+        }
+        let days = found.days().into_iter();
+        verified.balance_days_different = days.filter_map(date).collect();
+        Ok(())
     }
 }
 

@@ -51,9 +51,9 @@ pub(crate) enum Unsettled {
     None,
 }
 
-/// A change of a key, in the order of days.
+/// A change of a key that has a day.
 #[derive(Clone, Copy, Debug)]
-struct Step {
+struct Dated {
     /// The row of its entry.
     at: usize,
     day: i32,
@@ -80,7 +80,7 @@ impl Standing {
         self.balance.numbers(rows)
     }
 
-    /// Counts a key about which the merge has decided. Returns whether its winners are unsettled;
+    /// Counts a key about which the merge has decided; `accepted` ascends. Returns whether its winners are unsettled;
     /// then its versions, by their rows, are appended to `unsettled`.
     pub(super) fn count(
         &mut self,
@@ -95,12 +95,12 @@ impl Standing {
             return Ok(false);
         }
         let is_version = |entry: &&Entry| entry.origin != Origin::Winner;
-        let before: Vec<Step> = entries.iter().filter(is_version).filter_map(Step::of).collect();
-        add(&mut self.balance, &held(&before, order), numbers, -1)?;
-        let mut now: Vec<Step> = Vec::new();
+        let before: Vec<Dated> = entries.iter().filter(is_version).filter_map(Dated::of).collect();
+        add(&mut self.balance, &held(&before, order), numbers, -1);
+        let mut now: Vec<Dated> = Vec::new();
         for of_day in entries.chunk_by(|a, b| a.day == b.day) {
-            let winner = of_day.iter().find(|entry| accepted.contains(&entry.at));
-            now.extend(winner.or(of_day.iter().find(is_version)).and_then(Step::of));
+            let winner = of_day.iter().find(|entry| accepted.binary_search(&entry.at).is_ok());
+            now.extend(winner.or(of_day.iter().find(is_version)).and_then(Dated::of));
         }
         let held = held(&now, order);
         let (last, others) = match held.split_last() {
@@ -115,7 +115,7 @@ impl Standing {
             unsettled.extend(versions.map(|step| step.at as u32));
             return Ok(true);
         }
-        add(&mut self.balance, &held, numbers, 1)?;
+        add(&mut self.balance, &held, numbers, 1);
         Ok(false)
     }
 
@@ -167,7 +167,7 @@ impl Standing {
         let numbers = self.balance.numbers(versions)?;
         for (row, number) in numbers.into_iter().enumerate() {
             if latest.value(row) && !deleted.value(row) && days.is_valid(row) {
-                self.balance.add(days.value(row), number, [1, 0])?;
+                self.balance.add(days.value(row), number, [1, 0]);
             }
         }
         Ok(())
@@ -211,17 +211,17 @@ impl Standing {
         let mut steps = Vec::new();
         for of_key in of_keys(rows, keys)? {
             steps.clear();
-            steps.extend(of_key.filter_map(|at| Step::of(&columns.entry(at))));
-            add(balance, &held(&steps, &columns.orders), &numbers, 1)?;
+            steps.extend(of_key.filter_map(|at| Dated::of(&columns.entry(at))));
+            add(balance, &held(&steps, &columns.orders), &numbers, 1);
         }
         Ok(())
     }
 }
 
-impl Step {
+impl Dated {
     /// An entry; `None` if it has no day.
     fn of(entry: &Entry) -> Option<Self> {
-        Some(Step {
+        Some(Dated {
             at: entry.at,
             day: entry.day?,
             has_row: entry.has_row,
@@ -232,8 +232,8 @@ impl Step {
 
 /// The changes of a key that became its status: those later in the order of changes than all of the
 /// days before.
-fn held(steps: &[Step], order: &impl ChangeOrder) -> Vec<Step> {
-    let mut held: Vec<Step> = Vec::new();
+fn held(steps: &[Dated], order: &impl ChangeOrder) -> Vec<Dated> {
+    let mut held: Vec<Dated> = Vec::new();
     for step in steps {
         if held.last().is_none_or(|last| order.is_later(step.at, last.at)) {
             held.push(*step);
@@ -243,20 +243,19 @@ fn held(steps: &[Step], order: &impl ChangeOrder) -> Vec<Step> {
 }
 
 /// Adds the standing of a key, once or, to subtract it, -1 times.
-fn add(balance: &mut Balance, held: &[Step], numbers: &[u32], times: i64) -> Result<()> {
+fn add(balance: &mut Balance, held: &[Dated], numbers: &[u32], times: i64) {
     for (index, step) in held.iter().enumerate().filter(|(_, step)| step.has_row) {
-        balance.add(step.day, numbers[step.at], [times, 0])?;
+        balance.add(step.day, numbers[step.at], [times, 0]);
         if let Some(next) = held.get(index + 1) {
-            balance.add(next.day, numbers[step.at], [0, times])?;
+            balance.add(next.day, numbers[step.at], [0, times]);
         }
     }
-    Ok(())
 }
 
 /// What the standing of all keys adds to the balance.
 ///
 /// # Errors
-/// Usage, when memory ends; storage, when spilled entries cannot be read.
+/// Storage, when spilled entries cannot be read.
 pub(crate) async fn settle(standings: Vec<Standing>) -> Result<Option<Balance>> {
     let Some(entries) = standings.first().map(|one| Arc::clone(&one.entries)) else {
         return Ok(None);
@@ -287,7 +286,7 @@ pub(crate) async fn settle(standings: Vec<Standing>) -> Result<Option<Balance>> 
     let mut balances = join_all(tasks).await?.into_iter();
     let Some(mut all) = balances.next() else { return Ok(None) };
     for balance in balances {
-        all.add_all(&balance, 1)?;
+        all.add_all(&balance, 1);
     }
     Ok(Some(all))
 }
@@ -335,6 +334,13 @@ impl CommittedState<'_> {
             })
         });
         let balance = settle(join_all(tasks).await?).await?;
-        balance.ok_or_else(|| Error::internal("there is no thread to count the versions"))
+        let balance =
+            balance.ok_or_else(|| Error::internal("no thread has counted the versions"))?;
+        match balance.fault(true) {
+            Some(why) => Err(Error::usage(format!("the balance cannot be computed: {why}")).hint(
+                "raise `limits.memory`, or partition the table by columns with fewer values",
+            )),
+            None => Ok(balance),
+        }
     }
 }

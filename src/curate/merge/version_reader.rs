@@ -10,9 +10,8 @@ use crate::curate::merge::CommittedVersions;
 use crate::curate::merge::bloom::Bloom;
 use crate::curate::merge::entries::{Entries, Files, LOOKED_UP, REWRITTEN, hash};
 use crate::engine::session::BATCH_ROWS;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result, missing_object};
 use crate::parquet_io::open::{ParquetFile, conform};
-use crate::state::unreadable;
 use crate::state::versions::VersionsLayout;
 use crate::state::versions_writer::VersionsWriter;
 use crate::store::{Folder, parse_path};
@@ -87,7 +86,15 @@ pub(super) async fn open_versions(
     let name = state.describe(path);
     let store = Arc::clone(&state.store);
     let opened = ParquetFile::open(store, parse_path(path)?, bytes, name.clone()).await;
-    let file = opened.map_err(|error| unreadable("versions", error))?;
+    let file = opened.map_err(|error| {
+        if error.kind == Kind::Data || missing_object(&error).is_some() {
+            Error::data("committed versions cannot be read")
+                .hint("restore the file, or rebuild the state with `glueless rebuild`")
+                .caused_by(error)
+        } else {
+            error
+        }
+    })?;
     let schema = layout.schema();
     let fields = schema.fields().iter();
     let columns = fields.map(|field| file.schema().index_of(field.name()));
