@@ -19,7 +19,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use chrono::{DateTime, Utc};
 use deltalake::DeltaTableError;
@@ -178,23 +178,31 @@ impl State {
     async fn replay(&mut self) -> Result<()> {
         let files = self.data_files("ledger");
         // Files never change: those already replayed are not read again.
-        let (mut ledger, read) = if files.starts_with(&self.replayed) {
-            (self.ledger.clone(), self.replayed.len())
+        let known = if files.starts_with(&self.replayed) { self.replayed.len() } else { 0 };
+        let new = files[known..].iter();
+        let opened = new.map(|file| open_records(&self.log.folder, file));
+        let mut opened = stream::iter(opened).buffered(CONCURRENT_READS);
+        if known == 0 {
+            let mut ledger = Ledger::default();
+            while let Some(file) = opened.try_next().await? {
+                read_records(&file, |record| ledger.replay(record)).await?;
+            }
+            drop(opened);
+            self.ledger = ledger;
         } else {
-            (Ledger::default(), 0)
-        };
-        let new = files[read..].iter();
-        let reads = new.map(|file| read_records(&self.log.folder, file));
-        let mut batches = stream::iter(reads).buffered(CONCURRENT_READS);
-        while let Some(records) = batches.try_next().await? {
-            records.into_iter().for_each(|record| ledger.replay(record));
+            // All or none is added.
+            let mut records = Vec::new();
+            while let Some(file) = opened.try_next().await? {
+                read_records(&file, |record| records.push(record)).await?;
+            }
+            drop(opened);
+            records.into_iter().for_each(|record| self.ledger.replay(record));
         }
-        drop(batches);
         let listed: BTreeSet<String> =
             self.data_files("version").into_iter().map(|(path, _)| path).collect();
-        ledger.versions.retain(|path, _| listed.contains(path));
-        self.unknown = listed.into_iter().find(|path| !ledger.versions.contains_key(path));
-        self.ledger = ledger;
+        let versions = &mut self.ledger.versions;
+        versions.retain(|path, _| listed.contains(path));
+        self.unknown = listed.into_iter().find(|path| !versions.contains_key(path));
         self.replayed = files;
         Ok(())
     }
@@ -292,16 +300,17 @@ impl State {
             }
             new.iter().cloned().for_each(|record| ledger.replay(record));
         };
-        if is_due_for_compaction(&ledger_files) {
-            let mut ledger = self.ledger.clone();
-            replay_new(&mut ledger);
-            records = ledger.records();
-            actions.extend(self.log.remove_actions(|path| path.starts_with("kind=ledger/")));
-            ledger_files.clear();
-        }
         let path = format!("kind=ledger/{}.parquet", attempt_name(number, run_id));
         let format = self.format_with(versions.as_ref());
-        let bytes = write_records(self.folder(), &path, format, &records).await?;
+        let bytes = if is_due_for_compaction(&ledger_files) {
+            let mut ledger = self.ledger.clone();
+            replay_new(&mut ledger);
+            actions.extend(self.log.remove_actions(|path| path.starts_with("kind=ledger/")));
+            ledger_files.clear();
+            write_records(self.folder(), &path, format, ledger.records()).await?
+        } else {
+            write_records(self.folder(), &path, format, records.into_iter()).await?
+        };
         actions.push(new_file("ledger", &path, bytes, modified));
         ledger_files.push((path.clone(), bytes));
         let mut written = vec![path];
@@ -437,37 +446,43 @@ fn record_schema() -> Schema {
     Schema::new(vec![Field::new("record", DataType::Utf8, true)])
 }
 
+/// Writes the format and the records to a file of the ledger. Returns its size in bytes.
 async fn write_records(
     folder: &Folder,
     path: &str,
     format: u32,
-    records: &[Record],
+    records: impl Iterator<Item = Record>,
 ) -> Result<u64> {
-    let format = Record::Format(format);
-    let texts = std::iter::once(&format)
-        .chain(records)
-        .map(serde_json::to_string)
-        .collect::<Result<Vec<String>, _>>()
-        .map_err(|error| Error::internal("cannot write the ledger").caused_by(error))?;
+    let mut records = std::iter::once(Record::Format(format)).chain(records);
     let schema = Arc::new(record_schema());
-    let batch =
-        RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(StringArray::from(texts))])?;
     let properties = parquet_properties(path, &[]);
-    let mut writer = parquet_writer(folder, path, schema, properties)?;
-    let written = async {
-        writer.write(&batch).await?;
-        writer.finish().await
-    };
-    written.await.map_err(|error| write_error(folder, path, error))?;
+    let mut writer = parquet_writer(folder, path, Arc::clone(&schema), properties)?;
+    let failed = |error| write_error(folder, path, error);
+    loop {
+        let texts = records.by_ref().take(BATCH_ROWS).map(|record| serde_json::to_string(&record));
+        let texts = texts
+            .collect::<Result<Vec<String>, _>>()
+            .map_err(|error| Error::internal("cannot write the ledger").caused_by(error))?;
+        if texts.is_empty() {
+            break;
+        }
+        let columns: Vec<ArrayRef> = vec![Arc::new(StringArray::from(texts))];
+        let batch = RecordBatch::try_new(Arc::clone(&schema), columns)?;
+        writer.write(&batch).await.map_err(failed)?;
+    }
+    writer.finish().await.map_err(failed)?;
     Ok(writer.bytes_written() as u64)
 }
 
-async fn read_records(folder: &Folder, (path, bytes): &(String, u64)) -> Result<Vec<Record>> {
+async fn open_records(folder: &Folder, (path, bytes): &(String, u64)) -> Result<ParquetFile> {
     let store = Arc::clone(&folder.store);
-    let file = ParquetFile::open(store, parse_path(path)?, *bytes, folder.describe(path)).await?;
+    ParquetFile::open(store, parse_path(path)?, *bytes, folder.describe(path)).await
+}
+
+/// Reads the records of a file of the ledger, in their order.
+async fn read_records(file: &ParquetFile, mut each: impl FnMut(Record)) -> Result<()> {
     let wanted = file.schema().index_of("record")?;
     let mut batches = file.read(&[wanted], BATCH_ROWS);
-    let mut records = Vec::new();
     while let Some(batch) = batches.try_next().await? {
         for text in batch.column(0).as_string_view().iter().flatten() {
             let record = serde_json::from_str(text).map_err(|error| {
@@ -479,13 +494,13 @@ async fn read_records(folder: &Folder, (path, bytes): &(String, u64)) -> Result<
                 Record::Format(format) if format > BALANCED_FORMAT => {
                     return Err(Error::usage(format!(
                         "{} was written by a newer version of glueless: its format is {format}, and this version reads up to {BALANCED_FORMAT}",
-                        folder.location
+                        file.name
                     ))
                     .hint("use that version, or a newer one"));
                 }
-                record => records.push(record),
+                record => each(record),
             }
         }
     }
-    Ok(records)
+    Ok(())
 }

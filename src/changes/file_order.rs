@@ -4,6 +4,7 @@
 //! valid within one run only; the state stores names.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow::array::{Array, Int32Array, StringArray, UInt32Array};
 
@@ -13,21 +14,23 @@ use crate::layout::FileOrder;
 /// The numbers of files, named by location and path.
 #[derive(Debug, Default)]
 pub struct FileNumbers {
-    files: Vec<(usize, String)>,
-    numbers: HashMap<(i32, String), u32>,
+    files: Vec<(usize, Arc<str>)>,
+    /// Per location the number of each path.
+    numbers: Vec<HashMap<Arc<str>, u32>>,
 }
 
 impl FileNumbers {
     /// Numbers files, which may be given in any order and repeatedly.
     pub fn new(order: FileOrder, files: impl IntoIterator<Item = (usize, String)>) -> Self {
-        let mut files: Vec<(usize, String)> = files.into_iter().collect();
+        let files = files.into_iter().map(|(location, path)| (location, Arc::from(path)));
+        let mut files: Vec<(usize, Arc<str>)> = files.collect();
         order.sort(&mut files, |(location, path)| (*location, path));
         files.dedup();
-        let numbers = files
-            .iter()
-            .zip(0..)
-            .map(|((location, path), number)| ((*location as i32, path.clone()), number))
-            .collect();
+        let locations = files.iter().map(|(location, _)| location + 1).max();
+        let mut numbers = vec![HashMap::new(); locations.unwrap_or_default()];
+        for ((location, path), number) in files.iter().zip(0..) {
+            numbers[*location].insert(Arc::clone(path), number);
+        }
         FileNumbers { files, numbers }
     }
 
@@ -42,7 +45,8 @@ impl FileNumbers {
     /// # Errors
     /// Data, when there is no such file.
     pub fn number(&self, location: i32, path: &str) -> Result<u32> {
-        let number = self.numbers.get(&(location, path.to_string()));
+        let numbers = usize::try_from(location).ok().and_then(|at| self.numbers.get(at));
+        let number = numbers.and_then(|numbers| numbers.get(path));
         number.copied().ok_or_else(|| {
             Error::data(format!("versions refer to the input {path}, which is not in the ledger"))
                 .hint("the state is damaged: rebuild it with `glueless rebuild`")

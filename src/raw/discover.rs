@@ -111,6 +111,7 @@ pub(crate) async fn discover<'a>(
         let full_loads: Vec<&str> = full_loads.map(|file| file.path.as_str()).collect();
         let listed = list((location, folder), raw, window, &full_loads, &folded).await?.into_iter();
         let mut files = raw_files(location, folder, raw, listed)?;
+        debug!("{} files listed in {}{}", files.len(), folder.location, lists_all(raw));
         found.renewed.extend(identify(folder, recorded, &mut files).await?);
         let was_read = |file: &&RawFile| {
             file.location == location && RawFormat::of(&file.path) == Some(raw.format)
@@ -162,6 +163,16 @@ pub(crate) async fn discover<'a>(
             && recorded.folded(file.location, &file.path).is_some()
     });
     Ok(found)
+}
+
+/// What a listing costs by the way windows select files.
+fn lists_all(raw: &Raw) -> &'static str {
+    match raw.window_by {
+        WindowBy::Name | WindowBy::Path => "",
+        WindowBy::Modified | WindowBy::Commit => {
+            ": every run lists all files; by `name` or `path` it lists those of its window"
+        }
+    }
 }
 
 /// The raw files among the objects of a location.

@@ -282,25 +282,20 @@ impl Ledger {
     }
 
     /// The shortest list of records that gives this ledger when replayed.
-    pub fn records(&self) -> Vec<Record> {
-        let mut records: Vec<Record> = Vec::new();
-        records.extend(self.runs.iter().cloned().map(|run| Record::Run(Box::new(run))));
-        let contract = self.contract.iter().cloned();
-        records.extend(contract.map(|contract| Record::Contract(Box::new(contract))));
-        records.extend(self.inputs.values().cloned().map(Record::Input));
-        records.extend(self.quarantined.values().cloned().map(Record::Quarantined));
-        for (table, files) in &self.tables {
-            records.extend(
-                files
-                    .values()
-                    .map(|file| Record::File { table: table.clone(), file: file.clone() }),
-            );
-        }
-        records.extend(self.versions.iter().map(|(path, days)| Record::Versions {
+    pub fn records(&self) -> impl Iterator<Item = Record> {
+        let runs = self.runs.iter().map(|run| Record::Run(Box::new(run.clone())));
+        let contract = self.contract.iter();
+        let contract = contract.map(|contract| Record::Contract(Box::new(contract.clone())));
+        let inputs = self.inputs.values().cloned().map(Record::Input);
+        let quarantined = self.quarantined.values().cloned().map(Record::Quarantined);
+        let files = self.tables.iter().flat_map(|(table, files)| {
+            files.values().map(|file| Record::File { table: table.clone(), file: file.clone() })
+        });
+        let versions = self.versions.iter().map(|(path, days)| Record::Versions {
             path: path.clone(),
             days: days.iter().collect(),
-        }));
-        records
+        });
+        runs.chain(contract).chain(inputs).chain(quarantined).chain(files).chain(versions)
     }
 
     /// The committed files of a table, sorted by path.
