@@ -80,8 +80,8 @@ impl Standing {
         self.balance.numbers(rows)
     }
 
-    /// Counts a key about which the merge has decided; `accepted` ascends. Returns whether its winners are unsettled;
-    /// then its versions, by their rows, are appended to `unsettled`.
+    /// Counts a key about which the merge has decided; `accepted` ascends. Returns whether its winners
+    /// are unsettled; then its versions, by their rows, are appended to `unsettled`.
     pub(super) fn count(
         &mut self,
         entries: &[Entry],

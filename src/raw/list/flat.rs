@@ -4,7 +4,7 @@
 //! the look-back, and ends behind the window; names of other forms are listed as they are. The names
 //! between, which are jumped over, are those of files of other times. A date folder of the window can
 //! lie among them by its name, such as `2024/` before `20240101-…` of the same year: for each form of
-//! such folders that [`layout::folder_may_hold`] knows, one request looks whether there is one. If
+//! such folders that [`folder_span`](crate::layout::folder_span) reads, one request looks whether there is one. If
 //! there is, or keys are not in order, the folder is listed as a whole.
 //!
 //! In a local folder all names are read, but only files of the window and the look-back are looked
