@@ -79,6 +79,9 @@ pub struct Error {
 /// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What the error begins with if memory has ended.
+const TOO_LITTLE_MEMORY: &str = "the memory limit is too small for this run";
+
 impl Error {
     fn new(kind: Kind, message: impl Into<String>) -> Self {
         Error {
@@ -147,6 +150,15 @@ impl Error {
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    fn out_of_memory(message: &str) -> Self {
+        Error::usage(format!("{TOO_LITTLE_MEMORY}: {message}")).hint("raise `limits.memory`")
+    }
+
+    /// Whether the memory limit is too small.
+    pub fn is_out_of_memory(&self) -> bool {
+        self.message.starts_with(TOO_LITTLE_MEMORY)
     }
 
     /// The error for a pipeline query that failed on its rows. The engine's message contains row
@@ -247,10 +259,7 @@ impl From<DataFusionError> for Error {
                 Some(ours) => ours,
                 None => from_foreign(Box::new(DataFusionError::Shared(inner))),
             },
-            DataFusionError::ResourcesExhausted(message) => {
-                Error::usage(format!("the memory limit is too small for this run: {message}"))
-                    .hint("raise `limits.memory`")
-            }
+            DataFusionError::ResourcesExhausted(message) => Error::out_of_memory(&message),
             other => from_foreign(Box::new(other)),
         }
     }
@@ -325,6 +334,18 @@ pub fn missing_object<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str
     None
 }
 
+/// What the engine says if memory has ended.
+fn exhausted<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(DataFusionError::ResourcesExhausted(message)) = error.downcast_ref() {
+            return Some(message);
+        }
+        next = error.source();
+    }
+    None
+}
+
 /// Whether a request to an object store failed.
 fn is_of_a_store(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
@@ -354,6 +375,9 @@ fn from_foreign(error: Box<dyn StdError + Send + Sync>) -> Error {
     }
     if let Some(too_much) = spilled_too_much(error.as_ref()) {
         return too_much;
+    }
+    if let Some(message) = exhausted(error.as_ref()) {
+        return Error::out_of_memory(message);
     }
     if let Some(path) = missing_object(error.as_ref()) {
         return Error::storage(format!("a file is missing: {path}"))
@@ -442,6 +466,14 @@ mod tests {
         let arrow = ArrowError::ExternalError(Box::new(store));
         let engine = DataFusionError::ArrowError(Box::new(arrow), None);
         assert_eq!(Error::query("daily.sql", engine).kind, Kind::Storage);
+    }
+
+    #[test]
+    fn a_shared_error_of_memory_is_one_of_usage() {
+        let exhausted = DataFusionError::ResourcesExhausted("0 bytes are free".into());
+        let context = DataFusionError::Context("sorting".into(), Box::new(exhausted));
+        let error = Error::from(DataFusionError::Shared(std::sync::Arc::new(context)));
+        assert_eq!((error.kind, error.is_out_of_memory()), (Kind::Usage, true));
     }
 
     #[test]

@@ -177,6 +177,28 @@ fn what_changed_while_the_balance_was_not_kept_is_computed_again() {
 }
 
 #[test]
+fn the_days_of_an_aggregate_over_it_do_not_depend_on_the_order_of_runs() {
+    let of_order = |days: [i64; 2]| {
+        let lab = builder().running_aggregate("status", status()).build();
+        let change = |op, event: i64| Change {
+            op,
+            id: 1,
+            cat: "Gold",
+            v: 1,
+            us: 0,
+            event_us: (event - 1) * DAY_US,
+        };
+        lab.put_changes(&raw_file(10), 10, &[change("I", 3)]);
+        lab.put_changes(&raw_file(11), 11, &[change("U", 2)]);
+        days.iter().for_each(|day| drop(lab.run_days(*day, day + 1)));
+        of_days(lab.table("lake/status"))
+    };
+    let rows = of_order([10, 11]);
+    assert_eq!(rows.len(), 4);
+    assert_eq!(of_order([11, 10]), rows);
+}
+
+#[test]
 fn a_balance_that_is_damaged_is_computed_anew() {
     let lab = builder().aggregate("flows", FLOWS).build();
     put_days(&lab, 1..25, 50);

@@ -607,6 +607,19 @@ fn an_input_that_vanished_is_reported_and_nothing_of_it_is_lost() {
 }
 
 #[test]
+fn an_input_in_a_date_folder_of_another_day_is_not_taken_for_missing() {
+    for place in PLACES {
+        let lab = lab(place, "name");
+        put(&lab, &["2021/11/01/20211201-040000000.parquet", "20211201-050000000.parquet"]);
+        let report = lab.run("2021-12-01", "2021-12-02").expect("a run");
+        assert_eq!(report.files, 1);
+        assert_eq!(lab.catch_up(&[]).expect("caught up").files, 1);
+        let report = lab.run("2021-12-01", "2021-12-02").expect("a run");
+        assert_eq!((report.files, report.note), (2, None));
+    }
+}
+
+#[test]
 fn an_input_that_changed_since_it_was_folded_is_refused_and_nothing_changes() {
     let path = "20211101-120000000.parquet";
     for place in PLACES {

@@ -7,7 +7,7 @@ use arrow::array::{ArrayRef, Decimal128Array, Int32Array, Time64MicrosecondArray
 use bytes::Bytes;
 
 use crate::support::{
-    Lab, PLACES, Place, Row, STATE, Task, assert_refused, day, integers, raw_file, texts,
+    Compared, Lab, PLACES, Place, Row, STATE, Task, assert_refused, day, integers, raw_file, texts,
 };
 
 const DAILY: &str = "SELECT event_dt AS dt, COUNT(*) AS n FROM curated
@@ -378,6 +378,12 @@ fn an_aggregate_that_moved_or_changed_is_computed_for_all_days() {
         let n = |row: &Row| row["n"].parse::<u64>().expect("a count");
         assert_eq!((n(row), &row["dt"]), (2 * n(before), &before["dt"]));
     }
+    // The query as it was before.
+    lab.write_file("daily.sql", DAILY);
+    lab.run_with(Task::Aggregate, &day(3), &day(4), &[&set]).expect("a run");
+    assert_eq!(lab.table("lake/moved"), right);
+    let verified = lab.verify_with(Compared::default(), &[&set]).expect("compared");
+    assert!(verified.is_equal, "{verified:?}");
 }
 
 #[test]

@@ -73,7 +73,9 @@ pub(super) async fn query(
     days: &BTreeSet<NaiveDate>,
 ) -> Result<Sorted> {
     match try_query(context, aggregate, first, end, days).await {
-        Err(error) if error.to_string().contains(OUT_OF_MEMORY_PANIC) => {
+        Err(error)
+            if error.is_out_of_memory() || error.to_string().contains(OUT_OF_MEMORY_PANIC) =>
+        {
             // One thread needs less memory than several, and repartitions nothing.
             info!("aggregate {}: out of memory, retrying with one thread", aggregate.name);
             let several = set_partitions(context, 1);

@@ -221,10 +221,12 @@ async fn do_verify(run_context: &RunContext<'_>, compared: &Compared) -> Result<
     if verified.is_equal {
         info!("no difference in {} partitions", verified.partitions);
     } else {
+        let aggregates = verified.aggregates.iter().filter(|aggregate| !aggregate.is_equal());
         warn!(
-            "{} of {} partitions differ",
+            "there are differences: {} of {} partitions and {} aggregates differ; see the report",
             verified.partitions_different.len(),
-            verified.partitions
+            verified.partitions,
+            aggregates.count()
         );
     }
     Ok(verified)

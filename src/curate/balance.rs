@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::curate::Curate;
 use crate::curate::merge::Merged;
@@ -46,6 +46,9 @@ impl Curate<'_> {
         let Some(mut added) = added else {
             // It would not be the balance of the new versions.
             new.replaces_all(committed);
+            if !committed.is_empty() {
+                debug!("no aggregate reads the balance: it is given up");
+            }
             return Ok((new, None));
         };
         let days = added.days();
@@ -67,6 +70,7 @@ impl Curate<'_> {
             return Ok((new, Some(days)));
         }
         new.file = Some(added.write(self.versions, self.attempt).await?);
+        debug!("the balance changes on {} days", days.len());
         Ok((new, Some(days)))
     }
 

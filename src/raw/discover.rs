@@ -105,11 +105,9 @@ pub(crate) async fn discover<'a>(
     let mut seen: HashSet<(usize, &str)> = HashSet::new();
     for (location, folder) in folders.iter().enumerate() {
         let is_local = folder.location.file_path().is_some();
-        let full_loads = wanted
-            .iter()
-            .filter(|file| file.location == location && raw.is_full_load(location, &file.path));
-        let full_loads: Vec<&str> = full_loads.map(|file| file.path.as_str()).collect();
-        let listed = list((location, folder), raw, window, &full_loads, &folded).await?.into_iter();
+        let known = wanted.iter().filter(|file| file.location == location);
+        let known: Vec<&str> = known.map(|file| file.path.as_str()).collect();
+        let listed = list((location, folder), raw, window, &known, &folded).await?.into_iter();
         let mut files = raw_files(location, folder, raw, listed)?;
         debug!("{} files listed in {}{}", files.len(), folder.location, lists_all(raw));
         found.renewed.extend(identify(folder, recorded, &mut files).await?);

@@ -139,12 +139,13 @@ impl ChangedDays {
         ChangedDays { days, history_days, balance_days }
     }
 
-    /// The days of some relations; for a balance that was not kept, those of the history.
+    /// The days of some relations. Those of the balance include those of the history, where it may not
+    /// have changed: so the days of an aggregate do not depend on the order of the runs.
     pub fn of(&self, relations: Relations) -> impl Iterator<Item = NaiveDate> {
-        let history = self.of_history();
-        let balance = self.balance_days.as_deref().unwrap_or(history);
+        let reads_history = relations.history || relations.balance;
+        let balance = self.balance_days.as_deref().unwrap_or_default();
         let of_curated = relations.curated.then_some(&*self.days);
-        let of_history = relations.history.then_some(history);
+        let of_history = reads_history.then_some(self.of_history());
         let of_balance = relations.balance.then_some(balance);
         [of_curated, of_history, of_balance].into_iter().flatten().flatten().copied()
     }
@@ -239,6 +240,10 @@ pub struct Ledger {
     /// The versions files, and their rows per day.
     pub versions: BTreeMap<String, DayCounts>,
     tables: BTreeMap<String, BTreeMap<String, TableFile>>,
+    /// The aggregate that was computed last at each location.
+    newest: BTreeMap<String, String>,
+    /// The aggregates whose files another one at the same location has replaced.
+    replaced: BTreeSet<String>,
 }
 
 impl Ledger {
@@ -251,6 +256,9 @@ impl Ledger {
                     self.inputs.clear();
                     self.quarantined.clear();
                     self.versions.clear();
+                }
+                for table in &run.tables {
+                    self.replace_others(table);
                 }
                 self.runs.push(*run);
             }
@@ -266,6 +274,8 @@ impl Ledger {
             Record::Released { location, path } => {
                 self.quarantined.remove(&(location, path));
             }
+            // A file that the newest aggregate at its location has removed.
+            Record::File { table, .. } if self.replaced.contains(&table) => {}
             Record::File { table, file } => {
                 let files = self.tables.entry(table).or_default();
                 files.insert(file.path.clone(), file);
@@ -278,6 +288,19 @@ impl Ledger {
             Record::Versions { path, days } => {
                 self.versions.insert(path, days.into_iter().collect());
             }
+        }
+    }
+
+    /// Forgets the aggregate that another one, such as one with another query, replaces at its location:
+    /// if it comes back, it is computed for all days.
+    fn replace_others(&mut self, table: &str) {
+        let Some(location) = location_of(table) else { return };
+        let before = self.newest.insert(location.to_string(), table.to_string());
+        self.replaced.remove(table);
+        if let Some(before) = before.filter(|before| before != table) {
+            self.tables.remove(&before);
+            self.runs.iter_mut().for_each(|run| run.tables.retain(|one| *one != before));
+            self.replaced.insert(before);
         }
     }
 
@@ -347,6 +370,14 @@ impl Ledger {
     pub fn gaps(&self) -> WindowSet {
         self.folded_windows().gaps()
     }
+}
+
+/// The location of an aggregate, by its name in the ledger
+/// ([`Aggregate::table`](crate::config::Aggregate::table)); `None` for the curated table.
+fn location_of(table: &str) -> Option<&str> {
+    let (described, _) = table.rsplit_once(", ")?;
+    let begins = [" in /", " in s3://"].into_iter().filter_map(|begin| described.find(begin));
+    Some(&described[begins.min()? + " in ".len()..])
 }
 
 impl Recorded for Ledger {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::Field;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::aggregate;
 use crate::changes::file_order::FileNumbers;
@@ -122,6 +122,7 @@ impl Run<'_> {
         let threads = self.open.run_context.resources.threads;
         let context = session(&self.open.runtime, threads);
         aggregate::check(&context, pipeline, &contract.layout()?, &columns).await?;
+        debug!("the balance is computed from the versions");
         let layout = Arc::new(contract.layout()?);
         let inputs = state.ledger.inputs.keys().cloned();
         let versions = CommittedState {
