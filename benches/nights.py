@@ -26,6 +26,8 @@ FIRST = datetime.date(2023, 1, 1)
 DAYS = 365
 CHANGES = 200_000
 SQL = BENCHES.parent / "sql" / "cust_loyalty"
+# The query of an earlier version, which had no balance.
+OVER_HISTORY = BENCHES.parent / "fixtures/states/0.1.0/pipelines/latest/status.sql"
 AGGREGATE = """
 [[aggregate]]
 name = "{name}"
@@ -66,7 +68,7 @@ def nights(arguments):
     shutil.rmtree(lake, ignore_errors=True)
     with_balance = pipeline(arguments, "nights", {"daily": SQL / "daily.sql", "status": SQL / "status.sql"})
     # The same table and state, without an aggregate that reads the balance.
-    over_history = pipeline(arguments, "history", {"status": BENCHES / "status_over_history.sql"})
+    over_history = pipeline(arguments, "history", {"status": OVER_HISTORY})
     measured = {}
     put = lambda name, run: measured.setdefault(name, []).append(run)
     put("first fold", run(arguments, "curate", with_balance, 0, DAYS))
@@ -128,7 +130,7 @@ def over(arguments, folder, night):
 def duckdb(arguments, night):
     """The same in DuckDB."""
     files = sorted(map(str, (arguments.work / "lake").rglob("kind=version/*.parquet")))
-    query = (BENCHES / "status_over_history.sql").read_text()
+    query = OVER_HISTORY.read_text()
     day = FIRST + datetime.timedelta(night)
     for name, value in {"start_date": FIRST, "end_date": day + datetime.timedelta(1)}.items():
         query = query.replace(f"${name}", f"DATE '{value}'")

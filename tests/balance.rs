@@ -16,9 +16,9 @@ fn status() -> String {
     for_changes(include_str!("../sql/cust_loyalty/status.sql"))
 }
 
-/// The same table, computed from the history alone.
+/// The same table, computed from the history alone: the query of an earlier version.
 fn status_over_history() -> String {
-    for_changes(include_str!("../benches/status_over_history.sql"))
+    for_changes(include_str!("../fixtures/states/0.1.0/pipelines/latest/status.sql"))
 }
 
 fn for_changes(sql: &str) -> String {

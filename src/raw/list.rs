@@ -121,7 +121,9 @@ pub(super) async fn list(
             }));
         }
     }
-    let outside = known.iter().filter(|path| !is_listed(layout::parent(path)));
+    let folders: BTreeSet<&str> = known.iter().map(|path| layout::parent(path)).collect();
+    let outside: BTreeSet<&str> = folders.into_iter().filter(|folder| !is_listed(folder)).collect();
+    let outside = known.iter().filter(|path| outside.contains(layout::parent(path)));
     found.extend(list_known(folder, outside.copied().collect()).await?);
     Ok(found)
 }

@@ -31,7 +31,7 @@ use futures::TryStreamExt;
 use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Kind, Result, missing_object};
 use crate::parquet_io::open::{ParquetFile, conform};
-use crate::state::versions::VersionsLayout;
+use crate::state::versions::{VersionsLayout, beside_words, quoted};
 use crate::store::{Folder, parse_path};
 use crate::table::writer::{parquet_properties, parquet_writer, write_error};
 
@@ -62,17 +62,10 @@ impl NewBalance {
 }
 
 impl VersionsLayout {
-    /// The partition columns of the balance: the column of versions, name and type.
-    fn balance_partitions(&self) -> impl Iterator<Item = (String, &String, &DataType)> {
-        let partitions = self.partitions.iter().enumerate();
-        let others = partitions.filter(|(number, _)| self.day != Some(*number));
-        others.map(|(number, (name, data_type))| (format!("part_{number}"), name, data_type))
-    }
-
     /// The schema of the balance.
     pub fn balance_schema(&self) -> SchemaRef {
         let mut fields = vec![Field::new("event_dt", DataType::Date32, true)];
-        let partitions = self.balance_partitions();
+        let partitions = self.partitions_but_day();
         fields.extend(partitions.map(|(stored, _, kind)| Field::new(stored, kind.clone(), true)));
         fields.push(Field::new(ENTERED, DataType::Int64, true));
         fields.push(Field::new(EXITED, DataType::Int64, true));
@@ -81,19 +74,10 @@ impl VersionsLayout {
 
     /// `sql/balance.sql` with its placeholders replaced.
     pub fn balance_sql(&self) -> String {
-        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-        let mut taken: Vec<String> = ["event_dt", ENTERED, EXITED].map(String::from).to_vec();
-        let words = taken.len();
-        taken.extend(self.balance_partitions().map(|(_, name, _)| name.clone()));
+        let partitions = self.partitions_but_day();
+        let partitions = partitions.map(|(stored, name, _)| (stored, "partition_", name));
         let (mut columns, mut groups) = (String::new(), String::new());
-        for (stored, name, _) in self.balance_partitions() {
-            let mut name = name.clone();
-            if taken[..words].contains(&name) {
-                while taken.contains(&name) {
-                    name.insert_str(0, "partition_");
-                }
-                taken.push(name.clone());
-            }
+        for (stored, name) in beside_words(&["event_dt", ENTERED, EXITED], partitions.collect()) {
             columns.push_str(&format!("\n    files.{stored} AS {},", quoted(&name)));
             groups.push_str(&format!(", files.{stored}"));
         }
@@ -125,7 +109,7 @@ impl Balance {
     /// # Errors
     /// Internal, when a partition column has a type that is not compared.
     pub fn new(layout: &VersionsLayout, pool: &Arc<dyn MemoryPool>) -> Result<Self> {
-        let fields = layout.balance_partitions();
+        let fields = layout.partitions_but_day();
         let fields = fields.map(|(_, _, data_type)| SortField::new(data_type.clone()));
         Ok(Balance {
             schema: layout.balance_schema(),

@@ -173,7 +173,6 @@ impl VersionsLayout {
     /// `sql/history.sql` with its placeholders replaced. Its last column is `seq`. Where positions are
     /// bytes, the order bytes come before it, under a name that no other column has.
     pub fn history_sql(&self) -> String {
-        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
         let named = self.history_columns();
         let columns = named.iter().map(|(stored, name)| format!("{stored} AS {},", quoted(name)));
         let columns: Vec<String> = columns.collect();
@@ -189,6 +188,13 @@ impl VersionsLayout {
             .replace("{order}", &order)
     }
 
+    /// The partition columns but for the one that is the day: the column of versions, name and type.
+    pub(super) fn partitions_but_day(&self) -> impl Iterator<Item = (String, &String, &DataType)> {
+        let partitions = self.partitions.iter().enumerate();
+        let others = partitions.filter(|(number, _)| self.day != Some(*number));
+        others.map(|(number, (name, data_type))| (format!("part_{number}"), name, data_type))
+    }
+
     /// The key and partition columns of `history`: the column of versions, and the name. A column with
     /// the name of a word of `history` has a prefix, `key_` or `partition_`, as often as it takes to
     /// make the name unique.
@@ -198,30 +204,16 @@ impl VersionsLayout {
             .iter()
             .enumerate()
             .map(|(number, (name, _))| (format!("key_{number}"), "key_", name));
-        let partitions = self.partitions.iter().enumerate();
         // The day is there for every change.
-        let partitions = partitions.filter(|(number, _)| self.day != Some(*number));
-        let partitions =
-            partitions.map(|(number, (name, _))| (format!("part_{number}"), "partition_", name));
+        let partitions = self.partitions_but_day();
+        let partitions = partitions.map(|(stored, name, _)| (stored, "partition_", name));
         let mut all: Vec<(String, &str, &String)> = Vec::new();
         for column in keys.chain(partitions) {
             if !all.iter().any(|(_, _, name)| *name == column.2) {
                 all.push(column);
             }
         }
-        let mut taken: Vec<String> = HISTORY_WORDS.map(String::from).to_vec();
-        taken.extend(all.iter().map(|(_, _, name)| name.to_string()));
-        let columns = all.into_iter().map(|(stored, prefix, name)| {
-            let mut name = name.clone();
-            if HISTORY_WORDS.contains(&name.as_str()) {
-                while taken.contains(&name) {
-                    name.insert_str(0, prefix);
-                }
-                taken.push(name.clone());
-            }
-            (stored, name)
-        });
-        columns.collect()
+        beside_words(&HISTORY_WORDS, all)
     }
 }
 
@@ -297,6 +289,33 @@ pub fn seq_function(files: FileNumbers) -> ScalarUDF {
         Ok(ColumnarValue::Array(packed_array(packed)))
     };
     create_udf(SEQ, arguments, PACKED_TYPE, Volatility::Immutable, Arc::new(compute))
+}
+
+/// The columns of a relation that has words of its own: the column of versions, and the name. Given are
+/// the column, a prefix and the name: a name that is one of the words has the prefix, as often as it
+/// takes to make it unique.
+pub(super) fn beside_words(
+    words: &[&str],
+    columns: Vec<(String, &str, &String)>,
+) -> Vec<(String, String)> {
+    let mut taken: Vec<String> = words.iter().map(ToString::to_string).collect();
+    taken.extend(columns.iter().map(|(_, _, name)| name.to_string()));
+    let columns = columns.into_iter().map(|(stored, prefix, name)| {
+        let mut name = name.clone();
+        if words.contains(&name.as_str()) {
+            while taken.contains(&name) {
+                name.insert_str(0, prefix);
+            }
+            taken.push(name.clone());
+        }
+        (stored, name)
+    });
+    columns.collect()
+}
+
+/// A name in double quotes, as SQL reads it unchanged.
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// The columns of `history` besides the key and partition columns.

@@ -163,7 +163,7 @@ fn a_run_looks_back_for_rows_that_no_run_has_read_in_files_it_knows() {
 
 #[test]
 fn a_running_aggregate_that_several_threads_have_no_memory_for_is_computed_by_one() {
-    let status = include_str!("../../benches/status_over_history.sql")
+    let status = include_str!("../../fixtures/states/0.1.0/pipelines/latest/status.sql")
         .replace("cust_id", "id")
         .replace("cust_loyalty_category", "cat");
     let lab = Lab::builder()
