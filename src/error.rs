@@ -14,7 +14,7 @@ use std::fmt;
 
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
-use library_texts::{FOOTER_NOT_FETCHED, SPILLED_TOO_MUCH};
+use library_texts::{FOOTER_NOT_FETCHED, JOIN_NOT_SPILLED, SPILLED_TOO_MUCH};
 use parquet::errors::ParquetError;
 
 pub mod library_texts;
@@ -341,6 +341,11 @@ fn exhausted<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str> {
         if let Some(DataFusionError::ResourcesExhausted(message)) = error.downcast_ref() {
             return Some(message);
         }
+        if let Some(DataFusionError::Internal(message)) = error.downcast_ref()
+            && message.contains(JOIN_NOT_SPILLED)
+        {
+            return Some("a join cannot be spilled");
+        }
         next = error.source();
     }
     None
@@ -469,11 +474,15 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_error_of_memory_is_one_of_usage() {
+    fn an_error_of_memory_is_one_of_usage() {
         let exhausted = DataFusionError::ResourcesExhausted("0 bytes are free".into());
         let context = DataFusionError::Context("sorting".into(), Box::new(exhausted));
         let error = Error::from(DataFusionError::Shared(std::sync::Arc::new(context)));
         assert_eq!((error.kind, error.is_out_of_memory()), (Kind::Usage, true));
+        let join = DataFusionError::Internal(format!("{JOIN_NOT_SPILLED}. This is a bug"));
+        let error = Error::from(DataFusionError::Shared(std::sync::Arc::new(join)));
+        assert_eq!((error.kind, error.is_out_of_memory()), (Kind::Usage, true));
+        assert!(!error.to_string().contains("bug"), "{error}");
     }
 
     #[test]

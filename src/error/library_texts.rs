@@ -6,6 +6,11 @@
 /// as in <https://github.com/apache/datafusion/issues/15493>
 pub const OUT_OF_MEMORY_PANIC: &str = "partition not used yet";
 
+/// The engine's error when memory ends in a nested loop join: it runs the left input again to spill it,
+/// and an input that can run only once is empty then.
+/// <https://github.com/apache/datafusion/blob/55.2.0/datafusion/physical-plan/src/joins/nested_loop_join.rs#L1581>
+pub(super) const JOIN_NOT_SPILLED: &str = "Left side produced no data to spill";
+
 /// In the I/O error of a spill file that exceeds the limit of all spill files: the engine's setting.
 /// <https://github.com/apache/datafusion/blob/55.2.0/datafusion/execution/src/disk_manager.rs#L500>
 pub(super) const SPILLED_TOO_MUCH: &str = "max_temp_directory_size";
