@@ -19,20 +19,22 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema};
 use chrono::{Days, NaiveDate};
 use datafusion::datasource::empty::EmptyTable;
+use datafusion::logical_expr::ScalarUDF;
 use datafusion::prelude::SessionContext;
 use tracing::info;
 
 use crate::aggregate::days::{days_to_compute, ranges};
-use crate::aggregate::history::{register_balance, register_history};
+use crate::aggregate::history::{has_seq, register_balance, register_history};
 use crate::aggregate::query::{planned, query, refused};
 use crate::changes::file_order::FileNumbers;
 use crate::config::{Aggregate, Pipeline};
 use crate::error::Result;
-use crate::layout::partition_segment;
+use crate::layout::{FileOrder, partition_segment};
 use crate::publish::{self, FileNames, Plan};
 use crate::state::contract::{read_types, write_types};
+use crate::state::inputs::Inputs;
 use crate::state::ledger::{CURATED, Ledger};
-use crate::state::versions::VersionsLayout;
+use crate::state::versions::{VersionsLayout, seq_function};
 use crate::state::{State, table_of};
 use crate::store::Folder;
 use crate::table::TableFile;
@@ -78,7 +80,8 @@ impl Computed {
 }
 
 /// Registers `history` and `curated` as last committed, and `balance` over its files, given by path
-/// and size. Returns whether anything is committed.
+/// and size. Returns whether anything is committed. Queries can read `seq` if all inputs of the ledger
+/// were read.
 ///
 /// # Errors
 /// Internal, when the ledger cannot be read.
@@ -94,12 +97,12 @@ pub async fn register(
         return Ok(false);
     };
     let balance = table_of(state.folder(), balance, layout.balance_schema())?;
-    let numbers = FileNumbers::new(pipeline.raw.file_order(), ledger.inputs.keys().cloned());
+    let seq = seq_function(numbers(&ledger.inputs), pipeline.raw.file_order());
     let columns = read_types(&record.columns)?;
     let files = ledger.files(CURATED).map(|file| PartitionFile::new(&file.path, file.bytes));
     let partition_by = &pipeline.curated.partition_by;
     let table = FileTable::of_partitions(curated, files, &columns, partition_by)?;
-    register_tables(context, (versions, balance), &layout, numbers, table).await?;
+    register_tables(context, (versions, balance), &layout, seq, table).await?;
     Ok(true)
 }
 
@@ -111,13 +114,22 @@ pub async fn register_tables(
     context: &SessionContext,
     (versions, balance): (FileTable, FileTable),
     layout: &VersionsLayout,
-    numbers: FileNumbers,
+    seq: ScalarUDF,
     curated: FileTable,
 ) -> Result<()> {
-    register_history(context, Arc::new(versions), layout, numbers).await?;
+    register_history(context, Arc::new(versions), layout, seq).await?;
     register_balance(context, Arc::new(balance), layout).await?;
     context.register_table(CURATED, Arc::new(curated))?;
     Ok(())
+}
+
+/// The numbers of inputs.
+pub fn numbers(inputs: &Inputs) -> FileNumbers {
+    let numbers = FileNumbers::default();
+    for input in inputs.iter() {
+        numbers.number(input.location, &input.path);
+    }
+    numbers
 }
 
 /// The columns of an aggregate: name and type.
@@ -169,7 +181,7 @@ pub async fn compute(
 }
 
 /// Plans every aggregate's query over empty tables with these columns, so that a query that cannot
-/// work is refused before anything is published.
+/// work is refused before anything is published. Returns whether one of them reads `seq`.
 ///
 /// # Errors
 /// Usage, when a query cannot be planned, or its day column is missing or not a DATE.
@@ -178,20 +190,23 @@ pub async fn check(
     pipeline: &Pipeline,
     layout: &VersionsLayout,
     columns: &[Field],
-) -> Result<()> {
+) -> Result<bool> {
     let versions = EmptyTable::new(layout.schema());
-    register_history(context, Arc::new(versions), layout, FileNumbers::default()).await?;
+    let seq = seq_function(FileNumbers::default(), FileOrder::Name);
+    register_history(context, Arc::new(versions), layout, seq).await?;
     let balance = EmptyTable::new(layout.balance_schema());
     register_balance(context, Arc::new(balance), layout).await?;
     let curated = EmptyTable::new(Arc::new(Schema::new(columns.to_vec())));
     context.register_table(CURATED, Arc::new(curated))?;
+    let mut reads_seq = false;
     for aggregate in &pipeline.aggregates {
         let (first, end) = (NaiveDate::default(), NaiveDate::default() + Days::new(1));
         let frame = planned(context, aggregate, first, end).await?;
         let refused = |error| refused(&aggregate.sql.file, &error);
+        reads_seq |= has_seq(&frame.clone().into_optimized_plan().map_err(refused)?)?;
         frame.create_physical_plan().await.map_err(refused)?;
     }
-    Ok(())
+    Ok(reads_seq)
 }
 
 /// Columns and their types in the form that the ledger stores.

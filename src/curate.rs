@@ -198,8 +198,7 @@ impl Curate<'_> {
         }
         let committed_rows: u64 = to_merge.iter().map(|file| file.rows).sum();
         let entries = Arc::new(Entries::new(layout, self.folded.key_days + committed_rows)?);
-        let earlier = self.earlier.iter().flat_map(|ledger| ledger.inputs.keys().cloned());
-        let files = Arc::new(Files::new(earlier.collect(), self.changes)?);
+        let files = Arc::new(Files::new(self.changes));
         if keeps_balance {
             for output in &mut outputs {
                 output.standing = Some(Standing::new(&entries, &files, &context.runtime_env())?);

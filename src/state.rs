@@ -8,6 +8,7 @@
 //! <state>/versions/kind=balance/<attempt>.parquet the balance, if an aggregate reads it: see
 //!                                                 crate::state::balance
 //! <state>/versions/kind=ledger/<attempt>.parquet  the ledger: one JSON record per row
+//! <state>/versions/kind=inputs/<attempt>….parquet old inputs of the ledger: see crate::state::inputs
 //! ```
 //! One commit has a run's versions and its ledger records (see [`crate::state::ledger`]): both are
 //! committed, or neither. Ledger records are rows of data files, because the commit information in
@@ -16,49 +17,40 @@
 //! ([`attempt_name`](crate::layout::attempt_name)), and is not retried on conflict. The files of a
 //! losing run are unused from then on, and any run may remove them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use chrono::{DateTime, Utc};
-use deltalake::DeltaTableError;
-use deltalake::kernel::Action;
 use futures::future::LocalBoxFuture;
 use futures::stream::{self, StreamExt};
 use futures::{FutureExt, TryStreamExt};
-use tracing::warn;
 
 use crate::config::Pipeline;
 use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Result, missing_object};
-use crate::layout::{attempt_commit, attempt_name, base_name};
+use crate::layout::base_name;
 use crate::parquet_io::open::ParquetFile;
-use crate::state::balance::{BALANCE, ENTERED, EXITED, NewBalance};
-use crate::state::ledger::{BALANCED_FORMAT, FORMAT, Ledger, Record};
+use crate::state::inputs::NeededInputs;
+use crate::state::ledger::{DIVIDED_FORMAT, Ledger, Record};
 use crate::state::versions::VersionsLayout;
-use crate::state::versions_writer::VersionsFile;
 use crate::store::listing::list;
 use crate::store::remove::remove;
 use crate::store::{Folder, Stores, parse_path};
-use crate::table::delta_log::{DeltaLog, Description, add, delta_schema};
+use crate::table::delta_log::DeltaLog;
 use crate::table::files::{FileTable, ListedFile};
-use crate::table::writer::{parquet_properties, parquet_writer, write_error};
 
 pub mod balance;
+mod commit;
 pub mod contract;
 pub mod identity;
+pub mod inputs;
 pub mod ledger;
 pub mod quarantine;
 pub mod versions;
 pub mod versions_writer;
 
-/// The number of files from which the ledger is compacted into one.
-const LEDGER_FILES_MAX: usize = 32;
-/// The number for a small ledger, which is compacted sooner because that is cheap.
-const SMALL_LEDGER_FILES_MAX: usize = 8;
-/// The size of the largest file from which a ledger is not small.
-const LARGE_LEDGER_BYTES: u64 = 1 << 20;
+pub use commit::{NewVersions, NotCommitted};
 
 /// The hint when a file of the state is missing or differs from the committed one.
 const RESTORE: &str = "restore this file in the state folder from a backup; nothing was changed";
@@ -73,56 +65,32 @@ pub struct State {
     log: DeltaLog,
     /// The ledger files that were replayed.
     replayed: Vec<(String, u64)>,
+    /// The inputs that are read from files of their own.
+    needed: NeededInputs,
     /// A committed versions file that is not in the ledger.
     unknown: Option<String>,
 }
 
-/// The changes of versions in a commit.
-#[derive(Debug)]
-pub struct NewVersions<'a> {
-    /// The new layout.
-    pub layout: &'a VersionsLayout,
-    /// New files.
-    pub files: &'a [VersionsFile],
-    /// The paths of the files that are removed.
-    pub replaced: &'a [String],
-    /// What becomes of the balance.
-    pub balance: &'a NewBalance,
-}
-
-/// The error of a commit.
-#[derive(Debug)]
-pub struct NotCommitted {
-    /// The cause.
-    pub error: Error,
-    /// Whether the commit may still succeed: its files must then stay.
-    pub in_doubt: bool,
-}
-
-impl From<Error> for NotCommitted {
-    fn from(error: Error) -> Self {
-        NotCommitted { error, in_doubt: false }
-    }
-}
-
 impl State {
-    /// Opens the state and reads the ledger; creates nothing.
+    /// Opens the state and reads the ledger with the needed inputs; creates nothing.
     ///
     /// # Errors
     /// Storage, when it cannot be read.
     pub fn open<'a>(
         stores: &'a Stores,
         pipeline: &'a Pipeline,
+        needed: NeededInputs,
     ) -> LocalBoxFuture<'a, Result<Self>> {
-        Self::do_open(stores, pipeline).boxed_local()
+        Self::do_open(stores, pipeline, needed).boxed_local()
     }
 
-    async fn do_open(stores: &Stores, pipeline: &Pipeline) -> Result<Self> {
+    async fn do_open(stores: &Stores, pipeline: &Pipeline, needed: NeededInputs) -> Result<Self> {
         let folder = stores.open(&pipeline.state.join("versions"))?;
         let mut state = State {
             log: DeltaLog::new(folder),
             ledger: Ledger::default(),
             replayed: Vec::new(),
+            needed,
             unknown: None,
         };
         state.read().await?;
@@ -152,6 +120,19 @@ impl State {
         self.read().boxed_local()
     }
 
+    /// Reads all inputs of the last commit read that were not read yet.
+    ///
+    /// # Errors
+    /// Storage, when a file cannot be read; data, when it is missing: a rebuild may have removed it
+    /// since.
+    pub async fn read_all_inputs(&mut self) -> Result<()> {
+        self.needed = NeededInputs::All;
+        self.read_old_inputs().await.map_err(|error| match missing_object(&error) {
+            Some(_) => missing_file(error),
+            None => error,
+        })
+    }
+
     /// Reads the log, and the ledger files that it lists. A commit meanwhile may replace these
     /// files, and the commit after it removes them: the log is then read again. A file counts as
     /// missing only if the newest commit lists it.
@@ -167,9 +148,7 @@ impl State {
             }
             self.log.read().await?;
             if self.log.version() == commit {
-                return Err(Error::data("a file of the ledger is missing")
-                    .hint(RESTORE)
-                    .caused_by(error));
+                return Err(missing_file(error));
             }
         }
     }
@@ -204,6 +183,31 @@ impl State {
         versions.retain(|path, _| listed.contains(path));
         self.unknown = listed.into_iter().find(|path| !versions.contains_key(path));
         self.replayed = files;
+        self.read_old_inputs().await
+    }
+
+    /// Reads the files of old inputs that are needed.
+    async fn read_old_inputs(&mut self) -> Result<()> {
+        let paths = self.ledger.inputs.needed(self.needed);
+        let mut files = Vec::new();
+        for path in &paths {
+            let lost = || Error::data(format!("the log does not list {path}")).hint(RESTORE);
+            let bytes = self.log.files().get(path).ok_or_else(lost)?;
+            files.push((path.clone(), *bytes));
+        }
+        let opened = files.iter().map(|file| open_records(&self.log.folder, file));
+        let mut opened = stream::iter(opened).buffered(CONCURRENT_READS);
+        let mut paths = paths.iter();
+        while let (Some(file), Some(path)) = (opened.try_next().await?, paths.next()) {
+            let mut inputs = Vec::new();
+            read_records(&file, |record| {
+                if let Record::Input(input) = record {
+                    inputs.push(input);
+                }
+            })
+            .await?;
+            self.ledger.inputs.insert_old(path, inputs);
+        }
         Ok(())
     }
 
@@ -249,131 +253,6 @@ impl State {
         format!("kind=version/{attempt}")
     }
 
-    /// Commits a run: its ledger records, and the changes of versions.
-    ///
-    /// # Errors
-    /// Busy, when another run committed since the state was opened; storage, when the commit cannot
-    /// be written. In both cases nothing of this run is committed, unless it is in doubt.
-    pub async fn commit(
-        &mut self,
-        run_id: &str,
-        mut records: Vec<Record>,
-        versions: Option<NewVersions<'_>>,
-        now: DateTime<Utc>,
-    ) -> Result<(), NotCommitted> {
-        let number = self.next_commit();
-        let layout = match (&versions, &self.ledger.contract) {
-            (Some(versions), _) => versions.layout.clone(),
-            (None, Some(contract)) => contract.layout()?,
-            // A run that folded nothing: there are no versions yet.
-            (None, None) => VersionsLayout::default(),
-        };
-        let description = describe(&layout)?;
-        if self.log.version().is_none() {
-            self.log.create(&description).await?;
-            if self.log.version() != Some(0) {
-                return Err(conflict().into());
-            }
-        }
-        let modified = now.timestamp_millis();
-        let mut actions = Vec::new();
-        if let Some(versions) = &versions {
-            records.extend(versions.files.iter().map(|file| Record::Versions {
-                path: file.path.clone(),
-                days: file.days.iter().collect(),
-            }));
-            let replaced: BTreeSet<&str> = versions.replaced.iter().map(String::as_str).collect();
-            actions.extend(self.log.remove_actions(|path| replaced.contains(path)));
-            let added = versions.files.iter();
-            actions.extend(added.map(|file| new_file("version", &file.path, file.bytes, modified)));
-            let NewBalance { file, replaced } = versions.balance;
-            actions.extend(self.log.remove_actions(|path| replaced.iter().any(|one| one == path)));
-            let added = file.iter();
-            actions.extend(added.map(|(path, bytes)| new_file(BALANCE, path, *bytes, modified)));
-            actions.extend(self.log.metadata_action(&description)?);
-        }
-        let mut ledger_files = self.data_files("ledger");
-        let new = records.clone();
-        let replay_new = |ledger: &mut Ledger| {
-            for path in versions.iter().flat_map(|versions| versions.replaced) {
-                ledger.versions.remove(path);
-            }
-            new.iter().cloned().for_each(|record| ledger.replay(record));
-        };
-        let path = format!("kind=ledger/{}.parquet", attempt_name(number, run_id));
-        let format = self.format_with(versions.as_ref());
-        let bytes = if is_due_for_compaction(&ledger_files) {
-            let mut ledger = self.ledger.clone();
-            replay_new(&mut ledger);
-            actions.extend(self.log.remove_actions(|path| path.starts_with("kind=ledger/")));
-            ledger_files.clear();
-            write_records(self.folder(), &path, format, ledger.records()).await?
-        } else {
-            write_records(self.folder(), &path, format, records.into_iter()).await?
-        };
-        actions.push(new_file("ledger", &path, bytes, modified));
-        ledger_files.push((path.clone(), bytes));
-        let mut written = vec![path];
-        if let Some(versions) = &versions {
-            written.extend(versions.files.iter().map(|file| file.path.clone()));
-            written.extend(versions.balance.file.iter().map(|(path, _)| path.clone()));
-        }
-        self.folder().sync(&written)?;
-        let used = self.log.files().keys().cloned().chain(written).collect();
-        match self.log.commit(actions, number, vec![]).await {
-            Ok(()) => {
-                replay_new(&mut self.ledger);
-                self.replayed = ledger_files;
-            }
-            Err(error) => {
-                self.read().await.map_err(in_doubt)?;
-                // A lost reply looks like a failure: the log decides whether the run was committed.
-                if self.ledger.run(run_id).is_none() {
-                    return Err(self.commit_error(number, error));
-                }
-            }
-        }
-        self.log.sync(number).map_err(in_doubt)?;
-        if let Err(error) = self.remove_unused(number, &used).await {
-            warn!("cannot remove unused files of the state: {error}");
-        }
-        Ok(())
-    }
-
-    /// The format of the ledger in a commit of these changes.
-    fn format_with(&self, versions: Option<&NewVersions<'_>>) -> u32 {
-        let (new, replaced) = match versions {
-            Some(versions) => (versions.balance.file.is_some(), &*versions.balance.replaced),
-            None => (false, &[][..]),
-        };
-        let committed = self.data_files(BALANCE);
-        let stays = committed.iter().any(|(path, _)| !replaced.contains(path));
-        if new || stays { BALANCED_FORMAT } else { FORMAT }
-    }
-
-    /// The error of a commit that is not in the log.
-    fn commit_error(&self, number: u64, error: DeltaTableError) -> NotCommitted {
-        if self.last_commit() >= number {
-            return conflict().caused_by(error).into();
-        }
-        NotCommitted {
-            error: self.log.failed("commit to", error),
-            // A request that timed out may still arrive at an object store; a local write cannot.
-            in_doubt: self.folder().location.file_path().is_none(),
-        }
-    }
-
-    /// Removes data files that no commit lists. Files that this commit replaces may still have
-    /// readers: they stay until the next commit.
-    async fn remove_unused(&self, number: u64, used: &BTreeSet<String>) -> Result<()> {
-        let is_unused = |path: &String| {
-            let is_past = attempt_commit(base_name(path)).is_some_and(|commit| commit <= number);
-            path.starts_with("kind=") && is_past && !used.contains(path)
-        };
-        let files = list(self.folder()).await?.into_iter();
-        remove(self.folder(), files.filter(is_unused).collect()).await
-    }
-
     /// Removes the files of an attempt that was not committed, and cannot be committed any more.
     ///
     /// # Errors
@@ -398,80 +277,13 @@ pub fn table_of(folder: &Folder, files: &[(String, u64)], schema: SchemaRef) -> 
     FileTable::new(folder, files.collect::<Result<_>>()?, schema, Vec::new())
 }
 
-/// Whether the ledger has so many files that the next commit compacts them into one.
-fn is_due_for_compaction(files: &[(String, u64)]) -> bool {
-    let largest = files.iter().map(|(_, bytes)| *bytes).max();
-    let files_max = match largest.unwrap_or_default() {
-        0..LARGE_LEDGER_BYTES => SMALL_LEDGER_FILES_MAX,
-        _ => LEDGER_FILES_MAX,
-    };
-    files.len() >= files_max
-}
-
-/// The error when another run has committed first.
-fn conflict() -> Error {
-    Error::busy("another run of this pipeline committed first")
-        .hint("run the command again: it starts from the other run's commit")
-}
-
-fn in_doubt(error: Error) -> NotCommitted {
-    NotCommitted { error, in_doubt: true }
-}
-
-/// The description of the Delta table for a layout of versions.
-fn describe(layout: &VersionsLayout) -> Result<Description> {
-    let mut fields = vec![Field::new("kind", DataType::Utf8, true)];
-    let versions = layout.schema();
-    fields.extend(versions.fields().iter().map(|field| field.as_ref().clone()));
-    let counts = [ENTERED, EXITED].map(|name| Field::new(name, DataType::Int64, true));
-    fields.extend(counts);
-    fields.push(Field::new("record", DataType::Utf8, true));
-    Ok(Description {
-        schema: delta_schema(fields)?,
-        partition_by: vec!["kind".into()],
-        configuration: vec![
-            Description::checkpoint(),
-            // `State` removes replaced files itself, without the log's list of deleted files.
-            ("delta.deletedFileRetentionDuration", "interval 0 seconds".into()),
-        ],
-    })
-}
-
-fn new_file(kind: &str, path: &str, bytes: u64, modified: i64) -> Action {
-    let partition = HashMap::from([("kind".to_string(), Some(kind.to_string()))]);
-    add(path, partition, bytes, None, modified)
+/// The error when a file that the last commit lists is missing.
+fn missing_file(error: Error) -> Error {
+    Error::data("a file of the ledger is missing").hint(RESTORE).caused_by(error)
 }
 
 fn record_schema() -> Schema {
     Schema::new(vec![Field::new("record", DataType::Utf8, true)])
-}
-
-/// Writes the format and the records to a file of the ledger. Returns its size in bytes.
-async fn write_records(
-    folder: &Folder,
-    path: &str,
-    format: u32,
-    records: impl Iterator<Item = Record>,
-) -> Result<u64> {
-    let mut records = std::iter::once(Record::Format(format)).chain(records);
-    let schema = Arc::new(record_schema());
-    let properties = parquet_properties(path, &[]);
-    let mut writer = parquet_writer(folder, path, Arc::clone(&schema), properties)?;
-    let failed = |error| write_error(folder, path, error);
-    loop {
-        let texts = records.by_ref().take(BATCH_ROWS).map(|record| serde_json::to_string(&record));
-        let texts = texts
-            .collect::<Result<Vec<String>, _>>()
-            .map_err(|error| Error::internal("cannot write the ledger").caused_by(error))?;
-        if texts.is_empty() {
-            break;
-        }
-        let columns: Vec<ArrayRef> = vec![Arc::new(StringArray::from(texts))];
-        let batch = RecordBatch::try_new(Arc::clone(&schema), columns)?;
-        writer.write(&batch).await.map_err(failed)?;
-    }
-    writer.finish().await.map_err(failed)?;
-    Ok(writer.bytes_written() as u64)
 }
 
 async fn open_records(folder: &Folder, (path, bytes): &(String, u64)) -> Result<ParquetFile> {
@@ -491,9 +303,9 @@ async fn read_records(file: &ParquetFile, mut each: impl FnMut(Record)) -> Resul
                     .caused_by(error)
             })?;
             match record {
-                Record::Format(format) if format > BALANCED_FORMAT => {
+                Record::Format(format) if format > DIVIDED_FORMAT => {
                     return Err(Error::usage(format!(
-                        "{} was written by a newer version of glueless: its format is {format}, and this version reads up to {BALANCED_FORMAT}",
+                        "{} was written by a newer version of glueless: its format is {format}, and this version reads up to {DIVIDED_FORMAT}",
                         file.name
                     ))
                     .hint("use that version, or a newer one"));

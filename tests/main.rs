@@ -19,6 +19,7 @@ mod json;
 mod key_moves;
 mod log_order;
 mod model;
+mod old_inputs;
 mod operations;
 mod operator;
 mod publishing;

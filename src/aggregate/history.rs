@@ -10,20 +10,20 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::Result as DataFusionResult;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::{Expr, LogicalPlan, TableType};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableType};
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::TryStreamExt;
 
-use crate::changes::file_order::FileNumbers;
 use crate::changes::position::{PACKED_TYPE, packed_array};
 use crate::error::Result;
 use crate::state::balance::BALANCE;
 use crate::state::ledger::HISTORY;
-use crate::state::versions::{SEQ, VersionsLayout, seq_function};
+use crate::state::versions::{SEQ, VersionsLayout};
 use crate::table::sorter::{Order, Readers, Sorted, Sorter};
 
 /// Registers `history` over versions.
@@ -31,9 +31,9 @@ pub(super) async fn register_history(
     context: &SessionContext,
     versions: Arc<dyn TableProvider>,
     layout: &VersionsLayout,
-    files: FileNumbers,
+    seq: ScalarUDF,
 ) -> Result<()> {
-    context.register_udf(seq_function(files));
+    context.register_udf(seq);
     context.register_table("versions", versions)?;
     let rows = context.sql(&layout.history_sql()).await?;
     let history: Arc<dyn TableProvider> =
@@ -52,6 +52,35 @@ pub(super) async fn register_balance(
     let rows = context.sql(&layout.balance_sql()).await?;
     context.register_table(BALANCE, rows.into_view())?;
     Ok(())
+}
+
+/// Whether an optimized plan computes `seq`.
+pub(super) fn has_seq(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        found |= computes_seq(node)?;
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
+}
+
+/// Whether a node of an optimized plan computes `seq`, as a function or by numbering rows.
+fn computes_seq(node: &LogicalPlan) -> DataFusionResult<bool> {
+    if let LogicalPlan::TableScan(scan) = node
+        && scan.table_name.table() == HISTORY
+    {
+        return Ok(scan.projected_schema.has_column_with_unqualified_name(SEQ));
+    }
+    let is_seq = |expression: &Expr| match expression {
+        Expr::ScalarFunction(called) => Ok(called.name() == SEQ),
+        _ => Ok(false),
+    };
+    let mut found = false;
+    node.apply_expressions(|expression| {
+        found |= expression.exists(is_seq)?;
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(found)
 }
 
 /// A history whose order is bytes: its rows are sorted and numbered, and the number becomes `seq`.
@@ -97,6 +126,18 @@ impl TableProvider for NumberedHistory {
         _filters: &[Expr],
         limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let seq = self.schema.fields().len() - 1;
+        if let Some(columns) = projection.filter(|columns| !columns.contains(&seq)) {
+            // Without `seq` the rows need no order.
+            let columns = columns.iter().map(|column| self.schema.field(*column).name().as_str());
+            let columns = columns.map(|name| {
+                self.rows.schema().qualified_field_with_unqualified_name(name).map(Expr::from)
+            });
+            let columns = columns.collect::<DataFusionResult<Vec<Expr>>>()?;
+            let rows =
+                LogicalPlanBuilder::from(self.rows.clone()).project(columns)?.limit(0, limit)?;
+            return state.create_physical_plan(&rows.build()?).await;
+        }
         let rows = Arc::new(NumberedRows {
             rows: state.create_physical_plan(&self.rows).await?,
             order: Arc::clone(&self.order),

@@ -19,6 +19,7 @@ use crate::raw::discover;
 use crate::report::text_table::{Table, day_or_instant};
 use crate::report::{Answer, Report};
 use crate::state::State;
+use crate::state::inputs::NeededInputs;
 use crate::window::{Window, WindowSet};
 
 /// The options of a backfill.
@@ -268,21 +269,22 @@ async fn find_done(run_context: &RunContext<'_>, windows: &[Window]) -> Result<V
     let pipeline = run_context.pipeline;
     // A window is done only once its committed run is also published.
     finish(run_context).await?;
-    let state = State::open(run_context.stores, pipeline).await?;
+    let (Some(first), Some(last)) = (windows.first(), windows.last()) else {
+        return Ok(Vec::new());
+    };
+    let span = first.span(last);
+    let needed = NeededInputs::of(&pipeline.raw, &span);
+    let state = State::open(run_context.stores, pipeline, needed).await?;
     let ledger = &state.ledger;
     let tables: Vec<String> = pipeline.aggregates.iter().map(Aggregate::table).collect();
     let aggregated = tables.iter().map(|table| ledger.windows_aggregated(table));
     let all: Vec<WindowSet> = aggregated.chain([ledger.folded_windows()]).collect();
     let was_run = |window: &Window| all.iter().all(|runs| runs.covers(window));
     let mut done: Vec<bool> = windows.iter().map(was_run).collect();
-    let (Some(first), Some(last)) = (windows.first(), windows.last()) else {
-        return Ok(done);
-    };
     if !done.contains(&true) {
         return Ok(done);
     }
     let folders = run_context.raw()?;
-    let span = first.span(last);
     for span in discover::new_spans(&folders, pipeline, &span, ledger).await? {
         match span {
             Some(span) => {

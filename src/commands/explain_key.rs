@@ -26,6 +26,7 @@ use crate::raw::bad_rows::BadRows;
 use crate::raw::discover::{self, Input, Recorded};
 use crate::raw::open::Opening;
 use crate::state::State;
+use crate::state::inputs::NeededInputs;
 use crate::store::Folder;
 use crate::types::column_type::cast_values;
 use crate::types::key::normalize_zeros;
@@ -113,7 +114,7 @@ pub fn explain_key<'a>(
 ) -> LocalBoxFuture<'a, Result<Explained>> {
     async move {
         check_key(run_context.pipeline, &key)?;
-        of_one_commit(run_context, Reads::Files, async |open, state| {
+        of_one_commit(run_context, (Reads::Files, NeededInputs::All), async |open, state| {
             explain(open, state, &key).await
         })
         .await
@@ -176,7 +177,7 @@ async fn open_changes(
             file.adopt(before, is_local);
         }
     }
-    let missing: Vec<_> = discover::missing_files(state.ledger.inputs.values(), &inputs).collect();
+    let missing: Vec<_> = discover::missing_files(state.ledger.inputs.iter(), &inputs).collect();
     if let Some(missing) = describe_missing(&missing) {
         notes.push(format!(
             "{missing}: their changes are not listed, and may be later than those listed"

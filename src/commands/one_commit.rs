@@ -9,6 +9,7 @@ use crate::commands::open_pipeline::{OpenPipeline, RunContext};
 use crate::commands::retry::{TRIES, delays};
 use crate::error::{Error, Result};
 use crate::state::State;
+use crate::state::inputs::NeededInputs;
 
 /// What a query reads after the log and the ledger.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,12 +27,12 @@ pub(super) enum Reads {
 /// Those of `query`; busy, when runs committed during every try.
 pub(super) async fn of_one_commit<'a, A>(
     run_context: &'a RunContext<'a>,
-    reads: Reads,
+    (reads, needed): (Reads, NeededInputs),
     query: impl AsyncFn(&OpenPipeline<'a>, &State) -> Result<A>,
 ) -> Result<A> {
     let mut delays = delays(&run_context.run_id);
     loop {
-        let (open, mut state) = OpenPipeline::open_read_only(run_context).await?;
+        let (open, mut state) = OpenPipeline::open_read_only(run_context, needed).await?;
         let commit = state.last_commit();
         let answer = query(&open, &state).await;
         if reads == Reads::LogOnly && answer.is_ok() {

@@ -16,6 +16,7 @@ use crate::publish::owner::Owner;
 use crate::report::Meter;
 use crate::state::State;
 use crate::state::identity::Identity;
+use crate::state::inputs::NeededInputs;
 use crate::state::ledger::CURATED;
 use crate::store::listing::list;
 use crate::store::{Folder, Stores};
@@ -108,8 +109,11 @@ impl<'a> OpenPipeline<'a> {
     }
 
     /// Opens the pipeline and its state for a command that changes nothing.
-    pub(super) async fn open_read_only(run_context: &'a RunContext<'a>) -> Result<(Self, State)> {
-        let mut state = State::open(run_context.stores, run_context.pipeline).await?;
+    pub(super) async fn open_read_only(
+        run_context: &'a RunContext<'a>,
+        needed: NeededInputs,
+    ) -> Result<(Self, State)> {
+        let mut state = State::open(run_context.stores, run_context.pipeline, needed).await?;
         let open = OpenPipeline::open(run_context).await?;
         check_identity(&state, run_context.pipeline)?;
         state.check_known()?;

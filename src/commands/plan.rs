@@ -19,6 +19,7 @@ use crate::raw::discover::Recorded;
 use crate::report::text_table::day_or_instant;
 use crate::report::{Answer, Report, size};
 use crate::state::State;
+use crate::state::inputs::NeededInputs;
 use crate::state::ledger::{CURATED, Ledger, Step};
 use crate::table::TableFile;
 use crate::types::times::day_window;
@@ -110,7 +111,8 @@ pub fn plan<'a>(
     folds: bool,
 ) -> LocalBoxFuture<'a, Result<Planned>> {
     let reads = if folds { Reads::Files } else { Reads::LogOnly };
-    of_one_commit(run_context, reads, async move |open, state| {
+    let needed = NeededInputs::of(&run_context.pipeline.raw, &window);
+    of_one_commit(run_context, (reads, needed), async move |open, state| {
         plan_window(open, state, window, folds).await
     })
     .boxed_local()

@@ -27,6 +27,7 @@ use crate::curate::stage::BadInputs;
 use crate::error::{Error, Result};
 use crate::report::Report;
 use crate::state::State;
+use crate::state::inputs::NeededInputs;
 use crate::state::ledger::Step;
 use crate::window::Window;
 
@@ -77,7 +78,7 @@ async fn window_of(run_context: &RunContext<'_>, task: Task) -> Result<Window> {
     if let Some(window) = task.window() {
         return Ok(window);
     }
-    let state = State::open(run_context.stores, run_context.pipeline).await?;
+    let state = State::open(run_context.stores, run_context.pipeline, NeededInputs::Recent).await?;
     if task == Task::CatchUp {
         return span_of(&state, "catch up with");
     }
@@ -108,7 +109,8 @@ fn log_limits(run_context: &RunContext<'_>, window: &Window) {
 /// Those of publishing.
 pub fn finish<'a>(run_context: &'a RunContext<'_>) -> LocalBoxFuture<'a, Result<()>> {
     async move {
-        let state = State::open(run_context.stores, run_context.pipeline).await?;
+        let state =
+            State::open(run_context.stores, run_context.pipeline, NeededInputs::Recent).await?;
         if state.last_commit() == 0 {
             return Ok(());
         }

@@ -11,6 +11,7 @@ use crate::layout::{attempt_name, run_id_of_aggregate};
 use crate::report::Answer;
 use crate::report::text_table::{Table, day_or_instant};
 use crate::state::State;
+use crate::state::inputs::NeededInputs;
 use crate::state::ledger::{Ledger, Run, Step};
 use crate::store::listing::list;
 use crate::window::WindowSet;
@@ -72,7 +73,7 @@ pub struct PastRun {
 /// Usage, when the state was written by a newer version; storage, when it cannot be read.
 pub async fn history(run_context: &RunContext<'_>) -> Result<History> {
     let pipeline = run_context.pipeline;
-    let mut state = State::open(run_context.stores, pipeline).await?;
+    let mut state = State::open(run_context.stores, pipeline, NeededInputs::Recent).await?;
     if state.ledger.runs.is_empty() {
         check_state_exists(run_context, &mut state).await?;
     }

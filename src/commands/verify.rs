@@ -28,6 +28,7 @@ use crate::raw::columns::find_column;
 use crate::state::State;
 use crate::state::balance::BALANCE;
 use crate::state::contract::read_types;
+use crate::state::inputs::NeededInputs;
 use crate::state::ledger::{CURATED, Step};
 use crate::store::Folder;
 use crate::store::listing::sizes;
@@ -193,18 +194,19 @@ struct Side {
 }
 
 async fn do_verify(run_context: &RunContext<'_>, compared: &Compared) -> Result<Verified> {
-    let mut verified = of_one_commit(run_context, Reads::Files, async |open, state| {
-        span_of(state, "verify")?;
-        if open.is_publishing(state).await? {
-            return Err(Error::busy("a run is publishing, or was interrupted").hint(
-                "verify again after it has finished; any run of the pipeline finishes an \
+    let mut verified =
+        of_one_commit(run_context, (Reads::Files, NeededInputs::All), async |open, state| {
+            span_of(state, "verify")?;
+            if open.is_publishing(state).await? {
+                return Err(Error::busy("a run is publishing, or was interrupted").hint(
+                    "verify again after it has finished; any run of the pipeline finishes an \
                  interrupted one",
-            ));
-        }
-        open.check_not_changed(Step::Curate, state).await?;
-        open.verify(state, compared).await
-    })
-    .await?;
+                ));
+            }
+            open.check_not_changed(Step::Curate, state).await?;
+            open.verify(state, compared).await
+        })
+        .await?;
     verified.is_equal = verified.partitions_different.is_empty()
         && verified.days_different.is_empty()
         && verified.state_days_different.is_empty()

@@ -262,6 +262,7 @@ impl Merge<'_> {
         let decider = Arc::new(Decider {
             entries: Arc::clone(&shared.entries),
             files: Arc::clone(&shared.files),
+            ranked: shared.files.ranked(),
             keep: self.pipeline.keep,
             partition_by: self.pipeline.curated.partition_by.clone(),
             key: self.pipeline.key.clone(),

@@ -107,14 +107,16 @@ pub(crate) async fn discover<'a>(
         let is_local = folder.location.file_path().is_some();
         let known = wanted.iter().filter(|file| file.location == location);
         let known: Vec<&str> = known.map(|file| file.path.as_str()).collect();
-        let listed = list((location, folder), raw, window, &known, &folded).await?.into_iter();
-        let mut files = raw_files(location, folder, raw, listed)?;
+        let listed = list((location, folder), raw, window, &known, recorded).await?;
+        let mut files = raw_files(location, folder, raw, listed.into_iter())?;
+        // They are not of this window.
+        files.retain(|file| !recorded.is_unread(&file.path));
         debug!("{} files listed in {}{}", files.len(), folder.location, lists_all(raw));
         found.renewed.extend(identify(folder, recorded, &mut files).await?);
         let was_read = |file: &&RawFile| {
             file.location == location && RawFormat::of(&file.path) == Some(raw.format)
         };
-        if files.is_empty() && !folded.iter().any(was_read) {
+        if files.is_empty() && !recorded.has_unread() && !folded.iter().any(was_read) {
             check_formats(folder, raw).await?;
         }
         for file in files {

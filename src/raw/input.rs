@@ -1,11 +1,13 @@
 //! Raw files as inputs: how one is known again, and the record of earlier runs.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use object_store::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 use crate::raw::fingerprint::Fingerprint;
-use crate::window::WindowSet;
+use crate::window::{Window, WindowSet};
 
 /// A raw file, as listed and as recorded in the ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +65,13 @@ pub struct Input {
 }
 
 impl RawFile {
+    /// About how much memory it needs.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let tag = self.e_tag.as_ref().map_or(0, String::len);
+        let rows = self.rows.as_ref().map_or(0, |rows| rows.len() * size_of::<Window>());
+        size_of::<Self>() + self.path.len() + tag + rows
+    }
+
     pub(crate) fn new(location: usize, path: String, object: ObjectMeta) -> Self {
         RawFile {
             location,
@@ -114,8 +123,14 @@ impl RawFile {
 pub(crate) trait Recorded {
     /// The input of this path, if an earlier run folded it.
     fn folded(&self, location: usize, path: &str) -> Option<&RawFile>;
-    /// All folded inputs.
+    /// All folded inputs that were read, and those quarantined as a whole.
     fn inputs(&self) -> Vec<&RawFile>;
+    /// Whether some folded inputs were not read.
+    fn has_unread(&self) -> bool;
+    /// Whether an input of this path, if a run folded it, was not read: no command asks for it then.
+    fn is_unread(&self, path: &str) -> bool;
+    /// The folders of a location, and about how many folded inputs each has.
+    fn folders(&self, location: usize) -> BTreeMap<&str, u64>;
     /// The input of this path, if an earlier run quarantined it as a whole.
     fn quarantined(&self, location: usize, path: &str) -> Option<&RawFile>;
     /// Whether an input or any of its rows is quarantined.

@@ -6,7 +6,7 @@
 //!
 //! A folder with very many files is not listed as a whole ([`flat`]).
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 use chrono::{DateTime, Duration, Utc};
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -16,7 +16,7 @@ use object_store::{ListResult, ObjectMeta, ObjectStore};
 use crate::config::{Raw, WindowBy};
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::raw::input::RawFile;
+use crate::raw::input::Recorded;
 use crate::raw::list::flat::FlatFolder;
 use crate::store::Folder;
 use crate::window::Window;
@@ -57,7 +57,7 @@ pub(super) async fn list_all(folder: &Folder) -> Result<Vec<ObjectMeta>> {
 }
 
 /// Lists every object that may belong to the window, and those of the `known` paths that are in
-/// other date folders. `folded` are the inputs of earlier runs in this location.
+/// other date folders.
 ///
 /// # Errors
 /// As [`list_all`].
@@ -66,7 +66,7 @@ pub(super) async fn list(
     raw: &Raw,
     window: &Window,
     known: &[&str],
-    folded: &[&RawFile],
+    recorded: &dyn Recorded,
 ) -> Result<Vec<ObjectMeta>> {
     if matches!(raw.window_by, WindowBy::Modified | WindowBy::Commit) {
         // An object or row of the window can be in a folder of any date.
@@ -80,7 +80,7 @@ pub(super) async fn list(
     let is_listed = |folder: &str| {
         layout::folder_may_hold(folder, raw.time_zone).is_none_or(|span| wanted.overlaps(&span))
     };
-    let flat = flat_folders(raw, location, folded);
+    let flat = flat_folders(raw, location, recorded);
     let mut found = Vec::new();
     let mut level = vec![folder.prefix.clone()];
     while !level.is_empty() {
@@ -131,15 +131,12 @@ pub(super) async fn list(
 /// The folders, relative to the location, that are listed in ranges of names: windows select files by
 /// the times in their names, earlier runs have folded very many of its files, and no full load has
 /// such a name.
-fn flat_folders(raw: &Raw, location: usize, folded: &[&RawFile]) -> BTreeSet<String> {
+fn flat_folders(raw: &Raw, location: usize, recorded: &dyn Recorded) -> BTreeSet<String> {
     if raw.window_by != WindowBy::Name || !raw.full_loads_have_other_names() {
         return BTreeSet::new();
     }
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for file in folded.iter().filter(|file| file.location == location) {
-        *counts.entry(layout::parent(&file.path)).or_default() += 1;
-    }
-    let many = counts.into_iter().filter(|(_, count)| *count >= FLAT_FILES_MIN);
+    let many =
+        recorded.folders(location).into_iter().filter(|(_, count)| *count >= FLAT_FILES_MIN as u64);
     many.map(|(folder, _)| folder.to_string()).collect()
 }
 

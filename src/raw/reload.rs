@@ -119,6 +119,8 @@ fn time_of(raw: &Raw, file: &RawFile) -> DateTime<Utc> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::config::Pipeline;
     use crate::raw::fingerprint::{self, Fingerprint};
@@ -139,6 +141,18 @@ mod tests {
 
         fn quarantined(&self, _: usize, _: &str) -> Option<&RawFile> {
             None
+        }
+
+        fn has_unread(&self) -> bool {
+            false
+        }
+
+        fn is_unread(&self, _: &str) -> bool {
+            false
+        }
+
+        fn folders(&self, _: usize) -> BTreeMap<&str, u64> {
+            BTreeMap::new()
         }
 
         fn is_quarantined(&self, _: usize, _: &str) -> bool {

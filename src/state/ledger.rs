@@ -13,6 +13,7 @@ use crate::config::Sql;
 use crate::raw::discover::{RawFile, Recorded};
 use crate::state::balance::BALANCE;
 use crate::state::contract::TableContract;
+use crate::state::inputs::{Inputs, InputsFile};
 use crate::table::TableFile;
 use crate::types::day_counts::DayCounts;
 use crate::window::{Window, WindowSet};
@@ -22,6 +23,8 @@ pub const FORMAT: u32 = 1;
 /// The format of a ledger beside which a balance is kept: a version that does not know of it would
 /// not keep it.
 pub const BALANCED_FORMAT: u32 = 2;
+/// The format of a ledger with old inputs in files of their own: an older version would not read them.
+pub const DIVIDED_FORMAT: u32 = 3;
 
 /// The ledger's name for the curated table.
 pub const CURATED: &str = "curated";
@@ -42,6 +45,9 @@ pub enum Record {
     Contract(Box<TableContract>),
     /// An input that a run folded.
     Input(RawFile),
+    /// A file of old inputs, each a record [`Record::Input`].
+    #[serde(rename = "inputs")]
+    InputsFile(InputsFile),
     /// An input in quarantine, as a whole or some of its rows; replaces its earlier record.
     #[serde(rename = "putaside")]
     Quarantined(Quarantined),
@@ -74,6 +80,13 @@ pub enum Record {
         /// Its rows per day, as days since 1970.
         days: Vec<(Option<i32>, u64)>,
     },
+}
+
+impl Record {
+    /// Whether it is a rebuild, which forgets all inputs before it.
+    pub fn is_rebuild(&self) -> bool {
+        matches!(self, Record::Run(run) if run.command == Step::Rebuild)
+    }
 }
 
 /// A run, as recorded in the ledger.
@@ -233,8 +246,8 @@ pub struct Ledger {
     pub runs: Vec<Run>,
     /// The table contract; `None` before the first run that folded something.
     pub contract: Option<TableContract>,
-    /// The inputs folded so far.
-    pub inputs: BTreeMap<(usize, String), RawFile>,
+    /// The inputs folded so far, as far as they were read.
+    pub inputs: Inputs,
     /// The inputs in quarantine, as a whole or some of their rows.
     pub quarantined: BTreeMap<(usize, String), Quarantined>,
     /// The versions files, and their rows per day.
@@ -253,7 +266,7 @@ impl Ledger {
             Record::Format(_) => {}
             Record::Run(run) => {
                 if run.command == Step::Rebuild {
-                    self.inputs.clear();
+                    self.inputs = Inputs::default();
                     self.quarantined.clear();
                     self.versions.clear();
                 }
@@ -263,10 +276,8 @@ impl Ledger {
                 self.runs.push(*run);
             }
             Record::Contract(contract) => self.contract = Some(*contract),
-            Record::Input(input) => {
-                let name = (input.location, input.path.clone());
-                self.inputs.insert(name, input);
-            }
+            Record::Input(input) => self.inputs.insert(input),
+            Record::InputsFile(file) => self.inputs.insert_file(file),
             Record::Quarantined(quarantined) => {
                 let name = (quarantined.input.location, quarantined.input.path.clone());
                 self.quarantined.insert(name, quarantined);
@@ -304,12 +315,27 @@ impl Ledger {
         }
     }
 
+    /// A copy with other inputs.
+    pub fn with_inputs(&self, inputs: Inputs) -> Self {
+        Ledger {
+            runs: self.runs.clone(),
+            contract: self.contract.clone(),
+            inputs,
+            quarantined: self.quarantined.clone(),
+            versions: self.versions.clone(),
+            tables: self.tables.clone(),
+            newest: self.newest.clone(),
+            replaced: self.replaced.clone(),
+        }
+    }
+
     /// The shortest list of records that gives this ledger when replayed.
     pub fn records(&self) -> impl Iterator<Item = Record> {
         let runs = self.runs.iter().map(|run| Record::Run(Box::new(run.clone())));
         let contract = self.contract.iter();
         let contract = contract.map(|contract| Record::Contract(Box::new(contract.clone())));
-        let inputs = self.inputs.values().cloned().map(Record::Input);
+        let inputs_files = self.inputs.files().iter().cloned().map(Record::InputsFile);
+        let inputs = self.inputs.recent().cloned().map(Record::Input);
         let quarantined = self.quarantined.values().cloned().map(Record::Quarantined);
         let files = self.tables.iter().flat_map(|(table, files)| {
             files.values().map(|file| Record::File { table: table.clone(), file: file.clone() })
@@ -318,6 +344,7 @@ impl Ledger {
             path: path.clone(),
             days: days.iter().collect(),
         });
+        let inputs = inputs_files.chain(inputs);
         runs.chain(contract).chain(inputs).chain(quarantined).chain(files).chain(versions)
     }
 
@@ -382,7 +409,7 @@ fn location_of(table: &str) -> Option<&str> {
 
 impl Recorded for Ledger {
     fn folded(&self, location: usize, path: &str) -> Option<&RawFile> {
-        self.inputs.get(&(location, path.to_string()))
+        self.inputs.get(location, path)
     }
 
     fn inputs(&self) -> Vec<&RawFile> {
@@ -391,7 +418,19 @@ impl Recorded for Ledger {
             .values()
             .filter(|quarantined| quarantined.rows.is_none())
             .map(|quarantined| &quarantined.input);
-        self.inputs.values().chain(whole).collect()
+        self.inputs.iter().chain(whole).collect()
+    }
+
+    fn is_unread(&self, path: &str) -> bool {
+        self.inputs.is_unread(path)
+    }
+
+    fn folders(&self, location: usize) -> BTreeMap<&str, u64> {
+        self.inputs.folders(location)
+    }
+
+    fn has_unread(&self) -> bool {
+        self.inputs.unread().next().is_some()
     }
 
     fn quarantined(&self, location: usize, path: &str) -> Option<&RawFile> {

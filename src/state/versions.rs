@@ -31,6 +31,7 @@ use crate::changes::position::{
     PACKED_TYPE, Position, order_bytes, pack, packed_array, unpack_order,
 };
 use crate::error::{Error, Result};
+use crate::layout::FileOrder;
 use crate::raw::discover::Input;
 use crate::types::key::canonical_column;
 
@@ -255,8 +256,9 @@ pub const ORDER_BYTES: &str = "order_bytes";
 pub const SEQ: &str = "seq";
 
 /// The SQL function `seq(cdc, time_us, time_ns, location, file, row)`: an integer in the fold's
-/// order, which takes the order of files from `files`.
-pub fn seq_function(files: FileNumbers) -> ScalarUDF {
+/// order, which takes the order of files from `order`. `files` are those that versions can name.
+pub fn seq_function(files: FileNumbers, order: FileOrder) -> ScalarUDF {
+    let ranked = files.ranked(order);
     let arguments = vec![
         DataType::Boolean,
         DataType::Int64,
@@ -270,15 +272,17 @@ pub fn seq_function(files: FileNumbers) -> ScalarUDF {
         let cdc = columns[0].as_boolean();
         let time_us = columns[1].as_primitive::<Int64Type>();
         let time_ns = columns[2].as_primitive::<Int32Type>();
-        let files = files.numbers(columns[3].as_primitive(), columns[4].as_string())?;
+        let paths = columns[4].as_string();
+        let files = files.numbers(columns[3].as_primitive(), paths);
         let row = columns[5].as_primitive::<Int64Type>();
         let mut packed = Vec::with_capacity(row.len());
         for (index, file) in files.values().iter().enumerate() {
             let ns = time_us.is_valid(index).then(|| {
                 i128::from(time_us.value(index)) * 1000 + i128::from(time_ns.value(index))
             });
+            let file = ranked.rank(*file).ok_or_else(|| unknown_file(paths.value(index)))?;
             let seq =
-                pack(cdc.value(index), ns, *file, row.value(index) as u64).ok_or_else(|| {
+                pack(cdc.value(index), ns, file, row.value(index) as u64).ok_or_else(|| {
                     DataFusionError::from(Error::internal(
                         "versions have a time out of range, or too many files",
                     ))
@@ -289,6 +293,13 @@ pub fn seq_function(files: FileNumbers) -> ScalarUDF {
         Ok(ColumnarValue::Array(packed_array(packed)))
     };
     create_udf(SEQ, arguments, PACKED_TYPE, Volatility::Immutable, Arc::new(compute))
+}
+
+/// The error of versions that name a file that is no input.
+fn unknown_file(path: &str) -> DataFusionError {
+    let text = format!("versions refer to the input {path}, which is not in the ledger");
+    let hint = "the state is damaged: rebuild it with `glueless rebuild`";
+    DataFusionError::from(Error::data(text).hint(hint))
 }
 
 /// The columns of a relation that has words of its own: the column of versions, and the name. Given are

@@ -18,6 +18,7 @@ use glueless::engine::resources::Resources;
 use glueless::error::Result;
 use glueless::report::{Answer, Meter, Report};
 use glueless::state::State;
+use glueless::state::inputs::NeededInputs;
 use glueless::window::Window;
 
 use super::lab::Lab;
@@ -188,16 +189,16 @@ impl Lab {
     /// The paths of the inputs that the ledger lists.
     pub fn folded_inputs(&self) -> BTreeSet<String> {
         let pipeline = self.checked_pipeline(&[]).expect("a pipeline");
-        let state = RUNTIME.block_on(State::open(&self.stores, &pipeline));
+        let state = RUNTIME.block_on(State::open(&self.stores, &pipeline, NeededInputs::All));
         let inputs = state.expect("a state").ledger.inputs;
-        inputs.into_keys().map(|(_, path)| path).collect()
+        inputs.iter().map(|input| input.path.clone()).collect()
     }
 
     /// The relation `history` that aggregates read.
     pub fn history_relation(&self) -> Vec<Row> {
         let pipeline = self.checked_pipeline(&[]).expect("a pipeline");
         let read: Pending<Vec<Row>> = Box::pin(async {
-            let state = State::open(&self.stores, &pipeline).await?;
+            let state = State::open(&self.stores, &pipeline, NeededInputs::All).await?;
             let curated = self.stores.open(&pipeline.curated.url)?;
             let context = SessionContext::new();
             let mut root = curated.location.url().clone();

@@ -6,7 +6,6 @@ use arrow::datatypes::Field;
 use tracing::{debug, info, warn};
 
 use crate::aggregate;
-use crate::changes::file_order::FileNumbers;
 use crate::commands::open_pipeline::object_store_root;
 use crate::commands::run::Run;
 use crate::commands::run::attempt::Attempt;
@@ -15,11 +14,12 @@ use crate::config::{Aggregate, Pipeline};
 use crate::curate::merge::standing::CommittedState;
 use crate::engine::session::session;
 use crate::error::{Kind, Result};
+use crate::raw::discover::Recorded;
 use crate::report::AggregateReport;
 use crate::state::balance::{BALANCE, Balance, NewBalance};
 use crate::state::contract::{TableContract, read_types};
-use crate::state::ledger::{CURATED, ChangedDays, Ledger, Step};
-use crate::state::{NewVersions, NotCommitted};
+use crate::state::ledger::{CURATED, ChangedDays, HISTORY, Ledger, Step};
+use crate::state::{NewVersions, NotCommitted, State};
 use crate::types::day_counts::DayCounts;
 use crate::window::WindowSet;
 
@@ -42,6 +42,7 @@ impl Run<'_> {
         if windows != WindowSet::from(self.window) {
             attempt.aggregated = Some(windows.clone());
         }
+        self.read_inputs_for_seq(&mut attempt.state).await?;
         let context = session(&self.open.runtime, self.open.run_context.resources.threads);
         let balance = self.missing_balance(attempt).await?;
         let state = &attempt.state;
@@ -94,6 +95,29 @@ impl Run<'_> {
         self.commit_and_publish(attempt, Step::Aggregate, vec![], balance, changed, &plans).await
     }
 
+    /// Reads all inputs, if an aggregate reads `seq`: it numbers them.
+    async fn read_inputs_for_seq(&self, state: &mut State) -> Result<()> {
+        let Some(contract) = state.ledger.contract.as_ref().filter(|_| state.ledger.has_unread())
+        else {
+            return Ok(());
+        };
+        let reads_history = self.open.run_context.pipeline.aggregates_read(HISTORY);
+        if reads_history && self.check_queries(contract).await? {
+            state.read_all_inputs().await?;
+        }
+        Ok(())
+    }
+
+    /// Plans the queries of all aggregates. Returns whether one of them reads `seq`.
+    async fn check_queries(&self, contract: &TableContract) -> Result<bool> {
+        let run_context = self.open.run_context;
+        let columns = read_types(&contract.columns)?.into_iter();
+        let columns: Vec<Field> =
+            columns.map(|(name, kind)| Field::new(name, kind, true)).collect();
+        let context = session(&self.open.runtime, run_context.resources.threads);
+        aggregate::check(&context, run_context.pipeline, &contract.layout()?, &columns).await
+    }
+
     /// Writes the balance of the committed versions, if an aggregate reads it, and it was not kept or is
     /// damaged.
     async fn missing_balance(&self, attempt: &Attempt) -> Result<NewBalance> {
@@ -116,22 +140,17 @@ impl Run<'_> {
             checked => checked?,
         }
         // Before the work: a query that cannot be planned stops it.
-        let columns = read_types(&contract.columns)?.into_iter();
-        let columns: Vec<Field> =
-            columns.map(|(name, kind)| Field::new(name, kind, true)).collect();
-        let threads = self.open.run_context.resources.threads;
-        let context = session(&self.open.runtime, threads);
-        aggregate::check(&context, pipeline, &contract.layout()?, &columns).await?;
+        self.check_queries(contract).await?;
         debug!("the balance is computed from the versions");
         let layout = Arc::new(contract.layout()?);
-        let inputs = state.ledger.inputs.keys().cloned();
         let versions = CommittedState {
             folder: state.folder(),
             layout: &layout,
             files: state.data_files("version"),
             rows: state.ledger.versions.values().map(DayCounts::rows).sum(),
-            numbers: FileNumbers::new(pipeline.raw.file_order(), inputs),
+            order: pipeline.raw.file_order(),
         };
+        let threads = self.open.run_context.resources.threads;
         let balance = versions.balance(&self.open.runtime, threads).await?;
         new.file = Some(balance.write(state.folder(), &attempt.name).await?);
         Ok(new)

@@ -1,5 +1,6 @@
 //! One attempt to commit a step.
 
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use futures::future::BoxFuture;
 use tracing::warn;
 
@@ -9,6 +10,7 @@ use crate::curate::stage::BadInputs;
 use crate::error::{Error, Kind, Result};
 use crate::layout::{aggregate_run_id, attempt_name};
 use crate::report::Report;
+use crate::state::inputs::NeededInputs;
 use crate::state::ledger::Step;
 use crate::state::{NotCommitted, State};
 use crate::window::WindowSet;
@@ -27,6 +29,8 @@ pub(in crate::commands) struct Attempt {
     pub(super) aggregated: Option<WindowSet>,
     /// The listing of the curated table's folder, started in the background.
     pub(super) listing: Option<BoxFuture<'static, Result<Vec<String>>>>,
+    /// The memory of the ledger's inputs.
+    _memory: MemoryReservation,
 }
 
 /// How an attempt ended.
@@ -82,7 +86,12 @@ impl Run<'_> {
 
     async fn open_state(&self, step: Step) -> Result<State> {
         let run_context = self.open.run_context;
-        let mut state = State::open(run_context.stores, run_context.pipeline).await?;
+        let needed = match step {
+            Step::Curate => NeededInputs::of(&run_context.pipeline.raw, &self.window),
+            Step::Rebuild | Step::CatchUp => NeededInputs::All,
+            Step::Aggregate => NeededInputs::Recent,
+        };
+        let mut state = State::open(run_context.stores, run_context.pipeline, needed).await?;
         if step == Step::Rebuild {
             check_format(&state, run_context.pipeline)?;
         } else {
@@ -97,6 +106,9 @@ impl Run<'_> {
         let id = &self.open.run_context.run_id;
         let run_id = if step == Step::Aggregate { aggregate_run_id(id) } else { id.clone() };
         let commit = state.next_commit();
+        let memory =
+            MemoryConsumer::new("inputs of the ledger").register(&self.open.runtime.memory_pool);
+        memory.grow(state.ledger.inputs.bytes());
         Attempt {
             state,
             name: attempt_name(commit, &run_id),
@@ -105,6 +117,7 @@ impl Run<'_> {
             report: report.clone(),
             aggregated: None,
             listing: None,
+            _memory: memory,
         }
     }
 

@@ -11,6 +11,7 @@ use arrow::array::{
 use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{Date32Type, SchemaRef, UInt32Type};
 
+use crate::changes::file_order::RankedFiles;
 use crate::changes::row_bitmap::RowBitmap;
 use crate::config::Keep;
 use crate::curate::merge::entries::{Entries, Files};
@@ -25,6 +26,7 @@ use crate::table::sorter::Sorter;
 pub(super) struct Decider {
     pub(super) entries: Arc<Entries>,
     pub(super) files: Arc<Files>,
+    pub(super) ranked: RankedFiles,
     pub(super) keep: Keep,
     pub(super) partition_by: Vec<String>,
     pub(super) key: Vec<String>,
@@ -156,7 +158,7 @@ impl Decider {
         output: &mut Output,
         counts: &mut Counts,
     ) -> Result<RecordBatch> {
-        let columns = EntryColumns::of(rows)?;
+        let columns = EntryColumns::of(rows, &self.ranked)?;
         let orders = &columns.orders;
         let ordinal = |at: usize| -> Result<(usize, usize)> {
             let file = self.files.in_run.get(&orders.file.value(at));
@@ -271,7 +273,7 @@ impl Decider {
         }
         let mut names = vec![""; distinct.len()];
         for (number, index) in &distinct {
-            names[*index as usize] = self.files.numbers.file(*number).1;
+            names[*index as usize] = self.ranked.file(*number).1;
         }
         let mut columns: Vec<ArrayRef> = Vec::new();
         for field in schema.fields() {
@@ -284,10 +286,8 @@ impl Decider {
                     )?)
                 }
                 "location" => {
-                    let locations = numbers
-                        .values()
-                        .iter()
-                        .map(|number| self.files.numbers.file(*number).0 as i32);
+                    let locations =
+                        numbers.values().iter().map(|number| self.ranked.file(*number).0 as i32);
                     Arc::new(Int32Array::from_iter_values(locations))
                 }
                 name => {

@@ -10,8 +10,9 @@ use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use datafusion::common::hash_utils::{RandomState, create_hashes};
 
 use crate::changes::Changes;
-use crate::changes::file_order::FileNumbers;
+use crate::changes::file_order::{FileNumbers, RankedFiles};
 use crate::error::{Error, Result};
+use crate::layout::FileOrder;
 use crate::state::versions::VersionsLayout;
 use crate::table::sorter::Order;
 use crate::types::key::canonical_column;
@@ -30,9 +31,10 @@ pub(super) const LOOKED_UP: i8 = 1;
 /// The origin of an entry: a version whose file is rewritten.
 pub(super) const REWRITTEN: i8 = 2;
 
-/// The numbers of the raw files of earlier runs and of this one.
+/// The raw files of earlier runs and of this one, numbered as they are met.
 pub(crate) struct Files {
-    pub(super) numbers: FileNumbers,
+    order: FileOrder,
+    numbers: FileNumbers,
     /// Per input of this run its number.
     pub(super) of_run: Vec<u32>,
     /// Per number the input of this run.
@@ -40,26 +42,29 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    pub(crate) fn new(earlier: Vec<(usize, String)>, changes: &Changes) -> Result<Self> {
-        let inputs = || changes.inputs().map(|input| &input.file);
-        let of_run = inputs().map(|file| (file.location, file.path.clone()));
-        let numbers = FileNumbers::new(changes.file_order(), earlier.into_iter().chain(of_run));
-        let of_run: Vec<u32> = inputs()
-            .map(|file| numbers.number(file.location as i32, &file.path))
-            .collect::<Result<_>>()?;
-        let in_run = of_run.iter().copied().zip(0..).collect();
-        Ok(Files { numbers, of_run, in_run })
+    /// The files of a run's inputs, to begin with.
+    pub(crate) fn new(changes: &Changes) -> Self {
+        let mut files = Files::of_earlier(changes.file_order());
+        let inputs = changes.inputs().map(|input| &input.file);
+        files.of_run = inputs.map(|file| files.numbers.number(file.location, &file.path)).collect();
+        files.in_run = files.of_run.iter().copied().zip(0..).collect();
+        files
     }
 
     /// The files of earlier runs alone.
-    pub(super) fn of_earlier(numbers: FileNumbers) -> Self {
-        Files { numbers, of_run: Vec::new(), in_run: HashMap::new() }
+    pub(super) fn of_earlier(order: FileOrder) -> Self {
+        Files { order, numbers: FileNumbers::default(), of_run: Vec::new(), in_run: HashMap::new() }
     }
 
     /// The numbers of the files of a batch of versions.
     pub(super) fn of_versions(&self, batch: &RecordBatch) -> Result<UInt32Array> {
         let locations = column(batch, "location")?.as_primitive::<Int32Type>();
-        self.numbers.numbers(locations, column(batch, "file")?.as_string())
+        Ok(self.numbers.numbers(locations, column(batch, "file")?.as_string()))
+    }
+
+    /// The files met so far, in the order of files.
+    pub(super) fn ranked(&self) -> RankedFiles {
+        self.numbers.ranked(self.order)
     }
 }
 

@@ -9,6 +9,7 @@ use arrow::array::{
 };
 use arrow::row::{RowConverter, SortField};
 
+use crate::changes::file_order::RankedFiles;
 use crate::curate::merge::entries::{REWRITTEN, WINNER, column};
 use crate::error::Result;
 use crate::state::versions::ORDER_BYTES;
@@ -58,6 +59,7 @@ pub(super) struct Orders<'a> {
     pub(super) bytes: &'a BinaryArray,
     pub(super) file: &'a UInt32Array,
     pub(super) row: &'a Int64Array,
+    pub(super) files: &'a RankedFiles,
 }
 
 impl Orders<'_> {
@@ -73,9 +75,9 @@ impl Orders<'_> {
         (self.cdc.value(at), time, bytes)
     }
 
-    /// The file and row of the change.
-    pub(super) fn file_and_row(&self, at: usize) -> (u32, i64) {
-        (self.file.value(at), self.row.value(at))
+    /// The place of the change's file in the order of files, and its row.
+    fn file_and_row(&self, at: usize) -> (Option<u32>, i64) {
+        (self.files.rank(self.file.value(at)), self.row.value(at))
     }
 }
 
@@ -99,7 +101,7 @@ pub(super) struct EntryColumns<'a> {
 }
 
 impl<'a> EntryColumns<'a> {
-    pub(super) fn of(rows: &'a RecordBatch) -> Result<Self> {
+    pub(super) fn of(rows: &'a RecordBatch, files: &'a RankedFiles) -> Result<Self> {
         Ok(EntryColumns {
             orders: Orders {
                 cdc: column(rows, "cdc")?.as_boolean(),
@@ -108,6 +110,7 @@ impl<'a> EntryColumns<'a> {
                 bytes: column(rows, ORDER_BYTES)?.as_binary(),
                 file: column(rows, "file")?.as_primitive(),
                 row: column(rows, "row")?.as_primitive(),
+                files,
             },
             origin: column(rows, "origin")?.as_primitive(),
             deleted: column(rows, "deleted")?.as_boolean(),

@@ -17,7 +17,7 @@ use arrow::datatypes::Date32Type;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::TryStreamExt;
 
-use crate::changes::file_order::FileNumbers;
+use crate::changes::file_order::RankedFiles;
 use crate::changes::row_bitmap::Winners;
 use crate::curate::merge::entries::{Entries, Files, LOOKED_UP, WINNER, column, hash};
 use crate::curate::merge::entry::{ChangeOrder, Entry, EntryColumns, Origin, of_keys};
@@ -25,6 +25,7 @@ use crate::curate::merge::version_reader::open_versions;
 use crate::engine::session::BATCH_ROWS;
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
+use crate::layout::FileOrder;
 use crate::parquet_io::open::conform;
 use crate::state::balance::Balance;
 use crate::state::versions::VersionsLayout;
@@ -205,8 +206,13 @@ impl Standing {
     }
 
     /// Counts the keys of sorted entries, each of which has all entries of its keys.
-    fn count_all(balance: &mut Balance, rows: &RecordBatch, keys: usize) -> Result<()> {
-        let columns = EntryColumns::of(rows)?;
+    fn count_all(
+        balance: &mut Balance,
+        rows: &RecordBatch,
+        keys: usize,
+        files: &RankedFiles,
+    ) -> Result<()> {
+        let columns = EntryColumns::of(rows, files)?;
         let numbers = balance.numbers(rows)?;
         let mut steps = Vec::new();
         for of_key in of_keys(rows, keys)? {
@@ -257,9 +263,10 @@ fn add(balance: &mut Balance, held: &[Dated], numbers: &[u32], times: i64) {
 /// # Errors
 /// Storage, when spilled entries cannot be read.
 pub(crate) async fn settle(standings: Vec<Standing>) -> Result<Option<Balance>> {
-    let Some(entries) = standings.first().map(|one| Arc::clone(&one.entries)) else {
+    let Some(first) = standings.first() else {
         return Ok(None);
     };
+    let (entries, files) = (Arc::clone(&first.entries), first.files.ranked());
     let (mut balances, mut sorters) = (Vec::new(), Vec::new());
     for standing in standings {
         balances.push(standing.balance);
@@ -267,16 +274,16 @@ pub(crate) async fn settle(standings: Vec<Standing>) -> Result<Option<Balance>> 
     }
     let sorted = Sorted::new(&entries.order, sorters);
     let parts = Work::new(sorted.partitions());
-    let work = Arc::new((sorted, parts));
+    let work = Arc::new((sorted, parts, files));
     let tasks = balances.into_iter().map(|mut balance| {
         let (work, keys) = (Arc::clone(&work), entries.keys);
         spawn(async move {
-            let (sorted, parts) = &*work;
+            let (sorted, parts, files) = &*work;
             let count = async {
                 let mut readers = Readers::new();
                 while let Some(part) = parts.next() {
                     let rows = sorted.concatenated(&part, &mut readers)?;
-                    Standing::count_all(&mut balance, &rows, keys)?;
+                    Standing::count_all(&mut balance, &rows, keys, files)?;
                 }
                 Ok(balance)
             };
@@ -301,8 +308,8 @@ pub(crate) struct CommittedState<'a> {
     pub files: Vec<(String, u64)>,
     /// The number of versions.
     pub rows: u64,
-    /// The raw files of all runs.
-    pub numbers: FileNumbers,
+    /// The order of raw files.
+    pub order: FileOrder,
 }
 
 impl CommittedState<'_> {
@@ -317,7 +324,7 @@ impl CommittedState<'_> {
         threads: usize,
     ) -> Result<Balance> {
         let entries = Arc::new(Entries::new(self.layout, self.rows)?);
-        let files = Arc::new(Files::of_earlier(self.numbers));
+        let files = Arc::new(Files::of_earlier(self.order));
         let queue = Arc::new(Work::new(self.files));
         let standings = (0..threads).map(|_| Standing::new(&entries, &files, runtime));
         let standings = standings.collect::<Result<Vec<_>>>()?;
