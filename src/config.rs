@@ -93,6 +93,9 @@ pub struct Curated {
     pub url: Location,
     /// `curated.partition_by`: its Hive partition columns, outermost first; default none.
     pub partition_by: Vec<String>,
+    /// `curated.sort_by`: the columns by which the rows of a partition are sorted; default none, and
+    /// rows are in the order in which changes were folded.
+    pub sort_by: Vec<String>,
     /// `curated.format`: `parquet` (default) or `delta`.
     pub format: Format,
     /// `curated.retention`: how long a Delta table keeps replaced files, for readers of its earlier

@@ -38,7 +38,7 @@ use crate::state::ledger::{CURATED, Ledger};
 use crate::state::versions::VersionsLayout;
 use crate::state::versions_writer::{VersionsFile, VersionsWriter, day_ranges};
 use crate::store::Folder;
-use crate::table::rebuild::PublishedTable;
+use crate::table::rebuild::{PublishedTable, TableRows};
 use crate::table::sorter::{Order, Sorted, Sorter};
 use crate::table::writer::{StagedFile, TableWriter, Written};
 
@@ -134,11 +134,11 @@ impl Curate<'_> {
         let TableColumns { columns, untyped, retyped } = self.columns(&query, contract)?;
         let day = query.day.clone();
         let layout = Arc::new(self.versions_layout(&columns, day.as_deref(), contract)?);
-        let (order, schema) = self.order(&columns, day.as_deref())?;
+        let (rows, schema) = self.rows(&columns, day.as_deref())?;
 
         let to_merge = self.versions_to_merge();
         let replaced_versions = self.replaced_versions(&to_merge);
-        let outputs = self.outputs(context, &to_merge, &layout, &order);
+        let outputs = self.outputs(context, &to_merge, &layout, &rows.order);
         let (merged, outputs) =
             self.merge(context, to_merge, outputs, (&layout, &schema, day.as_deref())).await?;
         let merged = merged.as_ref();
@@ -150,7 +150,8 @@ impl Curate<'_> {
         let split = self.split(context, &query, outputs, &layout, &schema, unsettled).await?;
         let counts = split.counts;
         let rewrites_all = !retyped.is_empty();
-        let (written, given) = self.write_table(split.sorters, &order, rewrites_all).await?;
+        let (written, given) =
+            self.write_table(context, split.sorters, &rows, rewrites_all).await?;
         // Now that the rows of the table have left the memory.
         let (balance, balance_days) = self.write_balance(settle(split.standings).await?).await?;
 
@@ -284,6 +285,12 @@ impl Curate<'_> {
         unsettled: Unsettled,
     ) -> Result<Split> {
         let inputs: Arc<Vec<Input>> = Arc::new(self.changes.inputs().cloned().collect());
+        let places = self.changes.ordinal_counts().scan(0, |next, count| {
+            let first = *next;
+            *next += count;
+            Some(first)
+        });
+        let places: Arc<Vec<u64>> = Arc::new(places.collect());
         let plan = context.state().create_physical_plan(&query.plan).await?;
         let streams = execute_stream_partitioned(plan, context.task_ctx())?;
         if streams.len() > self.threads {
@@ -298,6 +305,7 @@ impl Curate<'_> {
                 columns: query.columns.len(),
                 layout: Arc::clone(layout),
                 inputs: Arc::clone(&inputs),
+                places: Arc::clone(&places),
                 unsettled: unsettled.clone(),
                 sql_file: self.pipeline.curated.sql.file.clone(),
             };
@@ -327,8 +335,9 @@ impl Curate<'_> {
     /// number of sorted rows of each partition.
     async fn write_table(
         &self,
+        context: &SessionContext,
         sorters: Vec<Sorter>,
-        order: &Arc<Order>,
+        rows: &TableRows,
         rewrites_all: bool,
     ) -> Result<(Vec<Written>, BTreeMap<String, u64>)> {
         let writer = TableWriter {
@@ -337,9 +346,9 @@ impl Curate<'_> {
             file_bytes: self.pipeline.curated.file_bytes,
         };
         let files = self.earlier.into_iter().flat_map(|ledger| ledger.files(CURATED));
-        let is_keyless = self.changes.is_keyless();
-        let earlier = Arc::new(PublishedTable::new(self.table, files, order, is_keyless)?);
-        let mut sorted = Sorted::new(order, sorters);
+        let runtime = context.runtime_env();
+        let earlier = Arc::new(PublishedTable::new(self.table, files, rows, runtime)?);
+        let mut sorted = Sorted::new(&rows.order, sorters);
         if rewrites_all {
             earlier.folders().for_each(|folder| sorted.include(folder));
         }

@@ -59,6 +59,14 @@ impl Checks<'_> {
             .map_err(|name| self.wrong("key", format!("names `{name}` twice")))?;
         no_repeats(&curated.partition_by)
             .map_err(|name| self.wrong("curated.partition_by", format!("names `{name}` twice")))?;
+        no_repeats(&curated.sort_by)
+            .map_err(|name| self.wrong("curated.sort_by", format!("names `{name}` twice")))?;
+        if let Some(name) = curated.sort_by.iter().find(|name| curated.partition_by.contains(name))
+        {
+            let why = format!("names the partition column `{name}`");
+            let hint = "leave it out: all rows of a partition have the same value in it";
+            return Err(self.wrong("curated.sort_by", why).hint(hint));
+        }
         if curated.retention.is_some() && curated.format != Some(Format::Delta) {
             let unused =
                 "is for Delta tables: a Parquet table's replaced files are removed at once";
@@ -74,6 +82,7 @@ impl Checks<'_> {
         Ok(Curated {
             url: Location::parse(&parsed.url, self.folder)?,
             partition_by: parsed.partition_by,
+            sort_by: parsed.sort_by,
             format: parsed.format.unwrap_or(Format::Parquet),
             retention: parse_duration(retention).map_err(|why| {
                 self.wrong("curated.retention", why).hint("write a duration such as 7d or 6h")

@@ -34,6 +34,8 @@ pub(super) struct CuratedToml {
     pub(super) url: String,
     #[serde(default)]
     pub(super) partition_by: Vec<String>,
+    #[serde(default)]
+    pub(super) sort_by: Vec<String>,
     pub(super) format: Option<Format>,
     pub(super) retention: Option<String>,
     pub(super) file_bytes: Option<Value>,

@@ -50,6 +50,7 @@ pub(super) const KNOWN_KEYS: &[&str] = &[
     "raw.max_bad_rows",
     "curated.url",
     "curated.partition_by",
+    "curated.sort_by",
     "curated.format",
     "curated.retention",
     "curated.file_bytes",

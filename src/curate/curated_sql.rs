@@ -307,6 +307,17 @@ fn check_columns(
             .hint("partition by text, integer, boolean, decimal, date or timestamp"));
         }
     }
+    if let Some(column) =
+        pipeline.curated.sort_by.iter().find(|column| !names.contains(&column.as_str()))
+    {
+        return Err(Error::usage(format!(
+            "{file} lacks the column `{column}`, by which rows are sorted"
+        ))
+        .hint(match spelling(column, &names) {
+            Some(quotes) => format!("{quotes}; {}", listed()),
+            None => format!("select it, or correct `curated.sort_by`; {}", listed()),
+        }));
+    }
     let day = day_column(plan, &names, pipeline, changes)?;
     let fields = schema.fields().iter().map(|field| known_type(field, changes));
     let fields: Vec<Field> = fields.collect();

@@ -81,8 +81,8 @@ pub(crate) struct Merge<'a> {
     pub state: &'a Folder,
     /// The committed versions to merge with.
     pub committed: Vec<CommittedVersions>,
-    /// The schema of the curated table's sorters: its columns, and last the flag whether a row is
-    /// present: true for a row, false for a tombstone.
+    /// The schema of the curated table's sorters: its columns, then [`PRESENT`], true for a row and
+    /// false for a tombstone, and [`PLACE`].
     pub table_schema: SchemaRef,
     /// The column of the curated table that is the day.
     pub day: Option<&'a str>,
@@ -330,6 +330,10 @@ struct Shared {
     bloom: Arc<Bloom>,
 }
 
-/// The name of the flag of a row, the last column of the curated table's sorter. A column of the table
-/// can have this name too.
+/// The name of the flag of a row in the curated table's sorter. A column of the table can have this
+/// name too.
 pub(crate) const PRESENT: &str = "present";
+
+/// The name of the place of a row in the order of files and rows, from 1; 0 for a tombstone. It is the
+/// last column of the curated table's sorter.
+pub(crate) const PLACE: &str = "place";

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, BooleanArray, RecordBatch};
-use arrow::compute::{and, filter_record_batch};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
+use arrow::compute::{and, filter, filter_record_batch};
 use arrow::datatypes::{Date32Type, Schema, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
@@ -45,6 +45,8 @@ pub(super) struct Splitter {
     pub(super) columns: usize,
     pub(super) layout: Arc<VersionsLayout>,
     pub(super) inputs: Arc<Vec<Input>>,
+    /// Per input the place of its first row among the rows of all.
+    pub(super) places: Arc<Vec<u64>>,
     /// The winners whose standing is counted at the end.
     pub(super) unsettled: Unsettled,
     pub(super) sql_file: String,
@@ -69,15 +71,16 @@ impl Splitter {
                 let chosen = self.count(&batch, &mut counts)?;
                 let source = self.version_source(&batch)?;
                 let versions = self.layout.versions(&source, &self.inputs)?;
+                let ordinals = self.layout.ordinals(&source.positions);
                 if let Some(standing) = &mut output.standing {
-                    let ordinals = self.layout.ordinals(&source.positions);
                     let latest = CuratedRows::of(&batch, self.columns).latest();
                     standing.take(&versions, latest, &ordinals, &self.unsettled)?;
                 }
                 output.versions.write(&versions).await?;
                 let table_rows = filter_record_batch(&batch.project(&columns)?, &chosen)?;
                 if table_rows.num_rows() > 0 {
-                    output.rows.push(&self.table_rows(&table_rows)?)?;
+                    let places = filter(&self.places_of(&ordinals), &chosen)?;
+                    output.rows.push(&self.table_rows(&table_rows, places)?)?;
                 }
             }
         }
@@ -103,9 +106,14 @@ impl Splitter {
         })
     }
 
-    /// Converts rows of the query's columns to the sorter's schema, whose last column is the flag
-    /// whether a row is present.
-    pub(super) fn table_rows(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+    /// The places of rows, given by input and row ordinal.
+    fn places_of(&self, ordinals: &[(usize, usize)]) -> UInt64Array {
+        let places = ordinals.iter().map(|(file, row)| self.places[*file] + *row as u64 + 1);
+        places.collect()
+    }
+
+    /// Converts rows of the query's columns to the sorter's schema.
+    fn table_rows(&self, rows: &RecordBatch, places: ArrayRef) -> Result<RecordBatch> {
         let schema = rows.schema();
         let columns = schema.fields().iter().zip(rows.columns()).map(|(field, column)| {
             let is_key = self.key.contains(field.name());
@@ -113,9 +121,10 @@ impl Splitter {
         });
         let rows = RecordBatch::try_new(Arc::clone(&schema), columns.collect())?;
         let fields = self.schema.fields();
-        let stored = Arc::new(Schema::new(fields[..fields.len() - 1].to_vec()));
+        let stored = Arc::new(Schema::new(fields[..fields.len() - 2].to_vec()));
         let mut columns = conform(&rows, &stored)?.columns().to_vec();
         columns.push(Arc::new(BooleanArray::from(vec![true; rows.num_rows()])));
+        columns.push(places);
         compact(&RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 

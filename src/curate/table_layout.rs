@@ -7,10 +7,11 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use crate::config::{Format, Keep};
 use crate::curate::Curate;
 use crate::curate::curated_sql::CuratedQuery;
-use crate::curate::merge::{CommittedVersions, PRESENT};
+use crate::curate::merge::{CommittedVersions, PLACE, PRESENT};
 use crate::error::{Error, Result};
 use crate::state::contract::{TableContract, read_types};
 use crate::state::versions::VersionsLayout;
+use crate::table::rebuild::TableRows;
 use crate::table::sorter::Order;
 use crate::types::column_type::widen;
 use crate::types::day_counts::DayCounts;
@@ -172,37 +173,40 @@ impl Curate<'_> {
         Ok(())
     }
 
-    /// The order of the table's rows: by partition and key, with `latest-per-day` also by day, without
-    /// a key by all columns; last by [`PRESENT`]. Returns the order and its columns.
-    pub(super) fn order(
+    /// The order of the table's rows, and the columns of new rows: those of the table, then the flag
+    /// [`PRESENT`] and the [`PLACE`]. Rows are grouped by partition; in a partition tombstones come
+    /// first, then rows by the columns `curated.sort_by`, if there are any, and by their place.
+    pub(super) fn rows(
         &self,
         columns: &[Field],
         day: Option<&str>,
-    ) -> Result<(Arc<Order>, SchemaRef)> {
+    ) -> Result<(TableRows, SchemaRef)> {
         let mut fields = columns.to_vec();
         fields.push(Field::new(PRESENT, DataType::Boolean, false));
+        fields.push(Field::new(PLACE, DataType::UInt64, false));
+        let (present, place) = (columns.len(), columns.len() + 1);
         let schema = Arc::new(Schema::new(fields));
-        let index = |name: &str| Ok(schema.index_of(name)?);
+        let index = |name: &String| Ok(schema.index_of(name)?);
         let parts = &self.pipeline.curated.partition_by;
-        let is_stored = |name: &&str| !parts.iter().any(|part| part == name);
-        let keys = self.pipeline.key.iter().map(String::as_str);
-        let day = day.filter(|_| self.pipeline.keep == Keep::LatestPerDay);
-        let mut sort_by = if self.changes.is_keyless() {
-            // Rows that are equal in all columns are interchangeable.
-            let names = columns.iter().map(|column| column.name().as_str());
-            names.filter(is_stored).map(index).collect::<Result<Vec<_>>>()?
-        } else {
-            keys.filter(is_stored)
-                .chain(day.filter(is_stored))
-                .map(index)
-                .collect::<Result<Vec<_>>>()?
+        let partition_by = parts.iter().map(index).collect::<Result<Vec<_>>>()?;
+        let stored: Vec<usize> = (0..place).filter(|at| !partition_by.contains(at)).collect();
+        // A day of `latest-per-day` is part of the key.
+        let day = day.filter(|_| self.pipeline.keep == Keep::LatestPerDay).map(String::from);
+        let mut key = self.pipeline.key.clone();
+        key.extend(day.filter(|day| !key.contains(day)));
+        let stored_places = |names: &[String]| -> Result<Vec<usize>> {
+            let at = names.iter().map(index).collect::<Result<Vec<usize>>>()?;
+            Ok(at.iter().filter_map(|at| stored.iter().position(|one| one == at)).collect())
         };
-        sort_by.push(columns.len());
-        let partition_by = parts.iter().map(|part| index(part)).collect::<Result<Vec<_>>>()?;
-        let stored =
-            (0..schema.fields().len()).filter(|column| !partition_by.contains(column)).collect();
-        let order = Order::new(Arc::clone(&schema), partition_by, sort_by, stored)?;
-        Ok((Arc::new(order), schema))
+        let (key, sort_by) = (stored_places(&key)?, stored_places(&self.pipeline.curated.sort_by)?);
+        let mut order_by: Vec<usize> = sort_by.iter().map(|at| stored[*at]).collect();
+        if !order_by.is_empty() {
+            order_by.insert(0, present);
+        }
+        // The place of a tombstone is the first.
+        order_by.push(place);
+        let order = Order::new(Arc::clone(&schema), partition_by, order_by, stored)?;
+        Ok((TableRows { order: Arc::new(order), key, sort_by }, schema))
     }
 
     /// The committed versions to merge with the winners. Files of the winners' days are rewritten, and

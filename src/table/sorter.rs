@@ -1,4 +1,4 @@
-//! The partition sorter: groups rows by partition and sorts each partition by key.
+//! The partition sorter: groups rows by partition and sorts each partition.
 //!
 //! ```text
 //! push ─▶ buffer (rows, keys as bytes, row references per partition) ─▶ sort per partition ─┐
@@ -36,7 +36,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnv;
 
 use crate::engine::session::BATCH_ROWS;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::table::partition_names::partition_folder;
 
 mod merge;
@@ -93,16 +93,6 @@ impl Order {
     /// The schema of the stored columns.
     pub(crate) fn stored_schema(&self) -> &SchemaRef {
         &self.stored_schema
-    }
-
-    /// The columns that rows are sorted by, as indices into [`Order::stored_schema`].
-    ///
-    /// # Errors
-    /// Internal, when one of them is not stored.
-    pub(crate) fn sorted_by(&self) -> Result<Vec<usize>> {
-        let index = |column: &usize| self.stored.iter().position(|stored| stored == column);
-        let indices = self.sort_by.iter().map(index).collect::<Option<Vec<_>>>();
-        indices.ok_or_else(|| Error::internal("rows are sorted by a column that is not stored"))
     }
 
     fn columns(batch: &RecordBatch, columns: &[usize]) -> Vec<ArrayRef> {

@@ -4,9 +4,10 @@
 //! not grow with the number of partitions. Nothing that readers see is changed here.
 
 use std::collections::HashSet;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use object_store::buffered::BufWriter;
@@ -81,23 +82,20 @@ impl TableWriter {
     ) -> Result<Vec<Written>> {
         let partitions: Vec<(usize, String)> =
             sorted.partitions().into_iter().enumerate().collect();
-        let hardly_repeated = OnceLock::new();
-        let shared = Arc::new((sorted, Work::new(partitions), hardly_repeated));
+        let plain = hardly_repeated_columns(&sorted, table.as_deref())?;
+        let shared = Arc::new((sorted, Work::new(partitions), plain));
         let tasks = (0..threads).map(|_| {
             let (writer, shared) = (self.clone(), Arc::clone(&shared));
             let table = table.clone();
             spawn(async move {
-                let (sorted, partitions, hardly_repeated) = &*shared;
+                let (sorted, partitions, plain) = &*shared;
                 let write = async {
-                    let mut readers = Readers::new();
-                    let mut written = Vec::new();
+                    let (mut readers, mut written) = (Readers::new(), Vec::new());
                     while let Some((number, folder)) = partitions.next() {
                         let new = sorted.rows(&folder, &mut readers)?;
                         let rows = Rebuilt::new(new, &folder, table.as_deref()).await?;
-                        written.push((
-                            number,
-                            writer.write_partition(number, folder, rows, hardly_repeated).await?,
-                        ));
+                        let files = writer.write_sorted(number, &folder, rows, plain).await?;
+                        written.push((number, files));
                     }
                     Ok(written)
                 };
@@ -110,13 +108,32 @@ impl TableWriter {
         Ok(written.into_iter().map(|(_, written)| written).collect())
     }
 
+    /// Writes a partition, after sorting all of its rows if they are to be sorted.
+    async fn write_sorted(
+        &self,
+        number: usize,
+        folder: &str,
+        rows: Rebuilt<'_>,
+        plain: &[String],
+    ) -> Result<Written> {
+        let Some(order) = rows.to_sort() else {
+            return self.write_partition(number, folder, rows, plain).await;
+        };
+        let rows_before = rows.rows_before();
+        let sorted = rows.sorted(&order).await?;
+        let mut readers = Readers::new();
+        let rows = Rebuilt::whole(sorted.rows("", &mut readers)?, rows_before);
+        self.write_partition(number, folder, rows, plain).await
+    }
+
     async fn write_partition(
         &self,
         number: usize,
-        folder: String,
+        folder: &str,
         mut rows: Rebuilt<'_>,
-        hardly_repeated: &OnceLock<Vec<String>>,
+        plain: &[String],
     ) -> Result<Written> {
+        let plain: Vec<&str> = plain.iter().map(String::as_str).collect();
         let mut files = Vec::new();
         let mut open: Option<OpenFile> = None;
         while let Some(batch) = rows.next_batch().await? {
@@ -124,10 +141,9 @@ impl TableWriter {
                 Some(file) => file,
                 None => {
                     let staged = format!("{}/{number:06}-{:05}.parquet", self.prefix, files.len());
-                    let plain = hardly_repeated_columns(&batch, hardly_repeated)?;
                     let written = parquet_properties(&staged, &plain);
                     open.insert(OpenFile {
-                        partition: folder.clone(),
+                        partition: folder.to_string(),
                         writer: parquet_writer(&self.staging, &staged, batch.schema(), written)?,
                         staged,
                     })
@@ -143,32 +159,47 @@ impl TableWriter {
         if let Some(last) = open {
             files.push(last.close(&self.staging).await?);
         }
-        Ok(Written { partition: folder, rows_before: rows.rows_before(), files })
+        let partition = folder.to_string();
+        Ok(Written { partition, rows_before: rows.rows_before(), files })
     }
 }
 
 /// The columns whose values hardly repeat, so that the writer would build a dictionary only to
-/// abandon it. The first full batch decides for the whole table.
-fn hardly_repeated_columns<'a>(
-    batch: &RecordBatch,
-    known: &'a OnceLock<Vec<String>>,
-) -> Result<Vec<&'a str>> {
-    if known.get().is_none() && batch.num_rows() >= BATCH_ROWS {
-        let mut found = Vec::new();
-        let schema = batch.schema();
-        let columns = schema.fields().iter().zip(batch.columns());
-        for (field, column) in columns.filter(|(field, _)| !field.data_type().is_nested()) {
-            let converter = RowConverter::new(vec![SortField::new(field.data_type().clone())])?;
-            let values = converter.convert_columns(&[Arc::clone(column)])?;
-            let distinct: HashSet<&[u8]> = values.iter().map(|row| row.data()).collect();
-            if distinct.len() * 100 >= batch.num_rows() * DISTINCT_PERCENT {
-                found.push(field.name().clone());
+/// abandon it: in the first full batch of new rows of the first partition that has one.
+fn hardly_repeated_columns(sorted: &Sorted, table: Option<&PublishedTable>) -> Result<Vec<String>> {
+    let mut readers = Readers::new();
+    let is_large = |(_, rows): &(&String, &u64)| **rows >= BATCH_ROWS as u64;
+    for (folder, _) in sorted.counts().iter().filter(is_large) {
+        let mut rows = sorted.rows(folder, &mut readers)?;
+        while let Some(batch) = rows.next_batch()? {
+            let batch = match table {
+                None => batch,
+                Some(table) => {
+                    let (rows, present) = table.without_flag(batch)?;
+                    filter_record_batch(&rows, &present)?
+                }
+            };
+            if batch.num_rows() == BATCH_ROWS {
+                return hardly_repeated_in(&batch);
             }
         }
-        known.get_or_init(|| found);
     }
-    let known = known.get().into_iter().flatten();
-    Ok(known.map(String::as_str).collect())
+    Ok(Vec::new())
+}
+
+fn hardly_repeated_in(batch: &RecordBatch) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    let schema = batch.schema();
+    let columns = schema.fields().iter().zip(batch.columns());
+    for (field, column) in columns.filter(|(field, _)| !field.data_type().is_nested()) {
+        let converter = RowConverter::new(vec![SortField::new(field.data_type().clone())])?;
+        let values = converter.convert_columns(&[Arc::clone(column)])?;
+        let distinct: HashSet<&[u8]> = values.iter().map(|row| row.data()).collect();
+        if distinct.len() * 100 >= batch.num_rows() * DISTINCT_PERCENT {
+            found.push(field.name().clone());
+        }
+    }
+    Ok(found)
 }
 
 /// The properties of a Parquet object: Snappy compression, and no dictionary for the columns

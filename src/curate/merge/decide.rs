@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, AsArray, BooleanArray, DictionaryArray, Int32Array, RecordBatch, StringArray,
-    UInt32Array, new_null_array,
+    UInt32Array, UInt64Array, new_null_array,
 };
 use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{Date32Type, SchemaRef, UInt32Type};
@@ -218,8 +218,8 @@ impl Decider {
         self.carried(&taken(carried)?)
     }
 
-    /// Pushes tombstones of the removed rows to the table's sorter: key, day and partition, false
-    /// in the last column, null in the others.
+    /// Pushes tombstones of the removed rows to the table's sorter: key, day and partition, and null in
+    /// the other columns of the table.
     pub(super) fn push_removed(
         &self,
         removed: &RecordBatch,
@@ -229,7 +229,7 @@ impl Decider {
         let keys = self.entries.keys;
         let mut columns = Vec::new();
         let fields = self.table_schema.fields();
-        for field in &fields[..fields.len() - 1] {
+        for field in &fields[..fields.len() - 2] {
             let is = |name: &String| name == field.name();
             let source = match (self.key.iter().position(is), self.partition_by.iter().position(is))
             {
@@ -244,6 +244,7 @@ impl Decider {
             });
         }
         columns.push(Arc::new(BooleanArray::from(vec![false; removed.num_rows()])));
+        columns.push(Arc::new(UInt64Array::from(vec![0; removed.num_rows()])));
         let batch = RecordBatch::try_new(Arc::clone(&self.table_schema), columns)?;
         let names: Vec<&str> = self.partition_by.iter().map(String::as_str).collect();
         let parts = names

@@ -8,7 +8,7 @@ use std::io::BufReader;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, BinaryArray, BinaryBuilder, RecordBatch};
+use arrow::array::{AsArray, BinaryArray, RecordBatch};
 use arrow::compute::{concat_batches, interleave_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::FileReader;
@@ -17,7 +17,7 @@ use datafusion::execution::memory_pool::MemoryReservation;
 use crate::engine::session::BATCH_ROWS;
 use crate::engine::spill::read_spilled;
 use crate::error::{Error, Result};
-use crate::table::sorter::{BufferedBatch, Order, Readers, RowRef, Run, Sorter, run_schema, sort};
+use crate::table::sorter::{BufferedBatch, Order, Readers, RowRef, Run, Sorter, sort};
 
 /// The rows of several sorters, to be read by partition.
 pub(crate) struct Sorted {
@@ -131,7 +131,6 @@ impl Sorted {
             readers,
             slots: Vec::new(),
             picked: Vec::with_capacity(BATCH_ROWS),
-            keys: None,
         };
         for at in (0..merge.heap.len()).rev() {
             merge.sift_down(at);
@@ -200,17 +199,9 @@ pub(crate) struct Merge<'a> {
     pub(super) slots: Vec<RecordBatch>,
     /// The picked rows: slot and row.
     pub(super) picked: Vec<(usize, usize)>,
-    /// The keys of the picked rows, if requested.
-    pub(super) keys: Option<BinaryBuilder>,
 }
 
 impl Merge<'_> {
-    /// Adds the keys as a last column: bytes that compare as the rows do.
-    pub(crate) fn with_keys(mut self) -> Self {
-        self.keys = Some(BinaryBuilder::new());
-        self
-    }
-
     /// The next rows; `None` at the end.
     ///
     /// # Errors
@@ -219,9 +210,6 @@ impl Merge<'_> {
         while self.picked.len() < BATCH_ROWS
             && let Some(top) = self.heap.first().copied()
         {
-            if let Some(keys) = &mut self.keys {
-                keys.append_value(self.cursors[top].key());
-            }
             if !self.pick(top)? {
                 self.heap.swap_remove(0);
             }
@@ -240,12 +228,7 @@ impl Merge<'_> {
                 Cursor::Run { block, .. } => block.slot = NO_SLOT,
             }
         }
-        let Some(keys) = &mut self.keys else {
-            return Ok(Some(rows));
-        };
-        let mut columns = rows.columns().to_vec();
-        columns.push(Arc::new(keys.finish()));
-        Ok(Some(RecordBatch::try_new(run_schema(&rows.schema()), columns)?))
+        Ok(Some(rows))
     }
 
     /// Picks a cursor's next row and advances the cursor. Returns whether it has more rows.
