@@ -44,9 +44,8 @@
 //!    function (`curate::merge::decide`).
 //! 5. `curate::pass_two` reads the winners' rows again, with all columns, through the checked and
 //!    rewritten `curated.sql` (`curate::curated_sql`). Every winner becomes a version. Winners that
-//!    are live become rows of the table: sorted by partition and key (`table::sorter`), merged with
-//!    the existing rows of their partitions (`table::rebuild`), and written to staging
-//!    (`table::writer`).
+//!    are live become rows of the table: grouped by partition (`table::sorter`), appended to the rows
+//!    of their partitions that stay (`table::rebuild`), and written to staging (`table::writer`).
 //! 6. `curate::stage` holds these steps together and checks that the run adds up. `commands::run`
 //!    passes it inputs and folders; [`state`] commits versions and ledger in one Delta commit, and
 //!    `publish` replaces exactly the planned partitions. Where the curated table has a Delta log of
@@ -124,12 +123,12 @@
 //!   rows went; and for every partition, rows in the staged files' footers with those in the old
 //!   files' footers, minus the rows that versions remove, plus the winners
 //!   (`curate::conservation`).
-//! * **A damaged table or state is detected.** Listed files must exist, with their size, their
-//!   number of rows and their order; a row that is removed must have been there
-//!   (`table::rebuild`).
+//! * **A damaged table or state is detected.** Listed files must exist, with their size and their
+//!   number of rows; a row that is removed must have been there, once (`table::rebuild`).
 //! * **Memory is limited.** Pass one and the sorter spill, winners are bits, a Bloom filter keeps
-//!   versions of other keys out of the merge, partitions are rebuilt as streams, and each thread
-//!   has one output file of the table open at a time, and a few of versions.
+//!   versions of other keys out of the merge, partitions are rebuilt as streams, in passes if
+//!   memory does not hold the keys that they lose, and each thread has one output file of the table
+//!   open at a time, and a few of versions.
 //!
 //! # Map of rooms
 //!

@@ -35,6 +35,7 @@ mod raw_types;
 mod readers_beside_writers;
 mod rebuild;
 mod reloads;
+mod row_order;
 mod same_bytes;
 mod states;
 mod support;
