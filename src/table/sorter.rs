@@ -25,9 +25,10 @@ use std::io::{BufReader, BufWriter};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BinaryArray, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, BinaryArray, RecordBatch, UInt64Array};
+use arrow::buffer::ScalarBuffer;
 use arrow::compute::interleave_record_batch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
 use arrow::row::{RowConverter, Rows, SortField};
@@ -59,11 +60,13 @@ pub(crate) struct Order {
     stored_schema: SchemaRef,
     partitions: RowConverter,
     keys: RowConverter,
+    /// Whether rows are sorted by one number alone.
+    is_by_number: bool,
 }
 
 impl Order {
     /// Rows of `schema`, grouped by the columns `partition_by` and sorted by `sort_by` (ascending,
-    /// nulls first). The columns `stored` are output.
+    /// nulls first; a single UInt64 column has no nulls). The columns `stored` are output.
     ///
     /// # Errors
     /// Internal, when a column cannot be compared.
@@ -79,9 +82,11 @@ impl Order {
                 .map(|column| SortField::new(schema.field(*column).data_type().clone()));
             RowConverter::new(fields.collect())
         };
+        let is_number = |column: &usize| *schema.field(*column).data_type() == DataType::UInt64;
         Ok(Order {
             partitions: converter(&partition_by)?,
             keys: converter(&sort_by)?,
+            is_by_number: sort_by.len() == 1 && sort_by.iter().all(is_number),
             stored_schema: Arc::new(Schema::new(schema.project(&stored)?.fields)),
             schema,
             partition_by,
@@ -115,16 +120,84 @@ impl Order {
 #[derive(Debug)]
 struct BufferedBatch {
     rows: RecordBatch,
-    keys: Option<Rows>,
+    keys: Keys,
+}
+
+/// The keys of the rows of a batch.
+#[derive(Debug)]
+enum Keys {
+    /// Rows are not sorted.
+    None,
+    /// Rows are sorted by one number.
+    Numbers(ScalarBuffer<u64>),
+    /// Rows are sorted by other columns: bytes that compare as they do.
+    Bytes(Rows),
+}
+
+/// The key of a row. All keys of one order are of one kind.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Key<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+}
+
+impl Keys {
+    fn of(order: &Order, batch: &RecordBatch) -> Result<Self> {
+        if order.is_by_number {
+            let numbers = batch.column(order.sort_by[0]).as_primitive::<UInt64Type>();
+            return Ok(Keys::Numbers(numbers.values().clone()));
+        }
+        let rows = Order::rows(&order.keys, batch, &order.sort_by)?;
+        Ok(rows.map_or(Keys::None, Keys::Bytes))
+    }
+
+    /// Their memory in bytes.
+    fn bytes(&self) -> usize {
+        match self {
+            Keys::None => 0,
+            Keys::Numbers(numbers) => size_of_val(&numbers[..]),
+            Keys::Bytes(rows) => rows.size(),
+        }
+    }
+
+    #[inline]
+    fn key(&self, row: usize) -> Key<'_> {
+        match self {
+            Keys::None => Key::Bytes(&[]),
+            Keys::Numbers(numbers) => Key::Number(numbers[row]),
+            Keys::Bytes(rows) => Key::Bytes(rows.row(row).data()),
+        }
+    }
+
+    /// The keys of some rows, as a column of a run.
+    fn column<'a>(keys: impl Iterator<Item = Key<'a>>, is_by_number: bool) -> ArrayRef {
+        if is_by_number {
+            return Arc::new(UInt64Array::from_iter_values(keys.map(|key| key.number())));
+        }
+        Arc::new(BinaryArray::from_iter_values(keys.map(|key| key.bytes())))
+    }
+}
+
+impl<'a> Key<'a> {
+    fn number(self) -> u64 {
+        match self {
+            Key::Number(number) => number,
+            Key::Bytes(_) => 0,
+        }
+    }
+
+    fn bytes(self) -> &'a [u8] {
+        match self {
+            Key::Number(_) => &[],
+            Key::Bytes(bytes) => bytes,
+        }
+    }
 }
 
 impl BufferedBatch {
     #[inline]
-    fn key(&self, row: u32) -> &[u8] {
-        match &self.keys {
-            Some(keys) => keys.row(row as usize).data(),
-            None => &[],
-        }
+    fn key(&self, row: u32) -> Key<'_> {
+        self.keys.key(row as usize)
     }
 }
 
@@ -183,12 +256,10 @@ impl Sorter {
     /// # Errors
     /// Storage, when the spill disk cannot be used.
     pub(crate) fn push(&mut self, batch: &RecordBatch) -> Result<()> {
-        let keys = Order::rows(&self.order.keys, batch, &self.order.sort_by)?;
+        let keys = Keys::of(&self.order, batch)?;
         let columns = Order::columns(batch, &self.order.stored);
         let rows = RecordBatch::try_new(Arc::clone(&self.order.stored_schema), columns)?;
-        let bytes = rows.get_array_memory_size()
-            + keys.as_ref().map_or(0, Rows::size)
-            + batch.num_rows() * BYTES_PER_ROW;
+        let bytes = rows.get_array_memory_size() + keys.bytes() + batch.num_rows() * BYTES_PER_ROW;
         if self.reservation.try_grow(bytes).is_err() {
             self.spill()?;
             self.reservation.grow(bytes);
@@ -276,7 +347,8 @@ impl Sorter {
         }
         let row_refs = self.take_row_refs();
         let file = self.runtime.disk_manager.create_tmp_file("rows of a table")?;
-        let schema = run_schema(&self.order.stored_schema);
+        let is_by_number = self.order.is_by_number;
+        let schema = run_schema(&self.order.stored_schema, is_by_number);
         let mut writer = FileWriter::try_new(BufWriter::new(file.open_writer()?), &schema)?;
         let rows: usize = row_refs.values().map(Vec::len).sum();
         let rows_per_block =
@@ -295,9 +367,9 @@ impl Sorter {
                 let rows = compact(&interleave_record_batch(&batches, &chosen)?)?;
                 let keys = part
                     .iter()
-                    .map(|row_ref| Some(self.buffered[row_ref.batch as usize].key(row_ref.row)));
+                    .map(|row_ref| self.buffered[row_ref.batch as usize].key(row_ref.row));
                 let mut columns = rows.columns().to_vec();
-                columns.push(Arc::new(keys.collect::<BinaryArray>()));
+                columns.push(Keys::column(keys, is_by_number));
                 writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns)?)?;
                 count += 1;
             }
@@ -311,13 +383,31 @@ impl Sorter {
     }
 }
 
-/// Sorts rows by their keys: first by the eight bytes after the prefix common to all, then by the
-/// rest.
+/// Sorts rows by their keys. Rows of equal keys stay in their order.
 fn sort(buffered: &[BufferedBatch], row_refs: Vec<RowRef>) -> Vec<RowRef> {
     let key = |row_ref: &RowRef| buffered[row_ref.batch as usize].key(row_ref.row);
-    let Some(first) = row_refs.first().map(key) else {
-        return row_refs;
-    };
+    match row_refs.first().map(key) {
+        None => row_refs,
+        Some(Key::Bytes(first)) => sort_by_bytes(first, row_refs, |row_ref| key(row_ref).bytes()),
+        Some(Key::Number(_)) => {
+            let numbers = row_refs.into_iter().map(|row_ref| (key(&row_ref).number(), row_ref));
+            let mut numbers: Vec<(u64, RowRef)> = numbers.collect();
+            // Rows mostly come in the order of their numbers.
+            if !numbers.is_sorted_by_key(|(number, _)| *number) {
+                numbers.sort_by_key(|(number, _)| *number);
+            }
+            numbers.into_iter().map(|(_, row_ref)| row_ref).collect()
+        }
+    }
+}
+
+/// Sorts rows by keys of bytes, of which the first is given: by the eight bytes after the prefix common
+/// to all, then by the rest.
+fn sort_by_bytes<'a>(
+    first: &[u8],
+    row_refs: Vec<RowRef>,
+    key: impl Fn(&RowRef) -> &'a [u8],
+) -> Vec<RowRef> {
     let mut common = first.len();
     for row_ref in &row_refs {
         let same = key(row_ref).iter().zip(&first[..common]);
@@ -356,9 +446,10 @@ pub(crate) fn compact(batch: &RecordBatch) -> Result<RecordBatch> {
 }
 
 /// The schema of rows on disk: the stored columns, then the key.
-fn run_schema(stored: &Schema) -> SchemaRef {
+fn run_schema(stored: &Schema, is_by_number: bool) -> SchemaRef {
     let mut fields = stored.fields().to_vec();
-    fields.push(Arc::new(Field::new("key", DataType::Binary, false)));
+    let key = if is_by_number { DataType::UInt64 } else { DataType::Binary };
+    fields.push(Arc::new(Field::new("key", key, false)));
     Arc::new(Schema::new(fields))
 }
 

@@ -1,28 +1,29 @@
 //! Merging the sorted rows of several sorters, partition by partition.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, btree_map};
 use std::fs::File;
 use std::io::BufReader;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, BinaryArray, RecordBatch};
+use arrow::array::{AsArray, BinaryArray, RecordBatch, UInt64Array};
 use arrow::compute::{concat_batches, interleave_record_batch};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{SchemaRef, UInt64Type};
 use arrow::ipc::reader::FileReader;
 use datafusion::execution::memory_pool::MemoryReservation;
 
 use crate::engine::session::BATCH_ROWS;
 use crate::engine::spill::read_spilled;
 use crate::error::{Error, Result};
-use crate::table::sorter::{BufferedBatch, Order, Readers, RowRef, Run, Sorter, sort};
+use crate::table::sorter::{BufferedBatch, Key, Order, Readers, RowRef, Run, Sorter, sort};
 
 /// The rows of several sorters, to be read by partition.
 pub(crate) struct Sorted {
     pub(super) buffered: Vec<BufferedBatch>,
-    pub(super) row_refs: BTreeMap<String, Vec<RowRef>>,
+    /// Per partition the buffered rows of each sorter that has some.
+    pub(super) row_refs: BTreeMap<String, Vec<Vec<RowRef>>>,
     pub(super) counts: BTreeMap<String, u64>,
     pub(super) runs: Vec<Run>,
     pub(super) stored: SchemaRef,
@@ -50,12 +51,7 @@ impl Sorted {
                 for row_ref in &mut row_refs {
                     row_ref.batch += offset;
                 }
-                match sorted.row_refs.entry(folder) {
-                    btree_map::Entry::Vacant(none) => {
-                        none.insert(row_refs);
-                    }
-                    btree_map::Entry::Occupied(some) => some.into_mut().append(&mut row_refs),
-                }
+                sorted.row_refs.entry(folder).or_default().push(row_refs);
             }
             sorted.buffered.append(&mut sorter.buffered);
             sorted.runs.append(&mut sorter.runs);
@@ -117,7 +113,7 @@ impl Sorted {
                 });
             }
         }
-        if let Some(row_refs) = self.row_refs.get(folder) {
+        for row_refs in self.row_refs.get(folder).into_iter().flatten() {
             cursors.push(Cursor::Memory {
                 buffered: &self.buffered,
                 slots: vec![NO_SLOT; self.buffered.len()],
@@ -141,9 +137,15 @@ impl Sorted {
 
 /// A block of a run.
 pub(super) struct Block {
-    pub(super) rows: RecordBatch,
-    pub(super) keys: BinaryArray,
-    pub(super) slot: u32,
+    rows: RecordBatch,
+    keys: BlockKeys,
+    slot: u32,
+}
+
+/// The keys of a block's rows.
+enum BlockKeys {
+    Numbers(UInt64Array),
+    Bytes(BinaryArray),
 }
 
 impl Block {
@@ -152,7 +154,11 @@ impl Block {
         let mut rows =
             reader.next().ok_or_else(|| Error::internal("spilled rows are missing"))??;
         let keys = rows.remove_column(rows.num_columns() - 1);
-        Ok(Block { keys: keys.as_binary().clone(), rows, slot: NO_SLOT })
+        let keys = match keys.as_primitive_opt::<UInt64Type>() {
+            Some(numbers) => BlockKeys::Numbers(numbers.clone()),
+            None => BlockKeys::Bytes(keys.as_binary().clone()),
+        };
+        Ok(Block { keys, rows, slot: NO_SLOT })
     }
 }
 
@@ -178,13 +184,16 @@ pub(super) enum Cursor<'a> {
 
 impl Cursor<'_> {
     #[inline]
-    pub(super) fn key(&self) -> &[u8] {
+    fn key(&self) -> Key<'_> {
         match self {
             Cursor::Memory { buffered, row_refs, at, .. } => {
                 let row_ref = row_refs[*at];
                 buffered[row_ref.batch as usize].key(row_ref.row)
             }
-            Cursor::Run { block, at, .. } => block.keys.value(*at),
+            Cursor::Run { block, at, .. } => match &block.keys {
+                BlockKeys::Numbers(numbers) => Key::Number(numbers.value(*at)),
+                BlockKeys::Bytes(bytes) => Key::Bytes(bytes.value(*at)),
+            },
         }
     }
 }
@@ -272,7 +281,7 @@ impl Merge<'_> {
     pub(super) fn sift_down(&mut self, mut at: usize) {
         let before = |a: usize, b: usize| {
             let (x, y) = (self.cursors[a].key(), self.cursors[b].key());
-            x.cmp(y).then(a.cmp(&b)) == Ordering::Less
+            x.cmp(&y).then(a.cmp(&b)) == Ordering::Less
         };
         loop {
             let mut least = at;
