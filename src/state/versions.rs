@@ -151,8 +151,8 @@ impl VersionsLayout {
         let orders: Vec<(bool, Option<i128>)> =
             positions.iter().map(|position| unpack_order(*position)).collect();
         let cdc = orders.iter().map(|order| Some(order.0));
-        let us = orders.iter().map(|order| order.1.map(|ns| ns.div_euclid(1000) as i64));
-        let ns = orders.iter().map(|order| order.1.map(|ns| ns.rem_euclid(1000) as i32));
+        let us = orders.iter().map(|order| order.1.map(|ns| microseconds(ns).0));
+        let ns = orders.iter().map(|order| order.1.map(|ns| microseconds(ns).1));
         [
             Arc::new(cdc.collect::<BooleanArray>()),
             Arc::new(us.collect::<Int64Array>()),
@@ -215,6 +215,16 @@ impl VersionsLayout {
             }
         }
         beside_words(&HISTORY_WORDS, all)
+    }
+}
+
+/// A time in nanoseconds as microseconds, and nanoseconds beyond.
+#[inline]
+fn microseconds(ns: i128) -> (i64, i32) {
+    // Nearly all times fit 64 bits, which are divided much faster.
+    match i64::try_from(ns) {
+        Ok(ns) => (ns.div_euclid(1000), ns.rem_euclid(1000) as i32),
+        Err(_) => (ns.div_euclid(1000) as i64, ns.rem_euclid(1000) as i32),
     }
 }
 

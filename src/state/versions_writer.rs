@@ -3,6 +3,7 @@
 //! Each thread writes one file per range, and the memory of its rows that are not yet encoded is
 //! bounded.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray, Date32Array, RecordBatch};
@@ -104,19 +105,21 @@ impl VersionsWriter {
         if self.starts.len() == 1 {
             return self.write_range(0, versions).await;
         }
-        let days = days_of(versions)?;
-        let range = |day: Option<i32>| {
-            let after = self.starts.partition_point(|start| *start <= day);
-            after.checked_sub(1)
-        };
-        let ranges: Vec<usize> = days
-            .iter()
-            .map(range)
-            .collect::<Option<_>>()
-            .ok_or_else(|| Error::internal("a version has a day before all planned ranges"))?;
-        let mut distinct = ranges.clone();
-        distinct.sort_unstable();
-        distinct.dedup();
+        let days: Vec<Option<i32>> = days_of(versions)?.iter().collect();
+        let mut ranges = Vec::with_capacity(days.len());
+        let mut distinct = BTreeSet::new();
+        // Rows of a day mostly follow one another.
+        for of_day in days.chunk_by(|a, b| a == b) {
+            let after = self.starts.partition_point(|start| *start <= of_day[0]);
+            let range = after
+                .checked_sub(1)
+                .ok_or_else(|| Error::internal("a version has a day before all planned ranges"))?;
+            distinct.insert(range);
+            ranges.extend(std::iter::repeat_n(range, of_day.len()));
+        }
+        if distinct.len() == 1 {
+            return self.write_range(ranges[0], versions).await;
+        }
         for range in distinct {
             let inside: BooleanArray = ranges.iter().map(|of| Some(*of == range)).collect();
             self.write_range(range, &filter_record_batch(versions, &inside)?).await?;
@@ -145,8 +148,9 @@ impl VersionsWriter {
                 })
             }
         };
-        for day in days_of(versions)? {
-            file.days.add(day, 1);
+        let days: Vec<Option<i32>> = days_of(versions)?.iter().collect();
+        for of_day in days.chunk_by(|a, b| a == b) {
+            file.days.add(of_day[0], of_day.len() as u64);
         }
         let failed = |error| write_error(&self.state, &file.path, error);
         file.writer.write(versions).await.map_err(failed)?;
