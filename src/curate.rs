@@ -136,6 +136,10 @@ impl Curate<'_> {
         let layout = Arc::new(self.versions_layout(&columns, day.as_deref(), contract)?);
         let (rows, schema) = self.rows(&columns, day.as_deref())?;
 
+        let files = self.earlier.into_iter().flat_map(|ledger| ledger.files(CURATED));
+        let runtime = context.runtime_env();
+        let earlier = Arc::new(PublishedTable::new(self.table, files, &rows, runtime)?);
+
         let to_merge = self.versions_to_merge();
         let replaced_versions = self.replaced_versions(&to_merge);
         let outputs = self.outputs(context, &to_merge, &layout, &rows.order);
@@ -151,7 +155,7 @@ impl Curate<'_> {
         let counts = split.counts;
         let rewrites_all = !retyped.is_empty();
         let (written, given) =
-            self.write_table(context, split.sorters, &rows, rewrites_all).await?;
+            self.write_table(split.sorters, &rows, earlier, rewrites_all).await?;
         // Now that the rows of the table have left the memory.
         let (balance, balance_days) = self.write_balance(settle(split.standings).await?).await?;
 
@@ -274,7 +278,7 @@ impl Curate<'_> {
         rewritten.map(|file| file.path.clone()).collect()
     }
 
-    /// Runs the query and splits its rows into versions and sorted rows of the table, on all threads.
+    /// Runs the query and splits its rows into versions and rows of the table, on all threads.
     async fn split(
         &self,
         context: &SessionContext,
@@ -330,14 +334,14 @@ impl Curate<'_> {
         Ok(split)
     }
 
-    /// Merges the sorted rows with the published partitions and writes them to staging; with
-    /// `rewrites_all` partitions without sorted rows too. Returns the written partitions, and the
-    /// number of sorted rows of each partition.
+    /// Rebuilds the published partitions with new rows and tombstones, and writes them to staging; with
+    /// `rewrites_all` partitions without any too. Returns the written partitions, and the number of new
+    /// rows and tombstones of each.
     async fn write_table(
         &self,
-        context: &SessionContext,
         sorters: Vec<Sorter>,
         rows: &TableRows,
+        earlier: Arc<PublishedTable>,
         rewrites_all: bool,
     ) -> Result<(Vec<Written>, BTreeMap<String, u64>)> {
         let writer = TableWriter {
@@ -345,9 +349,6 @@ impl Curate<'_> {
             prefix: format!("{}/curated", self.attempt),
             file_bytes: self.pipeline.curated.file_bytes,
         };
-        let files = self.earlier.into_iter().flat_map(|ledger| ledger.files(CURATED));
-        let runtime = context.runtime_env();
-        let earlier = Arc::new(PublishedTable::new(self.table, files, rows, runtime)?);
         let mut sorted = Sorted::new(&rows.order, sorters);
         if rewrites_all {
             earlier.folders().for_each(|folder| sorted.include(folder));

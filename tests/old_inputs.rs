@@ -2,8 +2,8 @@
 //! and a new window does not read them.
 
 use crate::support::{
-    COUNT_PER_DAY, FIRST_DAY_US, Lab, LabBuilder, PLACES, Place, Row, Task, assert_refused, day,
-    file_of_columns, integers, texts, timestamps,
+    COUNT_PER_DAY, FIRST_DAY_US, Lab, LabBuilder, PLACES, Place, ROWS_PER_DAY, Row, Task,
+    assert_refused, day, file_of_columns, integers, texts, timestamps,
 };
 
 const STATE_TABLE: &str = "lake/_glueless/lab/versions";
@@ -12,11 +12,12 @@ const STATE_TABLE: &str = "lake/_glueless/lab/versions";
 const FILES: i64 = 1_100;
 const MINUTE_US: i64 = 60_000_000;
 
-/// An aggregate: the place of each key's last change among those of its day.
+/// An aggregate: the place of each key's last change among those of its day. It reads `seq` for some dates
+/// only.
 const IN_ORDER: &str = "WITH numbered AS (
     SELECT event_dt, id, ROW_NUMBER() OVER (PARTITION BY event_dt ORDER BY seq) AS place FROM history)
 SELECT event_dt AS dt, id, place FROM numbered
-WHERE event_dt >= $start_date AND event_dt < $end_date";
+WHERE event_dt >= $start_date AND event_dt < $end_date AND $start_date > DATE '2010-01-01'";
 
 /// The ways in which windows select files by names and folders.
 const WAYS: [(Place, &str); 3] =
@@ -46,7 +47,7 @@ fn path(window_by: &str, minute: i64) -> String {
 fn file(id: i64, v: i64, minute: i64) -> Vec<u8> {
     let at = FIRST_DAY_US + minute * MINUTE_US;
     file_of_columns(vec![
-        ("Op", texts(["U"])),
+        ("Op", texts(["I"])),
         ("id", integers([id])),
         ("v", integers([v])),
         ("ts", timestamps([at])),
@@ -57,7 +58,10 @@ fn file(id: i64, v: i64, minute: i64) -> Vec<u8> {
 /// A lab with two days of many files, and days up to the thirteenth, each of one file. Its ledger has been
 /// compacted.
 fn aged_lab(place: Place, window_by: &str) -> Lab {
-    let lab = builder(place, window_by).build();
+    fill(builder(place, window_by).build(), window_by)
+}
+
+fn fill(lab: Lab, window_by: &str) -> Lab {
     let early = (0..FILES).map(|number| number * 2);
     let late = (2..13).map(|day| day * 1_440);
     let files = early
@@ -122,6 +126,63 @@ fn a_new_window_does_not_read_old_inputs_and_an_old_one_does() {
         lab.run_days(14, 15);
         assert_as_from_empty(&lab, window_by);
         lab.assert_verified();
+    }
+}
+
+#[test]
+fn aggregates_read_old_inputs_only_if_they_number_changes() {
+    let lab = aged_lab(Place::Local, "name");
+    let [old] = &old_files(&lab)[..] else { panic!("{:?}", old_files(&lab)) };
+    let hidden = format!("{STATE_TABLE}/{old}");
+    lab.rename(&hidden, "hidden");
+    lab.put(&path("name", 18_720), file(1, -1, 18_720));
+    let error = lab.run(&day(14), &day(15)).expect_err("refused");
+    assert_refused(error, 65, "a file of the ledger is missing", "restore this file");
+    lab.write_file("places.sql", COUNT_PER_DAY);
+    lab.run_days(14, 15);
+    assert_eq!(lab.table("lake/daily"), lab.table("lake/places"));
+}
+
+#[test]
+fn a_table_without_a_key_has_each_row_of_an_old_input_once() {
+    for place in PLACES {
+        let keyless = Lab::builder().place(place).set("key", Vec::<String>::new());
+        let keyless = keyless.partition_by(&["event_dt"]).aggregate("daily", ROWS_PER_DAY);
+        let keyless = keyless.curated_sql("SELECT id, v, event_dt FROM latest");
+        let lab = fill(keyless.build(), "name");
+        assert_eq!(old_files(&lab).len(), 1);
+        let rows = lab.table("lake/curated").len() as i64;
+        assert_eq!(rows, FILES + 11);
+        assert_eq!(lab.run_days(1, 3).rows_written, 0);
+        lab.put(&path("name", 1), file(1_000, 1, 1));
+        assert_eq!(lab.run_days(1, 3).files, 1);
+        lab.put(&path("name", 1_501), file(1_001, 2, 1_501));
+        assert_eq!(lab.catch_up(&[]).expect("a run").files, 1);
+        lab.backfill(&day(1), &day(15)).expect("a backfill");
+        assert_eq!(lab.table("lake/curated").len() as i64, rows + 2);
+        lab.assert_verified();
+        lab.rebuild(false, &[]).expect("a rebuild");
+        assert_eq!(lab.table("lake/curated").len() as i64, rows + 2);
+    }
+}
+
+#[test]
+fn windows_that_select_otherwise_find_old_inputs() {
+    let lab = aged_lab(Place::Local, "path");
+    assert_eq!(old_files(&lab).len(), 1);
+    let before = lab.contents("lake/curated");
+    for set in [
+        "raw.window_by=name",
+        "raw.window_by=commit",
+        "raw.full_load=[\"2020*\"]",
+        "raw.lookback=30d",
+    ] {
+        for (first, end) in [(2, 3), (13, 14)] {
+            let run = lab.run_with(Task::Curate, &day(first), &day(end), &[set]);
+            let report = run.unwrap_or_else(|error| panic!("{set}: {error}"));
+            assert_eq!(report.late_files, 0, "{set}");
+        }
+        assert!(lab.contents("lake/curated") == before, "{set}");
     }
 }
 

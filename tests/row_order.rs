@@ -1,11 +1,14 @@
 //! The order of rows in the files of a curated table: that of the fold, or of `curated.sort_by`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use arrow::array::{ArrayRef, UInt64Array};
 use bytes::Bytes;
 
 use crate::support::{
-    Change, Lab, LabBuilder, PLACES, Place, Task, assert_refused, day, raw_file, rows_of,
+    Change, FIRST_DAY_US, Lab, LabBuilder, PLACES, Place, Task, assert_refused, day, integers,
+    raw_file, rows_of, texts, timestamps,
 };
 
 fn builder(place: Place) -> LabBuilder {
@@ -76,6 +79,30 @@ fn each_partition_that_a_run_changes_is_sorted_on_request() {
     }
 }
 
+#[test]
+fn nulls_come_first_among_numbers_without_a_sign() {
+    let lab = builder(Place::Local).curated_sql("SELECT id, cat, u, event_dt FROM latest").build();
+    let put = |day: i64, ids: [i64; 3], numbers: [Option<u64>; 3]| {
+        let columns = vec![
+            ("Op", texts(["I"; 3])),
+            ("id", integers(ids)),
+            ("cat", texts(["a"; 3])),
+            ("u", Arc::new(UInt64Array::from(numbers.to_vec())) as ArrayRef),
+            ("ts", timestamps([FIRST_DAY_US + day; 3])),
+            ("event", timestamps([FIRST_DAY_US; 3])),
+        ];
+        lab.put_columns(&raw_file(day), columns);
+    };
+    put(1, [1, 2, 3], [Some(0), None, Some(u64::MAX)]);
+    put(2, [4, 5, 6], [Some(1), None, Some(0)]);
+    let by_number = ["curated.sort_by=[\"u\"]"];
+    lab.run_days_with(1, 2, &by_number);
+    lab.run_days_with(2, 3, &by_number);
+    let files = lab.file_contents("lake/curated").into_values();
+    let ids: Vec<String> = files.flat_map(rows_of).map(|row| row["id"].clone()).collect();
+    assert_eq!(ids, ["2", "5", "1", "6", "4", "3"]);
+}
+
 /// A table's files without their footers, in which the attempt's name is.
 fn data(lab: &Lab) -> BTreeMap<String, Bytes> {
     let files = lab.file_contents("lake/curated").into_iter();
@@ -92,7 +119,9 @@ fn the_files_are_the_same_for_any_number_of_threads_and_any_memory() {
     for sort_by in ["[]", "[\"v\", \"id\"]"] {
         let mut expected: Option<BTreeMap<String, Bytes>> = None;
         for (threads, memory) in [(1, "1GB"), (2, "1GB"), (8, "1GB"), (2, "128MB"), (8, "128MB")] {
-            let lab = builder(Place::Local).build();
+            let wide =
+                "SELECT id, cat, v, REPEAT(CAST(v AS VARCHAR), 500) AS note, event_dt FROM latest";
+            let lab = builder(Place::Local).curated_sql(wide).build();
             for file in 1..=6 {
                 let rows = (0..25_000).map(|row| {
                     let id = (row * 7_919 + file * 104_729) % 60_000;
@@ -114,8 +143,17 @@ fn the_files_are_the_same_for_any_number_of_threads_and_any_memory() {
                     format!("curated.sort_by={sort_by}"),
                     "curated.file_bytes=20kB".into(),
                 ];
-                let program = lab.program_for("curate", &day(first), &day(end));
-                let program = program.set(&set.each_ref().map(String::as_str));
+                let curate = || {
+                    let program = lab.program_for("curate", &day(first), &day(end));
+                    program.set(&set.each_ref().map(String::as_str))
+                };
+                if (first, memory) == (1, "128MB") {
+                    // What the table's rows take is more than memory has.
+                    let refused = curate().set(&["limits.spill_bytes_max=1MB"]).run();
+                    assert_eq!(refused.code, 2, "{}", refused.stderr);
+                    assert!(refused.stderr.contains("spill_bytes_max"), "{}", refused.stderr);
+                }
+                let program = curate();
                 program.succeed();
             }
             let found = data(&lab);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use tracing::debug;
 
@@ -88,6 +89,8 @@ pub(super) struct OpenPipeline<'a> {
     pub(super) announced: Folder,
     /// The folder of quarantine files.
     pub(super) quarantine: Folder,
+    /// The memory of the ledger's inputs.
+    inputs_memory: MemoryReservation,
     /// Declared last: dropped after everything that spills to it.
     pub(super) spill: SpillFolder,
 }
@@ -98,14 +101,27 @@ impl<'a> OpenPipeline<'a> {
         let dialect = pipeline.raw.dialect;
         debug!("raw.dialect = \"{}\" sets by default: {}", dialect.name(), dialect.described());
         let spill = SpillFolder::create(&limit.spill_dir, &run_context.run_id)?;
+        let runtime = runtime(limit, &spill)?;
+        let inputs_memory = MemoryConsumer::new("inputs of the ledger");
         Ok(OpenPipeline {
             run_context,
-            runtime: runtime(limit, &spill)?,
+            inputs_memory: inputs_memory.register(&runtime.memory_pool),
+            runtime,
             outputs: open_outputs(run_context).await?,
             announced: run_context.stores.open(&pipeline.state.join("publishing"))?,
             quarantine: run_context.stores.open(&pipeline.state.join("quarantine"))?,
             spill,
         })
+    }
+
+    /// Counts the memory of the inputs that the state has read: at most half of the limit, so that
+    /// enough is left to work with.
+    pub(super) fn count_inputs(&self, state: &State) {
+        let limit = match self.runtime.memory_pool.memory_limit() {
+            MemoryLimit::Finite(bytes) => bytes,
+            _ => usize::MAX,
+        };
+        self.inputs_memory.resize(state.ledger.inputs.bytes().min(limit / 2));
     }
 
     /// Opens the pipeline and its state for a command that changes nothing.
@@ -118,6 +134,7 @@ impl<'a> OpenPipeline<'a> {
         check_identity(&state, run_context.pipeline)?;
         state.check_known()?;
         open.check_state_exists(&mut state).await?;
+        open.count_inputs(&state);
         Ok((open, state))
     }
 

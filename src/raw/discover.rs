@@ -116,7 +116,7 @@ pub(crate) async fn discover<'a>(
         let was_read = |file: &&RawFile| {
             file.location == location && RawFormat::of(&file.path) == Some(raw.format)
         };
-        if files.is_empty() && !recorded.has_unread() && !folded.iter().any(was_read) {
+        if files.is_empty() && !recorded.has_unread(location) && !folded.iter().any(was_read) {
             check_formats(folder, raw).await?;
         }
         for file in files {

@@ -125,8 +125,8 @@ pub(crate) trait Recorded {
     fn folded(&self, location: usize, path: &str) -> Option<&RawFile>;
     /// All folded inputs that were read, and those quarantined as a whole.
     fn inputs(&self) -> Vec<&RawFile>;
-    /// Whether some folded inputs were not read.
-    fn has_unread(&self) -> bool;
+    /// Whether some folded inputs of a location were not read.
+    fn has_unread(&self, location: usize) -> bool;
     /// Whether an input of this path, if a run folded it, was not read: no command asks for it then.
     fn is_unread(&self, path: &str) -> bool;
     /// The folders of a location, and about how many folded inputs each has.

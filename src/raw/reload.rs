@@ -143,7 +143,7 @@ mod tests {
             None
         }
 
-        fn has_unread(&self) -> bool {
+        fn has_unread(&self, _: usize) -> bool {
             false
         }
 

@@ -38,6 +38,8 @@ pub struct InputsFile {
     names: Window,
     /// The days of their folders, as if they were UTC; `None` if some have none.
     folders: Option<Window>,
+    /// The locations of its inputs.
+    locations: BTreeSet<usize>,
     /// Locations, folders and their number of inputs, where they are many.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     large_folders: Vec<(usize, String, u64)>,
@@ -100,7 +102,8 @@ impl InputsFile {
         let large_folders = large_folders
             .map(|((location, folder), count)| (location, folder.to_string(), count))
             .collect();
-        Some(InputsFile { path, names, folders, large_folders })
+        let locations = inputs.iter().map(|(_, input)| input.location).collect();
+        Some(InputsFile { path, names, folders, locations, large_folders })
     }
 
     /// Whether the file can have an input of this path.
@@ -182,6 +185,11 @@ impl Inputs {
     /// The files of old inputs.
     pub fn files(&self) -> &[InputsFile] {
         &self.files
+    }
+
+    /// Whether inputs of a location are in a file that was not read.
+    pub fn has_unread_of(&self, location: usize) -> bool {
+        self.unread().any(|file| file.locations.contains(&location))
     }
 
     /// The files that were not read.

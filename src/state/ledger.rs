@@ -429,8 +429,8 @@ impl Recorded for Ledger {
         self.inputs.folders(location)
     }
 
-    fn has_unread(&self) -> bool {
-        self.inputs.unread().next().is_some()
+    fn has_unread(&self, location: usize) -> bool {
+        self.inputs.has_unread_of(location)
     }
 
     fn quarantined(&self, location: usize, path: &str) -> Option<&RawFile> {

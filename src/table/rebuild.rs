@@ -12,7 +12,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch, UInt32Array,
+};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::{filter_record_batch, take};
 use arrow::datatypes::{Schema, SchemaRef};
@@ -32,6 +34,9 @@ use crate::table::sorter::{Merge, Order, Sorted, Sorter, compact};
 
 /// The memory of a key to remove, besides its bytes.
 const BYTES_PER_KEY: usize = 96;
+
+/// The least keys of a pass over a partition, however little memory there is.
+const PASS_KEYS_MIN: usize = 32_768;
 
 /// How a table identifies and sorts its rows.
 #[derive(Clone, Debug)]
@@ -59,10 +64,13 @@ pub(crate) struct PublishedTable {
     /// The order in which the rows of a partition are sorted, if they are.
     sorted: Option<Arc<Order>>,
     runtime: Arc<RuntimeEnv>,
+    /// Where the memory of keys and of rows that are sorted is reserved. It is there before new rows
+    /// fill the memory, so that some is left for it.
+    memory: MemoryReservation,
 }
 
 impl PublishedTable {
-    /// The table in a folder, with its files.
+    /// The table in a folder, with its files. Make it before new rows are sorted: see the memory.
     ///
     /// # Errors
     /// Internal, when a column cannot be compared.
@@ -86,7 +94,10 @@ impl PublishedTable {
             let all = (0..schema.fields().len()).collect();
             Order::new(Arc::clone(&schema), Vec::new(), rows.sort_by.clone(), all)
         });
+        let memory = MemoryConsumer::new("existing rows of a table");
+        let memory = memory.with_can_spill(!files.is_empty());
         Ok(PublishedTable {
+            memory: memory.register(&runtime.memory_pool),
             table: table.clone(),
             files,
             schema,
@@ -143,6 +154,16 @@ impl PublishedTable {
             opened.push(file.without_bytes());
         }
         Ok(opened)
+    }
+
+    /// A full batch of a partition's existing rows, if it has so many in a file.
+    pub(crate) async fn full_batch(&self, folder: &str) -> Result<Option<RecordBatch>> {
+        let is_large = |file: &TableFile| file.rows >= BATCH_ROWS as u64;
+        if !self.files.get(folder).is_some_and(|files| files.first().is_some_and(is_large)) {
+            return Ok(None);
+        }
+        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
+        self.read(self.open(folder).await?, &all)?.try_next().await
     }
 
     /// Reads columns of a partition's files, given as indices into the stored columns.
@@ -218,21 +239,23 @@ impl<'a> Rebuilt<'a> {
         let rows_before = files.iter().map(ParquetFile::row_count).sum();
         let mut removed = Removals::new(table)?;
         let (mut tombstones, mut first) = (None, None);
-        let mut marks: Option<Vec<bool>> = None;
+        let mut marks: Option<BooleanBufferBuilder> = None;
         loop {
             let is_whole = removed.fill(table, &mut new, &mut tombstones, &mut first)?;
             if is_whole {
                 break;
             }
-            let marks = marks.get_or_insert_with(|| vec![false; rows_before as usize]);
+            let marks = marks.get_or_insert_with(|| {
+                let mut marks = BooleanBufferBuilder::new(rows_before as usize);
+                marks.append_n(rows_before as usize, false);
+                marks
+            });
             let mut rows = table.read(files.clone(), &table.key)?;
             let mut at = 0;
             let key: Vec<usize> = (0..table.key.len()).collect();
             while let Some(batch) = rows.try_next().await? {
                 let found = removed.find(table, folder, &batch, &key)?;
-                for (mark, found) in marks[at..].iter_mut().zip(&found) {
-                    *mark |= found;
-                }
+                found.set_indices().for_each(|row| marks.set_bit(at + row, true));
                 at += batch.num_rows();
             }
             removed.check_all_found(table, folder)?;
@@ -270,9 +293,10 @@ impl<'a> Rebuilt<'a> {
     /// # Errors
     /// As [`Rebuilt::next_batch`].
     pub(crate) async fn sorted(mut self, order: &Arc<Order>) -> Result<Sorted> {
-        let runtime = self.published.as_ref().map(|published| Arc::clone(&published.table.runtime));
-        let runtime = runtime.ok_or_else(|| Error::internal("no table to sort"))?;
-        let mut sorter = Sorter::new(Arc::clone(order), runtime);
+        let table = self.published.as_ref().map(|published| published.table);
+        let table = table.ok_or_else(|| Error::internal("no table to sort"))?;
+        let (runtime, memory) = (Arc::clone(&table.runtime), table.memory.new_empty());
+        let mut sorter = Sorter::with_memory(Arc::clone(order), runtime, memory);
         while let Some(rows) = self.next_batch().await? {
             sorter.push(&compact(&rows)?)?;
         }
@@ -333,12 +357,11 @@ impl Published<'_> {
 impl Removals {
     fn new(table: &PublishedTable) -> Result<Self> {
         let types = table.key.iter().map(|column| table.schema.field(*column).data_type().clone());
-        let memory = MemoryConsumer::new("keys to remove").with_can_spill(true);
         Ok(Removals {
             keys: HashMap::new(),
             hashes: HashSet::new(),
             converter: RowConverter::new(types.map(SortField::new).collect())?,
-            memory: memory.register(&table.runtime.memory_pool),
+            memory: table.memory.new_empty(),
         })
     }
 
@@ -375,7 +398,7 @@ impl Removals {
             let keys = self.keys_of(&columns, tombstones.num_rows())?;
             let bytes = keys.iter().map(|key| key.len() + BYTES_PER_KEY).sum();
             if self.memory.try_grow(bytes).is_err() {
-                if !self.keys.is_empty() {
+                if self.keys.len() >= PASS_KEYS_MIN {
                     *rest = Some(tombstones);
                     return Ok(false);
                 }
@@ -575,21 +598,24 @@ mod tests {
         result.expect_err("refused").to_string()
     }
 
+    const KEYS: i64 = 200_000;
+
     #[test]
     fn more_keys_than_memory_are_removed_in_passes() {
+        assert!(KEYS as usize / 2 > 3 * PASS_KEYS_MIN);
         let mut lab = Lab::new(0, vec![]);
-        let rows: Vec<Row> = (0..60_000).map(|key| (key * 7 % 60_000, key)).collect();
+        let rows: Vec<Row> = (0..KEYS).map(|key| (key * 7 % KEYS, key)).collect();
         lab.rebuild(&[], &rows, "first").expect("written");
         assert!(lab.files.len() > 1);
         assert_eq!(lab.stored(), rows);
-        let removed: Vec<i64> = (0..60_000).filter(|key| key % 2 == 0).collect();
-        let added = [(60_001, 1), (0, 2)];
+        let removed: Vec<i64> = (0..KEYS).filter(|key| key % 2 == 0).collect();
+        let added = [(KEYS + 1, 1), (0, 2)];
         lab.rebuild(&removed, &added, "second").expect("rebuilt");
         let stays = rows.iter().filter(|(key, _)| key % 2 == 1);
         assert_eq!(lab.stored(), stays.copied().chain(added).collect::<Vec<_>>());
         // One of many is missing: in the first of the passes, and in the last.
-        for missing in [2, 59_998] {
-            let mut removed: Vec<i64> = (0..60_000).filter(|key| key % 2 == 1).collect();
+        for missing in [2, KEYS - 2] {
+            let mut removed: Vec<i64> = (0..KEYS).filter(|key| key % 2 == 1).collect();
             let at = if missing == 2 { 0 } else { removed.len() - 1 };
             removed[at] = missing;
             let files = lab.files.clone();

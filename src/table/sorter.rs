@@ -1,8 +1,8 @@
 //! The partition sorter: groups rows by partition and sorts each partition.
 //!
 //! ```text
-//! push ─▶ buffer (rows, keys as bytes, row references per partition) ─▶ sort per partition ─┐
-//!            └─ out of memory ─▶ sorted run on disk ────────────────────────────────────────┴─▶ merge
+//! push ─▶ buffer (rows, their keys, row references per partition) ─▶ sort per partition ─┐
+//!            └─ out of memory ─▶ sorted run on disk ─────────────────────────────────────┴─▶ merge
 //! ```
 //!
 //! Every thread fills its own sorter; [`Sorted`] combines them. From then on partitions are
@@ -50,6 +50,8 @@ const BLOCK_BYTES: usize = 256 << 10;
 /// The memory that sorting needs per row besides the row: its reference, twice, and the start of
 /// its key.
 const BYTES_PER_ROW: usize = 24;
+/// The least memory of a run: all runs of a partition are open at once, so that they must be few.
+const RUN_BYTES_MIN: usize = 2 << 20;
 
 /// The partition, sort and stored columns of a sorter, as indices into `schema`.
 #[derive(Debug)]
@@ -61,13 +63,13 @@ pub(crate) struct Order {
     stored_schema: SchemaRef,
     partitions: RowConverter,
     keys: RowConverter,
-    /// Whether rows are sorted by one number alone.
+    /// Whether rows are sorted by one number alone, which is never null.
     is_by_number: bool,
 }
 
 impl Order {
     /// Rows of `schema`, grouped by the columns `partition_by` and sorted by `sort_by` (ascending,
-    /// nulls first; a single UInt64 column has no nulls). The columns `stored` are output.
+    /// nulls first). The columns `stored` are output.
     ///
     /// # Errors
     /// Internal, when a column cannot be compared.
@@ -83,7 +85,10 @@ impl Order {
                 .map(|column| SortField::new(schema.field(*column).data_type().clone()));
             RowConverter::new(fields.collect())
         };
-        let is_number = |column: &usize| *schema.field(*column).data_type() == DataType::UInt64;
+        let is_number = |column: &usize| {
+            let field = schema.field(*column);
+            *field.data_type() == DataType::UInt64 && !field.is_nullable()
+        };
         Ok(Order {
             partitions: converter(&partition_by)?,
             keys: converter(&sort_by)?,
@@ -236,9 +241,17 @@ struct Run {
 impl Sorter {
     /// An empty sorter that uses the memory pool and the spill disk of `runtime`.
     pub(crate) fn new(order: Arc<Order>, runtime: Arc<RuntimeEnv>) -> Self {
-        let reservation = MemoryConsumer::new("rows of a table")
-            .with_can_spill(true)
-            .register(&runtime.memory_pool);
+        let memory = MemoryConsumer::new("rows of a table").with_can_spill(true);
+        let memory = memory.register(&runtime.memory_pool);
+        Self::with_memory(order, runtime, memory)
+    }
+
+    /// An empty sorter that reserves its memory by a reservation which is empty now.
+    pub(crate) fn with_memory(
+        order: Arc<Order>,
+        runtime: Arc<RuntimeEnv>,
+        reservation: MemoryReservation,
+    ) -> Self {
         Sorter {
             order,
             runtime,
@@ -262,7 +275,9 @@ impl Sorter {
         let rows = RecordBatch::try_new(Arc::clone(&self.order.stored_schema), columns)?;
         let bytes = rows.get_array_memory_size() + keys.bytes() + batch.num_rows() * BYTES_PER_ROW;
         if self.reservation.try_grow(bytes).is_err() {
-            self.spill()?;
+            if self.reservation.size() >= RUN_BYTES_MIN {
+                self.spill()?;
+            }
             self.reservation.grow(bytes);
         }
         let partitions = Order::rows(&self.order.partitions, batch, &self.order.partition_by)?;
@@ -500,10 +515,9 @@ mod tests {
             spills in any::<bool>(),
         ) {
             let spill = tempfile::tempdir().expect("a folder");
-            let memory_bytes = if spills { 1_000 } else { 1 << 30 };
             let folder = SpillFolder::create(spill.path(), "sorter").expect("a folder");
             let resources = Resources {
-                memory_bytes,
+                memory_bytes: 1 << 30,
                 spill_dir: spill.path().into(),
                 spill_bytes_max: u64::MAX,
                 threads: 1,
@@ -516,6 +530,9 @@ mod tests {
             for (rows, size) in &parts {
                 let mut sorter = Sorter::new(Arc::clone(&order), Arc::clone(&runtime));
                 for part in rows.chunks(*size) {
+                    if spills {
+                        sorter.spill().expect("spilled");
+                    }
                     sorter.push(&batch(part)).expect("taken");
                 }
                 prop_assert_eq!(!sorter.runs.is_empty(), spills && rows.len() > *size);

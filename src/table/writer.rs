@@ -31,6 +31,8 @@ const UPLOAD_BYTES: usize = 5 << 20;
 
 /// The share of distinct values in a batch from which on a column has too many for a dictionary.
 const DISTINCT_PERCENT: usize = 97;
+/// The most batches of a partition in which a full one of rows is searched.
+const LOOKED_AT_MAX: usize = 8;
 
 /// A file in staging.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,8 +70,8 @@ pub(crate) struct Written {
 }
 
 impl TableWriter {
-    /// Writes every partition, merged with its existing rows in `table`, if given. The result is sorted
-    /// by partition.
+    /// Writes every partition: the rows that stay of its existing ones in `table`, if given, and new rows.
+    /// The result is sorted by partition.
     ///
     /// # Errors
     /// Storage, when staging cannot be written or rows cannot be read; data, when the partition
@@ -82,7 +84,7 @@ impl TableWriter {
     ) -> Result<Vec<Written>> {
         let partitions: Vec<(usize, String)> =
             sorted.partitions().into_iter().enumerate().collect();
-        let plain = hardly_repeated_columns(&sorted, table.as_deref())?;
+        let plain = hardly_repeated_columns(&sorted, table.as_deref()).await?;
         let shared = Arc::new((sorted, Work::new(partitions), plain));
         let tasks = (0..threads).map(|_| {
             let (writer, shared) = (self.clone(), Arc::clone(&shared));
@@ -165,13 +167,19 @@ impl TableWriter {
 }
 
 /// The columns whose values hardly repeat, so that the writer would build a dictionary only to
-/// abandon it: in the first full batch of new rows of the first partition that has one.
-fn hardly_repeated_columns(sorted: &Sorted, table: Option<&PublishedTable>) -> Result<Vec<String>> {
+/// abandon it: in a full batch of new rows of the first partition that has so many, or else of existing
+/// rows.
+async fn hardly_repeated_columns(
+    sorted: &Sorted,
+    table: Option<&PublishedTable>,
+) -> Result<Vec<String>> {
     let mut readers = Readers::new();
     let is_large = |(_, rows): &(&String, &u64)| **rows >= BATCH_ROWS as u64;
-    for (folder, _) in sorted.counts().iter().filter(is_large) {
+    if let Some((folder, _)) = sorted.counts().iter().find(is_large) {
         let mut rows = sorted.rows(folder, &mut readers)?;
-        while let Some(batch) = rows.next_batch()? {
+        // Tombstones come first.
+        for _ in 0..LOOKED_AT_MAX {
+            let Some(batch) = rows.next_batch()? else { break };
             let batch = match table {
                 None => batch,
                 Some(table) => {
@@ -182,6 +190,13 @@ fn hardly_repeated_columns(sorted: &Sorted, table: Option<&PublishedTable>) -> R
             if batch.num_rows() == BATCH_ROWS {
                 return hardly_repeated_in(&batch);
             }
+        }
+    }
+    for folder in sorted.partitions() {
+        if let Some(table) = table
+            && let Some(batch) = table.full_batch(&folder).await?
+        {
+            return hardly_repeated_in(&batch);
         }
     }
     Ok(Vec::new())

@@ -14,7 +14,6 @@ use crate::config::{Aggregate, Pipeline};
 use crate::curate::merge::standing::CommittedState;
 use crate::engine::session::session;
 use crate::error::{Kind, Result};
-use crate::raw::discover::Recorded;
 use crate::report::AggregateReport;
 use crate::state::balance::{BALANCE, Balance, NewBalance};
 use crate::state::contract::{TableContract, read_types};
@@ -97,13 +96,18 @@ impl Run<'_> {
 
     /// Reads all inputs, if an aggregate reads `seq`: it numbers them.
     async fn read_inputs_for_seq(&self, state: &mut State) -> Result<()> {
-        let Some(contract) = state.ledger.contract.as_ref().filter(|_| state.ledger.has_unread())
+        let Some(contract) = state
+            .ledger
+            .contract
+            .as_ref()
+            .filter(|_| state.ledger.inputs.unread().next().is_some())
         else {
             return Ok(());
         };
         let reads_history = self.open.run_context.pipeline.aggregates_read(HISTORY);
         if reads_history && self.check_queries(contract).await? {
             state.read_all_inputs().await?;
+            self.open.count_inputs(state);
         }
         Ok(())
     }

@@ -1,6 +1,5 @@
 //! One attempt to commit a step.
 
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use futures::future::BoxFuture;
 use tracing::warn;
 
@@ -29,8 +28,6 @@ pub(in crate::commands) struct Attempt {
     pub(super) aggregated: Option<WindowSet>,
     /// The listing of the curated table's folder, started in the background.
     pub(super) listing: Option<BoxFuture<'static, Result<Vec<String>>>>,
-    /// The memory of the ledger's inputs.
-    _memory: MemoryReservation,
 }
 
 /// How an attempt ended.
@@ -106,9 +103,7 @@ impl Run<'_> {
         let id = &self.open.run_context.run_id;
         let run_id = if step == Step::Aggregate { aggregate_run_id(id) } else { id.clone() };
         let commit = state.next_commit();
-        let memory =
-            MemoryConsumer::new("inputs of the ledger").register(&self.open.runtime.memory_pool);
-        memory.grow(state.ledger.inputs.bytes());
+        self.open.count_inputs(&state);
         Attempt {
             state,
             name: attempt_name(commit, &run_id),
@@ -117,7 +112,6 @@ impl Run<'_> {
             report: report.clone(),
             aggregated: None,
             listing: None,
-            _memory: memory,
         }
     }
 
