@@ -22,6 +22,9 @@ use crate::error::{Error, Result};
 pub mod listing;
 pub mod remove;
 
+/// The number of paths that are synced at once.
+const CONCURRENT_SYNCS: usize = 16;
+
 /// A location named in a pipeline, checked but not opened: an absolute local path or an S3 prefix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Location {
@@ -201,16 +204,14 @@ impl Folder {
                 }
                 _ => Ok(()),
             };
+        let files: Vec<PathBuf> = paths.iter().map(|path| root.join(path)).collect();
         let mut folders = BTreeSet::new();
-        for path in paths {
-            let path = root.join(path);
-            sync(&path)?;
-            let above = path.ancestors().skip(1);
-            folders.extend(
-                above.take_while(|folder| folder.starts_with(&root)).map(FilePath::to_path_buf),
-            );
+        for file in &files {
+            let above = file.ancestors().skip(1).take_while(|folder| folder.starts_with(&root));
+            folders.extend(above.map(FilePath::to_path_buf));
         }
-        folders.iter().try_for_each(|folder| sync(folder))
+        concurrently(&files, sync)?;
+        concurrently(&folders.into_iter().collect::<Vec<_>>(), sync)
     }
 
     /// Reads a whole object; `None` if it does not exist.
@@ -225,6 +226,24 @@ impl Folder {
             Err(error) => Err(Error::store(doing(), error)),
         }
     }
+}
+
+/// Syncs paths on several threads: the disk then writes the journal once for many of them.
+fn concurrently(
+    paths: &[PathBuf],
+    sync: impl Fn(&FilePath) -> Result<()> + Copy + Send + Sync,
+) -> Result<()> {
+    let threads = CONCURRENT_SYNCS.min(paths.len()).max(1);
+    std::thread::scope(|scope| {
+        let of_thread = move |thread: usize| paths.iter().skip(thread).step_by(threads);
+        let workers: Vec<_> = (0..threads)
+            .map(|thread| scope.spawn(move || of_thread(thread).try_for_each(|path| sync(path))))
+            .collect();
+        let results = workers.into_iter().map(|worker| worker.join());
+        results
+            .into_iter()
+            .try_for_each(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
 }
 
 /// Parses a path inside a store literally: percent signs and spaces are not decoded.

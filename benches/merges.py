@@ -1,0 +1,138 @@
+"""Times nights onto a Delta table of many keys: glueless, and delta-rs MERGE.
+
+    python merges.py --glueless BINARY --generate BINARY --work DIR [--nights 3] [--keys 10000000]
+
+A Delta table with `keep = "latest"`, partitioned by day and category, has 10 million keys, whose last
+changes are of 365 days. Each night 200,000 changes of random keys are folded onto it. delta-rs merges the
+same changes, the last of each key found by Polars before, into a copy of the table. It keeps nothing but
+the table: an older change that comes later would replace a newer one, and a deleted key would come back.
+
+After each night both tables must have the same rows. `written` is the size of the new files of the
+table; glueless also writes its state.
+"""
+
+import datetime
+import json
+import shutil
+import subprocess
+import sys
+
+from measure import BENCHES, parser_of, print_machine, timed, timed_cells
+from nights import CHANGES, DAYS, FIRST, generate, pipeline
+
+# The rows of a Delta table, whose files its log lists.
+ROWS = """
+SELECT count(*), CAST(sum(hash(cust_id, event_id, event_ts, business_op_code, cust_loyalty_category)) AS VARCHAR)
+FROM read_parquet({files}, hive_partitioning = true)
+"""
+
+
+def main():
+    parser = parser_of(__doc__, "glueless", "generate", "work")
+    parser.add_argument("--nights", type=int, default=3, help="nights in turn (default 3)")
+    parser.add_argument("--keys", type=int, default=10_000_000, help="keys (default 10000000)")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    print_machine(arguments.glueless)
+    print("\n| what | wall s | CPU s | peak memory MB | written MB |")
+    print("|---|---|---|---|---|")
+    for name, runs in nights(arguments).items():
+        written = sorted(run["written"] for run in runs)[len(runs) // 2] / 1e6
+        print("| " + " | ".join([*timed_cells(name, runs), f"{written:,.1f}"]) + " |")
+
+
+def nights(arguments):
+    raw, lake, copy = (arguments.work / name for name in ("raw", "lake", "copy"))
+    generate(arguments, raw, arguments.keys, FIRST, DAYS, "--each-key-once")
+    for night in range(arguments.nights):
+        generate(arguments, raw, CHANGES, FIRST + datetime.timedelta(DAYS + night), 1)
+    for folder in (lake, copy):
+        shutil.rmtree(folder, ignore_errors=True)
+    folder = pipeline(arguments, "merges", {})
+    fold(arguments, folder, lake, 0, DAYS)
+    shutil.copytree(lake / "curated", copy)
+    measured = {}
+    for night in range(DAYS, DAYS + arguments.nights):
+        for name, table, run in (
+            ("glueless", lake / "curated", lambda: fold(arguments, folder, lake, night, 1)),
+            ("delta-rs MERGE", copy, lambda: merge(arguments, copy, night)),
+        ):
+            before = set(table.rglob("*.parquet"))
+            measured.setdefault(name, []).append(run())
+            new = set(table.rglob("*.parquet")) - before
+            measured[name][-1]["written"] = sum(path.stat().st_size for path in new)
+        found = [rows(table) for table in (lake / "curated", copy)]
+        if found[0] != found[1]:
+            sys.exit(f"error: the tables differ after night {night - DAYS}: {found}")
+    return measured
+
+
+def fold(arguments, folder, lake, day, days):
+    start = FIRST + datetime.timedelta(day)
+    command = [arguments.glueless, "curate", folder, "--output", "json"]
+    command += ["--start-date", start, "--end-date", start + datetime.timedelta(days)]
+    for setting in (
+        f"raw.url={arguments.work / 'raw'}",
+        f"curated.url={lake / 'curated'}",
+        "curated.format=delta",
+    ):
+        command += ["--set", setting]
+    return timed(command, arguments.work / "log")
+
+
+def merge(arguments, table, day):
+    day = FIRST + datetime.timedelta(day)
+    raw = arguments.work / "raw" / f"{day:%Y%m%d}-*.parquet"
+    return timed([sys.executable, __file__, "--merge", table, raw], arguments.work / "log")
+
+
+def rows(table):
+    """The number of rows, and the sum of their hashes."""
+    command = [sys.executable, __file__, "--rows", table]
+    return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+
+
+def print_rows(table):
+    import deltalake
+    import duckdb
+
+    files = deltalake.DeltaTable(table).file_uris()
+    print(json.dumps(duckdb.execute(ROWS.format(files=files)).fetchone()))
+
+
+def merge_with_delta_rs(table, raw):
+    import deltalake
+    import polars
+
+    changes = (
+        polars.scan_parquet(raw)
+        .sort("TIMESTAMP", "event_id")
+        .group_by("cust_id", maintain_order=False)
+        .last()
+        .with_columns(event_dt=polars.col("event_ts").dt.date())
+        .collect()
+    )
+    columns = ["event_id", "event_ts", "cust_id", "business_op_code", "cust_loyalty_category", "event_dt"]
+    values = {column: f"s.{column}" for column in columns}
+    (
+        deltalake.DeltaTable(table)
+        .merge(
+            changes.select("Op", *columns),
+            predicate="t.cust_id = s.cust_id",
+            source_alias="s",
+            target_alias="t",
+        )
+        .when_matched_delete(predicate="s.Op = 'D'")
+        .when_matched_update(updates=values)
+        .when_not_matched_insert(updates=values, predicate="s.Op <> 'D'")
+        .execute()
+    )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--merge"]:
+        merge_with_delta_rs(*sys.argv[2:])
+    elif sys.argv[1:2] == ["--rows"]:
+        print_rows(*sys.argv[2:])
+    else:
+        main()
