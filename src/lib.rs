@@ -47,7 +47,8 @@
 //!    are live become rows of the table: grouped by partition (`table::sorter`), appended to the rows
 //!    of their partitions that stay (`table::rebuild`), and written to staging (`table::writer`).
 //! 6. `curate::stage` holds these steps together and checks that the run adds up. `commands::run`
-//!    passes it inputs and folders; [`state`] commits versions and ledger in one Delta commit, and
+//!    passes it inputs and folders; [`state`] commits versions and ledger in one Delta commit (of the
+//!    ledger's inputs, those of old windows are read by need: `state::inputs`), and
 //!    `publish` replaces exactly the planned partitions. Where the curated table has a Delta log of
 //!    its own, a commit to that log makes the switch (`publish::delta`).
 //! 7. [`aggregate`] computes the tables per day from the relations `history` (over versions),
