@@ -34,6 +34,13 @@ pub(super) fn resources(limits: &Limits) -> Resources {
 
 /// The peak resident memory of this process so far, in bytes.
 pub(super) fn peak_memory_bytes() -> u64 {
+    // On Linux `getrusage` begins with the peak of the program that started this one.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = peak.and_then(|peak| peak.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    if let Some(kilobytes) = kilobytes {
+        return kilobytes * 1024;
+    }
     let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
     getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().max(0) as u64 * unit)
 }
