@@ -5,7 +5,7 @@ use std::path::Path;
 use insta::assert_snapshot;
 use serde_json::Value;
 
-use crate::support::{Program, glueless, integers, texts, timestamps};
+use crate::support::{Program, glueless, integers, python, texts, timestamps};
 
 use super::{
     FIRST_DAY_US, NOTE, REPOSITORY, assert_unchanged, builder, changes, contents, failure,
@@ -185,6 +185,19 @@ fn ten_thousand_partitions_need_few_open_files_and_little_memory() {
         let peak = report["peak_memory_bytes"].as_u64().expect("a number");
         assert!(peak < 500_000_000, "{peak} bytes");
     }
+}
+
+#[test]
+fn the_peak_memory_is_not_that_of_the_program_that_started_the_run() {
+    let lab = lab_after_a_good_run();
+    let program = lab.program_for("run", "2030-01-01", "2030-01-02");
+    let starter =
+        "import os, sys; held = b'x' * 1_000_000_000; os.execv(sys.argv[1], sys.argv[1:])";
+    let starter = Program::new(&python()).args(["-c", starter]).arg(glueless());
+    let output = run(&lab, starter.arguments_of(&program));
+    output.assert_success();
+    let peak = output.json()["peak_memory_bytes"].as_u64().expect("a number");
+    assert!((1_000_000..500_000_000).contains(&peak), "{peak} bytes");
 }
 
 #[test]
