@@ -312,6 +312,8 @@ mod tests {
 
     /// Per step the files it folds: minute, and days of the folder after the name's.
     type Steps = Vec<Vec<(i64, i64)>>;
+    /// An end of a file of old inputs, minutes after it, and the minutes of a window.
+    type Place = (prop::sample::Index, i64, i64);
 
     fn raw(window_by: &str, zone: &str) -> Raw {
         let toml = format!(
@@ -364,10 +366,11 @@ mod tests {
         let zones = ["UTC", "Pacific/Kiritimati", "America/New_York"];
         let file = (0..MINUTES, -2i64..3);
         let times = prop::collection::vec(prop::collection::vec(file, 600..1_500), 1..4);
-        let window = (0..MINUTES, 1i64..3_000);
+        // Windows are around the ends of files: which, after how many minutes, and for how long.
+        let window = (any::<prop::sample::Index>(), -4_000i64..4_000, 1i64..3_000);
         let cases = (times, window, prop::bool::ANY, 0..zones.len());
-        let mut runner = TestRunner::new(Config { cases: 60, ..Default::default() });
-        let check = |(times, (start, minutes), by_name, zone): (Steps, (i64, i64), bool, usize)| {
+        let mut runner = TestRunner::new(Config { cases: 100, ..Default::default() });
+        let check = |(times, (end, after, minutes), by_name, zone): (Steps, Place, bool, usize)| {
             let raw = raw(if by_name { "name" } else { "path" }, zones[zone]);
             let (mut all, mut files) = (Inputs::default(), BTreeMap::new());
             let mut expected: BTreeMap<String, u64> = BTreeMap::new();
@@ -390,11 +393,11 @@ mod tests {
             let sizes = |inputs: &Inputs| -> BTreeMap<String, u64> {
                 inputs.iter().map(|input| (input.path.clone(), input.size)).collect()
             };
-            let at = |minutes| {
-                "2024-01-01T00:00:00Z".parse::<DateTime<Utc>>().expect("a time")
-                    + Duration::minutes(minutes)
-            };
-            let window = Window { start: at(start), end: at(start + minutes) };
+            let ends: Vec<DateTime<Utc>> =
+                all.files.iter().flat_map(|file| [file.names.start, file.names.end]).collect();
+            prop_assume!(!ends.is_empty());
+            let start = *end.get(&ends) + Duration::minutes(after);
+            let window = Window { start, end: start + Duration::minutes(minutes) };
             let mut read = stored(&all);
             for path in read.needed(NeededInputs::of(&raw, &window)) {
                 read.insert_old(&path, files[&path].clone());
