@@ -17,8 +17,8 @@ import shutil
 import subprocess
 import sys
 
-from measure import BENCHES, parser_of, print_machine, timed, timed_cells
-from nights import CHANGES, DAYS, FIRST, generate, pipeline
+from measure import timed, timed_cells
+from nights import DAYS, FIRST, generate_nights, parse_arguments, pipeline, run
 
 # The rows of a Delta table, whose files its log lists.
 ROWS = """
@@ -28,37 +28,30 @@ FROM read_parquet({files}, hive_partitioning = true)
 
 
 def main():
-    parser = parser_of(__doc__, "glueless", "generate", "work")
-    parser.add_argument("--nights", type=int, default=3, help="nights in turn (default 3)")
-    parser.add_argument("--keys", type=int, default=10_000_000, help="keys (default 10000000)")
-    arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    print_machine(arguments.glueless)
+    arguments = parse_arguments(__doc__, 3)
     print("\n| what | wall s | CPU s | peak memory MB | written MB |")
     print("|---|---|---|---|---|")
     for name, runs in nights(arguments).items():
-        written = sorted(run["written"] for run in runs)[len(runs) // 2] / 1e6
+        written = sorted(one["written"] for one in runs)[len(runs) // 2] / 1e6
         print("| " + " | ".join([*timed_cells(name, runs), f"{written:,.1f}"]) + " |")
 
 
 def nights(arguments):
-    raw, lake, copy = (arguments.work / name for name in ("raw", "lake", "copy"))
-    generate(arguments, raw, arguments.keys, FIRST, DAYS, "--each-key-once")
-    for night in range(arguments.nights):
-        generate(arguments, raw, CHANGES, FIRST + datetime.timedelta(DAYS + night), 1)
+    lake, copy = arguments.work / "lake", arguments.work / "copy"
+    generate_nights(arguments)
     for folder in (lake, copy):
         shutil.rmtree(folder, ignore_errors=True)
     folder = pipeline(arguments, "merges", {})
-    fold(arguments, folder, lake, 0, DAYS)
+    fold(arguments, folder, 0, DAYS)
     shutil.copytree(lake / "curated", copy)
     measured = {}
     for night in range(DAYS, DAYS + arguments.nights):
-        for name, table, run in (
-            ("glueless", lake / "curated", lambda: fold(arguments, folder, lake, night, 1)),
+        for name, table, merged in (
+            ("glueless", lake / "curated", lambda: fold(arguments, folder, night, 1)),
             ("delta-rs MERGE", copy, lambda: merge(arguments, copy, night)),
         ):
             before = set(table.rglob("*.parquet"))
-            measured.setdefault(name, []).append(run())
+            measured.setdefault(name, []).append(merged())
             new = set(table.rglob("*.parquet")) - before
             measured[name][-1]["written"] = sum(path.stat().st_size for path in new)
         found = [rows(table) for table in (lake / "curated", copy)]
@@ -67,17 +60,8 @@ def nights(arguments):
     return measured
 
 
-def fold(arguments, folder, lake, day, days):
-    start = FIRST + datetime.timedelta(day)
-    command = [arguments.glueless, "curate", folder, "--output", "json"]
-    command += ["--start-date", start, "--end-date", start + datetime.timedelta(days)]
-    for setting in (
-        f"raw.url={arguments.work / 'raw'}",
-        f"curated.url={lake / 'curated'}",
-        "curated.format=delta",
-    ):
-        command += ["--set", setting]
-    return timed(command, arguments.work / "log")
+def fold(arguments, folder, day, days):
+    return run(arguments, "curate", folder, day, days, "curated.format=delta")
 
 
 def merge(arguments, table, day):

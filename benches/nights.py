@@ -46,13 +46,18 @@ FROM read_parquet({files})
 """
 
 
-def main():
-    parser = parser_of(__doc__, "glueless", "generate", "work")
-    parser.add_argument("--nights", type=int, default=5, help="nights in turn (default 5)")
+def parse_arguments(manual, count):
+    parser = parser_of(manual, "glueless", "generate", "work")
+    parser.add_argument("--nights", type=int, default=count, help=f"nights in turn (default {count})")
     parser.add_argument("--keys", type=int, default=10_000_000, help="keys (default 10000000)")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     print_machine(arguments.glueless)
+    return arguments
+
+
+def main():
+    arguments = parse_arguments(__doc__, 5)
     measured = nights(arguments)
     print("\n| what | wall s | CPU s | peak memory MB |")
     print("|---|---|---|---|")
@@ -61,11 +66,8 @@ def main():
 
 
 def nights(arguments):
-    raw, lake = arguments.work / "raw", arguments.work / "lake"
-    generate(arguments, raw, arguments.keys, FIRST, DAYS, "--each-key-once")
-    for night in range(arguments.nights):
-        generate(arguments, raw, CHANGES, FIRST + datetime.timedelta(DAYS + night), 1)
-    shutil.rmtree(lake, ignore_errors=True)
+    generate_nights(arguments)
+    shutil.rmtree(arguments.work / "lake", ignore_errors=True)
     with_balance = pipeline(arguments, "nights", {"daily": SQL / "daily.sql", "status": SQL / "status.sql"})
     # The same table and state, without an aggregate that reads the balance.
     over_history = pipeline(arguments, "history", {"status": OVER_HISTORY})
@@ -79,6 +81,13 @@ def nights(arguments):
         put("status over history", over(arguments, over_history, night))
         put("status over history, DuckDB", duckdb(arguments, night))
     return measured
+
+
+def generate_nights(arguments):
+    raw = arguments.work / "raw"
+    generate(arguments, raw, arguments.keys, FIRST, DAYS, "--each-key-once")
+    for night in range(arguments.nights):
+        generate(arguments, raw, CHANGES, FIRST + datetime.timedelta(DAYS + night), 1)
 
 
 def generate(arguments, raw, rows, first_day, days, *options):
@@ -103,13 +112,14 @@ def pipeline(arguments, name, aggregates):
     return folder
 
 
-def run(arguments, command, folder, day, days):
+def run(arguments, command, folder, day, days, *settings):
     start = FIRST + datetime.timedelta(day)
     command = [arguments.glueless, command, folder, "--output", "json"]
     command += ["--start-date", start, "--end-date", start + datetime.timedelta(days)]
     for setting in (
         f"raw.url={arguments.work / 'raw'}",
         f"curated.url={arguments.work / 'lake' / 'curated'}",
+        *settings,
     ):
         command += ["--set", setting]
     return timed(command, arguments.work / "log")

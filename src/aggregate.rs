@@ -181,7 +181,7 @@ pub async fn compute(
 }
 
 /// Plans every aggregate's query over empty tables with these columns, so that a query that cannot
-/// work is refused before anything is published. Returns whether one of them reads `seq`.
+/// work is refused before anything is published.
 ///
 /// # Errors
 /// Usage, when a query cannot be planned, or its day column is missing or not a DATE.
@@ -190,7 +190,45 @@ pub async fn check(
     pipeline: &Pipeline,
     layout: &VersionsLayout,
     columns: &[Field],
+) -> Result<()> {
+    register_empty(context, layout, columns).await?;
+    for aggregate in &pipeline.aggregates {
+        let (first, end) = (NaiveDate::default(), NaiveDate::default() + Days::new(1));
+        let frame = planned(context, aggregate, first, end).await?;
+        let refused = |error| refused(&aggregate.sql.file, &error);
+        frame.create_physical_plan().await.map_err(refused)?;
+    }
+    Ok(())
+}
+
+/// Whether an aggregate's query reads `seq`, for any dates.
+///
+/// # Errors
+/// Usage, when a query cannot be planned.
+pub async fn reads_seq(
+    context: &SessionContext,
+    pipeline: &Pipeline,
+    layout: &VersionsLayout,
+    columns: &[Field],
 ) -> Result<bool> {
+    register_empty(context, layout, columns).await?;
+    for aggregate in &pipeline.aggregates {
+        let refused = |error| refused(&aggregate.sql.file, &error);
+        // What is read can depend on the dates: without them no branch is left out.
+        let any_dates = context.sql(&aggregate.sql.text).await.map_err(refused)?;
+        if any_dates.into_optimized_plan().map_or(Ok(true), |plan| has_seq(&plan))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Registers the relations without rows.
+async fn register_empty(
+    context: &SessionContext,
+    layout: &VersionsLayout,
+    columns: &[Field],
+) -> Result<()> {
     let versions = EmptyTable::new(layout.schema());
     let seq = seq_function(FileNumbers::default(), FileOrder::Name);
     register_history(context, Arc::new(versions), layout, seq).await?;
@@ -198,17 +236,7 @@ pub async fn check(
     register_balance(context, Arc::new(balance), layout).await?;
     let curated = EmptyTable::new(Arc::new(Schema::new(columns.to_vec())));
     context.register_table(CURATED, Arc::new(curated))?;
-    let mut reads_seq = false;
-    for aggregate in &pipeline.aggregates {
-        let (first, end) = (NaiveDate::default(), NaiveDate::default() + Days::new(1));
-        let frame = planned(context, aggregate, first, end).await?;
-        let refused = |error| refused(&aggregate.sql.file, &error);
-        frame.create_physical_plan().await.map_err(refused)?;
-        // What is read can depend on the dates: without them no branch is left out.
-        let any_dates = context.sql(&aggregate.sql.text).await.map_err(refused)?;
-        reads_seq |= any_dates.into_optimized_plan().map_or(Ok(true), |plan| has_seq(&plan))?;
-    }
-    Ok(reads_seq)
+    Ok(())
 }
 
 /// Columns and their types in the form that the ledger stores.

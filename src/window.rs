@@ -80,6 +80,17 @@ impl Window {
         }
     }
 
+    /// The window that contains one instant only.
+    pub fn instant(at: DateTime<Utc>) -> Window {
+        Window { start: at, end: at + Duration::nanoseconds(1) }
+    }
+
+    /// The window with a look-back before its start, from chrono's first instant on.
+    pub fn with_lookback(&self, lookback: Duration) -> Window {
+        let start = self.start.checked_sub_signed(lookback).unwrap_or(DateTime::<Utc>::MIN_UTC);
+        Window { start, end: self.end }
+    }
+
     /// The window of a day, UTC.
     pub fn day(day: NaiveDate) -> Window {
         let start = day.and_time(NaiveTime::MIN).and_utc();

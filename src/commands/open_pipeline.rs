@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use tracing::debug;
 
 use crate::config::Pipeline;
 use crate::engine::resources::Resources;
-use crate::engine::session::runtime;
+use crate::engine::session::{memory_limit, runtime};
 use crate::engine::spill::SpillFolder;
 use crate::error::{Error, Result};
 use crate::layout::{base_name, part_file_commit, staging_name};
@@ -117,11 +117,8 @@ impl<'a> OpenPipeline<'a> {
     /// Counts the memory of the inputs that the state has read: at most half of the limit, so that
     /// enough is left to work with.
     pub(super) fn count_inputs(&self, state: &State) {
-        let limit = match self.runtime.memory_pool.memory_limit() {
-            MemoryLimit::Finite(bytes) => bytes,
-            _ => usize::MAX,
-        };
-        self.inputs_memory.resize(state.ledger.inputs.bytes().min(limit / 2));
+        let most = memory_limit(&self.runtime) / 2;
+        self.inputs_memory.resize(state.ledger.inputs.bytes().min(most));
     }
 
     /// Opens the pipeline and its state for a command that changes nothing.

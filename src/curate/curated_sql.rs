@@ -290,13 +290,16 @@ fn check_columns(
             }));
         }
     }
+    let lacks = |what: String, column: &str, setting: &str| {
+        Error::usage(format!("{file} lacks {what}")).hint(match spelling(column, &names) {
+            Some(quotes) => format!("{quotes}; {}", listed()),
+            None => format!("select it, or correct `{setting}`; {}", listed()),
+        })
+    };
     for column in &pipeline.curated.partition_by {
         let Some(at) = names.iter().position(|name| name == column) else {
-            return Err(Error::usage(format!("{file} lacks the partition column `{column}`"))
-                .hint(match spelling(column, &names) {
-                    Some(quotes) => format!("{quotes}; {}", listed()),
-                    None => format!("select it, or correct `curated.partition_by`; {}", listed()),
-                }));
+            let what = format!("the partition column `{column}`");
+            return Err(lacks(what, column, "curated.partition_by"));
         };
         let field = known_type(&schema.fields()[at], changes);
         let data_type = field.data_type();
@@ -310,13 +313,8 @@ fn check_columns(
     if let Some(column) =
         pipeline.curated.sort_by.iter().find(|column| !names.contains(&column.as_str()))
     {
-        return Err(Error::usage(format!(
-            "{file} lacks the column `{column}`, by which rows are sorted"
-        ))
-        .hint(match spelling(column, &names) {
-            Some(quotes) => format!("{quotes}; {}", listed()),
-            None => format!("select it, or correct `curated.sort_by`; {}", listed()),
-        }));
+        let what = format!("the column `{column}`, by which rows are sorted");
+        return Err(lacks(what, column, "curated.sort_by"));
     }
     let day = day_column(plan, &names, pipeline, changes)?;
     let fields = schema.fields().iter().map(|field| known_type(field, changes));

@@ -70,8 +70,8 @@ impl Splitter {
                 }
                 let chosen = self.count(&batch, &mut counts)?;
                 let source = self.version_source(&batch)?;
-                let versions = self.layout.versions(&source, &self.inputs)?;
                 let ordinals = self.layout.ordinals(&source.positions);
+                let versions = self.layout.versions(&source, &ordinals, &self.inputs)?;
                 if let Some(standing) = &mut output.standing {
                     let latest = CuratedRows::of(&batch, self.columns).latest();
                     standing.take(&versions, latest, &ordinals, &self.unsettled)?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use datafusion::common::DataFusionError;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::MemoryLimit;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
@@ -43,6 +44,14 @@ pub fn runtime(resources: &Resources, spill: &SpillFolder) -> Result<Arc<Runtime
         .with_disk_manager_builder(disk)
         .build_arc()?;
     Ok(runtime)
+}
+
+/// The limit of the memory pool, in bytes.
+pub fn memory_limit(runtime: &RuntimeEnv) -> usize {
+    match runtime.memory_pool.memory_limit() {
+        MemoryLimit::Finite(bytes) => bytes,
+        _ => usize::MAX,
+    }
 }
 
 /// Creates a session on a shared runtime, without any tables.

@@ -24,11 +24,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray};
 use arrow::datatypes::Date32Type;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, Gauge, MetricBuilder};
 
 use crate::changes::position::Position;
+use crate::engine::session::memory_limit;
 use crate::error::Result;
 use crate::fold::key_table::key_bytes::{INLINE_BYTES, Keys, hash, length_of, long_view, view_of};
 use crate::fold::key_table::shard::{LOOKUP_BATCH_ROWS, Row, SHARDS, Shard, shard_of};
@@ -207,10 +208,7 @@ impl<P: Position> KeyTable<P> {
         threads: usize,
         metrics: &ExecutionPlanMetricsSet,
     ) -> Self {
-        let limit = match runtime.memory_pool.memory_limit() {
-            MemoryLimit::Finite(bytes) => bytes,
-            _ => usize::MAX,
-        };
+        let limit = memory_limit(&runtime);
         let row_bytes = threads.max(1).saturating_mul(2 * SHARDS * size_of::<Row<P>>());
         let pending_rows = limit / PENDING_DIVISOR / row_bytes;
         let memory =

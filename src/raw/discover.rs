@@ -5,7 +5,6 @@
 
 use std::collections::HashSet;
 
-use chrono::{DateTime, Duration, Utc};
 use futures::stream::StreamExt;
 use object_store::{ObjectMeta, ObjectStore};
 use tracing::{debug, warn};
@@ -15,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::layout;
 use crate::raw::identify::identify;
 pub(crate) use crate::raw::input::{Input, RawFile, Recorded};
-use crate::raw::list::{earlier, list, list_all, relative};
+use crate::raw::list::{list, list_all, relative};
 use crate::store::Folder;
 use crate::window::{Window, WindowSet};
 
@@ -45,10 +44,7 @@ pub(crate) async fn new_spans(
                 spans.extend(unread.iter().copied().map(Some));
             }
         } else if input.full_load {
-            spans.push(Some(Window {
-                start: window.start,
-                end: window.start + Duration::nanoseconds(1),
-            }));
+            spans.push(Some(Window::instant(window.start)));
         } else if !is_same_quarantined {
             spans.push(span(raw, &input.file));
         }
@@ -454,12 +450,11 @@ pub(crate) async fn catch_up<'a>(
 
 /// The span by which windows select a file; `None` if the file has none, or if windows select rows.
 fn span(raw: &Raw, file: &RawFile) -> Option<Window> {
-    let instant = |at: DateTime<Utc>| Window { start: at, end: at + Duration::nanoseconds(1) };
     match raw.window_by {
         WindowBy::Commit => None,
-        WindowBy::Modified => Some(instant(file.window_time())),
+        WindowBy::Modified => Some(Window::instant(file.window_time())),
         WindowBy::Name => {
-            layout::cdc_file_time(layout::base_name(&file.path), raw.time_zone).map(instant)
+            layout::cdc_file_time(layout::base_name(&file.path), raw.time_zone).map(Window::instant)
         }
         WindowBy::Path => layout::folder_span(layout::parent(&file.path), raw.time_zone),
     }
@@ -513,7 +508,7 @@ fn late_if_selected(
 
 /// The span before the window in which late inputs are searched.
 fn lookback_span(raw: &Raw, window: &Window) -> Option<Window> {
-    let start = earlier(window.start, raw.lookback);
+    let start = window.with_lookback(raw.lookback).start;
     (start < window.start).then_some(Window { start, end: window.start })
 }
 

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use chrono::{DateTime, Duration, Utc};
+use chrono::Duration;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ListResult, ObjectMeta, ObjectStore};
@@ -75,7 +75,7 @@ pub(super) async fn list(
     let failed = |error| Error::store(format!("list {}", folder.location), error);
     check_exists(folder)?;
     let store = &folder.root_store;
-    let files = Window { start: earlier(window.start, raw.lookback), end: window.end };
+    let files = window.with_lookback(raw.lookback);
     let wanted = files.widened_by(Duration::days(1));
     let is_listed = |folder: &str| {
         layout::folder_may_hold(folder, raw.time_zone).is_none_or(|span| wanted.overlaps(&span))
@@ -138,11 +138,6 @@ fn flat_folders(raw: &Raw, location: usize, recorded: &dyn Recorded) -> BTreeSet
     let many =
         recorded.folders(location).into_iter().filter(|(_, count)| *count >= FLAT_FILES_MIN as u64);
     many.map(|(folder, _)| folder.to_string()).collect()
-}
-
-/// The start of a window's look-back.
-pub(super) fn earlier(instant: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
-    instant.checked_sub_signed(by).unwrap_or(DateTime::<Utc>::MIN_UTC)
 }
 
 /// Lists those of some paths that exist. There is one request per folder of them.

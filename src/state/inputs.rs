@@ -62,9 +62,7 @@ impl NeededInputs {
     /// Those that decide what a run of a window reads: what it or its look-back selects.
     pub fn of(raw: &Raw, window: &Window) -> Self {
         let margin = Duration::days(ZONE_DAYS);
-        let start =
-            window.start.checked_sub_signed(raw.lookback).unwrap_or(DateTime::<Utc>::MIN_UTC);
-        let wide = Window { start: start.min(window.start), end: window.end }.widened_by(margin);
+        let wide = window.with_lookback(raw.lookback).widened_by(margin);
         match raw.window_by {
             // Every run looks at all full loads: none of them may be among old inputs.
             _ if !raw.full_loads_have_other_names() => NeededInputs::All,
@@ -89,7 +87,8 @@ impl NeededInputs {
 impl InputsFile {
     /// The summary of inputs, each with the time in its name.
     fn new(path: String, inputs: &[(DateTime<Utc>, &RawFile)]) -> Option<Self> {
-        let names = inputs.iter().map(|(time, _)| instant(*time)).reduce(|a, b| a.span(&b))?;
+        let names =
+            inputs.iter().map(|(time, _)| Window::instant(*time)).reduce(|a, b| a.span(&b))?;
         let spans = inputs.iter().map(|(_, input)| folder_span(parent(&input.path), Tz::UTC));
         let spans: Option<Vec<Window>> = spans.collect();
         let folders = spans.and_then(|spans| spans.into_iter().reduce(|a, b| a.span(&b)));
@@ -296,10 +295,6 @@ fn name_time(path: &str) -> Option<DateTime<Utc>> {
     cdc_file_time(base_name(path), Tz::UTC)
 }
 
-fn instant(at: DateTime<Utc>) -> Window {
-    Window { start: at, end: at + Duration::nanoseconds(1) }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -349,7 +344,7 @@ mod tests {
     /// Whether a window, or its look-back, selects a path.
     fn is_selected(raw: &Raw, window: &Window, path: &str) -> bool {
         let span = match raw.window_by {
-            WindowBy::Name => cdc_file_time(base_name(path), raw.time_zone).map(instant),
+            WindowBy::Name => cdc_file_time(base_name(path), raw.time_zone).map(Window::instant),
             _ => folder_span(parent(path), raw.time_zone),
         };
         let wide = Window { start: window.start - raw.lookback, end: window.end };

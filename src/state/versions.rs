@@ -111,11 +111,16 @@ impl VersionsLayout {
         Arc::new(Schema::new(fields))
     }
 
-    /// Makes versions of changes.
+    /// Makes versions of changes. `ordinals` are the files and rows of their positions.
     ///
     /// # Errors
     /// Data, when a value does not fit its canonical type.
-    pub fn versions(&self, source: &VersionSource, inputs: &[Input]) -> Result<RecordBatch> {
+    pub fn versions(
+        &self,
+        source: &VersionSource,
+        ordinals: &[(usize, usize)],
+        inputs: &[Input],
+    ) -> Result<RecordBatch> {
         let mut columns: Vec<ArrayRef> = Vec::new();
         for ((name, data_type), values) in self.keys.iter().zip(&source.keys) {
             columns.push(canonical_column(values, name, data_type)?);
@@ -128,7 +133,7 @@ impl VersionsLayout {
         }
         columns.push(Arc::new(deleted));
         columns.extend(self.order_columns(&source.positions));
-        source_columns(self.ordinals(&source.positions).into_iter(), inputs, &mut columns)?;
+        source_columns(ordinals, inputs, &mut columns)?;
         Ok(RecordBatch::try_new(self.written_schema(), columns)?)
     }
 
@@ -230,13 +235,13 @@ fn microseconds(ns: i128) -> (i64, i32) {
 
 /// Appends the columns `location`, `file` and `row`.
 fn source_columns(
-    sources: impl Iterator<Item = (usize, usize)>,
+    sources: &[(usize, usize)],
     inputs: &[Input],
     columns: &mut Vec<ArrayRef>,
 ) -> Result<()> {
     let (mut locations, mut names, mut rows) = (Vec::new(), Vec::new(), Vec::new());
     let mut distinct: Vec<usize> = Vec::new();
-    for (file, row) in sources {
+    for &(file, row) in sources {
         // The rows of a batch mostly come from one file.
         let name = match distinct.iter().rposition(|known| *known == file) {
             Some(name) => name,

@@ -70,7 +70,8 @@ pub(crate) struct PublishedTable {
 }
 
 impl PublishedTable {
-    /// The table in a folder, with its files. Make it before new rows are sorted: see the memory.
+    /// The table in a folder, with its files. It sets memory aside for the rebuild, so it must be there
+    /// before new rows fill the memory.
     ///
     /// # Errors
     /// Internal, when a column cannot be compared.

@@ -25,7 +25,7 @@ use std::io::{BufReader, BufWriter};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BinaryArray, RecordBatch, UInt64Array};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, UInt64Array};
 use arrow::buffer::ScalarBuffer;
 use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
@@ -138,6 +138,8 @@ enum Keys {
     Numbers(ScalarBuffer<u64>),
     /// Rows are sorted by other columns: bytes that compare as they do.
     Bytes(Rows),
+    /// Such bytes as a run has them.
+    Stored(BinaryArray),
 }
 
 /// The key of a row. All keys of one order are of one kind.
@@ -163,6 +165,7 @@ impl Keys {
             Keys::None => 0,
             Keys::Numbers(numbers) => size_of_val(&numbers[..]),
             Keys::Bytes(rows) => rows.size(),
+            Keys::Stored(bytes) => bytes.get_array_memory_size(),
         }
     }
 
@@ -172,6 +175,15 @@ impl Keys {
             Keys::None => Key::Bytes(&[]),
             Keys::Numbers(numbers) => Key::Number(numbers[row]),
             Keys::Bytes(rows) => Key::Bytes(rows.row(row).data()),
+            Keys::Stored(bytes) => Key::Bytes(bytes.value(row)),
+        }
+    }
+
+    /// The keys of the column of a run.
+    fn stored(column: &ArrayRef) -> Self {
+        match column.as_primitive_opt::<UInt64Type>() {
+            Some(numbers) => Keys::Numbers(numbers.values().clone()),
+            None => Keys::Stored(column.as_binary().clone()),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::Field;
+use datafusion::prelude::SessionContext;
 use tracing::{debug, info, warn};
 
 use crate::aggregate;
@@ -18,6 +19,7 @@ use crate::report::AggregateReport;
 use crate::state::balance::{BALANCE, Balance, NewBalance};
 use crate::state::contract::{TableContract, read_types};
 use crate::state::ledger::{CURATED, ChangedDays, HISTORY, Ledger, Step};
+use crate::state::versions::VersionsLayout;
 use crate::state::{NewVersions, NotCommitted, State};
 use crate::types::day_counts::DayCounts;
 use crate::window::WindowSet;
@@ -104,22 +106,27 @@ impl Run<'_> {
         else {
             return Ok(());
         };
-        let reads_history = self.open.run_context.pipeline.aggregates_read(HISTORY);
-        if reads_history && self.check_queries(contract).await? {
+        let pipeline = self.open.run_context.pipeline;
+        if !pipeline.aggregates_read(HISTORY) {
+            return Ok(());
+        }
+        let (context, layout, columns) = self.planning(contract)?;
+        if aggregate::reads_seq(&context, pipeline, &layout, &columns).await? {
             state.read_all_inputs().await?;
             self.open.count_inputs(state);
         }
         Ok(())
     }
 
-    /// Plans the queries of all aggregates. Returns whether one of them reads `seq`.
-    async fn check_queries(&self, contract: &TableContract) -> Result<bool> {
-        let run_context = self.open.run_context;
+    /// A session to plan queries in, the layout of the versions and the columns of the curated table.
+    fn planning(
+        &self,
+        contract: &TableContract,
+    ) -> Result<(SessionContext, VersionsLayout, Vec<Field>)> {
         let columns = read_types(&contract.columns)?.into_iter();
-        let columns: Vec<Field> =
-            columns.map(|(name, kind)| Field::new(name, kind, true)).collect();
-        let context = session(&self.open.runtime, run_context.resources.threads);
-        aggregate::check(&context, run_context.pipeline, &contract.layout()?, &columns).await
+        let columns = columns.map(|(name, kind)| Field::new(name, kind, true)).collect();
+        let context = session(&self.open.runtime, self.open.run_context.resources.threads);
+        Ok((context, contract.layout()?, columns))
     }
 
     /// Writes the balance of the committed versions, if an aggregate reads it, and it was not kept or is
@@ -144,9 +151,10 @@ impl Run<'_> {
             checked => checked?,
         }
         // Before the work: a query that cannot be planned stops it.
-        self.check_queries(contract).await?;
+        let (context, layout, columns) = self.planning(contract)?;
+        aggregate::check(&context, pipeline, &layout, &columns).await?;
         debug!("the balance is computed from the versions");
-        let layout = Arc::new(contract.layout()?);
+        let layout = Arc::new(layout);
         let versions = CommittedState {
             folder: state.folder(),
             layout: &layout,

@@ -8,16 +8,16 @@ use std::io::BufReader;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, BinaryArray, RecordBatch, UInt64Array};
+use arrow::array::RecordBatch;
 use arrow::compute::{concat_batches, interleave_record_batch};
-use arrow::datatypes::{SchemaRef, UInt64Type};
+use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::FileReader;
 use datafusion::execution::memory_pool::MemoryReservation;
 
 use crate::engine::session::BATCH_ROWS;
 use crate::engine::spill::read_spilled;
 use crate::error::{Error, Result};
-use crate::table::sorter::{BufferedBatch, Key, Order, Readers, RowRef, Run, Sorter, sort};
+use crate::table::sorter::{BufferedBatch, Key, Keys, Order, Readers, RowRef, Run, Sorter, sort};
 
 /// The rows of several sorters, to be read by partition.
 pub(crate) struct Sorted {
@@ -138,14 +138,8 @@ impl Sorted {
 /// A block of a run.
 pub(super) struct Block {
     rows: RecordBatch,
-    keys: BlockKeys,
+    keys: Keys,
     slot: u32,
-}
-
-/// The keys of a block's rows.
-enum BlockKeys {
-    Numbers(UInt64Array),
-    Bytes(BinaryArray),
 }
 
 impl Block {
@@ -154,11 +148,7 @@ impl Block {
         let mut rows =
             reader.next().ok_or_else(|| Error::internal("spilled rows are missing"))??;
         let keys = rows.remove_column(rows.num_columns() - 1);
-        let keys = match keys.as_primitive_opt::<UInt64Type>() {
-            Some(numbers) => BlockKeys::Numbers(numbers.clone()),
-            None => BlockKeys::Bytes(keys.as_binary().clone()),
-        };
-        Ok(Block { keys, rows, slot: NO_SLOT })
+        Ok(Block { keys: Keys::stored(&keys), rows, slot: NO_SLOT })
     }
 }
 
@@ -190,10 +180,7 @@ impl Cursor<'_> {
                 let row_ref = row_refs[*at];
                 buffered[row_ref.batch as usize].key(row_ref.row)
             }
-            Cursor::Run { block, at, .. } => match &block.keys {
-                BlockKeys::Numbers(numbers) => Key::Number(numbers.value(*at)),
-                BlockKeys::Bytes(bytes) => Key::Bytes(bytes.value(*at)),
-            },
+            Cursor::Run { block, at, .. } => block.keys.key(*at),
         }
     }
 }
