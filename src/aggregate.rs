@@ -30,7 +30,7 @@ use crate::changes::file_order::FileNumbers;
 use crate::config::{Aggregate, Pipeline};
 use crate::error::Result;
 use crate::layout::{FileOrder, partition_segment};
-use crate::publish::{self, FileNames, Plan};
+use crate::publish::{self, FileNames, PartitionFiles, Plan};
 use crate::state::contract::{read_types, write_types};
 use crate::state::inputs::Inputs;
 use crate::state::ledger::{CURATED, Ledger};
@@ -99,7 +99,7 @@ pub async fn register(
     let balance = table_of(state.folder(), balance, layout.balance_schema())?;
     let seq = seq_function(numbers(&ledger.inputs), pipeline.raw.file_order());
     let columns = read_types(&record.columns)?;
-    let files = ledger.files(CURATED).map(|file| PartitionFile::new(&file.path, file.bytes));
+    let files = ledger.files(CURATED).map(PartitionFile::of);
     let partition_by = &pipeline.curated.partition_by;
     let table = FileTable::of_partitions(curated, files, &columns, partition_by)?;
     register_tables(context, (versions, balance), &layout, seq, table).await?;
@@ -176,7 +176,8 @@ pub async fn compute(
     let folders: BTreeSet<String> =
         days.iter().map(|day| partition_segment(&aggregate.day, Some(&day.to_string()))).collect();
     let is_replaced = |folder: &str| folders.contains(folder);
-    let plan = publish::plan(staged, &before, is_replaced, commit, FileNames::Reused);
+    let files = PartitionFiles { staged: &staged, kept: &[] };
+    let plan = publish::plan(files, &before, is_replaced, commit, FileNames::Reused);
     Ok(Computed { plan, days })
 }
 

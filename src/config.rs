@@ -98,6 +98,9 @@ pub struct Curated {
     pub sort_by: Vec<String>,
     /// `curated.format`: `parquet` (default) or `delta`.
     pub format: Format,
+    /// `curated.deletion_vectors`: whether removed rows of a Delta table are marked in deletion vectors,
+    /// instead of writing their files again; default false.
+    pub deletion_vectors: bool,
     /// `curated.retention`: how long a Delta table keeps replaced files, for readers of its earlier
     /// versions; default `7d`.
     pub retention: chrono::Duration,

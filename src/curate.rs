@@ -40,7 +40,7 @@ use crate::state::versions_writer::{VersionsFile, VersionsWriter, day_ranges};
 use crate::store::Folder;
 use crate::table::rebuild::{PublishedTable, TableRows};
 use crate::table::sorter::{Order, Sorted, Sorter};
-use crate::table::writer::{StagedFile, TableWriter, Written};
+use crate::table::writer::{KeptFile, StagedFile, TableWriter, Written};
 
 mod balance;
 pub(crate) mod conservation;
@@ -55,6 +55,8 @@ pub(crate) mod table_layout;
 pub(crate) struct Curated {
     /// The table's files, in staging.
     pub staged: Vec<StagedFile>,
+    /// The published files of the written partitions that stay.
+    pub kept: Vec<KeptFile>,
     /// The partitions that were written, or left without rows.
     pub partitions: BTreeSet<String>,
     /// The files of versions, in the state's folder and not yet committed.
@@ -138,7 +140,12 @@ impl Curate<'_> {
 
         let files = self.earlier.into_iter().flat_map(|ledger| ledger.files(CURATED));
         let runtime = context.runtime_env();
-        let earlier = Arc::new(PublishedTable::new(self.table, files, &rows, runtime)?);
+        let mut earlier = PublishedTable::new(self.table, files, &rows, runtime)?;
+        let rewrites_all = !retyped.is_empty();
+        if self.pipeline.curated.deletion_vectors && !rewrites_all {
+            earlier = earlier.with_deletion_vectors(self.pipeline.curated.file_bytes);
+        }
+        let earlier = Arc::new(earlier);
 
         let to_merge = self.versions_to_merge();
         let replaced_versions = self.replaced_versions(&to_merge);
@@ -153,7 +160,6 @@ impl Curate<'_> {
         let unsettled = self.unsettled(merged);
         let split = self.split(context, &query, outputs, &layout, &schema, unsettled).await?;
         let counts = split.counts;
-        let rewrites_all = !retyped.is_empty();
         let (written, given) =
             self.write_table(split.sorters, &rows, earlier, rewrites_all).await?;
         // Now that the rows of the table have left the memory.
@@ -172,6 +178,7 @@ impl Curate<'_> {
         }
         Ok(Curated {
             partitions: written.iter().map(|one| one.partition.clone()).collect(),
+            kept: written.iter().flat_map(|one| one.kept.clone()).collect(),
             staged: written.into_iter().flat_map(|one| one.files).collect(),
             versions: split.versions,
             replaced_versions,

@@ -6,8 +6,8 @@
 //!   ([`folder_span`], [`folder_may_hold`]), written by AWS DMS and similar tools, and the ranges
 //!   of names that a listing reads ([`cdc_names`]);
 //! - **partitions**: `column=value` folders, escaped as Hive escapes them ([`partition_segment`]);
-//! - **published**: the names of the files that glueless writes ([`part_file_name`]) and of the
-//!   owner marker.
+//! - **published**: the names of the files that glueless writes ([`part_file_name`],
+//!   [`deletion_vector_name`]) and of the owner marker.
 //!
 //! Paths are relative and separated by `/`, without a leading or trailing one.
 
@@ -23,8 +23,9 @@ pub use date_folders::{cdc_file_time, folder_may_hold, folder_span};
 pub use hive::{is_hidden, parse_partition_segment, partition_segment, partition_values};
 pub use name_ranges::{CdcNames, cdc_names, date_folder_names};
 pub use own_names::{
-    OWNER_MARKER, aggregate_run_id, attempt_commit, attempt_name, fnv1a, is_leftover,
-    part_file_commit, part_file_name, run_id_of_aggregate, staging_name,
+    OWNER_MARKER, aggregate_run_id, attempt_commit, attempt_name, deletion_vector_name, fnv1a,
+    is_leftover, own_file_commit, parse_deletion_vector_name, part_file_commit, part_file_name,
+    run_id_of_aggregate, staging_name,
 };
 
 /// The order of files, which is part of the order of changes. No two files are equal in it.

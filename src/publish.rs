@@ -25,4 +25,4 @@ mod parquet;
 mod plan;
 
 pub(crate) use parquet::{clear, discard, move_staged, publish, sweep};
-pub(crate) use plan::{FileNames, Plan, plan};
+pub(crate) use plan::{FileNames, PartitionFiles, Plan, plan};

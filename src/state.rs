@@ -32,7 +32,7 @@ use crate::error::{Error, Result, missing_object};
 use crate::layout::base_name;
 use crate::parquet_io::open::ParquetFile;
 use crate::state::inputs::NeededInputs;
-use crate::state::ledger::{DIVIDED_FORMAT, Ledger, Record};
+use crate::state::ledger::{Ledger, NEWEST_FORMAT, Record};
 use crate::state::versions::VersionsLayout;
 use crate::store::listing::list;
 use crate::store::remove::remove;
@@ -192,8 +192,8 @@ impl State {
         let mut files = Vec::new();
         for path in &paths {
             let lost = || Error::data(format!("the log does not list {path}")).hint(RESTORE);
-            let bytes = self.log.files().get(path).ok_or_else(lost)?;
-            files.push((path.clone(), *bytes));
+            let file = self.log.files().get(path).ok_or_else(lost)?;
+            files.push((path.clone(), file.bytes));
         }
         let opened = files.iter().map(|file| open_records(&self.log.folder, file));
         let mut opened = stream::iter(opened).buffered(CONCURRENT_READS);
@@ -231,7 +231,7 @@ impl State {
         let files = self.log.files().iter();
         files
             .filter(|(path, _)| path.starts_with(&prefix))
-            .map(|(path, bytes)| (path.clone(), *bytes))
+            .map(|(path, file)| (path.clone(), file.bytes))
             .collect()
     }
 
@@ -272,7 +272,7 @@ impl State {
 pub fn table_of(folder: &Folder, files: &[(String, u64)], schema: SchemaRef) -> Result<FileTable> {
     let files = files.iter().map(|(path, bytes)| {
         let path = folder.root_path(path)?;
-        Ok(ListedFile { path, bytes: *bytes, partition: Vec::new() })
+        Ok(ListedFile { path, bytes: *bytes, partition: Vec::new(), deleted: None })
     });
     FileTable::new(folder, files.collect::<Result<_>>()?, schema, Vec::new())
 }
@@ -303,9 +303,9 @@ async fn read_records(file: &ParquetFile, mut each: impl FnMut(Record)) -> Resul
                     .caused_by(error)
             })?;
             match record {
-                Record::Format(format) if format > DIVIDED_FORMAT => {
+                Record::Format(format) if format > NEWEST_FORMAT => {
                     return Err(Error::usage(format!(
-                        "{} was written by a newer version of glueless: its format is {format}, and this version reads up to {DIVIDED_FORMAT}",
+                        "{} was written by a newer version of glueless: its format is {format}, and this version reads up to {NEWEST_FORMAT}",
                         file.name
                     ))
                     .hint("use that version, or a newer one"));

@@ -11,13 +11,13 @@ use futures::channel::oneshot;
 use futures::future::Shared;
 
 use crate::support::{
-    COUNT_PER_DAY, Change, DAY_US, Fault, Lab, Output, PLACES, Place, Row, STATE, day, raw_file,
-    send_signal,
+    COUNT_PER_DAY, Change, DAY_US, DELETION_VECTORS, Fault, Lab, Output, PLACES, Place, Row, STATE,
+    day, raw_file, send_signal,
 };
 
 const DAYS: i64 = 6;
 
-const FORMATS: [&str; 2] = ["parquet", "delta"];
+const FORMATS: [&str; 3] = ["parquet", "delta", DELETION_VECTORS];
 
 /// A lab with a file for each day. The files change the same keys and days.
 fn lab(place: Place, keep: &str, format: &str) -> Lab {

@@ -9,6 +9,7 @@ mod concurrency;
 mod cron;
 mod day_zone;
 mod debezium;
+mod deletion_vectors;
 mod delta;
 mod discovery;
 mod docs;

@@ -14,8 +14,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::{
-    Answer, DAY_US, FLOWS, Lab, Place, ROWS_PER_DAY, Report, Row, Task, count_of_each_day_so_far,
-    integers, optional_texts, texts,
+    Answer, DAY_US, DELETION_VECTORS, FLOWS, Lab, Place, ROWS_PER_DAY, Report, Row, Task,
+    count_of_each_day_so_far, integers, optional_texts, texts,
 };
 
 const DAILY: &str = "SELECT event_dt AS dt, cat, COUNT(*) AS n FROM history
@@ -635,7 +635,7 @@ fn keeps() -> impl Strategy<Value = &'static str> {
 }
 
 fn formats() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(vec!["parquet", "delta"])
+    prop::sample::select(vec!["parquet", "delta", DELETION_VECTORS])
 }
 
 fn all_keys() -> impl Strategy<Value = Keys> {

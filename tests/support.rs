@@ -30,7 +30,9 @@ mod tables;
 
 use std::sync::LazyLock;
 
-pub use builder::{COUNT_PER_DAY, FLOWS, LabBuilder, ROWS_PER_DAY, count_of_each_day_so_far};
+pub use builder::{
+    COUNT_PER_DAY, DELETION_VECTORS, FLOWS, LabBuilder, ROWS_PER_DAY, count_of_each_day_so_far,
+};
 pub use faults::Fault;
 pub use glueless::commands::runs::History;
 pub use glueless::commands::{Compared, Explained, Task, Verified};

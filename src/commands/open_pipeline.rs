@@ -12,7 +12,7 @@ use crate::engine::resources::Resources;
 use crate::engine::session::{memory_limit, runtime};
 use crate::engine::spill::SpillFolder;
 use crate::error::{Error, Result};
-use crate::layout::{base_name, part_file_commit, staging_name};
+use crate::layout::{base_name, own_file_commit, staging_name};
 use crate::publish::owner::Owner;
 use crate::report::Meter;
 use crate::state::State;
@@ -144,7 +144,7 @@ impl<'a> OpenPipeline<'a> {
         for output in self.outputs.iter().filter(|output| output.name != "state") {
             let files = list(&output.folder).await?;
             let is_ours = |path: &String| {
-                path.starts_with(LOG_FOLDER) || part_file_commit(base_name(path)).is_some()
+                path.starts_with(LOG_FOLDER) || own_file_commit(base_name(path)).is_some()
             };
             if !output.is_marked || !files.iter().any(is_ours) {
                 continue;

@@ -14,7 +14,7 @@ use crate::commands::run::inputs::window_inputs;
 use crate::curate::stage::Onto;
 use crate::error::Result;
 use crate::layout::{aggregate_run_id, parent};
-use crate::publish::{self, FileNames};
+use crate::publish::{self, FileNames, PartitionFiles};
 use crate::raw::discover::Recorded;
 use crate::report::text_table::day_or_instant;
 use crate::report::{Answer, Report, size};
@@ -186,17 +186,21 @@ async fn plan_fold(
     };
     let before: Vec<TableFile> = state.ledger.files(CURATED).cloned().collect();
     let had_rows: BTreeSet<&str> = before.iter().map(|file| parent(&file.path)).collect();
-    let written: BTreeSet<&String> = curated.staged.iter().map(|file| &file.partition).collect();
-    let is_emptied =
-        |partition: &&String| had_rows.contains(partition.as_str()) && !written.contains(partition);
-    let emptied = curated.partitions.iter().filter(is_emptied);
-    planned.partitions_removed = emptied.cloned().collect();
-    planned.partitions_written = written.into_iter().cloned().collect();
+    let staged = curated.staged.iter().map(|file| file.partition.as_str());
+    let of_kept = curated.kept.iter().map(|file| parent(&file.path));
+    let left: BTreeSet<&str> = staged.chain(of_kept).collect();
+    let partitions = curated.partitions.iter().cloned();
+    let (written, emptied): (Vec<String>, Vec<String>) =
+        partitions.partition(|partition| left.contains(partition.as_str()));
+    let is_emptied = |partition: &String| had_rows.contains(partition.as_str());
+    planned.partitions_removed = emptied.into_iter().filter(is_emptied).collect();
+    planned.partitions_written = written;
     planned.days =
         curated.counts.days.union(&curated.days_left).filter_map(|day| date(*day)).collect();
     let replaced = |partition: &str| curated.partitions.contains(partition);
     let commit = state.next_commit();
-    let plan = publish::plan(curated.staged, &before, replaced, commit, FileNames::Reused);
+    let files = PartitionFiles { staged: &curated.staged, kept: &curated.kept };
+    let plan = publish::plan(files, &before, replaced, commit, FileNames::Reused);
     planned.rows_written = plan.counts.rows_written;
     planned.bytes_written = plan.counts.bytes_written;
     Ok(planned)

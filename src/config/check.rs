@@ -67,6 +67,11 @@ impl Checks<'_> {
             let hint = "leave it out: all rows of a partition have the same value in it";
             return Err(self.wrong("curated.sort_by", why).hint(hint));
         }
+        if curated.deletion_vectors && curated.format != Some(Format::Delta) {
+            let why = "is for Delta tables: a Parquet table has no log that names deleted rows";
+            let hint = "leave it out, or write curated.format = \"delta\"";
+            return Err(self.wrong("curated.deletion_vectors", why.into()).hint(hint));
+        }
         if curated.retention.is_some() && curated.format != Some(Format::Delta) {
             let unused =
                 "is for Delta tables: a Parquet table's replaced files are removed at once";
@@ -84,6 +89,7 @@ impl Checks<'_> {
             partition_by: parsed.partition_by,
             sort_by: parsed.sort_by,
             format: parsed.format.unwrap_or(Format::Parquet),
+            deletion_vectors: parsed.deletion_vectors,
             retention: parse_duration(retention).map_err(|why| {
                 self.wrong("curated.retention", why).hint("write a duration such as 7d or 6h")
             })?,

@@ -37,6 +37,8 @@ pub(super) struct CuratedToml {
     #[serde(default)]
     pub(super) sort_by: Vec<String>,
     pub(super) format: Option<Format>,
+    #[serde(default)]
+    pub(super) deletion_vectors: bool,
     pub(super) retention: Option<String>,
     pub(super) file_bytes: Option<Value>,
 }

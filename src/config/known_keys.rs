@@ -52,6 +52,7 @@ pub(super) const KNOWN_KEYS: &[&str] = &[
     "curated.partition_by",
     "curated.sort_by",
     "curated.format",
+    "curated.deletion_vectors",
     "curated.retention",
     "curated.file_bytes",
     "aggregate.name",

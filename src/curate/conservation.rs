@@ -15,8 +15,8 @@ pub(crate) fn does_not_add_up(what: &str, one: u64, other: u64) -> Error {
         .hint("nothing was published; did an input change during the run?")
 }
 
-/// Checks for every partition: rows staged (by the footers) = rows before (by the footers) - rows
-/// removed (by the versions) + winners. Returns the winners' share of the bytes.
+/// Checks for every partition: rows staged (by the footers) and rows of files that stay = rows
+/// before (by the footers) - rows removed (by the versions) + winners. Returns the winners' share of the bytes.
 pub(super) fn check_written(
     written: &[Written],
     given: &BTreeMap<String, u64>,
@@ -30,11 +30,12 @@ pub(super) fn check_written(
             .unwrap_or_default();
         let given = given.get(&one.partition).copied().unwrap_or_default();
         let staged: u64 = one.files.iter().map(|file| file.rows).sum();
+        let rows = staged + one.kept.iter().map(|file| file.rows).sum::<u64>();
         // The sorter's rows (`given`) include a tombstone per removed row.
-        if staged + 2 * removed != one.rows_before + given {
+        if rows + 2 * removed != one.rows_before + given {
             let expected = (one.rows_before + given).saturating_sub(2 * removed);
             let what = format!("rows of the partition `{}`", one.partition);
-            return Err(does_not_add_up(&what, staged, expected));
+            return Err(does_not_add_up(&what, rows, expected));
         }
         let bytes: u64 = one.files.iter().map(|file| file.bytes).sum();
         let part = u128::from(bytes) * u128::from(given - removed) / u128::from(staged.max(1));

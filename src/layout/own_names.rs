@@ -1,8 +1,17 @@
 //! Names of the files that glueless writes: published files, attempts, the owner marker.
 
+use uuid::Uuid;
+
 /// The name of the file that says which pipeline owns a published folder. Readers of a table ignore
 /// names that begin with `_`.
 pub const OWNER_MARKER: &str = "_glueless.json";
+
+/// The beginning of the names of files of deletion vectors, as Delta prescribes it.
+const DELETION_VECTOR: &str = "deletion_vector_";
+/// The last bytes of the UUIDs of these files; the two highest bits are those of all UUIDs.
+const OWN: &[u8; 8] = b"glueless";
+/// The greatest number of a file of deletion vectors of a commit.
+const NUMBER_MAX: usize = 0xfff;
 
 /// The suffix of a run's id in the ledger for the run's second commit, that of the aggregates.
 const AGGREGATE: &str = "-aggregate";
@@ -30,6 +39,40 @@ pub fn run_id_of_aggregate(run_id: &str) -> Option<&str> {
 /// ```
 pub fn part_file_name(commit: u64, number: usize) -> String {
     format!("part-c{commit:08}-{number:05}.snappy.parquet")
+}
+
+/// The name of a file of deletion vectors of a Delta table. Delta derives it from a UUID; this one has
+/// the commit, the version 8 of custom UUIDs, a number, and the bytes `glueless` less two bits.
+///
+/// ```
+/// # use glueless::layout::deletion_vector_name;
+/// let name = "deletion_vector_00000000-000c-8003-a76c-75656c657373.bin";
+/// assert_eq!(deletion_vector_name(12, 3), name);
+/// ```
+pub fn deletion_vector_name(commit: u64, number: usize) -> String {
+    format!("{DELETION_VECTOR}{}.bin", deletion_vector_uuid(commit, number))
+}
+
+/// The UUID in a base name made by [`deletion_vector_name`]; `None` for any other name.
+pub fn parse_deletion_vector_name(base_name: &str) -> Option<Uuid> {
+    let text = base_name.strip_prefix(DELETION_VECTOR)?.strip_suffix(".bin")?;
+    let uuid = Uuid::try_parse(text).ok()?;
+    let bits = uuid.as_u128();
+    let (commit, number) = ((bits >> 80) as u64, (bits >> 64) as usize & NUMBER_MAX);
+    (deletion_vector_name(commit, number) == base_name).then_some(uuid)
+}
+
+fn deletion_vector_uuid(commit: u64, number: usize) -> Uuid {
+    let number = (number & NUMBER_MAX) as u128;
+    let bits = u128::from(commit) << 80 | number << 64 | u128::from(u64::from_be_bytes(*OWN));
+    uuid::Builder::from_custom_bytes(bits.to_be_bytes()).into_uuid()
+}
+
+/// The commit in the name of a file of a table, made by [`part_file_name`] or
+/// [`deletion_vector_name`]; `None` for any other name.
+pub fn own_file_commit(base_name: &str) -> Option<u64> {
+    let of_vector = || Some((parse_deletion_vector_name(base_name)?.as_u128() >> 80) as u64);
+    part_file_commit(base_name).or_else(of_vector)
 }
 
 /// The commit in a base name made by [`part_file_name`]; `None` for any other name.
@@ -99,6 +142,23 @@ mod tests {
         }
         for name in ["part-00000.snappy.parquet", "part-c12-3.snappy.parquet"] {
             assert_eq!(part_file_commit(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_deletion_vectors_is_known_by_its_name() {
+        for (commit, number) in [(0, 0), (12, 3), (123_456_789, 4_095)] {
+            let name = deletion_vector_name(commit, number);
+            assert_eq!(own_file_commit(&name), Some(commit), "{name}");
+        }
+        assert_eq!(own_file_commit("part-c00000012-00003.snappy.parquet"), Some(12));
+        for name in [
+            "deletion_vector_61d16c75-6994-46b7-a15b-8b538852e50e.bin",
+            "deletion_vector_00000000-000c-7003-a76c-75656c657373.bin",
+            "deletion_vector_00000000-000c-8003-a76c-75656c657373",
+            "deletion_vector_00000000000c8003a76c75656c657373.bin",
+        ] {
+            assert_eq!(own_file_commit(name), None, "{name}");
         }
     }
 

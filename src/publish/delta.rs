@@ -16,7 +16,7 @@
 //! No file name is used twice, and replaced files stay for `curated.retention`, for readers of an
 //! earlier version of the table.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use arrow::datatypes::{DataType, Field};
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
@@ -28,12 +28,16 @@ use crate::publish;
 use crate::state::contract::{TableContract, read_types};
 use crate::store::Folder;
 use crate::table::TableFile;
-use crate::table::delta_log::{DeltaLog, Description, LOG_FOLDER, add, delta_schema};
+use crate::table::deletion_vector::DeletionVector;
+use crate::table::delta_log::{DeltaLog, Description, LOG_FOLDER, LoggedFile, add, delta_schema};
 
 /// How often a commit is retried after a conflicting commit of another program.
 const RETRIES_MAX: u32 = 5;
 /// The least time that the log keeps earlier versions of the table.
 const LOG_RETENTION: TimeDelta = TimeDelta::days(30);
+
+/// The property of a table whose writers mark deleted rows in deletion vectors.
+const VECTORS_ENABLED: &str = "delta.enableDeletionVectors";
 
 /// A Delta table as the ledger describes it.
 #[derive(Debug)]
@@ -44,6 +48,10 @@ pub(crate) struct CuratedLog<'a> {
     pub contract: &'a TableContract,
     /// The table's files.
     pub files: Vec<&'a TableFile>,
+    /// Files of deletion vectors that the table does not use any more, and the time of the run since when.
+    pub vectors_unused: &'a BTreeMap<String, DateTime<Utc>>,
+    /// Whether removed rows are marked in deletion vectors from now on.
+    pub has_vectors: bool,
     /// How long replaced files are kept.
     pub retention: TimeDelta,
     /// The time of the run.
@@ -98,20 +106,26 @@ impl CuratedLog<'_> {
         let Some(snapshot) = log.snapshot() else {
             return self.changed("its log is missing");
         };
-        let known: BTreeSet<(&str, u64)> =
-            self.files.iter().map(|file| (file.path.as_str(), file.bytes)).collect();
-        let found: BTreeSet<(&str, u64)> =
-            log.files().iter().map(|(path, bytes)| (path.as_str(), *bytes)).collect();
-        if let Some((path, _)) = known.difference(&found).next() {
-            return self.changed(&format!("its log does not list {path}"));
+        let found = log.files();
+        for file in &self.files {
+            let path = &file.path;
+            match found.get(path) {
+                Some(found) if found.bytes != file.bytes => {
+                    return self.changed(&format!("its log lists another {path}"));
+                }
+                Some(found) if found.deleted != logged(file)?.deleted => {
+                    return self.changed(&format!("rows were deleted from {path}"));
+                }
+                Some(_) => {}
+                None => return self.changed(&format!("its log does not list {path}")),
+            }
         }
-        if let Some((path, _)) = found.difference(&known).next() {
+        let known: BTreeSet<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
+        if let Some(path) = found.keys().find(|path| !known.contains(path.as_str())) {
             return self.changed(&format!("its log lists {path}"));
         }
-        let has_deletions =
-            |file: &deltalake::kernel::LogicalFileView| file.deletion_vector_descriptor().is_some();
-        if let Some(file) = snapshot.log_data().iter().find(has_deletions) {
-            return self.changed(&format!("rows were deleted from {}", file.path()));
+        if snapshot.log_data().iter().count() > found.len() {
+            return self.changed("its log lists a file twice");
         }
         if *snapshot.schema() != self.description()?.schema {
             return self.changed("its columns are different");
@@ -143,13 +157,19 @@ impl CuratedLog<'_> {
         if log.snapshot().is_none() && self.files.len() > added.len() {
             return self.changed("its log is missing");
         }
-        let description = self.description()?;
+        let mut description = self.description()?;
+        if !self.has_vectors && log.is_set(VECTORS_ENABLED, "true") {
+            description.configuration.push((VECTORS_ENABLED, "false".into()));
+        }
         let mut last = log.last_transaction().await?;
         if last < Some(run.number) {
             publish::move_staged(self.table, staging, added).await?;
             if log.snapshot().is_none() {
                 log.create(&description).await?;
                 last = log.last_transaction().await?;
+            }
+            if self.has_vectors {
+                log.allow_deletion_vectors().await?;
             }
         }
         let mut retries = 0;
@@ -191,13 +211,24 @@ impl CuratedLog<'_> {
         let known: BTreeSet<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
         let now = self.now.timestamp_millis();
         let is_ours = |path: &str| part_file_commit(base_name(path)).is_some();
-        let mut actions =
-            log.remove_actions(|path| !known.contains(path) && (run.from_empty || is_ours(path)));
+        let mut new = BTreeMap::new();
+        for file in added {
+            let logged = logged(file)?;
+            if listed.get(&file.path) != Some(&logged) {
+                new.insert(file.path.as_str(), (file, logged));
+            }
+        }
+        // A file with a new deletion vector is removed with the old one.
+        let mut actions = log.remove_actions(|path| {
+            let is_unused = !known.contains(path) && (run.from_empty || is_ours(path));
+            is_unused || new.contains_key(path)
+        });
         let fields = self.fields()?;
-        for file in added.iter().filter(|file| !listed.contains_key(&file.path)) {
+        for (path, (file, logged)) in new {
+            // All rows of the file, as the protocol prescribes it.
             let stats = format!(r#"{{"numRecords":{}}}"#, file.rows);
-            let partition = delta_partition(&fields, &file.path)?;
-            actions.push(add(&file.path, partition, file.bytes, Some(stats), now));
+            let partition = delta_partition(&fields, path)?;
+            actions.push(add(path, partition, logged, Some(stats), now));
         }
         actions.extend(log.metadata_action(description)?);
         Ok(actions)
@@ -214,11 +245,14 @@ impl CuratedLog<'_> {
         Ok(Description {
             schema: delta_schema(self.fields()?)?,
             partition_by: self.contract.partitions.iter().map(|part| part.0.clone()).collect(),
-            configuration: vec![
+            configuration: [
                 Description::checkpoint(),
                 ("delta.deletedFileRetentionDuration", interval(self.retention)),
                 ("delta.logRetentionDuration", interval(log_retention)),
-            ],
+            ]
+            .into_iter()
+            .chain(self.has_vectors.then(|| (VECTORS_ENABLED, "true".into())))
+            .collect(),
         })
     }
 
@@ -227,12 +261,24 @@ impl CuratedLog<'_> {
     async fn sweep(&self, log: &DeltaLog, found: Vec<String>, number: u64) -> Result<()> {
         let mut used: BTreeSet<String> = log.files().keys().cloned().collect();
         used.extend(self.files.iter().map(|file| file.path.clone()));
+        let vectors = self.files.iter().filter_map(|file| file.deleted.as_ref());
+        used.extend(vectors.map(|vector| vector.path.clone()));
         let until = self.now.checked_sub_signed(self.retention);
+        let is_retained = |since: &DateTime<Utc>| until.is_none_or(|until| *since > until);
+        let unused = self.vectors_unused.iter();
+        let retained = unused.filter(|(_, since)| is_retained(since));
+        used.extend(retained.map(|(path, _)| path.clone()));
         let until = until.map_or(i64::MIN, |until| until.timestamp_millis());
         used.extend(log.removed_since(until).await?);
         let is_used = |path: &str| path.starts_with(LOG_FOLDER) || used.contains(path);
         publish::sweep(self.table, found, is_used, number).await
     }
+}
+
+/// A file as the log lists it.
+fn logged(file: &TableFile) -> Result<LoggedFile> {
+    let deleted = file.deleted.as_ref().map(DeletionVector::descriptor).transpose()?;
+    Ok(LoggedFile { bytes: file.bytes, deleted })
 }
 
 /// The partition values in a file's path, in the form that Delta requires.

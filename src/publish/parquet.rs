@@ -9,11 +9,11 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
 use tracing::{debug, warn};
 
 use crate::error::{Error, Result};
-use crate::layout::{OWNER_MARKER, attempt_commit, base_name, is_leftover, part_file_commit};
+use crate::layout::{OWNER_MARKER, attempt_commit, base_name, is_leftover, own_file_commit};
 use crate::store::Folder;
 use crate::store::listing::{list, list_and_prune};
 use crate::store::remove::remove;
-use crate::table::TableFile;
+use crate::table::{Staged, TableFile};
 
 /// How many files are moved concurrently.
 const CONCURRENT_MOVES: usize = 16;
@@ -51,24 +51,22 @@ pub(crate) async fn move_staged(
     staging: &Folder,
     files: &[&TableFile],
 ) -> Result<()> {
+    // Many files share a file of deletion vectors.
+    let files: BTreeSet<Staged<'_>> = files.iter().flat_map(|file| file.to_move()).collect();
     // A file that replaces another on S3 is read into memory: large ones one at a time.
-    let (large, small): (Vec<&TableFile>, Vec<&TableFile>) =
+    let (large, small): (Vec<Staged<'_>>, Vec<Staged<'_>>) =
         files.iter().partition(|file| file.bytes > LARGE_BYTES);
     for (files, concurrency) in [(small, CONCURRENT_MOVES), (large, 1)] {
         let moves = files.into_iter().map(|file| async move {
-            let Some(from) = &file.staged else {
-                return Ok(());
-            };
-            let to = table.root_path(&file.path)?;
-            let moved = move_one(table, staging.root_path(from)?, to, file.bytes).await;
-            moved.map_err(|error| {
-                let (from, to) = (staging.describe(from), table.describe(&file.path));
+            let (from, to) = (staging.root_path(file.from)?, table.root_path(file.path)?);
+            move_one(table, from, to, file.bytes).await.map_err(|error| {
+                let (from, to) = (staging.describe(file.from), table.describe(file.path));
                 Error::store(format!("move {from} to {to}"), error)
             })
         });
         stream::iter(moves).buffer_unordered(concurrency).try_collect::<()>().await?;
     }
-    let moved: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
+    let moved: Vec<String> = files.iter().map(|file| file.path.to_string()).collect();
     table.sync(&moved)
 }
 
@@ -143,7 +141,7 @@ pub(crate) async fn sweep(
         if whole == OWNER_MARKER && is_leftover(name) {
             return true;
         }
-        let made_by = part_file_commit(whole).filter(|_| whole == name || is_leftover(name));
+        let made_by = own_file_commit(whole).filter(|_| whole == name || is_leftover(name));
         let shown = table.describe(path);
         match made_by {
             Some(of) if of <= commit => debug!("removing the leftover {name}"),

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::layout::{parent, part_file_name};
+use crate::layout::{deletion_vector_name, parent, part_file_name};
 use crate::table::TableFile;
-use crate::table::writer::StagedFile;
+use crate::table::deletion_vector::DeletionVector;
+use crate::table::writer::{KeptFile, StagedFile};
 
 /// How new files of a partition are named that has one file before and after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,36 +38,64 @@ pub struct Counts {
     pub partitions_written: u64,
     /// Partitions that are left without rows.
     pub partitions_removed: u64,
-    /// Rows that the replaced partitions had before.
+    /// Rows that the replaced files had before, and rows that were deleted from files that stay.
     pub rows_removed: u64,
 }
 
-/// Plans the replacement of those partitions for whose folder `is_replaced` is true. All staged
-/// files belong to these.
+/// The files of written partitions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PartitionFiles<'a> {
+    /// New files, in staging.
+    pub staged: &'a [StagedFile],
+    /// Published files that stay.
+    pub kept: &'a [KeptFile],
+}
+
+/// Plans the replacement of those partitions for whose folder `is_replaced` is true. All staged and
+/// kept files belong to these.
 pub(crate) fn plan(
-    staged: Vec<StagedFile>,
+    PartitionFiles { staged, kept }: PartitionFiles<'_>,
     before: &[TableFile],
     is_replaced: impl Fn(&str) -> bool,
     commit: u64,
     names: FileNames,
 ) -> Plan {
     let mut plan = Plan::default();
-    let mut by_partition: BTreeMap<String, Vec<StagedFile>> = BTreeMap::new();
+    let mut by_partition: BTreeMap<&str, Vec<&StagedFile>> = BTreeMap::new();
     for file in staged {
-        by_partition.entry(file.partition.clone()).or_default().push(file);
+        by_partition.entry(&file.partition).or_default().push(file);
     }
+    let kept: BTreeMap<&str, &KeptFile> =
+        kept.iter().map(|kept| (kept.path.as_str(), kept)).collect();
+    let vectors: BTreeSet<&str> = kept.values().filter_map(|kept| staged_vectors(kept)).collect();
     let mut old: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut partitions_marked = BTreeSet::new();
     for file in before {
-        if is_replaced(parent(&file.path)) {
-            old.entry(parent(&file.path)).or_default().push(&file.path);
-            plan.counts.rows_removed += file.rows;
-        } else {
-            plan.files.push(TableFile { staged: None, ..file.clone() });
+        let mut stays = file.published();
+        match kept.get(file.path.as_str()) {
+            None if is_replaced(parent(&file.path)) => {
+                old.entry(parent(&file.path)).or_default().push(&file.path);
+                plan.counts.rows_removed += file.live_rows();
+                continue;
+            }
+            None => {}
+            Some(kept) => {
+                plan.counts.rows_removed += file.live_rows() - kept.rows;
+                if let Some(deleted) = &kept.deleted {
+                    let staged = staged_vectors(kept);
+                    let number = vectors.iter().position(|one| Some(*one) == staged);
+                    let path = deletion_vector_name(commit, number.unwrap_or_default());
+                    stays.deleted = Some(DeletionVector { path, ..deleted.clone() });
+                    partitions_marked.insert(parent(&file.path));
+                }
+            }
         }
+        plan.files.push(stays);
     }
-    plan.counts.partitions_written = by_partition.len() as u64;
+    let partitions = by_partition.keys().copied().chain(partitions_marked);
+    plan.counts.partitions_written = partitions.collect::<BTreeSet<&str>>().len() as u64;
     for (partition, files) in &by_partition {
-        let replaced = old.get(partition.as_str()).map_or(&[][..], Vec::as_slice);
+        let replaced = old.get(partition).map_or(&[][..], Vec::as_slice);
         for (number, file) in files.iter().enumerate() {
             let name = part_file_name(commit, number);
             let path = match replaced {
@@ -81,6 +110,7 @@ pub(crate) fn plan(
                 rows: file.rows,
                 bytes: file.bytes,
                 staged: Some(file.staged.clone()),
+                deleted: None,
             });
         }
     }
@@ -91,19 +121,22 @@ pub(crate) fn plan(
         .map(|file| file.path.clone())
         .filter(|path| !after.contains(path.as_str()))
         .collect();
-    let emptied: BTreeSet<&str> = before
-        .iter()
-        .map(|file| parent(&file.path))
-        .filter(|partition| is_replaced(partition) && !by_partition.contains_key(*partition))
-        .collect();
-    plan.counts.partitions_removed = emptied.len() as u64;
+    let left: BTreeSet<&str> = plan.files.iter().map(|file| parent(&file.path)).collect();
+    let had = before.iter().map(|file| parent(&file.path)).collect::<BTreeSet<&str>>();
+    plan.counts.partitions_removed = had.difference(&left).count() as u64;
     plan
 }
 
+/// The path in staging of the file of a new deletion vector.
+fn staged_vectors(kept: &KeptFile) -> Option<&str> {
+    kept.deleted.as_ref()?.staged.as_deref()
+}
+
 impl Plan {
-    /// The files to be moved from staging, whether under a new or an old name.
+    /// The files that the commit adds, whether under a new or an old name, or whose deletion vector is
+    /// new.
     pub fn added(&self) -> impl Iterator<Item = &TableFile> {
-        self.files.iter().filter(|file| file.staged.is_some())
+        self.files.iter().filter(|file| file.to_move().next().is_some())
     }
 }
 
@@ -120,14 +153,18 @@ mod tests {
         }
     }
 
+    fn new(staged: &[StagedFile]) -> PartitionFiles<'_> {
+        PartitionFiles { staged, kept: &[] }
+    }
+
     fn file(path: &str, rows: u64) -> TableFile {
-        TableFile { path: path.into(), rows, bytes: rows * 10, staged: None }
+        TableFile { path: path.into(), rows, bytes: rows * 10, staged: None, deleted: None }
     }
 
     #[test]
     fn a_partition_of_one_file_keeps_its_name_and_others_carry_the_commit() {
         let plan = plan(
-            vec![staged("d=1", 1), staged("d=2", 2), staged("d=2", 3)],
+            new(&[staged("d=1", 1), staged("d=2", 2), staged("d=2", 3)]),
             &[file("d=1/part-c00000003-00000.snappy.parquet", 5)],
             |_| true,
             7,
@@ -152,7 +189,7 @@ mod tests {
             file("d=3/part-c00000003-00000.snappy.parquet", 7),
         ];
         let plan = plan(
-            vec![staged("d=1", 1)],
+            new(&[staged("d=1", 1)]),
             &before,
             |partition| partition != "d=3",
             7,
@@ -174,5 +211,51 @@ mod tests {
                 rows_removed: 11
             }
         );
+    }
+
+    #[test]
+    fn files_that_stay_have_their_deletion_vectors_in_files_of_the_commit() {
+        let name = "part-c00000003-00000.snappy.parquet";
+        let before: Vec<TableFile> =
+            ["d=1", "d=2", "d=3"].map(|folder| file(&format!("{folder}/{name}"), 5)).into();
+        let vector = |staged: &str, rows| DeletionVector {
+            path: String::new(),
+            file_bytes: 9,
+            offset: 1,
+            bytes: 8,
+            rows,
+            staged: Some(staged.into()),
+        };
+        let kept = |folder: &str, rows, deleted| KeptFile {
+            path: format!("{folder}/{name}"),
+            rows,
+            deleted,
+        };
+        let kept = [
+            kept("d=1", 4, Some(vector("s/v-1", 1))),
+            kept("d=2", 5, None),
+            kept("d=3", 3, Some(vector("s/v-0", 2))),
+        ];
+        let staged = [staged("d=2", 7)];
+        let files = PartitionFiles { staged: &staged, kept: &kept };
+        let plan = plan(files, &before, |_| true, 7, FileNames::New);
+        assert_eq!(plan.removes, [""; 0]);
+        let counts = Counts {
+            rows_written: 7,
+            bytes_written: 70,
+            partitions_written: 3,
+            partitions_removed: 0,
+            rows_removed: 3,
+        };
+        assert_eq!(plan.counts, counts);
+        let moved: Vec<(&str, &str)> = plan
+            .files
+            .iter()
+            .flat_map(TableFile::to_move)
+            .map(|staged| (staged.from, staged.path))
+            .collect();
+        let (first, second) = (deletion_vector_name(7, 0), deletion_vector_name(7, 1));
+        let new = "d=2/part-c00000007-00000.snappy.parquet";
+        assert_eq!(moved, [("s/v-1", second.as_str()), ("s/7", new), ("s/v-0", first.as_str())]);
     }
 }

@@ -14,14 +14,16 @@ use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Result};
 use crate::layout::{attempt_commit, attempt_name, base_name};
 use crate::state::balance::{BALANCE, ENTERED, EXITED, NewBalance};
-use crate::state::ledger::{BALANCED_FORMAT, DIVIDED_FORMAT, FORMAT, Ledger, Record};
+use crate::state::ledger::{
+    BALANCED_FORMAT, DIVIDED_FORMAT, FORMAT, Ledger, Record, VECTORS_FORMAT,
+};
 use crate::state::versions::VersionsLayout;
 use crate::state::versions_writer::VersionsFile;
 use crate::state::{State, record_schema};
 use crate::store::Folder;
 use crate::store::listing::list;
 use crate::store::remove::remove;
-use crate::table::delta_log::{Description, add, delta_schema};
+use crate::table::delta_log::{Description, LoggedFile, add, delta_schema};
 use crate::table::writer::{parquet_properties, parquet_writer, write_error};
 
 /// The number of files from which the ledger is compacted into one.
@@ -163,7 +165,8 @@ impl State {
         let is_rebuild = records.iter().any(Record::is_rebuild);
         if !is_due_for_compaction(&self.data_files("ledger")) && !inputs.are_many_old() {
             let is_divided = !inputs.files().is_empty() && !is_rebuild;
-            let format = self.format_with(versions, is_divided);
+            let has_vectors = records.iter().any(Record::has_deletion_vector);
+            let format = self.format_with(versions, is_divided, has_vectors);
             let records = records.iter().cloned();
             new.bytes = write_records(self.folder(), &new.path, format, records).await?;
             return Ok(new);
@@ -179,7 +182,9 @@ impl State {
         }
         let mut ledger = self.ledger.with_inputs(inputs.divided(files));
         replay_new(&mut ledger, records.to_vec(), versions);
-        let format = self.format_with(versions, !ledger.inputs.files().is_empty());
+        let has_vectors = ledger.records().any(|record| record.has_deletion_vector());
+        let is_divided = !ledger.inputs.files().is_empty();
+        let format = self.format_with(versions, is_divided, has_vectors);
         new.bytes = write_records(self.folder(), &new.path, format, ledger.records()).await?;
         new.compacted = Some(ledger);
         Ok(new)
@@ -222,8 +227,17 @@ impl State {
         self.replayed.push((new.path, new.bytes));
     }
 
-    /// The format of the ledger in a commit of these changes; `is_divided`: with files of old inputs.
-    fn format_with(&self, versions: Option<&NewVersions<'_>>, is_divided: bool) -> u32 {
+    /// The format of the ledger in a commit of these changes; `is_divided`: with files of old inputs;
+    /// `has_vectors`: with records of deletion vectors.
+    fn format_with(
+        &self,
+        versions: Option<&NewVersions<'_>>,
+        is_divided: bool,
+        has_vectors: bool,
+    ) -> u32 {
+        if has_vectors {
+            return VECTORS_FORMAT;
+        }
         if is_divided {
             return DIVIDED_FORMAT;
         }
@@ -309,7 +323,7 @@ fn describe(layout: &VersionsLayout) -> Result<Description> {
 
 fn new_file(kind: &str, path: &str, bytes: u64, modified: i64) -> Action {
     let partition = HashMap::from([("kind".to_string(), Some(kind.to_string()))]);
-    add(path, partition, bytes, None, modified)
+    add(path, partition, LoggedFile { bytes, deleted: None }, None, modified)
 }
 
 /// Writes the format and the records to a file of the ledger. Returns its size in bytes.

@@ -25,6 +25,10 @@ pub const FORMAT: u32 = 1;
 pub const BALANCED_FORMAT: u32 = 2;
 /// The format of a ledger with old inputs in files of their own: an older version would not read them.
 pub const DIVIDED_FORMAT: u32 = 3;
+/// The format of a ledger of a table with deletion vectors: an older version would read deleted rows.
+pub const VECTORS_FORMAT: u32 = 4;
+/// The newest format that this version reads.
+pub const NEWEST_FORMAT: u32 = VECTORS_FORMAT;
 
 /// The ledger's name for the curated table.
 pub const CURATED: &str = "curated";
@@ -73,6 +77,14 @@ pub enum Record {
         /// The file's path.
         path: String,
     },
+    /// A file of deletion vectors that no file of a table has used since a run.
+    #[serde(rename = "unused")]
+    VectorsUnused {
+        /// Its path in the curated table.
+        path: String,
+        /// The time of that run.
+        since: DateTime<Utc>,
+    },
     /// A versions file.
     Versions {
         /// Its path relative to the state's table.
@@ -86,6 +98,15 @@ impl Record {
     /// Whether it is a rebuild, which forgets all inputs before it.
     pub fn is_rebuild(&self) -> bool {
         matches!(self, Record::Run(run) if run.command == Step::Rebuild)
+    }
+
+    /// Whether it has to do with deletion vectors.
+    pub(crate) fn has_deletion_vector(&self) -> bool {
+        match self {
+            Record::File { file, .. } => file.deleted.is_some(),
+            Record::VectorsUnused { .. } => true,
+            _ => false,
+        }
     }
 }
 
@@ -253,6 +274,10 @@ pub struct Ledger {
     /// The versions files, and their rows per day.
     pub versions: BTreeMap<String, DayCounts>,
     tables: BTreeMap<String, BTreeMap<String, TableFile>>,
+    /// The files of deletion vectors of the curated table, and how many of its files use each.
+    vectors: BTreeMap<String, u64>,
+    /// Those that no file uses any more, and the time of the run since when.
+    vectors_unused: BTreeMap<String, DateTime<Utc>>,
     /// The aggregate that was computed last at each location.
     newest: BTreeMap<String, String>,
     /// The aggregates whose files another one at the same location has replaced.
@@ -288,16 +313,35 @@ impl Ledger {
             // A file that the newest aggregate at its location has removed.
             Record::File { table, .. } if self.replaced.contains(&table) => {}
             Record::File { table, file } => {
+                if let Some(vector) = &file.deleted {
+                    *self.vectors.entry(vector.path.clone()).or_default() += 1;
+                }
                 let files = self.tables.entry(table).or_default();
-                files.insert(file.path.clone(), file);
+                let replaced = files.insert(file.path.clone(), file);
+                self.forget_vector(replaced);
             }
             Record::Removed { table, path } => {
-                if let Some(files) = self.tables.get_mut(&table) {
-                    files.remove(&path);
-                }
+                let removed = self.tables.get_mut(&table).and_then(|files| files.remove(&path));
+                self.forget_vector(removed);
+            }
+            Record::VectorsUnused { path, since } => {
+                self.vectors_unused.insert(path, since);
             }
             Record::Versions { path, days } => {
                 self.versions.insert(path, days.into_iter().collect());
+            }
+        }
+    }
+
+    /// Notes that a file is removed or replaced, with its deletion vector.
+    fn forget_vector(&mut self, file: Option<TableFile>) {
+        let Some(vector) = file.and_then(|file| file.deleted) else { return };
+        if let Some(uses) = self.vectors.get_mut(&vector.path) {
+            *uses -= 1;
+            if *uses == 0 {
+                self.vectors.remove(&vector.path);
+                let since = self.runs.last().map(|run| run.at).unwrap_or_default();
+                self.vectors_unused.insert(vector.path, since);
             }
         }
     }
@@ -324,6 +368,8 @@ impl Ledger {
             quarantined: self.quarantined.clone(),
             versions: self.versions.clone(),
             tables: self.tables.clone(),
+            vectors: self.vectors.clone(),
+            vectors_unused: self.vectors_unused.clone(),
             newest: self.newest.clone(),
             replaced: self.replaced.clone(),
         }
@@ -344,13 +390,23 @@ impl Ledger {
             path: path.clone(),
             days: days.iter().collect(),
         });
+        let unused = self.vectors_unused.iter();
+        let unused =
+            unused.map(|(path, since)| Record::VectorsUnused { path: path.clone(), since: *since });
         let inputs = inputs_files.chain(inputs);
+        let files = files.chain(unused);
         runs.chain(contract).chain(inputs).chain(quarantined).chain(files).chain(versions)
     }
 
     /// The committed files of a table, sorted by path.
     pub fn files(&self, table: &str) -> impl Iterator<Item = &TableFile> {
         self.tables.get(table).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// The files of deletion vectors that the curated table does not use any more, and the time of the run
+    /// since when.
+    pub(crate) fn vectors_unused(&self) -> &BTreeMap<String, DateTime<Utc>> {
+        &self.vectors_unused
     }
 
     /// The committed run with this id.
@@ -461,7 +517,13 @@ mod tests {
 
     #[test]
     fn a_compacted_ledger_is_the_same_when_replayed() {
-        let file = |path: &str, rows| TableFile { path: path.into(), rows, bytes: 1, staged: None };
+        let file = |path: &str, rows| TableFile {
+            path: path.into(),
+            rows,
+            bytes: 1,
+            staged: None,
+            deleted: None,
+        };
         let in_table = |path, rows| Record::File { table: CURATED.into(), file: file(path, rows) };
         let mut ledger = Ledger::default();
         for record in [

@@ -12,7 +12,10 @@ use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::prelude::{DataFrame, SessionContext};
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, PROTOCOL};
-use deltalake::kernel::{Action, Add, MetadataExt, Remove, StructType, Transaction, new_metadata};
+use deltalake::kernel::{
+    Action, Add, DeletionVectorDescriptor, MetadataExt, Remove, StructType, TableFeatures,
+    Transaction, new_metadata,
+};
 use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use deltalake::operations::create::CreateBuilder;
 use deltalake::protocol::{DeltaOperation, SaveMode};
@@ -49,6 +52,15 @@ impl Description {
     }
 }
 
+/// A data file, as the log lists it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LoggedFile {
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// The rows that are deleted from it, if there are any.
+    pub deleted: Option<DeletionVectorDescriptor>,
+}
+
 /// A Delta log and its last state read.
 pub(crate) struct DeltaLog {
     /// The table's folder.
@@ -56,8 +68,8 @@ pub(crate) struct DeltaLog {
     log_store: LogStoreRef,
     /// The state as last read; `None` if there is no log.
     state: Option<DeltaTableState>,
-    /// The table's data files: path and size.
-    files: BTreeMap<String, u64>,
+    /// The table's data files, by path.
+    files: BTreeMap<String, LoggedFile>,
     /// The version committed since the state was read.
     committed: Option<u64>,
 }
@@ -102,9 +114,11 @@ impl DeltaLog {
         self.files.clear();
         if let Some(state) = &self.state {
             let data = state.log_data();
-            self.files.extend(
-                data.iter().map(|file| (file.path().into_owned(), file.size().max(0) as u64)),
-            );
+            self.files.extend(data.iter().map(|file| {
+                let bytes = file.size().max(0) as u64;
+                let deleted = file.deletion_vector_descriptor();
+                (file.path().into_owned(), LoggedFile { bytes, deleted })
+            }));
         }
     }
 
@@ -132,8 +146,8 @@ impl DeltaLog {
         Ok(context.read_table(table.table_provider().await?)?)
     }
 
-    /// The table's data files as last read: path and size.
-    pub(crate) fn files(&self) -> &BTreeMap<String, u64> {
+    /// The table's data files as last read, by path.
+    pub(crate) fn files(&self) -> &BTreeMap<String, LoggedFile> {
         &self.files
     }
 
@@ -210,6 +224,42 @@ impl DeltaLog {
             }
         }
         self.sync(0)
+    }
+
+    /// Whether a property of the table has a value.
+    pub(crate) fn is_set(&self, property: &str, value: &str) -> bool {
+        let configuration = self.snapshot().map(|state| state.metadata().configuration());
+        configuration.and_then(|all| all.get(property)).is_some_and(|found| found == value)
+    }
+
+    /// Lets the table have deletion vectors, in a commit of its own, if it cannot yet. Readers that do not
+    /// support them refuse the table from then on. If another process is faster, the log is read again.
+    ///
+    /// # Errors
+    /// Storage, when the log cannot be written.
+    pub(crate) async fn allow_deletion_vectors(&mut self) -> Result<()> {
+        let is_allowed = |log: &DeltaLog| {
+            let features = log.snapshot().and_then(|state| state.protocol().writer_features());
+            features.is_some_and(|features| {
+                features.iter().any(|feature| feature.as_ref() == "deletionVectors")
+            })
+        };
+        if self.snapshot().is_none() || is_allowed(self) {
+            return Ok(());
+        }
+        let mut table = DeltaTable::new(Arc::clone(&self.log_store));
+        table.state = self.state.clone();
+        let added = table
+            .add_feature()
+            .with_feature(TableFeatures::DeletionVectors)
+            .with_allow_protocol_versions_increase(true)
+            .with_commit_properties(CommitProperties::default().with_max_retries(0))
+            .await;
+        self.read().await?;
+        match added {
+            Err(error) if !is_allowed(self) => Err(self.failed("commit to", error)),
+            _ => self.version().map_or(Ok(()), |version| self.sync(version)),
+        }
     }
 
     /// The action that updates the table's metadata; `None` if it is up to date.
@@ -323,7 +373,7 @@ fn operation(snapshot: &DeltaTableState) -> DeltaOperation {
 pub(crate) fn add(
     path: &str,
     partition: HashMap<String, Option<String>>,
-    bytes: u64,
+    LoggedFile { bytes, deleted }: LoggedFile,
     stats: Option<String>,
     modified: i64,
 ) -> Action {
@@ -334,6 +384,7 @@ pub(crate) fn add(
         modification_time: modified,
         data_change: true,
         stats,
+        deletion_vector: deleted,
         ..Default::default()
     })
 }
@@ -445,10 +496,11 @@ mod tests {
         let (mut first, mut second) = (log(), log());
         second.read().await.expect("nothing to read");
         first.create(&description).await.expect("created");
-        let file = add("a.parquet", HashMap::new(), 7, None, 0);
+        let added = LoggedFile { bytes: 7, deleted: None };
+        let file = add("a.parquet", HashMap::new(), added.clone(), None, 0);
         first.commit(vec![file], 1, vec![]).await.expect("committed");
         second.create(&description).await.expect("it exists");
         assert_eq!(second.version(), Some(1));
-        assert_eq!(second.files(), &BTreeMap::from([("a.parquet".to_string(), 7)]));
+        assert_eq!(second.files(), &BTreeMap::from([("a.parquet".to_string(), added)]));
     }
 }

@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::BooleanArray;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{DFSchema, Result as DataFusionResult, ScalarValue};
+use datafusion::common::{DFSchema, DataFusionError, Result as DataFusionResult, ScalarValue};
 use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::ParquetRowSelection;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
@@ -19,12 +21,16 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use object_store::ObjectMeta;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore};
+use parquet::arrow::arrow_reader::RowSelection;
 
 use crate::error::{Error, Result};
 use crate::layout::{parent, partition_values};
 use crate::store::Folder;
+use crate::table::TableFile;
+use crate::table::deletion_vector::DeletionVector;
 
 /// One file of a [`FileTable`].
 #[derive(Clone, Debug)]
@@ -35,6 +41,19 @@ pub struct ListedFile {
     pub bytes: u64,
     /// The values of the partition columns.
     pub partition: Vec<ScalarValue>,
+    /// The rows that are deleted from it, if there are any.
+    pub deleted: Option<DeletedRows>,
+}
+
+/// The deleted rows of a listed file.
+#[derive(Clone, Debug)]
+pub struct DeletedRows {
+    /// The number of rows of the file.
+    pub rows: u64,
+    /// The deletion vector.
+    pub vector: DeletionVector,
+    /// The path of the file of vectors below the store's root.
+    pub path: Path,
 }
 
 /// A relation over Parquet files.
@@ -78,12 +97,20 @@ pub struct PartitionFile<'a> {
     pub partition: &'a str,
     /// Its size in bytes.
     pub bytes: u64,
+    /// The number of its rows and its deletion vector, if it has one.
+    pub deleted: Option<(u64, &'a DeletionVector)>,
 }
 
 impl<'a> PartitionFile<'a> {
-    /// A file in its partition's folder.
+    /// A file in its partition's folder, without deleted rows.
     pub fn new(path: &'a str, bytes: u64) -> Self {
-        PartitionFile { path, partition: parent(path), bytes }
+        PartitionFile { path, partition: parent(path), bytes, deleted: None }
+    }
+
+    /// A published file.
+    pub fn of(file: &'a TableFile) -> Self {
+        let deleted = file.deleted.as_ref().map(|vector| (file.rows, vector));
+        PartitionFile { deleted, ..PartitionFile::new(&file.path, file.bytes) }
     }
 }
 
@@ -121,15 +148,37 @@ impl FileTable {
                     }
                     _ => Ok(ScalarValue::try_from(field.data_type())?),
                 });
+                let deleted = file.deleted.map(|(rows, vector)| {
+                    let path = folder.root_path(&vector.path)?;
+                    Ok::<_, Error>(DeletedRows { rows, vector: vector.clone(), path })
+                });
                 Ok(ListedFile {
                     path: folder.root_path(file.path)?,
                     bytes: file.bytes,
                     partition: partition.collect::<Result<Vec<_>>>()?,
+                    deleted: deleted.transpose()?,
                 })
             })
             .collect::<Result<Vec<_>>>()?;
         FileTable::new(folder, files, Arc::new(Schema::new(stored)), partitions)
     }
+}
+
+/// How many deletion vectors are read at once.
+const CONCURRENT_READS: usize = 16;
+
+/// The rows of a file that are not deleted; `None` if all are.
+async fn live_rows(
+    store: Arc<dyn ObjectStore>,
+    deleted: Option<DeletedRows>,
+) -> DataFusionResult<Option<RowSelection>> {
+    let Some(DeletedRows { rows, vector, path }) = deleted else {
+        return Ok(None);
+    };
+    let deleted = vector.read(store.as_ref(), &path, path.as_ref(), rows).await;
+    let deleted = deleted.map_err(|error| DataFusionError::External(Box::new(error)))?;
+    let live = BooleanArray::new(!&deleted, None);
+    Ok(Some(RowSelection::from_filters(&[live])))
 }
 
 #[async_trait]
@@ -160,7 +209,13 @@ impl TableProvider for FileTable {
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let parts = state.config().target_partitions().max(1);
         let mut groups: Vec<(u64, Vec<PartitionedFile>)> = vec![(0, Vec::new()); parts];
+        let store = state.runtime_env().object_store(&self.store)?;
+        let deleted: Vec<Option<DeletedRows>> =
+            self.files.iter().map(|file| file.deleted.clone()).collect();
+        let live = deleted.into_iter().map(|deleted| live_rows(Arc::clone(&store), deleted));
+        let mut live = stream::iter(live).buffered(CONCURRENT_READS);
         for file in &self.files {
+            let live = live.try_next().await?.flatten();
             let meta = ObjectMeta {
                 location: file.path.clone(),
                 last_modified: chrono::DateTime::UNIX_EPOCH,
@@ -168,8 +223,11 @@ impl TableProvider for FileTable {
                 e_tag: None,
                 version: None,
             };
-            let listed =
+            let mut listed =
                 PartitionedFile::new_from_meta(meta).with_partition_values(file.partition.clone());
+            if let Some(live) = live {
+                listed = listed.with_extension(ParquetRowSelection::new(live));
+            }
             if let Some(least) = groups.iter_mut().min_by_key(|group| group.0) {
                 least.0 += file.bytes;
                 least.1.push(listed);

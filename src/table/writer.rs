@@ -3,13 +3,14 @@
 //! Each thread writes one partition, and one file, at a time, so that memory and file handles do
 //! not grow with the number of partitions. Nothing that readers see is changed here.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use arrow::row::{RowConverter, SortField};
+use object_store::ObjectStoreExt;
 use object_store::buffered::BufWriter;
 use parquet::arrow::AsyncArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -20,7 +21,9 @@ use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use crate::engine::session::BATCH_ROWS;
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
-use crate::store::Folder;
+use crate::store::{Folder, parse_path};
+use crate::table::deletion_vector::{DeletionVector, VectorsFile};
+use crate::table::rebuild::existing::Kept;
 use crate::table::rebuild::{PublishedTable, Rebuilt};
 use crate::table::sorter::{Readers, Sorted};
 
@@ -28,6 +31,9 @@ use crate::table::sorter::{Readers, Sorted};
 const ROW_GROUP_BYTES: usize = 32 << 20;
 /// The size of the parts of an upload, one of which is buffered: the smallest that S3 accepts.
 const UPLOAD_BYTES: usize = 5 << 20;
+
+/// The size at which a file of deletion vectors is closed.
+const VECTORS_BYTES: u64 = 64 << 20;
 
 /// The share of distinct values in a batch from which on a column has too many for a dictionary.
 const DISTINCT_PERCENT: usize = 97;
@@ -65,8 +71,30 @@ pub(crate) struct Written {
     pub partition: String,
     /// The number of its rows before the run, from the footers of its files.
     pub rows_before: u64,
-    /// Its new files; none if no row is left.
+    /// Its new files; none if it has no new rows and all others stay where they are.
     pub files: Vec<StagedFile>,
+    /// Its files that stay.
+    pub kept: Vec<KeptFile>,
+}
+
+/// A published file that stays when its partition changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeptFile {
+    /// Its path in the table.
+    pub path: String,
+    /// The number of its rows that readers see now.
+    pub rows: u64,
+    /// Its deletion vector, if it has a new one, whose path is not decided yet.
+    pub deleted: Option<DeletionVector>,
+}
+
+/// A partition that was written, but for its deletion vectors.
+struct PartitionWritten {
+    number: usize,
+    partition: String,
+    rows_before: u64,
+    files: Vec<StagedFile>,
+    kept: Vec<Kept>,
 }
 
 impl TableWriter {
@@ -86,9 +114,10 @@ impl TableWriter {
             sorted.partitions().into_iter().enumerate().collect();
         let plain = hardly_repeated_columns(&sorted, table.as_deref()).await?;
         let shared = Arc::new((sorted, Work::new(partitions), plain));
+        let vectors = table.as_ref().map(|table| Arc::new(table.memory()));
         let tasks = (0..threads).map(|_| {
             let (writer, shared) = (self.clone(), Arc::clone(&shared));
-            let table = table.clone();
+            let (table, vectors) = (table.clone(), vectors.clone());
             spawn(async move {
                 let (sorted, partitions, plain) = &*shared;
                 let write = async {
@@ -96,18 +125,58 @@ impl TableWriter {
                     while let Some((number, folder)) = partitions.next() {
                         let new = sorted.rows(&folder, &mut readers)?;
                         let rows = Rebuilt::new(new, &folder, table.as_deref()).await?;
-                        let files = writer.write_sorted(number, &folder, rows, plain).await?;
-                        written.push((number, files));
+                        let one = writer.write_sorted(number, &folder, rows, plain).await?;
+                        let vectors_bytes = one.kept.iter().map(Kept::bytes).sum();
+                        vectors.iter().for_each(|vectors| vectors.grow(vectors_bytes));
+                        written.push(one);
                     }
                     Ok(written)
                 };
                 partitions.run(write).await
             })
         });
-        let mut written: Vec<(usize, Written)> =
+        let mut written: Vec<PartitionWritten> =
             join_all(tasks).await?.into_iter().flatten().collect();
-        written.sort_by_key(|(number, _)| *number);
-        Ok(written.into_iter().map(|(_, written)| written).collect())
+        written.sort_by_key(|written| written.number);
+        self.write_vectors(written).await
+    }
+
+    /// Writes the deletion vectors of all partitions to a file, or to more if it becomes too large.
+    async fn write_vectors(&self, written: Vec<PartitionWritten>) -> Result<Vec<Written>> {
+        let mut vectors: Vec<VectorsFile> = Vec::new();
+        let mut all = Vec::new();
+        for one in written {
+            let mut kept = Vec::new();
+            for Kept { path, rows, deleted } in one.kept {
+                let deleted = deleted.map(|deleted| {
+                    if vectors.last().is_none_or(|last| last.bytes() >= VECTORS_BYTES) {
+                        let staged = format!("{}/vectors-{:05}.bin", self.prefix, vectors.len());
+                        vectors.push(VectorsFile::new(staged));
+                    }
+                    let file = vectors.len() - 1;
+                    vectors[file].add(&deleted)
+                });
+                kept.push(KeptFile { path, rows, deleted });
+            }
+            let PartitionWritten { partition, rows_before, files, .. } = one;
+            all.push(Written { partition, rows_before, files, kept });
+        }
+        let sizes: HashMap<String, u64> =
+            vectors.iter().map(|file| (file.staged().to_string(), file.bytes())).collect();
+        let vectors_kept = all.iter_mut().flat_map(|one| &mut one.kept);
+        for deleted in vectors_kept.filter_map(|kept| kept.deleted.as_mut()) {
+            let size = deleted.staged.as_ref().and_then(|staged| sizes.get(staged));
+            deleted.file_bytes = size.copied().unwrap_or_default();
+        }
+        for file in vectors {
+            let staged = file.staged().to_string();
+            let path = parse_path(&staged)?;
+            let put = self.staging.store.put(&path, file.into_bytes().into()).await;
+            put.map_err(|error| {
+                Error::store(format!("write {}", self.staging.describe(&staged)), error)
+            })?;
+        }
+        Ok(all)
     }
 
     /// Writes a partition, after sorting all of its rows if they are to be sorted.
@@ -115,17 +184,18 @@ impl TableWriter {
         &self,
         number: usize,
         folder: &str,
-        rows: Rebuilt<'_>,
+        mut rows: Rebuilt<'_>,
         plain: &[String],
-    ) -> Result<Written> {
+    ) -> Result<PartitionWritten> {
         let Some(order) = rows.to_sort() else {
             return self.write_partition(number, folder, rows, plain).await;
         };
-        let rows_before = rows.rows_before();
+        let (rows_before, kept) = (rows.rows_before(), rows.take_kept());
         let sorted = rows.sorted(&order).await?;
         let mut readers = Readers::new();
         let rows = Rebuilt::whole(sorted.rows("", &mut readers)?, rows_before);
-        self.write_partition(number, folder, rows, plain).await
+        let written = self.write_partition(number, folder, rows, plain).await?;
+        Ok(PartitionWritten { kept, ..written })
     }
 
     async fn write_partition(
@@ -134,7 +204,7 @@ impl TableWriter {
         folder: &str,
         mut rows: Rebuilt<'_>,
         plain: &[String],
-    ) -> Result<Written> {
+    ) -> Result<PartitionWritten> {
         let plain: Vec<&str> = plain.iter().map(String::as_str).collect();
         let mut files = Vec::new();
         let mut open: Option<OpenFile> = None;
@@ -161,8 +231,13 @@ impl TableWriter {
         if let Some(last) = open {
             files.push(last.close(&self.staging).await?);
         }
-        let partition = folder.to_string();
-        Ok(Written { partition, rows_before: rows.rows_before(), files })
+        Ok(PartitionWritten {
+            number,
+            partition: folder.to_string(),
+            rows_before: rows.rows_before(),
+            files,
+            kept: rows.take_kept(),
+        })
     }
 }
 

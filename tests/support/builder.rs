@@ -61,6 +61,9 @@ impl Lab {
     }
 }
 
+/// The format of a Delta table with deletion vectors.
+pub const DELETION_VECTORS: &str = "delta with deletion vectors";
+
 impl LabBuilder {
     /// Where the lab is.
     pub fn place(mut self, place: Place) -> Self {
@@ -108,6 +111,11 @@ impl LabBuilder {
 
     /// Sets `curated.format`.
     pub fn format(self, format: &str) -> Self {
+        if format == DELETION_VECTORS {
+            let delta = self.set("curated.format", "delta");
+            // Files need some rows to stay when one of them is deleted.
+            return delta.set("curated.deletion_vectors", true).partition_by(&["cat"]);
+        }
         self.set("curated.format", format)
     }
 

@@ -6,6 +6,7 @@ use arrow::array::{Array, RecordBatch};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use roaring::RoaringTreemap;
 use serde_json::Value;
 
 use super::lab::Lab;
@@ -17,10 +18,15 @@ impl Lab {
     /// Every row of a table of either format, sorted.
     pub fn table(&self, name: &str) -> Vec<Row> {
         let mut rows = Vec::new();
-        for (path, constants) in self.files(name) {
-            for mut row in rows_of(self.get(&format!("{name}/{path}"))) {
-                row.extend(constants.clone());
-                rows.push(row);
+        for (path, file) in self.files(name) {
+            let deleted = file.deleted.map(|vector| self.deleted_rows(name, &vector));
+            for (at, mut row) in
+                rows_of(self.get(&format!("{name}/{path}"))).into_iter().enumerate()
+            {
+                if deleted.as_ref().is_none_or(|deleted| !deleted.contains(at as u64)) {
+                    row.extend(file.constants.clone());
+                    rows.push(row);
+                }
             }
         }
         rows.sort();
@@ -57,8 +63,8 @@ impl Lab {
         paths.map(|path| (path.clone(), read(&path))).collect()
     }
 
-    /// A table's files, and the values of their partition columns.
-    fn files(&self, name: &str) -> BTreeMap<String, Row> {
+    /// A table's files.
+    fn files(&self, name: &str) -> BTreeMap<String, ListedFile> {
         if let Some((files, _)) = self.delta_files(name) {
             return files;
         }
@@ -71,30 +77,55 @@ impl Lab {
             let values = parts
                 .filter(|(_, value)| *value != "__HIVE_DEFAULT_PARTITION__")
                 .map(|(column, value)| (decode(column), decode(value)));
-            files.insert(path.clone(), values.collect());
+            let file = ListedFile { constants: values.collect(), deleted: None };
+            files.insert(path.clone(), file);
         }
         files
     }
 
-    /// The files that a Delta table's log comes to, with the values of their partition columns,
-    /// and the names of all files that it ever had. The log is read as the protocol says:
+    /// The rows that a deletion vector of a Delta log deletes.
+    fn deleted_rows(&self, table: &str, vector: &Value) -> RoaringTreemap {
+        let number = |name: &str| vector[name].as_u64().expect("a number") as usize;
+        let file = self.get(&format!("{table}/{}", vectors_path(vector)));
+        assert_eq!(file[0], 1, "the version of the format");
+        let bytes = &file[number("offset")..];
+        let (size, bytes) = bytes.split_at(4);
+        assert_eq!(size, (number("sizeInBytes") as u32).to_be_bytes());
+        let data = &bytes[4..number("sizeInBytes")];
+        let rows = RoaringTreemap::deserialize_from(data).expect("a bitmap");
+        assert_eq!(rows.len() as usize, number("cardinality"));
+        rows
+    }
+
+    /// The files that a Delta table's log comes to, and the names of all files that it ever had. The
+    /// log is read as the protocol says:
     /// <https://github.com/delta-io/delta/blob/master/PROTOCOL.md>.
-    fn delta_files(&self, name: &str) -> Option<(BTreeMap<String, Row>, BTreeSet<String>)> {
-        let (mut files, mut all) = (BTreeMap::new(), BTreeSet::new());
+    fn delta_files(&self, name: &str) -> Option<(BTreeMap<String, ListedFile>, BTreeSet<String>)> {
+        let (mut files, mut all) = (BTreeMap::<String, ListedFile>::new(), BTreeSet::new());
         let commits = self.commits(name);
-        for action in commits.iter().flatten() {
-            let path = |action: &Value| decode(action["path"].as_str().expect("a path"));
-            if let Some(add) = action.get("add") {
-                let values = add["partitionValues"].as_object().expect("values");
-                let text = |(column, value): (&String, &Value)| {
-                    Some((column.clone(), value.as_str()?.to_string()))
-                };
-                files.insert(path(add), values.iter().filter_map(text).collect());
-                all.insert(path(add));
+        for commit in &commits {
+            // The order of the actions of a commit has no meaning.
+            let mut added = Vec::new();
+            for action in commit {
+                let path = |action: &Value| decode(action["path"].as_str().expect("a path"));
+                if let Some(add) = action.get("add") {
+                    let values = add["partitionValues"].as_object().expect("values");
+                    let text = |(column, value): (&String, &Value)| {
+                        Some((column.clone(), value.as_str()?.to_string()))
+                    };
+                    let constants = values.iter().filter_map(text).collect();
+                    let deleted = add.get("deletionVector").filter(|vector| !vector.is_null());
+                    all.extend(deleted.map(vectors_path));
+                    added.push((path(add), ListedFile { constants, deleted: deleted.cloned() }));
+                    all.insert(path(add));
+                }
+                if let Some(remove) = action.get("remove") {
+                    let removed = files.remove(&path(remove)).expect("a file of the table");
+                    let deleted = remove.get("deletionVector").filter(|vector| !vector.is_null());
+                    assert_eq!(removed.deleted.as_ref(), deleted, "{}", path(remove));
+                }
             }
-            if let Some(remove) = action.get("remove") {
-                files.remove(&path(remove)).expect("a file of the table");
-            }
+            files.extend(added);
         }
         (!commits.is_empty()).then_some((files, all))
     }
@@ -121,13 +152,29 @@ impl Lab {
         };
         let strays: Vec<String> = left.filter(|path| !is_state(path)).collect();
         assert!(strays.is_empty(), "{strays:?}");
+        let is_data = |path: &str| path.contains("part-") || path.ends_with(".bin");
         let log = self.delta_files("lake/curated").into_iter();
         let known: BTreeSet<String> = log.flat_map(|log| log.1).collect();
-        let mut files =
-            self.list_all("lake/curated").into_iter().filter(|path| path.contains("part-"));
+        let mut files = self.list_all("lake/curated").into_iter().filter(|path| is_data(path));
         let stray = files.find(|path| !known.is_empty() && !known.contains(path));
         assert_eq!(stray, None);
     }
+}
+
+/// A file of a table.
+struct ListedFile {
+    /// The values of its partition columns.
+    constants: Row,
+    /// Its deletion vector, as a Delta log describes it.
+    deleted: Option<Value>,
+}
+
+/// The path of the file of a deletion vector.
+fn vectors_path(vector: &Value) -> String {
+    assert_eq!(vector["storageType"], "u");
+    let uuid = z85::decode(vector["pathOrInlineDv"].as_str().expect("text")).expect("Z85");
+    let uuid = uuid::Uuid::from_slice(&uuid).expect("a UUID");
+    format!("deletion_vector_{uuid}.bin")
 }
 
 /// Chosen columns of some rows, sorted; null is `-`.

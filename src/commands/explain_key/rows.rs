@@ -175,6 +175,10 @@ async fn find_row(
         columns.sort_by_key(|(column, _)| *column);
         columns.dedup_by_key(|(column, _)| *column);
         let read: Vec<usize> = columns.iter().map(|(column, _)| *column).collect();
+        let deleted = match &listed.deleted {
+            Some(vector) => Some(vector.read_in(folder, listed.rows).await?),
+            None => None,
+        };
         let mut batches = file.read(&read, BATCH_ROWS);
         while let Some(batch) = batches.try_next().await? {
             let mut is_match = vec![true; batch.num_rows()];
@@ -184,9 +188,13 @@ async fn find_row(
                 let each = is_match.iter_mut().zip(same.values());
                 each.for_each(|(is_match, same)| *is_match &= same);
             }
-            if let Some(at) = is_match.iter().position(|is_match| *is_match) {
-                let rows = batch.column(batch.num_columns() - 1).as_primitive::<Int64Type>();
-                return Ok(Some((listed.path.clone(), rows.value(at) as u64 + 1)));
+            let rows = batch.column(batch.num_columns() - 1).as_primitive::<Int64Type>();
+            let is_live =
+                |row: &i64| deleted.as_ref().is_none_or(|bits| !bits.value(*row as usize));
+            let mut rows = is_match.iter().zip(rows.values());
+            let found = rows.find(|(is_match, row)| **is_match && is_live(row));
+            if let Some((_, row)) = found {
+                return Ok(Some((listed.path.clone(), *row as u64 + 1)));
             }
         }
     }

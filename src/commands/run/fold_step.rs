@@ -18,7 +18,7 @@ use crate::curate::Curated;
 use crate::curate::stage::{BadInputs, Onto, Stage};
 use crate::engine::session::session;
 use crate::engine::tasks::spawn;
-use crate::publish::{self, FileNames, Plan};
+use crate::publish::{self, FileNames, PartitionFiles, Plan};
 use crate::raw::discover::{Input, Recorded};
 use crate::state::ledger::{CURATED, ChangedDays, Ledger, Record, Step};
 use crate::state::{NewVersions, NotCommitted};
@@ -128,8 +128,8 @@ impl Run<'_> {
             Format::Parquet => FileNames::Reused,
             Format::Delta => FileNames::New,
         };
-        let new_files = curated.staged.clone();
-        let plan = publish::plan(new_files, &before, is_rebuilt, attempt.commit, names);
+        let files = PartitionFiles { staged: &curated.staged, kept: &curated.kept };
+        let plan = publish::plan(files, &before, is_rebuilt, attempt.commit, names);
         let report = &mut attempt.report;
         report.rows_written = plan.counts.rows_written;
         report.bytes_written = plan.counts.bytes_written;

@@ -1,5 +1,7 @@
 //! Commits an attempt and publishes its files; also finishes publishing for interrupted runs.
 
+use std::collections::BTreeSet;
+
 use tracing::{debug, warn};
 
 use crate::commands::open_pipeline::{OpenPipeline, Output};
@@ -49,7 +51,9 @@ impl Run<'_> {
         records.insert(0, Record::Run(Box::new(run)));
         for (name, plan) in plans {
             records.extend(file_records(name, plan));
-            let staged: Vec<String> = plan.added().filter_map(|file| file.staged.clone()).collect();
+            let staged: BTreeSet<&str> =
+                plan.added().flat_map(TableFile::to_move).map(|staged| staged.from).collect();
+            let staged: Vec<String> = staged.into_iter().map(String::from).collect();
             self.open.output(name)?.staging.sync(&staged)?;
         }
         self.open.claim(plans).await?;
@@ -197,10 +201,8 @@ impl OpenPipeline<'_> {
         mut found: Option<Vec<String>>,
     ) -> Result<()> {
         let attempt = format!("{}/", attempt_name(run.commit, &run.run_id));
-        let is_of_run = |file: &&&TableFile| {
-            let staged = file.staged.as_ref();
-            staged.is_some_and(|staged| staged.starts_with(&attempt))
-        };
+        let is_of_run =
+            |file: &&&TableFile| file.to_move().any(|staged| staged.from.starts_with(&attempt));
         let now = Identity::of(self.run_context.pipeline);
         let mut stagings = Vec::new();
         for name in &run.tables {
@@ -255,6 +257,8 @@ impl OpenPipeline<'_> {
             table: &self.output(CURATED).ok()?.folder,
             contract: state.ledger.contract.as_ref()?,
             files: state.ledger.files(CURATED).collect(),
+            vectors_unused: state.ledger.vectors_unused(),
+            has_vectors: curated.deletion_vectors,
             retention: curated.retention,
             now: self.run_context.now,
         })

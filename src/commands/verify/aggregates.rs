@@ -148,6 +148,7 @@ impl OpenPipeline<'_> {
                 path: file.staged.as_deref()?,
                 partition: parent(&file.path),
                 bytes: file.bytes,
+                deleted: None,
             })
         });
         digest_files(context, staging, staged, columns, &aggregate_config.day).await

@@ -37,7 +37,9 @@ impl<'a> Files<'a> {
     ) -> Result<Self> {
         let published: Vec<&TableFile> = published.collect();
         let sizes_found = sizes(folder).await?;
-        let known: BTreeSet<&String> = published.iter().map(|file| &file.path).collect();
+        let vectors = published.iter().filter_map(|file| Some(&file.deleted.as_ref()?.path));
+        let paths = published.iter().map(|file| &file.path);
+        let known: BTreeSet<&String> = paths.chain(vectors).collect();
         let missing = known
             .iter()
             .filter(|path| !sizes_found.contains_key(**path))
@@ -70,7 +72,10 @@ impl<'a> Files<'a> {
     pub(super) fn readable(&self) -> impl Iterator<Item = PartitionFile<'_>> {
         let files = self.published.iter();
         files.filter_map(|file| {
-            Some(PartitionFile::new(&file.path, *self.sizes_found.get(&file.path)?))
+            let bytes = *self.sizes_found.get(&file.path)?;
+            let vectors = file.deleted.as_ref().map(|vector| &vector.path);
+            let is_readable = vectors.is_none_or(|path| self.sizes_found.contains_key(path));
+            is_readable.then(|| PartitionFile { bytes, ..PartitionFile::of(file) })
         })
     }
 
@@ -81,7 +86,14 @@ impl<'a> Files<'a> {
             if self.is_damaged(file.path).await? {
                 damaged.push(file.path.to_string());
             }
+            if let Some((rows, vector)) = file.deleted
+                && let Err(Error { kind: Kind::Data, .. }) = vector.read_in(self.folder, rows).await
+            {
+                damaged.push(vector.path.clone());
+            }
         }
+        damaged.sort();
+        damaged.dedup();
         damaged.iter().for_each(|path| self.exclude(path));
         Ok(!damaged.is_empty())
     }

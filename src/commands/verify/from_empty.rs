@@ -127,6 +127,7 @@ impl Refolded {
             path: &file.staged,
             partition: &file.partition,
             bytes: file.bytes,
+            deleted: None,
         });
         let partition_by = &pipeline.curated.partition_by;
         FileTable::of_partitions(&self.staging, files, &self.columns(), partition_by)

@@ -1,0 +1,279 @@
+//! Deletion vectors of Delta tables: the rows that readers leave out of a file, so that a row is
+//! deleted without writing its file again.
+//!
+//! ```text
+//! file of vectors:  1 (a byte), vector, vector, …
+//! vector:           size (u32, big endian), magic (u32, little endian), bitmap, CRC-32 (u32, big endian)
+//! ```
+//!
+//! The size and the checksum are those of magic and bitmap, and the bitmap is a 64-bit Roaring bitmap
+//! of row ordinals, from 0, in its portable format
+//! (<https://github.com/delta-io/delta/blob/master/PROTOCOL.md#deletion-vector-format>).
+
+use arrow::array::BooleanBufferBuilder;
+use arrow::buffer::BooleanBuffer;
+use bytes::Bytes;
+use deltalake::kernel::{DeletionVectorDescriptor, StorageType};
+use flate2::Crc;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use roaring::RoaringTreemap;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::layout::parse_deletion_vector_name;
+use crate::store::{Folder, parse_path};
+
+/// The first byte of a file of vectors: the version of the format.
+const VERSION: u8 = 1;
+/// The first bytes of a vector's data.
+const MAGIC: [u8; 4] = 1_681_511_377_u32.to_le_bytes();
+
+/// The deletion vector of a published file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletionVector {
+    /// The path of the file of vectors, relative to the table's URL.
+    pub path: String,
+    /// The size of the file of vectors, in bytes.
+    pub file_bytes: u64,
+    /// The offset of the vector in it, in bytes.
+    pub offset: u32,
+    /// The size of magic and bitmap, in bytes.
+    pub bytes: u32,
+    /// The number of rows that it deletes.
+    pub rows: u64,
+    /// The path in staging of the file of vectors, until the commit that wrote it is published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<String>,
+}
+
+impl DeletionVector {
+    /// The vector as a Delta log describes it.
+    ///
+    /// # Errors
+    /// Internal, when its file has a name of another kind, or is too large.
+    pub(crate) fn descriptor(&self) -> Result<DeletionVectorDescriptor> {
+        let wrong = || Error::internal(format!("`{}` is no file of deletion vectors", self.path));
+        let uuid = parse_deletion_vector_name(&self.path).ok_or_else(wrong)?;
+        Ok(DeletionVectorDescriptor {
+            storage_type: StorageType::UuidRelativePath,
+            path_or_inline_dv: z85::encode(uuid.as_bytes()),
+            offset: Some(i32::try_from(self.offset).map_err(|_| wrong())?),
+            size_in_bytes: i32::try_from(self.bytes).map_err(|_| wrong())?,
+            cardinality: self.rows as i64,
+        })
+    }
+
+    /// Reads the vector of a file of `rows` rows in a table's folder: a bit per row, set for deleted
+    /// ones.
+    ///
+    /// # Errors
+    /// Data, when it is missing or not what was published; storage, when it cannot be read.
+    pub(crate) async fn read_in(&self, table: &Folder, rows: u64) -> Result<BooleanBuffer> {
+        let path = parse_path(&self.path)?;
+        self.read(&table.store, &path, &table.describe(&self.path), rows).await
+    }
+
+    /// As [`DeletionVector::read_in`], from a path in a store; `name` is for messages.
+    ///
+    /// # Errors
+    /// As [`DeletionVector::read_in`].
+    pub(crate) async fn read(
+        &self,
+        store: &dyn ObjectStore,
+        path: &Path,
+        name: &str,
+        rows: u64,
+    ) -> Result<BooleanBuffer> {
+        let start = u64::from(self.offset);
+        let changed = || {
+            Error::data(format!("{name} is not the file that was published"))
+                .hint("another program changed the table: rebuild it with `glueless rebuild`")
+        };
+        let found = match store.get_range(path, start..start + 8 + u64::from(self.bytes)).await {
+            Err(error @ object_store::Error::NotFound { .. }) => {
+                return Err(changed().caused_by(error));
+            }
+            found => found.map_err(|error| Error::store(format!("read {name}"), error))?,
+        };
+        let deleted = self.decode(&found).ok_or_else(changed)?;
+        let mut bits = BooleanBufferBuilder::new(rows as usize);
+        bits.append_n(rows as usize, false);
+        for row in &deleted {
+            if row >= rows {
+                return Err(changed());
+            }
+            bits.set_bit(row as usize, true);
+        }
+        Ok(bits.finish())
+    }
+
+    /// The deleted rows; `None` if the bytes are not this vector.
+    fn decode(&self, found: &Bytes) -> Option<RoaringTreemap> {
+        let (size, rest) = found.split_at_checked(4)?;
+        let (data, checksum) = rest.split_at_checked(self.bytes as usize)?;
+        let is_whole = *size == self.bytes.to_be_bytes() && *checksum == checksum_of(data);
+        let bitmap = data.strip_prefix(&MAGIC).filter(|_| is_whole)?;
+        let deleted = RoaringTreemap::deserialize_from(bitmap).ok()?;
+        (deleted.len() == self.rows).then_some(deleted)
+    }
+}
+
+fn checksum_of(data: &[u8]) -> [u8; 4] {
+    let mut crc = Crc::new();
+    crc.update(data);
+    crc.sum().to_be_bytes()
+}
+
+/// A vector that is not in a file yet.
+#[derive(Debug)]
+pub(crate) struct NewVector {
+    /// Its bytes in a file of vectors.
+    data: Vec<u8>,
+    rows: u64,
+}
+
+impl NewVector {
+    /// The vector of deleted rows, given as a bit per row of a file.
+    ///
+    /// # Errors
+    /// Internal, when it is too large.
+    pub(crate) fn new(deleted: &BooleanBuffer) -> Result<Self> {
+        let too_large = || Error::internal("a deletion vector is too large");
+        let rows = RoaringTreemap::from_sorted_iter(deleted.set_indices().map(|row| row as u64));
+        let rows = rows.map_err(|error| too_large().caused_by(error))?;
+        let mut data = vec![0; 4];
+        data.extend(MAGIC);
+        rows.serialize_into(&mut data).map_err(|error| too_large().caused_by(error))?;
+        let size = i32::try_from(data.len() - 4).map_err(|_| too_large())?;
+        data[..4].copy_from_slice(&size.to_be_bytes());
+        data.extend(checksum_of(&data[4..]));
+        Ok(NewVector { data, rows: rows.len() })
+    }
+
+    /// Its size in a file, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.data.len()
+    }
+}
+
+/// A file of vectors that is being made, in memory.
+#[derive(Debug)]
+pub(crate) struct VectorsFile {
+    staged: String,
+    data: Vec<u8>,
+}
+
+impl VectorsFile {
+    /// A file without vectors, to be written to this path in staging.
+    pub(crate) fn new(staged: String) -> Self {
+        VectorsFile { staged, data: vec![VERSION] }
+    }
+
+    /// Adds a vector. Its path and the size of the file are not known yet.
+    pub(crate) fn add(&mut self, vector: &NewVector) -> DeletionVector {
+        let offset = self.data.len() as u32;
+        self.data.extend(&vector.data);
+        DeletionVector {
+            path: String::new(),
+            file_bytes: 0,
+            offset,
+            bytes: (vector.data.len() - 8) as u32,
+            rows: vector.rows,
+            staged: Some(self.staged.clone()),
+        }
+    }
+
+    /// Its size so far, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.data.len() as u64
+    }
+
+    /// Its path in staging.
+    pub(crate) fn staged(&self) -> &str {
+        &self.staged
+    }
+
+    /// Its bytes.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        self.data.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::error::Kind;
+    use crate::layout::deletion_vector_name;
+
+    fn bits(rows: &[usize], count: usize) -> BooleanBuffer {
+        BooleanBuffer::collect_bool(count, |row| rows.contains(&row))
+    }
+
+    /// The file that the format's documentation and other writers give for the same rows.
+    #[test]
+    fn a_vector_has_the_bytes_of_the_format() {
+        let mut file = VectorsFile::new("s".into());
+        let vector = NewVector::new(&bits(&[0, 9], 10)).expect("a vector");
+        let added = file.add(&vector);
+        assert_eq!((added.offset, added.rows), (1, 2));
+        let data = file.into_bytes();
+        #[rustfmt::skip]
+        let expected = [
+            1,
+            0, 0, 0, 36, 0xd1, 0xd3, 0x39, 0x64,
+            1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+            0x3a, 0x30, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 16, 0, 0, 0, 0, 0, 9, 0,
+        ];
+        assert_eq!(data[..expected.len()], expected);
+        assert_eq!(data.len(), expected.len() + 4);
+    }
+
+    #[tokio::test]
+    async fn a_vector_is_read_and_a_damaged_one_refused() {
+        let store = InMemory::new();
+        let path = Path::from("vectors");
+        let mut file = VectorsFile::new("s".into());
+        let all: Vec<BooleanBuffer> =
+            vec![bits(&[3], 5), bits(&[], 4), BooleanBuffer::new_set(70_000), bits(&[0, 6], 7)];
+        let added: Vec<DeletionVector> =
+            all.iter().map(|rows| file.add(&NewVector::new(rows).expect("a vector"))).collect();
+        let data = file.into_bytes();
+        store.put(&path, data.clone().into()).await.expect("written");
+        for (vector, rows) in added.iter().zip(&all) {
+            let read = vector.read(&store, &path, "vectors", rows.len() as u64).await;
+            assert_eq!(read.expect("read"), *rows);
+        }
+        let refused = |result: Result<BooleanBuffer>| {
+            let error = result.expect_err("refused");
+            assert_eq!(error.kind, Kind::Data, "{error}");
+        };
+        let last = &added[3];
+        refused(last.read(&store, &path, "vectors", 6).await);
+        refused(last.read(&store, &Path::from("other"), "other", 7).await);
+        let other = DeletionVector { rows: 1, ..last.clone() };
+        refused(other.read(&store, &path, "vectors", 7).await);
+        for at in last.offset as usize..data.len() {
+            let mut damaged = data.to_vec();
+            damaged[at] ^= 1;
+            store.put(&path, damaged.into()).await.expect("written");
+            refused(last.read(&store, &path, "vectors", 7).await);
+        }
+    }
+
+    #[test]
+    fn a_descriptor_leads_other_readers_to_the_file() {
+        let mut file = VectorsFile::new("s".into());
+        let mut vector = file.add(&NewVector::new(&bits(&[0, 9], 10)).expect("a vector"));
+        assert!(vector.descriptor().is_err());
+        vector.path = deletion_vector_name(12, 3);
+        let descriptor = vector.descriptor().expect("a descriptor");
+        assert_eq!(descriptor.path_or_inline_dv.len(), 20);
+        let uuid = z85::decode(&descriptor.path_or_inline_dv).expect("decoded");
+        let uuid = uuid::Uuid::from_slice(&uuid).expect("a uuid");
+        assert_eq!(format!("deletion_vector_{uuid}.bin"), vector.path);
+        assert_eq!((descriptor.offset, descriptor.size_in_bytes), (Some(1), 36));
+    }
+}
