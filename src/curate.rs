@@ -356,7 +356,7 @@ impl Curate<'_> {
             prefix: format!("{}/curated", self.attempt),
             file_bytes: self.pipeline.curated.file_bytes,
         };
-        let mut sorted = Sorted::new(&rows.order, sorters);
+        let mut sorted = Sorted::new(&rows.order, sorters)?;
         if rewrites_all {
             earlier.folders().for_each(|folder| sorted.include(folder));
         }

@@ -173,7 +173,7 @@ impl PartitionStream for NumberedRows {
             while let Some(batch) = rows.try_next().await? {
                 sorter.push(&batch)?;
             }
-            let sorted = Sorted::new(&order, vec![sorter]);
+            let sorted = Sorted::new(&order, vec![sorter])?;
             let mut readers = Readers::new();
             let mut merge = sorted.rows("", &mut readers)?;
             let mut next = 0;

@@ -125,5 +125,5 @@ pub(super) async fn try_query(
             days.values().iter().map(|day| Some(wanted.contains(day))).collect();
         sorter.push(&filter_record_batch(&batch, &chosen)?)?;
     }
-    Ok(Sorted::new(&order, vec![sorter]))
+    Sorted::new(&order, vec![sorter])
 }

@@ -252,7 +252,7 @@ impl Merge<'_> {
         sorters: Vec<Sorter>,
         outputs: Vec<Output>,
     ) -> Result<(Winners, Counts, Vec<Output>)> {
-        let sorted = Sorted::new(&shared.entries.order, sorters);
+        let sorted = Sorted::new(&shared.entries.order, sorters)?;
         let parts = sorted.partitions();
         let mut bitmap = RowBitmap::new(self.changes.ordinal_counts());
         if outputs.iter().any(|output| output.standing.is_some()) {

@@ -271,7 +271,7 @@ impl<'a> Rebuilt<'a> {
         while let Some(rows) = self.next_batch().await? {
             sorter.push(&compact(&rows)?)?;
         }
-        Ok(Sorted::new(order, vec![sorter]))
+        Sorted::new(order, vec![sorter])
     }
 
     /// The next rows; `None` at the end.
@@ -577,7 +577,7 @@ mod tests {
                 prefix: format!("staging/{name}"),
                 file_bytes: 20_000,
             };
-            let sorted = Sorted::new(&self.rows.order, vec![sorter]);
+            let sorted = Sorted::new(&self.rows.order, vec![sorter])?;
             let written = block_on(writer.write(sorted, Some(Arc::new(table)), 1))?;
             let root = self.folder.location.file_path().expect("a local folder");
             for one in written {

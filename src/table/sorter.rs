@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, UInt64Array};
 use arrow::buffer::ScalarBuffer;
-use arrow::compute::interleave_record_batch;
+use arrow::compute::{concat_batches, interleave_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
@@ -52,6 +52,12 @@ const BLOCK_BYTES: usize = 256 << 10;
 const BYTES_PER_ROW: usize = 24;
 /// The least memory of a run: all runs of a partition are open at once, so that they must be few.
 const RUN_BYTES_MIN: usize = 2 << 20;
+
+/// Batches with fewer rows are buffered together: every batch that has rows of a partition costs time
+/// when these are read.
+const SMALL_BATCH_ROWS: usize = 2048;
+/// The most bytes of batches that are to be buffered together.
+const SMALL_BATCHES_BYTES: usize = 512 << 10;
 
 /// The partition, sort and stored columns of a sorter, as indices into `schema`.
 #[derive(Debug)]
@@ -236,11 +242,21 @@ pub(crate) struct Sorter {
     /// The numbers of the partitions, by folder.
     folders: BTreeMap<String, usize>,
     buffered: Vec<BufferedBatch>,
+    /// Small batches that are not buffered yet.
+    small: SmallBatches,
     /// The buffered rows of each partition.
     row_refs: Vec<Vec<RowRef>>,
     /// The number of rows pushed to each partition.
     counts: Vec<u64>,
     runs: Vec<Run>,
+}
+
+/// Batches of few rows, in the order in which they were pushed.
+#[derive(Default)]
+struct SmallBatches {
+    batches: Vec<RecordBatch>,
+    rows: usize,
+    bytes: usize,
 }
 
 /// A sorted run on disk, in blocks.
@@ -271,6 +287,7 @@ impl Sorter {
             numbers: HashMap::default(),
             folders: BTreeMap::new(),
             buffered: Vec::new(),
+            small: SmallBatches::default(),
             row_refs: Vec::new(),
             counts: Vec::new(),
             runs: Vec::new(),
@@ -282,6 +299,30 @@ impl Sorter {
     /// # Errors
     /// Storage, when the spill disk cannot be used.
     pub(crate) fn push(&mut self, batch: &RecordBatch) -> Result<()> {
+        if batch.num_rows() >= SMALL_BATCH_ROWS {
+            self.buffer_small()?;
+            return self.buffer(batch);
+        }
+        self.small.batches.push(batch.clone());
+        self.small.rows += batch.num_rows();
+        self.small.bytes += batch.get_array_memory_size();
+        if self.small.rows >= SMALL_BATCH_ROWS || self.small.bytes >= SMALL_BATCHES_BYTES {
+            self.buffer_small()?;
+        }
+        Ok(())
+    }
+
+    /// Buffers the small batches as one.
+    fn buffer_small(&mut self) -> Result<()> {
+        let small = std::mem::take(&mut self.small);
+        match &small.batches[..] {
+            [] => Ok(()),
+            [only] => self.buffer(only),
+            batches => self.buffer(&concat_batches(&self.order.schema, batches)?),
+        }
+    }
+
+    fn buffer(&mut self, batch: &RecordBatch) -> Result<()> {
         let keys = Keys::of(&self.order, batch)?;
         let columns = Order::columns(batch, &self.order.stored);
         let rows = RecordBatch::try_new(Arc::clone(&self.order.stored_schema), columns)?;
@@ -543,6 +584,7 @@ mod tests {
                 let mut sorter = Sorter::new(Arc::clone(&order), Arc::clone(&runtime));
                 for part in rows.chunks(*size) {
                     if spills {
+                        sorter.buffer_small().expect("buffered");
                         sorter.spill().expect("spilled");
                     }
                     sorter.push(&batch(part)).expect("taken");
@@ -555,7 +597,7 @@ mod tests {
                 }
                 sorters.push(sorter);
             }
-            let sorted = Sorted::new(&order, sorters);
+            let sorted = Sorted::new(&order, sorters).expect("sorted");
             let mut readers = Readers::new();
             let mut found: BTreeMap<String, Vec<(String, i64)>> = BTreeMap::new();
             for folder in sorted.partitions() {

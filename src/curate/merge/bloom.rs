@@ -6,9 +6,15 @@
 
 use fastbloom::AtomicBloomFilter;
 
-/// Bits per key, before rounding up to a power of two; with [`HASHES`], at most 3 % of other keys
+/// Bits per key, before rounding up to a power of two; with [`HASHES`], at most 0.5 % of other keys
 /// pass.
-const BITS_PER_KEY: u64 = 8;
+const BITS_PER_KEY: u64 = 16;
+
+/// Bits per key of a filter that would be larger than [`LARGE_BITS`] otherwise; at most 3 % pass.
+const BITS_PER_KEY_LARGE: u64 = 8;
+
+/// The size of a large filter in bits.
+const LARGE_BITS: u64 = 1 << 27;
 
 /// Bits that a key sets.
 const HASHES: u32 = 3;
@@ -23,7 +29,11 @@ pub(super) struct Bloom {
 
 impl Bloom {
     pub(super) fn new(keys: u64) -> Self {
-        let bits = (keys.max(1) * BITS_PER_KEY).next_power_of_two().max(1024);
+        let bits = |per_key: u64| (keys.max(1) * per_key).next_power_of_two().max(1024);
+        let bits = match bits(BITS_PER_KEY) {
+            ..=LARGE_BITS => bits(BITS_PER_KEY),
+            _ => bits(BITS_PER_KEY_LARGE),
+        };
         Bloom { filter: AtomicBloomFilter::with_num_bits(bits as usize).hashes(HASHES) }
     }
 
@@ -66,7 +76,7 @@ mod tests {
             assert!(hashes(0..10_000).into_iter().all(|hash| bloom.may_contain(hash)));
             let others = hashes(10_000..110_000);
             let wrong = others.iter().filter(|hash| bloom.may_contain(**hash)).count();
-            assert!(wrong < 3_000, "{wrong} of 100,000, kind {kind}");
+            assert!(wrong < 600, "{wrong} of 100,000, kind {kind}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Decides for each key which winners are accepted, which rows are removed, and which versions are
 //! carried over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -10,6 +10,8 @@ use arrow::array::{
 };
 use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{Date32Type, SchemaRef, UInt32Type};
+use arrow::row::{RowConverter, SortField};
+use datafusion::common::hash_utils::RandomState;
 
 use crate::changes::file_order::RankedFiles;
 use crate::changes::row_bitmap::RowBitmap;
@@ -251,13 +253,34 @@ impl Decider {
             .iter()
             .map(|name| Ok(Arc::clone(batch.column(self.table_schema.index_of(name)?))))
             .collect::<Result<Vec<_>>>()?;
-        for row in 0..batch.num_rows() {
-            let folder = partition_folder(&names, &parts, row)?;
-            *counts.removed.entry(folder).or_default() += 1;
-        }
+        Self::count_removed(&names, &parts, batch.num_rows(), counts)?;
         let days = removed.column(keys).as_primitive::<Date32Type>();
         counts.days.extend(days.iter().flatten());
         table_rows.push(&batch)
+    }
+
+    /// Counts removed rows per partition. The name of a partition is made once.
+    fn count_removed(
+        names: &[&str],
+        parts: &[ArrayRef],
+        rows: usize,
+        counts: &mut Counts,
+    ) -> Result<()> {
+        if names.is_empty() {
+            *counts.removed.entry(String::new()).or_default() += rows as u64;
+            return Ok(());
+        }
+        let fields = parts.iter().map(|part| SortField::new(part.data_type().clone()));
+        let values = RowConverter::new(fields.collect())?.convert_columns(parts)?;
+        let mut count_of: HashMap<&[u8], (usize, u64), RandomState> = HashMap::default();
+        for row in 0..rows {
+            count_of.entry(values.row(row).data()).or_insert((row, 0)).1 += 1;
+        }
+        for (row, count) in count_of.into_values() {
+            let folder = partition_folder(names, parts, row)?;
+            *counts.removed.entry(folder).or_default() += count;
+        }
+        Ok(())
     }
 
     /// The versions to carry over, in the schema for writing.

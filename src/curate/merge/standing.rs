@@ -272,7 +272,7 @@ pub(crate) async fn settle(standings: Vec<Standing>) -> Result<Option<Balance>> 
         balances.push(standing.balance);
         sorters.push(standing.unsettled);
     }
-    let sorted = Sorted::new(&entries.order, sorters);
+    let sorted = Sorted::new(&entries.order, sorters)?;
     let parts = Work::new(sorted.partitions());
     let work = Arc::new((sorted, parts, files));
     let tasks = balances.into_iter().map(|mut balance| {

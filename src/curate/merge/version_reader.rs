@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
-use arrow::array::BooleanArray;
+use arrow::array::{BooleanArray, BooleanBufferBuilder, RecordBatch};
+use arrow::buffer::BooleanBuffer;
 use arrow::compute::filter_record_batch;
 use futures::TryStreamExt;
+use futures::stream::BoxStream;
 
 use crate::curate::merge::CommittedVersions;
 use crate::curate::merge::bloom::Bloom;
 use crate::curate::merge::entries::{Entries, Files, LOOKED_UP, REWRITTEN, hash};
 use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Kind, Result, missing_object};
+use crate::parquet_io::fetch::SelectedRows;
 use crate::parquet_io::open::{ParquetFile, conform};
 use crate::state::versions::VersionsLayout;
 use crate::state::versions_writer::VersionsWriter;
@@ -37,42 +40,88 @@ impl VersionReader<'_> {
         let layout = &self.entries.layout;
         let (file, columns) =
             open_versions(self.state, layout, &committed.path, committed.bytes).await?;
-        let schema = layout.schema();
-        let keys: Vec<usize> = (0..layout.keys.len()).collect();
-        let key_schema = Arc::new(schema.project(&keys)?);
-        let origin = if committed.rewritten { REWRITTEN } else { LOOKED_UP };
-        let mut batches = file.read(&columns, BATCH_ROWS);
+        if !committed.rewritten {
+            let groups = self.groups_with_candidates(&file).await?;
+            let chosen = file.read_selected(&columns, groups.into_iter(), BATCH_ROWS);
+            self.pass_on(chosen, sorter, None).await?;
+            return Ok(0);
+        }
+        self.pass_on(file.read(&columns, BATCH_ROWS), sorter, Some(versions)).await?;
+        Ok(file.row_count())
+    }
+
+    /// Passes candidates to the sorter, and others to the writer of a rewritten file.
+    async fn pass_on(
+        &self,
+        mut batches: BoxStream<'static, Result<RecordBatch>>,
+        sorter: &mut Sorter,
+        mut versions: Option<&mut VersionsWriter>,
+    ) -> Result<()> {
+        let layout = &self.entries.layout;
+        let origin = if versions.is_some() { REWRITTEN } else { LOOKED_UP };
         while let Some(read) = batches.try_next().await? {
-            let hashes = if layout.keys.is_empty() {
-                vec![0; read.num_rows()]
-            } else {
-                hash(conform(&read, &key_schema)?.columns())?
-            };
-            let is_candidate: BooleanArray =
-                hashes.iter().map(|hash| Some(self.bloom.may_contain(*hash))).collect();
+            let hashes = self.hashes(&read)?;
+            let is_candidate = BooleanArray::new(self.candidates(&hashes), None);
             let count = is_candidate.true_count();
-            if count == 0 && !committed.rewritten {
-                continue;
-            }
             if count > 0 {
-                let candidates = conform(&filter_record_batch(&read, &is_candidate)?, &schema)?;
-                let candidate_hashes: Vec<u64> = hashes
-                    .iter()
-                    .zip(is_candidate.values())
-                    .filter_map(|(hash, is_candidate)| is_candidate.then_some(*hash))
-                    .collect();
+                let hashes: Vec<u64> =
+                    is_candidate.values().set_indices().map(|row| hashes[row]).collect();
+                let candidates = filter_record_batch(&read, &is_candidate)?;
+                let candidates = conform(&candidates, &layout.schema())?;
                 let files = self.files.of_versions(&candidates)?;
-                let batch =
-                    self.entries.of_versions(&candidates, &candidate_hashes, origin, &files)?;
-                sorter.push(&batch)?;
+                sorter.push(&self.entries.of_versions(&candidates, &hashes, origin, &files)?)?;
             }
-            if committed.rewritten && count < read.num_rows() {
+            if let Some(versions) = &mut versions
+                && count < read.num_rows()
+            {
                 let is_other = arrow::compute::not(&is_candidate)?;
                 let others = filter_record_batch(&read, &is_other)?;
                 versions.write(&conform(&others, &layout.written_schema())?).await?;
             }
         }
-        Ok(if committed.rewritten { file.row_count() } else { 0 })
+        Ok(())
+    }
+
+    /// The row groups that have candidates, and which rows these are, found by the key columns alone. They
+    /// are few in most runs: the other columns are decoded for them alone.
+    async fn groups_with_candidates(&self, file: &ParquetFile) -> Result<Vec<SelectedRows>> {
+        let keys = 0..self.entries.layout.keys.len();
+        let keys = keys.map(|number| file.schema().index_of(&format!("key_{number}")));
+        let mut keys = keys.collect::<Result<Vec<usize>, _>>()?;
+        keys.sort_unstable();
+        let mut is_candidate = BooleanBufferBuilder::new(file.row_count() as usize);
+        let mut batches = file.read(&keys, BATCH_ROWS);
+        while let Some(read) = batches.try_next().await? {
+            is_candidate.append_buffer(&self.candidates(&self.hashes(&read)?));
+        }
+        let is_candidate = is_candidate.finish();
+        let mut first = 0;
+        let groups = file.row_groups().iter().enumerate().filter_map(|(number, group)| {
+            let of_group = is_candidate.slice(first, group.rows);
+            first += group.rows;
+            match of_group.count_set_bits() {
+                0 => None,
+                // It is not worth the choosing.
+                count if count > group.rows / 2 => Some((number, None)),
+                _ => Some((number, Some(of_group))),
+            }
+        });
+        Ok(groups.collect())
+    }
+
+    /// The hashes of the keys of versions.
+    fn hashes(&self, read: &RecordBatch) -> Result<Vec<u64>> {
+        let layout = &self.entries.layout;
+        if layout.keys.is_empty() {
+            return Ok(vec![0; read.num_rows()]);
+        }
+        let keys: Vec<usize> = (0..layout.keys.len()).collect();
+        hash(conform(read, &Arc::new(layout.schema().project(&keys)?))?.columns())
+    }
+
+    /// Which keys may have winners, given by their hashes.
+    fn candidates(&self, hashes: &[u64]) -> BooleanBuffer {
+        BooleanBuffer::collect_bool(hashes.len(), |row| self.bloom.may_contain(hashes[row]))
     }
 }
 

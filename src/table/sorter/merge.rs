@@ -33,7 +33,10 @@ pub(crate) struct Sorted {
 
 impl Sorted {
     /// Combines the rows of sorters of one order.
-    pub(crate) fn new(order: &Order, sorters: Vec<Sorter>) -> Self {
+    ///
+    /// # Errors
+    /// Storage, when the spill disk cannot be used.
+    pub(crate) fn new(order: &Order, sorters: Vec<Sorter>) -> Result<Self> {
         let mut sorted = Sorted {
             buffered: Vec::new(),
             row_refs: BTreeMap::new(),
@@ -43,6 +46,7 @@ impl Sorted {
             _reservations: Vec::new(),
         };
         for mut sorter in sorters {
+            sorter.buffer_small()?;
             let offset = sorted.buffered.len() as u32;
             for (folder, number) in &sorter.folders {
                 *sorted.counts.entry(folder.clone()).or_default() += sorter.counts[*number];
@@ -57,7 +61,7 @@ impl Sorted {
             sorted.runs.append(&mut sorter.runs);
             sorted._reservations.push(sorter.reservation);
         }
-        sorted
+        Ok(sorted)
     }
 
     /// The number of rows of each partition, by folder, ascending.
