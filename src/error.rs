@@ -307,7 +307,7 @@ impl From<Error> for DataFusionError {
 }
 
 /// A copy of the first error of this crate in a chain that it cannot be moved out of.
-fn find_ours(error: &(dyn StdError + 'static)) -> Option<Error> {
+pub(crate) fn find_ours(error: &(dyn StdError + 'static)) -> Option<Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(ours) = error.downcast_ref::<Error>() {

@@ -97,7 +97,8 @@
 //!   changes of a transaction in one run: telling a key swap from a row that moves on
 //!   (`changes::key_moves`).
 //! * **Late data lose nothing and are not lost.** A partition is rebuilt from its existing rows,
-//!   minus those that versions remove, plus the new ones (`table::rebuild`). Every run records its
+//!   minus those that versions remove, plus the new ones (`table::rebuild`); with deletion vectors
+//!   its files stay, and the rows that versions remove are marked. Every run records its
 //!   window, an empty one too, and its inputs: a file that appears later in a window that was run
 //!   is found by the next runs as far as they look back, and by `catch-up` however old it is.
 //! * **A row moves, it does not multiply.** A version says in which partition its row is. The old
@@ -121,11 +122,11 @@
 //! * **Two runs at once: one is first.** Both aim at one commit number, and nothing retries below
 //!   the run ([`state`]); the other one folds again on top of what the first one left.
 //! * **A run adds up, or publishes nothing.** Rows in the inputs' footers are compared with where
-//!   rows went; and for every partition, rows in the staged files' footers with those in the old
-//!   files' footers, minus the rows that versions remove, plus the winners
-//!   (`curate::conservation`).
-//! * **A damaged table or state is detected.** Listed files must exist, with their size and their
-//!   number of rows; a row that is removed must have been there, once (`table::rebuild`).
+//!   rows went; and for every partition, rows in the staged files' footers, and those that are left
+//!   of files that stay, with those of the old files, minus the rows that versions remove, plus the
+//!   winners (`curate::conservation`).
+//! * **A damaged table or state is detected.** Files that are read must have the size and the number
+//!   of rows that the ledger lists; a row that is removed must have been there, once (`table::rebuild`).
 //! * **Memory is limited.** Pass one and the sorter spill, winners are bits, a Bloom filter keeps
 //!   versions of other keys out of the merge, partitions are rebuilt as streams, in passes if
 //!   memory does not hold the keys that they lose, and each thread has one output file of the table

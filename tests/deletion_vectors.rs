@@ -170,6 +170,54 @@ fn small_files_are_written_again_as_one() {
 }
 
 #[test]
+fn partitions_with_special_characters_are_written_again() {
+    // Polars ignores the deletion vectors of files whose path is escaped in the log.
+    for cat in ["New York", "Zürich", "a+b", "50%"] {
+        let lab = builder().build();
+        lab.put_day(1, &(1..=20).map(|id| ("I", id, cat)).collect::<Vec<_>>());
+        lab.run_days(1, 2);
+        lab.put_day(2, &[("D", 3, cat), ("U", 4, "plain")]);
+        lab.run_days(2, 3);
+        assert!(vectors(&lab).is_empty());
+        assert_eq!(rows(&lab).len(), 19);
+        assert_eq!(sorted(read(&lab, None)), rows(&lab), "{cat}");
+    }
+}
+
+#[test]
+fn a_table_gets_the_feature_with_its_first_vector_whoever_publishes_it() {
+    let lab = builder().build();
+    let off = ["curated.deletion_vectors=false"];
+    lab.put_day(1, &(1..=20).map(|id| ("I", id, "a")).collect::<Vec<_>>());
+    lab.run_days_with(1, 2, &off);
+    lab.put_day(2, &[("D", 3, "a")]);
+    let interrupted = lab.with_fault(Fault::NoPublishing);
+    interrupted.run("2020-01-02", "2020-01-03").expect_err("interrupted");
+    lab.put_day(3, &[("I", 30, "b")]);
+    lab.run_days_with(3, 4, &off);
+    let protocol = &actions(&lab, 2, "protocol")[0];
+    assert_eq!(protocol["readerFeatures"], serde_json::json!(["deletionVectors"]));
+    // What the older version implied is listed.
+    let writers = serde_json::json!(["appendOnly", "invariants", "deletionVectors"]);
+    assert_eq!(protocol["writerFeatures"], writers);
+    assert_eq!(rows(&lab).len(), 20);
+    assert_eq!(sorted(read(&lab, None)), rows(&lab));
+}
+
+#[test]
+fn an_aggregate_over_a_table_whose_vectors_are_missing_says_so() {
+    let lab = builder().aggregate("daily", ROWS_PER_DAY).build();
+    first_day(&lab);
+    second_day(&lab);
+    lab.run_days(2, 3);
+    let name = vectors(&lab).into_iter().next().expect("a file");
+    lab.put(&format!("lake/curated/{name}"), Vec::new());
+    lab.put_day(3, &[("I", 60, "z")]);
+    let error = lab.run("2020-01-01", "2020-01-04").expect_err("refused");
+    assert_refused(error, 65, "is not the file that was published", "restore it from a backup");
+}
+
+#[test]
 fn deletion_vectors_can_begin_and_end_with_any_run() {
     for place in PLACES {
         let lab = builder().place(place).build();
@@ -276,7 +324,7 @@ fn vectors_that_others_removed_or_changed_are_found() {
         }
         let before = lab.list_all("lake");
         let error = lab.run("2020-01-03", "2020-01-04").expect_err("refused");
-        assert_refused(error, 65, "is not the file that was published", "glueless rebuild");
+        assert_refused(error, 65, "is not the file that was published", "restore it from a backup");
         assert_eq!(lab.list_all("lake"), before);
         let verified = lab.verify().expect("verified");
         let found = [verified.files_missing.clone(), verified.files_damaged.clone()].concat();
@@ -346,8 +394,19 @@ fn an_older_version_refuses_the_state_as_long_as_the_table_has_vectors() {
         lab.put_day(day, &[("I", 100 + day, "d")]);
         lab.run_days(day, day + 1);
     }
-    let formats = formats(&lab);
-    assert!(formats.len() < 9 && formats[0] == r#"{"format":4}"#, "{formats:?}");
+    let compacted = formats(&lab);
+    assert!(compacted.len() < 9 && compacted[0] == r#"{"format":4}"#, "{compacted:?}");
+    // Without vectors, and after the retention of those that there were, it does not.
+    lab.rebuild(false, &["curated.deletion_vectors=false"]).expect("rebuilt");
+    let mut lab = lab;
+    for day in 12..34 {
+        lab.now += TimeDelta::days(1);
+        lab.put_day(day, &[("I", 100 + day, "d")]);
+        lab.run_days(day, day + 1);
+    }
+    let compacted = formats(&lab);
+    assert!(compacted.iter().all(|format| format == r#"{"format":1}"#), "{compacted:?}");
+    assert!(vectors(&lab).is_empty());
 }
 
 #[test]

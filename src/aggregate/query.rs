@@ -15,7 +15,7 @@ use tracing::info;
 use crate::config::Aggregate;
 use crate::engine::session::first_line;
 use crate::error::library_texts::OUT_OF_MEMORY_PANIC;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, find_ours};
 use crate::table::sorter::{Order, Sorted, Sorter};
 use crate::table::writer::check_columns;
 
@@ -59,6 +59,10 @@ pub(super) async fn planned(
 
 /// The error for a query that cannot be planned.
 pub(super) fn refused(file: &str, error: &DataFusionError) -> Error {
+    // A file of the table that cannot be read is no fault of the query.
+    if let Some(ours) = find_ours(error) {
+        return ours;
+    }
     Error::usage(format!("cannot plan {file}"))
         .hint("the query can read `history`, `balance` and `curated`, and use $start_date and $end_date")
         .caused_by(first_line(error))

@@ -15,8 +15,9 @@ pub(crate) fn does_not_add_up(what: &str, one: u64, other: u64) -> Error {
         .hint("nothing was published; did an input change during the run?")
 }
 
-/// Checks for every partition: rows staged (by the footers) and rows of files that stay = rows
-/// before (by the footers) - rows removed (by the versions) + winners. Returns the winners' share of the bytes.
+/// Checks for every partition: rows staged (by the footers) and rows of files that stay (by their
+/// deletion vectors) = rows before (by the ledger, which is compared with the footers of files that are
+/// read) - rows removed (by the versions) + winners. Returns the winners' share of the bytes.
 pub(super) fn check_written(
     written: &[Written],
     given: &BTreeMap<String, u64>,

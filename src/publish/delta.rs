@@ -5,6 +5,7 @@
 //! <curated.url>/_glueless.json                                  the owner of the table
 //! <curated.url>/_delta_log/…                                    one commit per run
 //! <curated.url>/event_dt=2019-04-01/part-c00000012-00000.snappy.parquet
+//! <curated.url>/deletion_vector_00000000-000c-8000-a76c-75656c657373.bin
 //! ```
 //!
 //! The state is committed first; its ledger lists the files of the table ([`crate::state::ledger`]).
@@ -13,7 +14,8 @@
 //! between the two commits, the next command publishes; a process that comes late finds the number
 //! and does nothing.
 //!
-//! No file name is used twice, and replaced files stay for `curated.retention`, for readers of an
+//! A file from which rows are deleted is removed with its old deletion vector, if any, and added with
+//! the new one. No file name is used twice, and replaced files stay for `curated.retention`, for readers of an
 //! earlier version of the table.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -48,8 +50,8 @@ pub(crate) struct CuratedLog<'a> {
     pub contract: &'a TableContract,
     /// The table's files.
     pub files: Vec<&'a TableFile>,
-    /// Files of deletion vectors that the table does not use any more, and the time of the run since when.
-    pub vectors_unused: &'a BTreeMap<String, DateTime<Utc>>,
+    /// Files of deletion vectors that the table does not use any more, and that are kept.
+    pub vectors_unused: Vec<&'a String>,
     /// Whether removed rows are marked in deletion vectors from now on.
     pub has_vectors: bool,
     /// How long replaced files are kept.
@@ -168,9 +170,6 @@ impl CuratedLog<'_> {
                 log.create(&description).await?;
                 last = log.last_transaction().await?;
             }
-            if self.has_vectors {
-                log.allow_deletion_vectors().await?;
-            }
         }
         let mut retries = 0;
         while last < Some(run.number) {
@@ -230,6 +229,9 @@ impl CuratedLog<'_> {
             let partition = delta_partition(&fields, path)?;
             actions.push(add(path, partition, logged, Some(stats), now));
         }
+        if self.has_vectors || self.files.iter().any(|file| file.deleted.is_some()) {
+            actions.extend(log.deletion_vectors_action()?);
+        }
         actions.extend(log.metadata_action(description)?);
         Ok(actions)
     }
@@ -263,11 +265,8 @@ impl CuratedLog<'_> {
         used.extend(self.files.iter().map(|file| file.path.clone()));
         let vectors = self.files.iter().filter_map(|file| file.deleted.as_ref());
         used.extend(vectors.map(|vector| vector.path.clone()));
+        used.extend(self.vectors_unused.iter().copied().cloned());
         let until = self.now.checked_sub_signed(self.retention);
-        let is_retained = |since: &DateTime<Utc>| until.is_none_or(|until| *since > until);
-        let unused = self.vectors_unused.iter();
-        let retained = unused.filter(|(_, since)| is_retained(since));
-        used.extend(retained.map(|(path, _)| path.clone()));
         let until = until.map_or(i64::MIN, |until| until.timestamp_millis());
         used.extend(log.removed_since(until).await?);
         let is_used = |path: &str| path.starts_with(LOG_FOLDER) || used.contains(path);

@@ -32,7 +32,7 @@ pub struct Plan {
 pub struct Counts {
     /// Rows written.
     pub rows_written: u64,
-    /// Bytes written.
+    /// Bytes written, deletion vectors included.
     pub bytes_written: u64,
     /// Partitions written.
     pub partitions_written: u64,
@@ -82,6 +82,7 @@ pub(crate) fn plan(
             Some(kept) => {
                 plan.counts.rows_removed += file.live_rows() - kept.rows;
                 if let Some(deleted) = &kept.deleted {
+                    plan.counts.bytes_written += u64::from(deleted.bytes);
                     let staged = staged_vectors(kept);
                     let number = vectors.iter().position(|one| Some(*one) == staged);
                     let path = deletion_vector_name(commit, number.unwrap_or_default());
@@ -242,7 +243,7 @@ mod tests {
         assert_eq!(plan.removes, [""; 0]);
         let counts = Counts {
             rows_written: 7,
-            bytes_written: 70,
+            bytes_written: 86,
             partitions_written: 3,
             partitions_removed: 0,
             rows_removed: 3,

@@ -77,13 +77,19 @@ pub enum Record {
         /// The file's path.
         path: String,
     },
-    /// A file of deletion vectors that no file of a table has used since a run.
+    /// A file of deletion vectors that no file of the curated table has used since a commit.
     #[serde(rename = "unused")]
     VectorsUnused {
         /// Its path in the curated table.
         path: String,
-        /// The time of that run.
-        since: DateTime<Utc>,
+        /// The number of that commit.
+        commit: u64,
+    },
+    /// A file of deletion vectors that is not used, and is removed.
+    #[serde(rename = "unused-gone")]
+    VectorsRemoved {
+        /// Its path in the curated table.
+        path: String,
     },
     /// A versions file.
     Versions {
@@ -104,7 +110,7 @@ impl Record {
     pub(crate) fn has_deletion_vector(&self) -> bool {
         match self {
             Record::File { file, .. } => file.deleted.is_some(),
-            Record::VectorsUnused { .. } => true,
+            Record::VectorsUnused { .. } | Record::VectorsRemoved { .. } => true,
             _ => false,
         }
     }
@@ -276,8 +282,9 @@ pub struct Ledger {
     tables: BTreeMap<String, BTreeMap<String, TableFile>>,
     /// The files of deletion vectors of the curated table, and how many of its files use each.
     vectors: BTreeMap<String, u64>,
-    /// Those that no file uses any more, and the time of the run since when.
-    vectors_unused: BTreeMap<String, DateTime<Utc>>,
+    /// Those that no file uses any more and that are kept for readers of earlier versions, and the
+    /// number of the commit since when.
+    vectors_unused: BTreeMap<String, u64>,
     /// The aggregate that was computed last at each location.
     newest: BTreeMap<String, String>,
     /// The aggregates whose files another one at the same location has replaced.
@@ -324,8 +331,11 @@ impl Ledger {
                 let removed = self.tables.get_mut(&table).and_then(|files| files.remove(&path));
                 self.forget_vector(removed);
             }
-            Record::VectorsUnused { path, since } => {
-                self.vectors_unused.insert(path, since);
+            Record::VectorsUnused { path, commit } => {
+                self.vectors_unused.insert(path, commit);
+            }
+            Record::VectorsRemoved { path } => {
+                self.vectors_unused.remove(&path);
             }
             Record::Versions { path, days } => {
                 self.versions.insert(path, days.into_iter().collect());
@@ -340,8 +350,8 @@ impl Ledger {
             *uses -= 1;
             if *uses == 0 {
                 self.vectors.remove(&vector.path);
-                let since = self.runs.last().map(|run| run.at).unwrap_or_default();
-                self.vectors_unused.insert(vector.path, since);
+                let commit = self.runs.last().map(|run| run.commit).unwrap_or_default();
+                self.vectors_unused.insert(vector.path, commit);
             }
         }
     }
@@ -391,8 +401,8 @@ impl Ledger {
             days: days.iter().collect(),
         });
         let unused = self.vectors_unused.iter();
-        let unused =
-            unused.map(|(path, since)| Record::VectorsUnused { path: path.clone(), since: *since });
+        let unused = unused
+            .map(|(path, commit)| Record::VectorsUnused { path: path.clone(), commit: *commit });
         let inputs = inputs_files.chain(inputs);
         let files = files.chain(unused);
         runs.chain(contract).chain(inputs).chain(quarantined).chain(files).chain(versions)
@@ -403,10 +413,23 @@ impl Ledger {
         self.tables.get(table).into_iter().flat_map(BTreeMap::values)
     }
 
-    /// The files of deletion vectors that the curated table does not use any more, and the time of the run
-    /// since when.
-    pub(crate) fn vectors_unused(&self) -> &BTreeMap<String, DateTime<Utc>> {
-        &self.vectors_unused
+    /// The files of deletion vectors that the curated table does not use any more, and that are kept for
+    /// readers of its earlier versions.
+    pub(crate) fn vectors_unused(&self) -> impl Iterator<Item = &String> {
+        self.vectors_unused.keys()
+    }
+
+    /// Those of them that the table has not used since some time. A commit may be published when the next
+    /// run begins: it counts from then on.
+    pub(crate) fn vectors_unused_since(
+        &self,
+        time: DateTime<Utc>,
+    ) -> impl Iterator<Item = &String> {
+        let unused = self.vectors_unused.iter().filter(move |(_, commit)| {
+            let next = self.runs.partition_point(|run| run.commit <= **commit);
+            self.runs.get(next).is_some_and(|next| next.at <= time)
+        });
+        unused.map(|(path, _)| path)
     }
 
     /// The committed run with this id.

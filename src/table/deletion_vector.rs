@@ -85,18 +85,28 @@ impl DeletionVector {
         name: &str,
         rows: u64,
     ) -> Result<BooleanBuffer> {
-        let start = u64::from(self.offset);
         let changed = || {
-            Error::data(format!("{name} is not the file that was published"))
-                .hint("another program changed the table: rebuild it with `glueless rebuild`")
+            Error::data(format!("{name} is not the file that was published")).hint(
+                "restore it from a backup or an earlier version of the object; without it the table \
+                 must be made again from all of its raw files: glueless rebuild",
+            )
         };
-        let found = match store.get_range(path, start..start + 8 + u64::from(self.bytes)).await {
+        // With the version of the file, if this is its first vector.
+        let start = if self.offset == 1 { 0 } else { u64::from(self.offset) };
+        let end = u64::from(self.offset) + 8 + u64::from(self.bytes);
+        let found = match store.get_range(path, start..end).await {
+            Ok(found) => found,
             Err(error @ object_store::Error::NotFound { .. }) => {
                 return Err(changed().caused_by(error));
             }
-            found => found.map_err(|error| Error::store(format!("read {name}"), error))?,
+            // A range that the object does not have fails in many ways.
+            Err(error) => match store.head(path).await {
+                Ok(meta) if meta.size != self.file_bytes => return Err(changed().caused_by(error)),
+                _ => return Err(Error::store(format!("read {name}"), error)),
+            },
         };
-        let deleted = self.decode(&found).ok_or_else(changed)?;
+        let vector = if start == 0 { found.strip_prefix(&[VERSION]) } else { Some(&found[..]) };
+        let deleted = vector.and_then(|bytes| self.decode(bytes)).ok_or_else(changed)?;
         let mut bits = BooleanBufferBuilder::new(rows as usize);
         bits.append_n(rows as usize, false);
         for row in &deleted {
@@ -109,8 +119,8 @@ impl DeletionVector {
     }
 
     /// The deleted rows; `None` if the bytes are not this vector.
-    fn decode(&self, found: &Bytes) -> Option<RoaringTreemap> {
-        let (size, rest) = found.split_at_checked(4)?;
+    fn decode(&self, bytes: &[u8]) -> Option<RoaringTreemap> {
+        let (size, rest) = bytes.split_at_checked(4)?;
         let (data, checksum) = rest.split_at_checked(self.bytes as usize)?;
         let is_whole = *size == self.bytes.to_be_bytes() && *checksum == checksum_of(data);
         let bitmap = data.strip_prefix(&MAGIC).filter(|_| is_whole)?;
@@ -149,6 +159,11 @@ impl NewVector {
         data[..4].copy_from_slice(&size.to_be_bytes());
         data.extend(checksum_of(&data[4..]));
         Ok(NewVector { data, rows: rows.len() })
+    }
+
+    /// The number of rows that it deletes.
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows
     }
 
     /// Its size in a file, in bytes.
@@ -260,6 +275,12 @@ mod tests {
             damaged[at] ^= 1;
             store.put(&path, damaged.into()).await.expect("written");
             refused(last.read(&store, &path, "vectors", 7).await);
+        }
+        let mut other_version = data.to_vec();
+        other_version[0] = 2;
+        for damaged in [other_version, Vec::new(), data[..20].to_vec()] {
+            store.put(&path, damaged.into()).await.expect("written");
+            refused(added[0].read(&store, &path, "vectors", 5).await);
         }
     }
 

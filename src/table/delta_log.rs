@@ -13,8 +13,8 @@ use datafusion::prelude::{DataFrame, SessionContext};
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, PROTOCOL};
 use deltalake::kernel::{
-    Action, Add, DeletionVectorDescriptor, MetadataExt, Remove, StructType, TableFeatures,
-    Transaction, new_metadata,
+    Action, Add, DeletionVectorDescriptor, MetadataExt, Remove, StructType, Transaction,
+    new_metadata,
 };
 use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use deltalake::operations::create::CreateBuilder;
@@ -22,6 +22,7 @@ use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::table::state::DeltaTableState;
 use deltalake::{DeltaTable, DeltaTableError};
 use futures::TryStreamExt;
+use serde_json::Value;
 use tracing::{debug, warn};
 
 use crate::error::{Error, Result, storage_hint};
@@ -31,6 +32,21 @@ use crate::store::Folder;
 pub(crate) const LOG_FOLDER: &str = "_delta_log/";
 
 const APPLICATION: &str = "glueless";
+/// The feature of a table that can have deletion vectors.
+const DELETION_VECTORS: &str = "deletionVectors";
+/// The features that readers of a protocol support which does not list them, and from which version on.
+const READERS: [(u64, &str); 1] = [(2, "columnMapping")];
+/// Those of writers.
+const WRITERS: [(u64, &str); 7] = [
+    (2, "appendOnly"),
+    (2, "invariants"),
+    (3, "checkConstraints"),
+    (4, "changeDataFeed"),
+    (4, "generatedColumns"),
+    (5, "columnMapping"),
+    (6, "identityColumns"),
+];
+
 /// The number of versions between checkpoints, at which expired log files are removed as well.
 const CHECKPOINT_INTERVAL: u64 = 10;
 
@@ -232,34 +248,38 @@ impl DeltaLog {
         configuration.and_then(|all| all.get(property)).is_some_and(|found| found == value)
     }
 
-    /// Lets the table have deletion vectors, in a commit of its own, if it cannot yet. Readers that do not
-    /// support them refuse the table from then on. If another process is faster, the log is read again.
+    /// The action that lets the table have deletion vectors, so that readers which do not support them
+    /// refuse it; `None` if it can have them. The features of an older protocol are listed, as Delta
+    /// prescribes it.
     ///
     /// # Errors
-    /// Storage, when the log cannot be written.
-    pub(crate) async fn allow_deletion_vectors(&mut self) -> Result<()> {
-        let is_allowed = |log: &DeltaLog| {
-            let features = log.snapshot().and_then(|state| state.protocol().writer_features());
-            features.is_some_and(|features| {
-                features.iter().any(|feature| feature.as_ref() == "deletionVectors")
-            })
+    /// Internal, when the protocol cannot be built.
+    pub(crate) fn deletion_vectors_action(&self) -> Result<Option<Action>> {
+        let Some(snapshot) = self.snapshot() else {
+            return Ok(None);
         };
-        if self.snapshot().is_none() || is_allowed(self) {
-            return Ok(());
+        let failed = |error| {
+            let failed = format!("cannot describe the protocol of {}", self.folder.location);
+            Error::internal(failed).caused_by(error)
+        };
+        let known = serde_json::to_value(snapshot.protocol()).map_err(failed)?;
+        let mut readers = features(&known["readerFeatures"], &known["minReaderVersion"], &READERS);
+        let mut writers = features(&known["writerFeatures"], &known["minWriterVersion"], &WRITERS);
+        let mut is_changed = false;
+        for listed in [&mut readers, &mut writers] {
+            if !listed.iter().any(|name| name == DELETION_VECTORS) {
+                listed.push(DELETION_VECTORS.into());
+                is_changed = true;
+            }
         }
-        let mut table = DeltaTable::new(Arc::clone(&self.log_store));
-        table.state = self.state.clone();
-        let added = table
-            .add_feature()
-            .with_feature(TableFeatures::DeletionVectors)
-            .with_allow_protocol_versions_increase(true)
-            .with_commit_properties(CommitProperties::default().with_max_retries(0))
-            .await;
-        self.read().await?;
-        match added {
-            Err(error) if !is_allowed(self) => Err(self.failed("commit to", error)),
-            _ => self.version().map_or(Ok(()), |version| self.sync(version)),
-        }
+        let protocol = serde_json::json!({
+            "minReaderVersion": 3,
+            "minWriterVersion": 7,
+            "readerFeatures": readers,
+            "writerFeatures": writers,
+        });
+        let protocol = serde_json::from_value(protocol).map_err(failed)?;
+        Ok(is_changed.then_some(Action::Protocol(protocol)))
     }
 
     /// The action that updates the table's metadata; `None` if it is up to date.
@@ -359,6 +379,16 @@ impl DeltaLog {
         let first_line = text.lines().next().unwrap_or_default().to_string();
         Error::storage(failed).hint(hint).caused_by(first_line)
     }
+}
+
+/// The features of a protocol: those that it lists, or else those of its version.
+fn features(listed: &Value, version: &Value, implied: &[(u64, &str)]) -> Vec<String> {
+    if let Some(listed) = listed.as_array() {
+        return listed.iter().filter_map(|name| Some(name.as_str()?.to_string())).collect();
+    }
+    let version = version.as_u64().unwrap_or_default();
+    let implied = implied.iter().filter(|(since, _)| version >= *since);
+    implied.map(|(_, name)| name.to_string()).collect()
 }
 
 fn operation(snapshot: &DeltaTableState) -> DeltaOperation {

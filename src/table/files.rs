@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::BooleanArray;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -164,6 +164,33 @@ impl FileTable {
     }
 }
 
+impl FileTable {
+    /// The files whose partition values pass the filters, as far as these are of partition columns alone.
+    fn pruned(&self, state: &dyn Session, filters: &[Expr]) -> DataFusionResult<Vec<&ListedFile>> {
+        let fields = self.schema.table_partition_cols();
+        let schema = Arc::new(Schema::new(fields.to_vec()));
+        let is_of_partitions = |filter: &&Expr| {
+            let columns = filter.column_refs();
+            !columns.is_empty()
+                && columns.iter().all(|column| schema.index_of(&column.name).is_ok())
+        };
+        let filter = conjunction(filters.iter().filter(is_of_partitions).cloned());
+        let Some(filter) = filter.filter(|_| !self.files.is_empty()) else {
+            return Ok(self.files.iter().collect());
+        };
+        let columns = (0..fields.len()).map(|at| {
+            ScalarValue::iter_to_array(self.files.iter().map(|file| file.partition[at].clone()))
+        });
+        let columns = columns.collect::<DataFusionResult<Vec<_>>>()?;
+        let values = RecordBatch::try_new(Arc::clone(&schema), columns)?;
+        let filter = state.create_physical_expr(filter, &DFSchema::try_from(schema)?)?;
+        let passes = filter.evaluate(&values)?.into_array(self.files.len())?;
+        let passes = passes.as_boolean().iter();
+        let files = self.files.iter().zip(passes);
+        Ok(files.filter(|(_, passes)| *passes == Some(true)).map(|(file, _)| file).collect())
+    }
+}
+
 /// How many deletion vectors are read at once.
 const CONCURRENT_READS: usize = 16;
 
@@ -177,8 +204,7 @@ async fn live_rows(
     };
     let deleted = vector.read(store.as_ref(), &path, path.as_ref(), rows).await;
     let deleted = deleted.map_err(|error| DataFusionError::External(Box::new(error)))?;
-    let live = BooleanArray::new(!&deleted, None);
-    Ok(Some(RowSelection::from_filters(&[live])))
+    Ok(Some(RowSelection::from_boolean_buffer(!&deleted)))
 }
 
 #[async_trait]
@@ -210,11 +236,12 @@ impl TableProvider for FileTable {
         let parts = state.config().target_partitions().max(1);
         let mut groups: Vec<(u64, Vec<PartitionedFile>)> = vec![(0, Vec::new()); parts];
         let store = state.runtime_env().object_store(&self.store)?;
+        let files = self.pruned(state, filters)?;
         let deleted: Vec<Option<DeletedRows>> =
-            self.files.iter().map(|file| file.deleted.clone()).collect();
+            files.iter().map(|file| file.deleted.clone()).collect();
         let live = deleted.into_iter().map(|deleted| live_rows(Arc::clone(&store), deleted));
         let mut live = stream::iter(live).buffered(CONCURRENT_READS);
-        for file in &self.files {
+        for file in files {
             let live = live.try_next().await?.flatten();
             let meta = ObjectMeta {
                 location: file.path.clone(),

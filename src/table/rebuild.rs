@@ -191,9 +191,9 @@ struct Reading {
 
 /// Keys to remove, and whether each was found.
 struct Removals {
-    keys: HashMap<Box<[u8]>, bool>,
+    keys: HashMap<Box<[u8]>, bool, RandomState>,
     /// Their hashes: most rows have none of them, and their keys need not be made.
-    hashes: HashSet<u64>,
+    hashes: HashSet<u64, RandomState>,
     converter: RowConverter,
     memory: MemoryReservation,
 }
@@ -217,20 +217,26 @@ impl<'a> Rebuilt<'a> {
         let (mut tombstones, mut first) = (None, None);
         let mut is_whole = removed.fill(table, &mut new, &mut tombstones, &mut first)?;
         let listed = table.listed(folder);
-        let is_opened = table.vectors.is_none() || !removed.keys.is_empty();
+        let marks = table.can_mark(listed, first.is_some());
+        let is_opened = !marks || !removed.keys.is_empty();
         let mut files = Vec::new();
         for (number, file) in listed.iter().enumerate() {
             files.push(if is_opened { Some(table.open(file, number).await?) } else { None });
         }
-        // Without deletion vectors the last keys are searched while the rows are read.
-        while !is_whole || (table.vectors.is_some() && !removed.keys.is_empty()) {
+        // Where no rows are marked, the last keys are searched while the rows are read.
+        while !is_whole || (marks && !removed.keys.is_empty()) {
             removed.search(table, folder, files.iter_mut().flatten()).await?;
             removed.clear();
             if !is_whole {
                 is_whole = removed.fill(table, &mut new, &mut tombstones, &mut first)?;
             }
         }
-        let (kept, files) = table.divide(listed, files, first.is_some()).await?;
+        // That there are new rows may be known only now.
+        let (kept, files) = if table.can_mark(listed, first.is_some()) {
+            table.divide(listed, files, first.is_some()).await?
+        } else {
+            (Vec::new(), files.into_iter().flatten().collect())
+        };
         let existing = Unread { reading: None, files: files.into_iter(), removed };
         let published = Published { table, folder: folder.to_string(), existing, first };
         let rows_before = listed.iter().map(TableFile::live_rows).sum();
@@ -342,8 +348,8 @@ impl Removals {
     fn new(table: &PublishedTable) -> Result<Self> {
         let types = table.key.iter().map(|column| table.schema.field(*column).data_type().clone());
         Ok(Removals {
-            keys: HashMap::new(),
-            hashes: HashSet::new(),
+            keys: HashMap::default(),
+            hashes: HashSet::default(),
             converter: RowConverter::new(types.map(SortField::new).collect())?,
             memory: table.memory.new_empty(),
         })

@@ -126,8 +126,9 @@ impl TableWriter {
                         let new = sorted.rows(&folder, &mut readers)?;
                         let rows = Rebuilt::new(new, &folder, table.as_deref()).await?;
                         let one = writer.write_sorted(number, &folder, rows, plain).await?;
-                        let vectors_bytes = one.kept.iter().map(Kept::bytes).sum();
-                        vectors.iter().for_each(|vectors| vectors.grow(vectors_bytes));
+                        let vectors_bytes: usize = one.kept.iter().map(Kept::bytes).sum();
+                        // Later in a file of vectors too.
+                        vectors.iter().for_each(|vectors| vectors.grow(2 * vectors_bytes));
                         written.push(one);
                     }
                     Ok(written)

@@ -49,6 +49,12 @@ impl Run<'_> {
         self.open.run_context.meter.measure(&mut attempt.report);
         let run = self.run_record(attempt, step, changed, plans);
         records.insert(0, Record::Run(Box::new(run)));
+        let run_context = &self.open.run_context;
+        let retention = run_context.pipeline.curated.retention;
+        if let Some(time) = run_context.now.checked_sub_signed(retention) {
+            let unused = attempt.state.ledger.vectors_unused_since(time);
+            records.extend(unused.map(|path| Record::VectorsRemoved { path: path.clone() }));
+        }
         for (name, plan) in plans {
             records.extend(file_records(name, plan));
             let staged: BTreeSet<&str> =
@@ -257,7 +263,7 @@ impl OpenPipeline<'_> {
             table: &self.output(CURATED).ok()?.folder,
             contract: state.ledger.contract.as_ref()?,
             files: state.ledger.files(CURATED).collect(),
-            vectors_unused: state.ledger.vectors_unused(),
+            vectors_unused: state.ledger.vectors_unused().collect(),
             has_vectors: curated.deletion_vectors,
             retention: curated.retention,
             now: self.run_context.now,

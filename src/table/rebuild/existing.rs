@@ -3,7 +3,8 @@
 //! A table without deletion vectors writes all files of a changed partition again. With them a file
 //! stays, and its removed rows are marked, unless a share of its rows is deleted by then. New rows go to
 //! a new file; where a partition has many small files, the smallest are written again with it. If the
-//! table is sorted, new rows are sorted together with all of the partition.
+//! table is sorted, new rows are sorted together with all of the partition. A partition whose path has
+//! special characters is written again as a whole.
 
 use std::sync::Arc;
 
@@ -146,6 +147,13 @@ impl PublishedTable {
         (0..self.schema.fields().len()).collect()
     }
 
+    /// Whether removed rows of a partition's files can be marked, and these files stay.
+    pub(super) fn can_mark(&self, listed: &[TableFile], has_new: bool) -> bool {
+        let is_sorted_again = has_new && self.sorted.is_some();
+        let is_plain = || listed.iter().all(|file| is_plain(&file.path));
+        self.vectors.is_some() && !is_sorted_again && is_plain()
+    }
+
     /// Divides the files of a partition into those that stay, and those that are written again. `files`
     /// are the listed ones, as far as they are opened.
     pub(super) async fn divide(
@@ -160,23 +168,18 @@ impl PublishedTable {
             .zip(opened)
             .map(|(file, opened)| opened.map_or(file.deleted_rows(), |file| file.deleted_rows))
             .collect();
-        let stays = match self.vectors {
-            Some(file_bytes) if !(has_new && self.sorted.is_some()) => {
-                which_stay(listed, &deleted, has_new, file_bytes)
-            }
-            _ => vec![false; listed.len()],
-        };
+        let stays = which_stay(listed, &deleted, has_new, self.vectors.unwrap_or_default());
         let (mut kept, mut others) = (Vec::new(), Vec::new());
         let each = listed.iter().zip(files).zip(deleted.into_iter().zip(stays));
         for (number, ((listed, file), (deleted, stays))) in each.enumerate() {
             if stays {
                 let is_new = deleted > listed.deleted_rows();
                 let vector = file.filter(|_| is_new).and_then(Existing::into_deleted);
-                kept.push(Kept {
-                    path: listed.path.clone(),
-                    rows: listed.rows - deleted,
-                    deleted: vector.map(|bits| NewVector::new(&bits)).transpose()?,
-                });
+                let vector = vector.map(|bits| NewVector::new(&bits)).transpose()?;
+                let rows = vector
+                    .as_ref()
+                    .map_or(listed.live_rows(), |vector| listed.rows - vector.rows());
+                kept.push(Kept { path: listed.path.clone(), rows, deleted: vector });
             } else {
                 others.push(match file {
                     Some(file) => file,
@@ -186,6 +189,12 @@ impl PublishedTable {
         }
         Ok((kept, others))
     }
+}
+
+/// Whether a Delta log has a path as it is, without escapes: Polars 2.1 ignores the deletion vectors of
+/// other files, and returns their deleted rows.
+fn is_plain(path: &str) -> bool {
+    path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"=/._-".contains(&byte))
 }
 
 /// Which files of a partition stay, by the number of their deleted rows; with `has_new` new rows go to
@@ -230,6 +239,17 @@ mod tests {
         let stays = which_stay(&files, deleted, has_new, 1_000);
         let found: Vec<usize> = (0..files.len()).filter(|at| stays[*at]).collect();
         assert_eq!(found, expected, "{sizes:?} {deleted:?}");
+    }
+
+    #[test]
+    fn a_path_without_special_characters_is_plain() {
+        for path in ["part-c0.parquet", "event_dt=2020-01-02/cat=A_b.1/part-c0.parquet"] {
+            assert!(is_plain(path), "{path}");
+        }
+        for path in ["cat=New York/p", "at=2020-01-01 00%3A00%3A00/p", "cat=Zürich/p", "cat=a+b/p"]
+        {
+            assert!(!is_plain(path), "{path}");
+        }
     }
 
     #[test]
