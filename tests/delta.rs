@@ -10,12 +10,12 @@ use arrow::array::{
     TimestampMillisecondArray, TimestampNanosecondArray, UInt32Array, UInt64Array,
 };
 use arrow::datatypes::TimestampMicrosecondType;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use serde_json::Value;
 
 use crate::support::{
     DAY_US, FIRST_DAY_US, Fault, Lab, LabBuilder, PLACES, Place, STATE, Task, assert_refused,
-    batches_of, integers, optional_texts, raw_file, row_as_text, texts, timestamps,
+    batches_of, integers, now, optional_texts, raw_file, row_as_text, texts, timestamps,
 };
 
 fn delta() -> LabBuilder {
@@ -32,18 +32,6 @@ fn two_days(lab: &Lab) {
     lab.run_days(1, 2);
     lab.put_day(2, &[("U", 1, "b"), ("D", 4, "c"), ("I", 5, "d")]);
     lab.run_days(2, 3);
-}
-
-/// What two readers of Delta tables read, at a version; each row as `id cat v day`.
-fn read(lab: &Lab, version: Option<u64>) -> Vec<String> {
-    let read = ["polars-delta", "deltalake"].map(|engine| {
-        let (columns, rows) = lab.read_with(engine, "lake/curated", version).expect("read");
-        let names: Vec<&str> = columns.iter().map(|column| column.0.as_str()).collect();
-        assert_eq!(names, ["id", "cat", "v", "event_dt"]);
-        rows
-    });
-    assert_eq!(read[0], read[1]);
-    read[0].iter().map(|row| row_as_text(row, " ")).collect()
 }
 
 const FIRST: [&str; 4] =
@@ -63,8 +51,8 @@ fn a_run_is_one_commit_that_other_readers_see_and_touches_changed_partitions_onl
     for place in PLACES {
         let lab = lab(place);
         two_days(&lab);
-        assert_eq!(read(&lab, None), SECOND);
-        assert_eq!(read(&lab, Some(1)), FIRST);
+        assert_eq!(lab.read_delta(None), SECOND);
+        assert_eq!(lab.read_delta(Some(1)), FIRST);
 
         let commits = lab.commits("lake/curated");
         assert_eq!(commits.len(), 3, "the table itself, and two runs");
@@ -164,11 +152,6 @@ fn every_type_and_partition_value_reads_the_same_in_other_engines() {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the log says itself when a file was replaced")]
-fn now() -> DateTime<Utc> {
-    Utc::now()
-}
-
 #[test]
 fn replaced_files_stay_for_the_retention_and_go_then() {
     for place in PLACES {
@@ -182,7 +165,7 @@ fn replaced_files_stay_for_the_retention_and_go_then() {
             lab.run_days(10 + days, 11 + days);
             assert_eq!(has_old(&lab), stays, "after {days} days");
             if stays {
-                assert_eq!(read(&lab, Some(1)), FIRST);
+                assert_eq!(lab.read_delta(Some(1)), FIRST);
             }
         }
         assert!(lab.read_with("deltalake", "lake/curated", Some(1)).is_err());
@@ -206,9 +189,9 @@ fn assert_refused_until_rebuilt(lab: &Lab, message: &str) {
     refused(lab.run_with(Task::Aggregate, "2020-01-01", "2020-01-04", &[]).expect_err("refused"));
     assert_eq!((lab.list_all("lake"), lab.commits("lake/curated")), before);
     lab.rebuild(false, &[]).expect("rebuilt");
-    assert_eq!(read(lab, None), SECOND);
+    assert_eq!(lab.read_delta(None), SECOND);
     lab.run_days(3, 4);
-    assert_eq!(read(lab, None).len(), 5);
+    assert_eq!(lab.read_delta(None).len(), 5);
 }
 
 #[test]
@@ -300,9 +283,9 @@ fn a_rebuild_with_other_partitions_finishes_what_was_interrupted_as_it_was_begun
     interrupted.run("2020-01-02", "2020-01-03").expect_err("interrupted");
     lab.rebuild(false, &["curated.partition_by=[\"cat\"]"]).expect("rebuilt");
     let rows = ["1 b 2 2020-01-02", "2 b 1 2020-01-01"];
-    assert_eq!(read(&lab, None), rows);
+    assert_eq!(lab.read_delta(None), rows);
     assert!(lab.list("lake/curated").iter().all(|path| path.starts_with("cat=b/")));
-    assert_eq!(read(&lab, Some(1)), ["1 a 1 2020-01-01", "2 b 1 2020-01-01"]);
+    assert_eq!(lab.read_delta(Some(1)), ["1 a 1 2020-01-01", "2 b 1 2020-01-01"]);
 }
 
 #[test]
@@ -360,7 +343,7 @@ fn a_commit_of_others_that_changes_no_file_does_no_harm() {
     commit(&lab, 3, info);
     lab.put_day(3, &[("I", 9, "a")]);
     lab.run_days(3, 4);
-    assert_eq!(read(&lab, None).len(), 5);
+    assert_eq!(lab.read_delta(None).len(), 5);
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub use raw::{
     day, events_json, events_parquet, file_of_columns, file_of_rows, gzip, integers,
     optional_texts, parquet, raw_file, texts, timestamps,
 };
-pub use readers::{python, read_with, row_as_text};
+pub use readers::{now, python, read_with, row_as_text};
 pub use s3::environment_of;
 pub use tables::{Row, batches_of, cells, json_lines, rows_of};
 

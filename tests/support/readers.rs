@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use chrono::{DateTime, Utc};
+
 use super::lab::Lab;
 use super::s3::environment_of;
 
@@ -26,6 +28,25 @@ impl Lab {
     ) -> Result<Foreign, String> {
         read_with(engine, &format!("{}/{table}", self.base), version)
     }
+
+    /// What two readers of Delta tables read of the curated table, or of a version of it; each row as
+    /// `id cat v day`.
+    pub fn read_delta(&self, version: Option<u64>) -> Vec<String> {
+        let read = ["polars-delta", "deltalake"].map(|engine| {
+            let (columns, rows) = self.read_with(engine, "lake/curated", version).expect("read");
+            let names: Vec<&str> = columns.iter().map(|column| column.0.as_str()).collect();
+            assert_eq!(names, ["id", "cat", "v", "event_dt"]);
+            rows
+        });
+        assert_eq!(read[0], read[1]);
+        read[0].iter().map(|row| row_as_text(row, " ")).collect()
+    }
+}
+
+/// The time of the machine, which readers and writers of a Delta log go by.
+#[expect(clippy::disallowed_methods, reason = "the log says itself when a file was replaced")]
+pub fn now() -> DateTime<Utc> {
+    Utc::now()
 }
 
 /// What another engine reads of the table in a folder, or of a version of it.
