@@ -352,7 +352,7 @@ fn a_table_does_not_change_its_format_in_place() {
     two_days(&lab);
     let set = ["curated.format=parquet"];
     let error = lab.run_with(Task::Run, "2020-01-01", "2020-01-03", &set).expect_err("refused");
-    assert_refused(error, 2, "`curated.format` changed", "");
+    assert_refused(error, 2, "`curated.format` changed", "set another `curated.url` as well");
     let error = lab.rebuild(false, &set).expect_err("refused");
     assert_eq!(error.kind.exit_code(), 2);
     assert_eq!(error.hint.as_deref(), Some("set another `curated.url` as well"));

@@ -187,11 +187,16 @@ pub(super) fn check_identity(state: &State, pipeline: &Pipeline) -> Result<()> {
         pipeline.name,
         differences.join("`, `")
     ))
-    .hint(format!(
-        "undo the change, rebuild the tables with `glueless rebuild`, or use another `name` and \
-         `curated.url`; the state is in {}",
-        pipeline.state
-    )))
+    .hint(match check_format(state, pipeline) {
+        Err(_) => "undo the change; a table does not change its format in place: set another \
+                   `curated.url` as well, and rebuild the tables with `glueless rebuild`"
+            .into(),
+        Ok(()) => format!(
+            "undo the change, rebuild the tables with `glueless rebuild`, or use another `name` and \
+             `curated.url`; the state is in {}",
+            pipeline.state
+        ),
+    }))
 }
 
 /// Refuses to rebuild a table in another format at the same URL.
