@@ -52,7 +52,7 @@ fn actions(lab: &Lab, version: usize, action: &str) -> Vec<Value> {
 /// The files of deletion vectors in the table's folder.
 fn vectors(lab: &Lab) -> BTreeSet<String> {
     let files = lab.list_all("lake/curated").into_iter();
-    files.filter(|path| path.starts_with("deletion_vector_")).collect()
+    files.filter(|path| path.contains("deletion_vector_")).collect()
 }
 
 #[test]
@@ -116,6 +116,47 @@ fn files_stay_and_other_engines_leave_their_removed_rows_out() {
         assert!(actions(&lab, last, "add").iter().all(|add| add.get("deletionVector").is_none()));
         lab.assert_tidy();
     }
+}
+
+#[test]
+fn a_large_vector_is_in_a_file_and_small_ones_of_any_number_of_files_are_in_the_log() {
+    let lab = builder().build();
+    lab.put_day(1, &(0..12_000).map(|id| ("I", id, "big")).collect::<Vec<_>>());
+    lab.run_days(1, 2);
+    let removed =
+        |rest: i64| (0..12_000).filter(move |id| id % 5 == rest).map(|id| ("D", id, "big"));
+    lab.put_day(2, &removed(0).collect::<Vec<_>>());
+    lab.run_days(2, 3);
+    let described = |lab: &Lab| -> Vec<String> {
+        let last = lab.commits("lake/curated").len() - 1;
+        let added = actions(lab, last, "add").into_iter();
+        added.map(|add| add["deletionVector"]["storageType"].to_string()).collect()
+    };
+    assert_eq!(described(&lab), ["\"u\""]);
+    assert_eq!(vectors(&lab).len(), 1);
+    assert_eq!(lab.read_delta(None).len(), 9_600);
+    lab.assert_verified();
+
+    // More files than some readers can read the vectors of.
+    let cats: Vec<String> = (0..600).map(|cat| format!("c{cat}")).collect();
+    let ids = |cat: usize| (0..5).map(move |at| 20_000 + 5 * cat as i64 + at);
+    let added = cats.iter().enumerate().flat_map(|(at, cat)| ids(at).map(move |id| (id, cat)));
+    let added = added.map(|(id, cat)| ("I", id, cat.as_str()));
+    lab.put_day(3, &added.collect::<Vec<_>>());
+    lab.run_days(3, 4);
+    let one_each = cats.iter().enumerate().map(|(at, cat)| ("D", 20_002 + 5 * at as i64, &**cat));
+    lab.put_day(4, &one_each.chain(removed(1).take(10)).collect::<Vec<_>>());
+    let report = lab.run_days(4, 5);
+    // The file with the large vector is written again.
+    assert_eq!(report.rows_written, 9_590);
+    let described = described(&lab);
+    assert_eq!(described.iter().filter(|kind| *kind == "\"i\"").count(), 600);
+    assert_eq!(described.iter().filter(|kind| *kind == "null").count(), 1);
+    let after = rows(&lab);
+    assert_eq!(after.len(), 9_590 + 2_400);
+    assert_eq!(sorted(lab.read_delta(None)), after);
+    lab.assert_verified();
+    lab.assert_tidy();
 }
 
 #[test]

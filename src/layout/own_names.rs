@@ -69,9 +69,12 @@ fn deletion_vector_uuid(commit: u64, number: usize) -> Uuid {
 }
 
 /// The commit in the name of a file of a table, made by [`part_file_name`] or
-/// [`deletion_vector_name`]; `None` for any other name.
+/// [`deletion_vector_name`], with or without `_` before it; `None` for any other name.
 pub fn own_file_commit(base_name: &str) -> Option<u64> {
-    let of_vector = || Some((parse_deletion_vector_name(base_name)?.as_u128() >> 80) as u64);
+    let of_vector = || {
+        let name = base_name.strip_prefix('_').unwrap_or(base_name);
+        Some((parse_deletion_vector_name(name)?.as_u128() >> 80) as u64)
+    };
     part_file_commit(base_name).or_else(of_vector)
 }
 
@@ -150,6 +153,7 @@ mod tests {
         for (commit, number) in [(0, 0), (12, 3), (123_456_789, 4_095)] {
             let name = deletion_vector_name(commit, number);
             assert_eq!(own_file_commit(&name), Some(commit), "{name}");
+            assert_eq!(own_file_commit(&format!("_{name}")), Some(commit), "{name}");
         }
         assert_eq!(own_file_commit("part-c00000012-00003.snappy.parquet"), Some(12));
         for name in [

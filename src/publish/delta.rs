@@ -5,7 +5,7 @@
 //! <curated.url>/_glueless.json                                  the owner of the table
 //! <curated.url>/_delta_log/…                                    one commit per run
 //! <curated.url>/event_dt=2019-04-01/part-c00000012-00000.snappy.parquet
-//! <curated.url>/deletion_vector_00000000-000c-8000-a76c-75656c657373.bin
+//! <curated.url>/deletion_vector_00000000-000c-8000-a76c-75656c657373.bin    or with `_` before it
 //! ```
 //!
 //! The state is committed first; its ledger lists the files of the table ([`crate::state::ledger`]).
@@ -21,6 +21,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use arrow::datatypes::{DataType, Field};
+use bytes::Bytes;
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use deltalake::kernel::Action;
 
@@ -115,7 +116,7 @@ impl CuratedLog<'_> {
                 Some(found) if found.bytes != file.bytes => {
                     return self.changed(&format!("its log lists another {path}"));
                 }
-                Some(found) if found.deleted != logged(file)?.deleted => {
+                Some(found) if !is_described(file, found) => {
                     return self.changed(&format!("rows were deleted from {path}"));
                 }
                 Some(_) => {}
@@ -164,8 +165,10 @@ impl CuratedLog<'_> {
             description.configuration.push((VECTORS_ENABLED, "false".into()));
         }
         let mut last = log.last_transaction().await?;
+        let mut vectors = HashMap::new();
         if last < Some(run.number) {
             publish::move_staged(self.table, staging, added).await?;
+            vectors = self.read_inline(added).await?;
             if log.snapshot().is_none() {
                 log.create(&description).await?;
                 last = log.last_transaction().await?;
@@ -173,7 +176,7 @@ impl CuratedLog<'_> {
         }
         let mut retries = 0;
         while last < Some(run.number) {
-            let actions = self.actions(&log, &description, added, run)?;
+            let actions = self.actions(&log, &description, (added, &vectors), run)?;
             if actions.is_empty() {
                 break;
             }
@@ -199,11 +202,24 @@ impl CuratedLog<'_> {
         self.sweep(&log, found, run.number).await
     }
 
+    /// Reads the files of those deletion vectors that are to be in the log, by their paths.
+    async fn read_inline(&self, added: &[&TableFile]) -> Result<HashMap<String, Bytes>> {
+        let vectors = added.iter().filter_map(|file| file.deleted.as_ref());
+        let paths: BTreeSet<&String> =
+            vectors.filter(|vector| vector.is_inline()).map(|vector| &vector.path).collect();
+        let mut read = HashMap::new();
+        for path in paths {
+            // Where a file is missing, its vectors are not found in it.
+            read.extend(self.table.read(path).await?.map(|bytes| (path.clone(), bytes)));
+        }
+        Ok(read)
+    }
+
     fn actions(
         &self,
         log: &DeltaLog,
         description: &Description,
-        added: &[&TableFile],
+        (added, vectors): (&[&TableFile], &HashMap<String, Bytes>),
         run: Committed<'_>,
     ) -> Result<Vec<Action>> {
         let listed = log.files();
@@ -212,8 +228,14 @@ impl CuratedLog<'_> {
         let is_ours = |path: &str| part_file_commit(base_name(path)).is_some();
         let mut new = BTreeMap::new();
         for file in added {
-            let logged = logged(file)?;
-            if listed.get(&file.path) != Some(&logged) {
+            let is_logged =
+                |found: &LoggedFile| found.bytes == file.bytes && is_described(file, found);
+            if !listed.get(&file.path).is_some_and(is_logged) {
+                let described = |vector: &DeletionVector| {
+                    vector.descriptor(vectors.get(&vector.path).map_or(&[], Bytes::as_ref))
+                };
+                let deleted = file.deleted.as_ref().map(described).transpose()?;
+                let logged = LoggedFile { bytes: file.bytes, deleted };
                 new.insert(file.path.as_str(), (file, logged));
             }
         }
@@ -274,10 +296,13 @@ impl CuratedLog<'_> {
     }
 }
 
-/// A file as the log lists it.
-fn logged(file: &TableFile) -> Result<LoggedFile> {
-    let deleted = file.deleted.as_ref().map(DeletionVector::descriptor).transpose()?;
-    Ok(LoggedFile { bytes: file.bytes, deleted })
+/// Whether the log lists a file with its deletion vector, or with none if it has none.
+fn is_described(file: &TableFile, found: &LoggedFile) -> bool {
+    match (&file.deleted, &found.deleted) {
+        (None, None) => true,
+        (Some(vector), Some(found)) => vector.is_described_by(found),
+        _ => false,
+    }
 }
 
 /// The partition values in a file's path, in the form that Delta requires.

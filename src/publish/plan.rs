@@ -85,7 +85,9 @@ pub(crate) fn plan(
                     plan.counts.bytes_written += u64::from(deleted.bytes);
                     let staged = staged_vectors(kept);
                     let number = vectors.iter().position(|one| Some(*one) == staged);
-                    let path = deletion_vector_name(commit, number.unwrap_or_default());
+                    let name = deletion_vector_name(commit, number.unwrap_or_default());
+                    // Hidden, where the vectors are in the log.
+                    let path = if deleted.is_inline() { format!("_{name}") } else { name };
                     stays.deleted = Some(DeletionVector { path, ..deleted.clone() });
                     partitions_marked.insert(parent(&file.path));
                 }
@@ -223,7 +225,8 @@ mod tests {
             path: String::new(),
             file_bytes: 9,
             offset: 1,
-            bytes: 8,
+            bytes: if rows > 1 { 8 } else { 9_000 },
+            checksum: 0,
             rows,
             staged: Some(staged.into()),
         };
@@ -243,7 +246,7 @@ mod tests {
         assert_eq!(plan.removes, [""; 0]);
         let counts = Counts {
             rows_written: 7,
-            bytes_written: 86,
+            bytes_written: 9_078,
             partitions_written: 3,
             partitions_removed: 0,
             rows_removed: 3,
@@ -256,6 +259,7 @@ mod tests {
             .map(|staged| (staged.from, staged.path))
             .collect();
         let (first, second) = (deletion_vector_name(7, 0), deletion_vector_name(7, 1));
+        let first = format!("_{first}");
         let new = "d=2/part-c00000007-00000.snappy.parquet";
         assert_eq!(moved, [("s/v-1", second.as_str()), ("s/7", new), ("s/v-0", first.as_str())]);
     }

@@ -6,6 +6,10 @@
 //! vector:           size (u32, big endian), magic (u32, little endian), bitmap, CRC-32 (u32, big endian)
 //! ```
 //!
+//! Small vectors are in the log itself, in Z85, magic and bitmap alone: readers need no file for them.
+//! glueless has them in a file too, whose hidden name readers and `VACUUM` ignore, because its ledger
+//! would become large with them.
+//!
 //! The size and the checksum are those of magic and bitmap, and the bitmap is a 64-bit Roaring bitmap
 //! of row ordinals, from 0, in its portable format
 //! (<https://github.com/delta-io/delta/blob/master/PROTOCOL.md#deletion-vector-format>).
@@ -29,6 +33,9 @@ const VERSION: u8 = 1;
 /// The first bytes of a vector's data.
 const MAGIC: [u8; 4] = 1_681_511_377_u32.to_le_bytes();
 
+/// The size of magic and bitmap up to which a vector is in the log.
+const INLINE_BYTES_MAX: u32 = 4096;
+
 /// The deletion vector of a published file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeletionVector {
@@ -40,6 +47,8 @@ pub struct DeletionVector {
     pub offset: u32,
     /// The size of magic and bitmap, in bytes.
     pub bytes: u32,
+    /// The CRC-32 of magic and bitmap.
+    pub checksum: u32,
     /// The number of rows that it deletes.
     pub rows: u64,
     /// The path in staging of the file of vectors, until the commit that wrote it is published.
@@ -48,20 +57,59 @@ pub struct DeletionVector {
 }
 
 impl DeletionVector {
-    /// The vector as a Delta log describes it.
+    /// Whether it is in the log, and its file is hidden.
+    pub(crate) fn is_inline(&self) -> bool {
+        self.bytes <= INLINE_BYTES_MAX
+    }
+
+    /// The vector as a Delta log describes it. `file` is the content of the file of vectors, which is needed
+    /// for one that is in the log.
     ///
     /// # Errors
-    /// Internal, when its file has a name of another kind, or is too large.
-    pub(crate) fn descriptor(&self) -> Result<DeletionVectorDescriptor> {
+    /// Data, when the file does not have the vector; internal, when its name is of another kind.
+    pub(crate) fn descriptor(&self, file: &[u8]) -> Result<DeletionVectorDescriptor> {
         let wrong = || Error::internal(format!("`{}` is no file of deletion vectors", self.path));
-        let uuid = parse_deletion_vector_name(&self.path).ok_or_else(wrong)?;
+        let (storage_type, path_or_inline_dv, offset) = if self.is_inline() {
+            let start = self.offset as usize + 4;
+            let mut data =
+                file.get(start..start + self.bytes as usize).unwrap_or_default().to_vec();
+            if crc_of(&data) != self.checksum {
+                return Err(self.changed(&self.path));
+            }
+            // Z85 encodes four bytes at a time; readers stop at the end of the bitmap.
+            data.resize(data.len().next_multiple_of(4), 0);
+            (StorageType::Inline, z85::encode(&data), None)
+        } else {
+            let uuid = parse_deletion_vector_name(&self.path).ok_or_else(wrong)?;
+            let offset = i32::try_from(self.offset).map_err(|_| wrong())?;
+            (StorageType::UuidRelativePath, z85::encode(uuid.as_bytes()), Some(offset))
+        };
         Ok(DeletionVectorDescriptor {
-            storage_type: StorageType::UuidRelativePath,
-            path_or_inline_dv: z85::encode(uuid.as_bytes()),
-            offset: Some(i32::try_from(self.offset).map_err(|_| wrong())?),
+            storage_type,
+            path_or_inline_dv,
+            offset,
             size_in_bytes: i32::try_from(self.bytes).map_err(|_| wrong())?,
             cardinality: self.rows as i64,
         })
+    }
+
+    /// Whether a Delta log describes this vector.
+    pub(crate) fn is_described_by(&self, found: &DeletionVectorDescriptor) -> bool {
+        if !self.is_inline() {
+            return self.descriptor(&[]).is_ok_and(|descriptor| descriptor == *found);
+        }
+        let data = z85::decode(&found.path_or_inline_dv).unwrap_or_default();
+        found.storage_type == StorageType::Inline
+            && found.size_in_bytes as u32 == self.bytes
+            && found.cardinality as u64 == self.rows
+            && data.get(..self.bytes as usize).is_some_and(|data| crc_of(data) == self.checksum)
+    }
+
+    fn changed(&self, name: &str) -> Error {
+        Error::data(format!("{name} is not the file that was published")).hint(
+            "restore it from a backup or an earlier version of the object; without it the table must \
+             be made again from all of its raw files: glueless rebuild",
+        )
     }
 
     /// Reads the vector of a file of `rows` rows in a table's folder: a bit per row, set for deleted
@@ -85,12 +133,7 @@ impl DeletionVector {
         name: &str,
         rows: u64,
     ) -> Result<BooleanBuffer> {
-        let changed = || {
-            Error::data(format!("{name} is not the file that was published")).hint(
-                "restore it from a backup or an earlier version of the object; without it the table \
-                 must be made again from all of its raw files: glueless rebuild",
-            )
-        };
+        let changed = || self.changed(name);
         // With the version of the file, if this is its first vector.
         let start = if self.offset == 1 { 0 } else { u64::from(self.offset) };
         let end = u64::from(self.offset) + 8 + u64::from(self.bytes);
@@ -122,17 +165,19 @@ impl DeletionVector {
     fn decode(&self, bytes: &[u8]) -> Option<RoaringTreemap> {
         let (size, rest) = bytes.split_at_checked(4)?;
         let (data, checksum) = rest.split_at_checked(self.bytes as usize)?;
-        let is_whole = *size == self.bytes.to_be_bytes() && *checksum == checksum_of(data);
+        let is_whole = *size == self.bytes.to_be_bytes()
+            && *checksum == self.checksum.to_be_bytes()
+            && crc_of(data) == self.checksum;
         let bitmap = data.strip_prefix(&MAGIC).filter(|_| is_whole)?;
         let deleted = RoaringTreemap::deserialize_from(bitmap).ok()?;
         (deleted.len() == self.rows).then_some(deleted)
     }
 }
 
-fn checksum_of(data: &[u8]) -> [u8; 4] {
+fn crc_of(data: &[u8]) -> u32 {
     let mut crc = Crc::new();
     crc.update(data);
-    crc.sum().to_be_bytes()
+    crc.sum()
 }
 
 /// A vector that is not in a file yet.
@@ -140,6 +185,7 @@ fn checksum_of(data: &[u8]) -> [u8; 4] {
 pub(crate) struct NewVector {
     /// Its bytes in a file of vectors.
     data: Vec<u8>,
+    checksum: u32,
     rows: u64,
 }
 
@@ -157,8 +203,14 @@ impl NewVector {
         rows.serialize_into(&mut data).map_err(|error| too_large().caused_by(error))?;
         let size = i32::try_from(data.len() - 4).map_err(|_| too_large())?;
         data[..4].copy_from_slice(&size.to_be_bytes());
-        data.extend(checksum_of(&data[4..]));
-        Ok(NewVector { data, rows: rows.len() })
+        let checksum = crc_of(&data[4..]);
+        data.extend(checksum.to_be_bytes());
+        Ok(NewVector { data, checksum, rows: rows.len() })
+    }
+
+    /// Whether it will be in the log.
+    pub(crate) fn is_inline(&self) -> bool {
+        self.data.len() - 8 <= INLINE_BYTES_MAX as usize
     }
 
     /// The number of rows that it deletes.
@@ -194,6 +246,7 @@ impl VectorsFile {
             file_bytes: 0,
             offset,
             bytes: (vector.data.len() - 8) as u32,
+            checksum: vector.checksum,
             rows: vector.rows,
             staged: Some(self.staged.clone()),
         }
@@ -276,25 +329,54 @@ mod tests {
             store.put(&path, damaged.into()).await.expect("written");
             refused(last.read(&store, &path, "vectors", 7).await);
         }
+        let first = DeletionVector { file_bytes: data.len() as u64, ..added[0].clone() };
         let mut other_version = data.to_vec();
         other_version[0] = 2;
         for damaged in [other_version, Vec::new(), data[..20].to_vec()] {
             store.put(&path, damaged.into()).await.expect("written");
-            refused(added[0].read(&store, &path, "vectors", 5).await);
+            refused(first.read(&store, &path, "vectors", 5).await);
         }
     }
 
     #[test]
-    fn a_descriptor_leads_other_readers_to_the_file() {
+    fn a_large_vector_is_described_by_its_file() {
         let mut file = VectorsFile::new("s".into());
-        let mut vector = file.add(&NewVector::new(&bits(&[0, 9], 10)).expect("a vector"));
-        assert!(vector.descriptor().is_err());
+        let rows = BooleanBuffer::collect_bool(70_000, |row| row % 7 == 0);
+        let mut vector = file.add(&NewVector::new(&rows).expect("a vector"));
+        assert!(!vector.is_inline());
+        assert!(vector.descriptor(&[]).is_err());
         vector.path = deletion_vector_name(12, 3);
-        let descriptor = vector.descriptor().expect("a descriptor");
+        let descriptor = vector.descriptor(&[]).expect("a descriptor");
         assert_eq!(descriptor.path_or_inline_dv.len(), 20);
         let uuid = z85::decode(&descriptor.path_or_inline_dv).expect("decoded");
         let uuid = uuid::Uuid::from_slice(&uuid).expect("a uuid");
         assert_eq!(format!("deletion_vector_{uuid}.bin"), vector.path);
-        assert_eq!((descriptor.offset, descriptor.size_in_bytes), (Some(1), 36));
+        assert_eq!((descriptor.offset, descriptor.cardinality), (Some(1), 10_000));
+        assert!(vector.is_described_by(&descriptor));
+        let other = DeletionVectorDescriptor { offset: Some(2), ..descriptor };
+        assert!(!vector.is_described_by(&other));
+    }
+
+    #[test]
+    fn a_small_vector_is_described_by_its_bitmap() {
+        let mut file = VectorsFile::new("s".into());
+        file.add(&NewVector::new(&bits(&[1], 10)).expect("a vector"));
+        let vector = file.add(&NewVector::new(&bits(&[0, 2, 9], 10)).expect("a vector"));
+        let data = file.into_bytes();
+        let descriptor = vector.descriptor(&data).expect("a descriptor");
+        assert_eq!((descriptor.storage_type, descriptor.offset), (StorageType::Inline, None));
+        let bitmap = z85::decode(&descriptor.path_or_inline_dv).expect("decoded");
+        assert_eq!(bitmap[..4], MAGIC);
+        let rows = RoaringTreemap::deserialize_from(&bitmap[4..]).expect("a bitmap");
+        assert_eq!(rows.iter().collect::<Vec<_>>(), [0, 2, 9]);
+        assert_eq!((descriptor.size_in_bytes, descriptor.cardinality), (38, 3));
+        assert!(vector.is_described_by(&descriptor));
+        let others = [
+            DeletionVectorDescriptor { cardinality: 2, ..descriptor.clone() },
+            DeletionVectorDescriptor { size_in_bytes: 36, ..descriptor.clone() },
+            DeletionVectorDescriptor { path_or_inline_dv: "0rJua".into(), ..descriptor },
+        ];
+        assert!(!others.iter().any(|other| vector.is_described_by(other)));
+        assert!(vector.descriptor(&data[1..]).is_err());
     }
 }

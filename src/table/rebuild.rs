@@ -60,6 +60,8 @@ pub(crate) struct TableRows {
 pub(crate) struct PublishedTable {
     table: Folder,
     files: HashMap<String, Vec<TableFile>>,
+    /// The number of its files.
+    file_count: usize,
     /// The stored columns.
     schema: SchemaRef,
     /// The columns that identify a row.
@@ -105,6 +107,7 @@ impl PublishedTable {
         Ok(PublishedTable {
             memory: memory.register(&runtime.memory_pool),
             table: table.clone(),
+            file_count: files.values().map(Vec::len).sum(),
             files,
             schema,
             key: rows.key.clone(),
@@ -314,7 +317,7 @@ impl Published<'_> {
             let Some(Reading { rows, read, deleted }) = reading else {
                 let Some(next) = files.next() else { break };
                 let rows = self.table.read(&next.file, &self.table.all_columns())?;
-                *reading = Some(Reading { rows, read: 0, deleted: next.into_deleted() });
+                *reading = Some(Reading { rows, read: 0, deleted: next.deleted() });
                 continue;
             };
             let Some(batch) = rows.try_next().await? else {

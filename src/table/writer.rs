@@ -144,18 +144,23 @@ impl TableWriter {
 
     /// Writes the deletion vectors of all partitions to a file, or to more if it becomes too large.
     async fn write_vectors(&self, written: Vec<PartitionWritten>) -> Result<Vec<Written>> {
-        let mut vectors: Vec<VectorsFile> = Vec::new();
+        // Each with whether its vectors will be in the log.
+        let mut vectors: Vec<(bool, VectorsFile)> = Vec::new();
         let mut all = Vec::new();
         for one in written {
             let mut kept = Vec::new();
             for Kept { path, rows, deleted } in one.kept {
                 let deleted = deleted.map(|deleted| {
-                    if vectors.last().is_none_or(|last| last.bytes() >= VECTORS_BYTES) {
+                    let is_inline = deleted.is_inline();
+                    let is_open = |(inline, file): &(bool, VectorsFile)| {
+                        *inline == is_inline && file.bytes() < VECTORS_BYTES
+                    };
+                    let open = vectors.iter().position(is_open).unwrap_or_else(|| {
                         let staged = format!("{}/vectors-{:05}.bin", self.prefix, vectors.len());
-                        vectors.push(VectorsFile::new(staged));
-                    }
-                    let file = vectors.len() - 1;
-                    vectors[file].add(&deleted)
+                        vectors.push((is_inline, VectorsFile::new(staged)));
+                        vectors.len() - 1
+                    });
+                    vectors[open].1.add(&deleted)
                 });
                 kept.push(KeptFile { path, rows, deleted });
             }
@@ -163,13 +168,13 @@ impl TableWriter {
             all.push(Written { partition, rows_before, files, kept });
         }
         let sizes: HashMap<String, u64> =
-            vectors.iter().map(|file| (file.staged().to_string(), file.bytes())).collect();
+            vectors.iter().map(|(_, file)| (file.staged().to_string(), file.bytes())).collect();
         let vectors_kept = all.iter_mut().flat_map(|one| &mut one.kept);
         for deleted in vectors_kept.filter_map(|kept| kept.deleted.as_mut()) {
             let size = deleted.staged.as_ref().and_then(|staged| sizes.get(staged));
             deleted.file_bytes = size.copied().unwrap_or_default();
         }
-        for file in vectors {
+        for (_, file) in vectors {
             let staged = file.staged().to_string();
             let path = parse_path(&staged)?;
             let put = self.staging.store.put(&path, file.into_bytes().into()).await;

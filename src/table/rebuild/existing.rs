@@ -33,6 +33,11 @@ const SMALL_FILES_MAX: usize = 8;
 /// How many of them are at least written again.
 const MERGED_FILES_MIN: usize = 4;
 
+/// The most files of a table whose deletion vectors are in files: delta-rs and Polars do not end reading
+/// tables with more than some 500 (<https://github.com/monoscope-tech/timefusion/pull/224>). In a table of
+/// more files, a file with a vector that is too large for the log is written again.
+const MARKED_FILES_MAX: usize = 400;
+
 /// An existing file of a partition.
 pub(super) struct Existing {
     pub(super) file: ParquetFile,
@@ -56,8 +61,8 @@ impl Existing {
     }
 
     /// The deleted rows: a bit per row, if there are some.
-    pub(super) fn into_deleted(self) -> Option<BooleanBuffer> {
-        self.deleted.map(BooleanBuffer::from)
+    pub(super) fn deleted(&self) -> Option<BooleanBuffer> {
+        self.deleted.as_ref().map(BooleanBufferBuilder::finish_cloned)
     }
 }
 
@@ -172,10 +177,13 @@ impl PublishedTable {
         let (mut kept, mut others) = (Vec::new(), Vec::new());
         let each = listed.iter().zip(files).zip(deleted.into_iter().zip(stays));
         for (number, ((listed, file), (deleted, stays))) in each.enumerate() {
-            if stays {
-                let is_new = deleted > listed.deleted_rows();
-                let vector = file.filter(|_| is_new).and_then(Existing::into_deleted);
-                let vector = vector.map(|bits| NewVector::new(&bits)).transpose()?;
+            let mut vector = None;
+            if stays && deleted > listed.deleted_rows() {
+                let bits = file.as_ref().and_then(Existing::deleted);
+                vector = bits.map(|bits| NewVector::new(&bits)).transpose()?;
+            }
+            let has_room = self.file_count <= MARKED_FILES_MAX;
+            if stays && (has_room || vector.as_ref().is_none_or(NewVector::is_inline)) {
                 let rows = vector
                     .as_ref()
                     .map_or(listed.live_rows(), |vector| listed.rows - vector.rows());
