@@ -434,6 +434,39 @@ fn an_older_version_refuses_the_state_as_long_as_the_table_has_vectors() {
 }
 
 #[test]
+fn a_filter_that_fails_for_partitions_which_another_excludes_is_no_fault() {
+    let sql = "SELECT event_dt AS dt, COUNT(*) AS n FROM curated
+WHERE id < 100 AND CAST(cat AS INT) > 5 AND event_dt >= $start_date AND event_dt < $end_date
+GROUP BY event_dt";
+    let lab = builder().aggregate("daily", sql).build();
+    let mut rows: Vec<(&str, i64, &str)> = (1..=20).map(|id| ("I", id, "7")).collect();
+    rows.extend([("I", 21, "3"), ("I", 100, "x")]);
+    lab.put_day(1, &rows);
+    lab.run_days(1, 2);
+    lab.put_day(2, &[("D", 2, "7")]);
+    lab.run_days(2, 3);
+    assert_eq!(lab.lines("lake/daily", ["dt", "n"]), ["2020-01-01 19"]);
+}
+
+#[test]
+fn unused_vectors_count_from_the_next_run_that_folds() {
+    // The aggregates' step of a run begins when the run does.
+    let mut lab = builder().aggregate("daily", ROWS_PER_DAY).build();
+    first_day(&lab);
+    second_day(&lab);
+    lab.run_days(2, 3);
+    let first = vectors(&lab);
+    lab.put_day(3, &[("D", 5, "a"), ("U", 40, "b")]);
+    lab.run_days(3, 4);
+    for (days, stays) in [(8, true), (14, true), (16, false)] {
+        lab.now = now() + TimeDelta::days(days);
+        lab.put_day(days, &[("I", 100 + days, "c")]);
+        lab.run_days(days, days + 1);
+        assert_eq!(vectors(&lab).is_superset(&first), stays, "after {days} days");
+    }
+}
+
+#[test]
 fn a_parquet_table_has_no_deletion_vectors() {
     let lab = Lab::builder().set("curated.deletion_vectors", true).build();
     lab.put_day(1, &[("I", 1, "a")]);

@@ -87,7 +87,7 @@ pub(crate) fn plan(
                     let number = vectors.iter().position(|one| Some(*one) == staged);
                     let name = deletion_vector_name(commit, number.unwrap_or_default());
                     // Hidden, where the vectors are in the log.
-                    let path = if deleted.is_inline() { format!("_{name}") } else { name };
+                    let path = if deleted.fits_inline() { format!("_{name}") } else { name };
                     stays.deleted = Some(DeletionVector { path, ..deleted.clone() });
                     partitions_marked.insert(parent(&file.path));
                 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
@@ -228,6 +228,11 @@ impl Run {
         Window { start, end }
     }
 
+    /// The time of its commit, about.
+    fn committed_at(&self) -> DateTime<Utc> {
+        self.at + TimeDelta::milliseconds((self.seconds * 1000.0) as i64)
+    }
+
     /// A count of the report by its name; 0 if it is not in the report.
     pub fn count(&self, name: &str) -> u64 {
         let counts: serde_json::Value = serde_json::from_str(&self.counts).unwrap_or_default();
@@ -419,15 +424,19 @@ impl Ledger {
         self.vectors_unused.keys()
     }
 
-    /// Those of them that the table has not used since some time. A commit may be published when the next
-    /// run begins: it counts from then on.
+    /// Those of them that the table has not used since some time. Whoever finishes publishing a commit, it
+    /// is done by a run that begins after the commit, if not by that of the commit: it counts from the
+    /// first such run on. (A step of aggregates begins with the run whose changes it follows.)
     pub(crate) fn vectors_unused_since(
         &self,
         time: DateTime<Utc>,
     ) -> impl Iterator<Item = &String> {
         let unused = self.vectors_unused.iter().filter(move |(_, commit)| {
             let next = self.runs.partition_point(|run| run.commit <= **commit);
-            self.runs.get(next).is_some_and(|next| next.at <= time)
+            let (until, later) = self.runs.split_at(next);
+            let committed = until.last().map_or(DateTime::UNIX_EPOCH, Run::committed_at);
+            let is_next = |run: &&Run| run.command != Step::Aggregate && run.at >= committed;
+            later.iter().find(is_next).is_some_and(|next| next.at <= time)
         });
         unused.map(|(path, _)| path)
     }

@@ -57,8 +57,13 @@ pub struct DeletionVector {
 }
 
 impl DeletionVector {
-    /// Whether it is in the log, and its file is hidden.
+    /// Whether a published vector is in the log, and its file is hidden.
     pub(crate) fn is_inline(&self) -> bool {
+        self.path.starts_with('_')
+    }
+
+    /// Whether a vector that is to be published is small enough for the log.
+    pub(crate) fn fits_inline(&self) -> bool {
         self.bytes <= INLINE_BYTES_MAX
     }
 
@@ -208,8 +213,8 @@ impl NewVector {
         Ok(NewVector { data, checksum, rows: rows.len() })
     }
 
-    /// Whether it will be in the log.
-    pub(crate) fn is_inline(&self) -> bool {
+    /// As [`DeletionVector::fits_inline`].
+    pub(crate) fn fits_inline(&self) -> bool {
         self.data.len() - 8 <= INLINE_BYTES_MAX as usize
     }
 
@@ -343,7 +348,7 @@ mod tests {
         let mut file = VectorsFile::new("s".into());
         let rows = BooleanBuffer::collect_bool(70_000, |row| row % 7 == 0);
         let mut vector = file.add(&NewVector::new(&rows).expect("a vector"));
-        assert!(!vector.is_inline());
+        assert!(!vector.fits_inline());
         assert!(vector.descriptor(&[]).is_err());
         vector.path = deletion_vector_name(12, 3);
         let descriptor = vector.descriptor(&[]).expect("a descriptor");
@@ -361,7 +366,9 @@ mod tests {
     fn a_small_vector_is_described_by_its_bitmap() {
         let mut file = VectorsFile::new("s".into());
         file.add(&NewVector::new(&bits(&[1], 10)).expect("a vector"));
-        let vector = file.add(&NewVector::new(&bits(&[0, 2, 9], 10)).expect("a vector"));
+        let mut vector = file.add(&NewVector::new(&bits(&[0, 2, 9], 10)).expect("a vector"));
+        assert!(vector.fits_inline());
+        vector.path = format!("_{}", deletion_vector_name(12, 3));
         let data = file.into_bytes();
         let descriptor = vector.descriptor(&data).expect("a descriptor");
         assert_eq!((descriptor.storage_type, descriptor.offset), (StorageType::Inline, None));

@@ -184,9 +184,12 @@ impl FileTable {
         let columns = columns.collect::<DataFusionResult<Vec<_>>>()?;
         let values = RecordBatch::try_new(Arc::clone(&schema), columns)?;
         let filter = state.create_physical_expr(filter, &DFSchema::try_from(schema)?)?;
-        let passes = filter.evaluate(&values)?.into_array(self.files.len())?;
-        let passes = passes.as_boolean().iter();
-        let files = self.files.iter().zip(passes);
+        // A part of a query's filter may fail for rows that another part excludes.
+        let passes = filter.evaluate(&values).and_then(|found| found.into_array(self.files.len()));
+        let Some(passes) = passes.ok().and_then(|passes| passes.as_boolean_opt().cloned()) else {
+            return Ok(self.files.iter().collect());
+        };
+        let files = self.files.iter().zip(passes.iter());
         Ok(files.filter(|(_, passes)| *passes == Some(true)).map(|(file, _)| file).collect())
     }
 }

@@ -151,7 +151,7 @@ impl TableWriter {
             let mut kept = Vec::new();
             for Kept { path, rows, deleted } in one.kept {
                 let deleted = deleted.map(|deleted| {
-                    let is_inline = deleted.is_inline();
+                    let is_inline = deleted.fits_inline();
                     let is_open = |(inline, file): &(bool, VectorsFile)| {
                         *inline == is_inline && file.bytes() < VECTORS_BYTES
                     };

@@ -183,7 +183,7 @@ impl PublishedTable {
                 vector = bits.map(|bits| NewVector::new(&bits)).transpose()?;
             }
             let has_room = self.file_count <= MARKED_FILES_MAX;
-            if stays && (has_room || vector.as_ref().is_none_or(NewVector::is_inline)) {
+            if stays && (has_room || vector.as_ref().is_none_or(NewVector::fits_inline)) {
                 let rows = vector
                     .as_ref()
                     .map_or(listed.live_rows(), |vector| listed.rows - vector.rows());
