@@ -1,7 +1,10 @@
 //! Files of published tables: naming, reading, writing and rebuilding them.
 
+use arrow::buffer::BooleanBuffer;
 use serde::{Deserialize, Serialize};
 
+use crate::error::Result;
+use crate::store::Folder;
 use crate::table::deletion_vector::DeletionVector;
 
 pub(crate) mod deletion_vector;
@@ -39,6 +42,17 @@ impl TableFile {
     /// The number of its deleted rows.
     pub(crate) fn deleted_rows(&self) -> u64 {
         self.deleted.as_ref().map_or(0, |deleted| deleted.rows)
+    }
+
+    /// Its deleted rows: a bit per row, if there are some.
+    ///
+    /// # Errors
+    /// As [`DeletionVector::read_in`].
+    pub(crate) async fn read_deleted(&self, table: &Folder) -> Result<Option<BooleanBuffer>> {
+        match &self.deleted {
+            Some(vector) => Ok(Some(vector.read_in(table, self.rows).await?)),
+            None => Ok(None),
+        }
     }
 
     /// The file as it is once it is published.

@@ -243,7 +243,8 @@ fn an_aggregate_over_a_table_whose_vectors_are_missing_says_so() {
     lab.put(&format!("lake/curated/{name}"), Vec::new());
     lab.put_day(3, &[("I", 60, "z")]);
     let error = lab.run("2020-01-01", "2020-01-04").expect_err("refused");
-    assert_refused(error, 65, "is not the file that was published", "restore it from a backup");
+    let message = format!("{}/lake/curated/{name} is not the file that was published", lab.base);
+    assert_refused(error, 65, &message, "restore it from a backup");
 }
 
 #[test]

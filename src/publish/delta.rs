@@ -15,8 +15,8 @@
 //! and does nothing.
 //!
 //! A file from which rows are deleted is removed with its old deletion vector, if any, and added with
-//! the new one. No file name is used twice, and replaced files stay for `curated.retention`, for readers of an
-//! earlier version of the table.
+//! the new one. No file name is used twice, and replaced files stay for `curated.retention`, for
+//! readers of an earlier version of the table.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

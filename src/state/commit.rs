@@ -182,9 +182,8 @@ impl State {
         }
         let mut ledger = self.ledger.with_inputs(inputs.divided(files));
         replay_new(&mut ledger, records.to_vec(), versions);
-        let has_vectors = ledger.records().any(|record| record.has_deletion_vector());
         let is_divided = !ledger.inputs.files().is_empty();
-        let format = self.format_with(versions, is_divided, has_vectors);
+        let format = self.format_with(versions, is_divided, ledger.has_vectors());
         new.bytes = write_records(self.folder(), &new.path, format, ledger.records()).await?;
         new.compacted = Some(ledger);
         Ok(new)

@@ -418,6 +418,11 @@ impl Ledger {
         self.tables.get(table).into_iter().flat_map(BTreeMap::values)
     }
 
+    /// Whether there are files of deletion vectors, used ones or others.
+    pub(crate) fn has_vectors(&self) -> bool {
+        !self.vectors.is_empty() || !self.vectors_unused.is_empty()
+    }
+
     /// The files of deletion vectors that the curated table does not use any more, and that are kept for
     /// readers of its earlier versions.
     pub(crate) fn vectors_unused(&self) -> impl Iterator<Item = &String> {

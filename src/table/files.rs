@@ -54,6 +54,8 @@ pub struct DeletedRows {
     pub vector: DeletionVector,
     /// The path of the file of vectors below the store's root.
     pub path: Path,
+    /// Its name for messages.
+    pub name: String,
 }
 
 /// A relation over Parquet files.
@@ -150,7 +152,8 @@ impl FileTable {
                 });
                 let deleted = file.deleted.map(|(rows, vector)| {
                     let path = folder.root_path(&vector.path)?;
-                    Ok::<_, Error>(DeletedRows { rows, vector: vector.clone(), path })
+                    let name = folder.describe(&vector.path);
+                    Ok::<_, Error>(DeletedRows { rows, vector: vector.clone(), path, name })
                 });
                 Ok(ListedFile {
                     path: folder.root_path(file.path)?,
@@ -202,10 +205,10 @@ async fn live_rows(
     store: Arc<dyn ObjectStore>,
     deleted: Option<DeletedRows>,
 ) -> DataFusionResult<Option<RowSelection>> {
-    let Some(DeletedRows { rows, vector, path }) = deleted else {
+    let Some(DeletedRows { rows, vector, path, name }) = deleted else {
         return Ok(None);
     };
-    let deleted = vector.read(store.as_ref(), &path, path.as_ref(), rows).await;
+    let deleted = vector.read(store.as_ref(), &path, &name, rows).await;
     let deleted = deleted.map_err(|error| DataFusionError::External(Box::new(error)))?;
     Ok(Some(RowSelection::from_boolean_buffer(!&deleted)))
 }

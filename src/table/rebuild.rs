@@ -691,7 +691,7 @@ mod tests {
             let count = lab.files.len();
             assert!(count > 20, "{count} files");
             let first = lab.files.clone();
-            // More than are searched at once, of each file a tenth; the second time a file has lost more than a quarter.
+            // Of each file a tenth; the second time some files have lost more than a quarter.
             let tenth = |rest: i64| (0..KEYS).filter(move |key| key % 10 == rest);
             let removed: Vec<i64> = tenth(0).chain(tenth(1).take(100)).collect();
             lab.rebuild(&removed, &[(0, -1)], "second").expect("rebuilt");

@@ -175,10 +175,7 @@ async fn find_row(
         columns.sort_by_key(|(column, _)| *column);
         columns.dedup_by_key(|(column, _)| *column);
         let read: Vec<usize> = columns.iter().map(|(column, _)| *column).collect();
-        let deleted = match &listed.deleted {
-            Some(vector) => Some(vector.read_in(folder, listed.rows).await?),
-            None => None,
-        };
+        let deleted = listed.read_deleted(folder).await?;
         let mut batches = file.read(&read, BATCH_ROWS);
         while let Some(batch) = batches.try_next().await? {
             let mut is_match = vec![true; batch.num_rows()];

@@ -110,14 +110,11 @@ impl PublishedTable {
         if file.row_count() != listed.rows {
             return Err(changed());
         }
-        let deleted = match &listed.deleted {
-            Some(vector) => {
-                let mut bits = BooleanBufferBuilder::new(listed.rows as usize);
-                bits.append_buffer(&vector.read_in(&self.table, listed.rows).await?);
-                Some(bits)
-            }
-            None => None,
-        };
+        let deleted = listed.read_deleted(&self.table).await?.map(|deleted| {
+            let mut bits = BooleanBufferBuilder::new(deleted.len());
+            bits.append_buffer(&deleted);
+            bits
+        });
         let is_cached = self.vectors.is_some() && number < CACHED_FILES_MAX;
         Ok(Existing {
             file: if is_cached { file } else { file.without_bytes() },
