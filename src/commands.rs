@@ -4,6 +4,7 @@ pub mod backfill;
 mod catch_up;
 mod dry_fold;
 mod explain_key;
+mod follow;
 mod one_commit;
 mod open_pipeline;
 mod plan;
@@ -14,6 +15,7 @@ mod task;
 mod verify;
 
 pub use explain_key::{Explained, explain_key};
+pub use follow::{follow, load};
 pub use open_pipeline::RunContext;
 pub use plan::{Estimate, Planned, PlannedFold, plan};
 pub use run::{finish, run};

@@ -23,6 +23,7 @@ mod dialect;
 mod envelope;
 mod file;
 mod known_keys;
+mod load;
 mod operations;
 mod overrides;
 mod query_columns;
@@ -34,6 +35,7 @@ mod values;
 pub use csv::CsvForm;
 pub use dialect::Dialect;
 pub use envelope::{BEFORE_PREFIX, ENVELOPE_PREFIX, Envelope};
+pub use load::{Load, TargetTable};
 pub use operations::{OpValues, Operation};
 pub use query_columns::QueryColumns;
 use query_columns::reads;
@@ -60,6 +62,8 @@ pub struct Pipeline {
     /// `state.url`: the folder of versions, ledger and staging; default
     /// `<curated.url>/../_glueless/<name>`.
     pub state: Location,
+    /// `[load]`: the database that the tables are loaded into; none by default.
+    pub load: Option<Load>,
     /// `[limits]`: limits of memory, disk and threads.
     pub limits: Limits,
 }
@@ -143,6 +147,8 @@ pub struct Aggregate {
     pub day: String,
     /// `running`: whether a day depends on all days before it; default false.
     pub running: bool,
+    /// `load.table`: the table of the database `[load]` that follows it; none by default.
+    pub load_table: Option<TargetTable>,
 }
 
 impl Aggregate {

@@ -31,6 +31,7 @@ use crate::curate::table_layout::TableColumns;
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
 use crate::fold::{Fold, tied};
+use crate::layout::attempt_commit;
 use crate::raw::discover::Input;
 use crate::state::State;
 use crate::state::balance::NewBalance;
@@ -307,6 +308,8 @@ impl Curate<'_> {
         if streams.len() > self.threads {
             return Err(Error::internal("there are more streams than threads"));
         }
+        let commit = attempt_commit(self.attempt)
+            .ok_or_else(|| Error::internal("an attempt has no number"))?;
         let streams = Arc::new(Work::new(streams));
         let tasks = outputs.into_iter().map(|outputs| {
             let splitter = Splitter {
@@ -316,6 +319,7 @@ impl Curate<'_> {
                 columns: query.columns.len(),
                 layout: Arc::clone(layout),
                 inputs: Arc::clone(&inputs),
+                commit,
                 places: Arc::clone(&places),
                 unsettled: unsettled.clone(),
                 sql_file: self.pipeline.curated.sql.file.clone(),

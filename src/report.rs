@@ -6,7 +6,7 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::error::{Result, worst};
+use crate::error::{Error, Result, worst};
 use crate::raw::schema_changes::SchemaChange;
 use crate::report::text_table::Table;
 
@@ -87,6 +87,9 @@ pub struct Report {
     pub bytes_changed: u64,
     /// The aggregates, in the pipeline's order.
     pub aggregates: Vec<AggregateReport>,
+    /// The followers, in the pipeline's order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub followers: Vec<FollowerReport>,
     /// Wall time in seconds.
     pub seconds: f64,
     /// The process's peak resident memory.
@@ -123,6 +126,67 @@ pub struct AggregateReport {
     pub rows_removed: u64,
     /// Rows that were inserted.
     pub rows_inserted: u64,
+}
+
+/// The report of a follower.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct FollowerReport {
+    /// What follows: `postgres:` and the table.
+    pub name: String,
+    /// The commit that it had before; `None` if it had none.
+    pub from_commit: Option<u64>,
+    /// The commit that it has now, if it did not fail.
+    pub to_commit: u64,
+    /// Rows that were inserted or updated.
+    pub rows_upserted: u64,
+    /// Rows that were deleted.
+    pub rows_deleted: u64,
+    /// Days that were replaced, of an aggregate.
+    pub days_replaced: u64,
+    /// Wall time in seconds, from the connection on.
+    pub seconds: f64,
+    /// The exit code of its failure; 0 if it did not fail.
+    #[serde(skip_serializing_if = "is_success")]
+    pub exit_code: u8,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The hint of the error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl FollowerReport {
+    /// The report of a follower that failed.
+    pub fn failed(name: String, error: &Error) -> Self {
+        FollowerReport {
+            name,
+            exit_code: error.kind.exit_code(),
+            error: Some(error.to_string()),
+            hint: error.hint.clone(),
+            ..Default::default()
+        }
+    }
+
+    /// Its line in the text of a report.
+    pub(crate) fn line(&self) -> String {
+        if let Some(error) = &self.error {
+            return format!("{} failed: {error}", self.name);
+        }
+        let from = self.from_commit.map_or("none".into(), |commit| commit.to_string());
+        let days = match self.days_replaced {
+            0 => String::new(),
+            days => format!(", {days} days replaced"),
+        };
+        format!(
+            "{}: commit {from} to {}, {} rows upserted, {} deleted{days}",
+            self.name, self.to_commit, self.rows_upserted, self.rows_deleted
+        )
+    }
+}
+
+fn is_success(exit_code: &u8) -> bool {
+    *exit_code == 0
 }
 
 fn is_zero(count: &u64) -> bool {
@@ -237,6 +301,47 @@ impl Answer for Report {
                 aggregate.rows_inserted
             );
         }
+        for follower in &self.followers {
+            let _ = writeln!(text, "  {:<10} {}", "follower", follower.line());
+        }
+        let _ = writeln!(
+            text,
+            "  {:<10} {:.2} s, {} peak",
+            "took",
+            self.seconds,
+            size(self.peak_memory_bytes)
+        );
+        text
+    }
+
+    /// That of its followers: the tables themselves are published.
+    fn exit_code(&self) -> u8 {
+        worst(self.followers.iter().map(|follower| follower.exit_code))
+    }
+}
+
+/// The result of bringing followers to the newest commit.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Followed {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The followers, in the pipeline's order.
+    pub followers: Vec<FollowerReport>,
+    /// Wall time in seconds.
+    pub seconds: f64,
+    /// The process's peak resident memory.
+    pub peak_memory_bytes: u64,
+    /// A remark, such as why there was nothing to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+impl Answer for Followed {
+    fn text(&self) -> String {
+        let mut text = format!("{}\n", self.pipeline);
+        let note = self.note.iter().cloned();
+        let lines = note.chain(self.followers.iter().map(FollowerReport::line));
+        lines.for_each(|line| text.push_str(&format!("  {line}\n")));
         let _ = writeln!(
             text,
             "  {:<10} {:.2} s, {} peak",

@@ -112,6 +112,16 @@ impl State {
         self.last_commit() + 1
     }
 
+    /// The number of the newest commit; 0 before the first.
+    ///
+    /// # Errors
+    /// Storage, when the log cannot be read.
+    pub async fn newest_commit(stores: &Stores, pipeline: &Pipeline) -> Result<u64> {
+        let mut log = DeltaLog::new(stores.open(&pipeline.state.join("versions"))?);
+        log.read().await?;
+        Ok(log.version().unwrap_or_default())
+    }
+
     /// Reads the commits since the state was last read.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ const FLOORS: [&[&str]; 13] = [
     &["main"],
     &["cli"],
     &["commands"],
-    &["aggregate"],
+    &["aggregate", "follow"],
     &["curate", "publish"],
     &["fold", "state"],
     &["changes", "report"],

@@ -14,6 +14,7 @@ mod delta;
 mod discovery;
 mod docs;
 mod explain;
+mod follow;
 mod house;
 mod interruptions;
 mod json;

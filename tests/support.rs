@@ -15,6 +15,7 @@
 //! | `readers.rs` | reading tables with DuckDB, Polars and delta-rs |
 //! | `faults.rs` | a store whose requests fail, lose their reply, or sleep |
 //! | `s3.rs` | the S3 server |
+//! | `postgres.rs` | PostgreSQL servers |
 //!
 //! Tests take the library's types from here, too: only this folder names the library's modules.
 
@@ -22,6 +23,7 @@ mod builder;
 mod commands;
 mod faults;
 mod lab;
+mod postgres;
 mod program;
 mod raw;
 mod readers;
@@ -40,6 +42,7 @@ pub use glueless::error::{Error, Kind, Result};
 pub use glueless::layout::{attempt_name, staging_name};
 pub use glueless::report::{Answer, Report};
 pub use lab::{Lab, PLACES, Place, STATE};
+pub use postgres::{Database, Server};
 pub use program::{Output, Program, glueless, mask_run_ids, send_signal};
 pub use raw::{
     Change, Columns, DAY_US, Event, EventRow, FIRST_DAY_US, assert_folds_in_little_memory, batch,

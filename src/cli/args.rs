@@ -26,8 +26,8 @@ Exit codes:
    0  done
    1  verify found a difference
    2  wrong command line or pipeline
-  65  bad input data
-  69  storage not reachable: retry later
+  65  bad input data, or a row that the database refuses
+  69  storage or database not reachable: retry later
   70  internal error: a bug in glueless
   75  another run is publishing: retry later
  130  backfill stopped by Ctrl-C
@@ -79,6 +79,12 @@ pub enum Command {
     /// in quarantine, if it can be read now. A file that was quarantined as a whole may have been
     /// repaired; one that has changed since some of its rows were folded needs `rebuild`.
     CatchUp(Many),
+    /// Load the tables into the database of `[load]`.
+    ///
+    /// Applies what has changed in the published tables since the last load, in one transaction: keys of
+    /// the curated table, days of aggregates. Runs, backfills, catch-up and rebuild do it at their end;
+    /// this command does it by hand, such as after a database was not reachable.
+    Load(Load),
     /// Rebuild all tables from raw.
     ///
     /// Folds every raw file that was folded so far, builds the curated table, the state and the
@@ -217,6 +223,28 @@ pub struct Rebuild {
     pub many: Many,
 }
 
+/// Arguments of `load`.
+#[derive(Args, Debug)]
+pub struct Load {
+    /// Load everything, whatever the database says was loaded: rows that it should not have are deleted,
+    /// and rows that differ are updated.
+    #[arg(long)]
+    pub full: bool,
+
+    /// The pipelines.
+    #[command(flatten)]
+    pub many: Many,
+}
+
+/// When followers are brought to the newest commit in a backfill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Follow {
+    /// Once, at its end.
+    Once,
+    /// After each window.
+    Each,
+}
+
 /// Arguments of `backfill`.
 #[derive(Args, Debug)]
 pub struct Backfill {
@@ -239,6 +267,10 @@ pub struct Backfill {
     /// Stop at the first window that fails.
     #[arg(long)]
     pub fail_fast: bool,
+
+    /// When the database of `[load]` follows.
+    #[arg(long, value_enum, default_value = "once")]
+    pub follow: Follow,
 
     /// The pipelines.
     #[command(flatten)]

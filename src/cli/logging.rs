@@ -26,6 +26,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::args::{LogFormat, Logging};
 use crate::error::Error;
+use crate::report::FollowerReport;
 
 /// The labels of a run's log lines.
 #[derive(Clone, Debug, Default)]
@@ -72,23 +73,37 @@ impl Log {
 
     /// Writes why a command failed: `error: …` and `hint: …`, or a line of JSON.
     pub fn failed(&self, error: &Error) {
-        self.write_error("", error);
+        self.write_error(&error.to_string(), error.hint.as_deref(), error.kind.exit_code());
     }
 
     /// Writes why a command failed for one of several pipelines.
     pub fn failed_of(&self, pipeline: &str, error: &Error) {
-        self.write_error(&format!("{pipeline}: "), error);
+        let message = match self.format {
+            LogFormat::Text => format!("{pipeline}: {error}"),
+            LogFormat::Json => error.to_string(),
+        };
+        self.write_error(&message, error.hint.as_deref(), error.kind.exit_code());
     }
 
-    fn write_error(&self, prefix: &str, error: &Error) {
-        let hint = error.hint.as_deref();
+    /// Writes which followers failed after a run, and why.
+    pub fn failed_followers(&self, followers: &[FollowerReport]) {
+        for follower in followers {
+            if let Some(error) = &follower.error {
+                let message =
+                    format!("the tables are published, but {} failed: {error}", follower.name);
+                self.write_error(&message, follower.hint.as_deref(), follower.exit_code);
+            }
+        }
+    }
+
+    fn write_error(&self, error: &str, hint: Option<&str>, exit_code: u8) {
         let message = match (self.format, hint) {
-            (LogFormat::Text, None) => format!("error: {prefix}{error}\n"),
-            (LogFormat::Text, Some(hint)) => format!("error: {prefix}{error}\nhint: {hint}\n"),
+            (LogFormat::Text, None) => format!("error: {error}\n"),
+            (LogFormat::Text, Some(hint)) => format!("error: {error}\nhint: {hint}\n"),
             (LogFormat::Json, hint) => {
-                let mut fields = vec![("message", Value::from(error.to_string()))];
+                let mut fields = vec![("message", Value::from(error))];
                 fields.extend(hint.map(|hint| ("hint", Value::from(hint))));
-                fields.push(("exit_code", Value::from(error.kind.exit_code())));
+                fields.push(("exit_code", Value::from(exit_code)));
                 self.json("ERROR", fields.into_iter())
             }
         };

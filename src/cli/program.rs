@@ -1,6 +1,7 @@
 //! The program: passes the parsed command line, the environment and the clock to the library, and
 //! prints the result, or the error and its hint.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -12,9 +13,9 @@ use indicatif::ProgressBar;
 use crate::cli::args::{Command, Dates, Logging, Many, One, Output};
 use crate::cli::logging::Log;
 use crate::cli::metrics::{MetricsFile, Outcome};
-use crate::cli::resources::{now, peak_memory_bytes, resources, stores};
+use crate::cli::resources::{environment, now, peak_memory_bytes, resources};
 use crate::commands::runs::history;
-use crate::commands::{Compared, RunContext, Task, explain_key, plan, run, verify};
+use crate::commands::{Compared, RunContext, Task, explain_key, load, plan, run, verify};
 use crate::config::Pipeline;
 use crate::engine::heaps::share_heaps;
 use crate::engine::resources::Resources;
@@ -44,13 +45,16 @@ pub struct Program {
     log: Log,
     bar: ProgressBar,
     stores: Stores,
+    environment: BTreeMap<String, String>,
 }
 
 impl Program {
     /// Starts the log.
     pub fn start(logging: &Logging) -> Self {
         let bar = ProgressBar::hidden();
-        Program { log: Log::start(logging, bar.clone()), bar, stores: stores() }
+        let environment = environment();
+        let stores = Stores::new(environment.clone());
+        Program { log: Log::start(logging, bar.clone()), bar, stores, environment }
     }
 
     /// Runs a command and prints its result, or its error. Returns the exit code.
@@ -76,6 +80,14 @@ impl Program {
             Command::Rebuild(arguments) => {
                 let accept_missing = arguments.accept_missing;
                 self.run(&arguments.many, Task::Rebuild { accept_missing })
+            }
+            Command::Load(arguments) => {
+                let full = arguments.full;
+                self.run_each(&arguments.many, |path| {
+                    self.follow_one(path, &arguments.many.common.set, |run_context| {
+                        load(run_context, full)
+                    })
+                })
             }
             Command::Backfill(arguments) => self.backfill(arguments),
             Command::Plan(arguments) => {
@@ -161,8 +173,26 @@ impl Program {
             let run_context = self.run_context(&pipeline, &resources, started);
             runtime(&resources)?.block_on(run(&run_context, task))
         });
+        if let Ok(report) = &ended {
+            self.log.failed_followers(&report.followers);
+        }
         write_metrics(metrics, [&name, &alias], began, ended.as_ref());
         ended
+    }
+
+    /// Brings a pipeline's followers to the newest commit.
+    fn follow_one<A>(
+        &self,
+        path: &Path,
+        set: &[String],
+        follow: impl for<'a> FnOnce(&'a RunContext<'_>) -> LocalBoxFuture<'a, Result<A>>,
+    ) -> Result<A> {
+        let started = Instant::now();
+        self.log.begin("", &base_name(path));
+        let pipeline = Pipeline::read(path, set)?;
+        let resources = resources(&pipeline.limits);
+        let run_context = self.run_context(&pipeline, &resources, started);
+        runtime(&resources)?.block_on(follow(&run_context))
     }
 
     /// The context of a run that begins now.
@@ -180,6 +210,8 @@ impl Program {
             run_id,
             now: now(),
             stores: &self.stores,
+            environment: &self.environment,
+            follows: true,
             resources,
             meter: Meter { started, peak_memory_bytes },
         }
@@ -273,7 +305,7 @@ fn write_metrics(
         alias,
         started,
         ended: now(),
-        exit_code: ended.map_or_else(|error| error.kind.exit_code(), |_| 0),
+        exit_code: ended.map_or_else(|error| error.kind.exit_code(), Answer::exit_code),
         report: ended.ok(),
     });
     if let Err(error) = written {

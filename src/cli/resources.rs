@@ -1,18 +1,19 @@
 //! What the program reads from the system: the environment, the clock, memory and cores.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use nix::sys::resource::{UsageWho, getrusage};
 
 use crate::config::{Limits, MEMORY_BYTES_MIN};
 use crate::engine::resources::Resources;
-use crate::store::Stores;
 
 /// The share of the machine's or container's memory that a run may use by default.
 const MEMORY_PERCENT: u64 = 60;
 
 #[expect(clippy::disallowed_methods, reason = "the environment is read here and passed on")]
-pub(super) fn stores() -> Stores {
-    Stores::new(std::env::vars())
+pub(super) fn environment() -> BTreeMap<String, String> {
+    std::env::vars().collect()
 }
 
 /// The limits of the pipeline; where it sets none, those of the machine or container.

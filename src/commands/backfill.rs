@@ -10,6 +10,7 @@ use chrono::{DateTime, Duration, Utc};
 use serde::Serialize;
 use tracing::warn;
 
+use crate::commands::follow::follow;
 use crate::commands::open_pipeline::RunContext;
 use crate::commands::run::{finish, run};
 use crate::commands::task::Task;
@@ -17,7 +18,7 @@ use crate::config::{Aggregate, Pipeline};
 use crate::error::{Error, INTERRUPTED, Kind, Result, worst};
 use crate::raw::discover;
 use crate::report::text_table::{Table, day_or_instant};
-use crate::report::{Answer, Report};
+use crate::report::{Answer, FollowerReport, Report};
 use crate::state::State;
 use crate::state::inputs::NeededInputs;
 use crate::window::{Window, WindowSet};
@@ -33,6 +34,8 @@ pub struct Backfill {
     pub redo: bool,
     /// Whether to stop at the first window that fails.
     pub fail_fast: bool,
+    /// Whether followers are brought to the commit of each window, not once at the end.
+    pub follows_each: bool,
 }
 
 /// Creates the context of each run and observes its result.
@@ -78,8 +81,11 @@ pub struct Backfilled {
     pub files_rejected: u64,
     /// Wall time of the runs.
     pub seconds: f64,
-    /// The worst exit code of the windows.
+    /// The worst exit code of the windows and of the followers.
     pub exit_code: u8,
+    /// The followers, if they were brought to the newest commit at the end.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub followers: Vec<FollowerReport>,
     /// The result of each window, in order.
     pub results: Vec<WindowResult>,
 }
@@ -162,7 +168,8 @@ pub async fn backfill<'a>(
             all.results.push(WindowResult::new(window, "left"));
             continue;
         }
-        let run_context = watch.begin(window, number, windows.len());
+        let mut run_context = watch.begin(window, number, windows.len());
+        run_context.follows = options.follows_each;
         if number == 0 && !options.redo {
             is_done = done_windows(&run_context, &windows).await;
         }
@@ -176,6 +183,14 @@ pub async fn backfill<'a>(
         all.add(window, &run_context, &ended);
         // An error in the pipeline fails every window.
         is_over = ended.is_err_and(|error| options.fail_fast || error.kind == Kind::Usage);
+    }
+    // Also if all windows are skipped: an earlier follower may have failed.
+    let has_commit = all.windows_done + all.windows_skipped > 0;
+    if let Some(last) = windows.last().filter(|_| has_commit && !is_over && !options.follows_each) {
+        let run_context = watch.begin(last, windows.len(), windows.len());
+        all.followers = follow(&run_context, Some(options.span)).await;
+        let codes = all.followers.iter().map(|follower| follower.exit_code);
+        all.exit_code = worst(codes.chain([all.exit_code]));
     }
     Ok(all)
 }
@@ -200,6 +215,7 @@ impl Backfilled {
             files_rejected: 0,
             seconds: 0.0,
             exit_code: 0,
+            followers: Vec::new(),
             results: Vec::with_capacity(windows),
         }
     }
@@ -215,6 +231,7 @@ impl Backfilled {
                 result.files = report.files;
                 result.rows_read = report.rows_read;
                 result.rows_written = report.rows_written;
+                self.exit_code = worst([self.exit_code, report.exit_code()]);
                 self.windows_done += 1;
                 self.files += report.files;
                 self.late_files += report.late_files;
@@ -337,6 +354,9 @@ impl Answer for Backfilled {
             ]);
         }
         text.push_str(&table.text());
+        for follower in &self.followers {
+            let _ = writeln!(text, "follower {}", follower.line());
+        }
         for result in &self.results {
             if let Some(error) = &result.error {
                 let _ = writeln!(text, "{}: {error}", day_or_instant(result.start));
@@ -367,6 +387,7 @@ mod tests {
             step,
             redo: false,
             fail_fast: false,
+            follows_each: false,
         }
     }
 

@@ -1,5 +1,6 @@
 //! An open pipeline: its folders, their owners, and checks of its state.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
@@ -35,6 +36,10 @@ pub struct RunContext<'a> {
     pub now: DateTime<Utc>,
     /// Opens the stores of locations.
     pub stores: &'a Stores,
+    /// The environment variables, for those that a pipeline names.
+    pub environment: &'a BTreeMap<String, String>,
+    /// Whether followers are brought to the commit at the end of the run.
+    pub follows: bool,
     /// The limits of the run.
     pub resources: &'a Resources,
     /// Measures the run.

@@ -17,6 +17,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use tracing::info;
 
+use crate::commands::follow::follow;
 use crate::commands::open_pipeline::{
     OpenPipeline, RunContext, check_identity, nothing_folded, span_of,
 };
@@ -68,6 +69,10 @@ async fn do_run(run_context: &RunContext<'_>, task: Task) -> Result<Report> {
     };
     for step in task.steps() {
         run.step(*step, &mut report).await?;
+    }
+    drop(run);
+    if run_context.follows && task.is_followed() {
+        report.followers = follow(run_context, Some(window)).await;
     }
     run_context.meter.measure(&mut report);
     Ok(report)

@@ -41,6 +41,11 @@ impl Task {
         }
     }
 
+    /// Whether followers are brought to its commit: it changes all tables.
+    pub(super) fn is_followed(self) -> bool {
+        self.steps().len() > 1
+    }
+
     /// Whether it computes the aggregates.
     pub(super) fn aggregates(self) -> bool {
         self.steps().contains(&Step::Aggregate)

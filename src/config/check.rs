@@ -4,9 +4,11 @@ use std::path::Path;
 
 use toml::Value;
 
-use crate::config::file::{AggregateToml, CuratedToml, LimitsToml, PipelineToml};
+use crate::config::file::{AggregateToml, CuratedToml, LimitsToml, LoadToml, PipelineToml};
 use crate::config::values::{bytes, no_repeats};
-use crate::config::{Aggregate, Curated, Format, Limits, MEMORY_BYTES_MIN, Pipeline, Sql};
+use crate::config::{
+    Aggregate, Curated, Format, Limits, Load, MEMORY_BYTES_MIN, Pipeline, Sql, TargetTable,
+};
 use crate::error::{Error, Result};
 use crate::store::Location;
 use crate::window::parse_duration;
@@ -28,9 +30,11 @@ pub(super) fn check(parsed: PipelineToml, folder: &Path, file: &Path) -> Result<
         curated,
         aggregates,
         state,
+        load: parsed.load.map(|load| checks.load(load)).transpose()?,
         limits: checks.limits(parsed.limits)?,
     };
     checks.no_overlaps(&pipeline)?;
+    checks.load_tables(&pipeline)?;
     Ok(pipeline)
 }
 
@@ -106,7 +110,9 @@ impl Checks<'_> {
     fn aggregates(&self, parsed: Vec<AggregateToml>) -> Result<Vec<Aggregate>> {
         let mut aggregates = Vec::new();
         for aggregate in parsed {
+            let key = format!("aggregate.{}.load.table", aggregate.name);
             aggregates.push(Aggregate {
+                load_table: self.target(&key, aggregate.load.table.as_deref())?,
                 sql: self.sql(&aggregate.sql)?,
                 url: Location::parse(&aggregate.url, self.folder)?,
                 name: aggregate.name,
@@ -141,6 +147,59 @@ impl Checks<'_> {
                 .hint("a Delta table cannot be stored there: set `state.url`"));
         }
         Ok(state)
+    }
+
+    fn load(&self, parsed: LoadToml) -> Result<Load> {
+        if parsed.url_env.is_empty() || parsed.url_env.contains(['=', ':', '/', '@']) {
+            // A URL has a password, which is not to be repeated.
+            return Err(self
+                .wrong("load.url_env", "is not the name of an environment variable".into())
+                .hint("write the database's URL into a variable, and name the variable here"));
+        }
+        Ok(Load {
+            url_env: parsed.url_env,
+            table: self.target("load.table", parsed.table.as_deref())?,
+            after_sql: parsed.after_sql.map(|file| self.sql(&file)).transpose()?,
+        })
+    }
+
+    fn target(&self, key: &str, text: Option<&str>) -> Result<Option<TargetTable>> {
+        let parse = |text| {
+            TargetTable::parse(text).ok_or_else(|| {
+                let why = format!("is `{text}`");
+                self.wrong(key, why).hint("write schema.table, or a table of the schema `public`")
+            })
+        };
+        text.map(parse).transpose()
+    }
+
+    /// Checks that tables are loaded into one database, each into a table of its own.
+    fn load_tables(&self, pipeline: &Pipeline) -> Result<()> {
+        let curated = pipeline.load.iter().filter_map(|load| load.table.as_ref());
+        let mut targets: Vec<(String, &TargetTable)> =
+            curated.map(|table| ("load.table".to_string(), table)).collect();
+        for aggregate in &pipeline.aggregates {
+            let key = format!("aggregate.{}.load.table", aggregate.name);
+            targets.extend(aggregate.load_table.as_ref().map(|table| (key, table)));
+        }
+        for (number, (key, target)) in targets.iter().enumerate() {
+            if pipeline.load.is_none() {
+                return Err(self
+                    .wrong(key, "is set, and there is no [load]".into())
+                    .hint("add [load] with `url_env`, the variable with the database's URL"));
+            }
+            if let Some((other, _)) = targets[..number].iter().find(|(_, other)| other == target) {
+                return Err(self
+                    .wrong(key, format!("is `{target}`, as `{other}` is"))
+                    .hint("give each its own table"));
+            }
+        }
+        if pipeline.load.is_some() && targets.is_empty() {
+            return Err(self.wrong("load.table", "is missing, and no aggregate is loaded".into()).hint(
+                "write the table that follows the curated table, such as load.table = \"public.orders\"",
+            ));
+        }
+        Ok(())
     }
 
     fn limits(&self, parsed: LimitsToml) -> Result<Limits> {

@@ -21,6 +21,7 @@ pub(super) struct PipelineToml {
     pub(super) aggregate: Vec<AggregateToml>,
     #[serde(default)]
     pub(super) state: StateToml,
+    pub(super) load: Option<LoadToml>,
     #[serde(default)]
     pub(super) limits: LimitsToml,
 }
@@ -51,6 +52,20 @@ pub(super) struct AggregateToml {
     pub(super) day: String,
     #[serde(default)]
     pub(super) running: bool,
+    #[serde(default)]
+    pub(super) load: AggregateLoadToml,
+}
+
+#[derive(Deserialize)]
+pub(super) struct LoadToml {
+    pub(super) url_env: String,
+    pub(super) table: Option<String>,
+    pub(super) after_sql: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct AggregateLoadToml {
+    pub(super) table: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -68,7 +83,7 @@ pub(super) struct LimitsToml {
 
 /// The hint for a missing key.
 pub(super) const NEEDED_KEYS: &str = "a pipeline needs at least name, key, raw.url and \
-                           curated.url; an aggregate needs name, sql, url and day";
+                           curated.url; an aggregate needs name, sql, url and day, and [load] needs url_env";
 
 /// The error for a key that is missing or has a value of a wrong type.
 pub(super) fn wrong_key(file: &Path, error: &serde_path_to_error::Error<toml::de::Error>) -> Error {

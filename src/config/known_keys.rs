@@ -60,7 +60,11 @@ pub(super) const KNOWN_KEYS: &[&str] = &[
     "aggregate.url",
     "aggregate.day",
     "aggregate.running",
+    "aggregate.load.table",
     "state.url",
+    "load.url_env",
+    "load.table",
+    "load.after_sql",
     "limits.memory",
     "limits.spill_dir",
     "limits.spill_bytes_max",
@@ -95,7 +99,7 @@ pub(super) fn refuse_unknown_keys(table: &Table, file: &Path) -> Result<()> {
 pub(super) fn unknown_key(key: &str, source: &str) -> Error {
     let nearest = KNOWN_KEYS
         .iter()
-        .chain(["raw", "curated", "aggregate", "state", "limits"].iter())
+        .chain(["raw", "curated", "aggregate", "state", "load", "limits"].iter())
         .min_by_key(|known| strsim::damerau_levenshtein(known, key))
         .copied()
         .unwrap_or_default();

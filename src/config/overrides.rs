@@ -19,15 +19,19 @@ pub(super) fn set(table: &mut Table, text: &str) -> Result<()> {
     let unknown =
         |name: &str| Error::usage(format!("`--set {key}`: there is no aggregate named `{name}`"));
     match parts.as_slice() {
-        ["aggregate", name, last] => {
+        ["aggregate", name, sections @ .., last] => {
             let aggregates = table.get_mut("aggregate").and_then(Value::as_array_mut);
-            let found = aggregates
+            let mut inner = aggregates
                 .into_iter()
                 .flatten()
                 .filter_map(Value::as_table_mut)
                 .find(|one| one.get("name").and_then(Value::as_str) == Some(name))
                 .ok_or_else(|| unknown(name))?;
-            found.insert((*last).into(), value);
+            for section in sections {
+                let entry = inner.entry(*section).or_insert_with(|| Value::Table(Table::new()));
+                inner = entry.as_table_mut().ok_or_else(|| unknown_key(key, "--set"))?;
+            }
+            inner.insert((*last).into(), value);
         }
         ["raw", section @ ("columns" | "op_values"), column] => {
             let mut inner = table;

@@ -45,6 +45,8 @@ pub(super) struct Splitter {
     pub(super) columns: usize,
     pub(super) layout: Arc<VersionsLayout>,
     pub(super) inputs: Arc<Vec<Input>>,
+    /// The number of the commit to be.
+    pub(super) commit: u64,
     /// Per input the place of its first row among the rows of all.
     pub(super) places: Arc<Vec<u64>>,
     /// The winners whose standing is counted at the end.
@@ -71,7 +73,8 @@ impl Splitter {
                 let chosen = self.count(&batch, &mut counts)?;
                 let source = self.version_source(&batch)?;
                 let ordinals = self.layout.ordinals(&source.positions);
-                let versions = self.layout.versions(&source, &ordinals, &self.inputs)?;
+                let versions =
+                    self.layout.versions(&source, &ordinals, &self.inputs, self.commit)?;
                 if let Some(standing) = &mut output.standing {
                     let latest = CuratedRows::of(&batch, self.columns).latest();
                     standing.take(&versions, latest, &ordinals, &self.unsettled)?;

@@ -10,6 +10,7 @@
 //! | `time_us`, `time_ns` | Int64, Int32 | yes | the commit time: µs since 1970, and ns beyond |
 //! | `order_bytes` | Binary | yes | other orders than the commit time alone ([`OrderEncoder`](crate::changes::position::OrderEncoder)) |
 //! | `location`, `file`, `row` | Int32, Utf8, Int64 | no | the source of the change: raw URL, path, row |
+//! | `commit` | Int64 | yes | the commit that accepted the change; null in files of older programs, where it is unknown |
 //! Order is stored as values, never as run-local positions. With canonical types, a key that widens
 //! from int to bigint stays one key: integers are Int64, text is Utf8, and so on.
 
@@ -87,6 +88,7 @@ impl VersionsLayout {
             ("location", DataType::Int32),
             ("file", DataType::Utf8),
             ("row", DataType::Int64),
+            (COMMIT, DataType::Int64),
         ] {
             fields.push(Field::new(name, data_type, true));
         }
@@ -111,7 +113,7 @@ impl VersionsLayout {
         Arc::new(Schema::new(fields))
     }
 
-    /// Makes versions of changes. `ordinals` are the files and rows of their positions.
+    /// Makes versions of changes, for a commit. `ordinals` are the files and rows of their positions.
     ///
     /// # Errors
     /// Data, when a value does not fit its canonical type.
@@ -120,6 +122,7 @@ impl VersionsLayout {
         source: &VersionSource,
         ordinals: &[(usize, usize)],
         inputs: &[Input],
+        commit: u64,
     ) -> Result<RecordBatch> {
         let mut columns: Vec<ArrayRef> = Vec::new();
         for ((name, data_type), values) in self.keys.iter().zip(&source.keys) {
@@ -134,6 +137,7 @@ impl VersionsLayout {
         columns.push(Arc::new(deleted));
         columns.extend(self.order_columns(&source.positions));
         source_columns(ordinals, inputs, &mut columns)?;
+        columns.push(Arc::new(Int64Array::from_value(commit as i64, ordinals.len())));
         Ok(RecordBatch::try_new(self.written_schema(), columns)?)
     }
 
@@ -265,6 +269,8 @@ fn source_columns(
     Ok(())
 }
 
+/// The column of versions for the commit that accepted the change.
+pub const COMMIT: &str = "commit";
 /// The column of versions for orders other than the commit time alone.
 pub const ORDER_BYTES: &str = "order_bytes";
 /// The order of the fold as an integer: a column of `history`, and the function that computes it.

@@ -140,6 +140,18 @@ impl LabBuilder {
         self.add_aggregate(name, sql.into(), true)
     }
 
+    /// Loads the curated table and the aggregates into the database that the lab follows: `public.curated`
+    /// and tables of the aggregates' names.
+    pub fn loaded(mut self) -> Self {
+        let tables = self.pipeline.get_mut("aggregate").and_then(Value::as_array_mut);
+        for aggregate in tables.into_iter().flatten().filter_map(Value::as_table_mut) {
+            let mut load = Table::new();
+            load.insert("table".into(), aggregate["name"].clone());
+            aggregate.insert("load".into(), Value::Table(load));
+        }
+        self.set("load.url_env", "WAREHOUSE_URL").set("load.table", "public.curated")
+    }
+
     fn add_aggregate(mut self, name: &str, sql: String, running: bool) -> Self {
         let file = format!("{name}.sql");
         let mut aggregate = Table::new();

@@ -11,12 +11,12 @@ use glueless::aggregate;
 use glueless::commands::backfill::{Backfill, Backfilled, Watch, backfill};
 use glueless::commands::runs::{History, history};
 use glueless::commands::{
-    Compared, Explained, Planned, RunContext, Task, Verified, explain_key, plan, run, verify,
+    Compared, Explained, Planned, RunContext, Task, Verified, explain_key, load, plan, run, verify,
 };
 use glueless::config::Pipeline;
 use glueless::engine::resources::Resources;
 use glueless::error::Result;
-use glueless::report::{Answer, Meter, Report};
+use glueless::report::{Answer, Followed, Meter, Report};
 use glueless::state::State;
 use glueless::state::inputs::NeededInputs;
 use glueless::window::Window;
@@ -84,6 +84,11 @@ impl Lab {
         self.with_context(set, spill_dir, |context| run(context, task))
     }
 
+    /// Loads what the database lacks, or everything.
+    pub fn load(&self, full: bool) -> Result<Followed> {
+        self.with_context(&[], std::env::temp_dir(), |context| load(context, full))
+    }
+
     /// Runs a span day by day.
     pub fn backfill(&self, start: &str, end: &str) -> Result<Backfilled> {
         let spill_dir = tempfile::tempdir().expect("a folder");
@@ -95,6 +100,7 @@ impl Lab {
             step: chrono::Duration::days(1),
             redo: false,
             fail_fast: false,
+            follows_each: false,
         };
         RUNTIME.block_on(backfill(&options, &pipeline, &watcher))
     }
@@ -181,6 +187,8 @@ impl Lab {
             run_id: uuid::Uuid::now_v7().to_string(),
             now: self.now,
             stores: &self.stores,
+            environment: &self.environment,
+            follows: true,
             resources,
             meter: Meter { started: std::time::Instant::now(), peak_memory_bytes: || 0 },
         }

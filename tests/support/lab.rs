@@ -1,5 +1,6 @@
 //! A pipeline with its own raw folder and lake.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -36,6 +37,8 @@ pub struct Lab {
     pub pipeline: PathBuf,
     /// The time that commands in this process get.
     pub now: DateTime<Utc>,
+    /// The environment variables that a pipeline can name.
+    pub environment: BTreeMap<String, String>,
 }
 
 impl Lab {
@@ -54,6 +57,7 @@ impl Lab {
             stores: Stores::new(environment_of(&base)),
             pipeline: folder.path().join("pipeline"),
             now: DateTime::UNIX_EPOCH,
+            environment: BTreeMap::new(),
             folder,
             base,
         };
@@ -78,6 +82,7 @@ impl Lab {
             stores: self.stores.clone().wrapped(Arc::new(wrap)),
             pipeline: self.pipeline.clone(),
             now: self.now,
+            environment: self.environment.clone(),
         }
     }
 

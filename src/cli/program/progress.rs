@@ -31,6 +31,7 @@ impl Program {
             step,
             redo: arguments.redo,
             fail_fast: arguments.fail_fast,
+            follows_each: arguments.follow == args::Follow::Each,
         };
         backfill.windows()?;
         let metrics = metrics_file(&arguments.many)?;
@@ -73,6 +74,9 @@ impl Program {
         }
         let answer = runtime.block_on(backfill(options, &pipeline, &watcher));
         self.bar.finish_and_clear();
+        if let Ok(all) = &answer {
+            self.log.failed_followers(&all.followers);
+        }
         answer
     }
 }
@@ -110,7 +114,10 @@ impl<'a> Watch<'a> for Watcher<'a> {
 
     fn end(&self, run_context: &RunContext<'a>, ended: &Result<Report>) {
         match ended {
-            Ok(report) => self.rows.set(self.rows.get() + report.rows_read),
+            Ok(report) => {
+                self.rows.set(self.rows.get() + report.rows_read);
+                self.program.log.failed_followers(&report.followers);
+            }
             Err(error) => self.program.log.failed(error),
         }
         let names = [self.pipeline.name.as_str(), self.alias];

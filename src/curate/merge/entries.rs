@@ -133,6 +133,7 @@ impl Entries {
         columns.push(Arc::new(UInt32Array::from_iter_values(numbers)));
         let in_file = ordinals.iter().map(|(_, row)| *row as i64);
         columns.push(Arc::new(Int64Array::from_iter_values(in_file)));
+        columns.push(new_null_array(&DataType::Int64, rows));
         columns.push(Arc::new(Int8Array::from(vec![WINNER; rows])));
         columns.push(self.parts_of(&hashes));
         Ok((RecordBatch::try_new(Arc::clone(&self.schema), columns)?, hashes))

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::{BooleanArray, BooleanBufferBuilder, RecordBatch};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::filter_record_batch;
+use arrow::datatypes::Field;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 
@@ -15,7 +16,7 @@ use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Kind, Result, missing_object};
 use crate::parquet_io::fetch::SelectedRows;
 use crate::parquet_io::open::{ParquetFile, conform};
-use crate::state::versions::VersionsLayout;
+use crate::state::versions::{COMMIT, VersionsLayout};
 use crate::state::versions_writer::VersionsWriter;
 use crate::store::{Folder, parse_path};
 use crate::table::sorter::Sorter;
@@ -41,13 +42,28 @@ impl VersionReader<'_> {
         let (file, columns) =
             open_versions(self.state, layout, &committed.path, committed.bytes).await?;
         if !committed.rewritten {
-            let groups = self.groups_with_candidates(&file).await?;
-            let chosen = file.read_selected(&columns, groups.into_iter(), BATCH_ROWS);
-            self.pass_on(chosen, sorter, None).await?;
+            self.pass_on_candidates(&file, &columns, sorter).await?;
             return Ok(0);
         }
         self.pass_on(file.read(&columns, BATCH_ROWS), sorter, Some(versions)).await?;
         Ok(file.row_count())
+    }
+
+    /// Passes the versions of a file that may be of wanted keys to the sorter.
+    pub(super) async fn look_up(&self, path: &str, bytes: u64, sorter: &mut Sorter) -> Result<()> {
+        let (file, columns) = open_versions(self.state, &self.entries.layout, path, bytes).await?;
+        self.pass_on_candidates(&file, &columns, sorter).await
+    }
+
+    async fn pass_on_candidates(
+        &self,
+        file: &ParquetFile,
+        columns: &[usize],
+        sorter: &mut Sorter,
+    ) -> Result<()> {
+        let groups = self.groups_with_candidates(file).await?;
+        let chosen = file.read_selected(columns, groups.into_iter(), BATCH_ROWS);
+        self.pass_on(chosen, sorter, None).await
     }
 
     /// Passes candidates to the sorter, and others to the writer of a rewritten file.
@@ -145,7 +161,11 @@ pub(super) async fn open_versions(
         }
     })?;
     let schema = layout.schema();
-    let fields = schema.fields().iter();
+    // Older programs did not write the commit.
+    let is_there = |field: &&Arc<Field>| {
+        field.name() != COMMIT || file.schema().column_with_name(COMMIT).is_some()
+    };
+    let fields = schema.fields().iter().filter(is_there);
     let columns = fields.map(|field| file.schema().index_of(field.name()));
     let mut columns = columns.collect::<Result<Vec<usize>, _>>().map_err(|error| {
         Error::data(format!("{name} has no versions of this layout")).caused_by(error)

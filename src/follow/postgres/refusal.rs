@@ -1,0 +1,143 @@
+//! Errors of the server, without the values that its messages repeat.
+
+use std::error::Error as StdError;
+
+use tokio_postgres::Error as ServerError;
+use tokio_postgres::error::DbError;
+
+use crate::error::{Error, Result};
+
+/// The error of a connection that cannot be made.
+pub(super) fn connecting(server: &str, error: &ServerError) -> Error {
+    if let Some(refusal) = error.as_db_error() {
+        return refused(server, refusal, "connect to");
+    }
+    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(cause) = next {
+        if let Some(tls) = cause.downcast_ref::<rustls::Error>()
+            && !matches!(tls, rustls::Error::AlertReceived(_) | rustls::Error::PeerMisbehaved(_))
+        {
+            return Error::usage(format!("cannot connect to {server}: TLS failed: {tls}")).hint(
+                "name the certificate of the server's authority by sslrootcert=FILE in the URL",
+            );
+        }
+        next = match cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => cause.source(),
+        };
+    }
+    let text = describe(error);
+    if text.contains("server does not support TLS") {
+        return Error::usage(format!("cannot connect to {server}: it does not offer TLS")).hint(
+            "turn TLS on at the server, or write sslmode=disable into the URL if the network is safe",
+        );
+    }
+    if text.contains("password missing") {
+        return Error::usage(format!("cannot connect to {server}: it asks for a password"))
+            .hint("write the password into the URL");
+    }
+    Error::storage(format!("cannot reach {server}: {text}"))
+        .hint("start it or check host and port, then run the command again")
+}
+
+/// The error of a statement that failed; `doing` names the action and the table.
+pub(super) fn failed(server: &str, doing: &str, error: &ServerError) -> Error {
+    match error.as_db_error() {
+        Some(refusal) => refused(server, refusal, doing),
+        None => lost(server, doing, error),
+    }
+}
+
+/// The error of a connection that was lost.
+fn lost(server: &str, doing: &str, error: &ServerError) -> Error {
+    Error::storage(format!("cannot {doing} {server}: {}", describe(error)))
+        .hint("nothing was loaded by this command: run it again when the server is there")
+}
+
+/// The message of an error that is none of the server's, with its causes.
+fn describe(error: &ServerError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// Whether the server may have carried out what it was asked for.
+pub(super) fn is_in_doubt(error: &ServerError) -> bool {
+    // 57P01 to 57P03: the server is stopped while it works.
+    error.as_db_error().is_none_or(|refusal| refusal.code().code().starts_with("57P"))
+}
+
+/// The error for a refusal of the server.
+fn refused(server: &str, refusal: &DbError, doing: &str) -> Error {
+    let code = refusal.code().code();
+    match &code[..2] {
+        // Data exceptions and integrity constraints: the message can have values of the row.
+        "22" | "23" | "44" | "P0" => of_a_row(refusal, doing),
+        // Connections, resources, stops, conflicts: later it may work.
+        "08" | "53" | "55" | "57" | "58" | "40" => {
+            Error::storage(format!("cannot {doing} {server}: {}", refusal.message()))
+                .hint("nothing was loaded by this command: run it again later")
+        }
+        "28" | "3D" => Error::usage(format!("cannot {doing} {server}: {}", refusal.message()))
+            .hint("check user, password and database in the URL"),
+        _ if code == "42501" => {
+            Error::usage(format!("cannot {doing} {server}: {}", refusal.message()))
+                .hint("grant it; docs/followers.md lists what a loader needs")
+        }
+        "42" | "0A" | "2B" | "3F" => {
+            Error::usage(format!("cannot {doing} {server}: {}", refusal.message()))
+        }
+        _ => Error::internal(format!("cannot {doing} {server}: SQLSTATE {code}")),
+    }
+}
+
+/// The error for a row that the target refuses.
+fn of_a_row(refusal: &DbError, doing: &str) -> Error {
+    let what = match refusal.code().code() {
+        "23502" => "a value is missing",
+        "23503" => "a foreign key finds no row",
+        "23505" => "a unique constraint has the value already",
+        "23514" => "a check constraint is not met",
+        "23P01" => "an exclusion constraint is not met",
+        "22001" => "a text is too long",
+        "22003" => "a number is out of range",
+        "22008" | "22007" => "a date or time is out of range",
+        "22P02" | "22P03" => "a value is none of the column's type",
+        "22021" => "a text has a character that the database cannot store",
+        _ => "a value is refused",
+    };
+    let mut named = Vec::new();
+    for (kind, name) in [
+        ("constraint", refusal.constraint()),
+        ("column", refusal.column()),
+        ("type", refusal.datatype()),
+    ] {
+        named.extend(name.map(|name| format!("{kind} `{name}`")));
+    }
+    let named = if named.is_empty() { String::new() } else { format!(" ({})", named.join(", ")) };
+    Error::data(format!("cannot {doing}: {what}{named}; SQLSTATE {}", refusal.code().code()))
+}
+
+/// Adds to the error of a refused row by which columns its key can be found.
+pub(super) fn of_rows_with<T>(key: &[String], table: &str, loaded: Result<T>) -> Result<T> {
+    loaded.map_err(|error| {
+        if error.kind != crate::error::Kind::Data || error.hint.is_some() {
+            return error;
+        }
+        let rows = match key {
+            [] => "rows".to_string(),
+            key => format!("rows, by their key `{}`,", key.join("`, `")),
+        };
+        error.hint(format!(
+            "nothing was loaded: look for such {rows} in the published table, and correct them in \
+             curated.sql or at their source, or change {table}; then run `glueless load`"
+        ))
+    })
+}

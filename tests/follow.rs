@@ -1,0 +1,512 @@
+//! Tables in PostgreSQL follow the published ones: after each load they have the same rows, and only
+//! what differs was written.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::time::Duration;
+
+use crate::support::{
+    Answer, COUNT_PER_DAY, Change, DELETION_VECTORS, Database, FLOWS, Lab, LabBuilder, Program,
+    ROWS_PER_DAY, Server, Task, assert_refused, day,
+};
+
+const TABLES: [&str; 3] = ["curated", "daily", "rows"];
+
+fn builder() -> LabBuilder {
+    Lab::builder().aggregate("daily", COUNT_PER_DAY).aggregate("rows", ROWS_PER_DAY).loaded()
+}
+
+/// Three days: rows are inserted, updated, deleted, moved to other partitions and inserted again.
+fn days(lab: &Lab) {
+    let rows: Vec<(&str, i64, &str)> =
+        (1..=40).map(|id| ("I", id, if id <= 20 { "a" } else { "b" })).collect();
+    lab.put_day(1, &rows);
+    lab.put_day(2, &[("D", 3, "a"), ("U", 4, "b"), ("U", 30, "b"), ("I", 50, "c"), ("D", 40, "b")]);
+    lab.put_day(3, &[("I", 3, "a"), ("D", 50, "c"), ("U", 4, "a")]);
+}
+
+/// The transaction that wrote each row, with the row's key.
+fn writers(database: &Database, table: &str, key: &str) -> BTreeSet<String> {
+    database.ask(&format!("SELECT {key}, xmin FROM {table}")).into_iter().collect()
+}
+
+#[test]
+fn a_database_follows_every_run_by_what_changed() {
+    for (keep, format) in [
+        ("latest", "parquet"),
+        ("latest", "delta"),
+        ("latest", DELETION_VECTORS),
+        ("latest-per-day", "parquet"),
+        ("latest-per-day", "delta"),
+    ] {
+        let database = Database::new();
+        let lab = builder().keep(keep).format(format).build().follow(&database);
+        days(&lab);
+        let first = lab.run_days(1, 2).followers;
+        assert_eq!(first[0].name, "postgres:public.curated");
+        assert_eq!((first[0].from_commit, first[0].rows_upserted), (None, 40));
+        assert_eq!((first[1].days_replaced, first[1].rows_upserted), (1, 1));
+        lab.assert_followed(&database, &TABLES);
+        let before = writers(&database, "curated", "id, event_dt");
+
+        let second = lab.run_days(2, 3).followers;
+        lab.assert_followed(&database, &TABLES);
+        let stayed = writers(&database, "curated", "id, event_dt");
+        assert!(before.intersection(&stayed).count() >= 36, "rows were written for nothing");
+        assert_eq!(second[0].from_commit, Some(first[0].to_commit));
+        if keep == "latest" {
+            assert_eq!((second[0].rows_upserted, second[0].rows_deleted), (3, 2));
+        } else {
+            // Of yesterday nothing is deleted.
+            assert_eq!((second[0].rows_upserted, second[0].rows_deleted), (3, 0));
+        }
+        // A window that is repeated, and days in any order.
+        let again = lab.run_days(2, 3).followers;
+        assert_eq!((again[0].rows_upserted, again[0].rows_deleted), (0, 0));
+        assert_eq!(writers(&database, "curated", "id, event_dt"), stayed);
+        lab.run_days(3, 4);
+        lab.assert_followed(&database, &TABLES);
+        // A change that comes late.
+        lab.put_changes(
+            "raw/20200102-235959000.parquet",
+            2,
+            &[Change { op: "D", id: 20, cat: "a", v: 0, us: 5, event_us: 0 }],
+        );
+        lab.run_days(3, 4);
+        lab.assert_followed(&database, &TABLES);
+        // Nothing to do.
+        let done = lab.load(false).expect("nothing to do");
+        assert_eq!(done.note.as_deref(), Some("the database has the newest commit"));
+        assert!(done.followers.iter().all(|it| it.rows_upserted + it.rows_deleted == 0));
+    }
+}
+
+#[test]
+fn several_commits_are_applied_at_once_and_a_rebuild_from_empty() {
+    let database = Database::new();
+    let lab = builder().aggregate("flows", FLOWS).loaded().build().follow(&database);
+    let tables = ["curated", "daily", "rows", "flows"];
+    days(&lab);
+    lab.run_days(1, 2);
+    // Commits that no follower saw.
+    for first in [3, 2] {
+        lab.run_with(Task::Curate, &day(first), &day(first + 1), &[]).expect("a run");
+    }
+    lab.run_with(Task::Aggregate, &day(1), &day(4), &[]).expect("a run");
+    let loaded = lab.load(false).expect("loaded").followers;
+    assert_eq!(loaded[0].from_commit.map(|commit| commit + 3), Some(loaded[0].to_commit));
+    lab.assert_followed(&database, &tables);
+    // A file with the only changes of some keys is lost: the rebuild goes on without them.
+    let stayed = writers(&database, "curated", "id");
+    lab.remove("raw/20200102-000000000.parquet");
+    let rebuilt = lab.rebuild(true, &[]).expect("rebuilt").followers;
+    lab.assert_followed(&database, &tables);
+    assert!(rebuilt[0].rows_deleted + rebuilt[0].rows_upserted < 10, "{rebuilt:?}");
+    assert!(writers(&database, "curated", "id").intersection(&stayed).count() > 30);
+}
+
+#[test]
+fn what_is_not_known_to_be_loaded_is_loaded_as_a_whole() {
+    let database = Database::new();
+    let lab = builder().build().follow(&database);
+    days(&lab);
+    lab.run_days(1, 3);
+    // The database is restored from a backup: markers and tables are as they were.
+    let save =
+        TABLES.map(|table| format!("CREATE TABLE saved_{table} AS TABLE {table}")).join("; ");
+    database.ask(&format!("{save}; CREATE TABLE saved_markers AS TABLE glueless_loads"));
+    lab.run_days(3, 4);
+    let restore = TABLES
+        .map(|table| format!("TRUNCATE {table}; INSERT INTO {table} SELECT * FROM saved_{table}"));
+    database.ask(&format!(
+        "{}; DELETE FROM glueless_loads; INSERT INTO glueless_loads SELECT * FROM saved_markers",
+        restore.join("; ")
+    ));
+    let loaded = lab.load(false).expect("loaded").followers;
+    assert!(loaded[0].rows_upserted < 10);
+    lab.assert_followed(&database, &TABLES);
+    // Rows that someone changed are found by a full load alone.
+    database.ask("DELETE FROM curated WHERE id < 10; INSERT INTO daily VALUES ('2030-01-01', 1)");
+    lab.load(false).expect("nothing to do");
+    let full = lab.load(true).expect("loaded").followers;
+    assert_eq!(full[0].rows_upserted, 9);
+    lab.assert_followed(&database, &TABLES);
+    // A table that is gone, markers that are gone, a marker of another state.
+    for damage in [
+        "DROP TABLE curated; DROP TABLE daily; DELETE FROM glueless_loads",
+        "DELETE FROM glueless_loads; DELETE FROM curated WHERE id = 7",
+        "UPDATE glueless_loads SET run_id = 'other'; DELETE FROM rows",
+        "UPDATE glueless_loads SET commit = 1000; UPDATE curated SET v = 0 WHERE id = 7",
+    ] {
+        database.ask(damage);
+        lab.load(false).expect("loaded");
+        lab.assert_followed(&database, &TABLES);
+    }
+}
+
+#[test]
+fn a_table_that_is_gone_is_filled_although_its_marker_is_there() {
+    let database = Database::new();
+    let lab = builder().build().follow(&database);
+    days(&lab);
+    lab.run_days(1, 3);
+    database.ask("DROP TABLE curated");
+    lab.run_days(3, 4);
+    lab.assert_followed(&database, &TABLES);
+}
+
+#[test]
+fn a_users_table_keeps_its_grants_indexes_views_and_columns() {
+    let database = Database::new();
+    database.ask(
+        "SET ROLE lab;
+        CREATE TYPE category AS ENUM ('a', 'b', 'c');
+        CREATE TABLE curated (
+            id numeric PRIMARY KEY, note text DEFAULT 'mine', cat category, v bigint, event_dt date
+        );
+        CREATE INDEX by_day ON curated (event_dt);
+        CREATE VIEW of_a AS SELECT * FROM curated WHERE cat = 'a';
+        GRANT SELECT ON curated TO pg_monitor;
+        INSERT INTO curated (id) VALUES (1), (1000)",
+    );
+    let lab = Lab::builder().loaded().set("load.after_sql", "after.sql").build();
+    let lab = lab.follow(&database);
+    lab.write_file(
+        "after.sql",
+        "CREATE MATERIALIZED VIEW IF NOT EXISTS per_day AS
+            SELECT event_dt, count(*) AS n FROM curated GROUP BY event_dt;
+        REFRESH MATERIALIZED VIEW per_day;",
+    );
+    days(&lab);
+    let oid = database.ask("SELECT 'curated'::regclass::oid");
+    for day in 1..4 {
+        lab.run_days(day, day + 1);
+        let sum = "SELECT count(*), sum(v) FROM curated";
+        let rows = lab.table("lake/curated");
+        let v: i64 = rows.iter().map(|row| row["v"].parse::<i64>().expect("a number")).sum();
+        assert_eq!(database.ask(sum), [format!("{}|{v}", rows.len())]);
+        let days = "SELECT sum(n) FROM per_day";
+        assert_eq!(database.ask(days), [rows.len().to_string()]);
+    }
+    assert_eq!(database.ask("SELECT 'curated'::regclass::oid"), oid);
+    assert_eq!(database.ask("SELECT DISTINCT note FROM curated"), ["mine"]);
+    assert_eq!(database.ask("SELECT count(*) FROM of_a"), ["20"]);
+    assert_eq!(
+        database.ask("SELECT has_table_privilege('pg_monitor', 'curated', 'SELECT')"),
+        ["t"]
+    );
+}
+
+#[test]
+fn a_table_that_does_not_fit_is_refused_with_both_sides() {
+    let database = Database::new();
+    let lab = Lab::builder().loaded().build().follow(&database);
+    days(&lab);
+    database.ask("SET ROLE lab; CREATE TABLE curated (id bigint PRIMARY KEY, cat json, v bigint)");
+    let follower = &lab.run_days(1, 2).followers[0];
+    assert_eq!(follower.exit_code, 2);
+    let error = follower.error.clone().expect("an error");
+    assert_eq!(
+        error,
+        "public.curated does not fit: `cat`, `event_dt`; the rows have id bigint, cat text, v bigint, \
+         event_dt date; the table has id bigint, cat json, v bigint"
+    );
+    database.ask("DROP TABLE curated; SET ROLE lab; CREATE TABLE curated (id bigint, cat text, v bigint, event_dt date); INSERT INTO curated VALUES (1)");
+    let error = lab.load(false).expect_err("no key");
+    let hint = "ALTER TABLE \"public\".\"curated\" ADD PRIMARY KEY (\"id\")";
+    assert_refused(error, 2, "has no unique index of its key \"id\"", hint);
+    database.ask("ALTER TABLE curated ADD PRIMARY KEY (id)");
+    lab.load(false).expect("loaded");
+    lab.assert_followed(&database, &["curated"]);
+}
+
+#[test]
+fn a_row_that_the_database_refuses_is_named_by_key_column_and_constraint() {
+    let cases = [
+        ("CHECK (v < 1000000)", "bigint", "constraint `curated_v_check`"),
+        ("", "smallint", "a number is out of range"),
+    ];
+    for (constraint, kind, named) in cases {
+        let database = Database::new();
+        database.ask(&format!(
+            "SET ROLE lab; CREATE TABLE curated (id bigint PRIMARY KEY, cat text, v {kind} {constraint}, event_dt date)"
+        ));
+        let lab = Lab::builder().loaded().build().follow(&database);
+        days(&lab);
+        lab.run_days(1, 2);
+        let before = database.rows("curated");
+        let change = Change { op: "U", id: 5, cat: "a", v: 7_654_321, us: 9, event_us: 0 };
+        lab.put_changes("raw/20200102-000000001.parquet", 2, &[change]);
+        let report = lab.run_days(2, 3);
+        assert_eq!(report.exit_code(), 65);
+        // The tables are published, and nothing is loaded.
+        assert!(lab.lines("lake/curated", ["id", "v"]).contains(&"5 7654321".to_string()));
+        assert_eq!(database.rows("curated"), before);
+        let follower = &report.followers[0];
+        let error = follower.error.clone().expect("an error");
+        assert!(error.contains(named) && error.contains("public.curated"), "{error}");
+        assert!(!error.contains("7654321"), "{error}");
+        let hint = follower.hint.clone().expect("a hint");
+        assert!(hint.contains("by their key `id`"), "{hint}");
+        database.ask("ALTER TABLE curated DROP CONSTRAINT IF EXISTS curated_v_check; ALTER TABLE curated ALTER v TYPE bigint");
+        lab.load(false).expect("loaded");
+        lab.assert_followed(&database, &["curated"]);
+    }
+}
+
+#[test]
+fn a_database_that_is_not_there_does_not_stop_the_tables() {
+    let database = Database::new();
+    let mut lab = builder().build().follow(&database);
+    days(&lab);
+    lab.run_days(1, 2);
+    let url = lab.environment["WAREHOUSE_URL"].clone();
+    for (url, code, message) in [
+        (
+            "postgresql://lab:secret@127.0.0.1:1/d".to_string(),
+            69,
+            "cannot reach the database `d` at",
+        ),
+        (url.replace("pass%20word", "secret"), 2, "password authentication failed"),
+        (url.replace(&format!("/{}?", database.name), "/none?"), 2, "database \"none"),
+        (String::new(), 2, "the environment has no variable WAREHOUSE_URL"),
+    ] {
+        lab.environment.insert("WAREHOUSE_URL".into(), url);
+        let report = lab.run_days(2, 4);
+        assert_eq!(report.exit_code(), code);
+        let error = report.followers[0].error.clone().expect("an error");
+        assert!(error.contains(message) && !error.contains("secret"), "{error}");
+        let error = lab.load(false).expect_err("not there");
+        assert_refused(error, code, message, "");
+    }
+    assert_eq!(lab.table("lake/curated").len(), 39);
+    let lab = lab.follow(&database);
+    lab.load(false).expect("loaded");
+    lab.assert_followed(&database, &TABLES);
+}
+
+#[test]
+fn a_certificate_is_verified() {
+    let database = Database::new();
+    let mut lab = Lab::builder().loaded().build().follow(&database);
+    days(&lab);
+    lab.run_with(Task::Curate, &day(1), &day(2), &[]).expect("a run");
+    let url = lab.environment["WAREHOUSE_URL"].clone();
+    let (base, _) = url.split_once('?').expect("options");
+    let root = &database.server.certificate;
+    let by_address = base.replace("localhost", "127.0.0.1");
+    for (url, is_accepted) in [
+        (format!("{base}?sslmode=verify-full&sslrootcert={root}"), true),
+        (format!("{base}?sslmode=require&sslrootcert={root}"), true),
+        (format!("{base}?sslmode=require"), false),
+        (format!("{base}?sslmode=prefer"), false),
+        (base.to_string(), false),
+        (format!("{base}?sslmode=disable"), true),
+        (format!("{by_address}?sslmode=verify-full&sslrootcert={root}"), false),
+        (format!("{by_address}?sslmode=verify-ca&sslrootcert={root}"), true),
+        (format!("{by_address}?sslmode=verify-ca"), false),
+        (
+            format!(
+                "postgresql://lab@/{}?host={}&port={}",
+                database.name, database.server.socket, database.server.port
+            ),
+            true,
+        ),
+    ] {
+        lab.environment.insert("WAREHOUSE_URL".into(), url.clone());
+        match lab.load(true) {
+            Ok(_) => assert!(is_accepted, "{url}"),
+            Err(error) => {
+                assert!(!is_accepted, "{url}: {error}");
+                assert_refused(error, 2, "TLS failed", "sslrootcert=FILE");
+            }
+        }
+    }
+    lab.assert_followed(&database, &["curated"]);
+}
+
+#[test]
+fn two_pipelines_do_not_load_one_table() {
+    let database = Database::new();
+    let first = Lab::builder().loaded().build().follow(&database);
+    days(&first);
+    first.run_days(1, 2);
+    let other = Lab::builder().set("name", "other").loaded().build().follow(&database);
+    days(&other);
+    let follower = &other.run_days(1, 2).followers[0];
+    assert_eq!(follower.error.as_deref(), Some("the pipeline `lab` loads public.curated too"));
+    database.ask("DELETE FROM glueless_loads WHERE pipeline = 'lab'");
+    other.load(false).expect("loaded");
+    other.assert_followed(&database, &["curated"]);
+}
+
+#[test]
+fn columns_that_the_query_gets_later_are_added() {
+    let database = Database::new();
+    let lab = Lab::builder().format("delta").loaded().build().follow(&database);
+    days(&lab);
+    lab.run_days(1, 2);
+    lab.write_file("curated.sql", "SELECT id, cat, v, event_dt, v * 2 AS twice FROM latest");
+    lab.run_days(2, 3);
+    lab.assert_followed(&database, &["curated"]);
+    assert_eq!(database.ask("SELECT count(*) FROM curated WHERE twice IS NOT NULL"), ["3"]);
+}
+
+#[test]
+fn a_table_without_a_key_gets_the_partitions_that_changed() {
+    let database = Database::new();
+    let lab = Lab::builder().set("key", Vec::<String>::new()).aggregate("daily", COUNT_PER_DAY);
+    let lab = lab.loaded().build().follow(&database);
+    lab.put_day(1, &[("I", 1, "a"), ("I", 2, "b")]);
+    lab.put_day(2, &[("I", 1, "a"), ("I", 3, "c")]);
+    lab.put_day(3, &[("I", 1, "a")]);
+    lab.run_days(1, 2);
+    let before = writers(&database, "curated", "id, cat");
+    lab.run_days(2, 3);
+    lab.run_days(3, 4);
+    lab.assert_followed(&database, &["curated", "daily"]);
+    let after = writers(&database, "curated", "id, cat");
+    assert!(before.is_subset(&after), "{before:?} {after:?}");
+    lab.run_days(1, 4);
+    assert_eq!(writers(&database, "curated", "id, cat"), after);
+}
+
+#[test]
+fn a_backfill_is_followed_once_at_its_end() {
+    let database = Database::new();
+    let lab = builder().build().follow(&database);
+    days(&lab);
+    let all = lab.backfill(&day(1), &day(4)).expect("a backfill");
+    assert_eq!(all.followers.len(), 3);
+    assert_eq!(all.followers[0].from_commit, None);
+    lab.assert_followed(&database, &TABLES);
+    database.ask("DELETE FROM glueless_loads; TRUNCATE curated");
+    // All windows are done; the follower is not.
+    let all = lab.backfill(&day(1), &day(4)).expect("a backfill");
+    assert_eq!((all.windows_skipped, all.followers[0].rows_upserted), (3, 39));
+    lab.assert_followed(&database, &TABLES);
+}
+
+/// A way to the server that forwards everything, and breaks the first connection after its `COMMIT`.
+fn through_a_proxy(lab: &Lab, database: &Database) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let server = database.server.port;
+    std::thread::spawn(move || {
+        for (number, client) in listener.incoming().enumerate() {
+            let client = client.expect("a connection");
+            let server = TcpStream::connect(("127.0.0.1", server)).expect("a connection");
+            let answers =
+                (server.try_clone().expect("a copy"), client.try_clone().expect("a copy"));
+            std::thread::spawn(move || forward(answers.0, answers.1, |_| false));
+            let breaks = move |sent: &[u8]| number == 0 && sent.ends_with(b"COMMIT\0");
+            std::thread::spawn(move || forward(client, server, breaks));
+        }
+    });
+    let url = &lab.environment["WAREHOUSE_URL"];
+    let (base, _) = url.split_once('?').expect("options");
+    base.replace(&server.to_string(), &port.to_string()) + "?sslmode=disable"
+}
+
+#[expect(clippy::disallowed_methods, reason = "the moment is what is tested")]
+fn wait(milliseconds: u64) {
+    std::thread::sleep(Duration::from_millis(milliseconds));
+}
+
+fn forward(mut from: TcpStream, mut to: TcpStream, breaks_after: impl Fn(&[u8]) -> bool) {
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok(count) = from.read(&mut buffer)
+        && count > 0
+    {
+        let is_last = breaks_after(&buffer[..count]);
+        if is_last {
+            // Its answer is lost.
+            let _ = from.shutdown(Shutdown::Both);
+        }
+        if to.write_all(&buffer[..count]).is_err() || is_last {
+            break;
+        }
+    }
+    wait(100);
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+#[test]
+fn a_lost_reply_to_the_commit_is_found_out() {
+    let database = Database::new();
+    let mut lab = builder().build().follow(&database);
+    days(&lab);
+    lab.run_days(1, 2);
+    let url = through_a_proxy(&lab, &database);
+    lab.environment.insert("WAREHOUSE_URL".into(), url);
+    let report = lab.run_days(2, 3);
+    assert_eq!((report.exit_code(), report.followers[0].rows_upserted), (0, 3));
+    lab.assert_followed(&database, &TABLES);
+}
+
+#[test]
+fn loads_at_once_end_in_the_newest_commit() {
+    let database = Database::new();
+    let lab = builder().format("delta").build().follow(&database);
+    days(&lab);
+    std::thread::scope(|scope| {
+        for turn in 0..4 {
+            let lab = &lab;
+            scope.spawn(move || {
+                for day in [1 + turn % 3, 3, 2] {
+                    lab.run_days(day, day + 1);
+                }
+            });
+            scope.spawn(move || {
+                for _ in 0..3 {
+                    // There may be no commit yet, or too many.
+                    let _ = lab.load(false);
+                }
+            });
+        }
+    });
+    lab.load(false).expect("loaded");
+    lab.assert_followed(&database, &TABLES);
+}
+
+#[test]
+fn a_load_that_is_killed_at_any_moment_leaves_a_whole_state() {
+    let server: &'static Server = Box::leak(Box::new(Server::start()));
+    let database = server.database();
+    let lab = builder().build().follow(&database);
+    days(&lab);
+    lab.run_days(1, 4);
+    let states = || TABLES.map(|table| database.rows(table));
+    let mut random = 7_u64;
+    for turn in 0..16 {
+        let delete = if turn % 2 == 0 { "D" } else { "I" };
+        let rows: Vec<(&str, i64, &str)> = (1..=30).map(|id| (delete, id, "a")).collect();
+        let before = states();
+        lab.put_day(4 + turn, &rows);
+        lab.run_with(Task::Curate, &day(4 + turn), &day(5 + turn), &[]).expect("a run");
+        lab.run_with(Task::Aggregate, &day(4 + turn), &day(5 + turn), &[]).expect("a run");
+        let mut loading = Program::glueless()
+            .arg("load")
+            .arg(&lab.pipeline)
+            .arg("--quiet")
+            .envs(&lab.environment)
+            .start();
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        wait(20 + (random >> 33) % 180);
+        if turn % 4 == 3 {
+            server.control("kill");
+            server.control("start");
+            let _ = loading.wait();
+        } else {
+            let _ = loading.kill();
+            let _ = loading.wait();
+        }
+        // The state before or after, of all tables.
+        let found = states();
+        let after = TABLES.map(|table| lab.published(table));
+        assert!(found == before || found == after, "turn {turn}: {found:?}");
+        lab.load(false).expect("loaded");
+        lab.assert_followed(&database, &TABLES);
+    }
+}
