@@ -2,6 +2,7 @@
 
 pub mod backfill;
 mod catch_up;
+mod ddl;
 mod dry_fold;
 mod explain_key;
 mod follow;
@@ -14,8 +15,9 @@ pub mod runs;
 mod task;
 mod verify;
 
+pub use ddl::{Statements, ddl};
 pub use explain_key::{Explained, explain_key};
-pub use follow::{follow, load};
+pub use follow::{catalog, load};
 pub use open_pipeline::RunContext;
 pub use plan::{Estimate, Planned, PlannedFold, plan};
 pub use run::{finish, run};

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::layout::fnv1a;
 use crate::store::Location;
 
+mod catalog;
 mod check;
 mod csv;
 mod dialect;
@@ -32,6 +33,7 @@ mod source_table;
 mod time_unit;
 mod values;
 
+pub use catalog::{Catalog, CatalogMode};
 pub use csv::CsvForm;
 pub use dialect::Dialect;
 pub use envelope::{BEFORE_PREFIX, ENVELOPE_PREFIX, Envelope};
@@ -64,6 +66,8 @@ pub struct Pipeline {
     pub state: Location,
     /// `[load]`: the database that the tables are loaded into; none by default.
     pub load: Option<Load>,
+    /// `[catalog]`: the catalog in which the tables are registered; none by default.
+    pub catalog: Option<Catalog>,
     /// `[limits]`: limits of memory, disk and threads.
     pub limits: Limits,
 }
@@ -149,6 +153,8 @@ pub struct Aggregate {
     pub running: bool,
     /// `load.table`: the table of the database `[load]` that follows it; none by default.
     pub load_table: Option<TargetTable>,
+    /// `catalog.table`: its name in the catalog; default its name, in lower case.
+    pub catalog_table: String,
 }
 
 impl Aggregate {

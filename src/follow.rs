@@ -13,10 +13,15 @@ use crate::layout::{attempt_commit, base_name, parent, part_file_commit};
 use crate::state::ledger::{Ledger, Run, Step};
 use crate::table::TableFile;
 
+pub mod ddl;
+#[cfg(feature = "glue")]
+pub(crate) mod glue;
+mod hive_type;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 #[cfg(feature = "postgres")]
 mod rows;
+mod sql_type;
 
 /// What a target says of the last commit applied to it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -171,7 +171,7 @@ mod curate;
 pub mod engine;
 pub mod error;
 mod fold;
-mod follow;
+pub mod follow;
 pub mod layout;
 mod parquet_io;
 mod publish;

@@ -143,6 +143,12 @@ pub struct FollowerReport {
     pub rows_deleted: u64,
     /// Days that were replaced, of an aggregate.
     pub days_replaced: u64,
+    /// Partitions that were added to a catalog or updated in it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub partitions_written: u64,
+    /// Partitions that were removed from a catalog.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub partitions_removed: u64,
     /// Wall time in seconds, from the connection on.
     pub seconds: f64,
     /// The exit code of its failure; 0 if it did not fail.
@@ -174,14 +180,16 @@ impl FollowerReport {
             return format!("{} failed: {error}", self.name);
         }
         let from = self.from_commit.map_or("none".into(), |commit| commit.to_string());
-        let days = match self.days_replaced {
-            0 => String::new(),
-            days => format!(", {days} days replaced"),
-        };
-        format!(
-            "{}: commit {from} to {}, {} rows upserted, {} deleted{days}",
-            self.name, self.to_commit, self.rows_upserted, self.rows_deleted
-        )
+        let counts = [
+            (self.rows_upserted, "rows upserted"),
+            (self.rows_deleted, "rows deleted"),
+            (self.days_replaced, "days replaced"),
+            (self.partitions_written, "partitions written"),
+            (self.partitions_removed, "partitions removed"),
+        ];
+        let counts = counts.iter().filter(|(count, _)| *count > 0);
+        let counts: String = counts.map(|(count, of)| format!(", {count} {of}")).collect();
+        format!("{}: commit {from} to {}{counts}", self.name, self.to_commit)
     }
 }
 

@@ -4,11 +4,25 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::{
+    Array, ArrayRef, BinaryArray, BooleanArray, FixedSizeBinaryArray, ListArray, ListBuilder,
+    PrimitiveArray, StringArray, StringBuilder, TimestampMicrosecondArray,
+    TimestampNanosecondArray,
+};
+use arrow::datatypes::{
+    ArrowPrimitiveType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type,
+    Int32Type, Int64Type, Time32MillisecondType, Time64MicrosecondType, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType, UInt8Type, UInt16Type, UInt32Type,
+    UInt64Type,
+};
+
 use crate::support::{
-    Answer, COUNT_PER_DAY, Change, DELETION_VECTORS, Database, FLOWS, Lab, LabBuilder, Program,
-    ROWS_PER_DAY, Server, Task, assert_refused, day,
+    Answer, COUNT_PER_DAY, Change, DAY_US, DELETION_VECTORS, Database, FIRST_DAY_US, FLOWS, Lab,
+    LabBuilder, Program, ROWS_PER_DAY, Server, Task, assert_refused, day, integers, texts,
+    timestamps,
 };
 
 const TABLES: [&str; 3] = ["curated", "daily", "rows"];
@@ -508,5 +522,158 @@ fn a_load_that_is_killed_at_any_moment_leaves_a_whole_state() {
         assert!(found == before || found == after, "turn {turn}: {found:?}");
         lab.load(false).expect("loaded");
         lab.assert_followed(&database, &TABLES);
+    }
+}
+
+/// A column with three values, the third of them null, and what PostgreSQL shows of the others.
+type Typed = (&'static str, ArrayRef, [&'static str; 2]);
+
+fn typed(name: &'static str, values: impl Array + 'static, shown: [&'static str; 2]) -> Typed {
+    (name, Arc::new(values), shown)
+}
+
+fn pair<T: ArrowPrimitiveType>(first: T::Native, last: T::Native) -> PrimitiveArray<T> {
+    let values = vec![first, last, T::Native::default()];
+    PrimitiveArray::new(values.into(), Some(vec![true, true, false].into()))
+}
+
+fn numbers() -> Vec<Typed> {
+    let decimal = |first: i128, last: i128, precision, scale| {
+        let values = pair::<Decimal128Type>(first, last);
+        values.with_precision_and_scale(precision, scale).expect("a decimal")
+    };
+    let nines = 10_i128.pow(38) - 1;
+    let ends_of_i64 = ["-9223372036854775808", "9223372036854775807"];
+    let ends_of_decimal =
+        ["-99999999999999999999999999999999999999", "99999999999999999999999999999999999999"];
+    let small =
+        ["-0.99999999999999999999999999999999999999", "0.00000000000000000000000000000000010000"];
+    vec![
+        typed("i8", pair::<Int8Type>(i8::MIN, i8::MAX), ["-128", "127"]),
+        typed("i16", pair::<Int16Type>(i16::MIN, i16::MAX), ["-32768", "32767"]),
+        typed("i32", pair::<Int32Type>(i32::MIN, i32::MAX), ["-2147483648", "2147483647"]),
+        typed("i64", pair::<Int64Type>(i64::MIN, i64::MAX), ends_of_i64),
+        typed("u8", pair::<UInt8Type>(0, u8::MAX), ["0", "255"]),
+        typed("u16", pair::<UInt16Type>(0, u16::MAX), ["0", "65535"]),
+        typed("u32", pair::<UInt32Type>(0, u32::MAX), ["0", "4294967295"]),
+        typed("u64", pair::<UInt64Type>(0, u64::MAX), ["0", "18446744073709551615"]),
+        typed("f32", pair::<Float32Type>(f32::NEG_INFINITY, 1.5), ["-Infinity", "1.5"]),
+        typed("f64", pair::<Float64Type>(f64::NAN, f64::MAX), ["NaN", "1.7976931348623157e+308"]),
+        typed("wide", decimal(-nines, nines, 38, 0), ends_of_decimal),
+        typed("money", decimal(-1, 1_234_567_890, 10, 2), ["-0.01", "12345678.90"]),
+        typed("small", decimal(-nines, 10_000, 38, 38), small),
+    ]
+}
+
+fn times() -> Vec<Typed> {
+    const YEAR_1_US: i64 = -62_135_596_800_000_000;
+    const YEAR_9999_US: i64 = 253_402_300_799_999_999;
+    const DAY_NS: i64 = 86_400_000_000_000;
+    let ends = ["0001-01-01 00:00:00", "9999-12-31 23:59:59.999999"];
+    let in_utc = ["0001-01-01 00:00:00+00", "9999-12-31 23:59:59.999999+00"];
+    let microseconds = || pair::<TimestampMicrosecondType>(YEAR_1_US, YEAR_9999_US);
+    let milliseconds = pair::<TimestampMillisecondType>(YEAR_1_US / 1000, 1);
+    let nanoseconds = pair::<TimestampNanosecondType>(-1_000, DAY_NS);
+    let last_of_day = pair::<Time64MicrosecondType>(0, 86_399_999_999);
+    vec![
+        typed("date", pair::<Date32Type>(-719_162, 2_932_896), ["0001-01-01", "9999-12-31"]),
+        typed("us", microseconds(), ends),
+        typed("us_utc", microseconds().with_timezone("UTC"), in_utc),
+        typed("ms", milliseconds, [ends[0], "1970-01-01 00:00:00.001"]),
+        typed("ns", nanoseconds, ["1969-12-31 23:59:59.999999", "1970-01-02 00:00:00"]),
+        typed("time", last_of_day, ["00:00:00", "23:59:59.999999"]),
+        typed("time_ms", pair::<Time32MillisecondType>(1, 2), ["00:00:00.001", "00:00:00.002"]),
+    ]
+}
+
+fn others() -> Vec<Typed> {
+    let lists = vec![Some(vec![Some(1), None]), Some(vec![]), None];
+    let lists = ListArray::from_iter_primitive::<Int32Type, _, _>(lists);
+    let mut words = ListBuilder::new(StringBuilder::new());
+    words.append_value([Some("a"), None, Some("NULL \"q\",\\")]);
+    words.append_value([Some("")]);
+    words.append_null();
+    let text = "é \"quoted\" \\. \t, 'x'";
+    let fixed = [Some([0, 1]), Some([2, 3]), None].into_iter();
+    let fixed = FixedSizeBinaryArray::try_from_sparse_iter_with_size(fixed, 2).expect("bytes");
+    vec![
+        typed("bool", BooleanArray::from(vec![Some(true), Some(false), None]), ["t", "f"]),
+        typed("text", StringArray::from(vec![Some(text), Some(""), None]), [text, ""]),
+        typed(
+            "bytes",
+            BinaryArray::from(vec![Some(&[0, 255, 92][..]), Some(&[]), None]),
+            ["\\x00ff5c", "\\x"],
+        ),
+        typed("fixed", fixed, ["\\x0001", "\\x0203"]),
+        typed("ints", lists, ["{1,NULL}", "{}"]),
+        typed("words", words.finish(), ["{a,NULL,\"NULL \\\"q\\\",\\\\\"}", "{\"\"}"]),
+    ]
+}
+
+#[test]
+fn values_of_every_type_are_loaded_as_they_are() {
+    for format in ["parquet", "delta"] {
+        let database = Database::new();
+        let lab = Lab::builder().format(format).partition_by(&["event_dt"]);
+        let lab = lab.curated_sql("SELECT * EXCLUDE (\"Op\", ts) FROM latest").loaded().build();
+        let lab = lab.follow(&database);
+        let mut types = [numbers(), times(), others()].concat();
+        // Delta tables have no times of a day, and ours no lists.
+        let is_of_delta = |name: &str| !["time", "time_ms", "ints", "words"].contains(&name);
+        types.retain(|(name, ..)| format == "parquet" || is_of_delta(name));
+        let put = |day: i64, ids: [i64; 3]| {
+            let mut columns = vec![
+                ("Op", texts(["I"; 3])),
+                ("id", integers(ids)),
+                ("ts", timestamps([FIRST_DAY_US + day * DAY_US; 3])),
+            ];
+            columns.extend(types.iter().map(|(name, values, _)| (*name, Arc::clone(values))));
+            lab.put_columns(&format!("raw/202001{:02}-000000000.parquet", day + 1), columns);
+        };
+        // The first load fills an empty table, the second one stages and upserts.
+        put(0, [1, 2, 3]);
+        lab.run_days(1, 2);
+        put(1, [4, 5, 6]);
+        let report = lab.run_days(2, 3);
+        assert_eq!(report.exit_code(), 0, "{:?}", report.followers);
+        for (name, _, [first, last]) in &types {
+            let found = database
+                .ask(&format!("SET timezone TO 'UTC'; SELECT \"{name}\" FROM curated ORDER BY id"));
+            let expected = [*first, *last, "null", *first, *last, "null"];
+            assert_eq!(found, expected, "{format}: {name}");
+        }
+    }
+}
+
+#[test]
+fn what_postgres_cannot_store_is_refused_by_column() {
+    let nanosecond: ArrayRef = Arc::new(TimestampNanosecondArray::from(vec![1]));
+    let far: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![i64::MIN]));
+    for (values, message) in [
+        (texts(["a\0secret"]), "the column `x` has a text with the character NUL"),
+        (nanosecond, "the column `x` has a time finer than a microsecond"),
+        (far, "a date or time is out of"),
+    ] {
+        let database = Database::new();
+        let lab = Lab::builder().curated_sql("SELECT id, x FROM latest").partition_by(&[]);
+        let lab = lab.loaded().build().follow(&database);
+        let columns = vec![
+            ("Op", texts(["I"])),
+            ("id", integers([1])),
+            ("ts", timestamps([FIRST_DAY_US])),
+            ("x", values),
+        ];
+        lab.put_columns("raw/20200101-000000000.parquet", columns);
+        let report = lab.run_days(1, 2);
+        assert_eq!(report.exit_code(), 65, "{:?}", report.followers);
+        let follower = &report.followers[0];
+        let error = follower.error.clone().expect("an error");
+        assert!(error.contains(message) && !error.contains("secret"), "{error}");
+        assert!(
+            follower.hint.as_ref().is_some_and(|hint| hint.contains("key `id`")),
+            "{follower:?}"
+        );
+        let found = database.try_ask("SELECT count(*) FROM curated");
+        assert!(found.is_err_and(|error| error.contains("does not exist")), "something is loaded");
     }
 }

@@ -4,6 +4,7 @@
 
 mod backfill;
 mod balance;
+mod catalog;
 mod cli;
 mod concurrency;
 mod cron;

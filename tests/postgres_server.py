@@ -1,6 +1,6 @@
 """A PostgreSQL server for tests, at a port that the system picks.
 
-    python postgres_server.py
+    python postgres_server.py [-c SETTING]…
 
 Prints one line of JSON once it serves: `port`, `socket` (the folder of its Unix socket), `certificate`
 (a PEM file: that of its own authority). It takes TLS and no TLS. The user `lab` has the password
@@ -62,7 +62,7 @@ def certify():
 def start():
     # What a crash of the machine would lose does not matter here.
     command = [tool("postgres"), "-D", DATA, "-p", str(PORT), "-k", FOLDER, "-c", "fsync=off", "-c", "ssl=on"]
-    command += ["-c", "listen_addresses=127.0.0.1", "-c", "max_connections=50", "-c", "autovacuum=off"]
+    command += ["-c", "listen_addresses=127.0.0.1", "-c", "max_connections=50", "-c", "autovacuum=off", *sys.argv[1:]]
     log = open(f"{FOLDER}/log", "ab")
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=begin_group, cwd="/")
     while subprocess.run([tool("pg_isready"), "-q", "-h", FOLDER, "-p", str(PORT)]).returncode:

@@ -15,6 +15,7 @@
 //! | `readers.rs` | reading tables with DuckDB, Polars and delta-rs |
 //! | `faults.rs` | a store whose requests fail, lose their reply, or sleep |
 //! | `s3.rs` | the S3 server |
+//! | `glue.rs` | the catalog of the S3 server |
 //! | `postgres.rs` | PostgreSQL servers |
 //!
 //! Tests take the library's types from here, too: only this folder names the library's modules.
@@ -22,6 +23,7 @@
 mod builder;
 mod commands;
 mod faults;
+mod glue;
 mod lab;
 mod postgres;
 mod program;
@@ -36,6 +38,7 @@ pub use builder::{
     COUNT_PER_DAY, DELETION_VECTORS, FLOWS, LabBuilder, ROWS_PER_DAY, count_of_each_day_so_far,
 };
 pub use faults::Fault;
+pub use glue::{Glue, GlueProxy, Trouble};
 pub use glueless::commands::runs::History;
 pub use glueless::commands::{Compared, Explained, Task, Verified};
 pub use glueless::error::{Error, Kind, Result};

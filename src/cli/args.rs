@@ -85,6 +85,12 @@ pub enum Command {
     /// the curated table, days of aggregates. Runs, backfills, catch-up and rebuild do it at their end;
     /// this command does it by hand, such as after a database was not reachable.
     Load(Load),
+    /// Register the tables in the catalog of `[catalog]`.
+    ///
+    /// Makes or updates the tables in the AWS Glue catalog, and adds and removes partitions, so that
+    /// they are those of the published tables. Runs, backfills, catch-up and rebuild do it at their end;
+    /// by hand, what others have changed in the catalog is mended too.
+    Catalog(Many),
     /// Rebuild all tables from raw.
     ///
     /// Folds every raw file that was folded so far, builds the curated table, the state and the
@@ -96,6 +102,11 @@ pub enum Command {
     /// Lists what a run of the window would read, and changes nothing: files and bytes, late files
     /// of earlier windows, days that are published already, memory and time estimated from earlier runs.
     Plan(Plan),
+    /// Print statements that make the tables known elsewhere.
+    ///
+    /// Prints external tables for Athena, Hive or Spark, views for DuckDB, tables for PostgreSQL, or an
+    /// external schema, tables and load procedures for Redshift. Runs nothing.
+    Ddl(Ddl),
     /// List past runs.
     ///
     /// Lists all runs in the ledger: window, start time, rows, late files, partitions, seconds; then
@@ -234,6 +245,35 @@ pub struct Load {
     /// The pipelines.
     #[command(flatten)]
     pub many: Many,
+}
+
+/// Arguments of `ddl`.
+#[derive(Args, Debug)]
+pub struct Ddl {
+    /// The dialect of the statements.
+    #[arg(long, value_enum)]
+    pub dialect: Dialect,
+
+    /// The pipeline.
+    #[command(flatten)]
+    pub one: One,
+}
+
+/// The dialect of statements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dialect {
+    /// Amazon Athena.
+    Athena,
+    /// Apache Hive.
+    Hive,
+    /// Apache Spark.
+    Spark,
+    /// DuckDB.
+    Duckdb,
+    /// PostgreSQL.
+    Postgres,
+    /// Amazon Redshift.
+    Redshift,
 }
 
 /// When followers are brought to the newest commit in a backfill.

@@ -10,19 +10,22 @@ use chrono::{DateTime, Utc};
 use futures::future::LocalBoxFuture;
 use indicatif::ProgressBar;
 
-use crate::cli::args::{Command, Dates, Logging, Many, One, Output};
+use crate::cli::args::{self, Command, Dates, Logging, Many, One, Output};
 use crate::cli::logging::Log;
 use crate::cli::metrics::{MetricsFile, Outcome};
 use crate::cli::resources::{environment, now, peak_memory_bytes, resources};
 use crate::commands::runs::history;
-use crate::commands::{Compared, RunContext, Task, explain_key, load, plan, run, verify};
+use crate::commands::{
+    Compared, RunContext, Task, catalog, ddl, explain_key, load, plan, run, verify,
+};
 use crate::config::Pipeline;
 use crate::engine::heaps::share_heaps;
 use crate::engine::resources::Resources;
 use crate::error::library_texts::OUT_OF_MEMORY_PANIC;
 use crate::error::{Error, Result};
+use crate::follow::ddl::Dialect;
 use crate::parquet_io::open::is_decoding;
-use crate::report::{Answer, Meter, PipelineResult, Report, Results};
+use crate::report::{Answer, Followed, Meter, PipelineResult, Report, Results};
 use crate::store::Stores;
 use crate::window::{ACCEPTED_DATES, Window, parse_instant};
 
@@ -89,12 +92,26 @@ impl Program {
                     })
                 })
             }
+            Command::Catalog(many) => {
+                self.run_each(many, |path| self.follow_one(path, &many.common.set, catalog))
+            }
             Command::Backfill(arguments) => self.backfill(arguments),
             Command::Plan(arguments) => {
                 let window = window(&arguments.dates)?;
                 self.run_read_only(&arguments.one, |run_context| {
                     plan(run_context, window, arguments.fold)
                 })
+            }
+            Command::Ddl(arguments) => {
+                let dialect = match arguments.dialect {
+                    args::Dialect::Athena => Dialect::Athena,
+                    args::Dialect::Hive => Dialect::Hive,
+                    args::Dialect::Spark => Dialect::Spark,
+                    args::Dialect::Duckdb => Dialect::DuckDb,
+                    args::Dialect::Postgres => Dialect::Postgres,
+                    args::Dialect::Redshift => Dialect::Redshift,
+                };
+                self.run_read_only(&arguments.one, |run_context| ddl(run_context, dialect))
             }
             Command::Runs(one) => {
                 self.run_read_only(one, |run_context| Box::pin(history(run_context)))
@@ -181,12 +198,12 @@ impl Program {
     }
 
     /// Brings a pipeline's followers to the newest commit.
-    fn follow_one<A>(
+    fn follow_one(
         &self,
         path: &Path,
         set: &[String],
-        follow: impl for<'a> FnOnce(&'a RunContext<'_>) -> LocalBoxFuture<'a, Result<A>>,
-    ) -> Result<A> {
+        follow: impl for<'a> FnOnce(&'a RunContext<'_>) -> LocalBoxFuture<'a, Result<Followed>>,
+    ) -> Result<Followed> {
         let started = Instant::now();
         self.log.begin("", &base_name(path));
         let pipeline = Pipeline::read(path, set)?;

@@ -188,7 +188,7 @@ pub async fn backfill<'a>(
     let has_commit = all.windows_done + all.windows_skipped > 0;
     if let Some(last) = windows.last().filter(|_| has_commit && !is_over && !options.follows_each) {
         let run_context = watch.begin(last, windows.len(), windows.len());
-        all.followers = follow(&run_context, Some(options.span)).await;
+        all.followers = follow(&run_context, options.span).await;
         let codes = all.followers.iter().map(|follower| follower.exit_code);
         all.exit_code = worst(codes.chain([all.exit_code]));
     }

@@ -72,7 +72,7 @@ async fn do_run(run_context: &RunContext<'_>, task: Task) -> Result<Report> {
     }
     drop(run);
     if run_context.follows && task.is_followed() {
-        report.followers = follow(run_context, Some(window)).await;
+        report.followers = follow(run_context, window).await;
     }
     run_context.meter.measure(&mut report);
     Ok(report)

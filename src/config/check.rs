@@ -4,10 +4,13 @@ use std::path::Path;
 
 use toml::Value;
 
-use crate::config::file::{AggregateToml, CuratedToml, LimitsToml, LoadToml, PipelineToml};
+use crate::config::catalog::table_name;
+use crate::config::file::{
+    AggregateToml, CatalogToml, CuratedToml, LimitsToml, LoadToml, PipelineToml,
+};
 use crate::config::values::{bytes, no_repeats};
 use crate::config::{
-    Aggregate, Curated, Format, Limits, Load, MEMORY_BYTES_MIN, Pipeline, Sql, TargetTable,
+    Aggregate, Catalog, Curated, Format, Limits, Load, MEMORY_BYTES_MIN, Pipeline, Sql, TargetTable,
 };
 use crate::error::{Error, Result};
 use crate::store::Location;
@@ -30,11 +33,13 @@ pub(super) fn check(parsed: PipelineToml, folder: &Path, file: &Path) -> Result<
         curated,
         aggregates,
         state,
+        catalog: parsed.catalog.map(|catalog| checks.catalog(catalog)).transpose()?,
         load: parsed.load.map(|load| checks.load(load)).transpose()?,
         limits: checks.limits(parsed.limits)?,
     };
     checks.no_overlaps(&pipeline)?;
     checks.load_tables(&pipeline)?;
+    checks.catalog_tables(&pipeline)?;
     Ok(pipeline)
 }
 
@@ -111,7 +116,9 @@ impl Checks<'_> {
         let mut aggregates = Vec::new();
         for aggregate in parsed {
             let key = format!("aggregate.{}.load.table", aggregate.name);
+            let named = aggregate.catalog.table.as_ref().unwrap_or(&aggregate.name);
             aggregates.push(Aggregate {
+                catalog_table: named.to_lowercase(),
                 load_table: self.target(&key, aggregate.load.table.as_deref())?,
                 sql: self.sql(&aggregate.sql)?,
                 url: Location::parse(&aggregate.url, self.folder)?,
@@ -161,6 +168,42 @@ impl Checks<'_> {
             table: self.target("load.table", parsed.table.as_deref())?,
             after_sql: parsed.after_sql.map(|file| self.sql(&file)).transpose()?,
         })
+    }
+
+    fn catalog(&self, parsed: CatalogToml) -> Result<Catalog> {
+        let table = parsed.table.map(|name| self.catalog_table("catalog.table", &name));
+        Ok(Catalog {
+            database: self.catalog_table("catalog.glue", &parsed.glue)?,
+            table: table.transpose()?,
+            mode: parsed.mode,
+        })
+    }
+
+    fn catalog_table(&self, key: &str, name: &str) -> Result<String> {
+        table_name(name).ok_or_else(|| {
+            self.wrong(key, format!("is `{name}`"))
+                .hint("use letters, digits and `_`; Glue stores names in lower case")
+        })
+    }
+
+    /// Checks that tables have different names in the catalog.
+    fn catalog_tables(&self, pipeline: &Pipeline) -> Result<()> {
+        let Some(catalog) = &pipeline.catalog else {
+            return Ok(());
+        };
+        let curated = catalog.table_of_curated(&pipeline.name);
+        let mut names = vec![self.catalog_table("catalog.table", &curated)?];
+        for aggregate in &pipeline.aggregates {
+            let key = format!("aggregate.{}.catalog.table", aggregate.name);
+            let name = self.catalog_table(&key, &aggregate.catalog_table)?;
+            if names.contains(&name) {
+                return Err(self
+                    .wrong(&key, format!("is `{name}`, as another table is"))
+                    .hint("give each table its own name in the catalog"));
+            }
+            names.push(name);
+        }
+        Ok(())
     }
 
     fn target(&self, key: &str, text: Option<&str>) -> Result<Option<TargetTable>> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Value;
 
-use crate::config::{Format, Keep, raw};
+use crate::config::{CatalogMode, Format, Keep, raw};
 use crate::error::Error;
 use crate::error::library_texts::{FIELD_MISSING, LIST_EXPECTED};
 
@@ -22,6 +22,7 @@ pub(super) struct PipelineToml {
     #[serde(default)]
     pub(super) state: StateToml,
     pub(super) load: Option<LoadToml>,
+    pub(super) catalog: Option<CatalogToml>,
     #[serde(default)]
     pub(super) limits: LimitsToml,
 }
@@ -53,7 +54,9 @@ pub(super) struct AggregateToml {
     #[serde(default)]
     pub(super) running: bool,
     #[serde(default)]
-    pub(super) load: AggregateLoadToml,
+    pub(super) load: AggregateTableToml,
+    #[serde(default)]
+    pub(super) catalog: AggregateTableToml,
 }
 
 #[derive(Deserialize)]
@@ -63,8 +66,17 @@ pub(super) struct LoadToml {
     pub(super) after_sql: Option<String>,
 }
 
+#[derive(Deserialize)]
+pub(super) struct CatalogToml {
+    pub(super) glue: String,
+    pub(super) table: Option<String>,
+    #[serde(default)]
+    pub(super) mode: CatalogMode,
+}
+
+/// Where a follower has an aggregate.
 #[derive(Default, Deserialize)]
-pub(super) struct AggregateLoadToml {
+pub(super) struct AggregateTableToml {
     pub(super) table: Option<String>,
 }
 
@@ -83,7 +95,7 @@ pub(super) struct LimitsToml {
 
 /// The hint for a missing key.
 pub(super) const NEEDED_KEYS: &str = "a pipeline needs at least name, key, raw.url and \
-                           curated.url; an aggregate needs name, sql, url and day, and [load] needs url_env";
+                           curated.url; an aggregate needs name, sql, url and day, and [load] needs url_env, and [catalog] glue";
 
 /// The error for a key that is missing or has a value of a wrong type.
 pub(super) fn wrong_key(file: &Path, error: &serde_path_to_error::Error<toml::de::Error>) -> Error {

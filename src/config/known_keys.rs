@@ -61,10 +61,14 @@ pub(super) const KNOWN_KEYS: &[&str] = &[
     "aggregate.day",
     "aggregate.running",
     "aggregate.load.table",
+    "aggregate.catalog.table",
     "state.url",
     "load.url_env",
     "load.table",
     "load.after_sql",
+    "catalog.glue",
+    "catalog.table",
+    "catalog.mode",
     "limits.memory",
     "limits.spill_dir",
     "limits.spill_bytes_max",
@@ -99,7 +103,7 @@ pub(super) fn refuse_unknown_keys(table: &Table, file: &Path) -> Result<()> {
 pub(super) fn unknown_key(key: &str, source: &str) -> Error {
     let nearest = KNOWN_KEYS
         .iter()
-        .chain(["raw", "curated", "aggregate", "state", "load", "limits"].iter())
+        .chain(["raw", "curated", "aggregate", "state", "load", "catalog", "limits"].iter())
         .min_by_key(|known| strsim::damerau_levenshtein(known, key))
         .copied()
         .unwrap_or_default();

@@ -25,9 +25,10 @@ use datafusion::prelude::SessionContext;
 use tokio_postgres::Client;
 use tracing::{debug, info, warn};
 
-use crate::config::{Keep, Load, Pipeline, TargetTable};
+use crate::config::{Load, Pipeline, TargetTable};
 use crate::curate::merge::changed_keys::{ChangedKeys, VersionsSince};
 use crate::error::{Error, Result};
+use crate::follow::ddl::key_of;
 use crate::follow::postgres::column::Column;
 use crate::follow::postgres::connect::Server;
 use crate::follow::postgres::copy::CopyIn;
@@ -156,11 +157,11 @@ impl Loader<'_> {
             server: &server.name,
             pipeline: &self.pipeline.name,
         };
-        session.execute("prepare a load of", "SET client_min_messages TO warning").await?;
+        session.execute("prepare a load", "SET client_min_messages TO warning").await?;
         for table in &self.tables {
             markers.prepare(table.target).await?;
         }
-        session.execute("begin a transaction of", "BEGIN").await?;
+        session.execute("begin a transaction", "BEGIN").await?;
         let mut differences = Vec::new();
         for table in &self.tables {
             let marker = markers.lock(table.target).await?;
@@ -197,7 +198,7 @@ impl Loader<'_> {
         check_current().await?;
         if let Some(after) = &self.load.after_sql {
             let ran = session.client.batch_execute(&after.text).await;
-            ran.map_err(|error| failed(&server.name, &format!("run {} in", after.file), &error))?;
+            ran.map_err(|error| failed(&server.name, &format!("run {}", after.file), &error))?;
         }
         for table in &self.tables {
             let marker = Marker { source: table.name.clone(), ..newest.clone() };
@@ -211,7 +212,7 @@ impl Loader<'_> {
             Ok(()) => Ok(reports),
             Err(error) => Err(Failed {
                 in_doubt: is_in_doubt(&error).then_some(reports),
-                error: failed(&server.name, "commit to", &error),
+                error: failed(&server.name, "commit", &error),
             }),
         }
     }
@@ -250,7 +251,7 @@ impl Loader<'_> {
         report: &mut FollowerReport,
     ) -> Result<()> {
         let columns = self.columns(table)?;
-        let key = self.key(table)?;
+        let key = self.key(table);
         let mut target =
             Table::new(&session.client, &session.server.name, table.target, columns, key.clone());
         let is_empty = target.prepare(is_ours).await?;
@@ -281,19 +282,12 @@ impl Loader<'_> {
     }
 
     /// The columns that identify a row.
-    fn key(&self, table: &LoadedTable<'_>) -> Result<Vec<String>> {
-        let mut key = self.pipeline.key.clone();
-        if table.day.is_some() || key.is_empty() {
-            return Ok(Vec::new());
+    fn key(&self, table: &LoadedTable<'_>) -> Vec<String> {
+        let contract = self.state.ledger.contract.as_ref();
+        match table.day {
+            Some(_) => Vec::new(),
+            None => key_of(self.pipeline, contract.and_then(|contract| contract.day())),
         }
-        if self.pipeline.keep == Keep::LatestPerDay {
-            let contract = self.state.ledger.contract.as_ref();
-            let day = contract.and_then(|contract| contract.day());
-            let day = day.ok_or_else(|| Error::internal("the table has no day"))?;
-            key.retain(|name| name != day);
-            key.push(day.to_string());
-        }
-        Ok(key)
     }
 
     /// Fills a table that has no rows.

@@ -11,7 +11,8 @@ use glueless::aggregate;
 use glueless::commands::backfill::{Backfill, Backfilled, Watch, backfill};
 use glueless::commands::runs::{History, history};
 use glueless::commands::{
-    Compared, Explained, Planned, RunContext, Task, Verified, explain_key, load, plan, run, verify,
+    Compared, Explained, Planned, RunContext, Task, Verified, catalog, explain_key, load, plan,
+    run, verify,
 };
 use glueless::config::Pipeline;
 use glueless::engine::resources::Resources;
@@ -87,6 +88,11 @@ impl Lab {
     /// Loads what the database lacks, or everything.
     pub fn load(&self, full: bool) -> Result<Followed> {
         self.with_context(&[], std::env::temp_dir(), |context| load(context, full))
+    }
+
+    /// Registers the tables in the catalog.
+    pub fn catalog(&self) -> Result<Followed> {
+        self.with_context(&[], std::env::temp_dir(), |context| catalog(context))
     }
 
     /// Runs a span day by day.

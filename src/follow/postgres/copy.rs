@@ -44,7 +44,7 @@ impl<'a> CopyIn<'a> {
             format!("COPY {relation} ({}) FROM STDIN (FORMAT binary)", names.join(", "));
         let sink = client.copy_in(&statement).await;
         let sink =
-            sink.map_err(|error| refusal::failed(server, &format!("load {table} in"), &error))?;
+            sink.map_err(|error| refusal::failed(server, &format!("load {table}"), &error))?;
         let fields = columns.iter();
         let fields = fields.map(|column| Field::new(&column.name, sent(&column.data_type), true));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
@@ -98,7 +98,7 @@ impl<'a> CopyIn<'a> {
     }
 
     fn failed(&self, error: &tokio_postgres::Error) -> Error {
-        refusal::failed(self.server, &format!("load {} in", self.table), error)
+        refusal::failed(self.server, &format!("load {}", self.table), error)
     }
 
     /// Values in the type that is sent.

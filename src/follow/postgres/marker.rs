@@ -14,8 +14,8 @@ use tokio_postgres::Client;
 use crate::config::TargetTable;
 use crate::error::{Error, Result};
 use crate::follow::Marker;
-use crate::follow::postgres::column::quoted;
 use crate::follow::postgres::refusal::failed;
+use crate::follow::sql_type::quoted;
 
 /// The name of the table of markers.
 const MARKERS: &str = "glueless_loads";
@@ -31,7 +31,7 @@ impl Markers<'_> {
     /// Makes the table of markers in a schema, if it is missing; outside of a transaction.
     pub(super) async fn prepare(&self, target: &TargetTable) -> Result<()> {
         let markers = markers_of(target);
-        let doing = format!("make {markers} in");
+        let doing = format!("make {markers}");
         let exists = "SELECT to_regclass($1) IS NOT NULL";
         let create = format!(
             "CREATE TABLE IF NOT EXISTS {markers} (
@@ -68,7 +68,7 @@ impl Markers<'_> {
     /// Usage, when another pipeline loads this table; those of the server.
     pub(super) async fn lock(&self, target: &TargetTable) -> Result<Option<Marker>> {
         let (markers, table) = (markers_of(target), target.to_string());
-        let doing = format!("read the marker of {table} in");
+        let doing = format!("read the marker of {table}");
         let refused = |error| failed(self.server, &doing, &error);
         let others = format!(
             "SELECT pipeline FROM {markers}
@@ -114,7 +114,7 @@ impl Markers<'_> {
         let commit = marker.commit as i64;
         let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
             [&self.pipeline, &table, &marker.source, &commit, &marker.run_id];
-        let doing = format!("write the marker of {table} in");
+        let doing = format!("write the marker of {table}");
         let rows = self.client.execute(&update, &values).await;
         match rows.map_err(|error| failed(self.server, &doing, &error))? {
             1 => Ok(()),

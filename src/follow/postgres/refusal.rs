@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// The error of a connection that cannot be made.
 pub(super) fn connecting(server: &str, error: &ServerError) -> Error {
     if let Some(refusal) = error.as_db_error() {
-        return refused(server, refusal, "connect to");
+        return refused(server, refusal, "open a connection");
     }
     let mut next: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(cause) = next {
@@ -50,7 +50,7 @@ pub(super) fn failed(server: &str, doing: &str, error: &ServerError) -> Error {
 
 /// The error of a connection that was lost.
 fn lost(server: &str, doing: &str, error: &ServerError) -> Error {
-    Error::storage(format!("cannot {doing} {server}: {}", describe(error)))
+    Error::storage(format!("cannot {doing} in {server}: {}", describe(error)))
         .hint("nothing was loaded by this command: run it again when the server is there")
 }
 
@@ -82,19 +82,19 @@ fn refused(server: &str, refusal: &DbError, doing: &str) -> Error {
         "22" | "23" | "44" | "P0" => of_a_row(refusal, doing),
         // Connections, resources, stops, conflicts: later it may work.
         "08" | "53" | "55" | "57" | "58" | "40" => {
-            Error::storage(format!("cannot {doing} {server}: {}", refusal.message()))
+            Error::storage(format!("cannot {doing} in {server}: {}", refusal.message()))
                 .hint("nothing was loaded by this command: run it again later")
         }
-        "28" | "3D" => Error::usage(format!("cannot {doing} {server}: {}", refusal.message()))
+        "28" | "3D" => Error::usage(format!("cannot {doing} in {server}: {}", refusal.message()))
             .hint("check user, password and database in the URL"),
         _ if code == "42501" => {
-            Error::usage(format!("cannot {doing} {server}: {}", refusal.message()))
+            Error::usage(format!("cannot {doing} in {server}: {}", refusal.message()))
                 .hint("grant it; docs/followers.md lists what a loader needs")
         }
         "42" | "0A" | "2B" | "3F" => {
-            Error::usage(format!("cannot {doing} {server}: {}", refusal.message()))
+            Error::usage(format!("cannot {doing} in {server}: {}", refusal.message()))
         }
-        _ => Error::internal(format!("cannot {doing} {server}: SQLSTATE {code}")),
+        _ => Error::internal(format!("cannot {doing} in {server}: SQLSTATE {code}")),
     }
 }
 

@@ -8,9 +8,10 @@ use tokio_postgres::Client;
 
 use crate::config::TargetTable;
 use crate::error::{Error, Result};
-use crate::follow::postgres::column::{Column, Existing, quoted};
+use crate::follow::postgres::column::{Column, Existing};
 use crate::follow::postgres::copy::{CopyIn, is_sent_as_text};
 use crate::follow::postgres::refusal::failed;
+use crate::follow::sql_type::quoted;
 
 /// A table that is loaded.
 pub(super) struct Table<'a> {
@@ -54,7 +55,7 @@ impl<'a> Table<'a> {
 
     async fn execute(&self, doing: &str, statement: &str) -> Result<u64> {
         let executed = self.client.execute(statement, &[]).await;
-        executed.map_err(|error| failed(self.server, &format!("{doing} {} in", self.name), &error))
+        executed.map_err(|error| failed(self.server, &format!("{doing} {}", self.name), &error))
     }
 
     /// Makes the table if it is missing, and checks its columns and its key otherwise. `is_ours`: it was
@@ -105,7 +106,7 @@ impl<'a> Table<'a> {
             ORDER BY a.attnum";
         let rows = self.client.query(query, &[&self.sql_name]).await;
         let rows = rows.map_err(|error| {
-            failed(self.server, &format!("read the columns of {} in", self.name), &error)
+            failed(self.server, &format!("read the columns of {}", self.name), &error)
         })?;
         let columns = rows.iter().map(|row| Existing {
             name: row.get(0),
@@ -183,7 +184,7 @@ impl<'a> Table<'a> {
         key.sort();
         let row = self.client.query_one(query, &[&self.sql_name, &key]).await;
         let row = row.map_err(|error| {
-            failed(self.server, &format!("read the indexes of {} in", self.name), &error)
+            failed(self.server, &format!("read the indexes of {}", self.name), &error)
         })?;
         Ok(row.get(0))
     }
@@ -344,9 +345,8 @@ impl<'a> Table<'a> {
             day = quoted(day)
         );
         let row = self.client.query_one(&statement, &[&days]).await;
-        let row = row.map_err(|error| {
-            failed(self.server, &format!("delete from {} in", self.name), &error)
-        })?;
+        let row = row
+            .map_err(|error| failed(self.server, &format!("delete from {}", self.name), &error))?;
         let (rows, days): (i64, i64) = (row.get(0), row.get(1));
         Ok((rows.max(0) as u64, days.max(0) as u64))
     }

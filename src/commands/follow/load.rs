@@ -1,0 +1,117 @@
+//! Loads the tables into the database of `[load]`.
+
+use std::sync::Arc;
+
+use tracing::warn;
+
+use super::aggregate_columns;
+use crate::commands::one_commit::{Reads, of_one_commit};
+use crate::commands::open_pipeline::{OpenPipeline, RunContext, object_store_root};
+use crate::config::{Aggregate, Load};
+use crate::engine::session::session;
+use crate::error::{Error, Result};
+use crate::follow::postgres::{LoadedTable, Loader};
+use crate::report::FollowerReport;
+use crate::state::State;
+use crate::state::contract::{TableContract, read_types};
+use crate::state::inputs::NeededInputs;
+use crate::state::ledger::CURATED;
+use crate::window::Window;
+
+/// Loads the tables; `None` if there are none yet.
+pub(super) async fn load_tables(
+    run_context: &RunContext<'_>,
+    settings: &Load,
+    window: Option<Window>,
+    full: bool,
+) -> Result<Option<Vec<FollowerReport>>> {
+    let variable = &settings.url_env;
+    let url = run_context.environment.get(variable).filter(|url| !url.is_empty());
+    let url = url.ok_or_else(|| {
+        Error::usage(format!("the environment has no variable {variable} (`load.url_env`)"))
+            .hint("set it to postgresql://user:password@host:5432/database")
+    })?;
+    // The loader itself looks for a newer commit before it commits.
+    let reads = (Reads::LogOnly, NeededInputs::Recent);
+    of_one_commit(run_context, reads, async |open, state| {
+        let Some(contract) = &state.ledger.contract else {
+            return Ok(None);
+        };
+        if open.is_publishing(state).await? {
+            open.finish_interrupted(state).await?;
+        }
+        let context = session(&open.runtime, run_context.resources.threads);
+        let tables = tables(open, settings, contract).await?;
+        for table in &tables {
+            let store = object_store_root(table.folder);
+            context.register_object_store(&store, Arc::clone(&table.folder.root_store));
+        }
+        let loader = Loader {
+            pipeline: run_context.pipeline,
+            load: settings,
+            url,
+            window,
+            full,
+            state,
+            tables,
+            context: &context,
+            runtime: &open.runtime,
+            threads: run_context.resources.threads,
+        };
+        let check_current = async || check_current(run_context, state).await;
+        loader.load(check_current).await.map(Some)
+    })
+    .await
+}
+
+/// Refuses to continue if the state has a newer commit.
+async fn check_current(run_context: &RunContext<'_>, state: &State) -> Result<()> {
+    let newest = State::newest_commit(run_context.stores, run_context.pipeline).await?;
+    if newest == state.last_commit() {
+        return Ok(());
+    }
+    warn!("another run committed while its tables were read for the load");
+    Err(Error::busy("another run of this pipeline committed meanwhile")
+        .hint("nothing was loaded: run `glueless load`"))
+}
+
+/// The tables that are loaded, the curated one first.
+async fn tables<'a>(
+    open: &'a OpenPipeline<'_>,
+    settings: &'a Load,
+    contract: &TableContract,
+) -> Result<Vec<LoadedTable<'a>>> {
+    let pipeline = open.run_context.pipeline;
+    let columns = read_types(&contract.columns)?;
+    let is_loaded = |aggregate: &Aggregate| aggregate.load_table.is_some();
+    let of_aggregates = if pipeline.aggregates.iter().any(is_loaded) {
+        aggregate_columns(open, contract, &columns).await?
+    } else {
+        Vec::new()
+    };
+    let mut tables = Vec::new();
+    if let Some(target) = &settings.table {
+        tables.push(LoadedTable {
+            name: CURATED.into(),
+            folder: &open.output(CURATED)?.folder,
+            columns,
+            partition_by: pipeline.curated.partition_by.clone(),
+            day: None,
+            target,
+        });
+    }
+    for (aggregate, columns) in pipeline.aggregates.iter().zip(of_aggregates) {
+        let Some(target) = &aggregate.load_table else {
+            continue;
+        };
+        tables.push(LoadedTable {
+            name: aggregate.table(),
+            folder: &open.output(&aggregate.table())?.folder,
+            columns,
+            partition_by: vec![aggregate.day.clone()],
+            day: Some(&aggregate.day),
+            target,
+        });
+    }
+    Ok(tables)
+}
