@@ -26,7 +26,7 @@ SHOW        := $(EXAMPLES)/show
 TEST_PYTHON := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-long test-airflow check lint audit fixtures bench bench-scale bench-far bench-tools clean sources
+.PHONY: help run build postgres test test-long test-airflow check lint audit fixtures bench bench-scale bench-far bench-tools clean sources
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,14 +52,24 @@ sources:
 	@[ "$$(cat $(CARGO_TARGET_DIR)/built-from 2>/dev/null)" = "$(CURDIR)" ] || touch src/lib.rs
 	@echo "$(CURDIR)" > $(CARGO_TARGET_DIR)/built-from
 
-test: sources $(VENV)/installed ## Run all tests
+test: sources $(VENV)/installed postgres ## Run all tests
 	GLUELESS_TEST_PYTHON=$(TEST_PYTHON) $(CARGO) test --release
 
-test-long: sources $(VENV)/installed ## Run the property tests with 20 times the cases
+test-long: sources $(VENV)/installed postgres ## Run the property tests with 20 times the cases
 	GLUELESS_TEST_PYTHON=$(TEST_PYTHON) GLUELESS_TEST_TIMES=20 $(CARGO) test --release --test main -- model::
 
 test-airflow: build $(AIRFLOW_VENV)/installed ## Run the DAG of examples/airflow in a real Airflow
 	$(AIRFLOW_VENV)/bin/python tests/airflow_dag.py --glueless $(GLUELESS)
+
+# The servers of some tests: only the programs, no server of the system is started by us.
+postgres:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { \
+		command -v apt-get >/dev/null || { \
+			echo "error: the tests need PostgreSQL's server programs (initdb, postgres, psql)" >&2; \
+			echo "hint: install PostgreSQL 13 or newer, with initdb in the PATH" >&2; exit 1; }; \
+		as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
+		$$as_root apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -y -qq --no-install-recommends postgresql openssl; }
 
 check: lint test ## What CI runs: lint and test
 

@@ -21,6 +21,9 @@
 //!                                                │                                        │
 //!                                                ▼                                        ▼
 //!                                            history ─▶ aggregate ◀─ curated ◀─ publish ◀─ commit (state)
+//!                                                              └──────────┬─────────┘
+//!                                                                         ▼
+//!                                                       follow (a database, a catalog)
 //! ```
 //!
 //! 1. `raw::discover` lists the raw files of the window, and late ones that the ledger does not
@@ -55,6 +58,12 @@
 //!    `balance` (what each day's changes add to and take from the partition columns' values, kept
 //!    with the versions: `state::balance`, `curate::merge::standing`) and `curated` (over the
 //!    committed file list), and publishes them the same way.
+//!
+//! 8. [`follow`] brings what is outside of the lake to the newest commit: tables in PostgreSQL
+//!    (`follow::postgres`), tables of the AWS Glue catalog (`follow::glue`). Each has a marker, the last
+//!    commit that was applied, and gets the difference between that and the newest one. Versions say
+//!    which commit accepted them, so that the keys that changed are known
+//!    (`curate::merge::changed_keys`).
 //!
 //! # Run control
 //!
@@ -127,6 +136,10 @@
 //!   winners (`curate::conservation`).
 //! * **A damaged table or state is detected.** Files that are read must have the size and the number
 //!   of rows that the ledger lists; a row that is removed must have been there, once (`table::rebuild`).
+//! * **A follower ends in exactly a commit's state.** Its marker is written with the data, in one
+//!   transaction, or last; a load locks it first, and looks for a newer commit before it commits. A key
+//!   is deleted if the last of all its versions leaves no row, and its row is written if it is among the
+//!   files written since; both can be repeated. Publishing does not wait for it.
 //! * **Memory is limited.** Pass one and the sorter spill, winners are bits, a Bloom filter keeps
 //!   versions of other keys out of the merge, partitions are rebuilt as streams, in passes if
 //!   memory does not hold the keys that they lose, and each thread has one output file of the table
@@ -140,7 +153,8 @@
 //! | floor | room | what it does |
 //! |---|---|---|
 //! | 1 | [`cli`] | arguments, the program, progress, logs, metrics; reads the environment and the clock |
-//! | 2 | [`commands`] | one file per command: run and its steps, backfill, catch-up, rebuild; plan, runs, verify, explain-key |
+//! | 2 | [`commands`] | one file per command: run and its steps, backfill, catch-up, rebuild; load, catalog; plan, runs, verify, explain-key, ddl |
+//! | 3 | [`follow`] | followers: PostgreSQL, the Glue catalog; statements for other engines |
 //! | 3 | [`aggregate`] | the days to compute, the query of an aggregate, the relations `history` and `balance` |
 //! | 4 | `curate` | staging, the merge with versions, pass two through `curated.sql`, conservation checks |
 //! | 4 | `publish` | the plan of a commit, its execution for Parquet and Delta, the owner of a folder, announcements |

@@ -9,6 +9,7 @@ mod cli;
 mod concurrency;
 mod cron;
 mod day_zone;
+mod ddl;
 mod debezium;
 mod deletion_vectors;
 mod delta;

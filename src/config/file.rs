@@ -94,8 +94,9 @@ pub(super) struct LimitsToml {
 }
 
 /// The hint for a missing key.
-pub(super) const NEEDED_KEYS: &str = "a pipeline needs at least name, key, raw.url and \
-                           curated.url; an aggregate needs name, sql, url and day, and [load] needs url_env, and [catalog] glue";
+pub(super) const NEEDED_KEYS: &str = "a pipeline needs at least name, key, raw.url and curated.url; an \
+                           aggregate needs name, sql, url and day; [load] needs url_env; [catalog] needs \
+                           glue";
 
 /// The error for a key that is missing or has a value of a wrong type.
 pub(super) fn wrong_key(file: &Path, error: &serde_path_to_error::Error<toml::de::Error>) -> Error {

@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::follow::ddl::key_of;
 use crate::follow::postgres::column::Column;
 use crate::follow::postgres::connect::Server;
-use crate::follow::postgres::copy::CopyIn;
+use crate::follow::postgres::copy::RowCopy;
 use crate::follow::postgres::marker::Markers;
 use crate::follow::postgres::refusal::{failed, is_in_doubt, of_rows_with};
 use crate::follow::postgres::table::Table;
@@ -51,6 +51,10 @@ mod copy;
 mod marker;
 mod refusal;
 mod table;
+
+/// A loader that is suspended holds no lock forever, and none waits for it forever.
+const SETTINGS: &str = "SET client_min_messages TO warning; SET lock_timeout TO '10min';
+    SET idle_in_transaction_session_timeout TO '60min'";
 
 /// What is loaded, and into which tables.
 pub(crate) struct Loader<'a> {
@@ -157,7 +161,7 @@ impl Loader<'_> {
             server: &server.name,
             pipeline: &self.pipeline.name,
         };
-        session.execute("prepare a load", "SET client_min_messages TO warning").await?;
+        session.execute("prepare a load", SETTINGS).await?;
         for table in &self.tables {
             markers.prepare(table.target).await?;
         }
@@ -309,7 +313,7 @@ impl Loader<'_> {
             copy.finish().await?;
             report.rows_upserted = target.insert(&stage).await?;
         }
-        target.ensure_key(true).await
+        target.ensure_key().await
     }
 
     /// Applies the keys that changed.
@@ -321,7 +325,7 @@ impl Loader<'_> {
         difference: Difference,
         report: &mut FollowerReport,
     ) -> Result<()> {
-        target.ensure_key(false).await?;
+        target.ensure_key().await?;
         let changed = match difference {
             Difference::Since(since) => {
                 let versions = self.versions_since(since, table)?;
@@ -466,7 +470,7 @@ impl Loader<'_> {
     /// Copies the rows of a difference: all rows of its files, or those whose keys may have changed.
     async fn copy_rows(
         &self,
-        copy: &mut CopyIn<'_>,
+        copy: &mut RowCopy<'_>,
         table: &LoadedTable<'_>,
         difference: Difference,
         changed: Option<(&ChangedKeys, &[String])>,

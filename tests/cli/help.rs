@@ -172,8 +172,8 @@ fn help_is_the_manual() {
        0  done
        1  verify found a difference
        2  wrong command line or pipeline
-      65  bad input data
-      69  storage not reachable: retry later
+      65  bad input data, or a row that the database refuses
+      69  storage or database not reachable: retry later
       70  internal error: a bug in glueless
       75  another run is publishing: retry later
      130  backfill stopped by Ctrl-C

@@ -19,7 +19,7 @@ use crate::follow::postgres::refusal;
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// Rows on their way into a table.
-pub(super) struct CopyIn<'a> {
+pub(super) struct RowCopy<'a> {
     server: &'a str,
     table: &'a str,
     schema: SchemaRef,
@@ -28,7 +28,7 @@ pub(super) struct CopyIn<'a> {
     buffer: BytesMut,
 }
 
-impl<'a> CopyIn<'a> {
+impl<'a> RowCopy<'a> {
     /// Begins to copy into a relation, given as SQL; `table` names the table in errors.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ impl<'a> CopyIn<'a> {
         let mut encoder = ArrowToPostgresBinaryEncoder::try_new(&schema).map_err(cannot_encode)?;
         let mut buffer = BytesMut::new();
         encoder.write_header(&mut buffer).map_err(cannot_encode)?;
-        Ok(CopyIn { server, table, schema, encoder, sink: Box::pin(sink), buffer })
+        Ok(RowCopy { server, table, schema, encoder, sink: Box::pin(sink), buffer })
     }
 
     /// The names of the columns, in their order.

@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use crate::config::TargetTable;
 use crate::error::{Error, Result};
 use crate::follow::postgres::column::{Column, Existing};
-use crate::follow::postgres::copy::{CopyIn, is_sent_as_text};
+use crate::follow::postgres::copy::{RowCopy, is_sent_as_text};
 use crate::follow::postgres::refusal::failed;
 use crate::follow::sql_type::quoted;
 
@@ -26,6 +26,8 @@ pub(super) struct Table<'a> {
     pub(super) key: Vec<String>,
     /// The columns that it has, in the order of `columns`.
     existing: Vec<Existing>,
+    /// Whether this load has made it.
+    is_new: bool,
 }
 
 /// A temporary table, gone with the transaction.
@@ -50,6 +52,7 @@ impl<'a> Table<'a> {
             columns,
             key,
             existing: Vec::new(),
+            is_new: false,
         }
     }
 
@@ -71,6 +74,7 @@ impl<'a> Table<'a> {
             let columns = columns.collect::<Vec<_>>().join(", ");
             self.execute("make", &format!("CREATE TABLE {} ({columns})", self.sql_name)).await?;
             found = self.read_columns().await?;
+            self.is_new = true;
         } else {
             let is_missing = |column: &&Column| !found.iter().any(|it| it.name == column.name);
             let missing: Vec<&Column> = self.columns.iter().filter(is_missing).collect();
@@ -147,18 +151,17 @@ impl<'a> Table<'a> {
         columns.cloned().collect()
     }
 
-    /// Makes the key the primary key of a table that has just been filled, or checks that the table has a
-    /// unique index of it.
+    /// Makes the key the primary key of a new table, or checks that the table has a unique index of it.
     ///
     /// # Errors
     /// Usage, when it has none; data, when a key has nulls or is there twice.
-    pub(super) async fn ensure_key(&self, is_new: bool) -> Result<()> {
+    pub(super) async fn ensure_key(&self) -> Result<()> {
         if self.key.is_empty() || self.has_key().await? {
             return Ok(());
         }
         let names = self.key.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
         let add = format!("ALTER TABLE {} ADD PRIMARY KEY ({names})", self.sql_name);
-        if is_new {
+        if self.is_new {
             self.execute("make the primary key of", &add).await?;
             return Ok(());
         }
@@ -199,9 +202,9 @@ impl<'a> Table<'a> {
     }
 
     /// Begins to copy rows into the table itself.
-    pub(super) async fn copy_in(&self) -> Result<CopyIn<'_>> {
+    pub(super) async fn copy_in(&self) -> Result<RowCopy<'_>> {
         let relation = (self.sql_name.as_str(), self.name.as_str());
-        CopyIn::begin(self.client, self.server, relation, &self.columns).await
+        RowCopy::begin(self.client, self.server, relation, &self.columns).await
     }
 
     /// Makes a stage for some columns; number and `of` make its name.
@@ -223,9 +226,9 @@ impl<'a> Table<'a> {
     }
 
     /// Begins to copy rows into a stage.
-    pub(super) async fn copy_to(&self, stage: &StageTable) -> Result<CopyIn<'_>> {
+    pub(super) async fn copy_to(&self, stage: &StageTable) -> Result<RowCopy<'_>> {
         let relation = (stage.name.as_str(), self.name.as_str());
-        CopyIn::begin(self.client, self.server, relation, &stage.columns).await
+        RowCopy::begin(self.client, self.server, relation, &stage.columns).await
     }
 
     /// Lets the server look at a stage that is full, so that it plans well.
