@@ -135,7 +135,8 @@ pub struct FollowerReport {
     pub name: String,
     /// The commit that it had before; `None` if it had none.
     pub from_commit: Option<u64>,
-    /// The commit that it has now, if it did not fail.
+    /// The commit that it has now; 0 if it failed.
+    #[serde(skip_serializing_if = "is_zero")]
     pub to_commit: u64,
     /// Rows that were inserted or updated.
     pub rows_upserted: u64,
@@ -151,6 +152,9 @@ pub struct FollowerReport {
     pub partitions_removed: u64,
     /// Wall time in seconds, from the connection on.
     pub seconds: f64,
+    /// Whether it had the newest commit before, so that nothing was to do.
+    #[serde(skip)]
+    pub is_current: bool,
     /// The exit code of its failure; 0 if it did not fail.
     #[serde(skip_serializing_if = "is_success")]
     pub exit_code: u8,
@@ -172,6 +176,22 @@ impl FollowerReport {
             hint: error.hint.clone(),
             ..Default::default()
         }
+    }
+
+    /// Its failure, if it has failed.
+    pub fn failure(&self) -> Option<Error> {
+        let text = self.error.as_ref()?;
+        let failure = match self.exit_code {
+            2 => Error::usage(text),
+            65 => Error::data(text),
+            69 => Error::storage(text),
+            75 => Error::busy(text),
+            _ => Error::internal(text),
+        };
+        Some(match &self.hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        })
     }
 
     /// Its line in the text of a report.

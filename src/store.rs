@@ -115,6 +115,18 @@ impl Location {
     }
 
     /// The path inside the store.
+    /// The location as others write it, with a slash at its end: a path, or `s3://bucket/prefix/` with the
+    /// prefix that objects have, not encoded.
+    pub fn folder(&self) -> String {
+        if self.file_path().is_some() {
+            return format!("{}/", self.to_string().trim_end_matches('/'));
+        }
+        let prefix = self.prefix().map(|prefix| prefix.to_string()).unwrap_or_default();
+        let bucket = self.url.host_str().unwrap_or_default();
+        let folder = format!("{}://{bucket}/{prefix}", self.url.scheme());
+        format!("{}/", folder.trim_end_matches('/'))
+    }
+
     fn prefix(&self) -> Result<Path> {
         Path::from_url_path(self.url.path()).map_err(|error| {
             Error::usage(format!("cannot use the location {self}")).caused_by(error)
@@ -342,6 +354,8 @@ mod tests {
     #[test]
     fn an_s3_prefix_keeps_percent_signs_and_spaces() {
         let location = at("s3://bucket/raw/ä b%20c/");
+        assert_eq!(location.folder(), "s3://bucket/raw/ä b%20c/");
+        assert_eq!(at("s3://bucket").folder(), "s3://bucket/");
         assert_eq!(location.prefix().expect("a prefix").as_ref(), "raw/ä b%20c");
     }
 

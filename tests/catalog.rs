@@ -70,7 +70,7 @@ fn what_others_have_changed_is_mended() {
     lab.put_day(1, &rows);
     // A crawler was there before, and has read the types in its own way.
     let storage = json!({
-        "Columns": [{"Name": "id", "Type": "string"}],
+        "Columns": [{"Name": "id", "Type": "string", "Comment": "the customer"}],
         "Location": format!("{}/lake/curated", lab.base),
         "InputFormat": "org.apache.hadoop.mapred.TextInputFormat",
     });
@@ -109,6 +109,7 @@ fn what_others_have_changed_is_mended() {
         let table = glue.table("lab");
         assert_eq!(table["Parameters"]["owner"], "data");
         assert_eq!(table["Description"], "loyalty");
+        assert_eq!(table["StorageDescriptor"]["Columns"][0]["Comment"], "the customer");
         let arguments = json!({"DatabaseName": glue.database, "TableName": "lab"});
         let found = glue.call("get_partitions", arguments);
         for partition in found["Partitions"].as_array().expect("partitions") {
@@ -266,6 +267,15 @@ fn athena_computes_partitions_by_properties_of_the_table() {
     assert_eq!(report.exit_code(), 2);
     let error = report.followers[0].error.clone().expect("an error");
     assert!(error.contains("a value of `cat` has a comma"), "{error}");
+}
+
+#[test]
+fn a_location_is_that_of_the_objects() {
+    let glue = Glue::new();
+    let lab = builder(&glue).set("curated.url", "{base}/lake/my é curated").build().with_catalog();
+    lab.put_day(1, &[("I", 1, "a")]);
+    assert_eq!(lab.run_days(1, 2).exit_code(), 0);
+    assert_eq!(glue.partitions("lab"), published(&lab, "lake/my é curated"));
 }
 
 #[test]

@@ -36,11 +36,11 @@ fn views_of_duckdb_have_the_published_rows() {
     insta::assert_snapshot!(sql, @r#"
     CREATE OR REPLACE VIEW "loyalty" AS
     SELECT "id", "cat", "v", "event_dt"
-    FROM read_parquet('{base}/lake/curated/**/*.parquet', hive_partitioning = true, hive_types = {'event_dt': date, 'cat': text});
+    FROM read_parquet('{base}/lake/curated/**/*.parquet', union_by_name = true, hive_partitioning = true, hive_types = {'event_dt': date, 'cat': text});
 
     CREATE OR REPLACE VIEW "daily" AS
     SELECT "dt", "n"
-    FROM read_parquet('{base}/lake/daily/**/*.parquet', hive_partitioning = true, hive_types = {'dt': date});
+    FROM read_parquet('{base}/lake/daily/**/*.parquet', union_by_name = true, hive_partitioning = true, hive_types = {'dt': date});
     "#);
     let program = "import duckdb, sys\nduckdb.sql(sys.argv[1])\n\
         print(duckdb.sql('SELECT id, cat, v, event_dt FROM loyalty ORDER BY id').fetchall())\n\

@@ -166,7 +166,7 @@ fn a_table_that_is_gone_is_filled_although_its_marker_is_there() {
     let lab = builder().build().follow(&database);
     days(&lab);
     lab.run_days(1, 3);
-    database.ask("DROP TABLE curated");
+    database.ask("DROP TABLE curated; DROP TABLE daily; TRUNCATE rows");
     lab.run_days(3, 4);
     lab.assert_followed(&database, &TABLES);
 }
@@ -283,6 +283,7 @@ fn a_database_that_is_not_there_does_not_stop_the_tables() {
             69,
             "cannot reach the database `d` at",
         ),
+        (url.replace("pass%20word", "pass@secret"), 2, "has an `@` or `/` in its password"),
         (url.replace("pass%20word", "secret"), 2, "password authentication failed"),
         (url.replace(&format!("/{}?", database.name), "/none?"), 2, "database \"none"),
         (String::new(), 2, "the environment has no variable WAREHOUSE_URL"),
@@ -310,13 +311,17 @@ fn a_certificate_is_verified() {
     let url = lab.environment["WAREHOUSE_URL"].clone();
     let (base, _) = url.split_once('?').expect("options");
     let root = &database.server.certificate;
+    let own = root.replace("ca.pem", "server.pem");
     let by_address = base.replace("localhost", "127.0.0.1");
     for (url, is_accepted) in [
         (format!("{base}?sslmode=verify-full&sslrootcert={root}"), true),
         (format!("{base}?sslmode=require&sslrootcert={root}"), true),
         (format!("{base}?sslmode=require"), false),
         (format!("{base}?sslmode=prefer"), false),
-        (base.to_string(), false),
+        (format!("{base}?sslmode=require&sslrootcert={own}"), true),
+        (format!("{by_address}?sslmode=verify-full&sslrootcert={own}"), true),
+        // Without TLS, because it is this machine.
+        (base.to_string(), true),
         (format!("{base}?sslmode=disable"), true),
         (format!("{by_address}?sslmode=verify-full&sslrootcert={root}"), false),
         (format!("{by_address}?sslmode=verify-ca&sslrootcert={root}"), true),
@@ -590,6 +595,8 @@ fn times() -> Vec<Typed> {
 fn others() -> Vec<Typed> {
     let lists = vec![Some(vec![Some(1), None]), Some(vec![]), None];
     let lists = ListArray::from_iter_primitive::<Int32Type, _, _>(lists);
+    let stamps = vec![Some(vec![Some(1)]), Some(vec![]), None];
+    let stamps = ListArray::from_iter_primitive::<TimestampMicrosecondType, _, _>(stamps);
     let mut words = ListBuilder::new(StringBuilder::new());
     words.append_value([Some("a"), None, Some("NULL \"q\",\\")]);
     words.append_value([Some("")]);
@@ -607,6 +614,7 @@ fn others() -> Vec<Typed> {
         ),
         typed("fixed", fixed, ["\\x0001", "\\x0203"]),
         typed("ints", lists, ["{1,NULL}", "{}"]),
+        typed("stamps", stamps, ["{\"1970-01-01 00:00:00.000001\"}", "{}"]),
         typed("words", words.finish(), ["{a,NULL,\"NULL \\\"q\\\",\\\\\"}", "{\"\"}"]),
     ]
 }
@@ -620,7 +628,8 @@ fn values_of_every_type_are_loaded_as_they_are() {
         let lab = lab.follow(&database);
         let mut types = [numbers(), times(), others()].concat();
         // Delta tables have no times of a day, and ours no lists.
-        let is_of_delta = |name: &str| !["time", "time_ms", "ints", "words"].contains(&name);
+        let is_of_delta =
+            |name: &str| !["time", "time_ms", "ints", "stamps", "words"].contains(&name);
         types.retain(|(name, ..)| format == "parquet" || is_of_delta(name));
         let put = |day: i64, ids: [i64; 3]| {
             let mut columns = vec![
@@ -716,4 +725,122 @@ fn the_example_runs_the_whole_chain() {
     ");
     let followers = output.stdout.lines().filter(|line| line.contains("follower")).count();
     assert_eq!(followers, 8);
+}
+
+/// A lab whose key is a text.
+fn with_text_keys() -> LabBuilder {
+    let lab = Lab::builder().set("key", vec!["k"]).curated_sql("SELECT k, v, event_dt FROM latest");
+    lab.partition_by(&["event_dt"]).loaded()
+}
+
+fn put_texts(lab: &Lab, day: i64, rows: &[(&str, &str)]) {
+    let columns = vec![
+        ("Op", texts(rows.iter().map(|row| row.0))),
+        ("k", texts(rows.iter().map(|row| row.1))),
+        ("v", integers(rows.iter().map(|_| day))),
+        ("ts", timestamps(rows.iter().map(|_| FIRST_DAY_US + (day - 1) * DAY_US))),
+    ];
+    lab.put_columns(&format!("raw/202001{day:02}-000000000.parquet"), columns);
+}
+
+#[test]
+fn keys_that_a_column_would_change_are_refused_and_others_are_found() {
+    const UUIDS: [&str; 2] =
+        ["11111111-1111-1111-1111-11111111111a", "22222222-2222-2222-2222-22222222222b"];
+    for (kind, keys, bad) in [
+        ("uuid", UUIDS, "11111111-1111-1111-1111-11111111111A"),
+        ("char(3)", ["a", "b"], "a  "),
+        ("varchar(3)", ["a", "b"], "abc "),
+        ("text", ["a", "b"], "a\0"),
+    ] {
+        let database = Database::new();
+        database.ask(&format!(
+            "SET ROLE lab; CREATE TABLE curated (k {kind} PRIMARY KEY, v bigint, event_dt date)"
+        ));
+        let lab = with_text_keys().build().follow(&database);
+        put_texts(&lab, 1, &[("I", keys[0]), ("I", keys[1])]);
+        put_texts(&lab, 2, &[("U", keys[0]), ("I", bad)]);
+        put_texts(&lab, 3, &[("D", keys[1]), ("D", bad)]);
+        assert_eq!(lab.run_days(1, 2).exit_code(), 0);
+        let refused = lab.run_days(2, 3);
+        assert_eq!(refused.exit_code(), 65, "{kind}: {:?}", refused.followers);
+        let error = refused.followers[0].error.clone().expect("an error");
+        assert!(error.contains("`k`") && !error.contains(bad), "{error}");
+        assert_eq!(database.ask("SELECT v FROM curated"), ["1", "1"]);
+        // Once its row is gone, the key is no matter any more.
+        let report = lab.run_days(3, 4);
+        assert_eq!(report.exit_code(), 0, "{kind}: {:?}", report.followers);
+        let found = database.ask("SELECT trim(CAST(k AS text)), v FROM curated");
+        assert_eq!(found, [format!("{}|2", keys[0])]);
+        assert_eq!(lab.load(true).expect("loaded").followers[0].rows_deleted, 0);
+    }
+}
+
+#[test]
+fn statements_after_a_load_do_not_end_its_transaction() {
+    for end in ["COMMIT", "ROLLBACK"] {
+        let database = Database::new();
+        let lab = builder().set("load.after_sql", "after.sql");
+        let lab = lab.build().follow(&database);
+        lab.write_file("after.sql", "SELECT 1");
+        days(&lab);
+        lab.run_days(1, 2);
+        lab.write_file("after.sql", end);
+        let report = lab.run_days(2, 4);
+        assert_eq!(report.exit_code(), 2);
+        let error = report.followers[0].error.clone().expect("an error");
+        assert!(error.contains("after.sql ends the transaction of the load"), "{error}");
+        lab.write_file("after.sql", "SELECT 1");
+        lab.load(false).expect("loaded");
+        lab.assert_followed(&database, &TABLES);
+    }
+}
+
+#[test]
+fn an_aggregate_with_a_new_query_follows_once_it_is_computed() {
+    let database = Database::new();
+    let lab = builder().build().follow(&database);
+    days(&lab);
+    lab.run_days(1, 3);
+    let before = database.rows("daily");
+    lab.write_file("daily.sql", &COUNT_PER_DAY.replace("COUNT(*)", "2 * COUNT(*)"));
+    lab.load(false).expect("loaded");
+    assert_eq!(database.rows("daily"), before);
+    lab.run_days(3, 4);
+    lab.assert_followed(&database, &TABLES);
+    assert_ne!(database.rows("daily")[0], before[0]);
+}
+
+#[test]
+fn values_of_a_column_that_was_there_before_do_not_stay() {
+    let database = Database::new();
+    database.ask(
+        "SET ROLE lab; CREATE TABLE curated (
+            id bigint PRIMARY KEY, cat text, v bigint, event_dt date, twice bigint DEFAULT 0
+        )",
+    );
+    let lab = Lab::builder().format("delta").loaded().build().follow(&database);
+    days(&lab);
+    lab.run_days(1, 2);
+    lab.write_file("curated.sql", "SELECT id, cat, v, event_dt, v * 2 AS twice FROM latest");
+    lab.run_days(2, 3);
+    lab.assert_followed(&database, &["curated"]);
+}
+
+#[test]
+fn an_index_that_allows_nulls_is_no_key() {
+    let database = Database::new();
+    database.ask(
+        "SET ROLE lab; CREATE TABLE curated (
+            id bigint, cat text, v bigint, event_dt date, UNIQUE (id, event_dt)
+        ); INSERT INTO curated (id) VALUES (0)",
+    );
+    let lab = Lab::builder().keep("latest-per-day").loaded().build().follow(&database);
+    days(&lab);
+    let follower = &lab.run_days(1, 2).followers[0];
+    let error = follower.error.clone().expect("an error");
+    assert!(
+        error.contains("no unique index of its key \"id\", \"event_dt\", without nulls"),
+        "{error}"
+    );
 }

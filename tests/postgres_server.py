@@ -3,7 +3,7 @@
     python postgres_server.py [-c SETTING]…
 
 Prints one line of JSON once it serves: `port`, `socket` (the folder of its Unix socket), `certificate`
-(a PEM file: that of its own authority). It takes TLS and no TLS. The user `lab` has the password
+(a PEM file: that of its own authority; `server.pem` beside it is its own). It takes TLS and no TLS. The user `lab` has the password
 `pass word` by TCP, and `postgres` needs none by the socket. Lines on stdin: `kill` ends all of its
 processes at once, as `kill -9` does, and `start` starts it again; each is answered by `done`.
 It lives until its stdin closes, so it cannot outlive the process that holds the other end of that
@@ -99,8 +99,9 @@ with open(f"{DATA}/pg_hba.conf", "w") as rules:
     rules.write("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
 PORT = free_port()
 server = start()
-shutil.copy(f"{DATA}/ca.pem", f"{FOLDER}/ca.pem")
-os.chmod(f"{FOLDER}/ca.pem", 0o644)
+for name, copy in {"ca.pem": "ca.pem", "server.crt": "server.pem"}.items():
+    shutil.copy(f"{DATA}/{name}", f"{FOLDER}/{copy}")
+    os.chmod(f"{FOLDER}/{copy}", 0o644)
 make = "CREATE ROLE lab LOGIN PASSWORD 'pass word'"
 run(tool("psql"), "-q", "-h", FOLDER, "-p", str(PORT), "-U", "postgres", "-c", make)
 print(json.dumps({"port": PORT, "socket": FOLDER, "certificate": f"{FOLDER}/ca.pem", "psql": tool("psql")}), flush=True)

@@ -37,16 +37,25 @@ pub fn ddl<'a>(
         of_one_commit(run_context, reads, async |open, state| {
             let contract =
                 state.ledger.contract.as_ref().ok_or_else(|| nothing_folded("describe"))?;
-            let columns = read_types(&contract.columns)?;
+            let mut columns = read_types(&contract.columns)?;
             let of_aggregates = aggregate_columns(open, contract, &columns).await?;
             let catalog = pipeline.catalog.as_ref();
             let curated = catalog
                 .map_or(pipeline.name.clone(), |catalog| catalog.table_of_curated(&pipeline.name));
+            let load = pipeline.load.as_ref().filter(|_| dialect == Dialect::Postgres);
             let mut tables = vec![Described {
                 name: curated,
+                schema: None,
                 location: &pipeline.curated.url,
                 format: pipeline.curated.format,
-                columns,
+                // A column without a type is not loaded.
+                columns: match dialect {
+                    Dialect::Postgres => {
+                        columns.retain(|(name, _)| !contract.untyped.contains(name));
+                        columns
+                    }
+                    _ => columns,
+                },
                 partition_by: pipeline.curated.partition_by.clone(),
                 key: key_of(pipeline, contract.day()),
                 day: None,
@@ -57,6 +66,7 @@ pub fn ddl<'a>(
                         Some(_) => aggregate.catalog_table.clone(),
                         None => aggregate.name.clone(),
                     },
+                    schema: None,
                     location: &aggregate.url,
                     format: Format::Parquet,
                     columns,
@@ -64,6 +74,16 @@ pub fn ddl<'a>(
                     key: Vec::new(),
                     day: Some(&aggregate.day),
                 });
+            }
+            if let Some(load) = load {
+                let of_aggregates = pipeline.aggregates.iter().map(|it| it.load_table.as_ref());
+                let targets = std::iter::once(load.table.as_ref()).chain(of_aggregates);
+                let targeted = tables.into_iter().zip(targets).filter_map(|(table, target)| {
+                    let target = target?;
+                    let schema = Some(target.schema.clone());
+                    Some(Described { name: target.name.clone(), schema, ..table })
+                });
+                tables = targeted.collect();
             }
             let sql = statements(dialect, catalog, &tables)?;
             Ok(Statements { pipeline: pipeline.name.clone(), sql })

@@ -11,11 +11,12 @@ use tracing::info;
 
 use crate::aggregate;
 use crate::commands::open_pipeline::{OpenPipeline, RunContext, nothing_folded};
-use crate::config::Pipeline;
+use crate::config::{Aggregate, Pipeline};
 use crate::engine::session::session;
 use crate::error::{Error, Result};
 use crate::report::{Followed, FollowerReport};
 use crate::state::contract::TableContract;
+use crate::state::ledger::Ledger;
 use crate::window::Window;
 
 #[cfg(feature = "glue")]
@@ -68,8 +69,8 @@ pub fn load<'a>(
         })?;
         let loaded = load::load_tables(run_context, settings, None, full).await?;
         let followers = loaded.ok_or_else(|| nothing_folded("load"))?;
-        let is_done = |report: &FollowerReport| report.from_commit == Some(report.to_commit);
-        let note = (!full && followers.iter().all(is_done)).then(|| {
+        let is_current = followers.iter().all(|report| report.is_current);
+        let note = is_current.then(|| {
             info!("nothing to load: the database has the newest commit");
             "the database has the newest commit".to_string()
         });
@@ -112,6 +113,17 @@ fn followed(
         peak_memory_bytes: (run_context.meter.peak_memory_bytes)(),
         note,
     }
+}
+
+/// Whether a run has computed an aggregate as it is now. One that is new, or has another query, is
+/// computed by the next run; until then it has no rows to follow.
+pub(super) fn is_computed(ledger: &Ledger, aggregate: &Aggregate) -> bool {
+    let table = aggregate.table();
+    let is_computed = ledger.runs.iter().any(|run| run.tables.contains(&table));
+    if !is_computed {
+        info!("aggregate {}: not computed yet: the next run does it", aggregate.name);
+    }
+    is_computed
 }
 
 /// The columns of a table: name and type.

@@ -29,7 +29,9 @@ impl TargetTable {
     /// Reads `schema.table`, or `table` in the schema `public`. Names are taken as they are written.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (schema, name) = text.split_once('.').unwrap_or(("public", text));
-        let is_name = |name: &str| !name.is_empty() && !name.contains(['.', '"', '\0']);
+        // PostgreSQL cuts longer names.
+        let is_name =
+            |name: &str| (1..=63).contains(&name.len()) && !name.contains(['.', '"', '\0']);
         (is_name(schema) && is_name(name))
             .then(|| TargetTable { schema: schema.into(), name: name.into() })
     }

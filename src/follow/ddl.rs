@@ -39,6 +39,8 @@ pub enum Dialect {
 pub(crate) struct Described<'a> {
     /// Its name.
     pub name: String,
+    /// Its schema in a database, if it is known.
+    pub schema: Option<String>,
     /// Where it is.
     pub location: &'a Location,
     /// Its format.
@@ -132,11 +134,9 @@ impl Described<'_> {
         if !self.key.is_empty() {
             let _ = write!(columns, ",\n    PRIMARY KEY ({})", list(&self.key, quoted));
         }
-        Ok(format!("CREATE TABLE IF NOT EXISTS {} (\n{columns}\n);\n", quoted(&self.name)))
-    }
-
-    fn location(&self) -> String {
-        format!("{}/", self.location.to_string().trim_end_matches('/'))
+        let schema = self.schema.as_ref().map(|schema| format!("{}.", quoted(schema)));
+        let name = schema.unwrap_or_default() + &quoted(&self.name);
+        Ok(format!("CREATE TABLE IF NOT EXISTS {name} (\n{columns}\n);\n"))
     }
 }
 
@@ -152,7 +152,9 @@ fn text(value: &str) -> String {
 fn hive(dialect: Dialect, database: &str, table: &Described<'_>) -> Result<String> {
     let quote = |name: &str| format!("`{}`", name.to_lowercase().replace('`', "``"));
     let name = format!("{}.{}", quote(database), quote(&table.name));
-    let place = text(&table.location());
+    // Hive's texts have escapes of their own.
+    let place = table.location.folder().replace('\\', "\\\\").replace('\'', "\\'");
+    let place = format!("'{place}'");
     if table.format == Format::Delta {
         return Ok(match dialect {
             Dialect::Spark => {
@@ -191,7 +193,7 @@ fn hive(dialect: Dialect, database: &str, table: &Described<'_>) -> Result<Strin
 }
 
 fn duckdb(table: &Described<'_>) -> Result<String> {
-    let place = table.location();
+    let place = table.location.folder();
     let name = quoted(&table.name);
     if table.format == Format::Delta {
         let place = text(place.trim_end_matches('/'));
@@ -201,7 +203,8 @@ fn duckdb(table: &Described<'_>) -> Result<String> {
     }
     let columns = list(&table.names(), quoted);
     let files = text(&format!("{place}**/*.parquet"));
-    let mut options = String::new();
+    // Older files can lack columns that were added later.
+    let mut options = ", union_by_name = true".to_string();
     if !table.partition_by.is_empty() {
         let types = table.partition_by.iter().map(|name| {
             let found = table.columns.iter().find(|(column, _)| column == name);
@@ -223,14 +226,18 @@ fn redshift_type(data_type: &DataType) -> Option<String> {
     Some(match kind.as_str() {
         "text" => "varchar(65535)".into(),
         "bytea" => "varbyte".into(),
-        array if array.ends_with("[]") => "super".into(),
-        // It has at most 38 digits.
+        // A nested column is read in another way; numbers have at most 38 digits.
+        array if array.ends_with("[]") => return None,
         _ if matches!(data_type, DataType::Decimal256(_, _)) => return None,
         _ => kind,
     })
 }
 
 fn redshift(table: &Described<'_>) -> Result<String> {
+    if table.format == Format::Delta {
+        return Err(Error::usage(format!("Redshift reads no Delta table such as {}", table.name))
+            .hint("write curated.format = \"parquet\" into a pipeline of its own, or use `glueless load`"));
+    }
     let made = table.made(redshift_type)?;
     Ok(match table.day {
         Some(day) => made + &days_procedure(table, day),

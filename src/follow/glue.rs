@@ -134,7 +134,7 @@ impl Registrar<'_> {
                 return Ok(report);
             }
         }
-        let columns = Columns::of(table)?;
+        let columns = Columns::of(table, found.as_ref())?;
         let wanted = self.partitions(table);
         let input = self.table_input(table, &columns, &wanted, found.as_ref())?;
         if found.is_none() {
@@ -189,7 +189,7 @@ impl Registrar<'_> {
         let is_ours = parameter(found, PIPELINE).is_some();
         let location = found.storage_descriptor().and_then(StorageDescriptor::location);
         let place = |location: &str| location.trim_end_matches('/').to_string();
-        let is_here = location.is_some_and(|found| place(found) == place(&location_of(table)));
+        let is_here = location.is_some_and(|found| place(found) == place(&table.location.folder()));
         if is_ours || is_here {
             return Ok(());
         }
@@ -221,9 +221,9 @@ impl Registrar<'_> {
     ) -> Result<TableInput> {
         let mut parameters: HashMap<String, String> =
             found.and_then(Table::parameters).cloned().unwrap_or_default();
-        parameters.retain(|name, _| {
-            !name.starts_with("projection.") && name != "storage.location.template"
-        });
+        let is_own =
+            |name: &str| name.starts_with("projection.") || name == "storage.location.template";
+        parameters.retain(|name, _| !is_own(name));
         let format = match table.format {
             Format::Parquet => vec![("classification", "parquet")],
             Format::Delta => vec![
@@ -241,7 +241,8 @@ impl Registrar<'_> {
         ];
         let own = own.into_iter().chain(format);
         parameters.extend(own.map(|(name, value)| (name.to_string(), value.to_string())));
-        if self.catalog.mode == CatalogMode::Projection && table.format == Format::Parquet {
+        let is_projected = self.catalog.mode == CatalogMode::Projection && !partitions.is_empty();
+        if is_projected && table.format == Format::Parquet && !table.partition_by.is_empty() {
             parameters.extend(projection(table, partitions, self.now)?);
         }
         let input = TableInput::builder()
@@ -251,7 +252,7 @@ impl Registrar<'_> {
             .table_type("EXTERNAL_TABLE")
             .set_parameters(Some(parameters))
             .set_partition_keys(Some(columns.partitions.clone()))
-            .storage_descriptor(columns.storage(table, &location_of(table)));
+            .storage_descriptor(columns.storage(table, &table.location.folder()));
         input.build().map_err(|error| Error::internal("a table of the catalog").caused_by(error))
     }
 
@@ -292,7 +293,7 @@ impl Registrar<'_> {
         are_columns_new: bool,
         report: &mut FollowerReport,
     ) -> Result<()> {
-        let base = location_of(table);
+        let base = table.location.folder();
         let location = |folder: &str| format!("{base}{folder}/");
         let listed = self.list_partitions(client, table).await?;
         let input = |(values, folder): (&Vec<String>, &String)| {
@@ -530,11 +531,6 @@ fn is_same_table(found: &Table, wanted: &TableInput) -> bool {
         && storage(found.storage_descriptor()) == storage(wanted.storage_descriptor())
 }
 
-/// The location of a table, with the slash at its end.
-fn location_of(table: &RegisteredTable<'_>) -> String {
-    format!("{}/", table.location.to_string().trim_end_matches('/'))
-}
-
 fn input_format(format: Format) -> &'static str {
     match format {
         Format::Parquet => "org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat",
@@ -549,7 +545,24 @@ struct Columns {
 }
 
 impl Columns {
-    fn of(table: &RegisteredTable<'_>) -> Result<Self> {
+    /// The columns of a table, with the comments of one that was found in the catalog.
+    fn of(table: &RegisteredTable<'_>, found: Option<&Table>) -> Result<Self> {
+        let of_storage = found.and_then(Table::storage_descriptor).map(StorageDescriptor::columns);
+        let of_partitions = found.map(Table::partition_keys);
+        let known = of_storage.into_iter().chain(of_partitions).flatten();
+        let comments: HashMap<&str, &str> =
+            known.filter_map(|column| Some((column.name(), column.comment()?))).collect();
+        let mut names = BTreeSet::new();
+        for (name, _) in &table.columns {
+            if !names.insert(name.to_lowercase()) {
+                return Err(Error::usage(format!(
+                    "{} has two columns `{}`, which the catalog does not tell apart",
+                    table.name,
+                    name.to_lowercase()
+                ))
+                .hint("give them names that differ in more than capitals"));
+            }
+        }
         let column = |(name, data_type): &(String, DataType)| {
             let hive = hive_type(data_type).ok_or_else(|| {
                 Error::usage(format!(
@@ -558,7 +571,9 @@ impl Columns {
                 ))
                 .hint("cast it in the query")
             })?;
-            let column = Column::builder().name(name.to_lowercase()).r#type(hive).build();
+            let name = name.to_lowercase();
+            let comment = comments.get(name.as_str()).map(ToString::to_string);
+            let column = Column::builder().name(name).r#type(hive).set_comment(comment).build();
             column.map_err(|error| Error::internal("a column of the catalog").caused_by(error))
         };
         let is_stored = |(name, _): &&(String, DataType)| !table.partition_by.contains(name);
@@ -611,7 +626,16 @@ fn projection(
     partitions: &Partitions,
     now: DateTime<Utc>,
 ) -> Result<Vec<(String, String)>> {
-    let mut properties = vec![("projection.enabled".to_string(), "true".to_string())];
+    // The folders have the names of the columns as they are, not in lower case.
+    let folders = table.partition_by.iter().map(|name| {
+        let segment = partition_segment(name, Some("v"));
+        format!("{}${{{}}}/", segment.trim_end_matches('v'), name.to_lowercase())
+    });
+    let template = table.location.folder() + &folders.collect::<String>();
+    let mut properties = vec![
+        ("projection.enabled".to_string(), "true".to_string()),
+        ("storage.location.template".to_string(), template),
+    ];
     for (at, name) in table.partition_by.iter().enumerate() {
         let hidden = |why: &str| {
             Error::usage(format!(
@@ -633,6 +657,9 @@ fn projection(
             Some(DataType::Date32) => {
                 let days: Vec<NaiveDate> =
                     values.iter().filter_map(|value| value.parse().ok()).collect();
+                if days.len() < values.len() {
+                    return Err(hidden("is no day"));
+                }
                 let tomorrow = now.date_naive() + Days::new(1);
                 let first = days.iter().min().copied().unwrap_or_default();
                 let last = days.iter().max().filter(|last| **last > tomorrow);
@@ -646,6 +673,9 @@ fn projection(
             Some(data_type) if data_type.is_integer() => {
                 let numbers: Vec<i64> =
                     values.iter().filter_map(|value| value.parse().ok()).collect();
+                if numbers.len() < values.len() {
+                    return Err(hidden("is too large"));
+                }
                 let first = numbers.iter().min().copied().unwrap_or_default();
                 let last = numbers.iter().max().copied().unwrap_or_default();
                 set("type", "integer".into());

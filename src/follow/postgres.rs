@@ -25,7 +25,7 @@ use datafusion::prelude::SessionContext;
 use tokio_postgres::Client;
 use tracing::{debug, info, warn};
 
-use crate::config::{Load, Pipeline, TargetTable};
+use crate::config::{Load, Pipeline, Sql, TargetTable};
 use crate::curate::merge::changed_keys::{ChangedKeys, VersionsSince};
 use crate::error::{Error, Result};
 use crate::follow::ddl::key_of;
@@ -52,9 +52,9 @@ mod marker;
 mod refusal;
 mod table;
 
-/// A loader that is suspended holds no lock forever, and none waits for it forever.
-const SETTINGS: &str = "SET client_min_messages TO warning; SET lock_timeout TO '10min';
-    SET idle_in_transaction_session_timeout TO '60min'";
+/// Begins the transaction. A loader that is suspended holds no lock forever, and none waits for it forever.
+const BEGIN: &str = "BEGIN; SET LOCAL client_min_messages TO warning;
+    SET LOCAL lock_timeout TO '10min'; SET LOCAL idle_in_transaction_session_timeout TO '60min'";
 
 /// What is loaded, and into which tables.
 pub(crate) struct Loader<'a> {
@@ -143,7 +143,7 @@ impl Loader<'_> {
                 .hint("run `glueless load` when the server is there: it looks, and loads what is missing")
                 .caused_by(again.error)
         })?;
-        let was_committed = again.iter().all(|report| report.from_commit == Some(report.to_commit));
+        let was_committed = again.iter().all(|report| report.is_current);
         Ok(if was_committed { loaded } else { again })
     }
 
@@ -161,11 +161,10 @@ impl Loader<'_> {
             server: &server.name,
             pipeline: &self.pipeline.name,
         };
-        session.execute("prepare a load", SETTINGS).await?;
         for table in &self.tables {
             markers.prepare(table.target).await?;
         }
-        session.execute("begin a transaction", "BEGIN").await?;
+        session.execute("begin a transaction", BEGIN).await?;
         let mut differences = Vec::new();
         for table in &self.tables {
             let marker = markers.lock(table.target).await?;
@@ -186,6 +185,7 @@ impl Loader<'_> {
                 name: format!("postgres:{}", table.target),
                 from_commit: marker.as_ref().map(|marker| marker.commit),
                 to_commit: newest.commit,
+                is_current: *difference == Difference::Nothing,
                 ..Default::default()
             };
             if *difference != Difference::Nothing {
@@ -201,11 +201,10 @@ impl Loader<'_> {
         }
         check_current().await?;
         if let Some(after) = &self.load.after_sql {
-            let ran = session.client.batch_execute(&after.text).await;
-            ran.map_err(|error| failed(&server.name, &format!("run {}", after.file), &error))?;
+            session.run_after(after).await?;
         }
         for table in &self.tables {
-            let marker = Marker { source: table.name.clone(), ..newest.clone() };
+            let marker = Marker { source: self.source(table), ..newest.clone() };
             markers.set(table.target, &marker).await?;
         }
         let committed = session.client.batch_execute("COMMIT").await;
@@ -225,7 +224,7 @@ impl Loader<'_> {
         if self.full {
             return Difference::Everything;
         }
-        let difference = Difference::between(marker, &self.state.ledger, &table.name);
+        let difference = Difference::between(marker, &self.state.ledger, &self.source(table));
         if difference == Difference::Everything {
             let why = match marker {
                 None => "it has no marker",
@@ -234,6 +233,24 @@ impl Loader<'_> {
             info!("load {}: {why}, so everything is loaded", table.target);
         }
         difference
+    }
+
+    /// What is loaded, for the marker: the table and its columns. With other columns it is loaded as a
+    /// whole: the column of the database may have had other values before.
+    fn source(&self, table: &LoadedTable<'_>) -> String {
+        let columns = self.typed_columns(table).map(|(name, _)| name.as_str());
+        format!("{}: {}", table.name, columns.collect::<Vec<_>>().join(", "))
+    }
+
+    /// The columns that are loaded: all that have a type.
+    fn typed_columns<'b>(
+        &'b self,
+        table: &'b LoadedTable<'_>,
+    ) -> impl Iterator<Item = &'b (String, DataType)> {
+        let contract = self.state.ledger.contract.as_ref();
+        let untyped = contract.map_or(&[][..], |contract| &contract.untyped);
+        let columns = table.columns.iter();
+        columns.filter(move |(name, _)| table.name != CURATED || !untyped.contains(name))
     }
 
     /// The newest commit.
@@ -254,14 +271,25 @@ impl Loader<'_> {
         is_ours: bool,
         report: &mut FollowerReport,
     ) -> Result<()> {
-        let columns = self.columns(table)?;
         let key = self.key(table);
-        let mut target =
-            Table::new(&session.client, &session.server.name, table.target, columns, key.clone());
+        // What decides which rows are the same must not lose anything.
+        let exact = match (table.day, &key[..]) {
+            (None, []) => &table.partition_by,
+            _ => &key,
+        };
+        let mut target = Table::new(
+            (&session.client, &session.server.name),
+            table.target,
+            self.columns(table)?,
+            (key.clone(), exact.clone()),
+        );
         let is_empty = target.prepare(is_ours).await?;
         let apply = async {
             match table.day {
-                Some(day) => self.apply_days(&target, number, table, difference, day, report).await,
+                Some(day) => {
+                    let difference = if is_empty { Difference::Everything } else { difference };
+                    self.apply_days(&target, number, table, difference, day, report).await
+                }
                 None if is_empty => self.fill(&target, number, table, report).await,
                 None if key.is_empty() => {
                     self.apply_partitions(&target, number, table, difference, report).await
@@ -274,14 +302,9 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// The columns that are loaded: all that have a type.
     fn columns(&self, table: &LoadedTable<'_>) -> Result<Vec<Column>> {
-        let contract = self.state.ledger.contract.as_ref();
-        let untyped = contract.map_or(&[][..], |contract| &contract.untyped);
-        let is_typed =
-            |(name, _): &&(String, DataType)| table.name != CURATED || !untyped.contains(name);
         let file = &self.pipeline.curated.sql.file;
-        let columns = table.columns.iter().filter(is_typed);
+        let columns = self.typed_columns(table);
         columns.map(|(name, kind)| Column::new(file, name, kind)).collect()
     }
 
@@ -302,6 +325,7 @@ impl Loader<'_> {
         table: &LoadedTable<'_>,
         report: &mut FollowerReport,
     ) -> Result<()> {
+        target.add_columns().await?;
         if target.takes_copies() {
             let mut copy = target.copy_in().await?;
             self.copy_rows(&mut copy, table, Difference::Everything, None).await?;
@@ -311,6 +335,7 @@ impl Loader<'_> {
             let mut copy = target.copy_to(&stage).await?;
             self.copy_rows(&mut copy, table, Difference::Everything, None).await?;
             copy.finish().await?;
+            target.check_exact(&stage).await?;
             report.rows_upserted = target.insert(&stage).await?;
         }
         target.ensure_key().await
@@ -326,12 +351,15 @@ impl Loader<'_> {
         report: &mut FollowerReport,
     ) -> Result<()> {
         target.ensure_key().await?;
-        let changed = match difference {
+        let (changed, difference) = match difference {
             Difference::Since(since) => {
                 let versions = self.versions_since(since, table)?;
-                Some(ChangedKeys::read(versions, self.runtime, self.threads).await?)
+                let changed = ChangedKeys::read(versions, self.runtime, self.threads).await?;
+                // Too many to be remembered: all rows are compared.
+                let is_known = changed.is_some();
+                (changed, if is_known { difference } else { Difference::Everything })
             }
-            _ => None,
+            _ => (None, difference),
         };
         let stage = target.stage(number, "rows", target.columns.clone()).await?;
         let mut copy = target.copy_to(&stage).await?;
@@ -339,11 +367,13 @@ impl Loader<'_> {
         self.copy_rows(&mut copy, table, difference, chosen).await?;
         copy.finish().await?;
         target.analyze(&stage).await?;
+        target.check_exact(&stage).await?;
+        target.add_columns().await?;
         report.rows_deleted = match &changed {
             None => target.delete_other_keys(&stage).await?,
             Some(changed) => {
                 let without = target.stage(number, "keys", self.key_columns(target)).await?;
-                let mut copy = target.copy_to(&without).await?;
+                let mut copy = target.copy_to(&without).await?.skipping();
                 let send = async |keys| copy.send(&keys).await;
                 changed.without_row(self.runtime, self.threads, send).await?;
                 if copy.finish().await? > 0 {
@@ -413,6 +443,8 @@ impl Loader<'_> {
             .await?;
         copy.finish().await?;
         target.analyze(&stage).await?;
+        target.check_exact(&stage).await?;
+        target.add_columns().await?;
         let by = match difference {
             Difference::Since(_) => &table.partition_by[..],
             _ => &[],
@@ -444,6 +476,7 @@ impl Loader<'_> {
         self.copy_rows(&mut copy, table, difference, None).await?;
         copy.finish().await?;
         target.analyze(&stage).await?;
+        target.add_columns().await?;
         let (others, days_removed) = target.delete_other_days(day, &days).await?;
         let replaced = target.delete_like(&stage, &[day.to_string()]).await?;
         report.rows_deleted = others + replaced;
@@ -507,5 +540,24 @@ impl Session<'_> {
     async fn execute(&self, doing: &str, statement: &str) -> Result<()> {
         let executed = self.client.batch_execute(statement).await;
         executed.map_err(|error| failed(&self.server.name, doing, &error))
+    }
+
+    /// Runs the statements that follow a load; they must not end its transaction.
+    async fn run_after(&self, after: &Sql) -> Result<()> {
+        let doing = format!("run {}", after.file);
+        let before = self.transaction(&doing).await?;
+        self.execute(&doing, &after.text).await?;
+        if self.transaction(&doing).await? == before {
+            return Ok(());
+        }
+        Err(Error::usage(format!("{} ends the transaction of the load", after.file)).hint(
+            "leave COMMIT, ROLLBACK and what cannot run in a transaction out; then run `glueless load`",
+        ))
+    }
+
+    /// The number of the transaction.
+    async fn transaction(&self, doing: &str) -> Result<i64> {
+        let row = self.client.query_one("SELECT txid_current()", &[]).await;
+        Ok(row.map_err(|error| failed(&self.server.name, doing, &error))?.get(0))
     }
 }

@@ -18,9 +18,9 @@ pub(super) fn sql_type(data_type: &DataType) -> Option<String> {
         | DataType::BinaryView
         | DataType::FixedSizeBinary(_) => "bytea",
         DataType::Date32 => "date",
-        DataType::Date64 | DataType::Timestamp(_, None) => "timestamp",
+        DataType::Date64 | DataType::Timestamp(_, None) => "timestamp without time zone",
         DataType::Timestamp(_, Some(_)) => "timestamp with time zone",
-        DataType::Time32(_) | DataType::Time64(_) => "time",
+        DataType::Time32(_) | DataType::Time64(_) => "time without time zone",
         DataType::Dictionary(_, values) => return sql_type(values),
         DataType::Decimal32(precision, scale)
         | DataType::Decimal64(precision, scale)

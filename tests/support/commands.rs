@@ -17,7 +17,7 @@ use glueless::commands::{
 use glueless::config::Pipeline;
 use glueless::engine::resources::Resources;
 use glueless::error::Result;
-use glueless::report::{Answer, Followed, Meter, Report};
+use glueless::report::{Answer, Followed, FollowerReport, Meter, Report};
 use glueless::state::State;
 use glueless::state::inputs::NeededInputs;
 use glueless::window::Window;
@@ -251,6 +251,8 @@ impl<'a> Watch<'a> for Unwatched<'a> {
     }
 
     fn end(&self, _context: &RunContext<'a>, _ended: &Result<Report>) {}
+
+    fn followed(&self, _: &RunContext<'a>, _: &[FollowerReport]) {}
 
     fn is_stopped(&self) -> bool {
         false

@@ -19,7 +19,7 @@ use crate::commands::backfill::{Backfill, Backfilled, Watch, backfill};
 use crate::config::Pipeline;
 use crate::engine::resources::Resources;
 use crate::error::{Error, INTERRUPTED, Result};
-use crate::report::Report;
+use crate::report::{FollowerReport, Report};
 use crate::window::{Window, parse_duration};
 
 impl Program {
@@ -74,9 +74,6 @@ impl Program {
         }
         let answer = runtime.block_on(backfill(options, &pipeline, &watcher));
         self.bar.finish_and_clear();
-        if let Ok(all) = &answer {
-            self.log.failed_followers(&all.followers);
-        }
         answer
     }
 }
@@ -122,6 +119,14 @@ impl<'a> Watch<'a> for Watcher<'a> {
         }
         let names = [self.pipeline.name.as_str(), self.alias];
         write_metrics(self.metrics, names, run_context.now, ended.as_ref());
+    }
+
+    fn followed(&self, run_context: &RunContext<'a>, followers: &[FollowerReport]) {
+        self.program.log.failed_followers(followers);
+        if let Some(failure) = followers.iter().find_map(FollowerReport::failure) {
+            let names = [self.pipeline.name.as_str(), self.alias];
+            write_metrics(self.metrics, names, run_context.now, Err(&failure));
+        }
     }
 
     fn is_stopped(&self) -> bool {

@@ -1,6 +1,6 @@
 //! Registers the tables in the catalog of `[catalog]`.
 
-use super::aggregate_columns;
+use super::{aggregate_columns, is_computed};
 use crate::commands::one_commit::{Reads, of_one_commit};
 use crate::commands::open_pipeline::{OpenPipeline, RunContext};
 use crate::config::{Catalog, Format};
@@ -10,7 +10,7 @@ use crate::follow::glue::{RegisteredTable, Registrar};
 use crate::report::FollowerReport;
 use crate::state::contract::{TableContract, read_types};
 use crate::state::inputs::NeededInputs;
-use crate::state::ledger::CURATED;
+use crate::state::ledger::{CURATED, Ledger};
 
 /// Registers the tables; `None` if there are none yet. `repairs`: those too that have the newest commit.
 pub(super) async fn register_tables(
@@ -19,12 +19,14 @@ pub(super) async fn register_tables(
     repairs: bool,
 ) -> Result<Option<Vec<FollowerReport>>> {
     let pipeline = run_context.pipeline;
-    if pipeline.curated.url.file_path().is_some() {
-        return Err(Error::usage(format!(
-            "the tables of a Glue catalog must be in S3: `curated.url` is {}",
-            pipeline.curated.url
-        ))
-        .hint("remove [catalog], or set an s3:// URL"));
+    let aggregates = pipeline.aggregates.iter().map(|aggregate| &aggregate.url);
+    for url in aggregates.chain([&pipeline.curated.url]) {
+        if url.file_path().is_some() {
+            return Err(Error::usage(format!(
+                "the tables of a Glue catalog must be in S3, and {url} is not"
+            ))
+            .hint("remove [catalog], or set s3:// URLs"));
+        }
     }
     // Of two that register at once, the one with the older commit does it again.
     let reads = (Reads::Files, NeededInputs::Recent);
@@ -48,7 +50,7 @@ pub(super) async fn register_tables(
             },
             now: run_context.now,
             repairs,
-            tables: tables(open, settings, contract).await?,
+            tables: tables((open, &state.ledger), settings, contract).await?,
         };
         registrar.register().await.map(Some)
     })
@@ -57,7 +59,7 @@ pub(super) async fn register_tables(
 
 /// The tables, the curated one first.
 async fn tables<'a>(
-    open: &'a OpenPipeline<'_>,
+    (open, ledger): (&'a OpenPipeline<'_>, &Ledger),
     settings: &Catalog,
     contract: &TableContract,
 ) -> Result<Vec<RegisteredTable<'a>>> {
@@ -73,6 +75,9 @@ async fn tables<'a>(
         partition_by: pipeline.curated.partition_by.clone(),
     }];
     for (aggregate, columns) in pipeline.aggregates.iter().zip(of_aggregates) {
+        if !is_computed(ledger, aggregate) {
+            continue;
+        }
         tables.push(RegisteredTable {
             source: aggregate.table(),
             name: aggregate.catalog_table.clone(),

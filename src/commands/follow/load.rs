@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use super::aggregate_columns;
+use super::{aggregate_columns, is_computed};
 use crate::commands::one_commit::{Reads, of_one_commit};
 use crate::commands::open_pipeline::{OpenPipeline, RunContext, object_store_root};
 use crate::config::{Aggregate, Load};
@@ -15,7 +15,7 @@ use crate::report::FollowerReport;
 use crate::state::State;
 use crate::state::contract::{TableContract, read_types};
 use crate::state::inputs::NeededInputs;
-use crate::state::ledger::CURATED;
+use crate::state::ledger::{CURATED, Ledger};
 use crate::window::Window;
 
 /// Loads the tables; `None` if there are none yet.
@@ -41,7 +41,7 @@ pub(super) async fn load_tables(
             open.finish_interrupted(state).await?;
         }
         let context = session(&open.runtime, run_context.resources.threads);
-        let tables = tables(open, settings, contract).await?;
+        let tables = tables((open, &state.ledger), settings, contract).await?;
         for table in &tables {
             let store = object_store_root(table.folder);
             context.register_object_store(&store, Arc::clone(&table.folder.root_store));
@@ -77,7 +77,7 @@ async fn check_current(run_context: &RunContext<'_>, state: &State) -> Result<()
 
 /// The tables that are loaded, the curated one first.
 async fn tables<'a>(
-    open: &'a OpenPipeline<'_>,
+    (open, ledger): (&'a OpenPipeline<'_>, &Ledger),
     settings: &'a Load,
     contract: &TableContract,
 ) -> Result<Vec<LoadedTable<'a>>> {
@@ -101,7 +101,8 @@ async fn tables<'a>(
         });
     }
     for (aggregate, columns) in pipeline.aggregates.iter().zip(of_aggregates) {
-        let Some(target) = &aggregate.load_table else {
+        let Some(target) = aggregate.load_table.as_ref().filter(|_| is_computed(ledger, aggregate))
+        else {
             continue;
         };
         tables.push(LoadedTable {

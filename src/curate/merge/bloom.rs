@@ -29,12 +29,18 @@ pub(super) struct Bloom {
 
 impl Bloom {
     pub(super) fn new(keys: u64) -> Self {
+        let bits = 8 * Self::bytes_for(keys);
+        Bloom { filter: AtomicBloomFilter::with_num_bits(bits).hashes(HASHES) }
+    }
+
+    /// The memory of a filter for some keys.
+    pub(super) fn bytes_for(keys: u64) -> usize {
         let bits = |per_key: u64| (keys.max(1) * per_key).next_power_of_two().max(1024);
         let bits = match bits(BITS_PER_KEY) {
             ..=LARGE_BITS => bits(BITS_PER_KEY),
             _ => bits(BITS_PER_KEY_LARGE),
         };
-        Bloom { filter: AtomicBloomFilter::with_num_bits(bits as usize).hashes(HASHES) }
+        bits as usize / 8
     }
 
     pub(super) fn bytes(&self) -> usize {

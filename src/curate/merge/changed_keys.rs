@@ -137,7 +137,8 @@ impl VersionsSince {
 }
 
 impl ChangedKeys {
-    /// Reads the versions that were written since the commit.
+    /// Reads the versions that were written since the commit; `None` if there is too little memory for
+    /// their keys.
     ///
     /// # Errors
     /// Data, when versions are missing or damaged; storage, when they cannot be read.
@@ -145,11 +146,13 @@ impl ChangedKeys {
         versions: VersionsSince,
         runtime: &Arc<RuntimeEnv>,
         threads: usize,
-    ) -> Result<Self> {
+    ) -> Result<Option<Self>> {
         let most = versions.new_files().map(|(.., rows)| rows).sum();
-        let (changed, deleted) = (Bloom::new(most), Bloom::new(most));
         let memory = MemoryConsumer::new("keys that changed").register(&runtime.memory_pool);
-        memory.grow(changed.bytes() + deleted.bytes());
+        if memory.try_grow(2 * Bloom::bytes_for(most)).is_err() {
+            return Ok(None);
+        }
+        let (changed, deleted) = (Bloom::new(most), Bloom::new(most));
         let files: Vec<(String, u64)> =
             versions.new_files().map(|(path, bytes, _)| (path.clone(), *bytes)).collect();
         let shared = Arc::new((versions, changed, deleted, Work::new(files)));
@@ -181,7 +184,7 @@ impl ChangedKeys {
         let (versions, changed, deleted, _) = Arc::into_inner(shared)
             .ok_or_else(|| Error::internal("the versions were not read to their end"))?;
         let deleted = Arc::new(deleted);
-        Ok(ChangedKeys { versions, changed, deleted, has_deleted, _memory: memory })
+        Ok(Some(ChangedKeys { versions, changed, deleted, has_deleted, _memory: memory }))
     }
 
     /// Which rows of the table may have keys that changed, by their key columns.

@@ -28,6 +28,8 @@ pub(super) struct Existing {
     pub(super) sql_type: String,
     /// The modifier of the type, such as its precision; -1 for none.
     pub(super) modifier: i32,
+    /// Whether only the same texts are equal in its collation.
+    pub(super) is_deterministic: bool,
 }
 
 impl Column {
@@ -67,6 +69,14 @@ impl Column {
         is_text && (existing.is_enum || matches!(existing.base.as_str(), "uuid" | "jsonb" | "inet"))
     }
 
+    /// Whether some texts become others in an existing column: blanks at the end, or another way to write
+    /// the same value.
+    pub(super) fn is_changed_by(&self, existing: &Existing) -> bool {
+        let is_cut = existing.base == "varchar" && existing.modifier >= 0;
+        let is_rewritten = matches!(existing.base.as_str(), "bpchar" | "uuid" | "jsonb" | "inet");
+        self.sql_type == "text" && (is_cut || is_rewritten)
+    }
+
     /// Whether every value fits an existing column, or is refused there: none may change.
     pub(super) fn fits(&self, existing: &Existing) -> bool {
         let base = existing.base.as_str();
@@ -87,9 +97,9 @@ impl Column {
             }
             "bytea" => base == "bytea",
             "date" => base == "date",
-            "timestamp" => base == "timestamp" && is_exact_time,
+            "timestamp without time zone" => base == "timestamp" && is_exact_time,
             "timestamp with time zone" => base == "timestamptz" && is_exact_time,
-            "time" => base == "time" && is_exact_time,
+            "time without time zone" => base == "time" && is_exact_time,
             numeric if numeric.starts_with("numeric") => {
                 let ours = decimal_scale(&self.data_type);
                 base == "numeric" && scale_of(existing).is_none_or(|scale| scale >= ours)
@@ -101,6 +111,18 @@ impl Column {
 }
 
 impl Existing {
+    /// A new column.
+    pub(super) fn new(column: &Column) -> Self {
+        Existing {
+            name: column.name.clone(),
+            base: Self::of_new(column).unwrap_or_default().into(),
+            is_enum: false,
+            sql_type: column.sql_type.clone(),
+            modifier: -1,
+            is_deterministic: true,
+        }
+    }
+
     /// The name of the type of a new column, in the server's catalog; `None` for arrays.
     pub(super) fn of_new(column: &Column) -> Option<&'static str> {
         Some(match column.sql_type.as_str() {
@@ -113,9 +135,9 @@ impl Existing {
             "text" => "text",
             "bytea" => "bytea",
             "date" => "date",
-            "timestamp" => "timestamp",
+            "timestamp without time zone" => "timestamp",
             "timestamp with time zone" => "timestamptz",
-            "time" => "time",
+            "time without time zone" => "time",
             numeric if numeric.starts_with("numeric") => "numeric",
             _ => return None,
         })
@@ -147,7 +169,8 @@ mod tests {
 
     fn existing(base: &str, sql_type: &str, modifier: i32) -> Existing {
         let (base, sql_type) = (base.into(), sql_type.into());
-        Existing { name: "c".into(), base, is_enum: false, sql_type, modifier }
+        let name = "c".into();
+        Existing { name, base, is_enum: false, sql_type, modifier, is_deterministic: true }
     }
 
     #[test]

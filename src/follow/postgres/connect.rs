@@ -10,7 +10,8 @@
 //! | `require`, `verify-full` | always | certificate and host name |
 //! | `verify-ca` | always | certificate |
 //!
-//! Without `sslmode` it is `verify-full`; for a socket and this machine itself, `prefer`.
+//! Without `sslmode` it is `verify-full`; for a socket and this machine itself, `disable`. A server whose
+//! certificate is in `sslrootcert` itself is accepted under any name.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,6 +35,9 @@ use crate::follow::postgres::refusal::connecting;
 
 /// The time after which a server that does not answer counts as not reachable.
 const CONNECT_SECONDS: u64 = 20;
+/// The time after which a connection without traffic is tried, and after which it counts as lost.
+const KEEPALIVE_SECONDS: u64 = 30;
+const LOST_SECONDS: u64 = 120;
 
 /// Where and how to connect. Its password is in no message.
 pub(super) struct Server {
@@ -60,9 +64,19 @@ impl Server {
         if hosts.is_empty() {
             return Err(wrong("names no host".into()));
         }
-        let is_near = hosts.iter().all(is_this_machine);
+        // The first `@` ends the password: what follows a second one would be shown as the host.
+        let is_cut = |text: &str| text.contains('@');
+        let is_host_cut = hosts.iter().any(|host| matches!(host, Host::Tcp(name) if is_cut(name)));
+        if is_host_cut || config.get_dbname().is_some_and(is_cut) {
+            return Err(wrong(
+                "has an `@` or `/` in its password that is not written as %40 or %2F".into(),
+            ));
+        }
+        let addresses = config.get_hostaddrs();
+        let is_near = hosts.iter().all(is_this_machine)
+            && addresses.iter().all(std::net::IpAddr::is_loopback);
         let mode = match options.mode.as_deref() {
-            None if is_near => "prefer",
+            None if is_near => "disable",
             None => "verify-full",
             Some(mode) => mode,
         };
@@ -84,6 +98,10 @@ impl Server {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(Duration::from_secs(CONNECT_SECONDS));
         }
+        config.keepalives_idle(Duration::from_secs(KEEPALIVE_SECONDS));
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(Duration::from_secs(LOST_SECONDS));
+        }
         let tls = match ssl_mode {
             SslMode::Disable => None,
             _ => Some(tls(options.root.as_deref(), checks_name)?),
@@ -96,6 +114,16 @@ impl Server {
     /// # Errors
     /// Storage, when the server cannot be reached; usage, when it refuses the user or TLS fails.
     pub(super) async fn connect(&self, application: &str) -> Result<Client> {
+        // The library's own timeout is for TCP alone, not for TLS and the password.
+        let most = 2 * self.config.get_connect_timeout().copied().unwrap_or_default();
+        let connected = tokio::time::timeout(most, self.try_connect(application)).await;
+        connected.unwrap_or_else(|_| {
+            Err(Error::storage(format!("cannot reach {}: it does not answer", self.name))
+                .hint("start it or check host and port, then run the command again"))
+        })
+    }
+
+    async fn try_connect(&self, application: &str) -> Result<Client> {
         let mut config = self.config.clone();
         config.application_name(application);
         let failed = |error| connecting(&self.name, &error);
@@ -166,6 +194,7 @@ fn is_this_machine(host: &Host) -> bool {
 
 fn tls(root: Option<&str>, checks_name: bool) -> Result<MakeRustlsConnect> {
     let mut roots = RootCertStore::empty();
+    let mut named = Vec::new();
     match root.filter(|root| *root != "system") {
         Some(file) => {
             let unreadable = || {
@@ -174,7 +203,9 @@ fn tls(root: Option<&str>, checks_name: bool) -> Result<MakeRustlsConnect> {
             };
             let read = CertificateDer::pem_file_iter(Path::new(file)).map_err(|_| unreadable())?;
             for certificate in read {
-                roots.add(certificate.map_err(|_| unreadable())?).map_err(|_| unreadable())?;
+                let certificate = certificate.map_err(|_| unreadable())?;
+                named.push(certificate.clone());
+                roots.add(certificate).map_err(|_| unreadable())?;
             }
             if roots.is_empty() {
                 return Err(unreadable());
@@ -191,7 +222,7 @@ fn tls(root: Option<&str>, checks_name: bool) -> Result<MakeRustlsConnect> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(failed)?;
-    if checks_name || roots.is_empty() {
+    if (checks_name && named.is_empty()) || roots.is_empty() {
         let config = builder.with_root_certificates(roots).with_no_client_auth();
         return Ok(MakeRustlsConnect::new(config));
     }
@@ -200,19 +231,29 @@ fn tls(root: Option<&str>, checks_name: bool) -> Result<MakeRustlsConnect> {
         .map_err(|error| Error::internal("cannot set up TLS").caused_by(error))?;
     let config = builder
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyName { inner, provider }))
+        .with_custom_certificate_verifier(Arc::new(Verifier {
+            inner,
+            provider,
+            named,
+            checks_name,
+        }))
         .with_no_client_auth();
     Ok(MakeRustlsConnect::new(config))
 }
 
-/// Verifies a certificate but for the name in it, as `sslmode=verify-ca` asks.
+/// Verifies a certificate by authorities, or by itself: a server can have signed its own. The handshake
+/// shows that the server has the certificate's key.
 #[derive(Debug)]
-struct AnyName {
+struct Verifier {
     inner: Arc<WebPkiServerVerifier>,
     provider: Arc<CryptoProvider>,
+    /// The certificates of `sslrootcert`.
+    named: Vec<CertificateDer<'static>>,
+    /// Whether the name in a certificate must be that of the host: not for `sslmode=verify-ca`.
+    checks_name: bool,
 }
 
-impl ServerCertVerifier for AnyName {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -221,6 +262,9 @@ impl ServerCertVerifier for AnyName {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.named.iter().any(|named| named == end_entity) {
+            return Ok(ServerCertVerified::assertion());
+        }
         let verified = self.inner.verify_server_cert(
             end_entity,
             intermediates,
@@ -232,7 +276,7 @@ impl ServerCertVerifier for AnyName {
             // The name is what is looked at last.
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
+            )) if !self.checks_name => Ok(ServerCertVerified::assertion()),
             verified => verified,
         }
     }
@@ -280,9 +324,13 @@ mod tests {
 
     #[test]
     fn a_url_that_cannot_be_read_is_not_repeated() {
-        for url in
-            ["secret", "postgresql://u:secret@h:port/d", "postgresql://u:secret@h/d?sslmode=x"]
-        {
+        for url in [
+            "secret",
+            "postgresql://u:secret@h:port/d",
+            "postgresql://u:secret@h/d?sslmode=x",
+            "postgresql://u:pass@secret@h/d",
+            "postgresql://u:12/secret@h/d",
+        ] {
             let error = Server::parse(url, "URL").err().expect("refused");
             assert!(!error.to_string().contains("secret"), "{error}");
         }
@@ -298,7 +346,7 @@ mod tests {
         assert_eq!(mode("postgresql://u:p@db.example/d"), (SslMode::Require, name.clone()));
         assert_eq!(mode("postgresql://u:p@db.example/d?sslmode=disable"), (SslMode::Disable, name));
         for near in ["localhost", "127.0.0.1", "[::1]", "%2Fvar%2Frun"] {
-            assert_eq!(mode(&format!("postgresql://u@{near}/d")).0, SslMode::Prefer, "{near}");
+            assert_eq!(mode(&format!("postgresql://u@{near}/d")).0, SslMode::Disable, "{near}");
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::cast;
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use bytes::{Bytes, BytesMut};
 use futures::SinkExt;
@@ -26,6 +26,8 @@ pub(super) struct RowCopy<'a> {
     encoder: ArrowToPostgresBinaryEncoder,
     sink: Pin<Box<CopyInSink<Bytes>>>,
     buffer: BytesMut,
+    /// Whether rows with a text that PostgreSQL cannot store are left out.
+    skips: bool,
 }
 
 impl<'a> RowCopy<'a> {
@@ -51,7 +53,13 @@ impl<'a> RowCopy<'a> {
         let mut encoder = ArrowToPostgresBinaryEncoder::try_new(&schema).map_err(cannot_encode)?;
         let mut buffer = BytesMut::new();
         encoder.write_header(&mut buffer).map_err(cannot_encode)?;
-        Ok(RowCopy { server, table, schema, encoder, sink: Box::pin(sink), buffer })
+        Ok(RowCopy { server, table, schema, encoder, sink: Box::pin(sink), buffer, skips: false })
+    }
+
+    /// Leaves out rows with a text that PostgreSQL cannot store: what is to be deleted cannot be there.
+    pub(super) fn skipping(mut self) -> Self {
+        self.skips = true;
+        self
     }
 
     /// The names of the columns, in their order.
@@ -64,6 +72,12 @@ impl<'a> RowCopy<'a> {
     /// # Errors
     /// Data, when PostgreSQL cannot store a value; those of the server.
     pub(super) async fn send(&mut self, rows: &RecordBatch) -> Result<()> {
+        if self.skips && rows.columns().iter().any(has_nul) {
+            let is_storable = (0..rows.num_rows())
+                .map(|row| Some(!rows.columns().iter().any(|it| has_nul(&it.slice(row, 1)))));
+            let storable = filter_record_batch(rows, &is_storable.collect::<BooleanArray>())?;
+            return Box::pin(self.send(&storable)).await;
+        }
         let columns = rows.columns().iter().zip(self.schema.fields());
         let columns = columns.map(|(values, field)| self.converted(values, field));
         let columns = columns.collect::<Result<Vec<_>>>()?;

@@ -10,6 +10,7 @@
 //! A load locks the rows of its tables first, and holds them to its end: a second load waits.
 
 use tokio_postgres::Client;
+use tracing::info;
 
 use crate::config::TargetTable;
 use crate::error::{Error, Result};
@@ -72,7 +73,7 @@ impl Markers<'_> {
         let refused = |error| failed(self.server, &doing, &error);
         let others = format!(
             "SELECT pipeline FROM {markers}
-            WHERE \"table\" = $1 AND pipeline <> $2 AND commit IS NOT NULL"
+            WHERE \"table\" = $1 AND pipeline <> $2 AND commit IS NOT NULL LIMIT 1"
         );
         let others = self.client.query_opt(&others, &[&table, &self.pipeline]).await;
         if let Some(other) = others.map_err(refused)? {
@@ -94,7 +95,14 @@ impl Markers<'_> {
             "SELECT commit, run_id, source FROM {markers}
             WHERE pipeline = $1 AND \"table\" = $2 FOR UPDATE"
         );
-        let row = self.client.query_one(&lock, &key).await.map_err(refused)?;
+        let free = self.client.query_opt(&format!("{lock} SKIP LOCKED"), &key).await;
+        let row = match free.map_err(refused)? {
+            Some(row) => row,
+            None => {
+                info!("another load of {table} is running: waiting for its end");
+                self.client.query_one(&lock, &key).await.map_err(refused)?
+            }
+        };
         let (commit, run_id): (Option<i64>, Option<String>) = (row.get(0), row.get(1));
         let marker = commit.zip(run_id).map(|(commit, run_id)| Marker {
             commit: commit.max(0) as u64,

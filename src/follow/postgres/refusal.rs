@@ -79,12 +79,19 @@ fn refused(server: &str, refusal: &DbError, doing: &str) -> Error {
     let code = refusal.code().code();
     match &code[..2] {
         // Data exceptions and integrity constraints: the message can have values of the row.
-        "22" | "23" | "44" | "P0" => of_a_row(refusal, doing),
+        "21" | "22" | "23" | "44" | "54" | "P0" => of_a_row(refusal, doing),
         // Connections, resources, stops, conflicts: later it may work.
         "08" | "53" | "55" | "57" | "58" | "40" => {
             Error::storage(format!("cannot {doing} in {server}: {}", refusal.message()))
                 .hint("nothing was loaded by this command: run it again later")
         }
+        // Idle in a transaction, as after a process was suspended.
+        _ if code == "25P03" => {
+            Error::storage(format!("cannot {doing} in {server}: {}", refusal.message()))
+                .hint("nothing was loaded by this command: run it again")
+        }
+        "25" => Error::usage(format!("cannot {doing} in {server}: {}", refusal.message()))
+            .hint("name the primary server in the URL: this one takes no changes"),
         "28" | "3D" => Error::usage(format!("cannot {doing} in {server}: {}", refusal.message()))
             .hint("check user, password and database in the URL"),
         _ if code == "42501" => {
@@ -110,6 +117,8 @@ fn of_a_row(refusal: &DbError, doing: &str) -> Error {
         "22003" => "a number is out of range",
         "22008" | "22007" => "a date or time is out of range",
         "22P02" | "22P03" => "a value is none of the column's type",
+        "21000" => "two rows have the same key there",
+        "54000" => "a value is too large, such as for an index",
         "22021" => "a text has a character that the database cannot store",
         _ => "a value is refused",
     };

@@ -24,6 +24,10 @@ pub(super) struct Table<'a> {
     pub(super) columns: Vec<Column>,
     /// The columns that identify a row; none for a table without a key.
     pub(super) key: Vec<String>,
+    /// The columns whose values must be there exactly as here, because rows are found by them.
+    exact: Vec<String>,
+    /// The columns that the table gets.
+    missing: Vec<Column>,
     /// The columns that it has, in the order of `columns`.
     existing: Vec<Existing>,
     /// Whether this load has made it.
@@ -37,12 +41,12 @@ pub(super) struct StageTable {
 }
 
 impl<'a> Table<'a> {
+    /// A table with these columns, those of its key, and those by which rows are found.
     pub(super) fn new(
-        client: &'a Client,
-        server: &'a str,
+        (client, server): (&'a Client, &'a str),
         target: &TargetTable,
         columns: Vec<Column>,
-        key: Vec<String>,
+        (key, exact): (Vec<String>, Vec<String>),
     ) -> Self {
         Table {
             client,
@@ -51,6 +55,8 @@ impl<'a> Table<'a> {
             sql_name: format!("{}.{}", quoted(&target.schema), quoted(&target.name)),
             columns,
             key,
+            exact,
+            missing: Vec::new(),
             existing: Vec::new(),
             is_new: false,
         }
@@ -78,14 +84,9 @@ impl<'a> Table<'a> {
         } else {
             let is_missing = |column: &&Column| !found.iter().any(|it| it.name == column.name);
             let missing: Vec<&Column> = self.columns.iter().filter(is_missing).collect();
-            if is_ours && !missing.is_empty() {
-                let added = missing.iter();
-                let added = added
-                    .map(|column| format!("ADD COLUMN {} {}", column.quoted(), column.sql_type));
-                let added = added.collect::<Vec<_>>().join(", ");
-                self.execute("add columns to", &format!("ALTER TABLE {} {added}", self.sql_name))
-                    .await?;
-                found = self.read_columns().await?;
+            if is_ours {
+                self.missing = missing.into_iter().cloned().collect();
+                found.extend(self.missing.iter().map(Existing::new));
             }
         }
         self.check_columns(&found)?;
@@ -95,6 +96,19 @@ impl<'a> Table<'a> {
         Ok(self.execute("read", &probe).await? == 0)
     }
 
+    /// Adds the columns that are missing. It locks the table: the rows are staged before.
+    pub(super) async fn add_columns(&self) -> Result<()> {
+        if self.missing.is_empty() {
+            return Ok(());
+        }
+        let added = self.missing.iter();
+        let added =
+            added.map(|column| format!("ADD COLUMN {} {}", column.quoted(), column.sql_type));
+        let added = added.collect::<Vec<_>>().join(", ");
+        self.execute("add columns to", &format!("ALTER TABLE {} {added}", self.sql_name)).await?;
+        Ok(())
+    }
+
     async fn read_columns(&self) -> Result<Vec<Existing>> {
         let query = "
             SELECT
@@ -102,10 +116,12 @@ impl<'a> Table<'a> {
                 coalesce(b.typname, t.typname)::text,
                 coalesce(b.typtype, t.typtype) = 'e',
                 format_type(a.atttypid, a.atttypmod),
-                CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END
+                CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END,
+                coalesce(c.collisdeterministic, true)
             FROM pg_attribute a
             JOIN pg_type t ON t.oid = a.atttypid
             LEFT JOIN pg_type b ON b.oid = t.typbasetype AND t.typtype = 'd'
+            LEFT JOIN pg_collation c ON c.oid = a.attcollation
             WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped
             ORDER BY a.attnum";
         let rows = self.client.query(query, &[&self.sql_name]).await;
@@ -118,14 +134,18 @@ impl<'a> Table<'a> {
             is_enum: row.get(2),
             sql_type: row.get(3),
             modifier: row.get(4),
+            is_deterministic: row.get(5),
         });
         Ok(columns.collect())
     }
 
     /// Checks that each column is there with a type that fits.
     fn check_columns(&self, found: &[Existing]) -> Result<()> {
-        let fits =
-            |column: &Column| found.iter().any(|it| it.name == column.name && column.fits(it));
+        let fits = |column: &Column| {
+            let is_exact = self.exact.contains(&column.name);
+            let is_fit = |it: &Existing| column.fits(it) && (it.is_deterministic || !is_exact);
+            found.iter().any(|it| it.name == column.name && is_fit(it))
+        };
         if self.columns.iter().all(fits) {
             return Ok(());
         }
@@ -165,8 +185,11 @@ impl<'a> Table<'a> {
             self.execute("make the primary key of", &add).await?;
             return Ok(());
         }
-        Err(Error::usage(format!("{} has no unique index of its key {names}", self.name))
-            .hint(format!("add it: {add}")))
+        Err(Error::usage(format!(
+            "{} has no unique index of its key {names}, without nulls",
+            self.name
+        ))
+        .hint(format!("add it: {add}")))
     }
 
     async fn has_key(&self) -> Result<bool> {
@@ -180,6 +203,7 @@ impl<'a> Table<'a> {
                         SELECT a.attname::text FROM pg_attribute a
                         WHERE a.attrelid = i.indrelid
                             AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+                            AND a.attnotnull
                         ORDER BY 1
                     ) = $2
             )";
@@ -241,11 +265,36 @@ impl<'a> Table<'a> {
         self.existing.iter().find(|it| it.name == column.name)
     }
 
+    /// Refuses rows of a stage whose values would be others in the columns by which rows are found, such as
+    /// a text with blanks at its end, or a UUID in capitals.
+    pub(super) async fn check_exact(&self, stage: &StageTable) -> Result<()> {
+        for column in stage.columns.iter().filter(|column| self.exact.contains(&column.name)) {
+            let Some(existing) = self.existing(column).filter(|it| column.is_changed_by(it)) else {
+                continue;
+            };
+            let name = column.quoted();
+            let probe = format!(
+                "SELECT FROM {} s WHERE CAST(CAST(s.{name} AS {}) AS text) <> s.{name} LIMIT 1",
+                stage.name, existing.sql_type
+            );
+            if self.execute("load", &probe).await? > 0 {
+                return Err(Error::data(format!(
+                    "cannot load {}: a value of the key column `{}` would be another one as {}",
+                    self.name, column.name, existing.sql_type
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// A condition that rows of the table, `t`, and of a stage, `s`, agree in some columns.
     fn agree<'b>(&self, columns: impl Iterator<Item = &'b Column>, comparison: &str) -> String {
-        let each = columns.map(|column| {
-            let staged = self.converted(column);
-            format!("t.{} {comparison} {staged}", column.quoted())
+        let each = columns.map(|column| match self.existing(column) {
+            // As text, because not every value can be converted.
+            Some(existing) if column.is_changed_by(existing) => {
+                format!("CAST(t.{name} AS text) {comparison} s.{name}", name = column.quoted())
+            }
+            _ => format!("t.{} {comparison} {}", column.quoted(), self.converted(column)),
         });
         each.collect::<Vec<_>>().join(" AND ")
     }
@@ -304,14 +353,19 @@ impl<'a> Table<'a> {
         } else {
             let set: Vec<String> =
                 others.iter().map(|name| format!("{name} = EXCLUDED.{name}")).collect();
-            let before: Vec<String> = others.iter().map(|name| format!("t.{name}")).collect();
-            let after: Vec<String> = others.iter().map(|name| format!("EXCLUDED.{name}")).collect();
-            format!(
-                "UPDATE SET {} WHERE ({}) IS DISTINCT FROM ({})",
-                set.join(", "),
-                before.join(", "),
-                after.join(", ")
-            )
+            // Some collations take different texts for the same.
+            let compared = |row: &str| {
+                let others = self.columns.iter().filter(|it| !self.key.contains(&it.name));
+                let each = others.map(|column| match self.existing(column) {
+                    Some(existing) if !existing.is_deterministic => {
+                        format!("{row}.{} COLLATE \"C\"", column.quoted())
+                    }
+                    _ => format!("{row}.{}", column.quoted()),
+                });
+                each.collect::<Vec<_>>().join(", ")
+            };
+            let (before, after) = (compared("t"), compared("EXCLUDED"));
+            format!("UPDATE SET {} WHERE ({}) IS DISTINCT FROM ({})", set.join(", "), before, after)
         };
         // In the order of the index, pages are read and written once.
         let insert = self.insert_sql(stage);
@@ -322,29 +376,38 @@ impl<'a> Table<'a> {
     /// Deletes the rows that agree with some row of a stage in some columns, null or not. Returns their
     /// number.
     pub(super) async fn delete_like(&self, stage: &StageTable, columns: &[String]) -> Result<u64> {
-        let is_named = |column: &&Column| columns.contains(&column.name);
-        let same = self.agree(self.columns.iter().filter(is_named), "IS NOT DISTINCT FROM");
-        let names = columns.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
-        let delete = if columns.is_empty() {
-            format!("DELETE FROM {} t", self.sql_name)
-        } else {
-            format!(
-                "DELETE FROM {} t USING (SELECT DISTINCT {names} FROM {}) s WHERE {same}",
+        if columns.is_empty() {
+            return self.execute("delete from", &format!("DELETE FROM {}", self.sql_name)).await;
+        }
+        let named = || self.columns.iter().filter(|column| columns.contains(&column.name));
+        let names = named().map(Column::quoted).collect::<Vec<_>>().join(", ");
+        let nulls = named().map(|column| format!("{} IS NULL", column.quoted()));
+        let nulls = nulls.collect::<Vec<_>>().join(" OR ");
+        let mut deleted = 0;
+        // Nulls apart: an index or a hash finds equal values alone.
+        for (comparison, rows) in [("=", format!("NOT ({nulls})")), ("IS NOT DISTINCT FROM", nulls)]
+        {
+            let same = self.agree(named(), comparison);
+            let delete = format!(
+                "DELETE FROM {} t USING (SELECT DISTINCT {names} FROM {} WHERE {rows}) s WHERE {same}",
                 self.sql_name, stage.name
-            )
-        };
-        self.execute("delete from", &delete).await
+            );
+            deleted += self.execute("delete from", &delete).await?;
+        }
+        Ok(deleted)
     }
 
     /// Deletes the rows of all days but some. Returns the number of rows and of days.
     pub(super) async fn delete_other_days(&self, day: &str, days: &[String]) -> Result<(u64, u64)> {
         let statement = format!(
             "WITH deleted AS (
-                DELETE FROM {} t WHERE t.{day} <> ALL (($1::text[])::date[]) OR t.{day} IS NULL
+                DELETE FROM {table} t WHERE t.{day} IS NULL OR t.{day} IN (
+                    SELECT {day} FROM {table} EXCEPT SELECT unnest(($1::text[])::date[])
+                )
                 RETURNING t.{day} AS day
             )
             SELECT count(*), count(DISTINCT day) FROM deleted",
-            self.sql_name,
+            table = self.sql_name,
             day = quoted(day)
         );
         let row = self.client.query_one(&statement, &[&days]).await;
