@@ -97,11 +97,12 @@ fixtures: sources ## Make fixtures/raw again, byte for byte
 
 BENCH := --glueless $(GLUELESS) --generate $(EXAMPLES)/generate_changes
 
-bench: bench-tools ## Time the fold next to its peers, runs onto large tables, nights, and questions
+bench: bench-tools postgres ## Time the fold next to its peers, runs onto large tables, nights, loads, and questions
 	$(BENCH_VENV)/bin/python benches/measure.py $(BENCH) --copy $(EXAMPLES)/copy_parquet --work $(BENCH_DATA)
 	$(BENCH_VENV)/bin/python benches/onto_a_table.py $(BENCH) --copy $(EXAMPLES)/copy_parquet --work $(BENCH_DATA)/tables
 	$(BENCH_VENV)/bin/python benches/nights.py $(BENCH) --work $(BENCH_DATA)/nights
 	$(BENCH_VENV)/bin/python benches/merges.py $(BENCH) --work $(BENCH_DATA)/nights
+	$(BENCH_VENV)/bin/python benches/loads.py $(BENCH) --work $(BENCH_DATA)/nights
 	$(BENCH_VENV)/bin/python benches/ages.py $(BENCH) --work $(BENCH_DATA)/ages
 	$(BENCH_VENV)/bin/python benches/questions.py $(BENCH) --work $(BENCH_DATA)
 

@@ -239,19 +239,22 @@ fn a_table_that_does_not_fit_is_refused_with_both_sides() {
 #[test]
 fn a_row_that_the_database_refuses_is_named_by_key_column_and_constraint() {
     let cases = [
-        ("CHECK (v < 1000000)", "bigint", "constraint `curated_v_check`"),
-        ("", "smallint", "a number is out of range"),
+        ("cat text, v bigint CHECK (v < 1000000)", "constraint `curated_v_check`"),
+        ("cat text, v smallint", "a number is out of range"),
+        ("cat category, v bigint", "a value is none of the column's type"),
+        ("cat varchar(5), v bigint", "a text is too long"),
     ];
-    for (constraint, kind, named) in cases {
+    for (columns, named) in cases {
         let database = Database::new();
         database.ask(&format!(
-            "SET ROLE lab; CREATE TABLE curated (id bigint PRIMARY KEY, cat text, v {kind} {constraint}, event_dt date)"
+            "SET ROLE lab; CREATE TYPE category AS ENUM ('a', 'b');
+            CREATE TABLE curated (id bigint PRIMARY KEY, {columns}, event_dt date);"
         ));
         let lab = Lab::builder().loaded().build().follow(&database);
         days(&lab);
         lab.run_days(1, 2);
         let before = database.rows("curated");
-        let change = Change { op: "U", id: 5, cat: "a", v: 7_654_321, us: 9, event_us: 0 };
+        let change = Change { op: "U", id: 5, cat: "secret", v: 7_654_321, us: 9, event_us: 0 };
         lab.put_changes("raw/20200102-000000001.parquet", 2, &[change]);
         let report = lab.run_days(2, 3);
         assert_eq!(report.exit_code(), 65);
@@ -261,10 +264,13 @@ fn a_row_that_the_database_refuses_is_named_by_key_column_and_constraint() {
         let follower = &report.followers[0];
         let error = follower.error.clone().expect("an error");
         assert!(error.contains(named) && error.contains("public.curated"), "{error}");
-        assert!(!error.contains("7654321"), "{error}");
+        assert!(!error.contains("7654321") && !error.contains("secret"), "{error}");
         let hint = follower.hint.clone().expect("a hint");
         assert!(hint.contains("by their key `id`"), "{hint}");
-        database.ask("ALTER TABLE curated DROP CONSTRAINT IF EXISTS curated_v_check; ALTER TABLE curated ALTER v TYPE bigint");
+        database.ask(
+            "ALTER TABLE curated DROP CONSTRAINT IF EXISTS curated_v_check;
+            ALTER TABLE curated ALTER v TYPE bigint, ALTER cat TYPE text",
+        );
         lab.load(false).expect("loaded");
         lab.assert_followed(&database, &["curated"]);
     }
@@ -843,4 +849,55 @@ fn an_index_that_allows_nulls_is_no_key() {
         error.contains("no unique index of its key \"id\", \"event_dt\", without nulls"),
         "{error}"
     );
+}
+
+/// The SQL of docs/followers.md that grants what a loader needs: to make tables, and the least.
+fn documented_grants() -> [String; 2] {
+    let text = include_str!("../docs/followers.md");
+    let section = text.split("### Permissions in the database").nth(1).expect("a section");
+    let blocks = section.split("```sql\n").skip(1).map(|rest| rest.split("```").next());
+    let mut blocks = blocks.map(|block| block.expect("a block").to_string());
+    [(); 2].map(|()| blocks.next().expect("a block of SQL"))
+}
+
+#[test]
+fn the_documented_permissions_are_enough_and_the_log_says_what_was_done() {
+    let tables =
+        "CREATE TABLE cust_loyalty (id bigint PRIMARY KEY, cat text, v bigint, event_dt date)";
+    for (number, grants) in documented_grants().into_iter().enumerate() {
+        let database = Database::new();
+        let loader = format!("loader{}_{number}", database.name);
+        let grants = grants.replace("DATABASE warehouse", &format!("DATABASE {}", database.name));
+        let grants = grants.replace("TO loader", &format!("TO {loader}"));
+        database.ask(&format!(
+            "CREATE ROLE {loader} LOGIN PASSWORD 'pass word'; CREATE SCHEMA dashboard;
+            REVOKE ALL ON DATABASE {} FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC;
+            {} {grants}",
+            database.name,
+            if number == 0 { String::new() } else { format!("{tables};") },
+        ));
+        let all = if number == 0 { builder() } else { Lab::builder().loaded() };
+        let lab = all.set("load.table", "cust_loyalty").build();
+        if number == 0 {
+            lab.edit_pipeline("table = \"daily\"", "table = \"dashboard.daily\"");
+        }
+        let mut lab = lab.follow(&database);
+        let url = database.url().replace("//lab:", &format!("//{loader}:"));
+        lab.environment.insert("WAREHOUSE_URL".into(), url);
+        days(&lab);
+        for first in 1..4 {
+            let program =
+                lab.program_for("run", &day(first), &day(first + 1)).envs(&lab.environment);
+            let output = program.run();
+            assert_eq!(output.code, 0, "{}", output.stderr);
+            let log = output.stderr;
+            assert!(log.contains("load public.cust_loyalty: startDate 2020-01-0"), "{log}");
+            if number == 0 {
+                assert!(log.contains("load dashboard.daily: startDate 2020-01-0"), "{log}");
+                assert!(log.contains("qualifying dates 1, rows deleted "), "{log}");
+            }
+            assert!(!log.contains("word"), "{log}");
+        }
+        assert_eq!(database.rows("cust_loyalty"), lab.published("curated"));
+    }
 }
