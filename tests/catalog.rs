@@ -186,6 +186,7 @@ fn calls_that_are_throttled_or_lose_their_reply_are_repeated() {
     }
     // A catalog that is not there.
     lab.environment.insert("AWS_ENDPOINT_URL_GLUE".into(), "http://127.0.0.1:1".into());
+    lab.environment.insert("AWS_MAX_ATTEMPTS".into(), "1".into());
     lab.put_day(3, &[("I", 5, "e")]);
     let report = lab.run_days(3, 4);
     assert_eq!(report.exit_code(), 69, "{:?}", report.followers);

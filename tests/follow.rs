@@ -901,3 +901,89 @@ fn the_documented_permissions_are_enough_and_the_log_says_what_was_done() {
         assert_eq!(database.rows("cust_loyalty"), lab.published("curated"));
     }
 }
+
+#[test]
+fn tables_that_do_not_do_as_they_are_told_are_refused() {
+    let columns = "(id bigint PRIMARY KEY, cat text, v bigint, event_dt date)";
+    let leaves_out = "CREATE FUNCTION leave_out() RETURNS trigger LANGUAGE plpgsql
+        AS $$ BEGIN RETURN CASE WHEN NEW.id = 7 THEN NULL ELSE NEW END; END $$;
+        CREATE TRIGGER t BEFORE INSERT ON curated FOR EACH ROW EXECUTE FUNCTION leave_out()";
+    for (made, message) in [
+        (
+            "CREATE TABLE t (id bigint); CREATE VIEW curated AS SELECT * FROM t".to_string(),
+            "is no table",
+        ),
+        (
+            format!(
+                "CREATE TABLE curated {columns}; CREATE RULE r AS ON DELETE TO curated DO INSTEAD NOTHING"
+            ),
+            "has rules",
+        ),
+        (format!("CREATE TABLE curated {columns}; {leaves_out}"), "has taken 39 of 40 rows"),
+    ] {
+        let database = Database::new();
+        database.ask(&format!("SET ROLE lab; {made}"));
+        let lab = Lab::builder().loaded().build().follow(&database);
+        days(&lab);
+        let report = lab.run_days(1, 2);
+        assert_eq!(report.exit_code(), 2, "{:?}", report.followers);
+        let error = report.followers[0].error.clone().expect("an error");
+        assert!(error.contains(message), "{error}");
+    }
+    // A policy that hides rows, after a load.
+    let database = Database::new();
+    let lab = Lab::builder().loaded().build().follow(&database);
+    days(&lab);
+    lab.run_days(1, 2);
+    database.ask(
+        "ALTER TABLE curated OWNER TO postgres; GRANT ALL ON curated TO lab;
+        ALTER TABLE curated ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY few ON curated USING (id < 3) WITH CHECK (true)",
+    );
+    let follower = &lab.run_days(2, 3).followers[0];
+    let error = follower.error.clone().expect("an error");
+    assert!(error.contains("row-level security"), "{error}");
+    assert!(follower.hint.as_ref().is_some_and(|hint| hint.contains("BYPASSRLS")), "{follower:?}");
+    database.ask("ALTER TABLE curated DISABLE ROW LEVEL SECURITY");
+    lab.load(false).expect("loaded");
+    lab.assert_followed(&database, &["curated"]);
+}
+
+#[test]
+fn rows_of_tables_that_inherit_stay_and_dropped_columns_come_back_whole() {
+    let database = Database::new();
+    let lab = builder().build().follow(&database);
+    days(&lab);
+    lab.run_days(1, 2);
+    database.ask(
+        "SET ROLE lab; CREATE TABLE child () INHERITS (curated); INSERT INTO child (id) VALUES (999)",
+    );
+    database.ask("ALTER TABLE ONLY curated DROP COLUMN v; ALTER TABLE daily DROP COLUMN n");
+    lab.run_days(2, 4);
+    assert_eq!(database.ask("SELECT id FROM child"), ["999"]);
+    let values = "SELECT sum(v) FROM ONLY curated";
+    let v: i64 =
+        lab.published("curated").iter().map(|row| row["v"].parse::<i64>().expect("a number")).sum();
+    assert_eq!(database.ask(values), [v.to_string()]);
+    lab.assert_followed(&database, &["daily", "rows"]);
+    lab.load(true).expect("loaded");
+    assert_eq!(database.ask("SELECT id FROM child"), ["999"]);
+}
+
+#[test]
+fn two_states_of_one_name_do_not_load_one_table() {
+    let database = Database::new();
+    let [production, development] =
+        [(); 2].map(|()| Lab::builder().loaded().build().follow(&database));
+    days(&production);
+    production.run_days(1, 2);
+    days(&development);
+    let report = development.run_days(1, 2);
+    assert_eq!(report.exit_code(), 2);
+    let error = report.followers[0].error.clone().expect("an error");
+    assert!(
+        error.contains("public.curated is loaded by another pipeline `lab`, whose state is"),
+        "{error}"
+    );
+    production.assert_followed(&database, &["curated"]);
+}

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::{Lab, Place, Program, environment_of};
+use crate::support::{Database, Lab, Place, Program, environment_of};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
 
@@ -60,6 +60,19 @@ fn answer(command: &str, pipeline: &Path, arguments: &[&str]) -> Value {
     program.succeed().json()
 }
 
+/// Loads the curated table into the table `loaded`; returns the follower's report.
+#[track_caller]
+fn load(pipeline: &Path, database: &Database) -> Value {
+    let program = Program::glueless()
+        .envs(environment_of("s3://lab"))
+        .envs([("WAREHOUSE_URL", database.url())])
+        .args(["--quiet", "load"])
+        .arg(pipeline)
+        .args(["--output", "json", "--set", "load.url_env=WAREHOUSE_URL"])
+        .args(["--set", "load.table=loaded"]);
+    program.succeed().json()["followers"][0].clone()
+}
+
 #[test]
 fn the_state_of_every_earlier_version_is_read_run_onto_and_verified() {
     let mut versions: Vec<PathBuf> = fs::read_dir(Path::new(FIXTURES).join("states"))
@@ -76,9 +89,23 @@ fn the_state_of_every_earlier_version_is_read_run_onto_and_verified() {
             let before = answer("runs", &pipeline, &[]);
             assert_eq!(before["runs"].as_array().expect("runs").len(), 8, "{before}");
             assert!(answer("verify", &pipeline, &[])["is_equal"] == true);
+            let database = (name == "latest").then(Database::new);
+            if let Some(database) = &database {
+                assert_eq!(load(&pipeline, database)["from_commit"], Value::Null);
+            }
             let window = ["--start-date", "2019-12-15", "--end-date", "2019-12-16"];
             let report = answer("run", &pipeline, &window);
             assert_eq!(report["files"], 2, "{report}");
+            if let Some(database) = &database {
+                // Its versions do not say which commit accepted them.
+                assert!(load(&pipeline, database)["from_commit"].is_number());
+                let mut published = lab.lines("lake/latest", ["event_id", "cust_id"]);
+                published.sort();
+                let rows = "SELECT event_id || ' ' || cust_id FROM loaded";
+                let mut rows = database.ask(rows);
+                rows.sort();
+                assert_eq!(rows, published);
+            }
             let verified = answer("verify", &pipeline, &[]);
             assert!(verified["is_equal"] == true, "{verified}");
             let explained = answer("explain-key", &pipeline, &["Cust105"]);

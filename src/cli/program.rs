@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use futures::future::LocalBoxFuture;
 use indicatif::ProgressBar;
 
-use crate::cli::args::{self, Command, Dates, Logging, Many, One, Output};
+use crate::cli::args::{self, Command, Common, Dates, Logging, Many, One, Output};
 use crate::cli::logging::Log;
 use crate::cli::metrics::{MetricsFile, Outcome};
 use crate::cli::resources::{environment, now, peak_memory_bytes, resources};
@@ -87,13 +87,11 @@ impl Program {
             Command::Load(arguments) => {
                 let full = arguments.full;
                 self.run_each(&arguments.many, |path| {
-                    self.follow_one(path, &arguments.many.common.set, |run_context| {
-                        load(run_context, full)
-                    })
+                    self.follow_one(path, &arguments.many, |run_context| load(run_context, full))
                 })
             }
             Command::Catalog(many) => {
-                self.run_each(many, |path| self.follow_one(path, &many.common.set, catalog))
+                self.run_each(many, |path| self.follow_one(path, many, catalog))
             }
             Command::Backfill(arguments) => self.backfill(arguments),
             Command::Plan(arguments) => {
@@ -111,7 +109,13 @@ impl Program {
                     args::Dialect::Postgres => Dialect::Postgres,
                     args::Dialect::Redshift => Dialect::Redshift,
                 };
-                self.run_read_only(&arguments.one, |run_context| ddl(run_context, dialect))
+                // Statements are for another program as they are.
+                let output = arguments.one.common.output.unwrap_or(Output::Text);
+                let one = One {
+                    pipeline: arguments.one.pipeline.clone(),
+                    common: Common { set: arguments.one.common.set.clone(), output: Some(output) },
+                };
+                self.run_read_only(&one, |run_context| ddl(run_context, dialect))
             }
             Command::Runs(one) => {
                 self.run_read_only(one, |run_context| Box::pin(history(run_context)))
@@ -193,7 +197,7 @@ impl Program {
         if let Ok(report) = &ended {
             self.log.failed_followers(&report.followers);
         }
-        write_metrics(metrics, [&name, &alias], began, ended.as_ref());
+        write_metrics(metrics, [&name, &alias], began, ended.as_ref().map(Some));
         ended
     }
 
@@ -201,15 +205,22 @@ impl Program {
     fn follow_one(
         &self,
         path: &Path,
-        set: &[String],
+        many: &Many,
         follow: impl for<'a> FnOnce(&'a RunContext<'_>) -> LocalBoxFuture<'a, Result<Followed>>,
     ) -> Result<Followed> {
-        let started = Instant::now();
-        self.log.begin("", &base_name(path));
-        let pipeline = Pipeline::read(path, set)?;
-        let resources = resources(&pipeline.limits);
-        let run_context = self.run_context(&pipeline, &resources, started);
-        runtime(&resources)?.block_on(follow(&run_context))
+        let (started, began) = (Instant::now(), now());
+        let alias = base_name(path);
+        let mut name = alias.clone();
+        self.log.begin("", &alias);
+        let ended = Pipeline::read(path, &many.common.set).and_then(|pipeline| {
+            name.clone_from(&pipeline.name);
+            let resources = resources(&pipeline.limits);
+            let run_context = self.run_context(&pipeline, &resources, started);
+            runtime(&resources)?.block_on(follow(&run_context))
+        });
+        let metrics = metrics_file(many)?;
+        write_metrics(metrics.as_ref(), [&name, &alias], began, ended.as_ref().map(|_| None));
+        ended
     }
 
     /// The context of a run that begins now.
@@ -312,7 +323,7 @@ fn write_metrics(
     metrics: Option<&MetricsFile>,
     [pipeline, alias]: [&str; 2],
     started: DateTime<Utc>,
-    ended: Result<&Report, &Error>,
+    ended: Result<Option<&Report>, &Error>,
 ) {
     let Some(metrics) = metrics else {
         return;
@@ -322,8 +333,11 @@ fn write_metrics(
         alias,
         started,
         ended: now(),
-        exit_code: ended.map_or_else(|error| error.kind.exit_code(), Answer::exit_code),
-        report: ended.ok(),
+        exit_code: match ended {
+            Ok(report) => report.map_or(0, Answer::exit_code),
+            Err(error) => error.kind.exit_code(),
+        },
+        report: ended.ok().flatten().filter(|report| report.exit_code() == 0),
     });
     if let Err(error) = written {
         tracing::warn!("{error}");

@@ -117,6 +117,10 @@ fn followed(
 
 /// Whether a run has computed an aggregate as it is now. One that is new, or has another query, is
 /// computed by the next run; until then it has no rows to follow.
+#[cfg_attr(
+    not(any(feature = "glue", feature = "postgres")),
+    expect(dead_code, reason = "without followers nothing asks")
+)]
 pub(super) fn is_computed(ledger: &Ledger, aggregate: &Aggregate) -> bool {
     let table = aggregate.table();
     let is_computed = ledger.runs.iter().any(|run| run.tables.contains(&table));

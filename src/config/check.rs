@@ -210,7 +210,10 @@ impl Checks<'_> {
         let parse = |text| {
             TargetTable::parse(text).ok_or_else(|| {
                 let why = format!("is `{text}`");
-                self.wrong(key, why).hint("write schema.table, or a table of the schema `public`")
+                self.wrong(key, why).hint(
+                    "write schema.table, or a table of the schema `public`; names have at most 63 bytes, \
+                     no dot and no quotation mark",
+                )
             })
         };
         text.map(parse).transpose()

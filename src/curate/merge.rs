@@ -44,6 +44,7 @@ use crate::store::Folder;
 use crate::table::sorter::{Readers, Sorted, Sorter};
 
 mod bloom;
+#[cfg(feature = "postgres")]
 pub(crate) mod changed_keys;
 mod decide;
 pub(crate) mod entries;

@@ -47,8 +47,8 @@ const WRITTEN_AT_ONCE: usize = 100;
 const DELETED_AT_ONCE: usize = 25;
 /// The calls that are open at once.
 const CONCURRENT_CALLS: usize = 4;
-/// How often a call is tried: Glue throttles accounts, for seconds.
-const TRIES: u32 = 8;
+/// How often a call is tried if AWS_MAX_ATTEMPTS does not say it: Glue throttles accounts, for seconds.
+const TRIES: u32 = 6;
 /// The longest value of a parameter of a table, in bytes.
 const PARAMETER_BYTES_MAX: usize = 500_000;
 /// How Hive names the value null.
@@ -105,7 +105,7 @@ impl Registrar<'_> {
     /// Usage, when something is not permitted, a table is that of someone else, or a type is not
     /// supported; storage, when the catalog cannot be reached.
     pub(crate) async fn register(&self) -> Result<Vec<FollowerReport>> {
-        let client = client(self.environment).await;
+        let client = client(self.environment).await?;
         let mut reports = Vec::new();
         for table in &self.tables {
             reports.push(self.register_one(&client, table).await?);
@@ -486,10 +486,11 @@ impl Registrar<'_> {
 }
 
 /// A client with the keys, the region and the endpoint of an environment, or what the SDK finds.
-async fn client(environment: &BTreeMap<String, String>) -> Client {
+async fn client(environment: &BTreeMap<String, String>) -> Result<Client> {
     let get = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
+    let tries = get("AWS_MAX_ATTEMPTS").and_then(|tries| tries.parse().ok()).unwrap_or(TRIES);
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .retry_config(RetryConfig::standard().with_max_attempts(TRIES));
+        .retry_config(RetryConfig::standard().with_max_attempts(tries));
     if let Some(region) = get("AWS_REGION").or(get("AWS_DEFAULT_REGION")) {
         loader = loader.region(Region::new(region));
     }
@@ -501,7 +502,13 @@ async fn client(environment: &BTreeMap<String, String>) -> Client {
         loader =
             loader.credentials_provider(Credentials::new(key, secret, token, None, "environment"));
     }
-    Client::new(&loader.load().await)
+    let config = loader.load().await;
+    if config.region().is_none() {
+        return Err(
+            Error::usage("the region of the Glue catalog is not known").hint("set AWS_REGION")
+        );
+    }
+    Ok(Client::new(&config))
 }
 
 /// The marker in the parameters of a table.

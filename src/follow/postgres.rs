@@ -28,7 +28,9 @@ use tracing::{debug, info, warn};
 use crate::config::{Load, Pipeline, Sql, TargetTable};
 use crate::curate::merge::changed_keys::{ChangedKeys, VersionsSince};
 use crate::error::{Error, Result};
+use crate::follow::Marker;
 use crate::follow::ddl::key_of;
+use crate::follow::difference::Difference;
 use crate::follow::postgres::column::Column;
 use crate::follow::postgres::connect::Server;
 use crate::follow::postgres::copy::RowCopy;
@@ -36,7 +38,6 @@ use crate::follow::postgres::marker::Markers;
 use crate::follow::postgres::refusal::{failed, is_in_doubt, of_rows_with};
 use crate::follow::postgres::table::Table;
 use crate::follow::rows::PublishedRows;
-use crate::follow::{Difference, Marker};
 use crate::layout::{parent, partition_values};
 use crate::report::FollowerReport;
 use crate::state::State;
@@ -54,7 +55,7 @@ mod table;
 
 /// Begins the transaction. A loader that is suspended holds no lock forever, and none waits for it forever.
 const BEGIN: &str = "BEGIN; SET LOCAL client_min_messages TO warning;
-    SET LOCAL lock_timeout TO '10min'; SET LOCAL idle_in_transaction_session_timeout TO '60min'";
+    SET LOCAL row_security TO off; SET LOCAL lock_timeout TO '10min'; SET LOCAL idle_in_transaction_session_timeout TO '60min'";
 
 /// What is loaded, and into which tables.
 pub(crate) struct Loader<'a> {
@@ -160,6 +161,7 @@ impl Loader<'_> {
             client: &session.client,
             server: &server.name,
             pipeline: &self.pipeline.name,
+            state: self.pipeline.state.to_string(),
         };
         for table in &self.tables {
             markers.prepare(table.target).await?;
@@ -284,6 +286,8 @@ impl Loader<'_> {
             (key.clone(), exact.clone()),
         );
         let is_empty = target.prepare(is_ours).await?;
+        // A column that was dropped has no values in any row.
+        let difference = if target.lacks_columns() { Difference::Everything } else { difference };
         let apply = async {
             match table.day {
                 Some(day) => {
@@ -325,20 +329,25 @@ impl Loader<'_> {
         table: &LoadedTable<'_>,
         report: &mut FollowerReport,
     ) -> Result<()> {
+        target.check_key().await?;
         target.add_columns().await?;
-        if target.takes_copies() {
+        let rows = if target.takes_copies() {
             let mut copy = target.copy_in().await?;
             self.copy_rows(&mut copy, table, Difference::Everything, None).await?;
             report.rows_upserted = copy.finish().await?;
+            let files = self.state.ledger.files(&table.name);
+            files.map(TableFile::live_rows).sum()
         } else {
             let stage = target.stage(number, "rows", target.columns.clone()).await?;
             let mut copy = target.copy_to(&stage).await?;
             self.copy_rows(&mut copy, table, Difference::Everything, None).await?;
-            copy.finish().await?;
+            let rows = copy.finish().await?;
             target.check_exact(&stage).await?;
             report.rows_upserted = target.insert(&stage).await?;
-        }
-        target.ensure_key().await
+            rows
+        };
+        target.check_written(report.rows_upserted, rows)?;
+        target.make_key().await
     }
 
     /// Applies the keys that changed.
@@ -350,7 +359,7 @@ impl Loader<'_> {
         difference: Difference,
         report: &mut FollowerReport,
     ) -> Result<()> {
-        target.ensure_key().await?;
+        target.check_key().await?;
         let (changed, difference) = match difference {
             Difference::Since(since) => {
                 let versions = self.versions_since(since, table)?;

@@ -137,8 +137,11 @@ fn help_is_the_manual() {
       aggregate    Recompute the aggregates only
       backfill     Run a long period in steps
       catch-up     Fold what no run has folded yet
+      load         Load the tables into the database of `[load]`
+      catalog      Register the tables in the catalog of `[catalog]`
       rebuild      Rebuild all tables from raw
       plan         Show what a run would do
+      ddl          Print statements that make the tables known elsewhere
       runs         List past runs
       verify       Check the tables against raw
       explain-key  Show the changes of one key

@@ -118,7 +118,7 @@ impl<'a> Watch<'a> for Watcher<'a> {
             Err(error) => self.program.log.failed(error),
         }
         let names = [self.pipeline.name.as_str(), self.alias];
-        write_metrics(self.metrics, names, run_context.now, ended.as_ref());
+        write_metrics(self.metrics, names, run_context.now, ended.as_ref().map(Some));
     }
 
     fn followed(&self, run_context: &RunContext<'a>, followers: &[FollowerReport]) {

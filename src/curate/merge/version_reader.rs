@@ -50,6 +50,7 @@ impl VersionReader<'_> {
     }
 
     /// Passes the versions of a file that may be of wanted keys to the sorter.
+    #[cfg(feature = "postgres")]
     pub(super) async fn look_up(&self, path: &str, bytes: u64, sorter: &mut Sorter) -> Result<()> {
         let (file, columns) = open_versions(self.state, &self.entries.layout, path, bytes).await?;
         self.pass_on_candidates(&file, &columns, sorter).await

@@ -55,8 +55,12 @@ impl Server {
     pub(super) fn parse(url: &str, variable: &str) -> Result<Self> {
         let wrong = |why: String| {
             Error::usage(format!("the variable {variable} (`load.url_env`) {why}"))
-                .hint("write postgresql://user:password@host:5432/database?sslmode=verify-full")
+                .hint(
+                    "write postgresql://user:password@host:5432/database?sslmode=verify-full, with %40, \
+                     %2F and %25 for @, / and % in the password",
+                )
         };
+        let url = url.trim();
         let (rest, options) = without_tls_options(url);
         let mut config: Config =
             rest.parse().map_err(|_| wrong("is not the URL of a PostgreSQL database".into()))?;
@@ -68,9 +72,7 @@ impl Server {
         let is_cut = |text: &str| text.contains('@');
         let is_host_cut = hosts.iter().any(|host| matches!(host, Host::Tcp(name) if is_cut(name)));
         if is_host_cut || config.get_dbname().is_some_and(is_cut) {
-            return Err(wrong(
-                "has an `@` or `/` in its password that is not written as %40 or %2F".into(),
-            ));
+            return Err(wrong("has an `@` or `/` in its password as it is".into()));
         }
         let addresses = config.get_hostaddrs();
         let is_near = hosts.iter().all(is_this_machine)

@@ -3,7 +3,8 @@
 //! | column | type | meaning |
 //! |---|---|---|
 //! | `pipeline`, `table` | text | the pipeline, and the table that it loads, `schema.table` |
-//! | `source` | text | what is loaded into it, as the ledger names it |
+//! | `state` | text | the pipeline's state: two of the same name are two |
+//! | `source` | text | what is loaded into it: the table as the ledger names it, and its columns |
 //! | `commit`, `run_id` | bigint, text | the last commit that was applied, and the run that made it |
 //! | `at` | timestamp with time zone | when it was applied |
 //!
@@ -26,6 +27,8 @@ pub(super) struct Markers<'a> {
     pub(super) client: &'a Client,
     pub(super) server: &'a str,
     pub(super) pipeline: &'a str,
+    /// The URL of its state.
+    pub(super) state: String,
 }
 
 impl Markers<'_> {
@@ -38,6 +41,7 @@ impl Markers<'_> {
             "CREATE TABLE IF NOT EXISTS {markers} (
                 pipeline text NOT NULL,
                 \"table\" text NOT NULL,
+                state text NOT NULL,
                 source text NOT NULL,
                 commit bigint,
                 run_id text,
@@ -86,13 +90,15 @@ impl Markers<'_> {
             ));
         }
         let insert = format!(
-            "INSERT INTO {markers} (pipeline, \"table\", source, at) VALUES ($1, $2, '', now())
-            ON CONFLICT DO NOTHING"
+            "INSERT INTO {markers} (pipeline, \"table\", state, source, at)
+            VALUES ($1, $2, $3, '', now()) ON CONFLICT DO NOTHING"
         );
         let key: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&self.pipeline, &table];
-        self.client.execute(&insert, &key).await.map_err(refused)?;
+        let named: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+            [&self.pipeline, &table, &self.state];
+        self.client.execute(&insert, &named).await.map_err(refused)?;
         let lock = format!(
-            "SELECT commit, run_id, source FROM {markers}
+            "SELECT commit, run_id, source, state FROM {markers}
             WHERE pipeline = $1 AND \"table\" = $2 FOR UPDATE"
         );
         let free = self.client.query_opt(&format!("{lock} SKIP LOCKED"), &key).await;
@@ -104,6 +110,17 @@ impl Markers<'_> {
             }
         };
         let (commit, run_id): (Option<i64>, Option<String>) = (row.get(0), row.get(1));
+        let state: String = row.get(3);
+        if commit.is_some() && state != self.state {
+            return Err(Error::usage(format!(
+                "{table} is loaded by another pipeline `{}`, whose state is {state}",
+                self.pipeline
+            ))
+            .hint(format!(
+                "give each pipeline its own table; if the state has moved, or that pipeline is not \
+                 used any more, delete its row from {markers}"
+            )));
+        }
         let marker = commit.zip(run_id).map(|(commit, run_id)| Marker {
             commit: commit.max(0) as u64,
             run_id,
@@ -116,17 +133,20 @@ impl Markers<'_> {
     pub(super) async fn set(&self, target: &TargetTable, marker: &Marker) -> Result<()> {
         let (markers, table) = (markers_of(target), target.to_string());
         let update = format!(
-            "UPDATE {markers} SET source = $3, commit = $4, run_id = $5, at = now()
+            "UPDATE {markers} SET source = $3, commit = $4, run_id = $5, state = $6, at = now()
             WHERE pipeline = $1 AND \"table\" = $2"
         );
         let commit = marker.commit as i64;
-        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-            [&self.pipeline, &table, &marker.source, &commit, &marker.run_id];
+        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+            [&self.pipeline, &table, &marker.source, &commit, &marker.run_id, &self.state];
         let doing = format!("write the marker of {table}");
         let rows = self.client.execute(&update, &values).await;
         match rows.map_err(|error| failed(self.server, &doing, &error))? {
             1 => Ok(()),
-            _ => Err(Error::internal(format!("the marker of {table} was lost"))),
+            _ => Err(Error::usage(format!(
+                "the marker of {table} is gone: {markers} has no row of it"
+            ))
+            .hint("leave the markers alone in `load.after_sql`, then run `glueless load`")),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// The error of a connection that cannot be made.
 pub(super) fn connecting(server: &str, error: &ServerError) -> Error {
     if let Some(refusal) = error.as_db_error() {
-        return refused(server, refusal, "open a connection");
+        return refused(server, refusal, "open a session");
     }
     let mut next: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(cause) = next {
@@ -90,13 +90,20 @@ fn refused(server: &str, refusal: &DbError, doing: &str) -> Error {
             Error::storage(format!("cannot {doing} in {server}: {}", refusal.message()))
                 .hint("nothing was loaded by this command: run it again")
         }
+        "25" if code == "25001" => of_transaction(server, refusal, doing),
+        "2D" => of_transaction(server, refusal, doing),
         "25" => Error::usage(format!("cannot {doing} in {server}: {}", refusal.message()))
             .hint("name the primary server in the URL: this one takes no changes"),
         "28" | "3D" => Error::usage(format!("cannot {doing} in {server}: {}", refusal.message()))
             .hint("check user, password and database in the URL"),
         _ if code == "42501" => {
-            Error::usage(format!("cannot {doing} in {server}: {}", refusal.message()))
-                .hint("grant it; docs/followers.md lists what a loader needs")
+            let is_of_rows = refusal.message().contains("row-level security");
+            let hint = if is_of_rows {
+                "a loader must see all rows: ALTER ROLE … BYPASSRLS"
+            } else {
+                "grant it; docs/followers.md lists what a loader needs"
+            };
+            Error::usage(format!("cannot {doing} in {server}: {}", refusal.message())).hint(hint)
         }
         "42" | "0A" | "2B" | "3F" => {
             Error::usage(format!("cannot {doing} in {server}: {}", refusal.message()))
@@ -105,11 +112,19 @@ fn refused(server: &str, refusal: &DbError, doing: &str) -> Error {
     }
 }
 
+/// The error for a statement that cannot run in a transaction, or ends it.
+fn of_transaction(server: &str, refusal: &DbError, doing: &str) -> Error {
+    Error::usage(format!("cannot {doing} in {server}: {}", refusal.message())).hint(
+        "leave COMMIT, ROLLBACK and what cannot run in a transaction out of `load.after_sql`; then run \
+         `glueless load`",
+    )
+}
+
 /// The error for a row that the target refuses.
 fn of_a_row(refusal: &DbError, doing: &str) -> Error {
     let what = match refusal.code().code() {
         "23502" => "a value is missing",
-        "23503" => "a foreign key finds no row",
+        "23503" => "a foreign key is not met",
         "23505" => "a unique constraint has the value already",
         "23514" => "a check constraint is not met",
         "23P01" => "an exclusion constraint is not met",
@@ -119,6 +134,7 @@ fn of_a_row(refusal: &DbError, doing: &str) -> Error {
         "22P02" | "22P03" => "a value is none of the column's type",
         "21000" => "two rows have the same key there",
         "54000" => "a value is too large, such as for an index",
+        "22P05" => "a text has a character that the encoding of the database lacks",
         "22021" => "a text has a character that the database cannot store",
         _ => "a value is refused",
     };

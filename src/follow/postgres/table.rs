@@ -32,6 +32,8 @@ pub(super) struct Table<'a> {
     existing: Vec<Existing>,
     /// Whether this load has made it.
     is_new: bool,
+    /// The table without those that inherit from it, as SQL names it; a partitioned one with its parts.
+    only: String,
 }
 
 /// A temporary table, gone with the transaction.
@@ -59,6 +61,7 @@ impl<'a> Table<'a> {
             missing: Vec::new(),
             existing: Vec::new(),
             is_new: false,
+            only: String::new(),
         }
     }
 
@@ -73,6 +76,7 @@ impl<'a> Table<'a> {
     /// # Errors
     /// Usage, when columns or key do not fit; those of the server.
     pub(super) async fn prepare(&mut self, is_ours: bool) -> Result<bool> {
+        self.check_kind().await?;
         let mut found = self.read_columns().await?;
         if found.is_empty() {
             let columns = self.columns.iter();
@@ -92,8 +96,54 @@ impl<'a> Table<'a> {
         self.check_columns(&found)?;
         let of_column = |column: &Column| found.iter().find(|it| it.name == column.name).cloned();
         self.existing = self.columns.iter().filter_map(of_column).collect();
-        let probe = format!("SELECT FROM {} LIMIT 1", self.sql_name);
+        let probe = format!("SELECT FROM {} LIMIT 1", self.only);
         Ok(self.execute("read", &probe).await? == 0)
+    }
+
+    /// Refuses what is no table, and a table with rules, which do other things than they are told.
+    async fn check_kind(&mut self) -> Result<()> {
+        let query = "SELECT relkind::text, relhasrules FROM pg_class WHERE oid = to_regclass($1)";
+        let row = self.client.query_opt(query, &[&self.sql_name]).await;
+        let row = row.map_err(|error| {
+            failed(self.server, &format!("read the kind of {}", self.name), &error)
+        })?;
+        let (kind, has_rules): (String, bool) = match &row {
+            Some(row) => (row.get(0), row.get(1)),
+            None => ("r".into(), false),
+        };
+        self.only = match kind.as_str() {
+            "p" => self.sql_name.clone(),
+            _ => format!("ONLY {}", self.sql_name),
+        };
+        if !matches!(kind.as_str(), "r" | "p") {
+            return Err(Error::usage(format!("{} is no table", self.name))
+                .hint("name a table; a view over it can be made in `load.after_sql`"));
+        }
+        if has_rules {
+            return Err(Error::usage(format!(
+                "{} has rules, which change what is written",
+                self.name
+            ))
+            .hint("drop the rules (\\d shows them), or load into another table"));
+        }
+        Ok(())
+    }
+
+    /// Whether it lacks columns that it gets.
+    pub(super) fn lacks_columns(&self) -> bool {
+        !self.missing.is_empty()
+    }
+
+    /// Refuses that rows are left out, as by a trigger.
+    pub(super) fn check_written(&self, written: u64, rows: u64) -> Result<()> {
+        if written == rows {
+            return Ok(());
+        }
+        Err(Error::usage(format!(
+            "{} has taken {written} of {rows} rows: a trigger leaves rows out",
+            self.name
+        ))
+        .hint("drop the trigger, or load into another table"))
     }
 
     /// Adds the columns that are missing. It locks the table: the rows are staged before.
@@ -105,7 +155,15 @@ impl<'a> Table<'a> {
         let added =
             added.map(|column| format!("ADD COLUMN {} {}", column.quoted(), column.sql_type));
         let added = added.collect::<Vec<_>>().join(", ");
-        self.execute("add columns to", &format!("ALTER TABLE {} {added}", self.sql_name)).await?;
+        let alter = format!("ALTER TABLE {} {added}", self.sql_name);
+        self.execute("add columns to", &alter).await.map_err(|error| {
+            if error.kind == crate::error::Kind::Usage {
+                error
+                    .hint(format!("let the table's owner do it, then run `glueless load`: {alter}"))
+            } else {
+                error
+            }
+        })?;
         Ok(())
     }
 
@@ -171,20 +229,32 @@ impl<'a> Table<'a> {
         columns.cloned().collect()
     }
 
-    /// Makes the key the primary key of a new table, or checks that the table has a unique index of it.
+    fn add_key(&self) -> String {
+        let names = self.key.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
+        format!("ALTER TABLE {} ADD PRIMARY KEY ({names})", self.sql_name)
+    }
+
+    /// Makes the key the primary key of a new table, which has been filled.
     ///
     /// # Errors
-    /// Usage, when it has none; data, when a key has nulls or is there twice.
-    pub(super) async fn ensure_key(&self) -> Result<()> {
-        if self.key.is_empty() || self.has_key().await? {
+    /// Data, when a key has nulls or is there twice.
+    pub(super) async fn make_key(&self) -> Result<()> {
+        if self.is_new && !self.key.is_empty() {
+            self.execute("make the primary key of", &self.add_key()).await?;
+        }
+        Ok(())
+    }
+
+    /// Checks that a table that was there has a unique index of the key.
+    ///
+    /// # Errors
+    /// Usage, when it has none.
+    pub(super) async fn check_key(&self) -> Result<()> {
+        if self.is_new || self.key.is_empty() || self.has_key().await? {
             return Ok(());
         }
         let names = self.key.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
-        let add = format!("ALTER TABLE {} ADD PRIMARY KEY ({names})", self.sql_name);
-        if self.is_new {
-            self.execute("make the primary key of", &add).await?;
-            return Ok(());
-        }
+        let add = self.add_key();
         Err(Error::usage(format!(
             "{} has no unique index of its key {names}, without nulls",
             self.name
@@ -311,8 +381,7 @@ impl<'a> Table<'a> {
     pub(super) async fn delete_keys(&self, stage: &StageTable) -> Result<u64> {
         let key = self.key_columns();
         let same_key = self.agree(key.iter(), "=");
-        let delete =
-            format!("DELETE FROM {} t USING {} s WHERE {same_key}", self.sql_name, stage.name);
+        let delete = format!("DELETE FROM {} t USING {} s WHERE {same_key}", self.only, stage.name);
         self.execute("delete from", &delete).await
     }
 
@@ -322,7 +391,7 @@ impl<'a> Table<'a> {
         let same_key = self.agree(key.iter(), "=");
         let delete = format!(
             "DELETE FROM {} t WHERE NOT EXISTS (SELECT FROM {} s WHERE {same_key})",
-            self.sql_name, stage.name
+            self.only, stage.name
         );
         self.execute("delete from", &delete).await
     }
@@ -377,7 +446,7 @@ impl<'a> Table<'a> {
     /// number.
     pub(super) async fn delete_like(&self, stage: &StageTable, columns: &[String]) -> Result<u64> {
         if columns.is_empty() {
-            return self.execute("delete from", &format!("DELETE FROM {}", self.sql_name)).await;
+            return self.execute("delete from", &format!("DELETE FROM {}", self.only)).await;
         }
         let named = || self.columns.iter().filter(|column| columns.contains(&column.name));
         let names = named().map(Column::quoted).collect::<Vec<_>>().join(", ");
@@ -390,7 +459,7 @@ impl<'a> Table<'a> {
             let same = self.agree(named(), comparison);
             let delete = format!(
                 "DELETE FROM {} t USING (SELECT DISTINCT {names} FROM {} WHERE {rows}) s WHERE {same}",
-                self.sql_name, stage.name
+                self.only, stage.name
             );
             deleted += self.execute("delete from", &delete).await?;
         }
@@ -407,7 +476,7 @@ impl<'a> Table<'a> {
                 RETURNING t.{day} AS day
             )
             SELECT count(*), count(DISTINCT day) FROM deleted",
-            table = self.sql_name,
+            table = self.only,
             day = quoted(day)
         );
         let row = self.client.query_one(&statement, &[&days]).await;
