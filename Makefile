@@ -55,8 +55,8 @@ sources:
 test: sources $(VENV)/installed postgres ## Run all tests
 	GLUELESS_TEST_PYTHON=$(TEST_PYTHON) $(CARGO) test --release
 
-test-long: sources $(VENV)/installed postgres ## Run the property tests with 20 times the cases
-	GLUELESS_TEST_PYTHON=$(TEST_PYTHON) GLUELESS_TEST_TIMES=20 $(CARGO) test --release --test main -- model::
+test-long: sources $(VENV)/installed postgres ## Run the property tests with 20 times the cases, and 10,000 partitions
+	GLUELESS_TEST_PYTHON=$(TEST_PYTHON) GLUELESS_TEST_TIMES=20 $(CARGO) test --release --test main -- model:: catalog::many_partitions
 
 test-airflow: build $(AIRFLOW_VENV)/installed ## Run the DAG of examples/airflow in a real Airflow
 	$(AIRFLOW_VENV)/bin/python tests/airflow_dag.py --glueless $(GLUELESS)

@@ -114,7 +114,6 @@ impl Location {
         (self.url.scheme() == "file").then(|| self.url.to_file_path().ok()).flatten()
     }
 
-    /// The path inside the store.
     /// The location as others write it, with a slash at its end: a path, or `s3://bucket/prefix/` with the
     /// prefix that objects have, not encoded.
     pub fn folder(&self) -> String {
@@ -127,6 +126,7 @@ impl Location {
         format!("{}/", folder.trim_end_matches('/'))
     }
 
+    /// The path inside the store.
     fn prefix(&self) -> Result<Path> {
         Path::from_url_path(self.url.path()).map_err(|error| {
             Error::usage(format!("cannot use the location {self}")).caused_by(error)

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::{
     Answer, COUNT_PER_DAY, Glue, GlueProxy, Lab, LabBuilder, Place, Task, Trouble, assert_refused,
-    day, integers, texts, timestamps,
+    day, integers, test_times, texts, timestamps,
 };
 
 fn builder(glue: &Glue) -> LabBuilder {
@@ -197,10 +197,8 @@ fn calls_that_are_throttled_or_lose_their_reply_are_repeated() {
 
 #[test]
 fn many_partitions_are_added_and_removed_in_batches() {
-    many_partitions(1_200);
-}
-
-fn many_partitions(count: i64) {
+    // `make test-long` takes more of them.
+    let count = if test_times() > 1 { 10_000 } else { 1_200 };
     let glue = Glue::new();
     let builder = Lab::builder().place(Place::S3).set("catalog.glue", glue.database.as_str());
     let mut lab = builder.partition_by(&["id"]).build().with_catalog();

@@ -755,13 +755,16 @@ fn keys_that_a_column_would_change_are_refused_and_others_are_found() {
         ["11111111-1111-1111-1111-11111111111a", "22222222-2222-2222-2222-22222222222b"];
     for (kind, keys, bad) in [
         ("uuid", UUIDS, "11111111-1111-1111-1111-11111111111A"),
+        ("inet", ["10.0.0.1", "10.0.0.2"], "10.0.0.1/32"),
+        ("letter", ["a", "b"], "zzq"),
         ("char(3)", ["a", "b"], "a  "),
         ("varchar(3)", ["a", "b"], "abc "),
         ("text", ["a", "b"], "a\0"),
     ] {
         let database = Database::new();
         database.ask(&format!(
-            "SET ROLE lab; CREATE TABLE curated (k {kind} PRIMARY KEY, v bigint, event_dt date)"
+            "SET ROLE lab; CREATE TYPE letter AS ENUM ('a', 'b');
+            CREATE TABLE curated (k {kind} PRIMARY KEY, v bigint, event_dt date)"
         ));
         let lab = with_text_keys().build().follow(&database);
         put_texts(&lab, 1, &[("I", keys[0]), ("I", keys[1])]);
@@ -771,12 +774,13 @@ fn keys_that_a_column_would_change_are_refused_and_others_are_found() {
         let refused = lab.run_days(2, 3);
         assert_eq!(refused.exit_code(), 65, "{kind}: {:?}", refused.followers);
         let error = refused.followers[0].error.clone().expect("an error");
-        assert!(error.contains("`k`") && !error.contains(bad), "{error}");
+        let hint = refused.followers[0].hint.clone().expect("a hint");
+        assert!(hint.contains("`k`") && !error.contains(bad), "{error} {hint}");
         assert_eq!(database.ask("SELECT v FROM curated"), ["1", "1"]);
         // Once its row is gone, the key is no matter any more.
         let report = lab.run_days(3, 4);
         assert_eq!(report.exit_code(), 0, "{kind}: {:?}", report.followers);
-        let found = database.ask("SELECT trim(CAST(k AS text)), v FROM curated");
+        let found = database.ask("SELECT trim(format('%s', k)), v FROM curated");
         assert_eq!(found, [format!("{}|2", keys[0])]);
         assert_eq!(lab.load(true).expect("loaded").followers[0].rows_deleted, 0);
     }
@@ -838,8 +842,9 @@ fn an_index_that_allows_nulls_is_no_key() {
     let database = Database::new();
     database.ask(
         "SET ROLE lab; CREATE TABLE curated (
-            id bigint, cat text, v bigint, event_dt date, UNIQUE (id, event_dt)
-        ); INSERT INTO curated (id) VALUES (0)",
+            id bigint, cat text, v bigint NOT NULL, event_dt date, UNIQUE (id, event_dt),
+            UNIQUE (id, event_dt, v)
+        ); INSERT INTO curated (id, v) VALUES (0, 0)",
     );
     let lab = Lab::builder().keep("latest-per-day").loaded().build().follow(&database);
     days(&lab);

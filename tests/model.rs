@@ -15,7 +15,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::{
     Answer, DAY_US, DELETION_VECTORS, Database, FLOWS, Lab, Place, ROWS_PER_DAY, Report, Row, Task,
-    count_of_each_day_so_far, integers, optional_texts, texts,
+    count_of_each_day_so_far, integers, optional_texts, test_times, texts,
 };
 
 const DAILY: &str = "SELECT event_dt AS dt, cat, COUNT(*) AS n FROM history
@@ -678,10 +678,8 @@ fn check_cases(count: u32, cases: impl Strategy<Value = Case>, check: impl Fn(&C
 }
 
 /// The number of cases, which `make test-long` multiplies.
-#[expect(clippy::disallowed_methods, reason = "how long to test is not a matter of the program")]
 fn cases_of(count: u32) -> u32 {
-    let times = std::env::var("GLUELESS_TEST_TIMES").map(|times| times.parse().expect("a number"));
-    count * times.unwrap_or(1)
+    count * test_times()
 }
 
 fn at_once(orders: Orders) -> impl Strategy<Value = Case> {

@@ -67,6 +67,13 @@ pub static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
         .expect("a runtime")
 });
 
+/// How much longer than usual to test: `make test-long` says it.
+#[expect(clippy::disallowed_methods, reason = "how long to test is not a matter of the program")]
+pub fn test_times() -> u32 {
+    let times = std::env::var("GLUELESS_TEST_TIMES").map(|times| times.parse().expect("a number"));
+    times.unwrap_or(1)
+}
+
 /// A window, given by its dates.
 pub fn window(start: &str, end: &str) -> Window {
     let date = |text| parse_instant(text).expect("a date");

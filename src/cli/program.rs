@@ -209,6 +209,7 @@ impl Program {
         follow: impl for<'a> FnOnce(&'a RunContext<'_>) -> LocalBoxFuture<'a, Result<Followed>>,
     ) -> Result<Followed> {
         let (started, began) = (Instant::now(), now());
+        let metrics = metrics_file(many)?;
         let alias = base_name(path);
         let mut name = alias.clone();
         self.log.begin("", &alias);
@@ -218,7 +219,6 @@ impl Program {
             let run_context = self.run_context(&pipeline, &resources, started);
             runtime(&resources)?.block_on(follow(&run_context))
         });
-        let metrics = metrics_file(many)?;
         write_metrics(metrics.as_ref(), [&name, &alias], began, ended.as_ref().map(|_| None));
         ended
     }

@@ -44,8 +44,13 @@ pub trait Watch<'a> {
     fn begin(&self, window: &Window, done: usize, all: usize) -> RunContext<'a>;
     /// Called when a run has ended.
     fn end(&self, run_context: &RunContext<'a>, ended: &Result<Report>);
-    /// Called when followers were brought to the newest commit at the end.
-    fn followed(&self, run_context: &RunContext<'a>, followers: &[FollowerReport]);
+    /// Called when followers were brought to the newest commit at the end; whether a window has failed.
+    fn followed(
+        &self,
+        run_context: &RunContext<'a>,
+        followers: &[FollowerReport],
+        has_failed: bool,
+    );
     /// Whether to start no further run.
     fn is_stopped(&self) -> bool;
 }
@@ -186,12 +191,15 @@ pub async fn backfill<'a>(
         // An error in the pipeline fails every window.
         is_over = ended.is_err_and(|error| options.fail_fast || error.kind == Kind::Usage);
     }
+    if watch.is_stopped() {
+        all.exit_code = worst([all.exit_code, INTERRUPTED]);
+    }
     // Also if all windows are skipped, or each was followed: an earlier follower may have failed.
     let has_commit = all.windows_done + all.windows_skipped > 0;
     if let Some(last) = windows.last().filter(|_| has_commit && !watch.is_stopped()) {
         let run_context = watch.begin(last, windows.len(), windows.len());
         all.followers = follow(&run_context, options.span).await;
-        watch.followed(&run_context, &all.followers);
+        watch.followed(&run_context, &all.followers, all.windows_failed > 0);
         let codes = all.followers.iter().map(|follower| follower.exit_code);
         all.exit_code = worst(codes.chain([all.exit_code]));
     }

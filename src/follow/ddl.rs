@@ -210,6 +210,13 @@ fn duckdb(table: &Described<'_>) -> Result<String> {
             let found = table.columns.iter().find(|(column, _)| column == name);
             let data_type = found.map_or(&DataType::Null, |(_, data_type)| data_type);
             let kind = sql_type(data_type).ok_or_else(|| table.no_type(name, data_type))?;
+            // A type of one word.
+            let kind = match kind.as_str() {
+                "timestamp without time zone" => "timestamp",
+                "timestamp with time zone" => "timestamptz",
+                "double precision" => "double",
+                kind => kind,
+            };
             Ok(format!("{}: {kind}", text(name)))
         });
         let types = types.collect::<Result<Vec<_>>>()?.join(", ");

@@ -287,7 +287,14 @@ impl Loader<'_> {
         );
         let is_empty = target.prepare(is_ours).await?;
         // A column that was dropped has no values in any row.
-        let difference = if target.lacks_columns() { Difference::Everything } else { difference };
+        // And where a partition column has no type yet, partitions are not told apart there.
+        let has_partitions =
+            table.partition_by.iter().all(|name| target.columns.iter().any(|it| it.name == *name));
+        let difference = if target.lacks_columns() || (key.is_empty() && !has_partitions) {
+            Difference::Everything
+        } else {
+            difference
+        };
         let apply = async {
             match table.day {
                 Some(day) => {
@@ -559,8 +566,13 @@ impl Session<'_> {
         if self.transaction(&doing).await? == before {
             return Ok(());
         }
-        Err(Error::usage(format!("{} ends the transaction of the load", after.file)).hint(
-            "leave COMMIT, ROLLBACK and what cannot run in a transaction out; then run `glueless load`",
+        Err(Error::usage(format!(
+            "{} ends the transaction of the load: what was loaded may be committed without its marker",
+            after.file
+        ))
+        .hint(
+            "leave COMMIT, ROLLBACK and what cannot run in a transaction out; then run `glueless load`, \
+             which loads it again",
         ))
     }
 

@@ -252,7 +252,7 @@ impl<'a> Watch<'a> for Unwatched<'a> {
 
     fn end(&self, _context: &RunContext<'a>, _ended: &Result<Report>) {}
 
-    fn followed(&self, _: &RunContext<'a>, _: &[FollowerReport]) {}
+    fn followed(&self, _: &RunContext<'a>, _: &[FollowerReport], _: bool) {}
 
     fn is_stopped(&self) -> bool {
         false

@@ -121,11 +121,18 @@ impl<'a> Watch<'a> for Watcher<'a> {
         write_metrics(self.metrics, names, run_context.now, ended.as_ref().map(Some));
     }
 
-    fn followed(&self, run_context: &RunContext<'a>, followers: &[FollowerReport]) {
+    fn followed(
+        &self,
+        run_context: &RunContext<'a>,
+        followers: &[FollowerReport],
+        has_failed: bool,
+    ) {
         self.program.log.failed_followers(followers);
-        if let Some(failure) = followers.iter().find_map(FollowerReport::failure) {
+        let failure = followers.iter().find_map(FollowerReport::failure);
+        if failure.is_some() || (!has_failed && !followers.is_empty()) {
             let names = [self.pipeline.name.as_str(), self.alias];
-            write_metrics(self.metrics, names, run_context.now, Err(&failure));
+            let ended = failure.as_ref().map_or(Ok(None), Err);
+            write_metrics(self.metrics, names, run_context.now, ended);
         }
     }
 

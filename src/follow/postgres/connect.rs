@@ -35,9 +35,9 @@ use crate::follow::postgres::refusal::connecting;
 
 /// The time after which a server that does not answer counts as not reachable.
 const CONNECT_SECONDS: u64 = 20;
-/// The time after which a connection without traffic is tried, and after which it counts as lost.
+/// The time after which a connection without traffic is tried, and how often until it counts as lost.
 const KEEPALIVE_SECONDS: u64 = 30;
-const LOST_SECONDS: u64 = 120;
+const KEEPALIVE_TRIES: u32 = 5;
 
 /// Where and how to connect. Its password is in no message.
 pub(super) struct Server {
@@ -100,10 +100,10 @@ impl Server {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(Duration::from_secs(CONNECT_SECONDS));
         }
-        config.keepalives_idle(Duration::from_secs(KEEPALIVE_SECONDS));
-        if config.get_tcp_user_timeout().is_none() {
-            config.tcp_user_timeout(Duration::from_secs(LOST_SECONDS));
-        }
+        let keepalive = Duration::from_secs(KEEPALIVE_SECONDS);
+        config.keepalives_idle(keepalive);
+        config.keepalives_interval(config.get_keepalives_interval().unwrap_or(keepalive));
+        config.keepalives_retries(config.get_keepalives_retries().unwrap_or(KEEPALIVE_TRIES));
         let tls = match ssl_mode {
             SslMode::Disable => None,
             _ => Some(tls(options.root.as_deref(), checks_name)?),
@@ -117,7 +117,9 @@ impl Server {
     /// Storage, when the server cannot be reached; usage, when it refuses the user or TLS fails.
     pub(super) async fn connect(&self, application: &str) -> Result<Client> {
         // The library's own timeout is for TCP alone, not for TLS and the password.
-        let most = 2 * self.config.get_connect_timeout().copied().unwrap_or_default();
+        // It is for each address: names can have two.
+        let addresses = 2 * self.config.get_hosts().len() as u32 + 1;
+        let most = addresses * self.config.get_connect_timeout().copied().unwrap_or_default();
         let connected = tokio::time::timeout(most, self.try_connect(application)).await;
         connected.unwrap_or_else(|_| {
             Err(Error::storage(format!("cannot reach {}: it does not answer", self.name))

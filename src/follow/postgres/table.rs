@@ -102,7 +102,9 @@ impl<'a> Table<'a> {
 
     /// Refuses what is no table, and a table with rules, which do other things than they are told.
     async fn check_kind(&mut self) -> Result<()> {
-        let query = "SELECT relkind::text, relhasrules FROM pg_class WHERE oid = to_regclass($1)";
+        let query = "
+            SELECT relkind::text, EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid)
+            FROM pg_class c WHERE c.oid = to_regclass($1)";
         let row = self.client.query_opt(query, &[&self.sql_name]).await;
         let row = row.map_err(|error| {
             failed(self.server, &format!("read the kind of {}", self.name), &error)
@@ -266,7 +268,7 @@ impl<'a> Table<'a> {
         let query = "
             SELECT EXISTS (
                 SELECT FROM pg_index i
-                WHERE i.indrelid = to_regclass($1)
+                WHERE i.indrelid = to_regclass($1) AND i.indnkeyatts = cardinality($2::text[])
                     AND i.indisunique AND i.indisvalid AND i.indimmediate
                     AND i.indpred IS NULL AND i.indexprs IS NULL
                     AND ARRAY(
@@ -344,7 +346,7 @@ impl<'a> Table<'a> {
             };
             let name = column.quoted();
             let probe = format!(
-                "SELECT FROM {} s WHERE CAST(CAST(s.{name} AS {}) AS text) <> s.{name} LIMIT 1",
+                "SELECT FROM {} s WHERE format('%s', CAST(s.{name} AS {})) <> s.{name} LIMIT 1",
                 stage.name, existing.sql_type
             );
             if self.execute("load", &probe).await? > 0 {
@@ -361,8 +363,8 @@ impl<'a> Table<'a> {
     fn agree<'b>(&self, columns: impl Iterator<Item = &'b Column>, comparison: &str) -> String {
         let each = columns.map(|column| match self.existing(column) {
             // As text, because not every value can be converted.
-            Some(existing) if column.is_changed_by(existing) => {
-                format!("CAST(t.{name} AS text) {comparison} s.{name}", name = column.quoted())
+            Some(existing) if column.is_changed_by(existing) || existing.is_enum => {
+                format!("format('%s', t.{name}) {comparison} s.{name}", name = column.quoted())
             }
             _ => format!("t.{} {comparison} {}", column.quoted(), self.converted(column)),
         });
