@@ -123,6 +123,15 @@ impl Existing {
         }
     }
 
+    /// The SQL that makes a text of a value of its type, as it is written.
+    pub(super) fn as_text(&self, value: &str) -> String {
+        // A cast adds the length of the network to every address.
+        if self.base == "inet" {
+            return format!("format('%s', {value})");
+        }
+        format!("CAST({value} AS text)")
+    }
+
     /// The name of the type of a new column, in the server's catalog; `None` for arrays.
     pub(super) fn of_new(column: &Column) -> Option<&'static str> {
         Some(match column.sql_type.as_str() {

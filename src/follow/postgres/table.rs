@@ -345,10 +345,8 @@ impl<'a> Table<'a> {
                 continue;
             };
             let name = column.quoted();
-            let probe = format!(
-                "SELECT FROM {} s WHERE format('%s', CAST(s.{name} AS {})) <> s.{name} LIMIT 1",
-                stage.name, existing.sql_type
-            );
+            let there = existing.as_text(&format!("CAST(s.{name} AS {})", existing.sql_type));
+            let probe = format!("SELECT FROM {} s WHERE {there} <> s.{name} LIMIT 1", stage.name);
             if self.execute("load", &probe).await? > 0 {
                 return Err(Error::data(format!(
                     "cannot load {}: a value of the key column `{}` would be another one as {}",
@@ -364,7 +362,8 @@ impl<'a> Table<'a> {
         let each = columns.map(|column| match self.existing(column) {
             // As text, because not every value can be converted.
             Some(existing) if column.is_changed_by(existing) || existing.is_enum => {
-                format!("format('%s', t.{name}) {comparison} s.{name}", name = column.quoted())
+                let name = column.quoted();
+                format!("{} {comparison} s.{name}", existing.as_text(&format!("t.{name}")))
             }
             _ => format!("t.{} {comparison} {}", column.quoted(), self.converted(column)),
         });
