@@ -146,6 +146,24 @@ pub async fn columns(
     Ok(fields.map(|field| (field.name().clone(), field.data_type().clone())).collect())
 }
 
+/// The columns of each aggregate of a pipeline, planned over empty tables with these columns.
+///
+/// # Errors
+/// As [`columns`].
+pub async fn columns_of_all(
+    context: &SessionContext,
+    pipeline: &Pipeline,
+    layout: &VersionsLayout,
+    curated: &[Field],
+) -> Result<Vec<Vec<(String, DataType)>>> {
+    register_empty(context, layout, curated).await?;
+    let mut all = Vec::new();
+    for aggregate in &pipeline.aggregates {
+        all.push(columns(context, aggregate).await?);
+    }
+    Ok(all)
+}
+
 /// Computes one aggregate's days into staging and plans their replacement.
 ///
 /// # Errors

@@ -131,7 +131,7 @@ pub struct AggregateReport {
 /// The report of a follower.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct FollowerReport {
-    /// What follows: `postgres:` and the table.
+    /// What follows: `postgres:` or `glue:`, and the table.
     pub name: String,
     /// The commit that it had before; `None` if it had none.
     pub from_commit: Option<u64>,

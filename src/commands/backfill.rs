@@ -34,7 +34,7 @@ pub struct Backfill {
     pub redo: bool,
     /// Whether to stop at the first window that fails.
     pub fail_fast: bool,
-    /// Whether followers are brought to the commit of each window, not once at the end.
+    /// Whether followers are brought to the commit of each window too, not only at the end.
     pub follows_each: bool,
 }
 

@@ -143,10 +143,5 @@ pub(super) async fn aggregate_columns(
     let context = session(&open.runtime, 1);
     let fields = columns.iter().map(|(name, kind)| Field::new(name, kind.clone(), true));
     let fields: Vec<Field> = fields.collect();
-    aggregate::check(&context, pipeline, &contract.layout()?, &fields).await?;
-    let mut all = Vec::new();
-    for aggregate in &pipeline.aggregates {
-        all.push(aggregate::columns(&context, aggregate).await?);
-    }
-    Ok(all)
+    aggregate::columns_of_all(&context, pipeline, &contract.layout()?, &fields).await
 }

@@ -14,7 +14,8 @@ use arrow::datatypes::DataType;
 use crate::config::{Catalog, Format, Keep, Pipeline};
 use crate::error::{Error, Result};
 use crate::follow::hive_type::hive_type;
-use crate::follow::sql_type::{quoted, sql_type};
+use crate::follow::sql_type::sql_type;
+use crate::state::versions::quoted;
 use crate::store::Location;
 
 /// The dialect of statements.

@@ -36,7 +36,7 @@ use crate::config::{Catalog, CatalogMode, Format};
 use crate::error::{Error, Result};
 use crate::follow::Marker;
 use crate::follow::hive_type::hive_type;
-use crate::layout::{parent, partition_segment, partition_values};
+use crate::layout::{DEFAULT_PARTITION, parent, partition_segment, partition_values};
 use crate::report::FollowerReport;
 use crate::state::ledger::Ledger;
 use crate::store::Location;
@@ -51,8 +51,6 @@ const CONCURRENT_CALLS: usize = 4;
 const TRIES: u32 = 6;
 /// The longest value of a parameter of a table, in bytes.
 const PARAMETER_BYTES_MAX: usize = 500_000;
-/// How Hive names the value null.
-const NULL_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
 
 const PIPELINE: &str = "glueless.pipeline";
 const SOURCE: &str = "glueless.source";
@@ -206,7 +204,7 @@ impl Registrar<'_> {
             self.ledger.files(&table.source).map(|file| parent(&file.path)).collect();
         let values = |folder: &str| {
             let values = partition_values(folder);
-            values.map(|(_, value)| value.unwrap_or_else(|| NULL_PARTITION.into())).collect()
+            values.map(|(_, value)| value.unwrap_or_else(|| DEFAULT_PARTITION.into())).collect()
         };
         folders.into_iter().map(|folder| (values(folder), folder.to_string())).collect()
     }
@@ -653,7 +651,7 @@ fn projection(
         };
         let values: BTreeSet<&str> =
             partitions.keys().filter_map(|values| values.get(at)).map(String::as_str).collect();
-        if values.contains(NULL_PARTITION) {
+        if values.contains(DEFAULT_PARTITION) {
             return Err(hidden("is null"));
         }
         let column = table.columns.iter().find(|(column, _)| column == name);

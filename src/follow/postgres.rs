@@ -36,7 +36,7 @@ use crate::follow::postgres::connect::Server;
 use crate::follow::postgres::copy::RowCopy;
 use crate::follow::postgres::marker::Markers;
 use crate::follow::postgres::refusal::{failed, is_in_doubt, of_rows_with};
-use crate::follow::postgres::table::Table;
+use crate::follow::postgres::table::{StageTable, Table};
 use crate::follow::rows::PublishedRows;
 use crate::layout::{parent, partition_values};
 use crate::report::FollowerReport;
@@ -286,8 +286,8 @@ impl Loader<'_> {
             (key.clone(), exact.clone()),
         );
         let is_empty = target.prepare(is_ours).await?;
-        // A column that was dropped has no values in any row.
-        // And where a partition column has no type yet, partitions are not told apart there.
+        // A column that was dropped has no values in any row, and where a partition column has no type
+        // yet, the table does not tell partitions apart.
         let has_partitions =
             table.partition_by.iter().all(|name| target.columns.iter().any(|it| it.name == *name));
         let difference = if target.lacks_columns() || (key.is_empty() && !has_partitions) {
@@ -338,16 +338,17 @@ impl Loader<'_> {
     ) -> Result<()> {
         target.check_key().await?;
         target.add_columns().await?;
+        let files = Difference::Everything.files(&self.state.ledger, &table.name);
         let rows = if target.takes_copies() {
+            let rows = files.iter().map(|file| file.live_rows()).sum();
             let mut copy = target.copy_in().await?;
-            self.copy_rows(&mut copy, table, Difference::Everything, None).await?;
+            self.copy_rows(&mut copy, table, files, None).await?;
             report.rows_upserted = copy.finish().await?;
-            let files = self.state.ledger.files(&table.name);
-            files.map(TableFile::live_rows).sum()
+            rows
         } else {
             let stage = target.stage(number, "rows", target.columns.clone()).await?;
             let mut copy = target.copy_to(&stage).await?;
-            self.copy_rows(&mut copy, table, Difference::Everything, None).await?;
+            self.copy_rows(&mut copy, table, files, None).await?;
             let rows = copy.finish().await?;
             target.check_exact(&stage).await?;
             report.rows_upserted = target.insert(&stage).await?;
@@ -377,18 +378,13 @@ impl Loader<'_> {
             }
             _ => (None, difference),
         };
-        let stage = target.stage(number, "rows", target.columns.clone()).await?;
-        let mut copy = target.copy_to(&stage).await?;
+        let files = difference.files(&self.state.ledger, &table.name);
         let chosen = changed.as_ref().map(|changed| (changed, &self.pipeline.key[..]));
-        self.copy_rows(&mut copy, table, difference, chosen).await?;
-        copy.finish().await?;
-        target.analyze(&stage).await?;
-        target.check_exact(&stage).await?;
-        target.add_columns().await?;
+        let stage = self.staged(target, number, table, files, chosen).await?;
         report.rows_deleted = match &changed {
             None => target.delete_other_keys(&stage).await?,
             Some(changed) => {
-                let without = target.stage(number, "keys", self.key_columns(target)).await?;
+                let without = target.stage(number, "keys", target.key_columns()).await?;
                 let mut copy = target.copy_to(&without).await?.skipping();
                 let send = async |keys| copy.send(&keys).await;
                 changed.without_row(self.runtime, self.threads, send).await?;
@@ -402,16 +398,6 @@ impl Loader<'_> {
         };
         report.rows_upserted = target.upsert(&stage).await?;
         Ok(())
-    }
-
-    /// The key columns in the order of versions: the key, then the day under `latest-per-day`.
-    fn key_columns(&self, target: &Table<'_>) -> Vec<Column> {
-        let mut columns = target.key_columns();
-        let key = &self.pipeline.key;
-        columns.sort_by_key(|column| {
-            key.iter().position(|name| *name == column.name).unwrap_or(key.len())
-        });
-        columns
     }
 
     fn versions_since(&self, since: u64, table: &LoadedTable<'_>) -> Result<VersionsSince> {
@@ -447,20 +433,11 @@ impl Loader<'_> {
         difference: Difference,
         report: &mut FollowerReport,
     ) -> Result<()> {
-        let stage = target.stage(number, "rows", target.columns.clone()).await?;
-        let mut copy = target.copy_to(&stage).await?;
         let ledger = &self.state.ledger;
         let partitions = difference.partitions(ledger, &table.name);
         let of_partition = |path: &str| partitions.contains(parent(path));
         let files = ledger.files(&table.name).filter(|file| of_partition(&file.path));
-        let read = copy.column_names();
-        self.rows(table, files.collect())
-            .for_each(self.context, &read, None, async |rows| copy.send(&rows).await)
-            .await?;
-        copy.finish().await?;
-        target.analyze(&stage).await?;
-        target.check_exact(&stage).await?;
-        target.add_columns().await?;
+        let stage = self.staged(target, number, table, files.collect(), None).await?;
         let by = match difference {
             Difference::Since(_) => &table.partition_by[..],
             _ => &[],
@@ -487,12 +464,8 @@ impl Loader<'_> {
         let days: BTreeSet<String> =
             ledger.files(&table.name).filter_map(|file| day_of(parent(&file.path))).collect();
         let days: Vec<String> = days.into_iter().collect();
-        let stage = target.stage(number, "rows", target.columns.clone()).await?;
-        let mut copy = target.copy_to(&stage).await?;
-        self.copy_rows(&mut copy, table, difference, None).await?;
-        copy.finish().await?;
-        target.analyze(&stage).await?;
-        target.add_columns().await?;
+        let files = difference.files(ledger, &table.name);
+        let stage = self.staged(target, number, table, files, None).await?;
         let (others, days_removed) = target.delete_other_days(day, &days).await?;
         let replaced = target.delete_like(&stage, &[day.to_string()]).await?;
         report.rows_deleted = others + replaced;
@@ -502,33 +475,41 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// Published files of a table, to read its loaded columns.
-    fn rows<'b>(
-        &'b self,
-        table: &'b LoadedTable<'_>,
-        files: Vec<&'b TableFile>,
-    ) -> PublishedRows<'b> {
-        PublishedRows {
-            folder: table.folder,
-            files,
-            columns: &table.columns,
-            partition_by: &table.partition_by,
-        }
+    /// Stages rows of published files, and makes the table ready to take them.
+    async fn staged(
+        &self,
+        target: &Table<'_>,
+        number: usize,
+        table: &LoadedTable<'_>,
+        files: Vec<&TableFile>,
+        changed: Option<(&ChangedKeys, &[String])>,
+    ) -> Result<StageTable> {
+        let stage = target.stage(number, "rows", target.columns.clone()).await?;
+        let mut copy = target.copy_to(&stage).await?;
+        self.copy_rows(&mut copy, table, files, changed).await?;
+        copy.finish().await?;
+        target.analyze(&stage).await?;
+        target.check_exact(&stage).await?;
+        target.add_columns().await?;
+        Ok(stage)
     }
 
-    /// Copies the rows of a difference: all rows of its files, or those whose keys may have changed.
+    /// Copies rows of published files: all, or those whose keys may have changed.
     async fn copy_rows(
         &self,
         copy: &mut RowCopy<'_>,
         table: &LoadedTable<'_>,
-        difference: Difference,
+        files: Vec<&TableFile>,
         changed: Option<(&ChangedKeys, &[String])>,
     ) -> Result<()> {
-        let files = difference.files(&self.state.ledger, &table.name);
+        let published = PublishedRows {
+            folder: table.folder,
+            files,
+            columns: &table.columns,
+            partition_by: &table.partition_by,
+        };
         let read = copy.column_names();
-        self.rows(table, files)
-            .for_each(self.context, &read, changed, async |rows| copy.send(&rows).await)
-            .await
+        published.for_each(self.context, &read, changed, async |rows| copy.send(&rows).await).await
     }
 
     fn log(&self, table: &LoadedTable<'_>, report: &FollowerReport) {

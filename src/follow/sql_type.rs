@@ -1,4 +1,4 @@
-//! Types of columns as SQL names them, and quoted names.
+//! Types of columns as SQL names them.
 
 use arrow::datatypes::{DataType, TimeUnit};
 
@@ -51,9 +51,4 @@ pub(super) fn sql_type(data_type: &DataType) -> Option<String> {
         _ => return None,
     };
     Some(fixed.into())
-}
-
-/// A name in double quotes.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

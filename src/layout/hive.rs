@@ -5,7 +5,7 @@
 
 /// The partition value that stands for null and for the empty string (Hive's
 /// `hive.exec.default.partition.name`, Spark's `DEFAULT_PARTITION_NAME`).
-const DEFAULT_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
+pub(crate) const DEFAULT_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// The folder of a Hive partition: `column=value`, both escaped. Null and the empty string share
 /// `__HIVE_DEFAULT_PARTITION__`, as in Hive and Spark; so does a string of exactly that text.

@@ -346,7 +346,7 @@ pub(super) fn beside_words(
 }
 
 /// A name in double quotes, as SQL reads it unchanged.
-pub(super) fn quoted(name: &str) -> String {
+pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

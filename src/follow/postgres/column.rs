@@ -3,7 +3,8 @@
 use arrow::datatypes::DataType;
 
 use crate::error::{Error, Result};
-use crate::follow::sql_type::{quoted, sql_type};
+use crate::follow::sql_type::sql_type;
+use crate::state::versions::quoted;
 
 /// A column that is loaded.
 #[derive(Clone, Debug)]

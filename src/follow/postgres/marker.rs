@@ -17,7 +17,7 @@ use crate::config::TargetTable;
 use crate::error::{Error, Result};
 use crate::follow::Marker;
 use crate::follow::postgres::refusal::failed;
-use crate::follow::sql_type::quoted;
+use crate::state::versions::quoted;
 
 /// The name of the table of markers.
 const MARKERS: &str = "glueless_loads";

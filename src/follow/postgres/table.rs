@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::follow::postgres::column::{Column, Existing};
 use crate::follow::postgres::copy::{RowCopy, is_sent_as_text};
 use crate::follow::postgres::refusal::failed;
-use crate::follow::sql_type::quoted;
+use crate::state::versions::quoted;
 
 /// A table that is loaded.
 pub(super) struct Table<'a> {
@@ -87,9 +87,8 @@ impl<'a> Table<'a> {
             self.is_new = true;
         } else {
             let is_missing = |column: &&Column| !found.iter().any(|it| it.name == column.name);
-            let missing: Vec<&Column> = self.columns.iter().filter(is_missing).collect();
             if is_ours {
-                self.missing = missing.into_iter().cloned().collect();
+                self.missing = self.columns.iter().filter(is_missing).cloned().collect();
                 found.extend(self.missing.iter().map(Existing::new));
             }
         }
