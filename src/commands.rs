@@ -1,6 +1,8 @@
 //! The commands of the program, one file per command.
 
 pub mod backfill;
+#[cfg(feature = "postgres")]
+mod capture;
 mod catch_up;
 mod ddl;
 mod dry_fold;
@@ -15,6 +17,8 @@ pub mod runs;
 mod task;
 mod verify;
 
+#[cfg(feature = "postgres")]
+pub use capture::{CaptureContext, CaptureMode, CaptureReport, CapturedTableReport, capture};
 pub use ddl::{Statements, ddl};
 pub use explain_key::{Explained, explain_key};
 pub use follow::{catalog, load};

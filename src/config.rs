@@ -10,8 +10,8 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::config::check::check;
-use crate::config::file::{PipelineToml, wrong_key};
-use crate::config::known_keys::refuse_unknown_keys;
+use crate::config::file::{NEEDED_KEYS, PipelineToml, wrong_key};
+use crate::config::known_keys::{PIPELINE_KEYS, refuse_unknown_keys};
 use crate::config::overrides::set;
 use crate::error::{Error, Result};
 use crate::layout::fnv1a;
@@ -29,6 +29,7 @@ mod operations;
 mod overrides;
 mod query_columns;
 mod raw;
+mod source;
 mod source_table;
 mod time_unit;
 mod values;
@@ -42,6 +43,7 @@ pub use operations::{OpValues, Operation};
 pub use query_columns::QueryColumns;
 use query_columns::reads;
 pub use raw::{OnBad, OnTie, OpColumn, Raw, RawFormat, WindowBy};
+pub use source::{Source, SourceFiles, SourceTables};
 pub use source_table::{Named, SourceTable};
 pub use time_unit::TimeUnit;
 
@@ -233,21 +235,9 @@ impl Pipeline {
                 .hint("name the folder with the pipeline.toml, or the toml file itself")
                 .caused_by(error)
         })?;
-        let mut table: Table = text.parse().map_err(|error: toml::de::Error| {
-            let before = error.span().and_then(|span| text.get(..span.start));
-            let line = before.unwrap_or_default().matches('\n').count() + 1;
-            Error::usage(format!(
-                "{} is not valid TOML: line {line}: {}",
-                file.display(),
-                error.message().replace('\n', " ")
-            ))
-        })?;
-        for text in overrides {
-            set(&mut table, text)?;
-        }
-        refuse_unknown_keys(&table, &file)?;
+        let table = parse(&file, &text, overrides, PIPELINE_KEYS)?;
         let parsed: PipelineToml = serde_path_to_error::deserialize(Value::Table(table))
-            .map_err(|error| wrong_key(&file, &error))?;
+            .map_err(|error| wrong_key(&file, &error, NEEDED_KEYS))?;
         let path = std::path::absolute(&file)
             .map_err(|error| Error::usage("cannot find the current folder").caused_by(error))?;
         check(parsed, path.parent().unwrap_or(Path::new("/")), &file)
@@ -262,6 +252,29 @@ impl Pipeline {
         }
         outputs
     }
+}
+
+/// Parses a toml file's text, applies overrides, and refuses keys that are not among the known ones.
+fn parse(
+    file: &Path,
+    text: &str,
+    overrides: &[String],
+    known: &'static [&'static str],
+) -> Result<Table> {
+    let mut table: Table = text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.unwrap_or_default().matches('\n').count() + 1;
+        Error::usage(format!(
+            "{} is not valid TOML: line {line}: {}",
+            file.display(),
+            error.message().replace('\n', " ")
+        ))
+    })?;
+    for text in overrides {
+        set(&mut table, text, known)?;
+    }
+    refuse_unknown_keys(&table, file, known)?;
+    Ok(table)
 }
 
 #[cfg(test)]

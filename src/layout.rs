@@ -22,7 +22,9 @@ use chrono_tz::Tz;
 pub use date_folders::{cdc_file_time, folder_may_hold, folder_span};
 #[cfg(feature = "glue")]
 pub(crate) use hive::DEFAULT_PARTITION;
-pub use hive::{is_hidden, parse_partition_segment, partition_segment, partition_values};
+pub use hive::{
+    escape_name, is_hidden, parse_partition_segment, partition_segment, partition_values,
+};
 pub use name_ranges::{CdcNames, cdc_names, date_folder_names};
 pub use own_names::{
     OWNER_MARKER, aggregate_run_id, attempt_commit, attempt_name, deletion_vector_name, fnv1a,

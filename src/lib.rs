@@ -65,6 +65,9 @@
 //!    which commit accepted them, so that the keys that changed are known
 //!    (`curate::merge::changed_keys`).
 //!
+//! Before all of it, `capture` can write the raw files itself: the rows of a PostgreSQL database, and then
+//! its changes, from a replication slot (`commands::capture`).
+//!
 //! # Run control
 //!
 //! A [`Task`](commands::Task) says what a run is to do; it has one or two steps, and each step is
@@ -140,6 +143,9 @@
 //!   transaction, or last; a load locks it first, and looks for a newer commit before it commits. A key
 //!   is deleted if the last of all its versions leaves no row, and its row is written if it is among the
 //!   files written since; both can be repeated. Publishing does not wait for it.
+//! * **A captured change is in one file.** A file of changes is named by the position of its first one and
+//!   created if that name is free, and its footer says how far it goes; the server is told that changes
+//!   are durable when their files are. What was not confirmed is sent again, and found (`capture`).
 //! * **Memory is limited.** Pass one and the sorter spill, winners are bits, a Bloom filter keeps
 //!   versions of other keys out of the merge, partitions are rebuilt as streams, in passes if
 //!   memory does not hold the keys that they lose, and each thread has one output file of the table
@@ -153,7 +159,7 @@
 //! | floor | room | what it does |
 //! |---|---|---|
 //! | 1 | [`cli`] | arguments, the program, progress, logs, metrics; reads the environment and the clock |
-//! | 2 | [`commands`] | one file per command: run and its steps, backfill, catch-up, rebuild; load, catalog; plan, runs, verify, explain-key, ddl |
+//! | 2 | [`commands`] | one file per command: run and its steps, backfill, catch-up, rebuild; load, catalog; plan, runs, verify, explain-key, ddl; capture |
 //! | 3 | [`follow`] | followers: PostgreSQL, the Glue catalog; statements for other engines |
 //! | 3 | [`aggregate`] | the days to compute, the query of an aggregate, the relations `history` and `balance` |
 //! | 4 | `curate` | staging, the merge with versions, pass two through `curated.sql`, conservation checks |
@@ -162,13 +168,15 @@
 //! | 5 | [`state`] | versions, ledger, quarantine; the identity and the table contract of a pipeline |
 //! | 6 | `changes` | the relation of changes: reader, position, key moves, file order, row bitmaps |
 //! | 6 | [`report`] | the run report, text tables |
+//! | 7 | `capture` | the rows and changes of a PostgreSQL database as raw files: catalog, snapshot, log, files |
 //! | 7 | `raw` | raw files: discovery, opening, CSV, JSON, envelopes, columns and their changes, bad rows |
 //! | 7 | `table` | files of a table: scan, write, sort, rebuild, digest; the Delta log, partition names |
-//! | 8 | [`config`] | `pipeline.toml`: read, check, override |
+//! | 8 | [`config`] | `pipeline.toml` and sources: read, check, override |
 //! | 8 | `parquet_io` | one Parquet object: open, fetch |
 //! | 9 | [`store`] | locations, listing, removing |
 //! | 10 | [`engine`] | DataFusion: sessions, memory pool, spill folders, tasks |
 //! | 10 | [`layout`] | names of objects: date folders, Hive partitions, our own files |
+//! | 10 | `postgres` | connections to PostgreSQL, and what its refusals mean |
 //! | 10 | `types` | column types, canonical keys, times |
 //! | 11 | [`window`] | windows of time, dates and durations |
 //! | 12 | [`error`] | the error type: kinds, hints, exit codes; texts of libraries that we decide by |
@@ -177,6 +185,8 @@
 //! every other room gets them as arguments.
 
 pub mod aggregate;
+#[cfg(feature = "postgres")]
+mod capture;
 mod changes;
 pub mod cli;
 pub mod commands;
@@ -188,6 +198,8 @@ mod fold;
 pub mod follow;
 pub mod layout;
 mod parquet_io;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod publish;
 mod raw;
 pub mod report;

@@ -14,10 +14,10 @@ const FLOORS: [&[&str]; 13] = [
     &["curate", "publish"],
     &["fold", "state"],
     &["changes", "report"],
-    &["raw", "table"],
+    &["capture", "raw", "table"],
     &["config", "parquet_io"],
     &["store"],
-    &["engine", "layout", "types"],
+    &["engine", "layout", "postgres", "types"],
     &["window"],
     &["error"],
 ];

@@ -4,6 +4,7 @@
 
 mod backfill;
 mod balance;
+mod capture;
 mod catalog;
 mod cli;
 mod concurrency;

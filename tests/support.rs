@@ -17,10 +17,12 @@
 //! | `s3.rs` | the S3 server |
 //! | `glue.rs` | the catalog of the S3 server |
 //! | `postgres.rs` | PostgreSQL servers |
+//! | `capture.rs` | databases that are captured |
 //!
 //! Tests take the library's types from here, too: only this folder names the library's modules.
 
 mod builder;
+mod capture;
 mod commands;
 mod faults;
 mod glue;
@@ -37,6 +39,7 @@ use std::sync::LazyLock;
 pub use builder::{
     COUNT_PER_DAY, DELETION_VECTORS, FLOWS, LabBuilder, ROWS_PER_DAY, count_of_each_day_so_far,
 };
+pub use capture::{LOGICAL, Shop, pause};
 pub use faults::Fault;
 pub use glue::{Glue, GlueProxy, Trouble};
 pub use glueless::commands::runs::History;

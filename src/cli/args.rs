@@ -36,6 +36,7 @@ Examples:
   glueless plan        sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13   preview a run
   glueless run         sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13
   glueless backfill    sql/cust_loyalty --start-date 2019-12-01 --end-date 2020-01-01   run a month, day by day
+  glueless capture     shop.toml                                                        capture a database
   glueless runs        sql/cust_loyalty                                                 list past runs
   glueless verify      sql/cust_loyalty                                                 check the table against raw
   glueless explain-key sql/cust_loyalty Cust100                                         trace the changes of a key
@@ -72,6 +73,12 @@ pub enum Command {
     /// pipeline stops the backfill. Ctrl-C stops after the current window; a second Ctrl-C stops at
     /// once, which is safe too.
     Backfill(Backfill),
+    /// Capture the changes of a PostgreSQL database into raw files.
+    ///
+    /// The first time, makes a replication slot and a publication, and writes the rows of all tables to
+    /// full loads. From then on, writes what has changed since the last capture, up to where the log of the
+    /// database ends when the command begins.
+    Capture(Capture),
     /// Fold what no run has folded yet.
     ///
     /// Folds everything between the start of the first window and the end of the last that no run has
@@ -245,6 +252,29 @@ pub struct Load {
     /// The pipelines.
     #[command(flatten)]
     pub many: Many,
+}
+
+/// Arguments of `capture`.
+#[derive(Args, Debug)]
+pub struct Capture {
+    /// The source: its toml file.
+    pub source: PathBuf,
+
+    /// Go on until Ctrl-C, and write files at least after each `--every`.
+    #[arg(long)]
+    pub follow: bool,
+
+    /// The longest time until a change is in a file, with --follow.
+    #[arg(long, value_name = "LENGTH", default_value = "60s", requires = "follow")]
+    pub every: String,
+
+    /// Options of all commands.
+    #[command(flatten)]
+    pub common: Common,
+
+    /// Write metrics of the source's last capture to this file; as for `run`.
+    #[arg(long, value_name = "FILE")]
+    pub metrics_file: Option<PathBuf>,
 }
 
 /// Arguments of `ddl`.

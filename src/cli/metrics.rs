@@ -1,4 +1,4 @@
-//! Metrics of the last run of each pipeline: a file for the textfile collector of Prometheus' node
+//! Metrics of the last run of each pipeline, and of the last capture of each source: a file for the textfile collector of Prometheus' node
 //! exporter.
 //!
 //! The format is Prometheus' text format (version 0.0.4). The file is replaced atomically, by a
@@ -17,11 +17,13 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 
+#[cfg(feature = "postgres")]
+use crate::commands::CaptureReport;
 use crate::error::{Error, Result};
 use crate::report::Report;
 
-/// The metrics, all of them gauges: name and help. Each has the label `pipeline`.
-const METRICS: [(&str, &str); 14] = [
+/// The metrics, all of them gauges: name and help. Each has the label `pipeline`, or, of captures, `source`.
+const METRICS: [(&str, &str); 23] = [
     ("glueless_last_run_timestamp_seconds", "When the last run began."),
     ("glueless_last_run_exit_code", "Exit code of the last run; 0 for success."),
     ("glueless_last_success_timestamp_seconds", "When the last successful run began."),
@@ -47,6 +49,24 @@ const METRICS: [(&str, &str); 14] = [
     (
         "glueless_lag_seconds",
         "Time from the newest commit time to the end of the last successful run.",
+    ),
+    ("glueless_capture_last_run_timestamp_seconds", "When the last capture began."),
+    ("glueless_capture_last_run_exit_code", "Exit code of the last capture; 0 for success."),
+    ("glueless_capture_last_success_timestamp_seconds", "When the last successful capture began."),
+    ("glueless_capture_duration_seconds", "Wall time of the last successful capture."),
+    (
+        "glueless_capture_peak_memory_bytes",
+        "Greatest resident memory of the last successful capture.",
+    ),
+    ("glueless_capture_files", "Files that the last successful capture wrote."),
+    ("glueless_capture_rows", "Rows and changes that the last successful capture wrote."),
+    (
+        "glueless_capture_held_bytes",
+        "Log that the slot held at the server when the last successful capture began.",
+    ),
+    (
+        "glueless_capture_newest_commit_timestamp_seconds",
+        "Newest commit that the last successful capture with changes read.",
     ),
 ];
 
@@ -106,13 +126,33 @@ impl MetricsFile {
     /// # Errors
     /// Storage, when the file cannot be read or replaced.
     pub fn write(&self, outcome: &Outcome<'_>) -> Result<()> {
-        self.try_write(outcome).map_err(|error| {
+        self.replace(|before| render(before, outcome))
+    }
+
+    /// Writes the metrics of a capture, given when it began, its exit code, and its report if it
+    /// succeeded.
+    ///
+    /// # Errors
+    /// Storage, when the file cannot be read or replaced.
+    #[cfg(feature = "postgres")]
+    pub fn write_capture(
+        &self,
+        source: &str,
+        began: DateTime<Utc>,
+        exit_code: u8,
+        report: Option<&CaptureReport>,
+    ) -> Result<()> {
+        self.replace(|before| render_capture(before, source, began, exit_code, report))
+    }
+
+    fn replace(&self, render: impl Fn(&str) -> String) -> Result<()> {
+        self.try_replace(render).map_err(|error| {
             let _ = std::fs::remove_file(self.temporary_path());
             Error::storage(format!("cannot write {}", self.path.display())).caused_by(error)
         })
     }
 
-    fn try_write(&self, outcome: &Outcome<'_>) -> io::Result<()> {
+    fn try_replace(&self, render: impl Fn(&str) -> String) -> io::Result<()> {
         // Other processes write their lines into the same file.
         let mut name = self.path.file_name().unwrap_or_default().to_os_string();
         name.push(".lock");
@@ -124,23 +164,78 @@ impl MetricsFile {
         };
         let temporary = self.temporary_path();
         let mut file = File::create(&temporary)?;
-        file.write_all(render(&before, outcome).as_bytes())?;
+        file.write_all(render(&before).as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&temporary, &self.path)
     }
 }
 
-/// The text of the file after a run, from its text before.
-fn render(before: &str, outcome: &Outcome<'_>) -> String {
-    let mut values: BTreeMap<(&str, String), String> = BTreeMap::new();
-    for line in before.lines() {
-        let known = METRICS.iter().find_map(|(name, _)| {
+/// The values of a file, by metric and labels.
+type Values = BTreeMap<(&'static str, String), String>;
+
+/// Reads the values of a file's text.
+fn values_of(text: &str) -> Values {
+    let known = text.lines().filter_map(|line| {
+        METRICS.iter().find_map(|(name, _)| {
             let rest = line.strip_prefix(name)?.strip_prefix('{')?;
             let (labels, value) = rest.rsplit_once("} ")?;
             Some(((*name, labels.to_string()), value.to_string()))
-        });
-        values.extend(known);
+        })
+    });
+    known.collect()
+}
+
+/// The text of a file with these values.
+fn text_of(values: &Values) -> String {
+    let mut text = String::new();
+    for (name, help) in METRICS {
+        let mut lines = values.iter().filter(|((known, _), _)| *known == name).peekable();
+        if lines.peek().is_some() {
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        }
+        for ((_, labels), value) in lines {
+            let _ = writeln!(text, "{name}{{{labels}}} {value}");
+        }
     }
+    text
+}
+
+/// The text of the file after a capture, from its text before.
+#[cfg(feature = "postgres")]
+fn render_capture(
+    before: &str,
+    source: &str,
+    began: DateTime<Utc>,
+    exit_code: u8,
+    report: Option<&CaptureReport>,
+) -> String {
+    let mut values = values_of(before);
+    let labels = format!("source=\"{}\"", escaped(source));
+    let mut set = |name, value: f64| {
+        values.insert((name, labels.clone()), value.to_string());
+    };
+    set("glueless_capture_last_run_timestamp_seconds", seconds(began));
+    set("glueless_capture_last_run_exit_code", exit_code.into());
+    if let Some(report) = report {
+        let tables = report.tables.iter();
+        let rows = tables.map(|it| it.rows_loaded + it.inserts + it.updates + it.deletes);
+        set("glueless_capture_last_success_timestamp_seconds", seconds(began));
+        set("glueless_capture_duration_seconds", report.seconds);
+        set("glueless_capture_peak_memory_bytes", report.peak_memory_bytes as f64);
+        set("glueless_capture_rows", rows.sum::<u64>() as f64);
+        let files = report.tables.iter().map(|table| table.files).sum::<u64>();
+        set("glueless_capture_files", files as f64);
+        set("glueless_capture_held_bytes", report.held_bytes as f64);
+        if let Some(newest) = report.newest_commit_time {
+            set("glueless_capture_newest_commit_timestamp_seconds", seconds(newest));
+        }
+    }
+    text_of(&values)
+}
+
+/// The text of the file after a run, from its text before.
+fn render(before: &str, outcome: &Outcome<'_>) -> String {
+    let mut values = values_of(before);
     let labels = format!("pipeline=\"{}\"", escaped(outcome.pipeline));
     if outcome.alias != outcome.pipeline {
         let alias = format!("pipeline=\"{}\"", escaped(outcome.alias));
@@ -173,17 +268,7 @@ fn render(before: &str, outcome: &Outcome<'_>) -> String {
             set("glueless_lag_seconds", (lag * 1000.0).round() / 1000.0);
         }
     }
-    let mut text = String::new();
-    for (name, help) in METRICS {
-        let mut lines = values.iter().filter(|((known, _), _)| *known == name).peekable();
-        if lines.peek().is_some() {
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
-        }
-        for ((_, labels), value) in lines {
-            let _ = writeln!(text, "{name}{{{labels}}} {value}");
-        }
-    }
-    text
+    text_of(&values)
 }
 
 fn seconds(instant: DateTime<Utc>) -> f64 {

@@ -29,6 +29,8 @@ use crate::report::{Answer, Followed, Meter, PipelineResult, Report, Results};
 use crate::store::Stores;
 use crate::window::{ACCEPTED_DATES, Window, parse_instant};
 
+#[cfg(feature = "postgres")]
+mod capture;
 mod progress;
 
 /// Keeps panics that are handled from being printed: that of a decoder becomes an error, which is
@@ -94,6 +96,11 @@ impl Program {
                 self.run_each(many, |path| self.follow_one(path, many, catalog))
             }
             Command::Backfill(arguments) => self.backfill(arguments),
+            #[cfg(feature = "postgres")]
+            Command::Capture(arguments) => self.capture(arguments),
+            #[cfg(not(feature = "postgres"))]
+            Command::Capture(_) => Err(Error::usage("this glueless was built without PostgreSQL")
+                .hint("build it with the feature `postgres`, which is on by default")),
             Command::Plan(arguments) => {
                 let window = window(&arguments.dates)?;
                 self.run_read_only(&arguments.one, |run_context| {

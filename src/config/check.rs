@@ -44,16 +44,16 @@ pub(super) fn check(parsed: PipelineToml, folder: &Path, file: &Path) -> Result<
 }
 
 /// The checks of one file.
-struct Checks<'a> {
+pub(super) struct Checks<'a> {
     /// The folder that relative URLs start from.
-    folder: &'a Path,
+    pub(super) folder: &'a Path,
     /// The file's path as the user named it.
-    file: &'a Path,
+    pub(super) file: &'a Path,
 }
 
 impl Checks<'_> {
     /// The error for a key with a wrong value.
-    fn wrong(&self, key: &str, why: String) -> Error {
+    pub(super) fn wrong(&self, key: &str, why: String) -> Error {
         Error::usage(format!("{}: `{key}` {why}", self.file.display()))
     }
 
@@ -248,7 +248,7 @@ impl Checks<'_> {
         Ok(())
     }
 
-    fn limits(&self, parsed: LimitsToml) -> Result<Limits> {
+    pub(super) fn limits(&self, parsed: LimitsToml) -> Result<Limits> {
         Ok(Limits {
             memory_bytes: self.size(
                 "limits.memory",
@@ -271,7 +271,13 @@ impl Checks<'_> {
     }
 
     /// A number of bytes, at least `least`.
-    fn size(&self, key: &str, value: Option<Value>, least: u64, hint: &str) -> Result<Option<u64>> {
+    pub(super) fn size(
+        &self,
+        key: &str,
+        value: Option<Value>,
+        least: u64,
+        hint: &str,
+    ) -> Result<Option<u64>> {
         let read = |value: Value| {
             let size = bytes(&value).filter(|bytes| *bytes >= least);
             size.ok_or_else(|| self.wrong(key, format!("is `{value}`")).hint(hint))

@@ -99,7 +99,11 @@ pub(super) const NEEDED_KEYS: &str = "a pipeline needs at least name, key, raw.u
                            glue";
 
 /// The error for a key that is missing or has a value of a wrong type.
-pub(super) fn wrong_key(file: &Path, error: &serde_path_to_error::Error<toml::de::Error>) -> Error {
+pub(super) fn wrong_key(
+    file: &Path,
+    error: &serde_path_to_error::Error<toml::de::Error>,
+    needed: &str,
+) -> Error {
     let message = error.inner().message().replace('\n', " ");
     let path = error.path().to_string();
     let missing = message.strip_prefix(FIELD_MISSING);
@@ -116,5 +120,5 @@ pub(super) fn wrong_key(file: &Path, error: &serde_path_to_error::Error<toml::de
             };
         }
     }
-    .hint(NEEDED_KEYS)
+    .hint(needed)
 }

@@ -1,4 +1,4 @@
-//! The known keys of `pipeline.toml`; others are refused.
+//! The known keys of `pipeline.toml` and of a source; others are refused.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use toml::{Table, Value};
 use crate::error::{Error, Result};
 
 /// Every key of a pipeline.
-pub(super) const KNOWN_KEYS: &[&str] = &[
+pub(super) const PIPELINE_KEYS: &[&str] = &[
     "name",
     "key",
     "keep",
@@ -75,37 +75,59 @@ pub(super) const KNOWN_KEYS: &[&str] = &[
     "limits.threads",
 ];
 
-pub(super) fn refuse_unknown_keys(table: &Table, file: &Path) -> Result<()> {
-    fn walk(prefix: &str, table: &Table, source: &str) -> Result<()> {
+/// Every key of a source.
+pub(super) const SOURCE_KEYS: &[&str] = &[
+    "name",
+    "url_env",
+    "tables",
+    "to",
+    "slot",
+    "publication",
+    "file_bytes",
+    "compression",
+    "text_columns",
+    "limits.memory",
+    "limits.threads",
+];
+
+/// Refuses a key that is none of the `known` ones.
+pub(super) fn refuse_unknown_keys(
+    table: &Table,
+    file: &Path,
+    known: &'static [&'static str],
+) -> Result<()> {
+    fn walk(prefix: &str, table: &Table, source: &str, all: &'static [&'static str]) -> Result<()> {
         for (name, value) in table {
             let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-            let is_section = KNOWN_KEYS.iter().any(|known| {
+            let is_section = all.iter().any(|known| {
                 known.strip_prefix(key.as_str()).is_some_and(|rest| rest.starts_with('.'))
             });
             match value {
                 // The keys of `raw.columns` are column names.
                 Value::Table(_) if key == "raw.columns" => {}
-                Value::Table(inner) if is_section => walk(&key, inner, source)?,
+                Value::Table(inner) if is_section => walk(&key, inner, source, all)?,
                 Value::Array(many) if is_section => {
                     for inner in many.iter().filter_map(Value::as_table) {
-                        walk(&key, inner, source)?;
+                        walk(&key, inner, source, all)?;
                     }
                 }
-                _ if KNOWN_KEYS.contains(&key.as_str()) || is_section => {}
-                _ => return Err(unknown_key(&key, source)),
+                _ if all.contains(&key.as_str()) || is_section => {}
+                _ => return Err(unknown_key(&key, source, all)),
             }
         }
         Ok(())
     }
-    walk("", table, &file.display().to_string())
+    walk("", table, &file.display().to_string(), known)
 }
 
-pub(super) fn unknown_key(key: &str, source: &str) -> Error {
-    let nearest = KNOWN_KEYS
+/// The error for a key that is none of the `known` ones.
+pub(super) fn unknown_key(key: &str, source: &str, known: &'static [&'static str]) -> Error {
+    let sections = known.iter().filter_map(|known| known.split_once('.').map(|(first, _)| first));
+    let nearest = known
         .iter()
-        .chain(["raw", "curated", "aggregate", "state", "load", "catalog", "limits"].iter())
-        .min_by_key(|known| strsim::damerau_levenshtein(known, key))
         .copied()
+        .chain(sections)
+        .min_by_key(|known| strsim::damerau_levenshtein(known, key))
         .unwrap_or_default();
     Error::usage(format!("{source}: unknown key `{key}`"))
         .hint(format!("did you mean `{nearest}`?"))

@@ -6,7 +6,7 @@ use crate::config::known_keys::unknown_key;
 use crate::error::{Error, Result};
 
 /// Applies one `key=value`. A value that is not valid TOML is read as text.
-pub(super) fn set(table: &mut Table, text: &str) -> Result<()> {
+pub(super) fn set(table: &mut Table, text: &str, known: &'static [&'static str]) -> Result<()> {
     let (key, value) = text.split_once('=').ok_or_else(|| {
         Error::usage(format!("`--set {text}` has no `=`")).hint("write --set key=value")
     })?;
@@ -29,7 +29,7 @@ pub(super) fn set(table: &mut Table, text: &str) -> Result<()> {
                 .ok_or_else(|| unknown(name))?;
             for section in sections {
                 let entry = inner.entry(*section).or_insert_with(|| Value::Table(Table::new()));
-                inner = entry.as_table_mut().ok_or_else(|| unknown_key(key, "--set"))?;
+                inner = entry.as_table_mut().ok_or_else(|| unknown_key(key, "--set", known))?;
             }
             inner.insert((*last).into(), value);
         }
@@ -37,7 +37,7 @@ pub(super) fn set(table: &mut Table, text: &str) -> Result<()> {
             let mut inner = table;
             for name in ["raw", section] {
                 let entry = inner.entry(name).or_insert_with(|| Value::Table(Table::new()));
-                let wrong = || unknown_key(key, "--set");
+                let wrong = || unknown_key(key, "--set", known);
                 inner = entry.as_table_mut().ok_or_else(wrong)?;
             }
             inner.insert((*column).into(), value);
@@ -46,13 +46,13 @@ pub(super) fn set(table: &mut Table, text: &str) -> Result<()> {
             let entry = table.entry(*section).or_insert_with(|| Value::Table(Table::new()));
             match entry.as_table_mut() {
                 Some(section) => section.insert((*last).into(), value),
-                None => return Err(unknown_key(key, "--set")),
+                None => return Err(unknown_key(key, "--set", known)),
             };
         }
         [last] => {
             table.insert((*last).into(), value);
         }
-        _ => return Err(unknown_key(key, "--set")),
+        _ => return Err(unknown_key(key, "--set", known)),
     }
     Ok(())
 }

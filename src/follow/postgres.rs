@@ -32,13 +32,14 @@ use crate::follow::Marker;
 use crate::follow::ddl::key_of;
 use crate::follow::difference::Difference;
 use crate::follow::postgres::column::Column;
-use crate::follow::postgres::connect::Server;
 use crate::follow::postgres::copy::RowCopy;
 use crate::follow::postgres::marker::Markers;
-use crate::follow::postgres::refusal::{failed, is_in_doubt, of_rows_with};
 use crate::follow::postgres::table::{StageTable, Table};
 use crate::follow::rows::PublishedRows;
 use crate::layout::{parent, partition_values};
+use crate::postgres::Purpose;
+use crate::postgres::connect::Server;
+use crate::postgres::refusal::{failed, is_in_doubt, of_rows_with};
 use crate::report::FollowerReport;
 use crate::state::State;
 use crate::state::ledger::CURATED;
@@ -47,11 +48,16 @@ use crate::table::TableFile;
 use crate::window::Window;
 
 mod column;
-mod connect;
 mod copy;
 mod marker;
-mod refusal;
 mod table;
+
+/// What the connections of loads are for.
+const LOAD: Purpose = Purpose {
+    key: "load.url_env",
+    unchanged: "nothing was loaded by this command: run it again",
+    grants: "docs/followers.md",
+};
 
 /// Begins the transaction. A loader that is suspended holds no lock forever, and none waits for it forever.
 const BEGIN: &str = "BEGIN; SET LOCAL client_min_messages TO warning;
@@ -128,7 +134,7 @@ impl Loader<'_> {
         &self,
         check_current: impl AsyncFn() -> Result<()>,
     ) -> Result<Vec<FollowerReport>> {
-        let server = Server::parse(self.url, &self.load.url_env)?;
+        let server = Server::parse(self.url, &self.load.url_env, LOAD)?;
         let failed = match self.try_load(&server, &check_current).await {
             Ok(reports) => return Ok(reports),
             Err(failed) => failed,

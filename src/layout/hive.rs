@@ -18,15 +18,15 @@ pub(crate) const DEFAULT_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
 pub fn partition_segment(column: &str, value: Option<&str>) -> String {
     let value = match value {
         None | Some("") => DEFAULT_PARTITION.to_owned(),
-        Some(value) => escape(value),
+        Some(value) => escape_name(value),
     };
-    format!("{}={value}", escape(column))
+    format!("{}={value}", escape_name(column))
 }
 
 /// Escapes text for a partition folder as Hive's `FileUtils.escapePathName` does: `%` and two
 /// upper-case hex digits for every character of its `charToEscape`. Other characters stay,
 /// including spaces and letters outside ASCII.
-fn escape(text: &str) -> String {
+pub fn escape_name(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

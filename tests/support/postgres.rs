@@ -33,8 +33,14 @@ pub struct Database {
 impl Server {
     /// Starts a server.
     pub fn start() -> Server {
+        Server::start_with(&[])
+    }
+
+    /// Starts a server with settings.
+    pub fn start_with(settings: &[&str]) -> Server {
         let mut child = Command::new(python())
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/postgres_server.py"))
+            .args(settings)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -13,14 +13,15 @@ use tokio_postgres::{Client, CopyInSink};
 
 use crate::error::{Error, Result};
 use crate::follow::postgres::column::Column;
-use crate::follow::postgres::refusal;
+use crate::postgres::ServerName;
+use crate::postgres::refusal;
 
 /// Encoded bytes that are sent together.
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// Rows on their way into a table.
 pub(super) struct RowCopy<'a> {
-    server: &'a str,
+    server: &'a ServerName,
     table: &'a str,
     schema: SchemaRef,
     encoder: ArrowToPostgresBinaryEncoder,
@@ -37,7 +38,7 @@ impl<'a> RowCopy<'a> {
     /// Those of the server.
     pub(super) async fn begin(
         client: &Client,
-        server: &'a str,
+        server: &'a ServerName,
         (relation, table): (&str, &'a str),
         columns: &[Column],
     ) -> Result<Self> {

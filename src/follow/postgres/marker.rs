@@ -16,7 +16,8 @@ use tracing::info;
 use crate::config::TargetTable;
 use crate::error::{Error, Result};
 use crate::follow::Marker;
-use crate::follow::postgres::refusal::failed;
+use crate::postgres::ServerName;
+use crate::postgres::refusal::failed;
 use crate::state::versions::quoted;
 
 /// The name of the table of markers.
@@ -25,7 +26,7 @@ const MARKERS: &str = "glueless_loads";
 /// The markers of a table's schema.
 pub(super) struct Markers<'a> {
     pub(super) client: &'a Client,
-    pub(super) server: &'a str,
+    pub(super) server: &'a ServerName,
     pub(super) pipeline: &'a str,
     /// The URL of its state.
     pub(super) state: String,

@@ -10,13 +10,14 @@ use crate::config::TargetTable;
 use crate::error::{Error, Result};
 use crate::follow::postgres::column::{Column, Existing};
 use crate::follow::postgres::copy::{RowCopy, is_sent_as_text};
-use crate::follow::postgres::refusal::failed;
+use crate::postgres::ServerName;
+use crate::postgres::refusal::failed;
 use crate::state::versions::quoted;
 
 /// A table that is loaded.
 pub(super) struct Table<'a> {
     pub(super) client: &'a Client,
-    pub(super) server: &'a str,
+    pub(super) server: &'a ServerName,
     /// The table, as it is named in messages.
     pub(super) name: String,
     /// The table, as SQL names it.
@@ -45,7 +46,7 @@ pub(super) struct StageTable {
 impl<'a> Table<'a> {
     /// A table with these columns, those of its key, and those by which rows are found.
     pub(super) fn new(
-        (client, server): (&'a Client, &'a str),
+        (client, server): (&'a Client, &'a ServerName),
         target: &TargetTable,
         columns: Vec<Column>,
         (key, exact): (Vec<String>, Vec<String>),

@@ -17,6 +17,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
+use postgres_protocol::message::frontend;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -25,13 +27,17 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::debug;
 
 use crate::error::{Error, Result};
-use crate::follow::postgres::refusal::connecting;
+use crate::postgres::refusal::{connecting, no_tls, no_tls_offered};
+use crate::postgres::{Purpose, ServerName as DatabaseName};
 
 /// The time after which a server that does not answer counts as not reachable.
 const CONNECT_SECONDS: u64 = 20;
@@ -39,12 +45,18 @@ const CONNECT_SECONDS: u64 = 20;
 const KEEPALIVE_SECONDS: u64 = 30;
 const KEEPALIVE_TRIES: u32 = 5;
 
+/// A connection's stream of bytes.
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
+
 /// Where and how to connect. Its password is in no message.
-pub(super) struct Server {
+#[derive(Clone)]
+pub(crate) struct Server {
     config: Config,
     tls: Option<MakeRustlsConnect>,
     /// The database and where it is, for messages.
-    pub(super) name: String,
+    pub(crate) name: DatabaseName,
 }
 
 impl Server {
@@ -52,9 +64,9 @@ impl Server {
     ///
     /// # Errors
     /// Usage, when it cannot be read, without repeating it.
-    pub(super) fn parse(url: &str, variable: &str) -> Result<Self> {
+    pub(crate) fn parse(url: &str, variable: &str, purpose: Purpose) -> Result<Self> {
         let wrong = |why: String| {
-            Error::usage(format!("the variable {variable} (`load.url_env`) {why}"))
+            Error::usage(format!("the variable {variable} (`{}`) {why}", purpose.key))
                 .hint(
                     "write postgresql://user:password@host:5432/database?sslmode=verify-full, with %40, \
                      %2F and %25 for @, / and % in the password",
@@ -96,6 +108,7 @@ impl Server {
         let names = names.collect::<Vec<String>>().join(",");
         let database = config.get_dbname().or(config.get_user()).unwrap_or_default();
         let name = format!("the database `{database}` at {names}");
+        let name = DatabaseName { name, purpose };
         config.ssl_mode(ssl_mode);
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(Duration::from_secs(CONNECT_SECONDS));
@@ -115,16 +128,74 @@ impl Server {
     ///
     /// # Errors
     /// Storage, when the server cannot be reached; usage, when it refuses the user or TLS fails.
-    pub(super) async fn connect(&self, application: &str) -> Result<Client> {
+    pub(crate) async fn connect(&self, application: &str) -> Result<Client> {
         // The library's own timeout is for TCP alone, not for TLS and the password.
         // It is for each address: names can have two.
         let addresses = 2 * self.config.get_hosts().len() as u32 + 1;
         let most = addresses * self.config.get_connect_timeout().copied().unwrap_or_default();
         let connected = tokio::time::timeout(most, self.try_connect(application)).await;
-        connected.unwrap_or_else(|_| {
-            Err(Error::storage(format!("cannot reach {}: it does not answer", self.name))
-                .hint("start it or check host and port, then run the command again"))
-        })
+        connected.unwrap_or_else(|_| Err(self.unreachable("it does not answer")))
+    }
+
+    /// Opens a connection on which nothing was sent but what begins TLS; for protocols that the library
+    /// does not have.
+    ///
+    /// # Errors
+    /// As [`Server::connect`]; usage, when the URL names several hosts.
+    pub(crate) async fn socket(&self) -> Result<Box<dyn Socket>> {
+        let most = 2 * self.config.get_connect_timeout().copied().unwrap_or_default();
+        let opened = tokio::time::timeout(most, self.open_socket()).await;
+        opened.unwrap_or_else(|_| Err(self.unreachable("it does not answer")))
+    }
+
+    async fn open_socket(&self) -> Result<Box<dyn Socket>> {
+        let config = &self.config;
+        let [host] = config.get_hosts() else {
+            return Err(Error::usage(format!("{} is at several hosts", self.name))
+                .hint("name one of them in the URL"));
+        };
+        let port = config.get_ports().first().copied().unwrap_or(5432);
+        let unreachable = |error: std::io::Error| self.unreachable(&error.to_string());
+        let name = match host {
+            Host::Unix(folder) => {
+                let path = folder.join(format!(".s.PGSQL.{port}"));
+                return Ok(Box::new(UnixStream::connect(path).await.map_err(unreachable)?));
+            }
+            Host::Tcp(name) => name,
+        };
+        let mut socket = match config.get_hostaddrs().first() {
+            Some(address) => TcpStream::connect((*address, port)).await,
+            None => TcpStream::connect((name.as_str(), port)).await,
+        }
+        .map_err(unreachable)?;
+        socket.set_nodelay(true).map_err(unreachable)?;
+        let Some(tls) = &self.tls else {
+            return Ok(Box::new(socket));
+        };
+        let mut request = BytesMut::new();
+        frontend::ssl_request(&mut request);
+        socket.write_all(&request).await.map_err(unreachable)?;
+        if socket.read_u8().await.map_err(unreachable)? == b'S' {
+            let made = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut tls.clone(), name);
+            let connect = made.unwrap_or_else(|never| match never {});
+            let secured = TlsConnect::connect(connect, socket).await;
+            return Ok(Box::new(secured.map_err(|error| no_tls(&self.name, &error))?));
+        }
+        match config.get_ssl_mode() {
+            SslMode::Require => Err(no_tls_offered(&self.name)),
+            _ => Ok(Box::new(socket)),
+        }
+    }
+
+    fn unreachable(&self, why: &str) -> Error {
+        Error::storage(format!("cannot reach {}: {why}", self.name))
+            .hint("start it or check host and port, then run the command again")
+    }
+
+    /// The user, the password and the database.
+    pub(crate) fn login(&self) -> (&str, Option<&[u8]>, &str) {
+        let user = self.config.get_user().unwrap_or("postgres");
+        (user, self.config.get_password(), self.config.get_dbname().unwrap_or(user))
     }
 
     async fn try_connect(&self, application: &str) -> Result<Client> {
@@ -312,6 +383,8 @@ impl ServerCertVerifier for Verifier {
 mod tests {
     use super::*;
 
+    const PURPOSE: Purpose = Purpose { key: "url_env", unchanged: "", grants: "" };
+
     #[test]
     fn options_of_tls_are_taken_out_of_urls_and_lists() {
         let (rest, options) = without_tls_options(
@@ -335,8 +408,8 @@ mod tests {
             "postgresql://u:pass@secret@h/d",
             "postgresql://u:12/secret@h/d",
         ] {
-            match Server::parse(url, "URL") {
-                Ok(server) => assert_eq!(server.name, "the database `d` at h"),
+            match Server::parse(url, "URL", PURPOSE) {
+                Ok(server) => assert_eq!(server.name.to_string(), "the database `d` at h"),
                 Err(error) => assert!(!error.to_string().contains("secret"), "{error}"),
             }
         }
@@ -345,8 +418,8 @@ mod tests {
     #[test]
     fn tls_is_verified_unless_the_server_is_this_machine() {
         let mode = |url: &str| {
-            let server = Server::parse(url, "URL").expect("a server");
-            (server.config.get_ssl_mode(), server.name)
+            let server = Server::parse(url, "URL", PURPOSE).expect("a server");
+            (server.config.get_ssl_mode(), server.name.to_string())
         };
         let name = "the database `d` at db.example".to_string();
         assert_eq!(mode("postgresql://u:p@db.example/d"), (SslMode::Require, name.clone()));

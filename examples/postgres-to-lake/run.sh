@@ -1,0 +1,76 @@
+#!/bin/sh
+# The whole way on one machine: a database that pgbench changes, captured into raw files, folded, and loaded
+# into a second database, which in the end has the rows of the first one.
+#
+#   make build && examples/postgres-to-lake/run.sh
+#
+# It starts a PostgreSQL server of its own in a temporary folder, and stops it at the end. It needs
+# PostgreSQL's programs (Debian, Ubuntu: apt-get install postgresql). GLUELESS names another binary, SECONDS_OF_CHANGES
+# says for how long pgbench runs (default 15).
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+glueless=${GLUELESS:-${CARGO_TARGET_DIR:-$HOME/.cache/glueless/target}/release/glueless}
+programs=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | tail -n 1)
+PATH=${programs:-/usr/local/pgsql/bin}:$PATH
+
+# The server refuses to run as root.
+if [ "$(id -u)" = 0 ]; then
+    as_server() { setpriv --reuid postgres --regid postgres --clear-groups "$@"; }
+else
+    as_server() { "$@"; }
+fi
+
+folder=$(mktemp -d)
+stop() {
+    as_server pg_ctl --pgdata "$folder/data" --mode immediate --silent stop || true
+    rm -rf "$folder"
+}
+trap stop EXIT
+[ "$(id -u)" != 0 ] || chown postgres "$folder"
+chmod 755 "$folder"
+as_server initdb --pgdata "$folder/data" --username postgres --auth trust --no-sync > "$folder.log"
+rm "$folder.log"
+as_server pg_ctl --pgdata "$folder/data" --silent --wait --log "$folder/log" \
+    --options "-k $folder -c listen_addresses='' -c wal_level=logical" start
+ask() { psql --no-psqlrc --quiet --host "$folder" --username postgres "$@"; }
+
+ask --command 'CREATE DATABASE shop' --command 'CREATE DATABASE warehouse'
+ask --dbname shop --file "$here/tables.sql"
+export SOURCE_URL="postgresql://postgres@/shop?host=$folder"
+export WAREHOUSE_URL="postgresql://postgres@/warehouse?host=$folder"
+
+capture() { "$glueless" --quiet capture "$here/shop.toml" --set to="$folder/raw" --output text; }
+fold() {
+    "$glueless" --quiet run "$here/orders" --start-date 2020-01-01 --end-date 2100-01-01 --output json \
+        --set raw.url="$folder/raw/public/orders" --set curated.url="$folder/lake/orders"
+}
+
+echo "== the first capture: the rows of the tables"
+capture
+echo "== pgbench inserts, updates, moves and deletes orders"
+pgbench --host "$folder" --username postgres --no-vacuum --client 4 --time "${SECONDS_OF_CHANGES:-15}" \
+    --file "$here/changes.sql" shop > "$folder/pgbench" 2>&1 &
+changes=$!
+while kill -0 "$changes" 2>/dev/null; do
+    sleep 3
+    capture | grep public.orders || true
+    fold > "$folder/report"
+done
+wait "$changes"
+grep 'number of transactions actually processed' "$folder/pgbench"
+
+echo "== the last capture, fold and load"
+capture
+fold
+
+rows() {
+    ask --dbname "$1" --no-align --tuples-only \
+        --command "SELECT count(*), md5(string_agg(concat_ws(',', id, customer, amount, state), ';' ORDER BY id)) FROM orders"
+}
+echo "== the rows of both databases: their number, and a hash"
+echo "shop       $(rows shop)"
+echo "warehouse  $(rows warehouse)"
+[ "$(rows shop)" = "$(rows warehouse)" ] || { echo "they differ"; exit 1; }
+echo "== equal"

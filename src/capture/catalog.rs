@@ -1,0 +1,508 @@
+//! What the source's own catalog says of its tables, and what capture needs of them.
+//!
+//! An update or delete of a row is in the log with what the table's *replica identity* says: its primary
+//! key, another unique index, or the whole row. Three things are refused before anything is made at the
+//! server, each with the statement that mends it:
+//!
+//! - a table without a replica identity: as soon as it is in a publication, the server refuses updates and
+//!   deletes of it, to the application;
+//! - a table that can have values out of line (TOAST) and whose identity is not the whole row: an update
+//!   that does not change such a value does not have it in the log. Whether it can is exact: the server
+//!   makes a TOAST table only if rows can become that large;
+//! - a publication that leaves out rows, columns or operations.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+
+use crate::capture::column::Kind;
+use crate::config::{Source, SourceTables};
+use crate::error::{Error, Result};
+use crate::postgres::refusal::failed;
+use crate::postgres::{ServerName, quoted};
+
+/// The oldest version of a server that is read, as the server numbers it.
+const OLDEST_VERSION: i32 = 140_000;
+/// The first version that decodes its log on a standby.
+const DECODES_ON_STANDBY: i32 = 160_000;
+
+/// A connection that asks about the source.
+pub(super) struct Catalog<'a> {
+    pub(super) client: &'a Client,
+    pub(super) server: &'a ServerName,
+}
+
+/// A table of the source.
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    pub(super) schema: String,
+    pub(super) name: String,
+    /// Its columns but generated ones, which are not in the log.
+    pub(super) columns: Vec<Column>,
+    /// The columns of its replica identity, or of its primary key if that is the whole row.
+    pub(super) key: Vec<String>,
+    /// Where its rows are: itself, or its partitions.
+    pub(super) parts: Vec<Part>,
+    is_partitioned: bool,
+}
+
+/// A column of a table.
+#[derive(Clone, Debug)]
+pub(super) struct Column {
+    pub(super) name: String,
+    pub(super) type_id: u32,
+    pub(super) modifier: i32,
+}
+
+/// A table or partition that has rows.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) schema: String,
+    pub(super) name: String,
+    /// Its size in pages of 8 KiB, as last counted.
+    pub(super) pages: u32,
+    identity: Identity,
+    has_key: bool,
+    has_toast: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Identity {
+    PrimaryKey,
+    Index,
+    WholeRow,
+    Nothing,
+}
+
+/// A replication slot.
+#[derive(Clone, Debug)]
+pub(super) struct Slot {
+    /// The bytes of log that the server keeps for it.
+    pub(super) held_bytes: u64,
+}
+
+/// The types of the source that stand for others.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Domains(HashMap<u32, (u32, i32)>);
+
+impl Table {
+    /// `schema.table`.
+    pub(super) fn full_name(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
+    /// The table as SQL has it.
+    fn sql_name(&self) -> String {
+        format!("{}.{}", quoted(&self.schema), quoted(&self.name))
+    }
+}
+
+impl Part {
+    /// The part as SQL has it.
+    pub(super) fn sql_name(&self) -> String {
+        format!("{}.{}", quoted(&self.schema), quoted(&self.name))
+    }
+
+    /// What is missing for capture, and the statement that mends it.
+    fn lack(&self) -> Option<(&'static str, String)> {
+        let mend = |to: &str| format!("ALTER TABLE {} REPLICA IDENTITY {to};", self.sql_name());
+        match self.identity {
+            Identity::Nothing => Some(("has no replica identity", mend("FULL"))),
+            Identity::PrimaryKey if !self.has_key => {
+                Some(("has neither a primary key nor another replica identity", mend("FULL")))
+            }
+            Identity::WholeRow => None,
+            _ if self.has_toast => {
+                Some(("can have large values that an update does not log", mend("FULL")))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Domains {
+    /// The type of a column in files.
+    pub(super) fn kind(&self, type_id: u32, modifier: i32) -> Kind {
+        let (mut type_id, mut modifier) = (type_id, modifier);
+        while let Some((base, of_base)) = self.0.get(&type_id) {
+            (type_id, modifier) = (*base, if *of_base == -1 { modifier } else { *of_base });
+        }
+        Kind::of(type_id, modifier)
+    }
+}
+
+impl Catalog<'_> {
+    async fn rows(
+        &self,
+        statement: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+        doing: &str,
+    ) -> Result<Vec<tokio_postgres::Row>> {
+        let rows = self.client.query(statement, parameters).await;
+        rows.map_err(|error| failed(self.server, doing, &error))
+    }
+
+    async fn execute(&self, statement: &str, doing: &str) -> Result<()> {
+        let executed = self.client.batch_execute(statement).await;
+        executed.map_err(|error| failed(self.server, doing, &error))
+    }
+
+    /// Checks that the server can decode its log.
+    ///
+    /// # Errors
+    /// Usage, with the setting to change.
+    pub(super) async fn check_server(&self) -> Result<()> {
+        let facts =
+            "SELECT current_setting('server_version_num')::int, current_setting('wal_level'),
+            current_setting('server_version'), pg_is_in_recovery()";
+        let rows = self.rows(facts, &[], "read its settings").await?;
+        let [row] = &rows[..] else {
+            return Err(Error::internal("the server has no settings"));
+        };
+        let (version, level): (i32, String) = (row.get(0), row.get(1));
+        let (shown, is_standby): (String, bool) = (row.get(2), row.get(3));
+        let server = self.server;
+        if version < OLDEST_VERSION {
+            return Err(Error::usage(format!("{server} is PostgreSQL {shown}"))
+                .hint("capture reads PostgreSQL 14 and newer"));
+        }
+        if is_standby && version < DECODES_ON_STANDBY {
+            let standby = format!("{server} is a standby of PostgreSQL {shown}");
+            return Err(Error::usage(standby).hint(
+                "name the primary server in the URL: a standby decodes its log from version 16 on",
+            ));
+        }
+        if level != "logical" {
+            return Err(Error::usage(format!("{server} has wal_level = {level}")).hint(
+                "ALTER SYSTEM SET wal_level = logical, then restart the server (RDS: rds.logical_replication = 1)",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The position up to which the log is durable.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub(super) async fn log_end(&self) -> Result<String> {
+        let statement = "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+            ELSE pg_current_wal_flush_lsn() END)::text";
+        let rows = self.rows(statement, &[], "read the end of its log").await?;
+        rows.first().map(|row| row.get(0)).ok_or_else(|| Error::internal("the log has no end"))
+    }
+
+    /// The slot of a source, if there is one.
+    ///
+    /// # Errors
+    /// Data, when the server has removed log that was not read; usage, when it is a slot of something
+    /// else.
+    pub(super) async fn slot(&self, name: &str) -> Result<Option<Slot>> {
+        let statement = "SELECT plugin::text, wal_status, database = current_database(), pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery()
+                    THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, restart_lsn)::bigint
+            FROM pg_replication_slots WHERE slot_name = $1";
+        let rows = self.rows(statement, &[&name], "look for the slot").await?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let plugin: Option<String> = row.get(0);
+        let is_here: Option<bool> = row.get(2);
+        if plugin.as_deref() != Some("pgoutput") || is_here != Some(true) {
+            let message = format!("the slot `{name}` in {} is that of something else", self.server);
+            return Err(Error::usage(message).hint("set `slot` to another name"));
+        }
+        let status: Option<String> = row.get(1);
+        if status.as_deref() == Some("lost") {
+            let message = format!(
+                "{} has removed log that the slot `{name}` had not read: changes are lost to it",
+                self.server
+            );
+            return Err(Error::data(message).hint(new_snapshot(name)));
+        }
+        let held: Option<i64> = row.get(3);
+        let held_bytes = held.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
+        Ok(Some(Slot { held_bytes }))
+    }
+
+    /// The tables to capture, in the order of their names, and the reasons why some cannot be.
+    ///
+    /// # Errors
+    /// Usage, when a table that is named is none, or cannot be captured.
+    pub(super) async fn tables(&self, wanted: &SourceTables) -> Result<BTreeMap<String, Table>> {
+        let schemas: BTreeSet<&str> = wanted.schemas().collect();
+        let schemas: Vec<&str> = schemas.into_iter().collect();
+        let statement = "SELECT n.nspname::text, c.relname::text, c.oid, c.relkind::text,
+                c.relispartition, c.relpersistence::text
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname = ANY($1) AND c.relkind IN ('r', 'p') ORDER BY 1, 2";
+        let rows = self.rows(statement, &[&schemas], "list its tables").await?;
+        let named: BTreeSet<(&str, &str)> = wanted.named().collect();
+        let mut tables = BTreeMap::new();
+        for row in rows {
+            let (schema, name): (String, String) = (row.get(0), row.get(1));
+            let (oid, kind): (u32, String) = (row.get(2), row.get(3));
+            let (is_partition, persistence): (bool, String) = (row.get(4), row.get(5));
+            if !wanted.include(&schema, &name) {
+                continue;
+            }
+            let why = match persistence.as_str() {
+                "p" if !is_partition => None,
+                "p" => Some("is a partition: name its partitioned table"),
+                _ => Some("is not in the log: it is unlogged or temporary"),
+            };
+            if let Some(why) = why {
+                if named.contains(&(schema.as_str(), name.as_str())) {
+                    return Err(Error::usage(format!("the table `{schema}.{name}` {why}"))
+                        .hint("correct `tables`"));
+                }
+                continue;
+            }
+            let table = self.table((schema, name), oid, kind == "p").await?;
+            tables.insert(table.full_name(), table);
+        }
+        Ok(tables)
+    }
+
+    async fn table(
+        &self,
+        (schema, name): (String, String),
+        oid: u32,
+        is_partitioned: bool,
+    ) -> Result<Table> {
+        let doing = format!("read the columns of {schema}.{name}");
+        let columns = "SELECT attname::text, atttypid, atttypmod FROM pg_attribute
+            WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum";
+        let columns = self.rows(columns, &[&oid], &doing).await?.into_iter().map(|row| Column {
+            name: row.get(0),
+            type_id: row.get(1),
+            modifier: row.get(2),
+        });
+        let columns = columns.collect();
+        let key = "SELECT a.attname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+                JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey)
+            WHERE i.indrelid = $1 AND (CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END)
+            ORDER BY array_position(i.indkey, a.attnum)";
+        let key = self.rows(key, &[&oid], &doing).await?;
+        let key = key.iter().map(|row| row.get(0)).collect();
+        let parts = "SELECT n.nspname::text, c.relname::text, greatest(c.relpages, 0), c.relreplident::text,
+                EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary),
+                c.reltoastrelid <> 0
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.oid = $1 AND c.relkind = 'r'
+                OR c.oid IN (SELECT relid FROM pg_partition_tree($1) WHERE isleaf) AND c.relkind = 'r'
+            ORDER BY 1, 2";
+        let parts = self.rows(parts, &[&oid], &doing).await?.into_iter().map(|row| {
+            let (pages, identity): (i32, String) = (row.get(2), row.get(3));
+            Part {
+                schema: row.get(0),
+                name: row.get(1),
+                pages: pages.try_into().unwrap_or(0),
+                identity: match identity.as_str() {
+                    "d" => Identity::PrimaryKey,
+                    "i" => Identity::Index,
+                    "f" => Identity::WholeRow,
+                    _ => Identity::Nothing,
+                },
+                has_key: row.get(4),
+                has_toast: row.get(5),
+            }
+        });
+        Ok(Table { parts: parts.collect(), schema, name, columns, key, is_partitioned })
+    }
+
+    /// The domains of the source.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub(super) async fn domains(&self) -> Result<Domains> {
+        let statement = "SELECT oid, typbasetype, typtypmod FROM pg_type WHERE typtype = 'd'";
+        let rows = self.rows(statement, &[], "list its types").await?;
+        let domains = rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2))));
+        Ok(Domains(domains.collect()))
+    }
+
+    /// Looks at the publication: what is to be made or added, and its tables that are not wanted.
+    ///
+    /// # Errors
+    /// Usage, when it leaves changes out.
+    pub(super) async fn published(
+        &self,
+        source: &Source,
+        tables: &BTreeMap<String, Table>,
+    ) -> Result<Published> {
+        let name = source.publication.as_str();
+        let statement =
+            "SELECT puballtables, pubinsert AND pubupdate AND pubdelete AND pubtruncate,
+            pubviaroot FROM pg_publication WHERE pubname = $1";
+        let rows = self.rows(statement, &[&name], "look for the publication").await?;
+        let Some(row) = rows.first() else {
+            let listed = tables.values().map(Table::in_publication).collect::<Vec<_>>().join(", ");
+            let statement = Some(format!(
+                "CREATE PUBLICATION {} FOR TABLE {listed} WITH (publish_via_partition_root = true)",
+                quoted(name)
+            ));
+            return Ok(Published { is_new: true, statement, ..Published::default() });
+        };
+        let (has_all, is_whole, by_root): (bool, bool, bool) = (row.get(0), row.get(1), row.get(2));
+        let wrong = |why: &str, mend: &str| {
+            Err(Error::usage(format!("the publication `{name}` {why}"))
+                .hint(format!("ALTER PUBLICATION {} SET ({mend})", quoted(name))))
+        };
+        if !is_whole {
+            let mend = "publish = 'insert, update, delete, truncate'";
+            return wrong("leaves operations out", mend);
+        }
+        if !by_root && tables.values().any(|table| table.is_partitioned) {
+            let why = "names partitions instead of their table";
+            return wrong(why, "publish_via_partition_root = true");
+        }
+        let has_filters = "SELECT EXISTS (SELECT FROM information_schema.columns
+            WHERE table_name = 'pg_publication_rel' AND column_name = 'prqual')";
+        let knows = self.rows(has_filters, &[], "look for filters").await?;
+        // Before version 15 a publication has whole tables.
+        let (filtered, listed) = if knows.first().is_some_and(|row| row.get(0)) {
+            ("r.prqual IS NOT NULL", "r.prattrs IS NOT NULL")
+        } else {
+            ("false", "false")
+        };
+        let statement = format!(
+            "SELECT t.schemaname::text, t.tablename::text, coalesce({filtered}, false), coalesce({listed}, false)
+            FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
+            LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid
+                AND r.prrelid = format('%I.%I', t.schemaname, t.tablename)::regclass
+            WHERE p.pubname = $1"
+        );
+        let rows = self.rows(&statement, &[&name], "list the publication's tables").await?;
+        let mut published = Published::default();
+        let mut has = BTreeSet::new();
+        for row in rows {
+            let (schema, table): (String, String) = (row.get(0), row.get(1));
+            let (is_filtered, has_columns): (bool, bool) = (row.get(2), row.get(3));
+            if !source.tables.include(&schema, &table) {
+                published.others.push((schema, table));
+                continue;
+            }
+            if is_filtered || has_columns {
+                let what = if is_filtered { "rows" } else { "columns" };
+                let why = format!("the publication `{name}` leaves {what} of {schema}.{table} out");
+                return Err(Error::usage(why)
+                    .hint("publish the whole table, or let `publication` name another one"));
+            }
+            has.insert(format!("{schema}.{table}"));
+        }
+        let added: Vec<&Table> = tables
+            .iter()
+            .filter(|(name, _)| !has.contains(*name))
+            .map(|(_, table)| table)
+            .collect();
+        if !added.is_empty() && !has_all {
+            published.added = added.iter().map(|table| table.full_name()).collect();
+            let listed = added.iter().map(|table| table.in_publication());
+            let listed = listed.collect::<Vec<_>>().join(", ");
+            published.statement =
+                Some(format!("ALTER PUBLICATION {} ADD TABLE {listed}", quoted(name)));
+        }
+        Ok(published)
+    }
+
+    /// Makes the publication, or adds tables to it.
+    ///
+    /// # Errors
+    /// Those of the server, such as usage, when the user must not do it.
+    pub(super) async fn publish(&self, published: &Published) -> Result<()> {
+        let doing =
+            if published.is_new { "make the publication" } else { "add tables to the publication" };
+        match &published.statement {
+            Some(statement) => self.execute(statement, doing).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// The tables of a publication.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Published {
+    /// Whether it is to be made.
+    pub(super) is_new: bool,
+    /// Tables that are to be added.
+    pub(super) added: BTreeSet<String>,
+    statement: Option<String>,
+    /// Its tables that are not captured: schema and name.
+    pub(super) others: Vec<(String, String)>,
+}
+
+impl Table {
+    fn in_publication(&self) -> String {
+        // Tables that inherit from it have rows of their own, and are tables of their own.
+        let only = if self.is_partitioned { "" } else { "ONLY " };
+        format!("{only}{}", self.sql_name())
+    }
+}
+
+/// Checks that the changes of all tables are whole in the log.
+///
+/// # Errors
+/// Usage, with the tables and the statements that mend them.
+pub(super) fn check_identities(tables: &BTreeMap<String, Table>) -> Result<()> {
+    let parts = tables.values().flat_map(|table| &table.parts);
+    let lacks: Vec<_> = parts.filter_map(|part| Some((part, part.lack()?))).collect();
+    let Some((first, (why, _))) = lacks.first() else {
+        return Ok(());
+    };
+    let others = match lacks.len() - 1 {
+        0 => String::new(),
+        1 => " (and another table)".into(),
+        more => format!(" (and {more} other tables)"),
+    };
+    let statements: Vec<&str> = lacks.iter().map(|(_, (_, mend))| mend.as_str()).collect();
+    Err(Error::usage(format!("the table `{}.{}` {why}{others}", first.schema, first.name))
+        .hint(statements.join(" ")))
+}
+
+/// The way on after changes were lost.
+pub(super) fn new_snapshot(slot: &str) -> String {
+    format!(
+        "begin anew: SELECT pg_drop_replication_slot('{slot}') if it is still there; set `to` to a new \
+         folder, and raw.url of the pipelines too; capture again, and rebuild the pipelines"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(identity: Identity, has_key: bool, has_toast: bool) -> Part {
+        let (schema, name) = ("public".into(), "a\"b".into());
+        Part { schema, name, pages: 0, identity, has_key, has_toast }
+    }
+
+    #[test]
+    fn a_table_whose_changes_are_not_whole_is_refused() {
+        use Identity::{Index, Nothing, PrimaryKey, WholeRow};
+        for (identity, has_key, has_toast, is_refused) in [
+            (PrimaryKey, true, false, false),
+            (PrimaryKey, true, true, true),
+            (PrimaryKey, false, false, true),
+            (Index, false, false, false),
+            (Index, false, true, true),
+            (WholeRow, false, true, false),
+            (Nothing, true, false, true),
+        ] {
+            let lack = part(identity, has_key, has_toast).lack();
+            assert_eq!(lack.is_some(), is_refused, "{identity:?} {has_key} {has_toast}");
+            if let Some((_, mend)) = lack {
+                assert_eq!(mend, "ALTER TABLE \"public\".\"a\"\"b\" REPLICA IDENTITY FULL;");
+            }
+        }
+    }
+
+    #[test]
+    fn a_domain_is_written_as_what_it_is_of() {
+        let amount = (1700, (10 << 16 | 2) + 4);
+        let domains =
+            Domains(HashMap::from([(70_001, amount), (70_002, (70_001, -1)), (70_003, (1043, 9))]));
+        assert_eq!(domains.kind(70_002, -1), Kind::Decimal(10, 2));
+        assert_eq!(domains.kind(70_003, -1), Kind::Text);
+        assert_eq!(domains.kind(23, -1), Kind::Int32);
+    }
+}

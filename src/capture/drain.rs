@@ -1,0 +1,375 @@
+//! Reads the log from where the slot stands, and writes the changes of tables into files.
+//!
+//! A position is confirmed to the server at a *cut*: all files are closed and durable, between two
+//! transactions. What was not confirmed is sent again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::time::timeout;
+use tracing::{debug, info};
+
+use crate::capture::catalog::{Catalog, Domains, Table};
+use crate::capture::change_files::{ChangeFiles, Counts};
+use crate::capture::column::Kind;
+use crate::capture::pgoutput::{Message, Old, Relation, Tuple, Value};
+use crate::capture::position::{Lsn, Position};
+use crate::capture::replication::{LogStream, Received};
+use crate::capture::rows::{Head, Shape};
+use crate::capture::{Output, folder_of};
+use crate::config::Source;
+use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::store::Folder;
+
+/// Microseconds from 1970 to 2000, where the server's times begin.
+const SERVER_EPOCH_US: i64 = 946_684_800_000_000;
+/// The files that are written at once.
+const CONCURRENT_FILES: usize = 8;
+/// The first number of a type that is not built in.
+const FIRST_OWN_TYPE: u32 = 16_384;
+
+/// Until when the log is read.
+#[derive(Clone, Debug)]
+pub(super) enum Until {
+    /// Up to a position.
+    Position(Lsn),
+    /// Until the receiver says so.
+    Stopped(tokio::sync::watch::Receiver<bool>),
+}
+
+/// Reads the log.
+pub(super) struct Drain<'a> {
+    catalog: &'a Catalog<'a>,
+    source: &'a Source,
+    to: &'a Folder,
+    output: Arc<Output>,
+    /// The open files may take this much memory.
+    memory_bytes: u64,
+    tables: BTreeMap<String, Table>,
+    domains: Domains,
+    /// The tables by their numbers in the log; `None` if they are not captured.
+    relations: HashMap<u32, Option<String>>,
+    files: BTreeMap<String, ChangeFiles>,
+    transaction: Option<Transaction>,
+    /// Everything before this position was read.
+    read_up_to: Lsn,
+    pub(super) confirmed: Lsn,
+    /// The newest commit that was read, in microseconds since 1970.
+    pub(super) newest_commit: Option<i64>,
+    pub(super) transactions: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Transaction {
+    commit: u64,
+    /// Microseconds since 1970.
+    time: i64,
+    xid: u32,
+    /// The changes so far, of tables that are not captured too.
+    rows: u32,
+}
+
+/// Why reading has ended.
+pub(super) enum Ended {
+    Done,
+    /// A transaction cannot be captured. All before it can: up to the position.
+    Before(Lsn, Error),
+}
+
+impl<'a> Drain<'a> {
+    pub(super) fn new(
+        catalog: &'a Catalog<'a>,
+        (source, to): (&'a Source, &'a Folder),
+        output: Arc<Output>,
+        memory_bytes: u64,
+        (tables, domains): (BTreeMap<String, Table>, Domains),
+    ) -> Self {
+        Drain {
+            catalog,
+            source,
+            to,
+            output,
+            memory_bytes,
+            tables,
+            domains,
+            relations: HashMap::new(),
+            files: BTreeMap::new(),
+            transaction: None,
+            read_up_to: Lsn(0),
+            confirmed: Lsn(0),
+            newest_commit: None,
+            transactions: 0,
+        }
+    }
+
+    /// What was written of each table.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (&str, Counts)> {
+        self.files.iter().map(|(table, files)| (table.as_str(), files.counts))
+    }
+
+    /// Reads the log, and cuts at its end, and at least after each `every`.
+    ///
+    /// # Errors
+    /// Those of the server, and of storage.
+    pub(super) async fn read(
+        &mut self,
+        stream: &mut LogStream,
+        mut until: Until,
+        every: Duration,
+    ) -> Result<Ended> {
+        let mut last_cut = Instant::now();
+        loop {
+            let received = match &mut until {
+                Until::Position(_) => Some(stream.next().await?),
+                // The transaction that has begun is read to its end.
+                Until::Stopped(stop) if *stop.borrow() => Some(stream.next().await?),
+                Until::Stopped(stop) => {
+                    let next = every.saturating_sub(last_cut.elapsed());
+                    tokio::select! {
+                        received = timeout(next.max(Duration::from_millis(1)), stream.next()) => {
+                            received.ok().transpose()?
+                        }
+                        _ = stop.wait_for(|stop| *stop) => None,
+                    }
+                }
+            };
+            match received {
+                Some(Received::Messages(messages)) => {
+                    for message in messages {
+                        if let Err(error) = self.message(&message).await {
+                            return self.ended_by(error);
+                        }
+                        if self.is_done(&until) {
+                            self.cut(stream).await?;
+                            return Ok(Ended::Done);
+                        }
+                    }
+                }
+                // Between transactions all of them that committed before were sent.
+                Some(Received::SentUpTo(position)) if self.transaction.is_none() => {
+                    self.read_up_to = self.read_up_to.max(position);
+                }
+                Some(Received::SentUpTo(_)) | None => {}
+            }
+            let is_between = self.transaction.is_none();
+            if is_between && self.is_done(&until) {
+                self.cut(stream).await?;
+                return Ok(Ended::Done);
+            }
+            if is_between && last_cut.elapsed() >= every {
+                self.cut(stream).await?;
+                last_cut = Instant::now();
+            }
+        }
+    }
+
+    fn is_done(&self, until: &Until) -> bool {
+        self.transaction.is_none()
+            && match until {
+                Until::Position(end) => self.read_up_to >= *end,
+                Until::Stopped(stop) => *stop.borrow(),
+            }
+    }
+
+    /// A transaction that cannot be captured is the end; any other error stays one.
+    fn ended_by(&self, error: Error) -> Result<Ended> {
+        match error.kind {
+            ErrorKind::Data | ErrorKind::Usage if self.transaction.is_some() => {
+                Ok(Ended::Before(self.read_up_to, error))
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// Makes everything that was read durable, and confirms it.
+    async fn cut(&mut self, stream: &LogStream) -> Result<()> {
+        let closing = self.files.values_mut().map(ChangeFiles::close);
+        stream::iter(closing).buffer_unordered(CONCURRENT_FILES).try_collect::<()>().await?;
+        let are_ahead = self.files.values().any(|files| files.reach_beyond(self.read_up_to));
+        if self.read_up_to > self.confirmed && !are_ahead {
+            debug!("everything before {} is durable", self.read_up_to);
+            stream.confirm(self.read_up_to);
+            self.confirmed = self.read_up_to;
+        }
+        Ok(())
+    }
+
+    async fn message(&mut self, bytes: &[u8]) -> Result<()> {
+        let message = Message::decode(bytes).map_err(|why| {
+            Error::internal(format!("a message of the log cannot be read: {why}"))
+        })?;
+        match message {
+            Message::Begin { commit, time, xid } => {
+                let time = time + SERVER_EPOCH_US;
+                self.transaction = Some(Transaction { commit, time, xid, rows: 0 });
+            }
+            Message::Commit { end } => {
+                let ended = self.transaction.take();
+                self.newest_commit = self.newest_commit.max(ended.map(|it| it.time));
+                self.read_up_to = self.read_up_to.max(Lsn(end));
+                self.transactions += 1;
+                self.limit_memory().await?;
+            }
+            Message::Relation(relation) => self.relation(&relation).await?,
+            Message::Insert { relation, new } => {
+                self.change("I", relation, None, Some(&new)).await?;
+            }
+            Message::Update { relation, old, new } => {
+                self.change("U", relation, old.as_ref(), Some(&new)).await?;
+            }
+            Message::Delete { relation, old } => {
+                self.change("D", relation, Some(&old), None).await?;
+            }
+            Message::Truncate { relations } => self.truncate(&relations)?,
+            Message::Other => {}
+        }
+        Ok(())
+    }
+
+    /// Writes the largest file while all of them take too much memory.
+    async fn limit_memory(&mut self) -> Result<()> {
+        while self.files.values().map(ChangeFiles::bytes).sum::<u64>() > self.memory_bytes {
+            match self.files.values_mut().max_by_key(|files| files.bytes()) {
+                Some(largest) => largest.close().await?,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes the shape of a table.
+    async fn relation(&mut self, relation: &Relation<'_>) -> Result<()> {
+        let (schema, name) = (&*relation.schema, &*relation.name);
+        if !self.source.tables.include(schema, name) {
+            self.relations.insert(relation.id, None);
+            return Ok(());
+        }
+        if relation.columns.iter().any(|column| column.type_id >= FIRST_OWN_TYPE) {
+            self.domains = self.catalog.domains().await?;
+        }
+        let table = format!("{schema}.{name}");
+        let columns = relation.columns.iter().map(|column| {
+            let kind = self.domains.kind(column.type_id, column.modifier);
+            (column.name.to_string(), kind_of(self.source, &table, &column.name, kind))
+        });
+        let columns: Vec<(String, Kind)> = columns.collect();
+        let number = |name: &str| columns.iter().position(|(column, _)| column == name);
+        let of_catalog = self.tables.get(&table).map(|table| &table.key);
+        let key: Option<Vec<usize>> =
+            of_catalog.and_then(|key| key.iter().map(|name| number(name)).collect());
+        let key = key.unwrap_or_else(|| {
+            let numbered = relation.columns.iter().enumerate();
+            let identity = numbered.filter(|(_, column)| column.is_identity);
+            let identity: Vec<usize> = identity.map(|(number, _)| number).collect();
+            // The whole row is no key.
+            if identity.len() == columns.len() { Vec::new() } else { identity }
+        });
+        let shape = Shape::new(table.clone(), columns, key)?;
+        self.relations.insert(relation.id, Some(table.clone()));
+        match self.files.get_mut(&table) {
+            Some(files) if **files.shape() == shape => {}
+            Some(files) => {
+                info!("{table}: its columns have changed");
+                files.reshape(Arc::new(shape)).await?;
+            }
+            None => {
+                let folder = folder_of(self.to, schema, name)?;
+                let files = ChangeFiles::new(folder, Arc::clone(&self.output), Arc::new(shape));
+                self.files.insert(table, files);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a change.
+    async fn change(
+        &mut self,
+        op: &'static str,
+        relation: u32,
+        old: Option<&Old<'_>>,
+        new: Option<&Tuple<'_>>,
+    ) -> Result<()> {
+        let lost = || Error::internal("a change stands outside of a transaction");
+        let transaction = self.transaction.as_mut().ok_or_else(lost)?;
+        let position = Position { commit: transaction.commit, row: transaction.rows };
+        transaction.rows += 1;
+        let table = self.relations.get(&relation);
+        let table = table.ok_or_else(|| Error::internal("a change is of an unknown table"))?;
+        let Some(files) = table.as_ref().and_then(|table| self.files.get_mut(table)) else {
+            return Ok(());
+        };
+        let shape = Arc::clone(files.shape());
+        let xid = Some(transaction.xid);
+        let head = Head { op, commit_time: transaction.time, position, xid };
+        let before = old.map(|old| old.values.values().map(text).collect::<Vec<_>>());
+        let row = match new {
+            Some(new) => {
+                let whole = before.as_ref().filter(|_| old.is_some_and(|old| old.is_whole));
+                whole_row(&shape, new, whole, position)?
+            }
+            None => before.clone().unwrap_or_default(),
+        };
+        if row.len() != shape.columns.len() {
+            return Err(Error::internal(format!("a change of {} has other columns", shape.table)));
+        }
+        // Null is a key that did not change.
+        let before = before.filter(|before| op == "U" && before.len() == row.len());
+        let old_key = shape.key.iter().map(|at| before.as_ref().and_then(|before| before[*at]));
+        files.append(head, old_key, row.into_iter()).await
+    }
+
+    /// Refuses to go on behind the truncation of a table.
+    fn truncate(&mut self, relations: &[u32]) -> Result<()> {
+        let mut tables = relations.iter().filter_map(|relation| self.relations.get(relation));
+        let Some(table) = tables.find_map(|table| table.as_deref()) else {
+            return Ok(());
+        };
+        let position = self.transaction.map_or(0, |transaction| transaction.commit);
+        Err(Error::data(format!(
+            "{table} was truncated at {}: files of changes cannot say so",
+            Lsn(position)
+        ))
+        .hint(crate::capture::catalog::new_snapshot(&self.source.slot)))
+    }
+}
+
+/// The type of a column, which the source can set to text.
+pub(super) fn kind_of(source: &Source, table: &str, column: &str, kind: Kind) -> Kind {
+    let name = format!("{table}.{column}");
+    if source.text_columns.contains(&name) { Kind::Text } else { kind }
+}
+
+fn text(value: Value<'_>) -> Option<&[u8]> {
+    match value {
+        Value::Text(text) => Some(text),
+        Value::Null | Value::Unchanged => None,
+    }
+}
+
+/// The values of a row after a change: those that the change does not have are those of the row before.
+fn whole_row<'v>(
+    shape: &Shape,
+    new: &Tuple<'v>,
+    before: Option<&Vec<Option<&'v [u8]>>>,
+    position: Position,
+) -> Result<Vec<Option<&'v [u8]>>> {
+    let values = new.values().enumerate().map(|(column, value)| match (value, before) {
+        (Value::Unchanged, Some(before)) if before.len() > column => Ok(before[column]),
+        (Value::Unchanged, _) => {
+            let name = shape.columns.get(column).map_or("", |(name, _)| name);
+            let (table, name) = (&shape.table, name);
+            Err(Error::data(format!(
+                "{table}: the log lacks the value of `{name}` in the change at {position}, because the \
+                 change left it as it was"
+            ))
+            .hint(format!(
+                "ALTER TABLE {table} REPLICA IDENTITY FULL; it was set when capture began: changes \
+                 that were logged without it need a new snapshot"
+            )))
+        }
+        (value, _) => Ok(text(value)),
+    });
+    values.collect()
+}

@@ -1,0 +1,322 @@
+//! Full loads: the rows of tables as of one position of the log.
+//!
+//! The server exports a snapshot with the slot that it makes: the tables as they are where the slot begins.
+//! All rows are read in that snapshot, by several connections at once, large tables in ranges of their
+//! pages. What changes meanwhile is behind the slot's position, and is captured after it.
+//!
+//! A table's last file is an empty one, `LOAD.parquet`: its full load is complete. A load that was
+//! interrupted is done again, in a later snapshot; the files of the first try stay. Both are right
+//! together: where they differ, the change that made the difference is in the log, and every change comes
+//! after all full loads.
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::ObjectStoreExt;
+use parquet::file::metadata::KeyValue;
+use tokio_postgres::{Client, SimpleQueryMessage};
+use tracing::info;
+
+use crate::capture::Output;
+use crate::capture::catalog::{Part, Table};
+use crate::capture::position::{Lsn, Position};
+use crate::capture::rows::{Head, RowFile, Shape};
+use crate::error::{Error, Result};
+use crate::postgres::connect::Server;
+use crate::postgres::quoted;
+use crate::postgres::refusal::failed;
+use crate::store::{Folder, parse_path};
+
+/// The file that says that a table's full load is complete.
+pub(super) const COMPLETE: &str = "LOAD.parquet";
+
+/// The pages that are read in one piece: 256 MiB.
+const PIECE_PAGES: u32 = 32 << 10;
+
+/// A snapshot that the server has exported.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshot {
+    /// Its name at the server.
+    pub(super) name: String,
+    /// Where it stands in the log.
+    pub(super) position: Lsn,
+}
+
+/// A table to load.
+pub(super) struct Load {
+    pub(super) table: Table,
+    pub(super) shape: Arc<Shape>,
+    pub(super) folder: Folder,
+}
+
+/// What was loaded of a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Loaded {
+    pub(super) rows: u64,
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+    pub(super) infinite: u64,
+}
+
+/// Rows that are read by one statement.
+struct Piece<'a> {
+    table: usize,
+    part: &'a Part,
+    /// The first page, and the first one behind; all pages from the first one on if there is none.
+    pages: (u32, Option<u32>),
+}
+
+/// Reads tables.
+pub(super) struct Loader<'a> {
+    pub(super) server: &'a Server,
+    pub(super) application: &'a str,
+    pub(super) snapshot: Snapshot,
+    pub(super) output: Arc<Output>,
+    /// The run, whose files have names of their own.
+    pub(super) run_id: &'a str,
+    pub(super) connections: usize,
+}
+
+impl Loader<'_> {
+    /// Loads tables; returns what was loaded of each, in their order.
+    ///
+    /// # Errors
+    /// Those of the server; data, for a value that its column cannot have in files; storage, when files
+    /// cannot be written.
+    pub(super) async fn load(&self, loads: &[Load]) -> Result<Vec<Loaded>> {
+        let pieces = pieces(loads);
+        let next = AtomicUsize::new(0);
+        let mut left = BTreeMap::new();
+        for piece in &pieces {
+            left.entry(piece.table)
+                .or_insert_with(|| AtomicUsize::new(0))
+                .fetch_add(1, Ordering::Relaxed);
+        }
+        let workers = (0..self.connections.min(pieces.len()).max(1)).map(|_| async {
+            let reader = Reader { loader: self, client: self.begin().await? };
+            let mut loaded = vec![Loaded::default(); loads.len()];
+            while let Some((number, piece)) = {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                pieces.get(number).map(|piece| (number, piece))
+            } {
+                let load = &loads[piece.table];
+                let read = reader.read(load, piece, number).await?;
+                loaded[piece.table].add(read);
+                // The last piece of the table that ends.
+                if left[&piece.table].fetch_sub(1, Ordering::AcqRel) == 1 {
+                    self.complete(load).await?;
+                }
+            }
+            Ok::<_, Error>(loaded)
+        });
+        let all: Vec<Vec<Loaded>> =
+            stream::iter(workers).buffer_unordered(usize::MAX).try_collect().await?;
+        // A partitioned table without partitions has nothing to read.
+        for (number, load) in loads.iter().enumerate() {
+            if !left.contains_key(&number) {
+                self.complete(load).await?;
+            }
+        }
+        let mut sums = vec![Loaded::default(); loads.len()];
+        for loaded in all {
+            sums.iter_mut().zip(loaded).for_each(|(sum, one)| sum.add(one));
+        }
+        Ok(sums)
+    }
+
+    /// Opens a connection that sees the snapshot.
+    async fn begin(&self) -> Result<Client> {
+        let client = self.server.connect(self.application).await?;
+        let begin = format!(
+            "SET DateStyle TO 'ISO, MDY'; SET IntervalStyle TO iso_8601; SET TimeZone TO 'UTC';
+            SET bytea_output TO hex; SET extra_float_digits TO 3; SET row_security TO off;
+            SET statement_timeout TO 0; SET idle_in_transaction_session_timeout TO 0;
+            BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET TRANSACTION SNAPSHOT '{}'",
+            self.snapshot.name
+        );
+        let begun = client.batch_execute(&begin).await;
+        begun.map_err(|error| failed(&self.server.name, "read in a snapshot", &error))?;
+        Ok(client)
+    }
+
+    /// Marks a table's load as complete.
+    async fn complete(&self, load: &Load) -> Result<()> {
+        let file = RowFile::new(&load.shape, self.output.compression)?;
+        self.write(load, COMPLETE, file).await.map(|_| ())
+    }
+
+    async fn write(&self, load: &Load, name: &str, file: RowFile) -> Result<Loaded> {
+        let (rows, infinite) = (file.rows, file.infinite);
+        let note = |name: &str, value: &str| KeyValue::new(name.to_string(), value.to_string());
+        let position = self.snapshot.position.to_string();
+        let notes =
+            vec![note("glueless.slot", &self.output.slot), note("glueless.snapshot", &position)];
+        let bytes = Bytes::from(file.finish(notes)?);
+        let size = bytes.len() as u64;
+        let put = load.folder.store.put(&parse_path(name)?, bytes.into()).await;
+        put.map_err(|error| Error::store(format!("write {}", load.folder.describe(name)), error))?;
+        load.folder.sync(&[name.to_string()])?;
+        Ok(Loaded { rows, files: 1, bytes: size, infinite })
+    }
+}
+
+impl Loaded {
+    fn add(&mut self, other: Loaded) {
+        self.rows += other.rows;
+        self.files += other.files;
+        self.bytes += other.bytes;
+        self.infinite += other.infinite;
+    }
+}
+
+/// The pieces of all tables.
+fn pieces(loads: &[Load]) -> Vec<Piece<'_>> {
+    let mut pieces = Vec::new();
+    for (table, load) in loads.iter().enumerate() {
+        for part in &load.table.parts {
+            let mut first = 0;
+            while part.pages.saturating_sub(first) > PIECE_PAGES + PIECE_PAGES / 2 {
+                pieces.push(Piece { table, part, pages: (first, Some(first + PIECE_PAGES)) });
+                first += PIECE_PAGES;
+            }
+            // The table can have grown since its pages were counted.
+            pieces.push(Piece { table, part, pages: (first, None) });
+        }
+    }
+    pieces
+}
+
+/// A connection that reads pieces.
+struct Reader<'a> {
+    loader: &'a Loader<'a>,
+    client: Client,
+}
+
+impl Reader<'_> {
+    async fn read(&self, load: &Load, piece: &Piece<'_>, number: usize) -> Result<Loaded> {
+        let (loader, table) = (self.loader, load.table.full_name());
+        let doing = format!("read {table}");
+        let refused = |error| failed(&loader.server.name, &doing, &error);
+        let head = Head {
+            op: "I",
+            commit_time: self.now(&doing).await?,
+            position: Position { commit: loader.snapshot.position.0, row: 0 },
+            xid: None,
+        };
+        let statement = copy_statement(&load.table, piece);
+        let copied = self.client.copy_out(&statement).await.map_err(refused)?;
+        let mut copied = pin!(copied);
+        let (mut loaded, mut files) = (Loaded::default(), 0);
+        let mut file = RowFile::new(&load.shape, loader.output.compression)?;
+        let mut name = || {
+            files += 1;
+            let position = loader.snapshot.position.0;
+            format!("LOAD-{position:016X}-{}-{number:06}-{files:04}.parquet", loader.run_id)
+        };
+        let (mut line, mut decoded) = (Vec::new(), Vec::new());
+        while let Some(chunk) = copied.next().await {
+            let chunk = chunk.map_err(refused)?;
+            // The server sends a row at a time, which its protocol does not promise.
+            for part in chunk.split_inclusive(|byte| *byte == b'\n') {
+                line.extend_from_slice(part);
+                let Some(row) = line.strip_suffix(b"\n") else {
+                    continue;
+                };
+                let fields = fields(row, &mut decoded);
+                if fields.len() != load.shape.columns.len() {
+                    return Err(Error::internal(format!("a row of {table} has other columns")));
+                }
+                let values = fields.iter().map(|range| range.clone().map(|range| &decoded[range]));
+                file.append(head, std::iter::repeat(None), values)?;
+                line.clear();
+            }
+            if file.bytes() >= loader.output.file_bytes {
+                let next = RowFile::new(&load.shape, loader.output.compression)?;
+                let full = std::mem::replace(&mut file, next);
+                loaded.add(loader.write(load, &name(), full).await?);
+            }
+        }
+        if file.rows > 0 {
+            loaded.add(loader.write(load, &name(), file).await?);
+        }
+        info!("{table}: loaded {} rows of {}", loaded.rows, piece.part.sql_name());
+        Ok(loaded)
+    }
+
+    /// When the snapshot's transaction began, in microseconds since 1970.
+    async fn now(&self, doing: &str) -> Result<i64> {
+        let statement = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
+        let rows = self.client.simple_query(statement).await;
+        let rows = rows.map_err(|error| failed(&self.loader.server.name, doing, &error))?;
+        let time = rows.iter().find_map(|row| match row {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+            _ => None,
+        });
+        time.filter(|time| DateTime::<Utc>::from_timestamp_micros(*time).is_some())
+            .ok_or_else(|| Error::internal("the server has no time"))
+    }
+}
+
+/// The statement that reads a piece. Columns are named, because partitions can have them in another order.
+fn copy_statement(table: &Table, piece: &Piece<'_>) -> String {
+    let columns: Vec<String> = table.columns.iter().map(|column| quoted(&column.name)).collect();
+    let range = match piece.pages {
+        (0, None) => String::new(),
+        (first, None) => format!(" WHERE ctid >= '({first},0)'"),
+        (first, Some(end)) => format!(" WHERE ctid >= '({first},0)' AND ctid < '({end},0)'"),
+    };
+    let (columns, part) = (columns.join(", "), piece.part.sql_name());
+    format!("COPY (SELECT {columns} FROM ONLY {part}{range}) TO STDOUT")
+}
+
+/// The fields of a line of `COPY` in its text format, as ranges of `decoded`; `None` for null.
+fn fields(line: &[u8], decoded: &mut Vec<u8>) -> Vec<Option<std::ops::Range<usize>>> {
+    decoded.clear();
+    let field = |text: &[u8]| {
+        if text == b"\\N" {
+            return None;
+        }
+        let start = decoded.len();
+        let mut rest = text;
+        while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
+            decoded.extend_from_slice(&rest[..at]);
+            let escaped = rest.get(at + 1).copied().unwrap_or(b'\\');
+            decoded.push(match escaped {
+                b'b' => 8,
+                b'f' => 12,
+                b'n' => b'\n',
+                b'r' => b'\r',
+                b't' => b'\t',
+                b'v' => 11,
+                other => other,
+            });
+            rest = rest.get(at + 2..).unwrap_or_default();
+        }
+        decoded.extend_from_slice(rest);
+        Some(start..decoded.len())
+    };
+    // A table without columns has an empty line.
+    line.split(|byte| *byte == b'\t').map(field).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_a_line_are_decoded() {
+        let mut decoded = Vec::new();
+        let line = b"1\t\\N\t\ta\\tb\\\\c\\nd\t\\\\N";
+        let ranges = fields(line, &mut decoded);
+        let texts: Vec<Option<&[u8]>> =
+            ranges.into_iter().map(|range| range.map(|range| &decoded[range])).collect();
+        let expected: [Option<&[u8]>; 5] =
+            [Some(b"1"), None, Some(b""), Some(b"a\tb\\c\nd"), Some(b"\\N")];
+        assert_eq!(texts, expected);
+    }
+}

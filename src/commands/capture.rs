@@ -1,0 +1,166 @@
+//! Captures the changes of a database into raw files.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::capture::{Capture, Mode};
+use crate::config::Source;
+use crate::engine::resources::Resources;
+use crate::error::{Error, Result};
+use crate::report::{Answer, Meter, size};
+use crate::store::Stores;
+
+/// What a capture gets from the program.
+#[derive(Debug)]
+pub struct CaptureContext<'a> {
+    /// The source.
+    pub source: &'a Source,
+    /// The id of this capture, which is in the names of full loads.
+    pub run_id: String,
+    /// Where files are written.
+    pub stores: &'a Stores,
+    /// The environment, which has the URL of the database.
+    pub environment: &'a BTreeMap<String, String>,
+    /// Memory and threads.
+    pub resources: &'a Resources,
+    /// Measures the capture.
+    pub meter: Meter,
+}
+
+/// How long to capture.
+#[derive(Clone, Debug)]
+pub enum CaptureMode {
+    /// Up to where the log of the database ends at the beginning.
+    CatchUp,
+    /// Until it is stopped; files are written at least so often.
+    Follow(Duration, tokio::sync::watch::Receiver<bool>),
+}
+
+/// The report of a capture. Field names and meanings are part of the program's public interface.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct CaptureReport {
+    /// The source's name.
+    pub source: String,
+    /// The replication slot.
+    pub slot: String,
+    /// Every change before this position of the log is in files.
+    pub position: String,
+    /// The tables that got files, by their names.
+    pub tables: Vec<CapturedTableReport>,
+    /// Transactions that were read.
+    pub transactions: u64,
+    /// The newest commit that was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub newest_commit_time: Option<DateTime<Utc>>,
+    /// The bytes of log that the slot held at the server when the capture began.
+    pub held_bytes: u64,
+    /// Wall time in seconds.
+    pub seconds: f64,
+    /// The process's peak resident memory.
+    pub peak_memory_bytes: u64,
+}
+
+/// What was written of a table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CapturedTableReport {
+    /// The table, `schema.table`.
+    pub table: String,
+    /// Rows of its full load.
+    pub rows_loaded: u64,
+    /// Inserts.
+    pub inserts: u64,
+    /// Updates.
+    pub updates: u64,
+    /// Deletes.
+    pub deletes: u64,
+    /// Files.
+    pub files: u64,
+    /// Their size.
+    pub bytes: u64,
+    /// Infinite dates and times, which were written as the last or the first one that files can have.
+    pub infinite_values: u64,
+}
+
+impl Answer for CaptureReport {
+    fn text(&self) -> String {
+        let mut text = format!("{}\n", self.source);
+        for table in &self.tables {
+            let _ = write!(text, "  {}: ", table.table);
+            if table.rows_loaded > 0 {
+                let _ = write!(text, "{} rows loaded, ", table.rows_loaded);
+            }
+            let _ = writeln!(
+                text,
+                "{} inserts, {} updates, {} deletes in {} files, {}",
+                table.inserts,
+                table.updates,
+                table.deletes,
+                table.files,
+                size(table.bytes)
+            );
+        }
+        let _ =
+            writeln!(text, "  captured   all before {} of the slot {}", self.position, self.slot);
+        let _ = writeln!(
+            text,
+            "  {:<10} {:.2} s, {} peak",
+            "took",
+            self.seconds,
+            size(self.peak_memory_bytes)
+        );
+        text
+    }
+}
+
+/// Captures the changes of a source since the last capture; at first its tables.
+///
+/// # Errors
+/// Usage, when the source cannot be captured as it is; data, when changes are lost or not whole in the log;
+/// storage, when the database or the store cannot be reached; busy, when another process captures.
+pub async fn capture(context: &CaptureContext<'_>, mode: CaptureMode) -> Result<CaptureReport> {
+    let source = context.source;
+    let url = context.environment.get(&source.url_env).ok_or_else(|| {
+        Error::usage(format!("the variable {} (`url_env`) is not set", source.url_env))
+            .hint("set it to postgresql://user:password@host:5432/database")
+    })?;
+    let capture = Capture {
+        source,
+        url,
+        stores: context.stores,
+        resources: context.resources,
+        run_id: &context.run_id,
+    };
+    let captured = capture
+        .run(match mode {
+            CaptureMode::CatchUp => Mode::CatchUp,
+            CaptureMode::Follow(every, stop) => Mode::Follow(every, stop),
+        })
+        .await?;
+    let tables = captured.tables.into_iter().filter(|(_, table)| table.files > 0);
+    Ok(CaptureReport {
+        source: source.name.clone(),
+        slot: source.slot.clone(),
+        position: captured.position,
+        tables: tables
+            .map(|(name, table)| CapturedTableReport {
+                table: name,
+                rows_loaded: table.rows_loaded,
+                inserts: table.inserts,
+                updates: table.updates,
+                deletes: table.deletes,
+                files: table.files,
+                bytes: table.bytes,
+                infinite_values: table.infinite,
+            })
+            .collect(),
+        transactions: captured.transactions,
+        newest_commit_time: captured.newest_commit,
+        held_bytes: captured.held_bytes,
+        seconds: context.meter.seconds(),
+        peak_memory_bytes: (context.meter.peak_memory_bytes)(),
+    })
+}

@@ -1,0 +1,243 @@
+//! A source: a database that `capture` reads, in a toml file of its own.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use toml::Value;
+
+use crate::config::check::Checks;
+use crate::config::file::{LimitsToml, wrong_key};
+use crate::config::known_keys::SOURCE_KEYS;
+use crate::config::values::no_repeats;
+use crate::config::{Limits, TargetTable, parse};
+use crate::error::{Error, Result};
+use crate::store::Location;
+
+/// The size of files by default.
+const FILE_BYTES: u64 = 32_000_000;
+
+/// A source, checked.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// `name`: the source's own name.
+    pub name: String,
+    /// `url_env`: the environment variable with the URL of the PostgreSQL database.
+    pub url_env: String,
+    /// `tables`: the tables to capture.
+    pub tables: SourceTables,
+    /// `to`: the folder below which `schema/table/` get the files.
+    pub to: Location,
+    /// `slot`: the replication slot; default `glueless_<name>`. The first capture makes it.
+    pub slot: String,
+    /// `publication`: the publication; default the slot's name. It is made if it is missing.
+    pub publication: String,
+    /// How files are written.
+    pub files: SourceFiles,
+    /// `text_columns`: columns to write as text, `schema.table.column`; default none.
+    pub text_columns: Vec<String>,
+    /// `limits.memory` and `limits.threads`, as those of a pipeline.
+    pub limits: Limits,
+}
+
+/// How the files of a source are written.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceFiles {
+    /// `file_bytes`: the size at which a table's next file begins, in bytes or with a unit; default
+    /// `32MB`.
+    pub file_bytes: u64,
+    /// `compression`: `zstd` (default) or `snappy`.
+    pub is_zstd: bool,
+}
+
+/// The tables of a source: `schema.table`, or `schema.*` for all of a schema. Names are taken as they are
+/// written.
+#[derive(Clone, Debug)]
+pub struct SourceTables(Vec<TargetTable>);
+
+/// The name that stands for all tables of a schema.
+const ALL: &str = "*";
+
+impl SourceTables {
+    /// Whether a table is one of them.
+    pub fn include(&self, schema: &str, table: &str) -> bool {
+        let is_it =
+            |one: &TargetTable| one.schema == schema && (one.name == ALL || one.name == table);
+        self.0.iter().any(is_it)
+    }
+
+    /// Those that are named one by one: schema and name.
+    pub fn named(&self) -> impl Iterator<Item = (&str, &str)> {
+        let named = self.0.iter().filter(|one| one.name != ALL);
+        named.map(|one| (one.schema.as_str(), one.name.as_str()))
+    }
+
+    /// Their schemas; one can be repeated.
+    pub fn schemas(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|one| one.schema.as_str())
+    }
+}
+
+#[derive(Deserialize)]
+struct SourceToml {
+    name: String,
+    url_env: String,
+    tables: Vec<String>,
+    to: String,
+    slot: Option<String>,
+    publication: Option<String>,
+    file_bytes: Option<Value>,
+    #[serde(default)]
+    compression: Compression,
+    #[serde(default)]
+    text_columns: Vec<String>,
+    #[serde(default)]
+    limits: LimitsToml,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Compression {
+    #[default]
+    Zstd,
+    Snappy,
+}
+
+/// The hint for a missing key.
+const NEEDED_KEYS: &str = "a source needs name, url_env, tables and to";
+
+impl Source {
+    /// Reads a source's toml file, with `--set` overrides (`key=value`) applied.
+    ///
+    /// # Errors
+    /// Usage: no such file, an unknown, missing or wrong key.
+    pub fn read(file: &Path, overrides: &[String]) -> Result<Self> {
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            Error::usage(format!("no such source: {}", file.display()))
+                .hint("name the toml file of a source: docs/capture.md")
+                .caused_by(error)
+        })?;
+        let table = parse(file, &text, overrides, SOURCE_KEYS)?;
+        let parsed: SourceToml = serde_path_to_error::deserialize(Value::Table(table))
+            .map_err(|error| wrong_key(file, &error, NEEDED_KEYS))?;
+        let path = std::path::absolute(file)
+            .map_err(|error| Error::usage("cannot find the current folder").caused_by(error))?;
+        let checks = Checks { folder: path.parent().unwrap_or(Path::new("/")), file };
+        parsed.check(&checks)
+    }
+}
+
+impl SourceToml {
+    fn check(self, checks: &Checks<'_>) -> Result<Source> {
+        let is_slot = |name: &str| {
+            let is_known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            (1..=54).contains(&name.len()) && name.chars().all(is_known)
+        };
+        let slot = self.slot.unwrap_or_else(|| format!("glueless_{}", self.name));
+        if !is_slot(&slot) {
+            let why = format!("is `{slot}`");
+            let hint = "use at most 54 lower-case letters, digits and `_`; by default it is made of `name`";
+            return Err(checks.wrong("slot", why).hint(hint));
+        }
+        let publication = self.publication.unwrap_or_else(|| slot.clone());
+        if publication.is_empty()
+            || publication.len() > 63
+            || publication.contains(['\0', ',', '"'])
+        {
+            return Err(checks.wrong("publication", format!("is `{publication}`")));
+        }
+        let hint = "write schema.table, or schema.* for all tables of a schema; names have at most 63 \
+                    bytes, no dot and no quotation mark";
+        no_repeats(&self.tables)
+            .map_err(|name| checks.wrong("tables", format!("names `{name}` twice")))?;
+        let tables = self.tables.iter().map(|text| {
+            let table = TargetTable::parse(text).filter(|table| table.schema != ALL);
+            table.ok_or_else(|| checks.wrong("tables", format!("names `{text}`")).hint(hint))
+        });
+        let tables = SourceTables(tables.collect::<Result<_>>()?);
+        if tables.0.is_empty() {
+            return Err(checks.wrong("tables", "is empty".into()).hint(hint));
+        }
+        for column in &self.text_columns {
+            if column.split('.').count() != 3 {
+                let wrong = checks.wrong("text_columns", format!("names `{column}`"));
+                return Err(wrong.hint("write schema.table.column"));
+            }
+        }
+        let file_bytes = checks.size("file_bytes", self.file_bytes, 1, "write 32MB")?;
+        Ok(Source {
+            to: Location::parse(&self.to, checks.folder)?,
+            files: SourceFiles {
+                file_bytes: file_bytes.unwrap_or(FILE_BYTES),
+                is_zstd: self.compression == Compression::Zstd,
+            },
+            limits: checks.limits(self.limits)?,
+            name: self.name,
+            url_env: self.url_env,
+            tables,
+            slot,
+            publication,
+            text_columns: self.text_columns,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        name = "shop"
+        url_env = "SOURCE_URL"
+        tables = ["public.orders", "crm.*", "loyalty"]
+        to = "raw"
+    "#;
+
+    fn read(toml: &str, overrides: &[&str]) -> Result<Source> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("shop.toml");
+        std::fs::write(&file, toml).expect("written");
+        let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+        Source::read(&file, &overrides)
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_manual() {
+        let source = read(GOOD, &[]).expect("good");
+        assert_eq!(
+            (source.slot.as_str(), source.publication.as_str()),
+            ("glueless_shop", "glueless_shop")
+        );
+        assert_eq!((source.files.file_bytes, source.files.is_zstd), (32_000_000, true));
+        let tables = &source.tables;
+        assert!(tables.include("crm", "any") && tables.include("public", "loyalty"));
+        assert!(!tables.include("public", "others") && !tables.include("other", "orders"));
+        assert_eq!(
+            tables.named().collect::<Vec<_>>(),
+            [("public", "orders"), ("public", "loyalty")]
+        );
+    }
+
+    #[test]
+    fn wrong_values_are_named() {
+        for (set, expected) in [
+            ("slot=Shop", "`slot` is `Shop`"),
+            ("name=my shop", "`slot` is `glueless_my shop`"),
+            ("tables=[]", "`tables` is empty"),
+            ("tables=[\"*.*\"]", "`tables` names `*.*`"),
+            ("tables=[\"a.b\", \"a.b\"]", "`tables` names `a.b` twice"),
+            ("text_columns=[\"a.b\"]", "`text_columns` names `a.b`"),
+            ("compression=lz4", "unknown variant `lz4`"),
+            ("file_bytes=0", "`file_bytes` is"),
+            ("limits.memory=lots", "`limits.memory` is"),
+            ("tabels=[]", "unknown key `tabels`"),
+            ("limits.spill_dir=x", "unknown key `limits.spill_dir`"),
+            ("to=gs://b", "unknown scheme"),
+        ] {
+            let error = read(GOOD, &[set]).expect_err(set);
+            assert_eq!(error.kind, crate::error::Kind::Usage);
+            assert!(error.to_string().contains(expected), "{set}: {error}");
+        }
+        let error = read(&GOOD.replace("to = \"raw\"", ""), &[]).expect_err("incomplete");
+        assert!(error.to_string().contains("`to` is missing"), "{error}");
+    }
+}
