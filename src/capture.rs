@@ -15,48 +15,47 @@
 //!   nowhere else.
 //! - **No change is missing.** A table's snapshot is exported where a slot begins, after the table is in
 //!   the publication and all transactions that ran before have ended ([`snapshot`]). A table that was
-//!   captured before and is not now, or whose slot is gone, is refused.
+//!   captured before and is not now, or is another one, or whose slot is gone, is refused ([`setup`]).
+//! - **One process at a time.** A lock of the database is held from the first look to the moment the slot is
+//!   read; the slot itself can be read by one.
 //! - **The last change wins by its position.** Files say `_lsn`: the order of commits, and the order inside
 //!   of a transaction.
 //! - **Nothing is guessed.** Changes that are not whole in the log stop capture, before the transaction
 //!   that has them; all transactions before it are written ([`drain`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, TryStreamExt, stream};
-use object_store::ObjectStoreExt;
 use object_store::prefix::PrefixStore;
 use parquet::basic::{Compression, ZstdLevel};
-use tracing::{info, warn};
+use tracing::warn;
 
-use crate::capture::catalog::{
-    Catalog, Domains, Published, Slot, Table, check_identities, new_snapshot,
-};
+use crate::capture::catalog::{Catalog, Slot, Table};
 use crate::capture::change_files::Counts;
-use crate::capture::drain::{Drain, Ended, Until, kind_of};
+use crate::capture::drain::{Drain, Ended, Until};
 use crate::capture::position::Lsn;
 use crate::capture::replication::Replication;
-use crate::capture::rows::Shape;
-use crate::capture::snapshot::{COMPLETE, Load, Loaded, Loader, Snapshot};
+use crate::capture::setup::Setup;
 use crate::config::Source;
 use crate::engine::resources::Resources;
 use crate::error::{Error, Result};
 use crate::layout::escape_name;
+use crate::postgres::Purpose;
 use crate::postgres::connect::Server;
-use crate::postgres::{Purpose, quoted};
-use crate::store::{Folder, Stores, parse_path};
+use crate::store::{Folder, Stores};
 
 mod catalog;
 mod change_files;
 mod column;
 mod drain;
+mod mark;
 mod pgoutput;
 mod position;
 mod replication;
 mod rows;
+mod setup;
 mod snapshot;
 
 /// What the connections of capture are for.
@@ -70,12 +69,8 @@ const CAPTURE: Purpose = Purpose {
 const CUT_INTERVAL: Duration = Duration::from_secs(60);
 /// The bytes of log that a slot may hold without a warning.
 const HELD_BYTES: u64 = 1 << 30;
-/// The most connections that read a snapshot.
-const CONNECTIONS: usize = 4;
-/// The requests at once that look for files.
-const CONCURRENT_REQUESTS: usize = 16;
-/// The time after which a wait for other transactions is reported.
-const WAIT: Duration = Duration::from_secs(5);
+/// What to do while another process captures.
+const WAIT_FOR_THE_OTHER: &str = "wait until it has ended and run the command again; the server waits for one that is gone as long as its `wal_sender_timeout`";
 
 /// How files are written.
 #[derive(Debug)]
@@ -151,34 +146,32 @@ impl Capture<'_> {
         let client = server.connect(&self.application()).await?;
         let catalog = Catalog { client: &client, server: &server.name };
         catalog.check_server().await?;
-        let tables = catalog.tables(&source.tables).await?;
-        check_identities(&tables)?;
+        // The slot itself is the lock once it is read.
+        if !catalog.lock(&source.slot).await? {
+            return Err(self.is_busy());
+        }
         let slot = catalog.slot(&source.slot).await?;
+        if slot.as_ref().is_some_and(|slot| slot.is_active) {
+            return Err(self.is_busy());
+        }
+        // The right to replicate is seen before anything is made.
+        let replication = Replication::connect(&server, &self.application()).await?;
         self.warn_of_held_log(slot.as_ref());
-        let complete = self.complete_tables(&to, &tables).await?;
-        self.check_names(&tables, &complete)?;
-        let published = match &slot {
-            None if !complete.is_empty() => return Err(self.slot_is_gone(&complete)),
-            _ => catalog.published(source, &tables).await?,
-        };
-        self.check_published(&to, &published, (slot.is_some(), &complete)).await?;
-        catalog.publish(&published).await?;
-        let domains = catalog.domains().await?;
-        let to_load: Vec<Table> = tables
-            .iter()
-            .filter(|(name, _)| !complete.contains(*name))
-            .map(|(_, table)| table.clone())
-            .collect();
+        let setup = Setup { capture: self, server: &server, catalog: &catalog, to: &to };
+        let (tables, marks, loaded) = setup.tables(slot.as_ref(), replication).await?;
         let mut captured = Captured {
+            tables: loaded,
             held_bytes: slot.as_ref().map_or(0, |slot| slot.held_bytes),
             ..Captured::default()
         };
-        if slot.is_none() || !to_load.is_empty() {
-            let loads = self.loads(&to, to_load, &domains)?;
-            self.load(&server, (slot.is_none(), &loads), &mut captured).await?;
-        }
-        self.drain((&server, &catalog), &to, (tables, domains), mode, &mut captured).await?;
+        let begins = marks.into_iter().map(|(table, mark)| (table, mark.from)).collect();
+        self.drain((&server, &catalog), &to, (tables, begins), mode, &mut captured).await?;
         Ok(captured)
+    }
+
+    fn is_busy(&self) -> Error {
+        Error::busy(format!("another process captures with the slot `{}`", self.source.slot))
+            .hint(WAIT_FOR_THE_OTHER)
     }
 
     fn application(&self) -> String {
@@ -207,171 +200,11 @@ impl Capture<'_> {
         }
     }
 
-    /// Checks that the tables that are named are there.
-    fn check_names(
-        &self,
-        tables: &BTreeMap<String, Table>,
-        complete: &BTreeSet<String>,
-    ) -> Result<()> {
-        for (schema, name) in self.source.tables.named() {
-            let full = format!("{schema}.{name}");
-            if tables.contains_key(&full) {
-                continue;
-            }
-            if !complete.contains(&full) {
-                return Err(Error::usage(format!("there is no table `{full}`"))
-                    .hint("correct `tables`; names are taken as they are written"));
-            }
-            warn!("the table {full} is no longer there");
-        }
-        if tables.is_empty() {
-            return Err(Error::usage("there is no table that `tables` names")
-                .hint("correct `tables`; a schema.* has at least one table"));
-        }
-        Ok(())
-    }
-
-    /// The tables whose full load is complete, of those that are there or named.
-    async fn complete_tables(
-        &self,
-        to: &Folder,
-        tables: &BTreeMap<String, Table>,
-    ) -> Result<BTreeSet<String>> {
-        let there = tables.values().map(|table| (table.schema.as_str(), table.name.as_str()));
-        let wanted: BTreeSet<(&str, &str)> = there.chain(self.source.tables.named()).collect();
-        complete_of(to, wanted.into_iter()).await
-    }
-
-    fn slot_is_gone(&self, complete: &BTreeSet<String>) -> Error {
-        let table = complete.first().map_or("", String::as_str);
-        Error::data(format!(
-            "the slot `{}` is gone, and {table} was captured with it: changes since then are lost",
-            self.source.slot
-        ))
-        .hint(new_snapshot(&self.source.slot))
-    }
-
-    /// Checks that no table has changes that are not captured, between others that are.
-    async fn check_published(
-        &self,
-        to: &Folder,
-        published: &Published,
-        (has_slot, complete): (bool, &BTreeSet<String>),
-    ) -> Result<()> {
-        if published.is_new && has_slot {
-            return Err(Error::data(format!(
-                "the publication `{}` was missing: changes since it was dropped are lost",
-                self.source.publication
-            ))
-            .hint(new_snapshot(&self.source.slot)));
-        }
-        if let Some(table) = published.added.iter().find(|table| complete.contains(*table)) {
-            return Err(Error::data(format!(
-                "{table} was captured before, and is not in the publication `{}`: changes since then are \
-                 lost",
-                self.source.publication
-            ))
-            .hint(
-                "move its folder below `to` away, and run the command again: the table is loaded anew; then \
-                 rebuild its pipelines",
-            ));
-        }
-        let others =
-            published.others.iter().map(|(schema, table)| (schema.as_str(), table.as_str()));
-        if let Some(table) = complete_of(to, others).await?.first() {
-            return Err(Error::usage(format!(
-                "{table} was captured before, is in the publication, and `tables` does not name it: its \
-                 changes would be skipped"
-            ))
-            .hint(
-                "name it in `tables`; or, to end its capture, take it out of the publication (ALTER \
-                 PUBLICATION … DROP TABLE …), or move its folder below `to` away",
-            ));
-        }
-        Ok(())
-    }
-
-    fn loads(&self, to: &Folder, tables: Vec<Table>, domains: &Domains) -> Result<Vec<Load>> {
-        let loads = tables.into_iter().map(|table| {
-            let full = table.full_name();
-            let columns = table.columns.iter().map(|column| {
-                let kind = domains.kind(column.type_id, column.modifier);
-                (column.name.clone(), kind_of(self.source, &full, &column.name, kind))
-            });
-            let columns: Vec<_> = columns.collect();
-            let number = |name: &String| columns.iter().position(|(column, _)| column == name);
-            let key = table.key.iter().filter_map(number).collect();
-            let shape = Arc::new(Shape::new(full, columns, key)?);
-            let folder = folder_of(to, &table.schema, &table.name)?;
-            Ok(Load { table, shape, folder })
-        });
-        loads.collect()
-    }
-
-    /// Makes the slot, or a temporary one, and loads tables in its snapshot.
-    async fn load(
-        &self,
-        server: &Server,
-        (makes_slot, loads): (bool, &[Load]),
-        captured: &mut Captured,
-    ) -> Result<()> {
-        // The snapshot lives as long as this connection does nothing else.
-        let mut replication = Replication::connect(server, &self.application()).await?;
-        let snapshot = self.export(&mut replication, makes_slot).await?;
-        info!("{} tables are loaded as of {}", loads.len(), snapshot.position);
-        let loader = Loader {
-            server,
-            application: &self.application(),
-            snapshot,
-            output: self.output(),
-            run_id: self.run_id,
-            connections: CONNECTIONS.min(self.resources.threads.max(1)),
-        };
-        let loaded = loader.load(loads).await?;
-        for (load, Loaded { rows, files, bytes, infinite }) in loads.iter().zip(loaded) {
-            let table = captured.tables.entry(load.table.full_name()).or_default();
-            *table = CapturedTable { rows_loaded: rows, files, bytes, infinite, ..*table };
-        }
-        Ok(())
-    }
-
-    /// Makes the slot, or a temporary one, whose snapshot is exported.
-    async fn export(&self, replication: &mut Replication, makes_slot: bool) -> Result<Snapshot> {
-        let slot = &self.source.slot;
-        let statement = if makes_slot {
-            format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput EXPORT_SNAPSHOT", quoted(slot))
-        } else {
-            // Names of slots are those of the whole server.
-            let name = format!("{slot}_{}", &self.run_id.replace('-', "")[24..]);
-            let name = &name[..name.len().min(63)];
-            format!(
-                "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT",
-                quoted(name)
-            )
-        };
-        let rows = {
-            let mut made = Box::pin(replication.query(&statement, "make a slot"));
-            tokio::select! {
-                rows = &mut made => rows?,
-                () = tokio::time::sleep(WAIT) => {
-                    warn!("waiting until all transactions of the server that have begun have ended");
-                    made.await?
-                }
-            }
-        };
-        let text = |column: usize| rows.first().and_then(|row| row.get(column)?.clone());
-        let position = text(1).and_then(|text| Lsn::parse(&text));
-        match (position, text(2)) {
-            (Some(position), Some(name)) => Ok(Snapshot { name, position }),
-            _ => Err(Error::internal("the server exported no snapshot")),
-        }
-    }
-
     async fn drain(
         &self,
         (server, catalog): (&Server, &Catalog<'_>),
         to: &Folder,
-        (tables, domains): (BTreeMap<String, Table>, Domains),
+        (tables, begins): (BTreeMap<String, Table>, BTreeMap<String, Lsn>),
         mode: Mode,
         captured: &mut Captured,
     ) -> Result<()> {
@@ -381,6 +214,7 @@ impl Capture<'_> {
             Mode::CatchUp => (Until::Position(end), CUT_INTERVAL),
             Mode::Follow(every, stop) => (Until::Stopped(stop), every),
         };
+        let domains = catalog.domains().await?;
         let mut refusal = None;
         loop {
             let mut drain = Drain::new(
@@ -389,9 +223,11 @@ impl Capture<'_> {
                 self.output(),
                 self.resources.memory_bytes / 2,
                 (tables.clone(), domains.clone()),
+                begins.clone(),
             );
             let replication = Replication::connect(server, &self.application()).await?;
             let mut stream = replication.start(&self.source.slot, &self.source.publication).await?;
+            catalog.unlock().await?;
             match drain.read(&mut stream, until, every).await? {
                 // All before it is written by another try, which ends there.
                 Ended::Before(position, error)
@@ -427,27 +263,5 @@ impl Captured {
         self.position = drain.confirmed.to_string();
         self.transactions = drain.transactions;
         self.newest_commit = drain.newest_commit.and_then(DateTime::from_timestamp_micros);
-    }
-}
-
-/// Those of some tables whose full load is complete.
-async fn complete_of(
-    to: &Folder,
-    tables: impl Iterator<Item = (&str, &str)>,
-) -> Result<BTreeSet<String>> {
-    let looked = stream::iter(tables).map(|(schema, table)| async move {
-        let folder = folder_of(to, schema, table)?;
-        Ok::<_, Error>(is_complete(&folder).await?.then(|| format!("{schema}.{table}")))
-    });
-    let looked = looked.buffered(CONCURRENT_REQUESTS).try_collect::<Vec<_>>().await?;
-    Ok(looked.into_iter().flatten().collect())
-}
-
-/// Whether a table's full load is complete.
-async fn is_complete(folder: &Folder) -> Result<bool> {
-    match folder.store.head(&parse_path(COMPLETE)?).await {
-        Ok(_) => Ok(true),
-        Err(object_store::Error::NotFound { .. }) => Ok(false),
-        Err(error) => Err(Error::store(format!("look for {}", folder.describe(COMPLETE)), error)),
     }
 }

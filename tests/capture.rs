@@ -254,7 +254,7 @@ fn one_process_at_a_time_reads_a_slot() {
     let mut first = shop.program().args(["--follow", "--every", "1s"]).start();
     shop.wait("it does not read", || shop.of_slot("active") == "t");
     let (message, hint) = refusal(&shop, Kind::Busy);
-    assert!(message.contains("another process uses the slot"), "{message}");
+    assert!(message.contains("another process captures with the slot"), "{message}");
     assert!(hint.contains("run the command again"), "{hint}");
     shop.sql("INSERT INTO t VALUES (1, 'a', 2)");
     shop.wait("it writes nothing", || !shop.changes("public/t").is_empty());
@@ -364,7 +364,10 @@ fn a_table_whose_changes_are_not_whole_in_the_log_is_refused_before_anything_is_
             "CREATE TABLE t (id int PRIMARY KEY, v text)",
             "can have large values that an update does not log",
         ),
-        ("CREATE TABLE t (id int)", "has neither a primary key nor another replica identity"),
+        (
+            "CREATE TABLE t (id int)",
+            "has neither a primary key, checked at once, nor another replica identity",
+        ),
         (
             "CREATE TABLE t (id int PRIMARY KEY); ALTER TABLE t REPLICA IDENTITY NOTHING",
             "has no replica identity",

@@ -8,8 +8,13 @@
 //!   deletes of it, to the application;
 //! - a table that can have values out of line (TOAST) and whose identity is not the whole row: an update
 //!   that does not change such a value does not have it in the log. Whether it can is exact: the server
-//!   makes a TOAST table only if rows can become that large;
+//!   makes a TOAST table only if rows can become that large. Of a partitioned table it matters what the
+//!   partition says, which decides what is logged, and what the table itself says, which decides what is
+//!   sent;
 //! - a publication that leaves out rows, columns or operations.
+//!
+//! A table is known by more than its name: by its number, and by that of its place in the publication, which
+//! is another one after it was taken out and put back ([`crate::capture::mark`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -21,6 +26,7 @@ use crate::config::{Source, SourceTables};
 use crate::error::{Error, Result};
 use crate::postgres::refusal::failed;
 use crate::postgres::{ServerName, quoted};
+use tracing::debug;
 
 /// The oldest version of a server that is read, as the server numbers it.
 const OLDEST_VERSION: i32 = 140_000;
@@ -38,12 +44,14 @@ pub(super) struct Catalog<'a> {
 pub(super) struct Table {
     pub(super) schema: String,
     pub(super) name: String,
+    /// Its number.
+    pub(super) oid: u32,
     /// Its columns but generated ones, which are not in the log.
     pub(super) columns: Vec<Column>,
     /// The columns of its replica identity, or of its primary key if that is the whole row.
     pub(super) key: Vec<String>,
-    /// Where its rows are: itself, or its partitions.
-    pub(super) parts: Vec<Part>,
+    /// Itself, and its partitions.
+    parts: Vec<Part>,
     is_partitioned: bool,
 }
 
@@ -55,7 +63,7 @@ pub(super) struct Column {
     pub(super) modifier: i32,
 }
 
-/// A table or partition that has rows.
+/// A table or partition.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
     pub(super) schema: String,
@@ -63,8 +71,11 @@ pub(super) struct Part {
     /// Its size in pages of 8 KiB, as last counted.
     pub(super) pages: u32,
     identity: Identity,
+    /// Whether the index of its replica identity is there, and decides at once.
     has_key: bool,
     has_toast: bool,
+    /// A partitioned table has none of its own.
+    has_rows: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +91,8 @@ enum Identity {
 pub(super) struct Slot {
     /// The bytes of log that the server keeps for it.
     pub(super) held_bytes: u64,
+    /// Whether a process reads it.
+    pub(super) is_active: bool,
 }
 
 /// The types of the source that stand for others.
@@ -93,8 +106,35 @@ impl Table {
     }
 
     /// The table as SQL has it.
-    fn sql_name(&self) -> String {
+    pub(super) fn sql_name(&self) -> String {
         format!("{}.{}", quoted(&self.schema), quoted(&self.name))
+    }
+
+    /// Where its rows are: itself, or its partitions.
+    pub(super) fn parts_with_rows(&self) -> impl Iterator<Item = &Part> {
+        self.parts.iter().filter(|part| part.has_rows)
+    }
+
+    /// The numbers of its key's columns; those of all columns if changes have the whole row and it has no
+    /// primary key.
+    ///
+    /// # Errors
+    /// Usage, when the key has a generated column, which is not in the log.
+    pub(super) fn key_numbers(&self) -> Result<Vec<usize>> {
+        if self.key.is_empty() {
+            return Ok((0..self.columns.len()).collect());
+        }
+        let number = |name: &String| {
+            let mut columns = self.columns.iter();
+            columns.position(|column| column.name == *name).ok_or_else(|| {
+                Error::usage(format!(
+                    "the key of {} has the generated column `{name}`, which is not in the log",
+                    self.full_name()
+                ))
+                .hint("leave the table out of `tables`, or give it another replica identity")
+            })
+        };
+        self.key.iter().map(number).collect()
     }
 }
 
@@ -104,20 +144,19 @@ impl Part {
         format!("{}.{}", quoted(&self.schema), quoted(&self.name))
     }
 
-    /// What is missing for capture, and the statement that mends it.
-    fn lack(&self) -> Option<(&'static str, String)> {
-        let mend = |to: &str| format!("ALTER TABLE {} REPLICA IDENTITY {to};", self.sql_name());
-        match self.identity {
-            Identity::Nothing => Some(("has no replica identity", mend("FULL"))),
-            Identity::PrimaryKey if !self.has_key => {
-                Some(("has neither a primary key nor another replica identity", mend("FULL")))
+    /// What is missing for capture, and the statement that mends it. `has_toast`: it or its partitions can
+    /// have large values.
+    fn lack(&self, has_toast: bool) -> Option<(&'static str, String)> {
+        let why = match self.identity {
+            Identity::WholeRow => return None,
+            Identity::Nothing => "has no replica identity",
+            _ if !self.has_key => {
+                "has neither a primary key, checked at once, nor another replica identity"
             }
-            Identity::WholeRow => None,
-            _ if self.has_toast => {
-                Some(("can have large values that an update does not log", mend("FULL")))
-            }
-            _ => None,
-        }
+            _ if has_toast => "can have large values that an update does not log",
+            _ => return None,
+        };
+        Some((why, format!("ALTER TABLE {} REPLICA IDENTITY FULL;", self.sql_name())))
     }
 }
 
@@ -181,6 +220,48 @@ impl Catalog<'_> {
         Ok(())
     }
 
+    /// Takes the lock of a slot, so that two processes do not set it up at once; returns false if another one
+    /// has it. It is released with the session.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub(super) async fn lock(&self, slot: &str) -> Result<bool> {
+        let statement = "SELECT pg_try_advisory_lock(hashtextextended($1, 0))";
+        let name = format!("glueless capture {slot}");
+        let rows = self.rows(statement, &[&name], "lock the slot").await?;
+        Ok(rows.first().is_some_and(|row| row.get(0)))
+    }
+
+    /// Releases the lock of a slot.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub(super) async fn unlock(&self) -> Result<()> {
+        self.execute("SELECT pg_advisory_unlock_all()", "unlock the slot").await
+    }
+
+    /// Begins a transaction in which tables and their partitions keep their shapes.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub(super) async fn hold(&self, tables: impl Iterator<Item = &Table>) -> Result<()> {
+        let names = tables.map(Table::sql_name).collect::<Vec<_>>();
+        let lock = match names.as_slice() {
+            [] => String::new(),
+            names => format!("; LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", ")),
+        };
+        let statement = format!("SET idle_in_transaction_session_timeout TO 0; BEGIN{lock}");
+        self.execute(&statement, "hold the shapes of its tables").await
+    }
+
+    /// Ends the transaction of [`Catalog::hold`].
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub(super) async fn release(&self) -> Result<()> {
+        self.execute("COMMIT", "let its tables go").await
+    }
+
     /// The position up to which the log is durable.
     ///
     /// # Errors
@@ -199,7 +280,7 @@ impl Catalog<'_> {
     /// else.
     pub(super) async fn slot(&self, name: &str) -> Result<Option<Slot>> {
         let statement = "SELECT plugin::text, wal_status, database = current_database(), pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery()
-                    THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, restart_lsn)::bigint
+                    THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, restart_lsn)::bigint, active
             FROM pg_replication_slots WHERE slot_name = $1";
         let rows = self.rows(statement, &[&name], "look for the slot").await?;
         let Some(row) = rows.first() else {
@@ -221,13 +302,13 @@ impl Catalog<'_> {
         }
         let held: Option<i64> = row.get(3);
         let held_bytes = held.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
-        Ok(Some(Slot { held_bytes }))
+        Ok(Some(Slot { held_bytes, is_active: row.get(4) }))
     }
 
-    /// The tables to capture, in the order of their names, and the reasons why some cannot be.
+    /// The tables to capture, by their names.
     ///
     /// # Errors
-    /// Usage, when a table that is named is none, or cannot be captured.
+    /// Usage, when a table that is named cannot be captured.
     pub(super) async fn tables(&self, wanted: &SourceTables) -> Result<BTreeMap<String, Table>> {
         let schemas: BTreeSet<&str> = wanted.schemas().collect();
         let schemas: Vec<&str> = schemas.into_iter().collect();
@@ -255,47 +336,66 @@ impl Catalog<'_> {
                     return Err(Error::usage(format!("the table `{schema}.{name}` {why}"))
                         .hint("correct `tables`"));
                 }
+                debug!("{schema}.{name} {why}");
                 continue;
             }
-            let table = self.table((schema, name), oid, kind == "p").await?;
-            tables.insert(table.full_name(), table);
+            let (columns, key, parts) = (Vec::new(), Vec::new(), Vec::new());
+            let is_partitioned = kind == "p";
+            let table = Table { schema, name, oid, columns, key, parts, is_partitioned };
+            tables.insert(oid, table);
         }
-        Ok(tables)
+        self.add_columns(&mut tables).await?;
+        self.add_parts(&mut tables).await?;
+        Ok(tables.into_values().map(|table| (table.full_name(), table)).collect())
     }
 
-    async fn table(
-        &self,
-        (schema, name): (String, String),
-        oid: u32,
-        is_partitioned: bool,
-    ) -> Result<Table> {
-        let doing = format!("read the columns of {schema}.{name}");
-        let columns = "SELECT attname::text, atttypid, atttypmod FROM pg_attribute
-            WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum";
-        let columns = self.rows(columns, &[&oid], &doing).await?.into_iter().map(|row| Column {
-            name: row.get(0),
-            type_id: row.get(1),
-            modifier: row.get(2),
-        });
-        let columns = columns.collect();
-        let key = "SELECT a.attname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+    /// Reads the columns and keys of tables.
+    async fn add_columns(&self, tables: &mut BTreeMap<u32, Table>) -> Result<()> {
+        let all: Vec<u32> = tables.keys().copied().collect();
+        let columns = "SELECT attrelid, attname::text, atttypid, atttypmod FROM pg_attribute
+            WHERE attrelid = ANY($1) AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+            ORDER BY attrelid, attnum";
+        for row in self.rows(columns, &[&all], "read the columns of its tables").await? {
+            if let Some(table) = tables.get_mut(&row.get(0)) {
+                let (name, type_id, modifier) = (row.get(1), row.get(2), row.get(3));
+                table.columns.push(Column { name, type_id, modifier });
+            }
+        }
+        // Columns behind the key's own are only stored with the index.
+        let keys = "SELECT i.indrelid, a.attname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
                 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey)
-            WHERE i.indrelid = $1 AND (CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END)
-            ORDER BY array_position(i.indkey, a.attnum)";
-        let key = self.rows(key, &[&oid], &doing).await?;
-        let key = key.iter().map(|row| row.get(0)).collect();
-        let parts = "SELECT n.nspname::text, c.relname::text, greatest(c.relpages, 0), c.relreplident::text,
-                EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary),
-                c.reltoastrelid <> 0
-            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-            WHERE c.oid = $1 AND c.relkind = 'r'
-                OR c.oid IN (SELECT relid FROM pg_partition_tree($1) WHERE isleaf) AND c.relkind = 'r'
-            ORDER BY 1, 2";
-        let parts = self.rows(parts, &[&oid], &doing).await?.into_iter().map(|row| {
-            let (pages, identity): (i32, String) = (row.get(2), row.get(3));
-            Part {
-                schema: row.get(0),
-                name: row.get(1),
+            WHERE i.indrelid = ANY($1)
+                AND (CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END)
+                AND array_position(i.indkey::int2[], a.attnum) < i.indnkeyatts
+            ORDER BY i.indrelid, array_position(i.indkey::int2[], a.attnum)";
+        for row in self.rows(keys, &[&all], "read the keys of its tables").await? {
+            if let Some(table) = tables.get_mut(&row.get(0)) {
+                table.key.push(row.get(1));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the partitions of tables, and the replica identities of all.
+    async fn add_parts(&self, tables: &mut BTreeMap<u32, Table>) -> Result<()> {
+        let all: Vec<u32> = tables.keys().copied().collect();
+        let parts = "SELECT p.root, n.nspname::text, c.relname::text, greatest(c.relpages, 0),
+                c.relreplident::text, c.reltoastrelid <> 0, c.relkind::text, c.relpersistence::text,
+                EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
+                    AND (CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END))
+            FROM (SELECT r AS root, coalesce(t.relid, r) AS relid FROM unnest($1::oid[]) r
+                LEFT JOIN LATERAL pg_partition_tree(r) t ON true) p
+            JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+            ORDER BY 1, 2, 3";
+        for row in self.rows(parts, &[&all], "read the partitions of its tables").await? {
+            let Some(table) = tables.get_mut(&row.get(0)) else {
+                continue;
+            };
+            let (pages, identity): (i32, String) = (row.get(3), row.get(4));
+            let (kind, persistence): (String, String) = (row.get(6), row.get(7));
+            let part = Part {
+                schema: row.get(1),
+                name: row.get(2),
                 pages: pages.try_into().unwrap_or(0),
                 identity: match identity.as_str() {
                     "d" => Identity::PrimaryKey,
@@ -303,11 +403,22 @@ impl Catalog<'_> {
                     "f" => Identity::WholeRow,
                     _ => Identity::Nothing,
                 },
-                has_key: row.get(4),
+                has_key: row.get(8),
                 has_toast: row.get(5),
+                has_rows: kind != "p",
+            };
+            if (kind != "p" && kind != "r") || persistence != "p" {
+                return Err(Error::usage(format!(
+                    "the partition `{}.{}` of {} is not in the log: it is unlogged, or a foreign table",
+                    part.schema,
+                    part.name,
+                    table.full_name()
+                ))
+                .hint("leave the table out of `tables`, or ALTER TABLE … SET LOGGED"));
             }
-        });
-        Ok(Table { parts: parts.collect(), schema, name, columns, key, is_partitioned })
+            table.parts.push(part);
+        }
+        Ok(())
     }
 
     /// The domains of the source.
@@ -329,6 +440,7 @@ impl Catalog<'_> {
         &self,
         source: &Source,
         tables: &BTreeMap<String, Table>,
+        has_slot: bool,
     ) -> Result<Published> {
         let name = source.publication.as_str();
         let statement =
@@ -344,9 +456,18 @@ impl Catalog<'_> {
             return Ok(Published { is_new: true, statement, ..Published::default() });
         };
         let (has_all, is_whole, by_root): (bool, bool, bool) = (row.get(0), row.get(1), row.get(2));
+        // With a slot, what was left out is lost.
+        let left_out = |why: String, mend: String| {
+            if has_slot {
+                Err(Error::data(format!("{why}: changes are lost"))
+                    .hint(new_snapshot(&source.slot)))
+            } else {
+                Err(Error::usage(why).hint(mend))
+            }
+        };
         let wrong = |why: &str, mend: &str| {
-            Err(Error::usage(format!("the publication `{name}` {why}"))
-                .hint(format!("ALTER PUBLICATION {} SET ({mend})", quoted(name))))
+            let mend = format!("ALTER PUBLICATION {} SET ({mend})", quoted(name));
+            left_out(format!("the publication `{name}` {why}"), mend)
         };
         if !is_whole {
             let mend = "publish = 'insert, update, delete, truncate'";
@@ -366,15 +487,16 @@ impl Catalog<'_> {
             ("false", "false")
         };
         let statement = format!(
-            "SELECT t.schemaname::text, t.tablename::text, coalesce({filtered}, false), coalesce({listed}, false)
+            "SELECT t.schemaname::text, t.tablename::text, coalesce({filtered}, false), coalesce({listed}, false),
+                coalesce(r.oid, p.oid)
             FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
-            LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid
-                AND r.prrelid = format('%I.%I', t.schemaname, t.tablename)::regclass
+            JOIN pg_namespace n ON n.nspname = t.schemaname
+            JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+            LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid
             WHERE p.pubname = $1"
         );
         let rows = self.rows(&statement, &[&name], "list the publication's tables").await?;
         let mut published = Published::default();
-        let mut has = BTreeSet::new();
         for row in rows {
             let (schema, table): (String, String) = (row.get(0), row.get(1));
             let (is_filtered, has_columns): (bool, bool) = (row.get(2), row.get(3));
@@ -385,14 +507,14 @@ impl Catalog<'_> {
             if is_filtered || has_columns {
                 let what = if is_filtered { "rows" } else { "columns" };
                 let why = format!("the publication `{name}` leaves {what} of {schema}.{table} out");
-                return Err(Error::usage(why)
-                    .hint("publish the whole table, or let `publication` name another one"));
+                let mend = "publish the whole table, or let `publication` name another one";
+                return left_out(why, mend.into());
             }
-            has.insert(format!("{schema}.{table}"));
+            published.places.insert(format!("{schema}.{table}"), row.get(4));
         }
         let added: Vec<&Table> = tables
             .iter()
-            .filter(|(name, _)| !has.contains(*name))
+            .filter(|(name, _)| !published.places.contains_key(*name))
             .map(|(_, table)| table)
             .collect();
         if !added.is_empty() && !has_all {
@@ -429,6 +551,8 @@ pub(super) struct Published {
     statement: Option<String>,
     /// Its tables that are not captured: schema and name.
     pub(super) others: Vec<(String, String)>,
+    /// Its tables that are captured, and the numbers of their places in it.
+    pub(super) places: BTreeMap<String, u32>,
 }
 
 impl Table {
@@ -444,8 +568,12 @@ impl Table {
 /// # Errors
 /// Usage, with the tables and the statements that mend them.
 pub(super) fn check_identities(tables: &BTreeMap<String, Table>) -> Result<()> {
-    let parts = tables.values().flat_map(|table| &table.parts);
-    let lacks: Vec<_> = parts.filter_map(|part| Some((part, part.lack()?))).collect();
+    let parts = tables.values().flat_map(|table| {
+        let has_toast = table.parts.iter().any(|part| part.has_toast);
+        table.parts.iter().map(move |part| (part, has_toast))
+    });
+    let lacks: Vec<_> =
+        parts.filter_map(|(part, has_toast)| Some((part, part.lack(has_toast)?))).collect();
     let Some((first, (why, _))) = lacks.first() else {
         return Ok(());
     };
@@ -467,13 +595,19 @@ pub(super) fn new_snapshot(slot: &str) -> String {
     )
 }
 
+/// The way on if a table is another one than that of its files.
+pub(super) fn another_table() -> &'static str {
+    "move its folder below `to` away, and run the command again: the table is loaded anew; then rebuild its \
+     pipelines"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn part(identity: Identity, has_key: bool, has_toast: bool) -> Part {
         let (schema, name) = ("public".into(), "a\"b".into());
-        Part { schema, name, pages: 0, identity, has_key, has_toast }
+        Part { schema, name, pages: 0, identity, has_key, has_toast, has_rows: true }
     }
 
     #[test]
@@ -483,12 +617,13 @@ mod tests {
             (PrimaryKey, true, false, false),
             (PrimaryKey, true, true, true),
             (PrimaryKey, false, false, true),
-            (Index, false, false, false),
-            (Index, false, true, true),
+            (Index, true, false, false),
+            (Index, false, false, true),
+            (Index, true, true, true),
             (WholeRow, false, true, false),
             (Nothing, true, false, true),
         ] {
-            let lack = part(identity, has_key, has_toast).lack();
+            let lack = part(identity, has_key, has_toast).lack(has_toast);
             assert_eq!(lack.is_some(), is_refused, "{identity:?} {has_key} {has_toast}");
             if let Some((_, mend)) = lack {
                 assert_eq!(mend, "ALTER TABLE \"public\".\"a\"\"b\" REPLICA IDENTITY FULL;");

@@ -18,7 +18,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use object_store::{PutMode, PutOptions};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::metadata::KeyValue;
 use tracing::{debug, info};
@@ -27,15 +26,18 @@ use arrow::array::{AsArray, BooleanArray};
 use arrow::compute::filter_record_batch;
 
 use crate::capture::Output;
+use crate::capture::mark::{SLOT, create, note, notes_of};
 use crate::capture::position::{Lsn, Position};
 use crate::capture::rows::{Head, LSN, RowFile, Shape};
 use crate::error::{Error, Result};
-use crate::store::{Folder, parse_path};
+use crate::store::Folder;
 
 /// The notes in the footer of a file.
-const SLOT: &str = "glueless.slot";
 const FIRST: &str = "glueless.first";
 const LAST: &str = "glueless.last";
+
+/// The memory that each column of an open file takes, without its values.
+const COLUMN_BYTES: u64 = 10 << 10;
 
 /// Microseconds of a day.
 const DAY_US: i64 = 86_400_000_000;
@@ -94,8 +96,9 @@ impl ChangeFiles {
     }
 
     /// About the memory that the open file takes.
-    pub(super) fn bytes(&self) -> u64 {
-        self.open.as_ref().map_or(0, |open| open.rows.bytes())
+    pub(super) fn memory_bytes(&self) -> u64 {
+        let columns = self.shape.columns.len() as u64;
+        self.open.as_ref().map_or(0, |open| open.rows.bytes() + columns * COLUMN_BYTES)
     }
 
     /// Appends a change.
@@ -163,7 +166,7 @@ impl ChangeFiles {
             let name = file_name(open.time, open.first);
             let (rows, infinite, last) = (open.rows.rows, open.rows.infinite, open.last);
             let bytes = Bytes::from(open.rows.finish(self.notes(open.first, last))?);
-            if self.create(&name, bytes.clone()).await? {
+            if create(&self.folder, &name, bytes.clone()).await? {
                 debug!("{}: wrote {name}, {rows} rows", self.shape.table);
                 self.counts.inserts += open.counts.inserts;
                 self.counts.updates += open.counts.updates;
@@ -184,28 +187,7 @@ impl ChangeFiles {
     }
 
     fn notes(&self, first: Position, last: Position) -> Vec<KeyValue> {
-        let note = |name: &str, value: String| KeyValue::new(name.to_string(), value);
-        vec![
-            note(SLOT, self.output.slot.clone()),
-            note(FIRST, first.to_string()),
-            note(LAST, last.to_string()),
-        ]
-    }
-
-    /// Creates a file, durably; returns false if there is one of that name.
-    async fn create(&self, name: &str, bytes: Bytes) -> Result<bool> {
-        let options = PutOptions::from(PutMode::Create);
-        match self.folder.store.put_opts(&parse_path(name)?, bytes.into(), options).await {
-            Ok(_) => {
-                self.folder.sync(&[name.to_string()])?;
-                Ok(true)
-            }
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
-            Err(error) => {
-                let doing = format!("write {}", self.folder.describe(name));
-                Err(Error::store(doing, error))
-            }
-        }
+        vec![note(SLOT, &self.output.slot), note(FIRST, first), note(LAST, last)]
     }
 
     /// The position of a file's last change, from its footer.
@@ -224,16 +206,16 @@ impl ChangeFiles {
             ))
             .hint("let each slot write into a folder of its own: `to`")
         };
-        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|_| foreign())?;
-        let notes = reader.metadata().file_metadata().key_value_metadata();
-        let note = |name: &str| {
-            let found = notes.into_iter().flatten().find(|note| note.key == name);
-            found.and_then(|note| note.value.clone())
-        };
-        if note(SLOT).as_deref() != Some(&self.output.slot) {
+        let notes = notes_of(bytes).ok_or_else(|| {
+            Error::usage(format!("{} is not a whole file", self.folder.describe(name))).hint(
+                "if the machine was switched off while it was written, remove it and run the command \
+                 again: its changes are sent again",
+            )
+        })?;
+        if notes(SLOT).as_deref() != Some(&self.output.slot) {
             return Err(foreign());
         }
-        note(LAST).as_deref().and_then(Position::parse).ok_or_else(foreign)
+        notes(LAST).as_deref().and_then(Position::parse).ok_or_else(foreign)
     }
 
     /// The changes of an encoded file that are behind a position, as a file of their own.
@@ -290,7 +272,7 @@ mod tests {
     use super::*;
     use crate::capture::column::Kind;
     use crate::layout::cdc_file_time;
-    use crate::store::Location;
+    use crate::store::{Location, parse_path};
 
     fn folder() -> Folder {
         let location = Location::parse("s3://bucket/raw", Path::new("/")).expect("a location");
@@ -431,7 +413,7 @@ mod tests {
         let row = std::iter::once(Some(b"1".as_slice()));
         files.append(head, std::iter::repeat(None), row).await.expect("appended");
         let error = files.close().await.expect_err("refused");
-        assert!(error.to_string().contains("is no file of the slot `shop`"), "{error}");
+        assert!(error.to_string().ends_with("is not a whole file"), "{error}");
     }
 
     #[test]

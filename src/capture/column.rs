@@ -118,7 +118,7 @@ pub(super) enum Values {
     Int64(Int64Builder),
     Float32(Float32Builder),
     Float64(Float64Builder),
-    Decimal(Decimal128Builder, i8),
+    Decimal(Decimal128Builder, (u8, i8)),
     Date(Date32Builder),
     Time(Time64MicrosecondBuilder),
     Timestamp(TimestampMicrosecondBuilder),
@@ -148,9 +148,9 @@ impl Values {
             Kind::Int64 => Values::Int64(Int64Builder::new()),
             Kind::Float32 => Values::Float32(Float32Builder::new()),
             Kind::Float64 => Values::Float64(Float64Builder::new()),
-            Kind::Decimal(_, scale) => {
+            Kind::Decimal(precision, scale) => {
                 let builder = Decimal128Builder::new().with_data_type(kind.data_type());
-                Values::Decimal(builder, scale)
+                Values::Decimal(builder, (precision, scale))
             }
             Kind::Date => Values::Date(Date32Builder::new()),
             Kind::Time => Values::Time(Time64MicrosecondBuilder::new()),
@@ -179,7 +179,13 @@ impl Values {
             Values::Int64(values) => values.append_value(number(text)?),
             Values::Float32(values) => values.append_value(number(text)?),
             Values::Float64(values) => values.append_value(number(text)?),
-            Values::Decimal(values, scale) => values.append_value(unscaled(text, *scale)?),
+            Values::Decimal(values, (precision, scale)) => {
+                let value = unscaled(text, *scale)?;
+                if value.unsigned_abs() >= 10_u128.pow((*precision).into()) {
+                    return Err(NOT_OF_TYPE);
+                }
+                values.append_value(value);
+            }
             Values::Date(values) => {
                 let (day, written) = match infinite(text) {
                     Some(true) => (LAST_DAY, Written::AsLimit),

@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-use crate::capture::catalog::{Catalog, Domains, Table};
+use crate::capture::catalog::{Catalog, Domains, Table, another_table, new_snapshot};
 use crate::capture::change_files::{ChangeFiles, Counts};
 use crate::capture::column::Kind;
 use crate::capture::pgoutput::{Message, Old, Relation, Tuple, Value};
@@ -25,6 +25,8 @@ use crate::store::Folder;
 
 /// Microseconds from 1970 to 2000, where the server's times begin.
 const SERVER_EPOCH_US: i64 = 946_684_800_000_000;
+/// The changes of a transaction after which memory is looked at.
+const ROWS_BETWEEN_LIMITS: u32 = 1024;
 /// The files that are written at once.
 const CONCURRENT_FILES: usize = 8;
 /// The first number of a type that is not built in.
@@ -49,12 +51,16 @@ pub(super) struct Drain<'a> {
     memory_bytes: u64,
     tables: BTreeMap<String, Table>,
     domains: Domains,
+    /// Where the changes of tables begin: those before are in their full loads.
+    begins: BTreeMap<String, Lsn>,
     /// The tables by their numbers in the log; `None` if they are not captured.
     relations: HashMap<u32, Option<String>>,
     files: BTreeMap<String, ChangeFiles>,
     transaction: Option<Transaction>,
     /// Everything before this position was read.
     read_up_to: Lsn,
+    /// The end of the last transaction that was read.
+    last_commit: Lsn,
     pub(super) confirmed: Lsn,
     /// The newest commit that was read, in microseconds since 1970.
     pub(super) newest_commit: Option<i64>,
@@ -85,6 +91,7 @@ impl<'a> Drain<'a> {
         output: Arc<Output>,
         memory_bytes: u64,
         (tables, domains): (BTreeMap<String, Table>, Domains),
+        begins: BTreeMap<String, Lsn>,
     ) -> Self {
         Drain {
             catalog,
@@ -94,10 +101,12 @@ impl<'a> Drain<'a> {
             memory_bytes,
             tables,
             domains,
+            begins,
             relations: HashMap::new(),
             files: BTreeMap::new(),
             transaction: None,
             read_up_to: Lsn(0),
+            last_commit: Lsn(0),
             confirmed: Lsn(0),
             newest_commit: None,
             transactions: 0,
@@ -141,6 +150,7 @@ impl<'a> Drain<'a> {
                         if let Err(error) = self.message(&message).await {
                             return self.ended_by(error);
                         }
+                        self.leave_what_is_behind(&until);
                         if self.is_done(&until) {
                             self.cut(stream).await?;
                             return Ok(Ended::Done);
@@ -165,6 +175,18 @@ impl<'a> Drain<'a> {
         }
     }
 
+    /// Leaves a transaction that has just begun, if it is behind the end.
+    fn leave_what_is_behind(&mut self, until: &Until) {
+        if let (Until::Position(end), Some(begun)) = (until, self.transaction)
+            && begun.rows == 0
+            && begun.commit >= end.0
+        {
+            self.transaction = None;
+            // Transactions are sent in the order of their commits.
+            self.read_up_to = self.read_up_to.max(*end);
+        }
+    }
+
     fn is_done(&self, until: &Until) -> bool {
         self.transaction.is_none()
             && match until {
@@ -177,7 +199,7 @@ impl<'a> Drain<'a> {
     fn ended_by(&self, error: Error) -> Result<Ended> {
         match error.kind {
             ErrorKind::Data | ErrorKind::Usage if self.transaction.is_some() => {
-                Ok(Ended::Before(self.read_up_to, error))
+                Ok(Ended::Before(self.last_commit, error))
             }
             _ => Err(error),
         }
@@ -208,6 +230,7 @@ impl<'a> Drain<'a> {
             Message::Commit { end } => {
                 let ended = self.transaction.take();
                 self.newest_commit = self.newest_commit.max(ended.map(|it| it.time));
+                self.last_commit = Lsn(end);
                 self.read_up_to = self.read_up_to.max(Lsn(end));
                 self.transactions += 1;
                 self.limit_memory().await?;
@@ -230,8 +253,8 @@ impl<'a> Drain<'a> {
 
     /// Writes the largest file while all of them take too much memory.
     async fn limit_memory(&mut self) -> Result<()> {
-        while self.files.values().map(ChangeFiles::bytes).sum::<u64>() > self.memory_bytes {
-            match self.files.values_mut().max_by_key(|files| files.bytes()) {
+        while self.files.values().map(ChangeFiles::memory_bytes).sum::<u64>() > self.memory_bytes {
+            match self.files.values_mut().max_by_key(|files| files.memory_bytes()) {
                 Some(largest) => largest.close().await?,
                 None => break,
             }
@@ -255,17 +278,7 @@ impl<'a> Drain<'a> {
             (column.name.to_string(), kind_of(self.source, &table, &column.name, kind))
         });
         let columns: Vec<(String, Kind)> = columns.collect();
-        let number = |name: &str| columns.iter().position(|(column, _)| column == name);
-        let of_catalog = self.tables.get(&table).map(|table| &table.key);
-        let key: Option<Vec<usize>> =
-            of_catalog.and_then(|key| key.iter().map(|name| number(name)).collect());
-        let key = key.unwrap_or_else(|| {
-            let numbered = relation.columns.iter().enumerate();
-            let identity = numbered.filter(|(_, column)| column.is_identity);
-            let identity: Vec<usize> = identity.map(|(number, _)| number).collect();
-            // The whole row is no key.
-            if identity.len() == columns.len() { Vec::new() } else { identity }
-        });
+        let key = self.key(&table, relation).await?;
         let shape = Shape::new(table.clone(), columns, key)?;
         self.relations.insert(relation.id, Some(table.clone()));
         match self.files.get_mut(&table) {
@@ -283,6 +296,48 @@ impl<'a> Drain<'a> {
         Ok(())
     }
 
+    /// The numbers of the columns of a table's key.
+    async fn key(&mut self, table: &str, relation: &Relation<'_>) -> Result<Vec<usize>> {
+        if !self.tables.contains_key(table) {
+            // It was made after capture began, or dropped before.
+            let now = self.catalog.tables(&self.source.tables).await?;
+            self.tables.extend(now.into_iter().filter(|(name, _)| name == table));
+        }
+        let is_whole = relation.columns.iter().all(|column| column.is_identity);
+        let known = self.tables.get(table);
+        if known.is_some_and(|known| known.oid != relation.id) {
+            return Err(Error::data(format!(
+                "{table} is another table than the one that was captured"
+            ))
+            .hint(another_table()));
+        }
+        let number = |name: &String| relation.columns.iter().position(|it| it.name == *name);
+        let key = known.map(|known| &known.key).filter(|key| !key.is_empty());
+        let numbers: Option<Vec<usize>> = key.and_then(|key| key.iter().map(number).collect());
+        let identity = || {
+            let numbered = relation.columns.iter().enumerate();
+            numbered.filter(|(_, column)| column.is_identity).map(|(number, _)| number).collect()
+        };
+        let numbers = numbers.unwrap_or_else(identity);
+        if let Some(at) = numbers.iter().find(|at| !is_whole && !relation.columns[**at].is_identity)
+        {
+            let name = &relation.columns[*at].name;
+            return Err(Error::data(format!(
+                "{table}: its replica identity was changed, and changes were logged without `{name}`, \
+                 which is in its key now"
+            ))
+            .hint(new_snapshot(&self.source.slot)));
+        }
+        Ok(numbers)
+    }
+
+    /// Whether a table's full load has the transaction that is read.
+    fn is_loaded(&self, table: &str) -> bool {
+        let begin = self.begins.get(table);
+        let commit = self.transaction.map_or(0, |transaction| transaction.commit);
+        begin.is_some_and(|begin| commit < begin.0)
+    }
+
     /// Writes a change.
     async fn change(
         &mut self,
@@ -295,19 +350,25 @@ impl<'a> Drain<'a> {
         let transaction = self.transaction.as_mut().ok_or_else(lost)?;
         let position = Position { commit: transaction.commit, row: transaction.rows };
         transaction.rows += 1;
-        let table = self.relations.get(&relation);
+        let (xid, commit_time) = (Some(transaction.xid), transaction.time);
+        let table = self.relations.get(&relation).cloned();
         let table = table.ok_or_else(|| Error::internal("a change is of an unknown table"))?;
-        let Some(files) = table.as_ref().and_then(|table| self.files.get_mut(table)) else {
+        let Some(table) = table.filter(|table| !self.is_loaded(table)) else {
             return Ok(());
         };
+        if position.row % ROWS_BETWEEN_LIMITS == 0 {
+            self.limit_memory().await?;
+        }
+        let Some(files) = self.files.get_mut(&table) else {
+            return Err(Error::internal("a table has no files"));
+        };
         let shape = Arc::clone(files.shape());
-        let xid = Some(transaction.xid);
-        let head = Head { op, commit_time: transaction.time, position, xid };
+        let head = Head { op, commit_time, position, xid };
         let before = old.map(|old| old.values.values().map(text).collect::<Vec<_>>());
         let row = match new {
             Some(new) => {
                 let whole = before.as_ref().filter(|_| old.is_some_and(|old| old.is_whole));
-                whole_row(&shape, new, whole, position)?
+                whole_row((&shape, &self.source.slot), new, whole, position)?
             }
             None => before.clone().unwrap_or_default(),
         };
@@ -322,8 +383,9 @@ impl<'a> Drain<'a> {
 
     /// Refuses to go on behind the truncation of a table.
     fn truncate(&mut self, relations: &[u32]) -> Result<()> {
-        let mut tables = relations.iter().filter_map(|relation| self.relations.get(relation));
-        let Some(table) = tables.find_map(|table| table.as_deref()) else {
+        let mut tables =
+            relations.iter().filter_map(|relation| self.relations.get(relation)?.as_ref());
+        let Some(table) = tables.find(|table| !self.is_loaded(table)) else {
             return Ok(());
         };
         let position = self.transaction.map_or(0, |transaction| transaction.commit);
@@ -331,7 +393,7 @@ impl<'a> Drain<'a> {
             "{table} was truncated at {}: files of changes cannot say so",
             Lsn(position)
         ))
-        .hint(crate::capture::catalog::new_snapshot(&self.source.slot)))
+        .hint(new_snapshot(&self.source.slot)))
     }
 }
 
@@ -350,24 +412,24 @@ fn text(value: Value<'_>) -> Option<&[u8]> {
 
 /// The values of a row after a change: those that the change does not have are those of the row before.
 fn whole_row<'v>(
-    shape: &Shape,
+    (shape, slot): (&Shape, &str),
     new: &Tuple<'v>,
     before: Option<&Vec<Option<&'v [u8]>>>,
     position: Position,
 ) -> Result<Vec<Option<&'v [u8]>>> {
     let values = new.values().enumerate().map(|(column, value)| match (value, before) {
-        (Value::Unchanged, Some(before)) if before.len() > column => Ok(before[column]),
+        // What is not sent again is never null.
+        (Value::Unchanged, Some(before)) if before.get(column).is_some_and(Option::is_some) => {
+            Ok(before[column])
+        }
         (Value::Unchanged, _) => {
             let name = shape.columns.get(column).map_or("", |(name, _)| name);
-            let (table, name) = (&shape.table, name);
+            let table = &shape.table;
             Err(Error::data(format!(
-                "{table}: the log lacks the value of `{name}` in the change at {position}, because the \
-                 change left it as it was"
+                "{table}: the log lacks the value of `{name}` in the change at {position}, which left it \
+                 as it was, because the replica identity of the table, or of its partition, was not FULL"
             ))
-            .hint(format!(
-                "ALTER TABLE {table} REPLICA IDENTITY FULL; it was set when capture began: changes \
-                 that were logged without it need a new snapshot"
-            )))
+            .hint(new_snapshot(slot)))
         }
         (value, _) => Ok(text(value)),
     });

@@ -21,6 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::capture::WAIT_FOR_THE_OTHER;
 use crate::capture::position::Lsn;
 use crate::error::{Error, Result};
 use crate::postgres::connect::{Server, Socket};
@@ -29,19 +30,25 @@ use crate::postgres::{Refusal, ServerName, quoted};
 
 /// The bytes that are read from the connection at once.
 const READ_BYTES: usize = 256 << 10;
+/// After a read of fewer bytes it is waited for more, so that not each change is a read of its own.
+const FEW_BYTES: usize = 64 << 10;
+const PAUSE: Duration = Duration::from_millis(1);
 /// The messages that are passed on together, and the batches that wait.
 const BATCH_MESSAGES: usize = 1024;
 const BATCHES_WAITING: usize = 4;
 /// The time between two messages about our position; also the time after which a server that has nothing to
 /// send is asked where it is.
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
+/// The time that the server gets to answer at first.
+const LOGIN_SECONDS: u64 = 60;
 /// The time that the server gets to end the stream.
 const END_SECONDS: u64 = 20;
 /// The tag of the message that begins the stream, which the library does not know.
 const COPY_BOTH: u8 = b'W';
 
-/// The SQLSTATE for a slot that another process uses.
+/// The SQLSTATEs for a slot that another process uses, or has just made.
 const IN_USE: &str = "55006";
+const EXISTS: &str = "42710";
 
 /// A row of a query: texts, `None` for null.
 pub(super) type Row = Vec<Option<String>>;
@@ -63,7 +70,7 @@ impl Replication {
         let socket = server.socket().await?;
         let name = server.name.clone();
         let mut this = Replication { server: name, socket, input: BytesMut::new() };
-        let (user, password, database) = server.login();
+        let (user, password, database) = server.login()?;
         let parameters = [
             ("user", user),
             ("database", database),
@@ -80,8 +87,10 @@ impl Replication {
         let mut message = BytesMut::new();
         frontend::startup_message(parameters, &mut message).map_err(|e| this.lost(&e))?;
         this.send(&message).await?;
-        this.log_in(user, password).await?;
-        Ok(this)
+        match timeout(Duration::from_secs(LOGIN_SECONDS), this.log_in(user, password)).await {
+            Ok(begun) => begun.map(|()| this),
+            Err(_) => Err(this.lost(&"it does not answer")),
+        }
     }
 
     async fn log_in(&mut self, user: &str, password: Option<&[u8]>) -> Result<()> {
@@ -267,11 +276,11 @@ impl Replication {
     }
 
     /// Reads more bytes. It can be cancelled: bytes that were read stay.
-    async fn read(&mut self) -> Result<()> {
+    async fn read(&mut self) -> Result<usize> {
         self.input.reserve(READ_BYTES);
         match self.socket.read_buf(&mut self.input).await {
             Ok(0) => Err(self.lost(&"the connection was closed")),
-            Ok(_) => Ok(()),
+            Ok(count) => Ok(count),
             Err(error) => Err(self.lost(&error)),
         }
     }
@@ -296,12 +305,9 @@ impl Replication {
                 _ => {}
             }
         }
-        if refusal.code == IN_USE {
+        if refusal.code == IN_USE || refusal.code == EXISTS {
             let busy = format!("another process uses the slot in {}", self.server);
-            return Error::busy(busy).hint(
-                "wait until it has ended and run the command again; the server waits for one that is gone \
-                 as long as its `wal_sender_timeout`",
-            );
+            return Error::busy(busy).hint(WAIT_FOR_THE_OTHER);
         }
         refused(&self.server, &refusal, doing)
     }
@@ -401,7 +407,10 @@ impl Receiver {
                 tokio::select! {
                     _ = self.end.recv() => return Ok(()),
                     _ = ticks.tick() => self.report(true).await?,
-                    read = self.replication.read() => read?,
+                    read = self.replication.read() => if read? < FEW_BYTES {
+                        // The server sends each change on its own.
+                        tokio::time::sleep(PAUSE).await;
+                    },
                 }
                 continue;
             };
@@ -499,7 +508,8 @@ impl Receiver {
         };
         match timeout(Duration::from_secs(END_SECONDS), ended).await {
             Ok(ended) => ended,
-            Err(_) => Err(self.replication.lost(&"it does not end the stream")),
+            // It still sends a transaction; what was confirmed, it has read before.
+            Err(_) => Ok(()),
         }
     }
 }

@@ -233,7 +233,11 @@ fn unfit(shape: &Shape, column: usize, head: Head, why: &str) -> Error {
         Some(_) => format!(" in the change at {}", head.position),
         None => String::new(),
     };
-    Error::data(format!("{table}: a value of `{name}`{at} {why}")).hint(format!(
+    let unfit = Error::data(format!("{table}: a value of `{name}`{at} {why}"));
+    if shape.columns[column].1 == Kind::Text {
+        return unfit.hint("correct it at the source: texts in files are UTF-8");
+    }
+    unfit.hint(format!(
         "add \"{table}.{name}\" to `text_columns`: the column is then written as text, as the server has it"
     ))
 }

@@ -2,9 +2,11 @@
 //!
 //! The server exports a snapshot with the slot that it makes: the tables as they are where the slot begins.
 //! All rows are read in that snapshot, by several connections at once, large tables in ranges of their
-//! pages. What changes meanwhile is behind the slot's position, and is captured after it.
+//! pages. What changes meanwhile is behind the slot's position, and is captured after it. Tables are locked
+//! before, so that no statement rewrites or reshapes them until they are read, and their shapes are read in
+//! the snapshot too.
 //!
-//! A table's last file is an empty one, `LOAD.parquet`: its full load is complete. A load that was
+//! A table's last file is its mark ([`crate::capture::mark`]): its full load is complete. A load that was
 //! interrupted is done again, in a later snapshot; the files of the first try stay. Both are right
 //! together: where they differ, the change that made the difference is in the log, and every change comes
 //! after all full loads.
@@ -17,26 +19,29 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
-use object_store::ObjectStoreExt;
-use parquet::file::metadata::KeyValue;
 use tokio_postgres::{Client, SimpleQueryMessage};
 use tracing::info;
 
 use crate::capture::Output;
 use crate::capture::catalog::{Part, Table};
+use crate::capture::mark::{self, Mark, load_name};
 use crate::capture::position::{Lsn, Position};
 use crate::capture::rows::{Head, RowFile, Shape};
 use crate::error::{Error, Result};
 use crate::postgres::connect::Server;
 use crate::postgres::quoted;
 use crate::postgres::refusal::failed;
-use crate::store::{Folder, parse_path};
-
-/// The file that says that a table's full load is complete.
-pub(super) const COMPLETE: &str = "LOAD.parquet";
+use crate::store::Folder;
 
 /// The pages that are read in one piece: 256 MiB.
 const PIECE_PAGES: u32 = 32 << 10;
+
+/// How values are written, and that nothing ends the transaction or hides rows.
+const SETTINGS: &str =
+    "SET DateStyle TO 'ISO, MDY'; SET IntervalStyle TO iso_8601; SET TimeZone TO 'UTC';
+    SET bytea_output TO hex; SET extra_float_digits TO 3; SET row_security TO off;
+    SET statement_timeout TO 0; SET idle_in_transaction_session_timeout TO 0;
+    SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'";
 
 /// A snapshot that the server has exported.
 #[derive(Clone, Debug)]
@@ -52,6 +57,7 @@ pub(super) struct Load {
     pub(super) table: Table,
     pub(super) shape: Arc<Shape>,
     pub(super) folder: Folder,
+    pub(super) mark: Mark,
 }
 
 /// What was loaded of a table.
@@ -130,16 +136,17 @@ impl Loader<'_> {
     }
 
     /// Opens a connection that sees the snapshot.
-    async fn begin(&self) -> Result<Client> {
+    pub(super) async fn begin(&self) -> Result<Client> {
         let client = self.server.connect(self.application).await?;
         let begin = format!(
-            "SET DateStyle TO 'ISO, MDY'; SET IntervalStyle TO iso_8601; SET TimeZone TO 'UTC';
-            SET bytea_output TO hex; SET extra_float_digits TO 3; SET row_security TO off;
-            SET statement_timeout TO 0; SET idle_in_transaction_session_timeout TO 0;
-            BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET TRANSACTION SNAPSHOT '{}'",
+            "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET TRANSACTION SNAPSHOT '{}'",
             self.snapshot.name
         );
-        let begun = client.batch_execute(&begin).await;
+        let begun = async {
+            client.batch_execute(SETTINGS).await?;
+            client.batch_execute(&begin).await
+        };
+        let begun = begun.await;
         begun.map_err(|error| failed(&self.server.name, "read in a snapshot", &error))?;
         Ok(client)
     }
@@ -147,20 +154,20 @@ impl Loader<'_> {
     /// Marks a table's load as complete.
     async fn complete(&self, load: &Load) -> Result<()> {
         let file = RowFile::new(&load.shape, self.output.compression)?;
-        self.write(load, COMPLETE, file).await.map(|_| ())
+        let bytes = file.finish(load.mark.notes(&self.output.slot))?;
+        mark::complete(&load.folder, bytes.into()).await
     }
 
     async fn write(&self, load: &Load, name: &str, file: RowFile) -> Result<Loaded> {
         let (rows, infinite) = (file.rows, file.infinite);
-        let note = |name: &str, value: &str| KeyValue::new(name.to_string(), value.to_string());
-        let position = self.snapshot.position.to_string();
-        let notes =
-            vec![note("glueless.slot", &self.output.slot), note("glueless.snapshot", &position)];
+        let notes = vec![
+            mark::note(mark::SLOT, &self.output.slot),
+            mark::note("glueless.snapshot", self.snapshot.position),
+        ];
         let bytes = Bytes::from(file.finish(notes)?);
         let size = bytes.len() as u64;
-        let put = load.folder.store.put(&parse_path(name)?, bytes.into()).await;
-        put.map_err(|error| Error::store(format!("write {}", load.folder.describe(name)), error))?;
-        load.folder.sync(&[name.to_string()])?;
+        // A reply can be lost, and the second try finds what the first one wrote: names are this run's.
+        mark::create(&load.folder, name, bytes).await?;
         Ok(Loaded { rows, files: 1, bytes: size, infinite })
     }
 }
@@ -178,7 +185,7 @@ impl Loaded {
 fn pieces(loads: &[Load]) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     for (table, load) in loads.iter().enumerate() {
-        for part in &load.table.parts {
+        for part in load.table.parts_with_rows() {
             let mut first = 0;
             while part.pages.saturating_sub(first) > PIECE_PAGES + PIECE_PAGES / 2 {
                 pieces.push(Piece { table, part, pages: (first, Some(first + PIECE_PAGES)) });
@@ -215,8 +222,7 @@ impl Reader<'_> {
         let mut file = RowFile::new(&load.shape, loader.output.compression)?;
         let mut name = || {
             files += 1;
-            let position = loader.snapshot.position.0;
-            format!("LOAD-{position:016X}-{}-{number:06}-{files:04}.parquet", loader.run_id)
+            load_name(loader.snapshot.position, loader.run_id, number, files)
         };
         let (mut line, mut decoded) = (Vec::new(), Vec::new());
         while let Some(chunk) = copied.next().await {

@@ -158,7 +158,7 @@ impl SourceToml {
             return Err(checks.wrong("tables", "is empty".into()).hint(hint));
         }
         for column in &self.text_columns {
-            if column.split('.').count() != 3 {
+            if column.split('.').count() < 3 {
                 let wrong = checks.wrong("text_columns", format!("names `{column}`"));
                 return Err(wrong.hint("write schema.table.column"));
             }

@@ -27,6 +27,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::config::{Host, SslMode};
@@ -169,6 +170,12 @@ impl Server {
         }
         .map_err(unreachable)?;
         socket.set_nodelay(true).map_err(unreachable)?;
+        let seconds = Duration::from_secs(KEEPALIVE_SECONDS);
+        let keepalive = TcpKeepalive::new()
+            .with_time(seconds)
+            .with_interval(seconds)
+            .with_retries(KEEPALIVE_TRIES);
+        SockRef::from(&socket).set_tcp_keepalive(&keepalive).map_err(unreachable)?;
         let Some(tls) = &self.tls else {
             return Ok(Box::new(socket));
         };
@@ -193,9 +200,15 @@ impl Server {
     }
 
     /// The user, the password and the database.
-    pub(crate) fn login(&self) -> (&str, Option<&[u8]>, &str) {
-        let user = self.config.get_user().unwrap_or("postgres");
-        (user, self.config.get_password(), self.config.get_dbname().unwrap_or(user))
+    ///
+    /// # Errors
+    /// Usage, when the URL names no user.
+    pub(crate) fn login(&self) -> Result<(&str, Option<&[u8]>, &str)> {
+        let user = self.config.get_user().ok_or_else(|| {
+            Error::usage(format!("the URL of {} names no user", self.name))
+                .hint("write postgresql://user@…")
+        })?;
+        Ok((user, self.config.get_password(), self.config.get_dbname().unwrap_or(user)))
     }
 
     async fn try_connect(&self, application: &str) -> Result<Client> {

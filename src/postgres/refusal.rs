@@ -105,7 +105,7 @@ pub(crate) fn is_in_doubt(error: &ServerError) -> bool {
 /// The error for a refusal of the server.
 pub(crate) fn refused(server: &ServerName, refusal: &Refusal, doing: &str) -> Error {
     let code = refusal.code.as_str();
-    match &code[..2] {
+    match code.get(..2).unwrap_or_default() {
         // Data exceptions and integrity constraints: the message can have values of the row.
         "21" | "22" | "23" | "44" | "54" | "P0" => of_a_row(refusal, doing),
         // A state that does not change by itself, such as a setting of the server.

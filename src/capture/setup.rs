@@ -1,0 +1,299 @@
+//! What is done before the log is read: everything is checked, then the publication and the slot are made, and
+//! tables without a complete full load are loaded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use tracing::{info, warn};
+
+use crate::capture::catalog::{
+    Catalog, Domains, Published, Slot, Table, another_table, check_identities, new_snapshot,
+};
+use crate::capture::drain::kind_of;
+use crate::capture::mark::{Mark, has_files, oldest_load};
+use crate::capture::position::Lsn;
+use crate::capture::replication::Replication;
+use crate::capture::rows::Shape;
+use crate::capture::snapshot::{Load, Loaded, Loader, Snapshot};
+use crate::capture::{Capture, CapturedTable, folder_of};
+use crate::error::{Error, Result};
+use crate::postgres::connect::Server;
+use crate::postgres::quoted;
+use crate::store::Folder;
+
+/// The most connections that read a snapshot.
+const CONNECTIONS: usize = 4;
+/// The requests at once that look for files.
+const CONCURRENT_REQUESTS: usize = 16;
+/// The time after which a wait for other transactions is reported.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// A capture that is set up.
+pub(super) struct Setup<'a> {
+    pub(super) capture: &'a Capture<'a>,
+    pub(super) server: &'a Server,
+    pub(super) catalog: &'a Catalog<'a>,
+    pub(super) to: &'a Folder,
+}
+
+/// The marks of tables, by their names.
+type Marks = BTreeMap<String, Mark>;
+
+impl Setup<'_> {
+    /// The tables to capture, their marks, and what was loaded of them now.
+    ///
+    /// # Errors
+    /// Usage, when something cannot be captured as it is; data, when changes are lost; storage, when the
+    /// server or the store cannot be reached.
+    pub(super) async fn tables(
+        &self,
+        slot: Option<&Slot>,
+        replication: Replication,
+    ) -> Result<(BTreeMap<String, Table>, Marks, BTreeMap<String, CapturedTable>)> {
+        let source = self.capture.source;
+        let tables = self.catalog.tables(&source.tables).await?;
+        check_identities(&tables)?;
+        let mut marks = self.marks(&tables).await?;
+        self.check_tables(&tables, &marks)?;
+        if slot.is_none() {
+            self.check_that_all_is_new(&tables, &marks).await?;
+        }
+        let domains = self.catalog.domains().await?;
+        for table in tables.values() {
+            self.shape(table, &domains)?;
+        }
+        let published = self.catalog.published(source, &tables, slot.is_some()).await?;
+        self.check_published(&published, (slot.is_some(), &marks)).await?;
+        self.catalog.publish(&published).await?;
+        let to_load = tables.keys().filter(|name| !marks.contains_key(*name));
+        let to_load: BTreeSet<String> = to_load.cloned().collect();
+        let mut loaded = BTreeMap::new();
+        if slot.is_none() || !to_load.is_empty() {
+            let places = self.catalog.published(source, &tables, slot.is_some()).await?.places;
+            self.catalog
+                .hold(tables.values().filter(|it| to_load.contains(&it.full_name())))
+                .await?;
+            let loads = self.load((slot.is_none(), replication), &to_load, &places).await?;
+            self.catalog.release().await?;
+            for (load, Loaded { rows, files, bytes, infinite }) in loads {
+                let table = load.table.full_name();
+                marks.insert(table.clone(), load.mark);
+                let rows_loaded = rows;
+                let counts =
+                    CapturedTable { rows_loaded, files, bytes, infinite, ..Default::default() };
+                loaded.insert(table, counts);
+            }
+        }
+        Ok((tables, marks, loaded))
+    }
+
+    /// The marks of tables that are there, or named.
+    async fn marks(&self, tables: &BTreeMap<String, Table>) -> Result<Marks> {
+        let there = tables.values().map(|table| (table.schema.as_str(), table.name.as_str()));
+        let wanted: BTreeSet<(&str, &str)> =
+            there.chain(self.capture.source.tables.named()).collect();
+        self.marks_of(wanted.into_iter()).await
+    }
+
+    async fn marks_of(&self, tables: impl Iterator<Item = (&str, &str)>) -> Result<Marks> {
+        let looked = stream::iter(tables).map(|(schema, table)| async move {
+            let folder = folder_of(self.to, schema, table)?;
+            let mark = Mark::read(&folder, &self.capture.source.slot).await?;
+            Ok::<_, Error>(mark.map(|mark| (format!("{schema}.{table}"), mark)))
+        });
+        let looked = looked.buffered(CONCURRENT_REQUESTS).try_collect::<Vec<_>>().await?;
+        Ok(looked.into_iter().flatten().collect())
+    }
+
+    /// Checks that the tables that are named are there, and those that were captured.
+    fn check_tables(&self, tables: &BTreeMap<String, Table>, marks: &Marks) -> Result<()> {
+        let source = self.capture.source;
+        for (schema, name) in source.tables.named() {
+            let full = format!("{schema}.{name}");
+            if tables.contains_key(&full) {
+                continue;
+            }
+            if !marks.contains_key(&full) {
+                return Err(Error::usage(format!("there is no table `{full}`"))
+                    .hint("correct `tables`; names are taken as they are written"));
+            }
+            warn!("the table {full} is no longer there");
+        }
+        if tables.is_empty() && marks.is_empty() {
+            return Err(Error::usage("there is no table that `tables` names")
+                .hint("correct `tables`; a schema.* has at least one table"));
+        }
+        for (name, table) in tables {
+            if marks.get(name).is_some_and(|mark| mark.table != table.oid) {
+                let message = format!("{name} is another table than the one that was captured");
+                return Err(Error::data(message).hint(another_table()));
+            }
+            let is_of = |column: &&String| column.starts_with(&format!("{name}."));
+            let is_known = |column: &String| {
+                let mut columns = table.columns.iter();
+                columns.any(|known| *column == format!("{name}.{}", known.name))
+            };
+            let mut named = source.text_columns.iter().filter(is_of);
+            if let Some(column) = named.find(|column| !is_known(column)) {
+                return Err(Error::usage(format!("there is no column `{column}`"))
+                    .hint("correct `text_columns`: schema.table.column"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that nothing was captured before, because there is no slot.
+    async fn check_that_all_is_new(
+        &self,
+        tables: &BTreeMap<String, Table>,
+        marks: &Marks,
+    ) -> Result<()> {
+        let slot = &self.capture.source.slot;
+        if let Some(table) = marks.keys().next() {
+            return Err(Error::data(format!(
+                "the slot `{slot}` is gone, and {table} was captured with it: changes since then are lost"
+            ))
+            .hint(new_snapshot(slot)));
+        }
+        let looked = stream::iter(tables.values()).map(|table| async move {
+            let folder = folder_of(self.to, &table.schema, &table.name)?;
+            Ok::<_, Error>(has_files(&folder).await?.then_some(folder.location))
+        });
+        let looked = looked.buffered(CONCURRENT_REQUESTS).try_collect::<Vec<_>>().await?;
+        match looked.into_iter().flatten().next() {
+            None => Ok(()),
+            Some(folder) => {
+                Err(Error::usage(format!("there is no slot `{slot}` yet, and {folder} has files"))
+                    .hint("set `to` to a new folder: old files and new ones would be mixed"))
+            }
+        }
+    }
+
+    /// Checks that no table has changes that are not captured, between others that are.
+    async fn check_published(
+        &self,
+        published: &Published,
+        (has_slot, marks): (bool, &Marks),
+    ) -> Result<()> {
+        let source = self.capture.source;
+        let name = &source.publication;
+        let lost = |why: String, hint: &str| {
+            Err(Error::data(format!("{why}: changes since then are lost")).hint(hint))
+        };
+        if published.is_new && has_slot {
+            let why = format!("the publication `{name}` was dropped");
+            return lost(why, &new_snapshot(&source.slot));
+        }
+        for (table, mark) in marks {
+            if published.added.contains(table) {
+                let why =
+                    format!("{table} was captured before, and is not in the publication `{name}`");
+                return lost(why, another_table());
+            }
+            if published.places.get(table).is_some_and(|place| *place != mark.place) {
+                let why = format!(
+                    "{table} was taken out of the publication `{name}`, or that is another one"
+                );
+                return lost(why, another_table());
+            }
+        }
+        let others =
+            published.others.iter().map(|(schema, table)| (schema.as_str(), table.as_str()));
+        if let Some(table) = self.marks_of(others).await?.keys().next() {
+            return Err(Error::usage(format!(
+                "{table} was captured before, is in the publication, and `tables` does not name it: its \
+                 changes would be skipped"
+            ))
+            .hint(
+                "name it in `tables`; or, to end its capture, take it out of the publication (ALTER \
+                 PUBLICATION … DROP TABLE …), or move its folder below `to` away",
+            ));
+        }
+        Ok(())
+    }
+
+    fn shape(&self, table: &Table, domains: &Domains) -> Result<Arc<Shape>> {
+        let full = table.full_name();
+        let columns = table.columns.iter().map(|column| {
+            let kind = domains.kind(column.type_id, column.modifier);
+            (column.name.clone(), kind_of(self.capture.source, &full, &column.name, kind))
+        });
+        Ok(Arc::new(Shape::new(full.clone(), columns.collect(), table.key_numbers()?)?))
+    }
+
+    /// Makes the slot, or a temporary one, and loads tables in its snapshot, in which their shapes are read
+    /// again.
+    async fn load(
+        &self,
+        (makes_slot, mut replication): (bool, Replication),
+        to_load: &BTreeSet<String>,
+        places: &BTreeMap<String, u32>,
+    ) -> Result<Vec<(Load, Loaded)>> {
+        let snapshot = self.export(&mut replication, makes_slot).await?;
+        let position = snapshot.position;
+        let loader = Loader {
+            server: self.server,
+            application: &self.capture.application(),
+            snapshot,
+            output: self.capture.output(),
+            run_id: self.capture.run_id,
+            connections: CONNECTIONS.min(self.capture.resources.threads.max(1)),
+        };
+        let client = loader.begin().await?;
+        let then = Catalog { client: &client, server: &self.server.name };
+        let mut tables = then.tables(&self.capture.source.tables).await?;
+        tables.retain(|name, _| to_load.contains(name));
+        check_identities(&tables)?;
+        let domains = then.domains().await?;
+        let mut loads = Vec::new();
+        for (name, table) in tables {
+            let folder = folder_of(self.to, &table.schema, &table.name)?;
+            let from = oldest_load(&folder).await?.map_or(position, |oldest| oldest.min(position));
+            let place = places.get(&name).copied().ok_or_else(|| {
+                Error::storage(format!("{name} was taken out of the publication meanwhile"))
+                    .hint("run the command again")
+            })?;
+            let (shape, oid) = (self.shape(&table, &domains)?, table.oid);
+            loads.push(Load { table, shape, folder, mark: Mark { from, table: oid, place } });
+        }
+        info!("{} tables are loaded as of {position}", loads.len());
+        let loaded = loader.load(&loads).await?;
+        Ok(loads.into_iter().zip(loaded).collect())
+    }
+
+    /// Makes the slot, or a temporary one, whose snapshot is exported. It lives as long as the connection
+    /// does nothing else.
+    async fn export(&self, replication: &mut Replication, makes_slot: bool) -> Result<Snapshot> {
+        let slot = &self.capture.source.slot;
+        let (name, temporary) = if makes_slot {
+            (slot.clone(), "")
+        } else {
+            // Names of slots are those of the whole server.
+            let own: String =
+                self.capture.run_id.chars().rev().filter(|c| *c != '-').take(8).collect();
+            (format!("{slot}_{own}"), "TEMPORARY ")
+        };
+        let statement = format!(
+            "CREATE_REPLICATION_SLOT {} {temporary}LOGICAL pgoutput EXPORT_SNAPSHOT",
+            quoted(&name)
+        );
+        let rows = {
+            let mut made = Box::pin(replication.query(&statement, "make a slot"));
+            tokio::select! {
+                rows = &mut made => rows?,
+                () = tokio::time::sleep(WAIT) => {
+                    warn!("waiting until all transactions of the server that have begun have ended");
+                    made.await?
+                }
+            }
+        };
+        let text = |column: usize| rows.first().and_then(|row| row.get(column)?.clone());
+        let position = text(1).and_then(|text| Lsn::parse(&text));
+        match (position, text(2)) {
+            (Some(position), Some(name)) => Ok(Snapshot { name, position }),
+            _ => Err(Error::internal("the server exported no snapshot")),
+        }
+    }
+}
