@@ -50,6 +50,7 @@ mod catalog;
 mod change_files;
 mod column;
 mod drain;
+pub(crate) mod export;
 mod mark;
 mod pgoutput;
 mod position;

@@ -38,7 +38,7 @@ pub use catalog::{Catalog, CatalogMode};
 pub use csv::CsvForm;
 pub use dialect::Dialect;
 pub use envelope::{BEFORE_PREFIX, ENVELOPE_PREFIX, Envelope};
-pub use load::{Load, TargetTable};
+pub use load::{Load, TargetTable, VerifySource};
 pub use operations::{OpValues, Operation};
 pub use query_columns::QueryColumns;
 use query_columns::reads;
@@ -68,6 +68,8 @@ pub struct Pipeline {
     pub state: Location,
     /// `[load]`: the database that the tables are loaded into; none by default.
     pub load: Option<Load>,
+    /// `[verify]`: the table of a database that `verify --against postgres` compares with; none by default.
+    pub verify: Option<VerifySource>,
     /// `[catalog]`: the catalog in which the tables are registered; none by default.
     pub catalog: Option<Catalog>,
     /// `[limits]`: limits of memory, disk and threads.

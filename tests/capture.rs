@@ -194,7 +194,7 @@ fn processes_that_are_killed_lose_nothing_and_repeat_nothing() {
         send_signal(&process, "-KILL");
         process.wait().expect("it ended");
         if round % 5 == 0 {
-            shop.fold();
+            shop.fold_if_any();
         }
     }
     // The server learns late that a process is gone.
@@ -408,7 +408,10 @@ fn a_large_value_that_did_not_change_is_that_of_the_row_before() {
     shop.sql("ALTER TABLE t REPLICA IDENTITY FULL");
     let (message, hint) = refusal(&shop, Kind::Data);
     assert!(message.contains("public.t: the log lacks the value of `v`"), "{message}");
-    assert!(hint.contains("REPLICA IDENTITY FULL"), "{hint}");
+    assert!(
+        message.ends_with("was not FULL") && hint.starts_with("begin anew"),
+        "{message}: {hint}"
+    );
     let changes = shop.changes("public/t");
     assert_eq!(of(changes.last().expect("a change"), &["id", "v"]), ["9", "before"]);
 }
@@ -490,15 +493,149 @@ fn a_table_that_is_added_later_gets_its_own_full_load() {
 }
 
 #[test]
+fn changes_before_a_load_are_left_out() {
+    let shop = Shop::simple(Place::Local);
+    shop.sql("INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 1)");
+    shop.captured();
+    // Changes that are in the log, then some that are not, and the table is loaded anew.
+    shop.sql("UPDATE t SET n = 2 WHERE id = 1; INSERT INTO t VALUES (3, 'c', 1)");
+    let publication = format!("glueless_{}", shop.database.name);
+    shop.sql(&format!("ALTER PUBLICATION {publication} DROP TABLE t"));
+    shop.sql("UPDATE t SET n = 99 WHERE id = 1; DELETE FROM t WHERE id = 3");
+    let (message, hint) = refusal(&shop, Kind::Data);
+    assert!(
+        message.contains("public.t was captured before, and is not in the publication"),
+        "{message}"
+    );
+    assert!(hint.starts_with("move its folder below `to` away"), "{hint}");
+    shop.lab.remove_all("raw/public/t");
+    shop.sql("INSERT INTO t VALUES (4, 'd', 1)");
+    shop.captured();
+    assert_eq!(shop.changes("public/t").len(), 0);
+    shop.sql("DELETE FROM t WHERE id = 4");
+    shop.assert_followed();
+    assert_eq!(shop.changes("public/t").len(), 1);
+    // Also a truncation before it.
+    let shop = Shop::simple(Place::Local);
+    shop.database
+        .ask(&format!("CREATE PUBLICATION glueless_{} FOR ALL TABLES", shop.database.name));
+    let all = "tables=[\"public.*\"]";
+    shop.capture_with(&shop.lab, &[all]).expect("captured");
+    shop.sql("CREATE TABLE later (id int PRIMARY KEY); INSERT INTO later VALUES (1)");
+    shop.sql("TRUNCATE later");
+    shop.sql("INSERT INTO later VALUES (2)");
+    shop.capture_with(&shop.lab, &[all]).expect("captured");
+    assert_eq!(shop.loaded("public/later").len(), 1);
+    shop.sql("INSERT INTO later VALUES (3)");
+    shop.capture_with(&shop.lab, &[all]).expect("captured");
+    assert_eq!(shop.changes("public/later").len(), 1);
+}
+
+#[test]
+fn a_table_is_known_by_more_than_its_name() {
+    let make = "CREATE TABLE t (id int PRIMARY KEY, v varchar(20), n bigint)";
+    for change in [
+        // Another table of the name.
+        &format!("DROP TABLE t; {make}; ALTER PUBLICATION PUB ADD TABLE t"),
+        &format!("ALTER TABLE t RENAME TO old; {make}; ALTER PUBLICATION PUB ADD TABLE t"),
+        // Out of the publication and back, and another publication.
+        "ALTER PUBLICATION PUB DROP TABLE t; INSERT INTO t VALUES (7, 'lost', 1); ALTER PUBLICATION PUB ADD TABLE t",
+        "DROP PUBLICATION PUB; CREATE PUBLICATION PUB FOR TABLE t",
+    ] {
+        let shop = Shop::simple(Place::Local);
+        shop.captured();
+        let name = format!("glueless_{}", shop.database.name);
+        shop.sql(&change.replace(" PUB", &format!(" {name}")));
+        let (message, hint) = refusal(&shop, Kind::Data);
+        let is_said =
+            ["is another table than the one that was captured", "changes since then are lost"];
+        assert!(is_said.iter().any(|said| message.contains(said)), "{message}");
+        assert!(hint.starts_with("move its folder below `to` away"), "{hint}");
+        shop.lab.remove_all("raw/public/t");
+        shop.sql("INSERT INTO t VALUES (8, 'new', 1)");
+        if !change.starts_with("DROP PUBLICATION") {
+            shop.assert_followed();
+        }
+    }
+}
+
+#[test]
+fn what_a_publication_left_out_is_lost_once_there_is_a_slot() {
+    let shop = Shop::simple(Place::Local);
+    shop.captured();
+    let name = format!("glueless_{}", shop.database.name);
+    shop.sql(&format!("ALTER PUBLICATION {name} SET (publish = 'insert, update')"));
+    let (message, hint) = refusal(&shop, Kind::Data);
+    assert!(message.ends_with("leaves operations out: changes are lost"), "{message}");
+    assert!(hint.starts_with("begin anew"), "{hint}");
+}
+
+#[test]
+fn files_without_their_slot_are_not_continued() {
+    let shop = Shop::simple(Place::Local);
+    shop.sql("INSERT INTO t SELECT i, 'v', i FROM generate_series(1, 300) i");
+    let (broken, _) = shop.lab.failing_after(4, Fault::AllDead);
+    shop.capture_with(&broken, &["file_bytes=300"]).expect_err("broken");
+    assert!(!shop.loaded("public/t").is_empty());
+    shop.database
+        .ask(&format!("SELECT pg_drop_replication_slot('glueless_{}')", shop.database.name));
+    let (message, hint) = refusal(&shop, Kind::Usage);
+    assert!(
+        message.contains("there is no slot") && message.ends_with("public/t has files"),
+        "{message}"
+    );
+    assert!(hint.contains("set `to` to a new folder"), "{hint}");
+}
+
+#[test]
+fn a_table_that_changes_before_the_slot_is_made_is_loaded_as_it_is_then() {
+    let shop = Shop::simple(Place::Local);
+    shop.sql("INSERT INTO t VALUES (1, 'a', 1)");
+    // A transaction that has begun holds the making of the slot up; meanwhile the table changes.
+    let writer =
+        "BEGIN; CREATE TEMP TABLE x (id int); SELECT txid_current(); SELECT pg_sleep(4); COMMIT";
+    let change = "ALTER TABLE t ADD extra int DEFAULT 5; INSERT INTO t VALUES (2, 'b', 2, 6)";
+    std::thread::scope(|scope| {
+        scope.spawn(|| shop.sql(writer));
+        pause(Duration::from_millis(500));
+        let captured = scope.spawn(|| shop.captured());
+        pause(Duration::from_millis(1500));
+        shop.sql(change);
+        assert_eq!(captured.join().expect("captured").tables[0].rows_loaded, 2);
+    });
+    shop.assert_followed_but_for("extra");
+    let mut loaded = shop.loaded("public/t");
+    loaded.sort_by(|a, b| a["id"].cmp(&b["id"]));
+    let seen: Vec<_> = loaded.iter().map(|row| of(row, &["id", "extra"])).collect();
+    assert_eq!(seen, [["1", "5"], ["2", "6"]]);
+}
+
+#[test]
+fn one_process_at_a_time_sets_a_slot_up() {
+    let shop = Shop::simple(Place::Local);
+    let name = format!("glueless capture glueless_{}", shop.database.name);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let lock =
+                format!("SELECT pg_advisory_lock(hashtextextended('{name}', 0)), pg_sleep(3)");
+            shop.database.ask(&lock)
+        });
+        pause(Duration::from_millis(1000));
+        let (message, hint) = refusal(&shop, Kind::Busy);
+        assert!(message.contains("another process captures with the slot"), "{message}");
+        assert!(hint.contains("run the command again"), "{hint}");
+    });
+    shop.captured();
+}
+
+#[test]
 fn a_load_that_was_interrupted_is_done_again() {
     let shop = Shop::simple(Place::Local);
     shop.sql("INSERT INTO t SELECT i, 'v', i FROM generate_series(1, 300) i");
     for requests in 1..5 {
         let (broken, _) = shop.lab.failing_after(requests, Fault::AllDead);
         shop.capture_with(&broken, &["file_bytes=300"]).expect_err("broken");
-        if shop.lab.list_all("raw").iter().any(|name| name.ends_with(".parquet")) {
-            shop.fold();
-        }
+        shop.fold_if_any();
         shop.sql(&format!(
             "DELETE FROM t WHERE id = {requests}; UPDATE t SET n = n + 1 WHERE id % 2 = 0"
         ));
@@ -612,6 +749,99 @@ fn partitions_are_captured_as_their_table_and_generated_columns_are_left_out() {
 
 fn folder_of(path: &str) -> String {
     path.rsplit_once('/').map_or("", |(folder, _)| folder).to_string()
+}
+
+#[test]
+fn partitions_must_log_what_their_table_sends() {
+    let make = "CREATE TABLE t (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+        CREATE TABLE p1 PARTITION OF t FOR VALUES FROM (0) TO (100)";
+    let shop = Shop::new(Place::Local, make, "[\"public.t\"]", "CAST(id AS INT) AS id");
+    let (message, hint) = refusal(&shop, Kind::Usage);
+    assert!(message.contains("can have large values"), "{message}");
+    assert!(
+        hint.contains("\"t\" REPLICA IDENTITY FULL") && hint.contains("\"p1\" REPLICA"),
+        "{hint}"
+    );
+    shop.sql(&hint);
+    shop.captured();
+    // A new partition does not inherit it.
+    shop.sql("CREATE TABLE p2 PARTITION OF t FOR VALUES FROM (100) TO (200)");
+    shop.sql("ALTER TABLE p2 ALTER v SET STORAGE EXTERNAL");
+    shop.sql("INSERT INTO t VALUES (150, repeat('long', 5000))");
+    shop.sql("UPDATE t SET id = 151 WHERE id = 150");
+    let (_, hint) = refusal(&shop, Kind::Usage);
+    shop.sql(&hint);
+    let (message, _) = refusal(&shop, Kind::Data);
+    assert!(message.contains("public.t: the log lacks the value of `v`"), "{message}");
+    let make = "CREATE TABLE t (id int PRIMARY KEY) PARTITION BY RANGE (id);
+        CREATE UNLOGGED TABLE p1 PARTITION OF t FOR VALUES FROM (0) TO (100)";
+    let shop = Shop::new(Place::Local, make, "[\"public.t\"]", "CAST(id AS INT) AS id");
+    let (message, _) = refusal(&shop, Kind::Usage);
+    assert!(
+        message.starts_with("the partition `public.p1` of public.t is not in the log"),
+        "{message}"
+    );
+}
+
+#[test]
+fn keys_are_those_of_the_log() {
+    // Columns that are only stored with the index are none of the key.
+    let make = "CREATE TABLE t (id int, v int, PRIMARY KEY (id) INCLUDE (v))";
+    let shop = Shop::new(
+        Place::Local,
+        make,
+        "[\"public.t\"]",
+        "CAST(id AS INT) AS id, CAST(v AS INT) AS v",
+    );
+    shop.captured();
+    shop.sql("INSERT INTO t VALUES (1, 1); UPDATE t SET id = 2");
+    shop.assert_followed();
+    assert!(shop.changes("public/t").iter().all(|row| !row.contains_key("_old_v")));
+    // The identity is changed and changed back between two captures.
+    let make = "CREATE TABLE t (id int PRIMARY KEY, e int NOT NULL UNIQUE)";
+    let shop = Shop::new(Place::Local, make, "[\"public.t\"]", "CAST(id AS INT) AS id");
+    shop.sql("INSERT INTO t VALUES (1, 1)");
+    shop.captured();
+    shop.sql("ALTER TABLE t REPLICA IDENTITY USING INDEX t_e_key");
+    shop.sql("UPDATE t SET id = 10");
+    shop.sql("ALTER TABLE t REPLICA IDENTITY DEFAULT");
+    let (message, _) = refusal(&shop, Kind::Data);
+    assert!(message.contains("changes were logged without `id`"), "{message}");
+    // Without a primary key, the whole row is what it was.
+    let make = "CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL";
+    let shop = Shop::new(
+        Place::Local,
+        make,
+        "[\"public.t\"]",
+        "CAST(id AS INT) AS id, CAST(v AS INT) AS v",
+    );
+    shop.captured();
+    shop.sql("INSERT INTO t VALUES (1, 1)");
+    shop.sql("UPDATE t SET id = 2, v = 3");
+    shop.assert_followed();
+    // What the server would refuse to the application is refused here.
+    for make in [
+        "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE)",
+        "CREATE TABLE t (id int NOT NULL UNIQUE); ALTER TABLE t REPLICA IDENTITY USING INDEX t_id_key; ALTER TABLE t DROP CONSTRAINT t_id_key",
+    ] {
+        let shop = Shop::new(Place::Local, make, "[\"public.t\"]", "CAST(id AS INT) AS id");
+        let (message, _) = refusal(&shop, Kind::Usage);
+        assert!(message.contains("has neither a primary key, checked at once"), "{message}");
+    }
+    let make = "CREATE TABLE t (a int, id int GENERATED ALWAYS AS (a + 1) STORED PRIMARY KEY)";
+    let shop = Shop::new(Place::Local, make, "[\"public.t\"]", "CAST(id AS INT) AS id");
+    let (message, _) = refusal(&shop, Kind::Usage);
+    assert!(message.contains("has the generated column `id`"), "{message}");
+}
+
+#[test]
+fn the_last_changes_of_a_table_that_is_dropped_are_captured() {
+    let shop = Shop::simple(Place::Local);
+    shop.captured();
+    shop.sql("INSERT INTO t VALUES (1, 'a', 1)");
+    shop.sql("DROP TABLE t");
+    shop.captured();
+    assert_eq!(shop.changes("public/t").len(), 1);
 }
 
 #[test]

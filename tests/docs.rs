@@ -138,13 +138,14 @@ fn the_readme_is_short() {
     assert!(count <= README_LINES_MAX, "README.md has {count} lines");
 }
 
-/// The program's own list of keys, as its source has it.
-fn known_keys() -> BTreeSet<String> {
+/// The program's own list of keys, by its name, as its source has it.
+fn known_keys(name: &str) -> BTreeSet<String> {
+    let begin = format!("const {name}: &[&str] = &[\n");
     let sources = files_with(".rs").into_iter();
     let mut lists: Vec<BTreeSet<String>> = sources
         .filter_map(|file| {
             let text = text_of(&file);
-            let (_, list) = text.split_once("const KNOWN_KEYS: &[&str] = &[\n")?;
+            let (_, list) = text.split_once(&begin)?;
             let (list, _) = list.split_once("];")?;
             Some(list.split('"').skip(1).step_by(2).map(String::from).collect())
         })
@@ -154,8 +155,17 @@ fn known_keys() -> BTreeSet<String> {
 }
 
 #[test]
-fn every_key_of_a_pipeline_is_described() {
-    let text = document("docs/pipeline.md");
+fn every_key_of_a_pipeline_and_of_a_source_is_described() {
+    for (file, keys) in [("docs/pipeline.md", "PIPELINE_KEYS"), ("docs/capture.md", "SOURCE_KEYS")]
+    {
+        assert_described(file, &known_keys(keys));
+    }
+}
+
+/// Checks that the tables of a document have each key once.
+#[track_caller]
+fn assert_described(file: &str, keys: &BTreeSet<String>) {
+    let text = document(file);
     let mut described = Vec::new();
     let mut is_of_keys = false;
     for line in text.lines() {
@@ -167,7 +177,7 @@ fn every_key_of_a_pipeline_is_described() {
     }
     let distinct: BTreeSet<String> = described.iter().cloned().collect();
     assert_eq!(distinct.len(), described.len(), "a key is described twice");
-    assert_eq!(distinct, known_keys());
+    assert_eq!(distinct, *keys);
 }
 
 #[test]

@@ -44,3 +44,4 @@ mod row_order;
 mod same_bytes;
 mod states;
 mod support;
+mod verify_source;

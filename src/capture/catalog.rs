@@ -22,7 +22,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use crate::capture::column::Kind;
-use crate::config::{Source, SourceTables};
+use crate::config::{Source, SourceTables, TargetTable};
 use crate::error::{Error, Result};
 use crate::postgres::refusal::failed;
 use crate::postgres::{ServerName, quoted};
@@ -240,26 +240,37 @@ impl Catalog<'_> {
         self.execute("SELECT pg_advisory_unlock_all()", "unlock the slot").await
     }
 
-    /// Begins a transaction in which tables and their partitions keep their shapes.
+    /// Locks tables and their partitions against changes of their shape, in the transaction of a snapshot, and
+    /// checks that what has the rows is still what it was in the snapshot: a statement that writes a table
+    /// anew leaves nothing in it for older snapshots.
     ///
     /// # Errors
-    /// Those of the server.
-    pub(super) async fn hold(&self, tables: impl Iterator<Item = &Table>) -> Result<()> {
-        let names = tables.map(Table::sql_name).collect::<Vec<_>>();
-        let lock = match names.as_slice() {
-            [] => String::new(),
-            names => format!("; LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", ")),
+    /// Storage, when a table was written anew or dropped meanwhile: it is to be tried again.
+    pub(super) async fn hold(&self, tables: &BTreeMap<String, Table>) -> Result<()> {
+        let names = tables.values().map(Table::sql_name).collect::<Vec<_>>();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let again = |table: &str| {
+            Error::storage(format!("{table} was changed while its load began"))
+                .hint(self.server.purpose.unchanged)
         };
-        let statement = format!("SET idle_in_transaction_session_timeout TO 0; BEGIN{lock}");
-        self.execute(&statement, "hold the shapes of its tables").await
-    }
-
-    /// Ends the transaction of [`Catalog::hold`].
-    ///
-    /// # Errors
-    /// Those of the server.
-    pub(super) async fn release(&self) -> Result<()> {
-        self.execute("COMMIT", "let its tables go").await
+        let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
+        if let Err(error) = self.client.batch_execute(&lock).await {
+            let is_gone = error.code().is_some_and(|code| code.code() == "42P01");
+            let failed = || failed(self.server, "lock its tables for reading", &error);
+            return Err(if is_gone { again("a table") } else { failed() });
+        }
+        let oids: Vec<u32> = tables.values().map(|table| table.oid).collect();
+        let rewritten = "SELECT c.oid::regclass::text FROM unnest($1::oid[]) r
+            LEFT JOIN LATERAL pg_partition_tree(r) t ON true
+            JOIN pg_class c ON c.oid = coalesce(t.relid, r)
+            WHERE c.relkind = 'r' AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid)";
+        let rows = self.rows(rewritten, &[&oids], "look for tables that were written anew").await?;
+        match rows.first() {
+            Some(row) => Err(again(&row.get::<_, String>(0))),
+            None => Ok(()),
+        }
     }
 
     /// The position up to which the log is durable.
@@ -347,6 +358,25 @@ impl Catalog<'_> {
         self.add_columns(&mut tables).await?;
         self.add_parts(&mut tables).await?;
         Ok(tables.into_values().map(|table| (table.full_name(), table)).collect())
+    }
+
+    /// The columns of a table or view, generated ones too; none if it is not there.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub(super) async fn columns_of(&self, table: &TargetTable) -> Result<Vec<Column>> {
+        let statement = "SELECT a.attname::text, a.atttypid, a.atttypmod
+            FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+                JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+                AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+        let rows = self.rows(statement, &[&table.schema, &table.name], "read the columns").await?;
+        let columns = rows.into_iter().map(|row| Column {
+            name: row.get(0),
+            type_id: row.get(1),
+            modifier: row.get(2),
+        });
+        Ok(columns.collect())
     }
 
     /// Reads the columns and keys of tables.

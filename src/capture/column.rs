@@ -74,7 +74,7 @@ impl Kind {
         }
     }
 
-    fn data_type(self) -> DataType {
+    pub(super) fn data_type(self) -> DataType {
         match self {
             Kind::Boolean => DataType::Boolean,
             Kind::Int16 => DataType::Int16,

@@ -72,11 +72,7 @@ impl Setup<'_> {
         let mut loaded = BTreeMap::new();
         if slot.is_none() || !to_load.is_empty() {
             let places = self.catalog.published(source, &tables, slot.is_some()).await?.places;
-            self.catalog
-                .hold(tables.values().filter(|it| to_load.contains(&it.full_name())))
-                .await?;
             let loads = self.load((slot.is_none(), replication), &to_load, &places).await?;
-            self.catalog.release().await?;
             for (load, Loaded { rows, files, bytes, infinite }) in loads {
                 let table = load.table.full_name();
                 marks.insert(table.clone(), load.mark);
@@ -246,6 +242,7 @@ impl Setup<'_> {
         let mut tables = then.tables(&self.capture.source.tables).await?;
         tables.retain(|name, _| to_load.contains(name));
         check_identities(&tables)?;
+        then.hold(&tables).await?;
         let domains = then.domains().await?;
         let mut loads = Vec::new();
         for (name, table) in tables {

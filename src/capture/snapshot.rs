@@ -2,9 +2,10 @@
 //!
 //! The server exports a snapshot with the slot that it makes: the tables as they are where the slot begins.
 //! All rows are read in that snapshot, by several connections at once, large tables in ranges of their
-//! pages. What changes meanwhile is behind the slot's position, and is captured after it. Tables are locked
-//! before, so that no statement rewrites or reshapes them until they are read, and their shapes are read in
-//! the snapshot too.
+//! pages. What changes meanwhile is behind the slot's position, and is captured after it. Shapes are read in
+//! the snapshot too, and tables are locked then, so that no statement rewrites them until they are read. Not
+//! before: the making of a slot waits for transactions that have begun, one that waits for our lock among
+//! them.
 //!
 //! A table's last file is its mark ([`crate::capture::mark`]): its full load is complete. A load that was
 //! interrupted is done again, in a later snapshot; the files of the first try stay. Both are right
@@ -29,15 +30,15 @@ use crate::capture::position::{Lsn, Position};
 use crate::capture::rows::{Head, RowFile, Shape};
 use crate::error::{Error, Result};
 use crate::postgres::connect::Server;
-use crate::postgres::quoted;
 use crate::postgres::refusal::failed;
+use crate::postgres::{ServerName, quoted};
 use crate::store::Folder;
 
 /// The pages that are read in one piece: 256 MiB.
 const PIECE_PAGES: u32 = 32 << 10;
 
 /// How values are written, and that nothing ends the transaction or hides rows.
-const SETTINGS: &str =
+pub(super) const SETTINGS: &str =
     "SET DateStyle TO 'ISO, MDY'; SET IntervalStyle TO iso_8601; SET TimeZone TO 'UTC';
     SET bytea_output TO hex; SET extra_float_digits TO 3; SET row_security TO off;
     SET statement_timeout TO 0; SET idle_in_transaction_session_timeout TO 0;
@@ -208,48 +209,29 @@ impl Reader<'_> {
     async fn read(&self, load: &Load, piece: &Piece<'_>, number: usize) -> Result<Loaded> {
         let (loader, table) = (self.loader, load.table.full_name());
         let doing = format!("read {table}");
-        let refused = |error| failed(&loader.server.name, &doing, &error);
         let head = Head {
             op: "I",
             commit_time: self.now(&doing).await?,
             position: Position { commit: loader.snapshot.position.0, row: 0 },
             xid: None,
         };
-        let statement = copy_statement(&load.table, piece);
-        let copied = self.client.copy_out(&statement).await.map_err(refused)?;
-        let mut copied = pin!(copied);
-        let (mut loaded, mut files) = (Loaded::default(), 0);
-        let mut file = RowFile::new(&load.shape, loader.output.compression)?;
-        let mut name = || {
-            files += 1;
-            load_name(loader.snapshot.position, loader.run_id, number, files)
+        let mut loaded = Loaded::default();
+        let mut files = 0;
+        let copy = Copy {
+            client: &self.client,
+            server: &loader.server.name,
+            statement: copy_statement(&load.table, piece),
+            doing,
+            shape: &load.shape,
+            output: &loader.output,
         };
-        let (mut line, mut decoded) = (Vec::new(), Vec::new());
-        while let Some(chunk) = copied.next().await {
-            let chunk = chunk.map_err(refused)?;
-            // The server sends a row at a time, which its protocol does not promise.
-            for part in chunk.split_inclusive(|byte| *byte == b'\n') {
-                line.extend_from_slice(part);
-                let Some(row) = line.strip_suffix(b"\n") else {
-                    continue;
-                };
-                let fields = fields(row, &mut decoded);
-                if fields.len() != load.shape.columns.len() {
-                    return Err(Error::internal(format!("a row of {table} has other columns")));
-                }
-                let values = fields.iter().map(|range| range.clone().map(|range| &decoded[range]));
-                file.append(head, std::iter::repeat(None), values)?;
-                line.clear();
-            }
-            if file.bytes() >= loader.output.file_bytes {
-                let next = RowFile::new(&load.shape, loader.output.compression)?;
-                let full = std::mem::replace(&mut file, next);
-                loaded.add(loader.write(load, &name(), full).await?);
-            }
-        }
-        if file.rows > 0 {
-            loaded.add(loader.write(load, &name(), file).await?);
-        }
+        copy.read(head, async |file| {
+            files += 1;
+            let name = load_name(loader.snapshot.position, loader.run_id, number, files);
+            loaded.add(loader.write(load, &name, file).await?);
+            Ok(())
+        })
+        .await?;
         info!("{table}: loaded {} rows of {}", loaded.rows, piece.part.sql_name());
         Ok(loaded)
     }
@@ -265,6 +247,59 @@ impl Reader<'_> {
         });
         time.filter(|time| DateTime::<Utc>::from_timestamp_micros(*time).is_some())
             .ok_or_else(|| Error::internal("the server has no time"))
+    }
+}
+
+/// A `COPY` in text form that is read into files.
+pub(super) struct Copy<'a> {
+    pub(super) client: &'a Client,
+    pub(super) server: &'a ServerName,
+    pub(super) statement: String,
+    /// What it does, for messages.
+    pub(super) doing: String,
+    pub(super) shape: &'a Arc<Shape>,
+    pub(super) output: &'a Output,
+}
+
+impl Copy<'_> {
+    /// Reads all rows; `full` gets each file that is complete.
+    ///
+    /// # Errors
+    /// Those of the server and of `full`; data, for a value that its column cannot have in files.
+    pub(super) async fn read(
+        &self,
+        head: Head,
+        mut full: impl AsyncFnMut(RowFile) -> Result<()>,
+    ) -> Result<()> {
+        let refused = |error| failed(self.server, &self.doing, &error);
+        let mut copied = pin!(self.client.copy_out(&self.statement).await.map_err(refused)?);
+        let new = || RowFile::new(self.shape, self.output.compression);
+        let (mut file, mut line, mut decoded) = (new()?, Vec::new(), Vec::new());
+        while let Some(chunk) = copied.next().await {
+            let chunk = chunk.map_err(refused)?;
+            // The server sends a row at a time, which its protocol does not promise.
+            for part in chunk.split_inclusive(|byte| *byte == b'\n') {
+                line.extend_from_slice(part);
+                let Some(row) = line.strip_suffix(b"\n") else {
+                    continue;
+                };
+                let fields = fields(row, &mut decoded);
+                if fields.len() != self.shape.columns.len() {
+                    let message = format!("a row of {} has other columns", self.shape.table);
+                    return Err(Error::internal(message));
+                }
+                let values = fields.iter().map(|range| range.clone().map(|range| &decoded[range]));
+                file.append(head, std::iter::repeat(None), values)?;
+                line.clear();
+            }
+            if file.bytes() >= self.output.file_bytes {
+                full(std::mem::replace(&mut file, new()?)).await?;
+            }
+        }
+        if file.rows > 0 {
+            full(file).await?;
+        }
+        Ok(())
     }
 }
 

@@ -379,8 +379,16 @@ pub struct Verify {
     /// Compare the published table with this Parquet or Delta table instead of raw; the path or URL of
     /// its folder. Compares rows, rows per day, and hashes, by the values of its partition columns,
     /// wherever its files are.
+    ///
+    /// `postgres` is the table of [verify] in pipeline.toml: its rows are read in one snapshot, and compared
+    /// by the columns that both have.
     #[arg(long, value_name = "URL")]
     pub against: Option<String>,
+
+    /// With --against postgres: if keys differ, compare again after this time, and report only keys that
+    /// differ both times; the table may lag behind the database by so much.
+    #[arg(long, value_name = "LENGTH", requires = "against")]
+    pub lag: Option<String>,
 
     /// The pipeline.
     #[command(flatten)]

@@ -27,7 +27,7 @@ use crate::follow::ddl::Dialect;
 use crate::parquet_io::open::is_decoding;
 use crate::report::{Answer, Followed, Meter, PipelineResult, Report, Results};
 use crate::store::Stores;
-use crate::window::{ACCEPTED_DATES, Window, parse_instant};
+use crate::window::{ACCEPTED_DATES, Window, parse_duration, parse_instant};
 
 #[cfg(feature = "postgres")]
 mod capture;
@@ -129,9 +129,13 @@ impl Program {
             }
             Command::Verify(arguments) => {
                 let days = days(arguments.start_date.as_deref(), arguments.end_date.as_deref())?;
-                let against = arguments.against.as_deref().map(absolute).transpose()?;
+                let lag = arguments.lag.as_deref().map(lag).transpose()?;
+                let against = match arguments.against.as_deref() {
+                    Some("postgres") => Some("postgres".into()),
+                    against => against.map(absolute).transpose()?,
+                };
                 self.run_read_only(&arguments.one, |run_context| {
-                    verify(run_context, Compared { days, against })
+                    verify(run_context, Compared { days, against, lag })
                 })
             }
             Command::ExplainKey(arguments) => {
@@ -262,6 +266,11 @@ fn window(dates: &Dates) -> Result<Window> {
 
 fn date(text: &str) -> Result<DateTime<Utc>> {
     parse_instant(text).map_err(|why| Error::usage(why).hint(ACCEPTED_DATES))
+}
+
+fn lag(text: &str) -> Result<std::time::Duration> {
+    let parsed = parse_duration(text).map_err(|why| Error::usage(format!("--lag: {why}")))?;
+    Ok(parsed.to_std().unwrap_or_default())
 }
 
 /// Parses a span of whole days; `None` for all days.

@@ -22,7 +22,7 @@ pub(super) struct DryFold {
 
 impl OpenPipeline<'_> {
     /// A folder that is removed when the command ends.
-    fn dry_folder(&self, name: &str) -> Result<Folder> {
+    pub(super) fn dry_folder(&self, name: &str) -> Result<Folder> {
         let path = self.spill.path().join(name);
         let location = Location::parse(&path.to_string_lossy(), self.spill.path())?;
         self.run_context.stores.open(&location)

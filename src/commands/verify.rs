@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::{DataType, Date32Type};
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
@@ -36,6 +37,8 @@ use crate::table::digest::{Digest, DigestColumns, Digests, digest};
 use crate::table::files::FileTable;
 use crate::window::Window;
 
+#[cfg(feature = "postgres")]
+use database::against_database;
 use files::Files;
 use from_empty::{Refolded, refold, refolded_side};
 use keys::Keys;
@@ -43,6 +46,8 @@ use other_table::other_table;
 
 mod aggregates;
 mod answer;
+#[cfg(feature = "postgres")]
+mod database;
 mod files;
 mod from_empty;
 mod keys;
@@ -53,8 +58,10 @@ mod other_table;
 pub struct Compared {
     /// Compare only these days.
     pub days: Option<Window>,
-    /// Compare with this table, a path or URL, instead of raw.
+    /// Compare with this table, a path or URL, instead of raw; `postgres` is the table of `[verify]`.
     pub against: Option<String>,
+    /// Compare with a database again after this time, if keys differ.
+    pub lag: Option<Duration>,
 }
 
 /// The result of a comparison.
@@ -102,6 +109,15 @@ pub struct Verified {
     pub columns_unfit: Vec<String>,
     /// The aggregates, in the pipeline's order; empty when compared with another table.
     pub aggregates: Vec<VerifiedAggregate>,
+    /// The columns that were compared with a database, for its differences.
+    #[serde(skip)]
+    pub(crate) columns_compared: Vec<String>,
+    /// Keys that differ from those of a database; of a table without a key, rows.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub keys_different: u64,
+    /// The first of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub key_differences: Vec<KeyDifference>,
     /// The first key that differs, in the first partition that differs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_difference: Option<KeyDifference>,
@@ -112,6 +128,10 @@ pub struct Verified {
     pub seconds: f64,
     /// Peak resident memory of the process.
     pub peak_memory_bytes: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A partition that differs.
@@ -182,7 +202,25 @@ pub fn verify<'a>(
     run_context: &'a RunContext<'_>,
     compared: Compared,
 ) -> LocalBoxFuture<'a, Result<Verified>> {
-    async move { do_verify(run_context, &compared).await }.boxed_local()
+    async move {
+        if compared.against.as_deref() == Some(POSTGRES) {
+            return against_database(run_context, &compared).await;
+        }
+        if compared.lag.is_some() {
+            return Err(Error::usage("--lag is for --against postgres").hint("leave it out"));
+        }
+        do_verify(run_context, &compared).await
+    }
+    .boxed_local()
+}
+
+/// What `--against` names the database by.
+const POSTGRES: &str = "postgres";
+
+#[cfg(not(feature = "postgres"))]
+async fn against_database(_: &RunContext<'_>, _: &Compared) -> Result<Verified> {
+    Err(Error::usage("this program was built without the feature `postgres`")
+        .hint("build it with its default features"))
 }
 
 /// One of the two tables.
@@ -197,13 +235,7 @@ async fn do_verify(run_context: &RunContext<'_>, compared: &Compared) -> Result<
     let mut verified =
         of_one_commit(run_context, (Reads::Files, NeededInputs::All), async |open, state| {
             span_of(state, "verify")?;
-            if open.is_publishing(state).await? {
-                return Err(Error::busy("a run is publishing, or was interrupted").hint(
-                    "verify again after it has finished; any run of the pipeline finishes an \
-                 interrupted one",
-                ));
-            }
-            open.check_not_changed(Step::Curate, state).await?;
+            open.check_verifiable(state).await?;
             open.verify(state, compared).await
         })
         .await?;
@@ -235,6 +267,16 @@ async fn do_verify(run_context: &RunContext<'_>, compared: &Compared) -> Result<
 }
 
 impl OpenPipeline<'_> {
+    /// Checks that the published table is that of the state, and of this pipeline.
+    async fn check_verifiable(&self, state: &State) -> Result<()> {
+        if self.is_publishing(state).await? {
+            return Err(Error::busy("a run is publishing, or was interrupted").hint(
+                "verify again after it has finished; any run of the pipeline finishes an interrupted one",
+            ));
+        }
+        self.check_not_changed(Step::Curate, state).await
+    }
+
     async fn verify(&self, state: &State, compared: &Compared) -> Result<Verified> {
         let pipeline = self.run_context.pipeline;
         let mut verified = Verified {

@@ -6,11 +6,12 @@ use toml::Value;
 
 use crate::config::catalog::table_name;
 use crate::config::file::{
-    AggregateToml, CatalogToml, CuratedToml, LimitsToml, LoadToml, PipelineToml,
+    AggregateToml, CatalogToml, CuratedToml, LimitsToml, LoadToml, PipelineToml, VerifyToml,
 };
 use crate::config::values::{bytes, no_repeats};
 use crate::config::{
-    Aggregate, Catalog, Curated, Format, Limits, Load, MEMORY_BYTES_MIN, Pipeline, Sql, TargetTable,
+    Aggregate, Catalog, Curated, Format, Limits, Load, MEMORY_BYTES_MIN, Pipeline, Sql,
+    TargetTable, VerifySource,
 };
 use crate::error::{Error, Result};
 use crate::store::Location;
@@ -35,6 +36,7 @@ pub(super) fn check(parsed: PipelineToml, folder: &Path, file: &Path) -> Result<
         state,
         catalog: parsed.catalog.map(|catalog| checks.catalog(catalog)).transpose()?,
         load: parsed.load.map(|load| checks.load(load)).transpose()?,
+        verify: parsed.verify.map(|verify| checks.verify(verify)).transpose()?,
         limits: checks.limits(parsed.limits)?,
     };
     checks.no_overlaps(&pipeline)?;
@@ -156,15 +158,28 @@ impl Checks<'_> {
         Ok(state)
     }
 
-    fn load(&self, parsed: LoadToml) -> Result<Load> {
-        if parsed.url_env.is_empty() || parsed.url_env.contains(['=', ':', '/', '@']) {
+    /// The name of the environment variable with a database's URL.
+    pub(super) fn url_env(&self, key: &str, name: String) -> Result<String> {
+        if name.is_empty() || name.contains(['=', ':', '/', '@']) {
             // A URL has a password, which is not to be repeated.
             return Err(self
-                .wrong("load.url_env", "is not the name of an environment variable".into())
+                .wrong(key, "is not the name of an environment variable".into())
                 .hint("write the database's URL into a variable, and name the variable here"));
         }
+        Ok(name)
+    }
+
+    fn verify(&self, parsed: VerifyToml) -> Result<VerifySource> {
+        let table = self.target("verify.table", Some(&parsed.table))?;
+        Ok(VerifySource {
+            url_env: self.url_env("verify.url_env", parsed.url_env)?,
+            table: table.ok_or_else(|| self.wrong("verify.table", "is missing".into()))?,
+        })
+    }
+
+    fn load(&self, parsed: LoadToml) -> Result<Load> {
         Ok(Load {
-            url_env: parsed.url_env,
+            url_env: self.url_env("load.url_env", parsed.url_env)?,
             table: self.target("load.table", parsed.table.as_deref())?,
             after_sql: parsed.after_sql.map(|file| self.sql(&file)).transpose()?,
         })

@@ -23,6 +23,7 @@ pub(super) struct PipelineToml {
     pub(super) state: StateToml,
     pub(super) load: Option<LoadToml>,
     pub(super) catalog: Option<CatalogToml>,
+    pub(super) verify: Option<VerifyToml>,
     #[serde(default)]
     pub(super) limits: LimitsToml,
 }
@@ -85,6 +86,12 @@ pub(super) struct StateToml {
     pub(super) url: Option<String>,
 }
 
+#[derive(Deserialize)]
+pub(super) struct VerifyToml {
+    pub(super) url_env: String,
+    pub(super) table: String,
+}
+
 #[derive(Default, Deserialize)]
 pub(super) struct LimitsToml {
     pub(super) memory: Option<Value>,
@@ -95,7 +102,7 @@ pub(super) struct LimitsToml {
 
 /// The hint for a missing key.
 pub(super) const NEEDED_KEYS: &str = "a pipeline needs at least name, key, raw.url and curated.url; an \
-                           aggregate needs name, sql, url and day; [load] needs url_env; [catalog] needs \
+                           aggregate needs name, sql, url and day; [load] needs url_env; [verify] needs url_env and table; [catalog] needs \
                            glue";
 
 /// The error for a key that is missing or has a value of a wrong type.

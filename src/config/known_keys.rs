@@ -66,6 +66,8 @@ pub(super) const PIPELINE_KEYS: &[&str] = &[
     "load.url_env",
     "load.table",
     "load.after_sql",
+    "verify.url_env",
+    "verify.table",
     "catalog.glue",
     "catalog.table",
     "catalog.mode",

@@ -16,6 +16,15 @@ pub struct Load {
     pub after_sql: Option<Sql>,
 }
 
+/// The table that the curated table is compared with.
+#[derive(Clone, Debug)]
+pub struct VerifySource {
+    /// `verify.url_env`: the environment variable with the URL of the PostgreSQL database.
+    pub url_env: String,
+    /// `verify.table`: the table, or a view.
+    pub table: TargetTable,
+}
+
 /// A table in a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetTable {

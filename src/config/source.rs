@@ -172,7 +172,7 @@ impl SourceToml {
             },
             limits: checks.limits(self.limits)?,
             name: self.name,
-            url_env: self.url_env,
+            url_env: checks.url_env("url_env", self.url_env)?,
             tables,
             slot,
             publication,
@@ -232,10 +232,12 @@ mod tests {
             ("tabels=[]", "unknown key `tabels`"),
             ("limits.spill_dir=x", "unknown key `limits.spill_dir`"),
             ("to=gs://b", "unknown scheme"),
+            ("url_env=postgresql://u:secret@h/d", "`url_env` is not the name of"),
         ] {
             let error = read(GOOD, &[set]).expect_err(set);
             assert_eq!(error.kind, crate::error::Kind::Usage);
             assert!(error.to_string().contains(expected), "{set}: {error}");
+            assert!(!error.to_string().contains("secret"), "{error}");
         }
         let error = read(&GOOD.replace("to = \"raw\"", ""), &[]).expect_err("incomplete");
         assert!(error.to_string().contains("`to` is missing"), "{error}");

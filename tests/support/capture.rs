@@ -141,6 +141,14 @@ impl Shop {
         folded.unwrap_or_else(|error| panic!("{error}: {:?}", error.hint))
     }
 
+    /// Folds what is captured, if there is something.
+    #[track_caller]
+    pub fn fold_if_any(&self) {
+        if self.lab.list_all("raw").iter().any(|name| name.ends_with(".parquet")) {
+            self.fold();
+        }
+    }
+
     /// Captures and folds, after which the table has the rows of the database.
     #[track_caller]
     pub fn assert_followed(&self) {
@@ -154,6 +162,18 @@ impl Shop {
         captured.unwrap_or_else(|error| panic!("{error}: {:?}", error.hint));
         self.fold();
         assert_eq!(self.lab.published("curated"), self.database.rows("t"));
+    }
+
+    /// As [`Shop::assert_followed`], where the database's table has one column more.
+    #[track_caller]
+    pub fn assert_followed_but_for(&self, column: &str) {
+        self.captured();
+        self.fold();
+        let mut rows = self.database.rows("t");
+        rows.iter_mut().for_each(|row| {
+            row.remove(column);
+        });
+        assert_eq!(self.lab.published("curated"), rows);
     }
 
     /// The captured changes of a table, in the order of their positions, each of which must be there once;

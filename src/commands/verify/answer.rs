@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Verified, VerifiedAggregate};
+use super::{KeyDifference, Verified, VerifiedAggregate};
 use crate::report::text_table::{Table, day_or_instant};
 use crate::report::{Answer, size};
 
@@ -45,13 +45,13 @@ impl Answer for Verified {
             line("balance", format!("{days} days differ, such as {first}"));
         }
         if let Some(first) = &self.first_difference {
-            let key = first
-                .key
-                .iter()
-                .map(|(name, value)| format!("{name} {value}"))
-                .collect::<Vec<_>>()
-                .join(", ");
-            line("first key", format!("{key} in {}: {}", first.partition, first.why));
+            line("first key", first.text());
+        }
+        if self.keys_different > 0 {
+            line("keys", format!("{} differ, such as:", self.keys_different));
+        }
+        for difference in self.key_differences.iter().take(SHOWN) {
+            line("key", difference.text());
         }
         for aggregate in &self.aggregates {
             line("aggregate", aggregate.text());
@@ -106,6 +106,20 @@ impl Verified {
             }
             text.push_str(&table.text());
         }
+    }
+}
+
+impl KeyDifference {
+    /// The key, where it is, and how its row differs, in one line.
+    fn text(&self) -> String {
+        let key = self.key.iter().map(|(name, value)| format!("{name} {value}"));
+        let key = key.collect::<Vec<_>>().join(", ");
+        let place = if self.partition.is_empty() {
+            String::new()
+        } else {
+            format!(" in {}", self.partition)
+        };
+        format!("{key}{place}: {}", self.why)
     }
 }
 

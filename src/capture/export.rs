@@ -1,0 +1,92 @@
+//! Reads the rows of one table, in one statement, to compare with them.
+
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use parquet::basic::Compression;
+
+use crate::capture::Output;
+use crate::capture::catalog::Catalog;
+use crate::capture::mark::create;
+use crate::capture::position::Position;
+use crate::capture::rows::{Head, Shape};
+use crate::capture::snapshot::{Copy, SETTINGS};
+use crate::config::TargetTable;
+use crate::error::{Error, Result};
+use crate::postgres::connect::Server;
+use crate::postgres::refusal::failed;
+use crate::postgres::{Purpose, quoted};
+use crate::store::Folder;
+
+/// What the connection is for.
+const COMPARE: Purpose = Purpose {
+    key: "verify.url_env",
+    unchanged: "nothing was changed: run the command again",
+    grants: "docs/operating.md",
+};
+
+/// The size of files.
+const FILE_BYTES: u64 = 64 << 20;
+
+/// Rows that were read.
+pub(crate) struct Exported {
+    /// The columns of the table that were wanted, as the table names them.
+    pub(crate) columns: Vec<(String, DataType)>,
+    /// The files: names and sizes.
+    pub(crate) files: Vec<(String, u64)>,
+}
+
+/// Reads the columns of a table or view that have one of the wanted names, in any case, into files.
+///
+/// # Errors
+/// Usage, when the table is not there or must not be read; data, for a value that its column cannot have in
+/// files; storage, when the server or the disk fails.
+pub(crate) async fn export(
+    (url, variable): (&str, &str),
+    table: &TargetTable,
+    wanted: &[&str],
+    folder: &Folder,
+) -> Result<Exported> {
+    let server = Server::parse(url, variable, COMPARE)?;
+    let client = server.connect("glueless verify").await?;
+    let doing = format!("read {table}");
+    let set = client.batch_execute(SETTINGS).await;
+    set.map_err(|error| failed(&server.name, &doing, &error))?;
+    let catalog = Catalog { client: &client, server: &server.name };
+    let is_wanted = |name: &str| wanted.iter().any(|it| it.eq_ignore_ascii_case(name));
+    let columns = catalog.columns_of(table).await?;
+    if columns.is_empty() {
+        return Err(Error::usage(format!("there is no table `{table}` in {}", server.name))
+            .hint("correct `verify.table`; names are taken as they are written"));
+    }
+    let domains = catalog.domains().await?;
+    let columns = columns.into_iter().filter(|column| is_wanted(&column.name)).map(|column| {
+        let kind = domains.kind(column.type_id, column.modifier);
+        (column.name, kind)
+    });
+    let columns: Vec<_> = columns.collect();
+    let shape = Arc::new(Shape::new(table.to_string(), columns, Vec::new())?);
+    let names: Vec<String> = shape.columns.iter().map(|(name, _)| quoted(name)).collect();
+    let (schema, name) = (quoted(&table.schema), quoted(&table.name));
+    let output =
+        Output { slot: String::new(), file_bytes: FILE_BYTES, compression: Compression::SNAPPY };
+    let copy = Copy {
+        client: &client,
+        server: &server.name,
+        statement: format!("COPY (SELECT {} FROM {schema}.{name}) TO STDOUT", names.join(", ")),
+        doing,
+        shape: &shape,
+        output: &output,
+    };
+    let head = Head { op: "I", commit_time: 0, position: Position::default(), xid: None };
+    let mut files = Vec::new();
+    copy.read(head, async |file| {
+        let name = format!("{:06}.parquet", files.len());
+        let bytes = file.finish(Vec::new())?;
+        files.push((name.clone(), bytes.len() as u64));
+        create(folder, &name, bytes.into()).await.map(|_| ())
+    })
+    .await?;
+    let columns = shape.columns.iter().map(|(name, kind)| (name.clone(), kind.data_type()));
+    Ok(Exported { columns: columns.collect(), files })
+}

@@ -1,0 +1,343 @@
+//! Compares the published table with a table of a database, such as the source of its changes.
+//!
+//! The rows of the database's table are read in one snapshot, into the spill folder. Both tables are compared by
+//! the columns that both have: rows are counted and hashed; if that differs, equal rows on both sides cancel each
+//! other out, and those that are left are the keys that differ.
+//!
+//! The published table is behind its source by what was not captured and folded yet. So a comparison can be made
+//! twice: what differs both times, although the source's row has not changed in between, is a difference.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher};
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Int64Type};
+use arrow::row::{RowConverter, SortField};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::logical_expr::{ident, try_cast};
+use datafusion::prelude::{DataFrame, SessionContext};
+use futures::TryStreamExt;
+use tracing::{info, warn};
+
+use super::{Compared, KeyDifference, OpenPipeline, POSTGRES, Side, Verified, aligned, side};
+use crate::capture::export::{Exported, export};
+use crate::commands::one_commit::{Reads, of_one_commit};
+use crate::commands::open_pipeline::{RunContext, span_of};
+use crate::config::{Keep, VerifySource};
+use crate::error::{Error, Result};
+use crate::state::State;
+use crate::state::contract::read_types;
+use crate::state::inputs::NeededInputs;
+use crate::state::ledger::CURATED;
+use crate::table::digest::{Digest, DigestColumns, digest};
+use crate::table::files::{FileTable, PartitionFile};
+
+/// The most rows that differ that are told apart.
+const DIFFERENT_MAX: usize = 200_000;
+/// The keys that are named.
+const NAMED: usize = 10;
+
+/// The differences of a comparison.
+struct Found {
+    verified: Verified,
+    /// The keys that differ, by their values in arrow's row format.
+    keys: BTreeMap<Box<[u8]>, Difference>,
+    /// Whether there were more.
+    is_cut: bool,
+}
+
+/// A key that differs, with hashes of the columns of its rows.
+#[derive(Clone, Debug, Default)]
+struct Difference {
+    key: Vec<(String, String)>,
+    expected: Vec<Vec<u64>>,
+    found: Vec<Vec<u64>>,
+}
+
+pub(super) async fn against_database(
+    run_context: &RunContext<'_>,
+    compared: &Compared,
+) -> Result<Verified> {
+    let pipeline = run_context.pipeline;
+    let settings = pipeline.verify.as_ref().ok_or_else(|| {
+        Error::usage(format!("the pipeline `{}` has no [verify]", pipeline.name))
+            .hint("add [verify] with `url_env` and `table`")
+    })?;
+    if pipeline.keep == Keep::LatestPerDay {
+        return Err(Error::usage(
+            "a table of `keep = \"latest-per-day\"` has a row per key and day",
+        )
+        .hint("compare a table of `keep = \"latest\"` with the database"));
+    }
+    if compared.days.is_some() {
+        return Err(Error::usage("days cannot be selected with --against postgres")
+            .hint("leave --start-date and --end-date out"));
+    }
+    let mut found = compare(run_context, settings, 1).await?;
+    if let Some(lag) = compared.lag
+        && !found.keys.is_empty()
+        && !found.is_cut
+    {
+        info!("{} keys differ: comparing again in {} s", found.keys.len(), lag.as_secs());
+        tokio::time::sleep(lag).await;
+        let again = compare(run_context, settings, 2).await?;
+        found = again.and_before(&found);
+    }
+    let mut verified = found.verified;
+    verified.keys_different = found.keys.len() as u64;
+    let columns = std::mem::take(&mut verified.columns_compared);
+    let named = found.keys.values().take(NAMED);
+    verified.key_differences = named.map(|difference| difference.describe(&columns)).collect();
+    if found.is_cut {
+        verified
+            .notes
+            .push(format!("more than {DIFFERENT_MAX} rows differ: not all were told apart"));
+    }
+    // Without keys to tell apart, counts and hashes decide.
+    verified.is_equal =
+        verified.keys_different == 0 && !found.is_cut && verified.columns_unfit.is_empty();
+    verified.seconds = run_context.meter.seconds();
+    verified.peak_memory_bytes = (run_context.meter.peak_memory_bytes)();
+    if verified.is_equal {
+        info!("no difference from {}", settings.table);
+    } else {
+        warn!("{} keys differ from {}", verified.keys_different, settings.table);
+    }
+    Ok(verified)
+}
+
+/// Compares with the newest commit.
+async fn compare(
+    run_context: &RunContext<'_>,
+    settings: &VerifySource,
+    number: usize,
+) -> Result<Found> {
+    let variable = &settings.url_env;
+    let url = run_context.environment.get(variable).filter(|url| !url.is_empty());
+    let url = url.ok_or_else(|| {
+        Error::usage(format!("the environment has no variable {variable} (`verify.url_env`)"))
+            .hint("set it to postgresql://user:password@host:5432/database")
+    })?;
+    let tries = std::cell::Cell::new(0);
+    of_one_commit(run_context, (Reads::Files, NeededInputs::Recent), async |open, state| {
+        span_of(state, "verify")?;
+        open.check_verifiable(state).await?;
+        let name = format!("database-{number}-{}", tries.replace(tries.get() + 1));
+        let found = open.compare_with_database(state, (settings, url), &name).await;
+        let _ = std::fs::remove_dir_all(open.spill.path().join(name));
+        found
+    })
+    .await
+}
+
+impl OpenPipeline<'_> {
+    async fn compare_with_database(
+        &self,
+        state: &State,
+        (settings, url): (&VerifySource, &str),
+        folder_name: &str,
+    ) -> Result<Found> {
+        let pipeline = self.run_context.pipeline;
+        let mut verified = Verified {
+            pipeline: pipeline.name.clone(),
+            against: format!("{POSTGRES}: {}", settings.table),
+            ..Default::default()
+        };
+        let Some(contract) = &state.ledger.contract else {
+            return Err(Error::usage("no run has found an input yet: the table does not exist")
+                .hint("run the pipeline first"));
+        };
+        let columns = read_types(&contract.columns)?;
+        let wanted: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
+        let rows_folder = self.dry_folder(folder_name)?;
+        let exported =
+            export((url, &settings.url_env), &settings.table, &wanted, &rows_folder).await?;
+        let has = |name: &str| exported.columns.iter().any(|(it, _)| it.eq_ignore_ascii_case(name));
+        if let Some(key) =
+            pipeline.key.iter().find(|key| !has(key) || !wanted.contains(&key.as_str()))
+        {
+            return Err(Error::usage(format!(
+                "the key column `{key}` is not in both {} and the curated table",
+                settings.table
+            ))
+            .hint("let `verify.table` name a view with the columns of the curated table"));
+        }
+        let (common, others): (Vec<_>, Vec<_>) =
+            columns.iter().cloned().partition(|(name, _)| has(name));
+        if !others.is_empty() {
+            let others: Vec<&str> = others.iter().map(|(name, _)| name.as_str()).collect();
+            let note =
+                format!("not compared: `{}`, which {} lacks", others.join("`, `"), settings.table);
+            verified.notes.push(note);
+        }
+        verified.columns_compared = common.iter().map(|(name, _)| name.clone()).collect();
+        let context = self.comparing_session();
+        let expected = database_side(&context, &rows_folder, &exported, &common)?;
+        let folder = &self.output(CURATED)?.folder;
+        let files = state.ledger.files(CURATED).map(PartitionFile::of);
+        let table =
+            FileTable::of_partitions(folder, files, &columns, &pipeline.curated.partition_by)?;
+        let found = side(&context, folder, std::sync::Arc::new(table), &columns)?;
+        let found = aligned(found.rows, &common)?;
+        let digests = [
+            digest_of(&expected, &common, &mut verified).await?,
+            digest_of(&found, &common, &mut verified).await?,
+        ];
+        let [one, other] = digests;
+        (verified.rows_expected, verified.rows_found) = (one.rows, other.rows);
+        let mut all = Found { verified, keys: BTreeMap::new(), is_cut: false };
+        if one != other {
+            all.find_keys(&context, (&expected.rows, &found.rows), &common, &pipeline.key).await?;
+        }
+        Ok(all)
+    }
+}
+
+fn database_side(
+    context: &SessionContext,
+    folder: &crate::store::Folder,
+    exported: &Exported,
+    common: &[(String, DataType)],
+) -> Result<Side> {
+    let files = exported.files.iter().map(|(name, bytes)| PartitionFile::new(name, *bytes));
+    let table = FileTable::of_partitions(folder, files, &exported.columns, &[])?;
+    let rows = side(context, folder, std::sync::Arc::new(table), &exported.columns)?.rows;
+    aligned(rows, common)
+}
+
+/// Counts and hashes rows, and notes the columns with values that do not fit.
+async fn digest_of(
+    side: &Side,
+    columns: &[(String, DataType)],
+    verified: &mut Verified,
+) -> Result<Digest> {
+    let types = columns.iter().map(|(_, kind)| kind.clone()).collect();
+    let whole = DigestColumns { partition_by: Vec::new(), day: None, types };
+    let digests = digest(side.rows.clone().execute_stream_partitioned().await?, &whole).await?;
+    for at in &digests.unfit {
+        let name = &columns[*at].0;
+        if !verified.columns_unfit.contains(name) {
+            verified.columns_unfit.push(name.clone());
+        }
+    }
+    Ok(digests.partitions.into_values().next().unwrap_or_default())
+}
+
+impl Found {
+    /// Finds the keys of rows that are not on both sides equally often.
+    async fn find_keys(
+        &mut self,
+        context: &SessionContext,
+        (expected, found): (&DataFrame, &DataFrame),
+        columns: &[(String, DataType)],
+        key: &[String],
+    ) -> Result<()> {
+        for (name, rows) in [("expected", expected), ("found", found)] {
+            let numbered = columns.iter().enumerate();
+            let numbered = numbered.map(|(number, (name, kind))| {
+                try_cast(ident(name), kind.clone()).alias(format!("c{number}"))
+            });
+            let rows = rows.clone().select(numbered.collect::<Vec<_>>())?;
+            context.register_table(name, rows.into_view())?;
+        }
+        let list = (0..columns.len()).map(|at| format!("c{at}")).collect::<Vec<_>>().join(", ");
+        let query = format!(
+            "SELECT {list}, sum(e) - sum(f) AS more FROM ( \
+             SELECT {list}, CAST(1 AS BIGINT) AS e, CAST(0 AS BIGINT) AS f FROM expected \
+             UNION ALL SELECT {list}, CAST(0 AS BIGINT), CAST(1 AS BIGINT) FROM found) \
+             GROUP BY {list} HAVING sum(e) <> sum(f)"
+        );
+        let mut rows = context.sql(&query).await?.execute_stream().await?;
+        let mut different = 0;
+        let key: Vec<usize> = if key.is_empty() {
+            (0..columns.len()).collect()
+        } else {
+            let at = |name: &String| columns.iter().position(|(column, _)| column == name);
+            key.iter().filter_map(at).collect()
+        };
+        let is_keyless = key.len() == columns.len();
+        while let Some(batch) = rows.try_next().await? {
+            different += batch.num_rows();
+            self.add(&batch, columns, &key, is_keyless)?;
+            if different > DIFFERENT_MAX {
+                self.is_cut = true;
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        batch: &RecordBatch,
+        columns: &[(String, DataType)],
+        key: &[usize],
+        is_keyless: bool,
+    ) -> Result<()> {
+        let format = FormatOptions::default().with_null("null");
+        let field = |at: &usize| SortField::new(batch.column(*at).data_type().clone());
+        let of = |columns: &[usize]| -> Result<_> {
+            let arrays: Vec<_> = columns.iter().map(|at| batch.column(*at).clone()).collect();
+            Ok(RowConverter::new(columns.iter().map(field).collect())?.convert_columns(&arrays)?)
+        };
+        let keys = of(key)?;
+        let each = (0..columns.len()).map(|at| of(&[at])).collect::<Result<Vec<_>>>()?;
+        let more = batch.column(columns.len()).as_primitive::<Int64Type>();
+        for row in 0..batch.num_rows() {
+            let difference = self.keys.entry(keys.row(row).data().into()).or_default();
+            // Without a key, only values would identify the row, and they are not shown.
+            if difference.key.is_empty() && !is_keyless {
+                for at in key {
+                    let shown = ArrayFormatter::try_new(batch.column(*at).as_ref(), &format)?;
+                    let value = shown.value(row).try_to_string()?;
+                    difference.key.push((columns[*at].0.clone(), value));
+                }
+            }
+            let hashes = each.iter().map(|rows| {
+                let mut hasher = DefaultHasher::new();
+                hasher.write(rows.row(row).data());
+                hasher.finish()
+            });
+            let side =
+                if more.value(row) > 0 { &mut difference.expected } else { &mut difference.found };
+            side.push(hashes.collect());
+        }
+        Ok(())
+    }
+
+    /// What differs now and differed before, although the row of the database is the same.
+    fn and_before(mut self, before: &Found) -> Found {
+        let mut changing = 0;
+        self.keys.retain(|key, now| match before.keys.get(key) {
+            None => false,
+            Some(then) if then.expected == now.expected => true,
+            Some(_) => {
+                changing += 1;
+                false
+            }
+        });
+        if changing > 0 {
+            self.verified.notes.push(format!(
+                "{changing} keys differ both times and have changed in the database in between: not decided"
+            ));
+        }
+        self
+    }
+}
+
+impl Difference {
+    fn describe(&self, columns: &[String]) -> KeyDifference {
+        let why = match (&self.expected[..], &self.found[..]) {
+            ([], _) => "it has a row that is not expected".into(),
+            (_, []) => "its row is missing".into(),
+            ([expected], [found]) => {
+                let pairs = columns.iter().zip(expected.iter().zip(found));
+                let differ = pairs.filter(|(_, (expected, found))| expected != found);
+                let names: Vec<String> = differ.map(|(name, _)| format!("`{name}`")).collect();
+                format!("its row differs in {}", names.join(", "))
+            }
+            _ => "its rows differ".into(),
+        };
+        KeyDifference { partition: String::new(), key: self.key.clone(), why }
+    }
+}

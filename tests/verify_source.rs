@@ -1,0 +1,120 @@
+//! `verify --against postgres`: the published table and a table of a database are equal, or the keys that differ
+//! are named.
+
+use serde_json::Value;
+
+use crate::support::{Output, Place, Shop, pause};
+
+/// Compares the table of a shop with a table of its database.
+fn verify(shop: &Shop, table: &str, more: &[&str]) -> Output {
+    let table = format!("verify.table={table}");
+    let program = shop.lab.program("verify").args(["--against", "postgres", "--output", "json"]);
+    let program = program.args(more).set(&["verify.url_env=WAREHOUSE_URL", &table]);
+    program.envs(shop.lab.environment.iter()).run()
+}
+
+/// What a comparison that found differences says of the keys.
+#[track_caller]
+fn differences(output: &Output) -> Vec<(String, String)> {
+    assert_eq!(output.code, 1, "{}", output.stderr);
+    let report = output.json();
+    let text = |value: &Value| value.as_str().expect("a text").to_string();
+    let differences = report["key_differences"].as_array().expect("differences").clone();
+    let of = |one: &Value| (text(&one["key"][0][1]), text(&one["why"]));
+    let mut all: Vec<_> = differences.iter().map(of).collect();
+    all.sort();
+    all
+}
+
+fn shop() -> Shop {
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, v varchar(20), n numeric(10, 2), at timestamptz, f float8, d date, b bytea, more int);
+        ALTER TABLE t REPLICA IDENTITY FULL";
+    let columns = "CAST(id AS INT) AS id, CAST(v AS VARCHAR) AS v, CAST(n AS DECIMAL(10, 2)) AS n, CAST(at AS TIMESTAMP(6)) AS at, \
+        CAST(f AS DOUBLE) AS f, CAST(d AS DATE) AS d, b, upper(v) AS loud";
+    let shop = Shop::new(Place::Local, sql, "[\"public.t\"]", columns);
+    shop.sql("INSERT INTO t SELECT i, 'v' || i, i / 7.0, '2024-01-01'::timestamptz + i * interval '1 s', sqrt(i), '2024-01-01'::date + i, decode(lpad(to_hex(i), 8, '0'), 'hex'), i FROM generate_series(1, 3000) i");
+    shop.sql("INSERT INTO t (id) VALUES (0)");
+    shop.captured();
+    shop.fold();
+    shop
+}
+
+#[test]
+fn a_table_that_followed_is_equal_and_one_that_did_not_is_told_by_key_and_column() {
+    let shop = shop();
+    let equal = verify(&shop, "public.t", &[]);
+    equal.assert_success();
+    let report = equal.json();
+    assert_eq!((&report["rows_expected"], &report["rows_found"]), (&3001.into(), &3001.into()));
+    let note = report["notes"][0].as_str().expect("a note");
+    assert!(
+        note.starts_with("not compared: `event_dt`") || note.starts_with("not compared: `loud`"),
+        "{note}"
+    );
+    shop.sql("UPDATE t SET n = 0 WHERE id = 5; UPDATE t SET v = 'x', f = NULL WHERE id = 6; DELETE FROM t WHERE id = 7; INSERT INTO t (id) VALUES (-1)");
+    // A column that the table lacks.
+    shop.sql("UPDATE t SET more = 0 WHERE id = 8");
+    let different = verify(&shop, "public.t", &[]);
+    let expected = [
+        ("-1", "its row is missing"),
+        ("5", "its row differs in `n`"),
+        ("6", "its row differs in `v`, `f`"),
+        ("7", "it has a row that is not expected"),
+    ];
+    assert_eq!(
+        differences(&different),
+        expected.map(|(key, why)| (key.to_string(), why.to_string()))
+    );
+    assert_eq!(different.json()["keys_different"], 4);
+    // No value of a row is in the log.
+    assert!(!different.stderr.contains("v5"), "{}", different.stderr);
+    shop.captured();
+    shop.fold();
+    verify(&shop, "public.t", &[]).assert_success();
+    // A view stands for a table whose columns have other names.
+    shop.sql("CREATE VIEW loud AS SELECT id AS \"ID\", upper(v) AS loud FROM t");
+    let view = verify(&shop, "public.loud", &[]);
+    view.assert_success();
+}
+
+#[test]
+fn what_lags_is_compared_again() {
+    let shop = shop();
+    shop.sql("UPDATE t SET n = 1 WHERE id = 5; UPDATE t SET n = 2 WHERE id = 6; UPDATE t SET n = 3 WHERE id = 7");
+    std::thread::scope(|scope| {
+        let verified = scope.spawn(|| verify(&shop, "public.t", &["--lag", "8s"]));
+        // In between the table follows; one key changes at the source, and one is lost.
+        pause(std::time::Duration::from_secs(3));
+        shop.captured();
+        shop.fold();
+        shop.sql("UPDATE t SET n = 4 WHERE id = 6");
+        let verified = verified.join().expect("verified");
+        verified.assert_success();
+        let notes = verified.json()["notes"].to_string();
+        assert!(
+            notes.contains("1 keys differ both times and have changed in the database"),
+            "{notes}"
+        );
+    });
+    let different = verify(&shop, "public.t", &["--lag", "1s"]);
+    assert_eq!(differences(&different), [("6".to_string(), "its row differs in `n`".to_string())]);
+}
+
+#[test]
+fn what_cannot_be_compared_is_refused() {
+    let shop = shop();
+    for (table, message) in [
+        ("public.none", "there is no table `public.none`"),
+        ("public.keyless", "the key column `id` is not in both"),
+    ] {
+        shop.sql("CREATE TABLE IF NOT EXISTS keyless (v varchar(20))");
+        let refused = verify(&shop, table, &[]);
+        assert_eq!(refused.code, 2, "{}", refused.stderr);
+        assert!(refused.stderr.contains(message), "{}", refused.stderr);
+    }
+    let plain = shop.lab.program("verify").args(["--against", "postgres"]).run();
+    assert_eq!(plain.code, 2, "{}", plain.stderr);
+    assert!(plain.stderr.contains("has no [verify]"), "{}", plain.stderr);
+    let lag = shop.lab.program("verify").args(["--against", "elsewhere", "--lag", "1s"]).run();
+    assert!(lag.stderr.contains("--lag is for --against postgres"), "{}", lag.stderr);
+}
