@@ -290,7 +290,7 @@ impl Catalog<'_> {
     /// Data, when the server has removed log that was not read; usage, when it is a slot of something
     /// else.
     pub(super) async fn slot(&self, name: &str) -> Result<Option<Slot>> {
-        let statement = "SELECT plugin::text, wal_status, database = current_database(), pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery()
+        let statement = "SELECT plugin::text, wal_status, database::text, current_database()::text, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery()
                     THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, restart_lsn)::bigint, active
             FROM pg_replication_slots WHERE slot_name = $1";
         let rows = self.rows(statement, &[&name], "look for the slot").await?;
@@ -298,10 +298,17 @@ impl Catalog<'_> {
             return Ok(None);
         };
         let plugin: Option<String> = row.get(0);
-        let is_here: Option<bool> = row.get(2);
-        if plugin.as_deref() != Some("pgoutput") || is_here != Some(true) {
+        let (of, here): (Option<String>, String) = (row.get(2), row.get(3));
+        if plugin.as_deref() != Some("pgoutput") {
             let message = format!("the slot `{name}` in {} is that of something else", self.server);
             return Err(Error::usage(message).hint("set `slot` to another name"));
+        }
+        if let Some(of) = of.filter(|of| *of != here) {
+            let message =
+                format!("the slot `{name}` is of the database `{of}`, and the URL names `{here}`");
+            return Err(Error::usage(message).hint(
+                "correct the URL; or set `slot` to another name, if this is another source",
+            ));
         }
         let status: Option<String> = row.get(1);
         if status.as_deref() == Some("lost") {
@@ -311,9 +318,9 @@ impl Catalog<'_> {
             );
             return Err(Error::data(message).hint(new_snapshot(name)));
         }
-        let held: Option<i64> = row.get(3);
+        let held: Option<i64> = row.get(4);
         let held_bytes = held.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
-        Ok(Some(Slot { held_bytes, is_active: row.get(4) }))
+        Ok(Some(Slot { held_bytes, is_active: row.get(5) }))
     }
 
     /// The tables to capture, by their names.
@@ -412,7 +419,11 @@ impl Catalog<'_> {
         let parts = "SELECT p.root, n.nspname::text, c.relname::text, greatest(c.relpages, 0),
                 c.relreplident::text, c.reltoastrelid <> 0, c.relkind::text, c.relpersistence::text,
                 EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
-                    AND (CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END))
+                    AND (CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END)),
+                has_schema_privilege(n.oid, 'USAGE') AND (has_table_privilege(c.oid, 'SELECT')
+                    OR NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+                        AND NOT a.attisdropped AND a.attgenerated = ''
+                        AND NOT has_column_privilege(c.oid, a.attnum, 'SELECT')))
             FROM (SELECT r AS root, coalesce(t.relid, r) AS relid FROM unnest($1::oid[]) r
                 LEFT JOIN LATERAL pg_partition_tree(r) t ON true) p
             JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -445,6 +456,16 @@ impl Catalog<'_> {
                     table.full_name()
                 ))
                 .hint("leave the table out of `tables`, or ALTER TABLE … SET LOGGED"));
+            }
+            let can_read: bool = row.get(9);
+            if !can_read {
+                let message = format!("{} must not be read by this user", part.sql_name());
+                return Err(Error::usage(message).hint(format!(
+                    "GRANT USAGE ON SCHEMA {} TO …; GRANT SELECT ON {} TO …; {} lists what is needed",
+                    quoted(&part.schema),
+                    part.sql_name(),
+                    self.server.purpose.grants
+                )));
             }
             table.parts.push(part);
         }
@@ -504,18 +525,11 @@ impl Catalog<'_> {
             return wrong("leaves operations out", mend);
         }
         if !by_root && tables.values().any(|table| table.is_partitioned) {
-            let why = "names partitions instead of their table";
+            let why =
+                "has publish_via_partition_root off: it names partitions instead of their table";
             return wrong(why, "publish_via_partition_root = true");
         }
-        let has_filters = "SELECT EXISTS (SELECT FROM information_schema.columns
-            WHERE table_name = 'pg_publication_rel' AND column_name = 'prqual')";
-        let knows = self.rows(has_filters, &[], "look for filters").await?;
-        // Before version 15 a publication has whole tables.
-        let (filtered, listed) = if knows.first().is_some_and(|row| row.get(0)) {
-            ("r.prqual IS NOT NULL", "r.prattrs IS NOT NULL")
-        } else {
-            ("false", "false")
-        };
+        let (filtered, listed) = self.filter_columns().await?;
         let statement = format!(
             "SELECT t.schemaname::text, t.tablename::text, coalesce({filtered}, false), coalesce({listed}, false),
                 coalesce(r.oid, p.oid)
@@ -555,6 +569,19 @@ impl Catalog<'_> {
                 Some(format!("ALTER PUBLICATION {} ADD TABLE {listed}", quoted(name)));
         }
         Ok(published)
+    }
+
+    /// The expressions for whether a table of a publication is filtered, and has a list of columns.
+    async fn filter_columns(&self) -> Result<(&'static str, &'static str)> {
+        let statement = "SELECT EXISTS (SELECT FROM pg_attribute
+            WHERE attrelid = 'pg_catalog.pg_publication_rel'::regclass AND attname = 'prqual')";
+        let has_filters = self.rows(statement, &[], "look for filters").await?;
+        // Before version 15 a publication has whole tables.
+        Ok(if has_filters.first().is_some_and(|row| row.get(0)) {
+            ("r.prqual IS NOT NULL", "r.prattrs IS NOT NULL")
+        } else {
+            ("false", "false")
+        })
     }
 
     /// Makes the publication, or adds tables to it.
@@ -621,14 +648,15 @@ pub(super) fn check_identities(tables: &BTreeMap<String, Table>) -> Result<()> {
 pub(super) fn new_snapshot(slot: &str) -> String {
     format!(
         "begin anew: SELECT pg_drop_replication_slot('{slot}') if it is still there; set `to` to a new \
-         folder, and raw.url of the pipelines too; capture again, and rebuild the pipelines"
+         folder, and raw.url of the pipelines too; capture again; then run `glueless catch-up` and `glueless \
+         rebuild --accept-missing` for the pipelines"
     )
 }
 
 /// The way on if a table is another one than that of its files.
 pub(super) fn another_table() -> &'static str {
-    "move its folder below `to` away, and run the command again: the table is loaded anew; then rebuild its \
-     pipelines"
+    "move its folder below `to` away, and run the command again: the table is loaded anew; then run `glueless \
+     catch-up` and `glueless rebuild --accept-missing` for its pipelines"
 }
 
 #[cfg(test)]

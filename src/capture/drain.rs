@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-use crate::capture::catalog::{Catalog, Domains, Table, another_table, new_snapshot};
+use crate::capture::catalog::{Catalog, Domains, Table, another_table};
 use crate::capture::change_files::{ChangeFiles, Counts};
 use crate::capture::column::Kind;
 use crate::capture::pgoutput::{Message, Old, Relation, Tuple, Value};
@@ -326,7 +326,7 @@ impl<'a> Drain<'a> {
                 "{table}: its replica identity was changed, and changes were logged without `{name}`, \
                  which is in its key now"
             ))
-            .hint(new_snapshot(&self.source.slot)));
+            .hint(another_table()));
         }
         Ok(numbers)
     }
@@ -356,7 +356,7 @@ impl<'a> Drain<'a> {
         let Some(table) = table.filter(|table| !self.is_loaded(table)) else {
             return Ok(());
         };
-        if position.row % ROWS_BETWEEN_LIMITS == 0 {
+        if position.row.is_multiple_of(ROWS_BETWEEN_LIMITS) {
             self.limit_memory().await?;
         }
         let Some(files) = self.files.get_mut(&table) else {
@@ -368,7 +368,7 @@ impl<'a> Drain<'a> {
         let row = match new {
             Some(new) => {
                 let whole = before.as_ref().filter(|_| old.is_some_and(|old| old.is_whole));
-                whole_row((&shape, &self.source.slot), new, whole, position)?
+                whole_row(&shape, new, whole, position)?
             }
             None => before.clone().unwrap_or_default(),
         };
@@ -393,7 +393,7 @@ impl<'a> Drain<'a> {
             "{table} was truncated at {}: files of changes cannot say so",
             Lsn(position)
         ))
-        .hint(new_snapshot(&self.source.slot)))
+        .hint(another_table()))
     }
 }
 
@@ -412,7 +412,7 @@ fn text(value: Value<'_>) -> Option<&[u8]> {
 
 /// The values of a row after a change: those that the change does not have are those of the row before.
 fn whole_row<'v>(
-    (shape, slot): (&Shape, &str),
+    shape: &Shape,
     new: &Tuple<'v>,
     before: Option<&Vec<Option<&'v [u8]>>>,
     position: Position,
@@ -429,7 +429,7 @@ fn whole_row<'v>(
                 "{table}: the log lacks the value of `{name}` in the change at {position}, which left it \
                  as it was, because the replica identity of the table, or of its partition, was not FULL"
             ))
-            .hint(new_snapshot(slot)))
+            .hint(another_table()))
         }
         (value, _) => Ok(text(value)),
     });

@@ -1,4 +1,5 @@
-//! Marks: the file `LOAD.parquet` of a table, which says that its full load is complete.
+//! Marks: the file `_LOAD.parquet` of a table, which says that its full load is complete. Pipelines and other
+//! readers do not read files whose names begin with `_`.
 //!
 //! It is empty, and its footer says of which table it is, and from where on the table's changes belong to its
 //! files. Changes before that position are in the full load, and are left out: behind a load they would win.
@@ -15,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::store::{Folder, parse_path};
 
 /// The name of the file.
-const COMPLETE: &str = "LOAD.parquet";
+const COMPLETE: &str = "_LOAD.parquet";
 /// What the names of full loads begin with; names of changes begin with digits, and come before it.
 const LOAD: &str = "LOAD-";
 

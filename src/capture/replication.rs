@@ -49,6 +49,8 @@ const COPY_BOTH: u8 = b'W';
 /// The SQLSTATEs for a slot that another process uses, or has just made.
 const IN_USE: &str = "55006";
 const EXISTS: &str = "42710";
+/// The SQLSTATE for a limit of the configuration.
+const NO_SLOT_FREE: &str = "53400";
 
 /// A row of a query: texts, `None` for null.
 pub(super) type Row = Vec<Option<String>>;
@@ -308,6 +310,11 @@ impl Replication {
         if refusal.code == IN_USE || refusal.code == EXISTS {
             let busy = format!("another process uses the slot in {}", self.server);
             return Error::busy(busy).hint(WAIT_FOR_THE_OTHER);
+        }
+        if refusal.code == NO_SLOT_FREE {
+            let message = format!("cannot {doing} in {}: {}", self.server, refusal.message);
+            return Error::usage(message)
+                .hint("raise `max_replication_slots` or `max_wal_senders`");
         }
         refused(&self.server, &refusal, doing)
     }

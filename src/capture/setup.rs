@@ -112,14 +112,22 @@ impl Setup<'_> {
                 continue;
             }
             if !marks.contains_key(&full) {
-                return Err(Error::usage(format!("there is no table `{full}`"))
-                    .hint("correct `tables`; names are taken as they are written"));
+                return Err(Error::usage(format!("there is no table `{full}`")).hint(
+                    "correct `tables`: tables, not views; names are taken as they are written",
+                ));
             }
             warn!("the table {full} is no longer there");
         }
         if tables.is_empty() && marks.is_empty() {
             return Err(Error::usage("there is no table that `tables` names")
-                .hint("correct `tables`; a schema.* has at least one table"));
+                .hint("correct `tables`: a schema does not exist, or has no tables"));
+        }
+        for schema in source.tables.schemas().collect::<BTreeSet<_>>() {
+            let begin = format!("{schema}.");
+            let mut known = tables.keys().chain(marks.keys());
+            if !known.any(|name| name.starts_with(&begin)) {
+                warn!("`tables` names the schema {schema}, which does not exist or has no tables");
+            }
         }
         for (name, table) in tables {
             if marks.get(name).is_some_and(|mark| mark.table != table.oid) {

@@ -175,7 +175,7 @@ pub struct Dates {
 /// Options of all commands that read a pipeline.
 #[derive(Args, Debug)]
 pub struct Common {
-    /// Override a key of pipeline.toml, such as raw.url=s3://bucket/raw or
+    /// Override a key of pipeline.toml, or of a source, such as raw.url=s3://bucket/raw or
     /// aggregate.NAME.url=/tables/daily. May be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,

@@ -75,7 +75,7 @@ fn a_missing_key_is_named_with_its_section() {
     assert_snapshot!(refusal(&lab, both_windows(&lab)), @"
     exit 2
     error: [folder]/pipeline/pipeline.toml: `curated.url` is missing
-    hint: a pipeline needs at least name, key, raw.url and curated.url; an aggregate needs name, sql, url and day; [load] needs url_env; [catalog] needs glue
+    hint: a pipeline needs at least name, key, raw.url and curated.url; an aggregate needs name, sql, url and day; [load] needs url_env; [verify] needs url_env and table; [catalog] needs glue
     ");
 }
 

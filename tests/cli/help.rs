@@ -136,6 +136,7 @@ fn help_is_the_manual() {
       curate       Update the curated table only
       aggregate    Recompute the aggregates only
       backfill     Run a long period in steps
+      capture      Capture the changes of a PostgreSQL database into raw files
       catch-up     Fold what no run has folded yet
       load         Load the tables into the database of `[load]`
       catalog      Register the tables in the catalog of `[catalog]`
@@ -185,6 +186,7 @@ fn help_is_the_manual() {
       glueless plan        sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13   preview a run
       glueless run         sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13
       glueless backfill    sql/cust_loyalty --start-date 2019-12-01 --end-date 2020-01-01   run a month, day by day
+      glueless capture     shop.toml                                                        capture a database
       glueless runs        sql/cust_loyalty                                                 list past runs
       glueless verify      sql/cust_loyalty                                                 check the table against raw
       glueless explain-key sql/cust_loyalty Cust100                                         trace the changes of a key
@@ -214,7 +216,7 @@ fn help_is_the_manual() {
               End of the window, UTC; it is not part of the window
 
           --set <KEY=VALUE>
-              Override a key of pipeline.toml, such as raw.url=s3://bucket/raw or aggregate.NAME.url=/tables/daily. May be repeated
+              Override a key of pipeline.toml, or of a source, such as raw.url=s3://bucket/raw or aggregate.NAME.url=/tables/daily. May be repeated
 
           --output <OUTPUT>
               Format of the result: json is one line, text a short table. Default: text on a terminal, json otherwise

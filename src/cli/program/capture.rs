@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{Program, print, runtime};
@@ -70,10 +71,19 @@ impl Program {
     }
 }
 
-/// Stops at the end of the current transaction on the first Ctrl-C, and at once on the second, which is
-/// safe: what was not confirmed is sent again.
+/// Stops at the end of the current transaction on the first Ctrl-C or SIGTERM, and at once on the second,
+/// which is safe: what was not confirmed is sent again.
 async fn stop_on_interrupt(stop: watch::Sender<bool>, log: Log) {
-    while tokio::signal::ctrl_c().await.is_ok() {
+    let Ok(mut terminated) = signal(SignalKind::terminate()) else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => if interrupted.is_err() {
+                return;
+            },
+            _ = terminated.recv() => {}
+        }
         if stop.send_replace(true) {
             std::process::exit(INTERRUPTED.into());
         }
