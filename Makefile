@@ -26,7 +26,7 @@ SHOW        := $(EXAMPLES)/show
 TEST_PYTHON := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run build postgres test test-long test-airflow check lint audit fixtures bench bench-scale bench-far bench-tools clean sources
+.PHONY: help run build postgres wal2json test test-long test-airflow check lint audit fixtures bench bench-scale bench-far bench-tools clean sources
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,8 +55,8 @@ sources:
 test: sources $(VENV)/installed postgres ## Run all tests
 	GLUELESS_TEST_PYTHON=$(TEST_PYTHON) $(CARGO) test --release
 
-test-long: sources $(VENV)/installed postgres ## Run the property tests with 20 times the cases, and 10,000 partitions
-	GLUELESS_TEST_PYTHON=$(TEST_PYTHON) GLUELESS_TEST_TIMES=20 $(CARGO) test --release --test main -- model:: catalog::many_partitions
+test-long: sources $(VENV)/installed postgres ## Run the property tests with 20 times the cases, captures that are killed, and 10,000 partitions
+	GLUELESS_TEST_PYTHON=$(TEST_PYTHON) GLUELESS_TEST_TIMES=20 $(CARGO) test --release --test main -- model:: catalog::many_partitions capture::the_table_is capture::processes_that
 
 test-airflow: build $(AIRFLOW_VENV)/installed ## Run the DAG of examples/airflow in a real Airflow
 	$(AIRFLOW_VENV)/bin/python tests/airflow_dag.py --glueless $(GLUELESS)
@@ -70,6 +70,13 @@ postgres:
 		as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
 		$$as_root apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -y -qq --no-install-recommends postgresql openssl; }
+
+# What captures are measured beside.
+wal2json: postgres
+	@ls /usr/lib/postgresql/*/lib/wal2json.so >/dev/null 2>&1 || { \
+		as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
+		DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -y -qq --no-install-recommends \
+			postgresql-$$(ls /usr/lib/postgresql | tail -n 1)-wal2json; }
 
 check: lint test ## What CI runs: lint and test
 
@@ -97,12 +104,13 @@ fixtures: sources ## Make fixtures/raw again, byte for byte
 
 BENCH := --glueless $(GLUELESS) --generate $(EXAMPLES)/generate_changes
 
-bench: bench-tools postgres ## Time the fold next to its peers, runs onto large tables, nights, loads, and questions
+bench: bench-tools postgres wal2json ## Time the fold next to its peers, runs onto large tables, nights, loads, captures, and questions
 	$(BENCH_VENV)/bin/python benches/measure.py $(BENCH) --copy $(EXAMPLES)/copy_parquet --work $(BENCH_DATA)
 	$(BENCH_VENV)/bin/python benches/onto_a_table.py $(BENCH) --copy $(EXAMPLES)/copy_parquet --work $(BENCH_DATA)/tables
 	$(BENCH_VENV)/bin/python benches/nights.py $(BENCH) --work $(BENCH_DATA)/nights
 	$(BENCH_VENV)/bin/python benches/merges.py $(BENCH) --work $(BENCH_DATA)/nights
 	$(BENCH_VENV)/bin/python benches/loads.py $(BENCH) --work $(BENCH_DATA)/nights
+	$(BENCH_VENV)/bin/python benches/capture.py $(BENCH) --work $(BENCH_DATA)/capture
 	$(BENCH_VENV)/bin/python benches/ages.py $(BENCH) --work $(BENCH_DATA)/ages
 	$(BENCH_VENV)/bin/python benches/questions.py $(BENCH) --work $(BENCH_DATA)
 

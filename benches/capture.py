@@ -1,6 +1,6 @@
 """Times capture from PostgreSQL: a backlog of row changes, and the rows of a table.
 
-    python capture.py --glueless BINARY --work DIR [--rows 2000000] [--turns 2]
+    python capture.py --glueless BINARY --work DIR [--rows 1000000] [--turns 2]
 
 A server on the same machine has a table of 6 columns. Its log gets `--rows` inserts, as many updates in
 transactions of 1,000 rows, and a tenth as many deletes. In turn, each with a slot of its own:
@@ -31,7 +31,7 @@ def main():
     parser.add_argument("--glueless", required=True)
     parser.add_argument("--generate", help="not used")
     parser.add_argument("--work", required=True, type=pathlib.Path)
-    parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--turns", type=int, default=2)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)

@@ -332,14 +332,7 @@ impl Answer for Report {
         for follower in &self.followers {
             let _ = writeln!(text, "  {:<10} {}", "follower", follower.line());
         }
-        let _ = writeln!(
-            text,
-            "  {:<10} {:.2} s, {} peak",
-            "took",
-            self.seconds,
-            size(self.peak_memory_bytes)
-        );
-        text
+        text + &took(self.seconds, self.peak_memory_bytes)
     }
 
     /// That of its followers: the tables themselves are published.
@@ -370,14 +363,7 @@ impl Answer for Followed {
         let note = self.note.iter().cloned();
         let lines = note.chain(self.followers.iter().map(FollowerReport::line));
         lines.for_each(|line| text.push_str(&format!("  {line}\n")));
-        let _ = writeln!(
-            text,
-            "  {:<10} {:.2} s, {} peak",
-            "took",
-            self.seconds,
-            size(self.peak_memory_bytes)
-        );
-        text
+        text + &took(self.seconds, self.peak_memory_bytes)
     }
 }
 
@@ -454,6 +440,11 @@ impl<R: Answer> Answer for Results<R> {
     fn exit_code(&self) -> u8 {
         self.exit_code
     }
+}
+
+/// The last line of a report: wall time in seconds, and the peak of memory.
+pub(crate) fn took(seconds: f64, peak_memory_bytes: u64) -> String {
+    format!("  {:<10} {seconds:.2} s, {} peak\n", "took", size(peak_memory_bytes))
 }
 
 /// A size in a readable unit.

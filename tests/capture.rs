@@ -182,7 +182,7 @@ fn processes_that_are_killed_lose_nothing_and_repeat_nothing() {
     let shop = Shop::simple(Place::Local);
     shop.sql("INSERT INTO t SELECT i, 'v', 0 FROM generate_series(1, 2000) i");
     let mut random = 7_u64;
-    for round in 0..25 {
+    for round in 0..25 * i64::from(test_times()) {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         shop.sql(&format!(
             "UPDATE t SET n = n + 1 WHERE id % 7 = {}; DELETE FROM t WHERE id = {round};

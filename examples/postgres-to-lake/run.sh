@@ -12,29 +12,8 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 glueless=${GLUELESS:-${CARGO_TARGET_DIR:-$HOME/.cache/glueless/target}/release/glueless}
-programs=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | tail -n 1)
-PATH=${programs:-/usr/local/pgsql/bin}:$PATH
-
-# The server refuses to run as root.
-if [ "$(id -u)" = 0 ]; then
-    as_server() { setpriv --reuid postgres --regid postgres --clear-groups "$@"; }
-else
-    as_server() { "$@"; }
-fi
-
-folder=$(mktemp -d)
-stop() {
-    as_server pg_ctl --pgdata "$folder/data" --mode immediate --silent stop || true
-    rm -rf "$folder"
-}
-trap stop EXIT
-[ "$(id -u)" != 0 ] || chown postgres "$folder"
-chmod 755 "$folder"
-as_server initdb --pgdata "$folder/data" --username postgres --auth trust --no-sync > "$folder.log"
-rm "$folder.log"
-as_server pg_ctl --pgdata "$folder/data" --silent --wait --log "$folder/log" \
-    --options "-k $folder -c listen_addresses='' -c wal_level=logical" start
-ask() { psql --no-psqlrc --quiet --host "$folder" --username postgres "$@"; }
+. "$here/../server.sh"
+start_server wal_level=logical
 
 ask --command 'CREATE DATABASE shop' --command 'CREATE DATABASE warehouse'
 ask --dbname shop --file "$here/tables.sql"

@@ -11,32 +11,11 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 glueless=${GLUELESS:-${CARGO_TARGET_DIR:-$HOME/.cache/glueless/target}/release/glueless}
-programs=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | tail -n 1)
-PATH=${programs:-/usr/local/pgsql/bin}:$PATH
-
-# The server refuses to run as root.
-if [ "$(id -u)" = 0 ]; then
-    as_server() { setpriv --reuid postgres --regid postgres --clear-groups "$@"; }
-else
-    as_server() { "$@"; }
-fi
-
-folder=$(mktemp -d)
-stop() {
-    as_server pg_ctl --pgdata "$folder/data" --mode immediate --silent stop || true
-    rm -rf "$folder"
-}
-trap stop EXIT
-[ "$(id -u)" != 0 ] || chown postgres "$folder"
-chmod 755 "$folder"
-as_server initdb --pgdata "$folder/data" --username postgres --auth trust --no-sync > "$folder.log"
-rm "$folder.log"
-as_server pg_ctl --pgdata "$folder/data" --silent --wait --log "$folder/log" \
-    --options "-k $folder -c listen_addresses=''" start
-ask() { psql --no-psqlrc --quiet --host "$folder" --username postgres --dbname postgres "$@"; }
+. "$here/../server.sh"
+start_server
 
 echo "== the warehouse: a schema for the dashboards"
-ask --command 'CREATE SCHEMA dashboard'
+ask --dbname postgres --command 'CREATE SCHEMA dashboard'
 
 export WAREHOUSE_URL="postgresql://postgres@/postgres?host=$folder"
 run() {
@@ -56,6 +35,6 @@ for day in 12 13 14 15; do
 done
 
 echo "== customers by category, from the materialized view"
-ask --command 'SELECT * FROM dashboard.customers_by_category'
+ask --dbname postgres --command 'SELECT * FROM dashboard.customers_by_category'
 echo "== the last days, from the table of the aggregate"
-ask --command 'SELECT dt, basic, silver, gold, platinum, total FROM dashboard.cust_loyalty_status ORDER BY dt DESC LIMIT 2'
+ask --dbname postgres --command 'SELECT dt, basic, silver, gold, platinum, total FROM dashboard.cust_loyalty_status ORDER BY dt DESC LIMIT 2'

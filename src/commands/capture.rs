@@ -11,7 +11,7 @@ use crate::capture::{Capture, Mode};
 use crate::config::Source;
 use crate::engine::resources::Resources;
 use crate::error::{Error, Result};
-use crate::report::{Answer, Meter, size};
+use crate::report::{Answer, Meter, size, took};
 use crate::store::Stores;
 
 /// What a capture gets from the program.
@@ -105,14 +105,7 @@ impl Answer for CaptureReport {
         }
         let _ =
             writeln!(text, "  captured   all before {} of the slot {}", self.position, self.slot);
-        let _ = writeln!(
-            text,
-            "  {:<10} {:.2} s, {} peak",
-            "took",
-            self.seconds,
-            size(self.peak_memory_bytes)
-        );
-        text
+        text + &took(self.seconds, self.peak_memory_bytes)
     }
 }
 

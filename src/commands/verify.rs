@@ -109,9 +109,6 @@ pub struct Verified {
     pub columns_unfit: Vec<String>,
     /// The aggregates, in the pipeline's order; empty when compared with another table.
     pub aggregates: Vec<VerifiedAggregate>,
-    /// The columns that were compared with a database, for its differences.
-    #[serde(skip)]
-    pub(crate) columns_compared: Vec<String>,
     /// Keys that differ from those of a database; of a table without a key, rows.
     #[serde(skip_serializing_if = "is_zero")]
     pub keys_different: u64,

@@ -40,6 +40,8 @@ const NAMED: usize = 10;
 /// The differences of a comparison.
 struct Found {
     verified: Verified,
+    /// The columns that were compared.
+    columns: Vec<String>,
     /// The keys that differ, by their values in arrow's row format.
     keys: BTreeMap<Box<[u8]>, Difference>,
     /// Whether there were more.
@@ -85,9 +87,9 @@ pub(super) async fn against_database(
     }
     let mut verified = found.verified;
     verified.keys_different = found.keys.len() as u64;
-    let columns = std::mem::take(&mut verified.columns_compared);
     let named = found.keys.values().take(NAMED);
-    verified.key_differences = named.map(|difference| difference.describe(&columns)).collect();
+    verified.key_differences =
+        named.map(|difference| difference.describe(&found.columns)).collect();
     if found.is_cut {
         verified
             .notes
@@ -170,7 +172,6 @@ impl OpenPipeline<'_> {
                 format!("not compared: `{}`, which {} lacks", others.join("`, `"), settings.table);
             verified.notes.push(note);
         }
-        verified.columns_compared = common.iter().map(|(name, _)| name.clone()).collect();
         let context = self.comparing_session();
         let expected = database_side(&context, &rows_folder, &exported, &common)?;
         let folder = &self.output(CURATED)?.folder;
@@ -185,7 +186,12 @@ impl OpenPipeline<'_> {
         ];
         let [one, other] = digests;
         (verified.rows_expected, verified.rows_found) = (one.rows, other.rows);
-        let mut all = Found { verified, keys: BTreeMap::new(), is_cut: false };
+        let mut all = Found {
+            verified,
+            columns: common.iter().map(|(name, _)| name.clone()).collect(),
+            keys: BTreeMap::new(),
+            is_cut: false,
+        };
         if one != other {
             all.find_keys(&context, (&expected.rows, &found.rows), &common, &pipeline.key).await?;
         }
