@@ -1,7 +1,7 @@
 //! Capture: the changes of a PostgreSQL database, and first its rows, become raw files.
 //!
 //! ```text
-//!              tables, identities, publication      snapshot ─▶ LOAD-….parquet, LOAD.parquet
+//!              tables, identities, publication      snapshot ─▶ LOAD-….parquet, _LOAD.parquet
 //!  source ──▶  catalog ───────────────▶ slot ───┤
 //!                                                   log ─▶ pgoutput ─▶ rows ─▶ <time>.<position>.parquet
 //!                                          ▲                                          │
@@ -35,6 +35,7 @@ use tracing::warn;
 use crate::capture::catalog::{Catalog, Slot, Table};
 use crate::capture::change_files::Counts;
 use crate::capture::drain::{Drain, Ended, Until};
+use crate::capture::mark::Mark;
 use crate::capture::position::Lsn;
 use crate::capture::replication::Replication;
 use crate::capture::setup::Setup;
@@ -165,8 +166,7 @@ impl Capture<'_> {
             held_bytes: slot.as_ref().map_or(0, |slot| slot.held_bytes),
             ..Captured::default()
         };
-        let begins = marks.into_iter().map(|(table, mark)| (table, mark.from)).collect();
-        self.drain((&server, &catalog), &to, (tables, begins), mode, &mut captured).await?;
+        self.drain((&server, &catalog), &to, (tables, marks), mode, &mut captured).await?;
         Ok(captured)
     }
 
@@ -205,7 +205,7 @@ impl Capture<'_> {
         &self,
         (server, catalog): (&Server, &Catalog<'_>),
         to: &Folder,
-        (tables, begins): (BTreeMap<String, Table>, BTreeMap<String, Lsn>),
+        (tables, marks): (BTreeMap<String, Table>, BTreeMap<String, Mark>),
         mode: Mode,
         captured: &mut Captured,
     ) -> Result<()> {
@@ -224,7 +224,7 @@ impl Capture<'_> {
                 self.output(),
                 self.resources.memory_bytes / 2,
                 (tables.clone(), domains.clone()),
-                begins.clone(),
+                marks.clone(),
             );
             let replication = Replication::connect(server, &self.application()).await?;
             let mut stream = replication.start(&self.source.slot, &self.source.publication).await?;

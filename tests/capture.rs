@@ -476,6 +476,11 @@ fn a_table_that_is_added_later_gets_its_own_full_load() {
     shop.captured();
     shop.sql("INSERT INTO other VALUES (3); INSERT INTO t VALUES (1, 'a', 1)");
     let both = "tables=[\"public.*\"]";
+    // Files of something else are not mixed with its own.
+    shop.lab.put("raw/public/other/LOAD00000001.parquet", "another tool's");
+    let error = shop.capture_with(&shop.lab, &[both]).expect_err("refused");
+    assert!(error.to_string().ends_with("public/other has files"), "{error}");
+    shop.lab.remove_all("raw/public/other");
     // It is interrupted in its load.
     let (broken, _) = shop.lab.failing_after(3, Fault::AllDead);
     shop.capture_with(&broken, &[both]).expect_err("broken");
@@ -570,6 +575,68 @@ fn a_table_is_known_by_more_than_its_name() {
 }
 
 #[test]
+fn changes_under_another_name_are_not_lost() {
+    let shop = Shop::simple(Place::Local);
+    shop.sql("INSERT INTO t VALUES (1, 'a', 1)");
+    shop.captured();
+    shop.sql("ALTER TABLE t RENAME TO t_");
+    shop.sql("UPDATE t_ SET n = 2");
+    shop.sql("ALTER TABLE t_ RENAME TO t");
+    let (message, hint) = refusal(&shop, Kind::Data);
+    assert_eq!(message, "the table public.t was renamed to public.t_");
+    assert!(hint.contains("load it anew"), "{hint}");
+    // A schema out of the publication and back.
+    let shop = Shop::simple(Place::Local);
+    let name = format!("glueless_{}", shop.database.name);
+    shop.database.ask(&format!("CREATE PUBLICATION {name} FOR TABLES IN SCHEMA public"));
+    shop.captured();
+    shop.database.ask(&format!("ALTER PUBLICATION {name} DROP TABLES IN SCHEMA public"));
+    shop.sql("INSERT INTO t VALUES (1, 'a', 1)");
+    shop.database.ask(&format!("ALTER PUBLICATION {name} ADD TABLES IN SCHEMA public"));
+    let (message, _) = refusal(&shop, Kind::Data);
+    assert!(message.contains("was taken out of the publication"), "{message}");
+}
+
+#[test]
+fn a_table_that_is_made_while_capture_runs_is_loaded_by_the_next() {
+    let shop = Shop::simple(Place::Local);
+    shop.database
+        .ask(&format!("CREATE PUBLICATION glueless_{} FOR ALL TABLES", shop.database.name));
+    let all = "tables=[\"public.*\"]";
+    shop.capture_with(&shop.lab, &[all]).expect("captured");
+    let mut follows = shop.program().args(["--follow", "--every", "1s"]).set(&[all]).start();
+    shop.wait("it does not read", || shop.of_slot("active") == "t");
+    shop.sql("CREATE TABLE n (id int PRIMARY KEY, v int); INSERT INTO n VALUES (1, 1), (2, 2)");
+    shop.sql("INSERT INTO t VALUES (1, 'a', 1)");
+    shop.wait("it writes nothing", || !shop.changes("public/t").is_empty());
+    send_signal(&follows, "-TERM");
+    assert_eq!(follows.wait().expect("it ended").code(), Some(0));
+    shop.sql("UPDATE n SET v = 9 WHERE id = 1; DELETE FROM n WHERE id = 2");
+    shop.capture_with(&shop.lab, &[all]).expect("captured");
+    assert_eq!((shop.loaded("public/n").len(), shop.changes("public/n").len()), (1, 0));
+}
+
+#[test]
+fn a_load_that_was_interrupted_and_left_out_is_refused() {
+    let make =
+        "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE z (id int PRIMARY KEY, x numeric(5, 1))";
+    let shop = Shop::new(Place::Local, make, "[\"public.t\"]", "CAST(id AS INT) AS id");
+    shop.captured();
+    shop.sql("INSERT INTO z SELECT i, 1 FROM generate_series(1, 20000) i; INSERT INTO z VALUES (0, 'NaN')");
+    let both = ["tables=[\"public.*\"]", "file_bytes=300"];
+    shop.capture_with(&shop.lab, &both).expect_err("NaN");
+    assert!(!shop.loaded("public/z").is_empty());
+    shop.sql("INSERT INTO t VALUES (1)");
+    shop.captured();
+    shop.sql("DELETE FROM z WHERE id < 10");
+    shop.captured();
+    let error = shop.capture_with(&shop.lab, &both).expect_err("refused");
+    assert!(error.to_string().contains("the load of public.z was interrupted"), "{error}");
+    shop.lab.remove_all("raw/public/z");
+    shop.capture_with(&shop.lab, &both).expect("loaded");
+}
+
+#[test]
 fn what_a_publication_left_out_is_lost_once_there_is_a_slot() {
     let shop = Shop::simple(Place::Local);
     shop.captured();
@@ -591,7 +658,8 @@ fn files_without_their_slot_are_not_continued() {
         .ask(&format!("SELECT pg_drop_replication_slot('glueless_{}')", shop.database.name));
     let (message, hint) = refusal(&shop, Kind::Usage);
     assert!(
-        message.contains("there is no slot") && message.ends_with("public/t has files"),
+        message.starts_with("public.t was not captured yet")
+            && message.ends_with("public/t has files"),
         "{message}"
     );
     assert!(hint.contains("set `to` to a new folder"), "{hint}");
@@ -783,6 +851,12 @@ fn partitions_must_log_what_their_table_sends() {
     shop.sql(&hint);
     let (message, _) = refusal(&shop, Kind::Data);
     assert!(message.contains("public.t: the log lacks the value of `v`"), "{message}");
+    let make = "CREATE TABLE t (id int PRIMARY KEY, v int NOT NULL) PARTITION BY RANGE (id);
+        CREATE TABLE p1 PARTITION OF t FOR VALUES FROM (0) TO (100);
+        CREATE UNIQUE INDEX p1v ON p1 (v); ALTER TABLE p1 REPLICA IDENTITY USING INDEX p1v";
+    let shop = Shop::new(Place::Local, make, "[\"public.t\"]", "CAST(id AS INT) AS id");
+    let (message, _) = refusal(&shop, Kind::Usage);
+    assert!(message.contains("and its partitions have different replica identities"), "{message}");
     let make = "CREATE TABLE t (id int PRIMARY KEY) PARTITION BY RANGE (id);
         CREATE UNLOGGED TABLE p1 PARTITION OF t FOR VALUES FROM (0) TO (100)";
     let shop = Shop::new(Place::Local, make, "[\"public.t\"]", "CAST(id AS INT) AS id");

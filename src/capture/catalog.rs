@@ -17,11 +17,14 @@
 //! is another one after it was taken out and put back ([`crate::capture::mark`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use crate::capture::column::Kind;
+use crate::capture::position::Lsn;
 use crate::config::{Source, SourceTables, TargetTable};
 use crate::error::{Error, Result};
 use crate::postgres::refusal::failed;
@@ -32,6 +35,13 @@ use tracing::debug;
 const OLDEST_VERSION: i32 = 140_000;
 /// The first version that decodes its log on a standby.
 const DECODES_ON_STANDBY: i32 = 160_000;
+
+/// The SQLSTATEs for a lock that is not got in time, and for a table that is not there.
+const LOCK_TIMEOUT: &str = "55P03";
+const NO_TABLE: &str = "42P01";
+/// How often tables are tried to be locked, and the time between two tries.
+const LOCK_TRIES: usize = 600;
+const LOCK_PAUSE: Duration = Duration::from_secs(1);
 
 /// A connection that asks about the source.
 pub(super) struct Catalog<'a> {
@@ -76,6 +86,8 @@ pub(super) struct Part {
     has_toast: bool,
     /// A partitioned table has none of its own.
     has_rows: bool,
+    /// The columns of its replica identity, if that is not the whole row.
+    logged: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +105,8 @@ pub(super) struct Slot {
     pub(super) held_bytes: u64,
     /// Whether a process reads it.
     pub(super) is_active: bool,
+    /// Everything before this position was confirmed.
+    pub(super) confirmed: Lsn,
 }
 
 /// The types of the source that stand for others.
@@ -144,9 +158,14 @@ impl Part {
         format!("{}.{}", quoted(&self.schema), quoted(&self.name))
     }
 
+    /// What its changes have of a row: `None` for all.
+    fn logged(&self) -> Option<&[String]> {
+        (self.identity != Identity::WholeRow).then_some(&self.logged)
+    }
+
     /// What is missing for capture, and the statement that mends it. `has_toast`: it or its partitions can
-    /// have large values.
-    fn lack(&self, has_toast: bool) -> Option<(&'static str, String)> {
+    /// have large values; `is_mixed`: they log other columns.
+    fn lack(&self, has_toast: bool, is_mixed: bool) -> Option<(&'static str, String)> {
         let why = match self.identity {
             Identity::WholeRow => return None,
             Identity::Nothing => "has no replica identity",
@@ -154,6 +173,7 @@ impl Part {
                 "has neither a primary key, checked at once, nor another replica identity"
             }
             _ if has_toast => "can have large values that an update does not log",
+            _ if is_mixed => "and its partitions have different replica identities",
             _ => return None,
         };
         Some((why, format!("ALTER TABLE {} REPLICA IDENTITY FULL;", self.sql_name())))
@@ -212,6 +232,8 @@ impl Catalog<'_> {
                 "name the primary server in the URL: a standby decodes its log from version 16 on",
             ));
         }
+        // With `--follow` the session asks rarely.
+        self.execute("SET idle_session_timeout TO 0", "set up the session").await?;
         if level != "logical" {
             return Err(Error::usage(format!("{server} has wal_level = {level}")).hint(
                 "ALTER SYSTEM SET wal_level = logical, then restart the server (RDS: rds.logical_replication = 1)",
@@ -255,11 +277,24 @@ impl Catalog<'_> {
             Error::storage(format!("{table} was changed while its load began"))
                 .hint(self.server.purpose.unchanged)
         };
-        let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
-        if let Err(error) = self.client.batch_execute(&lock).await {
-            let is_gone = error.code().is_some_and(|code| code.code() == "42P01");
-            let failed = || failed(self.server, "lock its tables for reading", &error);
-            return Err(if is_gone { again("a table") } else { failed() });
+        // Not longer than the time after which the server looks for deadlocks: it would end a statement of the
+        // application.
+        let lock = format!(
+            "SAVEPOINT held; SET LOCAL lock_timeout TO '500ms'; LOCK TABLE {} IN ACCESS SHARE MODE",
+            names.join(", ")
+        );
+        for number in 1.. {
+            let Err(error) = self.client.batch_execute(&lock).await else {
+                break;
+            };
+            match error.code().map(SqlState::code) {
+                Some(LOCK_TIMEOUT) if number < LOCK_TRIES => {
+                    self.execute("ROLLBACK TO held", "wait for a lock").await?;
+                    tokio::time::sleep(LOCK_PAUSE).await;
+                }
+                Some(NO_TABLE) => return Err(again("a table")),
+                _ => return Err(failed(self.server, "lock its tables for reading", &error)),
+            }
         }
         let oids: Vec<u32> = tables.values().map(|table| table.oid).collect();
         let rewritten = "SELECT c.oid::regclass::text FROM unnest($1::oid[]) r
@@ -291,7 +326,7 @@ impl Catalog<'_> {
     /// else.
     pub(super) async fn slot(&self, name: &str) -> Result<Option<Slot>> {
         let statement = "SELECT plugin::text, wal_status, database::text, current_database()::text, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery()
-                    THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, restart_lsn)::bigint, active
+                    THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, restart_lsn)::bigint, active, confirmed_flush_lsn::text
             FROM pg_replication_slots WHERE slot_name = $1";
         let rows = self.rows(statement, &[&name], "look for the slot").await?;
         let Some(row) = rows.first() else {
@@ -320,7 +355,9 @@ impl Catalog<'_> {
         }
         let held: Option<i64> = row.get(4);
         let held_bytes = held.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
-        Ok(Some(Slot { held_bytes, is_active: row.get(5) }))
+        let confirmed: Option<String> = row.get(6);
+        let confirmed = confirmed.and_then(|text| Lsn::parse(&text)).unwrap_or_default();
+        Ok(Some(Slot { held_bytes, is_active: row.get(5), confirmed }))
     }
 
     /// The tables to capture, by their names.
@@ -367,23 +404,25 @@ impl Catalog<'_> {
         Ok(tables.into_values().map(|table| (table.full_name(), table)).collect())
     }
 
-    /// The columns of a table or view, generated ones too; none if it is not there.
+    /// The columns of a table or view, generated ones too, none if it is not there; and whether it is a table
+    /// without partitions.
     ///
     /// # Errors
     /// Those of the server.
-    pub(super) async fn columns_of(&self, table: &TargetTable) -> Result<Vec<Column>> {
-        let statement = "SELECT a.attname::text, a.atttypid, a.atttypmod
+    pub(super) async fn columns_of(&self, table: &TargetTable) -> Result<(Vec<Column>, bool)> {
+        let statement = "SELECT a.attname::text, a.atttypid, a.atttypmod, c.relkind = 'r'
             FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
                 JOIN pg_namespace n ON n.oid = c.relnamespace
             WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
                 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
         let rows = self.rows(statement, &[&table.schema, &table.name], "read the columns").await?;
+        let is_plain = rows.first().is_some_and(|row| row.get(3));
         let columns = rows.into_iter().map(|row| Column {
             name: row.get(0),
             type_id: row.get(1),
             modifier: row.get(2),
         });
-        Ok(columns.collect())
+        Ok((columns.collect(), is_plain))
     }
 
     /// Reads the columns and keys of tables.
@@ -420,10 +459,12 @@ impl Catalog<'_> {
                 c.relreplident::text, c.reltoastrelid <> 0, c.relkind::text, c.relpersistence::text,
                 EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
                     AND (CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END)),
-                has_schema_privilege(n.oid, 'USAGE') AND (has_table_privilege(c.oid, 'SELECT')
-                    OR NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
-                        AND NOT a.attisdropped AND a.attgenerated = ''
-                        AND NOT has_column_privilege(c.oid, a.attnum, 'SELECT')))
+                has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'),
+                ARRAY(SELECT a.attname::text FROM pg_index i
+                    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey)
+                    WHERE i.indrelid = c.oid AND array_position(i.indkey::int2[], a.attnum) < i.indnkeyatts
+                        AND (CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END)
+                    ORDER BY 1)
             FROM (SELECT r AS root, coalesce(t.relid, r) AS relid FROM unnest($1::oid[]) r
                 LEFT JOIN LATERAL pg_partition_tree(r) t ON true) p
             JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -447,6 +488,7 @@ impl Catalog<'_> {
                 has_key: row.get(8),
                 has_toast: row.get(5),
                 has_rows: kind != "p",
+                logged: row.get(10),
             };
             if (kind != "p" && kind != "r") || persistence != "p" {
                 return Err(Error::usage(format!(
@@ -529,10 +571,10 @@ impl Catalog<'_> {
                 "has publish_via_partition_root off: it names partitions instead of their table";
             return wrong(why, "publish_via_partition_root = true");
         }
-        let (filtered, listed) = self.filter_columns().await?;
+        let (filtered, listed, of_schema) = self.filter_columns().await?;
         let statement = format!(
             "SELECT t.schemaname::text, t.tablename::text, coalesce({filtered}, false), coalesce({listed}, false),
-                coalesce(r.oid, p.oid)
+                coalesce(r.oid, {of_schema}, p.oid)
             FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
             JOIN pg_namespace n ON n.nspname = t.schemaname
             JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
@@ -571,16 +613,21 @@ impl Catalog<'_> {
         Ok(published)
     }
 
-    /// The expressions for whether a table of a publication is filtered, and has a list of columns.
-    async fn filter_columns(&self) -> Result<(&'static str, &'static str)> {
+    /// The expressions for whether a table of a publication is filtered, and has a list of columns, and for the
+    /// number of the place of its schema.
+    async fn filter_columns(&self) -> Result<(&'static str, &'static str, &'static str)> {
         let statement = "SELECT EXISTS (SELECT FROM pg_attribute
             WHERE attrelid = 'pg_catalog.pg_publication_rel'::regclass AND attname = 'prqual')";
         let has_filters = self.rows(statement, &[], "look for filters").await?;
         // Before version 15 a publication has whole tables.
         Ok(if has_filters.first().is_some_and(|row| row.get(0)) {
-            ("r.prqual IS NOT NULL", "r.prattrs IS NOT NULL")
+            (
+                "r.prqual IS NOT NULL",
+                "r.prattrs IS NOT NULL",
+                "(SELECT oid FROM pg_publication_namespace WHERE pnpubid = p.oid AND pnnspid = n.oid)",
+            )
         } else {
-            ("false", "false")
+            ("false", "false", "NULL")
         })
     }
 
@@ -627,10 +674,12 @@ impl Table {
 pub(super) fn check_identities(tables: &BTreeMap<String, Table>) -> Result<()> {
     let parts = tables.values().flat_map(|table| {
         let has_toast = table.parts.iter().any(|part| part.has_toast);
-        table.parts.iter().map(move |part| (part, has_toast))
+        let is_mixed = table.parts.windows(2).any(|two| two[0].logged() != two[1].logged());
+        table.parts.iter().map(move |part| (part, has_toast, is_mixed))
     });
-    let lacks: Vec<_> =
-        parts.filter_map(|(part, has_toast)| Some((part, part.lack(has_toast)?))).collect();
+    let lacks: Vec<_> = parts
+        .filter_map(|(part, has_toast, is_mixed)| Some((part, part.lack(has_toast, is_mixed)?)))
+        .collect();
     let Some((first, (why, _))) = lacks.first() else {
         return Ok(());
     };
@@ -665,7 +714,16 @@ mod tests {
 
     fn part(identity: Identity, has_key: bool, has_toast: bool) -> Part {
         let (schema, name) = ("public".into(), "a\"b".into());
-        Part { schema, name, pages: 0, identity, has_key, has_toast, has_rows: true }
+        Part {
+            schema,
+            name,
+            pages: 0,
+            identity,
+            has_key,
+            has_toast,
+            has_rows: true,
+            logged: Vec::new(),
+        }
     }
 
     #[test]
@@ -681,7 +739,7 @@ mod tests {
             (WholeRow, false, true, false),
             (Nothing, true, false, true),
         ] {
-            let lack = part(identity, has_key, has_toast).lack(has_toast);
+            let lack = part(identity, has_key, has_toast).lack(has_toast, false);
             assert_eq!(lack.is_some(), is_refused, "{identity:?} {has_key} {has_toast}");
             if let Some((_, mend)) = lack {
                 assert_eq!(mend, "ALTER TABLE \"public\".\"a\"\"b\" REPLICA IDENTITY FULL;");

@@ -14,6 +14,7 @@ use tracing::{debug, info};
 use crate::capture::catalog::{Catalog, Domains, Table, another_table};
 use crate::capture::change_files::{ChangeFiles, Counts};
 use crate::capture::column::Kind;
+use crate::capture::mark::Mark;
 use crate::capture::pgoutput::{Message, Old, Relation, Tuple, Value};
 use crate::capture::position::{Lsn, Position};
 use crate::capture::replication::{LogStream, Received};
@@ -51,8 +52,8 @@ pub(super) struct Drain<'a> {
     memory_bytes: u64,
     tables: BTreeMap<String, Table>,
     domains: Domains,
-    /// Where the changes of tables begin: those before are in their full loads.
-    begins: BTreeMap<String, Lsn>,
+    /// The marks of tables: where their changes begin, and their numbers.
+    marks: BTreeMap<String, Mark>,
     /// The tables by their numbers in the log; `None` if they are not captured.
     relations: HashMap<u32, Option<String>>,
     files: BTreeMap<String, ChangeFiles>,
@@ -91,7 +92,7 @@ impl<'a> Drain<'a> {
         output: Arc<Output>,
         memory_bytes: u64,
         (tables, domains): (BTreeMap<String, Table>, Domains),
-        begins: BTreeMap<String, Lsn>,
+        marks: BTreeMap<String, Mark>,
     ) -> Self {
         Drain {
             catalog,
@@ -101,7 +102,7 @@ impl<'a> Drain<'a> {
             memory_bytes,
             tables,
             domains,
-            begins,
+            marks,
             relations: HashMap::new(),
             files: BTreeMap::new(),
             transaction: None,
@@ -265,14 +266,26 @@ impl<'a> Drain<'a> {
     /// Notes the shape of a table.
     async fn relation(&mut self, relation: &Relation<'_>) -> Result<()> {
         let (schema, name) = (&*relation.schema, &*relation.name);
-        if !self.source.tables.include(schema, name) {
+        let table = format!("{schema}.{name}");
+        let mut marks = self.marks.iter();
+        if let Some((before, _)) =
+            marks.find(|(it, mark)| mark.table == relation.id && **it != table)
+        {
+            return Err(Error::data(format!("the table {before} was renamed to {table}")).hint(
+                "give it its name back, and load it anew: move its folder below `to` away and run the command \
+                 again; or take its old name out of `tables`",
+            ));
+        }
+        let is_captured = self.source.tables.include(schema, name)
+            && self.has_mark(&table, (schema, name), relation.id).await?;
+        if !is_captured {
+            // A table that is made while capture runs has all changes until its load in that.
             self.relations.insert(relation.id, None);
             return Ok(());
         }
         if relation.columns.iter().any(|column| column.type_id >= FIRST_OWN_TYPE) {
             self.domains = self.catalog.domains().await?;
         }
-        let table = format!("{schema}.{name}");
         let columns = relation.columns.iter().map(|column| {
             let kind = self.domains.kind(column.type_id, column.modifier);
             (column.name.to_string(), kind_of(self.source, &table, &column.name, kind))
@@ -294,6 +307,22 @@ impl<'a> Drain<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a table's full load is complete; of one that is no longer there, by its file.
+    async fn has_mark(
+        &mut self,
+        table: &str,
+        (schema, name): (&str, &str),
+        number: u32,
+    ) -> Result<bool> {
+        if !self.marks.contains_key(table) && !self.tables.contains_key(table) {
+            let folder = folder_of(self.to, schema, name)?;
+            let mark = Mark::read(&folder, &self.source.slot).await?;
+            let mark = mark.filter(|mark| mark.table == number);
+            self.marks.extend(mark.map(|mark| (table.to_string(), mark)));
+        }
+        Ok(self.marks.contains_key(table))
     }
 
     /// The numbers of the columns of a table's key.
@@ -333,9 +362,9 @@ impl<'a> Drain<'a> {
 
     /// Whether a table's full load has the transaction that is read.
     fn is_loaded(&self, table: &str) -> bool {
-        let begin = self.begins.get(table);
+        let mark = self.marks.get(table);
         let commit = self.transaction.map_or(0, |transaction| transaction.commit);
-        begin.is_some_and(|begin| commit < begin.0)
+        mark.is_some_and(|mark| commit < mark.from.0)
     }
 
     /// Writes a change.
@@ -374,6 +403,15 @@ impl<'a> Drain<'a> {
         };
         if row.len() != shape.columns.len() {
             return Err(Error::internal(format!("a change of {} has other columns", shape.table)));
+        }
+        let is_of_key = shape.key.len() < shape.columns.len();
+        if op == "D" && is_of_key && shape.key.iter().any(|at| row[*at].is_none()) {
+            return Err(Error::data(format!(
+                "{}: the delete at {position} was logged without the key: the replica identity was another \
+                 one, of the table or of its partition",
+                shape.table
+            ))
+            .hint(another_table()));
         }
         // Null is a key that did not change.
         let before = before.filter(|before| op == "U" && before.len() == row.len());

@@ -7,6 +7,7 @@ use parquet::basic::Compression;
 
 use crate::capture::Output;
 use crate::capture::catalog::Catalog;
+use crate::capture::column::Kind;
 use crate::capture::mark::create;
 use crate::capture::position::Position;
 use crate::capture::rows::{Head, Shape};
@@ -36,7 +37,8 @@ pub(crate) struct Exported {
     pub(crate) files: Vec<(String, u64)>,
 }
 
-/// Reads the columns of a table or view that have one of the wanted names, in any case, into files.
+/// Reads the columns of a table or view that have one of the wanted names, in any case, into files; as text
+/// those that are wanted as text.
 ///
 /// # Errors
 /// Usage, when the table is not there or must not be read; data, for a value that its column cannot have in
@@ -44,7 +46,7 @@ pub(crate) struct Exported {
 pub(crate) async fn export(
     (url, variable): (&str, &str),
     table: &TargetTable,
-    wanted: &[&str],
+    wanted: &[(String, DataType)],
     folder: &Folder,
 ) -> Result<Exported> {
     let server = Server::parse(url, variable, COMPARE)?;
@@ -53,16 +55,21 @@ pub(crate) async fn export(
     let set = client.batch_execute(SETTINGS).await;
     set.map_err(|error| failed(&server.name, &doing, &error))?;
     let catalog = Catalog { client: &client, server: &server.name };
-    let is_wanted = |name: &str| wanted.iter().any(|it| it.eq_ignore_ascii_case(name));
-    let columns = catalog.columns_of(table).await?;
+    let (columns, is_plain) = catalog.columns_of(table).await?;
     if columns.is_empty() {
         return Err(Error::usage(format!("there is no table `{table}` in {}", server.name))
             .hint("correct `verify.table`; names are taken as they are written"));
     }
     let domains = catalog.domains().await?;
-    let columns = columns.into_iter().filter(|column| is_wanted(&column.name)).map(|column| {
-        let kind = domains.kind(column.type_id, column.modifier);
-        (column.name, kind)
+    let columns = columns.into_iter().filter_map(|column| {
+        let mut wanted = wanted.iter();
+        let (_, kind) = wanted.find(|(name, _)| name.eq_ignore_ascii_case(&column.name))?;
+        // What is text there is as the server writes it.
+        let kind = match kind {
+            DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8 => Kind::Text,
+            _ => domains.kind(column.type_id, column.modifier),
+        };
+        Some((column.name, kind))
     });
     let columns: Vec<_> = columns.collect();
     let shape = Arc::new(Shape::new(table.to_string(), columns, Vec::new())?);
@@ -73,7 +80,12 @@ pub(crate) async fn export(
     let copy = Copy {
         client: &client,
         server: &server.name,
-        statement: format!("COPY (SELECT {} FROM {schema}.{name}) TO STDOUT", names.join(", ")),
+        statement: format!(
+            "COPY (SELECT {} FROM {}{schema}.{name}) TO STDOUT",
+            names.join(", "),
+            // Tables that inherit from it have rows of their own.
+            if is_plain { "ONLY " } else { "" }
+        ),
         doing,
         shape: &shape,
         output: &output,
@@ -86,7 +98,12 @@ pub(crate) async fn export(
         files.push((name.clone(), bytes.len() as u64));
         create(folder, &name, bytes.into()).await.map(|_| ())
     })
-    .await?;
+    .await
+    .map_err(|error| match error.kind {
+        crate::error::Kind::Data => Error::data(error.message)
+            .hint("let `verify.table` name a view that casts the column to text"),
+        _ => error,
+    })?;
     let columns = shape.columns.iter().map(|(name, kind)| (name.clone(), kind.data_type()));
     Ok(Exported { columns: columns.collect(), files })
 }

@@ -85,6 +85,11 @@ impl Replication {
             ("TimeZone", "UTC"),
             ("bytea_output", "hex"),
             ("extra_float_digits", "3"),
+            // The session that exported a snapshot waits.
+            ("statement_timeout", "0"),
+            ("lock_timeout", "0"),
+            ("idle_in_transaction_session_timeout", "0"),
+            ("idle_session_timeout", "0"),
         ];
         let mut message = BytesMut::new();
         frontend::startup_message(parameters, &mut message).map_err(|e| this.lost(&e))?;

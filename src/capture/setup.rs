@@ -66,13 +66,15 @@ impl Setup<'_> {
         }
         let published = self.catalog.published(source, &tables, slot.is_some()).await?;
         self.check_published(&published, (slot.is_some(), &marks)).await?;
+        let added = tables.iter().filter(|(name, _)| published.added.contains(*name));
+        self.check_no_files(added.map(|(_, table)| table)).await?;
         self.catalog.publish(&published).await?;
         let to_load = tables.keys().filter(|name| !marks.contains_key(*name));
         let to_load: BTreeSet<String> = to_load.cloned().collect();
         let mut loaded = BTreeMap::new();
         if slot.is_none() || !to_load.is_empty() {
             let places = self.catalog.published(source, &tables, slot.is_some()).await?.places;
-            let loads = self.load((slot.is_none(), replication), &to_load, &places).await?;
+            let loads = self.load((slot, replication), &to_load, &places).await?;
             for (load, Loaded { rows, files, bytes, infinite }) in loads {
                 let table = load.table.full_name();
                 marks.insert(table.clone(), load.mark);
@@ -161,16 +163,24 @@ impl Setup<'_> {
             ))
             .hint(new_snapshot(slot)));
         }
-        let looked = stream::iter(tables.values()).map(|table| async move {
+        self.check_no_files(tables.values()).await
+    }
+
+    /// Checks that tables have no files yet.
+    async fn check_no_files(&self, tables: impl Iterator<Item = &Table>) -> Result<()> {
+        let looked = stream::iter(tables).map(|table| async move {
             let folder = folder_of(self.to, &table.schema, &table.name)?;
-            Ok::<_, Error>(has_files(&folder).await?.then_some(folder.location))
+            Ok::<_, Error>(
+                has_files(&folder).await?.then_some((table.full_name(), folder.location)),
+            )
         });
         let looked = looked.buffered(CONCURRENT_REQUESTS).try_collect::<Vec<_>>().await?;
         match looked.into_iter().flatten().next() {
             None => Ok(()),
-            Some(folder) => {
-                Err(Error::usage(format!("there is no slot `{slot}` yet, and {folder} has files"))
-                    .hint("set `to` to a new folder: old files and new ones would be mixed"))
+            Some((table, folder)) => {
+                Err(Error::usage(format!("{table} was not captured yet, and {folder} has files")).hint(
+                    "set `to` to a new folder, or move that one away: old files and new ones would be mixed",
+                ))
             }
         }
     }
@@ -231,11 +241,11 @@ impl Setup<'_> {
     /// again.
     async fn load(
         &self,
-        (makes_slot, mut replication): (bool, Replication),
+        (slot, mut replication): (Option<&Slot>, Replication),
         to_load: &BTreeSet<String>,
         places: &BTreeMap<String, u32>,
     ) -> Result<Vec<(Load, Loaded)>> {
-        let snapshot = self.export(&mut replication, makes_slot).await?;
+        let snapshot = self.export(&mut replication, slot.is_none()).await?;
         let position = snapshot.position;
         let loader = Loader {
             server: self.server,
@@ -256,6 +266,13 @@ impl Setup<'_> {
         for (name, table) in tables {
             let folder = folder_of(self.to, &table.schema, &table.name)?;
             let from = oldest_load(&folder).await?.map_or(position, |oldest| oldest.min(position));
+            if slot.is_some_and(|slot| from < slot.confirmed) {
+                return Err(Error::data(format!(
+                    "the load of {name} was interrupted, and other tables were captured without it: changes \
+                     since then are lost"
+                ))
+                .hint(another_table()));
+            }
             let place = places.get(&name).copied().ok_or_else(|| {
                 Error::storage(format!("{name} was taken out of the publication meanwhile"))
                     .hint("run the command again")

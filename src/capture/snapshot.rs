@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage};
 use tracing::info;
 
@@ -148,7 +149,14 @@ impl Loader<'_> {
             client.batch_execute(&begin).await
         };
         let begun = begun.await;
-        begun.map_err(|error| failed(&self.server.name, "read in a snapshot", &error))?;
+        begun.map_err(|error| match error.code() {
+            // The session that exported it has ended.
+            Some(code) if *code == SqlState::INVALID_PARAMETER_VALUE => {
+                Error::storage(format!("the snapshot in {} is gone", self.server.name))
+                    .hint(self.server.name.purpose.unchanged)
+            }
+            _ => failed(&self.server.name, "read in a snapshot", &error),
+        })?;
         Ok(client)
     }
 

@@ -338,13 +338,7 @@ impl OpenPipeline<'_> {
         verified.files_missing = files.missing;
         verified.files_damaged = files.damaged;
         verified.files_unknown = files.unknown;
-        if !state.ledger.quarantined.is_empty() {
-            verified.notes.push(format!(
-                "{} files, as a whole or some of their rows, are in quarantine: their changes \
-                 are in neither table",
-                state.ledger.quarantined.len()
-            ));
-        }
+        verified.notes.extend(quarantine_note(state));
         if compared.days.is_some() && verified.partitions == 0 {
             let note = "neither table has rows of these days: nothing was compared";
             verified.notes.push(note.into());
@@ -359,6 +353,17 @@ impl OpenPipeline<'_> {
         state.write().config_mut().options_mut().optimizer.prefer_hash_join = false;
         context
     }
+}
+
+/// What a report says of quarantined files.
+fn quarantine_note(state: &State) -> Option<String> {
+    let count = state.ledger.quarantined.len();
+    (count > 0).then(|| {
+        format!(
+            "{count} files, as a whole or some of their rows, are in quarantine: their changes are in neither \
+             table"
+        )
+    })
 }
 
 /// The files of versions and of the balance that are missing, or differ in size from the committed

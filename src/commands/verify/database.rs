@@ -14,12 +14,15 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type};
 use arrow::row::{RowConverter, SortField};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use datafusion::logical_expr::{ident, try_cast};
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{ident, lit, try_cast, when};
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::TryStreamExt;
 use tracing::{info, warn};
 
-use super::{Compared, KeyDifference, OpenPipeline, POSTGRES, Side, Verified, aligned, side};
+use super::{
+    Compared, KeyDifference, OpenPipeline, POSTGRES, Side, Verified, aligned, quarantine_note, side,
+};
 use crate::capture::export::{Exported, export};
 use crate::commands::one_commit::{Reads, of_one_commit};
 use crate::commands::open_pipeline::{RunContext, span_of};
@@ -153,7 +156,7 @@ impl OpenPipeline<'_> {
         let wanted: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
         let rows_folder = self.dry_folder(folder_name)?;
         let exported =
-            export((url, &settings.url_env), &settings.table, &wanted, &rows_folder).await?;
+            export((url, &settings.url_env), &settings.table, &columns, &rows_folder).await?;
         let has = |name: &str| exported.columns.iter().any(|(it, _)| it.eq_ignore_ascii_case(name));
         if let Some(key) =
             pipeline.key.iter().find(|key| !has(key) || !wanted.contains(&key.as_str()))
@@ -180,6 +183,12 @@ impl OpenPipeline<'_> {
             FileTable::of_partitions(folder, files, &columns, &pipeline.curated.partition_by)?;
         let found = side(&context, folder, std::sync::Arc::new(table), &columns)?;
         let found = aligned(found.rows, &common)?;
+        verified.notes.extend(quarantine_note(state));
+        let partition_by = &pipeline.curated.partition_by;
+        let (expected, found) = (
+            with_nulls(expected, &common, partition_by)?,
+            with_nulls(found, &common, partition_by)?,
+        );
         let digests = [
             digest_of(&expected, &common, &mut verified).await?,
             digest_of(&found, &common, &mut verified).await?,
@@ -197,6 +206,21 @@ impl OpenPipeline<'_> {
         }
         Ok(all)
     }
+}
+
+/// A side where an empty text in a partition column is null, as folders have both.
+fn with_nulls(side: Side, columns: &[(String, DataType)], partition_by: &[String]) -> Result<Side> {
+    let columns = columns.iter().map(|(name, kind)| {
+        let is_text = matches!(kind, DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8);
+        if is_text && partition_by.contains(name) {
+            let null = lit(ScalarValue::Utf8(None));
+            Ok(when(ident(name).eq(lit("")), null).otherwise(ident(name))?.alias(name))
+        } else {
+            Ok(ident(name))
+        }
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    Ok(Side { rows: side.rows.select(columns)?, missing: side.missing })
 }
 
 fn database_side(
@@ -255,13 +279,13 @@ impl Found {
         );
         let mut rows = context.sql(&query).await?.execute_stream().await?;
         let mut different = 0;
-        let key: Vec<usize> = if key.is_empty() {
+        let is_keyless = key.is_empty();
+        let key: Vec<usize> = if is_keyless {
             (0..columns.len()).collect()
         } else {
             let at = |name: &String| columns.iter().position(|(column, _)| column == name);
             key.iter().filter_map(at).collect()
         };
-        let is_keyless = key.len() == columns.len();
         while let Some(batch) = rows.try_next().await? {
             different += batch.num_rows();
             self.add(&batch, columns, &key, is_keyless)?;
@@ -316,7 +340,7 @@ impl Found {
         let mut changing = 0;
         self.keys.retain(|key, now| match before.keys.get(key) {
             None => false,
-            Some(then) if then.expected == now.expected => true,
+            Some(then) if then.sorted() == now.sorted() => true,
             Some(_) => {
                 changing += 1;
                 false
@@ -332,6 +356,13 @@ impl Found {
 }
 
 impl Difference {
+    /// The rows of the database, in one order.
+    fn sorted(&self) -> Vec<&Vec<u64>> {
+        let mut rows: Vec<&Vec<u64>> = self.expected.iter().collect();
+        rows.sort();
+        rows
+    }
+
     fn describe(&self, columns: &[String]) -> KeyDifference {
         let why = match (&self.expected[..], &self.found[..]) {
             ([], _) => "it has a row that is not expected".into(),
