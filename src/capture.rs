@@ -152,21 +152,36 @@ impl Capture<'_> {
         if !catalog.lock(&source.slot).await? {
             return Err(self.is_busy());
         }
-        let slot = catalog.slot(&source.slot).await?;
+        let captured = self.captured((&server, &catalog), &to, mode).await;
+        if captured.is_err() {
+            // The server would keep the lock until it sees that the session has ended.
+            let _ = catalog.unlock().await;
+        }
+        captured
+    }
+
+    /// Captures, while the slot is locked for others until it is read.
+    async fn captured(
+        &self,
+        (server, catalog): (&Server, &Catalog<'_>),
+        to: &Folder,
+        mode: Mode,
+    ) -> Result<Captured> {
+        let slot = catalog.slot(&self.source.slot).await?;
         if slot.as_ref().is_some_and(|slot| slot.is_active) {
             return Err(self.is_busy());
         }
         // The right to replicate is seen before anything is made.
-        let replication = Replication::connect(&server, &self.application()).await?;
+        let replication = Replication::connect(server, &self.application()).await?;
         self.warn_of_held_log(slot.as_ref());
-        let setup = Setup { capture: self, server: &server, catalog: &catalog, to: &to };
+        let setup = Setup { capture: self, server, catalog, to };
         let (tables, marks, loaded) = setup.tables(slot.as_ref(), replication).await?;
         let mut captured = Captured {
             tables: loaded,
             held_bytes: slot.as_ref().map_or(0, |slot| slot.held_bytes),
             ..Captured::default()
         };
-        self.drain((&server, &catalog), &to, (tables, marks), mode, &mut captured).await?;
+        self.drain((server, catalog), to, (tables, marks), mode, &mut captured).await?;
         Ok(captured)
     }
 

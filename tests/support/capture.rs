@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use glueless::commands::{CaptureContext, CaptureMode, CaptureReport, capture};
 use glueless::config::Source;
 use glueless::engine::resources::Resources;
-use glueless::error::Result;
+use glueless::error::{Kind, Result};
 use glueless::report::Meter;
 
 use super::lab::{Lab, Place};
@@ -121,7 +121,26 @@ impl Shop {
     /// A capture that must succeed.
     #[track_caller]
     pub fn captured(&self) -> CaptureReport {
-        self.capture().unwrap_or_else(|error| panic!("{error}: {:?}", error.hint))
+        self.captured_with(&[])
+    }
+
+    /// As [`Shop::captured`], with overrides of the source's keys. The server may not have seen yet that a
+    /// process is gone.
+    #[track_caller]
+    pub fn captured_with(&self, set: &[&str]) -> CaptureReport {
+        let started = Instant::now();
+        loop {
+            match self.capture_with(&self.lab, set) {
+                Err(error)
+                    if error.kind == Kind::Busy && started.elapsed() < Duration::from_secs(20) =>
+                {
+                    pause(Duration::from_millis(100));
+                }
+                captured => {
+                    return captured.unwrap_or_else(|error| panic!("{error}: {:?}", error.hint));
+                }
+            }
+        }
     }
 
     /// The program that captures.
@@ -158,8 +177,7 @@ impl Shop {
     /// As [`Shop::assert_followed`], with overrides of the source's keys.
     #[track_caller]
     pub fn assert_followed_with(&self, set: &[&str]) {
-        let captured = self.capture_with(&self.lab, set);
-        captured.unwrap_or_else(|error| panic!("{error}: {:?}", error.hint));
+        self.captured_with(set);
         self.fold();
         assert_eq!(self.lab.published("curated"), self.database.rows("t"));
     }
