@@ -229,7 +229,7 @@ mod tests {
             ("compression=lz4", "unknown variant `lz4`"),
             ("file_bytes=0", "`file_bytes` is"),
             ("limits.memory=lots", "`limits.memory` is"),
-            ("tabels=[]", "unknown key `tabels`"),
+            ("table=[]", "unknown key `table`"),
             ("limits.spill_dir=x", "unknown key `limits.spill_dir`"),
             ("to=gs://b", "unknown scheme"),
             ("url_env=postgresql://u:secret@h/d", "`url_env` is not the name of"),
