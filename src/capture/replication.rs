@@ -30,9 +30,6 @@ use crate::postgres::{Refusal, ServerName, quoted};
 
 /// The bytes that are read from the connection at once.
 const READ_BYTES: usize = 256 << 10;
-/// After a read of fewer bytes it is waited for more, so that not each change is a read of its own.
-const FEW_BYTES: usize = 64 << 10;
-const PAUSE: Duration = Duration::from_millis(1);
 /// The messages that are passed on together, and the batches that wait.
 const BATCH_MESSAGES: usize = 1024;
 const BATCHES_WAITING: usize = 4;
@@ -283,11 +280,11 @@ impl Replication {
     }
 
     /// Reads more bytes. It can be cancelled: bytes that were read stay.
-    async fn read(&mut self) -> Result<usize> {
+    async fn read(&mut self) -> Result<()> {
         self.input.reserve(READ_BYTES);
         match self.socket.read_buf(&mut self.input).await {
             Ok(0) => Err(self.lost(&"the connection was closed")),
-            Ok(count) => Ok(count),
+            Ok(_) => Ok(()),
             Err(error) => Err(self.lost(&error)),
         }
     }
@@ -419,10 +416,7 @@ impl Receiver {
                 tokio::select! {
                     _ = self.end.recv() => return Ok(()),
                     _ = ticks.tick() => self.report(true).await?,
-                    read = self.replication.read() => if read? < FEW_BYTES {
-                        // The server sends each change on its own.
-                        tokio::time::sleep(PAUSE).await;
-                    },
+                    read = self.replication.read() => read?,
                 }
                 continue;
             };
