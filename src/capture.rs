@@ -93,10 +93,11 @@ pub(crate) struct Capture<'a> {
 }
 
 /// How long to capture.
-pub(crate) enum Mode {
-    /// Up to where the log ends now.
+#[derive(Clone, Debug)]
+pub enum CaptureMode {
+    /// Up to where the log of the database ends at the beginning.
     CatchUp,
-    /// Until it is stopped, with files at least so often.
+    /// Until it is stopped; files are written at least so often.
     Follow(Duration, tokio::sync::watch::Receiver<bool>),
 }
 
@@ -141,7 +142,7 @@ impl Capture<'_> {
     /// Usage, when the server or a table cannot be captured as it is; data, when changes are not whole in
     /// the log, or log was removed; storage, when the server or the store cannot be reached; busy, when
     /// another process captures.
-    pub(crate) async fn run(&self, mode: Mode) -> Result<Captured> {
+    pub(crate) async fn run(&self, mode: CaptureMode) -> Result<Captured> {
         let source = self.source;
         let server = Server::parse(self.url, &source.url_env, CAPTURE)?;
         let to = self.stores.open(&source.to)?;
@@ -165,7 +166,7 @@ impl Capture<'_> {
         &self,
         (server, catalog): (&Server, &Catalog<'_>),
         to: &Folder,
-        mode: Mode,
+        mode: CaptureMode,
     ) -> Result<Captured> {
         let slot = catalog.slot(&self.source.slot).await?;
         if slot.as_ref().is_some_and(|slot| slot.is_active) {
@@ -221,14 +222,14 @@ impl Capture<'_> {
         (server, catalog): (&Server, &Catalog<'_>),
         to: &Folder,
         (tables, marks): (BTreeMap<String, Table>, BTreeMap<String, Mark>),
-        mode: Mode,
+        mode: CaptureMode,
         captured: &mut Captured,
     ) -> Result<()> {
         let end = catalog.log_end().await?;
         let end = Lsn::parse(&end).ok_or_else(|| Error::internal("the log has no end"))?;
         let (mut until, every) = match mode {
-            Mode::CatchUp => (Until::Position(end), CUT_INTERVAL),
-            Mode::Follow(every, stop) => (Until::Stopped(stop), every),
+            CaptureMode::CatchUp => (Until::Position(end), CUT_INTERVAL),
+            CaptureMode::Follow(every, stop) => (Until::Stopped(stop), every),
         };
         let domains = catalog.domains().await?;
         let mut refusal = None;

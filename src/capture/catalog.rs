@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
+use tracing::debug;
 
 use crate::capture::column::Kind;
 use crate::capture::position::Lsn;
@@ -29,7 +30,6 @@ use crate::config::{Source, SourceTables, TargetTable};
 use crate::error::{Error, Result};
 use crate::postgres::refusal::failed;
 use crate::postgres::{ServerName, quoted};
-use tracing::debug;
 
 /// The oldest version of a server that is read, as the server numbers it.
 const OLDEST_VERSION: i32 = 140_000;

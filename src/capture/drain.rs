@@ -273,7 +273,7 @@ impl<'a> Drain<'a> {
         {
             return Err(Error::data(format!("the table {before} was renamed to {table}")).hint(
                 "give it its name back, and load it anew: move its folder below `to` away and run the command \
-                 again; or take its old name out of `tables`",
+                 again; or, to end its capture, move the folder away and take its old name out of `tables`",
             ));
         }
         let is_captured = self.source.tables.include(schema, name)
@@ -291,7 +291,7 @@ impl<'a> Drain<'a> {
             (column.name.to_string(), kind_of(self.source, &table, &column.name, kind))
         });
         let columns: Vec<(String, Kind)> = columns.collect();
-        let key = self.key(&table, relation).await?;
+        let key = self.key(&table, relation)?;
         let shape = Shape::new(table.clone(), columns, key)?;
         self.relations.insert(relation.id, Some(table.clone()));
         match self.files.get_mut(&table) {
@@ -325,13 +325,8 @@ impl<'a> Drain<'a> {
         Ok(self.marks.contains_key(table))
     }
 
-    /// The numbers of the columns of a table's key.
-    async fn key(&mut self, table: &str, relation: &Relation<'_>) -> Result<Vec<usize>> {
-        if !self.tables.contains_key(table) {
-            // It was made after capture began, or dropped before.
-            let now = self.catalog.tables(&self.source.tables).await?;
-            self.tables.extend(now.into_iter().filter(|(name, _)| name == table));
-        }
+    /// The numbers of the columns of a table's key; of one that is no longer there, of its replica identity.
+    fn key(&self, table: &str, relation: &Relation<'_>) -> Result<Vec<usize>> {
         let is_whole = relation.columns.iter().all(|column| column.is_identity);
         let known = self.tables.get(table);
         if known.is_some_and(|known| known.oid != relation.id) {

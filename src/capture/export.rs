@@ -72,7 +72,10 @@ pub(crate) async fn export(
         Some((column.name, kind))
     });
     let columns: Vec<_> = columns.collect();
-    let shape = Arc::new(Shape::new(table.to_string(), columns, Vec::new())?);
+    let shape = Shape::new(table.to_string(), columns, Vec::new());
+    let shape = Arc::new(shape.map_err(|error| {
+        error.hint("let `verify.table` name a view without the column, or with another name for it")
+    })?);
     let names: Vec<String> = shape.columns.iter().map(|(name, _)| quoted(name)).collect();
     let (schema, name) = (quoted(&table.schema), quoted(&table.name));
     let output =

@@ -214,15 +214,7 @@ impl Replication {
             let frame = self.frame().await?;
             match frame[0] {
                 COPY_BOTH => break,
-                b'E' => {
-                    let mut bytes = BytesMut::from(&frame[..]);
-                    return match Message::parse(&mut bytes) {
-                        Ok(Some(Message::ErrorResponse(body))) => {
-                            Err(self.refused(&body, &format!("read the slot `{slot}`")))
-                        }
-                        _ => Err(self.other_protocol()),
-                    };
-                }
+                b'E' => return Err(self.refusal(&frame, &format!("read the slot `{slot}`"))),
                 _ => {}
             }
         }
@@ -296,6 +288,14 @@ impl Replication {
 
     fn other_protocol(&self) -> Error {
         Error::internal(format!("{} speaks another protocol", self.server))
+    }
+
+    /// The error for a message that is a refusal, with its tag.
+    fn refusal(&self, frame: &[u8], doing: &str) -> Error {
+        match Message::parse(&mut BytesMut::from(frame)) {
+            Ok(Some(Message::ErrorResponse(body))) => self.refused(&body, doing),
+            _ => self.other_protocol(),
+        }
     }
 
     fn refused(&self, body: &ErrorResponseBody, doing: &str) -> Error {
@@ -444,15 +444,7 @@ impl Receiver {
         {
             match frame[0] {
                 b'd' => {}
-                b'E' => {
-                    let mut bytes = BytesMut::from(&frame[..]);
-                    return match Message::parse(&mut bytes) {
-                        Ok(Some(Message::ErrorResponse(body))) => {
-                            Err(self.replication.refused(&body, "read the log"))
-                        }
-                        _ => Err(self.replication.other_protocol()),
-                    };
-                }
+                b'E' => return Err(self.replication.refusal(&frame, "read the log")),
                 b'c' => return Err(self.replication.lost(&"the server ended the stream")),
                 _ => continue,
             }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::capture::{Capture, Mode};
+use crate::capture::Capture;
+pub use crate::capture::CaptureMode;
 use crate::config::Source;
 use crate::engine::resources::Resources;
 use crate::error::{Error, Result};
@@ -29,15 +29,6 @@ pub struct CaptureContext<'a> {
     pub resources: &'a Resources,
     /// Measures the capture.
     pub meter: Meter,
-}
-
-/// How long to capture.
-#[derive(Clone, Debug)]
-pub enum CaptureMode {
-    /// Up to where the log of the database ends at the beginning.
-    CatchUp,
-    /// Until it is stopped; files are written at least so often.
-    Follow(Duration, tokio::sync::watch::Receiver<bool>),
 }
 
 /// The report of a capture. Field names and meanings are part of the program's public interface.
@@ -127,12 +118,7 @@ pub async fn capture(context: &CaptureContext<'_>, mode: CaptureMode) -> Result<
         resources: context.resources,
         run_id: &context.run_id,
     };
-    let captured = capture
-        .run(match mode {
-            CaptureMode::CatchUp => Mode::CatchUp,
-            CaptureMode::Follow(every, stop) => Mode::Follow(every, stop),
-        })
-        .await?;
+    let captured = capture.run(mode).await?;
     let tables = captured.tables.into_iter().filter(|(_, table)| table.files > 0);
     Ok(CaptureReport {
         source: source.name.clone(),
