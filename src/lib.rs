@@ -82,7 +82,8 @@
 //! Questions change nothing, and are answered by the steps that a run is made of. [`plan`]
 //! discovers as a run does, and for a dry fold stages into a temporary folder
 //! (`commands::dry_fold`); [`verify`](fn@commands::verify) stages all inputs from empty in the same
-//! way, and compares the digests of both tables (`table::digest`);
+//! way, and compares the digests of both tables (`table::digest`), or exports a table of a database to
+//! compare with (`capture::export`);
 //! [`explain_key`](fn@commands::explain_key) scans the key's columns, and reads the other columns of
 //! the key's own rows as pass two reads winners; [`history`](commands::runs::history) reads the
 //! ledger. Each is answered for one commit: if a run commits meanwhile, it is answered again

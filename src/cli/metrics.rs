@@ -1,5 +1,5 @@
-//! Metrics of the last run of each pipeline, and of the last capture of each source: a file for the textfile collector of Prometheus' node
-//! exporter.
+//! Metrics of the last run of each pipeline, and of the last capture of each source: a file for the
+//! textfile collector of Prometheus' node exporter.
 //!
 //! The format is Prometheus' text format (version 0.0.4). The file is replaced atomically, by a
 //! rename, as the collector requires. A run that fails sets its exit code and leaves the numbers of

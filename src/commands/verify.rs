@@ -1,5 +1,5 @@
-//! Verifies the curated table and the aggregates against raw, or against another table. Changes
-//! nothing.
+//! Verifies the curated table and the aggregates against raw, or the curated table against another
+//! table or one of a database. Changes nothing.
 //! All inputs that were folded so far are refolded from empty into the spill folder; then both
 //! tables are read, and their counts and hashes compared by partition. The rows of the first
 //! partition that differs are joined by key, to name the first key that differs.
