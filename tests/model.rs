@@ -347,17 +347,15 @@ impl Case {
                 if !folded.contains(&self.by.path(number, file)) {
                     continue;
                 }
-                let is_new = read[number].is_empty();
-                match self.by {
-                    By::Commit if !file.0 => read[number].push(window),
-                    _ => read[number].push(EVERYTHING),
+                if self.by != By::Commit || file.0 {
+                    read[number].push(EVERYTHING);
+                    continue;
                 }
-                if is_new {
-                    // The rows of a new file also belong to the windows that were run before.
-                    let before = self.windows[..step.min(self.windows.len())].iter();
-                    let before = before.filter(|before| before.0 < window.0);
-                    read[number].extend(before.map(|(start, end)| (*start, *end.min(&window.0))));
-                }
+                // A run looks back: to rows of the windows that were run before, whenever the file
+                // came, and whichever runs have read others of its rows.
+                let before = self.windows[..step].iter().filter(|before| before.0 < window.0);
+                read[number].extend(before.map(|(start, end)| (*start, *end.min(&window.0))));
+                read[number].push(window);
             }
             let is_folded = |number: usize, time: i64| {
                 let mut read = read[number].iter();
