@@ -19,11 +19,11 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema};
 use chrono::{Days, NaiveDate};
 use datafusion::datasource::empty::EmptyTable;
-use datafusion::logical_expr::ScalarUDF;
 use datafusion::prelude::SessionContext;
 use tracing::info;
 
 use crate::aggregate::days::{days_to_compute, ranges};
+pub use crate::aggregate::history::HistoryOrder;
 use crate::aggregate::history::{has_seq, register_balance, register_history};
 use crate::aggregate::query::{planned, query, refused};
 use crate::changes::file_order::FileNumbers;
@@ -34,7 +34,7 @@ use crate::publish::{self, FileNames, PartitionFiles, Plan};
 use crate::state::contract::{read_types, write_types};
 use crate::state::inputs::Inputs;
 use crate::state::ledger::{CURATED, Ledger};
-use crate::state::versions::{VersionsLayout, seq_function};
+use crate::state::versions::VersionsLayout;
 use crate::state::{State, table_of};
 use crate::store::Folder;
 use crate::table::TableFile;
@@ -43,6 +43,7 @@ use crate::table::writer::TableWriter;
 use crate::window::WindowSet;
 
 mod days;
+mod floors;
 mod history;
 mod query;
 
@@ -97,12 +98,16 @@ pub async fn register(
         return Ok(false);
     };
     let balance = table_of(state.folder(), balance, layout.balance_schema())?;
-    let seq = seq_function(numbers(&ledger.inputs), pipeline.raw.file_order());
+    let order = HistoryOrder {
+        files: numbers(&ledger.inputs),
+        order: pipeline.raw.file_order(),
+        floors: ledger.floors.iter().map(|(floor, _)| floor.clone()).collect(),
+    };
     let columns = read_types(&record.columns)?;
     let files = ledger.files(CURATED).map(PartitionFile::of);
     let partition_by = &pipeline.curated.partition_by;
     let table = FileTable::of_partitions(curated, files, &columns, partition_by)?;
-    register_tables(context, (versions, balance), &layout, seq, table).await?;
+    register_tables(context, (versions, balance), &layout, order, table).await?;
     Ok(true)
 }
 
@@ -114,10 +119,10 @@ pub async fn register_tables(
     context: &SessionContext,
     (versions, balance): (FileTable, FileTable),
     layout: &VersionsLayout,
-    seq: ScalarUDF,
+    order: HistoryOrder,
     curated: FileTable,
 ) -> Result<()> {
-    register_history(context, Arc::new(versions), layout, seq).await?;
+    register_history(context, Arc::new(versions), layout, order).await?;
     register_balance(context, Arc::new(balance), layout).await?;
     context.register_table(CURATED, Arc::new(curated))?;
     Ok(())
@@ -249,8 +254,9 @@ async fn register_empty(
     columns: &[Field],
 ) -> Result<()> {
     let versions = EmptyTable::new(layout.schema());
-    let seq = seq_function(FileNumbers::default(), FileOrder::Name);
-    register_history(context, Arc::new(versions), layout, seq).await?;
+    let order =
+        HistoryOrder { files: FileNumbers::default(), order: FileOrder::Name, floors: Vec::new() };
+    register_history(context, Arc::new(versions), layout, order).await?;
     let balance = EmptyTable::new(layout.balance_schema());
     register_balance(context, Arc::new(balance), layout).await?;
     let curated = EmptyTable::new(Arc::new(Schema::new(columns.to_vec())));

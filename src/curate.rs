@@ -24,6 +24,7 @@ use crate::config::{OnTie, Pipeline};
 use crate::curate::conservation::{check_versions, check_written, does_not_add_up};
 use crate::curate::curated_sql::CuratedQuery;
 use crate::curate::merge::entries::{Entries, Files};
+use crate::curate::merge::floors::KnownFloors;
 use crate::curate::merge::standing::{Standing, Unsettled, settle};
 use crate::curate::merge::{CommittedVersions, Merge, Merged, Output};
 use crate::curate::pass_two::{Counts, Splitter};
@@ -35,6 +36,7 @@ use crate::layout::attempt_commit;
 use crate::raw::discover::Input;
 use crate::state::State;
 use crate::state::balance::NewBalance;
+use crate::state::floors::Floor;
 use crate::state::ledger::{CURATED, Ledger};
 use crate::state::versions::VersionsLayout;
 use crate::state::versions_writer::{VersionsFile, VersionsWriter, day_ranges};
@@ -68,6 +70,8 @@ pub(crate) struct Curated {
     pub balance: NewBalance,
     /// The days on which the balance changed, as days since 1970; `None` if it is not kept.
     pub balance_days: Option<BTreeSet<i32>>,
+    /// The floors that are new.
+    pub floors: Vec<Floor>,
     /// The versions' layout.
     pub layout: Arc<VersionsLayout>,
     /// The table's columns.
@@ -148,19 +152,26 @@ impl Curate<'_> {
         }
         let earlier = Arc::new(earlier);
 
-        let to_merge = self.versions_to_merge();
+        let floors = self.floors(&layout);
+        let new_floors = floors.iter().filter(|(_, is_new)| *is_new);
+        let new_floors: Vec<Floor> = new_floors.map(|(floor, _)| floor.clone()).collect();
+        let to_merge = self.versions_to_merge(!new_floors.is_empty());
         let replaced_versions = self.replaced_versions(&to_merge);
         let outputs = self.outputs(context, &to_merge, &layout, &rows.order);
-        let (merged, outputs) =
-            self.merge(context, to_merge, outputs, (&layout, &schema, day.as_deref())).await?;
+        let (merged, outputs) = self
+            .merge(context, to_merge, outputs, floors, (&layout, &schema, day.as_deref()))
+            .await?;
         let merged = merged.as_ref();
         let query = match merged {
             Some(merged) => self.query(context, &merged.winners).await?,
             None => query,
         };
         let unsettled = self.unsettled(merged);
-        let split = self.split(context, &query, outputs, &layout, &schema, unsettled).await?;
-        let counts = split.counts;
+        let ended = merged.map(|merged| &merged.winners).filter(|winners| winners.has_ended());
+        let marks = (unsettled, ended.cloned());
+        let split = self.split(context, &query, outputs, &layout, &schema, marks).await?;
+        let mut counts = split.counts;
+        counts.days.extend(merged.iter().flat_map(|merged| &merged.counts.floor_days));
         let (written, given) =
             self.write_table(split.sorters, &rows, earlier, rewrites_all).await?;
         // Now that the rows of the table have left the memory.
@@ -185,6 +196,7 @@ impl Curate<'_> {
             replaced_versions,
             balance,
             balance_days,
+            floors: new_floors,
             layout,
             columns,
             untyped,
@@ -203,21 +215,24 @@ impl Curate<'_> {
         context: &SessionContext,
         to_merge: Vec<CommittedVersions>,
         mut outputs: Vec<Output>,
+        floors: KnownFloors,
         (layout, schema, day): (&Arc<VersionsLayout>, &SchemaRef, Option<&str>),
     ) -> Result<(Option<Merged>, Vec<Output>)> {
         let keeps_balance = self.keeps_balance();
-        if to_merge.is_empty() && !keeps_balance {
+        let is_alone = to_merge.is_empty() && floors.is_empty();
+        if is_alone && !keeps_balance {
             return Ok((None, outputs));
         }
         let committed_rows: u64 = to_merge.iter().map(|file| file.rows).sum();
         let entries = Arc::new(Entries::new(layout, self.folded.key_days + committed_rows)?);
-        let files = Arc::new(Files::new(self.changes));
+        let files = Arc::new(Files::new(self.changes).with_floors(&floors));
         if keeps_balance {
             for output in &mut outputs {
-                output.standing = Some(Standing::new(&entries, &files, &context.runtime_env())?);
+                output.standing =
+                    Some(Standing::new(&entries, &files, &floors, &context.runtime_env())?);
             }
         }
-        if to_merge.is_empty() {
+        if is_alone {
             return Ok((None, outputs));
         }
         let merge = Merge {
@@ -227,6 +242,7 @@ impl Curate<'_> {
             layout,
             entries,
             files,
+            floors,
             state: self.state,
             committed: to_merge,
             table_schema: Arc::clone(schema),
@@ -238,6 +254,19 @@ impl Curate<'_> {
             Some((file, ordinal)) => Err(tied(&self.changes.ordinal_name(file, ordinal))),
             None => Ok((Some(merged), outputs)),
         }
+    }
+
+    /// The floors of earlier runs, and those that this run has found.
+    fn floors(&self, layout: &VersionsLayout) -> KnownFloors {
+        let earlier = self.earlier.iter().flat_map(|ledger| &ledger.floors);
+        let mut all: Vec<(Floor, bool)> =
+            earlier.map(|(floor, _)| (floor.clone(), false)).collect();
+        let known = all.len();
+        let inputs: Vec<&Input> = self.changes.inputs().collect();
+        let mut found = Floor::found(&self.folded.pass_one.floors(), layout, &inputs);
+        found.retain(|floor| !all[..known].iter().any(|(known, _)| known.is_same_row(floor)));
+        all.extend(found.into_iter().map(|floor| (floor, true)));
+        Arc::new(all)
     }
 
     /// `curated.sql` over the rows of winners.
@@ -294,7 +323,7 @@ impl Curate<'_> {
         outputs: Vec<Output>,
         layout: &Arc<VersionsLayout>,
         schema: &SchemaRef,
-        unsettled: Unsettled,
+        (unsettled, ended): (Unsettled, Option<Arc<Winners>>),
     ) -> Result<Split> {
         let inputs: Arc<Vec<Input>> = Arc::new(self.changes.inputs().cloned().collect());
         let places = self.changes.ordinal_counts().scan(0, |next, count| {
@@ -322,6 +351,7 @@ impl Curate<'_> {
                 commit,
                 places: Arc::clone(&places),
                 unsettled: unsettled.clone(),
+                ended: ended.clone(),
                 sql_file: self.pipeline.curated.sql.file.clone(),
             };
             let streams = Arc::clone(&streams);

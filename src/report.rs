@@ -70,6 +70,9 @@ pub struct Report {
     /// Rows that are no change: by `raw.op_values.ignore`, and tombstones in envelopes.
     #[serde(skip_serializing_if = "is_zero")]
     pub rows_ignored: u64,
+    /// Rows that are truncates (`raw.op_values.truncate`).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub truncates: u64,
     /// Last changes of the window that are not later than the committed versions.
     pub rows_stale: u64,
     /// Last changes that were decided by file or row only.

@@ -43,6 +43,7 @@ use crate::table::files::{FileTable, ListedFile};
 pub mod balance;
 mod commit;
 pub mod contract;
+pub mod floors;
 pub mod identity;
 pub mod inputs;
 pub mod ledger;

@@ -27,6 +27,7 @@ const FIRST_DAY: i64 = 18_262;
 #[derive(Clone, Debug)]
 struct Change {
     key: i64,
+    /// `T` is a truncate, and a change of no key.
     op: Option<&'static str>,
     time: i64,
     event_day: Option<i64>,
@@ -37,8 +38,8 @@ struct Change {
 type File = (bool, i64, Vec<Change>);
 
 fn change() -> impl Strategy<Value = Change> {
-    let op =
-        prop::sample::select(vec![Some("I"), Some("U"), Some("u"), Some("D"), Some("d"), None]);
+    let ops = [Some("I"), Some("U"), Some("u"), Some("D"), Some("d"), None, Some("T")];
+    let op = prop::sample::select(ops.to_vec());
     let cat = prop::sample::select(vec![Some("a"), Some("B/c: %=é"), None]);
     (0..4i64, op, 0..5i64, prop::option::weighted(0.9, 0..4i64), cat)
         .prop_map(|(key, op, time, event_day, cat)| Change { key, op, time, event_day, cat })
@@ -231,14 +232,20 @@ type Order = (bool, i64, String, usize);
 type Last = (Order, bool, Option<&'static str>, i64);
 
 struct Model {
+    /// Those of `history`: the last change of each key and day, and what floors ended, which have no
+    /// id.
     days: BTreeMap<(i64, Option<i64>), Last>,
     latest: BTreeMap<i64, (Option<i64>, Last)>,
 }
+
+/// The id of what a floor ended.
+const ENDED: i64 = -1;
 
 /// Folds those changes for which `is_folded` holds: it gets the number of the file and the time of
 /// the change.
 fn model(orders: Orders, files: &[File], is_folded: &dyn Fn(usize, i64) -> bool) -> Model {
     let mut model = Model { days: BTreeMap::new(), latest: BTreeMap::new() };
+    let mut floors: BTreeSet<(Order, Option<i64>)> = BTreeSet::new();
     for (number, file) in files.iter().enumerate() {
         for (row, change) in file.2.iter().enumerate() {
             if !is_folded(number, change.time) {
@@ -249,6 +256,10 @@ fn model(orders: Orders, files: &[File], is_folded: &dyn Fn(usize, i64) -> bool)
             let day = if live { change.event_day } else { Some(commit_day) };
             let time = if orders == Orders::Files { 0 } else { change.time };
             let order = (!file.0, time, name(number, file), row);
+            if !file.0 && change.op == Some("T") {
+                floors.insert((order, Some(commit_day)));
+                continue;
+            }
             let last: Last = (order, live, change.cat, (number * 100 + row) as i64);
             let slot = model.days.entry((change.key, day)).or_insert_with(|| last.clone());
             *slot = slot.clone().max(last.clone());
@@ -256,6 +267,25 @@ fn model(orders: Orders, files: &[File], is_folded: &dyn Fn(usize, i64) -> bool)
             if slot.1 <= last {
                 *slot = (day, last);
             }
+        }
+    }
+    let keys: Vec<i64> = model.latest.keys().copied().collect();
+    for key in keys {
+        let changes = model.days.iter().filter(|((of, _), _)| *of == key);
+        let mut changes: Vec<Last> = changes.map(|(_, last)| last.clone()).collect();
+        for (order, day) in &floors {
+            let before = changes.iter().filter(|change| change.0 < *order).max();
+            let of_day = model.days.get(&(key, *day)).filter(|change| change.0 < *order);
+            if before.into_iter().chain(of_day).any(|change| change.1) {
+                let ended: Last = (order.clone(), false, None, ENDED);
+                let slot = model.days.entry((key, *day)).or_insert_with(|| ended.clone());
+                *slot = slot.clone().max(ended.clone());
+                changes.push(ended);
+            }
+        }
+        let last = changes.into_iter().max();
+        if let Some(ended) = last.filter(|last| last.3 == ENDED) {
+            model.latest.insert(key, (None, ended));
         }
     }
     model
@@ -466,8 +496,11 @@ impl Case {
     fn check_explained(&self, lab: &Lab, model: &Model, key: i64) {
         let values = self.keys.values(key);
         let explained = lab.explain(&values.iter().map(String::as_str).collect::<Vec<_>>());
-        let all = self.files.iter().flat_map(|file| &file.2);
-        let count = all.filter(|change| change.key == key).count();
+        let all = self.files.iter().flat_map(|file| file.2.iter().map(|change| (file.0, change)));
+        // Full loads have no operation.
+        let is_truncate =
+            |(full_load, change): &(bool, &Change)| !full_load && change.op == Some("T");
+        let count = all.filter(|one| one.1.key == key && !is_truncate(one)).count();
         assert_eq!(explained.changes.len(), count);
         let place = |file: &str, row: u64| {
             let name = file.rsplit('/').next().unwrap_or_default().to_string();
@@ -495,7 +528,9 @@ impl Case {
             }
         };
         let place = |last: &&Last| (last.0.2.clone(), last.0.3);
-        assert_eq!(wins, last.iter().map(place).collect());
+        // A floor is no change of the key.
+        let changes = last.iter().filter(|last| last.3 != ENDED);
+        assert!(changes.map(place).all(|change| wins.contains(&change)));
         let live = last.iter().filter(|last| last.1);
         assert_eq!(rows, live.map(place).collect());
     }
@@ -564,7 +599,12 @@ impl Case {
             })
             .collect();
         by_seq.sort();
-        assert!(by_seq.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1.0 < pair[1].1.0));
+        let ascends = |pair: &[(i128, &Last)]| {
+            // What one floor ended has one place in the order.
+            let is_of_one_floor = pair[0].1.0 == pair[1].1.0 && pair[0].1.3 == ENDED;
+            is_of_one_floor || (pair[0].0 < pair[1].0 && pair[0].1.0 < pair[1].1.0)
+        };
+        assert!(by_seq.windows(2).all(ascends));
     }
 }
 

@@ -12,29 +12,48 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::Result as DataFusionResult;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableType};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableType};
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::TryStreamExt;
 
+use crate::aggregate::floors::register_versions;
+use crate::changes::file_order::FileNumbers;
 use crate::changes::position::{PACKED_TYPE, packed_array};
 use crate::error::Result;
+use crate::layout::FileOrder;
 use crate::state::balance::BALANCE;
+use crate::state::floors::Floor;
 use crate::state::ledger::HISTORY;
-use crate::state::versions::{SEQ, VersionsLayout};
+use crate::state::versions::{SEQ, VersionsLayout, seq_function};
 use crate::table::sorter::{Order, Readers, Sorted, Sorter};
+
+/// The order of changes in `history`.
+pub struct HistoryOrder {
+    /// The files that versions can name.
+    pub files: FileNumbers,
+    /// Their order.
+    pub order: FileOrder,
+    /// The floors.
+    pub floors: Vec<Floor>,
+}
 
 /// Registers `history` over versions.
 pub(super) async fn register_history(
     context: &SessionContext,
     versions: Arc<dyn TableProvider>,
     layout: &VersionsLayout,
-    seq: ScalarUDF,
+    order: HistoryOrder,
 ) -> Result<()> {
-    context.register_udf(seq);
-    context.register_table("versions", versions)?;
+    let HistoryOrder { files, order, floors } = order;
+    for floor in &floors {
+        files.number(floor.location, &floor.path);
+    }
+    let seq = seq_function(files, order);
+    context.register_udf(seq.clone());
+    register_versions(context, versions, layout, &seq, &floors).await?;
     let rows = context.sql(&layout.history_sql()).await?;
     let history: Arc<dyn TableProvider> =
         if layout.packed { rows.into_view() } else { Arc::new(NumberedHistory::new(&rows)?) };

@@ -5,10 +5,20 @@ use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arrow::array::{ArrayRef, Date32Array};
 use chrono::{DateTime, Utc};
 
 use crate::changes::position::OrderSpan;
 use crate::raw::bad_rows::BadRows;
+
+/// The floors of some truncates: their positions in the order of changes, and their days.
+#[derive(Clone, Debug)]
+pub(crate) struct FoundFloors {
+    /// The positions ([`crate::changes::position`]).
+    pub positions: ArrayRef,
+    /// The days of the commit times.
+    pub days: Date32Array,
+}
 
 /// The counts of one scan of all changes. They are complete when the scan has ended.
 #[derive(Debug)]
@@ -21,6 +31,8 @@ pub(crate) struct PassOne {
     newest_commit_time_us: AtomicI64,
     order_spans: Mutex<BTreeMap<usize, OrderSpan>>,
     bad_rows: Arc<BadRows>,
+    truncates: AtomicU64,
+    floors: Mutex<Vec<FoundFloors>>,
 }
 
 impl PassOne {
@@ -34,6 +46,8 @@ impl PassOne {
             newest_commit_time_us: AtomicI64::new(i64::MIN),
             order_spans: Mutex::default(),
             bad_rows: Arc::new(bad_rows),
+            truncates: AtomicU64::new(0),
+            floors: Mutex::default(),
         }
     }
 
@@ -50,6 +64,16 @@ impl PassOne {
     /// How many rows are no change.
     pub(crate) fn rows_ignored(&self) -> u64 {
         self.rows_ignored.load(Ordering::Relaxed)
+    }
+
+    /// How many rows are truncates.
+    pub(crate) fn truncates(&self) -> u64 {
+        self.truncates.load(Ordering::Relaxed)
+    }
+
+    /// The floors that these make.
+    pub(crate) fn floors(&self) -> MutexGuard<'_, Vec<FoundFloors>> {
+        self.floors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many updates moved a row to another key, each of which is one more change.
@@ -99,6 +123,12 @@ impl PassOne {
     /// Counts rows that are no change.
     pub(super) fn count_ignored(&self, rows: usize) {
         self.rows_ignored.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    /// Observes truncates.
+    pub(super) fn observe_floors(&self, found: FoundFloors) {
+        self.truncates.fetch_add(found.days.len() as u64, Ordering::Relaxed);
+        self.floors().push(found);
     }
 
     /// Counts key moves.

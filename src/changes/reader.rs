@@ -37,7 +37,7 @@ use crate::raw::bad_rows::{BadRow, NOT_UTF8};
 use crate::types::times::{DAY_NS, instant_ns, nanoseconds, parse_time};
 use crate::window::Window;
 
-use batch::{Batch, BatchError};
+use batch::{Batch, BatchError, Converted};
 
 mod backwards;
 mod batch;
@@ -281,7 +281,7 @@ struct ChangeReader {
     /// The raw columns to read: projected columns, and those from which the others are computed.
     needed: Vec<usize>,
     needs_times: bool,
-    /// Whether some rows are no change.
+    /// Whether some rows are no change of a key.
     ignores_rows: bool,
 }
 
@@ -330,7 +330,8 @@ impl ChangeReader {
         let ignores_rows = roles.op.is_some()
             && changes.op_values().has(Operation::Ignore)
             && !changes.has_envelopes();
-        if ignores_rows && pass.winners().is_none() {
+        let has_truncates = changes.op_values().has(Operation::Truncate);
+        if (ignores_rows || has_truncates) && pass.winners().is_none() {
             needed.extend(roles.op);
         }
         needed.sort_unstable();
@@ -452,32 +453,15 @@ impl ChangeReader {
         let batch = batch.without_ignored()?;
         let ignored = readable - batch.read.num_rows();
         let converted = match batch.convert() {
-            Ok(converted) => converted,
+            Err(BatchError::Truncates) => self.without_truncates(batch)?,
             Err(BatchError::Row(_)) => {
-                let mut bad = Vec::new();
-                batch.find_bad(0..batch.read.num_rows(), &mut bad)?;
-                if let (false, Some(first)) = (self.changes.quarantines_rows(), bad.first()) {
-                    return Err(first.row.to_error(&batch.open().file.name));
+                let batch = self.without_bad_rows(batch)?;
+                match batch.convert() {
+                    Err(BatchError::Truncates) => self.without_truncates(batch)?,
+                    converted => converted.map_err(|error| batch.error_of(error))?,
                 }
-                if let (Pass::Two(_), false) = (&self.pass, self.changes.checks_texts)
-                    && let Some(text) = bad.iter().find(|bad| bad.row.reason == NOT_UTF8)
-                {
-                    // Pass one has not read this column, and its rows were not reported.
-                    let name = &batch.open().file.name;
-                    return Err(text.row.to_error(name).of_unchecked_text());
-                }
-                let mut good = vec![true; batch.read.num_rows()];
-                bad.iter().for_each(|bad| good[bad.at] = false);
-                if let Pass::One(counts) = &self.pass {
-                    let rows: Vec<BadRow> = bad.into_iter().map(|bad| bad.row).collect();
-                    let (bad_rows, name) = (counts.bad_rows(), &batch.open().file.name);
-                    rows.iter().try_for_each(|bad| bad_rows.admit(name, bad))?;
-                    bad_rows.put(file, rows);
-                }
-                let batch = batch.filtered(&BooleanArray::from(good))?;
-                batch.convert().map_err(|error| error.into_error(&batch.open().file.name))?
             }
-            Err(BatchError::Other(error)) => return Err(error),
+            converted => converted.map_err(|error| batch.error_of(error))?,
         };
         if let Pass::One(counts) = &self.pass {
             counts.count_rows(converted.inside, converted.outside + not_selected);
@@ -489,6 +473,52 @@ impl ChangeReader {
             }
         }
         Ok(converted.rows)
+    }
+
+    /// The good rows of a batch with bad ones, which stop the run, or are quarantined.
+    fn without_bad_rows<'a>(&self, batch: Batch<'a>) -> Result<Batch<'a>> {
+        let mut bad = Vec::new();
+        batch.find_bad(0..batch.read.num_rows(), &mut bad)?;
+        if let (false, Some(first)) = (self.changes.quarantines_rows(), bad.first()) {
+            return Err(first.row.to_error(&batch.open().file.name));
+        }
+        if let (Pass::Two(_), false) = (&self.pass, self.changes.checks_texts)
+            && let Some(text) = bad.iter().find(|bad| bad.row.reason == NOT_UTF8)
+        {
+            // Pass one has not read this column, and its rows were not reported.
+            let name = &batch.open().file.name;
+            return Err(text.row.to_error(name).of_unchecked_text());
+        }
+        let mut good = vec![true; batch.read.num_rows()];
+        bad.iter().for_each(|bad| good[bad.at] = false);
+        if let Pass::One(counts) = &self.pass {
+            let rows: Vec<BadRow> = bad.into_iter().map(|bad| bad.row).collect();
+            let (bad_rows, name) = (counts.bad_rows(), &batch.open().file.name);
+            rows.iter().try_for_each(|bad| bad_rows.admit(name, bad))?;
+            bad_rows.put(batch.file, rows);
+        }
+        batch.filtered(&BooleanArray::from(good))
+    }
+
+    /// Converts a batch with truncates, which are floors and no changes of keys.
+    fn without_truncates(&self, batch: Batch<'_>) -> Result<Converted> {
+        let (truncates, changes) = batch.divided_by_truncates()?;
+        if let Pass::One(counts) = &self.pass {
+            // One that cannot be read stops the run in any case: without it, rows would stay.
+            let (floors, outside, newest) =
+                truncates.floors().map_err(|error| batch.error_of(error))?;
+            counts.observe_floors(floors);
+            counts.count_rows(0, outside);
+            counts.observe_commit_time(newest);
+        }
+        match changes.convert() {
+            // One of the other rows is bad.
+            Err(BatchError::Row(_)) => {
+                let changes = self.without_bad_rows(changes)?;
+                changes.convert().map_err(|error| changes.error_of(error))
+            }
+            converted => converted.map_err(|error| changes.error_of(error)),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) struct Winners {
     days: BooleanBuffer,
     latest: BooleanBuffer,
     unsettled: Option<BooleanBuffer>,
+    ended: Option<BooleanBuffer>,
 }
 
 /// [`Winners`] under construction, by several threads at once.
@@ -24,6 +25,7 @@ pub(crate) struct RowBitmap {
     days: Bits,
     latest: Bits,
     unsettled: Option<Bits>,
+    ended: Option<Bits>,
 }
 
 impl RowBitmap {
@@ -34,13 +36,20 @@ impl RowBitmap {
             firsts.push(firsts[firsts.len() - 1] + rows as usize);
         }
         let bits = firsts[firsts.len() - 1];
-        RowBitmap { firsts, days: Bits::new(bits), latest: Bits::new(bits), unsettled: None }
+        let (days, latest) = (Bits::new(bits), Bits::new(bits));
+        RowBitmap { firsts, days, latest, unsettled: None, ended: None }
     }
 
     /// The same, with room for marks of unsettled winners.
     pub(crate) fn with_unsettled(self) -> Self {
         let bits = Bits::new(self.firsts[self.firsts.len() - 1]);
         RowBitmap { unsettled: Some(bits), ..self }
+    }
+
+    /// The same, with room for marks of winners whose rows a floor has ended.
+    pub(crate) fn with_ended(self) -> Self {
+        let bits = Bits::new(self.firsts[self.firsts.len() - 1]);
+        RowBitmap { ended: Some(bits), ..self }
     }
 
     /// Marks the last change of a key and day.
@@ -62,6 +71,13 @@ impl RowBitmap {
         }
     }
 
+    /// Marks a winner whose row a floor has ended.
+    pub(crate) fn set_ended(&self, file: usize, row: usize) {
+        if let Some(bits) = &self.ended {
+            bits.set(self.firsts[file] + row);
+        }
+    }
+
     /// Returns the marked winners.
     pub(crate) fn finish(self) -> Winners {
         let bits = self.firsts[self.firsts.len() - 1];
@@ -70,6 +86,7 @@ impl RowBitmap {
             days: self.days.finish(bits),
             latest: self.latest.finish(bits),
             unsettled: self.unsettled.map(|unsettled| unsettled.finish(bits)),
+            ended: self.ended.map(|ended| ended.finish(bits)),
         }
     }
 }
@@ -106,6 +123,16 @@ impl Winners {
     pub(crate) fn is_unsettled(&self, file: usize, row: usize) -> bool {
         let bit = self.firsts[file] + row;
         self.unsettled.as_ref().is_some_and(|unsettled| unsettled.value(bit))
+    }
+
+    /// Whether a floor has ended the row of any winner.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.as_ref().is_some_and(|ended| ended.count_set_bits() > 0)
+    }
+
+    /// Whether a floor has ended the row of a winner.
+    pub(crate) fn is_ended(&self, file: usize, row: usize) -> bool {
+        self.ended.as_ref().is_some_and(|ended| ended.value(self.firsts[file] + row))
     }
 }
 

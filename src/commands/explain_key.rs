@@ -54,6 +54,9 @@ pub struct Explained {
     pub changes: Vec<KeyChange>,
     /// The key's rows in the curated table: one under `latest`, one per day under `latest-per-day`.
     pub rows_now: Vec<RowNow>,
+    /// The key's rows that a truncate has ended.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ended: Vec<EndedRow>,
     /// Further notes for the user.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -101,6 +104,21 @@ pub struct RowNow {
     pub change_file: String,
     /// The change's row in that file, from 1.
     pub change_row: u64,
+}
+
+/// A row of the key that a truncate has ended.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct EndedRow {
+    /// Its day.
+    pub day: Option<NaiveDate>,
+    /// The raw file of the change that wrote it.
+    pub change_file: String,
+    /// The change's row in that file, from 1.
+    pub change_row: u64,
+    /// The raw file of the truncate.
+    pub truncate_file: String,
+    /// The truncate's row in that file, from 1.
+    pub truncate_row: u64,
 }
 
 /// Explains the key given by the values of its columns, in order, as text.
@@ -289,6 +307,8 @@ fn check_winners(keep: Keep, explained: &mut Explained) {
         let is_of_winner =
             |row: &RowNow| row.change_file == winner.file && row.change_row == winner.row;
         let has_row = explained.rows_now.iter().any(is_of_winner);
+        let is_ended_winner =
+            |row: &EndedRow| row.change_file == winner.file && row.change_row == winner.row;
         let is_delete = winner.op.eq_ignore_ascii_case("d") || winner.op == "moved away";
         let day = match (keep, winner.day) {
             (Keep::LatestPerDay, Some(day)) => format!(" on {day}"),
@@ -296,6 +316,7 @@ fn check_winners(keep: Keep, explained: &mut Explained) {
         };
         match (is_delete, has_row) {
             (true, false) => notes.push(format!("no row{day}: the last change is a delete")),
+            (false, false) if explained.ended.iter().any(is_ended_winner) => {}
             (false, false) => notes.push(format!(
                 "no row{day}: curated.sql filters it out, or the state lists another change \
                  (check with `glueless verify`)"

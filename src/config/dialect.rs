@@ -70,7 +70,7 @@ impl Dialect {
             // the connector processed the event.
             Dialect::Debezium => Defaults {
                 op: Some("op"),
-                op_values: OpValues::new([&["c", "r"], &["u"], &["d"], &["m"]]),
+                op_values: OpValues::new([&["c", "r"], &["u"], &["d"], &["m"], &["t"]]),
                 order_by: &["ts_ms"],
                 commit_time: Some("ts_ms"),
                 ..none
@@ -79,7 +79,7 @@ impl Dialect {
             // columns of a change table. B is the row before an update.
             Dialect::Qlik => Defaults {
                 op: Some("header__change_oper"),
-                op_values: OpValues::new([&["I"], &["U"], &["D"], &["B"]]),
+                op_values: OpValues::new([&["I"], &["U"], &["D"], &["B"], &[]]),
                 order_by: &["header__change_seq"],
                 commit_time: Some("header__timestamp"),
                 ..none
@@ -88,7 +88,7 @@ impl Dialect {
             // update, 4 the row after it. The time of the transaction is in another table.
             Dialect::SqlServerCdc => Defaults {
                 op: Some("__$operation"),
-                op_values: OpValues::new([&["2"], &["4"], &["1"], &["3"]]),
+                op_values: OpValues::new([&["2"], &["4"], &["1"], &["3"], &[]]),
                 order_by: &["__$start_lsn", "__$seqval", "__$operation"],
                 ..none
             },

@@ -22,6 +22,7 @@ pub(super) const PIPELINE_KEYS: &[&str] = &[
     "raw.op_values.update",
     "raw.op_values.delete",
     "raw.op_values.ignore",
+    "raw.op_values.truncate",
     "raw.delete_when",
     "raw.order_by",
     "raw.commit_time",

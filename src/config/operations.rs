@@ -16,15 +16,18 @@ pub enum Operation {
     Delete,
     /// No change, such as a row as it was before an update.
     Ignore,
+    /// The end of all rows that were there before: a floor in the order of changes.
+    Truncate,
 }
 
 impl Operation {
     /// Every operation, with its key in `[raw.op_values]`.
-    const ALL: [(Operation, &'static str); 4] = [
+    const ALL: [(Operation, &'static str); 5] = [
         (Operation::Insert, "insert"),
         (Operation::Update, "update"),
         (Operation::Delete, "delete"),
         (Operation::Ignore, "ignore"),
+        (Operation::Truncate, "truncate"),
     ];
 }
 
@@ -33,12 +36,12 @@ impl Operation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpValues {
     values: Vec<(String, Operation)>,
-    /// Whether they are I, U and D: the usual case has a faster check.
+    /// Whether they are I, U, D and T: the usual case has a faster check.
     is_default: bool,
 }
 
-/// The values of AWS DMS.
-const DEFAULT: [&[&str]; 4] = [&["I"], &["U"], &["D"], &[]];
+/// The values of AWS DMS, and those of `glueless capture`, which also has truncates.
+const DEFAULT: [&[&str]; 5] = [&["I"], &["U"], &["D"], &[], &["T"]];
 
 impl Default for OpValues {
     fn default() -> Self {
@@ -47,8 +50,8 @@ impl Default for OpValues {
 }
 
 impl OpValues {
-    /// The values of inserts, updates, deletes, and of rows that are ignored.
-    pub(super) fn new(lists: [&[&str]; 4]) -> Self {
+    /// The values of inserts, updates, deletes, of rows that are ignored, and of truncates.
+    pub(super) fn new(lists: [&[&str]; 5]) -> Self {
         let each = lists.into_iter().zip(Operation::ALL);
         let values = each.flat_map(|(list, (operation, _))| {
             list.iter().map(move |value| (value.to_string(), operation))
@@ -67,6 +70,7 @@ impl OpValues {
                 "I" | "i" => Some(Operation::Insert),
                 "U" | "u" => Some(Operation::Update),
                 "D" | "d" => Some(Operation::Delete),
+                "T" | "t" => Some(Operation::Truncate),
                 _ => None,
             };
         }
@@ -86,19 +90,22 @@ impl OpValues {
         values.join(", ")
     }
 
-    /// The values and what they mean, for the pipeline's identity; `None` for I, U and D.
+    /// The values and what they mean, for the pipeline's identity; `None` for I, U, D and T.
     pub fn identity(&self) -> Option<String> {
         if self.is_default {
             return None;
         }
-        let text = |(operation, name): (Operation, &str)| {
-            let values = self.values.iter().filter(|(_, of)| *of == operation);
+        let text = |(operation, name): &(Operation, &str)| {
+            let values = self.values.iter().filter(|(_, of)| of == operation);
             let mut values: Vec<String> =
                 values.map(|(value, _)| value.to_ascii_uppercase()).collect();
             values.sort();
-            format!("{name}={}", values.join(","))
+            // States from before there were truncates do not name them. No value of theirs was another
+            // operation: it was refused.
+            (*operation != Operation::Truncate).then(|| format!("{name}={}", values.join(",")))
         };
-        Some(Operation::ALL.map(text).join(" "))
+        let all: Vec<String> = Operation::ALL.iter().filter_map(text).collect();
+        Some(all.join(" "))
     }
 
     /// The keys of `[raw.op_values]` with these values, as they stand in a toml file.
@@ -120,6 +127,7 @@ pub(super) struct OpValuesToml {
     update: Option<Vec<Value>>,
     delete: Option<Vec<Value>>,
     ignore: Option<Vec<Value>>,
+    truncate: Option<Vec<Value>>,
 }
 
 impl OpValuesToml {
@@ -129,7 +137,7 @@ impl OpValuesToml {
         defaults: &OpValues,
         wrong: &dyn Fn(&str, String) -> Error,
     ) -> Result<OpValues> {
-        let given = [self.insert, self.update, self.delete, self.ignore];
+        let given = [self.insert, self.update, self.delete, self.ignore, self.truncate];
         let mut values: Vec<(String, Operation)> = Vec::new();
         for ((operation, name), list) in Operation::ALL.into_iter().zip(&given) {
             let key = format!("raw.op_values.{name}");
@@ -155,7 +163,7 @@ impl OpValuesToml {
                 values.push((text, operation));
             }
         }
-        let mut lists: [Vec<&str>; 4] = Default::default();
+        let mut lists: [Vec<&str>; 5] = Default::default();
         for (((operation, _), list), given) in
             Operation::ALL.into_iter().zip(&mut lists).zip(&given)
         {
@@ -170,7 +178,7 @@ impl OpValuesToml {
             let of_operation = of_operation.into_iter().filter(|(_, of)| *of == operation);
             list.extend(of_operation.map(|(value, _)| value.as_str()));
         }
-        Ok(OpValues::new([&lists[0], &lists[1], &lists[2], &lists[3]]))
+        Ok(OpValues::new([&lists[0], &lists[1], &lists[2], &lists[3], &lists[4]]))
     }
 }
 

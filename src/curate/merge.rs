@@ -33,6 +33,7 @@ use crate::config::Pipeline;
 use crate::curate::merge::bloom::Bloom;
 use crate::curate::merge::decide::Decider;
 use crate::curate::merge::entries::{Entries, Files};
+use crate::curate::merge::floors::{KnownFloors, SortedFloors};
 use crate::curate::merge::standing::Standing;
 use crate::curate::merge::version_reader::VersionReader;
 use crate::engine::tasks::{Work, join_all, spawn};
@@ -49,6 +50,7 @@ pub(crate) mod changed_keys;
 mod decide;
 pub(crate) mod entries;
 mod entry;
+pub(crate) mod floors;
 pub(crate) mod standing;
 mod version_reader;
 
@@ -79,6 +81,8 @@ pub(crate) struct Merge<'a> {
     pub entries: Arc<Entries>,
     /// The files of earlier runs and of this one.
     pub files: Arc<Files>,
+    /// The floors.
+    pub floors: KnownFloors,
     /// The state's table.
     pub state: &'a Folder,
     /// The committed versions to merge with.
@@ -115,6 +119,8 @@ pub(crate) struct Counts {
     pub tie: Option<(usize, usize)>,
     /// The days of the removed rows.
     pub days: BTreeSet<i32>,
+    /// The days of the floors that may end other changes than before.
+    pub floor_days: BTreeSet<i32>,
     /// The number of removed rows, per partition.
     pub removed: BTreeMap<String, u64>,
 }
@@ -130,6 +136,7 @@ impl Counts {
         self.replaced += other.replaced;
         self.tie = self.tie.into_iter().chain(other.tie).min();
         self.days.extend(other.days);
+        self.floor_days.extend(other.floor_days);
         for (partition, rows) in other.removed {
             *self.removed.entry(partition).or_default() += rows;
         }
@@ -161,7 +168,10 @@ impl Merge<'_> {
         if self.pipeline.key.is_empty() {
             return self.rewrite_keyless(outputs).await;
         }
-        let bloom = Arc::new(Bloom::new(self.folded.keys));
+        // A new floor can end the row of any key.
+        let reads_all = self.floors.iter().any(|(_, is_new)| *is_new);
+        let bloom = if reads_all { Bloom::of_all() } else { Bloom::new(self.folded.keys) };
+        let bloom = Arc::new(bloom);
         let memory =
             MemoryConsumer::new("keys of the window").register(&context.runtime_env().memory_pool);
         let bits = if outputs.iter().any(|output| output.standing.is_some()) { 3 } else { 2 };
@@ -260,17 +270,24 @@ impl Merge<'_> {
         if outputs.iter().any(|output| output.standing.is_some()) {
             bitmap = bitmap.with_unsettled();
         }
+        if !self.floors.is_empty() {
+            bitmap = bitmap.with_ended();
+        }
+        let ranked = shared.files.ranked();
+        let floors = SortedFloors::new(&self.floors, &shared.entries, &shared.files, &ranked)?;
+        let floor_days: BTreeSet<i32> = floors.changed_days().collect();
         let work = Arc::new((sorted, bitmap, Work::new(parts)));
         let decider = Arc::new(Decider {
             entries: Arc::clone(&shared.entries),
             files: Arc::clone(&shared.files),
-            ranked: shared.files.ranked(),
+            ranked,
             keep: self.pipeline.keep,
             partition_by: self.pipeline.curated.partition_by.clone(),
             key: self.pipeline.key.clone(),
             day: self.day.map(String::from),
             layout: Arc::clone(self.layout),
             table_schema: Arc::clone(&self.table_schema),
+            floors,
         });
         let tasks = outputs.into_iter().map(|mut output| {
             let (work, decider) = (Arc::clone(&work), Arc::clone(&decider));
@@ -291,7 +308,7 @@ impl Merge<'_> {
             })
         });
         let mut outputs = Vec::new();
-        let mut all = Counts::default();
+        let mut all = Counts { floor_days, ..Counts::default() };
         for (output, counts) in join_all(tasks).await? {
             outputs.push(output);
             all.add(counts);

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
-use arrow::compute::{and, filter, filter_record_batch};
+use arrow::compute::{and, and_not, filter, filter_record_batch};
 use arrow::datatypes::{Date32Type, Schema, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 
+use crate::changes::row_bitmap::Winners;
 use crate::config::Keep;
 use crate::curate::curated_sql::CuratedRows;
 use crate::curate::merge::Output;
@@ -27,7 +28,8 @@ use crate::types::key::normalize_zeros;
 pub(crate) struct Counts {
     /// Last changes that become rows of the table.
     pub rows_latest: u64,
-    /// Last changes that leave no row: deletes, and rows that `curated.sql` filters out.
+    /// Last changes that leave no row: deletes, rows that `curated.sql` filters out, and rows that a
+    /// floor has ended.
     pub rows_deleted: u64,
     /// Last changes per key and day.
     pub key_days: u64,
@@ -51,6 +53,8 @@ pub(super) struct Splitter {
     pub(super) places: Arc<Vec<u64>>,
     /// The winners whose standing is counted at the end.
     pub(super) unsettled: Unsettled,
+    /// The winners, if a floor has ended the rows of some.
+    pub(super) ended: Option<Arc<Winners>>,
     pub(super) sql_file: String,
 }
 
@@ -70,9 +74,9 @@ impl Splitter {
                 if streams.has_failed() {
                     break;
                 }
-                let chosen = self.count(&batch, &mut counts)?;
                 let source = self.version_source(&batch)?;
                 let ordinals = self.layout.ordinals(&source.positions);
+                let chosen = self.count(&batch, &ordinals, &mut counts)?;
                 let versions =
                     self.layout.versions(&source, &ordinals, &self.inputs, self.commit)?;
                 if let Some(standing) = &mut output.standing {
@@ -131,8 +135,14 @@ impl Splitter {
         compact(&RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 
-    /// Counts the rows of a batch. Returns which of them become rows of the table.
-    pub(super) fn count(&self, batch: &RecordBatch, counts: &mut Counts) -> Result<BooleanArray> {
+    /// Counts the rows of a batch, which are these inputs and row ordinals. Returns which of them become
+    /// rows of the table.
+    pub(super) fn count(
+        &self,
+        batch: &RecordBatch,
+        ordinals: &[(usize, usize)],
+        counts: &mut Counts,
+    ) -> Result<BooleanArray> {
         let rows = CuratedRows::of(batch, self.columns);
         let (live, latest) = (rows.live(), rows.latest());
         let days = rows.days().as_primitive::<Date32Type>();
@@ -144,10 +154,14 @@ impl Splitter {
             }
         }
         counts.key_days += batch.num_rows() as u64;
-        let (chosen, candidates) = match self.keep {
+        let (mut chosen, candidates) = match self.keep {
             Keep::Latest => (and(live, latest)?, latest.true_count()),
             Keep::LatestPerDay => (live.clone(), batch.num_rows()),
         };
+        if let Some(winners) = &self.ended {
+            let ended = ordinals.iter().map(|(file, row)| Some(winners.is_ended(*file, *row)));
+            chosen = and_not(&chosen, &ended.collect())?;
+        }
         counts.rows_latest += chosen.true_count() as u64;
         counts.rows_deleted += (candidates - chosen.true_count()) as u64;
         Ok(chosen)

@@ -451,6 +451,7 @@ fn fill_in(report: &mut Report, pipeline: &Pipeline, folded: &Fold, curated: &Cu
     report.rows_rejected = pass_one.bad_rows().count();
     report.key_moves = pass_one.key_moves();
     report.rows_ignored += pass_one.rows_ignored();
+    report.truncates = pass_one.truncates();
     // Where file and row are the order, they decide no tie.
     report.ties = if is_ordered_by_files { 0 } else { ties };
     report.bytes_changed = curated.bytes_changed;
@@ -465,7 +466,8 @@ fn check_conservation(report: &Report, pass_one: &PassOne) -> Result<()> {
         + report.rows_deleted
         + report.rows_rejected
         + report.rows_outside
-        + report.rows_ignored;
+        + report.rows_ignored
+        + report.truncates;
     let sums = [
         ("rows read", report.rows_read + report.key_moves, counted),
         (
@@ -474,7 +476,8 @@ fn check_conservation(report: &Report, pass_one: &PassOne) -> Result<()> {
             pass_one.rows_folded()
                 + report.rows_outside
                 + report.rows_rejected
-                + report.rows_ignored,
+                + report.rows_ignored
+                + report.truncates,
         ),
     ];
     match sums.into_iter().find(|(_, one, other)| one != other) {

@@ -211,7 +211,7 @@ impl Curate<'_> {
 
     /// The committed versions to merge with the winners. Files of the winners' days are rewritten, and
     /// so are small files once there are too many.
-    pub(super) fn versions_to_merge(&self) -> Vec<CommittedVersions> {
+    pub(super) fn versions_to_merge(&self, has_new_floors: bool) -> Vec<CommittedVersions> {
         let Some(ledger) = self.earlier else {
             return Vec::new();
         };
@@ -231,7 +231,8 @@ impl Curate<'_> {
                 bytes: *bytes,
             }
         });
-        let reads_all = self.pipeline.keep == Keep::Latest || self.keeps_balance();
+        let reads_all =
+            self.pipeline.keep == Keep::Latest || self.keeps_balance() || has_new_floors;
         let is_looked_up = reads_all && !is_keyless;
         let is_read = |file: &CommittedVersions| file.rewritten || is_looked_up;
         committed.filter(is_read).collect()

@@ -35,6 +35,10 @@ impl Difference {
         if later.is_empty() {
             return Difference::Nothing;
         }
+        // A floor ends the rows of keys that have no new version.
+        if ledger.floors.iter().any(|(_, commit)| *commit > marker.commit) {
+            return Difference::Everything;
+        }
         // A rebuild forgets keys without saying which.
         let is_rebuilt = later.iter().any(|run| run.command == Step::Rebuild);
         if is_rebuilt { Difference::Everything } else { Difference::Since(marker.commit) }

@@ -271,13 +271,12 @@ impl<'a> Batch<'a> {
         let expected = self.schema.fields().len();
         let least = if csv.null_in_short_lines { self.least_fields } else { expected };
         fault::of_record(record, csv, least, expected).or_else(|| {
-            // A delete needs nothing but its key and its place in the order.
+            // A delete needs nothing but its key and its place in the order, a truncate only the latter.
             let op = self.op.and_then(|op| record.text(op));
-            let is_delete = op.is_some_and(|op| {
-                self.form.op_values.operation(Some(op)) == Some(Operation::Delete)
-            });
+            let operation = op.and_then(|op| self.form.op_values.operation(Some(op)));
+            let is_row = !matches!(operation, Some(Operation::Delete | Operation::Truncate));
             fault::of_missing_values(record, csv, |column| {
-                !is_delete || self.form.is_order(self.schema.field(column).name())
+                is_row || self.form.is_order(self.schema.field(column).name())
             })
         })
     }

@@ -85,12 +85,6 @@ pub(crate) fn look_like_envelopes<'a>(columns: impl Iterator<Item = &'a str> + C
 pub(crate) fn operation(op: &str, values: &OpValues) -> Result<Operation, EnvelopeFault> {
     match values.operation(Some(op)) {
         Some(operation) => Ok(operation),
-        None if op == "t" => Err((
-            "op",
-            "is a truncate, which is not supported yet".into(),
-            "the rows before it would stay: take a new snapshot, and give it, and the changes after \
-             it, a raw.url, a name and a curated.url of their own",
-        )),
         None => {
             let why = format!("is none of {}", values.listed());
             Err(("op", why.into(), "check the file, or name its values in `[raw.op_values]`"))

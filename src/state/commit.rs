@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::layout::{attempt_commit, attempt_name, base_name};
 use crate::state::balance::{BALANCE, ENTERED, EXITED, NewBalance};
 use crate::state::ledger::{
-    BALANCED_FORMAT, DIVIDED_FORMAT, FORMAT, Ledger, Record, VECTORS_FORMAT,
+    BALANCED_FORMAT, DIVIDED_FORMAT, FLOORS_FORMAT, FORMAT, Ledger, Record, VECTORS_FORMAT,
 };
 use crate::state::versions::VersionsLayout;
 use crate::state::versions_writer::VersionsFile;
@@ -166,7 +166,8 @@ impl State {
         if !is_due_for_compaction(&self.data_files("ledger")) && !inputs.are_many_old() {
             let is_divided = !inputs.files().is_empty() && !is_rebuild;
             let has_vectors = records.iter().any(Record::has_deletion_vector);
-            let format = self.format_with(versions, is_divided, has_vectors);
+            let has_floors = records.iter().any(Record::is_floor);
+            let format = self.format_with(versions, is_divided, has_vectors, has_floors);
             let records = records.iter().cloned();
             new.bytes = write_records(self.folder(), &new.path, format, records).await?;
             return Ok(new);
@@ -183,7 +184,8 @@ impl State {
         let mut ledger = self.ledger.with_inputs(inputs.divided(files));
         replay_new(&mut ledger, records.to_vec(), versions);
         let is_divided = !ledger.inputs.files().is_empty();
-        let format = self.format_with(versions, is_divided, ledger.has_vectors());
+        let (has_vectors, has_floors) = (ledger.has_vectors(), !ledger.floors.is_empty());
+        let format = self.format_with(versions, is_divided, has_vectors, has_floors);
         new.bytes = write_records(self.folder(), &new.path, format, ledger.records()).await?;
         new.compacted = Some(ledger);
         Ok(new)
@@ -227,13 +229,17 @@ impl State {
     }
 
     /// The format of the ledger in a commit of these changes; `is_divided`: with files of old inputs;
-    /// `has_vectors`: with records of deletion vectors.
+    /// `has_vectors`: with records of deletion vectors; `has_floors`: with floors.
     fn format_with(
         &self,
         versions: Option<&NewVersions<'_>>,
         is_divided: bool,
         has_vectors: bool,
+        has_floors: bool,
     ) -> u32 {
+        if has_floors {
+            return FLOORS_FORMAT;
+        }
         if has_vectors {
             return VECTORS_FORMAT;
         }

@@ -13,6 +13,7 @@ use crate::config::Sql;
 use crate::raw::discover::{RawFile, Recorded};
 use crate::state::balance::BALANCE;
 use crate::state::contract::TableContract;
+use crate::state::floors::Floor;
 use crate::state::inputs::{Inputs, InputsFile};
 use crate::table::TableFile;
 use crate::types::day_counts::DayCounts;
@@ -27,8 +28,10 @@ pub const BALANCED_FORMAT: u32 = 2;
 pub const DIVIDED_FORMAT: u32 = 3;
 /// The format of a ledger of a table with deletion vectors: an older version would read deleted rows.
 pub const VECTORS_FORMAT: u32 = 4;
+/// The format of a ledger with floors: an older version would not know of them.
+pub const FLOORS_FORMAT: u32 = 5;
 /// The newest format that this version reads.
-pub const NEWEST_FORMAT: u32 = VECTORS_FORMAT;
+pub const NEWEST_FORMAT: u32 = FLOORS_FORMAT;
 
 /// The ledger's name for the curated table.
 pub const CURATED: &str = "curated";
@@ -98,12 +101,25 @@ pub enum Record {
         /// Its rows per day, as days since 1970.
         days: Vec<(Option<i32>, u64)>,
     },
+    /// A floor, and the number of the commit that accepted it.
+    Floor {
+        /// The floor.
+        #[serde(flatten)]
+        floor: Floor,
+        /// The number of the commit.
+        commit: u64,
+    },
 }
 
 impl Record {
     /// Whether it is a rebuild, which forgets all inputs before it.
     pub fn is_rebuild(&self) -> bool {
         matches!(self, Record::Run(run) if run.command == Step::Rebuild)
+    }
+
+    /// Whether it is a floor.
+    pub(crate) fn is_floor(&self) -> bool {
+        matches!(self, Record::Floor { .. })
     }
 
     /// Whether it has to do with deletion vectors.
@@ -284,6 +300,8 @@ pub struct Ledger {
     pub quarantined: BTreeMap<(usize, String), Quarantined>,
     /// The versions files, and their rows per day.
     pub versions: BTreeMap<String, DayCounts>,
+    /// The floors, and the numbers of the commits that accepted them.
+    pub floors: Vec<(Floor, u64)>,
     tables: BTreeMap<String, BTreeMap<String, TableFile>>,
     /// The files of deletion vectors of the curated table, and how many of its files use each.
     vectors: BTreeMap<String, u64>,
@@ -306,6 +324,7 @@ impl Ledger {
                     self.inputs = Inputs::default();
                     self.quarantined.clear();
                     self.versions.clear();
+                    self.floors.clear();
                 }
                 for table in &run.tables {
                     self.replace_others(table);
@@ -345,6 +364,7 @@ impl Ledger {
             Record::Versions { path, days } => {
                 self.versions.insert(path, days.into_iter().collect());
             }
+            Record::Floor { floor, commit } => self.floors.push((floor, commit)),
         }
     }
 
@@ -382,6 +402,7 @@ impl Ledger {
             inputs,
             quarantined: self.quarantined.clone(),
             versions: self.versions.clone(),
+            floors: self.floors.clone(),
             tables: self.tables.clone(),
             vectors: self.vectors.clone(),
             vectors_unused: self.vectors_unused.clone(),
@@ -410,6 +431,10 @@ impl Ledger {
             .map(|(path, commit)| Record::VectorsUnused { path: path.clone(), commit: *commit });
         let inputs = inputs_files.chain(inputs);
         let files = files.chain(unused);
+        let floors = self.floors.iter();
+        let floors =
+            floors.map(|(floor, commit)| Record::Floor { floor: floor.clone(), commit: *commit });
+        let versions = versions.chain(floors);
         runs.chain(contract).chain(inputs).chain(quarantined).chain(files).chain(versions)
     }
 

@@ -17,6 +17,7 @@ use arrow::record_batch::RecordBatchOptions;
 use chrono_tz::Tz;
 
 use super::{ChangeReader, Pass};
+use crate::changes::pass_one::FoundFloors;
 use crate::changes::position::{OrderEncoder, OrderSpan, order_span, pack_column};
 use crate::changes::{ChangeColumn, OpenInput};
 use crate::config::{OpValues, Operation};
@@ -48,18 +49,10 @@ pub(super) struct Converted {
 pub(super) enum BatchError {
     /// One row is bad.
     Row(Box<BadRowAt>),
+    /// Some rows are truncates.
+    Truncates,
     /// Any other error.
     Other(Error),
-}
-
-impl BatchError {
-    /// The error for the user; `file` is the name of the batch's file.
-    pub(super) fn into_error(self, file: &str) -> Error {
-        match self {
-            BatchError::Row(bad) => bad.row.to_error(file),
-            BatchError::Other(error) => error,
-        }
-    }
 }
 
 /// A bad row, and its index in the batch.
@@ -95,6 +88,15 @@ impl Batch<'_> {
         self.reader.changes.file(self.file)
     }
 
+    /// The error for the user.
+    pub(super) fn error_of(&self, fault: BatchError) -> Error {
+        match fault {
+            BatchError::Row(bad) => bad.row.to_error(&self.open().file.name),
+            BatchError::Truncates => Error::internal("a truncate was read as a change"),
+            BatchError::Other(error) => error,
+        }
+    }
+
     /// The same batch with other rows.
     fn with_rows(&self, read: RecordBatch) -> Self {
         Batch { read, ..*self }
@@ -128,7 +130,12 @@ impl Batch<'_> {
 
     /// Drops rows that are no change.
     pub(super) fn without_ignored(self) -> Result<Self> {
-        let Some(op) = self.reader.roles.op.filter(|_| self.reader.ignores_rows) else {
+        if self.reader.ignores_rows { self.without(Operation::Ignore) } else { Ok(self) }
+    }
+
+    /// Drops rows of an operation.
+    pub(super) fn without(self, operation: Operation) -> Result<Self> {
+        let Some(op) = self.reader.roles.op else {
             return Ok(self);
         };
         let Ok(ops) = self.raw(op) else {
@@ -137,8 +144,47 @@ impl Batch<'_> {
         };
         let values = self.reader.changes.op_values();
         let operations = operations(&ops, values);
-        let changes = operations.iter().map(|known| Some(*known != Some(Operation::Ignore)));
+        let changes = operations.iter().map(|known| Some(*known != Some(operation)));
         self.filtered(&changes.collect())
+    }
+
+    /// Its truncates, and its other rows.
+    pub(super) fn divided_by_truncates(&self) -> Result<(Self, Self)> {
+        let ops = match self.reader.roles.op {
+            Some(op) => self.raw(op).map_err(|error| self.error_of(error))?,
+            None => return Err(Error::internal("truncates have no operation")),
+        };
+        let operations = operations(&ops, self.reader.changes.op_values()).into_iter();
+        let is_truncate: BooleanArray =
+            operations.map(|known| Some(known == Some(Operation::Truncate))).collect();
+        let is_other = arrow::compute::not(&is_truncate)?;
+        Ok((self.filtered(&is_truncate)?, self.filtered(&is_other)?))
+    }
+
+    /// The floors that its rows are, all of which are truncates, but for those outside of the window of
+    /// rows; the number of these; and the newest commit time of the others.
+    pub(super) fn floors(&self) -> Result<(FoundFloors, usize, Option<i128>), BatchError> {
+        let times = self.commit_times()?;
+        if let Some(column) = self.reader.roles.order.iter().flatten().next() {
+            let values = self.raw(*column)?;
+            if let Some(at) = (0..values.len()).find(|at| values.is_null(*at)) {
+                let why = "is null in a truncate, which would come before all other changes";
+                let hint = "order by columns that all rows have, such as the commit time, or a \
+                            sequence of the log";
+                return Err(self.bad(at, Some(*column), why, hint));
+            }
+        }
+        let own = self.reader.changes.ordinals_per_row() as u64 - 1;
+        let (positions, days) = (self.positions(&times, own)?, self.commit_days(&times)?);
+        let Some(inside) = self.inside(&times) else {
+            return Ok((FoundFloors { positions, days }, 0, newest(&times, None)));
+        };
+        let floors = FoundFloors {
+            positions: filter(&positions, &inside)?,
+            days: filter(&days, &inside)?.as_primitive().clone(),
+        };
+        let outside = times.len() - inside.true_count();
+        Ok((floors, outside, newest(&times, Some(&inside))))
     }
 
     /// Finds the bad rows in a range with at least one, in their order, by halving it.
@@ -151,7 +197,8 @@ impl Batch<'_> {
                 bad.push(*found);
                 Ok(())
             }
-            Err(BatchError::Row(_)) => {
+            Err(BatchError::Truncates) if rows.len() == 1 => Ok(()),
+            Err(BatchError::Row(_) | BatchError::Truncates) => {
                 let middle = rows.start + rows.len() / 2;
                 self.find_bad(rows.start..middle, bad)?;
                 self.find_bad(middle..rows.end, bad)
@@ -469,7 +516,18 @@ impl Batch<'_> {
         };
         let ops = self.raw(op)?;
         let values = self.reader.changes.op_values();
-        let live = live_rows(&ops, values).map_err(|at| {
+        let is_keyless = self.reader.changes.is_keyless();
+        let live = live_rows(&ops, values).map_err(|fault| {
+            let at = match fault {
+                NotLive::Truncate(at) if is_keyless => {
+                    let why = "is a truncate, in a table without a key";
+                    let hint = "name the primary key in `key`: a table without a key accepts \
+                                inserts only";
+                    return self.bad(at, Some(op), why, hint);
+                }
+                NotLive::Truncate(_) => return BatchError::Truncates,
+                NotLive::Unknown(at) => at,
+            };
             let why = format!("is none of {}", values.listed());
             let columns = self.reader.changes.raw_schema().fields().iter();
             let hint = if look_like_envelopes(columns.map(|field| field.name().as_str())) {
@@ -480,7 +538,7 @@ impl Batch<'_> {
             };
             self.bad(at, Some(op), &why, hint)
         })?;
-        if self.reader.changes.is_keyless() && matches!(self.reader.pass, Pass::One(_)) {
+        if is_keyless && matches!(self.reader.pass, Pass::One(_)) {
             let updates = update_rows(&ops, values);
             if let Some(at) = (0..live.len()).find(|at| updates[*at] || !live.value(*at)) {
                 let why = "is not I, in a table without a key";
@@ -624,21 +682,34 @@ fn newest(times: &[Option<i128>], inside: Option<&BooleanArray>) -> Option<i128>
     }
 }
 
+/// Why operations do not say whether keys live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NotLive {
+    /// The index of the first truncate.
+    Truncate(usize),
+    /// The index of the first value that is no operation, where there is no truncate.
+    Unknown(usize),
+}
+
 /// Whether each operation leaves its key alive.
-///
-/// # Errors
-/// The index of the first value that is no operation.
-fn live_rows(ops: &ArrayRef, values: &OpValues) -> Result<BooleanArray, usize> {
+fn live_rows(ops: &ArrayRef, values: &OpValues) -> Result<BooleanArray, NotLive> {
     let ops = match ops.data_type() {
         DataType::Utf8View => Arc::clone(ops),
-        _ => cast(ops, &DataType::Utf8View).map_err(|_| 0usize)?,
+        _ => cast(ops, &DataType::Utf8View).map_err(|_| NotLive::Unknown(0))?,
     };
     let mut live = Vec::with_capacity(ops.len());
+    let mut unknown = None;
     for (index, op) in ops.as_string_view().iter().enumerate() {
-        let operation = values.operation(op).ok_or(index)?;
-        live.push(operation != Operation::Delete);
+        match values.operation(op) {
+            Some(Operation::Truncate) => return Err(NotLive::Truncate(index)),
+            Some(operation) => live.push(operation != Operation::Delete),
+            None => unknown = unknown.or(Some(index)),
+        }
     }
-    Ok(BooleanArray::from(live))
+    match unknown {
+        Some(index) => Err(NotLive::Unknown(index)),
+        None => Ok(BooleanArray::from(live)),
+    }
 }
 
 /// Whether each operation is an update.
@@ -667,6 +738,8 @@ mod tests {
         let live = live_rows(&ops, &OpValues::default()).expect("operations");
         assert_eq!(live, BooleanArray::from(vec![true, true, false, false, true]));
         let ops: ArrayRef = Arc::new(StringArray::from(vec!["I", "X"]));
-        assert_eq!(live_rows(&ops, &OpValues::default()), Err(1));
+        assert_eq!(live_rows(&ops, &OpValues::default()), Err(NotLive::Unknown(1)));
+        let ops: ArrayRef = Arc::new(StringArray::from(vec!["X", "I", "t"]));
+        assert_eq!(live_rows(&ops, &OpValues::default()), Err(NotLive::Truncate(2)));
     }
 }

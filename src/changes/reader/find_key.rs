@@ -10,6 +10,7 @@ use super::batch::{Batch, BatchError};
 use super::{ChangeReader, Pass, numbered, schema_of};
 use crate::changes::row_bitmap::{RowBitmap, Winners};
 use crate::changes::{Changes, ReadUnit};
+use crate::config::Operation;
 use crate::engine::tasks::{join_all, spawn};
 use crate::error::{Error, Result};
 use crate::parquet_io::fetch::fetch_ahead;
@@ -69,7 +70,8 @@ impl Finder {
                     columns: &columns,
                     read: read.map_err(|error| of_input(file, error))?,
                 };
-                self.mark(&batch.without_placeholders()?.without_ignored()?)?;
+                let batch = batch.without_placeholders()?.without_ignored()?;
+                self.mark(&batch.without(Operation::Truncate)?)?;
             }
         }
         Ok(())
@@ -81,8 +83,8 @@ impl Finder {
         match self.try_mark(batch) {
             Ok(()) => Ok(()),
             Err(BatchError::Other(error)) => Err(error),
-            Err(BatchError::Row(_)) if count <= 1 => Ok(()),
-            Err(BatchError::Row(_)) => {
+            Err(BatchError::Row(_) | BatchError::Truncates) if count <= 1 => Ok(()),
+            Err(BatchError::Row(_) | BatchError::Truncates) => {
                 self.mark(&batch.slice(0..count / 2))?;
                 self.mark(&batch.slice(count / 2..count))
             }

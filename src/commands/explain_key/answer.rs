@@ -68,6 +68,11 @@ impl Answer for Explained {
             };
             let _ = writeln!(text, "now: {place}");
         }
+        for row in &self.ended {
+            let day = row.day.map_or(String::new(), |day| format!(" of {day}"));
+            let (file, at) = (&row.truncate_file, row.truncate_row);
+            let _ = writeln!(text, "no row{day}: a truncate is later, row {at} of {}", name(file));
+        }
         for note in &self.notes {
             let _ = writeln!(text, "{note}");
         }

@@ -11,15 +11,17 @@ use datafusion::logical_expr::{ident, lit};
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 
-use super::{Explained, KeyChange, OpenPipeline, RowNow};
+use super::{EndedRow, Explained, KeyChange, OpenPipeline, RowNow};
 use crate::commands::open_pipeline::{date, object_store_root};
 use crate::config::{Keep, Pipeline};
+use crate::curate::merge::floors::ends_of_versions;
 use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Result, missing_object};
 use crate::layout::parent;
 use crate::parquet_io::open::ParquetFile;
 use crate::state::State;
 use crate::state::contract::read_types;
+use crate::state::floors::Floor;
 use crate::state::ledger::CURATED;
 use crate::state::versions::VersionsLayout;
 use crate::store::{Folder, parse_path};
@@ -48,17 +50,21 @@ pub(super) async fn rows_now(
         rows = rows.filter(ident(format!("key_{number}")).eq(lit(value)))?;
     }
     let columns = read_types(&contract.columns)?;
+    let floors: Vec<Floor> = state.ledger.floors.iter().map(|(floor, _)| floor.clone()).collect();
+    let layout = Arc::new(layout);
     let key_versions = KeyVersions {
         pipeline,
         layout: &layout,
+        floors: &floors,
         columns: &columns,
         folders,
         changes: &explained.changes,
     };
     for batch in &rows.collect().await? {
-        key_versions.add_rows(batch, &mut explained.rows_now)?;
+        key_versions.add_rows(batch, &mut explained.rows_now, &mut explained.ended)?;
     }
     explained.rows_now.sort_by_key(|row| row.day);
+    explained.ended.sort_by_key(|row| row.day);
     for row in &mut explained.rows_now {
         row.place = find_row(open, state, key, row).await?;
         if row.place.is_none() {
@@ -75,7 +81,8 @@ pub(super) async fn rows_now(
 /// What says which versions of a key have a row in the table, and where.
 struct KeyVersions<'a> {
     pipeline: &'a Pipeline,
-    layout: &'a VersionsLayout,
+    layout: &'a Arc<VersionsLayout>,
+    floors: &'a [Floor],
     /// The columns of the table.
     columns: &'a [(String, DataType)],
     folders: &'a [Folder],
@@ -83,8 +90,14 @@ struct KeyVersions<'a> {
 }
 
 impl KeyVersions<'_> {
-    /// Adds the rows of a batch of the key's versions, without their places.
-    fn add_rows(&self, batch: &RecordBatch, rows: &mut Vec<RowNow>) -> Result<()> {
+    /// Adds the rows of a batch of the key's versions, without their places; and those that truncates
+    /// have ended.
+    fn add_rows(
+        &self,
+        batch: &RecordBatch,
+        rows: &mut Vec<RowNow>,
+        ended: &mut Vec<EndedRow>,
+    ) -> Result<()> {
         let ordinals_per_row = 1 + u64::from(self.pipeline.raw.before_image_prefix.is_some());
         let column =
             |name: &str| Ok::<_, Error>(batch.column(batch.schema().index_of(name)?).clone());
@@ -95,21 +108,33 @@ impl KeyVersions<'_> {
         let parts = self.partition_values(batch)?;
         let names: Vec<&str> =
             self.layout.partitions.iter().map(|(name, _)| name.as_str()).collect();
-        for at in 0..batch.num_rows() {
+        let order = self.pipeline.raw.file_order();
+        let ends = ends_of_versions(batch, self.layout, self.floors, order, self.pipeline.keep)?;
+        let name = |location: usize, path: &str| {
+            let folder = self.folders.get(location);
+            folder.map_or(path.to_string(), |folder| folder.describe(path))
+        };
+        for (at, end) in ends.into_iter().enumerate() {
             if deleted.as_boolean().value(at) {
                 continue;
             }
             let location = locations.as_primitive::<Int32Type>().value(at) as usize;
             let path = files.as_string::<i32>().value(at);
-            let change_file =
-                self.folders.get(location).map_or(path.to_string(), |folder| folder.describe(path));
+            let change_file = name(location, path);
             let ordinal = row_numbers.as_primitive::<Int64Type>().value(at) as u64;
             let change_row = ordinal / ordinals_per_row + 1;
             if !self.has_row(&change_file, change_row) {
                 continue;
             }
+            let day = days.is_valid(at).then(|| days.value(at)).and_then(date);
+            if let Some(floor) = end {
+                let truncate_file = name(floor.location, &floor.path);
+                let truncate_row = floor.row / ordinals_per_row + 1;
+                ended.push(EndedRow { day, change_file, change_row, truncate_file, truncate_row });
+                continue;
+            }
             rows.push(RowNow {
-                day: days.is_valid(at).then(|| days.value(at)).and_then(date),
+                day,
                 partition: partition_folder(&names, &parts, at)?,
                 place: None,
                 change_file,

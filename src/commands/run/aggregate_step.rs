@@ -111,7 +111,9 @@ impl Run<'_> {
             return Ok(());
         }
         let (context, layout, columns) = self.planning(contract)?;
-        if aggregate::reads_seq(&context, pipeline, &layout, &columns).await? {
+        // What floors end is decided by the order of all files.
+        let has_floors = !state.ledger.floors.is_empty();
+        if has_floors || aggregate::reads_seq(&context, pipeline, &layout, &columns).await? {
             state.read_all_inputs().await?;
             self.open.count_inputs(state);
         }
@@ -161,6 +163,7 @@ impl Run<'_> {
             files: state.data_files("version"),
             rows: state.ledger.versions.values().map(DayCounts::rows).sum(),
             order: pipeline.raw.file_order(),
+            floors: state.ledger.floors.iter().map(|(floor, _)| floor.clone()).collect(),
         };
         let threads = self.open.run_context.resources.threads;
         let balance = versions.balance(&self.open.runtime, threads).await?;

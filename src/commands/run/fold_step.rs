@@ -159,6 +159,8 @@ impl Run<'_> {
             records.push(Record::Contract(Box::new(contract)));
         }
         records.extend(self.input_records(step, attempt, changes));
+        let floors = curated.floors.iter().cloned();
+        records.extend(floors.map(|floor| Record::Floor { floor, commit: attempt.commit }));
         records
     }
 

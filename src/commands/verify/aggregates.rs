@@ -10,14 +10,13 @@ use super::files::Files;
 use super::{
     OpenPipeline, PartitionDifference, Refolded, VerifiedAggregate, partition_differences,
 };
-use crate::aggregate;
+use crate::aggregate::{self, HistoryOrder};
 use crate::commands::open_pipeline::object_store_root;
 use crate::config::Aggregate;
 use crate::engine::session::session;
 use crate::error::Result;
 use crate::layout::{attempt_name, parent, parse_partition_segment};
 use crate::state::ledger::{Ledger, Step};
-use crate::state::versions::seq_function;
 use crate::state::{State, table_of};
 use crate::store::Folder;
 use crate::table::digest::{DigestColumns, Digests, digest};
@@ -55,10 +54,13 @@ impl OpenPipeline<'_> {
         let versions = table_of(&folded.versions, &versions, layout.schema())?;
         let balance = folded.curated.balance.file.as_slice();
         let balance = table_of(&folded.versions, balance, layout.balance_schema())?;
-        let numbers = aggregate::numbers(&state.ledger.inputs);
-        let seq = seq_function(numbers, pipeline.raw.file_order());
+        let order = HistoryOrder {
+            files: aggregate::numbers(&state.ledger.inputs),
+            order: pipeline.raw.file_order(),
+            floors: folded.curated.floors.clone(),
+        };
         let curated = folded.table(pipeline)?;
-        aggregate::register_tables(&context, (versions, balance), layout, seq, curated).await?;
+        aggregate::register_tables(&context, (versions, balance), layout, order, curated).await?;
         let mut verified = Vec::new();
         for aggregate_config in &pipeline.aggregates {
             let compared = self.verify_aggregate(&context, state, folded, aggregate_config, days);

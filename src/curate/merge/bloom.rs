@@ -25,12 +25,19 @@ const HASHES: u32 = 3;
 /// consecutive numbers and of times (0.8 % of other keys passed at 13 bits per key).
 pub(super) struct Bloom {
     filter: AtomicBloomFilter,
+    has_all: bool,
 }
 
 impl Bloom {
     pub(super) fn new(keys: u64) -> Self {
         let bits = 8 * Self::bytes_for(keys);
-        Bloom { filter: AtomicBloomFilter::with_num_bits(bits).hashes(HASHES) }
+        let filter = AtomicBloomFilter::with_num_bits(bits).hashes(HASHES);
+        Bloom { filter, has_all: false }
+    }
+
+    /// The set of all hashes.
+    pub(super) fn of_all() -> Self {
+        Bloom { has_all: true, ..Self::new(0) }
     }
 
     /// The memory of a filter for some keys.
@@ -52,7 +59,7 @@ impl Bloom {
     }
 
     pub(super) fn may_contain(&self, hash: u64) -> bool {
-        self.filter.contains_hash(hash)
+        self.has_all || self.filter.contains_hash(hash)
     }
 }
 

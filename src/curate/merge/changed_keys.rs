@@ -7,7 +7,8 @@
 //!
 //! Whether a key has no row must be known exactly. Under `latest-per-day` the version of the key and day
 //! says it. Under `latest` the last of all versions of the key does, whatever their days: those of
-//! keys with an accepted change that leaves no row are looked up in all files.
+//! keys with an accepted change that leaves no row are looked up in all files; where there are floors,
+//! those of all keys with an accepted change.
 
 use std::sync::Arc;
 
@@ -23,12 +24,14 @@ use crate::config::Keep;
 use crate::curate::merge::bloom::Bloom;
 use crate::curate::merge::entries::{Entries, Files, column, hash};
 use crate::curate::merge::entry::{ChangeOrder, EntryColumns, of_keys};
+use crate::curate::merge::floors::{KnownFloors, SortedFloors};
 use crate::curate::merge::version_reader::{VersionReader, open_versions};
 use crate::engine::session::BATCH_ROWS;
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
 use crate::layout::{FileOrder, attempt_commit, base_name};
 use crate::parquet_io::open::conform;
+use crate::state::floors::Floor;
 use crate::state::versions::{COMMIT, VersionsLayout};
 use crate::store::Folder;
 use crate::table::sorter::{Readers, Sorted, Sorter};
@@ -49,6 +52,8 @@ pub(crate) struct VersionsSince {
     pub keep: Keep,
     /// The types of the key columns in the table.
     pub key_types: Vec<DataType>,
+    /// The floors.
+    pub floors: Vec<Floor>,
     /// The commit after which changes are wanted.
     pub since: u64,
 }
@@ -127,6 +132,16 @@ impl VersionsSince {
         Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
     }
 
+    /// Keys of versions as the table has them, and their days.
+    fn keys_and_days(&self, versions: &RecordBatch) -> Result<RecordBatch> {
+        let keys = self.in_table(versions)?;
+        let mut fields = keys.schema().fields().to_vec();
+        fields.push(Arc::new(Field::new("event_dt", DataType::Date32, true)));
+        let mut columns = keys.columns().to_vec();
+        columns.push(Arc::clone(column(versions, "event_dt")?));
+        Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+    }
+
     /// A hash per row of keys as the table has them.
     fn table_hashes(&self, keys: &RecordBatch) -> Result<Vec<u64>> {
         let keys = self.key_types.iter().zip(keys.columns()).zip(&self.layout.keys);
@@ -169,9 +184,12 @@ impl ChangedKeys {
                             hashes.into_iter().for_each(|hash| changed.insert(hash));
                             let hashes = hash(&batch.columns()[..versions.keys()])?;
                             let is_deleted = column(&batch, "deleted")?.as_boolean();
-                            for at in is_deleted.values().set_indices() {
-                                deleted.insert(hashes[at]);
-                                has_deleted = true;
+                            let may_be_ended = !versions.floors.is_empty();
+                            for (hash, is_deleted) in hashes.into_iter().zip(is_deleted.values()) {
+                                if is_deleted || may_be_ended {
+                                    deleted.insert(hash);
+                                    has_deleted = true;
+                                }
                             }
                         }
                     }
@@ -211,8 +229,10 @@ impl ChangedKeys {
             return Ok(());
         }
         match self.versions.keep {
-            Keep::LatestPerDay => self.days_without_row(&mut take).await,
-            Keep::Latest => self.keys_without_row(runtime, threads, &mut take).await,
+            Keep::LatestPerDay if self.versions.floors.is_empty() => {
+                self.days_without_row(&mut take).await
+            }
+            _ => self.keys_without_row(runtime, threads, &mut take).await,
         }
     }
 
@@ -228,12 +248,7 @@ impl ChangedKeys {
                 if deleted.num_rows() == 0 {
                     continue;
                 }
-                let keys = self.versions.in_table(&deleted)?;
-                let mut fields = keys.schema().fields().to_vec();
-                fields.push(Arc::new(Field::new("event_dt", DataType::Date32, true)));
-                let mut columns = keys.columns().to_vec();
-                columns.push(Arc::clone(column(&deleted, "event_dt")?));
-                take(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?).await?;
+                take(self.versions.keys_and_days(&deleted)?).await?;
             }
         }
         Ok(())
@@ -248,7 +263,9 @@ impl ChangedKeys {
         let versions = &self.versions;
         let rows = versions.files.iter().map(|(.., rows)| rows).sum();
         let entries = Arc::new(Entries::new(&versions.layout, rows)?);
-        let files = Arc::new(Files::of_earlier(versions.order));
+        let floors: KnownFloors =
+            Arc::new(versions.floors.iter().map(|floor| (floor.clone(), false)).collect());
+        let files = Arc::new(Files::of_earlier(versions.order).with_floors(&floors));
         let all = versions.files.iter().map(|(path, bytes, _)| (path.clone(), *bytes));
         let queue = Arc::new(Work::new(all.collect()));
         let tasks = (0..threads).map(|_| {
@@ -274,20 +291,37 @@ impl ChangedKeys {
         });
         let sorted = Sorted::new(&entries.order, join_all(tasks).await?)?;
         let (ranked, mut readers) = (files.ranked(), Readers::new());
+        let floors = SortedFloors::new(&floors, &entries, &files, &ranked)?;
         for part in sorted.partitions() {
             let rows = sorted.concatenated(&part, &mut readers)?;
-            let columns = EntryColumns::of(&rows, &ranked)?;
+            let beside = floors.beside(&rows)?;
+            let columns = EntryColumns::of(&beside, &ranked)?;
+            let floors = floors.all(rows.num_rows());
+            let has_no_row = |at: &usize| {
+                let entry = columns.entry(*at);
+                !entry.has_row || floors.end(versions.keep, (*at, entry.day), &columns.orders)
+            };
             let mut without: Vec<u32> = Vec::new();
             for of_key in of_keys(&rows, entries.keys)? {
-                let last = of_key.fold(None, |last, at| columns.orders.later(last, at));
-                without.extend(last.filter(|at| !columns.entry(*at).has_row).map(|at| at as u32));
+                match versions.keep {
+                    Keep::Latest => {
+                        let last = of_key.fold(None, |last, at| columns.orders.later(last, at));
+                        without.extend(last.filter(has_no_row).map(|at| at as u32));
+                    }
+                    Keep::LatestPerDay => {
+                        without.extend(of_key.filter(has_no_row).map(|at| at as u32));
+                    }
+                }
             }
-            let keys: Vec<usize> = (0..entries.keys).collect();
             let chosen = UInt32Array::from(without);
             for first in (0..chosen.len()).step_by(BATCH_ROWS) {
                 let chosen = chosen.slice(first, BATCH_ROWS.min(chosen.len() - first));
-                let keys = take_record_batch(&rows.project(&keys)?, &chosen)?;
-                take(versions.in_table(&keys)?).await?;
+                let chosen = take_record_batch(&rows, &chosen)?;
+                take(match versions.keep {
+                    Keep::Latest => versions.in_table(&chosen)?,
+                    Keep::LatestPerDay => versions.keys_and_days(&chosen)?,
+                })
+                .await?;
             }
         }
         Ok(())

@@ -18,6 +18,7 @@ use crate::changes::row_bitmap::RowBitmap;
 use crate::config::Keep;
 use crate::curate::merge::entries::{Entries, Files};
 use crate::curate::merge::entry::{ChangeOrder, Entry, EntryColumns, Origin, of_keys};
+use crate::curate::merge::floors::{Floors, SortedFloors};
 use crate::curate::merge::{Counts, Output};
 use crate::error::{Error, Result};
 use crate::state::versions::VersionsLayout;
@@ -36,6 +37,7 @@ pub(super) struct Decider {
     pub(super) day: Option<String>,
     pub(super) layout: Arc<VersionsLayout>,
     pub(super) table_schema: SchemaRef,
+    pub(super) floors: SortedFloors,
 }
 
 /// The decision about the entries of one key, by their rows.
@@ -45,6 +47,8 @@ struct Decision {
     accepted: Vec<usize>,
     /// The accepted winner that is later than every version of the key.
     latest: Option<usize>,
+    /// The accepted winners whose rows a floor has ended.
+    ended: Vec<usize>,
     /// The versions whose rows are removed from the table.
     removed: Vec<usize>,
     /// The versions to carry over, because their file is rewritten.
@@ -62,6 +66,7 @@ impl Decision {
     fn clear(&mut self) {
         self.accepted.clear();
         self.latest = None;
+        self.ended.clear();
         self.removed.clear();
         self.carried.clear();
         self.replaced = 0;
@@ -71,7 +76,7 @@ impl Decision {
 }
 
 /// Decides about the entries of one key, sorted by day, with at most one winner and one version per
-/// day.
+/// day. `earlier` are the floors that have ended rows of versions, `floors` all of them.
 ///
 /// # Errors
 /// Data, when the versions have a key and day twice.
@@ -79,18 +84,29 @@ fn decide(
     keep: Keep,
     entries: &[Entry],
     order: &impl ChangeOrder,
+    (earlier, floors): (Floors<'_>, Floors<'_>),
     decision: &mut Decision,
 ) -> Result<()> {
     decision.clear();
     let (mut last_version, mut last_winner, mut last_accepted) = (None, None, None);
     let mut last_version_has_row = false;
+    let is_in_table =
+        |version: &Entry| version.has_row && !earlier.end(keep, (version.at, version.day), order);
+    let ends = |entry: &Entry| floors.end(keep, (entry.at, entry.day), order);
     for of_day in entries.chunk_by(|a, b| a.day == b.day) {
         let (winner, version) = winner_and_version(of_day)?;
         if let Some(version) = version
             && last_version.is_none_or(|last| order.is_later(version.at, last))
         {
             last_version = Some(version.at);
-            last_version_has_row = version.has_row;
+            last_version_has_row = is_in_table(&version);
+        }
+        let is_replaced = |winner: Entry| version.is_none_or(|it| order.is_later(winner.at, it.at));
+        let accepted = winner.filter(|winner| is_replaced(*winner));
+        decision.ended.extend(accepted.filter(&ends).map(|winner| winner.at));
+        if keep == Keep::LatestPerDay {
+            let is_removed = |it: &Entry| is_in_table(it) && (accepted.is_some() || ends(it));
+            decision.removed.extend(version.filter(is_removed).map(|version| version.at));
         }
         let Some(winner) = winner else {
             let carried = version.filter(|version| version.origin == Origin::Rewritten);
@@ -110,9 +126,6 @@ fn decide(
             decision.accepted.push(winner.at);
             last_accepted = order.later(last_accepted, winner.at);
             decision.replaced += 1;
-            if keep == Keep::LatestPerDay && version.has_row {
-                decision.removed.push(version.at);
-            }
         } else {
             decision.stale += u64::from(keep == Keep::LatestPerDay);
             if version.origin == Origin::Rewritten {
@@ -130,9 +143,11 @@ fn decide(
     {
         decision.tied.push(winner);
     }
-    if decision.latest.is_some() {
-        decision.removed.extend(last_version.filter(|_| last_version_has_row));
-    } else if last_winner.is_some() {
+    let ends_last = |last: usize| floors.end(keep, (last, None), order);
+    let is_removed =
+        |last: &usize| last_version_has_row && (decision.latest.is_some() || ends_last(*last));
+    decision.removed.extend(last_version.filter(is_removed));
+    if decision.latest.is_none() && last_winner.is_some() {
         decision.stale += 1;
     }
     Ok(())
@@ -160,8 +175,11 @@ impl Decider {
         output: &mut Output,
         counts: &mut Counts,
     ) -> Result<RecordBatch> {
-        let columns = EntryColumns::of(rows, &self.ranked)?;
+        let beside = self.floors.beside(rows)?;
+        let columns = EntryColumns::of(&beside, &self.ranked)?;
         let orders = &columns.orders;
+        let earlier = self.floors.earlier(rows.num_rows());
+        let floors = self.floors.all(rows.num_rows());
         let ordinal = |at: usize| -> Result<(usize, usize)> {
             let file = self.files.in_run.get(&orders.file.value(at));
             let lost = || Error::internal("a winner has no input");
@@ -177,7 +195,7 @@ impl Decider {
         for of_key in of_keys(rows, self.entries.keys)? {
             entries.clear();
             entries.extend(of_key.map(|at| columns.entry(at)));
-            decide(self.keep, &entries, orders, &mut decision)?;
+            decide(self.keep, &entries, orders, (earlier, floors), &mut decision)?;
             for accepted in &decision.accepted {
                 let (file, row) = ordinal(*accepted)?;
                 winners.set_day(file, row);
@@ -186,15 +204,24 @@ impl Decider {
                 let (file, row) = ordinal(latest)?;
                 winners.set_latest(file, row);
             }
+            for ended in &decision.ended {
+                let (file, row) = ordinal(*ended)?;
+                winners.set_ended(file, row);
+            }
+            if !decision.accepted.is_empty() {
+                // What a floor has ended may be another change than before.
+                let next = entries.iter().filter_map(|entry| floors.after(entry.at, orders));
+                counts.floor_days.extend(next.filter_map(|(_, day)| day));
+            }
             for tied in &decision.tied {
                 counts.tie(ordinal(*tied)?);
             }
             if let Some(standing) = &mut output.standing
                 && standing.count(
                     &entries,
-                    &decision.accepted,
-                    decision.latest,
+                    (&decision.accepted, decision.latest),
                     orders,
+                    (earlier, floors),
                     &numbers,
                     &mut unsettled,
                 )?
@@ -362,7 +389,7 @@ mod tests {
             })
             .collect();
         let mut decision = Decision::default();
-        decide(keep, &entries, &order, &mut decision)?;
+        decide(keep, &entries, &order, (Floors::NONE, Floors::NONE), &mut decision)?;
         Ok(decision)
     }
 

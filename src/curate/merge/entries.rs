@@ -11,8 +11,10 @@ use datafusion::common::hash_utils::{RandomState, create_hashes};
 
 use crate::changes::Changes;
 use crate::changes::file_order::{FileNumbers, RankedFiles};
+use crate::curate::merge::floors::KnownFloors;
 use crate::error::{Error, Result};
 use crate::layout::FileOrder;
+use crate::state::floors::Floor;
 use crate::state::versions::VersionsLayout;
 use crate::table::sorter::Order;
 use crate::types::key::canonical_column;
@@ -54,6 +56,19 @@ impl Files {
     /// The files of earlier runs alone.
     pub(super) fn of_earlier(order: FileOrder) -> Self {
         Files { order, numbers: FileNumbers::default(), of_run: Vec::new(), in_run: HashMap::new() }
+    }
+
+    /// The same, with the files of floors.
+    pub(crate) fn with_floors(self, floors: &KnownFloors) -> Self {
+        floors.iter().for_each(|(floor, _)| {
+            self.of_floor(floor);
+        });
+        self
+    }
+
+    /// The number of a floor's file.
+    pub(super) fn of_floor(&self, floor: &Floor) -> u32 {
+        self.numbers.number(floor.location, &floor.path)
     }
 
     /// The numbers of the files of a batch of versions.

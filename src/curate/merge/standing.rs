@@ -21,6 +21,7 @@ use crate::changes::file_order::RankedFiles;
 use crate::changes::row_bitmap::Winners;
 use crate::curate::merge::entries::{Entries, Files, LOOKED_UP, WINNER, column, hash};
 use crate::curate::merge::entry::{ChangeOrder, Entry, EntryColumns, Origin, of_keys};
+use crate::curate::merge::floors::{Floors, KnownFloors, SortedFloors};
 use crate::curate::merge::version_reader::open_versions;
 use crate::engine::session::BATCH_ROWS;
 use crate::engine::tasks::{Work, join_all, spawn};
@@ -28,6 +29,7 @@ use crate::error::{Error, Result};
 use crate::layout::FileOrder;
 use crate::parquet_io::open::conform;
 use crate::state::balance::Balance;
+use crate::state::floors::Floor;
 use crate::state::versions::VersionsLayout;
 use crate::store::Folder;
 use crate::table::sorter::{Readers, Sorted, Sorter};
@@ -36,6 +38,7 @@ use crate::table::sorter::{Readers, Sorted, Sorter};
 pub(crate) struct Standing {
     entries: Arc<Entries>,
     files: Arc<Files>,
+    floors: KnownFloors,
     balance: Balance,
     /// The entries of keys that are counted at the end.
     unsettled: Sorter,
@@ -66,9 +69,11 @@ impl Standing {
     pub(crate) fn new(
         entries: &Arc<Entries>,
         files: &Arc<Files>,
+        floors: &KnownFloors,
         runtime: &Arc<RuntimeEnv>,
     ) -> Result<Self> {
         Ok(Standing {
+            floors: Arc::clone(floors),
             balance: Balance::new(&entries.layout, &runtime.memory_pool)?,
             unsettled: Sorter::new(Arc::clone(&entries.order), Arc::clone(runtime)),
             entries: Arc::clone(entries),
@@ -86,34 +91,39 @@ impl Standing {
     pub(super) fn count(
         &mut self,
         entries: &[Entry],
-        accepted: &[usize],
-        latest: Option<usize>,
+        (accepted, latest): (&[usize], Option<usize>),
         order: &impl ChangeOrder,
+        (earlier, floors): (Floors<'_>, Floors<'_>),
         numbers: &[u32],
         unsettled: &mut Vec<u32>,
     ) -> Result<bool> {
-        if accepted.is_empty() {
+        if accepted.is_empty() && floors.len() == earlier.len() {
             return Ok(false);
         }
         let is_version = |entry: &&Entry| entry.origin != Origin::Winner;
-        let before: Vec<Dated> = entries.iter().filter(is_version).filter_map(Dated::of).collect();
-        add(&mut self.balance, &held(&before, order), numbers, -1);
-        let mut now: Vec<Dated> = Vec::new();
+        let before: Vec<Entry> = entries.iter().filter(is_version).copied().collect();
+        add(&mut self.balance, &held(&dated(&before, earlier, order), order), numbers, -1);
+        let mut now: Vec<Entry> = Vec::new();
         for of_day in entries.chunk_by(|a, b| a.day == b.day) {
             let winner = of_day.iter().find(|entry| accepted.binary_search(&entry.at).is_ok());
-            now.extend(winner.or(of_day.iter().find(is_version)).and_then(Dated::of));
+            now.extend(winner.or(of_day.iter().find(is_version)));
         }
-        let held = held(&now, order);
+        // Whether a floor ends a winner is known when its row was read.
+        let is_winner = |entry: &&Entry| entry.origin == Origin::Winner;
+        let mut winners = now.iter().filter(is_winner);
+        let may_end = winners.any(|winner| floors.after(winner.at, order).is_some());
+        let held = held(&dated(&now, floors, order), order);
         let (last, others) = match held.split_last() {
             Some((last, others)) => (Some(last), others),
             None => (None, &held[..]),
         };
         let last_winner = last.filter(|last| last.is_winner);
-        if last_winner.is_some_and(|last| latest != Some(last.at))
+        if may_end
+            || last_winner.is_some_and(|last| latest != Some(last.at))
             || others.iter().any(|step| step.is_winner)
         {
-            let versions = now.iter().filter(|step| !step.is_winner);
-            unsettled.extend(versions.map(|step| step.at as u32));
+            let versions = now.iter().filter(is_version);
+            unsettled.extend(versions.map(|version| version.at as u32));
             return Ok(true);
         }
         add(&mut self.balance, &held, numbers, 1);
@@ -210,14 +220,16 @@ impl Standing {
         balance: &mut Balance,
         rows: &RecordBatch,
         keys: usize,
-        files: &RankedFiles,
+        (floors, files): (&SortedFloors, &RankedFiles),
     ) -> Result<()> {
-        let columns = EntryColumns::of(rows, files)?;
+        let beside = floors.beside(rows)?;
+        let (floors, columns) = (floors.all(rows.num_rows()), EntryColumns::of(&beside, files)?);
         let numbers = balance.numbers(rows)?;
-        let mut steps = Vec::new();
+        let mut entries = Vec::new();
         for of_key in of_keys(rows, keys)? {
-            steps.clear();
-            steps.extend(of_key.filter_map(|at| Dated::of(&columns.entry(at))));
+            entries.clear();
+            entries.extend(of_key.map(|at| columns.entry(at)));
+            let steps = dated(&entries, floors, &columns.orders);
             add(balance, &held(&steps, &columns.orders), &numbers, 1);
         }
         Ok(())
@@ -234,6 +246,34 @@ impl Dated {
             is_winner: entry.origin == Origin::Winner,
         })
     }
+}
+
+/// The entries of a key that have a day, one for each; `entries` are sorted by day. Floors are deletes of
+/// the day on which they end an entry's row ([`crate::state::floors`]).
+fn dated(entries: &[Entry], floors: Floors<'_>, order: &impl ChangeOrder) -> Vec<Dated> {
+    let mut steps: Vec<Dated> = entries.iter().filter_map(Dated::of).collect();
+    if floors.is_empty() {
+        return steps;
+    }
+    let mut by_order: Vec<&Entry> = entries.iter().collect();
+    by_order.sort_by(|a, b| order.compare(a.at, b.at));
+    let mut end = |at: usize, day: Option<i32>| {
+        let step = day.map(|day| Dated { at, day, has_row: false, is_winner: false });
+        steps.extend(step);
+    };
+    for (index, entry) in by_order.iter().enumerate().filter(|(_, entry)| entry.has_row) {
+        let Some((floor, day)) = floors.after(entry.at, order) else { continue };
+        if by_order.get(index + 1).is_none_or(|next| order.is_later(next.at, floor)) {
+            end(floor, day);
+        }
+        if let Some(floor) = floors.of_day_after(entry.at, entry.day, order) {
+            end(floor, entry.day);
+        }
+    }
+    // Of a day the last.
+    steps.sort_by(|a, b| a.day.cmp(&b.day).then(order.compare(b.at, a.at)));
+    steps.dedup_by_key(|step| step.day);
+    steps
 }
 
 /// The changes of a key that became its status: those later in the order of changes than all of the
@@ -267,6 +307,7 @@ pub(crate) async fn settle(standings: Vec<Standing>) -> Result<Option<Balance>> 
         return Ok(None);
     };
     let (entries, files) = (Arc::clone(&first.entries), first.files.ranked());
+    let floors = SortedFloors::new(&first.floors, &entries, &first.files, &files)?;
     let (mut balances, mut sorters) = (Vec::new(), Vec::new());
     for standing in standings {
         balances.push(standing.balance);
@@ -274,16 +315,16 @@ pub(crate) async fn settle(standings: Vec<Standing>) -> Result<Option<Balance>> 
     }
     let sorted = Sorted::new(&entries.order, sorters)?;
     let parts = Work::new(sorted.partitions());
-    let work = Arc::new((sorted, parts, files));
+    let work = Arc::new((sorted, parts, (floors, files)));
     let tasks = balances.into_iter().map(|mut balance| {
         let (work, keys) = (Arc::clone(&work), entries.keys);
         spawn(async move {
-            let (sorted, parts, files) = &*work;
+            let (sorted, parts, (floors, files)) = &*work;
             let count = async {
                 let mut readers = Readers::new();
                 while let Some(part) = parts.next() {
                     let rows = sorted.concatenated(&part, &mut readers)?;
-                    Standing::count_all(&mut balance, &rows, keys, files)?;
+                    Standing::count_all(&mut balance, &rows, keys, (floors, files))?;
                 }
                 Ok(balance)
             };
@@ -310,6 +351,8 @@ pub(crate) struct CommittedState<'a> {
     pub rows: u64,
     /// The order of raw files.
     pub order: FileOrder,
+    /// The floors.
+    pub floors: Vec<Floor>,
 }
 
 impl CommittedState<'_> {
@@ -324,9 +367,11 @@ impl CommittedState<'_> {
         threads: usize,
     ) -> Result<Balance> {
         let entries = Arc::new(Entries::new(self.layout, self.rows)?);
-        let files = Arc::new(Files::of_earlier(self.order));
+        let floors = self.floors.into_iter().map(|floor| (floor, false));
+        let floors: KnownFloors = Arc::new(floors.collect());
+        let files = Arc::new(Files::of_earlier(self.order).with_floors(&floors));
         let queue = Arc::new(Work::new(self.files));
-        let standings = (0..threads).map(|_| Standing::new(&entries, &files, runtime));
+        let standings = (0..threads).map(|_| Standing::new(&entries, &files, &floors, runtime));
         let standings = standings.collect::<Result<Vec<_>>>()?;
         let tasks = standings.into_iter().map(|mut standing| {
             let (queue, state) = (Arc::clone(&queue), self.folder.clone());

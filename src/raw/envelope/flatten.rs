@@ -146,6 +146,7 @@ impl Layout {
                     ignored.push(row);
                     None
                 }
+                Ok(Operation::Truncate) => None,
                 Ok(Operation::Delete) => {
                     deletes[row] = true;
                     (!has_before).then_some(NO_BEFORE)

@@ -94,6 +94,10 @@ impl Events {
         let operation = operation(op.trim_matches('"'), &self.op_values)?;
         let row = match operation {
             Operation::Ignore => return Ok(Line::Ignored),
+            Operation::Truncate => {
+                rows.with_prefix(ENVELOPE_PREFIX, |rows| rows.field("op", op))?;
+                return Ok(Line::Row);
+            }
             Operation::Delete => before.ok_or(NO_BEFORE)?,
             Operation::Insert | Operation::Update => after.ok_or(NO_AFTER)?,
         };

@@ -1,0 +1,217 @@
+//! Floors beside the entries of keys: what they end ([`crate::state::floors`]).
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BinaryArray, BooleanArray, Int8Array, Int32Array, Int64Array, RecordBatch,
+    UInt32Array, new_null_array,
+};
+use arrow::compute::{concat_batches, take_record_batch};
+
+use crate::changes::file_order::RankedFiles;
+use crate::config::Keep;
+use crate::curate::merge::entries::{Entries, Files, LOOKED_UP, hash};
+use crate::curate::merge::entry::{ChangeOrder, EntryColumns};
+use crate::error::Result;
+use crate::layout::FileOrder;
+use crate::parquet_io::open::conform;
+use crate::state::floors::Floor;
+use crate::state::versions::{ORDER_BYTES, VersionsLayout};
+
+/// The floors of a merge, each with whether this run has found it.
+pub(crate) type KnownFloors = Arc<Vec<(Floor, bool)>>;
+
+/// The floors of a merge, in the order of changes.
+pub(super) struct SortedFloors {
+    /// Their order, in the columns of sorted entries; null in others.
+    rows: RecordBatch,
+    days: Vec<Option<i32>>,
+    /// Of each the index in which it was given.
+    given: Vec<usize>,
+    /// Those of earlier runs, by their index.
+    earlier: Vec<usize>,
+    /// All of them.
+    all: Vec<usize>,
+}
+
+impl SortedFloors {
+    pub(super) fn new(
+        floors: &[(Floor, bool)],
+        entries: &Entries,
+        files: &Files,
+        ranked: &RankedFiles,
+    ) -> Result<Self> {
+        let bytes = floors.iter().map(|(floor, _)| floor.order_bytes());
+        let bytes = bytes.collect::<Result<Vec<_>>>()?;
+        // The part is not stored with sorted entries.
+        let fields = entries.schema.fields().len() - 1;
+        let schema = Arc::new(entries.schema.project(&(0..fields).collect::<Vec<_>>())?);
+        let floor = || floors.iter().map(|(floor, _)| floor);
+        let columns = schema.fields().iter().map(|field| -> ArrayRef {
+            match field.name().as_str() {
+                "cdc" => Arc::new(floor().map(|one| Some(one.cdc)).collect::<BooleanArray>()),
+                "time_us" => {
+                    Arc::new(floor().map(|one| one.time.map(|time| time.0)).collect::<Int64Array>())
+                }
+                "time_ns" => {
+                    Arc::new(floor().map(|one| one.time.map(|time| time.1)).collect::<Int32Array>())
+                }
+                ORDER_BYTES => Arc::new(BinaryArray::from_iter(bytes.iter())),
+                "file" => {
+                    Arc::new(UInt32Array::from_iter_values(floor().map(|one| files.of_floor(one))))
+                }
+                "row" => Arc::new(Int64Array::from_iter_values(floor().map(|one| one.row as i64))),
+                "origin" => Arc::new(Int8Array::from(vec![LOOKED_UP; floors.len()])),
+                _ => new_null_array(field.data_type(), floors.len()),
+            }
+        });
+        let rows = RecordBatch::try_new(Arc::clone(&schema), columns.collect())?;
+        let mut sorted: Vec<usize> = (0..floors.len()).collect();
+        let columns = EntryColumns::of(&rows, ranked)?;
+        sorted.sort_by(|a, b| columns.orders.compare(*a, *b));
+        let by_order = UInt32Array::from_iter_values(sorted.iter().map(|at| *at as u32));
+        let is_earlier = |at: &usize| !floors[sorted[*at]].1;
+        Ok(SortedFloors {
+            rows: take_record_batch(&rows, &by_order)?,
+            days: sorted.iter().map(|at| floors[*at].0.day).collect(),
+            earlier: (0..sorted.len()).filter(is_earlier).collect(),
+            all: (0..sorted.len()).collect(),
+            given: sorted,
+        })
+    }
+
+    /// The days of those that this run has found, and of the next after each, which may have ended what
+    /// the new one ends now.
+    pub(super) fn changed_days(&self) -> impl Iterator<Item = i32> {
+        let is_new = |at: &&usize| self.earlier.binary_search(at).is_err();
+        let changed = self.all.iter().filter(is_new).flat_map(|at| [*at, at + 1]);
+        changed.filter_map(|at| self.days.get(at).copied().flatten())
+    }
+
+    /// Sorted entries with the floors at their end, so that both are compared by their rows. For none,
+    /// the same entries.
+    pub(super) fn beside(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        if self.all.is_empty() {
+            return Ok(rows.clone());
+        }
+        Ok(concat_batches(rows.schema_ref(), [rows, &self.rows])?)
+    }
+
+    /// The floors of earlier runs beside so many entries.
+    pub(super) fn earlier(&self, entries: usize) -> Floors<'_> {
+        Floors { first: entries, days: &self.days, of: &self.earlier }
+    }
+
+    /// All floors beside so many entries.
+    pub(super) fn all(&self, entries: usize) -> Floors<'_> {
+        Floors { first: entries, days: &self.days, of: &self.all }
+    }
+}
+
+/// Per version, given in the columns of its layout, the floor that has ended its row, if it is the last
+/// of its key, or under `latest-per-day` in any case.
+///
+/// # Errors
+/// Data, when the floors are damaged.
+pub(crate) fn ends_of_versions(
+    versions: &RecordBatch,
+    layout: &Arc<VersionsLayout>,
+    floors: &[Floor],
+    order: FileOrder,
+    keep: Keep,
+) -> Result<Vec<Option<Floor>>> {
+    let floors: KnownFloors = Arc::new(floors.iter().map(|one| (one.clone(), false)).collect());
+    let entries = Entries::new(layout, versions.num_rows() as u64)?;
+    let files = Files::of_earlier(order).with_floors(&floors);
+    let versions = conform(versions, &layout.schema())?;
+    let numbers = files.of_versions(&versions)?;
+    let ranked = files.ranked();
+    let sorted = SortedFloors::new(&floors, &entries, &files, &ranked)?;
+    let hashes = hash(&versions.columns()[..entries.keys])?;
+    let rows = entries.of_versions(&versions, &hashes, LOOKED_UP, &numbers)?;
+    let rows = rows.project(&(0..rows.num_columns() - 1).collect::<Vec<_>>())?;
+    let beside = sorted.beside(&rows)?;
+    let columns = EntryColumns::of(&beside, &ranked)?;
+    let all = sorted.all(rows.num_rows());
+    let ends = (0..rows.num_rows()).map(|at| {
+        let end = all.end_of(keep, (at, columns.entry(at).day), &columns.orders)?;
+        Some(floors[sorted.given[end - rows.num_rows()]].0.clone())
+    });
+    Ok(ends.collect())
+}
+
+/// Some floors beside entries, in the order of changes.
+#[derive(Clone, Copy)]
+pub(super) struct Floors<'a> {
+    /// The row of the first floor of all.
+    first: usize,
+    /// Per floor of all its day.
+    days: &'a [Option<i32>],
+    /// Which of all they are.
+    of: &'a [usize],
+}
+
+impl Floors<'_> {
+    /// None.
+    #[cfg(test)]
+    pub(super) const NONE: Floors<'static> = Floors { first: 0, days: &[], of: &[] };
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.of.is_empty()
+    }
+
+    /// The number of floors.
+    pub(super) fn len(&self) -> usize {
+        self.of.len()
+    }
+
+    /// The first floor later than an entry: its row and day.
+    pub(super) fn after(
+        &self,
+        at: usize,
+        order: &impl ChangeOrder,
+    ) -> Option<(usize, Option<i32>)> {
+        let next = self.of.partition_point(|floor| !order.is_later(self.first + floor, at));
+        let floor = *self.of.get(next)?;
+        Some((self.first + floor, self.days[floor]))
+    }
+
+    /// The first floor of a day later than an entry: its row.
+    pub(super) fn of_day_after(
+        &self,
+        at: usize,
+        day: Option<i32>,
+        order: &impl ChangeOrder,
+    ) -> Option<usize> {
+        let mut of_day = self.of.iter().filter(|floor| self.days[**floor] == day);
+        let first = of_day.find(|floor| order.is_later(self.first + **floor, at))?;
+        Some(self.first + first)
+    }
+
+    /// Whether a floor has ended the row of an entry, given by its row and day.
+    pub(super) fn end(
+        &self,
+        keep: Keep,
+        entry: (usize, Option<i32>),
+        order: &impl ChangeOrder,
+    ) -> bool {
+        self.end_of(keep, entry, order).is_some()
+    }
+
+    /// A floor that has ended the row of an entry, given by its row and day: a later one, under
+    /// `latest-per-day` one of its day. Returned is its row.
+    fn end_of(
+        &self,
+        keep: Keep,
+        (at, day): (usize, Option<i32>),
+        order: &impl ChangeOrder,
+    ) -> Option<usize> {
+        match keep {
+            Keep::Latest => {
+                let last = self.first + self.of.last()?;
+                order.is_later(last, at).then_some(last)
+            }
+            Keep::LatestPerDay => self.of_day_after(at, day, order),
+        }
+    }
+}

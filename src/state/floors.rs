@@ -1,0 +1,97 @@
+//! Floors: places in the order of changes at which every key ended that was there, as by a TRUNCATE.
+//!
+//! A floor acts as a delete of each key that has a row before it. It is no change of a key, and no
+//! version: what it does is computed from the floors and the versions, whenever either is read, so that
+//! it does not depend on which came first.
+//!
+//! With *F* the floors and *V* the versions (of each key and day the last change), in the order of
+//! changes:
+//!
+//! * `keep = "latest"`: a key has a row if its last change leaves one, and no floor is later.
+//! * `keep = "latest-per-day"`: a key and day has a row if its last change leaves one, and no floor of
+//!   that day is later.
+//! * `history`: besides *V*, as deleted on the day of a floor, each key whose last change before it
+//!   leaves a row, if it is the first floor after that change; and each key that has a row of that day
+//!   before it. Of several entries of a key and day, the last counts.
+//!
+//! The day of a floor is that of its commit time, as of a delete.
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{Int32Type, Int64Type};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use crate::changes::pass_one::FoundFloors;
+use crate::error::{Error, Result};
+use crate::raw::discover::Input;
+use crate::state::versions::VersionsLayout;
+
+/// A floor: the row of a raw file that it is, its place in the order of changes, and its day.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Floor {
+    /// The raw location of its file.
+    pub location: usize,
+    /// The path of its file.
+    pub path: String,
+    /// The row ordinal in the file.
+    pub row: u64,
+    /// Its day, as days since 1970; `None` if it has no commit time.
+    pub day: Option<i32>,
+    /// Whether the file is a CDC file.
+    pub cdc: bool,
+    /// The commit time as the order, in microseconds since 1970, and nanoseconds beyond.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<(i64, i32)>,
+    /// Orders other than the commit time alone: the column `order_bytes` of versions, in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    order: Option<String>,
+}
+
+impl Floor {
+    /// The floors that pass one has found in inputs.
+    pub(crate) fn found(
+        found: &[FoundFloors],
+        layout: &VersionsLayout,
+        inputs: &[&Input],
+    ) -> Vec<Floor> {
+        let mut floors = Vec::new();
+        for FoundFloors { positions, days } in found {
+            let [cdc, time_us, time_ns, order] = layout.order_columns(positions);
+            let (cdc, order) = (cdc.as_boolean(), order.as_binary::<i32>());
+            let time_us = time_us.as_primitive::<Int64Type>();
+            let time_ns = time_ns.as_primitive::<Int32Type>();
+            for (at, (file, row)) in layout.ordinals(positions).into_iter().enumerate() {
+                let file = &inputs[file].file;
+                floors.push(Floor {
+                    location: file.location,
+                    path: file.path.clone(),
+                    row: row as u64,
+                    day: days.is_valid(at).then(|| days.value(at)),
+                    cdc: cdc.value(at),
+                    time: time_us.is_valid(at).then(|| (time_us.value(at), time_ns.value(at))),
+                    order: order.is_valid(at).then(|| STANDARD.encode(order.value(at))),
+                });
+            }
+        }
+        floors
+    }
+
+    /// Whether both are the same row.
+    pub fn is_same_row(&self, other: &Floor) -> bool {
+        (self.location, &self.path, self.row) == (other.location, &other.path, other.row)
+    }
+
+    /// The value of the column `order_bytes` of versions.
+    ///
+    /// # Errors
+    /// Data, when the state is damaged.
+    pub fn order_bytes(&self) -> Result<Option<Vec<u8>>> {
+        let decoded = self.order.as_ref().map(|order| STANDARD.decode(order)).transpose();
+        decoded.map_err(|error| {
+            Error::data("the order of a floor in the ledger cannot be read")
+                .hint("the state is damaged: rebuild it with `glueless rebuild`")
+                .caused_by(error)
+        })
+    }
+}
