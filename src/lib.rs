@@ -102,6 +102,10 @@
 //! * **Deletes hold.** A delete is a change like any other and wins like any other; where it is
 //!   last, versions say so and the table has no row. It needs no column but the key, because its
 //!   day is that of its commit time.
+//! * **Truncates are floors.** A truncate ends every key that has a row before it in the order of
+//!   changes. It is stored in the ledger as values of the data (`state::floors`), and what it ends is
+//!   computed from floors and versions together, by the merge, `history` and the balance alike: a
+//!   floor that comes late takes the rows before it, and a late change before it makes none.
 //! * **Windows do not matter.** A version is the order of the last change per key and day, as
 //!   values of the data. A winner replaces it only if it is later (`curate::merge`), so the table
 //!   shows the greatest of all changes folded so far, in whatever order and however often they

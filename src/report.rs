@@ -59,7 +59,7 @@ pub struct Report {
     pub rows_latest: u64,
     /// Changes that a later change of the same key (and day, under `latest-per-day`) replaced.
     pub rows_superseded: u64,
-    /// Last changes that leave no row.
+    /// Last changes that leave no row, or whose row a truncate has ended.
     pub rows_deleted: u64,
     /// Rows that were quarantined.
     pub rows_rejected: u64,

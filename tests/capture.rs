@@ -417,29 +417,27 @@ fn a_large_value_that_did_not_change_is_that_of_the_row_before() {
 }
 
 #[test]
-fn a_truncation_stops_the_capture_after_what_was_before_it() {
+fn a_truncation_ends_the_rows_that_were_before_it() {
     let shop = Shop::simple(Place::Local);
     shop.captured();
-    shop.sql("INSERT INTO t VALUES (1, 'a', 1)");
-    shop.sql("INSERT INTO t VALUES (2, 'the same', 1); TRUNCATE t");
-    shop.sql("INSERT INTO t VALUES (3, 'after', 1)");
-    for _ in 0..2 {
-        let (message, hint) = refusal(&shop, Kind::Data);
-        assert!(message.starts_with("public.t was truncated at "), "{message}");
-        assert!(hint.starts_with("move its folder below `to` away"), "{hint}");
-        let changes = shop.changes("public/t");
-        assert_eq!(changes.iter().map(|row| of(row, &["id"])).collect::<Vec<_>>(), [["1"]]);
-    }
-    // As the hint says, with a table that is never empty.
-    shop.fold();
-    shop.lab.remove_all("raw/public/t");
-    shop.captured();
-    shop.lab.catch_up(&[]).expect("caught up");
-    assert!(!shop.lab.published("curated").is_empty());
-    shop.lab.rebuild(true, &[]).expect("rebuilt");
-    assert_eq!(shop.lab.published("curated"), shop.database.rows("t"));
-    shop.sql("INSERT INTO t VALUES (4, 'after', 1); DELETE FROM t WHERE id = 3");
+    shop.sql("INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 1)");
     shop.assert_followed();
+    // What a transaction writes before it, and after it.
+    shop.sql("INSERT INTO t VALUES (3, 'c', 1); TRUNCATE t; INSERT INTO t VALUES (1, 'again', 2)");
+    shop.assert_followed();
+    let changes = shop.changes("public/t");
+    let ops = changes.iter().map(|row| of(row, &["Op"])[0].to_string());
+    assert_eq!(ops.collect::<Vec<_>>(), ["I", "I", "I", "T", "I"]);
+    assert!(changes[3].get("id").is_none(), "it has no key");
+    shop.sql("TRUNCATE t");
+    shop.sql("TRUNCATE t");
+    shop.assert_followed();
+    assert!(shop.lab.published("curated").is_empty());
+    shop.sql("INSERT INTO t VALUES (4, 'after', 1); DELETE FROM t WHERE id = 4");
+    shop.sql("INSERT INTO t VALUES (5, 'after', 1)");
+    shop.assert_followed();
+    shop.lab.rebuild(false, &[]).expect("rebuilt");
+    assert_eq!(shop.lab.published("curated"), shop.database.rows("t"));
     // A table that is not captured can be truncated.
     let shop = Shop::simple(Place::Local);
     shop.sql("CREATE TABLE other (id int PRIMARY KEY)");

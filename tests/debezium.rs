@@ -395,6 +395,22 @@ fn reasons(lab: &Lab, report: &Report) -> Vec<String> {
 }
 
 #[test]
+fn a_truncate_ends_the_rows_that_were_before_it() {
+    for place in PLACES {
+        for format in FORMATS {
+            let lab = builder(format).place(place).build();
+            put_changes(&lab, format);
+            let truncate = (Some("t"), None, None, at(4, 1));
+            put(&lab, format, 5, &[truncate, (Some("c"), None, row(3, 1, "new"), at(5, 0))]);
+            let report = lab.run(START, END).expect("a run");
+            assert_eq!((report.truncates, report.rows_deleted), (1, 4), "{format}");
+            assert_eq!(curated(&lab), ["3 1 new 2024-01-05"], "{format}");
+            assert!(lab.verify().expect("verified").is_equal);
+        }
+    }
+}
+
+#[test]
 fn what_is_no_envelope_is_a_bad_row() {
     let lines = [
         r#"{"id":1,"v":2}"#,
@@ -402,7 +418,6 @@ fn what_is_no_envelope_is_a_bad_row() {
         r#"{"op":"u","before":{"id":1},"after":null,"ts_ms":1}"#,
         r#"{"op":"d","before":null,"after":null,"ts_ms":1}"#,
         r#"{"op":"x","after":{"id":1},"ts_ms":1}"#,
-        r#"{"op":"t","ts_ms":1}"#,
         r#"{"op":"c","after":"{\"id\":1}","ts_ms":1}"#,
         r#"{"op":"c","after":{"id":1,"id":2},"ts_ms":1}"#,
         r#"{"op":"c","op":"d","after":{"id":1},"ts_ms":1}"#,
@@ -412,16 +427,15 @@ fn what_is_no_envelope_is_a_bad_row() {
     ];
     let reasons_expected = [
         "1 - is not an envelope: it has no `op`",
-        "10 payload is not an object",
-        "11 - is not an envelope: it has no `op`",
+        "10 - is not an envelope: it has no `op`",
         "2 after is missing in a change that is not a delete",
         "3 after is missing in a change that is not a delete",
         "4 before is missing in a delete, so that its key is unknown",
-        "5 op is none of c, r, u, d, m",
-        "6 op is a truncate, which is not supported yet",
-        "7 after is not an object",
-        "8 id is in its object twice",
-        "9 op is in its object twice",
+        "5 op is none of c, r, u, d, m, t",
+        "6 after is not an object",
+        "7 id is in its object twice",
+        "8 op is in its object twice",
+        "9 payload is not an object",
     ];
     for place in PLACES {
         let lab = builder("json").place(place).build();
@@ -433,7 +447,7 @@ fn what_is_no_envelope_is_a_bad_row() {
         assert_eq!(reasons(&lab, &report), reasons_expected);
         assert_eq!(curated(&lab), ["1 1 good 2024-01-02"]);
         let again = lab.catch_up(&[]).expect("caught up");
-        assert_eq!(again.rows_rejected, 11);
+        assert_eq!(again.rows_rejected, 10);
         assert_eq!(curated(&lab), ["1 1 good 2024-01-02"]);
     }
     let lab = builder("parquet").set("raw.on_bad_row", "quarantine").build();
@@ -445,7 +459,6 @@ fn what_is_no_envelope_is_a_bad_row() {
             (Some("c"), key(1), None, at(2, 0)),
             (Some("d"), None, key(1), at(2, 0)),
             (Some("x"), None, key(1), at(2, 0)),
-            (Some("t"), None, None, at(2, 0)),
             (None, None, key(1), at(2, 0)),
             (Some("c"), None, row(1, 1, "good"), at(2, 0)),
         ],
@@ -456,9 +469,8 @@ fn what_is_no_envelope_is_a_bad_row() {
         [
             "1 after is missing in a change that is not a delete",
             "2 before is missing in a delete, so that its key is unknown",
-            "3 op is none of c, r, u, d, m",
-            "4 op is a truncate, which is not supported yet",
-            "5 - is not an envelope: it has no `op`",
+            "3 op is none of c, r, u, d, m, t",
+            "4 - is not an envelope: it has no `op`",
         ]
     );
     assert_eq!(curated(&lab), ["1 1 good 2024-01-02"]);
@@ -515,7 +527,7 @@ fn rows_without_envelopes_are_named_as_such() {
     let lab = builder("json").set("raw.dialect", "dms").set("key", vec!["after.id"]).build();
     put(&lab, "json", 2, &[(Some("c"), None, row(1, 1, "a"), at(2, 0))]);
     let error = lab.run_with(Task::Run, START, END, &["raw.op=op"]).expect_err("envelopes");
-    assert_refused(error, 65, "column `op` is none of I, U, D", "raw.dialect = \"debezium\"");
+    assert_refused(error, 65, "column `op` is none of I, U, D, T", "raw.dialect = \"debezium\"");
 }
 
 #[test]

@@ -172,7 +172,7 @@ fn bad_lines_are_refused_or_put_aside_with_their_number() {
             [
                 format!("2 2 v does not fit its type, Int64 {{\"Op\":\"I\",\"id\":\"2\",\"ts\":\"{at}\",\"v\":\"x\"}}"),
                 r#"3 3 - is an array, not an object ["I",3]"#.to_string(),
-                format!("4 - Op is none of I, U, D {{\"Op\":\"X\",\"id\":\"4\",\"ts\":\"{at}\"}}"),
+                format!("4 - Op is none of I, U, D, T {{\"Op\":\"X\",\"id\":\"4\",\"ts\":\"{at}\"}}"),
                 format!(
                     "5 6 v is not valid JSON at character 22: expected value {{\"line\":\"{{\\\"Op\\\":\\\"I\\\",\\\"id\\\":5,\\\"v\\\":NaN,\\\"ts\\\":\\\"{at}\\\"}}\"}}"
                 ),

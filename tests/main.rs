@@ -44,4 +44,5 @@ mod row_order;
 mod same_bytes;
 mod states;
 mod support;
+mod truncates;
 mod verify_source;

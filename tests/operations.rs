@@ -99,7 +99,7 @@ fn a_value_that_is_no_operation_names_the_values_that_are() {
     let lab = builder().set("raw.op_values.delete", list(&["x"])).build();
     lab.put(FILE, file_of_rows(&["Op", "id", "v"], &[["I", "1", "1"], ["D", "1", "-"]]));
     let error = lab.run(START, END).expect_err("refused");
-    assert!(error.to_string().ends_with("column `Op` is none of I, U, x"), "{error}");
+    assert!(error.to_string().ends_with("column `Op` is none of I, U, x, T"), "{error}");
     let hint = error.hint.expect("a hint");
     assert!(hint.contains("[raw.op_values]") && hint.contains("raw.dialect"), "{hint}");
     // The other row is folded if bad rows are quarantined.

@@ -106,7 +106,7 @@ fn bad_rows_are_put_aside_with_place_and_reason() {
             found,
             [
                 [file, "2", "id", "is null"],
-                [file, "3", "Op", "is none of I, U, D"],
+                [file, "3", "Op", "is none of I, U, D, T"],
                 [file, "4", "ts", "is null"],
                 [file, "5", "ts", "is not a time"],
                 [file, "6", "event", "is not a time"],
@@ -294,7 +294,7 @@ fn bad_lines_of_csv_are_put_aside_with_their_number() {
         [
             ["2", "n", "does not fit its type, Int32"],
             ["3", "", "has 2 fields where 5 are expected"],
-            ["4", "Op", "is none of I, U, D"],
+            ["4", "Op", "is none of I, U, D, T"],
             ["5", "Op", "has an unexpected quote"],
             ["7", "", "is cut off: the file does not end with a line feed"],
         ]

@@ -276,7 +276,7 @@ fn an_unknown_operation_is_refused_with_its_place() {
     assert_eq!(error.kind.exit_code(), 65);
     let message = error.to_string();
     assert!(
-        message.starts_with("row 2 of ") && message.ends_with("column `op` is none of I, U, D"),
+        message.starts_with("row 2 of ") && message.ends_with("column `op` is none of I, U, D, T"),
         "{message}"
     );
 }

@@ -246,7 +246,11 @@ impl<'a> Drain<'a> {
             Message::Delete { relation, old } => {
                 self.change("D", relation, Some(&old), None).await?;
             }
-            Message::Truncate { relations } => self.truncate(&relations)?,
+            Message::Truncate { relations } => {
+                for relation in relations {
+                    self.truncate(relation).await?;
+                }
+            }
             Message::Other => {}
         }
         Ok(())
@@ -362,6 +366,41 @@ impl<'a> Drain<'a> {
         mark.is_some_and(|mark| commit < mark.from.0)
     }
 
+    /// The next change of a table: its place, and the table's files; `None` if it is not written.
+    async fn next(
+        &mut self,
+        op: &'static str,
+        relation: u32,
+    ) -> Result<Option<(Head, &mut ChangeFiles)>> {
+        let lost = || Error::internal("a change stands outside of a transaction");
+        let transaction = self.transaction.as_mut().ok_or_else(lost)?;
+        let position = Position { commit: transaction.commit, row: transaction.rows };
+        transaction.rows += 1;
+        let head = Head { op, commit_time: transaction.time, position, xid: Some(transaction.xid) };
+        let table = self.relations.get(&relation).cloned();
+        let table = table.ok_or_else(|| Error::internal("a change is of an unknown table"))?;
+        let Some(table) = table.filter(|table| !self.is_loaded(table)) else {
+            return Ok(None);
+        };
+        if position.row.is_multiple_of(ROWS_BETWEEN_LIMITS) {
+            self.limit_memory().await?;
+        }
+        match self.files.get_mut(&table) {
+            Some(files) => Ok(Some((head, files))),
+            None => Err(Error::internal("a table has no files")),
+        }
+    }
+
+    /// Writes the truncation of a table: a row that has nothing but its place.
+    async fn truncate(&mut self, relation: u32) -> Result<()> {
+        let Some((head, files)) = self.next("T", relation).await? else {
+            return Ok(());
+        };
+        let shape = Arc::clone(files.shape());
+        let (key, row) = (shape.key.iter().map(|_| None), shape.columns.iter().map(|_| None));
+        files.append(head, key, row).await
+    }
+
     /// Writes a change.
     async fn change(
         &mut self,
@@ -370,24 +409,11 @@ impl<'a> Drain<'a> {
         old: Option<&Old<'_>>,
         new: Option<&Tuple<'_>>,
     ) -> Result<()> {
-        let lost = || Error::internal("a change stands outside of a transaction");
-        let transaction = self.transaction.as_mut().ok_or_else(lost)?;
-        let position = Position { commit: transaction.commit, row: transaction.rows };
-        transaction.rows += 1;
-        let (xid, commit_time) = (Some(transaction.xid), transaction.time);
-        let table = self.relations.get(&relation).cloned();
-        let table = table.ok_or_else(|| Error::internal("a change is of an unknown table"))?;
-        let Some(table) = table.filter(|table| !self.is_loaded(table)) else {
+        let Some((head, files)) = self.next(op, relation).await? else {
             return Ok(());
         };
-        if position.row.is_multiple_of(ROWS_BETWEEN_LIMITS) {
-            self.limit_memory().await?;
-        }
-        let Some(files) = self.files.get_mut(&table) else {
-            return Err(Error::internal("a table has no files"));
-        };
+        let position = head.position;
         let shape = Arc::clone(files.shape());
-        let head = Head { op, commit_time, position, xid };
         let before = old.map(|old| old.values.values().map(text).collect::<Vec<_>>());
         let row = match new {
             Some(new) => {
@@ -412,21 +438,6 @@ impl<'a> Drain<'a> {
         let before = before.filter(|before| op == "U" && before.len() == row.len());
         let old_key = shape.key.iter().map(|at| before.as_ref().and_then(|before| before[*at]));
         files.append(head, old_key, row.into_iter()).await
-    }
-
-    /// Refuses to go on behind the truncation of a table.
-    fn truncate(&mut self, relations: &[u32]) -> Result<()> {
-        let mut tables =
-            relations.iter().filter_map(|relation| self.relations.get(relation)?.as_ref());
-        let Some(table) = tables.find(|table| !self.is_loaded(table)) else {
-            return Ok(());
-        };
-        let position = self.transaction.map_or(0, |transaction| transaction.commit);
-        Err(Error::data(format!(
-            "{table} was truncated at {}: files of changes cannot say so",
-            Lsn(position)
-        ))
-        .hint(another_table()))
     }
 }
 

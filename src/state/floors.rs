@@ -16,6 +16,8 @@
 //!
 //! The day of a floor is that of its commit time, as of a delete.
 
+use std::sync::Arc;
+
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int32Type, Int64Type};
 use base64::Engine;
@@ -47,6 +49,9 @@ pub struct Floor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     order: Option<String>,
 }
+
+/// The floors of a run, each with whether the run has found it.
+pub(crate) type KnownFloors = Arc<Vec<(Floor, bool)>>;
 
 impl Floor {
     /// The floors that pass one has found in inputs.

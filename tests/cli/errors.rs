@@ -627,7 +627,7 @@ fn an_operation_that_is_none_is_named_with_file_row_and_column() {
     let columns = with(changes(1, 1), "Op", texts(["I", "U", "X9"]));
     assert_snapshot!(refusal_of_columns(columns, &["X9"]), @r#"
     exit 65
-    error: row 3 of [folder]/raw/20191213-130000000.parquet: column `Op` is none of I, U, D
+    error: row 3 of [folder]/raw/20191213-130000000.parquet: column `Op` is none of I, U, D, T
     hint: name the values in `[raw.op_values]`, or the operation column in `raw.op`; only if no column says which rows are deletes, write raw.dialect = "flat"
     "#);
 }

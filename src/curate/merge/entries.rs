@@ -11,10 +11,9 @@ use datafusion::common::hash_utils::{RandomState, create_hashes};
 
 use crate::changes::Changes;
 use crate::changes::file_order::{FileNumbers, RankedFiles};
-use crate::curate::merge::floors::KnownFloors;
 use crate::error::{Error, Result};
 use crate::layout::FileOrder;
-use crate::state::floors::Floor;
+use crate::state::floors::{Floor, KnownFloors};
 use crate::state::versions::VersionsLayout;
 use crate::table::sorter::Order;
 use crate::types::key::canonical_column;

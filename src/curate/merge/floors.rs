@@ -15,11 +15,8 @@ use crate::curate::merge::entry::{ChangeOrder, EntryColumns};
 use crate::error::Result;
 use crate::layout::FileOrder;
 use crate::parquet_io::open::conform;
-use crate::state::floors::Floor;
+use crate::state::floors::{Floor, KnownFloors};
 use crate::state::versions::{ORDER_BYTES, VersionsLayout};
-
-/// The floors of a merge, each with whether this run has found it.
-pub(crate) type KnownFloors = Arc<Vec<(Floor, bool)>>;
 
 /// The floors of a merge, in the order of changes.
 pub(super) struct SortedFloors {
