@@ -20,6 +20,8 @@
 //!   read; the slot itself can be read by one.
 //! - **The last change wins by its position.** Files say `_lsn`: the order of commits, and the order inside
 //!   of a transaction.
+//! - **Without a log.** A source with `mode = "audit"` is read by queries instead, by a column with the time of a
+//!   row's last change ([`audit`]).
 //! - **Nothing is guessed.** Changes that are not whole in the log stop capture, before the transaction
 //!   that has them; all transactions before it are written ([`drain`]).
 
@@ -32,6 +34,7 @@ use object_store::prefix::PrefixStore;
 use parquet::basic::{Compression, ZstdLevel};
 use tracing::warn;
 
+use crate::capture::audit::Extracts;
 use crate::capture::catalog::{Catalog, Slot, Table};
 use crate::capture::change_files::Counts;
 use crate::capture::drain::{Drain, Ended, Until};
@@ -39,6 +42,7 @@ use crate::capture::mark::Mark;
 use crate::capture::position::Lsn;
 use crate::capture::replication::Replication;
 use crate::capture::setup::Setup;
+use crate::capture::snapshot::Loaded;
 use crate::config::Source;
 use crate::engine::resources::Resources;
 use crate::error::{Error, Result};
@@ -47,11 +51,13 @@ use crate::postgres::Purpose;
 use crate::postgres::connect::Server;
 use crate::store::{Folder, Stores};
 
+mod audit;
 mod catalog;
 mod change_files;
 mod column;
 mod drain;
 pub(crate) mod export;
+mod extract;
 mod mark;
 mod pgoutput;
 mod position;
@@ -59,6 +65,7 @@ mod replication;
 mod rows;
 mod setup;
 mod snapshot;
+mod stamps;
 
 /// What the connections of capture are for.
 const CAPTURE: Purpose = Purpose {
@@ -69,6 +76,8 @@ const CAPTURE: Purpose = Purpose {
 
 /// The time between two cuts when a backlog is read.
 const CUT_INTERVAL: Duration = Duration::from_secs(60);
+/// The most connections that read a snapshot.
+const CONNECTIONS: usize = 4;
 /// The bytes of log that a slot may hold without a warning.
 const HELD_BYTES: u64 = 1 << 30;
 /// What to do while another process captures.
@@ -124,6 +133,8 @@ pub(crate) struct CapturedTable {
     pub(crate) bytes: u64,
     /// Infinite dates and times that were written as the last or the first one.
     pub(crate) infinite: u64,
+    /// Rows without a time in the column of extracts.
+    pub(crate) rows_without_time: u64,
 }
 
 /// The folder of a table's files.
@@ -146,9 +157,14 @@ impl Capture<'_> {
         let source = self.source;
         let server = Server::parse(self.url, &source.url_env, CAPTURE)?;
         let to = self.stores.open(&source.to)?;
+        if let Some(audit) = &source.audit {
+            let extracts = Extracts { capture: self, audit, server: &server, to: &to };
+            return extracts.run(mode).await;
+        }
         let client = server.connect(&self.application()).await?;
         let catalog = Catalog { client: &client, server: &server.name };
-        catalog.check_server().await?;
+        catalog.check_version().await?;
+        catalog.check_log().await?;
         // The slot itself is the lock once it is read.
         if !catalog.lock(&source.slot).await? {
             return Err(self.is_busy());
@@ -193,6 +209,11 @@ impl Capture<'_> {
 
     fn application(&self) -> String {
         format!("glueless capture {}", self.source.name)
+    }
+
+    /// The connections that read a snapshot.
+    fn connections(&self) -> usize {
+        CONNECTIONS.min(self.resources.threads.max(1))
     }
 
     fn output(&self) -> Arc<Output> {
@@ -269,16 +290,38 @@ impl Captured {
     fn add(&mut self, drain: &Drain<'_>) {
         for (name, counts) in drain.counts() {
             let Counts { inserts, updates, deletes, files, bytes, infinite } = counts;
-            let table = self.tables.entry(name.to_string()).or_default();
-            table.inserts += inserts;
-            table.updates += updates;
-            table.deletes += deletes;
-            table.files += files;
-            table.bytes += bytes;
-            table.infinite += infinite;
+            let read = CapturedTable {
+                inserts,
+                updates,
+                deletes,
+                files,
+                bytes,
+                infinite,
+                ..Default::default()
+            };
+            self.tables.entry(name.to_string()).or_default().add(read);
         }
         self.position = drain.confirmed.to_string();
         self.transactions = drain.transactions;
         self.newest_commit = drain.newest_commit.and_then(DateTime::from_timestamp_micros);
+    }
+}
+
+impl CapturedTable {
+    fn add(&mut self, other: CapturedTable) {
+        self.rows_loaded += other.rows_loaded;
+        self.inserts += other.inserts;
+        self.updates += other.updates;
+        self.deletes += other.deletes;
+        self.files += other.files;
+        self.bytes += other.bytes;
+        self.infinite += other.infinite;
+        self.rows_without_time = other.rows_without_time;
+    }
+}
+
+impl From<Loaded> for CapturedTable {
+    fn from(Loaded { rows, files, bytes, infinite }: Loaded) -> Self {
+        CapturedTable { rows_loaded: rows, files, bytes, infinite, ..Default::default() }
     }
 }

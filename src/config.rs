@@ -43,7 +43,7 @@ pub use operations::{OpValues, Operation};
 pub use query_columns::QueryColumns;
 use query_columns::reads;
 pub use raw::{OnBad, OnTie, OpColumn, Raw, RawFormat, WindowBy};
-pub use source::{Source, SourceFiles, SourceTables};
+pub use source::{Audit, Source, SourceFiles, SourceTables};
 pub use source_table::{Named, SourceTable};
 pub use time_unit::TimeUnit;
 

@@ -43,11 +43,11 @@ fn a_table_is_loaded_and_then_followed() {
         let second = shop.captured();
         let table = &second.tables[0];
         assert_eq!((table.inserts, table.updates, table.deletes), (1, 7, 1));
-        assert_eq!((table.rows_loaded, table.files, second.transactions), (0, 1, 4));
+        assert_eq!((table.rows_loaded, table.files, second.transactions), (0, 1, Some(4)));
         shop.fold();
         assert_eq!(shop.lab.published("curated"), shop.database.rows("t"));
         let third = shop.captured();
-        assert_eq!((third.tables.len(), third.transactions), (0, 0));
+        assert_eq!((third.tables.len(), third.transactions), (0, Some(0)));
         let changes = shop.changes("public/t");
         assert_eq!(of(&changes[0], &["Op", "id", "v", "n"]), ["I", "501", "new", "null"]);
         assert_eq!(of(&changes[8], &["Op", "_old_id", "id"]), ["U", "20", "1000"]);
@@ -784,12 +784,12 @@ fn a_quiet_table_lets_the_server_remove_its_log() {
     shop.sql("CREATE TABLE noise (v text)");
     shop.sql("INSERT INTO noise SELECT repeat('x', 500) FROM generate_series(1, 20000)");
     let before = shop.captured();
-    assert!(before.held_bytes > 10_000_000, "{}", before.held_bytes);
+    assert!(before.held_bytes > Some(10_000_000), "{:?}", before.held_bytes);
     assert!(before.tables.is_empty());
     // From where the server must keep its log follows when it next writes down what is running.
     shop.wait("the log is held", || {
         shop.database.ask("CHECKPOINT");
-        shop.captured().held_bytes < 1_000_000
+        shop.captured().held_bytes < Some(1_000_000)
     });
     assert_eq!(shop.lab.list_all("raw/public/t").len(), 1);
 }

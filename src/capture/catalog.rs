@@ -56,13 +56,13 @@ pub(super) struct Table {
     pub(super) name: String,
     /// Its number.
     pub(super) oid: u32,
-    /// Its columns but generated ones, which are not in the log.
+    /// Its columns; without generated ones where the log is read.
     pub(super) columns: Vec<Column>,
     /// The columns of its replica identity, or of its primary key if that is the whole row.
     pub(super) key: Vec<String>,
     /// Itself, and its partitions.
     parts: Vec<Part>,
-    is_partitioned: bool,
+    pub(super) is_partitioned: bool,
 }
 
 /// A column of a table.
@@ -96,6 +96,15 @@ enum Identity {
     Index,
     WholeRow,
     Nothing,
+}
+
+/// What capture reads of tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reads {
+    /// Their changes, in the log: it has no unlogged tables and no generated columns.
+    Log,
+    /// Their rows.
+    Rows,
 }
 
 /// A replication slot.
@@ -192,7 +201,7 @@ impl Domains {
 }
 
 impl Catalog<'_> {
-    async fn rows(
+    pub(super) async fn rows(
         &self,
         statement: &str,
         parameters: &[&(dyn ToSql + Sync)],
@@ -202,30 +211,54 @@ impl Catalog<'_> {
         rows.map_err(|error| failed(self.server, doing, &error))
     }
 
-    async fn execute(&self, statement: &str, doing: &str) -> Result<()> {
+    /// The first row that a statement returns.
+    ///
+    /// # Errors
+    /// Those of the server; internal, when there is none.
+    pub(super) async fn one(
+        &self,
+        statement: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+        doing: &str,
+    ) -> Result<tokio_postgres::Row> {
+        let rows = self.rows(statement, parameters, doing).await?;
+        let none = || Error::internal(format!("the server returned nothing: {doing}"));
+        rows.into_iter().next().ok_or_else(none)
+    }
+
+    pub(super) async fn execute(&self, statement: &str, doing: &str) -> Result<()> {
         let executed = self.client.batch_execute(statement).await;
         executed.map_err(|error| failed(self.server, doing, &error))
+    }
+
+    /// Checks that the server is new enough.
+    ///
+    /// # Errors
+    /// Usage, when it is not.
+    pub(super) async fn check_version(&self) -> Result<()> {
+        let facts =
+            "SELECT current_setting('server_version_num')::int, current_setting('server_version')";
+        let row = self.one(facts, &[], "read its version").await?;
+        let (version, shown): (i32, String) = (row.get(0), row.get(1));
+        if version < OLDEST_VERSION {
+            return Err(Error::usage(format!("{} is PostgreSQL {shown}", self.server))
+                .hint("capture reads PostgreSQL 14 and newer"));
+        }
+        Ok(())
     }
 
     /// Checks that the server can decode its log.
     ///
     /// # Errors
     /// Usage, with the setting to change.
-    pub(super) async fn check_server(&self) -> Result<()> {
+    pub(super) async fn check_log(&self) -> Result<()> {
         let facts =
             "SELECT current_setting('server_version_num')::int, current_setting('wal_level'),
             current_setting('server_version'), pg_is_in_recovery()";
-        let rows = self.rows(facts, &[], "read its settings").await?;
-        let [row] = &rows[..] else {
-            return Err(Error::internal("the server has no settings"));
-        };
+        let row = self.one(facts, &[], "read its settings").await?;
         let (version, level): (i32, String) = (row.get(0), row.get(1));
         let (shown, is_standby): (String, bool) = (row.get(2), row.get(3));
         let server = self.server;
-        if version < OLDEST_VERSION {
-            return Err(Error::usage(format!("{server} is PostgreSQL {shown}"))
-                .hint("capture reads PostgreSQL 14 and newer"));
-        }
         if is_standby && version < DECODES_ON_STANDBY {
             let standby = format!("{server} is a standby of PostgreSQL {shown}");
             return Err(Error::usage(standby).hint(
@@ -242,24 +275,23 @@ impl Catalog<'_> {
         Ok(())
     }
 
-    /// Takes the lock of a slot, so that two processes do not set it up at once; returns false if another one
-    /// has it. It is released with the session.
+    /// Takes a lock by the name of a slot or source, so that two processes do not capture at once; returns
+    /// false if another one has it. It is released with the session.
     ///
     /// # Errors
     /// Those of the server.
-    pub(super) async fn lock(&self, slot: &str) -> Result<bool> {
+    pub(super) async fn lock(&self, of: &str) -> Result<bool> {
         let statement = "SELECT pg_try_advisory_lock(hashtextextended($1, 0))";
-        let name = format!("glueless capture {slot}");
-        let rows = self.rows(statement, &[&name], "lock the slot").await?;
-        Ok(rows.first().is_some_and(|row| row.get(0)))
+        let name = format!("glueless capture {of}");
+        Ok(self.one(statement, &[&name], "take the lock of captures").await?.get(0))
     }
 
-    /// Releases the lock of a slot.
+    /// Releases the lock.
     ///
     /// # Errors
     /// Those of the server.
     pub(super) async fn unlock(&self) -> Result<()> {
-        self.execute("SELECT pg_advisory_unlock_all()", "unlock the slot").await
+        self.execute("SELECT pg_advisory_unlock_all()", "release the lock of captures").await
     }
 
     /// Locks tables and their partitions against changes of their shape, in the transaction of a snapshot, and
@@ -364,7 +396,11 @@ impl Catalog<'_> {
     ///
     /// # Errors
     /// Usage, when a table that is named cannot be captured.
-    pub(super) async fn tables(&self, wanted: &SourceTables) -> Result<BTreeMap<String, Table>> {
+    pub(super) async fn tables(
+        &self,
+        wanted: &SourceTables,
+        reads: Reads,
+    ) -> Result<BTreeMap<String, Table>> {
         let schemas: BTreeSet<&str> = wanted.schemas().collect();
         let schemas: Vec<&str> = schemas.into_iter().collect();
         let statement = "SELECT n.nspname::text, c.relname::text, c.oid, c.relkind::text,
@@ -383,8 +419,10 @@ impl Catalog<'_> {
             }
             let why = match persistence.as_str() {
                 "p" if !is_partition => None,
-                "p" => Some("is a partition: name its partitioned table"),
-                _ => Some("is not in the log: it is unlogged or temporary"),
+                "t" => Some("is temporary"),
+                _ if is_partition => Some("is a partition: name its partitioned table"),
+                _ if reads == Reads::Rows => None,
+                _ => Some("is not in the log: it is unlogged"),
             };
             if let Some(why) = why {
                 if named.contains(&(schema.as_str(), name.as_str())) {
@@ -399,8 +437,8 @@ impl Catalog<'_> {
             let table = Table { schema, name, oid, columns, key, parts, is_partitioned };
             tables.insert(oid, table);
         }
-        self.add_columns(&mut tables).await?;
-        self.add_parts(&mut tables).await?;
+        self.add_columns(&mut tables, reads).await?;
+        self.add_parts(&mut tables, reads).await?;
         Ok(tables.into_values().map(|table| (table.full_name(), table)).collect())
     }
 
@@ -426,12 +464,15 @@ impl Catalog<'_> {
     }
 
     /// Reads the columns and keys of tables.
-    async fn add_columns(&self, tables: &mut BTreeMap<u32, Table>) -> Result<()> {
+    async fn add_columns(&self, tables: &mut BTreeMap<u32, Table>, reads: Reads) -> Result<()> {
         let all: Vec<u32> = tables.keys().copied().collect();
         let columns = "SELECT attrelid, attname::text, atttypid, atttypmod FROM pg_attribute
-            WHERE attrelid = ANY($1) AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+            WHERE attrelid = ANY($1) AND attnum > 0 AND NOT attisdropped AND (attgenerated = '' OR $2)
             ORDER BY attrelid, attnum";
-        for row in self.rows(columns, &[&all], "read the columns of its tables").await? {
+        let with_generated = reads == Reads::Rows;
+        for row in
+            self.rows(columns, &[&all, &with_generated], "read the columns of its tables").await?
+        {
             if let Some(table) = tables.get_mut(&row.get(0)) {
                 let (name, type_id, modifier) = (row.get(1), row.get(2), row.get(3));
                 table.columns.push(Column { name, type_id, modifier });
@@ -453,7 +494,7 @@ impl Catalog<'_> {
     }
 
     /// Reads the partitions of tables, and the replica identities of all.
-    async fn add_parts(&self, tables: &mut BTreeMap<u32, Table>) -> Result<()> {
+    async fn add_parts(&self, tables: &mut BTreeMap<u32, Table>, reads: Reads) -> Result<()> {
         let all: Vec<u32> = tables.keys().copied().collect();
         let parts = "SELECT p.root, n.nspname::text, c.relname::text, greatest(c.relpages, 0),
                 c.relreplident::text, c.reltoastrelid <> 0, c.relkind::text, c.relpersistence::text,
@@ -490,14 +531,16 @@ impl Catalog<'_> {
                 has_rows: kind != "p",
                 logged: row.get(10),
             };
-            if (kind != "p" && kind != "r") || persistence != "p" {
-                return Err(Error::usage(format!(
-                    "the partition `{}.{}` of {} is not in the log: it is unlogged, or a foreign table",
-                    part.schema,
-                    part.name,
-                    table.full_name()
-                ))
-                .hint("leave the table out of `tables`, or ALTER TABLE … SET LOGGED"));
+            let is_foreign = kind != "p" && kind != "r";
+            if is_foreign || (persistence != "p" && reads == Reads::Log) {
+                let (why, mend) = if is_foreign {
+                    ("is a foreign table", "")
+                } else {
+                    ("is not in the log: it is unlogged", ", or ALTER TABLE … SET LOGGED")
+                };
+                let (part, table) = (format!("{}.{}", part.schema, part.name), table.full_name());
+                return Err(Error::usage(format!("the partition `{part}` of {table} {why}"))
+                    .hint(format!("leave the table out of `tables`{mend}")));
             }
             let can_read: bool = row.get(9);
             if !can_read {

@@ -16,9 +16,9 @@ use crate::error::{Error, Result};
 use crate::store::{Folder, parse_path};
 
 /// The name of the file.
-const COMPLETE: &str = "_LOAD.parquet";
+pub(super) const COMPLETE: &str = "_LOAD.parquet";
 /// What the names of full loads begin with; names of changes begin with digits, and come before it.
-const LOAD: &str = "LOAD-";
+pub(super) const LOAD: &str = "LOAD-";
 
 /// The notes in the footers of files.
 pub(super) const SLOT: &str = "glueless.slot";

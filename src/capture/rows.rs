@@ -8,6 +8,9 @@
 //! | `_xid` | int64 | in full loads | the transaction |
 //! | `_old_` and a key column's name | as the key column | if it is not a change of the key | its value before |
 //! | the table's columns | see [`crate::capture::column`] | yes | the row; of a delete the key alone, or the row before it |
+//!
+//! Files of extracts ([`crate::capture::audit`]) have `_extract`, the position of the extract, in the place of
+//! `_lsn`, and neither `_xid` nor `_old_` columns. Their `_commit_time` is when the extract's snapshot was made.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -31,6 +34,8 @@ const OP: &str = "Op";
 const COMMIT_TIME: &str = "_commit_time";
 pub(super) const LSN: &str = "_lsn";
 const XID: &str = "_xid";
+/// The column of the position in files of extracts.
+const EXTRACT: &str = "_extract";
 /// The prefix of a key column's value before an update.
 pub(super) const OLD_PREFIX: &str = "_old_";
 
@@ -61,17 +66,29 @@ impl Shape {
         columns: Vec<(String, Kind)>,
         key: Vec<usize>,
     ) -> Result<Self> {
-        let zone = Some("UTC".into());
-        let mut fields = vec![
-            Field::new(OP, DataType::Utf8, false),
-            Field::new(COMMIT_TIME, DataType::Timestamp(TimeUnit::Microsecond, zone), false),
-            Field::new(LSN, DataType::Utf8, false),
-            Field::new(XID, DataType::Int64, true),
-        ];
+        let mut fields = head_fields(LSN);
+        fields.push(Field::new(XID, DataType::Int64, true));
         for at in &key {
             let (name, kind) = &columns[*at];
             fields.push(kind.field(&format!("{OLD_PREFIX}{name}")));
         }
+        Shape::with_head(table, fields, columns, key)
+    }
+
+    /// The shape of a table whose rows are read by extracts.
+    ///
+    /// # Errors
+    /// As [`Shape::new`].
+    pub(super) fn of_extracts(table: String, columns: Vec<(String, Kind)>) -> Result<Self> {
+        Shape::with_head(table, head_fields(EXTRACT), columns, Vec::new())
+    }
+
+    fn with_head(
+        table: String,
+        mut fields: Vec<Field>,
+        columns: Vec<(String, Kind)>,
+        key: Vec<usize>,
+    ) -> Result<Self> {
         for (name, kind) in &columns {
             if let Some(taken) = fields.iter().find(|field| field.name().eq_ignore_ascii_case(name))
             {
@@ -86,6 +103,21 @@ impl Shape {
         }
         Ok(Shape { table, columns, key, schema: Arc::new(Schema::new(fields)) })
     }
+
+    /// The column that has the positions of changes.
+    fn position_column(&self) -> &str {
+        self.schema.field(2).name()
+    }
+}
+
+/// The columns before those of a table that all files have.
+fn head_fields(position: &str) -> Vec<Field> {
+    let zone = Some("UTC".into());
+    vec![
+        Field::new(OP, DataType::Utf8, false),
+        Field::new(COMMIT_TIME, DataType::Timestamp(TimeUnit::Microsecond, zone), false),
+        Field::new(position, DataType::Utf8, false),
+    ]
 }
 
 /// What stands before the columns of a table.
@@ -121,7 +153,7 @@ impl RowFile {
     /// # Errors
     /// Internal, when the schema cannot be written.
     pub(super) fn new(shape: &Arc<Shape>, compression: Compression) -> Result<Self> {
-        let lsn = ColumnPath::from(LSN);
+        let lsn = ColumnPath::from(shape.position_column());
         let properties = WriterProperties::builder()
             .set_compression(compression)
             .set_column_dictionary_enabled(lsn.clone(), false)
@@ -189,8 +221,11 @@ impl RowFile {
             Arc::new(self.op.finish()),
             Arc::new(self.commit_time.finish()),
             Arc::new(self.lsn.finish()),
-            Arc::new(self.xid.finish()),
         ];
+        let xid = self.xid.finish();
+        if self.shape.position_column() == LSN {
+            columns.push(Arc::new(xid));
+        }
         columns.extend(self.old.iter_mut().chain(&mut self.values).map(Values::finish));
         self.pending = (0, 0);
         let batch = RecordBatch::try_new(Arc::clone(&self.shape.schema), columns);

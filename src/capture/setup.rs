@@ -9,26 +9,83 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tracing::{info, warn};
 
 use crate::capture::catalog::{
-    Catalog, Domains, Published, Slot, Table, another_table, check_identities, new_snapshot,
+    Catalog, Domains, Published, Reads, Slot, Table, another_table, check_identities, new_snapshot,
 };
+use crate::capture::column::Kind;
 use crate::capture::drain::kind_of;
-use crate::capture::mark::{Mark, has_files, oldest_load};
+use crate::capture::mark::{self, Mark, has_files, oldest_load};
 use crate::capture::position::Lsn;
 use crate::capture::replication::Replication;
 use crate::capture::rows::Shape;
 use crate::capture::snapshot::{Load, Loaded, Loader, Snapshot};
 use crate::capture::{Capture, CapturedTable, folder_of};
+use crate::config::Source;
 use crate::error::{Error, Result};
 use crate::postgres::connect::Server;
 use crate::postgres::quoted;
 use crate::store::Folder;
 
-/// The most connections that read a snapshot.
-const CONNECTIONS: usize = 4;
 /// The requests at once that look for files.
-const CONCURRENT_REQUESTS: usize = 16;
+pub(super) const CONCURRENT_REQUESTS: usize = 16;
 /// The time after which a wait for other transactions is reported.
 const WAIT: Duration = Duration::from_secs(5);
+
+/// Checks that the tables that are named are there, or were captured before, and the columns of
+/// `text_columns` too.
+///
+/// # Errors
+/// Usage, when one is not.
+pub(super) fn check_names(
+    source: &Source,
+    tables: &BTreeMap<String, Table>,
+    captured: &BTreeSet<&str>,
+) -> Result<()> {
+    for (schema, name) in source.tables.named() {
+        let full = format!("{schema}.{name}");
+        if tables.contains_key(&full) {
+            continue;
+        }
+        if !captured.contains(full.as_str()) {
+            return Err(Error::usage(format!("there is no table `{full}`"))
+                .hint("correct `tables`: tables, not views; names are taken as they are written"));
+        }
+        warn!("the table {full} is no longer there");
+    }
+    if tables.is_empty() && captured.is_empty() {
+        return Err(Error::usage("there is no table that `tables` names")
+            .hint("correct `tables`: a schema does not exist, or has no tables"));
+    }
+    for schema in source.tables.schemas().collect::<BTreeSet<_>>() {
+        let begin = format!("{schema}.");
+        let mut known = tables.keys().map(String::as_str).chain(captured.iter().copied());
+        if !known.any(|name| name.starts_with(&begin)) {
+            warn!("`tables` names the schema {schema}, which does not exist or has no tables");
+        }
+    }
+    for (name, table) in tables {
+        let is_of = |column: &&String| column.starts_with(&format!("{name}."));
+        let is_known = |column: &String| {
+            let mut columns = table.columns.iter();
+            columns.any(|known| *column == format!("{name}.{}", known.name))
+        };
+        let mut named = source.text_columns.iter().filter(is_of);
+        if let Some(column) = named.find(|column| !is_known(column)) {
+            return Err(Error::usage(format!("there is no column `{column}`"))
+                .hint("correct `text_columns`: schema.table.column"));
+        }
+    }
+    Ok(())
+}
+
+/// The columns of a table and their types in files.
+pub(super) fn kinds(source: &Source, table: &Table, domains: &Domains) -> Vec<(String, Kind)> {
+    let full = table.full_name();
+    let columns = table.columns.iter().map(|column| {
+        let kind = domains.kind(column.type_id, column.modifier);
+        (column.name.clone(), kind_of(source, &full, &column.name, kind))
+    });
+    columns.collect()
+}
 
 /// A capture that is set up.
 pub(super) struct Setup<'a> {
@@ -53,7 +110,7 @@ impl Setup<'_> {
         replication: Replication,
     ) -> Result<(BTreeMap<String, Table>, Marks, BTreeMap<String, CapturedTable>)> {
         let source = self.capture.source;
-        let tables = self.catalog.tables(&source.tables).await?;
+        let tables = self.catalog.tables(&source.tables, Reads::Log).await?;
         check_identities(&tables)?;
         let mut marks = self.marks(&tables).await?;
         self.check_tables(&tables, &marks)?;
@@ -75,13 +132,9 @@ impl Setup<'_> {
         if slot.is_none() || !to_load.is_empty() {
             let places = self.catalog.published(source, &tables, slot.is_some()).await?.places;
             let loads = self.load((slot, replication), &to_load, &places).await?;
-            for (load, Loaded { rows, files, bytes, infinite }) in loads {
-                let table = load.table.full_name();
-                marks.insert(table.clone(), load.mark);
-                let rows_loaded = rows;
-                let counts =
-                    CapturedTable { rows_loaded, files, bytes, infinite, ..Default::default() };
-                loaded.insert(table, counts);
+            for (table, mark, counts) in loads {
+                marks.insert(table.clone(), mark);
+                loaded.insert(table, CapturedTable::from(counts));
             }
         }
         Ok((tables, marks, loaded))
@@ -105,46 +158,13 @@ impl Setup<'_> {
         Ok(looked.into_iter().flatten().collect())
     }
 
-    /// Checks that the tables that are named are there, and those that were captured.
+    /// Checks that tables are the ones that were captured.
     fn check_tables(&self, tables: &BTreeMap<String, Table>, marks: &Marks) -> Result<()> {
-        let source = self.capture.source;
-        for (schema, name) in source.tables.named() {
-            let full = format!("{schema}.{name}");
-            if tables.contains_key(&full) {
-                continue;
-            }
-            if !marks.contains_key(&full) {
-                return Err(Error::usage(format!("there is no table `{full}`")).hint(
-                    "correct `tables`: tables, not views; names are taken as they are written",
-                ));
-            }
-            warn!("the table {full} is no longer there");
-        }
-        if tables.is_empty() && marks.is_empty() {
-            return Err(Error::usage("there is no table that `tables` names")
-                .hint("correct `tables`: a schema does not exist, or has no tables"));
-        }
-        for schema in source.tables.schemas().collect::<BTreeSet<_>>() {
-            let begin = format!("{schema}.");
-            let mut known = tables.keys().chain(marks.keys());
-            if !known.any(|name| name.starts_with(&begin)) {
-                warn!("`tables` names the schema {schema}, which does not exist or has no tables");
-            }
-        }
+        check_names(self.capture.source, tables, &marks.keys().map(String::as_str).collect())?;
         for (name, table) in tables {
             if marks.get(name).is_some_and(|mark| mark.table != table.oid) {
                 let message = format!("{name} is another table than the one that was captured");
                 return Err(Error::data(message).hint(another_table()));
-            }
-            let is_of = |column: &&String| column.starts_with(&format!("{name}."));
-            let is_known = |column: &String| {
-                let mut columns = table.columns.iter();
-                columns.any(|known| *column == format!("{name}.{}", known.name))
-            };
-            let mut named = source.text_columns.iter().filter(is_of);
-            if let Some(column) = named.find(|column| !is_known(column)) {
-                return Err(Error::usage(format!("there is no column `{column}`"))
-                    .hint("correct `text_columns`: schema.table.column"));
             }
         }
         Ok(())
@@ -229,12 +249,8 @@ impl Setup<'_> {
     }
 
     fn shape(&self, table: &Table, domains: &Domains) -> Result<Arc<Shape>> {
-        let full = table.full_name();
-        let columns = table.columns.iter().map(|column| {
-            let kind = domains.kind(column.type_id, column.modifier);
-            (column.name.clone(), kind_of(self.capture.source, &full, &column.name, kind))
-        });
-        Ok(Arc::new(Shape::new(full.clone(), columns.collect(), table.key_numbers()?)?))
+        let columns = kinds(self.capture.source, table, domains);
+        Ok(Arc::new(Shape::new(table.full_name(), columns, table.key_numbers()?)?))
     }
 
     /// Makes the slot, or a temporary one, and loads tables in its snapshot, in which their shapes are read
@@ -244,7 +260,7 @@ impl Setup<'_> {
         (slot, mut replication): (Option<&Slot>, Replication),
         to_load: &BTreeSet<String>,
         places: &BTreeMap<String, u32>,
-    ) -> Result<Vec<(Load, Loaded)>> {
+    ) -> Result<Vec<(String, Mark, Loaded)>> {
         let snapshot = self.export(&mut replication, slot.is_none()).await?;
         let position = snapshot.position;
         let loader = Loader {
@@ -252,17 +268,21 @@ impl Setup<'_> {
             application: &self.capture.application(),
             snapshot,
             output: self.capture.output(),
+            notes: vec![
+                mark::note(mark::SLOT, &self.capture.source.slot),
+                mark::note("glueless.snapshot", position),
+            ],
             run_id: self.capture.run_id,
-            connections: CONNECTIONS.min(self.capture.resources.threads.max(1)),
+            connections: self.capture.connections(),
         };
         let client = loader.begin().await?;
         let then = Catalog { client: &client, server: &self.server.name };
-        let mut tables = then.tables(&self.capture.source.tables).await?;
+        let mut tables = then.tables(&self.capture.source.tables, Reads::Log).await?;
         tables.retain(|name, _| to_load.contains(name));
         check_identities(&tables)?;
         then.hold(&tables).await?;
         let domains = then.domains().await?;
-        let mut loads = Vec::new();
+        let (mut loads, mut marks) = (Vec::new(), Vec::new());
         for (name, table) in tables {
             let folder = folder_of(self.to, &table.schema, &table.name)?;
             let from = oldest_load(&folder).await?.map_or(position, |oldest| oldest.min(position));
@@ -278,11 +298,15 @@ impl Setup<'_> {
                     .hint("run the command again")
             })?;
             let (shape, oid) = (self.shape(&table, &domains)?, table.oid);
-            loads.push(Load { table, shape, folder, mark: Mark { from, table: oid, place } });
+            let mark = Mark { from, table: oid, place };
+            marks.push((name, mark));
+            let mark = mark.notes(&self.capture.source.slot);
+            loads.push(Load { table, shape, folder, mark });
         }
         info!("{} tables are loaded as of {position}", loads.len());
         let loaded = loader.load(&loads).await?;
-        Ok(loads.into_iter().zip(loaded).collect())
+        let loaded = marks.into_iter().zip(loaded);
+        Ok(loaded.map(|((name, mark), loaded)| (name, mark, loaded)).collect())
     }
 
     /// Makes the slot, or a temporary one, whose snapshot is exported. It lives as long as the connection

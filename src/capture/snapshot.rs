@@ -20,13 +20,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
+use parquet::file::metadata::KeyValue;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage};
 use tracing::info;
 
 use crate::capture::Output;
 use crate::capture::catalog::{Part, Table};
-use crate::capture::mark::{self, Mark, load_name};
+use crate::capture::mark::{self, load_name};
 use crate::capture::position::{Lsn, Position};
 use crate::capture::rows::{Head, RowFile, Shape};
 use crate::error::{Error, Result};
@@ -59,7 +60,8 @@ pub(super) struct Load {
     pub(super) table: Table,
     pub(super) shape: Arc<Shape>,
     pub(super) folder: Folder,
-    pub(super) mark: Mark,
+    /// The notes of the mark, which says that the load is complete.
+    pub(super) mark: Vec<KeyValue>,
 }
 
 /// What was loaded of a table.
@@ -85,6 +87,8 @@ pub(super) struct Loader<'a> {
     pub(super) application: &'a str,
     pub(super) snapshot: Snapshot,
     pub(super) output: Arc<Output>,
+    /// The notes of each file.
+    pub(super) notes: Vec<KeyValue>,
     /// The run, whose files have names of their own.
     pub(super) run_id: &'a str,
     pub(super) connections: usize,
@@ -163,21 +167,29 @@ impl Loader<'_> {
     /// Marks a table's load as complete.
     async fn complete(&self, load: &Load) -> Result<()> {
         let file = RowFile::new(&load.shape, self.output.compression)?;
-        let bytes = file.finish(load.mark.notes(&self.output.slot))?;
+        let bytes = file.finish(load.mark.clone())?;
         mark::complete(&load.folder, bytes.into()).await
     }
 
     async fn write(&self, load: &Load, name: &str, file: RowFile) -> Result<Loaded> {
         let (rows, infinite) = (file.rows, file.infinite);
-        let notes = vec![
-            mark::note(mark::SLOT, &self.output.slot),
-            mark::note("glueless.snapshot", self.snapshot.position),
-        ];
+        let bytes = self.create(&load.folder, name, file, self.notes.clone()).await?;
+        Ok(Loaded { rows, files: 1, bytes, infinite })
+    }
+
+    /// Creates a file with notes in its footer; returns its size.
+    pub(super) async fn create(
+        &self,
+        folder: &Folder,
+        name: &str,
+        file: RowFile,
+        notes: Vec<KeyValue>,
+    ) -> Result<u64> {
         let bytes = Bytes::from(file.finish(notes)?);
         let size = bytes.len() as u64;
         // A reply can be lost, and the second try finds what the first one wrote: names are this run's.
-        mark::create(&load.folder, name, bytes).await?;
-        Ok(Loaded { rows, files: 1, bytes: size, infinite })
+        mark::create(folder, name, bytes).await?;
+        Ok(size)
     }
 }
 

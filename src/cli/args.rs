@@ -77,7 +77,8 @@ pub enum Command {
     ///
     /// The first time, makes a replication slot and a publication, and writes the rows of all tables to
     /// full loads. From then on, writes what has changed since the last capture, up to where the log of the
-    /// database ends when the command begins.
+    /// database ends when the command begins. With `mode = "audit"` it reads tables by a column with the time of
+    /// a row's last change, and needs neither.
     Capture(Capture),
     /// Fold what no run has folded yet.
     ///

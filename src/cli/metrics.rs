@@ -225,7 +225,9 @@ fn render_capture(
         set("glueless_capture_rows", rows.sum::<u64>() as f64);
         let files = report.tables.iter().map(|table| table.files).sum::<u64>();
         set("glueless_capture_files", files as f64);
-        set("glueless_capture_held_bytes", report.held_bytes as f64);
+        if let Some(held_bytes) = report.held_bytes {
+            set("glueless_capture_held_bytes", held_bytes as f64);
+        }
         if let Some(newest) = report.newest_commit_time {
             set("glueless_capture_newest_commit_timestamp_seconds", seconds(newest));
         }

@@ -36,19 +36,28 @@ pub struct CaptureContext<'a> {
 pub struct CaptureReport {
     /// The source's name.
     pub source: String,
-    /// The replication slot.
-    pub slot: String,
+    /// What was read: `log`, or the tables by a column with the time of a row's last change (`audit`).
+    pub mode: &'static str,
+    /// The replication slot; this and all that is optional is of a log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot: Option<String>,
     /// Every change before this position of the log is in files.
-    pub position: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
     /// The tables that got files, by their names.
     pub tables: Vec<CapturedTableReport>,
     /// Transactions that were read.
-    pub transactions: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transactions: Option<u64>,
     /// The newest commit that was read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub newest_commit_time: Option<DateTime<Utc>>,
     /// The bytes of log that the slot held at the server when the capture began.
-    pub held_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_bytes: Option<u64>,
+    /// What the reader should know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Wall time in seconds.
     pub seconds: f64,
     /// The process's peak resident memory.
@@ -74,7 +83,14 @@ pub struct CapturedTableReport {
     pub bytes: u64,
     /// Infinite dates and times, which were written as the last or the first one that files can have.
     pub infinite_values: u64,
+    /// Rows without a time in the column that extracts read by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows_without_time: Option<u64>,
 }
+
+/// What extracts cannot see.
+const DELETES: &str = "deletes are not seen: rows that were deleted at the source stay; `glueless verify <pipeline> \
+                       --against postgres` finds them";
 
 impl Answer for CaptureReport {
     fn text(&self) -> String {
@@ -94,8 +110,12 @@ impl Answer for CaptureReport {
                 size(table.bytes)
             );
         }
-        let _ =
-            writeln!(text, "  captured   all before {} of the slot {}", self.position, self.slot);
+        if let (Some(position), Some(slot)) = (&self.position, &self.slot) {
+            let _ = writeln!(text, "  captured   all before {position} of the slot {slot}");
+        }
+        for note in &self.notes {
+            let _ = writeln!(text, "  note       {note}");
+        }
         text + &took(self.seconds, self.peak_memory_bytes)
     }
 }
@@ -120,10 +140,12 @@ pub async fn capture(context: &CaptureContext<'_>, mode: CaptureMode) -> Result<
     };
     let captured = capture.run(mode).await?;
     let tables = captured.tables.into_iter().filter(|(_, table)| table.files > 0);
+    let reads_log = source.audit.is_none();
     Ok(CaptureReport {
         source: source.name.clone(),
-        slot: source.slot.clone(),
-        position: captured.position,
+        mode: if reads_log { "log" } else { "audit" },
+        slot: reads_log.then(|| source.slot.clone()),
+        position: reads_log.then_some(captured.position),
         tables: tables
             .map(|(name, table)| CapturedTableReport {
                 table: name,
@@ -134,11 +156,13 @@ pub async fn capture(context: &CaptureContext<'_>, mode: CaptureMode) -> Result<
                 files: table.files,
                 bytes: table.bytes,
                 infinite_values: table.infinite,
+                rows_without_time: (!reads_log).then_some(table.rows_without_time),
             })
             .collect(),
-        transactions: captured.transactions,
+        transactions: reads_log.then_some(captured.transactions),
         newest_commit_time: captured.newest_commit,
-        held_bytes: captured.held_bytes,
+        held_bytes: reads_log.then_some(captured.held_bytes),
+        notes: if reads_log { Vec::new() } else { vec![DELETES.into()] },
         seconds: context.meter.seconds(),
         peak_memory_bytes: (context.meter.peak_memory_bytes)(),
     })

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use chrono::Duration;
 use serde::Deserialize;
 use toml::Value;
 
@@ -12,9 +13,12 @@ use crate::config::values::no_repeats;
 use crate::config::{Limits, TargetTable, parse};
 use crate::error::{Error, Result};
 use crate::store::Location;
+use crate::window::parse_duration;
 
 /// The size of files by default.
 const FILE_BYTES: u64 = 32_000_000;
+/// The overlap of extracts by default.
+const OVERLAP: &str = "15m";
 
 /// A source, checked.
 #[derive(Clone, Debug)]
@@ -27,16 +31,29 @@ pub struct Source {
     pub tables: SourceTables,
     /// `to`: the folder below which `schema/table/` get the files.
     pub to: Location,
-    /// `slot`: the replication slot; default `glueless_<name>`. The first capture makes it.
+    /// `slot`: the replication slot; default `glueless_<name>`. The first capture makes it. Empty with
+    /// `mode = "audit"`.
     pub slot: String,
-    /// `publication`: the publication; default the slot's name. It is made if it is missing.
+    /// `publication`: the publication; default the slot's name. It is made if it is missing. Empty with
+    /// `mode = "audit"`.
     pub publication: String,
+    /// What `mode = "audit"` reads by; `None` with `mode = "log"`, the default.
+    pub audit: Option<Audit>,
     /// How files are written.
     pub files: SourceFiles,
     /// `text_columns`: columns to write as text, `schema.table.column`; default none.
     pub text_columns: Vec<String>,
     /// `limits.memory` and `limits.threads`, as those of a pipeline.
     pub limits: Limits,
+}
+
+/// The column by which extracts find the rows that have changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// `column`: the column with the time at which a row was last changed.
+    pub column: String,
+    /// `overlap`: how far before the newest time an extract begins to read; default `15m`.
+    pub overlap: Duration,
 }
 
 /// How the files of a source are written.
@@ -83,6 +100,10 @@ struct SourceToml {
     url_env: String,
     tables: Vec<String>,
     to: String,
+    #[serde(default)]
+    mode: Mode,
+    column: Option<String>,
+    overlap: Option<String>,
     slot: Option<String>,
     publication: Option<String>,
     file_bytes: Option<Value>,
@@ -100,6 +121,17 @@ enum Compression {
     #[default]
     Zstd,
     Snappy,
+}
+
+/// What the changes of tables are read from.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Mode {
+    /// The log of the database.
+    #[default]
+    Log,
+    /// The tables, by a column with the time of the last change.
+    Audit,
 }
 
 /// The hint for a missing key.
@@ -127,24 +159,61 @@ impl Source {
 }
 
 impl SourceToml {
-    fn check(self, checks: &Checks<'_>) -> Result<Source> {
+    /// The slot and the publication of `mode = "log"`.
+    fn check_log(&self, checks: &Checks<'_>) -> Result<(String, String)> {
+        for (key, value) in [("column", &self.column), ("overlap", &self.overlap)] {
+            if value.is_some() {
+                let hint = "write mode = \"audit\" to read tables by a column, or leave it out";
+                return Err(checks.wrong(key, "is for mode = \"audit\"".into()).hint(hint));
+            }
+        }
         let is_slot = |name: &str| {
             let is_known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
             (1..=54).contains(&name.len()) && name.chars().all(is_known)
         };
-        let slot = self.slot.unwrap_or_else(|| format!("glueless_{}", self.name));
+        let slot = self.slot.clone().unwrap_or_else(|| format!("glueless_{}", self.name));
         if !is_slot(&slot) {
             let why = format!("is `{slot}`");
             let hint = "use at most 54 lower-case letters, digits and `_`; by default it is made of `name`";
             return Err(checks.wrong("slot", why).hint(hint));
         }
-        let publication = self.publication.unwrap_or_else(|| slot.clone());
+        let publication = self.publication.clone().unwrap_or_else(|| slot.clone());
         if publication.is_empty()
             || publication.len() > 63
             || publication.contains(['\0', ',', '"'])
         {
             return Err(checks.wrong("publication", format!("is `{publication}`")));
         }
+        Ok((slot, publication))
+    }
+
+    /// What `mode = "audit"` reads by.
+    fn check_audit(&self, checks: &Checks<'_>) -> Result<Audit> {
+        for (key, value) in [("slot", &self.slot), ("publication", &self.publication)] {
+            if value.is_some() {
+                let why = "is for mode = \"log\": extracts need none";
+                return Err(checks.wrong(key, why.into()).hint("leave it out"));
+            }
+        }
+        let column = self.column.clone().filter(|column| !column.is_empty()).ok_or_else(|| {
+            let hint = "name the column that has the time of a row's last change: column = \"last_modified\"";
+            checks.wrong("column", "is missing: mode = \"audit\" reads by it".into()).hint(hint)
+        })?;
+        let overlap =
+            parse_duration(self.overlap.as_deref().unwrap_or(OVERLAP)).map_err(|why| {
+                checks.wrong("overlap", why).hint("write a duration such as 15m or 2h")
+            })?;
+        Ok(Audit { column, overlap })
+    }
+
+    fn check(self, checks: &Checks<'_>) -> Result<Source> {
+        let (slot, publication, audit) = match self.mode {
+            Mode::Log => {
+                let (slot, publication) = self.check_log(checks)?;
+                (slot, publication, None)
+            }
+            Mode::Audit => (String::new(), String::new(), Some(self.check_audit(checks)?)),
+        };
         let hint = "write schema.table, or schema.* for all tables of a schema; names have at most 63 \
                     bytes, no dot and no quotation mark";
         no_repeats(&self.tables)
@@ -176,6 +245,7 @@ impl SourceToml {
             tables,
             slot,
             publication,
+            audit,
             text_columns: self.text_columns,
         })
     }
@@ -218,6 +288,22 @@ mod tests {
     }
 
     #[test]
+    fn the_keys_of_a_mode_are_not_taken_by_the_other() {
+        let audit = ["mode=audit", "column=at"];
+        let source = read(GOOD, &audit).expect("good");
+        let expected = Audit { column: "at".into(), overlap: Duration::minutes(15) };
+        assert_eq!((source.audit, source.slot.as_str()), (Some(expected), ""));
+        for (set, expected) in [
+            ("slot=a", "`slot` is for mode = \"log\""),
+            ("publication=a", "`publication` is for mode = \"log\""),
+            ("overlap=soon", "`overlap` `soon` is not a duration"),
+        ] {
+            let error = read(GOOD, &[&audit[..], &[set]].concat()).expect_err(set);
+            assert!(error.to_string().contains(expected) && error.hint.is_some(), "{error}");
+        }
+    }
+
+    #[test]
     fn wrong_values_are_named() {
         for (set, expected) in [
             ("slot=Shop", "`slot` is `Shop`"),
@@ -230,6 +316,10 @@ mod tests {
             ("file_bytes=0", "`file_bytes` is"),
             ("limits.memory=lots", "`limits.memory` is"),
             ("table=[]", "unknown key `table`"),
+            ("column=at", "`column` is for mode = \"audit\""),
+            ("overlap=1h", "`overlap` is for mode = \"audit\""),
+            ("mode=audit", "`column` is missing"),
+            ("mode=trigger", "unknown variant `trigger`"),
             ("limits.spill_dir=x", "unknown key `limits.spill_dir`"),
             ("to=gs://b", "unknown scheme"),
             ("url_env=postgresql://u:secret@h/d", "`url_env` is not the name of"),
