@@ -26,7 +26,6 @@ impl Extracts {
 
     fn with(place: Place, sql: &str, column: &str) -> Self {
         let shop = Shop::new(place, sql, "[\"public.t\"]", COLUMNS);
-        shop.database.ask("ALTER ROLE lab NOREPLICATION");
         let toml = std::fs::read_to_string(&shop.source).expect("the source");
         let audit = format!("{toml}mode = \"audit\"\ncolumn = \"{column}\"\n");
         std::fs::write(&shop.source, audit).expect("written");
@@ -82,6 +81,18 @@ impl Extracts {
 
     fn program(&self) -> Program {
         self.shop.program()
+    }
+
+    /// The program, as a user who may log in and has these roles; and the user's name.
+    fn program_of_reader(&self, roles: &str) -> (impl Fn() -> Program + '_, String) {
+        let name = format!("read_{}", self.shop.database.name);
+        self.shop.database.ask(&format!("CREATE ROLE {name} LOGIN PASSWORD 'pass word' {roles}"));
+        let url = self.shop.database.url().replace("//lab:", &format!("//{name}:"));
+        (move || self.program().envs([("WAREHOUSE_URL", url.as_str())]), name)
+    }
+
+    fn drop_reader(&self, name: &str) {
+        self.shop.database.ask(&format!("DROP OWNED BY {name}; DROP ROLE {name}"));
     }
 }
 
@@ -214,21 +225,44 @@ proptest! {
 #[test]
 fn a_transaction_that_is_open_longer_than_the_overlap_is_not_missed() {
     let it = Extracts::new(Place::Local);
-    let overlap = ["overlap=0s"];
+    let (reader, name) = it.program_of_reader("IN ROLE pg_read_all_stats");
+    it.shop.database.ask(&format!("GRANT SELECT ON t TO {name}"));
+    let extract = || reader().set(&["overlap=0s"]).succeed().json();
     it.shop.sql("INSERT INTO t VALUES (1, 'a', 1, now())");
-    it.extract(&overlap);
+    extract();
     std::thread::scope(|scope| {
         // It stamps its row when it begins, and commits after the next extract.
-        let late = "BEGIN; SELECT pg_sleep(1); INSERT INTO t VALUES (2, 'late', 1, now()); SELECT pg_sleep(3); COMMIT";
+        let late =
+            "SELECT pg_sleep(1); INSERT INTO t VALUES (2, 'late', 1, now()); SELECT pg_sleep(3)";
         let writer = scope.spawn(|| it.shop.sql(late));
         pause(Duration::from_secs(2));
         it.shop.sql("INSERT INTO t VALUES (3, 'in between', 1, now())");
-        assert_eq!(it.extract(&overlap).1, 1);
+        assert_eq!(extract()["tables"][0]["files"], 1);
         assert_eq!(it.lake().len(), 2);
         writer.join().expect("committed");
     });
-    it.assert_equal(&overlap);
-    assert_eq!(it.extract(&overlap), (0, 0));
+    assert_eq!(extract()["tables"][0]["files"], 1);
+    assert_eq!(it.lake(), it.source());
+    assert_eq!(extract()["tables"].as_array().map(Vec::len), Some(0));
+    it.drop_reader(&name);
+}
+
+#[test]
+fn a_transaction_whose_start_is_hidden_is_said_and_the_overlap_covers_it() {
+    let it = Extracts::new(Place::Local);
+    it.shop.sql("INSERT INTO t VALUES (1, 'a', 1, now())");
+    it.extract(&[]);
+    std::thread::scope(|scope| {
+        // Its session is the superuser's.
+        let late = "INSERT INTO t VALUES (2, 'late', 1, now()); SELECT pg_sleep(3)";
+        let writer = scope.spawn(|| it.shop.sql(late));
+        pause(Duration::from_secs(1));
+        it.shop.database.ask("INSERT INTO t VALUES (3, 'in between', 1, now())");
+        let read = it.program().succeed();
+        assert!(read.stderr.contains("GRANT pg_read_all_stats"), "{}", read.stderr);
+        writer.join().expect("committed");
+    });
+    it.assert_equal(&[]);
 }
 
 #[test]
@@ -379,14 +413,23 @@ fn what_cannot_be_read_is_refused_or_read_whole() {
 
 #[test]
 fn a_clock_that_went_back_lets_all_rows_be_read() {
-    let it = Extracts::new(Place::Local);
+    let it = Extracts::with(Place::Local, &TABLE.replace("timestamptz", "timestamp"), "at");
+    let set_zone = |zone: &str| {
+        let name = &it.shop.database.name;
+        it.shop.database.ask(&format!("ALTER DATABASE {name} SET timezone = '{zone}'"));
+    };
+    // A clock that is 14 hours ahead is set right.
+    set_zone("Pacific/Kiritimati");
     it.shop.sql("INSERT INTO t VALUES (1, 'a', 1, now()), (2, 'b', 1, now() - interval '3 d')");
     it.extract(&[]);
-    // As if the last extract had been made tomorrow: the zone of the column's type changes.
-    it.shop.sql("ALTER TABLE t ALTER at TYPE timestamp USING at - interval '1 d'; UPDATE t SET n = 5 WHERE id = 2");
+    set_zone("UTC");
+    it.shop.sql("INSERT INTO t VALUES (3, 'c', 1, now()); UPDATE t SET n = 5 WHERE id = 2");
     let read = it.program().succeed();
-    assert!(read.stderr.contains("all of its rows are read"), "{}", read.stderr);
+    assert!(read.stderr.contains("the clock of the server went back: all of its rows are read"));
     assert_eq!(it.lake(), it.source());
+    it.shop.sql("INSERT INTO t VALUES (4, 'd', 1, now())");
+    it.assert_equal(&[]);
+    assert_eq!(it.extract(&[]), (0, 0));
 }
 
 #[test]
@@ -406,22 +449,20 @@ fn columns_and_tables_can_be_added() {
 #[test]
 fn select_is_enough() {
     let it = Extracts::new(Place::Local);
-    let name = &it.shop.database.name;
-    it.shop.database.ask(&format!("CREATE ROLE read_{name} LOGIN PASSWORD 'pass word'"));
+    let (reader, name) = it.program_of_reader("");
     it.shop.sql("INSERT INTO t VALUES (1, 'a', 1, now())");
-    let url = it.shop.database.url().replace("//lab:", &format!("//read_{name}:"));
-    let run = || it.program().envs([("WAREHOUSE_URL", url.as_str())]).run();
+    let run = || reader().run();
     let refused = run();
     assert_eq!(refused.code, 2, "{}", refused.stderr);
     assert!(refused.stderr.contains("must not be read by this user"), "{}", refused.stderr);
-    it.shop.database.ask(&format!("GRANT SELECT ON t TO read_{name}"));
+    it.shop.database.ask(&format!("GRANT SELECT ON t TO {name}"));
     assert_eq!(run().code, 0);
     it.shop.sql("INSERT INTO t VALUES (2, 'a', 1, now())");
     let read = run();
     assert_eq!((read.code, &read.json()["tables"][0]["inserts"]), (0, &2.into()));
     assert_eq!(it.shop.of_slot("plugin"), "");
     assert_eq!(it.shop.database.ask("SELECT count(*) FROM pg_publication"), ["0"]);
-    it.shop.database.ask(&format!("DROP OWNED BY read_{name}; DROP ROLE read_{name}"));
+    it.drop_reader(&name);
 }
 
 #[test]
