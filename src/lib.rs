@@ -66,7 +66,8 @@
 //!    (`curate::merge::changed_keys`).
 //!
 //! Before all of it, `capture` can write the raw files itself: the rows of a PostgreSQL database, and then
-//! its changes, from a replication slot (`commands::capture`).
+//! its changes, from a replication slot, or from the tables themselves by a column with the time of a row's last
+//! change (`commands::capture`).
 //!
 //! # Run control
 //!
@@ -151,6 +152,8 @@
 //! * **A captured change is in one file.** A file of changes is named by the position of its first one and
 //!   created if that name is free, and its footer says how far it goes; the server is told that changes
 //!   are durable when their files are. What was not confirmed is sent again, and found (`capture`).
+//! * **Of two extracts the later one wins.** Each reads all tables in one snapshot, and begins before every time
+//!   that a transaction which it does not see can write (`capture::audit`).
 //! * **Memory is limited.** Pass one and the sorter spill, winners are bits, a Bloom filter keeps
 //!   versions of other keys out of the merge, partitions are rebuilt as streams, in passes if
 //!   memory does not hold the keys that they lose, and each thread has one output file of the table
