@@ -42,6 +42,7 @@ of_floors_days AS (
         SELECT {columns}, seq FROM ended
     )
 )
-SELECT {columns} FROM stored_versions WHERE event_dt NOT IN ({days})
+SELECT {columns} FROM stored_versions
+WHERE event_dt IS NOT NULL AND event_dt IN ({days}) IS NOT TRUE
 UNION ALL
 SELECT {columns} FROM of_floors_days WHERE place = 1

@@ -405,6 +405,10 @@ fn a_truncate_ends_the_rows_that_were_before_it() {
             let report = lab.run(START, END).expect("a run");
             assert_eq!((report.truncates, report.rows_deleted), (1, 4), "{format}");
             assert_eq!(curated(&lab), ["3 1 new 2024-01-05"], "{format}");
+            // Alone in its file.
+            put(&lab, format, 6, &[(Some("t"), None, None, at(6, 0))]);
+            let report = lab.run(START, END).expect("a run");
+            assert_eq!((report.truncates, curated(&lab).len()), (2, 0), "{format}");
             assert!(lab.verify().expect("verified").is_equal);
         }
     }

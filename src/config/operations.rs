@@ -90,9 +90,12 @@ impl OpValues {
         values.join(", ")
     }
 
-    /// The values and what they mean, for the pipeline's identity; `None` for I, U, D and T.
+    /// The values and what they mean, for the pipeline's identity; `None` for I, U and D.
     pub fn identity(&self) -> Option<String> {
-        if self.is_default {
+        let is_of_keys = |(_, operation): &&(String, Operation)| *operation != Operation::Truncate;
+        let default = OpValues::default();
+        let of_default = default.values.iter().filter(is_of_keys);
+        if self.values.iter().filter(is_of_keys).eq(of_default) {
             return None;
         }
         let text = |(operation, name): &(Operation, &str)| {
@@ -227,6 +230,15 @@ mod tests {
         let values = parsed("delete = [\"U\"]", &OpValues::default()).expect("values");
         assert_eq!(values.operation(Some("U")), Some(Operation::Delete));
         assert_eq!(values.operation(Some("D")), None);
+    }
+
+    #[test]
+    fn truncates_do_not_change_the_identity() {
+        for toml in ["truncate = [\"TR\"]", "truncate = []"] {
+            let values = parsed(toml, &OpValues::default()).expect("values");
+            assert!(!values.is_default && values.identity().is_none(), "{toml}");
+            assert_eq!(values.operation(Some("T")), None, "{toml}");
+        }
     }
 
     #[test]

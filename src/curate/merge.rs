@@ -175,7 +175,8 @@ impl Merge<'_> {
         let bloom = Arc::new(bloom);
         let memory =
             MemoryConsumer::new("keys of the window").register(&context.runtime_env().memory_pool);
-        let bits = if outputs.iter().any(|output| output.standing.is_some()) { 3 } else { 2 };
+        let has_standing = outputs.iter().any(|output| output.standing.is_some());
+        let bits = 2 + usize::from(has_standing) + usize::from(!self.floors.is_empty());
         let ordinals = self.changes.ordinal_counts().sum::<u64>() as usize;
         memory.grow(bloom.bytes() + bits * ordinals / 8);
 

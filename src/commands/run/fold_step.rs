@@ -185,12 +185,14 @@ fn has_inputs_to_fold(step: Step, ledger: &Ledger, inputs: &[Input]) -> bool {
     inputs.iter().any(|input| !input.full_load && !input.late || is_new(input))
 }
 
-/// The days whose rows changed; for a rebuild, also all days that had versions before.
+/// The days whose rows changed; for a rebuild, also all days that had versions or floors
+/// before.
 fn changed_days(step: Step, ledger: &Ledger, curated: &Curated) -> ChangedDays {
     let mut history = curated.counts.days.clone();
     if step == Step::Rebuild {
         let before = ledger.versions.values().flat_map(DayCounts::iter);
         history.extend(before.filter_map(|(day, _)| day));
+        history.extend(ledger.floors.iter().filter_map(|(floor, _)| floor.day));
     }
     let dates = |days: &BTreeSet<i32>| days.iter().filter_map(|day| date(*day)).collect();
     // The balance changes on days of versions only.

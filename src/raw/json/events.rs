@@ -96,6 +96,10 @@ impl Events {
             Operation::Ignore => return Ok(Line::Ignored),
             Operation::Truncate => {
                 rows.with_prefix(ENVELOPE_PREFIX, |rows| rows.field("op", op))?;
+                // A file of nothing but truncates has the key, too.
+                rows.with_prefix("", |rows| {
+                    self.key.iter().try_for_each(|key| rows.field(key, "null"))
+                })?;
                 return Ok(Line::Row);
             }
             Operation::Delete => before.ok_or(NO_BEFORE)?,
