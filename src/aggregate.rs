@@ -101,7 +101,7 @@ pub async fn register(
     let order = HistoryOrder {
         files: numbers(&ledger.inputs),
         order: pipeline.raw.file_order(),
-        floors: ledger.floors.iter().map(|(floor, _)| floor.clone()).collect(),
+        floors: ledger.all_floors(),
     };
     let columns = read_types(&record.columns)?;
     let files = ledger.files(CURATED).map(PartitionFile::of);

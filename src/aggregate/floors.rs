@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, AsArray, BinaryArray, BooleanArray, Date32Array, Int32Array, Int64Array, RecordBatch,
-    StringArray,
-};
+use arrow::array::{AsArray, Int32Array, RecordBatch};
 use arrow::datatypes::{DataType, Date32Type, Decimal128Type, Field, Schema};
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::logical_expr::{
@@ -34,7 +31,7 @@ pub(super) async fn register_versions(
         context.register_table("versions", stored)?;
         return Ok(());
     }
-    let rows = rows(floors)?;
+    let rows = Floor::columns(floors.iter())?;
     let places = places(&rows, seq)?;
     let mut sorted: Vec<usize> = (0..floors.len()).collect();
     sorted.sort_by(|a, b| places[*a].cmp(&places[*b]));
@@ -86,37 +83,7 @@ fn floors_sql(layout: &VersionsLayout, floors: &[Floor]) -> String {
         .replace("{days}", &days)
 }
 
-/// Floors in the columns of versions that they have.
-fn rows(floors: &[Floor]) -> Result<RecordBatch> {
-    let bytes = floors.iter().map(Floor::order_bytes).collect::<Result<Vec<_>>>()?;
-    let each = || floors.iter();
-    let columns: Vec<(&str, Arc<dyn Array>)> = vec![
-        ("event_dt", Arc::new(each().map(|floor| floor.day).collect::<Date32Array>())),
-        ("cdc", Arc::new(each().map(|floor| Some(floor.cdc)).collect::<BooleanArray>())),
-        (
-            "time_us",
-            Arc::new(each().map(|floor| floor.time.map(|time| time.0)).collect::<Int64Array>()),
-        ),
-        (
-            "time_ns",
-            Arc::new(each().map(|floor| floor.time.map(|time| time.1)).collect::<Int32Array>()),
-        ),
-        (ORDER_BYTES, Arc::new(BinaryArray::from_iter(bytes))),
-        (
-            "location",
-            Arc::new(Int32Array::from_iter_values(each().map(|floor| floor.location as i32))),
-        ),
-        ("file", Arc::new(StringArray::from_iter_values(each().map(|floor| &floor.path)))),
-        ("row", Arc::new(Int64Array::from_iter_values(each().map(|floor| floor.row as i64)))),
-    ];
-    let fields = columns.iter();
-    let fields: Vec<Field> =
-        fields.map(|(name, column)| Field::new(*name, column.data_type().clone(), true)).collect();
-    let columns = columns.into_iter().map(|(_, column)| column).collect();
-    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
-}
-
-/// The places of floors, in the columns of [`rows`].
+/// The places of floors, in the columns of [`Floor::columns`].
 fn places(rows: &RecordBatch, seq: &ScalarUDF) -> Result<Vec<Place>> {
     let named = ["cdc", "time_us", "time_ns", "location", "file", "row"];
     let arguments = named.iter().map(|name| {

@@ -281,7 +281,7 @@ struct ChangeReader {
     /// The raw columns to read: projected columns, and those from which the others are computed.
     needed: Vec<usize>,
     needs_times: bool,
-    /// Whether some rows are no change of a key.
+    /// Whether some rows are no change.
     ignores_rows: bool,
 }
 

@@ -18,7 +18,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, Int32Array, Int64Array,
+    RecordBatch, StringArray,
+};
 use arrow::datatypes::{Int32Type, Int64Type};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -27,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::changes::pass_one::FoundFloors;
 use crate::error::{Error, Result};
 use crate::raw::discover::Input;
-use crate::state::versions::VersionsLayout;
+use crate::state::versions::{ORDER_BYTES, VersionsLayout};
 
 /// A floor: the row of a raw file that it is, its place in the order of changes, and its day.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,11 +90,42 @@ impl Floor {
         (self.location, &self.path, self.row) == (other.location, &other.path, other.row)
     }
 
-    /// The value of the column `order_bytes` of versions.
+    /// Floors in the columns of versions that they have, a row each: the day, the order, and the source.
     ///
     /// # Errors
     /// Data, when the state is damaged.
-    pub fn order_bytes(&self) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn columns<'a>(
+        floors: impl Iterator<Item = &'a Floor> + Clone,
+    ) -> Result<RecordBatch> {
+        let bytes = floors.clone().map(Floor::order_bytes).collect::<Result<Vec<_>>>()?;
+        let days = floors.clone().map(|floor| floor.day);
+        let cdc = floors.clone().map(|floor| Some(floor.cdc));
+        let time_us = floors.clone().map(|floor| floor.time.map(|time| time.0));
+        let time_ns = floors.clone().map(|floor| floor.time.map(|time| time.1));
+        let locations = floors.clone().map(|floor| floor.location as i32);
+        let paths = floors.clone().map(|floor| &floor.path);
+        let rows = floors.map(|floor| floor.row as i64);
+        let columns: [(&str, ArrayRef); 8] = [
+            ("event_dt", Arc::new(days.collect::<Date32Array>())),
+            ("cdc", Arc::new(cdc.collect::<BooleanArray>())),
+            ("time_us", Arc::new(time_us.collect::<Int64Array>())),
+            ("time_ns", Arc::new(time_ns.collect::<Int32Array>())),
+            (ORDER_BYTES, Arc::new(BinaryArray::from_iter(bytes))),
+            ("location", Arc::new(Int32Array::from_iter_values(locations))),
+            ("file", Arc::new(StringArray::from_iter_values(paths))),
+            ("row", Arc::new(Int64Array::from_iter_values(rows))),
+        ];
+        let nullable = columns.into_iter().map(|(name, column)| (name, column, true));
+        Ok(RecordBatch::try_from_iter_with_nullable(nullable)?)
+    }
+
+    /// Floors of earlier runs alone.
+    pub(crate) fn of_earlier(floors: impl IntoIterator<Item = Floor>) -> KnownFloors {
+        Arc::new(floors.into_iter().map(|floor| (floor, false)).collect())
+    }
+
+    /// The value of the column `order_bytes` of versions.
+    fn order_bytes(&self) -> Result<Option<Vec<u8>>> {
         let decoded = self.order.as_ref().map(|order| STANDARD.decode(order)).transpose();
         decoded.map_err(|error| {
             Error::data("the order of a floor in the ledger cannot be read")

@@ -443,6 +443,11 @@ impl Ledger {
         self.tables.get(table).into_iter().flat_map(BTreeMap::values)
     }
 
+    /// The floors, without their commits.
+    pub(crate) fn all_floors(&self) -> Vec<Floor> {
+        self.floors.iter().map(|(floor, _)| floor.clone()).collect()
+    }
+
     /// Whether there are files of deletion vectors, used ones or others.
     pub(crate) fn has_vectors(&self) -> bool {
         !self.vectors.is_empty() || !self.vectors_unused.is_empty()

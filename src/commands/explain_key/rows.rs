@@ -50,7 +50,7 @@ pub(super) async fn rows_now(
         rows = rows.filter(ident(format!("key_{number}")).eq(lit(value)))?;
     }
     let columns = read_types(&contract.columns)?;
-    let floors: Vec<Floor> = state.ledger.floors.iter().map(|(floor, _)| floor.clone()).collect();
+    let floors = state.ledger.all_floors();
     let layout = Arc::new(layout);
     let key_versions = KeyVersions {
         pipeline,

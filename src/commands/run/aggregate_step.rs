@@ -163,7 +163,7 @@ impl Run<'_> {
             files: state.data_files("version"),
             rows: state.ledger.versions.values().map(DayCounts::rows).sum(),
             order: pipeline.raw.file_order(),
-            floors: state.ledger.floors.iter().map(|(floor, _)| floor.clone()).collect(),
+            floors: state.ledger.all_floors(),
         };
         let threads = self.open.run_context.resources.threads;
         let balance = versions.balance(&self.open.runtime, threads).await?;

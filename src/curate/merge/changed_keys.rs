@@ -31,7 +31,7 @@ use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
 use crate::layout::{FileOrder, attempt_commit, base_name};
 use crate::parquet_io::open::conform;
-use crate::state::floors::{Floor, KnownFloors};
+use crate::state::floors::Floor;
 use crate::state::versions::{COMMIT, VersionsLayout};
 use crate::store::Folder;
 use crate::table::sorter::{Readers, Sorted, Sorter};
@@ -263,8 +263,7 @@ impl ChangedKeys {
         let versions = &self.versions;
         let rows = versions.files.iter().map(|(.., rows)| rows).sum();
         let entries = Arc::new(Entries::new(&versions.layout, rows)?);
-        let floors: KnownFloors =
-            Arc::new(versions.floors.iter().map(|floor| (floor.clone(), false)).collect());
+        let floors = Floor::of_earlier(versions.floors.iter().cloned());
         let files = Arc::new(Files::of_earlier(versions.order).with_floors(&floors));
         let all = versions.files.iter().map(|(path, bytes, _)| (path.clone(), *bytes));
         let queue = Arc::new(Work::new(all.collect()));

@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, BinaryArray, BooleanArray, Int8Array, Int32Array, Int64Array, RecordBatch,
-    UInt32Array, new_null_array,
-};
+use arrow::array::{ArrayRef, Int8Array, RecordBatch, UInt32Array, new_null_array};
 use arrow::compute::{concat_batches, take_record_batch};
 
 use crate::changes::file_order::RankedFiles;
@@ -15,12 +12,12 @@ use crate::curate::merge::entry::{ChangeOrder, EntryColumns};
 use crate::error::Result;
 use crate::layout::FileOrder;
 use crate::parquet_io::open::conform;
-use crate::state::floors::{Floor, KnownFloors};
-use crate::state::versions::{ORDER_BYTES, VersionsLayout};
+use crate::state::floors::Floor;
+use crate::state::versions::VersionsLayout;
 
 /// The floors of a merge, in the order of changes.
 pub(super) struct SortedFloors {
-    /// Their order, in the columns of sorted entries; null in others.
+    /// Their days and order, in the columns of sorted entries; null in others.
     rows: RecordBatch,
     days: Vec<Option<i32>>,
     /// Of each the index in which it was given.
@@ -38,28 +35,20 @@ impl SortedFloors {
         files: &Files,
         ranked: &RankedFiles,
     ) -> Result<Self> {
-        let bytes = floors.iter().map(|(floor, _)| floor.order_bytes());
-        let bytes = bytes.collect::<Result<Vec<_>>>()?;
         // The part is not stored with sorted entries.
         let fields = entries.schema.fields().len() - 1;
         let schema = Arc::new(entries.schema.project(&(0..fields).collect::<Vec<_>>())?);
-        let floor = || floors.iter().map(|(floor, _)| floor);
+        let each = floors.iter().map(|(floor, _)| floor);
+        let known = Floor::columns(each.clone())?;
         let columns = schema.fields().iter().map(|field| -> ArrayRef {
-            match field.name().as_str() {
-                "cdc" => Arc::new(floor().map(|one| Some(one.cdc)).collect::<BooleanArray>()),
-                "time_us" => {
-                    Arc::new(floor().map(|one| one.time.map(|time| time.0)).collect::<Int64Array>())
+            match (field.name().as_str(), known.column_by_name(field.name())) {
+                ("file", _) => {
+                    let numbers = each.clone().map(|floor| files.of_floor(floor));
+                    Arc::new(UInt32Array::from_iter_values(numbers))
                 }
-                "time_ns" => {
-                    Arc::new(floor().map(|one| one.time.map(|time| time.1)).collect::<Int32Array>())
-                }
-                ORDER_BYTES => Arc::new(BinaryArray::from_iter(bytes.iter())),
-                "file" => {
-                    Arc::new(UInt32Array::from_iter_values(floor().map(|one| files.of_floor(one))))
-                }
-                "row" => Arc::new(Int64Array::from_iter_values(floor().map(|one| one.row as i64))),
-                "origin" => Arc::new(Int8Array::from(vec![LOOKED_UP; floors.len()])),
-                _ => new_null_array(field.data_type(), floors.len()),
+                ("origin", _) => Arc::new(Int8Array::from(vec![LOOKED_UP; floors.len()])),
+                (_, Some(known)) => Arc::clone(known),
+                (_, None) => new_null_array(field.data_type(), floors.len()),
             }
         });
         let rows = RecordBatch::try_new(Arc::clone(&schema), columns.collect())?;
@@ -117,7 +106,7 @@ pub(crate) fn ends_of_versions(
     order: FileOrder,
     keep: Keep,
 ) -> Result<Vec<Option<Floor>>> {
-    let floors: KnownFloors = Arc::new(floors.iter().map(|one| (one.clone(), false)).collect());
+    let floors = Floor::of_earlier(floors.iter().cloned());
     let entries = Entries::new(layout, versions.num_rows() as u64)?;
     let files = Files::of_earlier(order).with_floors(&floors);
     let versions = conform(versions, &layout.schema())?;

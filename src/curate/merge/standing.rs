@@ -367,8 +367,7 @@ impl CommittedState<'_> {
         threads: usize,
     ) -> Result<Balance> {
         let entries = Arc::new(Entries::new(self.layout, self.rows)?);
-        let floors = self.floors.into_iter().map(|floor| (floor, false));
-        let floors: KnownFloors = Arc::new(floors.collect());
+        let floors = Floor::of_earlier(self.floors);
         let files = Arc::new(Files::of_earlier(self.order).with_floors(&floors));
         let queue = Arc::new(Work::new(self.files));
         let standings = (0..threads).map(|_| Standing::new(&entries, &files, &floors, runtime));
