@@ -28,7 +28,7 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use futures::TryStreamExt;
 
-use crate::changes::pass_one::PassOne;
+use crate::changes::pass_one::{FoundFloors, PassOne};
 use crate::changes::position::{FILES_MAX, OrderEncoder, ROWS_MAX};
 use crate::changes::row_bitmap::Winners;
 use crate::config::{OnBad, OpValues, Pipeline, QueryColumns, Raw, TimeUnit, WindowBy};
@@ -52,6 +52,7 @@ pub(crate) mod commit_time;
 mod delete_when;
 pub(crate) mod file_order;
 pub(crate) mod key_moves;
+mod load_times;
 pub(crate) mod pass_one;
 pub(crate) mod position;
 pub(crate) mod reader;
@@ -111,6 +112,8 @@ pub struct Changes {
     pub(crate) checks_texts: bool,
     /// Key moves without a delete, once they are known.
     key_swaps: OnceLock<KeySwaps>,
+    /// The floors of full loads with a time, which the inputs begin.
+    load_floors: Vec<FoundFloors>,
     batch_rows: usize,
     /// The number of changes of other tables in the inputs, which are none of the rows.
     other_rows: u64,
@@ -138,7 +141,8 @@ pub(crate) struct OpenInput {
     pub(crate) placeholders: Vec<u64>,
     /// The number of rows that are no changes, among those.
     pub(crate) ignored: u64,
-    /// The commit time of its changes in nanoseconds since 1970, if no column has it.
+    /// The commit time of its changes in nanoseconds since 1970, if no column has it: that of the file, or
+    /// of the full load.
     pub(crate) commit_time: Option<i128>,
 }
 
@@ -169,7 +173,8 @@ impl Changes {
         check_count(&inputs)?;
         let raw = &pipeline.raw;
         let bad_rows = Arc::clone(opening.bad_rows);
-        let checks_texts = opening.checks_texts;
+        let (checks_texts, threads) = (opening.checks_texts, opening.threads);
+        let earlier_loads = opening.loads;
         let used = UsedColumns::of(pipeline);
         let mut all = opening.open(inputs, &used).await?;
         let mut bad_files = std::mem::take(&mut all.bad);
@@ -215,7 +220,7 @@ impl Changes {
             Some(condition) => Some(DeleteWhen::new(condition, &raw_schema)?),
             None => None,
         };
-        let changes = Changes {
+        let mut changes = Changes {
             commit_time,
             delete_when,
             day_names,
@@ -233,12 +238,14 @@ impl Changes {
             bad_rows,
             checks_texts,
             key_swaps: OnceLock::new(),
+            load_floors: Vec::new(),
             batch_rows,
             other_rows,
             _spilled: all.spilled,
         };
         if !changes.is_blank() {
             changes.check_columns()?;
+            changes.time_full_loads(earlier_loads, threads).await?;
         }
         Ok((changes, bad_files))
     }
@@ -347,7 +354,7 @@ impl Changes {
 
     /// The counts of a scan of all rows that begins now.
     pub(crate) fn pass_one(&self) -> Arc<PassOne> {
-        Arc::new(PassOne::new(self.bad_rows.copied()))
+        Arc::new(PassOne::new(self.bad_rows.copied(), self.load_floors.clone()))
     }
 
     /// The rows that were found to be bad when the inputs were opened.

@@ -263,7 +263,7 @@ impl Curate<'_> {
         let known = all.len();
         let inputs: Vec<&Input> = self.changes.inputs().collect();
         let mut found = Floor::found(&self.folded.pass_one.floors(), layout, &inputs);
-        found.retain(|floor| !all[..known].iter().any(|(known, _)| known.is_same_row(floor)));
+        found.retain(|floor| !all[..known].iter().any(|(known, _)| known.is_same(floor)));
         all.extend(found.into_iter().map(|floor| (floor, true)));
         Arc::new(all)
     }

@@ -10,6 +10,7 @@ pub(crate) mod identify;
 pub(crate) mod input;
 pub(crate) mod json;
 pub(crate) mod list;
+pub(crate) mod loads;
 pub(crate) mod open;
 pub(crate) mod reload;
 pub(crate) mod schema_changes;

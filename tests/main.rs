@@ -23,6 +23,7 @@ mod house;
 mod interruptions;
 mod json;
 mod key_moves;
+mod load_times;
 mod log_order;
 mod model;
 mod old_inputs;

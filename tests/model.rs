@@ -10,12 +10,13 @@ use arrow::array::{
     ArrayRef, Decimal128Array, Float64Array, Int32Array, Int64Array, TimestampMicrosecondArray,
 };
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use chrono::TimeDelta;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::{
     Answer, DAY_US, DELETION_VECTORS, Database, FLOWS, Lab, Place, ROWS_PER_DAY, Report, Row, Task,
-    count_of_each_day_so_far, integers, optional_texts, test_times, texts,
+    count_of_each_day_so_far, integers, now, optional_texts, test_times, texts,
 };
 
 const DAILY: &str = "SELECT event_dt AS dt, cat, COUNT(*) AS n FROM history
@@ -191,15 +192,18 @@ impl By {
         }
     }
 
-    fn path(self, number: usize, file: &File) -> String {
+    /// The path of a file; `loads` are the full loads that have a time, each in a folder of its own.
+    fn path(self, number: usize, file: &File, has_time: bool) -> String {
         match self {
+            _ if file.0 && has_time => format!("load{number}/{}", name(number, file)),
             By::Path if !file.0 => format!("2020/01/{:02}/{}", file.1 + 1, name(number, file)),
             _ => name(number, file),
         }
     }
 }
 
-fn put(lab: &Lab, by: By, keys: Keys, orders: Orders, number: usize, file: &File) {
+fn put(lab: &Lab, case: &Case, number: usize, file: &File) {
+    let Case { by, keys, orders, .. } = *case;
     let (full_load, day, changes) = file;
     let mut columns: Vec<(&str, ArrayRef)> = Vec::new();
     if !full_load {
@@ -219,7 +223,7 @@ fn put(lab: &Lab, by: By, keys: Keys, orders: Orders, number: usize, file: &File
         Orders::Number => columns.push(("n", integers(changes.iter().map(|c| c.time)))),
         Orders::Time | Orders::Files => {}
     }
-    let path = format!("raw/{}", by.path(number, file));
+    let path = format!("raw/{}", by.path(number, file, case.loads_have_time));
     lab.put_columns(&path, columns);
     if by == By::Modified {
         lab.set_modified(&path, (FIRST_DAY + day) * 86_400);
@@ -227,7 +231,7 @@ fn put(lab: &Lab, by: By, keys: Keys, orders: Orders, number: usize, file: &File
 }
 
 /// The result that the fold must have: the last change of each key and day, and of each key. A
-/// change is its order, whether its row is alive, its category and its id.
+/// change is its order, in tenths of seconds, whether its row is alive, its category and its id.
 type Order = (bool, i64, String, usize);
 type Last = (Order, bool, Option<&'static str>, i64);
 
@@ -243,10 +247,18 @@ const ENDED: i64 = -1;
 
 /// Folds those changes for which `is_folded` holds: it gets the number of the file and the time of
 /// the change.
-fn model(orders: Orders, files: &[File], is_folded: &dyn Fn(usize, i64) -> bool) -> Model {
+fn model(case: &Case, is_folded: &dyn Fn(usize, i64) -> bool) -> Model {
+    let Case { orders, ref files, .. } = *case;
     let mut model = Model { days: BTreeMap::new(), latest: BTreeMap::new() };
     let mut floors: BTreeSet<(Order, Option<i64>)> = BTreeSet::new();
     for (number, file) in files.iter().enumerate() {
+        let times = file.2.iter().filter(|change| is_folded(number, change.time));
+        let begin = times.map(|change| change.time).min();
+        // A full load with a time is a floor, and rows right after it.
+        let begin = begin.filter(|_| file.0 && case.loads_have_time);
+        if let Some(time) = begin {
+            floors.insert(((true, time * 10 - 2, name(number, file), 0), Some(0)));
+        }
         for (row, change) in file.2.iter().enumerate() {
             if !is_folded(number, change.time) {
                 continue;
@@ -254,8 +266,9 @@ fn model(orders: Orders, files: &[File], is_folded: &dyn Fn(usize, i64) -> bool)
             let live = file.0 || !matches!(change.op, Some("D" | "d"));
             let commit_day = if orders.has_commit_time() { 0 } else { file.1 };
             let day = if live { change.event_day } else { Some(commit_day) };
-            let time = if orders == Orders::Files { 0 } else { change.time };
-            let order = (!file.0, time, name(number, file), row);
+            let time = if orders == Orders::Files { 0 } else { change.time * 10 };
+            let time = begin.map_or(time, |begin| begin * 10 - 1);
+            let order = (!file.0 || begin.is_some(), time, name(number, file), row);
             if !file.0 && change.op == Some("T") {
                 floors.insert((order, Some(commit_day)));
                 continue;
@@ -314,6 +327,8 @@ struct Case {
     /// For each file, the window before which it is delivered.
     deliveries: Vec<usize>,
     windows: Vec<(i64, i64)>,
+    /// Whether full loads are among the changes, at the least commit time of their rows.
+    loads_have_time: bool,
     /// Whether the tables are loaded into a database after each run.
     is_loaded: bool,
 }
@@ -341,7 +356,14 @@ impl Case {
             .aggregate("rows", ROWS_PER_DAY)
             .running_aggregate("status", count_of_each_day_so_far(&key_list))
             .aggregate("flows", FLOWS);
-        if self.is_loaded { lab.loaded().build() } else { lab.build() }
+        let lab = if self.loads_have_time {
+            lab.set("raw.full_load_at", "column").set("raw.full_load_settle", "0s")
+        } else {
+            lab
+        };
+        let mut lab = if self.is_loaded { lab.loaded().build() } else { lab.build() };
+        lab.now = now() + TimeDelta::days(1);
+        lab
     }
 
     fn run(&self, lab: &Lab, (start, end): (i64, i64)) -> Report {
@@ -374,7 +396,7 @@ impl Case {
             }
             let folded = lab.folded_inputs();
             for (number, file) in self.files.iter().enumerate() {
-                if !folded.contains(&self.by.path(number, file)) {
+                if !folded.contains(&self.by.path(number, file, self.loads_have_time)) {
                     continue;
                 }
                 if self.by != By::Commit || file.0 {
@@ -391,7 +413,7 @@ impl Case {
                 let mut read = read[number].iter();
                 read.any(|(start, end)| (*start..*end).contains(&time))
             };
-            self.compare(&lab, &model(self.orders, &self.files, &is_folded));
+            self.compare(&lab, &model(self, &is_folded));
         }
         // Runs that are repeated change no table and no file, not even those of an old window. (A
         // running table has a day without changes once a window with it was aggregated, so that
@@ -414,7 +436,7 @@ impl Case {
         for (number, file) in self.files.iter().enumerate() {
             let due = self.deliveries.get(number).map_or(0, |at| at % (steps + 1));
             if due == step {
-                put(lab, self.by, self.keys, self.orders, number, file);
+                put(lab, self, number, file);
             }
         }
     }
@@ -440,7 +462,7 @@ impl Case {
             let at = if self.by == By::Commit { time } else { *day };
             *full_load || span.contains(&at)
         };
-        self.compare(&lab, &model(self.orders, &self.files, &is_folded));
+        self.compare(&lab, &model(self, &is_folded));
         let again = lab.catch_up(&[]).expect("nothing to do");
         assert_eq!((again.files, again.rows_written), (0, 0));
         self.check_verified(&lab);
@@ -479,7 +501,7 @@ impl Case {
             );
         }
         self.check_verified(&lab);
-        let model = model(self.orders, &self.files, &|_, _| true);
+        let model = model(self, &|_, _| true);
         for key in 0..4 {
             self.check_explained(&lab, &model, key);
         }
@@ -721,32 +743,47 @@ fn cases_of(count: u32) -> u32 {
 }
 
 fn at_once(orders: Orders) -> impl Strategy<Value = Case> {
-    (keeps(), formats(), all_keys(), files()).prop_map(move |(keep, format, keys, files)| Case {
-        keep,
-        format,
-        keys,
-        orders,
-        by: By::Name,
-        files,
-        deliveries: vec![],
-        windows: vec![],
-        is_loaded: false,
-    })
+    (keeps(), formats(), all_keys(), files(), prop::bool::ANY).prop_map(
+        move |(keep, format, keys, files, have_time)| Case {
+            keep,
+            format,
+            keys,
+            orders,
+            by: By::Name,
+            files,
+            deliveries: vec![],
+            windows: vec![],
+            loads_have_time: have_time && orders.has_commit_time(),
+            is_loaded: false,
+        },
+    )
 }
 
 fn by_windows(kinds: Vec<By>) -> impl Strategy<Value = Case> {
     let window = (0..5i64, 1..4i64).prop_map(|(start, length)| (start, start + length));
+    let kinds = (prop::sample::select(kinds), prop::bool::ANY);
     (
-        (keeps(), formats(), all_keys(), all_orders(), prop::sample::select(kinds)),
+        (keeps(), formats(), all_keys(), all_orders(), kinds),
         prop::collection::vec(file(), 2..6),
         prop::collection::vec(0..4usize, 6),
         prop::collection::vec(window, 1..4),
     )
-        .prop_map(|((keep, format, keys, orders, by), files, deliveries, windows)| {
+        .prop_map(|((keep, format, keys, orders, kinds), files, deliveries, windows)| {
+            let (by, have_time) = kinds;
             // Windows of rows need a column of commit times.
             let by = if by == By::Commit && !orders.has_commit_time() { By::Name } else { by };
-            let is_loaded = false;
-            Case { keep, format, keys, orders, by, files, deliveries, windows, is_loaded }
+            Case {
+                keep,
+                format,
+                keys,
+                orders,
+                by,
+                files,
+                deliveries,
+                windows,
+                loads_have_time: have_time && orders.has_commit_time(),
+                is_loaded: false,
+            }
         })
 }
 

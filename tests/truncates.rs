@@ -129,7 +129,7 @@ fn an_explained_key_names_the_truncate_that_ended_its_row() {
     let explained = lab.explain(&["1"]);
     assert_eq!((explained.changes.len(), explained.rows_now.len()), (1, 0));
     let ended = explained.ended.iter().map(|row| (row.change_row, row.truncate_row));
-    assert_eq!(ended.collect::<Vec<_>>(), [(1, 2)]);
+    assert_eq!(ended.collect::<Vec<_>>(), [(1, Some(2))]);
     assert!(explained.notes.is_empty(), "{:?}", explained.notes);
     assert!(lab.explain(&["2"]).ended.is_empty());
 }

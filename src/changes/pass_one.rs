@@ -11,13 +11,16 @@ use chrono::{DateTime, Utc};
 use crate::changes::position::OrderSpan;
 use crate::raw::bad_rows::BadRows;
 
-/// The floors of some truncates: their positions in the order of changes, and their days.
+/// The floors of some truncates, or of full loads: their positions in the order of changes, and their
+/// days.
 #[derive(Clone, Debug)]
 pub(crate) struct FoundFloors {
     /// The positions ([`crate::changes::position`]).
     pub positions: ArrayRef,
     /// The days of the commit times.
     pub days: Date32Array,
+    /// Whether they are those of full loads.
+    pub are_loads: bool,
 }
 
 /// The counts of one scan of all changes. They are complete when the scan has ended.
@@ -36,8 +39,8 @@ pub(crate) struct PassOne {
 }
 
 impl PassOne {
-    /// Nothing counted yet but the rows that were found to be bad before the scan.
-    pub(super) fn new(bad_rows: BadRows) -> Self {
+    /// Nothing counted yet but what was found before the scan: bad rows, and the floors of full loads.
+    pub(super) fn new(bad_rows: BadRows, floors: Vec<FoundFloors>) -> Self {
         PassOne {
             rows_outside: AtomicU64::new(0),
             rows_folded: AtomicU64::new(0),
@@ -47,7 +50,7 @@ impl PassOne {
             order_spans: Mutex::default(),
             bad_rows: Arc::new(bad_rows),
             truncates: AtomicU64::new(0),
-            floors: Mutex::default(),
+            floors: Mutex::new(floors),
         }
     }
 
@@ -71,7 +74,7 @@ impl PassOne {
         self.truncates.load(Ordering::Relaxed)
     }
 
-    /// The floors that these make.
+    /// The floors that these and full loads make.
     pub(crate) fn floors(&self) -> MutexGuard<'_, Vec<FoundFloors>> {
         self.floors.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -312,7 +312,7 @@ async fn find_done(run_context: &RunContext<'_>, windows: &[Window]) -> Result<V
         return Ok(done);
     }
     let folders = run_context.raw()?;
-    for span in discover::new_spans(&folders, pipeline, &span, ledger).await? {
+    for span in discover::new_spans(&folders, pipeline, &span, ledger, run_context.now).await? {
         match span {
             Some(span) => {
                 let each = windows.iter().zip(&mut done);

@@ -23,7 +23,9 @@ impl Run<'_> {
     ) -> Result<Inputs> {
         let pipeline = self.open.run_context.pipeline;
         let quarantined = ledger.quarantined.values().map(|quarantined| &quarantined.input);
-        let found = discover::catch_up(folders, pipeline, ledger, quarantined.collect()).await?;
+        let now = self.open.run_context.now;
+        let found =
+            discover::catch_up(folders, pipeline, ledger, quarantined.collect(), now).await?;
         let missing = found.missing_quarantined.first().map(|first| {
             format!(
                 "{} inputs in quarantine are missing, such as {}",
@@ -31,8 +33,9 @@ impl Run<'_> {
                 first.path
             )
         });
-        let notes =
-            missing.into_iter().chain(note_of_missing(&pipeline.raw, &found.missing_folded));
+        let notes = missing.into_iter();
+        let notes = notes.chain(note_of_missing(&pipeline.raw, &found.missing_folded));
+        let notes = notes.chain(found.unsettled.describe(&pipeline.raw, folders));
         let note = notes.reduce(|first, second| format!("{first}; {second}"));
         if let Some(note) = &note {
             warn!("{note}");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringArray};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate, Utc};
 use datafusion::prelude::SessionContext;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -74,8 +74,11 @@ pub struct KeyChange {
     /// Its operation as written in the file; `moved away` for the half of an update that removes
     /// the row from its old key.
     pub op: String,
-    /// Whether it comes from a full load, which precedes every CDC change.
+    /// Whether it comes from a full load, which precedes every CDC change, unless it has a time.
     pub full_load: bool,
+    /// The time of its full load, if full loads have a time: its place among the changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_at: Option<DateTime<Utc>>,
     /// The order columns and their values.
     pub order: Vec<(String, String)>,
     /// Its day.
@@ -106,7 +109,7 @@ pub struct RowNow {
     pub change_row: u64,
 }
 
-/// A row of the key that a truncate has ended.
+/// A row of the key that a truncate or a later full load has ended.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct EndedRow {
     /// Its day.
@@ -115,10 +118,11 @@ pub struct EndedRow {
     pub change_file: String,
     /// The change's row in that file, from 1.
     pub change_row: u64,
-    /// The raw file of the truncate.
+    /// The raw file of the truncate, or the first file of the full load.
     pub truncate_file: String,
-    /// The truncate's row in that file, from 1.
-    pub truncate_row: u64,
+    /// The truncate's row in that file, from 1; `None` for a full load.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub truncate_row: Option<u64>,
 }
 
 /// Explains the key given by the values of its columns, in order, as text.
@@ -207,9 +211,11 @@ async fn open_changes(
         OnBad::Quarantine => u64::MAX,
     }));
     let resources = run_context.resources;
+    let loads = state.ledger.timed_loads();
     let opening = Opening {
         // Rows that cannot be read are left out.
         checks_texts: true,
+        loads: &loads,
         ..Opening::new(folders, &pipeline.raw, resources, &open.runtime, &bad_rows)
     };
     let known = match &state.ledger.contract {

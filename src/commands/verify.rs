@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use crate::changes::EVENT_DT;
 use crate::commands::one_commit::{Reads, of_one_commit};
 use crate::commands::open_pipeline::{OpenPipeline, RunContext, date, object_store_root, span_of};
-use crate::config::{Format, Pipeline};
+use crate::config::{Format, Keep, Pipeline};
 use crate::engine::session::session;
 use crate::error::{Error, Result};
 use crate::layout::{parent, partition_values};
@@ -305,6 +305,7 @@ impl OpenPipeline<'_> {
         let expected = match &compared.against {
             Some(against) => other_table(self, &context, against, &columns, &mut verified).await?,
             None => {
+                check_comparable(state, pipeline, &mut verified)?;
                 let folded = refold(self, state, &mut verified).await?;
                 if verified.state_files_damaged.is_empty() {
                     self.verify_balance(state, &folded, &mut verified).await?;
@@ -532,4 +533,24 @@ fn day_differences(
         rows_found: rows(found, day),
     });
     each.filter(|day| day.rows_expected != day.rows_found).collect()
+}
+
+/// Notes what cannot be compared with raw, because full loads were written over earlier ones.
+///
+/// # Errors
+/// Data, for a table of days: its rows of the days before are in raw no more.
+fn check_comparable(state: &State, pipeline: &Pipeline, verified: &mut Verified) -> Result<()> {
+    let replacing = state.ledger.replacing_loads();
+    let Some(first) = replacing.first() else { return Ok(()) };
+    let what = format!(
+        "{} full loads were written over earlier ones, such as {}: raw lacks what those said",
+        replacing.len(),
+        first.path
+    );
+    if pipeline.keep == Keep::LatestPerDay {
+        return Err(Error::data(format!("{what}, and so rows of the days before"))
+            .hint("compare the table with a copy of it, by --against"));
+    }
+    verified.notes.push(format!("{what}; the state was not compared, only the rows"));
+    Ok(())
 }

@@ -31,6 +31,8 @@ pub(super) const PIPELINE_KEYS: &[&str] = &[
     "raw.time_zone",
     "raw.day_zone",
     "raw.full_load",
+    "raw.full_load_at",
+    "raw.full_load_settle",
     "raw.columns",
     "raw.csv_header",
     "raw.csv_null",

@@ -10,6 +10,7 @@ use crate::config::LATEST_RELATION;
 use crate::config::csv::{CsvForm, CsvKeys, ShortLines};
 use crate::config::dialect::{Defaults, Dialect};
 use crate::config::envelope::{self, BEFORE_PREFIX, Envelope, EnvelopeKeys};
+use crate::config::full_loads::{FullLoadAt, FullLoadKeys};
 use crate::config::operations::{OpValues, OpValuesToml};
 use crate::config::query_columns::QueryColumns;
 use crate::config::source_table::{self, LINE_COLUMNS, Layout, Others, SourceTable};
@@ -150,6 +151,11 @@ pub struct Raw {
     /// `raw.full_load`: which files are full loads, `*` and `?` allowed, one or a list; default
     /// `LOAD*` and `SEGMENT*_LOAD*`. See [`Raw::is_full_load`].
     pub full_load: Vec<glob::Pattern>,
+    /// `raw.full_load_at`: where full loads are in the order of changes; default `before`.
+    pub full_load_at: FullLoadAt,
+    /// `raw.full_load_settle`: how long no file of a full load must have been written before it is
+    /// folded, and the longest pause within one load; default `15m`.
+    pub full_load_settle: chrono::Duration,
     /// `raw.before_image_prefix`: the prefix to a key column's name that gives the name of the column
     /// with its value before an update; default none.
     pub before_image_prefix: Option<String>,
@@ -306,6 +312,9 @@ pub(super) struct RawToml {
     time_zone: Option<String>,
     day_zone: Option<String>,
     full_load: Option<OneOrMany>,
+    #[serde(default)]
+    full_load_at: FullLoadAt,
+    full_load_settle: Option<String>,
     before_image_prefix: Option<String>,
     #[serde(default)]
     on_bad_row: OnBad,
@@ -323,8 +332,7 @@ impl RawToml {
         wrong: &dyn Fn(&str, String) -> Error,
     ) -> Result<Raw> {
         let keys = self.take_csv_keys();
-        let dialect = self.dialect;
-        let defaults = dialect.defaults();
+        let (dialect, defaults) = (self.dialect, self.dialect.defaults());
         let column = |name: String| match dialect {
             Dialect::Debezium => envelope::column_of(name),
             _ => name,
@@ -335,8 +343,9 @@ impl RawToml {
         no_repeats(&order_by)
             .map_err(|name| wrong("raw.order_by", format!("names `{name}` twice")))?;
         let commit_time =
-            self.commit_time.or_else(|| defaults.commit_time.map(String::from)).map(column);
-        let event_time = self.event_time.map(column);
+            self.commit_time.take().or_else(|| defaults.commit_time.map(String::from)).map(column);
+        let event_time = self.event_time.take().map(column);
+        let settle = self.settle(key, &order_by, commit_time.as_deref(), wrong)?;
         if order_by.is_empty() {
             check_order_of_files(self.on_tie, self.window_by, commit_time.as_deref(), wrong)?;
         }
@@ -381,9 +390,7 @@ impl RawToml {
             csv,
             table,
             window_by: self.window_by.unwrap_or(WindowBy::Modified),
-            lookback: parse_duration(self.lookback.as_deref().unwrap_or("2d")).map_err(|why| {
-                wrong("raw.lookback", why).hint("write a duration such as 2d or 6h")
-            })?,
+            lookback: lookback(self.lookback.as_deref(), wrong)?,
             dialect: self.dialect,
             envelope,
             op,
@@ -396,12 +403,26 @@ impl RawToml {
             time_zone: zone("raw.time_zone", self.time_zone, wrong)?,
             day_zone: zone("raw.day_zone", self.day_zone, wrong)?,
             full_load: full_load_patterns(self.full_load, wrong)?,
+            full_load_at: self.full_load_at,
+            full_load_settle: settle,
             before_image_prefix,
             on_bad_row: self.on_bad_row,
             on_bad_file: self.on_bad_file,
             max_bad_rows,
             unitless: unitless(&declared),
         })
+    }
+
+    /// `raw.full_load_settle`.
+    fn settle(
+        &self,
+        key: &[String],
+        order_by: &[String],
+        commit_time: Option<&str>,
+        wrong: &dyn Fn(&str, String) -> Error,
+    ) -> Result<chrono::Duration> {
+        let (at, settle) = (self.full_load_at, self.full_load_settle.as_deref());
+        FullLoadKeys { at, settle, key, order_by, commit_time }.check(wrong)
     }
 
     /// The keys of CSV files.
@@ -419,6 +440,15 @@ impl RawToml {
             short_lines: self.csv_short_lines.take(),
         }
     }
+}
+
+/// How far before the window a run looks for late inputs.
+fn lookback(
+    configured: Option<&str>,
+    wrong: &dyn Fn(&str, String) -> Error,
+) -> Result<chrono::Duration> {
+    parse_duration(configured.unwrap_or("2d"))
+        .map_err(|why| wrong("raw.lookback", why).hint("write a duration such as 2d or 6h"))
 }
 
 /// How many bad rows one run quarantines.

@@ -237,6 +237,8 @@ impl Stage<'_> {
         bad: &mut BadInputs,
     ) -> Result<(Arc<Changes>, Vec<(Input, String)>)> {
         let (pipeline, resources) = (self.pipeline, self.resources);
+        let has_earlier = pipeline.raw.full_load_at.is_time() && !self.is_from_empty();
+        let loads = if has_earlier { self.ledger.timed_loads() } else { Vec::new() };
         loop {
             let bad_rows = Arc::new(BadRows::new(match (pipeline.raw.on_bad_row, self.is_dry) {
                 (OnBad::Fail, _) => 0,
@@ -245,13 +247,14 @@ impl Stage<'_> {
             }));
             let opening = Opening {
                 checks_texts: bad.checks_texts,
+                loads: &loads,
                 ..Opening::new(self.raw, &pipeline.raw, resources, self.runtime, &bad_rows)
             };
             let (mut good, mut bad_files) = (Vec::new(), Vec::new());
             for input in inputs {
                 match bad.files.get(&(input.file.location, input.file.path.clone())) {
                     Some(reason) => bad_files.push((input.clone(), reason.clone())),
-                    None => good.push(input.clone()),
+                    None => good.push(self.known(input)),
                 }
             }
             let (changes, unopened) =
@@ -272,6 +275,13 @@ impl Stage<'_> {
                 bad.files.insert((input.location, input.path), error.to_string());
             }
         }
+    }
+
+    /// An input as it is opened: from empty, full loads are given their times again.
+    fn known(&self, input: &Input) -> Input {
+        let mut input = input.clone();
+        input.file.load = input.file.load.take().filter(|_| !self.is_from_empty());
+        input
     }
 
     /// The number of these inputs' rows that are in quarantine already, which are not counted as bad

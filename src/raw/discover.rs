@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 
+use chrono::{DateTime, Utc};
 use futures::stream::StreamExt;
 use object_store::{ObjectMeta, ObjectStore};
 use tracing::{debug, warn};
@@ -15,6 +16,7 @@ use crate::layout;
 use crate::raw::identify::identify;
 pub(crate) use crate::raw::input::{Input, RawFile, Recorded};
 use crate::raw::list::{list, list_all, relative};
+use crate::raw::loads::{Unsettled, is_reload};
 use crate::store::Folder;
 use crate::window::{Window, WindowSet};
 
@@ -29,16 +31,19 @@ pub(crate) async fn new_spans(
     pipeline: &Pipeline,
     window: &Window,
     recorded: &dyn Recorded,
+    now: DateTime<Utc>,
 ) -> Result<Vec<Option<Window>>> {
     let raw = &pipeline.raw;
     let mut spans = Vec::new();
-    for input in discover(folders, pipeline, window, recorded).await?.inputs {
+    for input in discover(folders, pipeline, window, recorded, now).await?.inputs {
         let (location, path) = (input.file.location, &input.file.path);
         let is_local = folders[location].location.file_path().is_some();
         let quarantined = recorded.quarantined(location, path);
         let is_same_quarantined =
             quarantined.is_some_and(|before| before.is_same(&input.file, is_local));
-        if recorded.folded(location, path).is_some() {
+        let folded = recorded.folded(location, path);
+        let is_new_load = |before| is_reload(raw, &folders[location], before, &input.file);
+        if folded.is_some_and(|before| !is_new_load(before)) {
             if let Some(read) = recorded.rows_read(location, path) {
                 let unread = WindowSet::from(*window).subtracting(&read);
                 spans.extend(unread.iter().copied().map(Some));
@@ -77,10 +82,12 @@ pub(crate) struct Discovered<'a> {
     pub renewed: Vec<RawFile>,
     /// Inputs that were folded and are missing: those in the window, and full loads.
     pub missing: Vec<&'a RawFile>,
+    /// Full loads that are still being written: none of their files is among the inputs.
+    pub unsettled: Unsettled,
 }
 
 /// Lists the inputs of a window: those in it, late ones, and every full load not yet folded. Inputs
-/// of a table without a key are folded only once as well.
+/// of a table without a key are folded only once as well. `now` is the time of the run.
 ///
 /// # Errors
 /// Usage, when a raw location does not exist or has files of another format; data, when an input
@@ -91,6 +98,7 @@ pub(crate) async fn discover<'a>(
     pipeline: &Pipeline,
     window: &Window,
     recorded: &'a dyn Recorded,
+    now: DateTime<Utc>,
 ) -> Result<Discovered<'a>> {
     let raw = &pipeline.raw;
     let mut found = Discovered::default();
@@ -109,12 +117,15 @@ pub(crate) async fn discover<'a>(
         files.retain(|file| !recorded.is_unread(&file.path));
         debug!("{} files listed in {}{}", files.len(), folder.location, lists_all(raw));
         found.renewed.extend(identify(folder, recorded, &mut files).await?);
+        let unsettled = Unsettled::find(raw, folder, &files, recorded, now);
         let was_read = |file: &&RawFile| {
             file.location == location && RawFormat::of(&file.path) == Some(raw.format)
         };
         if files.is_empty() && !recorded.has_unread(location) && !folded.iter().any(was_read) {
             check_formats(folder, raw).await?;
         }
+        seen.extend(unsettled.leave_out(raw, folder, &mut files, recorded));
+        found.unsettled.extend(unsettled);
         for file in files {
             let path = &file.path;
             let full_load = raw.is_full_load(location, path);
@@ -129,10 +140,12 @@ pub(crate) async fn discover<'a>(
             } else {
                 late_if_selected(folder, raw, window, &runs, &file, is_known)?
             };
-            if folded.is_some_and(|folded| !folded.is_same(&file, is_local)) {
+            let is_new_load =
+                full_load && folded.is_some_and(|folded| is_reload(raw, folder, folded, &file));
+            if !is_new_load && folded.is_some_and(|folded| !folded.is_same(&file, is_local)) {
                 return Err(changed(folder, path, full_load));
             }
-            let is_once = full_load || pipeline.key.is_empty();
+            let is_once = (full_load || pipeline.key.is_empty()) && !is_new_load;
             let choice = choice.filter(|_| !is_once || folded.is_none());
             let by_rows = raw.window_by == WindowBy::Commit && !full_load;
             let rows = by_rows.then(|| {
@@ -257,9 +270,10 @@ async fn check_formats(folder: &Folder, raw: &Raw) -> Result<()> {
 /// The error for a file that has changed since it was folded.
 pub(crate) fn changed(folder: &Folder, path: &str, full_load: bool) -> Error {
     let hint = if full_load {
-        "if the table was reloaded, move the CDC files from before the reload, folded or not, to a \
-         folder outside of `raw.url`, and rebuild the tables without them: glueless rebuild \
-         --accept-missing; if it was not, restore the file"
+        "if the table was reloaded, set `raw.full_load_at`, so that full loads have their time among \
+         the changes, and rebuild: glueless rebuild --accept-missing; or move the CDC files from before the reload, \
+         folded or not, to a folder outside of `raw.url`, and rebuild the tables without them: \
+         glueless rebuild --accept-missing; if it was not, restore the file"
     } else {
         "restore it (if local, with its modified time, as cp -p does), or rebuild the tables from \
          raw: glueless rebuild"
@@ -370,6 +384,8 @@ pub(crate) struct CatchUp<'a> {
     pub missing_folded: Vec<&'a RawFile>,
     /// As [`Discovered::renewed`].
     pub renewed: Vec<RawFile>,
+    /// As [`Discovered::unsettled`].
+    pub unsettled: Unsettled,
 }
 
 /// Lists the inputs with rows that were never folded, in the span of all windows that were run:
@@ -383,6 +399,7 @@ pub(crate) async fn catch_up<'a>(
     pipeline: &Pipeline,
     recorded: &'a dyn Recorded,
     quarantined: Vec<&'a RawFile>,
+    now: DateTime<Utc>,
 ) -> Result<CatchUp<'a>> {
     let raw = &pipeline.raw;
     let runs = recorded.windows();
@@ -390,11 +407,16 @@ pub(crate) async fn catch_up<'a>(
         return Ok(CatchUp::default());
     };
     let (mut inputs, mut seen, mut renewed) = (Vec::new(), HashSet::new(), Vec::new());
+    let mut unsettled = Unsettled::default();
     for (location, folder) in folders.iter().enumerate() {
         let is_local = folder.location.file_path().is_some();
         let listed = list_all(folder).await?.into_iter();
         let mut files = raw_files(location, folder, raw, listed)?;
         renewed.extend(identify(folder, recorded, &mut files).await?);
+        let of_folder = Unsettled::find(raw, folder, &files, recorded, now);
+        let waiting = of_folder.leave_out(raw, folder, &mut files, recorded);
+        seen.extend(waiting.into_iter().map(|(location, path)| (location, path.to_string())));
+        unsettled.extend(of_folder);
         for file in files {
             let full_load = raw.is_full_load(location, &file.path);
             let folded = recorded.folded(location, &file.path);
@@ -402,7 +424,8 @@ pub(crate) async fn catch_up<'a>(
             let by_rows = raw.window_by == WindowBy::Commit && !full_load;
             let read = recorded.rows_read(location, &file.path);
             // A file of which windows selected rows is read whole if windows now select files.
-            let is_unread = folded.is_none() || (read.is_some() && !by_rows);
+            let is_new_load = folded.is_some_and(|folded| is_reload(raw, folder, folded, &file));
+            let is_unread = folded.is_none() || is_new_load || (read.is_some() && !by_rows);
             let (is_wanted, late) = if full_load || by_rows {
                 let is_wanted = is_unread || is_quarantined;
                 (is_wanted, folded.is_none() && !full_load)
@@ -422,6 +445,7 @@ pub(crate) async fn catch_up<'a>(
             };
             // Every command that folds looks at full loads: what comes after one depends on it.
             if (full_load || !rows.is_empty())
+                && !is_new_load
                 && folded.is_some_and(|folded| !folded.is_same(&file, is_local))
             {
                 return Err(changed(folder, &file.path, full_load));
@@ -445,7 +469,7 @@ pub(crate) async fn catch_up<'a>(
         is_folded && !seen.contains(&(file.location, file.path.clone()))
     };
     let missing_folded = recorded.inputs().into_iter().filter(is_missing).collect();
-    Ok(CatchUp { inputs, missing_quarantined, missing_folded, renewed })
+    Ok(CatchUp { inputs, missing_quarantined, missing_folded, renewed, unsettled })
 }
 
 /// The span by which windows select a file; `None` if the file has none, or if windows select rows.

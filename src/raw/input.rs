@@ -29,6 +29,9 @@ pub struct RawFile {
     /// bytes were written again, as by a copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_modified: Option<DateTime<Utc>>,
+    /// The full load that it is a file of, if full loads have a time ([`crate::changes::load_times`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<Box<LoadTime>>,
     /// The number of the commit that folded it; 0 if none has.
     #[serde(default, skip_serializing_if = "is_none")]
     pub commit: u64,
@@ -39,6 +42,19 @@ pub struct RawFile {
     /// rows.
     #[serde(default, skip_serializing_if = "is_false")]
     pub is_absent: bool,
+}
+
+/// The time of a full load.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadTime {
+    /// When it began, which is its place in the order of changes.
+    pub at: DateTime<Utc>,
+    /// When this file of it ended.
+    pub until: DateTime<Utc>,
+    /// Whether it was written over a file of an earlier load, which a run had folded: raw does not have
+    /// everything any more that is in the tables.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub replaces: bool,
 }
 
 fn is_none(commit: &u64) -> bool {
@@ -81,6 +97,7 @@ impl RawFile {
             e_tag: object.e_tag,
             fingerprint: None,
             first_modified: None,
+            load: None,
             commit: 0,
             rows: None,
             is_absent: false,
@@ -115,6 +132,7 @@ impl RawFile {
             return;
         }
         self.fingerprint = before.fingerprint.or(self.fingerprint);
+        self.load.clone_from(&before.load);
         self.first_modified = Some(before.window_time()).filter(|first| *first != self.modified);
     }
 }

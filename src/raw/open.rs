@@ -36,7 +36,7 @@ use crate::parquet_io::open::{Columns, ObjectReader, ParquetFile, SMALL_BYTES_MA
 use crate::raw::bad_rows::{BadRow, BadRows};
 use crate::raw::columns::UsedColumns;
 use crate::raw::csv::{self, decompressed, spill_failed};
-use crate::raw::discover::Input;
+use crate::raw::discover::{Input, RawFile};
 use crate::raw::envelope::Unavailable;
 use crate::raw::envelope::flatten::{self, Layout};
 use crate::raw::fingerprint::{self, Fingerprint, Passing};
@@ -105,6 +105,8 @@ pub struct Opening<'a> {
     pub bad_rows: &'a Arc<BadRows>,
     /// Whether pass one reads all texts that the pipeline uses, to find those that are not UTF-8.
     pub checks_texts: bool,
+    /// The inputs of earlier runs that are files of full loads with a time.
+    pub loads: &'a [RawFile],
 }
 
 type OneOpened = Result<Opened, Box<(Input, Error)>>;
@@ -127,6 +129,7 @@ impl<'a> Opening<'a> {
             threads: resources.threads,
             bad_rows,
             checks_texts: false,
+            loads: &[],
         }
     }
 
@@ -561,6 +564,7 @@ mod tests {
                 e_tag: None,
                 fingerprint: None,
                 first_modified: None,
+                load: None,
                 commit: 0,
                 rows: None,
                 is_absent: false,
@@ -589,6 +593,7 @@ mod tests {
             threads: 2,
             bad_rows: &Arc::new(BadRows::new(0)),
             checks_texts: false,
+            loads: &[],
         };
         let opened =
             opening.open(inputs.clone(), &UsedColumns::default()).await.expect("opened").opened;

@@ -181,6 +181,7 @@ mod tests {
             e_tag: None,
             fingerprint,
             first_modified: None,
+            load: None,
             commit: 1,
             rows: None,
             is_absent: false,

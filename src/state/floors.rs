@@ -1,4 +1,5 @@
-//! Floors: places in the order of changes at which every key ended that was there, as by a TRUNCATE.
+//! Floors: places in the order of changes at which every key ended that was there, as by a TRUNCATE, or
+//! by a full load that has a time ([`crate::changes::load_times`]).
 //!
 //! A floor acts as a delete of each key that has a row before it. It is no change of a key, and no
 //! version: what it does is computed from the floors and the versions, whenever either is read, so that
@@ -43,8 +44,11 @@ pub struct Floor {
     pub row: u64,
     /// Its day, as days since 1970; `None` if it has no commit time.
     pub day: Option<i32>,
-    /// Whether the file is a CDC file.
+    /// Whether it is after all full loads that have no time.
     pub cdc: bool,
+    /// Whether it is the begin of a full load, whose rows come right after it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_load: bool,
     /// The commit time as the order, in microseconds since 1970, and nanoseconds beyond.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<(i64, i32)>,
@@ -64,7 +68,7 @@ impl Floor {
         inputs: &[&Input],
     ) -> Vec<Floor> {
         let mut floors = Vec::new();
-        for FoundFloors { positions, days } in found {
+        for FoundFloors { positions, days, are_loads } in found {
             let [cdc, time_us, time_ns, order] = layout.order_columns(positions);
             let (cdc, order) = (cdc.as_boolean(), order.as_binary::<i32>());
             let time_us = time_us.as_primitive::<Int64Type>();
@@ -77,6 +81,7 @@ impl Floor {
                     row: row as u64,
                     day: days.is_valid(at).then(|| days.value(at)),
                     cdc: cdc.value(at),
+                    is_load: *are_loads,
                     time: time_us.is_valid(at).then(|| (time_us.value(at), time_ns.value(at))),
                     order: order.is_valid(at).then(|| STANDARD.encode(order.value(at))),
                 });
@@ -85,9 +90,11 @@ impl Floor {
         floors
     }
 
-    /// Whether both are the same row.
-    pub fn is_same_row(&self, other: &Floor) -> bool {
-        (self.location, &self.path, self.row) == (other.location, &other.path, other.row)
+    /// Whether both are the same row, in the same place of the order: a full load can be written again
+    /// over an earlier one.
+    pub fn is_same(&self, other: &Floor) -> bool {
+        let place = |floor: &Floor| (floor.location, floor.row, floor.time);
+        place(self) == place(other) && self.path == other.path && self.order == other.order
     }
 
     /// Floors in the columns of versions that they have, a row each: the day, the order, and the source.

@@ -35,6 +35,9 @@ pub struct Identity {
     delete_when: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     commit_time_unit: Option<String>,
+    /// Where full loads are in the order, if they are not before all changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    full_load_at: Option<String>,
     /// The table whose changes are read from files of all tables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     table: Option<String>,
@@ -90,6 +93,8 @@ impl Identity {
             },
             delete_when: raw.delete_when.clone(),
             commit_time_unit: raw.commit_time_unit.map(|unit| unit.name().to_string()),
+            full_load_at: Some(raw.full_load_at.name().to_string())
+                .filter(|_| raw.full_load_at.is_time()),
             table: raw.table.as_ref().map(ToString::to_string),
             curated_sql: pipeline.curated.sql.fingerprint(),
             query: Query::of(&pipeline.curated.sql.text),
@@ -114,6 +119,7 @@ impl Identity {
             ("raw.op_values", self.op_values != other.op_values),
             ("raw.delete_when", self.delete_when != other.delete_when),
             ("raw.commit_time_unit", self.commit_time_unit != other.commit_time_unit),
+            ("raw.full_load_at", self.full_load_at != other.full_load_at),
             ("raw.table", self.table != other.table),
             ("curated.sql", self.is_other_query(other)),
         ]

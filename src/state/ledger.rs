@@ -443,6 +443,17 @@ impl Ledger {
         self.tables.get(table).into_iter().flat_map(BTreeMap::values)
     }
 
+    /// The inputs that are files of full loads with a time.
+    pub(crate) fn timed_loads(&self) -> Vec<RawFile> {
+        self.inputs.iter().filter(|input| input.load.is_some()).cloned().collect()
+    }
+
+    /// The full loads that were written over earlier ones, which runs had folded.
+    pub(crate) fn replacing_loads(&self) -> Vec<&RawFile> {
+        let replaces = |input: &&RawFile| input.load.as_ref().is_some_and(|load| load.replaces);
+        self.inputs.iter().filter(replaces).collect()
+    }
+
     /// The floors, without their commits.
     pub(crate) fn all_floors(&self) -> Vec<Floor> {
         self.floors.iter().map(|(floor, _)| floor.clone()).collect()

@@ -17,6 +17,7 @@ use arrow::record_batch::RecordBatchOptions;
 use chrono_tz::Tz;
 
 use super::{ChangeReader, Pass};
+use crate::changes::load_times::positions_of_load;
 use crate::changes::pass_one::FoundFloors;
 use crate::changes::position::{OrderEncoder, OrderSpan, order_span, pack_column};
 use crate::changes::{ChangeColumn, OpenInput};
@@ -177,11 +178,13 @@ impl Batch<'_> {
         let own = self.reader.changes.ordinals_per_row() as u64 - 1;
         let (positions, days) = (self.positions(&times, own)?, self.commit_days(&times)?);
         let Some(inside) = self.inside(&times) else {
-            return Ok((FoundFloors { positions, days }, 0, newest(&times, None)));
+            let are_loads = false;
+            return Ok((FoundFloors { positions, days, are_loads }, 0, newest(&times, None)));
         };
         let floors = FoundFloors {
             positions: filter(&positions, &inside)?,
             days: filter(&days, &inside)?.as_primitive().clone(),
+            are_loads: false,
         };
         let outside = times.len() - inside.true_count();
         Ok((floors, outside, newest(&times, Some(&inside))))
@@ -607,7 +610,8 @@ impl Batch<'_> {
             return Ok(times.iter().map(|time| time.map(day_of)).collect());
         }
         // A date without a time is that day in every zone; its time does not tell it.
-        let column = self.reader.roles.commit_time.map(|column| self.raw(column)).transpose()?;
+        let column = self.reader.roles.commit_time.filter(|_| self.open().commit_time.is_none());
+        let column = column.map(|column| self.raw(column)).transpose()?;
         let days =
             column.filter(may_be_dates).and_then(|column| days_of(&column, Tz::UTC, zone).ok());
         let in_zone = || times.iter().map(|time| time.map(|time| day_in(time, zone))).collect();
@@ -622,6 +626,10 @@ impl Batch<'_> {
         let per_row = self.reader.changes.ordinals_per_row() as u64;
         let numbers = self.row_numbers().iter();
         let ordinals = numbers.map(|row| *row as u64 * per_row + half);
+        if let (Some(_), Some(at)) = (&self.open().input.file.load, self.open().commit_time) {
+            let order = (self.reader.changes.is_packed(), roles.order.len());
+            return Ok(positions_of_load(at, false, order, self.file, ordinals)?);
+        }
         if self.reader.changes.is_packed() {
             let is_by_file = self.reader.changes.is_ordered_by_files();
             let times = commit_times.iter().map(|time| time.filter(|_| !is_by_file));

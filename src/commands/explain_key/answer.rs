@@ -70,8 +70,12 @@ impl Answer for Explained {
         }
         for row in &self.ended {
             let day = row.day.map_or(String::new(), |day| format!(" of {day}"));
-            let (file, at) = (&row.truncate_file, row.truncate_row);
-            let _ = writeln!(text, "no row{day}: a truncate is later, row {at} of {}", name(file));
+            let file = name(&row.truncate_file);
+            let later = match row.truncate_row {
+                Some(at) => format!("a truncate is later, row {at} of {file}"),
+                None => format!("a full load is later, {file}"),
+            };
+            let _ = writeln!(text, "no row{day}: {later}");
         }
         for note in &self.notes {
             let _ = writeln!(text, "{note}");

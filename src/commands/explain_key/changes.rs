@@ -158,6 +158,7 @@ impl ChangeLister<'_> {
             row: row as u64 + 1,
             op,
             full_load: input.is_some_and(|input| input.full_load),
+            load_at: input.and_then(|input| Some(input.file.load.as_ref()?.at)),
             order: order.collect(),
             day,
             run_id: run.map(|run| run.run_id.clone()),
@@ -247,10 +248,15 @@ pub(super) fn mark_winners(pipeline: &Pipeline, found: &mut [Found]) {
 /// Why a change comes after another.
 fn why(is_ordered_by_files: bool, one: &Found, other: &Found) -> String {
     let (before, after) = (&one.change, &other.change);
-    if before.full_load && !after.full_load {
+    if before.load_at.is_some() || after.load_at.is_some() {
+        if before.load_at != after.load_at {
+            return "it comes last: a full load is at its time among the changes".into();
+        }
+    } else if before.full_load && !after.full_load {
         return "a CDC change comes after every full load".into();
     }
-    let pairs = before.order.iter().zip(&after.order);
+    // The rows of a full load with a time are all at that time.
+    let pairs = before.order.iter().zip(&after.order).filter(|_| after.load_at.is_none());
     let mut differing = pairs.filter(|(before, after)| before != after);
     if let Some((_, (column, _))) = differing.next() {
         return format!("its `{column}` is the greatest");

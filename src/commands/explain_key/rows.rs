@@ -129,7 +129,8 @@ impl KeyVersions<'_> {
             let day = days.is_valid(at).then(|| days.value(at)).and_then(date);
             if let Some(floor) = end {
                 let truncate_file = name(floor.location, &floor.path);
-                let truncate_row = floor.row / ordinals_per_row + 1;
+                let row = floor.row / ordinals_per_row + 1;
+                let truncate_row = (!floor.is_load).then_some(row);
                 ended.push(EndedRow { day, change_file, change_row, truncate_file, truncate_row });
                 continue;
             }

@@ -19,7 +19,7 @@ use crate::curate::stage::{BadInputs, Onto, Stage};
 use crate::engine::session::session;
 use crate::engine::tasks::spawn;
 use crate::publish::{self, FileNames, PartitionFiles, Plan};
-use crate::raw::discover::{Input, Recorded};
+use crate::raw::discover::{Input, RawFile, Recorded};
 use crate::state::ledger::{CURATED, ChangedDays, Ledger, Record, Step};
 use crate::state::{NewVersions, NotCommitted};
 use crate::store::listing::list_and_prune;
@@ -180,7 +180,8 @@ impl Run<'_> {
 fn has_inputs_to_fold(step: Step, ledger: &Ledger, inputs: &[Input]) -> bool {
     let is_new = |input: &Input| {
         let folded = ledger.folded(input.file.location, &input.file.path);
-        step == Step::Rebuild || folded.is_none()
+        let is_other_load = |folded: &RawFile| input.full_load && folded.load != input.file.load;
+        step == Step::Rebuild || folded.is_none_or(is_other_load)
     };
     inputs.iter().any(|input| !input.full_load && !input.late || is_new(input))
 }

@@ -8,6 +8,7 @@ use crate::commands::task::Task;
 use crate::config::{Raw, WindowBy};
 use crate::error::{Error, Result};
 use crate::raw::discover::{self, Input, RawFile, Recorded, Rediscovered};
+use crate::raw::loads::{Unsettled, is_reload};
 use crate::raw::reload::check_reloads;
 use crate::state::ledger::{Ledger, Quarantined, Record};
 use crate::store::Folder;
@@ -51,7 +52,12 @@ impl Run<'_> {
             )
             .hint("restore the raw files"));
         }
-        check_reloads(folders, raw, ledger, &rediscovered)?;
+        if raw.full_load_at.is_time() {
+            self.check_settled(folders, ledger, &rediscovered)?;
+        } else {
+            check_reloads(folders, raw, ledger, &rediscovered)?;
+        }
+        let overwritten = overwritten_loads(folders, raw, ledger, &rediscovered.inputs);
         let Rediscovered { inputs, missing: all_missing, .. } = rediscovered;
         // An input quarantined as a whole has no rows in the table to lose.
         let was_folded = |file: &&&RawFile| ledger.folded(file.location, &file.path).is_some();
@@ -65,8 +71,63 @@ impl Run<'_> {
             warn!("{note}: changes that only they had are lost");
             found.note = Some(note);
         }
+        if let Some(note) = overwritten {
+            if !accept_missing {
+                return Err(Error::data(note).hint(
+                    "the days before them would lose in `history`, and in aggregates over it, what only \
+                     the earlier loads said; the newest rows are right in any case: rebuild without \
+                     them with --accept-missing",
+                ));
+            }
+            warn!("{note}: what only those said is lost");
+            let before = found.note.take().into_iter();
+            found.note = before.chain([note]).reduce(|first, second| format!("{first}; {second}"));
+        }
         Ok(found)
     }
+}
+
+impl Run<'_> {
+    /// Refuses to rebuild from a full load that is still being written.
+    fn check_settled(
+        &self,
+        folders: &[Folder],
+        ledger: &Ledger,
+        found: &Rediscovered<'_>,
+    ) -> Result<()> {
+        let run_context = self.open.run_context;
+        let (raw, now) = (&run_context.pipeline.raw, run_context.now);
+        for (location, folder) in folders.iter().enumerate() {
+            let files = found.inputs.iter().map(|input| &input.file);
+            let files = files.filter(|file| file.location == location).cloned();
+            let files: Vec<RawFile> = files.collect();
+            let unsettled = Unsettled::find(raw, folder, &files, ledger, now);
+            if let Some(which) = unsettled.describe(raw, folders) {
+                return Err(Error::data(which)
+                    .hint("rebuild then: a rebuild now would fold half of a full load"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Describes the full loads with a time that were written over folded ones.
+fn overwritten_loads(
+    folders: &[Folder],
+    raw: &Raw,
+    ledger: &Ledger,
+    inputs: &[Input],
+) -> Option<String> {
+    let is_overwritten = |input: &&Input| {
+        let (file, folder) = (&input.file, &folders[input.file.location]);
+        let folded = ledger.folded(file.location, &file.path);
+        folded.is_some_and(|folded| is_reload(raw, folder, folded, file))
+            || file.load.as_ref().is_some_and(|load| load.replaces)
+    };
+    let mut overwritten = inputs.iter().filter(is_overwritten);
+    let first = &overwritten.next()?.file.path;
+    let count = 1 + overwritten.count();
+    Some(format!("{count} full loads were written over earlier ones, such as {first}"))
 }
 
 /// The inputs of a window.
@@ -78,10 +139,12 @@ pub(crate) async fn window_inputs(
 ) -> Result<Inputs> {
     let pipeline = run_context.pipeline;
     let raw = &pipeline.raw;
-    let found = discover::discover(folders, pipeline, window, ledger).await?;
+    let found = discover::discover(folders, pipeline, window, ledger, run_context.now).await?;
     let mut records = renewed_records(ledger, &found.renewed);
     records.extend(absent_records(ledger, found.missing.iter().copied()));
-    let note = note_of_missing(raw, &found.missing);
+    let notes = note_of_missing(raw, &found.missing).into_iter();
+    let notes = notes.chain(found.unsettled.describe(raw, folders));
+    let note = notes.reduce(|first, second| format!("{first}; {second}"));
     if let Some(note) = &note {
         warn!("{note}");
     }
@@ -154,7 +217,9 @@ pub(crate) fn input_record(
     window: &Window,
 ) -> Option<Record> {
     let (location, path) = (input.file.location, &input.file.path);
-    let Some(before) = ledger.folded(location, path).filter(|_| !from_empty) else {
+    let is_other_load = |before: &&RawFile| input.full_load && before.load != input.file.load;
+    let before = ledger.folded(location, path).filter(|before| !is_other_load(before));
+    let Some(before) = before.filter(|_| !from_empty) else {
         return Some(Record::Input(RawFile {
             commit,
             rows: input.rows.clone(),

@@ -1,0 +1,98 @@
+//! Full loads that have a time in the order of changes: which of them a run folds.
+//!
+//! A load that was written again over the one that was folded is another load, at a later time, and is
+//! folded like a new one. The files of a folder are one load while they are written: a run folds none of
+//! them before the newest has been there for `raw.full_load_settle`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+
+use crate::config::Raw;
+use crate::layout::parent;
+use crate::raw::input::{RawFile, Recorded};
+use crate::store::Folder;
+
+/// Whether a file is of a full load that was written again since it was folded, and is folded again.
+pub(crate) fn is_reload(raw: &Raw, folder: &Folder, folded: &RawFile, file: &RawFile) -> bool {
+    let is_local = folder.location.file_path().is_some();
+    raw.full_load_at.is_time()
+        && raw.is_full_load(file.location, &file.path)
+        && !folded.is_same(file, is_local)
+}
+
+/// Full loads that are still being written: location and folder, and when the newest file was written.
+#[derive(Debug, Default)]
+pub(crate) struct Unsettled(BTreeMap<(usize, String), DateTime<Utc>>);
+
+impl Unsettled {
+    /// Finds them among the files of a location. `now` is the time of the run.
+    pub(crate) fn find(
+        raw: &Raw,
+        folder: &Folder,
+        files: &[RawFile],
+        recorded: &dyn Recorded,
+        now: DateTime<Utc>,
+    ) -> Self {
+        let mut found = BTreeMap::new();
+        if !raw.full_load_at.is_time() {
+            return Unsettled(found);
+        }
+        for file in files.iter().filter(|file| raw.is_full_load(file.location, &file.path)) {
+            let folded = recorded.folded(file.location, &file.path);
+            let is_new = folded.is_none_or(|folded| is_reload(raw, folder, folded, file));
+            if is_new && file.modified > now - raw.full_load_settle {
+                let newest = found.entry((file.location, parent(&file.path).to_string()));
+                let newest = newest.or_insert(file.modified);
+                *newest = file.modified.max(*newest);
+            }
+        }
+        Unsettled(found)
+    }
+
+    /// Removes the files that wait: those of these loads that no run has folded. Returns the location
+    /// and path of those that were folded with other content.
+    pub(crate) fn leave_out<'a>(
+        &self,
+        raw: &Raw,
+        folder: &Folder,
+        files: &mut Vec<RawFile>,
+        recorded: &'a dyn Recorded,
+    ) -> Vec<(usize, &'a str)> {
+        let mut folded_before = Vec::new();
+        if self.0.is_empty() {
+            return folded_before;
+        }
+        files.retain(|file| {
+            let folded = recorded.folded(file.location, &file.path);
+            let is_new = folded.is_none_or(|folded| is_reload(raw, folder, folded, file));
+            let is_unsettled =
+                || self.0.contains_key(&(file.location, parent(&file.path).to_string()));
+            let waits = is_new && raw.is_full_load(file.location, &file.path) && is_unsettled();
+            folded_before.extend(
+                folded.filter(|_| waits).map(|folded| (file.location, folded.path.as_str())),
+            );
+            !waits
+        });
+        folded_before
+    }
+
+    /// Adds those of another location.
+    pub(crate) fn extend(&mut self, other: Unsettled) {
+        self.0.extend(other.0);
+    }
+
+    /// A remark for the user; `None` if there are none.
+    pub(crate) fn describe(&self, raw: &Raw, folders: &[Folder]) -> Option<String> {
+        let (_, newest) = self.0.iter().max_by_key(|(_, newest)| **newest)?;
+        let names: BTreeSet<String> =
+            self.0.keys().map(|(location, path)| folders[*location].describe(path)).collect();
+        let first = names.first().map(String::as_str).unwrap_or_default();
+        let after = (*newest + raw.full_load_settle).format("%Y-%m-%d %H:%M:%S");
+        Some(format!(
+            "{} full loads are still being written, such as in {first}: runs after {after} UTC fold them, \
+             if no more files are written (`raw.full_load_settle`)",
+            names.len()
+        ))
+    }
+}

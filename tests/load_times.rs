@@ -1,0 +1,383 @@
+//! Full loads at their time: a table that is loaded again ends the rows of the load before, and what
+//! came between them, in whatever order they are read. Tables that can be checked by hand; the model has
+//! random ones.
+
+use chrono::{TimeDelta, TimeZone, Utc};
+
+use crate::support::{
+    COUNT_PER_DAY, Lab, LabBuilder, PLACES, Place, Report, Row, Task, assert_refused, file_of_rows,
+    now,
+};
+
+const LOAD: &str = "LOAD00000001";
+
+fn builder() -> LabBuilder {
+    Lab::builder()
+        .set("raw.order_by", vec!["ts"])
+        .set("raw.full_load_at", "column")
+        .partition_by(&["event_dt"])
+        .curated_sql("SELECT CAST(id AS BIGINT) AS id, name, event_dt FROM latest")
+        .aggregate("daily", COUNT_PER_DAY)
+}
+
+/// A lab some hours from now, so that the files that it writes have settled.
+fn lab(builder: &LabBuilder) -> Lab {
+    let mut lab = builder.build();
+    lab.now = now() + TimeDelta::hours(3);
+    lab
+}
+
+/// Writes a full load of rows: time, key and value.
+fn put_load(lab: &Lab, name: &str, rows: &[[&str; 3]]) {
+    lab.put(&format!("raw/{name}.parquet"), file_of_rows(&["ts", "id", "name"], rows));
+}
+
+/// Writes a CDC file of rows: operation, time, key and value.
+fn put(lab: &Lab, name: &str, rows: &[[&str; 4]]) {
+    lab.put(&format!("raw/{name}.parquet"), file_of_rows(&["Op", "ts", "id", "name"], rows));
+}
+
+fn run(lab: &Lab) -> Report {
+    lab.run("2024-01-01", "2024-02-01").expect("a run")
+}
+
+fn curated(lab: &Lab) -> Vec<String> {
+    lab.lines("lake/curated", ["id", "name", "event_dt"])
+}
+
+/// `history`: key, day and whether it is deleted.
+fn history(lab: &Lab) -> Vec<String> {
+    let text = |row: Row| format!("{} {} {}", row["id"], row["event_dt"], row["deleted"]);
+    let mut lines: Vec<String> = lab.history_relation().into_iter().map(text).collect();
+    lines.sort();
+    lines
+}
+
+const FIRST: &[[&str; 3]] = &[
+    ["2024-01-01 00:00:00.5", "1", "a"],
+    ["2024-01-01 00:00:00", "2", "b"],
+    ["2024-01-01 00:00:01", "3", "c"],
+];
+const SECOND: &[[&str; 3]] =
+    &[["2024-01-03 12:00:00", "1", "a9"], ["2024-01-03 12:00:02", "2", "b"]];
+
+#[test]
+fn a_reload_over_the_load_before_is_folded_by_the_next_run() {
+    let orders = [vec!["ts"], vec!["ts", "id"]];
+    for (place, order) in PLACES.into_iter().flat_map(|place| orders.clone().map(|by| (place, by)))
+    {
+        let lab = lab(&builder().place(place).set("raw.order_by", order));
+        put_load(&lab, LOAD, FIRST);
+        put(&lab, "20240102-101500123", &[["U", "2024-01-02 10:00:00", "1", "a2"]]);
+        run(&lab);
+        assert_eq!(curated(&lab), ["1 a2 2024-01-02", "2 b 2024-01-01", "3 c 2024-01-01"]);
+        put_load(&lab, LOAD, SECOND);
+        put(&lab, "20240104-120000123", &[["U", "2024-01-04 12:00:00", "2", "b4"]]);
+        let planned = lab.plan("2024-01-04", "2024-01-05", true).expect("a plan");
+        assert_eq!(planned.files, 2);
+        let report = lab.run("2024-01-04", "2024-01-05").expect("a run");
+        assert_eq!((report.files, report.rows_read, report.truncates), (2, 3, 0));
+        let expected = ["1 a9 2024-01-03", "2 b4 2024-01-04"];
+        assert_eq!(curated(&lab), expected);
+        // Key 3, which the reload does not have, ended with it.
+        let of_history = [
+            "1 2024-01-01 false",
+            "1 2024-01-02 false",
+            "1 2024-01-03 false",
+            "2 2024-01-01 false",
+            "2 2024-01-03 false",
+            "2 2024-01-04 false",
+            "3 2024-01-01 false",
+            "3 2024-01-03 true",
+        ];
+        assert_eq!(history(&lab), of_history);
+        // A change from before the reload that comes late, and one of the time of its rows.
+        put(
+            &lab,
+            "20240104-130000000",
+            &[
+                ["U", "2024-01-03 11:59:59", "1", "dead"],
+                ["I", "2024-01-03 11:59:59", "5", "dead"],
+                ["U", "2024-01-03 12:00:00", "2", "older"],
+                ["I", "2024-01-03 12:00:00", "6", "f"],
+            ],
+        );
+        run(&lab);
+        let expected = ["1 a9 2024-01-03", "2 b4 2024-01-04", "6 f 2024-01-03"];
+        assert_eq!(curated(&lab), expected);
+        let again = run(&lab);
+        assert_eq!((again.rows_written, again.partitions_removed), (0, 0));
+        // The first load is gone, and with it the past: what can be compared is equal.
+        let verified = lab.assert_verified();
+        assert!(verified.notes[0].contains("LOAD00000001.parquet"), "{:?}", verified.notes);
+        assert!(!verified.aggregates[0].is_compared);
+        let error = lab.rebuild(false, &[]).expect_err("the past is lost");
+        assert_refused(error, 65, "1 full loads were written over", "--accept-missing");
+        lab.rebuild(true, &[]).expect("rebuilt");
+        assert_eq!(curated(&lab), expected);
+        lab.assert_verified();
+    }
+}
+
+#[test]
+fn loads_and_changes_come_to_one_table_in_any_order() {
+    let files: [(&str, bool, &[[&str; 4]]); 4] = [
+        (
+            "LOAD00000001",
+            true,
+            &[["", "2024-01-01 00:00:00", "1", "a"], ["", "2024-01-01 00:00:01", "2", "b"]],
+        ),
+        (
+            "20240102-000000000",
+            false,
+            &[["U", "2024-01-02 00:00:00", "1", "a2"], ["I", "2024-01-02 00:00:00", "3", "c"]],
+        ),
+        (
+            "LOAD00000002",
+            true,
+            &[["", "2024-01-03 00:00:00", "1", "a3"], ["", "2024-01-03 00:00:01", "4", "d"]],
+        ),
+        (
+            "20240104-000000000",
+            false,
+            &[["D", "2024-01-04 00:00:00", "4", ""], ["I", "2024-01-04 00:00:00", "5", "e"]],
+        ),
+    ];
+    let orders = (0..24).map(|number| {
+        let (mut left, mut number) = (vec![0, 1, 2, 3], number);
+        (1..=4)
+            .rev()
+            .map(|count| {
+                let at = number % count;
+                number /= count;
+                left.remove(at)
+            })
+            .collect::<Vec<usize>>()
+    });
+    let mut histories = Vec::new();
+    for order in orders {
+        let lab = lab(&builder());
+        for number in &order {
+            let (name, is_load, rows) = files[*number];
+            let columns: Vec<[&str; 3]> = rows.iter().map(|row| [row[1], row[2], row[3]]).collect();
+            if is_load {
+                put_load(&lab, name, &columns)
+            } else {
+                put(&lab, name, rows)
+            }
+            run(&lab);
+        }
+        assert_eq!(curated(&lab), ["1 a3 2024-01-03", "5 e 2024-01-04"], "{order:?}");
+        lab.assert_verified();
+        histories.push(history(&lab));
+    }
+    histories.dedup();
+    assert_eq!(histories.len(), 1);
+}
+
+#[test]
+fn files_of_a_folder_that_are_near_in_time_are_one_load() {
+    let lab = lab(&builder());
+    put_load(&lab, LOAD, &[["2024-01-03 12:00:00", "1", "a"], ["2024-01-03 12:10:00", "2", "b"]]);
+    put_load(&lab, "LOAD00000002", &[["2024-01-03 12:24:00", "3", "c"]]);
+    // Of another folder.
+    put_load(
+        &lab,
+        "other/LOAD00000001",
+        &[["2024-01-01 12:00:00", "1", "z"], ["2024-01-01 12:00:00", "9", "z"]],
+    );
+    run(&lab);
+    let expected = ["1 a 2024-01-03", "2 b 2024-01-03", "3 c 2024-01-03"];
+    assert_eq!(curated(&lab), expected);
+    // Its last file, and a change that was made while the load ran.
+    put_load(&lab, "LOAD00000003", &[["2024-01-03 12:38:00", "4", "d"]]);
+    put(&lab, "20240103-120100000", &[["U", "2024-01-03 12:01:00", "3", "c2"]]);
+    run(&lab);
+    let expected = ["1 a 2024-01-03", "2 b 2024-01-03", "3 c2 2024-01-03", "4 d 2024-01-03"];
+    assert_eq!(curated(&lab), expected);
+    lab.assert_verified();
+    // One that belongs to it, and would change its time.
+    put_load(&lab, "LOAD00000000", &[["2024-01-03 11:50:00", "5", "e"]]);
+    let before = lab.contents("lake");
+    let error = lab.run("2024-01-01", "2024-02-01").expect_err("contradicts");
+    assert_refused(error, 65, "LOAD00000000.parquet is a full load that begins earlier", "rebuild");
+    assert_eq!(lab.contents("lake"), before);
+    // After the pause it is another load.
+    put_load(&lab, "LOAD00000000", &[["2024-01-03 12:54:00", "5", "e"]]);
+    run(&lab);
+    assert_eq!(curated(&lab), ["5 e 2024-01-03"]);
+    lab.assert_verified();
+}
+
+#[test]
+fn a_load_that_is_still_being_written_is_waited_for() {
+    let mut lab = builder().build();
+    lab.now = now();
+    put_load(&lab, LOAD, FIRST);
+    put(&lab, "20240102-101500123", &[["U", "2024-01-02 10:00:00", "1", "a2"]]);
+    let planned = lab.plan("2024-01-01", "2024-02-01", false).expect("a plan");
+    assert_eq!(planned.files, 1);
+    let report = run(&lab);
+    assert_eq!(report.files, 1);
+    let note = report.note.unwrap_or_default();
+    assert!(note.contains("1 full loads are still being written"), "{note}");
+    assert_eq!(curated(&lab), ["1 a2 2024-01-02"]);
+    assert_eq!(lab.catch_up(&[]).expect("caught up").files, 0);
+    lab.now += TimeDelta::minutes(16);
+    let report = lab.catch_up(&[]).expect("caught up");
+    assert_eq!((report.files, report.late_files), (1, 0));
+    assert_eq!(curated(&lab), ["1 a2 2024-01-02", "2 b 2024-01-01", "3 c 2024-01-01"]);
+    // A reload is waited for as well: the table stays, and nothing is said to be missing.
+    put_load(&lab, LOAD, SECOND);
+    lab.now = now();
+    let report = run(&lab);
+    let note = report.note.unwrap_or_default();
+    assert!(note.contains("still being written") && !note.contains("missing"), "{note}");
+    let error = lab.rebuild(false, &[]).expect_err("half a load");
+    assert_refused(error, 65, "still being written", "half of a full load");
+    assert_eq!(curated(&lab).len(), 3);
+    lab.now += TimeDelta::minutes(16);
+    run(&lab);
+    assert_eq!(curated(&lab), ["1 a9 2024-01-03", "2 b 2024-01-03"]);
+    lab.assert_verified();
+}
+
+#[test]
+fn a_load_that_has_changed_and_is_not_later_is_refused() {
+    let lab = lab(&builder());
+    put_load(&lab, LOAD, FIRST);
+    run(&lab);
+    put_load(&lab, LOAD, &[["2024-01-01 00:00:00", "1", "changed"]]);
+    let before = lab.contents("lake");
+    for answer in [
+        lab.run("2024-01-01", "2024-02-01").map(|_| ()),
+        lab.catch_up(&[]).map(|_| ()),
+        lab.plan("2024-01-01", "2024-02-01", true).map(|_| ()),
+    ] {
+        let error = answer.expect_err("not later");
+        assert_refused(
+            error,
+            65,
+            "LOAD00000001.parquet is a full load that has changed",
+            "rebuild",
+        );
+    }
+    assert_eq!(lab.contents("lake"), before);
+    lab.rebuild(true, &[]).expect("what is there now is right");
+    assert_eq!(curated(&lab), ["1 changed 2024-01-01"]);
+}
+
+#[test]
+fn a_load_can_be_at_the_time_when_it_was_written_or_that_of_its_name() {
+    let written = |lab: &Lab, path: &str, day: u32, hour: u32| {
+        let at = Utc.with_ymd_and_hms(2024, 1, day, hour, 0, 0).single().expect("a time");
+        lab.set_modified_at(&format!("raw/{path}.parquet"), at);
+    };
+    let without_times = |lab: &Lab, path: &str, rows: &[[&str; 2]]| {
+        lab.put(&format!("raw/{path}.parquet"), file_of_rows(&["id", "name"], rows));
+    };
+    let by = builder().set("raw.full_load_at", "modified").build();
+    without_times(&by, LOAD, &[["1", "a"], ["2", "b"]]);
+    written(&by, LOAD, 1, 6);
+    let mut by = by;
+    by.now = now();
+    put(&by, "20240102-000000000", &[["U", "2024-01-02 10:00:00", "1", "a2"]]);
+    run(&by);
+    without_times(&by, LOAD, &[["1", "a3"]]);
+    written(&by, LOAD, 3, 6);
+    run(&by);
+    assert_eq!(curated(&by), ["1 a3 2024-01-03"]);
+    // A copy has other times, and is the same load.
+    written(&by, LOAD, 9, 6);
+    run(&by);
+    assert_eq!(curated(&by), ["1 a3 2024-01-03"]);
+    by.assert_verified();
+
+    let by = lab(&builder().set("raw.full_load_at", "name").set("raw.full_load", "full-*"));
+    without_times(&by, "2024/01/01/full-a", &[["1", "a"], ["2", "b"]]);
+    without_times(&by, "2024/01/01/full-b", &[["3", "c"]]);
+    without_times(&by, "2024/01/03/full-a", &[["1", "a3"]]);
+    without_times(&by, "2024/01/03/full-b", &[["4", "d"]]);
+    put(&by, "20240102-000000000", &[["I", "2024-01-02 10:00:00", "5", "e"]]);
+    put(&by, "20240104-000000000", &[["I", "2024-01-04 10:00:00", "6", "f"]]);
+    run(&by);
+    assert_eq!(curated(&by), ["1 a3 2024-01-03", "4 d 2024-01-03", "6 f 2024-01-04"]);
+    by.assert_verified();
+    without_times(&by, "full-c", &[["9", "z"]]);
+    let error = by.run("2024-01-01", "2024-02-01").expect_err("no time");
+    assert_refused(error, 65, "full-c.parquet has no time in its name", "rename the file");
+}
+
+#[test]
+fn an_explained_key_names_the_load_that_ended_its_row() {
+    let lab = lab(&builder());
+    put_load(&lab, LOAD, FIRST);
+    put_load(&lab, "LOAD00000002", SECOND);
+    put(&lab, "20240102-000000000", &[["U", "2024-01-02 10:00:00", "1", "a2"]]);
+    run(&lab);
+    let explained = lab.explain(&["1"]);
+    assert_eq!((explained.changes.len(), explained.rows_now.len()), (3, 1));
+    let last = &explained.changes[2];
+    assert!(last.wins && last.full_load && last.load_at.is_some());
+    assert_eq!(
+        last.why.as_deref(),
+        Some("it comes last: a full load is at its time among the changes")
+    );
+    let explained = lab.explain(&["3"]);
+    let ended = explained.ended.first().expect("ended");
+    assert!(ended.truncate_file.ends_with("LOAD00000002.parquet") && ended.truncate_row.is_none());
+    assert!(explained.notes.is_empty(), "{:?}", explained.notes);
+}
+
+#[test]
+fn a_load_without_a_time_and_keys_that_do_not_fit_are_refused() {
+    let lab = lab(&builder());
+    put(&lab, "20240102-000000000", &[["U", "2024-01-02 10:00:00", "1", "a2"]]);
+    lab.put(&format!("raw/{LOAD}.parquet"), file_of_rows(&["id", "name"], &[["1", "a"]]));
+    let error = lab.run("2024-01-01", "2024-02-01").expect_err("no time");
+    assert_refused(
+        error,
+        65,
+        "LOAD00000001.parquet is a full load without commit times",
+        "modified",
+    );
+    assert!(lab.list("lake/curated").is_empty());
+    let run = |set: &[&str]| lab.run_with(Task::Run, "2024-01-01", "2024-02-01", set);
+    for (set, message) in [
+        ("raw.order_by=[]", "cannot be `column` unless `raw.order_by` begins with the commit time"),
+        ("raw.commit_time=\"name\"", "unless `raw.order_by` begins with the commit time"),
+        ("key=[]", "cannot be `column` for a table without a key"),
+        ("raw.full_load_settle=\"soon\"", "raw.full_load_settle"),
+    ] {
+        assert_refused(run(&[set]).expect_err(set), 2, message, "");
+    }
+    let error = run(&["raw.order_by=[\"name\"]"]).expect_err("texts");
+    assert_refused(
+        error,
+        2,
+        "the first column of `raw.order_by` is not the commit time",
+        "order by",
+    );
+    let error = run(&["raw.full_load_at=before", "raw.full_load_settle=1m"]).expect_err("unused");
+    assert_refused(error, 2, "raw.full_load_settle", "set `raw.full_load_at`");
+}
+
+#[test]
+fn a_pipeline_whose_table_was_reloaded_is_rebuilt_with_loads_at_their_time() {
+    let lab = lab(&builder().place(Place::Local).set("raw.full_load_at", "before"));
+    put_load(&lab, LOAD, FIRST);
+    put(&lab, "20240102-101500123", &[["U", "2024-01-02 10:00:00", "1", "a2"]]);
+    run(&lab);
+    put_load(&lab, LOAD, SECOND);
+    let error = lab.run("2024-01-04", "2024-01-05").expect_err("a reload");
+    assert_refused(error, 65, "LOAD00000001.parquet was folded", "set `raw.full_load_at`");
+    lab.edit_pipeline("full_load_at = \"before\"", "full_load_at = \"column\"");
+    let error = lab.run("2024-01-04", "2024-01-05").expect_err("another meaning");
+    assert_refused(error, 2, "`raw.full_load_at` changed", "rebuild");
+    lab.rebuild(true, &[]).expect("rebuilt");
+    assert_eq!(curated(&lab), ["1 a9 2024-01-03", "2 b 2024-01-03"]);
+    put(&lab, "20240104-120000123", &[["U", "2024-01-04 12:00:00", "2", "b4"]]);
+    lab.run("2024-01-04", "2024-01-05").expect("a run");
+    assert_eq!(curated(&lab), ["1 a9 2024-01-03", "2 b4 2024-01-04"]);
+    lab.assert_verified();
+}
