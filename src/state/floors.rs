@@ -16,6 +16,7 @@
 //!
 //! The day of a floor is that of its commit time, as of a delete.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -132,5 +133,46 @@ impl Floor {
                 .hint("the state is damaged: rebuild it with `glueless rebuild`")
                 .caused_by(error)
         })
+    }
+}
+
+/// Floors by their day, of each day in the order of changes.
+#[derive(Debug)]
+pub(crate) struct FloorsOfDays(HashMap<Option<i32>, Vec<usize>>);
+
+impl FloorsOfDays {
+    /// Of floors given in the order of changes, each by its index and day.
+    pub(crate) fn new(floors: impl Iterator<Item = (usize, Option<i32>)>) -> Self {
+        let mut of_days: HashMap<Option<i32>, Vec<usize>> = HashMap::new();
+        floors.for_each(|(at, day)| of_days.entry(day).or_default().push(at));
+        FloorsOfDays(of_days)
+    }
+
+    /// The first floor of a day after a place; `is_after` says whether a floor is after it.
+    pub(crate) fn first_after(
+        &self,
+        day: Option<i32>,
+        is_after: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let of_day = self.0.get(&day)?;
+        of_day.get(of_day.partition_point(|at| !is_after(*at))).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_floor_of_a_day_is_that_of_a_search_through_all() {
+        // Floors of an hour each, the days of which do not follow the order of changes alone.
+        let day = |at: usize| (!at.is_multiple_of(13)).then_some((at / 24 + at % 3) as i32);
+        let days: Vec<Option<i32>> = (0..3_000).map(day).collect();
+        let sorted = FloorsOfDays::new(days.iter().copied().enumerate());
+        let asked = (-1..130).map(Some).chain([None]);
+        for (day, place) in asked.flat_map(|day| (0..3_010).step_by(7).map(move |at| (day, at))) {
+            let naive = (place..days.len()).find(|at| days[*at] == day);
+            assert_eq!(sorted.first_after(day, |at| at >= place), naive, "{day:?} {place}");
+        }
     }
 }
