@@ -121,6 +121,37 @@ fn a_truncate_of_everything_leaves_an_empty_table_here_and_in_a_database() {
 }
 
 #[test]
+fn changes_after_a_truncate_leave_its_day_as_it_is() {
+    let lab = builder().build();
+    let rows = [
+        ["I", DAYS[0], "1", "10"],
+        ["I", DAYS[0], "2", "20"],
+        ["T", DAYS[1], "-", "-"],
+        ["I", "2020-01-04 10:00:00", "1", "11"],
+    ];
+    put(&lab, "20200102-000000000", &rows);
+    lab.run("2020-01-01", "2020-01-05").expect("a run");
+    put(&lab, "20200106-000000000", &[["U", "2020-01-06 10:00:00", "1", "12"]]);
+    let report = lab.run("2020-01-06", "2020-01-07").expect("a run");
+    assert_eq!(report.aggregates[0].days, 1);
+    // One before it changes the day, and so does one that takes the place of such a change.
+    put(&lab, "20200107-000000000", &[["D", "2020-01-02 11:00:00", "2", "-"]]);
+    let report = lab.run("2020-01-07", "2020-01-08").expect("a run");
+    assert_eq!(report.aggregates[0].days, 3);
+    assert_eq!(
+        history(&lab),
+        [
+            "1 2020-01-02 false",
+            "1 2020-01-03 true",
+            "1 2020-01-04 false",
+            "1 2020-01-06 false",
+            "2 2020-01-02 true",
+        ]
+    );
+    lab.assert_verified();
+}
+
+#[test]
 fn an_explained_key_names_the_truncate_that_ended_its_row() {
     let lab = builder().build();
     let rows = [["I", DAYS[0], "1", "10"], ["T", DAYS[1], "1", "-"], ["I", DAYS[1], "2", "20"]];

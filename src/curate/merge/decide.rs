@@ -1,7 +1,7 @@
 //! Decides for each key which winners are accepted, which rows are removed, and which versions are
 //! carried over.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -166,6 +166,23 @@ fn winner_and_version(entries: &[Entry]) -> Result<(Option<Entry>, Option<Entry>
     Ok((winner, version))
 }
 
+/// Adds the days of floors that may end another change of a key than before: those of the first floor
+/// after an accepted winner, and after the version in whose place it comes.
+fn add_floor_days(
+    entries: &[Entry],
+    accepted: &[usize],
+    floors: Floors<'_>,
+    order: &impl ChangeOrder,
+    days: &mut BTreeSet<i32>,
+) {
+    for of_day in entries.chunk_by(|a, b| a.day == b.day) {
+        if of_day.iter().any(|entry| accepted.binary_search(&entry.at).is_ok()) {
+            let next = of_day.iter().filter_map(|entry| floors.after(entry.at, order));
+            days.extend(next.filter_map(|(_, day)| day));
+        }
+    }
+}
+
 impl Decider {
     /// Decides about all keys of a slice of the sorted entries; returns the versions to carry over.
     pub(super) fn decide_all(
@@ -204,10 +221,14 @@ impl Decider {
                 let (file, row) = ordinal(*ended)?;
                 winners.set_ended(file, row);
             }
-            if !decision.accepted.is_empty() {
-                // What a floor has ended may be another change than before.
-                let next = entries.iter().filter_map(|entry| floors.after(entry.at, orders));
-                counts.floor_days.extend(next.filter_map(|(_, day)| day));
+            if !floors.is_empty() {
+                add_floor_days(
+                    &entries,
+                    &decision.accepted,
+                    floors,
+                    orders,
+                    &mut counts.floor_days,
+                );
             }
             for tied in &decision.tied {
                 counts.tie(ordinal(*tied)?);
