@@ -5,7 +5,7 @@ use arrow::array::Int64Array;
 use std::sync::Arc;
 
 use crate::support::{
-    COUNT_PER_DAY, Database, Lab, LabBuilder, PLACES, Row, assert_refused, file_of_rows,
+    COUNT_PER_DAY, Database, Lab, LabBuilder, PLACES, Row, Task, assert_refused, file_of_rows,
     optional_texts, texts,
 };
 
@@ -149,6 +149,30 @@ fn changes_after_a_truncate_leave_its_day_as_it_is() {
         ]
     );
     lab.assert_verified();
+}
+
+#[test]
+fn a_follower_looks_up_no_key_for_an_old_truncate() {
+    const STATE_TABLE: &str = "lake/_glueless/lab/versions";
+    let database = Database::new();
+    let lab = builder().loaded().build().follow(&database);
+    put(&lab, "20200102-000000000", &[["I", DAYS[0], "1", "10"], ["T", DAYS[0], "-", "-"]]);
+    lab.run("2020-01-01", "2020-02-01").expect("a run");
+    let old = lab.list_all(STATE_TABLE);
+    put(&lab, "20200104-000000000", &[["I", "2020-01-04 10:00:00", "2", "20"]]);
+    lab.run_with(Task::Curate, "2020-01-04", "2020-01-05", &[]).expect("a run");
+    let of_versions = |path: &&String| path.starts_with("kind=version/");
+    let stayed = lab.list_all(STATE_TABLE).into_iter().filter(|path| old.contains(path));
+    let stayed: Vec<String> = stayed.filter(|path| of_versions(&path)).collect();
+    assert!(!stayed.is_empty());
+    for path in &stayed {
+        lab.rename(&format!("{STATE_TABLE}/{path}"), &format!("hidden/{path}"));
+    }
+    lab.load(false).expect("loaded without the other versions");
+    for path in &stayed {
+        lab.rename(&format!("hidden/{path}"), &format!("{STATE_TABLE}/{path}"));
+    }
+    lab.assert_followed(&database, &["curated"]);
 }
 
 #[test]
