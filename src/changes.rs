@@ -171,7 +171,7 @@ impl Changes {
         let bad_rows = Arc::clone(opening.bad_rows);
         let checks_texts = opening.checks_texts;
         let used = UsedColumns::of(pipeline);
-        let mut all = opening.open(inputs, &used).await?;
+        let mut all = opening.open(inputs, &pipeline.key, &used).await?;
         let mut bad_files = std::mem::take(&mut all.bad);
         let opened = with_required_columns(all.opened, pipeline, known, &mut bad_files)?;
         let mut union = RawColumns::new(raw, &used);

@@ -231,3 +231,34 @@ fn a_table_without_a_key_takes_no_truncate() {
     let error = lab.run("2020-01-01", "2020-02-01").expect_err("refused");
     assert_refused(error, 65, "is a truncate, in a table without a key", "name the primary key");
 }
+
+#[test]
+fn a_json_file_of_truncates_alone_needs_no_key() {
+    const ROWS: &str = r#"{"Op":"I","ts":"2020-01-02 10:00:00","id":1,"v":10}
+        {"Op":"I","ts":"2020-01-03 13:00:00","id":2,"v":20}"#;
+    const TRUNCATES: &str = r#"{"Op":"T","ts":"2020-01-02 09:00:00"}
+        {"Op":"T","ts":"2020-01-03 12:00:00"}"#;
+    for order in [
+        [("20200102", ROWS), ("20200103", TRUNCATES)],
+        [("20200103", TRUNCATES), ("20200102", ROWS)],
+    ] {
+        let lab = builder().set("raw.format", "json").build();
+        let first = r#"{"Op":"I","ts":"2020-01-01 10:00:00","id":3,"v":30}"#;
+        lab.put("raw/20200101-000000000.json", first);
+        lab.run("2020-01-01", "2020-02-01").expect("a run");
+        for (day, text) in order {
+            lab.put(&format!("raw/{day}-000000000.json"), text);
+            lab.run("2020-01-01", "2020-02-01").expect("a run");
+        }
+        assert_eq!(curated(&lab), ["2 20 2020-01-03"]);
+        lab.assert_verified();
+    }
+    // Any other row needs the key.
+    let lab = builder().set("raw.format", "json").build();
+    lab.put("raw/20200102-000000000.json", ROWS);
+    let wrong = r#"{"Op":"T","ts":"2020-01-03 12:00:00"}
+        {"Op":"D","ts":"2020-01-03 12:00:00"}"#;
+    lab.put("raw/20200103-000000000.json", wrong);
+    let error = lab.run("2020-01-01", "2020-02-01").expect_err("no key");
+    assert_refused(error, 65, "column `id` missing in", "other files have it");
+}
