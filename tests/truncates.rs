@@ -262,3 +262,47 @@ fn a_json_file_of_truncates_alone_needs_no_key() {
     let error = lab.run("2020-01-01", "2020-02-01").expect_err("no key");
     assert_refused(error, 65, "column `id` missing in", "other files have it");
 }
+
+#[test]
+fn a_change_and_a_truncate_of_one_place_are_a_tie() {
+    let at = |op, id| [op, DAYS[1], id, "1"];
+    let cases: [&[&[[&str; 4]]]; 5] = [
+        &[&[at("I", "1"), at("T", "-")]],
+        &[&[at("T", "-"), at("I", "1")]],
+        &[&[at("I", "1")], &[at("T", "-")]],
+        &[&[at("T", "-")], &[at("D", "1")]],
+        &[
+            &[["T", DAYS[0], "-", "-"], at("I", "1")],
+            &[at("T", "-"), ["T", "2020-01-04 10:00:00", "-", "-"]],
+        ],
+    ];
+    let ways = [
+        ("latest", "fail"),
+        ("latest", "row"),
+        ("latest-per-day", "fail"),
+        ("latest-per-day", "row"),
+    ];
+    for (files, (keep, on_tie)) in cases.into_iter().flat_map(|case| ways.map(|way| (case, way))) {
+        let lab = builder().keep(keep).set("raw.on_tie", on_tie).build();
+        let (last, earlier) = files.split_last().expect("a file");
+        for rows in earlier {
+            put(&lab, "20200103-000000000", rows);
+            lab.run("2020-01-01", "2020-02-01").expect("a run without a tie");
+        }
+        put(&lab, "20200103-000000001", last);
+        match lab.run("2020-01-01", "2020-02-01") {
+            Ok(_) => assert_eq!(on_tie, "row", "{files:?}"),
+            Err(error) => {
+                assert_eq!(on_tie, "fail", "{error}");
+                let why = "a truncate and a change have the same order columns";
+                assert_refused(error, 65, why, "raw.order_by");
+            }
+        }
+    }
+    // Other changes, just before and after a truncate, are no ties.
+    let lab = builder().set("raw.on_tie", "fail").build();
+    let rows = [["I", DAYS[0], "1", "10"], ["T", "2020-01-02 10:00:01", "-", "-"]];
+    put(&lab, "20200102-000000000", &[rows[0], rows[1], ["I", "2020-01-02 10:00:02", "1", "11"]]);
+    lab.run("2020-01-01", "2020-02-01").expect("a run");
+    lab.run("2020-01-01", "2020-02-01").expect("the same run");
+}

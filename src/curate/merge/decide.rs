@@ -38,6 +38,8 @@ pub(super) struct Decider {
     pub(super) layout: Arc<VersionsLayout>,
     pub(super) table_schema: SchemaRef,
     pub(super) floors: SortedFloors,
+    /// Whether ties with floors are looked for.
+    pub(super) finds_floor_ties: bool,
 }
 
 /// The decision about the entries of one key, by their rows.
@@ -233,6 +235,10 @@ impl Decider {
             for tied in &decision.tied {
                 counts.tie(ordinal(*tied)?);
             }
+            if self.finds_floor_ties {
+                let ties = entries.iter().filter_map(|entry| self.floor_tie(entry, floors, orders));
+                ties.for_each(|tied| counts.floor_tie(tied));
+            }
             if let Some(standing) = &mut output.standing
                 && standing.count(
                     &entries,
@@ -269,6 +275,19 @@ impl Decider {
         let file = self.files.in_run.get(&orders.file.value(at));
         let lost = || Error::internal("a winner has no input");
         Ok((*file.ok_or_else(lost)?, orders.row.value(at) as usize))
+    }
+
+    /// The input and row ordinal of an entry that ties with a floor; of a version, which an earlier run
+    /// has read, those of the floor, if this run has read that.
+    fn floor_tie(
+        &self,
+        entry: &Entry,
+        floors: Floors<'_>,
+        orders: &Orders<'_>,
+    ) -> Option<(usize, usize)> {
+        let floor = floors.tie_of(entry.at, orders)?;
+        let read = if entry.origin == Origin::Winner { entry.at } else { floor };
+        self.ordinal(read, orders).ok()
     }
 
     /// Pushes tombstones of the removed rows to the table's sorter: key, day and partition, and null in

@@ -178,6 +178,15 @@ impl Floors<'_> {
         Some((self.first + floor, self.days[floor]))
     }
 
+    /// A floor that differs from an entry only in file or row: its row.
+    pub(super) fn tie_of(&self, at: usize, order: &impl ChangeOrder) -> Option<usize> {
+        let of = &self.index.of;
+        let next = of.partition_point(|floor| !order.is_later(self.first + floor, at));
+        // Those with the same order columns are side by side.
+        let near = of[next.saturating_sub(1)..].iter().take(2).map(|floor| self.first + floor);
+        near.into_iter().find(|floor| order.is_tie(*floor, at))
+    }
+
     /// The first floor of a day later than an entry: its row.
     pub(super) fn of_day_after(
         &self,
