@@ -5,8 +5,8 @@ use arrow::array::Int64Array;
 use std::sync::Arc;
 
 use crate::support::{
-    COUNT_PER_DAY, Database, Lab, LabBuilder, PLACES, Row, Task, assert_refused, file_of_rows,
-    optional_texts, texts,
+    Answer, COUNT_PER_DAY, Database, Lab, LabBuilder, PLACES, Row, Task, assert_refused,
+    file_of_rows, optional_texts, texts,
 };
 
 /// Two days of rows of the commit time, which is also the day.
@@ -261,6 +261,33 @@ fn a_json_file_of_truncates_alone_needs_no_key() {
     lab.put("raw/20200103-000000000.json", wrong);
     let error = lab.run("2020-01-01", "2020-02-01").expect_err("no key");
     assert_refused(error, 65, "column `id` missing in", "other files have it");
+}
+
+#[test]
+fn verify_finds_truncates_that_are_in_raw_or_in_the_state_alone() {
+    // Before all rows, so that it ends none.
+    let text = |op: &str| {
+        format!(
+            "{{\"Op\":\"{op}\",\"ts\":\"2020-01-01 10:00:00\",\"id\":null,\"v\":null}}
+            {{\"Op\":\"I\",\"ts\":\"2020-01-02 10:00:00\",\"id\":1,\"v\":10}}"
+        )
+    };
+    for (folded, raw, why) in [("X", "T", "is missing in the state"), ("T", "X", "is not in raw")] {
+        let lab =
+            builder().set("raw.format", "json").set("raw.op_values.ignore", vec!["X"]).build();
+        const FILE: &str = "raw/20200102-000000000.json";
+        lab.put(FILE, text(folded));
+        lab.set_modified(FILE, 1_577_960_000);
+        lab.run("2020-01-01", "2020-02-01").expect("a run");
+        lab.assert_verified();
+        lab.put(FILE, text(raw));
+        lab.set_modified(FILE, 1_577_960_000);
+        let verified = lab.verify().expect("compared");
+        assert!(!verified.is_equal && verified.partitions_different.is_empty());
+        let [truncate] = &verified.truncates_different[..] else { panic!("{verified:?}") };
+        assert_eq!((truncate.row, &*truncate.why), (1, why));
+        assert!(verified.text().contains(&format!("20200102-000000000.json {why}")));
+    }
 }
 
 #[test]
