@@ -24,7 +24,8 @@ use tracing::info;
 
 use crate::aggregate::days::{days_to_compute, ranges};
 pub use crate::aggregate::history::HistoryOrder;
-use crate::aggregate::history::{has_seq, register_balance, register_history};
+use crate::aggregate::history::{has_seq, reads_ended, register_balance, register_history};
+use crate::aggregate::placed_floors::Day;
 use crate::aggregate::query::{planned, query, refused};
 use crate::changes::file_order::FileNumbers;
 use crate::config::{Aggregate, Pipeline};
@@ -32,6 +33,7 @@ use crate::error::Result;
 use crate::layout::{FileOrder, partition_segment};
 use crate::publish::{self, FileNames, PartitionFiles, Plan};
 use crate::state::contract::{read_types, write_types};
+use crate::state::floors::Floor;
 use crate::state::inputs::Inputs;
 use crate::state::ledger::{CURATED, Ledger};
 use crate::state::versions::VersionsLayout;
@@ -45,6 +47,7 @@ use crate::window::WindowSet;
 mod days;
 mod floors;
 mod history;
+mod placed_floors;
 mod query;
 
 /// The size at which a day's next file begins; days are small, so that each has one file.
@@ -81,8 +84,8 @@ impl Computed {
 }
 
 /// Registers `history` and `curated` as last committed, and `balance` over its files, given by path
-/// and size. Returns whether anything is committed. Queries can read `seq` if all inputs of the ledger
-/// were read.
+/// and size. Returns whether anything is committed. Queries can read `seq`, and what floors ended, if
+/// all inputs of the ledger were read.
 ///
 /// # Errors
 /// Internal, when the ledger cannot be read.
@@ -161,7 +164,7 @@ pub async fn columns_of_all(
     layout: &VersionsLayout,
     curated: &[Field],
 ) -> Result<Vec<Vec<(String, DataType)>>> {
-    register_empty(context, layout, curated).await?;
+    register_empty(context, layout, curated, Vec::new()).await?;
     let mut all = Vec::new();
     for aggregate in &pipeline.aggregates {
         all.push(columns(context, aggregate).await?);
@@ -185,8 +188,7 @@ pub async fn compute(
     let before: Vec<TableFile> = ledger.files(&aggregate.table()).cloned().collect();
     let days = days_to_compute(ledger, aggregate, windows);
     let mut staged = Vec::new();
-    for (number, (first, last)) in ranges(&days).into_iter().enumerate() {
-        let end = last.checked_add_days(Days::new(1)).unwrap_or(NaiveDate::MAX);
+    for (number, (first, end)) in ranges(&days).into_iter().enumerate() {
         let sorted = query(context, aggregate, first, end, &days).await?;
         let writer = TableWriter {
             staging: staging.clone(),
@@ -215,7 +217,7 @@ pub async fn check(
     layout: &VersionsLayout,
     columns: &[Field],
 ) -> Result<()> {
-    register_empty(context, layout, columns).await?;
+    register_empty(context, layout, columns, Vec::new()).await?;
     for aggregate in &pipeline.aggregates {
         let (first, end) = (NaiveDate::default(), NaiveDate::default() + Days::new(1));
         let frame = planned(context, aggregate, first, end).await?;
@@ -225,23 +227,37 @@ pub async fn check(
     Ok(())
 }
 
-/// Whether an aggregate's query reads `seq`, for any dates.
+/// Whether an aggregate's query needs the order of all inputs: it reads `seq`, for any dates, or what
+/// floors ended, for the days of the windows and those that changed.
 ///
 /// # Errors
 /// Usage, when a query cannot be planned.
-pub async fn reads_seq(
+pub async fn needs_all_inputs(
     context: &SessionContext,
+    ledger: &Ledger,
     pipeline: &Pipeline,
+    windows: &WindowSet,
     layout: &VersionsLayout,
     columns: &[Field],
 ) -> Result<bool> {
-    register_empty(context, layout, columns).await?;
+    register_empty(context, layout, columns, ledger.all_floors()).await?;
+    let floor_days: BTreeSet<Day> = ledger.floors.iter().map(|(floor, _)| floor.day).collect();
     for aggregate in &pipeline.aggregates {
         let refused = |error| refused(&aggregate.sql.file, &error);
         // What is read can depend on the dates: without them no branch is left out.
         let any_dates = context.sql(&aggregate.sql.text).await.map_err(refused)?;
         if any_dates.into_optimized_plan().map_or(Ok(true), |plan| has_seq(&plan))? {
             return Ok(true);
+        }
+        if floor_days.is_empty() {
+            continue;
+        }
+        for (first, end) in ranges(&days_to_compute(ledger, aggregate, windows)) {
+            let of_days = planned(context, aggregate, first, end).await?;
+            let plan = of_days.into_optimized_plan().map_err(refused)?;
+            if reads_ended(&context.state(), &plan, &floor_days)? {
+                return Ok(true);
+            }
         }
     }
     Ok(false)
@@ -252,10 +268,10 @@ async fn register_empty(
     context: &SessionContext,
     layout: &VersionsLayout,
     columns: &[Field],
+    floors: Vec<Floor>,
 ) -> Result<()> {
     let versions = EmptyTable::new(layout.schema());
-    let order =
-        HistoryOrder { files: FileNumbers::default(), order: FileOrder::Name, floors: Vec::new() };
+    let order = HistoryOrder { files: FileNumbers::default(), order: FileOrder::Name, floors };
     register_history(context, Arc::new(versions), layout, order).await?;
     let balance = EmptyTable::new(layout.balance_schema());
     register_balance(context, Arc::new(balance), layout).await?;

@@ -176,7 +176,7 @@ impl Changes {
         let (checks_texts, threads) = (opening.checks_texts, opening.threads);
         let earlier_loads = opening.loads;
         let used = UsedColumns::of(pipeline);
-        let mut all = opening.open(inputs, &used).await?;
+        let mut all = opening.open(inputs, &pipeline.key, &used).await?;
         let mut bad_files = std::mem::take(&mut all.bad);
         let opened = with_required_columns(all.opened, pipeline, known, &mut bad_files)?;
         let mut union = RawColumns::new(raw, &used);

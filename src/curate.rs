@@ -30,7 +30,7 @@ use crate::curate::pass_two::{Counts, Splitter};
 use crate::curate::table_layout::TableColumns;
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
-use crate::fold::{Fold, tied};
+use crate::fold::{Fold, tied, tied_with_truncate};
 use crate::layout::attempt_commit;
 use crate::raw::discover::Input;
 use crate::state::State;
@@ -248,10 +248,11 @@ impl Curate<'_> {
             day,
         };
         let (merged, outputs) = merge.run(context, outputs).await?;
-        let fails = self.pipeline.raw.on_tie == OnTie::Fail;
-        match merged.counts.tie.filter(|_| fails) {
-            Some((file, ordinal)) => Err(tied(&self.changes.ordinal_name(file, ordinal))),
-            None => Ok((Some(merged), outputs)),
+        let name = |(file, ordinal)| self.changes.ordinal_name(file, ordinal);
+        match (merged.counts.tie, merged.counts.floor_tie) {
+            (Some(tie), _) if self.pipeline.raw.on_tie == OnTie::Fail => Err(tied(&name(tie))),
+            (_, Some(tie)) => Err(tied_with_truncate(&name(tie))),
+            _ => Ok((Some(merged), outputs)),
         }
     }
 
@@ -263,7 +264,7 @@ impl Curate<'_> {
         let known = all.len();
         let inputs: Vec<&Input> = self.changes.inputs().collect();
         let mut found = Floor::found(&self.folded.pass_one.floors(), layout, &inputs);
-        found.retain(|floor| !all[..known].iter().any(|(known, _)| known.is_same(floor)));
+        found.retain(|floor| !all[..known].iter().any(|(known, _)| known.id() == floor.id()));
         all.extend(found.into_iter().map(|floor| (floor, true)));
         Arc::new(all)
     }

@@ -91,6 +91,12 @@ pub(crate) fn tied(row: &str) -> Error {
         .hint("add a column that orders them to `raw.order_by`, or set raw.on_tie = \"row\"")
 }
 
+/// The error of a tie of a change and a truncate; `row` names one of them.
+pub(crate) fn tied_with_truncate(row: &str) -> Error {
+    Error::data(format!("{row}: a truncate and a change have the same order columns"))
+        .hint("add a column that orders them to `raw.order_by`, or set raw.on_tie = \"row\"")
+}
+
 /// Marks every row: without a key, each row is a last change.
 async fn every_row<P: Position>(
     context: &SessionContext,

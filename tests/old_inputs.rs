@@ -143,6 +143,38 @@ fn aggregates_read_old_inputs_only_if_they_number_changes() {
     assert_eq!(lab.table("lake/daily"), lab.table("lake/places"));
 }
 
+/// A file with one truncate in the minute of the file.
+fn truncate(minute: i64) -> Vec<u8> {
+    let at = FIRST_DAY_US + minute * MINUTE_US;
+    file_of_columns(vec![
+        ("Op", texts(["T"])),
+        ("id", integers([0])),
+        ("v", integers([0])),
+        ("ts", timestamps([at])),
+        ("event", timestamps([at])),
+    ])
+}
+
+#[test]
+fn aggregates_read_old_inputs_for_the_days_of_truncates_only() {
+    let builder = Lab::builder().window_by("name").partition_by(&["event_dt"]);
+    let builder = builder.curated_sql("SELECT id, v, event_dt FROM latest");
+    let lab = builder.aggregate("daily", COUNT_PER_DAY).build();
+    lab.put(&path("name", 1_441), truncate(1_441));
+    let lab = fill(lab, "name");
+    let [old] = &old_files(&lab)[..] else { panic!("{:?}", old_files(&lab)) };
+    let hidden = format!("{STATE_TABLE}/{old}");
+    lab.rename(&hidden, "hidden");
+    lab.put(&path("name", 18_720), file(1, -1, 18_720));
+    lab.run_days(14, 15);
+    lab.put(&path("name", 20_160), truncate(20_160));
+    let error = lab.run(&day(15), &day(16)).expect_err("refused");
+    assert_refused(error, 65, "a file of the ledger is missing", "restore this file");
+    lab.rename("hidden", &hidden);
+    lab.run_days(15, 16);
+    lab.assert_verified();
+}
+
 #[test]
 fn a_table_without_a_key_has_each_row_of_an_old_input_once() {
     for place in PLACES {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use chrono::NaiveDate;
+use chrono::{Days, NaiveDate};
 
 use crate::config::Aggregate;
 use crate::layout::{parent, parse_partition_segment};
@@ -50,7 +50,7 @@ pub(super) fn days_to_compute<'a>(
     days
 }
 
-/// Groups days into ranges (first, last) without gaps above [`GAP_DAYS_MAX`].
+/// Groups days into ranges, with an exclusive end, without gaps above [`GAP_DAYS_MAX`].
 pub(super) fn ranges(days: &BTreeSet<NaiveDate>) -> Vec<(NaiveDate, NaiveDate)> {
     let mut ranges: Vec<(NaiveDate, NaiveDate)> = Vec::new();
     for day in days {
@@ -59,7 +59,8 @@ pub(super) fn ranges(days: &BTreeSet<NaiveDate>) -> Vec<(NaiveDate, NaiveDate)> 
             _ => ranges.push((*day, *day)),
         }
     }
-    ranges
+    let end = |last: NaiveDate| last.checked_add_days(Days::new(1)).unwrap_or(NaiveDate::MAX);
+    ranges.into_iter().map(|(first, last)| (first, end(last))).collect()
 }
 
 #[cfg(test)]
@@ -72,7 +73,7 @@ mod tests {
         let days = ["2018-01-01", "2019-01-01", "2019-01-05", "2021-01-01"].map(day).into();
         assert_eq!(
             ranges(&days),
-            [(day("2018-01-01"), day("2019-01-05")), (day("2021-01-01"), day("2021-01-01"))]
+            [(day("2018-01-01"), day("2019-01-06")), (day("2021-01-01"), day("2021-01-02"))]
         );
     }
 }

@@ -3,6 +3,7 @@
 //! The words `event_dt`, `deleted` and `seq` always have the meaning that they have here. A key or
 //! partition column of such a name has a prefix in this relation ([`VersionsLayout::history_sql`]).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -12,14 +13,16 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::Result as DataFusionResult;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableType};
+use datafusion::logical_expr::expr_rewriter::unnormalize_cols;
+use datafusion::logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::TryStreamExt;
 
-use crate::aggregate::floors::register_versions;
+use crate::aggregate::floors::{FlooredVersions, asked_days, scan_query};
+use crate::aggregate::placed_floors::Day;
 use crate::changes::file_order::FileNumbers;
 use crate::changes::position::{PACKED_TYPE, packed_array};
 use crate::error::Result;
@@ -29,6 +32,9 @@ use crate::state::floors::Floor;
 use crate::state::ledger::HISTORY;
 use crate::state::versions::{SEQ, VersionsLayout, seq_function};
 use crate::table::sorter::{Order, Readers, Sorted, Sorter};
+
+/// The relation that `history` reads.
+const VERSIONS: &str = "versions";
 
 /// The order of changes in `history`.
 pub struct HistoryOrder {
@@ -53,7 +59,11 @@ pub(super) async fn register_history(
     }
     let seq = seq_function(files, order);
     context.register_udf(seq.clone());
-    register_versions(context, versions, layout, &seq, &floors).await?;
+    let mut versions = versions;
+    if !floors.is_empty() {
+        versions = Arc::new(FlooredVersions::new(versions, layout, &seq, &floors)?);
+    }
+    context.register_table(VERSIONS, versions)?;
     let rows = context.sql(&layout.history_sql()).await?;
     let history: Arc<dyn TableProvider> =
         if layout.packed { rows.into_view() } else { Arc::new(NumberedHistory::new(&rows)?) };
@@ -78,6 +88,25 @@ pub(super) fn has_seq(plan: &LogicalPlan) -> Result<bool> {
     let mut found = false;
     plan.apply_with_subqueries(|node| {
         found |= computes_seq(node)?;
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
+}
+
+/// Whether an optimized plan reads what floors of these days ended.
+pub(super) fn reads_ended(
+    state: &dyn Session,
+    plan: &LogicalPlan,
+    days: &BTreeSet<Day>,
+) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && [VERSIONS, HISTORY].contains(&scan.table_name.table())
+        {
+            let filters = unnormalize_cols(scan.filters.iter().cloned());
+            found |= !asked_days(state, days.clone(), &filters).is_empty();
+        }
         Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
     Ok(found)
@@ -138,25 +167,28 @@ impl TableProvider for NumberedHistory {
         TableType::View
     }
 
+    /// A filter above the scan filters the rows.
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
     async fn scan(
         &self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
+        filters: &[Expr],
         limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let seq = self.schema.fields().len() - 1;
         if let Some(columns) = projection.filter(|columns| !columns.contains(&seq)) {
             // Without `seq` the rows need no order.
             let columns = columns.iter().map(|column| self.schema.field(*column).name().as_str());
-            let columns = columns.map(|name| {
-                self.rows.schema().qualified_field_with_unqualified_name(name).map(Expr::from)
-            });
-            let columns = columns.collect::<DataFusionResult<Vec<Expr>>>()?;
-            let rows =
-                LogicalPlanBuilder::from(self.rows.clone()).project(columns)?.limit(0, limit)?;
-            return state.create_physical_plan(&rows.build()?).await;
+            return scan_query(state, self.rows.clone(), columns, filters, limit).await;
         }
+        // The numbers of rows do not depend on the filters.
         let rows = Arc::new(NumberedRows {
             rows: state.create_physical_plan(&self.rows).await?,
             order: Arc::clone(&self.order),

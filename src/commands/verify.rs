@@ -95,6 +95,9 @@ pub struct Verified {
     /// Days on which the balance of the state is not that of raw.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub balance_days_different: Vec<NaiveDate>,
+    /// Truncates that differ between state and raw.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub truncates_different: Vec<TruncateDifference>,
     /// Published files that are missing.
     pub files_missing: Vec<String>,
     /// Published files that cannot be read.
@@ -179,6 +182,17 @@ pub struct DayDifference {
     pub rows_found: u64,
 }
 
+/// A truncate that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TruncateDifference {
+    /// Its raw file.
+    pub file: String,
+    /// Its row, from 1.
+    pub row: u64,
+    /// How it differs.
+    pub why: String,
+}
+
 /// A key that differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KeyDifference {
@@ -240,6 +254,7 @@ async fn do_verify(run_context: &RunContext<'_>, compared: &Compared) -> Result<
         && verified.days_different.is_empty()
         && verified.state_days_different.is_empty()
         && verified.balance_days_different.is_empty()
+        && verified.truncates_different.is_empty()
         && verified.files_missing.is_empty()
         && verified.files_damaged.is_empty()
         && verified.state_files_damaged.is_empty()

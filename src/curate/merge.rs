@@ -29,7 +29,7 @@ use futures::TryStreamExt;
 use crate::changes::reader::{ChangesTable, numbered};
 use crate::changes::row_bitmap::{RowBitmap, Winners};
 use crate::changes::{ChangeColumn, Changes};
-use crate::config::Pipeline;
+use crate::config::{OnTie, Pipeline};
 use crate::curate::merge::bloom::Bloom;
 use crate::curate::merge::decide::Decider;
 use crate::curate::merge::entries::{Entries, Files};
@@ -118,6 +118,9 @@ pub(crate) struct Counts {
     /// The first tie between a last change and a version, decided by file or row only: the change's
     /// input and row ordinal.
     pub tie: Option<(usize, usize)>,
+    /// The first tie of a last change and a floor, if these are looked for: the input and row ordinal
+    /// of the one that the run has read.
+    pub floor_tie: Option<(usize, usize)>,
     /// The days of the removed rows.
     pub days: BTreeSet<i32>,
     /// The days of the floors that may end other changes than before.
@@ -131,11 +134,16 @@ impl Counts {
         self.tie = self.tie.into_iter().chain([ordinal]).min();
     }
 
+    fn floor_tie(&mut self, ordinal: (usize, usize)) {
+        self.floor_tie = self.floor_tie.into_iter().chain([ordinal]).min();
+    }
+
     fn add(&mut self, other: Counts) {
         self.key_days += other.key_days;
         self.stale += other.stale;
         self.replaced += other.replaced;
         self.tie = self.tie.into_iter().chain(other.tie).min();
+        self.floor_tie = self.floor_tie.into_iter().chain(other.floor_tie).min();
         self.days.extend(other.days);
         self.floor_days.extend(other.floor_days);
         for (partition, rows) in other.removed {
@@ -290,6 +298,7 @@ impl Merge<'_> {
             layout: Arc::clone(self.layout),
             table_schema: Arc::clone(&self.table_schema),
             floors,
+            finds_floor_ties: self.pipeline.raw.on_tie == OnTie::Fail,
         });
         let tasks = outputs.into_iter().map(|mut output| {
             let (work, decider) = (Arc::clone(&work), Arc::clone(&decider));

@@ -426,7 +426,6 @@ impl Loader<'_> {
             order: self.pipeline.raw.file_order(),
             keep: self.pipeline.keep,
             key_types: key_types.collect::<Result<_>>()?,
-            floors: self.state.ledger.all_floors(),
             since,
         })
     }

@@ -17,7 +17,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::errors::ParquetError;
 use serde::de::IgnoredAny;
 
-use crate::config::Raw;
+use crate::config::{OpValues, Operation, Raw};
 use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Result};
 use crate::raw::bad_rows::{BadRow, BadRows, fields_json};
@@ -48,19 +48,37 @@ pub(crate) struct Form {
     columns: Vec<(String, DataType)>,
     /// How events in envelopes are read; `None` if lines are rows.
     events: Option<Events>,
-    /// The column of a file without columns, which carries its rows.
-    fallback: String,
+    /// The operation's column; that of a file without columns, which carries its rows.
+    op: String,
+    op_values: OpValues,
+    /// The key columns, which truncates lack where lines are rows.
+    key: Vec<String>,
 }
 
 impl Form {
     /// The format that the pipeline declares.
-    pub(crate) fn of(raw: &Raw, marks: Option<&Unavailable>) -> Self {
+    pub(crate) fn of(raw: &Raw, key: &[String], marks: Option<&Unavailable>) -> Self {
         Form {
             columns: raw.columns.clone(),
             events: raw.envelope.as_ref().zip(marks).map(Events::of),
-            fallback: raw.op.name.clone().unwrap_or_else(|| "Op".into()),
+            op: raw.op.name.clone().unwrap_or_else(|| "Op".into()),
+            op_values: raw.op.values.clone(),
+            key: key.to_vec(),
         }
     }
+
+    /// Whether the row that is being read is a truncate.
+    fn is_truncate(&self, columns: &Columns) -> bool {
+        let op = columns.in_any_case(&self.op).and_then(|column| columns.text(column));
+        op.is_some_and(|op| self.op_values.operation(Some(op)) == Some(Operation::Truncate))
+    }
+}
+
+/// Whether a file has truncates, and other rows.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kinds {
+    truncates: bool,
+    others: bool,
 }
 
 /// What became of a file.
@@ -88,6 +106,7 @@ pub(crate) struct Found {
     is_complete: bool,
     /// The bad rows that are counted as such.
     admitted: BTreeSet<u64>,
+    kinds: Kinds,
 }
 
 /// Converts a JSON file to a Parquet file. Bad rows are quarantined until `bad_rows` is full; the
@@ -121,6 +140,7 @@ pub(crate) fn to_parquet(
         is_outdated: false,
         unfolded: Unfolded::default(),
         admitted: found.admitted,
+        kinds: found.kinds,
         bad_rows,
         is_last: found.is_complete,
     };
@@ -151,6 +171,7 @@ struct Conversion<'a, W: Write + Send> {
     is_outdated: bool,
     unfolded: Unfolded,
     admitted: BTreeSet<u64>,
+    kinds: Kinds,
     bad_rows: &'a BadRows,
     /// Whether the types were known before.
     is_last: bool,
@@ -192,7 +213,14 @@ impl<W: Write + Send> Conversion<'_, W> {
         let row = self.rows_before + self.lines.len() as u64;
         self.lines.push(line);
         match read {
-            Ok(Line::Row) => self.rows.columns.keep(line),
+            Ok(Line::Row) => {
+                if !self.kinds.others {
+                    let is_truncate = self.form.is_truncate(&self.rows.columns);
+                    self.kinds.truncates |= is_truncate;
+                    self.kinds.others = !is_truncate;
+                }
+                self.rows.columns.keep(line);
+            }
             Ok(Line::Ignored) => {
                 self.rows.columns.drop_row();
                 self.unfolded.ignored.push(row);
@@ -261,8 +289,16 @@ impl<W: Write + Send> Conversion<'_, W> {
                 sources.push(Some(column));
             }
         }
+        let mut absent = Vec::new();
         if fields.is_empty() {
-            fields.push(Field::new(&self.form.fallback, DataType::Null, true));
+            absent.push(&self.form.op);
+        } else if self.form.events.is_none() && self.kinds.truncates && !self.kinds.others {
+            // A file of nothing but truncates has the key, too.
+            let key = self.form.key.iter();
+            absent.extend(key.filter(|name| columns.in_any_case(name).is_none()));
+        }
+        for name in absent {
+            fields.push(Field::new(name, DataType::Null, true));
             sources.push(None);
         }
         let stored = fields.iter().zip(&sources).map(|(field, source)| {
@@ -349,6 +385,7 @@ impl<W: Write + Send> Conversion<'_, W> {
                 columns,
                 is_complete: true,
                 admitted: self.admitted,
+                kinds: self.kinds,
             }));
         }
         if self.written.is_none() {
@@ -412,7 +449,8 @@ mod tests {
             (name.to_string(), data_type)
         };
         let columns = columns.iter().map(typed).collect();
-        Form { columns, events: None, fallback: "Op".into() }
+        let op_values = OpValues::default();
+        Form { columns, events: None, op: "Op".into(), op_values, key: vec!["id".into()] }
     }
 
     fn read_from(text: &[u8], form: &Form, bad_max: u64) -> Result<Read> {

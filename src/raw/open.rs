@@ -133,12 +133,17 @@ impl<'a> Opening<'a> {
         }
     }
 
-    /// Opens inputs.
+    /// Opens inputs of a table with a key, or without.
     ///
     /// # Errors
     /// Data, for a damaged file, unless the pipeline quarantines such files; storage, when a file
     /// cannot be read.
-    pub async fn open(&self, inputs: Vec<Input>, used: &UsedColumns) -> Result<OpenedInputs> {
+    pub async fn open(
+        &self,
+        inputs: Vec<Input>,
+        key: &[String],
+        used: &UsedColumns,
+    ) -> Result<OpenedInputs> {
         let envelope = self.raw.envelope.as_ref();
         let marks = envelope.map(|envelope| Unavailable::of(envelope, used.clone()));
         let opener = Arc::new(Opener {
@@ -146,7 +151,7 @@ impl<'a> Opening<'a> {
             cached_bytes_max: self.cached_bytes_max,
             cached_bytes: AtomicUsize::new(0),
             csv: [false, true].map(|full_load| csv::Form::of(self.raw, full_load)),
-            json: json::Form::of(self.raw, marks.as_ref()),
+            json: json::Form::of(self.raw, key, marks.as_ref()),
             format: self.raw.format,
             envelope: envelope.cloned().zip(marks),
             runtime: Handle::current(),
@@ -595,8 +600,11 @@ mod tests {
             checks_texts: false,
             loads: &[],
         };
-        let opened =
-            opening.open(inputs.clone(), &UsedColumns::default()).await.expect("opened").opened;
+        let opened = opening
+            .open(inputs.clone(), &[], &UsedColumns::default())
+            .await
+            .expect("opened")
+            .opened;
         let rows: Vec<u64> = opened.iter().map(|one| one.file.row_count()).collect();
         assert_eq!(rows, (1..=40).collect::<Vec<u64>>());
         let cached: usize = opened.iter().map(|one| one.file.cached_bytes()).sum();
@@ -607,14 +615,16 @@ mod tests {
             std::fs::write(raw.path().join(&file.path), nothing).expect("written");
         }
         let failed = opening
-            .open(inputs.clone(), &UsedColumns::default())
+            .open(inputs.clone(), &[], &UsedColumns::default())
             .await
             .expect_err("three are damaged");
         assert_eq!(failed.kind, Kind::Data);
         assert!(failed.to_string().contains("21.parquet"), "{failed}");
         let opening = Opening { raw: &quarantines, ..opening };
-        let opened =
-            opening.open(inputs, &UsedColumns::default()).await.expect("the others are opened");
+        let opened = opening
+            .open(inputs, &[], &UsedColumns::default())
+            .await
+            .expect("the others are opened");
         let bad: Vec<&str> = opened.bad.iter().map(|(input, _)| input.file.path.as_str()).collect();
         assert_eq!(bad, ["21.parquet", "22.parquet", "37.parquet"]);
         assert_eq!(opened.opened.len(), 37);

@@ -17,6 +17,7 @@
 //!
 //! The day of a floor is that of its commit time, as of a delete.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::changes::pass_one::FoundFloors;
 use crate::error::{Error, Result};
+use crate::layout::parent;
 use crate::raw::discover::Input;
 use crate::state::versions::{ORDER_BYTES, VersionsLayout};
 
@@ -56,6 +58,9 @@ pub struct Floor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     order: Option<String>,
 }
+
+/// The location, the path of the file or folder, the row ordinal, and the place in the order.
+pub(crate) type FloorId<'a> = (usize, &'a str, u64, (Option<(i64, i32)>, Option<&'a str>));
 
 /// The floors of a run, each with whether the run has found it.
 pub(crate) type KnownFloors = Arc<Vec<(Floor, bool)>>;
@@ -90,11 +95,15 @@ impl Floor {
         floors
     }
 
-    /// Whether both are the same row, in the same place of the order: a full load can be written again
-    /// over an earlier one.
-    pub fn is_same(&self, other: &Floor) -> bool {
-        let place = |floor: &Floor| (floor.location, floor.row, floor.time);
-        place(self) == place(other) && self.path == other.path && self.order == other.order
+    /// What makes it that floor: a truncate the row of its file; a full load its folder and place in the
+    /// order, since files can be found later, or be written over.
+    pub(crate) fn id(&self) -> FloorId<'_> {
+        let order = (self.time, self.order.as_deref());
+        if self.is_load {
+            (self.location, parent(&self.path), 0, order)
+        } else {
+            (self.location, &self.path, self.row, (None, None))
+        }
     }
 
     /// Floors in the columns of versions that they have, a row each: the day, the order, and the source.
@@ -139,5 +148,46 @@ impl Floor {
                 .hint("the state is damaged: rebuild it with `glueless rebuild`")
                 .caused_by(error)
         })
+    }
+}
+
+/// Floors by their day, of each day in the order of changes.
+#[derive(Debug)]
+pub(crate) struct FloorsOfDays(HashMap<Option<i32>, Vec<usize>>);
+
+impl FloorsOfDays {
+    /// Of floors given in the order of changes, each by its index and day.
+    pub(crate) fn new(floors: impl Iterator<Item = (usize, Option<i32>)>) -> Self {
+        let mut of_days: HashMap<Option<i32>, Vec<usize>> = HashMap::new();
+        floors.for_each(|(at, day)| of_days.entry(day).or_default().push(at));
+        FloorsOfDays(of_days)
+    }
+
+    /// The first floor of a day after a place; `is_after` says whether a floor is after it.
+    pub(crate) fn first_after(
+        &self,
+        day: Option<i32>,
+        is_after: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let of_day = self.0.get(&day)?;
+        of_day.get(of_day.partition_point(|at| !is_after(*at))).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_floor_of_a_day_is_that_of_a_search_through_all() {
+        // Floors of an hour each, the days of which do not follow the order of changes alone.
+        let day = |at: usize| (!at.is_multiple_of(13)).then_some((at / 24 + at % 3) as i32);
+        let days: Vec<Option<i32>> = (0..3_000).map(day).collect();
+        let sorted = FloorsOfDays::new(days.iter().copied().enumerate());
+        let asked = (-1..130).map(Some).chain([None]);
+        for (day, place) in asked.flat_map(|day| (0..3_010).step_by(7).map(move |at| (day, at))) {
+            let naive = (place..days.len()).find(|at| days[*at] == day);
+            assert_eq!(sorted.first_after(day, |at| at >= place), naive, "{day:?} {place}");
+        }
     }
 }

@@ -43,7 +43,7 @@ impl Run<'_> {
         if windows != WindowSet::from(self.window) {
             attempt.aggregated = Some(windows.clone());
         }
-        self.read_inputs_for_seq(&mut attempt.state).await?;
+        self.read_needed_inputs(&mut attempt.state, &windows).await?;
         let context = session(&self.open.runtime, self.open.run_context.resources.threads);
         let balance = self.missing_balance(attempt).await?;
         let state = &attempt.state;
@@ -96,14 +96,11 @@ impl Run<'_> {
         self.commit_and_publish(attempt, Step::Aggregate, vec![], balance, changed, &plans).await
     }
 
-    /// Reads all inputs, if an aggregate reads `seq`: it numbers them.
-    async fn read_inputs_for_seq(&self, state: &mut State) -> Result<()> {
-        let Some(contract) = state
-            .ledger
-            .contract
-            .as_ref()
-            .filter(|_| state.ledger.inputs.unread().next().is_some())
-        else {
+    /// Reads all inputs, if an aggregate reads what is decided by their order.
+    async fn read_needed_inputs(&self, state: &mut State, windows: &WindowSet) -> Result<()> {
+        let ledger = &state.ledger;
+        let has_unread = ledger.inputs.unread().next().is_some();
+        let Some(contract) = ledger.contract.as_ref().filter(|_| has_unread) else {
             return Ok(());
         };
         let pipeline = self.open.run_context.pipeline;
@@ -111,9 +108,9 @@ impl Run<'_> {
             return Ok(());
         }
         let (context, layout, columns) = self.planning(contract)?;
-        // What floors end is decided by the order of all files.
-        let has_floors = !state.ledger.floors.is_empty();
-        if has_floors || aggregate::reads_seq(&context, pipeline, &layout, &columns).await? {
+        if aggregate::needs_all_inputs(&context, ledger, pipeline, windows, &layout, &columns)
+            .await?
+        {
             state.read_all_inputs().await?;
             self.open.count_inputs(state);
         }

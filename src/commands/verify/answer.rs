@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{KeyDifference, Verified, VerifiedAggregate};
+use super::{KeyDifference, TruncateDifference, Verified, VerifiedAggregate};
 use crate::report::text_table::{Table, day_or_instant};
 use crate::report::{Answer, size};
 
@@ -43,6 +43,12 @@ impl Answer for Verified {
         if let Some(first) = self.balance_days_different.first() {
             let days = self.balance_days_different.len();
             line("balance", format!("{days} days differ, such as {first}"));
+        }
+        for TruncateDifference { file, row, why } in self.truncates_different.iter().take(SHOWN) {
+            line("truncate", format!("row {row} of {file} {why}"));
+        }
+        if self.truncates_different.len() > SHOWN {
+            line("truncate", format!("and {} more", self.truncates_different.len() - SHOWN));
         }
         if let Some(first) = &self.first_difference {
             line("first key", first.text());

@@ -1,11 +1,12 @@
 //! Refolds raw from empty, as the expected side of a comparison.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion::prelude::SessionContext;
 
-use super::{OpenPipeline, Side, Verified, day_differences, side};
+use super::{OpenPipeline, Side, TruncateDifference, Verified, day_differences, side};
 use crate::commands::open_pipeline::date;
 use crate::commands::run::inputs::describe_missing;
 use crate::config::Pipeline;
@@ -16,6 +17,7 @@ use crate::raw::discover::{self, Input, Recorded, Rediscovered};
 use crate::report::Report;
 use crate::state::State;
 use crate::state::balance::{BALANCE, Balance};
+use crate::state::floors::{Floor, FloorId};
 use crate::store::Folder;
 use crate::table::files::{FileTable, PartitionFile};
 use crate::types::day_counts::DayCounts;
@@ -53,8 +55,39 @@ pub(super) async fn refold(
     let counts = |days: &DayCounts| days.iter().collect();
     if state.ledger.replacing_loads().is_empty() {
         verified.state_days_different = day_differences(&counts(&expected), &counts(&found));
+        verified.truncates_different = truncate_differences(open, state, &curated.floors)?;
     }
     Ok(Refolded { curated, staging: folded.staging, versions: folded.versions })
+}
+
+/// The truncates that are not the same in the state and in raw, sorted.
+fn truncate_differences(
+    open: &OpenPipeline<'_>,
+    state: &State,
+    refolded: &[Floor],
+) -> Result<Vec<TruncateDifference>> {
+    fn by_id(floors: &[Floor]) -> BTreeMap<FloorId<'_>, &Floor> {
+        floors.iter().map(|floor| (floor.id(), floor)).collect()
+    }
+    let (found, folders) = (state.ledger.all_floors(), open.run_context.raw()?);
+    let (expected, found) = (by_id(refolded), by_id(&found));
+    let has_images = open.run_context.pipeline.raw.before_image_prefix.is_some();
+    let ordinals_per_row = 1 + u64::from(has_images);
+    let ids: BTreeSet<_> = expected.keys().chain(found.keys()).collect();
+    let differences = ids.into_iter().filter_map(|id| {
+        let why = match (expected.get(id), found.get(id)) {
+            (Some(expected), Some(found)) if expected.is_load || expected == found => return None,
+            (Some(_), Some(_)) => "has another day or place in the state",
+            (Some(_), None) => "is missing in the state",
+            (None, _) => "is not in raw",
+        };
+        Some(TruncateDifference {
+            file: folders[id.0].describe(id.1),
+            row: id.2 / ordinals_per_row + 1,
+            why: why.into(),
+        })
+    });
+    Ok(differences.collect())
 }
 
 impl OpenPipeline<'_> {

@@ -7,8 +7,10 @@
 //!
 //! Whether a key has no row must be known exactly. Under `latest-per-day` the version of the key and day
 //! says it. Under `latest` the last of all versions of the key does, whatever their days: those of
-//! keys with an accepted change that leaves no row are looked up in all files; where there are floors,
-//! those of all keys with an accepted change.
+//! keys with an accepted change that leaves no row are looked up in all files.
+//!
+//! Floors need no look-up, as there is none that is later than the commit: a change that is before a
+//! floor takes no row away, since the floor had ended whatever row the key had before it.
 
 use std::sync::Arc;
 
@@ -24,14 +26,12 @@ use crate::config::Keep;
 use crate::curate::merge::bloom::Bloom;
 use crate::curate::merge::entries::{Entries, Files, column, hash};
 use crate::curate::merge::entry::{ChangeOrder, EntryColumns, of_keys};
-use crate::curate::merge::floors::SortedFloors;
 use crate::curate::merge::version_reader::{VersionReader, open_versions};
 use crate::engine::session::BATCH_ROWS;
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
 use crate::layout::{FileOrder, attempt_commit, base_name};
 use crate::parquet_io::open::conform;
-use crate::state::floors::Floor;
 use crate::state::versions::{COMMIT, VersionsLayout};
 use crate::store::Folder;
 use crate::table::sorter::{Readers, Sorted, Sorter};
@@ -52,9 +52,7 @@ pub(crate) struct VersionsSince {
     pub keep: Keep,
     /// The types of the key columns in the table.
     pub key_types: Vec<DataType>,
-    /// The floors.
-    pub floors: Vec<Floor>,
-    /// The commit after which changes are wanted.
+    /// The commit after which changes are wanted: the last that has found a floor, or a later one.
     pub since: u64,
 }
 
@@ -184,9 +182,8 @@ impl ChangedKeys {
                             hashes.into_iter().for_each(|hash| changed.insert(hash));
                             let hashes = hash(&batch.columns()[..versions.keys()])?;
                             let is_deleted = column(&batch, "deleted")?.as_boolean();
-                            let may_be_ended = !versions.floors.is_empty();
                             for (hash, is_deleted) in hashes.into_iter().zip(is_deleted.values()) {
-                                if is_deleted || may_be_ended {
+                                if is_deleted {
                                     deleted.insert(hash);
                                     has_deleted = true;
                                 }
@@ -229,10 +226,8 @@ impl ChangedKeys {
             return Ok(());
         }
         match self.versions.keep {
-            Keep::LatestPerDay if self.versions.floors.is_empty() => {
-                self.days_without_row(&mut take).await
-            }
-            _ => self.keys_without_row(runtime, threads, &mut take).await,
+            Keep::LatestPerDay => self.days_without_row(&mut take).await,
+            Keep::Latest => self.keys_without_row(runtime, threads, &mut take).await,
         }
     }
 
@@ -263,8 +258,7 @@ impl ChangedKeys {
         let versions = &self.versions;
         let rows = versions.files.iter().map(|(.., rows)| rows).sum();
         let entries = Arc::new(Entries::new(&versions.layout, rows)?);
-        let floors = Floor::of_earlier(versions.floors.iter().cloned());
-        let files = Arc::new(Files::of_earlier(versions.order).with_floors(&floors));
+        let files = Arc::new(Files::of_earlier(versions.order));
         let all = versions.files.iter().map(|(path, bytes, _)| (path.clone(), *bytes));
         let queue = Arc::new(Work::new(all.collect()));
         let tasks = (0..threads).map(|_| {
@@ -290,37 +284,20 @@ impl ChangedKeys {
         });
         let sorted = Sorted::new(&entries.order, join_all(tasks).await?)?;
         let (ranked, mut readers) = (files.ranked(), Readers::new());
-        let floors = SortedFloors::new(&floors, &entries, &files, &ranked)?;
         for part in sorted.partitions() {
             let rows = sorted.concatenated(&part, &mut readers)?;
-            let beside = floors.beside(&rows)?;
-            let columns = EntryColumns::of(&beside, &ranked)?;
-            let floors = floors.all(rows.num_rows());
-            let has_no_row = |at: &usize| {
-                let entry = columns.entry(*at);
-                !entry.has_row || floors.end(versions.keep, (*at, entry.day), &columns.orders)
-            };
+            let columns = EntryColumns::of(&rows, &ranked)?;
             let mut without: Vec<u32> = Vec::new();
             for of_key in of_keys(&rows, entries.keys)? {
-                match versions.keep {
-                    Keep::Latest => {
-                        let last = of_key.fold(None, |last, at| columns.orders.later(last, at));
-                        without.extend(last.filter(has_no_row).map(|at| at as u32));
-                    }
-                    Keep::LatestPerDay => {
-                        without.extend(of_key.filter(has_no_row).map(|at| at as u32));
-                    }
-                }
+                let last = of_key.fold(None, |last, at| columns.orders.later(last, at));
+                let last = last.filter(|at| !columns.entry(*at).has_row);
+                without.extend(last.map(|at| at as u32));
             }
             let chosen = UInt32Array::from(without);
             for first in (0..chosen.len()).step_by(BATCH_ROWS) {
                 let chosen = chosen.slice(first, BATCH_ROWS.min(chosen.len() - first));
                 let chosen = take_record_batch(&rows, &chosen)?;
-                take(match versions.keep {
-                    Keep::Latest => versions.in_table(&chosen)?,
-                    Keep::LatestPerDay => versions.keys_and_days(&chosen)?,
-                })
-                .await?;
+                take(versions.in_table(&chosen)?).await?;
             }
         }
         Ok(())

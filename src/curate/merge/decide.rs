@@ -1,7 +1,7 @@
 //! Decides for each key which winners are accepted, which rows are removed, and which versions are
 //! carried over.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -17,7 +17,7 @@ use crate::changes::file_order::RankedFiles;
 use crate::changes::row_bitmap::RowBitmap;
 use crate::config::Keep;
 use crate::curate::merge::entries::{Entries, Files};
-use crate::curate::merge::entry::{ChangeOrder, Entry, EntryColumns, Origin, of_keys};
+use crate::curate::merge::entry::{ChangeOrder, Entry, EntryColumns, Orders, Origin, of_keys};
 use crate::curate::merge::floors::{Floors, SortedFloors};
 use crate::curate::merge::{Counts, Output};
 use crate::error::{Error, Result};
@@ -38,6 +38,8 @@ pub(super) struct Decider {
     pub(super) layout: Arc<VersionsLayout>,
     pub(super) table_schema: SchemaRef,
     pub(super) floors: SortedFloors,
+    /// Whether ties with floors are looked for.
+    pub(super) finds_floor_ties: bool,
 }
 
 /// The decision about the entries of one key, by their rows.
@@ -166,6 +168,23 @@ fn winner_and_version(entries: &[Entry]) -> Result<(Option<Entry>, Option<Entry>
     Ok((winner, version))
 }
 
+/// Adds the days of floors that may end another change of a key than before: those of the first floor
+/// after an accepted winner, and after the version in whose place it comes.
+fn add_floor_days(
+    entries: &[Entry],
+    accepted: &[usize],
+    floors: Floors<'_>,
+    order: &impl ChangeOrder,
+    days: &mut BTreeSet<i32>,
+) {
+    for of_day in entries.chunk_by(|a, b| a.day == b.day) {
+        if of_day.iter().any(|entry| accepted.binary_search(&entry.at).is_ok()) {
+            let next = of_day.iter().filter_map(|entry| floors.after(entry.at, order));
+            days.extend(next.filter_map(|(_, day)| day));
+        }
+    }
+}
+
 impl Decider {
     /// Decides about all keys of a slice of the sorted entries; returns the versions to carry over.
     pub(super) fn decide_all(
@@ -180,11 +199,7 @@ impl Decider {
         let orders = &columns.orders;
         let earlier = self.floors.earlier(rows.num_rows());
         let floors = self.floors.all(rows.num_rows());
-        let ordinal = |at: usize| -> Result<(usize, usize)> {
-            let file = self.files.in_run.get(&orders.file.value(at));
-            let lost = || Error::internal("a winner has no input");
-            Ok((*file.ok_or_else(lost)?, orders.row.value(at) as usize))
-        };
+        let ordinal = |at: usize| self.ordinal(at, orders);
         let numbers = match &mut output.standing {
             Some(standing) => standing.numbers(rows)?,
             None => Vec::new(),
@@ -208,13 +223,21 @@ impl Decider {
                 let (file, row) = ordinal(*ended)?;
                 winners.set_ended(file, row);
             }
-            if !decision.accepted.is_empty() {
-                // What a floor has ended may be another change than before.
-                let next = entries.iter().filter_map(|entry| floors.after(entry.at, orders));
-                counts.floor_days.extend(next.filter_map(|(_, day)| day));
+            if !floors.is_empty() {
+                add_floor_days(
+                    &entries,
+                    &decision.accepted,
+                    floors,
+                    orders,
+                    &mut counts.floor_days,
+                );
             }
             for tied in &decision.tied {
                 counts.tie(ordinal(*tied)?);
+            }
+            if self.finds_floor_ties {
+                let ties = entries.iter().filter_map(|entry| self.floor_tie(entry, floors, orders));
+                ties.for_each(|tied| counts.floor_tie(tied));
             }
             if let Some(standing) = &mut output.standing
                 && standing.count(
@@ -245,6 +268,26 @@ impl Decider {
             standing.push(&taken(unsettled)?)?;
         }
         self.carried(&taken(carried)?)
+    }
+
+    /// The input and row ordinal of an entry or floor that the run has read.
+    fn ordinal(&self, at: usize, orders: &Orders<'_>) -> Result<(usize, usize)> {
+        let file = self.files.in_run.get(&orders.file.value(at));
+        let lost = || Error::internal("a winner has no input");
+        Ok((*file.ok_or_else(lost)?, orders.row.value(at) as usize))
+    }
+
+    /// The input and row ordinal of an entry that ties with a floor; of a version, which an earlier run
+    /// has read, those of the floor, if this run has read that.
+    fn floor_tie(
+        &self,
+        entry: &Entry,
+        floors: Floors<'_>,
+        orders: &Orders<'_>,
+    ) -> Option<(usize, usize)> {
+        let floor = floors.tie_of(entry.at, orders)?;
+        let read = if entry.origin == Origin::Winner { entry.at } else { floor };
+        self.ordinal(read, orders).ok()
     }
 
     /// Pushes tombstones of the removed rows to the table's sorter: key, day and partition, and null in
@@ -357,6 +400,7 @@ mod tests {
     use std::cmp::Ordering;
 
     use super::*;
+    use crate::curate::merge::floors::FloorIndex;
 
     use Origin::{LookedUp, Rewritten, Winner};
 
@@ -376,8 +420,19 @@ mod tests {
     /// Per entry: day, origin, whether it has a row, order columns, row.
     type Case = (i32, Origin, bool, i32, i32);
 
-    fn decided(keep: Keep, cases: &[Case]) -> Result<Decision> {
-        let order = Given(cases.iter().map(|case| (case.3, case.4)).collect());
+    /// Per floor: day, order, whether it is new.
+    type FloorCase = (i32, i32, bool);
+
+    /// The decision about entries beside floors in the order of changes.
+    fn decided(keep: Keep, cases: &[Case], floors: &[FloorCase]) -> Result<Decision> {
+        let places = floors.iter().map(|floor| (floor.1, 0));
+        let entries = cases.iter().map(|case| (case.3, case.4));
+        let order = Given(entries.chain(places).collect());
+        let days: Vec<Option<i32>> = floors.iter().map(|floor| Some(floor.0)).collect();
+        let all = FloorIndex::new((0..floors.len()).collect(), &days);
+        let is_earlier = |at: &usize| !floors[*at].2;
+        let earlier = FloorIndex::new((0..floors.len()).filter(is_earlier).collect(), &days);
+        let beside = |index| Floors { first: cases.len(), days: &days, index };
         let entries: Vec<Entry> = cases
             .iter()
             .enumerate()
@@ -389,7 +444,7 @@ mod tests {
             })
             .collect();
         let mut decision = Decision::default();
-        decide(keep, &entries, &order, (Floors::NONE, Floors::NONE), &mut decision)?;
+        decide(keep, &entries, &order, (beside(&earlier), beside(&all)), &mut decision)?;
         Ok(decision)
     }
 
@@ -487,10 +542,128 @@ mod tests {
             ),
         ];
         for (name, entries, latest, per_day) in cases {
-            assert_eq!(decided(Keep::Latest, entries).expect(name), latest, "{name}");
-            assert_eq!(decided(Keep::LatestPerDay, entries).expect(name), per_day, "{name}");
+            assert_eq!(decided(Keep::Latest, entries, &[]).expect(name), latest, "{name}");
+            assert_eq!(decided(Keep::LatestPerDay, entries, &[]).expect(name), per_day, "{name}");
         }
         let twice = [(1, LookedUp, true, 4, 1), (1, Rewritten, true, 5, 1)];
-        assert!(decided(Keep::Latest, &twice).is_err());
+        assert!(decided(Keep::Latest, &twice, &[]).is_err());
+    }
+
+    #[test]
+    #[expect(clippy::too_many_lines, reason = "a table with a row per case")]
+    fn each_case_of_a_key_beside_floors_has_its_decision() {
+        const NEW: Case = (1, Winner, true, 5, 1);
+        let none = Decision::default;
+        let accepted = || Decision { accepted: vec![0], latest: Some(0), ..none() };
+        type Beside<'a> = (&'a str, &'a [Case], &'a [FloorCase], Decision, Decision);
+        let cases: Vec<Beside<'_>> = vec![
+            (
+                "a row of another day than that of a new floor",
+                &[(1, LookedUp, true, 4, 1)],
+                &[(2, 6, true)],
+                Decision { removed: vec![0], ..none() },
+                none(),
+            ),
+            (
+                "a row of the day of a new floor, in a file that is rewritten",
+                &[(1, Rewritten, true, 4, 1)],
+                &[(1, 6, true)],
+                Decision { removed: vec![0], carried: vec![0], ..none() },
+                Decision { removed: vec![0], carried: vec![0], ..none() },
+            ),
+            (
+                "a row later than a new floor",
+                &[(1, LookedUp, true, 7, 1)],
+                &[(1, 6, true)],
+                none(),
+                none(),
+            ),
+            ("a deleted key", &[(1, LookedUp, false, 4, 1)], &[(1, 6, true)], none(), none()),
+            (
+                "a row that an earlier floor has ended",
+                &[(1, LookedUp, true, 4, 1)],
+                &[(1, 6, false)],
+                none(),
+                none(),
+            ),
+            (
+                "a row that an earlier floor has ended, and a new floor after it",
+                &[(1, LookedUp, true, 4, 1)],
+                &[(1, 6, false), (1, 8, true)],
+                none(),
+                none(),
+            ),
+            (
+                "a row that an earlier floor has ended, and a new floor before that",
+                &[(1, LookedUp, true, 4, 1)],
+                &[(1, 5, true), (1, 6, false)],
+                none(),
+                none(),
+            ),
+            (
+                "a row of the day of a new floor, ended by an earlier one of another day",
+                &[(1, LookedUp, true, 4, 1)],
+                &[(1, 5, true), (2, 6, false)],
+                none(),
+                Decision { removed: vec![0], ..none() },
+            ),
+            (
+                "a late change before an earlier floor of its day",
+                &[NEW],
+                &[(1, 6, false)],
+                Decision { ended: vec![0], ..accepted() },
+                Decision { ended: vec![0], ..accepted() },
+            ),
+            (
+                "a late change before an earlier floor of another day",
+                &[NEW],
+                &[(2, 6, false)],
+                Decision { ended: vec![0], ..accepted() },
+                accepted(),
+            ),
+            (
+                "a change before a new floor, of a key that has a row",
+                &[NEW, (1, Rewritten, true, 4, 1)],
+                &[(1, 6, true)],
+                Decision { ended: vec![0], removed: vec![1], replaced: 1, ..accepted() },
+                Decision { ended: vec![0], removed: vec![1], replaced: 1, ..accepted() },
+            ),
+            (
+                "a change after an earlier floor, of a key that it has ended",
+                &[NEW, (1, Rewritten, true, 2, 1)],
+                &[(1, 3, false)],
+                Decision { replaced: 1, ..accepted() },
+                Decision { replaced: 1, ..accepted() },
+            ),
+            (
+                "a change after a new floor, of a key that it ends",
+                &[NEW, (1, Rewritten, true, 2, 1)],
+                &[(1, 3, true)],
+                Decision { removed: vec![1], replaced: 1, ..accepted() },
+                Decision { removed: vec![1], replaced: 1, ..accepted() },
+            ),
+            (
+                "a late change before a new floor, and a row after it",
+                &[NEW, (2, LookedUp, true, 9, 1)],
+                &[(1, 7, true)],
+                Decision { accepted: vec![0], ended: vec![0], stale: 1, ..none() },
+                Decision { accepted: vec![0], ended: vec![0], ..none() },
+            ),
+            (
+                "rows before and after an earlier floor, and a new floor after both",
+                &[(1, LookedUp, true, 2, 1), (2, LookedUp, true, 5, 1)],
+                &[(1, 3, false), (2, 6, true)],
+                Decision { removed: vec![1], ..none() },
+                Decision { removed: vec![1], ..none() },
+            ),
+        ];
+        for (name, entries, floors, latest, per_day) in cases {
+            assert_eq!(decided(Keep::Latest, entries, floors).expect(name), latest, "{name}");
+            assert_eq!(
+                decided(Keep::LatestPerDay, entries, floors).expect(name),
+                per_day,
+                "{name}"
+            );
+        }
     }
 }

@@ -101,6 +101,10 @@ pub(super) struct EntryColumns<'a> {
 }
 
 impl<'a> EntryColumns<'a> {
+    /// Their names.
+    pub(super) const NAMES: [&'static str; 9] =
+        ["cdc", "time_us", "time_ns", ORDER_BYTES, "file", "row", "origin", "deleted", "event_dt"];
+
     pub(super) fn of(rows: &'a RecordBatch, files: &'a RankedFiles) -> Result<Self> {
         Ok(EntryColumns {
             orders: Orders {

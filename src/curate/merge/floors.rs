@@ -12,7 +12,7 @@ use crate::curate::merge::entry::{ChangeOrder, EntryColumns};
 use crate::error::Result;
 use crate::layout::FileOrder;
 use crate::parquet_io::open::conform;
-use crate::state::floors::Floor;
+use crate::state::floors::{Floor, FloorsOfDays};
 use crate::state::versions::VersionsLayout;
 
 /// The floors of a merge, in the order of changes.
@@ -23,9 +23,24 @@ pub(super) struct SortedFloors {
     /// Of each the index in which it was given.
     given: Vec<usize>,
     /// Those of earlier runs, by their index.
-    earlier: Vec<usize>,
+    earlier: FloorIndex,
     /// All of them.
-    all: Vec<usize>,
+    all: FloorIndex,
+}
+
+/// Some of the floors of a merge.
+pub(super) struct FloorIndex {
+    /// Which of all they are, in the order of changes.
+    of: Vec<usize>,
+    of_days: FloorsOfDays,
+}
+
+impl FloorIndex {
+    /// `days` are those of all floors.
+    pub(super) fn new(of: Vec<usize>, days: &[Option<i32>]) -> Self {
+        let of_days = FloorsOfDays::new(of.iter().map(|at| (*at, days[*at])));
+        FloorIndex { of, of_days }
+    }
 }
 
 impl SortedFloors {
@@ -57,11 +72,13 @@ impl SortedFloors {
         sorted.sort_by(|a, b| columns.orders.compare(*a, *b));
         let by_order = UInt32Array::from_iter_values(sorted.iter().map(|at| *at as u32));
         let is_earlier = |at: &usize| !floors[sorted[*at]].1;
+        let days: Vec<Option<i32>> = sorted.iter().map(|at| floors[*at].0.day).collect();
+        let earlier = (0..sorted.len()).filter(is_earlier).collect();
         Ok(SortedFloors {
             rows: take_record_batch(&rows, &by_order)?,
-            days: sorted.iter().map(|at| floors[*at].0.day).collect(),
-            earlier: (0..sorted.len()).filter(is_earlier).collect(),
-            all: (0..sorted.len()).collect(),
+            earlier: FloorIndex::new(earlier, &days),
+            all: FloorIndex::new((0..sorted.len()).collect(), &days),
+            days,
             given: sorted,
         })
     }
@@ -69,28 +86,31 @@ impl SortedFloors {
     /// The days of those that this run has found, and of the next after each, which may have ended what
     /// the new one ends now.
     pub(super) fn changed_days(&self) -> impl Iterator<Item = i32> {
-        let is_new = |at: &&usize| self.earlier.binary_search(at).is_err();
-        let changed = self.all.iter().filter(is_new).flat_map(|at| [*at, at + 1]);
+        let is_new = |at: &&usize| self.earlier.of.binary_search(at).is_err();
+        let changed = self.all.of.iter().filter(is_new).flat_map(|at| [*at, at + 1]);
         changed.filter_map(|at| self.days.get(at).copied().flatten())
     }
 
-    /// Sorted entries with the floors at their end, so that both are compared by their rows. For none,
-    /// the same entries.
+    /// Sorted entries with the floors at their end, so that both are compared by their rows: the columns
+    /// by which they are, which are copied. For none, the same entries.
     pub(super) fn beside(&self, rows: &RecordBatch) -> Result<RecordBatch> {
-        if self.all.is_empty() {
+        if self.all.of.is_empty() {
             return Ok(rows.clone());
         }
-        Ok(concat_batches(rows.schema_ref(), [rows, &self.rows])?)
+        let columns = EntryColumns::NAMES.map(|name| rows.schema_ref().index_of(name));
+        let columns = columns.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let (entries, floors) = (rows.project(&columns)?, self.rows.project(&columns)?);
+        Ok(concat_batches(entries.schema_ref(), [&entries, &floors])?)
     }
 
     /// The floors of earlier runs beside so many entries.
     pub(super) fn earlier(&self, entries: usize) -> Floors<'_> {
-        Floors { first: entries, days: &self.days, of: &self.earlier }
+        Floors { first: entries, days: &self.days, index: &self.earlier }
     }
 
     /// All floors beside so many entries.
     pub(super) fn all(&self, entries: usize) -> Floors<'_> {
-        Floors { first: entries, days: &self.days, of: &self.all }
+        Floors { first: entries, days: &self.days, index: &self.all }
     }
 }
 
@@ -130,25 +150,21 @@ pub(crate) fn ends_of_versions(
 #[derive(Clone, Copy)]
 pub(super) struct Floors<'a> {
     /// The row of the first floor of all.
-    first: usize,
+    pub(super) first: usize,
     /// Per floor of all its day.
-    days: &'a [Option<i32>],
+    pub(super) days: &'a [Option<i32>],
     /// Which of all they are.
-    of: &'a [usize],
+    pub(super) index: &'a FloorIndex,
 }
 
 impl Floors<'_> {
-    /// None.
-    #[cfg(test)]
-    pub(super) const NONE: Floors<'static> = Floors { first: 0, days: &[], of: &[] };
-
     pub(super) fn is_empty(&self) -> bool {
-        self.of.is_empty()
+        self.index.of.is_empty()
     }
 
     /// The number of floors.
     pub(super) fn len(&self) -> usize {
-        self.of.len()
+        self.index.of.len()
     }
 
     /// The first floor later than an entry: its row and day.
@@ -157,9 +173,18 @@ impl Floors<'_> {
         at: usize,
         order: &impl ChangeOrder,
     ) -> Option<(usize, Option<i32>)> {
-        let next = self.of.partition_point(|floor| !order.is_later(self.first + floor, at));
-        let floor = *self.of.get(next)?;
+        let next = self.index.of.partition_point(|floor| !order.is_later(self.first + floor, at));
+        let floor = *self.index.of.get(next)?;
         Some((self.first + floor, self.days[floor]))
+    }
+
+    /// A floor that differs from an entry only in file or row: its row.
+    pub(super) fn tie_of(&self, at: usize, order: &impl ChangeOrder) -> Option<usize> {
+        let of = &self.index.of;
+        let next = of.partition_point(|floor| !order.is_later(self.first + floor, at));
+        // Those with the same order columns are side by side.
+        let near = of[next.saturating_sub(1)..].iter().take(2).map(|floor| self.first + floor);
+        near.into_iter().find(|floor| order.is_tie(*floor, at))
     }
 
     /// The first floor of a day later than an entry: its row.
@@ -169,9 +194,8 @@ impl Floors<'_> {
         day: Option<i32>,
         order: &impl ChangeOrder,
     ) -> Option<usize> {
-        let mut of_day = self.of.iter().filter(|floor| self.days[**floor] == day);
-        let first = of_day.find(|floor| order.is_later(self.first + **floor, at))?;
-        Some(self.first + first)
+        let is_after = |floor: usize| order.is_later(self.first + floor, at);
+        Some(self.first + self.index.of_days.first_after(day, is_after)?)
     }
 
     /// Whether a floor has ended the row of an entry, given by its row and day.
@@ -194,7 +218,7 @@ impl Floors<'_> {
     ) -> Option<usize> {
         match keep {
             Keep::Latest => {
-                let last = self.first + self.of.last()?;
+                let last = self.first + self.index.of.last()?;
                 order.is_later(last, at).then_some(last)
             }
             Keep::LatestPerDay => self.of_day_after(at, day, order),
