@@ -129,6 +129,7 @@ pub(crate) struct CapturedTable {
     pub(crate) inserts: u64,
     pub(crate) updates: u64,
     pub(crate) deletes: u64,
+    pub(crate) truncates: u64,
     pub(crate) files: u64,
     pub(crate) bytes: u64,
     /// Infinite dates and times that were written as the last or the first one.
@@ -289,11 +290,12 @@ impl Capture<'_> {
 impl Captured {
     fn add(&mut self, drain: &Drain<'_>) {
         for (name, counts) in drain.counts() {
-            let Counts { inserts, updates, deletes, files, bytes, infinite } = counts;
+            let Counts { inserts, updates, deletes, truncates, files, bytes, infinite } = counts;
             let read = CapturedTable {
                 inserts,
                 updates,
                 deletes,
+                truncates,
                 files,
                 bytes,
                 infinite,
@@ -313,6 +315,7 @@ impl CapturedTable {
         self.inserts += other.inserts;
         self.updates += other.updates;
         self.deletes += other.deletes;
+        self.truncates += other.truncates;
         self.files += other.files;
         self.bytes += other.bytes;
         self.infinite += other.infinite;

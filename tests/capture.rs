@@ -424,6 +424,8 @@ fn a_truncation_ends_the_rows_that_were_before_it() {
     shop.assert_followed();
     // What a transaction writes before it, and after it.
     shop.sql("INSERT INTO t VALUES (3, 'c', 1); TRUNCATE t; INSERT INTO t VALUES (1, 'again', 2)");
+    let table = shop.captured().tables[0].clone();
+    assert_eq!((table.inserts, table.deletes, table.truncates), (2, 0, 1));
     shop.assert_followed();
     let changes = shop.changes("public/t");
     let ops = changes.iter().map(|row| of(row, &["Op"])[0].to_string());
@@ -1035,7 +1037,14 @@ fn a_report_and_metrics_say_what_was_captured() {
         assert!(text.contains(&format!("glueless_{line}{label} 0\n")), "{text}");
     }
     assert!(text.contains(&format!("glueless_capture_rows{label} 1\n")), "{text}");
-    let shown = shop.program().args(["--output", "text"]).succeed().stdout;
+    assert!(text.contains(&format!("glueless_capture_truncates{label} 0\n")), "{text}");
+    shop.sql("TRUNCATE t");
+    let shown = shop.program().args(metrics).args(["--output", "text"]).succeed().stdout;
+    assert!(shown.contains("public.t: 1 truncates, 0 inserts, 0 updates, 0 deletes"), "{shown}");
+    let text = std::fs::read_to_string(&file).expect("metrics");
+    for name in ["rows", "truncates"] {
+        assert!(text.contains(&format!("glueless_capture_{name}{label} 1\n")), "{text}");
+    }
     assert!(shown.contains("captured   all before "), "{shown}");
 }
 

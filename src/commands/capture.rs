@@ -77,6 +77,8 @@ pub struct CapturedTableReport {
     pub updates: u64,
     /// Deletes.
     pub deletes: u64,
+    /// Truncations of the whole table.
+    pub truncates: u64,
     /// Files.
     pub files: u64,
     /// Their size.
@@ -99,6 +101,9 @@ impl Answer for CaptureReport {
             let _ = write!(text, "  {}: ", table.table);
             if table.rows_loaded > 0 {
                 let _ = write!(text, "{} rows loaded, ", table.rows_loaded);
+            }
+            if table.truncates > 0 {
+                let _ = write!(text, "{} truncates, ", table.truncates);
             }
             let _ = writeln!(
                 text,
@@ -153,6 +158,7 @@ pub async fn capture(context: &CaptureContext<'_>, mode: CaptureMode) -> Result<
                 inserts: table.inserts,
                 updates: table.updates,
                 deletes: table.deletes,
+                truncates: table.truncates,
                 files: table.files,
                 bytes: table.bytes,
                 infinite_values: table.infinite,
