@@ -20,6 +20,7 @@
 //!   read; the slot itself can be read by one.
 //! - **The last change wins by its position.** Files say `_lsn`: the order of commits, and the order inside
 //!   of a transaction.
+//! - **What was lost is read anew.** By word only, and behind the changes that files have ([`new_snapshot`]).
 //! - **Without a log.** A source with `mode = "audit"` is read by queries instead, by a column with the time of a
 //!   row's last change ([`audit`]).
 //! - **Nothing is guessed.** Changes that are not whole in the log stop capture, before the transaction
@@ -35,7 +36,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use tracing::warn;
 
 use crate::capture::audit::Extracts;
-use crate::capture::catalog::{Catalog, Slot, Table};
+use crate::capture::catalog::{Catalog, Slot, Table, new_snapshot};
 use crate::capture::change_files::Counts;
 use crate::capture::drain::{Drain, Ended, Until};
 use crate::capture::mark::Mark;
@@ -59,7 +60,9 @@ mod drain;
 pub(crate) mod export;
 mod extract;
 mod mark;
+mod new_snapshot;
 mod pgoutput;
+mod places;
 mod position;
 mod replication;
 mod rows;
@@ -99,6 +102,8 @@ pub(crate) struct Capture<'a> {
     pub(crate) stores: &'a Stores,
     pub(crate) resources: &'a Resources,
     pub(crate) run_id: &'a str,
+    /// The tables to read anew, all of them if it names none.
+    pub(crate) new_snapshot: Option<&'a [String]>,
 }
 
 /// How long to capture.
@@ -159,6 +164,10 @@ impl Capture<'_> {
         let server = Server::parse(self.url, &source.url_env, CAPTURE)?;
         let to = self.stores.open(&source.to)?;
         if let Some(audit) = &source.audit {
+            if self.new_snapshot.is_some() {
+                return Err(Error::usage("--new-snapshot is for sources whose log is read")
+                    .hint("to load a table anew, move its folder below `to` away"));
+            }
             let extracts = Extracts { capture: self, audit, server: &server, to: &to };
             return extracts.run(mode).await;
         }
@@ -189,11 +198,19 @@ impl Capture<'_> {
         if slot.as_ref().is_some_and(|slot| slot.is_active) {
             return Err(self.is_busy());
         }
+        if let Some(lost) = slot.as_ref().filter(|slot| slot.is_lost && self.new_snapshot.is_none())
+        {
+            let name = &self.source.slot;
+            return Err(lost.lost(name, catalog.server).hint(new_snapshot()));
+        }
         // The right to replicate is seen before anything is made.
         let replication = Replication::connect(server, &self.application()).await?;
         self.warn_of_held_log(slot.as_ref());
         let setup = Setup { capture: self, server, catalog, to };
-        let (tables, marks, loaded) = setup.tables(slot.as_ref(), replication).await?;
+        let (tables, marks, loaded) = match self.new_snapshot {
+            Some(named) => setup.tables_anew(named, slot.as_ref(), replication).await?,
+            None => setup.tables(slot.as_ref(), replication).await?,
+        };
         let mut captured = Captured {
             tables: loaded,
             held_bytes: slot.as_ref().map_or(0, |slot| slot.held_bytes),
@@ -324,7 +341,7 @@ impl CapturedTable {
 }
 
 impl From<Loaded> for CapturedTable {
-    fn from(Loaded { rows, files, bytes, infinite }: Loaded) -> Self {
-        CapturedTable { rows_loaded: rows, files, bytes, infinite, ..Default::default() }
+    fn from(Loaded { rows, truncates, files, bytes, infinite }: Loaded) -> Self {
+        CapturedTable { rows_loaded: rows, truncates, files, bytes, infinite, ..Default::default() }
     }
 }

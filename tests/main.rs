@@ -5,6 +5,7 @@
 mod backfill;
 mod balance;
 mod capture;
+mod capture_anew;
 mod capture_audit;
 mod catalog;
 mod cli;

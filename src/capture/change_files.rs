@@ -34,7 +34,7 @@ use crate::store::Folder;
 
 /// The notes in the footer of a file.
 const FIRST: &str = "glueless.first";
-const LAST: &str = "glueless.last";
+pub(super) const LAST: &str = "glueless.last";
 
 /// The memory that each column of an open file takes, without its values.
 const COLUMN_BYTES: u64 = 10 << 10;
@@ -259,8 +259,13 @@ impl ChangeFiles {
     }
 }
 
+/// The position in the name of a file of changes.
+pub(super) fn position_in(name: &str) -> Option<Position> {
+    Position::parse(name.strip_suffix(".parquet")?.split_once('.')?.1)
+}
+
 /// The name of the file that begins with a change.
-fn file_name(time: i64, first: Position) -> String {
+pub(super) fn file_name(time: i64, first: Position) -> String {
     let time = DateTime::<Utc>::from_timestamp_micros(time).unwrap_or_default();
     format!("{}.{first}.parquet", time.format("%Y%m%d-%H%M%S%3f"))
 }

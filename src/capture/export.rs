@@ -95,12 +95,15 @@ pub(crate) async fn export(
     };
     let head = Head { op: "I", commit_time: 0, position: Position::default(), xid: None };
     let mut files = Vec::new();
-    copy.read(head, async |file| {
-        let name = format!("{:06}.parquet", files.len());
-        let bytes = file.finish(Vec::new())?;
-        files.push((name.clone(), bytes.len() as u64));
-        create(folder, &name, bytes.into()).await.map(|_| ())
-    })
+    copy.read(
+        || head,
+        async |file| {
+            let name = format!("{:06}.parquet", files.len());
+            let bytes = file.finish(Vec::new())?;
+            files.push((name.clone(), bytes.len() as u64));
+            create(folder, &name, bytes.into()).await.map(|_| ())
+        },
+    )
     .await
     .map_err(|error| match error.kind {
         crate::error::Kind::Data => Error::data(error.message)

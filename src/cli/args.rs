@@ -261,6 +261,14 @@ pub struct Capture {
     /// The source: its toml file.
     pub source: PathBuf,
 
+    /// Read tables anew, into the same folder: those that are named, or all.
+    ///
+    /// For changes that are lost, because the slot or the publication was dropped, or the server has removed its
+    /// log. The rows of each table are written behind the changes that its files have, after a truncation; then the
+    /// changes since then.
+    #[arg(long, value_name = "TABLE", num_args = 0.., conflicts_with = "follow")]
+    pub new_snapshot: Option<Vec<String>>,
+
     /// Go on until Ctrl-C, and write files at least after each `--every`.
     #[arg(long)]
     pub follow: bool,
