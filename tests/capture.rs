@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -1107,4 +1108,59 @@ fn the_example_runs_the_whole_way() {
         .envs([("GLUELESS", glueless().to_str().expect("a path")), ("SECONDS_OF_CHANGES", "6")])
         .succeed();
     assert_eq!(output.stdout.lines().last(), Some("== equal"), "{}", output.stdout);
+}
+
+#[test]
+fn a_standby_is_a_source_from_version_16_on() {
+    static OWN: LazyLock<Server> = LazyLock::new(|| Server::start_with(&LOGICAL));
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, v varchar(20), n bigint)";
+    let columns = "CAST(id AS INT) AS id, CAST(v AS VARCHAR) AS v, CAST(n AS BIGINT) AS n";
+    let mut shop = Shop::at(&OWN, Place::Local, sql, "[\"public.t\"]", columns);
+    shop.sql("INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 2)");
+    let name = format!("glueless_{}", shop.database.name);
+    shop.database.ask(&format!("CREATE PUBLICATION {name} FOR TABLE t"));
+    OWN.control("standby");
+    let url = shop.database.url_at_standby();
+    shop.lab.environment.insert("WAREHOUSE_URL".into(), url);
+    let version = shop.database.ask("SELECT current_setting('server_version_num')::int / 10000");
+    if version[0].parse::<u32>().expect("a number") < 16 {
+        let (message, hint) = refusal(&shop, Kind::Usage);
+        assert!(message.contains("is a standby of PostgreSQL"), "{message}");
+        assert!(hint.contains("a standby decodes its log from version 16 on"), "{hint}");
+        return;
+    }
+    // The making of a slot waits for what the primary logs of its transactions.
+    let logs_snapshots = |captured: &(dyn Fn() + Sync)| {
+        std::thread::scope(|scope| {
+            let captured = scope.spawn(captured);
+            while !captured.is_finished() {
+                shop.database.ask("SELECT pg_log_standby_snapshot()");
+                pause(Duration::from_millis(100));
+            }
+            captured.join().expect("captured");
+        });
+    };
+    let follows = || {
+        shop.wait("the standby is behind", || {
+            shop.captured();
+            shop.fold();
+            shop.lab.published("curated") == shop.database.rows("t")
+        });
+    };
+    logs_snapshots(&|| drop(shop.captured()));
+    shop.sql("UPDATE t SET n = 5 WHERE id = 1; DELETE FROM t WHERE id = 2");
+    follows();
+    // The slot is the standby's own.
+    let standby = shop.database.url_at_standby();
+    let psql = |statement: &str| {
+        let mut psql = Command::new(OWN.tool("psql"));
+        psql.args(["-X", "-q", &standby.replace("//lab@", "//postgres@"), "-c", statement]);
+        assert!(psql.status().expect("it starts").success(), "{statement}");
+    };
+    psql(&format!("SELECT pg_drop_replication_slot('{name}')"));
+    shop.sql("DELETE FROM t; INSERT INTO t VALUES (3, 'c', 3)");
+    logs_snapshots(&|| drop(shop.captured_anew(&[])));
+    shop.sql("INSERT INTO t VALUES (4, 'd', 4)");
+    follows();
+    shop.changes("public/t");
 }

@@ -7,6 +7,7 @@ mod balance;
 mod capture;
 mod capture_anew;
 mod capture_audit;
+mod capture_kills;
 mod catalog;
 mod cli;
 mod concurrency;
