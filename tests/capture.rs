@@ -1154,7 +1154,15 @@ fn a_standby_is_a_source_from_version_16_on() {
     let standby = shop.database.url_at_standby();
     let psql = |statement: &str| {
         let mut psql = Command::new(OWN.tool("psql"));
-        psql.args(["-X", "-q", &standby.replace("//lab@", "//postgres@"), "-c", statement]);
+        psql.args([
+            "-X",
+            "-q",
+            "-o",
+            "/dev/null",
+            &standby.replace("//lab@", "//postgres@"),
+            "-c",
+            statement,
+        ]);
         assert!(psql.status().expect("it starts").success(), "{statement}");
     };
     psql(&format!("SELECT pg_drop_replication_slot('{name}')"));

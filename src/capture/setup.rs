@@ -362,7 +362,11 @@ impl Setup<'_> {
 
     /// Makes the slot, or a temporary one, whose snapshot is exported. It lives as long as the connection
     /// does nothing else.
-    async fn export(&self, replication: &mut Replication, makes_slot: bool) -> Result<Snapshot> {
+    pub(super) async fn export(
+        &self,
+        replication: &mut Replication,
+        makes_slot: bool,
+    ) -> Result<Snapshot> {
         let slot = &self.capture.source.slot;
         let (name, temporary) =
             if makes_slot { (slot.clone(), "") } else { (self.temporary_slot(), "TEMPORARY ") };

@@ -149,23 +149,7 @@ impl Loader<'_> {
     /// Opens a connection that sees the snapshot.
     pub(super) async fn begin(&self) -> Result<Client> {
         let client = self.server.connect(self.application).await?;
-        let begin = format!(
-            "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET TRANSACTION SNAPSHOT '{}'",
-            self.snapshot.name
-        );
-        let begun = async {
-            client.batch_execute(SETTINGS).await?;
-            client.batch_execute(&begin).await
-        };
-        let begun = begun.await;
-        begun.map_err(|error| match error.code() {
-            // The session that exported it has ended.
-            Some(code) if *code == SqlState::INVALID_PARAMETER_VALUE => {
-                Error::storage(format!("the snapshot in {} is gone", self.server.name))
-                    .hint(self.server.name.purpose.unchanged)
-            }
-            _ => failed(&self.server.name, "read in a snapshot", &error),
-        })?;
+        enter(&client, &self.server.name, &self.snapshot.name).await?;
         Ok(client)
     }
 
@@ -205,6 +189,28 @@ impl Loader<'_> {
         mark::create(folder, name, bytes).await?;
         Ok(size)
     }
+}
+
+/// Lets a session see a snapshot from now on.
+///
+/// # Errors
+/// Storage, when the snapshot is gone.
+pub(super) async fn enter(client: &Client, server: &ServerName, snapshot: &str) -> Result<()> {
+    let begin = format!(
+        "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'"
+    );
+    let begun = async {
+        client.batch_execute(SETTINGS).await?;
+        client.batch_execute(&begin).await
+    };
+    begun.await.map_err(|error| match error.code() {
+        // The session that exported it has ended.
+        Some(code) if *code == SqlState::INVALID_PARAMETER_VALUE => {
+            Error::storage(format!("the snapshot in {server} is gone"))
+                .hint(server.purpose.unchanged)
+        }
+        _ => failed(server, "read in a snapshot", &error),
+    })
 }
 
 impl Loaded {

@@ -124,7 +124,8 @@ pub enum Command {
     ///
     /// Folds all raw files that were folded so far once more, from empty, and compares the result
     /// with the table: rows, rows per day, and a hash per partition that does not depend on the order
-    /// of rows. Names the first key that differs. Exits with code 1 on a difference. Changes nothing.
+    /// of rows. Names the first key that differs. Exits with code 1 on a difference. Changes
+    /// nothing, but with --source.
     /// The aggregates are compared too. Needs disk in `limits.spill_dir` for another copy of the
     /// table, in addition to `limits.spill_bytes_max`. Refused when one of the raw files is missing or
     /// has changed.
@@ -398,6 +399,11 @@ pub struct Verify {
     /// differ both times; the table may lag behind the database by so much.
     #[arg(long, value_name = "LENGTH", requires = "against")]
     pub lag: Option<String>,
+
+    /// With --against postgres: capture this source, a toml file, up to the moment of the comparison, and run the
+    /// pipeline; then both have the same changes, while writers go on.
+    #[arg(long, value_name = "FILE", requires = "against", conflicts_with = "lag")]
+    pub source: Option<PathBuf>,
 
     /// The pipeline.
     #[command(flatten)]
