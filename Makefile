@@ -55,8 +55,8 @@ sources:
 test: sources $(VENV)/installed postgres ## Run all tests
 	GLUELESS_TEST_PYTHON=$(TEST_PYTHON) $(CARGO) test --release
 
-test-long: sources $(VENV)/installed postgres ## Run the property tests with 20 times the cases, captures that are killed, and 10,000 partitions
-	GLUELESS_TEST_PYTHON=$(TEST_PYTHON) GLUELESS_TEST_TIMES=20 $(CARGO) test --release --test main -- model:: catalog::many_partitions capture::the_table_is capture::processes_that capture_audit::the_table_is capture_audit::extracts_that
+test-long: sources $(VENV)/installed postgres ## Run the property tests with 20 times the cases, 10,000 partitions, and for an hour captures, folds and a server that are killed
+	GLUELESS_TEST_PYTHON=$(TEST_PYTHON) GLUELESS_TEST_TIMES=20 GLUELESS_TEST_SECONDS=3600 $(CARGO) test --release --test main -- model:: catalog::many_partitions capture::the_table_is capture::processes_that capture_anew::processes_that capture_audit::the_table_is capture_audit::extracts_that capture_kills::
 
 test-airflow: build $(AIRFLOW_VENV)/installed ## Run the DAG of examples/airflow in a real Airflow
 	$(AIRFLOW_VENV)/bin/python tests/airflow_dag.py --glueless $(GLUELESS)

@@ -20,6 +20,7 @@
 //!   read; the slot itself can be read by one.
 //! - **The last change wins by its position.** Files say `_lsn`: the order of commits, and the order inside
 //!   of a transaction.
+//! - **What was lost is read anew.** By word only, and behind the changes that files have ([`new_snapshot`]).
 //! - **Without a log.** A source with `mode = "audit"` is read by queries instead, by a column with the time of a
 //!   row's last change ([`audit`]).
 //! - **Nothing is guessed.** Changes that are not whole in the log stop capture, before the transaction
@@ -32,6 +33,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use object_store::prefix::PrefixStore;
 use parquet::basic::{Compression, ZstdLevel};
+use tokio_postgres::Client;
 use tracing::warn;
 
 use crate::capture::audit::Extracts;
@@ -42,7 +44,7 @@ use crate::capture::mark::Mark;
 use crate::capture::position::Lsn;
 use crate::capture::replication::Replication;
 use crate::capture::setup::Setup;
-use crate::capture::snapshot::Loaded;
+use crate::capture::snapshot::{Loaded, now};
 use crate::config::Source;
 use crate::engine::resources::Resources;
 use crate::error::{Error, Result};
@@ -59,7 +61,9 @@ mod drain;
 pub(crate) mod export;
 mod extract;
 mod mark;
+mod new_snapshot;
 mod pgoutput;
+mod places;
 mod position;
 mod replication;
 mod rows;
@@ -99,6 +103,8 @@ pub(crate) struct Capture<'a> {
     pub(crate) stores: &'a Stores,
     pub(crate) resources: &'a Resources,
     pub(crate) run_id: &'a str,
+    /// The tables to read anew, all of them if it names none.
+    pub(crate) new_snapshot: Option<&'a [String]>,
 }
 
 /// How long to capture.
@@ -108,6 +114,26 @@ pub enum CaptureMode {
     CatchUp,
     /// Until it is stopped; files are written at least so often.
     Follow(Duration, tokio::sync::watch::Receiver<bool>),
+}
+
+/// Where a capture ends.
+enum End {
+    /// Where the mode says.
+    Mode(CaptureMode),
+    /// At a position that is known; other processes stay locked out.
+    Held(Lsn),
+}
+
+/// A snapshot up to which a source was captured. While it is held, nobody else captures it.
+pub(crate) struct Held {
+    /// Its name at the server.
+    pub(crate) snapshot: String,
+    /// Where it stands in the log: all changes that are before it, and no other ones, were captured.
+    pub(crate) position: String,
+    /// When the capture had ended, by the server's clock.
+    pub(crate) time: DateTime<Utc>,
+    /// The session that has the lock, and the one that has made the snapshot.
+    _sessions: (Client, Replication),
 }
 
 /// What was captured.
@@ -129,6 +155,7 @@ pub(crate) struct CapturedTable {
     pub(crate) inserts: u64,
     pub(crate) updates: u64,
     pub(crate) deletes: u64,
+    pub(crate) truncates: u64,
     pub(crate) files: u64,
     pub(crate) bytes: u64,
     /// Infinite dates and times that were written as the last or the first one.
@@ -158,23 +185,66 @@ impl Capture<'_> {
         let server = Server::parse(self.url, &source.url_env, CAPTURE)?;
         let to = self.stores.open(&source.to)?;
         if let Some(audit) = &source.audit {
+            if self.new_snapshot.is_some() {
+                return Err(Error::usage("--new-snapshot is for sources whose log is read")
+                    .hint("to load a table anew, move its folder below `to` away"));
+            }
             let extracts = Extracts { capture: self, audit, server: &server, to: &to };
             return extracts.run(mode).await;
         }
         let client = server.connect(&self.application()).await?;
         let catalog = Catalog { client: &client, server: &server.name };
-        catalog.check_version().await?;
-        catalog.check_log().await?;
-        // The slot itself is the lock once it is read.
-        if !catalog.lock(&source.slot).await? {
-            return Err(self.is_busy());
-        }
+        self.lock(&catalog).await?;
         let captured = self.captured((&server, &catalog), &to, mode).await;
         if captured.is_err() {
             // The server would keep the lock until it sees that the session has ended.
             let _ = catalog.unlock().await;
         }
         captured
+    }
+
+    /// Captures up to a snapshot, and holds it.
+    ///
+    /// # Errors
+    /// Those of [`Capture::run`].
+    pub(crate) async fn run_to_snapshot(&self) -> Result<Held> {
+        let source = self.source;
+        if source.audit.is_some() {
+            return Err(Error::usage(format!(
+                "the log of the source `{}` is not read",
+                source.name
+            ))
+            .hint(
+                "an extract is of no position of the log: stop the writers, and compare without it",
+            ));
+        }
+        let server = Server::parse(self.url, &source.url_env, CAPTURE)?;
+        let to = self.stores.open(&source.to)?;
+        let client = server.connect(&self.application()).await?;
+        let catalog = Catalog { client: &client, server: &server.name };
+        self.lock(&catalog).await?;
+        let (read, _) = self.set_up((&server, &catalog), &to).await?;
+        let mut replication = Replication::connect(&server, &self.application()).await?;
+        let setup = Setup { capture: self, server: &server, catalog: &catalog, to: &to };
+        let snapshot = setup.export(&mut replication, false).await?;
+        let (end, mut captured) = (End::Held(snapshot.position), Captured::default());
+        self.drain((&server, &catalog), &to, read, end, &mut captured).await?;
+        // Beyond the snapshot, the log can have been read as far as it has no change of the tables.
+        if Lsn::parse(&captured.position) < Some(snapshot.position) {
+            let message = format!("the capture ended at {}, before its end", captured.position);
+            return Err(Error::internal(message));
+        }
+        let time = now(&client, &server.name, "read the time").await?;
+        let time = DateTime::from_timestamp_micros(time).unwrap_or_default();
+        let position = snapshot.position.to_string();
+        Ok(Held { snapshot: snapshot.name, position, time, _sessions: (client, replication) })
+    }
+
+    /// Checks the server, and locks the slot for others. The slot itself is the lock once it is read.
+    async fn lock(&self, catalog: &Catalog<'_>) -> Result<()> {
+        catalog.check_version().await?;
+        catalog.check_log().await?;
+        if catalog.lock(&self.source.slot).await? { Ok(()) } else { Err(self.is_busy()) }
     }
 
     /// Captures, while the slot is locked for others until it is read.
@@ -184,22 +254,40 @@ impl Capture<'_> {
         to: &Folder,
         mode: CaptureMode,
     ) -> Result<Captured> {
+        let (read, mut captured) = self.set_up((server, catalog), to).await?;
+        self.drain((server, catalog), to, read, End::Mode(mode), &mut captured).await?;
+        Ok(captured)
+    }
+
+    /// The tables whose log is to be read, with their marks; and what was loaded of them.
+    async fn set_up(
+        &self,
+        (server, catalog): (&Server, &Catalog<'_>),
+        to: &Folder,
+    ) -> Result<((BTreeMap<String, Table>, BTreeMap<String, Mark>), Captured)> {
         let slot = catalog.slot(&self.source.slot).await?;
         if slot.as_ref().is_some_and(|slot| slot.is_active) {
             return Err(self.is_busy());
+        }
+        if let Some(lost) = slot.as_ref().filter(|slot| slot.is_lost && self.new_snapshot.is_none())
+        {
+            let name = &self.source.slot;
+            return Err(lost.lost(name, catalog.server).hint(catalog::new_snapshot()));
         }
         // The right to replicate is seen before anything is made.
         let replication = Replication::connect(server, &self.application()).await?;
         self.warn_of_held_log(slot.as_ref());
         let setup = Setup { capture: self, server, catalog, to };
-        let (tables, marks, loaded) = setup.tables(slot.as_ref(), replication).await?;
-        let mut captured = Captured {
+        let (tables, marks, loaded) = match self.new_snapshot {
+            Some(named) => setup.tables_anew(named, slot.as_ref(), replication).await?,
+            None => setup.tables(slot.as_ref(), replication).await?,
+        };
+        let captured = Captured {
             tables: loaded,
             held_bytes: slot.as_ref().map_or(0, |slot| slot.held_bytes),
             ..Captured::default()
         };
-        self.drain((server, catalog), to, (tables, marks), mode, &mut captured).await?;
-        Ok(captured)
+        Ok(((tables, marks), captured))
     }
 
     fn is_busy(&self) -> Error {
@@ -243,14 +331,17 @@ impl Capture<'_> {
         (server, catalog): (&Server, &Catalog<'_>),
         to: &Folder,
         (tables, marks): (BTreeMap<String, Table>, BTreeMap<String, Mark>),
-        mode: CaptureMode,
+        end: End,
         captured: &mut Captured,
     ) -> Result<()> {
-        let end = catalog.log_end().await?;
-        let end = Lsn::parse(&end).ok_or_else(|| Error::internal("the log has no end"))?;
-        let (mut until, every) = match mode {
-            CaptureMode::CatchUp => (Until::Position(end), CUT_INTERVAL),
-            CaptureMode::Follow(every, stop) => (Until::Stopped(stop), every),
+        let (mut until, every, is_held) = match end {
+            End::Held(position) => (Until::Position(position), CUT_INTERVAL, true),
+            End::Mode(CaptureMode::Follow(every, stop)) => (Until::Stopped(stop), every, false),
+            End::Mode(CaptureMode::CatchUp) => {
+                let end = catalog.log_end().await?;
+                let end = Lsn::parse(&end).ok_or_else(|| Error::internal("the log has no end"))?;
+                (Until::Position(end), CUT_INTERVAL, false)
+            }
         };
         let domains = catalog.domains().await?;
         let mut refusal = None;
@@ -265,7 +356,9 @@ impl Capture<'_> {
             );
             let replication = Replication::connect(server, &self.application()).await?;
             let mut stream = replication.start(&self.source.slot, &self.source.publication).await?;
-            catalog.unlock().await?;
+            if !is_held {
+                catalog.unlock().await?;
+            }
             match drain.read(&mut stream, until, every).await? {
                 // All before it is written by another try, which ends there.
                 Ended::Before(position, error)
@@ -289,11 +382,12 @@ impl Capture<'_> {
 impl Captured {
     fn add(&mut self, drain: &Drain<'_>) {
         for (name, counts) in drain.counts() {
-            let Counts { inserts, updates, deletes, files, bytes, infinite } = counts;
+            let Counts { inserts, updates, deletes, truncates, files, bytes, infinite } = counts;
             let read = CapturedTable {
                 inserts,
                 updates,
                 deletes,
+                truncates,
                 files,
                 bytes,
                 infinite,
@@ -313,6 +407,7 @@ impl CapturedTable {
         self.inserts += other.inserts;
         self.updates += other.updates;
         self.deletes += other.deletes;
+        self.truncates += other.truncates;
         self.files += other.files;
         self.bytes += other.bytes;
         self.infinite += other.infinite;
@@ -321,7 +416,7 @@ impl CapturedTable {
 }
 
 impl From<Loaded> for CapturedTable {
-    fn from(Loaded { rows, files, bytes, infinite }: Loaded) -> Self {
-        CapturedTable { rows_loaded: rows, files, bytes, infinite, ..Default::default() }
+    fn from(Loaded { rows, truncates, files, bytes, infinite }: Loaded) -> Self {
+        CapturedTable { rows_loaded: rows, truncates, files, bytes, infinite, ..Default::default() }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -409,11 +410,14 @@ fn a_large_value_that_did_not_change_is_that_of_the_row_before() {
     let (message, hint) = refusal(&shop, Kind::Data);
     assert!(message.contains("public.t: the log lacks the value of `v`"), "{message}");
     assert!(
-        message.ends_with("was not FULL") && hint.starts_with("move its folder"),
+        message.ends_with("was not FULL") && hint.contains("`--new-snapshot` and the name"),
         "{message}: {hint}"
     );
     let changes = shop.changes("public/t");
     assert_eq!(of(changes.last().expect("a change"), &["id", "v"]), ["9", "before"]);
+    // The hint is right.
+    shop.captured_anew(&["public.t"]);
+    shop.assert_followed();
 }
 
 #[test]
@@ -424,6 +428,8 @@ fn a_truncation_ends_the_rows_that_were_before_it() {
     shop.assert_followed();
     // What a transaction writes before it, and after it.
     shop.sql("INSERT INTO t VALUES (3, 'c', 1); TRUNCATE t; INSERT INTO t VALUES (1, 'again', 2)");
+    let table = shop.captured().tables[0].clone();
+    assert_eq!((table.inserts, table.deletes, table.truncates), (2, 0, 1));
     shop.assert_followed();
     let changes = shop.changes("public/t");
     let ops = changes.iter().map(|row| of(row, &["Op"])[0].to_string());
@@ -520,7 +526,7 @@ fn changes_before_a_load_are_left_out() {
         message.contains("public.t was captured before, and is not in the publication"),
         "{message}"
     );
-    assert!(hint.starts_with("move its folder below `to` away"), "{hint}");
+    assert!(hint.contains("`--new-snapshot` and the name"), "{hint}");
     shop.lab.remove_all("raw/public/t");
     shop.sql("INSERT INTO t VALUES (4, 'd', 1)");
     shop.captured();
@@ -556,19 +562,22 @@ fn a_table_is_known_by_more_than_its_name() {
         "DROP PUBLICATION PUB; CREATE PUBLICATION PUB FOR TABLE t",
     ] {
         let shop = Shop::simple(Place::Local);
+        shop.sql("INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 1)");
         shop.captured();
+        shop.fold();
+        // Changes of the table that was, which are not captured.
+        shop.sql("DELETE FROM t WHERE id = 2");
         let name = format!("glueless_{}", shop.database.name);
         shop.sql(&change.replace("PUBLICATION PUB", &format!("PUBLICATION {name}")));
         let (message, hint) = refusal(&shop, Kind::Data);
         let is_said =
             ["is another table than the one that was captured", "changes since then are lost"];
         assert!(is_said.iter().any(|said| message.contains(said)), "{message}");
-        assert!(hint.starts_with("move its folder below `to` away"), "{hint}");
-        shop.lab.remove_all("raw/public/t");
+        assert!(hint.contains("`--new-snapshot` and the name"), "{hint}");
         shop.sql("INSERT INTO t VALUES (8, 'new', 1)");
-        if !change.starts_with("DROP PUBLICATION") {
-            shop.assert_followed();
-        }
+        shop.captured_anew(&["public.t"]);
+        shop.sql("INSERT INTO t VALUES (9, 'newer', 1); UPDATE t SET n = 2");
+        shop.assert_followed();
     }
 }
 
@@ -582,7 +591,10 @@ fn changes_under_another_name_are_not_lost() {
     shop.sql("ALTER TABLE t_ RENAME TO t");
     let (message, hint) = refusal(&shop, Kind::Data);
     assert_eq!(message, "the table public.t was renamed to public.t_");
-    assert!(hint.contains("load it anew"), "{hint}");
+    assert!(hint.contains("`--new-snapshot` and the name"), "{hint}");
+    shop.fold();
+    shop.captured_anew(&["public.t"]);
+    shop.assert_followed();
     // A schema out of the publication and back.
     let shop = Shop::simple(Place::Local);
     let name = format!("glueless_{}", shop.database.name);
@@ -630,19 +642,32 @@ fn a_load_that_was_interrupted_and_left_out_is_refused() {
     shop.captured();
     let error = shop.capture_with(&shop.lab, &both).expect_err("refused");
     assert!(error.to_string().contains("the load of public.z was interrupted"), "{error}");
-    shop.lab.remove_all("raw/public/z");
-    shop.capture_with(&shop.lab, &both).expect("loaded");
+    shop.sql("DELETE FROM z WHERE x = 'NaN'");
+    shop.capture_anew(&shop.lab, &["public.z"], &both).expect("loaded");
+    let rows = shop.changes("public/z");
+    assert_eq!((of(&rows[0], &["Op"]), rows.len()), (vec!["T"], 1 + 19_991));
+    shop.capture_with(&shop.lab, &both).expect("captured");
 }
 
 #[test]
 fn what_a_publication_left_out_is_lost_once_there_is_a_slot() {
     let shop = Shop::simple(Place::Local);
+    shop.sql("INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 1)");
     shop.captured();
+    shop.fold();
     let name = format!("glueless_{}", shop.database.name);
     shop.sql(&format!("ALTER PUBLICATION {name} SET (publish = 'insert, update')"));
+    shop.sql("DELETE FROM t WHERE id = 1");
     let (message, hint) = refusal(&shop, Kind::Data);
     assert!(message.ends_with("leaves operations out: changes are lost"), "{message}");
-    assert!(hint.starts_with("begin anew"), "{hint}");
+    assert!(hint.starts_with(&format!("DROP PUBLICATION \"{name}\"")), "{hint}");
+    // The hint is right.
+    shop.database.ask(hint.split(", or").next().expect("a statement"));
+    let (message, hint) = refusal(&shop, Kind::Data);
+    assert!(message.contains("was dropped: changes since then are lost"), "{message}");
+    assert!(hint.contains("`--new-snapshot`"), "{hint}");
+    shop.captured_anew(&[]);
+    shop.assert_followed();
 }
 
 #[test]
@@ -734,7 +759,7 @@ fn a_slot_without_its_changes_is_refused() {
             "the slot `{name}` is gone, and public.t was captured with it: changes since then are lost"
         )
     );
-    assert!(hint.contains("set `to` to a new folder"), "{hint}");
+    assert!(hint.contains("with `--new-snapshot`: it reads all tables anew"), "{hint}");
     // A new folder begins anew.
     let to = format!("to={}/raw2", shop.lab.base);
     shop.capture_with(&shop.lab, &[&to]).expect("captured");
@@ -760,9 +785,12 @@ fn log_that_the_server_has_removed_is_lost_and_said_so() {
         ];
         Server::start_with(&[&LOGICAL[..], &limits].concat())
     });
-    let sql = "CREATE TABLE t (id int PRIMARY KEY)";
+    let sql = "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY)";
     let shop = Shop::at(&OWN, Place::Local, sql, "[\"public.t\"]", "CAST(id AS INT) AS id");
+    shop.sql("INSERT INTO t VALUES (0), (1)");
     shop.captured();
+    shop.fold();
+    shop.sql("UPDATE t SET id = 5 WHERE id = 0");
     shop.sql("CREATE TABLE noise (v text)");
     for _ in 0..4 {
         shop.sql(
@@ -774,7 +802,22 @@ fn log_that_the_server_has_removed_is_lost_and_said_so() {
     shop.wait("the log is still there", || shop.of_slot("wal_status") == "lost");
     let (message, hint) = refusal(&shop, Kind::Data);
     assert!(message.contains("has removed log that the slot"), "{message}");
-    assert!(hint.contains("pg_drop_replication_slot"), "{hint}");
+    assert!(hint.contains("with `--new-snapshot`: it reads all tables anew"), "{hint}");
+    // The hint is right: once it is done, captures go on.
+    shop.fold();
+    shop.sql("INSERT INTO t VALUES (2), (3)");
+    let (message, hint) = {
+        let error =
+            shop.capture_anew(&shop.lab, &["public.t"], &["tables=[\"public.t\", \"public.u\"]"]);
+        let error = error.expect_err("refused");
+        (error.to_string(), error.hint.unwrap_or_default())
+    };
+    assert!(message.contains("has removed log that the slot"), "{message}");
+    assert!(hint.contains("without the names of tables"), "{hint}");
+    shop.captured_anew(&[]);
+    shop.sql("DELETE FROM t WHERE id = 1");
+    shop.assert_followed();
+    assert_eq!(shop.of_slot("wal_status"), "reserved");
 }
 
 #[test]
@@ -889,6 +932,12 @@ fn keys_are_those_of_the_log() {
     shop.sql("ALTER TABLE t REPLICA IDENTITY DEFAULT");
     let (message, _) = refusal(&shop, Kind::Data);
     assert!(message.contains("changes were logged without `id`"), "{message}");
+    shop.captured_anew(&["public.t"]);
+    shop.sql("INSERT INTO t VALUES (2, 2); DELETE FROM t WHERE id = 10");
+    shop.captured();
+    shop.fold();
+    let ids = shop.lab.published("curated").into_iter().map(|row| row["id"].clone());
+    assert_eq!(ids.collect::<Vec<_>>(), ["2"]);
     // Without a primary key, the whole row is what it was.
     let make = "CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL";
     let shop = Shop::new(
@@ -977,6 +1026,10 @@ fn the_documented_permissions_are_enough_and_all_are_needed() {
     shop.sql("INSERT INTO t VALUES (1, 'a', 1)");
     assert_eq!(with_url(&url).code, 0);
     assert_eq!(shop.changes("public/t").len(), 1);
+    shop.wait("the slot is in use", || shop.of_slot("active") != "t");
+    shop.database.ask(&format!("SELECT pg_drop_replication_slot('glueless_{name}')"));
+    let anew = shop.program().arg("--new-snapshot").envs([("WAREHOUSE_URL", url.as_str())]);
+    assert_eq!(anew.run().code, 0);
     // A wrong password, and a certificate that is not trusted; none is shown.
     let refused = with_url(&url.replace("pass%20word", "wrong%20secret"));
     assert_eq!(refused.code, 2, "{}", refused.stderr);
@@ -1035,7 +1088,14 @@ fn a_report_and_metrics_say_what_was_captured() {
         assert!(text.contains(&format!("glueless_{line}{label} 0\n")), "{text}");
     }
     assert!(text.contains(&format!("glueless_capture_rows{label} 1\n")), "{text}");
-    let shown = shop.program().args(["--output", "text"]).succeed().stdout;
+    assert!(text.contains(&format!("glueless_capture_truncates{label} 0\n")), "{text}");
+    shop.sql("TRUNCATE t");
+    let shown = shop.program().args(metrics).args(["--output", "text"]).succeed().stdout;
+    assert!(shown.contains("public.t: 1 truncates, 0 inserts, 0 updates, 0 deletes"), "{shown}");
+    let text = std::fs::read_to_string(&file).expect("metrics");
+    for name in ["rows", "truncates"] {
+        assert!(text.contains(&format!("glueless_capture_{name}{label} 1\n")), "{text}");
+    }
     assert!(shown.contains("captured   all before "), "{shown}");
 }
 
@@ -1048,4 +1108,67 @@ fn the_example_runs_the_whole_way() {
         .envs([("GLUELESS", glueless().to_str().expect("a path")), ("SECONDS_OF_CHANGES", "6")])
         .succeed();
     assert_eq!(output.stdout.lines().last(), Some("== equal"), "{}", output.stdout);
+}
+
+#[test]
+fn a_standby_is_a_source_from_version_16_on() {
+    static OWN: LazyLock<Server> = LazyLock::new(|| Server::start_with(&LOGICAL));
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, v varchar(20), n bigint)";
+    let columns = "CAST(id AS INT) AS id, CAST(v AS VARCHAR) AS v, CAST(n AS BIGINT) AS n";
+    let mut shop = Shop::at(&OWN, Place::Local, sql, "[\"public.t\"]", columns);
+    shop.sql("INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 2)");
+    let name = format!("glueless_{}", shop.database.name);
+    shop.database.ask(&format!("CREATE PUBLICATION {name} FOR TABLE t"));
+    OWN.control("standby");
+    let url = shop.database.url_at_standby();
+    shop.lab.environment.insert("WAREHOUSE_URL".into(), url);
+    let version = shop.database.ask("SELECT current_setting('server_version_num')::int / 10000");
+    if version[0].parse::<u32>().expect("a number") < 16 {
+        let (message, hint) = refusal(&shop, Kind::Usage);
+        assert!(message.contains("is a standby of PostgreSQL"), "{message}");
+        assert!(hint.contains("a standby decodes its log from version 16 on"), "{hint}");
+        return;
+    }
+    // The making of a slot waits for what the primary logs of its transactions.
+    let logs_snapshots = |captured: &(dyn Fn() + Sync)| {
+        std::thread::scope(|scope| {
+            let captured = scope.spawn(captured);
+            while !captured.is_finished() {
+                shop.database.ask("SELECT pg_log_standby_snapshot()");
+                pause(Duration::from_millis(100));
+            }
+            captured.join().expect("captured");
+        });
+    };
+    let follows = || {
+        shop.wait("the standby is behind", || {
+            shop.captured();
+            shop.fold();
+            shop.lab.published("curated") == shop.database.rows("t")
+        });
+    };
+    logs_snapshots(&|| drop(shop.captured()));
+    shop.sql("UPDATE t SET n = 5 WHERE id = 1; DELETE FROM t WHERE id = 2");
+    follows();
+    // The slot is the standby's own.
+    let standby = shop.database.url_at_standby();
+    let psql = |statement: &str| {
+        let mut psql = Command::new(OWN.tool("psql"));
+        psql.args([
+            "-X",
+            "-q",
+            "-o",
+            "/dev/null",
+            &standby.replace("//lab@", "//postgres@"),
+            "-c",
+            statement,
+        ]);
+        assert!(psql.status().expect("it starts").success(), "{statement}");
+    };
+    psql(&format!("SELECT pg_drop_replication_slot('{name}')"));
+    shop.sql("DELETE FROM t; INSERT INTO t VALUES (3, 'c', 3)");
+    logs_snapshots(&|| drop(shop.captured_anew(&[])));
+    shop.sql("INSERT INTO t VALUES (4, 'd', 4)");
+    follows();
+    shop.changes("public/t");
 }

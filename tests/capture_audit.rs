@@ -2,12 +2,13 @@
 //! are, whatever is interrupted, repeated or raced; and what cannot be read is refused or said.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use crate::support::{
-    Fault, Kind, PLACES, Place, Program, Row, Shop, Task, pause, send_signal, test_times,
+    Fault, Kind, PLACES, Place, Program, Row, Server, Shop, Task, pause, send_signal, test_times,
 };
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v varchar(20), n bigint, at timestamptz)";
@@ -25,7 +26,10 @@ impl Extracts {
     }
 
     fn with(place: Place, sql: &str, column: &str) -> Self {
-        let shop = Shop::new(place, sql, "[\"public.t\"]", COLUMNS);
+        Extracts::of(Shop::new(place, sql, "[\"public.t\"]", COLUMNS), column)
+    }
+
+    fn of(shop: Shop, column: &str) -> Self {
         let toml = std::fs::read_to_string(&shop.source).expect("the source");
         let audit = format!("{toml}mode = \"audit\"\ncolumn = \"{column}\"\n");
         std::fs::write(&shop.source, audit).expect("written");
@@ -481,4 +485,26 @@ fn a_report_and_metrics_fit_the_mode() {
         shown.contains("note       deletes are not seen") && !shown.contains("slot"),
         "{shown}"
     );
+}
+
+#[test]
+fn a_standby_can_be_read() {
+    static OWN: LazyLock<Server> = LazyLock::new(Server::start);
+    let shop = Shop::at(&OWN, Place::Local, TABLE, "[\"public.t\"]", COLUMNS);
+    let mut extracts = Extracts::of(shop, "at");
+    extracts.shop.sql("INSERT INTO t SELECT i, 'v', i, now() FROM generate_series(1, 100) i");
+    OWN.control("standby");
+    let url = extracts.shop.database.url_at_standby();
+    extracts.shop.lab.environment.insert("WAREHOUSE_URL".into(), url);
+    let follows = || {
+        extracts.shop.wait("the standby is behind", || {
+            extracts.extract(&[]);
+            extracts.lake() == extracts.source()
+        });
+    };
+    follows();
+    extracts.shop.sql("INSERT INTO t VALUES (101, 'new', 1, now())");
+    follows();
+    let follow = extracts.shop.database.ask("SELECT count(*) FROM pg_stat_replication");
+    assert_eq!(follow, ["1"], "there is no standby");
 }

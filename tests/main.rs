@@ -5,7 +5,9 @@
 mod backfill;
 mod balance;
 mod capture;
+mod capture_anew;
 mod capture_audit;
+mod capture_kills;
 mod catalog;
 mod cli;
 mod concurrency;

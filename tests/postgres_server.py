@@ -5,7 +5,9 @@
 Prints one line of JSON once it serves: `port`, `socket` (the folder of its Unix socket), `certificate`
 (a PEM file: that of its own authority; `server.pem` beside it is its own). It takes TLS and no TLS. The user `lab` has the password
 `pass word` by TCP, and `postgres` needs none by the socket. Lines on stdin: `kill` ends all of its
-processes at once, as `kill -9` does, and `start` starts it again; each is answered by `done`.
+processes at once, as `kill -9` does, and `start` starts it again; `standby` starts a standby of it, with the same
+port and the folder `standby` of its Unix socket. Each is answered by `done`.
+`GLUELESS_TEST_POSTGRES` names a folder with programs of another version (`initdb`, `postgres`).
 It lives until its stdin closes, so it cannot outlive the process that holds the other end of that
 pipe. PostgreSQL refuses to run as root: then it runs as the user `postgres`.
 """
@@ -20,8 +22,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 
-BIN = sorted(glob.glob("/usr/lib/postgresql/*/bin"))[-1:] + os.environ["PATH"].split(":")
+BIN = os.environ.get("GLUELESS_TEST_POSTGRES", "").split() + sorted(glob.glob("/usr/lib/postgresql/*/bin"))[-1:] + os.environ["PATH"].split(":")
 FOLDER = tempfile.mkdtemp(prefix="glueless-postgres-")
 DATA = f"{FOLDER}/data"
 
@@ -64,11 +67,36 @@ def start():
     command = [tool("postgres"), "-D", DATA, "-p", str(PORT), "-k", FOLDER, "-c", "fsync=off", "-c", "ssl=on"]
     command += ["-c", "listen_addresses=127.0.0.1", "-c", "max_connections=50", "-c", "autovacuum=off", *sys.argv[1:]]
     log = open(f"{FOLDER}/log", "ab")
-    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=begin_group, cwd="/")
-    while subprocess.run([tool("pg_isready"), "-q", "-h", FOLDER, "-p", str(PORT)]).returncode:
-        if server.poll() is not None:
-            sys.exit(open(f"{FOLDER}/log").read())
-    return server
+    for _ in range(100):
+        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=begin_group, cwd="/")
+        while server.poll() is None:
+            if subprocess.run([tool("pg_isready"), "-q", "-h", FOLDER, "-p", str(PORT)]).returncode == 0:
+                return server
+        # Processes of the one that was killed can still be there.
+        time.sleep(0.1)
+    sys.exit(open(f"{FOLDER}/log").read())
+
+
+def start_standby():
+    """Starts a standby from a copy of the files."""
+    kill(processes.pop(0))
+    data, folder = f"{FOLDER}/standby-data", f"{FOLDER}/standby"
+    run("cp", "-a", DATA, data)
+    run("rm", "-f", f"{data}/postmaster.pid")
+    run("touch", f"{data}/standby.signal")
+    processes.append(start())
+    os.mkdir(folder)
+    if os.getuid() == 0:
+        shutil.chown(folder, "postgres")
+    command = [tool("postgres"), "-D", data, "-p", str(PORT), "-k", folder, "-c", "fsync=off", "-c", "listen_addresses="]
+    command += ["-c", "hot_standby_feedback=on", "-c", "max_connections=50", *sys.argv[1:]]
+    command += ["-c", f"primary_conninfo=host={FOLDER} port={PORT} user=postgres"]
+    log = open(f"{FOLDER}/standby-log", "ab")
+    standby = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=begin_group, cwd="/")
+    processes.append(standby)
+    while subprocess.run([tool("pg_isready"), "-q", "-h", folder, "-p", str(PORT)]).returncode:
+        if standby.poll() is not None:
+            sys.exit(open(f"{FOLDER}/standby-log").read())
 
 
 def begin_group():
@@ -80,8 +108,8 @@ def kill(server):
     os.kill(server.pid, signal.SIGKILL)
     server.wait()
     # Its other processes see that it is gone; a new server waits for them.
-    processes = [f"/proc/{name}/stat" for name in os.listdir("/proc") if name.isdigit()]
-    for stat in processes:
+    stats = [f"/proc/{name}/stat" for name in os.listdir("/proc") if name.isdigit()]
+    for stat in stats:
         try:
             fields = open(stat).read().rsplit(")", 1)[1].split()
             if int(fields[3]) == server.pid:
@@ -96,9 +124,9 @@ os.chmod(FOLDER, 0o755)
 run(tool("initdb"), "-D", DATA, "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "-A", "trust", "--no-sync")
 certify()
 with open(f"{DATA}/pg_hba.conf", "w") as rules:
-    rules.write("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+    rules.write("local all,replication all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
 PORT = free_port()
-server = start()
+processes = [start()]
 for name, copy in {"ca.pem": "ca.pem", "server.crt": "server.pem"}.items():
     shutil.copy(f"{DATA}/{name}", f"{FOLDER}/{copy}")
     os.chmod(f"{FOLDER}/{copy}", 0o644)
@@ -107,9 +135,12 @@ run(tool("psql"), "-q", "-h", FOLDER, "-p", str(PORT), "-U", "postgres", "-c", m
 print(json.dumps({"port": PORT, "socket": FOLDER, "certificate": f"{FOLDER}/ca.pem", "psql": tool("psql")}), flush=True)
 for line in sys.stdin:
     if line.strip() == "kill":
-        kill(server)
+        kill(processes.pop(0))
+    elif line.strip() == "standby":
+        start_standby()
     else:
-        server = start()
+        processes.insert(0, start())
     print("done", flush=True)
-kill(server)
+for process in processes:
+    kill(process)
 shutil.rmtree(FOLDER, ignore_errors=True)

@@ -1,6 +1,8 @@
 //! `verify --against postgres`: the published table and a table of a database are equal, or the keys that differ
 //! are named.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::Value;
 
 use crate::support::{Output, Place, Shop, pause};
@@ -117,4 +119,72 @@ fn what_cannot_be_compared_is_refused() {
     assert!(plain.stderr.contains("has no [verify]"), "{}", plain.stderr);
     let lag = shop.lab.program("verify").args(["--against", "elsewhere", "--lag", "1s"]).run();
     assert!(lag.stderr.contains("--lag is for --against postgres"), "{}", lag.stderr);
+    let source = shop.source.to_str().expect("a path");
+    let other =
+        shop.lab.program("verify").args(["--against", "elsewhere", "--source", source]).run();
+    assert!(other.stderr.contains("--source is for --against postgres"), "{}", other.stderr);
+    let audit = std::fs::read_to_string(&shop.source).expect("the source");
+    std::fs::write(&shop.source, format!("{audit}mode = \"audit\"\ncolumn = \"at\"\n"))
+        .expect("written");
+    let audit = verify(&shop, "public.t", &["--source", source]);
+    assert_eq!(audit.code, 2, "{}", audit.stderr);
+    assert!(audit.stderr.contains("is not read"), "{}", audit.stderr);
+}
+
+/// Does something while another thread writes, again and again.
+fn beside(write: impl Fn(u32) + Sync, does: impl FnOnce()) {
+    let is_ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let is_going_on = |_: &u32| !is_ended.load(Ordering::Relaxed);
+            (0..).take_while(is_going_on).for_each(&write);
+        });
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(does));
+        is_ended.store(true, Ordering::Relaxed);
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+#[test]
+fn a_comparison_at_a_position_is_exact_while_writers_go_on() {
+    let shop = shop();
+    let source = shop.source.to_str().expect("a path");
+    let exact = || {
+        let verified = verify(&shop, "public.t", &["--source", source]);
+        verified.assert_success();
+        let notes = verified.json()["notes"].to_string();
+        assert!(notes.contains("both are as of 0/"), "{notes}");
+    };
+    let write = |round| {
+        shop.sql(&format!(
+            "UPDATE t SET n = n + 1 WHERE id % 50 = {round} % 50; DELETE FROM t WHERE id = 100 + {round};
+            INSERT INTO t (id) VALUES (10000 + {round});
+            UPDATE t SET id = 20000 + {round} WHERE id = 5000 + {round}"
+        ));
+    };
+    beside(write, || {
+        exact();
+        exact();
+        shop.captured();
+        exact();
+        // What differs is found, too.
+        shop.sql(
+            "CREATE VIEW other AS SELECT id, CASE WHEN id = 7 THEN 'x' ELSE v END AS v, n FROM t",
+        );
+        let different = verify(&shop, "public.other", &["--source", source]);
+        let expected = [("7".to_string(), "its row differs in `v`".to_string())];
+        assert_eq!(differences(&different), expected);
+    });
+    // The log goes on with what is not captured.
+    shop.sql("CREATE TABLE noise (i int)");
+    let write = |round| {
+        shop.sql(&format!("INSERT INTO noise SELECT {round} FROM generate_series(1, 2000)"));
+    };
+    beside(write, || (0..3).for_each(|_| exact()));
+    // Nothing is left at the server, and captures go on.
+    let slots = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()";
+    shop.wait("a slot is left", || shop.database.ask(slots) == ["1"]);
+    shop.captured();
+    shop.fold();
+    verify(&shop, "public.t", &[]).assert_success();
 }

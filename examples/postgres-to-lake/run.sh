@@ -1,6 +1,7 @@
 #!/bin/sh
 # The whole way on one machine: a database that pgbench changes, captured into raw files, folded, and loaded
-# into a second database, which in the end has the rows of the first one.
+# into a second database, which in the end has the rows of the first one. Meanwhile the table is compared with the
+# database at positions of its log.
 #
 #   make build && examples/postgres-to-lake/run.sh
 #
@@ -20,11 +21,13 @@ ask --dbname shop --file "$here/tables.sql"
 export SOURCE_URL="postgresql://postgres@/shop?host=$folder"
 export WAREHOUSE_URL="postgresql://postgres@/warehouse?host=$folder"
 
-capture() { "$glueless" --quiet capture "$here/shop.toml" --set to="$folder/raw" --output text; }
-fold() {
-    "$glueless" --quiet run "$here/orders" --start-date 2020-01-01 --end-date 2100-01-01 --output json \
-        --set raw.url="$folder/raw/public/orders" --set curated.url="$folder/lake/orders"
+sed "s|^to .*|to = \"$folder/raw\"|" "$here/shop.toml" > "$folder/shop.toml"
+capture() { "$glueless" --quiet capture "$folder/shop.toml" --output text; }
+folds() {
+    "$glueless" --quiet "$@" --set raw.url="$folder/raw/public/orders" --set curated.url="$folder/lake/orders"
 }
+fold() { folds run "$here/orders" --start-date 2020-01-01 --end-date 2100-01-01 --output json; }
+compare() { folds verify "$here/orders" --against postgres --source "$folder/shop.toml" --output text; }
 
 echo "== the first capture: the rows of the tables"
 capture
@@ -36,7 +39,9 @@ while kill -0 "$changes" 2>/dev/null; do
     sleep 3
     capture | grep public.orders || true
     fold > "$folder/report"
+    compare > "$folder/compared" || { cat "$folder/compared"; exit 1; }
 done
+grep 'both are as of' "$folder/compared"
 wait "$changes"
 grep 'number of transactions actually processed' "$folder/pgbench"
 

@@ -270,7 +270,8 @@ impl Step<'_> {
             let found = self.found(catalog, &job).await?;
             names.push((job.name, found.rows_without_time.count));
             let mark = found.notes(&self.extracts.capture.source.name)?;
-            loads.push(Load { table: job.table, shape: job.shape, folder: job.folder, mark });
+            let Job { table, shape, folder, .. } = job;
+            loads.push(Load { table, shape, folder, mark, places: None });
         }
         info!("{} tables are loaded", loads.len());
         let loaded = self.loader.load(&loads).await?;
@@ -428,10 +429,13 @@ impl Step<'_> {
             Ok::<_, Error>(())
         };
         let mut open = None;
-        copy.read(head, async |file| match open.replace(file) {
-            Some(full) => write(full, loader.notes.clone(), false).await,
-            None => Ok(()),
-        })
+        copy.read(
+            || head,
+            async |file| match open.replace(file) {
+                Some(full) => write(full, loader.notes.clone(), false).await,
+                None => Ok(()),
+            },
+        )
         .await?;
         if let Some(last) = open {
             write(last, found.notes(&self.extracts.capture.source.name)?, true).await?;

@@ -116,6 +116,8 @@ pub(super) struct Slot {
     pub(super) is_active: bool,
     /// Everything before this position was confirmed.
     pub(super) confirmed: Lsn,
+    /// Whether the server has removed log that it had not read.
+    pub(super) is_lost: bool,
 }
 
 /// The types of the source that stand for others.
@@ -186,6 +188,15 @@ impl Part {
             _ => return None,
         };
         Some((why, format!("ALTER TABLE {} REPLICA IDENTITY FULL;", self.sql_name())))
+    }
+}
+
+impl Slot {
+    /// The error if log was removed that it had not read; without a hint.
+    pub(super) fn lost(&self, name: &str, server: &ServerName) -> Error {
+        Error::data(format!(
+            "{server} has removed log that the slot `{name}` had not read: changes are lost to it"
+        ))
     }
 }
 
@@ -354,8 +365,7 @@ impl Catalog<'_> {
     /// The slot of a source, if there is one.
     ///
     /// # Errors
-    /// Data, when the server has removed log that was not read; usage, when it is a slot of something
-    /// else.
+    /// Usage, when it is a slot of something else.
     pub(super) async fn slot(&self, name: &str) -> Result<Option<Slot>> {
         let statement = "SELECT plugin::text, wal_status, database::text, current_database()::text, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery()
                     THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, restart_lsn)::bigint, active, confirmed_flush_lsn::text
@@ -378,18 +388,30 @@ impl Catalog<'_> {
             ));
         }
         let status: Option<String> = row.get(1);
-        if status.as_deref() == Some("lost") {
-            let message = format!(
-                "{} has removed log that the slot `{name}` had not read: changes are lost to it",
-                self.server
-            );
-            return Err(Error::data(message).hint(new_snapshot(name)));
-        }
         let held: Option<i64> = row.get(4);
         let held_bytes = held.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
         let confirmed: Option<String> = row.get(6);
         let confirmed = confirmed.and_then(|text| Lsn::parse(&text)).unwrap_or_default();
-        Ok(Some(Slot { held_bytes, is_active: row.get(5), confirmed }))
+        let is_lost = status.as_deref() == Some("lost");
+        Ok(Some(Slot { held_bytes, is_active: row.get(5), confirmed, is_lost }))
+    }
+
+    /// Drops a slot.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub(super) async fn drop_slot(&self, name: &str) -> Result<()> {
+        let statement = "SELECT pg_drop_replication_slot($1)";
+        self.rows(statement, &[&name], "drop the slot").await.map(|_| ())
+    }
+
+    /// Makes a slot that stays, as a copy of one that does not.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub(super) async fn copy_slot(&self, temporary: &str, name: &str) -> Result<()> {
+        let statement = "SELECT pg_copy_logical_replication_slot($1, $2, false)";
+        self.rows(statement, &[&temporary, &name], "make the slot").await.map(|_| ())
     }
 
     /// The tables to capture, by their names.
@@ -595,8 +617,7 @@ impl Catalog<'_> {
         // With a slot, what was left out is lost.
         let left_out = |why: String, mend: String| {
             if has_slot {
-                Err(Error::data(format!("{why}: changes are lost"))
-                    .hint(new_snapshot(&source.slot)))
+                Err(Error::data(format!("{why}: changes are lost")).hint(new_publication(name)))
             } else {
                 Err(Error::usage(why).hint(mend))
             }
@@ -736,8 +757,22 @@ pub(super) fn check_identities(tables: &BTreeMap<String, Table>) -> Result<()> {
         .hint(statements.join(" ")))
 }
 
-/// The way on after changes were lost.
-pub(super) fn new_snapshot(slot: &str) -> String {
+/// The way on after changes of all tables were lost.
+pub(super) fn new_snapshot() -> &'static str {
+    "run the command with `--new-snapshot`: it reads all tables anew, into the same folder, and goes on from there"
+}
+
+/// The way on after a publication has left changes out. Without it, no capture goes on in silence.
+fn new_publication(name: &str) -> String {
+    let name = quoted(name);
+    format!(
+        "DROP PUBLICATION {name}, or set `publication` to another name; then {}",
+        new_snapshot()
+    )
+}
+
+/// The way on if new files cannot come behind the ones that are there.
+pub(super) fn begin_anew(slot: &str) -> String {
     format!(
         "begin anew: SELECT pg_drop_replication_slot('{slot}') if it is still there; set `to` to a new \
          folder, and raw.url of the pipelines too; capture again; then run `glueless catch-up` and `glueless \
@@ -745,10 +780,9 @@ pub(super) fn new_snapshot(slot: &str) -> String {
     )
 }
 
-/// The way on if a table is another one than that of its files.
+/// The way on if a table is another one than that of its files, or changes of it are lost.
 pub(super) fn another_table() -> &'static str {
-    "move its folder below `to` away, and run the command again: the table is loaded anew; then run `glueless \
-     catch-up` and `glueless rebuild --accept-missing` for its pipelines"
+    "run the command with `--new-snapshot` and the name of the table: it is read anew, into the same folder"
 }
 
 #[cfg(test)]

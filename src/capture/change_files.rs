@@ -34,7 +34,7 @@ use crate::store::Folder;
 
 /// The notes in the footer of a file.
 const FIRST: &str = "glueless.first";
-const LAST: &str = "glueless.last";
+pub(super) const LAST: &str = "glueless.last";
 
 /// The memory that each column of an open file takes, without its values.
 const COLUMN_BYTES: u64 = 10 << 10;
@@ -60,9 +60,22 @@ pub(super) struct Counts {
     pub(super) inserts: u64,
     pub(super) updates: u64,
     pub(super) deletes: u64,
+    pub(super) truncates: u64,
     pub(super) files: u64,
     pub(super) bytes: u64,
     pub(super) infinite: u64,
+}
+
+impl Counts {
+    /// Counts a change.
+    fn count(&mut self, op: &str) {
+        match op {
+            "I" => self.inserts += 1,
+            "U" => self.updates += 1,
+            "T" => self.truncates += 1,
+            _ => self.deletes += 1,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -137,11 +150,7 @@ impl ChangeFiles {
         };
         open.rows.append(head, old, row)?;
         open.last = head.position;
-        match head.op {
-            "I" => open.counts.inserts += 1,
-            "U" => open.counts.updates += 1,
-            _ => open.counts.deletes += 1,
-        }
+        open.counts.count(head.op);
         if open.rows.bytes() >= self.output.file_bytes {
             self.close().await?;
         }
@@ -171,6 +180,7 @@ impl ChangeFiles {
                 self.counts.inserts += open.counts.inserts;
                 self.counts.updates += open.counts.updates;
                 self.counts.deletes += open.counts.deletes;
+                self.counts.truncates += open.counts.truncates;
                 self.counts.files += 1;
                 self.counts.bytes += bytes.len() as u64;
                 self.counts.infinite += infinite;
@@ -239,11 +249,7 @@ impl ChangeFiles {
                 .value(0);
             begin = begin.or_else(|| Position::parse(lsn).map(|first| (first, time)));
             for op in batch.column(0).as_string::<i32>().iter().flatten() {
-                match op {
-                    "I" => counts.inserts += 1,
-                    "U" => counts.updates += 1,
-                    _ => counts.deletes += 1,
-                }
+                counts.count(op);
             }
             rows.append_batch(&batch)?;
         }
@@ -253,8 +259,13 @@ impl ChangeFiles {
     }
 }
 
+/// The position in the name of a file of changes.
+pub(super) fn position_in(name: &str) -> Option<Position> {
+    Position::parse(name.strip_suffix(".parquet")?.split_once('.')?.1)
+}
+
 /// The name of the file that begins with a change.
-fn file_name(time: i64, first: Position) -> String {
+pub(super) fn file_name(time: i64, first: Position) -> String {
     let time = DateTime::<Utc>::from_timestamp_micros(time).unwrap_or_default();
     format!("{}.{first}.parquet", time.format("%Y%m%d-%H%M%S%3f"))
 }

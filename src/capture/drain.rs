@@ -54,8 +54,8 @@ pub(super) struct Drain<'a> {
     domains: Domains,
     /// The marks of tables: where their changes begin, and their numbers.
     marks: BTreeMap<String, Mark>,
-    /// The tables by their numbers in the log; `None` if they are not captured.
-    relations: HashMap<u32, Option<String>>,
+    /// The tables by their numbers in the log.
+    relations: HashMap<u32, Known>,
     files: BTreeMap<String, ChangeFiles>,
     transaction: Option<Transaction>,
     /// Everything before this position was read.
@@ -66,6 +66,17 @@ pub(super) struct Drain<'a> {
     /// The newest commit that was read, in microseconds since 1970.
     pub(super) newest_commit: Option<i64>,
     pub(super) transactions: u64,
+}
+
+/// What is known of a table of the log.
+#[derive(Debug)]
+enum Known {
+    /// It is not captured.
+    Other,
+    /// Its name.
+    Captured(String),
+    /// The name of a table whose changes cannot be captured, and why. Those that its snapshot has are left out.
+    Refused(String, Error),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -275,16 +286,18 @@ impl<'a> Drain<'a> {
         if let Some((before, _)) =
             marks.find(|(it, mark)| mark.table == relation.id && **it != table)
         {
-            return Err(Error::data(format!("the table {before} was renamed to {table}")).hint(
-                "give it its name back, and load it anew: move its folder below `to` away and run the command \
-                 again; or, to end its capture, move the folder away and take its old name out of `tables`",
-            ));
+            let before = before.clone();
+            let renamed = Error::data(format!("the table {before} was renamed to {table}")).hint(
+                "give it its name back, and run the command with `--new-snapshot` and the name; or, to end its \
+                 capture, move its folder below `to` away and take its old name out of `tables`",
+            );
+            return self.refuse(relation.id, before, renamed);
         }
         let is_captured = self.source.tables.include(schema, name)
             && self.has_mark(&table, (schema, name), relation.id).await?;
         if !is_captured {
             // A table that is made while capture runs has all changes until its load in that.
-            self.relations.insert(relation.id, None);
+            self.relations.insert(relation.id, Known::Other);
             return Ok(());
         }
         if relation.columns.iter().any(|column| column.type_id >= FIRST_OWN_TYPE) {
@@ -295,9 +308,13 @@ impl<'a> Drain<'a> {
             (column.name.to_string(), kind_of(self.source, &table, &column.name, kind))
         });
         let columns: Vec<(String, Kind)> = columns.collect();
-        let key = self.key(&table, relation)?;
-        let shape = Shape::new(table.clone(), columns, key)?;
-        self.relations.insert(relation.id, Some(table.clone()));
+        let shape = self.key(&table, relation);
+        let shape = shape.and_then(|key| Shape::new(table.clone(), columns, key));
+        let shape = match shape {
+            Ok(shape) => shape,
+            Err(error) => return self.refuse(relation.id, table, error),
+        };
+        self.relations.insert(relation.id, Known::Captured(table.clone()));
         match self.files.get_mut(&table) {
             Some(files) if **files.shape() == shape => {}
             Some(files) => {
@@ -310,6 +327,15 @@ impl<'a> Drain<'a> {
                 self.files.insert(table, files);
             }
         }
+        Ok(())
+    }
+
+    /// Notes that a table's changes cannot be captured, which is an error unless its snapshot has them.
+    fn refuse(&mut self, number: u32, table: String, error: Error) -> Result<()> {
+        if !self.is_loaded(&table) {
+            return Err(error);
+        }
+        self.relations.insert(number, Known::Refused(table, error));
         Ok(())
     }
 
@@ -359,7 +385,7 @@ impl<'a> Drain<'a> {
         Ok(numbers)
     }
 
-    /// Whether a table's full load has the transaction that is read.
+    /// Whether a table's snapshot has the transaction that is read.
     fn is_loaded(&self, table: &str) -> bool {
         let mark = self.marks.get(table);
         let commit = self.transaction.map_or(0, |transaction| transaction.commit);
@@ -377,10 +403,18 @@ impl<'a> Drain<'a> {
         let position = Position { commit: transaction.commit, row: transaction.rows };
         transaction.rows += 1;
         let head = Head { op, commit_time: transaction.time, position, xid: Some(transaction.xid) };
-        let table = self.relations.get(&relation).cloned();
-        let table = table.ok_or_else(|| Error::internal("a change is of an unknown table"))?;
-        let Some(table) = table.filter(|table| !self.is_loaded(table)) else {
-            return Ok(None);
+        let table = match self.relations.get(&relation) {
+            Some(Known::Other) => return Ok(None),
+            Some(Known::Captured(table) | Known::Refused(table, _)) if self.is_loaded(table) => {
+                return Ok(None);
+            }
+            Some(Known::Captured(table)) => table.clone(),
+            Some(Known::Refused(..)) | None => {
+                return Err(match self.relations.remove(&relation) {
+                    Some(Known::Refused(_, error)) => error,
+                    _ => Error::internal("a change is of an unknown table"),
+                });
+            }
         };
         if position.row.is_multiple_of(ROWS_BETWEEN_LIMITS) {
             self.limit_memory().await?;

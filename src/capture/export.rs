@@ -11,7 +11,7 @@ use crate::capture::column::Kind;
 use crate::capture::mark::create;
 use crate::capture::position::Position;
 use crate::capture::rows::{Head, Shape};
-use crate::capture::snapshot::{Copy, SETTINGS};
+use crate::capture::snapshot::{Copy, SETTINGS, enter};
 use crate::config::TargetTable;
 use crate::error::{Error, Result};
 use crate::postgres::connect::Server;
@@ -38,7 +38,7 @@ pub(crate) struct Exported {
 }
 
 /// Reads the columns of a table or view that have one of the wanted names, in any case, into files; as text
-/// those that are wanted as text.
+/// those that are wanted as text. The rows are those of a snapshot, if there is one.
 ///
 /// # Errors
 /// Usage, when the table is not there or must not be read; data, for a value that its column cannot have in
@@ -47,6 +47,7 @@ pub(crate) async fn export(
     (url, variable): (&str, &str),
     table: &TargetTable,
     wanted: &[(String, DataType)],
+    snapshot: Option<&str>,
     folder: &Folder,
 ) -> Result<Exported> {
     let server = Server::parse(url, variable, COMPARE)?;
@@ -54,6 +55,9 @@ pub(crate) async fn export(
     let doing = format!("read {table}");
     let set = client.batch_execute(SETTINGS).await;
     set.map_err(|error| failed(&server.name, &doing, &error))?;
+    if let Some(snapshot) = snapshot {
+        enter(&client, &server.name, snapshot).await?;
+    }
     let catalog = Catalog { client: &client, server: &server.name };
     let (columns, is_plain) = catalog.columns_of(table).await?;
     if columns.is_empty() {
@@ -95,12 +99,15 @@ pub(crate) async fn export(
     };
     let head = Head { op: "I", commit_time: 0, position: Position::default(), xid: None };
     let mut files = Vec::new();
-    copy.read(head, async |file| {
-        let name = format!("{:06}.parquet", files.len());
-        let bytes = file.finish(Vec::new())?;
-        files.push((name.clone(), bytes.len() as u64));
-        create(folder, &name, bytes.into()).await.map(|_| ())
-    })
+    copy.read(
+        || head,
+        async |file| {
+            let name = format!("{:06}.parquet", files.len());
+            let bytes = file.finish(Vec::new())?;
+            files.push((name.clone(), bytes.len() as u64));
+            create(folder, &name, bytes.into()).await.map(|_| ())
+        },
+    )
     .await
     .map_err(|error| match error.kind {
         crate::error::Kind::Data => Error::data(error.message)

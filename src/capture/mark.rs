@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{PutMode, PutOptions};
+use object_store::{ObjectStoreExt, PutMode, PutOptions};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::metadata::KeyValue;
 
@@ -92,6 +92,16 @@ pub(super) async fn complete(folder: &Folder, bytes: Bytes) -> Result<()> {
     create(folder, COMPLETE, bytes).await.map(|_| ())
 }
 
+/// Writes the mark, given as an encoded file, in the place of one that is there.
+///
+/// # Errors
+/// Storage, when it cannot be written.
+pub(super) async fn replace(folder: &Folder, bytes: Bytes) -> Result<()> {
+    let put = folder.store.put(&parse_path(COMPLETE)?, bytes.into()).await;
+    put.map_err(|error| Error::store(format!("write {}", folder.describe(COMPLETE)), error))?;
+    folder.sync(&[COMPLETE.to_string()])
+}
+
 /// Creates a file, durably; returns false if there is one of that name.
 ///
 /// # Errors
@@ -114,15 +124,19 @@ pub(super) async fn create(folder: &Folder, name: &str, bytes: Bytes) -> Result<
 /// Storage, when the folder cannot be listed.
 pub(super) async fn oldest_load(folder: &Folder) -> Result<Option<Lsn>> {
     let names = folder.store.list_with_offset(None, &Path::from(LOAD));
-    let positions = names.try_filter_map(|object| async move {
-        let digits = object.location.as_ref().strip_prefix(LOAD).and_then(|rest| rest.get(..16));
-        Ok(digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).map(Lsn))
-    });
+    let positions = names
+        .try_filter_map(|object| async move { Ok(load_position_in(object.location.as_ref())) });
     let positions: Vec<Lsn> = positions
         .try_collect()
         .await
         .map_err(|error| Error::store(format!("list {}", folder.location), error))?;
     Ok(positions.into_iter().min())
+}
+
+/// The position in the name of a file of a full load.
+pub(super) fn load_position_in(name: &str) -> Option<Lsn> {
+    let digits = name.strip_prefix(LOAD)?.get(..16)?;
+    u64::from_str_radix(digits, 16).ok().map(Lsn)
 }
 
 /// Whether a folder has files.

@@ -2,10 +2,10 @@
 //!
 //! | column | type | null | meaning |
 //! |---|---|---|---|
-//! | `Op` | text | no | `I`, `U` or `D`; `I` in full loads |
-//! | `_commit_time` | timestamp, UTC | no | when the transaction committed; of full loads, when the snapshot was made |
+//! | `Op` | text | no | `I`, `U`, `D` or `T`; `I` in full loads |
+//! | `_commit_time` | timestamp, UTC | no | when the transaction committed; of snapshots, when they were made |
 //! | `_lsn` | text | no | the change's [`Position`], of a fixed width: it decides which change is later |
-//! | `_xid` | int64 | in full loads | the transaction |
+//! | `_xid` | int64 | of snapshots | the transaction |
 //! | `_old_` and a key column's name | as the key column | if it is not a change of the key | its value before |
 //! | the table's columns | see [`crate::capture::column`] | yes | the row; of a delete the key alone, or the row before it |
 //!
@@ -143,6 +143,8 @@ pub(super) struct RowFile {
     values: Vec<Values>,
     /// The rows and bytes that are not encoded yet.
     pending: (usize, usize),
+    /// The head of its first row.
+    pub(super) first: Option<Head>,
     /// The rows of the file.
     pub(super) rows: u64,
     /// The values that were infinite.
@@ -171,6 +173,7 @@ impl RowFile {
             values: shape.columns.iter().map(|(_, kind)| Values::new(*kind)).collect(),
             shape: Arc::clone(shape),
             pending: (0, 0),
+            first: None,
             rows: 0,
             infinite: 0,
         })
@@ -186,6 +189,7 @@ impl RowFile {
         old: impl Iterator<Item = Option<&'v [u8]>>,
         row: impl Iterator<Item = Option<&'v [u8]>>,
     ) -> Result<()> {
+        self.first.get_or_insert(head);
         self.op.append_value(head.op);
         self.commit_time.append_value(head.commit_time);
         let _ = write!(self.lsn, "{}", head.position);

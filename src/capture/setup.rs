@@ -14,10 +14,11 @@ use crate::capture::catalog::{
 use crate::capture::column::Kind;
 use crate::capture::drain::kind_of;
 use crate::capture::mark::{self, Mark, has_files, oldest_load};
+use crate::capture::places::Places;
 use crate::capture::position::Lsn;
 use crate::capture::replication::Replication;
 use crate::capture::rows::Shape;
-use crate::capture::snapshot::{Load, Loaded, Loader, Snapshot};
+use crate::capture::snapshot::{Load, Loaded, Loader, Snapshot, now};
 use crate::capture::{Capture, CapturedTable, folder_of};
 use crate::config::Source;
 use crate::error::{Error, Result};
@@ -29,6 +30,24 @@ use crate::store::Folder;
 pub(super) const CONCURRENT_REQUESTS: usize = 16;
 /// The time after which a wait for other transactions is reported.
 const WAIT: Duration = Duration::from_secs(5);
+
+/// The position from which on a table's changes belong to its files: that of its oldest full load.
+async fn first_change(
+    table: &str,
+    folder: &Folder,
+    slot: Option<&Slot>,
+    position: Lsn,
+) -> Result<Lsn> {
+    let from = oldest_load(folder).await?.map_or(position, |oldest| oldest.min(position));
+    if slot.is_some_and(|slot| from < slot.confirmed) {
+        return Err(Error::data(format!(
+            "the load of {table} was interrupted, and other tables were captured without it: changes since \
+             then are lost"
+        ))
+        .hint(another_table()));
+    }
+    Ok(from)
+}
 
 /// Checks that the tables that are named are there, or were captured before, and the columns of
 /// `text_columns` too.
@@ -96,7 +115,16 @@ pub(super) struct Setup<'a> {
 }
 
 /// The marks of tables, by their names.
-type Marks = BTreeMap<String, Mark>;
+pub(super) type Marks = BTreeMap<String, Mark>;
+
+/// How tables are read.
+#[derive(Clone, Copy)]
+pub(super) enum Reading<'a> {
+    /// Into full loads; with the slot, if there is one already.
+    First(Option<&'a Slot>),
+    /// Behind the changes that their files have.
+    Anew,
+}
 
 impl Setup<'_> {
     /// The tables to capture, their marks, and what was loaded of them now.
@@ -107,12 +135,13 @@ impl Setup<'_> {
     pub(super) async fn tables(
         &self,
         slot: Option<&Slot>,
-        replication: Replication,
+        mut replication: Replication,
     ) -> Result<(BTreeMap<String, Table>, Marks, BTreeMap<String, CapturedTable>)> {
         let source = self.capture.source;
         let tables = self.catalog.tables(&source.tables, Reads::Log).await?;
         check_identities(&tables)?;
         let mut marks = self.marks(&tables).await?;
+        check_names(source, &tables, &marks.keys().map(String::as_str).collect())?;
         self.check_tables(&tables, &marks)?;
         if slot.is_none() {
             self.check_that_all_is_new(&tables, &marks).await?;
@@ -131,7 +160,8 @@ impl Setup<'_> {
         let mut loaded = BTreeMap::new();
         if slot.is_none() || !to_load.is_empty() {
             let places = self.catalog.published(source, &tables, slot.is_some()).await?.places;
-            let loads = self.load((slot, replication), &to_load, &places).await?;
+            let reading = Reading::First(slot);
+            let loads = self.load(reading, &mut replication, &to_load, &places).await?;
             for (table, mark, counts) in loads {
                 marks.insert(table.clone(), mark);
                 loaded.insert(table, CapturedTable::from(counts));
@@ -141,7 +171,7 @@ impl Setup<'_> {
     }
 
     /// The marks of tables that are there, or named.
-    async fn marks(&self, tables: &BTreeMap<String, Table>) -> Result<Marks> {
+    pub(super) async fn marks(&self, tables: &BTreeMap<String, Table>) -> Result<Marks> {
         let there = tables.values().map(|table| (table.schema.as_str(), table.name.as_str()));
         let wanted: BTreeSet<(&str, &str)> =
             there.chain(self.capture.source.tables.named()).collect();
@@ -159,8 +189,11 @@ impl Setup<'_> {
     }
 
     /// Checks that tables are the ones that were captured.
-    fn check_tables(&self, tables: &BTreeMap<String, Table>, marks: &Marks) -> Result<()> {
-        check_names(self.capture.source, tables, &marks.keys().map(String::as_str).collect())?;
+    pub(super) fn check_tables(
+        &self,
+        tables: &BTreeMap<String, Table>,
+        marks: &Marks,
+    ) -> Result<()> {
         for (name, table) in tables {
             if marks.get(name).is_some_and(|mark| mark.table != table.oid) {
                 let message = format!("{name} is another table than the one that was captured");
@@ -181,7 +214,7 @@ impl Setup<'_> {
             return Err(Error::data(format!(
                 "the slot `{slot}` is gone, and {table} was captured with it: changes since then are lost"
             ))
-            .hint(new_snapshot(slot)));
+            .hint(new_snapshot()));
         }
         self.check_no_files(tables.values()).await
     }
@@ -211,28 +244,40 @@ impl Setup<'_> {
         published: &Published,
         (has_slot, marks): (bool, &Marks),
     ) -> Result<()> {
-        let source = self.capture.source;
-        let name = &source.publication;
-        let lost = |why: String, hint: &str| {
-            Err(Error::data(format!("{why}: changes since then are lost")).hint(hint))
-        };
         if published.is_new && has_slot {
-            let why = format!("the publication `{name}` was dropped");
-            return lost(why, &new_snapshot(&source.slot));
+            let name = &self.capture.source.publication;
+            let dropped =
+                format!("the publication `{name}` was dropped: changes since then are lost");
+            return Err(Error::data(dropped).hint(new_snapshot()));
         }
+        self.check_places(published, marks)?;
+        self.check_others(published).await
+    }
+
+    /// Checks that tables are where they were in the publication.
+    pub(super) fn check_places(&self, published: &Published, marks: &Marks) -> Result<()> {
+        let name = &self.capture.source.publication;
+        let lost = |why: String| {
+            Err(Error::data(format!("{why}: changes since then are lost")).hint(another_table()))
+        };
         for (table, mark) in marks {
             if published.added.contains(table) {
                 let why =
                     format!("{table} was captured before, and is not in the publication `{name}`");
-                return lost(why, another_table());
+                return lost(why);
             }
             if published.places.get(table).is_some_and(|place| *place != mark.place) {
                 let why = format!(
                     "{table} was taken out of the publication `{name}`, or that is another one"
                 );
-                return lost(why, another_table());
+                return lost(why);
             }
         }
+        Ok(())
+    }
+
+    /// Checks that no other table of the publication was captured before.
+    pub(super) async fn check_others(&self, published: &Published) -> Result<()> {
         let others =
             published.others.iter().map(|(schema, table)| (schema.as_str(), table.as_str()));
         if let Some(table) = self.marks_of(others).await?.keys().next() {
@@ -248,20 +293,22 @@ impl Setup<'_> {
         Ok(())
     }
 
-    fn shape(&self, table: &Table, domains: &Domains) -> Result<Arc<Shape>> {
+    pub(super) fn shape(&self, table: &Table, domains: &Domains) -> Result<Arc<Shape>> {
         let columns = kinds(self.capture.source, table, domains);
         Ok(Arc::new(Shape::new(table.full_name(), columns, table.key_numbers()?)?))
     }
 
     /// Makes the slot, or a temporary one, and loads tables in its snapshot, in which their shapes are read
     /// again.
-    async fn load(
+    pub(super) async fn load(
         &self,
-        (slot, mut replication): (Option<&Slot>, Replication),
+        reading: Reading<'_>,
+        replication: &mut Replication,
         to_load: &BTreeSet<String>,
         places: &BTreeMap<String, u32>,
     ) -> Result<Vec<(String, Mark, Loaded)>> {
-        let snapshot = self.export(&mut replication, slot.is_none()).await?;
+        let makes_slot = matches!(reading, Reading::First(None));
+        let snapshot = self.export(replication, makes_slot).await?;
         let position = snapshot.position;
         let loader = Loader {
             server: self.server,
@@ -282,17 +329,14 @@ impl Setup<'_> {
         check_identities(&tables)?;
         then.hold(&tables).await?;
         let domains = then.domains().await?;
+        let time = now(&client, &self.server.name, "read the time").await?;
         let (mut loads, mut marks) = (Vec::new(), Vec::new());
         for (name, table) in tables {
             let folder = folder_of(self.to, &table.schema, &table.name)?;
-            let from = oldest_load(&folder).await?.map_or(position, |oldest| oldest.min(position));
-            if slot.is_some_and(|slot| from < slot.confirmed) {
-                return Err(Error::data(format!(
-                    "the load of {name} was interrupted, and other tables were captured without it: changes \
-                     since then are lost"
-                ))
-                .hint(another_table()));
-            }
+            let (from, row_places) = match reading {
+                Reading::First(slot) => (first_change(&name, &folder, slot, position).await?, None),
+                Reading::Anew => (position, Some(Places::new(position, time))),
+            };
             let place = places.get(&name).copied().ok_or_else(|| {
                 Error::storage(format!("{name} was taken out of the publication meanwhile"))
                     .hint("run the command again")
@@ -301,7 +345,7 @@ impl Setup<'_> {
             let mark = Mark { from, table: oid, place };
             marks.push((name, mark));
             let mark = mark.notes(&self.capture.source.slot);
-            loads.push(Load { table, shape, folder, mark });
+            loads.push(Load { table, shape, folder, mark, places: row_places });
         }
         info!("{} tables are loaded as of {position}", loads.len());
         let loaded = loader.load(&loads).await?;
@@ -309,18 +353,23 @@ impl Setup<'_> {
         Ok(loaded.map(|((name, mark), loaded)| (name, mark, loaded)).collect())
     }
 
+    /// The name of the run's temporary slot. Names of slots are those of the whole server.
+    pub(super) fn temporary_slot(&self) -> String {
+        let id = self.capture.run_id.chars().rev();
+        let own: String = id.filter(|c| *c != '-').take(8).collect();
+        format!("{}_{own}", self.capture.source.slot)
+    }
+
     /// Makes the slot, or a temporary one, whose snapshot is exported. It lives as long as the connection
     /// does nothing else.
-    async fn export(&self, replication: &mut Replication, makes_slot: bool) -> Result<Snapshot> {
+    pub(super) async fn export(
+        &self,
+        replication: &mut Replication,
+        makes_slot: bool,
+    ) -> Result<Snapshot> {
         let slot = &self.capture.source.slot;
-        let (name, temporary) = if makes_slot {
-            (slot.clone(), "")
-        } else {
-            // Names of slots are those of the whole server.
-            let own: String =
-                self.capture.run_id.chars().rev().filter(|c| *c != '-').take(8).collect();
-            (format!("{slot}_{own}"), "TEMPORARY ")
-        };
+        let (name, temporary) =
+            if makes_slot { (slot.clone(), "") } else { (self.temporary_slot(), "TEMPORARY ") };
         let statement = format!(
             "CREATE_REPLICATION_SLOT {} {temporary}LOGICAL pgoutput EXPORT_SNAPSHOT",
             quoted(&name)

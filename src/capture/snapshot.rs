@@ -27,7 +27,9 @@ use tracing::info;
 
 use crate::capture::Output;
 use crate::capture::catalog::{Part, Table};
+use crate::capture::change_files::file_name;
 use crate::capture::mark::{self, load_name};
+use crate::capture::places::Places;
 use crate::capture::position::{Lsn, Position};
 use crate::capture::rows::{Head, RowFile, Shape};
 use crate::error::{Error, Result};
@@ -62,12 +64,15 @@ pub(super) struct Load {
     pub(super) folder: Folder,
     /// The notes of the mark, which says that the load is complete.
     pub(super) mark: Vec<KeyValue>,
+    /// The places of its rows, if they are written as changes ([`crate::capture::new_snapshot`]).
+    pub(super) places: Option<Places>,
 }
 
 /// What was loaded of a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Loaded {
     pub(super) rows: u64,
+    pub(super) truncates: u64,
     pub(super) files: u64,
     pub(super) bytes: u64,
     pub(super) infinite: u64,
@@ -121,20 +126,20 @@ impl Loader<'_> {
                 loaded[piece.table].add(read);
                 // The last piece of the table that ends.
                 if left[&piece.table].fetch_sub(1, Ordering::AcqRel) == 1 {
-                    self.complete(load).await?;
+                    loaded[piece.table].add(self.complete(load).await?);
                 }
             }
             Ok::<_, Error>(loaded)
         });
         let all: Vec<Vec<Loaded>> =
             stream::iter(workers).buffer_unordered(usize::MAX).try_collect().await?;
+        let mut sums = vec![Loaded::default(); loads.len()];
         // A partitioned table without partitions has nothing to read.
         for (number, load) in loads.iter().enumerate() {
             if !left.contains_key(&number) {
-                self.complete(load).await?;
+                sums[number].add(self.complete(load).await?);
             }
         }
-        let mut sums = vec![Loaded::default(); loads.len()];
         for loaded in all {
             sums.iter_mut().zip(loaded).for_each(|(sum, one)| sum.add(one));
         }
@@ -144,37 +149,30 @@ impl Loader<'_> {
     /// Opens a connection that sees the snapshot.
     pub(super) async fn begin(&self) -> Result<Client> {
         let client = self.server.connect(self.application).await?;
-        let begin = format!(
-            "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET TRANSACTION SNAPSHOT '{}'",
-            self.snapshot.name
-        );
-        let begun = async {
-            client.batch_execute(SETTINGS).await?;
-            client.batch_execute(&begin).await
-        };
-        let begun = begun.await;
-        begun.map_err(|error| match error.code() {
-            // The session that exported it has ended.
-            Some(code) if *code == SqlState::INVALID_PARAMETER_VALUE => {
-                Error::storage(format!("the snapshot in {} is gone", self.server.name))
-                    .hint(self.server.name.purpose.unchanged)
-            }
-            _ => failed(&self.server.name, "read in a snapshot", &error),
-        })?;
+        enter(&client, &self.server.name, &self.snapshot.name).await?;
         Ok(client)
     }
 
-    /// Marks a table's load as complete.
-    async fn complete(&self, load: &Load) -> Result<()> {
-        let file = RowFile::new(&load.shape, self.output.compression)?;
-        let bytes = file.finish(load.mark.clone())?;
-        mark::complete(&load.folder, bytes.into()).await
+    /// Marks a table's load as complete, after the truncation that ends what was before it, if there is one.
+    async fn complete(&self, load: &Load) -> Result<Loaded> {
+        let new = || RowFile::new(&load.shape, self.output.compression);
+        let mark = new()?.finish(load.mark.clone())?;
+        let Some(places) = &load.places else {
+            mark::complete(&load.folder, mark.into()).await?;
+            return Ok(Loaded::default());
+        };
+        let (mut file, head) = (new()?, places.truncation()?);
+        file.append(head, std::iter::repeat(None), load.shape.columns.iter().map(|_| None))?;
+        let name = file_name(head.commit_time, head.position);
+        let bytes = self.create(&load.folder, &name, file, self.notes.clone()).await?;
+        mark::replace(&load.folder, mark.into()).await?;
+        Ok(Loaded { truncates: 1, files: 1, bytes, ..Loaded::default() })
     }
 
     async fn write(&self, load: &Load, name: &str, file: RowFile) -> Result<Loaded> {
         let (rows, infinite) = (file.rows, file.infinite);
         let bytes = self.create(&load.folder, name, file, self.notes.clone()).await?;
-        Ok(Loaded { rows, files: 1, bytes, infinite })
+        Ok(Loaded { rows, files: 1, bytes, infinite, truncates: 0 })
     }
 
     /// Creates a file with notes in its footer; returns its size.
@@ -193,9 +191,32 @@ impl Loader<'_> {
     }
 }
 
+/// Lets a session see a snapshot from now on.
+///
+/// # Errors
+/// Storage, when the snapshot is gone.
+pub(super) async fn enter(client: &Client, server: &ServerName, snapshot: &str) -> Result<()> {
+    let begin = format!(
+        "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'"
+    );
+    let begun = async {
+        client.batch_execute(SETTINGS).await?;
+        client.batch_execute(&begin).await
+    };
+    begun.await.map_err(|error| match error.code() {
+        // The session that exported it has ended.
+        Some(code) if *code == SqlState::INVALID_PARAMETER_VALUE => {
+            Error::storage(format!("the snapshot in {server} is gone"))
+                .hint(server.purpose.unchanged)
+        }
+        _ => failed(server, "read in a snapshot", &error),
+    })
+}
+
 impl Loaded {
     fn add(&mut self, other: Loaded) {
         self.rows += other.rows;
+        self.truncates += other.truncates;
         self.files += other.files;
         self.bytes += other.bytes;
         self.infinite += other.infinite;
@@ -231,7 +252,7 @@ impl Reader<'_> {
         let doing = format!("read {table}");
         let head = Head {
             op: "I",
-            commit_time: self.now(&doing).await?,
+            commit_time: now(&self.client, &loader.server.name, &doing).await?,
             position: Position { commit: loader.snapshot.position.0, row: 0 },
             xid: None,
         };
@@ -245,9 +266,13 @@ impl Reader<'_> {
             shape: &load.shape,
             output: &loader.output,
         };
-        copy.read(head, async |file| {
+        let next = || load.places.as_ref().map_or(head, Places::row);
+        copy.read(next, async |file| {
             files += 1;
-            let name = load_name(loader.snapshot.position, loader.run_id, number, files);
+            let name = match (&load.places, file.first) {
+                (Some(_), Some(first)) => file_name(first.commit_time, first.position),
+                _ => load_name(loader.snapshot.position, loader.run_id, number, files),
+            };
             loaded.add(loader.write(load, &name, file).await?);
             Ok(())
         })
@@ -255,19 +280,19 @@ impl Reader<'_> {
         info!("{table}: loaded {} rows of {}", loaded.rows, piece.part.sql_name());
         Ok(loaded)
     }
+}
 
-    /// When the snapshot's transaction began, in microseconds since 1970.
-    async fn now(&self, doing: &str) -> Result<i64> {
-        let statement = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
-        let rows = self.client.simple_query(statement).await;
-        let rows = rows.map_err(|error| failed(&self.loader.server.name, doing, &error))?;
-        let time = rows.iter().find_map(|row| match row {
-            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
-            _ => None,
-        });
-        time.filter(|time| DateTime::<Utc>::from_timestamp_micros(*time).is_some())
-            .ok_or_else(|| Error::internal("the server has no time"))
-    }
+/// When a session's transaction began, in microseconds since 1970.
+pub(super) async fn now(client: &Client, server: &ServerName, doing: &str) -> Result<i64> {
+    let statement = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
+    let rows = client.simple_query(statement).await;
+    let rows = rows.map_err(|error| failed(server, doing, &error))?;
+    let time = rows.iter().find_map(|row| match row {
+        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+        _ => None,
+    });
+    time.filter(|time| DateTime::<Utc>::from_timestamp_micros(*time).is_some())
+        .ok_or_else(|| Error::internal("the server has no time"))
 }
 
 /// A `COPY` in text form that is read into files.
@@ -282,13 +307,13 @@ pub(super) struct Copy<'a> {
 }
 
 impl Copy<'_> {
-    /// Reads all rows; `full` gets each file that is complete.
+    /// Reads all rows, each with the next head; `full` gets each file that is complete.
     ///
     /// # Errors
     /// Those of the server and of `full`; data, for a value that its column cannot have in files.
     pub(super) async fn read(
         &self,
-        head: Head,
+        mut head: impl FnMut() -> Head,
         mut full: impl AsyncFnMut(RowFile) -> Result<()>,
     ) -> Result<()> {
         let refused = |error| failed(self.server, &self.doing, &error);
@@ -309,7 +334,7 @@ impl Copy<'_> {
                     return Err(Error::internal(message));
                 }
                 let values = fields.iter().map(|range| range.clone().map(|range| &decoded[range]));
-                file.append(head, std::iter::repeat(None), values)?;
+                file.append(head(), std::iter::repeat(None), values)?;
                 line.clear();
             }
             if file.bytes() >= self.output.file_bytes {

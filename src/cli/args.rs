@@ -124,7 +124,8 @@ pub enum Command {
     ///
     /// Folds all raw files that were folded so far once more, from empty, and compares the result
     /// with the table: rows, rows per day, and a hash per partition that does not depend on the order
-    /// of rows. Names the first key that differs. Exits with code 1 on a difference. Changes nothing.
+    /// of rows. Names the first key that differs. Exits with code 1 on a difference. Changes
+    /// nothing, but with --source.
     /// The aggregates are compared too. Needs disk in `limits.spill_dir` for another copy of the
     /// table, in addition to `limits.spill_bytes_max`. Refused when one of the raw files is missing or
     /// has changed.
@@ -261,6 +262,14 @@ pub struct Capture {
     /// The source: its toml file.
     pub source: PathBuf,
 
+    /// Read tables anew, into the same folder: those that are named, or all.
+    ///
+    /// For changes that are lost, because the slot or the publication was dropped, or the server has removed its
+    /// log. The rows of each table are written behind the changes that its files have, after a truncation; then the
+    /// changes since then.
+    #[arg(long, value_name = "TABLE", num_args = 0.., conflicts_with = "follow")]
+    pub new_snapshot: Option<Vec<String>>,
+
     /// Go on until Ctrl-C, and write files at least after each `--every`.
     #[arg(long)]
     pub follow: bool,
@@ -390,6 +399,11 @@ pub struct Verify {
     /// differ both times; the table may lag behind the database by so much.
     #[arg(long, value_name = "LENGTH", requires = "against")]
     pub lag: Option<String>,
+
+    /// With --against postgres: capture this source, a toml file, up to the moment of the comparison, and run the
+    /// pipeline; then both have the same changes, while writers go on.
+    #[arg(long, value_name = "FILE", requires = "against", conflicts_with = "lag")]
+    pub source: Option<PathBuf>,
 
     /// The pipeline.
     #[command(flatten)]

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::report::Report;
 
 /// The metrics, all of them gauges: name and help. Each has the label `pipeline`, or, of captures, `source`.
-const METRICS: [(&str, &str); 23] = [
+const METRICS: [(&str, &str); 24] = [
     ("glueless_last_run_timestamp_seconds", "When the last run began."),
     ("glueless_last_run_exit_code", "Exit code of the last run; 0 for success."),
     ("glueless_last_success_timestamp_seconds", "When the last successful run began."),
@@ -60,6 +60,7 @@ const METRICS: [(&str, &str); 23] = [
     ),
     ("glueless_capture_files", "Files that the last successful capture wrote."),
     ("glueless_capture_rows", "Rows and changes that the last successful capture wrote."),
+    ("glueless_capture_truncates", "Truncations that the last successful capture wrote."),
     (
         "glueless_capture_held_bytes",
         "Log that the slot held at the server when the last successful capture began.",
@@ -218,12 +219,16 @@ fn render_capture(
     set("glueless_capture_last_run_exit_code", exit_code.into());
     if let Some(report) = report {
         let tables = report.tables.iter();
-        let rows = tables.map(|it| it.rows_loaded + it.inserts + it.updates + it.deletes);
+        let rows = tables
+            .clone()
+            .map(|it| it.rows_loaded + it.inserts + it.updates + it.deletes + it.truncates);
         set("glueless_capture_last_success_timestamp_seconds", seconds(began));
         set("glueless_capture_duration_seconds", report.seconds);
         set("glueless_capture_peak_memory_bytes", report.peak_memory_bytes as f64);
         set("glueless_capture_rows", rows.sum::<u64>() as f64);
-        let files = report.tables.iter().map(|table| table.files).sum::<u64>();
+        let truncates = tables.clone().map(|table| table.truncates).sum::<u64>();
+        set("glueless_capture_truncates", truncates as f64);
+        let files = tables.map(|table| table.files).sum::<u64>();
         set("glueless_capture_files", files as f64);
         if let Some(held_bytes) = report.held_bytes {
             set("glueless_capture_held_bytes", held_bytes as f64);

@@ -18,7 +18,7 @@ use crate::commands::runs::history;
 use crate::commands::{
     Compared, RunContext, Task, catalog, ddl, explain_key, load, plan, run, verify,
 };
-use crate::config::Pipeline;
+use crate::config::{Pipeline, Source};
 use crate::engine::heaps::share_heaps;
 use crate::engine::resources::Resources;
 use crate::error::library_texts::OUT_OF_MEMORY_PANIC;
@@ -127,22 +127,27 @@ impl Program {
             Command::Runs(one) => {
                 self.run_read_only(one, |run_context| Box::pin(history(run_context)))
             }
-            Command::Verify(arguments) => {
-                let days = days(arguments.start_date.as_deref(), arguments.end_date.as_deref())?;
-                let lag = arguments.lag.as_deref().map(lag).transpose()?;
-                let against = match arguments.against.as_deref() {
-                    Some("postgres") => Some("postgres".into()),
-                    against => against.map(absolute).transpose()?,
-                };
-                self.run_read_only(&arguments.one, |run_context| {
-                    verify(run_context, Compared { days, against, lag })
-                })
-            }
+            Command::Verify(arguments) => self.verify(arguments),
             Command::ExplainKey(arguments) => {
                 let key = arguments.key.clone();
                 self.run_read_only(&arguments.one, |run_context| explain_key(run_context, key))
             }
         }
+    }
+
+    fn verify(&self, arguments: &args::Verify) -> Result<u8> {
+        let days = days(arguments.start_date.as_deref(), arguments.end_date.as_deref())?;
+        let lag = arguments.lag.as_deref().map(lag).transpose()?;
+        let against = match arguments.against.as_deref() {
+            Some("postgres") => Some("postgres".into()),
+            against => against.map(absolute).transpose()?,
+        };
+        let source = arguments.source.as_deref().map(|path| Source::read(path, &[])).transpose()?;
+        let run_id = || uuid::Uuid::now_v7().to_string();
+        let source = source.map(|source| (source, [run_id(), run_id()]));
+        self.run_read_only(&arguments.one, |run_context| {
+            verify(run_context, Compared { days, against, lag, source })
+        })
     }
 
     /// Runs a read-only command on one pipeline.

@@ -21,6 +21,8 @@ pub struct CaptureContext<'a> {
     pub source: &'a Source,
     /// The id of this capture, which is in the names of full loads.
     pub run_id: String,
+    /// The tables to read anew, `schema.table`; all of them if it is empty.
+    pub new_snapshot: Option<Vec<String>>,
     /// Where files are written.
     pub stores: &'a Stores,
     /// The environment, which has the URL of the database.
@@ -69,7 +71,7 @@ pub struct CaptureReport {
 pub struct CapturedTableReport {
     /// The table, `schema.table`.
     pub table: String,
-    /// Rows of its full load.
+    /// Rows of its full load, or of a new snapshot.
     pub rows_loaded: u64,
     /// Inserts.
     pub inserts: u64,
@@ -77,6 +79,8 @@ pub struct CapturedTableReport {
     pub updates: u64,
     /// Deletes.
     pub deletes: u64,
+    /// Truncations of the whole table.
+    pub truncates: u64,
     /// Files.
     pub files: u64,
     /// Their size.
@@ -99,6 +103,9 @@ impl Answer for CaptureReport {
             let _ = write!(text, "  {}: ", table.table);
             if table.rows_loaded > 0 {
                 let _ = write!(text, "{} rows loaded, ", table.rows_loaded);
+            }
+            if table.truncates > 0 {
+                let _ = write!(text, "{} truncates, ", table.truncates);
             }
             let _ = writeln!(
                 text,
@@ -137,6 +144,7 @@ pub async fn capture(context: &CaptureContext<'_>, mode: CaptureMode) -> Result<
         stores: context.stores,
         resources: context.resources,
         run_id: &context.run_id,
+        new_snapshot: context.new_snapshot.as_deref(),
     };
     let captured = capture.run(mode).await?;
     let tables = captured.tables.into_iter().filter(|(_, table)| table.files > 0);
@@ -153,6 +161,7 @@ pub async fn capture(context: &CaptureContext<'_>, mode: CaptureMode) -> Result<
                 inserts: table.inserts,
                 updates: table.updates,
                 deletes: table.deletes,
+                truncates: table.truncates,
                 files: table.files,
                 bytes: table.bytes,
                 infinite_values: table.infinite,

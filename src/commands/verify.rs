@@ -1,5 +1,5 @@
 //! Verifies the curated table and the aggregates against raw, or the curated table against another
-//! table or one of a database. Changes nothing.
+//! table or one of a database. Changes nothing, unless a source is to be captured and folded before.
 //! All inputs that were folded so far are refolded from empty into the spill folder; then both
 //! tables are read, and their counts and hashes compared by partition. The rows of the first
 //! partition that differs are joined by key, to name the first key that differs.
@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use crate::changes::EVENT_DT;
 use crate::commands::one_commit::{Reads, of_one_commit};
 use crate::commands::open_pipeline::{OpenPipeline, RunContext, date, object_store_root, span_of};
-use crate::config::{Format, Keep, Pipeline};
+use crate::config::{Format, Keep, Pipeline, Source};
 use crate::engine::session::session;
 use crate::error::{Error, Result};
 use crate::layout::{parent, partition_values};
@@ -47,6 +47,8 @@ use other_table::other_table;
 mod aggregates;
 mod answer;
 #[cfg(feature = "postgres")]
+mod at_position;
+#[cfg(feature = "postgres")]
 mod database;
 mod files;
 mod from_empty;
@@ -62,6 +64,9 @@ pub struct Compared {
     pub against: Option<String>,
     /// Compare with a database again after this time, if keys differ.
     pub lag: Option<Duration>,
+    /// Capture this source up to a snapshot, run the pipeline, and compare with that snapshot; with the ids of
+    /// two runs.
+    pub source: Option<(Source, [String; 2])>,
 }
 
 /// The result of a comparison.
@@ -216,6 +221,9 @@ pub fn verify<'a>(
     async move {
         if compared.against.as_deref() == Some(POSTGRES) {
             return against_database(run_context, &compared).await;
+        }
+        if compared.source.is_some() {
+            return Err(Error::usage("--source is for --against postgres").hint("leave it out"));
         }
         if compared.lag.is_some() {
             return Err(Error::usage("--lag is for --against postgres").hint("leave it out"));

@@ -149,8 +149,12 @@ fn verify_compares_only_some_days_where_that_is_asked_for() {
     let path = lab.list("lake/curated").into_iter().find(|path| path.contains("2020-01-02"));
     lab.remove(&format!("lake/curated/{}", path.expect("a file")));
     let some = |first: i64, end: i64| {
-        let compared =
-            Compared { days: Some(window(&day(first), &day(end))), against: None, lag: None };
+        let compared = Compared {
+            days: Some(window(&day(first), &day(end))),
+            against: None,
+            lag: None,
+            source: None,
+        };
         lab.verify_with(compared, &[]).expect("compared")
     };
     let found = some(1, 2);
@@ -164,7 +168,7 @@ fn verify_compares_only_some_days_where_that_is_asked_for() {
 }
 
 fn against(lab: &Lab, url: &str) -> Result<Verified> {
-    let compared = Compared { days: None, against: Some(url.to_string()), lag: None };
+    let compared = Compared { days: None, against: Some(url.to_string()), lag: None, source: None };
     lab.verify_with(compared, &[])
 }
 
@@ -309,8 +313,12 @@ fn verify_compares_the_aggregates_too() {
 #[test]
 fn days_without_rows_are_said_to_have_none() {
     let (lab, _) = lab_with_five_rows();
-    let compared =
-        Compared { days: Some(window("2021-01-01", "2021-01-02")), against: None, lag: None };
+    let compared = Compared {
+        days: Some(window("2021-01-01", "2021-01-02")),
+        against: None,
+        lag: None,
+        source: None,
+    };
     let found = lab.verify_with(compared, &[]).expect("compared");
     assert!(found.is_equal);
     assert_eq!(found.notes, ["neither table has rows of these days: nothing was compared"]);

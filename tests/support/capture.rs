@@ -99,6 +99,28 @@ impl Shop {
 
     /// Captures through a lab's store, with overrides of the source's keys.
     pub fn capture_with(&self, lab: &Lab, set: &[&str]) -> Result<CaptureReport> {
+        self.captures(lab, set, None)
+    }
+
+    /// A capture in a new snapshot of tables, which must succeed.
+    #[track_caller]
+    pub fn captured_anew(&self, tables: &[&str]) -> CaptureReport {
+        let captured = self.capture_anew(&self.lab, tables, &[]);
+        captured.unwrap_or_else(|error| panic!("{error}: {:?}", error.hint))
+    }
+
+    /// As [`Shop::capture_with`], in a new snapshot of tables; of all if none is named.
+    pub fn capture_anew(&self, lab: &Lab, tables: &[&str], set: &[&str]) -> Result<CaptureReport> {
+        let tables = tables.iter().map(ToString::to_string).collect();
+        self.captures(lab, set, Some(tables))
+    }
+
+    fn captures(
+        &self,
+        lab: &Lab,
+        set: &[&str],
+        new_snapshot: Option<Vec<String>>,
+    ) -> Result<CaptureReport> {
         let set: Vec<String> = set.iter().map(ToString::to_string).collect();
         let source = Source::read(&self.source, &set)?;
         let resources = Resources {
@@ -110,6 +132,7 @@ impl Shop {
         let context = CaptureContext {
             source: &source,
             run_id: uuid::Uuid::now_v7().to_string(),
+            new_snapshot,
             stores: &lab.stores,
             environment: &self.lab.environment,
             resources: &resources,

@@ -1,6 +1,7 @@
 //! PostgreSQL servers, which run as long as the tests do.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex};
@@ -61,7 +62,12 @@ impl Server {
         }
     }
 
-    /// Ends all of its processes at once (`kill`), or starts it again (`start`).
+    /// Another of PostgreSQL's programs.
+    pub fn tool(&self, name: &str) -> PathBuf {
+        Path::new(&self.psql).with_file_name(name)
+    }
+
+    /// Ends all of its processes at once (`kill`), starts it again (`start`), or starts a standby of it (`standby`).
     pub fn control(&self, command: &str) {
         let mut pipes = self.pipes.lock().expect("the pipes");
         writeln!(pipes.0, "{command}").expect("told");
@@ -93,6 +99,12 @@ impl Database {
         format!(
             "postgresql://lab:pass%20word@localhost:{port}/{name}?sslmode=verify-full&sslrootcert={certificate}"
         )
+    }
+
+    /// Its URL at the standby of the server.
+    pub fn url_at_standby(&self) -> String {
+        let Server { port, socket, .. } = self.server;
+        format!("postgresql://lab@/{}?host={socket}/standby&port={port}", self.name)
     }
 
     /// Runs statements as the superuser; returns the rows of the last, with `|` between their values and

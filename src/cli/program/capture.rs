@@ -28,7 +28,9 @@ impl Program {
         let alias = arguments.source.file_stem().unwrap_or_default().to_string_lossy();
         self.log.begin("", &alias);
         let source = Source::read(&arguments.source, &arguments.common.set)?;
-        let ended = self.capture_source(&source, arguments.follow.then_some(every), started);
+        let follows = arguments.follow.then_some(every);
+        let new_snapshot = arguments.new_snapshot.clone();
+        let ended = self.capture_source(&source, (follows, new_snapshot), started);
         if let Some(metrics) = metrics {
             let exit_code = ended.as_ref().map_or_else(|error| error.kind.exit_code(), |_| 0);
             let report = ended.as_ref().ok();
@@ -44,7 +46,7 @@ impl Program {
     fn capture_source(
         &self,
         source: &Source,
-        follows: Option<Duration>,
+        (follows, new_snapshot): (Option<Duration>, Option<Vec<String>>),
         started: Instant,
     ) -> Result<CaptureReport> {
         let run_id = uuid::Uuid::now_v7().to_string();
@@ -53,6 +55,7 @@ impl Program {
         let context = CaptureContext {
             source,
             run_id,
+            new_snapshot,
             stores: &self.stores,
             environment: &self.environment,
             resources: &resources,

@@ -5,7 +5,8 @@
 //! other out, and those that are left are the keys that differ.
 //!
 //! The published table is behind its source by what was not captured and folded yet. So a comparison can be made
-//! twice: what differs both times, although the source's row has not changed in between, is a difference.
+//! twice: what differs both times, although the source's row has not changed in between, is a difference. Or the
+//! source is captured and folded up to the snapshot ([`super::at_position`]).
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
@@ -20,6 +21,7 @@ use datafusion::prelude::{DataFrame, SessionContext};
 use futures::TryStreamExt;
 use tracing::{info, warn};
 
+use super::at_position::captured_and_folded;
 use super::{
     Compared, KeyDifference, OpenPipeline, POSTGRES, Side, Verified, aligned, quarantine_note, side,
 };
@@ -78,17 +80,29 @@ pub(super) async fn against_database(
         return Err(Error::usage("days cannot be selected with --against postgres")
             .hint("leave --start-date and --end-date out"));
     }
-    let mut found = compare(run_context, settings, 1).await?;
+    let mut position = None;
+    let mut found = match &compared.source {
+        None => compare(run_context, settings, (1, None)).await?,
+        Some((source, run_ids)) => {
+            let held = captured_and_folded(run_context, source, run_ids).await?;
+            position = Some(held.position.clone());
+            compare(run_context, settings, (1, Some(&held.snapshot))).await?
+        }
+    };
     if let Some(lag) = compared.lag
         && !found.keys.is_empty()
         && !found.is_cut
     {
         info!("{} keys differ: comparing again in {} s", found.keys.len(), lag.as_secs());
         tokio::time::sleep(lag).await;
-        let again = compare(run_context, settings, 2).await?;
+        let again = compare(run_context, settings, (2, None)).await?;
         found = again.and_before(&found);
     }
     let mut verified = found.verified;
+    if let Some(position) = position {
+        let note = format!("both are as of {position} in the log: captured and folded up to there");
+        verified.notes.insert(0, note);
+    }
     verified.keys_different = found.keys.len() as u64;
     let named = found.keys.values().take(NAMED);
     verified.key_differences =
@@ -115,7 +129,7 @@ pub(super) async fn against_database(
 async fn compare(
     run_context: &RunContext<'_>,
     settings: &VerifySource,
-    number: usize,
+    (number, snapshot): (usize, Option<&str>),
 ) -> Result<Found> {
     let variable = &settings.url_env;
     let url = run_context.environment.get(variable).filter(|url| !url.is_empty());
@@ -128,7 +142,7 @@ async fn compare(
         span_of(state, "verify")?;
         open.check_verifiable(state).await?;
         let name = format!("database-{number}-{}", tries.replace(tries.get() + 1));
-        let found = open.compare_with_database(state, (settings, url), &name).await;
+        let found = open.compare_with_database(state, (settings, url), snapshot, &name).await;
         let _ = std::fs::remove_dir_all(open.spill.path().join(name));
         found
     })
@@ -140,6 +154,7 @@ impl OpenPipeline<'_> {
         &self,
         state: &State,
         (settings, url): (&VerifySource, &str),
+        snapshot: Option<&str>,
         folder_name: &str,
     ) -> Result<Found> {
         let pipeline = self.run_context.pipeline;
@@ -155,8 +170,8 @@ impl OpenPipeline<'_> {
         let columns = read_types(&contract.columns)?;
         let wanted: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
         let rows_folder = self.dry_folder(folder_name)?;
-        let exported =
-            export((url, &settings.url_env), &settings.table, &columns, &rows_folder).await?;
+        let from = (url, settings.url_env.as_str());
+        let exported = export(from, &settings.table, &columns, snapshot, &rows_folder).await?;
         let has = |name: &str| exported.columns.iter().any(|(it, _)| it.eq_ignore_ascii_case(name));
         if let Some(key) =
             pipeline.key.iter().find(|key| !has(key) || !wanted.contains(&key.as_str()))

@@ -1,0 +1,64 @@
+//! Brings the published table to a position of its source's log, with which it is then compared while writers go on.
+//!
+//! ```text
+//! lock out other captures ─▶ export a snapshot at P ─▶ capture up to P ─▶ run, catch up ─▶ compare in the snapshot
+//! ```
+//!
+//! The files have then every transaction that the snapshot sees, and no other one, and so has the table: nobody
+//! else captures until the comparison has ended.
+
+use chrono::TimeDelta;
+use tracing::info;
+
+use crate::capture::{Capture, Held};
+use crate::commands::open_pipeline::RunContext;
+use crate::commands::run::run;
+use crate::commands::task::Task;
+use crate::config::Source;
+use crate::error::{Error, Result};
+use crate::window::Window;
+
+/// Captures a source up to a snapshot, and folds what was not folded.
+pub(super) async fn captured_and_folded(
+    run_context: &RunContext<'_>,
+    source: &Source,
+    run_ids: &[String; 2],
+) -> Result<Held> {
+    let url = run_context.environment.get(&source.url_env).ok_or_else(|| {
+        Error::usage(format!("the variable {} (`url_env`) is not set", source.url_env))
+            .hint("set it to postgresql://user:password@host:5432/database")
+    })?;
+    let capture = Capture {
+        source,
+        url,
+        stores: run_context.stores,
+        resources: run_context.resources,
+        run_id: &run_context.run_id,
+        new_snapshot: None,
+    };
+    let held = capture.run_to_snapshot().await?;
+    info!("captured up to {}", held.position);
+    // A run extends the windows up to now; then the pipeline catches up with all that is before. Clocks differ.
+    let end = held.time.max(run_context.now) + TimeDelta::minutes(1);
+    let window = Window { start: held.time.min(run_context.now), end };
+    for (task, run_id) in [Task::Run(window), Task::CatchUp].into_iter().zip(run_ids) {
+        let context = RunContext { run_id: run_id.clone(), ..copy_of(run_context) };
+        run(&context, task).await?;
+    }
+    Ok(held)
+}
+
+fn copy_of<'a>(run_context: &RunContext<'a>) -> RunContext<'a> {
+    let RunContext { pipeline, now, stores, environment, follows, resources, meter, .. } =
+        *run_context;
+    RunContext {
+        pipeline,
+        run_id: String::new(),
+        now,
+        stores,
+        environment,
+        follows,
+        resources,
+        meter,
+    }
+}
