@@ -39,7 +39,7 @@ pub use catalog::{Catalog, CatalogMode};
 pub use csv::CsvForm;
 pub use dialect::Dialect;
 pub use envelope::{BEFORE_PREFIX, ENVELOPE_PREFIX, Envelope};
-pub use full_loads::FullLoadAt;
+pub use full_loads::{FullLoadAt, FullLoads};
 pub use load::{Load, TargetTable, VerifySource};
 pub use operations::{OpValues, Operation};
 pub use query_columns::QueryColumns;

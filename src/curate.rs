@@ -40,6 +40,7 @@ use crate::state::ledger::{CURATED, Ledger};
 use crate::state::versions::VersionsLayout;
 use crate::state::versions_writer::{VersionsFile, VersionsWriter, day_ranges};
 use crate::store::Folder;
+use crate::table::TableFile;
 use crate::table::rebuild::{PublishedTable, TableRows};
 use crate::table::sorter::{Order, Sorted, Sorter};
 use crate::table::writer::{KeptFile, StagedFile, TableWriter, Written};
@@ -161,6 +162,7 @@ impl Curate<'_> {
             .merge(context, to_merge, outputs, floors, (&layout, &schema, day.as_deref()))
             .await?;
         let merged = merged.as_ref();
+        self.check_deletes(&new_floors, merged)?;
         let query = match merged {
             Some(merged) => self.query(context, &merged.winners).await?,
             None => query,
@@ -254,6 +256,27 @@ impl Curate<'_> {
             (_, Some(tie)) => Err(tied_with_truncate(&name(tie))),
             _ => Ok((Some(merged), outputs)),
         }
+    }
+
+    /// Refuses full loads that lack too many rows of the table: a load that is not complete may be why.
+    fn check_deletes(&self, new_floors: &[Floor], merged: Option<&Merged>) -> Result<()> {
+        let max = self.pipeline.raw.full_loads.max_deletes;
+        let is_load = new_floors.iter().any(|floor| floor.is_load);
+        let (Some(max), Some(merged), true) = (max, merged, is_load) else { return Ok(()) };
+        let files = self.earlier.into_iter().flat_map(|ledger| ledger.files(CURATED));
+        let rows: u64 = files.map(TableFile::live_rows).sum();
+        let ended = merged.counts.ended;
+        if ended as f64 * 100.0 <= rows as f64 * max {
+            return Ok(());
+        }
+        Err(Error::data(format!(
+            "the table has {rows} rows, and the full loads of this run would end {ended} of them, more \
+             than {max}% (raw.full_load_max_deletes)"
+        ))
+        .hint(
+            "see whether files of the load are missing; if the table is as the load says, run once \
+             with --set raw.full_load_max_deletes=100%",
+        ))
     }
 
     /// The floors of earlier runs, and those that this run has found.

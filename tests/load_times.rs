@@ -381,3 +381,118 @@ fn a_pipeline_whose_table_was_reloaded_is_rebuilt_with_loads_at_their_time() {
     assert_eq!(curated(&lab), ["1 a9 2024-01-03", "2 b4 2024-01-04"]);
     lab.assert_verified();
 }
+
+#[test]
+fn a_reload_in_csv_takes_what_was_in_quarantine_of_the_load_before_with_it() {
+    let columns = [("Op", "VARCHAR"), ("ts", "TIMESTAMP"), ("id", "BIGINT"), ("name", "VARCHAR")];
+    let lab = lab(&builder()
+        .set("raw.format", "csv")
+        .set("raw.on_bad_row", "quarantine")
+        .raw_columns(&columns));
+    lab.put(
+        "raw/LOAD00000001.csv",
+        "2024-01-01 00:00:00,1,a\n2024-01-01 00:00:01,x,b\nnever,3,c\n",
+    );
+    lab.put("raw/20240102-000000000.csv", "U,2024-01-02 00:00:00,1,a2\n");
+    let report = run(&lab);
+    assert_eq!(report.rows_rejected, 2);
+    assert_eq!(curated(&lab), ["1 a2 2024-01-02"]);
+    lab.put("raw/LOAD00000001.csv", "2024-01-03 00:00:00,2,b\n2024-01-03 00:00:00,y,b\n");
+    let report = run(&lab);
+    assert_eq!((report.rows_rejected, report.files_in_quarantine), (1, 1));
+    assert_eq!(curated(&lab), ["2 b 2024-01-03"]);
+    lab.put("raw/LOAD00000001.csv", "2024-01-04 00:00:00,2,b\n2024-01-04 00:00:00,3,c\n");
+    assert_eq!(run(&lab).rows_rejected, 0);
+    assert_eq!(curated(&lab), ["2 b 2024-01-04", "3 c 2024-01-04"]);
+    assert_eq!(run(&lab).files_in_quarantine, 0);
+    assert_eq!(lab.catch_up(&[]).expect("caught up").files, 0);
+}
+
+#[test]
+fn keys_that_moved_before_a_load_are_those_of_the_load() {
+    let lab = lab(&builder().keep("latest-per-day").set("raw.before_image_prefix", "BI_"));
+    let put = |name: &str, rows: &[[&str; 5]]| {
+        let columns = ["Op", "ts", "BI_id", "id", "name"];
+        lab.put(&format!("raw/{name}.parquet"), file_of_rows(&columns, rows));
+    };
+    put_load(&lab, LOAD, FIRST);
+    put("20240103-000000000", &[["U", "2024-01-03 10:00:00", "1", "7", "a7"]]);
+    run(&lab);
+    // The rows of its own day end, as by a truncate; those of other days stay.
+    put_load(&lab, "LOAD00000002", SECOND);
+    put("20240103-130000000", &[["U", "2024-01-03 13:00:00", "2", "8", "b8"]]);
+    run(&lab);
+    let expected = [
+        "1 a 2024-01-01",
+        "1 a9 2024-01-03",
+        "2 b 2024-01-01",
+        "3 c 2024-01-01",
+        "8 b8 2024-01-03",
+    ];
+    assert_eq!(curated(&lab), expected);
+    lab.assert_verified();
+    let explained = lab.explain(&["7"]);
+    assert_eq!(explained.ended.len(), 1);
+}
+
+#[test]
+fn a_load_that_lacks_too_many_rows_stops_the_run() {
+    for keep in ["latest", "latest-per-day"] {
+        let lab = lab(&builder().keep(keep).set("raw.full_load_max_deletes", "40%"));
+        // The first load ends nothing.
+        put_load(&lab, LOAD, FIRST);
+        run(&lab);
+        // One of three rows is missing, and then two.
+        put_load(
+            &lab,
+            "LOAD00000002",
+            &[["2024-01-01 01:00:00", "1", "x"], ["2024-01-01 01:00:00", "3", "x"]],
+        );
+        run(&lab);
+        assert_eq!(curated(&lab), ["1 x 2024-01-01", "3 x 2024-01-01"]);
+        put_load(&lab, "LOAD00000003", &[["2024-01-01 02:00:00", "9", "y"]]);
+        let before = lab.contents("lake");
+        let error = lab.run("2024-01-01", "2024-02-01").expect_err("half a load");
+        let message = "the table has 2 rows, and the full loads of this run would end 2 of them";
+        assert_refused(error, 65, message, "--set raw.full_load_max_deletes=100%");
+        assert_eq!(lab.contents("lake"), before);
+        let set = ["raw.full_load_max_deletes=100%"];
+        lab.run_with(Task::Run, "2024-01-01", "2024-02-01", &set).expect("by word");
+        assert_eq!(curated(&lab), ["9 y 2024-01-01"]);
+        lab.assert_verified();
+        let set = ["raw.full_load_max_deletes=some"];
+        let error =
+            lab.run_with(Task::Run, "2024-01-01", "2024-02-01", &set).expect_err("no share");
+        assert_refused(error, 2, "`raw.full_load_max_deletes` is `some`", "10%");
+    }
+}
+
+#[test]
+fn snapshots_in_dated_folders_are_full_loads_in_any_order() {
+    let days: [&[[&str; 2]]; 3] =
+        [&[["1", "a"], ["2", "b"]], &[["1", "a2"], ["3", "c"]], &[["3", "c"], ["2", "b3"]]];
+    for order in [[0, 1, 2], [2, 0, 1], [1, 2, 0]] {
+        let lab = lab(&builder()
+            .set("raw.full_load", "*")
+            .set("raw.full_load_at", "name")
+            .set("raw.order_by", vec!["snapshot"]));
+        for day in order {
+            let path = format!("raw/2024/01/0{}/part-0.parquet", day + 1);
+            lab.put(&path, file_of_rows(&["id", "name"], days[day]));
+            run(&lab);
+        }
+        assert_eq!(curated(&lab), ["2 b3 2024-01-03", "3 c 2024-01-03"], "{order:?}");
+        let of_history = [
+            "1 2024-01-01 false",
+            "1 2024-01-02 false",
+            "1 2024-01-03 true",
+            "2 2024-01-01 false",
+            "2 2024-01-02 true",
+            "2 2024-01-03 false",
+            "3 2024-01-02 false",
+            "3 2024-01-03 false",
+        ];
+        assert_eq!(history(&lab), of_history, "{order:?}");
+        lab.assert_verified();
+    }
+}

@@ -53,12 +53,12 @@ impl Changes {
         earlier: &[RawFile],
         threads: usize,
     ) -> Result<()> {
-        if !self.raw.full_load_at.is_time() {
+        if !self.raw.full_loads.at.is_time() {
             return Ok(());
         }
         let first = self.raw.order_by.first().and_then(|name| self.raw_column(name));
         if self.commit_time != CommitTime::Column(first) {
-            let at = self.raw.full_load_at.name();
+            let at = self.raw.full_loads.at.name();
             let why = "cannot be used: the first column of `raw.order_by` is not the commit time";
             return Err(Error::usage(format!("raw.full_load_at = \"{at}\" {why}")).hint(
                 "the time of a full load is its place among the changes: order by their time",
@@ -67,7 +67,7 @@ impl Changes {
         let is_new = |open: &OpenInput| open.input.full_load && open.input.file.load.is_none();
         let files = 0..self.files.len();
         let new: Vec<usize> = files.filter(|file| is_new(&self.files[*file])).collect();
-        let spans = match self.raw.full_load_at {
+        let spans = match self.raw.full_loads.at {
             FullLoadAt::Column => {
                 let column = |column| (column, self.raw_schema.field(column).data_type().clone());
                 let column = self.commit_time_column().map(column);
@@ -123,7 +123,7 @@ fn set_times(
     };
     timed.sort_by_key(|(span, file)| (folder(*file), *span));
     let mut loads = Vec::new();
-    let pause = raw.full_load_settle;
+    let pause = raw.full_loads.settle;
     let is_next = |(a, of): &(Span, usize), (b, file): &(Span, usize)| {
         folder(*of) == folder(*file) && b.0 - a.1 <= nanoseconds(pause)
     };
@@ -201,7 +201,7 @@ impl Load {
 
     /// The time of the load of an earlier run that it is a part of; `None` if it is another load.
     fn join(&self, earlier: &[RawFile], raw: &Raw, files: &[OpenInput]) -> Result<Option<i128>> {
-        let (mut joined, pause) = (None, nanoseconds(raw.full_load_settle));
+        let (mut joined, pause) = (None, nanoseconds(raw.full_loads.settle));
         for before in earlier {
             let Some(load) = before.load.as_ref() else { continue };
             let is_of_folder =
@@ -257,7 +257,7 @@ fn time_of(at: FullLoadAt, raw: &Raw, open: &OpenInput) -> Result<Span> {
 }
 
 fn without_time(open: &OpenInput, raw: &Raw) -> Error {
-    let (what, hint) = match raw.full_load_at {
+    let (what, hint) = match raw.full_loads.at {
         FullLoadAt::Name => (
             "has no time in its name, and no date in its folders",
             "set raw.full_load_at = \"modified\", or rename the file",

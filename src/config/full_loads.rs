@@ -38,27 +38,50 @@ impl FullLoadAt {
     }
 }
 
+/// How full loads are folded.
+#[derive(Clone, Copy, Debug)]
+pub struct FullLoads {
+    /// `raw.full_load_at`; default `before`.
+    pub at: FullLoadAt,
+    /// `raw.full_load_settle`: how long no file of a full load must have been written before it is
+    /// folded, and the longest pause within one load; default `15m`.
+    pub settle: Duration,
+    /// `raw.full_load_max_deletes`: the greatest share of the table's rows, in percent, that full loads of
+    /// one run end and do not have themselves; `None` for all.
+    pub max_deletes: Option<f64>,
+}
+
 /// The keys of full loads as they are written in `pipeline.toml`.
 pub(super) struct FullLoadKeys<'a> {
     pub(super) at: FullLoadAt,
     pub(super) settle: Option<&'a str>,
+    pub(super) max_deletes: Option<&'a str>,
     pub(super) key: &'a [String],
     pub(super) order_by: &'a [String],
     pub(super) commit_time: Option<&'a str>,
 }
 
 impl FullLoadKeys<'_> {
-    /// Checks the keys; returns `raw.full_load_settle`. `wrong` makes the error for a key.
-    pub(super) fn check(&self, wrong: &dyn Fn(&str, String) -> Error) -> Result<Duration> {
+    /// Checks the keys. `wrong` makes the error for a key.
+    pub(super) fn check(&self, wrong: &dyn Fn(&str, String) -> Error) -> Result<FullLoads> {
         const SETTLE: &str = "raw.full_load_settle";
+        const MAX_DELETES: &str = "raw.full_load_max_deletes";
         let settle = parse_duration(self.settle.unwrap_or("15m"))
             .map_err(|why| wrong(SETTLE, why).hint("write a duration such as 15m or 2h"))?;
+        let percent = |text: &str| {
+            let number = text.strip_suffix('%').and_then(|number| number.trim().parse().ok());
+            number.filter(|percent| (0.0..=100.0).contains(percent)).ok_or_else(|| {
+                wrong(MAX_DELETES, format!("is `{text}`")).hint("write a share such as 10%")
+            })
+        };
+        let max_deletes = self.max_deletes.map(percent).transpose()?;
         if !self.at.is_time() {
-            return match self.settle {
-                None => Ok(settle),
-                Some(_) => Err(wrong(SETTLE, "is for full loads that have a time".into())
-                    .hint("leave it out, or set `raw.full_load_at`")),
-            };
+            let set = [(SETTLE, self.settle), (MAX_DELETES, self.max_deletes)];
+            if let Some((key, _)) = set.into_iter().find(|(_, value)| value.is_some()) {
+                return Err(wrong(key, "is for full loads that have a time".into())
+                    .hint("leave it out, or set `raw.full_load_at`"));
+            }
+            return Ok(FullLoads { at: self.at, settle, max_deletes });
         }
         let at = format!("cannot be `{}`", self.at.name());
         let refused = |why: &str| wrong("raw.full_load_at", format!("{at} {why}"));
@@ -71,6 +94,6 @@ impl FullLoadKeys<'_> {
             return Err(refused("unless `raw.order_by` begins with the commit time")
                 .hint("the time of a full load is its place among the changes"));
         }
-        Ok(settle)
+        Ok(FullLoads { at: self.at, settle, max_deletes })
     }
 }

@@ -33,6 +33,7 @@ pub(super) const PIPELINE_KEYS: &[&str] = &[
     "raw.full_load",
     "raw.full_load_at",
     "raw.full_load_settle",
+    "raw.full_load_max_deletes",
     "raw.columns",
     "raw.csv_header",
     "raw.csv_null",

@@ -10,7 +10,7 @@ use crate::config::LATEST_RELATION;
 use crate::config::csv::{CsvForm, CsvKeys, ShortLines};
 use crate::config::dialect::{Defaults, Dialect};
 use crate::config::envelope::{self, BEFORE_PREFIX, Envelope, EnvelopeKeys};
-use crate::config::full_loads::{FullLoadAt, FullLoadKeys};
+use crate::config::full_loads::{FullLoadAt, FullLoadKeys, FullLoads};
 use crate::config::operations::{OpValues, OpValuesToml};
 use crate::config::query_columns::QueryColumns;
 use crate::config::source_table::{self, LINE_COLUMNS, Layout, Others, SourceTable};
@@ -151,11 +151,8 @@ pub struct Raw {
     /// `raw.full_load`: which files are full loads, `*` and `?` allowed, one or a list; default
     /// `LOAD*` and `SEGMENT*_LOAD*`. See [`Raw::is_full_load`].
     pub full_load: Vec<glob::Pattern>,
-    /// `raw.full_load_at`: where full loads are in the order of changes; default `before`.
-    pub full_load_at: FullLoadAt,
-    /// `raw.full_load_settle`: how long no file of a full load must have been written before it is
-    /// folded, and the longest pause within one load; default `15m`.
-    pub full_load_settle: chrono::Duration,
+    /// How full loads are folded: `raw.full_load_at`, and what belongs to it.
+    pub full_loads: FullLoads,
     /// `raw.before_image_prefix`: the prefix to a key column's name that gives the name of the column
     /// with its value before an update; default none.
     pub before_image_prefix: Option<String>,
@@ -315,6 +312,7 @@ pub(super) struct RawToml {
     #[serde(default)]
     full_load_at: FullLoadAt,
     full_load_settle: Option<String>,
+    full_load_max_deletes: Option<String>,
     before_image_prefix: Option<String>,
     #[serde(default)]
     on_bad_row: OnBad,
@@ -345,7 +343,7 @@ impl RawToml {
         let commit_time =
             self.commit_time.take().or_else(|| defaults.commit_time.map(String::from)).map(column);
         let event_time = self.event_time.take().map(column);
-        let settle = self.settle(key, &order_by, commit_time.as_deref(), wrong)?;
+        let full_loads = self.full_loads(key, &order_by, commit_time.as_deref(), wrong)?;
         if order_by.is_empty() {
             check_order_of_files(self.on_tie, self.window_by, commit_time.as_deref(), wrong)?;
         }
@@ -403,8 +401,7 @@ impl RawToml {
             time_zone: zone("raw.time_zone", self.time_zone, wrong)?,
             day_zone: zone("raw.day_zone", self.day_zone, wrong)?,
             full_load: full_load_patterns(self.full_load, wrong)?,
-            full_load_at: self.full_load_at,
-            full_load_settle: settle,
+            full_loads,
             before_image_prefix,
             on_bad_row: self.on_bad_row,
             on_bad_file: self.on_bad_file,
@@ -413,16 +410,23 @@ impl RawToml {
         })
     }
 
-    /// `raw.full_load_settle`.
-    fn settle(
+    /// The keys of full loads that have a time.
+    fn full_loads(
         &self,
         key: &[String],
         order_by: &[String],
         commit_time: Option<&str>,
         wrong: &dyn Fn(&str, String) -> Error,
-    ) -> Result<chrono::Duration> {
-        let (at, settle) = (self.full_load_at, self.full_load_settle.as_deref());
-        FullLoadKeys { at, settle, key, order_by, commit_time }.check(wrong)
+    ) -> Result<FullLoads> {
+        let keys = FullLoadKeys {
+            at: self.full_load_at,
+            settle: self.full_load_settle.as_deref(),
+            max_deletes: self.full_load_max_deletes.as_deref(),
+            key,
+            order_by,
+            commit_time,
+        };
+        keys.check(wrong)
     }
 
     /// The keys of CSV files.

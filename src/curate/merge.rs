@@ -111,6 +111,8 @@ pub(crate) struct Merged {
 pub(crate) struct Counts {
     /// Remaining winners, per key and day.
     pub key_days: u64,
+    /// Removed rows that floors have ended and no winner replaces.
+    pub ended: u64,
     /// Last changes of the window (per key, or per key and day) that are not later than the versions.
     pub stale: u64,
     /// Versions that winners replaced.
@@ -140,6 +142,7 @@ impl Counts {
 
     fn add(&mut self, other: Counts) {
         self.key_days += other.key_days;
+        self.ended += other.ended;
         self.stale += other.stale;
         self.replaced += other.replaced;
         self.tie = self.tie.into_iter().chain(other.tie).min();

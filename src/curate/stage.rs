@@ -237,7 +237,7 @@ impl Stage<'_> {
         bad: &mut BadInputs,
     ) -> Result<(Arc<Changes>, Vec<(Input, String)>)> {
         let (pipeline, resources) = (self.pipeline, self.resources);
-        let has_earlier = pipeline.raw.full_load_at.is_time() && !self.is_from_empty();
+        let has_earlier = pipeline.raw.full_loads.at.is_time() && !self.is_from_empty();
         let loads = if has_earlier { self.ledger.timed_loads() } else { Vec::new() };
         loop {
             let bad_rows = Arc::new(BadRows::new(match (pipeline.raw.on_bad_row, self.is_dry) {

@@ -16,7 +16,7 @@ use crate::store::Folder;
 /// Whether a file is of a full load that was written again since it was folded, and is folded again.
 pub(crate) fn is_reload(raw: &Raw, folder: &Folder, folded: &RawFile, file: &RawFile) -> bool {
     let is_local = folder.location.file_path().is_some();
-    raw.full_load_at.is_time()
+    raw.full_loads.at.is_time()
         && raw.is_full_load(file.location, &file.path)
         && !folded.is_same(file, is_local)
 }
@@ -35,13 +35,13 @@ impl Unsettled {
         now: DateTime<Utc>,
     ) -> Self {
         let mut found = BTreeMap::new();
-        if !raw.full_load_at.is_time() {
+        if !raw.full_loads.at.is_time() {
             return Unsettled(found);
         }
         for file in files.iter().filter(|file| raw.is_full_load(file.location, &file.path)) {
             let folded = recorded.folded(file.location, &file.path);
             let is_new = folded.is_none_or(|folded| is_reload(raw, folder, folded, file));
-            if is_new && file.modified > now - raw.full_load_settle {
+            if is_new && file.modified > now - raw.full_loads.settle {
                 let newest = found.entry((file.location, parent(&file.path).to_string()));
                 let newest = newest.or_insert(file.modified);
                 *newest = file.modified.max(*newest);
@@ -88,7 +88,7 @@ impl Unsettled {
         let names: BTreeSet<String> =
             self.0.keys().map(|(location, path)| folders[*location].describe(path)).collect();
         let first = names.first().map(String::as_str).unwrap_or_default();
-        let after = (*newest + raw.full_load_settle).format("%Y-%m-%d %H:%M:%S");
+        let after = (*newest + raw.full_loads.settle).format("%Y-%m-%d %H:%M:%S");
         Some(format!(
             "{} full loads are still being written, such as in {first}: runs after {after} UTC fold them, \
              if no more files are written (`raw.full_load_settle`)",

@@ -58,7 +58,8 @@ pub(crate) fn check_reloads(
          would put their older changes after this full load"
     ))
     .hint(
-        "move the CDC files from before the reload to a folder outside of `raw.url`, then: \
+        "set `raw.full_load_at`, which puts full loads where they belong among the changes; or move the \
+         CDC files from before the reload to a folder outside of `raw.url`; then: \
          glueless rebuild --accept-missing; if the table was not reloaded, restore the file (if \
          local, with its modified time, as cp -p does)",
     ))

@@ -93,8 +93,8 @@ impl Identity {
             },
             delete_when: raw.delete_when.clone(),
             commit_time_unit: raw.commit_time_unit.map(|unit| unit.name().to_string()),
-            full_load_at: Some(raw.full_load_at.name().to_string())
-                .filter(|_| raw.full_load_at.is_time()),
+            full_load_at: Some(raw.full_loads.at.name().to_string())
+                .filter(|_| raw.full_loads.at.is_time()),
             table: raw.table.as_ref().map(ToString::to_string),
             curated_sql: pipeline.curated.sql.fingerprint(),
             query: Query::of(&pipeline.curated.sql.text),

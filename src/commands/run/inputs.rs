@@ -52,7 +52,7 @@ impl Run<'_> {
             )
             .hint("restore the raw files"));
         }
-        if raw.full_load_at.is_time() {
+        if raw.full_loads.at.is_time() {
             self.check_settled(folders, ledger, &rediscovered)?;
         } else {
             check_reloads(folders, raw, ledger, &rediscovered)?;

@@ -255,6 +255,8 @@ impl Decider {
                 }
             }
             counts.key_days += decision.accepted.len() as u64;
+            let replacing = decision.accepted.len() - decision.ended.len();
+            counts.ended += decision.removed.len().saturating_sub(replacing) as u64;
             counts.replaced += decision.replaced;
             counts.stale += decision.stale;
             carried.extend(decision.carried.iter().map(|at| *at as u32));
