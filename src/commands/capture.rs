@@ -127,6 +127,18 @@ impl Answer for CaptureReport {
     }
 }
 
+/// The URL of a source.
+pub(super) fn url_of<'a>(
+    source: &Source,
+    environment: &'a BTreeMap<String, String>,
+) -> Result<&'a str> {
+    let url = environment.get(&source.url_env).ok_or_else(|| {
+        Error::usage(format!("the variable {} (`url_env`) is not set", source.url_env))
+            .hint("set it to postgresql://user:password@host:5432/database")
+    });
+    url.map(String::as_str)
+}
+
 /// Captures the changes of a source since the last capture; at first its tables.
 ///
 /// # Errors
@@ -134,10 +146,7 @@ impl Answer for CaptureReport {
 /// storage, when the database or the store cannot be reached; busy, when another process captures.
 pub async fn capture(context: &CaptureContext<'_>, mode: CaptureMode) -> Result<CaptureReport> {
     let source = context.source;
-    let url = context.environment.get(&source.url_env).ok_or_else(|| {
-        Error::usage(format!("the variable {} (`url_env`) is not set", source.url_env))
-            .hint("set it to postgresql://user:password@host:5432/database")
-    })?;
+    let url = url_of(source, context.environment)?;
     let capture = Capture {
         source,
         url,

@@ -11,11 +11,12 @@ use chrono::TimeDelta;
 use tracing::info;
 
 use crate::capture::{Capture, Held};
+use crate::commands::capture::url_of;
 use crate::commands::open_pipeline::RunContext;
 use crate::commands::run::run;
 use crate::commands::task::Task;
 use crate::config::Source;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::window::Window;
 
 /// Captures a source up to a snapshot, and folds what was not folded.
@@ -24,10 +25,7 @@ pub(super) async fn captured_and_folded(
     source: &Source,
     run_ids: &[String; 2],
 ) -> Result<Held> {
-    let url = run_context.environment.get(&source.url_env).ok_or_else(|| {
-        Error::usage(format!("the variable {} (`url_env`) is not set", source.url_env))
-            .hint("set it to postgresql://user:password@host:5432/database")
-    })?;
+    let url = url_of(source, run_context.environment)?;
     let capture = Capture {
         source,
         url,
