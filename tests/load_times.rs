@@ -2,11 +2,11 @@
 //! came between them, in whatever order they are read. Tables that can be checked by hand; the model has
 //! random ones.
 
-use chrono::{TimeDelta, TimeZone, Utc};
+use chrono::TimeDelta;
 
 use crate::support::{
-    COUNT_PER_DAY, Lab, LabBuilder, PLACES, Place, Report, Row, Task, assert_refused, file_of_rows,
-    now,
+    COUNT_PER_DAY, Compared, Lab, LabBuilder, PLACES, Place, Report, Row, Task, assert_refused,
+    file_of_rows, now,
 };
 
 const LOAD: &str = "LOAD00000001";
@@ -176,21 +176,15 @@ fn loads_and_changes_come_to_one_table_in_any_order() {
 }
 
 #[test]
-fn files_of_a_folder_that_are_near_in_time_are_one_load() {
+fn files_that_are_near_in_time_are_one_load() {
     let lab = lab(&builder());
     put_load(&lab, LOAD, &[["2024-01-03 12:00:00", "1", "a"], ["2024-01-03 12:10:00", "2", "b"]]);
     put_load(&lab, "LOAD00000002", &[["2024-01-03 12:24:00", "3", "c"]]);
-    // Of another folder.
-    put_load(
-        &lab,
-        "other/LOAD00000001",
-        &[["2024-01-01 12:00:00", "1", "z"], ["2024-01-01 12:00:00", "9", "z"]],
-    );
     run(&lab);
     let expected = ["1 a 2024-01-03", "2 b 2024-01-03", "3 c 2024-01-03"];
     assert_eq!(curated(&lab), expected);
-    // Its last file, and a change that was made while the load ran.
-    put_load(&lab, "LOAD00000003", &[["2024-01-03 12:38:00", "4", "d"]]);
+    // Its last file, in another folder, and a change that was made while the load ran.
+    put_load(&lab, "part/LOAD00000003", &[["2024-01-03 12:38:00", "4", "d"]]);
     put(&lab, "20240103-120100000", &[["U", "2024-01-03 12:01:00", "3", "c2"]]);
     run(&lab);
     let expected = ["1 a 2024-01-03", "2 b 2024-01-03", "3 c2 2024-01-03", "4 d 2024-01-03"];
@@ -220,7 +214,7 @@ fn a_load_that_is_still_being_written_is_waited_for() {
     let report = run(&lab);
     assert_eq!(report.files, 1);
     let note = report.note.unwrap_or_default();
-    assert!(note.contains("1 full loads are still being written"), "{note}");
+    assert!(note.contains("a full load is still being written"), "{note}");
     assert_eq!(curated(&lab), ["1 a2 2024-01-02"]);
     assert_eq!(lab.catch_up(&[]).expect("caught up").files, 0);
     lab.now += TimeDelta::minutes(16);
@@ -233,6 +227,8 @@ fn a_load_that_is_still_being_written_is_waited_for() {
     let report = run(&lab);
     let note = report.note.unwrap_or_default();
     assert!(note.contains("still being written") && !note.contains("missing"), "{note}");
+    let error = lab.verify().expect_err("a new load");
+    assert_refused(error, 65, "LOAD00000001.parquet is a new full load", "run the pipeline");
     let error = lab.rebuild(false, &[]).expect_err("half a load");
     assert_refused(error, 65, "still being written", "half of a full load");
     assert_eq!(curated(&lab).len(), 3);
@@ -268,31 +264,10 @@ fn a_load_that_has_changed_and_is_not_later_is_refused() {
 }
 
 #[test]
-fn a_load_can_be_at_the_time_when_it_was_written_or_that_of_its_name() {
-    let written = |lab: &Lab, path: &str, day: u32, hour: u32| {
-        let at = Utc.with_ymd_and_hms(2024, 1, day, hour, 0, 0).single().expect("a time");
-        lab.set_modified_at(&format!("raw/{path}.parquet"), at);
-    };
+fn a_load_can_be_at_the_time_of_its_name() {
     let without_times = |lab: &Lab, path: &str, rows: &[[&str; 2]]| {
         lab.put(&format!("raw/{path}.parquet"), file_of_rows(&["id", "name"], rows));
     };
-    let by = builder().set("raw.full_load_at", "modified").build();
-    without_times(&by, LOAD, &[["1", "a"], ["2", "b"]]);
-    written(&by, LOAD, 1, 6);
-    let mut by = by;
-    by.now = now();
-    put(&by, "20240102-000000000", &[["U", "2024-01-02 10:00:00", "1", "a2"]]);
-    run(&by);
-    without_times(&by, LOAD, &[["1", "a3"]]);
-    written(&by, LOAD, 3, 6);
-    run(&by);
-    assert_eq!(curated(&by), ["1 a3 2024-01-03"]);
-    // A copy has other times, and is the same load.
-    written(&by, LOAD, 9, 6);
-    run(&by);
-    assert_eq!(curated(&by), ["1 a3 2024-01-03"]);
-    by.assert_verified();
-
     let by = lab(&builder().set("raw.full_load_at", "name").set("raw.full_load", "full-*"));
     without_times(&by, "2024/01/01/full-a", &[["1", "a"], ["2", "b"]]);
     without_times(&by, "2024/01/01/full-b", &[["3", "c"]]);
@@ -305,13 +280,19 @@ fn a_load_can_be_at_the_time_when_it_was_written_or_that_of_its_name() {
     by.assert_verified();
     without_times(&by, "full-c", &[["9", "z"]]);
     let error = by.run("2024-01-01", "2024-02-01").expect_err("no time");
-    assert_refused(error, 65, "full-c.parquet has no time in its name", "rename the file");
+    assert_refused(
+        error,
+        65,
+        "full-c.parquet has no time in its name",
+        "write the time into the name",
+    );
 }
 
 #[test]
 fn an_explained_key_names_the_load_that_ended_its_row() {
     let lab = lab(&builder());
     put_load(&lab, LOAD, FIRST);
+    run(&lab);
     put_load(&lab, "LOAD00000002", SECOND);
     put(&lab, "20240102-000000000", &[["U", "2024-01-02 10:00:00", "1", "a2"]]);
     run(&lab);
@@ -335,12 +316,7 @@ fn a_load_without_a_time_and_keys_that_do_not_fit_are_refused() {
     put(&lab, "20240102-000000000", &[["U", "2024-01-02 10:00:00", "1", "a2"]]);
     lab.put(&format!("raw/{LOAD}.parquet"), file_of_rows(&["id", "name"], &[["1", "a"]]));
     let error = lab.run("2024-01-01", "2024-02-01").expect_err("no time");
-    assert_refused(
-        error,
-        65,
-        "LOAD00000001.parquet is a full load without commit times",
-        "modified",
-    );
+    assert_refused(error, 65, "LOAD00000001.parquet is a full load without commit times", "name");
     assert!(lab.list("lake/curated").is_empty());
     let run = |set: &[&str]| lab.run_with(Task::Run, "2024-01-01", "2024-02-01", set);
     for (set, message) in [
@@ -495,4 +471,69 @@ fn snapshots_in_dated_folders_are_full_loads_in_any_order() {
         assert_eq!(history(&lab), of_history, "{order:?}");
         lab.assert_verified();
     }
+}
+
+#[test]
+fn several_new_loads_by_their_rows_are_refused() {
+    let lab = lab(&builder());
+    // Times of the source, and not of the transfer.
+    put_load(&lab, LOAD, &[["2020-05-01 00:00:00", "1", "a"]]);
+    put_load(&lab, "segment/LOAD00000001", &[["2021-05-01 00:00:00", "2", "b"]]);
+    let error = lab.run("2024-01-01", "2024-02-01").expect_err("each ends the one before");
+    assert_refused(error, 65, "the full loads have 2 times", "give each a run of its own");
+    assert!(lab.list("lake/curated").is_empty());
+    let set = ["raw.full_load_settle=400d"];
+    lab.run_with(Task::Run, "2024-01-01", "2024-02-01", &set).expect("waits");
+    assert!(lab.list("lake/curated").is_empty());
+    // One after the other, as they came.
+    lab.rename("raw/segment/LOAD00000001.parquet", "away");
+    run(&lab);
+    lab.rename("away", "raw/segment/LOAD00000001.parquet");
+    run(&lab);
+    assert_eq!(curated(&lab), ["2 b 2021-05-01"]);
+    lab.assert_verified();
+    lab.rebuild(false, &[]).expect("they were two before");
+    assert_eq!(curated(&lab), ["2 b 2021-05-01"]);
+    let error = lab.verify_with(Compared::default(), &["raw.full_load_settle=0s"]);
+    error.expect("as many as before");
+}
+
+#[test]
+fn a_reload_of_fewer_files_is_no_part_of_the_load_before() {
+    let lab = lab(&builder());
+    put_load(&lab, LOAD, &[["2024-01-01 10:00:00", "1", "a"], ["2024-01-01 10:00:00", "2", "b"]]);
+    put_load(&lab, "LOAD00000002", &[["2024-01-01 10:05:00", "4", "d"]]);
+    put(&lab, "20240101-100600000", &[["U", "2024-01-01 10:06:00", "1", "a2"]]);
+    run(&lab);
+    put_load(&lab, LOAD, &[["2024-01-01 10:12:00", "1", "a3"]]);
+    run(&lab);
+    assert_eq!(curated(&lab), ["1 a3 2024-01-01"]);
+    // The second file of the new load.
+    put_load(&lab, "LOAD00000002", &[["2024-01-01 10:14:00", "5", "e"]]);
+    run(&lab);
+    assert_eq!(curated(&lab), ["1 a3 2024-01-01", "5 e 2024-01-01"]);
+    lab.assert_verified();
+    // Without rows it says nothing.
+    put_load(&lab, LOAD, &[]);
+    let error = lab.run("2024-01-01", "2024-02-01").expect_err("emptied");
+    assert_refused(error, 65, "a full load without rows, written over one", "a truncate can say");
+    assert_eq!(curated(&lab).len(), 2);
+}
+
+#[test]
+fn a_rebuild_folds_all_files_of_a_new_load_or_none() {
+    let mut lab = lab(&builder());
+    put_load(&lab, LOAD, &[["2024-01-01 10:00:00", "1", "a"], ["2024-01-01 10:00:00", "2", "b"]]);
+    run(&lab);
+    put_load(&lab, LOAD, &[["2024-01-02 10:00:00", "1", "a2"]]);
+    put_load(&lab, "LOAD00000002", &[["2024-01-02 10:01:00", "2", "b2"]]);
+    let later = lab.now;
+    lab.now = now();
+    let error = lab.rebuild(true, &[]).expect_err("still being written");
+    assert_refused(error, 65, "still being written", "half of a full load");
+    lab.now = later;
+    lab.rebuild(true, &[]).expect("rebuilt");
+    assert_eq!(curated(&lab), ["1 a2 2024-01-02", "2 b2 2024-01-02"]);
+    assert_eq!(run(&lab).files, 0);
+    lab.assert_verified();
 }

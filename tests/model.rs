@@ -54,8 +54,12 @@ fn files() -> impl Strategy<Value = Vec<File>> {
     prop::collection::vec(file(), 1..5)
 }
 
-fn name(number: usize, (full_load, day, _): &File) -> String {
-    if *full_load {
+/// The name of a file; a full load with a time has it in its name.
+fn name(number: usize, (full_load, day, changes): &File, has_time: bool) -> String {
+    if *full_load && has_time {
+        let second = changes.iter().map(|change| change.time).min().unwrap_or_default();
+        format!("20200101-0000{second:02}{number:03}.parquet")
+    } else if *full_load {
         format!("LOAD{number:08X}.parquet")
     } else {
         format!("202001{:02}-00000000{number}.parquet", day + 1)
@@ -195,9 +199,11 @@ impl By {
     /// The path of a file; `loads` are the full loads that have a time, each in a folder of its own.
     fn path(self, number: usize, file: &File, has_time: bool) -> String {
         match self {
-            _ if file.0 && has_time => format!("load{number}/{}", name(number, file)),
-            By::Path if !file.0 => format!("2020/01/{:02}/{}", file.1 + 1, name(number, file)),
-            _ => name(number, file),
+            _ if file.0 && has_time => format!("full/{}", name(number, file, true)),
+            By::Path if !file.0 => {
+                format!("2020/01/{:02}/{}", file.1 + 1, name(number, file, false))
+            }
+            _ => name(number, file, false),
         }
     }
 }
@@ -231,7 +237,7 @@ fn put(lab: &Lab, case: &Case, number: usize, file: &File) {
 }
 
 /// The result that the fold must have: the last change of each key and day, and of each key. A
-/// change is its order, in tenths of seconds, whether its row is alive, its category and its id.
+/// change is its order, in tenths of milliseconds, whether its row is alive, its category and its id.
 type Order = (bool, i64, String, usize);
 type Last = (Order, bool, Option<&'static str>, i64);
 
@@ -257,7 +263,8 @@ fn model(case: &Case, is_folded: &dyn Fn(usize, i64) -> bool) -> Model {
         // A full load with a time is a floor, and rows right after it.
         let begin = begin.filter(|_| file.0 && case.loads_have_time);
         if let Some(time) = begin {
-            floors.insert(((true, time * 10 - 2, name(number, file), 0), Some(0)));
+            let at = time * 10_000 + number as i64 * 10;
+            floors.insert(((true, at - 2, name(number, file, true), 0), Some(0)));
         }
         for (row, change) in file.2.iter().enumerate() {
             if !is_folded(number, change.time) {
@@ -266,9 +273,11 @@ fn model(case: &Case, is_folded: &dyn Fn(usize, i64) -> bool) -> Model {
             let live = file.0 || !matches!(change.op, Some("D" | "d"));
             let commit_day = if orders.has_commit_time() { 0 } else { file.1 };
             let day = if live { change.event_day } else { Some(commit_day) };
-            let time = if orders == Orders::Files { 0 } else { change.time * 10 };
-            let time = begin.map_or(time, |begin| begin * 10 - 1);
-            let order = (!file.0 || begin.is_some(), time, name(number, file), row);
+            let time = if orders == Orders::Files { 0 } else { change.time * 10_000 };
+            let at = |second: i64| second * 10_000 + number as i64 * 10 - 1;
+            let time = begin.map_or(time, at);
+            let file_name = name(number, file, case.loads_have_time);
+            let order = (!file.0 || begin.is_some(), time, file_name, row);
             if !file.0 && change.op == Some("T") {
                 floors.insert((order, Some(commit_day)));
                 continue;
@@ -327,7 +336,7 @@ struct Case {
     /// For each file, the window before which it is delivered.
     deliveries: Vec<usize>,
     windows: Vec<(i64, i64)>,
-    /// Whether full loads are among the changes, at the least commit time of their rows.
+    /// Whether full loads are among the changes, at the time of their names.
     loads_have_time: bool,
     /// Whether the tables are loaded into a database after each run.
     is_loaded: bool,
@@ -357,7 +366,7 @@ impl Case {
             .running_aggregate("status", count_of_each_day_so_far(&key_list))
             .aggregate("flows", FLOWS);
         let lab = if self.loads_have_time {
-            lab.set("raw.full_load_at", "column").set("raw.full_load_settle", "0s")
+            lab.set("raw.full_load", "*/full/*").set("raw.full_load_at", "name")
         } else {
             lab
         };

@@ -5,12 +5,14 @@
 //! *t*, all at once, and the changes of *t* come after both. Times of CDC tools have microseconds at
 //! best. Loads of the same time are one load.
 //!
-//! A file lasts from the least to the greatest time in it: the commit times of its rows, or the one time
-//! when it was written or that is in its name. Files of a folder are of one load if the pauses between
-//! them are not longer than `raw.full_load_settle`; its time is the least of all. This does not depend on
-//! which run folds which of the files: one that is found later joins its load, and is refused if it
-//! would have changed the load's time.
+//! With `column` a file lasts from the least to the greatest commit time of its rows. Files are of one load,
+//! wherever they are, if the pauses between them are not longer than `raw.full_load_settle`; its time is
+//! the least of all. This does not depend on which run folds which of the files: one that is found later
+//! joins its load, and is refused if it would have changed the load's time. A run that finds several new
+//! loads is refused: most likely they are one, and each would end the rows of the one before. With `name`
+//! each time is a load.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, Date32Array, Decimal128Array, new_null_array};
@@ -19,16 +21,16 @@ use chrono::{DateTime, Duration, Utc};
 use futures::TryStreamExt;
 use tracing::{info, warn};
 
-use crate::changes::commit_time::time_of_file;
 use crate::changes::pass_one::FoundFloors;
 use crate::changes::position::{OrderEncoder, pack_column};
 use crate::changes::{Changes, CommitTime, OpenInput};
 use crate::config::{FullLoadAt, Raw};
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
-use crate::layout::{file_time, parent};
+use crate::layout::file_time;
 use crate::raw::discover::RawFile;
 use crate::raw::input::LoadTime;
+use crate::raw::loads::EarlierLoads;
 use crate::types::column_type::cast_values;
 use crate::types::times::{day_in, instant_ns, instants_ns};
 
@@ -43,14 +45,14 @@ struct NewLoad {
 
 impl Changes {
     /// Gives the full loads among the inputs their times, and finds the floors of the new ones. `earlier`
-    /// are the full loads of earlier runs.
+    /// are the full loads of earlier runs, which do not count from empty but for their number.
     ///
     /// # Errors
     /// Usage, when the order does not begin with the commit time; data, when a load has no time, or one
     /// that contradicts an earlier run.
     pub(super) async fn time_full_loads(
         &mut self,
-        earlier: &[RawFile],
+        earlier: EarlierLoads<'_>,
         threads: usize,
     ) -> Result<()> {
         if !self.raw.full_loads.at.is_time() {
@@ -75,9 +77,9 @@ impl Changes {
                 let times = Times { column, unit_ns, batch_rows };
                 times.of_files(&self.files, &new, threads).await?
             }
-            at => {
-                let times = new.iter().map(|file| time_of(at, &self.raw, &self.files[*file]));
-                times.map(|time| time.map(Some)).collect::<Result<_>>()?
+            _ => {
+                let times = new.iter().map(|file| time_of(&self.raw, &self.files[*file]));
+                times.collect::<Result<_>>()?
             }
         };
         let new = new.into_iter().zip(spans).collect();
@@ -104,7 +106,7 @@ impl Changes {
 fn set_times(
     files: &mut [OpenInput],
     new: Vec<(usize, Option<Span>)>,
-    earlier: &[RawFile],
+    EarlierLoads { files: earlier, is_from_empty }: EarlierLoads<'_>,
     raw: &Raw,
 ) -> Result<Vec<NewLoad>> {
     let mut timed: Vec<(Span, usize)> = Vec::new();
@@ -112,36 +114,35 @@ fn set_times(
         match span {
             Some(span) => timed.push((span, file)),
             None if files[file].file.row_count() == 0 => {
+                let RawFile { location, path, .. } = &files[file].input.file;
+                let mut earlier = earlier.iter();
+                if earlier.any(|before| (before.location, &before.path) == (*location, path)) {
+                    return Err(emptied(&files[file]));
+                }
                 warn!("{} is a full load without rows, and ends none", files[file].file.name);
             }
             None => return Err(without_time(&files[file], raw)),
         }
     }
-    let folder = |file: usize| {
-        let file = &files[file].input.file;
-        (file.location, parent(&file.path).to_string())
-    };
-    timed.sort_by_key(|(span, file)| (folder(*file), *span));
+    timed.sort_by_key(|(span, file)| (*span, *file));
     let mut loads = Vec::new();
-    let pause = raw.full_loads.settle;
-    let is_next = |(a, of): &(Span, usize), (b, file): &(Span, usize)| {
-        folder(*of) == folder(*file) && b.0 - a.1 <= nanoseconds(pause)
-    };
+    let pause = pause(raw);
     let mut found: Vec<(i128, Vec<(Span, usize)>)> = Vec::new();
-    for of_load in chunks(timed, is_next) {
-        let known = Load::new(files, &of_load).join(earlier, raw, files)?;
+    for of_load in chunks(timed, pause) {
+        let load = Load::new(files, &of_load);
+        let known = if is_from_empty { None } else { load.join(earlier, pause, files)? };
         if known.is_none() {
-            let file = of_load.iter().map(|(_, file)| *file).min().unwrap_or_default();
-            loads.push(NewLoad { at: of_load[0].0.0, file });
+            loads.push(NewLoad { at: of_load[0].0.0, file: of_load[0].1 });
         }
         found.push((known.unwrap_or(of_load[0].0.0), of_load));
     }
+    check_one_load(files, &loads, earlier, raw, is_from_empty)?;
     for (at, of_load) in found {
         for ((_, until), file) in of_load {
             let file = &mut files[file].input.file;
             let is_before =
                 |before: &RawFile| (before.location, &before.path) == (file.location, &file.path);
-            let replaces = earlier.iter().any(is_before);
+            let replaces = !is_from_empty && earlier.iter().any(is_before);
             let load = LoadTime { at: instant(at)?, until: instant(until)?, replaces };
             file.load = Some(Box::new(load));
         }
@@ -154,17 +155,18 @@ fn set_times(
     Ok(loads)
 }
 
-/// Divides a sorted list where `is_next` does not hold between the whole part so far and an item. The
-/// spans of a part are joined for it.
-fn chunks(
-    timed: Vec<(Span, usize)>,
-    is_next: impl Fn(&(Span, usize), &(Span, usize)) -> bool,
-) -> Vec<Vec<(Span, usize)>> {
+/// The longest pause between files of one load, in nanoseconds.
+fn pause(raw: &Raw) -> i128 {
+    if raw.full_loads.at == FullLoadAt::Column { nanoseconds(raw.full_loads.settle) } else { 0 }
+}
+
+/// Divides sorted spans where one begins later than a pause after the end of all before.
+fn chunks(timed: Vec<(Span, usize)>, pause: i128) -> Vec<Vec<(Span, usize)>> {
     let mut parts: Vec<Vec<(Span, usize)>> = Vec::new();
     let mut end = 0;
     for one in timed {
         match parts.last_mut() {
-            Some(part) if is_next(&((part[0].0.0, end), part[0].1), &one) => {
+            Some(part) if one.0.0 - end <= pause => {
                 end = end.max(one.0.1);
                 part.push(one);
             }
@@ -177,48 +179,69 @@ fn chunks(
     parts
 }
 
+/// Refuses several new loads by commit times, unless runs have folded as many before.
+fn check_one_load(
+    files: &[OpenInput],
+    loads: &[NewLoad],
+    earlier: &[RawFile],
+    raw: &Raw,
+    is_from_empty: bool,
+) -> Result<()> {
+    let known: BTreeSet<_> =
+        earlier.iter().filter_map(|file| Some(file.load.as_ref()?.at)).collect();
+    let most = if is_from_empty { known.len().max(1) } else { 1 };
+    let [.., before, last] = loads else { return Ok(()) };
+    if raw.full_loads.at != FullLoadAt::Column || loads.len() <= most {
+        return Ok(());
+    }
+    let name = |load: &NewLoad| files[load.file].file.name.clone();
+    Err(Error::data(format!(
+        "the full loads have {} times, such as {} and {} ({} and {}): each would end the rows of the one \
+         before",
+        loads.len(),
+        instant(before.at)?,
+        instant(last.at)?,
+        name(before),
+        name(last)
+    ))
+    .hint(
+        "if they are one load, with pauses while it was written, set a longer `raw.full_load_settle`; if the \
+         column is not the time of the transfer, it cannot say when a load was: set raw.full_load_at = \
+         \"before\"; if they are several, give each a run of its own, the earliest first",
+    ))
+}
+
 /// A load that this run has found.
 struct Load {
     span: Span,
-    /// The location, folder and paths of its files.
-    location: usize,
-    folder: String,
-    paths: Vec<String>,
+    /// The locations and paths of its files.
+    names: BTreeSet<(usize, String)>,
 }
 
 impl Load {
     fn new(files: &[OpenInput], of_load: &[(Span, usize)]) -> Self {
-        let first = &files[of_load[0].1].input.file;
         let until = of_load.iter().map(|((_, until), _)| *until).max().unwrap_or_default();
-        let paths = of_load.iter().map(|(_, file)| files[*file].input.file.path.clone());
-        Load {
-            span: (of_load[0].0.0, until),
-            location: first.location,
-            folder: parent(&first.path).to_string(),
-            paths: paths.collect(),
-        }
+        let inputs = of_load.iter().map(|(_, file)| &files[*file].input.file);
+        let names = inputs.map(|file| (file.location, file.path.clone()));
+        Load { span: (of_load[0].0.0, until), names: names.collect() }
     }
 
     /// The time of the load of an earlier run that it is a part of; `None` if it is another load.
-    fn join(&self, earlier: &[RawFile], raw: &Raw, files: &[OpenInput]) -> Result<Option<i128>> {
-        let (mut joined, pause) = (None, nanoseconds(raw.full_loads.settle));
-        for before in earlier {
-            let Some(load) = before.load.as_ref() else { continue };
-            let is_of_folder =
-                before.location == self.location && parent(&before.path) == self.folder;
+    fn join(&self, earlier: &[RawFile], pause: i128, files: &[OpenInput]) -> Result<Option<i128>> {
+        let timed = earlier.iter().filter_map(|before| Some((before, before.load.as_ref()?)));
+        let is_own =
+            |before: &RawFile| self.names.contains(&(before.location, before.path.clone()));
+        // A file that is written again is of another load, and later.
+        let own = timed.clone().filter(|(before, _)| is_own(before));
+        let replaced = own.map(|(_, load)| instant_ns(load.until)).max();
+        if replaced.is_some_and(|until| self.span.0 <= until) {
+            return Err(self.contradicts(files, "has changed, and is not of a later time"));
+        }
+        let mut joined = None;
+        for (_, load) in timed.filter(|(before, _)| !is_own(before)) {
             let (at, until) = (instant_ns(load.at), instant_ns(load.until));
             let is_near = self.span.0 - until <= pause && at - self.span.1 <= pause;
-            if !is_of_folder || !is_near {
-                // A file that is written again is another load, and later.
-                if is_of_folder && self.paths.contains(&before.path) && self.span.0 <= until {
-                    return Err(self.contradicts(files, "has changed, and is not of a later time"));
-                }
-                continue;
-            }
-            if self.paths.contains(&before.path) {
-                if self.span.0 <= until {
-                    return Err(self.contradicts(files, "has changed, and is not of a later time"));
-                }
+            if !is_near || replaced.is_some_and(|replaced| at <= replaced) {
                 continue;
             }
             if self.span.0 < at {
@@ -231,11 +254,11 @@ impl Load {
     }
 
     fn contradicts(&self, files: &[OpenInput], why: &str) -> Error {
-        let path = self.paths.iter().min().map(String::as_str).unwrap_or_default();
-        let file = files.iter().find(|open| {
-            (open.input.file.location, open.input.file.path.as_str()) == (self.location, path)
-        });
-        let name = file.map_or(path, |open| &open.file.name);
+        let is_first = |open: &&OpenInput| {
+            let file = &open.input.file;
+            self.names.first().is_some_and(|(at, path)| (*at, path) == (file.location, &file.path))
+        };
+        let name = files.iter().find(is_first).map_or("", |open| &open.file.name);
         Error::data(format!("{name} is a full load that {why}")).hint(
             "if the file is right, fold everything again: glueless rebuild; if files of one load are \
              written with long pauses, set `raw.full_load_settle`",
@@ -243,29 +266,31 @@ impl Load {
     }
 }
 
-/// The time of a file that has one.
-fn time_of(at: FullLoadAt, raw: &Raw, open: &OpenInput) -> Result<Span> {
-    let file = &open.input.file;
-    let time = match at {
-        FullLoadAt::Name => match file_time(&file.path, raw.time_zone) {
-            Some(_) => time_of_file(file, raw.time_zone),
-            None => return Err(without_time(open, raw)),
-        },
-        _ => instant_ns(file.window_time()),
-    };
-    Ok((time, time))
+/// The time in the name of a file; `None` if it has no rows.
+fn time_of(raw: &Raw, open: &OpenInput) -> Result<Option<Span>> {
+    let time = file_time(&open.input.file.path, raw.time_zone).map(instant_ns);
+    let time = time.ok_or_else(|| without_time(open, raw))?;
+    Ok((open.file.row_count() > 0).then_some((time, time)))
+}
+
+fn emptied(open: &OpenInput) -> Error {
+    let name = &open.file.name;
+    Error::data(format!("{name} is a full load without rows, written over one that was folded"))
+        .hint(
+            "a load says what the table has from its rows: that it was emptied, a truncate can say",
+        )
 }
 
 fn without_time(open: &OpenInput, raw: &Raw) -> Error {
     let (what, hint) = match raw.full_loads.at {
         FullLoadAt::Name => (
             "has no time in its name, and no date in its folders",
-            "set raw.full_load_at = \"modified\", or rename the file",
+            "write the time into the name, or set `raw.full_load`, if it is no full load",
         ),
         _ => (
             "is a full load without commit times",
-            "raw.full_load_at = \"column\" reads the commit time of its rows: without one, set \
-             \"modified\"",
+            "raw.full_load_at = \"column\" reads the commit time of its rows: without one, set \"name\" or \
+             \"before\"",
         ),
     };
     Error::data(format!("{} {what}", open.file.name)).hint(hint)

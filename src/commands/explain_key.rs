@@ -24,6 +24,7 @@ use crate::engine::session::{BATCH_ROWS, session};
 use crate::error::{Error, Result};
 use crate::raw::bad_rows::BadRows;
 use crate::raw::discover::{self, Input, Recorded};
+use crate::raw::loads::EarlierLoads;
 use crate::raw::open::Opening;
 use crate::state::State;
 use crate::state::inputs::NeededInputs;
@@ -215,7 +216,7 @@ async fn open_changes(
     let opening = Opening {
         // Rows that cannot be read are left out.
         checks_texts: true,
-        loads: &loads,
+        loads: EarlierLoads { files: &loads, is_from_empty: false },
         ..Opening::new(folders, &pipeline.raw, resources, &open.runtime, &bad_rows)
     };
     let known = match &state.ledger.contract {

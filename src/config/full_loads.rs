@@ -15,8 +15,6 @@ pub enum FullLoadAt {
     Before,
     /// At the least commit time of its rows.
     Column,
-    /// At the time when the first of its files was written.
-    Modified,
     /// At the time in the names of its files, or of their date folders.
     Name,
 }
@@ -32,7 +30,6 @@ impl FullLoadAt {
         match self {
             FullLoadAt::Before => "before",
             FullLoadAt::Column => "column",
-            FullLoadAt::Modified => "modified",
             FullLoadAt::Name => "name",
         }
     }

@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::fold::{Fold, fold};
 use crate::raw::bad_rows::{BadRow, BadRows, NOT_UTF8};
 use crate::raw::discover::{Input, Recorded};
+use crate::raw::loads::EarlierLoads;
 use crate::raw::open::Opening;
 use crate::raw::schema_changes::KnownColumns;
 use crate::report::Report;
@@ -237,8 +238,8 @@ impl Stage<'_> {
         bad: &mut BadInputs,
     ) -> Result<(Arc<Changes>, Vec<(Input, String)>)> {
         let (pipeline, resources) = (self.pipeline, self.resources);
-        let has_earlier = pipeline.raw.full_loads.at.is_time() && !self.is_from_empty();
-        let loads = if has_earlier { self.ledger.timed_loads() } else { Vec::new() };
+        let has_times = pipeline.raw.full_loads.at.is_time();
+        let loads = if has_times { self.ledger.timed_loads() } else { Vec::new() };
         loop {
             let bad_rows = Arc::new(BadRows::new(match (pipeline.raw.on_bad_row, self.is_dry) {
                 (OnBad::Fail, _) => 0,
@@ -247,7 +248,7 @@ impl Stage<'_> {
             }));
             let opening = Opening {
                 checks_texts: bad.checks_texts,
-                loads: &loads,
+                loads: EarlierLoads { files: &loads, is_from_empty: self.is_from_empty() },
                 ..Opening::new(self.raw, &pipeline.raw, resources, self.runtime, &bad_rows)
             };
             let (mut good, mut bad_files) = (Vec::new(), Vec::new());

@@ -330,7 +330,8 @@ pub(crate) async fn discover_all(folders: &[Folder], raw: &Raw) -> Result<Vec<In
     Ok(inputs)
 }
 
-/// Lists the inputs that earlier runs folded or quarantined. Where windows select rows, all windows
+/// Lists the inputs that earlier runs folded or quarantined; for a rebuild also full loads with a time
+/// that none has. Where windows select rows, all windows
 /// of earlier runs select rows of each input, or with `was_read` only those whose rows were read.
 ///
 /// # Errors
@@ -350,7 +351,13 @@ pub(crate) async fn rediscover<'a>(
         let mut files = Vec::new();
         for object in list_all(folder).await? {
             let file = RawFile::new(location, relative(&folder.prefix, &object.location), object);
-            if names.contains(&(location, file.path.as_str())) {
+            // A load may be folded in part, or have been refused.
+            let is_load = raw.full_loads.at.is_time()
+                && !was_read
+                && raw.is_full_load(location, &file.path)
+                && RawFormat::of(&file.path) == Some(raw.format)
+                && !layout::is_hidden(&file.path);
+            if is_load || names.contains(&(location, file.path.as_str())) {
                 files.push(file);
             } else if RawFormat::of(&file.path).is_some() && !layout::is_hidden(&file.path) {
                 found.others.push(file);

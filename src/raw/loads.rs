@@ -1,10 +1,10 @@
 //! Full loads that have a time in the order of changes: which of them a run folds.
 //!
 //! A load that was written again over the one that was folded is another load, at a later time, and is
-//! folded like a new one. The files of a folder are one load while they are written: a run folds none of
-//! them before the newest has been there for `raw.full_load_settle`.
+//! folded like a new one. New files are taken for one load while they are written: a run folds none of
+//! a location's before the newest has been there for `raw.full_load_settle`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
@@ -12,6 +12,15 @@ use crate::config::Raw;
 use crate::layout::parent;
 use crate::raw::input::{RawFile, Recorded};
 use crate::store::Folder;
+
+/// The full loads that runs have folded before.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EarlierLoads<'a> {
+    /// Their files that have a time.
+    pub files: &'a [RawFile],
+    /// Whether everything is folded again: then loads get their times again.
+    pub is_from_empty: bool,
+}
 
 /// Whether a file is of a full load that was written again since it was folded, and is folded again.
 pub(crate) fn is_reload(raw: &Raw, folder: &Folder, folded: &RawFile, file: &RawFile) -> bool {
@@ -21,9 +30,9 @@ pub(crate) fn is_reload(raw: &Raw, folder: &Folder, folded: &RawFile, file: &Raw
         && !folded.is_same(file, is_local)
 }
 
-/// Full loads that are still being written: location and folder, and when the newest file was written.
+/// Full loads that are still being written: per location a folder, and when the newest file was written.
 #[derive(Debug, Default)]
-pub(crate) struct Unsettled(BTreeMap<(usize, String), DateTime<Utc>>);
+pub(crate) struct Unsettled(BTreeMap<usize, (String, DateTime<Utc>)>);
 
 impl Unsettled {
     /// Finds them among the files of a location. `now` is the time of the run.
@@ -42,9 +51,9 @@ impl Unsettled {
             let folded = recorded.folded(file.location, &file.path);
             let is_new = folded.is_none_or(|folded| is_reload(raw, folder, folded, file));
             if is_new && file.modified > now - raw.full_loads.settle {
-                let newest = found.entry((file.location, parent(&file.path).to_string()));
-                let newest = newest.or_insert(file.modified);
-                *newest = file.modified.max(*newest);
+                let one = (parent(&file.path).to_string(), file.modified);
+                let newest = found.entry(file.location).or_insert_with(|| one.clone());
+                newest.1 = newest.1.max(one.1);
             }
         }
         Unsettled(found)
@@ -66,9 +75,9 @@ impl Unsettled {
         files.retain(|file| {
             let folded = recorded.folded(file.location, &file.path);
             let is_new = folded.is_none_or(|folded| is_reload(raw, folder, folded, file));
-            let is_unsettled =
-                || self.0.contains_key(&(file.location, parent(&file.path).to_string()));
+            let is_unsettled = || self.0.contains_key(&file.location);
             let waits = is_new && raw.is_full_load(file.location, &file.path) && is_unsettled();
+
             folded_before.extend(
                 folded.filter(|_| waits).map(|folded| (file.location, folded.path.as_str())),
             );
@@ -84,15 +93,12 @@ impl Unsettled {
 
     /// A remark for the user; `None` if there are none.
     pub(crate) fn describe(&self, raw: &Raw, folders: &[Folder]) -> Option<String> {
-        let (_, newest) = self.0.iter().max_by_key(|(_, newest)| **newest)?;
-        let names: BTreeSet<String> =
-            self.0.keys().map(|(location, path)| folders[*location].describe(path)).collect();
-        let first = names.first().map(String::as_str).unwrap_or_default();
+        let (location, (folder, newest)) = self.0.iter().max_by_key(|(_, (_, newest))| *newest)?;
+        let folder = folders[*location].describe(folder);
         let after = (*newest + raw.full_loads.settle).format("%Y-%m-%d %H:%M:%S");
         Some(format!(
-            "{} full loads are still being written, such as in {first}: runs after {after} UTC fold them, \
-             if no more files are written (`raw.full_load_settle`)",
-            names.len()
+            "a full load is still being written, in {folder}: runs after {after} UTC fold it, \
+             if no more files are written (`raw.full_load_settle`)"
         ))
     }
 }

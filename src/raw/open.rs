@@ -36,11 +36,12 @@ use crate::parquet_io::open::{Columns, ObjectReader, ParquetFile, SMALL_BYTES_MA
 use crate::raw::bad_rows::{BadRow, BadRows};
 use crate::raw::columns::UsedColumns;
 use crate::raw::csv::{self, decompressed, spill_failed};
-use crate::raw::discover::{Input, RawFile};
+use crate::raw::discover::Input;
 use crate::raw::envelope::Unavailable;
 use crate::raw::envelope::flatten::{self, Layout};
 use crate::raw::fingerprint::{self, Fingerprint, Passing};
 use crate::raw::json::{self, Converted, Found, Unfolded};
+use crate::raw::loads::EarlierLoads;
 use crate::store::{Folder, parse_path};
 
 /// The number of local files opened concurrently, and the least number of remote ones.
@@ -105,8 +106,8 @@ pub struct Opening<'a> {
     pub bad_rows: &'a Arc<BadRows>,
     /// Whether pass one reads all texts that the pipeline uses, to find those that are not UTF-8.
     pub checks_texts: bool,
-    /// The inputs of earlier runs that are files of full loads with a time.
-    pub loads: &'a [RawFile],
+    /// The full loads of earlier runs.
+    pub loads: EarlierLoads<'a>,
 }
 
 type OneOpened = Result<Opened, Box<(Input, Error)>>;
@@ -129,7 +130,7 @@ impl<'a> Opening<'a> {
             threads: resources.threads,
             bad_rows,
             checks_texts: false,
-            loads: &[],
+            loads: EarlierLoads::default(),
         }
     }
 
@@ -598,7 +599,7 @@ mod tests {
             threads: 2,
             bad_rows: &Arc::new(BadRows::new(0)),
             checks_texts: false,
-            loads: &[],
+            loads: EarlierLoads::default(),
         };
         let opened = opening
             .open(inputs.clone(), &[], &UsedColumns::default())

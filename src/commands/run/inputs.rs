@@ -74,8 +74,8 @@ impl Run<'_> {
         if let Some(note) = overwritten {
             if !accept_missing {
                 return Err(Error::data(note).hint(
-                    "the days before them would lose in `history`, and in aggregates over it, what only \
-                     the earlier loads said; the newest rows are right in any case: rebuild without \
+                    "the days before them would lose in `history`, in aggregates over it, and in a table of \
+                     `latest-per-day`, what only the earlier loads said; the newest rows are right in any case: rebuild without \
                      them with --accept-missing",
                 ));
             }

@@ -14,6 +14,7 @@ use crate::curate::Curated;
 use crate::curate::stage::Onto;
 use crate::error::{Error, Kind, Result};
 use crate::raw::discover::{self, Input, Recorded, Rediscovered};
+use crate::raw::loads::is_reload;
 use crate::report::Report;
 use crate::state::State;
 use crate::state::balance::{BALANCE, Balance};
@@ -190,6 +191,14 @@ async fn inputs(open: &OpenPipeline<'_>, state: &State) -> Result<Vec<Input>> {
         let folder = &folders[file.location];
         let is_local = folder.location.file_path().is_some();
         let folded = ledger.folded(file.location, &file.path);
+        let raw = &open.run_context.pipeline.raw;
+        if folded.is_some_and(|folded| is_reload(raw, folder, folded, file)) {
+            let name = folder.describe(&file.path);
+            return Err(Error::data(format!(
+                "{name} is a new full load, which no run has folded yet"
+            ))
+            .hint("run the pipeline, which folds it, and verify then"));
+        }
         if folded.is_some_and(|folded| !folded.is_same(file, is_local)) {
             return Err(discover::changed(folder, &file.path, *full_load));
         }
