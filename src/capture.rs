@@ -44,7 +44,7 @@ use crate::capture::mark::Mark;
 use crate::capture::position::Lsn;
 use crate::capture::replication::Replication;
 use crate::capture::setup::Setup;
-use crate::capture::snapshot::{Loaded, now};
+use crate::capture::snapshot::{Loaded, enter, now};
 use crate::config::Source;
 use crate::engine::resources::Resources;
 use crate::error::{Error, Result};
@@ -132,8 +132,9 @@ pub(crate) struct Held {
     pub(crate) position: String,
     /// When the capture had ended, by the server's clock.
     pub(crate) time: DateTime<Utc>,
-    /// The session that has the lock, and the one that has made the snapshot.
-    _sessions: (Client, Replication),
+    /// The sessions that have the lock of the slot and those of the tables, and the one that has made the
+    /// snapshot.
+    _sessions: ([Client; 2], Replication),
 }
 
 /// What was captured.
@@ -227,6 +228,10 @@ impl Capture<'_> {
         let mut replication = Replication::connect(&server, &self.application()).await?;
         let setup = Setup { capture: self, server: &server, catalog: &catalog, to: &to };
         let snapshot = setup.export(&mut replication, false).await?;
+        // A table that is truncated or written anew is empty for every snapshot: such statements wait.
+        let holder = server.connect(&self.application()).await?;
+        enter(&holder, &server.name, &snapshot.name).await?;
+        Catalog { client: &holder, server: &server.name }.hold(&read.0).await?;
         let (end, mut captured) = (End::Held(snapshot.position), Captured::default());
         self.drain((&server, &catalog), &to, read, end, &mut captured).await?;
         // Beyond the snapshot, the log can have been read as far as it has no change of the tables.
@@ -237,7 +242,8 @@ impl Capture<'_> {
         let time = now(&client, &server.name, "read the time").await?;
         let time = DateTime::from_timestamp_micros(time).unwrap_or_default();
         let position = snapshot.position.to_string();
-        Ok(Held { snapshot: snapshot.name, position, time, _sessions: (client, replication) })
+        let _sessions = ([client, holder], replication);
+        Ok(Held { snapshot: snapshot.name, position, time, _sessions })
     }
 
     /// Checks the server, and locks the slot for others. The slot itself is the lock once it is read.

@@ -2,11 +2,14 @@
 //! came between them, in whatever order they are read. Tables that can be checked by hand; the model has
 //! random ones.
 
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Date32Array};
 use chrono::TimeDelta;
 
 use crate::support::{
     COUNT_PER_DAY, Compared, Lab, LabBuilder, PLACES, Place, Report, Row, Task, assert_refused,
-    file_of_rows, now,
+    file_of_rows, integers, now, texts,
 };
 
 const LOAD: &str = "LOAD00000001";
@@ -471,6 +474,24 @@ fn snapshots_in_dated_folders_are_full_loads_in_any_order() {
         assert_eq!(history(&lab), of_history, "{order:?}");
         lab.assert_verified();
     }
+}
+
+#[test]
+fn the_day_of_a_load_is_a_day_of_the_zone_and_a_date_that_date() {
+    let zone = builder().set("raw.day_zone", "America/New_York");
+    let of_times = lab(&zone);
+    put_load(&of_times, LOAD, &[["2024-01-03 02:00:00", "1", "a"]]);
+    run(&of_times);
+    assert_eq!(curated(&of_times), ["1 a 2024-01-02"]);
+    of_times.assert_verified();
+    let of_dates = lab(&zone);
+    let dates = Date32Array::from(vec![19_725]);
+    let columns: Vec<(&str, ArrayRef)> =
+        vec![("ts", Arc::new(dates)), ("id", integers([1])), ("name", texts(["a"]))];
+    of_dates.put_columns(&format!("raw/{LOAD}.parquet"), columns);
+    run(&of_dates);
+    assert_eq!(curated(&of_dates), ["1 a 2024-01-03"]);
+    of_dates.assert_verified();
 }
 
 #[test]

@@ -10,8 +10,8 @@
 //!
 //! # What holds, and why
 //!
-//! - **The order.** No commit has the positions between ([`crate::capture::places`]). The log must not be behind the files: of a database that went back, new rows would
-//!   be older than the old ones, and it is refused.
+//! - **The order.** No commit has the positions between ([`crate::capture::places`]). The log must not be behind
+//!   the files: of a database that went back, new rows would be older than the old ones, and it is refused.
 //! - **No truncation without its rows.** The rows are written first, and the truncation last. Without it they are
 //!   right too: they are rows of the table at *P*, only that others are left that were deleted.
 //! - **An interrupted snapshot is repeated.** The next one has a later position, and its truncation ends whatever

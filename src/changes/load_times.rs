@@ -18,6 +18,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, Date32Array, Decimal128Array, new_null_array};
 use arrow::datatypes::DataType;
 use chrono::{DateTime, Duration, Utc};
+use chrono_tz::Tz;
 use futures::TryStreamExt;
 use tracing::{info, warn};
 
@@ -89,6 +90,15 @@ impl Changes {
         Ok(())
     }
 
+    /// The day of a full load. A date without a time is that day in every zone.
+    pub(super) fn day_of_load(&self, at: i128) -> i32 {
+        let kind =
+            self.commit_time_column().map(|column| self.raw_schema.field(column).data_type());
+        let is_date =
+            self.raw.full_loads.at == FullLoadAt::Column && kind == Some(&DataType::Date32);
+        day_in(at, if is_date { Tz::UTC } else { self.raw.day_zone })
+    }
+
     /// The floor of a new full load.
     fn floor_of(&self, load: &NewLoad) -> Result<FoundFloors> {
         let name = &self.files[load.file].file.name;
@@ -96,7 +106,7 @@ impl Changes {
         let order = (self.is_packed(), self.raw.order_by.len());
         Ok(FoundFloors {
             positions: positions_of_load(load.at, true, order, load.file, std::iter::once(0))?,
-            days: Date32Array::from(vec![day_in(load.at, self.raw.day_zone)]),
+            days: Date32Array::from(vec![self.day_of_load(load.at)]),
             are_loads: true,
         })
     }

@@ -606,12 +606,15 @@ impl Batch<'_> {
     /// The days of the commit times.
     fn commit_days(&self, times: &[Option<i128>]) -> Result<Date32Array, BatchError> {
         let zone = self.reader.changes.day_zone();
+        if let (Some(_), Some(at)) = (&self.open().input.file.load, self.open().commit_time) {
+            let day = self.reader.changes.day_of_load(at);
+            return Ok(times.iter().map(|_| Some(day)).collect());
+        }
         if zone == Tz::UTC {
             return Ok(times.iter().map(|time| time.map(day_of)).collect());
         }
         // A date without a time is that day in every zone; its time does not tell it.
-        let column = self.reader.roles.commit_time.filter(|_| self.open().commit_time.is_none());
-        let column = column.map(|column| self.raw(column)).transpose()?;
+        let column = self.reader.roles.commit_time.map(|column| self.raw(column)).transpose()?;
         let days =
             column.filter(may_be_dates).and_then(|column| days_of(&column, Tz::UTC, zone).ok());
         let in_zone = || times.iter().map(|time| time.map(|time| day_in(time, zone))).collect();
