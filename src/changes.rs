@@ -43,7 +43,7 @@ use crate::raw::envelope::{ENVELOPES_MEANT, look_like_envelopes};
 use crate::raw::open::{Opened, Opening, Spilled};
 use crate::raw::schema_changes::{KnownColumns, Newest, SchemaChange, SchemaChanges};
 use crate::types::column_type::{always_fits, has_text};
-use crate::types::times::is_time_type;
+use crate::types::times::{instant_ns, is_time_type};
 
 use commit_time::{CommitTime, commit_time, time_of_file};
 use delete_when::DeleteWhen;
@@ -144,6 +144,13 @@ pub(crate) struct OpenInput {
     /// The commit time of its changes in nanoseconds since 1970, if no column has it: that of the file, or
     /// of the full load.
     pub(crate) commit_time: Option<i128>,
+}
+
+impl OpenInput {
+    /// The time of the full load that it is a file of, in nanoseconds since 1970, if loads have a time.
+    pub(crate) fn load_at(&self) -> Option<i128> {
+        self.input.file.load.as_ref().map(|load| instant_ns(load.at))
+    }
 }
 
 /// The raw columns from which a change's system columns are computed. Order and time columns are

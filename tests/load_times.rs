@@ -520,6 +520,17 @@ fn several_new_loads_by_their_rows_are_refused() {
 }
 
 #[test]
+fn a_file_of_the_same_first_time_that_is_found_later_is_of_the_same_load() {
+    let lab = lab(&builder());
+    put_load(&lab, "b/LOAD00000002", &[["2024-01-03 12:00:00", "1", "a"]]);
+    run(&lab);
+    put_load(&lab, "a/LOAD00000001", &[["2024-01-03 12:00:00", "2", "b"]]);
+    run(&lab);
+    assert_eq!(curated(&lab), ["1 a 2024-01-03", "2 b 2024-01-03"]);
+    lab.assert_verified();
+}
+
+#[test]
 fn a_reload_of_fewer_files_is_no_part_of_the_load_before() {
     let lab = lab(&builder());
     put_load(&lab, LOAD, &[["2024-01-01 10:00:00", "1", "a"], ["2024-01-01 10:00:00", "2", "b"]]);

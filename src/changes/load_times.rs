@@ -124,9 +124,7 @@ fn set_times(
         match span {
             Some(span) => timed.push((span, file)),
             None if files[file].file.row_count() == 0 => {
-                let RawFile { location, path, .. } = &files[file].input.file;
-                let mut earlier = earlier.iter();
-                if earlier.any(|before| (before.location, &before.path) == (*location, path)) {
+                if before(earlier, &files[file].input.file).is_some() {
                     return Err(emptied(&files[file]));
                 }
                 warn!("{} is a full load without rows, and ends none", files[file].file.name);
@@ -139,8 +137,8 @@ fn set_times(
     let pause = pause(raw);
     let mut found: Vec<(i128, Vec<(Span, usize)>)> = Vec::new();
     for of_load in chunks(timed, pause) {
-        let load = Load::new(files, &of_load);
-        let known = if is_from_empty { None } else { load.join(earlier, pause, files)? };
+        let known =
+            if is_from_empty { None } else { joined_load(files, &of_load, earlier, pause)? };
         if known.is_none() {
             loads.push(NewLoad { at: of_load[0].0.0, file: of_load[0].1 });
         }
@@ -150,17 +148,13 @@ fn set_times(
     for (at, of_load) in found {
         for ((_, until), file) in of_load {
             let file = &mut files[file].input.file;
-            let is_before =
-                |before: &RawFile| (before.location, &before.path) == (file.location, &file.path);
-            let replaces = !is_from_empty && earlier.iter().any(is_before);
+            let replaces = !is_from_empty && before(earlier, file).is_some();
             let load = LoadTime { at: instant(at)?, until: instant(until)?, replaces };
             file.load = Some(Box::new(load));
         }
     }
-    for open in files.iter_mut() {
-        if let Some(load) = &open.input.file.load {
-            open.commit_time = Some(instant_ns(load.at));
-        }
+    for open in files.iter_mut().filter(|open| open.load_at().is_some()) {
+        open.commit_time = open.load_at();
     }
     Ok(loads)
 }
@@ -221,59 +215,50 @@ fn check_one_load(
     ))
 }
 
-/// A load that this run has found.
-struct Load {
-    span: Span,
-    /// The locations and paths of its files.
-    names: BTreeSet<(usize, String)>,
+/// The input of an earlier run that a file was written over, if it has a time.
+fn before<'a>(earlier: &'a [RawFile], file: &RawFile) -> Option<&'a LoadTime> {
+    let is_same_path =
+        |before: &&RawFile| (before.location, &before.path) == (file.location, &file.path);
+    earlier.iter().find(is_same_path)?.load.as_deref()
 }
 
-impl Load {
-    fn new(files: &[OpenInput], of_load: &[(Span, usize)]) -> Self {
-        let until = of_load.iter().map(|((_, until), _)| *until).max().unwrap_or_default();
-        let inputs = of_load.iter().map(|(_, file)| &files[*file].input.file);
-        let names = inputs.map(|file| (file.location, file.path.clone()));
-        Load { span: (of_load[0].0.0, until), names: names.collect() }
+/// The time of the load of an earlier run that some new files are a part of; `None` if they are another
+/// load.
+fn joined_load(
+    files: &[OpenInput],
+    of_load: &[(Span, usize)],
+    earlier: &[RawFile],
+    pause: i128,
+) -> Result<Option<i128>> {
+    let ((begin, _), first) = of_load[0];
+    let end = of_load.iter().map(|((_, until), _)| *until).max().unwrap_or(begin);
+    // A file that is written again is of another load, and later.
+    let own = of_load.iter().filter_map(|(_, file)| before(earlier, &files[*file].input.file));
+    let replaced = own.map(|load| instant_ns(load.until)).max();
+    if replaced.is_some_and(|until| begin <= until) {
+        return Err(contradicts(&files[first], "has changed, and is not of a later time"));
     }
-
-    /// The time of the load of an earlier run that it is a part of; `None` if it is another load.
-    fn join(&self, earlier: &[RawFile], pause: i128, files: &[OpenInput]) -> Result<Option<i128>> {
-        let timed = earlier.iter().filter_map(|before| Some((before, before.load.as_ref()?)));
-        let is_own =
-            |before: &RawFile| self.names.contains(&(before.location, before.path.clone()));
-        // A file that is written again is of another load, and later.
-        let own = timed.clone().filter(|(before, _)| is_own(before));
-        let replaced = own.map(|(_, load)| instant_ns(load.until)).max();
-        if replaced.is_some_and(|until| self.span.0 <= until) {
-            return Err(self.contradicts(files, "has changed, and is not of a later time"));
+    let mut joined = None;
+    for load in earlier.iter().filter_map(|before| before.load.as_ref()) {
+        let (at, until) = (instant_ns(load.at), instant_ns(load.until));
+        let is_near = begin - until <= pause && at - end <= pause;
+        if !is_near || replaced.is_some_and(|replaced| at <= replaced) {
+            continue;
         }
-        let mut joined = None;
-        for (_, load) in timed.filter(|(before, _)| !is_own(before)) {
-            let (at, until) = (instant_ns(load.at), instant_ns(load.until));
-            let is_near = self.span.0 - until <= pause && at - self.span.1 <= pause;
-            if !is_near || replaced.is_some_and(|replaced| at <= replaced) {
-                continue;
-            }
-            if self.span.0 < at {
-                let why = "begins earlier than the rest of its load, which was folded without it";
-                return Err(self.contradicts(files, why));
-            }
-            joined = joined.max(Some(at));
+        if begin < at {
+            let why = "begins earlier than the rest of its load, which was folded without it";
+            return Err(contradicts(&files[first], why));
         }
-        Ok(joined)
+        joined = joined.max(Some(at));
     }
+    Ok(joined)
+}
 
-    fn contradicts(&self, files: &[OpenInput], why: &str) -> Error {
-        let is_first = |open: &&OpenInput| {
-            let file = &open.input.file;
-            self.names.first().is_some_and(|(at, path)| (*at, path) == (file.location, &file.path))
-        };
-        let name = files.iter().find(is_first).map_or("", |open| &open.file.name);
-        Error::data(format!("{name} is a full load that {why}")).hint(
-            "if the file is right, fold everything again: glueless rebuild; if files of one load are \
-             written with long pauses, set `raw.full_load_settle`",
-        )
-    }
+fn contradicts(open: &OpenInput, why: &str) -> Error {
+    Error::data(format!("{} is a full load that {why}", open.file.name)).hint(
+        "if the file is right, fold everything again: glueless rebuild; if files of one load are \
+         written with long pauses, set `raw.full_load_settle`",
+    )
 }
 
 /// The time in the name of a file; `None` if it has no rows.

@@ -31,7 +31,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::changes::pass_one::FoundFloors;
 use crate::error::{Error, Result};
-use crate::layout::parent;
 use crate::raw::discover::Input;
 use crate::state::versions::{ORDER_BYTES, VersionsLayout};
 
@@ -59,7 +58,7 @@ pub struct Floor {
     order: Option<String>,
 }
 
-/// The location, the path of the file or folder, the row ordinal, and the place in the order.
+/// The location, path and row ordinal of a truncate, or the place in the order of a full load.
 pub(crate) type FloorId<'a> = (usize, &'a str, u64, (Option<(i64, i32)>, Option<&'a str>));
 
 /// The floors of a run, each with whether the run has found it.
@@ -95,12 +94,12 @@ impl Floor {
         floors
     }
 
-    /// What makes it that floor: a truncate the row of its file; a full load its folder and place in the
-    /// order, since files can be found later, or be written over.
+    /// What makes it that floor: a truncate the row of its file; a full load its place in the order, since
+    /// its files can be found later, or be written over, and loads of one time are one.
     pub(crate) fn id(&self) -> FloorId<'_> {
         let order = (self.time, self.order.as_deref());
         if self.is_load {
-            (self.location, parent(&self.path), 0, order)
+            (0, "", 0, order)
         } else {
             (self.location, &self.path, self.row, (None, None))
         }

@@ -606,7 +606,7 @@ impl Batch<'_> {
     /// The days of the commit times.
     fn commit_days(&self, times: &[Option<i128>]) -> Result<Date32Array, BatchError> {
         let zone = self.reader.changes.day_zone();
-        if let (Some(_), Some(at)) = (&self.open().input.file.load, self.open().commit_time) {
+        if let Some(at) = self.open().load_at() {
             let day = self.reader.changes.day_of_load(at);
             return Ok(times.iter().map(|_| Some(day)).collect());
         }
@@ -629,7 +629,7 @@ impl Batch<'_> {
         let per_row = self.reader.changes.ordinals_per_row() as u64;
         let numbers = self.row_numbers().iter();
         let ordinals = numbers.map(|row| *row as u64 * per_row + half);
-        if let (Some(_), Some(at)) = (&self.open().input.file.load, self.open().commit_time) {
+        if let Some(at) = self.open().load_at() {
             let order = (self.reader.changes.is_packed(), roles.order.len());
             return Ok(positions_of_load(at, false, order, self.file, ordinals)?);
         }

@@ -76,15 +76,17 @@ fn truncate_differences(
     let ordinals_per_row = 1 + u64::from(has_images);
     let ids: BTreeSet<_> = expected.keys().chain(found.keys()).collect();
     let differences = ids.into_iter().filter_map(|id| {
-        let why = match (expected.get(id), found.get(id)) {
+        let (expected, found) = (expected.get(id), found.get(id));
+        let why = match (expected, found) {
             (Some(expected), Some(found)) if expected.is_load || expected == found => return None,
             (Some(_), Some(_)) => "has another day or place in the state",
             (Some(_), None) => "is missing in the state",
             (None, _) => "is not in raw",
         };
+        let floor = expected.or(found)?;
         Some(TruncateDifference {
-            file: folders[id.0].describe(id.1),
-            row: id.2 / ordinals_per_row + 1,
+            file: folders[floor.location].describe(&floor.path),
+            row: floor.row / ordinals_per_row + 1,
             why: why.into(),
         })
     });
