@@ -40,11 +40,12 @@ use crate::capture::audit::Extracts;
 use crate::capture::catalog::{Catalog, Slot, Table};
 use crate::capture::change_files::Counts;
 use crate::capture::drain::{Drain, Ended, Until};
+use crate::capture::export::Reader;
 use crate::capture::mark::Mark;
 use crate::capture::position::Lsn;
 use crate::capture::replication::Replication;
 use crate::capture::setup::Setup;
-use crate::capture::snapshot::{Loaded, enter, now};
+use crate::capture::snapshot::{Loaded, now};
 use crate::config::Source;
 use crate::engine::resources::Resources;
 use crate::error::{Error, Result};
@@ -60,6 +61,7 @@ mod column;
 mod drain;
 pub(crate) mod export;
 mod extract;
+mod hold;
 mod mark;
 mod new_snapshot;
 mod pgoutput;
@@ -125,16 +127,15 @@ enum End {
 }
 
 /// A snapshot up to which a source was captured. While it is held, nobody else captures it.
-pub(crate) struct Held {
-    /// Its name at the server.
-    pub(crate) snapshot: String,
+pub(crate) struct Held<'a> {
+    /// Sees the snapshot.
+    pub(crate) reader: Reader<'a>,
     /// Where it stands in the log: all changes that are before it, and no other ones, were captured.
     pub(crate) position: String,
     /// When the capture had ended, by the server's clock.
     pub(crate) time: DateTime<Utc>,
-    /// The sessions that have the lock of the slot and those of the tables, and the one that has made the
-    /// snapshot.
-    _sessions: ([Client; 2], Replication),
+    /// The session that has the lock of the slot, and the one that has made the snapshot.
+    _sessions: (Client, Replication),
 }
 
 /// What was captured.
@@ -204,11 +205,11 @@ impl Capture<'_> {
         captured
     }
 
-    /// Captures up to a snapshot, and holds it.
+    /// Captures up to a snapshot, in which a reader holds its table.
     ///
     /// # Errors
     /// Those of [`Capture::run`].
-    pub(crate) async fn run_to_snapshot(&self) -> Result<Held> {
+    pub(crate) async fn run_to_snapshot<'r>(&self, reader: Reader<'r>) -> Result<Held<'r>> {
         let source = self.source;
         if source.audit.is_some() {
             return Err(Error::usage(format!(
@@ -227,11 +228,7 @@ impl Capture<'_> {
         let (read, _) = self.set_up((&server, &catalog), &to).await?;
         let mut replication = Replication::connect(&server, &self.application()).await?;
         let setup = Setup { capture: self, server: &server, catalog: &catalog, to: &to };
-        let snapshot = setup.export(&mut replication, false).await?;
-        // A table that is truncated or written anew is empty for every snapshot: such statements wait.
-        let holder = server.connect(&self.application()).await?;
-        enter(&holder, &server.name, &snapshot.name).await?;
-        Catalog { client: &holder, server: &server.name }.hold(&read.0).await?;
+        let snapshot = setup.export_for(&reader, &read.0, &mut replication).await?;
         let (end, mut captured) = (End::Held(snapshot.position), Captured::default());
         self.drain((&server, &catalog), &to, read, end, &mut captured).await?;
         // Beyond the snapshot, the log can have been read as far as it has no change of the tables.
@@ -242,8 +239,7 @@ impl Capture<'_> {
         let time = now(&client, &server.name, "read the time").await?;
         let time = DateTime::from_timestamp_micros(time).unwrap_or_default();
         let position = snapshot.position.to_string();
-        let _sessions = ([client, holder], replication);
-        Ok(Held { snapshot: snapshot.name, position, time, _sessions })
+        Ok(Held { reader, position, time, _sessions: (client, replication) })
     }
 
     /// Checks the server, and locks the slot for others. The slot itself is the lock once it is read.

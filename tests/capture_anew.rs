@@ -4,10 +4,11 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::support::{
-    Fault, Kind, LOGICAL, PLACES, Place, Row, Server, Shop, pause, send_signal, test_times,
+    Fault, Kind, LOGICAL, PLACES, Place, Row, SIMPLE, Server, Shop, beside, pause, send_signal,
+    test_times,
 };
 
 /// A shop with some rows that were captured and folded.
@@ -301,5 +302,30 @@ fn a_new_snapshot_is_taken_by_word_of_sources_with_a_log() {
     assert!(audit.stderr.contains("for sources whose log is read"), "{}", audit.stderr);
     let named = shop.program().args(["--new-snapshot", "public.t", "--output", "text"]).succeed();
     assert!(named.stdout.contains("public.t: 300 rows loaded, 1 truncates,"), "{}", named.stdout);
+    shop.assert_followed();
+}
+
+#[test]
+fn statements_that_want_a_table_alone_and_snapshots_wait_for_each_other_one_way() {
+    let names = ["t", "t1", "t2", "t3", "t4", "t5"];
+    let table =
+        |name: &str| format!("CREATE TABLE {name} (id int PRIMARY KEY, v varchar(20), n bigint);");
+    let (sql, tables) = (names.map(table).concat(), "[\"public.*\"]");
+    let shop = Shop::new(Place::Local, &sql, tables, SIMPLE);
+    shop.captured();
+    let write = |round: u32| {
+        pause(Duration::from_millis(100));
+        let name = names[round as usize % names.len()];
+        shop.sql(&format!(
+            "TRUNCATE {name}; INSERT INTO {name} SELECT i, 'r', {round} FROM generate_series(1, 50) i"
+        ));
+        shop.sql(&format!("REINDEX INDEX {name}_pkey"));
+    };
+    beside(write, || {
+        let mut codes = (0..100).map(|_| shop.program().arg("--new-snapshot").run().code);
+        // A table that was emptied in the moment before it was held is told, and read the next time.
+        let done = codes.by_ref().inspect(|code| assert!([0, 69].contains(code), "{code}"));
+        assert_eq!(done.filter(|code| *code == 0).take(12).count(), 12);
+    });
     shop.assert_followed();
 }

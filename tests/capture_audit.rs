@@ -8,7 +8,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::support::{
-    Fault, Kind, PLACES, Place, Program, Row, Server, Shop, Task, pause, send_signal, test_times,
+    Fault, Kind, PLACES, Place, Program, Row, Server, Shop, Task, beside, pause, send_signal,
+    test_times,
 };
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v varchar(20), n bigint, at timestamptz)";
@@ -507,4 +508,23 @@ fn a_standby_can_be_read() {
     follows();
     let follow = extracts.shop.database.ask("SELECT count(*) FROM pg_stat_replication");
     assert_eq!(follow, ["1"], "there is no standby");
+}
+
+#[test]
+fn tables_that_are_emptied_beside_an_extract_do_not_stop_it() {
+    let names = ["t", "t1", "t2", "t3"];
+    let table = |name: &str| TABLE.replace("TABLE t", &format!("TABLE {name}")) + ";";
+    let shop = Shop::new(Place::Local, &names.map(table).concat(), "[\"public.*\"]", COLUMNS);
+    let it = Extracts::of(shop, "at");
+    let write = |round: u32| {
+        pause(Duration::from_millis(150));
+        let name = names[round as usize % names.len()];
+        it.shop.sql(&format!("TRUNCATE {name}; INSERT INTO {name} SELECT i, 'r', {round}, now() FROM generate_series(1, 50) i"));
+    };
+    beside(write, || {
+        let mut codes = (0..60).map(|_| it.shop.program().run().code);
+        let done = codes.by_ref().inspect(|code| assert!([0, 69].contains(code), "{code}"));
+        assert_eq!(done.filter(|code| *code == 0).take(5).count(), 5);
+    });
+    it.assert_equal(&[]);
 }

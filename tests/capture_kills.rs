@@ -201,6 +201,18 @@ impl Chain {
             "SELECT count(*), md5(string_agg(concat_ws(',', id, v, n), ';' ORDER BY id)) FROM t";
         assert_eq!(self.target.ask(rows), self.shop.database.ask(rows), "the second database");
     }
+
+    /// Compares with the source at a position of its log, while the writers go on.
+    #[track_caller]
+    fn check_beside_writers(&mut self) {
+        self.write();
+        let source = self.shop.source.to_str().expect("a path");
+        Chain::succeed(|| {
+            let keys = ["verify.url_env=WAREHOUSE_URL", "verify.table=public.t"];
+            let exact = ["--against", "postgres", "--source", source];
+            self.command("verify").args(exact).set(&keys)
+        });
+    }
 }
 
 #[test]
@@ -216,6 +228,7 @@ fn whatever_is_killed_beside_writers_the_tables_are_those_of_the_source() {
             chain.step();
         }
         chain.check();
+        chain.check_beside_writers();
         checks += 1;
     }
     chain.pause_writers();

@@ -39,7 +39,7 @@ use std::sync::LazyLock;
 pub use builder::{
     COUNT_PER_DAY, DELETION_VECTORS, FLOWS, LabBuilder, ROWS_PER_DAY, count_of_each_day_so_far,
 };
-pub use capture::{LOGICAL, Shop, pause};
+pub use capture::{LOGICAL, SIMPLE, Shop, beside, pause};
 pub use faults::Fault;
 pub use glue::{Glue, GlueProxy, Trouble};
 pub use glueless::commands::runs::History;

@@ -19,12 +19,14 @@
 //! column.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::once;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio_postgres::Client;
 use tracing::{debug, info, warn};
 
 use crate::capture::catalog::{Catalog, Domains, Reads, Table};
@@ -131,7 +133,6 @@ impl Extracts<'_> {
         let domains = catalog.domains().await?;
         let jobs = self.jobs(tables.clone(), known, &domains)?;
         self.warn_of_missing_indexes(catalog, &tables).await?;
-        catalog.hold(&tables).await?;
         let loader = Loader {
             server: self.server,
             application: &self.capture.application(),
@@ -141,11 +142,12 @@ impl Extracts<'_> {
             run_id: self.capture.run_id,
             connections: self.capture.connections(),
         };
+        let others = loader.hold(catalog.client, &tables).await?;
         let (later, first): (Vec<Job>, Vec<Job>) =
             jobs.into_iter().partition(|job| job.last.is_some());
         let step = Step { extracts: self, loader, moment };
-        let mut tables = step.load(catalog, first).await?;
-        tables.extend(step.follow(&later).await?);
+        let mut tables = step.load((catalog, &others), first).await?;
+        tables.extend(step.follow((catalog, &others), &later).await?);
         Ok(Captured { tables, ..Captured::default() })
     }
 
@@ -259,7 +261,7 @@ impl Step<'_> {
     /// Loads tables that have no extract yet.
     async fn load(
         &self,
-        catalog: &Catalog<'_>,
+        (catalog, others): (&Catalog<'_>, &[Client]),
         jobs: Vec<Job>,
     ) -> Result<BTreeMap<String, CapturedTable>> {
         if jobs.is_empty() {
@@ -274,7 +276,7 @@ impl Step<'_> {
             loads.push(Load { table, shape, folder, mark, places: None });
         }
         info!("{} tables are loaded", loads.len());
-        let loaded = self.loader.load(&loads).await?;
+        let loaded = self.loader.load((catalog.client, others), &loads).await?;
         let counts = names.into_iter().zip(loaded).map(|((name, without_time), loaded)| {
             let rows_without_time = u64::try_from(without_time).unwrap_or(0);
             (name, CapturedTable { rows_without_time, ..CapturedTable::from(loaded) })
@@ -282,12 +284,15 @@ impl Step<'_> {
         Ok(counts.collect())
     }
 
-    /// Reads what has changed in tables that have an extract, by several connections.
-    async fn follow(&self, jobs: &[Job]) -> Result<BTreeMap<String, CapturedTable>> {
+    /// Reads what has changed in tables that have an extract, by several sessions.
+    async fn follow(
+        &self,
+        (first, others): (&Catalog<'_>, &[Client]),
+        jobs: &[Job],
+    ) -> Result<BTreeMap<String, CapturedTable>> {
         let next = AtomicUsize::new(0);
-        let workers = (0..self.loader.connections.min(jobs.len())).map(|_| async {
-            let client = self.loader.begin().await?;
-            let catalog = Catalog { client: &client, server: &self.loader.server.name };
+        let workers = once(first.client).chain(others).map(|client| async {
+            let catalog = Catalog { client, server: first.server };
             let mut read = Vec::new();
             while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                 read.push((job.name.clone(), self.read(&catalog, job).await?));

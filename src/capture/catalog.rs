@@ -17,10 +17,8 @@
 //! is another one after it was taken out and put back ([`crate::capture::mark`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
 
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tracing::debug;
 
@@ -35,13 +33,6 @@ use crate::postgres::{ServerName, quoted};
 const OLDEST_VERSION: i32 = 140_000;
 /// The first version that decodes its log on a standby.
 const DECODES_ON_STANDBY: i32 = 160_000;
-
-/// The SQLSTATEs for a lock that is not got in time, and for a table that is not there.
-const LOCK_TIMEOUT: &str = "55P03";
-const NO_TABLE: &str = "42P01";
-/// How often tables are tried to be locked, and the time between two tries.
-const LOCK_TRIES: usize = 600;
-const LOCK_PAUSE: Duration = Duration::from_secs(1);
 
 /// A connection that asks about the source.
 pub(super) struct Catalog<'a> {
@@ -305,50 +296,22 @@ impl Catalog<'_> {
         self.execute("SELECT pg_advisory_unlock_all()", "release the lock of captures").await
     }
 
-    /// Locks tables and their partitions against changes of their shape, in the transaction of a snapshot, and
-    /// checks that what has the rows is still what it was in the snapshot: a statement that writes a table
-    /// anew leaves nothing in it for older snapshots.
+    /// A table, among tables that are locked, that was written anew since the transaction's snapshot: for the
+    /// snapshot, it is empty.
     ///
     /// # Errors
-    /// Storage, when a table was written anew or dropped meanwhile: it is to be tried again.
-    pub(super) async fn hold(&self, tables: &BTreeMap<String, Table>) -> Result<()> {
-        let names = tables.values().map(Table::sql_name).collect::<Vec<_>>();
-        if names.is_empty() {
-            return Ok(());
-        }
-        let again = |table: &str| {
-            Error::storage(format!("{table} was changed while its load began"))
-                .hint(self.server.purpose.unchanged)
-        };
-        // Not longer than the time after which the server looks for deadlocks: it would end a statement of the
-        // application.
-        let lock = format!(
-            "SAVEPOINT held; SET LOCAL lock_timeout TO '500ms'; LOCK TABLE {} IN ACCESS SHARE MODE",
-            names.join(", ")
-        );
-        for number in 1.. {
-            let Err(error) = self.client.batch_execute(&lock).await else {
-                break;
-            };
-            match error.code().map(SqlState::code) {
-                Some(LOCK_TIMEOUT) if number < LOCK_TRIES => {
-                    self.execute("ROLLBACK TO held", "wait for a lock").await?;
-                    tokio::time::sleep(LOCK_PAUSE).await;
-                }
-                Some(NO_TABLE) => return Err(again("a table")),
-                _ => return Err(failed(self.server, "lock its tables for reading", &error)),
-            }
-        }
+    /// Those of the server.
+    pub(super) async fn rewritten(
+        &self,
+        tables: &BTreeMap<String, Table>,
+    ) -> Result<Option<String>> {
         let oids: Vec<u32> = tables.values().map(|table| table.oid).collect();
         let rewritten = "SELECT c.oid::regclass::text FROM unnest($1::oid[]) r
             LEFT JOIN LATERAL pg_partition_tree(r) t ON true
             JOIN pg_class c ON c.oid = coalesce(t.relid, r)
             WHERE c.relkind = 'r' AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid)";
         let rows = self.rows(rewritten, &[&oids], "look for tables that were written anew").await?;
-        match rows.first() {
-            Some(row) => Err(again(&row.get::<_, String>(0))),
-            None => Ok(()),
-        }
+        Ok(rows.first().map(|row| row.get(0)))
     }
 
     /// The position up to which the log is durable.

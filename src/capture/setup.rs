@@ -13,6 +13,7 @@ use crate::capture::catalog::{
 };
 use crate::capture::column::Kind;
 use crate::capture::drain::kind_of;
+use crate::capture::export::Reader;
 use crate::capture::mark::{self, Mark, has_files, oldest_load};
 use crate::capture::places::Places;
 use crate::capture::position::Lsn;
@@ -28,6 +29,8 @@ use crate::store::Folder;
 
 /// The requests at once that look for files.
 pub(super) const CONCURRENT_REQUESTS: usize = 16;
+/// How many snapshots are made until one is held before a statement empties a table.
+const SNAPSHOT_TRIES: usize = 20;
 /// The time after which a wait for other transactions is reported.
 const WAIT: Duration = Duration::from_secs(5);
 
@@ -327,9 +330,9 @@ impl Setup<'_> {
         let mut tables = then.tables(&self.capture.source.tables, Reads::Log).await?;
         tables.retain(|name, _| to_load.contains(name));
         check_identities(&tables)?;
-        then.hold(&tables).await?;
         let domains = then.domains().await?;
         let time = now(&client, &self.server.name, "read the time").await?;
+        let others = loader.hold(&client, &tables).await?;
         let (mut loads, mut marks) = (Vec::new(), Vec::new());
         for (name, table) in tables {
             let folder = folder_of(self.to, &table.schema, &table.name)?;
@@ -348,7 +351,7 @@ impl Setup<'_> {
             loads.push(Load { table, shape, folder, mark, places: row_places });
         }
         info!("{} tables are loaded as of {position}", loads.len());
-        let loaded = loader.load(&loads).await?;
+        let loaded = loader.load((&client, &others), &loads).await?;
         let loaded = marks.into_iter().zip(loaded);
         Ok(loaded.map(|((name, mark), loaded)| (name, mark, loaded)).collect())
     }
@@ -390,5 +393,26 @@ impl Setup<'_> {
             (Some(position), Some(name)) => Ok(Snapshot { name, position }),
             _ => Err(Error::internal("the server exported no snapshot")),
         }
+    }
+
+    /// Exports a snapshot that a reader enters, in which no table was written anew before the reader held it.
+    pub(super) async fn export_for(
+        &self,
+        reader: &Reader<'_>,
+        tables: &BTreeMap<String, Table>,
+        replication: &mut Replication,
+    ) -> Result<Snapshot> {
+        for _ in 0..SNAPSHOT_TRIES {
+            let snapshot = self.export(replication, false).await?;
+            reader.enter(&snapshot.name).await?;
+            let Some(table) = reader.rewritten(tables).await? else {
+                return Ok(snapshot);
+            };
+            info!("{table} was written anew when the snapshot was made: another one is made");
+            let drop = format!("DROP_REPLICATION_SLOT {}", quoted(&self.temporary_slot()));
+            replication.query(&drop, "drop a slot").await?;
+        }
+        Err(Error::storage("a table was written anew each time when a snapshot was made")
+            .hint(self.server.name.purpose.unchanged))
     }
 }

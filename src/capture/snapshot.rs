@@ -3,9 +3,9 @@
 //! The server exports a snapshot with the slot that it makes: the tables as they are where the slot begins.
 //! All rows are read in that snapshot, by several connections at once, large tables in ranges of their
 //! pages. What changes meanwhile is behind the slot's position, and is captured after it. Shapes are read in
-//! the snapshot too, and tables are locked then, so that no statement rewrites them until they are read. Not
-//! before: the making of a slot waits for transactions that have begun, one that waits for our lock among
-//! them.
+//! the snapshot too, and tables are locked then ([`crate::capture::hold`]), so that no statement rewrites them
+//! until they are read. Not before: the making of a slot waits for transactions that have begun, one that
+//! waits for our lock among them.
 //!
 //! A table's last file is its mark ([`crate::capture::mark`]): its full load is complete. A load that was
 //! interrupted is done again, in a later snapshot; the files of the first try stay. Both are right
@@ -13,6 +13,7 @@
 //! after all full loads.
 
 use std::collections::BTreeMap;
+use std::iter::once;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,8 +27,9 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use tracing::info;
 
 use crate::capture::Output;
-use crate::capture::catalog::{Part, Table};
+use crate::capture::catalog::{Catalog, Part, Table};
 use crate::capture::change_files::file_name;
+use crate::capture::hold::{Session, hold, was_changed};
 use crate::capture::mark::{self, load_name};
 use crate::capture::places::Places;
 use crate::capture::position::{Lsn, Position};
@@ -96,16 +98,46 @@ pub(super) struct Loader<'a> {
     pub(super) notes: Vec<KeyValue>,
     /// The run, whose files have names of their own.
     pub(super) run_id: &'a str,
+    /// The most sessions that read.
     pub(super) connections: usize,
 }
 
 impl Loader<'_> {
-    /// Loads tables; returns what was loaded of each, in their order.
+    /// Locks tables for a session that sees the snapshot, and for others that are opened, as many as the tables
+    /// need; returns the others.
+    ///
+    /// # Errors
+    /// Those of the server; storage, when a table was written anew since the snapshot.
+    pub(super) async fn hold(
+        &self,
+        first: &Client,
+        tables: &BTreeMap<String, Table>,
+    ) -> Result<Vec<Client>> {
+        let pieces: usize = tables.values().map(|table| pieces_of(table).count()).sum();
+        let mut others = Vec::new();
+        while others.len() + 1 < self.connections.min(pieces) {
+            others.push(self.begin().await?);
+        }
+        let server = &self.server.name;
+        let names: Vec<String> = tables.values().map(Table::sql_name).collect();
+        let session = |client| Session { client, server, names: names.clone() };
+        hold(&once(first).chain(&others).map(session).collect::<Vec<_>>()).await?;
+        match (Catalog { client: first, server }).rewritten(tables).await? {
+            Some(table) => Err(was_changed(&table, server)),
+            None => Ok(others),
+        }
+    }
+
+    /// Loads tables by the sessions that hold them; returns what was loaded of each, in their order.
     ///
     /// # Errors
     /// Those of the server; data, for a value that its column cannot have in files; storage, when files
     /// cannot be written.
-    pub(super) async fn load(&self, loads: &[Load]) -> Result<Vec<Loaded>> {
+    pub(super) async fn load(
+        &self,
+        (first, others): (&Client, &[Client]),
+        loads: &[Load],
+    ) -> Result<Vec<Loaded>> {
         let pieces = pieces(loads);
         let next = AtomicUsize::new(0);
         let mut left = BTreeMap::new();
@@ -114,8 +146,8 @@ impl Loader<'_> {
                 .or_insert_with(|| AtomicUsize::new(0))
                 .fetch_add(1, Ordering::Relaxed);
         }
-        let workers = (0..self.connections.min(pieces.len()).max(1)).map(|_| async {
-            let reader = Reader { loader: self, client: self.begin().await? };
+        let workers = once(first).chain(others).map(|client| async {
+            let reader = Reader { loader: self, client };
             let mut loaded = vec![Loaded::default(); loads.len()];
             while let Some((number, piece)) = {
                 let number = next.fetch_add(1, Ordering::Relaxed);
@@ -227,23 +259,30 @@ impl Loaded {
 fn pieces(loads: &[Load]) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     for (table, load) in loads.iter().enumerate() {
-        for part in load.table.parts_with_rows() {
-            let mut first = 0;
-            while part.pages.saturating_sub(first) > PIECE_PAGES + PIECE_PAGES / 2 {
-                pieces.push(Piece { table, part, pages: (first, Some(first + PIECE_PAGES)) });
-                first += PIECE_PAGES;
-            }
-            // The table can have grown since its pages were counted.
-            pieces.push(Piece { table, part, pages: (first, None) });
-        }
+        pieces.extend(pieces_of(&load.table).map(|(part, pages)| Piece { table, part, pages }));
     }
     pieces
+}
+
+/// The pieces of a table: parts, with their first page and the first one behind.
+fn pieces_of(table: &Table) -> impl Iterator<Item = (&Part, (u32, Option<u32>))> {
+    table.parts_with_rows().flat_map(|part| {
+        let mut pages = Vec::new();
+        let mut first = 0;
+        while part.pages.saturating_sub(first) > PIECE_PAGES + PIECE_PAGES / 2 {
+            pages.push((first, Some(first + PIECE_PAGES)));
+            first += PIECE_PAGES;
+        }
+        // The table can have grown since its pages were counted.
+        pages.push((first, None));
+        pages.into_iter().map(move |pages| (part, pages))
+    })
 }
 
 /// A connection that reads pieces.
 struct Reader<'a> {
     loader: &'a Loader<'a>,
-    client: Client,
+    client: &'a Client,
 }
 
 impl Reader<'_> {
@@ -252,14 +291,14 @@ impl Reader<'_> {
         let doing = format!("read {table}");
         let head = Head {
             op: "I",
-            commit_time: now(&self.client, &loader.server.name, &doing).await?,
+            commit_time: now(self.client, &loader.server.name, &doing).await?,
             position: Position { commit: loader.snapshot.position.0, row: 0 },
             xid: None,
         };
         let mut loaded = Loaded::default();
         let mut files = 0;
         let copy = Copy {
-            client: &self.client,
+            client: self.client,
             server: &loader.server.name,
             statement: copy_statement(&load.table, piece),
             doing,

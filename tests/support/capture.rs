@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use glueless::commands::{CaptureContext, CaptureMode, CaptureReport, capture};
@@ -259,9 +260,23 @@ impl Shop {
 }
 
 /// The columns of a simple shop's table.
-const SIMPLE: &str = "CAST(id AS INT) AS id, CAST(v AS VARCHAR) AS v, CAST(n AS BIGINT) AS n";
+pub const SIMPLE: &str = "CAST(id AS INT) AS id, CAST(v AS VARCHAR) AS v, CAST(n AS BIGINT) AS n";
 
 #[expect(clippy::disallowed_methods, reason = "another process is waited for")]
 pub fn pause(length: Duration) {
     std::thread::sleep(length);
+}
+
+/// Does something while another thread writes, again and again.
+pub fn beside(write: impl Fn(u32) + Sync, does: impl FnOnce()) {
+    let is_ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let is_going_on = |_: &u32| !is_ended.load(Ordering::Relaxed);
+            (0..).take_while(is_going_on).for_each(&write);
+        });
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(does));
+        is_ended.store(true, Ordering::Relaxed);
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
 }

@@ -3,11 +3,16 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::lab::Lab;
 use super::s3::environment_of;
+
+/// How long a program may run.
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// Where the program is.
 pub fn glueless() -> PathBuf {
@@ -79,10 +84,22 @@ impl Program {
         self
     }
 
-    /// Runs it to its end.
+    /// Runs it to its end. It is killed after [`LONGEST`], so that a test of a program that waits for ever fails.
     #[track_caller]
     pub fn run(mut self) -> Output {
-        self.command.output().expect("it starts").into()
+        self.command.stdin(Stdio::null());
+        let child = self.start();
+        let process = child.id();
+        let (ended, is_ended) = mpsc::channel();
+        let watch = std::thread::spawn(move || {
+            if is_ended.recv_timeout(LONGEST) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = Command::new("kill").args(["-KILL", &process.to_string()]).status();
+            }
+        });
+        let output = child.wait_with_output().expect("its output");
+        let _ = ended.send(());
+        watch.join().expect("watched");
+        output.into()
     }
 
     /// Runs it to its end, which must be a success.

@@ -10,6 +10,7 @@
 use chrono::TimeDelta;
 use tracing::info;
 
+use crate::capture::export::Reader;
 use crate::capture::{Capture, Held};
 use crate::commands::capture::url_of;
 use crate::commands::open_pipeline::RunContext;
@@ -20,11 +21,11 @@ use crate::error::Result;
 use crate::window::Window;
 
 /// Captures a source up to a snapshot, and folds what was not folded.
-pub(super) async fn captured_and_folded(
+pub(super) async fn captured_and_folded<'a>(
     run_context: &RunContext<'_>,
-    source: &Source,
-    run_ids: &[String; 2],
-) -> Result<Held> {
+    (source, run_ids): (&Source, &[String; 2]),
+    reader: Reader<'a>,
+) -> Result<Held<'a>> {
     let url = url_of(source, run_context.environment)?;
     let capture = Capture {
         source,
@@ -34,7 +35,7 @@ pub(super) async fn captured_and_folded(
         run_id: &run_context.run_id,
         new_snapshot: None,
     };
-    let held = capture.run_to_snapshot().await?;
+    let held = capture.run_to_snapshot(reader).await?;
     info!("captured up to {}", held.position);
     // A run extends the windows up to now; then the pipeline catches up with all that is before. Clocks differ.
     let end = held.time.max(run_context.now) + TimeDelta::minutes(1);

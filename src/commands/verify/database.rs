@@ -25,7 +25,7 @@ use super::at_position::captured_and_folded;
 use super::{
     Compared, KeyDifference, OpenPipeline, POSTGRES, Side, Verified, aligned, quarantine_note, side,
 };
-use crate::capture::export::{Exported, export};
+use crate::capture::export::{Exported, Reader};
 use crate::commands::one_commit::{Reads, of_one_commit};
 use crate::commands::open_pipeline::{RunContext, span_of};
 use crate::config::{Keep, VerifySource};
@@ -81,12 +81,13 @@ pub(super) async fn against_database(
             .hint("leave --start-date and --end-date out"));
     }
     let mut position = None;
+    let reader = reader_of(run_context, settings).await?;
     let mut found = match &compared.source {
-        None => compare(run_context, settings, (1, None)).await?,
+        None => compare(run_context, &reader, 1).await?,
         Some((source, run_ids)) => {
-            let held = captured_and_folded(run_context, source, run_ids).await?;
+            let held = captured_and_folded(run_context, (source, run_ids), reader).await?;
             position = Some(held.position.clone());
-            compare(run_context, settings, (1, Some(&held.snapshot))).await?
+            compare(run_context, &held.reader, 1).await?
         }
     };
     if let Some(lag) = compared.lag
@@ -95,7 +96,7 @@ pub(super) async fn against_database(
     {
         info!("{} keys differ: comparing again in {} s", found.keys.len(), lag.as_secs());
         tokio::time::sleep(lag).await;
-        let again = compare(run_context, settings, (2, None)).await?;
+        let again = compare(run_context, &reader_of(run_context, settings).await?, 2).await?;
         found = again.and_before(&found);
     }
     let mut verified = found.verified;
@@ -125,24 +126,32 @@ pub(super) async fn against_database(
     Ok(verified)
 }
 
-/// Compares with the newest commit.
-async fn compare(
+/// Opens a session that reads the table of the database.
+async fn reader_of<'a>(
     run_context: &RunContext<'_>,
-    settings: &VerifySource,
-    (number, snapshot): (usize, Option<&str>),
-) -> Result<Found> {
+    settings: &'a VerifySource,
+) -> Result<Reader<'a>> {
     let variable = &settings.url_env;
     let url = run_context.environment.get(variable).filter(|url| !url.is_empty());
     let url = url.ok_or_else(|| {
         Error::usage(format!("the environment has no variable {variable} (`verify.url_env`)"))
             .hint("set it to postgresql://user:password@host:5432/database")
     })?;
+    Reader::open((url, variable), &settings.table).await
+}
+
+/// Compares with the newest commit.
+async fn compare(
+    run_context: &RunContext<'_>,
+    reader: &Reader<'_>,
+    number: usize,
+) -> Result<Found> {
     let tries = std::cell::Cell::new(0);
     of_one_commit(run_context, (Reads::Files, NeededInputs::Recent), async |open, state| {
         span_of(state, "verify")?;
         open.check_verifiable(state).await?;
         let name = format!("database-{number}-{}", tries.replace(tries.get() + 1));
-        let found = open.compare_with_database(state, (settings, url), snapshot, &name).await;
+        let found = open.compare_with_database(state, reader, &name).await;
         let _ = std::fs::remove_dir_all(open.spill.path().join(name));
         found
     })
@@ -153,14 +162,13 @@ impl OpenPipeline<'_> {
     async fn compare_with_database(
         &self,
         state: &State,
-        (settings, url): (&VerifySource, &str),
-        snapshot: Option<&str>,
+        reader: &Reader<'_>,
         folder_name: &str,
     ) -> Result<Found> {
         let pipeline = self.run_context.pipeline;
         let mut verified = Verified {
             pipeline: pipeline.name.clone(),
-            against: format!("{POSTGRES}: {}", settings.table),
+            against: format!("{POSTGRES}: {}", reader.table),
             ..Default::default()
         };
         let Some(contract) = &state.ledger.contract else {
@@ -170,15 +178,14 @@ impl OpenPipeline<'_> {
         let columns = read_types(&contract.columns)?;
         let wanted: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
         let rows_folder = self.dry_folder(folder_name)?;
-        let from = (url, settings.url_env.as_str());
-        let exported = export(from, &settings.table, &columns, snapshot, &rows_folder).await?;
+        let exported = reader.export(&columns, &rows_folder).await?;
         let has = |name: &str| exported.columns.iter().any(|(it, _)| it.eq_ignore_ascii_case(name));
         if let Some(key) =
             pipeline.key.iter().find(|key| !has(key) || !wanted.contains(&key.as_str()))
         {
             return Err(Error::usage(format!(
                 "the key column `{key}` is not in both {} and the curated table",
-                settings.table
+                reader.table
             ))
             .hint("let `verify.table` name a view with the columns of the curated table"));
         }
@@ -187,7 +194,7 @@ impl OpenPipeline<'_> {
         if !others.is_empty() {
             let others: Vec<&str> = others.iter().map(|(name, _)| name.as_str()).collect();
             let note =
-                format!("not compared: `{}`, which {} lacks", others.join("`, `"), settings.table);
+                format!("not compared: `{}`, which {} lacks", others.join("`, `"), reader.table);
             verified.notes.push(note);
         }
         let context = self.comparing_session();

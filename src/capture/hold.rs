@@ -1,0 +1,92 @@
+//! Locks tables while they are read in a snapshot.
+//!
+//! A statement that truncates a table or writes it anew leaves nothing in it for older snapshots, so the tables are
+//! locked against it until they are read. Each session that reads locks them itself, and none reads before all
+//! have: such a statement waits for the lock of one session, whoever asks later for the same table waits behind
+//! it, and if that were another session of ours, all would wait for each other for ever. The server does not
+//! see that, because it does not know that the first session waits for the second one. The same holds for
+//! indexes, which a statement locks that reads the table, and which can be rebuilt beside it.
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use crate::error::{Error, Result};
+use crate::postgres::ServerName;
+use crate::postgres::refusal::failed;
+
+/// How often tables are tried to be locked, and the time between two tries.
+const TRIES: usize = 600;
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A session in the transaction of a snapshot, with what it reads, as SQL names it.
+pub(super) struct Session<'a> {
+    pub(super) client: &'a Client,
+    pub(super) server: &'a ServerName,
+    pub(super) names: Vec<String>,
+}
+
+/// Locks what sessions read, with its partitions, for all of them or for none.
+///
+/// # Errors
+/// Storage, when a table was dropped meanwhile, or another statement has it locked for ten minutes; usage, when a
+/// user must not lock it.
+pub(super) async fn hold(sessions: &[Session<'_>]) -> Result<()> {
+    for session in sessions {
+        session.execute("SAVEPOINT held").await?;
+    }
+    for number in 1.. {
+        let Some((session, error)) = lock(sessions).await else {
+            break;
+        };
+        match error.code() {
+            Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE && number < TRIES => {
+                for session in sessions {
+                    session.execute("ROLLBACK TO held").await?;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            Some(code) if *code == SqlState::UNDEFINED_TABLE => {
+                return Err(was_changed("a table", session.server));
+            }
+            _ => return Err(failed(session.server, "lock its tables for reading", &error)),
+        }
+    }
+    Ok(())
+}
+
+/// Locks, or returns the session that could not.
+async fn lock<'a, 'b>(
+    sessions: &'a [Session<'b>],
+) -> Option<(&'a Session<'b>, tokio_postgres::Error)> {
+    for session in sessions.iter().filter(|session| !session.names.is_empty()) {
+        // Not longer than the time after which the server looks for deadlocks: it would end a statement of the
+        // application.
+        let explained = session.names.iter().map(|name| format!("; EXPLAIN SELECT FROM {name}"));
+        let statement = format!(
+            "SET LOCAL lock_timeout TO '500ms'; LOCK TABLE {} IN ACCESS SHARE MODE{}; \
+             SET LOCAL lock_timeout TO 0",
+            session.names.join(", "),
+            // A plan locks the indexes.
+            explained.collect::<String>(),
+        );
+        if let Err(error) = session.client.batch_execute(&statement).await {
+            return Some((session, error));
+        }
+    }
+    None
+}
+
+/// A table is not what it was in the snapshot.
+pub(super) fn was_changed(table: &str, server: &ServerName) -> Error {
+    Error::storage(format!("{table} was changed while its load began"))
+        .hint(server.purpose.unchanged)
+}
+
+impl Session<'_> {
+    async fn execute(&self, statement: &str) -> Result<()> {
+        let done = self.client.batch_execute(statement).await;
+        done.map_err(|error| failed(self.server, "lock its tables for reading", &error))
+    }
+}
