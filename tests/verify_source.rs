@@ -121,6 +121,13 @@ fn what_cannot_be_compared_is_refused() {
     let other =
         shop.lab.program("verify").args(["--against", "elsewhere", "--source", source]).run();
     assert!(other.stderr.contains("--source is for --against postgres"), "{}", other.stderr);
+    let toml = std::fs::read_to_string(&shop.source).expect("the source");
+    let elsewhere = shop.lab.folder.path().join("elsewhere.toml");
+    std::fs::write(&elsewhere, toml.replace("/raw\"", "/other\"")).expect("written");
+    let elsewhere = elsewhere.to_str().expect("a path");
+    let not_folded = verify(&shop, "public.t", &["--source", elsewhere]);
+    assert_eq!(not_folded.code, 2, "{}", not_folded.stderr);
+    assert!(not_folded.stderr.contains("what it captures is not folded"), "{}", not_folded.stderr);
     let audit = std::fs::read_to_string(&shop.source).expect("the source");
     std::fs::write(&shop.source, format!("{audit}mode = \"audit\"\ncolumn = \"at\"\n"))
         .expect("written");

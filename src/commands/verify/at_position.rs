@@ -17,7 +17,7 @@ use crate::commands::open_pipeline::RunContext;
 use crate::commands::run::run;
 use crate::commands::task::Task;
 use crate::config::Source;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::window::Window;
 
 /// Captures a source up to a snapshot, and folds what was not folded.
@@ -26,6 +26,13 @@ pub(super) async fn captured_and_folded<'a>(
     (source, run_ids): (&Source, &[String; 2]),
     reader: Reader<'a>,
 ) -> Result<Held<'a>> {
+    if !run_context.pipeline.raw.urls.iter().any(|raw| raw.overlaps(&source.to)) {
+        return Err(Error::usage(format!(
+            "the source `{}` writes to {}, and `raw.url` is elsewhere: what it captures is not folded",
+            source.name, source.to
+        ))
+        .hint("name the source that writes the pipeline's raw files"));
+    }
     let url = url_of(source, run_context.environment)?;
     let capture = Capture {
         source,
