@@ -809,6 +809,23 @@ fn statements_after_a_load_do_not_end_its_transaction() {
 }
 
 #[test]
+fn an_error_inside_of_the_server_is_told_and_can_be_tried_again() {
+    let database = Database::new();
+    let lab = builder().set("load.after_sql", "after.sql").build().follow(&database);
+    lab.write_file(
+        "after.sql",
+        "DO $$ BEGIN RAISE EXCEPTION 'could not map filenumber' USING ERRCODE = 'XX000'; END $$",
+    );
+    days(&lab);
+    let report = lab.run_days(1, 2);
+    assert_eq!(report.exit_code(), 69);
+    let error = report.followers[0].error.clone().expect("an error");
+    assert!(error.contains("could not map filenumber"), "{error}");
+    let hint = report.followers[0].hint.clone().expect("a hint");
+    assert!(hint.contains("whose log may say more"), "{hint}");
+}
+
+#[test]
 fn an_aggregate_with_a_new_query_follows_once_it_is_computed() {
     let database = Database::new();
     let lab = builder().build().follow(&database);

@@ -140,6 +140,13 @@ pub(crate) fn refused(server: &ServerName, refusal: &Refusal, doing: &str) -> Er
         "42" | "0A" | "2B" | "3F" => {
             Error::usage(format!("cannot {doing} in {server}: {}", refusal.message))
         }
+        // Its own errors, which name no values of rows.
+        "XX" => Error::storage(format!("cannot {doing} in {server}: {}", refusal.message)).hint(
+            format!(
+                "this is an error inside of the server, whose log may say more; {} later",
+                server.purpose.unchanged
+            ),
+        ),
         _ => Error::internal(format!("cannot {doing} in {server}: SQLSTATE {code}")),
     }
 }
