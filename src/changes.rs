@@ -31,7 +31,7 @@ use futures::TryStreamExt;
 use crate::changes::pass_one::{FoundFloors, PassOne};
 use crate::changes::position::{FILES_MAX, OrderEncoder, ROWS_MAX};
 use crate::changes::row_bitmap::Winners;
-use crate::config::{OnBad, OpValues, Pipeline, QueryColumns, Raw, TimeUnit, WindowBy};
+use crate::config::{Keep, OnBad, OpValues, Pipeline, QueryColumns, Raw, TimeUnit, WindowBy};
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Kind, Result};
 use crate::layout::{FileOrder, file_time};
@@ -72,10 +72,20 @@ pub(crate) enum ChangeColumn {
     Day,
     /// The position in the order of changes.
     Position,
+    /// The commit time in microseconds since 1970; [`BEFORE_ALL`] for a full load that is before all changes.
+    Instant,
     /// Whether the operation is I or U.
     Live,
     /// Whether a change is its key's last.
     Latest,
+}
+
+/// The instant of a change without a commit time.
+pub(crate) const BEFORE_ALL: i64 = i64::MIN;
+
+/// The instant of a time in nanoseconds since 1970.
+pub(crate) fn instant_of(time: Option<i128>) -> i64 {
+    time.map_or(BEFORE_ALL, |ns| i64::try_from(ns.div_euclid(1000)).unwrap_or(i64::MAX))
 }
 
 /// From this similarity on (1 is equal) a name may be a misspelling of another.
@@ -99,6 +109,8 @@ pub struct Changes {
     /// The names of the day in `curated.sql`.
     day_names: Vec<String>,
     key: Vec<String>,
+    /// Whether changes of a key at different times are folded apart.
+    has_instants: bool,
     raw: Raw,
     commit_time: CommitTime,
     delete_when: Option<DeleteWhen>,
@@ -219,8 +231,7 @@ impl Changes {
         commit_time.check(raw, &files, &columns)?;
         set_times_of_files(&mut files, commit_time, raw)?;
         let images = raw.before_images(&pipeline.key);
-        let images = images.iter().map(|name| union.find(name));
-        let before_images = images.collect();
+        let before_images = images.iter().map(|name| union.find(name)).collect();
         let raw_schema = Arc::new(Schema::new(union.fields));
         let has_values = files.iter().any(|file| !file.is_blank);
         let delete_when = match raw.delete_when.as_ref().filter(|_| has_values) {
@@ -239,6 +250,7 @@ impl Changes {
             is_mixed: union.is_mixed,
             other_names: union.other_names,
             key: pipeline.key.clone(),
+            has_instants: pipeline.keep == Keep::History,
             raw: raw.clone(),
             newest: schema_changes.newest,
             schema_changes: schema_changes.seen,
@@ -284,9 +296,22 @@ impl Changes {
         other.map_or(name, |(_, first)| first.clone())
     }
 
-    /// The number of key columns.
-    pub(crate) fn key_count(&self) -> usize {
-        self.key.len()
+    /// The columns by which changes are folded: the key columns, and for a history the instant.
+    pub(crate) fn fold_columns(&self) -> Result<Vec<ChangeColumn>> {
+        let mut columns = self.key_columns()?;
+        columns.extend(self.has_instants.then_some(ChangeColumn::Instant));
+        Ok(columns)
+    }
+
+    /// Whether changes of a history are told apart by the times of their files alone.
+    pub(crate) fn has_times_of_files(&self) -> bool {
+        let mut cdc = self.files.iter().filter(|file| !file.input.full_load);
+        self.has_instants && self.commit_time_column().is_none() && cdc.next().is_some()
+    }
+
+    /// The number of columns by which changes are folded.
+    pub(crate) fn fold_count(&self) -> usize {
+        self.key.len() + usize::from(self.has_instants)
     }
 
     /// The key columns.

@@ -89,13 +89,22 @@ pub enum Keep {
     Latest,
     /// One row per key and day: the last change of that day.
     LatestPerDay,
+    /// One row per key and commit time, with the time at which it begins and the one at which it ends.
+    History,
 }
+
+/// The columns of a table of `keep = "history"` that say when a row holds: its begin, the one of the next
+/// row of its key or the end of all, and whether there is no end yet.
+pub(crate) const VALID_FROM: &str = "valid_from";
+pub(crate) const VALID_TO: &str = "valid_to";
+pub(crate) const IS_CURRENT: &str = "is_current";
 
 impl fmt::Display for Keep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Keep::Latest => "latest",
             Keep::LatestPerDay => "latest-per-day",
+            Keep::History => "history",
         })
     }
 }

@@ -20,7 +20,7 @@ use datafusion::prelude::SessionContext;
 
 use crate::changes::Changes;
 use crate::changes::row_bitmap::Winners;
-use crate::config::{OnTie, Pipeline};
+use crate::config::{Keep, OnTie, Pipeline};
 use crate::curate::conservation::{check_versions, check_written, does_not_add_up};
 use crate::curate::curated_sql::CuratedQuery;
 use crate::curate::merge::entries::{Entries, Files};
@@ -28,6 +28,7 @@ use crate::curate::merge::standing::{Standing, Unsettled, settle};
 use crate::curate::merge::{CommittedVersions, Merge, Merged, Output};
 use crate::curate::pass_two::{Counts, Splitter};
 use crate::curate::table_layout::TableColumns;
+use crate::curate::validity::RowEnds;
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
 use crate::fold::{Fold, tied, tied_with_truncate};
@@ -52,6 +53,7 @@ pub(crate) mod merge;
 pub(crate) mod pass_two;
 pub(crate) mod stage;
 pub(crate) mod table_layout;
+pub(crate) mod validity;
 
 /// The result of pass two.
 #[derive(Debug)]
@@ -169,7 +171,8 @@ impl Curate<'_> {
         };
         let unsettled = self.unsettled(merged);
         let ended = merged.map(|merged| &merged.winners).filter(|winners| winners.has_ended());
-        let marks = (unsettled, ended.cloned());
+        let ends = merged.map(|merged| Arc::clone(&merged.ends)).unwrap_or_default();
+        let marks = (unsettled, ended.cloned(), ends);
         let split = self.split(context, &query, outputs, &layout, &schema, marks).await?;
         let mut counts = split.counts;
         counts.days.extend(merged.iter().flat_map(|merged| &merged.counts.floor_days));
@@ -220,7 +223,9 @@ impl Curate<'_> {
         (layout, schema, day): (&Arc<VersionsLayout>, &SchemaRef, Option<&str>),
     ) -> Result<(Option<Merged>, Vec<Output>)> {
         let keeps_balance = self.keeps_balance();
-        let is_alone = to_merge.is_empty() && floors.is_empty();
+        // Rows of one key in a history depend on each other.
+        let is_history = self.pipeline.keep == Keep::History;
+        let is_alone = to_merge.is_empty() && floors.is_empty() && !is_history;
         if is_alone && !keeps_balance {
             return Ok((None, outputs));
         }
@@ -248,6 +253,7 @@ impl Curate<'_> {
             committed: to_merge,
             table_schema: Arc::clone(schema),
             day,
+            places: self.places(),
         };
         let (merged, outputs) = merge.run(context, outputs).await?;
         let name = |(file, ordinal)| self.changes.ordinal_name(file, ordinal);
@@ -264,7 +270,11 @@ impl Curate<'_> {
         let is_load = new_floors.iter().any(|floor| floor.is_load);
         let (Some(max), Some(merged), true) = (max, merged, is_load) else { return Ok(()) };
         let files = self.earlier.into_iter().flat_map(|ledger| ledger.files(CURATED));
-        let rows: u64 = files.map(TableFile::live_rows).sum();
+        let rows: u64 = match self.pipeline.keep {
+            // A new floor lets all keys be read.
+            Keep::History => merged.counts.current_before,
+            _ => files.map(TableFile::live_rows).sum(),
+        };
         let ended = merged.counts.ended;
         if ended as f64 * 100.0 <= rows as f64 * max {
             return Ok(());
@@ -338,6 +348,16 @@ impl Curate<'_> {
         rewritten.map(|file| file.path.clone()).collect()
     }
 
+    /// Per input the place of its first row among the rows of all.
+    fn places(&self) -> Arc<Vec<u64>> {
+        let places = self.changes.ordinal_counts().scan(0, |next, count| {
+            let first = *next;
+            *next += count;
+            Some(first)
+        });
+        Arc::new(places.collect())
+    }
+
     /// Runs the query and splits its rows into versions and rows of the table, on all threads.
     async fn split(
         &self,
@@ -346,15 +366,10 @@ impl Curate<'_> {
         outputs: Vec<Output>,
         layout: &Arc<VersionsLayout>,
         schema: &SchemaRef,
-        (unsettled, ended): (Unsettled, Option<Arc<Winners>>),
+        (unsettled, ended, ends): (Unsettled, Option<Arc<Winners>>, Arc<RowEnds>),
     ) -> Result<Split> {
         let inputs: Arc<Vec<Input>> = Arc::new(self.changes.inputs().cloned().collect());
-        let places = self.changes.ordinal_counts().scan(0, |next, count| {
-            let first = *next;
-            *next += count;
-            Some(first)
-        });
-        let places: Arc<Vec<u64>> = Arc::new(places.collect());
+        let places = self.places();
         let plan = context.state().create_physical_plan(&query.plan).await?;
         let streams = execute_stream_partitioned(plan, context.task_ctx())?;
         if streams.len() > self.threads {
@@ -375,6 +390,7 @@ impl Curate<'_> {
                 places: Arc::clone(&places),
                 unsettled: unsettled.clone(),
                 ended: ended.clone(),
+                ends: Arc::clone(&ends),
                 sql_file: self.pipeline.curated.sql.file.clone(),
             };
             let streams = Arc::clone(&streams);

@@ -76,7 +76,7 @@ pub(crate) async fn fold(
         (false, false) => fold_positions::<Box<[u8]>>(context, changes, partitions).await?,
     };
     let tie = match pipeline.keep {
-        Keep::Latest => folded.tie,
+        Keep::Latest | Keep::History => folded.tie,
         Keep::LatestPerDay => folded.day_tie,
     };
     match tie.filter(|_| pipeline.raw.on_tie == OnTie::Fail) {
@@ -134,7 +134,7 @@ async fn fold_positions<P: Position>(
     let pass_one = changes.pass_one();
     let table = ChangesTable::pass_one(changes, &pass_one, partitions)?;
     let schema = table.schema();
-    let keys = schema.fields().iter().take(changes.key_count()).map(key_column);
+    let keys = schema.fields().iter().take(changes.fold_count()).map(key_column);
     let sql = SQL.replace("{key}", &keys.collect::<Vec<_>>().join(", "));
     let context = fold_session(context);
     context.register_table("changes", Arc::new(table))?;

@@ -21,6 +21,7 @@ mod discovery;
 mod docs;
 mod explain;
 mod follow;
+mod history;
 mod house;
 mod interruptions;
 mod json;

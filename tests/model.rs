@@ -1,5 +1,5 @@
 //! Random change logs against a small model. The curated rows, `history` and the aggregates must be
-//! those of the model, in both keep modes, for keys of several types, in a local folder and on an S3
+//! those of the model, in all keep modes, for keys of several types, in a local folder and on an S3
 //! server, whatever is delivered late, and whatever windows fold it: of every kind, shuffled,
 //! overlapping and repeated.
 
@@ -21,6 +21,11 @@ use crate::support::{
 
 const DAILY: &str = "SELECT event_dt AS dt, cat, COUNT(*) AS n FROM history
 WHERE NOT deleted AND event_dt >= $start_date AND event_dt < $end_date GROUP BY event_dt, cat";
+
+/// How many rows of each day hold still.
+const OPEN_PER_DAY: &str =
+    "SELECT event_dt AS dt, COUNT(*) FILTER (WHERE is_current) AS n FROM curated
+WHERE event_dt >= $start_date AND event_dt < $end_date GROUP BY event_dt";
 
 /// The days of the tests: 2020-01-01 is day 0.
 const FIRST_DAY: i64 = 18_262;
@@ -246,6 +251,38 @@ struct Model {
     /// id.
     days: BTreeMap<(i64, Option<i64>), Last>,
     latest: BTreeMap<i64, (Option<i64>, Last)>,
+    /// All changes, by key, with their commit times in microseconds since 1970 and days; and floors with their
+    /// commit times.
+    changes: BTreeMap<i64, Vec<(i64, Last, Option<i64>)>>,
+    floors: Vec<(i64, Order)>,
+}
+
+/// A row of a history: its change, its day, and from when to when it holds.
+type HistoryRow<'a> = (&'a Last, Option<i64>, i64, Option<i64>);
+
+impl Model {
+    /// The history of a key: at each time, the row of the last change up to then.
+    fn history(&self, key: i64) -> Vec<HistoryRow<'_>> {
+        let changes = self.changes.get(&key).map_or(&[][..], Vec::as_slice);
+        let floors = self.floors.iter().map(|(time, _)| *time);
+        let times: BTreeSet<i64> = changes.iter().map(|change| change.0).chain(floors).collect();
+        let mut rows: Vec<HistoryRow<'_>> = Vec::new();
+        for time in times {
+            let last =
+                changes.iter().filter(|change| change.0 <= time).max_by_key(|change| &change.1);
+            let floors = self.floors.iter().filter(|floor| floor.0 <= time);
+            let lives = |last: &Last| last.1 && floors.clone().all(|floor| floor.1 < last.0);
+            let last = last.filter(|(_, last, _)| lives(last));
+            let open = rows.last_mut().filter(|row| row.3.is_none());
+            match (open, last) {
+                (Some(open), Some((_, last, _))) if open.0 == last => continue,
+                (Some(open), _) => open.3 = Some(time),
+                (None, _) => {}
+            }
+            rows.extend(last.map(|(_, last, day)| (last, *day, time, None)));
+        }
+        rows
+    }
 }
 
 /// The id of what a floor ended.
@@ -255,7 +292,12 @@ const ENDED: i64 = -1;
 /// the change.
 fn model(case: &Case, is_folded: &dyn Fn(usize, i64) -> bool) -> Model {
     let Case { orders, ref files, .. } = *case;
-    let mut model = Model { days: BTreeMap::new(), latest: BTreeMap::new() };
+    let mut model = Model {
+        days: BTreeMap::new(),
+        latest: BTreeMap::new(),
+        changes: BTreeMap::new(),
+        floors: Vec::new(),
+    };
     let mut floors: BTreeSet<(Order, Option<i64>)> = BTreeSet::new();
     for (number, file) in files.iter().enumerate() {
         let times = file.2.iter().filter(|change| is_folded(number, change.time));
@@ -264,7 +306,9 @@ fn model(case: &Case, is_folded: &dyn Fn(usize, i64) -> bool) -> Model {
         let begin = begin.filter(|_| file.0 && case.loads_have_time);
         if let Some(time) = begin {
             let at = time * 10_000 + number as i64 * 10;
-            floors.insert(((true, at - 2, name(number, file, true), 0), Some(0)));
+            let order = (true, at - 2, name(number, file, true), 0);
+            model.floors.push((load_instant(time, number), order.clone()));
+            floors.insert((order, Some(0)));
         }
         for (row, change) in file.2.iter().enumerate() {
             if !is_folded(number, change.time) {
@@ -278,11 +322,19 @@ fn model(case: &Case, is_folded: &dyn Fn(usize, i64) -> bool) -> Model {
             let time = begin.map_or(time, at);
             let file_name = name(number, file, case.loads_have_time);
             let order = (!file.0 || begin.is_some(), time, file_name, row);
+            let instant = match begin {
+                Some(begin) => load_instant(begin, number),
+                None if file.0 => i64::MIN,
+                None if orders.has_commit_time() => FIRST_DAY * DAY_US + change.time * 1_000_000,
+                None => (FIRST_DAY + file.1) * DAY_US + number as i64 * 1_000,
+            };
             if !file.0 && change.op == Some("T") {
+                model.floors.push((instant, order.clone()));
                 floors.insert((order, Some(commit_day)));
                 continue;
             }
             let last: Last = (order, live, change.cat, (number * 100 + row) as i64);
+            model.changes.entry(change.key).or_default().push((instant, last.clone(), day));
             let slot = model.days.entry((change.key, day)).or_insert_with(|| last.clone());
             *slot = slot.clone().max(last.clone());
             let slot = model.latest.entry(change.key).or_insert_with(|| (day, last.clone()));
@@ -311,6 +363,11 @@ fn model(case: &Case, is_folded: &dyn Fn(usize, i64) -> bool) -> Model {
         }
     }
     model
+}
+
+/// The time of a full load in its name, whose earliest change is of this second.
+fn load_instant(second: i64, number: usize) -> i64 {
+    FIRST_DAY * DAY_US + second * 1_000_000 + number as i64 * 1_000
 }
 
 fn day_text(day: i64) -> String {
@@ -361,10 +418,14 @@ impl Case {
             .set("raw.event_time", "event")
             .format(self.format)
             .curated_sql(format!("SELECT {key_list}, id, event_dt, cat FROM latest"))
-            .aggregate("daily", DAILY)
-            .aggregate("rows", ROWS_PER_DAY)
-            .running_aggregate("status", count_of_each_day_so_far(&key_list))
-            .aggregate("flows", FLOWS);
+            .aggregate("rows", ROWS_PER_DAY);
+        let lab = if self.keep == HISTORY {
+            lab.aggregate("open", OPEN_PER_DAY)
+        } else {
+            lab.aggregate("daily", DAILY)
+                .running_aggregate("status", count_of_each_day_so_far(&key_list))
+                .aggregate("flows", FLOWS)
+        };
         let lab = if self.loads_have_time {
             lab.set("raw.full_load", "*/full/*").set("raw.full_load_at", "name")
         } else {
@@ -430,13 +491,18 @@ impl Case {
         for window in &self.windows {
             self.run(&lab, *window);
         }
-        let tables = ["lake/curated", "lake/daily", "lake/status", "lake/flows"];
-        let before = tables.map(|name| (lab.table(name), lab.list(name)));
+        let tables = ["lake/curated", "lake/rows", "lake/daily", "lake/status", "lake/flows"];
+        let of_history = ["lake/curated", "lake/rows", "lake/open"];
+        let tables = if self.keep == HISTORY { &of_history[..] } else { &tables[..] };
+        let contents = || {
+            let contents = tables.iter().map(|name| (lab.table(name), lab.list(name)));
+            contents.collect::<Vec<_>>()
+        };
+        let before = contents();
         for window in self.windows.first().into_iter().chain([&EVERYTHING]) {
             let report = self.run(&lab, *window);
             assert_eq!((report.rows_written, report.partitions_removed), (0, 0));
-            let after = tables.map(|name| (lab.table(name), lab.list(name)));
-            assert_eq!(after, before);
+            assert_eq!(contents(), before);
         }
     }
 
@@ -553,6 +619,7 @@ impl Case {
             .collect();
         let last: Vec<&Last> = match self.keep {
             "latest" => model.latest.get(&key).map(|(_, last)| last).into_iter().collect(),
+            HISTORY => model.history(key).into_iter().map(|row| row.0).collect(),
             _ => {
                 let days = model.days.iter().filter(|((one, _), _)| *one == key);
                 days.map(|(_, last)| last).collect()
@@ -567,9 +634,43 @@ impl Case {
     }
 
     fn compare(&self, lab: &Lab, model: &Model) {
+        compare_rows_per_day(lab, "lake/rows", |_| true);
+        if self.keep == HISTORY {
+            compare_rows_per_day(lab, "lake/open", |row| row["is_current"] == "true");
+            return self.compare_table_of_history(lab, model);
+        }
         self.compare_curated(lab, model);
         self.compare_history(lab, model);
         compare_aggregates(lab, model);
+    }
+
+    /// The table of `keep = "history"`, each row with the times from which and up to which it holds.
+    fn compare_table_of_history(&self, lab: &Lab, model: &Model) {
+        let instant = |text: &String| {
+            let time = chrono::DateTime::parse_from_rfc3339(text).expect("a time");
+            time.timestamp_micros()
+        };
+        let table = lab.table("lake/curated");
+        let found: BTreeSet<(CuratedRow, Option<i64>, Option<i64>, bool)> = table
+            .iter()
+            .map(|row| {
+                let [from, to] = ["valid_from", "valid_to"].map(|name| row.get(name).map(instant));
+                (curated_row(self.keys, row), from, to, row["is_current"] == "true")
+            })
+            .collect();
+        let rows_of = |key: i64| {
+            model.history(key).into_iter().map(move |(last, day, from, to)| {
+                let row = (key, day.map(day_text), category(last), last.3.to_string());
+                (row, Some(from).filter(|from| *from != i64::MIN), to, to.is_none())
+            })
+        };
+        let expected: BTreeSet<_> = (0..4).flat_map(rows_of).collect();
+        assert_eq!(found.len(), table.len(), "a row stands twice");
+        assert_eq!(found, expected);
+        let latest = model.latest.values().filter(|(_, last)| last.1);
+        let latest: BTreeSet<i64> = latest.map(|(_, last)| last.3).collect();
+        let current = found.iter().filter(|row| row.3).map(|row| row.0.3.parse().expect("an id"));
+        assert_eq!(current.collect::<BTreeSet<i64>>(), latest, "current rows are the latest ones");
     }
 
     fn compare_curated(&self, lab: &Lab, model: &Model) {
@@ -670,6 +771,19 @@ fn compare_flows(lab: &Lab, model: &Model) {
     assert_eq!(found.collect::<BTreeMap<_, _>>(), flows);
 }
 
+/// Compares a table of counts with the rows of the curated table of each day.
+fn compare_rows_per_day(lab: &Lab, table: &str, counts: impl Fn(&Row) -> bool) {
+    let mut rows: BTreeMap<String, u64> = BTreeMap::new();
+    for row in lab.table("lake/curated") {
+        if let Some(day) = row.get("event_dt") {
+            *rows.entry(day.clone()).or_default() += u64::from(counts(&row));
+        }
+    }
+    let found = lab.table(table).into_iter();
+    let found = found.map(|row| (row["dt"].clone(), row["n"].parse().expect("a count")));
+    assert_eq!(found.collect::<BTreeMap<String, u64>>(), rows);
+}
+
 fn compare_aggregates(lab: &Lab, model: &Model) {
     let mut daily: BTreeMap<(String, Option<String>), u64> = BTreeMap::new();
     for ((_, day), last) in &model.days {
@@ -685,15 +799,6 @@ fn compare_aggregates(lab: &Lab, model: &Model) {
         })
         .collect();
     assert_eq!(found, daily);
-    let mut rows: BTreeMap<String, u64> = BTreeMap::new();
-    for row in lab.table("lake/curated") {
-        if let Some(day) = row.get("event_dt") {
-            *rows.entry(day.clone()).or_default() += 1;
-        }
-    }
-    let found = lab.table("lake/rows").into_iter();
-    let found = found.map(|row| (row["dt"].clone(), row["n"].parse().expect("a count")));
-    assert_eq!(found.collect::<BTreeMap<String, u64>>(), rows);
     compare_flows(lab, model);
     // The running table has the days of the windows, and those after a change.
     for row in lab.table("lake/status") {
@@ -711,7 +816,14 @@ fn compare_aggregates(lab: &Lab, model: &Model) {
 }
 
 fn keeps() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(vec!["latest", "latest-per-day"])
+    prop::sample::select(vec!["latest", "latest-per-day", HISTORY])
+}
+
+const HISTORY: &str = "history";
+
+/// The format of a table: histories have no deletion vectors.
+fn format_of(keep: &str, format: &'static str) -> &'static str {
+    if keep == HISTORY && format == DELETION_VECTORS { "delta" } else { format }
 }
 
 fn formats() -> impl Strategy<Value = &'static str> {
@@ -755,7 +867,7 @@ fn at_once(orders: Orders) -> impl Strategy<Value = Case> {
     (keeps(), formats(), all_keys(), files(), prop::bool::ANY).prop_map(
         move |(keep, format, keys, files, have_time)| Case {
             keep,
-            format,
+            format: format_of(keep, format),
             keys,
             orders,
             by: By::Name,
@@ -783,7 +895,7 @@ fn by_windows(kinds: Vec<By>) -> impl Strategy<Value = Case> {
             let by = if by == By::Commit && !orders.has_commit_time() { By::Name } else { by };
             Case {
                 keep,
-                format,
+                format: format_of(keep, format),
                 keys,
                 orders,
                 by,
@@ -800,6 +912,9 @@ fn by_windows(kinds: Vec<By>) -> impl Strategy<Value = Case> {
 /// no null.
 fn loaded(mut case: Case) -> Case {
     case.is_loaded = true;
+    if case.keep == HISTORY {
+        case.keep = "latest";
+    }
     if case.keep == "latest-per-day" {
         let changes = case.files.iter_mut().flat_map(|file| &mut file.2);
         changes.for_each(|change| change.event_day = change.event_day.or(Some(0)));

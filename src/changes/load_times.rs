@@ -15,7 +15,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Date32Array, Decimal128Array, new_null_array};
+use arrow::array::{Array, ArrayRef, Date32Array, Decimal128Array, Int64Array, new_null_array};
 use arrow::datatypes::DataType;
 use chrono::{DateTime, Duration, Utc};
 use chrono_tz::Tz;
@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use crate::changes::pass_one::FoundFloors;
 use crate::changes::position::{OrderEncoder, pack_column};
-use crate::changes::{Changes, CommitTime, OpenInput};
+use crate::changes::{Changes, CommitTime, OpenInput, instant_of};
 use crate::config::{FullLoadAt, Raw};
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
@@ -107,6 +107,7 @@ impl Changes {
         Ok(FoundFloors {
             positions: positions_of_load(load.at, true, order, load.file, std::iter::once(0))?,
             days: Date32Array::from(vec![self.day_of_load(load.at)]),
+            instants: Int64Array::from(vec![instant_of(Some(load.at))]),
             are_loads: true,
         })
     }

@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arrow::array::{ArrayRef, Date32Array};
+use arrow::array::{ArrayRef, Date32Array, Int64Array};
 use chrono::{DateTime, Utc};
 
 use crate::changes::position::OrderSpan;
@@ -19,6 +19,8 @@ pub(crate) struct FoundFloors {
     pub positions: ArrayRef,
     /// The days of the commit times.
     pub days: Date32Array,
+    /// The commit times, as [`ChangeColumn::Instant`](crate::changes::ChangeColumn::Instant).
+    pub instants: Int64Array,
     /// Whether they are those of full loads.
     pub are_loads: bool,
 }

@@ -79,6 +79,7 @@ fn schema_of(changes: &Changes, columns: &NamedColumns) -> SchemaRef {
             ChangeColumn::Day => (DataType::Date32, true),
             ChangeColumn::Position if changes.is_packed() => (PACKED_TYPE, false),
             ChangeColumn::Position => (<Box<[u8]> as Position>::data_type(), false),
+            ChangeColumn::Instant => (DataType::Int64, false),
             ChangeColumn::Live | ChangeColumn::Latest => (DataType::Boolean, false),
         };
         Field::new(name, data_type, nullable)
@@ -111,13 +112,14 @@ impl Pass {
 }
 
 impl ChangesTable {
-    /// All rows, which a scan checks and counts: the key columns `key_0`, …, `event_dt` and `position`.
+    /// All rows, which a scan checks and counts: the columns to fold by, `key_0` and so on, `event_dt` and
+    /// `position`.
     pub(crate) fn pass_one(
         changes: &Arc<Changes>,
         counts: &Arc<PassOne>,
         partitions: usize,
     ) -> Result<Self> {
-        let keys = changes.key_columns()?.into_iter().enumerate();
+        let keys = changes.fold_columns()?.into_iter().enumerate();
         let mut columns: NamedColumns =
             keys.map(|(number, key)| (format!("key_{number}"), key)).collect();
         columns.push(("event_dt".into(), ChangeColumn::Day));
@@ -312,6 +314,7 @@ impl ChangeReader {
                     needed.extend(roles.op);
                     needed.extend(delete_when);
                 }
+                ChangeColumn::Instant => needed.extend(roles.commit_time),
                 ChangeColumn::Latest => {}
             }
         }
@@ -337,9 +340,10 @@ impl ChangeReader {
         needed.sort_unstable();
         needed.dedup();
         let needs_times = !changes.before_images().is_empty()
-            || sources
-                .iter()
-                .any(|source| matches!(source, ChangeColumn::Day | ChangeColumn::Position));
+            || sources.iter().any(|source| {
+                use ChangeColumn::{Day, Instant, Position};
+                matches!(source, Day | Position | Instant)
+            });
         ChangeReader { changes, pass, schema, sources, roles, needed, needs_times, ignores_rows }
     }
 

@@ -33,7 +33,7 @@ use crate::types::column_type::cast_values;
 use crate::types::key::normalize_zeros;
 
 use changes::{ChangeLister, mark_winners};
-use rows::rows_now;
+use rows::{ROWS_MAX, rows_now};
 
 mod answer;
 mod changes;
@@ -53,7 +53,8 @@ pub struct Explained {
     /// The key's changes, in the fold's order, limited to the last 10,000. The last folded change
     /// wins.
     pub changes: Vec<KeyChange>,
-    /// The key's rows in the curated table: one under `latest`, one per day under `latest-per-day`.
+    /// The key's rows in the curated table: one under `latest`, one per day under `latest-per-day`, one per
+    /// commit time in a history.
     pub rows_now: Vec<RowNow>,
     /// The key's rows that a truncate has ended.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -87,7 +88,8 @@ pub struct KeyChange {
     /// The run that folded it; `None` if no run has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_id: Option<String>,
-    /// Whether it is the last change of the key, or under `latest-per-day` of the key and day.
+    /// Whether it is the last change of the key, under `latest-per-day` of the key and day, in a history of the
+    /// key and commit time.
     pub wins: bool,
     /// Why it wins, if it does.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -99,6 +101,12 @@ pub struct KeyChange {
 pub struct RowNow {
     /// Its day.
     pub day: Option<NaiveDate>,
+    /// Its begin, in a history.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valid_from: Option<DateTime<Utc>>,
+    /// Its end, in a history, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valid_to: Option<DateTime<Utc>>,
     /// Its partition, as a folder; empty for an unpartitioned table.
     pub partition: String,
     /// Its file, and its row in the file, from 1; `None` if it was not found.
@@ -322,6 +330,15 @@ fn check_winners(keep: Keep, explained: &mut Explained) {
             _ => String::new(),
         };
         match (is_delete, has_row) {
+            // The row before says when it ends.
+            (true, false) if keep == Keep::History => {}
+            // Earlier ones are not looked for.
+            (false, false) if keep == Keep::History && explained.rows_now.len() >= ROWS_MAX => {}
+            (false, false) if keep == Keep::History => notes.push(format!(
+                "row {} of {} has no row: an older change or a truncate is later in the order of changes, or \
+                 curated.sql filters it out",
+                winner.row, winner.file
+            )),
             (true, false) => notes.push(format!("no row{day}: the last change is a delete")),
             (false, false) if explained.ended.iter().any(is_ended_winner) => {}
             (false, false) => notes.push(format!(

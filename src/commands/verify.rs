@@ -561,7 +561,7 @@ fn day_differences(
 /// Notes what cannot be compared with raw, because full loads were written over earlier ones.
 ///
 /// # Errors
-/// Data, for a table of days: its rows of the days before are in raw no more.
+/// Data, for a table of days or a history: its rows of before are in raw no more.
 fn check_comparable(state: &State, pipeline: &Pipeline, verified: &mut Verified) -> Result<()> {
     let replacing = state.ledger.replacing_loads();
     let Some(first) = replacing.first() else { return Ok(()) };
@@ -570,8 +570,8 @@ fn check_comparable(state: &State, pipeline: &Pipeline, verified: &mut Verified)
         replacing.len(),
         first.path
     );
-    if pipeline.keep == Keep::LatestPerDay {
-        return Err(Error::data(format!("{what}, and so rows of the days before"))
+    if pipeline.keep != Keep::Latest {
+        return Err(Error::data(format!("{what}, and the rows that came of it"))
             .hint("compare the table with a copy of it, by --against"));
     }
     verified.notes.push(format!("{what}; the state was not compared, only the rows"));

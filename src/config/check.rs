@@ -10,8 +10,8 @@ use crate::config::file::{
 };
 use crate::config::values::{bytes, no_repeats};
 use crate::config::{
-    Aggregate, Catalog, Curated, Format, Limits, Load, MEMORY_BYTES_MIN, Pipeline, Sql,
-    TargetTable, VerifySource,
+    Aggregate, Catalog, Curated, Format, IS_CURRENT, Keep, Limits, Load, MEMORY_BYTES_MIN,
+    Pipeline, Sql, TargetTable, VALID_FROM, VALID_TO, VerifySource,
 };
 use crate::error::{Error, Result};
 use crate::store::Location;
@@ -42,6 +42,7 @@ pub(super) fn check(parsed: PipelineToml, folder: &Path, file: &Path) -> Result<
     checks.no_overlaps(&pipeline)?;
     checks.load_tables(&pipeline)?;
     checks.catalog_tables(&pipeline)?;
+    checks.history(&pipeline)?;
     Ok(pipeline)
 }
 
@@ -199,6 +200,51 @@ impl Checks<'_> {
             self.wrong(key, format!("is `{name}`"))
                 .hint("use letters, digits and `_`; Glue stores names in lower case")
         })
+    }
+
+    /// Checks that a history has a key, and nothing that is for other tables.
+    fn history(&self, pipeline: &Pipeline) -> Result<()> {
+        if pipeline.keep != Keep::History {
+            return Ok(());
+        }
+        let refused = |key: &str, why: &str, hint: &str| {
+            Err(self.wrong(key, format!("{why}, under keep = \"history\"")).hint(hint))
+        };
+        if pipeline.key.is_empty() {
+            let hint = "name the primary key: rows of one key follow one another";
+            return refused("key", "is missing", hint);
+        }
+        if pipeline.curated.deletion_vectors {
+            let hint = "leave it out: the end of a row is written into it";
+            return refused("curated.deletion_vectors", "is not to be had", hint);
+        }
+        let own = [VALID_FROM, VALID_TO, IS_CURRENT];
+        let mut parts = pipeline.curated.partition_by.iter();
+        if parts.any(|name| own.iter().any(|own| own.eq_ignore_ascii_case(name))) {
+            let hint =
+                "partition by the day, or by columns of `curated.sql`: they stay when a row ends";
+            return refused(
+                "curated.partition_by",
+                "names a column that says when a row holds",
+                hint,
+            );
+        }
+        if pipeline.load.as_ref().is_some_and(|load| load.table.is_some()) {
+            let hint = "load a table of `keep = \"latest\"`, from a pipeline of its own";
+            return refused("load.table", "is not to be had", hint);
+        }
+        let reads = |relation: &'static str| {
+            let aggregate = pipeline.aggregates.iter().find(|it| it.sql.reads(relation))?;
+            Some((aggregate, relation))
+        };
+        match ["history", "balance"].into_iter().find_map(reads) {
+            Some((aggregate, relation)) => {
+                let key = format!("aggregate.{}.sql", aggregate.name);
+                let hint = "read `curated`, whose rows say when they hold";
+                refused(&key, &format!("reads `{relation}`"), hint)
+            }
+            None => Ok(()),
+        }
     }
 
     /// Checks that tables have different names in the catalog.

@@ -29,7 +29,10 @@ pub(super) fn check_written(
             .and_then(|merged| merged.counts.removed.get(&one.partition))
             .copied()
             .unwrap_or_default();
+        let ended = merged.and_then(|merged| merged.counts.ended_rows.get(&one.partition));
+        // A row that ends is given too, and stays.
         let given = given.get(&one.partition).copied().unwrap_or_default();
+        let given = given.saturating_sub(ended.copied().unwrap_or_default());
         let staged: u64 = one.files.iter().map(|file| file.rows).sum();
         let rows = staged + one.kept.iter().map(|file| file.rows).sum::<u64>();
         // The sorter's rows (`given`) include a tombstone per removed row.

@@ -11,7 +11,7 @@
 //! | latest | Boolean | whether this is its key's last change |
 //! | position | see [`crate::changes::position`] | the position in the order of changes |
 //! | day | Date32 | the change's day |
-//! | key 0, … | as found | the key columns |
+//! | key 0, … | as found | the key columns, for a history the commit time too |
 //!
 //! The names of these columns begin with a prefix that no other name in the query begins with
 //! ([`Hidden`]); they are read by their place ([`CuratedRows`]).
@@ -32,7 +32,9 @@ use datafusion::prelude::SessionContext;
 use crate::changes::reader::{ChangesTable, NamedColumns};
 use crate::changes::row_bitmap::Winners;
 use crate::changes::{ChangeColumn, Changes, EVENT_DT};
-use crate::config::{Format, Keep, LATEST_RELATION, Pipeline, Sql};
+use crate::config::{
+    Format, IS_CURRENT, Keep, LATEST_RELATION, Pipeline, Sql, VALID_FROM, VALID_TO,
+};
 use crate::engine::row_wise::not_row_wise;
 use crate::engine::session::first_line;
 use crate::error::{Error, Result};
@@ -93,6 +95,9 @@ impl<'a> CuratedRows<'a> {
     }
 }
 
+/// The name of the instant after the prefix of hidden columns.
+const INSTANT: &str = "instant";
+
 /// The names of the hidden columns.
 struct Hidden {
     prefix: String,
@@ -117,11 +122,10 @@ impl Hidden {
             prefix.push('_');
         }
         let mut visible = vec![changes.day_names()[0].clone()];
-        for key in changes.key_columns()? {
-            if let ChangeColumn::Raw(column) = key {
-                visible.push(changes.raw_schema().field(column).name().clone());
-            }
-        }
+        visible.extend(changes.fold_columns()?.into_iter().map(|column| match column {
+            ChangeColumn::Raw(column) => changes.raw_schema().field(column).name().clone(),
+            _ => format!("{prefix}{INSTANT}"),
+        }));
         Ok(Hidden { prefix, visible })
     }
 
@@ -192,6 +196,7 @@ pub(crate) async fn plan(
     named.extend(changes.day_names().iter().map(|name| (name.clone(), ChangeColumn::Day)));
     let system = [ChangeColumn::Live, ChangeColumn::Latest, ChangeColumn::Position];
     named.extend(hidden.names().into_iter().zip(system));
+    named.push((hidden.name(INSTANT), ChangeColumn::Instant));
     let table = ChangesTable::pass_two(changes, Arc::clone(winners), named, partitions);
     let rewritten = rewrite(&parsed, &Arc::new(table), &hidden)?;
     // A plan whose root is not a projection (a bare filter) returns its columns first too.
@@ -268,6 +273,14 @@ fn check_columns(
             return Err(Error::usage(format!("{file} has two columns named `{name}`")));
         }
     }
+    let of_history = [VALID_FROM, VALID_TO, IS_CURRENT];
+    let mut taken = names.iter().filter(|_| pipeline.keep == Keep::History);
+    if let Some(name) =
+        taken.find(|name| of_history.iter().any(|own| own.eq_ignore_ascii_case(name)))
+    {
+        let message = format!("{file} returns the column `{name}`, which says when a row holds");
+        return Err(Error::usage(message).hint("give it another name"));
+    }
     for key in &pipeline.key {
         let origin = names.iter().position(|name| name == key).and_then(|at| origin(plan, at));
         let origin = origin.map(|column| changes.first_name(column));
@@ -310,9 +323,11 @@ fn check_columns(
             .hint("partition by text, integer, boolean, decimal, date or timestamp"));
         }
     }
-    if let Some(column) =
-        pipeline.curated.sort_by.iter().find(|column| !names.contains(&column.as_str()))
-    {
+    let has = |column: &str| {
+        let is_own = pipeline.keep == Keep::History && of_history.contains(&column);
+        is_own || names.contains(&column)
+    };
+    if let Some(column) = pipeline.curated.sort_by.iter().find(|column| !has(column)) {
         let what = format!("the column `{column}`, by which rows are sorted");
         return Err(lacks(what, column, "curated.sort_by"));
     }

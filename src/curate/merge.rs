@@ -36,6 +36,7 @@ use crate::curate::merge::entries::{Entries, Files};
 use crate::curate::merge::floors::SortedFloors;
 use crate::curate::merge::standing::Standing;
 use crate::curate::merge::version_reader::VersionReader;
+use crate::curate::validity::RowEnds;
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
 use crate::fold::Fold;
@@ -52,6 +53,8 @@ mod decide;
 pub(crate) mod entries;
 mod entry;
 pub(crate) mod floors;
+mod intervals;
+mod seen_floors;
 pub(crate) mod standing;
 mod version_reader;
 
@@ -93,6 +96,8 @@ pub(crate) struct Merge<'a> {
     pub table_schema: SchemaRef,
     /// The column of the curated table that is the day.
     pub day: Option<&'a str>,
+    /// Per input the place of its first row among the rows of all.
+    pub places: Arc<Vec<u64>>,
 }
 
 /// The result of a merge.
@@ -100,8 +105,10 @@ pub(crate) struct Merge<'a> {
 pub(crate) struct Merged {
     /// The remaining winners.
     pub winners: Arc<Winners>,
-    /// Sums over all threads.
+    /// Sums over all threads, without the ends of rows.
     pub counts: Counts,
+    /// For a history, when the rows of winners end.
+    pub ends: Arc<RowEnds>,
     /// The number of versions in the rewritten files before.
     pub versions_before: u64,
 }
@@ -111,8 +118,11 @@ pub(crate) struct Merged {
 pub(crate) struct Counts {
     /// Remaining winners, per key and day.
     pub key_days: u64,
-    /// Removed rows that floors have ended and no winner replaces.
+    /// Removed rows that floors have ended and no winner replaces; for a history, keys that had a row without
+    /// an end, and have none now.
     pub ended: u64,
+    /// For a history, keys that had a row without an end, among those that were read.
+    pub current_before: u64,
     /// Last changes of the window (per key, or per key and day) that are not later than the versions.
     pub stale: u64,
     /// Versions that winners replaced.
@@ -129,6 +139,10 @@ pub(crate) struct Counts {
     pub floor_days: BTreeSet<i32>,
     /// The number of removed rows, per partition.
     pub removed: BTreeMap<String, u64>,
+    /// For a history, the number of published rows that end at another time than before, per partition.
+    pub ended_rows: BTreeMap<String, u64>,
+    /// For a history, when the rows of winners end, in no order.
+    pub ends: RowEnds,
 }
 
 impl Counts {
@@ -143,6 +157,7 @@ impl Counts {
     fn add(&mut self, other: Counts) {
         self.key_days += other.key_days;
         self.ended += other.ended;
+        self.current_before += other.current_before;
         self.stale += other.stale;
         self.replaced += other.replaced;
         self.tie = self.tie.into_iter().chain(other.tie).min();
@@ -152,6 +167,10 @@ impl Counts {
         for (partition, rows) in other.removed {
             *self.removed.entry(partition).or_default() += rows;
         }
+        for (partition, rows) in other.ended_rows {
+            *self.ended_rows.entry(partition).or_default() += rows;
+        }
+        self.ends.extend(other.ends);
     }
 }
 
@@ -187,7 +206,8 @@ impl Merge<'_> {
         let memory =
             MemoryConsumer::new("keys of the window").register(&context.runtime_env().memory_pool);
         let has_standing = outputs.iter().any(|output| output.standing.is_some());
-        let bits = 2 + usize::from(has_standing) + usize::from(!self.floors.is_empty());
+        let has_ended = !self.floors.is_empty() || self.layout.has_instants;
+        let bits = 2 + usize::from(has_standing) + usize::from(has_ended);
         let ordinals = self.changes.ordinal_counts().sum::<u64>() as usize;
         memory.grow(bloom.bytes() + bits * ordinals / 8);
 
@@ -197,7 +217,12 @@ impl Merge<'_> {
         let (outputs, versions_before) =
             self.read_versions(context, &shared, outputs, &mut sorters).await?;
         let (winners, counts, outputs) = self.decide(&shared, sorters, outputs).await?;
-        let merged = Merged { winners: Arc::new(winners), counts, versions_before };
+        let mut counts = counts;
+        let mut ends = std::mem::take(&mut counts.ends);
+        ends.sort_unstable();
+        memory.grow(ends.capacity() * size_of::<(u64, i64)>());
+        let ends = Arc::new(ends);
+        let merged = Merged { winners: Arc::new(winners), counts, ends, versions_before };
         Ok((merged, outputs))
     }
 
@@ -209,7 +234,7 @@ impl Merge<'_> {
         threads: usize,
     ) -> Result<Vec<Sorter>> {
         let winners = Arc::clone(&self.folded.winners);
-        let mut columns = self.changes.key_columns()?;
+        let mut columns = self.changes.fold_columns()?;
         columns.extend([ChangeColumn::Day, ChangeColumn::Position]);
         let table = ChangesTable::pass_two(self.changes, winners, numbered(columns), threads);
         let plan = table.scan(&context.state(), None, &[], None).await?;
@@ -283,7 +308,7 @@ impl Merge<'_> {
         if outputs.iter().any(|output| output.standing.is_some()) {
             bitmap = bitmap.with_unsettled();
         }
-        if !self.floors.is_empty() {
+        if !self.floors.is_empty() || self.layout.has_instants {
             bitmap = bitmap.with_ended();
         }
         let ranked = shared.files.ranked();
@@ -302,6 +327,7 @@ impl Merge<'_> {
             table_schema: Arc::clone(&self.table_schema),
             floors,
             finds_floor_ties: self.pipeline.raw.on_tie == OnTie::Fail,
+            places: Arc::clone(&self.places),
         });
         let tasks = outputs.into_iter().map(|mut output| {
             let (work, decider) = (Arc::clone(&work), Arc::clone(&decider));
@@ -348,6 +374,7 @@ impl Merge<'_> {
         let merged = Merged {
             winners: Arc::clone(&self.folded.winners),
             counts: Counts { key_days: self.folded.key_days, ..Counts::default() },
+            ends: Arc::default(),
             versions_before,
         };
         Ok((merged, outputs))

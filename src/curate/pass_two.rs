@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
 use arrow::compute::{and, and_not, filter, filter_record_batch};
-use arrow::datatypes::{Date32Type, Schema, SchemaRef};
+use arrow::datatypes::{Date32Type, Schema, SchemaRef, UInt64Type};
 use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 
@@ -14,6 +14,7 @@ use crate::config::Keep;
 use crate::curate::curated_sql::CuratedRows;
 use crate::curate::merge::Output;
 use crate::curate::merge::standing::{Standing, Unsettled};
+use crate::curate::validity::{self, RowEnds};
 use crate::engine::tasks::Work;
 use crate::error::{Error, Result};
 use crate::parquet_io::open::conform;
@@ -55,6 +56,8 @@ pub(super) struct Splitter {
     pub(super) unsettled: Unsettled,
     /// The winners, if a floor has ended the rows of some.
     pub(super) ended: Option<Arc<Winners>>,
+    /// For a history, when the rows of winners end.
+    pub(super) ends: Arc<RowEnds>,
     pub(super) sql_file: String,
 }
 
@@ -87,7 +90,11 @@ impl Splitter {
                 let table_rows = filter_record_batch(&batch.project(&columns)?, &chosen)?;
                 if table_rows.num_rows() > 0 {
                     let places = filter(&self.places_of(&ordinals), &chosen)?;
-                    output.rows.push(&self.table_rows(&table_rows, places)?)?;
+                    let keys = CuratedRows::of(&batch, self.columns).keys();
+                    let instants = keys.get(self.layout.key_count());
+                    let instants =
+                        instants.map(|instants| filter(instants, &chosen)).transpose()?;
+                    output.rows.push(&self.table_rows(&table_rows, instants, places)?)?;
                 }
             }
         }
@@ -119,14 +126,27 @@ impl Splitter {
         places.collect()
     }
 
-    /// Converts rows of the query's columns to the sorter's schema.
-    fn table_rows(&self, rows: &RecordBatch, places: ArrayRef) -> Result<RecordBatch> {
+    /// Converts rows of the query's columns to the sorter's schema; `instants` are their commit times, for a
+    /// history.
+    fn table_rows(
+        &self,
+        rows: &RecordBatch,
+        instants: Option<ArrayRef>,
+        places: ArrayRef,
+    ) -> Result<RecordBatch> {
         let schema = rows.schema();
         let columns = schema.fields().iter().zip(rows.columns()).map(|(field, column)| {
             let is_key = self.key.contains(field.name());
             if is_key { normalize_zeros(column) } else { Arc::clone(column) }
         });
-        let rows = RecordBatch::try_new(Arc::clone(&schema), columns.collect())?;
+        let mut columns: Vec<ArrayRef> = columns.collect();
+        let mut named = schema.fields().to_vec();
+        if let Some(instants) = instants {
+            let places = places.as_primitive::<UInt64Type>().values();
+            columns.extend(validity::columns(instants.as_primitive(), places, &self.ends));
+            named.extend(validity::fields().map(Arc::new));
+        }
+        let rows = RecordBatch::try_new(Arc::new(Schema::new(named)), columns)?;
         let fields = self.schema.fields();
         let stored = Arc::new(Schema::new(fields[..fields.len() - 2].to_vec()));
         let mut columns = conform(&rows, &stored)?.columns().to_vec();
@@ -155,7 +175,7 @@ impl Splitter {
         }
         counts.key_days += batch.num_rows() as u64;
         let (mut chosen, candidates) = match self.keep {
-            Keep::Latest => (and(live, latest)?, latest.true_count()),
+            Keep::Latest | Keep::History => (and(live, latest)?, latest.true_count()),
             Keep::LatestPerDay => (live.clone(), batch.num_rows()),
         };
         if let Some(winners) = &self.ended {

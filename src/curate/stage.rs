@@ -373,6 +373,12 @@ fn log_columns(changes: &Changes, report: &mut Report) {
     for warning in changes.missing_columns() {
         warn!("{warning}");
     }
+    if changes.has_times_of_files() {
+        let warning = "the changes have no commit time but that of their file: of the changes of a key in a file, only \
+                       the last one has a row of the history; name a column in `raw.commit_time`";
+        warn!("{warning}");
+        report.note.get_or_insert(warning.into());
+    }
     if let Some(column) = changes.missing_before_image() {
         let warning =
             format!("no CDC file has the column `{column}`: key updates cannot be detected");
@@ -451,7 +457,7 @@ fn fill_in(report: &mut Report, pipeline: &Pipeline, folded: &Fold, curated: &Cu
     let is_ordered_by_files = pipeline.raw.is_ordered_by_files();
     let pass_one = &folded.pass_one;
     let (winners, ties) = match pipeline.keep {
-        Keep::Latest => (folded.keys, folded.ties),
+        Keep::Latest | Keep::History => (folded.keys, folded.ties),
         Keep::LatestPerDay => (folded.key_days, folded.day_ties),
     };
     report.rows_outside = pass_one.rows_outside();

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use crate::config::{Format, Keep};
+use crate::config::{Format, IS_CURRENT, Keep, VALID_FROM, VALID_TO};
 use crate::curate::Curate;
 use crate::curate::curated_sql::CuratedQuery;
 use crate::curate::merge::{CommittedVersions, PLACE, PRESENT};
+use crate::curate::validity::{self, VALIDITY};
 use crate::error::{Error, Result};
 use crate::state::contract::{TableContract, read_types};
 use crate::state::versions::VersionsLayout;
@@ -34,8 +35,10 @@ impl Curate<'_> {
         contract: Option<&TableContract>,
     ) -> Result<TableColumns> {
         let Some(contract) = contract else {
+            let of_history = validity::fields().into_iter();
+            let of_history = of_history.filter(|_| self.pipeline.keep == Keep::History);
             return Ok(TableColumns {
-                columns: query.columns.clone(),
+                columns: query.columns.iter().cloned().chain(of_history).collect(),
                 untyped: query.untyped.clone(),
                 retyped: Vec::new(),
             });
@@ -75,12 +78,18 @@ impl Curate<'_> {
             };
             columns.push(Field::new(name, data_type, true));
         }
+        // The columns of a history stay the last ones.
+        let of_history = match self.pipeline.keep {
+            Keep::History => columns.split_off(columns.len().saturating_sub(VALIDITY)),
+            _ => Vec::new(),
+        };
         for column in &query.columns {
             if !columns.iter().any(|known| known.name() == column.name()) {
                 untyped.extend(query.untyped.iter().find(|name| *name == column.name()).cloned());
                 columns.push(column.clone());
             }
         }
+        columns.extend(of_history);
         Ok(TableColumns { columns, untyped, retyped })
     }
 
@@ -106,13 +115,15 @@ impl Curate<'_> {
             }
             Ok((name.clone(), canonical(data_type)))
         });
+        let has_instants = self.pipeline.keep == Keep::History;
+        let instants = has_instants.then(|| Ok((VALID_FROM.to_string(), DataType::Int64)));
         let partitions = self.pipeline.curated.partition_by.iter().map(|name| {
             let field = columns.iter().find(|field| field.name() == name);
             let data_type = canonical(field.ok_or_else(|| lost(name))?.data_type());
             Ok((name.clone(), data_type))
         });
         let layout = VersionsLayout {
-            keys: keys.collect::<Result<_>>()?,
+            keys: keys.chain(instants).collect::<Result<_>>()?,
             partitions: partitions.collect::<Result<_>>()?,
             day: self
                 .pipeline
@@ -121,6 +132,7 @@ impl Curate<'_> {
                 .iter()
                 .position(|name| Some(name.as_str()) == day),
             packed: self.changes.is_packed(),
+            has_instants,
         };
         if let Some(contract) = contract {
             self.check_layout(&layout, contract)?;
@@ -194,6 +206,8 @@ impl Curate<'_> {
         let day = day.filter(|_| self.pipeline.keep == Keep::LatestPerDay).map(String::from);
         let mut key = self.pipeline.key.clone();
         key.extend(day.filter(|day| !key.contains(day)));
+        let is_history = self.pipeline.keep == Keep::History;
+        key.extend(is_history.then(|| VALID_FROM.to_string()));
         let stored_places = |names: &[String]| -> Result<Vec<usize>> {
             let at = names.iter().map(index).collect::<Result<Vec<usize>>>()?;
             Ok(at.iter().filter_map(|at| stored.iter().position(|one| one == at)).collect())
@@ -205,8 +219,13 @@ impl Curate<'_> {
         }
         // The place of a tombstone is the first.
         order_by.push(place);
+        let ends = if is_history {
+            stored_places(&[VALID_TO.into(), IS_CURRENT.into()])?
+        } else {
+            Vec::new()
+        };
         let order = Order::new(Arc::clone(&schema), partition_by, order_by, stored)?;
-        Ok((TableRows { order: Arc::new(order), key, sort_by }, schema))
+        Ok((TableRows { order: Arc::new(order), key, sort_by, ends }, schema))
     }
 
     /// The committed versions to merge with the winners. Files of the winners' days are rewritten, and
@@ -232,7 +251,7 @@ impl Curate<'_> {
             }
         });
         let reads_all =
-            self.pipeline.keep == Keep::Latest || self.keeps_balance() || has_new_floors;
+            self.pipeline.keep != Keep::LatestPerDay || self.keeps_balance() || has_new_floors;
         let is_looked_up = reads_all && !is_keyless;
         let is_read = |file: &CommittedVersions| file.rewritten || is_looked_up;
         committed.filter(is_read).collect()

@@ -56,14 +56,15 @@ pub(crate) struct Described<'a> {
     pub day: Option<&'a str>,
 }
 
-/// The columns that identify a row of the curated table, whose day is the column `day`.
+/// The columns that identify a row of the curated table, whose day is the column `day`; none for a history.
 pub(crate) fn key_of(pipeline: &Pipeline, day: Option<&str>) -> Vec<String> {
     let mut key = pipeline.key.clone();
     if let Some(day) = day.filter(|_| pipeline.keep == Keep::LatestPerDay && !key.is_empty()) {
         key.retain(|name| name != day);
         key.push(day.to_string());
     }
-    key
+    // A row of a full load has no begin, and a primary key no null.
+    if pipeline.keep == Keep::History { Vec::new() } else { key }
 }
 
 /// The statements for some tables.

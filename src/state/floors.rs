@@ -11,6 +11,8 @@
 //! * `keep = "latest"`: a key has a row if its last change leaves one, and no floor is later.
 //! * `keep = "latest-per-day"`: a key and day has a row if its last change leaves one, and no floor of
 //!   that day is later.
+//! * `keep = "history"`: no row is ended that would not be there; a row holds up to the next change of its key,
+//!   or to the first floor after it, if that is before.
 //! * `history`: besides *V*, as deleted on the day of a floor, each key whose last change before it
 //!   leaves a row, if it is the first floor after that change; and each key that has a row of that day
 //!   before it. Of several entries of a key and day, the last counts.
@@ -56,6 +58,9 @@ pub struct Floor {
     /// Orders other than the commit time alone: the column `order_bytes` of versions, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     order: Option<String>,
+    /// For a history, its commit time in microseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instant: Option<i64>,
 }
 
 /// The location, path and row ordinal of a truncate, or the place in the order of a full load.
@@ -72,7 +77,7 @@ impl Floor {
         inputs: &[&Input],
     ) -> Vec<Floor> {
         let mut floors = Vec::new();
-        for FoundFloors { positions, days, are_loads } in found {
+        for FoundFloors { positions, days, instants, are_loads } in found {
             let [cdc, time_us, time_ns, order] = layout.order_columns(positions);
             let (cdc, order) = (cdc.as_boolean(), order.as_binary::<i32>());
             let time_us = time_us.as_primitive::<Int64Type>();
@@ -88,6 +93,7 @@ impl Floor {
                     is_load: *are_loads,
                     time: time_us.is_valid(at).then(|| (time_us.value(at), time_ns.value(at))),
                     order: order.is_valid(at).then(|| STANDARD.encode(order.value(at))),
+                    instant: layout.has_instants.then(|| instants.value(at)),
                 });
             }
         }

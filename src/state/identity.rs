@@ -6,7 +6,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Format, Pipeline};
+use crate::config::{Format, Keep, Pipeline};
 
 /// The settings of a pipeline that must not change while its state exists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +61,11 @@ impl Identity {
     /// The zone of the days in the state.
     pub fn day_zone(&self) -> Tz {
         self.day_zone.parse().unwrap_or(Tz::UTC)
+    }
+
+    /// Whether rows are kept per commit time.
+    pub fn keeps_history(&self) -> bool {
+        self.keep == Keep::History.to_string()
     }
 
     /// The URL of the curated table, and its format.

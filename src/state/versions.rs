@@ -47,6 +47,9 @@ pub struct VersionsLayout {
     pub day: Option<usize>,
     /// Whether the only order column is the commit time.
     pub packed: bool,
+    /// Whether the last key column is the commit time, in microseconds since 1970: then a key has a version
+    /// per commit time and day.
+    pub has_instants: bool,
 }
 
 /// The columns of changes from which versions are made.
@@ -68,6 +71,11 @@ impl VersionsLayout {
     pub const RARELY_REPEATED: [&str; 4] = ["key_0", "time_us", ORDER_BYTES, "row"];
     /// Numbers that mostly ascend from row to row, with small differences.
     pub const ASCENDING: [&str; 2] = ["time_us", "row"];
+
+    /// The number of the pipeline's key columns.
+    pub fn key_count(&self) -> usize {
+        self.keys.len() - usize::from(self.has_instants)
+    }
 
     /// The schema of the stored columns.
     pub fn schema(&self) -> SchemaRef {

@@ -16,10 +16,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, TimestampMicrosecondArray, UInt32Array,
+};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::{filter_record_batch, take};
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef, TimestampMicrosecondType};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::hash_utils::{RandomState, create_hashes};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
@@ -53,6 +55,9 @@ pub(crate) struct TableRows {
     /// The columns by which the rows of a partition are sorted, as indices into the stored columns;
     /// if there are none, rows stay where they are.
     pub sort_by: Vec<usize>,
+    /// For a history, the columns with the end of a row, and whether it has none, as indices into the stored
+    /// columns. A tombstone with an end does not remove its row: the row gets this end.
+    pub ends: Vec<usize>,
 }
 
 /// A published table whose partitions are rebuilt.
@@ -66,6 +71,8 @@ pub(crate) struct PublishedTable {
     schema: SchemaRef,
     /// The columns that identify a row.
     key: Vec<usize>,
+    /// The columns with the end of a row, for a history.
+    ends: Vec<usize>,
     /// The order in which the rows of a partition are sorted, if they are.
     sorted: Option<Arc<Order>>,
     runtime: Arc<RuntimeEnv>,
@@ -111,6 +118,7 @@ impl PublishedTable {
             files,
             schema,
             key: rows.key.clone(),
+            ends: rows.ends.clone(),
             sorted: sorted.transpose()?.map(Arc::new),
             runtime,
             vectors: None,
@@ -140,6 +148,23 @@ impl PublishedTable {
         let present = rows.remove_column(rows.num_columns() - 1).as_boolean().clone();
         let rows = RecordBatch::try_new(Arc::clone(&self.schema), rows.columns().to_vec())?;
         Ok((rows, present))
+    }
+
+    /// Existing rows, some of which get another end.
+    fn with_ends(&self, rows: RecordBatch, ended: &[(usize, i64)]) -> Result<RecordBatch> {
+        let ([valid_to, is_current], false) = (&self.ends[..], ended.is_empty()) else {
+            return Ok(rows);
+        };
+        let mut columns = rows.columns().to_vec();
+        let before = columns[*valid_to].as_primitive::<TimestampMicrosecondType>();
+        let mut ends: Vec<Option<i64>> = before.iter().collect();
+        ended.iter().for_each(|(row, end)| ends[*row] = Some(*end));
+        columns[*is_current] =
+            Arc::new(ends.iter().map(|end| Some(end.is_none())).collect::<BooleanArray>());
+        let kind = self.schema.field(*valid_to).data_type().clone();
+        let ends = TimestampMicrosecondArray::from(ends).with_data_type(kind);
+        columns[*valid_to] = Arc::new(ends);
+        Ok(RecordBatch::try_new(rows.schema(), columns)?)
     }
 
     fn changed(&self, folder: &str, how: &str) -> Error {
@@ -192,9 +217,16 @@ struct Reading {
     deleted: Option<BooleanBuffer>,
 }
 
+/// What becomes of the row of a key.
+struct Removal {
+    was_found: bool,
+    /// The end that the row gets; `None` if it is removed.
+    end: Option<i64>,
+}
+
 /// Keys to remove, and whether each was found.
 struct Removals {
-    keys: HashMap<Box<[u8]>, bool, RandomState>,
+    keys: HashMap<Box<[u8]>, Removal, RandomState>,
     /// Their hashes: most rows have none of them, and their keys need not be made.
     hashes: HashSet<u64, RandomState>,
     converter: RowConverter,
@@ -327,8 +359,9 @@ impl Published<'_> {
             let first = *read;
             *read += batch.num_rows();
             let is_deleted = |row| deleted.as_ref().is_some_and(|bits| bits.value(first + row));
-            let found =
+            let (found, ended) =
                 removed.find(self.table, &self.folder, &batch, &self.table.key, is_deleted)?;
+            let batch = self.table.with_ends(batch, &ended)?;
             let mut stays = !&found;
             if let Some(deleted) = deleted {
                 stays = &stays & &!&deleted.slice(first, batch.num_rows());
@@ -388,14 +421,20 @@ impl Removals {
             let keys = self.keys_of(&columns, tombstones.num_rows())?;
             let bytes = keys.iter().map(|key| key.len() + BYTES_PER_KEY).sum();
             if self.memory.try_grow(bytes).is_err() {
-                if self.keys.len() >= PASS_KEYS_MIN {
+                // Only rows that are removed can be marked before the others are read.
+                if self.keys.len() >= PASS_KEYS_MIN && table.ends.is_empty() {
                     *rest = Some(tombstones);
                     return Ok(false);
                 }
                 self.memory.grow(bytes);
             }
             self.hashes.extend(hashes_of(&columns, keys.len())?);
-            self.keys.extend(keys.into_iter().map(|key| (key, false)));
+            let ends = table.ends.first().map(|end| tombstones.column(*end));
+            let ends = ends.map(|ends| ends.as_primitive::<TimestampMicrosecondType>());
+            self.keys.extend(keys.into_iter().enumerate().map(|(row, key)| {
+                let end = ends.filter(|ends| ends.is_valid(row)).map(|ends| ends.value(row));
+                (key, Removal { was_found: false, end })
+            }));
         }
     }
 
@@ -412,7 +451,7 @@ impl Removals {
             let mut read = 0;
             while let Some(batch) = rows.try_next().await? {
                 let is_deleted = |row| existing.is_deleted(read + row);
-                let found = self.find(table, folder, &batch, &key, is_deleted)?;
+                let (found, _) = self.find(table, folder, &batch, &key, is_deleted)?;
                 existing.delete(read, &found);
                 read += batch.num_rows();
             }
@@ -428,7 +467,7 @@ impl Removals {
     }
 
     /// Finds the keys among rows that are not deleted, whose key columns have these places. Returns which
-    /// rows have them.
+    /// rows are removed, and which get an end.
     fn find(
         &mut self,
         table: &PublishedTable,
@@ -436,9 +475,9 @@ impl Removals {
         rows: &RecordBatch,
         key: &[usize],
         is_deleted: impl Fn(usize) -> bool,
-    ) -> Result<BooleanBuffer> {
+    ) -> Result<(BooleanBuffer, Vec<(usize, i64)>)> {
         if self.keys.is_empty() {
-            return Ok(BooleanBuffer::new_unset(rows.num_rows()));
+            return Ok((BooleanBuffer::new_unset(rows.num_rows()), Vec::new()));
         }
         let columns: Vec<ArrayRef> =
             key.iter().map(|column| Arc::clone(rows.column(*column))).collect();
@@ -451,21 +490,24 @@ impl Removals {
         let compared = columns.iter().map(|column| take(column, &rows_to_compare, None));
         let compared = compared.collect::<Result<Vec<ArrayRef>, _>>()?;
         let keys = self.keys_of(&compared, rows_to_compare.len())?;
-        let mut found = vec![false; rows.num_rows()];
+        let (mut found, mut ended) = (vec![false; rows.num_rows()], Vec::new());
         for (row, key) in rows_to_compare.values().iter().zip(keys) {
-            if let Some(was_found) = self.keys.get_mut(&key) {
-                if std::mem::replace(was_found, true) {
+            if let Some(removal) = self.keys.get_mut(&key) {
+                if std::mem::replace(&mut removal.was_found, true) {
                     return Err(table.changed(folder, "it has an unexpected row"));
                 }
-                found[*row as usize] = true;
+                match removal.end {
+                    None => found[*row as usize] = true,
+                    Some(end) => ended.push((*row as usize, end)),
+                }
             }
         }
-        Ok(BooleanBuffer::from(found))
+        Ok((BooleanBuffer::from(found), ended))
     }
 
     /// Checks that every key was found.
     fn check_all_found(&self, table: &PublishedTable, folder: &str) -> Result<()> {
-        if self.keys.values().all(|was_found| *was_found) {
+        if self.keys.values().all(|removal| removal.was_found) {
             return Ok(());
         }
         Err(table.changed(folder, "a row is missing"))
@@ -546,7 +588,7 @@ mod tests {
             Lab {
                 folder,
                 runtime: runtime.build_arc().expect("a runtime"),
-                rows: TableRows { order, key: vec![0], sort_by },
+                rows: TableRows { order, key: vec![0], sort_by, ends: Vec::new() },
                 schema,
                 files: Vec::new(),
                 has_vectors: false,

@@ -34,10 +34,13 @@ fn expected(name: &str) -> Vec<BTreeMap<String, Option<String>>> {
     let names: Vec<&str> = lines.next().expect("names").split(',').collect();
     let cell = |(name, value): (&&str, &str)| {
         let mut value = value.to_string();
-        if name.ends_with("_ts") {
+        if name.ends_with("_ts") || name.starts_with("valid_") {
             value = value.replace('T', " ");
             if value.contains('.') {
                 value = value.trim_end_matches('0').to_string();
+            }
+            if name.starts_with("valid_") && !value.is_empty() {
+                value += "+00";
             }
         }
         (name.to_string(), (!value.is_empty()).then_some(value))
@@ -116,6 +119,51 @@ fn the_fixtures_come_out_as_expected() {
     gold Int64
     platinum Int64
     total Int64
+    dt Date
+    ");
+}
+
+#[test]
+fn the_history_of_the_fixtures_comes_out_as_expected() {
+    let folder = tempfile::tempdir().expect("a folder");
+    run_fixtures("cust_loyalty_history", folder.path(), &[]);
+    let types = types_of_expected(
+        folder.path(),
+        &[("curated", "curated_history.csv"), ("daily", "history_daily.csv")],
+    );
+    assert_snapshot!(types, @"
+    curated by duckdb
+    event_id BIGINT
+    cust_id VARCHAR
+    business_op_code VARCHAR
+    cust_loyalty_category VARCHAR
+    valid_from TIMESTAMP WITH TIME ZONE
+    valid_to TIMESTAMP WITH TIME ZONE
+    is_current BOOLEAN
+    event_dt DATE
+
+    daily by duckdb
+    registered BIGINT
+    upgraded BIGINT
+    downgraded BIGINT
+    still_current BIGINT
+    dt DATE
+
+    curated by polars
+    event_id Int64
+    cust_id String
+    business_op_code String
+    cust_loyalty_category String
+    valid_from Datetime(time_unit='us', time_zone='UTC')
+    valid_to Datetime(time_unit='us', time_zone='UTC')
+    is_current Boolean
+    event_dt Date
+
+    daily by polars
+    registered Int64
+    upgraded Int64
+    downgraded Int64
+    still_current Int64
     dt Date
     ");
 }

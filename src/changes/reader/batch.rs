@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Date32Array, Decimal128Array, RecordBatch, UInt32Array,
-    new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, Date32Array, Decimal128Array, Int64Array, RecordBatch,
+    UInt32Array, new_null_array,
 };
 use arrow::compute::kernels::boolean::and_not;
 use arrow::compute::kernels::cmp::distinct;
@@ -20,7 +20,7 @@ use super::{ChangeReader, Pass};
 use crate::changes::load_times::positions_of_load;
 use crate::changes::pass_one::FoundFloors;
 use crate::changes::position::{OrderEncoder, OrderSpan, order_span, pack_column};
-use crate::changes::{ChangeColumn, OpenInput};
+use crate::changes::{ChangeColumn, OpenInput, instant_of};
 use crate::config::{OpValues, Operation};
 use crate::error::{Error, Result};
 use crate::parquet_io::texts::first_bad_text;
@@ -176,14 +176,19 @@ impl Batch<'_> {
             }
         }
         let own = self.reader.changes.ordinals_per_row() as u64 - 1;
-        let (positions, days) = (self.positions(&times, own)?, self.commit_days(&times)?);
+        let floors = FoundFloors {
+            positions: self.positions(&times, own)?,
+            days: self.commit_days(&times)?,
+            instants: self.instants(&times).as_primitive().clone(),
+            are_loads: false,
+        };
         let Some(inside) = self.inside(&times) else {
-            let are_loads = false;
-            return Ok((FoundFloors { positions, days, are_loads }, 0, newest(&times, None)));
+            return Ok((floors, 0, newest(&times, None)));
         };
         let floors = FoundFloors {
-            positions: filter(&positions, &inside)?,
-            days: filter(&days, &inside)?.as_primitive().clone(),
+            positions: filter(&floors.positions, &inside)?,
+            days: filter(&floors.days, &inside)?.as_primitive().clone(),
+            instants: filter(&floors.instants, &inside)?.as_primitive().clone(),
             are_loads: false,
         };
         let outside = times.len() - inside.true_count();
@@ -242,6 +247,7 @@ impl Batch<'_> {
                     self.check_order_of_deletes(&live)?;
                     self.positions(&times, own)
                 }
+                ChangeColumn::Instant => Ok(self.instants(&times)),
                 ChangeColumn::Live => Ok(Arc::new(live.clone()) as ArrayRef),
                 ChangeColumn::Latest => Ok(self.latest(own)),
             })
@@ -418,6 +424,7 @@ impl Batch<'_> {
                     }
                     ChangeColumn::Day => Arc::new(self.commit_days(&times)?),
                     ChangeColumn::Position => self.positions(&times, 0)?,
+                    ChangeColumn::Instant => self.instants(&times),
                     ChangeColumn::Live => Arc::new(BooleanArray::from(vec![false; count])),
                     ChangeColumn::Latest => self.latest(0),
                 })
@@ -576,6 +583,15 @@ impl Batch<'_> {
             }
             _ => Ok(times),
         }
+    }
+
+    /// The instants of rows, given by their commit times. A full load that is before all changes has none:
+    /// its time is that of the transfer.
+    fn instants(&self, times: &[Option<i128>]) -> ArrayRef {
+        let open = self.open();
+        let is_before_all = open.input.full_load && open.load_at().is_none();
+        let times = times.iter().map(|time| instant_of(time.filter(|_| !is_before_all)));
+        Arc::new(Int64Array::from_iter_values(times))
     }
 
     fn event_days(

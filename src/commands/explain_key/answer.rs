@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use chrono::{DateTime, Utc};
+
 use super::Explained;
 use crate::layout::parent;
 use crate::report::Answer;
@@ -66,7 +68,16 @@ impl Answer for Explained {
                 Some((path, at)) => format!("row {at} of {path}"),
                 None => format!("not found in {}", row.partition),
             };
-            let _ = writeln!(text, "now: {place}");
+            let time = |time: DateTime<Utc>| time.format("%Y-%m-%d %H:%M:%S%.f").to_string();
+            let held = match (row.valid_from, row.valid_to) {
+                (None, None) => String::new(),
+                (from, to) => format!(
+                    ", holds from {} up to {}",
+                    from.map_or("ever".into(), time),
+                    to.map_or("now".into(), time)
+                ),
+            };
+            let _ = writeln!(text, "now: {place}{held}");
         }
         for row in &self.ended {
             let day = row.day.map_or(String::new(), |day| format!(" of {day}"));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::Date32Type;
+use arrow::datatypes::{Date32Type, Int64Type};
 use chrono::{DateTime, NaiveDate, Utc};
 use datafusion::catalog::TableProvider;
 use datafusion::physical_plan::execute_stream_partitioned;
@@ -33,6 +33,8 @@ const CHANGES_MAX: usize = 10_000;
 pub(super) struct Found {
     file: usize,
     pub(super) change: KeyChange,
+    /// Its commit time, as [`ChangeColumn::Instant`].
+    instant: i64,
 }
 
 /// A position of either kind, in the order of changes.
@@ -91,8 +93,8 @@ impl ChangeLister<'_> {
                         continue;
                     }
                     let (file, ordinal) = rank.file_and_row();
-                    let change = self.key_change(&batch, &columns, at, (file, ordinal));
-                    last.insert(rank, Found { file, change });
+                    let found = self.found(&batch, &columns, at, (file, ordinal));
+                    last.insert(rank, found);
                     if is_full {
                         last.pop_first();
                     }
@@ -102,10 +104,11 @@ impl ChangeLister<'_> {
         Ok((last.into_values().collect(), seen))
     }
 
-    /// The columns to read: first the position, the day, and whether the change leaves a row.
+    /// The columns to read: first the position, the day, whether the change leaves a row, and the instant.
     fn columns(&self) -> Vec<ChangeColumn> {
         let raw = &self.pipeline.raw;
-        let mut columns = vec![ChangeColumn::Position, ChangeColumn::Day, ChangeColumn::Live];
+        use ChangeColumn::{Day, Instant, Live, Position};
+        let mut columns = vec![Position, Day, Live, Instant];
         let named = raw.order_by.iter().chain(&raw.op.name);
         let named = named.filter_map(|name| self.changes.raw_column(name));
         for column in named.chain(self.changes.commit_time_column()) {
@@ -117,13 +120,13 @@ impl ChangeLister<'_> {
     }
 
     /// Reads the change in row `at` of a batch of [`Self::columns`]; it has an ordinal of a file.
-    fn key_change(
+    fn found(
         &self,
         batch: &RecordBatch,
         columns: &[ChangeColumn],
         at: usize,
         (file, ordinal): (usize, usize),
-    ) -> KeyChange {
+    ) -> Found {
         let raw = &self.pipeline.raw;
         let per_row = self.changes.ordinals_per_row();
         let input = self.changes.inputs().nth(file);
@@ -151,20 +154,23 @@ impl ChangeLister<'_> {
         });
         let row = ordinal / per_row;
         let run = input.and_then(|input| self.folded_by(input, row as u64, commit_time));
-        KeyChange {
+        let full_load = input.is_some_and(|input| input.full_load);
+        let load_at = input.and_then(|input| Some(input.file.load.as_ref()?.at));
+        let change = KeyChange {
             file: input.map_or(String::new(), |input| {
                 self.folders[input.file.location].describe(&input.file.path)
             }),
             row: row as u64 + 1,
             op,
-            full_load: input.is_some_and(|input| input.full_load),
-            load_at: input.and_then(|input| Some(input.file.load.as_ref()?.at)),
+            full_load,
+            load_at,
             order: order.collect(),
             day,
             run_id: run.map(|run| run.run_id.clone()),
             wins: false,
             why: None,
-        }
+        };
+        Found { file, change, instant: batch.column(3).as_primitive::<Int64Type>().value(at) }
     }
 
     /// The run that folded a row.
@@ -221,18 +227,20 @@ impl ChangeLister<'_> {
 /// Marks the winners among the folded changes, with the reason why each wins.
 pub(super) fn mark_winners(pipeline: &Pipeline, found: &mut [Found]) {
     let is_ordered_by_files = pipeline.raw.is_ordered_by_files();
-    // The last one so far, of the key or of each day.
-    let mut last: BTreeMap<Option<NaiveDate>, usize> = BTreeMap::new();
+    // The last one so far, of the key, of each day, or of each commit time.
+    let mut last: BTreeMap<(Option<NaiveDate>, Option<i64>), usize> = BTreeMap::new();
     for at in 0..found.len() {
         if found[at].change.run_id.is_none() {
             continue;
         }
         let of = match pipeline.keep {
-            Keep::Latest => None,
-            Keep::LatestPerDay => found[at].change.day,
+            Keep::Latest => (None, None),
+            Keep::LatestPerDay => (found[at].change.day, None),
+            Keep::History => (None, Some(found[at].instant)),
         };
         let before = last.insert(of, at);
         let why = match before {
+            None if pipeline.keep == Keep::History => "it is the only one of its time".into(),
             None => "it is the only one".to_string(),
             Some(before) => why(is_ordered_by_files, &found[before], &found[at]),
         };

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Date32Array, RecordBatch, Scalar};
-use arrow::compute::cast;
+use arrow::array::{
+    Array, ArrayRef, AsArray, Date32Array, RecordBatch, Scalar, TimestampMicrosecondArray,
+};
+
 use arrow::compute::kernels::cmp::not_distinct;
-use arrow::datatypes::{DataType, Date32Type, Int32Type, Int64Type};
+use arrow::compute::{cast, concat_batches};
+use arrow::datatypes::{DataType, Date32Type, Int32Type, Int64Type, TimestampMicrosecondType};
+use chrono::{DateTime, Utc};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{ident, lit};
 use datafusion::prelude::SessionContext;
@@ -13,8 +17,9 @@ use futures::TryStreamExt;
 
 use super::{EndedRow, Explained, KeyChange, OpenPipeline, RowNow};
 use crate::commands::open_pipeline::{date, object_store_root};
-use crate::config::{Keep, Pipeline};
-use crate::curate::merge::floors::ends_of_versions;
+use crate::config::{Keep, Pipeline, VALID_FROM};
+use crate::curate::merge::floors::{ends_of_versions, seen_versions};
+use crate::curate::validity::valid_times;
 use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Result, missing_object};
 use crate::layout::parent;
@@ -27,6 +32,9 @@ use crate::state::versions::VersionsLayout;
 use crate::store::{Folder, parse_path};
 use crate::table::partition_names::partition_folder;
 use crate::types::key::canonical_column;
+
+/// The most rows of the table that are looked for.
+pub(super) const ROWS_MAX: usize = 100;
 
 /// Finds the key's rows in the curated table.
 pub(super) async fn rows_now(
@@ -60,10 +68,15 @@ pub(super) async fn rows_now(
         folders,
         changes: &explained.changes,
     };
-    for batch in &rows.collect().await? {
-        key_versions.add_rows(batch, &mut explained.rows_now, &mut explained.ended)?;
+    let schema = Arc::new(rows.schema().as_arrow().clone());
+    let batch = concat_batches(&schema, &rows.collect().await?)?;
+    key_versions.add_rows(&batch, &mut explained.rows_now, &mut explained.ended)?;
+    explained.rows_now.sort_by_key(|row| (row.valid_from, row.day));
+    if explained.rows_now.len() > ROWS_MAX {
+        let earlier = explained.rows_now.len() - ROWS_MAX;
+        explained.rows_now.drain(..earlier);
+        explained.notes.push(format!("{earlier} earlier rows of the table are not listed"));
     }
-    explained.rows_now.sort_by_key(|row| row.day);
     explained.ended.sort_by_key(|row| row.day);
     for row in &mut explained.rows_now {
         row.place = find_row(open, state, key, row).await?;
@@ -90,7 +103,7 @@ struct KeyVersions<'a> {
 }
 
 impl KeyVersions<'_> {
-    /// Adds the rows of a batch of the key's versions, without their places; and those that truncates
+    /// Adds the rows of the key's versions, without their places; and those that truncates
     /// have ended.
     fn add_rows(
         &self,
@@ -104,11 +117,17 @@ impl KeyVersions<'_> {
         let (deleted, event_dt, locations) =
             (column("deleted")?, column("event_dt")?, column("location")?);
         let days = event_dt.as_primitive::<Date32Type>();
+        let key_count = self.layout.key_count();
+        let instants = self.layout.has_instants.then(|| column(&format!("key_{key_count}")));
+        let instants = instants.transpose()?.map(|instants| valid_times(instants.as_primitive()));
         let (files, row_numbers) = (cast(&column("file")?, &DataType::Utf8)?, column("row")?);
         let parts = self.partition_values(batch)?;
         let names: Vec<&str> =
             self.layout.partitions.iter().map(|(name, _)| name.as_str()).collect();
         let order = self.pipeline.raw.file_order();
+        let is_history = self.layout.has_instants;
+        let seen = is_history.then(|| seen_versions(batch, self.layout, self.floors, order));
+        let seen = seen.transpose()?;
         let ends = ends_of_versions(batch, self.layout, self.floors, order, self.pipeline.keep)?;
         let name = |location: usize, path: &str| {
             let folder = self.folders.get(location);
@@ -123,7 +142,8 @@ impl KeyVersions<'_> {
             let change_file = name(location, path);
             let ordinal = row_numbers.as_primitive::<Int64Type>().value(at) as u64;
             let change_row = ordinal / ordinals_per_row + 1;
-            if !self.has_row(&change_file, change_row) {
+            let held = seen.as_ref().map(|seen| seen[at]);
+            if !held.map_or_else(|| self.has_row(&change_file, change_row), |held| held.is_some()) {
                 continue;
             }
             let day = days.is_valid(at).then(|| days.value(at)).and_then(date);
@@ -136,6 +156,8 @@ impl KeyVersions<'_> {
             }
             rows.push(RowNow {
                 day,
+                valid_from: instants.as_ref().and_then(|instants| time_at(instants, at)),
+                valid_to: held.flatten().flatten().and_then(DateTime::from_timestamp_micros),
                 partition: partition_folder(&names, &parts, at)?,
                 place: None,
                 change_file,
@@ -165,6 +187,12 @@ impl KeyVersions<'_> {
         let is_it = |change: &KeyChange| change.wins && change.row == row && change.file == file;
         self.pipeline.keep == Keep::LatestPerDay || self.changes.iter().any(is_it)
     }
+}
+
+/// The time in a row of a column of times.
+fn time_at(times: &ArrayRef, at: usize) -> Option<DateTime<Utc>> {
+    let times = times.as_primitive::<TimestampMicrosecondType>();
+    times.is_valid(at).then(|| times.value(at)).and_then(DateTime::from_timestamp_micros)
 }
 
 /// The file of a partition, and the row in it, where the key's row is.
@@ -197,6 +225,10 @@ async fn find_row(
             let day: ArrayRef =
                 Arc::new(Date32Array::from(vec![wanted.day.map(Date32Type::from_naive_date)]));
             columns.push((column, day));
+        }
+        if let (Some(column), Keep::History) = (column_index(VALID_FROM), pipeline.keep) {
+            let time = wanted.valid_from.map(|time| time.timestamp_micros());
+            columns.push((column, Arc::new(TimestampMicrosecondArray::from(vec![time]))));
         }
         columns.sort_by_key(|(column, _)| *column);
         columns.dedup_by_key(|(column, _)| *column);

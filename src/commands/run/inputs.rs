@@ -74,9 +74,9 @@ impl Run<'_> {
         if let Some(note) = overwritten {
             if !accept_missing {
                 return Err(Error::data(note).hint(
-                    "the days before them would lose in `history`, in aggregates over it, and in a table of \
-                     `latest-per-day`, what only the earlier loads said; the newest rows are right in any case: rebuild without \
-                     them with --accept-missing",
+                    "a history, a table of `latest-per-day`, `history` and aggregates over it would lose what only \
+                     the earlier loads said of the time before; the newest rows are right in any case: rebuild \
+                     without them with --accept-missing",
                 ));
             }
             warn!("{note}: what only those said is lost");

@@ -70,10 +70,11 @@ pub(super) async fn against_database(
         Error::usage(format!("the pipeline `{}` has no [verify]", pipeline.name))
             .hint("add [verify] with `url_env` and `table`")
     })?;
-    if pipeline.keep == Keep::LatestPerDay {
-        return Err(Error::usage(
-            "a table of `keep = \"latest-per-day\"` has a row per key and day",
-        )
+    if pipeline.keep != Keep::Latest {
+        return Err(Error::usage(format!(
+            "a table of `keep = \"{}\"` has several rows per key",
+            pipeline.keep
+        ))
         .hint("compare a table of `keep = \"latest\"` with the database"));
     }
     if compared.days.is_some() {

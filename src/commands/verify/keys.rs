@@ -10,7 +10,7 @@ use datafusion::logical_expr::{ident, lit, try_cast};
 use datafusion::prelude::{DataFrame, SessionContext};
 
 use super::KeyDifference;
-use crate::config::{Keep, Pipeline};
+use crate::config::{Keep, Pipeline, VALID_FROM};
 use crate::error::Result;
 use crate::layout::partition_values;
 
@@ -38,6 +38,7 @@ impl Keys<'_> {
         {
             key.push(day);
         }
+        key.extend(index(VALID_FROM).filter(|_| self.pipeline.keep == Keep::History));
         key
     }
 

@@ -227,7 +227,9 @@ impl ChangedKeys {
         }
         match self.versions.keep {
             Keep::LatestPerDay => self.days_without_row(&mut take).await,
-            Keep::Latest => self.keys_without_row(runtime, threads, &mut take).await,
+            Keep::Latest | Keep::History => {
+                self.keys_without_row(runtime, threads, &mut take).await
+            }
         }
     }
 

@@ -2,11 +2,12 @@
 //! carried over.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, BooleanArray, DictionaryArray, Int32Array, RecordBatch, StringArray,
-    UInt32Array, UInt64Array, new_null_array,
+    ArrayRef, AsArray, BooleanArray, DictionaryArray, Int32Array, Int64Array, RecordBatch,
+    StringArray, UInt32Array, UInt64Array, new_null_array,
 };
 use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{Date32Type, SchemaRef, UInt32Type};
@@ -19,11 +20,12 @@ use crate::config::Keep;
 use crate::curate::merge::entries::{Entries, Files};
 use crate::curate::merge::entry::{ChangeOrder, Entry, EntryColumns, Orders, Origin, of_keys};
 use crate::curate::merge::floors::{Floors, SortedFloors};
+use crate::curate::merge::intervals::{Ends, Moment, add_ends, of_instants};
 use crate::curate::merge::{Counts, Output};
+use crate::curate::validity::{VALIDITY, valid_times};
 use crate::error::{Error, Result};
 use crate::state::versions::VersionsLayout;
 use crate::table::partition_names::partition_folder;
-use crate::table::sorter::Sorter;
 
 /// The shared context of the threads that decide about keys.
 pub(super) struct Decider {
@@ -40,6 +42,8 @@ pub(super) struct Decider {
     pub(super) floors: SortedFloors,
     /// Whether ties with floors are looked for.
     pub(super) finds_floor_ties: bool,
+    /// Per input the place of its first row among the rows of all.
+    pub(super) places: Arc<Vec<u64>>,
 }
 
 /// The decision about the entries of one key, by their rows.
@@ -185,6 +189,32 @@ fn add_floor_days(
     }
 }
 
+/// A slice of the sorted entries, about whose keys is decided.
+struct Deciding<'a> {
+    columns: &'a EntryColumns<'a>,
+    /// The floors of before, and all of them.
+    floors: (Floors<'a>, Floors<'a>),
+    /// Those that take rows away: in a history, they end rows, and take none away.
+    taking: (Floors<'a>, Floors<'a>),
+    /// For a history, the commit times of the entries.
+    instants: Option<&'a Int64Array>,
+    winners: &'a RowBitmap,
+    numbers: Vec<u32>,
+}
+
+/// What was decided about a slice, by the rows of the entries.
+#[derive(Default)]
+struct Decided {
+    entries: Vec<Entry>,
+    decision: Decision,
+    carried: Vec<u32>,
+    removed: Vec<u32>,
+    unsettled: Vec<u32>,
+    /// For a history, the moments of the key.
+    moments: Vec<Moment>,
+    ends: Ends,
+}
+
 impl Decider {
     /// Decides about all keys of a slice of the sorted entries; returns the versions to carry over.
     pub(super) fn decide_all(
@@ -196,80 +226,137 @@ impl Decider {
     ) -> Result<RecordBatch> {
         let beside = self.floors.beside(rows)?;
         let columns = EntryColumns::of(&beside, &self.ranked)?;
-        let orders = &columns.orders;
-        let earlier = self.floors.earlier(rows.num_rows());
-        let floors = self.floors.all(rows.num_rows());
-        let ordinal = |at: usize| self.ordinal(at, orders);
-        let numbers = match &mut output.standing {
-            Some(standing) => standing.numbers(rows)?,
-            None => Vec::new(),
+        let count = rows.num_rows();
+        let floors = (self.floors.earlier(count), self.floors.all(count));
+        let none = || (self.floors.none(count), self.floors.none(count));
+        let [earlier, all] = &self.floors.seen(count);
+        let instants = rows.columns()[self.entries.key_count..self.entries.keys].first();
+        let deciding = Deciding {
+            columns: &columns,
+            floors,
+            taking: if instants.is_some() { none() } else { floors },
+            instants: instants.map(|instants| instants.as_primitive()),
+            winners,
+            numbers: match &mut output.standing {
+                Some(standing) => standing.numbers(rows)?,
+                None => Vec::new(),
+            },
         };
-        let (mut carried, mut removed, mut unsettled): (Vec<u32>, Vec<u32>, Vec<u32>) =
-            Default::default();
-        let (mut entries, mut decision) = (Vec::new(), Decision::default());
-        for of_key in of_keys(rows, self.entries.keys)? {
-            entries.clear();
-            entries.extend(of_key.map(|at| columns.entry(at)));
-            decide(self.keep, &entries, orders, (earlier, floors), &mut decision)?;
-            for accepted in &decision.accepted {
-                let (file, row) = ordinal(*accepted)?;
-                winners.set_day(file, row);
+        let mut decided = Decided::default();
+        for of_key in of_keys(rows, self.entries.key_count)? {
+            for of_row in of_instants(of_key, deciding.instants) {
+                self.decide_key(&deciding, of_row, &mut decided, output, counts)?;
             }
-            if let Some(latest) = decision.latest {
-                let (file, row) = ordinal(latest)?;
-                winners.set_latest(file, row);
-            }
-            for ended in &decision.ended {
-                let (file, row) = ordinal(*ended)?;
-                winners.set_ended(file, row);
-            }
-            if !floors.is_empty() {
-                add_floor_days(
-                    &entries,
-                    &decision.accepted,
-                    floors,
-                    orders,
-                    &mut counts.floor_days,
-                );
-            }
-            for tied in &decision.tied {
-                counts.tie(ordinal(*tied)?);
-            }
-            if self.finds_floor_ties {
-                let ties = entries.iter().filter_map(|entry| self.floor_tie(entry, floors, orders));
-                ties.for_each(|tied| counts.floor_tie(tied));
-            }
-            if let Some(standing) = &mut output.standing
-                && standing.count(
-                    &entries,
-                    (&decision.accepted, decision.latest),
-                    orders,
-                    (earlier, floors),
-                    &numbers,
-                    &mut unsettled,
-                )?
-            {
-                for accepted in &decision.accepted {
-                    let (file, row) = ordinal(*accepted)?;
-                    winners.set_unsettled(file, row);
-                }
-            }
-            counts.key_days += decision.accepted.len() as u64;
-            let replacing = decision.accepted.len() - decision.ended.len();
-            counts.ended += decision.removed.len().saturating_sub(replacing) as u64;
-            counts.replaced += decision.replaced;
-            counts.stale += decision.stale;
-            carried.extend(decision.carried.iter().map(|at| *at as u32));
-            removed.extend(decision.removed.iter().map(|at| *at as u32));
+            add_ends(&decided.moments, (earlier, all), &columns.orders, &mut decided.ends);
+            decided.moments.clear();
         }
+        self.note_ends(&decided.ends, &deciding, counts)?;
+        decided.removed.extend(decided.ends.removed.iter().map(|at| *at as u32));
         let taken = |at: Vec<u32>| take_record_batch(rows, &UInt32Array::from(at));
-        if !removed.is_empty() {
-            self.push_removed(&taken(removed)?, &mut output.rows, counts)?;
+        if !decided.removed.is_empty() {
+            let removed = self.tombstones(&taken(decided.removed)?, None, counts)?;
+            output.rows.push(&removed)?;
+        }
+        if !decided.ends.moved.is_empty() {
+            let (moved, ends): (Vec<u32>, Vec<i64>) =
+                decided.ends.moved.iter().map(|(at, end)| (*at as u32, *end)).unzip();
+            output.rows.push(&self.tombstones(&taken(moved)?, Some(&ends), counts)?)?;
         }
         if let Some(standing) = &mut output.standing {
-            standing.push(&taken(unsettled)?)?;
+            standing.push(&taken(decided.unsettled)?)?;
         }
-        self.carried(&taken(carried)?)
+        self.carried(&taken(decided.carried)?)
+    }
+
+    /// Decides about one key; in a history, about its changes of one commit time.
+    fn decide_key(
+        &self,
+        deciding: &Deciding<'_>,
+        of_key: Range<usize>,
+        decided: &mut Decided,
+        output: &mut Output,
+        counts: &mut Counts,
+    ) -> Result<()> {
+        let Deciding { columns, floors: (earlier, floors), winners, .. } = *deciding;
+        let (orders, first) = (&columns.orders, of_key.start);
+        let ordinal = |at: usize| self.ordinal(at, orders);
+        let Decided { entries, decision, carried, removed, unsettled, moments, .. } = decided;
+        entries.clear();
+        entries.extend(of_key.map(|at| columns.entry(at)));
+        decide(self.keep, entries, orders, deciding.taking, decision)?;
+        if let Some(instants) = deciding.instants {
+            moments.extend(Moment::of(instants.value(first), entries, decision.latest, orders));
+        }
+        for accepted in &decision.accepted {
+            let (file, row) = ordinal(*accepted)?;
+            winners.set_day(file, row);
+        }
+        if let Some(latest) = decision.latest {
+            let (file, row) = ordinal(latest)?;
+            winners.set_latest(file, row);
+        }
+        for ended in &decision.ended {
+            let (file, row) = ordinal(*ended)?;
+            winners.set_ended(file, row);
+        }
+        if !floors.is_empty() {
+            let accepted = &decision.accepted;
+            add_floor_days(entries, accepted, floors, orders, &mut counts.floor_days);
+        }
+        for tied in &decision.tied {
+            counts.tie(ordinal(*tied)?);
+        }
+        if self.finds_floor_ties {
+            let ties = entries.iter().filter_map(|entry| self.floor_tie(entry, floors, orders));
+            ties.for_each(|tied| counts.floor_tie(tied));
+        }
+        if let Some(standing) = &mut output.standing
+            && standing.count(
+                entries,
+                (&decision.accepted, decision.latest),
+                orders,
+                (earlier, floors),
+                &deciding.numbers,
+                unsettled,
+            )?
+        {
+            for accepted in &decision.accepted {
+                let (file, row) = ordinal(*accepted)?;
+                winners.set_unsettled(file, row);
+            }
+        }
+        counts.key_days += decision.accepted.len() as u64;
+        let replacing = decision.accepted.len() - decision.ended.len();
+        counts.replaced += decision.replaced;
+        counts.stale += decision.stale;
+        carried.extend(decision.carried.iter().map(|at| *at as u32));
+        // In a history it depends on the key's other changes.
+        if deciding.instants.is_none() {
+            counts.ended += decision.removed.len().saturating_sub(replacing) as u64;
+            removed.extend(decision.removed.iter().map(|at| *at as u32));
+        }
+        Ok(())
+    }
+
+    /// Notes when the rows of winners end, by their places, and which have none.
+    fn note_ends(&self, ends: &Ends, deciding: &Deciding<'_>, counts: &mut Counts) -> Result<()> {
+        let orders = &deciding.columns.orders;
+        counts.ended += ends.ended;
+        counts.current_before += ends.current_before;
+        for (one, other) in &ends.tied {
+            // One of them is of this run; or both are not, and were told then.
+            let tied = [*one, *other].into_iter().find_map(|at| self.ordinal(at, orders).ok());
+            tied.into_iter().for_each(|tied| counts.tie(tied));
+        }
+        for (at, end) in &ends.winners {
+            let (file, row) = self.ordinal(*at, orders)?;
+            counts.ends.push((self.places[file] + row as u64 + 1, *end));
+        }
+        for at in &ends.unseen {
+            let (file, row) = self.ordinal(*at, orders)?;
+            deciding.winners.set_ended(file, row);
+        }
+        Ok(())
     }
 
     /// The input and row ordinal of an entry or floor that the run has read.
@@ -292,18 +379,18 @@ impl Decider {
         self.ordinal(read, orders).ok()
     }
 
-    /// Pushes tombstones of the removed rows to the table's sorter: key, day and partition, and null in
-    /// the other columns of the table.
-    pub(super) fn push_removed(
+    /// Tombstones of rows: key, day and partition, and null in the other columns of the table. With `ends`, the
+    /// rows stay, and end then.
+    fn tombstones(
         &self,
         removed: &RecordBatch,
-        table_rows: &mut Sorter,
+        ends: Option<&[i64]>,
         counts: &mut Counts,
-    ) -> Result<()> {
-        let keys = self.entries.keys;
+    ) -> Result<RecordBatch> {
+        let Entries { keys, key_count, .. } = *self.entries;
         let mut columns = Vec::new();
         let fields = self.table_schema.fields();
-        for field in &fields[..fields.len() - 2] {
+        for (at, field) in fields[..fields.len() - 2].iter().enumerate() {
             let is = |name: &String| name == field.name();
             let source = match (self.key.iter().position(is), self.partition_by.iter().position(is))
             {
@@ -312,9 +399,14 @@ impl Decider {
                 (None, None) if self.day.as_ref() == Some(field.name()) => Some(keys),
                 (None, None) => None,
             };
-            columns.push(match source {
-                Some(source) => cast(removed.column(source), field.data_type())?,
-                None => new_null_array(field.data_type(), removed.num_rows()),
+            // The columns of a history are the last ones.
+            let of_history =
+                (at + 2 + VALIDITY).checked_sub(fields.len()).filter(|_| key_count < keys);
+            columns.push(match (of_history, source) {
+                (Some(0), _) => valid_times(removed.column(key_count).as_primitive()),
+                (Some(1), _) if let Some(ends) = ends => valid_times(&ends.to_vec().into()),
+                (_, Some(source)) => cast(removed.column(source), field.data_type())?,
+                (_, None) => new_null_array(field.data_type(), removed.num_rows()),
             });
         }
         columns.push(Arc::new(BooleanArray::from(vec![false; removed.num_rows()])));
@@ -325,21 +417,22 @@ impl Decider {
             .iter()
             .map(|name| Ok(Arc::clone(batch.column(self.table_schema.index_of(name)?))))
             .collect::<Result<Vec<_>>>()?;
-        Self::count_removed(&names, &parts, batch.num_rows(), counts)?;
+        let of = if ends.is_some() { &mut counts.ended_rows } else { &mut counts.removed };
+        Self::count_removed(&names, &parts, batch.num_rows(), of)?;
         let days = removed.column(keys).as_primitive::<Date32Type>();
         counts.days.extend(days.iter().flatten());
-        table_rows.push(&batch)
+        Ok(batch)
     }
 
-    /// Counts removed rows per partition. The name of a partition is made once.
+    /// Counts rows per partition. The name of a partition is made once.
     fn count_removed(
         names: &[&str],
         parts: &[ArrayRef],
         rows: usize,
-        counts: &mut Counts,
+        counts: &mut BTreeMap<String, u64>,
     ) -> Result<()> {
         if names.is_empty() {
-            *counts.removed.entry(String::new()).or_default() += rows as u64;
+            *counts.entry(String::new()).or_default() += rows as u64;
             return Ok(());
         }
         let fields = parts.iter().map(|part| SortField::new(part.data_type().clone()));
@@ -350,7 +443,7 @@ impl Decider {
         }
         for (row, count) in count_of.into_values() {
             let folder = partition_folder(names, parts, row)?;
-            *counts.removed.entry(folder).or_default() += count;
+            *counts.entry(folder).or_default() += count;
         }
         Ok(())
     }

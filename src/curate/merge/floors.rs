@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int8Array, RecordBatch, UInt32Array, new_null_array};
+use arrow::array::{ArrayRef, AsArray, Int8Array, RecordBatch, UInt32Array, new_null_array};
 use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::Int64Type;
 
 use crate::changes::file_order::RankedFiles;
 use crate::config::Keep;
-use crate::curate::merge::entries::{Entries, Files, LOOKED_UP, hash};
+use crate::curate::merge::entries::{Entries, Files, LOOKED_UP, column, hash};
 use crate::curate::merge::entry::{ChangeOrder, EntryColumns};
+use crate::curate::merge::intervals::{Held, hold};
+use crate::curate::merge::seen_floors::SeenFloors;
 use crate::error::Result;
 use crate::layout::FileOrder;
 use crate::parquet_io::open::conform;
@@ -20,12 +23,16 @@ pub(super) struct SortedFloors {
     /// Their days and order, in the columns of sorted entries; null in others.
     rows: RecordBatch,
     days: Vec<Option<i32>>,
+    /// Those of earlier runs, and all of them, as they are seen by their commit times.
+    seen: [Vec<(i64, usize)>; 2],
     /// Of each the index in which it was given.
     given: Vec<usize>,
     /// Those of earlier runs, by their index.
     earlier: FloorIndex,
     /// All of them.
     all: FloorIndex,
+    /// None of them.
+    none: FloorIndex,
 }
 
 /// Some of the floors of a merge.
@@ -73,11 +80,18 @@ impl SortedFloors {
         let by_order = UInt32Array::from_iter_values(sorted.iter().map(|at| *at as u32));
         let is_earlier = |at: &usize| !floors[sorted[*at]].1;
         let days: Vec<Option<i32>> = sorted.iter().map(|at| floors[*at].0.day).collect();
-        let earlier = (0..sorted.len()).filter(is_earlier).collect();
+        let earlier: Vec<usize> = (0..sorted.len()).filter(is_earlier).collect();
+        let instants: Vec<_> = sorted.iter().map(|at| floors[*at].0.instant).collect();
+        let seen = [
+            SeenFloors::among(earlier.iter().copied(), &instants),
+            SeenFloors::among(0..sorted.len(), &instants),
+        ];
         Ok(SortedFloors {
             rows: take_record_batch(&rows, &by_order)?,
             earlier: FloorIndex::new(earlier, &days),
             all: FloorIndex::new((0..sorted.len()).collect(), &days),
+            none: FloorIndex::new(Vec::new(), &days),
+            seen,
             days,
             given: sorted,
         })
@@ -112,6 +126,17 @@ impl SortedFloors {
     pub(super) fn all(&self, entries: usize) -> Floors<'_> {
         Floors { first: entries, days: &self.days, index: &self.all }
     }
+
+    /// No floor: none takes a row away.
+    pub(super) fn none(&self, entries: usize) -> Floors<'_> {
+        Floors { first: entries, days: &self.days, index: &self.none }
+    }
+
+    /// The floors of earlier runs, and all of them, beside so many entries, as a history sees them.
+    pub(super) fn seen(&self, entries: usize) -> [SeenFloors<'_>; 2] {
+        let [earlier, all] = &self.seen;
+        [SeenFloors::beside(entries, earlier), SeenFloors::beside(entries, all)]
+    }
 }
 
 /// Per version, given in the columns of its layout, the floor that has ended its row, if it is the last
@@ -126,6 +151,59 @@ pub(crate) fn ends_of_versions(
     order: FileOrder,
     keep: Keep,
 ) -> Result<Vec<Option<Floor>>> {
+    let count = versions.num_rows();
+    beside_floors(versions, layout, floors, order, |columns, sorted| {
+        let all = sorted.all(count);
+        let ends = (0..count).map(|at| {
+            let end = all.end_of(keep, (at, columns.entry(at).day), &columns.orders)?;
+            Some(floors[sorted.given[end - count]].clone())
+        });
+        ends.collect()
+    })
+}
+
+/// Per version of a key of a history, given in the columns of its layout, when its row ends, if it has one.
+///
+/// # Errors
+/// Data, when the floors are damaged.
+pub(crate) fn seen_versions(
+    versions: &RecordBatch,
+    layout: &Arc<VersionsLayout>,
+    floors: &[Floor],
+    order: FileOrder,
+) -> Result<Vec<Held>> {
+    let count = versions.num_rows();
+    let instants = column(versions, &format!("key_{}", layout.key_count()))?;
+    let instants = instants.as_primitive::<Int64Type>();
+    beside_floors(versions, layout, floors, order, |columns, sorted| {
+        let mut seen = vec![None; count];
+        let mut by_time: Vec<usize> = (0..count).collect();
+        by_time.sort_by(|a, b| {
+            let times = instants.value(*a).cmp(&instants.value(*b));
+            times.then_with(|| columns.orders.compare(*a, *b))
+        });
+        // The last one of each time.
+        let moments = by_time.chunk_by(|a, b| instants.value(*a) == instants.value(*b));
+        let moments: Vec<usize> = moments.filter_map(|moment| moment.last().copied()).collect();
+        let changes = moments.iter().map(|at| (instants.value(*at), Some(*at)));
+        let [_, floors] = sorted.seen(count);
+        let mut held = Vec::new();
+        hold(changes, &floors, &columns.orders, &mut held, |_, _| ());
+        for (at, held) in moments.iter().zip(held) {
+            seen[*at] = held.filter(|_| columns.entry(*at).has_row);
+        }
+        seen
+    })
+}
+
+/// Reads versions, given in the columns of their layout, beside floors.
+fn beside_floors<T>(
+    versions: &RecordBatch,
+    layout: &Arc<VersionsLayout>,
+    floors: &[Floor],
+    order: FileOrder,
+    read: impl FnOnce(&EntryColumns<'_>, &SortedFloors) -> T,
+) -> Result<T> {
     let floors = Floor::of_earlier(floors.iter().cloned());
     let entries = Entries::new(layout, versions.num_rows() as u64)?;
     let files = Files::of_earlier(order).with_floors(&floors);
@@ -133,17 +211,11 @@ pub(crate) fn ends_of_versions(
     let numbers = files.of_versions(&versions)?;
     let ranked = files.ranked();
     let sorted = SortedFloors::new(&floors, &entries, &files, &ranked)?;
-    let hashes = hash(&versions.columns()[..entries.keys])?;
+    let hashes = hash(&versions.columns()[..entries.key_count])?;
     let rows = entries.of_versions(&versions, &hashes, LOOKED_UP, &numbers)?;
     let rows = rows.project(&(0..rows.num_columns() - 1).collect::<Vec<_>>())?;
     let beside = sorted.beside(&rows)?;
-    let columns = EntryColumns::of(&beside, &ranked)?;
-    let all = sorted.all(rows.num_rows());
-    let ends = (0..rows.num_rows()).map(|at| {
-        let end = all.end_of(keep, (at, columns.entry(at).day), &columns.orders)?;
-        Some(floors[sorted.given[end - rows.num_rows()]].0.clone())
-    });
-    Ok(ends.collect())
+    Ok(read(&EntryColumns::of(&beside, &ranked)?, &sorted))
 }
 
 /// Some floors beside entries, in the order of changes.
@@ -217,6 +289,8 @@ impl Floors<'_> {
         order: &impl ChangeOrder,
     ) -> Option<usize> {
         match keep {
+            // A row that ends stays.
+            Keep::History => None,
             Keep::Latest => {
                 let last = self.first + self.index.of.last()?;
                 order.is_later(last, at).then_some(last)

@@ -1,0 +1,215 @@
+//! When the rows of a history hold (`keep = "history"`).
+//!
+//! At any time *t*, a key has the row of its last change, in the order of changes, among those with a commit time up to
+//! *t*; none if that is a delete or a floor. So a row begins at its commit time and ends at the next one of a change or
+//! floor that is later in the order, too. Where both orders agree, as they mostly do, that is the next change of the
+//! key; a change that is before an older one in the order of changes is never seen, and has no row.
+//!
+//! All of this is computed from the versions, one per key and commit time, and the floors. A change that comes late
+//! goes in between: the row before it ends earlier from then on, and is written again.
+
+use std::ops::Range;
+
+use arrow::array::Int64Array;
+
+use crate::curate::merge::entry::{ChangeOrder, Entry, Origin};
+use crate::curate::merge::seen_floors::SeenFloors;
+
+/// What a key has at one commit time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    /// The time, in microseconds since 1970.
+    instant: i64,
+    /// The last version of earlier runs, if there is one, and whether it has a row.
+    before: Option<(usize, bool)>,
+    /// The last change, with those of this run.
+    after: usize,
+}
+
+/// What becomes of the rows of changes.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    /// When the rows of the key's changes held before, and hold now.
+    held: [Vec<Held>; 2],
+    /// Winners, and when their rows end.
+    pub(super) winners: Vec<(usize, i64)>,
+    /// Winners that are never seen.
+    pub(super) unseen: Vec<usize>,
+    /// Versions whose rows end at another time than before, and when.
+    pub(super) moved: Vec<(usize, i64)>,
+    /// Versions whose rows are removed.
+    pub(super) removed: Vec<usize>,
+    /// Changes that only file or row decided about, of different times.
+    pub(super) tied: Vec<(usize, usize)>,
+    /// The number of keys that had a row without an end, and of those that have none now.
+    pub(super) current_before: u64,
+    pub(super) ended: u64,
+}
+
+/// When a row holds: up to the time when it ends, if it does; `None` if it is never seen.
+pub(crate) type Held = Option<Option<i64>>;
+
+impl Moment {
+    /// The moment of some entries, all of one time; `latest` is the winner that is the last of them.
+    pub(super) fn of(
+        instant: i64,
+        entries: &[Entry],
+        latest: Option<usize>,
+        order: &impl ChangeOrder,
+    ) -> Option<Self> {
+        let mut before: Option<Entry> = None;
+        for version in entries.iter().filter(|entry| entry.origin != Origin::Winner) {
+            if before.is_none_or(|before| order.is_later(version.at, before.at)) {
+                before = Some(*version);
+            }
+        }
+        let after = latest.or(before.map(|before| before.at))?;
+        Some(Moment { instant, before: before.map(|before| (before.at, before.has_row)), after })
+    }
+}
+
+/// The rows of a key's sorted entries, in a history those of each commit time.
+pub(super) fn of_instants(
+    of_key: Range<usize>,
+    instants: Option<&Int64Array>,
+) -> impl Iterator<Item = Range<usize>> {
+    let mut at = of_key.start;
+    std::iter::from_fn(move || {
+        let first = at;
+        let is_of =
+            |at: usize| instants.is_none_or(|instants| instants.value(at) == instants.value(first));
+        at += (at..of_key.end).take_while(|at| is_of(*at)).count();
+        (at > first).then_some(first..at)
+    })
+}
+
+/// Computes when the rows of changes hold, given in the order of time; there is nothing for those without a change.
+/// `tied` gets changes that only file or row put before or after the last one so far.
+pub(super) fn hold(
+    changes: impl Iterator<Item = (i64, Option<usize>)>,
+    floors: &SeenFloors<'_>,
+    order: &impl ChangeOrder,
+    all: &mut Vec<Held>,
+    mut tied: impl FnMut(usize, usize),
+) {
+    all.clear();
+    // The last change so far in the order of changes, and its number.
+    let mut last: Option<(usize, usize)> = None;
+    for (number, (instant, change)) in changes.enumerate() {
+        all.push(None);
+        let Some(change) = change else { continue };
+        if let Some((last, _)) = last {
+            if order.is_tie(change, last) {
+                tied(change, last);
+            }
+            if !order.is_later(change, last) {
+                continue;
+            }
+        }
+        if let Some((_, before)) = last
+            && let Some(end) = &mut all[before]
+        {
+            *end = Some(end.map_or(instant, |end| end.min(instant)));
+        }
+        all[number] = floors.end_of(change, instant, order);
+        last = Some((change, number));
+    }
+}
+
+/// Computes what becomes of the rows of a key, of all of its moments, in the order of time. `earlier` are the floors
+/// of before, `floors` all of them.
+pub(super) fn add_ends(
+    moments: &[Moment],
+    (earlier, floors): (&SeenFloors<'_>, &SeenFloors<'_>),
+    order: &impl ChangeOrder,
+    ends: &mut Ends,
+) {
+    let Ends { held: [then, now], winners, unseen, moved, removed, tied, .. } = ends;
+    let versions = moments.iter().map(|one| (one.instant, one.before.map(|before| before.0)));
+    hold(versions, earlier, order, then, |_, _| ());
+    let changes = moments.iter().map(|one| (one.instant, Some(one.after)));
+    hold(changes, floors, order, now, |one, other| tied.push((one, other)));
+    let (mut was_current, mut is_current) = (false, false);
+    for ((moment, then), now) in moments.iter().zip(then).zip(now) {
+        let (then, now) = (*then, *now);
+        let Moment { before, after, .. } = *moment;
+        let is_new = before.is_none_or(|(version, _)| version != after);
+        match now {
+            Some(end) if is_new => winners.extend(end.map(|end| (after, end))),
+            None if is_new => unseen.push(after),
+            _ => {}
+        }
+        // Whether a new change leaves a row is not known yet.
+        is_current |= now == Some(None) && (is_new || before.is_some_and(|before| before.1));
+        let (Some((version, true)), Some(was)) = (before, then) else { continue };
+        was_current |= was.is_none();
+        match now {
+            Some(end) if !is_new => {
+                moved.extend(end.filter(|end| was != Some(*end)).map(|end| (version, end)));
+            }
+            _ => removed.push(version),
+        }
+    }
+    ends.current_before += u64::from(was_current);
+    ends.ended += u64::from(was_current && !is_current);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cmp::Ordering;
+
+    use super::*;
+
+    /// The place of each entry in the order of changes.
+    struct Places(Vec<i64>);
+
+    impl ChangeOrder for Places {
+        fn compare(&self, a: usize, b: usize) -> Ordering {
+            self.0[a].cmp(&self.0[b])
+        }
+
+        fn is_tie(&self, _: usize, _: usize) -> bool {
+            false
+        }
+    }
+
+    /// When changes hold, given by time and place, with floors, given the same way.
+    fn held_of(changes: &[(i64, i64)], floors: &[(i64, i64)]) -> Vec<Held> {
+        let mut floors = floors.to_vec();
+        floors.sort_by_key(|(_, place)| *place);
+        let places = changes.iter().chain(&floors).map(|(_, place)| *place);
+        let order = Places(places.collect());
+        let times: Vec<Option<i64>> = floors.iter().map(|(time, _)| Some(*time)).collect();
+        let seen = SeenFloors::among(0..floors.len(), &times);
+        let seen = SeenFloors::beside(changes.len(), &seen);
+        let changes = changes.iter().enumerate().map(|(at, (time, _))| (*time, Some(at)));
+        let mut all = Vec::new();
+        hold(changes, &seen, &order, &mut all, |_, _| ());
+        all
+    }
+
+    #[test]
+    fn a_row_holds_up_to_the_next_change_or_floor_that_is_later_in_both_orders() {
+        let ends =
+            |ends: &[i64]| -> Vec<Held> { ends.iter().map(|end| Some(Some(*end))).collect() };
+        let open = vec![Some(None)];
+        assert_eq!(held_of(&[(1, 1), (5, 2), (9, 3)], &[]), [ends(&[5, 9]), open.clone()].concat());
+        // What is before an older change in the order of changes is never seen.
+        assert_eq!(
+            held_of(&[(1, 1), (5, 7), (6, 2), (9, 8)], &[]),
+            [ends(&[5, 9]), vec![None], open.clone()].concat()
+        );
+        // A floor between two changes; one after the last; one at the time of a change, before and after it.
+        assert_eq!(held_of(&[(1, 10), (9, 30)], &[(4, 20)]), [ends(&[4]), open.clone()].concat());
+        assert_eq!(held_of(&[(1, 10)], &[(4, 20), (3, 15)]), ends(&[3]));
+        assert_eq!(held_of(&[(1, 10)], &[(1, 9)]), open);
+        assert_eq!(held_of(&[(1, 10)], &[(1, 11)]), [None]);
+        // A floor that is before an older change in the order of changes ends nothing of it.
+        assert_eq!(held_of(&[(1, 10)], &[(5, 3)]), open);
+        // A floor that is before an older one in the order of changes.
+        assert_eq!(
+            held_of(&[(1, 10), (6, 25)], &[(3, 30), (5, 20)]),
+            [ends(&[3]), vec![None]].concat()
+        );
+    }
+}

@@ -1,0 +1,400 @@
+//! `keep = "history"`: a row per key and commit time, with the times from which and up to which it holds. Tables that
+//! can be checked by hand; the model has random ones.
+
+use crate::support::{
+    Answer, Lab, LabBuilder, PLACES, Program, Task, assert_refused, file_of_rows, python,
+};
+
+fn builder() -> LabBuilder {
+    Lab::builder()
+        .keep("history")
+        .set("raw.order_by", vec!["ts"])
+        .partition_by(&["event_dt"])
+        .curated_sql("SELECT CAST(id AS BIGINT) AS id, tier, event_dt FROM latest")
+}
+
+/// Writes a file of rows: operation, time of January 2020, key and value.
+fn put(lab: &Lab, name: &str, rows: &[[&str; 4]]) {
+    let rows = rows.iter().map(|[op, time, id, v]| {
+        let time = format!("2020-01-{time}:00");
+        [op.to_string(), time, id.to_string(), v.to_string()]
+    });
+    let rows: Vec<[String; 4]> = rows.collect();
+    lab.put(&format!("raw/{name}.parquet"), file_of_rows(&["Op", "ts", "id", "tier"], &rows));
+}
+
+fn run(lab: &Lab) {
+    lab.run("2020-01-01", "2020-02-01").expect("a run");
+}
+
+/// The rows: key, value, and from when to when they hold.
+fn history(lab: &Lab) -> Vec<String> {
+    let short = |time: Option<&String>| match time {
+        Some(time) => time[8..16].replace('T', " "),
+        None => "-".into(),
+    };
+    let rows = lab.table("lake/curated").into_iter().map(|row| {
+        let [from, to] = ["valid_from", "valid_to"].map(|name| short(row.get(name)));
+        assert_eq!(row["is_current"], (to == "-").to_string());
+        format!("{} {} {from} to {to}", row["id"], row["tier"])
+    });
+    let mut rows: Vec<String> = rows.collect();
+    rows.sort();
+    rows
+}
+
+const LIFE: [(&str, &[[&str; 4]]); 3] = [
+    (
+        "20200102-000000000",
+        &[
+            ["I", "02 10:00", "1", "blue"],
+            ["I", "02 11:00", "2", "red"],
+            ["I", "02 12:00", "3", "x"],
+        ],
+    ),
+    ("20200103-000000000", &[["U", "03 10:00", "1", "gold"], ["D", "03 11:00", "2", "-"]]),
+    // Late: between the changes of key 1, before the delete of key 2, and the birth of key 2 again.
+    (
+        "20200104-000000000",
+        &[
+            ["U", "02 20:00", "1", "silver"],
+            ["U", "03 10:30", "2", "pink"],
+            ["I", "04 09:00", "2", "new"],
+        ],
+    ),
+];
+
+const LIVES: [&str; 7] = [
+    "1 blue 02 10:00 to 02 20:00",
+    "1 gold 03 10:00 to -",
+    "1 silver 02 20:00 to 03 10:00",
+    "2 new 04 09:00 to -",
+    "2 pink 03 10:30 to 03 11:00",
+    "2 red 02 11:00 to 03 10:30",
+    "3 x 02 12:00 to -",
+];
+
+#[test]
+fn changes_in_any_order_come_to_one_history() {
+    let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+    for (place, format) in
+        PLACES.into_iter().flat_map(|place| ["parquet", "delta"].map(|f| (place, f)))
+    {
+        for order in orders {
+            let lab = builder().place(place).format(format).build();
+            for number in order {
+                put(&lab, LIFE[number].0, LIFE[number].1);
+                run(&lab);
+                lab.assert_verified();
+            }
+            assert_eq!(history(&lab), LIVES, "{order:?}");
+            let before = lab.list("lake/curated");
+            run(&lab);
+            assert_eq!(lab.list("lake/curated"), before, "a run that is repeated writes nothing");
+            lab.rebuild(false, &[]).expect("rebuilt");
+            assert_eq!(history(&lab), LIVES, "{order:?}");
+        }
+    }
+}
+
+#[test]
+fn other_engines_read_a_history_at_any_time() {
+    let [parquet, delta] = ["parquet", "delta"].map(|format| {
+        let lab = builder().format(format).build();
+        for (name, rows) in LIFE {
+            put(&lab, name, rows);
+            run(&lab);
+        }
+        lab
+    });
+    let script = r#"
+import sys, duckdb, polars
+at = "TIMESTAMPTZ '2020-01-03 10:45:00+00'"
+rows = duckdb.read_parquet(sys.argv[1] + '/*/*.parquet', hive_partitioning=True)
+print(duckdb.sql(f"SELECT id, tier FROM rows WHERE valid_from <= {at} AND (valid_to > {at} OR valid_to IS NULL) ORDER BY id").fetchall())
+print(polars.read_delta(sys.argv[2]).filter(polars.col('is_current')).sort('id').select('id', 'tier').rows())
+"#;
+    let folders = [&parquet, &delta].map(|lab| lab.folder.path().join("lake/curated"));
+    let read = Program::new(&python()).args(["-c", script]).args(folders).succeed();
+    let expected = "[(1, 'gold'), (2, 'pink'), (3, 'x')]\n[(1, 'gold'), (2, 'new'), (3, 'x')]\n";
+    assert_eq!(read.stdout, expected);
+}
+
+#[test]
+fn only_partitions_of_rows_that_end_otherwise_are_written_again() {
+    let lab = builder().build();
+    put(&lab, "20200102-000000000", &[["I", "02 10:00", "1", "a"], ["I", "02 10:00", "2", "a"]]);
+    put(&lab, "20200103-000000000", &[["U", "03 10:00", "1", "b"]]);
+    put(&lab, "20200104-000000000", &[["U", "04 10:00", "1", "c"]]);
+    run(&lab);
+    put(&lab, "20200105-000000000", &[["U", "05 10:00", "2", "b"]]);
+    let report = lab.run("2020-01-05", "2020-01-06").expect("a run");
+    // The row of key 2 of the 2nd ends, and one of the 5th is new; the row of key 1 is copied.
+    assert_eq!((report.partitions_written, report.rows_written), (2, 3));
+    assert_eq!((report.rows_latest, report.rows_deleted), (1, 0));
+    lab.assert_verified();
+}
+
+#[test]
+fn truncates_and_loads_at_their_time_end_rows() {
+    let builder = builder().set("raw.full_load_at", "name").set("raw.full_load", "*/full/*");
+    let builder = builder.set("raw.commit_time", "ts");
+    let files: [(&str, &[[&str; 4]]); 4] = [
+        ("20200102-000000000", &[["I", "02 10:00", "1", "a"], ["I", "02 11:00", "2", "a"]]),
+        ("20200103-000000000", &[["T", "03 10:00", "-", "-"], ["I", "03 10:00", "1", "b"]]),
+        (
+            "full/20200104-000000000",
+            &[["I", "04 00:00", "1", "loaded"], ["I", "04 00:00", "3", "loaded"]],
+        ),
+        ("20200105-000000000", &[["U", "02 23:00", "2", "late"], ["U", "05 10:00", "3", "c"]]),
+    ];
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]] {
+        let mut lab = builder.build();
+        lab.now = crate::support::now() + chrono::TimeDelta::days(1);
+        for number in order {
+            let (name, rows) = files[number];
+            put(&lab, name, rows);
+            run(&lab);
+        }
+        let expected = [
+            "1 a 02 10:00 to 03 10:00",
+            "1 b 03 10:00 to 04 00:00",
+            "1 loaded 04 00:00 to -",
+            "2 a 02 11:00 to 02 23:00",
+            "2 late 02 23:00 to 03 10:00",
+            "3 c 05 10:00 to -",
+            "3 loaded 04 00:00 to 05 10:00",
+        ];
+        assert_eq!(history(&lab), expected, "{order:?}");
+        lab.assert_verified();
+    }
+}
+
+#[test]
+fn a_full_load_holds_since_ever_and_its_key_moves() {
+    let builder = builder().set("raw.before_image_prefix", "BI_").set("raw.commit_time", "ts");
+    let lab = builder.build();
+    let load = [["-", "2020-01-01 00:00:00", "1", "a", "-"]];
+    let columns = ["Op", "ts", "id", "tier", "BI_id"];
+    lab.put(
+        "raw/LOAD00000001.parquet",
+        file_of_rows(&columns[1..], &load.map(|row| row[1..].to_vec())),
+    );
+    let moved = [["U", "2020-01-02 10:00:00", "7", "b", "1"]];
+    lab.put("raw/20200102-000000000.parquet", file_of_rows(&columns, &moved));
+    run(&lab);
+    assert_eq!(history(&lab), ["1 a - to 02 10:00", "7 b 02 10:00 to -"]);
+    lab.assert_verified();
+}
+
+#[test]
+fn a_change_that_is_before_an_older_one_in_the_order_is_never_seen() {
+    // The sequence of the log decides, and the clock went back.
+    let lab = builder().set("raw.order_by", vec!["seq"]).set("raw.commit_time", "ts").build();
+    let rows = |rows: &[[&str; 5]]| file_of_rows(&["Op", "ts", "id", "tier", "seq"], rows);
+    let first =
+        [["I", "2020-01-02 10:00:00", "1", "a", "1"], ["U", "2020-01-02 12:00:00", "1", "b", "3"]];
+    lab.put("raw/20200102-000000000.parquet", rows(&first));
+    run(&lab);
+    let second = [
+        ["U", "2020-01-02 13:00:00", "1", "unseen", "2"],
+        ["U", "2020-01-02 11:00:00", "1", "c", "4"],
+    ];
+    lab.put("raw/20200102-000000001.parquet", rows(&second));
+    run(&lab);
+    assert_eq!(history(&lab), ["1 a 02 10:00 to 02 11:00", "1 c 02 11:00 to -"]);
+    lab.assert_verified();
+    let explained = lab.explain(&["1"]);
+    assert_eq!(explained.rows_now.len(), 2);
+    assert!(explained.rows_now.iter().all(|row| row.place.is_some()), "{}", explained.text());
+    assert!(explained.text().contains("has no row: an older change"), "{}", explained.text());
+}
+
+#[test]
+fn columns_are_added_before_those_that_say_when_a_row_holds() {
+    for format in ["parquet", "delta"] {
+        let lab = builder().format(format).curated_sql("SELECT * FROM latest").build();
+        put(&lab, "20200102-000000000", &[["I", "02 10:00", "1", "a"]]);
+        run(&lab);
+        let rows = [["U", "2020-01-03 10:00:00", "1", "b", "more"]];
+        lab.put(
+            "raw/20200103-000000000.parquet",
+            file_of_rows(&["Op", "ts", "id", "tier", "w"], &rows),
+        );
+        run(&lab);
+        put(&lab, "20200104-000000000", &[["U", "04 10:00", "1", "c"]]);
+        run(&lab);
+        let expected =
+            ["1 a 02 10:00 to 03 10:00", "1 b 03 10:00 to 04 10:00", "1 c 04 10:00 to -"];
+        assert_eq!(history(&lab), expected, "{format}");
+        let more: Vec<_> =
+            lab.table("lake/curated").into_iter().filter_map(|row| row.get("w").cloned()).collect();
+        assert_eq!(more, ["more"], "{format}");
+        lab.assert_verified();
+    }
+}
+
+#[test]
+fn a_row_that_ends_and_is_not_there_stops_the_run() {
+    let lab = builder().build();
+    put(&lab, "20200102-000000000", &[["I", "02 10:00", "1", "a"], ["I", "02 10:00", "2", "a"]]);
+    run(&lab);
+    let file = lab.list_all("lake/curated").into_iter().find(|name| name.ends_with(".parquet"));
+    let file = format!("lake/curated/{}", file.expect("a file"));
+    let other = builder().build();
+    put(&other, "20200102-000000000", &[["I", "02 10:00", "8", "a"], ["I", "02 10:00", "9", "a"]]);
+    run(&other);
+    lab.put(&file, other.get(&file));
+    put(&lab, "20200103-000000000", &[["U", "03 10:00", "1", "b"]]);
+    let refused = lab.run("2020-01-03", "2020-01-04").expect_err("refused");
+    assert!(refused.to_string().contains("not as it was published"), "{refused}");
+}
+
+#[test]
+fn many_rows_end_in_little_memory() {
+    let lab = builder().set("limits.memory", "128MB").build();
+    let rows = |op: &str, day: &str| {
+        let row =
+            |id: usize| [op.to_string(), format!("{day} 10:00"), id.to_string(), "v".repeat(20)];
+        (0..150_000).map(row).collect::<Vec<_>>()
+    };
+    for (name, op, day) in [("20200102-000000000", "I", "02"), ("20200103-000000000", "U", "03")] {
+        let rows = rows(op, day);
+        let rows: Vec<[&str; 4]> =
+            rows.iter().map(|row| [0, 1, 2, 3].map(|at| row[at].as_str())).collect();
+        put(&lab, name, &rows);
+        run(&lab);
+    }
+    let table = lab.table("lake/curated");
+    assert_eq!(table.len(), 300_000);
+    let current = table.iter().filter(|row| row["is_current"] == "true");
+    assert!(current.clone().all(|row| row["event_dt"] == "2020-01-03"));
+    assert_eq!(current.count(), 150_000);
+    lab.assert_verified();
+}
+
+#[test]
+fn what_a_history_cannot_have_is_refused() {
+    let named = "SELECT CAST(id AS BIGINT) AS id, tier AS valid_to, event_dt FROM latest";
+    let lab = builder().curated_sql(named).build();
+    put(&lab, "20200102-000000000", &[["I", "02 10:00", "1", "a"]]);
+    let error = lab.run("2020-01-01", "2020-02-01").expect_err("refused");
+    assert_refused(error, 2, "returns the column `valid_to`", "another name");
+    for (key, value, message) in [
+        ("key", toml::Value::from(Vec::<String>::new()), "`key` is missing"),
+        (
+            "curated.partition_by",
+            vec!["is_current"].into(),
+            "`curated.partition_by` names a column",
+        ),
+    ] {
+        let lab = builder().set(key, value).build();
+        let output = lab.program_for("run", "2020-01-01", "2020-02-01").run();
+        assert_eq!(output.code, 2, "{}", output.stderr);
+        assert!(output.stderr.contains(message), "{}", output.stderr);
+    }
+    let lab = builder().aggregate("a", "SELECT event_dt AS dt, 1 AS n FROM history").build();
+    let output = lab.program_for("run", "2020-01-01", "2020-02-01").run();
+    assert!(output.stderr.contains("reads `history`"), "{}", output.stderr);
+    let lab = builder().build();
+    let keep = ["keep=latest"];
+    put(&lab, "20200102-000000000", &[["I", "02 10:00", "1", "a"]]);
+    run(&lab);
+    let changed = lab.run_with(Task::Run, "2020-01-01", "2020-02-01", &keep).expect_err("refused");
+    assert!(changed.to_string().contains("`keep`"), "{changed}");
+    lab.rebuild(false, &keep).expect("rebuilt");
+    assert!(!lab.table("lake/curated")[0].contains_key("valid_from"));
+}
+
+#[test]
+fn a_load_is_refused_by_the_current_rows_that_it_lacks() {
+    let builder = builder().set("raw.full_load_at", "name").set("raw.full_load", "*/full/*");
+    let builder = builder.set("raw.commit_time", "ts").set("raw.full_load_max_deletes", "50%");
+    let load = |lab: &Lab, day: &str, ids: &[&str]| {
+        let time = format!("{day} 00:00");
+        let rows: Vec<[&str; 4]> = ids.iter().map(|id| ["I", time.as_str(), id, "x"]).collect();
+        put(lab, &format!("full/202001{day}-000000000"), &rows);
+    };
+    let new = || {
+        let mut lab = builder.build();
+        lab.now = crate::support::now() + chrono::TimeDelta::days(1);
+        load(&lab, "02", &["1", "2", "3", "4"]);
+        // Rows that have ended do not count.
+        put(
+            &lab,
+            "20200103-000000000",
+            &[["U", "03 10:00", "1", "a"], ["U", "03 11:00", "1", "b"]],
+        );
+        run(&lab);
+        lab
+    };
+    let lab = new();
+    load(&lab, "04", &["1", "2", "3", "4"]);
+    run(&lab);
+    assert_eq!(
+        lab.table("lake/curated").iter().filter(|row| row["is_current"] == "true").count(),
+        4
+    );
+    let lab = new();
+    load(&lab, "04", &["1"]);
+    let refused = lab.run("2020-01-01", "2020-02-01").expect_err("refused");
+    let message = "the table has 4 rows, and the full loads of this run would end 3 of them";
+    assert_refused(refused, 65, message, "full_load_max_deletes=100%");
+}
+
+#[test]
+fn changes_of_different_times_with_one_place_in_the_order_are_a_tie() {
+    let rows = |rows: &[[&str; 5]]| file_of_rows(&["Op", "ts", "id", "tier", "seq"], rows);
+    let first = ["I", "2020-01-02 10:00:00", "1", "a", "5"];
+    let second = ["U", "2020-01-02 11:00:00", "1", "b", "5"];
+    let builder = builder().set("raw.order_by", vec!["seq"]).set("raw.commit_time", "ts");
+    for files in [vec![vec![first, second]], vec![vec![first], vec![second]]] {
+        let lab = builder.clone().set("raw.on_tie", "fail").build();
+        let last = files.len() - 1;
+        for (number, file) in files.iter().enumerate() {
+            lab.put(&format!("raw/20200102-00000000{number}.parquet"), rows(file));
+            let run = lab.run("2020-01-01", "2020-02-01");
+            if number == last {
+                let tied = run.expect_err("refused");
+                assert_refused(
+                    tied,
+                    65,
+                    "the same order columns as another change",
+                    "raw.order_by",
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_can_be_sorted_by_their_times_and_changes_without_times_are_told() {
+    let sorted = builder().set("curated.sort_by", vec!["id", "valid_from"]).build();
+    for (name, rows) in LIFE {
+        put(&sorted, name, rows);
+        run(&sorted);
+    }
+    assert_eq!(history(&sorted), LIVES);
+    let ddl = sorted.program("ddl").args(["--dialect", "postgres"]).succeed();
+    assert!(!ddl.stdout.contains("PRIMARY KEY"), "{}", ddl.stdout);
+    let explained = sorted.explain(&["2"]);
+    let held: Vec<_> = explained.rows_now.iter().map(|row| row.valid_to.is_some()).collect();
+    assert_eq!(held, [true, true, false]);
+    assert!(
+        explained.text().contains("holds from 2020-01-04 09:00:00 up to now"),
+        "{}",
+        explained.text()
+    );
+    let lab = Lab::builder().keep("history").set("raw.order_by", Vec::<String>::new());
+    let lab = lab.curated_sql("SELECT CAST(id AS BIGINT) AS id, tier, event_dt FROM latest");
+    let lab = lab.partition_by(&["event_dt"]).build();
+    put(&lab, LIFE[0].0, LIFE[0].1);
+    let report = lab.run("2020-01-01", "2020-02-01").expect("a run");
+    let note = report.note.expect("a note");
+    assert!(note.contains("no commit time but that of their file"), "{note}");
+    let named = "SELECT CAST(id AS BIGINT) AS id, tier AS \"Valid_To\", event_dt FROM latest";
+    let lab = builder().curated_sql(named).build();
+    put(&lab, LIFE[0].0, LIFE[0].1);
+    let error = lab.run("2020-01-01", "2020-02-01").expect_err("refused");
+    assert_refused(error, 2, "returns the column `Valid_To`", "another name");
+}
