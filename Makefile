@@ -34,6 +34,7 @@ help: ## List the targets
 run: build ## Fold the fixtures into lake/ and show the tables
 	$(GLUELESS) run sql/cust_loyalty $(WINDOW)
 	$(GLUELESS) run sql/cust_loyalty_by_day $(WINDOW)
+	$(GLUELESS) run sql/cust_loyalty_history $(WINDOW)
 	@echo; echo "The files of the lake:"
 	@$(LAKE_FILES) -print | LC_ALL=C sort
 	@set -e; for table in $$($(LAKE_FILES) -name '*.parquet' -print | sed 's,/[^/]*=.*,,' | LC_ALL=C sort -u); do \
@@ -104,7 +105,7 @@ fixtures: sources ## Make fixtures/raw again, byte for byte
 
 BENCH := --glueless $(GLUELESS) --generate $(EXAMPLES)/generate_changes
 
-bench: bench-tools postgres wal2json ## Time the fold next to its peers, runs onto large tables, nights, loads, captures, and questions
+bench: bench-tools postgres wal2json ## Time the fold next to its peers, runs onto large tables, nights, loads, captures, histories, and questions
 	$(BENCH_VENV)/bin/python benches/measure.py $(BENCH) --copy $(EXAMPLES)/copy_parquet --work $(BENCH_DATA)
 	$(BENCH_VENV)/bin/python benches/onto_a_table.py $(BENCH) --copy $(EXAMPLES)/copy_parquet --work $(BENCH_DATA)/tables
 	$(BENCH_VENV)/bin/python benches/nights.py $(BENCH) --work $(BENCH_DATA)/nights
@@ -112,6 +113,7 @@ bench: bench-tools postgres wal2json ## Time the fold next to its peers, runs on
 	$(BENCH_VENV)/bin/python benches/loads.py $(BENCH) --work $(BENCH_DATA)/nights
 	$(BENCH_VENV)/bin/python benches/capture.py $(BENCH) --work $(BENCH_DATA)/capture
 	$(BENCH_VENV)/bin/python benches/ages.py $(BENCH) --work $(BENCH_DATA)/ages
+	$(BENCH_VENV)/bin/python benches/histories.py $(BENCH) --work $(BENCH_DATA)
 	$(BENCH_VENV)/bin/python benches/questions.py $(BENCH) --work $(BENCH_DATA)
 
 bench-scale: bench-tools ## Time the fold of 1, 2, 4 and 8 times as many changes, and draw it
