@@ -41,6 +41,32 @@ def duckdb_row_number(options):
     )
 
 
+def duckdb_lead(options):
+    """The history: the last change of each key and commit time, up to the next one."""
+    columns, key = options["columns"], options["key"]
+    duckdb_copy(
+        options,
+        f"""
+        SELECT {quoted([key, *columns])}, CAST(event_ts AS DATE) AS event_dt, valid_from, valid_to,
+            valid_to IS NULL AS is_current
+        FROM (
+            SELECT *, CAST("TIMESTAMP" AS TIMESTAMP) AS valid_from, lead(CAST("TIMESTAMP" AS TIMESTAMP)) OVER (
+                PARTITION BY "{key}" ORDER BY "TIMESTAMP"
+            ) AS valid_to
+            FROM (
+                SELECT *, row_number() OVER (
+                    PARTITION BY "{key}", "TIMESTAMP"
+                    ORDER BY filename DESC, file_row_number DESC
+                ) AS place
+                FROM read_parquet($raw, filename = true, file_row_number = true)
+            )
+            WHERE place = 1
+        )
+        WHERE Op <> 'D'
+        """,
+    )
+
+
 def duckdb_arg_max(options):
     """An aggregate instead: commit time, file and row are packed into one number, 40 bits for file
     and row, and the payload is one struct. The fastest form we found that keeps nulls and respects
