@@ -93,11 +93,19 @@ pub enum Keep {
     History,
 }
 
-/// The columns of a table of `keep = "history"` that say when a row holds: its begin, the one of the next
-/// row of its key or the end of all, and whether there is no end yet.
+/// The column of a history with the time at which a row begins.
 pub(crate) const VALID_FROM: &str = "valid_from";
+/// The column of a history with the time at which a row ends; null if it has not ended.
 pub(crate) const VALID_TO: &str = "valid_to";
+/// The column of a history that says whether a row has not ended.
 pub(crate) const IS_CURRENT: &str = "is_current";
+/// The columns of a history that say when a row holds, in their order: the last ones of its table.
+pub(crate) const VALIDITY: [&str; 3] = [VALID_FROM, VALID_TO, IS_CURRENT];
+
+/// Whether a name is that of a column that says when a row holds, in any case.
+pub(crate) fn is_validity(name: &str) -> bool {
+    VALIDITY.iter().any(|own| own.eq_ignore_ascii_case(name))
+}
 
 impl fmt::Display for Keep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

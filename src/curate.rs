@@ -27,6 +27,7 @@ use crate::curate::merge::entries::{Entries, Files};
 use crate::curate::merge::standing::{Standing, Unsettled, settle};
 use crate::curate::merge::{CommittedVersions, Merge, Merged, Output};
 use crate::curate::pass_two::{Counts, Splitter};
+use crate::curate::places::Places;
 use crate::curate::table_layout::TableColumns;
 use crate::curate::validity::RowEnds;
 use crate::engine::tasks::{Work, join_all, spawn};
@@ -51,6 +52,7 @@ pub(crate) mod conservation;
 pub(crate) mod curated_sql;
 pub(crate) mod merge;
 pub(crate) mod pass_two;
+mod places;
 pub(crate) mod stage;
 pub(crate) mod table_layout;
 pub(crate) mod validity;
@@ -253,7 +255,7 @@ impl Curate<'_> {
             committed: to_merge,
             table_schema: Arc::clone(schema),
             day,
-            places: self.places(),
+            places: Places::new(self.changes.ordinal_counts()),
         };
         let (merged, outputs) = merge.run(context, outputs).await?;
         let name = |(file, ordinal)| self.changes.ordinal_name(file, ordinal);
@@ -348,16 +350,6 @@ impl Curate<'_> {
         rewritten.map(|file| file.path.clone()).collect()
     }
 
-    /// Per input the place of its first row among the rows of all.
-    fn places(&self) -> Arc<Vec<u64>> {
-        let places = self.changes.ordinal_counts().scan(0, |next, count| {
-            let first = *next;
-            *next += count;
-            Some(first)
-        });
-        Arc::new(places.collect())
-    }
-
     /// Runs the query and splits its rows into versions and rows of the table, on all threads.
     async fn split(
         &self,
@@ -369,7 +361,7 @@ impl Curate<'_> {
         (unsettled, ended, ends): (Unsettled, Option<Arc<Winners>>, Arc<RowEnds>),
     ) -> Result<Split> {
         let inputs: Arc<Vec<Input>> = Arc::new(self.changes.inputs().cloned().collect());
-        let places = self.places();
+        let places = Arc::new(Places::new(self.changes.ordinal_counts()));
         let plan = context.state().create_physical_plan(&query.plan).await?;
         let streams = execute_stream_partitioned(plan, context.task_ctx())?;
         if streams.len() > self.threads {

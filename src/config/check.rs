@@ -10,8 +10,8 @@ use crate::config::file::{
 };
 use crate::config::values::{bytes, no_repeats};
 use crate::config::{
-    Aggregate, Catalog, Curated, Format, IS_CURRENT, Keep, Limits, Load, MEMORY_BYTES_MIN,
-    Pipeline, Sql, TargetTable, VALID_FROM, VALID_TO, VerifySource,
+    Aggregate, Catalog, Curated, Format, Keep, Limits, Load, MEMORY_BYTES_MIN, Pipeline, Sql,
+    TargetTable, VerifySource, is_validity,
 };
 use crate::error::{Error, Result};
 use crate::store::Location;
@@ -208,7 +208,7 @@ impl Checks<'_> {
             return Ok(());
         }
         let refused = |key: &str, why: &str, hint: &str| {
-            Err(self.wrong(key, format!("{why}, under keep = \"history\"")).hint(hint))
+            Err(self.wrong(key, format!("{why}, with keep = \"history\"")).hint(hint))
         };
         if pipeline.key.is_empty() {
             let hint = "name the primary key: rows of one key follow one another";
@@ -216,11 +216,9 @@ impl Checks<'_> {
         }
         if pipeline.curated.deletion_vectors {
             let hint = "leave it out: the end of a row is written into it";
-            return refused("curated.deletion_vectors", "is not to be had", hint);
+            return refused("curated.deletion_vectors", "cannot be used", hint);
         }
-        let own = [VALID_FROM, VALID_TO, IS_CURRENT];
-        let mut parts = pipeline.curated.partition_by.iter();
-        if parts.any(|name| own.iter().any(|own| own.eq_ignore_ascii_case(name))) {
+        if pipeline.curated.partition_by.iter().any(|name| is_validity(name)) {
             let hint =
                 "partition by the day, or by columns of `curated.sql`: they stay when a row ends";
             return refused(
@@ -231,7 +229,7 @@ impl Checks<'_> {
         }
         if pipeline.load.as_ref().is_some_and(|load| load.table.is_some()) {
             let hint = "load a table of `keep = \"latest\"`, from a pipeline of its own";
-            return refused("load.table", "is not to be had", hint);
+            return refused("load.table", "cannot be used", hint);
         }
         let reads = |relation: &'static str| {
             let aggregate = pipeline.aggregates.iter().find(|it| it.sql.reads(relation))?;

@@ -32,9 +32,7 @@ use datafusion::prelude::SessionContext;
 use crate::changes::reader::{ChangesTable, NamedColumns};
 use crate::changes::row_bitmap::Winners;
 use crate::changes::{ChangeColumn, Changes, EVENT_DT};
-use crate::config::{
-    Format, IS_CURRENT, Keep, LATEST_RELATION, Pipeline, Sql, VALID_FROM, VALID_TO,
-};
+use crate::config::{Format, Keep, LATEST_RELATION, Pipeline, Sql, VALIDITY, is_validity};
 use crate::engine::row_wise::not_row_wise;
 use crate::engine::session::first_line;
 use crate::error::{Error, Result};
@@ -273,11 +271,8 @@ fn check_columns(
             return Err(Error::usage(format!("{file} has two columns named `{name}`")));
         }
     }
-    let of_history = [VALID_FROM, VALID_TO, IS_CURRENT];
-    let mut taken = names.iter().filter(|_| pipeline.keep == Keep::History);
-    if let Some(name) =
-        taken.find(|name| of_history.iter().any(|own| own.eq_ignore_ascii_case(name)))
-    {
+    let is_history = pipeline.keep == Keep::History;
+    if let Some(name) = names.iter().find(|name| is_history && is_validity(name)) {
         let message = format!("{file} returns the column `{name}`, which says when a row holds");
         return Err(Error::usage(message).hint("give it another name"));
     }
@@ -323,10 +318,7 @@ fn check_columns(
             .hint("partition by text, integer, boolean, decimal, date or timestamp"));
         }
     }
-    let has = |column: &str| {
-        let is_own = pipeline.keep == Keep::History && of_history.contains(&column);
-        is_own || names.contains(&column)
-    };
+    let has = |column: &str| (is_history && VALIDITY.contains(&column)) || names.contains(&column);
     if let Some(column) = pipeline.curated.sort_by.iter().find(|column| !has(column)) {
         let what = format!("the column `{column}`, by which rows are sorted");
         return Err(lacks(what, column, "curated.sort_by"));

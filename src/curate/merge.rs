@@ -36,6 +36,7 @@ use crate::curate::merge::entries::{Entries, Files};
 use crate::curate::merge::floors::SortedFloors;
 use crate::curate::merge::standing::Standing;
 use crate::curate::merge::version_reader::VersionReader;
+use crate::curate::places::Places;
 use crate::curate::validity::RowEnds;
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
@@ -96,8 +97,8 @@ pub(crate) struct Merge<'a> {
     pub table_schema: SchemaRef,
     /// The column of the curated table that is the day.
     pub day: Option<&'a str>,
-    /// Per input the place of its first row among the rows of all.
-    pub places: Arc<Vec<u64>>,
+    /// The places of the rows.
+    pub places: Places,
 }
 
 /// The result of a merge.
@@ -139,7 +140,7 @@ pub(crate) struct Counts {
     pub floor_days: BTreeSet<i32>,
     /// The number of removed rows, per partition.
     pub removed: BTreeMap<String, u64>,
-    /// For a history, the number of published rows that end at another time than before, per partition.
+    /// For a history, the number of published rows whose end changes, per partition.
     pub ended_rows: BTreeMap<String, u64>,
     /// For a history, when the rows of winners end, in no order.
     pub ends: RowEnds,
@@ -216,8 +217,7 @@ impl Merge<'_> {
         let mut sorters = self.read_winners(context, &shared, threads).await?;
         let (outputs, versions_before) =
             self.read_versions(context, &shared, outputs, &mut sorters).await?;
-        let (winners, counts, outputs) = self.decide(&shared, sorters, outputs).await?;
-        let mut counts = counts;
+        let (winners, mut counts, outputs) = self.decide(&shared, sorters, outputs).await?;
         let mut ends = std::mem::take(&mut counts.ends);
         ends.sort_unstable();
         memory.grow(ends.capacity() * size_of::<(u64, i64)>());
@@ -327,7 +327,7 @@ impl Merge<'_> {
             table_schema: Arc::clone(&self.table_schema),
             floors,
             finds_floor_ties: self.pipeline.raw.on_tie == OnTie::Fail,
-            places: Arc::clone(&self.places),
+            places: self.places.clone(),
         });
         let tasks = outputs.into_iter().map(|mut output| {
             let (work, decider) = (Arc::clone(&work), Arc::clone(&decider));

@@ -14,6 +14,7 @@ use crate::config::Keep;
 use crate::curate::curated_sql::CuratedRows;
 use crate::curate::merge::Output;
 use crate::curate::merge::standing::{Standing, Unsettled};
+use crate::curate::places::Places;
 use crate::curate::validity::{self, RowEnds};
 use crate::engine::tasks::Work;
 use crate::error::{Error, Result};
@@ -50,8 +51,7 @@ pub(super) struct Splitter {
     pub(super) inputs: Arc<Vec<Input>>,
     /// The number of the commit to be.
     pub(super) commit: u64,
-    /// Per input the place of its first row among the rows of all.
-    pub(super) places: Arc<Vec<u64>>,
+    pub(super) places: Arc<Places>,
     /// The winners whose standing is counted at the end.
     pub(super) unsettled: Unsettled,
     /// The winners, if a floor has ended the rows of some.
@@ -122,7 +122,7 @@ impl Splitter {
 
     /// The places of rows, given by input and row ordinal.
     fn places_of(&self, ordinals: &[(usize, usize)]) -> UInt64Array {
-        let places = ordinals.iter().map(|(file, row)| self.places[*file] + *row as u64 + 1);
+        let places = ordinals.iter().map(|(file, row)| self.places.of(*file, *row));
         places.collect()
     }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use crate::config::{Format, IS_CURRENT, Keep, VALID_FROM, VALID_TO};
+use crate::config::{Format, IS_CURRENT, Keep, VALID_FROM, VALID_TO, VALIDITY};
 use crate::curate::Curate;
 use crate::curate::curated_sql::CuratedQuery;
 use crate::curate::merge::{CommittedVersions, PLACE, PRESENT};
-use crate::curate::validity::{self, VALIDITY};
+use crate::curate::validity;
 use crate::error::{Error, Result};
 use crate::state::contract::{TableContract, read_types};
 use crate::state::versions::VersionsLayout;
@@ -80,7 +80,7 @@ impl Curate<'_> {
         }
         // The columns of a history stay the last ones.
         let of_history = match self.pipeline.keep {
-            Keep::History => columns.split_off(columns.len().saturating_sub(VALIDITY)),
+            Keep::History => columns.split_off(columns.len().saturating_sub(VALIDITY.len())),
             _ => Vec::new(),
         };
         for column in &query.columns {

@@ -6,17 +6,14 @@ use arrow::array::{ArrayRef, BooleanArray, Int64Array, TimestampMicrosecondArray
 use arrow::datatypes::{DataType, Field, TimeUnit};
 
 use crate::changes::BEFORE_ALL;
-use crate::config::{IS_CURRENT, VALID_FROM, VALID_TO};
-
-/// The number of the columns.
-pub(crate) const VALIDITY: usize = 3;
+use crate::config::{IS_CURRENT, VALID_FROM, VALID_TO, VALIDITY};
 
 /// When rows end: their places among the rows of all inputs, ascending, with the time in microseconds since
 /// 1970. A row without an entry has no end yet.
 pub(crate) type RowEnds = Vec<(u64, i64)>;
 
 /// The columns.
-pub(crate) fn fields() -> [Field; VALIDITY] {
+pub(crate) fn fields() -> [Field; VALIDITY.len()] {
     let time = || DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     [
         Field::new(VALID_FROM, time(), true),
@@ -36,7 +33,7 @@ pub(crate) fn columns(
     instants: &Int64Array,
     places: &[u64],
     ends: &RowEnds,
-) -> [ArrayRef; VALIDITY] {
+) -> [ArrayRef; VALIDITY.len()] {
     let end = |place: &u64| {
         let at = ends.binary_search_by_key(place, |(place, _)| *place).ok()?;
         Some(ends[at].1)

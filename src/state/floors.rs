@@ -11,8 +11,8 @@
 //! * `keep = "latest"`: a key has a row if its last change leaves one, and no floor is later.
 //! * `keep = "latest-per-day"`: a key and day has a row if its last change leaves one, and no floor of
 //!   that day is later.
-//! * `keep = "history"`: no row is ended that would not be there; a row holds up to the next change of its key,
-//!   or to the first floor after it, if that is before.
+//! * `keep = "history"`: a floor removes no row. A row holds up to the next change of its key, or up to the first
+//!   floor after it if that is earlier.
 //! * `history`: besides *V*, as deleted on the day of a floor, each key whose last change before it
 //!   leaves a row, if it is the first floor after that change; and each key that has a row of that day
 //!   before it. Of several entries of a key and day, the last counts.

@@ -2,7 +2,7 @@
 //!
 //! | column | Arrow type | nullable | meaning |
 //! |---|---|---|---|
-//! | `key_0`, … | canonical | no | the key columns |
+//! | `key_0`, … | canonical | no | the key columns; for a history then the commit time, in µs since 1970 |
 //! | `event_dt` | Date32 | yes | the day |
 //! | `part_0`, … | canonical | yes | the partition columns of the row; null if there is no row |
 //! | `deleted` | Boolean | no | whether the last change left no row: a delete, or filtered out |

@@ -14,6 +14,7 @@
 //! [`existing`].
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -217,16 +218,18 @@ struct Reading {
     deleted: Option<BooleanBuffer>,
 }
 
-/// What becomes of the row of a key.
+/// What becomes of the row of a key. It is small: there can be many.
 struct Removal {
     was_found: bool,
-    /// The end that the row gets; `None` if it is removed.
-    end: Option<i64>,
+    /// Which of the ends the row gets; `None` if it is removed.
+    end: Option<NonZeroU32>,
 }
 
 /// Keys to remove, and whether each was found.
 struct Removals {
     keys: HashMap<Box<[u8]>, Removal, RandomState>,
+    /// The ends that rows get, from number 1 on.
+    ends: Vec<i64>,
     /// Their hashes: most rows have none of them, and their keys need not be made.
     hashes: HashSet<u64, RandomState>,
     converter: RowConverter,
@@ -385,6 +388,7 @@ impl Removals {
         let types = table.key.iter().map(|column| table.schema.field(*column).data_type().clone());
         Ok(Removals {
             keys: HashMap::default(),
+            ends: Vec::new(),
             hashes: HashSet::default(),
             converter: RowConverter::new(types.map(SortField::new).collect())?,
             memory: table.memory.new_empty(),
@@ -419,7 +423,8 @@ impl Removals {
             let columns = table.key.iter().map(|column| Arc::clone(tombstones.column(*column)));
             let columns: Vec<ArrayRef> = columns.collect();
             let keys = self.keys_of(&columns, tombstones.num_rows())?;
-            let bytes = keys.iter().map(|key| key.len() + BYTES_PER_KEY).sum();
+            let of_end = if table.ends.is_empty() { 0 } else { size_of::<i64>() };
+            let bytes = keys.iter().map(|key| key.len() + BYTES_PER_KEY + of_end).sum();
             if self.memory.try_grow(bytes).is_err() {
                 // Only rows that are removed can be marked before the others are read.
                 if self.keys.len() >= PASS_KEYS_MIN && table.ends.is_empty() {
@@ -431,10 +436,15 @@ impl Removals {
             self.hashes.extend(hashes_of(&columns, keys.len())?);
             let ends = table.ends.first().map(|end| tombstones.column(*end));
             let ends = ends.map(|ends| ends.as_primitive::<TimestampMicrosecondType>());
-            self.keys.extend(keys.into_iter().enumerate().map(|(row, key)| {
+            for (row, key) in keys.into_iter().enumerate() {
                 let end = ends.filter(|ends| ends.is_valid(row)).map(|ends| ends.value(row));
-                (key, Removal { was_found: false, end })
-            }));
+                self.ends.extend(end);
+                let number = end.and_then(|_| NonZeroU32::new(self.ends.len().try_into().ok()?));
+                if end.is_some() && number.is_none() {
+                    return Err(Error::internal("too many rows of a partition end"));
+                }
+                self.keys.insert(key, Removal { was_found: false, end: number });
+            }
         }
     }
 
@@ -451,7 +461,12 @@ impl Removals {
             let mut read = 0;
             while let Some(batch) = rows.try_next().await? {
                 let is_deleted = |row| existing.is_deleted(read + row);
-                let (found, _) = self.find(table, folder, &batch, &key, is_deleted)?;
+                let (found, ended) = self.find(table, folder, &batch, &key, is_deleted)?;
+                if !ended.is_empty() {
+                    return Err(Error::internal(
+                        "rows that get an end were searched by their keys",
+                    ));
+                }
                 existing.delete(read, &found);
                 read += batch.num_rows();
             }
@@ -462,6 +477,7 @@ impl Removals {
     /// Forgets the keys.
     fn clear(&mut self) {
         self.keys.clear();
+        self.ends.clear();
         self.hashes.clear();
         self.memory.free();
     }
@@ -498,7 +514,7 @@ impl Removals {
                 }
                 match removal.end {
                     None => found[*row as usize] = true,
-                    Some(end) => ended.push((*row as usize, end)),
+                    Some(end) => ended.push((*row as usize, self.ends[end.get() as usize - 1])),
                 }
             }
         }

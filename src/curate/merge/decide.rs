@@ -16,13 +16,14 @@ use datafusion::common::hash_utils::RandomState;
 
 use crate::changes::file_order::RankedFiles;
 use crate::changes::row_bitmap::RowBitmap;
-use crate::config::Keep;
+use crate::config::{Keep, VALIDITY};
 use crate::curate::merge::entries::{Entries, Files};
 use crate::curate::merge::entry::{ChangeOrder, Entry, EntryColumns, Orders, Origin, of_keys};
 use crate::curate::merge::floors::{Floors, SortedFloors};
 use crate::curate::merge::intervals::{Ends, Moment, add_ends, of_instants};
 use crate::curate::merge::{Counts, Output};
-use crate::curate::validity::{VALIDITY, valid_times};
+use crate::curate::places::Places;
+use crate::curate::validity::valid_times;
 use crate::error::{Error, Result};
 use crate::state::versions::VersionsLayout;
 use crate::table::partition_names::partition_folder;
@@ -42,8 +43,7 @@ pub(super) struct Decider {
     pub(super) floors: SortedFloors,
     /// Whether ties with floors are looked for.
     pub(super) finds_floor_ties: bool,
-    /// Per input the place of its first row among the rows of all.
-    pub(super) places: Arc<Vec<u64>>,
+    pub(super) places: Places,
 }
 
 /// The decision about the entries of one key, by their rows.
@@ -230,7 +230,7 @@ impl Decider {
         let floors = (self.floors.earlier(count), self.floors.all(count));
         let none = || (self.floors.none(count), self.floors.none(count));
         let [earlier, all] = &self.floors.seen(count);
-        let instants = rows.columns()[self.entries.key_count..self.entries.keys].first();
+        let instants = rows.columns()[self.layout.key_count()..self.entries.keys].first();
         let deciding = Deciding {
             columns: &columns,
             floors,
@@ -243,7 +243,7 @@ impl Decider {
             },
         };
         let mut decided = Decided::default();
-        for of_key in of_keys(rows, self.entries.key_count)? {
+        for of_key in of_keys(rows, self.layout.key_count())? {
             for of_row in of_instants(of_key, deciding.instants) {
                 self.decide_key(&deciding, of_row, &mut decided, output, counts)?;
             }
@@ -350,7 +350,7 @@ impl Decider {
         }
         for (at, end) in &ends.winners {
             let (file, row) = self.ordinal(*at, orders)?;
-            counts.ends.push((self.places[file] + row as u64 + 1, *end));
+            counts.ends.push((self.places.of(file, row), *end));
         }
         for at in &ends.unseen {
             let (file, row) = self.ordinal(*at, orders)?;
@@ -387,7 +387,7 @@ impl Decider {
         ends: Option<&[i64]>,
         counts: &mut Counts,
     ) -> Result<RecordBatch> {
-        let Entries { keys, key_count, .. } = *self.entries;
+        let (keys, key_count) = (self.entries.keys, self.layout.key_count());
         let mut columns = Vec::new();
         let fields = self.table_schema.fields();
         for (at, field) in fields[..fields.len() - 2].iter().enumerate() {
@@ -401,7 +401,7 @@ impl Decider {
             };
             // The columns of a history are the last ones.
             let of_history =
-                (at + 2 + VALIDITY).checked_sub(fields.len()).filter(|_| key_count < keys);
+                (at + 2 + VALIDITY.len()).checked_sub(fields.len()).filter(|_| key_count < keys);
             columns.push(match (of_history, source) {
                 (Some(0), _) => valid_times(removed.column(key_count).as_primitive()),
                 (Some(1), _) if let Some(ends) = ends => valid_times(&ends.to_vec().into()),

@@ -89,8 +89,6 @@ pub(crate) struct Entries {
     pub(super) order: Arc<Order>,
     pub(super) schema: SchemaRef,
     pub(super) keys: usize,
-    /// The number of them that are the pipeline's key: its entries are in one part.
-    pub(super) key_count: usize,
     pub(super) parts: u16,
 }
 
@@ -114,8 +112,7 @@ impl Entries {
         // By key, then by day.
         let sort_by = (0..=keys).collect();
         let order = Order::new(Arc::clone(&schema), vec![part], sort_by, (0..part).collect())?;
-        let (layout, order, key_count) = (Arc::clone(layout), Arc::new(order), layout.key_count());
-        Ok(Entries { layout, order, schema, keys, key_count, parts })
+        Ok(Entries { layout: Arc::clone(layout), order: Arc::new(order), schema, keys, parts })
     }
 
     /// The part of each key, by its hash.
@@ -137,7 +134,8 @@ impl Entries {
         for (number, (name, data_type)) in self.layout.keys.iter().enumerate() {
             columns.push(canonical_column(batch.column(number), name, data_type)?);
         }
-        let hashes = hash(&columns[..self.key_count])?;
+        // All entries of the pipeline's key are in one part.
+        let hashes = hash(&columns[..self.layout.key_count()])?;
         columns.push(Arc::clone(batch.column(self.keys)));
         for (_, data_type) in &self.layout.partitions {
             columns.push(new_null_array(data_type, rows));

@@ -211,7 +211,7 @@ fn beside_floors<T>(
     let numbers = files.of_versions(&versions)?;
     let ranked = files.ranked();
     let sorted = SortedFloors::new(&floors, &entries, &files, &ranked)?;
-    let hashes = hash(&versions.columns()[..entries.key_count])?;
+    let hashes = hash(&versions.columns()[..layout.key_count()])?;
     let rows = entries.of_versions(&versions, &hashes, LOOKED_UP, &numbers)?;
     let rows = rows.project(&(0..rows.num_columns() - 1).collect::<Vec<_>>())?;
     let beside = sorted.beside(&rows)?;

@@ -35,7 +35,7 @@ pub(super) struct Ends {
     pub(super) winners: Vec<(usize, i64)>,
     /// Winners that are never seen.
     pub(super) unseen: Vec<usize>,
-    /// Versions whose rows end at another time than before, and when.
+    /// Versions whose rows get another end, and when they end now.
     pub(super) moved: Vec<(usize, i64)>,
     /// Versions whose rows are removed.
     pub(super) removed: Vec<usize>,

@@ -102,7 +102,7 @@ impl VersionReader<'_> {
     /// The row groups that have candidates, and which rows these are, found by the key columns alone. They
     /// are few in most runs: the other columns are decoded for them alone.
     async fn groups_with_candidates(&self, file: &ParquetFile) -> Result<Vec<SelectedRows>> {
-        let keys = 0..self.entries.key_count;
+        let keys = 0..self.entries.layout.key_count();
         let keys = keys.map(|number| file.schema().index_of(&format!("key_{number}")));
         let mut keys = keys.collect::<Result<Vec<usize>, _>>()?;
         keys.sort_unstable();
@@ -129,10 +129,10 @@ impl VersionReader<'_> {
     /// The hashes of the keys of versions.
     fn hashes(&self, read: &RecordBatch) -> Result<Vec<u64>> {
         let layout = &self.entries.layout;
-        if self.entries.key_count == 0 {
+        if layout.key_count() == 0 {
             return Ok(vec![0; read.num_rows()]);
         }
-        let keys: Vec<usize> = (0..self.entries.key_count).collect();
+        let keys: Vec<usize> = (0..layout.key_count()).collect();
         hash(conform(read, &Arc::new(layout.schema().project(&keys)?))?.columns())
     }
 
