@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{AsArray, BooleanArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Date32Type};
 use chrono::NaiveDate;
 use datafusion::common::{DataFusionError, ScalarValue};
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::stream::StreamExt;
 use tracing::info;
@@ -76,18 +78,32 @@ pub(super) async fn query(
     end: NaiveDate,
     days: &BTreeSet<NaiveDate>,
 ) -> Result<Sorted> {
+    let reserved = context.runtime_env().memory_pool.reserved();
     match try_query(context, aggregate, first, end, days).await {
         Err(error)
             if error.is_out_of_memory() || error.to_string().contains(OUT_OF_MEMORY_PANIC) =>
         {
             // One thread needs less memory than several, and repartitions nothing.
             info!("aggregate {}: out of memory, retrying with one thread", aggregate.name);
+            eprintln!("RETRY");
+            freed(context.runtime_env().memory_pool.as_ref(), reserved).await;
             let several = set_partitions(context, 1);
             let queried = try_query(context, aggregate, first, end, days).await;
             set_partitions(context, several);
             queried
         }
         queried => queried,
+    }
+}
+
+/// Waits until no more than `reserved` bytes of a pool are reserved: the tasks of a query that failed
+/// end, and free what they hold, a moment after it.
+async fn freed(pool: &dyn MemoryPool, reserved: usize) {
+    const INTERVAL: Duration = Duration::from_millis(10);
+    let mut intervals_left = 1_000;
+    while pool.reserved() > reserved && intervals_left > 0 {
+        tokio::time::sleep(INTERVAL).await;
+        intervals_left -= 1;
     }
 }
 
@@ -130,4 +146,28 @@ pub(super) async fn try_query(
         sorter.push(&filter_record_batch(&batch, &chosen)?)?;
     }
     Sorted::new(&order, vec![sorter])
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::execution::memory_pool::MemoryConsumer;
+
+    use super::*;
+    use crate::engine::memory_pool::FloorPool;
+
+    #[tokio::test]
+    async fn what_a_failed_query_holds_is_waited_for() {
+        let pool: Arc<dyn MemoryPool> = Arc::new(FloorPool::new(1_000));
+        let kept = MemoryConsumer::new("the run's").register(&pool);
+        kept.grow(100);
+        let ending = MemoryConsumer::new("a task that ends").register(&pool);
+        ending.grow(900);
+        let task = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            drop(ending);
+        });
+        freed(pool.as_ref(), 100).await;
+        assert_eq!(pool.reserved(), 100);
+        task.await.expect("a task that ended");
+    }
 }

@@ -23,6 +23,9 @@ const UNCOUNTED_BYTES: u64 = 64 << 20;
 const UNCOUNTED_BYTES_PER_THREAD: u64 = 48 << 20;
 /// The share of the remaining memory that the pool may reserve.
 const POOL_PERCENT: u64 = 80;
+/// The share of the pool, for each thread, that a sort sets aside for merging; at most what the engine
+/// does by itself, which is most of a small pool where a query sorts twice.
+const MERGE_SHARE: usize = 16;
 
 /// Creates the memory pool, spill disk and caches that all sessions of a run share.
 ///
@@ -56,10 +59,12 @@ pub fn memory_limit(runtime: &RuntimeEnv) -> usize {
 
 /// Creates a session on a shared runtime, without any tables.
 pub fn session(runtime: &Arc<RuntimeEnv>, threads: usize) -> SessionContext {
-    let config = config()
+    let mut config = config()
         .with_target_partitions(threads)
         .with_batch_size(BATCH_ROWS)
         .with_information_schema(false);
+    let merging = &mut config.options_mut().execution.sort_spill_reservation_bytes;
+    *merging = (memory_limit(runtime) / MERGE_SHARE / threads.max(1)).min(*merging);
     SessionContext::new_with_config_rt(config, Arc::clone(runtime))
 }
 

@@ -234,7 +234,7 @@ fn resources(pipeline: &Pipeline, spill_dir: PathBuf) -> Resources {
         memory_bytes: pipeline.limits.memory_bytes.unwrap_or(1 << 30),
         spill_dir,
         spill_bytes_max: pipeline.limits.spill_bytes_max.unwrap_or(u64::MAX),
-        threads: 2,
+        threads: pipeline.limits.threads.unwrap_or(2),
     }
 }
 
