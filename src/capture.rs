@@ -67,6 +67,7 @@ mod new_snapshot;
 mod pgoutput;
 mod places;
 mod position;
+mod readers;
 mod replication;
 mod rows;
 mod setup;

@@ -329,3 +329,45 @@ fn statements_that_want_a_table_alone_and_snapshots_wait_for_each_other_one_way(
     });
     shop.assert_followed();
 }
+
+#[test]
+fn many_tables_take_a_lock_each_and_a_large_one_is_read_in_pieces() {
+    // Room for about 300 locks, and the server allots some more.
+    static SERVER: LazyLock<Server> = LazyLock::new(|| {
+        let few = "max_locks_per_transaction=10 max_connections=20 max_worker_processes=2 \
+                   autovacuum=off wal_level=logical max_replication_slots=4 max_wal_senders=4";
+        let settings: Vec<&str> = few.split(' ').flat_map(|setting| ["-c", setting]).collect();
+        Server::start_with(&settings)
+    });
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, v varchar(20), n bigint);
+        INSERT INTO t SELECT i, 'v', i FROM generate_series(1, 1000) i;";
+    let shop = Shop::at(&SERVER, Place::Local, sql, "[\"public.*\"]", SIMPLE);
+    shop.database.ask("UPDATE pg_class SET relpages = 100000 WHERE relname = 't'");
+    for first in (0..200).step_by(10) {
+        let table = |number: i32| {
+            let columns = "(id int PRIMARY KEY, a int UNIQUE, b int UNIQUE)";
+            format!(
+                "CREATE TABLE t{number} {columns}; INSERT INTO t{number} VALUES ({number}, 1, 2);"
+            )
+        };
+        shop.sql(&(first..first + 10).map(table).collect::<String>());
+    }
+    for new_snapshot in [false, true] {
+        let program =
+            if new_snapshot { shop.program().arg("--new-snapshot") } else { shop.program() };
+        let captured = program.args(["--output", "text"]).succeed();
+        assert!(captured.stdout.contains("public.t199: 1 rows loaded"), "{}", captured.stdout);
+        let pieces =
+            captured.stderr.lines().filter(|line| line.contains(" rows of \"public\".\"t\""));
+        assert_eq!(pieces.count(), 3, "{}", captured.stderr);
+        shop.assert_followed();
+    }
+    for first in (200..1_200).step_by(50) {
+        let table = |number: i32| format!("CREATE TABLE t{number} (id int PRIMARY KEY);");
+        shop.sql(&(first..first + 50).map(table).collect::<String>());
+    }
+    let refused = shop.program().run();
+    assert_eq!(refused.code, 69, "{}", refused.stderr);
+    assert!(refused.stderr.contains("out of shared memory"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("`max_locks_per_transaction`"), "{}", refused.stderr);
+}

@@ -19,9 +19,7 @@
 //! column.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::iter::once;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -32,6 +30,7 @@ use tracing::{debug, info, warn};
 use crate::capture::catalog::{Catalog, Domains, Reads, Table};
 use crate::capture::extract::{self, Extract, Known};
 use crate::capture::position::{Lsn, Position};
+use crate::capture::readers::Readers;
 use crate::capture::rows::{Head, RowFile, Shape};
 use crate::capture::setup::{CONCURRENT_REQUESTS, check_names, kinds};
 use crate::capture::snapshot::{Copy, Load, Loader, SETTINGS, Snapshot};
@@ -140,14 +139,15 @@ impl Extracts<'_> {
             output: self.capture.output(),
             notes: extract::notes_of_files(&self.capture.source.name),
             run_id: self.capture.run_id,
+            reads: Reads::Rows,
             connections: self.capture.connections(),
         };
-        let others = loader.hold(catalog.client, &tables).await?;
+        let readers = loader.hold(catalog.client, &tables).await?;
         let (later, first): (Vec<Job>, Vec<Job>) =
             jobs.into_iter().partition(|job| job.last.is_some());
         let step = Step { extracts: self, loader, moment };
-        let mut tables = step.load((catalog, &others), first).await?;
-        tables.extend(step.follow((catalog, &others), &later).await?);
+        let mut tables = step.load(&readers, first).await?;
+        tables.extend(step.follow(&readers, &later).await?);
         Ok(Captured { tables, ..Captured::default() })
     }
 
@@ -261,7 +261,7 @@ impl Step<'_> {
     /// Loads tables that have no extract yet.
     async fn load(
         &self,
-        (catalog, others): (&Catalog<'_>, &[Client]),
+        readers: &Readers<'_>,
         jobs: Vec<Job>,
     ) -> Result<BTreeMap<String, CapturedTable>> {
         if jobs.is_empty() {
@@ -269,14 +269,14 @@ impl Step<'_> {
         }
         let (mut loads, mut names) = (Vec::new(), Vec::new());
         for job in jobs {
-            let found = self.found(catalog, &job).await?;
+            let found = self.found(&self.catalog(readers.of(&job.table)), &job).await?;
             names.push((job.name, found.rows_without_time.count));
             let mark = found.notes(&self.extracts.capture.source.name)?;
             let Job { table, shape, folder, .. } = job;
             loads.push(Load { table, shape, folder, mark, places: None });
         }
         info!("{} tables are loaded", loads.len());
-        let loaded = self.loader.load((catalog.client, others), &loads).await?;
+        let loaded = self.loader.load(readers, &loads).await?;
         let counts = names.into_iter().zip(loaded).map(|((name, without_time), loaded)| {
             let rows_without_time = u64::try_from(without_time).unwrap_or(0);
             (name, CapturedTable { rows_without_time, ..CapturedTable::from(loaded) })
@@ -287,14 +287,14 @@ impl Step<'_> {
     /// Reads what has changed in tables that have an extract, by several sessions.
     async fn follow(
         &self,
-        (first, others): (&Catalog<'_>, &[Client]),
+        readers: &Readers<'_>,
         jobs: &[Job],
     ) -> Result<BTreeMap<String, CapturedTable>> {
-        let next = AtomicUsize::new(0);
-        let workers = once(first.client).chain(others).map(|client| async {
-            let catalog = Catalog { client, server: first.server };
+        let queues = readers.queues(jobs, |job| readers.alone(&job.table.sql_name()));
+        let workers = queues.into_iter().map(|(client, jobs)| async {
+            let catalog = self.catalog(client);
             let mut read = Vec::new();
-            while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            for job in jobs {
                 read.push((job.name.clone(), self.read(&catalog, job).await?));
             }
             Ok::<_, Error>(read)
@@ -302,6 +302,10 @@ impl Step<'_> {
         let read: Vec<Vec<_>> =
             stream::iter(workers).buffer_unordered(usize::MAX).try_collect().await?;
         Ok(read.into_iter().flatten().collect())
+    }
+
+    fn catalog<'c>(&'c self, client: &'c Client) -> Catalog<'c> {
+        Catalog { client, server: &self.loader.server.name }
     }
 
     /// Reads what has changed in a table.

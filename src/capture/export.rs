@@ -77,7 +77,8 @@ impl<'a> Reader<'a> {
         let ended = self.client.batch_execute("ROLLBACK").await;
         ended.map_err(|error| failed(server, &self.doing, &error))?;
         enter(&self.client, server, snapshot).await?;
-        hold(&[Session { client: &self.client, server, names: vec![self.sql_name()] }]).await
+        hold(&[Session { client: &self.client, server, names: vec![(self.sql_name(), true)] }])
+            .await
     }
 
     /// A table of others that was written anew since the snapshot.

@@ -1,11 +1,11 @@
 //! Locks tables while they are read in a snapshot.
 //!
 //! A statement that truncates a table or writes it anew leaves nothing in it for older snapshots, so the tables are
-//! locked against it until they are read. Each session that reads locks them itself, and none reads before all
+//! locked against it until they are read. Each session locks what it reads itself, and none reads before all
 //! have: such a statement waits for the lock of one session, whoever asks later for the same table waits behind
 //! it, and if that were another session of ours, all would wait for each other for ever. The server does not
 //! see that, because it does not know that the first session waits for the second one. The same holds for
-//! indexes, which a statement locks that reads the table, and which can be rebuilt beside it.
+//! indexes, which a statement with a plan locks, and which can be rebuilt beside it.
 
 use std::time::Duration;
 
@@ -20,11 +20,11 @@ use crate::postgres::refusal::failed;
 const TRIES: usize = 600;
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A session in the transaction of a snapshot, with what it reads, as SQL names it.
+/// A session in the transaction of a snapshot, with what it reads, as SQL names it, and whether by a plan.
 pub(super) struct Session<'a> {
     pub(super) client: &'a Client,
     pub(super) server: &'a ServerName,
-    pub(super) names: Vec<String>,
+    pub(super) names: Vec<(String, bool)>,
 }
 
 /// Locks what sessions read, with its partitions, for all of them or for none.
@@ -63,11 +63,13 @@ async fn lock<'a, 'b>(
     for session in sessions.iter().filter(|session| !session.names.is_empty()) {
         // Not longer than the time after which the server looks for deadlocks: it would end a statement of the
         // application.
-        let explained = session.names.iter().map(|name| format!("; EXPLAIN SELECT FROM {name}"));
+        let planned = session.names.iter().filter(|(_, is_planned)| *is_planned);
+        let explained = planned.map(|(name, _)| format!("; EXPLAIN SELECT FROM {name}"));
+        let names: Vec<&str> = session.names.iter().map(|(name, _)| name.as_str()).collect();
         let statement = format!(
             "SET LOCAL lock_timeout TO '500ms'; LOCK TABLE {} IN ACCESS SHARE MODE{}; \
              SET LOCAL lock_timeout TO 0",
-            session.names.join(", "),
+            names.join(", "),
             // A plan locks the indexes.
             explained.collect::<String>(),
         );

@@ -323,6 +323,7 @@ impl Setup<'_> {
                 mark::note("glueless.snapshot", position),
             ],
             run_id: self.capture.run_id,
+            reads: Reads::Log,
             connections: self.capture.connections(),
         };
         let client = loader.begin().await?;
@@ -332,7 +333,7 @@ impl Setup<'_> {
         check_identities(&tables)?;
         let domains = then.domains().await?;
         let time = now(&client, &self.server.name, "read the time").await?;
-        let others = loader.hold(&client, &tables).await?;
+        let readers = loader.hold(&client, &tables).await?;
         let (mut loads, mut marks) = (Vec::new(), Vec::new());
         for (name, table) in tables {
             let folder = folder_of(self.to, &table.schema, &table.name)?;
@@ -351,7 +352,7 @@ impl Setup<'_> {
             loads.push(Load { table, shape, folder, mark, places: row_places });
         }
         info!("{} tables are loaded as of {position}", loads.len());
-        let loaded = loader.load((&client, &others), &loads).await?;
+        let loaded = loader.load(&readers, &loads).await?;
         let loaded = marks.into_iter().zip(loaded);
         Ok(loaded.map(|((name, mark), loaded)| (name, mark, loaded)).collect())
     }

@@ -13,7 +13,6 @@
 //! after all full loads.
 
 use std::collections::BTreeMap;
-use std::iter::once;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,21 +26,19 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use tracing::info;
 
 use crate::capture::Output;
-use crate::capture::catalog::{Catalog, Part, Table};
+use crate::capture::catalog::{Catalog, Part, Reads, Table};
 use crate::capture::change_files::file_name;
-use crate::capture::hold::{Session, hold, was_changed};
+use crate::capture::hold::was_changed;
 use crate::capture::mark::{self, load_name};
 use crate::capture::places::Places;
 use crate::capture::position::{Lsn, Position};
+use crate::capture::readers::{Pages, Readers, count_pieces, is_copied, pieces_of};
 use crate::capture::rows::{Head, RowFile, Shape};
 use crate::error::{Error, Result};
 use crate::postgres::connect::Server;
 use crate::postgres::refusal::failed;
 use crate::postgres::{ServerName, quoted};
 use crate::store::Folder;
-
-/// The pages that are read in one piece: 256 MiB.
-const PIECE_PAGES: u32 = 32 << 10;
 
 /// How values are written, and that nothing ends the transaction or hides rows.
 pub(super) const SETTINGS: &str =
@@ -82,10 +79,12 @@ pub(super) struct Loaded {
 
 /// Rows that are read by one statement.
 struct Piece<'a> {
+    number: usize,
     table: usize,
     part: &'a Part,
-    /// The first page, and the first one behind; all pages from the first one on if there is none.
-    pages: (u32, Option<u32>),
+    pages: Pages,
+    /// The number of the session that reads it, if that is one alone.
+    session: Option<usize>,
 }
 
 /// Reads tables.
@@ -98,33 +97,31 @@ pub(super) struct Loader<'a> {
     pub(super) notes: Vec<KeyValue>,
     /// The run, whose files have names of their own.
     pub(super) run_id: &'a str,
+    pub(super) reads: Reads,
     /// The most sessions that read.
     pub(super) connections: usize,
 }
 
 impl Loader<'_> {
-    /// Locks tables for a session that sees the snapshot, and for others that are opened, as many as the tables
-    /// need; returns the others.
+    /// Locks tables by a session that sees the snapshot, and by others that are opened, as many as the tables
+    /// need.
     ///
     /// # Errors
     /// Those of the server; storage, when a table was written anew since the snapshot.
-    pub(super) async fn hold(
+    pub(super) async fn hold<'a>(
         &self,
-        first: &Client,
+        first: &'a Client,
         tables: &BTreeMap<String, Table>,
-    ) -> Result<Vec<Client>> {
-        let pieces: usize = tables.values().map(|table| pieces_of(table).count()).sum();
+    ) -> Result<Readers<'a>> {
         let mut others = Vec::new();
-        while others.len() + 1 < self.connections.min(pieces) {
+        while others.len() + 1 < self.connections.min(count_pieces(tables)) {
             others.push(self.begin().await?);
         }
         let server = &self.server.name;
-        let names: Vec<String> = tables.values().map(Table::sql_name).collect();
-        let session = |client| Session { client, server, names: names.clone() };
-        hold(&once(first).chain(&others).map(session).collect::<Vec<_>>()).await?;
+        let readers = Readers::hold((first, others), server, tables, self.reads).await?;
         match (Catalog { client: first, server }).rewritten(tables).await? {
             Some(table) => Err(was_changed(&table, server)),
-            None => Ok(others),
+            None => Ok(readers),
         }
     }
 
@@ -133,28 +130,21 @@ impl Loader<'_> {
     /// # Errors
     /// Those of the server; data, for a value that its column cannot have in files; storage, when files
     /// cannot be written.
-    pub(super) async fn load(
-        &self,
-        (first, others): (&Client, &[Client]),
-        loads: &[Load],
-    ) -> Result<Vec<Loaded>> {
-        let pieces = pieces(loads);
-        let next = AtomicUsize::new(0);
+    pub(super) async fn load(&self, readers: &Readers<'_>, loads: &[Load]) -> Result<Vec<Loaded>> {
+        let pieces = pieces(loads, readers);
         let mut left = BTreeMap::new();
         for piece in &pieces {
             left.entry(piece.table)
                 .or_insert_with(|| AtomicUsize::new(0))
                 .fetch_add(1, Ordering::Relaxed);
         }
-        let workers = once(first).chain(others).map(|client| async {
+        let queues = readers.queues(&pieces, |piece| piece.session);
+        let workers = queues.into_iter().map(|(client, pieces)| async {
             let reader = Reader { loader: self, client };
             let mut loaded = vec![Loaded::default(); loads.len()];
-            while let Some((number, piece)) = {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                pieces.get(number).map(|piece| (number, piece))
-            } {
+            for piece in pieces {
                 let load = &loads[piece.table];
-                let read = reader.read(load, piece, number).await?;
+                let read = reader.read(load, piece).await?;
                 loaded[piece.table].add(read);
                 // The last piece of the table that ends.
                 if left[&piece.table].fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -256,27 +246,17 @@ impl Loaded {
 }
 
 /// The pieces of all tables.
-fn pieces(loads: &[Load]) -> Vec<Piece<'_>> {
+fn pieces<'a>(loads: &'a [Load], readers: &Readers<'_>) -> Vec<Piece<'a>> {
     let mut pieces = Vec::new();
     for (table, load) in loads.iter().enumerate() {
-        pieces.extend(pieces_of(&load.table).map(|(part, pages)| Piece { table, part, pages }));
+        for part in load.table.parts_with_rows() {
+            let session = readers.alone(&part.sql_name());
+            for pages in pieces_of(part) {
+                pieces.push(Piece { number: pieces.len(), table, part, pages, session });
+            }
+        }
     }
     pieces
-}
-
-/// The pieces of a table: parts, with their first page and the first one behind.
-fn pieces_of(table: &Table) -> impl Iterator<Item = (&Part, (u32, Option<u32>))> {
-    table.parts_with_rows().flat_map(|part| {
-        let mut pages = Vec::new();
-        let mut first = 0;
-        while part.pages.saturating_sub(first) > PIECE_PAGES + PIECE_PAGES / 2 {
-            pages.push((first, Some(first + PIECE_PAGES)));
-            first += PIECE_PAGES;
-        }
-        // The table can have grown since its pages were counted.
-        pages.push((first, None));
-        pages.into_iter().map(move |pages| (part, pages))
-    })
 }
 
 /// A connection that reads pieces.
@@ -286,7 +266,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    async fn read(&self, load: &Load, piece: &Piece<'_>, number: usize) -> Result<Loaded> {
+    async fn read(&self, load: &Load, piece: &Piece<'_>) -> Result<Loaded> {
         let (loader, table) = (self.loader, load.table.full_name());
         let doing = format!("read {table}");
         let head = Head {
@@ -300,7 +280,7 @@ impl Reader<'_> {
         let copy = Copy {
             client: self.client,
             server: &loader.server.name,
-            statement: copy_statement(&load.table, piece),
+            statement: copy_statement(&load.table, piece, loader.reads),
             doing,
             shape: &load.shape,
             output: &loader.output,
@@ -310,7 +290,7 @@ impl Reader<'_> {
             files += 1;
             let name = match (&load.places, file.first) {
                 (Some(_), Some(first)) => file_name(first.commit_time, first.position),
-                _ => load_name(loader.snapshot.position, loader.run_id, number, files),
+                _ => load_name(loader.snapshot.position, loader.run_id, piece.number, files),
             };
             loaded.add(loader.write(load, &name, file).await?);
             Ok(())
@@ -388,14 +368,17 @@ impl Copy<'_> {
 }
 
 /// The statement that reads a piece. Columns are named, because partitions can have them in another order.
-fn copy_statement(table: &Table, piece: &Piece<'_>) -> String {
+fn copy_statement(table: &Table, piece: &Piece<'_>, reads: Reads) -> String {
     let columns: Vec<String> = table.columns.iter().map(|column| quoted(&column.name)).collect();
+    let (columns, part) = (columns.join(", "), piece.part.sql_name());
+    if is_copied(table, piece.pages, reads) {
+        return format!("COPY {part} ({columns}) TO STDOUT");
+    }
     let range = match piece.pages {
         (0, None) => String::new(),
         (first, None) => format!(" WHERE ctid >= '({first},0)'"),
         (first, Some(end)) => format!(" WHERE ctid >= '({first},0)' AND ctid < '({end},0)'"),
     };
-    let (columns, part) = (columns.join(", "), piece.part.sql_name());
     format!("COPY (SELECT {columns} FROM ONLY {part}{range}) TO STDOUT")
 }
 

@@ -112,6 +112,14 @@ pub(crate) fn refused(server: &ServerName, refusal: &Refusal, doing: &str) -> Er
         _ if code == "55000" => {
             Error::usage(format!("cannot {doing} in {server}: {}", refusal.message))
         }
+        // Out of shared memory: its store of locks is full, or the whole of it.
+        _ if code == "53200" => {
+            Error::storage(format!("cannot {doing} in {server}: {}", refusal.message)).hint(format!(
+                "{} later; each table that is read or written takes a lock, in which case the server needs a \
+                 greater `max_locks_per_transaction`",
+                server.purpose.unchanged
+            ))
+        }
         // Connections, resources, stops, conflicts: later it may work.
         "08" | "53" | "55" | "57" | "58" | "40" => {
             Error::storage(format!("cannot {doing} in {server}: {}", refusal.message))
