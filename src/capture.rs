@@ -108,6 +108,8 @@ pub(crate) struct Capture<'a> {
     pub(crate) run_id: &'a str,
     /// The tables to read anew, all of them if it names none.
     pub(crate) new_snapshot: Option<&'a [String]>,
+    /// Gets what was captured so far, each time when it is durable, while the capture goes on.
+    pub(crate) progress: &'a dyn Fn(Captured),
 }
 
 /// How long to capture.
@@ -145,7 +147,7 @@ pub(crate) struct Captured {
     pub(crate) tables: BTreeMap<String, CapturedTable>,
     /// Everything before this position is durable.
     pub(crate) position: String,
-    /// The bytes of log that the slot held at the beginning.
+    /// The bytes of log that the slot held when it was last looked at.
     pub(crate) held_bytes: u64,
     pub(crate) transactions: u64,
     pub(crate) newest_commit: Option<DateTime<Utc>>,
@@ -362,7 +364,13 @@ impl Capture<'_> {
             if !is_held {
                 catalog.unlock().await?;
             }
-            match drain.read(&mut stream, until, every).await? {
+            let mut after_cut = |drain: &Drain<'_>, held_bytes: Option<u64>| {
+                let mut so_far = captured.clone();
+                so_far.add(drain);
+                so_far.held_bytes = held_bytes.unwrap_or(so_far.held_bytes);
+                (self.progress)(so_far);
+            };
+            match drain.read(&mut stream, until, (every, &mut after_cut)).await? {
                 // All before it is written by another try, which ends there.
                 Ended::Before(position, error)
                     if refusal.is_none() && position > drain.confirmed =>

@@ -10,8 +10,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::support::{
-    Database, Fault, Kind, LOGICAL, PLACES, Place, Program, Row, Server, Shop, glueless, pause,
-    send_signal, test_times,
+    Database, Fault, Kind, LOGICAL, PLACES, Place, Program, Row, SIMPLE, Server, Shop, glueless,
+    pause, send_signal, test_times,
 };
 
 /// A row's values of some columns, `null` for those that it lacks.
@@ -377,7 +377,8 @@ fn a_table_whose_changes_are_not_whole_in_the_log_is_refused_before_anything_is_
         let shop = Shop::new(Place::Local, sql, "[\"public.t\"]", "CAST(id AS INT) AS id");
         let (message, hint) = refusal(&shop, Kind::Usage);
         assert_eq!(message, format!("the table `public.t` {why}"));
-        assert_eq!(hint, "ALTER TABLE \"public\".\"t\" REPLICA IDENTITY FULL;");
+        let expected = "ALTER TABLE \"public\".\"t\" REPLICA IDENTITY FULL; -- or leave it out by `tables` or `exclude`";
+        assert_eq!(hint, expected);
         assert_eq!(shop.database.ask("SELECT count(*) FROM pg_publication"), ["0"]);
         assert_eq!(shop.of_slot("plugin"), "");
         assert_eq!(shop.lab.list_all("raw"), Vec::<String>::new());
@@ -1097,6 +1098,57 @@ fn a_report_and_metrics_say_what_was_captured() {
         assert!(text.contains(&format!("glueless_capture_{name}{label} 1\n")), "{text}");
     }
     assert!(shown.contains("captured   all before "), "{shown}");
+}
+
+#[test]
+fn the_metrics_of_a_capture_that_follows_are_written_while_it_goes_on() {
+    let shop = Shop::simple(Place::Local);
+    shop.captured();
+    let file = shop.lab.folder.path().join("m.prom");
+    let metrics = ["--metrics-file", file.to_str().expect("a path")];
+    let follow = ["--follow", "--every", "1s"];
+    let mut follows = shop.program().args(metrics).args(follow).start();
+    let value = |name: &str| -> Option<f64> {
+        let text = std::fs::read_to_string(&file).ok()?;
+        let begin = format!("glueless_capture_{name}{{source=\"{}\"}} ", shop.database.name);
+        text.lines().find_map(|line| line.strip_prefix(&begin)?.parse().ok())
+    };
+    for rows in [1.0, 2.0] {
+        shop.sql(&format!("INSERT INTO t VALUES ({rows}, 'a', 1)"));
+        shop.wait("its rows are not in its metrics", || value("rows") == Some(rows));
+    }
+    let now = || value("last_success_timestamp_seconds").expect("a time");
+    let then = now();
+    shop.wait("its time does not go on", || now() > then);
+    // What another slot would hold is not confirmed; this one's is.
+    shop.wait("its log is held", || value("held_bytes").is_some_and(|bytes| bytes < 1e6));
+    send_signal(&follows, "-KILL");
+    follows.wait().expect("it ended");
+    shop.assert_followed();
+}
+
+#[test]
+fn tables_of_a_schema_can_be_left_out() {
+    let make = "CREATE TABLE t (id int PRIMARY KEY, v varchar(20), n bigint); CREATE TABLE log (line text); \
+                CREATE TABLE u (id int PRIMARY KEY)";
+    let shop = Shop::new(Place::Local, make, "[\"public.*\"]", SIMPLE);
+    let (message, hint) = refusal(&shop, Kind::Usage);
+    assert!(message.contains("public.log"), "{message}");
+    assert!(hint.contains("`exclude`"), "{hint}");
+    let without = ["exclude=[\"log\"]"];
+    let wrong = shop.program().set(&["exclude=[\"log\", \"logs\"]"]).succeed();
+    assert!(wrong.stderr.contains("`exclude` names `public.logs`"), "{}", wrong.stderr);
+    shop.sql("INSERT INTO t VALUES (1, 'a', 1); INSERT INTO log VALUES ('a'); TRUNCATE log");
+    let captured = shop.captured_with(&without);
+    assert_eq!(
+        captured.tables.iter().map(|it| it.table.as_str()).collect::<Vec<_>>(),
+        ["public.t"]
+    );
+    assert_eq!(shop.changes("public/log").len() + shop.loaded("public/log").len(), 0);
+    // One that was captured would have a gap.
+    let error = shop.capture_with(&shop.lab, &["exclude=[\"log\", \"t\"]"]).expect_err("refused");
+    assert!(error.to_string().contains("public.t was captured before"), "{error}");
+    shop.assert_followed_with(&without);
 }
 
 #[test]

@@ -481,6 +481,12 @@ fn a_report_and_metrics_fit_the_mode() {
     let text = std::fs::read_to_string(&file).expect("metrics");
     assert!(text.contains("glueless_capture_rows{"), "{text}");
     assert!(!text.contains("glueless_capture_held_bytes{"), "{text}");
+    std::fs::remove_file(&file).expect("removed");
+    let follow = ["--follow", "--every", "1s"];
+    let mut follows = it.program().args(metrics).args(follow).start();
+    it.shop.wait("it writes no metrics", || file.exists());
+    send_signal(&follows, "-KILL");
+    follows.wait().expect("it ended");
     let shown = it.program().args(["--output", "text"]).succeed().stdout;
     assert!(
         shown.contains("note       deletes are not seen") && !shown.contains("slot"),

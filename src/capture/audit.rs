@@ -89,6 +89,7 @@ impl Extracts<'_> {
             for (name, table) in self.one().await?.tables {
                 captured.tables.entry(name).or_default().add(table);
             }
+            (self.capture.progress)(captured.clone());
             // The sender lives as long as the program.
             let stopped = tokio::time::timeout(
                 every.max(Duration::from_millis(1)),

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::capture::column::Kind;
 use crate::capture::position::Lsn;
@@ -147,7 +147,7 @@ impl Table {
                     "the key of {} has the generated column `{name}`, which is not in the log",
                     self.full_name()
                 ))
-                .hint("leave the table out of `tables`, or give it another replica identity")
+                .hint("leave the table out by `tables` or `exclude`, or give it another replica identity")
             })
         };
         self.key.iter().map(number).collect()
@@ -395,8 +395,10 @@ impl Catalog<'_> {
         let rows = self.rows(statement, &[&schemas], "list its tables").await?;
         let named: BTreeSet<(&str, &str)> = wanted.named().collect();
         let mut tables = BTreeMap::new();
+        let mut unknown: Vec<&TargetTable> = wanted.excluded().iter().collect();
         for row in rows {
             let (schema, name): (String, String) = (row.get(0), row.get(1));
+            unknown.retain(|one| one.schema != schema || one.name != name);
             let (oid, kind): (u32, String) = (row.get(2), row.get(3));
             let (is_partition, persistence): (bool, String) = (row.get(4), row.get(5));
             if !wanted.include(&schema, &name) {
@@ -421,6 +423,11 @@ impl Catalog<'_> {
             let is_partitioned = kind == "p";
             let table = Table { schema, name, oid, columns, key, parts, is_partitioned };
             tables.insert(oid, table);
+        }
+        for table in unknown {
+            warn!(
+                "`exclude` names `{table}`, which is not there: names are taken as they are written"
+            );
         }
         self.add_columns(&mut tables, reads).await?;
         self.add_parts(&mut tables, reads).await?;
@@ -525,7 +532,7 @@ impl Catalog<'_> {
                 };
                 let (part, table) = (format!("{}.{}", part.schema, part.name), table.full_name());
                 return Err(Error::usage(format!("the partition `{part}` of {table} {why}"))
-                    .hint(format!("leave the table out of `tables`{mend}")));
+                    .hint(format!("leave the table out by `tables` or `exclude`{mend}")));
             }
             let can_read: bool = row.get(9);
             if !can_read {
@@ -717,7 +724,8 @@ pub(super) fn check_identities(tables: &BTreeMap<String, Table>) -> Result<()> {
     };
     let statements: Vec<&str> = lacks.iter().map(|(_, (_, mend))| mend.as_str()).collect();
     Err(Error::usage(format!("the table `{}.{}` {why}{others}", first.schema, first.name))
-        .hint(statements.join(" ")))
+        // All of it is SQL, for psql.
+        .hint(format!("{} -- or leave it out by `tables` or `exclude`", statements.join(" "))))
 }
 
 /// The way on after changes of all tables were lost.

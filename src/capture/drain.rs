@@ -30,6 +30,8 @@ const SERVER_EPOCH_US: i64 = 946_684_800_000_000;
 const ROWS_BETWEEN_LIMITS: u32 = 1024;
 /// The files that are written at once.
 const CONCURRENT_FILES: usize = 8;
+/// How long the server is waited for to say how much log a slot holds.
+const HELD_WAIT: Duration = Duration::from_secs(5);
 /// The first number of a type that is not built in.
 const FIRST_OWN_TYPE: u32 = 16_384;
 
@@ -67,6 +69,10 @@ pub(super) struct Drain<'a> {
     pub(super) newest_commit: Option<i64>,
     pub(super) transactions: u64,
 }
+
+/// Gets what was read so far when it is durable, and the bytes of log that the slot holds then, if they are
+/// known.
+pub(super) type AfterCut<'a> = &'a mut dyn FnMut(&Drain<'_>, Option<u64>);
 
 /// What is known of a table of the log.
 #[derive(Debug)]
@@ -138,7 +144,7 @@ impl<'a> Drain<'a> {
         &mut self,
         stream: &mut LogStream,
         mut until: Until,
-        every: Duration,
+        (every, after_cut): (Duration, AfterCut<'_>),
     ) -> Result<Ended> {
         let mut last_cut = Instant::now();
         loop {
@@ -182,6 +188,7 @@ impl<'a> Drain<'a> {
             }
             if is_between && last_cut.elapsed() >= every {
                 self.cut(stream).await?;
+                after_cut(self, self.held_bytes().await);
                 last_cut = Instant::now();
             }
         }
@@ -228,6 +235,12 @@ impl<'a> Drain<'a> {
             self.confirmed = self.read_up_to;
         }
         Ok(())
+    }
+
+    /// The bytes of log that the slot holds at the server, if it says so soon.
+    async fn held_bytes(&self) -> Option<u64> {
+        let slot = timeout(HELD_WAIT, self.catalog.slot(&self.source.slot)).await;
+        Some(slot.ok()?.ok()??.held_bytes)
     }
 
     async fn message(&mut self, bytes: &[u8]) -> Result<()> {

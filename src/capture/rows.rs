@@ -97,7 +97,7 @@ impl Shape {
                      another column",
                     taken.name()
                 ))
-                .hint("leave the table out of `tables`, or rename the column at the source"));
+                .hint("leave the table out by `tables` or `exclude`, or rename the column at the source"));
             }
             fields.push(kind.field(name));
         }

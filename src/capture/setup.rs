@@ -285,11 +285,11 @@ impl Setup<'_> {
             published.others.iter().map(|(schema, table)| (schema.as_str(), table.as_str()));
         if let Some(table) = self.marks_of(others).await?.keys().next() {
             return Err(Error::usage(format!(
-                "{table} was captured before, is in the publication, and `tables` does not name it: its \
-                 changes would be skipped"
+                "{table} was captured before, is in the publication, and is not among the tables of the \
+                 source: its changes would be skipped"
             ))
             .hint(
-                "name it in `tables`; or, to end its capture, take it out of the publication (ALTER \
+                "name it in `tables`, or take it out of `exclude`; or, to end its capture, take it out of the publication (ALTER \
                  PUBLICATION … DROP TABLE …), or move its folder below `to` away",
             ));
         }

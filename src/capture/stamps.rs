@@ -66,7 +66,7 @@ impl Stamps {
         let full = table.full_name();
         let found = table.columns.iter().find(|it| it.name == column);
         let found = found.ok_or_else(|| {
-            let hint = "correct `column`, or leave the table out of `tables` and capture it by another source";
+            let hint = "correct `column`, or leave the table out by `tables` or `exclude` and capture it by another source";
             Error::usage(format!("{full} has no column `{column}`")).hint(hint)
         })?;
         let column_type = match kind_of(found.type_id, found.modifier) {
@@ -78,7 +78,7 @@ impl Stamps {
                     "{full}: its column `{column}` has no times: extracts read by a date or timestamp"
                 );
                 return Err(Error::usage(message).hint(
-                    "let `column` name one of type timestamptz, timestamp or date, or leave the table out of `tables`",
+                    "let `column` name one of type timestamptz, timestamp or date, or leave the table out by `tables` or `exclude`",
                 ));
             }
         };

@@ -50,9 +50,15 @@ const METRICS: [(&str, &str); 24] = [
         "glueless_lag_seconds",
         "Time from the newest commit time to the end of the last successful run.",
     ),
-    ("glueless_capture_last_run_timestamp_seconds", "When the last capture began."),
+    (
+        "glueless_capture_last_run_timestamp_seconds",
+        "When the last capture began, or, with --follow, was last known to go on.",
+    ),
     ("glueless_capture_last_run_exit_code", "Exit code of the last capture; 0 for success."),
-    ("glueless_capture_last_success_timestamp_seconds", "When the last successful capture began."),
+    (
+        "glueless_capture_last_success_timestamp_seconds",
+        "When the last successful capture began, or, with --follow, last made its files durable.",
+    ),
     ("glueless_capture_duration_seconds", "Wall time of the last successful capture."),
     (
         "glueless_capture_peak_memory_bytes",
@@ -63,7 +69,8 @@ const METRICS: [(&str, &str); 24] = [
     ("glueless_capture_truncates", "Truncations that the last successful capture wrote."),
     (
         "glueless_capture_held_bytes",
-        "Log that the slot held at the server when the last successful capture began.",
+        "Log that the slot held at the server when the last successful capture began, or, with --follow, last \
+         made its files durable.",
     ),
     (
         "glueless_capture_newest_commit_timestamp_seconds",
@@ -130,7 +137,7 @@ impl MetricsFile {
         self.replace(|before| render(before, outcome))
     }
 
-    /// Writes the metrics of a capture, given when it began, its exit code, and its report if it
+    /// Writes the metrics of a capture, given when it began or was last known to go on, its exit code, and its report if it
     /// succeeded.
     ///
     /// # Errors

@@ -6,8 +6,8 @@ use std::fmt::Write;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::capture::Capture;
 pub use crate::capture::CaptureMode;
+use crate::capture::{Capture, Captured};
 use crate::config::Source;
 use crate::engine::resources::Resources;
 use crate::error::{Error, Result};
@@ -15,7 +15,6 @@ use crate::report::{Answer, Meter, size, took};
 use crate::store::Stores;
 
 /// What a capture gets from the program.
-#[derive(Debug)]
 pub struct CaptureContext<'a> {
     /// The source.
     pub source: &'a Source,
@@ -31,6 +30,8 @@ pub struct CaptureContext<'a> {
     pub resources: &'a Resources,
     /// Measures the capture.
     pub meter: Meter,
+    /// Gets what was captured so far, each time when it is durable, while the capture goes on.
+    pub progress: &'a dyn Fn(&CaptureReport),
 }
 
 /// The report of a capture. Field names and meanings are part of the program's public interface.
@@ -54,7 +55,8 @@ pub struct CaptureReport {
     /// The newest commit that was read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub newest_commit_time: Option<DateTime<Utc>>,
-    /// The bytes of log that the slot held at the server when the capture began.
+    /// The bytes of log that the slot held at the server when the capture began; with `--follow`, when files
+    /// were last written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_bytes: Option<u64>,
     /// What the reader should know.
@@ -154,11 +156,16 @@ pub async fn capture(context: &CaptureContext<'_>, mode: CaptureMode) -> Result<
         resources: context.resources,
         run_id: &context.run_id,
         new_snapshot: context.new_snapshot.as_deref(),
+        progress: &|captured| (context.progress)(&report_of(context, captured)),
     };
-    let captured = capture.run(mode).await?;
+    Ok(report_of(context, capture.run(mode).await?))
+}
+
+fn report_of(context: &CaptureContext<'_>, captured: Captured) -> CaptureReport {
+    let source = context.source;
     let tables = captured.tables.into_iter().filter(|(_, table)| table.files > 0);
     let reads_log = source.audit.is_none();
-    Ok(CaptureReport {
+    CaptureReport {
         source: source.name.clone(),
         mode: if reads_log { "log" } else { "audit" },
         slot: reads_log.then(|| source.slot.clone()),
@@ -183,5 +190,5 @@ pub async fn capture(context: &CaptureContext<'_>, mode: CaptureMode) -> Result<
         notes: if reads_log { Vec::new() } else { vec![DELETES.into()] },
         seconds: context.meter.seconds(),
         peak_memory_bytes: (context.meter.peak_memory_bytes)(),
-    })
+    }
 }

@@ -86,6 +86,7 @@ pub(super) const SOURCE_KEYS: &[&str] = &[
     "name",
     "url_env",
     "tables",
+    "exclude",
     "to",
     "mode",
     "slot",

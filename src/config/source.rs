@@ -27,7 +27,7 @@ pub struct Source {
     pub name: String,
     /// `url_env`: the environment variable with the URL of the PostgreSQL database.
     pub url_env: String,
-    /// `tables`: the tables to capture.
+    /// `tables`: the tables to capture, without those of `exclude`.
     pub tables: SourceTables,
     /// `to`: the folder below which `schema/table/` get the files.
     pub to: Location,
@@ -66,10 +66,13 @@ pub struct SourceFiles {
     pub is_zstd: bool,
 }
 
-/// The tables of a source: `schema.table`, or `schema.*` for all of a schema. Names are taken as they are
-/// written.
+/// The tables of a source: `schema.table`, or `schema.*` for all of a schema but for those that are excluded.
+/// Names are taken as they are written.
 #[derive(Clone, Debug)]
-pub struct SourceTables(Vec<TargetTable>);
+pub struct SourceTables {
+    wanted: Vec<TargetTable>,
+    excluded: Vec<TargetTable>,
+}
 
 /// The name that stands for all tables of a schema.
 const ALL: &str = "*";
@@ -77,20 +80,25 @@ const ALL: &str = "*";
 impl SourceTables {
     /// Whether a table is one of them.
     pub fn include(&self, schema: &str, table: &str) -> bool {
-        let is_it =
-            |one: &TargetTable| one.schema == schema && (one.name == ALL || one.name == table);
-        self.0.iter().any(is_it)
+        let is_it = |one: &TargetTable| one.schema == schema && one.name == table;
+        let is_wanted = |one: &TargetTable| is_it(one) || (one.schema == schema && one.name == ALL);
+        self.wanted.iter().any(is_wanted) && !self.excluded.iter().any(is_it)
+    }
+
+    /// Those that are excluded.
+    pub fn excluded(&self) -> &[TargetTable] {
+        &self.excluded
     }
 
     /// Those that are named one by one: schema and name.
     pub fn named(&self) -> impl Iterator<Item = (&str, &str)> {
-        let named = self.0.iter().filter(|one| one.name != ALL);
+        let named = self.wanted.iter().filter(|one| one.name != ALL);
         named.map(|one| (one.schema.as_str(), one.name.as_str()))
     }
 
     /// Their schemas; one can be repeated.
     pub fn schemas(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|one| one.schema.as_str())
+        self.wanted.iter().map(|one| one.schema.as_str())
     }
 }
 
@@ -99,6 +107,8 @@ struct SourceToml {
     name: String,
     url_env: String,
     tables: Vec<String>,
+    #[serde(default)]
+    exclude: Vec<String>,
     to: String,
     #[serde(default)]
     mode: Mode,
@@ -206,6 +216,32 @@ impl SourceToml {
         Ok(Audit { column, overlap })
     }
 
+    fn check_tables(&self, checks: &Checks<'_>) -> Result<SourceTables> {
+        let hint = "write schema.table, or schema.* for all tables of a schema; names have at most 63 \
+                    bytes, no dot and no quotation mark";
+        let parse = |key, names: &[String]| {
+            no_repeats(names).map_err(|name| checks.wrong(key, format!("names `{name}` twice")))?;
+            let tables = names.iter().map(|text| {
+                let table = TargetTable::parse(text).filter(|table| table.schema != ALL);
+                table.ok_or_else(|| checks.wrong(key, format!("names `{text}`")).hint(hint))
+            });
+            tables.collect::<Result<Vec<_>>>()
+        };
+        let wanted = parse("tables", &self.tables)?;
+        if wanted.is_empty() {
+            return Err(checks.wrong("tables", "is empty".into()).hint(hint));
+        }
+        let excluded = parse("exclude", &self.exclude)?;
+        for table in &excluded {
+            let all = |one: &TargetTable| one.schema == table.schema && one.name == ALL;
+            if table.name == ALL || wanted.contains(table) || !wanted.iter().any(all) {
+                let hint = "name tables, one by one, of a schema all of whose tables `tables` names: schema.*";
+                return Err(checks.wrong("exclude", format!("names `{table}`")).hint(hint));
+            }
+        }
+        Ok(SourceTables { wanted, excluded })
+    }
+
     fn check(self, checks: &Checks<'_>) -> Result<Source> {
         let (slot, publication, audit) = match self.mode {
             Mode::Log => {
@@ -214,18 +250,7 @@ impl SourceToml {
             }
             Mode::Audit => (String::new(), String::new(), Some(self.check_audit(checks)?)),
         };
-        let hint = "write schema.table, or schema.* for all tables of a schema; names have at most 63 \
-                    bytes, no dot and no quotation mark";
-        no_repeats(&self.tables)
-            .map_err(|name| checks.wrong("tables", format!("names `{name}` twice")))?;
-        let tables = self.tables.iter().map(|text| {
-            let table = TargetTable::parse(text).filter(|table| table.schema != ALL);
-            table.ok_or_else(|| checks.wrong("tables", format!("names `{text}`")).hint(hint))
-        });
-        let tables = SourceTables(tables.collect::<Result<_>>()?);
-        if tables.0.is_empty() {
-            return Err(checks.wrong("tables", "is empty".into()).hint(hint));
-        }
+        let tables = self.check_tables(checks)?;
         for column in &self.text_columns {
             if column.split('.').count() < 3 {
                 let wrong = checks.wrong("text_columns", format!("names `{column}`"));
@@ -281,6 +306,8 @@ mod tests {
         let tables = &source.tables;
         assert!(tables.include("crm", "any") && tables.include("public", "loyalty"));
         assert!(!tables.include("public", "others") && !tables.include("other", "orders"));
+        let without = read(GOOD, &["exclude=[\"crm.log\"]"]).expect("good").tables;
+        assert!(without.include("crm", "any") && !without.include("crm", "log"));
         assert_eq!(
             tables.named().collect::<Vec<_>>(),
             [("public", "orders"), ("public", "loyalty")]
@@ -311,6 +338,10 @@ mod tests {
             ("tables=[]", "`tables` is empty"),
             ("tables=[\"*.*\"]", "`tables` names `*.*`"),
             ("tables=[\"a.b\", \"a.b\"]", "`tables` names `a.b` twice"),
+            ("exclude=[\"crm.*\"]", "`exclude` names `crm.*`"),
+            ("exclude=[\"orders\"]", "`exclude` names `public.orders`"),
+            ("exclude=[\"other.log\"]", "`exclude` names `other.log`"),
+            ("exclude=[\"crm.a\", \"crm.a\"]", "`exclude` names `crm.a` twice"),
             ("text_columns=[\"a.b\"]", "`text_columns` names `a.b`"),
             ("compression=lz4", "unknown variant `lz4`"),
             ("file_bytes=0", "`file_bytes` is"),

@@ -138,6 +138,7 @@ impl Shop {
             environment: &self.lab.environment,
             resources: &resources,
             meter: Meter { started: Instant::now(), peak_memory_bytes: || 0 },
+            progress: &|_| (),
         };
         RUNTIME.block_on(capture(&context, CaptureMode::CatchUp))
     }

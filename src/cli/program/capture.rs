@@ -30,15 +30,24 @@ impl Program {
         let source = Source::read(&arguments.source, &arguments.common.set)?;
         let follows = arguments.follow.then_some(every);
         let new_snapshot = arguments.new_snapshot.clone();
-        let ended = self.capture_source(&source, (follows, new_snapshot), started);
-        if let Some(metrics) = metrics {
-            let exit_code = ended.as_ref().map_or_else(|error| error.kind.exit_code(), |_| 0);
-            let report = ended.as_ref().ok();
-            let written = metrics.write_capture(&source.name, began, exit_code, report);
-            if let Err(error) = written {
+        let write = |exit_code, report: Option<&CaptureReport>| {
+            // One that goes on is looked at while it does.
+            let time = if arguments.follow { now() } else { began };
+            let written = metrics
+                .as_ref()
+                .map(|metrics| metrics.write_capture(&source.name, time, exit_code, report));
+            if let Some(Err(error)) = written {
                 tracing::warn!("{error}");
             }
-        }
+        };
+        let progress = |report: &CaptureReport| {
+            if arguments.follow {
+                write(0, Some(report));
+            }
+        };
+        let ended = self.capture_source(&source, (follows, new_snapshot), started, &progress);
+        let exit_code = ended.as_ref().map_or_else(|error| error.kind.exit_code(), |_| 0);
+        write(exit_code, ended.as_ref().ok());
         print(&ended?, arguments.common.output)?;
         Ok(0)
     }
@@ -48,6 +57,7 @@ impl Program {
         source: &Source,
         (follows, new_snapshot): (Option<Duration>, Option<Vec<String>>),
         started: Instant,
+        progress: &dyn Fn(&CaptureReport),
     ) -> Result<CaptureReport> {
         let run_id = uuid::Uuid::now_v7().to_string();
         self.log.begin(&run_id, &source.name);
@@ -60,6 +70,7 @@ impl Program {
             environment: &self.environment,
             resources: &resources,
             meter: Meter { started, peak_memory_bytes },
+            progress,
         };
         let runtime = runtime(&resources)?;
         let mode = match follows {

@@ -41,6 +41,7 @@ pub(super) async fn captured_and_folded<'a>(
         resources: run_context.resources,
         run_id: &run_context.run_id,
         new_snapshot: None,
+        progress: &|_| (),
     };
     let held = capture.run_to_snapshot(reader).await?;
     info!("captured up to {}", held.position);
