@@ -40,7 +40,7 @@ pub use csv::CsvForm;
 pub use dialect::Dialect;
 pub use envelope::{BEFORE_PREFIX, ENVELOPE_PREFIX, Envelope};
 pub use full_loads::{FullLoadAt, FullLoads};
-pub use load::{Load, TargetTable, VerifySource};
+pub use load::{Load, TargetTable, VerifyMethod, VerifySource};
 pub use operations::{OpValues, Operation};
 pub use query_columns::QueryColumns;
 use query_columns::reads;

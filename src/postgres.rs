@@ -6,6 +6,7 @@ use tokio_postgres::error::DbError;
 
 pub(crate) mod connect;
 pub(crate) mod refusal;
+pub(crate) mod row_hash;
 
 /// What a connection is for; messages depend on it.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Output, Place, Shop, beside, pause};
+use crate::support::{Output, Place, Shop, Task, beside, pause};
 
 /// Compares the table of a shop with a table of its database.
 fn verify(shop: &Shop, table: &str, more: &[&str]) -> Output {
@@ -75,6 +75,99 @@ fn a_table_that_followed_is_equal_and_one_that_did_not_is_told_by_key_and_column
     shop.sql("CREATE VIEW loud AS SELECT id AS \"ID\", upper(v) AS loud FROM t");
     let view = verify(&shop, "public.loud", &[]);
     view.assert_success();
+}
+
+const HASHES: [&str; 2] = ["--set", "verify.method=hashes"];
+
+/// What a comparison by hashes says of them.
+fn note_of_hashes(output: &Output) -> String {
+    let notes = output.json()["notes"].clone();
+    let notes: Vec<&str> =
+        notes.as_array().expect("notes").iter().filter_map(|note| note.as_str()).collect();
+    let of_hashes = |note: &&&str| note.contains("hash");
+    notes.iter().find(of_hashes).unwrap_or_else(|| panic!("{notes:?}")).to_string()
+}
+
+#[test]
+fn rows_that_the_server_hashes_are_read_where_they_differ() {
+    let shop = shop();
+    let equal = verify(&shop, "public.t", &HASHES);
+    equal.assert_success();
+    let report = equal.json();
+    assert_eq!((&report["rows_expected"], &report["rows_found"]), (&3001.into(), &3001.into()));
+    assert!(note_of_hashes(&equal).ends_with(": 0 of 65536 buckets of rows differ"));
+    shop.sql("UPDATE t SET n = 0 WHERE id = 5; UPDATE t SET v = 'x', f = NULL WHERE id = 6; DELETE FROM t WHERE id = 7; INSERT INTO t (id) VALUES (-1)");
+    let different = verify(&shop, "public.t", &HASHES);
+    assert_eq!(differences(&different), differences(&verify(&shop, "public.t", &[])));
+    assert_eq!(different.json()["keys_different"], 4);
+    assert_eq!(different.json()["rows_expected"], 3001);
+    assert!(note_of_hashes(&different).ends_with(": 6 of 65536 buckets of rows differ"));
+    let source = shop.source.to_str().expect("a path");
+    let exact = verify(&shop, "public.t", &[&HASHES[..], &["--source", source]].concat());
+    exact.assert_success();
+    assert!(note_of_hashes(&exact).ends_with(": 0 of 65536 buckets of rows differ"));
+    // What the server writes in another way is read.
+    shop.sql("UPDATE t SET d = 'infinity' WHERE id = 1");
+    let infinite = verify(&shop, "public.t", &[&HASHES[..], &["--source", source]].concat());
+    infinite.assert_success();
+    assert!(note_of_hashes(&infinite).ends_with(": 2 of 65536 buckets of rows differ"));
+    shop.sql(
+        "CREATE VIEW as_text AS SELECT id::text AS id, v, n FROM t; UPDATE t SET v = v || 'x'",
+    );
+    let number = verify(&shop, "public.as_text", &HASHES);
+    assert_eq!(number.json()["keys_different"], 2999);
+    assert!(note_of_hashes(&number).starts_with("all rows were read: `id`"));
+    let most = verify(&shop, "public.t", &HASHES);
+    assert_eq!(most.json()["keys_different"], 2999);
+    assert_eq!(most.json()["rows_found"], 3001);
+}
+
+#[test]
+fn texts_of_all_types_have_the_hashes_of_the_server() {
+    let sql = "CREATE TABLE t (id bigint PRIMARY KEY, v varchar(200), c char(5), s smallint, o boolean, r real, f float8, n numeric(30, 4), m numeric, d date, h time, w timestamp, z timestamptz, b bytea, j jsonb, a text[], u uuid, category varchar(10));
+        ALTER TABLE t REPLICA IDENTITY FULL";
+    let columns = "CAST(id AS BIGINT) AS id, v, c, CAST(s AS INT) AS s, o, r, f, n, m, d, h, w, CAST(z AS TIMESTAMP(6)) AS z, b, j, a, u, category";
+    let shop = Shop::new(Place::Local, sql, "[\"public.t\"]", columns);
+    let partition = ["curated.partition_by=[\"category\"]"];
+    shop.sql("INSERT INTO t SELECT i, 'v', 'c', -i, i % 2 = 0, i / 3.0, -1e-7 * i, i / 7.0, i * 1e20, date '0001-01-01' + 7300 * i, time '00:00' + i * interval '83.0001 s', timestamp '1900-02-28 23:59:59.5' + i * interval '400 d 0.000001 s', timestamptz '1969-12-31 23:59:59+00' + i * interval '1 h 0.01 s', decode(lpad(to_hex(i), 8, '0'), 'hex'), jsonb_build_object('a b', i), ARRAY['a', 'b c', NULL], gen_random_uuid(), 'c' || i % 3 FROM generate_series(0, 400) i");
+    for (id, text) in [
+        "''",
+        "' '",
+        "'a b'",
+        "E'a\\tb'",
+        "E'a\\nb'",
+        "E'\\\\'",
+        "'\"'",
+        "'a,b'",
+        "'()'",
+        "'NULL'",
+        "NULL",
+        "'é–漢字🦀'",
+        "E'\\u00A0'",
+        "E'\\u0085'",
+        "E'\\x0B'",
+        "'{}'",
+        "repeat('x\"\\', 60)",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = 1_000 + id;
+        shop.sql(&format!(
+            "INSERT INTO t (id, v, c, category) VALUES ({id}, {text}, left({text}, 5), NULL)"
+        ));
+    }
+    shop.sql("INSERT INTO t (id, r, f, o, category) VALUES (2000, 'NaN', '-0', true, ''), (2001, 'Infinity', 'NaN', false, NULL), (2002, '1e-45', '5e-324', NULL, 'x y'), (-9223372036854775808, 3.4028235e38, -1.7976931348623157e308, true, 'a')");
+    shop.captured();
+    let folded = shop.lab.run_with(Task::Run, "2020-01-01", "2100-01-01", &partition);
+    folded.expect("folded");
+    let verified = verify(&shop, "public.t", &[&HASHES[..], &["--set", partition[0]]].concat());
+    verified.assert_success();
+    assert_eq!(
+        note_of_hashes(&verified),
+        "compared by hashes of the server: 0 of 65536 buckets of rows differ"
+    );
+    assert_eq!(verified.json()["rows_found"], 422);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Reads the rows of one table, in one statement, to compare with them.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use crate::config::TargetTable;
 use crate::error::{Error, Result};
 use crate::postgres::connect::Server;
 use crate::postgres::refusal::failed;
+use crate::postgres::row_hash::{BUCKETS, Bucket, bucket_in_sql, hash_in_sql};
 use crate::postgres::{Purpose, quoted};
 use crate::store::Folder;
 
@@ -34,10 +36,19 @@ const FILE_BYTES: u64 = 64 << 20;
 
 /// Rows that were read.
 pub(crate) struct Exported {
-    /// The columns of the table that were wanted, as the table names them.
+    /// The columns, as the table names them.
     pub(crate) columns: Vec<(String, DataType)>,
     /// The files: names and sizes.
     pub(crate) files: Vec<(String, u64)>,
+}
+
+/// The columns of a table that are read, and how.
+pub(crate) struct Wanted {
+    shape: Arc<Shape>,
+    /// Its name in SQL. Tables that inherit from it have rows of their own.
+    relation: String,
+    /// The values that are hashed, in SQL; `None` for those that the server writes in another way.
+    hashed: Vec<Option<String>>,
 }
 
 /// A session that reads one table or view.
@@ -46,6 +57,8 @@ pub(crate) struct Reader<'a> {
     server: Server,
     pub(crate) table: &'a TargetTable,
     doing: String,
+    /// Whether it sees the snapshot of somebody else.
+    is_held: Cell<bool>,
 }
 
 impl<'a> Reader<'a> {
@@ -62,7 +75,7 @@ impl<'a> Reader<'a> {
         let doing = format!("read {table}");
         let set = client.batch_execute(SETTINGS).await;
         set.map_err(|error| failed(&server.name, &doing, &error))?;
-        let reader = Reader { client, server, table, doing };
+        let reader = Reader { client, server, table, doing, is_held: Cell::new(false) };
         reader.columns().await?;
         Ok(reader)
     }
@@ -77,6 +90,7 @@ impl<'a> Reader<'a> {
         let ended = self.client.batch_execute("ROLLBACK").await;
         ended.map_err(|error| failed(server, &self.doing, &error))?;
         enter(&self.client, server, snapshot).await?;
+        self.is_held.set(true);
         hold(&[Session { client: &self.client, server, names: vec![(self.sql_name(), true)] }])
             .await
     }
@@ -111,55 +125,100 @@ impl<'a> Reader<'a> {
         Ok((columns, is_plain))
     }
 
-    /// Reads the columns of the table that have one of the wanted names, in any case, into files; as text those
-    /// that are wanted as text.
+    /// Begins a snapshot, unless it has entered one.
     ///
     /// # Errors
-    /// Usage, when the table is not there or must not be read; data, for a value that its column cannot have in
-    /// files; storage, when the server or the disk fails.
-    pub(crate) async fn export(
-        &self,
-        wanted: &[(String, DataType)],
-        folder: &Folder,
-    ) -> Result<Exported> {
+    /// Storage, when the server fails.
+    pub(crate) async fn begin(&self) -> Result<()> {
+        if self.is_held.get() {
+            return Ok(());
+        }
+        let begin = "ROLLBACK; BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+        let begun = self.client.batch_execute(begin).await;
+        begun.map_err(|error| failed(&self.server.name, &self.doing, &error))
+    }
+
+    /// Finds the columns of the table that have one of the wanted names, in any case; those that are wanted as
+    /// text are read as text.
+    ///
+    /// # Errors
+    /// Usage, when the table is not there or must not be read; storage, when the server fails.
+    pub(crate) async fn wanted(&self, wanted: &[(String, DataType)]) -> Result<Wanted> {
         let (columns, is_plain) = self.columns().await?;
-        let (table, catalog) = (self.table, self.catalog());
-        let domains = catalog.domains().await?;
-        let columns = columns.into_iter().filter_map(|column| {
-            let mut wanted = wanted.iter();
-            let (_, kind) = wanted.find(|(name, _)| name.eq_ignore_ascii_case(&column.name))?;
-            // What is text there is as the server writes it.
-            let kind = match kind {
-                DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8 => Kind::Text,
-                _ => domains.kind(column.type_id, column.modifier),
+        let domains = self.catalog().domains().await?;
+        let (mut kinds, mut hashed) = (Vec::new(), Vec::new());
+        for column in columns {
+            let same = |(name, _): &&(String, DataType)| name.eq_ignore_ascii_case(&column.name);
+            let Some((_, wanted)) = wanted.iter().find(same) else {
+                continue;
             };
-            Some((column.name, kind))
-        });
-        let columns: Vec<_> = columns.collect();
-        let shape = Shape::new(table.to_string(), columns, Vec::new());
+            let kind = domains.kind(column.type_id, column.modifier);
+            hashed.push(hashed_value(&column.name, kind, wanted));
+            // What is text there is as the server writes it.
+            kinds.push((column.name, if is_text(wanted) { Kind::Text } else { kind }));
+        }
+        let shape = Shape::new(self.table.to_string(), kinds, Vec::new());
         let shape = Arc::new(shape.map_err(|error| {
             error.hint(
                 "let `verify.table` name a view without the column, or with another name for it",
             )
         })?);
+        let relation = format!("{}{}", if is_plain { "ONLY " } else { "" }, self.sql_name());
+        Ok(Wanted { shape, relation, hashed })
+    }
+
+    /// Counts and sums up the hashes of rows, which the server computes, in buckets.
+    ///
+    /// # Errors
+    /// Usage, when the table must not be read; storage, when the server fails.
+    pub(crate) async fn buckets(&self, wanted: &Wanted, hash: &str) -> Result<Vec<Bucket>> {
+        let statement = format!(
+            "SELECT {}, count(*), sum(hash)::text FROM (SELECT {hash} AS hash FROM {}) hashed GROUP BY 1",
+            bucket_in_sql("hash"),
+            wanted.relation
+        );
+        let mut buckets = vec![Bucket::default(); BUCKETS];
+        for row in self.catalog().rows(&statement, &[], &self.doing).await? {
+            let (bucket, rows, sum): (i32, i64, String) = (row.get(0), row.get(1), row.get(2));
+            let sum = sum.parse().map_err(|_| Error::internal("a sum of hashes is no number"))?;
+            buckets[bucket as usize] = Bucket { rows: rows.unsigned_abs(), sum };
+        }
+        Ok(buckets)
+    }
+
+    /// Reads rows into files: those of some buckets by a hash, or all of them.
+    ///
+    /// # Errors
+    /// Usage, when the table must not be read; data, for a value that its column cannot have in files; storage,
+    /// when the server or the disk fails.
+    pub(crate) async fn export(
+        &self,
+        wanted: &Wanted,
+        buckets: Option<(&str, &[usize])>,
+        folder: &Folder,
+    ) -> Result<Exported> {
+        let shape = &wanted.shape;
         let names: Vec<String> = shape.columns.iter().map(|(name, _)| quoted(name)).collect();
         let output = Output {
             slot: String::new(),
             file_bytes: FILE_BYTES,
             compression: Compression::SNAPPY,
         };
+        let some = buckets.map(|(hash, buckets)| {
+            let list: Vec<String> = buckets.iter().map(ToString::to_string).collect();
+            format!(" WHERE {} = ANY ('{{{}}}')", bucket_in_sql(hash), list.join(","))
+        });
         let copy = Copy {
             client: &self.client,
             server: &self.server.name,
             statement: format!(
                 "COPY (SELECT {} FROM {}{}) TO STDOUT",
                 names.join(", "),
-                // Tables that inherit from it have rows of their own.
-                if is_plain { "ONLY " } else { "" },
-                self.sql_name()
+                wanted.relation,
+                some.unwrap_or_default()
             ),
             doing: self.doing.clone(),
-            shape: &shape,
+            shape,
             output: &output,
         };
         let head = Head { op: "I", commit_time: 0, position: Position::default(), xid: None };
@@ -179,7 +238,65 @@ impl<'a> Reader<'a> {
                 .hint("let `verify.table` name a view that casts the column to text"),
             _ => error,
         })?;
-        let columns = shape.columns.iter().map(|(name, kind)| (name.clone(), kind.data_type()));
-        Ok(Exported { columns: columns.collect(), files })
+        Ok(Exported { columns: wanted.columns(), files })
+    }
+}
+
+impl Wanted {
+    /// The columns that are there, as the table names them, and their types in files.
+    pub(crate) fn columns(&self) -> Vec<(String, DataType)> {
+        let columns = self.shape.columns.iter();
+        columns.map(|(name, kind)| (name.clone(), kind.data_type())).collect()
+    }
+
+    /// The hash of a row by these columns, in SQL, where empty texts in some of them are null; or the first
+    /// column that the server writes in another way.
+    pub(crate) fn hash<'n>(
+        &self,
+        columns: &'n [(String, DataType)],
+        empty_is_null: impl Fn(&str) -> bool,
+    ) -> std::result::Result<String, &'n str> {
+        let value = |(name, wanted): &'n (String, DataType)| {
+            let mut known = self.shape.columns.iter().zip(&self.hashed);
+            let value = known.find(|((known, _), _)| known.eq_ignore_ascii_case(name));
+            let value = value.and_then(|(_, value)| value.clone()).ok_or(name.as_str())?;
+            let is_null = is_text(wanted) && empty_is_null(name);
+            Ok(if is_null { format!("NULLIF(concat({value}), '')") } else { value })
+        };
+        let values: std::result::Result<Vec<_>, &str> = columns.iter().map(value).collect();
+        Ok(hash_in_sql(&values?))
+    }
+}
+
+fn is_text(kind: &DataType) -> bool {
+    matches!(kind, DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8)
+}
+
+/// A column's value that is hashed, in SQL, if it is wanted in a type in which the server writes it.
+fn hashed_value(name: &str, kind: Kind, wanted: &DataType) -> Option<String> {
+    let column = quoted(name);
+    match (kind, wanted) {
+        (_, wanted) if is_text(wanted) => Some(column),
+        (Kind::Int16 | Kind::Int32 | Kind::Int64, wanted) if wanted.is_signed_integer() => {
+            Some(column)
+        }
+        (Kind::Float32, DataType::Float32) => Some(format!("encode(float4send({column}), 'hex')")),
+        (Kind::Float64, DataType::Float64) => Some(format!("encode(float8send({column}), 'hex')")),
+        (Kind::Decimal(_, scale), DataType::Decimal128(_, wanted)) if scale == *wanted => {
+            Some(column)
+        }
+        (Kind::TimestampUtc, DataType::Timestamp(_, None))
+        | (Kind::Timestamp, DataType::Timestamp(_, Some(_))) => {
+            Some(format!("({column} AT TIME ZONE 'UTC')"))
+        }
+        (Kind::TimestampUtc, DataType::Timestamp(_, Some(_)))
+        | (Kind::Timestamp, DataType::Timestamp(_, None))
+        | (Kind::Boolean, DataType::Boolean)
+        | (Kind::Date, DataType::Date32)
+        | (Kind::Time, DataType::Time32(_) | DataType::Time64(_))
+        | (Kind::Binary, DataType::Binary | DataType::LargeBinary | DataType::BinaryView) => {
+            Some(column)
+        }
+        _ => None,
     }
 }

@@ -49,6 +49,8 @@ mod answer;
 #[cfg(feature = "postgres")]
 mod at_position;
 #[cfg(feature = "postgres")]
+mod buckets;
+#[cfg(feature = "postgres")]
 mod database;
 mod files;
 mod from_empty;

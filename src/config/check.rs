@@ -175,6 +175,7 @@ impl Checks<'_> {
         Ok(VerifySource {
             url_env: self.url_env("verify.url_env", parsed.url_env)?,
             table: table.ok_or_else(|| self.wrong("verify.table", "is missing".into()))?,
+            method: parsed.method,
         })
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Value;
 
-use crate::config::{CatalogMode, Format, Keep, raw};
+use crate::config::{CatalogMode, Format, Keep, VerifyMethod, raw};
 use crate::error::Error;
 use crate::error::library_texts::{FIELD_MISSING, LIST_EXPECTED};
 
@@ -90,6 +90,8 @@ pub(super) struct StateToml {
 pub(super) struct VerifyToml {
     pub(super) url_env: String,
     pub(super) table: String,
+    #[serde(default)]
+    pub(super) method: VerifyMethod,
 }
 
 #[derive(Default, Deserialize)]

@@ -72,6 +72,7 @@ pub(super) const PIPELINE_KEYS: &[&str] = &[
     "load.after_sql",
     "verify.url_env",
     "verify.table",
+    "verify.method",
     "catalog.glue",
     "catalog.table",
     "catalog.mode",

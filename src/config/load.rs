@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::Deserialize;
+
 use crate::config::Sql;
 
 /// The database that the tables are loaded into.
@@ -23,6 +25,19 @@ pub struct VerifySource {
     pub url_env: String,
     /// `verify.table`: the table, or a view.
     pub table: TargetTable,
+    /// `verify.method`: how it is compared.
+    pub method: VerifyMethod,
+}
+
+/// How a table is compared with one of a database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerifyMethod {
+    /// All of its rows are read.
+    #[default]
+    Rows,
+    /// The server hashes its rows, and those of buckets that differ are read.
+    Hashes,
 }
 
 /// A table in a database.

@@ -22,14 +22,16 @@ use futures::TryStreamExt;
 use tracing::{info, warn};
 
 use super::at_position::captured_and_folded;
+use super::buckets::{buckets_of, rows_of};
 use super::{
     Compared, KeyDifference, OpenPipeline, POSTGRES, Side, Verified, aligned, quarantine_note, side,
 };
-use crate::capture::export::{Exported, Reader};
+use crate::capture::export::{Exported, Reader, Wanted};
 use crate::commands::one_commit::{Reads, of_one_commit};
 use crate::commands::open_pipeline::{RunContext, span_of};
-use crate::config::{Keep, VerifySource};
+use crate::config::{Keep, VerifyMethod, VerifySource};
 use crate::error::{Error, Result};
+use crate::postgres::row_hash::{BUCKETS, Bucket};
 use crate::state::State;
 use crate::state::contract::read_types;
 use crate::state::inputs::NeededInputs;
@@ -177,12 +179,13 @@ impl OpenPipeline<'_> {
                 .hint("run the pipeline first"));
         };
         let columns = read_types(&contract.columns)?;
-        let wanted: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
-        let rows_folder = self.dry_folder(folder_name)?;
-        let exported = reader.export(&columns, &rows_folder).await?;
-        let has = |name: &str| exported.columns.iter().any(|(it, _)| it.eq_ignore_ascii_case(name));
+        let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
+        reader.begin().await?;
+        let wanted = reader.wanted(&columns).await?;
+        let there = wanted.columns();
+        let has = |name: &str| there.iter().any(|(it, _)| it.eq_ignore_ascii_case(name));
         if let Some(key) =
-            pipeline.key.iter().find(|key| !has(key) || !wanted.contains(&key.as_str()))
+            pipeline.key.iter().find(|key| !has(key) || !names.contains(&key.as_str()))
         {
             return Err(Error::usage(format!(
                 "the key column `{key}` is not in both {} and the curated table",
@@ -199,7 +202,6 @@ impl OpenPipeline<'_> {
             verified.notes.push(note);
         }
         let context = self.comparing_session();
-        let expected = database_side(&context, &rows_folder, &exported, &common)?;
         let folder = &self.output(CURATED)?.folder;
         let files = state.ledger.files(CURATED).map(PartitionFile::of);
         let table =
@@ -208,26 +210,76 @@ impl OpenPipeline<'_> {
         let found = aligned(found.rows, &common)?;
         verified.notes.extend(quarantine_note(state));
         let partition_by = &pipeline.curated.partition_by;
-        let (expected, found) = (
-            with_nulls(expected, &common, partition_by)?,
-            with_nulls(found, &common, partition_by)?,
-        );
-        let digests = [
-            digest_of(&expected, &common, &mut verified).await?,
-            digest_of(&found, &common, &mut verified).await?,
-        ];
-        let [one, other] = digests;
-        (verified.rows_expected, verified.rows_found) = (one.rows, other.rows);
+        let mut found = with_nulls(found, &common, partition_by)?;
         let mut all = Found {
             verified,
             columns: common.iter().map(|(name, _)| name.clone()).collect(),
             keys: BTreeMap::new(),
             is_cut: false,
         };
+        let hashed = self.compare_hashes(reader, (&wanted, &common), &found, &mut all).await?;
+        let mut buckets = None;
+        if let Some((hash, different)) = &hashed {
+            if different.is_empty() {
+                return Ok(all);
+            }
+            found.rows = rows_of(found.rows, different)?;
+            buckets = Some((hash.as_str(), &different[..]));
+        }
+        let rows_folder = self.dry_folder(folder_name)?;
+        let exported = reader.export(&wanted, buckets, &rows_folder).await?;
+        let expected = database_side(&context, &rows_folder, &exported, &common)?;
+        let expected = with_nulls(expected, &common, partition_by)?;
+        let verified = &mut all.verified;
+        let one = digest_of(&expected, &common, verified).await?;
+        let other = digest_of(&found, &common, verified).await?;
+        if hashed.is_none() {
+            (verified.rows_expected, verified.rows_found) = (one.rows, other.rows);
+        }
         if one != other {
             all.find_keys(&context, (&expected.rows, &found.rows), &common, &pipeline.key).await?;
         }
         Ok(all)
+    }
+
+    /// Compares by hashes of the server: returns the hash in SQL, and the buckets that differ. `None` if rows are
+    /// compared, because the pipeline says so, or the server cannot hash a column, or most rows are to be read.
+    async fn compare_hashes(
+        &self,
+        reader: &Reader<'_>,
+        (wanted, columns): (&Wanted, &[(String, DataType)]),
+        found: &Side,
+        all: &mut Found,
+    ) -> Result<Option<(String, Vec<usize>)>> {
+        let pipeline = self.run_context.pipeline;
+        if pipeline.verify.as_ref().is_none_or(|verify| verify.method == VerifyMethod::Rows) {
+            return Ok(None);
+        }
+        let is_partition = |name: &str| pipeline.curated.partition_by.iter().any(|it| it == name);
+        let hash = match wanted.hash(columns, is_partition) {
+            Ok(hash) => hash,
+            Err(column) => {
+                all.verified.notes.push(format!(
+                    "all rows were read: `{column}` has a type there in which the server cannot hash it as \
+                     the curated table has it"
+                ));
+                return Ok(None);
+            }
+        };
+        let expected = reader.buckets(wanted, &hash).await?;
+        let found = buckets_of(&found.rows).await?;
+        let rows = |buckets: &[Bucket]| buckets.iter().map(|bucket| bucket.rows).sum::<u64>();
+        all.verified.rows_expected = rows(&expected);
+        all.verified.rows_found = rows(&found);
+        let differ = (0..BUCKETS).filter(|bucket| expected[*bucket] != found[*bucket]);
+        let different: Vec<usize> = differ.collect();
+        all.verified.notes.push(format!(
+            "compared by hashes of the server: {} of {BUCKETS} buckets of rows differ",
+            different.len()
+        ));
+        // Most rows are read sooner with all the others than by hashing them once more.
+        let to_read: u64 = different.iter().map(|bucket| expected[*bucket].rows).sum();
+        Ok((to_read <= all.verified.rows_expected / 2).then_some((hash, different)))
     }
 }
 
