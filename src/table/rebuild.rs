@@ -3,7 +3,7 @@
 //! The existing rows are read as a stream, in the order in which they are stored, and those whose key
 //! is to be removed are left out. The keys to remove are in memory; if they are too many, a first
 //! part of them is searched in the key columns alone, and the rows found are marked, before the next
-//! part is read. Every key must be found exactly once, and every file must have the size and the
+//! part is read. So are rows of a history that get another end. Every key must be found exactly once, and every file must have the size and the
 //! number of rows that were published: so a table that another program has changed is an error.
 //!
 //! New rows come in their own order. If the table is sorted, all rows of the partition are then sorted
@@ -14,6 +14,7 @@
 //! [`existing`].
 
 use std::collections::{HashMap, HashSet};
+use std::iter::Peekable;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -152,7 +153,7 @@ impl PublishedTable {
     }
 
     /// Existing rows, some of which get another end.
-    fn with_ends(&self, rows: RecordBatch, ended: &[(usize, i64)]) -> Result<RecordBatch> {
+    fn with_ends(&self, rows: RecordBatch, ended: &[Ended]) -> Result<RecordBatch> {
         let ([valid_to, is_current], false) = (&self.ends[..], ended.is_empty()) else {
             return Ok(rows);
         };
@@ -216,7 +217,12 @@ struct Reading {
     read: usize,
     /// Its deleted rows: a bit per row.
     deleted: Option<BooleanBuffer>,
+    /// Rows that were found to get another end, in their order, from the next one on.
+    ended: Peekable<std::vec::IntoIter<Ended>>,
 }
+
+/// A row that gets another end: its number, and the end.
+type Ended = (usize, i64);
 
 /// What becomes of the row of a key. It is small: there can be many.
 struct Removal {
@@ -234,6 +240,8 @@ struct Removals {
     hashes: HashSet<u64, RandomState>,
     converter: RowConverter,
     memory: MemoryReservation,
+    /// The memory of rows that were found to get another end.
+    memory_of_ended: MemoryReservation,
 }
 
 impl<'a> Rebuilt<'a> {
@@ -349,10 +357,12 @@ impl Published<'_> {
     async fn next_existing(&mut self) -> Result<Option<RecordBatch>> {
         let Unread { reading, files, removed } = &mut self.existing;
         loop {
-            let Some(Reading { rows, read, deleted }) = reading else {
+            let Some(Reading { rows, read, deleted, ended: found_before }) = reading else {
                 let Some(next) = files.next() else { break };
                 let rows = self.table.read(&next.file, &self.table.all_columns())?;
-                *reading = Some(Reading { rows, read: 0, deleted: next.deleted() });
+                let deleted = next.deleted();
+                let ended = next.into_ended().into_iter().peekable();
+                *reading = Some(Reading { rows, read: 0, deleted, ended });
                 continue;
             };
             let Some(batch) = rows.try_next().await? else {
@@ -362,8 +372,11 @@ impl Published<'_> {
             let first = *read;
             *read += batch.num_rows();
             let is_deleted = |row| deleted.as_ref().is_some_and(|bits| bits.value(first + row));
-            let (found, ended) =
+            let (found, mut ended) =
                 removed.find(self.table, &self.folder, &batch, &self.table.key, is_deleted)?;
+            while let Some((row, end)) = found_before.next_if(|(row, _)| *row < *read) {
+                ended.push((row - first, end));
+            }
             let batch = self.table.with_ends(batch, &ended)?;
             let mut stays = !&found;
             if let Some(deleted) = deleted {
@@ -392,6 +405,7 @@ impl Removals {
             hashes: HashSet::default(),
             converter: RowConverter::new(types.map(SortField::new).collect())?,
             memory: table.memory.new_empty(),
+            memory_of_ended: table.memory.new_empty(),
         })
     }
 
@@ -426,8 +440,7 @@ impl Removals {
             let of_end = if table.ends.is_empty() { 0 } else { size_of::<i64>() };
             let bytes = keys.iter().map(|key| key.len() + BYTES_PER_KEY + of_end).sum();
             if self.memory.try_grow(bytes).is_err() {
-                // Only rows that are removed can be marked before the others are read.
-                if self.keys.len() >= PASS_KEYS_MIN && table.ends.is_empty() {
+                if self.keys.len() >= PASS_KEYS_MIN {
                     *rest = Some(tombstones);
                     return Ok(false);
                 }
@@ -462,12 +475,9 @@ impl Removals {
             while let Some(batch) = rows.try_next().await? {
                 let is_deleted = |row| existing.is_deleted(read + row);
                 let (found, ended) = self.find(table, folder, &batch, &key, is_deleted)?;
-                if !ended.is_empty() {
-                    return Err(Error::internal(
-                        "rows that get an end were searched by their keys",
-                    ));
-                }
                 existing.delete(read, &found);
+                self.memory_of_ended.grow(ended.len() * size_of::<Ended>());
+                existing.end(read, &ended);
                 read += batch.num_rows();
             }
         }
@@ -491,7 +501,7 @@ impl Removals {
         rows: &RecordBatch,
         key: &[usize],
         is_deleted: impl Fn(usize) -> bool,
-    ) -> Result<(BooleanBuffer, Vec<(usize, i64)>)> {
+    ) -> Result<(BooleanBuffer, Vec<Ended>)> {
         if self.keys.is_empty() {
             return Ok((BooleanBuffer::new_unset(rows.num_rows()), Vec::new()));
         }

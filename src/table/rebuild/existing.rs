@@ -12,7 +12,7 @@ use arrow::array::{BooleanBufferBuilder, RecordBatch};
 use arrow::buffer::BooleanBuffer;
 use futures::stream::{StreamExt, TryStreamExt};
 
-use super::{PublishedTable, Rows};
+use super::{Ended, PublishedTable, Rows};
 use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Kind, Result, missing_object};
 use crate::parquet_io::open::{ParquetFile, conform};
@@ -44,6 +44,8 @@ pub(super) struct Existing {
     /// The rows that are deleted: a bit per row, if there are some.
     deleted: Option<BooleanBufferBuilder>,
     deleted_rows: u64,
+    /// Rows that get another end, in no order.
+    ended: Vec<Ended>,
 }
 
 impl Existing {
@@ -58,6 +60,17 @@ impl Existing {
             bits.set_bit(start + row, true);
             self.deleted_rows += 1;
         }
+    }
+
+    /// Notes rows from `start` on that get another end.
+    pub(super) fn end(&mut self, start: usize, ended: &[Ended]) {
+        self.ended.extend(ended.iter().map(|(row, end)| (start + row, *end)));
+    }
+
+    /// The rows that get another end, in their order.
+    pub(super) fn into_ended(mut self) -> Vec<Ended> {
+        self.ended.sort_unstable();
+        self.ended
     }
 
     /// The deleted rows: a bit per row, if there are some.
@@ -120,6 +133,7 @@ impl PublishedTable {
             file: if is_cached { file } else { file.without_bytes() },
             deleted,
             deleted_rows: listed.deleted_rows(),
+            ended: Vec::new(),
         })
     }
 
