@@ -200,6 +200,7 @@ impl Capture<'_> {
         let client = server.connect(&self.application()).await?;
         let catalog = Catalog { client: &client, server: &server.name };
         self.lock(&catalog).await?;
+        catalog.check_excluded(&source.tables).await?;
         let captured = self.captured((&server, &catalog), &to, mode).await;
         if captured.is_err() {
             // The server would keep the lock until it sees that the session has ended.
@@ -365,9 +366,9 @@ impl Capture<'_> {
                 catalog.unlock().await?;
             }
             let mut after_cut = |drain: &Drain<'_>, held_bytes: Option<u64>| {
+                captured.held_bytes = held_bytes.unwrap_or(captured.held_bytes);
                 let mut so_far = captured.clone();
                 so_far.add(drain);
-                so_far.held_bytes = held_bytes.unwrap_or(so_far.held_bytes);
                 (self.progress)(so_far);
             };
             match drain.read(&mut stream, until, (every, &mut after_cut)).await? {

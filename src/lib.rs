@@ -197,6 +197,9 @@
 //! Only the program (`main.rs` and `cli`) reads the command line, the environment and the clock;
 //! every other room gets them as arguments.
 
+// What is printed goes through logs and reports.
+#![warn(clippy::dbg_macro, clippy::print_stderr, clippy::print_stdout)]
+
 pub mod aggregate;
 #[cfg(feature = "postgres")]
 mod capture;

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Output, Place, Shop, Task, beside, pause};
+use crate::support::{Database, Output, Place, Shop, Task, beside, pause};
 
 /// Compares the table of a shop with a table of its database.
 fn verify(shop: &Shop, table: &str, more: &[&str]) -> Output {
@@ -168,6 +168,35 @@ fn texts_of_all_types_have_the_hashes_of_the_server() {
         "compared by hashes of the server: 0 of 65536 buckets of rows differ"
     );
     assert_eq!(verified.json()["rows_found"], 422);
+}
+
+#[test]
+fn hashes_are_of_the_text_whatever_the_encoding_of_the_database() {
+    let shop = Shop::simple(Place::Local);
+    shop.sql("INSERT INTO t VALUES (1, 'é', 1), (2, 'a', 1)");
+    shop.captured();
+    shop.fold();
+    let name = format!("{}_latin", shop.database.name);
+    shop.database.ask(&format!(
+        "CREATE DATABASE {name} OWNER lab ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+    ));
+    let latin = Database { server: shop.database.server, name };
+    latin.ask(
+        "SET ROLE lab; CREATE TABLE t (id int PRIMARY KEY, v varchar(20), n bigint);
+        INSERT INTO t VALUES (1, chr(233), 1), (2, 'a', 1)",
+    );
+    let hashes = || {
+        let program =
+            shop.lab.program("verify").args(["--against", "postgres", "--output", "json"]);
+        let table = ["verify.url_env=WAREHOUSE_URL", "verify.table=t", "verify.method=hashes"];
+        program.set(&table).envs([("WAREHOUSE_URL", latin.url())]).run()
+    };
+    let equal = hashes();
+    equal.assert_success();
+    assert!(note_of_hashes(&equal).ends_with(": 0 of 65536 buckets of rows differ"));
+    // The bytes of UTF-8, taken for another encoding.
+    latin.ask("UPDATE t SET v = chr(195) || chr(169) WHERE id = 1");
+    assert_eq!(differences(&hashes()), [("1".to_string(), "its row differs in `v`".to_string())]);
 }
 
 #[test]

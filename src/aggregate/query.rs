@@ -85,7 +85,6 @@ pub(super) async fn query(
         {
             // One thread needs less memory than several, and repartitions nothing.
             info!("aggregate {}: out of memory, retrying with one thread", aggregate.name);
-            eprintln!("RETRY");
             freed(context.runtime_env().memory_pool.as_ref(), reserved).await;
             let several = set_partitions(context, 1);
             let queried = try_query(context, aggregate, first, end, days).await;

@@ -81,6 +81,11 @@ impl Extracts<'_> {
     /// # Errors
     /// Those of [`Capture::run`].
     pub(super) async fn run(&self, mode: CaptureMode) -> Result<Captured> {
+        if !self.capture.source.tables.excluded().is_empty() {
+            let client = self.server.connect(&self.capture.application()).await?;
+            let catalog = Catalog { client: &client, server: &self.server.name };
+            catalog.check_excluded(&self.capture.source.tables).await?;
+        }
         let CaptureMode::Follow(every, mut stop) = mode else {
             return self.one().await;
         };

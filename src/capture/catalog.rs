@@ -395,10 +395,8 @@ impl Catalog<'_> {
         let rows = self.rows(statement, &[&schemas], "list its tables").await?;
         let named: BTreeSet<(&str, &str)> = wanted.named().collect();
         let mut tables = BTreeMap::new();
-        let mut unknown: Vec<&TargetTable> = wanted.excluded().iter().collect();
         for row in rows {
             let (schema, name): (String, String) = (row.get(0), row.get(1));
-            unknown.retain(|one| one.schema != schema || one.name != name);
             let (oid, kind): (u32, String) = (row.get(2), row.get(3));
             let (is_partition, persistence): (bool, String) = (row.get(4), row.get(5));
             if !wanted.include(&schema, &name) {
@@ -424,14 +422,36 @@ impl Catalog<'_> {
             let table = Table { schema, name, oid, columns, key, parts, is_partitioned };
             tables.insert(oid, table);
         }
-        for table in unknown {
-            warn!(
-                "`exclude` names `{table}`, which is not there: names are taken as they are written"
-            );
-        }
         self.add_columns(&mut tables, reads).await?;
         self.add_parts(&mut tables, reads).await?;
         Ok(tables.into_values().map(|table| (table.full_name(), table)).collect())
+    }
+
+    /// Checks the tables that are excluded: one that is not there is warned of.
+    ///
+    /// # Errors
+    /// Usage, when a partition is excluded alone.
+    pub(super) async fn check_excluded(&self, wanted: &SourceTables) -> Result<()> {
+        let statement = "SELECT c.relispartition
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'f')";
+        for table in wanted.excluded() {
+            let names: &[&(dyn ToSql + Sync)] = &[&table.schema, &table.name];
+            let rows = self.rows(statement, names, "look for tables that are excluded").await?;
+            match rows.first().map(|row| row.get(0)) {
+                Some(true) => {
+                    return Err(Error::usage(format!(
+                        "`exclude` names `{table}`, which is a partition: it is captured with its table"
+                    ))
+                    .hint("exclude its partitioned table, or leave the name out"));
+                }
+                Some(false) => {}
+                None => warn!(
+                    "`exclude` names `{table}`, which is no table there: names are taken as they are written"
+                ),
+            }
+        }
+        Ok(())
     }
 
     /// The columns of a table or view, generated ones too, none if it is not there; and whether it is a table

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, TimeUnit};
 use parquet::basic::Compression;
 use tokio_postgres::Client;
 
@@ -261,7 +261,7 @@ impl Wanted {
             let value = known.find(|((known, _), _)| known.eq_ignore_ascii_case(name));
             let value = value.and_then(|(_, value)| value.clone()).ok_or(name.as_str())?;
             let is_null = is_text(wanted) && empty_is_null(name);
-            Ok(if is_null { format!("NULLIF(concat({value}), '')") } else { value })
+            Ok(if is_null { format!("NULLIF(pg_catalog.concat({value}), '')") } else { value })
         };
         let values: std::result::Result<Vec<_>, &str> = columns.iter().map(value).collect();
         Ok(hash_in_sql(&values?))
@@ -280,8 +280,12 @@ fn hashed_value(name: &str, kind: Kind, wanted: &DataType) -> Option<String> {
         (Kind::Int16 | Kind::Int32 | Kind::Int64, wanted) if wanted.is_signed_integer() => {
             Some(column)
         }
-        (Kind::Float32, DataType::Float32) => Some(format!("encode(float4send({column}), 'hex')")),
-        (Kind::Float64, DataType::Float64) => Some(format!("encode(float8send({column}), 'hex')")),
+        (Kind::Float32, DataType::Float32) => {
+            Some(format!("pg_catalog.encode(pg_catalog.float4send({column}), 'hex')"))
+        }
+        (Kind::Float64, DataType::Float64) => {
+            Some(format!("pg_catalog.encode(pg_catalog.float8send({column}), 'hex')"))
+        }
         (Kind::Decimal(_, scale), DataType::Decimal128(_, wanted)) if scale == *wanted => {
             Some(column)
         }
@@ -293,7 +297,7 @@ fn hashed_value(name: &str, kind: Kind, wanted: &DataType) -> Option<String> {
         | (Kind::Timestamp, DataType::Timestamp(_, None))
         | (Kind::Boolean, DataType::Boolean)
         | (Kind::Date, DataType::Date32)
-        | (Kind::Time, DataType::Time32(_) | DataType::Time64(_))
+        | (Kind::Time, DataType::Time64(TimeUnit::Microsecond))
         | (Kind::Binary, DataType::Binary | DataType::LargeBinary | DataType::BinaryView) => {
             Some(column)
         }

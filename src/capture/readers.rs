@@ -1,9 +1,9 @@
 //! The sessions that read tables in a snapshot, and which of them reads what.
 //!
 //! Locks are a small store that all sessions of a server share, and each session locks what it reads
-//! ([`crate::capture::hold`]). So what is read in one piece is locked by the one session that reads it, and only
-//! what is read in several pieces by all. A whole table of the log is copied without a plan, which locks no
-//! index.
+//! ([`crate::capture::hold`]). Of few tables each session locks all, so that none is idle while there is something to
+//! read. Of many, what is read in one piece is locked by the one session that reads it, and only what is read in
+//! several pieces by all. A whole table of the log is copied without a plan, which locks no index.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -19,6 +19,9 @@ use crate::postgres::ServerName;
 
 /// The pages that are read in one piece: 256 MiB.
 const PIECE_PAGES: u32 = 32 << 10;
+
+/// The most tables and partitions that all sessions lock.
+const FEW: usize = 100;
 
 /// The first page of a piece, and the first one behind; all pages from the first one on if there is none.
 pub(super) type Pages = (u32, Option<u32>);
@@ -51,7 +54,7 @@ impl<'a> Readers<'a> {
         reads: Reads,
     ) -> Result<Self> {
         let units: Vec<Unit> = tables.values().flat_map(|table| units_of(table, reads)).collect();
-        let assigned = assign(&units, others.len() + 1);
+        let assigned = assign(&units, others.len() + 1, FEW);
         let mut names = vec![Vec::new(); others.len() + 1];
         let mut alone = BTreeMap::new();
         for (unit, session) in units.into_iter().zip(assigned) {
@@ -152,9 +155,12 @@ fn units_of(table: &Table, reads: Reads) -> Vec<Unit> {
     })]
 }
 
-/// The session of each unit, so that all read about as much; `None` for those that all read.
-fn assign(units: &[Unit], sessions: usize) -> Vec<Option<usize>> {
+/// The session of each unit, so that all read about as much; `None` for those that all read, as all of few.
+fn assign(units: &[Unit], sessions: usize, few: usize) -> Vec<Option<usize>> {
     let mut assigned = vec![None; units.len()];
+    if units.len() <= few {
+        return assigned;
+    }
     let mut largest_first: Vec<usize> =
         (0..units.len()).filter(|unit| !units[*unit].is_shared).collect();
     largest_first.sort_by_key(|unit| Reverse(units[*unit].pages));
@@ -176,11 +182,12 @@ mod tests {
     fn what_is_read_alone_is_spread_by_its_size() {
         let unit = |pages, is_shared| Unit { names: Vec::new(), pages, is_shared };
         let units = [unit(0, false), unit(90_000, true), unit(50, false), unit(30, false)];
-        assert_eq!(assign(&units, 2), [Some(1), None, Some(0), Some(1)]);
-        assert_eq!(assign(&units, 1), [Some(0), None, Some(0), Some(0)]);
-        assert_eq!(assign(&[], 2), []);
+        assert_eq!(assign(&units, 2, 3), [Some(1), None, Some(0), Some(1)]);
+        assert_eq!(assign(&units, 1, 3), [Some(0), None, Some(0), Some(0)]);
+        assert_eq!(assign(&units, 2, 4), [None; 4]);
+        assert_eq!(assign(&[], 2, 0), []);
         let many: Vec<Unit> = (0..100).map(|_| unit(0, false)).collect();
-        let of_first = assign(&many, 4).into_iter().filter(|session| *session == Some(0));
+        let of_first = assign(&many, 4, 3).into_iter().filter(|session| *session == Some(0));
         assert_eq!(of_first.count(), 25);
     }
 }

@@ -347,7 +347,8 @@ impl Copy<'_> {
                 let Some(row) = line.strip_suffix(b"\n") else {
                     continue;
                 };
-                let fields = fields(row, &mut decoded);
+                let has_columns = !self.shape.columns.is_empty();
+                let fields = if has_columns { fields(row, &mut decoded) } else { Vec::new() };
                 if fields.len() != self.shape.columns.len() {
                     let message = format!("a row of {} has other columns", self.shape.table);
                     return Err(Error::internal(message));
@@ -408,7 +409,6 @@ fn fields(line: &[u8], decoded: &mut Vec<u8>) -> Vec<Option<std::ops::Range<usiz
         decoded.extend_from_slice(rest);
         Some(start..decoded.len())
     };
-    // A table without columns has an empty line.
     line.split(|byte| *byte == b'\t').map(field).collect()
 }
 

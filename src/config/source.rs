@@ -9,7 +9,6 @@ use toml::Value;
 use crate::config::check::Checks;
 use crate::config::file::{LimitsToml, wrong_key};
 use crate::config::known_keys::SOURCE_KEYS;
-use crate::config::values::no_repeats;
 use crate::config::{Limits, TargetTable, parse};
 use crate::error::{Error, Result};
 use crate::store::Location;
@@ -219,13 +218,18 @@ impl SourceToml {
     fn check_tables(&self, checks: &Checks<'_>) -> Result<SourceTables> {
         let hint = "write schema.table, or schema.* for all tables of a schema; names have at most 63 \
                     bytes, no dot and no quotation mark";
-        let parse = |key, names: &[String]| {
-            no_repeats(names).map_err(|name| checks.wrong(key, format!("names `{name}` twice")))?;
-            let tables = names.iter().map(|text| {
+        let parse = |key, names: &[String]| -> Result<Vec<TargetTable>> {
+            let mut tables = Vec::new();
+            for text in names {
                 let table = TargetTable::parse(text).filter(|table| table.schema != ALL);
-                table.ok_or_else(|| checks.wrong(key, format!("names `{text}`")).hint(hint))
-            });
-            tables.collect::<Result<Vec<_>>>()
+                let table =
+                    table.ok_or_else(|| checks.wrong(key, format!("names `{text}`")).hint(hint))?;
+                if tables.contains(&table) {
+                    return Err(checks.wrong(key, format!("names `{table}` twice")));
+                }
+                tables.push(table);
+            }
+            Ok(tables)
         };
         let wanted = parse("tables", &self.tables)?;
         if wanted.is_empty() {
@@ -341,6 +345,7 @@ mod tests {
             ("exclude=[\"crm.*\"]", "`exclude` names `crm.*`"),
             ("exclude=[\"orders\"]", "`exclude` names `public.orders`"),
             ("exclude=[\"other.log\"]", "`exclude` names `other.log`"),
+            ("tables=[\"orders\", \"public.orders\"]", "`tables` names `public.orders` twice"),
             ("exclude=[\"crm.a\", \"crm.a\"]", "`exclude` names `crm.a` twice"),
             ("text_columns=[\"a.b\"]", "`text_columns` names `a.b`"),
             ("compression=lz4", "unknown variant `lz4`"),

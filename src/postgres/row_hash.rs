@@ -3,7 +3,7 @@
 //! A row's text is what the server writes for `ROW(a, b)::text`: values as `COPY` writes them, in parentheses
 //! and between commas, a null as nothing, and in double quotes if they are empty or have one of `"\(),` or white
 //! space, with `"` and `\` twice. Floating-point numbers are written as their bytes, because there are many ways
-//! to write a number. The hash is the first eight bytes of the text's MD5, and its first two are the bucket.
+//! to write a number. The hash is the first eight bytes of the MD5 of the text in UTF-8, and its first two are the bucket.
 //!
 //! Where the server writes a value in another way, the hashes differ although the rows do not: then rows are read
 //! that would not have to be. Rows that differ have different texts.
@@ -14,7 +14,8 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, DecimalType, Float32Type, Float64Type, Int64Type,
-    Time64MicrosecondType, TimeUnit, TimestampMicrosecondType,
+    Time64MicrosecondType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampNanosecondType, TimestampSecondType,
 };
 use chrono::{DateTime, Datelike, NaiveDateTime, NaiveTime, Timelike};
 use md5::{Digest, Md5};
@@ -39,7 +40,8 @@ pub(crate) fn bucket_of(hash: i64) -> usize {
 
 /// The hash of rows with these values, in SQL.
 pub(crate) fn hash_in_sql(values: &[String]) -> String {
-    format!("('x' || left(md5(ROW({})::text), 16))::bit(64)::bigint", values.join(", "))
+    let text = format!("pg_catalog.convert_to(ROW({})::text, 'UTF8')", values.join(", "));
+    format!("('x' || pg_catalog.left(pg_catalog.md5({text}), 16))::bit(64)::bigint")
 }
 
 /// The bucket of a hash, in SQL.
@@ -80,14 +82,12 @@ fn written_type(column: &ArrayRef) -> Result<ArrayRef> {
         kind if kind.is_integer() => DataType::Int64,
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8View,
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => DataType::BinaryView,
-        DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
-        DataType::Time32(_) | DataType::Time64(_) => DataType::Time64(TimeUnit::Microsecond),
         kind => kind.clone(),
     };
     Ok(cast(column, &kind)?)
 }
 
-/// Writes a value as the server does.
+/// Writes a value as the server does; one that the server cannot have, in a way of its own.
 fn write_value(column: &ArrayRef, row: usize, text: &mut String) -> Result<()> {
     let written = match column.data_type() {
         DataType::Boolean => {
@@ -124,11 +124,24 @@ fn write_value(column: &ArrayRef, row: usize, text: &mut String) -> Result<()> {
             let time = column.as_primitive::<Time64MicrosecondType>().value(row);
             write_time(text, arrow::temporal_conversions::time64us_to_time(time))
         }
-        DataType::Timestamp(_, zone) => {
-            let micros = column.as_primitive::<TimestampMicrosecondType>().value(row);
-            let time = DateTime::from_timestamp_micros(micros).map(|time| time.naive_utc());
+        DataType::Timestamp(unit, zone) => {
+            let time = match unit {
+                TimeUnit::Second => DateTime::from_timestamp(
+                    column.as_primitive::<TimestampSecondType>().value(row),
+                    0,
+                ),
+                TimeUnit::Millisecond => DateTime::from_timestamp_millis(
+                    column.as_primitive::<TimestampMillisecondType>().value(row),
+                ),
+                TimeUnit::Microsecond => DateTime::from_timestamp_micros(
+                    column.as_primitive::<TimestampMicrosecondType>().value(row),
+                ),
+                TimeUnit::Nanosecond => Some(DateTime::from_timestamp_nanos(
+                    column.as_primitive::<TimestampNanosecondType>().value(row),
+                )),
+            };
             let zone = if zone.is_some() { "+00" } else { "" };
-            time.map_or(Ok(()), |time| write_timestamp(text, time, zone))
+            time.map_or(Ok(()), |time| write_timestamp(text, time.naive_utc(), zone))
         }
         kind => return Err(Error::internal(format!("no text for a value of type {kind}"))),
     };
@@ -157,9 +170,8 @@ fn write_time(text: &mut String, time: Option<NaiveTime>) -> std::fmt::Result {
         return Ok(());
     };
     write!(text, "{:02}:{:02}:{:02}", time.hour(), time.minute(), time.second())?;
-    let micros = time.nanosecond() / 1_000;
-    if micros > 0 {
-        let fraction = format!(".{micros:06}");
+    if time.nanosecond() > 0 {
+        let fraction = format!(".{:09}", time.nanosecond());
         text.push_str(fraction.trim_end_matches('0'));
     }
     Ok(())
@@ -187,7 +199,10 @@ fn add_quoted(value: &str, text: &mut String) {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{Int32Array, StringArray};
+    use arrow::array::{
+        Int32Array, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+        TimestampNanosecondArray, TimestampSecondArray,
+    };
 
     use super::*;
 
@@ -208,6 +223,18 @@ mod tests {
         ] {
             assert_eq!(quoted(value), expected);
         }
+    }
+
+    #[test]
+    fn times_of_all_units_have_one_text_and_none_is_cut_off() {
+        let hash = |column: ArrayRef| hashes(&[column]).expect("hashed")[0];
+        let micros = hash(Arc::new(TimestampMicrosecondArray::from(vec![3_000_000])));
+        assert_eq!(hash(Arc::new(TimestampSecondArray::from(vec![3]))), micros);
+        assert_eq!(hash(Arc::new(TimestampMillisecondArray::from(vec![3_000]))), micros);
+        assert_eq!(hash(Arc::new(TimestampNanosecondArray::from(vec![3_000_000_000]))), micros);
+        assert_ne!(hash(Arc::new(TimestampNanosecondArray::from(vec![3_000_000_007]))), micros);
+        let null = hash(Arc::new(TimestampSecondArray::from(vec![None])));
+        assert_ne!(hash(Arc::new(TimestampSecondArray::from(vec![i64::MAX]))), null);
     }
 
     #[test]
