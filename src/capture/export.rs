@@ -173,7 +173,9 @@ impl<'a> Reader<'a> {
     /// Usage, when the table must not be read; storage, when the server fails.
     pub(crate) async fn buckets(&self, wanted: &Wanted, hash: &str) -> Result<Vec<Bucket>> {
         let statement = format!(
-            "SELECT {}, count(*), sum(hash)::text FROM (SELECT {hash} AS hash FROM {}) hashed GROUP BY 1",
+            // Without the OFFSET the server computes a hash for each of its uses.
+            "SELECT {}, count(*), sum(hash)::text FROM (SELECT {hash} AS hash FROM {} OFFSET 0) hashed \
+             GROUP BY 1",
             bucket_in_sql("hash"),
             wanted.relation
         );
