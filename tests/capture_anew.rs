@@ -185,7 +185,7 @@ fn one_table_can_be_read_anew_beside_others() {
     shop.assert_followed();
     assert!(shop.lab.published("curated").is_empty());
     let error = shop.capture_anew(&shop.lab, &["public.none"], &[]).expect_err("refused");
-    assert_eq!(error.to_string(), "there is no table `public.none` among `tables`");
+    assert_eq!(error.to_string(), "the source has no table `public.none`");
     // One that was never captured is read, and one that is not named must have been.
     shop.sql("CREATE TABLE later (id int PRIMARY KEY); INSERT INTO later VALUES (1)");
     let error = shop.capture_anew(&shop.lab, &["public.t"], &[]).expect_err("refused");

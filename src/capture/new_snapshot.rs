@@ -233,8 +233,8 @@ fn wanted(named: &[String], tables: &BTreeMap<String, Table>) -> Result<BTreeSet
         return Ok(tables.keys().cloned().collect());
     }
     match named.iter().find(|name| !tables.contains_key(*name)) {
-        Some(name) => Err(Error::usage(format!("there is no table `{name}` among `tables`"))
-            .hint("correct `--new-snapshot`: schema.table")),
+        Some(name) => Err(Error::usage(format!("the source has no table `{name}`"))
+            .hint("name one of `tables` that is not in `exclude`: schema.table")),
         None => Ok(named.iter().cloned().collect()),
     }
 }
