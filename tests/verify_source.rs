@@ -207,6 +207,10 @@ fn what_lags_is_compared_again() {
         let verified = scope.spawn(|| verify(&shop, "public.t", &["--lag", "8s"]));
         // In between the table follows; one key changes at the source, and one is lost.
         pause(std::time::Duration::from_secs(3));
+        // The table is free meanwhile.
+        let open = "SELECT state FROM pg_stat_activity WHERE application_name = 'glueless verify'
+            AND datname = current_database()";
+        shop.wait("the table is held", || shop.database.ask(open) == ["idle"]);
         shop.captured();
         shop.fold();
         shop.sql("UPDATE t SET n = 4 WHERE id = 6");

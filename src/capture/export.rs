@@ -130,12 +130,24 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// Storage, when the server fails.
     pub(crate) async fn begin(&self) -> Result<()> {
+        self.unless_held("ROLLBACK; BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            .await
+    }
+
+    /// Ends the snapshot, unless it has entered one: the table is free then.
+    ///
+    /// # Errors
+    /// Storage, when the server fails.
+    pub(crate) async fn end(&self) -> Result<()> {
+        self.unless_held("ROLLBACK").await
+    }
+
+    async fn unless_held(&self, statement: &str) -> Result<()> {
         if self.is_held.get() {
             return Ok(());
         }
-        let begin = "ROLLBACK; BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY";
-        let begun = self.client.batch_execute(begin).await;
-        begun.map_err(|error| failed(&self.server.name, &self.doing, &error))
+        let done = self.client.batch_execute(statement).await;
+        done.map_err(|error| failed(&self.server.name, &self.doing, &error))
     }
 
     /// Finds the columns of the table that have one of the wanted names, in any case; those that are wanted as

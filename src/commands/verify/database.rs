@@ -221,6 +221,7 @@ impl OpenPipeline<'_> {
         let mut buckets = None;
         if let Some((hash, different)) = &hashed {
             if different.is_empty() {
+                reader.end().await?;
                 return Ok(all);
             }
             found.rows = rows_of(found.rows, different)?;
@@ -228,6 +229,7 @@ impl OpenPipeline<'_> {
         }
         let rows_folder = self.dry_folder(folder_name)?;
         let exported = reader.export(&wanted, buckets, &rows_folder).await?;
+        reader.end().await?;
         let expected = database_side(&context, &rows_folder, &exported, &common)?;
         let expected = with_nulls(expected, &common, partition_by)?;
         let verified = &mut all.verified;
