@@ -200,7 +200,6 @@ impl Capture<'_> {
         let client = server.connect(&self.application()).await?;
         let catalog = Catalog { client: &client, server: &server.name };
         self.lock(&catalog).await?;
-        catalog.check_excluded(&source.tables).await?;
         let captured = self.captured((&server, &catalog), &to, mode).await;
         if captured.is_err() {
             // The server would keep the lock until it sees that the session has ended.
@@ -271,6 +270,7 @@ impl Capture<'_> {
         (server, catalog): (&Server, &Catalog<'_>),
         to: &Folder,
     ) -> Result<((BTreeMap<String, Table>, BTreeMap<String, Mark>), Captured)> {
+        catalog.check_excluded(&self.source.tables).await?;
         let slot = catalog.slot(&self.source.slot).await?;
         if slot.as_ref().is_some_and(|slot| slot.is_active) {
             return Err(self.is_busy());
