@@ -189,7 +189,7 @@
 //! | 9 | [`store`] | locations, listing, removing |
 //! | 10 | [`engine`] | DataFusion: sessions, memory pool, spill folders, tasks |
 //! | 10 | [`layout`] | names of objects: date folders, Hive partitions, our own files |
-//! | 10 | `postgres` | connections to PostgreSQL, and what its refusals mean |
+//! | 10 | `postgres` | connections to PostgreSQL, what its refusals mean, and hashes of rows as it computes them |
 //! | 10 | `types` | column types, canonical keys, times |
 //! | 11 | [`window`] | windows of time, dates and durations |
 //! | 12 | [`error`] | the error type: kinds, hints, exit codes; texts of libraries that we decide by |

@@ -1,4 +1,5 @@
-//! PostgreSQL servers: connections, and what their refusals mean. Loads and capture share them.
+//! PostgreSQL servers: connections, what their refusals mean, and hashes of rows that they compute too. Loads,
+//! captures and comparisons share them.
 
 use std::fmt;
 

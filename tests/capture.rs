@@ -1137,6 +1137,17 @@ fn the_metrics_of_a_capture_that_follows_are_written_while_it_goes_on() {
 }
 
 #[test]
+fn a_table_without_columns_is_captured() {
+    let make =
+        "CREATE TABLE t (); INSERT INTO t DEFAULT VALUES; ALTER TABLE t REPLICA IDENTITY FULL";
+    let shop = Shop::new(Place::Local, make, "[\"public.t\"]", "1 AS id");
+    shop.captured();
+    shop.sql("INSERT INTO t DEFAULT VALUES");
+    shop.captured();
+    assert_eq!((shop.loaded("public/t").len(), shop.changes("public/t").len()), (1, 1));
+}
+
+#[test]
 fn tables_of_a_schema_can_be_left_out() {
     let make = "CREATE TABLE t (id int PRIMARY KEY, v varchar(20), n bigint); CREATE TABLE log (line text); \
                 CREATE TABLE u (id int PRIMARY KEY)";

@@ -43,7 +43,7 @@ pub(crate) struct Exported {
 }
 
 /// The columns of a table that are read, and how.
-pub(crate) struct Wanted {
+pub(crate) struct WantedColumns {
     shape: Arc<Shape>,
     /// Its name in SQL. Tables that inherit from it have rows of their own.
     relation: String,
@@ -155,7 +155,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// Usage, when the table is not there or must not be read; storage, when the server fails.
-    pub(crate) async fn wanted(&self, wanted: &[(String, DataType)]) -> Result<Wanted> {
+    pub(crate) async fn wanted(&self, wanted: &[(String, DataType)]) -> Result<WantedColumns> {
         let (columns, is_plain) = self.columns().await?;
         let domains = self.catalog().domains().await?;
         let (mut kinds, mut hashed) = (Vec::new(), Vec::new());
@@ -167,7 +167,7 @@ impl<'a> Reader<'a> {
             let kind = domains.kind(column.type_id, column.modifier);
             hashed.push(hashed_value(&column.name, kind, wanted));
             // What is text there is as the server writes it.
-            kinds.push((column.name, if is_text(wanted) { Kind::Text } else { kind }));
+            kinds.push((column.name, if wanted.is_string() { Kind::Text } else { kind }));
         }
         let shape = Shape::new(self.table.to_string(), kinds, Vec::new());
         let shape = Arc::new(shape.map_err(|error| {
@@ -176,14 +176,14 @@ impl<'a> Reader<'a> {
             )
         })?);
         let relation = format!("{}{}", if is_plain { "ONLY " } else { "" }, self.sql_name());
-        Ok(Wanted { shape, relation, hashed })
+        Ok(WantedColumns { shape, relation, hashed })
     }
 
     /// Counts and sums up the hashes of rows, which the server computes, in buckets.
     ///
     /// # Errors
     /// Usage, when the table must not be read; storage, when the server fails.
-    pub(crate) async fn buckets(&self, wanted: &Wanted, hash: &str) -> Result<Vec<Bucket>> {
+    pub(crate) async fn buckets(&self, wanted: &WantedColumns, hash: &str) -> Result<Vec<Bucket>> {
         let statement = format!(
             // Without the OFFSET the server computes a hash for each of its uses.
             "SELECT {}, count(*), sum(hash)::text FROM (SELECT {hash} AS hash FROM {} OFFSET 0) hashed \
@@ -207,7 +207,7 @@ impl<'a> Reader<'a> {
     /// when the server or the disk fails.
     pub(crate) async fn export(
         &self,
-        wanted: &Wanted,
+        wanted: &WantedColumns,
         buckets: Option<(&str, &[usize])>,
         folder: &Folder,
     ) -> Result<Exported> {
@@ -256,7 +256,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl Wanted {
+impl WantedColumns {
     /// The columns that are there, as the table names them, and their types in files.
     pub(crate) fn columns(&self) -> Vec<(String, DataType)> {
         let columns = self.shape.columns.iter();
@@ -274,7 +274,7 @@ impl Wanted {
             let mut known = self.shape.columns.iter().zip(&self.hashed);
             let value = known.find(|((known, _), _)| known.eq_ignore_ascii_case(name));
             let value = value.and_then(|(_, value)| value.clone()).ok_or(name.as_str())?;
-            let is_null = is_text(wanted) && empty_is_null(name);
+            let is_null = wanted.is_string() && empty_is_null(name);
             Ok(if is_null { format!("NULLIF(pg_catalog.concat({value}), '')") } else { value })
         };
         let values: std::result::Result<Vec<_>, &str> = columns.iter().map(value).collect();
@@ -282,15 +282,11 @@ impl Wanted {
     }
 }
 
-fn is_text(kind: &DataType) -> bool {
-    matches!(kind, DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8)
-}
-
 /// A column's value that is hashed, in SQL, if it is wanted in a type in which the server writes it.
 fn hashed_value(name: &str, kind: Kind, wanted: &DataType) -> Option<String> {
     let column = quoted(name);
     match (kind, wanted) {
-        (_, wanted) if is_text(wanted) => Some(column),
+        (_, wanted) if wanted.is_string() => Some(column),
         (Kind::Int16 | Kind::Int32 | Kind::Int64, wanted) if wanted.is_signed_integer() => {
             Some(column)
         }

@@ -5,7 +5,8 @@
 //! have: such a statement waits for the lock of one session, whoever asks later for the same table waits behind
 //! it, and if that were another session of ours, all would wait for each other for ever. The server does not
 //! see that, because it does not know that the first session waits for the second one. The same holds for
-//! indexes, which a statement with a plan locks, and which can be rebuilt beside it.
+//! indexes, which a query locks when it is planned, and which can be rebuilt beside it. A `COPY` of a table is not
+//! planned.
 
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::postgres::refusal::failed;
 const TRIES: usize = 600;
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A session in the transaction of a snapshot, with what it reads, as SQL names it, and whether by a plan.
+/// A session in the transaction of a snapshot, with what it reads, as SQL names it, and whether that is planned.
 pub(super) struct Session<'a> {
     pub(super) client: &'a Client,
     pub(super) server: &'a ServerName,

@@ -3,7 +3,7 @@
 //! Locks are a small store that all sessions of a server share, and each session locks what it reads
 //! ([`crate::capture::hold`]). Of few tables each session locks all, so that none is idle while there is something to
 //! read. Of many, what is read in one piece is locked by the one session that reads it, and only what is read in
-//! several pieces by all. A whole table of the log is copied without a plan, which locks no index.
+//! several pieces by all. A whole table of the log is copied, which locks no index.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -36,7 +36,7 @@ pub(super) struct Readers<'a> {
 
 /// What one session reads, or all.
 struct Unit {
-    /// Its names in SQL, and whether it is read by a plan.
+    /// Its names in SQL, and whether reading it is planned.
     names: Vec<(String, bool)>,
     pages: u64,
     is_shared: bool,
@@ -125,7 +125,7 @@ pub(super) fn pieces_of(part: &Part) -> Vec<Pages> {
     pieces
 }
 
-/// Whether a table of the log is copied without a plan.
+/// Whether a piece is a whole table of the log, which is copied and not queried.
 pub(super) fn is_copied(table: &Table, pages: Pages, reads: Reads) -> bool {
     reads == Reads::Log && pages == (0, None) && !table.columns.is_empty()
 }

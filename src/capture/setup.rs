@@ -289,8 +289,8 @@ impl Setup<'_> {
                  source: its changes would be skipped"
             ))
             .hint(
-                "name it in `tables`, or take it out of `exclude`; or, to end its capture, take it out of the publication (ALTER \
-                 PUBLICATION … DROP TABLE …), or move its folder below `to` away",
+                "name it in `tables`, or take it out of `exclude`; or, to end its capture, take it out of the \
+                 publication (ALTER PUBLICATION … DROP TABLE …), or move its folder below `to` away",
             ));
         }
         Ok(())

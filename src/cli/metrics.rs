@@ -137,8 +137,8 @@ impl MetricsFile {
         self.replace(|before| render(before, outcome))
     }
 
-    /// Writes the metrics of a capture, given when it began or was last known to go on, its exit code, and its report if it
-    /// succeeded.
+    /// Writes the metrics of a capture, given when it began or was last known to go on, its exit code, and
+    /// its report if it succeeded.
     ///
     /// # Errors
     /// Storage, when the file cannot be read or replaced.

@@ -23,9 +23,9 @@ const UNCOUNTED_BYTES: u64 = 64 << 20;
 const UNCOUNTED_BYTES_PER_THREAD: u64 = 48 << 20;
 /// The share of the remaining memory that the pool may reserve.
 const POOL_PERCENT: u64 = 80;
-/// The share of the pool, for each thread, that a sort sets aside for merging; at most what the engine
-/// does by itself, which is most of a small pool where a query sorts twice.
-const MERGE_SHARE: usize = 16;
+/// The sorts of all threads together set one part of so many of the pool aside for merging, each at most what
+/// the engine does by itself. That is 10 MiB: most of a small pool where a query sorts twice.
+const MERGE_PARTS: usize = 16;
 
 /// Creates the memory pool, spill disk and caches that all sessions of a run share.
 ///
@@ -64,7 +64,7 @@ pub fn session(runtime: &Arc<RuntimeEnv>, threads: usize) -> SessionContext {
         .with_batch_size(BATCH_ROWS)
         .with_information_schema(false);
     let merging = &mut config.options_mut().execution.sort_spill_reservation_bytes;
-    *merging = (memory_limit(runtime) / MERGE_SHARE / threads.max(1)).min(*merging);
+    *merging = (memory_limit(runtime) / MERGE_PARTS / threads.max(1)).min(*merging);
     SessionContext::new_with_config_rt(config, Arc::clone(runtime))
 }
 

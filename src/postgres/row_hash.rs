@@ -80,7 +80,7 @@ pub(crate) fn hashes(columns: &[ArrayRef]) -> Result<Vec<i64>> {
 fn written_type(column: &ArrayRef) -> Result<ArrayRef> {
     let kind = match column.data_type() {
         kind if kind.is_integer() => DataType::Int64,
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8View,
+        kind if kind.is_string() => DataType::Utf8View,
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => DataType::BinaryView,
         kind => kind.clone(),
     };
@@ -120,7 +120,7 @@ fn write_value(column: &ArrayRef, row: usize, text: &mut String) -> Result<()> {
             let days = column.as_primitive::<Date32Type>().value(row);
             Date32Type::to_naive_date_opt(days).map_or(Ok(()), |day| write_day(text, day))
         }
-        DataType::Time64(_) => {
+        DataType::Time64(TimeUnit::Microsecond) => {
             let time = column.as_primitive::<Time64MicrosecondType>().value(row);
             write_time(text, arrow::temporal_conversions::time64us_to_time(time))
         }

@@ -3,8 +3,9 @@
 //! The existing rows are read as a stream, in the order in which they are stored, and those whose key
 //! is to be removed are left out. The keys to remove are in memory; if they are too many, a first
 //! part of them is searched in the key columns alone, and the rows found are marked, before the next
-//! part is read. So are rows of a history that get another end. Every key must be found exactly once, and every file must have the size and the
-//! number of rows that were published: so a table that another program has changed is an error.
+//! part is read. So are rows of a history that get another end. Every key must be found exactly once, and
+//! every file must have the size and the number of rows that were published: so a table that another program
+//! has changed is an error.
 //!
 //! New rows come in their own order. If the table is sorted, all rows of the partition are then sorted
 //! together.

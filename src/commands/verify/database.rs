@@ -26,7 +26,7 @@ use super::buckets::{buckets_of, rows_of};
 use super::{
     Compared, KeyDifference, OpenPipeline, POSTGRES, Side, Verified, aligned, quarantine_note, side,
 };
-use crate::capture::export::{Exported, Reader, Wanted};
+use crate::capture::export::{Exported, Reader, WantedColumns};
 use crate::commands::one_commit::{Reads, of_one_commit};
 use crate::commands::open_pipeline::{RunContext, span_of};
 use crate::config::{Keep, VerifyMethod, VerifySource};
@@ -249,7 +249,7 @@ impl OpenPipeline<'_> {
     async fn compare_hashes(
         &self,
         reader: &Reader<'_>,
-        (wanted, columns): (&Wanted, &[(String, DataType)]),
+        (wanted, columns): (&WantedColumns, &[(String, DataType)]),
         found: &Side,
         all: &mut Found,
     ) -> Result<Option<(String, Vec<usize>)>> {
@@ -262,8 +262,8 @@ impl OpenPipeline<'_> {
             Ok(hash) => hash,
             Err(column) => {
                 all.verified.notes.push(format!(
-                    "all rows were read: `{column}` has a type there in which the server cannot hash it as \
-                     the curated table has it"
+                    "all rows were read: `{column}` has another type there than in the curated table, so that \
+                     the server cannot hash it"
                 ));
                 return Ok(None);
             }
@@ -288,8 +288,7 @@ impl OpenPipeline<'_> {
 /// A side where an empty text in a partition column is null, as folders have both.
 fn with_nulls(side: Side, columns: &[(String, DataType)], partition_by: &[String]) -> Result<Side> {
     let columns = columns.iter().map(|(name, kind)| {
-        let is_text = matches!(kind, DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8);
-        if is_text && partition_by.contains(name) {
+        if kind.is_string() && partition_by.contains(name) {
             let null = lit(ScalarValue::Utf8(None));
             Ok(when(ident(name).eq(lit("")), null).otherwise(ident(name))?.alias(name))
         } else {

@@ -52,13 +52,7 @@ impl Keys<'_> {
             };
             let matches_value = match values.get(part).cloned().flatten() {
                 Some(text) => ident(part).eq(lit(ScalarValue::try_from_string(text, kind)?)),
-                None if matches!(
-                    kind,
-                    DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8
-                ) =>
-                {
-                    ident(part).is_null().or(ident(part).eq(lit("")))
-                }
+                None if kind.is_string() => ident(part).is_null().or(ident(part).eq(lit(""))),
                 None => ident(part).is_null(),
             };
             rows = rows.filter(matches_value)?;
