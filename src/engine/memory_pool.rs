@@ -9,9 +9,10 @@
 //! alone gets (n + 1) / 2n of it, more than half however many there are. The fair pool would give it
 //! 1 / n.
 //!
-//! With the fair pool folds take as long. But at 128 MB, where a share is about 3 MB, it stops an
-//! aggregate that this pool lets finish: its query joins days with the history of 26,000 changes, and
-//! sorts and numbers the rows (`the_status_from_the_balance_is_that_from_the_history`, in the tests).
+//! With the fair pool folds take as long. At 128 MB, where a share is about 3 MB, it stopped an aggregate that
+//! this pool lets finish, while each sort set 10 MiB aside for merging. Now that sorts set less aside
+//! ([`crate::engine::session`]), that aggregate finishes with both pools
+//! (`the_status_from_the_balance_is_that_from_the_history`, in the tests).
 
 use std::collections::HashMap;
 use std::fmt;
