@@ -239,7 +239,8 @@ impl SourceToml {
         for table in &excluded {
             let all = |one: &TargetTable| one.schema == table.schema && one.name == ALL;
             if table.name == ALL || wanted.contains(table) || !wanted.iter().any(all) {
-                let hint = "name tables, one by one, of a schema all of whose tables `tables` names: schema.*";
+                let hint =
+                    "name single tables, schema.table, of a schema that `tables` has as schema.*";
                 return Err(checks.wrong("exclude", format!("names `{table}`")).hint(hint));
             }
         }
