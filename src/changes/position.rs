@@ -252,8 +252,12 @@ pub(crate) type OrderSpan = (Box<[u8]>, Box<[u8]>);
 pub(crate) fn order_span(positions: &dyn Array) -> Option<OrderSpan> {
     match positions.as_primitive_opt::<Decimal128Type>() {
         Some(packed) => {
-            let values = packed.values();
-            Some((order_key(*values.iter().min()?), order_key(*values.iter().max()?)))
+            let first = *packed.values().first()?;
+            let widened = |(least, greatest): (i128, i128), value: &i128| {
+                (least.min(*value), greatest.max(*value))
+            };
+            let (least, greatest) = packed.values().iter().fold((first, first), widened);
+            Some((order_key(least), order_key(greatest)))
         }
         None => {
             let orders = || positions.as_binary::<i32>().iter().flatten().map(order_bytes);

@@ -79,6 +79,14 @@ impl OpValues {
         found.map(|(_, operation)| *operation)
     }
 
+    /// The operations of the values that are one byte of ASCII, by this byte.
+    pub fn by_byte(&self) -> [Option<Operation>; 128] {
+        std::array::from_fn(|byte| {
+            let mut text = [0; 4];
+            self.operation(Some((byte as u8 as char).encode_utf8(&mut text)))
+        })
+    }
+
     /// Whether some value means this operation.
     pub fn has(&self, operation: Operation) -> bool {
         self.values.iter().any(|(_, known)| *known == operation)
@@ -222,6 +230,9 @@ mod tests {
         assert_eq!(operation("I"), None);
         assert_eq!(operation("u"), Some(Operation::Update));
         assert_eq!(operation("3"), Some(Operation::Ignore));
+        let by_byte = values.by_byte();
+        let each = [b'R', b'r', b'I', b'3'].map(|byte| by_byte[usize::from(byte)]);
+        assert_eq!(each, ["R", "r", "I", "3"].map(operation));
         assert_eq!(values.identity().as_deref(), Some("insert=C,R update=U delete=D ignore=3"));
     }
 

@@ -25,12 +25,13 @@ use std::io::{BufReader, BufWriter};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, UInt64Array};
-use arrow::buffer::ScalarBuffer;
-use arrow::compute::{concat_batches, interleave_record_batch};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, RecordBatch, UInt64Array};
+use arrow::buffer::{BooleanBuffer, NullBuffer, ScalarBuffer};
+use arrow::compute::{concat_batches, interleave};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
+use arrow::record_batch::RecordBatchOptions;
 use arrow::row::{RowConverter, Rows, SortField};
 use datafusion::common::hash_utils::RandomState;
 use datafusion::execution::SpillFile;
@@ -433,7 +434,7 @@ impl Sorter {
                     .iter()
                     .map(|row_ref| (row_ref.batch as usize, row_ref.row as usize))
                     .collect();
-                let rows = compact(&interleave_record_batch(&batches, &chosen)?)?;
+                let rows = compact(&gather(&batches, &chosen)?)?;
                 let keys = part
                     .iter()
                     .map(|row_ref| self.buffered[row_ref.batch as usize].key(row_ref.row));
@@ -500,6 +501,28 @@ fn sort_by_bytes<'a>(
     starts.into_iter().map(|(_, row_ref)| row_ref).collect()
 }
 
+/// Gathers rows of batches of one schema, given by batch and row; there must be a batch.
+fn gather(batches: &[&RecordBatch], rows: &[(usize, usize)]) -> Result<RecordBatch> {
+    let schema = batches[0].schema();
+    let column = |(at, field): (usize, &Arc<Field>)| -> Result<ArrayRef> {
+        let values = batches.iter().map(|batch| batch.column(at).as_ref());
+        if *field.data_type() != DataType::Boolean {
+            return Ok(interleave(&values.collect::<Vec<_>>(), rows)?);
+        }
+        // The engine's function copies booleans row by row as if they were lists.
+        let values: Vec<&BooleanArray> = values.map(AsArray::as_boolean).collect();
+        let of = |(batch, row): (usize, usize)| values[batch].is_valid(row);
+        let valid = (values.iter().any(|values| values.null_count() > 0))
+            .then(|| NullBuffer::new(BooleanBuffer::collect_bool(rows.len(), |at| of(rows[at]))));
+        let of = |(batch, row): (usize, usize)| values[batch].value(row);
+        let gathered = BooleanBuffer::collect_bool(rows.len(), |at| of(rows[at]));
+        Ok(Arc::new(BooleanArray::new(gathered, valid)))
+    };
+    let columns = schema.fields().iter().enumerate().map(column).collect::<Result<_>>()?;
+    let count = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+    Ok(RecordBatch::try_new_with_options(schema, columns, &count)?)
+}
+
 /// Copies the values of views, so that the buffers they share with other rows can be freed.
 pub(crate) fn compact(batch: &RecordBatch) -> Result<RecordBatch> {
     let columns: Vec<ArrayRef> = batch
@@ -558,6 +581,30 @@ mod tests {
             columns.into_iter().map(|(name, column)| (name, column, true)),
         )
         .expect("a batch")
+    }
+
+    #[test]
+    fn rows_are_gathered_as_the_engine_does_it() {
+        let batch = |flags: Vec<Option<bool>>| {
+            let names = flags.iter().map(|flag| flag.map(|flag| format!("a name of {flag}")));
+            let names: StringViewArray = names.collect();
+            let whole: BooleanArray = (0..flags.len()).map(|at| Some(at % 3 == 0)).collect();
+            let columns: Vec<(&str, ArrayRef)> = vec![
+                ("flag", Arc::new(BooleanArray::from(flags))),
+                ("name", Arc::new(names)),
+                ("whole", Arc::new(whole)),
+            ];
+            let columns = columns.into_iter().map(|(name, column)| (name, column, true));
+            RecordBatch::try_from_iter_with_nullable(columns).expect("a batch")
+        };
+        let one = batch(vec![Some(true), None, Some(false), Some(true)]);
+        let other = batch((0..20).map(|at| Some(at % 2 == 0)).collect()).slice(3, 15);
+        let rows: Vec<(usize, usize)> =
+            (0..200).map(|at| if at % 3 == 0 { (0, at % 4) } else { (1, at % 15) }).collect();
+        let batches = [&one, &other];
+        let expected = arrow::compute::interleave_record_batch(&batches, &rows);
+        assert_eq!(gather(&batches, &rows).expect("rows"), expected.expect("rows"));
+        assert_eq!(gather(&[&other], &[]).expect("rows").num_rows(), 0);
     }
 
     proptest! {

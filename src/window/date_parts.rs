@@ -41,7 +41,30 @@ pub(crate) fn clock(text: &[u8; 8]) -> Option<[u32; 3]> {
 /// The nanoseconds of a fraction of one to nine digits: `25` is a quarter of a second.
 #[inline]
 pub(crate) fn nanoseconds(digits: &[u8]) -> Option<u32> {
-    Some(number(digits)? * 10u32.pow(9 - digits.len() as u32))
+    match leading_nanoseconds(digits) {
+        Some((nanoseconds, [])) => Some(nanoseconds),
+        _ => None,
+    }
+}
+
+/// The nanoseconds of a fraction of one to nine digits, and the text after it.
+#[inline]
+fn leading_nanoseconds(text: &[u8]) -> Option<(u32, &[u8])> {
+    // What a digit is worth, by its place.
+    const WORTH: [u32; 9] =
+        [100_000_000, 10_000_000, 1_000_000, 100_000, 10_000, 1_000, 100, 10, 1];
+    let (mut nanoseconds, mut width) = (0, 0);
+    for (byte, worth) in text.iter().zip(WORTH) {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            break;
+        }
+        nanoseconds += u32::from(digit) * worth;
+        width += 1;
+    }
+    let rest = &text[width..];
+    let is_longer = rest.first().is_some_and(u8::is_ascii_digit);
+    if width == 0 || is_longer { None } else { Some((nanoseconds, rest)) }
 }
 
 /// The nanoseconds of a leading `.25`, 0 without one, and the text after it.
@@ -50,9 +73,7 @@ pub(crate) fn fraction(text: &[u8]) -> Option<(u32, &[u8])> {
     let [b'.', text @ ..] = text else {
         return Some((0, text));
     };
-    let width = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let (digits, rest) = text.split_at(width);
-    Some((nanoseconds(digits)?, rest))
+    leading_nanoseconds(text)
 }
 
 /// An offset from UTC as it is written.
@@ -106,6 +127,10 @@ mod tests {
         assert_eq!(fraction(b".123456789"), Some((123_456_789, &b""[..])));
         assert_eq!(fraction(b"+02"), Some((0, &b"+02"[..])));
         assert_eq!((fraction(b"."), fraction(b".Z"), fraction(b".1234567890")), (None, None, None));
+        assert_eq!(fraction(b".000000001 x"), Some((1, &b" x"[..])));
+        let each = ["25", "000000001", "", "1a", "1234567890", "+1"]
+            .map(|text| nanoseconds(text.as_bytes()));
+        assert_eq!(each, [Some(250_000_000), Some(1), None, None, None, None]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Date32Array, Decimal128Array, Int64Array, RecordBatch,
     UInt32Array, new_null_array,
 };
+use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::kernels::boolean::and_not;
 use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::kernels::zip::zip;
@@ -614,9 +615,10 @@ impl Batch<'_> {
             return Ok(Arc::new(events));
         }
         let commits = self.commit_days(commit_times)?;
-        let each = events.iter().zip(&commits).zip(live.values());
-        let days = each.map(|((event, commit), live)| if live { event } else { commit });
-        Ok(Arc::new(days.collect::<Date32Array>()))
+        let of = |row: usize| if live.value(row) { &events } else { &commits };
+        let days: Vec<i32> = (0..live.len()).map(|row| of(row).value(row)).collect();
+        let known = BooleanBuffer::collect_bool(live.len(), |row| of(row).is_valid(row));
+        Ok(Arc::new(Date32Array::new(days.into(), nulls(known))))
     }
 
     /// The days of the commit times.
@@ -627,7 +629,9 @@ impl Batch<'_> {
             return Ok(times.iter().map(|_| Some(day)).collect());
         }
         if zone == Tz::UTC {
-            return Ok(times.iter().map(|time| time.map(day_of)).collect());
+            let days = times.iter().map(|time| time.map_or(0, day_of)).collect::<Vec<_>>();
+            let known = BooleanBuffer::collect_bool(times.len(), |row| times[row].is_some());
+            return Ok(Date32Array::new(days.into(), nulls(known)));
         }
         // A date without a time is that day in every zone; its time does not tell it.
         let column = self.reader.roles.commit_time.map(|column| self.raw(column)).transpose()?;
@@ -675,9 +679,8 @@ impl Batch<'_> {
     fn check_key(&self) -> Result<(), BatchError> {
         for column in &self.reader.roles.key {
             let array = self.raw(*column)?;
-            if let Some(row) =
-                (0..array.len()).find(|row| array.null_count() > 0 && array.is_null(*row))
-            {
+            let nulls = array.logical_nulls().filter(|nulls| nulls.null_count() > 0);
+            if let Some(row) = nulls.and_then(|nulls| nulls.iter().position(|valid| !valid)) {
                 let hint = "a key column must not be null: check `key` and the file";
                 return Err(self.bad(row, Some(*column), "is null", hint));
             }
@@ -696,6 +699,11 @@ impl Batch<'_> {
         let latest = self.row_numbers().iter().map(|row| Some(is_latest(row)));
         Arc::new(latest.collect::<BooleanArray>())
     }
+}
+
+/// The nulls of a column; `None` if there is none.
+fn nulls(known: BooleanBuffer) -> Option<NullBuffer> {
+    Some(NullBuffer::new(known)).filter(|nulls| nulls.null_count() > 0)
 }
 
 /// The newest of the times; with `inside`, of those inside.
@@ -724,18 +732,29 @@ fn live_rows(ops: &ArrayRef, values: &OpValues) -> Result<BooleanArray, NotLive>
         DataType::Utf8View => Arc::clone(ops),
         _ => cast(ops, &DataType::Utf8View).map_err(|_| NotLive::Unknown(0))?,
     };
-    let mut live = Vec::with_capacity(ops.len());
-    let mut unknown = None;
-    for (index, op) in ops.as_string_view().iter().enumerate() {
-        match values.operation(op) {
-            Some(Operation::Truncate) => return Err(NotLive::Truncate(index)),
-            Some(operation) => live.push(operation != Operation::Delete),
+    let texts = ops.as_string_view();
+    let has_nulls = texts.null_count() > 0;
+    let by_byte = values.by_byte();
+    let (mut truncate, mut unknown) = (None, None);
+    let live = BooleanBuffer::collect_bool(texts.len(), |index| {
+        let view = texts.views()[index];
+        let operation = match ((view as u32), (view >> 32) as u8) {
+            _ if has_nulls && texts.is_null(index) => values.operation(None),
+            // Nearly all values are one letter, which is in the view.
+            (1, byte @ ..0x80) => by_byte[usize::from(byte)],
+            _ => values.operation(Some(texts.value(index))),
+        };
+        match operation {
+            Some(Operation::Truncate) => truncate = truncate.or(Some(index)),
             None => unknown = unknown.or(Some(index)),
+            Some(_) => {}
         }
-    }
-    match unknown {
-        Some(index) => Err(NotLive::Unknown(index)),
-        None => Ok(BooleanArray::from(live)),
+        operation != Some(Operation::Delete)
+    });
+    match (truncate, unknown) {
+        (Some(index), _) => Err(NotLive::Truncate(index)),
+        (None, Some(index)) => Err(NotLive::Unknown(index)),
+        (None, None) => Ok(BooleanArray::new(live, None)),
     }
 }
 

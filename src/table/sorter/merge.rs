@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::compute::{concat_batches, interleave_record_batch};
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::FileReader;
 use datafusion::execution::memory_pool::MemoryReservation;
@@ -17,7 +17,9 @@ use datafusion::execution::memory_pool::MemoryReservation;
 use crate::engine::session::BATCH_ROWS;
 use crate::engine::spill::read_spilled;
 use crate::error::{Error, Result};
-use crate::table::sorter::{BufferedBatch, Key, Keys, Order, Readers, RowRef, Run, Sorter, sort};
+use crate::table::sorter::{
+    BufferedBatch, Key, Keys, Order, Readers, RowRef, Run, Sorter, gather, sort,
+};
 
 /// The rows of several sorters, to be read by partition.
 pub(crate) struct Sorted {
@@ -219,7 +221,7 @@ impl Merge<'_> {
             return Ok(None);
         }
         let batches: Vec<&RecordBatch> = self.slots.iter().collect();
-        let rows = interleave_record_batch(&batches, &self.picked)?;
+        let rows = gather(&batches, &self.picked)?;
         self.picked.clear();
         self.slots.clear();
         for cursor in &mut self.cursors {
