@@ -337,7 +337,7 @@ impl Merge<'_> {
                     let mut readers = Readers::new();
                     let mut counts = Counts::default();
                     while let Some(part) = parts.next() {
-                        let rows = sorted.concatenated(&part, &mut readers)?;
+                        let rows = decider.entries.sorted_part(sorted, &part, &mut readers)?;
                         let carried =
                             decider.decide_all(&rows, bitmap, &mut output, &mut counts)?;
                         output.versions.write(&carried).await?;

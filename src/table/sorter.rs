@@ -25,9 +25,11 @@ use std::io::{BufReader, BufWriter};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, RecordBatch, UInt64Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, RecordBatch, UInt32Array, UInt64Array,
+};
 use arrow::buffer::{BooleanBuffer, NullBuffer, ScalarBuffer};
-use arrow::compute::{concat_batches, interleave};
+use arrow::compute::{concat_batches, interleave, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
@@ -453,11 +455,30 @@ impl Sorter {
     }
 }
 
+/// The rows of a batch, sorted by columns (ascending, nulls first). Rows with the same values stay in their
+/// order.
+///
+/// # Errors
+/// Internal, when a column cannot be compared.
+pub(crate) fn sort_rows(rows: &RecordBatch, by: &[usize]) -> Result<RecordBatch> {
+    let columns = Order::columns(rows, by);
+    let fields = columns.iter().map(|column| SortField::new(column.data_type().clone()));
+    let keys = RowConverter::new(fields.collect())?.convert_columns(&columns)?;
+    let all = (0..rows.num_rows() as u32).map(|row| RowRef { batch: 0, row }).collect();
+    let sorted = match rows.num_rows() {
+        0 => return Ok(rows.clone()),
+        _ => sort_by_bytes(keys.row(0).data(), all, |at| keys.row(at.row as usize).data()),
+    };
+    let sorted = UInt32Array::from_iter_values(sorted.iter().map(|at| at.row));
+    Ok(take_record_batch(rows, &sorted)?)
+}
+
 /// Sorts rows by their keys. Rows of equal keys stay in their order.
 fn sort(buffered: &[BufferedBatch], row_refs: Vec<RowRef>) -> Vec<RowRef> {
     let key = |row_ref: &RowRef| buffered[row_ref.batch as usize].key(row_ref.row);
     match row_refs.first().map(key) {
         None => row_refs,
+        Some(_) if matches!(buffered[row_refs[0].batch as usize].keys, Keys::None) => row_refs,
         Some(Key::Bytes(first)) => sort_by_bytes(first, row_refs, |row_ref| key(row_ref).bytes()),
         Some(Key::Number(_)) => {
             let numbers = row_refs.into_iter().map(|row_ref| (key(&row_ref).number(), row_ref));

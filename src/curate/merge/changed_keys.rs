@@ -287,7 +287,7 @@ impl ChangedKeys {
         let sorted = Sorted::new(&entries.order, join_all(tasks).await?)?;
         let (ranked, mut readers) = (files.ranked(), Readers::new());
         for part in sorted.partitions() {
-            let rows = sorted.concatenated(&part, &mut readers)?;
+            let rows = entries.sorted_part(&sorted, &part, &mut readers)?;
             let columns = EntryColumns::of(&rows, &ranked)?;
             let mut without: Vec<u32> = Vec::new();
             for of_key in of_keys(&rows, entries.keys)? {

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::layout::FileOrder;
 use crate::state::floors::{Floor, KnownFloors};
 use crate::state::versions::VersionsLayout;
-use crate::table::sorter::Order;
+use crate::table::sorter::{Order, Readers, Sorted, sort_rows};
 use crate::types::key::canonical_column;
 
 /// The number of rows per part of the keys, about.
@@ -109,10 +109,23 @@ impl Entries {
         let part = fields.len() - 1;
         let schema = Arc::new(Schema::new(fields));
         let keys = layout.keys.len();
-        // By key, then by day.
-        let sort_by = (0..=keys).collect();
-        let order = Order::new(Arc::clone(&schema), vec![part], sort_by, (0..part).collect())?;
+        let stored = (0..part).collect();
+        let order = Order::new(Arc::clone(&schema), vec![part], Vec::new(), stored)?;
         Ok(Entries { layout: Arc::clone(layout), order: Arc::new(order), schema, keys, parts })
+    }
+
+    /// The entries of a part, sorted by key, then by day.
+    ///
+    /// Parts are small: to sort them when they are read is cheaper than to keep them sorted before, where
+    /// the bytes to sort by are written to disk too.
+    pub(super) fn sorted_part(
+        &self,
+        sorted: &Sorted,
+        part: &str,
+        readers: &mut Readers,
+    ) -> Result<RecordBatch> {
+        let by: Vec<usize> = (0..=self.keys).collect();
+        sort_rows(&sorted.concatenated(part, readers)?, &by)
     }
 
     /// The part of each key, by its hash.

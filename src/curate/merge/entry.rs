@@ -7,7 +7,7 @@ use arrow::array::{
     Array, AsArray, BinaryArray, BooleanArray, Date32Array, Int8Array, Int32Array, Int64Array,
     RecordBatch, UInt32Array,
 };
-use arrow::row::{RowConverter, SortField};
+use arrow::compute::partition;
 
 use crate::changes::file_order::RankedFiles;
 use crate::curate::merge::entries::{REWRITTEN, WINNER, column};
@@ -142,15 +142,5 @@ pub(super) fn of_keys(
     rows: &RecordBatch,
     keys: usize,
 ) -> Result<impl Iterator<Item = Range<usize>>> {
-    let keys = &rows.columns()[..keys];
-    let fields = keys.iter().map(|key| SortField::new(key.data_type().clone()));
-    let keys = RowConverter::new(fields.collect())?.convert_columns(keys)?;
-    let mut at = 0;
-    Ok(std::iter::from_fn(move || {
-        let first = at;
-        while at < keys.num_rows() && keys.row(at) == keys.row(first) {
-            at += 1;
-        }
-        (at > first).then_some(first..at)
-    }))
+    Ok(partition(&rows.columns()[..keys])?.ranges().into_iter())
 }

@@ -317,14 +317,14 @@ pub(crate) async fn settle(standings: Vec<Standing>) -> Result<Option<Balance>> 
     let parts = Work::new(sorted.partitions());
     let work = Arc::new((sorted, parts, (floors, files)));
     let tasks = balances.into_iter().map(|mut balance| {
-        let (work, keys) = (Arc::clone(&work), entries.keys);
+        let (work, entries) = (Arc::clone(&work), Arc::clone(&entries));
         spawn(async move {
             let (sorted, parts, (floors, files)) = &*work;
             let count = async {
                 let mut readers = Readers::new();
                 while let Some(part) = parts.next() {
-                    let rows = sorted.concatenated(&part, &mut readers)?;
-                    Standing::count_all(&mut balance, &rows, keys, (floors, files))?;
+                    let rows = entries.sorted_part(sorted, &part, &mut readers)?;
+                    Standing::count_all(&mut balance, &rows, entries.keys, (floors, files))?;
                 }
                 Ok(balance)
             };

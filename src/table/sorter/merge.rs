@@ -83,7 +83,7 @@ impl Sorted {
         }
     }
 
-    /// The rows of one partition, sorted, in one batch.
+    /// The rows of one partition, sorted if the order has columns to sort by, in one batch.
     ///
     /// # Errors
     /// As [`Sorted::rows`].
