@@ -10,6 +10,8 @@ use arrow::array::RecordBatch;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use arrow::row::{RowConverter, SortField};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use object_store::ObjectStoreExt;
 use object_store::buffered::BufWriter;
 use parquet::arrow::AsyncArrowWriter;
@@ -19,7 +21,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 
 use crate::engine::session::BATCH_ROWS;
-use crate::engine::tasks::{Work, join_all, spawn};
+use crate::engine::tasks::{Work, join_all, spawn, spawn_blocking};
 use crate::error::{Error, Result};
 use crate::store::{Folder, parse_path};
 use crate::table::deletion_vector::{DeletionVector, VectorsFile};
@@ -31,6 +33,9 @@ use crate::table::sorter::{Readers, Sorted};
 const ROW_GROUP_BYTES: usize = 32 << 20;
 /// The size of the parts of an upload, one of which is buffered: the smallest that S3 accepts.
 const UPLOAD_BYTES: usize = 5 << 20;
+
+/// The size from which on a local file is synced to the disk as soon as it is complete.
+const SYNCED_EARLY_BYTES: u64 = 8 << 20;
 
 /// The size at which a file of deletion vectors is closed.
 const VECTORS_BYTES: u64 = 64 << 20;
@@ -95,6 +100,8 @@ struct PartitionWritten {
     rows_before: u64,
     files: Vec<StagedFile>,
     kept: Vec<Kept>,
+    /// Large files that are written to the disk now.
+    syncing: Vec<BoxFuture<'static, Result<()>>>,
 }
 
 impl TableWriter {
@@ -139,6 +146,7 @@ impl TableWriter {
         let mut written: Vec<PartitionWritten> =
             join_all(tasks).await?.into_iter().flatten().collect();
         written.sort_by_key(|written| written.number);
+        join_all(written.iter_mut().flat_map(|one| std::mem::take(&mut one.syncing))).await?;
         self.write_vectors(written).await
     }
 
@@ -204,6 +212,14 @@ impl TableWriter {
         Ok(PartitionWritten { kept, ..written })
     }
 
+    /// Begins to sync a file if it is large, while others are made; small ones are cheaper to sync
+    /// together, before the commit.
+    fn begin_sync(&self, file: &StagedFile) -> Option<BoxFuture<'static, Result<()>>> {
+        let (staging, staged) = (self.staging.clone(), [file.staged.clone()]);
+        let is_large = file.bytes >= SYNCED_EARLY_BYTES;
+        is_large.then(|| spawn_blocking(move || staging.sync(&staged)).boxed())
+    }
+
     async fn write_partition(
         &self,
         number: usize,
@@ -212,7 +228,7 @@ impl TableWriter {
         plain: &[String],
     ) -> Result<PartitionWritten> {
         let plain: Vec<&str> = plain.iter().map(String::as_str).collect();
-        let mut files = Vec::new();
+        let (mut files, mut syncing) = (Vec::new(), Vec::new());
         let mut open: Option<OpenFile> = None;
         while let Some(batch) = rows.next_batch().await? {
             let file = match &mut open {
@@ -231,13 +247,18 @@ impl TableWriter {
             if file.bytes() >= self.file_bytes
                 && let Some(full) = open.take()
             {
-                files.push(full.close(&self.staging).await?);
+                let full = full.close(&self.staging).await?;
+                syncing.extend(self.begin_sync(&full));
+                files.push(full);
             }
         }
         if let Some(last) = open {
-            files.push(last.close(&self.staging).await?);
+            let last = last.close(&self.staging).await?;
+            syncing.extend(self.begin_sync(&last));
+            files.push(last);
         }
         Ok(PartitionWritten {
+            syncing,
             number,
             partition: folder.to_string(),
             rows_before: rows.rows_before(),
