@@ -5,7 +5,8 @@
 //! is alone, so that good batches need no check per row.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::buffer::BooleanBuffer;
@@ -30,6 +31,7 @@ use crate::changes::position::{PACKED_TYPE, Position};
 use crate::changes::row_bitmap::Winners;
 use crate::changes::{ChangeColumn, Changes, OpenInput, ReadUnit, Roles};
 use crate::config::Operation;
+use crate::engine::tasks::Work;
 use crate::error::{Error, Result};
 use crate::parquet_io::fetch::{FetchUnit, fetch_ahead};
 use crate::parquet_io::open::first_leaf;
@@ -188,43 +190,61 @@ impl TableProvider for ChangesTable {
             Arc::clone(&schema),
             projection.iter().map(|column| self.columns[*column]).collect(),
         ));
-        let streams = self
-            .changes
-            .distribute(self.partitions, self.pass.winners().map(AsRef::as_ref))
-            .into_iter()
-            .map(|units| {
-                let reader = Arc::clone(&reader);
-                Arc::new(ChangePartition { reader, units }) as Arc<dyn PartitionStream>
-            })
-            .collect();
+        let units = self.changes.read_units(self.pass.winners().map(AsRef::as_ref));
+        let scan = Arc::new(Scan { reader, units: Arc::new(units), executions: Mutex::default() });
+        let partition = |_| {
+            let (scan, executed) = (Arc::clone(&scan), AtomicUsize::new(0));
+            Arc::new(ChangePartition { scan, executed }) as Arc<dyn PartitionStream>
+        };
+        let streams = (0..self.partitions.max(1)).map(partition).collect();
         Ok(Arc::new(StreamingTableExec::try_new(schema, streams, None, [], false, None)?))
     }
 }
 
-struct ChangePartition {
+/// A scan, shared by its partitions. Each takes the next unit when it is ready for it, as how long
+/// units take is not known before: it depends on how many rows are left of them.
+struct Scan {
     reader: Arc<ChangeReader>,
-    units: Vec<ReadUnit>,
+    units: Arc<Vec<ReadUnit>>,
+    /// Per execution of the plan, the units that no partition has taken.
+    executions: Mutex<Vec<Arc<Work<usize>>>>,
+}
+
+impl Scan {
+    /// The units that a partition of an execution takes.
+    fn units(&self, execution: usize) -> impl Iterator<Item = ReadUnit> + use<> {
+        let mut executions = self.executions.lock().unwrap_or_else(PoisonError::into_inner);
+        while executions.len() <= execution {
+            executions.push(Arc::new(Work::new((0..self.units.len()).collect())));
+        }
+        let (queue, units) = (Arc::clone(&executions[execution]), Arc::clone(&self.units));
+        std::iter::from_fn(move || Some(units[queue.next()?].clone()))
+    }
+}
+
+struct ChangePartition {
+    scan: Arc<Scan>,
+    /// How often it was executed.
+    executed: AtomicUsize,
 }
 
 impl fmt::Debug for ChangePartition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} units of files", self.units.len())
+        write!(f, "{} units of files", self.scan.units.len())
     }
 }
 
 impl PartitionStream for ChangePartition {
     fn schema(&self) -> &SchemaRef {
-        &self.reader.schema
+        &self.scan.reader.schema
     }
 
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let reader = Arc::clone(&self.reader);
-        let schema = &self.reader.schema;
-        let batches = coalesced(
-            ChangeReader::read(reader, self.units.clone()),
-            schema,
-            self.reader.changes.batch_rows(),
-        );
+        let reader = &self.scan.reader;
+        let schema = &reader.schema;
+        let units = self.scan.units(self.executed.fetch_add(1, Ordering::Relaxed));
+        let batches = ChangeReader::read(Arc::clone(reader), units);
+        let batches = coalesced(batches, schema, reader.changes.batch_rows());
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(schema), batches.map_err(Into::into)))
     }
 }
@@ -349,10 +369,10 @@ impl ChangeReader {
 
     fn read(
         self: Arc<Self>,
-        units: Vec<ReadUnit>,
+        units: impl Iterator<Item = ReadUnit> + Send + 'static,
     ) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
         let reader = Arc::clone(&self);
-        let fetch_units = units.into_iter().flat_map(move |unit| reader.fetch_units(&unit));
+        let fetch_units = units.flat_map(move |unit| reader.fetch_units(&unit));
         let batches = fetch_ahead(fetch_units).map(move |fetched| {
             let (fetched, file) = fetched.map_err(|(error, file)| self.of_input(file, error))?;
             let (reader, columns) = (Arc::clone(&self), Arc::clone(fetched.columns()));
