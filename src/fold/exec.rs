@@ -324,6 +324,8 @@ impl<P: Position> ExecutionPlan for FoldExec<P> {
             Ok(sealed) => {
                 let output = Output { sealed, shard: None, schema: output_schema, metrics };
                 Ok(stream::try_unfold(output, |mut output| async move {
+                    // The other partitions were woken on this thread, and wait until it gives way.
+                    tokio::task::yield_now().await;
                     let batch = output.next_batch()?;
                     Ok(batch.map(|batch| (batch, output)))
                 }))
