@@ -3,6 +3,7 @@
 //! Each thread writes one partition, and one file, at a time, so that memory and file handles do
 //! not grow with the number of partitions. Nothing that readers see is changed here.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -117,8 +118,10 @@ impl TableWriter {
         table: Option<Arc<PublishedTable>>,
         threads: usize,
     ) -> Result<Vec<Written>> {
-        let partitions: Vec<(usize, String)> =
+        let mut partitions: Vec<(usize, String)> =
             sorted.partitions().into_iter().enumerate().collect();
+        // The smallest come last, so that all threads end at about the same time.
+        partitions.sort_by_key(|(_, folder)| Reverse(sorted.counts().get(folder).copied()));
         let plain = hardly_repeated_columns(&sorted, table.as_deref()).await?;
         let shared = Arc::new((sorted, Work::new(partitions), plain));
         let vectors = table.as_ref().map(|table| Arc::new(table.memory()));
