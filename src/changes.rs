@@ -675,10 +675,14 @@ impl Changes {
         find_column(self.raw_schema.fields().iter().map(|field| field.name().as_str()), name)
     }
 
-    /// What several threads read, in the order of files and rows: whole files, and row groups of large
-    /// files; with `winners` only those that have some.
-    pub(crate) fn read_units(&self, winners: Option<&Winners>) -> Vec<ReadUnit> {
-        let mut units = Vec::new();
+    /// Distributes whole files, and row groups of large files, to partitions by size. Depends on the
+    /// inputs only, so that a plan can be executed twice.
+    pub(crate) fn distribute(
+        &self,
+        partitions: usize,
+        winners: Option<&Winners>,
+    ) -> Vec<Vec<ReadUnit>> {
+        let mut units: Vec<(u64, ReadUnit)> = Vec::new();
         for (index, file) in self.files.iter().enumerate() {
             let mut selected = Vec::new();
             let mut first_row = 0;
@@ -700,13 +704,30 @@ impl Changes {
                 selected.chunks(selected.len().max(1))
             };
             for part in parts {
-                units.push(ReadUnit {
-                    file: index,
-                    row_groups: part.iter().map(|group| (group.0, group.1, group.2)).collect(),
-                });
+                units.push((
+                    part.iter().map(|group| group.3).sum(),
+                    ReadUnit {
+                        file: index,
+                        row_groups: part.iter().map(|group| (group.0, group.1, group.2)).collect(),
+                    },
+                ));
             }
         }
-        units
+        units.sort_by_key(|(bytes, unit)| (std::cmp::Reverse(*bytes), unit.file));
+        let mut partitioned: Vec<(u64, Vec<ReadUnit>)> = vec![(0, Vec::new()); partitions.max(1)];
+        for (bytes, unit) in units {
+            if let Some(least) = partitioned.iter_mut().min_by_key(|(load, _)| *load) {
+                least.0 += bytes;
+                least.1.push(unit);
+            }
+        }
+        partitioned
+            .into_iter()
+            .map(|(_, mut units)| {
+                units.sort_by_key(|unit| (unit.file, unit.row_groups.first().map(|group| group.1)));
+                units
+            })
+            .collect()
     }
 }
 

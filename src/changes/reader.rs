@@ -4,9 +4,10 @@
 //! selection, and skips row groups without winners. A bad row is found by halving its batch until it
 //! is alone, so that good batches need no check per row.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::buffer::BooleanBuffer;
@@ -31,9 +32,8 @@ use crate::changes::position::{PACKED_TYPE, Position};
 use crate::changes::row_bitmap::Winners;
 use crate::changes::{ChangeColumn, Changes, OpenInput, ReadUnit, Roles};
 use crate::config::Operation;
-use crate::engine::tasks::Work;
 use crate::error::{Error, Result};
-use crate::parquet_io::fetch::{FetchUnit, fetch_ahead};
+use crate::parquet_io::fetch::{AHEAD_UNITS_MAX, FetchUnit, fetch_ahead};
 use crate::parquet_io::open::first_leaf;
 use crate::raw::bad_rows::{BadRow, NOT_UTF8};
 use crate::types::times::{DAY_NS, instant_ns, nanoseconds, parse_time};
@@ -190,47 +190,71 @@ impl TableProvider for ChangesTable {
             Arc::clone(&schema),
             projection.iter().map(|column| self.columns[*column]).collect(),
         ));
-        let units = self.changes.read_units(self.pass.winners().map(AsRef::as_ref));
-        let scan = Arc::new(Scan { reader, units: Arc::new(units), executions: Mutex::default() });
-        let partition = |_| {
+        let winners = self.pass.winners().map(AsRef::as_ref);
+        let units = self.changes.distribute(self.partitions, winners);
+        let scan = Arc::new(Scan { reader, units, executions: Mutex::default() });
+        let partition = |number| {
             let (scan, executed) = (Arc::clone(&scan), AtomicUsize::new(0));
-            Arc::new(ChangePartition { scan, executed }) as Arc<dyn PartitionStream>
+            Arc::new(ChangePartition { scan, number, executed }) as Arc<dyn PartitionStream>
         };
-        let streams = (0..self.partitions.max(1)).map(partition).collect();
+        let streams = (0..scan.units.len()).map(partition).collect();
         Ok(Arc::new(StreamingTableExec::try_new(schema, streams, None, [], false, None)?))
     }
 }
 
-/// A scan, shared by its partitions. Each takes the next unit when it is ready for it, as how long
-/// units take is not known before: it depends on how many rows are left of them.
+/// A scan, shared by its partitions.
 struct Scan {
     reader: Arc<ChangeReader>,
-    units: Arc<Vec<ReadUnit>>,
-    /// Per execution of the plan, the units that no partition has taken.
-    executions: Mutex<Vec<Arc<Work<usize>>>>,
+    /// The units of each partition.
+    units: Vec<Vec<ReadUnit>>,
+    /// Per execution of the plan, each of which executes all partitions, the units that are left.
+    executions: Mutex<Vec<Arc<Shares<ReadUnit>>>>,
 }
 
 impl Scan {
-    /// The units that a partition of an execution takes.
-    fn units(&self, execution: usize) -> impl Iterator<Item = ReadUnit> + use<> {
+    fn shares(&self, execution: usize) -> Arc<Shares<ReadUnit>> {
         let mut executions = self.executions.lock().unwrap_or_else(PoisonError::into_inner);
         while executions.len() <= execution {
-            executions.push(Arc::new(Work::new((0..self.units.len()).collect())));
+            executions.push(Arc::new(Shares::new(self.units.clone())));
         }
-        let (queue, units) = (Arc::clone(&executions[execution]), Arc::clone(&self.units));
-        std::iter::from_fn(move || Some(units[queue.next()?].clone()))
+        Arc::clone(&executions[execution])
+    }
+}
+
+/// Units of several partitions. Each has its own share, and helps others when it has read it: how long
+/// units take depends on how many of their rows are read, and is not known before.
+struct Shares<U>(Mutex<Vec<VecDeque<U>>>);
+
+impl<U> Shares<U> {
+    fn new(units: Vec<Vec<U>>) -> Self {
+        Shares(Mutex::new(units.into_iter().map(VecDeque::from).collect()))
+    }
+
+    /// The next unit of a partition's own share.
+    fn own(&self, partition: usize) -> Option<U> {
+        self.lock().get_mut(partition)?.pop_front()
+    }
+
+    /// The last unit of the share with the most that are left.
+    fn of_others(&self) -> Option<U> {
+        self.lock().iter_mut().max_by_key(|units| units.len())?.pop_back()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<VecDeque<U>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 struct ChangePartition {
     scan: Arc<Scan>,
+    number: usize,
     /// How often it was executed.
     executed: AtomicUsize,
 }
 
 impl fmt::Debug for ChangePartition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} units of files", self.scan.units.len())
+        write!(f, "{} units of files", self.scan.units[self.number].len())
     }
 }
 
@@ -242,8 +266,13 @@ impl PartitionStream for ChangePartition {
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
         let reader = &self.scan.reader;
         let schema = &reader.schema;
-        let units = self.scan.units(self.executed.fetch_add(1, Ordering::Relaxed));
-        let batches = ChangeReader::read(Arc::clone(reader), units);
+        let shares = self.scan.shares(self.executed.fetch_add(1, Ordering::Relaxed));
+        let (of_others, number) = (Arc::clone(&shares), self.number);
+        let own = std::iter::from_fn(move || shares.own(number));
+        let of_others = std::iter::from_fn(move || of_others.of_others());
+        // What is fetched ahead is taken from the others, who could read it at the same time.
+        let batches = ChangeReader::read(Arc::clone(reader), own, AHEAD_UNITS_MAX)
+            .chain(ChangeReader::read(Arc::clone(reader), of_others, 1));
         let batches = coalesced(batches, schema, reader.changes.batch_rows());
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(schema), batches.map_err(Into::into)))
     }
@@ -370,10 +399,11 @@ impl ChangeReader {
     fn read(
         self: Arc<Self>,
         units: impl Iterator<Item = ReadUnit> + Send + 'static,
+        ahead: usize,
     ) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
         let reader = Arc::clone(&self);
         let fetch_units = units.flat_map(move |unit| reader.fetch_units(&unit));
-        let batches = fetch_ahead(fetch_units).map(move |fetched| {
+        let batches = fetch_ahead(fetch_units, ahead).map(move |fetched| {
             let (fetched, file) = fetched.map_err(|(error, file)| self.of_input(file, error))?;
             let (reader, columns) = (Arc::clone(&self), Arc::clone(fetched.columns()));
             let batches = fetched
@@ -571,5 +601,19 @@ fn commit_span(
             Some((first - DAY_NS, last + 2 * DAY_NS))
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Shares;
+
+    #[test]
+    fn each_partition_reads_its_share_in_order_and_then_helps_the_one_with_the_most() {
+        let shares = Shares::new(vec![vec![1, 2], vec![3, 4, 5, 6], vec![7]]);
+        assert_eq!([shares.own(2), shares.own(2), shares.of_others()], [Some(7), None, Some(6)]);
+        assert_eq!([shares.own(1), shares.own(0), shares.own(0)], [Some(3), Some(1), Some(2)]);
+        assert_eq!([shares.of_others(), shares.own(1)], [Some(5), Some(4)]);
+        assert_eq!([shares.of_others(), shares.own(0), shares.own(1)], [None, None, None]);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! winners' keys, days, orders ─────────────┐
-//! versions ─▶ of a key among the winners? ─┴▶ sorter, by key and day ─▶ ┬─▶ remaining winners
+//! versions ─▶ of a key among the winners? ─┴▶ parts by key and day ───▶ ┬─▶ remaining winners
 //!                └ no, and the file is rewritten ─▶ versions            ├─▶ tombstones of removed rows
 //!                                                                       └─▶ remaining versions
 //! ```
@@ -14,7 +14,8 @@
 //!
 //! Versions of the winners' days are rewritten; with `latest`, or if the balance is kept, those of other
 //! days are read for the winners' keys. A Bloom filter over the winners' keys keeps all other versions out of the sorter,
-//! which divides keys into parts by their hash, spills if needed, and is processed part by part.
+//! which divides keys into parts by their hash and spills if needed. Each part is then sorted and processed
+//! alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

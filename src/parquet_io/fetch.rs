@@ -35,7 +35,7 @@ const FETCH_UNIT_BYTES_MAX: u64 = 4 << 20;
 /// The limit of bytes fetched ahead.
 const AHEAD_BYTES_MAX: u64 = 16 << 20;
 /// The limit of fetch units fetched ahead.
-const AHEAD_UNITS_MAX: usize = 16;
+pub(crate) const AHEAD_UNITS_MAX: usize = 16;
 
 /// A row group to read, and a bitmap of its rows; `None` for all rows.
 pub(crate) type SelectedRows = (usize, Option<BooleanBuffer>);
@@ -129,7 +129,7 @@ impl ParquetFile {
         batch_rows: usize,
     ) -> BoxStream<'static, Result<RecordBatch>> {
         let units = self.fetch_units(columns, selected).into_iter();
-        let fetched = fetch_ahead(units.map(|unit| (unit, ())));
+        let fetched = fetch_ahead(units.map(|unit| (unit, ())), AHEAD_UNITS_MAX);
         let batches = fetched.map(move |fetched| {
             let (fetched, ()) = fetched.map_err(|(error, ())| error)?;
             Ok::<_, Error>(stream::iter(fetched.rows(texts, batch_rows)?))
@@ -233,9 +233,11 @@ impl FetchUnit {
     }
 }
 
-/// Fetches units ahead of their reader and returns them in order, each with its attached value.
+/// Fetches units ahead of their reader, so many at most, and returns them in order, each with its
+/// attached value.
 pub(crate) fn fetch_ahead<T: Send + 'static>(
     units: impl Iterator<Item = (FetchUnit, T)> + Send + 'static,
+    ahead: usize,
 ) -> BoxStream<'static, Result<(Fetched, T), (Error, T)>> {
     let room = Arc::new(Semaphore::new(AHEAD_BYTES_MAX as usize));
     // In order: a large unit waits until the units before it have been read.
@@ -256,7 +258,7 @@ pub(crate) fn fetch_ahead<T: Send + 'static>(
             Err(error) => Err((error, with)),
         }
     });
-    fetched.buffered(AHEAD_UNITS_MAX).boxed()
+    fetched.buffered(ahead).boxed()
 }
 
 /// A fetched unit.
@@ -550,7 +552,8 @@ mod tests {
         let units = large.fetch_units(&[0, 1], all);
         assert_eq!(units.len(), 8);
         runtime().block_on(async {
-            let mut fetched = fetch_ahead(units.into_iter().map(|unit| (unit, ())));
+            let units = units.into_iter().map(|unit| (unit, ()));
+            let mut fetched = fetch_ahead(units, AHEAD_UNITS_MAX);
             let (mut fetched_units, mut idle) = (Vec::new(), 0);
             while idle < 100 {
                 match fetched.next().now_or_never() {

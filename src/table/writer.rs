@@ -120,7 +120,7 @@ impl TableWriter {
     ) -> Result<Vec<Written>> {
         let mut partitions: Vec<(usize, String)> =
             sorted.partitions().into_iter().enumerate().collect();
-        // The smallest come last, so that all threads end at about the same time.
+        // Those with the fewest new rows come last, so that threads end at about the same time.
         partitions.sort_by_key(|(_, folder)| Reverse(sorted.counts().get(folder).copied()));
         let plain = hardly_repeated_columns(&sorted, table.as_deref()).await?;
         let shared = Arc::new((sorted, Work::new(partitions), plain));
@@ -132,15 +132,20 @@ impl TableWriter {
                 let (sorted, partitions, plain) = &*shared;
                 let write = async {
                     let (mut readers, mut written) = (Readers::new(), Vec::new());
+                    let mut syncing = Vec::new();
                     while let Some((number, folder)) = partitions.next() {
                         let new = sorted.rows(&folder, &mut readers)?;
                         let rows = Rebuilt::new(new, &folder, table.as_deref()).await?;
-                        let one = writer.write_sorted(number, &folder, rows, plain).await?;
+                        let mut one = writer.write_sorted(number, &folder, rows, plain).await?;
+                        // So many as are written meanwhile, and no more.
+                        let before = std::mem::replace(&mut syncing, one.syncing.split_off(0));
+                        join_all(before.into_iter()).await?;
                         let vectors_bytes: usize = one.kept.iter().map(Kept::bytes).sum();
                         // Later in a file of vectors too.
                         vectors.iter().for_each(|vectors| vectors.grow(2 * vectors_bytes));
                         written.push(one);
                     }
+                    join_all(syncing.into_iter()).await?;
                     Ok(written)
                 };
                 partitions.run(write).await
@@ -149,7 +154,6 @@ impl TableWriter {
         let mut written: Vec<PartitionWritten> =
             join_all(tasks).await?.into_iter().flatten().collect();
         written.sort_by_key(|written| written.number);
-        join_all(written.iter_mut().flat_map(|one| std::mem::take(&mut one.syncing))).await?;
         self.write_vectors(written).await
     }
 

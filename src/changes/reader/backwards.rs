@@ -14,8 +14,9 @@ use super::{ChangeReader, Pass, numbered, schema_of};
 use crate::changes::pass_one::PassOne;
 use crate::changes::position::{order_keys, pack, packed_array};
 use crate::changes::{ChangeColumn, Changes};
-use crate::engine::tasks::{Work, join_all, spawn};
+use crate::engine::tasks::{join_all, spawn};
 use crate::error::Result;
+use crate::parquet_io::fetch::AHEAD_UNITS_MAX;
 use crate::types::times::instant_ns;
 
 /// Changes that go backwards.
@@ -43,18 +44,19 @@ pub(crate) async fn count_backwards(
     let columns = vec![ChangeColumn::Position];
     let schema = schema_of(changes, &numbered(columns.clone()));
     let reader = Arc::new(ChangeReader::new(Arc::clone(changes), Pass::Order, schema, columns));
-    let units = Arc::new(Work::new(changes.read_units(None)));
-    let tasks = (0..threads).map(|_| {
+    let tasks = changes.distribute(threads, None).into_iter().map(|units| {
         let (reader, limits) = (Arc::clone(&reader), Arc::clone(&limits));
-        let units = Arc::clone(&units);
         spawn(async move {
             let mut count = 0;
-            while let Some(unit) = units.next() {
+            for unit in units {
                 let Some(limit) = limits.get(&unit.file) else {
                     continue;
                 };
-                let mut batches =
-                    Box::pin(ChangeReader::read(Arc::clone(&reader), std::iter::once(unit)));
+                let mut batches = Box::pin(ChangeReader::read(
+                    Arc::clone(&reader),
+                    std::iter::once(unit),
+                    AHEAD_UNITS_MAX,
+                ));
                 while let Some(batch) = batches.try_next().await? {
                     let keys = order_keys(batch.column(0));
                     count += keys.filter(|key| key < limit).count() as u64;

@@ -11,9 +11,9 @@ use super::{ChangeReader, Pass, numbered, schema_of};
 use crate::changes::row_bitmap::{RowBitmap, Winners};
 use crate::changes::{Changes, ReadUnit};
 use crate::config::Operation;
-use crate::engine::tasks::{Work, join_all, spawn};
+use crate::engine::tasks::{join_all, spawn};
 use crate::error::{Error, Result};
-use crate::parquet_io::fetch::fetch_ahead;
+use crate::parquet_io::fetch::{AHEAD_UNITS_MAX, fetch_ahead};
 use crate::types::key::normalize_zeros;
 
 /// Finds the row ordinals of a key's changes: rows with the key, and updates of rows that had it
@@ -35,9 +35,8 @@ pub(crate) async fn find_key(
         key: key.iter().map(normalize_zeros).map(Scalar::new).collect(),
         bitmap: RowBitmap::new(changes.ordinal_counts()),
     });
-    let units = Arc::new(Work::new(changes.read_units(None)));
-    let tasks = (0..threads).map(|_| {
-        let (finder, units) = (Arc::clone(&finder), Arc::clone(&units));
+    let tasks = changes.distribute(threads, None).into_iter().map(|units| {
+        let finder = Arc::clone(&finder);
         spawn(async move { finder.find(units).await })
     });
     join_all(tasks).await?;
@@ -53,11 +52,10 @@ struct Finder {
 }
 
 impl Finder {
-    async fn find(self: Arc<Self>, units: Arc<Work<ReadUnit>>) -> Result<()> {
-        let finder = Arc::clone(&self);
-        let units = std::iter::from_fn(move || units.next());
-        let fetch_units = units.flat_map(move |unit| finder.reader.fetch_units(&unit));
-        let mut fetched = std::pin::pin!(fetch_ahead(fetch_units));
+    async fn find(&self, units: Vec<ReadUnit>) -> Result<()> {
+        let fetch_units: Vec<_> =
+            units.into_iter().flat_map(|unit| self.reader.fetch_units(&unit)).collect();
+        let mut fetched = std::pin::pin!(fetch_ahead(fetch_units.into_iter(), AHEAD_UNITS_MAX));
         let of_input = |file: usize, error| self.reader.of_input(file, error);
         let rows = self.reader.changes.batch_rows();
         while let Some(one) =

@@ -96,7 +96,7 @@ impl Sorted {
         Ok(concat_batches(&self.stored, &batches)?)
     }
 
-    /// The rows of one partition, sorted.
+    /// The rows of one partition, sorted if the order has columns to sort by.
     ///
     /// # Errors
     /// Storage, when spilled rows cannot be read.
