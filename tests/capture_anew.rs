@@ -322,7 +322,7 @@ fn statements_that_want_a_table_alone_and_snapshots_wait_for_each_other_one_way(
         shop.sql(&format!("REINDEX INDEX {name}_pkey"));
     };
     beside(write, || {
-        let mut codes = (0..100).map(|_| shop.program().arg("--new-snapshot").run().code);
+        let mut codes = (0..300).map(|_| shop.program().arg("--new-snapshot").run().code);
         // A table that was emptied in the moment before it was held is told, and read the next time.
         let done = codes.by_ref().inspect(|code| assert!([0, 69].contains(code), "{code}"));
         assert_eq!(done.filter(|code| *code == 0).take(12).count(), 12);

@@ -469,6 +469,8 @@ pub(crate) fn sort_rows(rows: &RecordBatch, by: &[usize]) -> Result<RecordBatch>
         0 => return Ok(rows.clone()),
         _ => sort_by_bytes(keys.row(0).data(), all, |at| keys.row(at.row as usize).data()),
     };
+    // Before the rows are copied.
+    drop(keys);
     let sorted = UInt32Array::from_iter_values(sorted.iter().map(|at| at.row));
     Ok(take_record_batch(rows, &sorted)?)
 }
