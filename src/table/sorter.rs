@@ -461,14 +461,14 @@ impl Sorter {
 /// # Errors
 /// Internal, when a column cannot be compared.
 pub(crate) fn sort_rows(rows: &RecordBatch, by: &[usize]) -> Result<RecordBatch> {
+    if rows.num_rows() == 0 {
+        return Ok(rows.clone());
+    }
     let columns = Order::columns(rows, by);
     let fields = columns.iter().map(|column| SortField::new(column.data_type().clone()));
     let keys = RowConverter::new(fields.collect())?.convert_columns(&columns)?;
     let all = (0..rows.num_rows() as u32).map(|row| RowRef { batch: 0, row }).collect();
-    let sorted = match rows.num_rows() {
-        0 => return Ok(rows.clone()),
-        _ => sort_by_bytes(keys.row(0).data(), all, |at| keys.row(at.row as usize).data()),
-    };
+    let sorted = sort_by_bytes(keys.row(0).data(), all, |at| keys.row(at.row as usize).data());
     // Before the rows are copied.
     drop(keys);
     let sorted = UInt32Array::from_iter_values(sorted.iter().map(|at| at.row));

@@ -138,7 +138,8 @@ impl TableWriter {
                         let rows = Rebuilt::new(new, &folder, table.as_deref()).await?;
                         let mut one = writer.write_sorted(number, &folder, rows, plain).await?;
                         // So many as are written meanwhile, and no more.
-                        let before = std::mem::replace(&mut syncing, one.syncing.split_off(0));
+                        let before =
+                            std::mem::replace(&mut syncing, std::mem::take(&mut one.syncing));
                         join_all(before.into_iter()).await?;
                         let vectors_bytes: usize = one.kept.iter().map(Kept::bytes).sum();
                         // Later in a file of vectors too.
