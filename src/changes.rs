@@ -72,7 +72,8 @@ pub(crate) enum ChangeColumn {
     Day,
     /// The position in the order of changes.
     Position,
-    /// The commit time in microseconds since 1970; [`BEFORE_ALL`] for a full load that is before all changes.
+    /// The commit time in microseconds since 1970; [`BEFORE_ALL`] for a full load that is before all changes, and
+    /// for all but deletes where only their times are kept.
     Instant,
     /// Whether the operation is I or U.
     Live,
@@ -80,7 +81,7 @@ pub(crate) enum ChangeColumn {
     Latest,
 }
 
-/// The instant of a change without a commit time.
+/// The instant of a change without a commit time, or of one whose commit time is not kept.
 pub(crate) const BEFORE_ALL: i64 = i64::MIN;
 
 /// The instant of a time in nanoseconds since 1970.
@@ -109,8 +110,8 @@ pub struct Changes {
     /// The names of the day in `curated.sql`.
     day_names: Vec<String>,
     key: Vec<String>,
-    /// Whether changes of a key at different times are folded apart.
-    has_instants: bool,
+    /// Which rows the curated table holds.
+    keep: Keep,
     raw: Raw,
     commit_time: CommitTime,
     delete_when: Option<DeleteWhen>,
@@ -250,7 +251,7 @@ impl Changes {
             is_mixed: union.is_mixed,
             other_names: union.other_names,
             key: pipeline.key.clone(),
-            has_instants: pipeline.keep == Keep::History,
+            keep: pipeline.keep,
             raw: raw.clone(),
             newest: schema_changes.newest,
             schema_changes: schema_changes.seen,
@@ -296,22 +297,27 @@ impl Changes {
         other.map_or(name, |(_, first)| first.clone())
     }
 
-    /// The columns by which changes are folded: the key columns, and for a history the instant.
+    /// The columns by which changes are folded: the key columns, and the instant if the table keeps times.
     pub(crate) fn fold_columns(&self) -> Result<Vec<ChangeColumn>> {
         let mut columns = self.key_columns()?;
-        columns.extend(self.has_instants.then_some(ChangeColumn::Instant));
+        columns.extend(self.keep.has_ends().then_some(ChangeColumn::Instant));
         Ok(columns)
     }
 
     /// Whether changes of a history are told apart by the times of their files alone.
     pub(crate) fn has_times_of_files(&self) -> bool {
         let mut cdc = self.files.iter().filter(|file| !file.input.full_load);
-        self.has_instants && self.commit_time_column().is_none() && cdc.next().is_some()
+        self.keep == Keep::History && self.commit_time_column().is_none() && cdc.next().is_some()
+    }
+
+    /// Whether only deletes are folded by their instants.
+    pub(crate) fn keeps_times_of_deletes(&self) -> bool {
+        self.keep == Keep::LatestAndDeleted
     }
 
     /// The number of columns by which changes are folded.
     pub(crate) fn fold_count(&self) -> usize {
-        self.key.len() + usize::from(self.has_instants)
+        self.key.len() + usize::from(self.keep.has_ends())
     }
 
     /// The key columns.

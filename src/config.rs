@@ -57,7 +57,7 @@ pub struct Pipeline {
     /// `key`: the primary-key columns of the source table; empty if it has no key and every change
     /// is a row of its own.
     pub key: Vec<String>,
-    /// `keep`: which rows the curated table holds; default `latest`.
+    /// `keep`, with `keep_deleted`: which rows the curated table holds; default `latest`.
     pub keep: Keep,
     /// `[raw]`: where the change files are and what their columns mean.
     pub raw: Raw,
@@ -87,6 +87,10 @@ pub const LATEST_RELATION: &str = "latest";
 pub enum Keep {
     /// One row per live key: its last change.
     Latest,
+    /// `keep = "latest"` with `keep_deleted = true`: one row per key, its last insert or update, and whether and
+    /// when the key was deleted after it.
+    #[serde(skip)]
+    LatestAndDeleted,
     /// One row per key and day: the last change of that day.
     LatestPerDay,
     /// One row per key and commit time, with the time at which it begins and the one at which it ends.
@@ -102,15 +106,39 @@ pub(crate) const IS_CURRENT: &str = "is_current";
 /// The columns of a history that say when a row holds, in their order: the last ones of its table.
 pub(crate) const VALIDITY: [&str; 3] = [VALID_FROM, VALID_TO, IS_CURRENT];
 
-/// Whether a name is that of a column that says when a row holds, in any case.
-pub(crate) fn is_validity(name: &str) -> bool {
-    VALIDITY.iter().any(|own| own.eq_ignore_ascii_case(name))
+/// The column of a table with deleted rows that says whether the key of a row is deleted.
+pub(crate) const DELETED: &str = "_deleted";
+/// The column of a table with deleted rows with the time at which a key was deleted; null if it is not.
+pub(crate) const DELETED_AT: &str = "_deleted_at";
+/// The columns of a table with deleted rows that say so, in their order: the last ones of the table.
+pub(crate) const DELETION: [&str; 2] = [DELETED, DELETED_AT];
+
+impl Keep {
+    /// The columns that the table has besides those of `curated.sql`, in their order: its last ones.
+    pub(crate) fn own_columns(self) -> &'static [&'static str] {
+        match self {
+            Keep::Latest | Keep::LatestPerDay => &[],
+            Keep::LatestAndDeleted => &DELETION,
+            Keep::History => &VALIDITY,
+        }
+    }
+
+    /// Whether a name is that of a column that the table has besides those of `curated.sql`, in any case.
+    pub(crate) fn is_own(self, name: &str) -> bool {
+        self.own_columns().iter().any(|own| own.eq_ignore_ascii_case(name))
+    }
+
+    /// Whether a published row can end and stay, and changes of a key are folded apart by their times.
+    pub(crate) fn has_ends(self) -> bool {
+        !self.own_columns().is_empty()
+    }
 }
 
 impl fmt::Display for Keep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Keep::Latest => "latest",
+            Keep::LatestAndDeleted => "latest-and-deleted",
             Keep::LatestPerDay => "latest-per-day",
             Keep::History => "history",
         })

@@ -20,7 +20,7 @@ use datafusion::prelude::SessionContext;
 
 use crate::changes::Changes;
 use crate::changes::row_bitmap::Winners;
-use crate::config::{Keep, OnTie, Pipeline};
+use crate::config::{OnTie, Pipeline};
 use crate::curate::conservation::{check_versions, check_written, does_not_add_up};
 use crate::curate::curated_sql::CuratedQuery;
 use crate::curate::merge::entries::{Entries, Files};
@@ -92,6 +92,8 @@ pub(crate) struct Curated {
     pub days_left: BTreeSet<i32>,
     /// Last changes of the window that are not later than the committed versions.
     pub stale: u64,
+    /// Ties that were seen only when keys were decided about.
+    pub ties: u64,
     /// The share of the table files' bytes that is new rows, estimated by the number of rows.
     pub bytes_changed: u64,
 }
@@ -209,6 +211,7 @@ impl Curate<'_> {
             retyped,
             day,
             stale: merged.map_or(0, |merged| merged.counts.stale),
+            ties: merged.map_or(0, |merged| merged.counts.ties),
             bytes_changed,
             counts,
             days_left: merged.map_or(BTreeSet::new(), |merged| merged.counts.days.clone()),
@@ -225,9 +228,9 @@ impl Curate<'_> {
         (layout, schema, day): (&Arc<VersionsLayout>, &SchemaRef, Option<&str>),
     ) -> Result<(Option<Merged>, Vec<Output>)> {
         let keeps_balance = self.keeps_balance();
-        // Rows of one key in a history depend on each other.
-        let is_history = self.pipeline.keep == Keep::History;
-        let is_alone = to_merge.is_empty() && floors.is_empty() && !is_history;
+        // Where rows end, the changes of one key depend on each other.
+        let has_ends = self.pipeline.keep.has_ends();
+        let is_alone = to_merge.is_empty() && floors.is_empty() && !has_ends;
         if is_alone && !keeps_balance {
             return Ok((None, outputs));
         }
@@ -274,7 +277,7 @@ impl Curate<'_> {
         let files = self.earlier.into_iter().flat_map(|ledger| ledger.files(CURATED));
         let rows: u64 = match self.pipeline.keep {
             // A new floor lets all keys be read.
-            Keep::History => merged.counts.current_before,
+            keep if keep.has_ends() => merged.counts.current_before,
             _ => files.map(TableFile::live_rows).sum(),
         };
         let ended = merged.counts.ended;

@@ -76,8 +76,8 @@ pub(crate) async fn fold(
         (false, false) => fold_positions::<Box<[u8]>>(context, changes, partitions).await?,
     };
     let tie = match pipeline.keep {
-        Keep::Latest | Keep::History => folded.tie,
         Keep::LatestPerDay => folded.day_tie,
+        _ => folded.tie,
     };
     match tie.filter(|_| pipeline.raw.on_tie == OnTie::Fail) {
         Some((file, ordinal)) => Err(tied(&changes.ordinal_name(file, ordinal))),

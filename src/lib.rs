@@ -56,7 +56,8 @@
 //!    its own, a commit to that log makes the switch (`publish::delta`).
 //!    In a history (`keep = "history"`) the commit time is a part of the key up to here, so that changes at
 //!    different times are folded apart; which of them are seen, and when their rows end, is decided with all of
-//!    a key's versions at hand (`curate::merge::intervals`). A published row whose end
+//!    a key's versions at hand (`curate::merge::intervals`). Where the rows of deleted keys stay (`keep_deleted`), so
+//!    is that of deletes, and a row ends when its key is deleted (`curate::merge::deletes`). A published row whose end
 //!    changes gets its new end while its partition is rebuilt.
 //! 7. [`aggregate`] computes the tables per day from the relations `history` (over versions),
 //!    `balance` (what each day's changes add to and take from the partition columns' values, kept

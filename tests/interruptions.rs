@@ -14,14 +14,24 @@ WHERE event_dt >= $start_date AND event_dt < $end_date GROUP BY event_dt, cat
 UNION ALL SELECT event_dt, cat, entered, exited FROM balance
 WHERE event_dt >= $start_date AND event_dt < $end_date";
 
-fn lab(place: Place, format: &str) -> Lab {
-    Lab::builder()
+/// The rows of a day, for tables whose rows end and stay.
+const ROWS_OF_DAY: &str = "SELECT event_dt AS dt, cat, COUNT(*) AS n, 0 AS exited FROM curated
+WHERE event_dt >= $start_date AND event_dt < $end_date GROUP BY event_dt, cat";
+
+/// `keep = "latest"` with `keep_deleted`.
+const DELETED: &str = "latest-and-deleted";
+
+fn lab(place: Place, format: &str, keep: &str) -> Lab {
+    let lab = Lab::builder()
         .place(place)
         .format(format)
         .set("raw.on_bad_row", "quarantine")
-        .set("raw.on_bad_file", "quarantine")
-        .aggregate("daily", DAILY)
-        .build()
+        .set("raw.on_bad_file", "quarantine");
+    match keep {
+        DELETED => lab.set("keep_deleted", true).aggregate("daily", ROWS_OF_DAY).build(),
+        "history" => lab.keep(keep).aggregate("daily", ROWS_OF_DAY).build(),
+        _ => lab.keep(keep).aggregate("daily", DAILY).build(),
+    }
 }
 
 fn first_day(lab: &Lab) {
@@ -90,7 +100,11 @@ fn assert_old_or_new(lab: &Lab, format: &str, before: &[Row], after: &[Row]) {
 }
 
 fn check(place: Place, format: &str, step: usize, fault: Fault) {
-    let clean = lab(place, format);
+    check_keeping("latest", place, format, step, fault);
+}
+
+fn check_keeping(keep: &str, place: Place, format: &str, step: usize, fault: Fault) {
+    let clean = lab(place, format, keep);
     first_day(&clean);
     clean.run_days(1, 2);
     let before = tables(&clean);
@@ -101,7 +115,7 @@ fn check(place: Place, format: &str, step: usize, fault: Fault) {
 
     let (mut published, mut failed) = (0, 0);
     for requests in (0..).step_by(step) {
-        let lab = lab(place, format);
+        let lab = lab(place, format, keep);
         first_day(&lab);
         lab.run_days(1, 2);
         second_day(&lab);
@@ -138,6 +152,14 @@ fn check(place: Place, format: &str, step: usize, fault: Fault) {
     let lost = matches!(fault, Fault::ReplyLost | Fault::ReplyExists);
     assert!(lost || failed > 10 / step, "{failed} runs failed");
     assert!(published > 1, "some failed after their commit");
+}
+
+#[test]
+fn a_run_that_ends_rows_is_finished_or_undone() {
+    for keep in [DELETED, "history"] {
+        check_keeping(keep, Place::Local, "parquet", 4, Fault::AllDead);
+        check_keeping(keep, Place::S3, "delta", 29, Fault::AllDead);
+    }
 }
 
 #[test]
@@ -180,8 +202,8 @@ fn a_run_onto_a_delta_table_is_finished_or_undone() {
 #[test]
 fn a_checkpoint_that_cannot_be_written_harms_nothing() {
     for format in ["parquet", "delta", DELETION_VECTORS] {
-        let clean = lab(Place::Local, format);
-        let lab = lab(Place::Local, format);
+        let clean = lab(Place::Local, format, "latest");
+        let lab = lab(Place::Local, format, "latest");
         let faulty = lab.with_fault(Fault::NoCheckpoint);
         for day in 1..13 {
             for lab in [&clean, &faulty] {
@@ -200,7 +222,7 @@ fn a_checkpoint_that_cannot_be_written_harms_nothing() {
 
 #[test]
 fn an_aggregate_that_is_gone_does_not_hold_up_what_was_interrupted() {
-    let lab = lab(Place::Local, "parquet");
+    let lab = lab(Place::Local, "parquet", "latest");
     first_day(&lab);
     let report = lab.run_days(1, 2);
     let announced = attempt_name(2, &format!("{}-aggregate", report.run_id));

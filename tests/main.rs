@@ -15,6 +15,7 @@ mod cron;
 mod day_zone;
 mod ddl;
 mod debezium;
+mod deleted_rows;
 mod deletion_vectors;
 mod delta;
 mod discovery;

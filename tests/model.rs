@@ -27,6 +27,11 @@ const OPEN_PER_DAY: &str =
     "SELECT event_dt AS dt, COUNT(*) FILTER (WHERE is_current) AS n FROM curated
 WHERE event_dt >= $start_date AND event_dt < $end_date GROUP BY event_dt";
 
+/// How many rows of each day have a key that lives.
+const LIVE_PER_DAY: &str =
+    "SELECT event_dt AS dt, COUNT(*) FILTER (WHERE NOT _deleted) AS n FROM curated
+WHERE event_dt >= $start_date AND event_dt < $end_date GROUP BY event_dt";
+
 /// The days of the tests: 2020-01-01 is day 0.
 const FIRST_DAY: i64 = 18_262;
 
@@ -285,6 +290,20 @@ impl Model {
     }
 }
 
+impl Model {
+    /// The row of a key where deleted rows are kept: that of its last insert or update, its day, and when the first
+    /// delete or floor after it was.
+    fn kept(&self, key: i64) -> Option<(&Last, Option<i64>, Option<i64>)> {
+        let changes = self.changes.get(&key).map_or(&[][..], Vec::as_slice);
+        let (_, row, day) = changes.iter().filter(|change| change.1.1).max_by_key(|one| &one.1)?;
+        let deletes = changes.iter().filter(|change| !change.1.1);
+        let deletes = deletes.map(|(time, delete, _)| (&delete.0, *time));
+        let ends = deletes.chain(self.floors.iter().map(|(time, order)| (order, *time)));
+        let first = ends.filter(|end| *end.0 > row.0).min();
+        Some((row, *day, first.map(|(_, time)| time)))
+    }
+}
+
 /// The id of what a floor ended.
 const ENDED: i64 = -1;
 
@@ -412,7 +431,7 @@ impl Case {
         let lab = lab
             .place(place)
             .set("key", key.to_vec())
-            .keep(self.keep)
+            .keep(if self.keep == DELETED { "latest" } else { self.keep })
             .window_by(self.by.setting())
             .set("raw.order_by", self.orders.columns().to_vec())
             .set("raw.event_time", "event")
@@ -421,6 +440,8 @@ impl Case {
             .aggregate("rows", ROWS_PER_DAY);
         let lab = if self.keep == HISTORY {
             lab.aggregate("open", OPEN_PER_DAY)
+        } else if self.keep == DELETED {
+            lab.set("keep_deleted", true).aggregate("open", LIVE_PER_DAY)
         } else {
             lab.aggregate("daily", DAILY)
                 .running_aggregate("status", count_of_each_day_so_far(&key_list))
@@ -462,7 +483,11 @@ impl Case {
             let report = self.run(&lab, window);
             assert_eq!(report.exit_code(), 0, "{:?}", report.followers);
             if let Some(database) = &database {
-                lab.assert_followed(database, &["curated", "daily", "rows", "status", "flows"]);
+                let tables: &[&str] = match self.keep {
+                    DELETED => &["curated", "rows", "open"],
+                    _ => &["curated", "daily", "rows", "status", "flows"],
+                };
+                lab.assert_followed(database, tables);
             }
             let folded = lab.folded_inputs();
             for (number, file) in self.files.iter().enumerate() {
@@ -492,8 +517,8 @@ impl Case {
             self.run(&lab, *window);
         }
         let tables = ["lake/curated", "lake/rows", "lake/daily", "lake/status", "lake/flows"];
-        let of_history = ["lake/curated", "lake/rows", "lake/open"];
-        let tables = if self.keep == HISTORY { &of_history[..] } else { &tables[..] };
+        let with_ends = ["lake/curated", "lake/rows", "lake/open"];
+        let tables = if has_ends(self.keep) { &with_ends[..] } else { &tables[..] };
         let contents = || {
             let contents = tables.iter().map(|name| (lab.table(name), lab.list(name)));
             contents.collect::<Vec<_>>()
@@ -618,7 +643,9 @@ impl Case {
             })
             .collect();
         let last: Vec<&Last> = match self.keep {
-            "latest" => model.latest.get(&key).map(|(_, last)| last).into_iter().collect(),
+            "latest" | DELETED => {
+                model.latest.get(&key).map(|(_, last)| last).into_iter().collect()
+            }
             HISTORY => model.history(key).into_iter().map(|row| row.0).collect(),
             _ => {
                 let days = model.days.iter().filter(|((one, _), _)| *one == key);
@@ -629,8 +656,11 @@ impl Case {
         // A floor is no change of the key.
         let changes = last.iter().filter(|last| last.3 != ENDED);
         assert!(changes.map(place).all(|change| wins.contains(&change)));
-        let live = last.iter().filter(|last| last.1);
-        assert_eq!(rows, live.map(place).collect());
+        let live: Vec<&Last> = match self.keep {
+            DELETED => model.kept(key).map(|(last, ..)| last).into_iter().collect(),
+            _ => last.into_iter().filter(|last| last.1).collect(),
+        };
+        assert_eq!(rows, live.iter().map(place).collect());
     }
 
     fn compare(&self, lab: &Lab, model: &Model) {
@@ -639,6 +669,10 @@ impl Case {
             compare_rows_per_day(lab, "lake/open", |row| row["is_current"] == "true");
             return self.compare_table_of_history(lab, model);
         }
+        if self.keep == DELETED {
+            compare_rows_per_day(lab, "lake/open", |row| row["_deleted"] == "false");
+            return self.compare_with_deleted(lab, model);
+        }
         self.compare_curated(lab, model);
         self.compare_history(lab, model);
         compare_aggregates(lab, model);
@@ -646,15 +680,12 @@ impl Case {
 
     /// The table of `keep = "history"`, each row with the times from which and up to which it holds.
     fn compare_table_of_history(&self, lab: &Lab, model: &Model) {
-        let instant = |text: &String| {
-            let time = chrono::DateTime::parse_from_rfc3339(text).expect("a time");
-            time.timestamp_micros()
-        };
         let table = lab.table("lake/curated");
         let found: BTreeSet<(CuratedRow, Option<i64>, Option<i64>, bool)> = table
             .iter()
             .map(|row| {
-                let [from, to] = ["valid_from", "valid_to"].map(|name| row.get(name).map(instant));
+                let [from, to] =
+                    ["valid_from", "valid_to"].map(|name| row.get(name).map(|time| instant(time)));
                 (curated_row(self.keys, row), from, to, row["is_current"] == "true")
             })
             .collect();
@@ -671,6 +702,29 @@ impl Case {
         let latest: BTreeSet<i64> = latest.map(|(_, last)| last.3).collect();
         let current = found.iter().filter(|row| row.3).map(|row| row.0.3.parse().expect("an id"));
         assert_eq!(current.collect::<BTreeSet<i64>>(), latest, "current rows are the latest ones");
+    }
+
+    /// The table with the rows of deleted keys.
+    fn compare_with_deleted(&self, lab: &Lab, model: &Model) {
+        let table = lab.table("lake/curated");
+        let found: BTreeSet<(CuratedRow, bool, Option<i64>)> = table
+            .iter()
+            .map(|row| {
+                let at = row.get("_deleted_at").map(|time| instant(time));
+                (curated_row(self.keys, row), row["_deleted"] == "true", at)
+            })
+            .collect();
+        let expected = (0..4).filter_map(|key| {
+            let (last, day, deleted_at) = model.kept(key)?;
+            let row = (key, day.map(day_text), category(last), last.3.to_string());
+            Some((row, deleted_at.is_some(), deleted_at))
+        });
+        assert_eq!(found.len(), table.len(), "a row stands twice");
+        assert_eq!(found, expected.collect());
+        let latest = model.latest.values().filter(|(_, last)| last.1);
+        let latest: BTreeSet<String> = latest.map(|(_, last)| last.3.to_string()).collect();
+        let live = found.into_iter().filter(|row| !row.1).map(|row| row.0.3);
+        assert_eq!(live.collect::<BTreeSet<_>>(), latest, "live rows are the latest ones");
     }
 
     fn compare_curated(&self, lab: &Lab, model: &Model) {
@@ -738,6 +792,12 @@ impl Case {
         };
         assert!(by_seq.windows(2).all(ascends));
     }
+}
+
+/// A time in microseconds since 1970.
+fn instant(text: &str) -> i64 {
+    let time = chrono::DateTime::parse_from_rfc3339(text).expect("a time");
+    time.timestamp_micros()
 }
 
 fn category(last: &Last) -> Option<String> {
@@ -816,14 +876,21 @@ fn compare_aggregates(lab: &Lab, model: &Model) {
 }
 
 fn keeps() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(vec!["latest", "latest-per-day", HISTORY])
+    prop::sample::select(vec!["latest", "latest-per-day", DELETED, HISTORY])
 }
 
 const HISTORY: &str = "history";
 
-/// The format of a table: histories have no deletion vectors.
+/// `keep = "latest"` with `keep_deleted`.
+const DELETED: &str = "latest-and-deleted";
+
+fn has_ends(keep: &str) -> bool {
+    [HISTORY, DELETED].contains(&keep)
+}
+
+/// The format of a table: where rows can end there are no deletion vectors.
 fn format_of(keep: &str, format: &'static str) -> &'static str {
-    if keep == HISTORY && format == DELETION_VECTORS { "delta" } else { format }
+    if has_ends(keep) && format == DELETION_VECTORS { "delta" } else { format }
 }
 
 fn formats() -> impl Strategy<Value = &'static str> {

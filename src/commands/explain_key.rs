@@ -107,6 +107,9 @@ pub struct RowNow {
     /// Its end, in a history, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub valid_to: Option<DateTime<Utc>>,
+    /// When its key was deleted, where deleted rows are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<DateTime<Utc>>,
     /// Its partition, as a folder; empty for an unpartitioned table.
     pub partition: String,
     /// Its file, and its row in the file, from 1; `None` if it was not found.
@@ -332,6 +335,7 @@ fn check_winners(keep: Keep, explained: &mut Explained) {
         match (is_delete, has_row) {
             // The row before says when it ends.
             (true, false) if keep == Keep::History => {}
+            (true, false) if explained.rows_now.iter().any(|row| row.deleted_at.is_some()) => {}
             // Earlier ones are not looked for.
             (false, false) if keep == Keep::History && explained.rows_now.len() >= ROWS_MAX => {}
             (false, false) if keep == Keep::History => notes.push(format!(

@@ -11,7 +11,7 @@ use crate::config::file::{
 use crate::config::values::{bytes, no_repeats};
 use crate::config::{
     Aggregate, Catalog, Curated, Format, Keep, Limits, Load, MEMORY_BYTES_MIN, Pipeline, Sql,
-    TargetTable, VerifySource, is_validity,
+    TargetTable, VerifySource,
 };
 use crate::error::{Error, Result};
 use crate::store::Location;
@@ -29,7 +29,7 @@ pub(super) fn check(parsed: PipelineToml, folder: &Path, file: &Path) -> Result<
     let pipeline = Pipeline {
         name: parsed.name,
         key: parsed.key,
-        keep: parsed.keep,
+        keep: checks.keep(parsed.keep, parsed.keep_deleted)?,
         raw,
         curated,
         aggregates,
@@ -42,7 +42,7 @@ pub(super) fn check(parsed: PipelineToml, folder: &Path, file: &Path) -> Result<
     checks.no_overlaps(&pipeline)?;
     checks.load_tables(&pipeline)?;
     checks.catalog_tables(&pipeline)?;
-    checks.history(&pipeline)?;
+    checks.rows_that_end(&pipeline)?;
     Ok(pipeline)
 }
 
@@ -203,32 +203,47 @@ impl Checks<'_> {
         })
     }
 
-    /// Checks that a history has a key, and nothing that is for other tables.
-    fn history(&self, pipeline: &Pipeline) -> Result<()> {
-        if pipeline.keep != Keep::History {
+    /// Which rows the table holds.
+    fn keep(&self, keep: Keep, keeps_deleted: bool) -> Result<Keep> {
+        match (keep, keeps_deleted) {
+            (Keep::Latest, true) => Ok(Keep::LatestAndDeleted),
+            (_, true) => Err(self
+                .wrong("keep_deleted", format!("is for keep = \"latest\", and keep is `{keep}`"))
+                .hint("leave it out: a row per day or commit time stays when its key is deleted")),
+            (_, false) => Ok(keep),
+        }
+    }
+
+    /// Checks that a table whose rows can end has a key, and nothing that is for other tables.
+    fn rows_that_end(&self, pipeline: &Pipeline) -> Result<()> {
+        let keep = pipeline.keep;
+        if !keep.has_ends() {
             return Ok(());
         }
+        let is_history = keep == Keep::History;
+        let with = if is_history { "keep = \"history\"" } else { "keep_deleted" };
         let refused = |key: &str, why: &str, hint: &str| {
-            Err(self.wrong(key, format!("{why}, with keep = \"history\"")).hint(hint))
+            Err(self.wrong(key, format!("{why}, with {with}")).hint(hint))
         };
         if pipeline.key.is_empty() {
-            let hint = "name the primary key: rows of one key follow one another";
+            let hint = "name the primary key: it says which rows are of one";
             return refused("key", "is missing", hint);
         }
         if pipeline.curated.deletion_vectors {
-            let hint = "leave it out: the end of a row is written into it";
+            let hint = "leave it out: what ends a row is written into it";
             return refused("curated.deletion_vectors", "cannot be used", hint);
         }
-        if pipeline.curated.partition_by.iter().any(|name| is_validity(name)) {
+        if let Some(own) = pipeline.curated.partition_by.iter().find(|name| keep.is_own(name)) {
             let hint =
                 "partition by the day, or by columns of `curated.sql`: they stay when a row ends";
-            return refused(
-                "curated.partition_by",
-                "names a column that says when a row holds",
-                hint,
-            );
+            return refused("curated.partition_by", &format!("names `{own}`"), hint);
         }
-        if pipeline.load.as_ref().is_some_and(|load| load.table.is_some()) {
+        if !is_history && pipeline.raw.delete_when.is_some() {
+            let hint =
+                "leave `raw.delete_when` out: rows then stay, with the columns that it reads";
+            return refused("raw.delete_when", "cannot be used", hint);
+        }
+        if is_history && pipeline.load.as_ref().is_some_and(|load| load.table.is_some()) {
             let hint = "load a table of `keep = \"latest\"`, from a pipeline of its own";
             return refused("load.table", "cannot be used", hint);
         }
@@ -239,7 +254,10 @@ impl Checks<'_> {
         match ["history", "balance"].into_iter().find_map(reads) {
             Some((aggregate, relation)) => {
                 let key = format!("aggregate.{}.sql", aggregate.name);
-                let hint = "read `curated`, whose rows say when they hold";
+                let hint = match keep {
+                    Keep::History => "read `curated`, whose rows say when they hold",
+                    _ => "read `curated`, whose rows say whether they are deleted",
+                };
                 refused(&key, &format!("reads `{relation}`"), hint)
             }
             None => Ok(()),

@@ -15,6 +15,8 @@ pub(super) struct PipelineToml {
     pub(super) key: Vec<String>,
     #[serde(default = "latest")]
     pub(super) keep: Keep,
+    #[serde(default)]
+    pub(super) keep_deleted: bool,
     pub(super) raw: raw::RawToml,
     pub(super) curated: CuratedToml,
     #[serde(default)]

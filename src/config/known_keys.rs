@@ -11,6 +11,7 @@ pub(super) const PIPELINE_KEYS: &[&str] = &[
     "name",
     "key",
     "keep",
+    "keep_deleted",
     "raw.url",
     "raw.format",
     "raw.unavailable_value",

@@ -11,7 +11,7 @@
 //! | latest | Boolean | whether this is its key's last change |
 //! | position | see [`crate::changes::position`] | the position in the order of changes |
 //! | day | Date32 | the change's day |
-//! | key 0, … | as found | the key columns, for a history the commit time too |
+//! | key 0, … | as found | the key columns, and the instant if the table keeps times |
 //!
 //! The names of these columns begin with a prefix that no other name in the query begins with
 //! ([`Hidden`]); they are read by their place ([`CuratedRows`]).
@@ -32,7 +32,7 @@ use datafusion::prelude::SessionContext;
 use crate::changes::reader::{ChangesTable, NamedColumns};
 use crate::changes::row_bitmap::Winners;
 use crate::changes::{ChangeColumn, Changes, EVENT_DT};
-use crate::config::{Format, Keep, LATEST_RELATION, Pipeline, Sql, VALIDITY, is_validity};
+use crate::config::{Format, Keep, LATEST_RELATION, Pipeline, Sql};
 use crate::engine::row_wise::not_row_wise;
 use crate::engine::session::first_line;
 use crate::error::{Error, Result};
@@ -271,9 +271,9 @@ fn check_columns(
             return Err(Error::usage(format!("{file} has two columns named `{name}`")));
         }
     }
-    let is_history = pipeline.keep == Keep::History;
-    if let Some(name) = names.iter().find(|name| is_history && is_validity(name)) {
-        let message = format!("{file} returns the column `{name}`, which says when a row holds");
+    let keep = pipeline.keep;
+    if let Some(name) = names.iter().find(|name| keep.is_own(name)) {
+        let message = format!("{file} returns the column `{name}`, which the table has besides");
         return Err(Error::usage(message).hint("give it another name"));
     }
     for key in &pipeline.key {
@@ -318,7 +318,7 @@ fn check_columns(
             .hint("partition by text, integer, boolean, decimal, date or timestamp"));
         }
     }
-    let has = |column: &str| (is_history && VALIDITY.contains(&column)) || names.contains(&column);
+    let has = |column: &str| keep.own_columns().contains(&column) || names.contains(&column);
     if let Some(column) = pipeline.curated.sort_by.iter().find(|column| !has(column)) {
         let what = format!("the column `{column}`, by which rows are sorted");
         return Err(lacks(what, column, "curated.sort_by"));

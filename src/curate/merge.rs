@@ -52,10 +52,12 @@ mod bloom;
 #[cfg(feature = "postgres")]
 pub(crate) mod changed_keys;
 mod decide;
+mod deletes;
 pub(crate) mod entries;
 mod entry;
-pub(crate) mod floors;
+mod floors;
 mod intervals;
+pub(crate) mod rows_of_versions;
 mod seen_floors;
 pub(crate) mod standing;
 mod version_reader;
@@ -109,7 +111,7 @@ pub(crate) struct Merged {
     pub winners: Arc<Winners>,
     /// Sums over all threads, without the ends of rows.
     pub counts: Counts,
-    /// For a history, when the rows of winners end.
+    /// When the rows of winners end, if they do and stay.
     pub ends: Arc<RowEnds>,
     /// The number of versions in the rewritten files before.
     pub versions_before: u64,
@@ -120,10 +122,10 @@ pub(crate) struct Merged {
 pub(crate) struct Counts {
     /// Remaining winners, per key and day.
     pub key_days: u64,
-    /// Removed rows that floors have ended and no winner replaces; for a history, keys that had a row without
+    /// Removed rows that floors have ended and no winner replaces; where rows end, keys that had a row without
     /// an end, and have none now.
     pub ended: u64,
-    /// For a history, keys that had a row without an end, among those that were read.
+    /// Where rows end, keys that had a row without an end, among those that were read.
     pub current_before: u64,
     /// Last changes of the window (per key, or per key and day) that are not later than the versions.
     pub stale: u64,
@@ -135,15 +137,17 @@ pub(crate) struct Counts {
     /// The first tie of a last change and a floor, if these are looked for: the input and row ordinal
     /// of the one that the run has read.
     pub floor_tie: Option<(usize, usize)>,
+    /// Where deleted rows are kept, ties of an insert or update and a delete, both of this run.
+    pub ties: u64,
     /// The days of the removed rows.
     pub days: BTreeSet<i32>,
     /// The days of the floors that may end other changes than before.
     pub floor_days: BTreeSet<i32>,
     /// The number of removed rows, per partition.
     pub removed: BTreeMap<String, u64>,
-    /// For a history, the number of published rows whose end changes, per partition.
+    /// Where rows end, the number of published rows whose end changes, per partition.
     pub ended_rows: BTreeMap<String, u64>,
-    /// For a history, when the rows of winners end, in no order.
+    /// Where rows end, when those of winners do, in no order.
     pub ends: RowEnds,
 }
 
@@ -161,6 +165,7 @@ impl Counts {
         self.ended += other.ended;
         self.current_before += other.current_before;
         self.stale += other.stale;
+        self.ties += other.ties;
         self.replaced += other.replaced;
         self.tie = self.tie.into_iter().chain(other.tie).min();
         self.floor_tie = self.floor_tie.into_iter().chain(other.floor_tie).min();

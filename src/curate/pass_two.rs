@@ -56,7 +56,7 @@ pub(super) struct Splitter {
     pub(super) unsettled: Unsettled,
     /// The winners, if a floor has ended the rows of some.
     pub(super) ended: Option<Arc<Winners>>,
-    /// For a history, when the rows of winners end.
+    /// Where rows end and stay, when those of winners do.
     pub(super) ends: Arc<RowEnds>,
     pub(super) sql_file: String,
 }
@@ -126,8 +126,8 @@ impl Splitter {
         places.collect()
     }
 
-    /// Converts rows of the query's columns to the sorter's schema; `instants` are their commit times, for a
-    /// history.
+    /// Converts rows of the query's columns to the sorter's schema; `instants` are those by which they
+    /// were folded, if the table keeps times.
     fn table_rows(
         &self,
         rows: &RecordBatch,
@@ -143,8 +143,9 @@ impl Splitter {
         let mut named = schema.fields().to_vec();
         if let Some(instants) = instants {
             let places = places.as_primitive::<UInt64Type>().values();
-            columns.extend(validity::columns(instants.as_primitive(), places, &self.ends));
-            named.extend(validity::fields().map(Arc::new));
+            let own = validity::columns(self.keep, instants.as_primitive(), places, &self.ends);
+            columns.extend(own);
+            named.extend(validity::fields(self.keep).into_iter().map(Arc::new));
         }
         let rows = RecordBatch::try_new(Arc::new(Schema::new(named)), columns)?;
         let fields = self.schema.fields();
@@ -175,8 +176,8 @@ impl Splitter {
         }
         counts.key_days += batch.num_rows() as u64;
         let (mut chosen, candidates) = match self.keep {
-            Keep::Latest | Keep::History => (and(live, latest)?, latest.true_count()),
             Keep::LatestPerDay => (live.clone(), batch.num_rows()),
+            _ => (and(live, latest)?, latest.true_count()),
         };
         if let Some(winners) = &self.ended {
             let ended = ordinals.iter().map(|(file, row)| Some(winners.is_ended(*file, *row)));

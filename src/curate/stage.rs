@@ -457,8 +457,8 @@ fn fill_in(report: &mut Report, pipeline: &Pipeline, folded: &Fold, curated: &Cu
     let is_ordered_by_files = pipeline.raw.is_ordered_by_files();
     let pass_one = &folded.pass_one;
     let (winners, ties) = match pipeline.keep {
-        Keep::Latest | Keep::History => (folded.keys, folded.ties),
         Keep::LatestPerDay => (folded.key_days, folded.day_ties),
+        _ => (folded.keys, folded.ties),
     };
     report.rows_outside = pass_one.rows_outside();
     report.rows_stale = curated.stale;
@@ -470,7 +470,7 @@ fn fill_in(report: &mut Report, pipeline: &Pipeline, folded: &Fold, curated: &Cu
     report.rows_ignored += pass_one.rows_ignored();
     report.truncates = pass_one.truncates();
     // Where file and row are the order, they decide no tie.
-    report.ties = if is_ordered_by_files { 0 } else { ties };
+    report.ties = if is_ordered_by_files { 0 } else { ties + curated.ties };
     report.bytes_changed = curated.bytes_changed;
     report.newest_commit_time = report.newest_commit_time.max(pass_one.newest_commit_time());
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use crate::config::{Format, IS_CURRENT, Keep, VALID_FROM, VALID_TO, VALIDITY};
+use crate::config::{DELETED_AT, Format, Keep, VALID_FROM};
 use crate::curate::Curate;
 use crate::curate::curated_sql::CuratedQuery;
 use crate::curate::merge::{CommittedVersions, PLACE, PRESENT};
@@ -12,7 +12,7 @@ use crate::curate::validity;
 use crate::error::{Error, Result};
 use crate::state::contract::{TableContract, read_types};
 use crate::state::versions::VersionsLayout;
-use crate::table::rebuild::TableRows;
+use crate::table::rebuild::{EndColumns, TableRows};
 use crate::table::sorter::Order;
 use crate::types::column_type::widen;
 use crate::types::day_counts::DayCounts;
@@ -35,10 +35,9 @@ impl Curate<'_> {
         contract: Option<&TableContract>,
     ) -> Result<TableColumns> {
         let Some(contract) = contract else {
-            let of_history = validity::fields().into_iter();
-            let of_history = of_history.filter(|_| self.pipeline.keep == Keep::History);
+            let own = validity::fields(self.pipeline.keep);
             return Ok(TableColumns {
-                columns: query.columns.iter().cloned().chain(of_history).collect(),
+                columns: query.columns.iter().cloned().chain(own).collect(),
                 untyped: query.untyped.clone(),
                 retyped: Vec::new(),
             });
@@ -78,18 +77,16 @@ impl Curate<'_> {
             };
             columns.push(Field::new(name, data_type, true));
         }
-        // The columns of a history stay the last ones.
-        let of_history = match self.pipeline.keep {
-            Keep::History => columns.split_off(columns.len().saturating_sub(VALIDITY.len())),
-            _ => Vec::new(),
-        };
+        // The table's own columns stay the last ones.
+        let own = self.pipeline.keep.own_columns().len();
+        let own = columns.split_off(columns.len().saturating_sub(own));
         for column in &query.columns {
             if !columns.iter().any(|known| known.name() == column.name()) {
                 untyped.extend(query.untyped.iter().find(|name| *name == column.name()).cloned());
                 columns.push(column.clone());
             }
         }
-        columns.extend(of_history);
+        columns.extend(own);
         Ok(TableColumns { columns, untyped, retyped })
     }
 
@@ -115,8 +112,9 @@ impl Curate<'_> {
             }
             Ok((name.clone(), canonical(data_type)))
         });
-        let has_instants = self.pipeline.keep == Keep::History;
-        let instants = has_instants.then(|| Ok((VALID_FROM.to_string(), DataType::Int64)));
+        let keep = self.pipeline.keep;
+        let instants = if keep == Keep::History { VALID_FROM } else { DELETED_AT };
+        let instants = keep.has_ends().then(|| Ok((instants.to_string(), DataType::Int64)));
         let partitions = self.pipeline.curated.partition_by.iter().map(|name| {
             let field = columns.iter().find(|field| field.name() == name);
             let data_type = canonical(field.ok_or_else(|| lost(name))?.data_type());
@@ -132,7 +130,7 @@ impl Curate<'_> {
                 .iter()
                 .position(|name| Some(name.as_str()) == day),
             packed: self.changes.is_packed(),
-            has_instants,
+            has_instants: keep.has_ends(),
         };
         if let Some(contract) = contract {
             self.check_layout(&layout, contract)?;
@@ -219,10 +217,18 @@ impl Curate<'_> {
         }
         // The place of a tombstone is the first.
         order_by.push(place);
-        let ends = if is_history {
-            stored_places(&[VALID_TO.into(), IS_CURRENT.into()])?
-        } else {
-            Vec::new()
+        let ends = match validity::end_columns(self.pipeline.keep) {
+            None => None,
+            Some((end, flag, flag_of_ended)) => {
+                match stored_places(&[end.into(), flag.into()])?[..] {
+                    [end, flag] => Some(EndColumns { end, flag, flag_of_ended }),
+                    _ => {
+                        return Err(Error::internal(
+                            "a column with the ends of rows is not stored",
+                        ));
+                    }
+                }
+            }
         };
         let order = Order::new(Arc::clone(&schema), partition_by, order_by, stored)?;
         Ok((TableRows { order: Arc::new(order), key, sort_by, ends }, schema))

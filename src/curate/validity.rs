@@ -1,4 +1,5 @@
-//! The columns of a history (`keep = "history"`) that say when a row holds: the last ones of its table.
+//! The columns of a table whose rows can end and stay ([`Keep::own_columns`]): the last ones of the table. They say
+//! when a row holds (`keep = "history"`), or whether and when its key was deleted (`keep_deleted`).
 
 use std::sync::Arc;
 
@@ -6,20 +7,31 @@ use arrow::array::{ArrayRef, BooleanArray, Int64Array, TimestampMicrosecondArray
 use arrow::datatypes::{DataType, Field, TimeUnit};
 
 use crate::changes::BEFORE_ALL;
-use crate::config::{IS_CURRENT, VALID_FROM, VALID_TO, VALIDITY};
+use crate::config::{DELETED, DELETED_AT, IS_CURRENT, Keep, VALID_TO};
 
 /// When rows end: their places among the rows of all inputs, ascending, with the time in microseconds since
 /// 1970. A row without an entry has no end yet.
 pub(crate) type RowEnds = Vec<(u64, i64)>;
 
+/// The column with the end of a row, the one with a flag, and the flag of a row that has ended; `None` if rows do not
+/// end.
+pub(crate) fn end_columns(keep: Keep) -> Option<(&'static str, &'static str, bool)> {
+    match keep {
+        Keep::Latest | Keep::LatestPerDay => None,
+        Keep::LatestAndDeleted => Some((DELETED_AT, DELETED, true)),
+        Keep::History => Some((VALID_TO, IS_CURRENT, false)),
+    }
+}
+
 /// The columns.
-pub(crate) fn fields() -> [Field; VALIDITY.len()] {
-    let time = || DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-    [
-        Field::new(VALID_FROM, time(), true),
-        Field::new(VALID_TO, time(), true),
-        Field::new(IS_CURRENT, DataType::Boolean, true),
-    ]
+pub(crate) fn fields(keep: Keep) -> Vec<Field> {
+    let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    let of = |name: &&str| {
+        let is_flag = end_columns(keep).is_some_and(|(_, flag, _)| flag == *name);
+        let data_type = if is_flag { DataType::Boolean } else { time.clone() };
+        Field::new(*name, data_type, true)
+    };
+    keep.own_columns().iter().map(of).collect()
 }
 
 /// Times as values of the columns: a change without a time holds since ever.
@@ -46,15 +58,26 @@ fn end_of(place: u64, ends: &RowEnds, from: &mut usize) -> Option<i64> {
 
 /// The columns of rows, which begin at `instants`, and are at these places.
 pub(crate) fn columns(
+    keep: Keep,
     instants: &Int64Array,
     places: &[u64],
     ends: &RowEnds,
-) -> [ArrayRef; VALIDITY.len()] {
+) -> Vec<ArrayRef> {
+    let Some((end_column, flag, flag_of_ended)) = end_columns(keep) else { return Vec::new() };
     let mut from = 0;
     let end = |place: &u64| end_of(*place, ends, &mut from);
     let ends: Int64Array = places.iter().map(end).collect();
-    let is_current: BooleanArray = ends.iter().map(|end| Some(end.is_none())).collect();
-    [valid_times(instants), valid_times(&ends), Arc::new(is_current)]
+    let of = |name: &&str| -> ArrayRef {
+        if *name == end_column {
+            valid_times(&ends)
+        } else if *name == flag {
+            let flags = ends.iter().map(|end| Some(end.is_some() == flag_of_ended));
+            Arc::new(flags.collect::<BooleanArray>())
+        } else {
+            valid_times(instants)
+        }
+    };
+    keep.own_columns().iter().map(of).collect()
 }
 
 #[cfg(test)]

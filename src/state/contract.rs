@@ -53,7 +53,7 @@ impl TableContract {
             partitions: read_types(&self.partitions)?,
             day: self.partitions.iter().position(|(name, _)| Some(name.as_str()) == self.day()),
             packed: self.packed,
-            has_instants: self.identity.keeps_history(),
+            has_instants: self.identity.keeps_times(),
         })
     }
 

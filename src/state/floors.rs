@@ -13,6 +13,8 @@
 //!   that day is later.
 //! * `keep = "history"`: a floor removes no row. A row holds up to the next change of its key, or up to the first
 //!   floor after it if that is earlier.
+//! * `keep_deleted`: a floor removes no row. The first floor or delete after a key's last insert or update says when the
+//!   key was deleted.
 //! * `history`: besides *V*, as deleted on the day of a floor, each key whose last change before it
 //!   leaves a row, if it is the first floor after that change; and each key that has a row of that day
 //!   before it. Of several entries of a key and day, the last counts.
@@ -58,7 +60,7 @@ pub struct Floor {
     /// Orders other than the commit time alone: the column `order_bytes` of versions, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     order: Option<String>,
-    /// For a history, its commit time in microseconds since 1970.
+    /// Where rows end and stay, its commit time in microseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instant: Option<i64>,
 }

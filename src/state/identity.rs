@@ -63,9 +63,10 @@ impl Identity {
         self.day_zone.parse().unwrap_or(Tz::UTC)
     }
 
-    /// Whether rows are kept per commit time.
-    pub fn keeps_history(&self) -> bool {
-        self.keep == Keep::History.to_string()
+    /// Whether the last key column of versions is a time.
+    pub fn keeps_times(&self) -> bool {
+        let keeps = [Keep::LatestAndDeleted, Keep::LatestPerDay, Keep::Latest, Keep::History];
+        keeps.iter().any(|keep| keep.has_ends() && self.keep == keep.to_string())
     }
 
     /// The URL of the curated table, and its format.

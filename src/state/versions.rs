@@ -2,7 +2,7 @@
 //!
 //! | column | Arrow type | nullable | meaning |
 //! |---|---|---|---|
-//! | `key_0`, … | canonical | no | the key columns; for a history then the commit time, in µs since 1970 |
+//! | `key_0`, … | canonical | no | the key columns; where rows end and stay, then the instant ([`ChangeColumn`](crate::changes::ChangeColumn)), in µs since 1970 |
 //! | `event_dt` | Date32 | yes | the day |
 //! | `part_0`, … | canonical | yes | the partition columns of the row; null if there is no row |
 //! | `deleted` | Boolean | no | whether the last change left no row: a delete, or filtered out |
@@ -47,8 +47,8 @@ pub struct VersionsLayout {
     pub day: Option<usize>,
     /// Whether the only order column is the commit time.
     pub packed: bool,
-    /// Whether the last key column is the commit time, in microseconds since 1970: then a key has a version
-    /// per commit time and day.
+    /// Whether the last key column is an instant, in microseconds since 1970: then a key has a version per instant
+    /// and day.
     pub has_instants: bool,
 }
 

@@ -3,7 +3,7 @@
 //! The existing rows are read as a stream, in the order in which they are stored, and those whose key
 //! is to be removed are left out. The keys to remove are in memory; if they are too many, a first
 //! part of them is searched in the key columns alone, and the rows found are marked, before the next
-//! part is read. So are rows of a history that get another end. Every key must be found exactly once, and
+//! part is read. So are rows that get another end, where rows end and stay. Every key must be found exactly once, and
 //! every file must have the size and the number of rows that were published: so a table that another program
 //! has changed is an error.
 //!
@@ -58,9 +58,20 @@ pub(crate) struct TableRows {
     /// The columns by which the rows of a partition are sorted, as indices into the stored columns;
     /// if there are none, rows stay where they are.
     pub sort_by: Vec<usize>,
-    /// For a history, the columns with the end of a row, and whether it has none, as indices into the stored
-    /// columns. A tombstone with an end does not remove its row: the row gets this end.
-    pub ends: Vec<usize>,
+    /// The columns with the end of a row, if rows can end and stay. A tombstone with an end does not remove its row:
+    /// the row gets this end.
+    pub ends: Option<EndColumns>,
+}
+
+/// The columns of a row that can end and stay, as indices into the stored columns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EndColumns {
+    /// The time of its end; null if it has none.
+    pub end: usize,
+    /// A flag that says whether it has ended.
+    pub flag: usize,
+    /// The flag of a row that has ended.
+    pub flag_of_ended: bool,
 }
 
 /// A published table whose partitions are rebuilt.
@@ -74,8 +85,8 @@ pub(crate) struct PublishedTable {
     schema: SchemaRef,
     /// The columns that identify a row.
     key: Vec<usize>,
-    /// The columns with the end of a row, for a history.
-    ends: Vec<usize>,
+    /// The columns with the end of a row, if rows can end and stay.
+    ends: Option<EndColumns>,
     /// The order in which the rows of a partition are sorted, if they are.
     sorted: Option<Arc<Order>>,
     runtime: Arc<RuntimeEnv>,
@@ -121,7 +132,7 @@ impl PublishedTable {
             files,
             schema,
             key: rows.key.clone(),
-            ends: rows.ends.clone(),
+            ends: rows.ends,
             sorted: sorted.transpose()?.map(Arc::new),
             runtime,
             vectors: None,
@@ -155,18 +166,18 @@ impl PublishedTable {
 
     /// Existing rows, some of which get another end.
     fn with_ends(&self, rows: RecordBatch, ended: &[Ended]) -> Result<RecordBatch> {
-        let ([valid_to, is_current], false) = (&self.ends[..], ended.is_empty()) else {
+        let (Some(of_end), false) = (self.ends, ended.is_empty()) else {
             return Ok(rows);
         };
         let mut columns = rows.columns().to_vec();
-        let before = columns[*valid_to].as_primitive::<TimestampMicrosecondType>();
+        let before = columns[of_end.end].as_primitive::<TimestampMicrosecondType>();
         let mut ends: Vec<Option<i64>> = before.iter().collect();
         ended.iter().for_each(|(row, end)| ends[*row] = Some(*end));
-        columns[*is_current] =
-            Arc::new(ends.iter().map(|end| Some(end.is_none())).collect::<BooleanArray>());
-        let kind = self.schema.field(*valid_to).data_type().clone();
+        let flags = ends.iter().map(|end| Some(end.is_some() == of_end.flag_of_ended));
+        columns[of_end.flag] = Arc::new(flags.collect::<BooleanArray>());
+        let kind = self.schema.field(of_end.end).data_type().clone();
         let ends = TimestampMicrosecondArray::from(ends).with_data_type(kind);
-        columns[*valid_to] = Arc::new(ends);
+        columns[of_end.end] = Arc::new(ends);
         Ok(RecordBatch::try_new(rows.schema(), columns)?)
     }
 
@@ -438,7 +449,7 @@ impl Removals {
             let columns = table.key.iter().map(|column| Arc::clone(tombstones.column(*column)));
             let columns: Vec<ArrayRef> = columns.collect();
             let keys = self.keys_of(&columns, tombstones.num_rows())?;
-            let of_end = if table.ends.is_empty() { 0 } else { size_of::<i64>() };
+            let of_end = if table.ends.is_none() { 0 } else { size_of::<i64>() };
             let bytes = keys.iter().map(|key| key.len() + BYTES_PER_KEY + of_end).sum();
             if self.memory.try_grow(bytes).is_err() {
                 if self.keys.len() >= PASS_KEYS_MIN {
@@ -448,7 +459,7 @@ impl Removals {
                 self.memory.grow(bytes);
             }
             self.hashes.extend(hashes_of(&columns, keys.len())?);
-            let ends = table.ends.first().map(|end| tombstones.column(*end));
+            let ends = table.ends.map(|of| tombstones.column(of.end));
             let ends = ends.map(|ends| ends.as_primitive::<TimestampMicrosecondType>());
             for (row, key) in keys.into_iter().enumerate() {
                 let end = ends.filter(|ends| ends.is_valid(row)).map(|ends| ends.value(row));
@@ -615,7 +626,7 @@ mod tests {
             Lab {
                 folder,
                 runtime: runtime.build_arc().expect("a runtime"),
-                rows: TableRows { order, key: vec![0], sort_by, ends: Vec::new() },
+                rows: TableRows { order, key: vec![0], sort_by, ends: None },
                 schema,
                 files: Vec::new(),
                 has_vectors: false,

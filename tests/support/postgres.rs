@@ -183,9 +183,12 @@ fn row_of(line: &str) -> Row {
     row
 }
 
-/// Writes numbers in one way.
+/// Writes numbers, and times with a zone, in one way.
 fn plain(row: &mut Row) {
     for value in row.values_mut() {
+        if let Some(time) = value.strip_suffix("+00:00").filter(|time| time.contains('T')) {
+            *value = format!("{time}Z");
+        }
         if let Ok(number) = value.parse::<f64>()
             && value.chars().all(|c| c.is_ascii_digit() || c == '.' || c == '-')
         {

@@ -21,7 +21,7 @@ use super::{ChangeReader, Pass};
 use crate::changes::load_times::positions_of_load;
 use crate::changes::pass_one::FoundFloors;
 use crate::changes::position::{OrderEncoder, OrderSpan, order_span, pack_column};
-use crate::changes::{ChangeColumn, OpenInput, instant_of};
+use crate::changes::{BEFORE_ALL, ChangeColumn, OpenInput, instant_of};
 use crate::config::{OpValues, Operation};
 use crate::error::{Error, Result};
 use crate::parquet_io::texts::first_bad_text;
@@ -180,7 +180,7 @@ impl Batch<'_> {
         let floors = FoundFloors {
             positions: self.positions(&times, own)?,
             days: self.commit_days(&times)?,
-            instants: self.instants(&times).as_primitive().clone(),
+            instants: self.instants(&times),
             are_loads: false,
         };
         let Some(inside) = self.inside(&times) else {
@@ -248,7 +248,7 @@ impl Batch<'_> {
                     self.check_order_of_deletes(&live)?;
                     self.positions(&times, own)
                 }
-                ChangeColumn::Instant => Ok(self.instants(&times)),
+                ChangeColumn::Instant => self.instants_of(&live, &times),
                 ChangeColumn::Live => Ok(Arc::new(live.clone()) as ArrayRef),
                 ChangeColumn::Latest => Ok(self.latest(own)),
             })
@@ -425,7 +425,7 @@ impl Batch<'_> {
                     }
                     ChangeColumn::Day => Arc::new(self.commit_days(&times)?),
                     ChangeColumn::Position => self.positions(&times, 0)?,
-                    ChangeColumn::Instant => self.instants(&times),
+                    ChangeColumn::Instant => Arc::new(self.instants(&times)),
                     ChangeColumn::Live => Arc::new(BooleanArray::from(vec![false; count])),
                     ChangeColumn::Latest => self.latest(0),
                 })
@@ -588,11 +588,34 @@ impl Batch<'_> {
 
     /// The instants of rows, given by their commit times. A full load that is before all changes has none:
     /// its time is that of the transfer.
-    fn instants(&self, times: &[Option<i128>]) -> ArrayRef {
+    fn instants(&self, times: &[Option<i128>]) -> Int64Array {
         let open = self.open();
         let is_before_all = open.input.full_load && open.load_at().is_none();
         let times = times.iter().map(|time| instant_of(time.filter(|_| !is_before_all)));
-        Arc::new(Int64Array::from_iter_values(times))
+        Int64Array::from_iter_values(times)
+    }
+
+    /// The instants by which rows are folded.
+    fn instants_of(
+        &self,
+        live: &BooleanArray,
+        times: &[Option<i128>],
+    ) -> Result<ArrayRef, BatchError> {
+        let instants = self.instants(times);
+        if !self.reader.changes.keeps_times_of_deletes() {
+            return Ok(Arc::new(instants));
+        }
+        let of_deletes = (0..live.len()).map(|at| match (live.value(at), instants.value(at)) {
+            (true, _) => Ok(BEFORE_ALL),
+            (false, BEFORE_ALL) => {
+                let why = "is a delete in a full load, at no time";
+                let hint = "a deleted row is kept with the time of its delete: give full loads a time \
+                            (`raw.full_load_at`), or leave `keep_deleted` out";
+                Err(self.bad(at, self.reader.roles.op, why, hint))
+            }
+            (false, instant) => Ok(instant),
+        });
+        Ok(Arc::new(of_deletes.collect::<Result<Int64Array, BatchError>>()?))
     }
 
     fn event_days(

@@ -77,7 +77,8 @@ impl Answer for Explained {
                     to.map_or("now".into(), time)
                 ),
             };
-            let _ = writeln!(text, "now: {place}{held}");
+            let deleted = row.deleted_at.map(|at| format!(", deleted at {}", time(at)));
+            let _ = writeln!(text, "now: {place}{held}{}", deleted.unwrap_or_default());
         }
         for row in &self.ended {
             let day = row.day.map_or(String::new(), |day| format!(" of {day}"));

@@ -18,7 +18,7 @@ use futures::TryStreamExt;
 use super::{EndedRow, Explained, KeyChange, OpenPipeline, RowNow};
 use crate::commands::open_pipeline::{date, object_store_root};
 use crate::config::{Keep, Pipeline, VALID_FROM};
-use crate::curate::merge::floors::{ends_of_versions, seen_versions};
+use crate::curate::merge::rows_of_versions::{ends_of_versions, seen_versions};
 use crate::curate::validity::valid_times;
 use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Result, missing_object};
@@ -125,15 +125,17 @@ impl KeyVersions<'_> {
         let names: Vec<&str> =
             self.layout.partitions.iter().map(|(name, _)| name.as_str()).collect();
         let order = self.pipeline.raw.file_order();
-        let is_history = self.layout.has_instants;
-        let seen = is_history.then(|| seen_versions(batch, self.layout, self.floors, order));
+        let keep = self.pipeline.keep;
+        let is_history = keep == Keep::History;
+        let seen =
+            keep.has_ends().then(|| seen_versions(batch, self.layout, self.floors, order, keep));
         let seen = seen.transpose()?;
-        let ends = ends_of_versions(batch, self.layout, self.floors, order, self.pipeline.keep)?;
+        let ends = ends_of_versions(batch, self.layout, self.floors, order, keep)?;
         let name = |location: usize, path: &str| {
             let folder = self.folders.get(location);
             folder.map_or(path.to_string(), |folder| folder.describe(path))
         };
-        for (at, end) in ends.into_iter().enumerate() {
+        for (at, ended_by) in ends.into_iter().enumerate() {
             if deleted.as_boolean().value(at) {
                 continue;
             }
@@ -146,8 +148,9 @@ impl KeyVersions<'_> {
             if !held.map_or_else(|| self.has_row(&change_file, change_row), |held| held.is_some()) {
                 continue;
             }
+            let end = held.flatten().flatten().and_then(DateTime::from_timestamp_micros);
             let day = days.is_valid(at).then(|| days.value(at)).and_then(date);
-            if let Some(floor) = end {
+            if let Some(floor) = ended_by {
                 let truncate_file = name(floor.location, &floor.path);
                 let row = floor.row / ordinals_per_row + 1;
                 let truncate_row = (!floor.is_load).then_some(row);
@@ -157,7 +160,8 @@ impl KeyVersions<'_> {
             rows.push(RowNow {
                 day,
                 valid_from: instants.as_ref().and_then(|instants| time_at(instants, at)),
-                valid_to: held.flatten().flatten().and_then(DateTime::from_timestamp_micros),
+                valid_to: end.filter(|_| is_history),
+                deleted_at: end.filter(|_| !is_history),
                 partition: partition_folder(&names, &parts, at)?,
                 place: None,
                 change_file,

@@ -29,7 +29,7 @@ use super::{
 use crate::capture::export::{Exported, Reader, WantedColumns};
 use crate::commands::one_commit::{Reads, of_one_commit};
 use crate::commands::open_pipeline::{RunContext, span_of};
-use crate::config::{Keep, VerifyMethod, VerifySource};
+use crate::config::{DELETED, Keep, Pipeline, VerifyMethod, VerifySource};
 use crate::error::{Error, Result};
 use crate::postgres::row_hash::{BUCKETS, Bucket};
 use crate::state::State;
@@ -72,7 +72,7 @@ pub(super) async fn against_database(
         Error::usage(format!("the pipeline `{}` has no [verify]", pipeline.name))
             .hint("add [verify] with `url_env` and `table`")
     })?;
-    if pipeline.keep != Keep::Latest {
+    if !matches!(pipeline.keep, Keep::Latest | Keep::LatestAndDeleted) {
         return Err(Error::usage(format!(
             "a table of `keep = \"{}\"` has several rows per key",
             pipeline.keep
@@ -184,17 +184,10 @@ impl OpenPipeline<'_> {
         let wanted = reader.wanted(&columns).await?;
         let there = wanted.columns();
         let has = |name: &str| there.iter().any(|(it, _)| it.eq_ignore_ascii_case(name));
-        if let Some(key) =
-            pipeline.key.iter().find(|key| !has(key) || !names.contains(&key.as_str()))
-        {
-            return Err(Error::usage(format!(
-                "the key column `{key}` is not in both {} and the curated table",
-                reader.table
-            ))
-            .hint("let `verify.table` name a view with the columns of the curated table"));
-        }
+        check_key(pipeline, |key| has(key) && names.contains(&key), reader)?;
+        let of_rows = &columns[..columns.len() - pipeline.keep.own_columns().len()];
         let (common, others): (Vec<_>, Vec<_>) =
-            columns.iter().cloned().partition(|(name, _)| has(name));
+            of_rows.iter().cloned().partition(|(name, _)| has(name));
         if !others.is_empty() {
             let others: Vec<&str> = others.iter().map(|(name, _)| name.as_str()).collect();
             let note =
@@ -206,8 +199,13 @@ impl OpenPipeline<'_> {
         let files = state.ledger.files(CURATED).map(PartitionFile::of);
         let table =
             FileTable::of_partitions(folder, files, &columns, &pipeline.curated.partition_by)?;
-        let found = side(&context, folder, std::sync::Arc::new(table), &columns)?;
-        let found = aligned(found.rows, &common)?;
+        let found = side(&context, folder, std::sync::Arc::new(table), &columns)?.rows;
+        let found = match pipeline.keep {
+            // The database has no deleted rows.
+            Keep::LatestAndDeleted => found.filter(ident(DELETED).eq(lit(false)))?,
+            _ => found,
+        };
+        let found = aligned(found, &common)?;
         verified.notes.extend(quarantine_note(state));
         let partition_by = &pipeline.curated.partition_by;
         let mut found = with_nulls(found, &common, partition_by)?;
@@ -282,6 +280,22 @@ impl OpenPipeline<'_> {
         // Most rows are read sooner with all the others than by hashing them once more.
         let to_read: u64 = different.iter().map(|bucket| expected[*bucket].rows).sum();
         Ok((to_read <= all.verified.rows_expected / 2).then_some((hash, different)))
+    }
+}
+
+/// Checks that both tables have the key columns.
+fn check_key(
+    pipeline: &Pipeline,
+    is_in_both: impl Fn(&str) -> bool,
+    reader: &Reader<'_>,
+) -> Result<()> {
+    match pipeline.key.iter().find(|key| !is_in_both(key)) {
+        None => Ok(()),
+        Some(key) => Err(Error::usage(format!(
+            "the key column `{key}` is not in both {} and the curated table",
+            reader.table
+        ))
+        .hint("let `verify.table` name a view with the columns of the curated table")),
     }
 }
 

@@ -7,7 +7,8 @@
 //!
 //! Whether a key has no row must be known exactly. Under `latest-per-day` the version of the key and day
 //! says it. Under `latest` the last of all versions of the key does, whatever their days: those of
-//! keys with an accepted change that leaves no row are looked up in all files.
+//! keys with an accepted change that leaves no row are looked up in all files. Where deleted rows are kept, it is the
+//! last version of an insert or update.
 //!
 //! Floors need no look-up, as there is none that is later than the commit: a change that is before a
 //! floor takes no row away, since the floor had ended whatever row the key had before it.
@@ -22,6 +23,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 
+use crate::changes::BEFORE_ALL;
 use crate::config::Keep;
 use crate::curate::merge::bloom::Bloom;
 use crate::curate::merge::entries::{Entries, Files, column, hash};
@@ -75,9 +77,9 @@ impl VersionsSince {
         self.files.iter().filter(move |(path, ..)| is_new(path))
     }
 
-    /// The number of keys, with repetitions.
+    /// The number of the pipeline's key columns.
     fn keys(&self) -> usize {
-        self.layout.keys.len()
+        self.layout.key_count()
     }
 
     /// The columns that are read: the key, then day, whether the change leaves no row, and commit.
@@ -227,7 +229,7 @@ impl ChangedKeys {
         }
         match self.versions.keep {
             Keep::LatestPerDay => self.days_without_row(&mut take).await,
-            Keep::Latest | Keep::History => {
+            Keep::Latest | Keep::LatestAndDeleted | Keep::History => {
                 self.keys_without_row(runtime, threads, &mut take).await
             }
         }
@@ -290,10 +292,18 @@ impl ChangedKeys {
             let rows = entries.sorted_part(&sorted, &part, &mut readers)?;
             let columns = EntryColumns::of(&rows, &ranked)?;
             let mut without: Vec<u32> = Vec::new();
-            for of_key in of_keys(&rows, entries.keys)? {
-                let last = of_key.fold(None, |last, at| columns.orders.later(last, at));
-                let last = last.filter(|at| !columns.entry(*at).has_row);
-                without.extend(last.map(|at| at as u32));
+            // Where deleted rows are kept, a key has the row of its last insert or update.
+            let instants = (versions.keep == Keep::LatestAndDeleted)
+                .then(|| rows.column(versions.keys()).as_primitive::<Int64Type>());
+            let counts =
+                |at: &usize| instants.is_none_or(|instants| instants.value(*at) == BEFORE_ALL);
+            for of_key in of_keys(&rows, versions.keys())? {
+                let first = of_key.start as u32;
+                let last = of_key.filter(counts);
+                let last = last.fold(None, |last, at| columns.orders.later(last, at));
+                if !last.is_some_and(|at| columns.entry(at).has_row) {
+                    without.push(first);
+                }
             }
             let chosen = UInt32Array::from(without);
             for first in (0..chosen.len()).step_by(BATCH_ROWS) {

@@ -16,7 +16,8 @@ use datafusion::common::hash_utils::RandomState;
 
 use crate::changes::file_order::RankedFiles;
 use crate::changes::row_bitmap::RowBitmap;
-use crate::config::{Keep, VALIDITY};
+use crate::config::{DELETED_AT, Keep, VALID_FROM, VALID_TO};
+use crate::curate::merge::deletes::add_deletes;
 use crate::curate::merge::entries::{Entries, Files};
 use crate::curate::merge::entry::{ChangeOrder, Entry, EntryColumns, Orders, Origin, of_keys};
 use crate::curate::merge::floors::{Floors, SortedFloors};
@@ -194,9 +195,9 @@ struct Deciding<'a> {
     columns: &'a EntryColumns<'a>,
     /// The floors of before, and all of them.
     floors: (Floors<'a>, Floors<'a>),
-    /// Those that take rows away: in a history, they end rows, and take none away.
+    /// Those that take rows away: none where rows end and stay.
     taking: (Floors<'a>, Floors<'a>),
-    /// For a history, the commit times of the entries.
+    /// Where rows end, the instants of the entries.
     instants: Option<&'a Int64Array>,
     winners: &'a RowBitmap,
     numbers: Vec<u32>,
@@ -210,7 +211,7 @@ struct Decided {
     carried: Vec<u32>,
     removed: Vec<u32>,
     unsettled: Vec<u32>,
-    /// For a history, the moments of the key.
+    /// Where rows end, the moments of the key.
     moments: Vec<Moment>,
     ends: Ends,
 }
@@ -247,8 +248,13 @@ impl Decider {
             for of_row in of_instants(of_key, deciding.instants) {
                 self.decide_key(&deciding, of_row, &mut decided, output, counts)?;
             }
-            add_ends(&decided.moments, (earlier, all), &columns.orders, &mut decided.ends);
-            decided.moments.clear();
+            let Decided { moments, ends, .. } = &mut decided;
+            match self.keep {
+                Keep::Latest | Keep::LatestPerDay => {}
+                Keep::LatestAndDeleted => add_deletes(moments, floors, &columns.orders, ends),
+                Keep::History => add_ends(moments, (earlier, all), &columns.orders, ends),
+            }
+            moments.clear();
         }
         self.note_ends(&decided.ends, &deciding, counts)?;
         decided.removed.extend(decided.ends.removed.iter().map(|at| *at as u32));
@@ -268,7 +274,7 @@ impl Decider {
         self.carried(&taken(decided.carried)?)
     }
 
-    /// Decides about one key; in a history, about its changes of one commit time.
+    /// Decides about one key; where rows end, about its changes of one instant.
     fn decide_key(
         &self,
         deciding: &Deciding<'_>,
@@ -330,7 +336,7 @@ impl Decider {
         counts.replaced += decision.replaced;
         counts.stale += decision.stale;
         carried.extend(decision.carried.iter().map(|at| *at as u32));
-        // In a history it depends on the key's other changes.
+        // Where rows end, it depends on the key's other changes.
         if deciding.instants.is_none() {
             counts.ended += decision.removed.len().saturating_sub(replacing) as u64;
             removed.extend(decision.removed.iter().map(|at| *at as u32));
@@ -343,6 +349,7 @@ impl Decider {
         let orders = &deciding.columns.orders;
         counts.ended += ends.ended;
         counts.current_before += ends.current_before;
+        counts.ties += ends.tied_keys;
         for (one, other) in &ends.tied {
             // One of them is of this run; or both are not, and were told then.
             let tied = [*one, *other].into_iter().find_map(|at| self.ordinal(at, orders).ok());
@@ -390,6 +397,7 @@ impl Decider {
         let (keys, key_count) = (self.entries.keys, self.layout.key_count());
         let mut columns = Vec::new();
         let fields = self.table_schema.fields();
+        let own = self.keep.own_columns();
         for (at, field) in fields[..fields.len() - 2].iter().enumerate() {
             let is = |name: &String| name == field.name();
             let source = match (self.key.iter().position(is), self.partition_by.iter().position(is))
@@ -399,14 +407,13 @@ impl Decider {
                 (None, None) if self.day.as_ref() == Some(field.name()) => Some(keys),
                 (None, None) => None,
             };
-            // The columns of a history are the last ones.
-            let of_history =
-                (at + 2 + VALIDITY.len()).checked_sub(fields.len()).filter(|_| key_count < keys);
-            columns.push(match (of_history, source) {
-                (Some(0), _) => valid_times(removed.column(key_count).as_primitive()),
-                (Some(1), _) if let Some(ends) = ends => valid_times(&ends.to_vec().into()),
-                (_, Some(source)) => cast(removed.column(source), field.data_type())?,
-                (_, None) => new_null_array(field.data_type(), removed.num_rows()),
+            // The table's own columns are the last ones.
+            let own = (at + 2 + own.len()).checked_sub(fields.len()).map(|at| own[at]);
+            columns.push(match (own, source, ends) {
+                (Some(VALID_FROM), ..) => valid_times(removed.column(key_count).as_primitive()),
+                (Some(VALID_TO | DELETED_AT), _, Some(ends)) => valid_times(&ends.to_vec().into()),
+                (_, Some(source), _) => cast(removed.column(source), field.data_type())?,
+                (_, None, _) => new_null_array(field.data_type(), removed.num_rows()),
             });
         }
         columns.push(Arc::new(BooleanArray::from(vec![false; removed.num_rows()])));
@@ -527,7 +534,7 @@ mod tests {
         let all = FloorIndex::new((0..floors.len()).collect(), &days);
         let is_earlier = |at: &usize| !floors[*at].2;
         let earlier = FloorIndex::new((0..floors.len()).filter(is_earlier).collect(), &days);
-        let beside = |index| Floors { first: cases.len(), days: &days, index };
+        let beside = |index| Floors { first: cases.len(), days: &days, instants: &[], index };
         let entries: Vec<Entry> = cases
             .iter()
             .enumerate()

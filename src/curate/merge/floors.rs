@@ -2,31 +2,28 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int8Array, RecordBatch, UInt32Array, new_null_array};
+use arrow::array::{ArrayRef, Int8Array, RecordBatch, UInt32Array, new_null_array};
 use arrow::compute::{concat_batches, take_record_batch};
-use arrow::datatypes::Int64Type;
 
 use crate::changes::file_order::RankedFiles;
 use crate::config::Keep;
-use crate::curate::merge::entries::{Entries, Files, LOOKED_UP, column, hash};
+use crate::curate::merge::entries::{Entries, Files, LOOKED_UP};
 use crate::curate::merge::entry::{ChangeOrder, EntryColumns};
-use crate::curate::merge::intervals::{Held, hold};
 use crate::curate::merge::seen_floors::SeenFloors;
 use crate::error::Result;
-use crate::layout::FileOrder;
-use crate::parquet_io::open::conform;
 use crate::state::floors::{Floor, FloorsOfDays};
-use crate::state::versions::VersionsLayout;
 
 /// The floors of a merge, in the order of changes.
 pub(super) struct SortedFloors {
     /// Their days and order, in the columns of sorted entries; null in others.
     rows: RecordBatch,
     days: Vec<Option<i32>>,
+    /// Their commit times in microseconds since 1970, where rows end.
+    instants: Vec<Option<i64>>,
     /// Those of earlier runs, and all of them, as they are seen by their commit times.
     seen: [Vec<(i64, usize)>; 2],
     /// Of each the index in which it was given.
-    given: Vec<usize>,
+    pub(super) given: Vec<usize>,
     /// Those of earlier runs, by their index.
     earlier: FloorIndex,
     /// All of them.
@@ -92,6 +89,7 @@ impl SortedFloors {
             all: FloorIndex::new((0..sorted.len()).collect(), &days),
             none: FloorIndex::new(Vec::new(), &days),
             seen,
+            instants,
             days,
             given: sorted,
         })
@@ -119,17 +117,21 @@ impl SortedFloors {
 
     /// The floors of earlier runs beside so many entries.
     pub(super) fn earlier(&self, entries: usize) -> Floors<'_> {
-        Floors { first: entries, days: &self.days, index: &self.earlier }
+        self.beside_entries(entries, &self.earlier)
     }
 
     /// All floors beside so many entries.
     pub(super) fn all(&self, entries: usize) -> Floors<'_> {
-        Floors { first: entries, days: &self.days, index: &self.all }
+        self.beside_entries(entries, &self.all)
     }
 
     /// No floor: none takes a row away.
     pub(super) fn none(&self, entries: usize) -> Floors<'_> {
-        Floors { first: entries, days: &self.days, index: &self.none }
+        self.beside_entries(entries, &self.none)
+    }
+
+    fn beside_entries<'a>(&'a self, entries: usize, index: &'a FloorIndex) -> Floors<'a> {
+        Floors { first: entries, days: &self.days, instants: &self.instants, index }
     }
 
     /// The floors of earlier runs, and all of them, beside so many entries, as a history sees them.
@@ -139,85 +141,6 @@ impl SortedFloors {
     }
 }
 
-/// Per version, given in the columns of its layout, the floor that has ended its row, if it is the last
-/// of its key, or under `latest-per-day` in any case.
-///
-/// # Errors
-/// Data, when the floors are damaged.
-pub(crate) fn ends_of_versions(
-    versions: &RecordBatch,
-    layout: &Arc<VersionsLayout>,
-    floors: &[Floor],
-    order: FileOrder,
-    keep: Keep,
-) -> Result<Vec<Option<Floor>>> {
-    let count = versions.num_rows();
-    beside_floors(versions, layout, floors, order, |columns, sorted| {
-        let all = sorted.all(count);
-        let ends = (0..count).map(|at| {
-            let end = all.end_of(keep, (at, columns.entry(at).day), &columns.orders)?;
-            Some(floors[sorted.given[end - count]].clone())
-        });
-        ends.collect()
-    })
-}
-
-/// Per version of a key of a history, given in the columns of its layout, when its row ends, if it has one.
-///
-/// # Errors
-/// Data, when the floors are damaged.
-pub(crate) fn seen_versions(
-    versions: &RecordBatch,
-    layout: &Arc<VersionsLayout>,
-    floors: &[Floor],
-    order: FileOrder,
-) -> Result<Vec<Held>> {
-    let count = versions.num_rows();
-    let instants = column(versions, &format!("key_{}", layout.key_count()))?;
-    let instants = instants.as_primitive::<Int64Type>();
-    beside_floors(versions, layout, floors, order, |columns, sorted| {
-        let mut seen = vec![None; count];
-        let mut by_time: Vec<usize> = (0..count).collect();
-        by_time.sort_by(|a, b| {
-            let times = instants.value(*a).cmp(&instants.value(*b));
-            times.then_with(|| columns.orders.compare(*a, *b))
-        });
-        // The last one of each time.
-        let moments = by_time.chunk_by(|a, b| instants.value(*a) == instants.value(*b));
-        let moments: Vec<usize> = moments.filter_map(|moment| moment.last().copied()).collect();
-        let changes = moments.iter().map(|at| (instants.value(*at), Some(*at)));
-        let [_, floors] = sorted.seen(count);
-        let mut held = Vec::new();
-        hold(changes, &floors, &columns.orders, &mut held, |_, _| ());
-        for (at, held) in moments.iter().zip(held) {
-            seen[*at] = held.filter(|_| columns.entry(*at).has_row);
-        }
-        seen
-    })
-}
-
-/// Reads versions, given in the columns of their layout, beside floors.
-fn beside_floors<T>(
-    versions: &RecordBatch,
-    layout: &Arc<VersionsLayout>,
-    floors: &[Floor],
-    order: FileOrder,
-    read: impl FnOnce(&EntryColumns<'_>, &SortedFloors) -> T,
-) -> Result<T> {
-    let floors = Floor::of_earlier(floors.iter().cloned());
-    let entries = Entries::new(layout, versions.num_rows() as u64)?;
-    let files = Files::of_earlier(order).with_floors(&floors);
-    let versions = conform(versions, &layout.schema())?;
-    let numbers = files.of_versions(&versions)?;
-    let ranked = files.ranked();
-    let sorted = SortedFloors::new(&floors, &entries, &files, &ranked)?;
-    let hashes = hash(&versions.columns()[..layout.key_count()])?;
-    let rows = entries.of_versions(&versions, &hashes, LOOKED_UP, &numbers)?;
-    let rows = rows.project(&(0..rows.num_columns() - 1).collect::<Vec<_>>())?;
-    let beside = sorted.beside(&rows)?;
-    Ok(read(&EntryColumns::of(&beside, &ranked)?, &sorted))
-}
-
 /// Some floors beside entries, in the order of changes.
 #[derive(Clone, Copy)]
 pub(super) struct Floors<'a> {
@@ -225,6 +148,8 @@ pub(super) struct Floors<'a> {
     pub(super) first: usize,
     /// Per floor of all its day.
     pub(super) days: &'a [Option<i32>],
+    /// Per floor of all its commit time in microseconds since 1970, where rows end.
+    pub(super) instants: &'a [Option<i64>],
     /// Which of all they are.
     pub(super) index: &'a FloorIndex,
 }
@@ -248,6 +173,16 @@ impl Floors<'_> {
         let next = self.index.of.partition_point(|floor| !order.is_later(self.first + floor, at));
         let floor = *self.index.of.get(next)?;
         Some((self.first + floor, self.days[floor]))
+    }
+
+    /// The commit time of the first floor later than an entry, and its row.
+    pub(super) fn instant_after(
+        &self,
+        at: usize,
+        order: &impl ChangeOrder,
+    ) -> Option<(i64, usize)> {
+        let (floor, _) = self.after(at, order)?;
+        Some((self.instants[floor - self.first]?, floor))
     }
 
     /// A floor that differs from an entry only in file or row: its row.
@@ -282,7 +217,7 @@ impl Floors<'_> {
 
     /// A floor that has ended the row of an entry, given by its row and day: a later one, under
     /// `latest-per-day` one of its day. Returned is its row.
-    fn end_of(
+    pub(super) fn end_of(
         &self,
         keep: Keep,
         (at, day): (usize, Option<i32>),
@@ -290,7 +225,7 @@ impl Floors<'_> {
     ) -> Option<usize> {
         match keep {
             // A row that ends stays.
-            Keep::History => None,
+            Keep::LatestAndDeleted | Keep::History => None,
             Keep::Latest => {
                 let last = self.first + self.index.of.last()?;
                 order.is_later(last, at).then_some(last)

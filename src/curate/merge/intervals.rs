@@ -15,15 +15,15 @@ use arrow::array::Int64Array;
 use crate::curate::merge::entry::{ChangeOrder, Entry, Origin};
 use crate::curate::merge::seen_floors::SeenFloors;
 
-/// What a key has at one commit time.
+/// What a key has at one instant.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
     /// The time, in microseconds since 1970.
-    instant: i64,
+    pub(super) instant: i64,
     /// The last version of earlier runs, if there is one, and whether it has a row.
-    before: Option<(usize, bool)>,
+    pub(super) before: Option<(usize, bool)>,
     /// The last change, with those of this run.
-    after: usize,
+    pub(super) after: usize,
 }
 
 /// What becomes of the rows of changes.
@@ -41,6 +41,9 @@ pub(super) struct Ends {
     pub(super) removed: Vec<usize>,
     /// Changes that only file or row decided about, of different times.
     pub(super) tied: Vec<(usize, usize)>,
+    /// The number of keys for which only file or row decided whether the last insert or update, or a delete, is the
+    /// later one, both of this run.
+    pub(super) tied_keys: u64,
     /// The number of keys that had a row without an end, and of those that have none now.
     pub(super) current_before: u64,
     pub(super) ended: u64,
@@ -68,7 +71,7 @@ impl Moment {
     }
 }
 
-/// The rows of a key's sorted entries, in a history those of each commit time.
+/// The rows of a key's sorted entries, where rows end those of each instant.
 pub(super) fn of_instants(
     of_key: Range<usize>,
     instants: Option<&Int64Array>,

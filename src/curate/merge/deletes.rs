@@ -1,0 +1,111 @@
+//! Which keys are deleted, and since when, in a table that keeps the rows of deleted keys (`keep_deleted`).
+//!
+//! The row of a key is that of its last insert or update, in the order of changes, whether it is deleted or not. It is
+//! deleted if a delete or a floor is later, and was deleted at the commit time of the first of these. Both are computed
+//! from the versions, one per key and day of inserts and updates and one per key and commit time of deletes, and the
+//! floors: so they do not depend on which came first. A change that `curated.sql` filters out leaves no row.
+
+use crate::changes::BEFORE_ALL;
+use crate::curate::merge::entry::ChangeOrder;
+use crate::curate::merge::floors::Floors;
+use crate::curate::merge::intervals::{Ends, Moment};
+
+/// The last insert or update of a key, and when the key was deleted after it, if it was; `None` if there is no insert or
+/// update. `last` are the last changes of each instant, in the order of time; that of inserts and updates is the first.
+pub(super) fn last_row(
+    mut last: impl Iterator<Item = (i64, usize)>,
+    floors: Floors<'_>,
+    order: &impl ChangeOrder,
+) -> Option<(usize, Option<i64>)> {
+    let (_, row) = last.next().filter(|(instant, _)| *instant == BEFORE_ALL)?;
+    let deletes = last.chain(floors.instant_after(row, order));
+    let later = deletes.filter(|(_, delete)| order.is_later(*delete, row));
+    let first = later.min_by(|(_, a), (_, b)| order.compare(*a, *b));
+    Some((row, first.map(|(instant, _)| instant)))
+}
+
+/// Computes what becomes of the row of a key. `earlier` are the floors of before, `floors` all of them.
+pub(super) fn add_deletes(
+    moments: &[Moment],
+    (earlier, floors): (Floors<'_>, Floors<'_>),
+    order: &impl ChangeOrder,
+    ends: &mut Ends,
+) {
+    let versions = moments.iter().filter_map(|one| Some((one.instant, one.before?.0)));
+    let then = last_row(versions, earlier, order);
+    let changes = moments.iter().map(|one| (one.instant, one.after));
+    let Some((row, end)) = last_row(changes, floors, order) else { return };
+    let [of_rows, of_deletes @ ..] = moments else { return };
+    let is_new = |one: &Moment| one.before.is_none_or(|(version, _)| version != one.after);
+    let ties = of_deletes.iter().filter(|delete| order.is_tie(delete.after, row));
+    ends.tied.extend(ties.clone().map(|delete| (row, delete.after)));
+    ends.tied_keys += u64::from(is_new(of_rows) && ties.clone().any(is_new));
+    let is_new = is_new(of_rows);
+    let before = then.zip(of_rows.before).filter(|(_, (_, has_row))| *has_row);
+    let was_current = before.is_some_and(|((_, end), _)| end.is_none());
+    if is_new {
+        ends.winners.extend(end.map(|end| (row, end)));
+    }
+    if let Some(((version, was), _)) = before {
+        if is_new {
+            ends.removed.push(version);
+        } else {
+            ends.moved.extend(end.filter(|end| was != Some(*end)).map(|end| (version, end)));
+        }
+    }
+    let is_current = end.is_none() && (is_new || before.is_some());
+    ends.current_before += u64::from(was_current);
+    ends.ended += u64::from(was_current && !is_current);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cmp::Ordering;
+
+    use super::*;
+    use crate::curate::merge::floors::FloorIndex;
+
+    /// The place of each entry, and then of each floor, in the order of changes.
+    struct Places(Vec<i64>);
+
+    impl ChangeOrder for Places {
+        fn compare(&self, a: usize, b: usize) -> Ordering {
+            self.0[a].cmp(&self.0[b])
+        }
+
+        fn is_tie(&self, _: usize, _: usize) -> bool {
+            false
+        }
+    }
+
+    /// The place of the last row and when it was deleted. Given are the place of the last insert or update, times and
+    /// places of deletes, and those of floors, in the order of changes.
+    fn last(
+        row: Option<i64>,
+        deletes: &[(i64, i64)],
+        floors: &[(i64, i64)],
+    ) -> Option<(i64, Option<i64>)> {
+        let changes: Vec<(i64, i64)> =
+            row.map(|row| (BEFORE_ALL, row)).into_iter().chain(deletes.iter().copied()).collect();
+        let order = Places(changes.iter().chain(floors).map(|(_, place)| *place).collect());
+        let days = vec![None; floors.len()];
+        let instants: Vec<Option<i64>> = floors.iter().map(|(time, _)| Some(*time)).collect();
+        let index = FloorIndex::new((0..floors.len()).collect(), &days);
+        let floors =
+            Floors { first: changes.len(), days: &days, instants: &instants, index: &index };
+        let entries = changes.iter().enumerate().map(|(at, (time, _))| (*time, at));
+        last_row(entries, floors, &order).map(|(at, end)| (order.0[at], end))
+    }
+
+    #[test]
+    fn a_key_is_deleted_by_the_first_delete_or_floor_after_its_last_row() {
+        assert_eq!(last(None, &[(5, 1)], &[(7, 2)]), None);
+        assert_eq!(last(Some(10), &[], &[]), Some((10, None)));
+        assert_eq!(last(Some(10), &[(5, 9)], &[(4, 8)]), Some((10, None)));
+        assert_eq!(last(Some(10), &[(5, 9), (6, 11), (7, 12)], &[]), Some((10, Some(6))));
+        assert_eq!(last(Some(10), &[(7, 12)], &[(4, 8), (6, 11), (8, 13)]), Some((10, Some(6))));
+        assert_eq!(last(Some(10), &[(7, 12)], &[(8, 13)]), Some((10, Some(7))));
+        // Where the clock went back, the order of changes decides.
+        assert_eq!(last(Some(10), &[(3, 12), (9, 11)], &[]), Some((10, Some(9))));
+    }
+}
