@@ -126,7 +126,7 @@ pub struct Changes {
     /// Key moves without a delete, once they are known.
     key_swaps: OnceLock<KeySwaps>,
     /// The floors of full loads with a time, which the inputs begin.
-    load_floors: Vec<FoundFloors>,
+    timed_floors: Vec<FoundFloors>,
     batch_rows: usize,
     /// The number of changes of other tables in the inputs, which are none of the rows.
     other_rows: u64,
@@ -193,8 +193,7 @@ impl Changes {
         check_count(&inputs)?;
         let raw = &pipeline.raw;
         let bad_rows = Arc::clone(opening.bad_rows);
-        let (checks_texts, threads) = (opening.checks_texts, opening.threads);
-        let earlier_loads = opening.loads;
+        let Opening { checks_texts, threads, loads: earlier_loads, truncates, .. } = opening;
         let used = UsedColumns::of(pipeline);
         let mut all = opening.open(inputs, &pipeline.key, &used).await?;
         let mut bad_files = std::mem::take(&mut all.bad);
@@ -212,7 +211,7 @@ impl Changes {
             bad_rows.put(number, bad);
             files.push(file);
         }
-        if !files.is_empty() {
+        if !files.is_empty() || !truncates.is_empty() {
             union.add_known(&known.all)?;
             union.add_declared();
             union.add_other_names(&known.all)?;
@@ -258,7 +257,7 @@ impl Changes {
             bad_rows,
             checks_texts,
             key_swaps: OnceLock::new(),
-            load_floors: Vec::new(),
+            timed_floors: Vec::new(),
             batch_rows,
             other_rows,
             _spilled: all.spilled,
@@ -266,6 +265,7 @@ impl Changes {
         if !changes.is_blank() {
             changes.check_columns()?;
             changes.time_full_loads(earlier_loads, threads).await?;
+            changes.add_truncates_by_hand(truncates)?;
         }
         Ok((changes, bad_files))
     }
@@ -392,7 +392,7 @@ impl Changes {
 
     /// The counts of a scan of all rows that begins now.
     pub(crate) fn pass_one(&self) -> Arc<PassOne> {
-        Arc::new(PassOne::new(self.bad_rows.copied(), self.load_floors.clone()))
+        Arc::new(PassOne::new(self.bad_rows.copied(), self.timed_floors.clone()))
     }
 
     /// The rows that were found to be bad when the inputs were opened.

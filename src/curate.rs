@@ -92,6 +92,8 @@ pub(crate) struct Curated {
     pub days_left: BTreeSet<i32>,
     /// Last changes of the window that are not later than the committed versions.
     pub stale: u64,
+    /// Keys that had a row, and have none now, or one that has ended, because of floors.
+    pub ended: u64,
     /// Ties that were seen only when keys were decided about.
     pub ties: u64,
     /// The share of the table files' bytes that is new rows, estimated by the number of rows.
@@ -211,6 +213,7 @@ impl Curate<'_> {
             retyped,
             day,
             stale: merged.map_or(0, |merged| merged.counts.stale),
+            ended: merged.map_or(0, |merged| merged.counts.ended),
             ties: merged.map_or(0, |merged| merged.counts.ties),
             bytes_changed,
             counts,

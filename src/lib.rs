@@ -112,7 +112,8 @@
 //!   changes. It is stored in the ledger as values of the data (`state::floors`), and what it ends is
 //!   computed from floors and versions together, by the merge, `history` and the balance alike: a
 //!   floor that comes late takes the rows before it, and a late change before it makes none. A full load
-//!   that has a time (`raw.full_load_at`, `changes::load_times`) is a floor, and rows right after it.
+//!   that has a time (`raw.full_load_at`, `changes::load_times`) is a floor, and rows right after it. A truncate can be
+//!   set by hand, and is a floor without a file, which runs from empty take out of the ledger (`commands::run::truncate`).
 //! * **Windows do not matter.** A version is the order of the last change per key and day, as
 //!   values of the data. A winner replaces it only if it is later (`curate::merge`), so the table
 //!   shows the greatest of all changes folded so far, in whatever order and however often they

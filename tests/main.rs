@@ -51,4 +51,5 @@ mod same_bytes;
 mod states;
 mod support;
 mod truncates;
+mod truncates_by_hand;
 mod verify_source;

@@ -22,7 +22,7 @@ use chrono_tz::Tz;
 use futures::TryStreamExt;
 use tracing::{info, warn};
 
-use crate::changes::pass_one::FoundFloors;
+use crate::changes::pass_one::{FloorOf, FoundFloors};
 use crate::changes::position::{OrderEncoder, pack_column};
 use crate::changes::{Changes, CommitTime, OpenInput, instant_of};
 use crate::config::{FullLoadAt, Raw};
@@ -59,8 +59,7 @@ impl Changes {
         if !self.raw.full_loads.at.is_time() {
             return Ok(());
         }
-        let first = self.raw.order_by.first().and_then(|name| self.raw_column(name));
-        if self.commit_time != CommitTime::Column(first) {
+        if !self.is_ordered_by_time() {
             let at = self.raw.full_loads.at.name();
             let why = "cannot be used: the first column of `raw.order_by` is not the commit time";
             return Err(Error::usage(format!("raw.full_load_at = \"{at}\" {why}")).hint(
@@ -85,9 +84,39 @@ impl Changes {
         };
         let new = new.into_iter().zip(spans).collect();
         let loads = set_times(&mut self.files, new, earlier, &self.raw)?;
-        let floors = loads.iter().map(|load| self.floor_of(load));
-        self.load_floors = floors.collect::<Result<_>>()?;
+        let floors = loads.iter().map(|load| {
+            let name = &self.files[load.file].file.name;
+            info!(
+                "the full load of {name} is at {}: it ends all rows before it",
+                instant(load.at)?
+            );
+            self.floor_at(load.at, load.file, FloorOf::Load)
+        });
+        let floors = floors.collect::<Result<Vec<_>>>()?;
+        self.timed_floors.extend(floors);
         Ok(())
+    }
+
+    /// Adds truncates that were set by hand: each ends the changes before its time.
+    ///
+    /// # Errors
+    /// Usage, when the order does not begin with the commit time.
+    pub(super) fn add_truncates_by_hand(&mut self, times: &[DateTime<Utc>]) -> Result<()> {
+        if !times.is_empty() && (self.raw.order_by.is_empty() || !self.is_ordered_by_time()) {
+            let why = "the first column of `raw.order_by` is not the commit time";
+            return Err(Error::usage(format!("a truncate by hand has no place: {why}"))
+                .hint("order changes by their commit time, or by it and then other columns"));
+        }
+        let floors = times.iter().map(|at| self.floor_at(instant_ns(*at), 0, FloorOf::Hand(*at)));
+        let floors = floors.collect::<Result<Vec<_>>>()?;
+        self.timed_floors.extend(floors);
+        Ok(())
+    }
+
+    /// Whether the order of changes begins with the commit time.
+    fn is_ordered_by_time(&self) -> bool {
+        let first = self.raw.order_by.first().and_then(|name| self.raw_column(name));
+        self.commit_time == CommitTime::Column(first)
     }
 
     /// The day of a full load. A date without a time is that day in every zone.
@@ -99,16 +128,14 @@ impl Changes {
         day_in(at, if is_date { Tz::UTC } else { self.raw.day_zone })
     }
 
-    /// The floor of a new full load.
-    fn floor_of(&self, load: &NewLoad) -> Result<FoundFloors> {
-        let name = &self.files[load.file].file.name;
-        info!("the full load of {name} is at {}: it ends all rows before it", instant(load.at)?);
+    /// A floor at a time: before all changes of that time, and before a full load.
+    fn floor_at(&self, at: i128, file: usize, of: FloorOf) -> Result<FoundFloors> {
         let order = (self.is_packed(), self.raw.order_by.len());
         Ok(FoundFloors {
-            positions: positions_of_load(load.at, true, order, load.file, std::iter::once(0))?,
-            days: Date32Array::from(vec![self.day_of_load(load.at)]),
-            instants: Int64Array::from(vec![instant_of(Some(load.at))]),
-            are_loads: true,
+            positions: positions_of_load(at, true, order, file, std::iter::once(0))?,
+            days: Date32Array::from(vec![self.day_of_load(at)]),
+            instants: Int64Array::from(vec![instant_of(Some(at))]),
+            of,
         })
     }
 }

@@ -21,8 +21,19 @@ pub(crate) struct FoundFloors {
     pub days: Date32Array,
     /// The commit times, as [`ChangeColumn::Instant`](crate::changes::ChangeColumn::Instant).
     pub instants: Int64Array,
-    /// Whether they are those of full loads.
-    pub are_loads: bool,
+    /// What they are.
+    pub of: FloorOf,
+}
+
+/// What a floor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FloorOf {
+    /// A truncate among the changes.
+    Truncate,
+    /// The begin of a full load that has a time.
+    Load,
+    /// A truncate that was set by hand, at this time.
+    Hand(DateTime<Utc>),
 }
 
 /// The counts of one scan of all changes. They are complete when the scan has ended.

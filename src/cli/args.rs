@@ -105,6 +105,12 @@ pub enum Command {
     /// aggregates from empty beside the old ones, and switches to them. Use it after a raw file or
     /// the pipeline has changed. Refused when one of these raw files is missing.
     Rebuild(Rebuild),
+    /// Set a truncate by hand.
+    ///
+    /// For a source whose tool writes no truncates into files, such as AWS DMS: says that the source table was emptied
+    /// at a time. Ends every row whose last change is before it, as a truncate among the changes does, also if that
+    /// change is folded later. Rebuilds keep it.
+    Truncate(Truncate),
     /// Show what a run would do.
     ///
     /// Lists what a run of the window would read, and changes nothing: files and bytes, late files
@@ -237,6 +243,22 @@ pub struct Rebuild {
     /// only they hold are lost.
     #[arg(long)]
     pub accept_missing: bool,
+
+    /// The pipelines.
+    #[command(flatten)]
+    pub many: Many,
+}
+
+/// Arguments of `truncate`.
+#[derive(Args, Debug)]
+pub struct Truncate {
+    /// The time at which the source table was emptied, UTC: 2019-04-01T06:00:00Z. Changes of exactly this time stay.
+    #[arg(long, value_name = "TIME")]
+    pub at: String,
+
+    /// Take back the truncate that was set at this time, and rebuild all tables from raw.
+    #[arg(long)]
+    pub undo: bool,
 
     /// The pipelines.
     #[command(flatten)]

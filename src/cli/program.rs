@@ -86,6 +86,11 @@ impl Program {
                 let accept_missing = arguments.accept_missing;
                 self.run(&arguments.many, Task::Rebuild { accept_missing })
             }
+            Command::Truncate(arguments) => {
+                let at = date(&arguments.at)?;
+                let task = if arguments.undo { Task::UndoTruncate(at) } else { Task::Truncate(at) };
+                self.run(&arguments.many, task)
+            }
             Command::Load(arguments) => {
                 let full = arguments.full;
                 self.run_each(&arguments.many, |path| {

@@ -39,6 +39,10 @@ impl OpenPipeline<'_> {
         let pipeline = self.run_context.pipeline;
         let raw = self.run_context.raw()?;
         let mut bad = BadInputs::default();
+        let truncates: Vec<_> = match onto {
+            Onto::Empty { .. } => state.ledger.truncates_by_hand().collect(),
+            Onto::Table => Vec::new(),
+        };
         let mut attempt = 0;
         loop {
             let staging = self.dry_folder(&format!("staging-{attempt}"))?;
@@ -57,6 +61,7 @@ impl OpenPipeline<'_> {
                 committed_balance: state.data_files("balance"),
                 versions: &versions,
                 attempt: &attempt_name(state.next_commit(), &self.run_context.run_id),
+                truncates: &truncates,
                 is_dry: true,
             };
             let failed = match stage.run(inputs, &mut bad, report).await {

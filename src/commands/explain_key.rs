@@ -130,9 +130,12 @@ pub struct EndedRow {
     pub change_file: String,
     /// The change's row in that file, from 1.
     pub change_row: u64,
-    /// The raw file of the truncate, or the first file of the full load.
+    /// The time of the truncate, if it was set by hand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub truncate_at: Option<DateTime<Utc>>,
+    /// The raw file of the truncate, or the first file of the full load; empty if it was set by hand.
     pub truncate_file: String,
-    /// The truncate's row in that file, from 1; `None` for a full load.
+    /// The truncate's row in that file, from 1; `None` for a full load, and if it was set by hand.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub truncate_row: Option<u64>,
 }

@@ -114,6 +114,7 @@ fn past_runs(ledger: &Ledger, is_open: impl Fn(&Run) -> bool) -> Vec<PastRun> {
                 Step::Rebuild => "rebuild",
                 Step::Aggregate => "aggregate",
                 Step::CatchUp => "catch-up",
+                Step::Truncate => "truncate",
             },
             start: run.start,
             end: run.end,

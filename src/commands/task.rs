@@ -1,5 +1,7 @@
 //! Tasks of a run.
 
+use chrono::{DateTime, Utc};
+
 use crate::state::ledger::Step;
 use crate::window::Window;
 
@@ -19,6 +21,10 @@ pub enum Task {
         /// Whether to continue without raw files that are missing.
         accept_missing: bool,
     },
+    /// Set a truncate by hand: it ends the changes from before this time.
+    Truncate(DateTime<Utc>),
+    /// Take such a truncate back, and rebuild all tables.
+    UndoTruncate(DateTime<Utc>),
 }
 
 impl Task {
@@ -26,7 +32,8 @@ impl Task {
     pub(super) fn window(self) -> Option<Window> {
         match self {
             Task::Run(window) | Task::Curate(window) | Task::Aggregate(window) => Some(window),
-            Task::CatchUp | Task::Rebuild { .. } => None,
+            Task::Truncate(at) => Some(Window::instant(at)),
+            Task::CatchUp | Task::Rebuild { .. } | Task::UndoTruncate(_) => None,
         }
     }
 
@@ -37,7 +44,8 @@ impl Task {
             Task::Curate(_) => &[Step::Curate],
             Task::Aggregate(_) => &[Step::Aggregate],
             Task::CatchUp => &[Step::CatchUp, Step::Aggregate],
-            Task::Rebuild { .. } => &[Step::Rebuild, Step::Aggregate],
+            Task::Truncate(_) => &[Step::Truncate, Step::Aggregate],
+            Task::Rebuild { .. } | Task::UndoTruncate(_) => &[Step::Rebuild, Step::Aggregate],
         }
     }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use tracing::{debug, info, warn};
@@ -91,6 +92,8 @@ pub(crate) struct Stage<'a> {
     pub versions: &'a Folder,
     /// The attempt's name, part of every path that is written.
     pub attempt: &'a str,
+    /// Truncates by hand that the table has no account of yet; from empty, all of them.
+    pub truncates: &'a [DateTime<Utc>],
     /// Whether the result will not be committed; then `raw.max_bad_rows` does not apply.
     pub is_dry: bool,
 }
@@ -150,7 +153,8 @@ impl Stage<'_> {
         }
         report.rows_read = changes.row_counts().sum();
         report.rows_ignored = changes.rows_ignored();
-        if changes.is_empty() || changes.is_blank() {
+        let has_changes = !changes.is_empty() || !self.truncates.is_empty();
+        if !has_changes || changes.is_blank() {
             let bad_rows = changes.bad_rows();
             report.rows_rejected = bad_rows.count();
             return Ok(Staged { changes, bad_files, bad_rows, curated: None });
@@ -249,6 +253,7 @@ impl Stage<'_> {
             let opening = Opening {
                 checks_texts: bad.checks_texts,
                 loads: EarlierLoads { files: &loads, is_from_empty: self.is_from_empty() },
+                truncates: self.truncates,
                 ..Opening::new(self.raw, &pipeline.raw, resources, self.runtime, &bad_rows)
             };
             let (mut good, mut bad_files) = (Vec::new(), Vec::new());

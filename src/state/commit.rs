@@ -15,7 +15,8 @@ use crate::error::{Error, Result};
 use crate::layout::{attempt_commit, attempt_name, base_name};
 use crate::state::balance::{BALANCE, ENTERED, EXITED, NewBalance};
 use crate::state::ledger::{
-    BALANCED_FORMAT, DIVIDED_FORMAT, FLOORS_FORMAT, FORMAT, Ledger, Record, VECTORS_FORMAT,
+    BALANCED_FORMAT, DIVIDED_FORMAT, FLOORS_FORMAT, FORMAT, Ledger, Record, TRUNCATES_FORMAT,
+    VECTORS_FORMAT,
 };
 use crate::state::versions::VersionsLayout;
 use crate::state::versions_writer::VersionsFile;
@@ -164,10 +165,16 @@ impl State {
         let inputs = &self.ledger.inputs;
         let is_rebuild = records.iter().any(Record::is_rebuild);
         if !is_due_for_compaction(&self.data_files("ledger")) && !inputs.are_many_old() {
-            let is_divided = !inputs.files().is_empty() && !is_rebuild;
-            let has_vectors = records.iter().any(Record::has_deletion_vector);
-            let has_floors = records.iter().any(Record::is_floor);
-            let format = self.format_with(versions, is_divided, has_vectors, has_floors);
+            let has = |is: fn(&Record) -> bool| records.iter().any(is);
+            let format = self.format_with(
+                versions,
+                [
+                    (!inputs.files().is_empty() && !is_rebuild, DIVIDED_FORMAT),
+                    (has(Record::has_deletion_vector), VECTORS_FORMAT),
+                    (has(Record::is_floor), FLOORS_FORMAT),
+                    (has(Record::is_truncate_by_hand), TRUNCATES_FORMAT),
+                ],
+            );
             let records = records.iter().cloned();
             new.bytes = write_records(self.folder(), &new.path, format, records).await?;
             return Ok(new);
@@ -183,9 +190,15 @@ impl State {
         }
         let mut ledger = self.ledger.with_inputs(inputs.divided(files));
         replay_new(&mut ledger, records.to_vec(), versions);
-        let is_divided = !ledger.inputs.files().is_empty();
-        let (has_vectors, has_floors) = (ledger.has_vectors(), !ledger.floors.is_empty());
-        let format = self.format_with(versions, is_divided, has_vectors, has_floors);
+        let format = self.format_with(
+            versions,
+            [
+                (!ledger.inputs.files().is_empty(), DIVIDED_FORMAT),
+                (ledger.has_vectors(), VECTORS_FORMAT),
+                (!ledger.floors.is_empty(), FLOORS_FORMAT),
+                (ledger.has_truncates_by_hand(), TRUNCATES_FORMAT),
+            ],
+        );
         new.bytes = write_records(self.folder(), &new.path, format, ledger.records()).await?;
         new.compacted = Some(ledger);
         Ok(new)
@@ -228,23 +241,12 @@ impl State {
         self.replayed.push((new.path, new.bytes));
     }
 
-    /// The format of the ledger in a commit of these changes; `is_divided`: with files of old inputs;
-    /// `has_vectors`: with records of deletion vectors; `has_floors`: with floors.
-    fn format_with(
-        &self,
-        versions: Option<&NewVersions<'_>>,
-        is_divided: bool,
-        has_vectors: bool,
-        has_floors: bool,
-    ) -> u32 {
-        if has_floors {
-            return FLOORS_FORMAT;
-        }
-        if has_vectors {
-            return VECTORS_FORMAT;
-        }
-        if is_divided {
-            return DIVIDED_FORMAT;
+    /// The format of the ledger in a commit of these changes; `kinds` are kinds of records that it may have, and the
+    /// formats that these need.
+    fn format_with(&self, versions: Option<&NewVersions<'_>>, kinds: [(bool, u32); 4]) -> u32 {
+        let needed = kinds.into_iter().filter_map(|(has, format)| has.then_some(format));
+        if let Some(format) = needed.max() {
+            return format;
         }
         let (new, replaced) = match versions {
             Some(versions) => (versions.balance.file.is_some(), &*versions.balance.replaced),

@@ -31,9 +31,10 @@ use arrow::array::{
 use arrow::datatypes::{Int32Type, Int64Type};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::changes::pass_one::FoundFloors;
+use crate::changes::pass_one::{FloorOf, FoundFloors};
 use crate::error::{Error, Result};
 use crate::raw::discover::Input;
 use crate::state::versions::{ORDER_BYTES, VersionsLayout};
@@ -51,6 +52,9 @@ pub struct Floor {
     pub day: Option<i32>,
     /// Whether it is after all full loads that have no time.
     pub cdc: bool,
+    /// The time at which it was set by hand, as a truncate; then it has no file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_hand: Option<DateTime<Utc>>,
     /// Whether it is the begin of a full load, whose rows come right after it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_load: bool,
@@ -79,20 +83,28 @@ impl Floor {
         inputs: &[&Input],
     ) -> Vec<Floor> {
         let mut floors = Vec::new();
-        for FoundFloors { positions, days, instants, are_loads } in found {
+        for FoundFloors { positions, days, instants, of } in found {
             let [cdc, time_us, time_ns, order] = layout.order_columns(positions);
             let (cdc, order) = (cdc.as_boolean(), order.as_binary::<i32>());
             let time_us = time_us.as_primitive::<Int64Type>();
             let time_ns = time_ns.as_primitive::<Int32Type>();
             for (at, (file, row)) in layout.ordinals(positions).into_iter().enumerate() {
-                let file = &inputs[file].file;
+                let by_hand = match of {
+                    FloorOf::Hand(time) => Some(*time),
+                    FloorOf::Truncate | FloorOf::Load => None,
+                };
+                let (location, path) = match by_hand {
+                    None => (inputs[file].file.location, inputs[file].file.path.clone()),
+                    Some(_) => (0, String::new()),
+                };
                 floors.push(Floor {
-                    location: file.location,
-                    path: file.path.clone(),
+                    location,
+                    path,
                     row: row as u64,
+                    by_hand,
                     day: days.is_valid(at).then(|| days.value(at)),
                     cdc: cdc.value(at),
-                    is_load: *are_loads,
+                    is_load: *of == FloorOf::Load,
                     time: time_us.is_valid(at).then(|| (time_us.value(at), time_ns.value(at))),
                     order: order.is_valid(at).then(|| STANDARD.encode(order.value(at))),
                     instant: layout.has_instants.then(|| instants.value(at)),
@@ -103,13 +115,14 @@ impl Floor {
     }
 
     /// What makes it that floor: a truncate the row of its file; a full load its place in the order, since
-    /// its files can be found later, or be written over, and loads of one time are one.
+    /// its files can be found later, or be written over, and loads of one time are one; a truncate by hand its
+    /// place, too.
     pub(crate) fn id(&self) -> FloorId<'_> {
         let order = (self.time, self.order.as_deref());
-        if self.is_load {
-            (0, "", 0, order)
-        } else {
-            (self.location, &self.path, self.row, (None, None))
+        match (self.is_load, self.by_hand) {
+            (true, _) => (0, "", 0, order),
+            (false, Some(_)) => (0, "", 1, order),
+            (false, None) => (self.location, &self.path, self.row, (None, None)),
         }
     }
 

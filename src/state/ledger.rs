@@ -30,8 +30,10 @@ pub const DIVIDED_FORMAT: u32 = 3;
 pub const VECTORS_FORMAT: u32 = 4;
 /// The format of a ledger with floors: an older version would not know of them.
 pub const FLOORS_FORMAT: u32 = 5;
+/// The format of a ledger with truncates by hand, or runs that set one: an older version would not know of them.
+pub const TRUNCATES_FORMAT: u32 = 6;
 /// The newest format that this version reads.
-pub const NEWEST_FORMAT: u32 = FLOORS_FORMAT;
+pub const NEWEST_FORMAT: u32 = TRUNCATES_FORMAT;
 
 /// The ledger's name for the curated table.
 pub const CURATED: &str = "curated";
@@ -120,6 +122,15 @@ impl Record {
     /// Whether it is a floor.
     pub(crate) fn is_floor(&self) -> bool {
         matches!(self, Record::Floor { .. })
+    }
+
+    /// Whether it is a truncate by hand, or the run that set one.
+    pub(crate) fn is_truncate_by_hand(&self) -> bool {
+        match self {
+            Record::Run(run) => run.command == Step::Truncate,
+            Record::Floor { floor, .. } => floor.by_hand.is_some(),
+            _ => false,
+        }
     }
 
     /// Whether it has to do with deletion vectors.
@@ -274,6 +285,8 @@ pub enum Step {
     Aggregate,
     /// Folds what was never folded: late inputs, gaps between windows, and quarantined inputs.
     CatchUp,
+    /// Sets a truncate by hand.
+    Truncate,
 }
 
 /// An input in quarantine.
@@ -457,6 +470,17 @@ impl Ledger {
     /// The floors, without their commits.
     pub(crate) fn all_floors(&self) -> Vec<Floor> {
         self.floors.iter().map(|(floor, _)| floor.clone()).collect()
+    }
+
+    /// The times of the truncates that were set by hand.
+    pub(crate) fn truncates_by_hand(&self) -> impl Iterator<Item = DateTime<Utc>> {
+        self.floors.iter().filter_map(|(floor, _)| floor.by_hand)
+    }
+
+    /// Whether there are truncates by hand, or runs that set one.
+    pub(crate) fn has_truncates_by_hand(&self) -> bool {
+        let mut runs = self.runs.iter();
+        self.truncates_by_hand().next().is_some() || runs.any(|run| run.command == Step::Truncate)
     }
 
     /// Whether there are files of deletion vectors, used ones or others.

@@ -141,6 +141,7 @@ fn help_is_the_manual() {
       load         Load the tables into the database of `[load]`
       catalog      Register the tables in the catalog of `[catalog]`
       rebuild      Rebuild all tables from raw
+      truncate     Set a truncate by hand
       plan         Show what a run would do
       ddl          Print statements that make the tables known elsewhere
       runs         List past runs

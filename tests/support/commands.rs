@@ -20,7 +20,7 @@ use glueless::error::Result;
 use glueless::report::{Answer, Followed, FollowerReport, Meter, Report};
 use glueless::state::State;
 use glueless::state::inputs::NeededInputs;
-use glueless::window::Window;
+use glueless::window::{Window, parse_instant};
 
 use super::lab::Lab;
 use super::raw::day;
@@ -74,6 +74,13 @@ impl Lab {
     /// Makes the tables and the state from raw, as if for the first time.
     pub fn rebuild(&self, accept_missing: bool, set: &[&str]) -> Result<Report> {
         self.do_task(Task::Rebuild { accept_missing }, set, std::env::temp_dir())
+    }
+
+    /// Sets a truncate by hand, or takes it back.
+    pub fn truncate(&self, at: &str, undo: bool) -> Result<Report> {
+        let at = parse_instant(at).expect("a time");
+        let task = if undo { Task::UndoTruncate(at) } else { Task::Truncate(at) };
+        self.do_task(task, &[], std::env::temp_dir())
     }
 
     /// Folds what no run has folded: late files, gaps between windows, and what is in quarantine.

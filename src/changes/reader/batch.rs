@@ -19,7 +19,7 @@ use chrono_tz::Tz;
 
 use super::{ChangeReader, Pass};
 use crate::changes::load_times::positions_of_load;
-use crate::changes::pass_one::FoundFloors;
+use crate::changes::pass_one::{FloorOf, FoundFloors};
 use crate::changes::position::{OrderEncoder, OrderSpan, order_span, pack_column};
 use crate::changes::{BEFORE_ALL, ChangeColumn, OpenInput, instant_of};
 use crate::config::{OpValues, Operation};
@@ -181,7 +181,7 @@ impl Batch<'_> {
             positions: self.positions(&times, own)?,
             days: self.commit_days(&times)?,
             instants: self.instants(&times),
-            are_loads: false,
+            of: FloorOf::Truncate,
         };
         let Some(inside) = self.inside(&times) else {
             return Ok((floors, 0, newest(&times, None)));
@@ -190,7 +190,7 @@ impl Batch<'_> {
             positions: filter(&floors.positions, &inside)?,
             days: filter(&floors.days, &inside)?.as_primitive().clone(),
             instants: filter(&floors.instants, &inside)?.as_primitive().clone(),
-            are_loads: false,
+            of: FloorOf::Truncate,
         };
         let outside = times.len() - inside.true_count();
         Ok((floors, outside, newest(&times, Some(&inside))))

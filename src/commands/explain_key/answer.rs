@@ -83,9 +83,10 @@ impl Answer for Explained {
         for row in &self.ended {
             let day = row.day.map_or(String::new(), |day| format!(" of {day}"));
             let file = name(&row.truncate_file);
-            let later = match row.truncate_row {
-                Some(at) => format!("a truncate is later, row {at} of {file}"),
-                None => format!("a full load is later, {file}"),
+            let later = match (row.truncate_at, row.truncate_row) {
+                (Some(at), _) => format!("a truncate is later, which was set by hand at {at}"),
+                (None, Some(at)) => format!("a truncate is later, row {at} of {file}"),
+                (None, None) => format!("a full load is later, {file}"),
             };
             let _ = writeln!(text, "no row{day}: {later}");
         }

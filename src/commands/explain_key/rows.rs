@@ -151,10 +151,17 @@ impl KeyVersions<'_> {
             let end = held.flatten().flatten().and_then(DateTime::from_timestamp_micros);
             let day = days.is_valid(at).then(|| days.value(at)).and_then(date);
             if let Some(floor) = ended_by {
-                let truncate_file = name(floor.location, &floor.path);
+                let has_file = floor.by_hand.is_none();
+                let file = has_file.then(|| name(floor.location, &floor.path));
                 let row = floor.row / ordinals_per_row + 1;
-                let truncate_row = (!floor.is_load).then_some(row);
-                ended.push(EndedRow { day, change_file, change_row, truncate_file, truncate_row });
+                ended.push(EndedRow {
+                    day,
+                    change_file,
+                    change_row,
+                    truncate_at: floor.by_hand,
+                    truncate_file: file.unwrap_or_default(),
+                    truncate_row: (has_file && !floor.is_load).then_some(row),
+                });
                 continue;
             }
             rows.push(RowNow {

@@ -86,7 +86,7 @@ impl Run<'_> {
         let needed = match step {
             Step::Curate => NeededInputs::of(&run_context.pipeline.raw, &self.window),
             Step::Rebuild | Step::CatchUp => NeededInputs::All,
-            Step::Aggregate => NeededInputs::Recent,
+            Step::Aggregate | Step::Truncate => NeededInputs::Recent,
         };
         let mut state = State::open(run_context.stores, run_context.pipeline, needed).await?;
         if step == Step::Rebuild {

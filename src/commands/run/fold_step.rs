@@ -31,6 +31,7 @@ impl Run<'_> {
     fn onto(&self) -> Onto {
         match self.task {
             Task::Rebuild { accept_missing } => Onto::Empty { accept_missing },
+            Task::UndoTruncate(_) => Onto::Empty { accept_missing: false },
             _ => Onto::Table,
         }
     }
@@ -47,6 +48,7 @@ impl Run<'_> {
         let folders = self.open.run_context.raw()?;
         let ledger = &attempt.state.ledger;
         let report = &mut attempt.report;
+        let Some(truncates) = self.truncates_by_hand(ledger, report)? else { return Ok(()) };
         let found = self.inputs(&folders, ledger).await?;
         let (inputs, known) = (found.inputs, found.records);
         report.note = found.note;
@@ -54,7 +56,7 @@ impl Run<'_> {
             if inputs.is_empty() {
                 return self.commit_empty_catch_up(attempt, known).await;
             }
-        } else if !has_inputs_to_fold(step, ledger, &inputs) {
+        } else if step != Step::Truncate && !has_inputs_to_fold(step, ledger, &inputs) {
             info!("no inputs in the window {}", self.window);
             report.note.get_or_insert("no inputs in the window".into());
             // Record the window: files that appear in it from now on are late.
@@ -80,6 +82,7 @@ impl Run<'_> {
             committed_balance: attempt.state.data_files("balance"),
             versions: attempt.state.folder(),
             attempt: &attempt.name,
+            truncates: &truncates,
             is_dry: false,
         };
         let mut staged = stage.run(&inputs, bad, report).await?;
@@ -100,6 +103,7 @@ impl Run<'_> {
             let context = session(&self.open.runtime, threads);
             aggregate::check(&context, pipeline, &curated.layout, &curated.columns).await?;
         }
+        self.note_truncate(&mut attempt.report, &curated);
         let plan = self.plan_curated(step, attempt, &curated);
         records.extend(self.fold_records(step, attempt, &staged.changes, &curated));
         let versions = NewVersions {

@@ -6,7 +6,7 @@ use crate::commands::open_pipeline::RunContext;
 use crate::commands::run::Run;
 use crate::commands::task::Task;
 use crate::config::{Raw, WindowBy};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::raw::discover::{self, Input, RawFile, Recorded, Rediscovered};
 use crate::raw::loads::{Unsettled, is_reload};
 use crate::raw::reload::check_reloads;
@@ -31,6 +31,14 @@ impl Run<'_> {
             Task::Rebuild { accept_missing } => {
                 self.rebuild_inputs(folders, ledger, accept_missing).await
             }
+            Task::UndoTruncate(_) => {
+                let found = self.rebuild_inputs(folders, ledger, false).await;
+                found.map_err(|error| match error.kind {
+                    Kind::Data => error.hint(ONLY_IN_RAW),
+                    _ => error,
+                })
+            }
+            Task::Truncate(_) => Ok(Inputs::default()),
             Task::CatchUp => self.catch_up_inputs(folders, ledger).await,
             Task::Run(_) | Task::Curate(_) | Task::Aggregate(_) => {
                 window_inputs(self.open.run_context, folders, ledger, &self.window).await
@@ -111,6 +119,10 @@ impl Run<'_> {
     }
 }
 
+/// The hint for a truncate by hand that cannot be taken back.
+const ONLY_IN_RAW: &str = "nothing was changed: what the truncate has ended is in the raw files only, so restore them \
+                           as they were folded";
+
 /// Describes the full loads with a time that were written over folded ones.
 fn overwritten_loads(
     folders: &[Folder],
@@ -155,11 +167,19 @@ pub(crate) async fn window_inputs(
 pub(crate) fn note_of_missing(raw: &Raw, missing: &[&RawFile]) -> Option<String> {
     let is_cdc = |file: &&RawFile| !raw.is_full_load(file.location, &file.path);
     let note = describe_missing(missing)?;
-    Some(match raw.window_by {
+    let note = match raw.window_by {
         WindowBy::Commit if missing.iter().any(is_cdc) => {
             format!("{note}: this run folds none of their rows")
         }
         _ => format!("{note}: their changes are not lost"),
+    };
+    // AWS DMS removes the files of a table that it truncates.
+    Some(if missing.iter().all(is_cdc) {
+        note
+    } else {
+        format!(
+            "{note}; a full load is among them: if the source table was emptied, say when with `glueless truncate`"
+        )
     })
 }
 

@@ -85,7 +85,10 @@ fn truncate_differences(
         };
         let floor = expected.or(found)?;
         Some(TruncateDifference {
-            file: folders[floor.location].describe(&floor.path),
+            file: match floor.by_hand {
+                Some(at) => format!("a truncate by hand at {at}"),
+                None => folders[floor.location].describe(&floor.path),
+            },
             row: floor.row / ordinals_per_row + 1,
             why: why.into(),
         })

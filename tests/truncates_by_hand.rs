@@ -1,0 +1,315 @@
+//! Truncates that are set by hand: each is as a truncate among the changes, and can be taken back.
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::support::{
+    Answer, COUNT_PER_DAY, Database, FLOWS, Fault, Lab, LabBuilder, PLACES, ROWS_PER_DAY, Row,
+    assert_refused, file_of_rows, test_times,
+};
+
+fn builder() -> LabBuilder {
+    Lab::builder()
+        .set("raw.order_by", vec!["ts"])
+        .partition_by(&["event_dt"])
+        .curated_sql("SELECT CAST(id AS BIGINT) AS id, cat, event_dt FROM latest")
+}
+
+/// Writes a file of rows: operation, time of January 2020, key and value.
+fn put(lab: &Lab, name: &str, rows: &[[&str; 4]]) {
+    let rows = rows.iter().map(|[op, time, id, v]| {
+        let time = format!("2020-01-{time}:00");
+        [op.to_string(), time, id.to_string(), v.to_string()]
+    });
+    let rows: Vec<[String; 4]> = rows.collect();
+    lab.put(&format!("raw/{name}.parquet"), file_of_rows(&["Op", "ts", "id", "cat"], &rows));
+}
+
+fn run(lab: &Lab) {
+    lab.run("2020-01-01", "2020-02-01").expect("a run");
+}
+
+/// A lab for which January 2020 has passed.
+fn started(builder: &LabBuilder) -> Lab {
+    let mut lab = builder.build();
+    lab.now = crate::support::now();
+    lab
+}
+
+fn curated(lab: &Lab) -> Vec<String> {
+    lab.lines("lake/curated", ["id", "cat", "event_dt"])
+}
+
+const LIFE: [(&str, &[[&str; 4]]); 2] = [
+    ("20200102-000000000", &[["I", "02 10:00", "1", "a"], ["I", "02 11:00", "2", "a"]]),
+    ("20200103-000000000", &[["U", "03 10:00", "2", "b"], ["I", "04 10:00", "3", "b"]]),
+];
+
+#[test]
+fn a_truncate_by_hand_ends_what_is_before_it_and_can_be_taken_back() {
+    for place in PLACES {
+        for format in ["parquet", "delta"] {
+            let lab = started(&builder().place(place).format(format));
+            for (name, rows) in LIFE {
+                put(&lab, name, rows);
+                run(&lab);
+            }
+            let before = curated(&lab);
+            let report = lab.truncate("2020-01-04T00:00:00Z", false).expect("set");
+            let note = report.note.expect("a note");
+            assert_eq!(note, "the truncate at 2020-01-04 00:00:00 UTC has ended 2 rows");
+            assert_eq!(curated(&lab), ["3 b 2020-01-04"]);
+            lab.assert_verified();
+            // A late change from before it makes no row, one from after it does.
+            put(
+                &lab,
+                "20200105-000000000",
+                &[["U", "03 23:00", "1", "late"], ["U", "05 10:00", "2", "new"]],
+            );
+            run(&lab);
+            let after = ["2 new 2020-01-05", "3 b 2020-01-04"];
+            assert_eq!(curated(&lab), after);
+            let again = lab.truncate("2020-01-04", false).expect("nothing to do");
+            assert!(again.note.expect("a note").contains("was set before"));
+            lab.rebuild(false, &[]).expect("rebuilt");
+            assert_eq!(curated(&lab), after);
+            lab.assert_verified();
+            lab.truncate("2020-01-04", true).expect("taken back");
+            let expected = ["1 late 2020-01-03", "2 new 2020-01-05", "3 b 2020-01-04"];
+            assert_eq!(curated(&lab), expected, "and not {before:?}");
+            lab.assert_verified();
+        }
+    }
+}
+
+#[test]
+fn changes_of_exactly_its_time_stay_and_an_explained_key_names_it() {
+    let lab = started(&builder().set("raw.order_by", vec!["ts", "id"]));
+    for (name, rows) in LIFE {
+        put(&lab, name, rows);
+        run(&lab);
+    }
+    let at = ["--at", "2020-01-03T10:00:00Z"];
+    let set = lab.program("truncate").args(at).succeed().stdout;
+    assert!(set.contains("has ended 1 rows"), "{set}");
+    assert_eq!(curated(&lab), ["2 b 2020-01-03", "3 b 2020-01-04"]);
+    lab.assert_verified();
+    let text = lab.explain(&["1"]).text();
+    let why = "no row of 2020-01-02: a truncate is later, which was set by hand at 2020-01-03 10:00:00 UTC";
+    assert!(text.contains(why), "{text}");
+    let runs = lab.program("runs").succeed().stdout;
+    assert!(runs.contains("\"command\":\"truncate\""), "{runs}");
+    lab.program("truncate").args(at).arg("--undo").succeed();
+    assert_eq!(curated(&lab).len(), 3);
+}
+
+#[test]
+fn a_database_and_the_aggregates_follow_a_truncate_by_hand() {
+    let database = Database::new();
+    let builder = builder().aggregate("daily", COUNT_PER_DAY).aggregate("flows", FLOWS);
+    let builder = builder.aggregate("rows", ROWS_PER_DAY).partition_by(&["event_dt", "cat"]);
+    let lab = started(&builder.loaded()).follow(&database);
+    for (name, rows) in LIFE {
+        put(&lab, name, rows);
+        run(&lab);
+    }
+    for (at, undo) in
+        [("2020-01-03", false), ("2020-01-05", false), ("2020-01-05", true), ("2020-01-03", true)]
+    {
+        let report = lab.truncate(at, undo).expect("done");
+        assert_eq!(report.exit_code(), 0, "{:?}", report.followers);
+        lab.assert_followed(&database, &["curated", "daily", "flows", "rows"]);
+        lab.assert_verified();
+    }
+    assert_eq!(curated(&lab), ["1 a 2020-01-02", "2 b 2020-01-03", "3 b 2020-01-04"]);
+}
+
+#[test]
+fn a_truncate_by_hand_that_has_no_place_is_refused() {
+    let at = "2020-01-03T00:00:00Z";
+    let refused = started(&builder()).truncate(at, false).expect_err("refused");
+    assert_eq!(refused.kind.exit_code(), 2, "{refused}");
+    let lab = started(&builder());
+    put(&lab, LIFE[0].0, LIFE[0].1);
+    run(&lab);
+    let refused = lab.truncate("2100-01-01", false).expect_err("refused");
+    assert_refused(refused, 2, "has not come yet", "still to come");
+    let refused = lab.truncate(at, true).expect_err("refused");
+    assert_refused(refused, 2, "no truncate was set by hand at 2020-01-03", "none was set");
+    lab.truncate(at, false).expect("set");
+    let refused = lab.truncate("2020-01-04", true).expect_err("refused");
+    assert_refused(refused, 2, "no truncate was set", "are at 2020-01-03 00:00:00 UTC");
+    // What it has ended is in raw only.
+    lab.rename("raw/20200102-000000000.parquet", "kept.parquet");
+    let before = curated(&lab);
+    let refused = lab.truncate(at, true).expect_err("refused");
+    assert_refused(refused, 65, "are missing", "restore them as they were folded");
+    assert_eq!(curated(&lab), before);
+    lab.rename("kept.parquet", "raw/20200102-000000000.parquet");
+    lab.truncate(at, true).expect("taken back");
+    assert_eq!(curated(&lab).len(), 2);
+    for (key, value, why) in [
+        ("raw.order_by", vec!["id"], "is not the commit time"),
+        ("raw.order_by", vec![], "is not the commit time"),
+        ("key", vec![], "a table without a key"),
+    ] {
+        let lab = started(&builder().set("raw.commit_time", "ts").set(key, value));
+        put(&lab, LIFE[0].0, LIFE[0].1);
+        run(&lab);
+        let refused = lab.truncate(at, false).expect_err("refused");
+        assert_refused(refused, 2, why, "");
+    }
+}
+
+#[test]
+fn a_run_that_misses_a_full_load_says_how_to_set_a_truncate() {
+    let lab = started(&builder());
+    let rows = [["2020-01-01 00:00:00", "7", "a"]];
+    lab.put("raw/LOAD00000001.parquet", file_of_rows(&["ts", "id", "cat"], &rows));
+    put(&lab, LIFE[0].0, LIFE[0].1);
+    run(&lab);
+    lab.remove("raw/LOAD00000001.parquet");
+    put(&lab, LIFE[1].0, LIFE[1].1);
+    let note = lab.run("2020-01-01", "2020-02-01").expect("a run").note.expect("a note");
+    assert!(note.starts_with("1 inputs that were folded are missing, such as LOAD"), "{note}");
+    assert!(note.ends_with("say when with `glueless truncate`"), "{note}");
+    assert_eq!(curated(&lab).len(), 4);
+    lab.truncate("2020-01-02", false).expect("set");
+    assert_eq!(curated(&lab), ["1 a 2020-01-02", "2 b 2020-01-03", "3 b 2020-01-04"]);
+    lab.remove("raw/20200102-000000000.parquet");
+    let note = lab.run("2020-01-01", "2020-02-01").expect("a run").note.expect("a note");
+    assert!(note.contains("2 inputs"), "{note}");
+}
+
+#[test]
+fn a_truncate_by_hand_that_is_cut_at_any_request_is_finished_or_undone() {
+    let builder = builder().aggregate("rows", ROWS_PER_DAY);
+    let mut done = 0;
+    for requests in (0..).step_by(3) {
+        let lab = started(&builder);
+        for (name, rows) in LIFE {
+            put(&lab, name, rows);
+            run(&lab);
+        }
+        let (faulty, seen) = lab.failing_after(requests, Fault::AllDead);
+        let is_set = faulty.truncate("2020-01-04", false).is_ok();
+        let is_over = is_set && seen.left().is_some_and(|left| left > 0);
+        lab.truncate("2020-01-04", false).expect("set");
+        assert_eq!(curated(&lab), ["3 b 2020-01-04"], "after {requests} requests");
+        lab.assert_verified();
+        lab.assert_tidy();
+        done += 1;
+        if is_over {
+            break;
+        }
+    }
+    assert!(done > 5, "{done} tries");
+}
+
+/// A change: its operation, key, value and second, which is even.
+type Change = (&'static str, i64, &'static str, i64);
+
+/// What is done: a file is delivered and folded, or a truncate of a second is set.
+#[derive(Clone, Debug)]
+enum Step {
+    File(usize),
+    Truncate(i64),
+}
+
+/// A keep mode with the tables to compare, a format, files, and steps.
+type Case = (&'static str, &'static str, Vec<Vec<Change>>, Vec<Step>);
+
+fn cases() -> impl Strategy<Value = Case> {
+    let ops = prop::sample::select(vec!["I", "U", "D"]);
+    let change = (ops, 0..4i64, prop::sample::select(vec!["a", "b"]), 0..10i64);
+    let change = change.prop_map(|(op, key, cat, at)| (op, key, cat, at * 2));
+    let files = prop::collection::vec(prop::collection::vec(change, 1..6), 1..4);
+    let truncates = prop::collection::btree_set((0..10i64).prop_map(|at| at * 2 + 1), 1..3);
+    let keeps = vec!["latest", "latest-per-day", "history", "latest-and-deleted"];
+    let kinds = (prop::sample::select(keeps), prop::sample::select(vec!["parquet", "delta"]));
+    (kinds, files, truncates).prop_flat_map(|((keep, format), files, truncates)| {
+        let steps = (0..files.len()).map(Step::File);
+        let steps = steps.chain(truncates.into_iter().map(Step::Truncate));
+        let steps = Just(steps.collect::<Vec<_>>()).prop_shuffle();
+        (Just(keep), Just(format), Just(files), steps)
+    })
+}
+
+fn second(at: i64) -> String {
+    format!("2020-01-{:02}T00:00:{at:02}Z", 2 + at / 7)
+}
+
+fn lab_of((keep, format, ..): &Case) -> Lab {
+    let builder = builder().format(format).partition_by(&["event_dt", "cat"]);
+    let builder = builder.aggregate("rows", ROWS_PER_DAY);
+    started(&match *keep {
+        "latest-and-deleted" => builder.set("keep_deleted", true),
+        "history" => builder.keep(keep),
+        _ => builder.keep(keep).aggregate("daily", COUNT_PER_DAY).aggregate("flows", FLOWS),
+    })
+}
+
+fn file_of(changes: &[Change]) -> Vec<[String; 4]> {
+    let row = |(op, key, cat, at): &Change| {
+        [op.to_string(), second(*at), key.to_string(), cat.to_string()]
+    };
+    changes.iter().map(row).collect()
+}
+
+fn tables(lab: &Lab, keep: &str) -> Vec<Vec<Row>> {
+    let names: &[&str] = match keep {
+        "latest" | "latest-per-day" => &["curated", "rows", "daily", "flows"],
+        _ => &["curated", "rows"],
+    };
+    names.iter().map(|name| lab.table(&format!("lake/{name}"))).collect()
+}
+
+fn check(case: &Case) {
+    let (keep, _, files, steps) = case;
+    let put = |lab: &Lab, number: usize, rows: &[[String; 4]]| {
+        let file = file_of_rows(&["Op", "ts", "id", "cat"], rows);
+        lab.put(&format!("raw/20200102-00000000{number}.parquet"), file);
+    };
+    let lab = lab_of(case);
+    let mut is_folded = false;
+    for step in steps {
+        match step {
+            Step::File(number) => {
+                put(&lab, *number, &file_of(&files[*number]));
+                run(&lab);
+                is_folded = true;
+            }
+            Step::Truncate(at) if is_folded => {
+                lab.truncate(&second(*at), false).expect("set");
+            }
+            Step::Truncate(_) => {}
+        }
+    }
+    // The same truncates among the changes, all at once.
+    let expected = lab_of(case);
+    for (number, changes) in files.iter().enumerate() {
+        put(&expected, number, &file_of(changes));
+    }
+    let skipped = steps.iter().take_while(|step| matches!(step, Step::Truncate(_))).count();
+    let truncates = steps[skipped..].iter().filter_map(|step| match step {
+        Step::Truncate(at) => Some(["T".into(), second(*at), "0".into(), "a".into()]),
+        Step::File(_) => None,
+    });
+    put(&expected, 9, &truncates.collect::<Vec<_>>());
+    run(&expected);
+    assert_eq!(tables(&lab, keep), tables(&expected, keep));
+    lab.assert_verified();
+    lab.rebuild(false, &[]).expect("rebuilt");
+    assert_eq!(tables(&lab, keep), tables(&expected, keep));
+}
+
+#[test]
+fn truncates_by_hand_between_any_runs_are_as_those_among_the_changes() {
+    let config = Config { cases: 16 * test_times(), ..Config::default() };
+    TestRunner::new(config)
+        .run(&cases(), |case| {
+            check(&case);
+            Ok(())
+        })
+        .unwrap_or_else(|failure| panic!("{failure}"));
+}
