@@ -211,7 +211,7 @@ impl Changes {
             bad_rows.put(number, bad);
             files.push(file);
         }
-        if !files.is_empty() || !truncates.is_empty() {
+        if !files.is_empty() || !known.all.is_empty() {
             union.add_known(&known.all)?;
             union.add_declared();
             union.add_other_names(&known.all)?;

@@ -121,6 +121,38 @@ print(polars.read_delta(sys.argv[2]).filter(polars.col('is_current')).sort('id')
 }
 
 #[test]
+fn aggregates_by_the_days_of_begin_and_end_follow_changes_that_come_late() {
+    let per_day = |column: &str| {
+        format!(
+            "SELECT CAST({column} AS DATE) AS dt, COUNT(*) AS n FROM curated
+             WHERE {column} >= $start_date AND {column} < $end_date GROUP BY 1"
+        )
+    };
+    // The day of a row is another one than that of its begin.
+    let builder = builder().set("raw.event_time", "tier").set("raw.commit_time", "ts");
+    let builder = builder.aggregate("begins", per_day("valid_from"));
+    let lab = builder.aggregate("ends", per_day("valid_to")).build();
+    let files: [(&str, &str, &[[&str; 4]]); 3] = [
+        ("02", "20200102-000000000", &[["I", "02 10:00", "1", "2020-01-20"]]),
+        ("06", "20200106-000000000", &[["U", "05 10:00", "1", "2020-01-21"]]),
+        ("08", "20200108-000000000", &[["U", "03 10:00", "1", "2020-01-22"]]),
+    ];
+    for (day, name, rows) in files {
+        put(&lab, name, rows);
+        let next = day.parse::<i64>().expect("a day") + 1;
+        lab.run(&format!("2020-01-{day}"), &format!("2020-01-{next:02}")).expect("a run");
+    }
+    let begins = ["2020-01-02 1", "2020-01-03 1", "2020-01-05 1"];
+    assert_eq!(lab.lines("lake/begins", ["dt", "n"]), begins);
+    assert_eq!(lab.lines("lake/ends", ["dt", "n"]), ["2020-01-03 1", "2020-01-05 1"]);
+    // The row of the 3rd goes, and with it the end of the row before.
+    put(&lab, "20200109-000000000", &[["T", "02 12:00", "-", "-"]]);
+    lab.run("2020-01-09", "2020-01-10").expect("a run");
+    assert_eq!(lab.lines("lake/ends", ["dt", "n"]), ["2020-01-02 1", "2020-01-05 1"]);
+    lab.assert_verified();
+}
+
+#[test]
 fn only_partitions_of_rows_that_end_otherwise_are_written_again() {
     let lab = builder().build();
     put(&lab, "20200102-000000000", &[["I", "02 10:00", "1", "a"], ["I", "02 10:00", "2", "a"]]);
@@ -285,7 +317,7 @@ fn what_a_history_cannot_have_is_refused() {
         (
             "curated.partition_by",
             vec!["is_current"].into(),
-            "`curated.partition_by` names a column",
+            "`curated.partition_by` names `is_current`",
         ),
     ] {
         let lab = builder().set(key, value).build();

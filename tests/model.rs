@@ -291,16 +291,16 @@ impl Model {
 }
 
 impl Model {
-    /// The row of a key where deleted rows are kept: that of its last insert or update, its day, and when the first
-    /// delete or floor after it was.
+    /// The row of a key where deleted rows are kept: that of its last insert or update, its day, and the least time of a
+    /// delete or floor after it.
     fn kept(&self, key: i64) -> Option<(&Last, Option<i64>, Option<i64>)> {
         let changes = self.changes.get(&key).map_or(&[][..], Vec::as_slice);
         let (_, row, day) = changes.iter().filter(|change| change.1.1).max_by_key(|one| &one.1)?;
         let deletes = changes.iter().filter(|change| !change.1.1);
         let deletes = deletes.map(|(time, delete, _)| (&delete.0, *time));
         let ends = deletes.chain(self.floors.iter().map(|(time, order)| (order, *time)));
-        let first = ends.filter(|end| *end.0 > row.0).min();
-        Some((row, *day, first.map(|(_, time)| time)))
+        let first = ends.filter(|end| *end.0 > row.0).map(|(_, time)| time).min();
+        Some((row, *day, first))
     }
 }
 

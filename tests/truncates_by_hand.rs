@@ -1,12 +1,18 @@
 //! Truncates that are set by hand: each is as a truncate among the changes, and can be taken back.
 
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Date32Array, TimestampNanosecondArray};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::{
     Answer, COUNT_PER_DAY, Database, FLOWS, Fault, Lab, LabBuilder, PLACES, ROWS_PER_DAY, Row,
-    assert_refused, file_of_rows, test_times,
+    assert_refused, file_of_rows, integers, test_times, texts,
 };
+
+/// 2020-01-01, in seconds since 1970.
+const FIRST_OF_JANUARY: i64 = 1_577_836_800;
 
 fn builder() -> LabBuilder {
     Lab::builder()
@@ -130,8 +136,10 @@ fn a_truncate_by_hand_that_has_no_place_is_refused() {
     let refused = started(&builder()).truncate(at, false).expect_err("refused");
     assert_eq!(refused.kind.exit_code(), 2, "{refused}");
     let lab = started(&builder());
-    put(&lab, LIFE[0].0, LIFE[0].1);
-    run(&lab);
+    for (name, rows) in LIFE {
+        put(&lab, name, rows);
+        run(&lab);
+    }
     let refused = lab.truncate("2100-01-01", false).expect_err("refused");
     assert_refused(refused, 2, "has not come yet", "still to come");
     let refused = lab.truncate(at, true).expect_err("refused");
@@ -147,7 +155,7 @@ fn a_truncate_by_hand_that_has_no_place_is_refused() {
     assert_eq!(curated(&lab), before);
     lab.rename("kept.parquet", "raw/20200102-000000000.parquet");
     lab.truncate(at, true).expect("taken back");
-    assert_eq!(curated(&lab).len(), 2);
+    assert_eq!(curated(&lab).len(), 3);
     for (key, value, why) in [
         ("raw.order_by", vec!["id"], "is not the commit time"),
         ("raw.order_by", vec![], "is not the commit time"),
@@ -166,6 +174,7 @@ fn a_run_that_misses_a_full_load_says_how_to_set_a_truncate() {
     let lab = started(&builder());
     let rows = [["2020-01-01 00:00:00", "7", "a"]];
     lab.put("raw/LOAD00000001.parquet", file_of_rows(&["ts", "id", "cat"], &rows));
+    lab.set_modified("raw/LOAD00000001.parquet", FIRST_OF_JANUARY);
     put(&lab, LIFE[0].0, LIFE[0].1);
     run(&lab);
     lab.remove("raw/LOAD00000001.parquet");
@@ -178,7 +187,108 @@ fn a_run_that_misses_a_full_load_says_how_to_set_a_truncate() {
     assert_eq!(curated(&lab), ["1 a 2020-01-02", "2 b 2020-01-03", "3 b 2020-01-04"]);
     lab.remove("raw/20200102-000000000.parquet");
     let note = lab.run("2020-01-01", "2020-02-01").expect("a run").note.expect("a note");
-    assert!(note.contains("2 inputs"), "{note}");
+    assert!(note.contains("2 inputs") && !note.contains("glueless truncate"), "{note}");
+    // DMS has removed everything.
+    lab.remove("raw/20200103-000000000.parquet");
+    lab.truncate("2020-01-04", false).expect("set");
+    let text = lab.explain(&["2"]).text();
+    let why = "no row of 2020-01-03: a truncate is later, which was set by hand at 2020-01-04";
+    assert!(text.contains(why), "{text}");
+}
+
+#[test]
+fn a_full_load_that_was_written_after_a_truncate_by_hand_is_not_ended() {
+    let load = |lab: &Lab, name: &str, id: &str, day: i64| {
+        let rows = [[format!("2020-01-{:02} 00:00:00", day + 1), id.to_string(), "a".into()]];
+        let path = format!("raw/{name}.parquet");
+        lab.put(&path, file_of_rows(&["ts", "id", "cat"], &rows));
+        lab.set_modified(&path, FIRST_OF_JANUARY + day * 86_400);
+    };
+    let lab = started(&builder().set("raw.commit_time", "ts"));
+    load(&lab, "LOAD00000001", "7", 5);
+    run(&lab);
+    let refused = lab.truncate("2020-01-03", false).expect_err("refused");
+    assert_refused(refused, 65, "is a full load without a time", "raw.full_load_at");
+    lab.truncate("2020-01-08", false).expect("set");
+    assert!(curated(&lab).is_empty());
+    // The reload has another name, or the same one.
+    for name in ["LOAD00000002", "LOAD00000001"] {
+        lab.remove_all("raw");
+        load(&lab, name, "8", 9);
+        let refused = if name == "LOAD00000001" {
+            lab.rebuild(true, &[]).expect_err("refused")
+        } else {
+            lab.run("2020-01-01", "2020-02-01").expect_err("refused")
+        };
+        assert_refused(refused, 65, "is a full load without a time", "raw.full_load_at");
+    }
+    lab.rebuild(true, &["raw.full_load_at=column", "raw.full_load_settle=0m"]).expect("rebuilt");
+    assert_eq!(lab.lines("lake/curated", ["id"]), ["8"]);
+}
+
+#[test]
+fn it_is_as_a_truncate_of_that_time_whatever_the_type_and_the_zone() {
+    let times = ["2020-01-01", "2020-01-02", "2020-01-04"];
+    let days: ArrayRef = Arc::new(Date32Array::from_iter_values([18_262, 18_263, 18_265]));
+    let file = |days: ArrayRef| {
+        vec![
+            ("Op", texts(["I", "I", "I"])),
+            ("ts", days),
+            ("id", integers([1, 2, 3])),
+            ("cat", texts(times)),
+        ]
+    };
+    for keep in ["latest", "latest-per-day"] {
+        let builder = builder().keep(keep).set("raw.day_zone", "America/New_York");
+        let [by_hand, among] = [(); 2].map(|()| {
+            let lab = started(&builder);
+            lab.put_columns("raw/20200102-000000000.parquet", file(Arc::clone(&days)));
+            lab
+        });
+        run(&by_hand);
+        by_hand.truncate("2020-01-03", false).expect("set");
+        let truncate: Vec<(&str, ArrayRef)> = vec![
+            ("Op", texts(["T"])),
+            ("ts", Arc::new(Date32Array::from(vec![18_264]))),
+            ("id", integers([1])),
+            ("cat", texts(["a"])),
+        ];
+        among.put_columns("raw/20200102-000000001.parquet", truncate);
+        run(&among);
+        assert_eq!(curated(&by_hand), curated(&among), "{keep}");
+        let history = |lab: &Lab| {
+            let rows = lab.history_relation().into_iter();
+            let rows =
+                rows.map(|row| [&row["id"], &row["event_dt"], &row["deleted"]].map(Clone::clone));
+            rows.collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(history(&by_hand), history(&among), "{keep}");
+        by_hand.assert_verified();
+    }
+}
+
+#[test]
+fn changes_of_a_nanosecond_before_it_are_ended_and_one_of_its_time_is_no_tie() {
+    let at = 1_578_009_600_000_000_000_i64;
+    let times = TimestampNanosecondArray::from_iter_values((-2..=1).map(|ns| at + ns));
+    let ids = ["1", "2", "3", "4"];
+    for order in [vec!["ts"], vec!["ts", "id"]] {
+        let builder = builder().set("raw.order_by", order).set("raw.on_tie", "fail");
+        let lab = started(&builder.partition_by(&[]));
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("Op", texts(ids.map(|_| "I"))),
+            ("ts", Arc::new(times.clone())),
+            ("id", integers(1..=4)),
+            ("cat", texts(ids)),
+        ];
+        lab.put_columns("raw/20200102-000000000.parquet", columns);
+        run(&lab);
+        lab.truncate("2020-01-03", false).expect("set");
+        assert_eq!(lab.lines("lake/curated", ["id"]), ["3", "4"]);
+        lab.assert_verified();
+        lab.rebuild(false, &[]).expect("rebuilt");
+        assert_eq!(lab.lines("lake/curated", ["id"]), ["3", "4"]);
+    }
 }
 
 #[test]

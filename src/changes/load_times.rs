@@ -104,8 +104,10 @@ impl Changes {
     pub(super) fn add_truncates_by_hand(&mut self, times: &[DateTime<Utc>]) -> Result<()> {
         if !times.is_empty() && (self.raw.order_by.is_empty() || !self.is_ordered_by_time()) {
             let why = "the first column of `raw.order_by` is not the commit time";
-            return Err(Error::usage(format!("a truncate by hand has no place: {why}"))
-                .hint("order changes by their commit time, or by it and then other columns"));
+            return Err(Error::usage(format!("a truncate by hand has no place: {why}")).hint(
+                "order changes by their commit time, or by it and then other columns; or, as long as they are, take \
+                 each truncate back with `glueless truncate --undo`",
+            ));
         }
         let floors = times.iter().map(|at| self.floor_at(instant_ns(*at), 0, FloorOf::Hand(*at)));
         let floors = floors.collect::<Result<Vec<_>>>()?;
@@ -119,21 +121,30 @@ impl Changes {
         self.commit_time == CommitTime::Column(first)
     }
 
-    /// The day of a full load. A date without a time is that day in every zone.
+    /// The day of a full load.
     pub(super) fn day_of_load(&self, at: i128) -> i32 {
+        self.day_of_time(at, self.raw.full_loads.at == FullLoadAt::Column)
+    }
+
+    /// The day of a time, which may be a commit time. A date without a time is that day in every zone.
+    fn day_of_time(&self, at: i128, is_commit_time: bool) -> i32 {
         let kind =
             self.commit_time_column().map(|column| self.raw_schema.field(column).data_type());
-        let is_date =
-            self.raw.full_loads.at == FullLoadAt::Column && kind == Some(&DataType::Date32);
+        let is_date = is_commit_time && kind == Some(&DataType::Date32);
         day_in(at, if is_date { Tz::UTC } else { self.raw.day_zone })
     }
 
-    /// A floor at a time: before all changes of that time, and before a full load.
+    /// A floor at a time: before all changes of that time. That of a full load is before its rows.
     fn floor_at(&self, at: i128, file: usize, of: FloorOf) -> Result<FoundFloors> {
         let order = (self.is_packed(), self.raw.order_by.len());
+        let (time, day) = match of {
+            FloorOf::Load => (at + TO_FLOOR, self.day_of_load(at)),
+            // It has no file, so it comes before the changes of its time.
+            _ => (at, self.day_of_time(at, true)),
+        };
         Ok(FoundFloors {
-            positions: positions_of_load(at, true, order, file, std::iter::once(0))?,
-            days: Date32Array::from(vec![self.day_of_load(at)]),
+            positions: positions_at(time, order, file, std::iter::once(0))?,
+            days: Date32Array::from(vec![day]),
             instants: Int64Array::from(vec![instant_of(Some(at))]),
             of,
         })
@@ -406,22 +417,26 @@ fn instant(ns: i128) -> Result<DateTime<Utc>> {
     time.ok_or_else(|| Error::data("the time of a full load is out of range"))
 }
 
-/// The positions of rows of a full load, or with `is_floor` of its floor, given by their row ordinals;
-/// `at` is its time. `order` is the number of order columns: all but the first are null.
+/// From the time of a full load to the place of its rows, and to that of its floor, in nanoseconds: both are before all
+/// changes of that time.
+pub(super) const TO_ROWS: i128 = -1;
+const TO_FLOOR: i128 = -2;
+
+/// The positions at a time, given by their row ordinals. `order` is the number of order columns: all but the first are
+/// null.
 ///
 /// # Errors
 /// Data, when the time is out of range.
-pub(super) fn positions_of_load(
-    at: i128,
-    is_floor: bool,
+pub(super) fn positions_at(
+    time: i128,
     (is_packed, order): (bool, usize),
     file: usize,
     rows: impl ExactSizeIterator<Item = u64>,
 ) -> Result<ArrayRef> {
-    let (time, count) = (at - 1 - i128::from(is_floor), rows.len());
+    let count = rows.len();
     if is_packed {
         let times = std::iter::repeat_n(Some(time), count);
-        let out_of_range = |_| Error::data("the time of a full load is out of range");
+        let out_of_range = |_| Error::data("the time of a full load or truncate is out of range");
         return pack_column(true, times, file as u32, rows).map_err(out_of_range);
     }
     let mut columns: Vec<ArrayRef> = vec![Arc::new(Decimal128Array::from(vec![time; count]))];

@@ -34,7 +34,7 @@ impl Run<'_> {
             )
         });
         let notes = missing.into_iter();
-        let notes = notes.chain(note_of_missing(&pipeline.raw, &found.missing_folded));
+        let notes = notes.chain(note_of_missing(pipeline, ledger, &found.missing_folded));
         let notes = notes.chain(found.unsettled.describe(&pipeline.raw, folders));
         let note = notes.reduce(|first, second| format!("{first}; {second}"));
         if let Some(note) = &note {

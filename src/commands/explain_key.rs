@@ -110,6 +110,9 @@ pub struct RowNow {
     /// When its key was deleted, where deleted rows are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deleted_at: Option<DateTime<Utc>>,
+    /// What deleted it then: a row of a file, a full load, or a truncate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deleted_by: Option<String>,
     /// Its partition, as a folder; empty for an unpartitioned table.
     pub partition: String,
     /// Its file, and its row in the file, from 1; `None` if it was not found.
@@ -134,6 +137,7 @@ pub struct EndedRow {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub truncate_at: Option<DateTime<Utc>>,
     /// The raw file of the truncate, or the first file of the full load; empty if it was set by hand.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub truncate_file: String,
     /// The truncate's row in that file, from 1; `None` for a full load, and if it was set by hand.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -338,7 +342,11 @@ fn check_winners(keep: Keep, explained: &mut Explained) {
         match (is_delete, has_row) {
             // The row before says when it ends.
             (true, false) if keep == Keep::History => {}
-            (true, false) if explained.rows_now.iter().any(|row| row.deleted_at.is_some()) => {}
+            (true, false) if keep == Keep::LatestAndDeleted && !explained.rows_now.is_empty() => {}
+            (true, false) if keep == Keep::LatestAndDeleted => notes.push(
+                "no row: only deletes of this key were folded, or curated.sql filters its last insert or update out"
+                    .into(),
+            ),
             // Earlier ones are not looked for.
             (false, false) if keep == Keep::History && explained.rows_now.len() >= ROWS_MAX => {}
             (false, false) if keep == Keep::History => notes.push(format!(

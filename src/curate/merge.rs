@@ -139,7 +139,7 @@ pub(crate) struct Counts {
     pub floor_tie: Option<(usize, usize)>,
     /// Where deleted rows are kept, ties of an insert or update and a delete, both of this run.
     pub ties: u64,
-    /// The days of the removed rows.
+    /// The days of the removed rows; where rows end, those of the times of rows that come, go or change too.
     pub days: BTreeSet<i32>,
     /// The days of the floors that may end other changes than before.
     pub floor_days: BTreeSet<i32>,
@@ -334,6 +334,7 @@ impl Merge<'_> {
             floors,
             finds_floor_ties: self.pipeline.raw.on_tie == OnTie::Fail,
             places: self.places.clone(),
+            day_zone: self.pipeline.raw.day_zone,
         });
         let tasks = outputs.into_iter().map(|mut output| {
             let (work, decider) = (Arc::clone(&work), Arc::clone(&decider));

@@ -109,11 +109,16 @@ impl Identity {
 
     /// The settings in which two identities differ.
     pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let is_latest = |keep: &str| {
+            [Keep::Latest, Keep::LatestAndDeleted].iter().any(|latest| latest.to_string() == keep)
+        };
+        let are_latest = is_latest(&self.keep) && is_latest(&other.keep);
+        let kept = if are_latest { "keep_deleted" } else { "keep" };
         [
             ("curated.url", self.curated != other.curated),
             ("curated.format", self.format != other.format),
             ("key", self.key != other.key),
-            ("keep", self.keep != other.keep),
+            (kept, self.keep != other.keep),
             ("raw.order_by", self.order_by != other.order_by),
             ("raw.commit_time", self.commit_time != other.commit_time),
             ("raw.event_time", self.event_time != other.event_time),

@@ -18,7 +18,7 @@ use arrow::record_batch::RecordBatchOptions;
 use chrono_tz::Tz;
 
 use super::{ChangeReader, Pass};
-use crate::changes::load_times::positions_of_load;
+use crate::changes::load_times::{TO_ROWS, positions_at};
 use crate::changes::pass_one::{FloorOf, FoundFloors};
 use crate::changes::position::{OrderEncoder, OrderSpan, order_span, pack_column};
 use crate::changes::{BEFORE_ALL, ChangeColumn, OpenInput, instant_of};
@@ -30,6 +30,12 @@ use crate::raw::envelope::{ENVELOPES_MEANT, look_like_envelopes};
 use crate::types::column_type::cast_values;
 use crate::types::key::normalize_zeros;
 use crate::types::times::{day_in, day_of, days_of, instants_ns, may_be_dates};
+
+/// Why a delete is bad where deleted rows are kept.
+const AT_NO_TIME: &str = "is a delete or truncate in a full load, at no time";
+/// The hint for it.
+const GIVE_A_TIME: &str = "a deleted row is kept with the time of its delete: give full loads a time \
+                           (`raw.full_load_at`), or leave `keep_deleted` out";
 
 /// A converted batch.
 pub(super) struct Converted {
@@ -177,10 +183,16 @@ impl Batch<'_> {
             }
         }
         let own = self.reader.changes.ordinals_per_row() as u64 - 1;
+        let instants = self.instants(&times);
+        if self.reader.changes.keeps_times_of_deletes()
+            && let Some(at) = instants.values().iter().position(|instant| *instant == BEFORE_ALL)
+        {
+            return Err(self.bad(at, self.reader.roles.op, AT_NO_TIME, GIVE_A_TIME));
+        }
         let floors = FoundFloors {
             positions: self.positions(&times, own)?,
             days: self.commit_days(&times)?,
-            instants: self.instants(&times),
+            instants,
             of: FloorOf::Truncate,
         };
         let Some(inside) = self.inside(&times) else {
@@ -425,7 +437,9 @@ impl Batch<'_> {
                     }
                     ChangeColumn::Day => Arc::new(self.commit_days(&times)?),
                     ChangeColumn::Position => self.positions(&times, 0)?,
-                    ChangeColumn::Instant => Arc::new(self.instants(&times)),
+                    ChangeColumn::Instant => {
+                        self.instants_of(&BooleanArray::from(vec![false; count]), &times)?
+                    }
                     ChangeColumn::Live => Arc::new(BooleanArray::from(vec![false; count])),
                     ChangeColumn::Latest => self.latest(0),
                 })
@@ -607,12 +621,7 @@ impl Batch<'_> {
         }
         let of_deletes = (0..live.len()).map(|at| match (live.value(at), instants.value(at)) {
             (true, _) => Ok(BEFORE_ALL),
-            (false, BEFORE_ALL) => {
-                let why = "is a delete in a full load, at no time";
-                let hint = "a deleted row is kept with the time of its delete: give full loads a time \
-                            (`raw.full_load_at`), or leave `keep_deleted` out";
-                Err(self.bad(at, self.reader.roles.op, why, hint))
-            }
+            (false, BEFORE_ALL) => Err(self.bad(at, self.reader.roles.op, AT_NO_TIME, GIVE_A_TIME)),
             (false, instant) => Ok(instant),
         });
         Ok(Arc::new(of_deletes.collect::<Result<Int64Array, BatchError>>()?))
@@ -674,7 +683,7 @@ impl Batch<'_> {
         let ordinals = numbers.map(|row| *row as u64 * per_row + half);
         if let Some(at) = self.open().load_at() {
             let order = (self.reader.changes.is_packed(), roles.order.len());
-            return Ok(positions_of_load(at, false, order, self.file, ordinals)?);
+            return Ok(positions_at(at + TO_ROWS, order, self.file, ordinals)?);
         }
         if self.reader.changes.is_packed() {
             let is_by_file = self.reader.changes.is_ordered_by_files();

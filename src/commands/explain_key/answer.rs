@@ -77,7 +77,8 @@ impl Answer for Explained {
                     to.map_or("now".into(), time)
                 ),
             };
-            let deleted = row.deleted_at.map(|at| format!(", deleted at {}", time(at)));
+            let deleted = row.deleted_at.zip(row.deleted_by.as_ref());
+            let deleted = deleted.map(|(at, by)| format!(", deleted at {} by {by}", time(at)));
             let _ = writeln!(text, "now: {place}{held}{}", deleted.unwrap_or_default());
         }
         for row in &self.ended {

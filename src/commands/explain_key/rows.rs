@@ -9,16 +9,16 @@ use arrow::array::{
 use arrow::compute::kernels::cmp::not_distinct;
 use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Date32Type, Int32Type, Int64Type, TimestampMicrosecondType};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{ident, lit};
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 
-use super::{EndedRow, Explained, KeyChange, OpenPipeline, RowNow};
+use super::{EndedRow, Explained, OpenPipeline, RowNow};
 use crate::commands::open_pipeline::{date, object_store_root};
 use crate::config::{Keep, Pipeline, VALID_FROM};
-use crate::curate::merge::rows_of_versions::{ends_of_versions, seen_versions};
+use crate::curate::merge::rows_of_versions::{EndedBy, rows_of_versions};
 use crate::curate::validity::valid_times;
 use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Result, missing_object};
@@ -60,14 +60,8 @@ pub(super) async fn rows_now(
     let columns = read_types(&contract.columns)?;
     let floors = state.ledger.all_floors();
     let layout = Arc::new(layout);
-    let key_versions = KeyVersions {
-        pipeline,
-        layout: &layout,
-        floors: &floors,
-        columns: &columns,
-        folders,
-        changes: &explained.changes,
-    };
+    let key_versions =
+        KeyVersions { pipeline, layout: &layout, floors: &floors, columns: &columns, folders };
     let schema = Arc::new(rows.schema().as_arrow().clone());
     let batch = concat_batches(&schema, &rows.collect().await?)?;
     key_versions.add_rows(&batch, &mut explained.rows_now, &mut explained.ended)?;
@@ -99,7 +93,6 @@ struct KeyVersions<'a> {
     /// The columns of the table.
     columns: &'a [(String, DataType)],
     folders: &'a [Folder],
-    changes: &'a [KeyChange],
 }
 
 impl KeyVersions<'_> {
@@ -111,64 +104,47 @@ impl KeyVersions<'_> {
         rows: &mut Vec<RowNow>,
         ended: &mut Vec<EndedRow>,
     ) -> Result<()> {
-        let ordinals_per_row = 1 + u64::from(self.pipeline.raw.before_image_prefix.is_some());
         let column =
             |name: &str| Ok::<_, Error>(batch.column(batch.schema().index_of(name)?).clone());
-        let (deleted, event_dt, locations) =
-            (column("deleted")?, column("event_dt")?, column("location")?);
-        let days = event_dt.as_primitive::<Date32Type>();
+        let (event_dt, locations) = (column("event_dt")?, column("location")?);
+        let (days, locations) =
+            (event_dt.as_primitive::<Date32Type>(), locations.as_primitive::<Int32Type>().values());
         let key_count = self.layout.key_count();
         let instants = self.layout.has_instants.then(|| column(&format!("key_{key_count}")));
         let instants = instants.transpose()?.map(|instants| valid_times(instants.as_primitive()));
         let (files, row_numbers) = (cast(&column("file")?, &DataType::Utf8)?, column("row")?);
+        let (files, row_numbers) =
+            (files.as_string::<i32>(), row_numbers.as_primitive::<Int64Type>().values());
+        let change_of = |at: usize| {
+            let file = self.name(locations[at] as usize, files.value(at));
+            (file, self.row(row_numbers[at] as u64))
+        };
         let parts = self.partition_values(batch)?;
         let names: Vec<&str> =
             self.layout.partitions.iter().map(|(name, _)| name.as_str()).collect();
-        let order = self.pipeline.raw.file_order();
-        let keep = self.pipeline.keep;
-        let is_history = keep == Keep::History;
-        let seen =
-            keep.has_ends().then(|| seen_versions(batch, self.layout, self.floors, order, keep));
-        let seen = seen.transpose()?;
-        let ends = ends_of_versions(batch, self.layout, self.floors, order, keep)?;
-        let name = |location: usize, path: &str| {
-            let folder = self.folders.get(location);
-            folder.map_or(path.to_string(), |folder| folder.describe(path))
-        };
-        for (at, ended_by) in ends.into_iter().enumerate() {
-            if deleted.as_boolean().value(at) {
-                continue;
-            }
-            let location = locations.as_primitive::<Int32Type>().value(at) as usize;
-            let path = files.as_string::<i32>().value(at);
-            let change_file = name(location, path);
-            let ordinal = row_numbers.as_primitive::<Int64Type>().value(at) as u64;
-            let change_row = ordinal / ordinals_per_row + 1;
-            let held = seen.as_ref().map(|seen| seen[at]);
-            if !held.map_or_else(|| self.has_row(&change_file, change_row), |held| held.is_some()) {
-                continue;
-            }
-            let end = held.flatten().flatten().and_then(DateTime::from_timestamp_micros);
+        let (order, keep) = (self.pipeline.raw.file_order(), self.pipeline.keep);
+        let found = rows_of_versions(batch, self.layout, self.floors, order, keep)?.into_iter();
+        for (at, row) in found.enumerate().filter_map(|(at, row)| Some((at, row?))) {
+            let (change_file, change_row) = change_of(at);
             let day = days.is_valid(at).then(|| days.value(at)).and_then(date);
-            if let Some(floor) = ended_by {
-                let has_file = floor.by_hand.is_none();
-                let file = has_file.then(|| name(floor.location, &floor.path));
-                let row = floor.row / ordinals_per_row + 1;
-                ended.push(EndedRow {
-                    day,
-                    change_file,
-                    change_row,
-                    truncate_at: floor.by_hand,
-                    truncate_file: file.unwrap_or_default(),
-                    truncate_row: (has_file && !floor.is_load).then_some(row),
-                });
+            let is_kept = row.end.is_some() || row.ended_by.is_none();
+            if let (Some(EndedBy::Floor(floor)), false) = (&row.ended_by, is_kept) {
+                ended.push(self.ended_row((day, change_file, change_row), floor));
                 continue;
             }
+            let end = row.end.and_then(DateTime::from_timestamp_micros);
             rows.push(RowNow {
                 day,
                 valid_from: instants.as_ref().and_then(|instants| time_at(instants, at)),
-                valid_to: end.filter(|_| is_history),
-                deleted_at: end.filter(|_| !is_history),
+                valid_to: end.filter(|_| keep == Keep::History),
+                deleted_at: end.filter(|_| keep == Keep::LatestAndDeleted),
+                deleted_by: row.ended_by.map(|by| match by {
+                    EndedBy::Delete(at) => {
+                        let (file, row) = change_of(at);
+                        format!("row {row} of {file}")
+                    }
+                    EndedBy::Floor(floor) => self.describe_floor(&floor),
+                }),
                 partition: partition_folder(&names, &parts, at)?,
                 place: None,
                 change_file,
@@ -176,6 +152,44 @@ impl KeyVersions<'_> {
             });
         }
         Ok(())
+    }
+
+    /// The name of a raw file.
+    fn name(&self, location: usize, path: &str) -> String {
+        let folder = self.folders.get(location);
+        folder.map_or(path.to_string(), |folder| folder.describe(path))
+    }
+
+    /// The row of a row ordinal, from 1.
+    fn row(&self, ordinal: u64) -> u64 {
+        ordinal / (1 + u64::from(self.pipeline.raw.before_image_prefix.is_some())) + 1
+    }
+
+    /// A row that a floor has taken out of the table: its day, the file of its change and the row there.
+    fn ended_row(
+        &self,
+        (day, change_file, change_row): (Option<NaiveDate>, String, u64),
+        floor: &Floor,
+    ) -> EndedRow {
+        let has_file = floor.by_hand.is_none();
+        let file = has_file.then(|| self.name(floor.location, &floor.path));
+        EndedRow {
+            day,
+            change_file,
+            change_row,
+            truncate_at: floor.by_hand,
+            truncate_file: file.unwrap_or_default(),
+            truncate_row: (has_file && !floor.is_load).then(|| self.row(floor.row)),
+        }
+    }
+
+    fn describe_floor(&self, floor: &Floor) -> String {
+        let file = || self.name(floor.location, &floor.path);
+        match floor.by_hand {
+            Some(at) => format!("a truncate, which was set by hand at {at}"),
+            None if floor.is_load => format!("a full load, {}", file()),
+            None => format!("a truncate, row {} of {}", self.row(floor.row), file()),
+        }
     }
 
     /// The partition columns of a batch, with the types of the table.
@@ -190,13 +204,6 @@ impl KeyVersions<'_> {
             parts.push(cast(part, kind)?);
         }
         Ok(parts)
-    }
-
-    /// Whether the version of a change has a row in the table: under `latest`, versions of earlier
-    /// days have none.
-    fn has_row(&self, file: &str, row: u64) -> bool {
-        let is_it = |change: &KeyChange| change.wins && change.row == row && change.file == file;
-        self.pipeline.keep == Keep::LatestPerDay || self.changes.iter().any(is_it)
     }
 }
 

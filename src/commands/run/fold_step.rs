@@ -50,6 +50,7 @@ impl Run<'_> {
         let report = &mut attempt.report;
         let Some(truncates) = self.truncates_by_hand(ledger, report)? else { return Ok(()) };
         let found = self.inputs(&folders, ledger).await?;
+        self.check_loads(ledger, &found.inputs, &truncates, &folders)?;
         let (inputs, known) = (found.inputs, found.records);
         report.note = found.note;
         if step == Step::CatchUp {

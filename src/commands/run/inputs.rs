@@ -5,8 +5,8 @@ use tracing::warn;
 use crate::commands::open_pipeline::RunContext;
 use crate::commands::run::Run;
 use crate::commands::task::Task;
-use crate::config::{Raw, WindowBy};
-use crate::error::{Error, Kind, Result};
+use crate::config::{Pipeline, Raw, WindowBy};
+use crate::error::{Error, Result};
 use crate::raw::discover::{self, Input, RawFile, Recorded, Rediscovered};
 use crate::raw::loads::{Unsettled, is_reload};
 use crate::raw::reload::check_reloads;
@@ -31,13 +31,7 @@ impl Run<'_> {
             Task::Rebuild { accept_missing } => {
                 self.rebuild_inputs(folders, ledger, accept_missing).await
             }
-            Task::UndoTruncate(_) => {
-                let found = self.rebuild_inputs(folders, ledger, false).await;
-                found.map_err(|error| match error.kind {
-                    Kind::Data => error.hint(ONLY_IN_RAW),
-                    _ => error,
-                })
-            }
+            Task::UndoTruncate(_) => self.rebuild_inputs(folders, ledger, false).await,
             Task::Truncate(_) => Ok(Inputs::default()),
             Task::CatchUp => self.catch_up_inputs(folders, ledger).await,
             Task::Run(_) | Task::Curate(_) | Task::Aggregate(_) => {
@@ -73,18 +67,25 @@ impl Run<'_> {
         let mut found = Inputs { inputs, ..Default::default() };
         if let Some(note) = describe_missing(&missing) {
             if !accept_missing {
-                return Err(Error::data(note)
-                    .hint("restore them, or rebuild without them with --accept-missing"));
+                return Err(Error::data(note).hint(match self.task {
+                    Task::UndoTruncate(_) => ONLY_IN_RAW,
+                    _ => "restore them, or rebuild without them with --accept-missing",
+                }));
             }
             warn!("{note}: changes that only they had are lost");
             found.note = Some(note);
         }
         if let Some(note) = overwritten {
             if !accept_missing {
+                if let Task::UndoTruncate(_) = self.task {
+                    return Err(Error::data(note).hint(
+                        "see `glueless rebuild --accept-missing`; the truncate can be taken back then",
+                    ));
+                }
                 return Err(Error::data(note).hint(
-                    "a history, a table of `latest-per-day`, `history` and aggregates over it would lose what only \
-                     the earlier loads said of the time before; the newest rows are right in any case: rebuild \
-                     without them with --accept-missing",
+                    "a table of `latest-per-day`, `history` or `keep_deleted`, and aggregates over `history`, would lose \
+                     what only the earlier loads said of the time before; the newest rows are right in any case: \
+                     rebuild without them with --accept-missing",
                 ));
             }
             warn!("{note}: what only those said is lost");
@@ -154,7 +155,7 @@ pub(crate) async fn window_inputs(
     let found = discover::discover(folders, pipeline, window, ledger, run_context.now).await?;
     let mut records = renewed_records(ledger, &found.renewed);
     records.extend(absent_records(ledger, found.missing.iter().copied()));
-    let notes = note_of_missing(raw, &found.missing).into_iter();
+    let notes = note_of_missing(pipeline, ledger, &found.missing).into_iter();
     let notes = notes.chain(found.unsettled.describe(raw, folders));
     let note = notes.reduce(|first, second| format!("{first}; {second}"));
     if let Some(note) = &note {
@@ -164,7 +165,12 @@ pub(crate) async fn window_inputs(
 }
 
 /// The note of a run on missing inputs.
-pub(crate) fn note_of_missing(raw: &Raw, missing: &[&RawFile]) -> Option<String> {
+pub(crate) fn note_of_missing(
+    pipeline: &Pipeline,
+    ledger: &Ledger,
+    missing: &[&RawFile],
+) -> Option<String> {
+    let raw = &pipeline.raw;
     let is_cdc = |file: &&RawFile| !raw.is_full_load(file.location, &file.path);
     let note = describe_missing(missing)?;
     let note = match raw.window_by {
@@ -174,12 +180,14 @@ pub(crate) fn note_of_missing(raw: &Raw, missing: &[&RawFile]) -> Option<String>
         _ => format!("{note}: their changes are not lost"),
     };
     // AWS DMS removes the files of a table that it truncates.
-    Some(if missing.iter().all(is_cdc) {
-        note
-    } else {
-        format!(
+    let is_ended = |file: &&RawFile| ledger.truncates_by_hand().any(|at| at > file.modified);
+    let mut loads = missing.iter().copied().filter(|file| !is_cdc(file) && !is_ended(file));
+    let can_be_truncated = !pipeline.key.is_empty() && !raw.order_by.is_empty();
+    Some(match loads.next().filter(|_| can_be_truncated) {
+        None => note,
+        Some(_) => format!(
             "{note}; a full load is among them: if the source table was emptied, say when with `glueless truncate`"
-        )
+        ),
     })
 }
 

@@ -10,8 +10,10 @@ use crate::commands::run::Run;
 use crate::commands::task::Task;
 use crate::curate::Curated;
 use crate::error::{Error, Result};
+use crate::raw::discover::{Input, RawFile, Recorded};
 use crate::report::Report;
 use crate::state::ledger::Ledger;
+use crate::store::Folder;
 
 impl Run<'_> {
     /// The truncates by hand that the fold is to take account of; `None` if the one to set is there already.
@@ -39,6 +41,52 @@ impl Run<'_> {
             Task::Rebuild { .. } => Some(known().collect()),
             _ => Some(Vec::new()),
         })
+    }
+
+    /// Refuses to let a truncate by hand end a full load that was written after it: a load without a time is before
+    /// all changes, and so before every truncate. `truncates` are those of the fold.
+    pub(super) fn check_loads(
+        &self,
+        ledger: &Ledger,
+        inputs: &[Input],
+        truncates: &[DateTime<Utc>],
+        folders: &[Folder],
+    ) -> Result<()> {
+        let raw = &self.open.run_context.pipeline.raw;
+        if raw.full_loads.at.is_time() {
+            return Ok(());
+        }
+        let is_load = |file: &&RawFile| raw.is_full_load(file.location, &file.path);
+        let known = ledger.truncates_by_hand();
+        let (files, truncates): (Vec<&RawFile>, Vec<_>) = match self.task {
+            Task::Truncate(at) => (ledger.inputs.iter().filter(is_load).collect(), vec![at]),
+            _ => {
+                let is_new = |file: &&RawFile| {
+                    let is_local = folders[file.location].location.file_path().is_some();
+                    let folded = ledger.folded(file.location, &file.path);
+                    folded.is_none_or(|folded| !folded.is_same(file, is_local))
+                };
+                let files = inputs.iter().map(|input| &input.file).filter(is_load);
+                let is_undone = |at: &DateTime<Utc>| self.task == Task::UndoTruncate(*at);
+                let all = known.filter(|at| !is_undone(at)).chain(truncates.iter().copied());
+                (files.filter(is_new).collect(), all.collect())
+            }
+        };
+        let ended = files.into_iter().find_map(|file| {
+            let at = truncates.iter().find(|at| **at <= file.modified)?;
+            Some((folders[file.location].describe(&file.path), file.modified, at))
+        });
+        match ended {
+            None => Ok(()),
+            Some((name, modified, at)) => Err(Error::data(format!(
+                "{name} is a full load without a time, and comes before every truncate: that at {at} would end its \
+                 rows, although the file is of {modified}"
+            ))
+            .hint(
+                "nothing was changed: give full loads a time with `raw.full_load_at`, and rebuild the tables: glueless \
+                 rebuild",
+            )),
+        }
     }
 
     /// Notes what a truncate by hand has ended.

@@ -12,8 +12,10 @@ use arrow::array::{
 use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{Date32Type, SchemaRef, UInt32Type};
 use arrow::row::{RowConverter, SortField};
+use chrono_tz::Tz;
 use datafusion::common::hash_utils::RandomState;
 
+use crate::changes::BEFORE_ALL;
 use crate::changes::file_order::RankedFiles;
 use crate::changes::row_bitmap::RowBitmap;
 use crate::config::{DELETED_AT, Keep, VALID_FROM, VALID_TO};
@@ -28,6 +30,10 @@ use crate::curate::validity::valid_times;
 use crate::error::{Error, Result};
 use crate::state::versions::VersionsLayout;
 use crate::table::partition_names::partition_folder;
+use crate::types::times::{day_in, day_of};
+
+/// A day in microseconds.
+const DAY_US: i64 = 86_400_000_000;
 
 /// The shared context of the threads that decide about keys.
 pub(super) struct Decider {
@@ -45,6 +51,8 @@ pub(super) struct Decider {
     /// Whether ties with floors are looked for.
     pub(super) finds_floor_ties: bool,
     pub(super) places: Places,
+    /// The zone of days.
+    pub(super) day_zone: Tz,
 }
 
 /// The decision about the entries of one key, by their rows.
@@ -312,7 +320,10 @@ impl Decider {
         for tied in &decision.tied {
             counts.tie(ordinal(*tied)?);
         }
-        if self.finds_floor_ties {
+        // Whether a delete or a floor is later makes no difference to a row that is kept.
+        let is_of_deletes = self.keep == Keep::LatestAndDeleted
+            && deciding.instants.is_some_and(|instants| instants.value(first) != BEFORE_ALL);
+        if self.finds_floor_ties && !is_of_deletes {
             let ties = entries.iter().filter_map(|entry| self.floor_tie(entry, floors, orders));
             ties.for_each(|tied| counts.floor_tie(tied));
         }
@@ -344,7 +355,8 @@ impl Decider {
         Ok(())
     }
 
-    /// Notes when the rows of winners end, by their places, and which have none.
+    /// Notes when the rows of winners end, by their places, and which have none; and the days of the times of rows that
+    /// come, go or change.
     fn note_ends(&self, ends: &Ends, deciding: &Deciding<'_>, counts: &mut Counts) -> Result<()> {
         let orders = &deciding.columns.orders;
         counts.ended += ends.ended;
@@ -362,6 +374,14 @@ impl Decider {
         for at in &ends.unseen {
             let (file, row) = self.ordinal(*at, orders)?;
             deciding.winners.set_ended(file, row);
+        }
+        let mut before = None;
+        for instant in ends.touched.iter().filter(|instant| **instant != BEFORE_ALL) {
+            let day = instant.div_euclid(DAY_US);
+            if before.replace(day) != Some(day) || self.day_zone != Tz::UTC {
+                let ns = i128::from(*instant) * 1000;
+                counts.days.extend([day_of(ns), day_in(ns, self.day_zone)]);
+            }
         }
         Ok(())
     }
@@ -531,10 +551,12 @@ mod tests {
         let entries = cases.iter().map(|case| (case.3, case.4));
         let order = Given(entries.chain(places).collect());
         let days: Vec<Option<i32>> = floors.iter().map(|floor| Some(floor.0)).collect();
-        let all = FloorIndex::new((0..floors.len()).collect(), &days);
+        let all = FloorIndex::new((0..floors.len()).collect(), &days, &[]);
         let is_earlier = |at: &usize| !floors[*at].2;
-        let earlier = FloorIndex::new((0..floors.len()).filter(is_earlier).collect(), &days);
-        let beside = |index| Floors { first: cases.len(), days: &days, instants: &[], index };
+        let earlier = (0..floors.len()).filter(is_earlier).collect();
+        let earlier = FloorIndex::new(earlier, &days, &[]);
+        let by_hand = vec![false; floors.len()];
+        let beside = |index| Floors { first: cases.len(), days: &days, by_hand: &by_hand, index };
         let entries: Vec<Entry> = cases
             .iter()
             .enumerate()

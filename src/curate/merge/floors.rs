@@ -18,8 +18,8 @@ pub(super) struct SortedFloors {
     /// Their days and order, in the columns of sorted entries; null in others.
     rows: RecordBatch,
     days: Vec<Option<i32>>,
-    /// Their commit times in microseconds since 1970, where rows end.
-    instants: Vec<Option<i64>>,
+    /// Whether each was set by hand: then it is before all changes of its time.
+    by_hand: Vec<bool>,
     /// Those of earlier runs, and all of them, as they are seen by their commit times.
     seen: [Vec<(i64, usize)>; 2],
     /// Of each the index in which it was given.
@@ -37,13 +37,22 @@ pub(super) struct FloorIndex {
     /// Which of all they are, in the order of changes.
     of: Vec<usize>,
     of_days: FloorsOfDays,
+    /// For each of them, and where rows end: the least commit time of those from it on, in microseconds since 1970,
+    /// and which of all that is.
+    least: Vec<Option<(i64, usize)>>,
 }
 
 impl FloorIndex {
-    /// `days` are those of all floors.
-    pub(super) fn new(of: Vec<usize>, days: &[Option<i32>]) -> Self {
+    /// `days` and `instants` are those of all floors; floors have commit times where rows end.
+    pub(super) fn new(of: Vec<usize>, days: &[Option<i32>], instants: &[Option<i64>]) -> Self {
         let of_days = FloorsOfDays::new(of.iter().map(|at| (*at, days[*at])));
-        FloorIndex { of, of_days }
+        let mut least: Vec<Option<(i64, usize)>> = Vec::with_capacity(of.len());
+        for at in of.iter().rev() {
+            let own = instants.get(*at).copied().flatten().map(|instant| (instant, *at));
+            least.push(least.last().copied().flatten().into_iter().chain(own).min());
+        }
+        least.reverse();
+        FloorIndex { of, of_days, least }
     }
 }
 
@@ -85,11 +94,11 @@ impl SortedFloors {
         ];
         Ok(SortedFloors {
             rows: take_record_batch(&rows, &by_order)?,
-            earlier: FloorIndex::new(earlier, &days),
-            all: FloorIndex::new((0..sorted.len()).collect(), &days),
-            none: FloorIndex::new(Vec::new(), &days),
+            earlier: FloorIndex::new(earlier, &days, &instants),
+            all: FloorIndex::new((0..sorted.len()).collect(), &days, &instants),
+            none: FloorIndex::new(Vec::new(), &days, &[]),
             seen,
-            instants,
+            by_hand: sorted.iter().map(|at| floors[*at].0.by_hand.is_some()).collect(),
             days,
             given: sorted,
         })
@@ -131,7 +140,7 @@ impl SortedFloors {
     }
 
     fn beside_entries<'a>(&'a self, entries: usize, index: &'a FloorIndex) -> Floors<'a> {
-        Floors { first: entries, days: &self.days, instants: &self.instants, index }
+        Floors { first: entries, days: &self.days, by_hand: &self.by_hand, index }
     }
 
     /// The floors of earlier runs, and all of them, beside so many entries, as a history sees them.
@@ -148,8 +157,8 @@ pub(super) struct Floors<'a> {
     pub(super) first: usize,
     /// Per floor of all its day.
     pub(super) days: &'a [Option<i32>],
-    /// Per floor of all its commit time in microseconds since 1970, where rows end.
-    pub(super) instants: &'a [Option<i64>],
+    /// Per floor of all whether it was set by hand.
+    pub(super) by_hand: &'a [bool],
     /// Which of all they are.
     pub(super) index: &'a FloorIndex,
 }
@@ -170,27 +179,27 @@ impl Floors<'_> {
         at: usize,
         order: &impl ChangeOrder,
     ) -> Option<(usize, Option<i32>)> {
-        let next = self.index.of.partition_point(|floor| !order.is_later(self.first + floor, at));
-        let floor = *self.index.of.get(next)?;
+        let floor = *self.index.of.get(self.first_after(at, order))?;
         Some((self.first + floor, self.days[floor]))
     }
 
-    /// The commit time of the first floor later than an entry, and its row.
-    pub(super) fn instant_after(
-        &self,
-        at: usize,
-        order: &impl ChangeOrder,
-    ) -> Option<(i64, usize)> {
-        let (floor, _) = self.after(at, order)?;
-        Some((self.instants[floor - self.first]?, floor))
+    /// The least commit time of the floors later than an entry, and the row of that floor.
+    pub(super) fn least_after(&self, at: usize, order: &impl ChangeOrder) -> Option<(i64, usize)> {
+        let (instant, floor) = *self.index.least.get(self.first_after(at, order))?.as_ref()?;
+        Some((instant, self.first + floor))
     }
 
-    /// A floor that differs from an entry only in file or row: its row.
+    /// Which of these floors is the first later than an entry; their number, if none is.
+    fn first_after(&self, at: usize, order: &impl ChangeOrder) -> usize {
+        self.index.of.partition_point(|floor| !order.is_later(self.first + floor, at))
+    }
+
+    /// A floor that differs from an entry only in file or row, if these are of changes: its row.
     pub(super) fn tie_of(&self, at: usize, order: &impl ChangeOrder) -> Option<usize> {
-        let of = &self.index.of;
-        let next = of.partition_point(|floor| !order.is_later(self.first + floor, at));
+        let (of, next) = (&self.index.of, self.first_after(at, order));
         // Those with the same order columns are side by side.
-        let near = of[next.saturating_sub(1)..].iter().take(2).map(|floor| self.first + floor);
+        let near = of[next.saturating_sub(1)..].iter().take(2);
+        let near = near.filter(|floor| !self.by_hand[**floor]).map(|floor| self.first + floor);
         near.into_iter().find(|floor| order.is_tie(*floor, at))
     }
 

@@ -39,6 +39,8 @@ pub(super) struct Ends {
     pub(super) moved: Vec<(usize, i64)>,
     /// Versions whose rows are removed.
     pub(super) removed: Vec<usize>,
+    /// When rows that come, go or change begin and end, or did, if that is a time.
+    pub(super) touched: Vec<i64>,
     /// Changes that only file or row decided about, of different times.
     pub(super) tied: Vec<(usize, usize)>,
     /// The number of keys for which only file or row decided whether the last insert or update, or a delete, is the
@@ -127,7 +129,7 @@ pub(super) fn add_ends(
     order: &impl ChangeOrder,
     ends: &mut Ends,
 ) {
-    let Ends { held: [then, now], winners, unseen, moved, removed, tied, .. } = ends;
+    let Ends { held: [then, now], winners, unseen, moved, removed, tied, touched, .. } = ends;
     let versions = moments.iter().map(|one| (one.instant, one.before.map(|before| before.0)));
     hold(versions, earlier, order, then, |_, _| ());
     let changes = moments.iter().map(|one| (one.instant, Some(one.after)));
@@ -137,6 +139,10 @@ pub(super) fn add_ends(
         let (then, now) = (*then, *now);
         let Moment { before, after, .. } = *moment;
         let is_new = before.is_none_or(|(version, _)| version != after);
+        if then != now || is_new {
+            touched.push(moment.instant);
+            touched.extend([then, now].into_iter().flatten().flatten());
+        }
         match now {
             Some(end) if is_new => winners.extend(end.map(|end| (after, end))),
             None if is_new => unseen.push(after),

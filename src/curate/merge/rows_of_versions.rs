@@ -10,77 +10,98 @@ use crate::curate::merge::deletes::last_row;
 use crate::curate::merge::entries::{Entries, Files, LOOKED_UP, column, hash};
 use crate::curate::merge::entry::{ChangeOrder, EntryColumns};
 use crate::curate::merge::floors::SortedFloors;
-use crate::curate::merge::intervals::{Held, hold};
+use crate::curate::merge::intervals::hold;
 use crate::error::Result;
 use crate::layout::FileOrder;
 use crate::parquet_io::open::conform;
 use crate::state::floors::Floor;
 use crate::state::versions::VersionsLayout;
 
-/// Per version, given in the columns of its layout, the floor that has ended its row, if it is the last
-/// of its key, or under `latest-per-day` in any case.
+/// The row of a version.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct VersionRow {
+    /// When it ended, in microseconds since 1970, if it has ended and stays in the table.
+    pub end: Option<i64>,
+    /// What deleted its key, where deleted rows are kept; or what took the row out of the table.
+    pub ended_by: Option<EndedBy>,
+}
+
+/// What ended a row.
+#[derive(Clone, Debug)]
+pub(crate) enum EndedBy {
+    /// The delete of this version.
+    Delete(usize),
+    /// A truncate or a full load.
+    Floor(Floor),
+}
+
+/// Per version of a key, given in the columns of its layout, its row, if it has or had one that no later change has
+/// replaced.
 ///
 /// # Errors
 /// Data, when the floors are damaged.
-pub(crate) fn ends_of_versions(
+pub(crate) fn rows_of_versions(
     versions: &RecordBatch,
     layout: &Arc<VersionsLayout>,
     floors: &[Floor],
     order: FileOrder,
     keep: Keep,
-) -> Result<Vec<Option<Floor>>> {
+) -> Result<Vec<Option<VersionRow>>> {
     let count = versions.num_rows();
+    let instants = layout.has_instants.then(|| format!("key_{}", layout.key_count()));
+    let instants = instants.map(|name| column(versions, &name)).transpose()?;
+    let instants = instants.map(|instants| instants.as_primitive::<Int64Type>().values());
     beside_floors(versions, layout, floors, order, |columns, sorted| {
+        let mut rows = vec![None; count];
         let all = sorted.all(count);
-        let ends = (0..count).map(|at| {
-            let end = all.end_of(keep, (at, columns.entry(at).day), &columns.orders)?;
-            Some(floors[sorted.given[end - count]].clone())
-        });
-        ends.collect()
+        let floor_of = |at: usize| EndedBy::Floor(floors[sorted.given[at - count]].clone());
+        // A row of a table whose rows do not end and stay.
+        let plain = |at: usize| {
+            let end = all.end_of(keep, (at, columns.entry(at).day), &columns.orders);
+            VersionRow { end: None, ended_by: end.map(floor_of) }
+        };
+        match (keep, instants) {
+            (Keep::LatestPerDay, _) => (0..count).for_each(|at| rows[at] = Some(plain(at))),
+            (Keep::LatestAndDeleted, Some(instants)) => {
+                let last = last_of_instants(instants, &columns.orders).into_iter();
+                let last = last.map(|at| (instants[at], at));
+                if let Some((at, deleted)) = last_row(last, all, &columns.orders) {
+                    rows[at] = Some(VersionRow {
+                        end: deleted.map(|(instant, _)| instant),
+                        ended_by: deleted.map(|(_, by)| {
+                            if by < count { EndedBy::Delete(by) } else { floor_of(by) }
+                        }),
+                    });
+                }
+            }
+            (Keep::History, Some(instants)) => {
+                let moments = last_of_instants(instants, &columns.orders);
+                let changes = moments.iter().map(|at| (instants[*at], Some(*at)));
+                let [_, floors] = sorted.seen(count);
+                let mut held = Vec::new();
+                hold(changes, &floors, &columns.orders, &mut held, |_, _| ());
+                for (at, held) in moments.iter().zip(held) {
+                    rows[*at] = held.map(|end| VersionRow { end, ended_by: None });
+                }
+            }
+            _ => {
+                let last = (0..count).fold(None, |last, at| columns.orders.later(last, at));
+                last.into_iter().for_each(|at| rows[at] = Some(plain(at)));
+            }
+        }
+        for (at, row) in rows.iter_mut().enumerate() {
+            *row = row.take().filter(|_| columns.entry(at).has_row);
+        }
+        rows
     })
 }
 
-/// Per version of a key, given in the columns of its layout, when its row ends, if it has one; for a table whose rows
-/// end and stay.
-///
-/// # Errors
-/// Data, when the floors are damaged.
-pub(crate) fn seen_versions(
-    versions: &RecordBatch,
-    layout: &Arc<VersionsLayout>,
-    floors: &[Floor],
-    order: FileOrder,
-    keep: Keep,
-) -> Result<Vec<Held>> {
-    let count = versions.num_rows();
-    let instants = column(versions, &format!("key_{}", layout.key_count()))?;
-    let instants = instants.as_primitive::<Int64Type>();
-    beside_floors(versions, layout, floors, order, |columns, sorted| {
-        let mut seen = vec![None; count];
-        let mut by_time: Vec<usize> = (0..count).collect();
-        by_time.sort_by(|a, b| {
-            let times = instants.value(*a).cmp(&instants.value(*b));
-            times.then_with(|| columns.orders.compare(*a, *b))
-        });
-        // The last one of each time.
-        let moments = by_time.chunk_by(|a, b| instants.value(*a) == instants.value(*b));
-        let moments: Vec<usize> = moments.filter_map(|moment| moment.last().copied()).collect();
-        if keep == Keep::LatestAndDeleted {
-            let moments = moments.into_iter().map(|at| (instants.value(at), at));
-            if let Some((at, end)) = last_row(moments, sorted.all(count), &columns.orders) {
-                seen[at] = columns.entry(at).has_row.then_some(end);
-            }
-            return seen;
-        }
-        let changes = moments.iter().map(|at| (instants.value(*at), Some(*at)));
-        let [_, floors] = sorted.seen(count);
-        let mut held = Vec::new();
-        hold(changes, &floors, &columns.orders, &mut held, |_, _| ());
-        for (at, held) in moments.iter().zip(held) {
-            seen[*at] = held.filter(|_| columns.entry(*at).has_row);
-        }
-        seen
-    })
+/// The last version of each instant, in the order of time.
+fn last_of_instants(instants: &[i64], order: &impl ChangeOrder) -> Vec<usize> {
+    let mut by_time: Vec<usize> = (0..instants.len()).collect();
+    by_time.sort_by(|a, b| instants[*a].cmp(&instants[*b]).then_with(|| order.compare(*a, *b)));
+    let moments = by_time.chunk_by(|a, b| instants[*a] == instants[*b]);
+    moments.filter_map(|moment| moment.last().copied()).collect()
 }
 
 /// Reads versions, given in the columns of their layout, beside floors.
