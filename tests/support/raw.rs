@@ -96,6 +96,18 @@ pub fn file_of_rows<R: AsRef<[T]>, T: AsRef<str>>(columns: &[&str], rows: &[R]) 
     file_of_columns(columns.iter().copied().zip(arrays).collect())
 }
 
+impl Lab {
+    /// Writes a raw file of rows: operation, time of January 2020 as `02 10:00`, key, and the value of a column.
+    pub fn put_january(&self, name: &str, column: &str, rows: &[[&str; 4]]) {
+        let rows = rows.iter().map(|[op, time, id, value]| {
+            let time = format!("2020-01-{time}:00");
+            [op.to_string(), time, id.to_string(), value.to_string()]
+        });
+        let rows: Vec<[String; 4]> = rows.collect();
+        self.put(&format!("raw/{name}.parquet"), file_of_rows(&["Op", "ts", "id", column], &rows));
+    }
+}
+
 /// An event of Debezium: operation, the rows before and after, and the time in milliseconds.
 pub type Event = (Option<&'static str>, Option<EventRow>, Option<EventRow>, i64);
 

@@ -53,24 +53,22 @@ impl Run<'_> {
         folders: &[Folder],
     ) -> Result<()> {
         let raw = &self.open.run_context.pipeline.raw;
-        if raw.full_loads.at.is_time() {
+        let is_load = |file: &&RawFile| raw.is_full_load(file.location, &file.path);
+        let is_new = |file: &&RawFile| {
+            let is_local = folders[file.location].location.file_path().is_some();
+            let folded = ledger.folded(file.location, &file.path);
+            folded.is_none_or(|folded| !folded.is_same(file, is_local))
+        };
+        let truncates: Vec<DateTime<Utc>> = match self.task {
+            Task::Run(_) | Task::Curate(_) | Task::CatchUp => ledger.truncates_by_hand().collect(),
+            _ => truncates.to_vec(),
+        };
+        if truncates.is_empty() || raw.full_loads.at.is_time() {
             return Ok(());
         }
-        let is_load = |file: &&RawFile| raw.is_full_load(file.location, &file.path);
-        let known = ledger.truncates_by_hand();
-        let (files, truncates): (Vec<&RawFile>, Vec<_>) = match self.task {
-            Task::Truncate(at) => (ledger.inputs.iter().filter(is_load).collect(), vec![at]),
-            _ => {
-                let is_new = |file: &&RawFile| {
-                    let is_local = folders[file.location].location.file_path().is_some();
-                    let folded = ledger.folded(file.location, &file.path);
-                    folded.is_none_or(|folded| !folded.is_same(file, is_local))
-                };
-                let files = inputs.iter().map(|input| &input.file).filter(is_load);
-                let is_undone = |at: &DateTime<Utc>| self.task == Task::UndoTruncate(*at);
-                let all = known.filter(|at| !is_undone(at)).chain(truncates.iter().copied());
-                (files.filter(is_new).collect(), all.collect())
-            }
+        let files: Vec<&RawFile> = match self.task {
+            Task::Truncate(_) => ledger.inputs.iter().filter(is_load).collect(),
+            _ => inputs.iter().map(|input| &input.file).filter(is_load).filter(is_new).collect(),
         };
         let ended = files.into_iter().find_map(|file| {
             let at = truncates.iter().find(|at| **at <= file.modified)?;

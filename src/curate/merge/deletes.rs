@@ -64,23 +64,9 @@ pub(super) fn add_deletes(
 
 #[cfg(test)]
 mod tests {
-    use std::cmp::Ordering;
-
     use super::*;
+    use crate::curate::merge::entry::places::Places;
     use crate::curate::merge::floors::FloorIndex;
-
-    /// The place of each entry, and then of each floor, in the order of changes.
-    struct Places(Vec<i64>);
-
-    impl ChangeOrder for Places {
-        fn compare(&self, a: usize, b: usize) -> Ordering {
-            self.0[a].cmp(&self.0[b])
-        }
-
-        fn is_tie(&self, _: usize, _: usize) -> bool {
-            false
-        }
-    }
 
     /// The place of the last row and when it was deleted. Given are the place of the last insert or update, times and
     /// places of deletes, and those of floors, in the order of changes.

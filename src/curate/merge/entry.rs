@@ -144,3 +144,23 @@ pub(super) fn of_keys(
 ) -> Result<impl Iterator<Item = Range<usize>>> {
     Ok(partition(&rows.columns()[..keys])?.ranges().into_iter())
 }
+
+#[cfg(test)]
+pub(super) mod places {
+    use std::cmp::Ordering;
+
+    use super::ChangeOrder;
+
+    /// The place of each entry, and then of each floor, in the order of changes: for tests.
+    pub(in crate::curate::merge) struct Places(pub Vec<i64>);
+
+    impl ChangeOrder for Places {
+        fn compare(&self, a: usize, b: usize) -> Ordering {
+            self.0[a].cmp(&self.0[b])
+        }
+
+        fn is_tie(&self, _: usize, _: usize) -> bool {
+            false
+        }
+    }
+}

@@ -165,22 +165,8 @@ pub(super) fn add_ends(
 
 #[cfg(test)]
 mod tests {
-    use std::cmp::Ordering;
-
     use super::*;
-
-    /// The place of each entry in the order of changes.
-    struct Places(Vec<i64>);
-
-    impl ChangeOrder for Places {
-        fn compare(&self, a: usize, b: usize) -> Ordering {
-            self.0[a].cmp(&self.0[b])
-        }
-
-        fn is_tie(&self, _: usize, _: usize) -> bool {
-            false
-        }
-    }
+    use crate::curate::merge::entry::places::Places;
 
     /// When changes hold, given by time and place, with floors, given the same way.
     fn held_of(changes: &[(i64, i64)], floors: &[(i64, i64)]) -> Vec<Held> {
