@@ -125,7 +125,7 @@ pub struct Changes {
     pub(crate) checks_texts: bool,
     /// Key moves without a delete, once they are known.
     key_swaps: OnceLock<KeySwaps>,
-    /// The floors of full loads with a time, which the inputs begin.
+    /// The floors of full loads with a time, which the inputs begin, and of truncates by hand.
     timed_floors: Vec<FoundFloors>,
     batch_rows: usize,
     /// The number of changes of other tables in the inputs, which are none of the rows.

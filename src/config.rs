@@ -114,6 +114,10 @@ pub(crate) const DELETED_AT: &str = "_deleted_at";
 pub(crate) const DELETION: [&str; 2] = [DELETED, DELETED_AT];
 
 impl Keep {
+    /// All of them.
+    pub(crate) const ALL: [Keep; 4] =
+        [Keep::Latest, Keep::LatestAndDeleted, Keep::LatestPerDay, Keep::History];
+
     /// The columns that the table has besides those of `curated.sql`, in their order: its last ones.
     pub(crate) fn own_columns(self) -> &'static [&'static str] {
         match self {

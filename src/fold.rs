@@ -77,7 +77,7 @@ pub(crate) async fn fold(
     };
     let tie = match pipeline.keep {
         Keep::LatestPerDay => folded.day_tie,
-        _ => folded.tie,
+        Keep::Latest | Keep::LatestAndDeleted | Keep::History => folded.tie,
     };
     match tie.filter(|_| pipeline.raw.on_tie == OnTie::Fail) {
         Some((file, ordinal)) => Err(tied(&changes.ordinal_name(file, ordinal))),

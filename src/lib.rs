@@ -113,7 +113,7 @@
 //!   computed from floors and versions together, by the merge, `history` and the balance alike: a
 //!   floor that comes late takes the rows before it, and a late change before it makes none. A full load
 //!   that has a time (`raw.full_load_at`, `changes::load_times`) is a floor, and rows right after it. A truncate can be
-//!   set by hand, and is a floor without a file, which runs from empty take out of the ledger (`commands::run::truncate`).
+//!   set by hand, and is a floor without a file, and runs from empty take it from the ledger (`commands::run::truncate`).
 //! * **Windows do not matter.** A version is the order of the last change per key and day, as
 //!   values of the data. A winner replaces it only if it is later (`curate::merge`), so the table
 //!   shows the greatest of all changes folded so far, in whatever order and however often they
@@ -154,7 +154,8 @@
 //!   of rows that the ledger lists; a row that is removed must have been there, once (`table::rebuild`).
 //! * **A follower ends in exactly a commit's state.** Its marker is written with the data, in one
 //!   transaction, or last; a load locks it first, and looks for a newer commit before it commits. A key
-//!   is deleted if the last of all its versions leaves no row, and its row is written if it is among the
+//!   is deleted if the last of all its versions leaves no row (where deleted rows are kept, the last of an insert or
+//!   update), and its row is written if it is among the
 //!   files written since; both can be repeated. Publishing does not wait for it.
 //! * **A captured change is in one file.** A file of changes is named by the position of its first one and
 //!   created if that name is free, and its footer says how far it goes; the server is told that changes

@@ -162,6 +162,66 @@ fn a_truncate_by_hand_that_has_no_place_is_refused() {
         let refused = lab.truncate(at, false).expect_err("refused");
         assert_refused(refused, 2, why, "");
     }
+    // Only a full load was folded, which has no column of the order.
+    let rows = [["1", "a"]];
+    for (order, commit_time, why) in [
+        ("seq", Some("ts"), "is not the commit time"),
+        ("seq", None, "no change with a commit time was folded yet"),
+        ("ts", None, "no change with a commit time was folded yet"),
+    ] {
+        let builder = builder().set("raw.order_by", vec![order]);
+        let lab = started(&match commit_time {
+            Some(commit_time) => builder.set("raw.commit_time", commit_time),
+            None => builder,
+        });
+        lab.put("raw/LOAD00000001.parquet", file_of_rows(&["id", "cat"], &rows));
+        lab.set_modified("raw/LOAD00000001.parquet", FIRST_OF_JANUARY);
+        run(&lab);
+        let refused = lab.truncate(at, false).expect_err("refused");
+        assert_refused(refused, 2, why, "");
+        lab.remove("raw/LOAD00000001.parquet");
+        put(&lab, LIFE[0].0, LIFE[0].1);
+        let is_noted = lab.run("2020-01-01", "2020-01-02").expect("a run").note;
+        let is_noted = is_noted.is_some_and(|note| note.contains("glueless truncate"));
+        assert_eq!(is_noted, commit_time.is_none(), "{order}");
+    }
+    // A truncate of before is not forgotten.
+    let lab = started(&builder());
+    put(&lab, LIFE[0].0, LIFE[0].1);
+    run(&lab);
+    lab.truncate(at, false).expect("set");
+    for (change, why) in
+        [("key=[]", "a table without a key"), ("raw.order_by=[\"id\"]", "is not the commit time")]
+    {
+        let refused = lab.rebuild(false, &[change]).expect_err("refused");
+        assert_refused(refused, 2, why, "");
+    }
+    lab.truncate(at, true).expect("taken back");
+    let again = lab.truncate(at, true).expect("nothing to do").note.expect("a note");
+    assert_eq!(again, "the truncate at 2020-01-03 00:00:00 UTC was taken back before");
+}
+
+#[test]
+fn a_full_load_of_its_time_stays_whichever_comes_first() {
+    let builder = builder().set("raw.full_load_at", "name").set("raw.full_load", "*/full/*");
+    let builder = builder.set("raw.commit_time", "ts").set("raw.full_load_settle", "0m");
+    let load = |lab: &Lab| put(lab, "full/20200103-000000000", &[["I", "03 00:00", "7", "a"]]);
+    for is_load_first in [true, false] {
+        let mut lab = started(&builder);
+        lab.now += chrono::TimeDelta::days(1);
+        put(&lab, LIFE[0].0, LIFE[0].1);
+        if is_load_first {
+            load(&lab);
+        }
+        run(&lab);
+        lab.truncate("2020-01-03", false).expect("set");
+        if !is_load_first {
+            load(&lab);
+            run(&lab);
+        }
+        assert_eq!(curated(&lab), ["7 a 2020-01-03"]);
+        lab.assert_verified();
+    }
 }
 
 #[test]
@@ -204,6 +264,9 @@ fn a_full_load_that_was_written_after_a_truncate_by_hand_is_not_ended() {
     run(&lab);
     let refused = lab.truncate("2020-01-03", false).expect_err("refused");
     assert_refused(refused, 65, "is a full load without a time", "raw.full_load_at");
+    // A copy of the same bytes is of the time of the first one.
+    lab.set_modified("raw/LOAD00000001.parquet", FIRST_OF_JANUARY + 20 * 86_400);
+    run(&lab);
     lab.truncate("2020-01-08", false).expect("set");
     assert!(curated(&lab).is_empty());
     // The reload has another name, or the same one.
@@ -217,8 +280,13 @@ fn a_full_load_that_was_written_after_a_truncate_by_hand_is_not_ended() {
         };
         assert_refused(refused, 65, "is a full load without a time", "raw.full_load_at");
     }
+    let planned = lab.plan("2020-01-01", "2020-02-01", false).expect_err("refused");
+    assert_eq!(planned.kind.exit_code(), 65, "{planned}");
     lab.rebuild(true, &["raw.full_load_at=column", "raw.full_load_settle=0m"]).expect("rebuilt");
     assert_eq!(lab.lines("lake/curated", ["id"]), ["8"]);
+    // It is folded now, and would be ended by a rebuild without times.
+    let refused = lab.rebuild(false, &[]).expect_err("refused");
+    assert_refused(refused, 65, "is a full load without a time", "raw.full_load_at");
 }
 
 #[test]

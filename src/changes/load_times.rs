@@ -102,12 +102,26 @@ impl Changes {
     /// # Errors
     /// Usage, when the order does not begin with the commit time.
     pub(super) fn add_truncates_by_hand(&mut self, times: &[DateTime<Utc>]) -> Result<()> {
-        if !times.is_empty() && (self.raw.order_by.is_empty() || !self.is_ordered_by_time()) {
+        if times.is_empty() {
+            return Ok(());
+        }
+        if self.is_keyless() {
+            let why = "a table without a key accepts inserts only, and no truncate";
+            return Err(Error::usage(why).hint("name the primary key in `key`"));
+        }
+        let no_place = |why| Error::usage(format!("a truncate by hand has no place: {why}"));
+        if !self.raw.can_begin_with_commit_time() || !self.is_ordered_by_time() {
             let why = "the first column of `raw.order_by` is not the commit time";
-            return Err(Error::usage(format!("a truncate by hand has no place: {why}")).hint(
-                "order changes by their commit time, or by it and then other columns; or, as long as they are, take \
-                 each truncate back with `glueless truncate --undo`",
+            return Err(no_place(why).hint(
+                "order changes by their commit time, or by it and then other columns; if truncates were set before the \
+                 order was changed, change it back, and take each back: glueless truncate --undo",
             ));
+        }
+        if self.commit_time_column().is_none() {
+            let why = "no change with a commit time was folded yet";
+            return Err(
+                no_place(why).hint("set it when one was: until then the order is not known")
+            );
         }
         let floors = times.iter().map(|at| self.floor_at(instant_ns(*at), 0, FloorOf::Hand(*at)));
         let floors = floors.collect::<Result<Vec<_>>>()?;
@@ -139,6 +153,8 @@ impl Changes {
         let order = (self.is_packed(), self.raw.order_by.len());
         let (time, day) = match of {
             FloorOf::Load => (at + TO_FLOOR, self.day_of_load(at)),
+            // It is before a full load of its time, too.
+            _ if self.raw.full_loads.at.is_time() => (at + TO_FLOOR, self.day_of_time(at, true)),
             // It has no file, so it comes before the changes of its time.
             _ => (at, self.day_of_time(at, true)),
         };

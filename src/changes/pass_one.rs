@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use crate::changes::position::OrderSpan;
 use crate::raw::bad_rows::BadRows;
 
-/// The floors of some truncates, or of full loads: their positions in the order of changes, and their
+/// The floors of some truncates, of full loads, or of truncates by hand: their positions in the order of changes, and their
 /// days.
 #[derive(Clone, Debug)]
 pub(crate) struct FoundFloors {
@@ -52,7 +52,7 @@ pub(crate) struct PassOne {
 }
 
 impl PassOne {
-    /// Nothing counted yet but what was found before the scan: bad rows, and the floors of full loads.
+    /// Nothing counted yet but what was found before the scan: bad rows, and floors that have a time but no row.
     pub(super) fn new(bad_rows: BadRows, floors: Vec<FoundFloors>) -> Self {
         PassOne {
             rows_outside: AtomicU64::new(0),

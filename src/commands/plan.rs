@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::commands::one_commit::{Reads, of_one_commit};
 use crate::commands::open_pipeline::{OpenPipeline, RunContext, date};
 use crate::commands::run::inputs::window_inputs;
+use crate::commands::run::truncate::check_new_loads;
 use crate::curate::stage::Onto;
 use crate::error::Result;
 use crate::layout::{aggregate_run_id, parent};
@@ -130,8 +131,10 @@ async fn plan_window(
         open.check_not_changed(Step::Curate, state).await?;
     }
     let ledger = &state.ledger;
-    let found = window_inputs(run_context, &run_context.raw()?, ledger, &window).await?;
+    let folders = run_context.raw()?;
+    let found = window_inputs(run_context, &folders, ledger, &window).await?;
     let inputs = found.inputs;
+    check_new_loads(&run_context.pipeline.raw, ledger, &inputs, &folders)?;
     let mut planned = Planned {
         pipeline: run_context.pipeline.name.clone(),
         start: window.start,

@@ -39,7 +39,7 @@ mod fold_step;
 pub(super) mod inputs;
 mod publishing;
 mod quarantine;
-mod truncate;
+pub(super) mod truncate;
 
 /// A task with its open pipeline and its window.
 pub(super) struct Run<'a> {

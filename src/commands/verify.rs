@@ -194,7 +194,7 @@ pub struct DayDifference {
 pub struct TruncateDifference {
     /// Its raw file.
     pub file: String,
-    /// Its row, from 1.
+    /// Its row, from 1; 0 for one that was set by hand.
     pub row: u64,
     /// How it differs.
     pub why: String,

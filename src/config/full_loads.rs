@@ -86,11 +86,16 @@ impl FullLoadKeys<'_> {
             return Err(refused("for a table without a key")
                 .hint("name the primary key in `key`: a full load ends the rows of earlier ones"));
         }
-        let first = self.order_by.first().map(String::as_str);
-        if first.is_none() || self.commit_time.is_some_and(|time| first != Some(time)) {
+        if !begins_with_commit_time(self.order_by, self.commit_time) {
             return Err(refused("unless `raw.order_by` begins with the commit time")
                 .hint("the time of a full load is its place among the changes"));
         }
         Ok(FullLoads { at: self.at, settle, max_deletes })
     }
+}
+
+/// Whether an order of changes can begin with the commit time: it is not known of each column whether it has times.
+pub(super) fn begins_with_commit_time(order_by: &[String], commit_time: Option<&str>) -> bool {
+    let first = order_by.first().map(String::as_str);
+    first.is_some() && commit_time.is_none_or(|time| first == Some(time))
 }

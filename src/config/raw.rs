@@ -10,7 +10,7 @@ use crate::config::LATEST_RELATION;
 use crate::config::csv::{CsvForm, CsvKeys, ShortLines};
 use crate::config::dialect::{Defaults, Dialect};
 use crate::config::envelope::{self, BEFORE_PREFIX, Envelope, EnvelopeKeys};
-use crate::config::full_loads::{FullLoadAt, FullLoadKeys, FullLoads};
+use crate::config::full_loads::{FullLoadAt, FullLoadKeys, FullLoads, begins_with_commit_time};
 use crate::config::operations::{OpValues, OpValuesToml};
 use crate::config::query_columns::QueryColumns;
 use crate::config::source_table::{self, LINE_COLUMNS, Layout, Others, SourceTable};
@@ -222,6 +222,11 @@ impl Raw {
         let mut columns = self.columns.iter();
         let found = columns.find(|(name, _)| name.eq_ignore_ascii_case(column));
         found.map(|(_, data_type)| data_type)
+    }
+
+    /// Whether changes can be in the order of their commit times first.
+    pub(crate) fn can_begin_with_commit_time(&self) -> bool {
+        begins_with_commit_time(&self.order_by, self.commit_time.as_deref())
     }
 
     /// The columns that `raw.delete_when` names.

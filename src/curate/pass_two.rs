@@ -177,7 +177,9 @@ impl Splitter {
         counts.key_days += batch.num_rows() as u64;
         let (mut chosen, candidates) = match self.keep {
             Keep::LatestPerDay => (live.clone(), batch.num_rows()),
-            _ => (and(live, latest)?, latest.true_count()),
+            Keep::Latest | Keep::LatestAndDeleted | Keep::History => {
+                (and(live, latest)?, latest.true_count())
+            }
         };
         if let Some(winners) = &self.ended {
             let ended = ordinals.iter().map(|(file, row)| Some(winners.is_ended(*file, *row)));

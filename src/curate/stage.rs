@@ -463,7 +463,7 @@ fn fill_in(report: &mut Report, pipeline: &Pipeline, folded: &Fold, curated: &Cu
     let pass_one = &folded.pass_one;
     let (winners, ties) = match pipeline.keep {
         Keep::LatestPerDay => (folded.key_days, folded.day_ties),
-        _ => (folded.keys, folded.ties),
+        Keep::Latest | Keep::LatestAndDeleted | Keep::History => (folded.keys, folded.ties),
     };
     report.rows_outside = pass_one.rows_outside();
     report.rows_stale = curated.stale;

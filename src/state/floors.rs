@@ -13,8 +13,8 @@
 //!   that day is later.
 //! * `keep = "history"`: a floor removes no row. A row holds up to the next change of its key, or up to the first
 //!   floor after it if that is earlier.
-//! * `keep_deleted`: a floor removes no row. The first floor or delete after a key's last insert or update says when the
-//!   key was deleted.
+//! * `keep_deleted`: a floor removes no row. A key was deleted at the least commit time of the floors and deletes after
+//!   its last insert or update.
 //! * `history`: besides *V*, as deleted on the day of a floor, each key whose last change before it
 //!   leaves a row, if it is the first floor after that change; and each key that has a row of that day
 //!   before it. Of several entries of a key and day, the last counts.

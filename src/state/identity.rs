@@ -65,8 +65,7 @@ impl Identity {
 
     /// Whether the last key column of versions is a time.
     pub fn keeps_times(&self) -> bool {
-        let keeps = [Keep::LatestAndDeleted, Keep::LatestPerDay, Keep::Latest, Keep::History];
-        keeps.iter().any(|keep| keep.has_ends() && self.keep == keep.to_string())
+        Keep::ALL.iter().any(|keep| keep.has_ends() && self.keep == keep.to_string())
     }
 
     /// The URL of the curated table, and its format.

@@ -38,6 +38,11 @@ pub(crate) fn day_of(time_ns: i128) -> i32 {
     }
 }
 
+/// The day of an instant in microseconds since 1970, as [`day_of`].
+pub(crate) fn day_of_us(instant: i64) -> i32 {
+    day_of(i128::from(instant) * 1000)
+}
+
 /// The day of an instant in a zone, as [`day_of`].
 pub(crate) fn day_in(time_ns: i128, zone: Tz) -> i32 {
     let seconds = i64::try_from(time_ns.div_euclid(1_000_000_000)).ok();

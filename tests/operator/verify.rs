@@ -255,7 +255,7 @@ fn a_state_of_a_newer_version_is_refused() {
             records.as_string::<i32>().iter().flatten().map(String::from).collect()
         };
         assert_eq!(lines[0], r#"{"format":1}"#);
-        lines[0] = r#"{"format":6}"#.into();
+        lines[0] = r#"{"format":7}"#.into();
         // A kind of record that this version does not know.
         lines[1] = r#"{"sealed":{"by":"somebody"}}"#.into();
         with_column(&batch, "record", texts(lines))

@@ -25,6 +25,7 @@ use crate::state::{NewVersions, NotCommitted};
 use crate::store::listing::list_and_prune;
 use crate::table::TableFile;
 use crate::types::day_counts::DayCounts;
+use crate::types::times::day_of_us;
 
 impl Run<'_> {
     /// The target that the inputs are folded onto.
@@ -198,7 +199,10 @@ fn changed_days(step: Step, ledger: &Ledger, curated: &Curated) -> ChangedDays {
     if step == Step::Rebuild {
         let before = ledger.versions.values().flat_map(DayCounts::iter);
         history.extend(before.filter_map(|(day, _)| day));
-        history.extend(ledger.floors.iter().filter_map(|(floor, _)| floor.day));
+        let floors = || ledger.floors.iter().map(|(floor, _)| floor);
+        history.extend(floors().filter_map(|floor| floor.day));
+        // Rows can have ended then, and their days are in UTC too.
+        history.extend(floors().filter_map(|floor| floor.instant).map(day_of_us));
     }
     let dates = |days: &BTreeSet<i32>| days.iter().filter_map(|day| date(*day)).collect();
     // The balance changes on days of versions only.

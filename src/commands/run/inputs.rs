@@ -77,11 +77,6 @@ impl Run<'_> {
         }
         if let Some(note) = overwritten {
             if !accept_missing {
-                if let Task::UndoTruncate(_) = self.task {
-                    return Err(Error::data(note).hint(
-                        "see `glueless rebuild --accept-missing`; the truncate can be taken back then",
-                    ));
-                }
                 return Err(Error::data(note).hint(
                     "a table of `latest-per-day`, `history` or `keep_deleted`, and aggregates over `history`, would lose \
                      what only the earlier loads said of the time before; the newest rows are right in any case: \
@@ -180,9 +175,9 @@ pub(crate) fn note_of_missing(
         _ => format!("{note}: their changes are not lost"),
     };
     // AWS DMS removes the files of a table that it truncates.
-    let is_ended = |file: &&RawFile| ledger.truncates_by_hand().any(|at| at > file.modified);
+    let is_ended = |file: &&RawFile| ledger.truncates_by_hand().any(|at| at > file.window_time());
     let mut loads = missing.iter().copied().filter(|file| !is_cdc(file) && !is_ended(file));
-    let can_be_truncated = !pipeline.key.is_empty() && !raw.order_by.is_empty();
+    let can_be_truncated = !pipeline.key.is_empty() && raw.can_begin_with_commit_time();
     Some(match loads.next().filter(|_| can_be_truncated) {
         None => note,
         Some(_) => format!(

@@ -8,11 +8,12 @@ use chrono::{DateTime, Utc};
 use crate::commands::open_pipeline::nothing_folded;
 use crate::commands::run::Run;
 use crate::commands::task::Task;
+use crate::config::Raw;
 use crate::curate::Curated;
 use crate::error::{Error, Result};
 use crate::raw::discover::{Input, RawFile, Recorded};
 use crate::report::Report;
-use crate::state::ledger::Ledger;
+use crate::state::ledger::{self, Ledger, Step};
 use crate::store::Folder;
 
 impl Run<'_> {
@@ -34,7 +35,13 @@ impl Run<'_> {
             }
             Task::UndoTruncate(at) => {
                 if !known().any(|known| known == at) {
-                    return Err(not_set(at, known()));
+                    let is_of =
+                        |run: &ledger::Run| run.command == Step::Truncate && run.start == at;
+                    if !ledger.runs.iter().any(is_of) {
+                        return Err(not_set(at, known()));
+                    }
+                    report.note = Some(format!("the truncate at {at} was taken back before"));
+                    return Ok(None);
                 }
                 Some(known().filter(|known| *known != at).collect())
             }
@@ -43,8 +50,7 @@ impl Run<'_> {
         })
     }
 
-    /// Refuses to let a truncate by hand end a full load that was written after it: a load without a time is before
-    /// all changes, and so before every truncate. `truncates` are those of the fold.
+    /// Checks that no truncate by hand ends a full load that was written after it. `truncates` are those of the fold.
     pub(super) fn check_loads(
         &self,
         ledger: &Ledger,
@@ -53,44 +59,23 @@ impl Run<'_> {
         folders: &[Folder],
     ) -> Result<()> {
         let raw = &self.open.run_context.pipeline.raw;
-        let is_load = |file: &&RawFile| raw.is_full_load(file.location, &file.path);
-        let is_new = |file: &&RawFile| {
-            let is_local = folders[file.location].location.file_path().is_some();
-            let folded = ledger.folded(file.location, &file.path);
-            folded.is_none_or(|folded| !folded.is_same(file, is_local))
-        };
-        let truncates: Vec<DateTime<Utc>> = match self.task {
-            Task::Run(_) | Task::Curate(_) | Task::CatchUp => ledger.truncates_by_hand().collect(),
-            _ => truncates.to_vec(),
-        };
-        if truncates.is_empty() || raw.full_loads.at.is_time() {
-            return Ok(());
-        }
-        let files: Vec<&RawFile> = match self.task {
-            Task::Truncate(_) => ledger.inputs.iter().filter(is_load).collect(),
-            _ => inputs.iter().map(|input| &input.file).filter(is_load).filter(is_new).collect(),
-        };
-        let ended = files.into_iter().find_map(|file| {
-            let at = truncates.iter().find(|at| **at <= file.modified)?;
-            Some((folders[file.location].describe(&file.path), file.modified, at))
-        });
-        match ended {
-            None => Ok(()),
-            Some((name, modified, at)) => Err(Error::data(format!(
-                "{name} is a full load without a time, and comes before every truncate: that at {at} would end its \
-                 rows, although the file is of {modified}"
-            ))
-            .hint(
-                "nothing was changed: give full loads a time with `raw.full_load_at`, and rebuild the tables: glueless \
-                 rebuild",
-            )),
+        match self.task {
+            Task::Truncate(_) => refuse_ended_loads(raw, ledger.inputs.iter(), truncates, folders),
+            // From empty, what was folded with loads at their time may have none now.
+            Task::Rebuild { .. } | Task::UndoTruncate(_) => {
+                let files = inputs.iter().map(|input| &input.file);
+                refuse_ended_loads(raw, files, truncates, folders)
+            }
+            _ => check_new_loads(raw, ledger, inputs, folders),
         }
     }
 
     /// Notes what a truncate by hand has ended.
     pub(super) fn note_truncate(&self, report: &mut Report, curated: &Curated) {
         if let Task::Truncate(at) = self.task {
-            report.note = Some(format!("the truncate at {at} has ended {} rows", curated.ended));
+            let ended = format!("the truncate at {at} has ended {} rows", curated.ended);
+            let notes = [ended].into_iter().chain(report.note.take());
+            report.note = notes.reduce(|first, second| format!("{first}; {second}"));
         }
     }
 
@@ -99,12 +84,6 @@ impl Run<'_> {
         let run_context = self.open.run_context;
         if ledger.contract.is_none() {
             return Err(nothing_folded("truncate"));
-        }
-        if run_context.pipeline.key.is_empty() {
-            return Err(Error::usage(
-                "a table without a key accepts inserts only, and no truncate",
-            )
-            .hint("name the primary key in `key`"));
         }
         if at > run_context.now {
             return Err(Error::usage(format!("the time {at} has not come yet")).hint(
@@ -122,4 +101,56 @@ fn not_set(at: DateTime<Utc>, known: impl Iterator<Item = DateTime<Utc>>) -> Err
     } else {
         format!("those that were set are at {}", known.join(", "))
     })
+}
+
+/// Refuses new full loads that a truncate by hand would end.
+///
+/// # Errors
+/// Data: such a load.
+pub(crate) fn check_new_loads(
+    raw: &Raw,
+    ledger: &Ledger,
+    inputs: &[Input],
+    folders: &[Folder],
+) -> Result<()> {
+    let truncates: Vec<DateTime<Utc>> = ledger.truncates_by_hand().collect();
+    if truncates.is_empty() {
+        return Ok(());
+    }
+    let is_new = |file: &&RawFile| {
+        let is_local = folders[file.location].location.file_path().is_some();
+        let folded = ledger.folded(file.location, &file.path);
+        folded.is_none_or(|folded| !folded.is_same(file, is_local))
+    };
+    let files = inputs.iter().map(|input| &input.file).filter(is_new);
+    refuse_ended_loads(raw, files, &truncates, folders)
+}
+
+/// Refuses to let a truncate by hand end a full load that was written after it: a load without a time is before all
+/// changes, and so before every truncate.
+fn refuse_ended_loads<'a>(
+    raw: &Raw,
+    files: impl Iterator<Item = &'a RawFile>,
+    truncates: &[DateTime<Utc>],
+    folders: &[Folder],
+) -> Result<()> {
+    if truncates.is_empty() || raw.full_loads.at.is_time() {
+        return Ok(());
+    }
+    let mut loads = files.filter(|file| raw.is_full_load(file.location, &file.path));
+    let ended = loads.find_map(|file| {
+        let at = truncates.iter().find(|at| **at <= file.window_time())?;
+        Some((file, at))
+    });
+    let Some((file, at)) = ended else { return Ok(()) };
+    let folder = folders.get(file.location);
+    let name = folder.map_or(file.path.clone(), |folder| folder.describe(&file.path));
+    Err(Error::data(format!(
+        "{name} is a full load without a time, and comes before every truncate: that at {at} would end its rows, \
+         although the file is of {}",
+        file.window_time()
+    ))
+    .hint(
+        "nothing was changed: give full loads a time with `raw.full_load_at`, and rebuild the tables: glueless rebuild",
+    ))
 }

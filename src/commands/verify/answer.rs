@@ -45,7 +45,8 @@ impl Answer for Verified {
             line("balance", format!("{days} days differ, such as {first}"));
         }
         for TruncateDifference { file, row, why } in self.truncates_different.iter().take(SHOWN) {
-            line("truncate", format!("row {row} of {file} {why}"));
+            let row = if *row == 0 { String::new() } else { format!("row {row} of ") };
+            line("truncate", format!("{row}{file} {why}"));
         }
         if self.truncates_different.len() > SHOWN {
             line("truncate", format!("and {} more", self.truncates_different.len() - SHOWN));

@@ -89,7 +89,7 @@ fn truncate_differences(
                 Some(at) => format!("a truncate by hand at {at}"),
                 None => folders[floor.location].describe(&floor.path),
             },
-            row: floor.row / ordinals_per_row + 1,
+            row: floor.by_hand.map_or(floor.row / ordinals_per_row + 1, |_| 0),
             why: why.into(),
         })
     });

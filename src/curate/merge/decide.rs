@@ -32,8 +32,8 @@ use crate::state::versions::VersionsLayout;
 use crate::table::partition_names::partition_folder;
 use crate::types::times::{day_in, day_of};
 
-/// A day in microseconds.
-const DAY_US: i64 = 86_400_000_000;
+/// A quarter of an hour in microseconds.
+const QUARTER_US: i64 = 900_000_000;
 
 /// The shared context of the threads that decide about keys.
 pub(super) struct Decider {
@@ -377,8 +377,9 @@ impl Decider {
         }
         let mut before = None;
         for instant in ends.touched.iter().filter(|instant| **instant != BEFORE_ALL) {
-            let day = instant.div_euclid(DAY_US);
-            if before.replace(day) != Some(day) || self.day_zone != Tz::UTC {
+            // In any zone, days begin at a quarter of an hour.
+            let quarter = instant.div_euclid(QUARTER_US);
+            if before.replace(quarter) != Some(quarter) {
                 let ns = i128::from(*instant) * 1000;
                 counts.days.extend([day_of(ns), day_in(ns, self.day_zone)]);
             }
