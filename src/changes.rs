@@ -193,7 +193,8 @@ impl Changes {
         check_count(&inputs)?;
         let raw = &pipeline.raw;
         let bad_rows = Arc::clone(opening.bad_rows);
-        let Opening { checks_texts, threads, loads: earlier_loads, truncates, .. } = opening;
+        let (checks_texts, threads) = (opening.checks_texts, opening.threads);
+        let earlier_loads = opening.loads;
         let used = UsedColumns::of(pipeline);
         let mut all = opening.open(inputs, &pipeline.key, &used).await?;
         let mut bad_files = std::mem::take(&mut all.bad);
@@ -265,7 +266,6 @@ impl Changes {
         if !changes.is_blank() {
             changes.check_columns()?;
             changes.time_full_loads(earlier_loads, threads).await?;
-            changes.add_truncates_by_hand(truncates)?;
         }
         Ok((changes, bad_files))
     }

@@ -243,6 +243,11 @@ pub trait Answer: Serialize {
     }
 }
 
+/// Notes as one; `None` without any.
+pub(crate) fn one_note(notes: impl IntoIterator<Item = String>) -> Option<String> {
+    notes.into_iter().reduce(|first, second| format!("{first}; {second}"))
+}
+
 impl Report {
     /// The part of a report that the ledger stores: its counts by name, without zeros, as JSON.
     pub fn counts(&self) -> String {

@@ -1,7 +1,7 @@
 //! `keep_deleted`: the rows of deleted keys stay, marked. Tables that can be checked by hand; the model has random ones.
 
 use crate::support::{
-    Answer, Database, Lab, LabBuilder, PLACES, Place, Program, ROWS_PER_DAY, Task, assert_refused,
+    Answer, Database, Lab, LabBuilder, ORDERS, Program, ROWS_PER_DAY, Task, assert_refused,
     file_of_rows, python,
 };
 
@@ -69,26 +69,7 @@ const LIVES: [&str; 3] =
 
 #[test]
 fn changes_in_any_order_come_to_one_table_with_deleted_rows() {
-    let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
-    for (place, format) in
-        PLACES.into_iter().flat_map(|place| ["parquet", "delta"].map(|f| (place, f)))
-    {
-        let orders = if place == Place::Local { &orders[..] } else { &orders[4..] };
-        for order in orders {
-            let lab = builder().place(place).format(format).build();
-            for number in order {
-                put(&lab, LIFE[*number].0, LIFE[*number].1);
-                run(&lab);
-            }
-            lab.assert_verified();
-            assert_eq!(rows(&lab), LIVES, "{order:?}");
-            let before = lab.list("lake/curated");
-            run(&lab);
-            assert_eq!(lab.list("lake/curated"), before, "a run that is repeated writes nothing");
-            lab.rebuild(false, &[]).expect("rebuilt");
-            assert_eq!(rows(&lab), LIVES, "{order:?}");
-        }
-    }
+    builder().assert_in_any_order(("tier", LIFE), &ORDERS[4..], rows, &LIVES);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! can be checked by hand; the model has random ones.
 
 use crate::support::{
-    Answer, Lab, LabBuilder, PLACES, Program, Task, assert_refused, file_of_rows, python,
+    Answer, Lab, LabBuilder, ORDERS, Program, Task, assert_refused, file_of_rows, python,
 };
 
 fn builder() -> LabBuilder {
@@ -71,25 +71,7 @@ const LIVES: [&str; 7] = [
 
 #[test]
 fn changes_in_any_order_come_to_one_history() {
-    let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
-    for (place, format) in
-        PLACES.into_iter().flat_map(|place| ["parquet", "delta"].map(|f| (place, f)))
-    {
-        for order in orders {
-            let lab = builder().place(place).format(format).build();
-            for number in order {
-                put(&lab, LIFE[number].0, LIFE[number].1);
-                run(&lab);
-                lab.assert_verified();
-            }
-            assert_eq!(history(&lab), LIVES, "{order:?}");
-            let before = lab.list("lake/curated");
-            run(&lab);
-            assert_eq!(lab.list("lake/curated"), before, "a run that is repeated writes nothing");
-            lab.rebuild(false, &[]).expect("rebuilt");
-            assert_eq!(history(&lab), LIVES, "{order:?}");
-        }
-    }
+    builder().assert_in_any_order(("tier", LIFE), &ORDERS, history, &LIVES);
 }
 
 #[test]

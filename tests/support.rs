@@ -51,8 +51,8 @@ pub use lab::{Lab, PLACES, Place, STATE};
 pub use postgres::{Database, Server};
 pub use program::{Output, Program, glueless, mask_run_ids, send_signal};
 pub use raw::{
-    Change, Columns, DAY_US, Event, EventRow, FIRST_DAY_US, assert_folds_in_little_memory, batch,
-    day, events_json, events_parquet, file_of_columns, file_of_rows, gzip, integers,
+    Change, Columns, DAY_US, Event, EventRow, FIRST_DAY_US, ORDERS, assert_folds_in_little_memory,
+    batch, day, events_json, events_parquet, file_of_columns, file_of_rows, gzip, integers,
     optional_texts, parquet, raw_file, texts, timestamps,
 };
 pub use readers::{now, python, read_with, row_as_text};

@@ -101,7 +101,7 @@ impl Changes {
     ///
     /// # Errors
     /// Usage, when the order does not begin with the commit time.
-    pub(super) fn add_truncates_by_hand(&mut self, times: &[DateTime<Utc>]) -> Result<()> {
+    pub(crate) fn add_truncates_by_hand(&mut self, times: &[DateTime<Utc>]) -> Result<()> {
         if times.is_empty() {
             return Ok(());
         }

@@ -10,6 +10,7 @@ use crate::commands::run::attempt::Attempt;
 use crate::commands::run::inputs::{Inputs, absent_records, note_of_missing, renewed_records};
 use crate::error::Result;
 use crate::raw::discover::{self, Input};
+use crate::report::one_note;
 use crate::state::NotCommitted;
 use crate::state::ledger::{ChangedDays, Ledger, Record, Step};
 use crate::store::Folder;
@@ -36,7 +37,7 @@ impl Run<'_> {
         let notes = missing.into_iter();
         let notes = notes.chain(note_of_missing(pipeline, ledger, &found.missing_folded));
         let notes = notes.chain(found.unsettled.describe(&pipeline.raw, folders));
-        let note = notes.reduce(|first, second| format!("{first}; {second}"));
+        let note = one_note(notes);
         if let Some(note) = &note {
             warn!("{note}");
         }

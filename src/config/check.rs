@@ -226,7 +226,7 @@ impl Checks<'_> {
             Err(self.wrong(key, format!("{why}, with {with}")).hint(hint))
         };
         if pipeline.key.is_empty() {
-            let hint = "name the primary key: it says which rows are of one";
+            let hint = "name the primary key: it says which changes are of one row";
             return refused("key", "is missing", hint);
         }
         if pipeline.curated.deletion_vectors {

@@ -273,7 +273,9 @@ fn check_columns(
     }
     let keep = pipeline.keep;
     if let Some(name) = names.iter().find(|name| keep.is_own(name)) {
-        let message = format!("{file} returns the column `{name}`, which the table has besides");
+        let message = format!(
+            "{file} returns the column `{name}`, and the table has one of that name of its own"
+        );
         return Err(Error::usage(message).hint("give it another name"));
     }
     for key in &pipeline.key {

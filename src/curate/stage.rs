@@ -253,7 +253,6 @@ impl Stage<'_> {
             let opening = Opening {
                 checks_texts: bad.checks_texts,
                 loads: EarlierLoads { files: &loads, is_from_empty: self.is_from_empty() },
-                truncates: self.truncates,
                 ..Opening::new(self.raw, &pipeline.raw, resources, self.runtime, &bad_rows)
             };
             let (mut good, mut bad_files) = (Vec::new(), Vec::new());
@@ -263,8 +262,11 @@ impl Stage<'_> {
                     None => good.push(self.known(input)),
                 }
             }
-            let (changes, unopened) =
+            let (mut changes, unopened) =
                 Changes::open(good, opening, pipeline, known, BATCH_ROWS).await?;
+            if !changes.is_blank() {
+                changes.add_truncates_by_hand(self.truncates)?;
+            }
             let changes = Arc::new(changes);
             bad_files.extend(unopened.into_iter().map(|(input, error)| (input, error.to_string())));
             if bad.files.is_empty() {

@@ -16,7 +16,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, Bytes};
-use chrono::{DateTime, Utc};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SpillFile, SpillWriter};
 use futures::executor::block_on;
@@ -109,8 +108,6 @@ pub struct Opening<'a> {
     pub checks_texts: bool,
     /// The full loads of earlier runs.
     pub loads: EarlierLoads<'a>,
-    /// The times of truncates that were set by hand, and of which the run takes account first.
-    pub truncates: &'a [DateTime<Utc>],
 }
 
 type OneOpened = Result<Opened, Box<(Input, Error)>>;
@@ -134,7 +131,6 @@ impl<'a> Opening<'a> {
             bad_rows,
             checks_texts: false,
             loads: EarlierLoads::default(),
-            truncates: &[],
         }
     }
 
@@ -593,17 +589,17 @@ mod tests {
             Pipeline::read(pipeline.path(), &set).expect("a pipeline").raw
         };
         let (fails, quarantines) = (read("fail"), read("quarantine"));
+        let cached_bytes_max = 10_000;
         let runtime = Arc::new(RuntimeEnv::default());
         let opening = Opening {
             folders: &folders,
             raw: &fails,
-            cached_bytes_max: 10_000,
+            cached_bytes_max,
             runtime: &runtime,
             threads: 2,
             bad_rows: &Arc::new(BadRows::new(0)),
             checks_texts: false,
             loads: EarlierLoads::default(),
-            truncates: &[],
         };
         let opened = opening
             .open(inputs.clone(), &[], &UsedColumns::default())
@@ -613,7 +609,7 @@ mod tests {
         let rows: Vec<u64> = opened.iter().map(|one| one.file.row_count()).collect();
         assert_eq!(rows, (1..=40).collect::<Vec<u64>>());
         let cached: usize = opened.iter().map(|one| one.file.cached_bytes()).sum();
-        assert!(cached > 0 && cached <= 10_000, "{cached}");
+        assert!(cached > 0 && cached <= cached_bytes_max, "{cached}");
         for bad in [37, 21, 22] {
             let file = &inputs[bad].file;
             let nothing = vec![0; file.size as usize];

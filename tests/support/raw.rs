@@ -12,7 +12,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 
 use super::builder::LabBuilder;
-use super::lab::{Lab, PLACES};
+use super::lab::{Lab, PLACES, Place};
 
 /// 2020-01-01, in microseconds since 1970.
 pub const FIRST_DAY_US: i64 = 1_577_836_800_000_000;
@@ -105,6 +105,46 @@ impl Lab {
         });
         let rows: Vec<[String; 4]> = rows.collect();
         self.put(&format!("raw/{name}.parquet"), file_of_rows(&["Op", "ts", "id", column], &rows));
+    }
+}
+
+/// Three files of [`Lab::put_january`]: their names and rows.
+pub type FilesOfJanuary<'a> = [(&'a str, &'a [[&'a str; 4]]); 3];
+
+/// The orders of three files.
+pub const ORDERS: [[usize; 3]; 6] =
+    [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+
+impl LabBuilder {
+    /// Folds files one after the other, in every order, on S3 in those given, in both formats: each time, the table
+    /// must have the expected rows, also after a rebuild, and a run that is repeated must write nothing.
+    #[track_caller]
+    pub fn assert_in_any_order(
+        &self,
+        (column, files): (&str, FilesOfJanuary<'_>),
+        orders_on_s3: &[[usize; 3]],
+        rows: impl Fn(&Lab) -> Vec<String>,
+        expected: &[&str],
+    ) {
+        let run = |lab: &Lab| lab.run("2020-01-01", "2020-02-01").expect("a run");
+        let kinds = PLACES.into_iter().flat_map(|place| ["parquet", "delta"].map(|f| (place, f)));
+        for (place, format) in kinds {
+            for order in if place == Place::Local { &ORDERS[..] } else { orders_on_s3 } {
+                let lab = self.clone().place(place).format(format).build();
+                for (name, of_file) in order.map(|number| files[number]) {
+                    lab.put_january(name, column, of_file);
+                    run(&lab);
+                    lab.assert_verified();
+                }
+                assert_eq!(rows(&lab), expected, "{order:?}");
+                let before = lab.list("lake/curated");
+                run(&lab);
+                let after = lab.list("lake/curated");
+                assert_eq!(after, before, "a run that is repeated writes nothing");
+                lab.rebuild(false, &[]).expect("rebuilt");
+                assert_eq!(rows(&lab), expected, "{order:?}");
+            }
+        }
     }
 }
 

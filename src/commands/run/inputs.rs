@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::raw::discover::{self, Input, RawFile, Recorded, Rediscovered};
 use crate::raw::loads::{Unsettled, is_reload};
 use crate::raw::reload::check_reloads;
+use crate::report::one_note;
 use crate::state::ledger::{Ledger, Quarantined, Record};
 use crate::store::Folder;
 use crate::window::{Window, WindowSet};
@@ -85,7 +86,7 @@ impl Run<'_> {
             }
             warn!("{note}: what only those said is lost");
             let before = found.note.take().into_iter();
-            found.note = before.chain([note]).reduce(|first, second| format!("{first}; {second}"));
+            found.note = one_note(before.chain([note]));
         }
         Ok(found)
     }
@@ -152,7 +153,7 @@ pub(crate) async fn window_inputs(
     records.extend(absent_records(ledger, found.missing.iter().copied()));
     let notes = note_of_missing(pipeline, ledger, &found.missing).into_iter();
     let notes = notes.chain(found.unsettled.describe(raw, folders));
-    let note = notes.reduce(|first, second| format!("{first}; {second}"));
+    let note = one_note(notes);
     if let Some(note) = &note {
         warn!("{note}");
     }

@@ -12,7 +12,7 @@ use crate::config::Raw;
 use crate::curate::Curated;
 use crate::error::{Error, Result};
 use crate::raw::discover::{Input, RawFile, Recorded};
-use crate::report::Report;
+use crate::report::{Report, one_note};
 use crate::state::ledger::{self, Ledger, Step};
 use crate::store::Folder;
 
@@ -74,8 +74,7 @@ impl Run<'_> {
     pub(super) fn note_truncate(&self, report: &mut Report, curated: &Curated) {
         if let Task::Truncate(at) = self.task {
             let ended = format!("the truncate at {at} has ended {} rows", curated.ended);
-            let notes = [ended].into_iter().chain(report.note.take());
-            report.note = notes.reduce(|first, second| format!("{first}; {second}"));
+            report.note = one_note([ended].into_iter().chain(report.note.take()));
         }
     }
 
