@@ -209,7 +209,7 @@ impl Checks<'_> {
             (Keep::Latest, true) => Ok(Keep::LatestAndDeleted),
             (_, true) => Err(self
                 .wrong("keep_deleted", format!("is for keep = \"latest\", and keep is `{keep}`"))
-                .hint("leave it out: a row per day or commit time stays when its key is deleted")),
+                .hint("leave it out, or write keep = \"latest\"")),
             (_, false) => Ok(keep),
         }
     }

@@ -145,8 +145,8 @@ fn refuse_ended_loads<'a>(
     let folder = folders.get(file.location);
     let name = folder.map_or(file.path.clone(), |folder| folder.describe(&file.path));
     Err(Error::data(format!(
-        "{name} is a full load without a time, and comes before every truncate: that at {at} would end its rows, \
-         although the file is of {}",
+        "{name} is a full load without a time, which comes before every truncate: the truncate at {at} would end its \
+         rows, although the file was written at {}",
         file.window_time()
     ))
     .hint(
