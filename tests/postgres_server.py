@@ -130,7 +130,7 @@ processes = [start()]
 for name, copy in {"ca.pem": "ca.pem", "server.crt": "server.pem"}.items():
     shutil.copy(f"{DATA}/{name}", f"{FOLDER}/{copy}")
     os.chmod(f"{FOLDER}/{copy}", 0o644)
-make = "CREATE ROLE lab LOGIN PASSWORD 'pass word'"
+make = "CREATE ROLE lab LOGIN REPLICATION PASSWORD 'pass word'"
 run(tool("psql"), "-q", "-h", FOLDER, "-p", str(PORT), "-U", "postgres", "-c", make)
 print(json.dumps({"port": PORT, "socket": FOLDER, "certificate": f"{FOLDER}/ca.pem", "psql": tool("psql")}), flush=True)
 for line in sys.stdin:

@@ -69,7 +69,6 @@ impl Shop {
         let curated = format!("SELECT {columns} FROM latest");
         let lab = Lab::new(place, PIPELINE, &[("curated.sql", &curated)]);
         let database = server.database();
-        database.ask("ALTER ROLE lab REPLICATION");
         let lab = lab.follow(&database);
         let source = lab.folder.path().join("shop.toml");
         let toml = format!(
