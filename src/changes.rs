@@ -43,14 +43,17 @@ use crate::raw::envelope::{ENVELOPES_MEANT, look_like_envelopes};
 use crate::raw::open::{Opened, Opening, Spilled};
 use crate::raw::schema_changes::{KnownColumns, Newest, SchemaChange, SchemaChanges};
 use crate::types::column_type::{always_fits, has_text};
+use crate::types::key_hash::ForgottenKeys;
 use crate::types::times::{instant_ns, is_time_type};
 
 use commit_time::{CommitTime, commit_time, time_of_file};
 use delete_when::DeleteWhen;
+use forgotten::{KeyColumns, KeyInText};
 
 pub(crate) mod commit_time;
 mod delete_when;
 pub(crate) mod file_order;
+pub(crate) mod forgotten;
 pub(crate) mod key_moves;
 mod load_times;
 pub(crate) mod pass_one;
@@ -130,6 +133,10 @@ pub struct Changes {
     batch_rows: usize,
     /// The number of changes of other tables in the inputs, which are none of the rows.
     other_rows: u64,
+    /// The keys whose changes are left out.
+    forgotten: Arc<ForgottenKeys>,
+    /// The number of bad rows that were left out because their keys were forgotten.
+    bad_rows_forgotten: u64,
     /// The spilled files that stand for inputs of another format.
     _spilled: Spilled,
 }
@@ -261,6 +268,8 @@ impl Changes {
             timed_floors: Vec::new(),
             batch_rows,
             other_rows,
+            forgotten: Arc::default(),
+            bad_rows_forgotten: 0,
             _spilled: all.spilled,
         };
         if !changes.is_blank() {
@@ -392,7 +401,27 @@ impl Changes {
 
     /// The counts of a scan of all rows that begins now.
     pub(crate) fn pass_one(&self) -> Arc<PassOne> {
-        Arc::new(PassOne::new(self.bad_rows.copied(), self.timed_floors.clone()))
+        let (bad_rows, floors) = (self.bad_rows.copied(), self.timed_floors.clone());
+        Arc::new(PassOne::new(bad_rows, self.bad_rows_forgotten, floors))
+    }
+
+    /// Leaves the changes of forgotten keys out from now on.
+    pub(crate) fn leave_out(&mut self, forgotten: &Arc<ForgottenKeys>, pipeline: &Pipeline) {
+        if forgotten.is_empty() {
+            return;
+        }
+        self.forgotten = Arc::clone(forgotten);
+        let raw = self.raw_schema.fields().iter();
+        let raw = raw.map(|field| (field.name().as_str(), field.data_type()));
+        let key = KeyColumns::new(pipeline, raw);
+        let is_of_other =
+            |bad: &BadRow| key.in_text(forgotten, &bad.change) != KeyInText::Forgotten;
+        self.bad_rows_forgotten = self.bad_rows.retain(is_of_other);
+    }
+
+    /// How many bad rows were left out because their keys were forgotten.
+    pub(crate) fn bad_rows_forgotten(&self) -> u64 {
+        self.bad_rows_forgotten
     }
 
     /// The rows that were found to be bad when the inputs were opened.

@@ -24,6 +24,7 @@ use crate::config::{OnTie, Pipeline};
 use crate::curate::conservation::{check_versions, check_written, does_not_add_up};
 use crate::curate::curated_sql::CuratedQuery;
 use crate::curate::merge::entries::{Entries, Files};
+use crate::curate::merge::forget::Forgetting;
 use crate::curate::merge::standing::{Standing, Unsettled, settle};
 use crate::curate::merge::{CommittedVersions, Merge, Merged, Output};
 use crate::curate::pass_two::{Counts, Splitter};
@@ -33,7 +34,7 @@ use crate::curate::validity::RowEnds;
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
 use crate::fold::{Fold, tied, tied_with_truncate};
-use crate::layout::attempt_commit;
+use crate::layout::{attempt_commit, parent};
 use crate::raw::discover::Input;
 use crate::state::State;
 use crate::state::balance::NewBalance;
@@ -94,6 +95,8 @@ pub(crate) struct Curated {
     pub stale: u64,
     /// Keys that had a row, and have none now, or one that has ended, because of floors.
     pub ended: u64,
+    /// Rows of keys that are forgotten, which were removed.
+    pub rows_forgotten: u64,
     /// Ties that were seen only when keys were decided about.
     pub ties: u64,
     /// The share of the table files' bytes that is new rows, estimated by the number of rows.
@@ -121,6 +124,8 @@ pub(crate) struct Curate<'a> {
     pub committed_versions: Vec<(String, u64)>,
     /// The committed files of the balance, and their sizes.
     pub committed_balance: Vec<(String, u64)>,
+    /// The keys that are forgotten by this run.
+    pub forgetting: Option<&'a Forgetting>,
     /// The folder to which new files of versions and the balance are written.
     pub versions: &'a Folder,
     /// The attempt's name, part of every path.
@@ -155,7 +160,8 @@ impl Curate<'_> {
         let runtime = context.runtime_env();
         let mut earlier = PublishedTable::new(self.table, files, &rows, runtime)?;
         let rewrites_all = !retyped.is_empty();
-        if self.pipeline.curated.deletion_vectors && !rewrites_all {
+        // A row that is only marked as deleted would still be in its file.
+        if self.pipeline.curated.deletion_vectors && !rewrites_all && self.forgetting.is_none() {
             earlier = earlier.with_deletion_vectors(self.pipeline.curated.file_bytes);
         }
         let earlier = Arc::new(earlier);
@@ -163,7 +169,10 @@ impl Curate<'_> {
         let floors = self.floors(&layout);
         let new_floors = floors.iter().filter(|(_, is_new)| *is_new);
         let new_floors: Vec<Floor> = new_floors.map(|(floor, _)| floor.clone()).collect();
-        let to_merge = self.versions_to_merge(!new_floors.is_empty());
+        let to_merge = match self.forgetting {
+            None => self.versions_to_merge(!new_floors.is_empty()),
+            Some(forgetting) => self.versions_of(forgetting, &layout).await?,
+        };
         let replaced_versions = self.replaced_versions(&to_merge);
         let outputs = self.outputs(context, &to_merge, &layout, &rows.order);
         let (merged, outputs) = self
@@ -182,8 +191,13 @@ impl Curate<'_> {
         let split = self.split(context, &query, outputs, &layout, &schema, marks).await?;
         let mut counts = split.counts;
         counts.days.extend(merged.iter().flat_map(|merged| &merged.counts.floor_days));
+        let rewritten: Vec<&str> = if rewrites_all {
+            earlier.folders().map(String::as_str).collect()
+        } else {
+            self.with_deleted_rows().collect()
+        };
         let (written, given) =
-            self.write_table(split.sorters, &rows, earlier, rewrites_all).await?;
+            self.write_table(split.sorters, &rows, Arc::clone(&earlier), &rewritten).await?;
         // Now that the rows of the table have left the memory.
         let (balance, balance_days) = self.write_balance(settle(split.standings).await?).await?;
 
@@ -214,6 +228,7 @@ impl Curate<'_> {
             day,
             stale: merged.map_or(0, |merged| merged.counts.stale),
             ended: merged.map_or(0, |merged| merged.counts.ended),
+            rows_forgotten: merged.map_or(0, |merged| merged.counts.forgotten),
             ties: merged.map_or(0, |merged| merged.counts.ties),
             bytes_changed,
             counts,
@@ -257,6 +272,7 @@ impl Curate<'_> {
             entries,
             files,
             floors,
+            forgetting: self.forgetting,
             state: self.state,
             committed: to_merge,
             table_schema: Arc::clone(schema),
@@ -412,15 +428,39 @@ impl Curate<'_> {
         Ok(split)
     }
 
-    /// Rebuilds the published partitions with new rows and tombstones, and writes them to staging; with
-    /// `rewrites_all` partitions without any too. Returns the written partitions, and the number of new
+    /// The partitions of files with rows that are marked as deleted, among which may be rows of keys that are
+    /// forgotten; none if no key is.
+    fn with_deleted_rows(&self) -> impl Iterator<Item = &str> {
+        let ledger = self.earlier.filter(|_| self.forgetting.is_some());
+        let files = ledger.into_iter().flat_map(|ledger| ledger.files(CURATED));
+        files.filter(|file| file.deleted.is_some()).map(|file| parent(&file.path))
+    }
+
+    /// The committed files with versions of keys that are forgotten, which are rewritten without them.
+    async fn versions_of(
+        &self,
+        forgetting: &Forgetting,
+        layout: &Arc<VersionsLayout>,
+    ) -> Result<Vec<CommittedVersions>> {
+        let mut found = Vec::new();
+        for (path, bytes) in &self.committed_versions {
+            if let Some(rows) = forgetting.rows_to_read(self.state, layout, path, *bytes).await? {
+                let (path, bytes) = (path.clone(), *bytes);
+                found.push(CommittedVersions { path, bytes, rows, rewritten: true });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Rebuilds the published partitions with new rows and tombstones, and writes them to staging, those
+    /// of `rewritten` also without any. Returns the written partitions, and the number of new
     /// rows and tombstones of each.
     async fn write_table(
         &self,
         sorters: Vec<Sorter>,
         rows: &TableRows,
         earlier: Arc<PublishedTable>,
-        rewrites_all: bool,
+        rewritten: &[&str],
     ) -> Result<(Vec<Written>, BTreeMap<String, u64>)> {
         let writer = TableWriter {
             staging: self.staging.clone(),
@@ -428,9 +468,7 @@ impl Curate<'_> {
             file_bytes: self.pipeline.curated.file_bytes,
         };
         let mut sorted = Sorted::new(&rows.order, sorters)?;
-        if rewrites_all {
-            earlier.folders().for_each(|folder| sorted.include(folder));
-        }
+        rewritten.iter().for_each(|folder| sorted.include(folder));
         let given = sorted.counts().clone();
         let written = writer.write(sorted, Some(earlier), self.threads).await?;
         Ok((written, given))

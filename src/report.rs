@@ -70,6 +70,9 @@ pub struct Report {
     /// Rows that are no change: by `raw.op_values.ignore`, and tombstones in envelopes.
     #[serde(skip_serializing_if = "is_zero")]
     pub rows_ignored: u64,
+    /// Rows that are changes of keys that were forgotten (`glueless forget`).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub rows_forgotten: u64,
     /// Rows that are truncates (`raw.op_values.truncate`).
     #[serde(skip_serializing_if = "is_zero")]
     pub truncates: u64,

@@ -44,6 +44,7 @@ pub mod balance;
 mod commit;
 pub mod contract;
 pub mod floors;
+pub mod forgotten;
 pub mod identity;
 pub mod inputs;
 pub mod ledger;

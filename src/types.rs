@@ -3,4 +3,5 @@
 pub(crate) mod column_type;
 pub(crate) mod day_counts;
 pub(crate) mod key;
+pub(crate) mod key_hash;
 pub(crate) mod times;

@@ -22,6 +22,7 @@ mod discovery;
 mod docs;
 mod explain;
 mod follow;
+mod forgotten_keys;
 mod history;
 mod house;
 mod interruptions;

@@ -42,6 +42,7 @@ pub(crate) struct PassOne {
     rows_outside: AtomicU64,
     rows_folded: AtomicU64,
     rows_ignored: AtomicU64,
+    rows_forgotten: AtomicU64,
     key_moves: AtomicU64,
     /// In microseconds since 1970.
     newest_commit_time_us: AtomicI64,
@@ -52,12 +53,14 @@ pub(crate) struct PassOne {
 }
 
 impl PassOne {
-    /// Nothing counted yet but what was found before the scan: bad rows, and floors that have a time but no row.
-    pub(super) fn new(bad_rows: BadRows, floors: Vec<FoundFloors>) -> Self {
+    /// Nothing counted yet but what was found before the scan: bad rows, how many of forgotten keys were left out, and
+    /// floors that have a time but no row.
+    pub(super) fn new(bad_rows: BadRows, forgotten: u64, floors: Vec<FoundFloors>) -> Self {
         PassOne {
             rows_outside: AtomicU64::new(0),
             rows_folded: AtomicU64::new(0),
             rows_ignored: AtomicU64::new(0),
+            rows_forgotten: AtomicU64::new(forgotten),
             key_moves: AtomicU64::new(0),
             newest_commit_time_us: AtomicI64::new(i64::MIN),
             order_spans: Mutex::default(),
@@ -80,6 +83,11 @@ impl PassOne {
     /// How many rows are no change.
     pub(crate) fn rows_ignored(&self) -> u64 {
         self.rows_ignored.load(Ordering::Relaxed)
+    }
+
+    /// How many rows are changes of forgotten keys.
+    pub(crate) fn rows_forgotten(&self) -> u64 {
+        self.rows_forgotten.load(Ordering::Relaxed)
     }
 
     /// How many rows are truncates.
@@ -139,6 +147,11 @@ impl PassOne {
     /// Counts rows that are no change.
     pub(super) fn count_ignored(&self, rows: usize) {
         self.rows_ignored.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    /// Counts rows that are changes of forgotten keys.
+    pub(super) fn count_forgotten(&self, rows: usize) {
+        self.rows_forgotten.fetch_add(rows as u64, Ordering::Relaxed);
     }
 
     /// Observes truncates.

@@ -506,6 +506,8 @@ impl ChangeReader {
         let readable = batch.read.num_rows();
         let batch = batch.without_ignored()?;
         let ignored = readable - batch.read.num_rows();
+        let batch = batch.without_forgotten()?;
+        let forgotten = readable - ignored - batch.read.num_rows();
         let converted = match batch.convert() {
             Err(BatchError::Truncates) => self.without_truncates(batch)?,
             Err(BatchError::Row(_)) => {
@@ -520,6 +522,7 @@ impl ChangeReader {
         if let Pass::One(counts) = &self.pass {
             counts.count_rows(converted.inside, converted.outside + not_selected);
             counts.count_ignored(ignored);
+            counts.count_forgotten(forgotten + converted.forgotten);
             counts.count_key_moves(converted.key_moves);
             counts.observe_commit_time(converted.newest);
             if let Some(span) = converted.orders {

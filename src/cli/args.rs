@@ -111,6 +111,13 @@ pub enum Command {
     /// at a time. Ends every row whose last change is before it, as a truncate among the changes does, also if that
     /// change is folded later. Rebuilds keep it.
     Truncate(Truncate),
+    /// Forget keys for good.
+    ///
+    /// For people who ask to be forgotten: removes the rows of keys from the curated table, and what the state remembers
+    /// of them, and computes the aggregates' days again. Changes of these keys are left out from then on, late ones and
+    /// those of a rebuild too: a hash of each key stays to recognize it. Raw files, backups and earlier versions
+    /// of a Delta table are not touched.
+    Forget(Forget),
     /// Show what a run would do.
     ///
     /// Lists what a run of the window would read, and changes nothing: files and bytes, late files
@@ -263,6 +270,28 @@ pub struct Truncate {
     /// The pipelines.
     #[command(flatten)]
     pub many: Many,
+}
+
+/// Arguments of `forget`.
+#[derive(Args, Debug)]
+pub struct Forget {
+    /// The pipeline.
+    #[command(flatten)]
+    pub one: One,
+
+    /// The keys. Of several columns, the values are separated by commas, as in CSV: acme,42. Put -- before a key that
+    /// begins with a dash.
+    #[arg(value_name = "KEY", allow_negative_numbers = true)]
+    pub keys: Vec<String>,
+
+    /// A CSV file with a key per line, or - for stdin; so that keys are neither in the shell's history nor in the list of
+    /// processes.
+    #[arg(long, value_name = "FILE")]
+    pub keys_file: Option<PathBuf>,
+
+    /// Fold the changes of these keys again, and rebuild all tables from raw.
+    #[arg(long)]
+    pub undo: bool,
 }
 
 /// Arguments of `load`.

@@ -11,6 +11,7 @@ use futures::future::LocalBoxFuture;
 use indicatif::ProgressBar;
 
 use crate::cli::args::{self, Command, Common, Dates, Logging, Many, One, Output};
+use crate::cli::keys::keys;
 use crate::cli::logging::Log;
 use crate::cli::metrics::{MetricsFile, Outcome};
 use crate::cli::resources::{environment, now, peak_memory_bytes, resources};
@@ -91,6 +92,7 @@ impl Program {
                 let task = if arguments.undo { Task::UndoTruncate(at) } else { Task::Truncate(at) };
                 self.run(&arguments.many, task)
             }
+            Command::Forget(arguments) => self.forget(arguments),
             Command::Load(arguments) => {
                 let full = arguments.full;
                 self.run_each(&arguments.many, |path| {
@@ -140,6 +142,16 @@ impl Program {
         }
     }
 
+    fn forget(&self, arguments: &args::Forget) -> Result<u8> {
+        let One { pipeline: path, common } = &arguments.one;
+        let pipeline = Pipeline::read(path, &common.set)?;
+        let keys = keys(&pipeline.key, &arguments.keys, arguments.keys_file.as_deref())?.into();
+        let task = if arguments.undo { Task::Recall(keys) } else { Task::Forget(keys) };
+        let report = self.run_one(path, &common.set, task, None)?;
+        print(&report, common.output)?;
+        Ok(report.exit_code())
+    }
+
     fn verify(&self, arguments: &args::Verify) -> Result<u8> {
         let days = days(arguments.start_date.as_deref(), arguments.end_date.as_deref())?;
         let lag = arguments.lag.as_deref().map(lag).transpose()?;
@@ -173,7 +185,8 @@ impl Program {
     /// Runs a task for one pipeline, or for several one after the other.
     fn run(&self, many: &Many, task: Task) -> Result<u8> {
         let metrics = metrics_file(many)?;
-        let run = |path: &Path| self.run_one(path, &many.common.set, task, metrics.as_ref());
+        let run =
+            |path: &Path| self.run_one(path, &many.common.set, task.clone(), metrics.as_ref());
         self.run_each(many, run)
     }
 

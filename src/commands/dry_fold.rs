@@ -1,6 +1,8 @@
 //! A fold that is not committed: its files are written to the spill folder, and removed when the
 //! command ends.
 
+use std::sync::Arc;
+
 use crate::commands::open_pipeline::OpenPipeline;
 use crate::curate::stage::{BadInputs, Onto, Stage, Staged};
 use crate::error::Result;
@@ -43,6 +45,7 @@ impl OpenPipeline<'_> {
             Onto::Empty { .. } => state.ledger.truncates_by_hand().collect(),
             Onto::Table => Vec::new(),
         };
+        let forgotten = Arc::new(state.ledger.forgotten.keys());
         let mut attempt = 0;
         loop {
             let staging = self.dry_folder(&format!("staging-{attempt}"))?;
@@ -62,6 +65,8 @@ impl OpenPipeline<'_> {
                 versions: &versions,
                 attempt: &attempt_name(state.next_commit(), &self.run_context.run_id),
                 truncates: &truncates,
+                forgotten: &forgotten,
+                forgets: &[],
                 is_dry: true,
             };
             let failed = match stage.run(inputs, &mut bad, report).await {

@@ -18,6 +18,7 @@ use crate::changes::key_moves::key_swaps;
 use crate::changes::reader::find_key;
 use crate::commands::one_commit::{Reads, of_one_commit};
 use crate::commands::open_pipeline::{OpenPipeline, RunContext, span_of};
+use crate::commands::run::forget::key_columns;
 use crate::commands::run::inputs::describe_missing;
 use crate::config::{Keep, OnBad, Pipeline};
 use crate::engine::session::{BATCH_ROWS, session};
@@ -31,6 +32,7 @@ use crate::state::inputs::NeededInputs;
 use crate::store::Folder;
 use crate::types::column_type::cast_values;
 use crate::types::key::normalize_zeros;
+use crate::types::key_hash::key_hashes;
 
 use changes::{ChangeLister, mark_winners};
 use rows::{ROWS_MAX, rows_now};
@@ -170,6 +172,11 @@ async fn explain(open: &OpenPipeline<'_>, state: &State, key: &[String]) -> Resu
     span_of(state, "explain")?;
     let folders = run_context.raw()?;
     let mut explained = Explained { pipeline: pipeline.name.clone(), ..Default::default() };
+    if let Some(forgotten) = forgotten(pipeline, state, key)? {
+        explained.key = pipeline.key.iter().cloned().zip(key.iter().cloned()).collect();
+        explained.notes.push(forgotten);
+        return Ok(explained);
+    }
     let changes = open_changes(open, state, &folders, &mut explained.notes).await?;
     explained.files = changes.inputs().count() as u64;
     explained.rows = changes.row_counts().sum();
@@ -200,6 +207,24 @@ async fn explain(open: &OpenPipeline<'_>, state: &State, key: &[String]) -> Resu
     check_winners(pipeline.keep, &mut explained);
     explained.seconds = run_context.meter.seconds();
     Ok(explained)
+}
+
+/// A note, if the key was forgotten.
+fn forgotten(pipeline: &Pipeline, state: &State, key: &[String]) -> Result<Option<String>> {
+    let forgotten = &state.ledger.forgotten;
+    if forgotten.is_empty() {
+        return Ok(None);
+    }
+    let columns = key_columns(pipeline, &state.ledger)?.of_texts(std::iter::once(key));
+    let hashes = columns.ok().map(|columns| key_hashes(forgotten.salt_or(""), &columns));
+    let hash = hashes.transpose()?.and_then(|hashes| hashes.first().copied());
+    let commit = hash.and_then(|hash| forgotten.commit_of(&hash));
+    let mut runs = state.ledger.runs.iter();
+    let run = runs.find(|run| Some(run.commit) == commit);
+    Ok(commit.map(|_| {
+        let by = run.map_or(String::new(), |run| format!(" by run {} at {}", run.run_id, run.at));
+        format!("this key was forgotten{by}: its changes in the raw files are left out")
+    }))
 }
 
 /// Opens the changes of all raw files, and notes files that are missing or cannot be opened.

@@ -36,6 +36,7 @@ mod aggregate_step;
 pub(super) mod attempt;
 mod contract;
 mod fold_step;
+pub(super) mod forget;
 pub(super) mod inputs;
 mod publishing;
 mod quarantine;
@@ -58,7 +59,7 @@ pub fn run<'a>(run_context: &'a RunContext<'_>, task: Task) -> LocalBoxFuture<'a
 }
 
 async fn do_run(run_context: &RunContext<'_>, task: Task) -> Result<Report> {
-    let window = window_of(run_context, task).await?;
+    let window = window_of(run_context, &task).await?;
     log_limits(run_context, &window);
     let run = Run { open: OpenPipeline::open(run_context).await?, task, window };
     let mut report = Report {
@@ -68,11 +69,15 @@ async fn do_run(run_context: &RunContext<'_>, task: Task) -> Result<Report> {
         end: window.end,
         ..Default::default()
     };
-    for step in task.steps() {
+    for step in run.task.steps() {
         run.step(*step, &mut report).await?;
     }
+    if let Task::Forget(_) = run.task {
+        run.remove_forgotten().await?;
+    }
+    let is_followed = run.task.is_followed();
     drop(run);
-    if run_context.follows && task.is_followed() {
+    if run_context.follows && is_followed {
         report.followers = follow(run_context, window).await;
     }
     run_context.meter.measure(&mut report);
@@ -80,18 +85,22 @@ async fn do_run(run_context: &RunContext<'_>, task: Task) -> Result<Report> {
 }
 
 /// The task's own window, or the span of all windows that were folded.
-async fn window_of(run_context: &RunContext<'_>, task: Task) -> Result<Window> {
+async fn window_of(run_context: &RunContext<'_>, task: &Task) -> Result<Window> {
     if let Some(window) = task.window() {
         return Ok(window);
     }
     let state = State::open(run_context.stores, run_context.pipeline, NeededInputs::Recent).await?;
-    if task == Task::CatchUp {
+    if *task == Task::CatchUp {
         return span_of(&state, "catch up with");
     }
+    let verb = match task {
+        Task::Forget(_) | Task::Recall(_) => "forget",
+        _ => "rebuild",
+    };
     if state.ledger.contract.is_none() {
-        return Err(nothing_folded("rebuild"));
+        return Err(nothing_folded(verb));
     }
-    span_of(&state, "rebuild")
+    span_of(&state, verb)
 }
 
 fn log_limits(run_context: &RunContext<'_>, window: &Window) {

@@ -115,6 +115,7 @@ fn past_runs(ledger: &Ledger, is_open: impl Fn(&Run) -> bool) -> Vec<PastRun> {
                 Step::Aggregate => "aggregate",
                 Step::CatchUp => "catch-up",
                 Step::Truncate => "truncate",
+                Step::Forget => "forget",
             },
             start: run.start,
             end: run.end,

@@ -35,6 +35,7 @@ use crate::curate::merge::bloom::Bloom;
 use crate::curate::merge::decide::Decider;
 use crate::curate::merge::entries::{Entries, Files};
 use crate::curate::merge::floors::SortedFloors;
+use crate::curate::merge::forget::Forgetting;
 use crate::curate::merge::standing::Standing;
 use crate::curate::merge::version_reader::VersionReader;
 use crate::curate::places::Places;
@@ -56,6 +57,7 @@ mod deletes;
 pub(crate) mod entries;
 mod entry;
 mod floors;
+pub(crate) mod forget;
 mod intervals;
 pub(crate) mod rows_of_versions;
 mod seen_floors;
@@ -91,6 +93,8 @@ pub(crate) struct Merge<'a> {
     pub files: Arc<Files>,
     /// The floors.
     pub floors: KnownFloors,
+    /// The keys that are forgotten.
+    pub forgetting: Option<&'a Forgetting>,
     /// The state's table.
     pub state: &'a Folder,
     /// The committed versions to merge with.
@@ -129,8 +133,10 @@ pub(crate) struct Counts {
     pub current_before: u64,
     /// Last changes of the window (per key, or per key and day) that are not later than the versions.
     pub stale: u64,
-    /// Versions that winners replaced.
+    /// Versions that winners replaced, or whose keys are forgotten.
     pub replaced: u64,
+    /// Rows of keys that are forgotten, which are removed.
+    pub forgotten: u64,
     /// The first tie between a last change and a version, decided by file or row only: the change's
     /// input and row ordinal.
     pub tie: Option<(usize, usize)>,
@@ -141,7 +147,7 @@ pub(crate) struct Counts {
     pub ties: u64,
     /// The days of the removed rows; where rows end, those of the times of rows that come, go or change too.
     pub days: BTreeSet<i32>,
-    /// The days of the floors that may end other changes than before.
+    /// The days of the floors that may end other changes than before, and of changes that are forgotten.
     pub floor_days: BTreeSet<i32>,
     /// The number of removed rows, per partition.
     pub removed: BTreeMap<String, u64>,
@@ -167,6 +173,7 @@ impl Counts {
         self.stale += other.stale;
         self.ties += other.ties;
         self.replaced += other.replaced;
+        self.forgotten += other.forgotten;
         self.tie = self.tie.into_iter().chain(other.tie).min();
         self.floor_tie = self.floor_tie.into_iter().chain(other.floor_tie).min();
         self.days.extend(other.days);
@@ -208,7 +215,12 @@ impl Merge<'_> {
         }
         // A new floor can end the row of any key.
         let reads_all = self.floors.iter().any(|(_, is_new)| *is_new);
-        let bloom = if reads_all { Bloom::of_all() } else { Bloom::new(self.folded.keys) };
+        let forgotten = self.forgetting.map_or(0, Forgetting::len);
+        let bloom =
+            if reads_all { Bloom::of_all() } else { Bloom::new(self.folded.keys + forgotten) };
+        for hash in self.forgetting.map(Forgetting::hashes).transpose()?.into_iter().flatten() {
+            bloom.insert(hash);
+        }
         let bloom = Arc::new(bloom);
         let memory =
             MemoryConsumer::new("keys of the window").register(&context.runtime_env().memory_pool);
@@ -332,6 +344,7 @@ impl Merge<'_> {
             layout: Arc::clone(self.layout),
             table_schema: Arc::clone(&self.table_schema),
             floors,
+            forgetting: self.forgetting.cloned(),
             finds_floor_ties: self.pipeline.raw.on_tie == OnTie::Fail,
             places: self.places.clone(),
             day_zone: self.pipeline.raw.day_zone,

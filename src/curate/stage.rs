@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use chrono::{DateTime, Utc};
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -14,6 +15,7 @@ use crate::changes::key_moves::key_swaps;
 use crate::changes::pass_one::PassOne;
 use crate::changes::reader::{Backwards, count_backwards};
 use crate::config::{Format, Keep, OnBad, Pipeline, Raw};
+use crate::curate::merge::forget::Forgetting;
 use crate::curate::{Curate, Curated, does_not_add_up};
 use crate::engine::resources::Resources;
 use crate::engine::session::{BATCH_ROWS, session};
@@ -27,6 +29,7 @@ use crate::raw::schema_changes::KnownColumns;
 use crate::report::Report;
 use crate::state::ledger::Ledger;
 use crate::store::Folder;
+use crate::types::key_hash::ForgottenKeys;
 
 /// What is bad in the inputs, as failed attempts to fold them have found.
 #[derive(Clone, Debug, Default)]
@@ -94,6 +97,11 @@ pub(crate) struct Stage<'a> {
     pub attempt: &'a str,
     /// Truncates by hand that the table has no account of yet; from empty, all of them.
     pub truncates: &'a [DateTime<Utc>],
+    /// The keys whose changes are left out.
+    pub forgotten: &'a Arc<ForgottenKeys>,
+    /// Those of them whose rows and versions are removed from the table, by their columns in canonical types; empty, if
+    /// none is.
+    pub forgets: &'a [ArrayRef],
     /// Whether the result will not be committed; then `raw.max_bad_rows` does not apply.
     pub is_dry: bool,
 }
@@ -153,9 +161,11 @@ impl Stage<'_> {
         }
         report.rows_read = changes.row_counts().sum();
         report.rows_ignored = changes.rows_ignored();
-        let has_changes = !changes.is_empty() || !self.truncates.is_empty();
+        let has_changes =
+            !changes.is_empty() || !self.truncates.is_empty() || !self.forgets.is_empty();
         if !has_changes || changes.is_blank() {
             let bad_rows = changes.bad_rows();
+            report.rows_forgotten = changes.bad_rows_forgotten();
             report.rows_rejected = bad_rows.count();
             return Ok(Staged { changes, bad_files, bad_rows, curated: None });
         }
@@ -190,6 +200,10 @@ impl Stage<'_> {
             "pass one: {} rows, {} keys, {} keys and days",
             report.rows_read, folded.keys, folded.key_days
         );
+        let forgetting = (!self.forgets.is_empty()).then(|| Forgetting {
+            keys: Arc::clone(self.forgotten),
+            columns: self.forgets.to_vec(),
+        });
         let curate = Curate {
             pipeline,
             changes,
@@ -200,6 +214,7 @@ impl Stage<'_> {
             state: self.state,
             committed_versions: self.committed_versions.clone(),
             committed_balance: self.committed_balance.clone(),
+            forgetting: forgetting.as_ref(),
             versions: self.versions,
             attempt: self.attempt,
             threads,
@@ -266,6 +281,7 @@ impl Stage<'_> {
                 Changes::open(good, opening, pipeline, known, BATCH_ROWS).await?;
             if !changes.is_blank() {
                 changes.add_truncates_by_hand(self.truncates)?;
+                changes.leave_out(self.forgotten, pipeline);
             }
             let changes = Arc::new(changes);
             bad_files.extend(unopened.into_iter().map(|(input, error)| (input, error.to_string())));
@@ -475,6 +491,7 @@ fn fill_in(report: &mut Report, pipeline: &Pipeline, folded: &Fold, curated: &Cu
     report.rows_rejected = pass_one.bad_rows().count();
     report.key_moves = pass_one.key_moves();
     report.rows_ignored += pass_one.rows_ignored();
+    report.rows_forgotten = pass_one.rows_forgotten();
     report.truncates = pass_one.truncates();
     // Where file and row are the order, they decide no tie.
     report.ties = if is_ordered_by_files { 0 } else { ties + curated.ties };
@@ -491,6 +508,7 @@ fn check_conservation(report: &Report, pass_one: &PassOne) -> Result<()> {
         + report.rows_rejected
         + report.rows_outside
         + report.rows_ignored
+        + report.rows_forgotten
         + report.truncates;
     let sums = [
         ("rows read", report.rows_read + report.key_moves, counted),
@@ -501,6 +519,7 @@ fn check_conservation(report: &Report, pass_one: &PassOne) -> Result<()> {
                 + report.rows_outside
                 + report.rows_rejected
                 + report.rows_ignored
+                + report.rows_forgotten
                 + report.truncates,
         ),
     ];

@@ -39,8 +39,9 @@ impl Difference {
         if ledger.floors.iter().any(|(_, commit)| *commit > marker.commit) {
             return Difference::Everything;
         }
-        // A rebuild forgets keys without saying which.
-        let is_rebuilt = later.iter().any(|run| run.command == Step::Rebuild);
+        // A rebuild drops keys without saying which; of forgotten keys nothing says which they were.
+        let drops_keys = |run: &&Run| matches!(run.command, Step::Rebuild | Step::Forget);
+        let is_rebuilt = later.iter().any(drops_keys);
         if is_rebuilt { Difference::Everything } else { Difference::Since(marker.commit) }
     }
 

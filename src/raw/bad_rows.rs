@@ -133,6 +133,17 @@ impl BadRows {
         }
     }
 
+    /// Keeps only some of the rows. Returns the number of the others.
+    pub(crate) fn retain(&self, is_kept: impl Fn(&BadRow) -> bool) -> u64 {
+        let mut inputs = self.locked();
+        let count =
+            |rows: &BTreeMap<usize, Vec<BadRow>>| rows.values().map(Vec::len).sum::<usize>();
+        let before = count(&inputs);
+        inputs.values_mut().for_each(|rows| rows.retain(&is_kept));
+        inputs.retain(|_, rows| !rows.is_empty());
+        (before - count(&inputs)) as u64
+    }
+
     /// The number of bad rows.
     pub fn count(&self) -> u64 {
         self.locked().values().map(|rows| rows.len() as u64).sum()

@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 use crate::layout::{attempt_commit, attempt_name, base_name};
 use crate::state::balance::{BALANCE, ENTERED, EXITED, NewBalance};
 use crate::state::ledger::{
-    BALANCED_FORMAT, DIVIDED_FORMAT, FLOORS_FORMAT, FORMAT, Ledger, Record, TRUNCATES_FORMAT,
-    VECTORS_FORMAT,
+    BALANCED_FORMAT, DIVIDED_FORMAT, FLOORS_FORMAT, FORGOTTEN_FORMAT, FORMAT, Ledger, Record,
+    TRUNCATES_FORMAT, VECTORS_FORMAT,
 };
 use crate::state::versions::VersionsLayout;
 use crate::state::versions_writer::VersionsFile;
@@ -173,6 +173,7 @@ impl State {
                     (has(Record::has_deletion_vector), VECTORS_FORMAT),
                     (has(Record::is_floor), FLOORS_FORMAT),
                     (has(Record::is_truncate_by_hand), TRUNCATES_FORMAT),
+                    (has(Record::is_of_forgotten_keys), FORGOTTEN_FORMAT),
                 ],
             );
             let records = records.iter().cloned();
@@ -197,6 +198,7 @@ impl State {
                 (ledger.has_vectors(), VECTORS_FORMAT),
                 (!ledger.floors.is_empty(), FLOORS_FORMAT),
                 (ledger.has_truncates_by_hand(), TRUNCATES_FORMAT),
+                (ledger.has_forgotten_keys(), FORGOTTEN_FORMAT),
             ],
         );
         new.bytes = write_records(self.folder(), &new.path, format, ledger.records()).await?;
@@ -243,7 +245,7 @@ impl State {
 
     /// The format of the ledger in a commit of these changes; `kinds` are kinds of records that it may have, and the
     /// formats that these need.
-    fn format_with(&self, versions: Option<&NewVersions<'_>>, kinds: [(bool, u32); 4]) -> u32 {
+    fn format_with(&self, versions: Option<&NewVersions<'_>>, kinds: [(bool, u32); 5]) -> u32 {
         let needed = kinds.into_iter().filter_map(|(has, format)| has.then_some(format));
         if let Some(format) = needed.max() {
             return format;
@@ -267,6 +269,15 @@ impl State {
             // A request that timed out may still arrive at an object store; a local write cannot.
             in_doubt: self.folder().location.file_path().is_none(),
         }
+    }
+
+    /// Removes data files that the last commit does not list, those that it has replaced too.
+    ///
+    /// # Errors
+    /// Storage, when they cannot be listed or removed.
+    pub(crate) async fn remove_replaced(&self) -> Result<()> {
+        let used = self.log.files().keys().cloned().collect();
+        self.remove_unused(self.last_commit(), &used).await
     }
 
     /// Removes data files that no commit lists. Files that this commit replaces may still have

@@ -14,9 +14,11 @@ use crate::raw::discover::{RawFile, Recorded};
 use crate::state::balance::BALANCE;
 use crate::state::contract::TableContract;
 use crate::state::floors::Floor;
+use crate::state::forgotten::Forgotten;
 use crate::state::inputs::{Inputs, InputsFile};
 use crate::table::TableFile;
 use crate::types::day_counts::DayCounts;
+use crate::types::key_hash::KeyHash;
 use crate::window::{Window, WindowSet};
 
 /// The format of a ledger, without a balance beside it.
@@ -32,8 +34,10 @@ pub const VECTORS_FORMAT: u32 = 4;
 pub const FLOORS_FORMAT: u32 = 5;
 /// The format of a ledger with truncates by hand, or runs that set one: an older version would not know of them.
 pub const TRUNCATES_FORMAT: u32 = 6;
+/// The format of a ledger of a table of which keys were forgotten: an older version would fold their changes.
+pub const FORGOTTEN_FORMAT: u32 = 7;
 /// The newest format that this version reads.
-pub const NEWEST_FORMAT: u32 = TRUNCATES_FORMAT;
+pub const NEWEST_FORMAT: u32 = FORGOTTEN_FORMAT;
 
 /// The ledger's name for the curated table.
 pub const CURATED: &str = "curated";
@@ -111,6 +115,20 @@ pub enum Record {
         /// The number of the commit.
         commit: u64,
     },
+    /// Keys that a commit forgets.
+    Forgotten {
+        /// The salt of all hashes of the ledger.
+        salt: String,
+        /// The hashes of the keys.
+        keys: Vec<KeyHash>,
+        /// The number of the commit.
+        commit: u64,
+    },
+    /// Keys that are not to be forgotten any more.
+    Recalled {
+        /// The hashes of the keys.
+        keys: Vec<KeyHash>,
+    },
 }
 
 impl Record {
@@ -129,6 +147,15 @@ impl Record {
         match self {
             Record::Run(run) => run.command == Step::Truncate,
             Record::Floor { floor, .. } => floor.by_hand.is_some(),
+            _ => false,
+        }
+    }
+
+    /// Whether it has to do with keys that were forgotten, or is of a run that forgot some.
+    pub(crate) fn is_of_forgotten_keys(&self) -> bool {
+        match self {
+            Record::Run(run) => run.command == Step::Forget,
+            Record::Forgotten { .. } | Record::Recalled { .. } => true,
             _ => false,
         }
     }
@@ -287,6 +314,8 @@ pub enum Step {
     CatchUp,
     /// Sets a truncate by hand.
     Truncate,
+    /// Forgets keys.
+    Forget,
 }
 
 /// An input in quarantine.
@@ -315,6 +344,8 @@ pub struct Ledger {
     pub versions: BTreeMap<String, DayCounts>,
     /// The floors, and the numbers of the commits that accepted them.
     pub floors: Vec<(Floor, u64)>,
+    /// The keys that were forgotten.
+    pub forgotten: Forgotten,
     tables: BTreeMap<String, BTreeMap<String, TableFile>>,
     /// The files of deletion vectors of the curated table, and how many of its files use each.
     vectors: BTreeMap<String, u64>,
@@ -378,6 +409,8 @@ impl Ledger {
                 self.versions.insert(path, days.into_iter().collect());
             }
             Record::Floor { floor, commit } => self.floors.push((floor, commit)),
+            Record::Forgotten { salt, keys, commit } => self.forgotten.add(salt, keys, commit),
+            Record::Recalled { keys } => self.forgotten.remove(&keys),
         }
     }
 
@@ -416,6 +449,7 @@ impl Ledger {
             quarantined: self.quarantined.clone(),
             versions: self.versions.clone(),
             floors: self.floors.clone(),
+            forgotten: self.forgotten.clone(),
             tables: self.tables.clone(),
             vectors: self.vectors.clone(),
             vectors_unused: self.vectors_unused.clone(),
@@ -447,7 +481,7 @@ impl Ledger {
         let floors = self.floors.iter();
         let floors =
             floors.map(|(floor, commit)| Record::Floor { floor: floor.clone(), commit: *commit });
-        let versions = versions.chain(floors);
+        let versions = versions.chain(floors).chain(self.forgotten.records());
         runs.chain(contract).chain(inputs).chain(quarantined).chain(files).chain(versions)
     }
 
@@ -481,6 +515,12 @@ impl Ledger {
     pub(crate) fn has_truncates_by_hand(&self) -> bool {
         let mut runs = self.runs.iter();
         self.truncates_by_hand().next().is_some() || runs.any(|run| run.command == Step::Truncate)
+    }
+
+    /// Whether keys were forgotten, or there are runs that forgot some.
+    pub(crate) fn has_forgotten_keys(&self) -> bool {
+        let mut runs = self.runs.iter();
+        !self.forgotten.is_empty() || runs.any(|run| run.command == Step::Forget)
     }
 
     /// Whether there are files of deletion vectors, used ones or others.

@@ -9,26 +9,29 @@
 //! | `line` | Int64 | yes | of CSV, the line the row begins in, from 1 |
 //! | `column` | Utf8 | yes | the column that is wrong, where it is one |
 //! | `reason` | Utf8 | no | what is wrong |
-//! | `change` | Utf8 | yes | the row, as JSON: columns by name, values as text, null left out |
+//! | `change` | Utf8 | yes | the row, as JSON: columns by name, values as text, null left out; null if its key was forgotten |
 //! | `run_id` | Utf8 | no | the run that quarantined it |
 //! When a raw file is read again, its new quarantine file replaces the earlier one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::buffer::BooleanBuffer;
-use arrow::datatypes::{Field, Schema};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
 
 use crate::changes::Changes;
 use crate::engine::session::BATCH_ROWS;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::parquet_io::fetch::SelectedRows;
+use crate::parquet_io::open::ParquetFile;
 use crate::parquet_io::texts::escaped_text;
 use crate::raw::bad_rows::{BadRow, BadRows, fields_json};
-use crate::store::Folder;
+use crate::store::{Folder, parse_path};
 use crate::table::writer::{parquet_properties, parquet_writer, write_error};
 
 /// Writes the quarantine files of a run.
@@ -41,6 +44,67 @@ pub struct QuarantineWriter<'a> {
     pub folder: &'a Folder,
     /// The run's id.
     pub run_id: &'a str,
+}
+
+/// Writes a file of quarantine again, as `to`, without the rows that it describes and that are to be forgotten, by their
+/// texts: of each the file, the row and the reason stay. Returns whether there are any; else nothing is written.
+///
+/// # Errors
+/// Storage, when a file cannot be read or written; data, when one is damaged.
+pub(crate) async fn forget(
+    folder: &Folder,
+    from: &str,
+    to: &str,
+    mut is_forgotten: impl FnMut(&str) -> bool,
+) -> Result<bool> {
+    let path = parse_path(from)?;
+    let name = folder.describe(from);
+    let bytes = match folder.store.head(&path).await {
+        Err(object_store::Error::NotFound { .. }) => return Ok(false),
+        found => found.map_err(|error| Error::store(format!("read {name}"), error))?.size,
+    };
+    let file = ParquetFile::open(Arc::clone(&folder.store), path, bytes, name).await?;
+    // The number of the row comes last.
+    let columns: Vec<usize> = (0..file.schema().fields().len() - 1).collect();
+    let at = file.schema().index_of("change")?;
+    let mut batches: Vec<RecordBatch> = Vec::new();
+    let mut read = file.read(&columns, BATCH_ROWS);
+    let mut has_any = false;
+    while let Some(batch) = read.try_next().await? {
+        let texts = cast(batch.column(at), &DataType::Utf8)?;
+        let texts = texts.as_string::<i32>().iter();
+        let kept: Vec<Option<&str>> =
+            texts.map(|text| text.filter(|text| !is_forgotten(text))).collect();
+        has_any |=
+            kept.iter().filter(|text| text.is_none()).count() > batch.column(at).null_count();
+        let kept: ArrayRef = cast(&StringArray::from(kept), batch.column(at).data_type())?;
+        let mut columns = batch.columns().to_vec();
+        columns[at] = kept;
+        batches.push(RecordBatch::try_new(batch.schema(), columns)?);
+    }
+    if let Some(first) = batches.first().filter(|_| has_any) {
+        write_batches(folder, to, &first.schema(), &batches).await?;
+    }
+    Ok(has_any)
+}
+
+/// Writes a file of quarantine.
+async fn write_batches(
+    folder: &Folder,
+    path: &str,
+    schema: &SchemaRef,
+    batches: &[RecordBatch],
+) -> Result<()> {
+    let properties = parquet_properties(path, &[]);
+    let mut writer = parquet_writer(folder, path, Arc::clone(schema), properties)?;
+    let written = async {
+        for batch in batches {
+            writer.write(batch).await?;
+        }
+        writer.finish().await
+    };
+    written.await.map_err(|error| write_error(folder, path, error))?;
+    folder.sync(&[path.to_string()])
 }
 
 impl QuarantineWriter<'_> {
@@ -103,15 +167,7 @@ impl QuarantineWriter<'_> {
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let columns = columns.into_iter().map(|(_, column, _)| column).collect();
         let batch = RecordBatch::try_new(Arc::clone(&schema), columns)?;
-        let properties = parquet_properties(path, &[]);
-        let mut writer = parquet_writer(self.folder, path, schema, properties)?;
-        let written = async {
-            writer.write(&batch).await?;
-            writer.finish().await
-        };
-        let failed = |error| write_error(self.folder, path, error);
-        written.await.map_err(failed)?;
-        self.folder.sync(&[path.to_string()])
+        write_batches(self.folder, path, &schema, &[batch]).await
     }
 
     /// Reads all columns of an input's bad rows.

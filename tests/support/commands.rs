@@ -83,6 +83,13 @@ impl Lab {
         self.do_task(task, &[], std::env::temp_dir())
     }
 
+    /// Forgets keys of one column, or folds them again.
+    pub fn forget(&self, keys: &[&str], undo: bool) -> Result<Report> {
+        let keys = keys.iter().map(|key| vec![key.to_string()]).collect();
+        let task = if undo { Task::Recall(keys) } else { Task::Forget(keys) };
+        self.do_task(task, &[], std::env::temp_dir())
+    }
+
     /// Folds what no run has folded: late files, gaps between windows, and what is in quarantine.
     pub fn catch_up(&self, set: &[&str]) -> Result<Report> {
         self.do_task(Task::CatchUp, set, std::env::temp_dir())

@@ -8,7 +8,7 @@ use arrow::array::{
     UInt32Array, new_null_array,
 };
 use arrow::buffer::{BooleanBuffer, NullBuffer};
-use arrow::compute::kernels::boolean::and_not;
+use arrow::compute::kernels::boolean::{and, and_not};
 use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::kernels::zip::zip;
 use arrow::compute::{cast, concat_batches, filter, filter_record_batch, is_not_null, take};
@@ -18,6 +18,7 @@ use arrow::record_batch::RecordBatchOptions;
 use chrono_tz::Tz;
 
 use super::{ChangeReader, Pass};
+use crate::changes::forgotten::KeyColumns;
 use crate::changes::load_times::{TO_ROWS, positions_at};
 use crate::changes::pass_one::{FloorOf, FoundFloors};
 use crate::changes::position::{OrderEncoder, OrderSpan, order_span, pack_column};
@@ -45,6 +46,8 @@ pub(super) struct Converted {
     pub(super) inside: usize,
     /// Rows of the batch outside of the window of rows.
     pub(super) outside: usize,
+    /// Rows inside that are left out, because their keys were forgotten.
+    pub(super) forgotten: usize,
     /// Key moves among the rows inside.
     pub(super) key_moves: usize,
     /// The newest commit time of CDC changes among the rows inside, in nanoseconds since 1970.
@@ -139,6 +142,69 @@ impl Batch<'_> {
     /// Drops rows that are no change.
     pub(super) fn without_ignored(self) -> Result<Self> {
         if self.reader.ignores_rows { self.without(Operation::Ignore) } else { Ok(self) }
+    }
+
+    /// Drops rows of which nothing is to be remembered: those of forgotten keys that had no other key before.
+    /// Truncates stay, whatever they have in the key columns.
+    pub(super) fn without_forgotten(self) -> Result<Self> {
+        if self.reader.changes.forgotten.is_empty() || !matches!(self.reader.pass, Pass::One(_)) {
+            return Ok(self);
+        }
+        let mut dropped = Vec::with_capacity(self.read.num_rows());
+        self.find_forgotten(&mut dropped)?;
+        if dropped.iter().any(|dropped| *dropped) {
+            return self.filtered(&dropped.iter().map(|dropped| Some(!dropped)).collect());
+        }
+        Ok(self)
+    }
+
+    /// Appends for each row whether it is dropped as [`Batch::without_forgotten`] says. A row whose key cannot be read
+    /// is none.
+    fn find_forgotten(&self, dropped: &mut Vec<bool>) -> Result<()> {
+        let count = self.read.num_rows();
+        match self.try_find_forgotten() {
+            Ok(found) => dropped.extend(found),
+            Err(BatchError::Other(error)) => return Err(error),
+            Err(BatchError::Row(_) | BatchError::Truncates) if count <= 1 => {
+                dropped.extend(vec![false; count]);
+            }
+            Err(BatchError::Row(_) | BatchError::Truncates) => {
+                self.slice(0..count / 2).find_forgotten(dropped)?;
+                self.slice(count / 2..count).find_forgotten(dropped)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn try_find_forgotten(&self) -> Result<Vec<bool>, BatchError> {
+        let changes = &self.reader.changes;
+        let keys = self.reader.roles.key.iter().map(|column| self.raw(*column));
+        let now = self.forgotten(&keys.collect::<Result<Vec<_>, _>>()?)?;
+        let mut dropped: Vec<bool> = now.iter().collect();
+        if !dropped.contains(&true) {
+            return Ok(dropped);
+        }
+        if !changes.before_images().is_empty() {
+            let (moved, before) = self.moved(changes.before_images())?;
+            let before = self.forgotten(&before)?;
+            let of_other = |at: usize| moved[at] && !before.value(at);
+            dropped.iter_mut().enumerate().for_each(|(at, dropped)| *dropped &= !of_other(at));
+        }
+        if let Some(op) = self.reader.roles.op
+            && changes.op_values().has(Operation::Truncate)
+        {
+            let operations = operations(&self.raw(op)?, changes.op_values()).into_iter();
+            let each = dropped.iter_mut().zip(operations);
+            each.for_each(|(dropped, operation)| {
+                *dropped &= operation != Some(Operation::Truncate)
+            });
+        }
+        Ok(dropped)
+    }
+
+    /// Which rows have keys that were forgotten.
+    fn forgotten(&self, keys: &[ArrayRef]) -> Result<BooleanBuffer, BatchError> {
+        Ok(KeyColumns::forgotten(&self.reader.changes.forgotten, keys)?)
     }
 
     /// Drops rows of an operation.
@@ -282,10 +348,11 @@ impl Batch<'_> {
             Pass::One(_) if !self.open().input.full_load => self.orders(&rows),
             _ => None,
         };
-        let converted = |rows, key_moves| Converted {
+        let converted = |rows, key_moves, forgotten| Converted {
             rows,
-            inside: inside_count,
+            inside: inside_count - forgotten,
             outside: count - inside_count,
+            forgotten,
             key_moves,
             newest,
             orders,
@@ -295,17 +362,22 @@ impl Batch<'_> {
                 None => rows,
                 Some(inside) => filter_record_batch(&rows, &inside)?,
             };
-            return Ok(converted(rows, 0));
+            return Ok(converted(rows, 0, 0));
         };
-        let (as_rows, as_deletes) = self.rows_and_deletes(&moved, inside.as_ref());
-        let is_inside = |at: usize| inside.as_ref().is_none_or(|inside| inside.value(at));
-        let moves = match &reader.pass {
-            Pass::One(_) => (0..count).filter(|at| moved[*at] && is_inside(*at)).count(),
-            _ => 0,
-        };
+        let (mut as_rows, mut as_deletes) = self.rows_and_deletes(&moved, inside.as_ref());
+        let (mut moves, mut forgotten) = (0, 0);
+        if let Pass::One(_) = &reader.pass {
+            let mut moved = and(&moved.into(), &inside.unwrap_or(vec![true; count].into()))?;
+            if let Some([now, then]) = self.forgotten_halves(&before)? {
+                forgotten = and(&as_rows, &now)?.true_count();
+                as_rows = and_not(&as_rows, &now)?;
+                [as_deletes, moved] = [and_not(&as_deletes, &then)?, and_not(&moved, &then)?];
+            }
+            moves = moved.true_count();
+        }
         let rows = filter_record_batch(&rows, &as_rows)?;
         if as_deletes.true_count() == 0 {
-            return Ok(converted(rows, moves));
+            return Ok(converted(rows, moves, forgotten));
         }
         let with_deletes = self.filtered(&as_deletes)?;
         let before = before
@@ -313,7 +385,22 @@ impl Batch<'_> {
             .map(|column| filter(column, &as_deletes))
             .collect::<Result<Vec<_>, _>>()?;
         let deletes = with_deletes.as_deletes(&before)?;
-        Ok(converted(concat_batches(&reader.schema, &[deletes, rows])?, moves))
+        Ok(converted(concat_batches(&reader.schema, &[deletes, rows])?, moves, forgotten))
+    }
+
+    /// Which rows have keys that were forgotten, and which had such keys before, given by `before`; `None` if no key was
+    /// forgotten.
+    fn forgotten_halves(
+        &self,
+        before: &[ArrayRef],
+    ) -> Result<Option<[BooleanArray; 2]>, BatchError> {
+        if self.reader.changes.forgotten.is_empty() {
+            return Ok(None);
+        }
+        let keys = self.reader.roles.key.iter().map(|column| self.raw(*column));
+        let now = self.forgotten(&keys.collect::<Result<Vec<_>, _>>()?)?;
+        let then = self.forgotten(before)?;
+        Ok(Some([now, then].map(|of| BooleanArray::new(of, None))))
     }
 
     /// The least and the greatest order of converted rows; `None` where file and row are the order.

@@ -34,7 +34,7 @@ impl Run<'_> {
         let state = &attempt.state;
         let windows = match self.task {
             Task::CatchUp => windows_to_catch_up(&state.ledger, pipeline),
-            Task::Truncate(_) => WindowSet::default(),
+            Task::Truncate(_) | Task::Forget(_) => WindowSet::default(),
             _ => self.window.into(),
         };
         let mut tables = pipeline.aggregates.iter().map(Aggregate::table);

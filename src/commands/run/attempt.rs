@@ -85,7 +85,7 @@ impl Run<'_> {
         let run_context = self.open.run_context;
         let needed = match step {
             Step::Curate => NeededInputs::of(&run_context.pipeline.raw, &self.window),
-            Step::Rebuild | Step::CatchUp | Step::Truncate => NeededInputs::All,
+            Step::Rebuild | Step::CatchUp | Step::Truncate | Step::Forget => NeededInputs::All,
             Step::Aggregate => NeededInputs::Recent,
         };
         let mut state = State::open(run_context.stores, run_context.pipeline, needed).await?;

@@ -32,7 +32,7 @@ impl Run<'_> {
     fn onto(&self) -> Onto {
         match self.task {
             Task::Rebuild { accept_missing } => Onto::Empty { accept_missing },
-            Task::UndoTruncate(_) => Onto::Empty { accept_missing: false },
+            Task::UndoTruncate(_) | Task::Recall(_) => Onto::Empty { accept_missing: false },
             _ => Onto::Table,
         }
     }
@@ -50,6 +50,7 @@ impl Run<'_> {
         let ledger = &attempt.state.ledger;
         let report = &mut attempt.report;
         let Some(truncates) = self.truncates_by_hand(ledger, report)? else { return Ok(()) };
+        let Some(forgets) = self.forgets(ledger, attempt.commit, report)? else { return Ok(()) };
         let found = self.inputs(&folders, ledger).await?;
         self.check_loads(ledger, &found.inputs, &truncates, &folders)?;
         let (inputs, known) = (found.inputs, found.records);
@@ -58,7 +59,9 @@ impl Run<'_> {
             if inputs.is_empty() {
                 return self.commit_empty_catch_up(attempt, known).await;
             }
-        } else if step != Step::Truncate && !has_inputs_to_fold(step, ledger, &inputs) {
+        } else if !matches!(step, Step::Truncate | Step::Forget)
+            && !has_inputs_to_fold(step, ledger, &inputs)
+        {
             info!("no inputs in the window {}", self.window);
             report.note.get_or_insert("no inputs in the window".into());
             // Record the window: files that appear in it from now on are late.
@@ -85,11 +88,16 @@ impl Run<'_> {
             versions: attempt.state.folder(),
             attempt: &attempt.name,
             truncates: &truncates,
+            forgotten: &forgets.keys,
+            forgets: &forgets.columns,
             is_dry: false,
         };
         let mut staged = stage.run(&inputs, bad, report).await?;
         let mut records = known;
         records.extend(self.quarantine_records(step, attempt, &staged, &inputs, &folders).await?);
+        let (in_quarantine, unreadable) = self.forget_in_quarantine(attempt, &forgets.keys).await?;
+        records.extend(in_quarantine.into_iter().chain(forgets.record.clone()));
+        self.note_forgotten(&mut attempt.report, &forgets, staged.curated.as_ref(), unreadable);
         let Some(curated) = staged.curated.take() else {
             let note = match staged.bad_rows.count() {
                 0 if staged.bad_files.is_empty() => "the inputs of the window have no rows",

@@ -32,8 +32,10 @@ impl Run<'_> {
             Task::Rebuild { accept_missing } => {
                 self.rebuild_inputs(folders, ledger, accept_missing).await
             }
-            Task::UndoTruncate(_) => self.rebuild_inputs(folders, ledger, false).await,
-            Task::Truncate(_) => Ok(Inputs::default()),
+            Task::UndoTruncate(_) | Task::Recall(_) => {
+                self.rebuild_inputs(folders, ledger, false).await
+            }
+            Task::Truncate(_) | Task::Forget(_) => Ok(Inputs::default()),
             Task::CatchUp => self.catch_up_inputs(folders, ledger).await,
             Task::Run(_) | Task::Curate(_) | Task::Aggregate(_) => {
                 window_inputs(self.open.run_context, folders, ledger, &self.window).await
@@ -69,7 +71,7 @@ impl Run<'_> {
         if let Some(note) = describe_missing(&missing) {
             if !accept_missing {
                 return Err(Error::data(note).hint(match self.task {
-                    Task::UndoTruncate(_) => ONLY_IN_RAW,
+                    Task::UndoTruncate(_) | Task::Recall(_) => ONLY_IN_RAW,
                     _ => "restore them, or rebuild without them with --accept-missing",
                 }));
             }
@@ -116,9 +118,9 @@ impl Run<'_> {
     }
 }
 
-/// The hint for a truncate by hand that cannot be taken back.
-const ONLY_IN_RAW: &str = "nothing was changed: what the truncate has ended is in the raw files only, so restore them \
-                           as they were folded";
+/// The hint for a truncate by hand, or a forgotten key, that cannot be taken back.
+const ONLY_IN_RAW: &str = "nothing was changed: what it has taken out of the table is in the raw files only, so restore \
+                           them as they were folded";
 
 /// Describes the full loads with a time that were written over folded ones.
 fn overwritten_loads(

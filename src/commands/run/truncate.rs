@@ -45,7 +45,7 @@ impl Run<'_> {
                 }
                 Some(known().filter(|known| *known != at).collect())
             }
-            Task::Rebuild { .. } => Some(known().collect()),
+            Task::Rebuild { .. } | Task::Recall(_) => Some(known().collect()),
             _ => Some(Vec::new()),
         })
     }
@@ -62,7 +62,7 @@ impl Run<'_> {
         match self.task {
             Task::Truncate(_) => refuse_ended_loads(raw, ledger.inputs.iter(), truncates, folders),
             // From empty, what was folded with loads at their time may have none now.
-            Task::Rebuild { .. } | Task::UndoTruncate(_) => {
+            Task::Rebuild { .. } | Task::UndoTruncate(_) | Task::Recall(_) => {
                 let files = inputs.iter().map(|input| &input.file);
                 refuse_ended_loads(raw, files, truncates, folders)
             }

@@ -23,7 +23,9 @@ use crate::curate::merge::deletes::add_deletes;
 use crate::curate::merge::entries::{Entries, Files};
 use crate::curate::merge::entry::{ChangeOrder, Entry, EntryColumns, Orders, Origin, of_keys};
 use crate::curate::merge::floors::{Floors, SortedFloors};
+use crate::curate::merge::forget::Forgetting;
 use crate::curate::merge::intervals::{Ends, Moment, add_ends, of_instants};
+use crate::curate::merge::seen_floors::SeenFloors;
 use crate::curate::merge::{Counts, Output};
 use crate::curate::places::Places;
 use crate::curate::validity::valid_times;
@@ -48,6 +50,8 @@ pub(super) struct Decider {
     pub(super) layout: Arc<VersionsLayout>,
     pub(super) table_schema: SchemaRef,
     pub(super) floors: SortedFloors,
+    /// The keys that are forgotten.
+    pub(super) forgetting: Option<Forgetting>,
     /// Whether ties with floors are looked for.
     pub(super) finds_floor_ties: bool,
     pub(super) places: Places,
@@ -199,29 +203,31 @@ fn add_floor_days(
 }
 
 /// A slice of the sorted entries, about whose keys is decided.
-struct Deciding<'a> {
-    columns: &'a EntryColumns<'a>,
+pub(super) struct Deciding<'a> {
+    pub(super) columns: &'a EntryColumns<'a>,
     /// The floors of before, and all of them.
-    floors: (Floors<'a>, Floors<'a>),
+    pub(super) floors: (Floors<'a>, Floors<'a>),
+    /// The same, as a history sees them.
+    pub(super) seen: &'a [SeenFloors<'a>; 2],
     /// Those that take rows away: none where rows end and stay.
     taking: (Floors<'a>, Floors<'a>),
     /// Where rows end, the instants of the entries.
-    instants: Option<&'a Int64Array>,
+    pub(super) instants: Option<&'a Int64Array>,
     winners: &'a RowBitmap,
-    numbers: Vec<u32>,
+    pub(super) numbers: Vec<u32>,
 }
 
 /// What was decided about a slice, by the rows of the entries.
 #[derive(Default)]
-struct Decided {
+pub(super) struct Decided {
     entries: Vec<Entry>,
     decision: Decision,
     carried: Vec<u32>,
-    removed: Vec<u32>,
+    pub(super) removed: Vec<u32>,
     unsettled: Vec<u32>,
     /// Where rows end, the moments of the key.
     moments: Vec<Moment>,
-    ends: Ends,
+    pub(super) ends: Ends,
 }
 
 impl Decider {
@@ -238,11 +244,12 @@ impl Decider {
         let count = rows.num_rows();
         let floors = (self.floors.earlier(count), self.floors.all(count));
         let none = || (self.floors.none(count), self.floors.none(count));
-        let [earlier, all] = &self.floors.seen(count);
+        let seen = &self.floors.seen(count);
         let instants = rows.columns()[self.layout.key_count()..self.entries.keys].first();
         let deciding = Deciding {
             columns: &columns,
             floors,
+            seen,
             taking: if instants.is_some() { none() } else { floors },
             instants: instants.map(|instants| instants.as_primitive()),
             winners,
@@ -252,7 +259,13 @@ impl Decider {
             },
         };
         let mut decided = Decided::default();
+        let forgotten = self.forgetting.as_ref();
+        let forgotten = forgotten.map(|forgetting| forgetting.among(rows)).transpose()?;
         for of_key in of_keys(rows, self.layout.key_count())? {
+            if forgotten.as_ref().is_some_and(|forgotten| forgotten.value(of_key.start)) {
+                self.forget(&deciding, of_key, &mut decided, output, counts);
+                continue;
+            }
             for of_row in of_instants(of_key, deciding.instants) {
                 self.decide_key(&deciding, of_row, &mut decided, output, counts)?;
             }
@@ -260,7 +273,7 @@ impl Decider {
             match self.keep {
                 Keep::Latest | Keep::LatestPerDay => {}
                 Keep::LatestAndDeleted => add_deletes(moments, floors, &columns.orders, ends),
-                Keep::History => add_ends(moments, (earlier, all), &columns.orders, ends),
+                Keep::History => add_ends(moments, seen, &columns.orders, ends),
             }
             moments.clear();
         }

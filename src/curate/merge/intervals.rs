@@ -125,7 +125,7 @@ pub(super) fn hold(
 /// of before, `floors` all of them.
 pub(super) fn add_ends(
     moments: &[Moment],
-    (earlier, floors): (&SeenFloors<'_>, &SeenFloors<'_>),
+    [earlier, floors]: &[SeenFloors<'_>; 2],
     order: &impl ChangeOrder,
     ends: &mut Ends,
 ) {

@@ -1,5 +1,6 @@
-//! Which versions of a key have a row, and what has ended it: for questions.
+//! Which versions of a key have a row, and what has ended it: for questions, and keys that are forgotten.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -9,8 +10,9 @@ use crate::config::Keep;
 use crate::curate::merge::deletes::last_row;
 use crate::curate::merge::entries::{Entries, Files, LOOKED_UP, column, hash};
 use crate::curate::merge::entry::{ChangeOrder, EntryColumns};
-use crate::curate::merge::floors::SortedFloors;
-use crate::curate::merge::intervals::hold;
+use crate::curate::merge::floors::{Floors, SortedFloors};
+use crate::curate::merge::intervals::{Held, hold};
+use crate::curate::merge::seen_floors::SeenFloors;
 use crate::error::Result;
 use crate::layout::FileOrder;
 use crate::parquet_io::open::conform;
@@ -50,55 +52,95 @@ pub(crate) fn rows_of_versions(
     let count = versions.num_rows();
     let instants = layout.has_instants.then(|| format!("key_{}", layout.key_count()));
     let instants = instants.map(|name| column(versions, &name)).transpose()?;
-    let instants = instants.map(|instants| instants.as_primitive::<Int64Type>().values());
+    let instants = instants.map(|instants| instants.as_primitive::<Int64Type>().values().as_ref());
     beside_floors(versions, layout, floors, order, |columns, sorted| {
         let mut rows = vec![None; count];
-        let all = sorted.all(count);
-        let floor_of = |at: usize| EndedBy::Floor(floors[sorted.given[at - count]].clone());
-        // A row of a table whose rows do not end and stay.
-        let plain = |at: usize| {
-            let end = all.end_of(keep, (at, columns.entry(at).day), &columns.orders);
-            VersionRow { end: None, ended_by: end.map(floor_of) }
-        };
-        match (keep, instants) {
-            (Keep::LatestPerDay, _) => (0..count).for_each(|at| rows[at] = Some(plain(at))),
-            (Keep::LatestAndDeleted, Some(instants)) => {
-                let last = last_of_instants(instants, &columns.orders).into_iter();
-                let last = last.map(|at| (instants[at], at));
-                if let Some((at, deleted)) = last_row(last, all, &columns.orders) {
-                    rows[at] = Some(VersionRow {
-                        end: deleted.map(|(instant, _)| instant),
-                        ended_by: deleted.map(|(_, by)| {
-                            if by < count { EndedBy::Delete(by) } else { floor_of(by) }
-                        }),
-                    });
+        let [_, seen] = &sorted.seen(count);
+        let floors_of_key = KeyFloors { all: sorted.all(count), seen };
+        for row in rows_of_key(keep, columns, 0..count, instants, floors_of_key) {
+            let ended_by = row.ended_by.map(|by| {
+                if by < count {
+                    EndedBy::Delete(by)
+                } else {
+                    EndedBy::Floor(floors[sorted.given[by - count]].clone())
                 }
-            }
-            (Keep::History, Some(instants)) => {
-                let moments = last_of_instants(instants, &columns.orders);
-                let changes = moments.iter().map(|at| (instants[*at], Some(*at)));
-                let [_, floors] = sorted.seen(count);
-                let mut held = Vec::new();
-                hold(changes, &floors, &columns.orders, &mut held, |_, _| ());
-                for (at, held) in moments.iter().zip(held) {
-                    rows[*at] = held.map(|end| VersionRow { end, ended_by: None });
-                }
-            }
-            _ => {
-                let last = (0..count).fold(None, |last, at| columns.orders.later(last, at));
-                last.into_iter().for_each(|at| rows[at] = Some(plain(at)));
-            }
-        }
-        for (at, row) in rows.iter_mut().enumerate() {
-            *row = row.take().filter(|_| columns.entry(at).has_row);
+            });
+            rows[row.at] = Some(VersionRow { end: row.end, ended_by });
         }
         rows
     })
 }
 
-/// The last version of each instant, in the order of time.
-fn last_of_instants(instants: &[i64], order: &impl ChangeOrder) -> Vec<usize> {
-    let mut by_time: Vec<usize> = (0..instants.len()).collect();
+/// The floors beside the versions of a key.
+pub(super) struct KeyFloors<'a> {
+    pub(super) all: Floors<'a>,
+    pub(super) seen: &'a SeenFloors<'a>,
+}
+
+/// The row of a version among entries.
+pub(super) struct KeyRow {
+    /// The row of the version's entry.
+    pub(super) at: usize,
+    /// Whether the table has it.
+    pub(super) is_in_table: bool,
+    /// When it ended, in microseconds since 1970, if it has ended and stays in the table.
+    pub(super) end: Option<i64>,
+    /// The row of the delete or floor that has ended it; of a history it is not known.
+    pub(super) ended_by: Option<usize>,
+}
+
+/// The rows of a key that has only versions: those that the table has, and those that a floor has taken out of it.
+pub(super) fn rows_of_key(
+    keep: Keep,
+    columns: &EntryColumns<'_>,
+    of_key: Range<usize>,
+    instants: Option<&[i64]>,
+    floors: KeyFloors<'_>,
+) -> Vec<KeyRow> {
+    let orders = &columns.orders;
+    // A row of a table whose rows do not end and stay.
+    let plain = |at: usize| {
+        let ended_by = floors.all.end_of(keep, (at, columns.entry(at).day), orders);
+        KeyRow { at, is_in_table: ended_by.is_none(), end: None, ended_by }
+    };
+    let rows: Vec<KeyRow> = match (keep, instants) {
+        (Keep::LatestPerDay, _) => of_key.map(plain).collect(),
+        (Keep::LatestAndDeleted, Some(instants)) => {
+            let last = last_of_instants(of_key, instants, orders).into_iter();
+            let row = last_row(last.map(|at| (instants[at], at)), floors.all, orders);
+            let row = row.map(|(at, deleted)| KeyRow {
+                at,
+                is_in_table: true,
+                end: deleted.map(|(instant, _)| instant),
+                ended_by: deleted.map(|(_, by)| by),
+            });
+            row.into_iter().collect()
+        }
+        (Keep::History, Some(instants)) => {
+            let moments = last_of_instants(of_key, instants, orders);
+            let changes = moments.iter().map(|at| (instants[*at], Some(*at)));
+            let mut held = Vec::new();
+            hold(changes, floors.seen, orders, &mut held, |_, _| ());
+            let row = |(at, held): (&usize, Held)| {
+                Some(KeyRow { at: *at, is_in_table: true, end: held?, ended_by: None })
+            };
+            moments.iter().zip(held).filter_map(row).collect()
+        }
+        _ => {
+            let last = of_key.fold(None, |last, at| orders.later(last, at));
+            last.into_iter().map(plain).collect()
+        }
+    };
+    rows.into_iter().filter(|row| columns.entry(row.at).has_row).collect()
+}
+
+/// The last of some versions of each instant, in the order of time.
+fn last_of_instants(
+    versions: Range<usize>,
+    instants: &[i64],
+    order: &impl ChangeOrder,
+) -> Vec<usize> {
+    let mut by_time: Vec<usize> = versions.collect();
     by_time.sort_by(|a, b| instants[*a].cmp(&instants[*b]).then_with(|| order.compare(*a, *b)));
     let moments = by_time.chunk_by(|a, b| instants[*a] == instants[*b]);
     moments.filter_map(|moment| moment.last().copied()).collect()

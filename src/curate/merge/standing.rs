@@ -130,6 +130,17 @@ impl Standing {
         Ok(false)
     }
 
+    /// Subtracts what the versions of a key added.
+    pub(super) fn forget(
+        &mut self,
+        versions: &[Entry],
+        order: &impl ChangeOrder,
+        floors: Floors<'_>,
+        numbers: &[u32],
+    ) {
+        add(&mut self.balance, &held(&dated(versions, floors, order), order), numbers, -1);
+    }
+
     /// Takes sorted entries of unsettled keys.
     pub(super) fn push(&mut self, entries: &RecordBatch) -> Result<()> {
         if entries.num_rows() == 0 {

@@ -56,6 +56,13 @@ impl VersionReader<'_> {
         self.pass_on_candidates(&file, &columns, sorter).await
     }
 
+    /// The number of rows of a file, if any may be of wanted keys.
+    pub(super) async fn rows_with_candidates(&self, path: &str, bytes: u64) -> Result<Option<u64>> {
+        let (file, _) = open_versions(self.state, &self.entries.layout, path, bytes).await?;
+        let has_any = !self.groups_with_candidates(&file).await?.is_empty();
+        Ok(has_any.then(|| file.row_count()))
+    }
+
     async fn pass_on_candidates(
         &self,
         file: &ParquetFile,
