@@ -48,7 +48,7 @@ use crate::types::times::{instant_ns, is_time_type};
 
 use commit_time::{CommitTime, commit_time, time_of_file};
 use delete_when::DeleteWhen;
-use forgotten::{KeyColumns, KeyInText};
+use forgotten::KeyColumns;
 
 pub(crate) mod commit_time;
 mod delete_when;
@@ -133,10 +133,8 @@ pub struct Changes {
     batch_rows: usize,
     /// The number of changes of other tables in the inputs, which are none of the rows.
     other_rows: u64,
-    /// The keys whose changes are left out.
-    forgotten: Arc<ForgottenKeys>,
-    /// The number of bad rows that were left out because their keys were forgotten.
-    bad_rows_forgotten: u64,
+    /// What is left out, if keys were forgotten.
+    left_out: Option<LeftOut>,
     /// The spilled files that stand for inputs of another format.
     _spilled: Spilled,
 }
@@ -144,6 +142,15 @@ pub struct Changes {
 /// The key moves that swap keys, and so delete no row ([`crate::changes::key_moves`]): the numbers of
 /// their inputs and rows.
 pub(crate) type KeySwaps = HashSet<(u32, u64)>;
+
+/// What is left out of changes because keys were forgotten.
+#[derive(Debug)]
+struct LeftOut {
+    keys: Arc<ForgottenKeys>,
+    columns: KeyColumns,
+    /// How many of the rows that were found to be bad when the inputs were opened.
+    bad_rows: u64,
+}
 
 /// One opened input.
 #[derive(Debug)]
@@ -200,8 +207,7 @@ impl Changes {
         check_count(&inputs)?;
         let raw = &pipeline.raw;
         let bad_rows = Arc::clone(opening.bad_rows);
-        let (checks_texts, threads) = (opening.checks_texts, opening.threads);
-        let earlier_loads = opening.loads;
+        let (checks_texts, threads, loads) = (opening.checks_texts, opening.threads, opening.loads);
         let used = UsedColumns::of(pipeline);
         let mut all = opening.open(inputs, &pipeline.key, &used).await?;
         let mut bad_files = std::mem::take(&mut all.bad);
@@ -241,8 +247,8 @@ impl Changes {
         let images = raw.before_images(&pipeline.key);
         let before_images = images.iter().map(|name| union.find(name)).collect();
         let raw_schema = Arc::new(Schema::new(union.fields));
-        let has_values = files.iter().any(|file| !file.is_blank);
-        let delete_when = match raw.delete_when.as_ref().filter(|_| has_values) {
+        let has_values = |_: &_| files.iter().any(|file| !file.is_blank);
+        let delete_when = match raw.delete_when.as_ref().filter(has_values) {
             Some(condition) => Some(DeleteWhen::new(condition, &raw_schema)?),
             None => None,
         };
@@ -268,13 +274,12 @@ impl Changes {
             timed_floors: Vec::new(),
             batch_rows,
             other_rows,
-            forgotten: Arc::default(),
-            bad_rows_forgotten: 0,
+            left_out: None,
             _spilled: all.spilled,
         };
         if !changes.is_blank() {
             changes.check_columns()?;
-            changes.time_full_loads(earlier_loads, threads).await?;
+            changes.time_full_loads(loads, threads).await?;
         }
         Ok((changes, bad_files))
     }
@@ -402,26 +407,51 @@ impl Changes {
     /// The counts of a scan of all rows that begins now.
     pub(crate) fn pass_one(&self) -> Arc<PassOne> {
         let (bad_rows, floors) = (self.bad_rows.copied(), self.timed_floors.clone());
-        Arc::new(PassOne::new(bad_rows, self.bad_rows_forgotten, floors))
+        Arc::new(PassOne::new(bad_rows, self.bad_rows_forgotten(), floors))
     }
 
     /// Leaves the changes of forgotten keys out from now on.
-    pub(crate) fn leave_out(&mut self, forgotten: &Arc<ForgottenKeys>, pipeline: &Pipeline) {
+    ///
+    /// # Errors
+    /// Usage, when the key is another one than that by which they were forgotten.
+    pub(crate) fn leave_out(
+        &mut self,
+        forgotten: &Arc<ForgottenKeys>,
+        pipeline: &Pipeline,
+    ) -> Result<()> {
         if forgotten.is_empty() {
-            return;
+            return Ok(());
         }
-        self.forgotten = Arc::clone(forgotten);
         let raw = self.raw_schema.fields().iter();
         let raw = raw.map(|field| (field.name().as_str(), field.data_type()));
-        let key = KeyColumns::new(pipeline, raw);
-        let is_of_other =
-            |bad: &BadRow| key.in_text(forgotten, &bad.change) != KeyInText::Forgotten;
-        self.bad_rows_forgotten = self.bad_rows.retain(is_of_other);
+        let columns = KeyColumns::new(pipeline, raw);
+        columns.check(forgotten)?;
+        let is_of_other = |bad: &BadRow| {
+            let found = columns.in_text(forgotten, &bad.change);
+            bad.column.is_none() || !found.has_forgotten || found.has_other
+        };
+        let bad_rows = self.bad_rows.retain(is_of_other);
+        self.left_out = Some(LeftOut { keys: Arc::clone(forgotten), columns, bad_rows });
+        Ok(())
     }
 
     /// How many bad rows were left out because their keys were forgotten.
     pub(crate) fn bad_rows_forgotten(&self) -> u64 {
-        self.bad_rows_forgotten
+        self.left_out.as_ref().map_or(0, |left_out| left_out.bad_rows)
+    }
+
+    /// The keys whose changes are left out, if there are any.
+    fn forgotten_keys(&self) -> Option<&ForgottenKeys> {
+        self.left_out.as_ref().map(|left_out| &*left_out.keys)
+    }
+
+    /// Whether a bad row, which has been read, may have a key that was forgotten.
+    pub(crate) fn may_be_forgotten(&self, bad: &BadRow) -> bool {
+        self.left_out.as_ref().is_some_and(|LeftOut { keys, columns, .. }| {
+            let found = columns.in_text(keys, &bad.change);
+            let is_any = |row| columns.in_any_field(keys, row).has_forgotten;
+            found.has_forgotten || bad.column.is_none() && is_any(&bad.change)
+        })
     }
 
     /// The rows that were found to be bad when the inputs were opened.

@@ -95,8 +95,8 @@ pub(crate) struct Curated {
     pub stale: u64,
     /// Keys that had a row, and have none now, or one that has ended, because of floors.
     pub ended: u64,
-    /// Rows of keys that are forgotten, which were removed.
-    pub rows_forgotten: u64,
+    /// Of the keys that are forgotten, how many had versions, and the rows of them, which were removed.
+    pub forgotten: (u64, u64),
     /// Ties that were seen only when keys were decided about.
     pub ties: u64,
     /// The share of the table files' bytes that is new rows, estimated by the number of rows.
@@ -171,7 +171,10 @@ impl Curate<'_> {
         let new_floors: Vec<Floor> = new_floors.map(|(floor, _)| floor.clone()).collect();
         let to_merge = match self.forgetting {
             None => self.versions_to_merge(!new_floors.is_empty()),
-            Some(forgetting) => self.versions_of(forgetting, &layout).await?,
+            Some(forgetting) => {
+                let committed = &self.committed_versions;
+                forgetting.files(self.state, &layout, committed, self.threads).await?
+            }
         };
         let replaced_versions = self.replaced_versions(&to_merge);
         let outputs = self.outputs(context, &to_merge, &layout, &rows.order);
@@ -191,13 +194,8 @@ impl Curate<'_> {
         let split = self.split(context, &query, outputs, &layout, &schema, marks).await?;
         let mut counts = split.counts;
         counts.days.extend(merged.iter().flat_map(|merged| &merged.counts.floor_days));
-        let rewritten: Vec<&str> = if rewrites_all {
-            earlier.folders().map(String::as_str).collect()
-        } else {
-            self.with_deleted_rows().collect()
-        };
         let (written, given) =
-            self.write_table(split.sorters, &rows, Arc::clone(&earlier), &rewritten).await?;
+            self.write_table(split.sorters, &rows, earlier, rewrites_all).await?;
         // Now that the rows of the table have left the memory.
         let (balance, balance_days) = self.write_balance(settle(split.standings).await?).await?;
 
@@ -228,7 +226,7 @@ impl Curate<'_> {
             day,
             stale: merged.map_or(0, |merged| merged.counts.stale),
             ended: merged.map_or(0, |merged| merged.counts.ended),
-            rows_forgotten: merged.map_or(0, |merged| merged.counts.forgotten),
+            forgotten: merged.map_or((0, 0), |merged| merged.counts.forgotten),
             ties: merged.map_or(0, |merged| merged.counts.ties),
             bytes_changed,
             counts,
@@ -436,31 +434,15 @@ impl Curate<'_> {
         files.filter(|file| file.deleted.is_some()).map(|file| parent(&file.path))
     }
 
-    /// The committed files with versions of keys that are forgotten, which are rewritten without them.
-    async fn versions_of(
-        &self,
-        forgetting: &Forgetting,
-        layout: &Arc<VersionsLayout>,
-    ) -> Result<Vec<CommittedVersions>> {
-        let mut found = Vec::new();
-        for (path, bytes) in &self.committed_versions {
-            if let Some(rows) = forgetting.rows_to_read(self.state, layout, path, *bytes).await? {
-                let (path, bytes) = (path.clone(), *bytes);
-                found.push(CommittedVersions { path, bytes, rows, rewritten: true });
-            }
-        }
-        Ok(found)
-    }
-
-    /// Rebuilds the published partitions with new rows and tombstones, and writes them to staging, those
-    /// of `rewritten` also without any. Returns the written partitions, and the number of new
-    /// rows and tombstones of each.
+    /// Rebuilds the published partitions with new rows and tombstones, and writes them to staging; with
+    /// `rewrites_all` partitions without any too, and those that may have marked rows of forgotten keys. Returns the
+    /// written partitions, and the number of new rows and tombstones of each.
     async fn write_table(
         &self,
         sorters: Vec<Sorter>,
         rows: &TableRows,
         earlier: Arc<PublishedTable>,
-        rewritten: &[&str],
+        rewrites_all: bool,
     ) -> Result<(Vec<Written>, BTreeMap<String, u64>)> {
         let writer = TableWriter {
             staging: self.staging.clone(),
@@ -468,7 +450,10 @@ impl Curate<'_> {
             file_bytes: self.pipeline.curated.file_bytes,
         };
         let mut sorted = Sorted::new(&rows.order, sorters)?;
-        rewritten.iter().for_each(|folder| sorted.include(folder));
+        if rewrites_all {
+            earlier.folders().for_each(|folder| sorted.include(folder));
+        }
+        self.with_deleted_rows().for_each(|folder| sorted.include(folder));
         let given = sorted.counts().clone();
         let written = writer.write(sorted, Some(earlier), self.threads).await?;
         Ok((written, given))

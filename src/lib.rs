@@ -114,6 +114,9 @@
 //!   floor that comes late takes the rows before it, and a late change before it makes none. A full load
 //!   that has a time (`raw.full_load_at`, `changes::load_times`) is a floor, and rows right after it. A truncate can be
 //!   set by hand, and is a floor without a file, and runs from empty take it from the ledger (`commands::run::truncate`).
+//! * **Forgotten keys do not come back.** The ledger has salted hashes of them (`state::forgotten`). Pass one leaves their
+//!   changes out (`changes::forgotten`), so that nothing after it knows of them, in runs, rebuilds and questions alike; what
+//!   was there when they were forgotten is removed by the merge (`curate::merge::forget`, `commands::run::forget`).
 //! * **Windows do not matter.** A version is the order of the last change per key and day, as
 //!   values of the data. A winner replaces it only if it is later (`curate::merge`), so the table
 //!   shows the greatest of all changes folded so far, in whatever order and however often they
@@ -175,7 +178,7 @@
 //! | floor | room | what it does |
 //! |---|---|---|
 //! | 1 | [`cli`] | arguments, the program, progress, logs, metrics; reads the environment and the clock |
-//! | 2 | [`commands`] | one file per command: run and its steps, backfill, catch-up, rebuild, truncate; load, catalog; plan, runs, verify, explain-key, ddl; capture |
+//! | 2 | [`commands`] | one file per command: run and its steps, backfill, catch-up, rebuild, truncate, forget; load, catalog; plan, runs, verify, explain-key, ddl; capture |
 //! | 3 | [`follow`] | followers: PostgreSQL, the Glue catalog; statements for other engines |
 //! | 3 | [`aggregate`] | the days to compute, the query of an aggregate, the relations `history` and `balance` |
 //! | 4 | `curate` | staging, the merge with versions, pass two through `curated.sql`, conservation checks |
@@ -193,7 +196,7 @@
 //! | 10 | [`engine`] | DataFusion: sessions, memory pool, spill folders, tasks |
 //! | 10 | [`layout`] | names of objects: date folders, Hive partitions, our own files |
 //! | 10 | `postgres` | connections to PostgreSQL, what its refusals mean, and hashes of rows as it computes them |
-//! | 10 | `types` | column types, canonical keys, times |
+//! | 10 | `types` | column types, canonical keys and their hashes, times |
 //! | 11 | [`window`] | windows of time, dates and durations |
 //! | 12 | [`error`] | the error type: kinds, hints, exit codes; texts of libraries that we decide by |
 //!

@@ -223,7 +223,7 @@ fn is_success(exit_code: &u8) -> bool {
     *exit_code == 0
 }
 
-fn is_zero(count: &u64) -> bool {
+pub(crate) fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
@@ -244,6 +244,11 @@ pub trait Answer: Serialize {
     fn json(&self) -> serde_json::Result<String> {
         serde_json::to_string(self)
     }
+}
+
+/// The end of a list of counts: rows of forgotten keys, if there are any.
+pub(crate) fn of_forgotten_keys(rows: u64) -> String {
+    if rows == 0 { String::new() } else { format!(", {rows} of forgotten keys") }
 }
 
 /// Notes as one; `None` without any.
@@ -268,13 +273,14 @@ impl Report {
             (
                 "rows read",
                 format!(
-                    "{}: {} latest, {} superseded, {} deleted, {} rejected, {} outside",
+                    "{}: {} latest, {} superseded, {} deleted, {} rejected, {} outside{}",
                     self.rows_read,
                     self.rows_latest,
                     self.rows_superseded,
                     self.rows_deleted,
                     self.rows_rejected,
-                    self.rows_outside
+                    self.rows_outside,
+                    of_forgotten_keys(self.rows_forgotten)
                 ),
             ),
             ("ties", self.ties.to_string()),

@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, StringArray};
+use arrow::array::{ArrayRef, BinaryArray, StringArray};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::compute::kernels::cmp::not_distinct;
+use arrow::datatypes::{DataType, TimeUnit};
 use arrow::error::ArrowError;
 use serde_json::{Map, Value};
 
 use crate::config::Pipeline;
+use crate::error::{Error, Result};
 use crate::raw::columns::find_column;
 use crate::types::column_type::cast_values;
 use crate::types::key::{canonical, normalize_zeros};
-use crate::types::key_hash::ForgottenKeys;
+use crate::types::key_hash::{ForgottenKeys, KeyKind, bytes_of_digits};
 
 /// The key columns of raw: how keys are read from texts.
 #[derive(Clone, Debug)]
@@ -24,15 +26,25 @@ pub(crate) struct KeyColumns {
     before_image: Option<String>,
 }
 
-/// What is known of the keys in the text of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum KeyInText {
-    /// One of them was forgotten.
-    Forgotten,
-    /// None of them was.
-    Other,
-    /// There is no key that can be read.
-    Unreadable,
+/// What is known of the keys in the text of a row: it can have the key before an update too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KeysInText {
+    /// Whether one of them was forgotten.
+    pub(crate) has_forgotten: bool,
+    /// Whether one of them was not.
+    pub(crate) has_other: bool,
+}
+
+impl KeysInText {
+    /// Whether there is no key that can be read.
+    pub(crate) fn is_unreadable(self) -> bool {
+        self == KeysInText::default()
+    }
+
+    fn add(&mut self, other: Self) {
+        self.has_forgotten |= other.has_forgotten;
+        self.has_other |= other.has_other;
+    }
 }
 
 impl KeyColumns {
@@ -54,7 +66,7 @@ impl KeyColumns {
         }
     }
 
-    /// The columns of keys, given by their texts, in canonical types.
+    /// The columns of keys, given by their texts, in canonical types. Binary values are given in hexadecimal digits.
     ///
     /// # Errors
     /// The number of the first key that has a text which is no value of its column, and which column that is.
@@ -65,11 +77,60 @@ impl KeyColumns {
         let columns = self.columns.iter().enumerate();
         let columns = columns.map(|(number, (_, data_type))| {
             let texts = keys.clone().map(|key| key.get(number).map(String::as_str));
-            let texts: ArrayRef = Arc::new(texts.collect::<StringArray>());
-            let values = cast_values(&texts, data_type).map_err(|at| (at, number))?;
+            let values = if data_type.is_binary() {
+                let values = texts.map(|text| bytes_of_digits(text.unwrap_or_default()));
+                let values: Vec<Option<Vec<u8>>> = values.collect();
+                if let Some(at) = values.iter().position(Option::is_none) {
+                    return Err((at, number));
+                }
+                Arc::new(values.into_iter().collect::<BinaryArray>())
+            } else {
+                let texts: ArrayRef = Arc::new(texts.collect::<StringArray>());
+                cast_values(&texts, data_type).map_err(|at| (at, number))?
+            };
             canonical_values(&values).map_err(|_| (0, number))
         });
         columns.collect()
+    }
+
+    /// The names of the columns, and the kinds of their types.
+    pub(crate) fn kinds(&self) -> Vec<(String, KeyKind)> {
+        let columns = self.columns.iter();
+        let kinds = columns.map(|(name, data_type)| {
+            (name.clone(), KeyKind::of(data_type).unwrap_or(KeyKind::Text))
+        });
+        kinds.collect()
+    }
+
+    /// Refuses columns in which forgotten keys would not be recognized.
+    ///
+    /// # Errors
+    /// Usage, if the columns have other names, or a value of another kind.
+    pub(crate) fn check(&self, forgotten: &ForgottenKeys) -> Result<()> {
+        if forgotten.is_empty() {
+            return Ok(());
+        }
+        let known = &forgotten.columns;
+        let is_same =
+            |((name, data_type), (known, kind)): (&(String, DataType), &(String, KeyKind))| {
+                let found = KeyKind::of(data_type);
+                name.eq_ignore_ascii_case(known) && found.is_none_or(|found| found == *kind)
+            };
+        if self.columns.len() == known.len() && self.columns.iter().zip(known).all(is_same) {
+            return Ok(());
+        }
+        let known: Vec<String> = known
+            .iter()
+            .map(|(name, kind)| format!("`{name}` ({kind:?})").to_lowercase())
+            .collect();
+        Err(Error::usage(format!(
+            "keys were forgotten by {}, and would come back with this key, by which they are not recognized",
+            known.join(", ")
+        ))
+        .hint(
+            "nothing was changed: leave the key as it was; or take them back by `glueless forget --undo` before the \
+             change, and forget them again by the new key after it",
+        ))
     }
 
     /// The name of a column, and its type in raw.
@@ -82,40 +143,40 @@ impl KeyColumns {
         keys: &ForgottenKeys,
         columns: &[ArrayRef],
     ) -> Result<BooleanBuffer, ArrowError> {
-        let columns: Vec<ArrayRef> =
-            columns.iter().map(canonical_values).collect::<Result<_, _>>()?;
-        keys.contain(&columns)
+        let canonical = columns.iter().map(canonical_values);
+        let canonical: Vec<ArrayRef> = canonical.collect::<Result<_, _>>()?;
+        let mut found = keys.contain(&canonical)?;
+        for (column, canonical) in columns.iter().zip(&canonical) {
+            if let DataType::Timestamp(TimeUnit::Nanosecond, _) = column.data_type() {
+                let same = not_distinct(&cast(canonical, column.data_type())?, column)?;
+                found = &found & same.values();
+            }
+        }
+        Ok(found)
     }
 
-    /// What is known of the keys in the text of a row, as quarantine has it: a JSON object of its fields. A field may
-    /// have an object, or the text of one; or its name has dots in place of that.
-    pub(crate) fn in_text(&self, keys: &ForgottenKeys, row: &str) -> KeyInText {
-        let Ok(Value::Object(fields)) = serde_json::from_str(row) else {
-            return KeyInText::Unreadable;
-        };
-        self.in_fields(keys, &fields)
+    /// What is known of the keys in the text of a row, as quarantine has it: a JSON object of its fields. Of an envelope
+    /// the rows before and after are objects in it, or the names of their fields have dots.
+    pub(crate) fn in_text(&self, keys: &ForgottenKeys, row: &str) -> KeysInText {
+        match serde_json::from_str(row) {
+            Ok(Value::Object(fields)) => self.in_fields(keys, &fields),
+            _ => KeysInText::default(),
+        }
     }
 
-    fn in_fields(&self, keys: &ForgottenKeys, fields: &Map<String, Value>) -> KeyInText {
-        let mut found = KeyInText::Unreadable;
-        let Some((first, _)) = self.columns.first() else { return found };
-        for (name, value) in fields {
-            let known = match value {
-                Value::Object(nested) => self.in_fields(keys, nested),
-                Value::String(text) if text.starts_with('{') => self.in_text(keys, text),
-                _ => KeyInText::Unreadable,
-            };
-            // A field of the first key column: the other columns are beside it.
-            let begin = name.len().checked_sub(first.len()).filter(|at| name.is_char_boundary(*at));
-            let is_first = begin.is_some_and(|at| name[at..].eq_ignore_ascii_case(first));
-            let prefix = begin.filter(|_| is_first).map(|at| &name[..at]);
-            let known = [Some(known), prefix.map(|prefix| self.with_prefix(keys, fields, prefix))];
-            for known in known.into_iter().flatten() {
-                match known {
-                    KeyInText::Forgotten => return known,
-                    KeyInText::Other => found = known,
-                    KeyInText::Unreadable => {}
-                }
+    fn in_fields(&self, keys: &ForgottenKeys, fields: &Map<String, Value>) -> KeysInText {
+        let mut found = KeysInText::default();
+        let image = self.before_image.iter().map(String::as_str);
+        for prefix in
+            ["", "before.", "after.", "payload.before.", "payload.after."].into_iter().chain(image)
+        {
+            found.add(self.with_prefix(keys, fields, prefix));
+        }
+        for name in ["before", "after", "payload"] {
+            match fields.get(name) {
+                Some(Value::Object(nested)) => found.add(self.in_fields(keys, nested)),
+                Some(Value::String(text)) => found.add(self.in_text(keys, text)),
+                _ => {}
             }
         }
         found
@@ -127,32 +188,49 @@ impl KeyColumns {
         keys: &ForgottenKeys,
         fields: &Map<String, Value>,
         prefix: &str,
-    ) -> KeyInText {
-        let is_image = self.before_image.as_deref() == Some(prefix);
-        if !(prefix.is_empty() || prefix.ends_with('.') || is_image) {
-            return KeyInText::Unreadable;
-        }
+    ) -> KeysInText {
         let text = |(name, _): &(String, DataType)| {
             let name = format!("{prefix}{name}");
             let mut named = fields.iter().filter(|(field, _)| field.eq_ignore_ascii_case(&name));
-            match named.next()?.1 {
-                Value::String(text) => Some(text.clone()),
-                Value::Null => None,
-                other => Some(other.to_string()),
-            }
+            text_of(named.next()?.1)
         };
         let key: Option<Vec<String>> = self.columns.iter().map(text).collect();
-        let columns = key.and_then(|key| self.of_texts(std::iter::once(&key[..])).ok());
-        let is_forgotten = columns.and_then(|columns| keys.contain(&columns).ok());
-        match is_forgotten.map(|found| found.value(0)) {
-            Some(true) => KeyInText::Forgotten,
-            Some(false) => KeyInText::Other,
-            None => KeyInText::Unreadable,
+        key.map_or(KeysInText::default(), |key| self.of_key(keys, &key))
+    }
+
+    fn of_key(&self, keys: &ForgottenKeys, key: &[String]) -> KeysInText {
+        let columns = self.of_texts(std::iter::once(key)).ok();
+        let found = columns.and_then(|columns| keys.contain(&columns).ok());
+        match found.map(|found| found.value(0)) {
+            Some(is_forgotten) => {
+                KeysInText { has_forgotten: is_forgotten, has_other: !is_forgotten }
+            }
+            None => KeysInText::default(),
         }
+    }
+
+    /// The same of a row whose fields may have wrong names, because there are too few or too many: a key of one column is
+    /// looked for in all of them.
+    pub(crate) fn in_any_field(&self, keys: &ForgottenKeys, row: &str) -> KeysInText {
+        let Ok(Value::Object(fields)) = serde_json::from_str(row) else {
+            return KeysInText::default();
+        };
+        let mut texts = fields.values().filter_map(text_of).filter(|_| self.columns.len() == 1);
+        let has_forgotten = texts.any(|text| self.of_key(keys, &[text]).has_forgotten);
+        KeysInText { has_forgotten, has_other: false }
     }
 }
 
-/// Values in their canonical type. Times that are finer than that are cut off: no key that was forgotten is.
+/// The text of a value; `None` of null.
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Null => None,
+        other => Some(other.to_string()),
+    }
+}
+
+/// Values in their canonical type. Times that are finer than that are cut off.
 fn canonical_values(values: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     Ok(normalize_zeros(&cast(values, &canonical(values.data_type()))?))
 }
@@ -170,35 +248,44 @@ mod tests {
     fn forgotten(columns: &KeyColumns, key: &[&str]) -> ForgottenKeys {
         let key: Vec<String> = key.iter().map(|text| text.to_string()).collect();
         let key = columns.of_texts(std::iter::once(&key[..])).expect("a key");
-        ForgottenKeys::new("salt", key_hashes("salt", &key).expect("hashes"))
+        let hashes = key_hashes("salt", &key).expect("hashes");
+        ForgottenKeys::new("salt", &columns.kinds(), hashes)
     }
 
+    const FORGOTTEN: KeysInText = KeysInText { has_forgotten: true, has_other: false };
+    const OTHER: KeysInText = KeysInText { has_forgotten: false, has_other: true };
+    const BOTH: KeysInText = KeysInText { has_forgotten: true, has_other: true };
+    const NONE: KeysInText = KeysInText { has_forgotten: false, has_other: false };
+
     #[test]
-    fn the_key_in_the_text_of_a_row_is_found_wherever_it_is() {
+    fn the_keys_in_the_text_of_a_row_are_found_where_they_can_be() {
         let of_id = columns(&[("id", DataType::Int32)]);
         let keys = forgotten(&of_id, &["7"]);
         for (row, expected) in [
-            (r#"{"id":"7","v":"x"}"#, KeyInText::Forgotten),
-            (r#"{"ID":"07"}"#, KeyInText::Forgotten),
-            (r#"{"id":7}"#, KeyInText::Forgotten),
-            (r#"{"BI_id":"7","id":"8"}"#, KeyInText::Forgotten),
-            (r#"{"op":"u","after.id":"7"}"#, KeyInText::Forgotten),
-            (r#"{"after":{"id":7}}"#, KeyInText::Forgotten),
-            (r#"{"after":"{\"id\":7}","before":null}"#, KeyInText::Forgotten),
-            (r#"{"id":"8","cust_id":"7","éid":"7"}"#, KeyInText::Other),
-            (r#"{"id":"x"}"#, KeyInText::Unreadable),
-            (r#"{"line":"7,x"}"#, KeyInText::Unreadable),
-            ("{", KeyInText::Unreadable),
+            (r#"{"id":"7","v":"x"}"#, FORGOTTEN),
+            (r#"{"ID":"07"}"#, FORGOTTEN),
+            (r#"{"id":7}"#, FORGOTTEN),
+            (r#"{"BI_id":"7","id":"8"}"#, BOTH),
+            (r#"{"BI_id":"7","id":"7"}"#, FORGOTTEN),
+            (r#"{"op":"u","after.id":"7"}"#, FORGOTTEN),
+            (r#"{"payload":{"after":{"id":7},"before":{"id":8}}}"#, BOTH),
+            (r#"{"after":"{\"id\":7}","before":null}"#, FORGOTTEN),
+            (r#"{"id":"8","cust_id":"7","source.id":"7","customer":{"id":7}}"#, OTHER),
+            (r#"{"id":"x"}"#, NONE),
+            (r#"{"line":"7,x"}"#, NONE),
+            ("{", NONE),
         ] {
             assert_eq!(of_id.in_text(&keys, row), expected, "{row}");
         }
+        assert_eq!(of_id.in_any_field(&keys, r#"{"v":"7","id":"x"}"#), FORGOTTEN);
+        assert!(of_id.in_any_field(&keys, r#"{"v":"8"}"#).is_unreadable());
         let of_two = columns(&[("tenant", DataType::Utf8View), ("id", DataType::Int64)]);
         let keys = forgotten(&of_two, &["a", "7"]);
         for (row, expected) in [
-            (r#"{"tenant":"a","id":"7"}"#, KeyInText::Forgotten),
-            (r#"{"before.tenant":"a","before.id":"7"}"#, KeyInText::Forgotten),
-            (r#"{"tenant":"b","id":"7"}"#, KeyInText::Other),
-            (r#"{"tenant":"a"}"#, KeyInText::Unreadable),
+            (r#"{"tenant":"a","id":"7"}"#, FORGOTTEN),
+            (r#"{"before.tenant":"a","before.id":"7"}"#, FORGOTTEN),
+            (r#"{"tenant":"b","id":"7"}"#, OTHER),
+            (r#"{"tenant":"a"}"#, NONE),
         ] {
             assert_eq!(of_two.in_text(&keys, row), expected, "{row}");
         }
@@ -206,9 +293,27 @@ mod tests {
 
     #[test]
     fn a_key_of_texts_names_the_one_that_is_no_value() {
-        let columns = columns(&[("tenant", DataType::Utf8View), ("id", DataType::Int64)]);
-        let keys = [["a", "7"], ["b", "x"]].map(|key| key.map(String::from).to_vec());
-        let refused = columns.of_texts(keys.iter().map(Vec::as_slice)).expect_err("refused");
-        assert_eq!(refused, (1, 1));
+        let columns = columns(&[("tenant", DataType::Utf8View), ("id", DataType::Binary)]);
+        let of = |keys: [[&str; 2]; 2]| {
+            let keys = keys.map(|key| key.map(String::from).to_vec());
+            columns.of_texts(keys.iter().map(Vec::as_slice)).map(|columns| columns.len())
+        };
+        assert_eq!(of([["a", "7f00"], ["b", ""]]), Ok(2));
+        for wrong in ["x", "7", "7g", "é"] {
+            assert_eq!(of([["a", "7f"], ["b", wrong]]), Err((1, 1)), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn other_columns_in_which_keys_would_not_be_recognized_are_refused() {
+        let known = columns(&[("id", DataType::Int32)]);
+        let keys = forgotten(&known, &["7"]);
+        for same in [("ID", DataType::Decimal128(10, 2)), ("id", DataType::Null)] {
+            columns(&[same]).check(&keys).expect("the same");
+        }
+        for other in [&[("id", DataType::Utf8View)][..], &[("no", DataType::Int32)], &[]] {
+            let refused = columns(other).check(&keys).expect_err("refused").to_string();
+            assert!(refused.starts_with("keys were forgotten by `id` (number)"), "{refused}");
+        }
     }
 }

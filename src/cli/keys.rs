@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 
 /// The keys of a command: those of its arguments, and those in a file, `-` for stdin, which has a line for each. Each is
 /// the texts of its columns, which have these names. Several columns are separated by commas, as in CSV; so are those of
-/// a file in any case. A first line with the names of the columns is none.
+/// a file in any case. A first line with the names of the columns, in any order, is none.
 ///
 /// # Errors
 /// Usage, when a key does not have all columns, there is no key, or the file cannot be read.
@@ -45,20 +45,25 @@ pub(super) fn keys(
                 .hint("--keys-file names a file with a key per line, or is - for stdin")
                 .caused_by(error)
         })?;
-        let of_file = records(names, opened, &name)?;
-        let is_header = |key: &Vec<String>| key == names;
-        keys.extend(
-            of_file
-                .into_iter()
-                .enumerate()
-                .filter_map(|(line, key)| (line > 0 || !is_header(&key)).then_some(key)),
-        );
+        let mut of_file = records(names, opened, &name)?;
+        if let Some(order) = of_file.first().and_then(|first| order_of(names, first)) {
+            of_file.remove(0);
+            let in_order = |key: Vec<String>| order.iter().map(|at| key[*at].clone()).collect();
+            of_file = of_file.into_iter().map(in_order).collect();
+        }
+        keys.extend(of_file);
     }
     if keys.is_empty() {
         return Err(Error::usage("no key was given")
             .hint("name keys on the command line, or a file with a key per line by --keys-file"));
     }
     Ok(keys)
+}
+
+/// Where each of the columns is in a header, which has their names in any order and case; `None` if it is none.
+fn order_of(names: &[String], header: &[String]) -> Option<Vec<usize>> {
+    let place = |name: &String| header.iter().position(|text| text.eq_ignore_ascii_case(name));
+    names.iter().map(place).collect()
 }
 
 /// The records of CSV, all of which have a value for each of the columns.
@@ -106,7 +111,7 @@ mod tests {
         assert_eq!(keys(&two, &given, None).expect("keys"), [["a", "7"], ["b,c", "8"]]);
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("keys.csv");
-        std::fs::write(&path, "tenant,id\r\na,7\r\n\r\n\"b,c\",8\r\n").expect("written");
+        std::fs::write(&path, "ID,Tenant\r\n7,a\r\n\r\n8,\"b,c\"\r\n").expect("written");
         assert_eq!(keys(&two, &[], Some(&path)).expect("keys"), [["a", "7"], ["b,c", "8"]]);
         std::fs::write(&path, "id\n7\nid\n").expect("written");
         assert_eq!(keys(&one, &names(&["5"]), Some(&path)).expect("keys"), [["5"], ["7"], ["id"]]);

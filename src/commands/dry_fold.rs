@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::commands::open_pipeline::OpenPipeline;
+use crate::curate::merge::forget::Forgetting;
 use crate::curate::stage::{BadInputs, Onto, Stage, Staged};
 use crate::error::Result;
 use crate::layout::attempt_name;
@@ -45,7 +46,8 @@ impl OpenPipeline<'_> {
             Onto::Empty { .. } => state.ledger.truncates_by_hand().collect(),
             Onto::Table => Vec::new(),
         };
-        let forgotten = Arc::new(state.ledger.forgotten.keys());
+        let keys = Arc::new(state.ledger.forgotten.keys());
+        let forgetting = Forgetting { keys, ..Forgetting::default() };
         let mut attempt = 0;
         loop {
             let staging = self.dry_folder(&format!("staging-{attempt}"))?;
@@ -65,8 +67,7 @@ impl OpenPipeline<'_> {
                 versions: &versions,
                 attempt: &attempt_name(state.next_commit(), &self.run_context.run_id),
                 truncates: &truncates,
-                forgotten: &forgotten,
-                forgets: &[],
+                forgetting: &forgetting,
                 is_dry: true,
             };
             let failed = match stage.run(inputs, &mut bad, report).await {

@@ -18,7 +18,7 @@ use crate::layout::{aggregate_run_id, parent};
 use crate::publish::{self, FileNames, PartitionFiles};
 use crate::raw::discover::Recorded;
 use crate::report::text_table::day_or_instant;
-use crate::report::{Answer, Report, size};
+use crate::report::{Answer, Report, is_zero, of_forgotten_keys, size};
 use crate::state::State;
 use crate::state::inputs::NeededInputs;
 use crate::state::ledger::{CURATED, Ledger, Step};
@@ -86,6 +86,9 @@ pub struct PlannedFold {
     pub rows_deleted: u64,
     /// Rows that would be quarantined.
     pub rows_rejected: u64,
+    /// Rows of keys that were forgotten.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub rows_forgotten: u64,
     /// Inputs that would be quarantined as a whole.
     pub files_rejected: u64,
     /// Last changes not later than the versions of earlier runs.
@@ -180,6 +183,7 @@ async fn plan_fold(
         rows_superseded: report.rows_superseded,
         rows_deleted: report.rows_deleted,
         rows_rejected: report.rows_rejected,
+        rows_forgotten: report.rows_forgotten,
         files_rejected: staged.bad_files.len() as u64,
         rows_stale: report.rows_stale,
         ..Default::default()
@@ -309,13 +313,14 @@ impl Planned {
 impl PlannedFold {
     fn describe(&self, text: &mut String) {
         let rows = format!(
-            "{} rows: {} latest, {} superseded ({} of them stale), {} deleted, {} rejected",
+            "{} rows: {} latest, {} superseded ({} of them stale), {} deleted, {} rejected{}",
             self.rows_read,
             self.rows_latest,
             self.rows_superseded,
             self.rows_stale,
             self.rows_deleted,
-            self.rows_rejected
+            self.rows_rejected,
+            of_forgotten_keys(self.rows_forgotten)
         );
         line(text, "fold", rows);
         let written = format!(

@@ -71,9 +71,9 @@ async fn do_run(run_context: &RunContext<'_>, task: Task) -> Result<Report> {
     };
     for step in run.task.steps() {
         run.step(*step, &mut report).await?;
-    }
-    if let Task::Forget(_) = run.task {
-        run.remove_forgotten().await?;
+        if *step == Step::Forget {
+            run.remove_forgotten().await?;
+        }
     }
     let is_followed = run.task.is_followed();
     drop(run);

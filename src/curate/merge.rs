@@ -135,8 +135,8 @@ pub(crate) struct Counts {
     pub stale: u64,
     /// Versions that winners replaced, or whose keys are forgotten.
     pub replaced: u64,
-    /// Rows of keys that are forgotten, which are removed.
-    pub forgotten: u64,
+    /// Keys that are forgotten and had versions, and the rows of them, which are removed.
+    pub forgotten: (u64, u64),
     /// The first tie between a last change and a version, decided by file or row only: the change's
     /// input and row ordinal.
     pub tie: Option<(usize, usize)>,
@@ -173,7 +173,8 @@ impl Counts {
         self.stale += other.stale;
         self.ties += other.ties;
         self.replaced += other.replaced;
-        self.forgotten += other.forgotten;
+        self.forgotten.0 += other.forgotten.0;
+        self.forgotten.1 += other.forgotten.1;
         self.tie = self.tie.into_iter().chain(other.tie).min();
         self.floor_tie = self.floor_tie.into_iter().chain(other.floor_tie).min();
         self.days.extend(other.days);

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::ArrayRef;
 use chrono::{DateTime, Utc};
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -29,7 +28,6 @@ use crate::raw::schema_changes::KnownColumns;
 use crate::report::Report;
 use crate::state::ledger::Ledger;
 use crate::store::Folder;
-use crate::types::key_hash::ForgottenKeys;
 
 /// What is bad in the inputs, as failed attempts to fold them have found.
 #[derive(Clone, Debug, Default)]
@@ -97,11 +95,8 @@ pub(crate) struct Stage<'a> {
     pub attempt: &'a str,
     /// Truncates by hand that the table has no account of yet; from empty, all of them.
     pub truncates: &'a [DateTime<Utc>],
-    /// The keys whose changes are left out.
-    pub forgotten: &'a Arc<ForgottenKeys>,
-    /// Those of them whose rows and versions are removed from the table, by their columns in canonical types; empty, if
-    /// none is.
-    pub forgets: &'a [ArrayRef],
+    /// What is done with forgotten keys.
+    pub forgetting: &'a Forgetting,
     /// Whether the result will not be committed; then `raw.max_bad_rows` does not apply.
     pub is_dry: bool,
 }
@@ -162,7 +157,7 @@ impl Stage<'_> {
         report.rows_read = changes.row_counts().sum();
         report.rows_ignored = changes.rows_ignored();
         let has_changes =
-            !changes.is_empty() || !self.truncates.is_empty() || !self.forgets.is_empty();
+            !changes.is_empty() || !self.truncates.is_empty() || self.forgetting.removes();
         if !has_changes || changes.is_blank() {
             let bad_rows = changes.bad_rows();
             report.rows_forgotten = changes.bad_rows_forgotten();
@@ -183,13 +178,13 @@ impl Stage<'_> {
         let pipeline = self.pipeline;
         let threads = self.resources.threads;
         let cached = MemoryConsumer::new("inputs").register(&self.runtime.memory_pool);
-        cached.grow(changes.cached_bytes());
+        cached.grow(changes.cached_bytes() + self.forgetting.keys.bytes());
         let context = session(self.runtime, threads);
         if changes.has_transactions() {
             changes.set_key_swaps(key_swaps(&context, changes, threads).await?);
         }
         let folded = fold(&context, changes, pipeline, threads).await?;
-        if !self.accepts_missing() {
+        if !self.accepts_missing() && !self.forgetting.recalls {
             self.check_still_readable(changes, &folded.pass_one)?;
         }
         let backwards = count_backwards(changes, &folded.pass_one, threads).await?;
@@ -200,10 +195,6 @@ impl Stage<'_> {
             "pass one: {} rows, {} keys, {} keys and days",
             report.rows_read, folded.keys, folded.key_days
         );
-        let forgetting = (!self.forgets.is_empty()).then(|| Forgetting {
-            keys: Arc::clone(self.forgotten),
-            columns: self.forgets.to_vec(),
-        });
         let curate = Curate {
             pipeline,
             changes,
@@ -214,7 +205,7 @@ impl Stage<'_> {
             state: self.state,
             committed_versions: self.committed_versions.clone(),
             committed_balance: self.committed_balance.clone(),
-            forgetting: forgetting.as_ref(),
+            forgetting: Some(self.forgetting).filter(|forgetting| forgetting.removes()),
             versions: self.versions,
             attempt: self.attempt,
             threads,
@@ -281,7 +272,7 @@ impl Stage<'_> {
                 Changes::open(good, opening, pipeline, known, BATCH_ROWS).await?;
             if !changes.is_blank() {
                 changes.add_truncates_by_hand(self.truncates)?;
-                changes.leave_out(self.forgotten, pipeline);
+                changes.leave_out(&self.forgetting.keys, pipeline)?;
             }
             let changes = Arc::new(changes);
             bad_files.extend(unopened.into_iter().map(|(input, error)| (input, error.to_string())));

@@ -164,8 +164,12 @@ impl State {
         };
         let inputs = &self.ledger.inputs;
         let is_rebuild = records.iter().any(Record::is_rebuild);
-        if !is_due_for_compaction(&self.data_files("ledger")) && !inputs.are_many_old() {
-            let has = |is: fn(&Record) -> bool| records.iter().any(is);
+        let has = |is: fn(&Record) -> bool| records.iter().any(is);
+        // Names of partitions can have values of forgotten keys: of files that are gone, none stays.
+        let is_compacted = is_due_for_compaction(&self.data_files("ledger"))
+            || inputs.are_many_old()
+            || has(Record::is_of_forgotten_keys);
+        if !is_compacted {
             let format = self.format_with(
                 versions,
                 [

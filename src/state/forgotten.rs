@@ -6,13 +6,19 @@
 
 use std::collections::BTreeMap;
 
-use crate::state::ledger::Record;
-use crate::types::key_hash::{ForgottenKeys, KeyHash};
+use serde::{Deserialize, Serialize};
+
+use crate::types::key_hash::{ForgottenKeys, KeyHash, KeyKind};
+
+/// The most keys of a part.
+const KEYS_PER_PART: usize = 1000;
 
 /// The keys that were forgotten.
 #[derive(Clone, Debug, Default)]
 pub struct Forgotten {
     salt: String,
+    /// The key columns: their names and kinds.
+    columns: Vec<(String, KeyKind)>,
     /// Per key the number of the commit that forgot it.
     keys: BTreeMap<KeyHash, u64>,
 }
@@ -35,13 +41,14 @@ impl Forgotten {
 
     /// The keys, as changes are compared with them.
     pub(crate) fn keys(&self) -> ForgottenKeys {
-        ForgottenKeys::new(&self.salt, self.keys.keys().copied())
+        ForgottenKeys::new(&self.salt, &self.columns, self.keys.keys().copied())
     }
 
     /// Adds keys that a commit forgets.
-    pub(crate) fn add(&mut self, salt: String, keys: Vec<KeyHash>, commit: u64) {
-        self.salt = salt;
-        self.keys.extend(keys.into_iter().map(|key| (key, commit)));
+    pub(crate) fn add(&mut self, added: NewlyForgotten) {
+        self.salt = added.salt;
+        self.columns = added.columns;
+        self.keys.extend(added.keys.into_iter().map(|key| (key, added.commit)));
     }
 
     /// Removes keys that are not to be forgotten any more.
@@ -51,13 +58,39 @@ impl Forgotten {
         }
     }
 
-    /// The records that give the same keys.
-    pub(super) fn records(&self) -> impl Iterator<Item = Record> {
+    /// What gives the same keys when it is added, in parts none of which is large.
+    pub(super) fn parts(&self) -> impl Iterator<Item = NewlyForgotten> {
         let mut of_commits: BTreeMap<u64, Vec<KeyHash>> = BTreeMap::new();
         for (key, commit) in &self.keys {
             of_commits.entry(*commit).or_default().push(*key);
         }
-        let record = |(commit, keys)| Record::Forgotten { salt: self.salt.clone(), keys, commit };
-        of_commits.into_iter().map(record)
+        of_commits.into_iter().flat_map(|(commit, keys)| {
+            let (salt, columns) = (self.salt.clone(), self.columns.clone());
+            NewlyForgotten { salt, columns, keys, commit }.parts()
+        })
+    }
+}
+
+/// Keys that a commit forgets.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NewlyForgotten {
+    /// The salt of all hashes of the ledger.
+    pub salt: String,
+    /// The key columns: their names and kinds.
+    pub columns: Vec<(String, KeyKind)>,
+    /// The hashes of the keys.
+    pub keys: Vec<KeyHash>,
+    /// The number of the commit.
+    pub commit: u64,
+}
+
+impl NewlyForgotten {
+    /// The same in parts, none of which is large.
+    pub(crate) fn parts(self) -> Vec<NewlyForgotten> {
+        let part = |keys: &[KeyHash]| {
+            let (salt, columns) = (self.salt.clone(), self.columns.clone());
+            NewlyForgotten { salt, columns, keys: keys.to_vec(), commit: self.commit }
+        };
+        self.keys.chunks(KEYS_PER_PART).map(part).collect()
     }
 }

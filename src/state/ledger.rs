@@ -14,7 +14,7 @@ use crate::raw::discover::{RawFile, Recorded};
 use crate::state::balance::BALANCE;
 use crate::state::contract::TableContract;
 use crate::state::floors::Floor;
-use crate::state::forgotten::Forgotten;
+use crate::state::forgotten::{Forgotten, NewlyForgotten};
 use crate::state::inputs::{Inputs, InputsFile};
 use crate::table::TableFile;
 use crate::types::day_counts::DayCounts;
@@ -116,14 +116,7 @@ pub enum Record {
         commit: u64,
     },
     /// Keys that a commit forgets.
-    Forgotten {
-        /// The salt of all hashes of the ledger.
-        salt: String,
-        /// The hashes of the keys.
-        keys: Vec<KeyHash>,
-        /// The number of the commit.
-        commit: u64,
-    },
+    Forgotten(NewlyForgotten),
     /// Keys that are not to be forgotten any more.
     Recalled {
         /// The hashes of the keys.
@@ -155,7 +148,7 @@ impl Record {
     pub(crate) fn is_of_forgotten_keys(&self) -> bool {
         match self {
             Record::Run(run) => run.command == Step::Forget,
-            Record::Forgotten { .. } | Record::Recalled { .. } => true,
+            Record::Forgotten(_) | Record::Recalled { .. } => true,
             _ => false,
         }
     }
@@ -409,7 +402,7 @@ impl Ledger {
                 self.versions.insert(path, days.into_iter().collect());
             }
             Record::Floor { floor, commit } => self.floors.push((floor, commit)),
-            Record::Forgotten { salt, keys, commit } => self.forgotten.add(salt, keys, commit),
+            Record::Forgotten(added) => self.forgotten.add(added),
             Record::Recalled { keys } => self.forgotten.remove(&keys),
         }
     }
@@ -481,7 +474,7 @@ impl Ledger {
         let floors = self.floors.iter();
         let floors =
             floors.map(|(floor, commit)| Record::Floor { floor: floor.clone(), commit: *commit });
-        let versions = versions.chain(floors).chain(self.forgotten.records());
+        let versions = versions.chain(floors).chain(self.forgotten.parts().map(Record::Forgotten));
         runs.chain(contract).chain(inputs).chain(quarantined).chain(files).chain(versions)
     }
 

@@ -47,7 +47,7 @@ pub struct QuarantineWriter<'a> {
 }
 
 /// Writes a file of quarantine again, as `to`, without the rows that it describes and that are to be forgotten, by their
-/// texts: of each the file, the row and the reason stay. Returns whether there are any; else nothing is written.
+/// texts and whether a single column is wrong: of each the file, the row and the reason stay. Returns whether there are any; else nothing is written.
 ///
 /// # Errors
 /// Storage, when a file cannot be read or written; data, when one is damaged.
@@ -55,7 +55,7 @@ pub(crate) async fn forget(
     folder: &Folder,
     from: &str,
     to: &str,
-    mut is_forgotten: impl FnMut(&str) -> bool,
+    mut is_forgotten: impl FnMut(&str, bool) -> bool,
 ) -> Result<bool> {
     let path = parse_path(from)?;
     let name = folder.describe(from);
@@ -66,15 +66,17 @@ pub(crate) async fn forget(
     let file = ParquetFile::open(Arc::clone(&folder.store), path, bytes, name).await?;
     // The number of the row comes last.
     let columns: Vec<usize> = (0..file.schema().fields().len() - 1).collect();
-    let at = file.schema().index_of("change")?;
+    let (column, at) = (file.schema().index_of("column")?, file.schema().index_of("change")?);
     let mut batches: Vec<RecordBatch> = Vec::new();
     let mut read = file.read(&columns, BATCH_ROWS);
     let mut has_any = false;
     while let Some(batch) = read.try_next().await? {
         let texts = cast(batch.column(at), &DataType::Utf8)?;
-        let texts = texts.as_string::<i32>().iter();
-        let kept: Vec<Option<&str>> =
-            texts.map(|text| text.filter(|text| !is_forgotten(text))).collect();
+        let is_of_column = |row: usize| batch.column(column).is_valid(row);
+        let texts = texts.as_string::<i32>().iter().enumerate();
+        let kept: Vec<Option<&str>> = texts
+            .map(|(row, text)| text.filter(|text| !is_forgotten(text, is_of_column(row))))
+            .collect();
         has_any |=
             kept.iter().filter(|text| text.is_none()).count() > batch.column(at).null_count();
         let kept: ArrayRef = cast(&StringArray::from(kept), batch.column(at).data_type())?;
@@ -116,9 +118,11 @@ impl QuarantineWriter<'_> {
     pub async fn rows(&self, path: &str, input: usize, mut bad: Vec<BadRow>) -> Result<()> {
         let known: usize = bad.iter().map(|bad| bad.change.len()).sum();
         self.read(input, &mut bad).await?;
+        let forgotten = bad.iter_mut().filter(|bad| self.changes.may_be_forgotten(bad));
+        forgotten.for_each(|bad| bad.change.clear());
         let name = &self.changes.file(input).file.name;
         let bytes: usize = bad.iter().map(|bad| bad.change.len()).sum();
-        self.bad_rows.grow(name, &bad[0], bytes - known)?;
+        self.bad_rows.grow(name, &bad[0], bytes.saturating_sub(known))?;
         self.write(path, name, bad.iter().map(Some), None).await
     }
 
@@ -158,7 +162,7 @@ impl QuarantineWriter<'_> {
             ("line", number(|bad| bad.line), true),
             ("column", text(|bad| bad.column.as_deref()), true),
             ("reason", reasons, false),
-            ("change", text(|bad| Some(&bad.change)), true),
+            ("change", text(|bad| Some(&*bad.change).filter(|text| !text.is_empty())), true),
             ("run_id", same(self.run_id), false),
         ];
         let fields = columns.iter().map(|(name, column, nullable)| {

@@ -142,6 +142,7 @@ fn help_is_the_manual() {
       catalog      Register the tables in the catalog of `[catalog]`
       rebuild      Rebuild all tables from raw
       truncate     Set a truncate by hand
+      forget       Forget keys for good
       plan         Show what a run would do
       ddl          Print statements that make the tables known elsewhere
       runs         List past runs

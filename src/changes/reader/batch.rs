@@ -147,7 +147,9 @@ impl Batch<'_> {
     /// Drops rows of which nothing is to be remembered: those of forgotten keys that had no other key before.
     /// Truncates stay, whatever they have in the key columns.
     pub(super) fn without_forgotten(self) -> Result<Self> {
-        if self.reader.changes.forgotten.is_empty() || !matches!(self.reader.pass, Pass::One(_)) {
+        if self.reader.changes.forgotten_keys().is_none()
+            || !matches!(self.reader.pass, Pass::One(_))
+        {
             return Ok(self);
         }
         let mut dropped = Vec::with_capacity(self.read.num_rows());
@@ -204,7 +206,10 @@ impl Batch<'_> {
 
     /// Which rows have keys that were forgotten.
     fn forgotten(&self, keys: &[ArrayRef]) -> Result<BooleanBuffer, BatchError> {
-        Ok(KeyColumns::forgotten(&self.reader.changes.forgotten, keys)?)
+        match self.reader.changes.forgotten_keys() {
+            Some(forgotten) => Ok(KeyColumns::forgotten(forgotten, keys)?),
+            None => Ok(BooleanBuffer::new_unset(self.read.num_rows())),
+        }
     }
 
     /// Drops rows of an operation.
@@ -394,7 +399,7 @@ impl Batch<'_> {
         &self,
         before: &[ArrayRef],
     ) -> Result<Option<[BooleanArray; 2]>, BatchError> {
-        if self.reader.changes.forgotten.is_empty() {
+        if self.reader.changes.forgotten_keys().is_none() {
             return Ok(None);
         }
         let keys = self.reader.roles.key.iter().map(|column| self.raw(*column));

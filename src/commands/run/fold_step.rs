@@ -11,7 +11,7 @@ use crate::commands::open_pipeline::date;
 use crate::commands::run::Run;
 use crate::commands::run::attempt::Attempt;
 use crate::commands::run::contract::contract;
-use crate::commands::run::inputs::input_record;
+use crate::commands::run::inputs::{Inputs, input_record};
 use crate::commands::task::Task;
 use crate::config::Format;
 use crate::curate::Curated;
@@ -45,23 +45,19 @@ impl Run<'_> {
         bad: &mut BadInputs,
     ) -> Result<(), NotCommitted> {
         let pipeline = self.open.run_context.pipeline;
-        let threads = self.open.run_context.resources.threads;
         let folders = self.open.run_context.raw()?;
         let ledger = &attempt.state.ledger;
         let report = &mut attempt.report;
         let Some(truncates) = self.truncates_by_hand(ledger, report)? else { return Ok(()) };
         let Some(forgets) = self.forgets(ledger, attempt.commit, report)? else { return Ok(()) };
-        let found = self.inputs(&folders, ledger).await?;
-        self.check_loads(ledger, &found.inputs, &truncates, &folders)?;
-        let (inputs, known) = (found.inputs, found.records);
-        report.note = found.note;
+        let Inputs { inputs, records: known, note } = self.inputs(&folders, ledger).await?;
+        self.check_loads(ledger, &inputs, &truncates, &folders)?;
+        report.note = note;
         if step == Step::CatchUp {
             if inputs.is_empty() {
                 return self.commit_empty_catch_up(attempt, known).await;
             }
-        } else if !matches!(step, Step::Truncate | Step::Forget)
-            && !has_inputs_to_fold(step, ledger, &inputs)
-        {
+        } else if !has_inputs_to_fold(step, ledger, &inputs) {
             info!("no inputs in the window {}", self.window);
             report.note.get_or_insert("no inputs in the window".into());
             // Record the window: files that appear in it from now on are late.
@@ -71,8 +67,7 @@ impl Run<'_> {
         }
         let table = self.open.output(CURATED)?;
         let folder = table.folder.clone();
-        let listing = async move { list_and_prune(&folder).await };
-        attempt.listing = Some(spawn(listing).boxed());
+        attempt.listing = Some(spawn(async move { list_and_prune(&folder).await }).boxed());
         let stage = Stage {
             pipeline,
             resources: self.open.run_context.resources,
@@ -88,16 +83,13 @@ impl Run<'_> {
             versions: attempt.state.folder(),
             attempt: &attempt.name,
             truncates: &truncates,
-            forgotten: &forgets.keys,
-            forgets: &forgets.columns,
+            forgetting: &forgets.forgetting,
             is_dry: false,
         };
         let mut staged = stage.run(&inputs, bad, report).await?;
         let mut records = known;
         records.extend(self.quarantine_records(step, attempt, &staged, &inputs, &folders).await?);
-        let (in_quarantine, unreadable) = self.forget_in_quarantine(attempt, &forgets.keys).await?;
-        records.extend(in_quarantine.into_iter().chain(forgets.record.clone()));
-        self.note_forgotten(&mut attempt.report, &forgets, staged.curated.as_ref(), unreadable);
+        records.extend(self.finish_forgetting(attempt, forgets, staged.curated.as_ref()).await?);
         let Some(curated) = staged.curated.take() else {
             let note = match staged.bad_rows.count() {
                 0 if staged.bad_files.is_empty() => "the inputs of the window have no rows",
@@ -110,11 +102,10 @@ impl Run<'_> {
                 .await;
         };
         if self.task.aggregates() {
-            let context = session(&self.open.runtime, threads);
+            let context = session(&self.open.runtime, self.open.run_context.resources.threads);
             aggregate::check(&context, pipeline, &curated.layout, &curated.columns).await?;
         }
         self.note_truncate(&mut attempt.report, &curated);
-        let plan = self.plan_curated(step, attempt, &curated);
         records.extend(self.fold_records(step, attempt, &staged.changes, &curated));
         let versions = NewVersions {
             layout: &curated.layout,
@@ -123,8 +114,8 @@ impl Run<'_> {
             balance: &curated.balance,
         };
         let changed = changed_days(step, &attempt.state.ledger, &curated);
-        let plans = [(CURATED.to_string(), plan)];
-        self.commit_and_publish(attempt, step, records, Some(versions), changed, &plans).await?;
+        let plan = [(CURATED.to_string(), self.plan_curated(step, attempt, &curated))];
+        self.commit_and_publish(attempt, step, records, Some(versions), changed, &plan).await?;
         let report = &attempt.report;
         info!(
             "published {} rows in {} partitions, {} partitions removed",
@@ -190,8 +181,11 @@ impl Run<'_> {
 }
 
 /// Whether a window or a rebuild has inputs to fold: any but full loads and late inputs that were
-/// already folded.
+/// already folded. Other steps go on without any.
 fn has_inputs_to_fold(step: Step, ledger: &Ledger, inputs: &[Input]) -> bool {
+    if matches!(step, Step::Truncate | Step::Forget) {
+        return true;
+    }
     let is_new = |input: &Input| {
         let folded = ledger.folded(input.file.location, &input.file.path);
         let is_other_load = |folded: &RawFile| input.full_load && folded.load != input.file.load;

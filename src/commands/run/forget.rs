@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use arrow::array::ArrayRef;
 use tracing::warn;
 
-use crate::changes::forgotten::{KeyColumns, KeyInText};
+use crate::changes::forgotten::KeyColumns;
 use crate::commands::open_pipeline::nothing_folded;
 use crate::commands::run::Run;
 use crate::commands::run::attempt::Attempt;
 use crate::commands::task::Task;
-use crate::config::Pipeline;
+use crate::config::{Format, Pipeline};
 use crate::curate::Curated;
+use crate::curate::merge::forget::Forgetting;
 use crate::error::{Error, Result};
 use crate::report::{Report, one_note};
+use crate::state::forgotten::NewlyForgotten;
 use crate::state::inputs::NeededInputs;
 use crate::state::ledger::{Ledger, Quarantined, Record};
 use crate::state::{State, quarantine};
@@ -22,14 +23,14 @@ use crate::types::key_hash::{ForgottenKeys, KeyHash, key_hashes};
 /// What a step does with keys that were forgotten, or are to be.
 #[derive(Debug, Default)]
 pub(super) struct Forgets {
-    /// All keys that are forgotten after the step.
-    pub(super) keys: Arc<ForgottenKeys>,
-    /// The columns of those that the step forgets, in canonical types; empty, if it forgets none.
-    pub(super) columns: Vec<ArrayRef>,
+    /// What it does with their changes, rows and versions.
+    pub(super) forgetting: Forgetting,
     /// The number of keys that the step forgets or recalls.
     count: usize,
-    /// The ledger's record of them.
-    pub(super) record: Option<Record>,
+    /// The number of given keys that were not forgotten before, and cannot be recalled.
+    unknown: usize,
+    /// The ledger's records of them.
+    records: Vec<Record>,
 }
 
 impl Run<'_> {
@@ -42,48 +43,74 @@ impl Run<'_> {
     ) -> Result<Option<Forgets>> {
         let (Task::Forget(given) | Task::Recall(given)) = &self.task else {
             let keys = Arc::new(ledger.forgotten.keys());
-            return Ok(Some(Forgets { keys, ..Forgets::default() }));
+            let forgetting = Forgetting { keys, ..Forgetting::default() };
+            return Ok(Some(Forgets { forgetting, ..Forgets::default() }));
         };
         let run_context = self.open.run_context;
         let key_columns = key_columns(run_context.pipeline, ledger)?;
         let keys = given.iter().map(Vec::as_slice);
         let columns = key_columns.of_texts(keys).map_err(|(at, number)| {
             let (name, data_type) = key_columns.column(number);
-            Error::usage(format!("key {}: its value of the column `{name}` is none", at + 1))
-                .hint(format!("nothing was changed: the type of the column is {data_type}"))
+            let hint = format!("nothing was changed: the type of the column is {data_type}");
+            Error::usage(format!("key {}: no value of its column `{name}`", at + 1)).hint(
+                if data_type.is_binary() {
+                    format!("{hint}, whose values are given in hexadecimal digits")
+                } else {
+                    hint
+                },
+            )
         })?;
         let forgotten = &ledger.forgotten;
         let salt = forgotten.salt_or(&run_context.run_id);
         let mut hashes = key_hashes(salt, &columns)?;
         let is_known = |hash: &KeyHash| forgotten.commit_of(hash).is_some();
-        if let Task::Recall(_) = self.task {
-            if let Some(at) = hashes.iter().position(|hash| !is_known(hash)) {
-                return Err(Error::usage(format!("key {} was not forgotten", at + 1))
-                    .hint("nothing was changed: see whether its values are written as before"));
-            }
-            let count = hashes.len();
-            let mut left = forgotten.clone();
-            left.remove(&hashes);
-            let record = Some(Record::Recalled { keys: hashes });
-            let keys = Arc::new(left.keys());
-            return Ok(Some(Forgets { keys, columns: Vec::new(), count, record }));
-        }
-        hashes.retain(|hash| !is_known(hash));
         hashes.sort_unstable();
         hashes.dedup();
+        if let Task::Recall(_) = self.task {
+            let given = hashes.len();
+            hashes.retain(is_known);
+            let unknown = given - hashes.len();
+            if hashes.is_empty() {
+                report.note = Some("none of these keys is forgotten: nothing to do".into());
+                return Ok(None);
+            }
+            let mut left = forgotten.clone();
+            left.remove(&hashes);
+            let (keys, count) = (Arc::new(left.keys()), hashes.len());
+            let forgetting = Forgetting { keys, columns: Vec::new(), recalls: true };
+            let records = vec![Record::Recalled { keys: hashes }];
+            return Ok(Some(Forgets { forgetting, count, unknown, records }));
+        }
+        key_columns.check(&forgotten.keys())?;
+        hashes.retain(|hash| !is_known(hash));
         if hashes.is_empty() {
             report.note = Some("all of these keys were forgotten before: nothing to do".into());
             return Ok(None);
         }
         let (count, salt) = (hashes.len(), salt.to_string());
+        let columns_of_key = key_columns.kinds();
+        let added = NewlyForgotten { salt, columns: columns_of_key, keys: hashes, commit };
         let mut all = forgotten.clone();
-        all.add(salt.clone(), hashes.clone(), commit);
-        let record = Some(Record::Forgotten { salt, keys: hashes, commit });
-        Ok(Some(Forgets { keys: Arc::new(all.keys()), columns, count, record }))
+        all.add(added.clone());
+        let records = added.parts().into_iter().map(Record::Forgotten).collect();
+        let forgetting = Forgetting { keys: Arc::new(all.keys()), columns, recalls: false };
+        Ok(Some(Forgets { forgetting, count, unknown: 0, records }))
+    }
+
+    /// Forgets keys in quarantine too, and notes what the step has removed. Returns the ledger's records.
+    pub(super) async fn finish_forgetting(
+        &self,
+        attempt: &mut Attempt,
+        forgets: Forgets,
+        curated: Option<&Curated>,
+    ) -> Result<impl Iterator<Item = Record>> {
+        let (records, left) = self.forget_in_quarantine(attempt, &forgets.forgetting.keys).await?;
+        self.note_forgotten(&mut attempt.report, &forgets, curated, left);
+        Ok(records.into_iter().chain(forgets.records))
     }
 
     /// Notes what the step has removed; `left` is the number of quarantined rows whose keys cannot be read.
-    pub(super) fn note_forgotten(
+    fn note_forgotten(
         &self,
         report: &mut Report,
         forgets: &Forgets,
@@ -93,14 +120,32 @@ impl Run<'_> {
         let mut notes = Vec::new();
         match self.task {
             Task::Forget(_) => {
-                let rows = curated.map_or(0, |curated| curated.rows_forgotten);
+                let (seen, rows) = curated.map_or((0, 0), |curated| curated.forgotten);
+                let unseen = match (forgets.count as u64).saturating_sub(seen) {
+                    0 => String::new(),
+                    unseen => format!(", {unseen} of which were never folded"),
+                };
                 notes.push(format!(
-                    "{} keys are forgotten, and {rows} rows of them were removed; their changes stay in the raw \
+                    "{} keys are forgotten{unseen}; {rows} rows of them were removed; their changes stay in the raw \
                      files, which are not ours to change",
                     forgets.count
                 ));
+                let curated = &self.open.run_context.pipeline.curated;
+                if curated.format == Format::Delta {
+                    let until = self.open.run_context.now + curated.retention;
+                    notes.push(format!(
+                        "runs from {until} on remove the files of the Delta table that these rows were in \
+                         (curated.retention)"
+                    ));
+                }
             }
-            Task::Recall(_) => notes.push(format!("{} keys are folded again", forgets.count)),
+            Task::Recall(_) => {
+                let unknown = match forgets.unknown {
+                    0 => String::new(),
+                    unknown => format!("; {unknown} of the given keys were not forgotten"),
+                };
+                notes.push(format!("{} keys are folded again{unknown}", forgets.count));
+            }
             _ => return,
         }
         if left > 0 {
@@ -116,7 +161,7 @@ impl Run<'_> {
 
     /// Writes quarantine files again in which rows of forgotten keys are described, without these rows. Returns the
     /// ledger's records of them, and the number of rows whose keys cannot be read.
-    pub(super) async fn forget_in_quarantine(
+    async fn forget_in_quarantine(
         &self,
         attempt: &Attempt,
         keys: &ForgottenKeys,
@@ -128,10 +173,13 @@ impl Run<'_> {
         for (number, quarantined) in ledger.quarantined.values().enumerate() {
             let file = format!("{}-{:05}.parquet", attempt.name, number + 1);
             let mut unreadable = 0;
-            let is_forgotten = |change: &str| {
-                let known = key_columns.in_text(keys, change);
-                unreadable += usize::from(known == KeyInText::Unreadable);
-                known == KeyInText::Forgotten
+            let is_forgotten = |change: &str, is_of_column: bool| {
+                let mut found = key_columns.in_text(keys, change);
+                if !is_of_column && !found.has_forgotten {
+                    found = key_columns.in_any_field(keys, change);
+                }
+                unreadable += usize::from(found.is_unreadable());
+                found.has_forgotten
             };
             let folder = &self.open.quarantine;
             if quarantine::forget(folder, &quarantined.file, &file, is_forgotten).await? {

@@ -23,8 +23,9 @@ use crate::curate::merge::deletes::add_deletes;
 use crate::curate::merge::entries::{Entries, Files};
 use crate::curate::merge::entry::{ChangeOrder, Entry, EntryColumns, Orders, Origin, of_keys};
 use crate::curate::merge::floors::{Floors, SortedFloors};
-use crate::curate::merge::forget::Forgetting;
+use crate::curate::merge::forget::{Forgetting, KeyToForget};
 use crate::curate::merge::intervals::{Ends, Moment, add_ends, of_instants};
+use crate::curate::merge::rows_of_versions::KeyFloors;
 use crate::curate::merge::seen_floors::SeenFloors;
 use crate::curate::merge::{Counts, Output};
 use crate::curate::places::Places;
@@ -203,31 +204,31 @@ fn add_floor_days(
 }
 
 /// A slice of the sorted entries, about whose keys is decided.
-pub(super) struct Deciding<'a> {
-    pub(super) columns: &'a EntryColumns<'a>,
+struct Deciding<'a> {
+    columns: &'a EntryColumns<'a>,
     /// The floors of before, and all of them.
-    pub(super) floors: (Floors<'a>, Floors<'a>),
+    floors: (Floors<'a>, Floors<'a>),
     /// The same, as a history sees them.
-    pub(super) seen: &'a [SeenFloors<'a>; 2],
+    seen: &'a [SeenFloors<'a>; 2],
     /// Those that take rows away: none where rows end and stay.
     taking: (Floors<'a>, Floors<'a>),
     /// Where rows end, the instants of the entries.
-    pub(super) instants: Option<&'a Int64Array>,
+    instants: Option<&'a Int64Array>,
     winners: &'a RowBitmap,
-    pub(super) numbers: Vec<u32>,
+    numbers: Vec<u32>,
 }
 
 /// What was decided about a slice, by the rows of the entries.
 #[derive(Default)]
-pub(super) struct Decided {
+struct Decided {
     entries: Vec<Entry>,
     decision: Decision,
     carried: Vec<u32>,
-    pub(super) removed: Vec<u32>,
+    removed: Vec<u32>,
     unsettled: Vec<u32>,
     /// Where rows end, the moments of the key.
     moments: Vec<Moment>,
-    pub(super) ends: Ends,
+    ends: Ends,
 }
 
 impl Decider {
@@ -293,6 +294,30 @@ impl Decider {
             standing.push(&taken(decided.unsettled)?)?;
         }
         self.carried(&taken(decided.carried)?)
+    }
+
+    /// Removes the rows and versions of a key that is forgotten.
+    fn forget(
+        &self,
+        deciding: &Deciding<'_>,
+        of_key: Range<usize>,
+        decided: &mut Decided,
+        output: &mut Output,
+        counts: &mut Counts,
+    ) {
+        let Deciding { columns, floors: (_, floors), ref numbers, .. } = *deciding;
+        let instants = deciding.instants.map(|instants| &instants.values()[..]);
+        let key_floors = KeyFloors { all: floors, seen: &deciding.seen[1] };
+        let key = KeyToForget::new(self.keep, columns, of_key, instants, key_floors);
+        if let Some(standing) = &mut output.standing {
+            standing.forget(&key.versions, &columns.orders, floors, numbers);
+        }
+        counts.replaced += key.versions.len() as u64;
+        counts.forgotten.0 += 1;
+        counts.forgotten.1 += key.rows.len() as u64;
+        counts.floor_days.extend(key.days);
+        decided.removed.extend(key.rows.into_iter().map(|at| at as u32));
+        decided.ends.touched.extend(key.times);
     }
 
     /// Decides about one key; where rows end, about its changes of one instant.
