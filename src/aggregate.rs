@@ -35,7 +35,7 @@ use crate::publish::{self, FileNames, PartitionFiles, Plan};
 use crate::state::contract::{read_types, write_types};
 use crate::state::floors::Floor;
 use crate::state::inputs::Inputs;
-use crate::state::ledger::{CURATED, Ledger};
+use crate::state::ledger::{CURATED, HISTORY, Ledger};
 use crate::state::versions::VersionsLayout;
 use crate::state::{State, table_of};
 use crate::store::Folder;
@@ -228,7 +228,7 @@ pub async fn check(
 }
 
 /// Whether an aggregate's query needs the order of all inputs: it reads `seq`, for any dates, or what
-/// floors ended, for the days of the windows and those that changed.
+/// floors ended, for the days of the windows and those that changed, or the history of a table whose rows end.
 ///
 /// # Errors
 /// Usage, when a query cannot be planned.
@@ -244,6 +244,10 @@ pub async fn needs_all_inputs(
     let floor_days: BTreeSet<Day> = ledger.floors.iter().map(|(floor, _)| floor.day).collect();
     for aggregate in &pipeline.aggregates {
         let refused = |error| refused(&aggregate.sql.file, &error);
+        // Which version is the last of a day is decided by the order.
+        if layout.has_instants && aggregate.sql.reads(HISTORY) {
+            return Ok(true);
+        }
         // What is read can depend on the dates: without them no branch is left out.
         let any_dates = context.sql(&aggregate.sql.text).await.map_err(refused)?;
         if any_dates.into_optimized_plan().map_or(Ok(true), |plan| has_seq(&plan))? {

@@ -59,7 +59,8 @@
 //!    a key's versions at hand (`curate::merge::intervals`). Where the rows of deleted keys stay (`keep_deleted`), so
 //!    is that of deletes, and a row ends when its key is deleted (`curate::merge::deletes`). A published row whose end
 //!    changes gets its new end while its partition is rebuilt.
-//! 7. [`aggregate`] computes the tables per day from the relations `history` (over versions),
+//! 7. [`aggregate`] computes the tables per day from the relations `history` (over versions, of those of
+//!    several commit times the last one of a day),
 //!    `balance` (what each day's changes add to and take from the partition columns' values, kept
 //!    with the versions: `state::balance`, `curate::merge::standing`) and `curated` (over the
 //!    committed file list), and publishes them the same way.

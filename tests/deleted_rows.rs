@@ -1,7 +1,7 @@
 //! `keep_deleted`: the rows of deleted keys stay, marked. Tables that can be checked by hand; the model has random ones.
 
 use crate::support::{
-    Answer, Database, Lab, LabBuilder, ORDERS, Program, ROWS_PER_DAY, Task, assert_refused,
+    Answer, Database, FLOWS, Lab, LabBuilder, ORDERS, Program, ROWS_PER_DAY, Task, assert_refused,
     file_of_rows, python,
 };
 
@@ -388,9 +388,9 @@ fn what_a_table_with_deleted_rows_cannot_have_is_refused() {
         assert_eq!(output.code, 2, "{}", output.stderr);
         assert!(output.stderr.contains(message), "{}", output.stderr);
     }
-    let lab = builder().aggregate("a", "SELECT event_dt AS dt, 1 AS n FROM history").build();
+    let lab = builder().aggregate("a", FLOWS).build();
     let output = lab.program_for("run", "2020-01-01", "2020-02-01").run();
-    assert!(output.stderr.contains("reads `history`, with keep_deleted"), "{}", output.stderr);
+    assert!(output.stderr.contains("reads `balance`, with keep_deleted"), "{}", output.stderr);
     let lab = builder().build();
     put_one(&lab);
     run(&lab);

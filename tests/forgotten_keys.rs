@@ -409,16 +409,12 @@ fn tables_are_those_of_a_log_without_the_forgotten_keys() {
             continue;
         }
         let builder = builder().format(format);
+        let builder = builder.partition_by(&["event_dt", "cat"]);
+        let builder = builder.aggregate("daily", COUNT_PER_DAY).aggregate("rows", ROWS_PER_DAY);
         let (builder, aggregates) = match kind {
-            "keep_deleted" => {
-                (builder.set("keep_deleted", true).aggregate("rows", ROWS_PER_DAY), &["rows"][..])
-            }
-            "history" => (builder.keep(kind).aggregate("rows", ROWS_PER_DAY), &["rows"][..]),
-            _ => {
-                let builder = builder.keep(kind).aggregate("daily", COUNT_PER_DAY);
-                let builder = builder.aggregate("flows", FLOWS).aggregate("rows", ROWS_PER_DAY);
-                (builder.partition_by(&["event_dt", "cat"]), &["daily", "flows", "rows"][..])
-            }
+            "keep_deleted" => (builder.set("keep_deleted", true), &["daily", "rows"][..]),
+            "history" => (builder.keep(kind), &["daily", "rows"][..]),
+            _ => (builder.keep(kind).aggregate("flows", FLOWS), &["daily", "flows", "rows"][..]),
         };
         let checked =
             |(changes, order, forgotten): (Vec<Drawn>, Vec<usize>, Vec<(usize, usize)>)| {

@@ -1,8 +1,12 @@
 //! `keep = "history"`: a row per key and commit time, with the times from which and up to which it holds. Tables that
 //! can be checked by hand; the model has random ones.
 
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
 use crate::support::{
-    Answer, Lab, LabBuilder, ORDERS, Program, Task, assert_refused, file_of_rows, python,
+    Answer, FLOWS, Lab, LabBuilder, ORDERS, Program, Task, assert_refused,
+    count_of_each_day_so_far, file_of_rows, python, test_times,
 };
 
 fn builder() -> LabBuilder {
@@ -302,9 +306,9 @@ fn what_a_history_cannot_have_is_refused() {
         assert_eq!(output.code, 2, "{}", output.stderr);
         assert!(output.stderr.contains(message), "{}", output.stderr);
     }
-    let lab = builder().aggregate("a", "SELECT event_dt AS dt, 1 AS n FROM history").build();
+    let lab = builder().aggregate("a", FLOWS).build();
     let output = lab.program_for("run", "2020-01-01", "2020-02-01").run();
-    assert!(output.stderr.contains("reads `history`"), "{}", output.stderr);
+    assert!(output.stderr.contains("reads `balance`, with keep"), "{}", output.stderr);
     let lab = builder().build();
     let keep = ["keep=latest"];
     put(&lab, "20200102-000000000", &[["I", "02 10:00", "1", "a"]]);
@@ -406,4 +410,71 @@ fn rows_can_be_sorted_by_their_times_and_changes_without_times_are_told() {
     put(&lab, LIFE[0].0, LIFE[0].1);
     let error = lab.run("2020-01-01", "2020-02-01").expect_err("refused");
     assert_refused(error, 2, "returns the column `Valid_To`", "another name");
+}
+
+/// A change: the file it is in, the day and key, what it does, and the day it happened before that.
+type Drawn = (usize, u32, usize, usize, u32);
+
+#[test]
+fn aggregates_over_history_are_those_of_a_table_of_latest() {
+    let columns = ["Op", "ts", "id", "tier", "happened"];
+    let of = |keep: &str| {
+        let builder = Lab::builder()
+            .set("raw.order_by", vec!["ts"])
+            .set("raw.event_time", "happened")
+            .partition_by(&["event_dt", "tier"])
+            .curated_sql(
+                "SELECT CAST(id AS BIGINT) AS id, tier, event_dt FROM latest WHERE tier <> 'none'",
+            );
+        let per_tier = "SELECT event_dt AS dt, tier, deleted, COUNT(*) AS n FROM history
+WHERE event_dt >= $start_date AND event_dt < $end_date GROUP BY event_dt, tier, deleted";
+        let builder = builder
+            .aggregate("tiers", per_tier)
+            .running_aggregate("so_far", count_of_each_day_so_far("id"));
+        match keep {
+            "deleted" => builder.set("keep_deleted", true),
+            keep => builder.keep(keep),
+        }
+    };
+    let put_and_run = |lab: &Lab, changes: &[Drawn], order: &[usize]| {
+        for file in order {
+            let numbered = changes.iter().enumerate().filter(|(_, change)| change.0 == *file);
+            let rows = numbered.map(|(number, (_, day, key, kind, before))| {
+                let op = ["I", "U", "U", "D", "T"][*kind];
+                let id = if op == "T" { "-".to_string() } else { key.to_string() };
+                let happened = format!("2020-01-{:02}", day.saturating_sub(*before).max(1));
+                let time = format!("2020-01-{day:02} 10:00:{:02}", number / 2);
+                let tier = ["red", "blue", "none"][number % 3];
+                [op.to_string(), time, id, tier.to_string(), happened]
+            });
+            let rows: Vec<[String; 5]> = rows.collect();
+            if !rows.is_empty() {
+                lab.put(
+                    &format!("raw/2020010{file}-000000000.parquet"),
+                    file_of_rows(&columns, &rows),
+                );
+                lab.run("2020-01-01", "2020-02-01").expect("a run");
+            }
+        }
+    };
+    let changes =
+        prop::collection::vec((1..4usize, 1..15u32, 0..4usize, 0..5usize, 0..4u32), 1..40);
+    let orders = (Just(vec![1, 2, 3]).prop_shuffle(), Just(vec![1, 2, 3]).prop_shuffle());
+    let config = Config { cases: 12 * test_times(), ..Config::default() };
+    let checked = |(changes, orders): (Vec<Drawn>, (Vec<usize>, Vec<usize>))| {
+        let latest = of("latest").build();
+        put_and_run(&latest, &changes, &orders.0);
+        for keep in ["history", "deleted"] {
+            let lab = of(keep).build();
+            put_and_run(&lab, &changes, &orders.1);
+            for table in ["lake/tiers", "lake/so_far"] {
+                prop_assert_eq!(lab.table(table), latest.table(table), "{}: {}", keep, table);
+            }
+            let verified = lab.verify().expect("compared");
+            prop_assert_eq!(verified.exit_code(), 0, "{}", verified.text());
+        }
+        Ok(())
+    };
+    let mut runner = TestRunner::new(config);
+    runner.run(&(changes, orders), checked).unwrap_or_else(|error| panic!("{error}"));
 }

@@ -22,7 +22,7 @@ use datafusion::prelude::SessionContext;
 use crate::aggregate::placed_floors::{Day, PlacedFloors};
 use crate::error::Result;
 use crate::state::floors::Floor;
-use crate::state::versions::{SEQ, VersionsLayout};
+use crate::state::versions::VersionsLayout;
 
 /// The stored versions, and what floors ended.
 #[derive(Debug)]
@@ -152,11 +152,7 @@ fn passing_days(state: &dyn Session, days: &BTreeSet<Day>, filter: &Expr) -> Opt
 
 /// `sql/floors.sql` with its placeholders replaced.
 fn floors_sql(layout: &VersionsLayout, days: &BTreeSet<Day>) -> String {
-    let quoted = |names: &[String]| {
-        names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
-    };
-    let names: Vec<String> =
-        layout.schema().fields().iter().map(|field| field.name().clone()).collect();
+    let names = layout.column_names();
     let nulls = (0..layout.partitions.len()).map(|number| format!("NULL AS part_{number},"));
     let dates = days.iter().flatten().map(|day| {
         let date = Date32Type::to_naive_date_opt(*day).unwrap_or_default();
@@ -167,10 +163,10 @@ fn floors_sql(layout: &VersionsLayout, days: &BTreeSet<Day>) -> String {
     let is_one = (!dates.is_empty()).then(|| format!("event_dt IN ({})", dates.join(", ")));
     let of_days = [is_null, is_one].into_iter().flatten().collect::<Vec<_>>().join(" OR ");
     include_str!("../../sql/floors.sql")
-        .replace("{keys}", &quoted(&names[..layout.keys.len()]))
-        .replace("{columns}", &quoted(&names))
+        .replace("{keys}", &names[..layout.keys.len()].join(", "))
+        .replace("{columns}", &names.join(", "))
         .replace("{nulls}", &nulls.collect::<Vec<_>>().join(" "))
-        .replace("{seq}", &format!("{SEQ}(cdc, time_us, time_ns, location, file, \"row\")"))
+        .replace("{seq}", &VersionsLayout::seq_sql())
         .replace("{of_days}", &of_days)
 }
 

@@ -60,6 +60,14 @@ pub(super) async fn register_history(
     let seq = seq_function(files, order);
     context.register_udf(seq.clone());
     let mut versions = versions;
+    if layout.has_instants {
+        // A relation that queries do not see.
+        let context = SessionContext::new();
+        context.register_udf(seq.clone());
+        context.register_table("stored_versions", versions)?;
+        versions = context.sql(&layout.last_of_days_sql()).await?.into_view();
+    }
+    let layout = &layout.of_days();
     if !floors.is_empty() {
         versions = Arc::new(FlooredVersions::new(versions, layout, &seq, &floors)?);
     }

@@ -247,18 +247,10 @@ impl Checks<'_> {
             let hint = "load a table of `keep = \"latest\"`, from a pipeline of its own";
             return refused("load.table", "cannot be used", hint);
         }
-        let reads = |relation: &'static str| {
-            let aggregate = pipeline.aggregates.iter().find(|it| it.sql.reads(relation))?;
-            Some((aggregate, relation))
-        };
-        match ["history", "balance"].into_iter().find_map(reads) {
-            Some((aggregate, relation)) => {
+        match pipeline.aggregates.iter().find(|aggregate| aggregate.sql.reads("balance")) {
+            Some(aggregate) => {
                 let key = format!("aggregate.{}.sql", aggregate.name);
-                let hint = match keep {
-                    Keep::History => "read `curated`, whose rows say when they hold",
-                    _ => "read `curated`, whose rows say whether they are deleted",
-                };
-                refused(&key, &format!("reads `{relation}`"), hint)
+                refused(&key, "reads `balance`", "read `history`, or `curated`")
             }
             None => Ok(()),
         }

@@ -77,6 +77,32 @@ impl VersionsLayout {
         self.keys.len() - usize::from(self.has_instants)
     }
 
+    /// The layout of the versions that are the last ones of their days.
+    pub fn of_days(&self) -> Self {
+        let keys = self.keys[..self.key_count()].to_vec();
+        VersionsLayout { keys, has_instants: false, ..self.clone() }
+    }
+
+    /// The query of `sql/last_of_days.sql`, which gives them.
+    pub fn last_of_days_sql(&self) -> String {
+        let of_days = self.of_days();
+        let (columns, keys) = (of_days.column_names(), of_days.keys.len());
+        include_str!("../../sql/last_of_days.sql")
+            .replace("{columns}", &columns.join(", "))
+            .replace("{keys}", &columns[..keys].join(", "))
+            .replace("{seq}", &Self::seq_sql())
+    }
+
+    /// The names of the stored columns, quoted; those of the key are the first.
+    pub fn column_names(&self) -> Vec<String> {
+        self.schema().fields().iter().map(|field| quoted(field.name())).collect()
+    }
+
+    /// The order of the fold, computed from stored columns.
+    pub fn seq_sql() -> String {
+        format!("{SEQ}(cdc, time_us, time_ns, location, file, \"row\")")
+    }
+
     /// The schema of the stored columns.
     pub fn schema(&self) -> SchemaRef {
         let mut fields = Vec::new();
@@ -194,7 +220,7 @@ impl VersionsLayout {
         let named = self.history_columns();
         let columns = named.iter().map(|(stored, name)| format!("{stored} AS {},", quoted(name)));
         let columns: Vec<String> = columns.collect();
-        let seq = format!("{SEQ}(cdc, time_us, time_ns, location, file, row) AS {SEQ}");
+        let seq = format!("{} AS {SEQ}", Self::seq_sql());
         // `order_bytes` is the first order column, and is converted to a number after the query.
         let mut bytes = ORDER_BYTES.to_string();
         while named.iter().any(|(_, name)| *name == bytes) {
