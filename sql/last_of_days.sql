@@ -2,7 +2,7 @@
 -- src/state/versions.rs): the last one of each day.
 -- Grain: one row per key and day.
 -- Relation: stored_versions.
--- Parameters, replaced before planning: columns, those of versions but for the commit time; keys, the key columns;
+-- Parameters, replaced before planning: columns, those of versions but for the last key column, the instant; keys, the key columns;
 -- seq, the order of the fold as a number.
 SELECT {columns} FROM (
     SELECT *, ROW_NUMBER() OVER (

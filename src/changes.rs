@@ -448,9 +448,7 @@ impl Changes {
     /// Whether a bad row, which has been read, may have a key that was forgotten.
     pub(crate) fn may_be_forgotten(&self, bad: &BadRow) -> bool {
         self.left_out.as_ref().is_some_and(|LeftOut { keys, columns, .. }| {
-            let found = columns.in_text(keys, &bad.change);
-            let is_any = |row| columns.in_any_field(keys, row).has_forgotten;
-            found.has_forgotten || bad.column.is_none() && is_any(&bad.change)
+            columns.in_bad_row(keys, &bad.change, bad.column.is_some()).has_forgotten
         })
     }
 

@@ -49,7 +49,7 @@ impl KeysInText {
 
 impl KeyColumns {
     /// The key columns of a pipeline, among raw columns of these names and types. A column that is not among them is
-    /// text.
+    /// of the type Null, and read as text.
     pub(crate) fn new<'a>(
         pipeline: &Pipeline,
         raw: impl Iterator<Item = (&'a str, &'a DataType)> + Clone,
@@ -57,7 +57,7 @@ impl KeyColumns {
         let column = |name: &String| {
             let at = find_column(raw.clone().map(|(name, _)| name), name);
             let found = at.and_then(|at| raw.clone().nth(at));
-            let data_type = found.map_or(DataType::Utf8View, |(_, data_type)| data_type.clone());
+            let data_type = found.map_or(DataType::Null, |(_, data_type)| data_type.clone());
             (name.clone(), data_type)
         };
         KeyColumns {
@@ -86,6 +86,8 @@ impl KeyColumns {
                 Arc::new(values.into_iter().collect::<BinaryArray>())
             } else {
                 let texts: ArrayRef = Arc::new(texts.collect::<StringArray>());
+                let is_known = *data_type != DataType::Null;
+                let data_type = if is_known { data_type } else { &DataType::Utf8View };
                 cast_values(&texts, data_type).map_err(|at| (at, number))?
             };
             canonical_values(&values).map_err(|_| (0, number))
@@ -209,9 +211,19 @@ impl KeyColumns {
         }
     }
 
-    /// The same of a row whose fields may have wrong names, because there are too few or too many: a key of one column is
-    /// looked for in all of them.
-    pub(crate) fn in_any_field(&self, keys: &ForgottenKeys, row: &str) -> KeysInText {
+    /// The same of a bad row. Unless a single column of it is wrong, its fields may have wrong names, because there are too
+    /// few or too many: a key of one column is looked for in all of them.
+    pub(crate) fn in_bad_row(
+        &self,
+        keys: &ForgottenKeys,
+        row: &str,
+        is_of_column: bool,
+    ) -> KeysInText {
+        let found = self.in_text(keys, row);
+        if is_of_column || found.has_forgotten { found } else { self.in_any_field(keys, row) }
+    }
+
+    fn in_any_field(&self, keys: &ForgottenKeys, row: &str) -> KeysInText {
         let Ok(Value::Object(fields)) = serde_json::from_str(row) else {
             return KeysInText::default();
         };

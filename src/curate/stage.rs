@@ -272,8 +272,8 @@ impl Stage<'_> {
                 Changes::open(good, opening, pipeline, known, BATCH_ROWS).await?;
             if !changes.is_blank() {
                 changes.add_truncates_by_hand(self.truncates)?;
-                changes.leave_out(&self.forgetting.keys, pipeline)?;
             }
+            changes.leave_out(&self.forgetting.keys, pipeline)?;
             let changes = Arc::new(changes);
             bad_files.extend(unopened.into_iter().map(|(input, error)| (input, error.to_string())));
             if bad.files.is_empty() {

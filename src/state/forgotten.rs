@@ -47,7 +47,9 @@ impl Forgotten {
     /// Adds keys that a commit forgets.
     pub(crate) fn add(&mut self, added: NewlyForgotten) {
         self.salt = added.salt;
-        self.columns = added.columns;
+        if self.keys.is_empty() {
+            self.columns = added.columns;
+        }
         self.keys.extend(added.keys.into_iter().map(|key| (key, added.commit)));
     }
 

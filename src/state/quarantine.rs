@@ -9,7 +9,7 @@
 //! | `line` | Int64 | yes | of CSV, the line the row begins in, from 1 |
 //! | `column` | Utf8 | yes | the column that is wrong, where it is one |
 //! | `reason` | Utf8 | no | what is wrong |
-//! | `change` | Utf8 | yes | the row, as JSON: columns by name, values as text, null left out; null if its key was forgotten |
+//! | `change` | Utf8 | yes | the row, as JSON: columns by name, values as text, null left out; null if one of its keys was forgotten |
 //! | `run_id` | Utf8 | no | the run that quarantined it |
 //! When a raw file is read again, its new quarantine file replaces the earlier one.
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryArray};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Float64Type};
 use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
@@ -148,6 +148,11 @@ fn texts_of(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     if kind == Some(KeyKind::Binary) {
         return cast(column, &DataType::LargeBinary);
     }
+    if let Some(floats) = column.as_primitive_opt::<Float64Type>() {
+        // Without an exponent, as whole numbers and decimals are written.
+        let texts = floats.iter().map(|value| value.map(|value| value.to_string().into_bytes()));
+        return Ok(Arc::new(texts.collect::<LargeBinaryArray>()));
+    }
     let texts = cast(column, &DataType::LargeUtf8)?;
     let shorten = |text| match kind {
         Some(KeyKind::Number) => without_zeros(text),
@@ -160,11 +165,7 @@ fn texts_of(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
 
 /// The text of a number without zeros at the end of its fraction.
 fn without_zeros(text: &str) -> &str {
-    if text.contains('.') && !text.contains(['e', 'E']) {
-        text.trim_end_matches('0').trim_end_matches('.')
-    } else {
-        text
-    }
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { text }
 }
 
 #[cfg(test)]
@@ -222,6 +223,14 @@ mod tests {
         }
         assert_eq!(hash_of(decimals(70_050, 2)), "22673490802b1a0416a871e54d8fcb09");
         assert_eq!(hash_of(Arc::new(Float64Array::from(vec![700.5]))), hash_of(decimals(7005, 1)));
+        for (float, whole) in
+            [(1e16, 10_000_000_000_000_000), (-1e22, -10_000_000_000_000_000_000_000)]
+        {
+            let float: ArrayRef = Arc::new(Float64Array::from(vec![float]));
+            assert_eq!(hash_of(float), hash_of(decimals(whole, 0)));
+        }
+        let small: ArrayRef = Arc::new(Float64Array::from(vec![1.5e-7]));
+        assert_eq!(hash_of(small), hash_of(decimals(15, 8)));
         assert_eq!(hash_of(times(86_400_000_000)), "e936703f84a2d7dc5ab485b7b945b334");
         assert_eq!(hash_of(Arc::new(Date32Array::from(vec![1]))), hash_of(times(86_400_000_000)));
         assert_eq!(hash_of(times(86_400_000_001)), "667d634c7d000afa581604a0211a129f");

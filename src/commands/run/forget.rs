@@ -131,8 +131,8 @@ impl Run<'_> {
                     forgets.count
                 ));
                 let curated = &self.open.run_context.pipeline.curated;
-                if curated.format == Format::Delta {
-                    let until = self.open.run_context.now + curated.retention;
+                let until = self.open.run_context.now.checked_add_signed(curated.retention);
+                if let (Format::Delta, Some(until)) = (curated.format, until) {
                     notes.push(format!(
                         "runs from {until} on remove the files of the Delta table that these rows were in \
                          (curated.retention)"
@@ -174,10 +174,7 @@ impl Run<'_> {
             let file = format!("{}-{:05}.parquet", attempt.name, number + 1);
             let mut unreadable = 0;
             let is_forgotten = |change: &str, is_of_column: bool| {
-                let mut found = key_columns.in_text(keys, change);
-                if !is_of_column && !found.has_forgotten {
-                    found = key_columns.in_any_field(keys, change);
-                }
+                let found = key_columns.in_bad_row(keys, change, is_of_column);
                 unreadable += usize::from(found.is_unreadable());
                 found.has_forgotten
             };

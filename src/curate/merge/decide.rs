@@ -223,6 +223,8 @@ struct Deciding<'a> {
 struct Decided {
     entries: Vec<Entry>,
     decision: Decision,
+    /// The accepted winners of the key, ascending.
+    accepted: Vec<usize>,
     carried: Vec<u32>,
     removed: Vec<u32>,
     unsettled: Vec<u32>,
@@ -267,8 +269,17 @@ impl Decider {
                 self.forget(&deciding, of_key, &mut decided, output, counts);
                 continue;
             }
-            for of_row in of_instants(of_key, deciding.instants) {
+            decided.accepted.clear();
+            for of_row in of_instants(of_key.clone(), deciding.instants) {
                 self.decide_key(&deciding, of_row, &mut decided, output, counts)?;
+            }
+            let all = floors.1;
+            if !all.is_empty() && !decided.accepted.is_empty() {
+                let mut entries: Vec<Entry> = of_key.map(|at| columns.entry(at)).collect();
+                // The changes of a day can be of several instants.
+                entries.sort_by_key(|entry| entry.day);
+                let days = &mut counts.floor_days;
+                add_floor_days(&entries, &decided.accepted, all, &columns.orders, days);
             }
             let Decided { moments, ends, .. } = &mut decided;
             match self.keep {
@@ -333,12 +344,14 @@ impl Decider {
         let (orders, first) = (&columns.orders, of_key.start);
         let ordinal = |at: usize| self.ordinal(at, orders);
         let Decided { entries, decision, carried, removed, unsettled, moments, .. } = decided;
+        let accepted_of_key = &mut decided.accepted;
         entries.clear();
         entries.extend(of_key.map(|at| columns.entry(at)));
         decide(self.keep, entries, orders, deciding.taking, decision)?;
         if let Some(instants) = deciding.instants {
             moments.extend(Moment::of(instants.value(first), entries, decision.latest, orders));
         }
+        accepted_of_key.extend(&decision.accepted);
         for accepted in &decision.accepted {
             let (file, row) = ordinal(*accepted)?;
             winners.set_day(file, row);
@@ -350,10 +363,6 @@ impl Decider {
         for ended in &decision.ended {
             let (file, row) = ordinal(*ended)?;
             winners.set_ended(file, row);
-        }
-        if !floors.is_empty() {
-            let accepted = &decision.accepted;
-            add_floor_days(entries, accepted, floors, orders, &mut counts.floor_days);
         }
         for tied in &decision.tied {
             counts.tie(ordinal(*tied)?);
