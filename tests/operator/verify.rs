@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Float64Array, Int32Array, RecordBatch};
 use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Field, Schema};
+use glueless::state::ledger::NEWEST_FORMAT;
 
 use crate::support::{
     Answer, Change, Compared, DAY_US, Lab, PLACES, Result, STATE, Task, Verified, assert_refused,
@@ -255,7 +256,7 @@ fn a_state_of_a_newer_version_is_refused() {
             records.as_string::<i32>().iter().flatten().map(String::from).collect()
         };
         assert_eq!(lines[0], r#"{"format":1}"#);
-        lines[0] = r#"{"format":7}"#.into();
+        lines[0] = format!("{{\"format\":{}}}", NEWEST_FORMAT + 1);
         // A kind of record that this version does not know.
         lines[1] = r#"{"sealed":{"by":"somebody"}}"#.into();
         with_column(&batch, "record", texts(lines))
