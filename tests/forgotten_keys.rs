@@ -540,7 +540,11 @@ fn a_key_of_several_columns_is_given_as_csv_in_any_type() {
     lab.assert_verified();
     let refused = lab.program("forget").args(["a,8", "a,x"]).run();
     assert_eq!(refused.code, 2);
-    assert!(refused.stderr.contains("key 2: no value of its column `id`"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("key 2: the text for `id` is no value of this key column"),
+        "{}",
+        refused.stderr
+    );
     assert!(refused.stderr.contains("Int64"), "{}", refused.stderr);
     let refused = lab.program("forget").arg("a").run();
     assert!(

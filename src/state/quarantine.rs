@@ -46,8 +46,9 @@ pub struct QuarantineWriter<'a> {
     pub run_id: &'a str,
 }
 
-/// Writes a file of quarantine again, as `to`, without the rows that it describes and that are to be forgotten, by their
-/// texts and whether a single column is wrong: of each the file, the row and the reason stay. Returns whether there are any; else nothing is written.
+/// Writes a file of quarantine again, as `to`, without the texts of rows that are to be forgotten: of each the file, the
+/// row and the reason stay. `is_forgotten` is given a text, and whether a single column of the row is wrong. Returns
+/// whether there is such a row; else nothing is written.
 ///
 /// # Errors
 /// Storage, when a file cannot be read or written; data, when one is damaged.

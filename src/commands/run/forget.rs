@@ -51,14 +51,16 @@ impl Run<'_> {
         let keys = given.iter().map(Vec::as_slice);
         let columns = key_columns.of_texts(keys).map_err(|(at, number)| {
             let (name, data_type) = key_columns.column(number);
-            let hint = format!("nothing was changed: the type of the column is {data_type}");
-            Error::usage(format!("key {}: no value of its column `{name}`", at + 1)).hint(
-                if data_type.is_binary() {
-                    format!("{hint}, whose values are given in hexadecimal digits")
-                } else {
-                    hint
-                },
-            )
+            let hint = format!("nothing was changed: its type is {data_type}");
+            Error::usage(format!(
+                "key {}: the text for `{name}` is no value of this key column",
+                at + 1
+            ))
+            .hint(if data_type.is_binary() {
+                format!("{hint}, and its values are given in hexadecimal digits")
+            } else {
+                hint
+            })
         })?;
         let forgotten = &ledger.forgotten;
         let salt = forgotten.salt_or(&run_context.run_id);

@@ -275,11 +275,12 @@ impl Decider {
             }
             let all = floors.1;
             if !all.is_empty() && !decided.accepted.is_empty() {
-                let mut entries: Vec<Entry> = of_key.map(|at| columns.entry(at)).collect();
+                let Decided { entries, accepted, .. } = &mut decided;
+                entries.clear();
+                entries.extend(of_key.map(|at| columns.entry(at)));
                 // The changes of a day can be of several instants.
                 entries.sort_by_key(|entry| entry.day);
-                let days = &mut counts.floor_days;
-                add_floor_days(&entries, &decided.accepted, all, &columns.orders, days);
+                add_floor_days(entries, accepted, all, &columns.orders, &mut counts.floor_days);
             }
             let Decided { moments, ends, .. } = &mut decided;
             match self.keep {
@@ -343,15 +344,15 @@ impl Decider {
         let Deciding { columns, floors: (earlier, floors), winners, .. } = *deciding;
         let (orders, first) = (&columns.orders, of_key.start);
         let ordinal = |at: usize| self.ordinal(at, orders);
-        let Decided { entries, decision, carried, removed, unsettled, moments, .. } = decided;
-        let accepted_of_key = &mut decided.accepted;
+        let Decided { entries, decision, accepted, carried, removed, unsettled, moments, .. } =
+            decided;
         entries.clear();
         entries.extend(of_key.map(|at| columns.entry(at)));
         decide(self.keep, entries, orders, deciding.taking, decision)?;
         if let Some(instants) = deciding.instants {
             moments.extend(Moment::of(instants.value(first), entries, decision.latest, orders));
         }
-        accepted_of_key.extend(&decision.accepted);
+        accepted.extend(&decision.accepted);
         for accepted in &decision.accepted {
             let (file, row) = ordinal(*accepted)?;
             winners.set_day(file, row);
