@@ -21,7 +21,9 @@ use datafusion::prelude::SessionContext;
 use crate::changes::Changes;
 use crate::changes::row_bitmap::Winners;
 use crate::config::{OnTie, Pipeline};
-use crate::curate::conservation::{check_versions, check_written, does_not_add_up};
+use crate::curate::altered::ComparedColumns;
+use crate::curate::conservation::{check_versions, check_written};
+use crate::curate::copies::CopiedColumns;
 use crate::curate::curated_sql::CuratedQuery;
 use crate::curate::merge::entries::{Entries, Files};
 use crate::curate::merge::forget::Forgetting;
@@ -48,8 +50,10 @@ use crate::table::rebuild::{PublishedTable, TableRows};
 use crate::table::sorter::{Order, Sorted, Sorter};
 use crate::table::writer::{KeptFile, StagedFile, TableWriter, Written};
 
+pub(crate) mod altered;
 mod balance;
 pub(crate) mod conservation;
+pub(crate) mod copies;
 pub(crate) mod curated_sql;
 pub(crate) mod merge;
 pub(crate) mod pass_two;
@@ -93,6 +97,8 @@ pub(crate) struct Curated {
     pub days_left: BTreeSet<i32>,
     /// Last changes of the window that are not later than the committed versions.
     pub stale: u64,
+    /// Of a history, changes of the window that are not the last ones of their key and time.
+    pub superseded: u64,
     /// Keys that had a row, and have none now, or one that has ended, because of floors.
     pub ended: u64,
     /// Of the keys that are forgotten, how many had versions, and the rows of them, which were removed.
@@ -114,6 +120,8 @@ pub(crate) struct Curate<'a> {
     pub folded: &'a Fold,
     /// The ledger of earlier runs; `None` to begin from empty and replace all versions.
     pub earlier: Option<&'a Ledger>,
+    /// Whether only changes that alter the row make one, in a history.
+    pub compares_rows: bool,
     /// The curated table.
     pub table: &'a Folder,
     /// The staging folder of the curated table.
@@ -132,6 +140,12 @@ pub(crate) struct Curate<'a> {
     pub attempt: &'a str,
     /// The number of threads.
     pub threads: usize,
+}
+
+/// How the rows of a history are compared and copied.
+struct Compared {
+    columns: Arc<ComparedColumns>,
+    copied: Arc<CopiedColumns>,
 }
 
 /// The winners' rows, sorted by threads for the table, and their versions.
@@ -156,15 +170,8 @@ impl Curate<'_> {
         let layout = Arc::new(self.versions_layout(&columns, day.as_deref(), contract)?);
         let (rows, schema) = self.rows(&columns, day.as_deref())?;
 
-        let files = self.earlier.into_iter().flat_map(|ledger| ledger.files(CURATED));
-        let runtime = context.runtime_env();
-        let mut earlier = PublishedTable::new(self.table, files, &rows, runtime)?;
         let rewrites_all = !retyped.is_empty();
-        // A row that is only marked as deleted would still be in its file.
-        if self.pipeline.curated.deletion_vectors && !rewrites_all && self.forgetting.is_none() {
-            earlier = earlier.with_deletion_vectors(self.pipeline.curated.file_bytes);
-        }
-        let earlier = Arc::new(earlier);
+        let earlier = Arc::new(self.published_table(&rows, rewrites_all, context)?);
 
         let floors = self.floors(&layout);
         let new_floors = floors.iter().filter(|(_, is_new)| *is_new);
@@ -177,11 +184,16 @@ impl Curate<'_> {
             }
         };
         let replaced_versions = self.replaced_versions(&to_merge);
-        let outputs = self.outputs(context, &to_merge, &layout, &rows.order);
-        let (merged, outputs) = self
-            .merge(context, to_merge, outputs, floors, (&layout, &schema, day.as_deref()))
-            .await?;
+        let compared = self.compared(&query, &columns, &schema, day.as_deref())?;
+        let order = (&rows.order, compared.as_ref());
+        let outputs = self.outputs(context, &to_merge, &layout, order);
+        let compared = compared.map(|compared| compared.columns);
+        let of_rows = compared.as_ref().map(|columns| (&query, columns));
+        let of_table = (&layout, &schema, day.as_deref());
+        let (merged, mut outputs) =
+            self.merge(context, to_merge, outputs, floors, of_table, of_rows).await?;
         let merged = merged.as_ref();
+        make_copies(&mut outputs, &earlier).await?;
         self.check_deletes(&new_floors, merged)?;
         let query = match merged {
             Some(merged) => self.query(context, &merged.winners).await?,
@@ -191,7 +203,8 @@ impl Curate<'_> {
         let ended = merged.map(|merged| &merged.winners).filter(|winners| winners.has_ended());
         let ends = merged.map(|merged| Arc::clone(&merged.ends)).unwrap_or_default();
         let marks = (unsettled, ended.cloned(), ends);
-        let split = self.split(context, &query, outputs, &layout, &schema, marks).await?;
+        let split =
+            self.split(context, &query, outputs, (&layout, compared), &schema, marks).await?;
         let mut counts = split.counts;
         counts.days.extend(merged.iter().flat_map(|merged| &merged.counts.floor_days));
         let (written, given) =
@@ -201,15 +214,6 @@ impl Curate<'_> {
 
         let bytes_changed = check_written(&written, &given, merged)?;
         check_versions(&split.versions, &counts, merged)?;
-        if let Some(merged) = merged
-            && merged.counts.key_days != counts.key_days
-        {
-            return Err(does_not_add_up(
-                "winners after the merge",
-                merged.counts.key_days,
-                counts.key_days,
-            ));
-        }
         Ok(Curated {
             partitions: written.iter().map(|one| one.partition.clone()).collect(),
             kept: written.iter().flat_map(|one| one.kept.clone()).collect(),
@@ -225,6 +229,7 @@ impl Curate<'_> {
             retyped,
             day,
             stale: merged.map_or(0, |merged| merged.counts.stale),
+            superseded: merged.map_or(0, |merged| merged.counts.superseded),
             ended: merged.map_or(0, |merged| merged.counts.ended),
             forgotten: merged.map_or((0, 0), |merged| merged.counts.forgotten),
             ties: merged.map_or(0, |merged| merged.counts.ties),
@@ -242,6 +247,7 @@ impl Curate<'_> {
         mut outputs: Vec<Output>,
         floors: KnownFloors,
         (layout, schema, day): (&Arc<VersionsLayout>, &SchemaRef, Option<&str>),
+        compared: Option<(&CuratedQuery, &Arc<ComparedColumns>)>,
     ) -> Result<(Option<Merged>, Vec<Output>)> {
         let keeps_balance = self.keeps_balance();
         // Where rows end, the changes of one key depend on each other.
@@ -271,6 +277,7 @@ impl Curate<'_> {
             files,
             floors,
             forgetting: self.forgetting,
+            compared,
             state: self.state,
             committed: to_merge,
             table_schema: Arc::clone(schema),
@@ -333,13 +340,46 @@ impl Curate<'_> {
         curated_sql::plan(context, self.pipeline, self.changes, winners, self.threads).await
     }
 
+    /// The published table, whose partitions are rebuilt; with `rewrites_all` all of them.
+    fn published_table(
+        &self,
+        rows: &TableRows,
+        rewrites_all: bool,
+        context: &SessionContext,
+    ) -> Result<PublishedTable> {
+        let files = self.earlier.into_iter().flat_map(|ledger| ledger.files(CURATED));
+        let table = PublishedTable::new(self.table, files, rows, context.runtime_env())?;
+        let curated = &self.pipeline.curated;
+        // A row that is only marked as deleted would still be in its file.
+        let has_vectors = curated.deletion_vectors && !rewrites_all && self.forgetting.is_none();
+        Ok(if has_vectors { table.with_deletion_vectors(curated.file_bytes) } else { table })
+    }
+
+    /// The columns by which rows are compared, and those that copies have of their own, if rows are compared.
+    fn compared(
+        &self,
+        query: &CuratedQuery,
+        columns: &[Field],
+        schema: &SchemaRef,
+        day: Option<&str>,
+    ) -> Result<Option<Compared>> {
+        if !self.compares_rows {
+            return Ok(None);
+        }
+        let Pipeline { key, keep, curated, .. } = self.pipeline;
+        let of_query = &columns[..columns.len() - keep.own_columns().len()];
+        let compared = ComparedColumns::new(of_query, key, day, query.columns.len());
+        let copied = CopiedColumns::new(schema, *keep, (key, &curated.partition_by, day))?;
+        Ok(Some(Compared { columns: Arc::new(compared), copied: Arc::new(copied) }))
+    }
+
     /// A sorter for the table and a writer of versions per thread.
     fn outputs(
         &self,
         context: &SessionContext,
         to_merge: &[CommittedVersions],
         layout: &Arc<VersionsLayout>,
-        order: &Arc<Order>,
+        (order, compared): (&Arc<Order>, Option<&Compared>),
     ) -> Vec<Output> {
         let mut days = self.folded.days.clone();
         let rewritten = to_merge.iter().filter(|file| file.rewritten);
@@ -354,6 +394,12 @@ impl Curate<'_> {
                     rows: Sorter::new(Arc::clone(order), context.runtime_env()),
                     versions: VersionsWriter::new(self.versions, layout, prefix, &starts),
                     standing: None,
+                    copies: compared.map(|Compared { copied, .. }| {
+                        (
+                            Arc::clone(copied),
+                            Sorter::new(Arc::clone(&copied.order), context.runtime_env()),
+                        )
+                    }),
                 }
             })
             .collect()
@@ -376,7 +422,7 @@ impl Curate<'_> {
         context: &SessionContext,
         query: &CuratedQuery,
         outputs: Vec<Output>,
-        layout: &Arc<VersionsLayout>,
+        (layout, compared): (&Arc<VersionsLayout>, Option<Arc<ComparedColumns>>),
         schema: &SchemaRef,
         (unsettled, ended, ends): (Unsettled, Option<Arc<Winners>>, Arc<RowEnds>),
     ) -> Result<Split> {
@@ -397,6 +443,7 @@ impl Curate<'_> {
                 key: self.pipeline.key.clone(),
                 columns: query.columns.len(),
                 layout: Arc::clone(layout),
+                compared: compared.clone(),
                 inputs: Arc::clone(&inputs),
                 commit,
                 places: Arc::clone(&places),
@@ -457,5 +504,15 @@ impl Curate<'_> {
         let given = sorted.counts().clone();
         let written = writer.write(sorted, Some(earlier), self.threads).await?;
         Ok((written, given))
+    }
+}
+
+/// Makes the copies of rows that a merge has asked for, and adds them to the new rows.
+async fn make_copies(outputs: &mut [Output], table: &PublishedTable) -> Result<()> {
+    let copies = outputs.iter_mut().filter_map(|output| output.copies.take());
+    let (mut columns, sorters): (Vec<_>, Vec<_>) = copies.unzip();
+    match (columns.pop(), outputs.first_mut()) {
+        (Some(columns), Some(output)) => columns.make(sorters, table, &mut output.rows).await,
+        _ => Ok(()),
     }
 }

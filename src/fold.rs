@@ -43,7 +43,7 @@ pub(crate) struct Fold {
     pub winners: Arc<Winners>,
     /// The counts of the read.
     pub pass_one: Arc<PassOne>,
-    /// The number of keys.
+    /// The number of keys; where every row is marked, of these.
     pub keys: u64,
     /// The number of pairs of key and day.
     pub key_days: u64,
@@ -69,7 +69,10 @@ pub(crate) async fn fold(
     pipeline: &Pipeline,
     partitions: usize,
 ) -> Result<Fold> {
-    let folded = match (changes.is_keyless(), changes.is_packed()) {
+    // In a history nearly every change is the only one of its key and time: the merge, which sorts them all, finds those
+    // that are not.
+    let marks_all = changes.is_keyless() || pipeline.keep == Keep::History;
+    let folded = match (marks_all, changes.is_packed()) {
         (true, true) => every_row::<i128>(context, changes, partitions).await?,
         (true, false) => every_row::<Box<[u8]>>(context, changes, partitions).await?,
         (false, true) => fold_positions::<i128>(context, changes, partitions).await?,
@@ -97,7 +100,7 @@ pub(crate) fn tied_with_truncate(row: &str) -> Error {
         .hint("add a column that orders them to `raw.order_by`, or set raw.on_tie = \"row\"")
 }
 
-/// Marks every row: without a key, each row is a last change.
+/// Marks every row: without a key, each row is a last change; of a history, it may be one.
 async fn every_row<P: Position>(
     context: &SessionContext,
     changes: &Arc<Changes>,
@@ -105,7 +108,7 @@ async fn every_row<P: Position>(
 ) -> Result<Fold> {
     let pass_one = changes.pass_one();
     let table = ChangesTable::pass_one(changes, &pass_one, partitions)?;
-    // Without a key, its columns are the day and the position.
+    let day = changes.fold_count();
     let plan = table.scan(&context.state(), None, &[], None).await?;
     let streams = execute_stream_partitioned(plan, context.task_ctx())?;
     let bitmap = Arc::new(RowBitmap::new(changes.ordinal_counts()));
@@ -114,8 +117,8 @@ async fn every_row<P: Position>(
         spawn(async move {
             let mut counts = Counts::default();
             while let Some(batch) = rows.try_next().await? {
-                let days = batch.column(0).as_primitive::<Date32Type>().iter();
-                for (day, position) in days.zip(P::read(batch.column(1))) {
+                let days = batch.column(day).as_primitive::<Date32Type>().iter();
+                for (day, position) in days.zip(P::read(batch.column(day + 1))) {
                     counts.mark(std::iter::once((day, &position)), &bitmap);
                 }
             }

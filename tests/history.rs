@@ -148,6 +148,113 @@ fn only_partitions_of_rows_that_end_otherwise_are_written_again() {
     lab.assert_verified();
 }
 
+/// Changes that alter nothing, and late ones between them: of a key that is equal from the 2nd on, one that is silver in
+/// between, one that is deleted in between and stays equal, and one whose later state came first.
+const EQUAL: [(&str, &[[&str; 4]]); 3] = [
+    (
+        "20200102-000000000",
+        &[
+            ["I", "02 10:00", "1", "blue"],
+            ["I", "02 10:00", "2", "blue"],
+            ["I", "02 10:00", "3", "blue"],
+            ["U", "04 09:00", "4", "red"],
+        ],
+    ),
+    (
+        "20200103-000000000",
+        &[
+            ["U", "02 11:00", "1", "blue"],
+            ["U", "03 10:00", "1", "blue"],
+            ["U", "03 10:00", "2", "blue"],
+            ["U", "04 10:00", "2", "blue"],
+            ["U", "03 10:00", "3", "blue"],
+        ],
+    ),
+    (
+        "20200104-000000000",
+        &[
+            ["U", "04 12:00", "1", "blue"],
+            ["U", "03 09:00", "2", "silver"],
+            ["D", "03 09:00", "3", "-"],
+            ["I", "04 08:00", "4", "red"],
+        ],
+    ),
+];
+
+const EQUAL_ROWS: [&str; 7] = [
+    "1 blue 02 10:00 to -",
+    "2 blue 02 10:00 to 03 09:00",
+    "2 blue 03 10:00 to -",
+    "2 silver 03 09:00 to 03 10:00",
+    "3 blue 02 10:00 to 03 09:00",
+    "3 blue 03 10:00 to -",
+    "4 red 04 08:00 to -",
+];
+
+#[test]
+fn changes_that_alter_nothing_make_no_row_in_any_order() {
+    builder().assert_in_any_order(("tier", EQUAL), &ORDERS, history, &EQUAL_ROWS);
+}
+
+#[test]
+fn a_change_that_alters_nothing_writes_nothing() {
+    let lab = builder().aggregate("rows", crate::support::ROWS_PER_DAY).build();
+    put(&lab, "20200102-000000000", &[["I", "02 10:00", "1", "blue"]]);
+    run(&lab);
+    let files = lab.list("lake/curated");
+    put(&lab, "20200103-000000000", &[["U", "03 10:00", "1", "blue"]]);
+    let report = lab.run("2020-01-03", "2020-01-04").expect("a run");
+    assert_eq!((report.rows_latest, report.rows_deleted, report.rows_written), (0, 1, 0));
+    assert_eq!(lab.list("lake/curated"), files);
+    let explained = lab.explain(&["1"]).text();
+    assert!(explained.contains("it leaves the row as it was"), "{explained}");
+    // A change between both: the later one gets the row of the day when it was.
+    put(&lab, "20200104-000000000", &[["U", "02 20:00", "1", "gold"]]);
+    run(&lab);
+    let rows =
+        ["1 blue 02 10:00 to 02 20:00", "1 blue 03 10:00 to -", "1 gold 02 20:00 to 03 10:00"];
+    assert_eq!(history(&lab), rows);
+    assert_eq!(
+        lab.lines("lake/curated", ["tier", "event_dt"]),
+        ["blue 2020-01-02", "blue 2020-01-03", "gold 2020-01-02"]
+    );
+    assert_eq!(lab.lines("lake/rows", ["dt", "n"]), ["2020-01-02 2", "2020-01-03 1"]);
+    // The change between is hidden by one at its time: one row again.
+    put(&lab, "20200105-000000000", &[["U", "02 20:00", "1", "blue"]]);
+    run(&lab);
+    assert_eq!(history(&lab), ["1 blue 02 10:00 to -"]);
+    assert_eq!(lab.lines("lake/rows", ["dt", "n"]), ["2020-01-02 1"]);
+    lab.assert_verified();
+}
+
+#[test]
+fn many_equal_rows_are_split_by_a_truncate_in_little_memory() {
+    let lab = builder().set("limits.memory", "128MB").build();
+    let keys = 0..150_000;
+    let rows = |day: &str, op: &str| -> Vec<[String; 4]> {
+        let time = format!("2020-01-{day} 10:00:00");
+        let row = |key: i32| [op.to_string(), time.clone(), key.to_string(), "blue".to_string()];
+        keys.clone().map(row).collect()
+    };
+    for (day, op) in [("02", "I"), ("04", "U"), ("06", "U")] {
+        let rows = file_of_rows(&["Op", "ts", "id", "tier"], &rows(day, op));
+        lab.put(&format!("raw/202001{day}-000000000.parquet"), rows);
+    }
+    run(&lab);
+    assert_eq!(lab.table("lake/curated").len(), 150_000);
+    put(&lab, "20200107-000000000", &[["T", "03 12:00", "-", "-"]]);
+    run(&lab);
+    let count = |from: &str| {
+        let rows = lab.table("lake/curated").into_iter();
+        rows.filter(|row| row["valid_from"].starts_with(from)).count()
+    };
+    assert_eq!(
+        (count("2020-01-02"), count("2020-01-04"), count("2020-01-06")),
+        (150_000, 150_000, 0)
+    );
+    lab.assert_verified();
+}
+
 #[test]
 fn truncates_and_loads_at_their_time_end_rows() {
     let builder = builder().set("raw.full_load_at", "name").set("raw.full_load", "*/full/*");
@@ -268,7 +375,7 @@ fn many_rows_end_in_little_memory() {
     let lab = builder().set("limits.memory", "128MB").build();
     let rows = |op: &str, day: &str| {
         let row =
-            |id: usize| [op.to_string(), format!("{day} 10:00"), id.to_string(), "v".repeat(20)];
+            |id: usize| [op.to_string(), format!("{day} 10:00"), id.to_string(), op.repeat(20)];
         (0..150_000).map(row).collect::<Vec<_>>()
     };
     for (name, op, day) in [("20200102-000000000", "I", "02"), ("20200103-000000000", "U", "03")] {

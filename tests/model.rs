@@ -260,6 +260,8 @@ struct Model {
     /// commit times.
     changes: BTreeMap<i64, Vec<(i64, Last, Option<i64>)>>,
     floors: Vec<(i64, Order)>,
+    /// Whether rows of a history are equal if their categories are.
+    has_equal_rows: bool,
 }
 
 /// A row of a history: its change, its day, and from when to when it holds.
@@ -280,7 +282,11 @@ impl Model {
             let last = last.filter(|(_, last, _)| lives(last));
             let open = rows.last_mut().filter(|row| row.3.is_none());
             match (open, last) {
-                (Some(open), Some((_, last, _))) if open.0 == last => continue,
+                (Some(open), Some((_, last, _)))
+                    if open.0 == last || (self.has_equal_rows && open.0.2 == last.2) =>
+                {
+                    continue;
+                }
                 (Some(open), _) => open.3 = Some(time),
                 (None, _) => {}
             }
@@ -316,6 +322,7 @@ fn model(case: &Case, is_folded: &dyn Fn(usize, i64) -> bool) -> Model {
         latest: BTreeMap::new(),
         changes: BTreeMap::new(),
         floors: Vec::new(),
+        has_equal_rows: case.keep == EQUAL,
     };
     let mut floors: BTreeSet<(Order, Option<i64>)> = BTreeSet::new();
     for (number, file) in files.iter().enumerate() {
@@ -393,11 +400,12 @@ fn day_text(day: i64) -> String {
     format!("2020-01-{:02}", day + 1)
 }
 
-/// A row as key, day, category and id.
+/// A row as key, day, category and id; the empty text, if the table has no ids.
 type CuratedRow = (i64, Option<String>, Option<String>, String);
 
 fn curated_row(keys: Keys, row: &Row) -> CuratedRow {
-    (keys.number(row), row.get("event_dt").cloned(), row.get("cat").cloned(), row["id"].clone())
+    let id = row.get("id").cloned().unwrap_or_default();
+    (keys.number(row), row.get("event_dt").cloned(), row.get("cat").cloned(), id)
 }
 
 /// A change log, and how it is delivered and folded.
@@ -425,20 +433,25 @@ impl Case {
     fn lab(&self, place: Place) -> Lab {
         let key = self.keys.names();
         let key_list = key.join(", ");
+        let id = if self.keep == EQUAL { "" } else { ", id" };
         let lab = Lab::builder();
         let lab =
             if self.orders.has_commit_time() { lab.set("raw.commit_time", "ts") } else { lab };
         let lab = lab
             .place(place)
             .set("key", key.to_vec())
-            .keep(if self.keep == DELETED { "latest" } else { self.keep })
+            .keep(match self.keep {
+                DELETED => "latest",
+                EQUAL => HISTORY,
+                keep => keep,
+            })
             .window_by(self.by.setting())
             .set("raw.order_by", self.orders.columns().to_vec())
             .set("raw.event_time", "event")
             .format(self.format)
-            .curated_sql(format!("SELECT {key_list}, id, event_dt, cat FROM latest"))
+            .curated_sql(format!("SELECT {key_list}{id}, event_dt, cat FROM latest"))
             .aggregate("rows", ROWS_PER_DAY);
-        let lab = if self.keep == HISTORY {
+        let lab = if is_history(self.keep) {
             lab.aggregate("open", OPEN_PER_DAY)
         } else if self.keep == DELETED {
             lab.set("keep_deleted", true).aggregate("open", LIVE_PER_DAY)
@@ -646,7 +659,7 @@ impl Case {
             "latest" | DELETED => {
                 model.latest.get(&key).map(|(_, last)| last).into_iter().collect()
             }
-            HISTORY => model.history(key).into_iter().map(|row| row.0).collect(),
+            HISTORY | EQUAL => model.history(key).into_iter().map(|row| row.0).collect(),
             _ => {
                 let days = model.days.iter().filter(|((one, _), _)| *one == key);
                 days.map(|(_, last)| last).collect()
@@ -665,7 +678,7 @@ impl Case {
 
     fn compare(&self, lab: &Lab, model: &Model) {
         compare_rows_per_day(lab, "lake/rows", |_| true);
-        if self.keep == HISTORY {
+        if is_history(self.keep) {
             compare_rows_per_day(lab, "lake/open", |row| row["is_current"] == "true");
             return self.compare_table_of_history(lab, model);
         }
@@ -691,17 +704,24 @@ impl Case {
             .collect();
         let rows_of = |key: i64| {
             model.history(key).into_iter().map(move |(last, day, from, to)| {
-                let row = (key, day.map(day_text), category(last), last.3.to_string());
+                let row = (key, day.map(day_text), category(last), self.id(last));
                 (row, Some(from).filter(|from| *from != i64::MIN), to, to.is_none())
             })
         };
         let expected: BTreeSet<_> = (0..4).flat_map(rows_of).collect();
         assert_eq!(found.len(), table.len(), "a row stands twice");
         assert_eq!(found, expected);
-        let latest = model.latest.values().filter(|(_, last)| last.1);
-        let latest: BTreeSet<i64> = latest.map(|(_, last)| last.3).collect();
-        let current = found.iter().filter(|row| row.3).map(|row| row.0.3.parse().expect("an id"));
-        assert_eq!(current.collect::<BTreeSet<i64>>(), latest, "current rows are the latest ones");
+        let latest = model.latest.iter().filter(|(_, (_, last))| last.1);
+        let latest: BTreeSet<_> =
+            latest.map(|(key, (_, last))| (*key, category(last), self.id(last))).collect();
+        let current = found.into_iter().filter(|row| row.3);
+        let current = current.map(|((key, _, category, id), ..)| (key, category, id));
+        assert_eq!(current.collect::<BTreeSet<_>>(), latest, "current rows are the latest ones");
+    }
+
+    /// The id of a change's row; the empty text, if the table has none.
+    fn id(&self, last: &Last) -> String {
+        if self.keep == EQUAL { String::new() } else { last.3.to_string() }
     }
 
     /// The table with the rows of deleted keys.
@@ -876,16 +896,23 @@ fn compare_aggregates(lab: &Lab, model: &Model) {
 }
 
 fn keeps() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(vec!["latest", "latest-per-day", DELETED, HISTORY])
+    prop::sample::select(vec!["latest", "latest-per-day", DELETED, HISTORY, EQUAL])
 }
 
 const HISTORY: &str = "history";
+
+/// `keep = "history"` of a table whose rows are equal if their categories are: most changes alter nothing.
+const EQUAL: &str = "history-of-equal-rows";
+
+fn is_history(keep: &str) -> bool {
+    [HISTORY, EQUAL].contains(&keep)
+}
 
 /// `keep = "latest"` with `keep_deleted`.
 const DELETED: &str = "latest-and-deleted";
 
 fn has_ends(keep: &str) -> bool {
-    [HISTORY, DELETED].contains(&keep)
+    is_history(keep) || keep == DELETED
 }
 
 /// The format of a table: where rows can end there are no deletion vectors.
@@ -979,7 +1006,7 @@ fn by_windows(kinds: Vec<By>) -> impl Strategy<Value = Case> {
 /// no null.
 fn loaded(mut case: Case) -> Case {
     case.is_loaded = true;
-    if case.keep == HISTORY {
+    if is_history(case.keep) {
         case.keep = "latest";
     }
     if case.keep == "latest-per-day" {

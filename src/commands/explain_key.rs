@@ -61,6 +61,9 @@ pub struct Explained {
     /// The key's rows that a truncate has ended.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ended: Vec<EndedRow>,
+    /// The key's changes that left its row as it was, in a history.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub equal: Vec<EqualChange>,
     /// Further notes for the user.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -124,6 +127,19 @@ pub struct RowNow {
     pub change_file: String,
     /// The change's row in that file, from 1.
     pub change_row: u64,
+}
+
+/// A change that left the row as it was.
+#[derive(Clone, Debug, Serialize)]
+pub struct EqualChange {
+    /// Its raw file.
+    pub change_file: String,
+    /// Its row in the file, from 1.
+    pub change_row: u64,
+    /// The raw file of the change that the row is from.
+    pub row_file: String,
+    /// That change's row in the file, from 1.
+    pub row_row: u64,
 }
 
 /// A row of the key that a truncate or a later full load has ended.
@@ -359,6 +375,9 @@ fn check_winners(keep: Keep, explained: &mut Explained) {
         let has_row = explained.rows_now.iter().any(is_of_winner);
         let is_ended_winner =
             |row: &EndedRow| row.change_file == winner.file && row.change_row == winner.row;
+        let is_equal_winner =
+            |row: &&EqualChange| row.change_file == winner.file && row.change_row == winner.row;
+        let equal = explained.equal.iter().find(is_equal_winner);
         let is_delete = winner.op.eq_ignore_ascii_case("d") || winner.op == "moved away";
         let day = match (keep, winner.day) {
             (Keep::LatestPerDay, Some(day)) => format!(" on {day}"),
@@ -372,6 +391,12 @@ fn check_winners(keep: Keep, explained: &mut Explained) {
                 "no row: only deletes of this key were folded, or curated.sql filters its last insert or update out"
                     .into(),
             ),
+            (false, false) if equal.is_some() => notes.extend(equal.map(|equal| {
+                format!(
+                    "row {} of {} has no row of its own: it leaves the row as it was, that of row {} of {}",
+                    winner.row, winner.file, equal.row_row, equal.row_file
+                )
+            })),
             // Earlier ones are not looked for.
             (false, false) if keep == Keep::History && explained.rows_now.len() >= ROWS_MAX => {}
             (false, false) if keep == Keep::History => notes.push(format!(

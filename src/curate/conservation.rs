@@ -56,7 +56,7 @@ pub(super) fn check_written(
 }
 
 /// Checks: versions written (by the footers) = versions of rewritten files (by the footers) -
-/// replaced versions + winners.
+/// replaced versions + winners, of which there are as many as the merge has left.
 pub(super) fn check_versions(
     versions: &[VersionsFile],
     counts: &Counts,
@@ -68,6 +68,10 @@ pub(super) fn check_versions(
     if written + replaced != before + counts.key_days {
         let expected = (before + counts.key_days).saturating_sub(replaced);
         return Err(does_not_add_up("versions written", written, expected));
+    }
+    let merged = merged.map_or(counts.key_days, |merged| merged.counts.key_days);
+    if merged != counts.key_days {
+        return Err(does_not_add_up("winners after the merge", merged, counts.key_days));
     }
     Ok(())
 }

@@ -31,6 +31,9 @@ use crate::changes::reader::{ChangesTable, numbered};
 use crate::changes::row_bitmap::{RowBitmap, Winners};
 use crate::changes::{ChangeColumn, Changes};
 use crate::config::{OnTie, Pipeline};
+use crate::curate::altered::ComparedColumns;
+use crate::curate::copies::CopiedColumns;
+use crate::curate::curated_sql::CuratedQuery;
 use crate::curate::merge::bloom::Bloom;
 use crate::curate::merge::decide::Decider;
 use crate::curate::merge::entries::{Entries, Files};
@@ -95,6 +98,8 @@ pub(crate) struct Merge<'a> {
     pub floors: KnownFloors,
     /// The keys that are forgotten.
     pub forgetting: Option<&'a Forgetting>,
+    /// Where rows are compared, the rows of the winners, by the query, and the columns.
+    pub compared: Option<(&'a CuratedQuery, &'a Arc<ComparedColumns>)>,
     /// The state's table.
     pub state: &'a Folder,
     /// The committed versions to merge with.
@@ -133,6 +138,8 @@ pub(crate) struct Counts {
     pub current_before: u64,
     /// Last changes of the window (per key, or per key and day) that are not later than the versions.
     pub stale: u64,
+    /// Of a history, changes of the run that are not the last ones of their key and time.
+    pub superseded: u64,
     /// Versions that winners replaced, or whose keys are forgotten.
     pub replaced: u64,
     /// Keys that are forgotten and had versions, and the rows of them, which are removed.
@@ -143,7 +150,8 @@ pub(crate) struct Counts {
     /// The first tie of a last change and a floor, if these are looked for: the input and row ordinal
     /// of the one that the run has read.
     pub floor_tie: Option<(usize, usize)>,
-    /// Where deleted rows are kept, ties of an insert or update and a delete, both of this run.
+    /// Where rows end, ties that the fold does not see: where deleted rows are kept, of an insert or update and a delete,
+    /// both of this run; of a history, of changes of one key and time.
     pub ties: u64,
     /// The days of the removed rows; where rows end, those of the times of rows that come, go or change too.
     pub days: BTreeSet<i32>,
@@ -172,6 +180,7 @@ impl Counts {
         self.current_before += other.current_before;
         self.stale += other.stale;
         self.ties += other.ties;
+        self.superseded += other.superseded;
         self.replaced += other.replaced;
         self.forgotten.0 += other.forgotten.0;
         self.forgotten.1 += other.forgotten.1;
@@ -197,6 +206,8 @@ pub(crate) struct Output {
     pub versions: VersionsWriter,
     /// The standing of keys, if the balance is kept.
     pub standing: Option<Standing>,
+    /// Rows of the table that are to be copied, where they can be.
+    pub copies: Option<(Arc<CopiedColumns>, Sorter)>,
 }
 
 impl Merge<'_> {
@@ -252,17 +263,30 @@ impl Merge<'_> {
         shared: &Shared,
         threads: usize,
     ) -> Result<Vec<Sorter>> {
-        let winners = Arc::clone(&self.folded.winners);
-        let mut columns = self.changes.fold_columns()?;
-        columns.extend([ChangeColumn::Day, ChangeColumn::Position]);
-        let table = ChangesTable::pass_two(self.changes, winners, numbered(columns), threads);
-        let plan = table.scan(&context.state(), None, &[], None).await?;
+        let plan = match self.compared {
+            Some((query, _)) => context.state().create_physical_plan(&query.plan).await?,
+            None => {
+                let winners = Arc::clone(&self.folded.winners);
+                let mut columns = self.changes.fold_columns()?;
+                columns.extend([ChangeColumn::Day, ChangeColumn::Position]);
+                let columns = numbered(columns);
+                let table = ChangesTable::pass_two(self.changes, winners, columns, threads);
+                table.scan(&context.state(), None, &[], None).await?
+            }
+        };
         let streams = execute_stream_partitioned(plan, context.task_ctx())?;
         let tasks = streams.into_iter().map(|mut rows| {
             let shared = shared.clone();
             let mut sorter = Sorter::new(Arc::clone(&shared.entries.order), context.runtime_env());
+            let compared = self.compared.map(|(_, compared)| Arc::clone(compared));
+            let sql_file = self.pipeline.curated.sql.file.clone();
             spawn(async move {
-                while let Some(batch) = rows.try_next().await? {
+                let failed = |error| Error::query(&sql_file, error);
+                while let Some(batch) = rows.try_next().await.map_err(failed)? {
+                    let batch = match &compared {
+                        Some(compared) => compared.winners(&batch)?,
+                        None => batch,
+                    };
                     let (batch, hashes) = shared.entries.of_winners(&batch, &shared.files)?;
                     hashes.iter().for_each(|hash| shared.bloom.insert(*hash));
                     sorter.push(&batch)?;

@@ -11,6 +11,7 @@ use futures::TryStreamExt;
 
 use crate::changes::row_bitmap::Winners;
 use crate::config::Keep;
+use crate::curate::altered::ComparedColumns;
 use crate::curate::curated_sql::CuratedRows;
 use crate::curate::merge::Output;
 use crate::curate::merge::standing::{Standing, Unsettled};
@@ -48,6 +49,8 @@ pub(super) struct Splitter {
     /// The number of columns of the query, which come before the hidden ones.
     pub(super) columns: usize,
     pub(super) layout: Arc<VersionsLayout>,
+    /// Where rows are compared, the columns.
+    pub(super) compared: Option<Arc<ComparedColumns>>,
     pub(super) inputs: Arc<Vec<Input>>,
     /// The number of the commit to be.
     pub(super) commit: u64,
@@ -117,6 +120,11 @@ impl Splitter {
             live: rows.live().clone(),
             positions: Arc::clone(rows.positions()),
             partitions: partitions.collect::<Result<_>>()?,
+            row_hashes: self
+                .compared
+                .as_ref()
+                .map(|compared| compared.hashes(batch))
+                .transpose()?,
         })
     }
 

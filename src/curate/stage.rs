@@ -14,8 +14,9 @@ use crate::changes::key_moves::key_swaps;
 use crate::changes::pass_one::PassOne;
 use crate::changes::reader::{Backwards, count_backwards};
 use crate::config::{Format, Keep, OnBad, Pipeline, Raw};
+use crate::curate::conservation::does_not_add_up;
 use crate::curate::merge::forget::Forgetting;
-use crate::curate::{Curate, Curated, does_not_add_up};
+use crate::curate::{Curate, Curated};
 use crate::engine::resources::Resources;
 use crate::engine::session::{BATCH_ROWS, session};
 use crate::error::{Error, Result};
@@ -119,6 +120,15 @@ impl Stage<'_> {
         self.onto != Onto::Table
     }
 
+    /// Whether only changes that alter the row make one, in a history: not in one that was begun when each change made
+    /// one, up to its rebuild.
+    fn compares_rows(&self) -> bool {
+        let contract = self.ledger.contract.as_ref();
+        let begun = contract.filter(|_| !self.is_from_empty() || self.is_dry);
+        let is_history = self.pipeline.keep == Keep::History;
+        is_history && begun.is_none_or(|contract| contract.compares_rows())
+    }
+
     fn accepts_missing(&self) -> bool {
         let accepts = Onto::Empty { accept_missing: true };
         self.onto == accepts
@@ -200,6 +210,7 @@ impl Stage<'_> {
             changes,
             folded: &folded,
             earlier: (!self.is_from_empty()).then_some(self.ledger),
+            compares_rows: self.compares_rows(),
             table: self.table,
             staging: self.staging,
             state: self.state,
@@ -476,7 +487,8 @@ fn fill_in(report: &mut Report, pipeline: &Pipeline, folded: &Fold, curated: &Cu
     };
     report.rows_outside = pass_one.rows_outside();
     report.rows_stale = curated.stale;
-    report.rows_superseded = pass_one.rows_folded().saturating_sub(winners) + curated.stale;
+    let superseded = pass_one.rows_folded().saturating_sub(winners) + curated.superseded;
+    report.rows_superseded = superseded + curated.stale;
     report.rows_latest = curated.counts.rows_latest;
     report.rows_deleted = curated.counts.rows_deleted;
     report.rows_rejected = pass_one.bad_rows().count();

@@ -131,6 +131,7 @@ impl Curate<'_> {
                 .position(|name| Some(name.as_str()) == day),
             packed: self.changes.is_packed(),
             has_instants: keep.has_ends(),
+            has_row_hashes: self.compares_rows,
         };
         if let Some(contract) = contract {
             self.check_layout(&layout, contract)?;

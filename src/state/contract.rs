@@ -54,7 +54,13 @@ impl TableContract {
             day: self.partitions.iter().position(|(name, _)| Some(name.as_str()) == self.day()),
             packed: self.packed,
             has_instants: self.identity.keeps_times(),
+            has_row_hashes: self.compares_rows(),
         })
+    }
+
+    /// Whether only changes that alter the row make one, in a history.
+    pub fn compares_rows(&self) -> bool {
+        self.identity.compares_rows()
     }
 
     /// The curated column that is the day; `None` if there is none.

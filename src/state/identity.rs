@@ -41,11 +41,18 @@ pub struct Identity {
     /// The table whose changes are read from files of all tables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     table: Option<String>,
+    /// Of a history, the columns that a change must alter to make a row; `None` in states written when each change
+    /// made one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    history_columns: Option<String>,
     curated_sql: String,
     /// The columns of the query, and the rest of it.
     #[serde(default)]
     query: Query,
 }
+
+/// How all columns of a history but its day are recorded.
+const ALL_COLUMNS: &str = "*";
 
 /// The format in states written before `format` was recorded.
 fn parquet() -> String {
@@ -66,6 +73,19 @@ impl Identity {
     /// Whether the last key column of versions is a time.
     pub fn keeps_times(&self) -> bool {
         Keep::ALL.iter().any(|keep| keep.has_ends() && self.keep == keep.to_string())
+    }
+
+    /// Whether only changes that alter the row make one.
+    pub fn compares_rows(&self) -> bool {
+        self.history_columns.is_some()
+    }
+
+    /// The same, of a table that has rows already: if each change made one, it still does.
+    pub fn of_table(self, earlier: Option<&Self>) -> Self {
+        match earlier {
+            Some(earlier) if !earlier.compares_rows() => Identity { history_columns: None, ..self },
+            _ => self,
+        }
     }
 
     /// The URL of the curated table, and its format.
@@ -101,6 +121,7 @@ impl Identity {
             full_load_at: Some(raw.full_loads.at.name().to_string())
                 .filter(|_| raw.full_loads.at.is_time()),
             table: raw.table.as_ref().map(ToString::to_string),
+            history_columns: (pipeline.keep == Keep::History).then(|| ALL_COLUMNS.to_string()),
             curated_sql: pipeline.curated.sql.fingerprint(),
             query: Query::of(&pipeline.curated.sql.text),
         }

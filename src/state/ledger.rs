@@ -36,8 +36,11 @@ pub const FLOORS_FORMAT: u32 = 5;
 pub const TRUNCATES_FORMAT: u32 = 6;
 /// The format of a ledger of a table of which keys were forgotten: an older version would fold their changes.
 pub const FORGOTTEN_FORMAT: u32 = 7;
+/// The format of a ledger of a history whose changes make rows only if they alter them: an older version would make a
+/// row of each.
+pub const ALTERED_FORMAT: u32 = 8;
 /// The newest format that this version reads.
-pub const NEWEST_FORMAT: u32 = FORGOTTEN_FORMAT;
+pub const NEWEST_FORMAT: u32 = ALTERED_FORMAT;
 
 /// The ledger's name for the curated table.
 pub const CURATED: &str = "curated";
@@ -151,6 +154,11 @@ impl Record {
             Record::Forgotten(_) | Record::Recalled { .. } => true,
             _ => false,
         }
+    }
+
+    /// Whether it is the contract of a history whose changes make rows only if they alter them.
+    pub(crate) fn compares_rows(&self) -> bool {
+        matches!(self, Record::Contract(contract) if contract.compares_rows())
     }
 
     /// Whether it has to do with deletion vectors.

@@ -11,6 +11,7 @@
 //! | `order_bytes` | Binary | yes | other orders than the commit time alone ([`OrderEncoder`](crate::changes::position::OrderEncoder)) |
 //! | `location`, `file`, `row` | Int32, Utf8, Int64 | no | the source of the change: raw URL, path, row |
 //! | `commit` | Int64 | yes | the commit that accepted the change; null in files of older programs, where it is unknown |
+//! | `row_hash` | Int64 | yes | of a history: the hash of its row ([`crate::types::row_hash`]); null if there is no row |
 //! Order is stored as values, never as run-local positions. With canonical types, a key that widens
 //! from int to bigint stays one key: integers are Int64, text is Utf8, and so on.
 
@@ -50,6 +51,8 @@ pub struct VersionsLayout {
     /// Whether the last key column is an instant, in microseconds since 1970: then a key has a version per instant
     /// and day.
     pub has_instants: bool,
+    /// Whether there are hashes of rows: a change that does not alter the row has none of its own.
+    pub has_row_hashes: bool,
 }
 
 /// The columns of changes from which versions are made.
@@ -64,11 +67,13 @@ pub struct VersionSource {
     pub positions: ArrayRef,
     /// The partition columns of the row.
     pub partitions: Vec<ArrayRef>,
+    /// The hashes of the rows, where versions have them.
+    pub row_hashes: Option<ArrayRef>,
 }
 
 impl VersionsLayout {
     /// Columns whose values rarely repeat.
-    pub const RARELY_REPEATED: [&str; 4] = ["key_0", "time_us", ORDER_BYTES, "row"];
+    pub const RARELY_REPEATED: [&str; 5] = ["key_0", "time_us", ORDER_BYTES, "row", ROW_HASH];
     /// Numbers that mostly ascend from row to row, with small differences.
     pub const ASCENDING: [&str; 2] = ["time_us", "row"];
 
@@ -80,7 +85,7 @@ impl VersionsLayout {
     /// The layout of the versions that are the last ones of their days.
     pub fn of_days(&self) -> Self {
         let keys = self.keys[..self.key_count()].to_vec();
-        VersionsLayout { keys, has_instants: false, ..self.clone() }
+        VersionsLayout { keys, has_instants: false, has_row_hashes: false, ..self.clone() }
     }
 
     /// The query of `sql/last_of_days.sql`, which gives them.
@@ -126,6 +131,7 @@ impl VersionsLayout {
         ] {
             fields.push(Field::new(name, data_type, true));
         }
+        fields.extend(self.has_row_hashes.then(|| Field::new(ROW_HASH, DataType::Int64, true)));
         Arc::new(Schema::new(fields))
     }
 
@@ -168,10 +174,12 @@ impl VersionsLayout {
             let values = canonical_column(values, name, data_type)?;
             columns.push(nullif(&values, &deleted)?);
         }
+        let hashes = source.row_hashes.as_ref().map(|hashes| nullif(hashes, &deleted));
         columns.push(Arc::new(deleted));
         columns.extend(self.order_columns(&source.positions));
         source_columns(ordinals, inputs, &mut columns)?;
         columns.push(Arc::new(Int64Array::from_value(commit as i64, ordinals.len())));
+        columns.extend(hashes.transpose()?);
         Ok(RecordBatch::try_new(self.written_schema(), columns)?)
     }
 
@@ -305,6 +313,8 @@ fn source_columns(
 
 /// The column of versions for the commit that accepted the change.
 pub const COMMIT: &str = "commit";
+/// The column of versions for the hash of the row.
+pub const ROW_HASH: &str = "row_hash";
 /// The column of versions for orders other than the commit time alone.
 pub const ORDER_BYTES: &str = "order_bytes";
 /// The order of the fold as an integer: a column of `history`, and the function that computes it.

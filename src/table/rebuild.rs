@@ -23,7 +23,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, RecordBatch, TimestampMicrosecondArray, UInt32Array,
 };
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::{filter_record_batch, take};
+use arrow::compute::{filter_record_batch, take, take_record_batch};
 use arrow::datatypes::{Schema, SchemaRef, TimestampMicrosecondType};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::hash_utils::{RandomState, create_hashes};
@@ -164,6 +164,27 @@ impl PublishedTable {
         Ok((rows, present))
     }
 
+    /// The names of the columns that identify a row.
+    pub(crate) fn key_names(&self) -> impl Iterator<Item = &str> {
+        self.key.iter().map(|column| self.schema.field(*column).name().as_str())
+    }
+
+    /// Finds existing rows of a partition by their keys, given by their columns, all of which must be there, and each
+    /// once.
+    ///
+    /// # Errors
+    /// Internal, when a key is given twice.
+    pub(crate) fn find_rows<'a>(
+        &'a self,
+        folder: &'a str,
+        keys: &[ArrayRef],
+    ) -> Result<FoundRows<'a>> {
+        let mut wanted = Removals::new(self)?;
+        wanted.look_for(keys)?;
+        let files = self.listed(folder).iter().enumerate();
+        Ok(FoundRows { table: self, folder, wanted, files, reading: None })
+    }
+
     /// Existing rows, some of which get another end.
     fn with_ends(&self, rows: RecordBatch, ended: &[Ended]) -> Result<RecordBatch> {
         let (Some(of_end), false) = (self.ends, ended.is_empty()) else {
@@ -190,6 +211,50 @@ impl PublishedTable {
     /// A partition's files, in the order in which they are read.
     fn listed(&self, folder: &str) -> &[TableFile] {
         self.files.get(folder).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Existing rows that are looked for.
+pub(crate) struct FoundRows<'a> {
+    table: &'a PublishedTable,
+    folder: &'a str,
+    /// The keys, which have their numbers for ends.
+    wanted: Removals,
+    files: std::iter::Enumerate<std::slice::Iter<'a, TableFile>>,
+    /// The file that is being read, and the number of rows read.
+    reading: Option<(Existing, Rows, usize)>,
+}
+
+impl FoundRows<'_> {
+    /// The next rows, with the number of the key of each; `None` at the end.
+    ///
+    /// # Errors
+    /// Data, when the partition is not as it was published; storage, when it cannot be read.
+    pub(crate) async fn next(&mut self) -> Result<Option<(RecordBatch, Vec<usize>)>> {
+        loop {
+            let Some((existing, rows, read)) = &mut self.reading else {
+                let Some((number, listed)) = self.files.next() else { break };
+                let existing = self.table.open(listed, number).await?;
+                let rows = self.table.read(&existing.file, &self.table.all_columns())?;
+                self.reading = Some((existing, rows, 0));
+                continue;
+            };
+            let Some(batch) = rows.try_next().await? else {
+                self.reading = None;
+                continue;
+            };
+            let is_deleted = |row| existing.is_deleted(*read + row);
+            let (table, wanted) = (self.table, &mut self.wanted);
+            let (_, found) = wanted.find(table, self.folder, &batch, &table.key, is_deleted)?;
+            *read += batch.num_rows();
+            if !found.is_empty() {
+                let rows = UInt32Array::from_iter_values(found.iter().map(|(row, _)| *row as u32));
+                let numbers = found.iter().map(|(_, number)| *number as usize).collect();
+                return Ok(Some((take_record_batch(&batch, &rows)?, numbers)));
+            }
+        }
+        self.wanted.check_all_found(self.table, self.folder)?;
+        Ok(None)
     }
 }
 
@@ -471,6 +536,23 @@ impl Removals {
                 self.keys.insert(key, Removal { was_found: false, end: number });
             }
         }
+    }
+
+    /// Takes keys that are only looked for, with their numbers for ends.
+    fn look_for(&mut self, columns: &[ArrayRef]) -> Result<()> {
+        let count = columns.first().map_or(0, |column| column.len());
+        let keys = self.keys_of(columns, count)?;
+        let of_end = size_of::<i64>();
+        self.memory.grow(keys.iter().map(|key| key.len() + BYTES_PER_KEY + of_end).sum());
+        self.hashes.extend(hashes_of(columns, count)?);
+        for (number, key) in (0..).zip(keys) {
+            self.ends.push(number);
+            let end = NonZeroU32::new(self.ends.len() as u32);
+            if self.keys.insert(key, Removal { was_found: false, end }).is_some() {
+                return Err(Error::internal("a row is looked for twice"));
+            }
+        }
+        Ok(())
     }
 
     /// Finds the keys in the key columns of files, and marks their rows as deleted.

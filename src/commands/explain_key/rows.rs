@@ -15,7 +15,7 @@ use datafusion::logical_expr::{ident, lit};
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 
-use super::{EndedRow, Explained, OpenPipeline, RowNow};
+use super::{EndedRow, EqualChange, Explained, OpenPipeline, RowNow};
 use crate::commands::open_pipeline::{date, object_store_root};
 use crate::config::{Keep, Pipeline, VALID_FROM};
 use crate::curate::merge::rows_of_versions::{EndedBy, rows_of_versions};
@@ -64,7 +64,7 @@ pub(super) async fn rows_now(
         KeyVersions { pipeline, layout: &layout, floors: &floors, columns: &columns, folders };
     let schema = Arc::new(rows.schema().as_arrow().clone());
     let batch = concat_batches(&schema, &rows.collect().await?)?;
-    key_versions.add_rows(&batch, &mut explained.rows_now, &mut explained.ended)?;
+    key_versions.add_rows(&batch, explained)?;
     explained.rows_now.sort_by_key(|row| (row.valid_from, row.day));
     if explained.rows_now.len() > ROWS_MAX {
         let earlier = explained.rows_now.len() - ROWS_MAX;
@@ -96,14 +96,9 @@ struct KeyVersions<'a> {
 }
 
 impl KeyVersions<'_> {
-    /// Adds the rows of the key's versions, without their places; and those that truncates
-    /// have ended.
-    fn add_rows(
-        &self,
-        batch: &RecordBatch,
-        rows: &mut Vec<RowNow>,
-        ended: &mut Vec<EndedRow>,
-    ) -> Result<()> {
+    /// Adds the rows of the key's versions, without their places; those that truncates have ended; and changes that
+    /// left the row as it was.
+    fn add_rows(&self, batch: &RecordBatch, explained: &mut Explained) -> Result<()> {
         let column =
             |name: &str| Ok::<_, Error>(batch.column(batch.schema().index_of(name)?).clone());
         let (event_dt, locations) = (column("event_dt")?, column("location")?);
@@ -126,14 +121,20 @@ impl KeyVersions<'_> {
         let found = rows_of_versions(batch, self.layout, self.floors, order, keep)?.into_iter();
         for (at, row) in found.enumerate().filter_map(|(at, row)| Some((at, row?))) {
             let (change_file, change_row) = change_of(at);
+            if let Some(of) = row.equals {
+                let (row_file, row_row) = change_of(of);
+                let equal = EqualChange { change_file, change_row, row_file, row_row };
+                explained.equal.push(equal);
+                continue;
+            }
             let day = days.is_valid(at).then(|| days.value(at)).and_then(date);
             let is_kept = row.end.is_some() || row.ended_by.is_none();
             if let (Some(EndedBy::Floor(floor)), false) = (&row.ended_by, is_kept) {
-                ended.push(self.ended_row((day, change_file, change_row), floor));
+                explained.ended.push(self.ended_row((day, change_file, change_row), floor));
                 continue;
             }
             let end = row.end.and_then(DateTime::from_timestamp_micros);
-            rows.push(RowNow {
+            explained.rows_now.push(RowNow {
                 day,
                 valid_from: instants.as_ref().and_then(|instants| time_at(instants, at)),
                 valid_to: end.filter(|_| keep == Keep::History),

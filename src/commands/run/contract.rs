@@ -27,7 +27,7 @@ pub(super) fn contract(
     };
     let raw_columns = changes.known_columns();
     TableContract {
-        identity: Identity::of(pipeline),
+        identity: Identity::of(pipeline).of_table(earlier.map(|earlier| &earlier.identity)),
         columns: column_types(&curated.columns),
         keys: types(&curated.layout.keys),
         partitions: types(&curated.layout.partitions),

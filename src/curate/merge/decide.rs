@@ -286,7 +286,9 @@ impl Decider {
             match self.keep {
                 Keep::Latest | Keep::LatestPerDay => {}
                 Keep::LatestAndDeleted => add_deletes(moments, floors, &columns.orders, ends),
-                Keep::History => add_ends(moments, seen, &columns.orders, ends),
+                Keep::History => {
+                    add_ends(moments, seen, &columns.orders, |at| columns.left(at), ends);
+                }
             }
             moments.clear();
         }
@@ -300,7 +302,20 @@ impl Decider {
         if !decided.ends.moved.is_empty() {
             let (moved, ends): (Vec<u32>, Vec<i64>) =
                 decided.ends.moved.iter().map(|(at, end)| (*at as u32, *end)).unzip();
-            output.rows.push(&self.tombstones(&taken(moved)?, Some(&ends), counts)?)?;
+            output.rows.push(&self.tombstones(&taken(moved)?, Some(&ends.into()), counts)?)?;
+        }
+        if let Some((columns, copies)) = &mut output.copies
+            && !decided.ends.copied.is_empty()
+        {
+            let copied = &decided.ends.copied;
+            let from = taken(copied.iter().map(|one| one.from as u32).collect())?;
+            let to = taken(copied.iter().map(|one| one.to as u32).collect())?;
+            counts
+                .days
+                .extend(to.column(self.entries.keys).as_primitive::<Date32Type>().iter().flatten());
+            let ends = copied.iter().map(|one| one.end).collect();
+            let (from, to) = (self.marks(&from, None)?, self.marks(&to, Some(&ends))?);
+            copies.push(&columns.pair(&from, &to)?)?;
         }
         if let Some(standing) = &mut output.standing {
             standing.push(&taken(decided.unsettled)?)?;
@@ -348,6 +363,9 @@ impl Decider {
             decided;
         entries.clear();
         entries.extend(of_key.map(|at| columns.entry(at)));
+        if self.keep == Keep::History {
+            self.leave_last_winners(entries, orders, counts)?;
+        }
         decide(self.keep, entries, orders, deciding.taking, decision)?;
         if let Some(instants) = deciding.instants {
             moments.extend(Moment::of(instants.value(first), entries, decision.latest, orders));
@@ -403,6 +421,50 @@ impl Decider {
         Ok(())
     }
 
+    /// Leaves the last winner of each day among the entries of a key and instant, which are sorted by day; the fold has
+    /// left them all.
+    fn leave_last_winners(
+        &self,
+        entries: &mut Vec<Entry>,
+        orders: &Orders<'_>,
+        counts: &mut Counts,
+    ) -> Result<()> {
+        let mut winners = entries.iter().filter(|entry| entry.origin == Origin::Winner);
+        let Some(first) = winners.next().map(|winner| winner.at) else { return Ok(()) };
+        let others: Vec<usize> = winners.map(|winner| winner.at).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        counts.superseded += others.len() as u64;
+        let last =
+            others.iter().fold(first, |last, at| orders.later(Some(last), *at).unwrap_or(last));
+        let mut all = others.iter().chain([&first]);
+        if all.any(|at| *at != last && orders.is_tie(*at, last)) {
+            counts.ties += 1;
+            counts.tie(self.ordinal(last, orders)?);
+        }
+        let mut last_of_day: Option<usize> = None;
+        let mut kept: Vec<Entry> = Vec::with_capacity(entries.len());
+        for entry in entries.drain(..) {
+            let before = last_of_day.filter(|before| kept[*before].day == entry.day);
+            match before {
+                Some(before) if entry.origin == Origin::Winner => {
+                    if orders.is_later(entry.at, kept[before].at) {
+                        kept[before] = entry;
+                    }
+                }
+                _ => {
+                    if entry.origin == Origin::Winner {
+                        last_of_day = Some(kept.len());
+                    }
+                    kept.push(entry);
+                }
+            }
+        }
+        *entries = kept;
+        Ok(())
+    }
+
     /// Notes when the rows of winners end, by their places, and which have none; and the days of the times of rows that
     /// come, go or change.
     fn note_ends(&self, ends: &Ends, deciding: &Deciding<'_>, counts: &mut Counts) -> Result<()> {
@@ -455,14 +517,28 @@ impl Decider {
         self.ordinal(read, orders).ok()
     }
 
-    /// Tombstones of rows: key, day and partition, and null in the other columns of the table. With `ends`, the
-    /// rows stay, and end then.
+    /// Tombstones of rows, which are counted. With `ends`, the rows stay, and end then.
     fn tombstones(
         &self,
         removed: &RecordBatch,
-        ends: Option<&[i64]>,
+        ends: Option<&Int64Array>,
         counts: &mut Counts,
     ) -> Result<RecordBatch> {
+        let batch = self.marks(removed, ends)?;
+        let names: Vec<&str> = self.partition_by.iter().map(String::as_str).collect();
+        let parts = names
+            .iter()
+            .map(|name| Ok(Arc::clone(batch.column(self.table_schema.index_of(name)?))))
+            .collect::<Result<Vec<_>>>()?;
+        let of = if ends.is_some() { &mut counts.ended_rows } else { &mut counts.removed };
+        Self::count_removed(&names, &parts, batch.num_rows(), of)?;
+        let days = removed.column(self.entries.keys).as_primitive::<Date32Type>();
+        counts.days.extend(days.iter().flatten());
+        Ok(batch)
+    }
+
+    /// Rows of the table that have their key, day, partition and begin, and `ends`, and null in all other columns.
+    fn marks(&self, removed: &RecordBatch, ends: Option<&Int64Array>) -> Result<RecordBatch> {
         let (keys, key_count) = (self.entries.keys, self.layout.key_count());
         let mut columns = Vec::new();
         let fields = self.table_schema.fields();
@@ -480,24 +556,14 @@ impl Decider {
             let own = (at + 2 + own.len()).checked_sub(fields.len()).map(|at| own[at]);
             columns.push(match (own, source, ends) {
                 (Some(VALID_FROM), ..) => valid_times(removed.column(key_count).as_primitive()),
-                (Some(VALID_TO | DELETED_AT), _, Some(ends)) => valid_times(&ends.to_vec().into()),
+                (Some(VALID_TO | DELETED_AT), _, Some(ends)) => valid_times(ends),
                 (_, Some(source), _) => cast(removed.column(source), field.data_type())?,
                 (_, None, _) => new_null_array(field.data_type(), removed.num_rows()),
             });
         }
         columns.push(Arc::new(BooleanArray::from(vec![false; removed.num_rows()])));
         columns.push(Arc::new(UInt64Array::from(vec![0; removed.num_rows()])));
-        let batch = RecordBatch::try_new(Arc::clone(&self.table_schema), columns)?;
-        let names: Vec<&str> = self.partition_by.iter().map(String::as_str).collect();
-        let parts = names
-            .iter()
-            .map(|name| Ok(Arc::clone(batch.column(self.table_schema.index_of(name)?))))
-            .collect::<Result<Vec<_>>>()?;
-        let of = if ends.is_some() { &mut counts.ended_rows } else { &mut counts.removed };
-        Self::count_removed(&names, &parts, batch.num_rows(), of)?;
-        let days = removed.column(keys).as_primitive::<Date32Type>();
-        counts.days.extend(days.iter().flatten());
-        Ok(batch)
+        Ok(RecordBatch::try_new(Arc::clone(&self.table_schema), columns)?)
     }
 
     /// Counts rows per partition. The name of a partition is made once.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{
     ArrayRef, AsArray, Int8Array, Int64Array, RecordBatch, UInt16Array, UInt32Array, new_null_array,
 };
+use arrow::compute::not;
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use datafusion::common::hash_utils::{RandomState, create_hashes};
 
@@ -135,8 +136,8 @@ impl Entries {
         Arc::new(UInt16Array::from_iter_values(hashes.iter().map(part)))
     }
 
-    /// The entries of a batch of winners (key columns, day, position), and the hashes of their
-    /// keys.
+    /// The entries of a batch of winners (key columns, day, position; where versions have hashes of rows, whether the
+    /// change leaves one, and its hash), and the hashes of their keys.
     pub(super) fn of_winners(
         &self,
         batch: &RecordBatch,
@@ -153,7 +154,10 @@ impl Entries {
         for (_, data_type) in &self.layout.partitions {
             columns.push(new_null_array(data_type, rows));
         }
-        columns.push(new_null_array(&DataType::Boolean, rows));
+        let row = self.layout.has_row_hashes.then(|| &batch.columns()[self.keys + 2..]);
+        let unknown = || new_null_array(&DataType::Boolean, rows);
+        let deleted = row.map(|row| not(row[0].as_boolean())).transpose()?;
+        columns.push(deleted.map_or_else(unknown, |deleted| Arc::new(deleted)));
         let positions = batch.column(self.keys + 1);
         columns.extend(self.layout.order_columns(positions));
         let ordinals = self.layout.ordinals(positions);
@@ -162,6 +166,7 @@ impl Entries {
         let in_file = ordinals.iter().map(|(_, row)| *row as i64);
         columns.push(Arc::new(Int64Array::from_iter_values(in_file)));
         columns.push(new_null_array(&DataType::Int64, rows));
+        columns.extend(row.map(|row| Arc::clone(&row[1])));
         columns.push(Arc::new(Int8Array::from(vec![WINNER; rows])));
         columns.push(self.parts_of(&hashes));
         Ok((RecordBatch::try_new(Arc::clone(&self.schema), columns)?, hashes))

@@ -12,7 +12,7 @@ use arrow::compute::partition;
 use crate::changes::file_order::RankedFiles;
 use crate::curate::merge::entries::{REWRITTEN, WINNER, column};
 use crate::error::Result;
-use crate::state::versions::ORDER_BYTES;
+use crate::state::versions::{ORDER_BYTES, ROW_HASH};
 
 /// One entry of a key: a winner, or a version.
 #[derive(Clone, Copy, Debug)]
@@ -21,8 +21,27 @@ pub(super) struct Entry {
     pub(super) at: usize,
     pub(super) day: Option<i32>,
     pub(super) origin: Origin,
-    /// Whether it has a row in the table; false for a winner.
+    /// Whether its change leaves a row; false for a winner, of which it is not known before pass two, but where
+    /// entries have hashes of rows.
     pub(super) has_row: bool,
+}
+
+/// What a change leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// No row.
+    Nothing,
+    /// A row that is not compared with others.
+    Row,
+    /// A row with this hash.
+    Hashed(i64),
+}
+
+impl Left {
+    /// Whether rows are compared, and equal.
+    pub(super) fn is_equal_row(self, other: Self) -> bool {
+        matches!(self, Left::Hashed(_)) && self == other
+    }
 }
 
 /// Where an entry comes from.
@@ -98,10 +117,11 @@ pub(super) struct EntryColumns<'a> {
     origin: &'a Int8Array,
     deleted: &'a BooleanArray,
     days: &'a Date32Array,
+    row_hashes: Option<&'a Int64Array>,
 }
 
 impl<'a> EntryColumns<'a> {
-    /// Their names.
+    /// Their names, but for that of the hashes of rows, which not all entries have.
     pub(super) const NAMES: [&'static str; 9] =
         ["cdc", "time_us", "time_ns", ORDER_BYTES, "file", "row", "origin", "deleted", "event_dt"];
 
@@ -119,7 +139,18 @@ impl<'a> EntryColumns<'a> {
             origin: column(rows, "origin")?.as_primitive(),
             deleted: column(rows, "deleted")?.as_boolean(),
             days: column(rows, "event_dt")?.as_primitive(),
+            row_hashes: rows.column_by_name(ROW_HASH).map(AsArray::as_primitive),
         })
+    }
+
+    /// What the change in a row leaves; of a winner without a hash of its row, a row that is not compared.
+    pub(super) fn left(&self, at: usize) -> Left {
+        let hash = self.row_hashes.filter(|hashes| hashes.is_valid(at));
+        match hash {
+            _ if self.deleted.is_valid(at) && self.deleted.value(at) => Left::Nothing,
+            Some(hashes) => Left::Hashed(hashes.value(at)),
+            None => Left::Row,
+        }
     }
 
     /// The entry in a row.

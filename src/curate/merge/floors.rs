@@ -12,6 +12,7 @@ use crate::curate::merge::entry::{ChangeOrder, EntryColumns};
 use crate::curate::merge::seen_floors::SeenFloors;
 use crate::error::Result;
 use crate::state::floors::{Floor, FloorsOfDays};
+use crate::state::versions::ROW_HASH;
 
 /// The floors of a merge, in the order of changes.
 pub(super) struct SortedFloors {
@@ -119,7 +120,8 @@ impl SortedFloors {
             return Ok(rows.clone());
         }
         let columns = EntryColumns::NAMES.map(|name| rows.schema_ref().index_of(name));
-        let columns = columns.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let mut columns = columns.into_iter().collect::<Result<Vec<_>, _>>()?;
+        columns.extend(rows.schema_ref().index_of(ROW_HASH).ok());
         let (entries, floors) = (rows.project(&columns)?, self.rows.project(&columns)?);
         Ok(concat_batches(entries.schema_ref(), [&entries, &floors])?)
     }

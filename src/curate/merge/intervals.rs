@@ -5,14 +5,18 @@
 //! floor that is later in the order, too. Where both orders agree, as they mostly do, that is the next change of the
 //! key; a change that is before an older one in the order of changes is never seen, and has no row.
 //!
+//! A change that leaves the row as it was, in all columns but the day, makes none of its own: of changes that follow one
+//! another without a gap and leave equal rows, the first has the row, which holds as long as all of theirs.
+//!
 //! All of this is computed from the versions, one per key and commit time, and the floors. A change that comes late
-//! goes in between: the row before it ends earlier from then on, and is written again.
+//! goes in between: the row before it ends earlier from then on, and is written again. If it goes between changes that
+//! leave equal rows, the first one after it gets a row, which is copied from the one that was for both.
 
 use std::ops::Range;
 
 use arrow::array::Int64Array;
 
-use crate::curate::merge::entry::{ChangeOrder, Entry, Origin};
+use crate::curate::merge::entry::{ChangeOrder, Entry, Left, Origin};
 use crate::curate::merge::seen_floors::SeenFloors;
 
 /// What a key has at one instant.
@@ -31,6 +35,8 @@ pub(super) struct Moment {
 pub(super) struct Ends {
     /// When the rows of the key's changes held before, and hold now.
     held: [Vec<Held>; 2],
+    /// The number of the moment whose row was that of a change before.
+    first: Vec<Option<usize>>,
     /// Winners, and when their rows end.
     pub(super) winners: Vec<(usize, i64)>,
     /// Winners that are never seen.
@@ -39,6 +45,8 @@ pub(super) struct Ends {
     pub(super) moved: Vec<(usize, i64)>,
     /// Versions whose rows are removed.
     pub(super) removed: Vec<usize>,
+    /// Rows that are copied.
+    pub(super) copied: Vec<Copied>,
     /// When rows that come, go or change begin and end, or did, if that is a time.
     pub(super) touched: Vec<i64>,
     /// Changes that only file or row decided about, of different times.
@@ -49,6 +57,17 @@ pub(super) struct Ends {
     /// The number of keys that had a row without an end, and of those that have none now.
     pub(super) current_before: u64,
     pub(super) ended: u64,
+}
+
+/// A row that is copied from another, with other times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Copied {
+    /// The version whose row is copied.
+    pub(super) from: usize,
+    /// The version whose row the copy is.
+    pub(super) to: usize,
+    /// When the copy ends, if it does.
+    pub(super) end: Option<i64>,
 }
 
 /// When a row holds: up to the time when it ends, if it does; `None` if it is never seen.
@@ -121,46 +140,95 @@ pub(super) fn hold(
     }
 }
 
+/// Joins rows that follow one another without a gap and are equal: the first holds as long as all, and the others are
+/// not seen. Given are the changes and when they hold, as by [`hold`], and what a change leaves. `first` gets the number
+/// of the change whose row is that of each, if it has one.
+pub(super) fn join(
+    changes: impl Iterator<Item = (i64, Option<usize>)>,
+    left: impl Fn(usize) -> Left,
+    held: &mut [Held],
+    first: &mut Vec<Option<usize>>,
+) {
+    first.clear();
+    // The last row so far: the number of its first change, what that leaves, and when it ends.
+    let mut last: Option<(usize, Left, Option<i64>)> = None;
+    for (number, (instant, change)) in changes.enumerate() {
+        first.push(None);
+        let (Some(change), Some(end)) = (change, held[number]) else { continue };
+        let row = left(change);
+        let joined = last.filter(|(_, of, until)| *until == Some(instant) && row.is_equal_row(*of));
+        let of = joined.map_or(number, |(of, ..)| of);
+        if joined.is_some() {
+            held[of] = Some(end);
+            held[number] = None;
+        }
+        first[number] = Some(of);
+        last = Some((of, row, end));
+    }
+}
+
 /// Computes what becomes of the rows of a key, of all of its moments, in the order of time. `earlier` are the floors
-/// of before, `floors` all of them.
+/// of before, `floors` all of them; `left` says what a change leaves.
 pub(super) fn add_ends(
     moments: &[Moment],
     [earlier, floors]: &[SeenFloors<'_>; 2],
     order: &impl ChangeOrder,
+    left: impl Fn(usize) -> Left,
     ends: &mut Ends,
 ) {
-    let Ends { held: [then, now], winners, unseen, moved, removed, tied, touched, .. } = ends;
-    let versions = moments.iter().map(|one| (one.instant, one.before.map(|before| before.0)));
-    hold(versions, earlier, order, then, |_, _| ());
-    let changes = moments.iter().map(|one| (one.instant, Some(one.after)));
-    hold(changes, floors, order, now, |one, other| tied.push((one, other)));
+    let Ends { held: [then, now], first, tied, .. } = ends;
+    let changes = || moments.iter().map(|one| (one.instant, Some(one.after)));
+    hold(changes(), floors, order, now, |one, other| tied.push((one, other)));
+    join(changes(), &left, now, first);
+    let versions = || moments.iter().map(|one| (one.instant, one.before.map(|before| before.0)));
+    hold(versions(), earlier, order, then, |_, _| ());
+    join(versions(), &left, then, first);
     let (mut was_current, mut is_current) = (false, false);
-    for ((moment, then), now) in moments.iter().zip(then).zip(now) {
-        let (then, now) = (*then, *now);
-        let Moment { before, after, .. } = *moment;
-        let is_new = before.is_none_or(|(version, _)| version != after);
-        if then != now || is_new {
-            touched.push(moment.instant);
-            touched.extend([then, now].into_iter().flatten().flatten());
-        }
-        match now {
-            Some(end) if is_new => winners.extend(end.map(|end| (after, end))),
-            None if is_new => unseen.push(after),
-            _ => {}
-        }
-        // Whether a new change leaves a row is not known yet.
-        is_current |= now == Some(None) && (is_new || before.is_some_and(|before| before.1));
-        let (Some((version, true)), Some(was)) = (before, then) else { continue };
-        was_current |= was.is_none();
-        match now {
-            Some(end) if !is_new => {
-                moved.extend(end.filter(|end| was != Some(*end)).map(|end| (version, end)));
-            }
-            _ => removed.push(version),
-        }
+    for (number, moment) in moments.iter().enumerate() {
+        let (was, is) = ends.add(number, moments, left(moment.after) != Left::Nothing);
+        was_current |= was;
+        is_current |= is;
     }
     ends.current_before += u64::from(was_current);
     ends.ended += u64::from(was_current && !is_current);
+}
+
+impl Ends {
+    /// Adds what becomes of the row of a moment, given by its number; `leaves_row` says whether its change leaves one, or
+    /// may. Returns whether it had a row without an end, and has one now.
+    fn add(&mut self, number: usize, moments: &[Moment], leaves_row: bool) -> (bool, bool) {
+        let (then, now) = (self.held[0][number], self.held[1][number]);
+        let Moment { instant, before, after } = moments[number];
+        let is_new = before.is_none_or(|(version, _)| version != after);
+        if then != now || (is_new && now.is_some()) {
+            self.touched.push(instant);
+            self.touched.extend([then, now].into_iter().flatten().flatten());
+        }
+        match now {
+            Some(end) if is_new => self.winners.extend(end.map(|end| (after, end))),
+            None if is_new => self.unseen.push(after),
+            _ => {}
+        }
+        let had_row = then.zip(before).filter(|(_, (_, has_row))| *has_row);
+        match (had_row, now.filter(|_| !is_new && leaves_row)) {
+            (None, None) => {}
+            (Some((was, _)), Some(end)) if was == end => {}
+            (Some((_, (version, _))), Some(Some(end))) => self.moved.push((version, end)),
+            (Some((_, (from, _))), end) => {
+                self.removed.push(from);
+                // It has no end any more.
+                let copied = end.map(|end| Copied { from, to: from, end });
+                self.copied.extend(copied);
+            }
+            (None, Some(end)) => {
+                let first = self.first[number].and_then(|first| moments[first].before);
+                let copied = first.map(|(from, _)| Copied { from, to: after, end });
+                self.copied.extend(copied);
+            }
+        }
+        let was_current = had_row.is_some_and(|(was, _)| was.is_none());
+        (was_current, now == Some(None) && leaves_row)
+    }
 }
 
 #[cfg(test)]

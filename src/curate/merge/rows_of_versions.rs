@@ -11,7 +11,7 @@ use crate::curate::merge::deletes::last_row;
 use crate::curate::merge::entries::{Entries, Files, LOOKED_UP, column, hash};
 use crate::curate::merge::entry::{ChangeOrder, EntryColumns};
 use crate::curate::merge::floors::{Floors, SortedFloors};
-use crate::curate::merge::intervals::{Held, hold};
+use crate::curate::merge::intervals::{Held, hold, join};
 use crate::curate::merge::seen_floors::SeenFloors;
 use crate::error::Result;
 use crate::layout::FileOrder;
@@ -26,6 +26,8 @@ pub(crate) struct VersionRow {
     pub end: Option<i64>,
     /// What deleted its key, where deleted rows are kept; or what took the row out of the table.
     pub ended_by: Option<EndedBy>,
+    /// The version whose row it is: this one left it as it was.
+    pub equals: Option<usize>,
 }
 
 /// What ended a row.
@@ -65,7 +67,7 @@ pub(crate) fn rows_of_versions(
                     EndedBy::Floor(floors[sorted.given[by - count]].clone())
                 }
             });
-            rows[row.at] = Some(VersionRow { end: row.end, ended_by });
+            rows[row.at] = Some(VersionRow { end: row.end, ended_by, equals: row.equals });
         }
         rows
     })
@@ -87,6 +89,8 @@ pub(super) struct KeyRow {
     pub(super) end: Option<i64>,
     /// The row of the delete or floor that has ended it; of a history it is not known.
     pub(super) ended_by: Option<usize>,
+    /// The row of the version whose row it is, and not one of its own.
+    pub(super) equals: Option<usize>,
 }
 
 /// The rows of a key that has only versions: those that the table has, and those that a floor has taken out of it.
@@ -101,7 +105,7 @@ pub(super) fn rows_of_key(
     // A row of a table whose rows do not end and stay.
     let plain = |at: usize| {
         let ended_by = floors.all.end_of(keep, (at, columns.entry(at).day), orders);
-        KeyRow { at, is_in_table: ended_by.is_none(), end: None, ended_by }
+        KeyRow { at, is_in_table: ended_by.is_none(), end: None, ended_by, equals: None }
     };
     let rows: Vec<KeyRow> = match (keep, instants) {
         (Keep::LatestPerDay, _) => of_key.map(plain).collect(),
@@ -113,18 +117,23 @@ pub(super) fn rows_of_key(
                 is_in_table: true,
                 end: deleted.map(|(instant, _)| instant),
                 ended_by: deleted.map(|(_, by)| by),
+                equals: None,
             });
             row.into_iter().collect()
         }
         (Keep::History, Some(instants)) => {
             let moments = last_of_instants(of_key, instants, orders);
             let changes = moments.iter().map(|at| (instants[*at], Some(*at)));
-            let mut held = Vec::new();
-            hold(changes, floors.seen, orders, &mut held, |_, _| ());
-            let row = |(at, held): (&usize, Held)| {
-                Some(KeyRow { at: *at, is_in_table: true, end: held?, ended_by: None })
+            let (mut held, mut firsts) = (Vec::new(), Vec::new());
+            hold(changes.clone(), floors.seen, orders, &mut held, |_, _| ());
+            join(changes, |at| columns.left(at), &mut held, &mut firsts);
+            let row = |((at, held), first): ((&usize, Held), Option<usize>)| {
+                let equals = first.filter(|_| held.is_none()).map(|first| moments[first]);
+                let (is_in_table, end) = (held.is_some(), held.unwrap_or_default());
+                let row = KeyRow { at: *at, is_in_table, end, ended_by: None, equals };
+                first.map(|_| row)
             };
-            moments.iter().zip(held).filter_map(row).collect()
+            moments.iter().zip(held).zip(firsts).filter_map(row).collect()
         }
         _ => {
             let last = of_key.fold(None, |last, at| orders.later(last, at));

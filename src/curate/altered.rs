@@ -1,0 +1,60 @@
+//! Which columns of a history a change must alter to make a row: all but the key, which is the same in all rows of a key,
+//! and the day, which says when the change was and not what it left.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::{Field, Schema, SchemaRef};
+
+use crate::curate::curated_sql::CuratedRows;
+use crate::error::Result;
+use crate::parquet_io::open::conform;
+use crate::types::row_hash::row_hashes;
+
+/// The columns by which rows are compared.
+#[derive(Clone, Debug)]
+pub(crate) struct ComparedColumns {
+    /// Their names, and their types in the table.
+    schema: SchemaRef,
+    /// The number of columns of the query.
+    count: usize,
+}
+
+impl ComparedColumns {
+    /// Those among the columns of a table, which are not its own, whose query has `count` columns.
+    pub(super) fn new(columns: &[Field], key: &[String], day: Option<&str>, count: usize) -> Self {
+        let is_compared =
+            |field: &&Field| !key.contains(field.name()) && Some(field.name().as_str()) != day;
+        let compared: Vec<Field> = columns.iter().filter(is_compared).cloned().collect();
+        ComparedColumns { schema: Arc::new(Schema::new(compared)), count }
+    }
+
+    /// The hashes of the rows that a batch of the query has, as the table has them.
+    ///
+    /// # Errors
+    /// Data, when a value does not fit its type in the table.
+    pub(super) fn hashes(&self, batch: &RecordBatch) -> Result<ArrayRef> {
+        let rows = batch.project(&(0..self.count).collect::<Vec<_>>())?;
+        let rows = conform(&rows, &self.schema)?;
+        let names = self.schema.fields().iter().map(|field| field.name().as_str());
+        Ok(Arc::new(row_hashes(names.zip(rows.columns()), batch.num_rows())?))
+    }
+
+    /// What a merge reads of a batch of the query: the key columns, the day, the position, whether the change leaves a
+    /// row, and its hash.
+    ///
+    /// # Errors
+    /// As [`ComparedColumns::hashes`].
+    pub(super) fn winners(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let rows = CuratedRows::of(batch, self.count);
+        let mut columns: Vec<ArrayRef> = rows.keys().to_vec();
+        columns.extend([rows.days(), rows.positions()].map(Arc::clone));
+        columns.push(Arc::new(rows.live().clone()));
+        columns.push(self.hashes(batch)?);
+        let fields = columns.iter().enumerate();
+        let fields =
+            fields.map(|(at, values)| Field::new(at.to_string(), values.data_type().clone(), true));
+        let schema = Schema::new(fields.collect::<Vec<_>>());
+        Ok(RecordBatch::try_new(Arc::new(schema), columns)?)
+    }
+}
