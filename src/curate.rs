@@ -193,8 +193,8 @@ impl Curate<'_> {
         let (merged, mut outputs) =
             self.merge(context, to_merge, outputs, floors, of_table, of_rows).await?;
         let merged = merged.as_ref();
-        make_copies(&mut outputs, &earlier).await?;
         self.check_deletes(&new_floors, merged)?;
+        make_copies(&mut outputs, &earlier).await?;
         let query = match merged {
             Some(merged) => self.query(context, &merged.winners).await?,
             None => query,

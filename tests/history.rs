@@ -228,6 +228,114 @@ fn a_change_that_alters_nothing_writes_nothing() {
 }
 
 #[test]
+fn changes_that_are_delivered_again_in_another_file_write_nothing() {
+    let lab = builder().build();
+    let rows: &[[&str; 4]] = &[["I", "02 10:00", "1", "a"], ["U", "03 10:00", "1", "b"]];
+    put(&lab, "20200103-000000000", rows);
+    run(&lab);
+    put(&lab, "20200104-000000000", rows);
+    let report = lab.run("2020-01-04", "2020-01-05").expect("a run");
+    assert_eq!((report.rows_read, report.rows_written), (2, 0));
+    assert_eq!(history(&lab), ["1 a 02 10:00 to 03 10:00", "1 b 03 10:00 to -"]);
+    put(&lab, "20200105-000000000", &[["D", "03 12:00", "1", "-"]]);
+    run(&lab);
+    assert_eq!(history(&lab), ["1 a 02 10:00 to 03 10:00", "1 b 03 10:00 to 03 12:00"]);
+    lab.assert_verified();
+}
+
+#[test]
+fn a_table_of_keys_alone_says_when_each_was_there() {
+    for sql in ["SELECT id FROM latest", "SELECT id, event_dt FROM latest"] {
+        let lab = builder().partition_by(&[]).curated_sql(sql).build();
+        for (name, rows) in EQUAL {
+            put(&lab, name, rows);
+            run(&lab);
+        }
+        let times = |row: &crate::support::Row| {
+            let end = row.get("valid_to").map_or("-", |end| &end[8..16]);
+            format!("{} {} {end}", row["id"], &row["valid_from"][8..16])
+        };
+        let mut rows: Vec<String> = lab.table("lake/curated").iter().map(times).collect();
+        rows.sort();
+        let expected = ["1 02T10:00 -", "2 02T10:00 -", "3 02T10:00 03T09:00", "3 03T10:00 -"];
+        assert_eq!(rows[..4], expected, "{sql}");
+        assert_eq!(rows[4..], ["4 04T08:00 -"], "{sql}");
+        lab.assert_verified();
+    }
+}
+
+#[test]
+fn a_query_with_another_column_needs_a_rebuild_since_rows_are_compared_by_it() {
+    let lab = builder().format("delta").build();
+    put(&lab, "20200102-000000000", &[["I", "02 10:00", "1", "a"], ["U", "02 11:00", "1", "a"]]);
+    run(&lab);
+    let more = "SELECT CAST(id AS BIGINT) AS id, tier, event_dt, ts FROM latest";
+    lab.write_file("curated.sql", more);
+    let error = lab.run("2020-01-01", "2020-02-01").expect_err("refused");
+    assert_refused(error, 2, "`curated.sql`", "glueless rebuild");
+    lab.rebuild(false, &[]).expect("rebuilt");
+    assert_eq!(history(&lab), ["1 a 02 10:00 to 02 11:00", "1 a 02 11:00 to -"]);
+    lab.assert_verified();
+}
+
+#[test]
+fn rows_that_end_leave_the_partition_of_current_ones() {
+    for format in ["parquet", "delta"] {
+        let builder = builder().format(format).partition_by(&["is_current", "event_dt"]);
+        let lab = builder.aggregate("rows", crate::support::ROWS_PER_DAY).build();
+        put(
+            &lab,
+            "20200102-000000000",
+            &[["I", "02 10:00", "1", "a"], ["I", "02 10:00", "2", "a"]],
+        );
+        put(
+            &lab,
+            "20200103-000000000",
+            &[["U", "03 10:00", "1", "b"], ["D", "03 10:00", "2", "-"]],
+        );
+        for (start, end) in [("2020-01-02", "2020-01-03"), ("2020-01-03", "2020-01-04")] {
+            lab.run(start, end).expect("a run");
+        }
+        let rows = ["1 a 02 10:00 to 03 10:00", "1 b 03 10:00 to -", "2 a 02 10:00 to 03 10:00"];
+        assert_eq!(history(&lab), rows, "{format}");
+        let folders: std::collections::BTreeSet<String> = lab
+            .list("lake/curated")
+            .into_iter()
+            .filter_map(|path| Some(path.rsplit_once('/')?.0.to_string()))
+            .filter(|folder| folder.contains('='))
+            .collect();
+        let expected =
+            ["is_current=false/event_dt=2020-01-02", "is_current=true/event_dt=2020-01-03"];
+        if format == "parquet" {
+            assert!(folders.iter().map(String::as_str).eq(expected), "{folders:?}");
+        }
+        assert_eq!(lab.lines("lake/rows", ["dt", "n"]), ["2020-01-02 2", "2020-01-03 1"]);
+        let explained = lab.explain(&["1"]);
+        let partitions: Vec<&str> =
+            explained.rows_now.iter().map(|row| row.partition.as_str()).collect();
+        assert_eq!(partitions, expected, "{format}");
+        assert!(explained.rows_now.iter().all(|row| row.place.is_some()), "{format}");
+        // A late change ends the first row earlier, and a delete of a key that came back is taken away by a later change.
+        put(
+            &lab,
+            "20200105-000000000",
+            &[["U", "02 12:00", "1", "c"], ["U", "03 10:00", "2", "a"]],
+        );
+        lab.run("2020-01-05", "2020-01-06").expect("a run");
+        let rows = [
+            "1 a 02 10:00 to 02 12:00",
+            "1 b 03 10:00 to -",
+            "1 c 02 12:00 to 03 10:00",
+            "2 a 02 10:00 to -",
+        ];
+        assert_eq!(history(&lab), rows, "{format}");
+        lab.assert_verified();
+        lab.rebuild(false, &[]).expect("rebuilt");
+        assert_eq!(history(&lab), rows, "{format}");
+    }
+}
+
+#[test]
 fn many_equal_rows_are_split_by_a_truncate_in_little_memory() {
     let lab = builder().set("limits.memory", "128MB").build();
     let keys = 0..150_000;
@@ -404,8 +512,8 @@ fn what_a_history_cannot_have_is_refused() {
         ("key", toml::Value::from(Vec::<String>::new()), "`key` is missing"),
         (
             "curated.partition_by",
-            vec!["is_current"].into(),
-            "`curated.partition_by` names `is_current`",
+            vec!["is_current", "valid_to"].into(),
+            "`curated.partition_by` names `valid_to`",
         ),
     ] {
         let lab = builder().set(key, value).build();

@@ -451,6 +451,9 @@ impl Case {
             .format(self.format)
             .curated_sql(format!("SELECT {key_list}{id}, event_dt, cat FROM latest"))
             .aggregate("rows", ROWS_PER_DAY);
+        // Rows that end then move to another partition.
+        let is_divided = self.keep == EQUAL && self.files.len().is_multiple_of(2);
+        let lab = if is_divided { lab.partition_by(&["is_current", "event_dt"]) } else { lab };
         let lab = if is_history(self.keep) {
             lab.aggregate("open", OPEN_PER_DAY)
         } else if self.keep == DELETED {

@@ -152,6 +152,20 @@ fn a_column_of_only_nulls_is_said_to_be_stored_as_text_until_it_has_another_type
 }
 
 #[test]
+fn a_text_that_is_computed_from_a_column_of_only_nulls_stays_text() {
+    for format in ["parquet", "delta"] {
+        let sql = "SELECT id, COALESCE(note, 'none') AS note, event_dt FROM latest";
+        let lab = note_builder(format).curated_sql(sql).build();
+        put_note(&lab, 1, 1, nulls(1));
+        put_note(&lab, 2, 2, texts(["x"]));
+        lab.run_days(1, 2);
+        lab.run_days(2, 3);
+        assert_eq!(lab.lines("lake/curated", ["id", "note"]), ["1 none", "2 x"], "{format}");
+        lab.assert_verified();
+    }
+}
+
+#[test]
 fn a_partition_column_may_have_only_nulls_at_first() {
     for format in ["parquet", "delta"] {
         let builder = note_builder(format).partition_by(&["event_dt", "note"]);

@@ -10,8 +10,8 @@ use crate::config::file::{
 };
 use crate::config::values::{bytes, no_repeats};
 use crate::config::{
-    Aggregate, Catalog, Curated, Format, Keep, Limits, Load, MEMORY_BYTES_MIN, Pipeline, Sql,
-    TargetTable, VerifySource,
+    Aggregate, Catalog, Curated, Format, IS_CURRENT, Keep, Limits, Load, MEMORY_BYTES_MIN,
+    Pipeline, Sql, TargetTable, VerifySource,
 };
 use crate::error::{Error, Result};
 use crate::store::Location;
@@ -233,9 +233,13 @@ impl Checks<'_> {
             let hint = "leave it out: what ends a row is written into it";
             return refused("curated.deletion_vectors", "cannot be used", hint);
         }
-        if let Some(own) = pipeline.curated.partition_by.iter().find(|name| keep.is_own(name)) {
-            let hint =
-                "partition by the day, or by columns of `curated.sql`: they stay when a row ends";
+        let divides = |name: &&String| keep.is_own(name) && !(is_history && *name == IS_CURRENT);
+        if let Some(own) = pipeline.curated.partition_by.iter().find(divides) {
+            let hint = if is_history {
+                "partition by the day, by columns of `curated.sql`, or by `is_current`"
+            } else {
+                "partition by the day, or by columns of `curated.sql`: they stay when a row ends"
+            };
             return refused("curated.partition_by", &format!("names `{own}`"), hint);
         }
         if !is_history && pipeline.raw.delete_when.is_some() {

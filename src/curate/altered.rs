@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 
 use crate::curate::curated_sql::CuratedRows;
@@ -29,15 +30,27 @@ impl ComparedColumns {
         ComparedColumns { schema: Arc::new(Schema::new(compared)), count }
     }
 
-    /// The hashes of the rows that a batch of the query has, as the table has them.
+    /// The hashes of the rows that a batch of the query has, as the table has them; null of those that it may not have,
+    /// whose values need not fit.
     ///
     /// # Errors
     /// Data, when a value does not fit its type in the table.
     pub(super) fn hashes(&self, batch: &RecordBatch) -> Result<ArrayRef> {
+        let live = CuratedRows::of(batch, self.count).live();
+        if self.schema.fields().is_empty() {
+            // All rows of a key are equal.
+            return Ok(Arc::new(live.iter().map(|live| live.map(|_| 0)).collect::<Int64Array>()));
+        }
         let rows = batch.project(&(0..self.count).collect::<Vec<_>>())?;
-        let rows = conform(&rows, &self.schema)?;
+        let rows = conform(&filter_record_batch(&rows, live)?, &self.schema)?;
         let names = self.schema.fields().iter().map(|field| field.name().as_str());
-        Ok(Arc::new(row_hashes(names.zip(rows.columns()), batch.num_rows())?))
+        let hashes = row_hashes(names.zip(rows.columns()), rows.num_rows())?;
+        if hashes.len() == batch.num_rows() {
+            return Ok(Arc::new(hashes));
+        }
+        let mut hashes = hashes.values().iter().copied();
+        let of_rows = live.iter().map(|live| live.filter(|live| *live).and_then(|_| hashes.next()));
+        Ok(Arc::new(of_rows.collect::<Int64Array>()))
     }
 
     /// What a merge reads of a batch of the query: the key columns, the day, the position, whether the change leaves a

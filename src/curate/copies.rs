@@ -16,8 +16,9 @@ use crate::error::{Error, Result};
 use crate::table::rebuild::PublishedTable;
 use crate::table::sorter::{Order, Readers, Sorted, Sorter, compact};
 
-/// The most copies of a partition that are looked for at once.
+/// The most copies of a partition that are looked for at once, and the most bytes of what they have of their own.
 const COPIES_MAX: usize = 256 << 10;
+const COPIES_BYTES_MAX: usize = 16 << 20;
 
 /// What copies have of their own: the columns of the key, the partition, the day and the times.
 #[derive(Clone, Debug)]
@@ -82,11 +83,13 @@ impl CopiedColumns {
             let mut merge = sorted.rows(&folder, &mut readers)?;
             loop {
                 let mut batches = Vec::new();
-                let mut count = 0;
+                let (mut count, mut bytes) = (0, 0);
                 while count < COPIES_MAX
+                    && bytes < COPIES_BYTES_MAX
                     && let Some(batch) = merge.next_batch()?
                 {
                     count += batch.num_rows();
+                    bytes += batch.get_array_memory_size();
                     batches.push(batch);
                 }
                 if count == 0 {

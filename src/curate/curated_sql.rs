@@ -306,7 +306,9 @@ fn check_columns(
             None => format!("select it, or correct `{setting}`; {}", listed()),
         })
     };
-    for column in &pipeline.curated.partition_by {
+    let own = keep.own_columns();
+    let partition_by = pipeline.curated.partition_by.iter();
+    for column in partition_by.filter(|column| !own.contains(&column.as_str())) {
         let Some(at) = names.iter().position(|name| name == column) else {
             let what = format!("the partition column `{column}`");
             return Err(lacks(what, column, "curated.partition_by"));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array, new_null_array};
 use arrow::compute::{and, and_not, filter, filter_record_batch};
 use arrow::datatypes::{Date32Type, Schema, SchemaRef, UInt64Type};
 use datafusion::execution::SendableRecordBatchStream;
@@ -108,9 +108,13 @@ impl Splitter {
     fn version_source(&self, batch: &RecordBatch) -> Result<VersionSource> {
         let rows = CuratedRows::of(batch, self.columns);
         let schema = batch.schema();
-        let partitions = self.layout.partitions.iter().map(|(name, _)| {
+        let partitions = self.layout.partitions.iter().map(|(name, data_type)| {
             let lost = || Error::internal(format!("the column `{name}` was lost"));
             let fields = &schema.fields()[..self.columns];
+            if self.keep.own_columns().contains(&name.as_str()) {
+                // It changes when the row ends.
+                return Ok(new_null_array(data_type, batch.num_rows()));
+            }
             let at = fields.iter().position(|field| field.name() == name).ok_or_else(lost)?;
             Ok(Arc::clone(&rows.columns[at]))
         });

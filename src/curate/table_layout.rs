@@ -56,6 +56,13 @@ impl Curate<'_> {
                     published
                 }
                 Some(column) if *column.data_type() == published => published,
+                // Only how they are kept in memory differs.
+                Some(column)
+                    if published.is_string() && column.data_type().is_string()
+                        || published.is_binary() && column.data_type().is_binary() =>
+                {
+                    published
+                }
                 Some(column) => {
                     if contract.untyped.contains(&name) {
                         retyped.push(name.clone());
@@ -71,7 +78,10 @@ impl Curate<'_> {
                         Error::data(format!(
                             "{file}: the column `{name}` was published as {published} and is {found} now"
                         ))
-                        .hint("cast it in the query, or rebuild the tables: glueless rebuild")
+                        .hint(
+                            "cast it in the query to one type that fits all values, and rebuild the \
+                             tables: glueless rebuild",
+                        )
                     })?
                 }
             };
@@ -221,14 +231,10 @@ impl Curate<'_> {
         let ends = match validity::end_columns(self.pipeline.keep) {
             None => None,
             Some((end, flag, flag_of_ended)) => {
-                match stored_places(&[end.into(), flag.into()])?[..] {
-                    [end, flag] => Some(EndColumns { end, flag, flag_of_ended }),
-                    _ => {
-                        return Err(Error::internal(
-                            "a column with the ends of rows is not stored",
-                        ));
-                    }
-                }
+                let flag = stored_places(&[flag.into()])?.first().copied();
+                let lost = || Error::internal("the column with the ends of rows is not stored");
+                let end = stored_places(&[end.into()])?.first().copied().ok_or_else(lost)?;
+                Some(EndColumns { end, flag, flag_of_ended })
             }
         };
         let order = Order::new(Arc::clone(&schema), partition_by, order_by, stored)?;

@@ -162,10 +162,11 @@ impl Identity {
 
 impl Identity {
     /// Whether existing rows are not rows of the other query. A query of a Delta table may add
-    /// columns: they are null in existing rows.
+    /// columns: they are null in existing rows. Where rows are compared, which changes have a row would depend on them.
     fn is_other_query(&self, other: &Self) -> bool {
-        let is_grown =
-            other.format == Format::Delta.to_string() && other.query.adds_to(&self.query);
+        let is_grown = !self.compares_rows()
+            && other.format == Format::Delta.to_string()
+            && other.query.adds_to(&self.query);
         self.curated_sql != other.curated_sql && !is_grown
     }
 }
@@ -200,5 +201,25 @@ impl Query {
     fn adds_to(&self, other: &Self) -> bool {
         let has = |column: &String| self.columns.contains(column);
         !self.rest.is_empty() && self.rest == other.rest && other.columns.iter().all(has)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_that_was_begun_when_each_change_made_a_row_goes_on_like_that() {
+        // As an earlier version wrote it.
+        let stored = r#"{"curated":"/c","key":["id"],"keep":"history","order_by":["ts"],
+            "commit_time":"ts","event_time":"ts","time_zone":"UTC","partition_by":[],
+            "op":"Op","curated_sql":"x"}"#;
+        let earlier: Identity = serde_json::from_str(stored).expect("an identity");
+        let now = Identity { history_columns: Some(ALL_COLUMNS.into()), ..earlier.clone() };
+        assert!(!earlier.compares_rows() && now.compares_rows());
+        assert_eq!(earlier.differences(&now), Vec::<&str>::new());
+        assert_eq!(now.clone().of_table(Some(&earlier)), earlier);
+        assert_eq!(now.clone().of_table(None), now);
+        assert_eq!(now.clone().of_table(Some(&now)), now);
     }
 }

@@ -32,6 +32,7 @@ use crate::changes::file_order::FileNumbers;
 use crate::changes::position::{
     PACKED_TYPE, Position, order_bytes, pack, packed_array, unpack_order,
 };
+use crate::config::IS_CURRENT;
 use crate::error::{Error, Result};
 use crate::layout::FileOrder;
 use crate::raw::discover::Input;
@@ -240,10 +241,14 @@ impl VersionsLayout {
             .replace("{order}", &order)
     }
 
-    /// The partition columns but for the one that is the day: the column of versions, name and type.
+    /// The partition columns but for the one that is the day, and the one that says whether a row has ended: the column of
+    /// versions, name and type.
     pub(super) fn partitions_but_day(&self) -> impl Iterator<Item = (String, &String, &DataType)> {
         let partitions = self.partitions.iter().enumerate();
-        let others = partitions.filter(|(number, _)| self.day != Some(*number));
+        // Only tables whose rows are compared can be divided by it.
+        let says_ended = |name: &str| self.has_row_hashes && name == IS_CURRENT;
+        let others = partitions
+            .filter(move |(number, (name, _))| self.day != Some(*number) && !says_ended(name));
         others.map(|(number, (name, data_type))| (format!("part_{number}"), name, data_type))
     }
 

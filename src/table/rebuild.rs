@@ -68,8 +68,8 @@ pub(crate) struct TableRows {
 pub(crate) struct EndColumns {
     /// The time of its end; null if it has none.
     pub end: usize,
-    /// A flag that says whether it has ended.
-    pub flag: usize,
+    /// A flag that says whether it has ended; `None` if it is a partition column: then a row without an end gets none here.
+    pub flag: Option<usize>,
     /// The flag of a row that has ended.
     pub flag_of_ended: bool,
 }
@@ -194,8 +194,10 @@ impl PublishedTable {
         let before = columns[of_end.end].as_primitive::<TimestampMicrosecondType>();
         let mut ends: Vec<Option<i64>> = before.iter().collect();
         ended.iter().for_each(|(row, end)| ends[*row] = Some(*end));
-        let flags = ends.iter().map(|end| Some(end.is_some() == of_end.flag_of_ended));
-        columns[of_end.flag] = Arc::new(flags.collect::<BooleanArray>());
+        if let Some(flag) = of_end.flag {
+            let flags = ends.iter().map(|end| Some(end.is_some() == of_end.flag_of_ended));
+            columns[flag] = Arc::new(flags.collect::<BooleanArray>());
+        }
         let kind = self.schema.field(of_end.end).data_type().clone();
         let ends = TimestampMicrosecondArray::from(ends).with_data_type(kind);
         columns[of_end.end] = Arc::new(ends);

@@ -7,20 +7,23 @@
 //!
 //! | values | bytes |
 //! |---|---|
-//! | whole numbers of 64 bits, in any numeric type | 8 bytes, the least significant first |
-//! | other numbers | their text, without an exponent and without zeros at the end |
-//! | dates and times | microseconds since 1970, as 8 bytes; then nanoseconds beyond, as 4 bytes, if there are any |
+//! | whole numbers of 64 bits; floats only below 9e15, and not -0.0 | 8 bytes, the least significant first |
+//! | other numbers | their text, without an exponent and without zeros at the end; of NaN `NaN` and its bits |
+//! | dates and times | microseconds since 1970, as 8 bytes, or 16 if they do not fit; then nanoseconds beyond, as 4 bytes, if there are any |
 //! | texts, binary values | their bytes |
 //! | booleans | a byte |
+//! | lists, maps | of each element the number of its bytes, as 8 bytes, and these; 8 bytes of 255 for null |
+//! | structs | of each field that is not null its name and its bytes, each after their number |
 //! | others | their text |
 //!
 //! Hashes are kept in the state, so none of this may change.
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, OffsetSizeTrait, StructArray};
 use arrow::compute::cast;
 use arrow::datatypes::{
-    DataType, Decimal128Type, Decimal256Type, Float64Type, Int64Type, TimeUnit,
-    TimestampNanosecondType,
+    DataType, Decimal128Type, Decimal256Type, Fields, Float64Type, Int64Type, TimeUnit,
 };
 use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -56,7 +59,6 @@ fn add_hashes(values: &ArrayRef, mut add: impl FnMut(usize, &[u8])) -> Result<()
         values.enumerate().for_each(|(row, value)| add(row, &value.to_le_bytes()));
         Ok(())
     };
-    let utc = |unit| DataType::Timestamp(unit, None);
     match values.data_type() {
         DataType::UInt64 | DataType::Decimal32(..) | DataType::Decimal64(..) => {
             let scale = match values.data_type() {
@@ -67,15 +69,7 @@ fn add_hashes(values: &ArrayRef, mut add: impl FnMut(usize, &[u8])) -> Result<()
         }
         other if other.is_integer() => whole(values)?,
         DataType::Float16 | DataType::Float32 | DataType::Float64 => {
-            let values = cast(values, &DataType::Float64)?;
-            for (row, value) in values.as_primitive::<Float64Type>().values().iter().enumerate() {
-                // Whole numbers of this size are exact.
-                if value.fract() == 0.0 && value.abs() < 9e15 {
-                    add(row, &(*value as i64).to_le_bytes());
-                } else {
-                    add(row, value.to_string().as_bytes());
-                }
-            }
+            add_floats(&cast(values, &DataType::Float64)?, add);
         }
         DataType::Decimal128(_, scale) => {
             let values = values.as_primitive::<Decimal128Type>().values().iter().enumerate();
@@ -90,23 +84,18 @@ fn add_hashes(values: &ArrayRef, mut add: impl FnMut(usize, &[u8])) -> Result<()
                 }
             }
         }
-        DataType::Date32 | DataType::Date64 | DataType::Timestamp(TimeUnit::Microsecond, _) => {
-            let times = cast(values, &utc(TimeUnit::Microsecond))?;
-            whole(&cast(&times, &DataType::Int64)?)?;
-        }
+        DataType::Date32 => add_times(&cast(values, &DataType::Int32)?, 86_400_000_000, add)?,
+        DataType::Date64 => add_times(values, 1000, add)?,
+        DataType::Timestamp(TimeUnit::Second, _) => add_times(values, 1_000_000, add)?,
+        DataType::Timestamp(TimeUnit::Millisecond, _) => add_times(values, 1000, add)?,
+        DataType::Timestamp(TimeUnit::Microsecond, _) => add_times(values, 1, add)?,
         DataType::Timestamp(TimeUnit::Nanosecond, _) => {
-            let times = cast(values, &utc(TimeUnit::Nanosecond))?;
-            for (row, ns) in
-                times.as_primitive::<TimestampNanosecondType>().values().iter().enumerate()
-            {
+            let values = cast(values, &DataType::Int64)?;
+            for (row, ns) in values.as_primitive::<Int64Type>().values().iter().enumerate() {
                 let (us, beyond) = (ns.div_euclid(1000), ns.rem_euclid(1000) as i32);
                 let bytes = [&us.to_le_bytes()[..], &beyond.to_le_bytes()[..]].concat();
                 add(row, &bytes[..if beyond == 0 { 8 } else { 12 }]);
             }
-        }
-        DataType::Timestamp(_, _) => {
-            let times = cast(values, &utc(TimeUnit::Microsecond))?;
-            whole(&cast(&times, &DataType::Int64)?)?;
         }
         DataType::Boolean => {
             let values = values.as_boolean();
@@ -117,6 +106,15 @@ fn add_hashes(values: &ArrayRef, mut add: impl FnMut(usize, &[u8])) -> Result<()
             let values = values.as_binary_view();
             (0..values.len()).for_each(|row| add(row, values.value(row)));
         }
+        DataType::Dictionary(_, of) => return add_hashes(&cast(values, of)?, add),
+        DataType::List(_) | DataType::Map(..) => add_lists::<i32>(values, add)?,
+        DataType::LargeList(_) => add_lists::<i64>(values, add)?,
+        DataType::FixedSizeList(of, _) => {
+            return add_hashes(&cast(values, &DataType::LargeList(Arc::clone(of)))?, add);
+        }
+        DataType::Struct(fields) => {
+            add_structs(fields, values.as_struct(), add)?;
+        }
         _ => {
             let options = FormatOptions::new();
             let texts = ArrayFormatter::try_new(values, &options)?;
@@ -126,6 +124,115 @@ fn add_hashes(values: &ArrayRef, mut add: impl FnMut(usize, &[u8])) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Passes the bytes of each float to `add`.
+fn add_floats(values: &ArrayRef, mut add: impl FnMut(usize, &[u8])) {
+    for (row, value) in values.as_primitive::<Float64Type>().values().iter().enumerate() {
+        // Whole numbers of this size are exact. The table keeps the sign of zero, and the bits of NaN.
+        let is_zero_below = *value == 0.0 && value.is_sign_negative();
+        if value.fract() == 0.0 && value.abs() < 9e15 && !is_zero_below {
+            add(row, &(*value as i64).to_le_bytes());
+        } else if value.is_nan() {
+            add(row, &[b"NaN", &value.to_bits().to_le_bytes()[..]].concat());
+        } else {
+            add(row, value.to_string().as_bytes());
+        }
+    }
+}
+
+/// Passes the bytes of each struct to `add`.
+fn add_structs(
+    fields: &Fields,
+    values: &StructArray,
+    mut add: impl FnMut(usize, &[u8]),
+) -> Result<(), ArrowError> {
+    let columns = values.columns().iter().map(bytes_of);
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    for row in 0..values.len() {
+        let mut bytes = Vec::new();
+        for (field, column) in fields.iter().zip(&columns) {
+            if let Some(value) = &column[row] {
+                push(&mut bytes, field.name().as_bytes());
+                push(&mut bytes, value);
+            }
+        }
+        add(row, &bytes);
+    }
+    Ok(())
+}
+
+/// Passes the bytes of each time to `add`, given in units of so many microseconds.
+fn add_times(
+    values: &ArrayRef,
+    unit_us: i128,
+    mut add: impl FnMut(usize, &[u8]),
+) -> Result<(), ArrowError> {
+    let values = cast(values, &DataType::Int64)?;
+    for (row, value) in values.as_primitive::<Int64Type>().values().iter().enumerate() {
+        let us = i128::from(*value) * unit_us;
+        match i64::try_from(us) {
+            Ok(us) => add(row, &us.to_le_bytes()),
+            Err(_) => add(row, &us.to_le_bytes()),
+        }
+    }
+    Ok(())
+}
+
+/// Passes the bytes of each list or map to `add`.
+fn add_lists<O: OffsetSizeTrait>(
+    values: &ArrayRef,
+    mut add: impl FnMut(usize, &[u8]),
+) -> Result<(), ArrowError> {
+    let (elements, offsets): (ArrayRef, Vec<usize>) = match values.as_map_opt() {
+        Some(maps) => {
+            let offsets = maps.offsets().iter().map(|offset| *offset as usize);
+            (Arc::new(maps.entries().clone()), offsets.collect())
+        }
+        None => {
+            let lists = values.as_list::<O>();
+            (Arc::clone(lists.values()), lists.offsets().iter().map(|at| at.as_usize()).collect())
+        }
+    };
+    let elements = bytes_of(&elements)?;
+    for row in 0..values.len() {
+        let mut bytes = Vec::new();
+        for element in &elements[offsets[row]..offsets[row + 1]] {
+            match element {
+                Some(element) => push(&mut bytes, element),
+                None => bytes.extend([u8::MAX; 8]),
+            }
+        }
+        add(row, &bytes);
+    }
+    Ok(())
+}
+
+/// The bytes of each value inside of another; `None` of a null.
+fn bytes_of(values: &ArrayRef) -> Result<Vec<Option<Vec<u8>>>, ArrowError> {
+    let mut all = vec![Some(Vec::new()); values.len()];
+    // A type without values has no bytes.
+    if *values.data_type() != DataType::Null {
+        inside(values, &mut |row, bytes| all[row] = Some(bytes.to_vec()))?;
+    }
+    if let Some(nulls) = values.logical_nulls() {
+        all.iter_mut()
+            .zip(nulls.iter())
+            .filter(|(_, valid)| !valid)
+            .for_each(|(one, _)| *one = None);
+    }
+    Ok(all)
+}
+
+/// As [`add_hashes`], for values inside of others.
+fn inside(values: &ArrayRef, add: &mut dyn FnMut(usize, &[u8])) -> Result<(), ArrowError> {
+    add_hashes(values, add)
+}
+
+/// Adds a value after the number of its bytes.
+fn push(bytes: &mut Vec<u8>, value: &[u8]) {
+    bytes.extend((value.len() as u64).to_le_bytes());
+    bytes.extend(value);
 }
 
 /// The bytes of a decimal, given by its digits and the number of those after the point.
@@ -158,14 +265,14 @@ fn without_zeros(digits: &str, scale: i8) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow::array::{
         BinaryArray, BooleanArray, Date32Array, Decimal128Array, Decimal256Array, Float32Array,
-        Float64Array, Int32Array, StringArray, StringViewArray, TimestampMicrosecondArray,
-        TimestampMillisecondArray, TimestampNanosecondArray, UInt64Array,
+        Float64Array, Int32Array, ListArray, ListBuilder, StringArray, StringBuilder,
+        StringViewArray, StructArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+        TimestampNanosecondArray, UInt64Array,
     };
-    use arrow::datatypes::i256;
+    use arrow::buffer::OffsetBuffer;
+    use arrow::datatypes::{Field, i256};
 
     use super::*;
 
@@ -221,6 +328,58 @@ mod tests {
         }
         let ns = |value| hash_of(Arc::new(TimestampNanosecondArray::from(vec![value])));
         assert_ne!(ns(86_400_000_000_000), ns(86_400_000_000_001));
+    }
+
+    #[test]
+    fn values_that_the_table_tells_apart_have_other_hashes() {
+        let double = |value| hash_of(Arc::new(Float64Array::from(vec![value])));
+        assert_ne!(double(0.0), double(-0.0));
+        assert_ne!(double(f64::NAN), double(-f64::NAN));
+        let date = |days| hash_of(Arc::new(Date32Array::from(vec![days])));
+        assert_ne!(date(i32::MAX), date(i32::MAX - 1));
+        assert_ne!(date(200_000_000), date(0));
+        let ms = |ms| hash_of(Arc::new(TimestampMillisecondArray::from(vec![ms])));
+        assert_ne!(ms(i64::MAX), ms(i64::MAX - 1));
+        let lists: [&[Option<&str>]; 7] = [
+            &[Some("a, b")],
+            &[Some("a"), Some("b")],
+            &[],
+            &[None],
+            &[Some("")],
+            &[None, Some("a")],
+            &[Some(""), Some("a")],
+        ];
+        let list = |values: &[Option<&str>]| {
+            let mut list = ListBuilder::new(StringBuilder::new());
+            list.append_value(values.iter().copied());
+            hash_of(Arc::new(list.finish()))
+        };
+        let hashes: std::collections::BTreeSet<i64> = lists.iter().map(|one| list(one)).collect();
+        assert_eq!(hashes.len(), lists.len());
+        let pair = |a: Option<&str>, b: Option<&str>| {
+            let column = |value| -> ArrayRef { Arc::new(StringArray::from(vec![value])) };
+            let of = |name| Arc::new(Field::new(name, DataType::Utf8, true));
+            hash_of(Arc::new(StructArray::from(vec![(of("a"), column(a)), (of("b"), column(b))])))
+        };
+        let pairs = [
+            pair(Some("x"), None),
+            pair(Some("x"), Some("")),
+            pair(None, Some("x")),
+            pair(Some("x, b: y"), None),
+        ];
+        assert_eq!(pairs.iter().collect::<std::collections::BTreeSet<_>>().len(), pairs.len());
+        // Elements of a wider type are equal.
+        let of = |values: ArrayRef| {
+            let field = Arc::new(Field::new_list_field(values.data_type().clone(), true));
+            let offsets = OffsetBuffer::from_lengths([values.len()]);
+            hash_of(Arc::new(ListArray::new(field, offsets, values, None)))
+        };
+        let cents = Decimal128Array::from(vec![100]).with_precision_and_scale(12, 2);
+        assert_eq!(of(Arc::new(Int32Array::from(vec![1]))), of(Arc::new(cents.expect("decimals"))));
+        assert_eq!(
+            of(Arc::new(Float32Array::from(vec![0.1]))),
+            of(Arc::new(Float64Array::from(vec![f64::from(0.1_f32)])))
+        );
     }
 
     #[test]

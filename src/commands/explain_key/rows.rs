@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Date32Array, RecordBatch, Scalar, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, BooleanArray, Date32Array, RecordBatch, Scalar,
+    TimestampMicrosecondArray,
 };
 
 use arrow::compute::kernels::cmp::not_distinct;
@@ -18,7 +19,7 @@ use futures::TryStreamExt;
 use super::{EndedRow, EqualChange, Explained, OpenPipeline, RowNow};
 use crate::commands::open_pipeline::{date, object_store_root};
 use crate::config::{Keep, Pipeline, VALID_FROM};
-use crate::curate::merge::rows_of_versions::{EndedBy, rows_of_versions};
+use crate::curate::merge::rows_of_versions::{EndedBy, VersionRow, rows_of_versions};
 use crate::curate::validity::valid_times;
 use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Result, missing_object};
@@ -114,12 +115,12 @@ impl KeyVersions<'_> {
             let file = self.name(locations[at] as usize, files.value(at));
             (file, self.row(row_numbers[at] as u64))
         };
-        let parts = self.partition_values(batch)?;
         let names: Vec<&str> =
             self.layout.partitions.iter().map(|(name, _)| name.as_str()).collect();
         let (order, keep) = (self.pipeline.raw.file_order(), self.pipeline.keep);
-        let found = rows_of_versions(batch, self.layout, self.floors, order, keep)?.into_iter();
-        for (at, row) in found.enumerate().filter_map(|(at, row)| Some((at, row?))) {
+        let found = rows_of_versions(batch, self.layout, self.floors, order, keep)?;
+        let parts = self.partition_values(batch, &found)?;
+        for (at, row) in found.into_iter().enumerate().filter_map(|(at, row)| Some((at, row?))) {
             let (change_file, change_row) = change_of(at);
             if let Some(of) = row.equals {
                 let (row_file, row_row) = change_of(of);
@@ -193,10 +194,19 @@ impl KeyVersions<'_> {
         }
     }
 
-    /// The partition columns of a batch, with the types of the table.
-    fn partition_values(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
-        let mut parts = Vec::new();
+    /// The partition columns of a batch, with the types of the table, and what is known of the rows.
+    fn partition_values(
+        &self,
+        batch: &RecordBatch,
+        rows: &[Option<VersionRow>],
+    ) -> Result<Vec<ArrayRef>> {
+        let mut parts: Vec<ArrayRef> = Vec::new();
         for (number, (name, _)) in self.layout.partitions.iter().enumerate() {
+            if self.pipeline.keep.is_own(name) {
+                let current = rows.iter().map(|row| row.as_ref().map(|row| row.end.is_none()));
+                parts.push(Arc::new(current.collect::<BooleanArray>()));
+                continue;
+            }
             let (_, kind) =
                 self.columns.iter().find(|(column, _)| column == name).ok_or_else(|| {
                     Error::internal(format!("the column `{name}` is missing in the ledger"))

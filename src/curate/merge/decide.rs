@@ -18,7 +18,7 @@ use datafusion::common::hash_utils::RandomState;
 use crate::changes::BEFORE_ALL;
 use crate::changes::file_order::RankedFiles;
 use crate::changes::row_bitmap::RowBitmap;
-use crate::config::{DELETED_AT, Keep, VALID_FROM, VALID_TO};
+use crate::config::{DELETED_AT, IS_CURRENT, Keep, VALID_FROM, VALID_TO};
 use crate::curate::merge::deletes::add_deletes;
 use crate::curate::merge::entries::{Entries, Files};
 use crate::curate::merge::entry::{ChangeOrder, Entry, EntryColumns, Orders, Origin, of_keys};
@@ -226,7 +226,8 @@ struct Decided {
     /// The accepted winners of the key, ascending.
     accepted: Vec<usize>,
     carried: Vec<u32>,
-    removed: Vec<u32>,
+    /// And whether their rows have no end.
+    removed: Vec<(u32, bool)>,
     unsettled: Vec<u32>,
     /// Where rows end, the moments of the key.
     moments: Vec<Moment>,
@@ -263,6 +264,8 @@ impl Decider {
         };
         let mut decided = Decided::default();
         let forgotten = self.forgetting.as_ref();
+        let moves =
+            self.keep == Keep::History && self.partition_by.iter().any(|name| name == IS_CURRENT);
         let forgotten = forgotten.map(|forgetting| forgetting.among(rows)).transpose()?;
         for of_key in of_keys(rows, self.layout.key_count())? {
             if forgotten.as_ref().is_some_and(|forgotten| forgotten.value(of_key.start)) {
@@ -287,40 +290,65 @@ impl Decider {
                 Keep::Latest | Keep::LatestPerDay => {}
                 Keep::LatestAndDeleted => add_deletes(moments, floors, &columns.orders, ends),
                 Keep::History => {
-                    add_ends(moments, seen, &columns.orders, |at| columns.left(at), ends);
+                    let day = |at: usize| columns.entry(at).day;
+                    let of_rows =
+                        (|at| columns.left(at), |one: usize, other: usize| day(one) == day(other));
+                    add_ends(moments, seen, &columns.orders, of_rows, moves, ends);
                 }
             }
             moments.clear();
         }
         self.note_ends(&decided.ends, &deciding, counts)?;
-        decided.removed.extend(decided.ends.removed.iter().map(|at| *at as u32));
+        let carried = std::mem::take(&mut decided.carried);
+        self.push_decided(rows, decided, output, counts)?;
+        self.carried(&take_record_batch(rows, &UInt32Array::from(carried))?)
+    }
+
+    /// Passes on what becomes of the rows of the table: those that are removed, get another end, or are copied; and entries
+    /// whose standing is counted later.
+    fn push_decided(
+        &self,
+        rows: &RecordBatch,
+        mut decided: Decided,
+        output: &mut Output,
+        counts: &mut Counts,
+    ) -> Result<()> {
         let taken = |at: Vec<u32>| take_record_batch(rows, &UInt32Array::from(at));
+        let ended = decided.ends.removed.iter();
+        decided.removed.extend(ended.map(|(at, is_current)| (*at as u32, *is_current)));
         if !decided.removed.is_empty() {
-            let removed = self.tombstones(&taken(decided.removed)?, None, counts)?;
+            let (removed, current): (Vec<u32>, Vec<bool>) = decided.removed.into_iter().unzip();
+            let current = BooleanArray::from(current);
+            let removed = self.tombstones(&taken(removed)?, (&current, None), counts)?;
             output.rows.push(&removed)?;
         }
         if !decided.ends.moved.is_empty() {
             let (moved, ends): (Vec<u32>, Vec<i64>) =
                 decided.ends.moved.iter().map(|(at, end)| (*at as u32, *end)).unzip();
-            output.rows.push(&self.tombstones(&taken(moved)?, Some(&ends.into()), counts)?)?;
+            let current = BooleanArray::from(vec![false; ends.len()]);
+            let ends = (&current, Some(&ends.into()));
+            output.rows.push(&self.tombstones(&taken(moved)?, ends, counts)?)?;
         }
         if let Some((columns, copies)) = &mut output.copies
             && !decided.ends.copied.is_empty()
         {
             let copied = &decided.ends.copied;
-            let from = taken(copied.iter().map(|one| one.from as u32).collect())?;
+            let from = taken(copied.iter().map(|one| one.from.0 as u32).collect())?;
             let to = taken(copied.iter().map(|one| one.to as u32).collect())?;
             counts
                 .days
                 .extend(to.column(self.entries.keys).as_primitive::<Date32Type>().iter().flatten());
             let ends = copied.iter().map(|one| one.end).collect();
-            let (from, to) = (self.marks(&from, None)?, self.marks(&to, Some(&ends))?);
+            let current = copied.iter().map(|one| Some(one.from.1)).collect();
+            let is_current = arrow::compute::is_null(&ends)?;
+            let from = self.marks(&from, (&current, None))?;
+            let to = self.marks(&to, (&is_current, Some(&ends)))?;
             copies.push(&columns.pair(&from, &to)?)?;
         }
         if let Some(standing) = &mut output.standing {
             standing.push(&taken(decided.unsettled)?)?;
         }
-        self.carried(&taken(decided.carried)?)
+        Ok(())
     }
 
     /// Removes the rows and versions of a key that is forgotten.
@@ -343,7 +371,8 @@ impl Decider {
         counts.forgotten.0 += 1;
         counts.forgotten.1 += key.rows.len() as u64;
         counts.floor_days.extend(key.days);
-        decided.removed.extend(key.rows.into_iter().map(|at| at as u32));
+        let rows = key.rows.into_iter();
+        decided.removed.extend(rows.map(|(at, is_current)| (at as u32, is_current)));
         decided.ends.touched.extend(key.times);
     }
 
@@ -416,7 +445,7 @@ impl Decider {
         // Where rows end, it depends on the key's other changes.
         if deciding.instants.is_none() {
             counts.ended += decision.removed.len().saturating_sub(replacing) as u64;
-            removed.extend(decision.removed.iter().map(|at| *at as u32));
+            removed.extend(decision.removed.iter().map(|at| (*at as u32, true)));
         }
         Ok(())
     }
@@ -521,10 +550,10 @@ impl Decider {
     fn tombstones(
         &self,
         removed: &RecordBatch,
-        ends: Option<&Int64Array>,
+        (current, ends): (&BooleanArray, Option<&Int64Array>),
         counts: &mut Counts,
     ) -> Result<RecordBatch> {
-        let batch = self.marks(removed, ends)?;
+        let batch = self.marks(removed, (current, ends))?;
         let names: Vec<&str> = self.partition_by.iter().map(String::as_str).collect();
         let parts = names
             .iter()
@@ -537,8 +566,13 @@ impl Decider {
         Ok(batch)
     }
 
-    /// Rows of the table that have their key, day, partition and begin, and `ends`, and null in all other columns.
-    fn marks(&self, removed: &RecordBatch, ends: Option<&Int64Array>) -> Result<RecordBatch> {
+    /// Rows of the table that have their key, day, partition and begin, whether they have no end, and `ends`; and null in
+    /// all other columns.
+    fn marks(
+        &self,
+        removed: &RecordBatch,
+        (current, ends): (&BooleanArray, Option<&Int64Array>),
+    ) -> Result<RecordBatch> {
         let (keys, key_count) = (self.entries.keys, self.layout.key_count());
         let mut columns = Vec::new();
         let fields = self.table_schema.fields();
@@ -557,6 +591,7 @@ impl Decider {
             columns.push(match (own, source, ends) {
                 (Some(VALID_FROM), ..) => valid_times(removed.column(key_count).as_primitive()),
                 (Some(VALID_TO | DELETED_AT), _, Some(ends)) => valid_times(ends),
+                (Some(IS_CURRENT), ..) => Arc::new(current.clone()),
                 (_, Some(source), _) => cast(removed.column(source), field.data_type())?,
                 (_, None, _) => new_null_array(field.data_type(), removed.num_rows()),
             });

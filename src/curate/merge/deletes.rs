@@ -48,7 +48,7 @@ pub(super) fn add_deletes(
     let before = before.map(|((version, was), _)| (version, was.map(|(instant, _)| instant)));
     let was_current = before.is_some_and(|(_, was)| was.is_none());
     match before {
-        Some((version, _)) if is_new(of_rows) => ends.removed.push(version),
+        Some((version, _)) if is_new(of_rows) => ends.removed.push((version, was_current)),
         Some((version, was)) if was != end => ends.moved.extend(end.map(|end| (version, end))),
         _ => {}
     }

@@ -91,8 +91,8 @@ impl Forgetting {
 pub(super) struct KeyToForget {
     /// The versions.
     pub(super) versions: Vec<Entry>,
-    /// The rows that the table has, by their versions' entries.
-    pub(super) rows: Vec<usize>,
+    /// The rows that the table has, by their versions' entries, and whether they have no end.
+    pub(super) rows: Vec<(usize, bool)>,
     /// The days of its changes, and of the floors that have ended them.
     pub(super) days: Vec<i32>,
     /// Where rows end, when those of the table begin and end, as [`crate::changes::ChangeColumn::Instant`].
@@ -117,7 +117,7 @@ impl KeyToForget {
         let ends = versions.iter().filter_map(|entry| all.after(entry.at, &columns.orders));
         let days = versions.iter().filter_map(|entry| entry.day);
         let days = days.chain(ends.filter_map(|(_, day)| day)).collect();
-        let rows = rows.into_iter().map(|row| row.at).collect();
+        let rows = rows.into_iter().map(|row| (row.at, row.end.is_none())).collect();
         KeyToForget { versions, rows, days, times }
     }
 }

@@ -43,8 +43,8 @@ pub(super) struct Ends {
     pub(super) unseen: Vec<usize>,
     /// Versions whose rows get another end, and when they end now.
     pub(super) moved: Vec<(usize, i64)>,
-    /// Versions whose rows are removed.
-    pub(super) removed: Vec<usize>,
+    /// Versions whose rows are removed, and whether these had no end.
+    pub(super) removed: Vec<(usize, bool)>,
     /// Rows that are copied.
     pub(super) copied: Vec<Copied>,
     /// When rows that come, go or change begin and end, or did, if that is a time.
@@ -62,8 +62,8 @@ pub(super) struct Ends {
 /// A row that is copied from another, with other times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Copied {
-    /// The version whose row is copied.
-    pub(super) from: usize,
+    /// The version whose row is copied, and whether that had no end.
+    pub(super) from: (usize, bool),
     /// The version whose row the copy is.
     pub(super) to: usize,
     /// When the copy ends, if it does.
@@ -168,12 +168,14 @@ pub(super) fn join(
 }
 
 /// Computes what becomes of the rows of a key, of all of its moments, in the order of time. `earlier` are the floors
-/// of before, `floors` all of them; `left` says what a change leaves.
+/// of before, `floors` all of them; `left` says what a change leaves, and `is_same_day` whether two have one day. Where `moves` holds, a row that ends moves to another
+/// partition.
 pub(super) fn add_ends(
     moments: &[Moment],
     [earlier, floors]: &[SeenFloors<'_>; 2],
     order: &impl ChangeOrder,
-    left: impl Fn(usize) -> Left,
+    (left, is_same_day): (impl Fn(usize) -> Left, impl Fn(usize, usize) -> bool),
+    moves: bool,
     ends: &mut Ends,
 ) {
     let Ends { held: [then, now], first, tied, .. } = ends;
@@ -184,8 +186,12 @@ pub(super) fn add_ends(
     hold(versions(), earlier, order, then, |_, _| ());
     join(versions(), &left, then, first);
     let (mut was_current, mut is_current) = (false, false);
-    for (number, moment) in moments.iter().enumerate() {
-        let (was, is) = ends.add(number, moments, left(moment.after) != Left::Nothing);
+    for (number, Moment { before, after, .. }) in moments.iter().enumerate() {
+        let row = left(*after);
+        let is_same = before.is_some_and(|(version, _)| {
+            left(version).is_equal_row(row) && is_same_day(version, *after)
+        });
+        let (was, is) = ends.add(number, moments, (row != Left::Nothing, is_same), moves);
         was_current |= was;
         is_current |= is;
     }
@@ -195,34 +201,53 @@ pub(super) fn add_ends(
 
 impl Ends {
     /// Adds what becomes of the row of a moment, given by its number; `leaves_row` says whether its change leaves one, or
-    /// may. Returns whether it had a row without an end, and has one now.
-    fn add(&mut self, number: usize, moments: &[Moment], leaves_row: bool) -> (bool, bool) {
+    /// may, and `is_same` whether it is that of the version before, also if the change is another. Returns whether it had a row without an end, and has one now.
+    fn add(
+        &mut self,
+        number: usize,
+        moments: &[Moment],
+        (leaves_row, is_same): (bool, bool),
+        moves: bool,
+    ) -> (bool, bool) {
         let (then, now) = (self.held[0][number], self.held[1][number]);
         let Moment { instant, before, after } = moments[number];
         let is_new = before.is_none_or(|(version, _)| version != after);
-        if then != now || (is_new && now.is_some()) {
+        if then != now || (is_new && now.is_some() && !is_same) {
             self.touched.push(instant);
             self.touched.extend([then, now].into_iter().flatten().flatten());
         }
+        let had_row = then.zip(before).filter(|(_, (_, has_row))| *has_row);
+        let is_new = if is_new && is_same && had_row.is_some() && now.is_some() {
+            self.unseen.push(after);
+            false
+        } else {
+            is_new
+        };
         match now {
             Some(end) if is_new => self.winners.extend(end.map(|end| (after, end))),
             None if is_new => self.unseen.push(after),
             _ => {}
         }
-        let had_row = then.zip(before).filter(|(_, (_, has_row))| *has_row);
         match (had_row, now.filter(|_| !is_new && leaves_row)) {
             (None, None) => {}
             (Some((was, _)), Some(end)) if was == end => {}
-            (Some((_, (version, _))), Some(Some(end))) => self.moved.push((version, end)),
-            (Some((_, (from, _))), end) => {
+            (Some((was, (version, _))), Some(Some(end))) if was.is_some() || !moves => {
+                self.moved.push((version, end));
+            }
+            (Some((was, (version, _))), end) => {
+                let from = (version, was.is_none());
                 self.removed.push(from);
-                // It has no end any more.
-                let copied = end.map(|end| Copied { from, to: from, end });
+                // It has no end any more, or moves because it ends.
+                let copied = end.map(|end| Copied { from, to: version, end });
                 self.copied.extend(copied);
             }
             (None, Some(end)) => {
-                let first = self.first[number].and_then(|first| moments[first].before);
-                let copied = first.map(|(from, _)| Copied { from, to: after, end });
+                let first = self.first[number]
+                    .and_then(|first| moments[first].before.zip(self.held[0][first]));
+                let copied = first.map(|((version, _), was)| {
+                    let from = (version, was.is_none());
+                    Copied { from, to: after, end }
+                });
                 self.copied.extend(copied);
             }
         }
