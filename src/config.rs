@@ -59,6 +59,9 @@ pub struct Pipeline {
     pub key: Vec<String>,
     /// `keep`, with `keep_deleted`: which rows the curated table holds; default `latest`.
     pub keep: Keep,
+    /// `history_columns`, with `keep = "history"`: the columns of `curated.sql` that a change must alter to make a row;
+    /// default all.
+    pub history_columns: Vec<String>,
     /// `[raw]`: where the change files are and what their columns mean.
     pub raw: Raw,
     /// `[curated]`: the published table.

@@ -23,7 +23,7 @@ use crate::changes::row_bitmap::Winners;
 use crate::config::{OnTie, Pipeline};
 use crate::curate::altered::ComparedColumns;
 use crate::curate::conservation::{check_versions, check_written};
-use crate::curate::copies::CopiedColumns;
+use crate::curate::copies::{CopiedColumns, Copies};
 use crate::curate::curated_sql::CuratedQuery;
 use crate::curate::merge::entries::{Entries, Files};
 use crate::curate::merge::forget::Forgetting;
@@ -31,6 +31,7 @@ use crate::curate::merge::standing::{Standing, Unsettled, settle};
 use crate::curate::merge::{CommittedVersions, Merge, Merged, Output};
 use crate::curate::pass_two::{Counts, Splitter};
 use crate::curate::places::Places;
+use crate::curate::raw_copies::{RawCopies, ReopenRaw};
 use crate::curate::table_layout::TableColumns;
 use crate::curate::validity::RowEnds;
 use crate::engine::tasks::{Work, join_all, spawn};
@@ -58,6 +59,7 @@ pub(crate) mod curated_sql;
 pub(crate) mod merge;
 pub(crate) mod pass_two;
 mod places;
+pub(crate) mod raw_copies;
 pub(crate) mod stage;
 pub(crate) mod table_layout;
 pub(crate) mod validity;
@@ -105,6 +107,9 @@ pub(crate) struct Curated {
     pub forgotten: (u64, u64),
     /// Ties that were seen only when keys were decided about.
     pub ties: u64,
+    /// Raw files, by location and path, that are missing, though changes of them got rows of their own: these have the values
+    /// of an earlier change in the columns by which rows are not compared.
+    pub not_read: BTreeSet<(usize, String)>,
     /// The share of the table files' bytes that is new rows, estimated by the number of rows.
     pub bytes_changed: u64,
 }
@@ -122,6 +127,8 @@ pub(crate) struct Curate<'a> {
     pub earlier: Option<&'a Ledger>,
     /// Whether only changes that alter the row make one, in a history.
     pub compares_rows: bool,
+    /// What opens raw files again.
+    pub raw: &'a dyn ReopenRaw,
     /// The curated table.
     pub table: &'a Folder,
     /// The staging folder of the curated table.
@@ -194,7 +201,8 @@ impl Curate<'_> {
             self.merge(context, to_merge, outputs, floors, of_table, of_rows).await?;
         let merged = merged.as_ref();
         self.check_deletes(&new_floors, merged)?;
-        make_copies(&mut outputs, &earlier).await?;
+        let copies = (compared.as_ref(), &*layout, &*earlier);
+        let not_read = self.make_copies(context, copies, &mut outputs).await?;
         let query = match merged {
             Some(merged) => self.query(context, &merged.winners).await?,
             None => query,
@@ -234,6 +242,7 @@ impl Curate<'_> {
             forgotten: merged.map_or((0, 0), |merged| merged.counts.forgotten),
             ties: merged.map_or(0, |merged| merged.counts.ties),
             bytes_changed,
+            not_read,
             counts,
             days_left: merged.map_or(BTreeSet::new(), |merged| merged.counts.days.clone()),
         })
@@ -368,9 +377,43 @@ impl Curate<'_> {
         }
         let Pipeline { key, keep, curated, .. } = self.pipeline;
         let of_query = &columns[..columns.len() - keep.own_columns().len()];
-        let compared = ComparedColumns::new(of_query, key, day, query.columns.len());
+        let named = (&key[..], day, &self.pipeline.history_columns[..]);
+        let compared = ComparedColumns::new(of_query, named, query.columns.len());
         let copied = CopiedColumns::new(schema, *keep, (key, &curated.partition_by, day))?;
         Ok(Some(Compared { columns: Arc::new(compared), copied: Arc::new(copied) }))
+    }
+
+    /// Makes the copies of rows that a merge has asked for, and adds them to the new rows. Returns raw files that are missing,
+    /// for whose rows others were copied.
+    async fn make_copies(
+        &self,
+        context: &SessionContext,
+        (compared, layout, table): (
+            Option<&Arc<ComparedColumns>>,
+            &VersionsLayout,
+            &PublishedTable,
+        ),
+        outputs: &mut [Output],
+    ) -> Result<BTreeSet<(usize, String)>> {
+        let mut missing = BTreeSet::new();
+        let copies = outputs.iter_mut().filter_map(|output| output.copies.take());
+        let (mut published, mut from_raw, mut columns) = (Vec::new(), Vec::new(), None);
+        for one in copies {
+            published.push(one.published);
+            from_raw.extend(one.from_raw);
+            columns = Some(one.columns);
+        }
+        let (Some(copied), Some(compared), Some(output)) = (columns, compared, outputs.first_mut())
+        else {
+            return Ok(missing);
+        };
+        if let Some(lost) = published.first_mut() {
+            let (pipeline, raw) = (self.pipeline, self.raw);
+            let copies = RawCopies { pipeline, raw, layout, compared, copied: &copied, context };
+            missing = copies.make(from_raw, &mut output.rows, lost).await?;
+        }
+        copied.make(published, table, &mut output.rows).await?;
+        Ok(missing)
     }
 
     /// A sorter for the table and a writer of versions per thread.
@@ -395,10 +438,8 @@ impl Curate<'_> {
                     versions: VersionsWriter::new(self.versions, layout, prefix, &starts),
                     standing: None,
                     copies: compared.map(|Compared { copied, .. }| {
-                        (
-                            Arc::clone(copied),
-                            Sorter::new(Arc::clone(&copied.order), context.runtime_env()),
-                        )
+                        let reads_raw = !self.pipeline.history_columns.is_empty();
+                        Copies::new(copied, reads_raw, &context.runtime_env())
                     }),
                 }
             })
@@ -504,15 +545,5 @@ impl Curate<'_> {
         let given = sorted.counts().clone();
         let written = writer.write(sorted, Some(earlier), self.threads).await?;
         Ok((written, given))
-    }
-}
-
-/// Makes the copies of rows that a merge has asked for, and adds them to the new rows.
-async fn make_copies(outputs: &mut [Output], table: &PublishedTable) -> Result<()> {
-    let copies = outputs.iter_mut().filter_map(|output| output.copies.take());
-    let (mut columns, sorters): (Vec<_>, Vec<_>) = copies.unzip();
-    match (columns.pop(), outputs.first_mut()) {
-        (Some(columns), Some(output)) => columns.make(sorters, table, &mut output.rows).await,
-        _ => Ok(()),
     }
 }

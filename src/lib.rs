@@ -57,8 +57,9 @@
 //!    In a history (`keep = "history"`) the commit time is a part of the key up to here. Nearly every change is the last of
 //!    its key and time, so that pass one marks them all, and the merge sorts out the others. It reads what `curated.sql`
 //!    makes of them, and versions have a hash of each row (`curate::altered`): which changes are seen, which alter the
-//!    row, and when rows end, is decided with all of a key's versions at hand (`curate::merge::intervals`). A row that one
-//!    of before was for, too, is copied from the published table (`curate::copies`). Where the rows of deleted keys stay (`keep_deleted`), so
+//!    row, and when rows end, is decided with all of a key's versions at hand (`curate::merge::intervals`). A row that
+//!    one of before was for, too, is copied from the published table (`curate::copies`), or, where not all columns are
+//!    compared, read from raw again (`curate::raw_copies`). Where the rows of deleted keys stay (`keep_deleted`), so
 //!    is that of deletes, and a row ends when its key is deleted (`curate::merge::deletes`). A published row whose end
 //!    changes gets its new end while its partition is rebuilt.
 //! 7. [`aggregate`] computes the tables per day from the relations `history` (over versions, of those of

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::{
-    Answer, FLOWS, Lab, LabBuilder, ORDERS, Program, Task, assert_refused,
+    Answer, FLOWS, Lab, LabBuilder, ORDERS, Place, Program, Task, assert_refused,
     count_of_each_day_so_far, file_of_rows, python, test_times,
 };
 
@@ -276,6 +276,208 @@ fn a_query_with_another_column_needs_a_rebuild_since_rows_are_compared_by_it() {
     lab.rebuild(false, &[]).expect("rebuilt");
     assert_eq!(history(&lab), ["1 a 02 10:00 to 02 11:00", "1 a 02 11:00 to -"]);
     lab.assert_verified();
+}
+
+/// Changes of the tier, by which rows are compared, and of the email, which is as it was when the row began.
+fn put_mails(lab: &Lab, name: &str, rows: &[[&str; 5]]) {
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|[op, time, id, tier, mail]| {
+            [*op, &format!("2020-01-{time}:00"), *id, *tier, *mail].map(String::from).to_vec()
+        })
+        .collect();
+    let rows = file_of_rows(&["Op", "ts", "id", "tier", "mail"], &rows);
+    lab.put(&format!("raw/{name}.parquet"), rows);
+}
+
+fn mails(lab: &Lab) -> Vec<String> {
+    let row = |row: crate::support::Row| {
+        let end = row.get("valid_to").map_or("-", |end| &end[8..16]).replace('T', " ");
+        let begin = row["valid_from"][8..16].replace('T', " ");
+        format!("{} {} {} {begin} to {end}", row["id"], row["tier"], row["mail"])
+    };
+    let mut rows: Vec<String> = lab.table("lake/curated").into_iter().map(row).collect();
+    rows.sort();
+    rows
+}
+
+#[test]
+fn rows_are_made_by_the_named_columns_and_others_are_read_from_raw_again() {
+    let sql = "SELECT CAST(id AS BIGINT) AS id, tier, mail, event_dt FROM latest";
+    let builder = builder().curated_sql(sql).set("history_columns", vec!["tier"]);
+    for (format, place) in [("parquet", Place::Local), ("delta", Place::S3)] {
+        let lab = builder.clone().format(format).place(place).build();
+        let first = [["I", "02 10:00", "1", "blue", "a"], ["U", "02 12:00", "1", "blue", "b"]];
+        put_mails(&lab, "20200102-000000000", &first);
+        put_mails(&lab, "20200103-000000000", &[["U", "03 10:00", "1", "blue", "c"]]);
+        run(&lab);
+        assert_eq!(mails(&lab), ["1 blue a 02 10:00 to -"], "{format}");
+        put_mails(&lab, "20200104-000000000", &[["U", "02 11:00", "1", "gold", "d"]]);
+        let report = lab.run("2020-01-04", "2020-01-05").expect("a run");
+        assert_eq!((report.rows_latest, report.note), (1, None));
+        let rows = [
+            "1 blue a 02 10:00 to 02 11:00",
+            "1 blue b 02 12:00 to -",
+            "1 gold d 02 11:00 to 02 12:00",
+        ];
+        assert_eq!(mails(&lab), rows, "{format}");
+        // Delivered again with another value of a column by which rows are not compared.
+        put_mails(&lab, "20200105-000000000", &[["U", "02 12:00", "1", "blue", "e"]]);
+        lab.run("2020-01-05", "2020-01-06").expect("a run");
+        let rows = [rows[0], "1 blue e 02 12:00 to -", rows[2]];
+        assert_eq!(mails(&lab), rows, "{format}");
+        lab.assert_verified();
+        let changed = ["history_columns=[\"mail\"]"];
+        let error = lab.run_with(Task::Run, "2020-01-05", "2020-01-06", &changed);
+        assert_refused(error.expect_err("refused"), 2, "`history_columns`", "glueless rebuild");
+        // The file of the change that gets a row of its own is gone: its row is that of before, and the report says so.
+        lab.remove("raw/20200103-000000000.parquet");
+        put_mails(&lab, "20200106-000000000", &[["U", "02 23:00", "1", "red", "f"]]);
+        let note = lab.run("2020-01-06", "2020-01-07").expect("a run").note.expect("a note");
+        assert!(
+            note.contains("1 raw files are missing, or were written over")
+                && note.contains("20200103"),
+            "{note}"
+        );
+        let rows = [
+            rows[0],
+            "1 blue e 02 12:00 to 02 23:00",
+            "1 blue e 03 10:00 to -",
+            rows[2],
+            "1 red f 02 23:00 to 03 10:00",
+        ];
+        assert_eq!(mails(&lab), rows, "{format}");
+    }
+}
+
+#[test]
+fn a_load_that_was_written_over_is_missing_where_its_rows_are_read_again() {
+    let sql = "SELECT CAST(id AS BIGINT) AS id, tier, mail, event_dt FROM latest";
+    let builder = builder().curated_sql(sql).set("history_columns", vec!["tier"]);
+    let builder = builder.set("raw.commit_time", "ts").set("raw.full_load_at", "column");
+    let load = |lab: &Lab, rows: &[[&str; 4]]| {
+        let rows: Vec<Vec<String>> = rows
+            .iter()
+            .map(|[time, id, tier, mail]| {
+                [&format!("2020-01-{time}:00"), *id, *tier, *mail].map(String::from).to_vec()
+            })
+            .collect();
+        lab.put("raw/LOAD00000001.parquet", file_of_rows(&["ts", "id", "tier", "mail"], &rows));
+    };
+    for second in [
+        &[["06 10:00", "2", "x", "Z2"], ["06 10:00", "1", "x", "Z1"]][..],
+        &[["06 10:00", "1", "x", "Z1"], ["06 10:00", "2", "x", "Z2"]],
+        &[["06 10:00", "1", "y", "Z1"]],
+        &[["06 10:00", "2", "x", "Z2"]],
+    ] {
+        let mut lab = builder.build();
+        lab.now = crate::support::now() + chrono::TimeDelta::days(1);
+        let first = [["I", "02 10:00", "1", "x", "a"], ["I", "02 10:00", "2", "x", "p"]];
+        put_mails(&lab, "20200102-000000000", &first);
+        run(&lab);
+        load(&lab, &[["04 10:00", "1", "x", "L1"], ["04 10:00", "2", "x", "L2"]]);
+        run(&lab);
+        lab.now += chrono::TimeDelta::days(1);
+        load(&lab, second);
+        run(&lab);
+        put_mails(&lab, "20200107-000000000", &[["U", "03 10:00", "1", "y", "n"]]);
+        let note = lab.run("2020-01-01", "2020-02-01").expect("a run").note.expect("a note");
+        assert!(note.contains("LOAD00000001"), "{note}");
+        let rows = mails(&lab);
+        assert!(rows.iter().any(|row| row.starts_with("1 x a 04 10:00")), "{rows:?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_read_again_must_be_the_one_that_was_folded() {
+    let sql = "SELECT CAST(id AS BIGINT) AS id, tier, mail, event_dt FROM latest";
+    let builder = builder().curated_sql(sql).set("history_columns", vec!["tier"]);
+    let lab = builder.window_by("path").set("raw.lookback", "0d").build();
+    let put = |day: &str, rows: &[[&str; 5]]| put_mails(&lab, &format!("2020/01/{day}/x"), rows);
+    put("02", &[["I", "02 10:00", "1", "blue", "a"]]);
+    put("03", &[["U", "03 10:00", "1", "blue", "b"]]);
+    lab.run("2020-01-02", "2020-01-04").expect("a run");
+    for rows in [&[["U", "03 10:00", "1", "green", "b"]][..], &[]] {
+        put("03", rows);
+        put("05", &[["U", "02 12:00", "1", "red", "c"]]);
+        let before = lab.contents("lake/curated");
+        let error = lab.run("2020-01-05", "2020-01-06").expect_err("refused");
+        assert_refused(error, 65, "row 1 of", "restore the file");
+        assert_eq!(lab.contents("lake/curated"), before);
+    }
+    put("03", &[["U", "03 10:00", "1", "blue", "b"]]);
+    lab.run("2020-01-05", "2020-01-06").expect("a run");
+    let rows =
+        ["1 blue a 02 10:00 to 02 12:00", "1 blue b 03 10:00 to -", "1 red c 02 12:00 to 03 10:00"];
+    assert_eq!(mails(&lab), rows);
+}
+
+/// The file of a change, its time in hours, its key, which operation, and whether its tier is blue.
+type OfMails = (usize, u32, u32, u32, bool);
+
+#[test]
+fn random_changes_of_other_columns_come_to_the_history_of_one_run_over_all() {
+    let sql = "SELECT CAST(id AS BIGINT) AS id, tier, mail, event_dt FROM latest";
+    let change = (0..4usize, 0..40u32, 1..3u32, 0..12u32, prop::bool::weighted(0.75));
+    let changes = prop::collection::vec(change, 10..40);
+    let cases = (changes, Just(vec![0, 1, 2, 3]).prop_shuffle(), 0..4usize);
+    let checked = |(changes, order, kind): (Vec<OfMails>, Vec<usize>, usize)| {
+        let partition_by =
+            [&["event_dt"][..], &["is_current", "event_dt"], &["tier"], &["mail"]][kind];
+        let format = ["parquet", "delta"][changes.len() % 2];
+        let builder = builder().format(format).curated_sql(sql).partition_by(partition_by);
+        let builder = builder.set("history_columns", vec!["tier"]);
+        let files: Vec<Vec<[String; 5]>> = (0..4)
+            .map(|file| {
+                let of_file = changes.iter().enumerate().filter(|(_, change)| change.0 == file);
+                let rows = of_file.map(|(number, (_, time, key, op, is_blue))| {
+                    let op = ["D", "T"].get(*op as usize).unwrap_or(&"U");
+                    let id = if *op == "T" { "-".into() } else { key.to_string() };
+                    let tier = if *is_blue { "blue" } else { "gold" };
+                    let time = format!("{:02} {:02}:00", 2 + time / 20, time % 20);
+                    [op.to_string(), time, id, tier.into(), number.to_string()]
+                });
+                rows.collect()
+            })
+            .collect();
+        let put = |lab: &Lab, file: usize| {
+            let rows: Vec<[&str; 5]> = files[file]
+                .iter()
+                .map(|row| [0, 1, 2, 3, 4].map(|column| row[column].as_str()))
+                .collect();
+            put_mails(lab, &format!("2020010{}-000000000", file + 2), &rows);
+        };
+        let [one_by_one, at_once] = [builder.build(), builder.build()];
+        for file in order.iter().copied().filter(|file| !files[*file].is_empty()) {
+            put(&one_by_one, file);
+            run(&one_by_one);
+            put(&at_once, file);
+        }
+        run(&at_once);
+        prop_assert_eq!(mails(&one_by_one), mails(&at_once));
+        let verified = one_by_one.verify().expect("compared");
+        prop_assert_eq!(verified.exit_code(), 0, "{}", verified.text());
+        Ok(())
+    };
+    let mut runner = TestRunner::new(Config { cases: 40 * test_times(), ..Config::default() });
+    runner.run(&cases, checked).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn named_columns_must_be_there_and_are_for_histories() {
+    let refusal = |builder: LabBuilder| {
+        let lab = builder.build();
+        put(&lab, "20200102-000000000", &[["I", "02 10:00", "1", "a"]]);
+        let output = lab.program_for("run", "2020-01-01", "2020-02-01").run();
+        assert_eq!(output.code, 2, "{}", output.stderr);
+        output.stderr
+    };
+    let named = |columns: &[&str]| builder().set("history_columns", columns.to_vec());
+    assert!(refusal(named(&["tiers"])).contains("lacks the column `tiers`, by which rows are"));
+    assert!(refusal(named(&["tier", "tier"])).contains("names `tier` twice"));
+    assert!(refusal(named(&["valid_to"])).contains("`history_columns` names `valid_to`"));
+    assert!(refusal(named(&[])).contains("`history_columns` is empty"));
+    assert!(refusal(named(&["tier"]).keep("latest")).contains("is for keep = \"history\""));
 }
 
 #[test]

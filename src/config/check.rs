@@ -30,6 +30,7 @@ pub(super) fn check(parsed: PipelineToml, folder: &Path, file: &Path) -> Result<
         name: parsed.name,
         key: parsed.key,
         keep: checks.keep(parsed.keep, parsed.keep_deleted)?,
+        history_columns: checks.history_columns(parsed.keep, parsed.history_columns)?,
         raw,
         curated,
         aggregates,
@@ -211,6 +212,26 @@ impl Checks<'_> {
                 .wrong("keep_deleted", format!("is for keep = \"latest\", and keep is `{keep}`"))
                 .hint("leave it out, or write keep = \"latest\"")),
             (_, false) => Ok(keep),
+        }
+    }
+
+    /// The columns that a change must alter to make a row of a history.
+    fn history_columns(&self, keep: Keep, columns: Option<Vec<String>>) -> Result<Vec<String>> {
+        const KEY: &str = "history_columns";
+        let Some(columns) = columns else { return Ok(Vec::new()) };
+        if keep != Keep::History {
+            let why = format!("is for keep = \"history\", and keep is `{keep}`");
+            return Err(self.wrong(KEY, why).hint("leave it out, or write keep = \"history\""));
+        }
+        no_repeats(&columns).map_err(|name| self.wrong(KEY, format!("names `{name}` twice")))?;
+        match columns.iter().find(|name| keep.is_own(name)) {
+            Some(own) => Err(self
+                .wrong(KEY, format!("names `{own}`"))
+                .hint("name columns of `curated.sql`: this one says when a row holds")),
+            None if columns.is_empty() => Err(self
+                .wrong(KEY, "is empty".into())
+                .hint("name columns of `curated.sql`, or leave it out: then all are compared")),
+            None => Ok(columns),
         }
     }
 

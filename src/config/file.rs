@@ -17,6 +17,7 @@ pub(super) struct PipelineToml {
     pub(super) keep: Keep,
     #[serde(default)]
     pub(super) keep_deleted: bool,
+    pub(super) history_columns: Option<Vec<String>>,
     pub(super) raw: raw::RawToml,
     pub(super) curated: CuratedToml,
     #[serde(default)]

@@ -12,6 +12,7 @@ pub(super) const PIPELINE_KEYS: &[&str] = &[
     "key",
     "keep",
     "keep_deleted",
+    "history_columns",
     "raw.url",
     "raw.format",
     "raw.unavailable_value",

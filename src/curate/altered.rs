@@ -1,5 +1,5 @@
-//! Which columns of a history a change must alter to make a row: all but the key, which is the same in all rows of a key,
-//! and the day, which says when the change was and not what it left.
+//! Which columns of a history a change must alter to make a row: those that `history_columns` names, or all but the key,
+//! which is the same in all rows of a key, and the day, which says when the change was and not what it left.
 
 use std::sync::Arc;
 
@@ -22,12 +22,23 @@ pub(crate) struct ComparedColumns {
 }
 
 impl ComparedColumns {
-    /// Those among the columns of a table, which are not its own, whose query has `count` columns.
-    pub(super) fn new(columns: &[Field], key: &[String], day: Option<&str>, count: usize) -> Self {
-        let is_compared =
-            |field: &&Field| !key.contains(field.name()) && Some(field.name().as_str()) != day;
+    /// Those among the columns of a table, which are not its own, whose query has `count` columns; of `named` ones, these.
+    pub(super) fn new(
+        columns: &[Field],
+        (key, day, named): (&[String], Option<&str>, &[String]),
+        count: usize,
+    ) -> Self {
+        let is_compared = |field: &&Field| match named {
+            [] => !key.contains(field.name()) && Some(field.name().as_str()) != day,
+            named => named.contains(field.name()),
+        };
         let compared: Vec<Field> = columns.iter().filter(is_compared).cloned().collect();
         ComparedColumns { schema: Arc::new(Schema::new(compared)), count }
+    }
+
+    /// The same, of a query with so many columns.
+    pub(super) fn with_count(&self, count: usize) -> Self {
+        ComparedColumns { schema: Arc::clone(&self.schema), count }
     }
 
     /// The hashes of the rows that a batch of the query has, as the table has them; null of those that it may not have,

@@ -8,17 +8,51 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array, UInt64Array};
 use arrow::compute::{concat_batches, partition, take_record_batch};
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::execution::runtime_env::RuntimeEnv;
 
 use crate::config::Keep;
 use crate::curate::validity::end_columns;
 use crate::error::{Error, Result};
 use crate::table::rebuild::PublishedTable;
-use crate::table::sorter::{Order, Readers, Sorted, Sorter, compact};
+use crate::table::sorter::{Merge, Order, Readers, Sorted, Sorter, compact};
 
 /// The most copies of a partition that are looked for at once, and the most bytes of what they have of their own.
 const COPIES_MAX: usize = 256 << 10;
 const COPIES_BYTES_MAX: usize = 16 << 20;
+
+/// The order of copies that are read from raw: the columns of a pair of rows, then the raw location, path and row of the change, and the hash
+/// of its row. They are sorted by file and row.
+fn raw_order(pairs: &Schema) -> Result<Arc<Order>> {
+    let sources = [
+        ("location", DataType::Int32),
+        ("file", DataType::Utf8),
+        ("row", DataType::Int64),
+        ("row_hash", DataType::Int64),
+    ];
+    let sources = sources.map(|(name, data_type)| Arc::new(Field::new(name, data_type, true)));
+    let fields: Vec<_> = pairs.fields().iter().cloned().chain(sources).collect();
+    let count = fields.len();
+    let by = (count - 4..count - 1).collect();
+    let schema = Arc::new(Schema::new(fields));
+    Ok(Arc::new(Order::new(schema, Vec::new(), by, (0..count).collect())?))
+}
+
+/// The next copies that are made at once; `None` at the end.
+pub(super) fn next_copies(merge: &mut Merge<'_>, order: &Order) -> Result<Option<RecordBatch>> {
+    let mut batches = Vec::new();
+    let (mut count, mut bytes) = (0, 0);
+    while count < COPIES_MAX
+        && bytes < COPIES_BYTES_MAX
+        && let Some(batch) = merge.next_batch()?
+    {
+        count += batch.num_rows();
+        bytes += batch.get_array_memory_size();
+        batches.push(batch);
+    }
+    let is_end = batches.is_empty();
+    Ok((!is_end).then(|| concat_batches(order.stored_schema(), &batches)).transpose()?)
+}
 
 /// What copies have of their own: the columns of the key, the partition, the day and the times.
 #[derive(Clone, Debug)]
@@ -30,7 +64,34 @@ pub(crate) struct CopiedColumns {
     keep: Keep,
     /// The order of copies: the columns of the row that is copied, then those of the copy. They are grouped by the
     /// partition of the row that is copied, and sorted by its key and times.
-    pub(super) order: Arc<Order>,
+    order: Arc<Order>,
+    /// The order of copies that are read from raw.
+    pub(super) raw_order: Arc<Order>,
+}
+
+/// Copies of one thread that are to be made.
+pub(crate) struct Copies {
+    pub(super) columns: Arc<CopiedColumns>,
+    /// Those from the published table.
+    pub(super) published: Sorter,
+    /// Those from raw, where not all columns are compared.
+    pub(super) from_raw: Option<Sorter>,
+}
+
+impl Copies {
+    /// None so far; `reads_raw` says whether any are read from raw.
+    pub(super) fn new(
+        columns: &Arc<CopiedColumns>,
+        reads_raw: bool,
+        runtime: &Arc<RuntimeEnv>,
+    ) -> Self {
+        let sorter = |order| Sorter::new(Arc::clone(order), Arc::clone(runtime));
+        Copies {
+            published: sorter(&columns.order),
+            from_raw: reads_raw.then(|| sorter(&columns.raw_order)),
+            columns: Arc::clone(columns),
+        }
+    }
 }
 
 impl CopiedColumns {
@@ -54,8 +115,10 @@ impl CopiedColumns {
         let groups = groups.collect::<Result<Vec<_>, _>>()?;
         let sort_by = (0..own.len()).filter(|at| !groups.contains(at)).collect();
         let stored = (0..both.len()).collect();
-        let order = Order::new(Arc::new(Schema::new(both)), groups, sort_by, stored)?;
-        Ok(CopiedColumns { table: Arc::clone(table), own, keep, order: Arc::new(order) })
+        let both = Arc::new(Schema::new(both));
+        let raw_order = raw_order(&both)?;
+        let order = Arc::new(Order::new(both, groups, sort_by, stored)?);
+        Ok(CopiedColumns { table: Arc::clone(table), own, keep, order, raw_order })
     }
 
     /// Copies to be made: the rows that are copied, and the copies, given by rows of the table that have the own
@@ -65,6 +128,20 @@ impl CopiedColumns {
             .into_iter()
             .flat_map(|rows| self.own.iter().map(|at| Arc::clone(rows.column(*at))));
         Ok(RecordBatch::try_new(Arc::clone(self.order.stored_schema()), columns.collect())?)
+    }
+
+    /// The own columns of the copies among pairs, which can have more columns.
+    pub(super) fn copies_of(&self, pairs: &RecordBatch) -> Result<RecordBatch> {
+        let schema = Arc::new(self.table.project(&self.own)?);
+        let columns = &pairs.columns()[self.own.len()..2 * self.own.len()];
+        Ok(RecordBatch::try_new(schema, columns.to_vec())?)
+    }
+
+    /// The columns of the table that copies do not have of their own.
+    pub(super) fn other_columns(&self) -> SchemaRef {
+        let fields = self.table.fields().iter().enumerate().take(self.table.fields().len() - 2);
+        let others = fields.filter(|(at, _)| !self.own.contains(at));
+        Arc::new(Schema::new(others.map(|(_, field)| Arc::clone(field)).collect::<Vec<_>>()))
     }
 
     /// Makes copies of rows of the published table, and adds them to the sorter of new rows.
@@ -81,21 +158,7 @@ impl CopiedColumns {
         let mut readers = Readers::new();
         for folder in sorted.partitions() {
             let mut merge = sorted.rows(&folder, &mut readers)?;
-            loop {
-                let mut batches = Vec::new();
-                let (mut count, mut bytes) = (0, 0);
-                while count < COPIES_MAX
-                    && bytes < COPIES_BYTES_MAX
-                    && let Some(batch) = merge.next_batch()?
-                {
-                    count += batch.num_rows();
-                    bytes += batch.get_array_memory_size();
-                    batches.push(batch);
-                }
-                if count == 0 {
-                    break;
-                }
-                let wanted = concat_batches(self.order.stored_schema(), &batches)?;
+            while let Some(wanted) = next_copies(&mut merge, &self.order)? {
                 self.make_some(&folder, &wanted, table, rows).await?;
             }
         }
@@ -110,16 +173,16 @@ impl CopiedColumns {
         table: &PublishedTable,
         rows: &mut Sorter,
     ) -> Result<()> {
-        let (from, to) = wanted.columns().split_at(self.own.len());
-        let schema = self.table.project(&self.own)?;
-        let key = table.key_names().map(|name| Ok(Arc::clone(&from[schema.index_of(name)?])));
+        let to = self.copies_of(wanted)?;
+        let schema = to.schema();
+        let key = table.key_names();
+        let key = key.map(|name| Ok(Arc::clone(wanted.column(schema.index_of(name)?))));
         let key = key.collect::<Result<Vec<ArrayRef>>>()?;
         // A row can have several copies, one after the other.
         let of_rows = partition(&key)?.ranges();
         let firsts =
             UInt32Array::from_iter_values(of_rows.iter().map(|of_row| of_row.start as u32));
         let firsts = key.iter().map(|column| arrow::compute::take(column, &firsts, None));
-        let to = RecordBatch::try_new(Arc::new(schema), to.to_vec())?;
         let mut found = table.find_rows(folder, &firsts.collect::<Result<Vec<_>, _>>()?)?;
         while let Some((existing, numbers)) = found.next().await? {
             let copies = numbers.iter().enumerate().flat_map(|(row, number)| {
@@ -134,7 +197,7 @@ impl CopiedColumns {
     }
 
     /// Copies of existing rows, with the own columns of `to`.
-    fn copies(&self, existing: &RecordBatch, to: &RecordBatch) -> Result<RecordBatch> {
+    pub(super) fn copies(&self, existing: &RecordBatch, to: &RecordBatch) -> Result<RecordBatch> {
         let lost = |name: &str| Error::internal(format!("a copied row lacks the column `{name}`"));
         let Some((end, flag, flag_of_ended)) = end_columns(self.keep) else {
             return Err(Error::internal("rows of a table without times are copied"));

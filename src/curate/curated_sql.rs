@@ -322,6 +322,11 @@ fn check_columns(
             .hint("partition by text, integer, boolean, decimal, date or timestamp"));
         }
     }
+    if let Some(column) = pipeline.history_columns.iter().find(|one| !names.contains(&one.as_str()))
+    {
+        let what = format!("the column `{column}`, by which rows are compared");
+        return Err(lacks(what, column, "history_columns"));
+    }
     let has = |column: &str| keep.own_columns().contains(&column) || names.contains(&column);
     if let Some(column) = pipeline.curated.sort_by.iter().find(|column| !has(column)) {
         let what = format!("the column `{column}`, by which rows are sorted");

@@ -32,7 +32,7 @@ use crate::changes::row_bitmap::{RowBitmap, Winners};
 use crate::changes::{ChangeColumn, Changes};
 use crate::config::{OnTie, Pipeline};
 use crate::curate::altered::ComparedColumns;
-use crate::curate::copies::CopiedColumns;
+use crate::curate::copies::Copies;
 use crate::curate::curated_sql::CuratedQuery;
 use crate::curate::merge::bloom::Bloom;
 use crate::curate::merge::decide::Decider;
@@ -207,7 +207,7 @@ pub(crate) struct Output {
     /// The standing of keys, if the balance is kept.
     pub standing: Option<Standing>,
     /// Rows of the table that are to be copied, where they can be.
-    pub copies: Option<(Arc<CopiedColumns>, Sorter)>,
+    pub copies: Option<Copies>,
 }
 
 impl Merge<'_> {
@@ -373,6 +373,7 @@ impl Merge<'_> {
             finds_floor_ties: self.pipeline.raw.on_tie == OnTie::Fail,
             places: self.places.clone(),
             day_zone: self.pipeline.raw.day_zone,
+            compares_all: self.pipeline.history_columns.is_empty(),
         });
         let tasks = outputs.into_iter().map(|mut output| {
             let (work, decider) = (Arc::clone(&work), Arc::clone(&decider));

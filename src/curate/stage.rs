@@ -7,6 +7,9 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use object_store::ObjectStoreExt;
 use tracing::{debug, info, warn};
 
 use crate::changes::Changes;
@@ -16,19 +19,20 @@ use crate::changes::reader::{Backwards, count_backwards};
 use crate::config::{Format, Keep, OnBad, Pipeline, Raw};
 use crate::curate::conservation::does_not_add_up;
 use crate::curate::merge::forget::Forgetting;
+use crate::curate::raw_copies::ReopenRaw;
 use crate::curate::{Curate, Curated};
 use crate::engine::resources::Resources;
 use crate::engine::session::{BATCH_ROWS, session};
 use crate::error::{Error, Result};
 use crate::fold::{Fold, fold};
 use crate::raw::bad_rows::{BadRow, BadRows, NOT_UTF8};
-use crate::raw::discover::{Input, Recorded};
+use crate::raw::discover::{Input, RawFile, Recorded};
 use crate::raw::loads::EarlierLoads;
 use crate::raw::open::Opening;
 use crate::raw::schema_changes::KnownColumns;
 use crate::report::Report;
 use crate::state::ledger::Ledger;
-use crate::store::Folder;
+use crate::store::{Folder, parse_path};
 
 /// What is bad in the inputs, as failed attempts to fold them have found.
 #[derive(Clone, Debug, Default)]
@@ -211,6 +215,7 @@ impl Stage<'_> {
             folded: &folded,
             earlier: (!self.is_from_empty()).then_some(self.ledger),
             compares_rows: self.compares_rows(),
+            raw: self,
             table: self.table,
             staging: self.staging,
             state: self.state,
@@ -222,6 +227,7 @@ impl Stage<'_> {
             threads,
         };
         let curated = curate.run(&context).await?;
+        self.note_not_read(&curated, report);
         note_types(&curated, report);
         note_hidden_folders(pipeline, report);
         debug!(
@@ -233,6 +239,58 @@ impl Stage<'_> {
         fill_in(report, pipeline, &folded, &curated);
         check_conservation(report, &folded.pass_one)?;
         Ok((Arc::clone(folded.pass_one.bad_rows()), curated))
+    }
+
+    /// Notes raw files that were to be read again, and are missing.
+    fn note_not_read(&self, curated: &Curated, report: &mut Report) {
+        let mut files = curated.not_read.iter();
+        let Some((location, path)) = files.next() else { return };
+        let note = format!(
+            "{} raw files are missing, or were written over, such as {}: changes of them got rows of their own, which have the values \
+             of an earlier change in the columns that `history_columns` does not name",
+            curated.not_read.len(),
+            self.raw[*location].describe(path)
+        );
+        warn!("{note}");
+        report.note.get_or_insert(note);
+    }
+
+    /// Opens raw files that earlier runs have folded, without those that are missing.
+    async fn open_again(&self, files: Vec<(usize, String)>) -> Result<Arc<Changes>> {
+        let mut loads = self.ledger.timed_loads();
+        let mut inputs = Vec::new();
+        for (location, path) in files {
+            let folder = &self.raw[location];
+            let object = match folder.store.head(&parse_path(&path)?).await {
+                Err(object_store::Error::NotFound { .. }) => continue,
+                object => object.map_err(|error| {
+                    Error::store(format!("read {}", folder.describe(&path)), error)
+                })?,
+            };
+            let at = loads.iter().position(|load| (load.location, &load.path) == (location, &path));
+            let load = at.and_then(|at| loads[at].load.take());
+            let full_load = self.pipeline.raw.is_full_load(location, &path);
+            let file = RawFile { load, ..RawFile::new(location, path, object) };
+            inputs.push(Input { file, full_load, late: false, rows: None, only: None });
+        }
+        let known = match &self.ledger.contract {
+            Some(contract) => contract.known_columns()?,
+            None => KnownColumns::default(),
+        };
+        let bad_rows = Arc::new(BadRows::new(u64::MAX));
+        let loads = self.ledger.timed_loads();
+        let opening = Opening {
+            loads: EarlierLoads { files: &loads, is_from_empty: false },
+            ..Opening::new(self.raw, &self.pipeline.raw, self.resources, self.runtime, &bad_rows)
+        };
+        let opened = Changes::open(inputs, opening, self.pipeline, &known, BATCH_ROWS).await?;
+        match opened {
+            (changes, unopened) if unopened.is_empty() => Ok(Arc::new(changes)),
+            (_, unopened) => Err(unopened
+                .into_iter()
+                .next()
+                .map_or_else(|| Error::internal("no file was not opened"), |(_, error)| error)),
+        }
     }
 
     /// Counts the inputs in the report, and logs them.
@@ -449,6 +507,12 @@ fn note_hidden_folders(pipeline: &Pipeline, report: &mut Report) {
         );
         warn!("{note}");
         report.note.get_or_insert(note);
+    }
+}
+
+impl ReopenRaw for Stage<'_> {
+    fn reopen(&self, files: Vec<(usize, String)>) -> BoxFuture<'_, Result<Arc<Changes>>> {
+        self.open_again(files).boxed()
     }
 }
 

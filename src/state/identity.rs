@@ -1,5 +1,7 @@
 //! The identity of a pipeline: settings that must not change while its state exists.
 
+use std::collections::BTreeSet;
+
 use chrono_tz::Tz;
 use datafusion::sql::sqlparser::ast::{SetExpr, Statement};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
@@ -7,6 +9,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Format, Keep, Pipeline};
+use crate::state::versions::quoted;
 
 /// The settings of a pipeline that must not change while its state exists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,7 +124,12 @@ impl Identity {
             full_load_at: Some(raw.full_loads.at.name().to_string())
                 .filter(|_| raw.full_loads.at.is_time()),
             table: raw.table.as_ref().map(ToString::to_string),
-            history_columns: (pipeline.keep == Keep::History).then(|| ALL_COLUMNS.to_string()),
+            history_columns: (pipeline.keep == Keep::History).then(|| {
+                let named = pipeline.history_columns.iter().map(|name| quoted(name));
+                let named = named.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>();
+                let named = named.join(", ");
+                if named.is_empty() { ALL_COLUMNS.to_string() } else { named }
+            }),
             curated_sql: pipeline.curated.sql.fingerprint(),
             query: Query::of(&pipeline.curated.sql.text),
         }
@@ -139,6 +147,7 @@ impl Identity {
             ("curated.format", self.format != other.format),
             ("key", self.key != other.key),
             (kept, self.keep != other.keep),
+            ("history_columns", self.compares_other_columns(other)),
             ("raw.order_by", self.order_by != other.order_by),
             ("raw.commit_time", self.commit_time != other.commit_time),
             ("raw.event_time", self.event_time != other.event_time),
@@ -161,6 +170,12 @@ impl Identity {
 }
 
 impl Identity {
+    /// Whether rows are compared by other columns. A history that was begun when each change made a row goes on like that.
+    fn compares_other_columns(&self, other: &Self) -> bool {
+        let columns = |one: &Self| one.history_columns.clone().unwrap_or(ALL_COLUMNS.into());
+        self.keep == other.keep && columns(self) != columns(other)
+    }
+
     /// Whether existing rows are not rows of the other query. A query of a Delta table may add
     /// columns: they are null in existing rows. Where rows are compared, which changes have a row would depend on them.
     fn is_other_query(&self, other: &Self) -> bool {

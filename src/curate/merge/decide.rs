@@ -9,7 +9,7 @@ use arrow::array::{
     ArrayRef, AsArray, BooleanArray, DictionaryArray, Int32Array, Int64Array, RecordBatch,
     StringArray, UInt32Array, UInt64Array, new_null_array,
 };
-use arrow::compute::{cast, take_record_batch};
+use arrow::compute::{cast, is_null, take_record_batch};
 use arrow::datatypes::{Date32Type, SchemaRef, UInt32Type};
 use arrow::row::{RowConverter, SortField};
 use chrono_tz::Tz;
@@ -19,19 +19,20 @@ use crate::changes::BEFORE_ALL;
 use crate::changes::file_order::RankedFiles;
 use crate::changes::row_bitmap::RowBitmap;
 use crate::config::{DELETED_AT, IS_CURRENT, Keep, VALID_FROM, VALID_TO};
+use crate::curate::copies::{CopiedColumns, Copies};
 use crate::curate::merge::deletes::add_deletes;
-use crate::curate::merge::entries::{Entries, Files};
+use crate::curate::merge::entries::{Entries, Files, column};
 use crate::curate::merge::entry::{ChangeOrder, Entry, EntryColumns, Orders, Origin, of_keys};
 use crate::curate::merge::floors::{Floors, SortedFloors};
 use crate::curate::merge::forget::{Forgetting, KeyToForget};
-use crate::curate::merge::intervals::{Ends, Moment, add_ends, of_instants};
+use crate::curate::merge::intervals::{Copied, Ends, Moment, add_ends, of_instants};
 use crate::curate::merge::rows_of_versions::KeyFloors;
 use crate::curate::merge::seen_floors::SeenFloors;
 use crate::curate::merge::{Counts, Output};
 use crate::curate::places::Places;
 use crate::curate::validity::valid_times;
 use crate::error::{Error, Result};
-use crate::state::versions::VersionsLayout;
+use crate::state::versions::{ROW_HASH, VersionsLayout};
 use crate::table::partition_names::partition_folder;
 use crate::types::times::{day_in, day_of};
 
@@ -58,6 +59,8 @@ pub(super) struct Decider {
     pub(super) places: Places,
     /// The zone of days.
     pub(super) day_zone: Tz,
+    /// Whether rows with equal hashes are equal in all columns but the day.
+    pub(super) compares_all: bool,
 }
 
 /// The decision about the entries of one key, by their rows.
@@ -291,8 +294,9 @@ impl Decider {
                 Keep::LatestAndDeleted => add_deletes(moments, floors, &columns.orders, ends),
                 Keep::History => {
                     let day = |at: usize| columns.entry(at).day;
-                    let of_rows =
-                        (|at| columns.left(at), |one: usize, other: usize| day(one) == day(other));
+                    let is_same =
+                        |one: usize, other: usize| self.compares_all && day(one) == day(other);
+                    let of_rows = (|at| columns.left(at), is_same);
                     add_ends(moments, seen, &columns.orders, of_rows, moves, ends);
                 }
             }
@@ -329,26 +333,67 @@ impl Decider {
             let ends = (&current, Some(&ends.into()));
             output.rows.push(&self.tombstones(&taken(moved)?, ends, counts)?)?;
         }
-        if let Some((columns, copies)) = &mut output.copies
+        if let Some(copies) = &mut output.copies
             && !decided.ends.copied.is_empty()
         {
-            let copied = &decided.ends.copied;
-            let from = taken(copied.iter().map(|one| one.from.0 as u32).collect())?;
-            let to = taken(copied.iter().map(|one| one.to as u32).collect())?;
-            counts
-                .days
-                .extend(to.column(self.entries.keys).as_primitive::<Date32Type>().iter().flatten());
-            let ends = copied.iter().map(|one| one.end).collect();
-            let current = copied.iter().map(|one| Some(one.from.1)).collect();
-            let is_current = arrow::compute::is_null(&ends)?;
-            let from = self.marks(&from, (&current, None))?;
-            let to = self.marks(&to, (&is_current, Some(&ends)))?;
-            copies.push(&columns.pair(&from, &to)?)?;
+            self.push_copies(rows, &decided.ends.copied, copies, counts)?;
         }
         if let Some(standing) = &mut output.standing {
             standing.push(&taken(decided.unsettled)?)?;
         }
         Ok(())
+    }
+
+    /// Passes on rows that are copied. Where not all columns are compared, the row of another change is read from raw.
+    fn push_copies(
+        &self,
+        rows: &RecordBatch,
+        copied: &[Copied],
+        copies: &mut Copies,
+        counts: &mut Counts,
+    ) -> Result<()> {
+        let (of_other, of_same): (Vec<Copied>, Vec<Copied>) =
+            copied.iter().partition(|one| copies.from_raw.is_some() && one.from.0 != one.to);
+        if !of_same.is_empty() {
+            let (pairs, _) = self.pairs(rows, &of_same, &copies.columns, counts)?;
+            copies.published.push(&pairs)?;
+        }
+        if let Some(from_raw) = copies.from_raw.as_mut().filter(|_| !of_other.is_empty()) {
+            let (pairs, to) = self.pairs(rows, &of_other, &copies.columns, counts)?;
+            let files = column(&to, "file")?.as_primitive::<UInt32Type>().values().iter();
+            let files = files.map(|number| self.ranked.file(*number));
+            let (locations, paths): (Vec<i32>, Vec<&str>) =
+                files.map(|(location, path)| (location as i32, path)).unzip();
+            let mut columns = pairs.columns().to_vec();
+            columns.push(Arc::new(Int32Array::from(locations)));
+            columns.push(Arc::new(StringArray::from(paths)));
+            columns.push(Arc::clone(column(&to, "row")?));
+            columns.push(Arc::clone(column(&to, ROW_HASH)?));
+            let schema = Arc::clone(copies.columns.raw_order.stored_schema());
+            from_raw.push(&RecordBatch::try_new(schema, columns)?)?;
+        }
+        Ok(())
+    }
+
+    /// Copied rows as pairs, and the entries of the copies.
+    fn pairs(
+        &self,
+        rows: &RecordBatch,
+        copied: &[Copied],
+        columns: &CopiedColumns,
+        counts: &mut Counts,
+    ) -> Result<(RecordBatch, RecordBatch)> {
+        let taken = |at: Vec<u32>| take_record_batch(rows, &UInt32Array::from(at));
+        let from = taken(copied.iter().map(|one| one.from.0 as u32).collect())?;
+        let to = taken(copied.iter().map(|one| one.to as u32).collect())?;
+        let days = to.column(self.entries.keys).as_primitive::<Date32Type>();
+        counts.days.extend(days.iter().flatten());
+        let ends = copied.iter().map(|one| one.end).collect();
+        let current = copied.iter().map(|one| Some(one.from.1)).collect();
+        let is_current = is_null(&ends)?;
+        let from = self.marks(&from, (&current, None))?;
+        let marked = self.marks(&to, (&is_current, Some(&ends)))?;
+        Ok((columns.pair(&from, &marked)?, to))
     }
 
     /// Removes the rows and versions of a key that is forgotten.
@@ -498,6 +543,10 @@ impl Decider {
     /// come, go or change.
     fn note_ends(&self, ends: &Ends, deciding: &Deciding<'_>, counts: &mut Counts) -> Result<()> {
         let orders = &deciding.columns.orders;
+        if ends.overlap {
+            return Err(Error::internal("the run does not add up: two rows of a key overlap")
+                .hint("nothing was published"));
+        }
         counts.ended += ends.ended;
         counts.current_before += ends.current_before;
         counts.ties += ends.tied_keys;

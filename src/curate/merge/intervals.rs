@@ -54,6 +54,8 @@ pub(super) struct Ends {
     /// The number of keys for which only file or row decided whether the last insert or update, or a delete, is the
     /// later one, both of this run.
     pub(super) tied_keys: u64,
+    /// Whether rows of a key overlap, which must not be.
+    pub(super) overlap: bool,
     /// The number of keys that had a row without an end, and of those that have none now.
     pub(super) current_before: u64,
     pub(super) ended: u64,
@@ -168,13 +170,14 @@ pub(super) fn join(
 }
 
 /// Computes what becomes of the rows of a key, of all of its moments, in the order of time. `earlier` are the floors
-/// of before, `floors` all of them; `left` says what a change leaves, and `is_same_day` whether two have one day. Where `moves` holds, a row that ends moves to another
+/// of before, `floors` all of them; `left` says what a change leaves, and `is_same` whether two with equal hashes
+/// leave the same row. Where `moves` holds, a row that ends moves to another
 /// partition.
 pub(super) fn add_ends(
     moments: &[Moment],
     [earlier, floors]: &[SeenFloors<'_>; 2],
     order: &impl ChangeOrder,
-    (left, is_same_day): (impl Fn(usize) -> Left, impl Fn(usize, usize) -> bool),
+    (left, is_same): (impl Fn(usize) -> Left, impl Fn(usize, usize) -> bool),
     moves: bool,
     ends: &mut Ends,
 ) {
@@ -182,14 +185,16 @@ pub(super) fn add_ends(
     let changes = || moments.iter().map(|one| (one.instant, Some(one.after)));
     hold(changes(), floors, order, now, |one, other| tied.push((one, other)));
     join(changes(), &left, now, first);
+    let overlap = overlap(moments, now);
     let versions = || moments.iter().map(|one| (one.instant, one.before.map(|before| before.0)));
     hold(versions(), earlier, order, then, |_, _| ());
     join(versions(), &left, then, first);
+    ends.overlap |= overlap;
     let (mut was_current, mut is_current) = (false, false);
     for (number, Moment { before, after, .. }) in moments.iter().enumerate() {
         let row = left(*after);
         let is_same = before.is_some_and(|(version, _)| {
-            left(version).is_equal_row(row) && is_same_day(version, *after)
+            left(version).is_equal_row(row) && is_same(version, *after)
         });
         let (was, is) = ends.add(number, moments, (row != Left::Nothing, is_same), moves);
         was_current |= was;
@@ -197,6 +202,16 @@ pub(super) fn add_ends(
     }
     ends.current_before += u64::from(was_current);
     ends.ended += u64::from(was_current && !is_current);
+}
+
+/// Whether a row begins before the one before it has ended.
+fn overlap(moments: &[Moment], held: &[Held]) -> bool {
+    let mut free_from = Some(i64::MIN);
+    moments.iter().zip(held).any(|(moment, held)| {
+        let Some(end) = held else { return false };
+        let before = std::mem::replace(&mut free_from, *end);
+        before.is_none_or(|from| moment.instant < from)
+    })
 }
 
 impl Ends {
@@ -274,6 +289,18 @@ mod tests {
         let mut all = Vec::new();
         hold(changes, &seen, &order, &mut all, |_, _| ());
         all
+    }
+
+    #[test]
+    fn rows_that_overlap_are_found() {
+        let moment = |instant| Moment { instant, before: None, after: 0 };
+        let moments: Vec<Moment> = [1, 5, 9].map(moment).to_vec();
+        let of = |held: [Held; 3]| overlap(&moments, &held);
+        assert!(!of([Some(Some(5)), Some(Some(7)), Some(None)]));
+        assert!(!of([Some(Some(9)), None, Some(None)]));
+        assert!(!of([None, None, None]));
+        assert!(of([Some(Some(6)), Some(Some(9)), Some(None)]));
+        assert!(of([Some(None), None, Some(None)]));
     }
 
     #[test]
