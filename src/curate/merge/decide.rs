@@ -517,23 +517,13 @@ impl Decider {
             counts.ties += 1;
             counts.tie(self.ordinal(last, orders)?);
         }
-        let mut last_of_day: Option<usize> = None;
+        let is_winner = |entry: &&Entry| entry.origin == Origin::Winner;
         let mut kept: Vec<Entry> = Vec::with_capacity(entries.len());
-        for entry in entries.drain(..) {
-            let before = last_of_day.filter(|before| kept[*before].day == entry.day);
-            match before {
-                Some(before) if entry.origin == Origin::Winner => {
-                    if orders.is_later(entry.at, kept[before].at) {
-                        kept[before] = entry;
-                    }
-                }
-                _ => {
-                    if entry.origin == Origin::Winner {
-                        last_of_day = Some(kept.len());
-                    }
-                    kept.push(entry);
-                }
-            }
+        for of_day in entries.chunk_by(|one, other| one.day == other.day) {
+            let winners = of_day.iter().filter(is_winner);
+            let last = winners.fold(None, |last, winner| orders.later(last, winner.at));
+            let stays = |entry: &&Entry| !is_winner(entry) || Some(entry.at) == last;
+            kept.extend(of_day.iter().filter(stays));
         }
         *entries = kept;
         Ok(())
