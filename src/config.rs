@@ -96,7 +96,7 @@ pub enum Keep {
     LatestAndDeleted,
     /// One row per key and day: the last change of that day.
     LatestPerDay,
-    /// One row per key and commit time, with the time at which it begins and the one at which it ends.
+    /// One row per change that alters the row, with the time at which it begins and the one at which it ends.
     History,
 }
 

@@ -257,7 +257,7 @@ impl Stage<'_> {
 
     /// Opens raw files that earlier runs have folded, without those that are missing.
     async fn open_again(&self, files: Vec<(usize, String)>) -> Result<Arc<Changes>> {
-        let mut loads = self.ledger.timed_loads();
+        let loads = self.ledger.timed_loads();
         let mut inputs = Vec::new();
         for (location, path) in files {
             let folder = &self.raw[location];
@@ -267,8 +267,8 @@ impl Stage<'_> {
                     Error::store(format!("read {}", folder.describe(&path)), error)
                 })?,
             };
-            let at = loads.iter().position(|load| (load.location, &load.path) == (location, &path));
-            let load = at.and_then(|at| loads[at].load.take());
+            let is_file = |load: &&RawFile| (load.location, &load.path) == (location, &path);
+            let load = loads.iter().find(is_file).and_then(|file| file.load.clone());
             let full_load = self.pipeline.raw.is_full_load(location, &path);
             let file = RawFile { load, ..RawFile::new(location, path, object) };
             inputs.push(Input { file, full_load, late: false, rows: None, only: None });
@@ -278,18 +278,15 @@ impl Stage<'_> {
             None => KnownColumns::default(),
         };
         let bad_rows = Arc::new(BadRows::new(u64::MAX));
-        let loads = self.ledger.timed_loads();
         let opening = Opening {
             loads: EarlierLoads { files: &loads, is_from_empty: false },
             ..Opening::new(self.raw, &self.pipeline.raw, self.resources, self.runtime, &bad_rows)
         };
-        let opened = Changes::open(inputs, opening, self.pipeline, &known, BATCH_ROWS).await?;
-        match opened {
-            (changes, unopened) if unopened.is_empty() => Ok(Arc::new(changes)),
-            (_, unopened) => Err(unopened
-                .into_iter()
-                .next()
-                .map_or_else(|| Error::internal("no file was not opened"), |(_, error)| error)),
+        let (changes, unopened) =
+            Changes::open(inputs, opening, self.pipeline, &known, BATCH_ROWS).await?;
+        match unopened.into_iter().next() {
+            Some((_, error)) => Err(error),
+            None => Ok(Arc::new(changes)),
         }
     }
 

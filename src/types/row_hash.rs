@@ -53,12 +53,6 @@ pub(crate) fn row_hashes<'a>(
 
 /// Passes the bytes of each value to `add`, with its row; those of a null have no meaning.
 fn add_hashes(values: &ArrayRef, mut add: impl FnMut(usize, &[u8])) -> Result<(), ArrowError> {
-    let mut whole = |values: &ArrayRef| -> Result<(), ArrowError> {
-        let values = cast(values, &DataType::Int64)?;
-        let values = values.as_primitive::<Int64Type>().values().iter();
-        values.enumerate().for_each(|(row, value)| add(row, &value.to_le_bytes()));
-        Ok(())
-    };
     match values.data_type() {
         DataType::UInt64 | DataType::Decimal32(..) | DataType::Decimal64(..) => {
             let scale = match values.data_type() {
@@ -67,7 +61,11 @@ fn add_hashes(values: &ArrayRef, mut add: impl FnMut(usize, &[u8])) -> Result<()
             };
             return add_hashes(&cast(values, &DataType::Decimal128(38, scale))?, add);
         }
-        other if other.is_integer() => whole(values)?,
+        other if other.is_integer() => {
+            let values = cast(values, &DataType::Int64)?;
+            let values = values.as_primitive::<Int64Type>().values().iter();
+            values.enumerate().for_each(|(row, value)| add(row, &value.to_le_bytes()));
+        }
         DataType::Float16 | DataType::Float32 | DataType::Float64 => {
             add_floats(&cast(values, &DataType::Float64)?, add);
         }
@@ -224,7 +222,7 @@ fn bytes_of(values: &ArrayRef) -> Result<Vec<Option<Vec<u8>>>, ArrowError> {
     Ok(all)
 }
 
-/// As [`add_hashes`], for values inside of others.
+/// As [`add_hashes`], for values inside of others. Its type is the same at all depths, so that the compiler ends.
 fn inside(values: &ArrayRef, add: &mut dyn FnMut(usize, &[u8])) -> Result<(), ArrowError> {
     add_hashes(values, add)
 }
