@@ -25,15 +25,12 @@ use std::io::{BufReader, BufWriter};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, RecordBatch, UInt32Array, UInt64Array,
-};
-use arrow::buffer::{BooleanBuffer, NullBuffer, ScalarBuffer};
-use arrow::compute::{concat_batches, interleave, take_record_batch};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, UInt32Array, UInt64Array};
+use arrow::buffer::ScalarBuffer;
+use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
-use arrow::record_batch::RecordBatchOptions;
 use arrow::row::{RowConverter, Rows, SortField};
 use datafusion::common::hash_utils::RandomState;
 use datafusion::execution::SpillFile;
@@ -44,8 +41,10 @@ use crate::engine::session::BATCH_ROWS;
 use crate::error::Result;
 use crate::table::partition_names::partition_folder;
 
+mod gather;
 mod merge;
 
+use gather::Gatherer;
 pub(crate) use merge::{Merge, Sorted};
 
 /// The approximate size of a block of a run on disk.
@@ -108,6 +107,11 @@ impl Order {
             sort_by,
             stored,
         })
+    }
+
+    /// Whether rows are sorted.
+    fn is_sorted(&self) -> bool {
+        !self.sort_by.is_empty()
     }
 
     /// The schema of the stored columns.
@@ -336,31 +340,34 @@ impl Sorter {
             }
             self.reservation.grow(bytes);
         }
-        let partitions = Order::rows(&self.order.partitions, batch, &self.order.partition_by)?;
         let number = self.buffered.len() as u32;
-        match partitions {
-            None if batch.num_rows() > 0 => {
-                let only = self.partition(String::new());
-                let row_refs =
-                    (0..batch.num_rows() as u32).map(|row| RowRef { batch: number, row });
-                self.row_refs[only].extend(row_refs);
-                self.counts[only] += batch.num_rows() as u64;
-            }
-            None => {}
-            Some(partitions) => self.assign_partitions(batch, &partitions, number)?,
+        let mut partitions = self.partitions_of(batch)?;
+        let mut rows = rows;
+        if !self.order.is_sorted() && rows.num_columns() > 0 && !partitions.is_sorted() {
+            // Then those of one partition are copied together later.
+            let mut by_partition: Vec<u64> =
+                partitions.iter().zip(0..).map(|(of, row)| (u64::from(*of) << 32) | row).collect();
+            by_partition.sort_unstable();
+            let order = by_partition.iter().map(|row| *row as u32);
+            rows = take_record_batch(&rows, &UInt32Array::from_iter_values(order))?;
+            partitions = by_partition.iter().map(|row| (*row >> 32) as u32).collect();
+        }
+        for (partition, row) in partitions.into_iter().zip(0..) {
+            self.row_refs[partition as usize].push(RowRef { batch: number, row });
+            self.counts[partition as usize] += 1;
         }
         self.buffered.push(BufferedBatch { rows, keys });
         Ok(())
     }
 
-    /// Assigns each row of a batch to its partition.
-    fn assign_partitions(
-        &mut self,
-        batch: &RecordBatch,
-        partitions: &Rows,
-        number: u32,
-    ) -> Result<()> {
+    /// The number of the partition of each row.
+    fn partitions_of(&mut self, batch: &RecordBatch) -> Result<Vec<u32>> {
         let order = Arc::clone(&self.order);
+        let Some(partitions) = Order::rows(&order.partitions, batch, &order.partition_by)? else {
+            let only = (batch.num_rows() > 0).then(|| self.partition(String::new()) as u32);
+            return Ok(only.into_iter().flat_map(|only| vec![only; batch.num_rows()]).collect());
+        };
+        let mut numbers = Vec::with_capacity(batch.num_rows());
         let mut last: Option<(&[u8], usize)> = None;
         for row in 0..batch.num_rows() {
             let values = partitions.row(row).data();
@@ -382,11 +389,9 @@ impl Sorter {
                 },
             };
             last = Some((values, partition));
-            let row = row as u32;
-            self.row_refs[partition].push(RowRef { batch: number, row });
-            self.counts[partition] += 1;
+            numbers.push(partition as u32);
         }
-        Ok(())
+        Ok(numbers)
     }
 
     /// The number of a partition. Several values can share a folder: null and the empty text.
@@ -419,30 +424,29 @@ impl Sorter {
         }
         let row_refs = self.take_row_refs();
         let file = self.runtime.disk_manager.create_tmp_file("rows of a table")?;
-        let is_by_number = self.order.is_by_number;
-        let schema = run_schema(&self.order.stored_schema, is_by_number);
+        let schema = run_schema(&self.order);
         let mut writer = FileWriter::try_new(BufWriter::new(file.open_writer()?), &schema)?;
         let rows: usize = row_refs.values().map(Vec::len).sum();
         let rows_per_block =
             (BLOCK_BYTES * rows / self.reservation.size().max(1)).clamp(16, BATCH_ROWS);
         let batches: Vec<&RecordBatch> =
             self.buffered.iter().map(|buffered| &buffered.rows).collect();
+        let gatherer = Gatherer::new(&batches);
         let mut blocks = BTreeMap::new();
         let mut count = 0;
         for (folder, row_refs) in row_refs {
             let first = count;
             for part in sort(&self.buffered, row_refs).chunks(rows_per_block) {
-                let chosen: Vec<(usize, usize)> = part
-                    .iter()
-                    .map(|row_ref| (row_ref.batch as usize, row_ref.row as usize))
-                    .collect();
-                let rows = compact(&gather(&batches, &chosen)?)?;
-                let keys = part
-                    .iter()
-                    .map(|row_ref| self.buffered[row_ref.batch as usize].key(row_ref.row));
-                let mut columns = rows.columns().to_vec();
-                columns.push(Keys::column(keys, is_by_number));
-                writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns)?)?;
+                let mut rows = compact(&gatherer.rows(part)?)?;
+                if self.order.is_sorted() {
+                    let keys = part
+                        .iter()
+                        .map(|row_ref| self.buffered[row_ref.batch as usize].key(row_ref.row));
+                    let mut columns = rows.columns().to_vec();
+                    columns.push(Keys::column(keys, self.order.is_by_number));
+                    rows = RecordBatch::try_new(Arc::clone(&schema), columns)?;
+                }
+                writer.write(&rows)?;
                 count += 1;
             }
             blocks.insert(folder, first..count);
@@ -455,24 +459,27 @@ impl Sorter {
     }
 }
 
-/// The rows of a batch, sorted by columns (ascending, nulls first). Rows with the same values stay in their
-/// order.
+/// The rows of batches of one schema, of which there is at least one, sorted by columns (ascending, nulls first). Rows
+/// with the same values stay in their order.
 ///
 /// # Errors
 /// Internal, when a column cannot be compared.
-pub(crate) fn sort_rows(rows: &RecordBatch, by: &[usize]) -> Result<RecordBatch> {
-    if rows.num_rows() == 0 {
-        return Ok(rows.clone());
+pub(crate) fn sort_rows(batches: &[RecordBatch], by: &[usize]) -> Result<RecordBatch> {
+    let fields = by.iter().map(|column| batches[0].column(*column).data_type().clone());
+    let converter = RowConverter::new(fields.map(SortField::new).collect())?;
+    let keys = batches.iter().map(|rows| converter.convert_columns(&Order::columns(rows, by)));
+    let keys: Vec<Rows> = keys.collect::<std::result::Result<_, _>>()?;
+    let all = batches.iter().zip(0..).flat_map(|(rows, batch)| {
+        (0..rows.num_rows() as u32).map(move |row| RowRef { batch, row })
+    });
+    let mut sorted: Vec<RowRef> = all.collect();
+    let key = |at: &RowRef| keys[at.batch as usize].row(at.row as usize).data();
+    if let Some(first) = sorted.first().map(key) {
+        sorted = sort_by_bytes(first, sorted, key);
     }
-    let columns = Order::columns(rows, by);
-    let fields = columns.iter().map(|column| SortField::new(column.data_type().clone()));
-    let keys = RowConverter::new(fields.collect())?.convert_columns(&columns)?;
-    let all = (0..rows.num_rows() as u32).map(|row| RowRef { batch: 0, row }).collect();
-    let sorted = sort_by_bytes(keys.row(0).data(), all, |at| keys.row(at.row as usize).data());
     // Before the rows are copied.
     drop(keys);
-    let sorted = UInt32Array::from_iter_values(sorted.iter().map(|at| at.row));
-    Ok(take_record_batch(rows, &sorted)?)
+    Gatherer::new(&batches.iter().collect::<Vec<_>>()).rows(&sorted)
 }
 
 /// Sorts rows by their keys. Rows of equal keys stay in their order.
@@ -524,28 +531,6 @@ fn sort_by_bytes<'a>(
     starts.into_iter().map(|(_, row_ref)| row_ref).collect()
 }
 
-/// Gathers rows of batches of one schema, given by batch and row; there must be a batch.
-fn gather(batches: &[&RecordBatch], rows: &[(usize, usize)]) -> Result<RecordBatch> {
-    let schema = batches[0].schema();
-    let column = |(at, field): (usize, &Arc<Field>)| -> Result<ArrayRef> {
-        let values = batches.iter().map(|batch| batch.column(at).as_ref());
-        if *field.data_type() != DataType::Boolean {
-            return Ok(interleave(&values.collect::<Vec<_>>(), rows)?);
-        }
-        // The engine's function copies booleans row by row as if they were lists.
-        let values: Vec<&BooleanArray> = values.map(AsArray::as_boolean).collect();
-        let of = |(batch, row): (usize, usize)| values[batch].is_valid(row);
-        let valid = (values.iter().any(|values| values.null_count() > 0))
-            .then(|| NullBuffer::new(BooleanBuffer::collect_bool(rows.len(), |at| of(rows[at]))));
-        let of = |(batch, row): (usize, usize)| values[batch].value(row);
-        let gathered = BooleanBuffer::collect_bool(rows.len(), |at| of(rows[at]));
-        Ok(Arc::new(BooleanArray::new(gathered, valid)))
-    };
-    let columns = schema.fields().iter().enumerate().map(column).collect::<Result<_>>()?;
-    let count = RecordBatchOptions::new().with_row_count(Some(rows.len()));
-    Ok(RecordBatch::try_new_with_options(schema, columns, &count)?)
-}
-
 /// Copies the values of views, so that the buffers they share with other rows can be freed.
 pub(crate) fn compact(batch: &RecordBatch) -> Result<RecordBatch> {
     let columns: Vec<ArrayRef> = batch
@@ -560,10 +545,13 @@ pub(crate) fn compact(batch: &RecordBatch) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new(batch.schema(), columns)?)
 }
 
-/// The schema of rows on disk: the stored columns, then the key.
-fn run_schema(stored: &Schema, is_by_number: bool) -> SchemaRef {
-    let mut fields = stored.fields().to_vec();
-    let key = if is_by_number { DataType::UInt64 } else { DataType::Binary };
+/// The schema of rows on disk: the stored columns, then the key if they are sorted.
+fn run_schema(order: &Order) -> SchemaRef {
+    if !order.is_sorted() {
+        return Arc::clone(&order.stored_schema);
+    }
+    let mut fields = order.stored_schema.fields().to_vec();
+    let key = if order.is_by_number { DataType::UInt64 } else { DataType::Binary };
     fields.push(Arc::new(Field::new("key", key, false)));
     Arc::new(Schema::new(fields))
 }
@@ -606,36 +594,13 @@ mod tests {
         .expect("a batch")
     }
 
-    #[test]
-    fn rows_are_gathered_as_the_engine_does_it() {
-        let batch = |flags: Vec<Option<bool>>| {
-            let names = flags.iter().map(|flag| flag.map(|flag| format!("a name of {flag}")));
-            let names: StringViewArray = names.collect();
-            let whole: BooleanArray = (0..flags.len()).map(|at| Some(at % 3 == 0)).collect();
-            let columns: Vec<(&str, ArrayRef)> = vec![
-                ("flag", Arc::new(BooleanArray::from(flags))),
-                ("name", Arc::new(names)),
-                ("whole", Arc::new(whole)),
-            ];
-            let columns = columns.into_iter().map(|(name, column)| (name, column, true));
-            RecordBatch::try_from_iter_with_nullable(columns).expect("a batch")
-        };
-        let one = batch(vec![Some(true), None, Some(false), Some(true)]);
-        let other = batch((0..20).map(|at| Some(at % 2 == 0)).collect()).slice(3, 15);
-        let rows: Vec<(usize, usize)> =
-            (0..200).map(|at| if at % 3 == 0 { (0, at % 4) } else { (1, at % 15) }).collect();
-        let batches = [&one, &other];
-        let expected = arrow::compute::interleave_record_batch(&batches, &rows);
-        assert_eq!(gather(&batches, &rows).expect("rows"), expected.expect("rows"));
-        assert_eq!(gather(&[&other], &[]).expect("rows").num_rows(), 0);
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn rows_are_sorted_by_partition_and_key_whatever_was_spilled(
+        fn rows_are_grouped_by_partition_and_sorted_by_key_whatever_was_spilled(
             parts in prop::collection::vec((rows(), 1..20usize), 1..4),
             spills in any::<bool>(),
+            is_sorted in any::<bool>(),
         ) {
             let spill = tempfile::tempdir().expect("a folder");
             let folder = SpillFolder::create(spill.path(), "sorter").expect("a folder");
@@ -646,7 +611,8 @@ mod tests {
                 threads: 1,
             };
             let runtime = runtime(&resources, &folder).expect("a runtime");
-            let made = Order::new(batch(&[]).schema(), vec![0], vec![1], vec![1, 2]);
+            let sort_by = is_sorted.then_some(1).into_iter().collect();
+            let made = Order::new(batch(&[]).schema(), vec![0], sort_by, vec![1, 2]);
             let order = Arc::new(made.expect("an order"));
             let mut expected: BTreeMap<String, Vec<(String, i64)>> = BTreeMap::new();
             let mut sorters = Vec::new();
@@ -681,8 +647,8 @@ mod tests {
                     }
                 }
             }
-            for rows in expected.values_mut() {
-                rows.sort_by(|a, b| a.0.cmp(&b.0));
+            if is_sorted {
+                expected.values_mut().for_each(|rows| rows.sort_by(|a, b| a.0.cmp(&b.0)));
             }
             if parts.len() > 1 {
                 // Rows of several sorters with equal keys have no defined order.

@@ -126,7 +126,7 @@ impl Entries {
         readers: &mut Readers,
     ) -> Result<RecordBatch> {
         let by: Vec<usize> = (0..=self.keys).collect();
-        sort_rows(&sorted.concatenated(part, readers)?, &by)
+        sort_rows(&sorted.batches(part, readers)?, &by)
     }
 
     /// The part of each key, by its hash.

@@ -9,7 +9,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::FileReader;
 use datafusion::execution::memory_pool::MemoryReservation;
@@ -18,7 +17,7 @@ use crate::engine::session::BATCH_ROWS;
 use crate::engine::spill::read_spilled;
 use crate::error::{Error, Result};
 use crate::table::sorter::{
-    BufferedBatch, Key, Keys, Order, Readers, RowRef, Run, Sorter, gather, sort,
+    BufferedBatch, Gatherer, Key, Keys, Order, Readers, RowRef, Run, Sorter, sort,
 };
 
 /// The rows of several sorters, to be read by partition.
@@ -29,6 +28,7 @@ pub(crate) struct Sorted {
     pub(super) counts: BTreeMap<String, u64>,
     pub(super) runs: Vec<Run>,
     pub(super) stored: SchemaRef,
+    pub(super) is_sorted: bool,
     /// The memory reservations, freed with the rows.
     pub(super) _reservations: Vec<MemoryReservation>,
 }
@@ -45,6 +45,7 @@ impl Sorted {
             counts: BTreeMap::new(),
             runs: Vec::new(),
             stored: Arc::clone(&order.stored_schema),
+            is_sorted: order.is_sorted(),
             _reservations: Vec::new(),
         };
         for mut sorter in sorters {
@@ -83,17 +84,20 @@ impl Sorted {
         }
     }
 
-    /// The rows of one partition, sorted if the order has columns to sort by, in one batch.
+    /// The rows of one partition, in batches of which there is at least one, sorted if the order has columns to sort by.
     ///
     /// # Errors
     /// As [`Sorted::rows`].
-    pub(crate) fn concatenated(&self, folder: &str, readers: &mut Readers) -> Result<RecordBatch> {
+    pub(crate) fn batches(&self, folder: &str, readers: &mut Readers) -> Result<Vec<RecordBatch>> {
         let mut batches = Vec::new();
         let mut merge = self.rows(folder, readers)?;
         while let Some(batch) = merge.next_batch()? {
             batches.push(batch);
         }
-        Ok(concat_batches(&self.stored, &batches)?)
+        if batches.is_empty() {
+            batches.push(RecordBatch::new_empty(Arc::clone(&self.stored)));
+        }
+        Ok(batches)
     }
 
     /// The rows of one partition, sorted if the order has columns to sort by.
@@ -110,7 +114,7 @@ impl Sorted {
                         none.insert(FileReader::try_new_buffered(read_spilled(&run.file)?, None)?)
                     }
                 };
-                let block = Block::read(reader, blocks.start)?;
+                let block = Block::read(reader, blocks.start, self.is_sorted)?;
                 cursors.push(Cursor::Run {
                     number,
                     rest: blocks.start + 1..blocks.end,
@@ -129,6 +133,7 @@ impl Sorted {
         }
         let mut merge = Merge {
             heap: (0..cursors.len()).collect(),
+            is_sorted: self.is_sorted,
             cursors,
             readers,
             slots: Vec::new(),
@@ -149,12 +154,20 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) fn read(reader: &mut FileReader<BufReader<File>>, number: usize) -> Result<Self> {
+    pub(super) fn read(
+        reader: &mut FileReader<BufReader<File>>,
+        number: usize,
+        is_sorted: bool,
+    ) -> Result<Self> {
         reader.set_index(number)?;
         let mut rows =
             reader.next().ok_or_else(|| Error::internal("spilled rows are missing"))??;
-        let keys = rows.remove_column(rows.num_columns() - 1);
-        Ok(Block { keys: Keys::stored(&keys), rows, slot: NO_SLOT })
+        let keys = if is_sorted {
+            Keys::stored(&rows.remove_column(rows.num_columns() - 1))
+        } else {
+            Keys::None
+        };
+        Ok(Block { keys, rows, slot: NO_SLOT })
     }
 }
 
@@ -195,12 +208,13 @@ impl Cursor<'_> {
 pub(crate) struct Merge<'a> {
     pub(super) readers: &'a mut Readers,
     pub(super) cursors: Vec<Cursor<'a>>,
+    is_sorted: bool,
     /// A heap of the cursors with rows left; the one with the least key is first.
     pub(super) heap: Vec<usize>,
     /// The batches that picked rows are from.
     pub(super) slots: Vec<RecordBatch>,
-    /// The picked rows: slot and row.
-    pub(super) picked: Vec<(usize, usize)>,
+    /// The picked rows, by slot.
+    pub(super) picked: Vec<RowRef>,
 }
 
 impl Merge<'_> {
@@ -209,6 +223,18 @@ impl Merge<'_> {
     /// # Errors
     /// Storage, when spilled rows cannot be read.
     pub(crate) fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
+        if !self.is_sorted
+            && let Some(top) = self.heap.first().copied()
+            && let Cursor::Run { block, at, .. } = &mut self.cursors[top]
+        {
+            let rows = block.rows.clone();
+            *at = rows.num_rows() - 1;
+            if !self.advance(top)? {
+                self.heap.swap_remove(0);
+                self.sift_down(0);
+            }
+            return Ok(Some(rows));
+        }
         while self.picked.len() < BATCH_ROWS
             && let Some(top) = self.heap.first().copied()
         {
@@ -221,7 +247,7 @@ impl Merge<'_> {
             return Ok(None);
         }
         let batches: Vec<&RecordBatch> = self.slots.iter().collect();
-        let rows = gather(&batches, &self.picked)?;
+        let rows = Gatherer::new(&batches).rows(&self.picked)?;
         self.picked.clear();
         self.slots.clear();
         for cursor in &mut self.cursors {
@@ -243,16 +269,27 @@ impl Merge<'_> {
                     *slot = self.slots.len() as u32;
                     self.slots.push(buffered[row_ref.batch as usize].rows.clone());
                 }
-                self.picked.push((*slot as usize, row_ref.row as usize));
-                *at += 1;
-                Ok(*at < row_refs.len())
+                self.picked.push(RowRef { batch: *slot, row: row_ref.row });
             }
-            Cursor::Run { number, block, at, rest } => {
+            Cursor::Run { block, at, .. } => {
                 if block.slot == NO_SLOT {
                     block.slot = self.slots.len() as u32;
                     self.slots.push(block.rows.clone());
                 }
-                self.picked.push((block.slot as usize, *at));
+                self.picked.push(RowRef { batch: block.slot, row: *at as u32 });
+            }
+        }
+        self.advance(cursor)
+    }
+
+    /// Advances a cursor. Returns whether it has more rows.
+    fn advance(&mut self, cursor: usize) -> Result<bool> {
+        match &mut self.cursors[cursor] {
+            Cursor::Memory { row_refs, at, .. } => {
+                *at += 1;
+                Ok(*at < row_refs.len())
+            }
+            Cursor::Run { number, block, at, rest } => {
                 *at += 1;
                 if *at < block.rows.num_rows() {
                     return Ok(true);
@@ -264,7 +301,7 @@ impl Merge<'_> {
                     .readers
                     .get_mut(number)
                     .ok_or_else(|| Error::internal("spilled rows were closed"))?;
-                *block = Block::read(reader, next)?;
+                *block = Block::read(reader, next, self.is_sorted)?;
                 *at = 0;
                 Ok(true)
             }
