@@ -106,8 +106,11 @@ pub(crate) const VALID_FROM: &str = "valid_from";
 pub(crate) const VALID_TO: &str = "valid_to";
 /// The column of a history that says whether a row has not ended.
 pub(crate) const IS_CURRENT: &str = "is_current";
-/// The columns of a history that say when a row holds, in their order: the last ones of its table.
-pub(crate) const VALIDITY: [&str; 3] = [VALID_FROM, VALID_TO, IS_CURRENT];
+/// The column of a history that says what has ended a row; null if it has not ended.
+pub(crate) const ENDED_BY: &str = "ended_by";
+/// The columns of a history that say when a row holds, in their order: the last ones of its table. One that was begun before
+/// there was the last does not have it.
+pub(crate) const VALIDITY: [&str; 4] = [VALID_FROM, VALID_TO, IS_CURRENT, ENDED_BY];
 
 /// The column of a table with deleted rows that says whether the key of a row is deleted.
 pub(crate) const DELETED: &str = "_deleted";

@@ -127,6 +127,8 @@ pub(crate) struct Curate<'a> {
     pub earlier: Option<&'a Ledger>,
     /// Whether only changes that alter the row make one, in a history.
     pub compares_rows: bool,
+    /// The columns that the table has besides those of the query, its last ones.
+    pub own_columns: &'static [&'static str],
     /// What opens raw files again.
     pub raw: &'a dyn ReopenRaw,
     /// The curated table.
@@ -287,6 +289,7 @@ impl Curate<'_> {
             floors,
             forgetting: self.forgetting,
             compared,
+            own_columns: self.own_columns,
             state: self.state,
             committed: to_merge,
             table_schema: Arc::clone(schema),
@@ -375,11 +378,12 @@ impl Curate<'_> {
         if !self.compares_rows {
             return Ok(None);
         }
-        let Pipeline { key, keep, curated, .. } = self.pipeline;
-        let of_query = &columns[..columns.len() - keep.own_columns().len()];
+        let Pipeline { key, curated, .. } = self.pipeline;
+        let of_query = &columns[..columns.len() - self.own_columns.len()];
         let named = (&key[..], day, &self.pipeline.history_columns[..]);
         let compared = ComparedColumns::new(of_query, named, query.columns.len());
-        let copied = CopiedColumns::new(schema, *keep, (key, &curated.partition_by, day))?;
+        let names = (&key[..], &curated.partition_by[..], day);
+        let copied = CopiedColumns::new(schema, self.own_columns, names)?;
         Ok(Some(Compared { columns: Arc::new(compared), copied: Arc::new(copied) }))
     }
 
@@ -480,6 +484,7 @@ impl Curate<'_> {
         let tasks = outputs.into_iter().map(|outputs| {
             let splitter = Splitter {
                 keep: self.pipeline.keep,
+                own_columns: self.own_columns,
                 schema: Arc::clone(schema),
                 key: self.pipeline.key.clone(),
                 columns: query.columns.len(),

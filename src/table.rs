@@ -13,6 +13,7 @@ pub(crate) mod digest;
 pub(crate) mod files;
 pub(crate) mod partition_names;
 pub(crate) mod rebuild;
+pub(crate) mod row_end;
 pub(crate) mod sorter;
 pub(crate) mod writer;
 

@@ -1,6 +1,8 @@
 //! `keep = "history"`: a row per key and commit time, with the times from which and up to which it holds. Tables that
 //! can be checked by hand; the model has random ones.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -571,7 +573,16 @@ fn truncates_and_loads_at_their_time_end_rows() {
     let builder = builder.set("raw.commit_time", "ts");
     let files: [(&str, &[[&str; 4]]); 4] = [
         ("20200102-000000000", &[["I", "02 10:00", "1", "a"], ["I", "02 11:00", "2", "a"]]),
-        ("20200103-000000000", &[["T", "03 10:00", "-", "-"], ["I", "03 10:00", "1", "b"]]),
+        (
+            "20200103-000000000",
+            &[
+                ["T", "03 10:00", "-", "-"],
+                ["I", "03 10:00", "1", "b"],
+                ["I", "03 11:00", "4", "x"],
+                ["I", "03 11:00", "5", "x"],
+                ["D", "03 12:00", "5", "-"],
+            ],
+        ),
         (
             "full/20200104-000000000",
             &[["I", "04 00:00", "1", "loaded"], ["I", "04 00:00", "3", "loaded"]],
@@ -594,8 +605,29 @@ fn truncates_and_loads_at_their_time_end_rows() {
             "2 late 02 23:00 to 03 10:00",
             "3 c 05 10:00 to -",
             "3 loaded 04 00:00 to 05 10:00",
+            "4 x 03 11:00 to 04 00:00",
+            "5 x 03 11:00 to 03 12:00",
         ];
         assert_eq!(history(&lab), expected, "{order:?}");
+        let causes = lab.table("lake/curated").into_iter().map(|row| {
+            let by = row.get("ended_by").map_or("-", String::as_str);
+            format!("{} {} {by}", row["id"], row["tier"])
+        });
+        assert_eq!(
+            causes.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>(),
+            [
+                "1 a update",
+                "1 b update",
+                "1 loaded -",
+                "2 a update",
+                "2 late truncate",
+                "3 c -",
+                "3 loaded update",
+                "4 x load",
+                "5 x delete",
+            ],
+            "{order:?}"
+        );
         lab.assert_verified();
     }
 }

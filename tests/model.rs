@@ -257,21 +257,21 @@ struct Model {
     days: BTreeMap<(i64, Option<i64>), Last>,
     latest: BTreeMap<i64, (Option<i64>, Last)>,
     /// All changes, by key, with their commit times in microseconds since 1970 and days; and floors with their
-    /// commit times.
+    /// commit times, and what they are.
     changes: BTreeMap<i64, Vec<(i64, Last, Option<i64>)>>,
-    floors: Vec<(i64, Order)>,
+    floors: Vec<(i64, Order, &'static str)>,
     /// Whether rows of a history are equal if their categories are.
     has_equal_rows: bool,
 }
 
-/// A row of a history: its change, its day, and from when to when it holds.
-type HistoryRow<'a> = (&'a Last, Option<i64>, i64, Option<i64>);
+/// A row of a history: its change, its day, and from when to when it holds, and what has ended it.
+type HistoryRow<'a> = (&'a Last, Option<i64>, i64, Option<(i64, &'static str)>);
 
 impl Model {
     /// The history of a key: at each time, the row of the last change up to then.
     fn history(&self, key: i64) -> Vec<HistoryRow<'_>> {
         let changes = self.changes.get(&key).map_or(&[][..], Vec::as_slice);
-        let floors = self.floors.iter().map(|(time, _)| *time);
+        let floors = self.floors.iter().map(|(time, ..)| *time);
         let times: BTreeSet<i64> = changes.iter().map(|change| change.0).chain(floors).collect();
         let mut rows: Vec<HistoryRow<'_>> = Vec::new();
         for time in times {
@@ -279,6 +279,14 @@ impl Model {
                 changes.iter().filter(|change| change.0 <= time).max_by_key(|change| &change.1);
             let floors = self.floors.iter().filter(|floor| floor.0 <= time);
             let lives = |last: &Last| last.1 && floors.clone().all(|floor| floor.1 < last.0);
+            // What ends a row at this time if no other begins: a floor, or a delete that no floor follows.
+            let is_delete = last.is_some_and(|(at, last, _)| {
+                *at == time && !last.1 && floors.clone().all(|floor| floor.1 < last.0)
+            });
+            let floor = |row: &Last| {
+                let after = floors.clone().filter(|floor| floor.0 == time && floor.1 > row.0);
+                after.min_by_key(|floor| &floor.1).map_or("nothing", |floor| floor.2)
+            };
             let last = last.filter(|(_, last, _)| lives(last));
             let open = rows.last_mut().filter(|row| row.3.is_none());
             match (open, last) {
@@ -287,7 +295,9 @@ impl Model {
                 {
                     continue;
                 }
-                (Some(open), _) => open.3 = Some(time),
+                (Some(open), Some(_)) => open.3 = Some((time, "update")),
+                (Some(open), None) if is_delete => open.3 = Some((time, "delete")),
+                (Some(open), None) => open.3 = Some((time, floor(open.0))),
                 (None, _) => {}
             }
             rows.extend(last.map(|(_, last, day)| (last, *day, time, None)));
@@ -304,7 +314,7 @@ impl Model {
         let (_, row, day) = changes.iter().filter(|change| change.1.1).max_by_key(|one| &one.1)?;
         let deletes = changes.iter().filter(|change| !change.1.1);
         let deletes = deletes.map(|(time, delete, _)| (&delete.0, *time));
-        let ends = deletes.chain(self.floors.iter().map(|(time, order)| (order, *time)));
+        let ends = deletes.chain(self.floors.iter().map(|(time, order, _)| (order, *time)));
         let first = ends.filter(|end| *end.0 > row.0).map(|(_, time)| time).min();
         Some((row, *day, first))
     }
@@ -333,7 +343,7 @@ fn model(case: &Case, is_folded: &dyn Fn(usize, i64) -> bool) -> Model {
         if let Some(time) = begin {
             let at = time * 10_000 + number as i64 * 10;
             let order = (true, at - 2, name(number, file, true), 0);
-            model.floors.push((load_instant(time, number), order.clone()));
+            model.floors.push((load_instant(time, number), order.clone(), "load"));
             floors.insert((order, Some(0)));
         }
         for (row, change) in file.2.iter().enumerate() {
@@ -355,7 +365,7 @@ fn model(case: &Case, is_folded: &dyn Fn(usize, i64) -> bool) -> Model {
                 None => (FIRST_DAY + file.1) * DAY_US + number as i64 * 1_000,
             };
             if !file.0 && change.op == Some("T") {
-                model.floors.push((instant, order.clone()));
+                model.floors.push((instant, order.clone(), "truncate"));
                 floors.insert((order, Some(commit_day)));
                 continue;
             }
@@ -700,21 +710,25 @@ impl Case {
         compare_aggregates(lab, model);
     }
 
-    /// The table of `keep = "history"`, each row with the times from which and up to which it holds.
+    /// The table of `keep = "history"`, each row with the times from which and up to which it holds, and what has ended
+    /// it.
     fn compare_table_of_history(&self, lab: &Lab, model: &Model) {
         let table = lab.table("lake/curated");
-        let found: BTreeSet<(CuratedRow, Option<i64>, Option<i64>, bool)> = table
+        let found: BTreeSet<(CuratedRow, Option<i64>, Option<i64>, bool, Option<String>)> = table
             .iter()
             .map(|row| {
                 let [from, to] =
                     ["valid_from", "valid_to"].map(|name| row.get(name).map(|time| instant(time)));
-                (curated_row(self.keys, row), from, to, row["is_current"] == "true")
+                let by = row.get("ended_by").cloned();
+                (curated_row(self.keys, row), from, to, row["is_current"] == "true", by)
             })
             .collect();
         let rows_of = |key: i64| {
             model.history(key).into_iter().map(move |(last, day, from, to)| {
                 let row = (key, day.map(day_text), category(last), self.id(last));
-                (row, Some(from).filter(|from| *from != i64::MIN), to, to.is_none())
+                let from = Some(from).filter(|from| *from != i64::MIN);
+                let by = to.map(|(_, by)| by.to_string());
+                (row, from, to.map(|(to, _)| to), to.is_none(), by)
             })
         };
         let expected: BTreeSet<_> = (0..4).flat_map(rows_of).collect();

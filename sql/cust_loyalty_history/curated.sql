@@ -1,6 +1,6 @@
 -- Purpose: the history of loyalty customers, curated: the columns of the published table and their types.
--- Grain: one row per customer and commit time (keep = "history"). The table has three columns more:
--- valid_from, valid_to (null while there is no later change) and is_current.
+-- Grain: one row per customer and commit time that altered it (keep = "history"). The table has four columns more:
+-- valid_from, valid_to (null while there is no later change), is_current and ended_by.
 -- Relation: latest, row by row.
 -- Parameters: none.
 

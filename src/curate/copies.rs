@@ -11,7 +11,6 @@ use arrow::compute::{concat_batches, partition, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::execution::runtime_env::RuntimeEnv;
 
-use crate::config::Keep;
 use crate::curate::validity::end_columns;
 use crate::error::{Error, Result};
 use crate::table::rebuild::PublishedTable;
@@ -61,7 +60,8 @@ pub(crate) struct CopiedColumns {
     table: SchemaRef,
     /// The columns, as indices into it.
     own: Vec<usize>,
-    keep: Keep,
+    /// Those of them that the query does not have, which say when a row holds.
+    validity: &'static [&'static str],
     /// The order of copies: the columns of the row that is copied, then those of the copy. They are grouped by the
     /// partition of the row that is copied, and sorted by its key and times.
     order: Arc<Order>,
@@ -98,13 +98,13 @@ impl CopiedColumns {
     /// Those of a table, given by the schema of its sorters, its key and partition columns, and its day.
     pub(super) fn new(
         table: &SchemaRef,
-        keep: Keep,
+        validity: &'static [&'static str],
         (key, partition_by, day): (&[String], &[String], Option<&str>),
     ) -> Result<Self> {
         let fields = table.fields();
         let is_own = |name: &String| {
             let is_of_row = key.contains(name) || partition_by.contains(name);
-            is_of_row || Some(name.as_str()) == day || keep.is_own(name)
+            is_of_row || Some(name.as_str()) == day || validity.contains(&name.as_str())
         };
         // The last two are not of the table.
         let own: Vec<usize> =
@@ -118,7 +118,7 @@ impl CopiedColumns {
         let both = Arc::new(Schema::new(both));
         let raw_order = raw_order(&both)?;
         let order = Arc::new(Order::new(both, groups, sort_by, stored)?);
-        Ok(CopiedColumns { table: Arc::clone(table), own, keep, order, raw_order })
+        Ok(CopiedColumns { table: Arc::clone(table), own, validity, order, raw_order })
     }
 
     /// Copies to be made: the rows that are copied, and the copies, given by rows of the table that have the own
@@ -199,7 +199,7 @@ impl CopiedColumns {
     /// Copies of existing rows, with the own columns of `to`.
     pub(super) fn copies(&self, existing: &RecordBatch, to: &RecordBatch) -> Result<RecordBatch> {
         let lost = |name: &str| Error::internal(format!("a copied row lacks the column `{name}`"));
-        let Some((end, flag, flag_of_ended)) = end_columns(self.keep) else {
+        let Some((end, flag, flag_of_ended, _)) = end_columns(self.validity) else {
             return Err(Error::internal("rows of a table without times are copied"));
         };
         let fields = self.table.fields();

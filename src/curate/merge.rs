@@ -100,6 +100,8 @@ pub(crate) struct Merge<'a> {
     pub forgetting: Option<&'a Forgetting>,
     /// Where rows are compared, the rows of the winners, by the query, and the columns.
     pub compared: Option<(&'a CuratedQuery, &'a Arc<ComparedColumns>)>,
+    /// The columns that the table has besides those of the query, its last ones.
+    pub own_columns: &'static [&'static str],
     /// The state's table.
     pub state: &'a Folder,
     /// The committed versions to merge with.
@@ -194,7 +196,7 @@ impl Counts {
         for (partition, rows) in other.ended_rows {
             *self.ended_rows.entry(partition).or_default() += rows;
         }
-        self.ends.extend(other.ends);
+        self.ends.add(other.ends);
     }
 }
 
@@ -225,8 +227,8 @@ impl Merge<'_> {
         if self.pipeline.key.is_empty() {
             return self.rewrite_keyless(outputs).await;
         }
-        // A new floor can end the row of any key.
-        let reads_all = self.floors.iter().any(|(_, is_new)| *is_new);
+        // A new floor can end the row of any key; and where no versions are read, none are looked for.
+        let reads_all = self.committed.is_empty() || self.floors.iter().any(|(_, is_new)| *is_new);
         let forgotten = self.forgetting.map_or(0, Forgetting::len);
         let bloom =
             if reads_all { Bloom::of_all() } else { Bloom::new(self.folded.keys + forgotten) };
@@ -248,10 +250,9 @@ impl Merge<'_> {
         let (outputs, versions_before) =
             self.read_versions(context, &shared, outputs, &mut sorters).await?;
         let (winners, mut counts, outputs) = self.decide(&shared, sorters, outputs).await?;
-        let mut ends = std::mem::take(&mut counts.ends);
-        ends.sort_unstable();
-        memory.grow(ends.capacity() * size_of::<(u64, i64)>());
-        let ends = Arc::new(ends);
+        let ends = std::mem::take(&mut counts.ends);
+        memory.grow(ends.bytes());
+        let ends = Arc::new(ends.sorted(threads).await?);
         let merged = Merged { winners: Arc::new(winners), counts, ends, versions_before };
         Ok((merged, outputs))
     }
@@ -363,6 +364,7 @@ impl Merge<'_> {
             files: Arc::clone(&shared.files),
             ranked,
             keep: self.pipeline.keep,
+            own_columns: self.own_columns,
             partition_by: self.pipeline.curated.partition_by.clone(),
             key: self.pipeline.key.clone(),
             day: self.day.map(String::from),

@@ -43,6 +43,8 @@ pub(crate) struct Counts {
 /// Splits one stream of rows.
 pub(super) struct Splitter {
     pub(super) keep: Keep,
+    /// The columns that the table has besides those of the query, its last ones.
+    pub(super) own_columns: &'static [&'static str],
     /// The schema of the sorter's rows.
     pub(super) schema: SchemaRef,
     pub(super) key: Vec<String>,
@@ -111,7 +113,7 @@ impl Splitter {
         let partitions = self.layout.partitions.iter().map(|(name, data_type)| {
             let lost = || Error::internal(format!("the column `{name}` was lost"));
             let fields = &schema.fields()[..self.columns];
-            if self.keep.own_columns().contains(&name.as_str()) {
+            if self.own_columns.contains(&name.as_str()) {
                 // It changes when the row ends.
                 return Ok(new_null_array(data_type, batch.num_rows()));
             }
@@ -155,9 +157,10 @@ impl Splitter {
         let mut named = schema.fields().to_vec();
         if let Some(instants) = instants {
             let places = places.as_primitive::<UInt64Type>().values();
-            let own = validity::columns(self.keep, instants.as_primitive(), places, &self.ends);
+            let own =
+                validity::columns(self.own_columns, instants.as_primitive(), places, &self.ends);
             columns.extend(own);
-            named.extend(validity::fields(self.keep).into_iter().map(Arc::new));
+            named.extend(validity::fields(self.own_columns).into_iter().map(Arc::new));
         }
         let rows = RecordBatch::try_new(Arc::new(Schema::new(named)), columns)?;
         let fields = self.schema.fields();

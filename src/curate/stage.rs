@@ -31,6 +31,7 @@ use crate::raw::loads::EarlierLoads;
 use crate::raw::open::Opening;
 use crate::raw::schema_changes::KnownColumns;
 use crate::report::Report;
+use crate::state::contract::TableContract;
 use crate::state::ledger::Ledger;
 use crate::store::{Folder, parse_path};
 
@@ -124,13 +125,22 @@ impl Stage<'_> {
         self.onto != Onto::Table
     }
 
+    /// The contract by which the table was begun, up to its rebuild.
+    fn begun(&self) -> Option<&TableContract> {
+        self.ledger.contract.as_ref().filter(|_| !self.is_from_empty() || self.is_dry)
+    }
+
     /// Whether only changes that alter the row make one, in a history: not in one that was begun when each change made
-    /// one, up to its rebuild.
+    /// one.
     fn compares_rows(&self) -> bool {
-        let contract = self.ledger.contract.as_ref();
-        let begun = contract.filter(|_| !self.is_from_empty() || self.is_dry);
         let is_history = self.pipeline.keep == Keep::History;
-        is_history && begun.is_none_or(|contract| contract.compares_rows())
+        is_history && self.begun().is_none_or(TableContract::compares_rows)
+    }
+
+    /// The columns that the table has besides those of the query.
+    fn own_columns(&self) -> &'static [&'static str] {
+        let keep = self.pipeline.keep;
+        self.begun().map_or(keep.own_columns(), |contract| contract.own_columns(keep))
     }
 
     fn accepts_missing(&self) -> bool {
@@ -215,6 +225,7 @@ impl Stage<'_> {
             folded: &folded,
             earlier: (!self.is_from_empty()).then_some(self.ledger),
             compares_rows: self.compares_rows(),
+            own_columns: self.own_columns(),
             raw: self,
             table: self.table,
             staging: self.staging,

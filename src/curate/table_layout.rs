@@ -35,7 +35,7 @@ impl Curate<'_> {
         contract: Option<&TableContract>,
     ) -> Result<TableColumns> {
         let Some(contract) = contract else {
-            let own = validity::fields(self.pipeline.keep);
+            let own = validity::fields(self.own_columns);
             return Ok(TableColumns {
                 columns: query.columns.iter().cloned().chain(own).collect(),
                 untyped: query.untyped.clone(),
@@ -88,8 +88,7 @@ impl Curate<'_> {
             columns.push(Field::new(name, data_type, true));
         }
         // The table's own columns stay the last ones.
-        let own = self.pipeline.keep.own_columns().len();
-        let own = columns.split_off(columns.len().saturating_sub(own));
+        let own = columns.split_off(columns.len().saturating_sub(self.own_columns.len()));
         for column in &query.columns {
             if !columns.iter().any(|known| known.name() == column.name()) {
                 untyped.extend(query.untyped.iter().find(|name| *name == column.name()).cloned());
@@ -207,7 +206,12 @@ impl Curate<'_> {
         fields.push(Field::new(PLACE, DataType::UInt64, false));
         let (present, place) = (columns.len(), columns.len() + 1);
         let schema = Arc::new(Schema::new(fields));
-        let index = |name: &String| Ok(schema.index_of(name)?);
+        let index = |name: &String| {
+            schema.index_of(name).map_err(|_| {
+                Error::usage(format!("the table does not have the column `{name}` yet"))
+                    .hint("rebuild it: glueless rebuild")
+            })
+        };
         let parts = &self.pipeline.curated.partition_by;
         let partition_by = parts.iter().map(index).collect::<Result<Vec<_>>>()?;
         let stored: Vec<usize> = (0..place).filter(|at| !partition_by.contains(at)).collect();
@@ -228,13 +232,15 @@ impl Curate<'_> {
         }
         // The place of a tombstone is the first.
         order_by.push(place);
-        let ends = match validity::end_columns(self.pipeline.keep) {
+        let ends = match validity::end_columns(self.own_columns) {
             None => None,
-            Some((end, flag, flag_of_ended)) => {
+            Some((end, flag, flag_of_ended, by)) => {
                 let flag = stored_places(&[flag.into()])?.first().copied();
                 let lost = || Error::internal("the column with the ends of rows is not stored");
                 let end = stored_places(&[end.into()])?.first().copied().ok_or_else(lost)?;
-                Some(EndColumns { end, flag, flag_of_ended })
+                let by = by.map(|by| stored_places(&[by.into()])).transpose()?;
+                let by = by.and_then(|by| by.first().copied());
+                Some(EndColumns { end, flag, flag_of_ended, by })
             }
         };
         let order = Order::new(Arc::clone(&schema), partition_by, order_by, stored)?;

@@ -16,8 +16,8 @@ use crate::layout::{attempt_commit, attempt_name, base_name};
 use crate::state::balance::{BALANCE, ENTERED, EXITED, NewBalance};
 use crate::state::contract::TableContract;
 use crate::state::ledger::{
-    ALTERED_FORMAT, BALANCED_FORMAT, DIVIDED_FORMAT, FLOORS_FORMAT, FORGOTTEN_FORMAT, FORMAT,
-    Ledger, Record, TRUNCATES_FORMAT, VECTORS_FORMAT,
+    ALTERED_FORMAT, BALANCED_FORMAT, CAUSES_FORMAT, DIVIDED_FORMAT, FLOORS_FORMAT,
+    FORGOTTEN_FORMAT, FORMAT, Ledger, Record, TRUNCATES_FORMAT, VECTORS_FORMAT,
 };
 use crate::state::versions::VersionsLayout;
 use crate::state::versions_writer::VersionsFile;
@@ -180,6 +180,7 @@ impl State {
                     (has(Record::is_truncate_by_hand), TRUNCATES_FORMAT),
                     (has(Record::is_of_forgotten_keys), FORGOTTEN_FORMAT),
                     (has(Record::compares_rows), ALTERED_FORMAT),
+                    (has(Record::says_cause), CAUSES_FORMAT),
                 ],
             );
             let records = records.iter().cloned();
@@ -209,6 +210,7 @@ impl State {
                     ledger.contract.as_ref().is_some_and(TableContract::compares_rows),
                     ALTERED_FORMAT,
                 ),
+                (ledger.contract.as_ref().is_some_and(TableContract::says_cause), CAUSES_FORMAT),
             ],
         );
         new.bytes = write_records(self.folder(), &new.path, format, ledger.records()).await?;
@@ -255,7 +257,7 @@ impl State {
 
     /// The format of the ledger in a commit of these changes; `kinds` are kinds of records that it may have, and the
     /// formats that these need.
-    fn format_with(&self, versions: Option<&NewVersions<'_>>, kinds: [(bool, u32); 6]) -> u32 {
+    fn format_with(&self, versions: Option<&NewVersions<'_>>, kinds: [(bool, u32); 7]) -> u32 {
         let needed = kinds.into_iter().filter_map(|(has, format)| has.then_some(format));
         if let Some(format) = needed.max() {
             return format;

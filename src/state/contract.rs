@@ -4,6 +4,7 @@ use arrow::datatypes::{DataType, Field};
 use serde::{Deserialize, Serialize};
 
 use crate::changes::EVENT_DT;
+use crate::config::{ENDED_BY, Keep};
 use crate::error::{Error, Result};
 use crate::raw::schema_changes::{KnownColumns, Newest};
 use crate::state::identity::Identity;
@@ -61,6 +62,20 @@ impl TableContract {
     /// Whether only changes that alter the row make one, in a history.
     pub fn compares_rows(&self) -> bool {
         self.identity.compares_rows()
+    }
+
+    /// Whether the rows of a history say what has ended them.
+    pub fn says_cause(&self) -> bool {
+        self.compares_rows() && self.columns.last().is_some_and(|(name, _)| name == ENDED_BY)
+    }
+
+    /// The columns that the table of a pipeline has besides those of `curated.sql`, in their order: its last ones.
+    pub(crate) fn own_columns(&self, keep: Keep) -> &'static [&'static str] {
+        let own = keep.own_columns();
+        match own.split_last() {
+            Some((&ENDED_BY, others)) if !self.says_cause() => others,
+            _ => own,
+        }
     }
 
     /// The curated column that is the day; `None` if there is none.
@@ -125,4 +140,36 @@ pub fn read_types(types: &[(String, String)]) -> Result<Vec<(String, DataType)>>
             Ok((name.clone(), data_type))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::VALIDITY;
+
+    /// The own columns of a history, whose table has these columns, and whose identity says by which rows are compared.
+    fn own_columns(columns: &[&str], compared: Option<&str>) -> &'static [&'static str] {
+        let columns: Vec<(&str, &str)> = columns.iter().map(|name| (*name, "Utf8View")).collect();
+        let contract = serde_json::json!({
+            "identity": {
+                "curated": "/c", "key": ["id"], "keep": "history", "order_by": ["ts"], "commit_time": "ts",
+                "event_time": "ts", "time_zone": "UTC", "partition_by": [], "op": "Op", "curated_sql": "x",
+                "history_columns": compared,
+            },
+            "columns": columns, "keys": [], "partitions": [], "packed": true, "orders": [],
+        });
+        let contract: TableContract = serde_json::from_value(contract).expect("a contract");
+        contract.own_columns(Keep::History)
+    }
+
+    #[test]
+    fn a_history_that_was_begun_before_it_said_what_ends_a_row_goes_on_like_that() {
+        let before = &["id", "valid_from", "valid_to", "is_current"];
+        let now = &["id", "valid_from", "valid_to", "is_current", "ended_by"];
+        let named = &["id", "ended_by", "valid_from", "valid_to", "is_current"];
+        assert_eq!(own_columns(now, Some("")), VALIDITY);
+        assert_eq!(own_columns(before, Some("")), &VALIDITY[..3]);
+        assert_eq!(own_columns(before, None), &VALIDITY[..3]);
+        assert_eq!(own_columns(named, Some("")), &VALIDITY[..3]);
+    }
 }

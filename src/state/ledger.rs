@@ -39,8 +39,10 @@ pub const FORGOTTEN_FORMAT: u32 = 7;
 /// The format of a ledger of a history whose changes make rows only if they alter them: an older version would make a
 /// row of each.
 pub const ALTERED_FORMAT: u32 = 8;
+/// The format of a ledger of a history whose rows say what has ended them: an older version would not write it.
+pub const CAUSES_FORMAT: u32 = 9;
 /// The newest format that this version reads.
-pub const NEWEST_FORMAT: u32 = ALTERED_FORMAT;
+pub const NEWEST_FORMAT: u32 = CAUSES_FORMAT;
 
 /// The ledger's name for the curated table.
 pub const CURATED: &str = "curated";
@@ -159,6 +161,11 @@ impl Record {
     /// Whether it is the contract of a history whose changes make rows only if they alter them.
     pub(crate) fn compares_rows(&self) -> bool {
         matches!(self, Record::Contract(contract) if contract.compares_rows())
+    }
+
+    /// Whether it is the contract of a history whose rows say what has ended them.
+    pub(crate) fn says_cause(&self) -> bool {
+        matches!(self, Record::Contract(contract) if contract.says_cause())
     }
 
     /// Whether it has to do with deletion vectors.

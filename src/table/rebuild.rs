@@ -20,7 +20,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, TimestampMicrosecondArray, UInt32Array,
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringViewArray,
+    TimestampMicrosecondArray, UInt32Array,
 };
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::{filter_record_batch, take, take_record_batch};
@@ -36,6 +37,7 @@ use crate::layout::parent;
 use crate::store::Folder;
 use crate::table::TableFile;
 use crate::table::rebuild::existing::{Existing, Kept};
+use crate::table::row_end::{Cause, RowEnd};
 use crate::table::sorter::{Merge, Order, Sorted, Sorter, compact};
 
 pub(crate) mod existing;
@@ -72,6 +74,8 @@ pub(crate) struct EndColumns {
     pub flag: Option<usize>,
     /// The flag of a row that has ended.
     pub flag_of_ended: bool,
+    /// The text of [`Cause`], null if it has not ended; `None` if the table does not say it.
+    pub by: Option<usize>,
 }
 
 /// A published table whose partitions are rebuilt.
@@ -193,7 +197,7 @@ impl PublishedTable {
         let mut columns = rows.columns().to_vec();
         let before = columns[of_end.end].as_primitive::<TimestampMicrosecondType>();
         let mut ends: Vec<Option<i64>> = before.iter().collect();
-        ended.iter().for_each(|(row, end)| ends[*row] = Some(*end));
+        ended.iter().for_each(|(row, end)| ends[*row] = Some(end.at));
         if let Some(flag) = of_end.flag {
             let flags = ends.iter().map(|end| Some(end.is_some() == of_end.flag_of_ended));
             columns[flag] = Arc::new(flags.collect::<BooleanArray>());
@@ -201,6 +205,11 @@ impl PublishedTable {
         let kind = self.schema.field(of_end.end).data_type().clone();
         let ends = TimestampMicrosecondArray::from(ends).with_data_type(kind);
         columns[of_end.end] = Arc::new(ends);
+        if let Some(by) = of_end.by {
+            let mut causes: Vec<Option<&str>> = rows.column(by).as_string_view().iter().collect();
+            ended.iter().for_each(|(row, end)| causes[*row] = Some(end.by.name()));
+            columns[by] = Arc::new(StringViewArray::from(causes));
+        }
         Ok(RecordBatch::try_new(rows.schema(), columns)?)
     }
 
@@ -251,7 +260,7 @@ impl FoundRows<'_> {
             *read += batch.num_rows();
             if !found.is_empty() {
                 let rows = UInt32Array::from_iter_values(found.iter().map(|(row, _)| *row as u32));
-                let numbers = found.iter().map(|(_, number)| *number as usize).collect();
+                let numbers = found.iter().map(|(_, number)| number.at as usize).collect();
                 return Ok(Some((take_record_batch(&batch, &rows)?, numbers)));
             }
         }
@@ -301,7 +310,7 @@ struct Reading {
 }
 
 /// A row that gets another end: its number, and the end.
-type Ended = (usize, i64);
+type Ended = (usize, RowEnd);
 
 /// What becomes of the row of a key. It is small: there can be many.
 struct Removal {
@@ -314,7 +323,7 @@ struct Removal {
 struct Removals {
     keys: HashMap<Box<[u8]>, Removal, RandomState>,
     /// The ends that rows get, from number 1 on.
-    ends: Vec<i64>,
+    ends: Vec<RowEnd>,
     /// Their hashes: most rows have none of them, and their keys need not be made.
     hashes: HashSet<u64, RandomState>,
     converter: RowConverter,
@@ -516,7 +525,7 @@ impl Removals {
             let columns = table.key.iter().map(|column| Arc::clone(tombstones.column(*column)));
             let columns: Vec<ArrayRef> = columns.collect();
             let keys = self.keys_of(&columns, tombstones.num_rows())?;
-            let of_end = if table.ends.is_none() { 0 } else { size_of::<i64>() };
+            let of_end = if table.ends.is_none() { 0 } else { size_of::<RowEnd>() };
             let bytes = keys.iter().map(|key| key.len() + BYTES_PER_KEY + of_end).sum();
             if self.memory.try_grow(bytes).is_err() {
                 if self.keys.len() >= PASS_KEYS_MIN {
@@ -528,8 +537,12 @@ impl Removals {
             self.hashes.extend(hashes_of(&columns, keys.len())?);
             let ends = table.ends.map(|of| tombstones.column(of.end));
             let ends = ends.map(|ends| ends.as_primitive::<TimestampMicrosecondType>());
+            let causes = table.ends.and_then(|of| of.by).map(|by| tombstones.column(by));
+            let causes = causes.map(|causes| causes.as_string_view());
             for (row, key) in keys.into_iter().enumerate() {
-                let end = ends.filter(|ends| ends.is_valid(row)).map(|ends| ends.value(row));
+                let at = ends.filter(|ends| ends.is_valid(row)).map(|ends| ends.value(row));
+                let by = causes.and_then(|causes| Cause::named(causes.value(row)));
+                let end = at.map(|at| RowEnd { at, by: by.unwrap_or(Cause::Update) });
                 self.ends.extend(end);
                 let number = end.and_then(|_| NonZeroU32::new(self.ends.len().try_into().ok()?));
                 if end.is_some() && number.is_none() {
@@ -544,11 +557,11 @@ impl Removals {
     fn look_for(&mut self, columns: &[ArrayRef]) -> Result<()> {
         let count = columns.first().map_or(0, |column| column.len());
         let keys = self.keys_of(columns, count)?;
-        let of_end = size_of::<i64>();
+        let of_end = size_of::<RowEnd>();
         self.memory.grow(keys.iter().map(|key| key.len() + BYTES_PER_KEY + of_end).sum());
         self.hashes.extend(hashes_of(columns, count)?);
         for (number, key) in (0..).zip(keys) {
-            self.ends.push(number);
+            self.ends.push(RowEnd { at: number, by: Cause::Update });
             let end = NonZeroU32::new(self.ends.len() as u32);
             if self.keys.insert(key, Removal { was_found: false, end }).is_some() {
                 return Err(Error::internal("a row is looked for twice"));

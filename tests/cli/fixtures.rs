@@ -140,6 +140,7 @@ fn the_history_of_the_fixtures_comes_out_as_expected() {
     valid_from TIMESTAMP WITH TIME ZONE
     valid_to TIMESTAMP WITH TIME ZONE
     is_current BOOLEAN
+    ended_by VARCHAR
     event_dt DATE
 
     daily by duckdb
@@ -157,6 +158,7 @@ fn the_history_of_the_fixtures_comes_out_as_expected() {
     valid_from Datetime(time_unit='us', time_zone='UTC')
     valid_to Datetime(time_unit='us', time_zone='UTC')
     is_current Boolean
+    ended_by String
     event_dt Date
 
     daily by polars

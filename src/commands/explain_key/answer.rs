@@ -77,9 +77,10 @@ impl Answer for Explained {
                     to.map_or("now".into(), time)
                 ),
             };
+            let by = row.ended_by.map_or(String::new(), |by| format!(", ended by: {by}"));
             let deleted = row.deleted_at.zip(row.deleted_by.as_ref());
             let deleted = deleted.map(|(at, by)| format!(", deleted at {} by {by}", time(at)));
-            let _ = writeln!(text, "now: {place}{held}{}", deleted.unwrap_or_default());
+            let _ = writeln!(text, "now: {place}{held}{by}{}", deleted.unwrap_or_default());
         }
         for row in &self.ended {
             let day = row.day.map_or(String::new(), |day| format!(" of {day}"));

@@ -134,11 +134,13 @@ impl KeyVersions<'_> {
                 explained.ended.push(self.ended_row((day, change_file, change_row), floor));
                 continue;
             }
-            let end = row.end.and_then(DateTime::from_timestamp_micros);
+            let end = row.end.and_then(|end| DateTime::from_timestamp_micros(end.at));
+            let cause = row.end.filter(|_| keep == Keep::History).map(|end| end.by.name());
             explained.rows_now.push(RowNow {
                 day,
                 valid_from: instants.as_ref().and_then(|instants| time_at(instants, at)),
                 valid_to: end.filter(|_| keep == Keep::History),
+                ended_by: cause,
                 deleted_at: end.filter(|_| keep == Keep::LatestAndDeleted),
                 deleted_by: row.ended_by.map(|by| match by {
                     EndedBy::Delete(at) => {

@@ -185,7 +185,7 @@ impl OpenPipeline<'_> {
         let there = wanted.columns();
         let has = |name: &str| there.iter().any(|(it, _)| it.eq_ignore_ascii_case(name));
         check_key(pipeline, |key| has(key) && names.contains(&key), reader)?;
-        let of_rows = &columns[..columns.len() - pipeline.keep.own_columns().len()];
+        let of_rows = &columns[..columns.len() - contract.own_columns(pipeline.keep).len()];
         let (common, others): (Vec<_>, Vec<_>) =
             of_rows.iter().cloned().partition(|(name, _)| has(name));
         if !others.is_empty() {

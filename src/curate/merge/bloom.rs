@@ -55,7 +55,9 @@ impl Bloom {
     }
 
     pub(super) fn insert(&self, hash: u64) {
-        self.filter.insert_hash(hash);
+        if !self.has_all {
+            self.filter.insert_hash(hash);
+        }
     }
 
     pub(super) fn may_contain(&self, hash: u64) -> bool {

@@ -9,7 +9,7 @@ use arrow::array::{
     ArrayRef, AsArray, BooleanArray, DictionaryArray, Int32Array, Int64Array, RecordBatch,
     StringArray, UInt32Array, UInt64Array, new_null_array,
 };
-use arrow::compute::{cast, is_null, take_record_batch};
+use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{Date32Type, SchemaRef, UInt32Type};
 use arrow::row::{RowConverter, SortField};
 use chrono_tz::Tz;
@@ -18,7 +18,7 @@ use datafusion::common::hash_utils::RandomState;
 use crate::changes::BEFORE_ALL;
 use crate::changes::file_order::RankedFiles;
 use crate::changes::row_bitmap::RowBitmap;
-use crate::config::{DELETED_AT, IS_CURRENT, Keep, VALID_FROM, VALID_TO};
+use crate::config::{DELETED_AT, ENDED_BY, IS_CURRENT, Keep, VALID_FROM, VALID_TO};
 use crate::curate::copies::{CopiedColumns, Copies};
 use crate::curate::merge::deletes::add_deletes;
 use crate::curate::merge::entries::{Entries, Files, column};
@@ -30,10 +30,11 @@ use crate::curate::merge::rows_of_versions::KeyFloors;
 use crate::curate::merge::seen_floors::SeenFloors;
 use crate::curate::merge::{Counts, Output};
 use crate::curate::places::Places;
-use crate::curate::validity::valid_times;
+use crate::curate::validity::{end_values, valid_times};
 use crate::error::{Error, Result};
 use crate::state::versions::{ROW_HASH, VersionsLayout};
 use crate::table::partition_names::partition_folder;
+use crate::table::row_end::RowEnd;
 use crate::types::times::{day_in, day_of};
 
 /// A quarter of an hour in microseconds.
@@ -45,6 +46,8 @@ pub(super) struct Decider {
     pub(super) files: Arc<Files>,
     pub(super) ranked: RankedFiles,
     pub(super) keep: Keep,
+    /// The columns that the table has besides those of the query, its last ones.
+    pub(super) own_columns: &'static [&'static str],
     pub(super) partition_by: Vec<String>,
     pub(super) key: Vec<String>,
     /// The column of the table that is the day.
@@ -327,10 +330,10 @@ impl Decider {
             output.rows.push(&removed)?;
         }
         if !decided.ends.moved.is_empty() {
-            let (moved, ends): (Vec<u32>, Vec<i64>) =
-                decided.ends.moved.iter().map(|(at, end)| (*at as u32, *end)).unzip();
+            let (moved, ends): (Vec<u32>, Vec<Option<RowEnd>>) =
+                decided.ends.moved.iter().map(|(at, end)| (*at as u32, Some(*end))).unzip();
             let current = BooleanArray::from(vec![false; ends.len()]);
-            let ends = (&current, Some(&ends.into()));
+            let ends = (&current, Some(&ends[..]));
             output.rows.push(&self.tombstones(&taken(moved)?, ends, counts)?)?;
         }
         if let Some(copies) = &mut output.copies
@@ -388,9 +391,9 @@ impl Decider {
         let to = taken(copied.iter().map(|one| one.to as u32).collect())?;
         let days = to.column(self.entries.keys).as_primitive::<Date32Type>();
         counts.days.extend(days.iter().flatten());
-        let ends = copied.iter().map(|one| one.end).collect();
+        let ends: Vec<Option<RowEnd>> = copied.iter().map(|one| one.end).collect();
         let current = copied.iter().map(|one| Some(one.from.1)).collect();
-        let is_current = is_null(&ends)?;
+        let is_current = ends.iter().map(|end| Some(end.is_none())).collect();
         let from = self.marks(&from, (&current, None))?;
         let marked = self.marks(&to, (&is_current, Some(&ends)))?;
         Ok((columns.pair(&from, &marked)?, to))
@@ -547,7 +550,7 @@ impl Decider {
         }
         for (at, end) in &ends.winners {
             let (file, row) = self.ordinal(*at, orders)?;
-            counts.ends.push((self.places.of(file, row), *end));
+            counts.ends.push(self.places.of(file, row), *end);
         }
         for at in &ends.unseen {
             let (file, row) = self.ordinal(*at, orders)?;
@@ -567,9 +570,9 @@ impl Decider {
 
     /// The input and row ordinal of an entry or floor that the run has read.
     fn ordinal(&self, at: usize, orders: &Orders<'_>) -> Result<(usize, usize)> {
-        let file = self.files.in_run.get(&orders.file.value(at));
+        let file = self.files.in_run(orders.file.value(at));
         let lost = || Error::internal("a winner has no input");
-        Ok((*file.ok_or_else(lost)?, orders.row.value(at) as usize))
+        Ok((file.ok_or_else(lost)?, orders.row.value(at) as usize))
     }
 
     /// The input and row ordinal of an entry that ties with a floor; of a version, which an earlier run
@@ -589,7 +592,7 @@ impl Decider {
     fn tombstones(
         &self,
         removed: &RecordBatch,
-        (current, ends): (&BooleanArray, Option<&Int64Array>),
+        (current, ends): (&BooleanArray, Option<&[Option<RowEnd>]>),
         counts: &mut Counts,
     ) -> Result<RecordBatch> {
         let batch = self.marks(removed, (current, ends))?;
@@ -610,12 +613,13 @@ impl Decider {
     fn marks(
         &self,
         removed: &RecordBatch,
-        (current, ends): (&BooleanArray, Option<&Int64Array>),
+        (current, ends): (&BooleanArray, Option<&[Option<RowEnd>]>),
     ) -> Result<RecordBatch> {
         let (keys, key_count) = (self.entries.keys, self.layout.key_count());
         let mut columns = Vec::new();
         let fields = self.table_schema.fields();
-        let own = self.keep.own_columns();
+        let own = self.own_columns;
+        let ends = ends.map(end_values);
         for (at, field) in fields[..fields.len() - 2].iter().enumerate() {
             let is = |name: &String| name == field.name();
             let source = match (self.key.iter().position(is), self.partition_by.iter().position(is))
@@ -627,9 +631,10 @@ impl Decider {
             };
             // The table's own columns are the last ones.
             let own = (at + 2 + own.len()).checked_sub(fields.len()).map(|at| own[at]);
-            columns.push(match (own, source, ends) {
+            columns.push(match (own, source, &ends) {
                 (Some(VALID_FROM), ..) => valid_times(removed.column(key_count).as_primitive()),
-                (Some(VALID_TO | DELETED_AT), _, Some(ends)) => valid_times(ends),
+                (Some(VALID_TO | DELETED_AT), _, Some((times, _))) => Arc::clone(times),
+                (Some(ENDED_BY), _, Some((_, causes))) => Arc::clone(causes),
                 (Some(IS_CURRENT), ..) => Arc::new(current.clone()),
                 (_, Some(source), _) => cast(removed.column(source), field.data_type())?,
                 (_, None, _) => new_null_array(field.data_type(), removed.num_rows()),

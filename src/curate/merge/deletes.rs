@@ -9,6 +9,7 @@ use crate::changes::BEFORE_ALL;
 use crate::curate::merge::entry::ChangeOrder;
 use crate::curate::merge::floors::Floors;
 use crate::curate::merge::intervals::{Ends, Moment};
+use crate::table::row_end::{Cause, RowEnd};
 
 /// When a key was deleted, in microseconds since 1970, and the row of the delete or floor.
 pub(super) type Deleted = (i64, usize);
@@ -43,9 +44,11 @@ pub(super) fn add_deletes(
     ends.tied.extend(ties.clone().map(|delete| (row, delete.after)));
     ends.tied_keys += u64::from(is_new(of_rows) && ties.clone().any(is_new));
 
-    let end = deleted.map(|(instant, _)| instant);
+    // The table does not say which it is.
+    let end_at = |(at, _): Deleted| RowEnd { at, by: Cause::Delete };
+    let end = deleted.map(end_at);
     let before = then.zip(of_rows.before).filter(|(_, (_, has_row))| *has_row);
-    let before = before.map(|((version, was), _)| (version, was.map(|(instant, _)| instant)));
+    let before = before.map(|((version, was), _)| (version, was.map(end_at)));
     let was_current = before.is_some_and(|(_, was)| was.is_none());
     match before {
         Some((version, _)) if is_new(of_rows) => ends.removed.push((version, was_current)),
@@ -56,7 +59,8 @@ pub(super) fn add_deletes(
         ends.winners.extend(end.map(|end| (row, end)));
     }
     if is_new(of_rows) || before.is_some_and(|(_, was)| was != end) {
-        ends.touched.extend(end.into_iter().chain(before.and_then(|(_, was)| was)));
+        let both = end.into_iter().chain(before.and_then(|(_, was)| was));
+        ends.touched.extend(both.map(|end| end.at));
     }
     ends.current_before += u64::from(was_current);
     ends.ended += u64::from(was_current && deleted.is_some_and(|(_, by)| by >= floors.first));

@@ -1,6 +1,5 @@
 //! Entries: the rows that a merge sorts, winners and versions in one layout.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -39,8 +38,8 @@ pub(crate) struct Files {
     numbers: FileNumbers,
     /// Per input of this run its number.
     pub(super) of_run: Vec<u32>,
-    /// Per number the input of this run.
-    pub(super) in_run: HashMap<u32, usize>,
+    /// Per number the input of this run, if it is one.
+    in_run: Vec<Option<usize>>,
 }
 
 impl Files {
@@ -49,13 +48,24 @@ impl Files {
         let mut files = Files::of_earlier(changes.file_order());
         let inputs = changes.inputs().map(|input| &input.file);
         files.of_run = inputs.map(|file| files.numbers.number(file.location, &file.path)).collect();
-        files.in_run = files.of_run.iter().copied().zip(0..).collect();
+        let count = files.of_run.iter().max().map_or(0, |last| *last as usize + 1);
+        files.in_run = vec![None; count];
         files
+            .of_run
+            .iter()
+            .zip(0..)
+            .for_each(|(of, input)| files.in_run[*of as usize] = Some(input));
+        files
+    }
+
+    /// The input of this run with this number.
+    pub(super) fn in_run(&self, number: u32) -> Option<usize> {
+        self.in_run.get(number as usize).copied().flatten()
     }
 
     /// The files of earlier runs alone.
     pub(super) fn of_earlier(order: FileOrder) -> Self {
-        Files { order, numbers: FileNumbers::default(), of_run: Vec::new(), in_run: HashMap::new() }
+        Files { order, numbers: FileNumbers::default(), of_run: Vec::new(), in_run: Vec::new() }
     }
 
     /// The same, with the files of floors.

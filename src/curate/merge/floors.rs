@@ -21,6 +21,8 @@ pub(super) struct SortedFloors {
     days: Vec<Option<i32>>,
     /// Whether each was set by hand: then it is before all changes of its time.
     by_hand: Vec<bool>,
+    /// Whether each is a full load.
+    loads: Vec<bool>,
     /// Those of earlier runs, and all of them, as they are seen by their commit times.
     seen: [Vec<(i64, usize)>; 2],
     /// Of each the index in which it was given.
@@ -100,6 +102,7 @@ impl SortedFloors {
             none: FloorIndex::new(Vec::new(), &days, &[]),
             seen,
             by_hand: sorted.iter().map(|at| floors[*at].0.by_hand.is_some()).collect(),
+            loads: sorted.iter().map(|at| floors[*at].0.is_load).collect(),
             days,
             given: sorted,
         })
@@ -148,7 +151,7 @@ impl SortedFloors {
     /// The floors of earlier runs, and all of them, beside so many entries, as a history sees them.
     pub(super) fn seen(&self, entries: usize) -> [SeenFloors<'_>; 2] {
         let [earlier, all] = &self.seen;
-        [SeenFloors::beside(entries, earlier), SeenFloors::beside(entries, all)]
+        [earlier, all].map(|floors| SeenFloors::beside(entries, floors, &self.loads))
     }
 }
 

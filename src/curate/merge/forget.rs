@@ -113,7 +113,7 @@ impl KeyToForget {
         let mut rows = rows_of_key(keep, columns, of_key, instants, floors);
         rows.retain(|row| row.is_in_table);
         let begins = instants.into_iter().flat_map(|all| rows.iter().map(|row| all[row.at]));
-        let times = rows.iter().filter_map(|row| row.end).chain(begins).collect();
+        let times = rows.iter().filter_map(|row| Some(row.end?.at)).chain(begins).collect();
         let ends = versions.iter().filter_map(|entry| all.after(entry.at, &columns.orders));
         let days = versions.iter().filter_map(|entry| entry.day);
         let days = days.chain(ends.filter_map(|(_, day)| day)).collect();

@@ -18,6 +18,7 @@ use arrow::array::Int64Array;
 
 use crate::curate::merge::entry::{ChangeOrder, Entry, Left, Origin};
 use crate::curate::merge::seen_floors::SeenFloors;
+use crate::table::row_end::{Cause, RowEnd};
 
 /// What a key has at one instant.
 #[derive(Clone, Copy, Debug)]
@@ -37,12 +38,12 @@ pub(super) struct Ends {
     held: [Vec<Held>; 2],
     /// The number of the moment whose row was that of a change before.
     first: Vec<Option<usize>>,
-    /// Winners, and when their rows end.
-    pub(super) winners: Vec<(usize, i64)>,
+    /// Winners, and the ends of their rows.
+    pub(super) winners: Vec<(usize, RowEnd)>,
     /// Winners that are never seen.
     pub(super) unseen: Vec<usize>,
-    /// Versions whose rows get another end, and when they end now.
-    pub(super) moved: Vec<(usize, i64)>,
+    /// Versions whose rows get another end, and which.
+    pub(super) moved: Vec<(usize, RowEnd)>,
     /// Versions whose rows are removed, and whether these had no end.
     pub(super) removed: Vec<(usize, bool)>,
     /// Rows that are copied.
@@ -68,12 +69,12 @@ pub(super) struct Copied {
     pub(super) from: (usize, bool),
     /// The version whose row the copy is.
     pub(super) to: usize,
-    /// When the copy ends, if it does.
-    pub(super) end: Option<i64>,
+    /// The end of the copy, if it has one.
+    pub(super) end: Option<RowEnd>,
 }
 
-/// When a row holds: up to the time when it ends, if it does; `None` if it is never seen.
-pub(crate) type Held = Option<Option<i64>>;
+/// When a row holds: up to its end, if it has one; `None` if it is never seen.
+pub(crate) type Held = Option<Option<RowEnd>>;
 
 impl Moment {
     /// The moment of some entries, all of one time; `latest` is the winner that is the last of them.
@@ -109,10 +110,13 @@ pub(super) fn of_instants(
     })
 }
 
-/// Computes when the rows of changes hold, given in the order of time; there is nothing for those without a change.
-/// `tied` gets changes that only file or row put before or after the last one so far.
+/// Computes when the rows of changes hold, given in the order of time; there is nothing for those without a change. `left`
+/// says what a change leaves. `tied` gets changes that only file or row put before or after the last one so far.
+///
+/// Where a change and a floor end a row at one time, it is the change, if that is seen.
 pub(super) fn hold(
     changes: impl Iterator<Item = (i64, Option<usize>)>,
+    left: impl Fn(usize) -> Left,
     floors: &SeenFloors<'_>,
     order: &impl ChangeOrder,
     all: &mut Vec<Held>,
@@ -132,12 +136,15 @@ pub(super) fn hold(
                 continue;
             }
         }
+        all[number] = floors.end_of(change, instant, order);
+        let is_seen = all[number].is_some();
         if let Some((_, before)) = last
             && let Some(end) = &mut all[before]
+            && end.is_none_or(|end| instant < end.at || (instant == end.at && is_seen))
         {
-            *end = Some(end.map_or(instant, |end| end.min(instant)));
+            let by = if left(change) == Left::Nothing { Cause::Delete } else { Cause::Update };
+            *end = Some(RowEnd { at: instant, by });
         }
-        all[number] = floors.end_of(change, instant, order);
         last = Some((change, number));
     }
 }
@@ -153,12 +160,14 @@ pub(super) fn join(
 ) {
     first.clear();
     // The last row so far: the number of its first change, what that leaves, and when it ends.
-    let mut last: Option<(usize, Left, Option<i64>)> = None;
+    let mut last: Option<(usize, Left, Option<RowEnd>)> = None;
     for (number, (instant, change)) in changes.enumerate() {
         first.push(None);
         let (Some(change), Some(end)) = (change, held[number]) else { continue };
         let row = left(change);
-        let joined = last.filter(|(_, of, until)| *until == Some(instant) && row.is_equal_row(*of));
+        let joined = last.filter(|(_, of, until)| {
+            until.is_some_and(|until| until.at == instant) && row.is_equal_row(*of)
+        });
         let of = joined.map_or(number, |(of, ..)| of);
         if joined.is_some() {
             held[of] = Some(end);
@@ -183,11 +192,11 @@ pub(super) fn add_ends(
 ) {
     let Ends { held: [then, now], first, tied, .. } = ends;
     let changes = || moments.iter().map(|one| (one.instant, Some(one.after)));
-    hold(changes(), floors, order, now, |one, other| tied.push((one, other)));
+    hold(changes(), &left, floors, order, now, |one, other| tied.push((one, other)));
     join(changes(), &left, now, first);
     let overlap = overlap(moments, now);
     let versions = || moments.iter().map(|one| (one.instant, one.before.map(|before| before.0)));
-    hold(versions(), earlier, order, then, |_, _| ());
+    hold(versions(), &left, earlier, order, then, |_, _| ());
     join(versions(), &left, then, first);
     ends.overlap |= overlap;
     let (mut was_current, mut is_current) = (false, false);
@@ -209,7 +218,7 @@ fn overlap(moments: &[Moment], held: &[Held]) -> bool {
     let mut free_from = Some(i64::MIN);
     moments.iter().zip(held).any(|(moment, held)| {
         let Some(end) = held else { return false };
-        let before = std::mem::replace(&mut free_from, *end);
+        let before = std::mem::replace(&mut free_from, end.map(|end| end.at));
         before.is_none_or(|from| moment.instant < from)
     })
 }
@@ -229,7 +238,7 @@ impl Ends {
         let is_new = before.is_none_or(|(version, _)| version != after);
         if then != now || (is_new && now.is_some() && !is_same) {
             self.touched.push(instant);
-            self.touched.extend([then, now].into_iter().flatten().flatten());
+            self.touched.extend([then, now].into_iter().flatten().flatten().map(|end| end.at));
         }
         let had_row = then.zip(before).filter(|(_, (_, has_row))| *has_row);
         let is_new = if is_new && is_same && had_row.is_some() && now.is_some() {
@@ -276,26 +285,59 @@ mod tests {
     use super::*;
     use crate::curate::merge::entry::places::Places;
 
-    /// When changes hold, given by time and place, with floors, given the same way.
-    fn held_of(changes: &[(i64, i64)], floors: &[(i64, i64)]) -> Vec<Held> {
+    /// When changes hold, given by time, place and whether they leave no row, with floors, given by time, place and whether
+    /// they are full loads.
+    fn held_with_causes(changes: &[(i64, i64, bool)], floors: &[(i64, i64, bool)]) -> Vec<Held> {
         let mut floors = floors.to_vec();
-        floors.sort_by_key(|(_, place)| *place);
-        let places = changes.iter().chain(&floors).map(|(_, place)| *place);
+        floors.sort_by_key(|(_, place, _)| *place);
+        let places = changes.iter().chain(&floors).map(|(_, place, _)| *place);
         let order = Places(places.collect());
-        let times: Vec<Option<i64>> = floors.iter().map(|(time, _)| Some(*time)).collect();
+        let times: Vec<Option<i64>> = floors.iter().map(|(time, ..)| Some(*time)).collect();
+        let loads: Vec<bool> = floors.iter().map(|(_, _, is_load)| *is_load).collect();
         let seen = SeenFloors::among(0..floors.len(), &times);
-        let seen = SeenFloors::beside(changes.len(), &seen);
-        let changes = changes.iter().enumerate().map(|(at, (time, _))| (*time, Some(at)));
+        let seen = SeenFloors::beside(changes.len(), &seen, &loads);
+        let left = |at: usize| if changes[at].2 { Left::Nothing } else { Left::Row };
+        let moments = changes.iter().enumerate().map(|(at, (time, ..))| (*time, Some(at)));
         let mut all = Vec::new();
-        hold(changes, &seen, &order, &mut all, |_, _| ());
+        hold(moments, left, &seen, &order, &mut all, |_, _| ());
         all
+    }
+
+    /// When changes hold that all leave rows, given by time and place, with floors, given the same way.
+    fn held_of(changes: &[(i64, i64)], floors: &[(i64, i64)]) -> Vec<Option<Option<i64>>> {
+        let of = |given: &[(i64, i64)]| given.iter().map(|(t, p)| (*t, *p, false)).collect();
+        let (changes, floors): (Vec<_>, Vec<_>) = (of(changes), of(floors));
+        let held = held_with_causes(&changes, &floors).into_iter();
+        held.map(|held| held.map(|end| end.map(|end| end.at))).collect()
+    }
+
+    #[test]
+    fn a_row_says_what_has_ended_it() {
+        let first = |changes: &[(i64, i64, bool)], floors: &[(i64, i64, bool)]| {
+            held_with_causes(changes, floors)[0].flatten().map(|end| (end.at, end.by))
+        };
+        let insert = (1, 10, false);
+        assert_eq!(first(&[insert], &[]), None);
+        assert_eq!(first(&[insert, (5, 20, false)], &[]), Some((5, Cause::Update)));
+        assert_eq!(first(&[insert, (5, 20, true)], &[]), Some((5, Cause::Delete)));
+        assert_eq!(first(&[insert], &[(5, 15, false)]), Some((5, Cause::Truncate)));
+        assert_eq!(first(&[insert], &[(5, 15, true)]), Some((5, Cause::Load)));
+        // What comes first.
+        let both = [insert, (5, 20, true)];
+        assert_eq!(first(&both, &[(4, 15, true)]), Some((4, Cause::Load)));
+        assert_eq!(first(&both, &[(6, 25, true)]), Some((5, Cause::Delete)));
+        // At one time: the row of a load ends the one before, and a delete that a truncate follows is never seen.
+        assert_eq!(first(&[insert, (5, 20, false)], &[(5, 15, true)]), Some((5, Cause::Update)));
+        assert_eq!(first(&both, &[(5, 25, false)]), Some((5, Cause::Truncate)));
     }
 
     #[test]
     fn rows_that_overlap_are_found() {
         let moment = |instant| Moment { instant, before: None, after: 0 };
         let moments: Vec<Moment> = [1, 5, 9].map(moment).to_vec();
-        let of = |held: [Held; 3]| overlap(&moments, &held);
+        let end = |end: Option<i64>| end.map(|at| RowEnd { at, by: Cause::Update });
+        let of =
+            |held: [Option<Option<i64>>; 3]| overlap(&moments, &held.map(|held| held.map(end)));
         assert!(!of([Some(Some(5)), Some(Some(7)), Some(None)]));
         assert!(!of([Some(Some(9)), None, Some(None)]));
         assert!(!of([None, None, None]));
@@ -305,8 +347,7 @@ mod tests {
 
     #[test]
     fn a_row_holds_up_to_the_next_change_or_floor_that_is_later_in_both_orders() {
-        let ends =
-            |ends: &[i64]| -> Vec<Held> { ends.iter().map(|end| Some(Some(*end))).collect() };
+        let ends = |ends: &[i64]| -> Vec<_> { ends.iter().map(|end| Some(Some(*end))).collect() };
         let open = vec![Some(None)];
         assert_eq!(held_of(&[(1, 1), (5, 2), (9, 3)], &[]), [ends(&[5, 9]), open.clone()].concat());
         // What is before an older change in the order of changes is never seen.

@@ -18,12 +18,13 @@ use crate::layout::FileOrder;
 use crate::parquet_io::open::conform;
 use crate::state::floors::Floor;
 use crate::state::versions::VersionsLayout;
+use crate::table::row_end::{Cause, RowEnd};
 
 /// The row of a version.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct VersionRow {
-    /// When it ended, in microseconds since 1970, if it has ended and stays in the table.
-    pub end: Option<i64>,
+    /// Its end, if it has ended and stays in the table.
+    pub end: Option<RowEnd>,
     /// What deleted its key, where deleted rows are kept; or what took the row out of the table.
     pub ended_by: Option<EndedBy>,
     /// The version whose row it is: this one left it as it was.
@@ -85,9 +86,9 @@ pub(super) struct KeyRow {
     pub(super) at: usize,
     /// Whether the table has it.
     pub(super) is_in_table: bool,
-    /// When it ended, in microseconds since 1970, if it has ended and stays in the table.
-    pub(super) end: Option<i64>,
-    /// The row of the delete or floor that has ended it; of a history it is not known.
+    /// Its end, if it has ended and stays in the table.
+    pub(super) end: Option<RowEnd>,
+    /// The row of the delete or floor that has ended it; not of a history.
     pub(super) ended_by: Option<usize>,
     /// The row of the version whose row it is, and not one of its own.
     pub(super) equals: Option<usize>,
@@ -115,7 +116,7 @@ pub(super) fn rows_of_key(
             let row = row.map(|(at, deleted)| KeyRow {
                 at,
                 is_in_table: true,
-                end: deleted.map(|(instant, _)| instant),
+                end: deleted.map(|(at, _)| RowEnd { at, by: Cause::Delete }),
                 ended_by: deleted.map(|(_, by)| by),
                 equals: None,
             });
@@ -125,11 +126,12 @@ pub(super) fn rows_of_key(
             let moments = last_of_instants(of_key, instants, orders);
             let changes = moments.iter().map(|at| (instants[*at], Some(*at)));
             let (mut held, mut firsts) = (Vec::new(), Vec::new());
-            hold(changes.clone(), floors.seen, orders, &mut held, |_, _| ());
-            join(changes, |at| columns.left(at), &mut held, &mut firsts);
+            let left = |at| columns.left(at);
+            hold(changes.clone(), left, floors.seen, orders, &mut held, |_, _| ());
+            join(changes, left, &mut held, &mut firsts);
             let row = |((at, held), first): ((&usize, Held), Option<usize>)| {
                 let equals = first.filter(|_| held.is_none()).map(|first| moments[first]);
-                let (is_in_table, end) = (held.is_some(), held.unwrap_or_default());
+                let (is_in_table, end) = (held.is_some(), held.flatten());
                 let row = KeyRow { at: *at, is_in_table, end, ended_by: None, equals };
                 first.map(|_| row)
             };

@@ -1,6 +1,7 @@
 //! Floors as a history sees them: by their commit times.
 
 use crate::curate::merge::entry::ChangeOrder;
+use crate::table::row_end::{Cause, RowEnd};
 
 /// Floors by their commit times, without those that are before an older one in the order of changes: both orders
 /// agree.
@@ -9,6 +10,8 @@ pub(super) struct SeenFloors<'a> {
     first: usize,
     /// Commit times in microseconds since 1970, and which of all they are, in the order of changes.
     floors: &'a [(i64, usize)],
+    /// Which of all are full loads.
+    loads: &'a [bool],
 }
 
 impl<'a> SeenFloors<'a> {
@@ -28,9 +31,9 @@ impl<'a> SeenFloors<'a> {
         by_time
     }
 
-    /// Those beside so many entries.
-    pub(super) fn beside(entries: usize, floors: &'a [(i64, usize)]) -> Self {
-        SeenFloors { first: entries, floors }
+    /// Those beside so many entries; `loads` says of all whether they are full loads.
+    pub(super) fn beside(entries: usize, floors: &'a [(i64, usize)], loads: &'a [bool]) -> Self {
+        SeenFloors { first: entries, floors, loads }
     }
 
     /// When floors end the row of a change, given by its row and its commit time: `None` if it is never seen, and
@@ -40,13 +43,16 @@ impl<'a> SeenFloors<'a> {
         at: usize,
         instant: i64,
         order: &impl ChangeOrder,
-    ) -> Option<Option<i64>> {
+    ) -> Option<Option<RowEnd>> {
         let is_before = |floor: &(i64, usize)| !order.is_later(self.first + floor.1, at);
         let by_time = self.floors.partition_point(|(time, _)| *time <= instant);
         if self.floors[..by_time].last().is_some_and(|last| !is_before(last)) {
             return None;
         }
         let later = &self.floors[by_time..];
-        Some(later.get(later.partition_point(is_before)).map(|(time, _)| *time))
+        Some(later.get(later.partition_point(is_before)).map(|(time, floor)| RowEnd {
+            at: *time,
+            by: if self.loads[*floor] { Cause::Load } else { Cause::Truncate },
+        }))
     }
 }

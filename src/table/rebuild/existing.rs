@@ -69,7 +69,7 @@ impl Existing {
 
     /// The rows that get another end, in their order.
     pub(super) fn into_ended(mut self) -> Vec<Ended> {
-        self.ended.sort_unstable();
+        self.ended.sort_unstable_by_key(|(row, _)| *row);
         self.ended
     }
 
