@@ -24,6 +24,7 @@ mod dialect;
 mod envelope;
 mod file;
 mod full_loads;
+mod kind;
 mod known_keys;
 mod load;
 mod operations;

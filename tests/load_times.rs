@@ -446,15 +446,72 @@ fn a_load_that_lacks_too_many_rows_stops_the_run() {
     }
 }
 
+/// A pipeline of snapshots.
+fn snapshots() -> LabBuilder {
+    Lab::builder()
+        .unset("raw.order_by")
+        .set("raw.kind", "snapshot")
+        .partition_by(&["event_dt"])
+        .curated_sql("SELECT CAST(id AS BIGINT) AS id, name, event_dt FROM latest")
+        .aggregate("daily", COUNT_PER_DAY)
+}
+
+const DAYS: [&[[&str; 2]]; 3] =
+    [&[["1", "a"], ["2", "b"]], &[["1", "a2"], ["3", "c"]], &[["3", "c"], ["2", "b3"]]];
+
+#[test]
+fn a_history_of_snapshots_has_a_row_where_they_differ() {
+    for order in [[0, 1, 2], [2, 0, 1], [1, 2, 0]] {
+        let lab = lab(&snapshots().keep("history").set("curated.format", "delta"));
+        for day in order {
+            let path = format!("raw/dt=2024-01-0{}/part-0.parquet", day + 1);
+            lab.put(&path, file_of_rows(&["id", "name"], DAYS[day]));
+            run(&lab);
+        }
+        let rows = lab.table("lake/curated").into_iter().map(|row| {
+            let end = row.get("valid_to").map_or("-", |end| &end[..10]);
+            let by = row.get("ended_by").map_or("-", String::as_str);
+            format!("{} {} {} {end} {by}", row["id"], row["name"], &row["valid_from"][..10])
+        });
+        let mut rows: Vec<String> = rows.collect();
+        rows.sort();
+        let expected = [
+            "1 a 2024-01-01 2024-01-02 update",
+            "1 a2 2024-01-02 2024-01-03 load",
+            "2 b 2024-01-01 2024-01-02 load",
+            "2 b3 2024-01-03 - -",
+            "3 c 2024-01-02 - -",
+        ];
+        assert_eq!(rows, expected, "{order:?}");
+        lab.assert_verified();
+    }
+}
+
+#[test]
+fn what_snapshots_cannot_have_is_refused() {
+    let lab = lab(&snapshots());
+    for (key, value, why) in [
+        ("raw.full_load", "LOAD*", "every file belongs to one"),
+        ("raw.full_load_at", "before", "by `name` or `column`"),
+        ("raw.dialect", "debezium", "have no operations"),
+        ("raw.op", "Op", "have no operations"),
+    ] {
+        let set = format!("{key}={value}");
+        let error = lab.run_with(Task::Run, "2024-01-01", "2024-02-01", &[&set]).expect_err("no");
+        let message = format!("`{key}` cannot be set for snapshots: ");
+        assert!(error.to_string().contains(why), "{error}");
+        assert_refused(error, 2, &message, "leave it out");
+    }
+    let set = ["raw.full_load_at=column"];
+    let error = lab.run_with(Task::Run, "2024-01-01", "2024-02-01", &set).expect_err("no column");
+    assert_refused(error, 2, "no column is named", "`raw.commit_time`");
+}
+
 #[test]
 fn snapshots_in_dated_folders_are_full_loads_in_any_order() {
-    let days: [&[[&str; 2]]; 3] =
-        [&[["1", "a"], ["2", "b"]], &[["1", "a2"], ["3", "c"]], &[["3", "c"], ["2", "b3"]]];
+    let days = DAYS;
     for order in [[0, 1, 2], [2, 0, 1], [1, 2, 0]] {
-        let lab = lab(&builder()
-            .set("raw.full_load", "*")
-            .set("raw.full_load_at", "name")
-            .set("raw.order_by", vec!["snapshot"]));
+        let lab = lab(&snapshots());
         for day in order {
             let path = format!("raw/2024/01/0{}/part-0.parquet", day + 1);
             lab.put(&path, file_of_rows(&["id", "name"], days[day]));

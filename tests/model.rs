@@ -714,7 +714,8 @@ impl Case {
     /// it.
     fn compare_table_of_history(&self, lab: &Lab, model: &Model) {
         let table = lab.table("lake/curated");
-        let found: BTreeSet<(CuratedRow, Option<i64>, Option<i64>, bool, Option<String>)> = table
+        type Found = (CuratedRow, Option<i64>, Option<i64>, bool, Option<String>);
+        let found: BTreeSet<Found> = table
             .iter()
             .map(|row| {
                 let [from, to] =

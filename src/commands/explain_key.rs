@@ -112,7 +112,7 @@ pub struct RowNow {
     /// Its end, in a history, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub valid_to: Option<DateTime<Utc>>,
-    /// What has ended the row of a history, as the table's column of this name says it.
+    /// What has ended the row of a history.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_by: Option<&'static str>,
     /// When its key was deleted, where deleted rows are kept.

@@ -37,6 +37,13 @@ pub(super) struct Defaults {
     pub(super) commit_time_unit: Option<TimeUnit>,
 }
 
+impl Defaults {
+    /// `raw.order_by`.
+    pub(super) fn order(&self) -> Vec<String> {
+        self.order_by.iter().map(ToString::to_string).collect()
+    }
+}
+
 impl Dialect {
     /// The name in `raw.dialect`.
     pub fn name(self) -> &'static str {

@@ -18,6 +18,7 @@ pub(super) const PIPELINE_KEYS: &[&str] = &[
     "raw.unavailable_value",
     "raw.window_by",
     "raw.lookback",
+    "raw.kind",
     "raw.dialect",
     "raw.op",
     "raw.op_values.insert",

@@ -11,6 +11,7 @@ use crate::config::csv::{CsvForm, CsvKeys, ShortLines};
 use crate::config::dialect::{Defaults, Dialect};
 use crate::config::envelope::{self, BEFORE_PREFIX, Envelope, EnvelopeKeys};
 use crate::config::full_loads::{FullLoadAt, FullLoadKeys, FullLoads, begins_with_commit_time};
+use crate::config::kind::{Kind, SNAPSHOT_ORDER};
 use crate::config::operations::{OpValues, OpValuesToml};
 use crate::config::query_columns::QueryColumns;
 use crate::config::source_table::{self, LINE_COLUMNS, Layout, Others, SourceTable};
@@ -299,7 +300,8 @@ pub(super) struct RawToml {
     window_by: Option<WindowBy>,
     lookback: Option<String>,
     #[serde(default)]
-    dialect: Dialect,
+    kind: Kind,
+    dialect: Option<Dialect>,
     unavailable_value: Option<String>,
     op: Option<String>,
     #[serde(default)]
@@ -314,8 +316,7 @@ pub(super) struct RawToml {
     time_zone: Option<String>,
     day_zone: Option<String>,
     full_load: Option<OneOrMany>,
-    #[serde(default)]
-    full_load_at: FullLoadAt,
+    full_load_at: Option<FullLoadAt>,
     full_load_settle: Option<String>,
     full_load_max_deletes: Option<String>,
     before_image_prefix: Option<String>,
@@ -335,13 +336,14 @@ impl RawToml {
         wrong: &dyn Fn(&str, String) -> Error,
     ) -> Result<Raw> {
         let keys = self.take_csv_keys();
-        let (dialect, defaults) = (self.dialect, self.dialect.defaults());
+        self.be_snapshots(wrong)?;
+        let dialect = self.dialect.unwrap_or_default();
+        let defaults = dialect.defaults();
         let column = |name: String| match dialect {
             Dialect::Debezium => envelope::column_of(name),
             _ => name,
         };
-        let default_order = || defaults.order_by.iter().map(ToString::to_string).collect();
-        let order_by = self.order_by.take().unwrap_or_else(default_order);
+        let order_by = self.order_by.take().unwrap_or_else(|| defaults.order());
         let order_by: Vec<String> = order_by.into_iter().map(column).collect();
         no_repeats(&order_by)
             .map_err(|name| wrong("raw.order_by", format!("names `{name}` twice")))?;
@@ -349,13 +351,12 @@ impl RawToml {
             self.commit_time.take().or_else(|| defaults.commit_time.map(String::from)).map(column);
         let event_time = self.event_time.take().map(column);
         let full_loads = self.full_loads(key, &order_by, commit_time.as_deref(), wrong)?;
-        if order_by.is_empty() {
-            check_order_of_files(self.on_tie, self.window_by, commit_time.as_deref(), wrong)?;
-        }
-        let mut op = op_column(self.dialect, self.op, self.op_values, &defaults, wrong)?;
+        let windows = (self.on_tie, self.window_by);
+        check_order_of_files(windows, &order_by, commit_time.as_deref(), wrong)?;
+        let mut op = op_column(dialect, self.op, self.op_values, &defaults, wrong)?;
         op.name = op.name.map(column);
         let envelope = EnvelopeKeys {
-            dialect: self.dialect,
+            dialect,
             unavailable_value: self.unavailable_value,
             key,
             op_values: &op.values,
@@ -394,7 +395,7 @@ impl RawToml {
             table,
             window_by: self.window_by.unwrap_or(WindowBy::Modified),
             lookback: lookback(self.lookback.as_deref(), wrong)?,
-            dialect: self.dialect,
+            dialect,
             envelope,
             op,
             delete_when: self.delete_when,
@@ -415,6 +416,43 @@ impl RawToml {
         })
     }
 
+    /// With `raw.kind = "snapshot"`, sets the keys that say that every file is a full load at its time, and its rows have no
+    /// operations.
+    fn be_snapshots(&mut self, wrong: &dyn Fn(&str, String) -> Error) -> Result<()> {
+        if self.kind == Kind::Changes {
+            return Ok(());
+        }
+        let refused = |key: &str, why: &str| {
+            wrong(key, format!("cannot be set for snapshots: {why}")).hint("leave it out")
+        };
+        if self.full_load.is_some() {
+            return Err(refused("raw.full_load", "every file belongs to one"));
+        }
+        if self.full_load_at == Some(FullLoadAt::Before) {
+            return Err(refused("raw.full_load_at", "each has its time, by `name` or `column`"));
+        }
+        if self.dialect.is_some_and(|dialect| dialect != Dialect::Flat) {
+            return Err(refused("raw.dialect", "their rows have no operations"));
+        }
+        if self.op.is_some() {
+            return Err(refused("raw.op", "their rows have no operations"));
+        }
+        self.full_load = Some(OneOrMany::One("*".into()));
+        self.full_load_at.get_or_insert(FullLoadAt::Name);
+        self.dialect = Some(Dialect::Flat);
+        let commit_time = self.commit_time.clone();
+        if self.full_load_at == Some(FullLoadAt::Column)
+            && commit_time.is_none()
+            && self.order_by.is_none()
+        {
+            return Err(wrong("raw.full_load_at", "is `column`, and no column is named".into())
+                .hint("name the column with the time of the snapshot in `raw.commit_time`"));
+        }
+        self.order_by
+            .get_or_insert_with(|| vec![commit_time.unwrap_or_else(|| SNAPSHOT_ORDER.into())]);
+        Ok(())
+    }
+
     /// The keys of full loads that have a time.
     fn full_loads(
         &self,
@@ -424,7 +462,7 @@ impl RawToml {
         wrong: &dyn Fn(&str, String) -> Error,
     ) -> Result<FullLoads> {
         let keys = FullLoadKeys {
-            at: self.full_load_at,
+            at: self.full_load_at.unwrap_or_default(),
             settle: self.full_load_settle.as_deref(),
             max_deletes: self.full_load_max_deletes.as_deref(),
             key,
@@ -559,11 +597,14 @@ fn op_column(
 
 /// Checks the keys that need a column in `raw.order_by`.
 fn check_order_of_files(
-    on_tie: OnTie,
-    window_by: Option<WindowBy>,
+    (on_tie, window_by): (OnTie, Option<WindowBy>),
+    order_by: &[String],
     commit_time: Option<&str>,
     wrong: &dyn Fn(&str, String) -> Error,
 ) -> Result<()> {
+    if !order_by.is_empty() {
+        return Ok(());
+    }
     if on_tie == OnTie::Fail {
         let why = "cannot be `fail` without `raw.order_by`: changes are ordered by file and row";
         return Err(wrong("raw.on_tie", why.into()).hint("name columns in `raw.order_by`"));

@@ -11,7 +11,7 @@ use arrow::compute::{concat_batches, partition, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::execution::runtime_env::RuntimeEnv;
 
-use crate::curate::validity::end_columns;
+use crate::curate::validity::{EndNames, end_columns};
 use crate::error::{Error, Result};
 use crate::table::rebuild::PublishedTable;
 use crate::table::sorter::{Merge, Order, Readers, Sorted, Sorter, compact};
@@ -199,7 +199,7 @@ impl CopiedColumns {
     /// Copies of existing rows, with the own columns of `to`.
     pub(super) fn copies(&self, existing: &RecordBatch, to: &RecordBatch) -> Result<RecordBatch> {
         let lost = |name: &str| Error::internal(format!("a copied row lacks the column `{name}`"));
-        let Some((end, flag, flag_of_ended, _)) = end_columns(self.validity) else {
+        let Some(EndNames { end, flag, flag_of_ended, .. }) = end_columns(self.validity) else {
             return Err(Error::internal("rows of a table without times are copied"));
         };
         let fields = self.table.fields();

@@ -272,12 +272,6 @@ fn check_columns(
         }
     }
     let keep = pipeline.keep;
-    if let Some(name) = names.iter().find(|name| keep.is_own(name)) {
-        let message = format!(
-            "{file} returns the column `{name}`, and the table has one of that name of its own"
-        );
-        return Err(Error::usage(message).hint("give it another name"));
-    }
     for key in &pipeline.key {
         let origin = names.iter().position(|name| name == key).and_then(|at| origin(plan, at));
         let origin = origin.map(|column| changes.first_name(column));

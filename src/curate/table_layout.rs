@@ -8,7 +8,7 @@ use crate::config::{DELETED_AT, Format, Keep, VALID_FROM};
 use crate::curate::Curate;
 use crate::curate::curated_sql::CuratedQuery;
 use crate::curate::merge::{CommittedVersions, PLACE, PRESENT};
-use crate::curate::validity;
+use crate::curate::validity::{self, EndNames};
 use crate::error::{Error, Result};
 use crate::state::contract::{TableContract, read_types};
 use crate::state::versions::VersionsLayout;
@@ -34,6 +34,17 @@ impl Curate<'_> {
         query: &CuratedQuery,
         contract: Option<&TableContract>,
     ) -> Result<TableColumns> {
+        let file = &self.pipeline.curated.sql.file;
+        let is_own = |column: &&Field| {
+            self.own_columns.iter().any(|own| own.eq_ignore_ascii_case(column.name()))
+        };
+        if let Some(column) = query.columns.iter().find(is_own) {
+            let name = column.name();
+            let message = format!(
+                "{file} returns the column `{name}`, and the table has one of that name of its own"
+            );
+            return Err(Error::usage(message).hint("give it another name"));
+        }
         let Some(contract) = contract else {
             let own = validity::fields(self.own_columns);
             return Ok(TableColumns {
@@ -44,7 +55,6 @@ impl Curate<'_> {
         };
         let mut untyped = Vec::new();
         let mut retyped = Vec::new();
-        let file = &self.pipeline.curated.sql.file;
         let mut columns = Vec::new();
         for (name, published) in read_types(&contract.columns)? {
             let column = query.columns.iter().find(|column| *column.name() == name);
@@ -234,7 +244,7 @@ impl Curate<'_> {
         order_by.push(place);
         let ends = match validity::end_columns(self.own_columns) {
             None => None,
-            Some((end, flag, flag_of_ended, by)) => {
+            Some(EndNames { end, flag, flag_of_ended, by }) => {
                 let flag = stored_places(&[flag.into()])?.first().copied();
                 let lost = || Error::internal("the column with the ends of rows is not stored");
                 let end = stored_places(&[end.into()])?.first().copied().ok_or_else(lost)?;

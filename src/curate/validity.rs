@@ -91,16 +91,25 @@ impl RowEnds {
     }
 }
 
-/// The names of the columns with the end of a row, with a flag, the flag of a row that has ended, and the column that says
-/// what has ended it; `None` if rows do not end.
-pub(crate) fn end_columns(
-    own: &[&'static str],
-) -> Option<(&'static str, &'static str, bool, Option<&'static str>)> {
-    let by = own.iter().find(|name| **name == ENDED_BY).copied();
-    match own.first()? {
-        &DELETED => Some((DELETED_AT, DELETED, true, by)),
-        _ => Some((VALID_TO, IS_CURRENT, false, by)),
-    }
+/// The own columns that say when and how a row has ended.
+pub(crate) struct EndNames {
+    /// The one with the time.
+    pub end: &'static str,
+    /// The one with a flag.
+    pub flag: &'static str,
+    /// The flag of a row that has ended.
+    pub flag_of_ended: bool,
+    /// The one that says what has ended it, if the table has it.
+    pub by: Option<&'static str>,
+}
+
+/// Those among the own columns of a table; `None` if rows do not end.
+pub(crate) fn end_columns(own: &[&'static str]) -> Option<EndNames> {
+    let by = own.contains(&ENDED_BY).then_some(ENDED_BY);
+    Some(match own.first()? {
+        &DELETED => EndNames { end: DELETED_AT, flag: DELETED, flag_of_ended: true, by },
+        _ => EndNames { end: VALID_TO, flag: IS_CURRENT, flag_of_ended: false, by },
+    })
 }
 
 /// The fields of own columns.
@@ -137,16 +146,16 @@ pub(crate) fn columns(
     places: &[u64],
     ends: &RowEnds,
 ) -> Vec<ArrayRef> {
-    let Some((end_column, flag, flag_of_ended, _)) = end_columns(own) else { return Vec::new() };
+    let Some(names) = end_columns(own) else { return Vec::new() };
     let mut from = 0;
     let end = |place: &u64| ends.end_of(*place, &mut from);
     let ends: Vec<Option<RowEnd>> = places.iter().map(end).collect();
     let (times, causes) = end_values(&ends);
     let of = |name: &&'static str| -> ArrayRef {
-        if *name == end_column {
+        if *name == names.end {
             Arc::clone(&times)
-        } else if *name == flag {
-            let flags = ends.iter().map(|end| Some(end.is_some() == flag_of_ended));
+        } else if *name == names.flag {
+            let flags = ends.iter().map(|end| Some(end.is_some() == names.flag_of_ended));
             Arc::new(flags.collect::<BooleanArray>())
         } else if *name == ENDED_BY {
             Arc::clone(&causes)

@@ -541,8 +541,13 @@ impl Removals {
             let causes = causes.map(|causes| causes.as_string_view());
             for (row, key) in keys.into_iter().enumerate() {
                 let at = ends.filter(|ends| ends.is_valid(row)).map(|ends| ends.value(row));
-                let by = causes.and_then(|causes| Cause::named(causes.value(row)));
-                let end = at.map(|at| RowEnd { at, by: by.unwrap_or(Cause::Update) });
+                let by = match causes {
+                    None => Some(Cause::Update),
+                    Some(causes) => Cause::named(causes.value(row)),
+                };
+                let end = at.map(|at| Some(RowEnd { at, by: by? }));
+                let unknown = || Error::internal("it is not known what has ended a row");
+                let end = end.map(|end| end.ok_or_else(unknown)).transpose()?;
                 self.ends.extend(end);
                 let number = end.and_then(|_| NonZeroU32::new(self.ends.len().try_into().ok()?));
                 if end.is_some() && number.is_none() {

@@ -272,6 +272,7 @@ impl Decider {
         let forgotten = self.forgetting.as_ref();
         let moves =
             self.keep == Keep::History && self.partition_by.iter().any(|name| name == IS_CURRENT);
+        let says_cause = self.own_columns.contains(&ENDED_BY);
         let forgotten = forgotten.map(|forgetting| forgetting.among(rows)).transpose()?;
         for of_key in of_keys(rows, self.layout.key_count())? {
             if forgotten.as_ref().is_some_and(|forgotten| forgotten.value(of_key.start)) {
@@ -300,7 +301,7 @@ impl Decider {
                     let is_same =
                         |one: usize, other: usize| self.compares_all && day(one) == day(other);
                     let of_rows = (|at| columns.left(at), is_same);
-                    add_ends(moments, seen, &columns.orders, of_rows, moves, ends);
+                    add_ends(moments, seen, &columns.orders, of_rows, (moves, says_cause), ends);
                 }
             }
             moments.clear();

@@ -44,7 +44,7 @@ pub(super) fn add_deletes(
     ends.tied.extend(ties.clone().map(|delete| (row, delete.after)));
     ends.tied_keys += u64::from(is_new(of_rows) && ties.clone().any(is_new));
 
-    // The table does not say which it is.
+    // The table does not say what has deleted a key: any cause will do.
     let end_at = |(at, _): Deleted| RowEnd { at, by: Cause::Delete };
     let end = deleted.map(end_at);
     let before = then.zip(of_rows.before).filter(|(_, (_, has_row))| *has_row);

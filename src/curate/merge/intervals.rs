@@ -181,13 +181,13 @@ pub(super) fn join(
 /// Computes what becomes of the rows of a key, of all of its moments, in the order of time. `earlier` are the floors
 /// of before, `floors` all of them; `left` says what a change leaves, and `is_same` whether two with equal hashes
 /// leave the same row. Where `moves` holds, a row that ends moves to another
-/// partition.
+/// partition; where `says_cause` does, the table says what has ended a row.
 pub(super) fn add_ends(
     moments: &[Moment],
     [earlier, floors]: &[SeenFloors<'_>; 2],
     order: &impl ChangeOrder,
     (left, is_same): (impl Fn(usize) -> Left, impl Fn(usize, usize) -> bool),
-    moves: bool,
+    (moves, says_cause): (bool, bool),
     ends: &mut Ends,
 ) {
     let Ends { held: [then, now], first, tied, .. } = ends;
@@ -199,6 +199,11 @@ pub(super) fn add_ends(
     hold(versions(), &left, earlier, order, then, |_, _| ());
     join(versions(), &left, then, first);
     ends.overlap |= overlap;
+    if !says_cause {
+        // Ends of one time are equal then.
+        let both = ends.held.iter_mut().flatten().flatten().flatten();
+        both.for_each(|end| end.by = Cause::Update);
+    }
     let (mut was_current, mut is_current) = (false, false);
     for (number, Moment { before, after, .. }) in moments.iter().enumerate() {
         let row = left(*after);

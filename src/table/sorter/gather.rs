@@ -28,7 +28,7 @@ struct Column<'a> {
     field: &'a Field,
     /// The column of each batch.
     arrays: Vec<&'a dyn Array>,
-    /// Which values are null, of each batch, if any are.
+    /// Which values are null, of each batch, if any are and it is looked for here.
     nulls: Option<Vec<Option<&'a NullBuffer>>>,
     values: Values<'a>,
 }
@@ -85,7 +85,6 @@ impl<'a> Gatherer<'a> {
 impl<'a> Column<'a> {
     fn new(field: &'a Field, arrays: Vec<&'a dyn Array>) -> Self {
         let has_nulls = arrays.iter().any(|array| array.null_count() > 0);
-        let nulls = has_nulls.then(|| arrays.iter().map(|array| array.nulls()).collect());
         let values = match field.data_type() {
             _ if has_nulls && arrays.iter().all(|array| array.null_count() == array.len()) => {
                 Values::Null
@@ -102,6 +101,8 @@ impl<'a> Column<'a> {
                 _ => Values::Others,
             },
         };
+        let has_own = matches!(values, Values::Null | Values::Others);
+        let nulls = (has_nulls && !has_own).then(|| arrays.iter().map(|it| it.nulls()).collect());
         Column { field, arrays, nulls, values }
     }
 
