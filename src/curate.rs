@@ -15,12 +15,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, SchemaRef};
+use chrono::DateTime;
 use datafusion::physical_plan::execute_stream_partitioned;
 use datafusion::prelude::SessionContext;
 
 use crate::changes::Changes;
 use crate::changes::row_bitmap::Winners;
-use crate::config::{OnTie, Pipeline};
+use crate::config::{Keep, OnTie, Pipeline};
 use crate::curate::altered::ComparedColumns;
 use crate::curate::conservation::{check_versions, check_written};
 use crate::curate::copies::{CopiedColumns, Copies};
@@ -164,6 +165,10 @@ struct Split {
     standings: Vec<Standing>,
     counts: Counts,
 }
+
+/// The hint for a full load that lacks too many rows of the table.
+const LACKS_ROWS: &str = "see whether files of the load are missing; if the table is as the load says, run once \
+                          with --set raw.full_load_max_deletes=100%";
 
 impl Curate<'_> {
     /// Runs pass two.
@@ -310,6 +315,9 @@ impl Curate<'_> {
         let max = self.pipeline.raw.full_loads.max_deletes;
         let is_load = new_floors.iter().any(|floor| floor.is_load);
         let (Some(max), Some(merged), true) = (max, merged, is_load) else { return Ok(()) };
+        if self.pipeline.keep == Keep::History {
+            return self.check_deletes_of_history(max, merged);
+        }
         let files = self.earlier.into_iter().flat_map(|ledger| ledger.files(CURATED));
         let rows: u64 = match self.pipeline.keep {
             // A new floor lets all keys be read.
@@ -324,10 +332,22 @@ impl Curate<'_> {
             "the table has {rows} rows, and the full loads of this run would end {ended} of them, more \
              than {max}% (raw.full_load_max_deletes)"
         ))
-        .hint(
-            "see whether files of the load are missing; if the table is as the load says, run once \
-             with --set raw.full_load_max_deletes=100%",
+        .hint(LACKS_ROWS))
+    }
+
+    /// The same of a history, for each full load by itself: rows that it lacks end, and may begin again with the next. A
+    /// rebuild takes the loads that there were.
+    fn check_deletes_of_history(&self, max: f64, merged: &Merged) -> Result<()> {
+        let mut loads = merged.counts.loads.of_loads().filter(|_| self.earlier.is_some());
+        let too_many = loads.find(|(_, rows, lacks)| *lacks as f64 * 100.0 > *rows as f64 * max);
+        let Some((time, rows, lacks)) = too_many else { return Ok(()) };
+        let time = DateTime::from_timestamp_micros(time).unwrap_or_default();
+        Err(Error::data(format!(
+            "the table had {rows} rows when the full load of {} came, which lacks {lacks} of them, more than \
+             {max}% (raw.full_load_max_deletes)",
+            time.format("%Y-%m-%d %H:%M:%S%.f")
         ))
+        .hint(LACKS_ROWS))
     }
 
     /// The floors of earlier runs, and those that this run has found.

@@ -13,6 +13,7 @@
 
 mod date_folders;
 mod hive;
+mod load_names;
 mod name_ranges;
 mod own_names;
 
@@ -25,6 +26,7 @@ pub(crate) use hive::DEFAULT_PARTITION;
 pub use hive::{
     escape_name, is_hidden, parse_partition_segment, partition_segment, partition_values,
 };
+pub use load_names::load_time;
 pub use name_ranges::{CdcNames, cdc_names, date_folder_names};
 pub use own_names::{
     OWNER_MARKER, aggregate_run_id, attempt_commit, attempt_name, deletion_vector_name, fnv1a,

@@ -800,8 +800,24 @@ fn a_load_is_refused_by_the_current_rows_that_it_lacks() {
     let lab = new();
     load(&lab, "04", &["1"]);
     let refused = lab.run("2020-01-01", "2020-02-01").expect_err("refused");
-    let message = "the table has 4 rows, and the full loads of this run would end 3 of them";
-    assert_refused(refused, 65, message, "full_load_max_deletes=100%");
+    let of_load = "the full load of 2020-01-04 00:00:00 came, which lacks 3 of them";
+    let message = format!("the table had 4 rows when {of_load}, more than 50%");
+    assert_refused(refused, 65, &message, "full_load_max_deletes=100%");
+    // Also if another load has them again, whether it comes with it or came before.
+    load(&lab, "05", &["1", "2", "3", "4"]);
+    let refused = lab.run("2020-01-01", "2020-02-01").expect_err("refused");
+    assert_refused(refused, 65, &message, "full_load_max_deletes=100%");
+    let lab = new();
+    load(&lab, "05", &["1", "2", "3", "4"]);
+    run(&lab);
+    load(&lab, "04", &["1"]);
+    let refused = lab.run("2020-01-01", "2020-02-01").expect_err("refused");
+    assert_refused(refused, 65, &message, "full_load_max_deletes=100%");
+    let accepted = ["raw.full_load_max_deletes=100%"];
+    lab.run_with(Task::Run, "2020-01-01", "2020-02-01", &accepted).expect("accepted");
+    // What was accepted is.
+    lab.rebuild(false, &[]).expect("rebuilt");
+    lab.assert_verified();
 }
 
 #[test]

@@ -286,8 +286,8 @@ fn a_load_can_be_at_the_time_of_its_name() {
     assert_refused(
         error,
         65,
-        "full-c.parquet has no time in its name",
-        "write the time into the name",
+        "full-c.parquet has no date in its name or folders",
+        "write the date into the name or a folder",
     );
 }
 
@@ -485,6 +485,69 @@ fn a_history_of_snapshots_has_a_row_where_they_differ() {
         assert_eq!(rows, expected, "{order:?}");
         lab.assert_verified();
     }
+}
+
+#[test]
+fn snapshots_have_the_date_in_their_names() {
+    let lab = lab(&snapshots());
+    for (day, rows) in DAYS.iter().enumerate() {
+        let path = format!("raw/customers_2024-01-0{}.parquet", day + 1);
+        lab.put(&path, file_of_rows(&["id", "name"], rows));
+    }
+    run(&lab);
+    assert_eq!(curated(&lab), ["2 b3 2024-01-03", "3 c 2024-01-03"]);
+    lab.assert_verified();
+    lab.put("raw/customers.parquet", file_of_rows(&["id", "name"], DAYS[0]));
+    let error = lab.run("2024-01-01", "2024-02-01").expect_err("no date");
+    assert_refused(
+        error,
+        65,
+        "has no date in its name or folders",
+        "write the date into the name or a folder",
+    );
+}
+
+#[test]
+fn no_file_of_a_load_at_its_time_is_quarantined() {
+    let lab = lab(&snapshots().set("raw.on_bad_file", "quarantine"));
+    lab.put("raw/dt=2024-01-01/a.parquet", file_of_rows(&["id", "name"], DAYS[0]));
+    run(&lab);
+    let before = curated(&lab);
+    for (name, content) in
+        [("b.parquet", b"hello".to_vec()), ("b.parquet", file_of_rows(&["name"], &[["x"]]))]
+    {
+        lab.put("raw/dt=2024-01-02/a.parquet", file_of_rows(&["id", "name"], &DAYS[0][..1]));
+        lab.put(&format!("raw/dt=2024-01-02/{name}"), content);
+        let error = lab.run("2024-01-01", "2024-02-01").expect_err("half a load");
+        assert_refused(
+            error,
+            65,
+            "a file of a full load cannot be read",
+            "no file of it can be quarantined",
+        );
+        assert_eq!(curated(&lab), before);
+    }
+    lab.put("raw/dt=2024-01-02/b.parquet", file_of_rows(&["id", "name"], &DAYS[0][1..]));
+    run(&lab);
+    assert_eq!(curated(&lab), ["1 a 2024-01-02", "2 b 2024-01-02"]);
+    lab.assert_verified();
+}
+
+#[test]
+fn a_load_that_is_being_written_holds_up_no_other() {
+    let mut lab = snapshots().build();
+    lab.put("raw/dt=2024-01-01/a.parquet", file_of_rows(&["id", "name"], DAYS[0]));
+    lab.now = now() + TimeDelta::hours(3);
+    lab.put("raw/dt=2024-01-02/a.parquet", file_of_rows(&["id", "name"], DAYS[1]));
+    lab.set_modified("raw/dt=2024-01-02/a.parquet", lab.now.timestamp() - 60);
+    let report = run(&lab);
+    assert_eq!(curated(&lab), ["1 a 2024-01-01", "2 b 2024-01-01"]);
+    let note = report.note.expect("a note");
+    assert!(note.contains("dt=2024-01-02") && note.contains("is still being written"), "{note}");
+    lab.now += TimeDelta::hours(1);
+    run(&lab);
+    assert_eq!(curated(&lab), ["1 a2 2024-01-02", "3 c 2024-01-02"]);
+    lab.assert_verified();
 }
 
 #[test]

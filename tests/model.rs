@@ -285,7 +285,7 @@ impl Model {
             });
             let floor = |row: &Last| {
                 let after = floors.clone().filter(|floor| floor.0 == time && floor.1 > row.0);
-                after.min_by_key(|floor| &floor.1).map_or("nothing", |floor| floor.2)
+                after.max_by_key(|floor| &floor.1).map_or("nothing", |floor| floor.2)
             };
             let last = last.filter(|(_, last, _)| lives(last));
             let open = rows.last_mut().filter(|row| row.3.is_none());

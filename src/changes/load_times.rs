@@ -28,7 +28,7 @@ use crate::changes::{Changes, CommitTime, OpenInput, instant_of};
 use crate::config::{FullLoadAt, Raw};
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
-use crate::layout::file_time;
+use crate::layout::load_time;
 use crate::raw::discover::RawFile;
 use crate::raw::input::LoadTime;
 use crate::raw::loads::EarlierLoads;
@@ -318,7 +318,7 @@ fn contradicts(open: &OpenInput, why: &str) -> Error {
 
 /// The time in the name of a file; `None` if it has no rows.
 fn time_of(raw: &Raw, open: &OpenInput) -> Result<Option<Span>> {
-    let time = file_time(&open.input.file.path, raw.time_zone).map(instant_ns);
+    let time = load_time(&open.input.file.path, raw.time_zone).map(instant_ns);
     let time = time.ok_or_else(|| without_time(open, raw))?;
     Ok((open.file.row_count() > 0).then_some((time, time)))
 }
@@ -334,8 +334,8 @@ fn emptied(open: &OpenInput) -> Error {
 fn without_time(open: &OpenInput, raw: &Raw) -> Error {
     let (what, hint) = match raw.full_loads.at {
         FullLoadAt::Name => (
-            "has no time in its name, and no date in its folders",
-            "write the time into the name, or set `raw.full_load`, if it is no full load",
+            "has no date in its name or folders, or several",
+            "write the date into the name or a folder, or name the full loads in `raw.full_load`, if it is none",
         ),
         _ => (
             "is a full load without commit times",

@@ -30,7 +30,7 @@ use futures::TryStreamExt;
 use crate::changes::reader::{ChangesTable, numbered};
 use crate::changes::row_bitmap::{RowBitmap, Winners};
 use crate::changes::{ChangeColumn, Changes};
-use crate::config::{OnTie, Pipeline};
+use crate::config::{Keep, OnTie, Pipeline};
 use crate::curate::altered::ComparedColumns;
 use crate::curate::copies::Copies;
 use crate::curate::curated_sql::CuratedQuery;
@@ -39,6 +39,7 @@ use crate::curate::merge::decide::Decider;
 use crate::curate::merge::entries::{Entries, Files};
 use crate::curate::merge::floors::SortedFloors;
 use crate::curate::merge::forget::Forgetting;
+use crate::curate::merge::intervals::LoadCounts;
 use crate::curate::merge::standing::Standing;
 use crate::curate::merge::version_reader::VersionReader;
 use crate::curate::places::Places;
@@ -165,6 +166,8 @@ pub(crate) struct Counts {
     pub ended_rows: BTreeMap<String, u64>,
     /// Where rows end, when those of winners do, in no order.
     pub ends: RowEnds,
+    /// Of a history, what is counted of new full loads, if there is a limit of the rows that they may lack.
+    pub loads: LoadCounts,
 }
 
 impl Counts {
@@ -197,6 +200,7 @@ impl Counts {
             *self.ended_rows.entry(partition).or_default() += rows;
         }
         self.ends.add(other.ends);
+        self.loads.add(&other.loads);
     }
 }
 
@@ -376,6 +380,7 @@ impl Merge<'_> {
             places: self.places.clone(),
             day_zone: self.pipeline.raw.day_zone,
             compares_all: self.pipeline.history_columns.is_empty(),
+            new_loads: self.new_loads(),
         });
         let tasks = outputs.into_iter().map(|mut output| {
             let (work, decider) = (Arc::clone(&work), Arc::clone(&decider));
@@ -404,6 +409,17 @@ impl Merge<'_> {
         let (_, bitmap, _) =
             Arc::into_inner(work).ok_or_else(|| Error::internal("the merge did not end"))?;
         Ok((bitmap.finish(), all, outputs))
+    }
+
+    /// Of a history, the times of new full loads, ascending, if there is a limit of the rows that they may lack.
+    fn new_loads(&self) -> Vec<i64> {
+        let is_history = self.pipeline.keep == Keep::History;
+        if !is_history || self.pipeline.raw.full_loads.max_deletes.is_none() {
+            return Vec::new();
+        }
+        let new = self.floors.iter().filter(|(floor, is_new)| *is_new && floor.is_load);
+        let times: BTreeSet<i64> = new.filter_map(|(floor, _)| floor.instant).collect();
+        times.into_iter().collect()
     }
 
     /// The merge of a table without a key: rewritten versions stay as they are, and all winners remain.

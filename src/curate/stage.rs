@@ -175,6 +175,7 @@ impl Stage<'_> {
             info!("{remark}");
             report.note.get_or_insert(remark);
         }
+        self.note_empty_loads(&changes, report);
         if self.is_from_empty() {
             check_not_empty(&changes, &bad_files)?;
         }
@@ -250,6 +251,20 @@ impl Stage<'_> {
         fill_in(report, pipeline, &folded, &curated);
         check_conservation(report, &folded.pass_one)?;
         Ok((Arc::clone(folded.pass_one.bad_rows()), curated))
+    }
+
+    /// Notes full loads without rows, which have no time and end nothing.
+    fn note_empty_loads(&self, changes: &Changes, report: &mut Report) {
+        let has_times = self.pipeline.raw.full_loads.at.is_time();
+        let is_empty = |input: &&Input| input.full_load && input.file.load.is_none();
+        let mut empty = changes.inputs().filter(is_empty).filter(|_| has_times);
+        let Some(first) = empty.next() else { return };
+        let note = format!(
+            "{} files of full loads have no rows, such as {}: they end nothing",
+            1 + empty.count(),
+            self.raw[first.file.location].describe(&first.file.path)
+        );
+        report.note.get_or_insert(note);
     }
 
     /// Notes raw files that were to be read again, and are missing.
@@ -386,8 +401,17 @@ impl Stage<'_> {
         quarantined.map(|rows| rows.len() as u64).sum()
     }
 
-    /// Refuses to continue without an input that was folded.
+    /// Refuses to continue without an input that was folded, or a file of a full load that has a time: its rows would end.
     fn check_readable(&self, bad_files: &[(Input, String)]) -> Result<()> {
+        let has_times = self.pipeline.raw.full_loads.at.is_time();
+        if let Some((_, reason)) = bad_files.iter().find(|(input, _)| has_times && input.full_load)
+        {
+            let message = format!("a file of a full load cannot be read: {reason}");
+            return Err(Error::data(message).hint(
+                "a full load that has a time ends the rows that it lacks, so no file of it can be quarantined: mend the \
+                 file, or write the load again",
+            ));
+        }
         let was_folded = |(input, _): &&(Input, String)| {
             let folded = self.ledger.folded(input.file.location, &input.file.path);
             // A window of rows may have excluded the bad rows.

@@ -199,7 +199,7 @@ impl LocalSpan {
 
 /// The instant of a local time in `zone`: the earlier of two, and in a gap moved forward by the
 /// gap.
-fn instant(local: NaiveDateTime, zone: Tz) -> Option<DateTime<Utc>> {
+pub(super) fn instant(local: NaiveDateTime, zone: Tz) -> Option<DateTime<Utc>> {
     if let Some(instant) = zone.from_local_datetime(&local).earliest() {
         return Some(instant.to_utc());
     }

@@ -1,15 +1,15 @@
 //! Full loads that have a time in the order of changes: which of them a run folds.
 //!
 //! A load that was written again over the one that was folded is another load, at a later time, and is
-//! folded like a new one. New files are taken for one load while they are written: a run folds none of
-//! a location's before the newest has been there for `raw.full_load_settle`.
+//! folded like a new one. New files are taken for one load while they are written, where their names do not say of which they
+//! are: a run folds none of a location's load before the newest has been there for `raw.full_load_settle`.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-use crate::config::Raw;
-use crate::layout::parent;
+use crate::config::{FullLoadAt, Raw};
+use crate::layout::{load_time, parent};
 use crate::raw::input::{RawFile, Recorded};
 use crate::store::Folder;
 
@@ -30,9 +30,18 @@ pub(crate) fn is_reload(raw: &Raw, folder: &Folder, folded: &RawFile, file: &Raw
         && !folded.is_same(file, is_local)
 }
 
-/// Full loads that are still being written: per location a folder, and when the newest file was written.
+/// A full load: its location, and its time, if names have it.
+type LoadKey = (usize, Option<DateTime<Utc>>);
+
+/// Full loads that are still being written: of each a folder, and when the newest file was written.
 #[derive(Debug, Default)]
-pub(crate) struct Unsettled(BTreeMap<usize, (String, DateTime<Utc>)>);
+pub(crate) struct Unsettled(BTreeMap<LoadKey, (String, DateTime<Utc>)>);
+
+/// The full load that a file is of.
+fn load_of(raw: &Raw, file: &RawFile) -> LoadKey {
+    let has_time = raw.full_loads.at == FullLoadAt::Name;
+    (file.location, load_time(&file.path, raw.time_zone).filter(|_| has_time))
+}
 
 impl Unsettled {
     /// Finds them among the files of a location. `now` is the time of the run.
@@ -52,7 +61,7 @@ impl Unsettled {
             let is_new = folded.is_none_or(|folded| is_reload(raw, folder, folded, file));
             if is_new && file.modified > now - raw.full_loads.settle {
                 let one = (parent(&file.path).to_string(), file.modified);
-                let newest = found.entry(file.location).or_insert_with(|| one.clone());
+                let newest = found.entry(load_of(raw, file)).or_insert_with(|| one.clone());
                 newest.1 = newest.1.max(one.1);
             }
         }
@@ -75,7 +84,7 @@ impl Unsettled {
         files.retain(|file| {
             let folded = recorded.folded(file.location, &file.path);
             let is_new = folded.is_none_or(|folded| is_reload(raw, folder, folded, file));
-            let is_unsettled = || self.0.contains_key(&file.location);
+            let is_unsettled = || self.0.contains_key(&load_of(raw, file));
             let waits = is_new && raw.is_full_load(file.location, &file.path) && is_unsettled();
 
             folded_before.extend(
@@ -93,7 +102,8 @@ impl Unsettled {
 
     /// A remark for the user; `None` if there are none.
     pub(crate) fn describe(&self, raw: &Raw, folders: &[Folder]) -> Option<String> {
-        let (location, (folder, newest)) = self.0.iter().max_by_key(|(_, (_, newest))| *newest)?;
+        let newest = self.0.iter().max_by_key(|(_, (_, newest))| *newest);
+        let ((location, _), (folder, newest)) = newest?;
         let folder = folders[*location].describe(folder);
         let after = (*newest + raw.full_loads.settle).format("%Y-%m-%d %H:%M:%S");
         Some(format!(

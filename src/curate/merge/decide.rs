@@ -25,7 +25,7 @@ use crate::curate::merge::entries::{Entries, Files, column};
 use crate::curate::merge::entry::{ChangeOrder, Entry, EntryColumns, Orders, Origin, of_keys};
 use crate::curate::merge::floors::{Floors, SortedFloors};
 use crate::curate::merge::forget::{Forgetting, KeyToForget};
-use crate::curate::merge::intervals::{Copied, Ends, Moment, add_ends, of_instants};
+use crate::curate::merge::intervals::{Copied, Ends, LoadCounts, Moment, add_ends, of_instants};
 use crate::curate::merge::rows_of_versions::KeyFloors;
 use crate::curate::merge::seen_floors::SeenFloors;
 use crate::curate::merge::{Counts, Output};
@@ -64,6 +64,8 @@ pub(super) struct Decider {
     pub(super) day_zone: Tz,
     /// Whether rows with equal hashes are equal in all columns but the day.
     pub(super) compares_all: bool,
+    /// The times of new full loads of which rows are counted, ascending.
+    pub(super) new_loads: Vec<i64>,
 }
 
 /// The decision about the entries of one key, by their rows.
@@ -269,6 +271,7 @@ impl Decider {
             },
         };
         let mut decided = Decided::default();
+        decided.ends.loads = LoadCounts::new(self.new_loads.clone());
         let forgotten = self.forgetting.as_ref();
         let moves =
             self.keep == Keep::History && self.partition_by.iter().any(|name| name == IS_CURRENT);
@@ -544,6 +547,7 @@ impl Decider {
         counts.ended += ends.ended;
         counts.current_before += ends.current_before;
         counts.ties += ends.tied_keys;
+        counts.loads.add(&ends.loads);
         for (one, other) in &ends.tied {
             // One of them is of this run; or both are not, and were told then.
             let tied = [*one, *other].into_iter().find_map(|at| self.ordinal(at, orders).ok());

@@ -57,6 +57,8 @@ pub(super) struct Ends {
     pub(super) tied_keys: u64,
     /// Whether rows of a key overlap, which must not be.
     pub(super) overlap: bool,
+    /// What is counted of new full loads.
+    pub(super) loads: LoadCounts,
     /// The number of keys that had a row without an end, and of those that have none now.
     pub(super) current_before: u64,
     pub(super) ended: u64,
@@ -71,6 +73,62 @@ pub(super) struct Copied {
     pub(super) to: usize,
     /// The end of the copy, if it has one.
     pub(super) end: Option<RowEnd>,
+}
+
+/// What is counted of new full loads, given by their times: the rows that there were when they came, and those that they
+/// have ended and lack.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LoadCounts {
+    /// The times, ascending.
+    pub(crate) times: Vec<i64>,
+    /// Of each, how many rows more there were than at the one before.
+    more: Vec<i64>,
+    lacks: Vec<u64>,
+}
+
+impl LoadCounts {
+    /// Nothing is counted of these yet.
+    pub(super) fn new(times: Vec<i64>) -> Self {
+        let (more, lacks) = (vec![0; times.len() + 1], vec![0; times.len()]);
+        LoadCounts { times, more, lacks }
+    }
+
+    /// Counts a row from when it begins up to its end.
+    fn count(&mut self, begin: i64, end: Option<RowEnd>) {
+        let up_to = |time: i64| self.times.partition_point(|load| *load <= time);
+        let (from, until) = (up_to(begin), end.map_or(self.times.len(), |end| up_to(end.at)));
+        if from >= until {
+            return;
+        }
+        self.more[from] += 1;
+        self.more[until] -= 1;
+        let is_last = end.is_some_and(|end| end.at == self.times[until - 1]);
+        if is_last && end.is_some_and(|end| end.by == Cause::Load) {
+            self.lacks[until - 1] += 1;
+        }
+    }
+
+    pub(super) fn add(&mut self, other: &LoadCounts) {
+        if self.times.is_empty() {
+            *self = other.clone();
+            return;
+        }
+        self.more.iter_mut().zip(&other.more).for_each(|(sum, more)| *sum += more);
+        self.lacks.iter_mut().zip(&other.lacks).for_each(|(sum, lacks)| *sum += lacks);
+    }
+
+    /// Of each full load its time, the rows that there were, and those that it has ended and lacks.
+    pub(crate) fn of_loads(&self) -> impl Iterator<Item = (i64, u64, u64)> {
+        let rows = self.more.iter().scan(0, |rows, more| {
+            *rows += more;
+            u64::try_from(*rows).ok()
+        });
+        self.times
+            .iter()
+            .zip(rows)
+            .zip(&self.lacks)
+            .map(|((time, rows), lacks)| (*time, rows, *lacks))
+    }
 }
 
 /// When a row holds: up to its end, if it has one; `None` if it is never seen.
@@ -199,6 +257,12 @@ pub(super) fn add_ends(
     hold(versions(), &left, earlier, order, then, |_, _| ());
     join(versions(), &left, then, first);
     ends.overlap |= overlap;
+    if !ends.loads.times.is_empty() {
+        let rows = moments.iter().zip(&ends.held[1]);
+        let rows = rows.filter(|(moment, _)| left(moment.after) != Left::Nothing);
+        let rows = rows.filter_map(|(moment, held)| Some((moment.instant, (*held)?)));
+        rows.for_each(|(begin, end)| ends.loads.count(begin, end));
+    }
     if !says_cause {
         // Ends of one time are equal then.
         let both = ends.held.iter_mut().flatten().flatten().flatten();
@@ -331,9 +395,30 @@ mod tests {
         let both = [insert, (5, 20, true)];
         assert_eq!(first(&both, &[(4, 15, true)]), Some((4, Cause::Load)));
         assert_eq!(first(&both, &[(6, 25, true)]), Some((5, Cause::Delete)));
+        // Of two floors of one time, the last.
+        let two = [(5, 15, true), (5, 16, false)];
+        assert_eq!(first(&[insert], &two), Some((5, Cause::Truncate)));
         // At one time: the row of a load ends the one before, and a delete that a truncate follows is never seen.
         assert_eq!(first(&[insert, (5, 20, false)], &[(5, 15, true)]), Some((5, Cause::Update)));
         assert_eq!(first(&both, &[(5, 25, false)]), Some((5, Cause::Truncate)));
+    }
+
+    #[test]
+    fn rows_are_counted_at_full_loads_that_may_lack_them() {
+        let end = |at, by| Some(RowEnd { at, by });
+        let mut counts = LoadCounts::new(vec![10, 20, 30]);
+        let mut other = counts.clone();
+        counts.count(i64::MIN, None);
+        counts.count(5, end(20, Cause::Load));
+        counts.count(10, end(30, Cause::Update));
+        other.count(20, end(25, Cause::Load));
+        other.count(15, end(30, Cause::Load));
+        other.count(31, None);
+        let mut all = LoadCounts::default();
+        all.add(&counts);
+        all.add(&other);
+        assert_eq!(all.of_loads().collect::<Vec<_>>(), [(10, 2, 0), (20, 4, 1), (30, 3, 1)]);
+        assert_eq!(LoadCounts::default().of_loads().count(), 0);
     }
 
     #[test]

@@ -50,9 +50,12 @@ impl<'a> SeenFloors<'a> {
             return None;
         }
         let later = &self.floors[by_time..];
-        Some(later.get(later.partition_point(is_before)).map(|(time, floor)| RowEnd {
-            at: *time,
-            by: if self.loads[*floor] { Cause::Load } else { Cause::Truncate },
+        let first = later.partition_point(is_before);
+        Some(later.get(first).map(|(time, _)| {
+            // Of several of one time, the last is what left no row.
+            let of_time = later[first..].iter().take_while(|(other, _)| other == time);
+            let is_load = of_time.last().is_some_and(|(_, floor)| self.loads[*floor]);
+            RowEnd { at: *time, by: if is_load { Cause::Load } else { Cause::Truncate } }
         }))
     }
 }
