@@ -508,6 +508,21 @@ fn snapshots_have_the_date_in_their_names() {
 }
 
 #[test]
+fn a_snapshot_without_rows_ends_nothing_and_is_told() {
+    let lab = lab(&snapshots());
+    lab.put("raw/dt=2024-01-01/a.parquet", file_of_rows(&["id", "name"], DAYS[0]));
+    // An empty part of a snapshot that has rows is none of its own.
+    lab.put("raw/dt=2024-01-01/b.parquet", file_of_rows::<[&str; 2], _>(&["id", "name"], &[]));
+    assert_eq!(run(&lab).note, None);
+    lab.put("raw/dt=2024-01-02/a.parquet", file_of_rows::<[&str; 2], _>(&["id", "name"], &[]));
+    let note = run(&lab).note.expect("a note");
+    assert!(note.contains("1 files of full loads have no rows, such as "), "{note}");
+    assert!(note.contains("dt=2024-01-02/a.parquet: they end nothing"), "{note}");
+    assert_eq!(curated(&lab), ["1 a 2024-01-01", "2 b 2024-01-01"]);
+    lab.assert_verified();
+}
+
+#[test]
 fn no_file_of_a_load_at_its_time_is_quarantined() {
     let lab = lab(&snapshots().set("raw.on_bad_file", "quarantine"));
     lab.put("raw/dt=2024-01-01/a.parquet", file_of_rows(&["id", "name"], DAYS[0]));
@@ -558,9 +573,11 @@ fn what_snapshots_cannot_have_is_refused() {
         ("raw.full_load_at", "before", "by `name` or `column`"),
         ("raw.dialect", "debezium", "have no operations"),
         ("raw.op", "Op", "have no operations"),
+        ("raw.op_values.delete", "['D']", "have no operations"),
     ] {
         let set = format!("{key}={value}");
         let error = lab.run_with(Task::Run, "2024-01-01", "2024-02-01", &[&set]).expect_err("no");
+        let key = key.trim_end_matches(".delete");
         let message = format!("`{key}` cannot be set for snapshots: ");
         assert!(error.to_string().contains(why), "{error}");
         assert_refused(error, 2, &message, "leave it out");
@@ -568,6 +585,8 @@ fn what_snapshots_cannot_have_is_refused() {
     let set = ["raw.full_load_at=column"];
     let error = lab.run_with(Task::Run, "2024-01-01", "2024-02-01", &set).expect_err("no column");
     assert_refused(error, 2, "no column is named", "`raw.commit_time`");
+    let error = lab.run_with(Task::Run, "2024-01-01", "2024-02-01", &["key=[]"]).expect_err("no");
+    assert_refused(error, 2, "`raw.kind` cannot be `snapshot` for a table without a key", "`key`");
 }
 
 #[test]

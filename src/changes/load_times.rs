@@ -335,7 +335,8 @@ fn without_time(open: &OpenInput, raw: &Raw) -> Error {
     let (what, hint) = match raw.full_loads.at {
         FullLoadAt::Name => (
             "has no date in its name or folders, or several",
-            "write the date into the name or a folder, or name the full loads in `raw.full_load`, if it is none",
+            "write the date into the name or a folder; if it is no full load, it does not belong here, or `raw.full_load` must \
+             leave it out",
         ),
         _ => (
             "is a full load without commit times",

@@ -51,6 +51,8 @@ pub struct FullLoads {
 /// The keys of full loads as they are written in `pipeline.toml`.
 pub(super) struct FullLoadKeys<'a> {
     pub(super) at: FullLoadAt,
+    /// The key that says that full loads have a time, and its value.
+    pub(super) said_by: (&'a str, &'a str),
     pub(super) settle: Option<&'a str>,
     pub(super) max_deletes: Option<&'a str>,
     pub(super) key: &'a [String],
@@ -80,8 +82,8 @@ impl FullLoadKeys<'_> {
             }
             return Ok(FullLoads { at: self.at, settle, max_deletes });
         }
-        let at = format!("cannot be `{}`", self.at.name());
-        let refused = |why: &str| wrong("raw.full_load_at", format!("{at} {why}"));
+        let (key, value) = self.said_by;
+        let refused = |why: &str| wrong(key, format!("cannot be `{value}` {why}"));
         if self.key.is_empty() {
             return Err(refused("for a table without a key")
                 .hint("name the primary key in `key`: a full load ends the rows of earlier ones"));

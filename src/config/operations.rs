@@ -142,6 +142,12 @@ pub(super) struct OpValuesToml {
 }
 
 impl OpValuesToml {
+    /// Whether no list is given.
+    pub(super) fn is_empty(&self) -> bool {
+        let OpValuesToml { insert, update, delete, ignore, truncate } = self;
+        [insert, update, delete, ignore, truncate].into_iter().all(Option::is_none)
+    }
+
     /// Replaces the lists of `defaults` by those that are given.
     pub(super) fn check(
         self,

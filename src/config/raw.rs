@@ -437,6 +437,9 @@ impl RawToml {
         if self.op.is_some() {
             return Err(refused("raw.op", "their rows have no operations"));
         }
+        if !self.op_values.is_empty() {
+            return Err(refused("raw.op_values", "their rows have no operations"));
+        }
         self.full_load = Some(OneOrMany::One("*".into()));
         self.full_load_at.get_or_insert(FullLoadAt::Name);
         self.dialect = Some(Dialect::Flat);
@@ -461,8 +464,13 @@ impl RawToml {
         commit_time: Option<&str>,
         wrong: &dyn Fn(&str, String) -> Error,
     ) -> Result<FullLoads> {
+        let at = self.full_load_at.unwrap_or_default();
         let keys = FullLoadKeys {
-            at: self.full_load_at.unwrap_or_default(),
+            at,
+            said_by: match self.kind {
+                Kind::Changes => ("raw.full_load_at", at.name()),
+                Kind::Snapshot => ("raw.kind", "snapshot"),
+            },
             settle: self.full_load_settle.as_deref(),
             max_deletes: self.full_load_max_deletes.as_deref(),
             key,

@@ -1,7 +1,7 @@
 //! Staging: opens, folds and curates inputs into staged files, which must add up and can then be
 //! committed. Changes neither published tables nor the state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -25,12 +25,13 @@ use crate::engine::resources::Resources;
 use crate::engine::session::{BATCH_ROWS, session};
 use crate::error::{Error, Result};
 use crate::fold::{Fold, fold};
+use crate::layout::parent;
 use crate::raw::bad_rows::{BadRow, BadRows, NOT_UTF8};
 use crate::raw::discover::{Input, RawFile, Recorded};
 use crate::raw::loads::EarlierLoads;
 use crate::raw::open::Opening;
 use crate::raw::schema_changes::KnownColumns;
-use crate::report::Report;
+use crate::report::{Report, one_note};
 use crate::state::contract::TableContract;
 use crate::state::ledger::Ledger;
 use crate::store::{Folder, parse_path};
@@ -253,18 +254,23 @@ impl Stage<'_> {
         Ok((Arc::clone(folded.pass_one.bad_rows()), curated))
     }
 
-    /// Notes full loads without rows, which have no time and end nothing.
+    /// Notes full loads without rows, which have no time and end nothing. Files beside one that has rows are of that load.
     fn note_empty_loads(&self, changes: &Changes, report: &mut Report) {
-        let has_times = self.pipeline.raw.full_loads.at.is_time();
-        let is_empty = |input: &&Input| input.full_load && input.file.load.is_none();
-        let mut empty = changes.inputs().filter(is_empty).filter(|_| has_times);
+        if !self.pipeline.raw.full_loads.at.is_time() {
+            return;
+        }
+        let folder = |input: &Input| (input.file.location, parent(&input.file.path).to_string());
+        let loads = || changes.inputs().filter(|input| input.full_load);
+        let with_rows: BTreeSet<_> =
+            loads().filter(|input| input.file.load.is_some()).map(folder).collect();
+        let mut empty = loads().filter(|input| !with_rows.contains(&folder(input)));
         let Some(first) = empty.next() else { return };
         let note = format!(
             "{} files of full loads have no rows, such as {}: they end nothing",
             1 + empty.count(),
             self.raw[first.file.location].describe(&first.file.path)
         );
-        report.note.get_or_insert(note);
+        report.note = one_note(report.note.take().into_iter().chain([note]));
     }
 
     /// Notes raw files that were to be read again, and are missing.
@@ -402,10 +408,15 @@ impl Stage<'_> {
     }
 
     /// Refuses to continue without an input that was folded, or a file of a full load that has a time: its rows would end.
+    /// What earlier versions have put into quarantine stays there.
     fn check_readable(&self, bad_files: &[(Input, String)]) -> Result<()> {
         let has_times = self.pipeline.raw.full_loads.at.is_time();
-        if let Some((_, reason)) = bad_files.iter().find(|(input, _)| has_times && input.full_load)
-        {
+        let is_new_load = |(input, _): &&(Input, String)| {
+            let file = &input.file;
+            let is_known = self.ledger.is_quarantined(file.location, &file.path);
+            has_times && input.full_load && !is_known
+        };
+        if let Some((_, reason)) = bad_files.iter().find(is_new_load) {
             let message = format!("a file of a full load cannot be read: {reason}");
             return Err(Error::data(message).hint(
                 "a full load that has a time ends the rows that it lacks, so no file of it can be quarantined: mend the \

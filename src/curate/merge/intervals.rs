@@ -80,7 +80,7 @@ pub(super) struct Copied {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LoadCounts {
     /// The times, ascending.
-    pub(crate) times: Vec<i64>,
+    times: Vec<i64>,
     /// Of each, how many rows more there were than at the one before.
     more: Vec<i64>,
     lacks: Vec<u64>,
