@@ -254,9 +254,9 @@ impl Merge<'_> {
         let (outputs, versions_before) =
             self.read_versions(context, &shared, outputs, &mut sorters).await?;
         let (winners, mut counts, outputs) = self.decide(&shared, sorters, outputs).await?;
-        let ends = std::mem::take(&mut counts.ends);
+        let ends = std::mem::take(&mut counts.ends).sorted(threads).await?;
         memory.grow(ends.bytes());
-        let ends = Arc::new(ends.sorted(threads).await?);
+        let ends = Arc::new(ends);
         let merged = Merged { winners: Arc::new(winners), counts, ends, versions_before };
         Ok((merged, outputs))
     }

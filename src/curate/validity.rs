@@ -42,6 +42,7 @@ impl RowEnds {
             if all.is_empty() {
                 *all = ends;
             } else {
+                all.reserve_exact(ends.len());
                 all.extend(ends);
             }
         }
@@ -62,6 +63,7 @@ impl RowEnds {
                 let mut sorted = Vec::new();
                 while let Some((number, mut ends)) = buckets.next() {
                     ends.sort_unstable();
+                    ends.shrink_to_fit();
                     sorted.push((number, ends));
                 }
                 Ok(sorted)
