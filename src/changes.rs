@@ -314,7 +314,7 @@ impl Changes {
     /// The columns by which changes are folded: the key columns, and the instant if the table keeps times.
     pub(crate) fn fold_columns(&self) -> Result<Vec<ChangeColumn>> {
         let mut columns = self.key_columns()?;
-        columns.extend(self.keep.has_ends().then_some(ChangeColumn::Instant));
+        columns.extend(self.keep.keeps_times().then_some(ChangeColumn::Instant));
         Ok(columns)
     }
 
@@ -331,7 +331,7 @@ impl Changes {
 
     /// The number of columns by which changes are folded.
     pub(crate) fn fold_count(&self) -> usize {
-        self.key.len() + usize::from(self.keep.has_ends())
+        self.key.len() + usize::from(self.keep.keeps_times())
     }
 
     /// The key columns.

@@ -41,6 +41,7 @@ pub use csv::CsvForm;
 pub use dialect::Dialect;
 pub use envelope::{BEFORE_PREFIX, ENVELOPE_PREFIX, Envelope};
 pub use full_loads::{FullLoadAt, FullLoads};
+pub use kind::Kind;
 pub use load::{Load, TargetTable, VerifyMethod, VerifySource};
 pub use operations::{OpValues, Operation};
 pub use query_columns::QueryColumns;
@@ -95,6 +96,10 @@ pub enum Keep {
     /// when the key was deleted after it.
     #[serde(skip)]
     LatestAndDeleted,
+    /// `keep = "latest"` with `raw.kind = "snapshot"` and no `raw.event_time`: one row per live key, with the day on which
+    /// it became as it is.
+    #[serde(skip)]
+    LatestAltered,
     /// One row per key and day: the last change of that day.
     LatestPerDay,
     /// One row per change that alters the row, with the time at which it begins and the one at which it ends.
@@ -122,13 +127,18 @@ pub(crate) const DELETION: [&str; 2] = [DELETED, DELETED_AT];
 
 impl Keep {
     /// All of them.
-    pub(crate) const ALL: [Keep; 4] =
-        [Keep::Latest, Keep::LatestAndDeleted, Keep::LatestPerDay, Keep::History];
+    pub(crate) const ALL: [Keep; 5] = [
+        Keep::Latest,
+        Keep::LatestAndDeleted,
+        Keep::LatestAltered,
+        Keep::LatestPerDay,
+        Keep::History,
+    ];
 
     /// The columns that the table has besides those of `curated.sql`, in their order: its last ones.
     pub(crate) fn own_columns(self) -> &'static [&'static str] {
         match self {
-            Keep::Latest | Keep::LatestPerDay => &[],
+            Keep::Latest | Keep::LatestAltered | Keep::LatestPerDay => &[],
             Keep::LatestAndDeleted => &DELETION,
             Keep::History => &VALIDITY,
         }
@@ -139,9 +149,14 @@ impl Keep {
         self.own_columns().iter().any(|own| own.eq_ignore_ascii_case(name))
     }
 
-    /// Whether a published row can end and stay, and changes of a key are folded apart by their times.
-    pub(crate) fn has_ends(self) -> bool {
-        !self.own_columns().is_empty()
+    /// Whether changes of a key are folded apart by their times.
+    pub(crate) fn keeps_times(self) -> bool {
+        self.keeps_changes() || self == Keep::LatestAndDeleted
+    }
+
+    /// Whether each change that alters the row of its key counts, also if it is not the last one.
+    pub(crate) fn keeps_changes(self) -> bool {
+        matches!(self, Keep::LatestAltered | Keep::History)
     }
 }
 
@@ -150,6 +165,7 @@ impl fmt::Display for Keep {
         f.write_str(match self {
             Keep::Latest => "latest",
             Keep::LatestAndDeleted => "latest-and-deleted",
+            Keep::LatestAltered => "latest-altered",
             Keep::LatestPerDay => "latest-per-day",
             Keep::History => "history",
         })

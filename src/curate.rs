@@ -30,11 +30,10 @@ use crate::curate::merge::entries::{Entries, Files};
 use crate::curate::merge::forget::Forgetting;
 use crate::curate::merge::standing::{Standing, Unsettled, settle};
 use crate::curate::merge::{CommittedVersions, Merge, Merged, Output};
-use crate::curate::pass_two::{Counts, Splitter};
+use crate::curate::pass_two::{Counts, RowTimes, Splitter};
 use crate::curate::places::Places;
 use crate::curate::raw_copies::{RawCopies, ReopenRaw};
 use crate::curate::table_layout::TableColumns;
-use crate::curate::validity::RowEnds;
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
 use crate::fold::{Fold, tied, tied_with_truncate};
@@ -216,8 +215,12 @@ impl Curate<'_> {
         };
         let unsettled = self.unsettled(merged);
         let ended = merged.map(|merged| &merged.winners).filter(|winners| winners.has_ended());
-        let ends = merged.map(|merged| Arc::clone(&merged.ends)).unwrap_or_default();
-        let marks = (unsettled, ended.cloned(), ends);
+        let times = RowTimes {
+            day: day.clone(),
+            ends: merged.map(|merged| Arc::clone(&merged.ends)).unwrap_or_default(),
+            begins: merged.map(|merged| Arc::clone(&merged.begins)).unwrap_or_default(),
+        };
+        let marks = (unsettled, ended.cloned(), times);
         let split =
             self.split(context, &query, outputs, (&layout, compared), &schema, marks).await?;
         let mut counts = split.counts;
@@ -266,9 +269,9 @@ impl Curate<'_> {
         compared: Option<(&CuratedQuery, &Arc<ComparedColumns>)>,
     ) -> Result<(Option<Merged>, Vec<Output>)> {
         let keeps_balance = self.keeps_balance();
-        // Where rows end, the changes of one key depend on each other.
-        let has_ends = self.pipeline.keep.has_ends();
-        let is_alone = to_merge.is_empty() && floors.is_empty() && !has_ends;
+        // Where times are kept, the changes of one key depend on each other.
+        let keeps_times = self.pipeline.keep.keeps_times();
+        let is_alone = to_merge.is_empty() && floors.is_empty() && !keeps_times;
         if is_alone && !keeps_balance {
             return Ok((None, outputs));
         }
@@ -315,13 +318,13 @@ impl Curate<'_> {
         let max = self.pipeline.raw.full_loads.max_deletes;
         let is_load = new_floors.iter().any(|floor| floor.is_load);
         let (Some(max), Some(merged), true) = (max, merged, is_load) else { return Ok(()) };
-        if self.pipeline.keep == Keep::History {
-            return self.check_deletes_of_history(max, merged);
+        if self.pipeline.keep.keeps_changes() {
+            return self.check_deletes_at_loads(max, merged);
         }
         let files = self.earlier.into_iter().flat_map(|ledger| ledger.files(CURATED));
         let rows: u64 = match self.pipeline.keep {
             // A new floor lets all keys be read.
-            keep if keep.has_ends() => merged.counts.current_before,
+            Keep::LatestAndDeleted => merged.counts.current_before,
             _ => files.map(TableFile::live_rows).sum(),
         };
         let ended = merged.counts.ended;
@@ -335,9 +338,9 @@ impl Curate<'_> {
         .hint(LACKS_ROWS))
     }
 
-    /// The same of a history, for each full load by itself: rows that it lacks end, and may begin again with the next. A
-    /// rebuild takes the loads that there were.
-    fn check_deletes_of_history(&self, max: f64, merged: &Merged) -> Result<()> {
+    /// The same where each change counts, for each full load by itself: rows that it lacks end, and may begin again with the
+    /// next. A rebuild takes the loads that there were.
+    fn check_deletes_at_loads(&self, max: f64, merged: &Merged) -> Result<()> {
         let mut loads = merged.counts.loads.of_loads().filter(|_| self.earlier.is_some());
         let too_many = loads.find(|(_, rows, lacks)| *lacks as f64 * 100.0 > *rows as f64 * max);
         let Some((time, rows, lacks)) = too_many else { return Ok(()) };
@@ -489,7 +492,7 @@ impl Curate<'_> {
         outputs: Vec<Output>,
         (layout, compared): (&Arc<VersionsLayout>, Option<Arc<ComparedColumns>>),
         schema: &SchemaRef,
-        (unsettled, ended, ends): (Unsettled, Option<Arc<Winners>>, Arc<RowEnds>),
+        (unsettled, ended, times): (Unsettled, Option<Arc<Winners>>, RowTimes),
     ) -> Result<Split> {
         let inputs: Arc<Vec<Input>> = Arc::new(self.changes.inputs().cloned().collect());
         let places = Arc::new(Places::new(self.changes.ordinal_counts()));
@@ -515,7 +518,7 @@ impl Curate<'_> {
                 places: Arc::clone(&places),
                 unsettled: unsettled.clone(),
                 ended: ended.clone(),
-                ends: Arc::clone(&ends),
+                times: times.clone(),
                 sql_file: self.pipeline.curated.sql.file.clone(),
             };
             let streams = Arc::clone(&streams);

@@ -69,9 +69,9 @@ pub(crate) async fn fold(
     pipeline: &Pipeline,
     partitions: usize,
 ) -> Result<Fold> {
-    // In a history nearly every change is the only one of its key and time: the merge, which sorts them all, finds those
-    // that are not.
-    let marks_all = changes.is_keyless() || pipeline.keep == Keep::History;
+    // Nearly every change is then the only one of its key and time: the merge, which sorts them all, finds those that
+    // are not.
+    let marks_all = changes.is_keyless() || pipeline.keep.keeps_changes();
     let folded = match (marks_all, changes.is_packed()) {
         (true, true) => every_row::<i128>(context, changes, partitions).await?,
         (true, false) => every_row::<Box<[u8]>>(context, changes, partitions).await?,
@@ -80,7 +80,7 @@ pub(crate) async fn fold(
     };
     let tie = match pipeline.keep {
         Keep::LatestPerDay => folded.day_tie,
-        Keep::Latest | Keep::LatestAndDeleted | Keep::History => folded.tie,
+        Keep::Latest | Keep::LatestAndDeleted | Keep::LatestAltered | Keep::History => folded.tie,
     };
     match tie.filter(|_| pipeline.raw.on_tie == OnTie::Fail) {
         Some((file, ordinal)) => Err(tied(&changes.ordinal_name(file, ordinal))),

@@ -24,7 +24,7 @@ fn builder() -> LabBuilder {
 }
 
 /// A lab some hours from now, so that the files that it writes have settled.
-fn lab(builder: &LabBuilder) -> Lab {
+pub fn lab(builder: &LabBuilder) -> Lab {
     let mut lab = builder.build();
     lab.now = now() + TimeDelta::hours(3);
     lab
@@ -40,16 +40,16 @@ fn put(lab: &Lab, name: &str, rows: &[[&str; 4]]) {
     lab.put(&format!("raw/{name}.parquet"), file_of_rows(&["Op", "ts", "id", "name"], rows));
 }
 
-fn run(lab: &Lab) -> Report {
+pub fn run(lab: &Lab) -> Report {
     lab.run("2024-01-01", "2024-02-01").expect("a run")
 }
 
-fn curated(lab: &Lab) -> Vec<String> {
+pub fn curated(lab: &Lab) -> Vec<String> {
     lab.lines("lake/curated", ["id", "name", "event_dt"])
 }
 
 /// `history`: key, day and whether it is deleted.
-fn history(lab: &Lab) -> Vec<String> {
+pub fn history(lab: &Lab) -> Vec<String> {
     let text = |row: Row| format!("{} {} {}", row["id"], row["event_dt"], row["deleted"]);
     let mut lines: Vec<String> = lab.history_relation().into_iter().map(text).collect();
     lines.sort();
@@ -443,175 +443,6 @@ fn a_load_that_lacks_too_many_rows_stops_the_run() {
         let error =
             lab.run_with(Task::Run, "2024-01-01", "2024-02-01", &set).expect_err("no share");
         assert_refused(error, 2, "`raw.full_load_max_deletes` is `some`", "10%");
-    }
-}
-
-/// A pipeline of snapshots.
-fn snapshots() -> LabBuilder {
-    Lab::builder()
-        .unset("raw.order_by")
-        .set("raw.kind", "snapshot")
-        .partition_by(&["event_dt"])
-        .curated_sql("SELECT CAST(id AS BIGINT) AS id, name, event_dt FROM latest")
-        .aggregate("daily", COUNT_PER_DAY)
-}
-
-const DAYS: [&[[&str; 2]]; 3] =
-    [&[["1", "a"], ["2", "b"]], &[["1", "a2"], ["3", "c"]], &[["3", "c"], ["2", "b3"]]];
-
-#[test]
-fn a_history_of_snapshots_has_a_row_where_they_differ() {
-    for order in [[0, 1, 2], [2, 0, 1], [1, 2, 0]] {
-        let lab = lab(&snapshots().keep("history").set("curated.format", "delta"));
-        for day in order {
-            let path = format!("raw/dt=2024-01-0{}/part-0.parquet", day + 1);
-            lab.put(&path, file_of_rows(&["id", "name"], DAYS[day]));
-            run(&lab);
-        }
-        let rows = lab.table("lake/curated").into_iter().map(|row| {
-            let end = row.get("valid_to").map_or("-", |end| &end[..10]);
-            let by = row.get("ended_by").map_or("-", String::as_str);
-            format!("{} {} {} {end} {by}", row["id"], row["name"], &row["valid_from"][..10])
-        });
-        let mut rows: Vec<String> = rows.collect();
-        rows.sort();
-        let expected = [
-            "1 a 2024-01-01 2024-01-02 update",
-            "1 a2 2024-01-02 2024-01-03 load",
-            "2 b 2024-01-01 2024-01-02 load",
-            "2 b3 2024-01-03 - -",
-            "3 c 2024-01-02 - -",
-        ];
-        assert_eq!(rows, expected, "{order:?}");
-        lab.assert_verified();
-    }
-}
-
-#[test]
-fn snapshots_have_the_date_in_their_names() {
-    let lab = lab(&snapshots());
-    for (day, rows) in DAYS.iter().enumerate() {
-        let path = format!("raw/customers_2024-01-0{}.parquet", day + 1);
-        lab.put(&path, file_of_rows(&["id", "name"], rows));
-    }
-    run(&lab);
-    assert_eq!(curated(&lab), ["2 b3 2024-01-03", "3 c 2024-01-03"]);
-    lab.assert_verified();
-    lab.put("raw/customers.parquet", file_of_rows(&["id", "name"], DAYS[0]));
-    let error = lab.run("2024-01-01", "2024-02-01").expect_err("no date");
-    assert_refused(
-        error,
-        65,
-        "has no date in its name or folders",
-        "write the date into the name or a folder",
-    );
-}
-
-#[test]
-fn a_snapshot_without_rows_ends_nothing_and_is_told() {
-    let lab = lab(&snapshots());
-    lab.put("raw/dt=2024-01-01/a.parquet", file_of_rows(&["id", "name"], DAYS[0]));
-    // An empty part of a snapshot that has rows is none of its own.
-    lab.put("raw/dt=2024-01-01/b.parquet", file_of_rows::<[&str; 2], _>(&["id", "name"], &[]));
-    assert_eq!(run(&lab).note, None);
-    lab.put("raw/dt=2024-01-02/a.parquet", file_of_rows::<[&str; 2], _>(&["id", "name"], &[]));
-    let note = run(&lab).note.expect("a note");
-    assert!(note.contains("1 files of full loads have no rows, such as "), "{note}");
-    assert!(note.contains("dt=2024-01-02/a.parquet: they end nothing"), "{note}");
-    assert_eq!(curated(&lab), ["1 a 2024-01-01", "2 b 2024-01-01"]);
-    lab.assert_verified();
-}
-
-#[test]
-fn no_file_of_a_load_at_its_time_is_quarantined() {
-    let lab = lab(&snapshots().set("raw.on_bad_file", "quarantine"));
-    lab.put("raw/dt=2024-01-01/a.parquet", file_of_rows(&["id", "name"], DAYS[0]));
-    run(&lab);
-    let before = curated(&lab);
-    for (name, content) in
-        [("b.parquet", b"hello".to_vec()), ("b.parquet", file_of_rows(&["name"], &[["x"]]))]
-    {
-        lab.put("raw/dt=2024-01-02/a.parquet", file_of_rows(&["id", "name"], &DAYS[0][..1]));
-        lab.put(&format!("raw/dt=2024-01-02/{name}"), content);
-        let error = lab.run("2024-01-01", "2024-02-01").expect_err("half a load");
-        assert_refused(
-            error,
-            65,
-            "a file of a full load cannot be read",
-            "no file of it can be quarantined",
-        );
-        assert_eq!(curated(&lab), before);
-    }
-    lab.put("raw/dt=2024-01-02/b.parquet", file_of_rows(&["id", "name"], &DAYS[0][1..]));
-    run(&lab);
-    assert_eq!(curated(&lab), ["1 a 2024-01-02", "2 b 2024-01-02"]);
-    lab.assert_verified();
-}
-
-#[test]
-fn a_load_that_is_being_written_holds_up_no_other() {
-    let mut lab = snapshots().build();
-    lab.put("raw/dt=2024-01-01/a.parquet", file_of_rows(&["id", "name"], DAYS[0]));
-    lab.now = now() + TimeDelta::hours(3);
-    lab.put("raw/dt=2024-01-02/a.parquet", file_of_rows(&["id", "name"], DAYS[1]));
-    lab.set_modified("raw/dt=2024-01-02/a.parquet", lab.now.timestamp() - 60);
-    let report = run(&lab);
-    assert_eq!(curated(&lab), ["1 a 2024-01-01", "2 b 2024-01-01"]);
-    let note = report.note.expect("a note");
-    assert!(note.contains("dt=2024-01-02") && note.contains("is still being written"), "{note}");
-    lab.now += TimeDelta::hours(1);
-    run(&lab);
-    assert_eq!(curated(&lab), ["1 a2 2024-01-02", "3 c 2024-01-02"]);
-    lab.assert_verified();
-}
-
-#[test]
-fn what_snapshots_cannot_have_is_refused() {
-    let lab = lab(&snapshots());
-    for (key, value, why) in [
-        ("raw.full_load", "LOAD*", "every file belongs to one"),
-        ("raw.full_load_at", "before", "by `name` or `column`"),
-        ("raw.dialect", "debezium", "have no operations"),
-        ("raw.op", "Op", "have no operations"),
-        ("raw.op_values.delete", "['D']", "have no operations"),
-    ] {
-        let set = format!("{key}={value}");
-        let error = lab.run_with(Task::Run, "2024-01-01", "2024-02-01", &[&set]).expect_err("no");
-        let key = key.trim_end_matches(".delete");
-        let message = format!("`{key}` cannot be set for snapshots: ");
-        assert!(error.to_string().contains(why), "{error}");
-        assert_refused(error, 2, &message, "leave it out");
-    }
-    let set = ["raw.full_load_at=column"];
-    let error = lab.run_with(Task::Run, "2024-01-01", "2024-02-01", &set).expect_err("no column");
-    assert_refused(error, 2, "no column is named", "`raw.commit_time`");
-    let error = lab.run_with(Task::Run, "2024-01-01", "2024-02-01", &["key=[]"]).expect_err("no");
-    assert_refused(error, 2, "`raw.kind` cannot be `snapshot` for a table without a key", "`key`");
-}
-
-#[test]
-fn snapshots_in_dated_folders_are_full_loads_in_any_order() {
-    let days = DAYS;
-    for order in [[0, 1, 2], [2, 0, 1], [1, 2, 0]] {
-        let lab = lab(&snapshots());
-        for day in order {
-            let path = format!("raw/2024/01/0{}/part-0.parquet", day + 1);
-            lab.put(&path, file_of_rows(&["id", "name"], days[day]));
-            run(&lab);
-        }
-        assert_eq!(curated(&lab), ["2 b3 2024-01-03", "3 c 2024-01-03"], "{order:?}");
-        let of_history = [
-            "1 2024-01-01 false",
-            "1 2024-01-02 false",
-            "1 2024-01-03 true",
-            "2 2024-01-01 false",
-            "2 2024-01-02 true",
-            "2 2024-01-03 false",
-            "3 2024-01-02 false",
-            "3 2024-01-03 false",
-        ];
-        assert_eq!(history(&lab), of_history, "{order:?}");
-        lab.assert_verified();
     }
 }
 

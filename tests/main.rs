@@ -49,6 +49,7 @@ mod rebuild;
 mod reloads;
 mod row_order;
 mod same_bytes;
+mod snapshots;
 mod states;
 mod support;
 mod truncates;

@@ -10,8 +10,8 @@ use crate::config::file::{
 };
 use crate::config::values::{bytes, no_repeats};
 use crate::config::{
-    Aggregate, Catalog, Curated, Format, IS_CURRENT, Keep, Limits, Load, MEMORY_BYTES_MIN,
-    Pipeline, Sql, TargetTable, VerifySource,
+    Aggregate, Catalog, Curated, Format, IS_CURRENT, Keep, Kind, Limits, Load, MEMORY_BYTES_MIN,
+    Pipeline, Raw, Sql, TargetTable, VerifySource,
 };
 use crate::error::{Error, Result};
 use crate::store::Location;
@@ -29,7 +29,7 @@ pub(super) fn check(parsed: PipelineToml, folder: &Path, file: &Path) -> Result<
     let pipeline = Pipeline {
         name: parsed.name,
         key: parsed.key,
-        keep: checks.keep(parsed.keep, parsed.keep_deleted)?,
+        keep: checks.keep(parsed.keep, parsed.keep_deleted, &raw)?,
         history_columns: checks.history_columns(parsed.keep, parsed.history_columns)?,
         raw,
         curated,
@@ -43,7 +43,7 @@ pub(super) fn check(parsed: PipelineToml, folder: &Path, file: &Path) -> Result<
     checks.no_overlaps(&pipeline)?;
     checks.load_tables(&pipeline)?;
     checks.catalog_tables(&pipeline)?;
-    checks.rows_that_end(&pipeline)?;
+    checks.kept_times(&pipeline)?;
     Ok(pipeline)
 }
 
@@ -205,9 +205,11 @@ impl Checks<'_> {
     }
 
     /// Which rows the table holds.
-    fn keep(&self, keep: Keep, keeps_deleted: bool) -> Result<Keep> {
+    fn keep(&self, keep: Keep, keeps_deleted: bool, raw: &Raw) -> Result<Keep> {
+        let has_days_of_snapshots = raw.kind == Kind::Snapshot && raw.event_time.is_none();
         match (keep, keeps_deleted) {
             (Keep::Latest, true) => Ok(Keep::LatestAndDeleted),
+            (Keep::Latest, false) if has_days_of_snapshots => Ok(Keep::LatestAltered),
             (_, true) => Err(self
                 .wrong("keep_deleted", format!("is for keep = \"latest\", and keep is `{keep}`"))
                 .hint("leave it out, or write keep = \"latest\"")),
@@ -235,14 +237,18 @@ impl Checks<'_> {
         }
     }
 
-    /// Checks that a table whose rows can end has a key, and nothing that is for other tables.
-    fn rows_that_end(&self, pipeline: &Pipeline) -> Result<()> {
+    /// Checks that a table for which times of changes are kept has a key, and nothing that is for other tables.
+    fn kept_times(&self, pipeline: &Pipeline) -> Result<()> {
         let keep = pipeline.keep;
-        if !keep.has_ends() {
+        if !keep.keeps_times() {
             return Ok(());
         }
         let is_history = keep == Keep::History;
-        let with = if is_history { "keep = \"history\"" } else { "keep_deleted" };
+        let with = match keep {
+            Keep::History => "keep = \"history\"",
+            Keep::LatestAltered => "raw.kind = \"snapshot\"",
+            _ => "keep_deleted",
+        };
         let refused = |key: &str, why: &str, hint: &str| {
             Err(self.wrong(key, format!("{why}, with {with}")).hint(hint))
         };
@@ -250,7 +256,7 @@ impl Checks<'_> {
             let hint = "name the primary key: it says which changes are of one row";
             return refused("key", "is missing", hint);
         }
-        if pipeline.curated.deletion_vectors {
+        if pipeline.curated.deletion_vectors && !keep.own_columns().is_empty() {
             let hint = "leave it out: what ends a row is written into it";
             return refused("curated.deletion_vectors", "cannot be used", hint);
         }
@@ -263,7 +269,7 @@ impl Checks<'_> {
             };
             return refused("curated.partition_by", &format!("names `{own}`"), hint);
         }
-        if !is_history && pipeline.raw.delete_when.is_some() {
+        if keep == Keep::LatestAndDeleted && pipeline.raw.delete_when.is_some() {
             let hint =
                 "leave `raw.delete_when` out: rows then stay, with the columns that it reads";
             return refused("raw.delete_when", "cannot be used", hint);

@@ -5,7 +5,7 @@ use serde::Deserialize;
 /// `raw.kind`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Kind {
+pub enum Kind {
     /// Changes, and full loads.
     #[default]
     Changes,

@@ -101,6 +101,8 @@ pub enum OnTie {
 /// The raw change files.
 #[derive(Clone, Debug)]
 pub struct Raw {
+    /// `raw.kind`: `changes` (default) or `snapshot`.
+    pub kind: Kind,
     /// `raw.url`: a path relative to the toml file, `file://` or `s3://`; or a list of them.
     pub urls: Vec<Location>,
     /// `raw.format`: `parquet` (default), `csv` or `json`.
@@ -388,6 +390,7 @@ impl RawToml {
         };
         let table = source_table::check(self.layout, self.table.as_deref(), &others, wrong)?;
         Ok(Raw {
+            kind: self.kind,
             urls,
             format: self.format,
             columns,

@@ -199,13 +199,13 @@ impl CopiedColumns {
     /// Copies of existing rows, with the own columns of `to`.
     pub(super) fn copies(&self, existing: &RecordBatch, to: &RecordBatch) -> Result<RecordBatch> {
         let lost = |name: &str| Error::internal(format!("a copied row lacks the column `{name}`"));
-        let Some(EndNames { end, flag, flag_of_ended, .. }) = end_columns(self.validity) else {
-            return Err(Error::internal("rows of a table without times are copied"));
-        };
+        let ends = end_columns(self.validity);
         let fields = self.table.fields();
         let columns = fields[..fields.len() - 2].iter().map(|field| -> Result<ArrayRef> {
             let name = field.name();
-            if name == flag {
+            if let Some(EndNames { end, flag, flag_of_ended, .. }) = ends
+                && name == flag
+            {
                 let ends = to.column_by_name(end).ok_or_else(|| lost(end))?;
                 let flags = (0..ends.len()).map(|row| Some(ends.is_valid(row) == flag_of_ended));
                 return Ok(Arc::new(flags.collect::<BooleanArray>()));

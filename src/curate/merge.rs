@@ -30,7 +30,7 @@ use futures::TryStreamExt;
 use crate::changes::reader::{ChangesTable, numbered};
 use crate::changes::row_bitmap::{RowBitmap, Winners};
 use crate::changes::{ChangeColumn, Changes};
-use crate::config::{Keep, OnTie, Pipeline};
+use crate::config::{OnTie, Pipeline};
 use crate::curate::altered::ComparedColumns;
 use crate::curate::copies::Copies;
 use crate::curate::curated_sql::CuratedQuery;
@@ -42,7 +42,7 @@ use crate::curate::merge::forget::Forgetting;
 use crate::curate::merge::intervals::LoadCounts;
 use crate::curate::merge::standing::Standing;
 use crate::curate::merge::version_reader::VersionReader;
-use crate::curate::places::Places;
+use crate::curate::places::{ByPlace, Places};
 use crate::curate::validity::RowEnds;
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Result};
@@ -56,6 +56,7 @@ use crate::table::sorter::{Readers, Sorted, Sorter};
 mod bloom;
 #[cfg(feature = "postgres")]
 pub(crate) mod changed_keys;
+mod current;
 mod decide;
 mod deletes;
 pub(crate) mod entries;
@@ -121,10 +122,12 @@ pub(crate) struct Merge<'a> {
 pub(crate) struct Merged {
     /// The remaining winners.
     pub winners: Arc<Winners>,
-    /// Sums over all threads, without the ends of rows.
+    /// Sums over all threads, without the ends of rows and their days.
     pub counts: Counts,
     /// When the rows of winners end, if they do and stay.
     pub ends: Arc<RowEnds>,
+    /// The days of winners' rows that are not those of their changes.
+    pub begins: Arc<ByPlace>,
     /// The number of versions in the rewritten files before.
     pub versions_before: u64,
 }
@@ -166,6 +169,8 @@ pub(crate) struct Counts {
     pub ended_rows: BTreeMap<String, u64>,
     /// Where rows end, when those of winners do, in no order.
     pub ends: RowEnds,
+    /// The days of winners' rows that are not those of their changes, in no order.
+    pub begins: ByPlace,
     /// Of a history, what is counted of new full loads, if there is a limit of the rows that they may lack.
     pub loads: LoadCounts,
 }
@@ -199,7 +204,8 @@ impl Counts {
         for (partition, rows) in other.ended_rows {
             *self.ended_rows.entry(partition).or_default() += rows;
         }
-        self.ends.add(other.ends);
+        self.ends.0.add(other.ends.0);
+        self.begins.add(other.begins);
         self.loads.add(&other.loads);
     }
 }
@@ -254,10 +260,11 @@ impl Merge<'_> {
         let (outputs, versions_before) =
             self.read_versions(context, &shared, outputs, &mut sorters).await?;
         let (winners, mut counts, outputs) = self.decide(&shared, sorters, outputs).await?;
-        let ends = std::mem::take(&mut counts.ends).sorted(threads).await?;
-        memory.grow(ends.bytes());
-        let ends = Arc::new(ends);
-        let merged = Merged { winners: Arc::new(winners), counts, ends, versions_before };
+        let ends = std::mem::take(&mut counts.ends).0.sorted(threads).await?;
+        let begins = std::mem::take(&mut counts.begins).sorted(threads).await?;
+        memory.grow(ends.bytes() + begins.bytes());
+        let (ends, begins) = (Arc::new(RowEnds(ends)), Arc::new(begins));
+        let merged = Merged { winners: Arc::new(winners), counts, ends, begins, versions_before };
         Ok((merged, outputs))
     }
 
@@ -411,10 +418,10 @@ impl Merge<'_> {
         Ok((bitmap.finish(), all, outputs))
     }
 
-    /// Of a history, the times of new full loads, ascending, if there is a limit of the rows that they may lack.
+    /// Where each change counts, the times of new full loads, ascending, if there is a limit of the rows that they may lack.
     fn new_loads(&self) -> Vec<i64> {
-        let is_history = self.pipeline.keep == Keep::History;
-        if !is_history || self.pipeline.raw.full_loads.max_deletes.is_none() {
+        let keeps_changes = self.pipeline.keep.keeps_changes();
+        if !keeps_changes || self.pipeline.raw.full_loads.max_deletes.is_none() {
             return Vec::new();
         }
         let new = self.floors.iter().filter(|(floor, is_new)| *is_new && floor.is_load);
@@ -439,6 +446,7 @@ impl Merge<'_> {
             winners: Arc::clone(&self.folded.winners),
             counts: Counts { key_days: self.folded.key_days, ..Counts::default() },
             ends: Arc::default(),
+            begins: Arc::default(),
             versions_before,
         };
         Ok((merged, outputs))

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array, new_null_array};
-use arrow::compute::{and, and_not, filter, filter_record_batch};
-use arrow::datatypes::{Date32Type, Schema, SchemaRef, UInt64Type};
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, Date32Array, RecordBatch, UInt64Array, new_null_array,
+};
+use arrow::compute::{and, and_not, cast, filter, filter_record_batch};
+use arrow::datatypes::{DataType, Date32Type, Schema, SchemaRef, UInt64Type};
 use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 
@@ -15,7 +17,7 @@ use crate::curate::altered::ComparedColumns;
 use crate::curate::curated_sql::CuratedRows;
 use crate::curate::merge::Output;
 use crate::curate::merge::standing::{Standing, Unsettled};
-use crate::curate::places::Places;
+use crate::curate::places::{ByPlace, Places};
 use crate::curate::validity::{self, RowEnds};
 use crate::engine::tasks::Work;
 use crate::error::{Error, Result};
@@ -40,6 +42,31 @@ pub(crate) struct Counts {
     pub days: BTreeSet<i32>,
 }
 
+/// When the rows of winners begin and end.
+#[derive(Clone)]
+pub(super) struct RowTimes {
+    /// The column of the table that is the day.
+    pub(super) day: Option<String>,
+    /// Where rows end and stay, when those of winners do.
+    pub(super) ends: Arc<RowEnds>,
+    /// The days of rows that are not those of their changes.
+    pub(super) begins: Arc<ByPlace>,
+}
+
+impl RowTimes {
+    /// The days of rows at these places, given those of their changes.
+    fn days(&self, days: &ArrayRef, places: &[u64]) -> Result<ArrayRef> {
+        let of_changes = cast(days, &DataType::Date32)?;
+        let mut from = 0;
+        let of_rows = of_changes.as_primitive::<Date32Type>().iter().zip(places);
+        let of_rows = of_rows.map(|(day, place)| match self.begins.of(*place, &mut from) {
+            Some((begin, _)) => i32::try_from(begin).ok(),
+            None => day,
+        });
+        Ok(cast(&of_rows.collect::<Date32Array>(), days.data_type())?)
+    }
+}
+
 /// Splits one stream of rows.
 pub(super) struct Splitter {
     pub(super) keep: Keep,
@@ -61,8 +88,7 @@ pub(super) struct Splitter {
     pub(super) unsettled: Unsettled,
     /// The winners, if a floor has ended the rows of some.
     pub(super) ended: Option<Arc<Winners>>,
-    /// Where rows end and stay, when those of winners do.
-    pub(super) ends: Arc<RowEnds>,
+    pub(super) times: RowTimes,
     pub(super) sql_file: String,
 }
 
@@ -155,10 +181,14 @@ impl Splitter {
         });
         let mut columns: Vec<ArrayRef> = columns.collect();
         let mut named = schema.fields().to_vec();
+        let of_rows = places.as_primitive::<UInt64Type>().values();
+        if let Some(day) = self.times.day.as_ref().filter(|_| !self.times.begins.is_empty()) {
+            let day = schema.index_of(day)?;
+            columns[day] = self.times.days(&columns[day], of_rows)?;
+        }
         if let Some(instants) = instants {
-            let places = places.as_primitive::<UInt64Type>().values();
-            let own =
-                validity::columns(self.own_columns, instants.as_primitive(), places, &self.ends);
+            let ends = &self.times.ends;
+            let own = validity::columns(self.own_columns, instants.as_primitive(), of_rows, ends);
             columns.extend(own);
             named.extend(validity::fields(self.own_columns).into_iter().map(Arc::new));
         }
@@ -192,7 +222,7 @@ impl Splitter {
         counts.key_days += batch.num_rows() as u64;
         let (mut chosen, candidates) = match self.keep {
             Keep::LatestPerDay => (live.clone(), batch.num_rows()),
-            Keep::Latest | Keep::LatestAndDeleted | Keep::History => {
+            Keep::Latest | Keep::LatestAndDeleted | Keep::LatestAltered | Keep::History => {
                 (and(live, latest)?, latest.true_count())
             }
         };

@@ -131,11 +131,10 @@ impl Stage<'_> {
         self.ledger.contract.as_ref().filter(|_| !self.is_from_empty() || self.is_dry)
     }
 
-    /// Whether only changes that alter the row make one, in a history: not in one that was begun when each change made
-    /// one.
+    /// Whether only changes that alter the row count: not in a history that was begun when each change made a row.
     fn compares_rows(&self) -> bool {
-        let is_history = self.pipeline.keep == Keep::History;
-        is_history && self.begun().is_none_or(TableContract::compares_rows)
+        let keeps_changes = self.pipeline.keep.keeps_changes();
+        keeps_changes && self.begun().is_none_or(TableContract::compares_rows)
     }
 
     /// The columns that the table has besides those of the query.
@@ -590,7 +589,9 @@ fn fill_in(report: &mut Report, pipeline: &Pipeline, folded: &Fold, curated: &Cu
     let pass_one = &folded.pass_one;
     let (winners, ties) = match pipeline.keep {
         Keep::LatestPerDay => (folded.key_days, folded.day_ties),
-        Keep::Latest | Keep::LatestAndDeleted | Keep::History => (folded.keys, folded.ties),
+        Keep::Latest | Keep::LatestAndDeleted | Keep::LatestAltered | Keep::History => {
+            (folded.keys, folded.ties)
+        }
     };
     report.rows_outside = pass_one.rows_outside();
     report.rows_stale = curated.stale;

@@ -132,8 +132,8 @@ impl Curate<'_> {
             Ok((name.clone(), canonical(data_type)))
         });
         let keep = self.pipeline.keep;
-        let instants = if keep == Keep::History { VALID_FROM } else { DELETED_AT };
-        let instants = keep.has_ends().then(|| Ok((instants.to_string(), DataType::Int64)));
+        let instants = if keep.keeps_changes() { VALID_FROM } else { DELETED_AT };
+        let instants = keep.keeps_times().then(|| Ok((instants.to_string(), DataType::Int64)));
         let partitions = self.pipeline.curated.partition_by.iter().map(|name| {
             let field = columns.iter().find(|field| field.name() == name);
             let data_type = canonical(field.ok_or_else(|| lost(name))?.data_type());
@@ -149,7 +149,7 @@ impl Curate<'_> {
                 .iter()
                 .position(|name| Some(name.as_str()) == day),
             packed: self.changes.is_packed(),
-            has_instants: keep.has_ends(),
+            has_instants: keep.keeps_times(),
             has_row_hashes: self.compares_rows,
         };
         if let Some(contract) = contract {

@@ -10,90 +10,28 @@ use arrow::datatypes::{DataType, Field, TimeUnit};
 
 use crate::changes::BEFORE_ALL;
 use crate::config::{DELETED, DELETED_AT, ENDED_BY, IS_CURRENT, VALID_TO};
-use crate::engine::tasks::{Work, join_all, spawn};
-use crate::error::Result;
+use crate::curate::places::ByPlace;
 use crate::table::row_end::{Cause, RowEnd};
 
-/// The places of a bucket of [`RowEnds`].
-const BUCKET_PLACES: u64 = 1 << 18;
-
-/// When rows end, by their places among the rows of all inputs. A row without an entry has no end yet.
+/// When rows end, by their places among the rows of all inputs, and what ends them. A row without an entry has no end yet.
 #[derive(Debug, Default)]
-pub(crate) struct RowEnds {
-    /// Per so many places those of rows that end, four times as large, plus the number of the cause; and when.
-    buckets: Vec<Vec<(u64, i64)>>,
-}
+pub(crate) struct RowEnds(pub(super) ByPlace);
 
 impl RowEnds {
     /// Adds the end of the row at a place.
     pub(super) fn push(&mut self, place: u64, end: RowEnd) {
-        let bucket = (place / BUCKET_PLACES) as usize;
-        if bucket >= self.buckets.len() {
-            self.buckets.resize_with(bucket + 1, Vec::new);
-        }
-        self.buckets[bucket].push((place * 4 + end.by as u64, end.at));
+        self.0.push(place, (end.at, end.by as u8));
     }
 
-    pub(super) fn add(&mut self, other: RowEnds) {
-        if other.buckets.len() > self.buckets.len() {
-            self.buckets.resize_with(other.buckets.len(), Vec::new);
-        }
-        for (all, ends) in self.buckets.iter_mut().zip(other.buckets) {
-            if all.is_empty() {
-                *all = ends;
-            } else {
-                all.reserve_exact(ends.len());
-                all.extend(ends);
-            }
-        }
-    }
-
-    /// Their memory in bytes.
-    pub(super) fn bytes(&self) -> usize {
-        self.buckets.iter().map(|ends| ends.capacity() * size_of::<(u64, i64)>()).sum()
-    }
-
-    /// The same, sorted to be looked up.
-    pub(super) async fn sorted(self, threads: usize) -> Result<Self> {
-        let buckets = self.buckets.into_iter().enumerate().collect();
-        let buckets = Arc::new(Work::new(buckets));
-        let tasks = (0..threads).map(|_| {
-            let buckets = Arc::clone(&buckets);
-            spawn(async move {
-                let mut sorted = Vec::new();
-                while let Some((number, mut ends)) = buckets.next() {
-                    ends.sort_unstable();
-                    ends.shrink_to_fit();
-                    sorted.push((number, ends));
-                }
-                Ok(sorted)
-            })
-        });
-        let mut sorted: Vec<_> = join_all(tasks).await?.into_iter().flatten().collect();
-        sorted.sort_unstable_by_key(|(number, _)| *number);
-        Ok(RowEnds { buckets: sorted.into_iter().map(|(_, ends)| ends).collect() })
-    }
-
-    /// The end of the row at a place. Rows mostly come in the order of their places: the search begins at `from`, near the
-    /// end of the row before.
+    /// The end of the row at a place, near the one before, as [`ByPlace::of`] has it.
     fn end_of(&self, place: u64, from: &mut usize) -> Option<RowEnd> {
-        let ends = self.buckets.get((place / BUCKET_PLACES) as usize)?;
-        let is_before = |(of, _): &(u64, i64)| of / 4 < place;
-        if *from > ends.len() || *from > 0 && !is_before(&ends[*from - 1]) {
-            *from = 0;
-        }
-        let rest = &ends[*from..];
-        let mut near = 1;
-        while rest.get(near).is_some_and(is_before) {
-            near *= 2;
-        }
-        *from += rest[..rest.len().min(near)].partition_point(is_before);
-        let (of, at) = ends.get(*from).filter(|(of, _)| of / 4 == place)?;
-        Some(RowEnd { at: *at, by: Cause::ALL[(of % 4) as usize] })
+        let (at, by) = self.0.of(place, from)?;
+        Some(RowEnd { at, by: Cause::ALL[usize::from(by)] })
     }
 }
 
 /// The own columns that say when and how a row has ended.
+#[derive(Clone, Copy)]
 pub(crate) struct EndNames {
     /// The one with the time.
     pub end: &'static str,
@@ -166,41 +104,4 @@ pub(crate) fn columns(
         }
     };
     own.iter().map(of).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn ends_are_those_of_a_search_through_all(
-            of in prop::collection::btree_map(0..200u64, 0..4usize, 0..100),
-            spread in prop::sample::select(vec![1, BUCKET_PLACES / 3, 5 * BUCKET_PLACES]),
-            places in prop::collection::vec(0..210u64, 0..100),
-            is_sorted in any::<bool>(),
-        ) {
-            let end = |place: u64| {
-                of.get(&place).map(|by| RowEnd { at: place as i64 * 7 - 3, by: Cause::ALL[*by] })
-            };
-            let mut parts = [RowEnds::default(), RowEnds::default()];
-            for place in of.keys().rev() {
-                let end = end(*place).expect("an end");
-                parts[(*place % 2) as usize].push(place * spread, end);
-            }
-            let [mut ends, other] = parts;
-            ends.add(other);
-            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-            let ends = runtime.block_on(ends.sorted(2)).expect("sorted");
-            let mut places = places;
-            if is_sorted {
-                places.sort_unstable();
-            }
-            let mut from = 0;
-            for place in places {
-                prop_assert_eq!(ends.end_of(place * spread, &mut from), end(place));
-            }
-        }
-    }
 }

@@ -44,8 +44,8 @@ pub struct Identity {
     /// The table whose changes are read from files of all tables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     table: Option<String>,
-    /// Of a history, the columns that a change must alter to make a row; `None` in states written when each change
-    /// made one.
+    /// Where each change that alters the row counts, the columns that it must alter; `None` in states of histories in
+    /// which each change makes a row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     history_columns: Option<String>,
     curated_sql: String,
@@ -75,7 +75,7 @@ impl Identity {
 
     /// Whether the last key column of versions is a time.
     pub fn keeps_times(&self) -> bool {
-        Keep::ALL.iter().any(|keep| keep.has_ends() && self.keep == keep.to_string())
+        Keep::ALL.iter().any(|keep| keep.keeps_times() && self.keep == keep.to_string())
     }
 
     /// Whether only changes that alter the row make one.
@@ -124,7 +124,7 @@ impl Identity {
             full_load_at: Some(raw.full_loads.at.name().to_string())
                 .filter(|_| raw.full_loads.at.is_time()),
             table: raw.table.as_ref().map(ToString::to_string),
-            history_columns: (pipeline.keep == Keep::History).then(|| {
+            history_columns: pipeline.keep.keeps_changes().then(|| {
                 let named = pipeline.history_columns.iter().map(|name| quoted(name));
                 let named = named.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>();
                 let named = named.join(", ");
@@ -137,16 +137,24 @@ impl Identity {
 
     /// The settings in which two identities differ.
     pub fn differences(&self, other: &Self) -> Vec<&'static str> {
-        let is_latest = |keep: &str| {
-            [Keep::Latest, Keep::LatestAndDeleted].iter().any(|latest| latest.to_string() == keep)
+        let is = |keep: Keep| [&self.keep, &other.keep].map(|kept| *kept == keep.to_string());
+        let are = |one: Keep, other: Keep| {
+            is(one).iter().zip(is(other)).all(|(is_one, is_other)| *is_one || is_other)
         };
-        let are_latest = is_latest(&self.keep) && is_latest(&other.keep);
-        let kept = if are_latest { "keep_deleted" } else { "keep" };
+        // The day of rows says it too.
+        let differs = self.keep != other.keep;
+        let (kept, differs) = if are(Keep::Latest, Keep::LatestAndDeleted) {
+            ("keep_deleted", differs)
+        } else if are(Keep::Latest, Keep::LatestAltered) {
+            ("raw.kind", differs && self.event_time == other.event_time)
+        } else {
+            ("keep", differs)
+        };
         [
             ("curated.url", self.curated != other.curated),
             ("curated.format", self.format != other.format),
             ("key", self.key != other.key),
-            (kept, self.keep != other.keep),
+            (kept, differs),
             ("history_columns", self.compares_other_columns(other)),
             ("raw.order_by", self.order_by != other.order_by),
             ("raw.commit_time", self.commit_time != other.commit_time),
@@ -222,6 +230,27 @@ impl Query {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_says_how_rows_are_kept_is_named_where_it_differs() {
+        let stored = r#"{"curated":"/c","key":["id"],"keep":"latest","order_by":["ts"],
+            "commit_time":"ts","event_time":"ts","time_zone":"UTC","partition_by":[],
+            "op":"Op","curated_sql":"x"}"#;
+        let of = |keep: Keep, event_time: &str| {
+            let identity: Identity = serde_json::from_str(stored).expect("an identity");
+            Identity { keep: keep.to_string(), event_time: event_time.into(), ..identity }
+        };
+        let differences = |one: Keep, other: (Keep, &str)| {
+            of(one, "ts").differences(&of(other.0, other.1)).join(", ")
+        };
+        assert_eq!(differences(Keep::LatestAltered, (Keep::LatestAltered, "ts")), "");
+        assert_eq!(differences(Keep::Latest, (Keep::LatestAltered, "ts")), "raw.kind");
+        assert_eq!(differences(Keep::LatestAltered, (Keep::Latest, "ts")), "raw.kind");
+        assert_eq!(differences(Keep::LatestAltered, (Keep::Latest, "t")), "raw.event_time");
+        assert_eq!(differences(Keep::LatestAndDeleted, (Keep::Latest, "ts")), "keep_deleted");
+        assert_eq!(differences(Keep::LatestAltered, (Keep::LatestAndDeleted, "ts")), "keep");
+        assert_eq!(differences(Keep::History, (Keep::Latest, "ts")), "keep");
+    }
 
     #[test]
     fn a_history_that_was_begun_when_each_change_made_a_row_goes_on_like_that() {

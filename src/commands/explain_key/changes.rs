@@ -234,7 +234,7 @@ pub(super) fn mark_winners(pipeline: &Pipeline, found: &mut [Found]) {
             continue;
         }
         let of = match pipeline.keep {
-            Keep::Latest | Keep::LatestAndDeleted => (None, None),
+            Keep::Latest | Keep::LatestAndDeleted | Keep::LatestAltered => (None, None),
             Keep::LatestPerDay => (found[at].change.day, None),
             Keep::History => (None, Some(found[at].instant)),
         };

@@ -72,7 +72,7 @@ pub(super) async fn against_database(
         Error::usage(format!("the pipeline `{}` has no [verify]", pipeline.name))
             .hint("add [verify] with `url_env` and `table`")
     })?;
-    if !matches!(pipeline.keep, Keep::Latest | Keep::LatestAndDeleted) {
+    if matches!(pipeline.keep, Keep::LatestPerDay | Keep::History) {
         return Err(Error::usage(format!(
             "a table of `keep = \"{}\"` has several rows per key",
             pipeline.keep

@@ -229,7 +229,7 @@ impl ChangedKeys {
         }
         match self.versions.keep {
             Keep::LatestPerDay => self.days_without_row(&mut take).await,
-            Keep::Latest | Keep::LatestAndDeleted | Keep::History => {
+            Keep::Latest | Keep::LatestAndDeleted | Keep::LatestAltered | Keep::History => {
                 self.keys_without_row(runtime, threads, &mut take).await
             }
         }

@@ -20,6 +20,7 @@ use crate::changes::file_order::RankedFiles;
 use crate::changes::row_bitmap::RowBitmap;
 use crate::config::{DELETED_AT, ENDED_BY, IS_CURRENT, Keep, VALID_FROM, VALID_TO};
 use crate::curate::copies::{CopiedColumns, Copies};
+use crate::curate::merge::current::add_current;
 use crate::curate::merge::deletes::add_deletes;
 use crate::curate::merge::entries::{Entries, Files, column};
 use crate::curate::merge::entry::{ChangeOrder, Entry, EntryColumns, Orders, Origin, of_keys};
@@ -299,6 +300,9 @@ impl Decider {
             match self.keep {
                 Keep::Latest | Keep::LatestPerDay => {}
                 Keep::LatestAndDeleted => add_deletes(moments, floors, &columns.orders, ends),
+                Keep::LatestAltered => {
+                    add_current(moments, seen, &columns.orders, |at| columns.left(at), ends);
+                }
                 Keep::History => {
                     let day = |at: usize| columns.entry(at).day;
                     let is_same =
@@ -444,7 +448,7 @@ impl Decider {
             decided;
         entries.clear();
         entries.extend(of_key.map(|at| columns.entry(at)));
-        if self.keep == Keep::History {
+        if self.keep.keeps_changes() {
             self.leave_last_winners(entries, orders, counts)?;
         }
         decide(self.keep, entries, orders, deciding.taking, decision)?;
@@ -540,8 +544,12 @@ impl Decider {
     /// come, go or change.
     fn note_ends(&self, ends: &Ends, deciding: &Deciding<'_>, counts: &mut Counts) -> Result<()> {
         let orders = &deciding.columns.orders;
-        if ends.overlap {
-            return Err(Error::internal("the run does not add up: two rows of a key overlap")
+        let wrong = [
+            (ends.overlap, "two rows of a key overlap"),
+            (ends.is_lost, "a row is neither in the table nor in the inputs"),
+        ];
+        if let Some((_, why)) = wrong.into_iter().find(|(is_wrong, _)| *is_wrong) {
+            return Err(Error::internal(format!("the run does not add up: {why}"))
                 .hint("nothing was published"));
         }
         counts.ended += ends.ended;
@@ -560,6 +568,12 @@ impl Decider {
         for at in &ends.unseen {
             let (file, row) = self.ordinal(*at, orders)?;
             deciding.winners.set_ended(file, row);
+        }
+        for (at, of) in &ends.begins {
+            let (file, row) = self.ordinal(*at, orders)?;
+            let day = deciding.columns.entry(*of).day;
+            let lost = || Error::internal("a full load at its time has no day");
+            counts.begins.push(self.places.of(file, row), (day.ok_or_else(lost)?.into(), 0));
         }
         let mut before = None;
         for instant in ends.touched.iter().filter(|instant| **instant != BEFORE_ALL) {

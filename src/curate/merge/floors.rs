@@ -238,8 +238,8 @@ impl Floors<'_> {
         order: &impl ChangeOrder,
     ) -> Option<usize> {
         match keep {
-            // A row that ends stays.
-            Keep::LatestAndDeleted | Keep::History => None,
+            // Its changes say when a row ends.
+            Keep::LatestAndDeleted | Keep::LatestAltered | Keep::History => None,
             Keep::Latest => {
                 let last = self.first + self.index.of.last()?;
                 order.is_later(last, at).then_some(last)

@@ -35,13 +35,15 @@ pub(super) struct Moment {
 #[derive(Debug, Default)]
 pub(super) struct Ends {
     /// When the rows of the key's changes held before, and hold now.
-    held: [Vec<Held>; 2],
-    /// The number of the moment whose row was that of a change before.
-    first: Vec<Option<usize>>,
+    pub(super) held: [Vec<Held>; 2],
+    /// The number of the moment whose row was that of each change, and is it now.
+    pub(super) first: [Vec<Option<usize>>; 2],
     /// Winners, and the ends of their rows.
     pub(super) winners: Vec<(usize, RowEnd)>,
-    /// Winners that are never seen.
+    /// Winners of which the table gets no row.
     pub(super) unseen: Vec<usize>,
+    /// Winners whose rows have the day of another change, and which.
+    pub(super) begins: Vec<(usize, usize)>,
     /// Versions whose rows get another end, and which.
     pub(super) moved: Vec<(usize, RowEnd)>,
     /// Versions whose rows are removed, and whether these had no end.
@@ -57,6 +59,8 @@ pub(super) struct Ends {
     pub(super) tied_keys: u64,
     /// Whether rows of a key overlap, which must not be.
     pub(super) overlap: bool,
+    /// Whether there is a row that neither the run nor the table has, which must not be.
+    pub(super) is_lost: bool,
     /// What is counted of new full loads.
     pub(super) loads: LoadCounts,
     /// The number of keys that had a row without an end, and of those that have none now.
@@ -248,21 +252,8 @@ pub(super) fn add_ends(
     (moves, says_cause): (bool, bool),
     ends: &mut Ends,
 ) {
-    let Ends { held: [then, now], first, tied, .. } = ends;
-    let changes = || moments.iter().map(|one| (one.instant, Some(one.after)));
-    hold(changes(), &left, floors, order, now, |one, other| tied.push((one, other)));
-    join(changes(), &left, now, first);
-    let overlap = overlap(moments, now);
-    let versions = || moments.iter().map(|one| (one.instant, one.before.map(|before| before.0)));
-    hold(versions(), &left, earlier, order, then, |_, _| ());
-    join(versions(), &left, then, first);
-    ends.overlap |= overlap;
-    if !ends.loads.times.is_empty() {
-        let rows = moments.iter().zip(&ends.held[1]);
-        let rows = rows.filter(|(moment, _)| left(moment.after) != Left::Nothing);
-        let rows = rows.filter_map(|(moment, held)| Some((moment.instant, (*held)?)));
-        rows.for_each(|(begin, end)| ends.loads.count(begin, end));
-    }
+    ends.hold(moments, [earlier, floors], order, &left);
+    ends.count_loads(moments, &left);
     if !says_cause {
         // Ends of one time are equal then.
         let both = ends.held.iter_mut().flatten().flatten().flatten();
@@ -293,6 +284,36 @@ fn overlap(moments: &[Moment], held: &[Held]) -> bool {
 }
 
 impl Ends {
+    /// Computes when the rows of a key's moments held, and hold now.
+    pub(super) fn hold(
+        &mut self,
+        moments: &[Moment],
+        [earlier, floors]: [&SeenFloors<'_>; 2],
+        order: &impl ChangeOrder,
+        left: &impl Fn(usize) -> Left,
+    ) {
+        let Ends { held: [then, now], first: [before, first], tied, .. } = self;
+        let changes = || moments.iter().map(|one| (one.instant, Some(one.after)));
+        hold(changes(), left, floors, order, now, |one, other| tied.push((one, other)));
+        join(changes(), left, now, first);
+        let versions =
+            || moments.iter().map(|one| (one.instant, one.before.map(|before| before.0)));
+        hold(versions(), left, earlier, order, then, |_, _| ());
+        join(versions(), left, then, before);
+        self.overlap |= overlap(moments, &self.held[1]);
+    }
+
+    /// Counts the rows of a key's moments at new full loads.
+    pub(super) fn count_loads(&mut self, moments: &[Moment], left: &impl Fn(usize) -> Left) {
+        if self.loads.times.is_empty() {
+            return;
+        }
+        let rows = moments.iter().zip(&self.held[1]);
+        let rows = rows.filter(|(moment, _)| left(moment.after) != Left::Nothing);
+        let rows = rows.filter_map(|(moment, held)| Some((moment.instant, (*held)?)));
+        rows.for_each(|(begin, end)| self.loads.count(begin, end));
+    }
+
     /// Adds what becomes of the row of a moment, given by its number; `leaves_row` says whether its change leaves one, or
     /// may, and `is_same` whether it is that of the version before, also if the change is another. Returns whether it had a row without an end, and has one now.
     fn add(
@@ -335,7 +356,7 @@ impl Ends {
                 self.copied.extend(copied);
             }
             (None, Some(end)) => {
-                let first = self.first[number]
+                let first = self.first[0][number]
                     .and_then(|first| moments[first].before.zip(self.held[0][first]));
                 let copied = first.map(|((version, _), was)| {
                     let from = (version, was.is_none());

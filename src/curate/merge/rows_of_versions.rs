@@ -105,6 +105,7 @@ pub(super) fn rows_of_key(
     let orders = &columns.orders;
     // A row of a table whose rows do not end and stay.
     let plain = |at: usize| {
+        let keep = if keep == Keep::LatestAltered { Keep::Latest } else { keep };
         let ended_by = floors.all.end_of(keep, (at, columns.entry(at).day), orders);
         KeyRow { at, is_in_table: ended_by.is_none(), end: None, ended_by, equals: None }
     };
@@ -122,18 +123,23 @@ pub(super) fn rows_of_key(
             });
             row.into_iter().collect()
         }
-        (Keep::History, Some(instants)) => {
+        (Keep::LatestAltered | Keep::History, Some(instants)) => {
             let moments = last_of_instants(of_key, instants, orders);
             let changes = moments.iter().map(|at| (instants[*at], Some(*at)));
             let (mut held, mut firsts) = (Vec::new(), Vec::new());
             let left = |at| columns.left(at);
             hold(changes.clone(), left, floors.seen, orders, &mut held, |_, _| ());
             join(changes, left, &mut held, &mut firsts);
+            let last = firsts.iter().rev().find_map(|first| *first);
+            let is_history = keep == Keep::History;
             let row = |((at, held), first): ((&usize, Held), Option<usize>)| {
                 let equals = first.filter(|_| held.is_none()).map(|first| moments[first]);
                 let (is_in_table, end) = (held.is_some(), held.flatten());
-                let row = KeyRow { at: *at, is_in_table, end, ended_by: None, equals };
-                first.map(|_| row)
+                let row = match end {
+                    Some(_) if !is_history => KeyRow { equals, ..plain(*at) },
+                    _ => KeyRow { at: *at, is_in_table, end, ended_by: None, equals },
+                };
+                first.filter(|_| is_history || first == last).map(|_| row)
             };
             moments.iter().zip(held).zip(firsts).filter_map(row).collect()
         }
