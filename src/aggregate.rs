@@ -32,7 +32,7 @@ use crate::config::{Aggregate, Pipeline};
 use crate::error::Result;
 use crate::layout::{FileOrder, partition_segment};
 use crate::publish::{self, FileNames, PartitionFiles, Plan};
-use crate::state::contract::{read_types, write_types};
+use crate::state::contract::read_types;
 use crate::state::floors::Floor;
 use crate::state::inputs::Inputs;
 use crate::state::ledger::{CURATED, HISTORY, Ledger};
@@ -282,9 +282,4 @@ async fn register_empty(
     let curated = EmptyTable::new(Arc::new(Schema::new(columns.to_vec())));
     context.register_table(CURATED, Arc::new(curated))?;
     Ok(())
-}
-
-/// Columns and their types in the form that the ledger stores.
-pub fn column_types(columns: &[Field]) -> Vec<(String, String)> {
-    write_types(columns.iter().map(|field| (field.name().as_str(), field.data_type())))
 }

@@ -56,6 +56,7 @@ mod balance;
 pub(crate) mod conservation;
 pub(crate) mod copies;
 pub(crate) mod curated_sql;
+pub(crate) mod from_table;
 pub(crate) mod merge;
 pub(crate) mod pass_two;
 mod places;
@@ -129,6 +130,8 @@ pub(crate) struct Curate<'a> {
     pub compares_rows: bool,
     /// The columns that the table has besides those of the query, its last ones.
     pub own_columns: &'static [&'static str],
+    /// The partition columns of which versions without a row of the table do not have the values.
+    pub unrecorded: &'a [String],
     /// What opens raw files again.
     pub raw: &'a dyn ReopenRaw,
     /// The curated table.

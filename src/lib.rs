@@ -121,6 +121,9 @@
 //! * **Forgotten keys do not come back.** The ledger has salted hashes of them (`state::forgotten`). Pass one leaves their
 //!   changes out (`changes::forgotten`), so that nothing after it knows of them, in runs, rebuilds and questions alike; what
 //!   was there when they were forgotten is removed by the merge (`curate::merge::forget`, `commands::run::forget`).
+//! * **A table can be made from itself.** Where raw files are gone, `rebuild --from-table` makes it again from its rows
+//!   and the versions, in other partitions, another format or folder, with columns that can be computed from those
+//!   that it has (`curate::from_table`); the state stays, but for the partitions that versions name.
 //! * **Windows do not matter.** A version is the order of the last change per key and day, as
 //!   values of the data. A winner replaces it only if it is later (`curate::merge`), so the table
 //!   shows the greatest of all changes folded so far, in whatever order and however often they

@@ -46,6 +46,7 @@ mod raw_transactions;
 mod raw_types;
 mod readers_beside_writers;
 mod rebuild;
+mod rebuild_from_table;
 mod reloads;
 mod row_order;
 mod same_bytes;

@@ -251,6 +251,11 @@ pub struct Rebuild {
     #[arg(long)]
     pub accept_missing: bool,
 
+    /// Make the tables again from the rows of the curated table, where raw files are gone: in other partitions, another
+    /// format or folder, with columns that can be computed from those that the table has.
+    #[arg(long, conflicts_with = "accept_missing")]
+    pub from_table: bool,
+
     /// The pipelines.
     #[command(flatten)]
     pub many: Many,

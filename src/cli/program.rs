@@ -85,7 +85,12 @@ impl Program {
             Command::CatchUp(many) => self.run(many, Task::CatchUp),
             Command::Rebuild(arguments) => {
                 let accept_missing = arguments.accept_missing;
-                self.run(&arguments.many, Task::Rebuild { accept_missing })
+                let task = if arguments.from_table {
+                    Task::RebuildFromTable
+                } else {
+                    Task::Rebuild { accept_missing }
+                };
+                self.run(&arguments.many, task)
             }
             Command::Truncate(arguments) => {
                 let at = date(&arguments.at)?;

@@ -187,6 +187,9 @@ pub(super) fn check_identity(state: &State, pipeline: &Pipeline) -> Result<()> {
     if differences.is_empty() {
         return Ok(());
     }
+    let is_of_table = differences.iter().all(|name| OF_TABLE.contains(name));
+    let from_table =
+        if is_of_table { " (where raw files are gone, with --from-table)" } else { "" };
     Err(Error::usage(format!(
         "the pipeline `{}` differs from the one that wrote its tables: `{}` changed",
         pipeline.name,
@@ -195,14 +198,18 @@ pub(super) fn check_identity(state: &State, pipeline: &Pipeline) -> Result<()> {
     .hint(match check_format(state, pipeline) {
         Err(_) => "undo the change; a table does not change its format in place: set another \
                    `curated.url` as well, and rebuild the tables with `glueless rebuild`"
-            .into(),
+            .to_string() + from_table,
         Ok(()) => format!(
-            "undo the change, rebuild the tables with `glueless rebuild`, or use another `name` and \
+            "undo the change, rebuild the tables with `glueless rebuild`{from_table}, or use another `name` and \
              `curated.url`; the state is in {}",
             pipeline.state
         ),
     }))
 }
+
+/// What of a pipeline can change when its table is made again from its own rows.
+pub(super) const OF_TABLE: [&str; 4] =
+    ["curated.url", "curated.format", "curated.partition_by", "curated.sql"];
 
 /// Refuses to rebuild a table in another format at the same URL.
 pub(super) fn check_format(state: &State, pipeline: &Pipeline) -> Result<()> {
@@ -275,11 +282,4 @@ async fn open_outputs(run_context: &RunContext<'_>) -> Result<Vec<Output>> {
 /// The date of a day in days since 1970.
 pub(super) fn date(day: i32) -> Option<NaiveDate> {
     NaiveDate::from_ymd_opt(1970, 1, 1)?.checked_add_signed(TimeDelta::days(day.into()))
-}
-
-/// The URL under which a folder's store is registered in the engine.
-pub(super) fn object_store_root(folder: &Folder) -> url::Url {
-    let mut url = folder.location.url().clone();
-    url.set_path("");
-    url
 }

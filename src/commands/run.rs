@@ -37,6 +37,7 @@ pub(super) mod attempt;
 mod contract;
 mod fold_step;
 pub(super) mod forget;
+mod from_table;
 pub(super) mod inputs;
 mod publishing;
 mod quarantine;

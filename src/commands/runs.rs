@@ -116,6 +116,7 @@ fn past_runs(ledger: &Ledger, is_open: impl Fn(&Run) -> bool) -> Vec<PastRun> {
                 Step::CatchUp => "catch-up",
                 Step::Truncate => "truncate",
                 Step::Forget => "forget",
+                Step::FromTable => "rebuild --from-table",
             },
             start: run.start,
             end: run.end,

@@ -23,6 +23,8 @@ pub enum Task {
         /// Whether to continue without raw files that are missing.
         accept_missing: bool,
     },
+    /// Make all tables again from the rows of the curated table.
+    RebuildFromTable,
     /// Set a truncate by hand: it ends the changes from before this time.
     Truncate(DateTime<Utc>),
     /// Take such a truncate back, and rebuild all tables.
@@ -42,6 +44,7 @@ impl Task {
             Task::Truncate(at) => Some(Window::instant(*at)),
             Task::CatchUp
             | Task::Rebuild { .. }
+            | Task::RebuildFromTable
             | Task::UndoTruncate(_)
             | Task::Forget(_)
             | Task::Recall(_) => None,
@@ -57,6 +60,7 @@ impl Task {
             Task::CatchUp => &[Step::CatchUp, Step::Aggregate],
             Task::Truncate(_) => &[Step::Truncate, Step::Aggregate],
             Task::Forget(_) => &[Step::Forget, Step::Aggregate],
+            Task::RebuildFromTable => &[Step::FromTable, Step::Aggregate],
             Task::Rebuild { .. } | Task::UndoTruncate(_) | Task::Recall(_) => {
                 &[Step::Rebuild, Step::Aggregate]
             }

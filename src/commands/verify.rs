@@ -20,9 +20,9 @@ use tracing::{info, warn};
 
 use crate::changes::EVENT_DT;
 use crate::commands::one_commit::{Reads, of_one_commit};
-use crate::commands::open_pipeline::{OpenPipeline, RunContext, date, object_store_root, span_of};
+use crate::commands::open_pipeline::{OpenPipeline, RunContext, date, span_of};
 use crate::config::{Format, Keep, Pipeline, Source};
-use crate::engine::session::session;
+use crate::engine::session::sorting_session;
 use crate::error::{Error, Result};
 use crate::layout::{parent, partition_values};
 use crate::raw::columns::find_column;
@@ -34,7 +34,7 @@ use crate::state::ledger::{CURATED, Step};
 use crate::store::Folder;
 use crate::store::listing::sizes;
 use crate::table::digest::{Digest, DigestColumns, Digests, digest};
-use crate::table::files::FileTable;
+use crate::table::files::{FileTable, register_store};
 use crate::window::Window;
 
 #[cfg(feature = "postgres")]
@@ -326,7 +326,7 @@ impl OpenPipeline<'_> {
         let folder = &self.output(CURATED)?.folder;
         let mut files = Files::find(folder, state.ledger.files(CURATED), is_compared).await?;
         verified.state_files_damaged = damaged_versions(state).await?;
-        let context = self.comparing_session();
+        let context = sorting_session(&self.runtime, self.run_context.resources.threads);
         let expected = match &compared.against {
             Some(against) => other_table(self, &context, against, &columns, &mut verified).await?,
             None => {
@@ -371,14 +371,6 @@ impl OpenPipeline<'_> {
         }
         Ok(verified)
     }
-
-    /// A session that sorts to join: sorts spill, hash joins do not.
-    fn comparing_session(&self) -> SessionContext {
-        let context = session(&self.runtime, self.run_context.resources.threads);
-        let state = context.state_ref();
-        state.write().config_mut().options_mut().optimizer.prefer_hash_join = false;
-        context
-    }
 }
 
 /// What a report says of quarantined files.
@@ -419,8 +411,7 @@ fn side(
     table: Arc<FileTable>,
     columns: &[(String, DataType)],
 ) -> Result<Side> {
-    let root = object_store_root(folder);
-    context.register_object_store(&root, Arc::clone(&folder.root_store));
+    register_store(context, folder);
     aligned(context.read_table(table)?, columns)
 }
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::catalog::TableProvider;
-use datafusion::common::{Column, DFSchema};
+use datafusion::common::{Column, DFSchema, DataFusionError};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::{
@@ -152,14 +152,7 @@ pub(crate) async fn plan(
     partitions: usize,
 ) -> Result<CuratedQuery> {
     let sql = &pipeline.curated.sql;
-    let mut visible = changes.raw_schema().fields().to_vec();
-    let days = changes.day_names().iter();
-    visible.extend(days.map(|name| Arc::new(Field::new(name, DataType::Date32, true))));
-    let latest = Arc::new(EmptyTable::new(Arc::new(Schema::new(visible))));
-    context.register_table(LATEST_RELATION, latest)?;
-    let parsed = context.state().create_logical_plan(&sql.text).await;
-    context.deregister_table(LATEST_RELATION)?;
-    let parsed = parsed.map_err(|error| {
+    let parsed = parse(context, changes, &sql.text).await.map_err(|error| {
         let after = match &pipeline.raw.envelope {
             Some(_) => "; write a column `x` of the row as x, or as \"after.x\" in quotes",
             None => "",
@@ -207,6 +200,22 @@ pub(crate) async fn plan(
     outputs.extend(hidden.columns(&schema)?);
     let plan = LogicalPlanBuilder::from(rewritten).project(outputs)?.build()?;
     Ok(CuratedQuery { plan, columns, untyped, day })
+}
+
+/// Plans a query over an empty relation `latest`.
+pub(super) async fn parse(
+    context: &SessionContext,
+    changes: &Changes,
+    text: &str,
+) -> std::result::Result<LogicalPlan, DataFusionError> {
+    let mut visible = changes.raw_schema().fields().to_vec();
+    let days = changes.day_names().iter();
+    visible.extend(days.map(|name| Arc::new(Field::new(name, DataType::Date32, true))));
+    let latest = Arc::new(EmptyTable::new(Arc::new(Schema::new(visible))));
+    context.register_table(LATEST_RELATION, latest)?;
+    let parsed = context.state().create_logical_plan(text).await;
+    context.deregister_table(LATEST_RELATION)?;
+    parsed
 }
 
 fn check_row_wise(plan: &LogicalPlan, sql: &Sql) -> Result<()> {

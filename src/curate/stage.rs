@@ -18,6 +18,7 @@ use crate::changes::pass_one::PassOne;
 use crate::changes::reader::{Backwards, count_backwards};
 use crate::config::{Format, Keep, OnBad, Pipeline, Raw};
 use crate::curate::conservation::does_not_add_up;
+use crate::curate::from_table::FromTable;
 use crate::curate::merge::forget::Forgetting;
 use crate::curate::raw_copies::ReopenRaw;
 use crate::curate::{Curate, Curated};
@@ -220,25 +221,7 @@ impl Stage<'_> {
             "pass one: {} rows, {} keys, {} keys and days",
             report.rows_read, folded.keys, folded.key_days
         );
-        let curate = Curate {
-            pipeline,
-            changes,
-            folded: &folded,
-            earlier: (!self.is_from_empty()).then_some(self.ledger),
-            compares_rows: self.compares_rows(),
-            own_columns: self.own_columns(),
-            raw: self,
-            table: self.table,
-            staging: self.staging,
-            state: self.state,
-            committed_versions: self.committed_versions.clone(),
-            committed_balance: self.committed_balance.clone(),
-            forgetting: Some(self.forgetting).filter(|forgetting| forgetting.removes()),
-            versions: self.versions,
-            attempt: self.attempt,
-            threads,
-        };
-        let curated = curate.run(&context).await?;
+        let curated = self.curate(changes, &folded).run(&context).await?;
         self.note_not_read(&curated, report);
         note_types(&curated, report);
         note_hidden_folders(pipeline, report);
@@ -251,6 +234,46 @@ impl Stage<'_> {
         fill_in(report, pipeline, &folded, &curated);
         check_conservation(report, &folded.pass_one)?;
         Ok((Arc::clone(folded.pass_one.bad_rows()), curated))
+    }
+
+    /// Makes the table again from its own rows, which are in a folder.
+    ///
+    /// # Errors
+    /// Those of [`Curate::remake`].
+    pub(crate) async fn remake(
+        &self,
+        published: &Folder,
+        contract: &TableContract,
+    ) -> Result<FromTable> {
+        let threads = self.resources.threads;
+        let known = contract.known_columns()?;
+        let (changes, _) = self.open(&[], &known, &mut BadInputs::default()).await?;
+        let context = session(self.runtime, threads);
+        let folded = fold(&context, &changes, self.pipeline, threads).await?;
+        self.curate(&changes, &folded).remake(&context, published, contract).await
+    }
+
+    /// Pass two of changes.
+    fn curate<'a>(&'a self, changes: &'a Arc<Changes>, folded: &'a Fold) -> Curate<'a> {
+        Curate {
+            pipeline: self.pipeline,
+            changes,
+            folded,
+            earlier: (!self.is_from_empty()).then_some(self.ledger),
+            compares_rows: self.compares_rows(),
+            own_columns: self.own_columns(),
+            unrecorded: self.begun().map_or(&[], |contract| &contract.unrecorded),
+            raw: self,
+            table: self.table,
+            staging: self.staging,
+            state: self.state,
+            committed_versions: self.committed_versions.clone(),
+            committed_balance: self.committed_balance.clone(),
+            forgetting: Some(self.forgetting).filter(|forgetting| forgetting.removes()),
+            versions: self.versions,
+            attempt: self.attempt,
+            threads: self.resources.threads,
+        }
     }
 
     /// Notes full loads without rows, which have no time and end nothing. Files beside one that has rows are of that load.

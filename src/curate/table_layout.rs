@@ -151,6 +151,7 @@ impl Curate<'_> {
             packed: self.changes.is_packed(),
             has_instants: keep.keeps_times(),
             has_row_hashes: self.compares_rows,
+            unrecorded: self.unrecorded.to_vec(),
         };
         if let Some(contract) = contract {
             self.check_layout(&layout, contract)?;

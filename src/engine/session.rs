@@ -68,6 +68,14 @@ pub fn session(runtime: &Arc<RuntimeEnv>, threads: usize) -> SessionContext {
     SessionContext::new_with_config_rt(config, Arc::clone(runtime))
 }
 
+/// The same, which sorts to join: sorts spill, hash joins do not.
+pub fn sorting_session(runtime: &Arc<RuntimeEnv>, threads: usize) -> SessionContext {
+    let context = session(runtime, threads);
+    let state = context.state_ref();
+    state.write().config_mut().options_mut().optimizer.prefer_hash_join = false;
+    context
+}
+
 /// Creates a session that plans expressions, with the meaning that they have in a run.
 pub fn planning_session() -> SessionContext {
     SessionContext::new_with_config(config())

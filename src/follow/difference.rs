@@ -40,7 +40,7 @@ impl Difference {
             return Difference::Everything;
         }
         // A rebuild drops keys without saying which; of forgotten keys nothing says which they were.
-        let drops_keys = |run: &&Run| matches!(run.command, Step::Rebuild | Step::Forget);
+        let drops_keys = |run: &&Run| run.command.replaces_table() || run.command == Step::Forget;
         let is_rebuilt = later.iter().any(drops_keys);
         if is_rebuilt { Difference::Everything } else { Difference::Since(marker.commit) }
     }

@@ -17,7 +17,7 @@ use crate::state::balance::{BALANCE, ENTERED, EXITED, NewBalance};
 use crate::state::contract::TableContract;
 use crate::state::ledger::{
     ALTERED_FORMAT, BALANCED_FORMAT, CAUSES_FORMAT, DIVIDED_FORMAT, FLOORS_FORMAT,
-    FORGOTTEN_FORMAT, FORMAT, Ledger, Record, TRUNCATES_FORMAT, VECTORS_FORMAT,
+    FORGOTTEN_FORMAT, FORMAT, FROM_TABLE_FORMAT, Ledger, Record, TRUNCATES_FORMAT, VECTORS_FORMAT,
 };
 use crate::state::versions::VersionsLayout;
 use crate::state::versions_writer::VersionsFile;
@@ -181,6 +181,7 @@ impl State {
                     (has(Record::is_of_forgotten_keys), FORGOTTEN_FORMAT),
                     (has(Record::compares_rows), ALTERED_FORMAT),
                     (has(Record::says_cause), CAUSES_FORMAT),
+                    (has(Record::is_from_table), FROM_TABLE_FORMAT),
                 ],
             );
             let records = records.iter().cloned();
@@ -211,6 +212,7 @@ impl State {
                     ALTERED_FORMAT,
                 ),
                 (ledger.contract.as_ref().is_some_and(TableContract::says_cause), CAUSES_FORMAT),
+                (ledger.is_from_table(), FROM_TABLE_FORMAT),
             ],
         );
         new.bytes = write_records(self.folder(), &new.path, format, ledger.records()).await?;
@@ -257,7 +259,7 @@ impl State {
 
     /// The format of the ledger in a commit of these changes; `kinds` are kinds of records that it may have, and the
     /// formats that these need.
-    fn format_with(&self, versions: Option<&NewVersions<'_>>, kinds: [(bool, u32); 7]) -> u32 {
+    fn format_with(&self, versions: Option<&NewVersions<'_>>, kinds: [(bool, u32); 8]) -> u32 {
         let needed = kinds.into_iter().filter_map(|(has, format)| has.then_some(format));
         if let Some(format) = needed.max() {
             return format;

@@ -31,6 +31,9 @@ pub struct TableContract {
     /// The curated columns added to a table that already had rows, which have null in them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grown: Vec<String>,
+    /// The partition columns of which versions without a row of the table do not have the values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unrecorded: Vec<String>,
     /// The curated columns that are text only because their raw columns have only nulls so far.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub untyped: Vec<String>,
@@ -56,6 +59,7 @@ impl TableContract {
             packed: self.packed,
             has_instants: self.identity.keeps_times(),
             has_row_hashes: self.compares_rows(),
+            unrecorded: self.unrecorded.clone(),
         })
     }
 
@@ -123,6 +127,11 @@ pub fn write_types<'a>(
     types: impl Iterator<Item = (&'a str, &'a DataType)>,
 ) -> Vec<(String, String)> {
     types.map(|(name, data_type)| (name.to_string(), data_type.to_string())).collect()
+}
+
+/// Columns as they are in a contract: names and types.
+pub fn column_types(columns: &[Field]) -> Vec<(String, String)> {
+    write_types(columns.iter().map(|field| (field.name().as_str(), field.data_type())))
 }
 
 /// Reads names and types from the ledger.

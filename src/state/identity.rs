@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use chrono_tz::Tz;
-use datafusion::sql::sqlparser::ast::{SetExpr, Statement};
+use datafusion::sql::sqlparser::ast::{self, SetExpr, Statement};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Format, Keep, Pipeline};
+use crate::config::{Format, Keep, Pipeline, Sql};
 use crate::state::versions::quoted;
 
 /// The settings of a pipeline that must not change while its state exists.
@@ -89,6 +89,30 @@ impl Identity {
             Some(earlier) if !earlier.compares_rows() => Identity { history_columns: None, ..self },
             _ => self,
         }
+    }
+
+    /// The partition columns of the curated table.
+    pub fn partition_by(&self) -> &[String] {
+        &self.partition_by
+    }
+
+    /// Whether it has a query, but for comments and spaces.
+    pub fn has_query(&self, sql: &Sql) -> bool {
+        self.curated_sql == sql.fingerprint()
+    }
+
+    /// A query with the columns of this one; `None` if they differ in more than these.
+    pub fn query_with(&self, sql: &str) -> Option<String> {
+        let rest = &self.query.rest;
+        let is_same = !rest.is_empty() && Query::of(sql).rest == *rest;
+        let mut query = Query::parsed(sql).filter(|_| is_same)?;
+        let columns = Query::parsed(&format!("SELECT {}", self.query.columns.join(", ")))?;
+        let (SetExpr::Select(select), SetExpr::Select(columns)) = (&mut *query.body, *columns.body)
+        else {
+            return None;
+        };
+        select.projection = columns.projection;
+        Some(query.to_string())
     }
 
     /// The URL of the curated table, and its format.
@@ -204,12 +228,16 @@ struct Query {
 }
 
 impl Query {
+    fn parsed(sql: &str) -> Option<ast::Query> {
+        let mut parsed = Parser::parse_sql(&GenericDialect {}, sql).ok()?.into_iter();
+        match (parsed.next(), parsed.next()) {
+            (Some(Statement::Query(query)), None) => Some(*query),
+            _ => None,
+        }
+    }
+
     fn of(sql: &str) -> Self {
-        let parsed = Parser::parse_sql(&GenericDialect {}, sql);
-        let Ok([Statement::Query(query)]) = parsed.as_deref() else {
-            return Query::default();
-        };
-        let mut query = query.clone();
+        let Some(mut query) = Query::parsed(sql) else { return Query::default() };
         let SetExpr::Select(select) = query.body.as_mut() else {
             return Query::default();
         };

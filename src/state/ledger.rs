@@ -41,8 +41,11 @@ pub const FORGOTTEN_FORMAT: u32 = 7;
 pub const ALTERED_FORMAT: u32 = 8;
 /// The format of a ledger of a history whose rows say what has ended them: an older version would not write it.
 pub const CAUSES_FORMAT: u32 = 9;
+/// The format of a ledger of a table that was made from its own rows: an older version would not know the run, nor which
+/// partition columns not all versions have.
+pub const FROM_TABLE_FORMAT: u32 = 10;
 /// The newest format that this version reads.
-pub const NEWEST_FORMAT: u32 = CAUSES_FORMAT;
+pub const NEWEST_FORMAT: u32 = FROM_TABLE_FORMAT;
 
 /// The ledger's name for the curated table.
 pub const CURATED: &str = "curated";
@@ -166,6 +169,11 @@ impl Record {
     /// Whether it is the contract of a history whose rows say what has ended them.
     pub(crate) fn says_cause(&self) -> bool {
         matches!(self, Record::Contract(contract) if contract.says_cause())
+    }
+
+    /// Whether it is of a run that made the table from its own rows.
+    pub(crate) fn is_from_table(&self) -> bool {
+        matches!(self, Record::Run(run) if run.command == Step::FromTable)
     }
 
     /// Whether it has to do with deletion vectors.
@@ -324,6 +332,15 @@ pub enum Step {
     Truncate,
     /// Forgets keys.
     Forget,
+    /// Makes the curated table from its own rows.
+    FromTable,
+}
+
+impl Step {
+    /// Whether it replaces all files of the curated table, whatever they are.
+    pub(crate) fn replaces_table(self) -> bool {
+        matches!(self, Step::Rebuild | Step::FromTable)
+    }
 }
 
 /// An input in quarantine.
@@ -523,6 +540,11 @@ impl Ledger {
     pub(crate) fn has_truncates_by_hand(&self) -> bool {
         let mut runs = self.runs.iter();
         self.truncates_by_hand().next().is_some() || runs.any(|run| run.command == Step::Truncate)
+    }
+
+    /// Whether the table was ever made from its own rows.
+    pub(crate) fn is_from_table(&self) -> bool {
+        self.runs.iter().any(|run| run.command == Step::FromTable)
     }
 
     /// Whether keys were forgotten, or there are runs that forgot some.

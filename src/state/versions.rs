@@ -54,6 +54,8 @@ pub struct VersionsLayout {
     pub has_instants: bool,
     /// Whether there are hashes of rows: a change that does not alter the row has none of its own.
     pub has_row_hashes: bool,
+    /// The partition columns of which versions without a row of the table do not have the values.
+    pub unrecorded: Vec<String>,
 }
 
 /// The columns of changes from which versions are made.
@@ -241,14 +243,20 @@ impl VersionsLayout {
             .replace("{order}", &order)
     }
 
-    /// The partition columns but for the one that is the day, and the one that says whether a row has ended: the column of
-    /// versions, name and type.
+    /// The name of the partition column that is the day.
+    pub fn day_name(&self) -> Option<&str> {
+        self.day.map(|day| self.partitions[day].0.as_str())
+    }
+
+    /// The partition columns of which all versions have the values, but for the one that is the day, and the one that says
+    /// whether a row has ended: the column of versions, name and type.
     pub(super) fn partitions_but_day(&self) -> impl Iterator<Item = (String, &String, &DataType)> {
         let partitions = self.partitions.iter().enumerate();
         // Only tables whose rows are compared can be divided by it.
         let says_ended = |name: &str| self.has_row_hashes && name == IS_CURRENT;
+        let is_known = move |name: &String| !says_ended(name) && !self.unrecorded.contains(name);
         let others = partitions
-            .filter(move |(number, (name, _))| self.day != Some(*number) && !says_ended(name));
+            .filter(move |(number, (name, _))| self.day != Some(*number) && is_known(name));
         others.map(|(number, (name, data_type))| (format!("part_{number}"), name, data_type))
     }
 

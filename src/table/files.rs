@@ -21,6 +21,7 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::SessionContext;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
@@ -88,6 +89,13 @@ impl FileTable {
             schema: TableSchema::builder(stored).with_table_partition_cols(partitions).build(),
         })
     }
+}
+
+/// Makes the store of a folder known to a session that reads files in it.
+pub(crate) fn register_store(context: &SessionContext, folder: &Folder) {
+    let mut root = folder.location.url().clone();
+    root.set_path("");
+    context.register_object_store(&root, Arc::clone(&folder.root_store));
 }
 
 /// One file of a partition.

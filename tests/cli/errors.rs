@@ -518,19 +518,19 @@ fn a_pipeline_that_is_no_longer_what_made_its_tables_is_refused() {
     curated.partition_by=["event_dt"]
     exit 2
     error: the pipeline `customers` differs from the one that wrote its tables: `curated.partition_by` changed
-    hint: undo the change, rebuild the tables with `glueless rebuild`, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
+    hint: undo the change, rebuild the tables with `glueless rebuild` (where raw files are gone, with --from-table), or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
 
     curated.url=[folder]/lake/elsewhere
     exit 2
     error: the pipeline `customers` differs from the one that wrote its tables: `curated.url` changed
-    hint: undo the change, rebuild the tables with `glueless rebuild`, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
+    hint: undo the change, rebuild the tables with `glueless rebuild` (where raw files are gone, with --from-table), or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
     "#);
     let curated = format!("{CURATED} WHERE category <> 'Silver'");
     lab.write_file("curated.sql", &curated);
     assert_snapshot!(refusal(&lab, both_windows(&lab)), @"
     exit 2
     error: the pipeline `customers` differs from the one that wrote its tables: `curated.sql` changed
-    hint: undo the change, rebuild the tables with `glueless rebuild`, or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
+    hint: undo the change, rebuild the tables with `glueless rebuild` (where raw files are gone, with --from-table), or use another `name` and `curated.url`; the state is in [folder]/lake/_glueless/customers
     ");
 }
 

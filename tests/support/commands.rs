@@ -76,6 +76,11 @@ impl Lab {
         self.do_task(Task::Rebuild { accept_missing }, set, std::env::temp_dir())
     }
 
+    /// Makes all tables again from the rows of the curated table.
+    pub fn rebuild_from_table(&self) -> Result<Report> {
+        self.do_task(Task::RebuildFromTable, &[], std::env::temp_dir())
+    }
+
     /// Sets a truncate by hand, or takes it back.
     pub fn truncate(&self, at: &str, undo: bool) -> Result<Report> {
         let at = parse_instant(at).expect("a time");

@@ -17,7 +17,7 @@ use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 
 use super::{EndedRow, EqualChange, Explained, OpenPipeline, RowNow};
-use crate::commands::open_pipeline::{date, object_store_root};
+use crate::commands::open_pipeline::date;
 use crate::config::{Keep, Pipeline, VALID_FROM};
 use crate::curate::merge::rows_of_versions::{EndedBy, VersionRow, rows_of_versions};
 use crate::curate::validity::valid_times;
@@ -31,6 +31,7 @@ use crate::state::floors::Floor;
 use crate::state::ledger::CURATED;
 use crate::state::versions::VersionsLayout;
 use crate::store::{Folder, parse_path};
+use crate::table::files::register_store;
 use crate::table::partition_names::partition_folder;
 use crate::types::key::canonical_column;
 
@@ -51,8 +52,7 @@ pub(super) async fn rows_now(
     else {
         return Ok(());
     };
-    let root = object_store_root(state.folder());
-    context.register_object_store(&root, Arc::clone(&state.folder().root_store));
+    register_store(context, state.folder());
     let mut rows = context.read_table(Arc::new(versions))?;
     for (number, (value, (name, kind))) in key.iter().zip(&layout.keys).enumerate() {
         let value = ScalarValue::try_from_array(&canonical_column(value, name, kind)?, 0)?;

@@ -1,12 +1,10 @@
 //! Loads the tables into the database of `[load]`.
 
-use std::sync::Arc;
-
 use tracing::warn;
 
 use super::{aggregate_columns, is_computed};
 use crate::commands::one_commit::{Reads, of_one_commit};
-use crate::commands::open_pipeline::{OpenPipeline, RunContext, object_store_root};
+use crate::commands::open_pipeline::{OpenPipeline, RunContext};
 use crate::config::{Aggregate, Load};
 use crate::engine::session::session;
 use crate::error::{Error, Result};
@@ -16,6 +14,7 @@ use crate::state::State;
 use crate::state::contract::{TableContract, read_types};
 use crate::state::inputs::NeededInputs;
 use crate::state::ledger::{CURATED, Ledger};
+use crate::table::files::register_store;
 use crate::window::Window;
 
 /// Loads the tables; `None` if there are none yet.
@@ -43,8 +42,7 @@ pub(super) async fn load_tables(
         let context = session(&open.runtime, run_context.resources.threads);
         let tables = tables((open, &state.ledger), settings, contract).await?;
         for table in &tables {
-            let store = object_store_root(table.folder);
-            context.register_object_store(&store, Arc::clone(&table.folder.root_store));
+            register_store(&context, table.folder);
         }
         let loader = Loader {
             pipeline: run_context.pipeline,

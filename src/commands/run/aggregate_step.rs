@@ -7,7 +7,6 @@ use datafusion::prelude::SessionContext;
 use tracing::{debug, info, warn};
 
 use crate::aggregate;
-use crate::commands::open_pipeline::object_store_root;
 use crate::commands::run::Run;
 use crate::commands::run::attempt::Attempt;
 use crate::commands::task::Task;
@@ -21,6 +20,7 @@ use crate::state::contract::{TableContract, read_types};
 use crate::state::ledger::{CURATED, ChangedDays, HISTORY, Ledger, Step};
 use crate::state::versions::VersionsLayout;
 use crate::state::{NewVersions, NotCommitted, State};
+use crate::table::files::register_store;
 use crate::types::day_counts::DayCounts;
 use crate::window::WindowSet;
 
@@ -49,10 +49,8 @@ impl Run<'_> {
         let balance = self.missing_balance(attempt).await?;
         let state = &attempt.state;
         let curated = self.open.output(CURATED)?;
-        let store_url = object_store_root(&curated.folder);
-        context.register_object_store(&store_url, Arc::clone(&curated.folder.root_store));
-        let state_url = object_store_root(state.folder());
-        context.register_object_store(&state_url, Arc::clone(&state.folder().root_store));
+        register_store(&context, &curated.folder);
+        register_store(&context, state.folder());
         let files = match &balance.file {
             Some(new) => vec![new.clone()],
             None => state.data_files(BALANCE),

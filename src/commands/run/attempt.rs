@@ -86,11 +86,14 @@ impl Run<'_> {
         let needed = match step {
             Step::Curate => NeededInputs::of(&run_context.pipeline.raw, &self.window),
             Step::Rebuild | Step::CatchUp | Step::Truncate | Step::Forget => NeededInputs::All,
-            Step::Aggregate => NeededInputs::Recent,
+            Step::Aggregate | Step::FromTable => NeededInputs::Recent,
         };
         let mut state = State::open(run_context.stores, run_context.pipeline, needed).await?;
         if step == Step::Rebuild {
             check_format(&state, run_context.pipeline)?;
+        } else if step == Step::FromTable {
+            self.check_from_table(&state).await?;
+            state.check_known()?;
         } else {
             check_identity(&state, run_context.pipeline)?;
             state.check_known()?;
@@ -122,10 +125,10 @@ impl Run<'_> {
         bad: &mut BadInputs,
     ) -> Result<(), NotCommitted> {
         self.open.check_not_changed(step, &attempt.state).await?;
-        if step == Step::Aggregate {
-            self.aggregate(attempt).await
-        } else {
-            self.fold(step, attempt, bad).await
+        match step {
+            Step::Aggregate => self.aggregate(attempt).await,
+            Step::FromTable => self.rebuild_from_table(attempt).await,
+            _ => self.fold(step, attempt, bad).await,
         }
     }
 

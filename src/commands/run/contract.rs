@@ -2,11 +2,10 @@
 
 use arrow::datatypes::Field;
 
-use crate::aggregate::column_types;
 use crate::changes::Changes;
 use crate::config::{Format, Pipeline};
 use crate::curate::Curated;
-use crate::state::contract::{TableContract, write_types};
+use crate::state::contract::{TableContract, column_types, write_types};
 use crate::state::identity::Identity;
 
 /// The contract after a run; `earlier` is the contract before it.
@@ -32,6 +31,7 @@ pub(super) fn contract(
         keys: types(&curated.layout.keys),
         partitions: types(&curated.layout.partitions),
         packed: curated.layout.packed,
+        unrecorded: curated.layout.unrecorded.clone(),
         orders,
         raw: types(&raw_columns.all),
         untyped: curated.untyped.clone(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use chrono::NaiveDate;
 use futures::FutureExt;
 use tracing::info;
 
@@ -114,7 +115,8 @@ impl Run<'_> {
             balance: &curated.balance,
         };
         let changed = changed_days(step, &attempt.state.ledger, &curated);
-        let plan = [(CURATED.to_string(), self.plan_curated(step, attempt, &curated))];
+        let files = PartitionFiles { staged: &curated.staged, kept: &curated.kept };
+        let plan = [self.plan_curated(step, attempt, files, &curated.partitions)];
         self.commit_and_publish(attempt, step, records, Some(versions), changed, &plan).await?;
         let report = &attempt.report;
         info!(
@@ -125,22 +127,26 @@ impl Run<'_> {
     }
 
     /// Plans the files of the curated table, and counts them in the report.
-    fn plan_curated(&self, step: Step, attempt: &mut Attempt, curated: &Curated) -> Plan {
+    pub(super) fn plan_curated(
+        &self,
+        step: Step,
+        attempt: &mut Attempt,
+        files: PartitionFiles<'_>,
+        partitions: &BTreeSet<String>,
+    ) -> (String, Plan) {
         let before: Vec<TableFile> = attempt.state.ledger.files(CURATED).cloned().collect();
-        let is_rebuild = step == Step::Rebuild;
-        let is_rebuilt = |partition: &str| is_rebuild || curated.partitions.contains(partition);
+        let is_rebuilt = |partition: &str| step.replaces_table() || partitions.contains(partition);
         let names = match self.open.run_context.pipeline.curated.format {
             Format::Parquet => FileNames::Reused,
             Format::Delta => FileNames::New,
         };
-        let files = PartitionFiles { staged: &curated.staged, kept: &curated.kept };
         let plan = publish::plan(files, &before, is_rebuilt, attempt.commit, names);
         let report = &mut attempt.report;
         report.rows_written = plan.counts.rows_written;
         report.bytes_written = plan.counts.bytes_written;
         report.partitions_written = plan.counts.partitions_written;
         report.partitions_removed = plan.counts.partitions_removed;
-        plan
+        (CURATED.to_string(), plan)
     }
 
     /// The ledger records of a fold: the contract if it changed, known inputs, folded inputs.
@@ -199,16 +205,25 @@ fn has_inputs_to_fold(step: Step, ledger: &Ledger, inputs: &[Input]) -> bool {
 fn changed_days(step: Step, ledger: &Ledger, curated: &Curated) -> ChangedDays {
     let mut history = curated.counts.days.clone();
     if step == Step::Rebuild {
-        let before = ledger.versions.values().flat_map(DayCounts::iter);
-        history.extend(before.filter_map(|(day, _)| day));
-        let floors = || ledger.floors.iter().map(|(floor, _)| floor);
-        history.extend(floors().filter_map(|floor| floor.day));
-        // Rows can have ended then, and their days are in UTC too.
-        history.extend(floors().filter_map(|floor| floor.instant).map(day_of_us));
+        history.extend(all_days(ledger));
     }
-    let dates = |days: &BTreeSet<i32>| days.iter().filter_map(|day| date(*day)).collect();
     // The balance changes on days of versions only.
     let of_balance = |days| if step == Step::Rebuild { &history } else { days };
     let balance = curated.balance_days.as_ref().map(|days| dates(of_balance(days)));
     ChangedDays::new(&dates(&history), &dates(&curated.days_left), balance)
+}
+
+/// The days of all versions and floors.
+pub(super) fn all_days(ledger: &Ledger) -> impl Iterator<Item = i32> {
+    let versions = ledger.versions.values().flat_map(DayCounts::iter);
+    let floors = || ledger.floors.iter().map(|(floor, _)| floor);
+    // Rows can have ended then, and their days are in UTC too.
+    let ends = floors().filter_map(|floor| floor.instant).map(day_of_us);
+    let days = versions.filter_map(|(day, _)| day);
+    days.chain(floors().filter_map(|floor| floor.day)).chain(ends)
+}
+
+/// Days since 1970 as dates.
+pub(super) fn dates(days: &BTreeSet<i32>) -> BTreeSet<NaiveDate> {
+    days.iter().filter_map(|day| date(*day)).collect()
 }

@@ -35,7 +35,7 @@ impl Run<'_> {
             Task::UndoTruncate(_) | Task::Recall(_) => {
                 self.rebuild_inputs(folders, ledger, false).await
             }
-            Task::Truncate(_) | Task::Forget(_) => Ok(Inputs::default()),
+            Task::Truncate(_) | Task::Forget(_) | Task::RebuildFromTable => Ok(Inputs::default()),
             Task::CatchUp => self.catch_up_inputs(folders, ledger).await,
             Task::Run(_) | Task::Curate(_) | Task::Aggregate(_) => {
                 window_inputs(self.open.run_context, folders, ledger, &self.window).await

@@ -152,9 +152,17 @@ impl OpenPipeline<'_> {
         }
         let table = &self.output(CURATED)?.folder;
         let log = delta::open(table, state.last_commit()).await?;
-        match self.curated_log(state) {
-            Some(curated) if command != Step::Rebuild => curated.check(&log),
-            _ => Ok(()),
+        let now = Identity::of(self.run_context.pipeline);
+        let contract = state.ledger.contract.as_ref();
+        let is_there = contract.is_some_and(|contract| contract.identity.table() == now.table());
+        let is_read = match command {
+            Step::Rebuild => false,
+            Step::FromTable => is_there,
+            _ => true,
+        };
+        match self.curated_log(state).filter(|_| is_read) {
+            Some(curated) => curated.check(&log),
+            None => Ok(()),
         }
     }
 
@@ -242,7 +250,7 @@ impl OpenPipeline<'_> {
                     let committed = Committed {
                         run_id: &run.run_id,
                         number: run.commit,
-                        from_empty: run.command == Step::Rebuild,
+                        from_empty: run.command.replaces_table(),
                     };
                     log.publish(staging, &added, committed, found).await?;
                 }

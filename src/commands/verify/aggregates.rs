@@ -11,7 +11,6 @@ use super::{
     OpenPipeline, PartitionDifference, Refolded, VerifiedAggregate, partition_differences,
 };
 use crate::aggregate::{self, HistoryOrder};
-use crate::commands::open_pipeline::object_store_root;
 use crate::config::Aggregate;
 use crate::engine::session::session;
 use crate::error::Result;
@@ -21,7 +20,7 @@ use crate::state::ledger::{HISTORY, Ledger, Step};
 use crate::state::{State, table_of};
 use crate::store::Folder;
 use crate::table::digest::{DigestColumns, Digests, digest};
-use crate::table::files::{FileTable, PartitionFile};
+use crate::table::files::{FileTable, PartitionFile, register_store};
 use crate::window::Window;
 
 impl VerifiedAggregate {
@@ -46,8 +45,7 @@ impl OpenPipeline<'_> {
         }
         let context = session(&self.runtime, self.run_context.resources.threads);
         for folder in [&folded.staging, &folded.versions] {
-            let root = object_store_root(folder);
-            context.register_object_store(&root, Arc::clone(&folder.root_store));
+            register_store(&context, folder);
         }
         let layout = &folded.curated.layout;
         let versions = folded.curated.versions.iter();
@@ -187,8 +185,7 @@ async fn digest_files<'a>(
     columns: &[(String, DataType)],
     day: &str,
 ) -> Result<Digests> {
-    let root = object_store_root(folder);
-    context.register_object_store(&root, Arc::clone(&folder.root_store));
+    register_store(context, folder);
     let exact: Vec<(String, DataType)> =
         columns.iter().filter(|(_, kind)| !kind.is_floating()).cloned().collect();
     let table = FileTable::of_partitions(folder, files, &exact, &[day.to_string()])?;

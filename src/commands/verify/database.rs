@@ -30,6 +30,7 @@ use crate::capture::export::{Exported, Reader, WantedColumns};
 use crate::commands::one_commit::{Reads, of_one_commit};
 use crate::commands::open_pipeline::{RunContext, span_of};
 use crate::config::{DELETED, Keep, Pipeline, VerifyMethod, VerifySource};
+use crate::engine::session::sorting_session;
 use crate::error::{Error, Result};
 use crate::postgres::row_hash::{BUCKETS, Bucket};
 use crate::state::State;
@@ -194,7 +195,7 @@ impl OpenPipeline<'_> {
                 format!("not compared: `{}`, which {} lacks", others.join("`, `"), reader.table);
             verified.notes.push(note);
         }
-        let context = self.comparing_session();
+        let context = sorting_session(&self.runtime, self.run_context.resources.threads);
         let folder = &self.output(CURATED)?.folder;
         let files = state.ledger.files(CURATED).map(PartitionFile::of);
         let table =

@@ -8,14 +8,13 @@ use datafusion::prelude::SessionContext;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::{OpenPipeline, Side, Verified, aligned};
-use crate::commands::open_pipeline::object_store_root;
 use crate::error::{Error, Result};
 use crate::layout::{base_name, is_hidden, parent, partition_values};
 use crate::parquet_io::open::ParquetFile;
 use crate::store::listing::list;
 use crate::store::{Folder, Location, parse_path};
 use crate::table::delta_log::{DeltaLog, LOG_FOLDER};
-use crate::table::files::{FileTable, PartitionFile};
+use crate::table::files::{FileTable, PartitionFile, register_store};
 use crate::types::column_type::widen;
 
 /// The number of files of another table that are opened at once.
@@ -45,8 +44,7 @@ pub(super) async fn other_table(
         rows.map_err(|error| unusable(error.to_string()))?
     } else {
         let table = parquet_table(&folder, paths, columns).await?.map_err(unusable)?;
-        let root = object_store_root(&folder);
-        context.register_object_store(&root, Arc::clone(&folder.root_store));
+        register_store(context, &folder);
         context.read_table(Arc::new(table))?
     };
     let fields = rows.schema().fields().iter();
