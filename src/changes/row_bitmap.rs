@@ -40,6 +40,17 @@ impl RowBitmap {
         RowBitmap { firsts, days, latest, unsettled: None, ended: None }
     }
 
+    /// A bitmap with these winners.
+    pub(crate) fn of(winners: &Winners) -> Self {
+        RowBitmap {
+            firsts: winners.firsts.clone(),
+            days: Bits::of(&winners.days),
+            latest: Bits::of(&winners.latest),
+            unsettled: None,
+            ended: None,
+        }
+    }
+
     /// The same, with room for marks of unsettled winners.
     pub(crate) fn with_unsettled(self) -> Self {
         let bits = Bits::new(self.firsts[self.firsts.len() - 1]);
@@ -62,6 +73,16 @@ impl RowBitmap {
     #[inline]
     pub(crate) fn set_latest(&self, file: usize, row: usize) {
         self.latest.set(self.firsts[file] + row);
+    }
+
+    /// Takes the mark of the last change of a key and day away.
+    pub(crate) fn unset_day(&self, file: usize, row: usize) {
+        self.days.unset(self.firsts[file] + row);
+    }
+
+    /// Takes the mark of the last change of a key away.
+    pub(crate) fn unset_latest(&self, file: usize, row: usize) {
+        self.latest.unset(self.firsts[file] + row);
     }
 
     /// Marks a winner whose key's standing is counted after its row was read.
@@ -145,13 +166,61 @@ impl Bits {
         Bits((0..bits.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
     }
 
+    fn of(bits: &BooleanBuffer) -> Self {
+        let words = bits.bit_chunks().iter_padded();
+        Bits(words.take(bits.len().div_ceil(64)).map(AtomicU64::new).collect())
+    }
+
     #[inline]
     fn set(&self, bit: usize) {
         self.0[bit / 64].fetch_or(1 << (bit % 64), Ordering::Relaxed);
     }
 
+    fn unset(&self, bit: usize) {
+        self.0[bit / 64].fetch_and(!(1 << (bit % 64)), Ordering::Relaxed);
+    }
+
     fn finish(self, bits: usize) -> BooleanBuffer {
         let words: Vec<u64> = self.0.into_iter().map(|word| word.into_inner().to_le()).collect();
         BooleanBuffer::new(Buffer::from_vec(words), 0, bits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn winners_that_are_marked_again_are_those_of_before_but_for_what_is_taken_away(
+            counts in prop::collection::vec(0..150u64, 1..4),
+            marked in prop::collection::btree_set((0..4usize, 0..150usize), 0..200),
+            taken in prop::collection::btree_set((0..4usize, 0..150usize), 0..50),
+        ) {
+            let is_there = |(file, row): &(usize, usize)| {
+                counts.get(*file).is_some_and(|rows| (*row as u64) < *rows)
+            };
+            let bitmap = RowBitmap::new(counts.iter().copied());
+            for (file, row) in marked.iter().filter(|at| is_there(at)) {
+                bitmap.set_day(*file, *row);
+                bitmap.set_latest(*file, *row);
+            }
+            let again = RowBitmap::of(&bitmap.finish());
+            for (file, row) in taken.iter().filter(|at| is_there(at)) {
+                again.unset_day(*file, *row);
+                if row % 2 == 0 {
+                    again.unset_latest(*file, *row);
+                }
+            }
+            let winners = again.finish();
+            for (file, rows) in counts.iter().enumerate() {
+                for row in 0..*rows as usize {
+                    let (was, gone) = (marked.contains(&(file, row)), taken.contains(&(file, row)));
+                    prop_assert_eq!(winners.is_day(file, row), was && !gone);
+                    prop_assert_eq!(winners.is_latest(file, row), was && !(gone && row % 2 == 0));
+                }
+            }
+        }
     }
 }

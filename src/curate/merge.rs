@@ -359,7 +359,11 @@ impl Merge<'_> {
     ) -> Result<(Winners, Counts, Vec<Output>)> {
         let sorted = Sorted::new(&shared.entries.order, sorters)?;
         let parts = sorted.partitions();
-        let mut bitmap = RowBitmap::new(self.changes.ordinal_counts());
+        // Where each change counts, the fold has marked all, and nearly all stay.
+        let mut bitmap = match self.pipeline.keep {
+            keep if keep.keeps_changes() => RowBitmap::of(&self.folded.winners),
+            _ => RowBitmap::new(self.changes.ordinal_counts()),
+        };
         if outputs.iter().any(|output| output.standing.is_some()) {
             bitmap = bitmap.with_unsettled();
         }

@@ -449,20 +449,24 @@ impl Decider {
         entries.clear();
         entries.extend(of_key.map(|at| columns.entry(at)));
         if self.keep.keeps_changes() {
-            self.leave_last_winners(entries, orders, counts)?;
+            self.leave_last_winners(entries, orders, winners, counts)?;
         }
         decide(self.keep, entries, orders, deciding.taking, decision)?;
         if let Some(instants) = deciding.instants {
             moments.extend(Moment::of(instants.value(first), entries, decision.latest, orders));
         }
         accepted.extend(&decision.accepted);
-        for accepted in &decision.accepted {
-            let (file, row) = ordinal(*accepted)?;
-            winners.set_day(file, row);
-        }
-        if let Some(latest) = decision.latest {
-            let (file, row) = ordinal(latest)?;
-            winners.set_latest(file, row);
+        if self.keep.keeps_changes() {
+            self.leave_accepted(entries, decision, orders, winners)?;
+        } else {
+            for accepted in &decision.accepted {
+                let (file, row) = ordinal(*accepted)?;
+                winners.set_day(file, row);
+            }
+            if let Some(latest) = decision.latest {
+                let (file, row) = ordinal(latest)?;
+                winners.set_latest(file, row);
+            }
         }
         for ended in &decision.ended {
             let (file, row) = ordinal(*ended)?;
@@ -506,17 +510,37 @@ impl Decider {
         Ok(())
     }
 
+    /// Takes the marks of winners away that are not accepted. Mostly there is one, which is.
+    fn leave_accepted(
+        &self,
+        entries: &[Entry],
+        decision: &Decision,
+        orders: &Orders<'_>,
+        winners: &RowBitmap,
+    ) -> Result<()> {
+        let all = entries.iter().filter(|entry| entry.origin == Origin::Winner);
+        for winner in all.filter(|winner| decision.latest != Some(winner.at)) {
+            let (file, row) = self.ordinal(winner.at, orders)?;
+            winners.unset_latest(file, row);
+            if !decision.accepted.contains(&winner.at) {
+                winners.unset_day(file, row);
+            }
+        }
+        Ok(())
+    }
+
     /// Leaves the last winner of each day among the entries of a key and instant, which are sorted by day; the fold has
     /// left them all.
     fn leave_last_winners(
         &self,
         entries: &mut Vec<Entry>,
         orders: &Orders<'_>,
+        winners: &RowBitmap,
         counts: &mut Counts,
     ) -> Result<()> {
-        let mut winners = entries.iter().filter(|entry| entry.origin == Origin::Winner);
-        let Some(first) = winners.next().map(|winner| winner.at) else { return Ok(()) };
-        let others: Vec<usize> = winners.map(|winner| winner.at).collect();
+        let mut all = entries.iter().filter(|entry| entry.origin == Origin::Winner);
+        let Some(first) = all.next().map(|winner| winner.at) else { return Ok(()) };
+        let others: Vec<usize> = all.map(|winner| winner.at).collect();
         if others.is_empty() {
             return Ok(());
         }
@@ -531,9 +555,14 @@ impl Decider {
         let is_winner = |entry: &&Entry| entry.origin == Origin::Winner;
         let mut kept: Vec<Entry> = Vec::with_capacity(entries.len());
         for of_day in entries.chunk_by(|one, other| one.day == other.day) {
-            let winners = of_day.iter().filter(is_winner);
-            let last = winners.fold(None, |last, winner| orders.later(last, winner.at));
+            let of_run = || of_day.iter().filter(is_winner);
+            let last = of_run().fold(None, |last, winner| orders.later(last, winner.at));
             let stays = |entry: &&Entry| !is_winner(entry) || Some(entry.at) == last;
+            for left in of_run().filter(|winner| !stays(winner)) {
+                let (file, row) = self.ordinal(left.at, orders)?;
+                winners.unset_day(file, row);
+                winners.unset_latest(file, row);
+            }
             kept.extend(of_day.iter().filter(stays));
         }
         *entries = kept;
