@@ -74,6 +74,19 @@ impl Location {
         Ok(Location { url })
     }
 
+    /// The location that was written as a text by [`Location`]'s `Display`.
+    ///
+    /// # Errors
+    /// As [`Location::parse`].
+    pub fn of_text(text: &str) -> Result<Self> {
+        if !text.starts_with("s3://") {
+            return Location::parse(text, FilePath::new("/"));
+        }
+        let url = Url::parse(text)
+            .map_err(|error| Error::usage(format!("`{text}` is not a URL")).caused_by(error))?;
+        Ok(Location { url })
+    }
+
     /// The location as a URL without a trailing slash.
     pub fn url(&self) -> &Url {
         &self.url

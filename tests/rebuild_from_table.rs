@@ -4,8 +4,8 @@
 use proptest::prelude::*;
 
 use crate::support::{
-    COUNT_PER_DAY, Change, FLOWS, Fault, Lab, LabBuilder, PLACES, ROWS_PER_DAY, assert_refused,
-    file_of_rows, now, test_times,
+    COUNT_PER_DAY, Change, FLOWS, Fault, Lab, LabBuilder, PLACES, ROWS_PER_DAY, Row, Task,
+    assert_refused, file_of_rows, now, test_times,
 };
 
 /// A changed pipeline: the query and the partition columns.
@@ -215,10 +215,15 @@ fn what_the_table_does_not_have_is_refused_and_nothing_changes() {
         assert_refused(error, 2, message, hint);
         assert_eq!(lab.contents("lake"), before);
     };
-    let reads = "reads `cat` of raw, which the table does not have as it was there";
-    refused("SELECT id, cat, v, event_dt FROM latest", reads, "leave the column out");
+    let reads =
+        "reads `cat`, which the table does not have as it was; it has upper(latest.cat) as `cat`";
+    refused("SELECT id, cat, v, event_dt FROM latest", reads, "write an expression as");
     refused("SELECT id, UPPER(cat) AS cat, cat AS raw, v, event_dt FROM latest", reads, "");
-    refused("SELECT id, UPPER(cat) AS cat, v, event_dt, event FROM latest", "reads `event`", "");
+    refused(
+        "SELECT id, UPPER(cat) AS cat, v, event_dt, event FROM latest",
+        "reads `event`, which",
+        "leave the column out",
+    );
     refused(
         "SELECT id, UPPER(cat) AS cat, v, event_dt FROM latest WHERE v > 1",
         "differs in more than its columns",
@@ -301,5 +306,146 @@ fn a_rebuild_from_the_table_that_is_cut_off_is_finished_or_undone() {
             failed += 1;
         }
         assert!(failed > 4, "{failed}");
+    }
+}
+
+#[test]
+fn columns_have_the_types_of_their_format() {
+    let sql =
+        "SELECT id, cat, v, ts, event, CAST(v AS INTEGER UNSIGNED) AS u, event_dt FROM latest";
+    for (before, after) in [("parquet", "delta"), ("delta", "parquet")] {
+        let lab = three_days(&builder("latest").curated_sql(sql).set("curated.format", before));
+        let unsigned = "CAST(v AS INTEGER UNSIGNED)";
+        let more =
+            format!("ts, CAST(event AS VARCHAR) || {unsigned} AS text, {unsigned} + 1 AS more,");
+        let computed = sql.replace("ts,", &more);
+        lab.write_file("curated.sql", &computed);
+        lab.edit_pipeline(r#"["event_dt", "cat"]"#, r#"["event", "u"]"#);
+        lab.edit_pipeline(before, after);
+        lab.edit_pipeline("/lake/curated\"", "/lake/other\"");
+        lab.rebuild_from_table().expect("made again");
+        lab.assert_verified();
+        fold(&lab, &[(4, DAYS[3].to_vec())]);
+        lab.assert_verified();
+    }
+}
+
+#[test]
+fn columns_that_rows_were_given_later_stand_for_no_others() {
+    let delta = builder("latest").set("curated.format", "delta");
+    let lab = three_days(&delta);
+    let grown = "SELECT id, cat AS title, cat, v, 0 AS flag, event_dt FROM latest";
+    lab.write_file("curated.sql", grown);
+    fold(&lab, &[(4, DAYS[3].to_vec())]);
+    let rows = lab.table("lake/curated");
+    assert!(rows.iter().any(|row| !row.contains_key("flag")), "{rows:?}");
+    lab.write_file(
+        "curated.sql",
+        &grown.replace("event_dt", "v > 0 AS big, cat || '!' AS loud, event_dt"),
+    );
+    lab.rebuild_from_table().expect("made again");
+    let big = |row: &Row| row["big"] == "true" && row["loud"] == format!("{}!", row["cat"]);
+    let now = lab.table("lake/curated");
+    assert!(now.iter().all(big), "{now:?}");
+    let without = |mut row: Row| {
+        row.retain(|name, _| name != "big" && name != "loud");
+        row
+    };
+    assert_eq!(now.into_iter().map(without).collect::<Vec<_>>(), rows);
+    lab.assert_verified();
+    // In another format too.
+    lab.edit_pipeline("\"delta\"", "\"parquet\"");
+    lab.edit_pipeline("/lake/curated\"", "/lake/other\"");
+    lab.rebuild_from_table().expect("made again");
+    lab.assert_verified();
+    fold(&lab, &[(5, vec![("U", 3, "z")])]);
+    lab.assert_verified();
+}
+
+#[test]
+fn a_part_of_a_snapshot_can_come_after_the_table_was_made_again() {
+    let builder = Lab::builder()
+        .unset("raw.order_by")
+        .set("raw.kind", "snapshot")
+        .partition_by(&["event_dt"])
+        .curated_sql("SELECT * FROM latest");
+    let mut lab = builder.build();
+    lab.now = now() + chrono::TimeDelta::hours(3);
+    let put = |path: &str, rows: &[[&str; 2]]| {
+        lab.put(&format!("raw/dt=2020-01-0{path}.parquet"), file_of_rows(&["id", "name"], rows));
+        lab.run("2020-01-01", "2020-02-01").expect("a run");
+    };
+    put("1/a", &[["1", "a"], ["2", "b"], ["3", "c"]]);
+    put("2/a", &[["1", "a"]]);
+    lab.edit_pipeline(r#"partition_by = ["event_dt"]"#, r#"partition_by = ["name", "event_dt"]"#);
+    lab.rebuild_from_table().expect("made again");
+    put("2/b", &[["2", "b"], ["3", "c"]]);
+    let rows = || lab.lines("lake/curated", ["id", "name", "event_dt"]);
+    assert_eq!(rows(), ["1 a 2020-01-01", "2 b 2020-01-01", "3 c 2020-01-01"]);
+    lab.assert_verified();
+    assert_eq!(lab.explain(&["2"]).rows_now[0].partition, "name=b/event_dt=2020-01-01");
+    put("3/a", &[["1", "a"], ["2", "b2"], ["3", "c"]]);
+    lab.forget(&["3"], false).expect("forgotten");
+    assert_eq!(rows(), ["1 a 2020-01-01", "2 b2 2020-01-03"]);
+    lab.assert_verified();
+}
+
+#[test]
+fn what_is_not_recorded_stays_so_under_another_name() {
+    let lab = three_days(&builder("latest"));
+    lab.edit_pipeline(r#"["event_dt", "cat"]"#, r#"["event_dt", "v"]"#);
+    lab.rebuild_from_table().expect("made again");
+    lab.write_file("curated.sql", &SAME.replace("v,", "v AS w,"));
+    lab.edit_pipeline(r#"["event_dt", "v"]"#, r#"["event_dt", "w"]"#);
+    let note = lab.rebuild_from_table().expect("made again").note.expect("a note");
+    assert!(note.contains("the table has these columns no more: `v`"), "{note}");
+    lab.assert_verified();
+    lab.write_file("daily.sql", &COUNT_PER_DAY.replace("NOT deleted", "NOT deleted AND w > 0"));
+    let error = lab.run("2020-01-03", "2020-01-04").expect_err("no such column");
+    assert!(error.to_string().contains("daily.sql"), "{error}");
+    let error = lab.rebuild_from_table().expect_err("no such column");
+    assert_refused(error, 2, "daily.sql", "do not have the new partition columns, `w`");
+}
+
+#[test]
+fn a_table_that_is_not_published_yet_is_published_by_the_pipeline_that_has_it() {
+    let lab = three_days(&builder("latest").set("curated.format", "parquet"));
+    lab.remove_all("raw");
+    let toml = lab.get_text("pipeline/pipeline.toml");
+    change(&lab, (SAME, &["v"]), Some(("parquet", "delta")));
+    let changed = lab.get_text("pipeline/pipeline.toml");
+    for requests in 0.. {
+        let (faulty, _) = lab.failing_after(requests, Fault::AllDead);
+        if faulty.rebuild_from_table().is_ok() {
+            break;
+        }
+        // Back, where it cannot be finished.
+        lab.write_file("pipeline.toml", &toml);
+        let is_committed = lab.run("2020-01-01", "2020-01-02").is_err();
+        if is_committed {
+            let error = lab.rebuild(false, &[]).expect_err("raw is gone");
+            assert_refused(error, 65, "are missing", "--from-table");
+        }
+        lab.write_file("pipeline.toml", &changed);
+        if is_committed {
+            lab.run_with(Task::Aggregate, "2020-01-01", "2020-01-02", &[]).expect("finished");
+            assert_eq!(lab.table("lake/other").len(), 5);
+            return;
+        }
+    }
+    panic!("no rebuild was cut off after its commit");
+}
+
+#[test]
+fn the_folder_of_before_can_have_any_name() {
+    for place in PLACES {
+        let url = "{base}/lake/my table 100%";
+        let lab = three_days(&builder("latest").place(place).set("curated.url", url));
+        change(&lab, COLUMNS[0], None);
+        lab.rebuild_from_table().expect("made again");
+        lab.edit_pipeline("/lake/my table 100%", "/lake/other");
+        let note = lab.rebuild_from_table().expect("made again").note.expect("a note");
+        assert!(note.contains("the table is still in"), "{note}");
+        lab.assert_verified();
     }
 }

@@ -117,7 +117,9 @@ impl Changes {
                  order was changed, change it back, and take each back: glueless truncate --undo",
             ));
         }
-        if self.commit_time_column().is_none() {
+        // The order of full loads with times is that of these.
+        let has_times = self.commit_time_column().is_some() || self.raw.full_loads.at.is_time();
+        if !has_times {
             let why = "no change with a commit time was folded yet";
             return Err(
                 no_place(why).hint("set it when one was: until then the order is not known")

@@ -12,18 +12,19 @@
 //! Runs need the partition of a version only as long as the table has its row. Of others, the value of a new partition column
 //! is not known: `history` and `balance` do not have this column ([`VersionsLayout::unrecorded`]).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::{Expr, LogicalPlan, ident};
+use datafusion::logical_expr::{Expr, LogicalPlan, cast, ident};
 use datafusion::physical_plan::execute_stream_partitioned;
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::TryStreamExt;
 
 use crate::changes::BEFORE_ALL;
-use crate::config::{Keep, VALID_FROM};
+use crate::config::{Format, Keep, VALID_FROM};
 use crate::curate::Curate;
 use crate::curate::conservation::does_not_add_up;
 use crate::curate::curated_sql::{self, CuratedQuery};
@@ -38,11 +39,13 @@ use crate::state::versions_writer::{VersionsFile, VersionsWriter, day_ranges};
 use crate::state::{State, table_of};
 use crate::store::Folder;
 use crate::table::TableFile;
+use crate::table::delta_log::delta_schema;
 use crate::table::files::{FileTable, PartitionFile, register_store};
 use crate::table::rebuild::PublishedTable;
 use crate::table::sorter::{Sorted, Sorter, compact};
 use crate::table::writer::{StagedFile, TableWriter};
 use crate::types::day_counts::DayCounts;
+use crate::types::key::canonical_column;
 
 /// A table that was made from its own rows.
 #[derive(Debug)]
@@ -57,6 +60,32 @@ pub(crate) struct FromTable {
     pub columns: Vec<Field>,
     /// What becomes of the contract.
     pub contract: TableContract,
+}
+
+/// A column of the published table.
+struct Known {
+    name: String,
+    /// What it was of raw.
+    expression: Expr,
+    /// The type of that, and the one that the table has.
+    raw: DataType,
+    stored: DataType,
+    /// Whether it was added to rows that have null in it.
+    is_grown: bool,
+}
+
+impl Known {
+    /// Whether all rows have their value of it.
+    fn has_values(&self) -> bool {
+        !self.is_grown && !matches!(self.expression, Expr::Literal(..))
+    }
+
+    /// Its value as the query had it.
+    fn value(&self) -> Expr {
+        let column = ident(&self.name);
+        let is_text = self.raw.is_string() && self.stored.is_string();
+        if self.raw == self.stored || is_text { column } else { cast(column, self.raw.clone()) }
+    }
 }
 
 /// A column of the new table.
@@ -98,6 +127,7 @@ impl Curate<'_> {
         let query = self.query(context, &self.folded.winners).await?;
         let new = self.new_columns(context, contract).await?;
         self.check_compared(contract, &new)?;
+        self.check_own(&query)?;
         let columns = self.columns_from(contract, &query, &new)?;
         let before = contract.layout()?;
         let layout = self.layout_from(&before, &columns, query.day.as_deref(), &new)?;
@@ -107,13 +137,17 @@ impl Curate<'_> {
             };
             new.iter().filter(is_of).map(|column| column.name.clone()).collect()
         };
+        let mut untyped = of_names(&contract.untyped);
+        let computed = new.iter().filter(|column| column.published().is_none());
+        let computed = computed.map(|column| &column.name);
+        untyped.extend(computed.filter(|name| query.untyped.contains(name)).cloned());
         let after = TableContract {
             columns: column_types(&columns),
             partitions: write_types(
                 layout.partitions.iter().map(|(name, kind)| (name.as_str(), kind)),
             ),
             unrecorded: layout.unrecorded.clone(),
-            untyped: of_names(&contract.untyped),
+            untyped,
             grown: of_names(&contract.grown),
             day: TableContract::stored_day(&columns, query.day.as_deref()),
             ..contract.clone()
@@ -156,15 +190,30 @@ impl Curate<'_> {
             let parsed = curated_sql::parse(context, self.changes, &text).await;
             parsed.map_err(|error| Error::query(&sql.file, error))
         };
-        let (before, now) =
-            (outputs(&parse(before).await?), outputs(&parse(sql.text.clone()).await?));
-        let known: Vec<&(String, Expr)> =
-            before.iter().filter(|(name, _)| published.contains(&name.as_str())).collect();
-        let new = now.into_iter().map(|(name, expression)| {
+        let (before, now) = (parse(before).await?, parse(sql.text.clone()).await?);
+        let types = read_types(&contract.columns)?;
+        let mut known = Vec::new();
+        for (name, expression) in outputs(&before) {
+            let Some((_, stored)) = types.iter().find(|(column, _)| *column == name) else {
+                continue;
+            };
+            let raw = before.schema().field_with_unqualified_name(&name)?.data_type().clone();
+            let (stored, is_grown) = (stored.clone(), contract.grown.contains(&name));
+            known.push(Known { name, expression, raw, stored, is_grown });
+        }
+        let new = outputs(&now).into_iter().map(|(name, expression)| {
+            let mut of_whole = known.iter().filter(|known| known.expression == expression);
+            if of_whole.clone().any(|known| known.name == name) {
+                return Ok(NewColumn { expression: ident(&name), name });
+            }
+            if let Some(known) = of_whole.find(|known| known.has_values()) {
+                return Ok(NewColumn { name, expression: ident(&known.name) });
+            }
             let mut missing = None;
             let expression = expression.transform_down(|part| {
-                if let Some((name, _)) = known.iter().find(|(_, known)| *known == part) {
-                    return Ok(Transformed::new(ident(name), true, TreeNodeRecursion::Jump));
+                let mut found = known.iter().filter(|known| known.has_values());
+                if let Some(known) = found.find(|known| known.expression == part) {
+                    return Ok(Transformed::new(known.value(), true, TreeNodeRecursion::Jump));
                 }
                 if let Expr::Column(column) = &part {
                     missing.get_or_insert_with(|| column.name().to_string());
@@ -173,14 +222,7 @@ impl Curate<'_> {
             })?;
             match missing {
                 None => Ok(NewColumn { name, expression: expression.data }),
-                Some(missing) => Err(Error::usage(format!(
-                    "{}: the column `{name}` reads `{missing}` of raw, which the table does not have as it was there",
-                    sql.file
-                ))
-                .hint(
-                    "from the table, a column can read raw columns that the table has unchanged, and use expressions that \
-                     it has: leave the column out, or rebuild from raw: glueless rebuild",
-                )),
+                Some(missing) => Err(lacks(&sql.file, (&name, &missing), &known)),
             }
         });
         new.collect()
@@ -195,12 +237,15 @@ impl Curate<'_> {
         let own = self.own_columns.len();
         let before = contract.columns[..contract.columns.len() - own].iter();
         let is_compared = |name: &str| named.is_empty() || named.iter().any(|one| one == name);
-        let before: Vec<&str> =
-            before.map(|(name, _)| name.as_str()).filter(|name| is_compared(name)).collect();
+        let before: BTreeSet<Option<&str>> = before
+            .map(|(name, _)| name.as_str())
+            .filter(|name| is_compared(name))
+            .map(Some)
+            .collect();
         let now = new.iter().filter(|column| is_compared(&column.name));
-        let now: Vec<Option<&str>> =
+        let now: BTreeSet<Option<&str>> =
             now.map(|column| column.published().filter(|_| column.is_same())).collect();
-        if before.iter().map(|name| Some(*name)).eq(now) {
+        if before == now {
             return Ok(());
         }
         let sql = &self.pipeline.curated.sql.file;
@@ -219,17 +264,25 @@ impl Curate<'_> {
         query: &CuratedQuery,
         new: &[NewColumn],
     ) -> Result<Vec<Field>> {
+        // Formats have types of their own.
+        let format = self.pipeline.curated.format;
+        let is_same_format = contract.identity.table().1 == format.to_string();
         let types = read_types(&contract.columns)?;
         let of_query = query.columns.iter().map(|field| {
             let column = new.iter().find(|column| column.name == *field.name());
             let published = column.and_then(NewColumn::published);
             let known = types.iter().find(|(name, _)| Some(name.as_str()) == published);
+            let known = known.filter(|_| is_same_format);
             let kind = known.map_or(field.data_type(), |(_, kind)| kind);
             Field::new(field.name(), kind.clone(), true)
         });
         let own = types[types.len() - self.own_columns.len()..].iter();
         let own = own.map(|(name, kind)| Field::new(name, kind.clone(), true));
-        Ok(of_query.chain(own).collect())
+        let columns: Vec<Field> = of_query.chain(own).collect();
+        if format == Format::Delta {
+            delta_schema(columns.iter().cloned())?;
+        }
+        Ok(columns)
     }
 
     /// The layout of the new versions.
@@ -245,14 +298,20 @@ impl Curate<'_> {
             VersionsLayout { partitions: now.partitions, day: now.day, ..before.clone() };
         // Under `latest-per-day` the table has the rows of all versions that leave one.
         let knows_all = self.pipeline.keep == Keep::LatestPerDay && !self.pipeline.key.is_empty();
+        let published = |name: &String| {
+            let column = new.iter().find(|column| column.name == *name);
+            column.and_then(NewColumn::published)
+        };
         let is_unrecorded = |name: &&String| {
-            before.unrecorded.contains(name)
+            published(name).is_some_and(|name| before.unrecorded.iter().any(|one| one == name))
                 || !knows_all && self.source_of(name, before, new, layout.day_name()) == Source::Row
         };
         let names = layout.partitions.iter().map(|(name, _)| name);
         let unrecorded: Vec<String> = names.filter(is_unrecorded).cloned().collect();
         let named = &self.pipeline.history_columns;
-        let lost = |name: &&String| !named.is_empty() && !named.contains(name);
+        let key = &self.pipeline.key;
+        let lost =
+            |name: &&String| !named.is_empty() && !named.contains(name) && !key.contains(name);
         if let Some(name) = unrecorded.iter().find(lost) {
             return Err(Error::usage(format!(
                 "the partition column `{name}` is not among `history_columns`"
@@ -353,7 +412,7 @@ impl Curate<'_> {
         let tasks = streams.into_iter().enumerate().map(|(thread, mut batches)| {
             let prefix = format!("{}-{thread:02}", State::versions_prefix(self.attempt));
             let mut writer = VersionsWriter::new(self.versions, layout, prefix, &starts);
-            let written = layout.written_schema();
+            let (written, layout) = (layout.written_schema(), Arc::clone(layout));
             spawn(async move {
                 while let Some(batch) = batches.try_next().await? {
                     if batch.column(batch.schema().index_of("location")?).null_count() > 0 {
@@ -361,7 +420,8 @@ impl Curate<'_> {
                             "nothing was changed: see what differs with `glueless verify`, and rebuild from raw",
                         ));
                     }
-                    writer.write(&conform(&batch, &written)?).await?;
+                    let versions = canonical_parts(&batch, &layout)?;
+                    writer.write(&conform(&versions, &written)?).await?;
                 }
                 writer.finish().await
             })
@@ -402,7 +462,11 @@ impl Curate<'_> {
                     Some(number) => format!("r.p{number}"),
                 },
             };
-            let value = format!("arrow_cast({value}, '{kind}')");
+            let value = if source(name) == Source::Row && value != "NULL" {
+                value
+            } else {
+                format!("arrow_cast({value}, '{kind}')")
+            };
             format!("CASE WHEN v.deleted THEN NULL ELSE {value} END AS part_{number}")
         };
         let stored = layout.schema();
@@ -517,6 +581,42 @@ impl PublishedRows<'_> {
             FileTable::of_partitions(self.folder, files.into_iter(), &columns, partition_by)?;
         Ok(Some(context.read_table(Arc::new(table))?))
     }
+}
+
+/// Versions with partition columns of their canonical types.
+fn canonical_parts(versions: &RecordBatch, layout: &VersionsLayout) -> Result<RecordBatch> {
+    let schema = versions.schema();
+    let mut fields = schema.fields().to_vec();
+    let mut columns = versions.columns().to_vec();
+    for (number, (name, kind)) in layout.partitions.iter().enumerate() {
+        let at = schema.index_of(&format!("part_{number}"))?;
+        columns[at] = canonical_column(&columns[at], name, kind)?;
+        fields[at] = Arc::new(Field::new(schema.field(at).name(), kind.clone(), true));
+    }
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+}
+
+/// The error for a new column that reads one which the table does not have as it was.
+fn lacks(file: &str, (column, missing): (&str, &str), known: &[Known]) -> Error {
+    let reads = |known: &&Known| {
+        let columns = known.expression.column_refs();
+        known.has_values() && columns.iter().any(|column| column.name() == missing)
+    };
+    let has: Vec<String> = known
+        .iter()
+        .filter(reads)
+        .map(|known| format!("{} as `{}`", known.expression.human_display(), known.name))
+        .collect();
+    let way =
+        if has.is_empty() { "" } else { "write an expression as the query of before has it, " };
+    let has = match &has[..] {
+        [] => String::new(),
+        has => format!(" as it was; it has {}", has.join(", ")),
+    };
+    Error::usage(format!(
+        "{file}: the column `{column}` reads `{missing}`, which the table does not have{has}"
+    ))
+    .hint(format!("{way}leave the column out, or rebuild from raw: glueless rebuild"))
 }
 
 /// The columns that a plan returns: names, and what they are.

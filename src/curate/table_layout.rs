@@ -35,16 +35,7 @@ impl Curate<'_> {
         contract: Option<&TableContract>,
     ) -> Result<TableColumns> {
         let file = &self.pipeline.curated.sql.file;
-        let is_own = |column: &&Field| {
-            self.own_columns.iter().any(|own| own.eq_ignore_ascii_case(column.name()))
-        };
-        if let Some(column) = query.columns.iter().find(is_own) {
-            let name = column.name();
-            let message = format!(
-                "{file} returns the column `{name}`, and the table has one of that name of its own"
-            );
-            return Err(Error::usage(message).hint("give it another name"));
-        }
+        self.check_own(query)?;
         let Some(contract) = contract else {
             let own = validity::fields(self.own_columns);
             return Ok(TableColumns {
@@ -107,6 +98,22 @@ impl Curate<'_> {
         }
         columns.extend(own);
         Ok(TableColumns { columns, untyped, retyped })
+    }
+
+    /// Checks that the query has no column with a name that the table has of its own.
+    pub(super) fn check_own(&self, query: &CuratedQuery) -> Result<()> {
+        let file = &self.pipeline.curated.sql.file;
+        let is_own = |column: &&Field| {
+            self.own_columns.iter().any(|own| own.eq_ignore_ascii_case(column.name()))
+        };
+        if let Some(column) = query.columns.iter().find(is_own) {
+            let name = column.name();
+            let message = format!(
+                "{file} returns the column `{name}`, and the table has one of that name of its own"
+            );
+            return Err(Error::usage(message).hint("give it another name"));
+        }
+        Ok(())
     }
 
     /// The layout of the versions, which must be the same as in earlier runs.

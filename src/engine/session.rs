@@ -68,9 +68,9 @@ pub fn session(runtime: &Arc<RuntimeEnv>, threads: usize) -> SessionContext {
     SessionContext::new_with_config_rt(config, Arc::clone(runtime))
 }
 
-/// The same, which sorts to join: sorts spill, hash joins do not.
+/// The same, which sorts to join: sorts spill, hash joins do not. The engine does so only if there are several parts.
 pub fn sorting_session(runtime: &Arc<RuntimeEnv>, threads: usize) -> SessionContext {
-    let context = session(runtime, threads);
+    let context = session(runtime, threads.max(2));
     let state = context.state_ref();
     state.write().config_mut().options_mut().optimizer.prefer_hash_join = false;
     context

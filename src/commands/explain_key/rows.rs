@@ -120,6 +120,11 @@ impl KeyVersions<'_> {
         let (order, keep) = (self.pipeline.raw.file_order(), self.pipeline.keep);
         let found = rows_of_versions(batch, self.layout, self.floors, order, keep)?;
         let parts = self.partition_values(batch, &found)?;
+        let parts_of = |at: usize, of: usize| -> Vec<ArrayRef> {
+            let numbered = parts.iter().enumerate();
+            let row = |number: usize| if Some(number) == self.layout.day { at } else { of };
+            numbered.map(|(number, part)| part.slice(row(number), 1)).collect()
+        };
         for (at, row) in found.into_iter().enumerate().filter_map(|(at, row)| Some((at, row?))) {
             let (change_file, change_row) = change_of(at);
             if let Some(of) = row.equals {
@@ -149,7 +154,7 @@ impl KeyVersions<'_> {
                     }
                     EndedBy::Floor(floor) => self.describe_floor(&floor),
                 }),
-                partition: partition_folder(&names, &parts, at)?,
+                partition: partition_folder(&names, &parts_of(at, row.partition_of), 0)?,
                 place: None,
                 change_file,
                 change_row,

@@ -43,10 +43,10 @@ pub(super) fn contract(
 
 /// The columns added to a Delta table that already had rows, which have null in them.
 fn grown(pipeline: &Pipeline, columns: &[Field], earlier: Option<&TableContract>) -> Vec<String> {
-    let Some(earlier) = earlier.filter(|_| pipeline.curated.format == Format::Delta) else {
-        return Vec::new();
-    };
-    let is_new = |name: &&String| !earlier.columns.iter().any(|(known, _)| known == *name);
+    let Some(earlier) = earlier else { return Vec::new() };
+    let is_delta = pipeline.curated.format == Format::Delta;
+    let is_new =
+        |name: &&String| is_delta && !earlier.columns.iter().any(|(known, _)| known == *name);
     let new = columns.iter().map(|field| field.name()).filter(is_new);
     earlier.grown.iter().chain(new).cloned().collect()
 }

@@ -1,7 +1,6 @@
 //! The step that makes the curated table again from its own rows ([`crate::curate::from_table`]).
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use crate::aggregate;
 use crate::commands::open_pipeline::{OF_TABLE, check_format, nothing_folded};
@@ -13,13 +12,16 @@ use crate::curate::merge::forget::Forgetting;
 use crate::curate::stage::{Onto, Stage};
 use crate::engine::session::session;
 use crate::error::{Error, Result};
+use crate::layout::{parent, partition_values};
 use crate::publish::PartitionFiles;
+use crate::report::one_note;
 use crate::state::balance::{BALANCE, NewBalance};
 use crate::state::contract::TableContract;
 use crate::state::identity::Identity;
 use crate::state::ledger::{CURATED, ChangedDays, Record, Step};
 use crate::state::{NewVersions, NotCommitted, State};
 use crate::store::Location;
+use crate::table::TableFile;
 
 impl Run<'_> {
     /// Checks that the pipeline differs from the one that wrote its table only in what can be made from the table's rows.
@@ -55,10 +57,18 @@ impl Run<'_> {
         let contract = attempt.state.ledger.contract.clone();
         let contract = contract.ok_or_else(|| nothing_folded("rebuild"))?;
         let (url, _) = contract.identity.table();
-        let location = Location::parse(url, Path::new("/"))?;
+        let location = Location::of_text(url)?;
         let made = self.made(attempt, &contract, &location).await?;
         let context = session(&self.open.runtime, run_context.resources.threads);
-        aggregate::check(&context, pipeline, &made.layout, &made.columns).await?;
+        let checked = aggregate::check(&context, pipeline, &made.layout, &made.columns).await;
+        checked.map_err(|error| match &made.layout.unrecorded[..] {
+            [] => error,
+            unrecorded => error.hint(format!(
+                "`history` and `balance` do not have the new partition columns, `{}`: the state does not have their values \
+                 for all changes; read `curated`, or leave the aggregate out",
+                unrecorded.join("`, `")
+            )),
+        })?;
         let identity = Identity::of(pipeline).of_table(Some(&contract.identity));
         let after = TableContract { identity, ..made.contract };
         let replaced: Vec<String> =
@@ -76,12 +86,14 @@ impl Run<'_> {
         let changed = ChangedDays::new(&dates(&days), &BTreeSet::new(), None);
         let files = PartitionFiles { staged: &made.staged, kept: &[] };
         let plan = self.plan_curated(Step::FromTable, attempt, files, &BTreeSet::new());
-        if location != pipeline.curated.url {
+        let mut notes = notes(&contract, &after, attempt.state.ledger.files(CURATED));
+        if location.to_string() != pipeline.curated.url.to_string() {
             let note = format!(
                 "the table is still in {location} as well: remove it once nothing reads it"
             );
-            attempt.report.note = Some(note);
+            notes.push(note);
         }
+        attempt.report.note = one_note(notes);
         let records = vec![Record::Contract(Box::new(after))];
         self.commit_and_publish(attempt, Step::FromTable, records, Some(versions), changed, &[plan])
             .await
@@ -117,4 +129,39 @@ impl Run<'_> {
         };
         stage.remake(&published, contract).await
     }
+}
+
+/// What of the table is not in the new one.
+fn notes<'a>(
+    before: &TableContract,
+    after: &TableContract,
+    mut files: impl Iterator<Item = &'a TableFile>,
+) -> Vec<String> {
+    let mut notes = Vec::new();
+    let names = |contract: &TableContract| -> Vec<String> {
+        contract.columns.iter().map(|(name, _)| name.clone()).collect()
+    };
+    let (had, has) = (names(before), names(after));
+    let gone: Vec<&String> = had.iter().filter(|name| !has.contains(name)).collect();
+    if !gone.is_empty() {
+        let gone: Vec<&str> = gone.into_iter().map(String::as_str).collect();
+        notes.push(format!("the table has these columns no more: `{}`", gone.join("`, `")));
+    }
+    let is_text = |name: &String| {
+        let kind = before.columns.iter().find(|(column, _)| column == name);
+        kind.is_some_and(|(_, kind)| kind.starts_with("Utf8") || kind == "LargeUtf8")
+    };
+    let divides = |name: &&String| after.identity.partition_by().contains(name);
+    let before = before.identity.partition_by().iter();
+    let undivided: Vec<&String> = before.filter(|name| is_text(name) && !divides(name)).collect();
+    let has_null = |file: &TableFile| {
+        let mut values = partition_values(parent(&file.path));
+        values.any(|(name, value)| value.is_none() && undivided.iter().any(|one| **one == name))
+    };
+    if files.any(has_null) {
+        notes.push(
+            "a text that is empty had the partition of null, and is null now, as readers have seen it".into(),
+        );
+    }
+    notes
 }

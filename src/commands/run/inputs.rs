@@ -15,6 +15,10 @@ use crate::state::ledger::{Ledger, Quarantined, Record};
 use crate::store::Folder;
 use crate::window::{Window, WindowSet};
 
+/// The hint where raw files are missing.
+const FROM_TABLE: &str = "restore them; `glueless rebuild --from-table` makes the tables from the rows of the curated table, and loses nothing; \
+     --accept-missing rebuilds without them, and what only they had is lost";
+
 /// The inputs of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Inputs {
@@ -55,7 +59,7 @@ impl Run<'_> {
             return Err(Error::data(
                 "all raw files that were folded are missing: there is nothing to rebuild from",
             )
-            .hint("restore the raw files"));
+            .hint(FROM_TABLE));
         }
         if raw.full_loads.at.is_time() {
             self.check_settled(folders, ledger, &rediscovered)?;
@@ -72,7 +76,7 @@ impl Run<'_> {
             if !accept_missing {
                 return Err(Error::data(note).hint(match self.task {
                     Task::UndoTruncate(_) | Task::Recall(_) => ONLY_IN_RAW,
-                    _ => "restore them, or rebuild without them with --accept-missing",
+                    _ => FROM_TABLE,
                 }));
             }
             warn!("{note}: changes that only they had are lost");

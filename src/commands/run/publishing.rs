@@ -119,8 +119,8 @@ impl Run<'_> {
             None => Err(Error::internal("the run is not in the ledger")),
         };
         let published = match switched {
-            Ok(()) => publish::clear(&self.open.announced, attempt.commit).await,
-            failed => failed,
+            Ok(_) => publish::clear(&self.open.announced, attempt.commit).await,
+            Err(error) => Err(error),
         };
         let Err(error) = published else {
             return Ok(());
@@ -170,6 +170,7 @@ impl OpenPipeline<'_> {
     pub(crate) async fn finish_interrupted(&self, state: &State) -> Result<()> {
         let open = list(&self.announced).await?;
         let last = state.last_commit();
+        let mut unfinished = BTreeSet::new();
         for name in &open {
             let mut runs = state
                 .ledger
@@ -180,10 +181,15 @@ impl OpenPipeline<'_> {
                 continue;
             };
             warn!("an earlier run has not finished publishing: finishing it first");
-            self.publish(state, run, None).await?;
+            if !self.publish(state, run, None).await? {
+                unfinished.insert(name.clone());
+            }
         }
         // Attempts with a later number may still commit: their announcements stay.
-        let is_done = |name: &String| attempt_commit(name).is_some_and(|commit| commit <= last);
+        let is_done = |name: &String| {
+            let is_before = attempt_commit(name).is_some_and(|commit| commit <= last);
+            is_before && !unfinished.contains(name)
+        };
         remove(&self.announced, open.into_iter().filter(is_done).collect()).await
     }
 
@@ -206,19 +212,20 @@ impl OpenPipeline<'_> {
         Ok(())
     }
 
-    /// Publishes the files of a committed run. `found` is the listing of the curated table's
+    /// Publishes the files of a committed run. Returns whether the curated table was published, if it is among its tables: not
+    /// where the pipeline has it at another location now. `found` is the listing of the curated table's
     /// folder, if it was already made.
     pub(crate) async fn publish(
         &self,
         state: &State,
         run: &ledger::Run,
         mut found: Option<Vec<String>>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let attempt = format!("{}/", attempt_name(run.commit, &run.run_id));
         let is_of_run =
             |file: &&&TableFile| file.to_move().any(|staged| staged.from.starts_with(&attempt));
         let now = Identity::of(self.run_context.pipeline);
-        let mut stagings = Vec::new();
+        let (mut stagings, mut is_whole) = (Vec::new(), true);
         for name in &run.tables {
             let Ok(Output { folder, staging, .. }) = self.output(name) else {
                 warn!(
@@ -234,6 +241,7 @@ impl OpenPipeline<'_> {
                     "an earlier run has not finished publishing the curated table at its \
                      earlier location"
                 );
+                is_whole = false;
                 continue;
             }
             let files: Vec<&TableFile> = state.ledger.files(name).collect();
@@ -261,7 +269,7 @@ impl OpenPipeline<'_> {
         for staging in stagings {
             publish::clear(staging, run.commit).await?;
         }
-        Ok(())
+        Ok(is_whole)
     }
 
     /// The Delta log of the curated table; `None` for another format.

@@ -5,11 +5,14 @@
 //! the day of the first one of those that follow one another without a gap and leave equal rows. All of these have the
 //! row, but for the day: so it can come from any of them that the run has read, or be copied from the table.
 //!
+//! Its partition is that of the last one of them, but for the day: of a table that was made from its own rows, versions
+//! before have none ([`crate::curate::from_table`]).
+//!
 //! The order of snapshots is that of their times. So if no change of the row is of this run, its last one had the row before,
 //! too, and the table has it.
 
 use crate::curate::merge::entry::{ChangeOrder, Left};
-use crate::curate::merge::intervals::{Copied, Ends, Moment};
+use crate::curate::merge::intervals::{Copied, Ends, Moment, RowOf};
 use crate::curate::merge::seen_floors::SeenFloors;
 
 /// Computes what becomes of the row of a key, of all of its moments, in the order of time. `earlier` are the floors of before,
@@ -52,17 +55,26 @@ pub(super) fn add_current(
     if stays {
         return;
     }
-    ends.removed.extend(then.map(|(_, version)| (version, true)));
+    let last = |held: usize, first: usize| {
+        numbers().rev().find(|number| ends.first[held][*number] == Some(first)).unwrap_or(first)
+    };
+    let was = then.map(|(number, day)| {
+        let version = moments[last(0, number)].before.map_or(day, |(version, _)| version);
+        RowOf { version, day, is_current: true }
+    });
+    let to = now.map(|now| RowOf {
+        version: moments[last(1, now)].after,
+        day: moments[now].after,
+        is_current: true,
+    });
+    ends.removed.extend(was);
     let touched = then.map(|(number, _)| number).into_iter().chain(now);
     ends.touched.extend(touched.map(|number| moments[number].instant));
-    let Some(now) = now else { return };
-    let to = moments[now].after;
-    match (source, then) {
+    let (Some(now), Some(to)) = (now, to) else { return };
+    match (source, was) {
         (Some(source), _) if source == now => {}
-        (Some(source), _) => ends.begins.push((moments[source].after, to)),
-        (None, Some((_, version))) => {
-            ends.copied.push(Copied { from: (version, true), to, end: None });
-        }
+        (Some(source), _) => ends.begins.push((moments[source].after, to.day)),
+        (None, Some(from)) => ends.copied.push(Copied { from, to, end: None }),
         (None, None) => ends.is_lost = true,
     }
 }
@@ -105,8 +117,8 @@ mod tests {
         let (a, b) = (Some(1), Some(2));
         let of = |cases: &[(i64, Option<i64>, Option<i64>)]| {
             let ends = decided(cases);
-            let removed: Vec<usize> = ends.removed.iter().map(|(at, _)| *at).collect();
-            let copied: Vec<_> = ends.copied.iter().map(|one| (one.from.0, one.to)).collect();
+            let removed: Vec<usize> = ends.removed.iter().map(|row| row.day).collect();
+            let copied: Vec<_> = ends.copied.iter().map(|one| (one.from.day, one.to.day)).collect();
             (removed, ends.unseen, ends.begins, copied)
         };
         let none = (vec![], vec![], vec![], vec![]);
@@ -136,5 +148,15 @@ mod tests {
             of(&[(1, a, None), (2, b, a), (3, a, None)]),
             (vec![2], vec![], vec![(11, 0)], vec![])
         );
+    }
+
+    #[test]
+    fn a_row_has_the_partition_of_the_last_of_equal_changes_and_the_day_of_the_first() {
+        let (a, b) = (Some(1), Some(2));
+        let removed = decided(&[(1, a, None), (2, a, None), (3, None, b)]).removed;
+        assert_eq!(removed, [RowOf { version: 1, day: 0, is_current: true }]);
+        let copied = decided(&[(1, a, None), (2, None, b), (3, a, None), (4, a, None)]).copied;
+        let from = RowOf { version: 3, day: 0, is_current: true };
+        assert_eq!(copied, [Copied { from, to: RowOf { day: 2, ..from }, end: None }]);
     }
 }

@@ -26,7 +26,9 @@ use crate::curate::merge::entries::{Entries, Files, column};
 use crate::curate::merge::entry::{ChangeOrder, Entry, EntryColumns, Orders, Origin, of_keys};
 use crate::curate::merge::floors::{Floors, SortedFloors};
 use crate::curate::merge::forget::{Forgetting, KeyToForget};
-use crate::curate::merge::intervals::{Copied, Ends, LoadCounts, Moment, add_ends, of_instants};
+use crate::curate::merge::intervals::{
+    Copied, Ends, LoadCounts, Moment, RowOf, add_ends, of_instants,
+};
 use crate::curate::merge::rows_of_versions::KeyFloors;
 use crate::curate::merge::seen_floors::SeenFloors;
 use crate::curate::merge::{Counts, Output};
@@ -235,8 +237,7 @@ struct Decided {
     /// The accepted winners of the key, ascending.
     accepted: Vec<usize>,
     carried: Vec<u32>,
-    /// And whether their rows have no end.
-    removed: Vec<(u32, bool)>,
+    removed: Vec<RowOf>,
     unsettled: Vec<u32>,
     /// Where rows end, the moments of the key.
     moments: Vec<Moment>,
@@ -329,12 +330,10 @@ impl Decider {
         counts: &mut Counts,
     ) -> Result<()> {
         let taken = |at: Vec<u32>| take_record_batch(rows, &UInt32Array::from(at));
-        let ended = decided.ends.removed.iter();
-        decided.removed.extend(ended.map(|(at, is_current)| (*at as u32, *is_current)));
+        decided.removed.append(&mut decided.ends.removed);
         if !decided.removed.is_empty() {
-            let (removed, current): (Vec<u32>, Vec<bool>) = decided.removed.into_iter().unzip();
-            let current = BooleanArray::from(current);
-            let removed = self.tombstones(&taken(removed)?, (&current, None), counts)?;
+            let (removed, current) = self.rows_of(rows, decided.removed.iter())?;
+            let removed = self.tombstones(&removed, (&current, None), counts)?;
             output.rows.push(&removed)?;
         }
         if !decided.ends.moved.is_empty() {
@@ -355,6 +354,27 @@ impl Decider {
         Ok(())
     }
 
+    /// Entries with the keys, days and partitions of rows, and which of these have no end.
+    fn rows_of<'a>(
+        &self,
+        rows: &RecordBatch,
+        of: impl Iterator<Item = &'a RowOf> + Clone,
+    ) -> Result<(RecordBatch, BooleanArray)> {
+        let taken = |at: Vec<u32>| take_record_batch(rows, &UInt32Array::from(at));
+        let found = taken(of.clone().map(|row| row.version as u32).collect())?;
+        let current = of.clone().map(|row| Some(row.is_current)).collect();
+        if of.clone().all(|row| row.day == row.version) {
+            return Ok((found, current));
+        }
+        let of_days = taken(of.map(|row| row.day as u32).collect())?;
+        let day = self.entries.keys;
+        let mut columns = found.columns().to_vec();
+        for at in [Some(day), self.layout.day.map(|part| day + 1 + part)].into_iter().flatten() {
+            columns[at] = Arc::clone(of_days.column(at));
+        }
+        Ok((RecordBatch::try_new(found.schema(), columns)?, current))
+    }
+
     /// Passes on rows that are copied. Where not all columns are compared, the row of another change is read from raw.
     fn push_copies(
         &self,
@@ -363,8 +383,9 @@ impl Decider {
         copies: &mut Copies,
         counts: &mut Counts,
     ) -> Result<()> {
-        let (of_other, of_same): (Vec<Copied>, Vec<Copied>) =
-            copied.iter().partition(|one| copies.from_raw.is_some() && one.from.0 != one.to);
+        let (of_other, of_same): (Vec<Copied>, Vec<Copied>) = copied
+            .iter()
+            .partition(|one| copies.from_raw.is_some() && one.from.version != one.to.version);
         if !of_same.is_empty() {
             let (pairs, _) = self.pairs(rows, &of_same, &copies.columns, counts)?;
             copies.published.push(&pairs)?;
@@ -394,14 +415,11 @@ impl Decider {
         columns: &CopiedColumns,
         counts: &mut Counts,
     ) -> Result<(RecordBatch, RecordBatch)> {
-        let taken = |at: Vec<u32>| take_record_batch(rows, &UInt32Array::from(at));
-        let from = taken(copied.iter().map(|one| one.from.0 as u32).collect())?;
-        let to = taken(copied.iter().map(|one| one.to as u32).collect())?;
+        let (from, current) = self.rows_of(rows, copied.iter().map(|one| &one.from))?;
+        let (to, is_current) = self.rows_of(rows, copied.iter().map(|one| &one.to))?;
         let days = to.column(self.entries.keys).as_primitive::<Date32Type>();
         counts.days.extend(days.iter().flatten());
         let ends: Vec<Option<RowEnd>> = copied.iter().map(|one| one.end).collect();
-        let current = copied.iter().map(|one| Some(one.from.1)).collect();
-        let is_current = ends.iter().map(|end| Some(end.is_none())).collect();
         let from = self.marks(&from, (&current, None))?;
         let marked = self.marks(&to, (&is_current, Some(&ends)))?;
         Ok((columns.pair(&from, &marked)?, to))
@@ -427,8 +445,7 @@ impl Decider {
         counts.forgotten.0 += 1;
         counts.forgotten.1 += key.rows.len() as u64;
         counts.floor_days.extend(key.days);
-        let rows = key.rows.into_iter();
-        decided.removed.extend(rows.map(|(at, is_current)| (at as u32, is_current)));
+        decided.removed.extend(key.rows);
         decided.ends.touched.extend(key.times);
     }
 
@@ -505,7 +522,7 @@ impl Decider {
         // Where rows end, it depends on the key's other changes.
         if deciding.instants.is_none() {
             counts.ended += decision.removed.len().saturating_sub(replacing) as u64;
-            removed.extend(decision.removed.iter().map(|at| (*at as u32, true)));
+            removed.extend(decision.removed.iter().map(|at| RowOf::of(*at, true)));
         }
         Ok(())
     }

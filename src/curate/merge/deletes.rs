@@ -8,7 +8,7 @@
 use crate::changes::BEFORE_ALL;
 use crate::curate::merge::entry::ChangeOrder;
 use crate::curate::merge::floors::Floors;
-use crate::curate::merge::intervals::{Ends, Moment};
+use crate::curate::merge::intervals::{Ends, Moment, RowOf};
 use crate::table::row_end::{Cause, RowEnd};
 
 /// When a key was deleted, in microseconds since 1970, and the row of the delete or floor.
@@ -51,7 +51,7 @@ pub(super) fn add_deletes(
     let before = before.map(|((version, was), _)| (version, was.map(end_at)));
     let was_current = before.is_some_and(|(_, was)| was.is_none());
     match before {
-        Some((version, _)) if is_new(of_rows) => ends.removed.push((version, was_current)),
+        Some((version, _)) if is_new(of_rows) => ends.removed.push(RowOf::of(version, was_current)),
         Some((version, was)) if was != end => ends.moved.extend(end.map(|end| (version, end))),
         _ => {}
     }

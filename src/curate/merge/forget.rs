@@ -12,7 +12,8 @@ use crate::curate::merge::CommittedVersions;
 use crate::curate::merge::bloom::Bloom;
 use crate::curate::merge::entries::{Entries, Files, hash};
 use crate::curate::merge::entry::{Entry, EntryColumns};
-use crate::curate::merge::rows_of_versions::{KeyFloors, rows_of_key};
+use crate::curate::merge::intervals::RowOf;
+use crate::curate::merge::rows_of_versions::{KeyFloors, KeyRow, rows_of_key};
 use crate::curate::merge::version_reader::VersionReader;
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::Result;
@@ -91,8 +92,8 @@ impl Forgetting {
 pub(super) struct KeyToForget {
     /// The versions.
     pub(super) versions: Vec<Entry>,
-    /// The rows that the table has, by their versions' entries, and whether they have no end.
-    pub(super) rows: Vec<(usize, bool)>,
+    /// The rows that the table has.
+    pub(super) rows: Vec<RowOf>,
     /// The days of its changes, and of the floors that have ended them.
     pub(super) days: Vec<i32>,
     /// Where rows end, when those of the table begin and end, as [`crate::changes::ChangeColumn::Instant`].
@@ -117,7 +118,12 @@ impl KeyToForget {
         let ends = versions.iter().filter_map(|entry| all.after(entry.at, &columns.orders));
         let days = versions.iter().filter_map(|entry| entry.day);
         let days = days.chain(ends.filter_map(|(_, day)| day)).collect();
-        let rows = rows.into_iter().map(|row| (row.at, row.end.is_none())).collect();
+        let row_of = |row: KeyRow| RowOf {
+            version: row.partition_of,
+            day: row.at,
+            is_current: row.end.is_none(),
+        };
+        let rows = rows.into_iter().map(row_of).collect();
         KeyToForget { versions, rows, days, times }
     }
 }

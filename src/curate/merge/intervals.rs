@@ -46,8 +46,8 @@ pub(super) struct Ends {
     pub(super) begins: Vec<(usize, usize)>,
     /// Versions whose rows get another end, and which.
     pub(super) moved: Vec<(usize, RowEnd)>,
-    /// Versions whose rows are removed, and whether these had no end.
-    pub(super) removed: Vec<(usize, bool)>,
+    /// Rows that are removed.
+    pub(super) removed: Vec<RowOf>,
     /// Rows that are copied.
     pub(super) copied: Vec<Copied>,
     /// When rows that come, go or change begin and end, or did, if that is a time.
@@ -68,13 +68,31 @@ pub(super) struct Ends {
     pub(super) ended: u64,
 }
 
+/// A row of the table, given by versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RowOf {
+    /// The version that has its key and its partition columns, but for the day.
+    pub(super) version: usize,
+    /// The one that has its day.
+    pub(super) day: usize,
+    /// Whether the row has no end.
+    pub(super) is_current: bool,
+}
+
+impl RowOf {
+    /// The row of a version.
+    pub(super) fn of(version: usize, is_current: bool) -> Self {
+        RowOf { version, day: version, is_current }
+    }
+}
+
 /// A row that is copied from another, with other times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Copied {
-    /// The version whose row is copied, and whether that had no end.
-    pub(super) from: (usize, bool),
-    /// The version whose row the copy is.
-    pub(super) to: usize,
+    /// The row that is copied.
+    pub(super) from: RowOf,
+    /// The copy.
+    pub(super) to: RowOf,
     /// The end of the copy, if it has one.
     pub(super) end: Option<RowEnd>,
 }
@@ -349,18 +367,18 @@ impl Ends {
                 self.moved.push((version, end));
             }
             (Some((was, (version, _))), end) => {
-                let from = (version, was.is_none());
+                let from = RowOf::of(version, was.is_none());
                 self.removed.push(from);
                 // It has no end any more, or moves because it ends.
-                let copied = end.map(|end| Copied { from, to: version, end });
-                self.copied.extend(copied);
+                let to = |end: Option<RowEnd>| RowOf::of(version, end.is_none());
+                self.copied.extend(end.map(|end| Copied { from, to: to(end), end }));
             }
             (None, Some(end)) => {
                 let first = self.first[0][number]
                     .and_then(|first| moments[first].before.zip(self.held[0][first]));
                 let copied = first.map(|((version, _), was)| {
-                    let from = (version, was.is_none());
-                    Copied { from, to: after, end }
+                    let from = RowOf::of(version, was.is_none());
+                    Copied { from, to: RowOf::of(after, end.is_none()), end }
                 });
                 self.copied.extend(copied);
             }

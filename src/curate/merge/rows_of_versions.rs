@@ -29,6 +29,8 @@ pub(crate) struct VersionRow {
     pub ended_by: Option<EndedBy>,
     /// The version whose row it is: this one left it as it was.
     pub equals: Option<usize>,
+    /// The version that has the partition columns of the row, but for the day.
+    pub partition_of: usize,
 }
 
 /// What ended a row.
@@ -68,7 +70,8 @@ pub(crate) fn rows_of_versions(
                     EndedBy::Floor(floors[sorted.given[by - count]].clone())
                 }
             });
-            rows[row.at] = Some(VersionRow { end: row.end, ended_by, equals: row.equals });
+            let KeyRow { end, equals, partition_of, .. } = row;
+            rows[row.at] = Some(VersionRow { end, ended_by, equals, partition_of });
         }
         rows
     })
@@ -92,6 +95,8 @@ pub(super) struct KeyRow {
     pub(super) ended_by: Option<usize>,
     /// The row of the version whose row it is, and not one of its own.
     pub(super) equals: Option<usize>,
+    /// The row of the version that has its partition columns, but for the day.
+    pub(super) partition_of: usize,
 }
 
 /// The rows of a key that has only versions: those that the table has, and those that a floor has taken out of it.
@@ -105,9 +110,9 @@ pub(super) fn rows_of_key(
     let orders = &columns.orders;
     // A row of a table whose rows do not end and stay.
     let plain = |at: usize| {
-        let keep = if keep == Keep::LatestAltered { Keep::Latest } else { keep };
         let ended_by = floors.all.end_of(keep, (at, columns.entry(at).day), orders);
-        KeyRow { at, is_in_table: ended_by.is_none(), end: None, ended_by, equals: None }
+        let is_in_table = ended_by.is_none();
+        KeyRow { at, is_in_table, end: None, ended_by, equals: None, partition_of: at }
     };
     let rows: Vec<KeyRow> = match (keep, instants) {
         (Keep::LatestPerDay, _) => of_key.map(plain).collect(),
@@ -120,6 +125,7 @@ pub(super) fn rows_of_key(
                 end: deleted.map(|(at, _)| RowEnd { at, by: Cause::Delete }),
                 ended_by: deleted.map(|(_, by)| by),
                 equals: None,
+                partition_of: at,
             });
             row.into_iter().collect()
         }
@@ -130,18 +136,27 @@ pub(super) fn rows_of_key(
             let left = |at| columns.left(at);
             hold(changes.clone(), left, floors.seen, orders, &mut held, |_, _| ());
             join(changes, left, &mut held, &mut firsts);
-            let last = firsts.iter().rev().find_map(|first| *first);
-            let is_history = keep == Keep::History;
+            let last = firsts.iter().rposition(Option::is_some);
+            let of_last = last.and_then(|last| firsts[last]);
             let row = |((at, held), first): ((&usize, Held), Option<usize>)| {
                 let equals = first.filter(|_| held.is_none()).map(|first| moments[first]);
                 let (is_in_table, end) = (held.is_some(), held.flatten());
-                let row = match end {
-                    Some(_) if !is_history => KeyRow { equals, ..plain(*at) },
-                    _ => KeyRow { at: *at, is_in_table, end, ended_by: None, equals },
-                };
-                first.filter(|_| is_history || first == last).map(|_| row)
+                let row =
+                    KeyRow { at: *at, is_in_table, end, ended_by: None, equals, partition_of: *at };
+                match (first?, last) {
+                    _ if keep == Keep::History => Some(row),
+                    // The table has the row of the last changes, if it has no end.
+                    (first, Some(last)) if Some(first) == of_last => {
+                        let partition_of = moments[last];
+                        let ended_by = floors.all.least_after(partition_of, orders);
+                        let ended_by = ended_by.filter(|_| end.is_some()).map(|(_, floor)| floor);
+                        let is_in_table = is_in_table && end.is_none();
+                        Some(KeyRow { is_in_table, end: None, ended_by, partition_of, ..row })
+                    }
+                    _ => None,
+                }
             };
-            moments.iter().zip(held).zip(firsts).filter_map(row).collect()
+            moments.iter().zip(held).zip(firsts.iter().copied()).filter_map(row).collect()
         }
         _ => {
             let last = of_key.fold(None, |last, at| orders.later(last, at));
