@@ -13,6 +13,7 @@ use crate::config::check::check;
 use crate::config::file::{NEEDED_KEYS, PipelineToml, wrong_key};
 use crate::config::known_keys::{PIPELINE_KEYS, refuse_unknown_keys};
 use crate::config::overrides::set;
+use crate::config::project::{PIPELINE, Project, add_defaults, has_key};
 use crate::error::{Error, Result};
 use crate::layout::fnv1a;
 use crate::store::Location;
@@ -29,6 +30,7 @@ mod known_keys;
 mod load;
 mod operations;
 mod overrides;
+mod project;
 mod query_columns;
 mod raw;
 mod source;
@@ -44,6 +46,7 @@ pub use full_loads::{FullLoadAt, FullLoads};
 pub use kind::Kind;
 pub use load::{Load, TargetTable, VerifyMethod, VerifySource};
 pub use operations::{OpValues, Operation};
+pub use project::pipelines_of;
 pub use query_columns::QueryColumns;
 use query_columns::reads;
 pub use raw::{OnBad, OnTie, OpColumn, Raw, RawFormat, WindowBy};
@@ -273,6 +276,8 @@ pub struct Sql {
     pub file: String,
     /// The text of the query.
     pub text: String,
+    /// Whether there is no such file, and the query takes all columns.
+    pub is_default: bool,
 }
 
 /// Limits of a run's memory, disk and threads.
@@ -299,24 +304,41 @@ impl Pipeline {
         self.aggregates.iter().any(|aggregate| aggregate.sql.reads(relation))
     }
 
-    /// Reads a pipeline's folder or toml file, with `--set` overrides (`key=value`) applied.
+    /// Reads a pipeline's folder or toml file, with the defaults of its project ([`Project`]) and `--set` overrides
+    /// (`key=value`) applied.
     ///
     /// # Errors
     /// Usage: no such pipeline, an unknown, missing or wrong key, a missing SQL file, overlapping
     /// URLs.
     pub fn read(path: &Path, overrides: &[String]) -> Result<Self> {
-        let file = if path.is_dir() { path.join("pipeline.toml") } else { path.to_path_buf() };
+        let file = if path.is_dir() { path.join(PIPELINE) } else { path.to_path_buf() };
         let text = std::fs::read_to_string(&file).map_err(|error| {
             Error::usage(format!("no such pipeline: {}", file.display()))
                 .hint("name the folder with the pipeline.toml, or the toml file itself")
                 .caused_by(error)
         })?;
-        let table = parse(&file, &text, overrides, PIPELINE_KEYS)?;
-        let parsed: PipelineToml = serde_path_to_error::deserialize(Value::Table(table))
-            .map_err(|error| wrong_key(&file, &error, NEEDED_KEYS))?;
         let path = std::path::absolute(&file)
             .map_err(|error| Error::usage("cannot find the current folder").caused_by(error))?;
-        check(parsed, path.parent().unwrap_or(Path::new("/")), &file)
+        let own = table_of(&file, &text)?;
+        refuse_unknown_keys(&own, &file, PIPELINE_KEYS)?;
+        let mut origins = Origins { file, of_project: None };
+        let mut table = own.clone();
+        if let Some(project) = Project::of(&origins.file, &path)? {
+            let name = own.get("name").and_then(Value::as_str).map(String::from);
+            if let Some(name) = name.or_else(|| project.name_of(&path)) {
+                let defaults = project.defaults(&path, &name, &own)?;
+                table.entry("name").or_insert(Value::String(name));
+                add_defaults(&mut table, &defaults);
+                origins.of_project = Some((project.file, defaults, own));
+            }
+        }
+        let table = overridden(&origins.file, table, overrides, PIPELINE_KEYS)?;
+        let parsed: PipelineToml =
+            serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
+                let key = error.path().to_string();
+                wrong_key(origins.file_of(&key), &error, NEEDED_KEYS)
+            })?;
+        check(parsed, path.parent().unwrap_or(Path::new("/")), &origins)
     }
 
     /// Every location the pipeline writes, with the key that names it.
@@ -330,6 +352,26 @@ impl Pipeline {
     }
 }
 
+/// Where the keys of a pipeline come from.
+struct Origins {
+    /// The pipeline's file, as the user named it.
+    file: PathBuf,
+    /// The project's file, its defaults for the pipeline, and the pipeline's own keys; `None` if it belongs to none.
+    of_project: Option<(PathBuf, Table, Table)>,
+}
+
+impl Origins {
+    /// The file that a key stands in.
+    fn file_of(&self, key: &str) -> &Path {
+        match &self.of_project {
+            Some((project, defaults, own)) if has_key(defaults, key) && !has_key(own, key) => {
+                project
+            }
+            _ => &self.file,
+        }
+    }
+}
+
 /// Parses a toml file's text, applies overrides, and refuses keys that are not among the known ones.
 fn parse(
     file: &Path,
@@ -337,7 +379,26 @@ fn parse(
     overrides: &[String],
     known: &'static [&'static str],
 ) -> Result<Table> {
-    let mut table: Table = text.parse().map_err(|error: toml::de::Error| {
+    overridden(file, table_of(file, text)?, overrides, known)
+}
+
+/// Applies overrides to keys, and refuses those that are not among the known ones.
+fn overridden(
+    file: &Path,
+    mut table: Table,
+    overrides: &[String],
+    known: &'static [&'static str],
+) -> Result<Table> {
+    for text in overrides {
+        set(&mut table, text, known)?;
+    }
+    refuse_unknown_keys(&table, file, known)?;
+    Ok(table)
+}
+
+/// Parses a toml file's text.
+fn table_of(file: &Path, text: &str) -> Result<Table> {
+    text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start));
         let line = before.unwrap_or_default().matches('\n').count() + 1;
         Error::usage(format!(
@@ -345,12 +406,7 @@ fn parse(
             file.display(),
             error.message().replace('\n', " ")
         ))
-    })?;
-    for text in overrides {
-        set(&mut table, text, known)?;
-    }
-    refuse_unknown_keys(&table, file, known)?;
-    Ok(table)
+    })
 }
 
 #[cfg(test)]
@@ -395,7 +451,7 @@ mod tests {
     fn a_comment_does_not_change_a_fingerprint_and_code_does() {
         let fingerprint = |text: &str| {
             let (file, text) = ("a.sql".into(), text.into());
-            Sql { file, text }.fingerprint()
+            Sql { file, text, is_default: false }.fingerprint()
         };
         let plain = fingerprint("SELECT a\nFROM latest");
         assert_eq!(plain, fingerprint("-- a comment\nSELECT a   FROM latest -- another\n"));

@@ -34,6 +34,7 @@ mod model;
 mod old_inputs;
 mod operations;
 mod operator;
+mod project;
 mod publishing;
 mod quarantine;
 mod raw_columns;

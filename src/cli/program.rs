@@ -19,7 +19,7 @@ use crate::commands::runs::history;
 use crate::commands::{
     Compared, RunContext, Task, catalog, ddl, explain_key, load, plan, run, verify,
 };
-use crate::config::{Pipeline, Source};
+use crate::config::{Pipeline, Source, pipelines_of};
 use crate::engine::heaps::share_heaps;
 use crate::engine::resources::Resources;
 use crate::error::library_texts::OUT_OF_MEMORY_PANIC;
@@ -198,14 +198,16 @@ impl Program {
     /// Applies `run` to one pipeline, or to several one after the other, and prints their results.
     fn run_each<A: Answer>(&self, many: &Many, run: impl Fn(&Path) -> Result<A>) -> Result<u8> {
         let output = many.common.output;
-        if let [path] = &many.pipelines[..] {
+        if let [path] = &many.pipelines[..]
+            && pipelines_of(path)?.is_none()
+        {
             let answer = run(path)?;
             print(&answer, output)?;
             return Ok(answer.exit_code());
         }
         let mut each = Vec::new();
         for path in pipelines(many)? {
-            let (name, ended) = (base_name(path), run(path));
+            let (name, ended) = (base_name(&path), run(&path));
             if let Err(error) = &ended {
                 self.log.failed_of(&name, error);
             }
@@ -327,18 +329,25 @@ fn absolute(text: &str) -> Result<String> {
     Ok(path.to_string_lossy().into_owned())
 }
 
-/// The pipelines among several paths.
-fn pipelines(many: &Many) -> Result<Vec<&Path>> {
+/// The pipelines among several paths, and in folders of projects.
+fn pipelines(many: &Many) -> Result<Vec<PathBuf>> {
+    let mut named: Vec<PathBuf> = Vec::new();
+    for path in &many.pipelines {
+        let of_project = pipelines_of(path)?.filter(|found| !found.is_empty());
+        let all = of_project.unwrap_or_else(|| vec![path.clone()]).into_iter();
+        let new: Vec<PathBuf> = all.filter(|one| !named.contains(one)).collect();
+        named.extend(new);
+    }
     // A path that does not exist is a mistake: it is kept, and reported when it is read.
-    let is_skipped = |path: &&Path| {
+    let is_skipped = |path: &PathBuf| {
         if path.is_dir() {
             !path.join("pipeline.toml").exists()
         } else {
-            path.exists() && path.extension().is_none_or(|extension| extension != "toml")
+            let is_toml = path.extension().is_some_and(|extension| extension == "toml");
+            path.exists() && (!is_toml || path.ends_with("glueless.toml"))
         }
     };
-    let paths = many.pipelines.iter().map(PathBuf::as_path);
-    let (skipped, paths): (Vec<&Path>, Vec<&Path>) = paths.partition(is_skipped);
+    let (skipped, paths): (Vec<PathBuf>, Vec<PathBuf>) = named.into_iter().partition(is_skipped);
     for path in skipped {
         tracing::warn!("{} is not a pipeline, skipped", path.display());
     }

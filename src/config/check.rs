@@ -1,6 +1,6 @@
 //! Checks the parsed `pipeline.toml` and turns it into a [`Pipeline`].
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::Value;
 
@@ -10,16 +10,16 @@ use crate::config::file::{
 };
 use crate::config::values::{bytes, no_repeats};
 use crate::config::{
-    Aggregate, Catalog, Curated, Format, IS_CURRENT, Keep, Kind, Limits, Load, MEMORY_BYTES_MIN,
-    Pipeline, Raw, Sql, TargetTable, VerifySource,
+    Aggregate, Catalog, Curated, Format, IS_CURRENT, Keep, Kind, LATEST_RELATION, Limits, Load,
+    MEMORY_BYTES_MIN, Origins, Pipeline, Raw, Sql, TargetTable, VerifySource,
 };
 use crate::error::{Error, Result};
 use crate::store::Location;
 use crate::window::parse_duration;
 
-/// Checks a parsed file. Relative URLs start from `folder`; messages name `file`.
-pub(super) fn check(parsed: PipelineToml, folder: &Path, file: &Path) -> Result<Pipeline> {
-    let checks = Checks { folder, file };
+/// Checks a parsed file. Relative URLs start from `folder`; messages name the file that a key stands in.
+pub(super) fn check(parsed: PipelineToml, folder: &Path, origins: &Origins) -> Result<Pipeline> {
+    let checks = Checks { folder, origins };
     checks.names(&parsed)?;
     let wrong = |key: &str, why: String| checks.wrong(key, why);
     let raw = parsed.raw.check(&parsed.key, folder, &wrong)?;
@@ -51,14 +51,14 @@ pub(super) fn check(parsed: PipelineToml, folder: &Path, file: &Path) -> Result<
 pub(super) struct Checks<'a> {
     /// The folder that relative URLs start from.
     pub(super) folder: &'a Path,
-    /// The file's path as the user named it.
-    pub(super) file: &'a Path,
+    /// Where the keys come from.
+    pub(super) origins: &'a Origins,
 }
 
 impl Checks<'_> {
     /// The error for a key with a wrong value.
     pub(super) fn wrong(&self, key: &str, why: String) -> Error {
-        Error::usage(format!("{}: `{key}` {why}", self.file.display()))
+        Error::usage(format!("{}: `{key}` {why}", self.origins.file_of(key).display()))
     }
 
     fn names(&self, parsed: &PipelineToml) -> Result<()> {
@@ -112,7 +112,7 @@ impl Checks<'_> {
                     .filter(|bytes| *bytes > 0)
                     .ok_or_else(|| self.wrong("curated.file_bytes", format!("is `{value}`")))?,
             },
-            sql: self.sql("curated.sql")?,
+            sql: self.curated_sql()?,
         })
     }
 
@@ -403,10 +403,27 @@ impl Checks<'_> {
 
     /// Reads a file of SQL in the pipeline's folder.
     fn sql(&self, name: &str) -> Result<Sql> {
-        let file = self.file.parent().unwrap_or(Path::new("")).join(name);
+        let file = self.beside(name);
         let text = std::fs::read_to_string(&file).map_err(|error| {
             Error::usage(format!("cannot read {}", file.display())).caused_by(error)
         })?;
-        Ok(Sql { file: file.display().to_string(), text })
+        Ok(Sql { file: file.display().to_string(), text, is_default: false })
+    }
+
+    /// The query of the curated table: without a file, all columns.
+    fn curated_sql(&self) -> Result<Sql> {
+        const NAME: &str = "curated.sql";
+        let file = self.beside(NAME);
+        if file.try_exists().unwrap_or(true) {
+            return self.sql(NAME);
+        }
+        // Another text than that of a query for all columns: this one leaves some out.
+        let text = format!("SELECT {LATEST_RELATION}.* FROM {LATEST_RELATION}");
+        Ok(Sql { file: file.display().to_string(), text, is_default: true })
+    }
+
+    /// The path of a file beside the pipeline's.
+    fn beside(&self, name: &str) -> PathBuf {
+        self.origins.file.parent().unwrap_or(Path::new("")).join(name)
     }
 }

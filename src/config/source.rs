@@ -9,7 +9,7 @@ use toml::Value;
 use crate::config::check::Checks;
 use crate::config::file::{LimitsToml, wrong_key};
 use crate::config::known_keys::SOURCE_KEYS;
-use crate::config::{Limits, TargetTable, parse};
+use crate::config::{Limits, Origins, TargetTable, parse};
 use crate::error::{Error, Result};
 use crate::store::Location;
 use crate::window::parse_duration;
@@ -162,7 +162,9 @@ impl Source {
             .map_err(|error| wrong_key(file, &error, NEEDED_KEYS))?;
         let path = std::path::absolute(file)
             .map_err(|error| Error::usage("cannot find the current folder").caused_by(error))?;
-        let checks = Checks { folder: path.parent().unwrap_or(Path::new("/")), file };
+        let origins = Origins { file: file.to_path_buf(), of_project: None };
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        let checks = Checks { folder, origins: &origins };
         parsed.check(&checks)
     }
 }

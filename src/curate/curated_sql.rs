@@ -32,10 +32,11 @@ use datafusion::prelude::SessionContext;
 use crate::changes::reader::{ChangesTable, NamedColumns};
 use crate::changes::row_bitmap::Winners;
 use crate::changes::{ChangeColumn, Changes, EVENT_DT};
-use crate::config::{Format, Keep, LATEST_RELATION, Pipeline, Sql};
+use crate::config::{ENVELOPE_PREFIX, Format, Keep, LATEST_RELATION, Pipeline, Sql};
 use crate::engine::row_wise::not_row_wise;
 use crate::engine::session::first_line;
 use crate::error::{Error, Result};
+use crate::state::versions::quoted;
 use crate::table::delta_log::delta_columns;
 use crate::table::writer;
 
@@ -152,7 +153,7 @@ pub(crate) async fn plan(
     partitions: usize,
 ) -> Result<CuratedQuery> {
     let sql = &pipeline.curated.sql;
-    let parsed = parse(context, changes, &sql.text).await.map_err(|error| {
+    let parsed = parse(context, changes, &text_of(pipeline, changes)).await.map_err(|error| {
         let after = match &pipeline.raw.envelope {
             Some(_) => "; write a column `x` of the row as x, or as \"after.x\" in quotes",
             None => "",
@@ -200,6 +201,26 @@ pub(crate) async fn plan(
     outputs.extend(hidden.columns(&schema)?);
     let plan = LogicalPlanBuilder::from(rewritten).project(outputs)?.build()?;
     Ok(CuratedQuery { plan, columns, untyped, day })
+}
+
+/// The text of a pipeline's query. Where there is none, it takes the raw columns and the day, but not what says what a
+/// change was: the operation, columns with the values of before, and those of an envelope.
+pub(super) fn text_of(pipeline: &Pipeline, changes: &Changes) -> String {
+    let (raw, sql) = (&pipeline.raw, &pipeline.curated.sql);
+    if !sql.is_default {
+        return sql.text.clone();
+    }
+    let of_envelope = raw.envelope.as_ref().map(|_| ENVELOPE_PREFIX);
+    let prefixes = [raw.before_image_prefix.as_deref(), of_envelope];
+    let is_of_row = |name: &&String| {
+        raw.op.name.as_ref() != Some(name)
+            && (pipeline.key.contains(name)
+                || !prefixes.into_iter().flatten().any(|prefix| name.starts_with(prefix)))
+    };
+    let columns = changes.raw_schema().fields().iter().map(|field| field.name());
+    let columns = columns.filter(is_of_row).chain(changes.day_names().first());
+    let columns: Vec<String> = columns.map(|name| quoted(name)).collect();
+    format!("SELECT {} FROM {LATEST_RELATION}", columns.join(", "))
 }
 
 /// Plans a query over an empty relation `latest`.

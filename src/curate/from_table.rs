@@ -190,7 +190,8 @@ impl Curate<'_> {
             let parsed = curated_sql::parse(context, self.changes, &text).await;
             parsed.map_err(|error| Error::query(&sql.file, error))
         };
-        let (before, now) = (parse(before).await?, parse(sql.text.clone()).await?);
+        let now = curated_sql::text_of(self.pipeline, self.changes);
+        let (before, now) = (parse(before).await?, parse(now).await?);
         let types = read_types(&contract.columns)?;
         let mut known = Vec::new();
         for (name, expression) in outputs(&before) {

@@ -1,0 +1,280 @@
+//! `glueless.toml`: defaults for the pipelines in the folders under it.
+//!
+//! It has keys of `pipeline.toml`, which a pipeline overrides. Texts can have placeholders, so that one default fits all
+//! pipelines:
+//!
+//! | placeholder | stands for |
+//! |---|---|
+//! | `{name}` | the pipeline's name |
+//! | `{table}` | the name of its folder |
+//! | `{schema}` | the name of the folder that this one is in, which is below the project's |
+//!
+//! Relative URLs start from the folder of `glueless.toml`.
+
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use crate::config::known_keys::{PIPELINE_KEYS, refuse_unknown_keys};
+use crate::error::{Error, Result};
+use crate::store::Location;
+
+/// The name of the file.
+const FILE: &str = "glueless.toml";
+
+/// The name of a pipeline's file.
+pub(super) const PIPELINE: &str = "pipeline.toml";
+
+/// The keys that are of one pipeline alone.
+const OF_PIPELINE: [&str; 1] = ["name"];
+
+/// The keys whose values are URLs, or lists of them.
+const URLS: [[&str; 2]; 3] = [["raw", "url"], ["curated", "url"], ["state", "url"]];
+
+/// The project that a pipeline belongs to.
+#[derive(Debug)]
+pub(super) struct Project {
+    /// Its file, as the user would name it.
+    pub(super) file: PathBuf,
+    /// Its folder.
+    folder: PathBuf,
+    table: Table,
+}
+
+impl Project {
+    /// The project of a pipeline, given by its file as the user named it, and in full; `None` if it belongs to none.
+    ///
+    /// # Errors
+    /// Usage: the project's file cannot be read, or has an unknown key.
+    pub(super) fn of(named: &Path, file: &Path) -> Result<Option<Self>> {
+        let folders = file.parent().into_iter().flat_map(Path::ancestors);
+        let Some(folder) = folders.into_iter().find(|folder| folder.join(FILE).is_file()) else {
+            return Ok(None);
+        };
+        let file = shown(named, file, folder);
+        let text = std::fs::read_to_string(folder.join(FILE)).map_err(|error| {
+            Error::usage(format!("cannot read {}", file.display())).caused_by(error)
+        })?;
+        let table = super::table_of(&file, &text)?;
+        let aggregate = table.contains_key("aggregate").then_some("aggregate");
+        let own = OF_PIPELINE.into_iter().filter(|key| table.contains_key(*key));
+        if let Some(key) = own.chain(aggregate).next() {
+            return Err(Error::usage(format!("{}: `{key}` is of one pipeline", file.display()))
+                .hint("write it into the pipeline.toml of that pipeline"));
+        }
+        refuse_unknown_keys(&table, &file, PIPELINE_KEYS)?;
+        Ok(Some(Project { file, folder: folder.to_path_buf(), table }))
+    }
+
+    /// The names of the folders between the project's and the one of a pipeline, and that one.
+    fn folders_of(&self, pipeline: &Path) -> Vec<String> {
+        let folder = pipeline.parent().unwrap_or(Path::new("/"));
+        let below = folder.strip_prefix(&self.folder).unwrap_or(Path::new(""));
+        below.iter().map(|name| name.to_string_lossy().into_owned()).collect()
+    }
+
+    /// The name of a pipeline, given by its file in full, that does not have one: the names of its folders.
+    pub(super) fn name_of(&self, pipeline: &Path) -> Option<String> {
+        let folders = self.folders_of(pipeline);
+        (!folders.is_empty()).then(|| folders.join("_"))
+    }
+
+    /// The defaults for a pipeline, given by its file in full, its name, and its own keys, which have none.
+    ///
+    /// # Errors
+    /// Usage: a placeholder has no value, or a text is no URL.
+    pub(super) fn defaults(&self, pipeline: &Path, name: &str, own: &Table) -> Result<Table> {
+        let folders = self.folders_of(pipeline);
+        let mut names = folders.iter().rev().map(String::as_str);
+        let values =
+            [("{name}", Some(name)), ("{table}", names.next()), ("{schema}", names.next())];
+        let mut table = self.table.clone();
+        leave_out(&mut table, own);
+        for (key, value) in &mut table {
+            self.fill_in(key, value, &values)?;
+        }
+        for [section, name] in URLS {
+            let section_of = table.get_mut(section).and_then(Value::as_table_mut);
+            match section_of.and_then(|section| section.get_mut(name)) {
+                Some(Value::Array(urls)) => {
+                    urls.iter_mut().try_for_each(|url| self.resolve(url))?;
+                }
+                Some(url) => self.resolve(url)?,
+                None => {}
+            }
+        }
+        Ok(table)
+    }
+
+    /// Replaces the placeholders in a value.
+    fn fill_in(&self, key: &str, value: &mut Value, values: &[(&str, Option<&str>)]) -> Result<()> {
+        match value {
+            Value::String(text) => {
+                for (placeholder, value) in values {
+                    if !text.contains(placeholder) {
+                        continue;
+                    }
+                    let value = value.ok_or_else(|| {
+                        Error::usage(format!(
+                            "{}: `{key}` has `{placeholder}`, and the pipeline is in no folder of that",
+                            self.file.display()
+                        ))
+                        .hint(
+                            "the folder of a pipeline is named like its table, and is in a folder that is named like \
+                             its schema, below that of glueless.toml; or set the key in pipeline.toml",
+                        )
+                    })?;
+                    *text = text.replace(placeholder, value);
+                }
+                Ok(())
+            }
+            Value::Array(many) => {
+                many.iter_mut().try_for_each(|value| self.fill_in(key, value, values))
+            }
+            Value::Table(table) => table.iter_mut().try_for_each(|(name, value)| {
+                self.fill_in(&format!("{key}.{name}"), value, values)
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a URL that starts from the project's folder a full one.
+    fn resolve(&self, url: &mut Value) -> Result<()> {
+        if let Value::String(text) = url
+            && !text.contains("://")
+        {
+            *text = Location::parse(text, &self.folder)?.to_string();
+        }
+        Ok(())
+    }
+}
+
+/// The pipelines in a folder of a project, sorted, as the user would name them; `None` for a path that is a pipeline, or is in no
+/// project.
+///
+/// # Errors
+/// Usage, when a folder cannot be read.
+pub fn pipelines_of(path: &Path) -> Result<Option<Vec<PathBuf>>> {
+    let folder = match path.file_name() {
+        Some(name) if name == FILE => path.parent().unwrap_or(Path::new("")),
+        _ => path,
+    };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    if !folder.is_dir() || folder.join(PIPELINE).exists() {
+        return Ok(None);
+    }
+    let full = std::path::absolute(folder)
+        .map_err(|error| Error::usage("cannot find the current folder").caused_by(error))?;
+    if !full.ancestors().any(|folder| folder.join(FILE).is_file()) {
+        return Ok(None);
+    }
+    let mut found = Vec::new();
+    find_pipelines(folder, &mut found)?;
+    found.sort();
+    Ok(Some(found))
+}
+
+/// Adds the folders under one that have a pipeline.
+fn find_pipelines(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    let failed = |error| {
+        Error::usage(format!("cannot read the folder {}", folder.display())).caused_by(error)
+    };
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let is_hidden = entry.file_name().to_string_lossy().starts_with('.');
+        if is_hidden || !entry.file_type().map_err(failed)?.is_dir() {
+            continue;
+        }
+        let path = entry.path();
+        if path.join(PIPELINE).exists() {
+            found.push(path);
+        } else {
+            find_pipelines(&path, found)?;
+        }
+    }
+    Ok(())
+}
+
+/// A project's file as the user would name it, who has named a pipeline's file so.
+fn shown(named: &Path, file: &Path, folder: &Path) -> PathBuf {
+    let below = file.strip_prefix(folder).map_or(0, |below| below.components().count());
+    let of_user = named.ancestors().nth(below).filter(|_| named.components().count() >= below);
+    of_user.map_or_else(|| folder.join(FILE), |of_user| of_user.join(FILE))
+}
+
+/// Leaves out the defaults of keys that a pipeline has.
+fn leave_out(defaults: &mut Table, own: &Table) {
+    defaults.retain(|key, value| match (value, own.get(key)) {
+        (Value::Table(defaults), Some(Value::Table(own))) => {
+            leave_out(defaults, own);
+            true
+        }
+        (_, own) => own.is_none(),
+    });
+}
+
+/// Adds defaults to a pipeline's keys, which have none of them.
+pub(super) fn add_defaults(table: &mut Table, defaults: &Table) {
+    for (key, value) in defaults {
+        match (table.get_mut(key), value) {
+            (None, value) => {
+                table.insert(key.clone(), value.clone());
+            }
+            (Some(Value::Table(own)), Value::Table(value)) => add_defaults(own, value),
+            (Some(_), _) => {}
+        }
+    }
+}
+
+/// Whether a table has a key, written with dots.
+pub(super) fn has_key(table: &Table, key: &str) -> bool {
+    match key.split_once('.') {
+        None => table.contains_key(key),
+        Some((section, rest)) => match table.get(section) {
+            Some(Value::Table(inner)) => has_key(inner, rest),
+            other => other.is_some(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_is_named_as_the_user_would() {
+        let of = |named: &str, file: &str, folder: &str| {
+            shown(Path::new(named), Path::new(file), Path::new(folder)).display().to_string()
+        };
+        assert_eq!(
+            of("sql/orders/pipeline.toml", "/a/sql/orders/pipeline.toml", "/a/sql"),
+            "sql/glueless.toml"
+        );
+        assert_eq!(
+            of("sql/s/t/pipeline.toml", "/a/sql/s/t/pipeline.toml", "/a/sql"),
+            "sql/glueless.toml"
+        );
+        assert_eq!(
+            of("orders/pipeline.toml", "/a/sql/orders/pipeline.toml", "/a/sql"),
+            "glueless.toml"
+        );
+        assert_eq!(
+            of("pipeline.toml", "/a/sql/orders/pipeline.toml", "/a/sql"),
+            "/a/sql/glueless.toml"
+        );
+    }
+
+    #[test]
+    fn defaults_are_added_to_what_a_pipeline_has() {
+        let table = |text: &str| text.parse::<Table>().expect("TOML");
+        let mut own = table("keep = 'history'\n[raw]\nurl = 'a'\n[raw.columns]\nx = 'date'");
+        let defaults = "keep = 'latest'\nkey = ['id']\n[raw]\nurl = 'b'\ndialect = 'flat'\n[raw.columns]\ny = 'int'";
+        let mut left = table(defaults);
+        leave_out(&mut left, &own);
+        add_defaults(&mut own, &left);
+        let expected = "keep = 'history'\nkey = ['id']\n[raw]\nurl = 'a'\ndialect = 'flat'\n[raw.columns]\nx = 'date'\ny = 'int'";
+        assert_eq!(own, table(expected));
+        assert!(has_key(&own, "raw.columns.y") && has_key(&own, "keep"));
+        assert!(!has_key(&own, "raw.lookback") && !has_key(&own, "state.url"));
+    }
+}
