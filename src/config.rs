@@ -46,7 +46,7 @@ pub use full_loads::{FullLoadAt, FullLoads};
 pub use kind::Kind;
 pub use load::{Load, TargetTable, VerifyMethod, VerifySource};
 pub use operations::{OpValues, Operation};
-pub use project::pipelines_of;
+pub use project::{full_path, name_of, pipelines_of};
 pub use query_columns::QueryColumns;
 use query_columns::reads;
 pub use raw::{OnBad, OnTie, OpColumn, Raw, RawFormat, WindowBy};
@@ -265,6 +265,8 @@ impl Sql {
         let code = lines.map(|line| line.split("--").next().unwrap_or_default());
         let words = code.flat_map(str::split_whitespace);
         let bytes = words.flat_map(|word| word.bytes().chain([b' ']));
+        // A query in a file takes other columns than none.
+        let bytes = bytes.chain(self.is_default.then_some(0));
         format!("{:016x}", fnv1a(bytes))
     }
 }
@@ -317,10 +319,10 @@ impl Pipeline {
                 .hint("name the folder with the pipeline.toml, or the toml file itself")
                 .caused_by(error)
         })?;
-        let path = std::path::absolute(&file)
-            .map_err(|error| Error::usage("cannot find the current folder").caused_by(error))?;
-        let own = table_of(&file, &text)?;
-        refuse_unknown_keys(&own, &file, PIPELINE_KEYS)?;
+        let path = full_path(&file)?;
+        let table = table_of(&file, &text)?;
+        refuse_unknown_keys(&table, &file, PIPELINE_KEYS)?;
+        let own = overridden(&file, table, overrides, PIPELINE_KEYS)?;
         let mut origins = Origins { file, of_project: None };
         let mut table = own.clone();
         if let Some(project) = Project::of(&origins.file, &path)? {
@@ -332,7 +334,6 @@ impl Pipeline {
                 origins.of_project = Some((project.file, defaults, own));
             }
         }
-        let table = overridden(&origins.file, table, overrides, PIPELINE_KEYS)?;
         let parsed: PipelineToml =
             serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
                 let key = error.path().to_string();
@@ -356,13 +357,16 @@ impl Pipeline {
 struct Origins {
     /// The pipeline's file, as the user named it.
     file: PathBuf,
-    /// The project's file, its defaults for the pipeline, and the pipeline's own keys; `None` if it belongs to none.
+    /// The project's file, its defaults for the pipeline, and the keys that the pipeline or the command line has; `None` if
+    /// it belongs to none.
     of_project: Option<(PathBuf, Table, Table)>,
 }
 
 impl Origins {
     /// The file that a key stands in.
     fn file_of(&self, key: &str) -> &Path {
+        // Of a list, the whole key.
+        let key = key.split('[').next().unwrap_or(key);
         match &self.of_project {
             Some((project, defaults, own)) if has_key(defaults, key) && !has_key(own, key) => {
                 project

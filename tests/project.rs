@@ -70,22 +70,22 @@ fn pipelines_of_a_project_have_its_defaults_and_override_them() {
     assert_eq!(results["results"].as_array().map(Vec::len), Some(3), "{results}");
     let columns = ["id", "name", "ts", "event_dt"];
     let orders = "1 public/orders 2020-01-01 12:00:00 2020-01-01";
-    assert_eq!(lab.lines("lake/public_orders", columns), [orders]);
+    assert_eq!(lab.lines("lake/public__orders", columns), [orders]);
     assert_eq!(lab.lines("lake/people", ["cid", "name"]), ["2 PUBLIC/CUSTOMERS"]);
     assert_eq!(
-        lab.lines("lake/sales_orders", ["id", "name", "event_dt"]),
+        lab.lines("lake/sales__orders", ["id", "name", "event_dt"]),
         ["3 sales/orders 2020-01-03"]
     );
-    assert!(lab.list_all("lake/sales_orders").iter().any(|path| path.contains("_delta_log")));
+    assert!(lab.list_all("lake/sales__orders").iter().any(|path| path.contains("_delta_log")));
     // The operation of a change is no column of a row.
-    let row = &lab.table("lake/public_orders")[0];
+    let row = &lab.table("lake/public__orders")[0];
     assert_eq!(row.keys().collect::<Vec<_>>(), ["event_dt", "id", "name", "ts"]);
     assert!(lab.list_all("state").iter().any(|path| path.starts_with("people/")));
     // A folder of a schema, the project's file, and one pipeline, each once.
     for (paths, count) in [
         (vec!["sql/public"], 2),
         (vec!["sql/glueless.toml"], 3),
-        (vec!["sql/public", "sql/public/orders", "sql/sales/orders"], 3),
+        (vec!["sql/public", "sql/public/../public/orders", "sql/sales/orders/pipeline.toml"], 3),
         (vec!["sql/glueless.toml", "sql/public", "sql/sales"], 3),
     ] {
         let output = run(&lab, &paths);
@@ -93,7 +93,22 @@ fn pipelines_of_a_project_have_its_defaults_and_override_them() {
         let results: Value = serde_json::from_str(&output.stdout).expect("JSON");
         assert_eq!(results["results"].as_array().map(Vec::len), Some(count), "{paths:?}");
     }
-    assert!(run(&lab, &["sql/sales/orders"]).stdout.contains(r#""pipeline":"sales_orders""#));
+    for path in ["sql/sales/orders", "sql/public/../sales/./orders/pipeline.toml"] {
+        assert!(run(&lab, &[path]).stdout.contains(r#""pipeline":"sales__orders""#), "{path}");
+    }
+    assert_eq!(lab.list_all("state").iter().filter(|path| path.contains("..")).count(), 0);
+    // A file of another name, and folders whose names could be those of others, need a name.
+    write(&lab, "sales/orders/other.toml", "");
+    write(&lab, "sales__orders/pipeline.toml", "");
+    write(&lab, "sales/_orders/pipeline.toml", "");
+    for path in ["sql/sales/orders/other.toml", "sql/sales/_orders"] {
+        let output = run(&lab, &[path]);
+        assert!(
+            output.code == 2 && output.stderr.contains("`name` is missing"),
+            "{}",
+            output.stderr
+        );
+    }
 }
 
 #[test]
@@ -135,6 +150,14 @@ fn errors_name_the_file_that_a_key_stands_in() {
     put(&lab, "orders", 1, "id", 1);
     run(&lab, &["sql/orders"]).assert_success();
     assert_eq!(lab.lines("lake/orders", ["id"]), ["1"]);
+    let lab = project(&PROJECT.replace("{schema}", "{scheme}"));
+    write(&lab, "orders/pipeline.toml", "");
+    let output = run(&lab, &["sql/orders"]);
+    assert!(
+        output.code == 2 && output.stderr.contains("unknown placeholder `{scheme}`"),
+        "{}",
+        output.stderr
+    );
     let output = run(&lab, &["sql/none"]);
     assert!(output.code == 2 && output.stderr.contains("no such pipeline"), "{}", output.stderr);
 }
@@ -157,11 +180,45 @@ fn columns_of_a_table_without_a_query_are_those_of_raw() {
         lab.put_columns("raw/public/orders/20200102-000000000.parquet", columns);
         put(&lab, "public/orders", 3, "id", 3);
         run(&lab, &["sql/public/orders"]).assert_success();
-        let lines = lab.lines("lake/public_orders", ["id", "name", "mail"]);
+        let lines = lab.lines("lake/public__orders", ["id", "name", "mail"]);
         assert_eq!(lines, ["1 b m", "3 public/orders -"], "{format}");
         let base = &lab.base;
         let verified =
             Program::glueless().args(["verify", &format!("{base}/sql/public/orders")]).run();
         assert_eq!(verified.code, 0, "{}{}", verified.stdout, verified.stderr);
+        // A query in a file is another one, also if it reads as the default does.
+        write(&lab, "public/orders/curated.sql", "SELECT latest.*, 1 AS one FROM latest");
+        let output = run(&lab, &["sql/public/orders"]);
+        assert!(
+            output.code == 2 && output.stderr.contains("`curated.sql` changed"),
+            "{}",
+            output.stderr
+        );
+        write(&lab, "public/orders/curated.sql", "SELECT latest.* FROM latest");
+        let output = run(&lab, &["sql/public/orders"]);
+        assert!(
+            output.code == 2 && output.stderr.contains("`curated.sql` changed"),
+            "{}",
+            output.stderr
+        );
+        write(
+            &lab,
+            "public/orders/curated.sql",
+            "SELECT id, UPPER(name) AS name, event_dt FROM latest",
+        );
+        let again = ["rebuild", "--from-table", &format!("{base}/sql/public/orders")];
+        Program::glueless().args(again).run().assert_success();
+        assert_eq!(lab.lines("lake/public__orders", ["id", "name"]), ["1 B", "3 PUBLIC/ORDERS"]);
+        std::fs::rename(
+            format!("{base}/sql/public/orders/curated.sql"),
+            format!("{base}/sql/public/orders/Curated.sql"),
+        )
+        .expect("renamed");
+        let output = run(&lab, &["sql/public/orders"]);
+        assert!(
+            output.code == 2 && output.stderr.contains("is named `Curated.sql`"),
+            "{}",
+            output.stderr
+        );
     }
 }

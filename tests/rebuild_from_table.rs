@@ -404,7 +404,7 @@ fn what_is_not_recorded_stays_so_under_another_name() {
     let error = lab.run("2020-01-03", "2020-01-04").expect_err("no such column");
     assert!(error.to_string().contains("daily.sql"), "{error}");
     let error = lab.rebuild_from_table().expect_err("no such column");
-    assert_refused(error, 2, "daily.sql", "do not have the new partition columns, `w`");
+    assert_refused(error, 2, "daily.sql", "known of all changes, and so not `w`");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The program: passes the parsed command line, the environment and the clock to the library, and
 //! prints the result, or the error and its hint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -19,7 +19,7 @@ use crate::commands::runs::history;
 use crate::commands::{
     Compared, RunContext, Task, catalog, ddl, explain_key, load, plan, run, verify,
 };
-use crate::config::{Pipeline, Source, pipelines_of};
+use crate::config::{Pipeline, Source, full_path, name_of, pipelines_of};
 use crate::engine::heaps::share_heaps;
 use crate::engine::resources::Resources;
 use crate::error::library_texts::OUT_OF_MEMORY_PANIC;
@@ -207,7 +207,7 @@ impl Program {
         }
         let mut each = Vec::new();
         for path in pipelines(many)? {
-            let (name, ended) = (base_name(&path), run(&path));
+            let (name, ended) = (name_of(&path), run(&path));
             if let Err(error) = &ended {
                 self.log.failed_of(&name, error);
             }
@@ -226,7 +226,7 @@ impl Program {
         metrics: Option<&MetricsFile>,
     ) -> Result<Report> {
         let (started, began) = (Instant::now(), now());
-        let alias = base_name(path);
+        let alias = name_of(path);
         let mut name = alias.clone();
         self.log.begin("", &alias);
         let ended = Pipeline::read(path, set).and_then(|pipeline| {
@@ -251,7 +251,7 @@ impl Program {
     ) -> Result<Followed> {
         let (started, began) = (Instant::now(), now());
         let metrics = metrics_file(many)?;
-        let alias = base_name(path);
+        let alias = name_of(path);
         let mut name = alias.clone();
         self.log.begin("", &alias);
         let ended = Pipeline::read(path, &many.common.set).and_then(|pipeline| {
@@ -331,12 +331,16 @@ fn absolute(text: &str) -> Result<String> {
 
 /// The pipelines among several paths, and in folders of projects.
 fn pipelines(many: &Many) -> Result<Vec<PathBuf>> {
-    let mut named: Vec<PathBuf> = Vec::new();
+    let (mut named, mut known) = (Vec::new(), BTreeSet::new());
     for path in &many.pipelines {
         let of_project = pipelines_of(path)?.filter(|found| !found.is_empty());
-        let all = of_project.unwrap_or_else(|| vec![path.clone()]).into_iter();
-        let new: Vec<PathBuf> = all.filter(|one| !named.contains(one)).collect();
-        named.extend(new);
+        for one in of_project.unwrap_or_else(|| vec![path.clone()]) {
+            // However it is named.
+            let file = if one.is_dir() { one.join("pipeline.toml") } else { one.clone() };
+            if known.insert(full_path(&file)?) {
+                named.push(one);
+            }
+        }
     }
     // A path that does not exist is a mistake: it is kept, and reported when it is read.
     let is_skipped = |path: &PathBuf| {
@@ -356,16 +360,6 @@ fn pipelines(many: &Many) -> Result<Vec<PathBuf>> {
             .hint("name folders with a pipeline.toml each"));
     }
     Ok(paths)
-}
-
-/// The name of a pipeline's folder, which stands for the pipeline's name until that is read.
-fn base_name(path: &Path) -> String {
-    let folder = match path.extension() {
-        Some(extension) if extension == "toml" => path.parent().unwrap_or(path),
-        _ => path,
-    };
-    let name = folder.file_name().unwrap_or(folder.as_os_str());
-    name.to_string_lossy().into_owned()
 }
 
 fn metrics_file(many: &Many) -> Result<Option<MetricsFile>> {

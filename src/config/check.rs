@@ -414,10 +414,15 @@ impl Checks<'_> {
     fn curated_sql(&self) -> Result<Sql> {
         const NAME: &str = "curated.sql";
         let file = self.beside(NAME);
-        if file.try_exists().unwrap_or(true) {
+        if self.origins.of_project.is_none() || file.try_exists().unwrap_or(true) {
             return self.sql(NAME);
         }
-        // Another text than that of a query for all columns: this one leaves some out.
+        let names = file.parent().and_then(|folder| std::fs::read_dir(folder).ok());
+        let names = names.into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()));
+        if let Some(other) = names.into_iter().find(|name| name.eq_ignore_ascii_case(NAME)) {
+            let message = format!("{} is named `{}`", file.display(), other.display());
+            return Err(Error::usage(message).hint("name it `curated.sql`"));
+        }
         let text = format!("SELECT {LATEST_RELATION}.* FROM {LATEST_RELATION}");
         Ok(Sql { file: file.display().to_string(), text, is_default: true })
     }

@@ -11,7 +11,7 @@
 //!
 //! Relative URLs start from the folder of `glueless.toml`.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use toml::{Table, Value};
 
@@ -24,6 +24,9 @@ const FILE: &str = "glueless.toml";
 
 /// The name of a pipeline's file.
 pub(super) const PIPELINE: &str = "pipeline.toml";
+
+/// What is between the folders in the name of a pipeline.
+const BETWEEN: &str = "__";
 
 /// The keys that are of one pipeline alone.
 const OF_PIPELINE: [&str; 1] = ["name"];
@@ -73,10 +76,16 @@ impl Project {
         below.iter().map(|name| name.to_string_lossy().into_owned()).collect()
     }
 
-    /// The name of a pipeline, given by its file in full, that does not have one: the names of its folders.
+    /// The name of a pipeline, given by its file in full, that does not have one: the names of its folders. `None` for a file
+    /// of another name, and where another pipeline could get the same.
     pub(super) fn name_of(&self, pipeline: &Path) -> Option<String> {
         let folders = self.folders_of(pipeline);
-        (!folders.is_empty()).then(|| folders.join("_"))
+        let is_clear = |name: &String| {
+            !name.contains(BETWEEN) && !name.starts_with('_') && !name.ends_with('_')
+        };
+        let is_clear = folders.len() == 1 || folders.iter().all(is_clear);
+        let is_named = pipeline.ends_with(PIPELINE) && !folders.is_empty();
+        (is_named && is_clear).then(|| folders.join(BETWEEN))
     }
 
     /// The defaults for a pipeline, given by its file in full, its name, and its own keys, which have none.
@@ -126,7 +135,14 @@ impl Project {
                     })?;
                     *text = text.replace(placeholder, value);
                 }
-                Ok(())
+                match unknown_placeholder(text).filter(|_| key.ends_with("url")) {
+                    None => Ok(()),
+                    Some(unknown) => Err(Error::usage(format!(
+                        "{}: `{key}` has the unknown placeholder `{unknown}`",
+                        self.file.display()
+                    ))
+                    .hint("there are `{name}`, `{table}` and `{schema}`")),
+                }
             }
             Value::Array(many) => {
                 many.iter_mut().try_for_each(|value| self.fill_in(key, value, values))
@@ -163,41 +179,91 @@ pub fn pipelines_of(path: &Path) -> Result<Option<Vec<PathBuf>>> {
     if !folder.is_dir() || folder.join(PIPELINE).exists() {
         return Ok(None);
     }
-    let full = std::path::absolute(folder)
-        .map_err(|error| Error::usage("cannot find the current folder").caused_by(error))?;
+    let full = full_path(folder)?;
     if !full.ancestors().any(|folder| folder.join(FILE).is_file()) {
         return Ok(None);
     }
     let mut found = Vec::new();
-    find_pipelines(folder, &mut found)?;
+    find_pipelines(folder, DEPTH_MAX, &mut found)?;
     found.sort();
     Ok(Some(found))
 }
 
+/// How many folders deep pipelines are looked for: links can lead back.
+const DEPTH_MAX: usize = 12;
+
 /// Adds the folders under one that have a pipeline.
-fn find_pipelines(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+fn find_pipelines(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
     let failed = |error| {
         Error::usage(format!("cannot read the folder {}", folder.display())).caused_by(error)
     };
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let is_hidden = entry.file_name().to_string_lossy().starts_with('.');
-        if is_hidden || !entry.file_type().map_err(failed)?.is_dir() {
+        let path = entry.path();
+        if is_hidden || !path.is_dir() {
             continue;
         }
-        let path = entry.path();
         if path.join(PIPELINE).exists() {
             found.push(path);
-        } else {
-            find_pipelines(&path, found)?;
+        } else if depth > 1 {
+            find_pipelines(&path, depth - 1, found)?;
         }
     }
     Ok(())
 }
 
+/// The first part of a text that looks like a placeholder.
+fn unknown_placeholder(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once('{')?;
+    let (name, _) = rest.split_once('}')?;
+    let is_word = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let from = text.len() - rest.len() - 1;
+    if is_word { Some(&text[from..from + name.len() + 2]) } else { unknown_placeholder(rest) }
+}
+
+/// The name that a pipeline has for the user before it is read: that which its project gives it, or that of its folder.
+pub fn name_of(path: &Path) -> String {
+    let file = if path.is_dir() { path.join(PIPELINE) } else { path.to_path_buf() };
+    let of_project = full_path(&file).ok().and_then(|full| {
+        let project = Project::of(&file, &full).ok().flatten()?;
+        project.name_of(&full)
+    });
+    of_project.unwrap_or_else(|| {
+        let folder = match path.extension() {
+            Some(extension) if extension == "toml" => path.parent().unwrap_or(path),
+            _ => path,
+        };
+        let name = folder.file_name().unwrap_or(folder.as_os_str());
+        name.to_string_lossy().into_owned()
+    })
+}
+
+/// A path from the root, without `.` and `..`.
+///
+/// # Errors
+/// Usage, when the current folder cannot be found.
+pub fn full_path(path: &Path) -> Result<PathBuf> {
+    let path = std::path::absolute(path)
+        .map_err(|error| Error::usage("cannot find the current folder").caused_by(error))?;
+    let mut full = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                full.pop();
+            }
+            Component::CurDir => {}
+            part => full.push(part),
+        }
+    }
+    Ok(full)
+}
+
 /// A project's file as the user would name it, who has named a pipeline's file so.
 fn shown(named: &Path, file: &Path, folder: &Path) -> PathBuf {
     let below = file.strip_prefix(folder).map_or(0, |below| below.components().count());
+    let named =
+        if named.components().any(|part| part == Component::ParentDir) { file } else { named };
     let of_user = named.ancestors().nth(below).filter(|_| named.components().count() >= below);
     of_user.map_or_else(|| folder.join(FILE), |of_user| of_user.join(FILE))
 }

@@ -213,14 +213,19 @@ pub(super) fn text_of(pipeline: &Pipeline, changes: &Changes) -> String {
     let of_envelope = raw.envelope.as_ref().map(|_| ENVELOPE_PREFIX);
     let prefixes = [raw.before_image_prefix.as_deref(), of_envelope];
     let is_of_row = |name: &&String| {
-        raw.op.name.as_ref() != Some(name)
+        !raw.op.name.as_ref().is_some_and(|op| op.eq_ignore_ascii_case(name))
             && (pipeline.key.contains(name)
-                || !prefixes.into_iter().flatten().any(|prefix| name.starts_with(prefix)))
+                || !prefixes.into_iter().flatten().any(|prefix| begins_with(name, prefix)))
     };
     let columns = changes.raw_schema().fields().iter().map(|field| field.name());
     let columns = columns.filter(is_of_row).chain(changes.day_names().first());
     let columns: Vec<String> = columns.map(|name| quoted(name)).collect();
     format!("SELECT {} FROM {LATEST_RELATION}", columns.join(", "))
+}
+
+/// Whether a name begins with a prefix, in any case.
+fn begins_with(name: &str, prefix: &str) -> bool {
+    name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
 /// Plans a query over an empty relation `latest`.

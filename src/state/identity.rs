@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Format, Keep, Pipeline, Sql};
+use crate::config::{Format, Keep, LATEST_RELATION, Pipeline, Sql};
 use crate::state::versions::quoted;
 
 /// The settings of a pipeline that must not change while its state exists.
@@ -103,6 +103,10 @@ impl Identity {
 
     /// A query with the columns of this one; `None` if they differ in more than these.
     pub fn query_with(&self, sql: &str) -> Option<String> {
+        let all = format!("SELECT {LATEST_RELATION}.* FROM {LATEST_RELATION}");
+        if self.query.is_default {
+            return (Query::of(sql).rest == Query::of(&all).rest).then_some(all);
+        }
         let rest = &self.query.rest;
         let is_same = !rest.is_empty() && Query::of(sql).rest == *rest;
         let mut query = Query::parsed(sql).filter(|_| is_same)?;
@@ -155,7 +159,11 @@ impl Identity {
                 if named.is_empty() { ALL_COLUMNS.to_string() } else { named }
             }),
             curated_sql: pipeline.curated.sql.fingerprint(),
-            query: Query::of(&pipeline.curated.sql.text),
+            query: if pipeline.curated.sql.is_default {
+                Query { is_default: true, ..Query::default() }
+            } else {
+                Query::of(&pipeline.curated.sql.text)
+            },
         }
     }
 
@@ -225,6 +233,9 @@ struct Query {
     columns: Vec<String>,
     /// The rest of the query; empty if it could not be split.
     rest: String,
+    /// Whether there is no query, and all columns are taken.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_default: bool,
 }
 
 impl Query {
@@ -245,6 +256,7 @@ impl Query {
         Query {
             columns: columns.iter().map(ToString::to_string).collect(),
             rest: query.to_string(),
+            is_default: false,
         }
     }
 

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressDrawTarget, ProgressStyle};
 
-use super::{Program, base_name, metrics_file, runtime, window, write_metrics};
+use super::{Program, metrics_file, runtime, window, write_metrics};
 use crate::cli::args;
 use crate::cli::logging::Log;
 use crate::cli::metrics::MetricsFile;
 use crate::cli::resources::{now, resources};
 use crate::commands::RunContext;
 use crate::commands::backfill::{Backfill, Backfilled, Watch, backfill};
-use crate::config::Pipeline;
+use crate::config::{Pipeline, name_of};
 use crate::engine::resources::Resources;
 use crate::error::{Error, INTERRUPTED, Result};
 use crate::report::{FollowerReport, Report};
@@ -50,7 +50,7 @@ impl Program {
         metrics: Option<&MetricsFile>,
         stop: &Arc<AtomicBool>,
     ) -> Result<Backfilled> {
-        let alias = base_name(path);
+        let alias = name_of(path);
         self.log.begin("", &alias);
         let pipeline = Pipeline::read(path, set).inspect_err(|error| {
             write_metrics(metrics, [&alias, &alias], now(), Err(error));

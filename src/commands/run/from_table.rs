@@ -61,13 +61,19 @@ impl Run<'_> {
         let made = self.made(attempt, &contract, &location).await?;
         let context = session(&self.open.runtime, run_context.resources.threads);
         let checked = aggregate::check(&context, pipeline, &made.layout, &made.columns).await;
-        checked.map_err(|error| match &made.layout.unrecorded[..] {
-            [] => error,
-            unrecorded => error.hint(format!(
-                "`history` and `balance` do not have the new partition columns, `{}`: the state does not have their values \
-                 for all changes; read `curated`, or leave the aggregate out",
-                unrecorded.join("`, `")
-            )),
+        checked.map_err(|error| {
+            let divides = |name: &&String| !made.layout.partitions.iter().any(|(part, _)| part == *name);
+            let undivided = contract.identity.partition_by().iter().filter(divides);
+            let lost: Vec<&str> =
+                undivided.chain(&made.layout.unrecorded).map(String::as_str).collect();
+            match &lost[..] {
+                [] => error,
+                lost => error.hint(format!(
+                    "`history` and `balance` have the partition columns whose values are known of all changes, and so not \
+                     `{}`: leave those of before in `curated.partition_by`, read `curated`, or leave the aggregate out",
+                    lost.join("`, `")
+                )),
+            }
         })?;
         let identity = Identity::of(pipeline).of_table(Some(&contract.identity));
         let after = TableContract { identity, ..made.contract };

@@ -226,6 +226,12 @@ impl OpenPipeline<'_> {
             |file: &&&TableFile| file.to_move().any(|staged| staged.from.starts_with(&attempt));
         let now = Identity::of(self.run_context.pipeline);
         let (mut stagings, mut is_whole) = (Vec::new(), true);
+        // A later run has replaced all of its files.
+        let replaces = |later: &ledger::Run| {
+            let is_of_table = later.tables.iter().any(|name| name == CURATED);
+            later.commit > run.commit && later.command.replaces_table() && is_of_table
+        };
+        let is_replaced = state.ledger.runs.iter().any(replaces);
         for name in &run.tables {
             let Ok(Output { folder, staging, .. }) = self.output(name) else {
                 warn!(
@@ -234,6 +240,9 @@ impl OpenPipeline<'_> {
                 );
                 continue;
             };
+            if name == CURATED && is_replaced {
+                continue;
+            }
             let contract = state.ledger.contract.as_ref();
             let committed = contract.map(|contract| contract.identity.table());
             if name == CURATED && committed != Some(now.table()) {
