@@ -111,8 +111,8 @@ impl NewColumn {
 }
 
 impl Curate<'_> {
-    /// Makes the table and its versions again from the published table in a folder. `identity` is that of the
-    /// pipeline, and as the contract has the rest from before.
+    /// Makes the table and its versions again from the published table in a folder, which has this contract. That of the new
+    /// one still has the identity of before.
     ///
     /// # Errors
     /// Usage, when the table cannot be made from its rows; data, when the table or the versions are not as they were
