@@ -13,7 +13,7 @@ use crate::config::check::check;
 use crate::config::file::{NEEDED_KEYS, PipelineToml, wrong_key};
 use crate::config::known_keys::{PIPELINE_KEYS, refuse_unknown_keys};
 use crate::config::overrides::set;
-use crate::config::project::{PIPELINE, Project, add_defaults, has_key};
+use crate::config::project::{Project, add_defaults, has_key};
 use crate::error::{Error, Result};
 use crate::layout::fnv1a;
 use crate::store::Location;
@@ -46,7 +46,7 @@ pub use full_loads::{FullLoadAt, FullLoads};
 pub use kind::Kind;
 pub use load::{Load, TargetTable, VerifyMethod, VerifySource};
 pub use operations::{OpValues, Operation};
-pub use project::{full_path, name_of, pipelines_of};
+pub use project::{file_of, full_path, name_of, pipelines_of};
 pub use query_columns::QueryColumns;
 use query_columns::reads;
 pub use raw::{OnBad, OnTie, OpColumn, Raw, RawFormat, WindowBy};
@@ -88,6 +88,9 @@ pub struct Pipeline {
 
 /// The name of the relation that `curated.sql` reads.
 pub const LATEST_RELATION: &str = "latest";
+
+/// The query of a pipeline that has none: all columns of [`LATEST_RELATION`].
+pub(crate) const ALL_COLUMNS: &str = "SELECT latest.* FROM latest";
 
 /// Which rows the curated table holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -313,7 +316,7 @@ impl Pipeline {
     /// Usage: no such pipeline, an unknown, missing or wrong key, a missing SQL file, overlapping
     /// URLs.
     pub fn read(path: &Path, overrides: &[String]) -> Result<Self> {
-        let file = if path.is_dir() { path.join(PIPELINE) } else { path.to_path_buf() };
+        let file = file_of(path);
         let text = std::fs::read_to_string(&file).map_err(|error| {
             Error::usage(format!("no such pipeline: {}", file.display()))
                 .hint("name the folder with the pipeline.toml, or the toml file itself")

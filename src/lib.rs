@@ -59,7 +59,8 @@
 //!    makes of them, and versions have a hash of each row (`curate::altered`): which changes are seen, which alter the
 //!    row, and when rows end, is decided with all of a key's versions at hand (`curate::merge::intervals`). A row that
 //!    one of before was for, too, is copied from the published table (`curate::copies`), or, where not all columns are
-//!    compared, read from raw again (`curate::raw_copies`). Where the rows of deleted keys stay (`keep_deleted`), so
+//!    compared, read from raw again (`curate::raw_copies`). Where the newest copy of a table is kept (snapshots), keys are
+//!    folded the same way, and the table has their rows without an end (`curate::merge::current`). Where the rows of deleted keys stay (`keep_deleted`), so
 //!    is that of deletes, and a row ends when its key is deleted (`curate::merge::deletes`). A published row whose end
 //!    changes gets its new end while its partition is rebuilt.
 //! 7. [`aggregate`] computes the tables per day from the relations `history` (over versions, of those of
@@ -197,7 +198,7 @@
 //! | 7 | `capture` | the rows and changes of a PostgreSQL database as raw files: catalog, snapshot, log, files |
 //! | 7 | `raw` | raw files: discovery, opening, CSV, JSON, envelopes, columns and their changes, bad rows |
 //! | 7 | `table` | files of a table: scan, write, sort, rebuild, digest; the Delta log, partition names |
-//! | 8 | [`config`] | `pipeline.toml` and sources: read, check, override |
+//! | 8 | [`config`] | `pipeline.toml`, `glueless.toml` and sources: read, check, override |
 //! | 8 | `parquet_io` | one Parquet object: open, fetch |
 //! | 9 | [`store`] | locations, listing, removing |
 //! | 10 | [`engine`] | DataFusion: sessions, memory pool, spill folders, tasks |

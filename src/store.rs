@@ -167,7 +167,8 @@ fn encode(path: &str) -> String {
     path.replace('%', "%25").replace('?', "%3F").replace('#', "%23")
 }
 
-fn folder_url(path: &FilePath) -> Result<Url> {
+/// A path without `.` and `..`.
+pub fn clean(path: &FilePath) -> PathBuf {
     let mut clean = PathBuf::new();
     for part in path.components() {
         match part {
@@ -178,7 +179,11 @@ fn folder_url(path: &FilePath) -> Result<Url> {
             other => clean.push(other),
         }
     }
-    Url::from_file_path(&clean)
+    clean
+}
+
+fn folder_url(path: &FilePath) -> Result<Url> {
+    Url::from_file_path(clean(path))
         .map_err(|()| Error::usage(format!("`{}` is not an absolute path", path.display())))
 }
 

@@ -3,9 +3,11 @@
 
 use proptest::prelude::*;
 
+use crate::load_times::lab;
+use crate::snapshots::snapshots;
 use crate::support::{
     COUNT_PER_DAY, Change, FLOWS, Fault, Lab, LabBuilder, PLACES, ROWS_PER_DAY, Row, Task,
-    assert_refused, file_of_rows, now, test_times,
+    assert_refused, file_of_rows, test_times,
 };
 
 /// A changed pipeline: the query and the partition columns.
@@ -173,13 +175,7 @@ fn a_history_can_be_divided_by_its_current_rows_and_by_columns_that_say_what_cou
 
 #[test]
 fn rows_of_snapshots_are_made_again() {
-    let builder = Lab::builder()
-        .unset("raw.order_by")
-        .set("raw.kind", "snapshot")
-        .partition_by(&["event_dt"])
-        .curated_sql("SELECT * FROM latest");
-    let mut lab = builder.build();
-    lab.now = now() + chrono::TimeDelta::hours(3);
+    let lab = lab(&snapshots().curated_sql("SELECT * FROM latest"));
     let put = |day: i64, rows: &[[&str; 2]]| {
         lab.put(&format!("raw/dt=2020-01-0{day}/a.parquet"), file_of_rows(&["id", "name"], rows));
         lab.run("2020-01-01", "2020-02-01")
@@ -364,13 +360,7 @@ fn columns_that_rows_were_given_later_stand_for_no_others() {
 
 #[test]
 fn a_part_of_a_snapshot_can_come_after_the_table_was_made_again() {
-    let builder = Lab::builder()
-        .unset("raw.order_by")
-        .set("raw.kind", "snapshot")
-        .partition_by(&["event_dt"])
-        .curated_sql("SELECT * FROM latest");
-    let mut lab = builder.build();
-    lab.now = now() + chrono::TimeDelta::hours(3);
+    let lab = lab(&snapshots().curated_sql("SELECT * FROM latest"));
     let put = |path: &str, rows: &[[&str; 2]]| {
         lab.put(&format!("raw/dt=2020-01-0{path}.parquet"), file_of_rows(&["id", "name"], rows));
         lab.run("2020-01-01", "2020-02-01").expect("a run");
@@ -447,5 +437,38 @@ fn the_folder_of_before_can_have_any_name() {
         let note = lab.rebuild_from_table().expect("made again").note.expect("a note");
         assert!(note.contains("the table is still in"), "{note}");
         lab.assert_verified();
+    }
+}
+
+#[test]
+fn what_a_later_rebuild_has_replaced_is_not_published_any_more() {
+    let is_publishing = |lab: &Lab| {
+        let runs = lab.history().expect("runs").runs;
+        runs.last().is_some_and(|run| run.status == "publishing")
+    };
+    // A run that is cut off after its commit.
+    let cut = |requests: usize| {
+        let lab = three_days(&builder("latest").set("curated.format", "parquet"));
+        lab.put_day(4, DAYS[3]);
+        let (faulty, _) = lab.failing_after(requests, Fault::AllDead);
+        faulty.run("2020-01-04", "2020-01-05").expect_err("cut off");
+        lab
+    };
+    let lab = (0..).map(cut).find(is_publishing).expect("a run that is cut off");
+    // The pipeline has its table elsewhere now, and its rebuild is cut off after its commit, too.
+    change(&lab, (SAME, &["v"]), Some(("parquet", "delta")));
+    for requests in 0.. {
+        let (faulty, _) = lab.failing_after(requests, Fault::AllDead);
+        faulty.rebuild(false, &[]).expect_err("cut off");
+        if is_publishing(&lab) && lab.list("lake/other").is_empty() {
+            let next = lab.run_with(Task::Aggregate, "2020-01-01", "2020-01-02", &[]);
+            match next {
+                Err(error) if error.kind.exit_code() == 2 => continue,
+                next => drop(next.expect("finished")),
+            }
+            lab.assert_verified();
+            assert_eq!(lab.table("lake/other").len(), 5);
+            return;
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 /// A pipeline of snapshots.
-fn snapshots() -> LabBuilder {
+pub fn snapshots() -> LabBuilder {
     Lab::builder()
         .unset("raw.order_by")
         .set("raw.kind", "snapshot")

@@ -19,7 +19,7 @@ use crate::commands::runs::history;
 use crate::commands::{
     Compared, RunContext, Task, catalog, ddl, explain_key, load, plan, run, verify,
 };
-use crate::config::{Pipeline, Source, full_path, name_of, pipelines_of};
+use crate::config::{Pipeline, Source, file_of, full_path, name_of, pipelines_of};
 use crate::engine::heaps::share_heaps;
 use crate::engine::resources::Resources;
 use crate::error::library_texts::OUT_OF_MEMORY_PANIC;
@@ -336,8 +336,7 @@ fn pipelines(many: &Many) -> Result<Vec<PathBuf>> {
         let of_project = pipelines_of(path)?.filter(|found| !found.is_empty());
         for one in of_project.unwrap_or_else(|| vec![path.clone()]) {
             // However it is named.
-            let file = if one.is_dir() { one.join("pipeline.toml") } else { one.clone() };
-            if known.insert(full_path(&file)?) {
+            if known.insert(full_path(&file_of(&one))?) {
                 named.push(one);
             }
         }
@@ -345,7 +344,7 @@ fn pipelines(many: &Many) -> Result<Vec<PathBuf>> {
     // A path that does not exist is a mistake: it is kept, and reported when it is read.
     let is_skipped = |path: &PathBuf| {
         if path.is_dir() {
-            !path.join("pipeline.toml").exists()
+            !file_of(path).exists()
         } else {
             let is_toml = path.extension().is_some_and(|extension| extension == "toml");
             path.exists() && (!is_toml || path.ends_with("glueless.toml"))

@@ -10,7 +10,7 @@ use crate::config::file::{
 };
 use crate::config::values::{bytes, no_repeats};
 use crate::config::{
-    Aggregate, Catalog, Curated, Format, IS_CURRENT, Keep, Kind, LATEST_RELATION, Limits, Load,
+    ALL_COLUMNS, Aggregate, Catalog, Curated, Format, IS_CURRENT, Keep, Kind, Limits, Load,
     MEMORY_BYTES_MIN, Origins, Pipeline, Raw, Sql, TargetTable, VerifySource,
 };
 use crate::error::{Error, Result};
@@ -423,8 +423,7 @@ impl Checks<'_> {
             let message = format!("{} is named `{}`", file.display(), other.display());
             return Err(Error::usage(message).hint("name it `curated.sql`"));
         }
-        let text = format!("SELECT {LATEST_RELATION}.* FROM {LATEST_RELATION}");
-        Ok(Sql { file: file.display().to_string(), text, is_default: true })
+        Ok(Sql { file: file.display().to_string(), text: ALL_COLUMNS.into(), is_default: true })
     }
 
     /// The path of a file beside the pipeline's.

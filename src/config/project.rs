@@ -17,19 +17,19 @@ use toml::{Table, Value};
 
 use crate::config::known_keys::{PIPELINE_KEYS, refuse_unknown_keys};
 use crate::error::{Error, Result};
-use crate::store::Location;
+use crate::store::{Location, clean};
 
 /// The name of the file.
 const FILE: &str = "glueless.toml";
 
 /// The name of a pipeline's file.
-pub(super) const PIPELINE: &str = "pipeline.toml";
+const PIPELINE: &str = "pipeline.toml";
 
 /// What is between the folders in the name of a pipeline.
 const BETWEEN: &str = "__";
 
 /// The keys that are of one pipeline alone.
-const OF_PIPELINE: [&str; 1] = ["name"];
+const OF_PIPELINE: [&str; 2] = ["name", "aggregate"];
 
 /// The keys whose values are URLs, or lists of them.
 const URLS: [[&str; 2]; 3] = [["raw", "url"], ["curated", "url"], ["state", "url"]];
@@ -59,9 +59,7 @@ impl Project {
             Error::usage(format!("cannot read {}", file.display())).caused_by(error)
         })?;
         let table = super::table_of(&file, &text)?;
-        let aggregate = table.contains_key("aggregate").then_some("aggregate");
-        let own = OF_PIPELINE.into_iter().filter(|key| table.contains_key(*key));
-        if let Some(key) = own.chain(aggregate).next() {
+        if let Some(key) = OF_PIPELINE.into_iter().find(|key| table.contains_key(*key)) {
             return Err(Error::usage(format!("{}: `{key}` is of one pipeline", file.display()))
                 .hint("write it into the pipeline.toml of that pipeline"));
         }
@@ -222,9 +220,14 @@ fn unknown_placeholder(text: &str) -> Option<&str> {
     if is_word { Some(&text[from..from + name.len() + 2]) } else { unknown_placeholder(rest) }
 }
 
+/// The file of a pipeline, given by its folder or the file itself.
+pub fn file_of(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join(PIPELINE) } else { path.to_path_buf() }
+}
+
 /// The name that a pipeline has for the user before it is read: that which its project gives it, or that of its folder.
 pub fn name_of(path: &Path) -> String {
-    let file = if path.is_dir() { path.join(PIPELINE) } else { path.to_path_buf() };
+    let file = file_of(path);
     let of_project = full_path(&file).ok().and_then(|full| {
         let project = Project::of(&file, &full).ok().flatten()?;
         project.name_of(&full)
@@ -246,17 +249,7 @@ pub fn name_of(path: &Path) -> String {
 pub fn full_path(path: &Path) -> Result<PathBuf> {
     let path = std::path::absolute(path)
         .map_err(|error| Error::usage("cannot find the current folder").caused_by(error))?;
-    let mut full = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::ParentDir => {
-                full.pop();
-            }
-            Component::CurDir => {}
-            part => full.push(part),
-        }
-    }
-    Ok(full)
+    Ok(clean(&path))
 }
 
 /// A project's file as the user would name it, who has named a pipeline's file so.

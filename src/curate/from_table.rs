@@ -110,6 +110,16 @@ impl NewColumn {
     }
 }
 
+/// The column with a name.
+fn column_of<'a>(new: &'a [NewColumn], name: &str) -> Option<&'a NewColumn> {
+    new.iter().find(|column| column.name == name)
+}
+
+/// The column of the published table that one with a name is, if it is one.
+fn published_as<'a>(new: &'a [NewColumn], name: &str) -> Option<&'a str> {
+    column_of(new, name).and_then(NewColumn::published)
+}
+
 impl Curate<'_> {
     /// Makes the table and its versions again from the published table in a folder, which has this contract. That of the new
     /// one still has the identity of before.
@@ -270,8 +280,7 @@ impl Curate<'_> {
         let is_same_format = contract.identity.table().1 == format.to_string();
         let types = read_types(&contract.columns)?;
         let of_query = query.columns.iter().map(|field| {
-            let column = new.iter().find(|column| column.name == *field.name());
-            let published = column.and_then(NewColumn::published);
+            let published = published_as(new, field.name());
             let known = types.iter().find(|(name, _)| Some(name.as_str()) == published);
             let known = known.filter(|_| is_same_format);
             let kind = known.map_or(field.data_type(), |(_, kind)| kind);
@@ -299,12 +308,9 @@ impl Curate<'_> {
             VersionsLayout { partitions: now.partitions, day: now.day, ..before.clone() };
         // Under `latest-per-day` the table has the rows of all versions that leave one.
         let knows_all = self.pipeline.keep == Keep::LatestPerDay && !self.pipeline.key.is_empty();
-        let published = |name: &String| {
-            let column = new.iter().find(|column| column.name == *name);
-            column.and_then(NewColumn::published)
-        };
         let is_unrecorded = |name: &&String| {
-            published(name).is_some_and(|name| before.unrecorded.iter().any(|one| one == name))
+            published_as(new, name)
+                .is_some_and(|name| before.unrecorded.iter().any(|one| one == name))
                 || !knows_all && self.source_of(name, before, new, layout.day_name()) == Source::Row
         };
         let names = layout.partitions.iter().map(|(name, _)| name);
@@ -340,8 +346,7 @@ impl Curate<'_> {
         if self.pipeline.keep.is_own(name) {
             return Source::Own;
         }
-        let column = new.iter().find(|column| column.name == name);
-        let published = column.and_then(NewColumn::published);
+        let published = published_as(new, name);
         let number =
             before.partitions.iter().position(|(name, _)| Some(name.as_str()) == published);
         match number.filter(|number| before.day != Some(*number)) {
@@ -452,7 +457,7 @@ impl Curate<'_> {
             of_rows.clear();
         }
         let is_filled = self.pipeline.keep == Keep::History && !of_rows.is_empty();
-        let part = |number: usize, (name, kind): &(String, DataType)| {
+        let part = |number: usize, (name, _): &(String, DataType)| {
             let value = match source(name) {
                 Source::Own => "NULL".to_string(),
                 Source::Day => "v.event_dt".to_string(),
@@ -462,11 +467,6 @@ impl Curate<'_> {
                     Some(number) if is_filled => format!("filled['p{number}']"),
                     Some(number) => format!("r.p{number}"),
                 },
-            };
-            let value = if source(name) == Source::Row && value != "NULL" {
-                value
-            } else {
-                format!("arrow_cast({value}, '{kind}')")
             };
             format!("CASE WHEN v.deleted THEN NULL ELSE {value} END AS part_{number}")
         };
@@ -510,8 +510,7 @@ impl Curate<'_> {
         layout: &VersionsLayout,
     ) -> Result<String> {
         let expression = |name: &str| {
-            let column = new.iter().find(|column| column.name == name);
-            let column = column.map(|column| column.expression.clone());
+            let column = column_of(new, name).map(|column| column.expression.clone());
             column.ok_or_else(|| Error::internal(format!("the column `{name}` was lost")))
         };
         let types = read_types(&table.contract.columns)?;
@@ -584,7 +583,7 @@ impl PublishedRows<'_> {
     }
 }
 
-/// Versions with partition columns of their canonical types.
+/// Versions with partition columns of their canonical types, which the query need not give them.
 fn canonical_parts(versions: &RecordBatch, layout: &VersionsLayout) -> Result<RecordBatch> {
     let schema = versions.schema();
     let mut fields = schema.fields().to_vec();

@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Format, Keep, LATEST_RELATION, Pipeline, Sql};
+use crate::config::{ALL_COLUMNS, Format, Keep, Pipeline, Sql};
 use crate::state::versions::quoted;
 
 /// The settings of a pipeline that must not change while its state exists.
@@ -55,7 +55,7 @@ pub struct Identity {
 }
 
 /// How all columns of a history but its day are recorded.
-const ALL_COLUMNS: &str = "*";
+const EACH_COLUMN: &str = "*";
 
 /// The format in states written before `format` was recorded.
 fn parquet() -> String {
@@ -103,9 +103,9 @@ impl Identity {
 
     /// A query with the columns of this one; `None` if they differ in more than these.
     pub fn query_with(&self, sql: &str) -> Option<String> {
-        let all = format!("SELECT {LATEST_RELATION}.* FROM {LATEST_RELATION}");
         if self.query.is_default {
-            return (Query::of(sql).rest == Query::of(&all).rest).then_some(all);
+            let is_plain = Query::of(sql).rest == Query::of(ALL_COLUMNS).rest;
+            return is_plain.then(|| ALL_COLUMNS.to_string());
         }
         let rest = &self.query.rest;
         let is_same = !rest.is_empty() && Query::of(sql).rest == *rest;
@@ -156,7 +156,7 @@ impl Identity {
                 let named = pipeline.history_columns.iter().map(|name| quoted(name));
                 let named = named.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>();
                 let named = named.join(", ");
-                if named.is_empty() { ALL_COLUMNS.to_string() } else { named }
+                if named.is_empty() { EACH_COLUMN.to_string() } else { named }
             }),
             curated_sql: pipeline.curated.sql.fingerprint(),
             query: if pipeline.curated.sql.is_default {
@@ -212,7 +212,7 @@ impl Identity {
 impl Identity {
     /// Whether rows are compared by other columns. A history that was begun when each change made a row goes on like that.
     fn compares_other_columns(&self, other: &Self) -> bool {
-        let columns = |one: &Self| one.history_columns.clone().unwrap_or(ALL_COLUMNS.into());
+        let columns = |one: &Self| one.history_columns.clone().unwrap_or(EACH_COLUMN.into());
         self.keep == other.keep && columns(self) != columns(other)
     }
 
@@ -299,7 +299,7 @@ mod tests {
             "commit_time":"ts","event_time":"ts","time_zone":"UTC","partition_by":[],
             "op":"Op","curated_sql":"x"}"#;
         let earlier: Identity = serde_json::from_str(stored).expect("an identity");
-        let now = Identity { history_columns: Some(ALL_COLUMNS.into()), ..earlier.clone() };
+        let now = Identity { history_columns: Some(EACH_COLUMN.into()), ..earlier.clone() };
         assert!(!earlier.compares_rows() && now.compares_rows());
         assert_eq!(earlier.differences(&now), Vec::<&str>::new());
         assert_eq!(now.clone().of_table(Some(&earlier)), earlier);

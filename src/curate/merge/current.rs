@@ -37,20 +37,17 @@ pub(super) fn add_current(
     ends.current_before += u64::from(then.is_some());
     ends.ended += u64::from(then.is_some() && now.is_none());
 
-    let is_new = |number: &usize| {
-        let Moment { before, after, .. } = moments[*number];
-        before.is_none_or(|(version, _)| version != after)
-    };
     let stays = then.zip(now).is_some_and(|((number, version), now)| {
         number == now && left(version).is_equal_row(left(moments[now].after))
     });
     // The change of this run whose row the table gets.
     let source = now.filter(|_| !stays).and_then(|now| {
-        let is_of_row = |number: &usize| ends.first[1][*number] == Some(now) && is_new(number);
+        let is_of_row =
+            |number: &usize| ends.first[1][*number] == Some(now) && moments[*number].is_new();
         let first = Some(now).filter(is_of_row);
         first.or_else(|| numbers().rev().find(is_of_row))
     });
-    let others = numbers().filter(|number| is_new(number) && Some(*number) != source);
+    let others = numbers().filter(|number| moments[*number].is_new() && Some(*number) != source);
     ends.unseen.extend(others.map(|number| moments[number].after));
     if stays {
         return;

@@ -39,10 +39,9 @@ pub(super) fn add_deletes(
     let changes = moments.iter().map(|one| (one.instant, one.after));
     let Some((row, deleted)) = last_row(changes, floors, order) else { return };
     let [of_rows, of_deletes @ ..] = moments else { return };
-    let is_new = |one: &Moment| one.before.is_none_or(|(version, _)| version != one.after);
     let ties = of_deletes.iter().filter(|delete| order.is_tie(delete.after, row));
     ends.tied.extend(ties.clone().map(|delete| (row, delete.after)));
-    ends.tied_keys += u64::from(is_new(of_rows) && ties.clone().any(is_new));
+    ends.tied_keys += u64::from(of_rows.is_new() && ties.clone().any(Moment::is_new));
 
     // The table does not say what has deleted a key: any cause will do.
     let end_at = |(at, _): Deleted| RowEnd { at, by: Cause::Delete };
@@ -51,14 +50,16 @@ pub(super) fn add_deletes(
     let before = before.map(|((version, was), _)| (version, was.map(end_at)));
     let was_current = before.is_some_and(|(_, was)| was.is_none());
     match before {
-        Some((version, _)) if is_new(of_rows) => ends.removed.push(RowOf::of(version, was_current)),
+        Some((version, _)) if of_rows.is_new() => {
+            ends.removed.push(RowOf::of(version, was_current))
+        }
         Some((version, was)) if was != end => ends.moved.extend(end.map(|end| (version, end))),
         _ => {}
     }
-    if is_new(of_rows) {
+    if of_rows.is_new() {
         ends.winners.extend(end.map(|end| (row, end)));
     }
-    if is_new(of_rows) || before.is_some_and(|(_, was)| was != end) {
+    if of_rows.is_new() || before.is_some_and(|(_, was)| was != end) {
         let both = end.into_iter().chain(before.and_then(|(_, was)| was));
         ends.touched.extend(both.map(|end| end.at));
     }

@@ -157,6 +157,11 @@ impl LoadCounts {
 pub(crate) type Held = Option<Option<RowEnd>>;
 
 impl Moment {
+    /// Whether its last change is one of this run.
+    pub(super) fn is_new(&self) -> bool {
+        self.before.is_none_or(|(version, _)| version != self.after)
+    }
+
     /// The moment of some entries, all of one time; `latest` is the winner that is the last of them.
     pub(super) fn of(
         instant: i64,
@@ -343,7 +348,7 @@ impl Ends {
     ) -> (bool, bool) {
         let (then, now) = (self.held[0][number], self.held[1][number]);
         let Moment { instant, before, after } = moments[number];
-        let is_new = before.is_none_or(|(version, _)| version != after);
+        let is_new = moments[number].is_new();
         if then != now || (is_new && now.is_some() && !is_same) {
             self.touched.push(instant);
             self.touched.extend([then, now].into_iter().flatten().flatten().map(|end| end.at));
