@@ -94,9 +94,7 @@ impl Run<'_> {
         let plan = self.plan_curated(Step::FromTable, attempt, files, &BTreeSet::new());
         let mut notes = notes(&contract, &after, attempt.state.ledger.files(CURATED));
         if location.to_string() != pipeline.curated.url.to_string() {
-            let note = format!(
-                "the table is still in {location} as well: remove it once nothing reads it"
-            );
+            let note = format!("the table is still in {location} as well");
             notes.push(note);
         }
         attempt.report.note = one_note(notes);

@@ -16,8 +16,8 @@ use crate::store::Folder;
 use crate::window::{Window, WindowSet};
 
 /// The hint where raw files are missing.
-const FROM_TABLE: &str = "restore them; `glueless rebuild --from-table` makes the tables from the rows of the curated table, and loses nothing; \
-     --accept-missing rebuilds without them, and what only they had is lost";
+const FROM_TABLE: &str = "restore them, or make the tables from the rows of the curated table: glueless rebuild --from-table; \
+                          --accept-missing rebuilds without them, and what only they had is lost";
 
 /// The inputs of a run.
 #[derive(Debug, Default)]
