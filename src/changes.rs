@@ -44,6 +44,7 @@ use crate::raw::open::{Opened, Opening, Spilled};
 use crate::raw::schema_changes::{KnownColumns, Newest, SchemaChange, SchemaChanges};
 use crate::types::column_type::{always_fits, has_text};
 use crate::types::key_hash::ForgottenKeys;
+use crate::types::mask::Mask;
 use crate::types::times::{instant_ns, is_time_type};
 
 use commit_time::{CommitTime, commit_time, time_of_file};
@@ -163,6 +164,8 @@ pub(crate) struct OpenInput {
     pub(crate) to_check: Vec<usize>,
     /// Whether it has no values.
     pub(crate) is_blank: bool,
+    /// Whether its values are masked already.
+    is_masked: bool,
     /// The rows that are placeholders of bad rows, and of rows that are no changes, ascending; within
     /// `only` if the input has that.
     pub(crate) placeholders: Vec<u64>,
@@ -218,7 +221,7 @@ impl Changes {
         let other_rows = opened.iter().map(|one| one.other_rows).sum();
         for (number, one) in opened.into_iter().enumerate() {
             let (file, bad) = open_input(one, raw)?;
-            union.add(&file.file)?;
+            union.add(&file.file, file.is_masked)?;
             if !file.is_blank {
                 schema_changes.observe(&file.file, &file.input);
             }
@@ -226,12 +229,11 @@ impl Changes {
             files.push(file);
         }
         if !files.is_empty() || !known.all.is_empty() {
-            union.add_known(&known.all)?;
-            union.add_declared();
-            union.add_other_names(&known.all)?;
+            union.add_others(&known.all)?;
         }
+        check_names_of_masks(&union, raw, !files.is_empty())?;
         let untyped = union.settle(&pipeline.key);
-        map_columns(&mut files, &union, checks_texts);
+        map_columns(&mut files, &union, raw, checks_texts);
         let is_raw = |name: &str| union.fields.iter().any(|field| field.name() == name);
         let day_names = day_names(is_raw, used.query());
         check_meaning_of_day(&union, known, pipeline, &day_names[0])?;
@@ -480,6 +482,17 @@ impl Changes {
         KnownColumns { all: columns.collect(), orders, newest }
     }
 
+    /// The mask of a column of an input, by its name in the file; `None` if it has none, or the file has masked values
+    /// already.
+    pub(crate) fn mask_of(&self, file: usize, column: &str) -> Option<&Mask> {
+        self.raw.masks.of(column).filter(|_| !self.files[file].is_masked)
+    }
+
+    /// The type that the pipeline gives a raw column, before it is masked.
+    pub(crate) fn declared_type(&self, column: &str) -> Option<&DataType> {
+        self.raw.fixed_type(column)
+    }
+
     /// Whether the table has no key, so that every raw row is a row of the table.
     pub fn is_keyless(&self) -> bool {
         self.key.is_empty()
@@ -517,6 +530,10 @@ impl Changes {
             warnings.push(format!(
                 "no CDC file has the column `{op}`: all changes are read as inserts; set `raw.op` if the column has another name"
             ));
+        }
+        let names = self.raw_schema.fields().iter().map(|field| field.name().as_str());
+        for name in self.raw.masks.missing(names).filter(|_| !self.is_empty()) {
+            warnings.push(format!("no file has the column `{name}`, which `[mask]` names"));
         }
         for (number, (name, _)) in self.raw.columns.iter().enumerate() {
             if self.raw.is_of_transactions(number) {
@@ -808,6 +825,27 @@ fn day_names(is_raw: impl Fn(&str) -> bool, query: &QueryColumns) -> Vec<String>
     std::iter::once(EVENT_DT.to_string()).chain(is_written.then_some(other)).collect()
 }
 
+/// Refuses a mask of a column that no file has, if a column of a similar name has none: its values would be stored.
+fn check_names_of_masks(union: &RawColumns<'_>, raw: &Raw, has_files: bool) -> Result<()> {
+    let names = || union.fields.iter().map(|field| field.name().as_str());
+    for missing in raw.masks.missing(names()).filter(|_| has_files) {
+        let similar = |name: &&str| {
+            raw.masks.of(name).is_none()
+                && strsim::jaro_winkler(&name.to_lowercase(), &missing.to_lowercase())
+                    > SIMILARITY_MIN
+        };
+        if let Some(similar) = names().find(similar) {
+            return Err(Error::usage(format!(
+                "no raw file has the column `{missing}`, which `[mask]` names, and `{similar}` has no mask"
+            ))
+            .hint(format!(
+                "did you mean `{similar}`? If it needs none, write mask.{similar} = \"none\""
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Refuses a new raw column whose name the query has used for the day, such as `event_dt`: the rows of
 /// earlier runs have the day in it. `day` is the name of the day from now on.
 fn check_meaning_of_day(
@@ -901,6 +939,7 @@ fn open_input(opened: Opened, raw: &Raw) -> Result<(OpenInput, Vec<BadRow>)> {
     let input = OpenInput {
         input,
         is_blank: opened.is_blank || has_no_values(&file),
+        is_masked: opened.is_masked,
         file,
         columns: Vec::new(),
         to_check: Vec::new(),
@@ -912,7 +951,7 @@ fn open_input(opened: Opened, raw: &Raw) -> Result<(OpenInput, Vec<BadRow>)> {
 }
 
 /// Maps the raw columns to each file's own. Files that share a schema are mapped once.
-fn map_columns(files: &mut [OpenInput], union: &RawColumns<'_>, checks_texts: bool) {
+fn map_columns(files: &mut [OpenInput], union: &RawColumns<'_>, raw: &Raw, checks_texts: bool) {
     let mut last: Option<(SchemaRef, Vec<Option<usize>>, Vec<usize>)> = None;
     for file in files {
         let schema = file.file.schema();
@@ -921,7 +960,14 @@ fn map_columns(files: &mut [OpenInput], union: &RawColumns<'_>, checks_texts: bo
             let columns = union.columns_of(&file.file);
             let fits = |index: usize, field: &Field| {
                 let data_type = schema.field(index).data_type();
-                always_fits(data_type, field.data_type()) && !(checks_texts && has_text(data_type))
+                let fits = match raw.masks.of(field.name()).filter(|_| !file.is_masked) {
+                    None => always_fits(data_type, field.data_type()),
+                    Some(mask) => {
+                        let fixed = raw.fixed_type(field.name()).unwrap_or(data_type);
+                        always_fits(data_type, fixed) && !mask.may_fail(fixed)
+                    }
+                };
+                fits && !(checks_texts && has_text(data_type))
             };
             let each = columns.iter().zip(&union.fields).enumerate();
             let to_check = each

@@ -3,9 +3,11 @@
 //! Unknown keys are refused with the nearest known one. `--set key=value` overrides any key
 //! before the checks. Every key is documented at its field below: meaning, unit, default.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use arrow::datatypes::DataType;
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -17,6 +19,7 @@ use crate::config::project::{Project, add_defaults, has_key};
 use crate::error::{Error, Result};
 use crate::layout::fnv1a;
 use crate::store::Location;
+use crate::types::mask::is_hash;
 
 mod catalog;
 mod check;
@@ -28,6 +31,7 @@ mod full_loads;
 mod kind;
 mod known_keys;
 mod load;
+mod masks;
 mod operations;
 mod overrides;
 mod project;
@@ -45,6 +49,8 @@ pub use envelope::{BEFORE_PREFIX, ENVELOPE_PREFIX, Envelope};
 pub use full_loads::{FullLoadAt, FullLoads};
 pub use kind::Kind;
 pub use load::{Load, TargetTable, VerifyMethod, VerifySource};
+pub use masks::Masks;
+pub(crate) use masks::unfit;
 pub use operations::{OpValues, Operation};
 pub use project::{file_of, full_path, name_of, pipelines_of};
 pub use query_columns::QueryColumns;
@@ -345,6 +351,31 @@ impl Pipeline {
         check(parsed, path.parent().unwrap_or(Path::new("/")), &origins)
     }
 
+    /// Takes the secrets of masks from the environment. Where one is missing, no raw file can be read.
+    ///
+    /// # Errors
+    /// Usage, when a secret is too short.
+    pub fn unlock(&mut self, environment: &BTreeMap<String, String>) -> Result<()> {
+        self.raw.masks.unlock(environment)
+    }
+
+    /// A key as the changes have it, given by the texts of its values in the source: values of columns with a mask are
+    /// masked. A text that has the form of a hash is one of the table, and stays.
+    ///
+    /// # Errors
+    /// Usage, when the secret of a mask is missing.
+    pub(crate) fn masked_key(&self, mut key: Vec<String>) -> Result<Vec<String>> {
+        for (name, text) in self.key.iter().zip(&mut key) {
+            let mask = self.raw.masks.of(name).filter(|_| !is_hash(text));
+            if let Some(mask) = mask {
+                self.raw.masks.check_unlocked()?;
+                let data_type = self.raw.fixed_type(name).unwrap_or(&DataType::Null);
+                *text = mask.of_text(text, data_type).unwrap_or_default();
+            }
+        }
+        Ok(key)
+    }
+
     /// Every location the pipeline writes, with the key that names it.
     fn outputs(&self) -> Vec<(String, &Location)> {
         let mut outputs =
@@ -366,6 +397,12 @@ struct Origins {
 }
 
 impl Origins {
+    /// Whether the pipeline's own file, or the command line, has a key of a section.
+    fn is_own(&self, section: &str, name: &str) -> bool {
+        let Some((_, _, own)) = &self.of_project else { return true };
+        own.get(section).and_then(Value::as_table).is_some_and(|own| own.contains_key(name))
+    }
+
     /// The file that a key stands in.
     fn file_of(&self, key: &str) -> &Path {
         // Of a list, the whole key.

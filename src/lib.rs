@@ -122,6 +122,9 @@
 //! * **Forgotten keys do not come back.** The ledger has salted hashes of them (`state::forgotten`). Pass one leaves their
 //!   changes out (`changes::forgotten`), so that nothing after it knows of them, in runs, rebuilds and questions alike; what
 //!   was there when they were forgotten is removed by the merge (`curate::merge::forget`, `commands::run::forget`).
+//! * **Values of masked columns are nowhere but in raw.** They are replaced in the batch that is read from a Parquet file, and
+//!   in the files that stand for those of other formats before they are spilled (`types::mask`, `config::Masks`); positions,
+//!   keys and all that comes after have what stands in their place. The masks are a part of the pipeline's identity.
 //! * **A table can be made from itself.** Where raw files are gone, `rebuild --from-table` makes it again from its rows
 //!   and the versions, in other partitions, another format or folder, with columns that can be computed from those
 //!   that it has (`curate::from_table`); the state stays, but for the partitions that versions name.

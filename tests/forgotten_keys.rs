@@ -6,8 +6,8 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::{
     Answer, COUNT_PER_DAY, DELETION_VECTORS, Database, FLOWS, Fault, Lab, LabBuilder, PLACES,
-    Program, ROWS_PER_DAY, Row, STATE, Task, assert_refused, file_of_rows, glueless, rows_of,
-    test_times,
+    Program, ROWS_PER_DAY, STATE, Task, assert_nowhere, assert_refused, file_of_rows, glueless,
+    rows_of, test_times,
 };
 
 fn builder() -> LabBuilder {
@@ -40,21 +40,6 @@ fn curated(lab: &Lab) -> Vec<String> {
 
 fn note(lab: &Lab, keys: &[&str], undo: bool) -> String {
     lab.forget(keys, undo).expect("done").note.expect("a note")
-}
-
-/// Checks that no file below a folder has a text, neither as it is nor decoded.
-#[track_caller]
-fn assert_nowhere(lab: &Lab, folder: &str, text: &str) {
-    for path in lab.list_all(folder) {
-        let bytes = lab.get(&format!("{folder}/{path}"));
-        let is_there = bytes.windows(text.len()).any(|window| window == text.as_bytes());
-        assert!(!is_there, "{path} has {text}");
-        if path.ends_with(".parquet") {
-            let rows = rows_of(bytes);
-            let has = |row: &Row| row.values().any(|value| value.contains(text));
-            assert!(!rows.iter().any(has), "{path} has {text}");
-        }
-    }
 }
 
 const ANN: &str = "ann@example.org";

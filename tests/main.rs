@@ -30,6 +30,7 @@ mod json;
 mod key_moves;
 mod load_times;
 mod log_order;
+mod masks;
 mod model;
 mod old_inputs;
 mod operations;

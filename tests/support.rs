@@ -57,7 +57,7 @@ pub use raw::{
 };
 pub use readers::{now, python, read_with, row_as_text};
 pub use s3::environment_of;
-pub use tables::{Row, batches_of, cells, json_lines, rows_of};
+pub use tables::{Row, assert_nowhere, batches_of, cells, json_lines, rows_of};
 
 use glueless::window::{Window, parse_instant};
 

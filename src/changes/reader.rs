@@ -498,7 +498,7 @@ impl ChangeReader {
     /// Converts one batch as it was read (`columns`, then the row number) to the output columns. Bad
     /// rows stop the run, or are quarantined.
     fn convert(&self, file: usize, columns: &[usize], read: RecordBatch) -> Result<RecordBatch> {
-        let batch = Batch { reader: self, file, columns, read };
+        let batch = Batch::new(self, file, columns, read);
         let all = batch.read.num_rows();
         let batch = batch.only_selected()?;
         let not_selected = all - batch.read.num_rows();

@@ -149,7 +149,7 @@ impl Program {
 
     fn forget(&self, arguments: &args::Forget) -> Result<u8> {
         let One { pipeline: path, common } = &arguments.one;
-        let pipeline = Pipeline::read(path, &common.set)?;
+        let pipeline = self.pipeline(path, &common.set)?;
         let keys = keys(&pipeline.key, &arguments.keys, arguments.keys_file.as_deref())?.into();
         let task = if arguments.undo { Task::Recall(keys) } else { Task::Forget(keys) };
         let report = self.run_one(path, &common.set, task, None)?;
@@ -179,7 +179,7 @@ impl Program {
         command: impl for<'a> FnOnce(&'a RunContext<'_>) -> LocalBoxFuture<'a, Result<A>>,
     ) -> Result<u8> {
         let started = Instant::now();
-        let pipeline = Pipeline::read(&one.pipeline, &one.common.set)?;
+        let pipeline = self.pipeline(&one.pipeline, &one.common.set)?;
         let resources = resources(&pipeline.limits);
         let run_context = self.run_context(&pipeline, &resources, started);
         let answer = runtime(&resources)?.block_on(command(&run_context))?;
@@ -229,7 +229,7 @@ impl Program {
         let alias = name_of(path);
         let mut name = alias.clone();
         self.log.begin("", &alias);
-        let ended = Pipeline::read(path, set).and_then(|pipeline| {
+        let ended = self.pipeline(path, set).and_then(|pipeline| {
             name.clone_from(&pipeline.name);
             let resources = resources(&pipeline.limits);
             let run_context = self.run_context(&pipeline, &resources, started);
@@ -254,7 +254,7 @@ impl Program {
         let alias = name_of(path);
         let mut name = alias.clone();
         self.log.begin("", &alias);
-        let ended = Pipeline::read(path, &many.common.set).and_then(|pipeline| {
+        let ended = self.pipeline(path, &many.common.set).and_then(|pipeline| {
             name.clone_from(&pipeline.name);
             let resources = resources(&pipeline.limits);
             let run_context = self.run_context(&pipeline, &resources, started);
@@ -262,6 +262,13 @@ impl Program {
         });
         write_metrics(metrics.as_ref(), [&name, &alias], began, ended.as_ref().map(|_| None));
         ended
+    }
+
+    /// Reads a pipeline, with the secrets of its masks.
+    fn pipeline(&self, path: &Path, set: &[String]) -> Result<Pipeline> {
+        let mut pipeline = Pipeline::read(path, set)?;
+        pipeline.unlock(&self.environment)?;
+        Ok(pipeline)
     }
 
     /// The context of a run that begins now.

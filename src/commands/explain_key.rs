@@ -189,6 +189,7 @@ async fn explain(open: &OpenPipeline<'_>, state: &State, key: &[String]) -> Resu
     let pipeline = run_context.pipeline;
     let threads = run_context.resources.threads;
     span_of(state, "explain")?;
+    let key = &pipeline.masked_key(key.to_vec())?;
     let folders = run_context.raw()?;
     let mut explained = Explained { pipeline: pipeline.name.clone(), ..Default::default() };
     if let Some(forgotten) = forgotten(pipeline, state, key)? {

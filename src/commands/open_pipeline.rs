@@ -183,7 +183,7 @@ pub(super) fn check_identity(state: &State, pipeline: &Pipeline) -> Result<()> {
     let Some(contract) = &state.ledger.contract else {
         return Ok(());
     };
-    let differences = contract.identity.differences(&Identity::of(pipeline));
+    let differences = contract.differences(&Identity::of(pipeline));
     if differences.is_empty() {
         return Ok(());
     }

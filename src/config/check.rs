@@ -8,10 +8,11 @@ use crate::config::catalog::table_name;
 use crate::config::file::{
     AggregateToml, CatalogToml, CuratedToml, LimitsToml, LoadToml, PipelineToml, VerifyToml,
 };
+use crate::config::masks::OtherColumns;
 use crate::config::values::{bytes, no_repeats};
 use crate::config::{
     ALL_COLUMNS, Aggregate, Catalog, Curated, Format, IS_CURRENT, Keep, Kind, Limits, Load,
-    MEMORY_BYTES_MIN, Origins, Pipeline, Raw, Sql, TargetTable, VerifySource,
+    MEMORY_BYTES_MIN, Masks, Origins, Pipeline, Raw, Sql, TargetTable, VerifySource,
 };
 use crate::error::{Error, Result};
 use crate::store::Location;
@@ -22,7 +23,8 @@ pub(super) fn check(parsed: PipelineToml, folder: &Path, origins: &Origins) -> R
     let checks = Checks { folder, origins };
     checks.names(&parsed)?;
     let wrong = |key: &str, why: String| checks.wrong(key, why);
-    let raw = parsed.raw.check(&parsed.key, folder, &wrong)?;
+    let mut raw = parsed.raw.check(&parsed.key, folder, &wrong)?;
+    raw.masks = checks.masks(parsed.mask, &raw, &parsed.key)?;
     let curated = checks.curated(parsed.curated)?;
     let aggregates = checks.aggregates(parsed.aggregate)?;
     let state = checks.state(parsed.state.url, &parsed.name, &curated.url)?;
@@ -59,6 +61,23 @@ impl Checks<'_> {
     /// The error for a key with a wrong value.
     pub(super) fn wrong(&self, key: &str, why: String) -> Error {
         Error::usage(format!("{}: `{key}` {why}", self.origins.file_of(key).display()))
+    }
+
+    /// The masks of raw columns.
+    fn masks(&self, section: toml::Table, raw: &Raw, key: &[String]) -> Result<Masks> {
+        let columns = OtherColumns {
+            key,
+            roles: [
+                ("raw.op", raw.op.name.as_slice()),
+                ("raw.order_by", &raw.order_by),
+                ("raw.commit_time", raw.commit_time.as_slice()),
+                ("raw.event_time", raw.event_time.as_slice()),
+            ],
+            before_image: raw.before_image_prefix.as_ref(),
+            named: &|name| raw.column_named(name),
+            is_own: &|name| self.origins.is_own("mask", name),
+        };
+        Masks::check(section, &columns, &|key, why| self.wrong(key, why))
     }
 
     fn names(&self, parsed: &PipelineToml) -> Result<()> {

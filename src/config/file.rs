@@ -19,6 +19,8 @@ pub(super) struct PipelineToml {
     pub(super) keep_deleted: bool,
     pub(super) history_columns: Option<Vec<String>>,
     pub(super) raw: raw::RawToml,
+    #[serde(default)]
+    pub(super) mask: toml::Table,
     pub(super) curated: CuratedToml,
     #[serde(default)]
     pub(super) aggregate: Vec<AggregateToml>,

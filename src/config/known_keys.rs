@@ -55,6 +55,8 @@ pub(super) const PIPELINE_KEYS: &[&str] = &[
     "raw.on_bad_row",
     "raw.on_bad_file",
     "raw.max_bad_rows",
+    "mask.key_env",
+    "mask.salt_env",
     "curated.url",
     "curated.partition_by",
     "curated.sort_by",
@@ -117,8 +119,8 @@ pub(super) fn refuse_unknown_keys(
                 known.strip_prefix(key.as_str()).is_some_and(|rest| rest.starts_with('.'))
             });
             match value {
-                // The keys of `raw.columns` are column names.
-                Value::Table(_) if key == "raw.columns" => {}
+                // Their keys are column names.
+                Value::Table(_) if key == "raw.columns" || key == "mask" => {}
                 Value::Table(inner) if is_section => walk(&key, inner, source, all)?,
                 Value::Array(many) if is_section => {
                     for inner in many.iter().filter_map(Value::as_table) {

@@ -42,6 +42,12 @@ pub(super) fn set(table: &mut Table, text: &str, known: &'static [&'static str])
             }
             inner.insert((*column).into(), value);
         }
+        ["mask", column @ ..] if !column.is_empty() => {
+            let entry = table.entry("mask").or_insert_with(|| Value::Table(Table::new()));
+            let masks = entry.as_table_mut().ok_or_else(|| unknown_key(key, "--set", known))?;
+            // Columns can have names with dots.
+            masks.insert(column.join("."), value);
+        }
         [section, last] => {
             let entry = table.entry(*section).or_insert_with(|| Value::Table(Table::new()));
             match entry.as_table_mut() {

@@ -12,6 +12,7 @@ use crate::config::dialect::{Defaults, Dialect};
 use crate::config::envelope::{self, BEFORE_PREFIX, Envelope, EnvelopeKeys};
 use crate::config::full_loads::{FullLoadAt, FullLoadKeys, FullLoads, begins_with_commit_time};
 use crate::config::kind::{Kind, SNAPSHOT_ORDER};
+use crate::config::masks::Masks;
 use crate::config::operations::{OpValues, OpValuesToml};
 use crate::config::query_columns::QueryColumns;
 use crate::config::source_table::{self, LINE_COLUMNS, Layout, Others, SourceTable};
@@ -21,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::layout::{FileOrder, base_name};
 use crate::store::Location;
 use crate::types::column_type::{NAMES, parse_type};
+use crate::types::mask::Mask;
 use crate::window::parse_duration;
 
 /// How a window selects inputs or rows.
@@ -165,6 +167,8 @@ pub struct Raw {
     pub on_bad_file: OnBad,
     /// `raw.max_bad_rows`: the most bad rows that a run quarantines before it stops; default 1000.
     pub max_bad_rows: u64,
+    /// `[mask]`: the columns whose values are not to be stored.
+    pub masks: Masks,
     /// The columns that `[raw.columns]` declares as `TIMESTAMP` with other digits than 3, 6 or 9.
     unitless: Vec<String>,
 }
@@ -225,6 +229,17 @@ impl Raw {
         let mut columns = self.columns.iter();
         let found = columns.find(|(name, _)| name.eq_ignore_ascii_case(column));
         found.map(|(_, data_type)| data_type)
+    }
+
+    /// The type that the pipeline gives the values of a column once they are masked, by its name in any case.
+    pub(crate) fn masked_type(&self, column: &str) -> Option<DataType> {
+        let masked = self.masks.of(column).and_then(Mask::fixed_type);
+        masked.or_else(|| self.fixed_type(column).cloned())
+    }
+
+    /// The column that a setting names.
+    pub(super) fn column_named(&self, name: String) -> String {
+        column_named(self.dialect, name)
     }
 
     /// Whether changes can be in the order of their commit times first.
@@ -341,10 +356,7 @@ impl RawToml {
         self.be_snapshots(wrong)?;
         let dialect = self.dialect.unwrap_or_default();
         let defaults = dialect.defaults();
-        let column = |name: String| match dialect {
-            Dialect::Debezium => envelope::column_of(name),
-            _ => name,
-        };
+        let column = |name: String| column_named(dialect, name);
         let order_by = self.order_by.take().unwrap_or_else(|| defaults.order());
         let order_by: Vec<String> = order_by.into_iter().map(column).collect();
         no_repeats(&order_by)
@@ -415,6 +427,7 @@ impl RawToml {
             on_bad_row: self.on_bad_row,
             on_bad_file: self.on_bad_file,
             max_bad_rows,
+            masks: Masks::default(),
             unitless: unitless(&declared),
         })
     }
@@ -497,6 +510,14 @@ impl RawToml {
             no_sup_value: self.csv_no_sup_value.take(),
             short_lines: self.csv_short_lines.take(),
         }
+    }
+}
+
+/// The column that a setting names, where a tool writes the files.
+fn column_named(dialect: Dialect, name: String) -> String {
+    match dialect {
+        Dialect::Debezium => envelope::column_of(name),
+        _ => name,
     }
 }
 

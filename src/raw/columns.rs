@@ -15,7 +15,7 @@ use std::sync::Arc;
 use arrow::compute::can_cast_types;
 use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
 
-use crate::config::{ENVELOPE_PREFIX, LATEST_RELATION, Pipeline, QueryColumns, Raw};
+use crate::config::{ENVELOPE_PREFIX, LATEST_RELATION, Pipeline, QueryColumns, Raw, unfit};
 use crate::error::{Error, Result};
 use crate::parquet_io::open::ParquetFile;
 use crate::types::column_type::widen;
@@ -136,11 +136,12 @@ impl<'a> RawColumns<'a> {
         find_column(self.fields.iter().map(|field| field.name().as_str()), name)
     }
 
-    /// Adds a file's columns, in the order of the run's inputs.
+    /// Adds a file's columns, in the order of the run's inputs. `is_masked` says whether its values are masked already.
     ///
     /// # Errors
-    /// Data, naming both files, the column and both types, when these have no common type.
-    pub(crate) fn add(&mut self, file: &ParquetFile) -> Result<()> {
+    /// Data, naming both files, the column and both types, when these have no common type; or when a column's type cannot
+    /// be masked.
+    pub(crate) fn add(&mut self, file: &ParquetFile, is_masked: bool) -> Result<()> {
         let schema = file.schema();
         if self.last_schema.as_ref().is_some_and(|last| Arc::ptr_eq(last, schema)) {
             return Ok(());
@@ -161,18 +162,27 @@ impl<'a> RawColumns<'a> {
         }
         for field in &fields[..fields.len() - 1] {
             let (name, data_type) = (field.name(), field.data_type());
-            let fixed = self.raw.fixed_type(name);
+            let mask = self.raw.masks.of(name).filter(|_| !is_masked);
+            let declared = self.raw.fixed_type(name);
             let is_castable = |fixed: &&DataType| can_cast_types(data_type, fixed);
-            if let Some(fixed) = fixed.filter(|fixed| !is_castable(fixed) && self.used.has(name)) {
+            if let Some(fixed) = declared.filter(|fixed| !is_castable(fixed) && self.used.has(name))
+            {
                 return Err(Error::data(format!(
                     "column `{name}` of {} is {data_type}, which cannot become {fixed}",
                     file.name
                 ))
                 .hint("correct its type in `[raw.columns]`"));
             }
+            if let Some(mask) = mask
+                && mask.masked_type(declared.unwrap_or(data_type)).is_none()
+                && self.used.has(name)
+            {
+                return Err(unfit(mask, field, &file.name));
+            }
+            let fixed = self.raw.masked_type(name);
             match self.find(name) {
                 None => {
-                    let data_type = fixed.unwrap_or(data_type);
+                    let data_type = fixed.as_ref().unwrap_or(data_type);
                     self.push(self.name_of(name), data_type, &file.name);
                 }
                 Some(_) if fixed.is_some() => {}
@@ -209,14 +219,25 @@ impl<'a> RawColumns<'a> {
         widened
     }
 
+    /// Adds columns that no file need have: those of earlier runs, those that the pipeline declares, and the other names by
+    /// which `curated.sql` uses columns. `known` are the columns of earlier runs.
+    ///
+    /// # Errors
+    /// Data, when a column's types have no common type, or a name means another column than in earlier runs.
+    pub(crate) fn add_others(&mut self, known: &[(String, DataType)]) -> Result<()> {
+        self.add_known(known)?;
+        self.add_declared();
+        self.add_other_names(known)
+    }
+
     /// Adds the columns of earlier runs; those in none of the files are null.
     ///
     /// # Errors
     /// Data, when a column's types have no common type.
-    pub(crate) fn add_known(&mut self, known: &[(String, DataType)]) -> Result<()> {
+    fn add_known(&mut self, known: &[(String, DataType)]) -> Result<()> {
         for (name, data_type) in known {
-            let fixed = self.raw.fixed_type(name);
-            let data_type = fixed.unwrap_or(data_type);
+            let fixed = self.raw.masked_type(name);
+            let data_type = fixed.as_ref().unwrap_or(data_type);
             let Some(index) = self.find(name) else {
                 self.push(name.clone(), data_type, "");
                 continue;
@@ -240,10 +261,11 @@ impl<'a> RawColumns<'a> {
 
     /// Adds the columns that the pipeline declares and that are in none of the files: they are
     /// null.
-    pub(crate) fn add_declared(&mut self) {
+    fn add_declared(&mut self) {
         for (name, data_type) in &self.raw.columns {
             if self.find(name).is_none() {
-                self.push(self.name_of(name), data_type, "");
+                let data_type = self.raw.masked_type(name).unwrap_or_else(|| data_type.clone());
+                self.push(self.name_of(name), &data_type, "");
             }
         }
     }
@@ -254,7 +276,7 @@ impl<'a> RawColumns<'a> {
     ///
     /// # Errors
     /// Data, when the rows have such a column now, and had none when earlier runs used the name.
-    pub(crate) fn add_other_names(&mut self, known: &[(String, DataType)]) -> Result<()> {
+    fn add_other_names(&mut self, known: &[(String, DataType)]) -> Result<()> {
         for index in 0..self.fields.len() {
             let column = self.fields[index].name().clone();
             let Some(name) = self.used.other_name(&column).map(String::from) else {

@@ -15,14 +15,14 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use flate2::read::MultiGzDecoder;
 use parquet::errors::ParquetError;
 
-use crate::config::{CsvForm, OpValues, Operation, Raw, SourceTable};
+use crate::config::{CsvForm, Masks, OpValues, Operation, Raw, SourceTable};
 use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Result, spilled_too_much};
 use crate::raw::bad_rows::{BadRow, BadRows, fields_json};
 use crate::raw::csv::fault::Fault;
 use crate::raw::csv::records::{HEADER_FIELDS_MAX, Records, unreadable};
 use crate::raw::csv::transactions::Line;
-use crate::raw::typed::{FileRows, spill_writer, typed};
+use crate::raw::typed::{FileRows, TypedColumns, spill_writer, typed};
 
 mod fault;
 mod other_delimiter;
@@ -107,7 +107,7 @@ pub(crate) struct Converted {
     pub(crate) other_rows: u64,
 }
 
-/// Converts a CSV file to a Parquet file. Bad rows are quarantined until `bad_rows` is full; the
+/// Converts a CSV file to a Parquet file, whose values are masked. Bad rows are quarantined until `bad_rows` is full; the
 /// next one is an error.
 ///
 /// # Errors
@@ -115,7 +115,7 @@ pub(crate) struct Converted {
 pub(crate) fn to_parquet(
     name: &str,
     input: impl Read,
-    form: &Form,
+    (form, masks): (&Form, &Masks),
     bad_rows: &BadRows,
     output: impl Write + Send,
 ) -> Result<Converted> {
@@ -141,9 +141,9 @@ pub(crate) fn to_parquet(
     // Quotes are checked in lines of other tables too, which may have more columns.
     let has_others = form.table.is_some();
     records.fields_max = if has_others { HEADER_FIELDS_MAX } else { columns.len() };
-    let mut batch = Batch::new(name, schema, form, bad_rows);
+    let mut batch = Batch::new(name, schema, (form, masks), bad_rows)?;
     let failed = |error: ParquetError| spill_failed(&format!("the rows of {name}"), error);
-    let mut writer = spill_writer(output, &batch.schema).map_err(failed)?;
+    let mut writer = spill_writer(output, &batch.masked).map_err(failed)?;
     while let Some(line) = records.next_record()? {
         batch.push(&mut records, line)?;
         if batch.rows == BATCH_ROWS || batch.bytes >= BATCH_BYTES {
@@ -160,6 +160,9 @@ struct Batch<'a> {
     name: &'a str,
     schema: SchemaRef,
     form: &'a Form,
+    masks: &'a Masks,
+    /// The columns once they are masked.
+    masked: SchemaRef,
     /// The number of the operation column.
     op: Option<usize>,
     /// The number of fields that even a short line has.
@@ -177,12 +180,19 @@ struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    fn new(name: &'a str, schema: SchemaRef, form: &'a Form, bad_rows: &'a BadRows) -> Self {
+    fn new(
+        name: &'a str,
+        schema: SchemaRef,
+        (form, masks): (&'a Form, &'a Masks),
+        bad_rows: &'a BadRows,
+    ) -> Result<Self> {
         let texts = schema.fields().iter().map(|_| StringViewBuilder::new());
         let names = || schema.fields().iter().map(|field| field.name());
         let is_needed = |name: &String| form.is_needed(name);
-        Batch {
+        Ok(Batch {
             name,
+            masks,
+            masked: masks.schema(&schema, name)?,
             texts: texts.collect(),
             op: names().position(|name| name.eq_ignore_ascii_case(&form.op)),
             least_fields: names().rposition(is_needed).map_or(1, |last| last + 1),
@@ -195,7 +205,7 @@ impl<'a> Batch<'a> {
             bad: Vec::new(),
             bad_rows,
             other_rows: 0,
-        }
+        })
     }
 
     fn push(&mut self, record: &mut Records<impl Read>, line: u64) -> Result<()> {
@@ -231,7 +241,9 @@ impl<'a> Batch<'a> {
                 .iter()
                 .map(|field| Some(field.name().as_str()))
                 .chain(std::iter::repeat(None));
-            let change = fields_json(names.zip(texts));
+            let named = names.zip(texts);
+            // Its fields may be those of other columns.
+            let change = fields_json(named.filter(|_| self.masks.is_empty()));
             return self.quarantine(BadRow {
                 row,
                 line: Some(line),
@@ -296,8 +308,9 @@ impl<'a> Batch<'a> {
         let rows = FileRows { first: self.rows_before, lines: &lines };
         self.rows_before += self.rows as u64;
         (self.rows, self.bytes) = (0, 0);
-        let schema = Arc::clone(&self.schema);
-        typed(&schema, texts, rows, BTreeMap::new(), &mut |bad| self.quarantine(bad))
+        let (schema, masked) = (Arc::clone(&self.schema), Arc::clone(&self.masked));
+        let columns = TypedColumns { schema: &schema, masks: self.masks, masked: &masked };
+        typed(columns, texts, rows, BTreeMap::new(), &mut |bad| self.quarantine(bad))
     }
 }
 
@@ -364,7 +377,14 @@ mod tests {
 
     fn read_from(input: impl Read, form: &Form, bad_max: u64) -> Result<(Rows, Vec<BadRow>)> {
         let mut bytes = Vec::new();
-        let bad = to_parquet("a.csv", input, form, &BadRows::new(bad_max), &mut bytes)?.bad;
+        let bad = to_parquet(
+            "a.csv",
+            input,
+            (form, &Masks::default()),
+            &BadRows::new(bad_max),
+            &mut bytes,
+        )?
+        .bad;
         let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes));
         let mut rows = Rows::new();
         for batch in reader.expect("Parquet").build().expect("a reader") {

@@ -17,7 +17,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::errors::ParquetError;
 use serde::de::IgnoredAny;
 
-use crate::config::{OpValues, Operation, Raw};
+use crate::config::{Masks, OpValues, Operation, Raw};
 use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Result};
 use crate::raw::bad_rows::{BadRow, BadRows, fields_json};
@@ -28,7 +28,7 @@ use crate::raw::json::events::{Events, Line};
 use crate::raw::json::lines::Lines;
 use crate::raw::json::numbers::is_double;
 use crate::raw::json::rows::{LineFault, Rows, cut_off};
-use crate::raw::typed::{Fault, FileRows, spill_writer, typed};
+use crate::raw::typed::{Fault, FileRows, TypedColumns, spill_writer, typed};
 
 mod columns;
 mod events;
@@ -109,7 +109,7 @@ pub(crate) struct Found {
     kinds: Kinds,
 }
 
-/// Converts a JSON file to a Parquet file. Bad rows are quarantined until `bad_rows` is full; the
+/// Converts a JSON file to a Parquet file, whose values are masked. Bad rows are quarantined until `bad_rows` is full; the
 /// next one is an error.
 ///
 /// # Errors
@@ -117,7 +117,7 @@ pub(crate) struct Found {
 pub(crate) fn to_parquet(
     name: &str,
     input: impl Read,
-    form: &Form,
+    (form, masks): (&Form, &Masks),
     found: Found,
     bad_rows: &BadRows,
     output: impl Write + Send,
@@ -126,6 +126,7 @@ pub(crate) fn to_parquet(
     let mut file = Conversion {
         name,
         form,
+        masks,
         rows: Rows::new(
             found.columns,
             &form.columns,
@@ -157,6 +158,7 @@ pub(crate) fn to_parquet(
 struct Conversion<'a, W: Write + Send> {
     name: &'a str,
     form: &'a Form,
+    masks: &'a Masks,
     rows: Rows<'a>,
     /// The lines of the batch's rows.
     lines: Vec<u64>,
@@ -189,6 +191,8 @@ struct Written<W: Write + Send> {
     writer: ArrowWriter<W>,
     /// The columns that text is converted to.
     schema: SchemaRef,
+    /// The same once they are masked.
+    masked: SchemaRef,
     /// The columns that are written: some numbers are times.
     stored: SchemaRef,
     /// Per column of the schema its index; `None` for one that stands for no column.
@@ -235,7 +239,12 @@ impl<W: Write + Send> Conversion<'_, W> {
                     column: fault.column,
                     reason: fault.reason,
                     hint: fault.hint,
-                    change: line_json(bytes),
+                    // A value may be that of any column.
+                    change: if self.masks.is_empty() {
+                        line_json(bytes)
+                    } else {
+                        fields_json(std::iter::empty())
+                    },
                 })?;
             }
         }
@@ -301,20 +310,22 @@ impl<W: Write + Send> Conversion<'_, W> {
             fields.push(Field::new(name, DataType::Null, true));
             sources.push(None);
         }
-        let stored = fields.iter().zip(&sources).map(|(field, source)| {
+        let schema = Arc::new(Schema::new(fields));
+        let masked = self.masks.schema(&schema, self.name)?;
+        let each = schema.fields().iter().zip(masked.fields()).zip(&sources);
+        let stored = each.map(|((field, masked), source)| {
             let is_found = source.is_some_and(|column| columns.declared(column).is_none());
             let unit = time_unit(field.name()).filter(|_| self.form.events.is_some() && is_found);
-            match unit.filter(|_| *field.data_type() == DataType::Int64) {
+            match unit.filter(|_| *masked.data_type() == DataType::Int64) {
                 Some(unit) => Field::new(field.name(), time_type(unit), true),
-                None => field.clone(),
+                None => masked.as_ref().clone(),
             }
         });
         let stored = Arc::new(Schema::new(stored.collect::<Vec<_>>()));
-        let schema = Arc::new(Schema::new(fields));
         let lost = || Error::internal("the output of a JSON file was lost");
         let output = self.output.take().ok_or_else(lost)?;
         let writer = spill_writer(output, &stored).map_err(|error| self.failed(error))?;
-        self.written = Some(Written { writer, schema, stored, sources, types });
+        self.written = Some(Written { writer, schema, masked, stored, sources, types });
         for batch in std::mem::take(&mut self.pending) {
             self.write(batch)?;
         }
@@ -355,7 +366,9 @@ impl<W: Write + Send> Conversion<'_, W> {
         let file_rows = FileRows { first: batch.first, lines: &batch.lines };
         let (bad_rows, name, admitted, bad) =
             (self.bad_rows, self.name, &mut self.admitted, &mut self.unfolded.bad);
-        let typed = typed(&written.schema, texts, file_rows, wrong, &mut |row| {
+        let (schema, masked) = (&written.schema, &written.masked);
+        let columns = TypedColumns { schema, masks: self.masks, masked };
+        let typed = typed(columns, texts, file_rows, wrong, &mut |row| {
             quarantine(bad_rows, name, admitted, bad, row)
         })?;
         let columns = typed.columns().iter().zip(written.stored.fields());
@@ -458,7 +471,14 @@ mod tests {
         let mut found = Found::default();
         let (bytes, bad) = loop {
             let mut bytes = Vec::new();
-            match to_parquet("a.json", text, form, found, &bad_rows, &mut bytes)? {
+            match to_parquet(
+                "a.json",
+                text,
+                (form, &Masks::default()),
+                found,
+                &bad_rows,
+                &mut bytes,
+            )? {
                 Converted::Whole(unfolded) => break (bytes, unfolded.bad),
                 Converted::Again(known) => found = known,
             }

@@ -27,7 +27,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::runtime::Handle;
 
-use crate::config::{Envelope, OnBad, Raw, RawFormat};
+use crate::config::{Envelope, Masks, OnBad, Raw, RawFormat};
 use crate::engine::resources::Resources;
 use crate::engine::session::BATCH_ROWS;
 use crate::engine::tasks::{Work, spawn, spawn_blocking};
@@ -66,6 +66,8 @@ pub struct Opened {
     pub other_rows: u64,
     /// The numbers of the rows that are no changes, ascending; placeholders in `file`.
     pub ignored: Vec<u64>,
+    /// Whether the values in `file` are masked already.
+    pub is_masked: bool,
 }
 
 /// The result of opening inputs.
@@ -145,6 +147,7 @@ impl<'a> Opening<'a> {
         key: &[String],
         used: &UsedColumns,
     ) -> Result<OpenedInputs> {
+        self.raw.masks.check_unlocked()?;
         let envelope = self.raw.envelope.as_ref();
         let marks = envelope.map(|envelope| Unavailable::of(envelope, used.clone()));
         let opener = Arc::new(Opener {
@@ -155,6 +158,7 @@ impl<'a> Opening<'a> {
             json: json::Form::of(self.raw, key, marks.as_ref()),
             format: self.raw.format,
             envelope: envelope.cloned().zip(marks),
+            masks: self.raw.masks.clone(),
             runtime: Handle::current(),
             quarantines_files: self.raw.on_bad_file == OnBad::Quarantine,
             bad_rows: Arc::clone(self.bad_rows),
@@ -196,6 +200,8 @@ struct Opener {
     /// The format of JSON files.
     json: json::Form,
     envelope: Option<(Envelope, Unavailable)>,
+    /// The masks of the columns, which files are converted with.
+    masks: Masks,
     /// The runtime that reads files for the threads that convert them.
     runtime: Handle,
     quarantines_files: bool,
@@ -350,6 +356,7 @@ impl Opener {
                     is_blank: flat.is_blank,
                     other_rows: flat.other_rows,
                     ignored: flat.ignored,
+                    is_masked: true,
                     ..self.opened(input, file, flat.bad)
                 })
             }
@@ -390,13 +397,13 @@ impl Opener {
             (RawFormat::Csv, _) => {
                 let form = &self.csv[usize::from(input.full_load)];
                 let csv::Converted { bad, is_blank, other_rows } =
-                    csv::to_parquet(name, text()?, form, bad_rows, spill)?;
+                    csv::to_parquet(name, text()?, (form, &self.masks), bad_rows, spill)?;
                 Ok(Flat { bad, is_blank, other_rows, ..flat })
             }
             (RawFormat::Parquet, Some((envelope, marks))) => {
                 let converted = async {
                     let (file, fingerprint) = self.parquet(input).await?;
-                    let layout = Layout::of(&file, envelope)?;
+                    let layout = Layout::of(&file, envelope, &self.masks)?;
                     let columns: Vec<usize> = (0..file.schema().fields().len() - 1).collect();
                     let rows = file.read(&columns, BATCH_ROWS);
                     let unfolded =
@@ -412,8 +419,8 @@ impl Opener {
                 let mut found = Found::default();
                 loop {
                     flat.start = spill.written;
-                    match json::to_parquet(name, text()?, &self.json, found, bad_rows, &mut *spill)?
-                    {
+                    let form = (&self.json, &self.masks);
+                    match json::to_parquet(name, text()?, form, found, bad_rows, &mut *spill)? {
                         Converted::Whole(Unfolded { bad, ignored }) => {
                             return Ok(Flat { bad, ignored, ..flat });
                         }
@@ -431,7 +438,8 @@ impl Opener {
             file = file.without_bytes();
         }
         let ignored = Vec::new();
-        Opened { input, file, bad_rows, is_blank: false, other_rows: 0, ignored }
+        let (is_blank, other_rows, is_masked) = (false, 0, false);
+        Opened { input, file, bad_rows, is_blank, other_rows, ignored, is_masked }
     }
 }
 
@@ -543,9 +551,75 @@ mod tests {
     use crate::error::Kind;
     use crate::raw::discover::RawFile;
     use crate::store::{Location, Stores};
-    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
     use chrono::DateTime;
     use parquet::arrow::ArrowWriter;
+
+    fn input_of(path: String, bytes: usize) -> Input {
+        let file = RawFile {
+            location: 0,
+            path,
+            size: bytes as u64,
+            modified: DateTime::UNIX_EPOCH,
+            e_tag: None,
+            fingerprint: None,
+            first_modified: None,
+            load: None,
+            commit: 0,
+            rows: None,
+            is_absent: false,
+        };
+        Input { file, full_load: false, late: false, rows: None, only: None }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn files_that_stand_for_others_in_the_spill_folder_have_masked_values() {
+        let event =
+            r#"{"before": null, "after": {"id": 1, "mail": "ann@x.org"}, "op": "c", "ts_ms": 7}"#;
+        for (format, dialect, text) in [
+            ("csv", "dms", "I,1,ann@x.org\n"),
+            ("json", "dms", "{\"Op\": \"I\", \"id\": 1, \"mail\": \"ann@x.org\"}\n"),
+            ("json", "debezium", event),
+        ] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let toml = format!(
+                "name = \"p\"\nkey = [\"id\"]\n[raw]\nurl = \"raw\"\nformat = \"{format}\"\n\
+                 dialect = \"{dialect}\"\n[curated]\nurl = \"t\"\n[mask]\nmail = \"hmac\"\nid = \"hmac\"\n"
+            );
+            std::fs::write(folder.path().join("pipeline.toml"), toml).expect("written");
+            std::fs::write(folder.path().join("curated.sql"), "SELECT id").expect("written");
+            std::fs::create_dir(folder.path().join("raw")).expect("a folder");
+            let columns = "raw.columns={Op = \"VARCHAR\", id = \"BIGINT\", mail = \"VARCHAR\"}";
+            let set = if format == "csv" { vec![columns.to_string()] } else { Vec::new() };
+            let mut pipeline = Pipeline::read(folder.path(), &set).expect("a pipeline");
+            let secret = "0123456789abcdef".to_string();
+            let environment = [("GLUELESS_MASK_KEY".to_string(), secret)].into();
+            pipeline.unlock(&environment).expect("a secret");
+            let name = format!("20200101-000000000.{format}");
+            std::fs::write(folder.path().join("raw").join(&name), text).expect("written");
+            let raw = Stores::default().open(&pipeline.raw.urls[0]).expect("a folder");
+            let (runtime, bad_rows) = (Arc::default(), Arc::new(BadRows::new(0)));
+            let resources = Resources {
+                memory_bytes: 1 << 30,
+                spill_dir: folder.path().into(),
+                spill_bytes_max: u64::MAX,
+                threads: 1,
+            };
+            let folders = [raw];
+            let opening = Opening::new(&folders, &pipeline.raw, &resources, &runtime, &bad_rows);
+            let used = UsedColumns::of(&pipeline);
+            let inputs = vec![input_of(name, text.len())];
+            let opened = opening.open(inputs, &pipeline.key, &used).await.expect("opened").opened;
+            let file = &opened[0].file;
+            assert!(opened[0].is_masked);
+            for name in ["id", "mail"] {
+                let column = file.schema().index_of(name).expect("a column");
+                let rows: Vec<_> = file.read(&[column], 10).try_collect().await.expect("rows");
+                let texts = rows[0].column(0).as_string_view();
+                assert!(crate::types::mask::is_hash(texts.value(0)), "{format} {name}: {texts:?}");
+            }
+        }
+    }
 
     #[tokio::test]
     async fn inputs_keep_their_order_and_the_error_names_the_first_bad_one() {
@@ -562,20 +636,7 @@ mod tests {
             writer.close().expect("written");
             let path = format!("{number:02}.parquet");
             std::fs::write(raw.path().join(&path), &bytes).expect("written");
-            let file = RawFile {
-                location: 0,
-                path,
-                size: bytes.len() as u64,
-                modified: DateTime::UNIX_EPOCH,
-                e_tag: None,
-                fingerprint: None,
-                first_modified: None,
-                load: None,
-                commit: 0,
-                rows: None,
-                is_absent: false,
-            };
-            Input { file, full_load: false, late: false, rows: None, only: None }
+            input_of(path, bytes.len())
         };
         let inputs: Vec<Input> = (0..40).map(input).collect();
         let folders = [folder];

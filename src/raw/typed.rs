@@ -17,9 +17,11 @@ use parquet::basic::Compression;
 use parquet::errors::Result as ParquetResult;
 use parquet::file::properties::WriterProperties;
 
+use crate::config::Masks;
 use crate::error::{Error, Result};
 use crate::raw::bad_rows::{BadRow, fields_json};
 use crate::types::column_type::cast_values;
+use crate::types::mask::Mask;
 
 /// The size limit of a row group, which is in memory until it is complete.
 const ROW_GROUP_BYTES: usize = 4 << 20;
@@ -61,19 +63,31 @@ pub(crate) fn spill_writer<W: Write + Send>(
     ArrowWriter::try_new_with_options(output, Arc::clone(schema), options)
 }
 
-/// Converts columns of text to the columns of `schema`. Rows that are `wrong`, by their index in the
-/// batch, and those with a value that does not fit its type are passed to `quarantine` and become
+/// The columns that text is converted to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TypedColumns<'a> {
+    /// The columns, before they are masked.
+    pub schema: &'a SchemaRef,
+    /// The masks of some of them.
+    pub masks: &'a Masks,
+    /// The columns once they are masked.
+    pub masked: &'a SchemaRef,
+}
+
+/// Converts columns of text to columns of other types, which are masked. Rows that are `wrong`, by their index in the
+/// batch, and those with a value that does not fit its type or cannot be masked are passed to `quarantine` and become
 /// null.
 ///
 /// # Errors
 /// Those of `quarantine`.
 pub(crate) fn typed(
-    schema: &SchemaRef,
+    columns: TypedColumns<'_>,
     mut texts: Vec<ArrayRef>,
     rows: FileRows<'_>,
     mut wrong: BTreeMap<usize, Fault>,
     quarantine: &mut dyn FnMut(BadRow) -> Result<()>,
 ) -> Result<RecordBatch> {
+    let TypedColumns { schema, masks, masked } = columns;
     let fields = schema.fields();
     for (column, (texts, field)) in texts.iter().zip(fields).enumerate() {
         for row in unfit_rows(texts, field.data_type(), 0) {
@@ -83,13 +97,24 @@ pub(crate) fn typed(
                 hint: "correct the value, or the column's type in `[raw.columns]`",
             });
         }
+        let mask = masks.of(field.name()).filter(|mask| mask.may_fail(field.data_type()));
+        if let Some(mask) = mask {
+            for row in mask.apply_to_fit(texts).1 {
+                let reason = unmasked(mask);
+                wrong.entry(row).or_insert_with(|| Fault { column, reason, hint: UNMASKED });
+            }
+        }
     }
     let is_wrong: Option<BooleanArray> = (!wrong.is_empty())
         .then(|| (0..rows.lines.len()).map(|row| Some(wrong.contains_key(&row))).collect());
     for (row, fault) in wrong {
-        let values = texts.iter().map(|texts| {
+        let values = texts.iter().zip(fields).map(|(texts, field)| {
             let text = cast(&texts.slice(row, 1), &DataType::Utf8View).ok()?;
-            text.is_valid(0).then(|| text.as_string_view().value(0).to_string())
+            let text = text.is_valid(0).then(|| text.as_string_view().value(0).to_string())?;
+            match masks.of(field.name()) {
+                Some(mask) => mask.of_text(&text, field.data_type()),
+                None => Some(text),
+            }
         });
         let names = fields.iter().map(|field| Some(field.name().as_str()));
         quarantine(BadRow {
@@ -111,8 +136,18 @@ pub(crate) fn typed(
         let cast = cast_to(texts, field.data_type());
         cast.map_err(|_| Error::internal("a value that fits its type cannot be cast"))
     });
-    Ok(RecordBatch::try_new(Arc::clone(schema), casts.collect::<Result<_>>()?)?)
+    let rows = RecordBatch::try_new(Arc::clone(schema), casts.collect::<Result<_>>()?)?;
+    if masks.is_empty() { Ok(rows) } else { masks.apply(&rows, masked) }
 }
+
+/// Why a value that cannot be masked is bad.
+pub(crate) fn unmasked(mask: &Mask) -> String {
+    format!("cannot be masked by `{mask:?}`: it is not a date")
+}
+
+/// The hint for it.
+pub(crate) const UNMASKED: &str =
+    "correct the value, or mask the column by `hmac`, `redact` or `null`";
 
 fn cast_to(texts: &ArrayRef, to: &DataType) -> Result<ArrayRef, usize> {
     match to {

@@ -63,6 +63,11 @@ impl TableContract {
         })
     }
 
+    /// The settings in which a pipeline differs from the one that wrote the tables.
+    pub fn differences(&self, pipeline: &Identity) -> Vec<&'static str> {
+        self.identity.differences(pipeline, self.raw.iter().map(|(name, _)| name.as_str()))
+    }
+
     /// Whether only changes that alter the row make one, in a history.
     pub fn compares_rows(&self) -> bool {
         self.identity.compares_rows()

@@ -1,6 +1,6 @@
 //! The identity of a pipeline: settings that must not change while its state exists.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono_tz::Tz;
 use datafusion::sql::sqlparser::ast::{self, SetExpr, Statement};
@@ -48,6 +48,12 @@ pub struct Identity {
     /// which each change makes a row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     history_columns: Option<String>,
+    /// The raw columns with masks, in lower case, and their masks.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    masks: BTreeMap<String, String>,
+    /// Hashes of the secrets of masks, by the settings that name their variables.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    mask_secrets: BTreeMap<String, String>,
     curated_sql: String,
     /// The columns of the query, and the rest of it.
     #[serde(default)]
@@ -83,8 +89,12 @@ impl Identity {
         self.history_columns.is_some()
     }
 
-    /// The same, of a table that has rows already: if each change made one, it still does.
-    pub fn of_table(self, earlier: Option<&Self>) -> Self {
+    /// The same, of a table that has rows already: if each change made one, it still does. What is known of the secrets of
+    /// masks stays known.
+    pub fn of_table(mut self, earlier: Option<&Self>) -> Self {
+        for (setting, hash) in earlier.iter().flat_map(|earlier| &earlier.mask_secrets) {
+            self.mask_secrets.entry(setting.clone()).or_insert_with(|| hash.clone());
+        }
         match earlier {
             Some(earlier) if !earlier.compares_rows() => Identity { history_columns: None, ..self },
             _ => self,
@@ -130,7 +140,10 @@ impl Identity {
         // As it was recorded when there had to be a column: the first of the order.
         let first = || raw.order_by.first().cloned().unwrap_or_default();
         let commit_time = raw.commit_time.clone().unwrap_or_else(first);
+        let (masks, mask_secrets) = raw.masks.identity();
         Identity {
+            masks,
+            mask_secrets,
             curated: pipeline.curated.url.to_string(),
             format: pipeline.curated.format.to_string(),
             key: pipeline.key.clone(),
@@ -167,8 +180,14 @@ impl Identity {
         }
     }
 
-    /// The settings in which two identities differ.
-    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+    /// The settings in which two identities differ. `raw` are the names of the raw columns so far: masks of others do not
+    /// count.
+    pub fn differences<'a>(
+        &self,
+        other: &Self,
+        raw: impl Iterator<Item = &'a str> + Clone,
+    ) -> Vec<&'static str> {
+        let [masks, key, salt] = self.differences_of_masks(other, raw);
         let is = |keep: Keep| [&self.keep, &other.keep].map(|kept| *kept == keep.to_string());
         let are = |one: Keep, other: Keep| {
             is(one).iter().zip(is(other)).all(|(is_one, is_other)| *is_one || is_other)
@@ -201,6 +220,9 @@ impl Identity {
             ("raw.commit_time_unit", self.commit_time_unit != other.commit_time_unit),
             ("raw.full_load_at", self.full_load_at != other.full_load_at),
             ("raw.table", self.table != other.table),
+            ("mask", masks),
+            ("mask.key_env", key),
+            ("mask.salt_env", salt),
             ("curated.sql", self.is_other_query(other)),
         ]
         .into_iter()
@@ -210,6 +232,29 @@ impl Identity {
 }
 
 impl Identity {
+    /// Whether raw columns have other masks, other keys of `hmac`, and other salts of `sha256`.
+    fn differences_of_masks<'a>(
+        &self,
+        other: &Self,
+        raw: impl Iterator<Item = &'a str> + Clone,
+    ) -> [bool; 3] {
+        let is_raw = |masked: &&String| {
+            raw.clone().any(|name| {
+                let name = name.to_lowercase();
+                let rest = name.strip_prefix(masked.as_str());
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            })
+        };
+        let masked = || self.masks.keys().chain(other.masks.keys()).filter(is_raw);
+        let differ = masked().any(|column| self.masks.get(column) != other.masks.get(column));
+        let secret_differs = |kind: &str, setting: &str| {
+            let secret = |of: &Self| of.mask_secrets.get(setting).cloned();
+            let is_other = secret(self).zip(secret(other)).is_some_and(|(one, other)| one != other);
+            is_other && masked().any(|column| self.masks.get(column).is_some_and(|it| it == kind))
+        };
+        [differ, secret_differs("hmac", "key_env"), secret_differs("sha256", "salt_env")]
+    }
+
     /// Whether rows are compared by other columns. A history that was begun when each change made a row goes on like that.
     fn compares_other_columns(&self, other: &Self) -> bool {
         let columns = |one: &Self| one.history_columns.clone().unwrap_or(EACH_COLUMN.into());
@@ -281,7 +326,7 @@ mod tests {
             Identity { keep: keep.to_string(), event_time: event_time.into(), ..identity }
         };
         let differences = |one: Keep, other: (Keep, &str)| {
-            of(one, "ts").differences(&of(other.0, other.1)).join(", ")
+            of(one, "ts").differences(&of(other.0, other.1), std::iter::empty()).join(", ")
         };
         assert_eq!(differences(Keep::LatestAltered, (Keep::LatestAltered, "ts")), "");
         assert_eq!(differences(Keep::Latest, (Keep::LatestAltered, "ts")), "raw.kind");
@@ -301,7 +346,7 @@ mod tests {
         let earlier: Identity = serde_json::from_str(stored).expect("an identity");
         let now = Identity { history_columns: Some(EACH_COLUMN.into()), ..earlier.clone() };
         assert!(!earlier.compares_rows() && now.compares_rows());
-        assert_eq!(earlier.differences(&now), Vec::<&str>::new());
+        assert_eq!(earlier.differences(&now, std::iter::empty()), Vec::<&str>::new());
         assert_eq!(now.clone().of_table(Some(&earlier)), earlier);
         assert_eq!(now.clone().of_table(None), now);
         assert_eq!(now.clone().of_table(Some(&now)), now);

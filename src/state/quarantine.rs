@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, NullArray, RecordBatch, StringArray};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -33,6 +33,7 @@ use crate::parquet_io::texts::escaped_text;
 use crate::raw::bad_rows::{BadRow, BadRows, fields_json};
 use crate::store::{Folder, parse_path};
 use crate::table::writer::{parquet_properties, parquet_writer, write_error};
+use crate::types::mask::{Mask, REDACTED};
 
 /// Writes the quarantine files of a run.
 pub struct QuarantineWriter<'a> {
@@ -108,6 +109,20 @@ async fn write_batches(
     };
     written.await.map_err(|error| write_error(folder, path, error))?;
     folder.sync(&[path.to_string()])
+}
+
+/// The text of a masked value; `***` where it cannot be masked, such as a text that is not UTF-8.
+fn masked_text(mask: &Mask, column: &ArrayRef, row: usize) -> Option<String> {
+    if column.is_null(row) || column.data_type().is_null() {
+        return None;
+    }
+    let masked = mask.apply(&column.slice(row, 1)).unwrap_or_else(|_| Arc::new(NullArray::new(1)));
+    if masked.data_type().is_null() {
+        return Some(REDACTED.into());
+    }
+    let format = FormatOptions::default();
+    let shown = ArrayFormatter::try_new(&masked, &format).ok();
+    shown.filter(|_| masked.is_valid(0)).map(|shown| shown.value(0).to_string())
 }
 
 impl QuarantineWriter<'_> {
@@ -220,11 +235,15 @@ impl QuarantineWriter<'_> {
             for (row, index) in (0..batch.num_rows()).zip(&mut indices) {
                 let named = schema.fields().iter().zip(&formatters);
                 let fields = named.map(|(field, (column, formatter))| {
+                    let name = Some(field.name().as_str());
+                    if let Some(mask) = self.changes.mask_of(input, field.name()) {
+                        return (name, masked_text(mask, column, row));
+                    }
                     let text =
                         || is_text(field.name()).then(|| escaped_text(column, row)).flatten();
                     let value = || text().unwrap_or_else(|| formatter.value(row).to_string());
                     let is_null = column.is_null(row) || column.data_type().is_null();
-                    (Some(field.name().as_str()), (!is_null).then(value))
+                    (name, (!is_null).then(value))
                 });
                 bad[*index].change = fields_json(fields);
             }

@@ -203,7 +203,9 @@ impl Lab {
     /// The pipeline, with overrides.
     fn checked_pipeline(&self, set: &[&str]) -> Result<Pipeline> {
         let set: Vec<String> = set.iter().map(ToString::to_string).collect();
-        Pipeline::read(&self.pipeline, &set)
+        let mut pipeline = Pipeline::read(&self.pipeline, &set)?;
+        pipeline.unlock(&self.environment)?;
+        Ok(pipeline)
     }
 
     fn context<'a>(&'a self, pipeline: &'a Pipeline, resources: &'a Resources) -> RunContext<'a> {

@@ -260,3 +260,18 @@ fn decode(text: &str) -> String {
     decoded.extend(rest.bytes());
     String::from_utf8(decoded).expect("text")
 }
+
+/// Checks that no file below a folder has a text, neither as it is nor decoded.
+#[track_caller]
+pub fn assert_nowhere(lab: &Lab, folder: &str, text: &str) {
+    for path in lab.list_all(folder) {
+        let bytes = lab.get(&format!("{folder}/{path}"));
+        let is_there = bytes.windows(text.len()).any(|window| window == text.as_bytes());
+        assert!(!is_there, "{path} has {text}");
+        if path.ends_with(".parquet") {
+            let rows = rows_of(bytes);
+            let has = |row: &Row| row.values().any(|value| value.contains(text));
+            assert!(!rows.iter().any(has), "{path} has {text}");
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! One batch of a raw file: checks its rows and converts them to the relation's columns.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -28,8 +30,10 @@ use crate::error::{Error, Result};
 use crate::parquet_io::texts::first_bad_text;
 use crate::raw::bad_rows::{BadRow, NOT_UTF8};
 use crate::raw::envelope::{ENVELOPES_MEANT, look_like_envelopes};
+use crate::raw::typed::{UNMASKED, unmasked};
 use crate::types::column_type::cast_values;
 use crate::types::key::normalize_zeros;
+use crate::types::mask::Mask;
 use crate::types::times::{day_in, day_of, days_of, instants_ns, may_be_dates};
 
 /// Why a delete is bad where deleted rows are kept.
@@ -92,6 +96,19 @@ pub(super) struct Batch<'a> {
     /// The columns of the file that were read; the row number follows them.
     pub(super) columns: &'a [usize],
     pub(super) read: RecordBatch,
+    /// The columns that were masked so far, by their numbers.
+    masked: RefCell<BTreeMap<usize, ArrayRef>>,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(
+        reader: &'a ChangeReader,
+        file: usize,
+        columns: &'a [usize],
+        read: RecordBatch,
+    ) -> Self {
+        Batch { reader, file, columns, read, masked: RefCell::default() }
+    }
 }
 
 impl Batch<'_> {
@@ -110,7 +127,7 @@ impl Batch<'_> {
 
     /// The same batch with other rows.
     fn with_rows(&self, read: RecordBatch) -> Self {
-        Batch { read, ..*self }
+        Batch { read, masked: RefCell::default(), ..*self }
     }
 
     pub(super) fn filtered(&self, selected: &BooleanArray) -> Result<Self> {
@@ -550,12 +567,49 @@ impl Batch<'_> {
         let Some(index) = index else {
             return Ok(new_null_array(wanted, self.read.num_rows()));
         };
-        let array = self.text(column, index)?;
-        cast_values(&array, wanted).map_err(|at| {
+        let name = self.reader.changes.raw_schema().field(column).name();
+        match self.reader.changes.mask_of(self.file, name) {
+            None => self.cast(&self.text(column, index)?, column, wanted),
+            Some(mask) => self.masked(mask, column, index, wanted),
+        }
+    }
+
+    /// Values of a raw column, cast to a type.
+    fn cast(
+        &self,
+        values: &ArrayRef,
+        column: usize,
+        wanted: &DataType,
+    ) -> Result<ArrayRef, BatchError> {
+        cast_values(values, wanted).map_err(|at| {
             let why = format!("does not fit {wanted}, its type");
             let hint = "correct the value, or the column's type in `[raw.columns]`";
             self.bad(at, Some(column), &why, hint)
         })
+    }
+
+    /// A raw column with a mask: its values are masked in the type that the pipeline gives it, or that of the file.
+    fn masked(
+        &self,
+        mask: &Mask,
+        column: usize,
+        index: usize,
+        wanted: &DataType,
+    ) -> Result<ArrayRef, BatchError> {
+        if let Some(masked) = self.masked.borrow().get(&column) {
+            return Ok(Arc::clone(masked));
+        }
+        let changes = &self.reader.changes;
+        let mut values = self.text(column, index)?;
+        if let Some(declared) = changes.declared_type(changes.raw_schema().field(column).name()) {
+            values = self.cast(&values, column, declared)?;
+        }
+        let masked = mask
+            .apply(&values)
+            .map_err(|at| self.bad(at, Some(column), &unmasked(mask), UNMASKED))?;
+        let masked = self.cast(&masked, column, wanted)?;
+        self.masked.borrow_mut().insert(column, Arc::clone(&masked));
+        Ok(masked)
     }
 
     /// A column as it was read, in its type in the file: texts can have been read as bytes.

@@ -64,12 +64,8 @@ impl Finder {
             let (fetched, file) = one;
             let columns = Arc::clone(fetched.columns());
             for read in fetched.read_raw(rows).map_err(|error| of_input(file, error))? {
-                let batch = Batch {
-                    reader: &self.reader,
-                    file,
-                    columns: &columns,
-                    read: read.map_err(|error| of_input(file, error))?,
-                };
+                let read = read.map_err(|error| of_input(file, error))?;
+                let batch = Batch::new(&self.reader, file, &columns, read);
                 let batch = batch.without_placeholders()?.without_ignored()?;
                 self.mark(&batch.without(Operation::Truncate)?)?;
             }

@@ -52,7 +52,7 @@ impl Program {
     ) -> Result<Backfilled> {
         let alias = name_of(path);
         self.log.begin("", &alias);
-        let pipeline = Pipeline::read(path, set).inspect_err(|error| {
+        let pipeline = self.pipeline(path, set).inspect_err(|error| {
             write_metrics(metrics, [&alias, &alias], now(), Err(error));
         })?;
         let resources = resources(&pipeline.limits);

@@ -30,7 +30,7 @@ impl Run<'_> {
         let Some(contract) = &state.ledger.contract else { return Err(nothing_folded("rebuild")) };
         check_format(state, pipeline)?;
         let now = Identity::of(pipeline);
-        let mut differences = contract.identity.differences(&now);
+        let mut differences = contract.differences(&now);
         differences.retain(|name| !OF_TABLE.contains(name));
         if !differences.is_empty() {
             return Err(Error::usage(format!(

@@ -182,13 +182,15 @@ impl OpenPipeline<'_> {
         let columns = read_types(&contract.columns)?;
         let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
         reader.begin().await?;
-        let wanted = reader.wanted(&columns).await?;
+        let plain = without_masked(pipeline, &columns, reader, &mut verified)?;
+        let wanted = reader.wanted(&plain).await?;
         let there = wanted.columns();
         let has = |name: &str| there.iter().any(|(it, _)| it.eq_ignore_ascii_case(name));
         check_key(pipeline, |key| has(key) && names.contains(&key), reader)?;
         let of_rows = &columns[..columns.len() - contract.own_columns(pipeline.keep).len()];
         let (common, others): (Vec<_>, Vec<_>) =
             of_rows.iter().cloned().partition(|(name, _)| has(name));
+        let others: Vec<_> = others.iter().filter(|column| plain.contains(column)).collect();
         if !others.is_empty() {
             let others: Vec<&str> = others.iter().map(|(name, _)| name.as_str()).collect();
             let note =
@@ -282,6 +284,31 @@ impl OpenPipeline<'_> {
         let to_read: u64 = different.iter().map(|bucket| expected[*bucket].rows).sum();
         Ok((to_read <= all.verified.rows_expected / 2).then_some((hash, different)))
     }
+}
+
+/// The columns of the curated table whose values are those of the source; notes the others.
+fn without_masked(
+    pipeline: &Pipeline,
+    columns: &[(String, DataType)],
+    reader: &Reader<'_>,
+    verified: &mut Verified,
+) -> Result<Vec<(String, DataType)>> {
+    let is_masked = |name: &str| pipeline.raw.masks.of(name).is_some();
+    if let Some(key) = pipeline.key.iter().find(|key| is_masked(key)) {
+        return Err(Error::usage(format!(
+            "the key column `{key}` is masked: its values are not those of {}",
+            reader.table
+        ))
+        .hint("compare with raw instead: glueless verify, without --against"));
+    }
+    let (masked, plain): (Vec<_>, Vec<_>) =
+        columns.iter().cloned().partition(|(name, _)| is_masked(name));
+    if !masked.is_empty() {
+        let masked: Vec<&str> = masked.iter().map(|(name, _)| name.as_str()).collect();
+        let note = format!("not compared: `{}`, which `[mask]` masks", masked.join("`, `"));
+        verified.notes.push(note);
+    }
+    Ok(plain)
 }
 
 /// Checks that both tables have the key columns.

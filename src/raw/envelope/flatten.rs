@@ -15,7 +15,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::{Stream, StreamExt};
 use parquet::errors::ParquetError;
 
-use crate::config::{BEFORE_PREFIX, ENVELOPE_PREFIX, Envelope, OpValues, Operation};
+use crate::config::{BEFORE_PREFIX, ENVELOPE_PREFIX, Envelope, Masks, OpValues, Operation};
 use crate::error::{Error, Result};
 use crate::parquet_io::open::ParquetFile;
 use crate::raw::bad_rows::{BadRow, BadRows, fields_json};
@@ -26,7 +26,7 @@ use crate::raw::envelope::{
     time_type, time_unit,
 };
 use crate::raw::json::Unfolded;
-use crate::raw::typed::spill_writer;
+use crate::raw::typed::{UNMASKED, spill_writer, unmasked};
 
 /// The columns of a file of envelopes.
 pub(crate) struct Layout {
@@ -41,14 +41,17 @@ pub(crate) struct Layout {
     /// The key columns, by their index in the row; not those that have only nulls.
     key: Vec<usize>,
     schema: SchemaRef,
+    masks: Masks,
+    /// The columns once they are masked.
+    masked: SchemaRef,
 }
 
 impl Layout {
-    /// The columns of a file.
+    /// The columns of a file, some of which have masks.
     ///
     /// # Errors
-    /// Data, when its columns are not those of envelopes.
-    pub(crate) fn of(file: &ParquetFile, envelope: &Envelope) -> Result<Self> {
+    /// Data, when its columns are not those of envelopes, or cannot be masked.
+    pub(crate) fn of(file: &ParquetFile, envelope: &Envelope, masks: &Masks) -> Result<Self> {
         let fields = file.schema().fields();
         // The row number is the last.
         let fields: Fields = fields[..fields.len() - 1].iter().cloned().collect();
@@ -87,7 +90,10 @@ impl Layout {
                 .map(|(name, found)| (format!("{BEFORE_PREFIX}{name}"), row[*found].1.clone())),
         );
         let all = all.into_iter().map(|(name, data_type)| Field::new(name, data_type, true));
+        let schema = Arc::new(Schema::new(all.collect::<Vec<_>>()));
         Ok(Layout {
+            masks: masks.clone(),
+            masked: masks.schema(&schema, &file.name)?,
             op,
             before,
             after,
@@ -95,7 +101,7 @@ impl Layout {
             op_values: envelope.op_values.clone(),
             row,
             key: key.into_iter().map(|(_, found)| found).collect(),
-            schema: Arc::new(Schema::new(all.collect::<Vec<_>>())),
+            schema,
         })
     }
 
@@ -196,8 +202,6 @@ impl Layout {
                 Arc::clone(after)
             });
         }
-        bad.sort_by_key(|bad| bad.row);
-        bad.dedup_by_key(|bad| bad.row);
         columns.push(Arc::new(ops.clone()) as ArrayRef);
         for (name, array) in others {
             let unit = time_unit(&name).filter(|_| *array.data_type() == DataType::Int64);
@@ -208,6 +212,17 @@ impl Layout {
         for key in &self.key {
             columns.push(nullif(&before[*key], &is_no_update)?);
         }
+        for (column, field) in columns.iter_mut().zip(self.schema.fields()) {
+            let Some(mask) = self.masks.of(field.name()) else { continue };
+            let (masked, unfit) = mask.apply_to_fit(column);
+            *column = masked;
+            bad.extend(unfit.into_iter().filter(needs_value).map(|row| {
+                let (column, reason) = (Some(field.name().clone()), unmasked(mask).into());
+                BadAt { row, column, reason, hint: UNMASKED }
+            }));
+        }
+        bad.sort_by_key(|bad| bad.row);
+        bad.dedup_by_key(|bad| bad.row);
         let mut nulls = vec![false; batch.num_rows()];
         ignored.iter().for_each(|row| nulls[*row] = true);
         bad.iter().for_each(|bad| nulls[bad.row] = true);
@@ -217,7 +232,7 @@ impl Layout {
                 *column = nullif(column, &nulls)?;
             }
         }
-        Ok((RecordBatch::try_new(Arc::clone(&self.schema), columns)?, ignored, bad))
+        Ok((RecordBatch::try_new(Arc::clone(&self.masked), columns)?, ignored, bad))
     }
 }
 
@@ -297,7 +312,7 @@ pub(crate) async fn to_parquet(
     output: impl Write + Send,
 ) -> Result<Unfolded> {
     let failed = |error: ParquetError| spill_failed(&format!("the rows of {name}"), error);
-    let mut writer = spill_writer(output, &layout.schema).map_err(failed)?;
+    let mut writer = spill_writer(output, &layout.masked).map_err(failed)?;
     let (mut unfolded, mut rows_before) = (Unfolded::default(), 0);
     while let Some(batch) = batches.next().await {
         let batch = batch?;
@@ -312,7 +327,11 @@ pub(crate) async fn to_parquet(
                 column: bad.column,
                 reason: bad.reason.into_owned(),
                 hint: bad.hint,
-                change: row_json(&batch, bad.row)?,
+                change: if layout.masks.is_empty() {
+                    row_json(&batch, bad.row)?
+                } else {
+                    fields_json(std::iter::empty())
+                },
             };
             bad_rows.admit(name, &row)?;
             unfolded.bad.push(row);

@@ -1,0 +1,346 @@
+//! `[mask]`: columns whose values are not to be stored, and what stands in their place.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use toml::{Table, Value};
+
+use crate::error::{Error, Result};
+use crate::types::mask::Mask;
+
+/// The key in `[mask]` of the variable with the key of `hmac`, and its default.
+const KEY_ENV: (&str, &str) = ("key_env", "GLUELESS_MASK_KEY");
+/// The key in `[mask]` of the variable with the salt of `sha256`, and its default.
+const SALT_ENV: (&str, &str) = ("salt_env", "GLUELESS_MASK_SALT");
+/// The least length of a secret, in bytes: a shorter one could be found by trying.
+const SECRET_BYTES_MIN: usize = 16;
+/// The value by which a pipeline takes back a mask of its project.
+const NONE: &str = "none";
+
+/// The kinds of masks, by their names in `[mask]`.
+const KINDS: [(&str, Kind); 6] = [
+    ("hmac", Kind::Hmac),
+    ("sha256", Kind::Sha256),
+    ("null", Kind::Null),
+    ("redact", Kind::Redact),
+    ("last4", Kind::Last4),
+    ("year", Kind::Year),
+];
+
+/// A kind of mask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Hmac,
+    Sha256,
+    Null,
+    Redact,
+    Last4,
+    Year,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        KINDS.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
+    }
+
+    /// The mask; `None` if it needs a secret.
+    fn mask(self) -> Option<Mask> {
+        match self {
+            Kind::Hmac | Kind::Sha256 => None,
+            Kind::Null => Some(Mask::Null),
+            Kind::Redact => Some(Mask::Redact),
+            Kind::Last4 => Some(Mask::Last4),
+            Kind::Year => Some(Mask::Year),
+        }
+    }
+}
+
+/// The masks of a pipeline's raw columns. They are applied when a raw file is read, before anything else sees a value.
+#[derive(Clone, Debug, Default)]
+pub struct Masks {
+    columns: Vec<MaskedColumn>,
+    /// What the names of columns with a value before an update begin with.
+    before_image: Option<String>,
+    /// The variables with the secrets.
+    key_env: String,
+    salt_env: String,
+    /// What is known of the secrets: hashes by which others are told from them.
+    fingerprints: BTreeMap<&'static str, String>,
+}
+
+/// A column with a mask.
+#[derive(Clone)]
+struct MaskedColumn {
+    /// Its name: that of a column, or what is before a dot in the names of columns.
+    name: String,
+    kind: Kind,
+    /// The mask; `None` until its secret is known.
+    mask: Option<Mask>,
+    /// Whether the pipeline names the column itself, and not its project.
+    is_own: bool,
+}
+
+impl fmt::Debug for MaskedColumn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {}", self.name, self.kind.name())
+    }
+}
+
+impl MaskedColumn {
+    /// Whether it stands for a column.
+    fn covers(&self, column: &str) -> bool {
+        let start = column.get(..self.name.len());
+        let rest = column.get(self.name.len()..);
+        start.is_some_and(|start| start.eq_ignore_ascii_case(&self.name))
+            && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    }
+}
+
+/// What `[mask]` is checked with.
+pub(super) struct OtherColumns<'a> {
+    pub(super) key: &'a [String],
+    /// The columns that say what a change is, by the settings that name them.
+    pub(super) roles: [(&'static str, &'a [String]); 4],
+    /// `raw.before_image_prefix`, or that of envelopes.
+    pub(super) before_image: Option<&'a String>,
+    /// The column that a name means.
+    pub(super) named: &'a dyn Fn(String) -> String,
+    /// Whether a name stands in the pipeline's own file.
+    pub(super) is_own: &'a dyn Fn(&str) -> bool,
+}
+
+impl Masks {
+    /// Checks `[mask]`; `wrong` makes the error for a key.
+    pub(super) fn check(
+        section: Table,
+        columns: &OtherColumns<'_>,
+        wrong: &dyn Fn(&str, String) -> Error,
+    ) -> Result<Self> {
+        let mut masks = Masks {
+            before_image: columns.before_image.cloned(),
+            key_env: KEY_ENV.1.into(),
+            salt_env: SALT_ENV.1.into(),
+            ..Masks::default()
+        };
+        for (name, value) in section {
+            let setting = format!("mask.{name}");
+            let Value::String(text) = value else {
+                return Err(wrong(&setting, "is not a text".into()).hint(
+                    "write `email = \"hmac\"`; a name with a dot stands in quotation marks",
+                ));
+            };
+            if name == KEY_ENV.0 || name == SALT_ENV.0 {
+                let is_name = !text.is_empty() && !text.contains(['=', ':', '/', ' ']);
+                if !is_name {
+                    // A secret is not to be repeated.
+                    return Err(wrong(
+                        &setting,
+                        "is not the name of an environment variable".into(),
+                    )
+                    .hint("write the secret into a variable, and name the variable here"));
+                }
+                let to = if name == KEY_ENV.0 { &mut masks.key_env } else { &mut masks.salt_env };
+                *to = text;
+                continue;
+            }
+            if text == NONE {
+                continue;
+            }
+            let found = KINDS.iter().find(|(known, _)| *known == text);
+            let kind = found.map(|(_, kind)| *kind).ok_or_else(|| {
+                let names: Vec<&str> = KINDS.iter().map(|(name, _)| *name).collect();
+                wrong(&setting, format!("is `{text}`"))
+                    .hint(format!("write one of {}, or {NONE}", names.join(", ")))
+            })?;
+            let is_own = (columns.is_own)(&name);
+            masks.columns.push(MaskedColumn {
+                name: (columns.named)(name),
+                kind,
+                mask: kind.mask(),
+                is_own,
+            });
+        }
+        masks.check_roles(columns, wrong)?;
+        Ok(masks)
+    }
+
+    /// Refuses masks of columns that say what a change is, and those by which rows of several keys would become one.
+    fn check_roles(
+        &self,
+        columns: &OtherColumns<'_>,
+        wrong: &dyn Fn(&str, String) -> Error,
+    ) -> Result<()> {
+        for column in &self.columns {
+            let setting = format!("mask.{}", column.name);
+            let has_role =
+                |(_, names): &&(_, &[String])| names.iter().any(|name| column.covers(name));
+            if let Some((role, _)) = columns.roles.iter().find(has_role) {
+                return Err(wrong(&setting, format!("is a mask of a column of `{role}`")).hint(
+                    "what orders changes and says what they are cannot be masked; to store only a part of it, leave the \
+                     rest out of curated.sql",
+                ));
+            }
+            let is_hash = matches!(column.kind, Kind::Hmac | Kind::Sha256);
+            if !is_hash && columns.key.iter().any(|name| column.covers(name)) {
+                let why = format!(
+                    "is `{}`, for a key column: rows of several keys would become one",
+                    column.kind.name()
+                );
+                return Err(wrong(&setting, why).hint("write hmac: by it every key stays one key"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the secrets from the environment. A mask whose secret is missing is refused when a raw file is read.
+    ///
+    /// # Errors
+    /// Usage, when a secret is too short.
+    pub(crate) fn unlock(&mut self, environment: &BTreeMap<String, String>) -> Result<()> {
+        for (kind, setting) in [(Kind::Hmac, KEY_ENV.0), (Kind::Sha256, SALT_ENV.0)] {
+            let variable = self.variable(kind).to_string();
+            let of_kind = self.columns.iter_mut().filter(|column| column.kind == kind);
+            let secret = environment.get(&variable).filter(|secret| !secret.is_empty());
+            let Some(secret) = secret.map(String::as_bytes) else { continue };
+            let mask = match kind {
+                Kind::Hmac => Mask::hmac(secret),
+                _ => Some(Mask::sha256(secret)),
+            };
+            let mut is_used = false;
+            for column in of_kind {
+                column.mask.clone_from(&mask);
+                is_used = true;
+            }
+            if is_used && secret.len() < SECRET_BYTES_MIN {
+                return Err(Error::usage(format!(
+                    "the variable {variable} (`mask.{setting}`) has fewer than {SECRET_BYTES_MIN} characters"
+                ))
+                .hint(NEW_SECRET));
+            }
+            if let (true, Some(mask)) = (is_used, mask) {
+                let fingerprint = mask.of_text(FINGERPRINTED, &DataType::Utf8View);
+                self.fingerprints.insert(setting, fingerprint.unwrap_or_default());
+            }
+        }
+        Ok(())
+    }
+
+    fn variable(&self, kind: Kind) -> &str {
+        if kind == Kind::Sha256 { &self.salt_env } else { &self.key_env }
+    }
+
+    /// Refuses to go on without the secrets of the masks.
+    ///
+    /// # Errors
+    /// Usage, naming the variable that is missing.
+    pub(crate) fn check_unlocked(&self) -> Result<()> {
+        let Some(locked) = self.columns.iter().find(|column| column.mask.is_none()) else {
+            return Ok(());
+        };
+        let variable = self.variable(locked.kind);
+        let setting = if locked.kind == Kind::Sha256 { SALT_ENV.0 } else { KEY_ENV.0 };
+        Err(Error::usage(format!(
+            "the environment has no variable {variable} (`mask.{setting}`), by which the column `{}` is masked",
+            locked.name
+        ))
+        .hint(NEW_SECRET))
+    }
+
+    /// Whether no column has a mask.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.columns.is_empty()
+    }
+
+    /// The mask of a column, by its name in any case; that of a column with values before an update is that of the values
+    /// after it. The last one that stands for the column counts.
+    pub(crate) fn of(&self, column: &str) -> Option<&Mask> {
+        // Where the secret is missing, nothing is shown.
+        let hidden = &Mask::Redact;
+        self.find(column).map(|found| found.mask.as_ref().unwrap_or(hidden))
+    }
+
+    fn find(&self, column: &str) -> Option<&MaskedColumn> {
+        if self.columns.is_empty() {
+            return None;
+        }
+        let after = self.before_image.as_ref().and_then(|prefix| {
+            let start = column.get(..prefix.len())?;
+            start.eq_ignore_ascii_case(prefix).then(|| &column[prefix.len()..])
+        });
+        let of = |name: &str| self.columns.iter().rfind(|masked| masked.covers(name));
+        of(column).or_else(|| after.and_then(of))
+    }
+
+    /// The columns that the pipeline itself masks and that are none of some columns.
+    pub(crate) fn missing<'a>(
+        &'a self,
+        columns: impl Iterator<Item = &'a str> + Clone + 'a,
+    ) -> impl Iterator<Item = &'a str> {
+        let is_missing = move |masked: &&MaskedColumn| {
+            masked.is_own && !columns.clone().any(|name| masked.covers(name))
+        };
+        self.columns.iter().filter(is_missing).map(|masked| masked.name.as_str())
+    }
+
+    /// The columns, in lower case, and the names of their masks; a hash of each secret, by the name of its setting.
+    pub(crate) fn identity(&self) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
+        let columns = self.columns.iter();
+        let columns =
+            columns.map(|masked| (masked.name.to_lowercase(), masked.kind.name().to_string()));
+        let fingerprints = self.fingerprints.iter();
+        (
+            columns.collect(),
+            fingerprints.map(|(setting, hash)| (setting.to_string(), hash.clone())).collect(),
+        )
+    }
+
+    /// The columns of a file, `file`, when its values are masked.
+    ///
+    /// # Errors
+    /// Data, when values of a column's type cannot be masked so.
+    pub(crate) fn schema(&self, schema: &SchemaRef, file: &str) -> Result<SchemaRef> {
+        if self.columns.is_empty() {
+            return Ok(SchemaRef::clone(schema));
+        }
+        let fields = schema.fields().iter().map(|field| {
+            let Some(mask) = self.of(field.name()) else { return Ok(field.as_ref().clone()) };
+            let masked = mask.masked_type(field.data_type());
+            let masked = masked.ok_or_else(|| unfit(mask, field, file))?;
+            Ok(Field::new(field.name(), masked, true))
+        });
+        Ok(Schema::new(fields.collect::<Result<Vec<_>>>()?).into())
+    }
+
+    /// Masks rows, all of which can be masked, whose columns are to be those of `schema`.
+    ///
+    /// # Errors
+    /// Internal, when one cannot.
+    pub(crate) fn apply(&self, rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+        let columns = rows.columns().iter().zip(rows.schema_ref().fields());
+        let columns = columns.map(|(column, field)| match self.of(field.name()) {
+            Some(mask) => {
+                mask.apply(column).map_err(|_| Error::internal("a value that can be masked cannot"))
+            }
+            None => Ok(column.clone()),
+        });
+        Ok(RecordBatch::try_new(SchemaRef::clone(schema), columns.collect::<Result<_>>()?)?)
+    }
+}
+
+/// The error for a column of a file whose type cannot be masked.
+pub(crate) fn unfit(mask: &Mask, field: &Field, file: &str) -> Error {
+    Error::data(format!(
+        "column `{}` of {file} is {}, which cannot be masked by `{mask:?}`",
+        field.name(),
+        field.data_type()
+    ))
+    .hint("mask it by `redact` or `null`; or give it another type in `[raw.columns]`")
+}
+
+/// What fingerprints of secrets are hashes of.
+const FINGERPRINTED: &str = "the secret of glueless's masks";
+/// The hint where a secret is missing.
+const NEW_SECRET: &str = "set it to the secret with which the tables were made; for new tables, to the output of: openssl \
+                          rand -hex 32; and keep it where secrets are kept: without it no key can be found again";
