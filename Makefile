@@ -121,6 +121,7 @@ bench-scale: bench-tools ## Time the fold of 1, 2, 4 and 8 times as many changes
 
 bench-far: bench-tools $(FAR_STORE)/bin/s3s-fs ## Time the fold on a store that answers slowly
 	$(BENCH_VENV)/bin/python benches/far_store.py $(BENCH) --server $(FAR_STORE)/bin/s3s-fs --work $(BENCH_DATA)
+	$(BENCH_VENV)/bin/python benches/many.py $(BENCH) --server $(FAR_STORE)/bin/s3s-fs --work $(BENCH_DATA)
 
 bench-tools: build $(BENCH_VENV)/installed
 	$(CARGO) build --release --example generate_changes --example copy_parquet

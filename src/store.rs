@@ -15,10 +15,13 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
+use tokio::sync::Semaphore;
 use url::Url;
 
 use crate::error::{Error, Result};
+use crate::store::limited::Limited;
 
+mod limited;
 pub mod listing;
 pub mod remove;
 
@@ -293,6 +296,8 @@ pub type Wrap = dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sy
 pub struct Stores {
     environment: HashMap<String, String>,
     wrap: Option<Arc<Wrap>>,
+    /// The requests to S3 that may still begin, if they are limited.
+    requests: Option<Arc<Semaphore>>,
 }
 
 impl fmt::Debug for Stores {
@@ -307,7 +312,13 @@ impl Stores {
     pub fn new(environment: impl IntoIterator<Item = (String, String)>) -> Self {
         let environment =
             environment.into_iter().filter(|(name, _)| name.starts_with("AWS_")).collect();
-        Stores { environment, wrap: None }
+        Stores { environment, wrap: None, requests: None }
+    }
+
+    /// Limits the requests to S3 that are in flight at once.
+    pub fn limited(mut self, requests: usize) -> Self {
+        self.requests = Some(Arc::new(Semaphore::new(requests)));
+        self
     }
 
     /// Wraps every store, so that tests can count requests and inject failures.
@@ -341,7 +352,10 @@ impl Stores {
                 let (store, _) = S3ObjectStoreFactory {}
                     .parse_url_opts(&location.url, &config)
                     .map_err(|e| Error::storage(format!("cannot open {location}")).caused_by(e))?;
-                store
+                match &self.requests {
+                    Some(requests) => Arc::new(Limited { store, requests: Arc::clone(requests) }),
+                    None => store,
+                }
             }
         };
         let root_store = match &self.wrap {

@@ -52,6 +52,7 @@ mod rebuild_from_table;
 mod reloads;
 mod row_order;
 mod same_bytes;
+mod several;
 mod snapshots;
 mod states;
 mod support;

@@ -1,5 +1,6 @@
 //! Command line arguments. Their doc comments are the help text of the commands.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -215,6 +216,20 @@ pub struct One {
 /// The pipelines to run.
 #[derive(Args, Debug)]
 pub struct Many {
+    /// The pipelines.
+    #[command(flatten)]
+    pub several: Several,
+
+    /// Write metrics of each pipeline's last run to this file, for the textfile collector of
+    /// Prometheus' node exporter (a name that ends in .prom). The file is replaced atomically; metrics
+    /// of other pipelines in it stay.
+    #[arg(long, value_name = "FILE")]
+    pub metrics_file: Option<PathBuf>,
+}
+
+/// Several pipelines.
+#[derive(Args, Debug)]
+pub struct Several {
     /// The pipelines: folders with a pipeline.toml each, or the toml files themselves. Given several
     /// paths, other files and folders are skipped, so sql/* works.
     #[arg(required = true, value_name = "PIPELINE")]
@@ -224,11 +239,14 @@ pub struct Many {
     #[command(flatten)]
     pub common: Common,
 
-    /// Write metrics of each pipeline's last run to this file, for the textfile collector of
-    /// Prometheus' node exporter (a name that ends in .prom). The file is replaced atomically; metrics
-    /// of other pipelines in it stay.
-    #[arg(long, value_name = "FILE")]
-    pub metrics_file: Option<PathBuf>,
+    /// Work on so many pipelines at once. They share the limits: each has its part of `limits.memory` and
+    /// `limits.spill_bytes_max`. With --metrics-file those that took longest the last time begin first.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub jobs: NonZeroUsize,
+
+    /// Give a pipeline up that has not ended after this time, such as 30m, so that it does not hold up others.
+    #[arg(long, value_name = "LENGTH")]
+    pub timeout: Option<String>,
 }
 
 /// Pipelines and a window of time.
@@ -461,9 +479,9 @@ pub struct Verify {
     #[arg(long, value_name = "FILE", requires = "against", conflicts_with = "lag")]
     pub source: Option<PathBuf>,
 
-    /// The pipeline.
+    /// The pipelines.
     #[command(flatten)]
-    pub one: One,
+    pub several: Several,
 }
 
 /// Arguments of `explain-key`.

@@ -7,11 +7,12 @@
 //!
 //! Of libraries only errors are logged: what matters of their warnings, glueless logs itself.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use indicatif::ProgressBar;
+use indicatif::MultiProgress;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -33,21 +34,43 @@ use crate::report::FollowerReport;
 struct LineLabels {
     run_id: String,
     pipeline: String,
+    /// Whether lines of other pipelines can be between them.
+    is_one_of_several: bool,
 }
 
-/// The log of a process. A process may run several pipelines, one after the other.
+/// The labels of the lines that a thread logs.
+#[derive(Clone, Debug, Default)]
+pub struct Labels(Arc<RwLock<LineLabels>>);
+
+thread_local! {
+    /// The labels of this thread; those of the process, if it has none.
+    static OF_THREAD: RefCell<Option<Labels>> = const { RefCell::new(None) };
+}
+
+impl Labels {
+    /// Makes them those of this thread.
+    pub fn adopt(&self) {
+        OF_THREAD.set(Some(self.clone()));
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, LineLabels> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The log of a process. A process may run several pipelines, each in threads of its own.
 #[derive(Clone, Debug)]
 pub struct Log {
-    labels: Arc<RwLock<LineLabels>>,
+    labels: Labels,
     format: LogFormat,
-    /// A progress bar that log lines must not break; hidden while a line is written.
-    bar: ProgressBar,
+    /// Progress bars that log lines must not break; hidden while a line is written.
+    bars: MultiProgress,
 }
 
 impl Log {
-    /// Installs the log of this process. `bar` may be hidden.
-    pub fn start(logging: &Logging, bar: ProgressBar) -> Self {
-        let log = Log { labels: Arc::default(), format: logging.log_format, bar };
+    /// Installs the log of this process.
+    pub fn start(logging: &Logging, bars: MultiProgress) -> Self {
+        let log = Log { labels: Labels::default(), format: logging.log_format, bars };
         let level = match (logging.quiet, logging.verbose) {
             (true, _) => LevelFilter::OFF,
             (false, 0) => LevelFilter::INFO,
@@ -65,10 +88,23 @@ impl Log {
         log
     }
 
+    /// Gives this thread labels of its own: other threads are at work on other pipelines.
+    pub fn separate(&self) {
+        let labels = LineLabels { is_one_of_several: true, ..LineLabels::default() };
+        Labels(Arc::new(RwLock::new(labels))).adopt();
+    }
+
+    /// The labels of the lines that this thread logs.
+    pub fn labels(&self) -> Labels {
+        OF_THREAD.with_borrow(|labels| labels.clone().unwrap_or_else(|| self.labels.clone()))
+    }
+
     /// Sets the labels of the lines that follow.
     pub fn begin(&self, run_id: &str, pipeline: &str) {
-        *self.labels.write().unwrap_or_else(PoisonError::into_inner) =
-            LineLabels { run_id: run_id.into(), pipeline: pipeline.into() };
+        let labels = self.labels();
+        let mut labels = labels.0.write().unwrap_or_else(PoisonError::into_inner);
+        labels.run_id = run_id.into();
+        labels.pipeline = pipeline.into();
     }
 
     /// Writes why a command failed: `error: …` and `hint: …`, or a line of JSON.
@@ -119,7 +155,8 @@ impl Log {
     fn json<'a>(&self, level: &str, fields: impl Iterator<Item = (&'a str, Value)>) -> String {
         let mut time = String::new();
         let _ = SystemTime.format_time(&mut Writer::new(&mut time));
-        let labels = self.labels.read().unwrap_or_else(PoisonError::into_inner);
+        let labels = self.labels();
+        let labels = labels.read();
         let own = [
             ("time", time.as_str()),
             ("level", level),
@@ -138,7 +175,7 @@ impl Log {
 impl Write for Log {
     /// Writes a line above the progress bar.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.bar.suspend(|| io::stderr().write(line))
+        self.bars.suspend(|| io::stderr().write(line))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -165,7 +202,15 @@ where
             return line.write_str(&self.json(level.as_str(), fields));
         }
         SystemTime.format_time(&mut line)?;
-        let labels = self.labels.read().unwrap_or_else(PoisonError::into_inner);
+        let labels = self.labels();
+        let labels = labels.read();
+        if labels.is_one_of_several {
+            return writeln!(
+                line,
+                " {level:>5} {} {}: {}",
+                labels.run_id, labels.pipeline, message.0
+            );
+        }
         writeln!(line, " {level:>5} {} {}", labels.run_id, message.0)
     }
 }

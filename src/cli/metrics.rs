@@ -14,6 +14,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chrono::{DateTime, Utc};
 
@@ -22,12 +23,15 @@ use crate::commands::CaptureReport;
 use crate::error::{Error, Result};
 use crate::report::Report;
 
+/// The metric by which pipelines that take long are known.
+const DURATION: &str = "glueless_duration_seconds";
+
 /// The metrics, all of them gauges: name and help. Each has the label `pipeline`, or, of captures, `source`.
 const METRICS: [(&str, &str); 24] = [
     ("glueless_last_run_timestamp_seconds", "When the last run began."),
     ("glueless_last_run_exit_code", "Exit code of the last run; 0 for success."),
     ("glueless_last_success_timestamp_seconds", "When the last successful run began."),
-    ("glueless_duration_seconds", "Wall time of the last successful run."),
+    (DURATION, "Wall time of the last successful run."),
     ("glueless_peak_memory_bytes", "Greatest resident memory of the last successful run."),
     ("glueless_files", "Raw files that the last successful run read."),
     (
@@ -99,7 +103,12 @@ pub struct Outcome<'a> {
 #[derive(Clone, Debug)]
 pub struct MetricsFile {
     path: PathBuf,
+    /// A file in the same folder, which no collector reads.
+    temporary: PathBuf,
 }
+
+/// The number of files that were opened so far: several threads can write one.
+static OPENED: AtomicUsize = AtomicUsize::new(0);
 
 impl MetricsFile {
     /// Checks that the file can be written, by creating a temporary file beside it.
@@ -107,13 +116,16 @@ impl MetricsFile {
     /// # Errors
     /// Usage, when its folder cannot be written.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = MetricsFile { path: path.into() };
+        let mut name = path.file_name().unwrap_or_default().to_os_string();
+        let number = OPENED.fetch_add(1, Ordering::Relaxed);
+        name.push(format!(".{}-{number}.new", std::process::id()));
+        let file = MetricsFile { path: path.into(), temporary: path.with_file_name(name) };
         if path.is_dir() {
             return Err(Error::usage(format!("{} is a folder", path.display()))
                 .hint("name a file: --metrics-file FOLDER/glueless.prom"));
         }
-        let temporary = file.temporary_path();
-        let tried = File::create(&temporary).and_then(|_| std::fs::remove_file(&temporary));
+        let temporary = &file.temporary;
+        let tried = File::create(temporary).and_then(|_| std::fs::remove_file(temporary));
         tried.map_err(|error| {
             Error::usage(format!("cannot write {}", path.display()))
                 .hint("name a file in a folder that can be written: --metrics-file")
@@ -122,11 +134,14 @@ impl MetricsFile {
         Ok(file)
     }
 
-    /// The name of a temporary file in the same folder, which no collector reads.
-    fn temporary_path(&self) -> PathBuf {
-        let mut name = self.path.file_name().unwrap_or_default().to_os_string();
-        name.push(format!(".{}.new", std::process::id()));
-        self.path.with_file_name(name)
+    /// How long the last successful run of each pipeline took, in seconds; empty if that cannot be read.
+    pub fn seconds(&self) -> BTreeMap<String, f64> {
+        let text = std::fs::read_to_string(&self.path).unwrap_or_default();
+        let seconds = values_of(&text).into_iter().filter_map(|((metric, labels), value)| {
+            let name = labels.strip_prefix("pipeline=\"")?.strip_suffix('"')?;
+            Some((name.to_string(), value.parse().ok()?)).filter(|_| metric == DURATION)
+        });
+        seconds.collect()
     }
 
     /// Writes the metrics of a run.
@@ -155,7 +170,7 @@ impl MetricsFile {
 
     fn replace(&self, render: impl Fn(&str) -> String) -> Result<()> {
         self.try_replace(render).map_err(|error| {
-            let _ = std::fs::remove_file(self.temporary_path());
+            let _ = std::fs::remove_file(&self.temporary);
             Error::storage(format!("cannot write {}", self.path.display())).caused_by(error)
         })
     }
@@ -170,11 +185,10 @@ impl MetricsFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             before => before?,
         };
-        let temporary = self.temporary_path();
-        let mut file = File::create(&temporary)?;
+        let mut file = File::create(&self.temporary)?;
         file.write_all(render(&before).as_bytes())?;
         file.sync_all()?;
-        std::fs::rename(&temporary, &self.path)
+        std::fs::rename(&self.temporary, &self.path)
     }
 }
 
@@ -263,7 +277,7 @@ fn render(before: &str, outcome: &Outcome<'_>) -> String {
     set("glueless_last_run_exit_code", outcome.exit_code.into());
     if let Some(report) = outcome.report {
         set("glueless_last_success_timestamp_seconds", started);
-        set("glueless_duration_seconds", report.seconds);
+        set(DURATION, report.seconds);
         for (name, count) in [
             ("glueless_peak_memory_bytes", report.peak_memory_bytes),
             ("glueless_files", report.files),

@@ -1,38 +1,41 @@
 //! The program: passes the parsed command line, the environment and the clock to the library, and
 //! prints the result, or the error and its hint.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use futures::future::LocalBoxFuture;
-use indicatif::ProgressBar;
+use indicatif::MultiProgress;
 
 use crate::cli::args::{self, Command, Common, Dates, Logging, Many, One, Output};
 use crate::cli::keys::keys;
 use crate::cli::logging::Log;
 use crate::cli::metrics::{MetricsFile, Outcome};
-use crate::cli::resources::{environment, now, peak_memory_bytes, resources};
+use crate::cli::resources::{cores, environment, now, peak_memory_bytes};
 use crate::commands::runs::history;
 use crate::commands::{
     Compared, RunContext, Task, catalog, ddl, explain_key, load, plan, run, verify,
 };
-use crate::config::{Pipeline, Source, file_of, full_path, name_of, pipelines_of};
+use crate::config::{Pipeline, Source, name_of};
 use crate::engine::heaps::share_heaps;
 use crate::engine::resources::Resources;
 use crate::error::library_texts::OUT_OF_MEMORY_PANIC;
 use crate::error::{Error, Result};
 use crate::follow::ddl::Dialect;
 use crate::parquet_io::open::is_decoding;
-use crate::report::{Answer, Followed, Meter, PipelineResult, Report, Results};
+use crate::report::{Answer, Followed, Meter, Report};
 use crate::store::Stores;
 use crate::window::{ACCEPTED_DATES, Window, parse_duration, parse_instant};
 
 #[cfg(feature = "postgres")]
 mod capture;
 mod progress;
+mod several;
+
+use several::Share;
 
 /// Keeps panics that are handled from being printed: that of a decoder becomes an error, which is
 /// reported, and one of the engine is tried again.
@@ -46,10 +49,13 @@ pub fn hide_expected_panics() {
     }));
 }
 
+/// The most requests to object storage that are in flight at once.
+const REQUESTS_MAX: usize = 256;
+
 /// The state of the program's process.
 pub struct Program {
     log: Log,
-    bar: ProgressBar,
+    bars: MultiProgress,
     stores: Stores,
     environment: BTreeMap<String, String>,
 }
@@ -57,10 +63,11 @@ pub struct Program {
 impl Program {
     /// Starts the log.
     pub fn start(logging: &Logging) -> Self {
-        let bar = ProgressBar::hidden();
+        share_heaps(cores().max(2));
+        let bars = MultiProgress::new();
         let environment = environment();
-        let stores = Stores::new(environment.clone());
-        Program { log: Log::start(logging, bar.clone()), bar, stores, environment }
+        let stores = Stores::new(environment.clone()).limited(REQUESTS_MAX);
+        Program { log: Log::start(logging, bars.clone()), bars, stores, environment }
     }
 
     /// Runs a command and prints its result, or its error. Returns the exit code.
@@ -100,13 +107,9 @@ impl Program {
             Command::Forget(arguments) => self.forget(arguments),
             Command::Load(arguments) => {
                 let full = arguments.full;
-                self.run_each(&arguments.many, |path| {
-                    self.follow_one(path, &arguments.many, |run_context| load(run_context, full))
-                })
+                self.follow(&arguments.many, |run_context| load(run_context, full))
             }
-            Command::Catalog(many) => {
-                self.run_each(many, |path| self.follow_one(path, many, catalog))
-            }
+            Command::Catalog(many) => self.follow(many, catalog),
             Command::Backfill(arguments) => self.backfill(arguments),
             #[cfg(feature = "postgres")]
             Command::Capture(arguments) => self.capture(arguments),
@@ -152,7 +155,7 @@ impl Program {
         let pipeline = self.pipeline(path, &common.set)?;
         let keys = keys(&pipeline.key, &arguments.keys, arguments.keys_file.as_deref())?.into();
         let task = if arguments.undo { Task::Recall(keys) } else { Task::Forget(keys) };
-        let report = self.run_one(path, &common.set, task, None)?;
+        let report = self.run_one(path, &Share::whole(&common.set), task, None)?;
         print(&report, common.output)?;
         Ok(report.exit_code())
     }
@@ -165,10 +168,20 @@ impl Program {
             against => against.map(absolute).transpose()?,
         };
         let source = arguments.source.as_deref().map(|path| Source::read(path, &[])).transpose()?;
-        let run_id = || uuid::Uuid::now_v7().to_string();
-        let source = source.map(|source| (source, [run_id(), run_id()]));
-        self.run_read_only(&arguments.one, |run_context| {
-            verify(run_context, Compared { days, against, lag, source })
+        let is_of_one = source.is_some() || against.as_ref().is_some_and(|url| url != "postgres");
+        self.run_each(&arguments.several, None, |path, share| {
+            if is_of_one && share.is_of_several {
+                return Err(Error::usage(
+                    "--source, and another table with --against, are of one pipeline",
+                )
+                .hint("verify each pipeline by itself"));
+            }
+            let run_id = || uuid::Uuid::now_v7().to_string();
+            let source = source.clone().map(|source| (source, [run_id(), run_id()]));
+            let against = against.clone();
+            self.ask(path, share, |run_context| {
+                verify(run_context, Compared { days, against, lag, source })
+            })
         })
     }
 
@@ -178,50 +191,37 @@ impl Program {
         one: &One,
         command: impl for<'a> FnOnce(&'a RunContext<'_>) -> LocalBoxFuture<'a, Result<A>>,
     ) -> Result<u8> {
-        let started = Instant::now();
-        let pipeline = self.pipeline(&one.pipeline, &one.common.set)?;
-        let resources = resources(&pipeline.limits);
-        let run_context = self.run_context(&pipeline, &resources, started);
-        let answer = runtime(&resources)?.block_on(command(&run_context))?;
+        let answer = self.ask(&one.pipeline, &Share::whole(&one.common.set), command)?;
         print(&answer, one.common.output)?;
         Ok(answer.exit_code())
     }
 
-    /// Runs a task for one pipeline, or for several one after the other.
-    fn run(&self, many: &Many, task: Task) -> Result<u8> {
-        let metrics = metrics_file(many)?;
-        let run =
-            |path: &Path| self.run_one(path, &many.common.set, task.clone(), metrics.as_ref());
-        self.run_each(many, run)
+    /// The answer of a read-only command on one pipeline.
+    fn ask<A>(
+        &self,
+        path: &Path,
+        share: &Share<'_>,
+        command: impl for<'a> FnOnce(&'a RunContext<'_>) -> LocalBoxFuture<'a, Result<A>>,
+    ) -> Result<A> {
+        let started = Instant::now();
+        let pipeline = self.pipeline(path, share.set)?;
+        let resources = share.resources(&pipeline.limits)?;
+        let run_context = self.run_context(&pipeline, &resources, started);
+        self.block_on(share, &resources, command(&run_context))
     }
 
-    /// Applies `run` to one pipeline, or to several one after the other, and prints their results.
-    fn run_each<A: Answer>(&self, many: &Many, run: impl Fn(&Path) -> Result<A>) -> Result<u8> {
-        let output = many.common.output;
-        if let [path] = &many.pipelines[..]
-            && pipelines_of(path)?.is_none()
-        {
-            let answer = run(path)?;
-            print(&answer, output)?;
-            return Ok(answer.exit_code());
-        }
-        let mut each = Vec::new();
-        for path in pipelines(many)? {
-            let (name, ended) = (name_of(&path), run(&path));
-            if let Err(error) = &ended {
-                self.log.failed_of(&name, error);
-            }
-            each.push(PipelineResult::new(name, ended));
-        }
-        let results = Results::new(each);
-        print(&results, output)?;
-        Ok(results.exit_code())
+    /// Runs a task for one pipeline, or for several.
+    fn run(&self, many: &Many, task: Task) -> Result<u8> {
+        let metrics = metrics_file(many)?;
+        self.run_each(&many.several, metrics.as_ref(), |path, share| {
+            self.run_one(path, share, task.clone(), metrics.as_ref())
+        })
     }
 
     fn run_one(
         &self,
         path: &Path,
-        set: &[String],
+        share: &Share<'_>,
         task: Task,
         metrics: Option<&MetricsFile>,
     ) -> Result<Report> {
@@ -229,11 +229,11 @@ impl Program {
         let alias = name_of(path);
         let mut name = alias.clone();
         self.log.begin("", &alias);
-        let ended = self.pipeline(path, set).and_then(|pipeline| {
+        let ended = self.pipeline(path, share.set).and_then(|pipeline| {
             name.clone_from(&pipeline.name);
-            let resources = resources(&pipeline.limits);
+            let resources = share.resources(&pipeline.limits)?;
             let run_context = self.run_context(&pipeline, &resources, started);
-            runtime(&resources)?.block_on(run(&run_context, task))
+            self.block_on(share, &resources, run(&run_context, task))
         });
         if let Ok(report) = &ended {
             self.log.failed_followers(&report.followers);
@@ -242,26 +242,28 @@ impl Program {
         ended
     }
 
-    /// Brings a pipeline's followers to the newest commit.
-    fn follow_one(
+    /// Brings followers of pipelines to their newest commits.
+    fn follow(
         &self,
-        path: &Path,
         many: &Many,
-        follow: impl for<'a> FnOnce(&'a RunContext<'_>) -> LocalBoxFuture<'a, Result<Followed>>,
-    ) -> Result<Followed> {
-        let (started, began) = (Instant::now(), now());
+        follow: impl for<'a> Fn(&'a RunContext<'_>) -> LocalBoxFuture<'a, Result<Followed>> + Sync,
+    ) -> Result<u8> {
         let metrics = metrics_file(many)?;
-        let alias = name_of(path);
-        let mut name = alias.clone();
-        self.log.begin("", &alias);
-        let ended = self.pipeline(path, &many.common.set).and_then(|pipeline| {
-            name.clone_from(&pipeline.name);
-            let resources = resources(&pipeline.limits);
-            let run_context = self.run_context(&pipeline, &resources, started);
-            runtime(&resources)?.block_on(follow(&run_context))
-        });
-        write_metrics(metrics.as_ref(), [&name, &alias], began, ended.as_ref().map(|_| None));
-        ended
+        self.run_each(&many.several, metrics.as_ref(), |path, share| {
+            let (started, began) = (Instant::now(), now());
+            let alias = name_of(path);
+            let mut name = alias.clone();
+            self.log.begin("", &alias);
+            let ended = self.pipeline(path, share.set).and_then(|pipeline| {
+                name.clone_from(&pipeline.name);
+                let resources = share.resources(&pipeline.limits)?;
+                let run_context = self.run_context(&pipeline, &resources, started);
+                self.block_on(share, &resources, follow(&run_context))
+            });
+            let outcome = ended.as_ref().map(|_| None);
+            write_metrics(metrics.as_ref(), [&name, &alias], began, outcome);
+            ended
+        })
     }
 
     /// Reads a pipeline, with the secrets of its masks.
@@ -280,7 +282,6 @@ impl Program {
     ) -> RunContext<'a> {
         let run_id = uuid::Uuid::now_v7().to_string();
         self.log.begin(&run_id, &pipeline.name);
-        share_heaps(resources.threads.max(2));
         RunContext {
             pipeline,
             run_id,
@@ -336,38 +337,6 @@ fn absolute(text: &str) -> Result<String> {
     Ok(path.to_string_lossy().into_owned())
 }
 
-/// The pipelines among several paths, and in folders of projects.
-fn pipelines(many: &Many) -> Result<Vec<PathBuf>> {
-    let (mut named, mut known) = (Vec::new(), BTreeSet::new());
-    for path in &many.pipelines {
-        let of_project = pipelines_of(path)?.filter(|found| !found.is_empty());
-        for one in of_project.unwrap_or_else(|| vec![path.clone()]) {
-            // However it is named.
-            if known.insert(full_path(&file_of(&one))?) {
-                named.push(one);
-            }
-        }
-    }
-    // A path that does not exist is a mistake: it is kept, and reported when it is read.
-    let is_skipped = |path: &PathBuf| {
-        if path.is_dir() {
-            !file_of(path).exists()
-        } else {
-            let is_toml = path.extension().is_some_and(|extension| extension == "toml");
-            path.exists() && (!is_toml || path.ends_with("glueless.toml"))
-        }
-    };
-    let (skipped, paths): (Vec<PathBuf>, Vec<PathBuf>) = named.into_iter().partition(is_skipped);
-    for path in skipped {
-        tracing::warn!("{} is not a pipeline, skipped", path.display());
-    }
-    if paths.is_empty() {
-        return Err(Error::usage("none of the paths is a pipeline")
-            .hint("name folders with a pipeline.toml each"));
-    }
-    Ok(paths)
-}
-
 fn metrics_file(many: &Many) -> Result<Option<MetricsFile>> {
     many.metrics_file.as_deref().map(MetricsFile::open).transpose()
 }
@@ -395,14 +364,6 @@ fn write_metrics(
     if let Err(error) = written {
         tracing::warn!("{error}");
     }
-}
-
-fn runtime(resources: &Resources) -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(resources.threads)
-        .enable_all()
-        .build()
-        .map_err(|error| Error::internal("cannot start the runtime").caused_by(error))
 }
 
 fn print(answer: &impl Answer, output: Option<Output>) -> Result<()> {

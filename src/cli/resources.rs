@@ -16,6 +16,11 @@ pub(super) fn environment() -> BTreeMap<String, String> {
     std::env::vars().collect()
 }
 
+/// The number of processors that the program may use.
+pub(super) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// The limits of the pipeline; where it sets none, those of the machine or container.
 pub(super) fn resources(limits: &Limits) -> Resources {
     let memory = || {
@@ -24,7 +29,6 @@ pub(super) fn resources(limits: &Limits) -> Resources {
         let container = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory);
         system.total_memory().min(container) / 100 * MEMORY_PERCENT
     };
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Resources {
         memory_bytes: limits.memory_bytes.unwrap_or_else(|| memory().max(MEMORY_BYTES_MIN)),
         spill_dir: limits.spill_dir.clone().unwrap_or_else(std::env::temp_dir),

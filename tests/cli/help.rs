@@ -227,6 +227,14 @@ fn help_is_the_manual() {
               - json: One line of JSON
               - text: A short table
 
+          --jobs <N>
+              Work on so many pipelines at once. They share the limits: each has its part of `limits.memory` and `limits.spill_bytes_max`. With --metrics-file those that took longest the last time begin first
+              
+              [default: 1]
+
+          --timeout <LENGTH>
+              Give a pipeline up that has not ended after this time, such as 30m, so that it does not hold up others
+
           --metrics-file <FILE>
               Write metrics of each pipeline's last run to this file, for the textfile collector of Prometheus' node exporter (a name that ends in .prom). The file is replaced atomically; metrics of other pipelines in it stay
 

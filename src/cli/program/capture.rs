@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{Program, print, runtime};
+use super::{Program, print};
 use crate::cli::args;
 use crate::cli::logging::Log;
 use crate::cli::metrics::MetricsFile;
@@ -72,7 +72,7 @@ impl Program {
             meter: Meter { started, peak_memory_bytes },
             progress,
         };
-        let runtime = runtime(&resources)?;
+        let runtime = self.runtime(&resources)?;
         let mode = match follows {
             None => CaptureMode::CatchUp,
             Some(every) => {

@@ -1,19 +1,19 @@
 //! Backfills at a terminal: a progress bar, and Ctrl-C.
 
 use std::cell::Cell;
-use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Program, metrics_file, runtime, window, write_metrics};
+use super::several::Share;
+use super::{Program, metrics_file, window, write_metrics};
 use crate::cli::args;
 use crate::cli::logging::Log;
 use crate::cli::metrics::MetricsFile;
-use crate::cli::resources::{now, resources};
+use crate::cli::resources::now;
 use crate::commands::RunContext;
 use crate::commands::backfill::{Backfill, Backfilled, Watch, backfill};
 use crate::config::{Pipeline, name_of};
@@ -36,28 +36,31 @@ impl Program {
         backfill.windows()?;
         let metrics = metrics_file(&arguments.many)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let set = &arguments.many.common.set;
-        self.run_each(&arguments.many, |path| {
-            self.backfill_one(path, set, &backfill, metrics.as_ref(), &stop)
+        stop_on_interrupt(Arc::clone(&stop), self.log.clone())?;
+        self.run_each(&arguments.many.several, metrics.as_ref(), |path, share| {
+            self.backfill_one(path, share, &backfill, metrics.as_ref(), &stop)
         })
     }
 
     fn backfill_one(
         &self,
         path: &Path,
-        set: &[String],
+        share: &Share<'_>,
         options: &Backfill,
         metrics: Option<&MetricsFile>,
-        stop: &Arc<AtomicBool>,
+        stop: &AtomicBool,
     ) -> Result<Backfilled> {
         let alias = name_of(path);
         self.log.begin("", &alias);
-        let pipeline = self.pipeline(path, set).inspect_err(|error| {
+        let pipeline = self.pipeline(path, share.set).inspect_err(|error| {
             write_metrics(metrics, [&alias, &alias], now(), Err(error));
         })?;
-        let resources = resources(&pipeline.limits);
-        let runtime = runtime(&resources)?;
-        runtime.spawn(stop_on_interrupt(Arc::clone(stop), self.log.clone()));
+        let resources = share.resources(&pipeline.limits)?;
+        let bar = self.bars.add(ProgressBar::no_length());
+        let style = "{bar:30} {pos} of {len} windows, {msg}, {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            bar.set_style(style);
+        }
         let watcher = Watcher {
             program: self,
             pipeline: &pipeline,
@@ -65,15 +68,14 @@ impl Program {
             metrics,
             alias: &alias,
             stop,
+            bar: bar.clone(),
             rows: Cell::new(0),
             started: Instant::now(),
         };
-        let style = "{bar:30} {pos} of {len} windows, {msg}, {eta} left";
-        if let Ok(style) = ProgressStyle::with_template(style) {
-            self.bar.set_style(style);
-        }
-        let answer = runtime.block_on(backfill(options, &pipeline, &watcher));
-        self.bar.finish_and_clear();
+        let answer =
+            self.block_on(share, &resources, Box::pin(backfill(options, &pipeline, &watcher)));
+        bar.finish_and_clear();
+        self.bars.remove(&bar);
         answer
     }
 }
@@ -86,6 +88,7 @@ struct Watcher<'a> {
     metrics: Option<&'a MetricsFile>,
     alias: &'a str,
     stop: &'a AtomicBool,
+    bar: ProgressBar,
     /// Rows read so far.
     rows: Cell<u64>,
     started: Instant,
@@ -93,15 +96,14 @@ struct Watcher<'a> {
 
 impl<'a> Watch<'a> for Watcher<'a> {
     fn begin(&self, window: &Window, done: usize, all: usize) -> RunContext<'a> {
-        let bar = &self.program.bar;
+        let bar = &self.bar;
         let seconds = self.started.elapsed().as_secs_f64().max(0.001);
         let rows_per_second = self.rows.get() as f64 / seconds;
         let start = window.start.format("%Y-%m-%d %H:%M");
         bar.set_message(format!("at {start}, {rows_per_second:.0} rows/s"));
         bar.set_length(all as u64);
         bar.set_position(done as u64);
-        if done == 0 && std::io::stderr().is_terminal() {
-            bar.set_draw_target(ProgressDrawTarget::stderr());
+        if done == 0 && !bar.is_hidden() {
             // Keeps the remaining time counting down within a window.
             bar.enable_steady_tick(Duration::from_secs(1));
         }
@@ -141,13 +143,21 @@ impl<'a> Watch<'a> for Watcher<'a> {
     }
 }
 
-/// Stops a backfill after the current window on the first Ctrl-C, and at once on the second, which
+/// Stops backfills after their current windows on the first Ctrl-C, and at once on the second, which
 /// is safe: the next command finishes or undoes an interrupted publish.
-async fn stop_on_interrupt(stop: Arc<AtomicBool>, log: Log) {
-    while tokio::signal::ctrl_c().await.is_ok() {
-        if stop.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED.into());
-        }
-        log.notify("stopping after this window; press Ctrl-C again to stop at once");
-    }
+fn stop_on_interrupt(stop: Arc<AtomicBool>, log: Log) -> Result<()> {
+    let failed = |error| Error::internal("cannot wait for signals").caused_by(error);
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let wait = move || {
+        runtime.block_on(async {
+            while tokio::signal::ctrl_c().await.is_ok() {
+                if stop.swap(true, Ordering::Relaxed) {
+                    std::process::exit(INTERRUPTED.into());
+                }
+                log.notify("stopping after this window; press Ctrl-C again to stop at once");
+            }
+        });
+    };
+    std::thread::Builder::new().spawn(wait).map(|_| ()).map_err(failed)
 }
