@@ -5,6 +5,7 @@ pub mod backfill;
 mod capture;
 mod catch_up;
 mod ddl;
+mod doctor;
 mod dry_fold;
 mod explain_key;
 mod follow;
@@ -20,6 +21,7 @@ mod verify;
 #[cfg(feature = "postgres")]
 pub use capture::{CaptureContext, CaptureMode, CaptureReport, CapturedTableReport, capture};
 pub use ddl::{Statements, ddl};
+pub use doctor::{Machine, doctor};
 pub use explain_key::{Explained, explain_key};
 pub use follow::{catalog, load};
 pub use open_pipeline::RunContext;

@@ -377,7 +377,7 @@ impl Pipeline {
     }
 
     /// Every location the pipeline writes, with the key that names it.
-    fn outputs(&self) -> Vec<(String, &Location)> {
+    pub(crate) fn outputs(&self) -> Vec<(String, &Location)> {
         let mut outputs =
             vec![("curated.url".to_string(), &self.curated.url), ("state.url".into(), &self.state)];
         for aggregate in &self.aggregates {

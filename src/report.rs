@@ -10,6 +10,7 @@ use crate::error::{Error, Result, worst};
 use crate::raw::schema_changes::SchemaChange;
 use crate::report::text_table::Table;
 
+pub mod examined;
 pub mod text_table;
 
 /// Measures a run: wall time and the process's memory.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::{
-    Lab, Output, PLACES, Place, Program, Row, environment_of, integers, json_lines, send_signal,
-    texts,
+    Lab, Output, PLACES, Place, Program, Row, environment_of, integers, json_lines, pause,
+    send_signal, texts,
 };
 
 /// The pipelines of a project.
@@ -178,7 +178,7 @@ fn one_interrupt_stops_all_backfills_after_their_windows() {
     // Nobody reads what it logs.
     let started = with_dates(program(&lab, "backfill")).args(["--jobs", "2", "--quiet"]).start();
     while !Path::new(&lab.base).join("lake").exists() {
-        std::thread::sleep(Duration::from_millis(5));
+        pause(Duration::from_millis(5));
     }
     send_signal(&started, "-INT");
     let output: Output = started.wait_with_output().expect("ended").into();

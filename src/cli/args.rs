@@ -25,7 +25,7 @@ Logs go to stderr; a command's result goes to stdout.
 
 Exit codes:
    0  done
-   1  verify found a difference
+   1  verify found a difference, or doctor an error
    2  wrong command line or pipeline
   65  bad input data, or a row that the database refuses
   69  storage or database not reachable: retry later
@@ -124,6 +124,12 @@ pub enum Command {
     /// Lists what a run of the window would read, and changes nothing: files and bytes, late files
     /// of earlier windows, days that are published already, memory and time estimated from earlier runs.
     Plan(Plan),
+    /// Look for what would fail tonight.
+    ///
+    /// Checks the configuration, reach and rights of every location, the clock, memory and disk, what the next run would read,
+    /// gaps, quarantine and lag, and the targets of [load] and [catalog]. A line each, with the next step. Exits with code 1 if
+    /// there is an error. Changes nothing, but writes a small object to each location of a table, and removes it again.
+    Doctor(Doctor),
     /// Print statements that make the tables known elsewhere.
     ///
     /// Prints external tables for Athena, Hive or Spark, views for DuckDB, tables for PostgreSQL, or an
@@ -235,6 +241,21 @@ pub struct Several {
     #[arg(required = true, value_name = "PIPELINE")]
     pub pipelines: Vec<PathBuf>,
 
+    /// How they are worked on.
+    #[command(flatten)]
+    pub at_once: AtOnce,
+}
+
+impl Several {
+    /// The pipelines, and how they are worked on.
+    pub fn both(&self) -> (&[PathBuf], &AtOnce) {
+        (&self.pipelines, &self.at_once)
+    }
+}
+
+/// How several pipelines are worked on.
+#[derive(Args, Debug)]
+pub struct AtOnce {
     /// Options of all commands.
     #[command(flatten)]
     pub common: Common,
@@ -247,6 +268,18 @@ pub struct Several {
     /// Give a pipeline up that has not ended after this time, such as 30m, so that it does not hold up others.
     #[arg(long, value_name = "LENGTH")]
     pub timeout: Option<String>,
+}
+
+/// Arguments of `doctor`.
+#[derive(Args, Debug)]
+pub struct Doctor {
+    /// The pipelines, as for `run`. Default: those of the project in the current folder.
+    #[arg(default_value = ".", value_name = "PIPELINE")]
+    pub pipelines: Vec<PathBuf>,
+
+    /// How they are worked on.
+    #[command(flatten)]
+    pub at_once: AtOnce,
 }
 
 /// Pipelines and a window of time.

@@ -14,10 +14,10 @@ use crate::cli::args::{self, Command, Common, Dates, Logging, Many, One, Output}
 use crate::cli::keys::keys;
 use crate::cli::logging::Log;
 use crate::cli::metrics::{MetricsFile, Outcome};
-use crate::cli::resources::{cores, environment, now, peak_memory_bytes};
+use crate::cli::resources::{cores, environment, machine, now, peak_memory_bytes};
 use crate::commands::runs::history;
 use crate::commands::{
-    Compared, RunContext, Task, catalog, ddl, explain_key, load, plan, run, verify,
+    Compared, RunContext, Task, catalog, ddl, doctor, explain_key, load, plan, run, verify,
 };
 use crate::config::{Pipeline, Source, name_of};
 use crate::engine::heaps::share_heaps;
@@ -26,6 +26,7 @@ use crate::error::library_texts::OUT_OF_MEMORY_PANIC;
 use crate::error::{Error, Result};
 use crate::follow::ddl::Dialect;
 use crate::parquet_io::open::is_decoding;
+use crate::report::examined::Examined;
 use crate::report::{Answer, Followed, Meter, Report};
 use crate::store::Stores;
 use crate::window::{ACCEPTED_DATES, Window, parse_duration, parse_instant};
@@ -122,6 +123,7 @@ impl Program {
                     plan(run_context, window, arguments.fold)
                 })
             }
+            Command::Doctor(arguments) => self.doctor(arguments),
             Command::Ddl(arguments) => {
                 let dialect = match arguments.dialect {
                     args::Dialect::Athena => Dialect::Athena,
@@ -150,6 +152,20 @@ impl Program {
         }
     }
 
+    fn doctor(&self, arguments: &args::Doctor) -> Result<u8> {
+        let many = (&arguments.pipelines[..], &arguments.at_once);
+        self.run_each(many, None, |path, share| {
+            let started = Instant::now();
+            let pipeline = match self.pipeline(path, share.set) {
+                Ok(pipeline) => pipeline,
+                Err(error) => return Ok(Examined::unreadable(&name_of(path), &error)),
+            };
+            let resources = share.resources(&pipeline.limits)?;
+            let run_context = self.run_context(&pipeline, &resources, started);
+            self.block_on(share, &resources, doctor(&run_context, machine(&resources)))
+        })
+    }
+
     fn forget(&self, arguments: &args::Forget) -> Result<u8> {
         let One { pipeline: path, common } = &arguments.one;
         let pipeline = self.pipeline(path, &common.set)?;
@@ -169,7 +185,7 @@ impl Program {
         };
         let source = arguments.source.as_deref().map(|path| Source::read(path, &[])).transpose()?;
         let is_of_one = source.is_some() || against.as_ref().is_some_and(|url| url != "postgres");
-        self.run_each(&arguments.several, None, |path, share| {
+        self.run_each(arguments.several.both(), None, |path, share| {
             if is_of_one && share.is_of_several {
                 return Err(Error::usage(
                     "--source, and another table with --against, are of one pipeline",
@@ -213,7 +229,7 @@ impl Program {
     /// Runs a task for one pipeline, or for several.
     fn run(&self, many: &Many, task: Task) -> Result<u8> {
         let metrics = metrics_file(many)?;
-        self.run_each(&many.several, metrics.as_ref(), |path, share| {
+        self.run_each(many.several.both(), metrics.as_ref(), |path, share| {
             self.run_one(path, share, task.clone(), metrics.as_ref())
         })
     }
@@ -249,7 +265,7 @@ impl Program {
         follow: impl for<'a> Fn(&'a RunContext<'_>) -> LocalBoxFuture<'a, Result<Followed>> + Sync,
     ) -> Result<u8> {
         let metrics = metrics_file(many)?;
-        self.run_each(&many.several, metrics.as_ref(), |path, share| {
+        self.run_each(many.several.both(), metrics.as_ref(), |path, share| {
             let (started, began) = (Instant::now(), now());
             let alias = name_of(path);
             let mut name = alias.clone();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use nix::sys::resource::{UsageWho, getrusage};
 
+use crate::commands::Machine;
 use crate::config::{Limits, MEMORY_BYTES_MIN};
 use crate::engine::resources::Resources;
 
@@ -16,6 +17,24 @@ pub(super) fn environment() -> BTreeMap<String, String> {
     std::env::vars().collect()
 }
 
+/// What the machine has for a run with these limits.
+pub(super) fn machine(resources: &Resources) -> Machine {
+    let statistics = nix::sys::statvfs::statvfs(&resources.spill_dir).ok();
+    let free = |of: nix::sys::statvfs::Statvfs| {
+        // Their types differ from system to system.
+        (of.blocks_available() as f64 * of.fragment_size() as f64) as u64
+    };
+    Machine { memory_bytes: memory_bytes(), free_disk_bytes: statistics.map(free) }
+}
+
+/// The memory of the machine or container.
+fn memory_bytes() -> u64 {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    let container = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory);
+    system.total_memory().min(container)
+}
+
 /// The number of processors that the program may use.
 pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
@@ -23,12 +42,7 @@ pub(super) fn cores() -> usize {
 
 /// The limits of the pipeline; where it sets none, those of the machine or container.
 pub(super) fn resources(limits: &Limits) -> Resources {
-    let memory = || {
-        let mut system = sysinfo::System::new();
-        system.refresh_memory();
-        let container = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory);
-        system.total_memory().min(container) / 100 * MEMORY_PERCENT
-    };
+    let memory = || memory_bytes() / 100 * MEMORY_PERCENT;
     Resources {
         memory_bytes: limits.memory_bytes.unwrap_or_else(|| memory().max(MEMORY_BYTES_MIN)),
         spill_dir: limits.spill_dir.clone().unwrap_or_else(std::env::temp_dir),

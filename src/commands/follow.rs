@@ -11,9 +11,10 @@ use tracing::info;
 
 use crate::aggregate;
 use crate::commands::open_pipeline::{OpenPipeline, RunContext, nothing_folded};
-use crate::config::{Aggregate, Pipeline};
+use crate::config::{Aggregate, Pipeline, TargetTable};
 use crate::engine::session::session;
 use crate::error::{Error, Result};
+use crate::report::examined::Examined;
 use crate::report::{Followed, FollowerReport};
 use crate::state::contract::TableContract;
 use crate::state::ledger::Ledger;
@@ -42,6 +43,38 @@ pub(super) async fn follow(run_context: &RunContext<'_>, window: Window) -> Vec<
         reports.extend(reports_of("glue", registered));
     }
     reports
+}
+
+/// Examines the targets of followers.
+pub(super) async fn examine(run_context: &RunContext<'_>, examined: &mut Examined) {
+    let pipeline = run_context.pipeline;
+    if let Some(settings) = &pipeline.load {
+        let aggregates = pipeline.aggregates.iter().filter_map(|it| it.load_table.as_ref());
+        let targets: Vec<&TargetTable> = settings.table.iter().chain(aggregates).collect();
+        match load::examine(run_context, settings, &targets).await {
+            Err(error) => examined.failed("load", &error),
+            Ok(missing) if missing.is_empty() => {
+                examined.ok("load", "the database can be reached, and its tables written");
+            }
+            Ok(missing) => {
+                for missing in missing {
+                    let next = "make the tables as `glueless ddl --dialect postgres` prints them, and grant them: \
+                                docs/followers.md";
+                    examined.error("load", missing, next);
+                }
+            }
+        }
+    }
+    if let Some(settings) = &pipeline.catalog {
+        match catalog::examine(run_context, settings).await {
+            Err(error) => examined.failed("catalog", &error),
+            Ok(()) => {
+                let message =
+                    format!("the database `{}` of the catalog can be read", settings.database);
+                examined.ok("catalog", message);
+            }
+        }
+    }
 }
 
 /// The reports of followers of one kind; a failure is one of them.

@@ -460,27 +460,55 @@ impl Registrar<'_> {
         table: &str,
         error: SdkError<E>,
     ) -> Error {
-        let what = format!("cannot {doing} {}.{table} in the Glue catalog", self.catalog.database);
-        let Some(code) = error.code().map(String::from) else {
-            return Error::storage(what)
-                .hint("run `glueless catalog` when the catalog can be reached")
-                .caused_by(error.into_source().unwrap_or_else(|error| Box::new(error)));
-        };
-        let message = error.message().unwrap_or_default().to_string();
-        match code.as_str() {
-            "AccessDeniedException"
-            | "UnrecognizedClientException"
-            | "InvalidSignatureException"
-            | "ExpiredTokenException" => Error::usage(format!("{what}: {code}: {message}"))
-                .hint("grant it; docs/followers.md lists what is needed"),
-            // Its message can have values of partitions.
-            "InvalidInputException" | "ValidationException" => {
-                Error::internal(format!("{what}: {code}"))
-            }
-            _ => Error::storage(format!("{what}: {code}"))
-                .hint("run `glueless catalog` later: what is done stays done"),
-        }
+        let database = &self.catalog.database;
+        call_failed(format!("cannot {doing} {database}.{table} in the Glue catalog"), error)
     }
+}
+
+/// The error of a call.
+fn call_failed<E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static>(
+    what: String,
+    error: SdkError<E>,
+) -> Error {
+    let Some(code) = error.code().map(String::from) else {
+        return Error::storage(what)
+            .hint("run `glueless catalog` when the catalog can be reached")
+            .caused_by(error.into_source().unwrap_or_else(|error| Box::new(error)));
+    };
+    let message = error.message().unwrap_or_default().to_string();
+    match code.as_str() {
+        "AccessDeniedException"
+        | "UnrecognizedClientException"
+        | "InvalidSignatureException"
+        | "ExpiredTokenException" => Error::usage(format!("{what}: {code}: {message}"))
+            .hint("grant it; docs/followers.md lists what is needed"),
+        // Its message can have values of partitions.
+        "InvalidInputException" | "ValidationException" => {
+            Error::internal(format!("{what}: {code}"))
+        }
+        _ => Error::storage(format!("{what}: {code}"))
+            .hint("run `glueless catalog` later: what is done stays done"),
+    }
+}
+
+/// Checks that the database of a catalog can be read.
+///
+/// # Errors
+/// Usage, when it does not exist or must not be read; storage, when the catalog cannot be reached.
+pub(crate) async fn check_database(
+    environment: &BTreeMap<String, String>,
+    catalog: &Catalog,
+) -> Result<()> {
+    let client = client(environment).await?;
+    let name = &catalog.database;
+    let found = client.get_database().name(name).send().await;
+    found.map(|_| ()).map_err(|error| match error.code() {
+        Some("EntityNotFoundException") => {
+            Error::usage(format!("the Glue catalog has no database `{name}`"))
+                .hint("make it, or correct `catalog.glue`")
+        }
+        _ => call_failed(format!("cannot read the database `{name}` of the Glue catalog"), error),
+    })
 }
 
 /// A client with the keys, the region and the endpoint of an environment, or what the SDK finds.

@@ -43,6 +43,7 @@ use crate::postgres::refusal::{failed, is_in_doubt, of_rows_with};
 use crate::report::FollowerReport;
 use crate::state::State;
 use crate::state::ledger::CURATED;
+use crate::state::versions::quoted;
 use crate::store::Folder;
 use crate::table::TableFile;
 use crate::window::Window;
@@ -114,6 +115,35 @@ impl From<Error> for Failed {
     fn from(error: Error) -> Self {
         Failed { error, in_doubt: None }
     }
+}
+
+/// Connects to a database. Returns what is missing to load tables.
+///
+/// # Errors
+/// Storage, when the server cannot be reached; usage, when it refuses the user.
+pub(crate) async fn missing_in_database(
+    url: &str,
+    load: &Load,
+    targets: &[&TargetTable],
+) -> Result<Vec<String>> {
+    const RIGHTS: &str = "SELECT to_regclass($1) IS NOT NULL, coalesce((SELECT bool_and(has_table_privilege(to_regclass($1), p))
+        FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) p), false)";
+    let server = Server::parse(url, &load.url_env, LOAD)?;
+    let client = server.connect("glueless doctor").await?;
+    let mut missing = Vec::new();
+    for target in targets {
+        let name = format!("{}.{}", quoted(&target.schema), quoted(&target.name));
+        let row = client.query_one(RIGHTS, &[&name]).await;
+        let row = row.map_err(|error| failed(&server.name, "look at the tables", &error))?;
+        match (row.get(0), row.get(1)) {
+            (false, _) => missing.push(format!("{target} does not exist in {}", server.name)),
+            (true, false) => {
+                missing.push(format!("{target} in {} cannot be written by this user", server.name))
+            }
+            (true, true) => {}
+        }
+    }
+    Ok(missing)
 }
 
 /// A connection with an open transaction, which is rolled back when it is dropped.

@@ -6,6 +6,19 @@ use uuid::Uuid;
 /// names that begin with `_`.
 pub const OWNER_MARKER: &str = "_glueless.json";
 
+/// The beginning of the names of objects that are written to try whether they can be, and removed again.
+const PROBE: &str = "_glueless-probe-";
+
+/// The name of an object that a run writes to try whether it can.
+pub fn probe_name(run_id: &str) -> String {
+    format!("{PROBE}{run_id}")
+}
+
+/// Whether an object is one that was written to try whether it can be.
+pub fn is_probe(base_name: &str) -> bool {
+    base_name.starts_with(PROBE)
+}
+
 /// The beginning of the names of files of deletion vectors, as Delta prescribes it.
 const DELETION_VECTOR: &str = "deletion_vector_";
 /// The last bytes of the UUIDs of these files; the two highest bits are those of all UUIDs.

@@ -5,7 +5,7 @@ use object_store::{PutMode, PutPayload};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::layout::OWNER_MARKER;
+use crate::layout::{OWNER_MARKER, base_name, is_probe};
 use crate::store::listing::list;
 use crate::store::{Folder, parse_path};
 
@@ -33,7 +33,7 @@ impl Owner {
         // Another run may be writing the marker.
         let files = list(folder).await?.into_iter();
         let is_marker = |path: &String| path.split('#').next() == Some(OWNER_MARKER);
-        let mut foreign_files = files.filter(|path| !is_marker(path));
+        let mut foreign_files = files.filter(|path| !is_marker(path) && !is_probe(base_name(path)));
         if self.check_marker(folder, setting).await? {
             return Ok(true);
         }

@@ -184,6 +184,11 @@ fn lists_all(raw: &Raw) -> &'static str {
     }
 }
 
+/// Whether an object of a raw location, by its path, is a raw file.
+pub(crate) fn is_raw_file(path: &str, raw: &Raw) -> bool {
+    !layout::is_hidden(path) && RawFormat::of(path) == Some(raw.format)
+}
+
 /// The raw files among the objects of a location.
 fn raw_files(
     location: usize,
@@ -480,7 +485,7 @@ pub(crate) async fn catch_up<'a>(
 }
 
 /// The span by which windows select a file; `None` if the file has none, or if windows select rows.
-fn span(raw: &Raw, file: &RawFile) -> Option<Window> {
+pub(crate) fn span(raw: &Raw, file: &RawFile) -> Option<Window> {
     match raw.window_by {
         WindowBy::Commit => None,
         WindowBy::Modified => Some(Window::instant(file.window_time())),

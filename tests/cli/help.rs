@@ -144,6 +144,7 @@ fn help_is_the_manual() {
       truncate     Set a truncate by hand
       forget       Forget keys for good
       plan         Show what a run would do
+      doctor       Look for what would fail tonight
       ddl          Print statements that make the tables known elsewhere
       runs         List past runs
       verify       Check the tables against raw
@@ -176,7 +177,7 @@ fn help_is_the_manual() {
 
     Exit codes:
        0  done
-       1  verify found a difference
+       1  verify found a difference, or doctor an error
        2  wrong command line or pipeline
       65  bad input data, or a row that the database refuses
       69  storage or database not reachable: retry later

@@ -37,7 +37,7 @@ impl Program {
         let metrics = metrics_file(&arguments.many)?;
         let stop = Arc::new(AtomicBool::new(false));
         stop_on_interrupt(Arc::clone(&stop), self.log.clone())?;
-        self.run_each(&arguments.many.several, metrics.as_ref(), |path, share| {
+        self.run_each(arguments.many.several.both(), metrics.as_ref(), |path, share| {
             self.backfill_one(path, share, &backfill, metrics.as_ref(), &stop)
         })
     }

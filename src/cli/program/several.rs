@@ -10,7 +10,7 @@ use futures::future::LocalBoxFuture;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Program, print};
-use crate::cli::args::Several;
+use crate::cli::args::AtOnce;
 use crate::cli::metrics::MetricsFile;
 use crate::cli::resources::resources;
 use crate::config::{Limits, MEMORY_BYTES_MIN, file_of, full_path, name_of, pipelines_of};
@@ -81,27 +81,27 @@ impl Program {
     /// took the last time: of several at once the longest begin first.
     pub(super) fn run_each<A: Answer + Send>(
         &self,
-        several: &Several,
+        (paths, at_once): (&[PathBuf], &AtOnce),
         metrics: Option<&MetricsFile>,
         run: impl Fn(&Path, &Share<'_>) -> Result<A> + Sync,
     ) -> Result<u8> {
-        let output = several.common.output;
-        let timeout = several.timeout.as_deref().map(|text| {
+        let output = at_once.common.output;
+        let timeout = at_once.timeout.as_deref().map(|text| {
             let parsed =
                 parse_duration(text).map_err(|why| Error::usage(format!("--timeout: {why}")))?;
             Ok::<_, Error>(parsed.to_std().unwrap_or_default())
         });
         let timeout = timeout.transpose()?;
-        let share = Share { timeout, ..Share::whole(&several.common.set) };
-        if let [path] = &several.pipelines[..]
+        let share = Share { timeout, ..Share::whole(&at_once.common.set) };
+        if let [path] = paths
             && pipelines_of(path)?.is_none()
         {
             let answer = run(path, &share)?;
             print(&answer, output)?;
             return Ok(answer.exit_code());
         }
-        let paths = pipelines(&several.pipelines)?;
-        let jobs = several.jobs.get().min(paths.len());
+        let paths = pipelines(paths)?;
+        let jobs = at_once.jobs.get().min(paths.len());
         let share = Share { jobs, is_of_several: paths.len() > 1, ..share };
         let run_one = |path: &PathBuf| {
             let ended = catch_unwind(AssertUnwindSafe(|| run(path, &share)));

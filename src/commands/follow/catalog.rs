@@ -6,7 +6,7 @@ use crate::commands::open_pipeline::{OpenPipeline, RunContext};
 use crate::config::{Catalog, Format};
 use crate::error::{Error, Result};
 use crate::follow::Marker;
-use crate::follow::glue::{RegisteredTable, Registrar};
+use crate::follow::glue::{RegisteredTable, Registrar, check_database};
 use crate::report::FollowerReport;
 use crate::state::contract::{TableContract, read_types};
 use crate::state::inputs::NeededInputs;
@@ -55,6 +55,11 @@ pub(super) async fn register_tables(
         registrar.register().await.map(Some)
     })
     .await
+}
+
+/// Checks that the database of the catalog can be read.
+pub(super) async fn examine(run_context: &RunContext<'_>, settings: &Catalog) -> Result<()> {
+    check_database(run_context.environment, settings).await
 }
 
 /// The tables, the curated one first.

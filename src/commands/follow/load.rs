@@ -5,10 +5,10 @@ use tracing::warn;
 use super::{aggregate_columns, is_computed};
 use crate::commands::one_commit::{Reads, of_one_commit};
 use crate::commands::open_pipeline::{OpenPipeline, RunContext};
-use crate::config::{Aggregate, Load};
+use crate::config::{Aggregate, Load, TargetTable};
 use crate::engine::session::session;
 use crate::error::{Error, Result};
-use crate::follow::postgres::{LoadedTable, Loader};
+use crate::follow::postgres::{LoadedTable, Loader, missing_in_database};
 use crate::report::FollowerReport;
 use crate::state::State;
 use crate::state::contract::{TableContract, read_types};
@@ -24,12 +24,7 @@ pub(super) async fn load_tables(
     window: Option<Window>,
     full: bool,
 ) -> Result<Option<Vec<FollowerReport>>> {
-    let variable = &settings.url_env;
-    let url = run_context.environment.get(variable).filter(|url| !url.is_empty());
-    let url = url.ok_or_else(|| {
-        Error::usage(format!("the environment has no variable {variable} (`load.url_env`)"))
-            .hint("set it to postgresql://user:password@host:5432/database")
-    })?;
+    let url = url_of(run_context, settings)?;
     // The loader itself looks for a newer commit before it commits.
     let reads = (Reads::LogOnly, NeededInputs::Recent);
     of_one_commit(run_context, reads, async |open, state| {
@@ -60,6 +55,25 @@ pub(super) async fn load_tables(
         loader.load(check_current).await.map(Some)
     })
     .await
+}
+
+/// The URL of the database.
+fn url_of<'a>(run_context: &RunContext<'a>, settings: &Load) -> Result<&'a String> {
+    let variable = &settings.url_env;
+    let url = run_context.environment.get(variable).filter(|url| !url.is_empty());
+    url.ok_or_else(|| {
+        Error::usage(format!("the environment has no variable {variable} (`load.url_env`)"))
+            .hint("set it to postgresql://user:password@host:5432/database")
+    })
+}
+
+/// Connects to the database. Returns what is missing to load the tables.
+pub(super) async fn examine(
+    run_context: &RunContext<'_>,
+    settings: &Load,
+    targets: &[&TargetTable],
+) -> Result<Vec<String>> {
+    missing_in_database(url_of(run_context, settings)?, settings, targets).await
 }
 
 /// Refuses to continue if the state has a newer commit.

@@ -10,6 +10,14 @@ pub(super) async fn register_tables(
     _: &Catalog,
     _: bool,
 ) -> Result<Option<Vec<FollowerReport>>> {
-    Err(Error::usage("this program was built without the feature `glue`")
-        .hint("build it with its default features, or remove [catalog]"))
+    Err(not_built())
+}
+
+pub(super) async fn examine(_: &RunContext<'_>, _: &Catalog) -> Result<()> {
+    Err(not_built())
+}
+
+fn not_built() -> Error {
+    Error::usage("this program was built without the feature `glue`")
+        .hint("build it with its default features, or remove [catalog]")
 }
