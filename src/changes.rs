@@ -103,6 +103,8 @@ const SPLIT_BYTES_MIN: u64 = 32 << 20;
 pub struct Changes {
     files: Vec<OpenInput>,
     raw_schema: SchemaRef,
+    /// The same before they are masked.
+    source_schema: SchemaRef,
     /// Per raw column, whether it has no type of its own: it has only nulls so far, or is not used.
     untyped: Vec<bool>,
     /// Per raw column, whether the pipeline uses it.
@@ -219,9 +221,11 @@ impl Changes {
         let mut schema_changes = SchemaChanges::new(known, raw);
         let mut files = Vec::with_capacity(opened.len());
         let other_rows = opened.iter().map(|one| one.other_rows).sum();
-        for (number, one) in opened.into_iter().enumerate() {
-            let (file, bad) = open_input(one, raw)?;
-            union.add(&file.file, file.is_masked)?;
+        for (number, mut one) in opened.into_iter().enumerate() {
+            let source = one.source.take();
+            let (mut file, bad) = open_input(one, raw)?;
+            file.is_masked = source.is_some();
+            union.add(&file.file, source.as_ref())?;
             if !file.is_blank {
                 schema_changes.observe(&file.file, &file.input);
             }
@@ -237,18 +241,15 @@ impl Changes {
         let is_raw = |name: &str| union.fields.iter().any(|field| field.name() == name);
         let day_names = day_names(is_raw, used.query());
         check_meaning_of_day(&union, known, pipeline, &day_names[0])?;
-        let columns: Vec<_> = union
-            .fields
-            .iter()
-            .map(|field| (field.name().clone(), field.data_type().clone()))
-            .collect();
+        let columns = union.types();
         let commit_time =
             commit_time(raw, &files, &columns, &known.orders, &|name| union.find(name));
         commit_time.check(raw, &files, &columns)?;
         set_times_of_files(&mut files, commit_time, raw)?;
         let images = raw.before_images(&pipeline.key);
         let before_images = images.iter().map(|name| union.find(name)).collect();
-        let raw_schema = Arc::new(Schema::new(union.fields));
+        let raw_schema = Arc::new(Schema::new(union.masked()));
+        let source_schema = Arc::new(Schema::new(union.fields));
         let has_values = |_: &_| files.iter().any(|file| !file.is_blank);
         let delete_when = match raw.delete_when.as_ref().filter(has_values) {
             Some(condition) => Some(DeleteWhen::new(condition, &raw_schema)?),
@@ -261,6 +262,7 @@ impl Changes {
             before_images,
             files,
             raw_schema,
+            source_schema,
             untyped,
             is_used: union.is_used,
             is_mixed: union.is_mixed,
@@ -424,9 +426,7 @@ impl Changes {
         if forgotten.is_empty() {
             return Ok(());
         }
-        let raw = self.raw_schema.fields().iter();
-        let raw = raw.map(|field| (field.name().as_str(), field.data_type()));
-        let columns = KeyColumns::new(pipeline, raw);
+        let columns = self.keys_in_texts(pipeline);
         columns.check(forgotten)?;
         let is_of_other = |bad: &BadRow| {
             let found = columns.in_text(forgotten, &bad.change);
@@ -471,7 +471,7 @@ impl Changes {
 
     /// The raw columns in the form that the state stores for later runs.
     pub fn known_columns(&self) -> KnownColumns {
-        let columns = self.raw_schema.fields().iter().zip(&self.untyped).enumerate();
+        let columns = self.source_schema.fields().iter().zip(&self.untyped).enumerate();
         let columns =
             columns.filter(|(index, _)| self.other_names.iter().all(|(other, _)| other != index));
         let columns = columns.map(|(_, (field, untyped))| {
@@ -488,9 +488,15 @@ impl Changes {
         self.raw.masks.of(column).filter(|_| !self.files[file].is_masked)
     }
 
-    /// The type that the pipeline gives a raw column, before it is masked.
-    pub(crate) fn declared_type(&self, column: &str) -> Option<&DataType> {
-        self.raw.fixed_type(column)
+    /// The type of a raw column before it is masked.
+    pub(crate) fn source_type(&self, column: usize) -> &DataType {
+        self.source_schema.field(column).data_type()
+    }
+
+    /// The columns of raw by which keys are read from texts.
+    fn keys_in_texts(&self, pipeline: &Pipeline) -> KeyColumns {
+        let fields = self.source_schema.fields().iter();
+        KeyColumns::new(pipeline, fields.map(|field| (field.name().as_str(), field.data_type())))
     }
 
     /// Whether the table has no key, so that every raw row is a row of the table.
@@ -532,8 +538,17 @@ impl Changes {
             ));
         }
         let names = self.raw_schema.fields().iter().map(|field| field.name().as_str());
-        for name in self.raw.masks.missing(names).filter(|_| !self.is_empty()) {
-            warnings.push(format!("no file has the column `{name}`, which `[mask]` names"));
+        for (masked, is_own) in self.raw.masks.names().filter(|_| !self.is_empty()) {
+            let is_missing = !names.clone().any(|name| covers(masked, name));
+            if let Some(similar) = similar_without_mask(masked, names.clone(), &self.raw) {
+                let missing = if is_missing { ", which no file has" } else { "" };
+                warnings.push(format!(
+                    "`{similar}` has no mask, and its name is similar to `{masked}`{missing}, which has one: if it needs none, \
+                     write mask.{similar} = \"none\""
+                ));
+            } else if is_missing && is_own {
+                warnings.push(format!("no file has the column `{masked}`, which `[mask]` names"));
+            }
         }
         for (number, (name, _)) in self.raw.columns.iter().enumerate() {
             if self.raw.is_of_transactions(number) {
@@ -825,18 +840,25 @@ fn day_names(is_raw: impl Fn(&str) -> bool, query: &QueryColumns) -> Vec<String>
     std::iter::once(EVENT_DT.to_string()).chain(is_written.then_some(other)).collect()
 }
 
-/// Refuses a mask of a column that no file has, if a column of a similar name has none: its values would be stored.
+/// Refuses a mask of the pipeline of a column that no file has, if a column of a similar name has none; and one of a part of a column
+/// that has no mask as a whole: their values would be stored.
 fn check_names_of_masks(union: &RawColumns<'_>, raw: &Raw, has_files: bool) -> Result<()> {
     let names = || union.fields.iter().map(|field| field.name().as_str());
-    for missing in raw.masks.missing(names()).filter(|_| has_files) {
-        let similar = |name: &&str| {
-            raw.masks.of(name).is_none()
-                && strsim::jaro_winkler(&name.to_lowercase(), &missing.to_lowercase())
-                    > SIMILARITY_MIN
-        };
-        if let Some(similar) = names().find(similar) {
+    for (masked, is_own) in raw.masks.names().filter(|_| has_files) {
+        let is_around = |name: &&str| name.len() < masked.len() && covers(name, masked);
+        if let Some(around) = names().find(|name| is_around(name) && !raw.masks.decides(name)) {
             return Err(Error::usage(format!(
-                "no raw file has the column `{missing}`, which `[mask]` names, and `{similar}` has no mask"
+                "`[mask]` names `{masked}`, a part of the column `{around}`, which has no mask"
+            ))
+            .hint(format!(
+                "a part of a column cannot be masked by itself: mask `{around}`, or write mask.{around} = \"none\""
+            )));
+        }
+        let is_missing = is_own && !names().any(|name| covers(masked, name));
+        let similar = similar_without_mask(masked, names(), raw).filter(|_| is_missing);
+        if let Some(similar) = similar {
+            return Err(Error::usage(format!(
+                "no raw file has the column `{masked}`, which `[mask]` names, and `{similar}` has no mask"
             ))
             .hint(format!(
                 "did you mean `{similar}`? If it needs none, write mask.{similar} = \"none\""
@@ -844,6 +866,25 @@ fn check_names_of_masks(union: &RawColumns<'_>, raw: &Raw, has_files: bool) -> R
         }
     }
     Ok(())
+}
+
+/// Whether a name in `[mask]` stands for a column: it is that, or an object whose field it is.
+fn covers(masked: &str, column: &str) -> bool {
+    let start = column.get(..masked.len()).filter(|start| start.eq_ignore_ascii_case(masked));
+    start.is_some() && matches!(column.as_bytes().get(masked.len()), None | Some(b'.'))
+}
+
+/// A column whose name is similar to another one, and of which `[mask]` does not say that it has none.
+fn similar_without_mask<'a>(
+    wanted: &str,
+    mut names: impl Iterator<Item = &'a str>,
+    raw: &Raw,
+) -> Option<&'a str> {
+    let wanted = wanted.to_lowercase();
+    names.find(|name| {
+        let similarity = strsim::jaro_winkler(&name.to_lowercase(), &wanted);
+        !raw.masks.decides(name) && similarity > SIMILARITY_MIN
+    })
 }
 
 /// Refuses a new raw column whose name the query has used for the day, such as `event_dt`: the rows of
@@ -939,7 +980,7 @@ fn open_input(opened: Opened, raw: &Raw) -> Result<(OpenInput, Vec<BadRow>)> {
     let input = OpenInput {
         input,
         is_blank: opened.is_blank || has_no_values(&file),
-        is_masked: opened.is_masked,
+        is_masked: false,
         file,
         columns: Vec::new(),
         to_check: Vec::new(),
@@ -960,14 +1001,13 @@ fn map_columns(files: &mut [OpenInput], union: &RawColumns<'_>, raw: &Raw, check
             let columns = union.columns_of(&file.file);
             let fits = |index: usize, field: &Field| {
                 let data_type = schema.field(index).data_type();
-                let fits = match raw.masks.of(field.name()).filter(|_| !file.is_masked) {
-                    None => always_fits(data_type, field.data_type()),
-                    Some(mask) => {
-                        let fixed = raw.fixed_type(field.name()).unwrap_or(data_type);
-                        always_fits(data_type, fixed) && !mask.may_fail(fixed)
-                    }
-                };
-                fits && !(checks_texts && has_text(data_type))
+                let mask = raw.masks.of(field.name());
+                if mask.is_some() && file.is_masked {
+                    return true;
+                }
+                always_fits(data_type, field.data_type())
+                    && !mask.is_some_and(|mask| mask.may_fail(field.data_type()))
+                    && !(checks_texts && has_text(data_type))
             };
             let each = columns.iter().zip(&union.fields).enumerate();
             let to_check = each

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use arrow::datatypes::DataType;
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -19,7 +18,6 @@ use crate::config::project::{Project, add_defaults, has_key};
 use crate::error::{Error, Result};
 use crate::layout::fnv1a;
 use crate::store::Location;
-use crate::types::mask::is_hash;
 
 mod catalog;
 mod check;
@@ -52,7 +50,7 @@ pub use load::{Load, TargetTable, VerifyMethod, VerifySource};
 pub use masks::Masks;
 pub(crate) use masks::unfit;
 pub use operations::{OpValues, Operation};
-pub use project::{file_of, full_path, name_of, pipelines_of};
+pub use project::{file_of, full_path, name_of, pipelines_of, written_name};
 pub use query_columns::QueryColumns;
 use query_columns::reads;
 pub use raw::{OnBad, OnTie, OpColumn, Raw, RawFormat, WindowBy};
@@ -357,23 +355,6 @@ impl Pipeline {
     /// Usage, when a secret is too short.
     pub fn unlock(&mut self, environment: &BTreeMap<String, String>) -> Result<()> {
         self.raw.masks.unlock(environment)
-    }
-
-    /// A key as the changes have it, given by the texts of its values in the source: values of columns with a mask are
-    /// masked. A text that has the form of a hash is one of the table, and stays.
-    ///
-    /// # Errors
-    /// Usage, when the secret of a mask is missing.
-    pub(crate) fn masked_key(&self, mut key: Vec<String>) -> Result<Vec<String>> {
-        for (name, text) in self.key.iter().zip(&mut key) {
-            let mask = self.raw.masks.of(name).filter(|_| !is_hash(text));
-            if let Some(mask) = mask {
-                self.raw.masks.check_unlocked()?;
-                let data_type = self.raw.fixed_type(name).unwrap_or(&DataType::Null);
-                *text = mask.of_text(text, data_type).unwrap_or_default();
-            }
-        }
-        Ok(key)
     }
 
     /// Every location the pipeline writes, with the key that names it.

@@ -29,9 +29,10 @@ pub use hive::{
 pub use load_names::load_time;
 pub use name_ranges::{CdcNames, cdc_names, date_folder_names};
 pub use own_names::{
-    OWNER_MARKER, aggregate_run_id, attempt_commit, attempt_name, deletion_vector_name, fnv1a,
-    is_leftover, is_probe, own_file_commit, parse_deletion_vector_name, part_file_commit,
-    part_file_name, probe_name, run_id_of_aggregate, staging_name,
+    OWNER_MARKER, aggregate_run_id, attempt_commit, attempt_name, before_probes,
+    deletion_vector_name, fnv1a, is_leftover, is_probe, own_file_commit,
+    parse_deletion_vector_name, part_file_commit, part_file_name, probe_name, run_id_of_aggregate,
+    staging_name,
 };
 
 /// The order of files, which is part of the order of changes. No two files are equal in it.

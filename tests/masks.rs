@@ -251,12 +251,15 @@ fn no_value_of_a_masked_column_is_stored() {
         let kept = rows_of(lab.get(&format!("{STATE}/quarantine/{}", kept[0])));
         let change: BTreeMap<String, String> =
             serde_json::from_str(&kept[0]["change"]).expect("JSON");
-        assert_eq!((kept[0]["column"].as_str(), change["city"].as_str()), ("born", "Bath"));
-        assert_eq!(
-            (change["email"].clone(), change["born"].as_str()),
-            (hmac("eve@example.org"), "***")
-        );
-        assert_eq!(change.get("phone"), None);
+        assert_eq!(kept[0]["column"], "born");
+        if format == "csv" {
+            // Its fields may be those of other columns.
+            assert_eq!(change, BTreeMap::new());
+        } else {
+            assert_eq!(change["city"], "Bath");
+            assert_eq!(change["email"], hmac("eve@example.org"));
+            assert_eq!((change["born"].as_str(), change.get("phone")), ("***", None));
+        }
         assert_masked(&lab);
 
         // A key is found by its value, and by what stands for it.
@@ -290,7 +293,9 @@ fn no_value_of_a_masked_column_is_printed_or_logged() {
         if format == "json" {
             lab.put(
                 "raw/20200105-000000000.json",
-                format!("{{\"email\": \"{ANN}\"\n{{\"Op\": \"I\", \"ts\": \"\", \"email\": 7}}\n"),
+                format!(
+                    "{{\"email\": \"{ANN}\"\n{{\"Op\": \"I\", \"ts\": \"\", \"email\": \"x\"}}\n"
+                ),
             );
         }
         let environment: Vec<_> = lab.environment.clone().into_iter().collect();
@@ -410,6 +415,10 @@ fn masks_that_would_hide_less_or_break_the_fold_are_refused() {
         assert_refused(tried.expect_err(set), code, message, hint);
         assert_eq!(lab.list_all("lake"), Vec::<String>::new());
     }
+    // What has no mask is said, and a column of that name may come.
+    let set = ["mask.citys=hmac", "mask.city=none"];
+    lab.run_with(Task::Run, "2020-01-01", "2020-02-01", &set).expect("a run");
+    lab.remove_all("lake");
     // A column of that name has a mask, and there may be another one.
     lab.run_with(Task::Run, "2020-01-01", "2020-02-01", &["mask.emails=hmac"]).expect("a run");
 }
@@ -608,4 +617,170 @@ fn check_random(files: &[Vec<Random>], keep: &str, moves: bool) {
         assert_nowhere(&masked, "lake", text);
     }
     masked.assert_verified();
+}
+
+/// A log of one key column in Parquet files, one for each column of values.
+fn of_keys(lab: &Lab, files: Vec<(&str, arrow::array::ArrayRef)>) {
+    for (day, (op, keys)) in (2..).zip(files) {
+        let rows = keys.len();
+        let times = (0..rows).map(|row| format!("2020-01-{day:02} 10:00:{row:02}"));
+        let columns = vec![("Op", texts(vec![op; rows])), ("id", keys), ("ts", texts(times))];
+        lab.put_columns(&format!("raw/202001{day:02}-000000000.parquet"), columns);
+    }
+}
+
+fn keyed() -> Lab {
+    build(
+        &Lab::builder()
+            .set("mask.id", "hmac")
+            .partition_by(&[])
+            .curated_sql("SELECT id FROM latest"),
+    )
+}
+
+#[test]
+fn keys_that_are_no_texts_are_found_however_they_are_written() {
+    let decimals = arrow::array::Decimal128Array::from(vec![150]).with_precision_and_scale(10, 2);
+    let times = arrow::array::TimestampMicrosecondArray::from(vec![1_554_113_400_000_000]);
+    let columns: [(arrow::array::ArrayRef, &[&str]); 4] = [
+        (integers([7]), &["7", "007"]),
+        (std::sync::Arc::new(decimals.expect("a decimal")), &["1.5", "1.50"]),
+        (std::sync::Arc::new(times), &["2019-04-01 10:10:00", "2019-04-01T10:10:00.000"]),
+        (std::sync::Arc::new(arrow::array::BinaryArray::from(vec![&b"abc"[..]])), &["616263"]),
+    ];
+    for (column, spellings) in columns {
+        for spelling in spellings {
+            let lab = keyed();
+            of_keys(&lab, vec![("I", column.clone())]);
+            run(&lab);
+            if !column.data_type().is_binary() {
+                assert_eq!(lab.explain(&[spelling]).changes.len(), 1, "{spelling}");
+            }
+            let note = lab.forget(&[spelling], false).expect("forgotten").note.expect("a note");
+            assert!(note.starts_with("1 keys are forgotten; 1 rows"), "{spelling}: {note}");
+            assert_eq!(lab.table("lake/curated").len(), 0);
+        }
+        let lab = keyed();
+        of_keys(&lab, vec![("I", column.clone())]);
+        run(&lab);
+        if !column.data_type().is_binary() {
+            assert!(lab.try_explain(&["no value"]).is_err());
+        }
+    }
+    // A value of the source can have the form of a hash.
+    let lab = keyed();
+    let value = hmac("something");
+    of_keys(&lab, vec![("I", texts([value.clone()]))]);
+    run(&lab);
+    for key in [value.clone(), hmac(&value)] {
+        assert_eq!(lab.explain(&[&key]).changes.len(), 1);
+    }
+    let note = lab.forget(&[&value], false).expect("forgotten").note.expect("a note");
+    assert!(note.starts_with("1 keys are forgotten; 1 rows"), "{note}");
+}
+
+#[test]
+fn masked_values_of_types_that_have_no_common_one_are_refused() {
+    for (one, other) in [
+        (texts(["007"]), integers([7])),
+        (integers([7]), texts(["7"])),
+        (integers([7]), std::sync::Arc::new(arrow::array::Float64Array::from(vec![7.0])) as _),
+    ] {
+        let lab = keyed();
+        of_keys(&lab, vec![("I", one.clone())]);
+        run(&lab);
+        of_keys(&lab, vec![("I", one.clone()), ("D", other.clone())]);
+        let refused = lab.run("2020-01-01", "2020-02-01").expect_err("refused");
+        assert_refused(refused, 65, "column `id` is", "[raw.columns]");
+        let at_once = keyed();
+        of_keys(&at_once, vec![("I", one), ("D", other)]);
+        let refused = at_once.run("2020-01-01", "2020-02-01").expect_err("refused");
+        assert_refused(refused, 65, "column `id` is", "[raw.columns]");
+    }
+    // Those that have one are the same key.
+    let small =
+        std::sync::Arc::new(arrow::array::Int8Array::from(vec![7])) as arrow::array::ArrayRef;
+    let lab = keyed();
+    of_keys(&lab, vec![("I", small), ("D", integers([7]))]);
+    run(&lab);
+    assert_eq!(lab.table("lake/curated").len(), 0);
+    // A declared type that is another one than that of before.
+    let lab = keyed();
+    of_keys(&lab, vec![("I", texts(["007"]))]);
+    run(&lab);
+    let refused = lab.run_with(Task::Run, "2020-01-01", "2020-02-01", &["raw.columns.id=BIGINT"]);
+    assert_refused(refused.expect_err("refused"), 65, "was Utf8View in earlier runs", "rebuild");
+}
+
+#[test]
+fn forgotten_keys_do_not_come_back_by_another_mask() {
+    let mut lab = keyed();
+    of_keys(&lab, vec![("I", texts(["a", "b"]))]);
+    run(&lab);
+    lab.forget(&["a"], false).expect("forgotten");
+    for set in ["mask.id=sha256", "mask.id=none"] {
+        let refused = lab.rebuild(false, &[set]).expect_err("refused");
+        assert_refused(refused, 2, "keys were forgotten, and would come back", "forget --undo");
+    }
+    let known =
+        lab.environment.insert("GLUELESS_MASK_KEY".into(), "another key of the masks".into());
+    let refused = lab.rebuild(false, &[]).expect_err("refused");
+    assert_refused(refused, 2, "keys were forgotten, and would come back", "forget --undo");
+    lab.environment.insert("GLUELESS_MASK_KEY".into(), known.expect("a key"));
+    lab.rebuild(false, &[]).expect("rebuilt");
+    assert_eq!(lab.lines("lake/curated", ["id"]), [hmac("b")]);
+}
+
+#[test]
+fn values_before_an_update_have_no_masks_of_their_own() {
+    let lab = build(&builder("parquet").set("raw.before_image_prefix", "BI_"));
+    for (set, message, hint) in [
+        (
+            &["mask.BI_email=redact"][..],
+            "`mask.BI_email` is a mask of a value before an update",
+            "mask the column itself",
+        ),
+        (
+            &["raw.order_by=[\"ts\", \"BI_city\"]", "mask.city=hmac"],
+            "`mask.city` is a mask of a column of `raw.order_by`",
+            "",
+        ),
+    ] {
+        let refused = lab.run_with(Task::Run, "2020-01-01", "2020-02-01", set);
+        assert_refused(refused.expect_err("refused"), 2, message, hint);
+    }
+    let lab =
+        Lab::builder().set("raw.dialect", "debezium").set("raw.order_by", vec!["ts_ms"]).build();
+    let refused = lab.run_with(Task::Run, "2020-01-01", "2020-02-01", &["mask.before.email=hmac"]);
+    assert_refused(
+        refused.expect_err("refused"),
+        2,
+        "is a mask of a value before an update",
+        "mask the column itself",
+    );
+}
+
+#[test]
+fn a_column_that_is_similar_to_a_masked_one_is_named() {
+    let lab = build(&builder("parquet"));
+    let project = "[mask]\nCARD = 'hmac'\n";
+    std::fs::write(lab.folder.path().join("glueless.toml"), project).expect("written");
+    put(&lab, "parquet", 2, &FIRST);
+    let environment: Vec<_> = lab.environment.clone().into_iter().collect();
+    let run = |lab: &Lab| {
+        lab.program_for("run", "2020-01-01", "2020-02-01").envs(environment.clone()).succeed()
+    };
+    run(&lab);
+    // The pipeline's own mask counts, however its project writes the name.
+    assert!(curated(&lab).iter().any(|line| line.contains("****1234")));
+    let row = vec![
+        ("Op", texts(["I"])),
+        ("ts", texts(["2020-01-03 10:00:00"])),
+        ("email", texts(["x@example.org"])),
+        ("e_mail", texts(["x@example.org"])),
+    ];
+    lab.put_columns("raw/20200103-000000000.parquet", row);
+    let output = run(&lab);
+    let expected = "`e_mail` has no mask, and its name is similar to `email`, which has one";
+    assert!(output.stderr.contains(expected), "{}", output.stderr);
 }

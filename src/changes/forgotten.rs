@@ -16,12 +16,19 @@ use crate::raw::columns::find_column;
 use crate::types::column_type::cast_values;
 use crate::types::key::{canonical, normalize_zeros};
 use crate::types::key_hash::{ForgottenKeys, KeyKind, bytes_of_digits};
+use crate::types::mask::Mask;
+
+/// The hint where forgotten keys would not be recognized.
+pub(crate) const KEEP_FORGOTTEN: &str = "nothing was changed: leave the key as it was; or take them back by `glueless forget --undo` before the change, and \
+     forget them again by the new key after it";
 
 /// The key columns of raw: how keys are read from texts.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyColumns {
-    /// Per key column its name, and its type in raw.
+    /// Per key column its name, and its type in raw; masked, if it has a mask.
     columns: Vec<(String, DataType)>,
+    /// Per key column its mask, and its type before it is masked.
+    masks: Vec<Option<(Mask, DataType)>>,
     /// What the names of columns with the key before an update begin with.
     before_image: Option<String>,
 }
@@ -48,8 +55,8 @@ impl KeysInText {
 }
 
 impl KeyColumns {
-    /// The key columns of a pipeline, among raw columns of these names and types. A column that is not among them is
-    /// of the type Null, and read as text.
+    /// The key columns of a pipeline, among raw columns of these names and types, before they are masked. A column that is not
+    /// among them is of the type Null, and read as text.
     pub(crate) fn new<'a>(
         pipeline: &Pipeline,
         raw: impl Iterator<Item = (&'a str, &'a DataType)> + Clone,
@@ -60,13 +67,24 @@ impl KeyColumns {
             let data_type = found.map_or(DataType::Null, |(_, data_type)| data_type.clone());
             (name.clone(), data_type)
         };
+        let columns: Vec<(String, DataType)> = pipeline.key.iter().map(column).collect();
+        let masks = columns.iter().map(|(name, data_type)| {
+            pipeline.raw.masks.of(name).map(|mask| (mask.clone(), data_type.clone()))
+        });
+        let masks: Vec<Option<(Mask, DataType)>> = masks.collect();
+        let of_changes = columns.into_iter().zip(&masks).map(|((name, data_type), mask)| {
+            let masked = mask.as_ref().and_then(|(mask, _)| mask.fixed_type());
+            (name, masked.unwrap_or(data_type))
+        });
         KeyColumns {
-            columns: pipeline.key.iter().map(column).collect(),
+            columns: of_changes.collect(),
+            masks,
             before_image: pipeline.raw.before_image_prefix.clone(),
         }
     }
 
-    /// The columns of keys, given by their texts, in canonical types. Binary values are given in hexadecimal digits.
+    /// The columns of keys, given by their texts in the source, in canonical types. Binary values are given in hexadecimal
+    /// digits.
     ///
     /// # Errors
     /// The number of the first key that has a text which is no value of its column, and which column that is.
@@ -74,8 +92,19 @@ impl KeyColumns {
         &self,
         keys: impl Iterator<Item = &'a [String]> + Clone,
     ) -> Result<Vec<ArrayRef>, (usize, usize)> {
-        let columns = self.columns.iter().enumerate();
-        let columns = columns.map(|(number, (_, data_type))| {
+        self.values(keys, false)
+    }
+
+    /// The same; `are_masked` says whether the texts are those of masked values, where a column has a mask.
+    fn values<'a>(
+        &self,
+        keys: impl Iterator<Item = &'a [String]> + Clone,
+        are_masked: bool,
+    ) -> Result<Vec<ArrayRef>, (usize, usize)> {
+        let columns = self.columns.iter().zip(&self.masks).enumerate();
+        let columns = columns.map(|(number, ((_, data_type), mask))| {
+            let mask = mask.as_ref().filter(|_| !are_masked);
+            let data_type = mask.map_or(data_type, |(_, source)| source);
             let texts = keys.clone().map(|key| key.get(number).map(String::as_str));
             let values = if data_type.is_binary() {
                 let values = texts.map(|text| bytes_of_digits(text.unwrap_or_default()));
@@ -89,6 +118,10 @@ impl KeyColumns {
                 let is_known = *data_type != DataType::Null;
                 let data_type = if is_known { data_type } else { &DataType::Utf8View };
                 cast_values(&texts, data_type).map_err(|at| (at, number))?
+            };
+            let values = match mask {
+                Some((mask, _)) => mask.apply(&values).map_err(|at| (at, number))?,
+                None => values,
             };
             canonical_values(&values).map_err(|_| (0, number))
         });
@@ -129,10 +162,7 @@ impl KeyColumns {
             "keys were forgotten by {}, and would come back with this key, by which they are not recognized",
             known.join(", ")
         ))
-        .hint(
-            "nothing was changed: leave the key as it was; or take them back by `glueless forget --undo` before the \
-             change, and forget them again by the new key after it",
-        ))
+        .hint(KEEP_FORGOTTEN))
     }
 
     /// The name of a column, and its type in raw.
@@ -201,7 +231,8 @@ impl KeyColumns {
     }
 
     fn of_key(&self, keys: &ForgottenKeys, key: &[String]) -> KeysInText {
-        let columns = self.of_texts(std::iter::once(key)).ok();
+        // Quarantine has masked values.
+        let columns = self.values(std::iter::once(key), true).ok();
         let found = columns.and_then(|columns| keys.contain(&columns).ok());
         match found.map(|found| found.value(0)) {
             Some(is_forgotten) => {
@@ -254,7 +285,8 @@ mod tests {
 
     fn columns(columns: &[(&str, DataType)]) -> KeyColumns {
         let columns = columns.iter().map(|(name, kind)| (name.to_string(), kind.clone()));
-        KeyColumns { columns: columns.collect(), before_image: Some("BI_".into()) }
+        let columns: Vec<(String, DataType)> = columns.collect();
+        KeyColumns { masks: vec![None; columns.len()], columns, before_image: Some("BI_".into()) }
     }
 
     fn forgotten(columns: &KeyColumns, key: &[&str]) -> ForgottenKeys {

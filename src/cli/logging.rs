@@ -88,9 +88,10 @@ impl Log {
         log
     }
 
-    /// Gives this thread labels of its own: other threads are at work on other pipelines.
-    pub fn separate(&self) {
-        let labels = LineLabels { is_one_of_several: true, ..LineLabels::default() };
+    /// Gives this thread, and those that it starts, labels of its own. `is_one_of_several` says whether other threads are at work
+    /// on other pipelines.
+    pub fn separate(&self, is_one_of_several: bool) {
+        let labels = LineLabels { is_one_of_several, ..LineLabels::default() };
         Labels(Arc::new(RwLock::new(labels))).adopt();
     }
 

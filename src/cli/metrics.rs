@@ -139,7 +139,8 @@ impl MetricsFile {
         let text = std::fs::read_to_string(&self.path).unwrap_or_default();
         let seconds = values_of(&text).into_iter().filter_map(|((metric, labels), value)| {
             let name = labels.strip_prefix("pipeline=\"")?.strip_suffix('"')?;
-            Some((name.to_string(), value.parse().ok()?)).filter(|_| metric == DURATION)
+            let name = name.replace("\\n", "\n").replace("\\\"", "\"").replace("\\\\", "\\");
+            Some((name, value.parse().ok()?)).filter(|_| metric == DURATION)
         });
         seconds.collect()
     }

@@ -160,7 +160,8 @@ impl Program {
                 Ok(pipeline) => pipeline,
                 Err(error) => return Ok(Examined::unreadable(&name_of(path), &error)),
             };
-            let resources = share.resources(&pipeline.limits)?;
+            // It is about a run by itself, and works with nearly nothing.
+            let resources = Share::whole(share.set).resources(&pipeline.limits)?;
             let run_context = self.run_context(&pipeline, &resources, started);
             self.block_on(share, &resources, doctor(&run_context, machine(&resources)))
         })

@@ -16,19 +16,21 @@ use crate::commands::open_pipeline::RunContext;
 use crate::commands::plan::{Planned, plan};
 use crate::config::{Pipeline, Raw};
 use crate::error::{Error, Result};
-use crate::raw::discover::{self, Recorded};
+use crate::raw::discover::{self, Input, Recorded};
 use crate::report::examined::Examined;
 use crate::report::size;
 use crate::report::text_table::day_or_instant;
 use crate::state::State;
 use crate::state::inputs::NeededInputs;
-use crate::state::ledger::{Ledger, Step};
+use crate::state::ledger::{Ledger, Run, Step};
 use crate::window::Window;
 
 mod places;
 
 /// The runs from which it is told how often the pipeline runs.
 const RUNS_MIN: usize = 4;
+/// The most time between the end of a window and its run on a schedule.
+const RECENT: TimeDelta = TimeDelta::days(3);
 /// A pipeline is late when it has not run for so many times as long as between two of its runs.
 const LATE_TIMES: i32 = 3;
 
@@ -149,15 +151,18 @@ impl Examined {
                 "look at them, mend them, and fold them: glueless catch-up",
             );
         }
-        let folds = ledger.runs.iter().filter(|run| run.command != Step::Aggregate);
-        let begins: Vec<DateTime<Utc>> = folds.map(|run| run.at).collect();
-        let Some(last) = begins.last() else { return };
+        let is_fold = |run: &&Run| matches!(run.command, Step::Curate | Step::CatchUp);
+        let folds = || ledger.runs.iter().filter(is_fold);
+        let Some(last) = folds().next_back().map(|run| run.at) else { return };
+        // Runs of old windows are those of a backfill, and say nothing about the schedule.
+        let is_recent = |run: &&Run| run.at - run.end < RECENT && run.command == Step::Curate;
+        let begins: Vec<DateTime<Utc>> = folds().filter(is_recent).map(|run| run.at).collect();
         let newest = ledger.newest_commit_time().map_or(String::new(), |newest| {
             format!("; the newest change is {} old", length(now - newest))
         });
-        let message = format!("the last run began {} ago{newest}", length(now - *last));
+        let message = format!("the last run began {} ago{newest}", length(now - last));
         let usual = usual_distance(&begins);
-        match usual.filter(|usual| now - *last > *usual * LATE_TIMES) {
+        match usual.filter(|usual| now - last > *usual * LATE_TIMES) {
             Some(usual) => {
                 let message = format!("{message}; there is one every {} otherwise", length(usual));
                 self.warning(
@@ -285,10 +290,17 @@ struct Unfolded {
 /// Counts the raw files that no run has folded and that the next ones do not look for: CDC files that are not in quarantine.
 async fn unfolded(run_context: &RunContext<'_>, span: Window) -> Result<Unfolded> {
     let raw: &Raw = &run_context.pipeline.raw;
-    let state = State::open(run_context.stores, run_context.pipeline, NeededInputs::All).await?;
+    let inputs = discover::discover_all(&run_context.raw()?, raw).await?;
+    let reads = (Reads::LogOnly, NeededInputs::All);
+    of_one_commit(run_context, reads, async |_, state| Ok(unfolded_of(&inputs, raw, state, span)))
+        .await
+}
+
+/// The same of these inputs.
+fn unfolded_of(inputs: &[Input], raw: &Raw, state: &State, span: Window) -> Unfolded {
     let ledger = &state.ledger;
     let mut found = Unfolded::default();
-    for input in discover::discover_all(&run_context.raw()?, raw).await? {
+    for input in inputs {
         let (location, path) = (input.file.location, &input.file.path);
         let is_known =
             ledger.folded(location, path).is_some() || ledger.is_quarantined(location, path);
@@ -303,7 +315,7 @@ async fn unfolded(run_context: &RunContext<'_>, span: Window) -> Result<Unfolded
             found.within += 1;
         }
     }
-    Ok(found)
+    found
 }
 
 /// The usual time between the begins of two runs: the middle one of all.

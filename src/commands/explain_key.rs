@@ -33,6 +33,7 @@ use crate::store::Folder;
 use crate::types::column_type::cast_values;
 use crate::types::key::normalize_zeros;
 use crate::types::key_hash::key_hashes;
+use crate::types::mask::is_hash;
 
 use changes::{ChangeLister, mark_winners};
 use rows::{ROWS_MAX, rows_now};
@@ -189,7 +190,6 @@ async fn explain(open: &OpenPipeline<'_>, state: &State, key: &[String]) -> Resu
     let pipeline = run_context.pipeline;
     let threads = run_context.resources.threads;
     span_of(state, "explain")?;
-    let key = &pipeline.masked_key(key.to_vec())?;
     let folders = run_context.raw()?;
     let mut explained = Explained { pipeline: pipeline.name.clone(), ..Default::default() };
     if let Some(forgotten) = forgotten(pipeline, state, key)? {
@@ -206,7 +206,15 @@ async fn explain(open: &OpenPipeline<'_>, state: &State, key: &[String]) -> Resu
         explained.notes.push("no change has this key".into());
         return Ok(explained);
     }
-    let values = key_values(pipeline, &changes, key)?;
+    let mut values = key_values(pipeline, &changes, key, false)?;
+    let is_of_table =
+        |(name, text): (&String, &String)| pipeline.raw.masks.of(name).is_some() && is_hash(text);
+    if pipeline.key.iter().zip(key).any(is_of_table)
+        && find_key(&changes, &values, threads).await?.count() == 0
+    {
+        // It is what stands in the table.
+        values = key_values(pipeline, &changes, key, true)?;
+    }
     let names = pipeline.key.iter().cloned();
     explained.key = names.zip(values.iter().map(|value| format_value(value, 0))).collect();
 
@@ -350,21 +358,33 @@ fn check_key(pipeline: &Pipeline, key: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The key's values in the types of its raw columns.
-fn key_values(pipeline: &Pipeline, changes: &Changes, key: &[String]) -> Result<Vec<ArrayRef>> {
+/// The key's values in the types of its raw columns. `of_table` says whether texts that have the form of a hash are those of masked
+/// values.
+fn key_values(
+    pipeline: &Pipeline,
+    changes: &Changes,
+    key: &[String],
+    of_table: bool,
+) -> Result<Vec<ArrayRef>> {
     let columns = pipeline.key.iter().zip(key);
     columns
         .map(|(name, text)| {
             let column = changes
                 .raw_column(name)
                 .ok_or_else(|| Error::internal(format!("the column `{name}` is missing")))?;
-            let kind = changes.raw_schema().field(column).data_type();
+            let mask = pipeline.raw.masks.of(name).filter(|_| !(of_table && is_hash(text)));
+            let kind = match mask {
+                Some(_) => changes.source_type(column),
+                None => changes.raw_schema().field(column).data_type(),
+            };
             let given: ArrayRef = Arc::new(StringArray::from(vec![text.as_str()]));
-            let value = cast_values(&given, kind).map_err(|_| {
+            let no_value = |_| {
                 Error::usage(format!("`{text}` is not a value of the key column `{name}`"))
                     .hint(format!("its type is {kind}"))
-            })?;
-            Ok(normalize_zeros(&value))
+            };
+            let value = cast_values(&given, kind).map_err(no_value)?;
+            let value = mask.map_or(Ok(Arc::clone(&value)), |mask| mask.apply(&value));
+            Ok(normalize_zeros(&value.map_err(no_value)?))
         })
         .collect()
 }

@@ -58,8 +58,7 @@ pub(super) async fn examine(run_context: &RunContext<'_>, examined: &mut Examine
             }
             Ok(missing) => {
                 for missing in missing {
-                    let next = "make the tables as `glueless ddl --dialect postgres` prints them, and grant them: \
-                                docs/followers.md";
+                    let next = "grant it: docs/followers.md lists what is needed";
                     examined.error("load", missing, next);
                 }
             }

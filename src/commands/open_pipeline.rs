@@ -8,6 +8,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use tracing::debug;
 
+use crate::changes::forgotten::KEEP_FORGOTTEN;
 use crate::config::Pipeline;
 use crate::engine::resources::Resources;
 use crate::engine::session::{memory_limit, runtime};
@@ -205,6 +206,24 @@ pub(super) fn check_identity(state: &State, pipeline: &Pipeline) -> Result<()> {
             pipeline.state
         ),
     }))
+}
+
+/// Refuses to rebuild a table of which keys were forgotten with another mask of a key column: their hashes are those of
+/// masked values.
+pub(super) fn check_forgotten(state: &State, pipeline: &Pipeline) -> Result<()> {
+    let Some(contract) =
+        state.ledger.contract.as_ref().filter(|_| !state.ledger.forgotten.is_empty())
+    else {
+        return Ok(());
+    };
+    let now = Identity::of(pipeline);
+    if !contract.identity.masks_differently(&now, pipeline.key.iter().map(String::as_str)) {
+        return Ok(());
+    }
+    Err(Error::usage(
+        "keys were forgotten, and would come back with another mask of the key, by which they are not recognized",
+    )
+    .hint(KEEP_FORGOTTEN))
 }
 
 /// What of a pipeline can change when its table is made again from its own rows.

@@ -70,7 +70,12 @@ async fn do_run(run_context: &RunContext<'_>, task: Task) -> Result<Report> {
         end: window.end,
         ..Default::default()
     };
+    let has_aggregates = !run_context.pipeline.aggregates.is_empty();
     for step in run.task.steps() {
+        // Without aggregates it would read the state once more, for nothing.
+        if *step == Step::Aggregate && !has_aggregates && run.task.steps().len() > 1 {
+            continue;
+        }
         run.step(*step, &mut report).await?;
         if *step == Step::Forget {
             run.remove_forgotten().await?;

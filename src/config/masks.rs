@@ -7,6 +7,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use toml::{Table, Value};
 
+use crate::config::envelope::BEFORE_PREFIX;
 use crate::error::{Error, Result};
 use crate::types::mask::Mask;
 
@@ -16,17 +17,15 @@ const KEY_ENV: (&str, &str) = ("key_env", "GLUELESS_MASK_KEY");
 const SALT_ENV: (&str, &str) = ("salt_env", "GLUELESS_MASK_SALT");
 /// The least length of a secret, in bytes: a shorter one could be found by trying.
 const SECRET_BYTES_MIN: usize = 16;
-/// The value by which a pipeline takes back a mask of its project.
-const NONE: &str = "none";
-
 /// The kinds of masks, by their names in `[mask]`.
-const KINDS: [(&str, Kind); 6] = [
+const KINDS: [(&str, Kind); 7] = [
     ("hmac", Kind::Hmac),
     ("sha256", Kind::Sha256),
     ("null", Kind::Null),
     ("redact", Kind::Redact),
     ("last4", Kind::Last4),
     ("year", Kind::Year),
+    ("none", Kind::None),
 ];
 
 /// A kind of mask.
@@ -38,6 +37,8 @@ enum Kind {
     Redact,
     Last4,
     Year,
+    /// No mask: a pipeline takes back that of its project, or a field that of its object.
+    None,
 }
 
 impl Kind {
@@ -45,10 +46,15 @@ impl Kind {
         KINDS.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
     }
 
-    /// The mask; `None` if it needs a secret.
+    /// Whether the mask needs a secret.
+    fn needs_secret(self) -> bool {
+        matches!(self, Kind::Hmac | Kind::Sha256)
+    }
+
+    /// The mask; `None` if there is none, or it needs a secret.
     fn mask(self) -> Option<Mask> {
         match self {
-            Kind::Hmac | Kind::Sha256 => None,
+            Kind::Hmac | Kind::Sha256 | Kind::None => None,
             Kind::Null => Some(Mask::Null),
             Kind::Redact => Some(Mask::Redact),
             Kind::Last4 => Some(Mask::Last4),
@@ -145,14 +151,11 @@ impl Masks {
                 *to = text;
                 continue;
             }
-            if text == NONE {
-                continue;
-            }
             let found = KINDS.iter().find(|(known, _)| *known == text);
             let kind = found.map(|(_, kind)| *kind).ok_or_else(|| {
                 let names: Vec<&str> = KINDS.iter().map(|(name, _)| *name).collect();
                 wrong(&setting, format!("is `{text}`"))
-                    .hint(format!("write one of {}, or {NONE}", names.join(", ")))
+                    .hint(format!("write one of {}", names.join(", ")))
             })?;
             let is_own = (columns.is_own)(&name);
             masks.columns.push(MaskedColumn {
@@ -166,29 +169,53 @@ impl Masks {
         Ok(masks)
     }
 
-    /// Refuses masks of columns that say what a change is, and those by which rows of several keys would become one.
+    /// Refuses masks of columns that say what a change is, and those by which rows of several keys would become one, or a key
+    /// would differ from what it was before an update.
     fn check_roles(
         &self,
         columns: &OtherColumns<'_>,
         wrong: &dyn Fn(&str, String) -> Error,
     ) -> Result<()> {
-        for column in &self.columns {
-            let setting = format!("mask.{}", column.name);
-            let has_role =
-                |(_, names): &&(_, &[String])| names.iter().any(|name| column.covers(name));
-            if let Some((role, _)) = columns.roles.iter().find(has_role) {
-                return Err(wrong(&setting, format!("is a mask of a column of `{role}`")).hint(
+        let setting = |masked: &MaskedColumn| format!("mask.{}", masked.name);
+        let mask_of = |name: &String| self.find(name).filter(|masked| masked.kind != Kind::None);
+        for (role, names) in columns.roles {
+            if let Some(masked) = names.iter().find_map(mask_of) {
+                let why = format!("is a mask of a column of `{role}`");
+                return Err(wrong(&setting(masked), why).hint(
                     "what orders changes and says what they are cannot be masked; to store only a part of it, leave the \
                      rest out of curated.sql",
                 ));
             }
-            let is_hash = matches!(column.kind, Kind::Hmac | Kind::Sha256);
-            if !is_hash && columns.key.iter().any(|name| column.covers(name)) {
-                let why = format!(
-                    "is `{}`, for a key column: rows of several keys would become one",
-                    column.kind.name()
-                );
-                return Err(wrong(&setting, why).hint("write hmac: by it every key stays one key"));
+        }
+        let is_weak = |masked: &&MaskedColumn| !masked.kind.needs_secret();
+        if let Some(masked) = columns.key.iter().filter_map(mask_of).find(is_weak) {
+            let kind = masked.kind.name();
+            let why =
+                format!("is `{kind}`, for a key column: rows of several keys would become one");
+            return Err(
+                wrong(&setting(masked), why).hint("write hmac: by it every key stays one key")
+            );
+        }
+        for (number, masked) in self.columns.iter().enumerate() {
+            let name = &masked.name;
+            let starts = |prefix: &str| {
+                let start = name.get(..prefix.len());
+                start.is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+            };
+            let of_envelope = columns.before_image.is_some_and(|prefix| prefix == BEFORE_PREFIX);
+            let is_before = columns.before_image.is_some_and(|prefix| starts(prefix));
+            if is_before || (of_envelope && starts("before.")) {
+                let why = "is a mask of a value before an update".to_string();
+                return Err(wrong(&setting(masked), why).hint(
+                    "mask the column itself: its values before an update have the same mask",
+                ));
+            }
+            let is_same = |other: &MaskedColumn| {
+                other.is_own == masked.is_own && other.name.eq_ignore_ascii_case(name)
+            };
+            if let Some(other) = self.columns[..number].iter().find(|other| is_same(other)) {
+                let why = format!("names the column of `mask.{}` once more", other.name);
+                return Err(wrong(&setting(masked), why).hint("write it once, in any case"));
             }
         }
         Ok(())
@@ -236,9 +263,9 @@ impl Masks {
     /// # Errors
     /// Usage, naming the variable that is missing.
     pub(crate) fn check_unlocked(&self) -> Result<()> {
-        let Some(locked) = self.columns.iter().find(|column| column.mask.is_none()) else {
-            return Ok(());
-        };
+        let is_locked =
+            |column: &&MaskedColumn| column.kind.needs_secret() && column.mask.is_none();
+        let Some(locked) = self.columns.iter().find(is_locked) else { return Ok(()) };
         let variable = self.variable(locked.kind);
         let setting = if locked.kind == Kind::Sha256 { SALT_ENV.0 } else { KEY_ENV.0 };
         Err(Error::usage(format!(
@@ -250,15 +277,21 @@ impl Masks {
 
     /// Whether no column has a mask.
     pub(crate) fn is_empty(&self) -> bool {
-        self.columns.is_empty()
+        self.columns.iter().all(|column| column.kind == Kind::None)
+    }
+
+    /// Whether the pipeline says what becomes of a column, be it that it has no mask.
+    pub(crate) fn decides(&self, column: &str) -> bool {
+        self.find(column).is_some()
     }
 
     /// The mask of a column, by its name in any case; that of a column with values before an update is that of the values
-    /// after it. The last one that stands for the column counts.
+    /// after it. The most exact name counts, and of equal ones that of the pipeline itself.
     pub(crate) fn of(&self, column: &str) -> Option<&Mask> {
         // Where the secret is missing, nothing is shown.
         let hidden = &Mask::Redact;
-        self.find(column).map(|found| found.mask.as_ref().unwrap_or(hidden))
+        let found = self.find(column).filter(|found| found.kind != Kind::None)?;
+        Some(found.mask.as_ref().unwrap_or(hidden))
     }
 
     fn find(&self, column: &str) -> Option<&MaskedColumn> {
@@ -269,31 +302,33 @@ impl Masks {
             let start = column.get(..prefix.len())?;
             start.eq_ignore_ascii_case(prefix).then(|| &column[prefix.len()..])
         });
-        let of = |name: &str| self.columns.iter().rfind(|masked| masked.covers(name));
+        let of = |name: &str| {
+            let covering = self.columns.iter().filter(|masked| masked.covers(name));
+            covering.max_by_key(|masked| (masked.name.len(), masked.is_own))
+        };
         of(column).or_else(|| after.and_then(of))
     }
 
-    /// The columns that the pipeline itself masks and that are none of some columns.
-    pub(crate) fn missing<'a>(
-        &'a self,
-        columns: impl Iterator<Item = &'a str> + Clone + 'a,
-    ) -> impl Iterator<Item = &'a str> {
-        let is_missing = move |masked: &&MaskedColumn| {
-            masked.is_own && !columns.clone().any(|name| masked.covers(name))
-        };
-        self.columns.iter().filter(is_missing).map(|masked| masked.name.as_str())
+    /// The names in `[mask]` of columns with masks, and whether the pipeline itself has them, and not its project.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (&str, bool)> {
+        let masked = self.columns.iter().filter(|masked| masked.kind != Kind::None);
+        masked.map(|masked| (masked.name.as_str(), masked.is_own))
     }
 
     /// The columns, in lower case, and the names of their masks; a hash of each secret, by the name of its setting.
     pub(crate) fn identity(&self) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
-        let columns = self.columns.iter();
-        let columns =
-            columns.map(|masked| (masked.name.to_lowercase(), masked.kind.name().to_string()));
+        // One that takes back no mask is as if it were not there.
+        let counts = |masked: &&MaskedColumn| {
+            let mut others = self.columns.iter().filter(|other| other.kind != Kind::None);
+            masked.kind != Kind::None || others.any(|other| other.covers(&masked.name))
+        };
+        let columns = self.columns.iter().filter(counts).filter_map(|masked| {
+            let kind = self.find(&masked.name)?.kind;
+            Some((masked.name.to_lowercase(), kind.name().to_string()))
+        });
         let fingerprints = self.fingerprints.iter();
-        (
-            columns.collect(),
-            fingerprints.map(|(setting, hash)| (setting.to_string(), hash.clone())).collect(),
-        )
+        let fingerprints = fingerprints.map(|(setting, hash)| (setting.to_string(), hash.clone()));
+        (columns.collect(), fingerprints.collect())
     }
 
     /// The columns of a file, `file`, when its values are masked.
@@ -301,7 +336,7 @@ impl Masks {
     /// # Errors
     /// Data, when values of a column's type cannot be masked so.
     pub(crate) fn schema(&self, schema: &SchemaRef, file: &str) -> Result<SchemaRef> {
-        if self.columns.is_empty() {
+        if self.is_empty() {
             return Ok(SchemaRef::clone(schema));
         }
         let fields = schema.fields().iter().map(|field| {

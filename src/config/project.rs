@@ -242,6 +242,14 @@ pub fn name_of(path: &Path) -> String {
     })
 }
 
+/// The name that stands in a pipeline's file, else [`name_of`] it.
+pub fn written_name(path: &Path) -> String {
+    let text = std::fs::read_to_string(file_of(path)).unwrap_or_default();
+    let table = text.parse::<Table>().unwrap_or_default();
+    let name = table.get("name").and_then(Value::as_str);
+    name.map_or_else(|| name_of(path), String::from)
+}
+
 /// A path from the root, without `.` and `..`.
 ///
 /// # Errors

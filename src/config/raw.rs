@@ -22,7 +22,6 @@ use crate::error::{Error, Result};
 use crate::layout::{FileOrder, base_name};
 use crate::store::Location;
 use crate::types::column_type::{NAMES, parse_type};
-use crate::types::mask::Mask;
 use crate::window::parse_duration;
 
 /// How a window selects inputs or rows.
@@ -229,12 +228,6 @@ impl Raw {
         let mut columns = self.columns.iter();
         let found = columns.find(|(name, _)| name.eq_ignore_ascii_case(column));
         found.map(|(_, data_type)| data_type)
-    }
-
-    /// The type that the pipeline gives the values of a column once they are masked, by its name in any case.
-    pub(crate) fn masked_type(&self, column: &str) -> Option<DataType> {
-        let masked = self.masks.of(column).and_then(Mask::fixed_type);
-        masked.or_else(|| self.fixed_type(column).cloned())
     }
 
     /// The column that a setting names.

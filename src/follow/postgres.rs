@@ -33,7 +33,7 @@ use crate::follow::ddl::key_of;
 use crate::follow::difference::Difference;
 use crate::follow::postgres::column::Column;
 use crate::follow::postgres::copy::RowCopy;
-use crate::follow::postgres::marker::Markers;
+use crate::follow::postgres::marker::{Markers, markers_of};
 use crate::follow::postgres::table::{StageTable, Table};
 use crate::follow::rows::PublishedRows;
 use crate::layout::{parent, partition_values};
@@ -117,7 +117,7 @@ impl From<Error> for Failed {
     }
 }
 
-/// Connects to a database. Returns what is missing to load tables.
+/// Connects to a database. Returns what is missing to load tables. Those that do not exist are made by the first load.
 ///
 /// # Errors
 /// Storage, when the server cannot be reached; usage, when it refuses the user.
@@ -126,21 +126,37 @@ pub(crate) async fn missing_in_database(
     load: &Load,
     targets: &[&TargetTable],
 ) -> Result<Vec<String>> {
-    const RIGHTS: &str = "SELECT to_regclass($1) IS NOT NULL, coalesce((SELECT bool_and(has_table_privilege(to_regclass($1), p))
-        FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) p), false)";
+    const RIGHTS: &str = "SELECT to_regclass($1) IS NOT NULL,
+        coalesce((SELECT bool_and(has_table_privilege(to_regclass($1), p))
+            FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) p), false),
+        coalesce((SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = $2), false),
+        has_database_privilege(current_database(), 'TEMPORARY')";
     let server = Server::parse(url, &load.url_env, LOAD)?;
     let client = server.connect("glueless doctor").await?;
     let mut missing = Vec::new();
     for target in targets {
         let name = format!("{}.{}", quoted(&target.schema), quoted(&target.name));
-        let row = client.query_one(RIGHTS, &[&name]).await;
-        let row = row.map_err(|error| failed(&server.name, "look at the tables", &error))?;
-        match (row.get(0), row.get(1)) {
-            (false, _) => missing.push(format!("{target} does not exist in {}", server.name)),
-            (true, false) => {
-                missing.push(format!("{target} in {} cannot be written by this user", server.name))
+        for name in [name, markers_of(target)] {
+            let row = client.query_one(RIGHTS, &[&name, &target.schema]).await;
+            let row = row.map_err(|error| failed(&server.name, "look at the tables", &error))?;
+            let [exists, is_writable, can_create, is_temporary] =
+                [0, 1, 2, 3].map(|at| row.get(at));
+            let what = match (exists, is_writable, can_create) {
+                (true, false, _) => {
+                    format!("{name} in {} cannot be written by this user", server.name)
+                }
+                (false, _, false) => format!(
+                    "{name} does not exist in {}, and this user cannot make it in the schema `{}`",
+                    server.name, target.schema
+                ),
+                _ if !is_temporary => {
+                    format!("this user cannot make temporary tables in {}", server.name)
+                }
+                _ => continue,
+            };
+            if !missing.contains(&what) {
+                missing.push(what);
             }
-            (true, true) => {}
         }
     }
     Ok(missing)

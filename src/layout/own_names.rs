@@ -14,6 +14,11 @@ pub fn probe_name(run_id: &str) -> String {
     format!("{PROBE}{run_id}")
 }
 
+/// The name after which a listing has those of [`probe_name`].
+pub fn before_probes() -> &'static str {
+    PROBE.trim_end_matches('-')
+}
+
 /// Whether an object is one that was written to try whether it can be.
 pub fn is_probe(base_name: &str) -> bool {
     base_name.starts_with(PROBE)

@@ -19,6 +19,7 @@ use crate::config::{ENVELOPE_PREFIX, LATEST_RELATION, Pipeline, QueryColumns, Ra
 use crate::error::{Error, Result};
 use crate::parquet_io::open::ParquetFile;
 use crate::types::column_type::widen;
+use crate::types::mask::Mask;
 
 /// The hint where types have no common type.
 const FIX: &str = "set its type in `[raw.columns]`, if all values fit it, or fix the files";
@@ -81,7 +82,7 @@ impl UsedColumns {
 /// The union of the inputs' columns by name, each with the type that all inputs widen to, or that
 /// the pipeline sets.
 pub(crate) struct RawColumns<'a> {
-    /// The columns, all nullable.
+    /// The columns, all nullable, in their types before they are masked.
     pub fields: Vec<Field>,
     /// Per field, the file that its type comes from; empty where no file has it.
     source_files: Vec<String>,
@@ -136,19 +137,24 @@ impl<'a> RawColumns<'a> {
         find_column(self.fields.iter().map(|field| field.name().as_str()), name)
     }
 
-    /// Adds a file's columns, in the order of the run's inputs. `is_masked` says whether its values are masked already.
+    /// Adds a file's columns, in the order of the run's inputs. Their types are those before they are masked: where the file has
+    /// masked values, those of `source`.
     ///
     /// # Errors
     /// Data, naming both files, the column and both types, when these have no common type; or when a column's type cannot
     /// be masked.
-    pub(crate) fn add(&mut self, file: &ParquetFile, is_masked: bool) -> Result<()> {
+    pub(crate) fn add(&mut self, file: &ParquetFile, source: Option<&SchemaRef>) -> Result<()> {
         let schema = file.schema();
         if self.last_schema.as_ref().is_some_and(|last| Arc::ptr_eq(last, schema)) {
             return Ok(());
         }
         self.last_schema = Some(Arc::clone(schema));
-        let fields = schema.fields();
-        let names = fields[..fields.len() - 1].iter().map(|field| field.name());
+        let fields = match source {
+            Some(source) => source.fields(),
+            // The row number is the last.
+            None => &schema.fields()[..schema.fields().len() - 1],
+        };
+        let names = fields.iter().map(|field| field.name());
         for (index, name) in names.clone().enumerate() {
             let mut before = names.clone().take(index);
             let other = before.find(|other| other.eq_ignore_ascii_case(name));
@@ -160,29 +166,26 @@ impl<'a> RawColumns<'a> {
                 .hint("rename one of them where the changes are captured"));
             }
         }
-        for field in &fields[..fields.len() - 1] {
+        for field in fields {
             let (name, data_type) = (field.name(), field.data_type());
-            let mask = self.raw.masks.of(name).filter(|_| !is_masked);
-            let declared = self.raw.fixed_type(name);
+            let fixed = self.raw.fixed_type(name);
             let is_castable = |fixed: &&DataType| can_cast_types(data_type, fixed);
-            if let Some(fixed) = declared.filter(|fixed| !is_castable(fixed) && self.used.has(name))
-            {
+            if let Some(fixed) = fixed.filter(|fixed| !is_castable(fixed) && self.used.has(name)) {
                 return Err(Error::data(format!(
                     "column `{name}` of {} is {data_type}, which cannot become {fixed}",
                     file.name
                 ))
                 .hint("correct its type in `[raw.columns]`"));
             }
-            if let Some(mask) = mask
-                && mask.masked_type(declared.unwrap_or(data_type)).is_none()
+            if let Some(mask) = self.raw.masks.of(name)
+                && mask.masked_type(fixed.unwrap_or(data_type)).is_none()
                 && self.used.has(name)
             {
                 return Err(unfit(mask, field, &file.name));
             }
-            let fixed = self.raw.masked_type(name);
             match self.find(name) {
                 None => {
-                    let data_type = fixed.as_ref().unwrap_or(data_type);
+                    let data_type = fixed.unwrap_or(data_type);
                     self.push(self.name_of(name), data_type, &file.name);
                 }
                 Some(_) if fixed.is_some() => {}
@@ -235,17 +238,19 @@ impl<'a> RawColumns<'a> {
     /// # Errors
     /// Data, when a column's types have no common type.
     fn add_known(&mut self, known: &[(String, DataType)]) -> Result<()> {
-        for (name, data_type) in known {
-            let fixed = self.raw.masked_type(name);
-            let data_type = fixed.as_ref().unwrap_or(data_type);
+        for (name, earlier) in known {
+            let data_type = self.raw.fixed_type(name).unwrap_or(earlier);
             let Some(index) = self.find(name) else {
                 self.push(name.clone(), data_type, "");
                 continue;
             };
             let found = self.fields[index].data_type().clone();
-            let widened = self.widened(index, &found, data_type).ok_or_else(|| {
+            // A hash is that of the value in its type of before.
+            let is_other = self.raw.masks.of(name).is_some() && widen(&found, earlier).is_none();
+            let widened = self.widened(index, &found, data_type).filter(|_| !is_other);
+            let widened = widened.ok_or_else(|| {
                 Error::data(format!(
-                    "column `{name}` is {found} in {}, and was {data_type} in earlier runs",
+                    "column `{name}` is {found} in {}, and was {earlier} in earlier runs",
                     self.source_files[index]
                 ))
                 .hint(
@@ -264,8 +269,7 @@ impl<'a> RawColumns<'a> {
     fn add_declared(&mut self) {
         for (name, data_type) in &self.raw.columns {
             if self.find(name).is_none() {
-                let data_type = self.raw.masked_type(name).unwrap_or_else(|| data_type.clone());
-                self.push(self.name_of(name), &data_type, "");
+                self.push(self.name_of(name), data_type, "");
             }
         }
     }
@@ -330,6 +334,22 @@ impl<'a> RawColumns<'a> {
             }
         }
         untyped
+    }
+
+    /// The names of the columns, and their types.
+    pub(crate) fn types(&self) -> Vec<(String, DataType)> {
+        let fields = self.fields.iter();
+        fields.map(|field| (field.name().clone(), field.data_type().clone())).collect()
+    }
+
+    /// The columns once they are masked.
+    pub(crate) fn masked(&self) -> Vec<Field> {
+        let masked =
+            |field: &Field| match self.raw.masks.of(field.name()).and_then(Mask::fixed_type) {
+                Some(data_type) => field.clone().with_data_type(data_type),
+                None => field.clone(),
+            };
+        self.fields.iter().map(masked).collect()
     }
 
     /// Per column of the union, its index in a file.

@@ -105,6 +105,8 @@ pub(crate) struct Converted {
     pub(crate) is_blank: bool,
     /// The number of changes of other tables.
     pub(crate) other_rows: u64,
+    /// The columns before they were masked.
+    pub(crate) source: SchemaRef,
 }
 
 /// Converts a CSV file to a Parquet file, whose values are masked. Bad rows are quarantined until `bad_rows` is full; the
@@ -152,7 +154,8 @@ pub(crate) fn to_parquet(
     }
     writer.write(&batch.finish()?).map_err(failed)?;
     writer.close().map_err(failed)?;
-    Ok(Converted { bad: batch.bad, is_blank, other_rows: batch.other_rows })
+    let Batch { bad, other_rows, schema: source, .. } = batch;
+    Ok(Converted { bad, is_blank, other_rows, source })
 }
 
 /// Rows that are being converted from text to columns.
@@ -241,9 +244,7 @@ impl<'a> Batch<'a> {
                 .iter()
                 .map(|field| Some(field.name().as_str()))
                 .chain(std::iter::repeat(None));
-            let named = names.zip(texts);
-            // Its fields may be those of other columns.
-            let change = fields_json(named.filter(|_| self.masks.is_empty()));
+            let change = fields_json(names.zip(texts));
             return self.quarantine(BadRow {
                 row,
                 line: Some(line),
@@ -293,7 +294,11 @@ impl<'a> Batch<'a> {
         })
     }
 
-    fn quarantine(&mut self, bad: BadRow) -> Result<()> {
+    fn quarantine(&mut self, mut bad: BadRow) -> Result<()> {
+        if !self.masks.is_empty() {
+            // Its fields may be those of other columns.
+            bad.change = fields_json(std::iter::empty());
+        }
         self.bad_rows.admit(self.name, &bad)?;
         self.bad.push(bad);
         Ok(())

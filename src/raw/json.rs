@@ -96,6 +96,8 @@ pub(crate) struct Unfolded {
     pub bad: Vec<BadRow>,
     /// The numbers of those that are no changes, ascending.
     pub ignored: Vec<u64>,
+    /// The columns of the file before they were masked.
+    pub source: Option<SchemaRef>,
 }
 
 /// What is known of a file that was read to its end.
@@ -405,6 +407,12 @@ impl<W: Write + Send> Conversion<'_, W> {
             self.fix()?;
         }
         if let Some(written) = self.written.take() {
+            let each = written.schema.fields().iter().zip(written.stored.fields());
+            let source = each.map(|(field, stored)| match self.masks.of(field.name()) {
+                Some(_) => Arc::clone(field),
+                None => Arc::clone(stored),
+            });
+            self.unfolded.source = Some(Arc::new(Schema::new(source.collect::<Vec<_>>())));
             let closed = written.writer.close();
             closed.map_err(|error| self.failed(error))?;
         }

@@ -15,6 +15,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arrow::datatypes::SchemaRef;
 use bytes::{Buf, Bytes};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SpillFile, SpillWriter};
@@ -66,8 +67,8 @@ pub struct Opened {
     pub other_rows: u64,
     /// The numbers of the rows that are no changes, ascending; placeholders in `file`.
     pub ignored: Vec<u64>,
-    /// Whether the values in `file` are masked already.
-    pub is_masked: bool,
+    /// The columns before they were masked, if the values in `file` are.
+    pub source: Option<SchemaRef>,
 }
 
 /// The result of opening inputs.
@@ -356,7 +357,7 @@ impl Opener {
                     is_blank: flat.is_blank,
                     other_rows: flat.other_rows,
                     ignored: flat.ignored,
-                    is_masked: true,
+                    source: flat.source.filter(|_| !self.masks.is_empty()),
                     ..self.opened(input, file, flat.bad)
                 })
             }
@@ -396,9 +397,9 @@ impl Opener {
         match (self.format, &self.envelope) {
             (RawFormat::Csv, _) => {
                 let form = &self.csv[usize::from(input.full_load)];
-                let csv::Converted { bad, is_blank, other_rows } =
+                let csv::Converted { bad, is_blank, other_rows, source } =
                     csv::to_parquet(name, text()?, (form, &self.masks), bad_rows, spill)?;
-                Ok(Flat { bad, is_blank, other_rows, ..flat })
+                Ok(Flat { bad, is_blank, other_rows, source: Some(source), ..flat })
             }
             (RawFormat::Parquet, Some((envelope, marks))) => {
                 let converted = async {
@@ -412,8 +413,8 @@ impl Opener {
                 };
                 // Large files are read ahead, in tasks.
                 let (unfolded, fingerprint) = self.runtime.block_on(converted)?;
-                let Unfolded { bad, ignored } = unfolded;
-                Ok(Flat { bad, ignored, fingerprint, ..flat })
+                let Unfolded { bad, ignored, source } = unfolded;
+                Ok(Flat { bad, ignored, fingerprint, source, ..flat })
             }
             _ => {
                 let mut found = Found::default();
@@ -421,8 +422,8 @@ impl Opener {
                     flat.start = spill.written;
                     let form = (&self.json, &self.masks);
                     match json::to_parquet(name, text()?, form, found, bad_rows, &mut *spill)? {
-                        Converted::Whole(Unfolded { bad, ignored }) => {
-                            return Ok(Flat { bad, ignored, ..flat });
+                        Converted::Whole(Unfolded { bad, ignored, source }) => {
+                            return Ok(Flat { bad, ignored, source, ..flat });
                         }
                         Converted::Again(known) => found = known,
                     }
@@ -438,8 +439,8 @@ impl Opener {
             file = file.without_bytes();
         }
         let ignored = Vec::new();
-        let (is_blank, other_rows, is_masked) = (false, 0, false);
-        Opened { input, file, bad_rows, is_blank, other_rows, ignored, is_masked }
+        let (is_blank, other_rows, source) = (false, 0, None);
+        Opened { input, file, bad_rows, is_blank, other_rows, ignored, source }
     }
 }
 
@@ -454,6 +455,8 @@ struct Flat {
     other_rows: u64,
     /// The fingerprint of the file, if it was taken when the file was opened.
     fingerprint: Option<Fingerprint>,
+    /// The columns before they were masked.
+    source: Option<SchemaRef>,
 }
 
 impl Opened {
@@ -611,7 +614,7 @@ mod tests {
             let inputs = vec![input_of(name, text.len())];
             let opened = opening.open(inputs, &pipeline.key, &used).await.expect("opened").opened;
             let file = &opened[0].file;
-            assert!(opened[0].is_masked);
+            assert!(opened[0].source.is_some());
             for name in ["id", "mail"] {
                 let column = file.schema().index_of(name).expect("a column");
                 let rows: Vec<_> = file.read(&[column], 10).try_collect().await.expect("rows");

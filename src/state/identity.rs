@@ -101,6 +101,15 @@ impl Identity {
         }
     }
 
+    /// Whether columns have other masks, or other secrets of them.
+    pub fn masks_differently<'a>(
+        &self,
+        other: &Self,
+        columns: impl Iterator<Item = &'a str> + Clone,
+    ) -> bool {
+        self.differences_of_masks(other, columns).contains(&true)
+    }
+
     /// The partition columns of the curated table.
     pub fn partition_by(&self) -> &[String] {
         &self.partition_by

@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, NullArray, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -33,6 +33,7 @@ use crate::parquet_io::texts::escaped_text;
 use crate::raw::bad_rows::{BadRow, BadRows, fields_json};
 use crate::store::{Folder, parse_path};
 use crate::table::writer::{parquet_properties, parquet_writer, write_error};
+use crate::types::column_type::cast_values;
 use crate::types::mask::{Mask, REDACTED};
 
 /// Writes the quarantine files of a run.
@@ -112,14 +113,19 @@ async fn write_batches(
 }
 
 /// The text of a masked value; `***` where it cannot be masked, such as a text that is not UTF-8.
-fn masked_text(mask: &Mask, column: &ArrayRef, row: usize) -> Option<String> {
+fn masked_text(
+    mask: &Mask,
+    (column, row): (&ArrayRef, usize),
+    source: Option<&DataType>,
+) -> Option<String> {
     if column.is_null(row) || column.data_type().is_null() {
         return None;
     }
-    let masked = mask.apply(&column.slice(row, 1)).unwrap_or_else(|_| Arc::new(NullArray::new(1)));
-    if masked.data_type().is_null() {
+    let value = column.slice(row, 1);
+    let typed = source.map_or(Ok(Arc::clone(&value)), |source| cast_values(&value, source));
+    let Ok(masked) = typed.and_then(|value| mask.apply(&value)) else {
         return Some(REDACTED.into());
-    }
+    };
     let format = FormatOptions::default();
     let shown = ArrayFormatter::try_new(&masked, &format).ok();
     shown.filter(|_| masked.is_valid(0)).map(|shown| shown.value(0).to_string())
@@ -237,7 +243,9 @@ impl QuarantineWriter<'_> {
                 let fields = named.map(|(field, (column, formatter))| {
                     let name = Some(field.name().as_str());
                     if let Some(mask) = self.changes.mask_of(input, field.name()) {
-                        return (name, masked_text(mask, column, row));
+                        let source = self.changes.raw_column(field.name());
+                        let source = source.map(|column| self.changes.source_type(column));
+                        return (name, masked_text(mask, (column, row), source));
                     }
                     let text =
                         || is_text(field.name()).then(|| escaped_text(column, row)).flatten();

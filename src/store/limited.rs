@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,10 +13,11 @@ use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// A store with a limit. A request waits until one of the others has its answer. Listings, deletions and the parts of
-/// large files do not wait, because whoever makes them may make other requests meanwhile.
+/// A store with a limit. A request waits until one of the others has its answer, but not for ever: one that nobody is waiting for
+/// just then, because its answer is needed later, may hold up those that are needed now. Listings, deletions and the parts of
+/// large files do not wait.
 ///
 /// Why not the `LimitStore` of `object_store`: each has a limit of its own.
 #[derive(Debug)]
@@ -24,6 +26,16 @@ pub(super) struct Limited {
     pub(super) store: Arc<dyn ObjectStore>,
     /// The requests that may still begin.
     pub(super) requests: Arc<Semaphore>,
+}
+
+/// The longest time that a request waits for others.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+impl Limited {
+    /// Waits until a request may begin.
+    async fn wait(&self) -> Option<SemaphorePermit<'_>> {
+        tokio::time::timeout(WAIT_MAX, self.requests.acquire()).await.ok()?.ok()
+    }
 }
 
 impl fmt::Display for Limited {
@@ -40,7 +52,7 @@ impl ObjectStore for Limited {
         payload: PutPayload,
         options: PutOptions,
     ) -> Result<PutResult> {
-        let _request = self.requests.acquire().await;
+        let _request = self.wait().await;
         self.store.put_opts(location, payload, options).await
     }
 
@@ -49,17 +61,17 @@ impl ObjectStore for Limited {
         location: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        let _request = self.requests.acquire().await;
+        let _request = self.wait().await;
         self.store.put_multipart_opts(location, options).await
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        let _request = self.requests.acquire().await;
+        let _request = self.wait().await;
         self.store.get_opts(location, options).await
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        let _request = self.requests.acquire().await;
+        let _request = self.wait().await;
         self.store.get_ranges(location, ranges).await
     }
 
@@ -83,17 +95,17 @@ impl ObjectStore for Limited {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        let _request = self.requests.acquire().await;
+        let _request = self.wait().await;
         self.store.list_with_delimiter(prefix).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        let _request = self.requests.acquire().await;
+        let _request = self.wait().await;
         self.store.copy_opts(from, to, options).await
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        let _request = self.requests.acquire().await;
+        let _request = self.wait().await;
         self.store.rename_opts(from, to, options).await
     }
 }

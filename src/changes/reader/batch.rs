@@ -588,7 +588,7 @@ impl Batch<'_> {
         })
     }
 
-    /// A raw column with a mask: its values are masked in the type that the pipeline gives it, or that of the file.
+    /// A raw column with a mask: its values are masked in the type that they have over all inputs.
     fn masked(
         &self,
         mask: &Mask,
@@ -599,11 +599,8 @@ impl Batch<'_> {
         if let Some(masked) = self.masked.borrow().get(&column) {
             return Ok(Arc::clone(masked));
         }
-        let changes = &self.reader.changes;
-        let mut values = self.text(column, index)?;
-        if let Some(declared) = changes.declared_type(changes.raw_schema().field(column).name()) {
-            values = self.cast(&values, column, declared)?;
-        }
+        let values = self.text(column, index)?;
+        let values = self.cast(&values, column, self.reader.changes.source_type(column))?;
         let masked = mask
             .apply(&values)
             .map_err(|at| self.bad(at, Some(column), &unmasked(mask), UNMASKED))?;

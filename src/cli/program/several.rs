@@ -9,11 +9,13 @@ use std::time::Duration;
 use futures::future::LocalBoxFuture;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Program, print};
+use super::{Program, print, write_metrics};
 use crate::cli::args::AtOnce;
 use crate::cli::metrics::MetricsFile;
-use crate::cli::resources::resources;
-use crate::config::{Limits, MEMORY_BYTES_MIN, file_of, full_path, name_of, pipelines_of};
+use crate::cli::resources::{now, resources};
+use crate::config::{
+    Limits, MEMORY_BYTES_MIN, file_of, full_path, name_of, pipelines_of, written_name,
+};
 use crate::engine::resources::Resources;
 use crate::engine::tasks::Work;
 use crate::error::{Error, Result};
@@ -104,9 +106,15 @@ impl Program {
         let jobs = at_once.jobs.get().min(paths.len());
         let share = Share { jobs, is_of_several: paths.len() > 1, ..share };
         let run_one = |path: &PathBuf| {
+            // Threads of one that was given up may still log.
+            self.log.separate(jobs > 1);
+            let (name, began) = (name_of(path), now());
             let ended = catch_unwind(AssertUnwindSafe(|| run(path, &share)));
-            let ended = ended.unwrap_or_else(|panic| Err(ended_abruptly(&*panic)));
-            let name = name_of(path);
+            let ended = ended.unwrap_or_else(|panic| {
+                let error = ended_abruptly(&*panic);
+                write_metrics(metrics, [&name, &name], began, Err(&error));
+                Err(error)
+            });
             if let Err(error) = &ended {
                 self.log.failed_of(&name, error);
             }
@@ -131,12 +139,11 @@ impl Program {
         run_one: &(impl Fn(&PathBuf) -> PipelineResult<A> + Sync),
     ) -> Result<Vec<PipelineResult<A>>> {
         let seconds = metrics.map(MetricsFile::seconds).unwrap_or_default();
-        let seconds = paths.iter().map(|path| seconds.get(&name_of(path)).copied());
+        let seconds = paths.iter().map(|path| seconds.get(&written_name(path)).copied());
         let work = Work::new(longest_first(seconds));
         let done = self.bars.add(bar("{bar:30} {pos} of {len} pipelines, {elapsed}"));
         done.set_length(paths.len() as u64);
         let run_some = || {
-            self.log.separate();
             let mut results = Vec::new();
             while let Some(number) = work.next() {
                 let line = self.bars.add(bar("  {spinner} {prefix} {elapsed} {msg}"));
@@ -155,13 +162,18 @@ impl Program {
             let started: Vec<_> = (0..jobs)
                 .map(|_| std::thread::Builder::new().spawn_scoped(scope, run_some))
                 .collect();
-            let mut results = Vec::new();
+            // Those that have started do the work of others too.
+            let (mut results, mut failed) = (Vec::new(), None);
             for thread in started {
-                let failed = |how| Error::internal(format!("a thread that runs pipelines {how}"));
-                let thread = thread.map_err(|error| failed("cannot start").caused_by(error))?;
-                results.extend(thread.join().map_err(|_| failed("ended abruptly"))?);
+                let how = |how| Error::internal(format!("a thread that runs pipelines {how}"));
+                match thread.map(|thread| thread.join()) {
+                    Ok(Ok(of_thread)) => results.extend(of_thread),
+                    Ok(Err(_)) => failed = Some(how("ended abruptly")),
+                    Err(error) => failed = Some(how("cannot start").caused_by(error)),
+                }
             }
-            Ok::<_, Error>(results)
+            let is_whole = results.len() == paths.len();
+            failed.filter(|_| !is_whole).map_or(Ok(results), Err)
         })?;
         done.finish_and_clear();
         results.sort_by_key(|(number, _)| *number);

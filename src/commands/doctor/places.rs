@@ -11,7 +11,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload}
 
 use crate::commands::open_pipeline::RunContext;
 use crate::error::{Error, Result};
-use crate::layout::probe_name;
+use crate::layout::{before_probes, is_probe, probe_name};
 use crate::raw::discover::is_raw_file;
 use crate::report::examined::Examined;
 use crate::store::{Folder, Location};
@@ -20,6 +20,9 @@ use crate::store::{Folder, Location};
 const LOOKED_AT: usize = 1_000;
 /// From this difference of clocks on something is wrong; S3 refuses requests from 15 minutes on.
 const CLOCK_SECONDS_MAX: i64 = 60;
+
+/// The age from which an object that was written to try is one of a command that was killed.
+const LEFT_BEHIND: TimeDelta = TimeDelta::hours(1);
 
 /// How long the checks of a location wait for answers.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
@@ -34,8 +37,10 @@ pub(super) async fn examine(run_context: &RunContext<'_>, examined: &mut Examine
         match answered(url, raw(run_context, url)).await {
             Ok(Some(path)) => examined.ok("raw", format!("{url} can be listed, and {path} read")),
             Ok(None) => {
-                let message =
-                    format!("{url} has no file of the format `{}`", pipeline.raw.format.name());
+                let format = pipeline.raw.format.name();
+                let message = format!(
+                    "none of the first {LOOKED_AT} objects in {url} is a file of the format `{format}`"
+                );
                 examined.warning(
                     "raw",
                     message,
@@ -48,11 +53,16 @@ pub(super) async fn examine(run_context: &RunContext<'_>, examined: &mut Examine
     let mut clock = None;
     for (setting, location) in pipeline.outputs() {
         let check = setting.strip_suffix(".url").unwrap_or(&setting);
-        match answered(location, written(run_context, location)).await {
+        match written(run_context, location).await {
             Ok(modified) => {
-                let rights = "can be listed, read, written if a name is free, and removed from";
+                let is_local = location.file_path().is_some();
+                let rights = if is_local {
+                    "can be written to, or made"
+                } else {
+                    "can be listed, read, written if a name is free, and removed from"
+                };
                 examined.ok(check, format!("{location} {rights}"));
-                clock = clock.or(modified.filter(|_| location.file_path().is_none()));
+                clock = clock.or(Some(modified).filter(|_| !is_local));
             }
             Err(error) => examined.failed(check, &error),
         }
@@ -109,23 +119,29 @@ async fn raw(run_context: &RunContext<'_>, url: &Location) -> Result<Option<Stri
 async fn written(
     run_context: &RunContext<'_>,
     location: &Location,
-) -> Result<Option<(DateTime<Utc>, DateTime<Utc>)>> {
+) -> Result<(DateTime<Utc>, DateTime<Utc>)> {
     let folder = nearest(run_context, location)?;
     let name = probe_name(&run_context.run_id);
     let path = Path::from(name.as_str());
     let store = &folder.store;
     let failed =
         |doing: &str, error| Error::store(format!("{doing} {}", folder.describe(&name)), error);
-    let put = || store.put_opts(&path, PutPayload::from_static(PROBE), PutMode::Create.into());
     let before = run_context.now
         + TimeDelta::from_std(run_context.meter.started.elapsed()).unwrap_or_default();
-    put().await.map_err(|error| failed("write", error))?;
-    let probed = probe(&folder, &path, put().await.map(|_| ())).await;
-    // Whatever was found, nothing stays.
-    store.delete(&path).await.map_err(|error| failed("remove", error))?;
+    let probed = answered(location, probe(&folder, &path)).await;
+    // Whatever was found, nothing stays: a request without an answer may have been done.
+    let removed = async {
+        match store.delete(&path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(failed("remove", error)),
+        }
+    };
+    let removed = answered(location, removed).await;
     let object = probed?;
-    match store.head(&path).await {
-        Err(object_store::Error::NotFound { .. }) => Ok(Some((before, object.last_modified))),
+    removed?;
+    let gone = async { Ok(store.head(&path).await) };
+    match answered(location, gone).await? {
+        Err(object_store::Error::NotFound { .. }) => Ok((before, object.last_modified)),
         Err(error) => Err(failed("look for", error)),
         Ok(_) => Err(Error::storage(format!(
             "{} is still there after it was removed",
@@ -135,20 +151,22 @@ async fn written(
     }
 }
 
-/// Looks at an object that was made, and was to be made once more, which ended in `again`.
-async fn probe(
-    folder: &Folder,
-    path: &Path,
-    again: object_store::Result<()>,
-) -> Result<ObjectMeta> {
+/// Makes an object, and looks at it.
+async fn probe(folder: &Folder, path: &Path) -> Result<ObjectMeta> {
     let name = folder.describe(path.as_ref());
     let store: &Arc<dyn ObjectStore> = &folder.store;
-    match again {
+    let put = || store.put_opts(path, PutPayload::from_static(PROBE), PutMode::Create.into());
+    match put().await {
+        // No other run has this name: a request that was repeated had been done.
+        Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
+        Err(error) => return Err(Error::store(format!("write {name}"), error)),
+    }
+    match put().await {
         Err(object_store::Error::AlreadyExists { .. }) => {}
         Err(error) => {
             return Err(Error::store(format!("write {name} only if it is not there"), error));
         }
-        Ok(()) => {
+        Ok(_) => {
             let message = format!(
                 "the store wrote {name} a second time, although it was to be written only if it is not there"
             );
@@ -161,7 +179,7 @@ async fn probe(
         store.get(path).await.map_err(|error| Error::store(format!("read {name}"), error))?;
     let object = found.meta.clone();
     let bytes = found.bytes().await.map_err(|error| Error::store(format!("read {name}"), error))?;
-    if bytes != Bytes::from_static(PROBE) || !is_listed(folder, path).await? {
+    if bytes != Bytes::from_static(PROBE) || !is_listed(folder, path, object.last_modified).await? {
         return Err(Error::storage(format!(
             "{name} was written, and is not there as it was written"
         ))
@@ -170,23 +188,30 @@ async fn probe(
     Ok(object)
 }
 
-/// Whether a listing has an object, or there are too many to tell. A local folder, which may be any that exists above the
-/// location, is not listed.
-async fn is_listed(folder: &Folder, path: &Path) -> Result<bool> {
+/// Whether a listing has an object. Removes those that earlier commands have left, which were killed. A local folder, which may be
+/// any that exists above the location, is not listed.
+async fn is_listed(folder: &Folder, path: &Path, now: DateTime<Utc>) -> Result<bool> {
     if folder.location.file_path().is_some() {
         return Ok(true);
     }
-    let mut listed = folder.store.list(None).take(LOOKED_AT);
-    let mut count = 0;
+    let failed = |error| Error::store(format!("list {}", folder.location), error);
+    let mut listed =
+        folder.store.list_with_offset(None, &Path::from(before_probes())).take(LOOKED_AT);
+    let mut is_listed = false;
     while let Some(object) = listed.next().await {
-        let object =
-            object.map_err(|error| Error::store(format!("list {}", folder.location), error))?;
-        if object.location == *path {
-            return Ok(true);
+        let object = object.map_err(failed)?;
+        if !is_probe(object.location.as_ref()) {
+            break;
         }
-        count += 1;
+        is_listed |= object.location == *path;
+        if object.location != *path && now - object.last_modified > LEFT_BEHIND {
+            let removed = folder.store.delete(&object.location).await;
+            removed.map_err(|error| {
+                Error::store(format!("remove {}", folder.describe(object.location.as_ref())), error)
+            })?;
+        }
     }
-    Ok(count == LOOKED_AT)
+    Ok(is_listed)
 }
 
 /// The folder of a location; of a local one that does not exist yet, the nearest above that does.

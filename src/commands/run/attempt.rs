@@ -3,7 +3,7 @@
 use futures::future::BoxFuture;
 use tracing::warn;
 
-use crate::commands::open_pipeline::{check_format, check_identity};
+use crate::commands::open_pipeline::{check_forgotten, check_format, check_identity};
 use crate::commands::run::Run;
 use crate::curate::stage::BadInputs;
 use crate::error::{Error, Kind, Result};
@@ -91,6 +91,7 @@ impl Run<'_> {
         let mut state = State::open(run_context.stores, run_context.pipeline, needed).await?;
         if step == Step::Rebuild {
             check_format(&state, run_context.pipeline)?;
+            check_forgotten(&state, run_context.pipeline)?;
         } else if step == Step::FromTable {
             self.check_from_table(&state).await?;
             state.check_known()?;

@@ -48,8 +48,7 @@ impl Run<'_> {
         };
         let run_context = self.open.run_context;
         let key_columns = key_columns(run_context.pipeline, ledger)?;
-        let given = given.iter().map(|key| run_context.pipeline.masked_key(key.clone()));
-        let given = given.collect::<Result<Vec<_>>>()?;
+        run_context.pipeline.raw.masks.check_unlocked()?;
         let keys = given.iter().map(Vec::as_slice);
         let columns = key_columns.of_texts(keys).map_err(|(at, number)| {
             let (name, data_type) = key_columns.column(number);

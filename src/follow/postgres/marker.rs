@@ -153,6 +153,6 @@ impl Markers<'_> {
 }
 
 /// The table of markers for a table, as SQL names it.
-fn markers_of(target: &TargetTable) -> String {
+pub(super) fn markers_of(target: &TargetTable) -> String {
     format!("{}.{MARKERS}", quoted(&target.schema))
 }

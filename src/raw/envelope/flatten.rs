@@ -339,6 +339,7 @@ pub(crate) async fn to_parquet(
         rows_before += batch.num_rows() as u64;
     }
     writer.close().map_err(failed)?;
+    unfolded.source = Some(Arc::clone(&layout.schema));
     Ok(unfolded)
 }
 
