@@ -784,3 +784,79 @@ fn a_column_that_is_similar_to_a_masked_one_is_named() {
     let expected = "`e_mail` has no mask, and its name is similar to `email`, which has one";
     assert!(output.stderr.contains(expected), "{}", output.stderr);
 }
+
+/// A JSON file, a line each.
+fn put_json(lab: &Lab, day: u32, lines: &[&str]) {
+    lab.put(&format!("raw/202001{day:02}-000000000.json"), lines.join("\n") + "\n");
+}
+
+#[test]
+fn types_of_converted_files_are_those_before_they_are_masked() {
+    let lab = build(
+        &Lab::builder()
+            .set("raw.format", "json")
+            .set("mask.id", "hmac")
+            .set("mask.age", "year")
+            .partition_by(&[])
+            .curated_sql("SELECT id FROM latest"),
+    );
+    put_json(&lab, 2, &[r#"{"Op": "I", "id": 7, "ts": "2020-01-02 10:00:00", "age": 5}"#]);
+    // A column that is not used may be of a type that cannot be masked so.
+    run(&lab);
+    assert_eq!(lab.lines("lake/curated", ["id"]), [hmac("7")]);
+    // A key that is a number is found by what stands in the table, too.
+    for key in ["7", &hmac("7")] {
+        assert_eq!(lab.explain(&[key]).changes.len(), 1);
+    }
+    put_json(&lab, 3, &[r#"{"Op": "D", "id": "007", "ts": "2020-01-03 10:00:00"}"#]);
+    for missing in [false, true] {
+        if missing {
+            lab.remove_all("lake");
+        }
+        let refused = lab.run("2020-01-01", "2020-02-01").expect_err("refused");
+        assert_refused(refused, 65, "column `id` is", "[raw.columns]");
+    }
+    lab.remove("raw/20200103-000000000.json");
+    run(&lab);
+    lab.forget(&["007"], false).expect("forgotten");
+    assert_eq!(lab.table("lake/curated").len(), 0);
+    let refused = lab.rebuild(false, &["raw.columns.id=VARCHAR"]).expect_err("refused");
+    assert_refused(refused, 2, "keys were forgotten by `id` (number)", "forget --undo");
+}
+
+#[test]
+fn envelopes_are_masked_in_declared_types_and_under_their_other_names() {
+    let events: [Event; 2] = [
+        (Some("c"), None, Some((7, Some(10), Some("007".into()))), 1_577_923_200_000),
+        (Some("c"), None, Some((8, Some(20), Some("8".into()))), 1_577_923_201_000),
+    ];
+    for format in ["json", "parquet"] {
+        let lab = build(
+            &Lab::builder()
+                .set("raw.format", format)
+                .set("raw.dialect", "debezium")
+                .set("raw.order_by", vec!["ts_ms"])
+                .raw_columns(&[("note", "BIGINT")])
+                .set("mask.id", "hmac")
+                .set("mask.note", "hmac")
+                .set("mask.v", "redact")
+                .partition_by(&[])
+                .curated_sql(
+                    "SELECT id, \"after.id\" AS again, note, \"after.v\" AS v FROM latest",
+                ),
+        );
+        let bytes = match format {
+            "json" => events_json(&events).into_bytes(),
+            _ => events_parquet(&events),
+        };
+        lab.put(&format!("raw/20200102-000000000.{format}"), bytes);
+        run(&lab);
+        let row = |id: &str| format!("{0} {0} {0} ***", hmac(id));
+        let mut found = lab.lines("lake/curated", ["id", "again", "note", "v"]);
+        found.sort();
+        assert_eq!(found, sorted([row("7"), row("8")]), "{format}");
+        lab.assert_verified();
+        let note = lab.forget(&["07"], false).expect("forgotten").note.expect("a note");
+        assert!(note.starts_with("1 keys are forgotten; 1 rows"), "{note}");
+    }
+}

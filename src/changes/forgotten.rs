@@ -128,9 +128,9 @@ impl KeyColumns {
         columns.collect()
     }
 
-    /// The names of the columns, and the kinds of their types.
+    /// The names of the columns, and the kinds of their types, before they are masked: values of other kinds have other hashes.
     pub(crate) fn kinds(&self) -> Vec<(String, KeyKind)> {
-        let columns = self.columns.iter();
+        let columns = (0..self.columns.len()).map(|number| self.column(number));
         let kinds = columns.map(|(name, data_type)| {
             (name.clone(), KeyKind::of(data_type).unwrap_or(KeyKind::Text))
         });
@@ -147,11 +147,12 @@ impl KeyColumns {
         }
         let known = &forgotten.columns;
         let is_same =
-            |((name, data_type), (known, kind)): (&(String, DataType), &(String, KeyKind))| {
+            |((name, data_type), (known, kind)): ((&String, &DataType), &(String, KeyKind))| {
                 let found = KeyKind::of(data_type);
                 name.eq_ignore_ascii_case(known) && found.is_none_or(|found| found == *kind)
             };
-        if self.columns.len() == known.len() && self.columns.iter().zip(known).all(is_same) {
+        let columns = (0..self.columns.len()).map(|number| self.column(number));
+        if self.columns.len() == known.len() && columns.zip(known).all(is_same) {
             return Ok(());
         }
         let known: Vec<String> = known
@@ -165,9 +166,11 @@ impl KeyColumns {
         .hint(KEEP_FORGOTTEN))
     }
 
-    /// The name of a column, and its type in raw.
-    pub(crate) fn column(&self, number: usize) -> &(String, DataType) {
-        &self.columns[number]
+    /// The name of a column, and its type in raw, before it is masked.
+    pub(crate) fn column(&self, number: usize) -> (&String, &DataType) {
+        let (name, data_type) = &self.columns[number];
+        let source = self.masks[number].as_ref().map(|(_, source)| source);
+        (name, source.unwrap_or(data_type))
     }
 
     /// Which keys were forgotten, given by their columns in raw types.

@@ -206,15 +206,16 @@ async fn explain(open: &OpenPipeline<'_>, state: &State, key: &[String]) -> Resu
         explained.notes.push("no change has this key".into());
         return Ok(explained);
     }
-    let mut values = key_values(pipeline, &changes, key, false)?;
-    let is_of_table =
-        |(name, text): (&String, &String)| pipeline.raw.masks.of(name).is_some() && is_hash(text);
-    if pipeline.key.iter().zip(key).any(is_of_table)
-        && find_key(&changes, &values, threads).await?.count() == 0
-    {
-        // It is what stands in the table.
-        values = key_values(pipeline, &changes, key, true)?;
-    }
+    let values = key_values(pipeline, &changes, key, false);
+    let has_mask = |name: &String| pipeline.raw.masks.of(name).is_some();
+    let can_be_of_table =
+        pipeline.key.iter().zip(key).any(|(name, text)| has_mask(name) && is_hash(text));
+    let is_of_table = can_be_of_table
+        && match &values {
+            Ok(values) => find_key(&changes, values, threads).await?.count() == 0,
+            Err(_) => true,
+        };
+    let values = if is_of_table { key_values(pipeline, &changes, key, true)? } else { values? };
     let names = pipeline.key.iter().cloned();
     explained.key = names.zip(values.iter().map(|value| format_value(value, 0))).collect();
 

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, NullArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use toml::{Table, Value};
 
-use crate::config::envelope::BEFORE_PREFIX;
+use crate::config::envelope::{BEFORE_PREFIX, column_of};
 use crate::error::{Error, Result};
 use crate::types::mask::Mask;
 
@@ -302,11 +303,16 @@ impl Masks {
             let start = column.get(..prefix.len())?;
             start.eq_ignore_ascii_case(prefix).then(|| &column[prefix.len()..])
         });
-        let of = |name: &str| {
+        let of = |name: &str| -> Option<&MaskedColumn> {
             let covering = self.columns.iter().filter(|masked| masked.covers(name));
             covering.max_by_key(|masked| (masked.name.len(), masked.is_own))
         };
-        of(column).or_else(|| after.and_then(of))
+        let found = of(column).or_else(|| after.and_then(of));
+        if found.is_some() || self.before_image.as_deref() != Some(BEFORE_PREFIX) {
+            return found;
+        }
+        // Another name of a column, or of a field of envelopes.
+        of(&column_of(column.to_string()))
     }
 
     /// The names in `[mask]` of columns with masks, and whether the pipeline itself has them, and not its project.
@@ -331,36 +337,41 @@ impl Masks {
         (columns.collect(), fingerprints.collect())
     }
 
-    /// The columns of a file, `file`, when its values are masked.
-    ///
-    /// # Errors
-    /// Data, when values of a column's type cannot be masked so.
-    pub(crate) fn schema(&self, schema: &SchemaRef, file: &str) -> Result<SchemaRef> {
+    /// The columns of a file when its values are masked. Of one whose type cannot be masked nothing is left: it is refused if it is
+    /// used.
+    pub(crate) fn schema(&self, schema: &SchemaRef) -> SchemaRef {
         if self.is_empty() {
-            return Ok(SchemaRef::clone(schema));
+            return SchemaRef::clone(schema);
         }
-        let fields = schema.fields().iter().map(|field| {
-            let Some(mask) = self.of(field.name()) else { return Ok(field.as_ref().clone()) };
-            let masked = mask.masked_type(field.data_type());
-            let masked = masked.ok_or_else(|| unfit(mask, field, file))?;
-            Ok(Field::new(field.name(), masked, true))
+        let fields = schema.fields().iter().map(|field| match self.of(field.name()) {
+            Some(mask) => {
+                let masked = mask.masked_type(field.data_type()).unwrap_or(DataType::Null);
+                Field::new(field.name(), masked, true)
+            }
+            None => field.as_ref().clone(),
         });
-        Ok(Schema::new(fields.collect::<Result<Vec<_>>>()?).into())
+        Schema::new(fields.collect::<Vec<_>>()).into()
     }
 
-    /// Masks rows, all of which can be masked, whose columns are to be those of `schema`.
+    /// Masks the values of a column that can be masked. Returns the indices of the others too, in whose place is null.
+    pub(crate) fn apply_to_fit(&self, mask: &Mask, values: &ArrayRef) -> (ArrayRef, Vec<usize>) {
+        match mask.masked_type(values.data_type()) {
+            Some(_) => mask.apply_to_fit(values),
+            None => (Arc::new(NullArray::new(values.len())), Vec::new()),
+        }
+    }
+
+    /// Masks rows, whose columns are to be those of `schema`. In place of a value that cannot be masked is null.
     ///
     /// # Errors
-    /// Internal, when one cannot.
+    /// Internal, when the columns are not those.
     pub(crate) fn apply(&self, rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
         let columns = rows.columns().iter().zip(rows.schema_ref().fields());
         let columns = columns.map(|(column, field)| match self.of(field.name()) {
-            Some(mask) => {
-                mask.apply(column).map_err(|_| Error::internal("a value that can be masked cannot"))
-            }
-            None => Ok(column.clone()),
+            Some(mask) => self.apply_to_fit(mask, column).0,
+            None => ArrayRef::clone(column),
         });
-        Ok(RecordBatch::try_new(SchemaRef::clone(schema), columns.collect::<Result<_>>()?)?)
+        Ok(RecordBatch::try_new(SchemaRef::clone(schema), columns.collect())?)
     }
 }
 

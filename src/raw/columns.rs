@@ -94,8 +94,8 @@ pub(crate) struct RawColumns<'a> {
     pub used: &'a UsedColumns,
     /// The fields that are other names of columns, with the names that the files have.
     pub other_names: Vec<(usize, String)>,
-    /// The schema that was added last: many files share it.
-    last_schema: Option<SchemaRef>,
+    /// The schema that was added last, and that before it was masked: many files share them.
+    last_schemas: Option<(SchemaRef, Option<SchemaRef>)>,
 }
 
 impl<'a> RawColumns<'a> {
@@ -109,7 +109,7 @@ impl<'a> RawColumns<'a> {
             raw,
             used,
             other_names: Vec::new(),
-            last_schema: None,
+            last_schemas: None,
         }
     }
 
@@ -145,10 +145,13 @@ impl<'a> RawColumns<'a> {
     /// be masked.
     pub(crate) fn add(&mut self, file: &ParquetFile, source: Option<&SchemaRef>) -> Result<()> {
         let schema = file.schema();
-        if self.last_schema.as_ref().is_some_and(|last| Arc::ptr_eq(last, schema)) {
+        let is_last = |(last, last_source): &(SchemaRef, Option<SchemaRef>)| {
+            Arc::ptr_eq(last, schema) && last_source.as_ref() == source
+        };
+        if self.last_schemas.as_ref().is_some_and(is_last) {
             return Ok(());
         }
-        self.last_schema = Some(Arc::clone(schema));
+        self.last_schemas = Some((Arc::clone(schema), source.cloned()));
         let fields = match source {
             Some(source) => source.fields(),
             // The row number is the last.
@@ -246,7 +249,8 @@ impl<'a> RawColumns<'a> {
             };
             let found = self.fields[index].data_type().clone();
             // A hash is that of the value in its type of before.
-            let is_other = self.raw.masks.of(name).is_some() && widen(&found, earlier).is_none();
+            let is_hashed = self.raw.masks.of(name).is_some_and(Mask::is_hash);
+            let is_other = is_hashed && self.is_used[index] && widen(&found, earlier).is_none();
             let widened = self.widened(index, &found, data_type).filter(|_| !is_other);
             let widened = widened.ok_or_else(|| {
                 Error::data(format!(

@@ -143,7 +143,7 @@ pub(crate) fn to_parquet(
     // Quotes are checked in lines of other tables too, which may have more columns.
     let has_others = form.table.is_some();
     records.fields_max = if has_others { HEADER_FIELDS_MAX } else { columns.len() };
-    let mut batch = Batch::new(name, schema, (form, masks), bad_rows)?;
+    let mut batch = Batch::new(name, schema, (form, masks), bad_rows);
     let failed = |error: ParquetError| spill_failed(&format!("the rows of {name}"), error);
     let mut writer = spill_writer(output, &batch.masked).map_err(failed)?;
     while let Some(line) = records.next_record()? {
@@ -188,14 +188,14 @@ impl<'a> Batch<'a> {
         schema: SchemaRef,
         (form, masks): (&'a Form, &'a Masks),
         bad_rows: &'a BadRows,
-    ) -> Result<Self> {
+    ) -> Self {
         let texts = schema.fields().iter().map(|_| StringViewBuilder::new());
         let names = || schema.fields().iter().map(|field| field.name());
         let is_needed = |name: &String| form.is_needed(name);
-        Ok(Batch {
+        Batch {
             name,
             masks,
-            masked: masks.schema(&schema, name)?,
+            masked: masks.schema(&schema),
             texts: texts.collect(),
             op: names().position(|name| name.eq_ignore_ascii_case(&form.op)),
             least_fields: names().rposition(is_needed).map_or(1, |last| last + 1),
@@ -208,7 +208,7 @@ impl<'a> Batch<'a> {
             bad: Vec::new(),
             bad_rows,
             other_rows: 0,
-        })
+        }
     }
 
     fn push(&mut self, record: &mut Records<impl Read>, line: u64) -> Result<()> {

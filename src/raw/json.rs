@@ -313,7 +313,7 @@ impl<W: Write + Send> Conversion<'_, W> {
             sources.push(None);
         }
         let schema = Arc::new(Schema::new(fields));
-        let masked = self.masks.schema(&schema, self.name)?;
+        let masked = self.masks.schema(&schema);
         let each = schema.fields().iter().zip(masked.fields()).zip(&sources);
         let stored = each.map(|((field, masked), source)| {
             let is_found = source.is_some_and(|column| columns.declared(column).is_none());

@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use bytes::{Buf, Bytes};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SpillFile, SpillWriter};
@@ -39,7 +39,7 @@ use crate::raw::columns::UsedColumns;
 use crate::raw::csv::{self, decompressed, spill_failed};
 use crate::raw::discover::Input;
 use crate::raw::envelope::Unavailable;
-use crate::raw::envelope::flatten::{self, Layout};
+use crate::raw::envelope::flatten::{self, Declared, Layout};
 use crate::raw::fingerprint::{self, Fingerprint, Passing};
 use crate::raw::json::{self, Converted, Found, Unfolded};
 use crate::raw::loads::EarlierLoads;
@@ -160,6 +160,7 @@ impl<'a> Opening<'a> {
             format: self.raw.format,
             envelope: envelope.cloned().zip(marks),
             masks: self.raw.masks.clone(),
+            declared: self.raw.columns.clone(),
             runtime: Handle::current(),
             quarantines_files: self.raw.on_bad_file == OnBad::Quarantine,
             bad_rows: Arc::clone(self.bad_rows),
@@ -203,6 +204,8 @@ struct Opener {
     envelope: Option<(Envelope, Unavailable)>,
     /// The masks of the columns, which files are converted with.
     masks: Masks,
+    /// `[raw.columns]`.
+    declared: Vec<(String, DataType)>,
     /// The runtime that reads files for the threads that convert them.
     runtime: Handle,
     quarantines_files: bool,
@@ -404,7 +407,8 @@ impl Opener {
             (RawFormat::Parquet, Some((envelope, marks))) => {
                 let converted = async {
                     let (file, fingerprint) = self.parquet(input).await?;
-                    let layout = Layout::of(&file, envelope, &self.masks)?;
+                    let declared = Declared { columns: &self.declared, masks: &self.masks };
+                    let layout = Layout::of(&file, envelope, &declared)?;
                     let columns: Vec<usize> = (0..file.schema().fields().len() - 1).collect();
                     let rows = file.read(&columns, BATCH_ROWS);
                     let unfolded =

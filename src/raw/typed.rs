@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, NullArray, RecordBatch};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, NullArray, RecordBatch, new_null_array,
+};
 use arrow::compute::{cast, nullif};
 use arrow::datatypes::{DataType, SchemaRef};
 use parquet::arrow::ArrowWriter;
@@ -93,8 +95,8 @@ pub(crate) fn typed(
         for row in unfit_rows(texts, field.data_type(), 0) {
             wrong.entry(row).or_insert_with(|| Fault {
                 column,
-                reason: format!("does not fit its type, {}", field.data_type()),
-                hint: "correct the value, or the column's type in `[raw.columns]`",
+                reason: does_not_fit(field.data_type()),
+                hint: UNFIT,
             });
         }
         let mask = masks.of(field.name()).filter(|mask| mask.may_fail(field.data_type()));
@@ -139,6 +141,24 @@ pub(crate) fn typed(
     let rows = RecordBatch::try_new(Arc::clone(schema), casts.collect::<Result<_>>()?)?;
     if masks.is_empty() { Ok(rows) } else { masks.apply(&rows, masked) }
 }
+
+/// Casts the values that fit a type. Returns the rows of the others too, in whose place is null.
+pub(crate) fn cast_to_fit(values: &ArrayRef, to: &DataType) -> (ArrayRef, Vec<usize>) {
+    let unfit = unfit_rows(values, to, 0);
+    let mut are_unfit = vec![false; values.len()];
+    unfit.iter().for_each(|row| are_unfit[*row] = true);
+    let fit = nullif(values, &BooleanArray::from(are_unfit)).ok();
+    let cast = fit.and_then(|fit| cast_to(&fit, to).ok());
+    (cast.unwrap_or_else(|| new_null_array(to, values.len())), unfit)
+}
+
+/// Why a value that does not fit its type is bad.
+pub(crate) fn does_not_fit(data_type: &DataType) -> String {
+    format!("does not fit its type, {data_type}")
+}
+
+/// The hint for it.
+pub(crate) const UNFIT: &str = "correct the value, or the column's type in `[raw.columns]`";
 
 /// Why a value that cannot be masked is bad.
 pub(crate) fn unmasked(mask: &Mask) -> String {

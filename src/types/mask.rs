@@ -84,6 +84,11 @@ impl Mask {
         Mask::Sha256(Box::new(Sha256::new_with_prefix(salt)))
     }
 
+    /// Whether it is `hmac` or `sha256`.
+    pub(crate) fn is_hash(&self) -> bool {
+        matches!(self, Mask::Hmac(_) | Mask::Sha256(_))
+    }
+
     /// The type of masked values; `None` if values of a type cannot be masked. A column of nulls keeps its type.
     pub(crate) fn masked_type(&self, of: &DataType) -> Option<DataType> {
         match self {

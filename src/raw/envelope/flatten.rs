@@ -26,7 +26,27 @@ use crate::raw::envelope::{
     time_type, time_unit,
 };
 use crate::raw::json::Unfolded;
-use crate::raw::typed::{UNMASKED, spill_writer, unmasked};
+use crate::raw::typed::{UNFIT, UNMASKED, cast_to_fit, does_not_fit, spill_writer, unmasked};
+
+/// What a pipeline says of the columns.
+pub(crate) struct Declared<'a> {
+    /// `[raw.columns]`.
+    pub(crate) columns: &'a [(String, DataType)],
+    /// `[mask]`.
+    pub(crate) masks: &'a Masks,
+}
+
+impl Declared<'_> {
+    /// The type that a column with a mask is to have before it is masked, if the pipeline says it.
+    fn type_before_mask(&self, column: &str) -> Option<&DataType> {
+        self.masks.of(column)?;
+        // The key before an update has the type of the key.
+        let column = column.strip_prefix(BEFORE_PREFIX).unwrap_or(column);
+        let mut columns = self.columns.iter();
+        let found = columns.find(|(name, _)| name.eq_ignore_ascii_case(column));
+        found.map(|(_, data_type)| data_type)
+    }
+}
 
 /// The columns of a file of envelopes.
 pub(crate) struct Layout {
@@ -51,7 +71,7 @@ impl Layout {
     ///
     /// # Errors
     /// Data, when its columns are not those of envelopes, or cannot be masked.
-    pub(crate) fn of(file: &ParquetFile, envelope: &Envelope, masks: &Masks) -> Result<Self> {
+    pub(crate) fn of(file: &ParquetFile, envelope: &Envelope, raw: &Declared<'_>) -> Result<Self> {
         let fields = file.schema().fields();
         // The row number is the last.
         let fields: Fields = fields[..fields.len() - 1].iter().cloned().collect();
@@ -89,11 +109,15 @@ impl Layout {
             key.iter()
                 .map(|(name, found)| (format!("{BEFORE_PREFIX}{name}"), row[*found].1.clone())),
         );
-        let all = all.into_iter().map(|(name, data_type)| Field::new(name, data_type, true));
+        let all = all.into_iter().map(|(name, found)| {
+            let data_type = raw.type_before_mask(&name).cloned().unwrap_or(found);
+            Field::new(name, data_type, true)
+        });
+        let masks = raw.masks;
         let schema = Arc::new(Schema::new(all.collect::<Vec<_>>()));
         Ok(Layout {
             masks: masks.clone(),
-            masked: masks.schema(&schema, &file.name)?,
+            masked: masks.schema(&schema),
             op,
             before,
             after,
@@ -214,11 +238,19 @@ impl Layout {
         }
         for (column, field) in columns.iter_mut().zip(self.schema.fields()) {
             let Some(mask) = self.masks.of(field.name()) else { continue };
-            let (masked, unfit) = mask.apply_to_fit(column);
-            *column = masked;
+            let name = || Some(field.name().clone());
+            let (typed, unfit) = cast_to_fit(column, field.data_type());
             bad.extend(unfit.into_iter().filter(needs_value).map(|row| {
-                let (column, reason) = (Some(field.name().clone()), unmasked(mask).into());
-                BadAt { row, column, reason, hint: UNMASKED }
+                let reason = does_not_fit(field.data_type()).into();
+                BadAt { row, column: name(), reason, hint: UNFIT }
+            }));
+            let (masked, unfit) = self.masks.apply_to_fit(mask, &typed);
+            *column = masked;
+            bad.extend(unfit.into_iter().filter(needs_value).map(|row| BadAt {
+                row,
+                column: name(),
+                reason: unmasked(mask).into(),
+                hint: UNMASKED,
             }));
         }
         bad.sort_by_key(|bad| bad.row);
