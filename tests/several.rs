@@ -200,3 +200,17 @@ fn what_is_of_one_pipeline_is_refused_for_several() {
     assert_eq!(output.code, 2);
     assert!(output.stderr.contains("are of one pipeline"), "{}", output.stderr);
 }
+
+#[test]
+fn pipelines_of_one_state_are_refused_before_anything_is_done() {
+    let lab = project(Place::Local, 1);
+    write(&lab, "t3/pipeline.toml", "name = 't1'\n[state]\nurl = '../state/t1'");
+    write(&lab, "t1/pipeline.toml", "[state]\nurl = '../state/t1'");
+    let state = lab.folder.path().join("sql/state/t1").display().to_string();
+    for jobs in ["1", "4"] {
+        let output = with_dates(program(&lab, "run")).args(["--jobs", jobs]).run();
+        assert_eq!(output.code, 2);
+        assert!(output.stderr.contains("have one state"), "{state}: {}", output.stderr);
+        assert!(!Path::new(&lab.base).join("lake").exists());
+    }
+}

@@ -22,7 +22,7 @@ use crate::commands::{
 use crate::config::{Pipeline, Source, name_of};
 use crate::engine::heaps::share_heaps;
 use crate::engine::resources::Resources;
-use crate::error::library_texts::OUT_OF_MEMORY_PANIC;
+use crate::error::library_texts::{OUT_OF_MEMORY_PANIC, RUNTIME_ENDED_PANIC};
 use crate::error::{Error, Result};
 use crate::follow::ddl::Dialect;
 use crate::parquet_io::open::is_decoding;
@@ -39,12 +39,15 @@ mod several;
 use several::Share;
 
 /// Keeps panics that are handled from being printed: that of a decoder becomes an error, which is
-/// reported, and one of the engine is tried again.
+/// reported, one of the engine is tried again, and nobody waits for one of a run that was given up.
 pub fn hide_expected_panics() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let out_of_memory = panic.payload_as_str() == Some(OUT_OF_MEMORY_PANIC);
-        if !is_decoding() && !out_of_memory {
+        // The run was given up.
+        let runtime_ended =
+            panic.payload_as_str().is_some_and(|text| text.starts_with(RUNTIME_ENDED_PANIC));
+        if !is_decoding() && !out_of_memory && !runtime_ended {
             print(panic);
         }
     }));

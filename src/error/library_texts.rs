@@ -6,6 +6,10 @@
 /// as in <https://github.com/apache/datafusion/issues/15493>
 pub const OUT_OF_MEMORY_PANIC: &str = "partition not used yet";
 
+/// The panic of a task that reads a Delta log when its runtime ends first, as that of a run that is given up.
+/// `buoyant_kernel_engine` 0.28.0, src/executor.rs, `block_on`
+pub const RUNTIME_ENDED_PANIC: &str = "TokioMultiThreadExecutor has crashed";
+
 /// The engine's error when memory ends in a nested loop join: it runs the left input again to spill it,
 /// and an input that can run only once is empty then.
 /// <https://github.com/apache/datafusion/blob/55.2.0/datafusion/physical-plan/src/joins/nested_loop_join.rs#L1581>

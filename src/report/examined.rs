@@ -4,8 +4,12 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::report::Answer;
+
+/// The next step where a store refuses something, or does not answer.
+const STORAGE_NEXT: &str = "check that the location exists and can be reached, and grant what is missing: docs/permissions.md \
+                            lists what each command needs";
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -79,7 +83,11 @@ impl Examined {
 
     /// An error that a check has ended in.
     pub(crate) fn failed(&mut self, check: &str, error: &Error) {
-        self.add(check, Level::Error, error.to_string(), error.hint.clone());
+        let next = error.hint.clone().or_else(|| {
+            let is_of_storage = error.kind == Kind::Storage;
+            is_of_storage.then(|| STORAGE_NEXT.to_string())
+        });
+        self.add(check, Level::Error, error.to_string(), next);
     }
 
     /// Whether a check has found an error.

@@ -1,7 +1,7 @@
 //! Several pipelines: one after the other, or several at once, each with a share of the limits.
 
 use std::any::Any;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -103,6 +103,7 @@ impl Program {
             return Ok(answer.exit_code());
         }
         let paths = pipelines(paths)?;
+        self.check_states(&paths, share.set)?;
         let jobs = at_once.jobs.get().min(paths.len());
         let share = Share { jobs, is_of_several: paths.len() > 1, ..share };
         let run_one = |path: &PathBuf| {
@@ -128,6 +129,25 @@ impl Program {
         let results = Results::new(results);
         print(&results, output)?;
         Ok(results.exit_code())
+    }
+
+    /// Refuses pipelines that have one state, such as by one name: each would take the tables of the other for its own.
+    fn check_states(&self, paths: &[PathBuf], set: &[String]) -> Result<()> {
+        let mut known: BTreeMap<String, &PathBuf> = BTreeMap::new();
+        for path in paths {
+            // One that cannot be read is reported when it is its turn.
+            let Ok(pipeline) = self.pipeline(path, set) else { continue };
+            if let Some(other) = known.insert(pipeline.state.to_string(), path) {
+                return Err(Error::usage(format!(
+                    "the pipelines {} and {} have one state, {}",
+                    other.display(),
+                    path.display(),
+                    pipeline.state
+                ))
+                .hint("nothing was changed: give each its own `name`, or its own `state.url`"));
+            }
+        }
+        Ok(())
     }
 
     /// Runs several pipelines at once. Returns their results in the order of the pipelines.
