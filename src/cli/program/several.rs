@@ -103,9 +103,9 @@ impl Program {
             return Ok(answer.exit_code());
         }
         let paths = pipelines(paths)?;
-        self.check_states(&paths, share.set)?;
         let jobs = at_once.jobs.get().min(paths.len());
         let share = Share { jobs, is_of_several: paths.len() > 1, ..share };
+        self.check_all(&paths, &share)?;
         let run_one = |path: &PathBuf| {
             // Threads of one that was given up may still log.
             self.log.separate(jobs > 1);
@@ -131,12 +131,14 @@ impl Program {
         Ok(results.exit_code())
     }
 
-    /// Refuses pipelines that have one state, such as by one name: each would take the tables of the other for its own.
-    fn check_states(&self, paths: &[PathBuf], set: &[String]) -> Result<()> {
+    /// Refuses pipelines that have one state, such as by one name: each would take the tables of the other for its own; and
+    /// more at once than the memory is enough for.
+    fn check_all(&self, paths: &[PathBuf], share: &Share<'_>) -> Result<()> {
         let mut known: BTreeMap<String, &PathBuf> = BTreeMap::new();
         for path in paths {
             // One that cannot be read is reported when it is its turn.
-            let Ok(pipeline) = self.pipeline(path, set) else { continue };
+            let Ok(pipeline) = self.pipeline(path, share.set) else { continue };
+            share.resources(&pipeline.limits)?;
             if let Some(other) = known.insert(pipeline.state.to_string(), path) {
                 return Err(Error::usage(format!(
                     "the pipelines {} and {} have one state, {}",
