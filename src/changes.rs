@@ -31,7 +31,9 @@ use futures::TryStreamExt;
 use crate::changes::pass_one::{FoundFloors, PassOne};
 use crate::changes::position::{FILES_MAX, OrderEncoder, ROWS_MAX};
 use crate::changes::row_bitmap::Winners;
-use crate::config::{Keep, OnBad, OpValues, Pipeline, QueryColumns, Raw, TimeUnit, WindowBy};
+use crate::config::{
+    Keep, OnBad, OpValues, Pipeline, QueryColumns, Raw, TimeUnit, WindowBy, covers,
+};
 use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Kind, Result};
 use crate::layout::{FileOrder, file_time};
@@ -866,12 +868,6 @@ fn check_names_of_masks(union: &RawColumns<'_>, raw: &Raw, has_files: bool) -> R
         }
     }
     Ok(())
-}
-
-/// Whether a name in `[mask]` stands for a column: it is that, or an object whose field it is.
-fn covers(masked: &str, column: &str) -> bool {
-    let start = column.get(..masked.len()).filter(|start| start.eq_ignore_ascii_case(masked));
-    start.is_some() && matches!(column.as_bytes().get(masked.len()), None | Some(b'.'))
 }
 
 /// A column whose name is similar to another one, and of which `[mask]` does not say that it has none.

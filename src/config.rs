@@ -48,7 +48,7 @@ pub use full_loads::{FullLoadAt, FullLoads};
 pub use kind::Kind;
 pub use load::{Load, TargetTable, VerifyMethod, VerifySource};
 pub use masks::Masks;
-pub(crate) use masks::unfit;
+pub(crate) use masks::{covers, unfit};
 pub use operations::{OpValues, Operation};
 pub use project::{file_of, full_path, name_of, pipelines_of, written_name};
 pub use query_columns::QueryColumns;

@@ -98,11 +98,14 @@ impl fmt::Debug for MaskedColumn {
 impl MaskedColumn {
     /// Whether it stands for a column.
     fn covers(&self, column: &str) -> bool {
-        let start = column.get(..self.name.len());
-        let rest = column.get(self.name.len()..);
-        start.is_some_and(|start| start.eq_ignore_ascii_case(&self.name))
-            && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        covers(&self.name, column)
     }
+}
+
+/// Whether a name in `[mask]` stands for a column: it is that, or an object whose field it is.
+pub(crate) fn covers(masked: &str, column: &str) -> bool {
+    let start = column.get(..masked.len()).filter(|start| start.eq_ignore_ascii_case(masked));
+    start.is_some() && matches!(column.as_bytes().get(masked.len()), None | Some(b'.'))
 }
 
 /// What `[mask]` is checked with.
