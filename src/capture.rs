@@ -58,6 +58,7 @@ mod audit;
 mod catalog;
 mod change_files;
 mod column;
+pub(crate) mod described;
 mod drain;
 pub(crate) mod export;
 mod extract;

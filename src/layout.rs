@@ -20,7 +20,9 @@ mod own_names;
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
-pub use date_folders::{cdc_file_time, folder_may_hold, folder_span};
+pub use date_folders::{
+    cdc_file_time, folder_may_hold, folder_span, folders_before_dates, is_transaction_file,
+};
 #[cfg(feature = "glue")]
 pub(crate) use hive::DEFAULT_PARTITION;
 pub use hive::{

@@ -196,6 +196,7 @@
 //! | 4 | `publish` | the plan of a commit, its execution for Parquet and Delta, the owner of a folder, announcements |
 //! | 5 | `fold` | pass one: `FoldExec`, `last_changes`, the key table |
 //! | 5 | [`state`] | versions, ledger, quarantine; the identity and the table contract of a pipeline |
+//! | 5 | [`survey`] | looks at an unknown folder of raw files: its tables, and settings that each of them needs |
 //! | 6 | `changes` | the relation of changes: reader, position, key moves, file order, row bitmaps |
 //! | 6 | [`report`] | the run report, text tables |
 //! | 7 | `capture` | the rows and changes of a PostgreSQL database as raw files: catalog, snapshot, log, files |
@@ -238,6 +239,7 @@ mod raw;
 pub mod report;
 pub mod state;
 pub mod store;
+pub mod survey;
 mod table;
 mod types;
 pub mod window;

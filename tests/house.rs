@@ -12,7 +12,7 @@ const FLOORS: [&[&str]; 13] = [
     &["commands"],
     &["aggregate", "follow"],
     &["curate", "publish"],
-    &["fold", "state"],
+    &["fold", "state", "survey"],
     &["changes", "report"],
     &["capture", "raw", "table"],
     &["config", "parquet_io"],

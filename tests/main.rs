@@ -27,6 +27,7 @@ mod follow;
 mod forgotten_keys;
 mod history;
 mod house;
+mod init;
 mod interruptions;
 mod json;
 mod key_moves;

@@ -34,6 +34,7 @@ Exit codes:
  130  backfill stopped by Ctrl-C
 
 Examples:
+  glueless init        s3://bucket/raw --out sql                                        write a project for raw files
   glueless plan        sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13   preview a run
   glueless run         sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13
   glueless backfill    sql/cust_loyalty --start-date 2019-12-01 --end-date 2020-01-01   run a month, day by day
@@ -124,6 +125,13 @@ pub enum Command {
     /// Lists what a run of the window would read, and changes nothing: files and bytes, late files
     /// of earlier windows, days that are published already, memory and time estimated from earlier runs.
     Plan(Plan),
+    /// Write a project for a folder of raw files.
+    ///
+    /// Looks at an unknown folder or bucket: finds the tables in it, reads a few rows of each, and writes a pipeline for
+    /// each table, with its key, the order of its changes and how its files are written. Says how sure each of these is, and
+    /// why; what cannot be known stays a question in the file, and the pipeline does not run until it is answered. Changes
+    /// nothing but in --out, and no file there that exists: run it again when there are new tables.
+    Init(Init),
     /// Look for what would fail tonight.
     ///
     /// Checks the configuration, reach and rights of every location, the clock, memory and disk, what the next run would read,
@@ -268,6 +276,30 @@ pub struct AtOnce {
     /// Give a pipeline up that has not ended after this time, such as 30m, so that it does not hold up others.
     #[arg(long, value_name = "LENGTH")]
     pub timeout: Option<String>,
+}
+
+/// Arguments of `init`.
+#[derive(Args, Debug)]
+pub struct Init {
+    /// The folder with the raw files of all tables: a path, file:// or s3://.
+    pub url: String,
+
+    /// The folder of the project: glueless.toml and a folder for each pipeline.
+    #[arg(long, value_name = "FOLDER", default_value = "sql")]
+    pub out: PathBuf,
+
+    /// Where the tables are to go: a path, file:// or s3://. Default: lake, beside the project's folder.
+    #[arg(long, value_name = "URL")]
+    pub lake: Option<String>,
+
+    /// The name of an environment variable with the URL of the source, a PostgreSQL database: its catalog then says what the
+    /// keys are, and what the columns of CSV files without a header are.
+    #[arg(long, value_name = "VARIABLE")]
+    pub source_url_env: Option<String>,
+
+    /// Format of the result, as for `run`.
+    #[arg(long, value_enum)]
+    pub output: Option<Output>,
 }
 
 /// Arguments of `doctor`.

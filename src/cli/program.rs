@@ -33,6 +33,7 @@ use crate::window::{ACCEPTED_DATES, Window, parse_duration, parse_instant};
 
 #[cfg(feature = "postgres")]
 mod capture;
+mod init;
 mod progress;
 mod several;
 
@@ -126,6 +127,7 @@ impl Program {
                     plan(run_context, window, arguments.fold)
                 })
             }
+            Command::Init(arguments) => self.init(arguments),
             Command::Doctor(arguments) => self.doctor(arguments),
             Command::Ddl(arguments) => {
                 let dialect = match arguments.dialect {

@@ -20,10 +20,10 @@ use crate::error::{Error, Result};
 use crate::store::{Location, clean};
 
 /// The name of the file.
-const FILE: &str = "glueless.toml";
+pub(crate) const PROJECT_FILE: &str = "glueless.toml";
 
 /// The name of a pipeline's file.
-const PIPELINE: &str = "pipeline.toml";
+pub(crate) const PIPELINE_FILE: &str = "pipeline.toml";
 
 /// What is between the folders in the name of a pipeline.
 const BETWEEN: &str = "__";
@@ -51,11 +51,12 @@ impl Project {
     /// Usage: the project's file cannot be read, or has an unknown key.
     pub(super) fn of(named: &Path, file: &Path) -> Result<Option<Self>> {
         let folders = file.parent().into_iter().flat_map(Path::ancestors);
-        let Some(folder) = folders.into_iter().find(|folder| folder.join(FILE).is_file()) else {
+        let Some(folder) = folders.into_iter().find(|folder| folder.join(PROJECT_FILE).is_file())
+        else {
             return Ok(None);
         };
         let file = shown(named, file, folder);
-        let text = std::fs::read_to_string(folder.join(FILE)).map_err(|error| {
+        let text = std::fs::read_to_string(folder.join(PROJECT_FILE)).map_err(|error| {
             Error::usage(format!("cannot read {}", file.display())).caused_by(error)
         })?;
         let table = super::table_of(&file, &text)?;
@@ -82,7 +83,7 @@ impl Project {
             !name.contains(BETWEEN) && !name.starts_with('_') && !name.ends_with('_')
         };
         let is_clear = folders.len() == 1 || folders.iter().all(is_clear);
-        let is_named = pipeline.ends_with(PIPELINE) && !folders.is_empty();
+        let is_named = pipeline.ends_with(PIPELINE_FILE) && !folders.is_empty();
         (is_named && is_clear).then(|| folders.join(BETWEEN))
     }
 
@@ -163,6 +164,41 @@ impl Project {
     }
 }
 
+/// The defaults that a pipeline, given by its file, gets from its project where it has none of the keys `own`, and the name
+/// that it gets if that has none; nothing if it belongs to no project.
+///
+/// # Errors
+/// Usage: the project's file cannot be read, has an unknown key, or a placeholder without a value.
+pub(crate) fn defaults_for(file: &Path, own: &Table) -> Result<(Table, Option<String>)> {
+    let path = full_path(file)?;
+    let Some(project) = Project::of(file, &path)? else { return Ok((Table::new(), None)) };
+    let given = project.name_of(&path);
+    let name = own.get("name").and_then(Value::as_str).map(String::from).or(given.clone());
+    let defaults = project.defaults(&path, name.as_deref().unwrap_or_default(), own)?;
+    Ok((defaults, given))
+}
+
+/// The raw locations of a pipeline, given by its file, whatever else in it is wrong.
+///
+/// # Errors
+/// Usage, when they cannot be told.
+pub(crate) fn raw_urls_of(file: &Path) -> Result<Vec<Location>> {
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        Error::usage(format!("cannot read {}", file.display())).caused_by(error)
+    })?;
+    let own = super::table_of(file, &text)?;
+    let (defaults, _) = defaults_for(file, &own)?;
+    let mut table = own;
+    add_defaults(&mut table, &defaults);
+    let folder = full_path(file)?.parent().unwrap_or(Path::new("/")).to_path_buf();
+    let urls = match table.get("raw").and_then(|raw| raw.get("url")) {
+        Some(Value::Array(urls)) => urls.iter().filter_map(Value::as_str).collect(),
+        Some(Value::String(url)) => vec![url.as_str()],
+        _ => Vec::new(),
+    };
+    urls.into_iter().map(|url| Location::parse(url, &folder)).collect()
+}
+
 /// The pipelines in a folder of a project, sorted, as the user would name them; `None` for a path that is a pipeline, or is in no
 /// project.
 ///
@@ -170,15 +206,15 @@ impl Project {
 /// Usage, when a folder cannot be read.
 pub fn pipelines_of(path: &Path) -> Result<Option<Vec<PathBuf>>> {
     let folder = match path.file_name() {
-        Some(name) if name == FILE => path.parent().unwrap_or(Path::new("")),
+        Some(name) if name == PROJECT_FILE => path.parent().unwrap_or(Path::new("")),
         _ => path,
     };
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    if !folder.is_dir() || folder.join(PIPELINE).exists() {
+    if !folder.is_dir() || folder.join(PIPELINE_FILE).exists() {
         return Ok(None);
     }
     let full = full_path(folder)?;
-    if !full.ancestors().any(|folder| folder.join(FILE).is_file()) {
+    if !full.ancestors().any(|folder| folder.join(PROJECT_FILE).is_file()) {
         return Ok(None);
     }
     let mut found = Vec::new();
@@ -202,7 +238,7 @@ fn find_pipelines(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Resu
         if is_hidden || !path.is_dir() {
             continue;
         }
-        if path.join(PIPELINE).exists() {
+        if path.join(PIPELINE_FILE).exists() {
             found.push(path);
         } else if depth > 1 {
             find_pipelines(&path, depth - 1, found)?;
@@ -222,7 +258,7 @@ fn unknown_placeholder(text: &str) -> Option<&str> {
 
 /// The file of a pipeline, given by its folder or the file itself.
 pub fn file_of(path: &Path) -> PathBuf {
-    if path.is_dir() { path.join(PIPELINE) } else { path.to_path_buf() }
+    if path.is_dir() { path.join(PIPELINE_FILE) } else { path.to_path_buf() }
 }
 
 /// The name that a pipeline has for the user before it is read: that which its project gives it, or that of its folder.
@@ -266,7 +302,7 @@ fn shown(named: &Path, file: &Path, folder: &Path) -> PathBuf {
     let named =
         if named.components().any(|part| part == Component::ParentDir) { file } else { named };
     let of_user = named.ancestors().nth(below).filter(|_| named.components().count() >= below);
-    of_user.map_or_else(|| folder.join(FILE), |of_user| of_user.join(FILE))
+    of_user.map_or_else(|| folder.join(PROJECT_FILE), |of_user| of_user.join(PROJECT_FILE))
 }
 
 /// Leaves out the defaults of keys that a pipeline has.

@@ -191,6 +191,18 @@ impl OpColumn {
 }
 
 impl Raw {
+    /// The settings of a `[raw]` section by itself, for a table of which the key is not known.
+    ///
+    /// # Errors
+    /// Usage, naming the key that is wrong.
+    pub(crate) fn of_section(section: toml::Table) -> Result<Self> {
+        let wrong = |key: &str, why: String| Error::usage(format!("`{key}` {why}"));
+        let parsed: RawToml = toml::Value::Table(section)
+            .try_into()
+            .map_err(|error: toml::de::Error| wrong("raw", error.message().to_string()))?;
+        parsed.check(&[], Path::new("/"), &wrong)
+    }
+
     /// Whether a file, given by the index of its raw URL and its path below that, is a full load. A
     /// pattern is matched with the file's name; a pattern with a slash with its whole URL.
     pub fn is_full_load(&self, location: usize, path: &str) -> bool {

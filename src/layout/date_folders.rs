@@ -242,29 +242,50 @@ fn undelimited(text: &str, units: &[Unit]) -> Option<LocalSpan> {
 /// The dates in a path from its top down, without overlaps; each with a flag whether it is a
 /// complete date folder of DMS or only a prefix of one.
 fn dates(relative_dir: &str) -> Vec<(LocalSpan, bool)> {
-    let segments = relative_dir.split('/').filter(|segment| !segment.is_empty());
-    let folders: Vec<_> = segments.map(Folder::new).collect();
+    let folders = folders(relative_dir);
     let mut dates = Vec::new();
     let mut rest = folders.as_slice();
-    while let [first, below @ ..] = rest {
-        let taken = if let Some(date) = first.date() {
-            let hive_folder = below.first().filter(|folder| folder.column.is_some());
-            let hour =
-                hive_folder.and_then(|folder| folder.value(Hour)).and_then(|hour| date.hour(hour));
-            dates.push((hour.unwrap_or(date), true));
-            1 + usize::from(hour.is_some())
-        } else if let Some((date, taken)) = longest(rest, &SEQUENCES) {
-            dates.push((date, true));
-            taken
-        } else if let Some((date, taken)) = longest(rest, &PREFIXES) {
-            dates.push((date, false));
-            taken
-        } else {
-            1
-        };
+    while !rest.is_empty() {
+        let found = first_date(rest);
+        dates.extend(found.map(|(date, whole, _)| (date, whole)));
+        let taken = found.map_or(1, |(_, _, taken)| taken);
         rest = rest.get(taken..).unwrap_or_default();
     }
     dates
+}
+
+/// The folders of a relative directory path.
+fn folders(relative_dir: &str) -> Vec<Folder<'_>> {
+    relative_dir.split('/').filter(|segment| !segment.is_empty()).map(Folder::new).collect()
+}
+
+/// The date that begins with the first of some folders, whether it is complete, and the number of folders it takes.
+fn first_date(folders: &[Folder]) -> Option<(LocalSpan, bool, usize)> {
+    let (first, below) = folders.split_first()?;
+    if let Some(date) = first.date() {
+        let hive_folder = below.first().filter(|folder| folder.column.is_some());
+        let hour =
+            hive_folder.and_then(|folder| folder.value(Hour)).and_then(|hour| date.hour(hour));
+        return Some((hour.unwrap_or(date), true, 1 + usize::from(hour.is_some())));
+    }
+    let whole = longest(folders, &SEQUENCES).map(|(date, taken)| (date, true, taken));
+    whole.or_else(|| longest(folders, &PREFIXES).map(|(date, taken)| (date, false, taken)))
+}
+
+/// The number of folders of a relative directory path before the first that is a date, or the begin of one, or a Hive
+/// partition: those that name the table.
+///
+/// ```
+/// # use glueless::layout::folders_before_dates;
+/// assert_eq!(folders_before_dates("shop/orders/2021/11/23"), 2);
+/// assert_eq!(folders_before_dates("shop/orders/region=eu/dt=2021-11-23"), 2);
+/// assert_eq!(folders_before_dates("shop/orders"), 2);
+/// ```
+pub fn folders_before_dates(relative_dir: &str) -> usize {
+    let folders = folders(relative_dir);
+    let is_table =
+        |at: &usize| folders[*at].column.is_none() && first_date(&folders[*at..]).is_none();
+    (0..folders.len()).take_while(is_table).count()
 }
 
 /// The last of `dates` that is within those before it.
@@ -303,6 +324,11 @@ pub fn folder_span(relative_dir: &str, zone: Tz) -> Option<Window> {
 pub fn folder_may_hold(relative_dir: &str, zone: Tz) -> Option<Window> {
     let dates = dates(relative_dir).into_iter();
     narrowest(dates.map(|(date, _)| date))?.in_zone(zone)
+}
+
+/// Whether a file has the changes of all tables of a task, by the name that DMS gives it.
+pub fn is_transaction_file(base_name: &str) -> bool {
+    base_name.starts_with(TRANSACTION_FILE)
 }
 
 /// The time in the name of a CDC file, UTC: `yyyyMMdd-HHmmssSSS` and any extension

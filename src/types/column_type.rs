@@ -81,6 +81,26 @@ pub(crate) fn parse_type(text: &str) -> Option<DataType> {
     })
 }
 
+/// The name of a type; `None` for one that `[raw.columns]` does not have, such as text of times and bytes.
+#[cfg(feature = "postgres")]
+pub(crate) fn name_of(data_type: &DataType) -> Option<String> {
+    Some(match data_type {
+        DataType::Boolean => "BOOLEAN".into(),
+        DataType::Int8 => "TINYINT".into(),
+        DataType::Int16 => "SMALLINT".into(),
+        DataType::Int32 => "INTEGER".into(),
+        DataType::Int64 => "BIGINT".into(),
+        DataType::Float32 => "REAL".into(),
+        DataType::Float64 => "DOUBLE".into(),
+        DataType::Decimal128(precision, scale) => format!("DECIMAL({precision}, {scale})"),
+        DataType::Utf8 | DataType::Utf8View => "VARCHAR".into(),
+        DataType::Date32 => "DATE".into(),
+        DataType::Timestamp(_, None) => "TIMESTAMP(6)".into(),
+        DataType::Timestamp(_, Some(_)) => "TIMESTAMP(6) WITH TIME ZONE".into(),
+        _ => return None,
+    })
+}
+
 /// The narrowest type that represents all values of both; `None` if there is none.
 pub(crate) fn widen(a: &DataType, b: &DataType) -> Option<DataType> {
     use DataType::*;

@@ -144,6 +144,7 @@ fn help_is_the_manual() {
       truncate     Set a truncate by hand
       forget       Forget keys for good
       plan         Show what a run would do
+      init         Write a project for a folder of raw files
       doctor       Look for what would fail tonight
       ddl          Print statements that make the tables known elsewhere
       runs         List past runs
@@ -186,6 +187,7 @@ fn help_is_the_manual() {
      130  backfill stopped by Ctrl-C
 
     Examples:
+      glueless init        s3://bucket/raw --out sql                                        write a project for raw files
       glueless plan        sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13   preview a run
       glueless run         sql/cust_loyalty --start-date 2019-12-12 --end-date 2019-12-13
       glueless backfill    sql/cust_loyalty --start-date 2019-12-01 --end-date 2020-01-01   run a month, day by day

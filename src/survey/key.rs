@@ -1,0 +1,555 @@
+//! The primary key of a table, from a sample of its rows.
+//!
+//! What says that columns are the key, the strongest first:
+//!
+//! 1. before images: a tool writes the values of the key before an update;
+//! 2. deletes that have only some columns, although the others are never null elsewhere: those of the key;
+//! 3. values that are unique and never null in the full load, or else among inserts; with a name as keys have it; and by which
+//!    updates and deletes find their rows, while inserts find none.
+//!
+//! A table of which all changes are inserts, and in which nothing is unique, most likely has no key: each row then is one of the
+//! table, so that nothing is lost if that is wrong.
+
+use std::collections::HashSet;
+
+use arrow::datatypes::DataType;
+
+use crate::config::Operation;
+use crate::survey::Certainty;
+use crate::survey::order::{SEQUENCES, TIMES};
+use crate::survey::sample::{Column, Sample, has_no_text};
+
+/// The prefixes of the names of before images.
+const BEFORE_IMAGES: [&str; 6] = ["_old_", "BI_", "bi_", "before_", "old_", "BEFORE_"];
+
+/// The rows from which on a column that is unique is not so by chance.
+const MANY_ROWS: usize = 100;
+/// The columns of which a key of several can consist.
+const COMPOSITE_OF: usize = 8;
+/// The score from which on a column may be the key, and from which on it likely is.
+const SCORE_MIN: i32 = 3;
+const SCORE_LIKELY: i32 = 7;
+
+/// The score of a name that is that of the table's key.
+const OF_TABLE: i32 = 5;
+
+/// Parts of names of keys, and of columns that are none.
+const LIKE_KEY: [&str; 7] = ["id", "key", "uuid", "guid", "pk", "no", "code"];
+const UNLIKE_KEY: [&str; 14] = [
+    "name", "note", "mail", "amount", "price", "state", "status", "desc", "title", "comment",
+    "balance", "text", "url", "count",
+];
+
+/// The key that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    /// Its columns; `None` if it is not known.
+    pub(super) columns: Option<Vec<String>>,
+    pub(super) certainty: Certainty,
+    /// What says so, or what was found instead.
+    pub(super) why: String,
+    /// The prefix of columns with its values before an update.
+    pub(super) before_image_prefix: Option<String>,
+}
+
+/// What is known of the rows of a sample.
+pub(super) struct Rows<'a> {
+    pub(super) sample: &'a Sample,
+    /// What each row is.
+    pub(super) operations: &'a [Operation],
+    /// The columns that are not the table's own: operation, order.
+    pub(super) others: &'a [String],
+    /// The name of the table.
+    pub(super) table: &'a str,
+    /// Whether the sample has all files, from the first one on.
+    pub(super) is_gapless: bool,
+    /// Whether rows have no operations, so that the rows of a key can come again and again.
+    pub(super) is_flat: bool,
+    /// Whether each file may be a copy of the table.
+    pub(super) are_copies: bool,
+}
+
+/// Finds the key.
+pub(super) fn find(rows: &Rows) -> Key {
+    let columns: Vec<&Column> = rows.own_columns().collect();
+    if let Some(key) = rows.by_before_images(&columns) {
+        return key;
+    }
+    let mut key = rows.by_deletes(&columns).unwrap_or_else(|| rows.by_values(&columns));
+    if let Some(columns) = &key.columns {
+        let has_image = |prefix: &&str| {
+            columns.iter().any(|name| rows.sample.column(&format!("{prefix}{name}")).is_some())
+        };
+        key.before_image_prefix = BEFORE_IMAGES.into_iter().find(has_image).map(String::from);
+    }
+    key
+}
+
+impl<'a> Rows<'a> {
+    /// The columns of the table itself that can be of a key, in their order.
+    fn own_columns(&self) -> impl Iterator<Item = &'a Column> {
+        let is_other = |column: &&Column| {
+            let named = |other: &str| other.eq_ignore_ascii_case(&column.name);
+            let is_role = self.others.iter().any(|other| named(other))
+                || TIMES.into_iter().chain(SEQUENCES).any(named);
+            let stem = BEFORE_IMAGES.iter().find_map(|prefix| column.name.strip_prefix(prefix));
+            is_role || stem.is_some_and(|stem| self.sample.column(stem).is_some())
+        };
+        self.sample.columns.iter().filter(move |column| !is_other(column))
+    }
+
+    fn is(&self, row: usize, operation: Operation) -> bool {
+        self.operations.get(row) == Some(&operation)
+    }
+
+    fn with(&self, operation: Operation) -> impl Iterator<Item = usize> + '_ {
+        (0..self.sample.rows()).filter(move |row| self.is(*row, operation))
+    }
+
+    /// The columns of which there are before images with a prefix, if they are not those of all columns.
+    fn by_before_images(&self, columns: &[&Column]) -> Option<Key> {
+        let prefix = BEFORE_IMAGES.into_iter().find_map(|prefix| {
+            let has_image = |column: &&&Column| {
+                self.sample.column(&format!("{prefix}{}", column.name)).is_some()
+            };
+            let with: Vec<String> =
+                columns.iter().filter(has_image).map(|column| column.name.clone()).collect();
+            (!with.is_empty() && with.len() < columns.len()).then_some((prefix, with))
+        });
+        let (prefix, columns) = prefix?;
+        Some(Key {
+            why: format!("the files have their values before an update (`{prefix}…`)"),
+            columns: Some(columns),
+            // All columns may have them.
+            certainty: if prefix == "_old_" { Certainty::Sure } else { Certainty::Likely },
+            before_image_prefix: Some(prefix.into()),
+        })
+    }
+
+    /// The only columns that deletes have, if others are never null elsewhere.
+    fn by_deletes(&self, columns: &[&Column]) -> Option<Key> {
+        let deletes: Vec<usize> = self.with(Operation::Delete).collect();
+        if deletes.is_empty() {
+            return None;
+        }
+        let is_null = |column: &Column, row: &usize| column.values[*row].is_none();
+        let others: Vec<usize> =
+            (0..self.sample.rows()).filter(|row| !self.is(*row, Operation::Delete)).collect();
+        let (key, rest): (Vec<&Column>, Vec<&Column>) =
+            columns.iter().partition(|column| deletes.iter().all(|row| !is_null(column, row)));
+        let are_missing = rest.iter().all(|column| deletes.iter().all(|row| is_null(column, row)));
+        let is_needed =
+            |column: &&Column| others.len() > 1 && others.iter().all(|row| !is_null(column, row));
+        if key.is_empty() || !are_missing || !rest.iter().any(is_needed) {
+            return None;
+        }
+        let rows = deletes.len();
+        Some(Key {
+            columns: Some(key.iter().map(|column| column.name.clone()).collect()),
+            certainty: if rows > 1 { Certainty::Sure } else { Certainty::Likely },
+            why: format!(
+                "{} other columns",
+                if rows == 1 {
+                    "the delete that was read has no".into()
+                } else {
+                    format!("the {rows} deletes that were read have no")
+                }
+            ),
+            before_image_prefix: None,
+        })
+    }
+
+    /// The rows in which values of a key are not repeated, and what they are called.
+    fn unique_rows(&self) -> (Vec<usize>, &'static str) {
+        if self.are_copies
+            && let Some(last) = self.sample.files.last()
+        {
+            return (last.rows.clone().collect(), "row of the last date");
+        }
+        if self.are_all_inserts() {
+            return ((0..self.sample.rows()).collect(), "row");
+        }
+        let loads: Vec<usize> = self
+            .sample
+            .files
+            .iter()
+            .filter(|file| file.is_load)
+            .flat_map(|file| file.rows.clone())
+            .collect();
+        if !loads.is_empty() {
+            return (loads, "row of full loads");
+        }
+        (self.with(Operation::Insert).collect(), "insert")
+    }
+
+    /// The column, or columns, with unique values that fit best.
+    fn by_values(&self, columns: &[&Column]) -> Key {
+        let (rows, what) = self.unique_rows();
+        if rows.is_empty() {
+            return unknown("there is no row from which it can be told".into());
+        }
+        let were_read = read(rows.len(), what);
+        let never_null: Vec<&Column> =
+            columns.iter().copied().filter(|column| self.is_complete(column)).collect();
+        let single = self.unique_columns(&never_null, &rows);
+        if let Some(key) = best(&single, &were_read) {
+            return key;
+        }
+        if let Some((columns, found)) = self.composite(&never_null, &rows) {
+            let why = format!(
+                "together they are unique and never null in {were_read}, and {} by them",
+                finds(found.rows)
+            );
+            return guess(columns.iter().map(|column| column.name.clone()).collect(), why);
+        }
+        let named = |column: &&&Column| {
+            can_be_key(&column.data_type) && name_score(&column.name, self.table) >= OF_TABLE
+        };
+        if self.is_flat
+            && let Some(column) = never_null.iter().find(named)
+        {
+            let why = "its name says so, and it is never null; rows have no operations, so that a key can come again";
+            return guess(vec![column.name.clone()], why.into());
+        }
+        let has_changes = self.sample.changes().any(|file| !file.rows.is_empty());
+        let has_only_inserts = !self.is_flat && has_changes && self.are_all_inserts();
+        if has_only_inserts && single.is_empty() && rows.len() > 1 {
+            let why = format!(
+                "no column is unique in {were_read}, and all changes are inserts: it looks like a table without a key, of \
+                 which every row is kept"
+            );
+            return guess(Vec::new(), why);
+        }
+        unknown(if single.is_empty() {
+            format!(
+                "no column is unique and never null in {were_read}. Write the columns of the primary key, or [] if the table \
+                 has none: then every row is kept"
+            )
+        } else {
+            let columns: Vec<&Column> = single.iter().map(|(_, column, _)| *column).collect();
+            let columns = listed(&columns);
+            format!("unique in {were_read}, and nothing says which of them is the key: {columns}")
+        })
+    }
+
+    /// The columns with unique values, those that fit a key best first, with how well they do.
+    fn unique_columns(
+        &self,
+        columns: &[&'a Column],
+        rows: &[usize],
+    ) -> Vec<(i32, &'a Column, Found)> {
+        let mut single: Vec<(i32, &Column, Found)> = columns
+            .iter()
+            .enumerate()
+            .filter(|(_, column)| can_be_key(&column.data_type) && is_unique(&[**column], rows))
+            .map(|(at, column)| {
+                let found = self.found_by(&[*column]);
+                (self.score(at, column, found, rows.len()), *column, found)
+            })
+            .collect();
+        // Of equal ones the first.
+        single.sort_by_key(|(score, ..)| std::cmp::Reverse(*score));
+        single
+    }
+
+    fn are_all_inserts(&self) -> bool {
+        self.operations.iter().all(|operation| *operation == Operation::Insert)
+    }
+
+    /// Whether a column is never null.
+    fn is_complete(&self, column: &Column) -> bool {
+        let rows = self.sample.rows();
+        rows > 0
+            && (0..rows)
+                .all(|row| column.values[row].is_some() || self.is(row, Operation::Truncate))
+    }
+
+    /// How well a column fits a key.
+    fn score(&self, at: usize, column: &Column, found: Found, rows: usize) -> i32 {
+        let mut score = name_score(&column.name, self.table);
+        score += if at == 0 { 2 } else { 0 };
+        score += if rows >= MANY_ROWS { 2 } else { 0 };
+        score += if column.data_type.is_integer() { 1 } else { 0 };
+        score += match found {
+            Found { contradictions: 1.., .. } => -6,
+            Found { rows: 1.., .. } => 4,
+            Found { .. } => 0,
+        };
+        score
+    }
+
+    /// How updates and deletes find rows by a key, and what speaks against it.
+    fn found_by(&self, columns: &[&Column]) -> Found {
+        let mut found = Found::default();
+        if !self.is_gapless || self.is_flat {
+            return found;
+        }
+        let mut live: HashSet<Vec<&str>> = HashSet::new();
+        for row in 0..self.sample.rows() {
+            let Some(key) = key_of(columns, row) else { continue };
+            let is_new = match self.operations[row] {
+                Operation::Delete => !live.remove(&key),
+                _ => live.insert(key),
+            };
+            match self.operations[row] {
+                Operation::Insert if !is_new => found.contradictions += 1,
+                Operation::Update | Operation::Delete if is_new => found.contradictions += 1,
+                Operation::Update | Operation::Delete => found.rows += 1,
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// Two or three columns that are unique together and by which all updates and deletes find their rows.
+    fn composite(
+        &self,
+        columns: &[&'a Column],
+        rows: &[usize],
+    ) -> Option<(Vec<&'a Column>, Found)> {
+        let columns: Vec<&Column> = columns
+            .iter()
+            .copied()
+            .filter(|column| !column.data_type.is_floating() && !has_no_text(&column.data_type))
+            .take(COMPOSITE_OF)
+            .collect();
+        let all = 0..columns.len();
+        let pairs = all.clone().flat_map(|a| (a + 1..columns.len()).map(move |b| vec![a, b]));
+        let triples = all.flat_map(|a| {
+            let columns = columns.len();
+            (a + 1..columns).flat_map(move |b| (b + 1..columns).map(move |c| vec![a, b, c]))
+        });
+        pairs.chain(triples).find_map(|numbers| {
+            let key: Vec<&Column> = numbers.iter().map(|number| columns[*number]).collect();
+            let found = self.found_by(&key);
+            let fits = found.rows > 0 && found.contradictions == 0 && is_unique(&key, rows);
+            fits.then_some((key, found))
+        })
+    }
+}
+
+/// The updates and deletes that find a row by a key, and the changes that contradict it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    rows: usize,
+    contradictions: usize,
+}
+
+/// The column that fits best, if it fits.
+fn best(single: &[(i32, &Column, Found)], were_read: &str) -> Option<Key> {
+    let (score, column, found) = single.first().filter(|(score, ..)| *score >= SCORE_MIN)?;
+    let others: Vec<&Column> = single[1..].iter().map(|(_, column, _)| *column).collect();
+    let mut why = format!("it is unique and never null in {were_read}");
+    if found.rows > 0 && found.contradictions == 0 {
+        why += &format!("; {} by it", finds(found.rows));
+    }
+    if !others.is_empty() {
+        why += &format!("; so are {}", listed(&others));
+    }
+    let certainty = if *score >= SCORE_LIKELY { Certainty::Likely } else { Certainty::Guess };
+    Some(Key { certainty, ..guess(vec![column.name.clone()], why) })
+}
+
+fn guess(columns: Vec<String>, why: String) -> Key {
+    Key { columns: Some(columns), certainty: Certainty::Guess, why, before_image_prefix: None }
+}
+
+fn listed(columns: &[&Column]) -> String {
+    let names: Vec<String> = columns.iter().map(|column| format!("`{}`", column.name)).collect();
+    names.join(", ")
+}
+
+/// The rows that were read, of a kind.
+fn read(rows: usize, what: &str) -> String {
+    match what.split_once(' ') {
+        _ if rows == 1 => format!("the only {what} that was read"),
+        Some((noun, rest)) => format!("the {rows} {noun}s {rest} that were read"),
+        None => format!("the {rows} {what}s that were read"),
+    }
+}
+
+/// The changes that find their row.
+fn finds(rows: usize) -> String {
+    if rows == 1 {
+        "an update or delete finds its row".into()
+    } else {
+        format!("{rows} updates and deletes find their rows")
+    }
+}
+
+fn unknown(why: String) -> Key {
+    Key { columns: None, certainty: Certainty::Asked, why, before_image_prefix: None }
+}
+
+/// Whether a single column of a type can be a key. Times are unique by chance.
+fn can_be_key(data_type: &DataType) -> bool {
+    let is_other = data_type.is_floating() || data_type.is_temporal() || has_no_text(data_type);
+    !is_other && !matches!(data_type, DataType::Boolean | DataType::Null)
+}
+
+fn key_of<'a>(columns: &[&'a Column], row: usize) -> Option<Vec<&'a str>> {
+    columns.iter().map(|column| column.values[row].as_deref()).collect()
+}
+
+/// Whether no two of some rows have the same values.
+fn is_unique(columns: &[&Column], rows: &[usize]) -> bool {
+    let mut seen = HashSet::new();
+    rows.iter().all(|row| key_of(columns, *row).is_some_and(|key| seen.insert(key)))
+}
+
+/// How much a name looks like that of a table's key.
+fn name_score(name: &str, table: &str) -> i32 {
+    let lower = name.to_ascii_lowercase();
+    let table = table.to_ascii_lowercase();
+    let parts: Vec<&str> = lower.split(['_', '-', '.', ' ']).collect();
+    let is_like_key =
+        parts.last().is_some_and(|last| LIKE_KEY.contains(last)) || lower.ends_with("id");
+    if lower == "id" {
+        return 6;
+    }
+    if UNLIKE_KEY.iter().any(|part| lower.contains(part)) {
+        return -3;
+    }
+    if !is_like_key {
+        return 0;
+    }
+    let stem = parts[..parts.len() - 1].join("_");
+    let stem =
+        if stem.is_empty() { lower.strip_suffix("id").unwrap_or("").to_string() } else { stem };
+    let is_of_table = stem.len() > 1
+        && table
+            .split(['_', '-', '.'])
+            .any(|part| part.starts_with(&stem) || stem.starts_with(part) && part.len() > 2)
+        || table.starts_with(&stem) && stem.len() > 1;
+    if is_of_table { OF_TABLE } else { 3 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::survey::sample::SampledFile;
+
+    use std::ops::Range;
+
+    use Operation::{Delete, Insert, Update};
+
+    /// A sample of loads and of changes, of columns by their names, and its operations.
+    fn sample(
+        columns: &[&str],
+        loads: &[&[&str]],
+        changes: &[(Operation, &[&str])],
+    ) -> (Sample, Vec<Operation>) {
+        let value = |text: &&str| (!text.is_empty()).then(|| text.to_string());
+        let rows: Vec<&[&str]> =
+            loads.iter().copied().chain(changes.iter().map(|(_, row)| *row)).collect();
+        let is_number = |number: usize| {
+            rows.iter().all(|row| row[number].is_empty() || row[number].parse::<i64>().is_ok())
+        };
+        let columns = columns.iter().enumerate().map(|(number, name)| Column {
+            name: name.to_string(),
+            data_type: if is_number(number) { DataType::Int64 } else { DataType::Utf8View },
+            other_types: Vec::new(),
+            values: rows.iter().map(|row| value(&row[number])).collect(),
+            in_files: vec![true; 2],
+            extremes: Vec::new(),
+        });
+        let file = |is_load: bool, rows: Range<usize>| SampledFile {
+            path: String::new(),
+            is_load,
+            time: None,
+            rows,
+            is_whole: true,
+        };
+        let files = vec![file(true, 0..loads.len()), file(false, loads.len()..rows.len())];
+        let of_loads = loads.iter().map(|_| Insert);
+        let operations = of_loads.chain(changes.iter().map(|(operation, _)| *operation)).collect();
+        (Sample { columns: columns.collect(), files, ..Sample::default() }, operations)
+    }
+
+    fn found(
+        table: &str,
+        (sample, operations): &(Sample, Vec<Operation>),
+    ) -> (Option<Vec<String>>, Certainty) {
+        let rows = Rows {
+            sample,
+            operations,
+            others: &[],
+            table,
+            is_gapless: true,
+            is_flat: false,
+            are_copies: false,
+        };
+        let key = find(&rows);
+        (key.columns, key.certainty)
+    }
+
+    fn columns(names: &[&str]) -> Option<Vec<String>> {
+        Some(names.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_key_is_known_by_its_name_and_its_values() {
+        let orders =
+            sample(&["customer_id", "order_id", "v"], &[&["7", "1", "a"], &["7", "2", "b"]], &[]);
+        assert_eq!(found("orders", &orders), (columns(&["order_id"]), Certainty::Guess));
+        let loyalty = sample(
+            &["event_id", "cust_id"],
+            &[&["1", "a"], &["2", "b"]],
+            &[(Update, &["3", "a"]), (Insert, &["4", "c"]), (Delete, &["5", "b"])],
+        );
+        assert_eq!(found("cust_loyalty", &loyalty), (columns(&["cust_id"]), Certainty::Likely));
+    }
+
+    #[test]
+    fn deletes_with_only_their_key_say_what_it_is() {
+        let items = sample(
+            &["name", "shop", "item"],
+            &[&["x", "1", "1"], &["y", "1", "2"]],
+            &[(Delete, &["", "1", "1"]), (Delete, &["", "1", "2"])],
+        );
+        assert_eq!(found("items", &items), (columns(&["shop", "item"]), Certainty::Sure));
+        // A null in a row that is deleted as a whole says nothing.
+        let notes = sample(&["id", "note"], &[&["1", "x"], &["2", ""]], &[(Delete, &["2", ""])]);
+        assert_eq!(found("notes", &notes), (columns(&["id"]), Certainty::Likely));
+    }
+
+    #[test]
+    fn a_key_of_several_columns_is_proved_by_updates() {
+        let lines = sample(
+            &["ord", "line", "qty"],
+            &[&["1", "1", "5"], &["1", "2", "5"], &["2", "1", "5"]],
+            &[(Update, &["1", "2", "7"]), (Insert, &["2", "2", "5"])],
+        );
+        assert_eq!(found("lines", &lines), (columns(&["ord", "line"]), Certainty::Guess));
+    }
+
+    #[test]
+    fn without_evidence_it_is_asked_or_every_row_is_kept() {
+        let log = sample(&["a", "b"], &[&["1", "2"], &["1", "2"]], &[(Insert, &["1", "2"])]);
+        assert_eq!(found("log", &log), (Some(Vec::new()), Certainty::Guess));
+        let other = sample(&["a", "b"], &[&["1", "2"], &["1", "2"]], &[(Update, &["1", "2"])]);
+        assert_eq!(found("log", &other), (None, Certainty::Asked));
+        let names = sample(&["x_name", "y_name"], &[&["a", "b"], &["c", "d"]], &[]);
+        assert_eq!(found("people", &names), (None, Certainty::Asked));
+    }
+
+    #[test]
+    fn before_images_say_what_the_key_is() {
+        let moves =
+            sample(&["v", "id", "BI_id"], &[&["a", "1", ""]], &[(Update, &["b", "2", "1"])]);
+        let rows = Rows {
+            sample: &moves.0,
+            operations: &moves.1,
+            others: &[],
+            table: "moves",
+            is_gapless: true,
+            is_flat: false,
+            are_copies: false,
+        };
+        let key = find(&rows);
+        assert_eq!(
+            (key.columns, key.before_image_prefix.as_deref()),
+            (columns(&["id"]), Some("BI_"))
+        );
+    }
+}
