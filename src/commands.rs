@@ -4,6 +4,7 @@ pub mod backfill;
 #[cfg(feature = "postgres")]
 mod capture;
 mod catch_up;
+mod compact;
 mod ddl;
 mod doctor;
 mod dry_fold;
@@ -21,6 +22,7 @@ mod verify;
 
 #[cfg(feature = "postgres")]
 pub use capture::{CaptureContext, CaptureMode, CaptureReport, CapturedTableReport, capture};
+pub use compact::{Compacted, CompactedDay, compact};
 pub use ddl::{Statements, ddl};
 pub use doctor::{Machine, doctor};
 pub use explain_key::{Explained, explain_key};

@@ -22,6 +22,7 @@ use crate::store::Location;
 
 mod catalog;
 mod check;
+mod compact;
 mod csv;
 mod dialect;
 mod envelope;
@@ -43,6 +44,7 @@ mod time_unit;
 mod values;
 
 pub use catalog::{Catalog, CatalogMode};
+pub use compact::Compact;
 pub use csv::CsvForm;
 pub use dialect::Dialect;
 pub use envelope::{BEFORE_PREFIX, ENVELOPE_PREFIX, Envelope};
@@ -90,6 +92,8 @@ pub struct Pipeline {
     pub verify: Option<VerifySource>,
     /// `[catalog]`: the catalog in which the tables are registered; none by default.
     pub catalog: Option<Catalog>,
+    /// `[compact]`: where the small files of changes are kept as few larger ones.
+    pub compact: Compact,
     /// `[limits]`: limits of memory, disk and threads.
     pub limits: Limits,
 }

@@ -189,7 +189,7 @@
 //! | floor | room | what it does |
 //! |---|---|---|
 //! | 1 | [`cli`] | arguments, the program, progress, logs, metrics; reads the environment and the clock |
-//! | 2 | [`commands`] | one file per command: run and its steps, backfill, catch-up, rebuild, truncate, forget; load, catalog; plan, runs, verify, explain-key, ddl, doctor; capture |
+//! | 2 | [`commands`] | one file per command: run and its steps, backfill, catch-up, rebuild, truncate, forget; load, catalog; plan, runs, verify, explain-key, ddl, doctor; init, compact; capture |
 //! | 3 | [`follow`] | followers: PostgreSQL, the Glue catalog; statements for other engines |
 //! | 3 | [`aggregate`] | the days to compute, the query of an aggregate, the relations `history` and `balance` |
 //! | 4 | `curate` | staging, the merge with versions, pass two through `curated.sql`, conservation checks |

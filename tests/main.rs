@@ -10,6 +10,7 @@ mod capture_audit;
 mod capture_kills;
 mod catalog;
 mod cli;
+mod compact;
 mod concurrency;
 mod cron;
 mod day_zone;

@@ -128,6 +128,6 @@ impl CommitTime {
 }
 
 /// The time of a file, in nanoseconds since 1970.
-pub(super) fn time_of_file(file: &RawFile, zone: Tz) -> i128 {
+pub(crate) fn time_of_file(file: &RawFile, zone: Tz) -> i128 {
     instant_ns(file_time(&file.path, zone).unwrap_or_else(|| file.window_time()))
 }

@@ -107,6 +107,12 @@ pub enum Command {
     /// aggregates from empty beside the old ones, and switches to them. Use it after a raw file or
     /// the pipeline has changed. Refused when one of these raw files is missing.
     Rebuild(Rebuild),
+    /// Compact the small files of changes of days into few.
+    ///
+    /// Writes the changes of each day of the window, with all columns and in the order of changes, into few files of another
+    /// folder: changedate=2019-04-01/part-….parquet. Each row has the raw file and the row that it comes from. Raw files are
+    /// not changed; a day is replaced as a whole when it has new files.
+    Compact(Compact),
     /// Set a truncate by hand.
     ///
     /// For a source whose tool writes no truncates into files, such as AWS DMS: says that the source table was emptied
@@ -342,6 +348,22 @@ pub struct Rebuild {
     /// The pipelines.
     #[command(flatten)]
     pub many: Many,
+}
+
+/// Arguments of `compact`.
+#[derive(Args, Debug)]
+pub struct Compact {
+    /// The days: from a date, to a date that is not part of it.
+    #[command(flatten)]
+    pub dates: Dates,
+
+    /// The folder that gets the days: a path, file:// or s3://. Default: `compact.url`.
+    #[arg(long, value_name = "URL")]
+    pub to: Option<String>,
+
+    /// The pipelines.
+    #[command(flatten)]
+    pub several: Several,
 }
 
 /// Arguments of `truncate`.

@@ -17,7 +17,7 @@ use crate::cli::metrics::{MetricsFile, Outcome};
 use crate::cli::resources::{cores, environment, machine, now, peak_memory_bytes};
 use crate::commands::runs::history;
 use crate::commands::{
-    Compared, RunContext, Task, catalog, ddl, doctor, explain_key, load, plan, run, verify,
+    Compared, RunContext, Task, catalog, compact, ddl, doctor, explain_key, load, plan, run, verify,
 };
 use crate::config::{Pipeline, Source, name_of};
 use crate::engine::heaps::share_heaps;
@@ -104,6 +104,7 @@ impl Program {
                 };
                 self.run(&arguments.many, task)
             }
+            Command::Compact(arguments) => self.compact(arguments),
             Command::Truncate(arguments) => {
                 let at = date(&arguments.at)?;
                 let task = if arguments.undo { Task::UndoTruncate(at) } else { Task::Truncate(at) };
@@ -169,6 +170,25 @@ impl Program {
             let resources = Share::whole(share.set).resources(&pipeline.limits)?;
             let run_context = self.run_context(&pipeline, &resources, started);
             self.block_on(share, &resources, doctor(&run_context, machine(&resources)))
+        })
+    }
+
+    fn compact(&self, arguments: &args::Compact) -> Result<u8> {
+        let window = window(&arguments.dates)?;
+        let is_day = |time: DateTime<Utc>| time.time() == chrono::NaiveTime::MIN;
+        if !is_day(window.start) || !is_day(window.end) {
+            return Err(Error::usage("only whole days can be compacted").hint("write 2019-04-01"));
+        }
+        let to = arguments.to.as_deref().map(absolute).transpose()?;
+        let to = to.map(|url| format!("compact.url={url}"));
+        self.run_each(arguments.several.both(), None, |path, share| {
+            if share.is_of_several && to.is_some() {
+                return Err(Error::usage("--to is of one pipeline").hint(
+                    "write compact.url into pipeline.toml, or with {schema} and {table} into glueless.toml",
+                ));
+            }
+            let set: Vec<String> = share.set.iter().chain(&to).cloned().collect();
+            self.ask(path, &share.with(&set), |run_context| compact(run_context, window))
         })
     }
 

@@ -276,10 +276,9 @@ impl Answer for Initialized {
         let asking = self.tables.iter().filter(|table| table.questions().next().is_some()).count();
         let _ = writeln!(
             text,
-            "\n{} tables, {new} of them new; {asking} with a question that is to be answered before they run; {}",
+            "\n{} tables, {new} of them new; {asking} with a question that is to be answered before they run",
             self.tables.len(),
-            took(self.seconds, self.peak_memory_bytes)
         );
-        text
+        text + &took(self.seconds, self.peak_memory_bytes)
     }
 }

@@ -40,6 +40,7 @@ pub(super) fn check(parsed: PipelineToml, folder: &Path, origins: &Origins) -> R
         catalog: parsed.catalog.map(|catalog| checks.catalog(catalog)).transpose()?,
         load: parsed.load.map(|load| checks.load(load)).transpose()?,
         verify: parsed.verify.map(|verify| checks.verify(verify)).transpose()?,
+        compact: parsed.compact.check(folder, &wrong)?,
         limits: checks.limits(parsed.limits)?,
     };
     checks.no_overlaps(&pipeline)?;
@@ -410,6 +411,7 @@ impl Checks<'_> {
         let outputs = pipeline.outputs();
         for (number, (key, output)) in outputs.iter().enumerate() {
             let raw = pipeline.raw.urls.iter().map(|url| ("raw.url", url));
+            let raw = raw.chain(pipeline.compact.url.iter().map(|url| ("compact.url", url)));
             let earlier = outputs[..number].iter().map(|(key, url)| (key.as_str(), *url));
             if let Some((other, url)) = raw.chain(earlier).find(|(_, url)| url.overlaps(output)) {
                 return Err(self
@@ -417,7 +419,14 @@ impl Checks<'_> {
                     .hint("give each its own folder, none inside another"));
             }
         }
-        Ok(())
+        let compacted = pipeline.compact.url.iter();
+        let both = compacted.flat_map(|to| pipeline.raw.urls.iter().map(move |url| (to, url)));
+        match both.into_iter().find(|(to, url)| to.overlaps(url)) {
+            None => Ok(()),
+            Some((to, url)) => Err(self
+                .wrong("compact.url", format!("({to}) overlaps `raw.url` ({url})"))
+                .hint("name a folder outside of it: runs would read each change twice")),
+        }
     }
 
     /// Reads a file of SQL in the pipeline's folder.

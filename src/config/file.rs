@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Value;
 
+use crate::config::compact::CompactToml;
 use crate::config::{CatalogMode, Format, Keep, VerifyMethod, raw};
 use crate::error::Error;
 use crate::error::library_texts::{FIELD_MISSING, LIST_EXPECTED};
@@ -29,6 +30,8 @@ pub(super) struct PipelineToml {
     pub(super) load: Option<LoadToml>,
     pub(super) catalog: Option<CatalogToml>,
     pub(super) verify: Option<VerifyToml>,
+    #[serde(default)]
+    pub(super) compact: CompactToml,
     #[serde(default)]
     pub(super) limits: LimitsToml,
 }

@@ -81,6 +81,8 @@ pub(super) const PIPELINE_KEYS: &[&str] = &[
     "catalog.glue",
     "catalog.table",
     "catalog.mode",
+    "compact.url",
+    "compact.file_bytes",
     "limits.memory",
     "limits.spill_dir",
     "limits.spill_bytes_max",

@@ -32,7 +32,8 @@ const BETWEEN: &str = "__";
 const OF_PIPELINE: [&str; 2] = ["name", "aggregate"];
 
 /// The keys whose values are URLs, or lists of them.
-const URLS: [[&str; 2]; 3] = [["raw", "url"], ["curated", "url"], ["state", "url"]];
+const URLS: [[&str; 2]; 4] =
+    [["raw", "url"], ["curated", "url"], ["state", "url"], ["compact", "url"]];
 
 /// The project that a pipeline belongs to.
 #[derive(Debug)]

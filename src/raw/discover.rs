@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use futures::stream::StreamExt;
 use object_store::{ObjectMeta, ObjectStore};
 use tracing::{debug, warn};
@@ -297,6 +297,48 @@ fn other_format(folder: &Folder, path: &str, found: RawFormat, wanted: RawFormat
         "set raw.format = \"{found}\"; if there are files of both formats, give each a folder, a \
          pipeline and a table of its own"
     ))
+}
+
+/// Lists the files of changes that may belong to a window, folded or not, in the order of files; full loads are left out.
+///
+/// # Errors
+/// As [`discover_all`].
+pub(crate) async fn changes_near(
+    folders: &[Folder],
+    raw: &Raw,
+    window: &Window,
+    recorded: &dyn Recorded,
+) -> Result<Vec<Input>> {
+    let mut inputs = Vec::new();
+    for (location, folder) in folders.iter().enumerate() {
+        let listed = list((location, folder), raw, window, &[], recorded).await?;
+        let files = raw_files(location, folder, raw, listed.into_iter())?.into_iter();
+        let changes = files.filter(|file| !raw.is_full_load(location, &file.path));
+        inputs.extend(changes.map(|file| Input {
+            full_load: false,
+            file,
+            late: false,
+            rows: None,
+            only: None,
+        }));
+    }
+    sort(raw, &mut inputs);
+    Ok(inputs)
+}
+
+/// The day of a file of changes, in the zone of names and folders: that by which windows select it, or where they select rows, that
+/// of its name or folder, or else of when it was written.
+///
+/// # Errors
+/// Data, when it lacks the time that `window_by` selects by.
+pub(crate) fn day_of_file(folder: &Folder, raw: &Raw, file: &RawFile) -> Result<NaiveDate> {
+    let time = match raw.window_by {
+        WindowBy::Commit => {
+            layout::file_time(&file.path, raw.time_zone).unwrap_or_else(|| file.window_time())
+        }
+        _ => span_or_error(folder, raw, file)?.start,
+    };
+    Ok(time.with_timezone(&raw.time_zone).date_naive())
 }
 
 /// The inputs of earlier runs, re-discovered.

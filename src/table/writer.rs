@@ -401,22 +401,46 @@ pub(crate) fn write_error(
     failed.hint(hint).caused_by(cause)
 }
 
-struct OpenFile {
+/// A file that is being written.
+pub(crate) struct OpenFile {
     partition: String,
     staged: String,
     writer: AsyncArrowWriter<BufWriter>,
 }
 
 impl OpenFile {
-    async fn write(&mut self, staging: &Folder, rows: &RecordBatch) -> Result<()> {
+    /// A file of a folder, which belongs to no partition.
+    ///
+    /// # Errors
+    /// Internal, when a type cannot be written.
+    pub(crate) fn new(
+        folder: &Folder,
+        path: String,
+        schema: SchemaRef,
+        properties: WriterPropertiesBuilder,
+    ) -> Result<Self> {
+        let writer = parquet_writer(folder, &path, schema, properties)?;
+        Ok(OpenFile { partition: String::new(), staged: path, writer })
+    }
+
+    /// Writes rows.
+    ///
+    /// # Errors
+    /// Storage, when the file cannot be written.
+    pub(crate) async fn write(&mut self, staging: &Folder, rows: &RecordBatch) -> Result<()> {
         self.writer.write(rows).await.map_err(|error| write_error(staging, &self.staged, error))
     }
 
-    fn bytes(&self) -> u64 {
+    /// Its size so far, with what is still to be compressed.
+    pub(crate) fn bytes(&self) -> u64 {
         (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
     }
 
-    async fn close(mut self, staging: &Folder) -> Result<StagedFile> {
+    /// Ends it.
+    ///
+    /// # Errors
+    /// Storage, when it cannot be written.
+    pub(crate) async fn close(mut self, staging: &Folder) -> Result<StagedFile> {
         let footer = self
             .writer
             .finish()

@@ -141,6 +141,7 @@ fn help_is_the_manual() {
       load         Load the tables into the database of `[load]`
       catalog      Register the tables in the catalog of `[catalog]`
       rebuild      Rebuild all tables from raw
+      compact      Compact the small files of changes of days into few
       truncate     Set a truncate by hand
       forget       Forget keys for good
       plan         Show what a run would do

@@ -11,8 +11,8 @@ use glueless::aggregate;
 use glueless::commands::backfill::{Backfill, Backfilled, Watch, backfill};
 use glueless::commands::runs::{History, history};
 use glueless::commands::{
-    Compared, Explained, Planned, RunContext, Task, Verified, catalog, explain_key, load, plan,
-    run, verify,
+    Compacted, Compared, Explained, Planned, RunContext, Task, Verified, catalog, compact,
+    explain_key, load, plan, run, verify,
 };
 use glueless::config::Pipeline;
 use glueless::engine::resources::Resources;
@@ -173,6 +173,13 @@ impl Lab {
     pub fn try_explain(&self, key: &[&str]) -> Result<Explained> {
         let key = key.iter().map(ToString::to_string).collect();
         self.question(&[], |context| explain_key(context, key))
+    }
+
+    /// Compacts raw files of days into the folder `compacted`.
+    pub fn compact(&self, start: &str, end: &str) -> Result<Compacted> {
+        let window = window(start, end);
+        let to = format!("compact.url={}/compacted", self.base);
+        self.question(&[&to], |context| compact(context, window))
     }
 
     /// Runs a command that only reads: nothing may be left in the folder to spill to.

@@ -44,6 +44,12 @@ impl<'a> Share<'a> {
         Share { set, jobs: 1, is_of_several: false, timeout: None }
     }
 
+    /// The same share with other overrides.
+    pub(super) fn with<'b>(&self, set: &'b [String]) -> Share<'b> {
+        let Share { jobs, is_of_several, timeout, .. } = *self;
+        Share { set, jobs, is_of_several, timeout }
+    }
+
     /// The pipeline's part of the limits.
     ///
     /// # Errors
