@@ -54,7 +54,9 @@ pub use load::{Load, TargetTable, VerifyMethod, VerifySource};
 pub use masks::Masks;
 pub(crate) use masks::{covers, unfit};
 pub use operations::{OpValues, Operation};
-pub(crate) use project::{PIPELINE_FILE, PROJECT_FILE, defaults_for, raw_urls_of};
+pub(crate) use project::{
+    PIPELINE_FILE, PROJECT_FILE, Places, defaults_for, pipelines_under, places_of,
+};
 pub use project::{file_of, full_path, name_of, pipelines_of, written_name};
 pub use query_columns::QueryColumns;
 use query_columns::reads;
@@ -334,8 +336,16 @@ impl Pipeline {
                 .hint("name the folder with the pipeline.toml, or the toml file itself")
                 .caused_by(error)
         })?;
+        Self::of_text(file, &text, overrides)
+    }
+
+    /// As [`Pipeline::read`], of the text that a file has, or is to have.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn of_text(file: PathBuf, text: &str, overrides: &[String]) -> Result<Self> {
         let path = full_path(&file)?;
-        let table = table_of(&file, &text)?;
+        let table = table_of(&file, text)?;
         refuse_unknown_keys(&table, &file, PIPELINE_KEYS)?;
         let own = overridden(&file, table, overrides, PIPELINE_KEYS)?;
         refuse_questions(&file, &own)?;

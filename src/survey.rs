@@ -14,6 +14,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use toml::Value;
 
 use crate::config::RawFormat;
@@ -22,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::store::Folder;
 use crate::survey::propose::Proposing;
 use crate::survey::sample::Reading;
-use crate::survey::tables::{FoundTable, LeftOut, Listing};
+use crate::survey::tables::{LeftOut, Listing};
 
 mod csv_text;
 mod csv_types;
@@ -38,6 +39,8 @@ mod transactions;
 
 /// The tables that are looked at at once.
 const AT_ONCE: usize = 8;
+/// The most tables of a folder; more are most likely parts of tables.
+const TABLES_MAX: usize = 10_000;
 
 /// How sure a proposal is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -156,14 +159,24 @@ pub(crate) async fn survey(
             "{other_files} files are none of Parquet, CSV or JSON by their names, such as {example}"
         );
     }
-    let reading = Reading { folder, resources, runtime };
+    if tables.len() > TABLES_MAX {
+        let (first, count) = (folder.describe(&tables[0].folder), tables.len());
+        return Err(Error::usage(format!("{} has {count} folders that look like tables, such as {first}", folder.location))
+            .hint(format!("name a folder with at most {TABLES_MAX} tables; parts of a table are known by date folders, column=value, or names that differ in digits alone")));
+    }
+    let permits = Arc::new(Semaphore::new(AT_ONCE));
+    let reading = Reading { folder, resources, runtime, permits: &permits };
     let tables = transactions::split(&reading, tables, &mut left_out).await?;
     let done = std::sync::atomic::AtomicUsize::new(0);
     let all = tables.len();
     let proposals: Vec<Proposal> = stream::iter(&tables)
         .map(|table| async {
-            let known = known_table(known, &table.found);
-            let proposal = Proposing { reading: &reading, table, known }.propose().await;
+            let path = format!("{}{}", folder.location.folder(), table.found.folder);
+            let known = known_table(known, &path);
+            let is_known_by_schema = known.is_some_and(|(_, by_schema)| by_schema);
+            let known = known.map(|(known, _)| known);
+            let proposing = Proposing { reading: &reading, table, known, is_known_by_schema };
+            let proposal = proposing.propose().await;
             let done = 1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             tracing::info!(
                 "looked at {} of {all} tables: {}",
@@ -199,15 +212,16 @@ async fn list(folder: &Folder) -> Result<Listing> {
     Ok(listing)
 }
 
-/// What the source's catalog says of a table, by the last two folders of its path, or the last one if only one table has that
-/// name.
-fn known_table<'a>(known: &'a [KnownTable], table: &FoundTable) -> Option<&'a KnownTable> {
-    let mut names = table.folder.rsplit('/');
+/// What the source's catalog says of a table, by the last two folders of its path, and whether both are those of the table; or by the
+/// last one, if only one table has that name.
+fn known_table<'a>(known: &'a [KnownTable], path: &str) -> Option<(&'a KnownTable, bool)> {
+    let mut names = path.trim_end_matches('/').rsplit('/');
     let (name, schema) = (names.next()?, names.next());
     let same = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
     let both = known.iter().find(|known| {
         same(&known.table, name) && schema.is_some_and(|schema| same(&known.schema, schema))
     });
     let mut by_name = known.iter().filter(|known| same(&known.table, name));
-    both.or_else(|| by_name.next().filter(|_| by_name.next().is_none()))
+    let only = by_name.next().filter(|_| by_name.next().is_none());
+    both.map(|known| (known, true)).or(only.map(|known| (known, false)))
 }

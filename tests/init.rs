@@ -55,6 +55,39 @@ fn run(lab: &Lab) -> Program {
         .args(["--start-date", "2019-01-01", "--end-date", "2100-01-01"])
 }
 
+/// Answers a question in the file of a pipeline.
+fn answer(lab: &Lab, pipeline: &str, name: &str, value: &str) {
+    let file = lab.folder.path().join("sql").join(pipeline).join("pipeline.toml");
+    let text = std::fs::read_to_string(&file).expect("written");
+    let asked = [format!("{name} = \"???\""), format!("{name} = [\"???\"]")];
+    let asked = asked.iter().find(|asked| text.contains(*asked));
+    let asked = asked.unwrap_or_else(|| panic!("{name} is not asked: {text}"));
+    std::fs::write(&file, text.replace(asked, &format!("{name} = {value}"))).expect("answered");
+}
+
+/// A lab with these raw files, of texts or of Parquet, and what `init` says of them.
+fn found(files: &[(&str, &str)]) -> (Lab, Value) {
+    let lab = Lab::new(Place::Local, "", &[]);
+    for (path, text) in files {
+        let rows = || text.lines().map(|line| line.split(',').collect::<Vec<_>>());
+        let bytes = if path.ends_with(".parquet") {
+            let columns = rows().next().expect("a header");
+            file_of_rows(&columns, &rows().skip(1).collect::<Vec<_>>())
+        } else {
+            text.as_bytes().to_vec()
+        };
+        lab.put(&format!("raw/{path}"), bytes);
+    }
+    let report = init(&lab, &format!("{}/raw", lab.base)).succeed().json();
+    (lab, report)
+}
+
+/// Whether a table has a setting.
+fn has(report: &Value, name: &str, key: &str) -> bool {
+    let mut settings = table(report, name)["settings"].as_array().expect("settings").iter();
+    settings.any(|setting| setting["key"] == key)
+}
+
 /// The exit codes of a command over several pipelines.
 fn exit_codes(output: &Output) -> BTreeMap<String, u64> {
     let results = output.json();
@@ -126,9 +159,11 @@ fn of_guide(fixture: &str) -> Vec<Row> {
 fn every_fixture_gets_a_pipeline_that_gives_the_rows_of_the_guide() {
     let lab = Lab::new(Place::Local, "", &[]);
     let report = init(&lab, &format!("{REPOSITORY}/fixtures/raw")).succeed().json();
+    // Whether these loads are parts of one is asked.
+    answer(&lab, "loaded_again", "full_load_at", "\"name\"");
     let codes = exit_codes(&run(&lab).run());
     for (name, code) in &codes {
-        // Its rows cannot all be read.
+        // A null in its only insert leaves the key a question.
         assert_eq!(*code, if name == "bad" { 2 } else { 0 }, "{name}");
     }
     assert_eq!(codes.len(), report["tables"].as_array().expect("tables").len());
@@ -382,9 +417,7 @@ fn dated_folders_without_operations_are_asked_about() {
     put(2, &["1", "3", "4"]);
     let report = init(&lab, &format!("{}/raw", lab.base)).succeed().json();
     assert_eq!(setting(&report, "exports/people", "raw.kind").1, "asked");
-    let file = lab.folder.path().join("sql/exports/people/pipeline.toml");
-    let text = std::fs::read_to_string(&file).expect("written");
-    std::fs::write(&file, text.replace("kind = \"???\"", "kind = \"snapshot\"")).expect("answered");
+    answer(&lab, "exports/people", "kind", "\"snapshot\"");
     run(&lab).set(&["raw.full_load_settle=0s"]).succeed();
     let ids: BTreeSet<String> =
         lab.table("lake/exports/people").iter().map(|row| row["person_id"].clone()).collect();
@@ -510,4 +543,214 @@ fn without_a_word_about_the_lake_it_is_beside_the_project() {
     );
     Program::shell(&line).succeed();
     assert_folded(&lab, 0);
+}
+
+#[test]
+fn loads_of_one_day_are_parts_of_one() {
+    let (lab, report) = found(&[
+        ("orders/full/20240101-101500123.parquet", "order_id,w\n1,a\n2,b"),
+        ("orders/full/20240101-101507456.parquet", "order_id,w\n3,c"),
+        ("orders/cdc/20240102-101500123.parquet", "Op,order_id,w,ts\nU,1,x,2024-01-02 10:00:00"),
+    ]);
+    assert!(!has(&report, "orders", "raw.full_load_at"));
+    run(&lab).succeed();
+    assert_eq!(lab.lines("lake/orders", ["order_id", "w"]), ["1 x", "2 b", "3 c"]);
+}
+
+#[test]
+fn a_location_in_a_folder_of_loads_has_changes_too() {
+    let lab = Lab::new(Place::Local, "", &[]);
+    let put = |path: &str, text: &[[&str; 3]], columns: &[&str]| {
+        lab.put(&format!("raw/full/export/{path}"), file_of_rows(columns, text));
+    };
+    put("full/part-0.parquet", &[["1", "a", "-"], ["2", "b", "-"]], &["order_id", "w", "ts"]);
+    let changes = [["U", "1", "x"], ["D", "2", "-"]];
+    put("cdc/20240102-101500123.parquet", &changes, &["Op", "order_id", "w"]);
+    init(&lab, &format!("{}/raw/full/export", lab.base)).succeed();
+    run(&lab).succeed();
+    assert_eq!(lab.lines("lake/export", ["order_id", "w"]), ["1 x"]);
+}
+
+#[test]
+fn numbers_of_a_sequence_are_compared_as_numbers() {
+    let csv = |from: u32| -> String {
+        let rows = (0..3).map(|row| format!("U,{},1,v{}\n", from + row, from + row));
+        std::iter::once("Op,change_seq,id,w\n".to_string()).chain(rows).collect()
+    };
+    let (lab, _) = found(&[
+        ("t/20240102-101500123.csv", &csv(9_990)),
+        ("t/20240102-101600123.csv", &csv(9_995)),
+    ]);
+    // Later it grows by a digit.
+    lab.put("raw/t/20240102-101700123.csv", csv(9_998).into_bytes());
+    // There are only updates of one key.
+    answer(&lab, "t", "key", "[\"id\"]");
+    run(&lab).succeed();
+    assert_eq!(lab.lines("lake/t", ["id", "w"]), ["1 v10000"]);
+}
+
+#[test]
+fn times_and_values_of_the_application_are_not_those_of_the_tool() {
+    // A line number, a price, and what a row is about.
+    let lines = "Op,order_id,seq,old_price,price,action\nI,1,5,3,4,B\nI,2,4,4,4,B\nI,3,6,4,4,B";
+    let (_, report) = found(&[("order_lines/20240102-101500123.parquet", lines)]);
+    assert!(!has(&report, "order_lines", "raw.order_by"), "{report}");
+    assert!(!has(&report, "order_lines", "raw.before_image_prefix"));
+    assert!(!has(&report, "order_lines", "raw.op"));
+    assert_ne!(setting(&report, "order_lines", "key").0, r#"["price"]"#);
+    // Without another column of operations, it is asked.
+    let log = "action,user_id\ncreate,1\ndelete,1\nupdate,2";
+    let (lab, report) = found(&[("audit/20240102-101500123.parquet", log)]);
+    assert_eq!(setting(&report, "audit", "raw.op").1, "asked");
+    assert_eq!(exit_codes(&run(&lab).args(["--jobs", "1"]).run())["audit"], 2);
+}
+
+#[test]
+fn the_first_line_of_csv_files_is_a_row_a_header_or_asked() {
+    let countries = ("countries/LOAD00000001.csv", "CH,Switzerland\nCI,\"Cote d'Ivoire\"\n");
+    let (lab, report) = found(&[countries]);
+    assert_eq!(setting(&report, "countries", "raw.csv_header").1, "asked");
+    let text = files(&lab.folder.path().join("sql")).into_values().collect::<String>()
+        + &report.to_string();
+    assert!(!text.contains("Switzerland"), "{text}");
+    let more = ("countries/LOAD00000002.csv", "DE,Germany\n");
+    let (_, report) = found(&[countries, more]);
+    assert!(!has(&report, "countries", "raw.csv_header"));
+    let prices = ("prices/LOAD00000001.csv", "id,price (EUR)\n1,2.50\n2,3.00\n");
+    assert_eq!(setting(&found(&[prices]).1, "prices", "raw.csv_header").0, "true");
+}
+
+#[test]
+fn words_of_operations_and_a_broken_line_are_read() {
+    let changes: String = (1..=40).map(|id| format!("insert,{id},a\n")).collect();
+    let changes = changes + "delete,1,a\nsomething else\n";
+    let (lab, report) = found(&[("t/20240102-101500123.csv", &changes)]);
+    assert_eq!(setting(&report, "t", "raw.op_values.delete").0, r#"["delete"]"#);
+    assert!(!has(&report, "t", "raw.dialect"));
+    assert_eq!(exit_codes(&run(&lab).args(["--jobs", "1"]).run())["t"], 65, "the broken line");
+    run(&lab).set(&["raw.on_bad_row=quarantine"]).succeed();
+    assert_eq!(lab.table("lake/t").len(), 39);
+}
+
+#[test]
+fn tasks_of_two_sources_have_their_own_changes() {
+    let line = |id: u32| format!("I,policy,ins,2024-01-02 10:00:0{id}.000000,{id},Gold\n");
+    let (lab, _) = found(&[
+        (
+            "src1/ins/policy/LOAD00000001.csv",
+            "2024-01-01 23:00:00.000000,1,Basic\n2024-01-01 23:00:00.000000,2,Basic\n",
+        ),
+        ("src1/cdc/CDC_TXN-20240102101500123.csv", &(line(3) + &line(4))),
+        ("src1/ins/claim/LOAD00000001.csv", "2024-01-01 23:00:00.000000,10,1\n"),
+        ("src2/cdc/CDC_TXN-20240102101500123.csv", &line(5)),
+    ]);
+    let project = files(&lab.folder.path().join("sql"));
+    let urls = |name: &str| {
+        let path = lab.folder.path().join("sql").join(name).join("pipeline.toml");
+        project[&path].lines().find(|line| line.starts_with("url")).expect("a URL").to_string()
+    };
+    assert!(
+        urls("src1/ins/policy").contains("src1/cdc") && !urls("src1/ins/policy").contains("src2")
+    );
+    assert!(
+        urls("src1/ins/claim").contains("src1/cdc"),
+        "its changes may be in files that were not read"
+    );
+    assert!(urls("src2/ins/policy").contains("src2/cdc"));
+}
+
+#[test]
+fn pipelines_that_are_there_keep_their_settings() {
+    let lab = Lab::new(Place::Local, "", &[]);
+    put_tables(&lab, 0..1);
+    let sql = lab.folder.path().join("sql");
+    std::fs::create_dir_all(sql.join("mine")).expect("a folder");
+    std::fs::write(sql.join("mine/pipeline.toml"), "name = 'mine'\nkey = ['id']\n")
+        .expect("written");
+    let url = format!("{}/raw", lab.base);
+    let refused = init(&lab, &url).run();
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("belongs to no project"), "{}", refused.stderr);
+    assert_eq!(files(&sql).len(), 1, "nothing is written");
+    // In a project that has nothing, a table gets all that it needs. One that cannot be read stays.
+    std::fs::write(sql.join("glueless.toml"), "").expect("written");
+    std::fs::create_dir_all(sql.join("broken")).expect("a folder");
+    std::fs::write(sql.join("broken/pipeline.toml"), "not TOML").expect("written");
+    let report = init(&lab, &url).succeed().json();
+    assert_eq!(report["project_is_new"], false);
+    let text = std::fs::read_to_string(sql.join("shop/orders_0/pipeline.toml")).expect("written");
+    assert!(text.contains("url = \"") && text.contains("[curated]"), "{text}");
+}
+
+#[test]
+fn two_sources_of_one_table_get_two_pipelines_and_two_tables() {
+    let lab = Lab::new(Place::Local, "", &[]);
+    let changes = |v: &str| file_of_rows(&["Op", "order_id", "w"], &[["I", "1", v], ["U", "1", v]]);
+    lab.put("raw/one/shop/orders/20240102-101500123.parquet", changes("a"));
+    lab.put("raw/two/shop/orders/20240102-101500123.parquet", changes("b"));
+    for source in ["one", "two"] {
+        init(&lab, &format!("{}/raw/{source}", lab.base)).succeed();
+    }
+    let again = init(&lab, &format!("{}/raw/two", lab.base)).succeed().json();
+    assert_eq!(again["tables"][0]["is_new"], false);
+    assert!(again["tables"][0]["pipeline"].as_str().expect("a path").ends_with("orders_2"));
+    run(&lab).succeed();
+    assert_eq!(lab.lines("lake/shop/orders", ["w"]), ["a"]);
+    assert_eq!(lab.lines("lake/shop/orders_2", ["w"]), ["b"]);
+}
+
+#[test]
+fn names_of_any_kind_are_written_so_that_they_can_be_read() {
+    let lab = Lab::new(Place::Local, "", &[]);
+    let columns = ["Op", "order_id", "it's \"x\"", "a\nb", "email\n"];
+    lab.put(
+        "raw/shop/100% sure/20240102-101500123.parquet",
+        file_of_rows(&columns, &[["I", "1", "a", "b", "c"], ["U", "1", "a", "b", "c"]]),
+    );
+    lab.put("raw/shop/20240102-101500123.csv.GZ", gzip("I,1,a\nU,1,b\n"));
+    let report = init(&lab, &format!("{}/raw", lab.base)).succeed().json();
+    assert_eq!(
+        report["tables"][0]["pipeline"].as_str().expect("text").rsplit('/').next(),
+        Some("100__sure")
+    );
+    assert_eq!(report["left_out"][0]["folder"], "shop");
+    run(&lab).succeed();
+    // A folder with a load alone, beside others.
+    let (lab, _) = found(&[
+        ("shop/full/LOAD00000001.csv", "1,a\n2,b\n"),
+        ("shop/orders/LOAD00000001.csv", "1,a\n2,b\n"),
+    ]);
+    assert_eq!(exit_codes(&run(&lab).run()).len(), 2);
+}
+
+#[test]
+fn a_source_that_does_not_fit_is_not_believed() {
+    let database = Database::new();
+    database.ask(
+        "CREATE TABLE people (id bigint PRIMARY KEY, v text, created_at timestamp);
+         CREATE SCHEMA other; CREATE TABLE other.users (id bigint PRIMARY KEY, n bigint);
+         CREATE TABLE clash (commit_ts timestamp, op text, id bigint PRIMARY KEY)",
+    );
+    let lab = Lab::new(Place::Local, "", &[]);
+    let load = |from: u32| {
+        (from..from + 3).map(|id| format!("{id},a,2024-01-02 09:00:0{id}\n")).collect::<String>()
+    };
+    lab.put("raw/public/people/LOAD00000001.csv", load(1).into_bytes());
+    let changes = load(4).replace("4,a", "I,4,a").replace("5,a", "U,1,b").replace("6,a", "I,6,a");
+    lab.put("raw/public/people/20240102-101500123.csv", changes.into_bytes());
+    let users = [["I", "1", "1"], ["I", "1", "2"], ["I", "2", "3"]];
+    lab.put("raw/shop/users/20240102-101500123.parquet", file_of_rows(&["Op", "id", "n"], &users));
+    let clash = "I,2024-01-02 10:00:00.000000,2019-01-01 00:00:00,x,1\nU,2024-01-02 10:00:01.000000,2019-01-01 00:00:00,y,1\nI,2024-01-02 10:00:02.000000,2018-01-01 00:00:00,z,2\n";
+    lab.put("raw/public/clash/20240102-101500123.csv", clash);
+    let program = init(&lab, &format!("{}/raw", lab.base)).args(["--source-url-env", "SOURCE"]);
+    let report = program.envs([("SOURCE", database.url())]).succeed().json();
+    assert!(has(&report, "public/people", "raw.columns.created_at"), "{report}");
+    assert!(!has(&report, "public/people", "raw.order_by"));
+    assert_eq!(setting(&report, "shop/users", "key").1, "asked", "the rows contradict it");
+    assert_eq!(setting(&report, "public/clash", "raw.order_by").0, r#"["_commit_ts"]"#);
+    assert_eq!(setting(&report, "public/clash", "raw.op").0, r#""_Op""#);
+    answer(&lab, "shop/users", "key", "[\"n\"]");
+    run(&lab).succeed();
+    assert_eq!(lab.lines("lake/public/clash", ["id", "op"]), ["1 y", "2 z"]);
+    assert_eq!(lab.lines("lake/public/people", ["id", "v"]), ["1 b", "2 a", "3 a", "4 a", "6 a"]);
 }

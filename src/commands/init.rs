@@ -10,10 +10,14 @@ use std::path::{Path, PathBuf};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use serde::Serialize;
+use tracing::warn;
 
 use crate::commands::init::files::{Names, project_text};
 use crate::commands::init::pipeline_file::Writing;
-use crate::config::{PIPELINE_FILE, PROJECT_FILE, Pipeline, raw_urls_of};
+use crate::config::{
+    PIPELINE_FILE, PROJECT_FILE, Pipeline, Places, UNANSWERED, full_path, pipelines_under,
+    places_of,
+};
 use crate::engine::resources::Resources;
 use crate::engine::session::runtime;
 use crate::engine::spill::SpillFolder;
@@ -80,6 +84,12 @@ pub struct InitializedTable {
     pub pipeline: String,
     /// Whether the pipeline was written now. One that exists is left as it is.
     pub is_new: bool,
+    /// Why it was not written, if it was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What to do about that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
     /// The format of its files.
     pub format: &'static str,
     /// Its files.
@@ -134,16 +144,26 @@ pub fn init<'a>(context: &'a InitContext<'_>) -> LocalBoxFuture<'a, Result<Initi
         let runtime = runtime(context.resources, &spill)?;
         let known = known_tables::of_source(context).await?;
         let folder = context.stores.open(&location)?;
+        let (project, existing) = pipelines_under(context.out)?;
+        if project.is_none() && !existing.is_empty() {
+            return Err(Error::usage(format!(
+                "{} has pipelines, such as {}, and belongs to no project: a {PROJECT_FILE} would give them other settings",
+                context.out.display(),
+                existing[0].display()
+            ))
+            .hint(format!("name a new folder with --out; or write a {PROJECT_FILE} into this one yourself, it may be empty")));
+        }
         let found = survey(&folder, &known, (context.resources, &runtime)).await?;
         let names = Names::of(&found.proposals, &location);
-        let project = context.out.join(PROJECT_FILE);
-        let existing = existing_pipelines(context.out)?;
         let text = project_text(context, &location, &found.proposals, &names)?;
-        let project_is_new = files::create(&project, &text)?;
-        let mut tables = Vec::new();
-        for (proposal, name) in found.proposals.into_iter().zip(&names.folders) {
-            tables.push(write_table(context, (&location, &existing), proposal, name)?);
+        let project_is_new = project.is_none();
+        let project = project.unwrap_or_else(|| context.out.join(PROJECT_FILE));
+        if project_is_new {
+            files::create(&project, &text)?;
         }
+        let mut tables = Tables { context, location: &location, existing: read_places(existing) };
+        let each = found.proposals.into_iter().zip(&names.folders);
+        let tables = each.map(|(proposal, name)| tables.write(proposal, name)).collect::<Result<_>>()?;
         let left_out = found.left_out.into_iter().map(|left| LeftOutFiles {
             folder: left.folder,
             files: left.files,
@@ -162,67 +182,140 @@ pub fn init<'a>(context: &'a InitContext<'_>) -> LocalBoxFuture<'a, Result<Initi
     .boxed_local()
 }
 
-/// The pipelines in a project's folder, each with its raw locations.
-fn existing_pipelines(out: &Path) -> Result<Vec<(PathBuf, Vec<Location>)>> {
-    if !out.join(PROJECT_FILE).is_file() {
-        return Ok(Vec::new());
+/// Where pipelines read and write. One that cannot be read is left out.
+fn read_places(pipelines: Vec<PathBuf>) -> Vec<(PathBuf, Places)> {
+    let read = |folder: PathBuf| match places_of(&folder.join(PIPELINE_FILE)) {
+        Ok(places) => Some((folder, places)),
+        Err(error) => {
+            warn!(
+                "{} cannot be read, so that its raw files are not known: {error}",
+                folder.display()
+            );
+            None
+        }
+    };
+    pipelines.into_iter().filter_map(read).collect()
+}
+
+/// The pipelines of tables, as they are written.
+struct Tables<'a> {
+    context: &'a InitContext<'a>,
+    location: &'a Location,
+    /// Those that are there, also by this command.
+    existing: Vec<(PathBuf, Places)>,
+}
+
+impl Tables<'_> {
+    /// Writes the pipeline of a table, unless there is one.
+    fn write(&mut self, proposal: Proposal, name: &str) -> Result<InitializedTable> {
+        let urls: Vec<Location> =
+            proposal.raw.iter().map(|raw| files::below(self.location, raw)).collect();
+        let known = self.known(&urls, &proposal).map(Path::to_path_buf);
+        let (folder, is_new, failure) = match known {
+            Some(folder) => (folder, false, None),
+            None => {
+                let folder = self.free_folder(name);
+                let file = folder.join(PIPELINE_FILE);
+                let text = self.text(&file, &urls, &proposal)?;
+                match check(&file, &text) {
+                    Ok(()) => {
+                        let is_new = files::create(&file, &text)?;
+                        self.existing.push((folder.clone(), places_of(&file)?));
+                        (folder, is_new, None)
+                    }
+                    Err(error) => (folder, false, Some(error)),
+                }
+            }
+        };
+        Ok(InitializedTable {
+            table: proposal.folder,
+            pipeline: folder.display().to_string(),
+            is_new,
+            error: failure.as_ref().map(ToString::to_string),
+            hint: failure.and_then(|error| error.hint),
+            format: proposal.format.name(),
+            files: proposal.files,
+            bytes: proposal.bytes,
+            rows: proposal.rows,
+            settings: proposal.settings,
+            personal: proposal.personal,
+            notes: proposal.notes,
+        })
     }
-    let pipelines = crate::config::pipelines_of(out)?.unwrap_or_default();
-    let with_urls = pipelines.into_iter().map(|folder| {
-        let urls = raw_urls_of(&folder.join(PIPELINE_FILE))?;
-        Ok((folder, urls))
+
+    /// The pipeline that reads these files, if there is one.
+    fn known(&self, urls: &[Location], proposal: &Proposal) -> Option<&Path> {
+        let table = proposal.settings.iter().find(|setting| setting.key == "raw.table");
+        let table = table.and_then(|setting| setting.value.as_str());
+        let reads = |places: &Places| {
+            let has = |url: &Location| places.raw.iter().any(|other| other.url() == url.url());
+            urls.iter().any(has) && places.table.as_deref() == table
+        };
+        let mut existing = self.existing.iter();
+        existing.find(|(_, places)| reads(places)).map(|(folder, _)| folder.as_path())
+    }
+
+    /// A folder for a pipeline: of its name, or with a number behind it where there is another one.
+    fn free_folder(&self, name: &str) -> PathBuf {
+        let is_taken = |folder: &Path| {
+            let nests = |(other, _): &(PathBuf, Places)| {
+                other.starts_with(folder) || folder.starts_with(other)
+            };
+            folder.join(PIPELINE_FILE).exists() || self.existing.iter().any(nests)
+        };
+        let mut folder = self.context.out.join(name);
+        for number in 2.. {
+            if !is_taken(&folder) {
+                break;
+            }
+            folder = self.context.out.join(format!("{name}_{number}"));
+        }
+        folder
+    }
+
+    /// The text of a pipeline's file. Its table gets a folder of its own where the project gives it that of another one.
+    fn text(&self, file: &Path, urls: &[Location], proposal: &Proposal) -> Result<String> {
+        let (context, out) = (self.context, self.context.out);
+        let writing = |curated: Option<String>| Writing { file, out, urls, proposal, curated };
+        let plain = writing(None).text(context)?;
+        let given = writing(None).curated_of_project()?;
+        let is_taken = |url: &Location| {
+            let mut others = self.existing.iter().filter_map(|(_, places)| places.curated.as_ref());
+            others.any(|other| other.overlaps(url))
+        };
+        let name = file.parent().and_then(|folder| folder.strip_prefix(out).ok());
+        let name = name.unwrap_or(Path::new("table")).to_string_lossy().replace('/', "__");
+        let mut free = match given {
+            Some(given) if !is_taken(&given) => return Ok(plain),
+            Some(given) => given,
+            None => {
+                let lake = context.lake.map(|lake| Location::parse(lake, context.current));
+                let beside = full_path(out)?.join("../lake");
+                let lake =
+                    lake.unwrap_or_else(|| Location::parse(&beside.to_string_lossy(), &beside))?;
+                lake.join(&name)
+            }
+        };
+        for number in 2.. {
+            if !is_taken(&free) {
+                break;
+            }
+            free = free.sibling(&format!("{name}_{number}")).unwrap_or_else(|| free.join(&name));
+        }
+        writing(Some(free.folder().trim_end_matches('/').to_string())).text(context)
+    }
+}
+
+/// Reads the text of a pipeline, as a run will once its questions are answered.
+fn check(file: &Path, text: &str) -> Result<()> {
+    let question = format!("\"{UNANSWERED}\"");
+    let answered = text.lines().filter_map(|line| match line.split_once(" = ") {
+        Some(("key", value)) => Some(format!("key = {}", value.replace(&question, "\"unknown\""))),
+        Some((_, value)) if value == question => None,
+        _ => Some(line.to_string()),
     });
-    with_urls.collect()
-}
-
-/// Writes the pipeline of a table, unless there is one.
-fn write_table(
-    context: &InitContext<'_>,
-    (location, existing): (&Location, &[(PathBuf, Vec<Location>)]),
-    proposal: Proposal,
-    name: &str,
-) -> Result<InitializedTable> {
-    let urls: Vec<Location> = proposal.raw.iter().map(|raw| files::below(location, raw)).collect();
-    let has_its_files = |(_, others): &&(PathBuf, Vec<Location>)| {
-        // A folder with the changes of all tables is that of many pipelines.
-        urls.first().is_some_and(|first| others.iter().any(|other| other.url() == first.url()))
-    };
-    let known = existing.iter().find(has_its_files).map(|(folder, _)| folder.clone());
-    let folder = known.clone().unwrap_or_else(|| context.out.join(name));
-    let file = folder.join(PIPELINE_FILE);
-    let is_new = if known.is_some() || file.exists() {
-        false
-    } else {
-        let writing = Writing { file: &file, urls: &urls, proposal: &proposal };
-        let is_new = files::create(&file, &writing.text(context)?)?;
-        check(&file, &proposal)?;
-        is_new
-    };
-    Ok(InitializedTable {
-        table: proposal.folder,
-        pipeline: folder.display().to_string(),
-        is_new,
-        format: proposal.format.name(),
-        files: proposal.files,
-        bytes: proposal.bytes,
-        rows: proposal.rows,
-        settings: proposal.settings,
-        personal: proposal.personal,
-        notes: proposal.notes,
-    })
-}
-
-/// Reads a pipeline that was written, as a run will.
-fn check(file: &Path, proposal: &Proposal) -> Result<()> {
-    let is_asked = proposal.settings.iter().any(|setting| setting.certainty == Certainty::Asked);
-    match Pipeline::read(file, &[]) {
-        Err(error) if !is_asked => Err(Error::internal(format!(
-            "{} was written and cannot be read: {error}",
-            file.display()
-        ))
-        .hint("correct the file, and report what is wrong with it")),
-        _ => Ok(()),
-    }
+    let answered: Vec<String> = answered.collect();
+    Pipeline::of_text(file.to_path_buf(), &answered.join("\n"), &[]).map(|_| ())
 }
 
 impl Answer for Initialized {
@@ -258,8 +351,14 @@ impl Answer for Initialized {
                 let _ = writeln!(text, "  columns {}", columns.join(", "));
             }
             for Setting { key, value, certainty, why } in table.settings.iter().filter(is_shown) {
-                let _ = write!(text, "  {:<7} {key} = {value}", certainty.name());
+                let _ =
+                    write!(text, "  {:<7} {key} = {}", certainty.name(), files::rendered(value));
                 let _ = writeln!(text, "{}{why}", if why.is_empty() { "" } else { ": " });
+            }
+            for (what, text_of) in [("error", &table.error), ("hint", &table.hint)] {
+                if let Some(text_of) = text_of {
+                    let _ = writeln!(text, "  {what:<7} {text_of}");
+                }
             }
             for PersonalColumn { column, mask, what } in &table.personal {
                 let _ = writeln!(text, "  mask    {column} = \"{mask}\": it looks like {what}");
@@ -280,5 +379,10 @@ impl Answer for Initialized {
             self.tables.len(),
         );
         text + &took(self.seconds, self.peak_memory_bytes)
+    }
+
+    /// Whether each table has a pipeline.
+    fn exit_code(&self) -> u8 {
+        self.tables.iter().any(|table| table.error.is_some()).into()
     }
 }

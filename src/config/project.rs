@@ -179,11 +179,22 @@ pub(crate) fn defaults_for(file: &Path, own: &Table) -> Result<(Table, Option<St
     Ok((defaults, given))
 }
 
-/// The raw locations of a pipeline, given by its file, whatever else in it is wrong.
+/// Where a pipeline reads and writes, as far as its file says so.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Places {
+    /// `raw.url`.
+    pub(crate) raw: Vec<Location>,
+    /// `raw.table`.
+    pub(crate) table: Option<String>,
+    /// `curated.url`.
+    pub(crate) curated: Option<Location>,
+}
+
+/// Where a pipeline reads and writes, given by its file, whatever else in it is wrong.
 ///
 /// # Errors
-/// Usage, when they cannot be told.
-pub(crate) fn raw_urls_of(file: &Path) -> Result<Vec<Location>> {
+/// Usage, when it cannot be read, or its places cannot be told.
+pub(crate) fn places_of(file: &Path) -> Result<Places> {
     let text = std::fs::read_to_string(file).map_err(|error| {
         Error::usage(format!("cannot read {}", file.display())).caused_by(error)
     })?;
@@ -192,12 +203,38 @@ pub(crate) fn raw_urls_of(file: &Path) -> Result<Vec<Location>> {
     let mut table = own;
     add_defaults(&mut table, &defaults);
     let folder = full_path(file)?.parent().unwrap_or(Path::new("/")).to_path_buf();
-    let urls = match table.get("raw").and_then(|raw| raw.get("url")) {
+    let value =
+        |section: &str, name: &str| table.get(section).and_then(|section| section.get(name));
+    let urls: Vec<&str> = match value("raw", "url") {
         Some(Value::Array(urls)) => urls.iter().filter_map(Value::as_str).collect(),
         Some(Value::String(url)) => vec![url.as_str()],
         _ => Vec::new(),
     };
-    urls.into_iter().map(|url| Location::parse(url, &folder)).collect()
+    let curated = value("curated", "url").and_then(Value::as_str);
+    Ok(Places {
+        raw: urls.into_iter().map(|url| Location::parse(url, &folder)).collect::<Result<_>>()?,
+        table: value("raw", "table").and_then(Value::as_str).map(String::from),
+        curated: curated.map(|url| Location::parse(url, &folder)).transpose()?,
+    })
+}
+
+/// The project of a folder, and the pipelines in it, sorted, as the user would name them: whether there is a project, or not.
+///
+/// # Errors
+/// Usage, when a folder cannot be read.
+pub(crate) fn pipelines_under(folder: &Path) -> Result<(Option<PathBuf>, Vec<PathBuf>)> {
+    let full = full_path(folder)?;
+    let project =
+        full.ancestors().map(|folder| folder.join(PROJECT_FILE)).find(|file| file.is_file());
+    let mut found = Vec::new();
+    if folder.is_dir() {
+        if folder.join(PIPELINE_FILE).exists() {
+            found.push(folder.to_path_buf());
+        }
+        find_pipelines(folder, DEPTH_MAX, &mut found)?;
+    }
+    found.sort();
+    Ok((project, found))
 }
 
 /// The pipelines in a folder of a project, sorted, as the user would name them; `None` for a path that is a pipeline, or is in no

@@ -1,19 +1,22 @@
 //! How CSV files are written, found out from the first lines of some of them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;
 
 use crate::config::CsvForm;
 use crate::error::Result;
 use crate::raw::csv::records::Records;
+use crate::survey::operations::are_operations;
+use crate::types::times::parse_time;
 
 /// The delimiters that are tried, the usual ones first.
 const DELIMITERS: [u8; 7] = [b',', b'|', b'\t', b';', 1, b'^', b'~'];
 /// The most lines of a file that are looked at.
 const LINES_MAX: usize = 500;
+/// The most characters of a column's name.
+const NAME_MAX: usize = 63;
 /// The texts that stand for null in tools that do not leave the field empty.
 const NULLS: [&str; 4] = ["NULL", "\\N", "null", "(null)"];
-/// The operations with which lines of CDC files begin.
-const OPERATIONS: [&str; 3] = ["I", "U", "D"];
 
 /// The first bytes of a CSV file, up to the end of a line.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +34,8 @@ pub(super) struct Written {
     pub(super) columns: usize,
     /// Without a header: whether the first column of CDC files is an operation.
     pub(super) has_op: bool,
+    /// Whether it cannot be told if the first lines are names.
+    pub(super) is_header_unclear: bool,
 }
 
 /// A field: its text, and whether it is quoted.
@@ -61,27 +66,31 @@ pub(super) fn find(heads: &[Head]) -> Result<Option<Written>> {
     let files: Vec<(bool, &[Vec<Field>])> =
         heads.iter().map(|head| head.is_load).zip(lines.iter().map(Vec::as_slice)).collect();
     let header = has_header(&files);
+    let is_header_unclear = header.is_none();
+    let header = header.unwrap_or(false);
     let rows = || {
         files.iter().flat_map(|(is_load, lines)| {
             let from = usize::from(header).min(lines.len());
             lines[from..].iter().map(move |line| (*is_load, line))
         })
     };
-    let is_op =
-        |line: &[Field]| line.first().is_some_and(|(text, _)| OPERATIONS.contains(&text.as_str()));
+    let are_ops = |of_loads: bool| {
+        let lines = rows().filter(|(is_load, _)| *is_load == of_loads).map(|(_, line)| line);
+        are_operations(lines.map(|line| line.first().map(|(text, _)| text.as_str())))
+    };
     let has_changes = rows().any(|(is_load, _)| !is_load);
-    let has_op = rows().filter(|(is_load, _)| !is_load).all(|(_, line)| is_op(line)) && has_changes;
+    let has_op = are_ops(false);
     let width = |of_loads: bool| {
         let lines = rows().filter(|(is_load, _)| *is_load == of_loads);
         most_common(lines.map(|(_, line)| line.len()))
     };
     let op_in_full_load = !header
         && width(true).is_some_and(|loads| width(false).is_none_or(|changes| changes == loads))
-        && rows().filter(|(is_load, _)| *is_load).all(|(_, line)| is_op(line));
+        && are_ops(true);
     let null = null_text(rows().flat_map(|(_, line)| line));
     let columns = width(!has_changes).unwrap_or(0);
     let form = CsvForm { header, null, op_in_full_load, ..form };
-    Ok(Some(Written { form, columns, has_op: has_op || op_in_full_load }))
+    Ok(Some(Written { form, columns, has_op: has_op || op_in_full_load, is_header_unclear }))
 }
 
 /// Reads the lines of each file by a form, and says how well it fits: the share of lines with the usual number of fields, if
@@ -116,40 +125,54 @@ fn read(heads: &[Head], form: &CsvForm) -> Result<(f64, Vec<Lines>)> {
     Ok((score, files))
 }
 
-/// Whether the first lines name the columns: names, which are distinct, and which are the same in all files, but for an
-/// operation; or, of one file, of other kinds than the values below them.
-fn has_header(files: &[(bool, &[Vec<Field>])]) -> bool {
+/// Whether the first lines name the columns; `None` if that cannot be told. Of several files they are the same in all, but for an
+/// operation. Of one file, some column has only numbers or times below it.
+fn has_header(files: &[(bool, &[Vec<Field>])]) -> Option<bool> {
     let firsts: Vec<&[Field]> =
         files.iter().filter_map(|(_, lines)| lines.first()).map(Vec::as_slice).collect();
-    let texts =
-        |line: &[Field]| line.iter().map(|(text, _)| text.to_ascii_lowercase()).collect::<Vec<_>>();
+    let texts = |line: &[Field]| {
+        line.iter().map(|(text, _)| text.trim().to_ascii_lowercase()).collect::<Vec<_>>()
+    };
+    let is_value =
+        |text: &str| text.parse::<f64>().is_ok() || parse_time(text, chrono_tz::UTC).is_some();
     let is_name = |text: &String| {
-        let mut characters = text.chars();
-        let first = characters.next();
-        first.is_some_and(|first| first.is_alphabetic() || first == '_')
-            && text.chars().all(|c| c.is_alphanumeric() || "_$.- ".contains(c))
+        let is_long = text.chars().count() > NAME_MAX;
+        !text.is_empty() && !is_long && !is_value(text) && !text.contains(char::is_control)
     };
     let are_names = |line: &[Field]| {
         let texts = texts(line);
-        let distinct: std::collections::BTreeSet<&String> = texts.iter().collect();
+        let distinct: BTreeSet<&String> = texts.iter().collect();
         texts.iter().all(is_name) && distinct.len() == texts.len()
     };
     if firsts.is_empty() || !firsts.iter().all(|line| are_names(line)) {
-        return false;
+        return Some(false);
     }
     let without_op = |line: &[Field]| {
         let mut texts = texts(line);
         texts.retain(|text| text != "op");
         texts
     };
-    let rest = || files.iter().flat_map(|(_, lines)| lines.iter().skip(1));
-    let has_op = firsts.iter().any(|line| texts(line).contains(&"op".to_string()));
-    let repeats =
-        firsts.len() > 1 && firsts.windows(2).all(|two| without_op(two[0]) == without_op(two[1]));
-    // No column has its own name as a value, and some value is no name.
-    let is_repeated_below = rest().any(|line| texts(line) == texts(firsts[0]));
-    let has_other_kinds = rest().flatten().any(|(text, _)| !text.is_empty() && !is_name(text));
-    (repeats || has_op || has_other_kinds) && !is_repeated_below
+    if firsts.iter().any(|line| texts(line).contains(&"op".to_string())) {
+        return Some(true);
+    }
+    if firsts.len() > 1 {
+        return Some(firsts.windows(2).all(|two| without_op(two[0]) == without_op(two[1])));
+    }
+    let below = || files.iter().flat_map(|(_, lines)| lines.iter().skip(1));
+    let has_values = |number: usize| {
+        let mut values = below()
+            .filter_map(|line| line.get(number))
+            .map(|(text, _)| text.as_str())
+            .filter(|text| !text.is_empty() && !NULLS.contains(text))
+            .peekable();
+        values.peek().is_some() && values.all(is_value)
+    };
+    let first_fields = files.iter().flat_map(|(_, lines)| lines.iter().map(|line| line.first()));
+    if are_operations(first_fields.map(|first| first.map(|(text, _)| text.as_str()))) {
+        // The first line is one of them.
+        return Some(false);
+    }
+    (0..firsts[0].len()).any(has_values).then_some(true)
 }
 
 /// The text that stands for null, if one of the usual ones stands without quotes, and an empty field does not.
@@ -167,7 +190,7 @@ fn null_text<'a>(fields: impl Iterator<Item = &'a Field>) -> Option<String> {
 
 /// The most common of some numbers; of several the greatest.
 fn most_common(numbers: impl Iterator<Item = usize>) -> Option<usize> {
-    let mut counts = std::collections::BTreeMap::new();
+    let mut counts = BTreeMap::new();
     for number in numbers {
         *counts.entry(number).or_insert(0usize) += 1;
     }
@@ -189,13 +212,21 @@ mod tests {
     #[test]
     fn the_form_of_dms_is_found() {
         let written = found(&[(true, "1,a,\n2,\"b, c\",x\n"), (false, "U,1,a,y\nD,2,,\n")]);
-        assert_eq!(written, Written { form: CsvForm::default(), columns: 4, has_op: true });
+        assert_eq!(
+            written,
+            Written {
+                form: CsvForm::default(),
+                columns: 4,
+                has_op: true,
+                is_header_unclear: false
+            }
+        );
         let written = found(&[(true, "1|a\n2|\"b|c\"\n"), (false, "U|1|NULL\n")]);
         let form = CsvForm { delimiter: b'|', null: Some("NULL".into()), ..CsvForm::default() };
-        assert_eq!(written, Written { form, columns: 3, has_op: true });
+        assert_eq!(written, Written { form, columns: 3, has_op: true, is_header_unclear: false });
         let written = found(&[(true, "I,1,a\nI,2,b\n"), (false, "U,1,c\n")]);
         let form = CsvForm { op_in_full_load: true, ..CsvForm::default() };
-        assert_eq!(written, Written { form, columns: 3, has_op: true });
+        assert_eq!(written, Written { form, columns: 3, has_op: true, is_header_unclear: false });
     }
 
     #[test]
@@ -206,7 +237,11 @@ mod tests {
         ]);
         assert!(written.form.header);
         assert!(found(&[(false, "id,name\n1,Ann\n2,Bob\n")]).form.header);
-        assert!(!found(&[(true, "Ann,Basel\nBob,Bern\n")]).form.header);
+        let texts = found(&[(true, "Ann,Basel\nBob,Bern\n")]);
+        assert!(!texts.form.header && texts.is_header_unclear);
+        assert!(!found(&[(true, "Ann,Basel\nBob,Bern\n"), (false, "Eve,Zug\n")]).form.header);
+        assert!(found(&[(true, "id,price (EUR)\n1,2.50\n")]).form.header);
+        assert!(!found(&[(false, "insert,ann\nupdate,bob\n")]).form.header);
         assert!(!found(&[(true, "1,Ann\n"), (false, "I,2,Bob\n")]).form.header);
     }
 

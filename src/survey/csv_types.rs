@@ -95,7 +95,6 @@ mod tests {
             data_type: DataType::Utf8View,
             other_types: Vec::new(),
             values: values.iter().map(|value| Some(value.to_string())).collect(),
-            in_files: vec![true],
             extremes: Vec::new(),
         })
     }

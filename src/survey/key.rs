@@ -19,8 +19,10 @@ use crate::survey::Certainty;
 use crate::survey::order::{SEQUENCES, TIMES};
 use crate::survey::sample::{Column, Sample, has_no_text};
 
-/// The prefixes of the names of before images.
+/// The prefixes of the names of before images: first those that tools have by default.
 const BEFORE_IMAGES: [&str; 6] = ["_old_", "BI_", "bi_", "before_", "old_", "BEFORE_"];
+/// How many of them no column of the application has.
+const OF_TOOLS: usize = 3;
 
 /// The rows from which on a column that is unique is not so by chance.
 const MANY_ROWS: usize = 100;
@@ -77,9 +79,8 @@ pub(super) fn find(rows: &Rows) -> Key {
     }
     let mut key = rows.by_deletes(&columns).unwrap_or_else(|| rows.by_values(&columns));
     if let Some(columns) = &key.columns {
-        let has_image = |prefix: &&str| {
-            columns.iter().any(|name| rows.sample.column(&format!("{prefix}{name}")).is_some())
-        };
+        let has_image =
+            |prefix: &&str| columns.iter().any(|name| rows.image(prefix, name).is_some());
         key.before_image_prefix = BEFORE_IMAGES.into_iter().find(has_image).map(String::from);
     }
     key
@@ -92,10 +93,21 @@ impl<'a> Rows<'a> {
             let named = |other: &str| other.eq_ignore_ascii_case(&column.name);
             let is_role = self.others.iter().any(|other| named(other))
                 || TIMES.into_iter().chain(SEQUENCES).any(named);
-            let stem = BEFORE_IMAGES.iter().find_map(|prefix| column.name.strip_prefix(prefix));
-            is_role || stem.is_some_and(|stem| self.sample.column(stem).is_some())
+            let mut stems = BEFORE_IMAGES.iter().filter_map(|prefix| {
+                let stem = column.name.strip_prefix(prefix)?;
+                self.sample.column(stem).and_then(|_| self.image(prefix, stem))
+            });
+            is_role || stems.next().is_some()
         };
         self.sample.columns.iter().filter(move |column| !is_other(column))
+    }
+
+    /// The column with the values of another one before an update, which only updates have.
+    fn image(&self, prefix: &str, name: &str) -> Option<&'a Column> {
+        let column = self.sample.column(&format!("{prefix}{name}"))?;
+        let is_of_update =
+            |row: usize| self.is(row, Operation::Update) || column.values[row].is_none();
+        (0..self.sample.rows()).all(is_of_update).then_some(column)
     }
 
     fn is(&self, row: usize, operation: Operation) -> bool {
@@ -108,13 +120,13 @@ impl<'a> Rows<'a> {
 
     /// The columns of which there are before images with a prefix, if they are not those of all columns.
     fn by_before_images(&self, columns: &[&Column]) -> Option<Key> {
-        let prefix = BEFORE_IMAGES.into_iter().find_map(|prefix| {
-            let has_image = |column: &&&Column| {
-                self.sample.column(&format!("{prefix}{}", column.name)).is_some()
-            };
-            let with: Vec<String> =
-                columns.iter().filter(has_image).map(|column| column.name.clone()).collect();
-            (!with.is_empty() && with.len() < columns.len()).then_some((prefix, with))
+        let (rows, _) = self.unique_rows();
+        let prefix = BEFORE_IMAGES[..OF_TOOLS].iter().find_map(|prefix| {
+            let has_image = |column: &&&Column| self.image(prefix, &column.name).is_some();
+            let with: Vec<&Column> = columns.iter().filter(has_image).copied().collect();
+            let is_key = !with.is_empty() && with.len() < columns.len() && is_unique(&with, &rows);
+            let names = || with.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
+            is_key.then(|| (*prefix, names()))
         });
         let (prefix, columns) = prefix?;
         Some(Key {
@@ -166,9 +178,6 @@ impl<'a> Rows<'a> {
         {
             return (last.rows.clone().collect(), "row of the last date");
         }
-        if self.are_all_inserts() {
-            return ((0..self.sample.rows()).collect(), "row");
-        }
         let loads: Vec<usize> = self
             .sample
             .files
@@ -176,6 +185,13 @@ impl<'a> Rows<'a> {
             .filter(|file| file.is_load)
             .flat_map(|file| file.rows.clone())
             .collect();
+        if loads.len() > 1 {
+            // A change can have been made while the load ran.
+            return (loads, "row of full loads");
+        }
+        if self.are_all_inserts() {
+            return ((0..self.sample.rows()).collect(), "row");
+        }
         if !loads.is_empty() {
             return (loads, "row of full loads");
         }
@@ -192,7 +208,7 @@ impl<'a> Rows<'a> {
         let never_null: Vec<&Column> =
             columns.iter().copied().filter(|column| self.is_complete(column)).collect();
         let single = self.unique_columns(&never_null, &rows);
-        if let Some(key) = best(&single, &were_read) {
+        if let Some(key) = best(&single, &were_read, rows.len()) {
             return key;
         }
         if let Some((columns, found)) = self.composite(&never_null, &rows) {
@@ -213,10 +229,12 @@ impl<'a> Rows<'a> {
         }
         let has_changes = self.sample.changes().any(|file| !file.rows.is_empty());
         let has_only_inserts = !self.is_flat && has_changes && self.are_all_inserts();
-        if has_only_inserts && single.is_empty() && rows.len() > 1 {
+        let is_like_key = |column: &&Column| name_score(&column.name, self.table) >= OF_TABLE;
+        let has_repeats = !is_unique(columns, &rows) && !columns.iter().any(is_like_key);
+        if has_only_inserts && single.is_empty() && has_repeats {
             let why = format!(
-                "no column is unique in {were_read}, and all changes are inserts: it looks like a table without a key, of \
-                 which every row is kept"
+                "whole rows come several times in {were_read}, and all changes are inserts: it looks like a table without a \
+                 key, of which every row is kept"
             );
             return guess(Vec::new(), why);
         }
@@ -254,6 +272,17 @@ impl<'a> Rows<'a> {
 
     fn are_all_inserts(&self) -> bool {
         self.operations.iter().all(|operation| *operation == Operation::Insert)
+    }
+
+    /// Whether rows do not contradict that columns are the key: they are never null, and unique where a key must be.
+    pub(super) fn may_be_key(&self, names: &[String]) -> bool {
+        let columns: Option<Vec<&Column>> =
+            names.iter().map(|name| self.sample.column(name)).collect();
+        let (rows, _) = self.unique_rows();
+        columns.is_some_and(|columns| {
+            let are_complete = columns.iter().all(|column| self.is_complete(column));
+            are_complete && (self.is_flat && !self.are_copies || is_unique(&columns, &rows))
+        })
     }
 
     /// Whether a column is never null.
@@ -336,7 +365,7 @@ struct Found {
 }
 
 /// The column that fits best, if it fits.
-fn best(single: &[(i32, &Column, Found)], were_read: &str) -> Option<Key> {
+fn best(single: &[(i32, &Column, Found)], were_read: &str, rows: usize) -> Option<Key> {
     let (score, column, found) = single.first().filter(|(score, ..)| *score >= SCORE_MIN)?;
     let others: Vec<&Column> = single[1..].iter().map(|(_, column, _)| *column).collect();
     let mut why = format!("it is unique and never null in {were_read}");
@@ -346,7 +375,9 @@ fn best(single: &[(i32, &Column, Found)], were_read: &str) -> Option<Key> {
     if !others.is_empty() {
         why += &format!("; so are {}", listed(&others));
     }
-    let certainty = if *score >= SCORE_LIKELY { Certainty::Likely } else { Certainty::Guess };
+    let is_shown = rows >= MANY_ROWS || found.rows > 0 && found.contradictions == 0;
+    let certainty =
+        if *score >= SCORE_LIKELY && is_shown { Certainty::Likely } else { Certainty::Guess };
     Some(Key { certainty, ..guess(vec![column.name.clone()], why) })
 }
 
@@ -397,6 +428,16 @@ fn is_unique(columns: &[&Column], rows: &[usize]) -> bool {
     rows.iter().all(|row| key_of(columns, *row).is_some_and(|key| seen.insert(key)))
 }
 
+/// Whether a word is a name, or its singular.
+fn is_singular(word: &str, name: &str) -> bool {
+    let singular = |plural: &str, ending: &str| {
+        name.strip_suffix(plural).map(|stem| format!("{stem}{ending}"))
+    };
+    let forms =
+        [singular("s", ""), singular("es", ""), singular("ies", "y"), Some(name.to_string())];
+    !word.is_empty() && forms.into_iter().flatten().any(|form| form == word)
+}
+
 /// How much a name looks like that of a table's key.
 fn name_score(name: &str, table: &str) -> i32 {
     let lower = name.to_ascii_lowercase();
@@ -416,11 +457,8 @@ fn name_score(name: &str, table: &str) -> i32 {
     let stem = parts[..parts.len() - 1].join("_");
     let stem =
         if stem.is_empty() { lower.strip_suffix("id").unwrap_or("").to_string() } else { stem };
-    let is_of_table = stem.len() > 1
-        && table
-            .split(['_', '-', '.'])
-            .any(|part| part.starts_with(&stem) || stem.starts_with(part) && part.len() > 2)
-        || table.starts_with(&stem) && stem.len() > 1;
+    let last = table.rsplit(['_', '-', '.']).next().unwrap_or_default();
+    let is_of_table = [table.as_str(), last].into_iter().any(|name| is_singular(&stem, name));
     if is_of_table { OF_TABLE } else { 3 }
 }
 
@@ -450,7 +488,6 @@ mod tests {
             data_type: if is_number(number) { DataType::Int64 } else { DataType::Utf8View },
             other_types: Vec::new(),
             values: rows.iter().map(|row| value(&row[number])).collect(),
-            in_files: vec![true; 2],
             extremes: Vec::new(),
         });
         let file = |is_load: bool, rows: Range<usize>| SampledFile {
@@ -498,6 +535,15 @@ mod tests {
             &[(Update, &["3", "a"]), (Insert, &["4", "c"]), (Delete, &["5", "b"])],
         );
         assert_eq!(found("cust_loyalty", &loyalty), (columns(&["cust_id"]), Certainty::Likely));
+        // Each order has one line so far.
+        let lines = sample(&["order_id", "line"], &[&["1", "1"], &["2", "1"]], &[]);
+        assert_eq!(found("order_items", &lines), (columns(&["order_id"]), Certainty::Guess));
+        // Inserts that the load has, too.
+        let load: Vec<[String; 1]> = (0..150).map(|id| [id.to_string()]).collect();
+        let load: Vec<Vec<&str>> = load.iter().map(|row| vec![row[0].as_str()]).collect();
+        let load: Vec<&[&str]> = load.iter().map(Vec::as_slice).collect();
+        let people = sample(&["id"], &load, &[(Insert, &["149"]), (Insert, &["150"])]);
+        assert_eq!(found("people", &people).0, columns(&["id"]));
     }
 
     #[test]
@@ -527,10 +573,33 @@ mod tests {
     fn without_evidence_it_is_asked_or_every_row_is_kept() {
         let log = sample(&["a", "b"], &[&["1", "2"], &["1", "2"]], &[(Insert, &["1", "2"])]);
         assert_eq!(found("log", &log), (Some(Vec::new()), Certainty::Guess));
+        let lines = [(Insert, &["1", "1"][..]), (Insert, &["1", "2"]), (Insert, &["2", "1"])];
+        let lines = sample(&["ord", "line"], &[], &lines);
+        assert_eq!(found("order_lines", &lines), (None, Certainty::Asked), "no row comes twice");
         let other = sample(&["a", "b"], &[&["1", "2"], &["1", "2"]], &[(Update, &["1", "2"])]);
         assert_eq!(found("log", &other), (None, Certainty::Asked));
         let names = sample(&["x_name", "y_name"], &[&["a", "b"], &["c", "d"]], &[]);
         assert_eq!(found("people", &names), (None, Certainty::Asked));
+    }
+
+    #[test]
+    fn a_column_of_the_application_is_no_before_image() {
+        let prices = sample(
+            &["id", "old_price", "price", "BI_note", "note"],
+            &[&["1", "5", "6", "x", "y"], &["2", "6", "6", "x", "y"]],
+            &[(Update, &["1", "6", "7", "x", "z"])],
+        );
+        let rows = Rows {
+            sample: &prices.0,
+            operations: &prices.1,
+            others: &[],
+            table: "prices",
+            is_gapless: true,
+            is_flat: false,
+            are_copies: false,
+        };
+        let key = find(&rows);
+        assert_eq!((key.columns, key.before_image_prefix), (columns(&["id"]), None));
     }
 
     #[test]

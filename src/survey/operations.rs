@@ -6,22 +6,22 @@ use crate::config::Operation;
 use crate::survey::sample::{Column, Sample};
 
 /// The names of columns with an operation, in lower case.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 9] = [
     "op",
     "_op",
     "__op",
     "cdc_op",
     "op_type",
     "optype",
-    "operation",
     "cdc_operation",
     "operation_type",
-    "change_type",
     "_change_type",
-    "dml_type",
-    "dml",
-    "action",
 ];
+/// Names that columns of the application have too.
+const UNCLEAR: [&str; 5] = ["operation", "change_type", "action", "dml_type", "dml"];
+
+/// The share of rows, in percent, that must have a known value: a few can be bad.
+const KNOWN_PERCENT: usize = 95;
 
 /// The values of such columns, in lower case.
 const VALUES: [(&str, Operation); 22] = [
@@ -61,14 +61,19 @@ const DEFAULTS: [(&str, Operation); 4] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Operations {
     pub(super) column: String,
+    /// Whether a column of the application can have this name.
+    pub(super) is_unclear: bool,
     /// The values of each operation, as they are written, where they are not those of AWS DMS.
     pub(super) values: Vec<(&'static str, Vec<String>)>,
 }
 
 /// Finds the column; `None` if files of changes have none.
 pub(super) fn find(sample: &Sample) -> Option<Operations> {
-    let named = |name: &&str| sample.column(name).filter(|column| has_operations(sample, column));
-    let column = NAMES.iter().find_map(named)?;
+    let named =
+        |name: &&'static str| sample.column(name).filter(|column| has_operations(sample, column));
+    let by_name = |names: &[&'static str]| names.iter().find_map(named);
+    let clear = by_name(&NAMES);
+    let column = clear.or_else(|| by_name(&UNCLEAR))?;
     let seen = seen(sample, column);
     let of = |wanted: Operation| {
         let values = seen.iter().filter(|value| meaning(value) == Some(wanted));
@@ -104,14 +109,27 @@ pub(super) fn find(sample: &Sample) -> Option<Operations> {
         let differs = !values.is_empty() && !values.iter().all(is_default);
         differs.then_some((key, values))
     });
-    Some(Operations { column: column.name.clone(), values: values.collect() })
+    Some(Operations {
+        column: column.name.clone(),
+        is_unclear: clear.is_none(),
+        values: values.collect(),
+    })
 }
 
-/// Whether files of changes have operations in a column, in each row.
+/// Whether files of changes have operations in a column.
 fn has_operations(sample: &Sample, column: &Column) -> bool {
-    let rows = || sample.changes().flat_map(|file| column.values[file.rows.clone()].iter());
-    let mut all = rows().peekable();
-    all.peek().is_some() && all.all(|value| value.as_deref().and_then(meaning).is_some())
+    let rows = sample.changes().flat_map(|file| column.values[file.rows.clone()].iter());
+    are_operations(rows.map(Option::as_deref))
+}
+
+/// Whether nearly all values are operations, and not only such as are no changes.
+pub(super) fn are_operations<'a>(values: impl Iterator<Item = Option<&'a str>>) -> bool {
+    let meanings: Vec<Option<Operation>> = values.map(|value| value.and_then(meaning)).collect();
+    let count = |is: fn(&Operation) -> bool| meanings.iter().flatten().filter(|it| is(it)).count();
+    let known = count(|_| true);
+    let changes =
+        count(|it| matches!(it, Operation::Insert | Operation::Update | Operation::Delete));
+    changes * 2 > known && known * 100 >= meanings.len() * KNOWN_PERCENT
 }
 
 /// The different values in files of changes, as they are written.

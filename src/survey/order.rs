@@ -6,6 +6,7 @@
 //! are all of one moment. Without such a column, changes are ordered by file and row, which is right for tools that write
 //! them in their order.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use arrow::datatypes::DataType;
@@ -61,6 +62,13 @@ const OF_APPLICATION: [&str; 14] = [
     "date", "start", "valid",
 ];
 
+/// Names that columns of the application have too.
+const UNCLEAR: [&str; 5] = ["timestamp", "ts", "seq", "change_seq", "change_sequence"];
+/// The least rows from which it is told that values are in an order.
+const ROWS_MIN: usize = 3;
+/// The least digits of a sequence that is text: shorter ones grow by a digit, and `10` is before `9`.
+const DIGITS_MIN: usize = 15;
+
 /// How long before the time in a file's name its changes are at most.
 const BEFORE_FILE_NS: i128 = 2 * DAY_NS;
 /// How long after it: some tools name a file by its first change.
@@ -89,8 +97,13 @@ pub(super) fn find(sample: &Sample) -> Order {
         Ok(time) => (time, None),
         Err(note) => (None, Some(note)),
     };
-    let is_sequence = |column: &&Column| is_in_order_of(sample, column, time.as_ref());
-    let sequence = SEQUENCES.iter().find_map(|name| sample.column(name).filter(is_sequence));
+    let is_sequence = |name: &&str, column: &&Column| {
+        is_in_order_of(sample, column, time.as_ref())
+            && (!UNCLEAR.contains(name) || is_telling(sample, column))
+    };
+    let sequence = SEQUENCES
+        .iter()
+        .find_map(|name| sample.column(name).filter(|column| is_sequence(name, column)));
     let unit = time.as_ref().and_then(|time| time.unit);
     let of_time = time.as_ref().map(|time| time.column.name.clone());
     match (sequence, time) {
@@ -147,6 +160,15 @@ fn time(sample: &Sample) -> Result<Option<Time<'_>>, String> {
             continue;
         }
         let is_proved = has_times_of_files(sample, &times);
+        let is_against =
+            sample.changes().any(|file| file.time.is_some()) && UNCLEAR.contains(&name);
+        if !is_proved && is_against {
+            against = Some(format!(
+                "`{}` is named like a commit time, but its times are not those of the files: it is not in raw.order_by",
+                column.name
+            ));
+            continue;
+        }
         let (certainty, why) = if is_proved {
             (Certainty::Sure, "its name says so, and its times are those of the files")
         } else {
@@ -162,10 +184,11 @@ fn time(sample: &Sample) -> Result<Option<Time<'_>>, String> {
         let is_proved = unit.is_none()
             && has_times_of_files(sample, &times)
             && !goes_back(sample, &times)
-            && is_one_moment(sample, &times);
+            && is_one_moment(sample, &times)
+            && grows(sample, &times);
         let why = "its times are near those in the names of files, those of full loads are of one moment, and it does not go \
                    back from row to row";
-        is_proved.then_some(Time { column, times, unit: None, certainty: Certainty::Likely, why })
+        is_proved.then_some(Time { column, times, unit: None, certainty: Certainty::Guess, why })
     });
     match (by_values, against) {
         (Some(time), _) => Ok(Some(time)),
@@ -210,6 +233,13 @@ fn goes_back(sample: &Sample, times: &[Option<i128>]) -> bool {
     all.windows(2).any(|two| two[1] < two[0])
 }
 
+/// Whether there are several different times, so that their order says something.
+fn grows(sample: &Sample, times: &[Option<i128>]) -> bool {
+    let rows = sample.files.iter().flat_map(|file| file.rows.clone());
+    let all: Vec<i128> = rows.filter_map(|row| times[row]).collect();
+    all.len() >= ROWS_MIN && all.iter().any(|time| *time != all[0])
+}
+
 /// Whether the times of changes are near those in the names of their files, of which there must be some.
 fn has_times_of_files(sample: &Sample, times: &[Option<i128>]) -> bool {
     let named: Vec<(i128, &SampledFile)> =
@@ -234,6 +264,15 @@ fn is_one_moment(sample: &Sample, times: &[Option<i128>]) -> bool {
     loads.map(|file| file.rows.clone()).all(of_load)
 }
 
+/// Whether the values of a column of an unclear name are those of a sequence: all different, and enough of them, or long.
+fn is_telling(sample: &Sample, column: &Column) -> bool {
+    let rows = sample.changes().flat_map(|file| file.rows.clone());
+    let values: Vec<&String> = rows.filter_map(|row| column.values[row].as_ref()).collect();
+    let distinct: BTreeSet<&&String> = values.iter().collect();
+    let are_long = values.iter().all(|value| value.len() >= DIGITS_MIN);
+    distinct.len() == values.len() && (values.len() >= ROWS_MIN || are_long)
+}
+
 /// Whether the values of a column, which each row of the files of changes must have, are in the order of commit times, or without
 /// these in that of the rows: as numbers, or as texts of one length.
 fn is_in_order_of(sample: &Sample, column: &Column, time: Option<&Time>) -> bool {
@@ -244,8 +283,14 @@ fn is_in_order_of(sample: &Sample, column: &Column, time: Option<&Time>) -> bool
         |text: &String| if column.data_type.is_numeric() { text.parse().ok() } else { None };
     let places: Vec<(Option<i128>, usize, &String)> =
         texts.iter().map(|text| (number(text), text.len(), *text)).collect();
-    let is_comparable =
-        places.iter().all(|(number, length, _)| number.is_some() || *length == places[0].1);
+    let is_padded = |text: &str| {
+        text.len() >= DIGITS_MIN
+            || text.starts_with('0')
+            || text.bytes().any(|byte| !byte.is_ascii_digit())
+    };
+    let is_comparable = places.iter().all(|(number, length, text)| {
+        number.is_some() || *length == places[0].1 && is_padded(text)
+    });
     let of_rows = |row: &usize| time.and_then(|time| time.times[*row]);
     let mut sorted: Vec<_> = places.iter().zip(rows.iter().map(of_rows)).collect();
     sorted.sort_by_key(|(place, _)| *place);
@@ -277,7 +322,6 @@ mod tests {
             data_type: DataType::Utf8View,
             other_types: Vec::new(),
             values: rows.iter().map(|row| Some(row[number].to_string())).collect(),
-            in_files: vec![true],
             extremes: Vec::new(),
         };
         let columns = columns.iter().enumerate().map(column).collect();
@@ -293,10 +337,12 @@ mod tests {
     fn a_commit_time_is_known_by_its_name_unless_it_goes_back() {
         let rows: [&[&str]; 2] = [&["2024-01-02 10:00:00"], &["2024-01-02 10:00:01"]];
         assert_eq!(found(&["TIMESTAMP"], &rows).0, ["TIMESTAMP"]);
-        assert_eq!(found(&["x"], &rows).0, ["x"], "near the time of the file");
+        assert_eq!(found(&["x"], &rows).0, Vec::<String>::new(), "two rows say nothing");
+        let more: [&[&str]; 3] = [rows[0], rows[0], rows[1]];
+        assert_eq!(found(&["x"], &more).0, ["x"], "near the time of the file");
         assert_eq!(found(&["updated_at"], &rows).0, Vec::<String>::new(), "of the application");
         let old: [&[&str]; 2] = [&["2019-01-02 10:00:00"], &["2019-01-02 10:00:01"]];
-        assert_eq!(found(&["x"], &old).0, Vec::<String>::new());
+        assert_eq!(found(&["ts"], &old).0, Vec::<String>::new(), "not of the time of the file");
         let back: [&[&str]; 2] = [rows[1], rows[0]];
         let order = find(&sample(&["TIMESTAMP"], &back));
         assert!(
@@ -307,15 +353,20 @@ mod tests {
     #[test]
     fn a_sequence_is_in_the_order_of_commit_times() {
         let time = "2024-01-02 10:00:00";
-        let rows: [&[&str]; 2] = [&["0002", time], &["0001", time]];
+        let rows: [&[&str]; 3] = [&["0002", time], &["0001", time], &["0003", time]];
         assert_eq!(
             found(&["seq", "ts"], &rows),
             (vec!["seq".into()], Some("ts".into())),
             "of one transaction"
         );
-        let later: [&[&str]; 2] = [&["0002", time], &["0001", "2024-01-02 10:00:01"]];
+        let later: [&[&str]; 3] =
+            [&["0002", time], &["0001", "2024-01-02 10:00:01"], &["0003", "2024-01-02 10:00:02"]];
         assert_eq!(found(&["seq", "ts"], &later).0, ["ts"]);
-        let longer: [&[&str]; 2] = [&["9", time], &["10", time]];
-        assert_eq!(found(&["seq", "ts"], &longer).0, ["ts"], "letter by letter 10 is before 9");
+        let longer: [&[&str]; 3] = [&["7", time], &["8", time], &["9", time]];
+        assert_eq!(
+            found(&["seq", "ts"], &longer).0,
+            ["ts"],
+            "letter by letter a 10 would be before them"
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! Columns that look personal, by their names and the shape of their values, and the mask that fits.
 
+use crate::survey::PersonalColumn;
 use crate::survey::sample::{Column, Sample};
 
 /// The least values by whose shape a column is judged.
@@ -42,24 +43,14 @@ const NAMES: [(&str, &str, &str); 33] = [
     ("ip_address", "hmac", "an address on the network"),
 ];
 
-/// A column that looks personal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Personal {
-    pub(super) column: String,
-    /// The mask that fits.
-    pub(super) mask: &'static str,
-    /// What it looks like.
-    pub(super) what: &'static str,
-}
-
 /// Finds the columns that look personal, but for some.
-pub(super) fn find(sample: &Sample, others: &[String]) -> Vec<Personal> {
+pub(super) fn find(sample: &Sample, others: &[String]) -> Vec<PersonalColumn> {
     let is_other =
         |column: &&Column| !others.iter().any(|other| other.eq_ignore_ascii_case(&column.name));
     let columns = sample.columns.iter().filter(is_other);
     let judged = columns.filter_map(|column| {
         let (mask, what) = by_name(&column.name).or_else(|| by_values(column))?;
-        Some(Personal { column: column.name.clone(), mask, what })
+        Some(PersonalColumn { column: column.name.clone(), mask, what })
     });
     judged.collect()
 }

@@ -1,6 +1,7 @@
 //! The settings of one table, from its files' names and a sample of its rows.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use arrow::datatypes::DataType;
 use serde_json::Value as Json;
@@ -12,12 +13,11 @@ use crate::layout::{base_name, load_time};
 use crate::report::size;
 use crate::survey::key::{self, Key};
 use crate::survey::order::{self, Order};
-use crate::survey::sample::{Head, Reading, Sample};
+use crate::survey::sample::{Column, Head, Reading, Sample, SampledFile};
 use crate::survey::tables::{Files, Sampled};
 use crate::survey::transactions::{LINE_FIELDS, TableToRead};
 use crate::survey::{
-    Certainty, KnownTable, PersonalColumn, Proposal, Setting, csv_text, csv_types, days,
-    operations, personal,
+    Certainty, KnownTable, Proposal, Setting, csv_text, csv_types, days, operations, personal,
 };
 use crate::types::column_type::widen;
 
@@ -48,6 +48,8 @@ pub(super) struct Proposing<'a> {
     pub(super) table: &'a TableToRead,
     /// What the source's catalog says of it.
     pub(super) known: Option<&'a KnownTable>,
+    /// Whether it is known by its schema, too.
+    pub(super) is_known_by_schema: bool,
 }
 
 /// Settings as they are found.
@@ -94,6 +96,7 @@ impl Draft {
     /// The settings so far, to read a sample with: what is bad in it is left out.
     fn raw(&self) -> Result<Raw> {
         let mut section = self.section.clone();
+        section.retain(|_, value| value.as_str() != Some(UNANSWERED));
         section.insert("url".into(), "/sample".into());
         section.insert("on_bad_row".into(), "quarantine".into());
         section.insert("on_bad_file".into(), "quarantine".into());
@@ -150,11 +153,7 @@ impl Proposing<'_> {
         let others = self.roles(&mut draft, &sample, order)?;
         self.days(&mut draft, &sample, &others)?;
         types(&mut draft, &sample, format)?;
-        let personal = personal::find(&sample, &others).into_iter().map(|found| PersonalColumn {
-            column: found.column,
-            mask: found.mask,
-            what: found.what,
-        });
+        let personal = personal::find(&sample, &others);
         Ok(Proposal {
             folder: self.table.found.folder.clone(),
             raw: self.table.found.raw.clone(),
@@ -163,7 +162,7 @@ impl Proposing<'_> {
             bytes: self.files().loads.bytes + self.files().changes.bytes,
             rows: sample.rows(),
             settings: draft.settings,
-            personal: personal.collect(),
+            personal,
             notes: draft.notes,
         })
     }
@@ -235,11 +234,17 @@ impl Proposing<'_> {
         if let Some((name, columns)) = &self.table.in_lines {
             draft.sure("raw.layout", "transactions");
             draft.sure("raw.table", name.clone());
-            draft.sure(&format!("raw.columns.{OP}"), "VARCHAR");
-            draft.sure("raw.columns.table", "VARCHAR");
-            draft.sure("raw.columns.schema", "VARCHAR");
+            let op = self.op_name(draft);
+            for name in [op, self.free_name("table"), self.free_name("schema")] {
+                draft.sure(&format!("raw.columns.{name}"), "VARCHAR");
+            }
             let form = crate::config::CsvForm::default();
-            for number in 1..=*columns {
+            let columns = match columns {
+                // Only its full loads were seen.
+                0 => csv_text::find(&texts)?.map_or(0, |written| written.columns),
+                seen => *seen,
+            };
+            for number in 1..=columns {
                 draft.set(
                     &format!("raw.columns.{COLUMN}{number}"),
                     "VARCHAR",
@@ -248,7 +253,12 @@ impl Proposing<'_> {
                 );
             }
             let columns = columns + LINE_FIELDS;
-            return Ok(Some(csv_text::Written { form, columns, has_op: true }));
+            return Ok(Some(csv_text::Written {
+                form,
+                columns,
+                has_op: true,
+                is_header_unclear: false,
+            }));
         }
         let Some(written) = csv_text::find(&texts)? else { return Ok(None) };
         let form = &written.form;
@@ -271,11 +281,16 @@ impl Proposing<'_> {
             draft.set("raw.csv_header", true, Certainty::Likely, "the first lines are names");
             return Ok(Some(written));
         }
+        if written.is_header_unclear {
+            let why = "the first line may be names, or a row: write true or false. With false, [raw.columns] has to list all columns";
+            draft.set("raw.csv_header", UNANSWERED, Certainty::Asked, why);
+        }
         if form.op_in_full_load {
             draft.sure("raw.csv_op_in_full_load", true);
         }
         if written.has_op {
-            draft.sure(&format!("raw.columns.{OP}"), "VARCHAR");
+            let op = self.op_name(draft);
+            draft.sure(&format!("raw.columns.{op}"), "VARCHAR");
         }
         for number in 1..=written.columns.saturating_sub(usize::from(written.has_op)) {
             draft.set(&format!("raw.columns.{COLUMN}{number}"), "VARCHAR", Certainty::Guess, "");
@@ -308,26 +323,37 @@ impl Proposing<'_> {
             Some(_) => LINE_FIELDS,
             None => usize::from(written.has_op),
         };
-        let count = written.columns - before;
-        let time = order.columns.first().filter(|_| order.unit.is_none()).cloned();
-        let mut names: Vec<String> =
-            (1..=count).map(|number| format!("{COLUMN}{number}")).collect();
-        let is_time = |name: &String| time.as_ref() == Some(name);
-        let own = names.iter().filter(|name| !is_time(name)).count();
-        let known = self.known.map(|known| &known.columns).filter(|columns| columns.len() == own);
-        let mut of_source = known.into_iter().flatten();
+        let count = written.columns.saturating_sub(before);
+        let of_source = self.known.map(|known| known.columns.as_slice());
+        // With the columns of the source, it is known whether there is another one, which is the first or the last.
+        let may_be_time = |number: usize| match of_source.map(<[_]>::len) {
+            Some(known) if known == count => false,
+            Some(known) if known + 1 == count => number == 1 || number == count,
+            _ => true,
+        };
+        let time = order.columns.first().filter(|_| order.unit.is_none());
+        let time = (1..=count)
+            .find(|number| time == Some(&format!("{COLUMN}{number}")))
+            .filter(|number| may_be_time(*number));
+        if time.is_none() && order.columns.first().is_some_and(|column| column.starts_with(COLUMN))
+        {
+            *order = Order::default();
+        }
+        let own = count - usize::from(time.is_some());
+        let known = of_source.filter(|columns| columns.len() == own);
+        let mut names = known.into_iter().flatten();
         let mut renamed = Vec::new();
-        for name in &mut names {
-            let before = name.clone();
-            let (new, data_type) = if is_time(name) {
-                order.columns = vec![COMMIT_TIME.into()];
-                (COMMIT_TIME.to_string(), None)
-            } else if let Some((known, data_type)) = of_source.next() {
+        for number in 1..=count {
+            let before = format!("{COLUMN}{number}");
+            let (new, data_type) = if time == Some(number) {
+                let name = self.free_name(COMMIT_TIME);
+                order.columns = vec![name.clone()];
+                (name, None)
+            } else if let Some((known, data_type)) = names.next() {
                 (known.clone(), Some(data_type.clone().unwrap_or_else(|| "VARCHAR".into())))
             } else {
                 (before.clone(), None)
             };
-            name.clone_from(&new);
             renamed.push((before, new, data_type));
         }
         draft.settings.retain(|setting| !setting.key.starts_with(&format!("raw.columns.{COLUMN}")));
@@ -342,7 +368,8 @@ impl Proposing<'_> {
             });
             let is_known = of_source.is_some();
             let data_type = of_source.or(found).unwrap_or_else(|| "VARCHAR".into());
-            let certainty = if is_known { Certainty::Sure } else { Certainty::Guess };
+            let is_sure = is_known && self.is_known_by_schema;
+            let certainty = if is_sure { Certainty::Sure } else { Certainty::Guess };
             draft.set(&format!("raw.columns.{new}"), data_type, certainty, "");
         }
         match (self.known, known) {
@@ -357,6 +384,25 @@ impl Proposing<'_> {
                     .into(),
             ),
         }
+    }
+
+    /// A name for a column of the tool that no column of the source has.
+    fn free_name(&self, name: &str) -> String {
+        let columns = self.known.map_or(&[][..], |known| &known.columns);
+        let mut free = name.to_string();
+        while columns.iter().any(|(known, _)| known.eq_ignore_ascii_case(&free)) {
+            free.insert(0, '_');
+        }
+        free
+    }
+
+    /// The name of the operation column of files that name none.
+    fn op_name(&self, draft: &mut Draft) -> String {
+        let name = self.free_name(OP);
+        if name != OP {
+            draft.sure("raw.op", name.clone());
+        }
+        name
     }
 
     /// What the names of files say: how windows select them, and which are full loads.
@@ -385,20 +431,47 @@ impl Proposing<'_> {
         if found.files.has_named_loads {
             patterns.extend(["LOAD*", "SEGMENT*_LOAD*"].map(Value::from));
         }
-        let folders = found.loads_in.iter().map(|folder| glob::Pattern::escape(folder));
-        patterns.extend(folders.map(|folder| Value::from(format!("*/{folder}/*"))));
+        patterns.extend(found.loads_in.iter().map(|folder| Value::from(self.load_pattern(folder))));
         draft.set("raw.full_load", patterns, Certainty::Likely, "by the name of their folder");
-        let times = found
-            .files
-            .loads
-            .sampled()
-            .into_iter()
-            .map(|sampled| load_time(&sampled.path, chrono_tz::UTC));
-        let times: Option<BTreeSet<_>> = times.collect();
-        if times.is_some_and(|times| times.len() > 1) {
-            let why = "there are full loads of several times: each ends what was before it";
-            draft.set("raw.full_load_at", "name", Certainty::Likely, why);
+    }
+
+    /// The pattern of full loads in a folder. It begins with the location where a shorter one would be of changes, too.
+    fn load_pattern(&self, folder: &str) -> String {
+        let location = self.reading.folder.location.to_string();
+        let short = format!("*/{}/*", glob::Pattern::escape(folder));
+        let changes = self.files().changes.sampled();
+        let is_of_changes = glob::Pattern::new(&short).is_ok_and(|pattern| {
+            changes.iter().any(|sampled| pattern.matches(&format!("{location}/{}", sampled.path)))
+        });
+        if is_of_changes {
+            format!("{}/*", glob::Pattern::escape(&format!("{location}/{folder}")))
+        } else {
+            short
         }
+    }
+
+    /// Where full loads of several days are in the order of changes.
+    fn times_of_loads(&self, draft: &mut Draft, sample: &Sample) {
+        if self.table.found.loads_in.is_empty() {
+            return;
+        }
+        let loads: Vec<&SampledFile> = sample.files.iter().filter(|file| file.is_load).collect();
+        let days = loads
+            .iter()
+            .map(|file| load_time(&file.path, chrono_tz::UTC).map(|time| time.date_naive()));
+        let days: Option<BTreeSet<_>> = days.collect();
+        if days.is_none_or(|days| days.len() < 2) {
+            return;
+        }
+        if repeats_rows(sample, &loads) && draft.section.contains_key("order_by") {
+            let why = "there are full loads of several days, which have the same rows: each ends what was before it";
+            draft.set("raw.full_load_at", "name", Certainty::Likely, why);
+            return;
+        }
+        let why = "there are full loads of several days. Write \"before\" if they are parts of one load; or \"name\" if each \
+                   is a load of the whole table, which ends what was before it: that needs the column with the commit time \
+                   in raw.order_by";
+        draft.set("raw.full_load_at", UNANSWERED, Certainty::Asked, why);
     }
 
     /// What the operations of the changes are.
@@ -416,6 +489,15 @@ impl Proposing<'_> {
             return;
         }
         if let Some(found) = operations::find(sample) {
+            if found.is_unclear {
+                let why = format!(
+                    "the column `{0}` may say what has happened to each row: write \"{0}\" then; if it is one of the \
+                     application, replace this line by dialect = \"flat\"",
+                    found.column
+                );
+                draft.set("raw.op", UNANSWERED, Certainty::Asked, why);
+                return;
+            }
             if !found.column.eq_ignore_ascii_case(OP) {
                 let why = "its name and its values say so";
                 draft.set("raw.op", found.column, Certainty::Likely, why);
@@ -438,12 +520,13 @@ impl Proposing<'_> {
         let files: Vec<_> = sample.changes().collect();
         let dated = files.iter().map(|file| load_time(&file.path, chrono_tz::UTC));
         let days: Option<BTreeSet<_>> = dated.collect();
-        let are_copies = days.is_some_and(|days| days.len() > 1) && repeats_rows(sample);
+        let are_copies = days.is_some_and(|days| days.len() > 1) && repeats_rows(sample, &files);
         if are_copies {
             let why = "rows have no operation, and those of one date come again with the next. Write \"snapshot\" if each date has \
                        a complete copy of the table, so that rows which a copy lacks are deleted; or \"changes\" if it has \
                        the rows that were changed";
             draft.set("raw.kind", UNANSWERED, Certainty::Asked, why);
+            draft.sure("raw.dialect", Dialect::Flat.name());
             return;
         }
         let why = "rows have no operation: each is the row as it is from then on";
@@ -478,8 +561,8 @@ impl Proposing<'_> {
     /// The order of changes and the key. Returns the columns that are not the table's own.
     fn roles(&self, draft: &mut Draft, sample: &Sample, order: Order) -> Result<Vec<String>> {
         let dialect = draft.section.get("dialect").and_then(Value::as_str).map(String::from);
-        let is_flat = dialect.as_deref() == Some(Dialect::Flat.name());
         let are_copies = draft.section.contains_key("kind");
+        let is_flat = dialect.as_deref() == Some(Dialect::Flat.name()) && !are_copies;
         if dialect.is_none() || is_flat {
             set_order(draft, if is_flat { last_change(sample) } else { order });
         }
@@ -497,7 +580,7 @@ impl Proposing<'_> {
             sample.columns.iter().map(|column| column.name.clone()).filter(|name| is_of_tool(name)),
         );
         if self.table.in_lines.is_some() {
-            others.extend(["table", "schema"].map(String::from));
+            others.extend(["table", "schema"].map(|name| self.free_name(name)));
         }
         let operations = operations_of(sample, &raw);
         let files = self.files();
@@ -514,17 +597,13 @@ impl Proposing<'_> {
                 && sample.files.iter().all(|file| file.is_whole),
         };
         let found = key::find(&rows);
-        let key = self.key(found, sample);
+        let key = self.key(found, sample, &rows);
         if raw.envelope.is_none()
             && let Some(prefix) = &key.before_image_prefix
         {
             draft.sure("raw.before_image_prefix", prefix.clone());
         }
-        if draft.section.contains_key("full_load_at") && !draft.section.contains_key("order_by") {
-            let why = "there are full loads of several times, each of which ends what was before it. That needs the column with \
-                       the commit time in raw.order_by: then write \"name\" here; or \"before\" if they are one load";
-            draft.set("raw.full_load_at", UNANSWERED, Certainty::Asked, why);
-        }
+        self.times_of_loads(draft, sample);
         let value: Vec<Value> = match key.columns {
             Some(columns) => columns.into_iter().map(Value::from).collect(),
             None => vec![UNANSWERED.into()],
@@ -534,7 +613,7 @@ impl Proposing<'_> {
     }
 
     /// The key that the source's catalog has, else the one that was found.
-    fn key(&self, found: Key, sample: &Sample) -> Key {
+    fn key(&self, found: Key, sample: &Sample, rows: &key::Rows) -> Key {
         let Some(known) = self.known else { return found };
         if known.key.is_empty() {
             let why = format!(
@@ -556,26 +635,48 @@ impl Proposing<'_> {
                 },
             };
         }
-        let missing = known.key.iter().find(|name| sample.column(name).is_none());
-        match missing {
-            Some(name) => Key {
+        let named = |name: &String| sample.column(name).map(|column| column.name.clone());
+        let Some(columns) = known.key.iter().map(named).collect::<Option<Vec<String>>>() else {
+            return Key {
                 why: format!(
-                    "the source's key has `{name}`, which the files do not have; {}",
+                    "the source's key is {}, which the files do not have; {}",
+                    known.key.join(", "),
                     found.why
                 ),
                 certainty: found.certainty.max(Certainty::Guess),
                 ..found
-            },
-            None => {
-                let named =
-                    |name: &String| sample.column(name).map_or(name, |column| &column.name).clone();
-                Key {
-                    columns: Some(known.key.iter().map(named).collect()),
-                    certainty: Certainty::Sure,
-                    why: "the source's catalog says so".into(),
-                    before_image_prefix: found.before_image_prefix,
-                }
-            }
+            };
+        };
+        if !rows.may_be_key(&columns) {
+            return Key {
+                columns: None,
+                certainty: Certainty::Asked,
+                why: format!(
+                    "the source's table {}.{} has the key {}, and the files have rows that contradict it; {}",
+                    known.schema,
+                    known.table,
+                    columns.join(", "),
+                    found.why
+                ),
+                before_image_prefix: None,
+            };
+        }
+        let (certainty, why) = if self.is_known_by_schema {
+            (Certainty::Sure, "the source's catalog says so".to_string())
+        } else {
+            (
+                Certainty::Guess,
+                format!(
+                    "of the source's table {}.{}, by its name alone",
+                    known.schema, known.table
+                ),
+            )
+        };
+        Key {
+            columns: Some(columns),
+            certainty,
+            why,
+            before_image_prefix: found.before_image_prefix,
         }
     }
 
@@ -613,7 +714,6 @@ impl Draft {
     /// The settings so far, without questions.
     fn raw_as_far_as_known(&self) -> Result<Raw> {
         let mut known = Draft { section: self.section.clone(), ..Draft::default() };
-        known.section.retain(|_, value| value.as_str() != Some(UNANSWERED));
         // It needs the order, and the key.
         for key in ["full_load_at", "delete_when", "before_image_prefix"] {
             known.section.remove(key);
@@ -666,23 +766,20 @@ fn operations_of(sample: &Sample, raw: &Raw) -> Vec<Operation> {
     (0..sample.rows()).map(of_row).collect()
 }
 
-/// Whether most rows of the first file come again in the last one, by their first column with different values.
-fn repeats_rows(sample: &Sample) -> bool {
-    let files: Vec<_> = sample.changes().filter(|file| !file.rows.is_empty()).collect();
+/// Whether most rows of the first of some files come again in the last one, by their first column with different values.
+fn repeats_rows(sample: &Sample, files: &[&SampledFile]) -> bool {
+    let files: Vec<_> = files.iter().filter(|file| !file.rows.is_empty()).collect();
     let (Some(first), Some(last)) = (files.first(), files.last()) else { return false };
     if first.path == last.path {
         return false;
     }
-    let distinct = |rows: &std::ops::Range<usize>, column: &crate::survey::sample::Column| {
+    let distinct = |rows: &Range<usize>, column: &Column| {
         let values: BTreeSet<String> =
             column.values[rows.clone()].iter().flatten().cloned().collect();
         values
     };
-    let identifying = sample
-        .columns
-        .iter()
-        .find(|column| distinct(&first.rows, column).len() == first.rows.len());
-    let Some(column) = identifying else { return false };
+    let is_identifying = |column: &&Column| distinct(&first.rows, column).len() == first.rows.len();
+    let Some(column) = sample.columns.iter().find(is_identifying) else { return false };
     let (before, after) = (distinct(&first.rows, column), distinct(&last.rows, column));
     before.intersection(&after).count() * 2 >= before.len()
 }
@@ -695,10 +792,7 @@ fn types(draft: &mut Draft, sample: &Sample, format: RawFormat) -> Result<()> {
         let key = format!("raw.columns.{}", column.name);
         if has_header {
             let found = csv_types::of(column);
-            // Texts of digits are in order as they are.
-            let is_sequence =
-                raw.order_by.contains(&column.name) && !found.starts_with("TIMESTAMP");
-            if found != "VARCHAR" && !is_sequence && !raw.op.is(&column.name) {
+            if found != "VARCHAR" && !raw.op.is(&column.name) {
                 draft.set(&key, found, Certainty::Guess, "");
             }
             continue;

@@ -17,12 +17,13 @@ use futures::StreamExt;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
+use tokio::sync::Semaphore;
 
 use crate::config::Raw;
 use crate::engine::resources::Resources;
 use crate::engine::session::BATCH_ROWS;
 use crate::error::{Error, Kind, Result};
-use crate::layout::{base_name, cdc_file_time};
+use crate::layout::{base_name, cdc_file_time, fnv1a};
 use crate::parquet_io::open::ParquetFile;
 use crate::raw::bad_rows::BadRows;
 use crate::raw::columns::UsedColumns;
@@ -30,10 +31,16 @@ use crate::raw::csv::decompressed;
 use crate::raw::discover::{Input, RawFile};
 use crate::raw::open::{Opened, Opening};
 use crate::store::{Folder, parse_path};
+use crate::survey::AT_ONCE;
 use crate::survey::tables::Sampled;
 
-/// The most rows of a file that are looked at.
+/// The most rows of a file that are looked at, and the most values.
 const ROWS_MAX: usize = 5_000;
+const VALUES_MAX: usize = 200_000;
+/// Longer texts are told apart by their begin and a hash.
+const TEXT_MAX: usize = 64;
+/// The size from which on files are read one at a time.
+const LARGE_BYTES: u64 = 32 << 20;
 /// The bytes of a CSV or JSON file that are fetched.
 const HEAD_BYTES: u64 = 256 << 10;
 /// The most that these become when they are decompressed.
@@ -48,6 +55,8 @@ pub(crate) struct Reading<'a> {
     pub(crate) folder: &'a Folder,
     pub(crate) resources: &'a Resources,
     pub(crate) runtime: &'a Arc<RuntimeEnv>,
+    /// Large files take all of them, so that one at a time is read.
+    pub(crate) permits: &'a Arc<Semaphore>,
 }
 
 /// The first bytes of a text file.
@@ -68,8 +77,6 @@ pub(crate) struct Column {
     pub(crate) other_types: Vec<DataType>,
     /// Its value in each row; `None` for null, and where a file does not have it.
     pub(crate) values: Vec<Option<String>>,
-    /// Whether each file has it.
-    pub(crate) in_files: Vec<bool>,
     /// Its least and greatest values, as the footers of files say.
     pub(crate) extremes: Vec<String>,
 }
@@ -116,7 +123,7 @@ impl Sample {
     }
 
     fn add(&mut self, file: SampledFile, columns: Vec<Column>) {
-        let (files, before) = (self.files.len(), file.rows.start);
+        let before = file.rows.start;
         for column in columns {
             let known =
                 self.columns.iter_mut().find(|known| known.name.eq_ignore_ascii_case(&column.name));
@@ -132,22 +139,17 @@ impl Sample {
                     }
                     known.values.resize(before, None);
                     known.values.extend(column.values);
-                    known.in_files.resize(files, false);
-                    known.in_files.push(true);
                     known.extremes.extend(column.extremes);
                 }
                 None => {
                     let mut values = vec![None; before];
                     values.extend(column.values);
-                    let mut in_files = vec![false; files];
-                    in_files.push(true);
-                    self.columns.push(Column { values, in_files, ..column });
+                    self.columns.push(Column { values, ..column });
                 }
             }
         }
         for column in &mut self.columns {
             column.values.resize(file.rows.end, None);
-            column.in_files.resize(files + 1, false);
         }
         self.files.push(file);
     }
@@ -196,6 +198,10 @@ impl Reading<'_> {
         files: &[(&Sampled, bool)],
         heads: &[Option<Head>],
     ) -> Result<Sample> {
+        let is_large =
+            heads.is_empty() && files.iter().any(|(file, _)| file.object.size > LARGE_BYTES);
+        let permits = if is_large { AT_ONCE as u32 } else { 1 };
+        let _permits = self.permits.acquire_many(permits).await;
         let memory = Arc::new(InMemory::new());
         let mut inputs = Vec::new();
         for (number, (sampled, full_load)) in files.iter().enumerate() {
@@ -204,9 +210,11 @@ impl Reading<'_> {
                 None => {}
                 Some(None) => continue,
                 Some(Some(head)) => {
-                    // It is not compressed any more.
-                    let plain = [".gz", ".zst"].iter().find_map(|end| file.path.strip_suffix(end));
-                    file.path = plain.unwrap_or(&file.path).to_string();
+                    // It is not compressed any more, and two files can differ in that alone.
+                    let lower = file.path.to_ascii_lowercase();
+                    let end = [".gz", ".zst"].into_iter().find(|end| lower.ends_with(end));
+                    let plain = &file.path[..file.path.len() - end.map_or(0, str::len)];
+                    file.path = format!("{number}/{plain}");
                     file.size = head.text.len() as u64;
                     let path = parse_path(&file.path)?;
                     let put = memory.put(&path, head.text.clone().into()).await;
@@ -229,18 +237,15 @@ impl Reading<'_> {
         );
         let opened = opening.open(inputs, &[], &UsedColumns::default()).await?;
         let mut sample = Sample::default();
-        for (input, error) in &opened.bad {
-            sample.unreadable.push(format!("{}: {error}", input.file.path));
-        }
+        sample.unreadable.extend(opened.bad.iter().map(|(_, error)| error.to_string()));
         for one in &opened.opened {
-            let was_cut = files.iter().zip(heads).any(|((sampled, _), head)| {
-                let is_whole = head.as_ref().is_some_and(|head| head.is_whole);
-                sampled.path.starts_with(&one.input.file.path) && !is_whole
-            });
+            let number = one.input.file.path.split('/').next().and_then(|text| text.parse().ok());
+            let head = number.and_then(|number: usize| heads.get(number)?.as_ref());
+            let was_cut = head.is_some_and(|head| !head.is_whole);
             match self.rows(one, sample.rows(), was_cut).await {
                 Ok((file, columns)) => sample.add(file, columns),
                 Err(error) if error.kind == Kind::Data => {
-                    sample.unreadable.push(format!("{}: {error}", one.input.file.path));
+                    sample.unreadable.push(error.to_string());
                 }
                 Err(error) => return Err(error),
             }
@@ -265,22 +270,22 @@ impl Reading<'_> {
                 data_type: field.data_type().clone(),
                 other_types: Vec::new(),
                 values: Vec::new(),
-                in_files: Vec::new(),
                 extremes: extremes(file, field.name(), field.data_type()),
             })
             .collect();
         let numbers: Vec<usize> = (0..fields.len()).collect();
-        let mut batches = file.read(&numbers, BATCH_ROWS.min(ROWS_MAX));
+        let rows_max = (VALUES_MAX / fields.len().max(1)).clamp(1, ROWS_MAX);
+        let mut batches = file.read(&numbers, BATCH_ROWS.min(rows_max));
         let is_left_out = |row: u64| {
             opened.bad_rows.iter().any(|bad| bad.row == row)
                 || opened.ignored.binary_search(&row).is_ok()
         };
         let (mut read, mut kept) = (0, 0);
-        while read < ROWS_MAX
+        while read < rows_max
             && let Some(batch) = batches.next().await
         {
             let batch = batch?;
-            let rows = batch.num_rows().min(ROWS_MAX - read);
+            let rows = batch.num_rows().min(rows_max - read);
             let wanted: Vec<usize> =
                 (0..rows).filter(|row| !is_left_out((read + row) as u64)).collect();
             for (column, array) in columns.iter_mut().zip(batch.columns()) {
@@ -311,9 +316,19 @@ fn add_texts(array: &ArrayRef, rows: &[usize], texts: &mut Vec<Option<String>>) 
     let formatter = ArrayFormatter::try_new(array.as_ref(), &options)?;
     for row in rows {
         let is_null = array.is_null(*row) || *array.data_type() == DataType::Null;
-        texts.push((!is_null).then(|| formatter.value(*row).to_string()));
+        texts.push((!is_null).then(|| short(formatter.value(*row).to_string())));
     }
     Ok(())
+}
+
+/// A text, or the begin of a long one and its hash.
+fn short(text: String) -> String {
+    if text.len() <= TEXT_MAX {
+        return text;
+    }
+    let hash = fnv1a(text.bytes());
+    let begin: String = text.chars().take(TEXT_MAX / 4).collect();
+    format!("{begin}{hash:016x}")
 }
 
 /// Whether values of a type are not looked at.

@@ -9,7 +9,7 @@
 //!
 //! Only a few objects of each table are remembered, so that a bucket with millions of them can be listed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use object_store::ObjectMeta;
@@ -22,6 +22,9 @@ use crate::layout::{
 
 /// The objects that are remembered of each end of the order of files.
 const SAMPLED: usize = 2;
+
+/// So many folders whose names differ only in digits are parts of one table.
+const BATCHES_MIN: usize = 3;
 
 /// The names of folders that have the full loads of a table, or of all tables.
 const LOADS: [&str; 8] =
@@ -75,13 +78,15 @@ impl Group {
     }
 
     fn remember(&mut self, sampled: Sampled) {
+        let is_new = |known: &[Sampled]| known.iter().all(|other| other.path != sampled.path);
+        let (of_first, of_last) = (is_new(&self.first), is_new(&self.last));
         let at = self.first.partition_point(|other| other.order() < sampled.order());
-        if at < SAMPLED {
+        if of_first && at < SAMPLED {
             self.first.insert(at, sampled.clone());
             self.first.truncate(SAMPLED);
         }
         let at = self.last.partition_point(|other| other.order() < sampled.order());
-        if at > 0 || self.last.len() < SAMPLED {
+        if of_last && (at > 0 || self.last.len() < SAMPLED) {
             self.last.insert(at, sampled);
             self.last.drain(..self.last.len().saturating_sub(SAMPLED));
         }
@@ -175,7 +180,7 @@ pub(crate) struct FoundTable {
 }
 
 /// Files that belong to no table.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LeftOut {
     /// Their folder, relative to the one that was listed.
     pub(crate) folder: String,
@@ -188,6 +193,8 @@ pub(crate) struct LeftOut {
 const OF_DELTA: &str = "it is a Delta table, not changes";
 const OF_GLUELESS: &str = "glueless has written it: it is a table, not changes";
 const OF_DMS: &str = "it is a table that AWS DMS keeps for itself";
+const OTHER_FORMAT: &str =
+    "they are of another format than most of the folder: a pipeline reads one";
 const BESIDE: &str =
     "they are beside the folders of tables; a pipeline over them would read these tables, too";
 
@@ -243,8 +250,7 @@ impl Listing {
 
     /// The tables, and what belongs to none.
     pub(crate) fn tables(mut self) -> (Vec<FoundTable>, Vec<LeftOut>) {
-        let mut left_out = Vec::new();
-        let roots = self.without_manifests();
+        let (roots, mut left_out) = self.by_folder();
         let mut kept = BTreeMap::new();
         for (root, files) in roots {
             match self.no_raw(&root, &files) {
@@ -257,14 +263,15 @@ impl Listing {
                 }
             }
         }
-        let mut tables = with_twins(with_parallel_loads(kept));
-        let folders: Vec<Vec<String>> = tables.iter().map(|table| table.raw.clone()).collect();
-        let has_other_below = |table: &FoundTable| {
-            let mut others = folders.iter().filter(|raw| **raw != table.raw).flatten();
-            others.any(|other| table.raw.iter().any(|own| is_below(other, own)))
+        let mut tables = with_batches(with_twins(with_parallel_loads(kept)));
+        let roots: BTreeSet<String> = tables.iter().flat_map(|table| table.raw.clone()).collect();
+        let has_below = |root: &String| {
+            let inside = if root.is_empty() { String::new() } else { format!("{root}/") };
+            let mut below = roots.range(inside.clone()..).filter(|other| *other != root);
+            below.next().is_some_and(|other| other.starts_with(&inside))
         };
         tables.retain(|table| {
-            let is_beside = has_other_below(table);
+            let is_beside = table.raw.iter().any(has_below);
             if is_beside {
                 let files = table.files.loads.files + table.files.changes.files;
                 left_out.push(LeftOut { folder: table.folder.clone(), files, why: BESIDE });
@@ -274,20 +281,24 @@ impl Listing {
         (tables, left_out)
     }
 
-    /// The files of each folder. JSON files beside others are about them.
-    fn without_manifests(&mut self) -> BTreeMap<String, Files> {
-        let mut roots: BTreeMap<String, Files> = BTreeMap::new();
-        // In the order of their names, JSON is between the others.
-        let (json, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.roots)
-            .into_iter()
-            .partition(|((_, format), _)| *format == RawFormat::Json.name());
-        for ((root, _), files) in others {
-            roots.entry(root).or_default().merge(files);
+    /// The files of each folder, in the format of most of its bytes, and those of other formats.
+    fn by_folder(&mut self) -> (BTreeMap<String, Files>, Vec<LeftOut>) {
+        let mut roots: BTreeMap<String, Vec<(&'static str, Files)>> = BTreeMap::new();
+        for ((root, format), files) in std::mem::take(&mut self.roots) {
+            roots.entry(root).or_default().push((format, files));
         }
-        for ((root, _), files) in json {
-            roots.entry(root).or_insert(files);
-        }
-        roots
+        let mut left_out = Vec::new();
+        let kept = roots.into_iter().map(|(root, mut formats)| {
+            formats.sort_by_key(|(_, files)| files.loads.bytes + files.changes.bytes);
+            let (_, most) = formats.pop().unwrap_or_default();
+            for (_, files) in formats {
+                let files = files.loads.files + files.changes.files;
+                left_out.push(LeftOut { folder: root.clone(), files, why: OTHER_FORMAT });
+            }
+            (root, most)
+        });
+        let kept = kept.collect();
+        (kept, left_out)
     }
 
     /// Why files of a folder are not raw, if they are not.
@@ -327,6 +338,36 @@ fn with_parallel_loads(roots: BTreeMap<String, Files>) -> BTreeMap<String, Files
         merged.entry(of).or_default().merge(files);
     }
     merged
+}
+
+/// Puts folders together whose names differ only in their digits, such as `batch_0001`, where there are no others beside them, and no
+/// full loads in them: they are parts of the table that they are in.
+fn with_batches(tables: Vec<FoundTable>) -> Vec<FoundTable> {
+    let mut of_parents: BTreeMap<String, Vec<FoundTable>> = BTreeMap::new();
+    for table in tables {
+        of_parents.entry(parent(&table.folder).to_string()).or_default().push(table);
+    }
+    let shape = |table: &FoundTable| -> String {
+        base_name(&table.folder).chars().filter(|c| !c.is_ascii_digit()).collect()
+    };
+    let mut all = Vec::new();
+    for (folder, siblings) in of_parents {
+        let is_batch = |table: &FoundTable| {
+            table.files.loads.files == 0
+                && table.raw == [table.folder.clone()]
+                && base_name(&table.folder).bytes().any(|byte| byte.is_ascii_digit())
+                && shape(table) == shape(&siblings[0])
+        };
+        if folder.is_empty() || siblings.len() < BATCHES_MIN || !siblings.iter().all(is_batch) {
+            all.extend(siblings);
+            continue;
+        }
+        let mut files = Files::default();
+        siblings.into_iter().for_each(|table| files.merge(table.files));
+        all.push(FoundTable { raw: vec![folder.clone()], folder, loads_in: Vec::new(), files });
+    }
+    all.sort_by(|a, b| a.folder.cmp(&b.folder));
+    all
 }
 
 /// What a folder's name says of its files.
@@ -477,7 +518,36 @@ mod tests {
         assert_eq!(shown(&parallel), ["orders: orders; ; 1+1"]);
         // Tables with such names.
         assert_eq!(shown(&["shop/load/a.parquet"]), ["shop/load: shop/load; ; 0+1"]);
-        assert_eq!(shown(&["shop/full/a.parquet"]), ["shop: shop; shop/full; 1+0"]);
+        assert_eq!(shown(&["shop/full/a.parquet"]), ["shop: shop/full; shop/full; 1+0"]);
+    }
+
+    #[test]
+    fn folders_that_differ_in_digits_are_parts_of_a_table() {
+        let batches =
+            ["orders/batch_1/a.parquet", "orders/batch_2/a.parquet", "orders/batch_10/a.parquet"];
+        assert_eq!(shown(&batches), ["orders: orders; ; 0+3"]);
+        let tables = ["shop/t1/LOAD1.parquet", "shop/t2/LOAD1.parquet", "shop/t3/LOAD1.parquet"];
+        assert_eq!(shown(&tables).len(), 3, "each has a full load");
+        let other = [batches[0], batches[1], batches[2], "orders/items/a.parquet"];
+        assert_eq!(shown(&other).len(), 4);
+    }
+
+    #[test]
+    fn files_of_another_format_are_left_out() {
+        let mut listing = Listing::default();
+        for (path, size) in [("t/data.json", 1000), ("t/columns.csv", 10)] {
+            let object = ObjectMeta {
+                location: Path::from(path),
+                last_modified: DateTime::UNIX_EPOCH,
+                size,
+                e_tag: None,
+                version: None,
+            };
+            listing.add(path, &object);
+        }
+        let (tables, left_out) = listing.tables();
+        assert_eq!(tables[0].files.format(), RawFormat::Json);
+        assert_eq!(left_out, [LeftOut { folder: "t".into(), files: 1, why: OTHER_FORMAT }]);
     }
 
     #[test]
@@ -506,6 +576,9 @@ mod tests {
         let paths: Vec<&str> = days.iter().rev().map(String::as_str).collect();
         let (tables, _) = listed(&paths);
         let files = &tables[0].files;
+        let few =
+            listed(&["t/1/LOAD00000001.csv", "t/2/LOAD00000001.csv", "t/3/LOAD00000001.csv"]).0;
+        assert_eq!(few[0].files.loads.sampled().len(), 3, "each once");
         let sampled = files.changes.sampled();
         let sampled: Vec<&str> = sampled.iter().map(|sampled| sampled.path.as_str()).collect();
         assert_eq!(sampled, [&days[0], &days[1], &days[7], &days[8]]);

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
-use crate::config::CsvForm;
+use crate::config::{CsvForm, RawFormat};
 use crate::error::Result;
+use crate::layout::parent;
 use crate::raw::csv::records::Records;
 use crate::survey::sample::Reading;
 use crate::survey::tables::{FoundTable, LeftOut};
@@ -18,6 +19,15 @@ pub(super) struct TableToRead {
     pub(super) found: FoundTable,
     /// Its name in the lines of files of all tables, and the number of its own columns there, if it has any.
     pub(super) in_lines: Option<(String, usize)>,
+}
+
+impl TableToRead {
+    /// Adds the files of a task, which have its changes.
+    fn add(&mut self, task: &FoundTable, in_lines: Option<(String, usize)>) {
+        self.found.raw.extend(task.raw.iter().cloned());
+        self.found.files.merge(task.files.clone());
+        self.in_lines = in_lines;
+    }
 }
 
 const NOT_CSV: &str =
@@ -47,22 +57,37 @@ pub(super) async fn split(
             let files = task.files.changes.files;
             left_out.push(LeftOut { folder: task.folder.clone(), files, why: NOT_CSV });
         }
-        for ((schema, table), columns) in names {
-            let folder = format!("{schema}/{table}");
-            let ends = |found: &FoundTable| {
-                found.folder == folder || found.folder.ends_with(&format!("/{folder}"))
-            };
-            let in_lines = Some((line_name(&schema, &table), columns));
-            match tables.iter_mut().find(|table| ends(&table.found)) {
-                Some(known) => {
-                    known.found.raw.extend(task.raw.iter().cloned());
-                    known.found.files.merge(task.files.clone());
-                    known.in_lines = in_lines;
-                }
+        let around = parent(&task.folder).to_string();
+        let below = |folder: &str| {
+            if around.is_empty() { folder.to_string() } else { format!("{around}/{folder}") }
+        };
+        for ((schema, table), columns) in &names {
+            let folder = below(&format!("{schema}/{table}"));
+            let in_lines = Some((line_name(schema, table), *columns));
+            match tables.iter_mut().find(|table| table.found.folder == folder) {
+                Some(known) => known.add(&task, in_lines),
                 None => {
                     let found = FoundTable { folder, ..task.clone() };
                     tables.push(TableToRead { found, in_lines });
                 }
+            }
+        }
+        // The sample may not have the changes of all tables that have full loads.
+        let has_loads_alone = |table: &&mut TableToRead| {
+            let files = &table.found.files;
+            table.in_lines.is_none() && files.changes.files == 0 && files.format() == RawFormat::Csv
+        };
+        for table in tables.iter_mut().filter(has_loads_alone) {
+            let rest = if around.is_empty() {
+                Some(table.found.folder.as_str())
+            } else {
+                table.found.folder.strip_prefix(&format!("{around}/"))
+            };
+            let names =
+                rest.and_then(|rest| rest.split_once('/')).filter(|(_, name)| !name.contains('/'));
+            let in_lines = names.map(|(schema, name)| (line_name(schema, name), 0));
+            if in_lines.is_some() {
+                table.add(&task, in_lines);
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::cli::resources::{peak_memory_bytes, resources};
 use crate::commands::{InitContext, init};
 use crate::config::{Limits, full_path};
 use crate::error::Result;
-use crate::report::Meter;
+use crate::report::{Answer, Meter};
 
 impl Program {
     pub(super) fn init(&self, arguments: &args::Init) -> Result<u8> {
@@ -33,6 +33,6 @@ impl Program {
         };
         let initialized = self.runtime(&resources)?.block_on(init(&context))?;
         print(&initialized, arguments.output)?;
-        Ok(0)
+        Ok(initialized.exit_code())
     }
 }

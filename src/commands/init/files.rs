@@ -12,15 +12,9 @@ use crate::error::{Error, Result};
 use crate::store::Location;
 use crate::survey::{Certainty, Proposal};
 
-/// The key whose values all tables can share.
-const SHARED: [&str; 6] = [
-    "raw.format",
-    "raw.dialect",
-    "raw.window_by",
-    "raw.order_by",
-    "raw.commit_time",
-    "raw.csv_header",
-];
+/// The keys whose values all tables can share: a table that comes later can take each of them back.
+const SHARED: [&str; 5] =
+    ["raw.format", "raw.dialect", "raw.window_by", "raw.order_by", "raw.csv_header"];
 
 /// The folders of pipelines.
 #[derive(Debug)]
@@ -64,7 +58,7 @@ impl Names {
             }
             name
         });
-        let folders: Vec<String> = folders.collect();
+        let folders = without_nested(folders.collect());
         let depths: BTreeSet<usize> =
             folders.iter().map(|folder| folder.split('/').count()).collect();
         let depth = depths.first().copied().filter(|_| depths.len() == 1);
@@ -82,6 +76,23 @@ impl Names {
             _ => None,
         }
     }
+}
+
+/// The same names, none of which is a folder around another one: a pipeline is not looked for below another.
+fn without_nested(names: Vec<String>) -> Vec<String> {
+    let all: BTreeSet<String> = names.iter().cloned().collect();
+    let renamed = names.into_iter().map(|name| {
+        let inside = format!("{name}/");
+        let has_below = |name: &str| {
+            all.range(name.to_string()..).next().is_some_and(|other| other.starts_with(name))
+        };
+        let mut free = name.clone();
+        while has_below(&inside) && (free == name || all.contains(&free)) {
+            free.push('_');
+        }
+        free
+    });
+    renamed.collect()
 }
 
 /// The number of folders that all paths begin with, and that name neither the schema nor the table.
@@ -132,7 +143,8 @@ fn relative_path(path: &Path, from: &Path) -> String {
     let shared = path.iter().zip(&from).take_while(|(a, b)| a == b).count();
     let up = from[shared..].iter().map(|_| "..".to_string());
     let down = path[shared..].iter().map(|part| part.as_os_str().to_string_lossy().into_owned());
-    up.chain(down).collect::<Vec<_>>().join("/")
+    let path = up.chain(down).collect::<Vec<_>>().join("/");
+    if path.is_empty() { ".".into() } else { path }
 }
 
 /// The text of `glueless.toml`.
@@ -155,6 +167,14 @@ pub(super) fn project_text(
         ))
         .hint("name a folder of its own for the tables: --lake s3://bucket/lake"));
     }
+    let project = Location::parse(&out.to_string_lossy(), &out)?;
+    if let Some(inside) = [&lake_at, location].into_iter().find(|other| other.overlaps(&project)) {
+        return Err(Error::usage(format!(
+            "the project's folder {} and {inside} overlap",
+            context.out.display()
+        ))
+        .hint("name a folder of its own for the project: --out sql"));
+    }
     let mut text = String::from(
         "# The project: what stands here holds for all pipelines below it, unless one has it itself. It was written by\n\
          # `glueless init`, which does not change it again: it is yours.\n",
@@ -163,10 +183,13 @@ pub(super) fn project_text(
     if let (Some(placeholders), Some(prefix)) = (names.placeholders(), &names.prefix) {
         let base = below(location, prefix);
         let base = written(&base, &out, is_relative(context.url));
-        let _ = writeln!(raw, "url = {}", Value::from(format!("{base}/{placeholders}")));
+        let _ = writeln!(raw, "url = {}", basic(&format!("{base}/{placeholders}")));
     }
-    for (key, value) in shared(proposals) {
-        let _ = writeln!(raw, "{} = {value}", key.trim_start_matches("raw."));
+    for (key, value, certainty) in shared(proposals) {
+        if certainty != Certainty::Sure {
+            let _ = writeln!(raw, "# {}: as each table says by itself", certainty.name());
+        }
+        let _ = writeln!(raw, "{} = {}", key.trim_start_matches("raw."), rendered(value));
     }
     if !raw.is_empty() {
         let _ = write!(text, "\n[raw]\n{raw}");
@@ -176,7 +199,7 @@ pub(super) fn project_text(
     let _ = writeln!(
         text,
         "\n[curated]\n# where the tables go: a folder, or s3://bucket/prefix\nurl = {}",
-        Value::from(format!("{lake}/{placeholders}"))
+        basic(&format!("{lake}/{placeholders}"))
     );
     Ok(text)
 }
@@ -184,26 +207,40 @@ pub(super) fn project_text(
 /// Where tables go if nothing else is said, from the project's folder.
 const DEFAULT_LAKE: &str = "../lake";
 
-/// The settings that are the same for all of several tables.
-fn shared(proposals: &[Proposal]) -> Vec<(&'static str, &Value)> {
-    let [first, others @ ..] = proposals else { return Vec::new() };
-    if others.is_empty() {
-        return Vec::new();
-    }
-    let value = |proposal: &'static str| {
-        let of = move |table: &Proposal| {
-            let mut settings = table.settings.iter();
-            let found = settings.find(|setting| setting.key == proposal);
-            found
-                .filter(|setting| setting.certainty != Certainty::Asked)
-                .map(|setting| setting.value.clone())
-        };
-        let all = proposals.iter().map(of).collect::<Vec<_>>();
-        let same = all.iter().all(|other| other.is_some() && *other == all[0]);
-        let of_first = first.settings.iter().find(|setting| setting.key == proposal);
-        of_first.filter(|_| same).map(|setting| (proposal, &setting.value))
+/// The settings that are the same for all of several tables, with the least that one of them is sure of.
+fn shared(proposals: &[Proposal]) -> Vec<(&'static str, &Value, Certainty)> {
+    let [first, _, ..] = proposals else { return Vec::new() };
+    let of = |table: &Proposal, key: &str| {
+        let mut settings = table.settings.iter();
+        let found = settings.find(|setting| setting.key == key)?;
+        (found.certainty != Certainty::Asked).then(|| (found.value.clone(), found.certainty))
     };
-    SHARED.into_iter().filter_map(value).collect()
+    let same = |key: &'static str| {
+        let all: Option<Vec<(Value, Certainty)>> =
+            proposals.iter().map(|table| of(table, key)).collect();
+        let all = all.filter(|all| all.iter().all(|(value, _)| *value == all[0].0))?;
+        let value = &first.settings.iter().find(|setting| setting.key == key)?.value;
+        let weakest = all.into_iter().map(|(_, certainty)| certainty).max();
+        Some((key, value, weakest.unwrap_or_default()))
+    };
+    SHARED.into_iter().filter_map(same).collect()
+}
+
+/// A text as TOML has it, in one line.
+pub(super) fn basic(text: &str) -> String {
+    // The escapes of JSON are some of those of TOML.
+    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
+}
+
+/// A value as TOML has it, in one line.
+pub(super) fn rendered(value: &Value) -> String {
+    match value {
+        Value::String(text) => basic(text),
+        Value::Array(values) => {
+            format!("[{}]", values.iter().map(rendered).collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
 }
 
 /// Writes a file, and the folders that it is in, if there is none; returns whether there was none. It is there as a whole, or not
@@ -230,7 +267,13 @@ pub(super) fn create(file: &Path, text: &str) -> Result<bool> {
         new.sync_all()?;
         match std::fs::hard_link(&temporary, file) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
-            linked => linked.map(|()| true),
+            // Some file systems have no links.
+            Err(_) => {
+                let mut new = std::fs::File::create_new(file)?;
+                new.write_all(text.as_bytes())?;
+                new.sync_all().map(|()| true)
+            }
+            Ok(()) => Ok(true),
         }
     };
     let written = write();
@@ -248,6 +291,7 @@ mod tests {
         assert_eq!(relative("/a/raw/x", "/a/sql"), "../raw/x");
         assert_eq!(relative("/a/sql/x", "/a/sql"), "x");
         assert_eq!(relative("/b", "/a/sql"), "../../b");
+        assert_eq!(relative("/a/sql", "/a/sql"), ".");
     }
 
     #[test]
@@ -261,6 +305,27 @@ mod tests {
             std::fs::read_dir(file.parent().expect("its folder")).expect("listed").count(),
             1
         );
+    }
+
+    #[test]
+    fn a_text_is_in_one_line() {
+        for text in ["it's \"x\"", "a\nb", "\u{7f}\t\\", "ä"] {
+            let line = format!("x = {}", basic(text));
+            assert!(!line.contains('\n'), "{line}");
+            let table: toml::Table = line.parse().expect("TOML");
+            assert_eq!(table["x"].as_str(), Some(text));
+        }
+    }
+
+    #[test]
+    fn no_pipeline_is_below_another() {
+        let names =
+            |names: &[&str]| without_nested(names.iter().map(ToString::to_string).collect());
+        assert_eq!(
+            names(&["shop", "shop/orders", "shopping"]),
+            ["shop_", "shop/orders", "shopping"]
+        );
+        assert_eq!(names(&["a", "a_", "a/b"]), ["a__", "a_", "a/b"]);
     }
 
     #[test]

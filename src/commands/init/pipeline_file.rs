@@ -7,7 +7,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use crate::commands::init::InitContext;
-use crate::commands::init::files::{is_relative, written};
+use crate::commands::init::files::{basic, is_relative, rendered, written};
 use crate::config::{defaults_for, full_path};
 use crate::error::Result;
 use crate::store::Location;
@@ -16,33 +16,47 @@ use crate::survey::{Certainty, Proposal, Setting};
 /// The length of a line of a comment.
 const LINE: usize = 110;
 
-/// The values that settings have where neither the pipeline nor its project has them; only such can be taken back.
-fn built_in(key: &str) -> Option<Value> {
-    Some(match key {
-        "raw.format" => "parquet".into(),
-        "raw.kind" => "changes".into(),
-        "raw.dialect" => "dms".into(),
-        "raw.window_by" => "modified".into(),
-        "raw.order_by" => Value::Array(Vec::new()),
-        "raw.full_load" => vec![Value::from("LOAD*"), Value::from("SEGMENT*_LOAD*")].into(),
-        "raw.full_load_at" => "before".into(),
-        "raw.layout" => "table".into(),
-        "raw.csv_header" | "raw.csv_op_in_full_load" => false.into(),
-        "raw.csv_quoted" => true.into(),
-        "raw.csv_delimiter" => ",".into(),
-        "curated.partition_by" => Value::Array(Vec::new()),
-        _ => return None,
-    })
+/// The values that settings have where neither the pipeline nor its project has them.
+fn built_in() -> Vec<(&'static str, Value)> {
+    let patterns = vec![Value::from("LOAD*"), Value::from("SEGMENT*_LOAD*")];
+    vec![
+        ("raw.format", "parquet".into()),
+        ("raw.kind", "changes".into()),
+        ("raw.dialect", "dms".into()),
+        ("raw.window_by", "modified".into()),
+        ("raw.order_by", Value::Array(Vec::new())),
+        ("raw.full_load", patterns.into()),
+        ("raw.full_load_at", "before".into()),
+        ("raw.layout", "table".into()),
+        ("raw.csv_header", false.into()),
+        ("raw.csv_op_in_full_load", false.into()),
+        ("raw.csv_quoted", true.into()),
+        ("raw.csv_delimiter", ",".into()),
+    ]
 }
+
+/// Settings of a project that a pipeline cannot take back.
+const KEPT: [&str; 6] = [
+    "raw.commit_time",
+    "raw.event_time",
+    "raw.op",
+    "raw.csv_null",
+    "raw.before_image_prefix",
+    "raw.delete_when",
+];
 
 /// A pipeline that is written.
 #[derive(Debug)]
 pub(super) struct Writing<'a> {
     /// Its file.
     pub(super) file: &'a Path,
+    /// The folder of the project.
+    pub(super) out: &'a Path,
     /// Its raw locations.
     pub(super) urls: &'a [Location],
     pub(super) proposal: &'a Proposal,
+    /// The folder of the table, if the project says another one, or none.
+    pub(super) curated: Option<String>,
 }
 
 impl Writing<'_> {
@@ -62,9 +76,7 @@ impl Writing<'_> {
         let (defaults, name) = self.defaults(&url)?;
         let mut settings = Vec::new();
         if name.is_none() {
-            let unique = self.proposal.folder.replace('/', ".");
-            settings
-                .push(sure("name", if unique.is_empty() { "table".into() } else { unique.into() }));
+            settings.push(sure("name", self.unique_name()?.into()));
         }
         settings
             .extend(self.proposal.settings.iter().filter(|setting| setting.key == "key").cloned());
@@ -79,26 +91,31 @@ impl Writing<'_> {
         // What the project says, and is not so here.
         let set: BTreeSet<&str> =
             self.proposal.settings.iter().map(|setting| setting.key.as_str()).collect();
-        for key in [
-            "raw.format",
-            "raw.kind",
-            "raw.dialect",
-            "raw.window_by",
-            "raw.order_by",
-            "raw.full_load",
-            "raw.full_load_at",
-            "raw.layout",
-            "raw.csv_header",
-            "raw.csv_op_in_full_load",
-            "raw.csv_quoted",
-            "raw.csv_delimiter",
-        ] {
-            let Some(value) = built_in(key).filter(|_| !set.contains(key)) else { continue };
-            if find(&defaults, key).is_some_and(|of_project| *of_project != value) {
+        for (key, value) in built_in() {
+            let of_project = find(&defaults, key).filter(|_| !set.contains(key));
+            if of_project.is_some_and(|of_project| *of_project != value) {
                 settings.push(sure(key, value));
             }
         }
-        Ok(self.render(&settings))
+        if let Some(curated) = &self.curated {
+            settings.push(sure("curated.url", curated.clone().into()));
+        }
+        let mut notes = self.proposal.notes.clone();
+        let kept =
+            KEPT.into_iter().filter(|key| !set.contains(key) && find(&defaults, key).is_some());
+        notes.extend(kept.map(|key| {
+            format!("the project has `{key}`: write what it is for this table, if it is another")
+        }));
+        Ok(self.render(&settings, &notes))
+    }
+
+    /// A name for a pipeline whose folders give it none: these, with dots between them.
+    fn unique_name(&self) -> Result<String> {
+        let folder = full_path(self.file)?;
+        let out = full_path(self.out)?;
+        let below = folder.parent().and_then(|folder| folder.strip_prefix(out).ok());
+        let names = below.into_iter().flatten().map(|name| name.to_string_lossy().into_owned());
+        Ok(names.collect::<Vec<_>>().join("."))
     }
 
     /// What the project gives, and the pipeline's name by it. A placeholder that has no value here is as if it were not there.
@@ -109,6 +126,16 @@ impl Writing<'_> {
             own.insert("raw".into(), Table::from_iter([("url".to_string(), url.clone())]).into());
             defaults_for(self.file, &own)
         })
+    }
+
+    /// The folder of the table that the project gives.
+    ///
+    /// # Errors
+    /// Usage, when the project's file cannot be read.
+    pub(super) fn curated_of_project(&self) -> Result<Option<Location>> {
+        let (defaults, _) = self.defaults(&Value::from("."))?;
+        let url = find(&defaults, "curated.url").and_then(Value::as_str);
+        url.map(|url| Location::parse(url, Path::new("/"))).transpose()
     }
 
     fn given_urls(&self, defaults: &Table) -> Vec<Location> {
@@ -122,7 +149,7 @@ impl Writing<'_> {
         texts.iter().filter_map(|text| Location::parse(text, Path::new("/")).ok()).collect()
     }
 
-    fn render(&self, settings: &[Setting]) -> String {
+    fn render(&self, settings: &[Setting], notes: &[String]) -> String {
         let proposal = self.proposal;
         let mut text = String::new();
         let described = format!(
@@ -132,7 +159,7 @@ impl Writing<'_> {
             proposal.rows
         );
         comment(&mut text, &described);
-        for note in &proposal.notes {
+        for note in notes {
             comment(&mut text, &format!("Note: {note}."));
         }
         let mut section = String::new();
@@ -158,7 +185,7 @@ impl Writing<'_> {
                 comment(&mut text, &format!("{}: {}", setting.certainty.name(), setting.why));
             }
             last_why.clone_from(&setting.why);
-            let _ = writeln!(text, "{} = {}", quoted(name), setting.value);
+            let _ = writeln!(text, "{} = {}", quoted(name), rendered(&setting.value));
         }
         if !proposal.personal.is_empty() {
             text.push('\n');
@@ -192,11 +219,7 @@ fn split(key: &str) -> (&str, &str) {
 /// A name as a key of TOML.
 fn quoted(name: &str) -> String {
     let is_bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if !name.is_empty() && name.chars().all(is_bare) {
-        name.into()
-    } else {
-        Value::from(name).to_string()
-    }
+    if !name.is_empty() && name.chars().all(is_bare) { name.into() } else { basic(name) }
 }
 
 /// The value of a key in a table.
