@@ -38,7 +38,7 @@ use crate::engine::tasks::{Work, join_all, spawn};
 use crate::error::{Error, Kind, Result};
 use crate::layout::{FileOrder, file_time};
 use crate::parquet_io::open::ParquetFile;
-use crate::raw::bad_rows::{BadRow, BadRows};
+use crate::raw::bad_rows::{BadRow, BadRows, with_fields};
 use crate::raw::columns::{RawColumns, UsedColumns, find_column};
 use crate::raw::discover::{Input, RawFile};
 use crate::raw::envelope::{ENVELOPES_MEANT, look_like_envelopes};
@@ -175,12 +175,20 @@ pub(crate) struct OpenInput {
     pub(crate) placeholders: Vec<u64>,
     /// The number of rows that are no changes, among those.
     pub(crate) ignored: u64,
+    /// The raw columns that are said by where it is, and their values.
+    constants: Vec<(usize, Option<String>)>,
     /// The commit time of its changes in nanoseconds since 1970, if no column has it: that of the file, or
     /// of the full load.
     pub(crate) commit_time: Option<i128>,
 }
 
 impl OpenInput {
+    /// The value of a raw column that is said by where the file is; `None` for other columns.
+    pub(crate) fn constant(&self, column: usize) -> Option<Option<&str>> {
+        let found = self.constants.iter().find(|(constant, _)| *constant == column);
+        found.map(|(_, value)| value.as_deref())
+    }
+
     /// The time of the full load that it is a file of, in nanoseconds since 1970, if loads have a time.
     pub(crate) fn load_at(&self) -> Option<i128> {
         self.input.file.load.as_ref().map(|load| instant_ns(load.at))
@@ -234,12 +242,11 @@ impl Changes {
             bad_rows.put(number, bad);
             files.push(file);
         }
-        if !files.is_empty() || !known.all.is_empty() {
-            union.add_others(&known.all)?;
-        }
+        union.add_others(&known.all, !files.is_empty())?;
         check_names_of_masks(&union, raw, !files.is_empty())?;
         let untyped = union.settle(&pipeline.key);
         map_columns(&mut files, &union, raw, checks_texts);
+        set_constants(&mut files, &union, raw);
         let is_raw = |name: &str| union.fields.iter().any(|field| field.name() == name);
         let day_names = day_names(is_raw, used.query());
         check_meaning_of_day(&union, known, pipeline, &day_names[0])?;
@@ -371,6 +378,22 @@ impl Changes {
         !self.before_images.is_empty()
             && self.commit_time_column().is_some()
             && !self.has_envelopes()
+    }
+
+    /// The columns of an input that are said by where it is, with their values.
+    pub(crate) fn constants_of(
+        &self,
+        file: usize,
+    ) -> impl Iterator<Item = (Option<&str>, Option<String>)> {
+        let constants = self.files[file].constants.iter();
+        constants.map(|(column, value)| {
+            (Some(self.raw_schema.field(*column).name().as_str()), value.clone())
+        })
+    }
+
+    /// Whether columns are said by where files are.
+    pub(crate) fn has_constants(&self) -> bool {
+        !self.raw.constants.is_empty()
     }
 
     /// Whether the rows come out of envelopes.
@@ -533,6 +556,15 @@ impl Changes {
     /// Warnings about columns that the pipeline names and no input has, if that may be a mistake.
     pub fn missing_columns(&self) -> Vec<String> {
         let mut warnings = Vec::new();
+        let constants = &self.raw.constants;
+        let is_in_key = |name: &str| self.key.iter().any(|key| key.eq_ignore_ascii_case(name));
+        if !constants.is_empty() && !self.key.is_empty() && !constants.names().any(is_in_key) {
+            let names: Vec<&str> = constants.names().collect();
+            warnings.push(format!(
+                "the key has none of the columns of sources and folders (`{}`): rows of two of them with one key are one row",
+                names.join("`, `")
+            ));
+        }
         let op = self.raw.op.name.as_ref();
         if let Some(op) = op.filter(|op| self.is_missing_everywhere(op, true)) {
             warnings.push(format!(
@@ -579,6 +611,9 @@ impl Changes {
 
     /// Whether there are inputs, or CDC files with `cdc`, and none of them has a column.
     fn is_missing_everywhere(&self, name: &str, cdc: bool) -> bool {
+        if self.raw.constants.has(name) {
+            return false;
+        }
         let column = self.raw_column(name);
         let mut files = self.files.iter().filter(|file| !cdc || !file.input.full_load).peekable();
         let lacks = |file: &OpenInput| column.is_none_or(|column| file.columns[column].is_none());
@@ -961,6 +996,11 @@ fn set_times_of_files(files: &mut [OpenInput], commit_time: CommitTime, raw: &Ra
 /// One input, whose columns are mapped later, and its bad rows that were found when it was opened.
 fn open_input(opened: Opened, raw: &Raw) -> Result<(OpenInput, Vec<BadRow>)> {
     let (input, file, mut bad_rows) = (opened.input, opened.file, opened.bad_rows);
+    let values = raw.constants.of(input.file.location, &input.file.path);
+    for bad in bad_rows.iter_mut().filter(|bad| !bad.change.is_empty()) {
+        let named = raw.constants.names().map(Some).zip(values.iter().cloned());
+        bad.change = with_fields(&bad.change, named);
+    }
     let mut ignored = opened.ignored;
     if let Some(only) = &input.only {
         bad_rows.retain(|bad| only.binary_search(&bad.row).is_ok());
@@ -982,9 +1022,23 @@ fn open_input(opened: Opened, raw: &Raw) -> Result<(OpenInput, Vec<BadRow>)> {
         to_check: Vec::new(),
         placeholders,
         ignored: ignored.len() as u64,
+        constants: Vec::new(),
         commit_time: None,
     };
     Ok((input, bad_rows))
+}
+
+/// Sets the values of columns that are said by where files are.
+fn set_constants(files: &mut [OpenInput], union: &RawColumns<'_>, raw: &Raw) {
+    if raw.constants.is_empty() {
+        return;
+    }
+    let columns: Vec<Option<usize>> = raw.constants.names().map(|name| union.find(name)).collect();
+    for file in files {
+        let values = raw.constants.of(file.input.file.location, &file.input.file.path);
+        let each = columns.iter().zip(values);
+        file.constants = each.filter_map(|(column, value)| Some(((*column)?, value))).collect();
+    }
 }
 
 /// Maps the raw columns to each file's own. Files that share a schema are mapped once.
@@ -1049,10 +1103,12 @@ struct RequiredColumns<'a> {
 impl<'a> RequiredColumns<'a> {
     fn new(pipeline: &'a Pipeline, opened: &[Opened], known: &KnownColumns) -> Result<Self> {
         let raw = &pipeline.raw;
+        // Where a file is says the others.
+        let is_in_rows = |name: &&String| !raw.constants.has(name);
         let full_load: Vec<(&str, &str)> =
-            pipeline.key.iter().map(|name| ("key", name.as_str())).collect();
+            pipeline.key.iter().filter(is_in_rows).map(|name| ("key", name.as_str())).collect();
         let mut cdc = full_load.clone();
-        let order = raw.order_by.iter();
+        let order = raw.order_by.iter().filter(is_in_rows);
         cdc.extend(order.map(|name| ("raw.order_by", name.as_str())));
         cdc.extend(raw.commit_time.iter().map(|name| ("raw.commit_time", name.as_str())));
         let op = raw.op.name.as_ref().filter(|_| raw.op.required);
@@ -1065,7 +1121,8 @@ impl<'a> RequiredColumns<'a> {
                 || known.any(|(known, _)| known.eq_ignore_ascii_case(name))
         };
         // Single files may lack the event time.
-        let event_time = raw.event_time.iter().map(|name| ("raw.event_time", name.as_str()));
+        let event_time = raw.event_time.iter().filter(is_in_rows);
+        let event_time = event_time.map(|name| ("raw.event_time", name.as_str()));
         let of_cdc = cdc.iter().copied().chain(event_time);
         let of_cdc = of_cdc.filter(|_| has_cdc);
         let wanted = full_load.iter().copied().chain(of_cdc);

@@ -23,6 +23,7 @@ use crate::store::Location;
 mod catalog;
 mod check;
 mod compact;
+mod constants;
 mod csv;
 mod dialect;
 mod envelope;
@@ -45,6 +46,7 @@ mod values;
 
 pub use catalog::{Catalog, CatalogMode};
 pub use compact::Compact;
+pub use constants::Constants;
 pub use csv::CsvForm;
 pub use dialect::Dialect;
 pub use envelope::{BEFORE_PREFIX, ENVELOPE_PREFIX, Envelope};

@@ -754,3 +754,17 @@ fn a_source_that_does_not_fit_is_not_believed() {
     assert_eq!(lab.lines("lake/public/clash", ["id", "op"]), ["1 y", "2 z"]);
     assert_eq!(lab.lines("lake/public/people", ["id", "v"]), ["1 b", "2 a", "3 a", "4 a", "6 a"]);
 }
+
+#[test]
+fn columns_of_folders_are_found_and_asked_about() {
+    let changes = "Op,order_id,w\nI,1,a\nU,1,b";
+    let (lab, report) = found(&[
+        ("orders/tenant=acme/2024/01/02/20240102-101500123.parquet", changes),
+        ("orders/tenant=beta/dt=2024-01-02/20240102-101500123.parquet", changes),
+    ]);
+    assert_eq!(setting(&report, "orders", "raw.path_columns").0, r#"["tenant"]"#);
+    assert_eq!(setting(&report, "orders", "key").1, "asked");
+    answer(&lab, "orders", "key", "[\"tenant\", \"order_id\"]");
+    run(&lab).succeed();
+    assert_eq!(lab.lines("lake/orders", ["tenant", "order_id", "w"]), ["acme 1 b", "beta 1 b"]);
+}

@@ -61,6 +61,7 @@ mod several;
 mod snapshots;
 mod states;
 mod support;
+mod tenants;
 mod truncates;
 mod truncates_by_hand;
 mod verify_source;

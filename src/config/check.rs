@@ -25,6 +25,11 @@ pub(super) fn check(parsed: PipelineToml, folder: &Path, origins: &Origins) -> R
     let wrong = |key: &str, why: String| checks.wrong(key, why);
     let mut raw = parsed.raw.check(&parsed.key, folder, &wrong)?;
     raw.masks = checks.masks(parsed.mask, &raw, &parsed.key)?;
+    if let Some(name) = raw.constants.names().find(|name| raw.masks.of(name).is_some()) {
+        return Err(checks
+            .wrong(&format!("mask.{name}"), "is a column of sources or folders".into())
+            .hint("its values stand in the names of raw files, which the state has: leave the mask out"));
+    }
     let curated = checks.curated(parsed.curated)?;
     let aggregates = checks.aggregates(parsed.aggregate)?;
     let state = checks.state(parsed.state.url, &parsed.name, &curated.url)?;

@@ -14,6 +14,9 @@ pub(super) const PIPELINE_KEYS: &[&str] = &[
     "keep_deleted",
     "history_columns",
     "raw.url",
+    "raw.source.url",
+    "raw.source.columns",
+    "raw.path_columns",
     "raw.format",
     "raw.unavailable_value",
     "raw.window_by",
@@ -108,6 +111,9 @@ pub(super) const SOURCE_KEYS: &[&str] = &[
     "limits.threads",
 ];
 
+/// The keys whose values are tables by the names of columns.
+const OF_COLUMNS: [&str; 3] = ["raw.columns", "raw.source.columns", "mask"];
+
 /// Refuses a key that is none of the `known` ones.
 pub(super) fn refuse_unknown_keys(
     table: &Table,
@@ -122,7 +128,7 @@ pub(super) fn refuse_unknown_keys(
             });
             match value {
                 // Their keys are column names.
-                Value::Table(_) if key == "raw.columns" || key == "mask" => {}
+                Value::Table(_) if OF_COLUMNS.contains(&key.as_str()) => {}
                 Value::Table(inner) if is_section => walk(&key, inner, source, all)?,
                 Value::Array(many) if is_section => {
                     for inner in many.iter().filter_map(Value::as_table) {

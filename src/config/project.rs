@@ -99,8 +99,18 @@ impl Project {
             [("{name}", Some(name)), ("{table}", names.next()), ("{schema}", names.next())];
         let mut table = self.table.clone();
         leave_out(&mut table, own);
+        // A pipeline has the one or the other.
+        let has = |name: &str| has_key(own, &format!("raw.{name}"));
+        let without = [("url", has("source")), ("source", has("url"))];
+        for (name, _) in without.into_iter().filter(|(_, is_out)| *is_out) {
+            table.get_mut("raw").and_then(Value::as_table_mut).map(|raw| raw.remove(name));
+        }
         for (key, value) in &mut table {
             self.fill_in(key, value, &values)?;
+        }
+        let sources = table.get_mut("raw").and_then(|raw| raw.get_mut("source")?.as_array_mut());
+        for source in sources.into_iter().flatten() {
+            source.get_mut("url").map_or(Ok(()), |url| self.resolve(url))?;
         }
         for [section, name] in URLS {
             let section_of = table.get_mut(section).and_then(Value::as_table_mut);
@@ -208,7 +218,12 @@ pub(crate) fn places_of(file: &Path) -> Result<Places> {
     let urls: Vec<&str> = match value("raw", "url") {
         Some(Value::Array(urls)) => urls.iter().filter_map(Value::as_str).collect(),
         Some(Value::String(url)) => vec![url.as_str()],
-        _ => Vec::new(),
+        _ => {
+            let sources = table.get("raw").and_then(|raw| raw.get("source")?.as_array());
+            let urls =
+                sources.into_iter().flatten().filter_map(|source| source.get("url")?.as_str());
+            urls.collect()
+        }
     };
     let curated = value("curated", "url").and_then(Value::as_str);
     Ok(Places {

@@ -7,6 +7,7 @@ use chrono_tz::Tz;
 use serde::Deserialize;
 
 use crate::config::LATEST_RELATION;
+use crate::config::constants::{Constants, SourceToml};
 use crate::config::csv::{CsvForm, CsvKeys, ShortLines};
 use crate::config::dialect::{Defaults, Dialect};
 use crate::config::envelope::{self, BEFORE_PREFIX, Envelope, EnvelopeKeys};
@@ -104,7 +105,7 @@ pub enum OnTie {
 pub struct Raw {
     /// `raw.kind`: `changes` (default) or `snapshot`.
     pub kind: Kind,
-    /// `raw.url`: a path relative to the toml file, `file://` or `s3://`; or a list of them.
+    /// `raw.url`: a path relative to the toml file, `file://` or `s3://`; or a list of them; or those of `[[raw.source]]`.
     pub urls: Vec<Location>,
     /// `raw.format`: `parquet` (default), `csv` or `json`.
     pub format: RawFormat,
@@ -168,6 +169,8 @@ pub struct Raw {
     pub max_bad_rows: u64,
     /// `[mask]`: the columns whose values are not to be stored.
     pub masks: Masks,
+    /// `[[raw.source]]` and `raw.path_columns`: columns that are said by where files are.
+    pub constants: Constants,
     /// The columns that `[raw.columns]` declares as `TIMESTAMP` with other digits than 3, 6 or 9.
     unitless: Vec<String>,
 }
@@ -301,7 +304,11 @@ impl OneOrMany {
 
 #[derive(Deserialize)]
 pub(super) struct RawToml {
-    url: OneOrMany,
+    url: Option<OneOrMany>,
+    #[serde(default)]
+    source: Vec<SourceToml>,
+    #[serde(default)]
+    path_columns: Vec<String>,
     #[serde(default)]
     format: RawFormat,
     #[serde(default)]
@@ -359,6 +366,7 @@ impl RawToml {
     ) -> Result<Raw> {
         let keys = self.take_csv_keys();
         self.be_snapshots(wrong)?;
+        let (constants, urls) = self.places(folder, wrong)?;
         let dialect = self.dialect.unwrap_or_default();
         let defaults = dialect.defaults();
         let column = |name: String| column_named(dialect, name);
@@ -387,10 +395,10 @@ impl RawToml {
             Some(_) => (!key.is_empty()).then(|| BEFORE_PREFIX.to_string()),
             None => self.before_image_prefix,
         };
-        if let Some(condition) = &self.delete_when {
-            check_delete_when(condition, key, wrong)?;
-        }
-        let urls = locations(self.url, folder, wrong)?;
+        let condition = self.delete_when.as_ref();
+        condition.map_or(Ok(()), |condition| check_delete_when(condition, key, wrong))?;
+        let roles = (commit_time.as_deref(), op.name.as_deref());
+        check_constants(&constants, roles, &full_loads, wrong)?;
         check_dependent_keys(key, self.window_by, before_image_prefix.as_deref(), wrong)?;
         let max_bad_rows = max_bad_rows(self.max_bad_rows, self.on_bad_row, wrong)?;
         let declared = by_column(self.columns, column, wrong)?;
@@ -433,8 +441,21 @@ impl RawToml {
             on_bad_file: self.on_bad_file,
             max_bad_rows,
             masks: Masks::default(),
+            constants,
             unitless: unitless(&declared),
         })
+    }
+
+    /// The raw locations, and the columns that are said by where files are.
+    fn places(
+        &mut self,
+        folder: &Path,
+        wrong: &dyn Fn(&str, String) -> Error,
+    ) -> Result<(Constants, Vec<Location>)> {
+        let (sources, of_paths) =
+            (std::mem::take(&mut self.source), std::mem::take(&mut self.path_columns));
+        let (constants, urls) = Constants::check(sources, of_paths, folder, wrong)?;
+        Ok((constants, locations(self.url.take(), urls, folder, wrong)?))
     }
 
     /// With `raw.kind = "snapshot"`, sets the keys that say that every file is a full load at its time, and its rows have no
@@ -551,15 +572,54 @@ fn max_bad_rows(
 
 /// The raw folders, at least one.
 fn locations(
-    url: OneOrMany,
+    url: Option<OneOrMany>,
+    sources: Vec<Location>,
     folder: &Path,
     wrong: &dyn Fn(&str, String) -> Error,
 ) -> Result<Vec<Location>> {
-    let urls = url.all();
+    let urls = match (url, sources.is_empty()) {
+        (Some(_), false) => {
+            return Err(wrong("raw.url", "is set, and there are sources".into())
+                .hint("make it a source, with the columns that the others have: [[raw.source]]"));
+        }
+        (None, false) => return Ok(sources),
+        (None, true) => {
+            return Err(
+                wrong("raw.url", "is missing".into()).hint(crate::config::file::NEEDED_KEYS)
+            );
+        }
+        (Some(url), true) => url.all(),
+    };
     if urls.is_empty() {
         return Err(wrong("raw.url", "is empty".into()));
     }
     urls.iter().map(|url| Location::parse(url, folder)).collect()
+}
+
+/// Checks what goes with columns that are said by where files are.
+fn check_constants(
+    constants: &Constants,
+    (commit_time, op): (Option<&str>, Option<&str>),
+    full_loads: &FullLoads,
+    wrong: &dyn Fn(&str, String) -> Error,
+) -> Result<()> {
+    if constants.is_empty() {
+        return Ok(());
+    }
+    for (key, column) in [("raw.commit_time", commit_time), ("raw.op", op)] {
+        if let Some(column) = column.filter(|column| constants.has(column)) {
+            let why = format!("is `{column}`, which each file has only one of");
+            return Err(wrong(key, why).hint("name a column of the rows"));
+        }
+    }
+    if full_loads.at.is_time() {
+        let why = "ends the rows of before, and those of other tenants with them";
+        return Err(wrong("raw.full_load_at", why.into()).hint(
+            "leave it out, or give each tenant a pipeline of its own: with columns of sources and folders, full loads are before \
+             all changes",
+        ));
+    }
+    Ok(())
 }
 
 /// `[raw.columns]` by the columns that its names mean.

@@ -62,6 +62,19 @@ pub(crate) fn fields_json<'a>(
     format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
 }
 
+/// A row as [`fields_json`] has made it, with more fields behind its own.
+pub(crate) fn with_fields<'a>(
+    row: &str,
+    more: impl Iterator<Item = (Option<&'a str>, Option<String>)>,
+) -> String {
+    let more = fields_json(more);
+    match (row.strip_suffix('}'), more.strip_prefix('{')) {
+        (Some("{"), Some(_)) => more,
+        (Some(row), Some(rest)) if rest.len() > 1 => format!("{row},{rest}"),
+        _ => row.to_string(),
+    }
+}
+
 /// The bad rows of a run, by the index of their input.
 #[derive(Debug)]
 pub struct BadRows {

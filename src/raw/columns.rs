@@ -212,6 +212,26 @@ impl<'a> RawColumns<'a> {
         Ok(())
     }
 
+    /// Adds the columns that are said by where files are; all files were added before.
+    ///
+    /// # Errors
+    /// Data, when a file has such a column.
+    fn add_constants(&mut self) -> Result<()> {
+        let raw = self.raw;
+        for name in raw.constants.names() {
+            if let Some(index) = self.find(name) {
+                return Err(Error::data(format!(
+                    "{} has the column `{name}`, which its source or folder says",
+                    self.source_files[index]
+                ))
+                .hint("give the column of `[[raw.source]]` another name, or leave it out of `raw.path_columns`"));
+            }
+            let data_type = raw.fixed_type(name).cloned().unwrap_or(DataType::Utf8View);
+            self.push(self.name_of(name), &data_type, "");
+        }
+        Ok(())
+    }
+
     /// The type that both types of a column widen to; `None` if there is none, and it is used.
     fn widened(&mut self, index: usize, known: &DataType, found: &DataType) -> Option<DataType> {
         if self.is_mixed[index] {
@@ -225,12 +245,22 @@ impl<'a> RawColumns<'a> {
         widened
     }
 
-    /// Adds columns that no file need have: those of earlier runs, those that the pipeline declares, and the other names by
-    /// which `curated.sql` uses columns. `known` are the columns of earlier runs.
+    /// Adds columns that no file need have: those that are said by where files are, those of earlier runs, those that the pipeline
+    /// declares, and the other names by which `curated.sql` uses columns. `known` are the columns of earlier runs; without them
+    /// and without files there are none.
     ///
     /// # Errors
     /// Data, when a column's types have no common type, or a name means another column than in earlier runs.
-    pub(crate) fn add_others(&mut self, known: &[(String, DataType)]) -> Result<()> {
+    pub(crate) fn add_others(
+        &mut self,
+        known: &[(String, DataType)],
+        has_files: bool,
+    ) -> Result<()> {
+        if has_files {
+            self.add_constants()?;
+        } else if known.is_empty() {
+            return Ok(());
+        }
         self.add_known(known)?;
         self.add_declared();
         self.add_other_names(known)

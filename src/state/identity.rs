@@ -54,6 +54,12 @@ pub struct Identity {
     /// Hashes of the secrets of masks, by the settings that name their variables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     mask_secrets: BTreeMap<String, String>,
+    /// The columns that are said by where raw files are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    constants: Vec<String>,
+    /// Their values in each raw location; more locations may come.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    sources: Vec<String>,
     curated_sql: String,
     /// The columns of the query, and the rest of it.
     #[serde(default)]
@@ -150,9 +156,12 @@ impl Identity {
         let first = || raw.order_by.first().cloned().unwrap_or_default();
         let commit_time = raw.commit_time.clone().unwrap_or_else(first);
         let (masks, mask_secrets) = raw.masks.identity();
+        let (constants, sources) = raw.constants.identity();
         Identity {
             masks,
             mask_secrets,
+            constants,
+            sources,
             curated: pipeline.curated.url.to_string(),
             format: pipeline.curated.format.to_string(),
             key: pipeline.key.clone(),
@@ -201,6 +210,7 @@ impl Identity {
         let are = |one: Keep, other: Keep| {
             is(one).iter().zip(is(other)).all(|(is_one, is_other)| *is_one || is_other)
         };
+        let has_sources = !self.sources.is_empty() || !other.sources.is_empty();
         // The day of rows says it too.
         let differs = self.keep != other.keep;
         let (kept, differs) = if are(Keep::Latest, Keep::LatestAndDeleted) {
@@ -229,6 +239,13 @@ impl Identity {
             ("raw.commit_time_unit", self.commit_time_unit != other.commit_time_unit),
             ("raw.full_load_at", self.full_load_at != other.full_load_at),
             ("raw.table", self.table != other.table),
+            ("raw.path_columns", !has_sources && self.constants != other.constants),
+            (
+                "raw.source",
+                has_sources
+                    && (self.constants != other.constants
+                        || !other.sources.starts_with(&self.sources)),
+            ),
             ("mask", masks),
             ("mask.key_env", key),
             ("mask.salt_env", salt),

@@ -253,7 +253,8 @@ impl QuarantineWriter<'_> {
                     let is_null = column.is_null(row) || column.data_type().is_null();
                     (name, (!is_null).then(value))
                 });
-                bad[*index].change = fields_json(fields);
+                let constants = self.changes.constants_of(input);
+                bad[*index].change = fields_json(fields.chain(constants));
             }
         }
         Ok(())

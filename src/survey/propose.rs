@@ -604,12 +604,41 @@ impl Proposing<'_> {
             draft.sure("raw.before_image_prefix", prefix.clone());
         }
         self.times_of_loads(draft, sample);
+        let key = self.with_path_columns(draft, key);
         let value: Vec<Value> = match key.columns {
             Some(columns) => columns.into_iter().map(Value::from).collect(),
             None => vec![UNANSWERED.into()],
         };
         draft.set("key", value, key.certainty, key.why);
         Ok(others)
+    }
+
+    /// The key where folders say columns, such as tenants: whether these belong to it is asked.
+    fn with_path_columns(&self, draft: &mut Draft, key: Key) -> Key {
+        let columns = &self.files().path_columns;
+        if columns.is_empty() {
+            return key;
+        }
+        let named: Vec<Value> = columns.iter().cloned().map(Value::from).collect();
+        draft.set(
+            "raw.path_columns",
+            named,
+            Certainty::Likely,
+            "folders say these columns of their files",
+        );
+        let names = columns.iter().cloned().collect::<Vec<_>>().join(", ");
+        let found = key.columns.map_or("it is not known".into(), |columns| columns.join(", "));
+        let why = format!(
+            "folders say the columns {names}. Write them into the key if rows of two folders can have the same key, as those \
+             of tenants; if they cannot, leave them out: then a row moves to another folder. Without them: {found} ({})",
+            key.why
+        );
+        Key {
+            columns: None,
+            certainty: Certainty::Asked,
+            why,
+            before_image_prefix: key.before_image_prefix,
+        }
     }
 
     /// The key that the source's catalog has, else the one that was found.

@@ -17,7 +17,7 @@ use object_store::ObjectMeta;
 use crate::config::RawFormat;
 use crate::layout::{
     base_name, cdc_file_time, file_time, folder_span, folders_before_dates, is_hidden,
-    is_transaction_file, own_file_commit, parent,
+    is_transaction_file, own_file_commit, parent, parse_partition_segment,
 };
 
 /// The objects that are remembered of each end of the order of files.
@@ -124,6 +124,8 @@ pub(crate) struct Files {
     pub(crate) of_transactions: u64,
     /// Whether full loads have the names that AWS DMS gives them.
     pub(crate) has_named_loads: bool,
+    /// The columns that folders name, such as `tenant` in `tenant=acme`, but for dates.
+    pub(crate) path_columns: BTreeSet<String>,
 }
 
 impl Files {
@@ -137,6 +139,7 @@ impl Files {
         self.dated += other.dated;
         self.of_transactions += other.of_transactions;
         self.has_named_loads |= other.has_named_loads;
+        self.path_columns.extend(other.path_columns);
     }
 
     /// The same, all of whose files are full loads.
@@ -236,6 +239,13 @@ impl Listing {
         let root = segments[..before].join("/");
         let files = self.roots.entry((root, format.name())).or_default();
         *files.formats.entry(format.name()).or_default() += 1;
+        for segment in segments[before..].iter().filter(|segment| !is_date(segment)) {
+            if let Some((column, _)) = parse_partition_segment(segment)
+                && !files.path_columns.contains(&column)
+            {
+                files.path_columns.insert(column);
+            }
+        }
         let name = base_name(path);
         if is_named_load(name) {
             files.has_named_loads = true;
@@ -313,6 +323,14 @@ impl Listing {
         let is_own = |sampled: &Sampled| own_file_commit(base_name(&sampled.path)).is_some();
         sampled.any(is_own).then_some(OF_GLUELESS)
     }
+}
+
+/// Whether a folder is a date, or a part of one.
+fn is_date(segment: &str) -> bool {
+    const PARTS: [&str; 12] =
+        ["year", "yyyy", "y", "month", "mm", "m", "day", "dd", "d", "hour", "hh", "h"];
+    let column = segment.split('=').next().unwrap_or_default().to_ascii_lowercase();
+    PARTS.contains(&column.as_str()) || folder_span(segment, chrono_tz::UTC).is_some()
 }
 
 /// Whether a file is a full load by the name that AWS DMS gives it.

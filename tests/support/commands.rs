@@ -88,9 +88,9 @@ impl Lab {
         self.do_task(task, &[], std::env::temp_dir())
     }
 
-    /// Forgets keys of one column, or folds them again.
+    /// Forgets keys, or folds them again; of several columns the values are separated by commas.
     pub fn forget(&self, keys: &[&str], undo: bool) -> Result<Report> {
-        let keys = keys.iter().map(|key| vec![key.to_string()]).collect();
+        let keys = keys.iter().map(|key| key.split(',').map(String::from).collect()).collect();
         let task = if undo { Task::Recall(keys) } else { Task::Forget(keys) };
         self.do_task(task, &[], std::env::temp_dir())
     }

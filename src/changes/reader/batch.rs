@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Date32Array, Decimal128Array, Int64Array, RecordBatch,
-    UInt32Array, new_null_array,
+    StringViewArray, UInt32Array, new_null_array,
 };
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::kernels::boolean::{and, and_not};
@@ -563,6 +563,9 @@ impl Batch<'_> {
     pub(super) fn raw(&self, column: usize) -> Result<ArrayRef, BatchError> {
         let wanted = self.reader.changes.raw_schema().field(column).data_type();
         let open = self.open();
+        if let Some(constant) = open.constant(column) {
+            return self.constant(column, constant, wanted);
+        }
         let index = open.columns[column].and_then(|index| self.columns.binary_search(&index).ok());
         let Some(index) = index else {
             return Ok(new_null_array(wanted, self.read.num_rows()));
@@ -572,6 +575,19 @@ impl Batch<'_> {
             None => self.cast(&self.text(column, index)?, column, wanted),
             Some(mask) => self.masked(mask, column, index, wanted),
         }
+    }
+
+    /// A raw column of which the whole file has one value.
+    fn constant(
+        &self,
+        column: usize,
+        value: Option<&str>,
+        wanted: &DataType,
+    ) -> Result<ArrayRef, BatchError> {
+        let rows = self.read.num_rows();
+        let values: ArrayRef =
+            Arc::new(StringViewArray::from_iter(std::iter::repeat_n(value, rows)));
+        self.cast(&values, column, wanted)
     }
 
     /// Values of a raw column, cast to a type.
@@ -692,6 +708,12 @@ impl Batch<'_> {
                     let hint = "name the primary key in `key`: a table without a key accepts \
                                 inserts only";
                     return self.bad(at, Some(op), why, hint);
+                }
+                NotLive::Truncate(at) if self.reader.changes.has_constants() => {
+                    let why = "is a truncate, in a pipeline with columns of sources or folders";
+                    let hint = "it would end the rows of all tenants: give each tenant a pipeline of its own";
+                    // Not even in quarantine: its rows would stay.
+                    return BatchError::Other(self.error_of(self.bad(at, Some(op), why, hint)));
                 }
                 NotLive::Truncate(_) => return BatchError::Truncates,
                 NotLive::Unknown(at) => at,

@@ -22,6 +22,7 @@ fn built_in() -> Vec<(&'static str, Value)> {
     vec![
         ("raw.format", "parquet".into()),
         ("raw.kind", "changes".into()),
+        ("raw.path_columns", Value::Array(Vec::new())),
         ("raw.dialect", "dms".into()),
         ("raw.window_by", "modified".into()),
         ("raw.order_by", Value::Array(Vec::new())),

@@ -84,6 +84,12 @@ impl Run<'_> {
         if ledger.contract.is_none() {
             return Err(nothing_folded("truncate"));
         }
+        if !run_context.pipeline.raw.constants.is_empty() {
+            return Err(Error::usage(
+                "a truncate ends the rows of all sources and folders (`raw.source`, `raw.path_columns`)",
+            )
+            .hint("give each tenant a pipeline of its own, if one of them is to be emptied"));
+        }
         if at > run_context.now {
             return Err(Error::usage(format!("the time {at} has not come yet")).hint(
                 "it would end changes that are still to come: give the time of the truncate",
