@@ -232,10 +232,12 @@ impl Changes {
         let mut files = Vec::with_capacity(opened.len());
         let other_rows = opened.iter().map(|one| one.other_rows).sum();
         for (number, mut one) in opened.into_iter().enumerate() {
-            let source = one.source.take();
+            let (source, has_columns) = (one.source.take(), !one.is_blank);
             let (mut file, bad) = open_input(one, raw)?;
             file.is_masked = source.is_some();
-            union.add(&file.file, source.as_ref())?;
+            if has_columns {
+                union.add(&file.file, source.as_ref())?;
+            }
             if !file.is_blank {
                 schema_changes.observe(&file.file, &file.input);
             }

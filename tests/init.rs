@@ -768,3 +768,62 @@ fn columns_of_folders_are_found_and_asked_about() {
     run(&lab).succeed();
     assert_eq!(lab.lines("lake/orders", ["tenant", "order_id", "w"]), ["acme 1 b", "beta 1 b"]);
 }
+
+#[test]
+fn a_table_without_a_line_does_not_hold_up_others() {
+    let (lab, report) = found(&[
+        ("s/empty/LOAD00000001.csv", ""),
+        ("s/blank/LOAD00000001.csv", "\n\n"),
+        ("s/full/LOAD00000001.csv", "1,a\n2,b\n"),
+        ("s/u/LOAD00000001.csv", "id,w\n1,a\n2,b\n"),
+        ("s/v/20240102-101500123.json", "[{\"id\": 1}]\n"),
+    ]);
+    for name in ["s/empty", "s/blank"] {
+        assert_eq!(setting(&report, name, "raw.csv_header").1, "asked");
+    }
+    let notes = table(&report, "s/v")["notes"].to_string();
+    assert!(notes.contains("files are JSON arrays"), "{notes}");
+    let codes = exit_codes(&run(&lab).run());
+    assert_eq!((codes["s__u"], codes["s__empty"], codes["s__v"]), (0, 2, 2), "{codes:?}");
+}
+
+#[test]
+fn a_table_of_another_depth_gets_what_its_project_does_not_give() {
+    let changes = "Op,order_id,w\nI,1,a\nU,1,b";
+    let (lab, _) = found(&[("shop/orders/20240102-101500123.parquet", changes)]);
+    let bytes = lab.get("raw/shop/orders/20240102-101500123.parquet");
+    for path in ["aaa", "eu/shop/orders", "eu/north/shop/orders"] {
+        lab.put(&format!("raw/{path}/20240102-101500123.parquet"), bytes.clone());
+    }
+    init(&lab, &format!("{}/raw", lab.base)).succeed();
+    let codes = exit_codes(&run(&lab).succeed());
+    assert_eq!(codes.len(), 4, "{codes:?}");
+    let written = lab
+        .list_all("lake")
+        .into_iter()
+        .filter(|path| path.ends_with(".parquet") && !path.contains("_glueless"));
+    assert_eq!(written.count(), 4, "each has a table of its own");
+}
+
+#[test]
+fn flags_of_deleted_rows_are_read_by_their_values() {
+    let rows = |deleted: &[&str]| {
+        let lines =
+            deleted.iter().enumerate().map(|(id, deleted)| format!("\n{id},w{id},{deleted}"));
+        lines.collect::<String>()
+    };
+    let flat = |column: &str, deleted: &[&str]| {
+        let text = format!("id,w,{column}{}", rows(deleted));
+        let (lab, report) = found(&[("t/20240102-101500123.parquet", &text)]);
+        let condition = has(&report, "t", "raw.delete_when")
+            .then(|| setting(&report, "t", "raw.delete_when").0);
+        run(&lab).succeed();
+        (condition, lab.table("lake/t").len())
+    };
+    let condition = |text: &str| Some(format!("\"\\\"{text}\""));
+    assert_eq!(flat("__deleted", &["true", "false"]), (condition("__deleted\\\" = 'true'"), 1));
+    assert_eq!(flat("deleted_at", &["-", "2024-01-02"]), (condition("deleted_at\\\" <> ''"), 1));
+    assert_eq!(flat("is_deleted", &["maybe", "no"]), (None, 2));
+    // One that holds for all rows is not believed.
+    assert_eq!(flat("__deleted", &["true", "true"]), (None, 2));
+}

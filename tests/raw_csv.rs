@@ -353,3 +353,26 @@ fn a_number_out_of_range_is_a_bad_row_and_never_infinity() {
         assert!(message.contains("2 of ") && message.contains("`d` does not fit"), "{message}");
     }
 }
+
+#[test]
+fn a_file_without_even_a_header_needs_no_declared_columns() {
+    for dialect in ["dms", "flat"] {
+        let lab = builder()
+            .set("raw.dialect", dialect)
+            .set("raw.csv_header", true)
+            .unset("raw.columns")
+            .curated_sql("SELECT * EXCLUDE (ts) FROM latest")
+            .build();
+        for (number, (ending, bytes)) in empty_files().into_iter().enumerate() {
+            lab.put(&format!("raw/20200103-{number:02}0000000.{ending}"), bytes);
+        }
+        run(&lab);
+        lab.put(CDC, "id,v,ts\n1,2,2020-01-02 09:00:00\n".as_bytes().to_vec());
+        run(&lab);
+        let rows = lab.table("lake/curated");
+        let names: Vec<&str> = rows[0].keys().map(String::as_str).collect();
+        assert_eq!((rows.len(), &rows[0]["id"]), (1, &"1".to_string()), "{dialect}: {names:?}");
+        assert!(!names.contains(&"") && !names.contains(&"Op"), "{names:?}");
+        lab.assert_verified();
+    }
+}

@@ -211,6 +211,7 @@ impl Tables<'_> {
         let urls: Vec<Location> =
             proposal.raw.iter().map(|raw| files::below(self.location, raw)).collect();
         let known = self.known(&urls, &proposal).map(Path::to_path_buf);
+        let is_there = known.is_some();
         let (folder, is_new, failure) = match known {
             Some(folder) => (folder, false, None),
             None => {
@@ -237,9 +238,10 @@ impl Tables<'_> {
             files: proposal.files,
             bytes: proposal.bytes,
             rows: proposal.rows,
-            settings: proposal.settings,
-            personal: proposal.personal,
-            notes: proposal.notes,
+            // What stands in a file that was there is not looked at.
+            settings: if is_there { Vec::new() } else { proposal.settings },
+            personal: if is_there { Vec::new() } else { proposal.personal },
+            notes: if is_there { Vec::new() } else { proposal.notes },
         })
     }
 
@@ -311,6 +313,7 @@ fn check(file: &Path, text: &str) -> Result<()> {
     let question = format!("\"{UNANSWERED}\"");
     let answered = text.lines().filter_map(|line| match line.split_once(" = ") {
         Some(("key", value)) => Some(format!("key = {}", value.replace(&question, "\"unknown\""))),
+        Some(("csv_header", value)) if value == question => Some("csv_header = true".into()),
         Some((_, value)) if value == question => None,
         _ => Some(line.to_string()),
     });

@@ -128,7 +128,7 @@ pub(crate) fn to_parquet(
     };
     let header = if form.csv.header { records.header()? } else { None };
     let is_blank = form.csv.header && header.is_none();
-    let columns: Vec<(String, DataType)> = if let Some(header) = header {
+    let mut columns: Vec<(String, DataType)> = if let Some(header) = header {
         let declared_or_text = |column: String| {
             let declared = types(&column).map(|(_, data_type)| data_type.clone());
             (column, declared.unwrap_or(DataType::Utf8View))
@@ -137,6 +137,10 @@ pub(crate) fn to_parquet(
     } else {
         form.columns.clone()
     };
+    if columns.is_empty() {
+        // A file has a column, and one of which nothing is known has no rows.
+        columns.push((form.op.clone(), DataType::Null));
+    }
     let fields =
         columns.iter().map(|(column, data_type)| Field::new(column, data_type.clone(), true));
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));

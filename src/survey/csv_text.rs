@@ -5,7 +5,7 @@ use std::io::Cursor;
 
 use crate::config::CsvForm;
 use crate::error::Result;
-use crate::raw::csv::records::Records;
+use crate::raw::csv::records::{Field as RecordField, Records};
 use crate::survey::operations::are_operations;
 use crate::types::times::parse_time;
 
@@ -50,8 +50,8 @@ type Lines = Vec<Vec<Field>>;
 pub(super) fn find(heads: &[Head]) -> Result<Option<Written>> {
     let mut best: Option<(f64, CsvForm, Vec<Lines>)> = None;
     for delimiter in DELIMITERS {
-        for unquoted in [false, true] {
-            let form = CsvForm { delimiter, unquoted, ..CsvForm::default() };
+        for (escape, unquoted) in [(None, false), (Some(b'\\'), false), (None, true)] {
+            let form = CsvForm { delimiter, escape, unquoted, ..CsvForm::default() };
             let (score, lines) = read(heads, &form)?;
             if best.as_ref().is_none_or(|(known, ..)| score > *known) {
                 best = Some((score, form, lines));
@@ -105,8 +105,9 @@ fn read(heads: &[Head], form: &CsvForm) -> Result<(f64, Vec<Lines>)> {
             if records.is_cut_off {
                 break;
             }
-            malformed += usize::from(records.fields.iter().any(|field| field.is_malformed));
-            let field = |(number, field): (usize, &crate::raw::csv::records::Field)| {
+            let is_malformed = |field: &RecordField| field.is_malformed || field.has_stray_escape;
+            malformed += usize::from(records.fields.iter().any(is_malformed));
+            let field = |(number, field): (usize, &RecordField)| {
                 (records.text(number).unwrap_or_default().to_string(), field.is_quoted)
             };
             lines.push(records.fields.iter().enumerate().map(field).collect());
@@ -249,6 +250,8 @@ mod tests {
     fn quotes_that_mean_nothing_are_found() {
         let lines = "I,1,5\" pipe\nI,2,a \"b\nU,1,6\" pipe\n";
         assert!(!found(&[(false, lines)]).form.unquoted, "such quotes are text in either form");
+        let lines = "I,1,\"a \\\"b\\\", c\"\nI,2,\"d\"\nU,1,\"e\"\n";
+        assert_eq!(found(&[(false, lines)]).form.escape, Some(b'\\'));
         let lines = "I,1,\"a\" b\nI,2,\"c\" d\nU,1,\"e\" f\n";
         assert!(found(&[(false, lines)]).form.unquoted);
     }

@@ -16,13 +16,16 @@ use arrow::datatypes::DataType;
 
 use crate::config::Operation;
 use crate::survey::Certainty;
-use crate::survey::order::{SEQUENCES, TIMES};
 use crate::survey::sample::{Column, Sample, has_no_text};
+use crate::types::times::parse_time;
 
 /// The prefixes of the names of before images: first those that tools have by default.
 const BEFORE_IMAGES: [&str; 6] = ["_old_", "BI_", "bi_", "before_", "old_", "BEFORE_"];
 /// How many of them no column of the application has.
 const OF_TOOLS: usize = 3;
+
+/// The most columns that are listed.
+const LISTED_MAX: usize = 5;
 
 /// The rows from which on a column that is unique is not so by chance.
 const MANY_ROWS: usize = 100;
@@ -90,9 +93,7 @@ impl<'a> Rows<'a> {
     /// The columns of the table itself that can be of a key, in their order.
     fn own_columns(&self) -> impl Iterator<Item = &'a Column> {
         let is_other = |column: &&Column| {
-            let named = |other: &str| other.eq_ignore_ascii_case(&column.name);
-            let is_role = self.others.iter().any(|other| named(other))
-                || TIMES.into_iter().chain(SEQUENCES).any(named);
+            let is_role = self.others.iter().any(|other| other.eq_ignore_ascii_case(&column.name));
             let mut stems = BEFORE_IMAGES.iter().filter_map(|prefix| {
                 let stem = column.name.strip_prefix(prefix)?;
                 self.sample.column(stem).and_then(|_| self.image(prefix, stem))
@@ -155,20 +156,38 @@ impl<'a> Rows<'a> {
         if key.is_empty() || !are_missing || !rest.iter().any(is_needed) {
             return None;
         }
+        // A time that the tool has written is in each row, too.
+        let without_times: Vec<&Column> =
+            key.iter().copied().filter(|column| !is_time(column)).collect();
+        let has_times = without_times.len() < key.len();
+        let fits = |columns: &[&Column]| {
+            let found = self.found_by(columns);
+            !columns.is_empty() && found.rows > 0 && found.contradictions == 0
+        };
+        let is_known = self.is_gapless || !has_times;
+        let columns = if !self.is_gapless || fits(&key) {
+            key
+        } else if fits(&without_times) {
+            without_times
+        } else {
+            return None;
+        };
         let rows = deletes.len();
-        Some(Key {
-            columns: Some(key.iter().map(|column| column.name.clone()).collect()),
-            certainty: if rows > 1 { Certainty::Sure } else { Certainty::Likely },
-            why: format!(
-                "{} other columns",
-                if rows == 1 {
-                    "the delete that was read has no".into()
-                } else {
-                    format!("the {rows} deletes that were read have no")
-                }
-            ),
-            before_image_prefix: None,
-        })
+        let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
+        let deletes = if rows == 1 {
+            "the delete that was read has no".into()
+        } else {
+            format!("the {rows} deletes that were read have no")
+        };
+        if !is_known {
+            let names = names.join(", ");
+            return Some(unknown(format!(
+                "{deletes} other columns than {names}, and one of these is a time: write the columns of the key, without the \
+                 time if the tool has written it"
+            )));
+        }
+        let certainty = if rows > 1 { Certainty::Sure } else { Certainty::Likely };
+        Some(Key { certainty, ..guess(names, format!("{deletes} other columns")) })
     }
 
     /// The rows in which values of a key are not repeated, and what they are called.
@@ -208,7 +227,14 @@ impl<'a> Rows<'a> {
         let never_null: Vec<&Column> =
             columns.iter().copied().filter(|column| self.is_complete(column)).collect();
         let single = self.unique_columns(&never_null, &rows);
-        if let Some(key) = best(&single, &were_read, rows.len()) {
+        // Without an update or delete, a column can be unique by chance, such as that of another table's key.
+        let is_clear =
+            |name: &str| name_score(name, self.table) >= OF_TABLE || !self.are_all_inserts();
+        let is_of_copy = self.are_copies
+            || self.sample.files.iter().any(|file| file.is_load && !file.rows.is_empty());
+        if let Some(key) = best(&single, &were_read, rows.len())
+            && (is_of_copy || key.columns.iter().flatten().all(|name| is_clear(name)))
+        {
             return key;
         }
         if let Some((columns, found)) = self.composite(&never_null, &rows) {
@@ -259,7 +285,9 @@ impl<'a> Rows<'a> {
         let mut single: Vec<(i32, &Column, Found)> = columns
             .iter()
             .enumerate()
-            .filter(|(_, column)| can_be_key(&column.data_type) && is_unique(&[**column], rows))
+            .filter(|(_, column)| {
+                can_be_key(&column.data_type) && !is_time(column) && is_unique(&[**column], rows)
+            })
             .map(|(at, column)| {
                 let found = self.found_by(&[*column]);
                 (self.score(at, column, found, rows.len()), *column, found)
@@ -313,6 +341,10 @@ impl<'a> Rows<'a> {
         if !self.is_gapless || self.is_flat {
             return found;
         }
+        let is_of_load = |row: usize| {
+            let mut loads = self.sample.files.iter().filter(|file| file.is_load);
+            loads.any(|file| file.rows.contains(&row))
+        };
         let mut live: HashSet<Vec<&str>> = HashSet::new();
         for row in 0..self.sample.rows() {
             let Some(key) = key_of(columns, row) else { continue };
@@ -321,7 +353,8 @@ impl<'a> Rows<'a> {
                 _ => live.insert(key),
             };
             match self.operations[row] {
-                Operation::Insert if !is_new => found.contradictions += 1,
+                // A load says again what there is.
+                Operation::Insert if !is_new && !is_of_load(row) => found.contradictions += 1,
                 Operation::Update | Operation::Delete if is_new => found.contradictions += 1,
                 Operation::Update | Operation::Delete => found.rows += 1,
                 _ => {}
@@ -386,8 +419,12 @@ fn guess(columns: Vec<String>, why: String) -> Key {
 }
 
 fn listed(columns: &[&Column]) -> String {
-    let names: Vec<String> = columns.iter().map(|column| format!("`{}`", column.name)).collect();
-    names.join(", ")
+    let names = columns.iter().take(LISTED_MAX).map(|column| format!("`{}`", column.name));
+    let names = names.collect::<Vec<_>>().join(", ");
+    match columns.len().saturating_sub(LISTED_MAX) {
+        0 => names,
+        more => format!("{names} and {more} more"),
+    }
 }
 
 /// The rows that were read, of a kind.
@@ -420,6 +457,14 @@ fn can_be_key(data_type: &DataType) -> bool {
 
 fn key_of<'a>(columns: &[&'a Column], row: usize) -> Option<Vec<&'a str>> {
     columns.iter().map(|column| column.values[row].as_deref()).collect()
+}
+
+/// Whether nearly all values of a column are times: some can be bad.
+fn is_time(column: &Column) -> bool {
+    let is_time = |text: &&String| parse_time(text, chrono_tz::UTC).is_some();
+    let values = column.values.iter().flatten();
+    let (all, times) = (values.clone().count(), values.filter(is_time).count());
+    column.data_type.is_temporal() || times > 0 && times * 4 >= all * 3
 }
 
 /// Whether no two of some rows have the same values.
@@ -554,6 +599,15 @@ mod tests {
             &[(Delete, &["", "1", "1"]), (Delete, &["", "1", "2"])],
         );
         assert_eq!(found("items", &items), (columns(&["shop", "item"]), Certainty::Sure));
+        // What else each row has is no key: a time of the tool, a version.
+        let at = ["2024-01-01 00:00:00", "2024-01-02 00:00:00", "2024-01-03 00:00:00"];
+        let load: [&[&str]; 2] = [&["1", "a", at[0], "1"], &["2", "b", at[0], "1"]];
+        let changes = [(Update, &["1", "c", at[1], "2"][..]), (Delete, &["2", "", at[2], "2"])];
+        let times = sample(&["id", "v", "ingested_at", "version"], &load, &changes);
+        assert_eq!(found("items", &times).0, columns(&["id"]));
+        let load: [&[&str]; 2] = [&["1", at[0], "a"], &["1", at[1], "b"]];
+        let series = sample(&["sensor", "ts", "v"], &load, &[(Delete, &["1", at[1], ""])]);
+        assert_eq!(found("series", &series).0, columns(&["sensor", "ts"]));
         // A null in a row that is deleted as a whole says nothing.
         let notes = sample(&["id", "note"], &[&["1", "x"], &["2", ""]], &[(Delete, &["2", ""])]);
         assert_eq!(found("notes", &notes), (columns(&["id"]), Certainty::Likely));
@@ -578,6 +632,10 @@ mod tests {
         assert_eq!(found("order_lines", &lines), (None, Certainty::Asked), "no row comes twice");
         let other = sample(&["a", "b"], &[&["1", "2"], &["1", "2"]], &[(Update, &["1", "2"])]);
         assert_eq!(found("log", &other), (None, Certainty::Asked));
+        // The key of another table is unique by chance.
+        let inserts = [(Insert, &["7", "1"][..]), (Insert, &["8", "1"])];
+        let history = sample(&["aid", "delta"], &[], &inserts);
+        assert_eq!(found("history", &history), (None, Certainty::Asked));
         let names = sample(&["x_name", "y_name"], &[&["a", "b"], &["c", "d"]], &[]);
         assert_eq!(found("people", &names), (None, Certainty::Asked));
     }

@@ -6,13 +6,14 @@ use crate::config::Operation;
 use crate::survey::sample::{Column, Sample};
 
 /// The names of columns with an operation, in lower case.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "op",
     "_op",
     "__op",
     "cdc_op",
     "op_type",
     "optype",
+    "_op_type",
     "cdc_operation",
     "operation_type",
     "_change_type",

@@ -169,7 +169,7 @@ fn time(sample: &Sample) -> Result<Option<Time<'_>>, String> {
             ));
             continue;
         }
-        let (certainty, why) = if is_proved {
+        let (certainty, why) = if is_proved && !UNCLEAR.contains(&name) {
             (Certainty::Sure, "its name says so, and its times are those of the files")
         } else {
             (Certainty::Likely, "its name says so, and it does not go back from row to row")
@@ -179,7 +179,10 @@ fn time(sample: &Sample) -> Result<Option<Time<'_>>, String> {
     let by_values = sample.columns.iter().find_map(|column| {
         let lower = column.name.to_ascii_lowercase();
         let is_of_application = OF_APPLICATION.iter().any(|part| lower.contains(part));
-        let is_time = !is_of_application && column.data_type != DataType::Date32;
+        let is_date = |text: &String| text.len() <= 10;
+        let is_time = !is_of_application
+            && column.data_type != DataType::Date32
+            && !column.values.iter().flatten().any(is_date);
         let (times, unit) = times(sample, column).filter(|_| is_time)?;
         let is_proved = unit.is_none()
             && has_times_of_files(sample, &times)
@@ -270,7 +273,8 @@ fn is_telling(sample: &Sample, column: &Column) -> bool {
     let values: Vec<&String> = rows.filter_map(|row| column.values[row].as_ref()).collect();
     let distinct: BTreeSet<&&String> = values.iter().collect();
     let are_long = values.iter().all(|value| value.len() >= DIGITS_MIN);
-    distinct.len() == values.len() && (values.len() >= ROWS_MIN || are_long)
+    let has_files = sample.changes().filter(|file| !file.rows.is_empty()).count() > 1;
+    distinct.len() == values.len() && (values.len() >= ROWS_MIN && has_files || are_long)
 }
 
 /// Whether the values of a column, which each row of the files of changes must have, are in the order of commit times, or without
@@ -353,14 +357,18 @@ mod tests {
     #[test]
     fn a_sequence_is_in_the_order_of_commit_times() {
         let time = "2024-01-02 10:00:00";
-        let rows: [&[&str]; 3] = [&["0002", time], &["0001", time], &["0003", time]];
+        let rows: [&[&str]; 3] =
+            [&["000000000000002", time], &["000000000000001", time], &["000000000000003", time]];
         assert_eq!(
             found(&["seq", "ts"], &rows),
             (vec!["seq".into()], Some("ts".into())),
             "of one transaction"
         );
-        let later: [&[&str]; 3] =
-            [&["0002", time], &["0001", "2024-01-02 10:00:01"], &["0003", "2024-01-02 10:00:02"]];
+        let later: [&[&str]; 3] = [
+            &["000000000000002", time],
+            &["000000000000001", "2024-01-02 10:00:01"],
+            &["000000000000003", "2024-01-02 10:00:02"],
+        ];
         assert_eq!(found(&["seq", "ts"], &later).0, ["ts"]);
         let longer: [&[&str]; 3] = [&["7", time], &["8", time], &["9", time]];
         assert_eq!(

@@ -39,7 +39,8 @@ const LAST_CHANGES: [&str; 8] = [
     "last_update",
 ];
 /// Names of columns that say when or whether a row was deleted, in lower case.
-const DELETED: [&str; 5] = ["deleted_at", "deleted_on", "is_deleted", "deleted", "_deleted"];
+const DELETED: [&str; 6] =
+    ["deleted_at", "deleted_on", "is_deleted", "deleted", "_deleted", "__deleted"];
 
 /// A table to propose settings for.
 #[derive(Clone, Copy, Debug)]
@@ -144,8 +145,8 @@ impl Proposing<'_> {
             .extend(sample.unreadable.iter().map(|why| format!("a file cannot be read: {why}")));
         if sample.bad_rows > 0 {
             draft.notes.push(format!(
-                "{} rows of the sample cannot be read: a run stops at them",
-                sample.bad_rows
+                "rows of the sample that cannot be read: {}, such as one that {}; a run stops at them",
+                sample.bad_rows, sample.why_bad
             ));
         }
         self.by_names(&mut draft);
@@ -188,6 +189,12 @@ impl Proposing<'_> {
         match format {
             RawFormat::Csv => self.csv_form(heads, draft),
             RawFormat::Json => {
+                if heads.iter().flatten().any(|head| head.text.trim_ascii_start().starts_with(b"["))
+                {
+                    draft.notes.push(
+                        "files are JSON arrays, and a run reads one object a line: jq -c '.[]' makes such files".into(),
+                    );
+                }
                 let mut first = heads.iter().flatten().filter_map(|head| first_object(&head.text));
                 if first.any(|object| is_envelope(&object)) {
                     draft.sure("raw.dialect", Dialect::Debezium.name());
@@ -231,39 +238,27 @@ impl Proposing<'_> {
                 Some(csv_text::Head { text: &head.text, is_load: *is_load })
             })
             .collect();
-        if let Some((name, columns)) = &self.table.in_lines {
-            draft.sure("raw.layout", "transactions");
-            draft.sure("raw.table", name.clone());
-            let op = self.op_name(draft);
-            for name in [op, self.free_name("table"), self.free_name("schema")] {
-                draft.sure(&format!("raw.columns.{name}"), "VARCHAR");
-            }
-            let form = crate::config::CsvForm::default();
-            let columns = match columns {
-                // Only its full loads were seen.
-                0 => csv_text::find(&texts)?.map_or(0, |written| written.columns),
-                seen => *seen,
-            };
-            for number in 1..=columns {
-                draft.set(
-                    &format!("raw.columns.{COLUMN}{number}"),
-                    "VARCHAR",
-                    Certainty::Guess,
-                    "",
-                );
-            }
-            let columns = columns + LINE_FIELDS;
-            return Ok(Some(csv_text::Written {
-                form,
-                columns,
-                has_op: true,
-                is_header_unclear: false,
-            }));
+        if let Some(in_lines) = &self.table.in_lines {
+            return self.form_of_lines(in_lines, &texts, draft).map(Some);
         }
-        let Some(written) = csv_text::find(&texts)? else { return Ok(None) };
+        let Some(written) = csv_text::find(&texts)? else {
+            let why = "no file that was read has a line: write whether the first line names the columns; if it does not, list them in \
+                       [raw.columns]";
+            draft.set("raw.csv_header", UNANSWERED, Certainty::Asked, why);
+            draft.section.insert("csv_header".into(), true.into());
+            return Ok(None);
+        };
         let form = &written.form;
         if form.delimiter != b',' {
             draft.sure("raw.csv_delimiter", char::from(form.delimiter).to_string());
+        }
+        if form.escape.is_some() {
+            draft.set(
+                "raw.csv_escape",
+                "\\",
+                Certainty::Likely,
+                "quotes have a backslash before them",
+            );
         }
         if form.unquoted {
             draft.set(
@@ -296,6 +291,32 @@ impl Proposing<'_> {
             draft.set(&format!("raw.columns.{COLUMN}{number}"), "VARCHAR", Certainty::Guess, "");
         }
         Ok(Some(written))
+    }
+
+    /// The form of files with the changes of all tables, by the table's name in them and the number of its own columns.
+    fn form_of_lines(
+        &self,
+        (name, columns): &(String, usize),
+        texts: &[csv_text::Head],
+        draft: &mut Draft,
+    ) -> Result<csv_text::Written> {
+        draft.sure("raw.layout", "transactions");
+        draft.sure("raw.table", name.clone());
+        let op = self.op_name(draft);
+        for name in [op, self.free_name("table"), self.free_name("schema")] {
+            draft.sure(&format!("raw.columns.{name}"), "VARCHAR");
+        }
+        let form = crate::config::CsvForm::default();
+        let columns = match columns {
+            // Only its full loads were seen.
+            0 => csv_text::find(texts)?.map_or(0, |written| written.columns),
+            seen => *seen,
+        };
+        for number in 1..=columns {
+            draft.set(&format!("raw.columns.{COLUMN}{number}"), "VARCHAR", Certainty::Guess, "");
+        }
+        let columns = columns + LINE_FIELDS;
+        Ok(csv_text::Written { form, columns, has_op: true, is_header_unclear: false })
     }
 
     async fn sample(&self, draft: &Draft, heads: &[Option<Head>]) -> Result<Sample> {
@@ -531,30 +552,13 @@ impl Proposing<'_> {
         }
         let why = "rows have no operation: each is the row as it is from then on";
         draft.set("raw.dialect", Dialect::Flat.name(), Certainty::Likely, why);
-        let deleted = DELETED.iter().find_map(|name| sample.column(name));
-        if let Some(column) = deleted {
-            let name = format!("\"{}\"", column.name.replace('"', "\"\""));
-            let condition = match column.data_type {
-                DataType::Boolean => Some(name),
-                _ if column.data_type.is_temporal()
-                    || column.name.to_ascii_lowercase().ends_with("_at") =>
-                {
-                    Some(format!("{name} IS NOT NULL"))
-                }
-                _ => None,
-            };
-            if let Some(condition) = condition {
-                draft.set(
-                    "raw.delete_when",
-                    condition,
-                    Certainty::Guess,
-                    "by the name of the column",
-                );
+        match delete_when(sample) {
+            Some(condition) => {
+                draft.set("raw.delete_when", condition, Certainty::Guess, "by the name of the column and its values");
             }
-        } else {
-            draft
-                .notes
-                .push("rows that are deleted at the source are not seen: no column says so".into());
+            None => draft.notes.push(
+                "rows that are deleted at the source are not seen: no column is known to say so (raw.delete_when)".into(),
+            ),
         }
     }
 
@@ -604,6 +608,12 @@ impl Proposing<'_> {
             draft.sure("raw.before_image_prefix", prefix.clone());
         }
         self.times_of_loads(draft, sample);
+        let key = of_several_tables(sample).map_or(key, |why| Key {
+            columns: None,
+            certainty: Certainty::Asked,
+            why,
+            before_image_prefix: None,
+        });
         let key = self.with_path_columns(draft, key);
         let value: Vec<Value> = match key.columns {
             Some(columns) => columns.into_iter().map(Value::from).collect(),
@@ -753,6 +763,48 @@ impl Draft {
     }
 }
 
+/// The condition under which a row is a delete, by a column of a name that says so, if it holds for some rows at most.
+fn delete_when(sample: &Sample) -> Option<String> {
+    let column = DELETED.iter().find_map(|name| sample.column(name))?;
+    let name = format!("\"{}\"", column.name.replace('"', "\"\""));
+    let values: BTreeSet<&str> = column.values.iter().flatten().map(String::as_str).collect();
+    let are_flags = |flags: &[&str]| values.iter().all(|value| flags.contains(value));
+    let is_text = column.data_type.is_string();
+    let condition = if column.data_type == DataType::Boolean {
+        name
+    } else if column.data_type.is_integer() && are_flags(&["0", "1"]) {
+        format!("{name} = 1")
+    } else if is_text && are_flags(&["true", "false"]) {
+        format!("{name} = 'true'")
+    } else if is_text && are_flags(&["Y", "N"]) {
+        format!("{name} = 'Y'")
+    } else if column.name.to_ascii_lowercase().ends_with("_at") && is_text {
+        format!("{name} <> ''")
+    } else if column.data_type.is_temporal() || column.data_type == DataType::Null {
+        format!("{name} IS NOT NULL")
+    } else {
+        return None;
+    };
+    let is_set = |value: &Option<String>| {
+        value.as_deref().is_some_and(|value| !["", "false", "0", "N"].contains(&value))
+    };
+    let all = column.values.iter().all(is_set);
+    (!all || column.values.is_empty()).then_some(condition)
+}
+
+/// Why envelopes are of several tables, if they are.
+fn of_several_tables(sample: &Sample) -> Option<String> {
+    let column = sample.column("__source.table")?;
+    let tables: BTreeSet<&String> = column.values.iter().flatten().collect();
+    (tables.len() > 1).then(|| {
+        format!(
+            "the envelopes are of {} tables: give each a folder of its own, or write the key, and a condition on \
+             \"source.table\" in curated.sql",
+            tables.len()
+        )
+    })
+}
+
 /// Sets the columns that order changes.
 fn set_order(draft: &mut Draft, order: Order) {
     draft.notes.extend(order.note);
@@ -799,7 +851,7 @@ fn operations_of(sample: &Sample, raw: &Raw) -> Vec<Operation> {
 fn repeats_rows(sample: &Sample, files: &[&SampledFile]) -> bool {
     let files: Vec<_> = files.iter().filter(|file| !file.rows.is_empty()).collect();
     let (Some(first), Some(last)) = (files.first(), files.last()) else { return false };
-    if first.path == last.path {
+    if first.path == last.path || first.rows.len() < 2 {
         return false;
     }
     let distinct = |rows: &Range<usize>, column: &Column| {
@@ -829,6 +881,12 @@ fn types(draft: &mut Draft, sample: &Sample, format: RawFormat) -> Result<()> {
         let mut others = column.other_types.iter();
         let common =
             others.try_fold(column.data_type.clone(), |common, other| widen(&common, other));
+        if common.is_none() && column.data_type.is_nested() {
+            draft.notes.push(format!(
+                "the column `{}` has structures that do not fit together: leave it out in a curated.sql",
+                column.name
+            ));
+        }
         if format != RawFormat::Csv && common.is_none() && !column.data_type.is_nested() {
             let why = "files have it in types that do not fit together";
             draft.set(&key, "VARCHAR", Certainty::Guess, why);

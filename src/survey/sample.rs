@@ -102,8 +102,9 @@ pub(crate) struct Sample {
     pub(crate) files: Vec<SampledFile>,
     /// Files that cannot be read, and why.
     pub(crate) unreadable: Vec<String>,
-    /// How many rows could not be read.
+    /// How many rows could not be read, and why one of them could not.
     pub(crate) bad_rows: u64,
+    pub(crate) why_bad: String,
 }
 
 impl Sample {
@@ -250,6 +251,12 @@ impl Reading<'_> {
                 Err(error) => return Err(error),
             }
             sample.bad_rows += one.bad_rows.len() as u64;
+            if let Some(bad) = one.bad_rows.first().filter(|_| sample.why_bad.is_empty()) {
+                sample.why_bad = match &bad.column {
+                    Some(column) => format!("whose `{column}` {}", bad.reason),
+                    None => bad.reason.clone(),
+                };
+            }
         }
         Ok(sample)
     }
@@ -281,7 +288,9 @@ impl Reading<'_> {
                 || opened.ignored.binary_search(&row).is_ok()
         };
         let (mut read, mut kept) = (0, 0);
-        while read < rows_max
+        // A file without columns has no rows to look at.
+        while !numbers.is_empty()
+            && read < rows_max
             && let Some(batch) = batches.next().await
         {
             let batch = batch?;

@@ -35,8 +35,13 @@ const CHANGES: [&str; 7] =
 /// Those of both that are hardly names of tables.
 const NO_TABLES: [&str; 6] = ["full", "full_load", "fullload", "full-load", "initial_load", "cdc"];
 
+/// How the name of the folder of changes ends that is beside the table's.
+const CHANGE_TABLE: &str = "__ct";
+
 /// The tables that AWS DMS keeps for itself.
 const CONTROL_TABLES: &str = "awsdms_";
+/// The folder of states and of staged files.
+const OWN_FOLDER: &str = "_glueless";
 /// The folder of the log of a Delta table.
 const DELTA_LOG: &str = "_delta_log";
 
@@ -196,6 +201,7 @@ pub(crate) struct LeftOut {
 const OF_DELTA: &str = "it is a Delta table, not changes";
 const OF_GLUELESS: &str = "glueless has written it: it is a table, not changes";
 const OF_DMS: &str = "it is a table that AWS DMS keeps for itself";
+const HIDDEN: &str = "names that begin with `_` or `.` are not read, as in Hive";
 const OTHER_FORMAT: &str =
     "they are of another format than most of the folder: a pipeline reads one";
 const BESIDE: &str =
@@ -207,6 +213,8 @@ pub(crate) struct Listing {
     /// The files of each folder and format.
     roots: BTreeMap<(String, &'static str), Files>,
     delta_tables: Vec<String>,
+    /// Folders whose names begin with `_` or `.`, and the number of files in them.
+    hidden: BTreeMap<String, u64>,
     /// Objects whose names say no format.
     pub(crate) other_files: u64,
     /// One of them.
@@ -224,6 +232,12 @@ impl Listing {
             }
         }
         if is_hidden(path) {
+            let hidden = folder.split('/').position(|name| name.starts_with(['_', '.']));
+            let is_ours = path.contains(OWN_FOLDER) || path.contains(DELTA_LOG);
+            if let Some(at) = hidden.filter(|_| !is_ours && RawFormat::of(path).is_some()) {
+                let folders: Vec<&str> = folder.split('/').take(at + 1).collect();
+                *self.hidden.entry(folders.join("/")).or_default() += 1;
+            }
             return;
         }
         let Some(format) = RawFormat::of(path) else {
@@ -261,6 +275,8 @@ impl Listing {
     /// The tables, and what belongs to none.
     pub(crate) fn tables(mut self) -> (Vec<FoundTable>, Vec<LeftOut>) {
         let (roots, mut left_out) = self.by_folder();
+        let hidden = std::mem::take(&mut self.hidden).into_iter();
+        left_out.extend(hidden.map(|(folder, files)| LeftOut { folder, files, why: HIDDEN }));
         let mut kept = BTreeMap::new();
         for (root, files) in roots {
             match self.no_raw(&root, &files) {
@@ -399,6 +415,10 @@ enum Holds {
 /// The folder of a table without the first part of it that says what it holds, whether that part can hardly be the name of a
 /// table, and what it holds.
 fn canonical(root: &str) -> (String, bool, Holds) {
+    // Qlik Replicate names the table of changes so.
+    if let Some(table) = root.strip_suffix(CHANGE_TABLE) {
+        return (table.to_string(), false, Holds::Changes);
+    }
     let segments: Vec<&str> = root.split('/').filter(|part| !part.is_empty()).collect();
     let found = segments.iter().enumerate().find_map(|(at, name)| {
         let name = name.to_ascii_lowercase();
@@ -534,6 +554,8 @@ mod tests {
         let parallel =
             ["orders/1/SEGMENT1_LOAD00000001.parquet", "orders/20211123-101500123.parquet"];
         assert_eq!(shown(&parallel), ["orders: orders; ; 1+1"]);
+        let qlik = ["dbo/orders/LOAD00000001.csv", "dbo/orders__ct/20211123-101500123.csv"];
+        assert_eq!(shown(&qlik), ["dbo/orders: dbo/orders,dbo/orders__ct; ; 1+1"]);
         // Tables with such names.
         assert_eq!(shown(&["shop/load/a.parquet"]), ["shop/load: shop/load; ; 0+1"]);
         assert_eq!(shown(&["shop/full/a.parquet"]), ["shop: shop/full; shop/full; 1+0"]);
@@ -576,10 +598,13 @@ mod tests {
             "raw/awsdms_status/LOAD00000001.parquet",
             "lake/orders/_delta_log/00000000000000000000.json",
             "lake/orders/part-0.parquet",
+            "raw/_migrations/LOAD00000001.parquet",
+            "raw/orders/_LOAD.parquet",
             "notes.txt",
         ]);
         let expected = [
             "raw/orders: raw/orders; ; 1+0",
+            "not raw/_migrations",
             "not lake/orders",
             "not raw/awsdms_status",
             "not raw",

@@ -121,12 +121,20 @@ impl Writing<'_> {
 
     /// What the project gives, and the pipeline's name by it. A placeholder that has no value here is as if it were not there.
     fn defaults(&self, url: &Value) -> Result<(Table, Option<String>)> {
-        let plain = defaults_for(self.file, &Table::new());
-        plain.or_else(|_| {
+        let own = |with_table: bool| {
             let mut own = Table::new();
             own.insert("raw".into(), Table::from_iter([("url".to_string(), url.clone())]).into());
-            defaults_for(self.file, &own)
-        })
+            if with_table {
+                own.insert(
+                    "curated".into(),
+                    Table::from_iter([("url".to_string(), url.clone())]).into(),
+                );
+            }
+            own
+        };
+        defaults_for(self.file, &Table::new())
+            .or_else(|_| defaults_for(self.file, &own(false)))
+            .or_else(|_| defaults_for(self.file, &own(true)))
     }
 
     /// The folder of the table that the project gives.
