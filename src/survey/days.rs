@@ -24,8 +24,8 @@ const ONCE: [&str; 13] = [
 ];
 /// Parts of names of times that change, or are not when something happened.
 const NOT_ONCE: [&str; 14] = [
-    "updat", "modif", "chang", "expir", "birth", "dob", "due", "valid", "end", "until", "deliver",
-    "ship", "delet", "last",
+    "update", "modif", "chang", "expir", "birth", "dob", "due", "valid", "end", "until", "deliver",
+    "ship", "delete", "last",
 ];
 
 /// A column whose day can be that of its row.

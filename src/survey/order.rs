@@ -58,7 +58,7 @@ pub(super) const SEQUENCES: [&str; 9] = [
 
 /// Parts of the names of times that the application writes.
 const OF_APPLICATION: [&str; 14] = [
-    "updat", "modif", "creat", "insert", "event", "order", "birth", "due", "expir", "_at", "_on",
+    "update", "modif", "creat", "insert", "event", "order", "birth", "due", "expir", "_at", "_on",
     "date", "start", "valid",
 ];
 
