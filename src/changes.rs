@@ -224,7 +224,7 @@ impl Changes {
         let bad_rows = Arc::clone(opening.bad_rows);
         let (checks_texts, threads, loads) = (opening.checks_texts, opening.threads, opening.loads);
         let used = UsedColumns::of(pipeline);
-        let mut all = opening.open(inputs, &pipeline.key, &used).await?;
+        let mut all = opening.open(inputs, &key_in_files(pipeline), &used).await?;
         let mut bad_files = std::mem::take(&mut all.bad);
         let opened = with_required_columns(all.opened, pipeline, known, &mut bad_files)?;
         let mut union = RawColumns::new(raw, &used);
@@ -969,6 +969,12 @@ fn with_required_columns(
         }
     }
     Ok(complete)
+}
+
+/// The columns of the key that are in raw files.
+fn key_in_files(pipeline: &Pipeline) -> Vec<String> {
+    let constants = &pipeline.raw.constants;
+    pipeline.key.iter().filter(|name| !constants.has(name)).cloned().collect()
 }
 
 /// Checks that one run can read the inputs.

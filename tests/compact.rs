@@ -393,6 +393,52 @@ fn what_cannot_be_compacted_is_refused() {
 }
 
 #[test]
+fn files_that_nobody_compacted_are_left_alone() {
+    let lab = two_days(Place::Local);
+    let day = "compacted/changedate=2020-01-01";
+    let foreign = format!("{day}/part-00000-1b2c.snappy.parquet");
+    lab.put(&foreign, Bytes::from_static(b"theirs"));
+    let error = lab.compact("2020-01-01", "2020-01-02").expect_err("refused");
+    assert!(error.to_string().contains("is not a compacted file"), "{error}");
+    assert_eq!(lab.list_all("compacted").len(), 1);
+    lab.remove(&foreign);
+    lab.compact("2020-01-01", "2020-01-02").expect("compacted");
+    // One that comes later stays, too, when the day is replaced.
+    lab.put(&foreign, Bytes::from_static(b"theirs"));
+    put(&lab, 1, &[change("U", "2020-01-01 11:00:00", "1", "3")]);
+    lab.put(
+        "raw/20200101-230000000.parquet",
+        file_of_rows(&COLUMNS, &[change("I", "2020-01-01 23:00:00", "3", "9")]),
+    );
+    lab.compact("2020-01-01", "2020-01-02").expect("compacted");
+    assert!(lab.list_all("compacted").iter().any(|path| path.ends_with("1b2c.snappy.parquet")));
+}
+
+#[test]
+fn a_day_that_is_not_whole_and_whose_raw_files_are_gone_is_an_error() {
+    let lab = two_days(Place::Local);
+    lab.compact("2020-01-01", "2020-01-02").expect("compacted");
+    let of_day = compacted(&lab);
+    let file = of_day.keys().next().expect("a file");
+    lab.remove(&format!("compacted/{file}"));
+    lab.remove("raw/20200101-000000000.parquet");
+    let error = lab.compact("2020-01-01", "2020-01-02").expect_err("refused");
+    assert_eq!(error.kind, Kind::Data);
+    assert!(error.to_string().contains("is not as it was compacted"), "{error}");
+}
+
+#[test]
+fn a_file_without_a_date_is_of_no_day() {
+    let lab = Lab::builder().window_by("modified").build();
+    lab.put(
+        "raw/x.parquet",
+        file_of_rows(&COLUMNS, &[change("I", "2020-01-01 10:00:00", "1", "1")]),
+    );
+    let error = lab.compact("2020-01-01", "2030-01-02").expect_err("refused");
+    assert!(error.to_string().contains("has no time in its name or folder"), "{error}");
+}
+
+#[test]
 fn a_project_says_where_the_days_of_each_table_go() {
     let lab = two_days(Place::S3);
     let line = |more: &[&str]| {

@@ -280,6 +280,38 @@ fn what_would_mix_tenants_is_refused() {
 }
 
 #[test]
+fn sources_inside_one_another_are_refused() {
+    let error = of_sources(&[("acme", "acme"), ("acme/eu", "eu")]).build().run(ALL.0, ALL.1);
+    assert_refused(error.expect_err("refused"), 2, "which overlaps", "its own folder");
+}
+
+#[test]
+fn a_tenant_that_looks_like_a_date_is_not_left_out_in_silence() {
+    for folder in ["tenant=200012", "2020-01-02/tenant=200012"] {
+        let with = |window_by: &str| {
+            let lab =
+                builder().window_by(window_by).set("raw.path_columns", vec!["tenant"]).build();
+            put(&lab, &format!("{folder}/x"), &[["I", "2020-01-02 09:00:00", "1", "1"]]);
+            lab
+        };
+        let error = with("path").run(ALL.0, ALL.1).expect_err("refused");
+        assert_refused(error, 2, "tenant=200012", "raw.window_by");
+        let lab = with("commit");
+        lab.run(ALL.0, ALL.1).expect("a run");
+        assert_eq!(curated(&lab), ["200012 1 1"]);
+    }
+}
+
+#[test]
+fn a_column_of_sources_orders_changes_beside_another() {
+    let lab = of_sources(&BOTH).set("raw.order_by", vec!["v", "tenant"]).build();
+    put(&lab, "acme/20200102-100000000", &[["I", "2020-01-02 09:00:00", "1", "1"]]);
+    put(&lab, "beta/20200102-100000000", &[["I", "2020-01-02 09:00:00", "1", "2"]]);
+    lab.run(ALL.0, ALL.1).expect("a run");
+    assert_eq!(curated(&lab), ["Beta & co 1 2", "acme 1 1"]);
+}
+
+#[test]
 fn a_key_without_a_tenant_is_warned_of() {
     let lab = of_sources(&BOTH).place(Place::S3).set("key", vec!["id"]).build();
     put(&lab, "acme/20200102-100000000", &[["I", "2020-01-02 09:00:00", "1", "1"]]);

@@ -48,6 +48,7 @@ pub(super) fn commit_time(
         found.map(|(_, kind)| kind == TIME_KIND)
     };
     let is_time = |column: usize| match &columns[column].1 {
+        _ if raw.constants.has(&columns[column].0) => false,
         _ if known_kind(column).is_some() => known_kind(column) == Some(true),
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => texts_are_times(files, column),
         number if number.is_integer() => raw.commit_time_unit.is_some(),

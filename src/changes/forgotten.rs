@@ -29,6 +29,8 @@ pub(crate) struct KeyColumns {
     columns: Vec<(String, DataType)>,
     /// Per key column its mask, and its type before it is masked.
     masks: Vec<Option<(Mask, DataType)>>,
+    /// Per key column whether its value is said by where a file is: a row has it once, beside its fields.
+    are_constants: Vec<bool>,
     /// What the names of columns with the key before an update begin with.
     before_image: Option<String>,
 }
@@ -76,9 +78,11 @@ impl KeyColumns {
             let masked = mask.as_ref().and_then(|(mask, _)| mask.fixed_type());
             (name, masked.unwrap_or(data_type))
         });
+        let constants = &pipeline.raw.constants;
         KeyColumns {
             columns: of_changes.collect(),
             masks,
+            are_constants: pipeline.key.iter().map(|name| constants.has(name)).collect(),
             before_image: pipeline.raw.before_image_prefix.clone(),
         }
     }
@@ -194,23 +198,33 @@ impl KeyColumns {
     /// the rows before and after are objects in it, or the names of their fields have dots.
     pub(crate) fn in_text(&self, keys: &ForgottenKeys, row: &str) -> KeysInText {
         match serde_json::from_str(row) {
-            Ok(Value::Object(fields)) => self.in_fields(keys, &fields),
+            Ok(Value::Object(fields)) => self.in_fields(keys, &fields, &fields),
             _ => KeysInText::default(),
         }
     }
 
-    fn in_fields(&self, keys: &ForgottenKeys, fields: &Map<String, Value>) -> KeysInText {
+    /// `row` are the outermost fields.
+    fn in_fields(
+        &self,
+        keys: &ForgottenKeys,
+        row: &Map<String, Value>,
+        fields: &Map<String, Value>,
+    ) -> KeysInText {
         let mut found = KeysInText::default();
         let image = self.before_image.iter().map(String::as_str);
         for prefix in
             ["", "before.", "after.", "payload.before.", "payload.after."].into_iter().chain(image)
         {
-            found.add(self.with_prefix(keys, fields, prefix));
+            found.add(self.with_prefix(keys, row, fields, prefix));
         }
         for name in ["before", "after", "payload"] {
             match fields.get(name) {
-                Some(Value::Object(nested)) => found.add(self.in_fields(keys, nested)),
-                Some(Value::String(text)) => found.add(self.in_text(keys, text)),
+                Some(Value::Object(nested)) => found.add(self.in_fields(keys, row, nested)),
+                Some(Value::String(text)) => {
+                    if let Ok(Value::Object(nested)) = serde_json::from_str(text) {
+                        found.add(self.in_fields(keys, row, &nested));
+                    }
+                }
                 _ => {}
             }
         }
@@ -221,15 +235,18 @@ impl KeyColumns {
     fn with_prefix(
         &self,
         keys: &ForgottenKeys,
+        row: &Map<String, Value>,
         fields: &Map<String, Value>,
         prefix: &str,
     ) -> KeysInText {
-        let text = |(name, _): &(String, DataType)| {
+        let text = |((name, _), is_constant): (&(String, DataType), &bool)| {
+            let (fields, prefix) = if *is_constant { (row, "") } else { (fields, prefix) };
             let name = format!("{prefix}{name}");
             let mut named = fields.iter().filter(|(field, _)| field.eq_ignore_ascii_case(&name));
             text_of(named.next()?.1)
         };
-        let key: Option<Vec<String>> = self.columns.iter().map(text).collect();
+        let key: Option<Vec<String>> =
+            self.columns.iter().zip(&self.are_constants).map(text).collect();
         key.map_or(KeysInText::default(), |key| self.of_key(keys, &key))
     }
 
@@ -289,7 +306,12 @@ mod tests {
     fn columns(columns: &[(&str, DataType)]) -> KeyColumns {
         let columns = columns.iter().map(|(name, kind)| (name.to_string(), kind.clone()));
         let columns: Vec<(String, DataType)> = columns.collect();
-        KeyColumns { masks: vec![None; columns.len()], columns, before_image: Some("BI_".into()) }
+        KeyColumns {
+            masks: vec![None; columns.len()],
+            are_constants: vec![false; columns.len()],
+            columns,
+            before_image: Some("BI_".into()),
+        }
     }
 
     fn forgotten(columns: &KeyColumns, key: &[&str]) -> ForgottenKeys {
@@ -303,6 +325,23 @@ mod tests {
     const OTHER: KeysInText = KeysInText { has_forgotten: false, has_other: true };
     const BOTH: KeysInText = KeysInText { has_forgotten: true, has_other: true };
     const NONE: KeysInText = KeysInText { has_forgotten: false, has_other: false };
+
+    #[test]
+    fn a_column_of_sources_is_beside_the_fields_before_and_after() {
+        let mut of_tenant = columns(&[("tenant", DataType::Utf8), ("id", DataType::Int32)]);
+        of_tenant.are_constants = vec![true, false];
+        let keys = forgotten(&of_tenant, &["acme", "7"]);
+        for (row, expected) in [
+            (r#"{"id":"7","tenant":"acme"}"#, FORGOTTEN),
+            (r#"{"id":"7","tenant":"beta"}"#, OTHER),
+            (r#"{"BI_id":"7","id":"8","tenant":"acme"}"#, BOTH),
+            (r#"{"payload":{"after":{"id":7},"before":{"id":8}},"tenant":"acme"}"#, BOTH),
+            (r#"{"after":"{\"id\":7}","before":null,"tenant":"acme"}"#, FORGOTTEN),
+            (r#"{"after.id":"7","tenant":"beta"}"#, OTHER),
+        ] {
+            assert_eq!(of_tenant.in_text(&keys, row), expected, "{row}");
+        }
+    }
 
     #[test]
     fn the_keys_in_the_text_of_a_row_are_found_where_they_can_be() {

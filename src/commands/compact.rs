@@ -229,10 +229,24 @@ impl Compacting<'_> {
         let is_whole = |manifest: &Manifest| {
             manifest.files.iter().all(|file| found.get(&file.name) == Some(&file.bytes))
         };
-        if let Some(gone) = before.as_ref().and_then(|before| missing(before, &inputs)) {
+        if before.is_none() {
+            check_is_own(&folder, day, &found)?;
+        }
+        if let Some((before, gone)) =
+            before.as_ref().and_then(|before| Some((before, missing(before, &inputs)?)))
+        {
+            let raw = self.raw.get(gone.location);
+            let gone = raw.map_or_else(|| gone.path.clone(), |raw| raw.describe(&gone.path));
+            let is_there = |file: &&CompactedFile| found.get(&file.name) == Some(&file.bytes);
+            if let Some(lost) = before.files.iter().find(|file| !is_there(file)) {
+                let lost = folder.describe(&lost.name);
+                return Err(Error::data(format!(
+                    "{lost} is not as it was compacted, and raw files that it comes from are gone, such as {gone}"
+                ))
+                .hint("restore one or the other; the other days can be compacted by their dates"));
+            }
             let why = format!(
-                "{day} stays as it was compacted: it has raw files that are gone, such as {}",
-                self.raw[gone.location].describe(&gone.path)
+                "{day} stays as it was compacted: it has raw files that are gone, such as {gone}"
             );
             warn!("{why}");
             notes.push(why);
@@ -241,7 +255,7 @@ impl Compacting<'_> {
         if let Some(before) =
             before.as_ref().filter(|before| self.is_current(before, &inputs) && is_whole(before))
         {
-            remove_others(&folder, &found, &before.files).await?;
+            remove_others(&folder, day, &found, &before.files).await?;
             return Ok(Some(self.reported(day, false, before)));
         }
         let staging = self.staging();
@@ -256,7 +270,7 @@ impl Compacting<'_> {
         };
         put_manifest(&folder, &manifest).await?;
         self.move_files(&staging, &folder, &manifest.files).await?;
-        remove_others(&folder, &found, &manifest.files).await?;
+        remove_others(&folder, day, &found, &manifest.files).await?;
         let reported = self.reported(day, true, &manifest);
         info!("{day}: {} files in {}", reported.files_read, reported.files_written);
         Ok(Some(reported))
@@ -327,7 +341,7 @@ impl Compacting<'_> {
         let writing = Written {
             folder: &self.to,
             prefix: staging,
-            name: &|number| format!("part-{day}-{number:05}-{digest:016x}.parquet"),
+            name: &|number| name_of_file(day, number, digest),
             file_bytes: self.file_bytes,
         };
         let files =
@@ -439,14 +453,43 @@ async fn put_manifest(folder: &Folder, manifest: &Manifest) -> Result<()> {
         .map_err(|error| Error::store(format!("write {}", folder.describe(MANIFEST)), error))
 }
 
-/// Removes the files of a folder that are not among those of its day.
+fn name_of_file(day: NaiveDate, number: usize, digest: u64) -> String {
+    format!("part-{day}-{number:05}-{digest:016x}.parquet")
+}
+
+/// Whether a name is one of those that [`name_of_file`] gives to files of a day.
+fn is_name_of_file(day: NaiveDate, name: &str) -> bool {
+    let middle =
+        name.strip_prefix(&format!("part-{day}-")).and_then(|name| name.strip_suffix(".parquet"));
+    let Some((number, digest)) = middle.and_then(|middle| middle.split_once('-')) else {
+        return false;
+    };
+    let digest = u64::from_str_radix(digest, 16);
+    let number = number.parse::<usize>();
+    matches!((number, digest), (Ok(number), Ok(digest)) if name_of_file(day, number, digest) == name)
+}
+
+/// Refuses a day's folder that has files which nobody compacted.
+fn check_is_own(folder: &Folder, day: NaiveDate, found: &BTreeMap<String, u64>) -> Result<()> {
+    match found.keys().find(|name| !is_name_of_file(day, name)) {
+        None => Ok(()),
+        Some(name) => Err(Error::usage(format!(
+            "{} is not a compacted file: its folder is not one of compacted days",
+            folder.describe(name)
+        ))
+        .hint("name another folder, in which there is nothing yet: --to, or compact.url")),
+    }
+}
+
+/// Removes the compacted files of a folder that are not among those of its day.
 async fn remove_others(
     folder: &Folder,
+    day: NaiveDate,
     found: &BTreeMap<String, u64>,
     files: &[CompactedFile],
 ) -> Result<()> {
     let known: BTreeSet<&str> = files.iter().map(|file| file.name.as_str()).collect();
-    let is_other = |name: &&String| name.starts_with("part-") && !known.contains(name.as_str());
+    let is_other = |name: &&String| is_name_of_file(day, name) && !known.contains(name.as_str());
     remove(folder, found.keys().filter(is_other).cloned().collect()).await
 }
 

@@ -424,6 +424,17 @@ impl Checks<'_> {
                     .hint("give each its own folder, none inside another"));
             }
         }
+        let raw = &pipeline.raw;
+        let two = |(number, url): (usize, _)| {
+            Some((raw.urls[..number].iter().find(|other| other.overlaps(url))?, url))
+        };
+        if !raw.constants.is_empty()
+            && let Some((other, url)) = raw.urls.iter().enumerate().find_map(two)
+        {
+            return Err(self
+                .wrong("raw.source", format!("has `{url}`, which overlaps `{other}`"))
+                .hint("give each source its own folder: a file in two would be rows of both"));
+        }
         let compacted = pipeline.compact.url.iter();
         let both = compacted.flat_map(|to| pipeline.raw.urls.iter().map(move |url| (to, url)));
         match both.into_iter().find(|(to, url)| to.overlaps(url)) {

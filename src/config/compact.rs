@@ -33,13 +33,18 @@ impl CompactToml {
         wrong: &dyn Fn(&str, String) -> Error,
     ) -> Result<Compact> {
         const FILE_BYTES: &str = "compact.file_bytes";
+        // The most that S3 copies at once, when a file is moved to its day.
+        const MOST: u64 = 5_000_000_000;
         Ok(Compact {
             url: self.url.map(|url| Location::parse(&url, folder)).transpose()?,
             file_bytes: match self.file_bytes {
                 None => 200_000_000,
-                Some(value) => bytes(&value).filter(|bytes| *bytes > 0).ok_or_else(|| {
-                    wrong(FILE_BYTES, format!("is `{value}`")).hint("write 200MB")
-                })?,
+                Some(value) => {
+                    bytes(&value).filter(|bytes| (1..=MOST).contains(bytes)).ok_or_else(|| {
+                        wrong(FILE_BYTES, format!("is `{value}`"))
+                            .hint("write 200MB, or at most 5GB")
+                    })?
+                }
             },
         })
     }

@@ -48,6 +48,11 @@ impl Constants {
         self.names().any(|known| known.eq_ignore_ascii_case(name))
     }
 
+    /// Whether a column is one of `raw.path_columns`, by its name in any case.
+    pub fn is_of_path(&self, name: &str) -> bool {
+        self.of_paths.iter().any(|known| known.eq_ignore_ascii_case(name))
+    }
+
     /// The values of a file, given by the index of its location and its path below that, in the order of
     /// [`Constants::names`]; `None` where its path does not say one.
     pub fn of(&self, location: usize, path: &str) -> Vec<Option<String>> {

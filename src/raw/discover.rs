@@ -326,16 +326,21 @@ pub(crate) async fn changes_near(
     Ok(inputs)
 }
 
-/// The day of a file of changes, in the zone of names and folders: that by which windows select it, or where they select rows, that
-/// of its name or folder, or else of when it was written.
+/// The day of a file of changes, in the zone of names and folders: that by which windows select it, or where they select rows or
+/// times of writing, that of its name or folder. A time of writing is none: a file that is written again would have another day.
 ///
 /// # Errors
-/// Data, when it lacks the time that `window_by` selects by.
+/// Data, when it lacks that time.
 pub(crate) fn day_of_file(folder: &Folder, raw: &Raw, file: &RawFile) -> Result<NaiveDate> {
     let time = match raw.window_by {
-        WindowBy::Commit => {
-            layout::file_time(&file.path, raw.time_zone).unwrap_or_else(|| file.window_time())
-        }
+        WindowBy::Commit | WindowBy::Modified => layout::file_time(&file.path, raw.time_zone)
+            .ok_or_else(|| {
+                Error::data(format!(
+                    "{} has no time in its name or folder: it is of no day",
+                    folder.describe(&file.path)
+                ))
+                .hint("let the task that writes the files put dates into their names or folders")
+            })?,
         _ => span_or_error(folder, raw, file)?.start,
     };
     Ok(time.with_timezone(&raw.time_zone).date_naive())

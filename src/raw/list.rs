@@ -114,6 +114,8 @@ pub(super) async fn list(
                 }
                 listing => listing.map_err(failed)?,
             };
+            check_path_columns(folder, raw, listing.common_prefixes.iter())?;
+            check_path_columns(folder, raw, listing.objects.iter().map(|object| &object.location))?;
             found.extend(listing.objects);
             level.extend(listing.common_prefixes.into_iter().filter(|prefix| {
                 let relative = relative(&folder.prefix, prefix);
@@ -126,6 +128,32 @@ pub(super) async fn list(
     let outside = known.iter().filter(|path| outside.contains(layout::parent(path)));
     found.extend(list_known(folder, outside.copied().collect()).await?);
     Ok(found)
+}
+
+/// Refuses folders of `raw.path_columns` whose values would be taken for dates, as `tenant=200012`: files would be selected by them.
+fn check_path_columns<'a>(
+    folder: &Folder,
+    raw: &Raw,
+    mut paths: impl Iterator<Item = &'a Path>,
+) -> Result<()> {
+    if raw.constants.is_empty() {
+        return Ok(());
+    }
+    let is_date = |name: &str| {
+        let Some((column, value)) = name.split_once('=') else { return false };
+        raw.constants.is_of_path(column)
+            && value.bytes().all(|byte| byte.is_ascii_digit())
+            && layout::folder_may_hold(name, raw.time_zone).is_some()
+    };
+    let found = paths.find_map(|path| {
+        relative(&folder.prefix, path).split('/').find(|name| is_date(name)).map(String::from)
+    });
+    let Some(found) = found else { return Ok(()) };
+    Err(Error::usage(format!(
+        "the value of the folder {found} of {} looks like a date: windows would select its files by it",
+        folder.location
+    ))
+    .hint("set raw.window_by to \"modified\" or \"commit\""))
 }
 
 /// The folders, relative to the location, that are listed in ranges of names: windows select files by

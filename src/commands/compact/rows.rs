@@ -24,8 +24,10 @@ use crate::table::writer::{OpenFile, parquet_properties};
 /// The columns that a compacted file has besides those of raw: the raw file, the row in it from 1, and the time of the file.
 const OWN_COLUMNS: [&str; 3] = ["_raw_file", "_raw_row", "_raw_time"];
 
-/// How full a file may become before it is closed, in percent: a batch of rows follows.
+/// How full a file may become before it is closed, in percent: a slice of rows follows.
 const FULL_PERCENT: u64 = 95;
+/// The number of rows after each of which a file may be closed.
+const SLICE_ROWS: usize = 1_024;
 
 /// Where files are written.
 pub(super) struct Written<'a> {
@@ -61,15 +63,18 @@ pub(super) async fn write_day(
     let (mut files, mut open): (Vec<CompactedFile>, Option<OpenFile>) = (Vec::new(), None);
     while let Some(batch) = rows.try_next().await? {
         let batch = columns.batch(changes, &batch)?;
-        let file = match &mut open {
-            Some(file) => file,
-            None => open.insert(new_file(written, files.len() + 1, &columns.schema)?),
-        };
-        file.write(written.folder, &batch).await?;
-        if file.bytes() >= written.file_bytes / 100 * FULL_PERCENT
-            && let Some(full) = open.take()
-        {
-            files.push(closed(full, written, files.len() + 1).await?);
+        for start in (0..batch.num_rows()).step_by(SLICE_ROWS) {
+            let slice = batch.slice(start, SLICE_ROWS.min(batch.num_rows() - start));
+            let file = match &mut open {
+                Some(file) => file,
+                None => open.insert(new_file(written, files.len() + 1, &columns.schema)?),
+            };
+            file.write(written.folder, &slice).await?;
+            if file.bytes() >= written.file_bytes / 100 * FULL_PERCENT
+                && let Some(full) = open.take()
+            {
+                files.push(closed(full, written, files.len() + 1).await?);
+            }
         }
     }
     if let Some(last) = open {
