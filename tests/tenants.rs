@@ -283,6 +283,10 @@ fn what_would_mix_tenants_is_refused() {
 fn sources_inside_one_another_are_refused() {
     let error = of_sources(&[("acme", "acme"), ("acme/eu", "eu")]).build().run(ALL.0, ALL.1);
     assert_refused(error.expect_err("refused"), 2, "which overlaps", "its own folder");
+    let urls = vec!["{base}/raw", "{base}/raw/eu"];
+    let lab = builder().set("raw.url", urls).set("raw.path_columns", vec!["tenant"]).build();
+    let error = lab.run(ALL.0, ALL.1).expect_err("refused");
+    assert_refused(error, 2, "`raw.url` has", "its own folder");
 }
 
 #[test]

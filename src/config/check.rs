@@ -431,8 +431,9 @@ impl Checks<'_> {
         if !raw.constants.is_empty()
             && let Some((other, url)) = raw.urls.iter().enumerate().find_map(two)
         {
+            let key = if raw.constants.has_sources() { "raw.source" } else { "raw.url" };
             return Err(self
-                .wrong("raw.source", format!("has `{url}`, which overlaps `{other}`"))
+                .wrong(key, format!("has `{url}`, which overlaps `{other}`"))
                 .hint("give each source its own folder: a file in two would be rows of both"));
         }
         let compacted = pipeline.compact.url.iter();

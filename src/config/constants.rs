@@ -48,6 +48,11 @@ impl Constants {
         self.names().any(|known| known.eq_ignore_ascii_case(name))
     }
 
+    /// Whether locations are those of `[[raw.source]]`.
+    pub fn has_sources(&self) -> bool {
+        !self.of_locations.is_empty()
+    }
+
     /// Whether a column is one of `raw.path_columns`, by its name in any case.
     pub fn is_of_path(&self, name: &str) -> bool {
         self.of_paths.iter().any(|known| known.eq_ignore_ascii_case(name))
